@@ -1,0 +1,2 @@
+//! Relayer.
+fn main() {}
