@@ -2,7 +2,10 @@
 //!
 //! Source: `metatx/ERC2771Forwarder.sol` of `@openzeppelin/contracts`.
 
-use alloy_sol_types::sol;
+use alloy_primitives::{B256, b256, keccak256};
+use alloy_sol_types::{SolValue, sol};
+
+use crate::code::{code_bytes, decode_code};
 
 pub use IERC2771Forwarder::{
     ExecutedForwardRequest, eip712DomainCall, eip712DomainReturn, executeBatchCall, executeCall,
@@ -115,3 +118,130 @@ sol! {
 /// The `version` of the forwarder's EIP-712 domain. The `name` is a constructor argument: read it
 /// from `eip712Domain()`.
 pub const DOMAIN_VERSION: &str = "1";
+
+/// What a known forwarder code does differently. Other semantics are the same in all 5.x releases.
+///
+/// | | [`V5_0`](Self::V5_0) | [`V5_7`](Self::V5_7) |
+/// |---|---|---|
+/// | releases | 5.0.0 to 5.6.1 | 5.7.0 |
+/// | strict batch, invalid request | reverts with its error | reverts with its error |
+/// | strict batch, failed call with value | succeeds; **the value is sent to address zero** | reverts `ERC2771ForwarderNoRefundReceiver` |
+/// | strict batch, failed call without value | succeeds | succeeds |
+/// | failed `execute` | `FailedInnerCall` (5.0), `FailedCall` (5.1 and later) | `FailedCall` |
+///
+/// "Strict" is `executeBatch` with refund receiver zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum ForwarderVersion {
+    /// Releases 5.0.0 to 5.6.1.
+    V5_0,
+    /// Release 5.7.0.
+    V5_7,
+}
+
+/// What a strict batch does with the value of an inner call that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StrictValueFailure {
+    /// It is sent to address zero, and the batch succeeds: never send value in a strict batch.
+    Burns,
+    /// The batch reverts with `ERC2771ForwarderNoRefundReceiver`.
+    Reverts,
+}
+
+impl ForwarderVersion {
+    /// What a strict batch does with the value of an inner call that failed.
+    #[must_use]
+    pub const fn strict_value_failure(self) -> StrictValueFailure {
+        match self {
+            Self::V5_0 => StrictValueFailure::Burns,
+            Self::V5_7 => StrictValueFailure::Reverts,
+        }
+    }
+
+    /// Signature of the error with which a strict batch answers a failed call that carries value;
+    /// `None` if it does not revert.
+    #[must_use]
+    pub const fn atomic_failure_error(self) -> Option<&'static str> {
+        match self {
+            Self::V5_0 => None,
+            Self::V5_7 => Some("ERC2771ForwarderNoRefundReceiver()"),
+        }
+    }
+}
+
+/// One published compilation of the forwarder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ForwarderBuild {
+    /// What it does.
+    pub version: ForwarderVersion,
+    /// The releases of `@openzeppelin/contracts` that ship this code.
+    pub releases: &'static [&'static str],
+    /// The compiler, from the code's metadata.
+    pub compiler: &'static str,
+    /// Size of the runtime code without metadata.
+    pub body_bytes: usize,
+    /// Byte offsets of the 32-byte words that the constructor fills in.
+    pub immutables: &'static [usize],
+    /// Keccak-256 of the runtime code without metadata, with the immutables zeroed.
+    pub masked_hash: B256,
+}
+
+/// All known builds, oldest first: the code that OpenZeppelin publishes in its packages.
+pub static KNOWN_BUILDS: &[ForwarderBuild] = include!("../artifacts/forwarder_builds.rs");
+
+/// The known build that `runtime_code` (of `eth_getCode`) is an instance of.
+///
+/// Immutables are masked, because they differ per chain, address and name, and so is the metadata,
+/// which does not run. A match therefore says what the code does, not what its domain is: read that
+/// from `eip712Domain()`.
+///
+/// `None` is an answer about our list, not about the contract: a forwarder compiled with other
+/// settings is as good, but has to be configured.
+#[must_use]
+pub fn forwarder_build(runtime_code: &[u8]) -> Option<&'static ForwarderBuild> {
+    let body = without_metadata(runtime_code)?;
+    let mut candidates = KNOWN_BUILDS
+        .iter()
+        .filter(|build| build.body_bytes == body.len());
+    candidates.find(|build| masked_hash(body, build.immutables) == build.masked_hash)
+}
+
+/// Which known forwarder `runtime_code` (of `eth_getCode`) is; see [`forwarder_build`].
+#[must_use]
+pub fn forwarder_version(runtime_code: &[u8]) -> Option<ForwarderVersion> {
+    forwarder_build(runtime_code).map(|build| build.version)
+}
+
+/// Creation code of the 5.7.0 forwarder, without constructor arguments. Needs a chain with Cancun.
+#[must_use]
+pub const fn creation_code() -> &'static [u8] {
+    &CREATION_CODE
+}
+
+/// Init code that deploys a forwarder whose EIP-712 domain is called `name`.
+#[must_use]
+pub fn deploy_code(name: &str) -> Vec<u8> {
+    [creation_code(), &(name,).abi_encode_params()].concat()
+}
+
+/// Removes the compiler's metadata, whose length is in the last two bytes.
+fn without_metadata(runtime_code: &[u8]) -> Option<&[u8]> {
+    let (rest, length) = runtime_code.split_last_chunk::<2>()?;
+    let body_bytes = rest
+        .len()
+        .checked_sub(usize::from(u16::from_be_bytes(*length)))?;
+    rest.get(..body_bytes)
+}
+
+fn masked_hash(body: &[u8], immutables: &[usize]) -> B256 {
+    let mut masked = body.to_vec();
+    for &offset in immutables {
+        masked[offset..offset + 32].fill(0);
+    }
+    keccak256(masked)
+}
+
+static CREATION_CODE: [u8; code_bytes(CREATION_HEX)] = decode_code(CREATION_HEX);
+const CREATION_HEX: &[u8] = include_bytes!("../artifacts/ERC2771Forwarder.creation.hex");

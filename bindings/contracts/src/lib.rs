@@ -2,6 +2,7 @@
 //!
 //! Pure data and pure functions; builds for `wasm32-unknown-unknown`.
 
+mod code;
 pub mod forwarder;
 pub mod guestbook;
 pub mod multicall3;

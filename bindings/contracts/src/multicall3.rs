@@ -1,7 +1,9 @@
 //! Multicall3: many calls in one transaction, with `msg.sender` = Multicall3.
 
-use alloy_primitives::{Address, address};
+use alloy_primitives::{Address, B256, address, b256};
 use alloy_sol_types::sol;
+
+use crate::code::{code_bytes, decode_code};
 
 pub use IMulticall3::{
     aggregate3Call, aggregate3ValueCall, getBlockNumberCall, getCurrentBlockTimestampCall,
@@ -10,6 +12,11 @@ pub use IMulticall3::{
 
 /// The address at which Multicall3 is deployed on nearly every chain.
 pub const ADDRESS: Address = address!("0xcA11bde05977b3631167028862bE2a173976CA11");
+
+/// Keccak-256 of the runtime code at [`ADDRESS`]; it has no immutables. Chains with another
+/// instruction set (ZK Stack) have another code there.
+pub const RUNTIME_CODE_HASH: B256 =
+    b256!("0xd5c15df687b16f2ff992fc8d767b4216323184a2bbc6ee2f9c398c318e770891");
 
 sol! {
     /// One call of [`aggregate3Call`].
@@ -60,3 +67,21 @@ sol! {
         function getCurrentBlockTimestamp() external view returns (uint256 timestamp);
     }
 }
+
+/// Creation code; the constructor takes no arguments.
+#[must_use]
+pub const fn creation_code() -> &'static [u8] {
+    &CREATION_CODE
+}
+
+/// The code that stands at [`ADDRESS`] once deployed, for local chains that can set code.
+#[must_use]
+pub fn runtime_code() -> &'static [u8] {
+    &CREATION_CODE[INIT_BYTES..]
+}
+
+/// Size of the init code, which only copies what follows it.
+const INIT_BYTES: usize = 32;
+
+static CREATION_CODE: [u8; code_bytes(CREATION_HEX)] = decode_code(CREATION_HEX);
+const CREATION_HEX: &[u8] = include_bytes!("../artifacts/Multicall3.creation.hex");

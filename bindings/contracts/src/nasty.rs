@@ -1,6 +1,9 @@
 //! `Nasty`: a target that misbehaves in every way a relayer must survive. For tests only.
 
-use alloy_sol_types::sol;
+use alloy_primitives::Address;
+use alloy_sol_types::{SolValue, sol};
+
+use crate::code::{code_bytes, decode_code};
 
 sol! {
     /// See `sol/Nasty.sol`.
@@ -57,3 +60,18 @@ sol! {
         function isTrustedForwarder(address forwarder) external view returns (bool);
     }
 }
+
+/// Creation code, without constructor arguments. Needs a chain with Cancun.
+#[must_use]
+pub const fn creation_code() -> &'static [u8] {
+    &CREATION_CODE
+}
+
+/// Init code that deploys it, trusting `forwarder`.
+#[must_use]
+pub fn deploy_code(forwarder: Address) -> Vec<u8> {
+    [creation_code(), &forwarder.abi_encode()].concat()
+}
+
+static CREATION_CODE: [u8; code_bytes(CREATION_HEX)] = decode_code(CREATION_HEX);
+const CREATION_HEX: &[u8] = include_bytes!("../artifacts/Nasty.creation.hex");
