@@ -1,2 +1,30 @@
-//! Relayer.
-fn main() {}
+//! Development tasks: `cargo xtask --help`.
+
+mod contracts;
+mod tools;
+
+use clap::{Parser, Subcommand};
+
+/// Development tasks of the Slackwater workspace.
+///
+/// Tasks that need npm packages (a local chain, the Solidity compiler, reference wallets) install
+/// them into `tools/npm/node_modules` first, from the lock file.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    Contracts(contracts::Args),
+    AnvilPath(tools::AnvilPathArgs),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().task {
+        Task::Contracts(args) => contracts::run(&args),
+        Task::AnvilPath(args) => tools::print_anvil_path(&args),
+    }
+}

@@ -1,0 +1,91 @@
+//! `cargo xtask contracts`: what `slackwater-contracts` embeds, from the pinned npm packages.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::tools::{anvil, npm_tools, repo_root, run_node};
+
+/// Regenerate contract artifacts and EIP-712 vectors from the pinned npm packages.
+///
+/// Writes `bindings/contracts/artifacts` (compiled with the pinned solc, compared with what
+/// OpenZeppelin publishes) and `core/tests/vectors/eip712.json` (signed by viem and ethers).
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Write nothing; fail if a committed file differs from what would be written.
+    #[arg(long)]
+    check: bool,
+    /// Also deploy everything on a local anvil and run signed batches through each forwarder.
+    #[arg(long)]
+    prove: bool,
+}
+
+/// Committed files of the artifact directory that are not generated.
+const KEPT: [&str; 2] = ["README.md", "Multicall3.creation.hex"];
+
+/// Runs `cargo xtask contracts`.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    check_lock()?;
+    let root = repo_root();
+    let artifacts = root.join("bindings/contracts/artifacts");
+    let vectors = root.join("core/tests/vectors/eip712.json");
+    let fresh = root.join("target/xtask/contracts");
+    let fresh_artifacts = fresh.join("artifacts");
+    let fresh_vectors = fresh.join("eip712.json");
+    if fresh.exists() {
+        fs::remove_dir_all(&fresh)?;
+    }
+    run_node("compile.mjs", &[&fresh_artifacts])?;
+    run_node("vectors.mjs", &[&fresh_vectors])?;
+
+    let mut files: Vec<(PathBuf, PathBuf)> =
+        names(&fresh_artifacts)?.iter().map(|name| (fresh_artifacts.join(name), artifacts.join(name))).collect();
+    files.push((fresh_vectors, vectors));
+    let unknown: Vec<_> = names(&artifacts)?
+        .difference(&names(&fresh_artifacts)?)
+        .filter(|name| !KEPT.contains(&name.as_str()))
+        .cloned()
+        .collect();
+    ensure!(unknown.is_empty(), "not generated, delete: {}", unknown.join(", "));
+
+    let mut changed = Vec::new();
+    for (fresh, committed) in &files {
+        let content = fs::read(fresh).with_context(|| format!("cannot read {}", fresh.display()))?;
+        if fs::read(committed).ok().as_ref() != Some(&content) {
+            changed.push(committed.strip_prefix(&root)?.display().to_string());
+            if !args.check {
+                fs::write(committed, content).with_context(|| format!("cannot write {}", committed.display()))?;
+            }
+        }
+    }
+    ensure!(!args.check || changed.is_empty(), "out of date, run `cargo xtask contracts`: {}", changed.join(", "));
+    if args.prove {
+        run_node("prove.mjs", &[&anvil()?])?;
+    }
+    let mut out = io::stdout();
+    if changed.is_empty() {
+        writeln!(out, "{} files are up to date", files.len())?;
+    }
+    for path in changed {
+        writeln!(out, "wrote {path}")?;
+    }
+    Ok(())
+}
+
+/// The lock file pins content by hash and must not say where a developer downloaded it from.
+fn check_lock() -> Result<()> {
+    let lock = fs::read_to_string(npm_tools()?.join("package-lock.json"))?;
+    ensure!(
+        !lock.contains("\"resolved\""),
+        "tools/npm/package-lock.json records download addresses: recreate it with the .npmrc beside it"
+    );
+    Ok(())
+}
+
+fn names(dir: &Path) -> Result<BTreeSet<String>> {
+    let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
