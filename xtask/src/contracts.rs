@@ -57,6 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         if fs::read(committed).ok().as_ref() != Some(&content) {
             changed.push(committed.strip_prefix(&root)?.display().to_string());
             if !args.check {
+                fs::create_dir_all(committed.parent().unwrap_or(&root))?;
                 fs::write(committed, content).with_context(|| format!("cannot write {}", committed.display()))?;
             }
         }

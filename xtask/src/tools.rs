@@ -14,7 +14,8 @@ pub(crate) const ANVIL_VAR: &str = "SLACKWATER_ANVIL";
 /// Print the path of the anvil binary, installing it first if needed.
 ///
 /// That is `$SLACKWATER_ANVIL` if set, else
-/// `tools/npm/node_modules/@foundry-rs/anvil-<os>-<arch>/bin/anvil`.
+/// `tools/npm/node_modules/@foundry-rs/anvil-<os>-<arch>/bin/anvil`. The lock file has it for Linux
+/// on x86-64 only: elsewhere, install Foundry and set the variable.
 #[derive(Debug, clap::Args)]
 pub(crate) struct AnvilPathArgs {}
 
@@ -53,7 +54,8 @@ pub(crate) fn npm_tools() -> Result<PathBuf> {
 /// 1. `$SLACKWATER_ANVIL`, if set and not empty;
 /// 2. else `tools/npm/node_modules/@foundry-rs/anvil-<os>-<arch>/bin/anvil` under the repository's
 ///    root, with `<os>` one of `linux`, `darwin`, `win32`, `<arch>` one of `amd64`, `arm64`, and
-///    `.exe` at the end on Windows. Installed by `cargo xtask anvil-path`.
+///    `.exe` at the end on Windows. Installed by `cargo xtask anvil-path`; the lock file has
+///    `linux-amd64` only, so other platforms need the variable.
 pub(crate) fn anvil() -> Result<PathBuf> {
     if let Some(path) = env::var_os(ANVIL_VAR).filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);
@@ -63,8 +65,8 @@ pub(crate) fn anvil() -> Result<PathBuf> {
     let path = npm_tools()?.join("node_modules").join(anvil_in_modules()?);
     ensure!(
         path.is_file(),
-        "{} is missing though npm's packages are installed: delete tools/npm/node_modules and try again, \
-         or set {ANVIL_VAR} to an anvil binary",
+        "{} is missing: tools/npm has anvil for Linux on x86-64 only; elsewhere install Foundry and set \
+         {ANVIL_VAR} to its anvil. On that platform, delete tools/npm/node_modules and try again",
         path.display()
     );
     Ok(path)

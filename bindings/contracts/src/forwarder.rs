@@ -2,14 +2,15 @@
 //!
 //! Source: `metatx/ERC2771Forwarder.sol` of `@openzeppelin/contracts`.
 
+use alloc::vec::Vec;
+
 use alloy_primitives::{B256, b256, keccak256};
 use alloy_sol_types::{SolValue, sol};
 
 use crate::code::{code_bytes, decode_code};
 
 pub use IERC2771Forwarder::{
-    ExecutedForwardRequest, eip712DomainCall, eip712DomainReturn, executeBatchCall, executeCall,
-    noncesCall, verifyCall,
+    ExecutedForwardRequest, eip712DomainCall, eip712DomainReturn, executeBatchCall, executeCall, noncesCall, verifyCall,
 };
 pub use IERC2771Recipient::isTrustedForwarderCall;
 
@@ -202,9 +203,7 @@ pub static KNOWN_BUILDS: &[ForwarderBuild] = include!("../artifacts/forwarder_bu
 #[must_use]
 pub fn forwarder_build(runtime_code: &[u8]) -> Option<&'static ForwarderBuild> {
     let body = without_metadata(runtime_code)?;
-    let mut candidates = KNOWN_BUILDS
-        .iter()
-        .filter(|build| build.body_bytes == body.len());
+    let mut candidates = KNOWN_BUILDS.iter().filter(|build| build.body_bytes == body.len());
     candidates.find(|build| masked_hash(body, build.immutables) == build.masked_hash)
 }
 
@@ -229,9 +228,7 @@ pub fn deploy_code(name: &str) -> Vec<u8> {
 /// Removes the compiler's metadata, whose length is in the last two bytes.
 fn without_metadata(runtime_code: &[u8]) -> Option<&[u8]> {
     let (rest, length) = runtime_code.split_last_chunk::<2>()?;
-    let body_bytes = rest
-        .len()
-        .checked_sub(usize::from(u16::from_be_bytes(*length)))?;
+    let body_bytes = rest.len().checked_sub(usize::from(u16::from_be_bytes(*length)))?;
     rest.get(..body_bytes)
 }
 

@@ -1,5 +1,7 @@
 //! `Guestbook`: the demo target, which counts entries per user.
 
+use alloc::vec::Vec;
+
 use alloy_primitives::Address;
 use alloy_sol_types::{SolValue, sol};
 

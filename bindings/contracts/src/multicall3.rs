@@ -6,8 +6,7 @@ use alloy_sol_types::sol;
 use crate::code::{code_bytes, decode_code};
 
 pub use IMulticall3::{
-    aggregate3Call, aggregate3ValueCall, getBlockNumberCall, getCurrentBlockTimestampCall,
-    getEthBalanceCall,
+    aggregate3Call, aggregate3ValueCall, getBlockNumberCall, getCurrentBlockTimestampCall, getEthBalanceCall,
 };
 
 /// The address at which Multicall3 is deployed on nearly every chain.
@@ -15,8 +14,7 @@ pub const ADDRESS: Address = address!("0xcA11bde05977b3631167028862bE2a173976CA1
 
 /// Keccak-256 of the runtime code at [`ADDRESS`]; it has no immutables. Chains with another
 /// instruction set (ZK Stack) have another code there.
-pub const RUNTIME_CODE_HASH: B256 =
-    b256!("0xd5c15df687b16f2ff992fc8d767b4216323184a2bbc6ee2f9c398c318e770891");
+pub const RUNTIME_CODE_HASH: B256 = b256!("0xd5c15df687b16f2ff992fc8d767b4216323184a2bbc6ee2f9c398c318e770891");
 
 sol! {
     /// One call of [`aggregate3Call`].

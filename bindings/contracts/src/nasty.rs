@@ -1,5 +1,7 @@
 //! `Nasty`: a target that misbehaves in every way a relayer must survive. For tests only.
 
+use alloc::vec::Vec;
+
 use alloy_primitives::Address;
 use alloy_sol_types::{SolValue, sol};
 

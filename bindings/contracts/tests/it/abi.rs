@@ -5,13 +5,11 @@ use std::collections::BTreeSet;
 use alloy_primitives::{b256, hex, keccak256};
 use alloy_sol_types::{SolCall, SolError, SolEvent, SolInterface, SolStruct};
 use slackwater_contracts::forwarder::{
-    ExecutedForwardRequest, ForwardRequest, IERC2771Forwarder, IERC2771Recipient, eip712DomainCall,
-    executeBatchCall, executeCall, isTrustedForwarderCall, noncesCall, verifyCall,
+    ExecutedForwardRequest, ForwardRequest, IERC2771Forwarder, IERC2771Recipient, eip712DomainCall, executeBatchCall,
+    executeCall, isTrustedForwarderCall, noncesCall, verifyCall,
 };
 use slackwater_contracts::guestbook::IGuestbook;
-use slackwater_contracts::multicall3::{
-    aggregate3Call, aggregate3ValueCall, getBlockNumberCall, getEthBalanceCall,
-};
+use slackwater_contracts::multicall3::{aggregate3Call, aggregate3ValueCall, getBlockNumberCall, getEthBalanceCall};
 use slackwater_contracts::nasty::INasty;
 
 #[test]
@@ -36,23 +34,11 @@ fn forwarder_event() {
 fn forwarder_errors() {
     use IERC2771Forwarder as F;
     assert_eq!(F::ERC2771ForwarderInvalidSigner::SELECTOR, hex!("c845a056"));
-    assert_eq!(
-        F::ERC2771ForwarderMismatchedValue::SELECTOR,
-        hex!("70647f79")
-    );
-    assert_eq!(
-        F::ERC2771ForwarderExpiredRequest::SELECTOR,
-        hex!("94eef58a")
-    );
+    assert_eq!(F::ERC2771ForwarderMismatchedValue::SELECTOR, hex!("70647f79"));
+    assert_eq!(F::ERC2771ForwarderExpiredRequest::SELECTOR, hex!("94eef58a"));
     assert_eq!(F::ERC2771UntrustfulTarget::SELECTOR, hex!("d2650cd1"));
-    assert_eq!(
-        F::ERC2771ForwarderNoRefundReceiver::SELECTOR,
-        hex!("39c6e3b7")
-    );
-    assert_eq!(
-        F::ERC2771ForwarderFailureInAtomicBatch::SELECTOR,
-        hex!("27742146")
-    );
+    assert_eq!(F::ERC2771ForwarderNoRefundReceiver::SELECTOR, hex!("39c6e3b7"));
+    assert_eq!(F::ERC2771ForwarderFailureInAtomicBatch::SELECTOR, hex!("27742146"));
     assert_eq!(F::FailedCall::SELECTOR, hex!("d6bda275"));
     assert_eq!(F::FailedInnerCall::SELECTOR, hex!("1425ea42"));
 }
@@ -85,10 +71,9 @@ fn interfaces_match_the_compiled_contracts() {
     assert_eq!(forwarder.len(), 6);
 
     let trusted_forwarder = "7da0a877".to_owned();
-    for (description, mut interface) in [
-        (GUESTBOOK, selectors::<IGuestbook::IGuestbookCalls>()),
-        (NASTY, selectors::<INasty::INastyCalls>()),
-    ] {
+    for (description, mut interface) in
+        [(GUESTBOOK, selectors::<IGuestbook::IGuestbookCalls>()), (NASTY, selectors::<INasty::INastyCalls>())]
+    {
         interface.insert(trusted_forwarder.clone());
         assert_eq!(compiled(description), interface);
     }
@@ -96,27 +81,15 @@ fn interfaces_match_the_compiled_contracts() {
 
 #[test]
 fn errors_and_events_match_the_compiled_contracts() {
-    assert_eq!(
-        signatures(GUESTBOOK, "event"),
-        [IGuestbook::Signed::SIGNATURE]
-    );
-    assert_eq!(
-        signatures(NASTY, "event"),
-        [INasty::Marked::SIGNATURE, INasty::Reentered::SIGNATURE]
-    );
-    assert_eq!(
-        signatures(NASTY, "error"),
-        [INasty::IsArmed::SIGNATURE, INasty::WrongSender::SIGNATURE]
-    );
+    assert_eq!(signatures(GUESTBOOK, "event"), [IGuestbook::Signed::SIGNATURE]);
+    assert_eq!(signatures(NASTY, "event"), [INasty::Marked::SIGNATURE, INasty::Reentered::SIGNATURE]);
+    assert_eq!(signatures(NASTY, "error"), [INasty::IsArmed::SIGNATURE, INasty::WrongSender::SIGNATURE]);
     for error in signatures(FORWARDER, "error") {
         // Only the constructor uses these two.
         if !["InvalidShortString()", "StringTooLong(string)"].contains(&error.as_str()) {
             let hash = keccak256(&error);
             let selector = hash.first_chunk::<4>().copied().unwrap();
-            assert!(
-                IERC2771Forwarder::IERC2771ForwarderErrors::valid_selector(selector),
-                "{error} is missing"
-            );
+            assert!(IERC2771Forwarder::IERC2771ForwarderErrors::valid_selector(selector), "{error} is missing");
         }
     }
 }
@@ -126,19 +99,13 @@ const GUESTBOOK: &str = include_str!("../../artifacts/Guestbook.json");
 const NASTY: &str = include_str!("../../artifacts/Nasty.json");
 
 fn selectors<I: SolInterface>() -> BTreeSet<String> {
-    (0..I::COUNT)
-        .filter_map(I::selector_at)
-        .map(hex::encode)
-        .collect()
+    (0..I::COUNT).filter_map(I::selector_at).map(hex::encode).collect()
 }
 
 fn compiled(description: &str) -> BTreeSet<String> {
     let description: serde_json::Value = serde_json::from_str(description).unwrap();
     let methods = description["methodIdentifiers"].as_object().unwrap();
-    methods
-        .values()
-        .map(|selector| selector.as_str().unwrap().to_owned())
-        .collect()
+    methods.values().map(|selector| selector.as_str().unwrap().to_owned()).collect()
 }
 
 /// Canonical signatures of the contract's `kind` (`event`, `error`), sorted. No tuples occur in them.
@@ -149,9 +116,7 @@ fn signatures(description: &str, kind: &str) -> Vec<String> {
         .filter(|item| item["type"] == kind)
         .map(|item| {
             let inputs = item["inputs"].as_array().unwrap().iter();
-            let types: Vec<_> = inputs
-                .map(|input| input["type"].as_str().unwrap())
-                .collect();
+            let types: Vec<_> = inputs.map(|input| input["type"].as_str().unwrap()).collect();
             format!("{}({})", item["name"].as_str().unwrap(), types.join(","))
         })
         .collect();

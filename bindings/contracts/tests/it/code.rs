@@ -14,18 +14,9 @@ const DEPLOYED_5_7_0: &str = include_str!("../fixtures/forwarder-5.7.0.deployed.
 #[test]
 fn creation_code_is_what_the_description_says() {
     for (code, description) in [
-        (
-            forwarder::creation_code(),
-            include_str!("../../artifacts/ERC2771Forwarder.json"),
-        ),
-        (
-            guestbook::creation_code(),
-            include_str!("../../artifacts/Guestbook.json"),
-        ),
-        (
-            nasty::creation_code(),
-            include_str!("../../artifacts/Nasty.json"),
-        ),
+        (forwarder::creation_code(), include_str!("../../artifacts/ERC2771Forwarder.json")),
+        (guestbook::creation_code(), include_str!("../../artifacts/Guestbook.json")),
+        (nasty::creation_code(), include_str!("../../artifacts/Nasty.json")),
     ] {
         let description: serde_json::Value = serde_json::from_str(description).unwrap();
         assert_eq!(description["creationCodeHash"], keccak256(code).to_string());
@@ -37,10 +28,7 @@ fn creation_code_is_what_the_description_says() {
 fn constructor_arguments_follow_the_code() {
     let code = forwarder::deploy_code("Slackwater");
     let arguments = code.strip_prefix(forwarder::creation_code()).unwrap();
-    assert_eq!(
-        <(String,)>::abi_decode_params(arguments).unwrap().0,
-        "Slackwater"
-    );
+    assert_eq!(<(String,)>::abi_decode_params(arguments).unwrap().0, "Slackwater");
 
     let trusted = Address::repeat_byte(0x11);
     for (code, creation) in [
@@ -54,10 +42,7 @@ fn constructor_arguments_follow_the_code() {
 
 #[test]
 fn multicall3_code_is_canonical() {
-    assert_eq!(
-        keccak256(multicall3::runtime_code()),
-        multicall3::RUNTIME_CODE_HASH
-    );
+    assert_eq!(keccak256(multicall3::runtime_code()), multicall3::RUNTIME_CODE_HASH);
     assert_eq!(multicall3::runtime_code().len(), 3_808);
 }
 
@@ -87,16 +72,8 @@ fn any_immutables_and_metadata_are_accepted() {
 fn any_other_change_is_refused() {
     let code = hex::decode(DEPLOYED_5_7_0.trim()).unwrap();
     let build = forwarder_build(&code).unwrap();
-    let is_masked = |at| {
-        build
-            .immutables
-            .iter()
-            .any(|&offset| (offset..offset + 32).contains(&at))
-    };
-    for at in (0..build.body_bytes)
-        .filter(|&at| !is_masked(at))
-        .step_by(7)
-    {
+    let is_masked = |at| build.immutables.iter().any(|&offset| (offset..offset + 32).contains(&at));
+    for at in (0..build.body_bytes).filter(|&at| !is_masked(at)).step_by(7) {
         let mut changed = code.clone();
         changed[at] ^= 1;
         assert_eq!(forwarder_version(&changed), None, "byte {at}");
@@ -109,14 +86,7 @@ fn any_other_change_is_refused() {
 #[test]
 fn other_code_is_not_a_forwarder() {
     let delegation = hex!("ef01000000000000000000000000000000000000000000");
-    for code in [
-        &[][..],
-        &[0],
-        &[0, 0],
-        &[0xff, 0xff],
-        &delegation,
-        multicall3::runtime_code(),
-    ] {
+    for code in [&[][..], &[0], &[0, 0], &[0xff, 0xff], &delegation, multicall3::runtime_code()] {
         assert_eq!(forwarder_version(code), None);
     }
 }
@@ -125,17 +95,9 @@ fn other_code_is_not_a_forwarder() {
 fn builds_are_well_formed() {
     for build in KNOWN_BUILDS {
         assert_eq!(build.immutables.len(), 7);
-        assert!(
-            build
-                .immutables
-                .iter()
-                .all(|offset| offset + 32 <= build.body_bytes)
-        );
+        assert!(build.immutables.iter().all(|offset| offset + 32 <= build.body_bytes));
     }
-    let releases: Vec<_> = KNOWN_BUILDS
-        .iter()
-        .flat_map(|build| build.releases)
-        .collect();
+    let releases: Vec<_> = KNOWN_BUILDS.iter().flat_map(|build| build.releases).collect();
     assert_eq!(releases.len(), 11);
 }
 
@@ -145,8 +107,5 @@ fn strict_batches_differ_by_version() {
     assert_eq!(V5_0.strict_value_failure(), StrictValueFailure::Burns);
     assert_eq!(V5_0.atomic_failure_error(), None);
     assert_eq!(V5_7.strict_value_failure(), StrictValueFailure::Reverts);
-    assert_eq!(
-        V5_7.atomic_failure_error(),
-        Some("ERC2771ForwarderNoRefundReceiver()")
-    );
+    assert_eq!(V5_7.atomic_failure_error(), Some("ERC2771ForwarderNoRefundReceiver()"));
 }
