@@ -1,0 +1,39 @@
+//! What a chain charges, and when it is final: fee arithmetic, replacement rules, gas constants, finality, and what a
+//! node's refusals mean. One EIP or one fee rule, one file; numbers come from [`ChainSpec`], never from code.
+//!
+//! **Invariant:** integers only; every rounding says its direction.
+
+#![deny(clippy::float_arithmetic)]
+
+pub mod arbitrum;
+mod base_fee;
+mod blob;
+pub(crate) mod decimal;
+mod family;
+mod fees;
+mod finality;
+mod gas_schedule;
+mod linea;
+mod op_extra_data;
+#[cfg(feature = "presets")]
+mod presets;
+mod replacement;
+mod rpc_error;
+mod spec;
+
+pub use base_fee::{
+    BaseFeeParams, BaseFeeRule, FeeError, FeeHeader, GasTarget, MAX_BOUND_BLOCKS, Metering, NextBaseFee,
+    max_base_fee_after, next_base_fee,
+};
+pub use blob::{BlobParams, BlobSchedule, GAS_PER_BLOB, blob_base_fee, fake_exponential, next_excess_blob_gas};
+pub use family::ChainFamily;
+pub use fees::{BlobFees, Fees, effective_gas_price};
+pub use finality::FinalityRule;
+pub use gas_schedule::{Fork, GasSchedule, TxExtras};
+pub use linea::{LineaExtraDataError, LineaPricing};
+pub use op_extra_data::{OpBaseFeeParams, OpExtraDataError};
+#[cfg(feature = "presets")]
+pub use presets::{PresetError, preset_for_chain_id, preset_names, preset_toml};
+pub use replacement::{ClientRule, PriceComparison, ReplacementError, ReplacementRule};
+pub use rpc_error::{Hint, MAX_MATCHED_BYTES, RpcErrorClass, Taken, TransportFailure, classify, classify_http, hint};
+pub use spec::{ChainSpec, DEFAULT_DEADLINE_SKEW_S, DEFAULT_MAX_TX_BYTES, MIN_BUMP_BPS, SpecError};
