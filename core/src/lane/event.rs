@@ -1,0 +1,355 @@
+//! What goes into a lane and what comes out.
+
+use alloy_primitives::{B256, ChainId, U256};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    chain::{Fees, ReplacementRule, RpcErrorClass},
+    request::{LaneId, outcome::TxReceipt, vehicle::Payload},
+    time::Timestamp,
+};
+
+/// How a lane behaves. All of it is configuration or data of the chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneConfig {
+    /// Which lane.
+    pub id: LaneId,
+    /// Most transactions outside blocks.
+    pub max_in_flight: usize,
+    /// How a transaction is replaced on this chain.
+    pub replacement: ReplacementRule,
+    /// Blocks without inclusion after which the oldest attempt is replaced.
+    pub bump_after_blocks: u64,
+    /// Blocks without inclusion after which the same bytes are sent again.
+    pub rebroadcast_after_blocks: u64,
+    /// Most attempts for one nonce; a cancel is always possible once more.
+    pub max_attempts: u32,
+    /// No cancel offers more per gas.
+    pub max_fee_ceiling_wei_per_gas: u128,
+    /// Gas of a plain transfer, for cancels.
+    pub cancel_gas: u64,
+}
+
+/// What the composer hands over: one transaction's content with its limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// What the transaction says.
+    pub payload: Payload,
+    /// Earliest deadline of the members: the payload is never sent after it.
+    pub deadline: Timestamp,
+    /// No attempt offers more than this per gas.
+    pub ceiling_wei_per_gas: u128,
+    /// Wei beyond gas that the balance must cover (value is in the payload; this is L1 data fee and the like).
+    pub extra_wei: U256,
+}
+
+/// The newest block, and what an attempt would offer now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadInfo {
+    /// Block number.
+    pub number: u64,
+    /// Block timestamp, seconds.
+    pub timestamp_s: u64,
+    /// Base fee of the next block, wei per gas.
+    pub next_base_fee: u128,
+    /// Fees for inclusion soon.
+    pub quote: Fees,
+    /// Newest block that counts as final.
+    pub final_block: Option<u64>,
+}
+
+/// What an attempt carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[repr(u8)]
+pub enum AttemptKind {
+    /// The batch's calls.
+    Payload = 0,
+    /// A transfer of 0 wei to the sender itself, to free the nonce.
+    Cancel = 1,
+}
+
+/// Names one attempt of the lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptKey {
+    /// Account nonce: the batch.
+    pub nonce: u64,
+    /// Counted from 0.
+    pub index: u32,
+}
+
+/// An unsigned EIP-1559 transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TxToSign {
+    /// EIP-155 chain id.
+    pub chain_id: ChainId,
+    /// Account nonce.
+    pub nonce: u64,
+    /// Payload or cancel.
+    pub kind: AttemptKind,
+    /// Content; for a cancel a transfer of 0 wei to the sender itself.
+    pub payload: Payload,
+    /// Fee caps.
+    pub fees: Fees,
+}
+
+/// Why receipts are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PollPurpose {
+    /// Is one of them in a block? Any endpoint may answer.
+    Inclusion,
+    /// Before a terminal statement: by quorum, at finality.
+    Finality,
+}
+
+/// What a broadcast came to, over all endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SendOutcome {
+    /// At least one node took it, or knew it.
+    Taken,
+    /// Nobody is known to have taken it, somebody may have.
+    Maybe(RpcErrorClass),
+    /// Every node refused it.
+    Refused(RpcErrorClass),
+}
+
+/// What the shell reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The account's nonces as the chain sees them: at `latest`, and at the newest final block if known.
+    AccountNonce {
+        /// At the head.
+        latest: u64,
+        /// At the final block.
+        finalized: Option<u64>,
+    },
+    /// `Sign` was done.
+    Signed {
+        /// Which attempt.
+        key: AttemptKey,
+        /// Its hash.
+        hash: B256,
+    },
+    /// `Persist` was done: the attempt (and with the first one, the batch) is committed.
+    Persisted {
+        /// Which attempt.
+        key: AttemptKey,
+    },
+    /// `Sign` or `Persist` failed for sure: nothing is durable.
+    Abandoned {
+        /// Which attempt.
+        key: AttemptKey,
+    },
+    /// `Broadcast` came back.
+    Sent {
+        /// Which attempt.
+        key: AttemptKey,
+        /// What the nodes said.
+        outcome: SendOutcome,
+    },
+    /// `Poll` came back: for each hash its receipt, or none.
+    Receipts {
+        /// Which nonce.
+        nonce: u64,
+        /// As asked.
+        purpose: PollPurpose,
+        /// Receipt of one of the attempts, if any is in a block.
+        found: Option<Box<TxReceipt>>,
+        /// Every hash was answered (no error, no lagging node): absence means something.
+        is_complete: bool,
+        /// The head when it was asked.
+        at_block: u64,
+    },
+    /// A new head.
+    Head(HeadInfo),
+    /// The canonical block at `number` is `hash`: included transactions in another block there are orphaned.
+    Canonical {
+        /// Height.
+        number: u64,
+        /// Hash.
+        hash: B256,
+    },
+    /// The account's balance at the head, wei.
+    Balance(U256),
+}
+
+/// What the shell is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "an undone command stalls the lane"]
+pub enum Command {
+    /// Sign, then report `Signed`.
+    Sign {
+        /// Names the result.
+        key: AttemptKey,
+        /// What.
+        tx: TxToSign,
+    },
+    /// Commit the signed attempt (with the batch if `key.index == 0`), then report `Persisted`.
+    Persist {
+        /// Which.
+        key: AttemptKey,
+    },
+    /// Send the durable bytes to every node, then report `Sent`.
+    Broadcast {
+        /// Which.
+        key: AttemptKey,
+    },
+    /// Ask for the receipts of all these hashes, then report `Receipts`.
+    Poll {
+        /// Which nonce.
+        nonce: u64,
+        /// All attempts ever signed for it.
+        hashes: Vec<B256>,
+        /// Why.
+        purpose: PollPurpose,
+    },
+    /// The batch was sent for the first time.
+    ReportBroadcast {
+        /// Which nonce.
+        nonce: u64,
+    },
+    /// An attempt is in a block.
+    ReportIncluded {
+        /// Which nonce.
+        nonce: u64,
+        /// Payload or cancel.
+        kind: AttemptKind,
+        /// Its receipt.
+        receipt: Box<TxReceipt>,
+    },
+    /// The block was orphaned; the batch is pending again.
+    ReportUnincluded {
+        /// Which nonce.
+        nonce: u64,
+    },
+    /// An attempt is final: settle.
+    ReportFinal {
+        /// Which nonce.
+        nonce: u64,
+        /// Payload or cancel.
+        kind: AttemptKind,
+        /// Its receipt.
+        receipt: Box<TxReceipt>,
+    },
+    /// At finality the nonce is consumed by none of our hashes: give the members back.
+    ReportLost {
+        /// Which nonce.
+        nonce: u64,
+    },
+    /// Tell the operator.
+    Alert(LaneAlert),
+}
+
+/// What an operator should know. Also says when it is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LaneAlert {
+    /// The balance can't cover the next transaction; the lane waits for a top-up.
+    Underfunded {
+        /// Needed, wei.
+        needed_wei: U256,
+        /// There is, wei.
+        balance_wei: U256,
+    },
+    /// The lane sends again.
+    Resumed,
+    /// Someone else uses the key: the chain's nonce passed ours.
+    ForeignNonce {
+        /// Ours.
+        ours: u64,
+        /// The chain's.
+        chain: u64,
+    },
+    /// A replacement would exceed the ceiling; the lane waits for lower fees.
+    CeilingReached {
+        /// The nonce.
+        nonce: u64,
+        /// Needed per gas, wei.
+        needed_wei_per_gas: u128,
+        /// Allowed per gas, wei.
+        ceiling_wei_per_gas: u128,
+    },
+    /// A nonce has had `max_attempts` attempts.
+    AttemptsExhausted {
+        /// The nonce.
+        nonce: u64,
+    },
+    /// Every node refuses it for good; it is replaced by a cancel.
+    Refused {
+        /// The nonce.
+        nonce: u64,
+        /// What they say.
+        class: RpcErrorClass,
+    },
+}
+
+impl LaneAlert {
+    /// Name in logs and metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Underfunded { .. } => "underfunded",
+            Self::Resumed => "resumed",
+            Self::ForeignNonce { .. } => "foreign_nonce",
+            Self::CeilingReached { .. } => "ceiling_reached",
+            Self::AttemptsExhausted { .. } => "attempts_exhausted",
+            Self::Refused { .. } => "refused",
+        }
+    }
+}
+
+/// Why a lane refused a plan. Nothing was allocated.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LaneError {
+    /// The lane has not compared its nonces with the chain yet.
+    #[error("lane is not reconciled with the chain yet")]
+    NotReconciled,
+    /// `max_in_flight` transactions are outside blocks; retry after one is included.
+    #[error("lane holds {in_flight} in-flight transactions, limit {limit} (`chain.max_in_flight`)")]
+    Full {
+        /// Now.
+        in_flight: usize,
+        /// Limit.
+        limit: usize,
+    },
+    /// The nonce before is still being committed (invariant I4).
+    #[error("nonce {nonce} is still being committed")]
+    Busy {
+        /// Which one.
+        nonce: u64,
+    },
+    /// The balance does not cover the worst case.
+    #[error("needs {needed_wei} wei, balance left is {available_wei} wei")]
+    Underfunded {
+        /// Needed.
+        needed_wei: U256,
+        /// Balance minus the worst case of what is in flight.
+        available_wei: U256,
+    },
+    /// The current quote is above the plan's ceiling.
+    #[error("quote {quote_wei_per_gas} wei per gas is above the ceiling {ceiling_wei_per_gas}")]
+    AboveCeiling {
+        /// Needed.
+        quote_wei_per_gas: u128,
+        /// Allowed.
+        ceiling_wei_per_gas: u128,
+    },
+    /// The plan's deadline has passed.
+    #[error("deadline has passed")]
+    DeadlinePassed,
+}
+
+/// A slot as a restart reads it back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoredSlot {
+    /// Account nonce.
+    pub nonce: u64,
+    /// What it carries.
+    pub plan: Plan,
+    /// Durable attempts in order: kind, fees, hash.
+    pub attempts: Vec<(AttemptKind, Fees, B256)>,
+    /// It was reported as broadcast before.
+    pub was_broadcast: bool,
+    /// It was reported as included before: the chain decides again.
+    pub was_included: bool,
+}

@@ -1,0 +1,104 @@
+//! One nonce and everything that was ever signed for it.
+
+use alloy_primitives::{B256, U256};
+
+use super::event::{AttemptKind, Plan};
+use crate::{chain::Fees, request::outcome::TxReceipt};
+
+/// Whether a node may hold an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Held {
+    /// Being signed or committed: no node can have seen it.
+    Unsent,
+    /// Every node refused it.
+    Refused,
+    /// Sent, or read back from the ledger; somebody may hold it.
+    Maybe,
+    /// A node said that it holds it.
+    Yes,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Attempt {
+    pub(super) kind: AttemptKind,
+    pub(super) fees: Fees,
+    pub(super) hash: Option<B256>,
+    pub(super) is_durable: bool,
+    pub(super) held: Held,
+    /// Head number when it was last sent.
+    pub(super) sent_at: Option<u64>,
+    /// A broadcast is under way.
+    pub(super) is_sending: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Phase {
+    Pending,
+    Included { attempt: usize, receipt: Box<TxReceipt>, is_confirming: bool },
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Slot {
+    pub(super) plan: Plan,
+    pub(super) attempts: Vec<Attempt>,
+    pub(super) phase: Phase,
+    pub(super) was_broadcast: bool,
+    /// The payload must not be sent any more: its deadline passed, or it was refused for good.
+    pub(super) is_abandoned: bool,
+    /// Head number when the newest attempt was made.
+    pub(super) attempted_at: u64,
+    /// A receipt poll is under way.
+    pub(super) is_polling: bool,
+    /// An alert about the ceiling or the number of attempts was given.
+    pub(super) is_alerted: bool,
+}
+
+impl Slot {
+    pub(super) fn hashes(&self) -> Vec<B256> {
+        self.attempts.iter().filter(|attempt| attempt.is_durable).filter_map(|attempt| attempt.hash).collect()
+    }
+
+    pub(super) const fn is_included(&self) -> bool {
+        matches!(self.phase, Phase::Included { .. })
+    }
+
+    /// The first attempt is not durable yet.
+    pub(super) fn is_signing(&self) -> bool {
+        self.attempts.first().is_some_and(|attempt| !attempt.is_durable)
+    }
+
+    /// An attempt is being signed or committed.
+    pub(super) fn is_busy(&self) -> bool {
+        self.attempts.last().is_some_and(|attempt| !attempt.is_durable)
+    }
+
+    /// The highest fees, field by field, that a node may hold: what a replacement must beat (invariant I6).
+    pub(super) fn held_fees(&self) -> Option<Fees> {
+        self.attempts
+            .iter()
+            .filter(|attempt| attempt.held >= Held::Maybe)
+            .map(|attempt| attempt.fees)
+            .reduce(Fees::max_of_each)
+    }
+
+    /// The attempt to send: the newest durable one whose payload may still be sent, else the newest cancel.
+    pub(super) fn best(&self) -> Option<usize> {
+        self.attempts
+            .iter()
+            .rposition(|attempt| attempt.is_durable && (attempt.kind == AttemptKind::Cancel || !self.is_abandoned))
+    }
+
+    /// Most that any attempt of this slot can take from the balance.
+    pub(super) fn worst_case_wei(&self) -> U256 {
+        let price = self.attempts.iter().map(|attempt| attempt.fees.max_fee_per_gas).max().unwrap_or(0);
+        worst_case_wei(&self.plan, price)
+    }
+}
+
+/// Most that a transaction with this plan can take from the balance at `price` wei per gas.
+pub(super) fn worst_case_wei(plan: &Plan, price: u128) -> U256 {
+    U256::from(plan.payload.gas_limit)
+        .saturating_mul(U256::from(price))
+        .saturating_add(plan.payload.value)
+        .saturating_add(plan.extra_wei)
+}

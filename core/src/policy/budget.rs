@@ -1,0 +1,197 @@
+//! Budgets: reserve the worst case at acceptance, settle with the real cost (invariant I8).
+
+use std::{collections::BTreeMap, time::Duration};
+
+use alloy_primitives::U256;
+
+use crate::{request::RequestId, time::Timestamp};
+
+/// A limit on what a tenant may spend, per chain, in a period.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Budget {
+    /// Wei per period and chain.
+    pub limit_wei: U256,
+    /// Length of a period, aligned to the Unix epoch; zero means once and for all.
+    pub period: Duration,
+}
+
+impl Budget {
+    /// Start of the period that `at` lies in.
+    pub fn period_start(&self, at: Timestamp) -> Timestamp {
+        let period = crate::time::millis(self.period);
+        if period == 0 { Timestamp(0) } else { Timestamp(at.0 - at.0 % period) }
+    }
+}
+
+/// A budget can't cover the worst case of a request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("needs {needed_wei} wei, {available_wei} of {limit_wei} wei are left in this period (`tenant.budget`)")]
+pub struct BudgetError {
+    /// Worst case of the request.
+    pub needed_wei: U256,
+    /// What is left.
+    pub available_wei: U256,
+    /// The whole limit.
+    pub limit_wei: U256,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Account {
+    period: Timestamp,
+    reserved: U256,
+    spent: U256,
+}
+
+/// What every tenant has reserved and spent, per chain.
+///
+/// **Invariant I8:** at every moment `reserved + spent ≤ limit` for every period, because `reserve` checks it and
+/// `settle` never adds more than was reserved. A reservation made in an old period stays with that period.
+#[derive(Debug, Clone, Default)]
+pub struct BudgetBook {
+    accounts: BTreeMap<(String, u64), Account>,
+    reservations: BTreeMap<RequestId, (String, u64, Timestamp, U256)>,
+}
+
+impl BudgetBook {
+    /// An empty book.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Puts back what the ledger remembers: `spent_wei` in the current period.
+    pub fn restore_spent(&mut self, tenant: &str, chain_id: u64, period: Timestamp, spent_wei: U256) {
+        let account = self.accounts.entry((tenant.to_owned(), chain_id)).or_default();
+        account.period = period;
+        account.spent = account.spent.saturating_add(spent_wei);
+    }
+
+    /// Puts back the reservation of a live request, without checking the limit (it was checked at acceptance).
+    pub fn restore_reserved(&mut self, id: RequestId, tenant: &str, chain_id: u64, period: Timestamp, wei: U256) {
+        if self.reservations.insert(id, (tenant.to_owned(), chain_id, period, wei)).is_none() {
+            let account = self.accounts.entry((tenant.to_owned(), chain_id)).or_default();
+            if account.period <= period {
+                if account.period < period {
+                    *account = Account { period, ..Account::default() };
+                }
+                account.reserved = account.reserved.saturating_add(wei);
+            }
+        }
+    }
+
+    /// Reserves `wei` of `budget` for request `id`.
+    ///
+    /// Reserving again for the same id is a no-op: a repeated submission takes nothing twice.
+    ///
+    /// # Errors
+    /// [`BudgetError`] if less than `wei` is left in the period of `now`; nothing is reserved then.
+    pub fn reserve(
+        &mut self,
+        id: RequestId,
+        tenant: &str,
+        chain_id: u64,
+        budget: &Budget,
+        wei: U256,
+        now: Timestamp,
+    ) -> Result<(), BudgetError> {
+        if self.reservations.contains_key(&id) {
+            return Ok(());
+        }
+        let period = budget.period_start(now);
+        let account = self.accounts.entry((tenant.to_owned(), chain_id)).or_default();
+        if account.period < period {
+            *account = Account { period, ..Account::default() };
+        }
+        let available = budget.limit_wei.saturating_sub(account.reserved).saturating_sub(account.spent);
+        if wei > available {
+            return Err(BudgetError { needed_wei: wei, available_wei: available, limit_wei: budget.limit_wei });
+        }
+        account.reserved += wei;
+        self.reservations.insert(id, (tenant.to_owned(), chain_id, period, wei));
+        Ok(())
+    }
+
+    /// Ends the reservation of `id` with what it really cost (zero if it never executed).
+    ///
+    /// Returns the reserved amount, `None` if nothing was reserved. A cost above the reservation is counted in full, so
+    /// that the limit errs on the safe side; the caller reports it.
+    pub fn settle(&mut self, id: RequestId, cost_wei: U256) -> Option<U256> {
+        let (tenant, chain_id, period, reserved) = self.reservations.remove(&id)?;
+        if let Some(account) = self.accounts.get_mut(&(tenant, chain_id))
+            && account.period == period
+        {
+            account.reserved = account.reserved.saturating_sub(reserved);
+            account.spent = account.spent.saturating_add(cost_wei);
+        }
+        Some(reserved)
+    }
+
+    /// (reserved, spent) of a tenant on a chain, wei.
+    pub fn totals(&self, tenant: &str, chain_id: u64) -> (U256, U256) {
+        self.accounts
+            .get(&(tenant.to_owned(), chain_id))
+            .map_or((U256::ZERO, U256::ZERO), |account| (account.reserved, account.spent))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy_primitives::B256;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id(n: u64) -> RequestId {
+        RequestId(B256::from(U256::from(n)))
+    }
+
+    #[test]
+    fn a_reservation_is_released_by_settlement() {
+        let budget = Budget { limit_wei: U256::from(100), period: Duration::ZERO };
+        let mut book = BudgetBook::new();
+        let now = Timestamp(5);
+        book.reserve(id(1), "a", 1, &budget, U256::from(60), now).unwrap();
+        book.reserve(id(1), "a", 1, &budget, U256::from(60), now).unwrap();
+        let error = book.reserve(id(2), "a", 1, &budget, U256::from(60), now).unwrap_err();
+        assert_eq!(error.available_wei, U256::from(40));
+        // Another chain and another tenant have their own.
+        book.reserve(id(3), "a", 2, &budget, U256::from(100), now).unwrap();
+        book.reserve(id(4), "b", 1, &budget, U256::from(100), now).unwrap();
+        assert_eq!(book.settle(id(1), U256::from(10)), Some(U256::from(60)));
+        assert_eq!(book.settle(id(1), U256::from(10)), None);
+        book.reserve(id(2), "a", 1, &budget, U256::from(90), now).unwrap();
+        assert_eq!(book.totals("a", 1), (U256::from(90), U256::from(10)));
+    }
+
+    #[test]
+    fn a_new_period_starts_afresh() {
+        let budget = Budget { limit_wei: U256::from(100), period: Duration::from_secs(1) };
+        let mut book = BudgetBook::new();
+        book.reserve(id(1), "a", 1, &budget, U256::from(100), Timestamp(999)).unwrap();
+        book.reserve(id(2), "a", 1, &budget, U256::from(100), Timestamp(1_000)).unwrap();
+        // The old period's settlement does not touch the new one.
+        book.settle(id(1), U256::from(100));
+        assert_eq!(book.totals("a", 1), (U256::from(100), U256::ZERO));
+    }
+
+    proptest! {
+        #[test]
+        fn never_overspent(ops in proptest::collection::vec((0u64..20, 0u64..60, any::<bool>()), 0..200)) {
+            let budget = Budget { limit_wei: U256::from(100), period: Duration::ZERO };
+            let mut book = BudgetBook::new();
+            let mut held = BTreeMap::new();
+            for (n, wei, settle) in ops {
+                if settle {
+                    if let Some(reserved) = held.remove(&n) {
+                        book.settle(id(n), U256::from(reserved / 2));
+                    }
+                } else if !held.contains_key(&n)
+                    && book.reserve(id(n), "t", 1, &budget, U256::from(wei), Timestamp(0)).is_ok() {
+                    held.insert(n, wei);
+                }
+                let (reserved, spent) = book.totals("t", 1);
+                prop_assert!(reserved + spent <= budget.limit_wei);
+                prop_assert_eq!(reserved, U256::from(held.values().sum::<u64>()));
+            }
+        }
+    }
+}

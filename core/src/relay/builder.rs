@@ -1,0 +1,317 @@
+//! Configuration of a relay, and how it is started.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use alloy_primitives::Address;
+
+use super::{
+    api::Relay,
+    error::BuildError,
+    rpc::RpcEndpoint,
+    signer::{IdentityKey, LocalSigner},
+};
+use crate::{
+    chain::ChainSpec,
+    ledger::{GroupCommitConfig, SqliteConfig},
+    policy::TenantPolicy,
+};
+
+/// One chain to serve.
+#[derive(Debug, Clone)]
+pub struct ChainSetup {
+    /// What the chain is; see [`ChainSpec::preset`].
+    pub spec: ChainSpec,
+    /// RPC endpoints; all get every transaction, reads go to the healthiest.
+    pub endpoints: Vec<RpcEndpoint>,
+    /// Sender accounts; each is a lane.
+    pub signers: Vec<LocalSigner>,
+    /// Forwarders to serve. Empty is fine for `call` requests only.
+    pub forwarders: Vec<ForwarderSetup>,
+    /// Limits and pace.
+    pub tuning: ChainTuning,
+}
+
+impl ChainSetup {
+    /// A chain with default tuning and no forwarder.
+    pub fn new(spec: ChainSpec) -> Self {
+        let tuning = ChainTuning::for_spec(&spec);
+        Self { spec, endpoints: Vec::new(), signers: Vec::new(), forwarders: Vec::new(), tuning }
+    }
+
+    /// Adds an RPC endpoint by URL, named `rpc-0`, `rpc-1`, ….
+    #[must_use]
+    pub fn rpc(mut self, url: impl Into<String>) -> Self {
+        let name = format!("rpc-{}", self.endpoints.len());
+        self.endpoints.push(RpcEndpoint::new(name, url));
+        self
+    }
+
+    /// Adds a sender account.
+    #[must_use]
+    pub fn signer(mut self, signer: LocalSigner) -> Self {
+        self.signers.push(signer);
+        self
+    }
+
+    /// Adds a forwarder whose code must be a known version.
+    #[must_use]
+    pub fn forwarder(mut self, address: Address) -> Self {
+        self.forwarders.push(ForwarderSetup { address, allow_unknown_code: false });
+        self
+    }
+
+    /// Replaces the tuning.
+    #[must_use]
+    pub fn tuning(mut self, tuning: ChainTuning) -> Self {
+        self.tuning = tuning;
+        self
+    }
+}
+
+/// A forwarder to serve. Its EIP-712 name is read from the chain at start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ForwarderSetup {
+    /// The contract.
+    pub address: Address,
+    /// Serve it even if its code is not one of the known versions.
+    pub allow_unknown_code: bool,
+}
+
+/// Limits and pace of one chain. Every field is a configuration key `chain.<name>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainTuning {
+    /// How often the head is polled (`poll_interval_ms`).
+    pub poll_interval: Duration,
+    /// Longest wait for one RPC answer (`rpc_timeout_ms`).
+    pub rpc_timeout: Duration,
+    /// Most requests in one transaction (`max_batch`).
+    pub max_batch: usize,
+    /// Highest gas limit of one transaction (`max_batch_gas`).
+    pub max_batch_gas: u64,
+    /// Longest time that a request waits for company once the price is right (`linger_ms`).
+    pub linger: Duration,
+    /// Most transactions of one lane outside blocks (`max_in_flight`).
+    pub max_in_flight: usize,
+    /// Blocks without inclusion after which an attempt is replaced (`bump_after_blocks`).
+    pub bump_after_blocks: u64,
+    /// Blocks without inclusion after which the same bytes are sent again (`rebroadcast_after_blocks`).
+    pub rebroadcast_after_blocks: u64,
+    /// Most attempts for one nonce (`max_attempts`).
+    pub max_attempts: u32,
+    /// No attempt offers more per gas (`max_fee_ceiling_wei_per_gas`).
+    pub max_fee_ceiling_wei_per_gas: u128,
+    /// How far a request with a budget may exceed the price at acceptance, percent (`budget_headroom_percent`).
+    pub budget_headroom_percent: u32,
+    /// Fixed cost of one forward request inside `executeBatch`, gas, beyond `request.gas` (`forward_overhead_gas`).
+    pub forward_overhead_gas: u64,
+    /// Smallest share of recent base fees that must be above the current one to send early, percent
+    /// (`patience_percentile`); relaxes to 100 as the slack runs out.
+    pub patience_percentile: u8,
+    /// Slack below which price does not matter (`urgent_within_ms`).
+    pub urgent_within: Duration,
+    /// How far ahead of the signer's next nonce a request may be (`max_nonce_gap`).
+    pub max_nonce_gap: u64,
+    /// Longest wait for a first look at a new signer's nonce at admission (`nonce_lookup_ms`); afterwards it is
+    /// accepted unseen and checked before it is sent.
+    pub nonce_lookup: Duration,
+    /// Failed simulations after which a request is rejected (`max_simulations`).
+    pub max_simulations: u32,
+    /// Shortest deadline that is accepted (`guard_ms`).
+    pub guard: Duration,
+}
+
+impl ChainTuning {
+    /// Defaults that fit the chain's block time.
+    pub fn for_spec(spec: &ChainSpec) -> Self {
+        let block = spec.block_time();
+        Self {
+            poll_interval: (block / 4).clamp(Duration::from_millis(100), Duration::from_secs(2)),
+            rpc_timeout: Duration::from_secs(10),
+            max_batch: 100,
+            max_batch_gas: spec.tx_gas_cap().unwrap_or(16_777_216).min(16_777_216),
+            linger: (block / 4).clamp(Duration::from_millis(50), Duration::from_secs(2)),
+            max_in_flight: 16,
+            bump_after_blocks: 3,
+            rebroadcast_after_blocks: 2,
+            max_attempts: 32,
+            max_fee_ceiling_wei_per_gas: 1_000_000_000_000,
+            budget_headroom_percent: 300,
+            forward_overhead_gas: 45_000,
+            patience_percentile: 40,
+            urgent_within: block * 15,
+            max_nonce_gap: 4_096,
+            nonce_lookup: Duration::from_millis(250),
+            max_simulations: 3,
+            guard: block * 2 + Duration::from_millis(500),
+        }
+    }
+}
+
+/// Everything a relay needs.
+#[derive(Debug)]
+pub struct RelayConfig {
+    /// Chains to serve.
+    pub chains: Vec<ChainSetup>,
+    /// Who may ask for what.
+    pub tenants: BTreeMap<String, TenantPolicy>,
+    /// The embedded database.
+    pub sqlite: SqliteConfig,
+    /// Pace of the group commit.
+    pub group_commit: GroupCommitConfig,
+    /// Signs inclusion promises.
+    pub identity: IdentityKey,
+    /// Deadline of a request that names none (`request.default_within_ms`).
+    pub default_within: Duration,
+    /// Furthest deadline that is accepted (`request.max_within_ms`).
+    pub max_within: Duration,
+}
+
+/// Builds a [`Relay`]. Methods are named after the field; [`Self::start`] validates.
+#[derive(Debug, Default)]
+#[must_use = "a builder does nothing until `start`"]
+pub struct RelayBuilder {
+    chains: Vec<ChainSetup>,
+    tenants: BTreeMap<String, TenantPolicy>,
+    sqlite: Option<SqliteConfig>,
+    group_commit: GroupCommitConfig,
+    identity: Option<IdentityKey>,
+    default_within: Option<Duration>,
+    max_within: Option<Duration>,
+}
+
+impl RelayBuilder {
+    /// Adds a chain.
+    pub fn chain(mut self, setup: ChainSetup) -> Self {
+        self.chains.push(setup);
+        self
+    }
+
+    /// Adds a tenant; without any, a tenant `default` with safe defaults exists.
+    pub fn tenant(mut self, policy: TenantPolicy) -> Self {
+        self.tenants.insert(policy.id.clone(), policy);
+        self
+    }
+
+    /// Where the ledger lives; created if absent.
+    pub fn database(mut self, path: impl Into<PathBuf>) -> Self {
+        self.sqlite = Some(SqliteConfig::new(path));
+        self
+    }
+
+    /// The ledger with all its settings.
+    pub fn sqlite(mut self, config: SqliteConfig) -> Self {
+        self.sqlite = Some(config);
+        self
+    }
+
+    /// Pace of the group commit.
+    pub fn group_commit(mut self, config: GroupCommitConfig) -> Self {
+        self.group_commit = config;
+        self
+    }
+
+    /// The key that signs inclusion promises; without it the first chain's first signer does.
+    pub fn identity(mut self, key: IdentityKey) -> Self {
+        self.identity = Some(key);
+        self
+    }
+
+    /// Deadline of a request that names none; 60 s by default.
+    pub fn default_within(mut self, within: Duration) -> Self {
+        self.default_within = Some(within);
+        self
+    }
+
+    /// Furthest deadline that is accepted; 24 h by default.
+    pub fn max_within(mut self, within: Duration) -> Self {
+        self.max_within = Some(within);
+        self
+    }
+
+    /// Checks that everything is there and consistent.
+    ///
+    /// # Errors
+    /// [`BuildError`] names what is missing or contradictory.
+    pub fn build(self) -> Result<RelayConfig, BuildError> {
+        if self.chains.is_empty() {
+            return Err(BuildError::NoChain);
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        for setup in &self.chains {
+            let chain_id = setup.spec.chain_id;
+            if !seen.insert(chain_id) {
+                return Err(BuildError::DuplicateChain(chain_id));
+            }
+            if setup.endpoints.is_empty() {
+                return Err(BuildError::Missing { chain_id, what: "rpc" });
+            }
+            if setup.signers.is_empty() {
+                return Err(BuildError::Missing { chain_id, what: "signer" });
+            }
+            if let Err(errors) = setup.spec.validate() {
+                return Err(BuildError::Config {
+                    key: format!("chain {chain_id}"),
+                    detail: errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+                });
+            }
+            check_tuning(chain_id, &setup.tuning)?;
+        }
+        let mut tenants = self.tenants;
+        if tenants.is_empty() {
+            tenants.insert("default".to_owned(), TenantPolicy::new("default"));
+        }
+        let identity = match self.identity {
+            Some(identity) => identity,
+            None => self.chains[0].signers[0].identity(),
+        };
+        let sqlite = self.sqlite.ok_or_else(|| BuildError::Config {
+            key: "database".to_owned(),
+            detail: "no path is set; a relay without a ledger could lose what it accepted".to_owned(),
+        })?;
+        Ok(RelayConfig {
+            chains: self.chains,
+            tenants,
+            sqlite,
+            group_commit: self.group_commit,
+            identity,
+            default_within: self.default_within.unwrap_or(Duration::from_secs(60)),
+            max_within: self.max_within.unwrap_or(Duration::from_secs(24 * 3_600)),
+        })
+    }
+
+    /// Builds and starts: opens the ledger, checks the chains, reconciles every lane, then accepts.
+    ///
+    /// # Errors
+    /// [`BuildError`]; nothing is left running then.
+    pub async fn start(self) -> Result<Relay, BuildError> {
+        Relay::start(self.build()?).await
+    }
+}
+
+fn check_tuning(chain_id: u64, tuning: &ChainTuning) -> Result<(), BuildError> {
+    let positive: [(&str, u128); 8] = [
+        ("poll_interval_ms", tuning.poll_interval.as_millis()),
+        ("rpc_timeout_ms", tuning.rpc_timeout.as_millis()),
+        ("max_batch", tuning.max_batch as u128),
+        ("max_batch_gas", u128::from(tuning.max_batch_gas)),
+        ("max_in_flight", tuning.max_in_flight as u128),
+        ("bump_after_blocks", u128::from(tuning.bump_after_blocks)),
+        ("rebroadcast_after_blocks", u128::from(tuning.rebroadcast_after_blocks)),
+        ("max_attempts", u128::from(tuning.max_attempts)),
+    ];
+    for (name, value) in positive {
+        if value == 0 {
+            return Err(BuildError::Config {
+                key: format!("chain {chain_id}: {name}"),
+                detail: "must be above 0".to_owned(),
+            });
+        }
+    }
+    if tuning.patience_percentile > 100 {
+        return Err(BuildError::Config {
+            key: format!("chain {chain_id}: patience_percentile"),
+            detail: format!("{} is not between 0 and 100", tuning.patience_percentile),
+        });
+    }
+    Ok(())
+}

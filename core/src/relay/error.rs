@@ -1,0 +1,232 @@
+//! What can go wrong at the relay's front door.
+
+use std::time::Duration;
+
+use crate::{
+    ledger::LedgerError,
+    policy::{BudgetError, PolicyDenial},
+    request::{RequestId, Status, VerifyError},
+};
+
+/// Why a submission was not accepted. Nothing of it is kept.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// The chain is not served here. Caller or configuration.
+    #[error("chain {0} is not served here")]
+    UnknownChain(u64),
+    /// The tenant is not configured.
+    #[error("tenant `{0}` is not known")]
+    UnknownTenant(String),
+    /// Form, signature or deadline. Caller.
+    #[error(transparent)]
+    Invalid(#[from] VerifyError),
+    /// More gas than a transaction can carry on this chain. Caller.
+    #[error("gas {gas} plus overhead does not fit a transaction, limit {limit} (`chain.max_batch_gas`)")]
+    GasTooHigh {
+        /// Gas of a transaction with this request alone.
+        gas: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// Larger than a transaction may be on this chain. Caller.
+    #[error("a transaction with it would have {bytes} bytes, limit {limit} (`chain.max_tx_bytes`)")]
+    TooLarge {
+        /// Estimated bytes.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The tenant's policy. Tenant or operator.
+    #[error(transparent)]
+    Policy(#[from] PolicyDenial),
+    /// The tenant's budget. Tenant or operator.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+    /// The caller's `maxCost` is below what it would cost now.
+    #[error("worst-case cost is {needed_wei} wei, maxCost is {max_cost_wei} wei")]
+    CeilingTooLow {
+        /// Cost at the current quote.
+        needed_wei: alloy_primitives::U256,
+        /// The caller's ceiling.
+        max_cost_wei: alloy_primitives::U256,
+    },
+    /// The idempotency key came with another body before. Caller.
+    #[error("idempotency key was used with another body, for request {existing}")]
+    IdempotencyConflict {
+        /// The request it belongs to.
+        existing: RequestId,
+    },
+    /// Another request of this signer holds the nonce. Caller.
+    #[error("nonce is held by request {existing}")]
+    NonceConflict {
+        /// The request that holds it.
+        existing: RequestId,
+    },
+    /// The forwarder has already consumed this nonce. Caller.
+    #[error("nonce {nonce} is used, the signer's next nonce is {expected}")]
+    NonceUsed {
+        /// The request's nonce.
+        nonce: u64,
+        /// The forwarder's.
+        expected: u64,
+    },
+    /// Further ahead of the signer's next nonce than `chain.max_nonce_gap`. Caller.
+    #[error("nonce {nonce} is too far ahead of {expected}, limit {limit} (`chain.max_nonce_gap`)")]
+    NonceTooFar {
+        /// The request's nonce.
+        nonce: u64,
+        /// The next one expected.
+        expected: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The tenant asks faster than `tenant.rate_per_s`, or has `tenant.max_open_requests` open.
+    #[error("{what}; retry in {} ms", retry_after.as_millis())]
+    RateLimited {
+        /// Which limit, with its key.
+        what: String,
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// The chain can't be served now: no endpoint, or no fee quote yet. Chain, node or operator.
+    #[error("chain {chain_id} is not available: {detail}")]
+    ChainUnavailable {
+        /// The chain.
+        chain_id: u64,
+        /// Why.
+        detail: String,
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// Storage.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The relay is shutting down.
+    #[error("relay is shutting down")]
+    ShuttingDown,
+}
+
+impl SubmitError {
+    /// The same submission may succeed later, unchanged.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::RateLimited { .. } | Self::ChainUnavailable { .. } | Self::ShuttingDown | Self::Budget(_) => true,
+            Self::Ledger(error) => error.is_retryable() || error.is_ambiguous(),
+            _ => false,
+        }
+    }
+
+    /// The request may have been accepted all the same: ask by id, or submit the same bytes again (it is safe).
+    pub const fn is_ambiguous(&self) -> bool {
+        matches!(self, Self::Ledger(error) if error.is_ambiguous())
+    }
+
+    /// When to come back, where that is known.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after, .. } | Self::ChainUnavailable { retry_after, .. } => Some(*retry_after),
+            Self::Ledger(_) | Self::ShuttingDown => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+
+    /// The stable code that SDKs switch on.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownChain(_) => "wrong_chain",
+            Self::UnknownTenant(_) => "unknown_tenant",
+            Self::Invalid(error) => error.code(),
+            Self::GasTooHigh { .. } => "gas_out_of_range",
+            Self::TooLarge { .. } => "request_too_large",
+            Self::Policy(_) => "policy_denied",
+            Self::Budget(_) => "budget_exhausted",
+            Self::CeilingTooLow { .. } => "max_cost_too_low",
+            Self::IdempotencyConflict { .. } => "idempotency_conflict",
+            Self::NonceConflict { .. } => "nonce_conflict",
+            Self::NonceUsed { .. } => "nonce_used",
+            Self::NonceTooFar { .. } => "nonce_too_far",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::ChainUnavailable { .. } => "chain_unavailable",
+            Self::Ledger(_) => "storage_unavailable",
+            Self::ShuttingDown => "shutting_down",
+        }
+    }
+}
+
+/// Why a request could not be cancelled.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum CancelError {
+    /// No such request of this tenant.
+    #[error("request {0} is not known")]
+    Unknown(RequestId),
+    /// It is in a transaction already, or has ended.
+    #[error("request {id} is {status} and can't be cancelled any more")]
+    TooLate {
+        /// The request.
+        id: RequestId,
+        /// Where it stands.
+        status: Status,
+    },
+    /// Storage.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The relay is shutting down.
+    #[error("relay is shutting down")]
+    ShuttingDown,
+}
+
+/// Why waiting for a request ended without an answer.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// No such request.
+    #[error("request {0} is not known")]
+    Unknown(RequestId),
+    /// Storage.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The relay shut down; the request lives on in the ledger.
+    #[error("relay shut down while waiting; the request is durable and goes on at the next start")]
+    ShuttingDown,
+}
+
+/// Why a relay could not be built or started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// Nothing to serve.
+    #[error("no chain is configured")]
+    NoChain,
+    /// Two setups for one chain.
+    #[error("chain {0} is configured twice")]
+    DuplicateChain(u64),
+    /// A chain without endpoint or signer.
+    #[error("chain {chain_id} has no {what}")]
+    Missing {
+        /// The chain.
+        chain_id: u64,
+        /// `rpc` or `signer`.
+        what: &'static str,
+    },
+    /// A value is out of range, or two contradict each other.
+    #[error("{key}: {detail}")]
+    Config {
+        /// The key.
+        key: String,
+        /// What is wrong, and what would be right.
+        detail: String,
+    },
+    /// The chain could not be reached or is not what was configured.
+    #[error("chain {chain_id}: {detail}")]
+    Chain {
+        /// The chain.
+        chain_id: u64,
+        /// What differs.
+        detail: String,
+    },
+    /// Storage.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}

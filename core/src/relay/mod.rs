@@ -1,0 +1,22 @@
+//! Who does the work? [`Relay`]: builder and handle over tasks, RPC pool, signers, broadcaster and watcher.
+
+mod admission;
+mod api;
+mod builder;
+mod chain_service;
+mod clock;
+mod error;
+mod fees;
+mod rpc;
+mod settle;
+mod signer;
+mod simulate;
+mod watcher;
+
+pub use api::{
+    Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, LaneStatus, Quote, Relay, SubmitItem, WaitFor,
+};
+pub use builder::{ChainSetup, ChainTuning, ForwarderSetup, RelayBuilder, RelayConfig};
+pub use error::{BuildError, CancelError, SubmitError, WaitError};
+pub use rpc::{RpcEndpoint, RpcError, RpcPool};
+pub use signer::{IdentityKey, LocalSigner, SignerError};

@@ -1,0 +1,23 @@
+//! What did the user ask for? Request kinds, EIP-712 hashing and signature checks, identity, status.
+//!
+//! A [`Submission`] is what arrived; [`verify()`] turns it into a [`VerifiedRequest`], the only thing the rest of
+//! the house accepts. How a kind enters a transaction is in [`vehicle`], how its outcome is read back in
+//! [`outcome`].
+
+mod call;
+mod forward;
+mod id;
+pub mod outcome;
+mod promise;
+mod signature;
+mod status;
+pub mod vehicle;
+mod verify;
+
+pub use call::Call;
+pub use forward::{Forward, ForwarderDomain};
+pub use id::{BatchId, LaneId, ParseIdError, RequestId};
+pub use promise::Promise;
+pub use signature::{SignatureError, recover};
+pub use status::{Reason, Status};
+pub use verify::{RequestKind, Submission, SubmissionKind, VerifiedRequest, VerifyContext, VerifyError, verify};

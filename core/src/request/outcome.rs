@@ -1,0 +1,115 @@
+//! What became of each member: read from the receipt's events, never from its status alone.
+
+use std::sync::Arc;
+
+use alloy_primitives::{Address, B256, Log, U256};
+use alloy_sol_types::SolEvent;
+use slackwater_contracts::forwarder::ExecutedForwardRequest;
+
+use super::{VerifiedRequest, vehicle::VehicleKey};
+
+/// A mined transaction's receipt, reduced to what decisions need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TxReceipt {
+    /// Transaction hash.
+    pub hash: B256,
+    /// Block number.
+    pub block_number: u64,
+    /// Block hash.
+    pub block_hash: B256,
+    /// Status 1.
+    pub is_success: bool,
+    /// Gas used.
+    pub gas_used: u64,
+    /// Wei per gas that was paid.
+    pub effective_gas_price: u128,
+    /// Wei beyond `gas × price` (L1 data fee and operator fee of OP-stack and Scroll chains).
+    pub extra_fee_wei: U256,
+    /// Events.
+    pub logs: Vec<Log>,
+}
+
+impl TxReceipt {
+    /// Total cost in wei, without value: `gas used × effective price + extra fees`.
+    pub fn cost_wei(&self) -> U256 {
+        U256::from(self.gas_used).saturating_mul(U256::from(self.effective_gas_price)).saturating_add(self.extra_fee_wei)
+    }
+}
+
+/// What a transaction did for one of its members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberOutcome {
+    /// Executed; the target succeeded.
+    Executed,
+    /// The target failed; the user's nonce is consumed. The same signature can never execute again.
+    Failed,
+    /// Not executed by this transaction: skipped by the forwarder, or the whole transaction reverted.
+    Untouched,
+}
+
+/// Outcomes of `members`, in order, of a transaction with key `key` that ended with `is_success` and `logs`.
+///
+/// A forward is matched by emitting address, signer **and** nonce; no event means that the forwarder skipped it.
+pub fn decode(key: VehicleKey, members: &[Arc<VerifiedRequest>], is_success: bool, logs: &[Log]) -> Vec<MemberOutcome> {
+    if !is_success {
+        return vec![MemberOutcome::Untouched; members.len()];
+    }
+    match key {
+        VehicleKey::Multicall | VehicleKey::Single(_) => vec![MemberOutcome::Executed; members.len()],
+        VehicleKey::Forwarder(forwarder) => {
+            let events = executed(forwarder, logs);
+            members
+                .iter()
+                .map(|member| match member.sequence() {
+                    Some((_, signer, nonce)) => events
+                        .iter()
+                        .find(|event| event.0 == signer && event.1 == nonce)
+                        .map_or(MemberOutcome::Untouched, |event| {
+                            if event.2 { MemberOutcome::Executed } else { MemberOutcome::Failed }
+                        }),
+                    None => MemberOutcome::Untouched,
+                })
+                .collect()
+        }
+    }
+}
+
+/// `(signer, nonce, success)` of every `ExecutedForwardRequest` that `forwarder` emitted.
+fn executed(forwarder: Address, logs: &[Log]) -> Vec<(Address, u64, bool)> {
+    logs.iter()
+        .filter(|log| log.address == forwarder)
+        .filter_map(|log| ExecutedForwardRequest::decode_log(log).ok())
+        .filter_map(|log| Some((log.signer, u64::try_from(log.nonce).ok()?, log.success)))
+        .collect()
+}
+
+/// Splits `total` in proportion to `weights`; the parts add up to `total` exactly. Zero weights count as one.
+pub fn shares(total: U256, weights: &[u64]) -> Vec<U256> {
+    let sum = weights.iter().fold(U256::ZERO, |sum, weight| sum + U256::from((*weight).max(1)));
+    let mut rest = total;
+    let mut parts: Vec<U256> = weights
+        .iter()
+        .map(|weight| {
+            // Floor; what is left over goes to the first part below. Totals are far below 2^192, so no overflow.
+            let part = total.saturating_mul(U256::from((*weight).max(1))) / sum;
+            rest -= part;
+            part
+        })
+        .collect();
+    if let Some(first) = parts.first_mut() {
+        *first += rest;
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up() {
+        assert_eq!(shares(U256::from(10), &[1, 1, 1]), [4, 3, 3].map(U256::from).to_vec());
+        assert_eq!(shares(U256::from(7), &[0]), vec![U256::from(7)]);
+        assert!(shares(U256::from(7), &[]).is_empty());
+    }
+}

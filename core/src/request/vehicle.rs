@@ -1,0 +1,162 @@
+//! How requests travel: which may share a transaction, what that transaction says, and how much gas it needs.
+
+use std::sync::Arc;
+
+use alloy_primitives::{Address, Bytes, U256};
+use alloy_sol_types::SolCall;
+use slackwater_contracts::{forwarder, multicall3};
+
+use super::{RequestId, RequestKind, VerifiedRequest};
+use crate::chain::GasSchedule;
+
+/// Requests with the same key may share a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum VehicleKey {
+    /// `executeBatch` of this forwarder, non-atomic: members fail one by one.
+    Forwarder(Address),
+    /// Multicall3 `aggregate3Value` without `allowFailure`: all or nothing, so that the receipt's status speaks for
+    /// every member.
+    Multicall,
+    /// A transaction of its own.
+    Single(RequestId),
+}
+
+impl VehicleKey {
+    /// How `request` travels.
+    pub const fn of(request: &VerifiedRequest) -> Self {
+        match request.kind() {
+            RequestKind::Forward(forward) => Self::Forwarder(forward.forwarder),
+            RequestKind::Call(call) if call.any_sender => Self::Multicall,
+            RequestKind::Call(_) => Self::Single(request.id()),
+        }
+    }
+}
+
+/// What a transaction says, whatever it will pay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payload {
+    /// Recipient.
+    pub to: Address,
+    /// Value in wei: the sum of the members'.
+    pub value: U256,
+    /// Calldata.
+    pub data: Bytes,
+    /// Gas limit: never less than what every member may use, at any position.
+    pub gas_limit: u64,
+}
+
+/// Facts about the chain that vehicles need.
+#[derive(Debug, Clone, Copy)]
+pub struct VehicleParams {
+    /// Refund receiver of `executeBatch`: the lane's sender.
+    pub sender: Address,
+    /// Multicall3 on this chain.
+    pub multicall3: Address,
+    /// Intrinsic gas and calldata floor.
+    pub schedule: GasSchedule,
+    /// Gas that the forwarder itself needs per request: recovery, nonce write, trust check, event.
+    pub forward_overhead_gas: u64,
+}
+
+/// Gas that Multicall3 itself needs per call: cold account access, value transfer, memory.
+const MULTICALL_OVERHEAD_GAS: u64 = 20_000;
+
+/// Gas beyond the members: dispatch, refund call, loop.
+const BATCH_MARGIN_GAS: u64 = 30_000;
+
+/// ABI words around one member's calldata: seven fields, three offsets and lengths, a padded signature.
+const FORWARD_ENVELOPE_BYTES: usize = 15 * 32;
+
+impl VehicleParams {
+    /// Upper bound of the gas that `request` adds to a transaction, calldata included. What the composer adds up.
+    pub fn member_gas(&self, request: &VerifiedRequest) -> u64 {
+        let data = request.data().len();
+        let (overhead, envelope) = match request.kind() {
+            RequestKind::Forward(_) => (self.forward_overhead_gas, FORWARD_ENVELOPE_BYTES),
+            RequestKind::Call(call) if call.any_sender => (MULTICALL_OVERHEAD_GAS, 6 * 32),
+            RequestKind::Call(_) => (0, 0),
+        };
+        // Worst case of both rules: 16 gas per byte, and the floor of EIP-7623, which only counts instead of execution.
+        let bytes = (data.div_ceil(32) * 32 + envelope) as u64;
+        let calldata = bytes.saturating_mul(self.schedule.nonzero_byte_gas);
+        request.gas().saturating_add(request.gas() / 63 + 1).saturating_add(overhead).saturating_add(calldata)
+    }
+
+    /// Gas of a transaction before its first member.
+    pub const fn base_gas(&self) -> u64 {
+        self.schedule.tx_base_gas + BATCH_MARGIN_GAS
+    }
+
+    /// Bytes that `request` adds to a transaction.
+    pub fn member_bytes(&self, request: &VerifiedRequest) -> usize {
+        request.data().len().div_ceil(32) * 32 + FORWARD_ENVELOPE_BYTES
+    }
+
+    /// The transaction that carries `members`, which must all have the key `key` and be in execution order.
+    pub fn payload(&self, key: VehicleKey, members: &[Arc<VerifiedRequest>]) -> Payload {
+        let value = members.iter().fold(U256::ZERO, |sum, member| sum.saturating_add(member.value()));
+        let (to, data) = match key {
+            VehicleKey::Forwarder(forwarder) => {
+                let requests = members.iter().filter_map(|member| forward_data(member)).collect();
+                let call = forwarder::executeBatchCall { requests, refundReceiver: self.sender };
+                (forwarder, call.abi_encode())
+            }
+            VehicleKey::Multicall => {
+                let calls = members
+                    .iter()
+                    .map(|member| multicall3::Call3Value {
+                        target: member.target(),
+                        allowFailure: false,
+                        value: member.value(),
+                        callData: member.data().clone(),
+                    })
+                    .collect();
+                (self.multicall3, multicall3::aggregate3ValueCall { calls }.abi_encode())
+            }
+            VehicleKey::Single(_) => match members.first() {
+                Some(member) => (member.target(), member.data().to_vec()),
+                None => (self.sender, Vec::new()),
+            },
+        };
+        let gas_limit = self.gas_limit(key, members, &data);
+        Payload { to, value, data: data.into(), gas_limit }
+    }
+
+    /// `intrinsic + Σ (overhead + gas) + ⌈max gas / 63⌉ + margin`, and never below the calldata floor.
+    ///
+    /// The forwarder burns everything if less than `gas / 63` is left after a call (OpenZeppelin `_checkForwardedGas`),
+    /// so every member's gas is reserved in full even if its call uses less.
+    fn gas_limit(&self, key: VehicleKey, members: &[Arc<VerifiedRequest>], data: &[u8]) -> u64 {
+        let overhead = match key {
+            VehicleKey::Forwarder(_) => self.forward_overhead_gas,
+            VehicleKey::Multicall => MULTICALL_OVERHEAD_GAS,
+            VehicleKey::Single(_) => 0,
+        };
+        let inner = members
+            .iter()
+            .fold(0u64, |sum, member| sum.saturating_add(member.gas()).saturating_add(overhead));
+        let reserve = members.iter().map(|member| member.gas()).max().unwrap_or(0).div_ceil(63);
+        let margin = if matches!(key, VehicleKey::Single(_)) { 0 } else { BATCH_MARGIN_GAS };
+        let execution = self
+            .schedule
+            .intrinsic_gas(data)
+            .saturating_add(inner)
+            .saturating_add(reserve)
+            .saturating_add(margin);
+        execution.max(self.schedule.floor_gas(data))
+    }
+}
+
+/// The forwarder's calldata struct of a forward request.
+pub fn forward_data(request: &VerifiedRequest) -> Option<forwarder::ForwardRequestData> {
+    let RequestKind::Forward(forward) = request.kind() else { return None };
+    Some(forwarder::ForwardRequestData {
+        from: forward.from,
+        to: forward.to,
+        value: forward.value,
+        gas: forward.gas,
+        deadline: alloy_primitives::aliases::U48::from(forward.deadline),
+        data: forward.data.clone(),
+        signature: forward.signature.clone(),
+    })
+}

@@ -1,0 +1,409 @@
+//! Parse, don't validate: only [`verify`] makes a [`VerifiedRequest`].
+
+use std::{collections::BTreeMap, time::Duration};
+
+use alloy_primitives::{Address, Bytes, ChainId, U256};
+
+use super::{Call, Forward, ForwarderDomain, RequestId, SignatureError, recover};
+use crate::time::Timestamp;
+
+/// Largest value of Solidity's `uint48`.
+const MAX_UINT48: u64 = (1 << 48) - 1;
+
+/// What arrived: a request of some kind with its deadline and ceiling. Nothing is checked yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submission {
+    /// EIP-155 chain id.
+    pub chain_id: ChainId,
+    /// What should happen.
+    pub kind: SubmissionKind,
+    /// Latest acceptable inclusion; `None` takes [`VerifyContext::default_within`].
+    pub deadline: Option<Timestamp>,
+    /// The most that this request may cost in total, in wei; `None` leaves it to budget and policy.
+    pub max_cost_wei: Option<U256>,
+}
+
+/// The kinds of request. A new kind is one file in `request/`, one vehicle and one outcome decoder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SubmissionKind {
+    /// ERC-2771.
+    Forward(Forward),
+    /// A trusted backend's own call.
+    Call(Call),
+}
+
+/// A kind after verification, with amounts narrowed to what the rest of the house computes with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestKind {
+    /// ERC-2771; signature, domain and ranges are checked.
+    Forward(Forward),
+    /// A trusted backend's own call.
+    Call(Call),
+}
+
+/// What [`verify`] needs to know about the place where a request should run.
+#[derive(Debug, Clone, Copy)]
+pub struct VerifyContext<'a> {
+    /// Who asks.
+    pub tenant: &'a str,
+    /// The chain served here.
+    pub chain_id: ChainId,
+    /// Forwarders whose code is known on this chain.
+    pub forwarders: &'a BTreeMap<Address, ForwarderDomain>,
+    /// Deadline if the caller names none (`request.default_within_ms`).
+    pub default_within: Duration,
+    /// Longest slack that is accepted (`request.max_within_ms`).
+    pub max_within: Duration,
+    /// Shortest slack that can be kept: the chain's guard time.
+    pub guard: Duration,
+    /// Margin between wall clock and block timestamps (`chain.deadline_skew_s`).
+    pub skew: Duration,
+}
+
+/// A request whose form, signature and deadline hold. Its fields are private: it can only be made by [`verify`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedRequest {
+    id: RequestId,
+    chain_id: ChainId,
+    kind: RequestKind,
+    gas: u64,
+    nonce: u64,
+    deadline: Timestamp,
+    chain_deadline_s: Option<u64>,
+    max_cost_wei: Option<U256>,
+}
+
+impl VerifiedRequest {
+    /// Content-derived identity.
+    pub const fn id(&self) -> RequestId {
+        self.id
+    }
+
+    /// The chain it runs on.
+    pub const fn chain_id(&self) -> ChainId {
+        self.chain_id
+    }
+
+    /// Kind and content.
+    pub const fn kind(&self) -> &RequestKind {
+        &self.kind
+    }
+
+    /// Name of the kind, as in the API.
+    pub const fn kind_name(&self) -> &'static str {
+        match self.kind {
+            RequestKind::Forward(_) => "forward",
+            RequestKind::Call(_) => "call",
+        }
+    }
+
+    /// Gas that the inner call may use.
+    pub const fn gas(&self) -> u64 {
+        self.gas
+    }
+
+    /// Latest acceptable inclusion. Never later than the on-chain deadline minus the skew margin.
+    pub const fn deadline(&self) -> Timestamp {
+        self.deadline
+    }
+
+    /// The deadline that the chain enforces, in block-timestamp seconds, if the kind has one.
+    pub const fn chain_deadline_s(&self) -> Option<u64> {
+        self.chain_deadline_s
+    }
+
+    /// The caller's ceiling on total cost, in wei.
+    pub const fn max_cost_wei(&self) -> Option<U256> {
+        self.max_cost_wei
+    }
+
+    /// Contract that is called in the end.
+    pub const fn target(&self) -> Address {
+        match &self.kind {
+            RequestKind::Forward(forward) => forward.to,
+            RequestKind::Call(call) => call.to,
+        }
+    }
+
+    /// Wei sent along to the target.
+    pub const fn value(&self) -> U256 {
+        match &self.kind {
+            RequestKind::Forward(forward) => forward.value,
+            RequestKind::Call(call) => call.value,
+        }
+    }
+
+    /// Calldata for the target.
+    pub const fn data(&self) -> &Bytes {
+        match &self.kind {
+            RequestKind::Forward(forward) => &forward.data,
+            RequestKind::Call(call) => &call.data,
+        }
+    }
+
+    /// First four bytes of the calldata, if it has that many.
+    pub fn selector(&self) -> Option<[u8; 4]> {
+        self.data().get(..4)?.try_into().ok()
+    }
+
+    /// The sequence this request belongs to: (forwarder, user) and the nonce in it. `None` for kinds without order.
+    pub const fn sequence(&self) -> Option<(Address, Address, u64)> {
+        match &self.kind {
+            RequestKind::Forward(forward) => Some((forward.forwarder, forward.from, self.nonce)),
+            RequestKind::Call(_) => None,
+        }
+    }
+}
+
+/// Why a submission was refused. Always the caller's fault, except [`Self::UnknownForwarder`], which may be
+/// configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// This relay (or chain service) serves another chain.
+    #[error("request is for chain {requested}, this is chain {served}")]
+    WrongChain {
+        /// What the request says.
+        requested: ChainId,
+        /// What is served.
+        served: ChainId,
+    },
+    /// Not one of the configured forwarders (`chain.forwarders`).
+    #[error("forwarder {0} is not served on this chain; add it to `forwarders` in the chain's configuration")]
+    UnknownForwarder(Address),
+    /// The signature is malformed.
+    #[error("invalid signature: {0}")]
+    Signature(#[from] SignatureError),
+    /// Somebody else signed, or the signed content differs (domain name, nonce, data …).
+    #[error("signature was made by {recovered}, not by `from` {from}; check domain name, version, chain id and nonce")]
+    WrongSigner {
+        /// `from` of the request.
+        from: Address,
+        /// Whose signature it is.
+        recovered: Address,
+    },
+    /// Gas above 2^64 − 1 (policy and chain set lower limits).
+    #[error("gas {0} is out of range")]
+    GasOutOfRange(U256),
+    /// `gas` is 0.
+    #[error("gas is 0: the call could not run")]
+    ZeroGas,
+    /// Nonce above 2^64 − 1: the forwarder counts from 0.
+    #[error("nonce {0} is out of range")]
+    NonceOutOfRange(U256),
+    /// The on-chain deadline does not fit `uint48`; seconds, not milliseconds, are expected.
+    #[error("deadline {0} does not fit uint48; it is in seconds")]
+    DeadlineOutOfRange(u64),
+    /// The deadline is in the past.
+    #[error("deadline {deadline_at_ms} ms has passed, it is {now_ms} ms now")]
+    DeadlineExpired {
+        /// The deadline that counts, Unix ms.
+        deadline_at_ms: u64,
+        /// Now, Unix ms.
+        now_ms: u64,
+    },
+    /// Less time than a transaction needs to land.
+    #[error("deadline leaves {slack_ms} ms, at least {guard_ms} ms are needed to be included")]
+    DeadlineUnreachable {
+        /// Time left.
+        slack_ms: u64,
+        /// The chain's guard time.
+        guard_ms: u64,
+    },
+    /// Further away than `request.max_within_ms`.
+    #[error("deadline is {slack_ms} ms away, limit {limit_ms} ms (`request.max_within_ms`)")]
+    DeadlineTooFar {
+        /// Time until the deadline.
+        slack_ms: u64,
+        /// The limit.
+        limit_ms: u64,
+    },
+}
+
+impl VerifyError {
+    /// The stable code that SDKs switch on.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::WrongChain { .. } => "wrong_chain",
+            Self::UnknownForwarder(_) => "unknown_forwarder",
+            Self::Signature(_) | Self::WrongSigner { .. } => "invalid_signature",
+            Self::GasOutOfRange(_) | Self::ZeroGas => "gas_out_of_range",
+            Self::NonceOutOfRange(_) => "nonce_out_of_range",
+            Self::DeadlineOutOfRange(_) => "deadline_out_of_range",
+            Self::DeadlineExpired { .. } => "deadline_expired",
+            Self::DeadlineUnreachable { .. } => "deadline_unreachable",
+            Self::DeadlineTooFar { .. } => "deadline_too_far",
+        }
+    }
+}
+
+/// Checks form, ranges, deadline and signature of `submission` at `now`; cheap checks first.
+///
+/// The effective deadline is the earlier of what the caller asked for and the on-chain deadline minus
+/// [`VerifyContext::skew`].
+///
+/// # Errors
+/// [`VerifyError`]; nothing is kept of a refused submission.
+pub fn verify(
+    submission: Submission,
+    context: &VerifyContext<'_>,
+    now: Timestamp,
+) -> Result<VerifiedRequest, VerifyError> {
+    let Submission { chain_id, kind, deadline, max_cost_wei } = submission;
+    if chain_id != context.chain_id {
+        return Err(VerifyError::WrongChain { requested: chain_id, served: context.chain_id });
+    }
+    let wanted = match deadline {
+        Some(deadline) => {
+            check_far(deadline, context, now)?;
+            deadline
+        }
+        None => now.saturating_add(context.default_within),
+    };
+    match kind {
+        SubmissionKind::Forward(forward) => {
+            let domain =
+                context.forwarders.get(&forward.forwarder).ok_or(VerifyError::UnknownForwarder(forward.forwarder))?;
+            let gas = narrow_gas(forward.gas)?;
+            let nonce = u64::try_from(forward.nonce).map_err(|_| VerifyError::NonceOutOfRange(forward.nonce))?;
+            if forward.deadline > MAX_UINT48 {
+                return Err(VerifyError::DeadlineOutOfRange(forward.deadline));
+            }
+            let chain_deadline = Timestamp::from_secs(forward.deadline).saturating_sub(context.skew);
+            let deadline = wanted.min(chain_deadline);
+            check_near(deadline, context, now)?;
+            let digest = domain.digest(&forward);
+            let recovered = recover(digest, &forward.signature)?;
+            if recovered != forward.from {
+                return Err(VerifyError::WrongSigner { from: forward.from, recovered });
+            }
+            Ok(VerifiedRequest {
+                id: RequestId(digest),
+                chain_id,
+                gas,
+                nonce,
+                deadline,
+                chain_deadline_s: Some(forward.deadline),
+                max_cost_wei,
+                kind: RequestKind::Forward(forward),
+            })
+        }
+        SubmissionKind::Call(call) => {
+            let gas = narrow_gas(call.gas)?;
+            check_near(wanted, context, now)?;
+            Ok(VerifiedRequest {
+                id: call.id(context.tenant, chain_id),
+                chain_id,
+                gas,
+                nonce: 0,
+                deadline: wanted,
+                chain_deadline_s: None,
+                max_cost_wei,
+                kind: RequestKind::Call(call),
+            })
+        }
+    }
+}
+
+fn narrow_gas(gas: U256) -> Result<u64, VerifyError> {
+    match u64::try_from(gas) {
+        Ok(0) => Err(VerifyError::ZeroGas),
+        Ok(gas) => Ok(gas),
+        Err(_) => Err(VerifyError::GasOutOfRange(gas)),
+    }
+}
+
+fn check_far(deadline: Timestamp, context: &VerifyContext<'_>, now: Timestamp) -> Result<(), VerifyError> {
+    let slack = deadline.since(now);
+    if slack > context.max_within {
+        return Err(VerifyError::DeadlineTooFar {
+            slack_ms: crate::time::millis(slack),
+            limit_ms: crate::time::millis(context.max_within),
+        });
+    }
+    Ok(())
+}
+
+fn check_near(deadline: Timestamp, context: &VerifyContext<'_>, now: Timestamp) -> Result<(), VerifyError> {
+    if deadline <= now {
+        return Err(VerifyError::DeadlineExpired { deadline_at_ms: deadline.0, now_ms: now.0 });
+    }
+    let slack = deadline.since(now);
+    if slack < context.guard {
+        return Err(VerifyError::DeadlineUnreachable {
+            slack_ms: crate::time::millis(slack),
+            guard_ms: crate::time::millis(context.guard),
+        });
+    }
+    Ok(())
+}
+
+/// The durable form of a verified request: what the ledger stores and a restart reads back.
+///
+/// Reading it back does not repeat the signature check: it was made before the commit.
+mod stored {
+    use serde::{Deserialize, Serialize};
+
+    use super::{Call, Forward, RequestId, RequestKind, Timestamp, U256, VerifiedRequest};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Stored {
+        id: RequestId,
+        chain_id: u64,
+        gas: u64,
+        nonce: u64,
+        deadline: Timestamp,
+        chain_deadline_s: Option<u64>,
+        max_cost_wei: Option<U256>,
+        kind: StoredKind,
+    }
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    enum StoredKind {
+        Forward(Forward),
+        Call(Call),
+    }
+
+    impl VerifiedRequest {
+        /// The bytes that the ledger keeps (JSON).
+        pub fn to_stored(&self) -> Vec<u8> {
+            let stored = Stored {
+                id: self.id,
+                chain_id: self.chain_id,
+                gas: self.gas,
+                nonce: self.nonce,
+                deadline: self.deadline,
+                chain_deadline_s: self.chain_deadline_s,
+                max_cost_wei: self.max_cost_wei,
+                kind: match &self.kind {
+                    RequestKind::Forward(forward) => StoredKind::Forward(forward.clone()),
+                    RequestKind::Call(call) => StoredKind::Call(call.clone()),
+                },
+            };
+            serde_json::to_vec(&stored).unwrap_or_else(|error| unreachable!("a request is always JSON: {error}"))
+        }
+
+        /// Reads [`Self::to_stored`] bytes back, from our own ledger.
+        ///
+        /// # Errors
+        /// The JSON error if the bytes were damaged.
+        pub fn from_stored(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+            let stored: Stored = serde_json::from_slice(bytes)?;
+            Ok(Self {
+                id: stored.id,
+                chain_id: stored.chain_id,
+                kind: match stored.kind {
+                    StoredKind::Forward(forward) => RequestKind::Forward(forward),
+                    StoredKind::Call(call) => RequestKind::Call(call),
+                },
+                gas: stored.gas,
+                nonce: stored.nonce,
+                deadline: stored.deadline,
+                chain_deadline_s: stored.chain_deadline_s,
+                max_cost_wei: stored.max_cost_wei,
+            })
+        }
+    }
+}

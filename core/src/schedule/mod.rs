@@ -1,0 +1,17 @@
+//! When do we send, and what together?
+//!
+//! [`Queue`] holds what is accepted and not yet in a final transaction, in the order in which it may execute.
+//! [`Queue::compose`] decides for one lane whether to send now, and what: the dispatch decision and the batch composer.
+//! [`FeeOutlook`] says for how much slack the current price is right; [`PercentileOutlook`] answers from fee history.
+//!
+//! # A worked example
+//! The last eight base fees were 8, 9, 10, 10, 11, 12, 12, 14 gwei, the tip is 0 and the next block costs 11 gwei. Four of
+//! eight blocks were cheaper, so the price has rank 50 %. With `patience_percentile` 40, `urgent_within` 1 min and a horizon
+//! of 31 min, rank 50 is acceptable for slacks up to `1 + (31 − 1) · (100 − 50) / (100 − 40) = 26` minutes: a request
+//! with 20 minutes left is sent now, one with an hour left waits for a block at rank 40 or lower.
+
+mod outlook;
+mod queue;
+
+pub use outlook::{FeeOutlook, PercentileOutlook};
+pub use queue::{ComposeLimits, QueuedRequest, Queue, Selection, Trigger};

@@ -1,0 +1,117 @@
+//! Is now a good moment?
+
+use std::{collections::VecDeque, time::Duration};
+
+/// What the scheduler wants to know about prices. A forecast answers it better than history does; both fit.
+pub trait FeeOutlook {
+    /// The longest slack for which sending now beats waiting. `Duration::MAX`: the price is right for everyone.
+    /// Zero: nobody should send who can wait.
+    fn send_within(&self) -> Duration;
+}
+
+/// Percentile gate over recent prices, relaxing as the slack runs out.
+///
+/// A request with slack `s` may be sent when the current price ranks at or below
+/// `patience + (100 − patience) · (1 − (s − urgent) / (horizon − urgent))` percent of the window, so at `s ≤ urgent` any
+/// price will do. Prices within 1 % of each other count as equal, so that a chain at its floor always sends.
+#[derive(Debug, Clone)]
+pub struct PercentileOutlook {
+    window: VecDeque<u128>,
+    capacity: usize,
+    patience_percent: u8,
+    urgent: Duration,
+    horizon: Duration,
+    price: Option<u128>,
+}
+
+impl PercentileOutlook {
+    /// An outlook over the last `capacity` blocks; `patience_percent` above 100 counts as 100.
+    pub fn new(capacity: usize, patience_percent: u8, urgent: Duration, horizon: Duration) -> Self {
+        Self {
+            window: VecDeque::with_capacity(capacity),
+            capacity: capacity.max(1),
+            patience_percent: patience_percent.min(100),
+            urgent,
+            horizon: horizon.max(urgent),
+            price: None,
+        }
+    }
+
+    /// Records what a block charged: base fee plus usual tip, wei per gas.
+    pub fn record(&mut self, wei_per_gas: u128) {
+        if self.window.len() == self.capacity {
+            self.window.pop_front();
+        }
+        self.window.push_back(wei_per_gas);
+    }
+
+    /// Sets what the next block will charge, wei per gas.
+    pub const fn set_price(&mut self, wei_per_gas: u128) {
+        self.price = Some(wei_per_gas);
+    }
+
+    /// Blocks in the window.
+    pub fn len(&self) -> usize {
+        self.window.len()
+    }
+
+    /// No block was recorded yet.
+    pub fn is_empty(&self) -> bool {
+        self.window.is_empty()
+    }
+
+    /// Percent of the window that was cheaper than the next block by more than 1 %; `None` without data.
+    pub fn rank_percent(&self) -> Option<u8> {
+        let price = self.price?;
+        if self.window.is_empty() {
+            return None;
+        }
+        let cheaper = self.window.iter().filter(|fee| fee.saturating_mul(100) < price.saturating_mul(99)).count();
+        u8::try_from(cheaper * 100 / self.window.len()).ok()
+    }
+}
+
+impl FeeOutlook for PercentileOutlook {
+    fn send_within(&self) -> Duration {
+        // Without data there is no reason to wait.
+        let Some(rank) = self.rank_percent() else { return Duration::MAX };
+        let patience = u32::from(self.patience_percent);
+        let rank = u32::from(rank);
+        if rank <= patience {
+            return Duration::MAX;
+        }
+        self.urgent + (self.horizon - self.urgent) * (100 - rank) / (100 - patience)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outlook(fees: &[u128], price: u128) -> PercentileOutlook {
+        let mut outlook = PercentileOutlook::new(8, 40, Duration::from_secs(60), Duration::from_secs(31 * 60));
+        fees.iter().for_each(|fee| outlook.record(*fee));
+        outlook.set_price(price);
+        outlook
+    }
+
+    #[test]
+    fn the_worked_example_holds() {
+        let outlook = outlook(&[8, 9, 10, 10, 11, 12, 12, 14].map(|gwei| gwei * 1_000_000_000), 11_000_000_000);
+        assert_eq!(outlook.rank_percent(), Some(50));
+        assert_eq!(outlook.send_within(), Duration::from_secs(26 * 60));
+    }
+
+    #[test]
+    fn floor_and_cheap_blocks_send_everything() {
+        assert_eq!(outlook(&[7; 8], 7).send_within(), Duration::MAX);
+        assert_eq!(outlook(&[1_000, 1_005, 1_000], 1_005).send_within(), Duration::MAX);
+        assert_eq!(outlook(&[], 5).send_within(), Duration::MAX);
+    }
+
+    #[test]
+    fn a_spike_leaves_only_the_urgent() {
+        assert_eq!(outlook(&[10; 8], 100).send_within(), Duration::from_secs(60));
+        assert_eq!(outlook(&[u128::MAX; 8], u128::MAX).send_within(), Duration::MAX);
+    }
+}

@@ -1,0 +1,625 @@
+//! The queue and the batch composer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use alloy_primitives::Address;
+
+use super::FeeOutlook;
+use crate::{
+    request::{LaneId, RequestId, VerifiedRequest, vehicle::VehicleKey},
+    time::Timestamp,
+};
+
+/// A request on its way, with what the composer needs to know of it.
+#[derive(Debug, Clone)]
+pub struct QueuedRequest {
+    /// The request.
+    pub request: Arc<VerifiedRequest>,
+    /// Whose it is.
+    pub tenant: Arc<str>,
+    /// Order of acceptance.
+    pub seq: u64,
+    /// Gas it adds to a transaction, at most.
+    pub gas: u64,
+    /// Bytes it adds to a transaction.
+    pub bytes: usize,
+    /// Highest price of gas that its reservation covers.
+    pub ceiling_wei_per_gas: u128,
+    /// Simulations that it failed.
+    pub simulations: u32,
+    /// Transactions with it that failed as a whole: it travels in ever smaller company.
+    pub batch_failures: u32,
+}
+
+/// What a transaction may hold, and what it would offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ComposeLimits {
+    /// Most members.
+    pub max_batch: usize,
+    /// Most gas, base included.
+    pub max_gas: u64,
+    /// Most bytes.
+    pub max_bytes: usize,
+    /// Gas of an empty transaction.
+    pub base_gas: u64,
+    /// Longest wait for company once the price is right.
+    pub linger: Duration,
+    /// Slack below which nothing waits for company, price or fairness.
+    pub urgent: Duration,
+    /// What the next block charges at least, wei per gas.
+    pub next_base_fee: u128,
+    /// What an attempt would offer at most, wei per gas.
+    pub quote_max_fee: u128,
+}
+
+/// Why a batch was sent when it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Trigger {
+    /// No more fits.
+    Full,
+    /// A member's slack ran out.
+    Deadline,
+    /// The price was right and the wait for company over.
+    Linger,
+}
+
+impl Trigger {
+    /// Name in logs, metrics and the ledger.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Deadline => "deadline",
+            Self::Linger => "linger",
+        }
+    }
+}
+
+/// What the composer chose. The members are taken from the queue; give them back with [`Queue::put_back`].
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// How they travel.
+    pub key: VehicleKey,
+    /// In execution order: each signer's nonces are contiguous and ascending.
+    pub members: Vec<RequestId>,
+    /// Why now.
+    pub trigger: Trigger,
+    /// Earliest deadline.
+    pub deadline: Timestamp,
+    /// Lowest ceiling.
+    pub ceiling_wei_per_gas: u128,
+}
+
+/// (forwarder, user).
+type Signer = (Address, Address);
+
+/// What stands in a ready list: a signer with a run of executable nonces, or a request without order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Head {
+    Signer(Signer),
+    Request(RequestId),
+}
+
+#[derive(Debug, Default)]
+struct SignerState {
+    /// The forwarder's nonce, final as far as we know; `None` until somebody looked.
+    chain_next: Option<u64>,
+    waiting: BTreeMap<u64, RequestId>,
+    in_flight: BTreeMap<u64, RequestId>,
+    /// The lane that carries the ones in flight: successors must follow them there.
+    lane: Option<LaneId>,
+    /// Where it stands in the ready list.
+    ready: Option<(VehicleKey, Arc<str>, Timestamp, u64)>,
+}
+
+impl SignerState {
+    /// The nonce that may be batched next.
+    fn next(&self) -> Option<u64> {
+        let mut next = self.chain_next?;
+        while self.in_flight.contains_key(&next) {
+            next += 1;
+        }
+        Some(next)
+    }
+}
+
+#[derive(Debug, Default)]
+struct TenantShare {
+    /// Gas served, divided by the weight: who has the least goes first.
+    virtual_time: u64,
+    ready: BTreeSet<(Timestamp, u64, Head)>,
+}
+
+#[derive(Debug, Default)]
+struct Group {
+    tenants: BTreeMap<Arc<str>, TenantShare>,
+    /// Since when something is ready here.
+    ready_since: Option<Timestamp>,
+}
+
+impl Group {
+    fn is_empty(&self) -> bool {
+        self.tenants.values().all(|share| share.ready.is_empty())
+    }
+}
+
+/// Everything accepted that is not settled.
+///
+/// **Invariant:** a signer's requests leave in nonce order, and while some are in flight their successors only follow on
+/// the same lane.
+#[derive(Debug, Default)]
+pub struct Queue {
+    entries: HashMap<RequestId, QueuedRequest>,
+    signers: BTreeMap<Signer, SignerState>,
+    groups: BTreeMap<VehicleKey, Group>,
+    deadlines: BTreeSet<(Timestamp, RequestId)>,
+    weights: BTreeMap<Arc<str>, u32>,
+    waiting: usize,
+}
+
+impl Queue {
+    /// An empty queue.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets a tenant's share of the capacity; 1 without.
+    pub fn set_weight(&mut self, tenant: &str, weight: u32) {
+        self.weights.insert(tenant.into(), weight.max(1));
+    }
+
+    /// Requests that wait.
+    pub const fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Requests in transactions that are not settled.
+    pub fn in_flight(&self) -> usize {
+        self.entries.len() - self.waiting
+    }
+
+    /// A request, if it is still here.
+    pub fn get(&self, id: RequestId) -> Option<&QueuedRequest> {
+        self.entries.get(&id)
+    }
+
+    /// A request, to count failures.
+    pub fn get_mut(&mut self, id: RequestId) -> Option<&mut QueuedRequest> {
+        self.entries.get_mut(&id)
+    }
+
+    /// Whether the request waits (and is not in a transaction).
+    pub fn is_waiting(&self, id: RequestId) -> bool {
+        self.entries.get(&id).is_some_and(|entry| self.deadlines.contains(&(entry.request.deadline(), id)))
+    }
+
+    /// Takes a durable request. Repeating it changes nothing.
+    pub fn push(&mut self, now: Timestamp, entry: QueuedRequest) {
+        let id = entry.request.id();
+        if self.entries.contains_key(&id) {
+            return;
+        }
+        let sequence = entry.request.sequence();
+        self.entries.insert(id, entry);
+        self.enter(now, id, sequence);
+    }
+
+    /// Takes a request that is in a transaction already: what a restart finds.
+    pub fn push_in_flight(&mut self, entry: QueuedRequest, lane: LaneId) {
+        let id = entry.request.id();
+        if let Some((forwarder, signer, nonce)) = entry.request.sequence() {
+            let state = self.signers.entry((forwarder, signer)).or_default();
+            state.in_flight.insert(nonce, id);
+            state.lane = Some(lane);
+        }
+        self.entries.insert(id, entry);
+    }
+
+    fn enter(&mut self, now: Timestamp, id: RequestId, sequence: Option<(Address, Address, u64)>) {
+        let Some(entry) = self.entries.get(&id) else { return };
+        self.waiting += 1;
+        self.deadlines.insert((entry.request.deadline(), id));
+        match sequence {
+            Some((forwarder, signer, nonce)) => {
+                self.signers.entry((forwarder, signer)).or_default().waiting.insert(nonce, id);
+                self.refresh(now, (forwarder, signer));
+            }
+            None => {
+                let key = VehicleKey::of(&entry.request);
+                let (tenant, place) =
+                    (entry.tenant.clone(), (entry.request.deadline(), entry.seq, Head::Request(id)));
+                self.ready(now, key, tenant, place);
+            }
+        }
+    }
+
+    fn ready(&mut self, now: Timestamp, key: VehicleKey, tenant: Arc<str>, place: (Timestamp, u64, Head)) {
+        let group = self.groups.entry(key).or_default();
+        group.ready_since.get_or_insert(now);
+        // A tenant that comes back does not get credit for its absence.
+        let least = group
+            .tenants
+            .values()
+            .filter(|share| !share.ready.is_empty())
+            .map(|share| share.virtual_time)
+            .min()
+            .unwrap_or(0);
+        let share = group.tenants.entry(tenant).or_default();
+        if share.ready.is_empty() {
+            share.virtual_time = share.virtual_time.max(least);
+        }
+        share.ready.insert(place);
+    }
+
+    fn unready(&mut self, key: VehicleKey, tenant: &Arc<str>, place: (Timestamp, u64, Head)) {
+        if let Some(group) = self.groups.get_mut(&key) {
+            if let Some(share) = group.tenants.get_mut(tenant) {
+                share.ready.remove(&place);
+            }
+            if group.is_empty() {
+                self.groups.remove(&key);
+            }
+        }
+    }
+
+    /// Puts a signer where it belongs in the ready list after anything about it changed.
+    fn refresh(&mut self, now: Timestamp, signer: Signer) {
+        let Some(state) = self.signers.get(&signer) else { return };
+        let wanted = state.next().and_then(|next| state.waiting.get(&next)).and_then(|id| {
+            let entry = self.entries.get(id)?;
+            // A later nonce may have less time: it can't overtake, so it pulls the whole run forward.
+            let deadline = match &state.ready {
+                Some((_, _, known, seq)) if *seq == entry.seq => {
+                    let newest = state.waiting.values().next_back().and_then(|id| self.entries.get(id));
+                    newest.map_or(*known, |newest| newest.request.deadline().min(*known))
+                }
+                _ => state
+                    .waiting
+                    .values()
+                    .filter_map(|id| self.entries.get(id))
+                    .map(|entry| entry.request.deadline())
+                    .min()?,
+            };
+            Some((VehicleKey::of(&entry.request), entry.tenant.clone(), deadline, entry.seq))
+        });
+        if wanted == state.ready {
+            return;
+        }
+        let old = state.ready.clone();
+        if state.waiting.is_empty() && state.in_flight.is_empty() {
+            self.signers.remove(&signer);
+        } else if let Some(state) = self.signers.get_mut(&signer) {
+            state.ready = wanted.clone();
+        }
+        if let Some((key, tenant, deadline, seq)) = old {
+            self.unready(key, &tenant, (deadline, seq, Head::Signer(signer)));
+        }
+        if let Some((key, tenant, deadline, seq)) = wanted {
+            self.ready(now, key, tenant, (deadline, seq, Head::Signer(signer)));
+        }
+    }
+
+    /// The forwarder's nonce of a signer became known (or advanced). A lower value than before is ignored.
+    pub fn set_chain_nonce(&mut self, now: Timestamp, forwarder: Address, signer: Address, nonce: u64) {
+        let Some(state) = self.signers.get_mut(&(forwarder, signer)) else { return };
+        if state.chain_next.is_none_or(|known| known < nonce) {
+            state.chain_next = Some(nonce);
+            self.refresh(now, (forwarder, signer));
+        }
+    }
+
+    /// Signers whose forwarder nonce nobody has looked at.
+    pub fn unknown_signers(&self, limit: usize) -> Vec<(Address, Address)> {
+        self.signers
+            .iter()
+            .filter(|(_, state)| state.chain_next.is_none())
+            .map(|(signer, _)| *signer)
+            .take(limit)
+            .collect()
+    }
+
+    /// Waiting requests of a signer with a nonce below its forwarder nonce: they can never execute.
+    pub fn stale(&self, forwarder: Address, signer: Address) -> Vec<RequestId> {
+        self.signers.get(&(forwarder, signer)).map_or_else(Vec::new, |state| match state.chain_next {
+            Some(next) => state.waiting.range(..next).map(|(_, id)| *id).collect(),
+            None => Vec::new(),
+        })
+    }
+
+    /// Waiting requests of the same signer with a higher nonce: they can't execute once this one is gone.
+    pub fn successors(&self, id: RequestId) -> Vec<RequestId> {
+        let Some((forwarder, signer, nonce)) = self.entries.get(&id).and_then(|entry| entry.request.sequence()) else {
+            return Vec::new();
+        };
+        self.signers.get(&(forwarder, signer)).map_or_else(Vec::new, |state| {
+            state.waiting.range(nonce.saturating_add(1)..).map(|(_, id)| *id).collect()
+        })
+    }
+
+    /// Removes a request that has ended, waiting or in flight.
+    ///
+    /// `consumed`: its nonce at the forwarder is used up, so the signer goes on with the next.
+    pub fn remove(&mut self, now: Timestamp, id: RequestId, consumed: bool) -> Option<QueuedRequest> {
+        let entry = self.entries.remove(&id)?;
+        let place = (entry.request.deadline(), id);
+        let was_waiting = self.deadlines.remove(&place);
+        if was_waiting {
+            self.waiting -= 1;
+        }
+        match entry.request.sequence() {
+            Some((forwarder, signer, nonce)) => {
+                if let Some(state) = self.signers.get_mut(&(forwarder, signer)) {
+                    if state.waiting.get(&nonce) == Some(&id) {
+                        state.waiting.remove(&nonce);
+                    }
+                    if state.in_flight.get(&nonce) == Some(&id) {
+                        state.in_flight.remove(&nonce);
+                    }
+                    if consumed {
+                        state.chain_next = Some(state.chain_next.unwrap_or(0).max(nonce + 1));
+                    }
+                    if state.in_flight.is_empty() {
+                        state.lane = None;
+                    }
+                    if state.waiting.is_empty() && state.in_flight.is_empty() && state.ready.is_none() {
+                        self.signers.remove(&(forwarder, signer));
+                    } else {
+                        self.refresh(now, (forwarder, signer));
+                    }
+                }
+            }
+            None if was_waiting => {
+                let key = VehicleKey::of(&entry.request);
+                self.unready(key, &entry.tenant, (place.0, entry.seq, Head::Request(id)));
+            }
+            None => {}
+        }
+        Some(entry)
+    }
+
+    /// Gives members of a transaction that did not happen back to the waiting ones.
+    pub fn put_back(&mut self, now: Timestamp, id: RequestId) {
+        let Some(entry) = self.entries.get(&id) else { return };
+        if self.deadlines.contains(&(entry.request.deadline(), id)) {
+            return;
+        }
+        let sequence = entry.request.sequence();
+        if let Some((forwarder, signer, nonce)) = sequence
+            && let Some(state) = self.signers.get_mut(&(forwarder, signer))
+        {
+            state.in_flight.remove(&nonce);
+            if state.in_flight.is_empty() {
+                state.lane = None;
+            }
+        }
+        self.enter(now, id, sequence);
+    }
+
+    /// Waiting requests whose deadline has passed.
+    pub fn expired(&self, now: Timestamp) -> Vec<RequestId> {
+        self.deadlines.iter().take_while(|(deadline, _)| *deadline <= now).map(|(_, id)| *id).collect()
+    }
+
+    /// When [`Self::compose`] could choose something it would not choose now, if nothing else happens.
+    pub fn next_due(&self, limits: &ComposeLimits) -> Option<Timestamp> {
+        let linger = self
+            .groups
+            .values()
+            .filter_map(|group| group.ready_since)
+            .min()
+            .map(|since| since.saturating_add(limits.linger));
+        let deadline = self.deadlines.first().map(|(deadline, _)| deadline.saturating_sub(limits.urgent));
+        match (linger, deadline) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Chooses what `lane` should send at `now`, if anything, and takes it from the waiting ones.
+    ///
+    /// A request is eligible when its slack is within [`FeeOutlook::send_within`]. A batch goes when no more fits, when a
+    /// member's slack is within `limits.urgent`, or when the group has been ready for `limits.linger`. Urgent requests come
+    /// first, by deadline; the rest by weighted fair share of the tenants, by deadline within a tenant.
+    pub fn compose(
+        &mut self,
+        now: Timestamp,
+        lane: LaneId,
+        limits: &ComposeLimits,
+        outlook: &impl FeeOutlook,
+    ) -> Option<Selection> {
+        let send_within = outlook.send_within().max(limits.urgent);
+        let cutoff = now.saturating_add(send_within);
+        let urgent = now.saturating_add(limits.urgent);
+        // The most urgent group first.
+        let mut keys: Vec<(Timestamp, VehicleKey)> = self
+            .groups
+            .iter()
+            .filter_map(|(key, group)| {
+                let first = group.tenants.values().filter_map(|share| share.ready.first()).min()?;
+                Some((first.0, *key))
+            })
+            .filter(|(deadline, _)| *deadline <= cutoff)
+            .collect();
+        keys.sort_unstable();
+        for (_, key) in keys {
+            let Some(group) = self.groups.get(&key) else { continue };
+            let (members, is_full) = self.pick(key, group, lane, limits, cutoff, urgent);
+            let Some(first) = members.first().and_then(|id| self.entries.get(id)) else { continue };
+            let (mut deadline, mut ceiling) = (first.request.deadline(), first.ceiling_wei_per_gas);
+            for entry in members.iter().filter_map(|id| self.entries.get(id)) {
+                deadline = deadline.min(entry.request.deadline());
+                ceiling = ceiling.min(entry.ceiling_wei_per_gas);
+            }
+            let has_lingered =
+                group.ready_since.is_some_and(|since| now >= since.saturating_add(limits.linger));
+            let trigger = if is_full {
+                Trigger::Full
+            } else if deadline <= urgent && limits.urgent > Duration::ZERO && has_lingered {
+                Trigger::Deadline
+            } else if has_lingered {
+                Trigger::Linger
+            } else {
+                continue;
+            };
+            self.take(now, key, lane, &members);
+            return Some(Selection { key, members, trigger, deadline, ceiling_wei_per_gas: ceiling });
+        }
+        None
+    }
+
+    /// Members for one transaction, and whether it is full.
+    fn pick(
+        &self,
+        key: VehicleKey,
+        group: &Group,
+        lane: LaneId,
+        limits: &ComposeLimits,
+        cutoff: Timestamp,
+        urgent: Timestamp,
+    ) -> (Vec<RequestId>, bool) {
+        let mut cursors: Vec<_> = group
+            .tenants
+            .iter()
+            .map(|(tenant, share)| {
+                let weight = u64::from(self.weights.get(tenant).copied().unwrap_or(1));
+                (share.virtual_time, weight, share.ready.iter().peekable())
+            })
+            .collect();
+        let mut room = Room::new(limits);
+        while !room.is_full {
+            // Urgent first, by deadline; then the tenant that was served least.
+            let next = cursors
+                .iter_mut()
+                .enumerate()
+                .filter_map(|(index, (time, _, ready))| {
+                    let (deadline, seq, _) = **ready.peek()?;
+                    (deadline <= cutoff).then(|| {
+                        let rank = if deadline <= urgent { (0, deadline.0) } else { (1, *time) };
+                        (rank, deadline, seq, index)
+                    })
+                })
+                .min();
+            let Some((_, _, _, index)) = next else { break };
+            let (time, weight, ready) = &mut cursors[index];
+            let Some((_, _, head)) = ready.next() else { break };
+            let before = room.gas;
+            match head {
+                Head::Request(id) => {
+                    if let Some(entry) = self.entries.get(id) {
+                        room.add(entry, limits);
+                    }
+                }
+                Head::Signer(signer) => {
+                    let Some(state) = self.signers.get(signer) else { continue };
+                    if state.lane.is_some_and(|bound| bound != lane) {
+                        continue;
+                    }
+                    let Some(mut nonce) = state.next() else { continue };
+                    while let Some(entry) = state.waiting.get(&nonce).and_then(|id| self.entries.get(id)) {
+                        if VehicleKey::of(&entry.request) != key || !room.add(entry, limits) {
+                            break;
+                        }
+                        nonce += 1;
+                    }
+                }
+            }
+            *time = time.saturating_add((room.gas - before) / *weight);
+        }
+        (room.members, room.is_full)
+    }
+
+    fn take(&mut self, now: Timestamp, key: VehicleKey, lane: LaneId, members: &[RequestId]) {
+        let mut touched = BTreeSet::new();
+        for id in members {
+            let Some(entry) = self.entries.get(id) else { continue };
+            let (deadline, seq, gas, tenant) =
+                (entry.request.deadline(), entry.seq, entry.gas, entry.tenant.clone());
+            let sequence = entry.request.sequence();
+            if self.deadlines.remove(&(deadline, *id)) {
+                self.waiting -= 1;
+            }
+            let weight = u64::from(self.weights.get(&tenant).copied().unwrap_or(1));
+            if let Some(share) = self.groups.get_mut(&key).and_then(|group| group.tenants.get_mut(&tenant)) {
+                share.virtual_time = share.virtual_time.saturating_add(gas / weight);
+            }
+            match sequence {
+                Some((forwarder, signer, nonce)) => {
+                    if let Some(state) = self.signers.get_mut(&(forwarder, signer)) {
+                        state.waiting.remove(&nonce);
+                        state.in_flight.insert(nonce, *id);
+                        state.lane = Some(lane);
+                    }
+                    touched.insert((forwarder, signer));
+                }
+                None => self.unready(key, &tenant, (deadline, seq, Head::Request(*id))),
+            }
+        }
+        for signer in touched {
+            self.refresh(now, signer);
+        }
+        if let Some(group) = self.groups.get_mut(&key) {
+            group.ready_since = Some(now);
+        }
+    }
+}
+
+/// What still fits.
+struct Room {
+    members: Vec<RequestId>,
+    gas: u64,
+    bytes: usize,
+    max_members: usize,
+    least_ceiling: Option<u128>,
+    is_full: bool,
+}
+
+impl Room {
+    const fn new(limits: &ComposeLimits) -> Self {
+        Self {
+            members: Vec::new(),
+            gas: limits.base_gas,
+            bytes: 0,
+            max_members: limits.max_batch,
+            least_ceiling: None,
+            is_full: false,
+        }
+    }
+
+    /// Adds `entry` if it fits; `false` if it can't join this transaction.
+    fn add(&mut self, entry: &QueuedRequest, limits: &ComposeLimits) -> bool {
+        if entry.ceiling_wei_per_gas < limits.next_base_fee {
+            return false;
+        }
+        // A member with a low ceiling would hold the others' fee cap down.
+        let least = *self.least_ceiling.get_or_insert_with(|| entry.ceiling_wei_per_gas.min(limits.quote_max_fee));
+        if entry.ceiling_wei_per_gas < least {
+            return false;
+        }
+        // After failures as a whole: a quarter, a sixteenth, alone.
+        let company = match entry.batch_failures {
+            0 => limits.max_batch,
+            1 => limits.max_batch.div_ceil(4),
+            2 => limits.max_batch.div_ceil(16),
+            _ => 1,
+        };
+        if self.members.len() >= company {
+            return false;
+        }
+        let (gas, bytes) = (self.gas.saturating_add(entry.gas), self.bytes + entry.bytes);
+        // The first always fits: what is too large alone was refused at admission.
+        if !self.members.is_empty() && (gas > limits.max_gas || bytes > limits.max_bytes) {
+            self.is_full = true;
+            return false;
+        }
+        self.max_members = self.max_members.min(company);
+        (self.gas, self.bytes) = (gas, bytes);
+        self.members.push(entry.request.id());
+        if self.members.len() >= self.max_members {
+            self.is_full = true;
+        }
+        !self.is_full
+    }
+}
