@@ -352,3 +352,6 @@ fn step(base: u128, max_change_bps: u32) -> u128 {
     let change = U256::from(base) * U256::from(max_change_bps) / U256::from(WHOLE_BPS);
     u128::try_from(change).unwrap_or(u128::MAX).max(1)
 }
+
+#[cfg(test)]
+mod tests;
