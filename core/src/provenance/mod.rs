@@ -1,0 +1,9 @@
+//! Proof of what the relayer did: a hash-chained log of its decisions, and Merkle trees for anchors.
+
+#![deny(clippy::float_arithmetic)]
+
+mod decision;
+mod merkle;
+
+pub use decision::{ChainBreak, ChainFault, Decision, DecodeError, Entry, Head, verify_chain, verify_chain_from};
+pub use merkle::{MAX_PROOF_LEN, MerkleTree, leaf_hash, node_hash, verify};
