@@ -1,0 +1,545 @@
+//! Decides what the writes of one commit do. Pure: the storage loads what they touch ([`Needs`]) into a [`WorkingSet`],
+//! [`WorkingSet::apply`] decides every write in order, and the storage writes the changed rows back in a few statements.
+//!
+//! Because every precondition is checked here, on loaded state that already holds the writes before, a refused write
+//! leaves nothing behind and cannot spoil its neighbours.
+
+use std::collections::HashMap;
+
+use alloy_primitives::{Address, B256, U256};
+
+use super::record::{
+    AcceptOutcome, AttemptRecord, BatchRecord, BatchState, DecisionRow, EventRecord, NewRequest, PlannedBatch,
+    RequestChange, RequestRecord, Write, WriteOutcome,
+};
+use crate::{
+    request::{BatchId, LaneId, RequestId, Status},
+    time::Timestamp,
+};
+
+/// Longest idempotency key, bytes.
+const MAX_KEY_BYTES: usize = 255;
+/// Milliseconds of the buckets in which `spent` is kept.
+pub(super) const HOUR_MS: u64 = 3_600_000;
+
+/// (tenant, idempotency key).
+pub(super) type Key = (String, String);
+/// (chain, forwarder, signer, nonce).
+pub(super) type Sequence = (u64, Address, Address, u64);
+/// (hour since the epoch, tenant, chain).
+pub(super) type SpentKey = (u64, String, u64);
+
+/// The highest numbers given out.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Cursor {
+    pub(super) request: u64,
+    pub(super) batch: u64,
+    pub(super) event: u64,
+    pub(super) decision: u64,
+}
+
+/// What must be loaded before a commit's writes can be decided.
+#[derive(Debug, Default)]
+pub(super) struct Needs {
+    /// Requests that are changed.
+    pub(super) requests: Vec<RequestId>,
+    /// Requests that may be answered with as a whole, so that their payload is needed too.
+    pub(super) answers: Vec<RequestId>,
+    pub(super) keys: Vec<Key>,
+    pub(super) sequences: Vec<Sequence>,
+    pub(super) lanes: Vec<LaneId>,
+    pub(super) batches: Vec<BatchId>,
+    pub(super) attempts: Vec<B256>,
+}
+
+impl Needs {
+    pub(super) fn of(writes: &[Write]) -> Self {
+        let mut needs = Self::default();
+        for write in writes {
+            match write {
+                Write::Accept(new) => {
+                    needs.answers.push(new.id);
+                    if let Some(key) = &new.idempotency {
+                        needs.keys.push((new.tenant.clone(), key.key.clone()));
+                    }
+                    needs.sequences.extend(sequence_of(new.chain_id, new.sequence));
+                }
+                Write::Plan(plan) => {
+                    needs.requests.extend_from_slice(&plan.members);
+                    needs.lanes.push(plan.batch.id.lane);
+                    needs.batches.push(plan.batch.id);
+                    needs.attempts.push(plan.attempt.hash);
+                }
+                Write::Attempt(attempt) => {
+                    needs.batches.push(attempt.batch);
+                    needs.attempts.push(attempt.hash);
+                }
+                Write::Batch { id, changes, .. } => {
+                    needs.batches.push(*id);
+                    needs.requests.extend(changes.iter().map(|change| change.id));
+                }
+                Write::Requests { changes, .. } => needs.requests.extend(changes.iter().map(|change| change.id)),
+                Write::Decision(_) | Write::Meta { .. } => {}
+            }
+        }
+        needs
+    }
+}
+
+fn sequence_of(chain_id: u64, sequence: Option<(Address, Address, u64)>) -> Option<Sequence> {
+    sequence.map(|(forwarder, signer, nonce)| (chain_id, forwarder, signer, nonce))
+}
+
+/// Live, or executed: nobody else may use its (forwarder, signer, nonce).
+pub(super) const fn holds_nonce(status: Status) -> bool {
+    !matches!(status, Status::Rejected | Status::Expired | Status::Cancelled)
+}
+
+/// A request in the working set.
+#[derive(Debug)]
+pub(super) struct RequestEntry {
+    /// Its payload, promise and quote are empty unless the request was loaded as an answer or is new.
+    pub(super) record: RequestRecord,
+    /// Number of its events.
+    pub(super) events: u32,
+    /// As it was stored; `None` if this commit accepted it.
+    pub(super) stored: Option<Stored>,
+    pub(super) changed: bool,
+}
+
+/// What the running numbers need of a stored request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stored {
+    pub(super) status: Status,
+    pub(super) cost_wei: Option<U256>,
+}
+
+/// A batch in the working set.
+#[derive(Debug)]
+pub(super) struct BatchEntry {
+    pub(super) record: BatchRecord,
+    /// Its number in storage.
+    pub(super) seq: u64,
+    /// Index of its newest attempt.
+    pub(super) last_attempt: u32,
+    pub(super) is_new: bool,
+    pub(super) changed: bool,
+}
+
+/// A new idempotency key.
+#[derive(Debug)]
+pub(super) struct NewKey {
+    pub(super) key: Key,
+    pub(super) body_hash: B256,
+    pub(super) request_seq: u64,
+}
+
+/// Everything that a commit's writes touch: as stored, then as changed by them.
+#[derive(Debug, Default)]
+pub(super) struct WorkingSet {
+    pub(super) cursor: Cursor,
+    pub(super) requests: Vec<RequestEntry>,
+    by_id: HashMap<RequestId, usize>,
+    keys: HashMap<Key, (B256, RequestId)>,
+    holders: HashMap<Sequence, RequestId>,
+    highest_nonces: HashMap<LaneId, u64>,
+    pub(super) batches: Vec<BatchEntry>,
+    by_batch: HashMap<BatchId, usize>,
+    attempt_owners: HashMap<B256, BatchId>,
+
+    /// New rows, in order. Every event with its request's number.
+    pub(super) new_keys: Vec<NewKey>,
+    pub(super) new_members: Vec<(u64, u64, u64)>,
+    pub(super) new_attempts: Vec<(u64, AttemptRecord)>,
+    pub(super) new_events: Vec<(u64, EventRecord)>,
+    pub(super) new_decisions: Vec<DecisionRow>,
+    pub(super) new_meta: Vec<(String, String)>,
+}
+
+impl WorkingSet {
+    pub(super) fn new(cursor: Cursor) -> Self {
+        Self { cursor, ..Self::default() }
+    }
+
+    pub(super) fn holds_request(&self, id: RequestId) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
+    pub(super) fn load_request(&mut self, record: RequestRecord, events: u32) {
+        let stored = Stored { status: record.status, cost_wei: record.cost_wei };
+        self.by_id.insert(record.id, self.requests.len());
+        self.requests.push(RequestEntry { record, events, stored: Some(stored), changed: false });
+    }
+
+    pub(super) fn load_key(&mut self, key: Key, body_hash: B256, request: RequestId) {
+        self.keys.insert(key, (body_hash, request));
+    }
+
+    pub(super) fn load_holder(&mut self, sequence: Sequence, request: RequestId) {
+        self.holders.insert(sequence, request);
+    }
+
+    pub(super) fn load_highest_nonce(&mut self, lane: LaneId, nonce: u64) {
+        self.highest_nonces.insert(lane, nonce);
+    }
+
+    pub(super) fn load_batch(&mut self, record: BatchRecord, seq: u64, last_attempt: u32) {
+        self.by_batch.insert(record.id, self.batches.len());
+        self.batches.push(BatchEntry { record, seq, last_attempt, is_new: false, changed: false });
+    }
+
+    pub(super) fn holds_batch(&self, id: BatchId) -> bool {
+        self.by_batch.contains_key(&id)
+    }
+
+    pub(super) fn load_attempt(&mut self, hash: B256, batch: BatchId) {
+        self.attempt_owners.insert(hash, batch);
+    }
+
+    /// Decides `write` on top of all writes before it.
+    pub(super) fn apply(&mut self, write: Write) -> WriteOutcome {
+        match write {
+            Write::Accept(new) => self.accept(*new),
+            Write::Plan(plan) => self.plan(*plan),
+            Write::Attempt(attempt) => self.attempt(*attempt),
+            Write::Batch { id, state, included_hash, block, gas_used, cost_wei, changes, at } => {
+                let facts = BatchFacts { state, included_hash, block, gas_used, cost_wei };
+                self.batch(id, facts, changes, at)
+            }
+            Write::Requests { changes, at } => WriteOutcome::Applied(self.change_all(changes, None, at)),
+            Write::Decision(row) => self.decision(row),
+            Write::Meta { key, value } => {
+                self.new_meta.push((key, value));
+                WriteOutcome::Applied(Vec::new())
+            }
+        }
+    }
+
+    fn accept(&mut self, new: NewRequest) -> WriteOutcome {
+        let key = new.idempotency.map(|idempotency| ((new.tenant.clone(), idempotency.key), idempotency.body_hash));
+        if let Some((key, body_hash)) = &key {
+            if key.1.len() > MAX_KEY_BYTES {
+                let len = key.1.len();
+                return WriteOutcome::Refused(format!("idempotency key has {len} bytes, limit {MAX_KEY_BYTES}"));
+            }
+            match self.keys.get(key) {
+                Some((known, existing)) if known != body_hash => {
+                    return WriteOutcome::Accept(AcceptOutcome::IdempotencyConflict { existing: *existing });
+                }
+                Some((_, existing)) => return self.duplicate(*existing),
+                None => {}
+            }
+        }
+        if let Some(&at) = self.by_id.get(&new.id) {
+            // The same content under a new key: from now on that key belongs to it too.
+            if let Some((key, body_hash)) = key {
+                self.remember_key(key, body_hash, at);
+            }
+            return self.duplicate(new.id);
+        }
+        let sequence = sequence_of(new.chain_id, new.sequence);
+        if let Some(sequence) = sequence {
+            if let Some(&existing) = self.holders.get(&sequence) {
+                return WriteOutcome::Accept(AcceptOutcome::NonceConflict { existing });
+            }
+            self.holders.insert(sequence, new.id);
+        }
+
+        self.cursor.request += 1;
+        let at = self.requests.len();
+        self.by_id.insert(new.id, at);
+        self.requests.push(RequestEntry {
+            record: RequestRecord {
+                seq: self.cursor.request,
+                id: new.id,
+                tenant: new.tenant,
+                chain_id: new.chain_id,
+                kind: new.kind.to_owned(),
+                sequence: new.sequence,
+                target: new.target,
+                status: Status::Queued,
+                reason: None,
+                deadline: new.deadline,
+                accepted_at: new.accepted_at,
+                updated_at: new.accepted_at,
+                batch: None,
+                reserved_wei: new.reserved_wei,
+                ceiling_wei_per_gas: new.ceiling_wei_per_gas,
+                cost_wei: None,
+                gas_used: None,
+                tx_hash: None,
+                block_number: None,
+                payload: new.payload,
+                promise_signature: new.promise_signature,
+                quote: new.quote,
+                batch_failures: 0,
+            },
+            events: 0,
+            stored: None,
+            changed: true,
+        });
+        if let Some((key, body_hash)) = key {
+            self.remember_key(key, body_hash, at);
+        }
+        let event = self.emit(at, None, None);
+        WriteOutcome::Accept(AcceptOutcome::Accepted { seq: self.cursor.request, event })
+    }
+
+    fn remember_key(&mut self, key: Key, body_hash: B256, at: usize) {
+        let RequestRecord { id, seq, .. } = self.requests[at].record;
+        self.keys.insert(key.clone(), (body_hash, id));
+        self.new_keys.push(NewKey { key, body_hash, request_seq: seq });
+    }
+
+    fn duplicate(&self, id: RequestId) -> WriteOutcome {
+        let Some(&at) = self.by_id.get(&id) else { unreachable!("answers are loaded with their payloads") };
+        WriteOutcome::Accept(AcceptOutcome::Duplicate(Box::new(self.requests[at].record.clone())))
+    }
+
+    fn plan(&mut self, plan: PlannedBatch) -> WriteOutcome {
+        let PlannedBatch { batch, members, attempt, at } = plan;
+        if let Some(why) = self.refusal_of_plan(&batch, &members, &attempt) {
+            return WriteOutcome::Refused(why);
+        }
+        let id = batch.id;
+        self.cursor.batch += 1;
+        let seq = self.cursor.batch;
+        self.highest_nonces.insert(id.lane, id.nonce);
+        self.attempt_owners.insert(attempt.hash, id);
+        self.by_batch.insert(id, self.batches.len());
+        self.batches.push(BatchEntry { record: batch, seq, last_attempt: attempt.index, is_new: true, changed: false });
+        self.new_attempts.push((seq, attempt));
+        let mut events = Vec::with_capacity(members.len());
+        for (position, member) in members.into_iter().enumerate() {
+            let index = self.by_id[&member];
+            self.new_members.push((seq, position as u64, self.requests[index].record.seq));
+            self.set(index, RequestChange::to(member, Status::Batched), Some(id), at);
+            events.push(self.emit(index, None, Some(id)));
+        }
+        WriteOutcome::Applied(events)
+    }
+
+    fn refusal_of_plan(&self, batch: &BatchRecord, members: &[RequestId], attempt: &AttemptRecord) -> Option<String> {
+        let id = batch.id;
+        if batch.state != BatchState::Signed {
+            return Some(format!("batch {id} is planned as {:?}, expected Signed", batch.state));
+        }
+        if attempt.batch != id || attempt.index != 0 {
+            let AttemptRecord { batch: other, index, .. } = attempt;
+            return Some(format!("first attempt of batch {id} says batch {other}, index {index}"));
+        }
+        if self.by_batch.contains_key(&id) {
+            return Some(format!("batch {id} exists"));
+        }
+        if i64::try_from(id.nonce).is_err() {
+            return Some(format!("nonce {} is above the limit {}", id.nonce, i64::MAX));
+        }
+        if let Some(&highest) = self.highest_nonces.get(&id.lane)
+            && id.nonce != highest + 1
+        {
+            return Some(format!("nonce {} of lane {} is not the next one, {} (I4)", id.nonce, id.lane, highest + 1));
+        }
+        if let Some(owner) = self.attempt_owners.get(&attempt.hash) {
+            return Some(format!("attempt {} belongs to batch {owner}", attempt.hash));
+        }
+        let mut seen = std::collections::HashSet::with_capacity(members.len());
+        members.iter().find_map(|member| {
+            let Some(&at) = self.by_id.get(member) else { return Some(format!("request {member} is unknown")) };
+            let record = &self.requests[at].record;
+            if record.status != Status::Queued {
+                return Some(format!("request {member} is {}, not queued", record.status));
+            }
+            if record.chain_id != id.lane.chain_id {
+                return Some(format!(
+                    "request {member} is for chain {}, lane for {}",
+                    record.chain_id, id.lane.chain_id
+                ));
+            }
+            (!seen.insert(member)).then(|| format!("request {member} is a member twice"))
+        })
+    }
+
+    fn attempt(&mut self, attempt: AttemptRecord) -> WriteOutcome {
+        let Some(&at) = self.by_batch.get(&attempt.batch) else {
+            return WriteOutcome::Refused(format!("batch {} is unknown", attempt.batch));
+        };
+        match self.attempt_owners.get(&attempt.hash) {
+            Some(owner) if *owner == attempt.batch => return WriteOutcome::Applied(Vec::new()),
+            Some(owner) => {
+                return WriteOutcome::Refused(format!("attempt {} belongs to batch {owner}", attempt.hash));
+            }
+            None => {}
+        }
+        let batch = &mut self.batches[at];
+        if batch.record.state.is_final() {
+            return WriteOutcome::Refused(format!("batch {} is final: {:?}", attempt.batch, batch.record.state));
+        }
+        if attempt.index <= batch.last_attempt {
+            return WriteOutcome::Refused(format!(
+                "attempt index {} of batch {} is not above {}",
+                attempt.index, attempt.batch, batch.last_attempt
+            ));
+        }
+        batch.last_attempt = attempt.index;
+        self.attempt_owners.insert(attempt.hash, attempt.batch);
+        self.new_attempts.push((batch.seq, attempt));
+        WriteOutcome::Applied(Vec::new())
+    }
+
+    fn batch(&mut self, id: BatchId, facts: BatchFacts, changes: Vec<RequestChange>, at: Timestamp) -> WriteOutcome {
+        let Some(&index) = self.by_batch.get(&id) else {
+            return WriteOutcome::Refused(format!("batch {id} is unknown"));
+        };
+        let batch = &mut self.batches[index];
+        let state = batch.record.state;
+        if state != facts.state && !state.can_become(facts.state) {
+            return WriteOutcome::Refused(format!("batch {id} is {state:?}, which cannot become {:?}", facts.state));
+        }
+        if !state.is_final() {
+            let BatchFacts { state, included_hash, block, gas_used, cost_wei } = facts;
+            batch.record = BatchRecord { state, included_hash, block, gas_used, cost_wei, ..batch.record.clone() };
+            batch.changed = true;
+        }
+        WriteOutcome::Applied(self.change_all(changes, Some(id), at))
+    }
+
+    fn change_all(&mut self, changes: Vec<RequestChange>, batch: Option<BatchId>, at: Timestamp) -> Vec<EventRecord> {
+        changes.into_iter().filter_map(|change| self.change(change, batch, at)).collect()
+    }
+
+    /// Applies `change` on behalf of `batch`, or of nobody, if the request's status allows it and the request is in
+    /// exactly that batch. Without the second condition a repeated write about an old batch could pull the request out
+    /// of its new one, and an expiry that raced with the composer could end a request that is already signed (I1).
+    fn change(&mut self, mut change: RequestChange, batch: Option<BatchId>, at: Timestamp) -> Option<EventRecord> {
+        let (request, to) = (change.id, change.to);
+        let Some(&index) = self.by_id.get(&request) else {
+            tracing::warn!(%request, %to, "change of an unknown request skipped");
+            return None;
+        };
+        let entry = &mut self.requests[index];
+        let from = entry.record.status;
+        if from == to {
+            // A repetition, or another block for the same inclusion: no event, but the facts are kept.
+            if batch.is_some() && entry.record.batch == batch && !from.is_terminal() {
+                change.batch_failed = false;
+                change.reason = change.reason.or(entry.record.reason);
+                self.set(index, change, batch, at);
+            }
+            return None;
+        }
+        if entry.record.batch != batch || to == Status::Batched || !from.can_become(to) {
+            let holder = entry.record.batch;
+            tracing::warn!(%request, %from, %to, ?holder, by = ?batch, "change of a request skipped");
+            return None;
+        }
+        let detail = change.detail.take();
+        self.set(index, change, (to != Status::Queued).then_some(batch).flatten(), at);
+        Some(self.emit(index, detail, batch))
+    }
+
+    /// Writes `change` into the record, unconditionally.
+    fn set(&mut self, index: usize, change: RequestChange, batch: Option<BatchId>, at: Timestamp) {
+        let entry = &mut self.requests[index];
+        let record = &mut entry.record;
+        let was_holding = holds_nonce(record.status);
+        record.status = change.to;
+        record.reason = change.reason;
+        record.updated_at = at;
+        record.batch = batch;
+        record.batch_failures = record.batch_failures.saturating_add(u32::from(change.batch_failed));
+        // Executed statuses may leave out what is known already; all others take back what a reorganisation undid.
+        let executed = matches!(change.to, Status::Included | Status::Finalized | Status::Reverted);
+        record.tx_hash = change.tx_hash.or(record.tx_hash.filter(|_| executed));
+        record.block_number = change.block_number.or(record.block_number.filter(|_| executed));
+        record.gas_used = change.gas_used.or(record.gas_used.filter(|_| executed));
+        record.cost_wei = change.cost_wei.or(record.cost_wei.filter(|_| executed));
+        entry.changed = true;
+        if was_holding
+            && !holds_nonce(record.status)
+            && let Some(sequence) = sequence_of(record.chain_id, record.sequence)
+            && self.holders.get(&sequence) == Some(&record.id)
+        {
+            self.holders.remove(&sequence);
+        }
+    }
+
+    /// Numbers the event of the request's present status.
+    fn emit(&mut self, index: usize, detail: Option<String>, batch: Option<BatchId>) -> EventRecord {
+        self.cursor.event += 1;
+        let entry = &mut self.requests[index];
+        entry.events += 1;
+        let record = &entry.record;
+        let event = EventRecord {
+            seq: self.cursor.event,
+            request_id: record.id,
+            request_seq: entry.events,
+            tenant: record.tenant.clone(),
+            chain_id: record.chain_id,
+            status: record.status,
+            reason: record.reason,
+            detail,
+            batch,
+            tx_hash: record.tx_hash,
+            block_number: record.block_number,
+            at_ms: record.updated_at.0,
+        };
+        self.new_events.push((record.seq, event.clone()));
+        event
+    }
+
+    fn decision(&mut self, row: DecisionRow) -> WriteOutcome {
+        let next = self.cursor.decision + 1;
+        if row.seq != next {
+            return WriteOutcome::Refused(format!("decision {} is not the next one, {next}", row.seq));
+        }
+        self.cursor.decision = next;
+        self.new_decisions.push(row);
+        WriteOutcome::Applied(Vec::new())
+    }
+
+    /// How the numbers of requests by (chain, status) change.
+    pub(super) fn count_changes(&self) -> HashMap<(u64, Status), i64> {
+        let mut changes = HashMap::new();
+        for RequestEntry { record, stored, .. } in &self.requests {
+            let before = stored.map(|stored| stored.status);
+            if before != Some(record.status) {
+                *changes.entry((record.chain_id, record.status)).or_default() += 1;
+                if let Some(before) = before {
+                    *changes.entry((record.chain_id, before)).or_default() -= 1;
+                }
+            }
+        }
+        changes.retain(|_, change| *change != 0);
+        changes
+    }
+
+    /// How the sums of (reserved, spent) wei change. Modulo 2²⁵⁶, so that adding and taking away always cancel out; real
+    /// amounts of wei stay far below.
+    pub(super) fn spent_changes(&self) -> HashMap<SpentKey, (U256, U256)> {
+        let mut changes: HashMap<SpentKey, (U256, U256)> = HashMap::new();
+        for RequestEntry { record, stored, .. } in &self.requests {
+            let share = |status: Status, cost: Option<U256>| match status.is_terminal() {
+                true => (U256::ZERO, cost.unwrap_or_default()),
+                false => (record.reserved_wei, U256::ZERO),
+            };
+            let before = stored.map_or((U256::ZERO, U256::ZERO), |stored| share(stored.status, stored.cost_wei));
+            let after = share(record.status, record.cost_wei);
+            if before != after {
+                let key = (record.accepted_at.0 / HOUR_MS, record.tenant.clone(), record.chain_id);
+                let sums = changes.entry(key).or_default();
+                sums.0 = sums.0.wrapping_add(after.0).wrapping_sub(before.0);
+                sums.1 = sums.1.wrapping_add(after.1).wrapping_sub(before.1);
+            }
+        }
+        changes
+    }
+}
+
+/// What a [`Write::Batch`] says about the batch itself.
+struct BatchFacts {
+    state: BatchState,
+    included_hash: Option<B256>,
+    block: Option<(u64, B256)>,
+    gas_used: Option<u64>,
+    cost_wei: Option<U256>,
+}

@@ -1,0 +1,358 @@
+//! Group commit: one task owns writing, and everything that waits shares the next fsync.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use tokio::{
+    sync::{Semaphore, TryAcquireError, broadcast, mpsc, oneshot},
+    task::JoinHandle,
+    time::Instant,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{AcceptOutcome, Durable, EventRecord, Ledger, LedgerError, Write, WriteOutcome};
+
+type Outcomes = Vec<Durable<WriteOutcome>>;
+
+/// Bounds of the write queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupCommitConfig {
+    /// Most writes that wait (`ledger.queue_len`); beyond, submitters wait or get [`LedgerError::Full`].
+    pub queue_len: usize,
+    /// Most writes in one transaction (`ledger.max_group`). Writes submitted together are never split, so one larger
+    /// submission still makes one larger transaction.
+    pub max_group: usize,
+    /// Most committed groups that a slow subscriber may lag behind (`ledger.event_backlog`) before it has to read what
+    /// it missed from [`Ledger::events`].
+    pub event_backlog: usize,
+}
+
+impl Default for GroupCommitConfig {
+    fn default() -> Self {
+        Self { queue_len: 16_384, max_group: 2_048, event_backlog: 1_024 }
+    }
+}
+
+/// Handle to the task that owns writing. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct GroupCommit {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: GroupCommitConfig,
+    /// One permit per write that may wait. The queue below has as many places, so a submission with permits fits.
+    room: Semaphore,
+    queue: mpsc::Sender<Submission>,
+    events: broadcast::Sender<Arc<[EventRecord]>>,
+    in_doubt: AtomicBool,
+    closing: CancellationToken,
+    ended: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Submission {
+    writes: Vec<Write>,
+    answer: oneshot::Sender<Result<Outcomes, LedgerError>>,
+}
+
+impl GroupCommit {
+    /// Starts the writing task on the current tokio runtime. Whoever gets the [`JoinHandle`] must watch it: the task ends
+    /// with `Ok` after [`Self::close`], and with the error if a commit is in doubt; nothing can be written after either.
+    pub fn spawn(ledger: Arc<dyn Ledger>, config: GroupCommitConfig) -> (Self, JoinHandle<Result<(), LedgerError>>) {
+        // Tokio's channels refuse a capacity of 0, and a semaphore holds at most `MAX_PERMITS`.
+        let queue_len = config.queue_len.clamp(1, Semaphore::MAX_PERMITS);
+        let config = GroupCommitConfig { queue_len, max_group: config.max_group.max(1), ..config };
+        let (queue, waiting) = mpsc::channel(config.queue_len);
+        let (events, _) = broadcast::channel(config.event_backlog.max(1));
+        let ended = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            config,
+            room: Semaphore::new(config.queue_len),
+            queue,
+            events,
+            in_doubt: AtomicBool::new(false),
+            closing: CancellationToken::new(),
+            ended: ended.clone(),
+        });
+        let task = WritingTask {
+            ledger,
+            shared: Arc::clone(&shared),
+            waiting,
+            carried: None,
+            closing: false,
+            _ended: ended.drop_guard(),
+        };
+        (Self { shared }, tokio::spawn(task.run()))
+    }
+
+    /// Commits `write` with whatever else waits. Waits for room in the queue.
+    ///
+    /// # Errors
+    /// As [`Ledger::commit`]; [`LedgerError::Closed`] after [`Self::close`]; [`LedgerError::InDoubt`] from the first
+    /// commit in doubt on, until restart.
+    pub async fn submit(&self, write: Write) -> Result<Durable<WriteOutcome>, LedgerError> {
+        self.submit_all(vec![write]).await.map(only)
+    }
+
+    /// Commits `writes`, in order and in one transaction, with whatever else waits. Waits for room in the queue.
+    ///
+    /// # Errors
+    /// As [`Self::submit`]; [`LedgerError::Full`] if there are more writes than the queue can ever hold.
+    pub async fn submit_all(&self, writes: Vec<Write>) -> Result<Outcomes, LedgerError> {
+        let count = self.count(&writes)?;
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let permits = self.shared.room.acquire_many(count).await.map_err(|_| self.gone())?;
+        permits.forget();
+        self.enqueue(writes)?.await.unwrap_or_else(|_| Err(writer_died()))
+    }
+
+    /// [`Self::submit`], but [`LedgerError::Full`] at once where that would wait for room.
+    ///
+    /// # Errors
+    /// As [`Self::submit`], and [`LedgerError::Full`].
+    pub async fn try_submit(&self, write: Write) -> Result<Durable<WriteOutcome>, LedgerError> {
+        self.try_submit_all(vec![write]).await.map(only)
+    }
+
+    /// [`Self::submit_all`], but [`LedgerError::Full`] at once where that would wait for room.
+    ///
+    /// # Errors
+    /// As [`Self::submit_all`].
+    pub async fn try_submit_all(&self, writes: Vec<Write>) -> Result<Outcomes, LedgerError> {
+        let count = self.count(&writes)?;
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        match self.shared.room.try_acquire_many(count) {
+            Ok(permits) => permits.forget(),
+            Err(TryAcquireError::Closed) => return Err(self.gone()),
+            Err(TryAcquireError::NoPermits) => {
+                metrics::counter!("slackwater_ledger_queue_full_total").increment(1);
+                return Err(LedgerError::Full { len: self.waiting(), limit: self.shared.config.queue_len });
+            }
+        }
+        self.enqueue(writes)?.await.unwrap_or_else(|_| Err(writer_died()))
+    }
+
+    /// Events of every group, in order of their `seq`, each strictly after its commit. A subscriber that lags more than
+    /// [`GroupCommitConfig::event_backlog`] groups is told so, and reads the missing ones from [`Ledger::events`].
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<[EventRecord]>> {
+        self.shared.events.subscribe()
+    }
+
+    /// Writes that wait or are being committed.
+    pub fn waiting(&self) -> usize {
+        self.shared.config.queue_len.saturating_sub(self.shared.room.available_permits())
+    }
+
+    /// Refuses further writes, commits those that wait, and returns when the writing task has ended. The ledger stays
+    /// open. Safe to repeat.
+    pub async fn close(&self) {
+        self.shared.room.close();
+        self.shared.closing.cancel();
+        self.shared.ended.cancelled().await;
+    }
+
+    fn count(&self, writes: &[Write]) -> Result<u32, LedgerError> {
+        let limit = self.shared.config.queue_len;
+        match u32::try_from(writes.len()) {
+            Ok(count) if writes.len() <= limit => Ok(count),
+            _ => Err(LedgerError::Full { len: writes.len(), limit }),
+        }
+    }
+
+    fn enqueue(&self, writes: Vec<Write>) -> Result<oneshot::Receiver<Result<Outcomes, LedgerError>>, LedgerError> {
+        let (answer, answered) = oneshot::channel();
+        match self.shared.queue.try_send(Submission { writes, answer }) {
+            Ok(()) => Ok(answered),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(self.gone()),
+            Err(mpsc::error::TrySendError::Full(_)) => unreachable!("every place in the queue has a permit"),
+        }
+    }
+
+    /// Why nothing more can be written.
+    fn gone(&self) -> LedgerError {
+        match self.shared.in_doubt.load(Ordering::Acquire) {
+            true => LedgerError::InDoubt("an earlier commit is in doubt; restart to reconcile".to_owned()),
+            false => LedgerError::Closed,
+        }
+    }
+}
+
+fn only(mut outcomes: Outcomes) -> Durable<WriteOutcome> {
+    match (outcomes.pop(), outcomes.is_empty()) {
+        (Some(outcome), true) => outcome,
+        _ => unreachable!("a ledger answers every write once"),
+    }
+}
+
+/// A queued submission is always answered, unless the writing task panicked or was aborted: perhaps after the commit.
+fn writer_died() -> LedgerError {
+    LedgerError::InDoubt("the writing task ended without an answer".to_owned())
+}
+
+struct WritingTask {
+    ledger: Arc<dyn Ledger>,
+    shared: Arc<Shared>,
+    waiting: mpsc::Receiver<Submission>,
+    /// Taken from the queue, but too large for the group at hand.
+    carried: Option<Submission>,
+    closing: bool,
+    _ended: DropGuard,
+}
+
+impl WritingTask {
+    async fn run(mut self) -> Result<(), LedgerError> {
+        while let Some(group) = self.next_group().await {
+            if let Err(error) = self.commit_group(group).await {
+                tracing::error!(%error, "a commit is in doubt; nothing more will be written");
+                self.refuse_all(&error);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that waits, up to `max_group` writes; waits for the first. `None` once closed and drained.
+    async fn next_group(&mut self) -> Option<Vec<Submission>> {
+        let first = match self.carried.take() {
+            Some(carried) => carried,
+            None => self.next_submission().await?,
+        };
+        let mut count = first.writes.len();
+        let mut group = vec![first];
+        while count < self.shared.config.max_group
+            && let Ok(next) = self.waiting.try_recv()
+        {
+            if count + next.writes.len() > self.shared.config.max_group {
+                self.carried = Some(next);
+                break;
+            }
+            count += next.writes.len();
+            group.push(next);
+        }
+        Some(group)
+    }
+
+    async fn next_submission(&mut self) -> Option<Submission> {
+        if !self.closing {
+            tokio::select! {
+                biased;
+                next = self.waiting.recv() => return next,
+                () = self.shared.closing.cancelled() => {}
+            }
+            self.closing = true;
+            self.waiting.close();
+        }
+        self.waiting.recv().await
+    }
+
+    /// Commits `group` and answers its submitters. Fails only if the commit is in doubt.
+    async fn commit_group(&self, group: Vec<Submission>) -> Result<(), LedgerError> {
+        let (writes, submitters): (Vec<_>, Vec<_>) =
+            group.into_iter().map(|Submission { writes, answer }| (writes, answer)).unzip();
+        let sizes: Vec<usize> = writes.iter().map(Vec::len).collect();
+        // A damaged row that one write needs must not fail the others: then everyone gets a transaction of their own.
+        let spare = (writes.len() > 1).then(|| writes.clone());
+        let result = self.commit(writes.into_iter().flatten().collect()).await;
+        match (result, spare) {
+            (Ok(outcomes), _) => {
+                let mut outcomes = outcomes.into_iter();
+                for (size, submitter) in sizes.into_iter().zip(submitters) {
+                    self.answer(submitter, size, Ok(outcomes.by_ref().take(size).collect()));
+                }
+                Ok(())
+            }
+            (Err(LedgerError::Damaged { what, detail }), Some(spare)) => {
+                tracing::error!(what, detail, "a group met damage; committing its submissions one by one");
+                let mut pending = spare.into_iter().zip(submitters);
+                while let Some((writes, submitter)) = pending.next() {
+                    let size = writes.len();
+                    let result = self.commit(writes).await;
+                    let doubt = result.as_ref().err().filter(|error| error.is_ambiguous()).cloned();
+                    self.answer(submitter, size, result);
+                    if let Some(error) = doubt {
+                        for (writes, submitter) in pending {
+                            self.answer(submitter, writes.len(), Err(error.clone()));
+                        }
+                        return Err(error);
+                    }
+                }
+                Ok(())
+            }
+            (Err(error), _) => {
+                for (size, submitter) in sizes.into_iter().zip(submitters) {
+                    self.answer(submitter, size, Err(error.clone()));
+                }
+                if error.is_ambiguous() { Err(error) } else { Ok(()) }
+            }
+        }
+    }
+
+    /// One transaction, and its events to the subscribers.
+    async fn commit(&self, writes: Vec<Write>) -> Result<Outcomes, LedgerError> {
+        let count = writes.len();
+        let started = Instant::now();
+        let result = self.ledger.commit(writes).await;
+        metrics::histogram!("slackwater_ledger_commit_seconds").record(started.elapsed());
+        metrics::histogram!("slackwater_ledger_group_writes").record(u32::try_from(count).unwrap_or(u32::MAX));
+        match &result {
+            Ok(outcomes) => self.publish(outcomes),
+            Err(error) => {
+                // Marked before anyone is answered, so that who retries meets the refusal.
+                if error.is_ambiguous() {
+                    self.shared.in_doubt.store(true, Ordering::Release);
+                    self.shared.room.close();
+                }
+                metrics::counter!("slackwater_ledger_commit_failures_total").increment(1);
+            }
+        }
+        result
+    }
+
+    fn publish(&self, outcomes: &[Durable<WriteOutcome>]) {
+        if self.shared.events.receiver_count() == 0 {
+            return;
+        }
+        let events: Arc<[EventRecord]> = outcomes
+            .iter()
+            .flat_map(|outcome| match outcome.get() {
+                WriteOutcome::Accept(AcceptOutcome::Accepted { event, .. }) => std::slice::from_ref(event),
+                WriteOutcome::Applied(events) => events.as_slice(),
+                WriteOutcome::Accept(_) | WriteOutcome::Refused(_) => &[],
+            })
+            .cloned()
+            .collect();
+        if !events.is_empty() {
+            // Fails only if the last subscriber has just left.
+            let _ = self.shared.events.send(events);
+        }
+    }
+
+    fn answer(
+        &self,
+        submitter: oneshot::Sender<Result<Outcomes, LedgerError>>,
+        size: usize,
+        result: Result<Outcomes, LedgerError>,
+    ) {
+        self.shared.room.add_permits(size);
+        let waiting = self.shared.config.queue_len.saturating_sub(self.shared.room.available_permits());
+        metrics::gauge!("slackwater_ledger_queue_writes").set(u32::try_from(waiting).unwrap_or(u32::MAX));
+        // A submitter that went away does not take back what is committed.
+        let _ = submitter.send(result);
+    }
+
+    /// Answers everything that still waits.
+    fn refuse_all(&mut self, error: &LedgerError) {
+        self.waiting.close();
+        while let Some(Submission { writes, answer }) = self.carried.take().or_else(|| self.waiting.try_recv().ok()) {
+            self.answer(answer, writes.len(), Err(error.clone()));
+        }
+    }
+}

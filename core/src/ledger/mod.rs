@@ -1,0 +1,177 @@
+//! What survives a crash? The [`Ledger`] trait, its records, and the embedded SQLite implementation.
+//!
+//! **Invariant I2 (durable first):** an answer to a caller and a broadcast to a node both need a [`Durable`] value, and
+//! only this room makes one, after a commit with an fsync (or when reading back what was committed before).
+//!
+//! Writes are group-committed: one task owns the writing connection, drains its queue, applies everything in one
+//! transaction and commits once; many acceptances share that fsync.
+
+mod apply;
+mod group;
+mod record;
+mod sqlite;
+
+use async_trait::async_trait;
+
+pub use group::{GroupCommit, GroupCommitConfig};
+pub use record::{
+    AcceptOutcome, AttemptKind, AttemptRecord, BatchRecord, BatchState, DecisionRow, EventFilter, EventRecord,
+    Idempotency, NewRequest, PlannedBatch, RequestChange, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+};
+pub use sqlite::{SqliteConfig, SqliteLedger};
+
+use crate::request::{BatchId, LaneId, RequestId};
+
+/// Proof that a value is committed. Only the ledger makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Durable<T>(T);
+
+impl<T> Durable<T> {
+    /// The committed value.
+    pub const fn get(&self) -> &T {
+        &self.0
+    }
+
+    /// The committed value, leaving the proof behind.
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+
+    const fn committed(value: T) -> Self {
+        Self(value)
+    }
+}
+
+/// Why the ledger could not do something.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum LedgerError {
+    /// The storage failed; the transaction was rolled back and nothing of it is durable. Storage's fault.
+    #[error("storage failed, nothing was committed: {0}")]
+    Storage(String),
+    /// The commit itself failed or was cut off: it may or may not be durable. Restart and reconcile.
+    #[error("commit is in doubt: {0}")]
+    InDoubt(String),
+    /// A row could not be read back. Storage's fault, or a newer version wrote it.
+    #[error("stored {what} is damaged: {detail}")]
+    Damaged {
+        /// Which record.
+        what: &'static str,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The write queue is full (`ledger.queue_len`); retry after a moment.
+    #[error("ledger queue holds {len} writes, limit {limit} (`ledger.queue_len`)")]
+    Full {
+        /// Waiting writes.
+        len: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The ledger was closed.
+    #[error("ledger is closed")]
+    Closed,
+    /// Another process holds the ledger; two relayers on one ledger would sign the same nonces. Operator's fault.
+    #[error("ledger {path} is in use by another process")]
+    InUse {
+        /// Its file.
+        path: String,
+    },
+    /// The file is a database of another application. Configuration's fault (`ledger.path`).
+    #[error("{path} is not a ledger: application id {found:#010x}, expected {expected:#010x}")]
+    Foreign {
+        /// The file.
+        path: String,
+        /// Its `application_id`.
+        found: u32,
+        /// Ours.
+        expected: u32,
+    },
+    /// A newer version of this program wrote the ledger; it cannot be taken back. Operator's fault.
+    #[error("ledger {path} has schema version {found}, this program knows up to {supported}")]
+    Newer {
+        /// The file.
+        path: String,
+        /// Its schema version.
+        found: i64,
+        /// The newest that we know.
+        supported: i64,
+    },
+}
+
+impl LedgerError {
+    /// Whether the same write may be tried again.
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Storage(_) | Self::Full { .. })
+    }
+
+    /// Whether the write may have become durable after all.
+    pub const fn is_ambiguous(&self) -> bool {
+        matches!(self, Self::InDoubt(_))
+    }
+}
+
+/// Storage of everything that must survive a crash. One conformance suite runs against every implementation.
+#[async_trait]
+pub trait Ledger: Send + Sync + std::fmt::Debug + 'static {
+    /// Applies `writes` in order in **one** transaction and commits it with an fsync.
+    ///
+    /// Each write has its own outcome (a duplicate is an outcome, not an error) together with the events it produced,
+    /// already numbered.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`] if nothing was committed, [`LedgerError::InDoubt`] if that is unknown.
+    async fn commit(&self, writes: Vec<Write>) -> Result<Vec<Durable<WriteOutcome>>, LedgerError>;
+
+    /// One request, by id.
+    async fn request(&self, id: RequestId) -> Result<Option<RequestRecord>, LedgerError>;
+
+    /// Requests that match, newest first, at most `filter.limit`.
+    async fn requests(&self, filter: &RequestFilter) -> Result<Vec<RequestRecord>, LedgerError>;
+
+    /// Non-terminal requests of a chain in order of acceptance, with their payloads: what a restart loads. Starts after
+    /// `after` (a request's `seq`), at most `limit`.
+    async fn open_requests(&self, chain_id: u64, after: u64, limit: usize) -> Result<Vec<RequestRecord>, LedgerError>;
+
+    /// One batch with its attempts (without raw bytes' proof) and members.
+    async fn batch(
+        &self,
+        id: BatchId,
+    ) -> Result<Option<(BatchRecord, Vec<AttemptRecord>, Vec<RequestId>)>, LedgerError>;
+
+    /// Batches of a lane that are not final, by nonce, with all their attempts: what a restart must watch.
+    async fn open_batches(
+        &self,
+        lane: LaneId,
+    ) -> Result<Vec<(BatchRecord, Vec<Durable<AttemptRecord>>, Vec<RequestId>)>, LedgerError>;
+
+    /// One above the highest nonce that a batch of this lane was ever bound to; `None` for a lane without batches.
+    async fn next_nonce(&self, lane: LaneId) -> Result<Option<u64>, LedgerError>;
+
+    /// Events after `filter.after`, in order, at most `filter.limit`.
+    async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRecord>, LedgerError>;
+
+    /// Highest event sequence number that is committed; 0 if none.
+    async fn last_event_seq(&self) -> Result<u64, LedgerError>;
+
+    /// Wei reserved and spent per tenant and chain since `since_ms` (acceptance time): what the budgets start from.
+    ///
+    /// Counted in whole hours: `since_ms` is rounded down to the hour, so the sums may hold up to an hour more, never
+    /// less (invariant I8). They come from running sums, not from the requests.
+    async fn spent(&self, since_ms: u64) -> Result<Vec<SpentRow>, LedgerError>;
+
+    /// Decision-log entries after `after`, in order, at most `limit`.
+    async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<DecisionRow>, LedgerError>;
+
+    /// The newest decision-log entry.
+    async fn last_decision(&self) -> Result<Option<DecisionRow>, LedgerError>;
+
+    /// Number of requests by (chain, status), without zeros. From running numbers: cheap enough to poll.
+    async fn counts(&self) -> Result<Vec<(u64, crate::request::Status, u64)>, LedgerError>;
+
+    /// A small value kept with the ledger, such as the identity's address.
+    async fn meta(&self, key: &str) -> Result<Option<String>, LedgerError>;
+
+    /// Flushes and closes; later calls fail with [`LedgerError::Closed`].
+    async fn close(&self);
+}

@@ -1,0 +1,448 @@
+//! The records that the ledger keeps, and the closed set of writes that change them.
+
+use alloy_primitives::{Address, B256, Bytes, U256};
+use serde::{Deserialize, Serialize};
+
+pub use crate::lane::AttemptKind;
+use crate::{
+    chain::Fees,
+    request::{BatchId, Reason, RequestId, Status},
+    time::Timestamp,
+};
+
+/// Everything that a write can do. Applied in order, in one transaction with its neighbours.
+#[derive(Debug, Clone)]
+pub enum Write {
+    /// Take a new request. Outcome: [`WriteOutcome::Accept`].
+    ///
+    /// Checked in this order: the idempotency key (same body: the first answer, other body: conflict), the id (however
+    /// the request ended: the same signed bytes are never executed again), the sequence. A key that comes with the id of
+    /// a known request belongs to that request from then on. A refused request leaves no key behind.
+    Accept(Box<NewRequest>),
+    /// Bind queued requests to a (lane, nonce) and store the first signed attempt (index 0). Every member must be
+    /// `queued`, once in the list, and of the lane's chain; the nonce must be one above the lane's highest (invariant I4;
+    /// any nonce may start a lane); the attempt's hash must be new. Otherwise the outcome is [`WriteOutcome::Refused`]
+    /// and nothing of this write is applied. A batch without members is allowed: it fills a hole.
+    Plan(Box<PlannedBatch>),
+    /// Store a further signed attempt (replacement or cancel) of a batch that is not final, with an index above the
+    /// newest. The same hash again is applied without effect.
+    Attempt(Box<AttemptRecord>),
+    /// A batch changed, and with it its members. Refused if the batch is unknown or [`BatchState::can_become`] does not
+    /// allow the state; a final batch keeps its facts. Safe to repeat.
+    ///
+    /// A change is applied only if the request is in this batch now and its status allows it; others are skipped with a
+    /// warning, and have no event in the outcome. A change to the status that the request already has produces no
+    /// event, but its facts (transaction, block, gas, cost) replace the stored ones while the request is open. A request
+    /// that goes back to `queued` leaves the batch.
+    Batch {
+        /// Which one.
+        id: BatchId,
+        /// Its new state.
+        state: BatchState,
+        /// The attempt that is in a block, if any.
+        included_hash: Option<B256>,
+        /// Number and hash of that block.
+        block: Option<(u64, B256)>,
+        /// Gas used by that transaction.
+        gas_used: Option<u64>,
+        /// What that transaction cost in wei, L1 data fee included.
+        cost_wei: Option<U256>,
+        /// Changes of the members.
+        changes: Vec<RequestChange>,
+        /// When.
+        at: Timestamp,
+    },
+    /// Changes of requests outside any batch: rejected, expired, cancelled while queued. A request that is in a batch by
+    /// now is skipped with a warning, and has no event in the outcome.
+    Requests {
+        /// The changes.
+        changes: Vec<RequestChange>,
+        /// When.
+        at: Timestamp,
+    },
+    /// Append to the decision log. `entry.seq` must be one above the newest.
+    Decision(DecisionRow),
+    /// Set a [`super::Ledger::meta`] value.
+    Meta {
+        /// Name.
+        key: String,
+        /// Value.
+        value: String,
+    },
+}
+
+/// What a write did.
+#[derive(Debug, Clone, PartialEq)]
+pub enum WriteOutcome {
+    /// Of [`Write::Accept`].
+    Accept(AcceptOutcome),
+    /// The write was applied and produced these events.
+    Applied(Vec<EventRecord>),
+    /// The write's precondition did not hold; nothing of it was applied.
+    Refused(String),
+}
+
+/// What became of a new request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AcceptOutcome {
+    /// New, and now durable.
+    Accepted {
+        /// Order of acceptance.
+        seq: u64,
+        /// The `queued` event.
+        event: EventRecord,
+    },
+    /// The very same request (same id), or the same idempotency key with the same body, was accepted before: here it is.
+    Duplicate(Box<RequestRecord>),
+    /// The idempotency key was used with another body.
+    IdempotencyConflict {
+        /// The request it belongs to.
+        existing: RequestId,
+    },
+    /// Another live (or executed) request holds this (forwarder, signer, nonce).
+    NonceConflict {
+        /// The request that holds it.
+        existing: RequestId,
+    },
+}
+
+/// A caller's idempotency key with a hash of the body it came with. Scoped to the tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idempotency {
+    /// At most 255 bytes.
+    pub key: String,
+    /// keccak256 of the canonical body.
+    pub body_hash: B256,
+}
+
+/// A verified request on its way into the ledger.
+#[derive(Debug, Clone)]
+pub struct NewRequest {
+    /// Content-derived identity.
+    pub id: RequestId,
+    /// Whose budget pays.
+    pub tenant: String,
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// `forward`, `call`.
+    pub kind: &'static str,
+    /// (forwarder, signer, nonce) for kinds with an order. Unique among requests that are live or have consumed it.
+    pub sequence: Option<(Address, Address, u64)>,
+    /// Contract called in the end.
+    pub target: Address,
+    /// Latest acceptable inclusion.
+    pub deadline: Timestamp,
+    /// When it arrived.
+    pub accepted_at: Timestamp,
+    /// Worst case taken from the budget, wei.
+    pub reserved_wei: U256,
+    /// Highest price of gas that the reservation covers, wei per gas.
+    pub ceiling_wei_per_gas: u128,
+    /// [`crate::request::VerifiedRequest::to_stored`].
+    pub payload: Vec<u8>,
+    /// The signature over the inclusion promise.
+    pub promise_signature: Bytes,
+    /// The quote that was answered, as JSON, so that a repeated submission gets the first answer.
+    pub quote: String,
+    /// The caller's idempotency key.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// A request as stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RequestRecord {
+    /// Order of acceptance.
+    pub seq: u64,
+    /// Identity.
+    pub id: RequestId,
+    /// Whose budget pays.
+    pub tenant: String,
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// `forward`, `call`.
+    pub kind: String,
+    /// (forwarder, signer, nonce) for kinds with an order.
+    pub sequence: Option<(Address, Address, u64)>,
+    /// Contract called in the end.
+    pub target: Address,
+    /// Where it stands.
+    pub status: Status,
+    /// Why it ended, or went back to the queue.
+    pub reason: Option<Reason>,
+    /// Latest acceptable inclusion.
+    pub deadline: Timestamp,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// The batch it is in, or ended in; none while it is queued.
+    pub batch: Option<BatchId>,
+    /// Worst case taken from the budget, wei.
+    pub reserved_wei: U256,
+    /// Highest price of gas that the reservation covers, wei per gas.
+    pub ceiling_wei_per_gas: u128,
+    /// Its share of the real cost, wei, once final.
+    pub cost_wei: Option<U256>,
+    /// Its share of the gas used, once included.
+    pub gas_used: Option<u64>,
+    /// Hash of the transaction that executed it.
+    pub tx_hash: Option<B256>,
+    /// Number of the block that executed it.
+    pub block_number: Option<u64>,
+    /// [`crate::request::VerifiedRequest::to_stored`].
+    pub payload: Vec<u8>,
+    /// The signature over the inclusion promise.
+    pub promise_signature: Bytes,
+    /// The quote that was answered, JSON.
+    pub quote: String,
+    /// How many transactions that carried it failed as a whole.
+    pub batch_failures: u32,
+}
+
+/// A change of one request. Applied only if the request's status allows it ([`Status::can_become`]).
+#[derive(Debug, Clone, PartialEq)]
+pub struct RequestChange {
+    /// Which request.
+    pub id: RequestId,
+    /// New status.
+    pub to: Status,
+    /// Why, where there is something to say.
+    pub reason: Option<Reason>,
+    /// Free text for people, such as decoded revert data. Bounded by the writer of the change.
+    pub detail: Option<String>,
+    /// Transaction that executed it.
+    pub tx_hash: Option<B256>,
+    /// Block that executed it.
+    pub block_number: Option<u64>,
+    /// Its share of the gas.
+    pub gas_used: Option<u64>,
+    /// Its share of the cost, wei.
+    pub cost_wei: Option<U256>,
+    /// Count a failure of the whole transaction against it.
+    pub batch_failed: bool,
+}
+
+impl RequestChange {
+    /// A change to `to` with nothing else to say.
+    pub const fn to(id: RequestId, to: Status) -> Self {
+        Self {
+            id,
+            to,
+            reason: None,
+            detail: None,
+            tx_hash: None,
+            block_number: None,
+            gas_used: None,
+            cost_wei: None,
+            batch_failed: false,
+        }
+    }
+
+    /// The same change with a reason.
+    #[must_use]
+    pub const fn because(mut self, reason: Reason) -> Self {
+        self.reason = Some(reason);
+        self
+    }
+}
+
+/// Where a batch stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[repr(u8)]
+pub enum BatchState {
+    /// First attempt durable, not yet known to be sent.
+    Signed = 0,
+    /// Some node may hold an attempt.
+    Broadcast = 1,
+    /// An attempt is in a block.
+    Included = 2,
+    /// An attempt that carries the payload is final.
+    Finalized = 3,
+    /// Its nonce went to a cancel of ours.
+    Cancelled = 4,
+    /// Its nonce went to a transaction that is not ours.
+    Lost = 5,
+}
+
+impl BatchState {
+    /// Every state, in order of its code.
+    pub const ALL: [Self; 6] =
+        [Self::Signed, Self::Broadcast, Self::Included, Self::Finalized, Self::Cancelled, Self::Lost];
+
+    /// No further change is possible.
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Finalized | Self::Cancelled | Self::Lost)
+    }
+
+    /// Whether a batch in this state may change to `next`. What was sent is never unsent (invariant I5); an inclusion
+    /// may be taken back (invariant I9).
+    pub const fn can_become(self, next: Self) -> bool {
+        match self {
+            Self::Signed => !matches!(next, Self::Signed),
+            Self::Broadcast => !matches!(next, Self::Signed | Self::Broadcast),
+            Self::Included => !matches!(next, Self::Signed | Self::Included),
+            Self::Finalized | Self::Cancelled | Self::Lost => false,
+        }
+    }
+
+    /// The state with this code (the ledger's representation).
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code)).copied()
+    }
+}
+
+/// A batch as stored: what every attempt of it carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchRecord {
+    /// (lane, nonce).
+    pub id: BatchId,
+    /// Where it stands.
+    pub state: BatchState,
+    /// Transaction recipient: forwarder, Multicall3 or target.
+    pub to: Address,
+    /// Transaction value, wei.
+    pub value: U256,
+    /// Gas limit of the payload.
+    pub gas_limit: u64,
+    /// Earliest deadline of its members: no payload is sent after it.
+    pub deadline: Timestamp,
+    /// No attempt may offer more than this per gas.
+    pub ceiling_wei_per_gas: u128,
+    /// Why the composer sent it then (`full`, `deadline`, `linger` …).
+    pub trigger: String,
+    /// When it was planned.
+    pub created_at: Timestamp,
+    /// The attempt that is in a block.
+    pub included_hash: Option<B256>,
+    /// Number and hash of that block.
+    pub block: Option<(u64, B256)>,
+    /// Gas used.
+    pub gas_used: Option<u64>,
+    /// Cost in wei.
+    pub cost_wei: Option<U256>,
+}
+
+/// One signed transaction for a batch's nonce.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptRecord {
+    /// The batch.
+    pub batch: BatchId,
+    /// 0 for the first, then counted up.
+    pub index: u32,
+    /// Payload or cancel.
+    pub kind: AttemptKind,
+    /// Fee caps.
+    pub fees: Fees,
+    /// Transaction hash.
+    pub hash: B256,
+    /// EIP-2718 bytes as sent.
+    pub raw: Bytes,
+    /// When it was signed.
+    pub created_at: Timestamp,
+}
+
+/// A batch with its members and first attempt.
+#[derive(Debug, Clone)]
+pub struct PlannedBatch {
+    /// The batch; its state is `Signed`.
+    pub batch: BatchRecord,
+    /// Members in execution order.
+    pub members: Vec<RequestId>,
+    /// The first attempt.
+    pub attempt: AttemptRecord,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// One thing that happened to one request (invariant I10).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventRecord {
+    /// Global sequence number, without gaps, from 1.
+    pub seq: u64,
+    /// The request.
+    pub request_id: RequestId,
+    /// Sequence number within the request, from 1.
+    pub request_seq: u32,
+    /// Whose request it is.
+    pub tenant: String,
+    /// Its chain.
+    pub chain_id: u64,
+    /// New status.
+    pub status: Status,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<Reason>,
+    /// Free text for people.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub detail: Option<String>,
+    /// The batch.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub batch: Option<BatchId>,
+    /// Transaction hash.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tx_hash: Option<B256>,
+    /// Block number.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub block_number: Option<u64>,
+    /// Unix ms.
+    pub at_ms: u64,
+}
+
+/// Which requests to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RequestFilter {
+    /// Only this tenant's.
+    pub tenant: Option<String>,
+    /// Only this status.
+    pub status: Option<Status>,
+    /// Only this chain.
+    pub chain_id: Option<u64>,
+    /// Only with `seq` below this (the cursor).
+    pub before: Option<u64>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// Which events to read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventFilter {
+    /// Only with a greater `seq`.
+    pub after: u64,
+    /// Only this request's.
+    pub request: Option<RequestId>,
+    /// Only this tenant's.
+    pub tenant: Option<String>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// Sum of what a tenant's requests hold or cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpentRow {
+    /// The tenant.
+    pub tenant: String,
+    /// The chain.
+    pub chain_id: u64,
+    /// Reserved by live requests, wei.
+    pub reserved_wei: U256,
+    /// Cost of final requests, wei.
+    pub spent_wei: U256,
+}
+
+/// An entry of the hash-chained decision log, as stored. See [`crate::provenance`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DecisionRow {
+    /// From 1, without gaps.
+    pub seq: u64,
+    /// Unix ms.
+    pub at_ms: u64,
+    /// Hash of the entry before.
+    pub prev: B256,
+    /// Hash of this entry.
+    pub hash: B256,
+    /// Canonical text of the decision.
+    pub body: String,
+}

@@ -1,0 +1,491 @@
+//! Loads what a commit touches and writes back what it changed.
+
+use std::collections::HashMap;
+
+use alloy_primitives::U256;
+use sqlx::{Executor, Row, SqliteConnection};
+
+use super::{
+    rows::{Cells, batch_columns, payload_columns, request_columns},
+    sql::{Args, Rows},
+    storage_error,
+};
+use crate::{
+    ledger::{
+        LedgerError,
+        apply::{Cursor, Needs, RequestEntry, SpentKey, WorkingSet, holds_nonce},
+    },
+    request::{LaneId, RequestId},
+};
+
+/// Sums of (reserved, spent) wei that were written lately, so that they need not be read again.
+pub(super) type SpentCache = HashMap<SpentKey, (U256, U256)>;
+
+/// Past this many hours of tenants, the cache is emptied.
+const SPENT_CACHE_LIMIT: usize = 4_096;
+
+static KEYS: Rows = Rows::new(
+    "SELECT i.tenant, i.key, i.body_hash, r.id FROM (VALUES ",
+    2,
+    ") AS v CROSS JOIN idempotency AS i ON i.tenant = v.column1 AND i.key = v.column2 \
+     CROSS JOIN requests AS r ON r.seq = i.request",
+);
+static ANSWERS: Rows = Rows::new(
+    concat!(
+        "SELECT ",
+        request_columns!(),
+        ", ",
+        payload_columns!(),
+        " FROM requests AS r JOIN payloads AS p ON p.request = r.seq WHERE r.id IN ("
+    ),
+    1,
+    ")",
+);
+static REQUESTS: Rows =
+    Rows::new(concat!("SELECT ", request_columns!(), " FROM requests AS r WHERE r.id IN ("), 1, ")");
+static HOLDERS: Rows = Rows::new(
+    "SELECT r.chain_id, r.forwarder, r.signer, r.signer_nonce, r.id FROM (VALUES ",
+    4,
+    ") AS v CROSS JOIN requests AS r INDEXED BY requests_sequence ON r.chain_id = v.column1 \
+     AND r.forwarder = v.column2 AND r.signer = v.column3 AND r.signer_nonce = v.column4 \
+     AND r.holds_nonce = 1 AND r.signer_nonce IS NOT NULL",
+);
+static LANES: Rows = Rows::new(
+    "SELECT v.column1, v.column2, (SELECT max(nonce) FROM batches WHERE chain_id = v.column1 AND sender = v.column2) \
+     FROM (VALUES ",
+    2,
+    ") AS v",
+);
+static BATCHES: Rows = Rows::new(
+    concat!("SELECT ", batch_columns!(), ", (SELECT max(idx) FROM attempts WHERE batch = b.seq) FROM (VALUES "),
+    3,
+    ") AS v CROSS JOIN batches AS b ON b.chain_id = v.column1 AND b.sender = v.column2 AND b.nonce = v.column3",
+);
+static ATTEMPTS: Rows = Rows::new(
+    "SELECT a.hash, b.chain_id, b.sender, b.nonce FROM attempts AS a JOIN batches AS b ON b.seq = a.batch \
+     WHERE a.hash IN (",
+    1,
+    ")",
+);
+static SPENT: Rows = Rows::new(
+    "SELECT s.hour, s.tenant, s.chain_id, s.reserved_wei, s.spent_wei FROM (VALUES ",
+    3,
+    ") AS v CROSS JOIN spent AS s ON s.hour = v.column1 AND s.tenant = v.column2 AND s.chain_id = v.column3",
+);
+
+static INSERT_REQUESTS: Rows = Rows::new(
+    "INSERT INTO requests (seq, id, tenant, chain_id, kind, forwarder, signer, signer_nonce, target, status, reason, \
+     deadline_ms, accepted_at_ms, updated_at_ms, batch_sender, batch_nonce, reserved_wei, ceiling_wei_per_gas, \
+     cost_wei, gas_used, tx_hash, block_number, batch_failures, events, open, holds_nonce) VALUES ",
+    26,
+    "",
+);
+static INSERT_PAYLOADS: Rows =
+    Rows::new("INSERT INTO payloads (request, payload, promise_signature, quote) VALUES ", 4, "");
+static INSERT_KEYS: Rows = Rows::new("INSERT INTO idempotency (tenant, key, body_hash, request) VALUES ", 4, "");
+static INSERT_BATCHES: Rows = Rows::new(
+    "INSERT INTO batches (seq, chain_id, sender, nonce, state, recipient, value_wei, gas_limit, deadline_ms, \
+     ceiling_wei_per_gas, trigger, created_at_ms, included_hash, block_number, block_hash, gas_used, cost_wei) VALUES ",
+    17,
+    "",
+);
+static INSERT_MEMBERS: Rows = Rows::new("INSERT INTO batch_members (batch, position, request) VALUES ", 3, "");
+static INSERT_ATTEMPTS: Rows = Rows::new(
+    "INSERT INTO attempts (batch, idx, kind, max_fee_wei_per_gas, max_priority_fee_wei_per_gas, hash, raw, \
+     created_at_ms) VALUES ",
+    8,
+    "",
+);
+static INSERT_EVENTS: Rows = Rows::new(
+    "INSERT INTO events (seq, request, request_seq, request_id, tenant, chain_id, status, reason, detail, \
+     batch_sender, batch_nonce, tx_hash, block_number, at_ms) VALUES ",
+    14,
+    "",
+);
+static INSERT_DECISIONS: Rows = Rows::new("INSERT INTO decisions (seq, at_ms, prev, hash, body) VALUES ", 5, "");
+static SET_META: Rows =
+    Rows::new("INSERT INTO meta (key, value) VALUES ", 2, " ON CONFLICT (key) DO UPDATE SET value = excluded.value");
+static ADD_COUNTS: Rows = Rows::new(
+    "INSERT INTO request_counts (chain_id, status, requests) VALUES ",
+    3,
+    " ON CONFLICT (chain_id, status) DO UPDATE SET requests = requests + excluded.requests",
+);
+static SET_SPENT: Rows = Rows::new(
+    "INSERT INTO spent (hour, tenant, chain_id, reserved_wei, spent_wei) VALUES ",
+    5,
+    " ON CONFLICT (hour, tenant, chain_id) DO UPDATE SET \
+     reserved_wei = excluded.reserved_wei, spent_wei = excluded.spent_wei",
+);
+static UPDATE_BATCHES: Rows = Rows::new(
+    "UPDATE batches SET state = v.column2, included_hash = v.column3, block_number = v.column4, \
+     block_hash = v.column5, gas_used = v.column6, cost_wei = v.column7 FROM (VALUES ",
+    7,
+    ") AS v WHERE batches.seq = v.column1",
+);
+
+const CHANGE_WIDTH: usize = 12;
+const CHANGE_TAIL: &str = ") AS v WHERE requests.seq = v.column1";
+macro_rules! change_head {
+    ($more:literal) => {
+        concat!(
+            "UPDATE requests SET status = v.column2, reason = v.column3, updated_at_ms = v.column4, \
+             batch_sender = v.column5, batch_nonce = v.column6, cost_wei = v.column7, gas_used = v.column8, \
+             tx_hash = v.column9, block_number = v.column10, batch_failures = v.column11, events = v.column12",
+            $more,
+            " FROM (VALUES "
+        )
+    };
+}
+// An assigned column makes SQLite rewrite its index entries, changed or not. These indexes change only at the end of a
+// request, and the one over sequences is the costly kind: so the three ways to change have a statement each.
+static MOVE_REQUESTS: Rows = Rows::new(change_head!(""), CHANGE_WIDTH, CHANGE_TAIL);
+static END_REQUESTS: Rows = Rows::new(change_head!(", open = 0"), CHANGE_WIDTH, CHANGE_TAIL);
+static RELEASE_REQUESTS: Rows = Rows::new(change_head!(", open = 0, holds_nonce = 0"), CHANGE_WIDTH, CHANGE_TAIL);
+
+/// The highest numbers in use.
+pub(super) async fn load_cursor(connection: &mut SqliteConnection) -> Result<Cursor, LedgerError> {
+    let row = connection
+        .fetch_one(sqlx::query(
+            "SELECT (SELECT coalesce(max(seq), 0) FROM requests), (SELECT coalesce(max(seq), 0) FROM batches), \
+             (SELECT coalesce(max(seq), 0) FROM events), (SELECT coalesce(max(seq), 0) FROM decisions)",
+        ))
+        .await
+        .map_err(|error| storage_error(&error))?;
+    let mut cells = Cells::of("sequence", &row);
+    Ok(Cursor { request: cells.u64()?, batch: cells.u64()?, event: cells.u64()?, decision: cells.u64()? })
+}
+
+/// Everything that `needs` names and that exists.
+pub(super) async fn load(
+    connection: &mut SqliteConnection,
+    needs: &mut Needs,
+    cursor: Cursor,
+) -> Result<WorkingSet, LedgerError> {
+    let mut set = WorkingSet::new(cursor);
+    for row in KEYS
+        .fetch(connection, &needs.keys, |args, (tenant, key)| {
+            args.push(tenant.as_str());
+            args.push(key.as_str());
+        })
+        .await?
+    {
+        let mut cells = Cells::of("idempotency key", &row);
+        let key = (cells.text()?, cells.text()?);
+        let body_hash = cells.fixed()?;
+        let request = cells.request_id()?;
+        set.load_key(key, body_hash, request);
+        needs.answers.push(request);
+    }
+    for row in ANSWERS.fetch(connection, &needs.answers, |args, id| args.push_blob(id.0)).await? {
+        let mut cells = Cells::of("request", &row);
+        let (mut record, events) = cells.request()?;
+        cells.payload(&mut record)?;
+        if !set.holds_request(record.id) {
+            set.load_request(record, events);
+        }
+    }
+    for row in REQUESTS.fetch(connection, &needs.requests, |args, id| args.push_blob(id.0)).await? {
+        let (record, events) = Cells::of("request", &row).request()?;
+        if !set.holds_request(record.id) {
+            set.load_request(record, events);
+        }
+    }
+    for row in HOLDERS
+        .fetch(connection, &needs.sequences, |args, (chain_id, forwarder, signer, nonce)| {
+            args.push_u64(*chain_id);
+            args.push_blob(forwarder);
+            args.push_blob(signer);
+            args.push_u64(*nonce);
+        })
+        .await?
+    {
+        let mut cells = Cells::of("sequence of a request", &row);
+        let sequence = (cells.u64()?, cells.fixed()?, cells.fixed()?, cells.u64()?);
+        set.load_holder(sequence, cells.request_id()?);
+    }
+    for row in LANES
+        .fetch(connection, &needs.lanes, |args, lane| {
+            args.push_u64(lane.chain_id);
+            args.push_blob(lane.sender);
+        })
+        .await?
+    {
+        let mut cells = Cells::of("lane", &row);
+        let lane = LaneId { chain_id: cells.u64()?, sender: cells.fixed()? };
+        if let Some(nonce) = cells.optional_u64()? {
+            set.load_highest_nonce(lane, nonce);
+        }
+    }
+    let mut batches = std::mem::take(&mut needs.batches);
+    batches.sort_unstable();
+    batches.dedup();
+    for row in BATCHES
+        .fetch(connection, &batches, |args, id| {
+            args.push_u64(id.lane.chain_id);
+            args.push_blob(id.lane.sender);
+            args.push_u64(id.nonce);
+        })
+        .await?
+    {
+        let mut cells = Cells::of("batch", &row);
+        let (seq, record) = cells.batch()?;
+        if !set.holds_batch(record.id) {
+            set.load_batch(record, seq, cells.u32()?);
+        }
+    }
+    for row in ATTEMPTS.fetch(connection, &needs.attempts, |args, hash| args.push_blob(hash)).await? {
+        let mut cells = Cells::of("attempt", &row);
+        let hash = cells.fixed()?;
+        set.load_attempt(hash, cells.batch_id()?);
+    }
+    Ok(set)
+}
+
+/// Writes back what changed. Changes come before new requests, so that a sequence is released before it is taken.
+pub(super) async fn store(
+    connection: &mut SqliteConnection,
+    mut set: WorkingSet,
+    cache: &mut SpentCache,
+) -> Result<(), LedgerError> {
+    ADD_COUNTS
+        .execute(connection, set.count_changes().into_iter(), |args, ((chain_id, status), change)| {
+            args.push_u64(chain_id);
+            args.push(status as i64);
+            args.push(change);
+        })
+        .await?;
+    store_spent(connection, set.spent_changes(), cache).await?;
+    store_requests(connection, std::mem::take(&mut set.requests)).await?;
+    store_batches(connection, &mut set).await?;
+    INSERT_KEYS
+        .execute(connection, set.new_keys.into_iter(), |args, new| {
+            let (tenant, key) = new.key;
+            args.push(tenant);
+            args.push(key);
+            args.push_blob(new.body_hash);
+            args.push_u64(new.request_seq);
+        })
+        .await?;
+    INSERT_EVENTS
+        .execute(connection, set.new_events.into_iter(), |args, (request, event)| {
+            args.push_u64(event.seq);
+            args.push_u64(request);
+            args.push(i64::from(event.request_seq));
+            args.push_blob(event.request_id.0);
+            args.push(event.tenant);
+            args.push_u64(event.chain_id);
+            args.push(event.status as i64);
+            args.push(event.reason.map(|reason| reason.as_str()));
+            args.push(event.detail);
+            args.push_optional_blob(event.batch.map(|batch| batch.lane.sender));
+            args.push(event.batch.map(|batch| batch.nonce.cast_signed()));
+            args.push_optional_blob(event.tx_hash);
+            args.push(event.block_number.map(u64::cast_signed));
+            args.push_u64(event.at_ms);
+        })
+        .await?;
+    INSERT_DECISIONS
+        .execute(connection, set.new_decisions.into_iter(), |args, row| {
+            args.push_u64(row.seq);
+            args.push_u64(row.at_ms);
+            args.push_blob(row.prev);
+            args.push_blob(row.hash);
+            args.push(row.body);
+        })
+        .await?;
+    // One statement each: a repeated key within one would be rare, but the later value must win.
+    for (key, value) in set.new_meta {
+        SET_META
+            .execute(connection, [(key, value)].into_iter(), |args, (key, value)| {
+                args.push(key);
+                args.push(value);
+            })
+            .await?;
+    }
+    Ok(())
+}
+
+async fn store_requests(connection: &mut SqliteConnection, entries: Vec<RequestEntry>) -> Result<(), LedgerError> {
+    let mut new = Vec::new();
+    let (mut moved, mut ended, mut released) = (Vec::new(), Vec::new(), Vec::new());
+    for entry in entries.into_iter().filter(|entry| entry.changed) {
+        let status = entry.record.status;
+        match entry.stored {
+            None => new.push(entry),
+            Some(_) if !status.is_terminal() => moved.push(entry),
+            Some(_) if holds_nonce(status) => ended.push(entry),
+            Some(_) => released.push(entry),
+        }
+    }
+    for (statement, entries) in [(&MOVE_REQUESTS, moved), (&END_REQUESTS, ended), (&RELEASE_REQUESTS, released)] {
+        statement
+            .execute(connection, entries.into_iter(), |args, entry| {
+                args.push_u64(entry.record.seq);
+                push_state(args, &entry);
+            })
+            .await?;
+    }
+    INSERT_REQUESTS
+        .execute(connection, new.iter(), |args, entry| {
+            let record = &entry.record;
+            args.push_u64(record.seq);
+            args.push_blob(record.id.0);
+            args.push(record.tenant.as_str());
+            args.push_u64(record.chain_id);
+            args.push(record.kind.as_str());
+            args.push_optional_blob(record.sequence.map(|(forwarder, _, _)| forwarder));
+            args.push_optional_blob(record.sequence.map(|(_, signer, _)| signer));
+            args.push(record.sequence.map(|(_, _, nonce)| nonce.cast_signed()));
+            args.push_blob(record.target);
+            args.push(record.status as i64);
+            args.push(record.reason.map(|reason| reason.as_str()));
+            args.push_u64(record.deadline.0);
+            args.push_u64(record.accepted_at.0);
+            args.push_u64(record.updated_at.0);
+            args.push_optional_blob(record.batch.map(|batch| batch.lane.sender));
+            args.push(record.batch.map(|batch| batch.nonce.cast_signed()));
+            args.push_decimal(record.reserved_wei);
+            args.push_decimal(record.ceiling_wei_per_gas);
+            push_facts(args, entry);
+            args.push(i64::from(!record.status.is_terminal()));
+            args.push(i64::from(holds_nonce(record.status)));
+        })
+        .await?;
+    INSERT_PAYLOADS
+        .execute(connection, new.into_iter(), |args, entry| {
+            args.push_u64(entry.record.seq);
+            args.push(entry.record.payload);
+            args.push_blob(entry.record.promise_signature);
+            args.push(entry.record.quote);
+        })
+        .await
+}
+
+/// `status … events` of a change.
+fn push_state(args: &mut Args, entry: &RequestEntry) {
+    let record = &entry.record;
+    args.push(record.status as i64);
+    args.push(record.reason.map(|reason| reason.as_str()));
+    args.push_u64(record.updated_at.0);
+    args.push_optional_blob(record.batch.map(|batch| batch.lane.sender));
+    args.push(record.batch.map(|batch| batch.nonce.cast_signed()));
+    push_facts(args, entry);
+}
+
+/// `cost_wei, gas_used, tx_hash, block_number, batch_failures, events`.
+fn push_facts(args: &mut Args, entry: &RequestEntry) {
+    let record = &entry.record;
+    args.push(record.cost_wei.map(|cost| cost.to_string()));
+    args.push(record.gas_used.map(u64::cast_signed));
+    args.push_optional_blob(record.tx_hash);
+    args.push(record.block_number.map(u64::cast_signed));
+    args.push(i64::from(record.batch_failures));
+    args.push(i64::from(entry.events));
+}
+
+async fn store_batches(connection: &mut SqliteConnection, set: &mut WorkingSet) -> Result<(), LedgerError> {
+    let (new, known): (Vec<_>, Vec<_>) = std::mem::take(&mut set.batches).into_iter().partition(|batch| batch.is_new);
+    INSERT_BATCHES
+        .execute(connection, new.into_iter(), |args, entry| {
+            let record = entry.record;
+            args.push_u64(entry.seq);
+            args.push_u64(record.id.lane.chain_id);
+            args.push_blob(record.id.lane.sender);
+            args.push_u64(record.id.nonce);
+            args.push(record.state as i64);
+            args.push_blob(record.to);
+            args.push_decimal(record.value);
+            args.push_u64(record.gas_limit);
+            args.push_u64(record.deadline.0);
+            args.push_decimal(record.ceiling_wei_per_gas);
+            args.push(record.trigger);
+            args.push_u64(record.created_at.0);
+            args.push_optional_blob(record.included_hash);
+            args.push(record.block.map(|(number, _)| number.cast_signed()));
+            args.push_optional_blob(record.block.map(|(_, hash)| hash));
+            args.push(record.gas_used.map(u64::cast_signed));
+            args.push(record.cost_wei.map(|cost| cost.to_string()));
+        })
+        .await?;
+    let changed: Vec<_> = known.into_iter().filter(|batch| batch.changed).collect();
+    UPDATE_BATCHES
+        .execute(connection, changed.into_iter(), |args, entry| {
+            let record = entry.record;
+            args.push_u64(entry.seq);
+            args.push(record.state as i64);
+            args.push_optional_blob(record.included_hash);
+            args.push(record.block.map(|(number, _)| number.cast_signed()));
+            args.push_optional_blob(record.block.map(|(_, hash)| hash));
+            args.push(record.gas_used.map(u64::cast_signed));
+            args.push(record.cost_wei.map(|cost| cost.to_string()));
+        })
+        .await?;
+    INSERT_MEMBERS
+        .execute(connection, std::mem::take(&mut set.new_members).into_iter(), |args, (batch, position, request)| {
+            args.push_u64(batch);
+            args.push_u64(position);
+            args.push_u64(request);
+        })
+        .await?;
+    INSERT_ATTEMPTS
+        .execute(connection, std::mem::take(&mut set.new_attempts).into_iter(), |args, (batch, attempt)| {
+            args.push_u64(batch);
+            args.push(i64::from(attempt.index));
+            args.push(attempt.kind as i64);
+            args.push_decimal(attempt.fees.max_fee_per_gas);
+            args.push_decimal(attempt.fees.max_priority_fee_per_gas);
+            args.push_blob(attempt.hash);
+            args.push_blob(attempt.raw);
+            args.push_u64(attempt.created_at.0);
+        })
+        .await
+}
+
+async fn store_spent(
+    connection: &mut SqliteConnection,
+    changes: HashMap<SpentKey, (U256, U256)>,
+    cache: &mut SpentCache,
+) -> Result<(), LedgerError> {
+    if cache.len() > SPENT_CACHE_LIMIT {
+        cache.clear();
+    }
+    let unknown: Vec<SpentKey> = changes.keys().filter(|key| !cache.contains_key(key)).cloned().collect();
+    for row in SPENT
+        .fetch(connection, &unknown, |args, (hour, tenant, chain_id)| {
+            args.push_u64(*hour);
+            args.push(tenant.as_str());
+            args.push_u64(*chain_id);
+        })
+        .await?
+    {
+        let mut cells = Cells::of("sum of spendings", &row);
+        let key = (cells.u64()?, cells.text()?, cells.u64()?);
+        cache.insert(key, (cells.decimal()?, cells.decimal()?));
+    }
+    SET_SPENT
+        .execute(connection, changes.into_iter(), |args, (key, (reserved, spent))| {
+            args.push_u64(key.0);
+            args.push(key.1.as_str());
+            args.push_u64(key.2);
+            let sums = cache.entry(key).or_default();
+            sums.0 = sums.0.wrapping_add(reserved);
+            sums.1 = sums.1.wrapping_add(spent);
+            args.push_decimal(sums.0);
+            args.push_decimal(sums.1);
+        })
+        .await
+}
+
+/// The request's number and record, payload included.
+pub(super) fn whole_request(row: &sqlx::sqlite::SqliteRow) -> Result<crate::ledger::RequestRecord, LedgerError> {
+    let mut cells = Cells::of("request", row);
+    let (mut record, _) = cells.request()?;
+    cells.payload(&mut record)?;
+    Ok(record)
+}
+
+/// Ids of the rows' first columns.
+pub(super) fn request_ids(rows: &[sqlx::sqlite::SqliteRow]) -> Result<Vec<RequestId>, LedgerError> {
+    debug_assert!(rows.iter().all(|row| row.len() == 1));
+    rows.iter().map(|row| Cells::of("batch member", row).request_id()).collect()
+}
