@@ -39,6 +39,7 @@ pub fn hint(class: C, message: &str, data: Option<&str>) -> Option<Hint> {
                 "gapped nonce ",
                 "state: ",
                 "expected nonce: ",
+                "expected nonce ",
                 "current nonce: ",
                 "current nonce (",
                 "nonce range: ",

@@ -23,17 +23,18 @@ pub(super) enum Pattern {
 
 use Pattern::{Ends, Has, InOrder, OptionalNumber, Starts, StartsAfterTag, Word};
 
-/// What introduces text chosen by a contract. Nothing behind one of these is searched.
+/// What introduces text chosen by a contract. Nothing in a message with one of these is searched.
 ///
-/// Found after any wrapper (a replica's `failed to forward … '…'`, a client library's `error: `) at the start of a word:
-/// before the marker stands only text of nodes.
+/// The word `reverted` counts wherever it stands (`execution reverted`, `Error: transaction reverted`, a replica's `failed
+/// to forward … 'execution reverted'`): a contract's text only ever follows it, so at worst a contract can turn its own
+/// revert into a revert.
 const REVERT_MARKERS: [Pattern; 6] = [
-    Word("execution reverted"),
+    Word("reverted"),
     Has("vm exception while processing"),
     Has("vm execution error"),
     Has("failed to validate the transaction"),
+    Has("validation revert"),
     Has("plugin has marked"),
-    Starts("reverted"),
 ];
 
 /// Whether a contract's execution failed. Always asked first.
