@@ -1,0 +1,351 @@
+//! Every error that the API answers, as RFC 9457 `application/problem+json`.
+//!
+//! This is the one place where domain errors become HTTP statuses and stable codes. SDKs switch on `code`; titles and
+//! details are for people and may change.
+
+use std::{borrow::Cow, time::Duration};
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, Response, StatusCode, header},
+    response::IntoResponse,
+};
+use serde::Serialize;
+use slackwater::{
+    ledger::LedgerError,
+    relay::{CancelError, SubmitError, WaitError},
+    request::RequestId,
+};
+use utoipa::ToSchema;
+
+/// What a stable code means: code, HTTP status, title, and what the caller can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CodeInfo {
+    /// The stable code.
+    pub code: &'static str,
+    /// HTTP status that it is answered with.
+    pub status: u16,
+    /// Short text for people.
+    pub title: &'static str,
+    /// What to do about it.
+    pub remedy: &'static str,
+}
+
+macro_rules! codes {
+    ($($code:literal $status:literal $title:literal => $remedy:literal;)+) => {
+        /// Every code, sorted by status and code. `docs/api.md` has the same table.
+        pub const CODES: &[CodeInfo] =
+            &[$(CodeInfo { code: $code, status: $status, title: $title, remedy: $remedy },)+];
+    };
+}
+
+codes! {
+    "invalid_header" 400 "A header can't be used" => "see the detail";
+    "invalid_query" 400 "The query string can't be used" => "see the detail";
+    "malformed_body" 400 "The body could not be read" => "send the whole body";
+    "malformed_id" 400 "The id in the path is malformed" => "use the id as it was answered";
+    "malformed_json" 400 "The body is not JSON" => "mend the JSON at `line` and `column`";
+    "unauthorized" 401 "A valid API key is needed" => "send `Authorization: Bearer sw_…` or `X-Api-Key`";
+    "budget_exhausted" 402 "The tenant's budget does not cover the worst case" => "raise `tenant.budget`, wait for the next period, or ask for less gas";
+    "max_cost_too_low" 402 "The request's maxCost is below its worst case now" => "raise `maxCost`, or try when gas is cheaper";
+    "operator_only" 403 "This needs an operator's API key" => "use a key of a tenant with `operator = true`";
+    "policy_denied" 403 "The tenant's policy does not allow it" => "the detail names the policy key";
+    "unknown_tenant" 403 "The tenant is not known" => "add it to the configuration";
+    "not_found" 404 "There is nothing here" => "check the path, the id, and whose API key it is";
+    "method_not_allowed" 405 "The path does not take this method" => "see the `Allow` header";
+    "body_timeout" 408 "The body took too long to arrive" => "send it again";
+    "idempotency_conflict" 409 "The idempotency key came with another body before" => "use a new key for a new request";
+    "nonce_conflict" 409 "Another live request holds this nonce" => "ask about `existing`, or sign the next nonce";
+    "too_late" 409 "It is too late for that" => "watch the request instead";
+    "batch_too_large" 413 "Too many requests in one batch" => "split the batch";
+    "body_too_large" 413 "The body is too large" => "send less; relay the hash of large data instead of the data";
+    "request_too_large" 413 "The transaction would be too large for the chain" => "send less calldata; relay the hash of large data";
+    "unsupported_media_type" 415 "The body must be JSON" => "send `Content-Type: application/json`";
+    "deadline_expired" 422 "The deadline has passed" => "sign again with a later deadline";
+    "deadline_out_of_range" 422 "The on-chain deadline does not fit uint48" => "use Unix seconds, not milliseconds";
+    "deadline_too_far" 422 "The deadline is too far away" => "ask for an earlier one";
+    "deadline_unreachable" 422 "There is too little time to be included" => "allow more time";
+    "gas_out_of_range" 422 "The gas can't be used" => "ask for more than 0 and less than a transaction can carry";
+    "invalid_field" 422 "A field has a wrong value" => "mend `field`";
+    "invalid_signature" 422 "The signature does not fit" => "check the EIP-712 domain (name, version, chain id, forwarder) and the nonce";
+    "nonce_out_of_range" 422 "The nonce is out of range" => "use the forwarder's `nonces(from)`";
+    "nonce_too_far" 422 "The nonce is too far ahead" => "send the earlier nonces first";
+    "nonce_used" 422 "The nonce is used" => "sign again with nonce `expected`";
+    "unknown_forwarder" 422 "The forwarder is not served" => "use one of the chain's `forwarders` in `GET /v1/chains`";
+    "wrong_chain" 422 "The chain is not served" => "use one of the chains in `GET /v1/chains`";
+    "rate_limited" 429 "Too fast" => "come back after `Retry-After`";
+    "internal" 500 "The relayer failed" => "report it with the time of the request";
+    "chain_unavailable" 503 "The chain can't be served now" => "come back after `Retry-After`";
+    "overloaded" 503 "Too many connections" => "come back after `Retry-After`";
+    "shutting_down" 503 "The relayer is shutting down" => "try again; what was accepted is durable";
+    "storage_unavailable" 503 "The storage could not answer" => "send the same bytes again, that is safe";
+}
+
+/// The entry of `code`; `internal` for an unknown one.
+pub fn code_info(code: &str) -> CodeInfo {
+    const INTERNAL: CodeInfo =
+        CodeInfo { code: "internal", status: 500, title: "The relayer failed", remedy: "report it" };
+    CODES.iter().copied().find(|info| info.code == code).unwrap_or(INTERNAL)
+}
+
+/// An error answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem(Box<Inner>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Inner {
+    info: CodeInfo,
+    detail: Cow<'static, str>,
+    retry_after: Option<Duration>,
+    extra: Extra,
+}
+
+/// Further members of a problem.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Extra {
+    /// Path of the field at fault, such as `requests[3].forward.gas`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    /// Line of the error in the body, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    /// Column of the error in the line, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<usize>,
+    /// The request that is in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    existing: Option<RequestId>,
+    /// The value that would have been right, such as the signer's next nonce.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected: Option<u64>,
+    /// The same submission may succeed later, unchanged.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    retryable: bool,
+    /// It may have been accepted all the same; submitting the same bytes again is safe.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    ambiguous: bool,
+}
+
+/// A problem as it is written (RFC 9457).
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Problem)]
+pub struct ProblemBody<'a> {
+    /// `urn:slackwater:problem:<code>`.
+    #[serde(rename = "type")]
+    #[schema(value_type = String, example = "urn:slackwater:problem:invalid_signature")]
+    kind: ProblemType,
+    /// Short text for people.
+    title: &'a str,
+    /// HTTP status.
+    status: u16,
+    /// What happened this time.
+    detail: &'a str,
+    /// Stable code to switch on.
+    code: &'a str,
+    /// When to come back, ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+    #[serde(flatten)]
+    extra: &'a Extra,
+}
+
+#[derive(Debug)]
+struct ProblemType(&'static str);
+
+impl Serialize for ProblemType {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("urn:slackwater:problem:{}", self.0))
+    }
+}
+
+impl Problem {
+    /// A problem with this code, which must be one of [`CODES`].
+    pub fn new(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(Inner {
+            info: code_info(code),
+            detail: detail.into(),
+            retry_after: None,
+            extra: Extra::default(),
+        }))
+    }
+
+    /// The same problem, to be retried after `after`.
+    #[must_use]
+    pub fn retry_after(mut self, after: Duration) -> Self {
+        self.0.retry_after = Some(after);
+        self.0.extra.retryable = true;
+        self
+    }
+
+    /// The same problem, at a field.
+    #[must_use]
+    pub fn field(mut self, path: impl Into<String>) -> Self {
+        self.0.extra.field = Some(path.into());
+        self
+    }
+
+    /// The same problem, at a place in the body.
+    #[must_use]
+    pub fn position(mut self, line: usize, column: usize) -> Self {
+        self.0.extra.line = Some(line);
+        self.0.extra.column = Some(column);
+        self
+    }
+
+    /// Its stable code.
+    pub fn code(&self) -> &'static str {
+        self.0.info.code
+    }
+
+    /// Its HTTP status.
+    pub fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.0.info.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// The field at fault.
+    pub fn field_path(&self) -> Option<&str> {
+        self.0.extra.field.as_deref()
+    }
+
+    /// What happened.
+    pub fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
+    /// The body as it is written.
+    pub fn body(&self) -> ProblemBody<'_> {
+        let Inner { info, detail, retry_after, extra } = &*self.0;
+        ProblemBody {
+            kind: ProblemType(info.code),
+            title: info.title,
+            status: info.status,
+            detail,
+            code: info.code,
+            retry_after_ms: retry_after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
+            extra,
+        }
+    }
+}
+
+impl Serialize for Problem {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.body().serialize(serializer)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response<Body> {
+        let bytes = serde_json::to_vec(&self).unwrap_or_else(|error| unreachable!("a problem is always JSON: {error}"));
+        let mut response = Response::new(Body::from(bytes));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(after) = self.0.retry_after {
+            // Whole seconds, rounded up: coming back too early is refused again.
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_millis().div_ceil(1_000).max(1) as u64));
+        }
+        if self.0.info.status == 401 {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"slackwater\""));
+        }
+        response
+    }
+}
+
+impl From<SubmitError> for Problem {
+    fn from(error: SubmitError) -> Self {
+        if let SubmitError::Ledger(error) = error {
+            return error.into();
+        }
+        let mut problem = Self::new(error.code(), error.to_string());
+        problem.0.retry_after = error.retry_after();
+        problem.0.extra.retryable = error.is_retryable();
+        problem.0.extra.ambiguous = error.is_ambiguous();
+        match error {
+            SubmitError::IdempotencyConflict { existing } | SubmitError::NonceConflict { existing } => {
+                problem.0.extra.existing = Some(existing);
+            }
+            SubmitError::NonceUsed { expected, .. } | SubmitError::NonceTooFar { expected, .. } => {
+                problem.0.extra.expected = Some(expected);
+            }
+            _ => {}
+        }
+        problem
+    }
+}
+
+impl From<LedgerError> for Problem {
+    /// Storage errors are logged in full and answered in general terms: their text may name paths of this machine.
+    fn from(error: LedgerError) -> Self {
+        tracing::error!(%error, "storage failed");
+        let mut problem = match &error {
+            LedgerError::Damaged { .. } => Self::new("internal", "a stored record could not be read"),
+            LedgerError::Closed => Self::new("shutting_down", "the relayer is shutting down"),
+            LedgerError::InDoubt(_) => {
+                Self::new("storage_unavailable", "the commit is in doubt; submitting the same bytes again is safe")
+            }
+            _ => Self::new("storage_unavailable", "nothing was stored"),
+        };
+        if problem.code() != "internal" {
+            problem = problem.retry_after(Duration::from_secs(1));
+        }
+        problem.0.extra.ambiguous = error.is_ambiguous();
+        problem
+    }
+}
+
+impl From<CancelError> for Problem {
+    fn from(error: CancelError) -> Self {
+        match error {
+            CancelError::Unknown(_) => Self::new("not_found", error.to_string()),
+            CancelError::TooLate { .. } => Self::new("too_late", error.to_string()),
+            CancelError::Ledger(error) => error.into(),
+            CancelError::ShuttingDown => Self::shutting_down(),
+            _ => Self::new("internal", "the request could not be cancelled"),
+        }
+    }
+}
+
+impl From<WaitError> for Problem {
+    fn from(error: WaitError) -> Self {
+        match error {
+            WaitError::Unknown(_) => Self::new("not_found", error.to_string()),
+            WaitError::Ledger(error) => error.into(),
+            WaitError::ShuttingDown => Self::shutting_down(),
+            _ => Self::new("internal", "waiting failed"),
+        }
+    }
+}
+
+impl Problem {
+    /// The relayer stops.
+    pub fn shutting_down() -> Self {
+        Self::new("shutting_down", "the relayer is shutting down").retry_after(Duration::from_secs(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_sorted_and_have_statuses() {
+        for pair in CODES.windows(2) {
+            assert!((pair[0].status, pair[0].code) < (pair[1].status, pair[1].code), "{} {}", pair[0].code, pair[1].code);
+        }
+        for info in CODES {
+            assert!(StatusCode::from_u16(info.status).is_ok());
+            assert_eq!(code_info(info.code), *info);
+        }
+    }
+
+    #[test]
+    fn retry_after_is_rounded_up() {
+        let response = Problem::new("rate_limited", "x").retry_after(Duration::from_millis(1_001)).into_response();
+        assert_eq!(response.headers()[header::RETRY_AFTER], "2");
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+    }
+}

@@ -1,0 +1,253 @@
+//! Requests: submit, ask, list, cancel, quote.
+
+use axum::{
+    body::Body,
+    extract::{Path, Query, Request, State, rejection::QueryRejection},
+    http::{HeaderMap, Response, StatusCode},
+};
+use serde::Deserialize;
+use slackwater::{
+    ledger::{EventFilter, RequestFilter, RequestRecord},
+    request::{Promise, RequestId, Status},
+};
+use utoipa::IntoParams;
+
+use super::{
+    Shared,
+    auth::Caller,
+    body,
+    dto::{
+        AcceptedView, BatchResults, ItemResult, QuoteBody, QuoteView, RequestPage, RequestView, SubmitBody, SummaryView,
+        parse_batch,
+    },
+    now,
+    problem::{Problem, ProblemBody},
+};
+
+/// Requests on a page unless `limit` says otherwise.
+const DEFAULT_PAGE: usize = 50;
+/// Most requests on a page.
+const MAX_PAGE: usize = 500;
+/// Most events of one request that are shown with it; `/events` has all.
+const MAX_TIMELINE: usize = 1_000;
+
+type Answer = Result<Response<Body>, Problem>;
+
+/// The `Idempotency-Key` header.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    value.to_str().map(Some).map_err(|_| Problem::new("invalid_header", "Idempotency-Key must be visible ASCII"))
+}
+
+/// Reads an id from a path.
+pub(super) fn parse_id(text: &str) -> Result<RequestId, Problem> {
+    text.parse().map_err(|_| Problem::new("malformed_id", "a request's id is 0x and 64 hexadecimal digits"))
+}
+
+/// The query string, or what is wrong with it.
+pub(super) fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
+    query.map(|Query(value)| value).map_err(|rejection| Problem::new("invalid_query", rejection.body_text()))
+}
+
+/// The request with this id, if the caller may see it.
+pub(super) async fn find(app: &Shared, caller: &Caller, id: RequestId) -> Result<RequestRecord, Problem> {
+    let record = app.relay.request(id).await?;
+    record
+        .filter(|record| caller.sees(&record.tenant))
+        .ok_or_else(|| Problem::new("not_found", format!("request {id} is not known")))
+}
+
+/// Accepts one request.
+///
+/// Answered when the request is durable, with a signed promise. Submitting the same signed bytes again is safe: it is
+/// the same request.
+#[utoipa::path(
+    post, path = "/v1/requests", tag = "requests",
+    params(("Idempotency-Key" = Option<String>, Header,
+        description = "Same key and same body: the first answer. Same key and another body: 409.")),
+    request_body = SubmitBody<'static>,
+    responses(
+        (status = 202, description = "Accepted", body = AcceptedView),
+        (status = "4XX", description = "Refused; nothing is kept", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = 503, description = "Come back after `Retry-After`", body = ProblemBody<'static>, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn submit(State(app): State<Shared>, caller: Caller, request: Request) -> Answer {
+    let (parts, body) = request.into_parts();
+    let limits = &app.limits;
+    let bytes = body::read(&parts.headers, body, limits.max_body_bytes, limits.body_timeout).await?;
+    let key = idempotency_key(&parts.headers)?;
+    let item = body::parse::<SubmitBody<'_>>(&bytes)?.into_item(key, now())?;
+    drop(bytes);
+    let acceptance = app.relay.submit(&caller.tenant, item).await?;
+    Ok(body::json_sized(StatusCode::ACCEPTED, &AcceptedView::from(acceptance), 1_024))
+}
+
+/// Accepts many requests, each on its own.
+///
+/// One result for each, in order. A request that is refused, or malformed, harms no other.
+#[utoipa::path(
+    post, path = "/v1/requests/batch", tag = "requests",
+    request_body = super::dto::SubmitBatchBody<'static>,
+    responses(
+        (status = 207, description = "One result for each request, in order", body = BatchResults),
+        (status = "4XX", description = "The batch as a whole was refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn submit_batch(State(app): State<Shared>, caller: Caller, request: Request) -> Answer {
+    let (parts, body) = request.into_parts();
+    let limits = &app.limits;
+    let bytes = body::read(&parts.headers, body, limits.max_batch_body_bytes, limits.body_timeout).await?;
+    if parts.headers.contains_key("idempotency-key") {
+        return Err(Problem::new(
+            "invalid_header",
+            "a batch has an `idempotencyKey` in each request instead of the Idempotency-Key header",
+        ));
+    }
+    let arrived = now();
+    let parsed = parse_batch(&bytes, limits.max_batch_items)?;
+    let mut items = Vec::with_capacity(parsed.len());
+    let mut refused = Vec::new();
+    for (index, body) in parsed.into_iter().enumerate() {
+        match body.and_then(|body| body.into_item(None, arrived)) {
+            Ok(item) => items.push(item),
+            Err(problem) => refused.push((index, problem)),
+        }
+    }
+    drop(bytes);
+    let total = items.len() + refused.len();
+    let mut accepted = app.relay.submit_many(&caller.tenant, items).await.into_iter();
+    let mut refused = refused.into_iter().peekable();
+    let mut results = Vec::with_capacity(total);
+    for index in 0..total {
+        let result = match refused.next_if(|(at, _)| *at == index) {
+            Some((_, problem)) => ItemResult::Refused(problem),
+            None => match accepted.next() {
+                Some(Ok(acceptance)) => ItemResult::Accepted(acceptance.into()),
+                Some(Err(error)) => ItemResult::Refused(error.into()),
+                None => unreachable!("the relay answers every item"),
+            },
+        };
+        results.push(result);
+    }
+    Ok(body::json_sized(StatusCode::MULTI_STATUS, &BatchResults { results }, 64 + total * 1_024))
+}
+
+/// Which requests to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListQuery {
+    /// Only this status.
+    #[param(value_type = Option<String>)]
+    status: Option<Status>,
+    /// Only this chain.
+    chain_id: Option<u64>,
+    /// Only this tenant; for operators.
+    tenant: Option<String>,
+    /// `nextCursor` of the page before.
+    cursor: Option<u64>,
+    /// Requests on the page, 1 to 500; default 50.
+    limit: Option<usize>,
+}
+
+/// Lists requests, newest first.
+#[utoipa::path(
+    get, path = "/v1/requests", tag = "requests", params(ListQuery),
+    responses(
+        (status = 200, description = "A page", body = RequestPage),
+        (status = "4XX", description = "Refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn list(
+    State(app): State<Shared>,
+    caller: Caller,
+    params: Result<Query<ListQuery>, QueryRejection>,
+) -> Answer {
+    let ListQuery { status, chain_id, tenant, cursor, limit } = query(params)?;
+    let tenant = match (caller.scope(), tenant) {
+        (Some(own), Some(asked)) if own != asked => {
+            return Err(Problem::new("operator_only", "only operators see other tenants' requests"));
+        }
+        (Some(own), _) => Some(own),
+        (None, asked) => asked,
+    };
+    let limit = limit.unwrap_or(DEFAULT_PAGE);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        return Err(Problem::new("invalid_query", format!("limit {limit} is not between 1 and {MAX_PAGE}")));
+    }
+    // One more than asked for tells whether there is a next page.
+    let filter = RequestFilter { tenant, status, chain_id, before: cursor, limit: limit + 1 };
+    let mut records = app.relay.requests(&filter).await?;
+    let has_more = records.len() > limit;
+    records.truncate(limit);
+    let next_cursor = has_more.then(|| records.last().map(|record| record.seq.to_string())).flatten();
+    let page = RequestPage { requests: records.iter().map(SummaryView::from).collect(), next_cursor };
+    Ok(body::json_sized(StatusCode::OK, &page, 64 + page.requests.len() * 512))
+}
+
+/// All about one request: content, promise, attempts, timeline.
+#[utoipa::path(
+    get, path = "/v1/requests/{id}", tag = "requests", params(("id" = String, Path, description = "The request's id")),
+    responses(
+        (status = 200, description = "The request", body = RequestView<'static>),
+        (status = "4XX", description = "Refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn show(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
+    let id = parse_id(&id)?;
+    let record = find(&app, &caller, id).await?;
+    let batch = match record.batch {
+        Some(batch) => app.relay.batch(batch).await?,
+        None => None,
+    };
+    let filter = EventFilter { after: 0, request: Some(id), tenant: None, limit: MAX_TIMELINE };
+    let timeline = app.relay.events(&filter).await?;
+    let promise = promise_of(&app, &record);
+    let attempts = batch.map(|view| view.attempts).unwrap_or_default();
+    Ok(body::json_sized(StatusCode::OK, &RequestView::new(&record, &promise, &attempts, &timeline), 4_096))
+}
+
+/// The promise that was signed at acceptance: a function of the record.
+fn promise_of(app: &Shared, record: &RequestRecord) -> Promise {
+    Promise {
+        request_hash: record.id,
+        chain_id: record.chain_id,
+        deadline: record.deadline.as_secs(),
+        relayer: app.relay.identity(),
+    }
+}
+
+/// Withdraws a request that is still queued.
+#[utoipa::path(
+    delete, path = "/v1/requests/{id}", tag = "requests", params(("id" = String, Path, description = "The request's id")),
+    responses(
+        (status = 200, description = "Cancelled", body = SummaryView),
+        (status = 409, description = "It is in a transaction, or has ended", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = "4XX", description = "Refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn cancel(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
+    let id = parse_id(&id)?;
+    let record = find(&app, &caller, id).await?;
+    let cancelled = app.relay.cancel(&record.tenant, id).await?;
+    Ok(body::json(StatusCode::OK, &SummaryView::from(&cancelled)))
+}
+
+/// What a request with this gas would cost if it were sent now.
+#[utoipa::path(
+    post, path = "/v1/quotes", tag = "requests", request_body = QuoteBody,
+    responses(
+        (status = 200, description = "The price", body = QuoteView),
+        (status = "4XX", description = "Refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = 503, description = "No price is known yet", body = ProblemBody<'static>, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn quote(State(app): State<Shared>, _caller: Caller, request: Request) -> Answer {
+    let (parts, body) = request.into_parts();
+    let limits = &app.limits;
+    let bytes = body::read(&parts.headers, body, limits.max_body_bytes, limits.body_timeout).await?;
+    let asked: QuoteBody = body::parse(&bytes)?;
+    let quote = app.relay.quote(asked.chain_id.0, asked.gas.0)?;
+    Ok(body::json(StatusCode::OK, &QuoteView::from(&quote)))
+}

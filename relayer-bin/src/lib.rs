@@ -1,0 +1,5 @@
+//! The Slackwater relayer as a library: configuration, HTTP API and command line. The binary `slackwater` is a thin
+//! shell around it; tests and benches use it directly.
+
+pub mod http;
+pub mod scalar;
