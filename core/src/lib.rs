@@ -6,7 +6,6 @@ use k256 as _;
 pub mod chain;
 pub mod lane;
 pub mod policy;
-#[cfg(any())]
 pub mod provenance;
 pub mod request;
 pub mod schedule;
