@@ -1,1 +1,40 @@
-//! Benches.
+//! What tests, benchmarks and the demonstration share: a real chain, contracts on it, users who sign, a relayer as its
+//! own process, faults between the two, and counting on the chain what really happened.
+//!
+//! Nothing here links the relayer: it is started as a program and spoken to over HTTP.
+//!
+//! ```no_run
+//! use slackwater_benches::{Anvil, Relayer, RelayerClient, World, wallet::Crowd};
+//!
+//! # async fn run() -> slackwater_benches::Result<()> {
+//! let anvil = Anvil::builder().block_time(1).spawn().await?;
+//! let world = World::deploy(anvil.node(), 1).await?;
+//! let relayer = Relayer::builder(&world).rpc(anvil.url()).spawn().await?;
+//! let client = RelayerClient::new(relayer.url())?;
+//! let mut crowd = Crowd::new(&world, 5);
+//! for request in crowd.marks(100) {
+//!     client.submit(&request.body).await?.accepted()?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod anvil;
+pub mod client;
+pub mod count;
+mod error;
+pub mod http;
+pub mod node;
+pub mod proxy;
+pub mod relayer;
+pub mod rng;
+pub mod wallet;
+pub mod world;
+
+pub use anvil::Anvil;
+pub use client::RelayerClient;
+pub use error::{BenchError, Result};
+pub use node::Node;
+pub use proxy::Proxy;
+pub use relayer::Relayer;
+pub use world::World;

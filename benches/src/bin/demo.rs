@@ -1,0 +1,3 @@
+//! `slackwater-demo`.
+
+fn main() {}

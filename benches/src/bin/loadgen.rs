@@ -1,0 +1,3 @@
+//! `slackwater-load`.
+
+fn main() {}

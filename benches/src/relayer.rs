@@ -1,0 +1,376 @@
+//! The relayer as its own process: started, killed, started again.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::{
+    anvil::{end, tail, terminate},
+    client::RelayerClient,
+    error::{BenchError, Result},
+    world::World,
+};
+
+/// Names a `slackwater` binary to use instead of the one beside this program.
+pub const BINARY_VAR: &str = "SLACKWATER_BIN";
+
+/// Path of the `slackwater` binary: `$SLACKWATER_BIN` if set and not empty, else the one beside the running program (or
+/// one directory above, where test programs live).
+///
+/// Tests of the crate that builds it use `env!("CARGO_BIN_EXE_slackwater")` instead.
+///
+/// # Errors
+/// If there is none; says how to build it.
+pub fn binary_path() -> Result<PathBuf> {
+    let hint = "run `cargo build -p slackwater-relayer` with the same profile, or set SLACKWATER_BIN";
+    let missing = |path: PathBuf| BenchError::Missing { what: "slackwater", path, hint };
+    if let Some(path) = env::var_os(BINARY_VAR).filter(|path| !path.is_empty()) {
+        let path = PathBuf::from(path);
+        return if path.is_file() { Ok(path) } else { Err(missing(path)) };
+    }
+    let program = env::current_exe().map_err(BenchError::io("the running program's path"))?;
+    let name = format!("slackwater{}", env::consts::EXE_SUFFIX);
+    let beside = program.with_file_name(&name);
+    let above = program.parent().and_then(Path::parent).map(|dir| dir.join(&name));
+    [Some(beside.clone()), above].into_iter().flatten().find(|path| path.is_file()).ok_or_else(|| missing(beside))
+}
+
+/// How a [`Relayer`] is started.
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until `spawn`"]
+pub struct RelayerBuilder {
+    world: World,
+    binary: Option<PathBuf>,
+    rpcs: Vec<String>,
+    senders: usize,
+    chain: BTreeMap<String, String>,
+    extra: String,
+    config: Option<String>,
+    environment: Vec<(OsString, OsString)>,
+    database: Option<PathBuf>,
+}
+
+impl RelayerBuilder {
+    /// The program; [`binary_path`] by default.
+    pub fn binary(mut self, path: impl Into<PathBuf>) -> Self {
+        self.binary = Some(path.into());
+        self
+    }
+
+    /// Adds an RPC endpoint.
+    pub fn rpc(mut self, url: impl Into<String>) -> Self {
+        self.rpcs.push(url.into());
+        self
+    }
+
+    /// How many of the world's relayer accounts send; all by default.
+    pub const fn senders(mut self, senders: usize) -> Self {
+        self.senders = senders;
+        self
+    }
+
+    /// Sets a key of the chain's table, as TOML: `("max_batch", "50")`.
+    pub fn chain_key(mut self, key: &str, value: impl ToString) -> Self {
+        self.chain.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    /// TOML that is added at the end of the configuration: further tables.
+    pub fn extra(mut self, toml: &str) -> Self {
+        self.extra.push_str(toml);
+        self.extra.push('\n');
+        self
+    }
+
+    /// The whole configuration, instead of the generated one. `{listen}`, `{database}` and `{rpc}` (the first endpoint)
+    /// are replaced.
+    pub fn config(mut self, toml: impl Into<String>) -> Self {
+        self.config = Some(toml.into());
+        self
+    }
+
+    /// An environment variable.
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// The database file; a temporary one by default.
+    pub fn database(mut self, path: impl Into<PathBuf>) -> Self {
+        self.database = Some(path.into());
+        self
+    }
+
+    /// Starts it and waits until it is ready.
+    ///
+    /// # Errors
+    /// If there is no binary, or it is not ready within 60 s.
+    pub async fn spawn(self) -> Result<Relayer> {
+        let mut relayer = self.prepare()?;
+        relayer.start().await?;
+        Ok(relayer)
+    }
+
+    /// Writes the configuration, but starts nothing.
+    ///
+    /// # Errors
+    /// If there is no binary.
+    pub fn prepare(self) -> Result<Relayer> {
+        let binary = match &self.binary {
+            Some(path) => path.clone(),
+            None => binary_path()?,
+        };
+        let dir = TempDir::with_prefix("slackwater-relayer-").map_err(BenchError::io("temporary directory"))?;
+        let database = self.database.clone().unwrap_or_else(|| dir.path().join("ledger.db"));
+        // Held only for a moment: the relayer must keep one address over restarts.
+        let listener = TcpListener::bind("127.0.0.1:0").map_err(BenchError::io("a free port"))?;
+        let listen = listener.local_addr().map_err(BenchError::io("a free port"))?;
+        drop(listener);
+        let config_path = dir.path().join("slackwater.toml");
+        let config = self.toml(&listen.to_string(), &database);
+        fs::write(&config_path, config).map_err(BenchError::io(config_path.display().to_string()))?;
+        let url = format!("http://{listen}");
+        let client = RelayerClient::new(&url)?;
+        Ok(Relayer {
+            binary,
+            environment: self.environment,
+            config_path,
+            database,
+            log_path: dir.path().join("slackwater.log"),
+            url,
+            client,
+            child: None,
+            _dir: dir,
+        })
+    }
+
+    fn toml(&self, listen: &str, database: &Path) -> String {
+        let database = database.display().to_string();
+        if let Some(config) = &self.config {
+            let rpc = self.rpcs.first().map_or("", String::as_str);
+            return config.replace("{listen}", listen).replace("{database}", &database).replace("{rpc}", rpc);
+        }
+        let quoted = |items: Vec<String>| items.iter().map(|item| format!("{item:?}")).collect::<Vec<_>>().join(", ");
+        let keys = self.world.relayers.iter().take(self.senders).map(|account| account.secret_hex()).collect();
+        let chain: String = self.chain.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+        format!(
+            "[server]\nlisten = {listen:?}\n\n[ledger]\npath = {database:?}\n\n[[chain]]\npreset = \"anvil\"\n\
+             rpc = [{}]\nsigners = [{}]\nforwarders = [{}]\n{chain}\n{}",
+            quoted(self.rpcs.clone()),
+            quoted(keys),
+            quoted(vec![self.world.forwarder.to_string()]),
+            self.extra,
+        )
+    }
+}
+
+/// A relayer process. Ends when dropped.
+#[derive(Debug)]
+pub struct Relayer {
+    binary: PathBuf,
+    environment: Vec<(OsString, OsString)>,
+    config_path: PathBuf,
+    database: PathBuf,
+    log_path: PathBuf,
+    url: String,
+    client: RelayerClient,
+    child: Option<Child>,
+    _dir: TempDir,
+}
+
+impl Relayer {
+    /// A relayer of `world` with all its relayer accounts, without API keys.
+    pub fn builder(world: &World) -> RelayerBuilder {
+        RelayerBuilder {
+            world: world.clone(),
+            binary: None,
+            rpcs: Vec::new(),
+            senders: usize::MAX,
+            chain: BTreeMap::new(),
+            extra: String::new(),
+            config: None,
+            environment: Vec::new(),
+            database: None,
+        }
+    }
+
+    /// Its address, the same after a restart.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A client of it.
+    pub const fn client(&self) -> &RelayerClient {
+        &self.client
+    }
+
+    /// Its configuration file.
+    pub fn config_path(&self) -> &Path {
+        &self.config_path
+    }
+
+    /// Its database file.
+    pub fn database(&self) -> &Path {
+        &self.database
+    }
+
+    /// Its process id; `None` while stopped.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Everything that it logged, over all its lives.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log_path).unwrap_or_default()
+    }
+
+    /// Starts it and waits until it is ready.
+    ///
+    /// # Errors
+    /// If it is not ready within 60 s, or ends.
+    pub async fn start(&mut self) -> Result<()> {
+        self.launch()?;
+        self.wait_ready(Duration::from_secs(60)).await
+    }
+
+    /// Starts it without waiting.
+    ///
+    /// # Errors
+    /// If it can't be started.
+    pub fn launch(&mut self) -> Result<()> {
+        self.kill();
+        let log = OpenOptions::new().create(true).append(true).open(&self.log_path);
+        let log: File = log.map_err(BenchError::io(self.log_path.display().to_string()))?;
+        let mut command = Command::new(&self.binary);
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(&self.config_path)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().map_err(BenchError::io("log file"))?)
+            .stderr(log);
+        for (name, value) in &self.environment {
+            command.env(name, value);
+        }
+        let child = command.spawn().map_err(BenchError::io(format!("cannot start {}", self.binary.display())))?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// If it is not within `within`, or ends.
+    pub async fn wait_ready(&mut self, within: Duration) -> Result<()> {
+        let started = Instant::now();
+        let client = self.client.clone().with_timeout(Duration::from_secs(2));
+        while !client.is_ready().await {
+            let ended = match &mut self.child {
+                Some(child) => child.try_wait().map_err(BenchError::io("slackwater"))?.map(|status| status.to_string()),
+                None => Some("was not started".to_owned()),
+            };
+            if ended.is_some() || started.elapsed() > within {
+                let why =
+                    ended.map_or_else(|| format!("not ready after {within:?}"), |status| format!("ended: {status}"));
+                let detail = format!("{why}\n{}", tail(&self.log()));
+                return Err(BenchError::Process { what: "slackwater", detail });
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// `kill -9`: what is not durable is lost.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            end(&mut child);
+        }
+    }
+
+    /// `SIGTERM`, and waits until it has ended; returns whether its exit code was 0.
+    ///
+    /// # Errors
+    /// If it does not end within `within`; it is then killed.
+    pub async fn terminate(&mut self, within: Duration) -> Result<bool> {
+        let Some(mut child) = self.child.take() else { return Ok(true) };
+        if let Err(error) = terminate(&mut child, "slackwater", within).await {
+            end(&mut child);
+            return Err(error);
+        }
+        Ok(child.wait().map_err(BenchError::io("slackwater"))?.success())
+    }
+
+    /// `kill -9` and start.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn restart(&mut self) -> Result<()> {
+        self.kill();
+        self.start().await
+    }
+
+    /// Freezes the process.
+    ///
+    /// # Errors
+    /// If it is not running.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Ends [`Self::pause`].
+    ///
+    /// # Errors
+    /// If it is not running.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    /// Whether the process lives.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Memory in use, bytes; `None` where `/proc` has no answer.
+    pub fn resident_bytes(&self) -> Option<u64> {
+        resident_bytes(self.pid()?)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let failed = |detail: String| BenchError::Process { what: "slackwater", detail };
+        let child = self.child.as_ref().ok_or_else(|| failed("is not running".to_owned()))?;
+        kill_process(Pid::from_child(child), signal).map_err(|error| failed(format!("cannot signal: {error}")))
+    }
+}
+
+impl Drop for Relayer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Resident memory of a process, bytes; `None` where `/proc` has no answer.
+pub fn resident_bytes(pid: u32) -> Option<u64> {
+    memory(pid, "VmRSS:")
+}
+
+/// Highest resident memory that a process ever had, bytes; `None` where `/proc` has no answer.
+pub fn peak_resident_bytes(pid: u32) -> Option<u64> {
+    memory(pid, "VmHWM:")
+}
+
+fn memory(pid: u32, field: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1_024)
+}
