@@ -24,6 +24,9 @@ use crate::{
 /// Names a `slackwater` binary to use instead of the one beside this program.
 pub const BINARY_VAR: &str = "SLACKWATER_BIN";
 
+/// The relayer's environment has the key of the world's `i`-th relayer account under this name and `i`.
+pub const KEY_VAR: &str = "RELAYER_KEY_";
+
 /// Path of the `slackwater` binary: `$SLACKWATER_BIN` if set and not empty, else the one beside the running program (or
 /// one directory above, where test programs live).
 ///
@@ -93,7 +96,7 @@ impl RelayerBuilder {
     }
 
     /// The whole configuration, instead of the generated one. `{listen}`, `{database}` and `{rpc}` (the first endpoint)
-    /// are replaced.
+    /// are replaced; the keys are in the environment under [`KEY_VAR`].
     pub fn config(mut self, toml: impl Into<String>) -> Self {
         self.config = Some(toml.into());
         self
@@ -141,9 +144,13 @@ impl RelayerBuilder {
         fs::write(&config_path, config).map_err(BenchError::io(config_path.display().to_string()))?;
         let url = format!("http://{listen}");
         let client = RelayerClient::new(&url)?;
+        let keys = self.world.relayers.iter().enumerate();
+        let mut environment: Vec<(OsString, OsString)> =
+            keys.map(|(i, account)| (format!("{KEY_VAR}{i}").into(), account.secret_hex().into())).collect();
+        environment.extend(self.environment);
         Ok(Relayer {
             binary,
-            environment: self.environment,
+            environment,
             config_path,
             database,
             log_path: dir.path().join("slackwater.log"),
@@ -160,16 +167,16 @@ impl RelayerBuilder {
             let rpc = self.rpcs.first().map_or("", String::as_str);
             return config.replace("{listen}", listen).replace("{database}", &database).replace("{rpc}", rpc);
         }
-        let quoted = |items: Vec<String>| items.iter().map(|item| format!("{item:?}")).collect::<Vec<_>>().join(", ");
-        let keys = self.world.relayers.iter().take(self.senders).map(|account| account.secret_hex()).collect();
+        let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(", ");
+        let rpcs = list(&mut self.rpcs.iter().map(|url| format!("{{ url = {url:?} }}")));
+        let signers =
+            list(&mut (0..self.senders.min(self.world.relayers.len())).map(|i| format!("\"env:{KEY_VAR}{i}\"")));
         let chain: String = self.chain.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
         format!(
-            "[server]\nlisten = {listen:?}\n\n[ledger]\npath = {database:?}\n\n[[chain]]\npreset = \"anvil\"\n\
-             rpc = [{}]\nsigners = [{}]\nforwarders = [{}]\n{chain}\n{}",
-            quoted(self.rpcs.clone()),
-            quoted(keys),
-            quoted(vec![self.world.forwarder.to_string()]),
-            self.extra,
+            "[server]\nlisten = {listen:?}\nallow_anonymous = true\n\n[ledger]\npath = {database:?}\n\n\
+             [[chain]]\npreset = \"anvil\"\nrpc = [{rpcs}]\nsigners = [{signers}]\n\
+             forwarders = [{{ address = \"{}\" }}]\n{chain}\n{}",
+            self.world.forwarder, self.extra,
         )
     }
 }
@@ -258,7 +265,9 @@ impl Relayer {
             .arg(&self.config_path)
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(BenchError::io("log file"))?)
-            .stderr(log);
+            .stderr(log)
+            // Ours: the relayer would take it for a misspelt key.
+            .env_remove(BINARY_VAR);
         for (name, value) in &self.environment {
             command.env(name, value);
         }
