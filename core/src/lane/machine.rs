@@ -59,6 +59,7 @@ impl Lane {
                     attempts,
                     phase: Phase::Pending,
                     was_broadcast: slot.was_broadcast,
+                    is_reported_included: slot.was_included,
                     is_abandoned: false,
                     attempted_at: 0,
                     is_polling: false,
@@ -174,6 +175,7 @@ impl Lane {
                 attempts: Vec::new(),
                 phase: Phase::Pending,
                 was_broadcast: false,
+                is_reported_included: false,
                 is_abandoned: false,
                 attempted_at: head.number,
                 is_polling: false,
@@ -198,13 +200,13 @@ impl Lane {
             }
             Event::Persisted { key } => self.on_persisted(now, key),
             Event::Abandoned { key } => self.on_abandoned(key),
-            Event::Sent { key, outcome } => self.on_sent(now, key, outcome),
+            Event::Sent { key, outcome } => self.on_sent(key, outcome),
             Event::Receipts { nonce, purpose, found, is_complete, at_block } => {
                 self.on_receipts(nonce, purpose, found, is_complete, at_block);
             }
             Event::Head(head) => self.on_head(now, head),
             Event::Canonical { number, hash } => self.on_canonical(number, hash),
-            Event::Balance(wei) => self.on_balance(now, wei),
+            Event::Balance(wei) => self.on_balance(wei),
         }
     }
 
@@ -265,8 +267,7 @@ impl Lane {
             self.reconcile(latest);
         } else if latest > self.next_nonce {
             // Somebody else spends this key. Our own slots are judged by their receipts.
-            self.commands
-                .push_back(Command::Alert(LaneAlert::ForeignNonce { ours: self.next_nonce, chain: latest }));
+            self.commands.push_back(Command::Alert(LaneAlert::ForeignNonce { ours: self.next_nonce, chain: latest }));
             self.next_nonce = latest;
         }
         let polls: Vec<(u64, PollPurpose)> = self
@@ -286,7 +287,6 @@ impl Lane {
 
     /// First look at the chain after a start (invariant I4): the chain may be ahead, behind, or have holes.
     fn reconcile(&mut self, latest: u64) {
-        let lowest_own = self.slots.keys().next().copied();
         let above = self.slots.keys().next_back().map_or(0, |nonce| nonce + 1);
         let known = self.next_nonce.max(above);
         if latest > known && known > 0 {
@@ -297,7 +297,6 @@ impl Lane {
         // Nonces between the chain's and ours that no slot explains (a restored backup, a store that was reset) would block
         // everything behind them: fill them with cancels.
         let holes: Vec<u64> = (latest..self.next_nonce).filter(|nonce| !self.slots.contains_key(nonce)).collect();
-        let _ = lowest_own;
         for nonce in holes {
             let plan = Plan {
                 payload: cancel_payload(self.config.id.sender, self.config.cancel_gas),
@@ -312,6 +311,7 @@ impl Lane {
                     attempts: Vec::new(),
                     phase: Phase::Pending,
                     was_broadcast: false,
+                    is_reported_included: false,
                     is_abandoned: true,
                     attempted_at: 0,
                     is_polling: false,
@@ -377,14 +377,18 @@ impl Lane {
         // From here on somebody may hold it, whatever the answer says (or whether one comes at all).
         attempt.held = attempt.held.max(Held::Maybe);
         let key = AttemptKey { nonce, index: u32::try_from(index).unwrap_or(u32::MAX) };
-        if !slot.was_broadcast {
-            slot.was_broadcast = true;
+        if slot.is_reported_included {
+            // Restored as included, but the chain's nonce says otherwise.
+            slot.is_reported_included = false;
+            self.commands.push_back(Command::ReportUnincluded { nonce });
+        } else if !slot.was_broadcast {
             self.commands.push_back(Command::ReportBroadcast { nonce });
         }
+        slot.was_broadcast = true;
         self.commands.push_back(Command::Broadcast { key });
     }
 
-    fn on_sent(&mut self, now: Timestamp, key: AttemptKey, outcome: SendOutcome) {
+    fn on_sent(&mut self, key: AttemptKey, outcome: SendOutcome) {
         let Some(slot) = self.slots.get_mut(&key.nonce) else { return };
         let is_first = slot.attempts.len() == 1;
         let needed_wei = slot.worst_case_wei();
@@ -438,7 +442,7 @@ impl Lane {
                             if let Some(slot) = self.slots.get_mut(&key.nonce) {
                                 slot.is_abandoned = true;
                             }
-                            self.replace(now, key.nonce);
+                            self.replace(key.nonce);
                         }
                     }
                     _ => {}
@@ -478,7 +482,8 @@ impl Lane {
                     self.commands.push_back(Command::ReportFinal { nonce, kind, receipt });
                 } else if is_new {
                     let Some(slot) = self.slots.get_mut(&nonce) else { return };
-                    slot.phase = Phase::Included { attempt: index, receipt: receipt.clone(), is_confirming: false };
+                    slot.phase = Phase::Included { receipt: receipt.clone(), is_confirming: false };
+                    slot.is_reported_included = true;
                     self.commands.push_back(Command::ReportIncluded { nonce, kind, receipt });
                 }
             }
@@ -487,6 +492,7 @@ impl Lane {
                 if slot.is_included() {
                     // The block we saw it in is gone.
                     slot.phase = Phase::Pending;
+                    slot.is_reported_included = false;
                     slot.attempted_at = at_block;
                     self.commands.push_back(Command::ReportUnincluded { nonce });
                 } else if purpose == PollPurpose::Finality {
@@ -515,6 +521,7 @@ impl Lane {
         for nonce in orphaned {
             if let Some(slot) = self.slots.get_mut(&nonce) {
                 slot.phase = Phase::Pending;
+                slot.is_reported_included = false;
                 slot.is_polling = false;
                 slot.attempted_at = number;
                 self.commands.push_back(Command::ReportUnincluded { nonce });
@@ -524,7 +531,7 @@ impl Lane {
         }
     }
 
-    fn on_balance(&mut self, now: Timestamp, wei: U256) {
+    fn on_balance(&mut self, wei: U256) {
         self.balance = Some(wei);
         let Some(needed_wei) = self.underfunded else { return };
         // What is refused for lack of funds is itself in flight: compare with the whole balance.
@@ -545,7 +552,6 @@ impl Lane {
         if wei >= needed_wei {
             self.underfunded = None;
             self.commands.push_back(Command::Alert(LaneAlert::Resumed));
-            let _ = now;
             for nonce in refused {
                 self.broadcast(nonce);
             }
@@ -592,7 +598,7 @@ impl Lane {
         }
         let Some(index) = slot.best() else {
             // Only payloads that may not be sent any more, or a hole: free the nonce.
-            self.replace(now, nonce);
+            self.replace(nonce);
             return;
         };
         let attempt = &slot.attempts[index];
@@ -600,18 +606,16 @@ impl Lane {
             return;
         }
         let is_priced_out = attempt.fees.max_fee_per_gas < head.next_base_fee;
-        let is_stuck =
-            is_oldest && head.number.saturating_sub(slot.attempted_at) >= self.config.bump_after_blocks;
+        let is_stuck = is_oldest && head.number.saturating_sub(slot.attempted_at) >= self.config.bump_after_blocks;
         let is_refused = attempt.held == Held::Refused;
-        let is_stale = attempt
-            .sent_at
-            .is_none_or(|sent| head.number.saturating_sub(sent) >= self.config.rebroadcast_after_blocks);
+        let is_stale =
+            attempt.sent_at.is_none_or(|sent| head.number.saturating_sub(sent) >= self.config.rebroadcast_after_blocks);
         if self.underfunded.is_some() {
             // No new price while the balance can't cover the old one: failed sends must not ratchet (S9).
             return;
         }
         if is_priced_out || is_stuck {
-            if !self.replace(now, nonce) && is_stale {
+            if !self.replace(nonce) && is_stale {
                 self.broadcast(nonce);
             }
         } else if is_refused || is_stale {
@@ -620,11 +624,10 @@ impl Lane {
     }
 
     /// Makes a replacement (a cancel once the payload is abandoned). Returns whether one was made.
-    fn replace(&mut self, now: Timestamp, nonce: u64) -> bool {
+    fn replace(&mut self, nonce: u64) -> bool {
         let Some(head) = self.head else { return false };
         let config = &self.config;
         let Some(slot) = self.slots.get_mut(&nonce) else { return false };
-        let _ = now;
         let (kind, ceiling) = if slot.is_abandoned {
             (AttemptKind::Cancel, config.max_fee_ceiling_wei_per_gas)
         } else {

@@ -23,7 +23,7 @@ mod machine;
 mod slot;
 
 pub use event::{
-    AttemptKey, AttemptKind, Command, Event, HeadInfo, LaneAlert, LaneConfig, LaneError, Plan, PollPurpose, RestoredSlot,
-    SendOutcome, TxToSign,
+    AttemptKey, AttemptKind, Command, Event, HeadInfo, LaneAlert, LaneConfig, LaneError, Plan, PollPurpose,
+    RestoredSlot, SendOutcome, TxToSign,
 };
 pub use machine::Lane;

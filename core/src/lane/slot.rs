@@ -34,7 +34,7 @@ pub(super) struct Attempt {
 #[derive(Debug, Clone)]
 pub(super) enum Phase {
     Pending,
-    Included { attempt: usize, receipt: Box<TxReceipt>, is_confirming: bool },
+    Included { receipt: Box<TxReceipt>, is_confirming: bool },
 }
 
 #[derive(Debug, Clone)]
@@ -43,6 +43,8 @@ pub(super) struct Slot {
     pub(super) attempts: Vec<Attempt>,
     pub(super) phase: Phase,
     pub(super) was_broadcast: bool,
+    /// The upper floor believes that it is in a block.
+    pub(super) is_reported_included: bool,
     /// The payload must not be sent any more: its deadline passed, or it was refused for good.
     pub(super) is_abandoned: bool,
     /// Head number when the newest attempt was made.

@@ -175,3 +175,29 @@ pub trait Ledger: Send + Sync + std::fmt::Debug + 'static {
     /// Flushes and closes; later calls fail with [`LedgerError::Closed`].
     async fn close(&self);
 }
+
+/// An outcome, and with it the attempt that the write stored, if it stored one.
+pub type Tracked = (Durable<WriteOutcome>, Option<Durable<AttemptRecord>>);
+
+impl GroupCommit {
+    /// [`Self::submit_all`], handing back each write's attempt as [`Durable`]: what a broadcast needs (invariant I2).
+    ///
+    /// # Errors
+    /// As [`Self::submit_all`].
+    pub async fn submit_tracked(&self, writes: Vec<Write>) -> Result<Vec<Tracked>, LedgerError> {
+        let attempts: Vec<Option<AttemptRecord>> = writes
+            .iter()
+            .map(|write| match write {
+                Write::Plan(planned) => Some(planned.attempt.clone()),
+                Write::Attempt(attempt) => Some(attempt.as_ref().clone()),
+                _ => None,
+            })
+            .collect();
+        let outcomes = self.submit_all(writes).await?;
+        let track = |(outcome, attempt): (Durable<WriteOutcome>, Option<AttemptRecord>)| {
+            let is_applied = matches!(outcome.get(), WriteOutcome::Applied(_));
+            (outcome, attempt.filter(|_| is_applied).map(Durable::committed))
+        };
+        Ok(outcomes.into_iter().zip(attempts).map(track).collect())
+    }
+}

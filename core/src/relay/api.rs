@@ -4,18 +4,25 @@ use std::{sync::Arc, time::Duration};
 
 use alloy_primitives::{Address, Bytes, U256};
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast;
+use tokio::{
+    sync::{broadcast, oneshot},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    admission::{Admission, record_acceptance},
+    admission::Admission,
     builder::RelayBuilder,
-    chain_service::Inbox,
+    chain_service::Message,
     error::{CancelError, SubmitError, WaitError},
 };
 use crate::{
     chain::Fees,
-    ledger::{AttemptRecord, BatchRecord, EventRecord, GroupCommit, Ledger, RequestRecord},
-    request::{BatchId, Promise, RequestId, Submission},
+    ledger::{
+        AttemptRecord, BatchRecord, DecisionRow, EventFilter, EventRecord, GroupCommit, Ledger, LedgerError,
+        RequestFilter, RequestRecord,
+    },
+    request::{BatchId, Promise, RequestId, Status, Submission},
 };
 
 /// One submission with the caller's idempotency key.
@@ -174,4 +181,230 @@ pub struct BatchView {
 #[derive(Debug, Clone)]
 pub struct Relay {
     pub(super) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    admission: Arc<Admission>,
+    group: GroupCommit,
+    ledger: Arc<dyn Ledger>,
+    stop: CancellationToken,
+    failed: CancellationToken,
+    ended: CancellationToken,
+    supervisor: JoinHandle<()>,
+}
+
+impl Inner {
+    pub(super) const fn new(
+        admission: Arc<Admission>,
+        group: GroupCommit,
+        ledger: Arc<dyn Ledger>,
+        stop: CancellationToken,
+        failed: CancellationToken,
+        ended: CancellationToken,
+        supervisor: JoinHandle<()>,
+    ) -> Self {
+        Self { admission, group, ledger, stop, failed, ended, supervisor }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The tasks finish what they are committing, then end by themselves.
+        self.stop.cancel();
+        if self.failed.is_cancelled() {
+            self.supervisor.abort();
+        }
+    }
+}
+
+/// How long a start waits for the first head before it returns all the same.
+const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Relay {
+    /// A builder; see [`RelayBuilder::start`].
+    pub fn builder() -> RelayBuilder {
+        RelayBuilder::default()
+    }
+
+    pub(super) async fn wait_for_first_heads(&self) {
+        let all = async {
+            while self.chains().iter().any(|chain| chain.health == ChainHealth::Starting) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let _ = tokio::time::timeout(FIRST_HEAD_TIMEOUT, all).await;
+    }
+
+    /// Takes one request. When this returns `Ok`, the request is durable and promised.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; ask [`SubmitError::is_retryable`] and [`SubmitError::is_ambiguous`]. Submitting the same signed
+    /// bytes again is always safe.
+    pub async fn submit(&self, tenant: &str, item: SubmitItem) -> Result<Acceptance, SubmitError> {
+        self.submit_many(tenant, vec![item]).await.pop().unwrap_or(Err(SubmitError::ShuttingDown))
+    }
+
+    /// Takes many requests in one commit; results in order. One that is refused does not affect the others.
+    pub async fn submit_many(&self, tenant: &str, items: Vec<SubmitItem>) -> Vec<Result<Acceptance, SubmitError>> {
+        if self.inner.stop.is_cancelled() {
+            return items.iter().map(|_| Err(SubmitError::ShuttingDown)).collect();
+        }
+        self.inner.admission.clone().submit(tenant, items).await
+    }
+
+    /// A request as stored, whoever's it is.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn request(&self, id: RequestId) -> Result<Option<RequestRecord>, LedgerError> {
+        self.inner.ledger.request(id).await
+    }
+
+    /// Requests that match, newest first.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn requests(&self, filter: &RequestFilter) -> Result<Vec<RequestRecord>, LedgerError> {
+        self.inner.ledger.requests(filter).await
+    }
+
+    /// A batch with attempts and members.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn batch(&self, id: BatchId) -> Result<Option<BatchView>, LedgerError> {
+        let found = self.inner.ledger.batch(id).await?;
+        Ok(found.map(|(batch, attempts, members)| BatchView { batch, attempts, members }))
+    }
+
+    /// Committed events in order.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRecord>, LedgerError> {
+        self.inner.ledger.events(filter).await
+    }
+
+    /// Events as they are committed. A receiver that lags reads what it missed with [`Self::events`].
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<[EventRecord]>> {
+        self.inner.group.subscribe()
+    }
+
+    /// The newest committed event's number.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn last_event_seq(&self) -> Result<u64, LedgerError> {
+        self.inner.ledger.last_event_seq().await
+    }
+
+    /// Withdraws a request of `tenant` that is not in a transaction yet. Later nonces of the same user end with it.
+    ///
+    /// # Errors
+    /// [`CancelError::TooLate`] once it is batched: a signed transaction may be mined whatever we do.
+    pub async fn cancel(&self, tenant: &str, id: RequestId) -> Result<RequestRecord, CancelError> {
+        let Some(record) = self.inner.ledger.request(id).await?.filter(|record| record.tenant == tenant) else {
+            return Err(CancelError::Unknown(id));
+        };
+        if record.status != Status::Queued {
+            return Err(CancelError::TooLate { id, status: record.status });
+        }
+        let Some(chain) = self.inner.admission.chains.get(&record.chain_id) else {
+            return Err(CancelError::Unknown(id));
+        };
+        let (reply, answer) = oneshot::channel();
+        chain.inbox.send(Message::Cancel { id, reply }).await.map_err(|_| CancelError::ShuttingDown)?;
+        answer.await.map_err(|_| CancelError::ShuttingDown)??;
+        self.inner.ledger.request(id).await?.ok_or(CancelError::Unknown(id))
+    }
+
+    /// Waits until a request is in a block, or has ended.
+    ///
+    /// # Errors
+    /// [`WaitError`]. There is no timeout: every accepted request ends by its deadline, or wrap this in one.
+    pub async fn wait(&self, id: RequestId, until: WaitFor) -> Result<RequestRecord, WaitError> {
+        let mut events = self.subscribe();
+        loop {
+            let record = self.inner.ledger.request(id).await?.ok_or(WaitError::Unknown(id))?;
+            let is_there =
+                record.status.is_terminal() || (until == WaitFor::Included && record.status == Status::Included);
+            if is_there {
+                return Ok(record);
+            }
+            loop {
+                let received = tokio::select! {
+                    received = events.recv() => received,
+                    () = self.inner.ended.cancelled() => return Err(WaitError::ShuttingDown),
+                };
+                match received {
+                    Ok(group) if group.iter().any(|event| event.request_id == id) => break,
+                    Ok(_) => {}
+                    Err(broadcast::error::RecvError::Lagged(_)) => break,
+                    Err(broadcast::error::RecvError::Closed) => return Err(WaitError::ShuttingDown),
+                }
+            }
+        }
+    }
+
+    /// Every chain's condition.
+    pub fn chains(&self) -> Vec<ChainStatus> {
+        self.inner.admission.chains.values().map(|chain| chain.view().status).collect()
+    }
+
+    /// Every lane's condition.
+    pub fn lanes(&self) -> Vec<LaneStatus> {
+        self.inner.admission.chains.values().flat_map(|chain| chain.view().lanes).collect()
+    }
+
+    /// Cost of a forward request with `gas` inner gas, as of now.
+    ///
+    /// # Errors
+    /// [`SubmitError::UnknownChain`] or [`SubmitError::ChainUnavailable`].
+    pub fn quote(&self, chain_id: u64, gas: u64) -> Result<Quote, SubmitError> {
+        self.inner.admission.quote(chain_id, gas)
+    }
+
+    /// Number of requests by chain and status.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn counts(&self) -> Result<Vec<(u64, Status, u64)>, LedgerError> {
+        self.inner.ledger.counts().await
+    }
+
+    /// Entries of the decision log.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<DecisionRow>, LedgerError> {
+        self.inner.ledger.decisions(after, limit).await
+    }
+
+    /// Address of the identity key that signs promises.
+    pub fn identity(&self) -> Address {
+        self.inner.admission.identity.address()
+    }
+
+    /// All tasks are alive.
+    pub fn is_running(&self) -> bool {
+        !self.inner.stop.is_cancelled()
+    }
+
+    /// Resolves when the relay has stopped: after [`Self::shutdown`], or because a task ended early.
+    pub async fn stopped(&self) {
+        self.inner.ended.cancelled().await;
+    }
+
+    /// A task ended early; the process should exit with an error, and a restart goes on from the ledger.
+    pub fn has_failed(&self) -> bool {
+        self.inner.failed.is_cancelled()
+    }
+
+    /// Stops: accepts nothing more, commits what is decided, sends nothing new, closes the ledger. What is accepted goes on
+    /// at the next start.
+    pub async fn shutdown(&self) {
+        self.inner.stop.cancel();
+        self.inner.ended.cancelled().await;
+    }
 }

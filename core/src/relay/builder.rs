@@ -118,6 +118,10 @@ pub struct ChainTuning {
     pub max_simulations: u32,
     /// Shortest deadline that is accepted (`guard_ms`).
     pub guard: Duration,
+    /// Simulate every batch before it is sent (`simulate`).
+    pub simulate: bool,
+    /// Gas of a transfer to oneself, for cancels; Arbitrum and ZK Stack need more than 21 000 (`cancel_gas`).
+    pub cancel_gas: u64,
 }
 
 impl ChainTuning {
@@ -139,10 +143,12 @@ impl ChainTuning {
             forward_overhead_gas: 45_000,
             patience_percentile: 40,
             urgent_within: block * 15,
-            max_nonce_gap: 4_096,
+            max_nonce_gap: 65_536,
             nonce_lookup: Duration::from_millis(250),
             max_simulations: 3,
             guard: block * 2 + Duration::from_millis(500),
+            simulate: true,
+            cancel_gas: if spec.has_mempool { 21_000 } else { 1_000_000 },
         }
     }
 }

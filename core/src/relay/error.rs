@@ -51,6 +51,14 @@ pub enum SubmitError {
         /// The caller's ceiling.
         max_cost_wei: alloy_primitives::U256,
     },
+    /// The idempotency key is empty or too long. Caller.
+    #[error("idempotency key has {bytes} bytes, 1 to {limit} are allowed")]
+    IdempotencyKey {
+        /// Given.
+        bytes: usize,
+        /// Allowed.
+        limit: usize,
+    },
     /// The idempotency key came with another body before. Caller.
     #[error("idempotency key was used with another body, for request {existing}")]
     IdempotencyConflict {
@@ -142,6 +150,7 @@ impl SubmitError {
             Self::Policy(_) => "policy_denied",
             Self::Budget(_) => "budget_exhausted",
             Self::CeilingTooLow { .. } => "max_cost_too_low",
+            Self::IdempotencyKey { .. } => "invalid_idempotency_key",
             Self::IdempotencyConflict { .. } => "idempotency_conflict",
             Self::NonceConflict { .. } => "nonce_conflict",
             Self::NonceUsed { .. } => "nonce_used",

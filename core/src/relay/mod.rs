@@ -5,12 +5,18 @@ mod api;
 mod builder;
 mod chain_service;
 mod clock;
+mod dispatch;
 mod error;
 mod fees;
+mod journal;
+mod lane_shell;
+mod receipts;
 mod rpc;
 mod settle;
 mod signer;
 mod simulate;
+mod start;
+mod tenants;
 mod watcher;
 
 pub use api::{

@@ -20,4 +20,6 @@ pub use id::{BatchId, LaneId, ParseIdError, RequestId};
 pub use promise::Promise;
 pub use signature::{SignatureError, recover};
 pub use status::{Reason, Status};
-pub use verify::{RequestKind, Submission, SubmissionKind, VerifiedRequest, VerifyContext, VerifyError, verify};
+pub use verify::{
+    Deadline, RequestKind, Submission, SubmissionKind, VerifiedRequest, VerifyContext, VerifyError, verify,
+};

@@ -32,7 +32,9 @@ pub struct TxReceipt {
 impl TxReceipt {
     /// Total cost in wei, without value: `gas used × effective price + extra fees`.
     pub fn cost_wei(&self) -> U256 {
-        U256::from(self.gas_used).saturating_mul(U256::from(self.effective_gas_price)).saturating_add(self.extra_fee_wei)
+        U256::from(self.gas_used)
+            .saturating_mul(U256::from(self.effective_gas_price))
+            .saturating_add(self.extra_fee_wei)
     }
 }
 

@@ -132,17 +132,11 @@ impl VehicleParams {
             VehicleKey::Multicall => MULTICALL_OVERHEAD_GAS,
             VehicleKey::Single(_) => 0,
         };
-        let inner = members
-            .iter()
-            .fold(0u64, |sum, member| sum.saturating_add(member.gas()).saturating_add(overhead));
+        let inner = members.iter().fold(0u64, |sum, member| sum.saturating_add(member.gas()).saturating_add(overhead));
         let reserve = members.iter().map(|member| member.gas()).max().unwrap_or(0).div_ceil(63);
         let margin = if matches!(key, VehicleKey::Single(_)) { 0 } else { BATCH_MARGIN_GAS };
-        let execution = self
-            .schedule
-            .intrinsic_gas(data)
-            .saturating_add(inner)
-            .saturating_add(reserve)
-            .saturating_add(margin);
+        let execution =
+            self.schedule.intrinsic_gas(data).saturating_add(inner).saturating_add(reserve).saturating_add(margin);
         execution.max(self.schedule.floor_gas(data))
     }
 }

@@ -18,9 +18,18 @@ pub struct Submission {
     /// What should happen.
     pub kind: SubmissionKind,
     /// Latest acceptable inclusion; `None` takes [`VerifyContext::default_within`].
-    pub deadline: Option<Timestamp>,
+    pub deadline: Option<Deadline>,
     /// The most that this request may cost in total, in wei; `None` leaves it to budget and policy.
     pub max_cost_wei: Option<U256>,
+}
+
+/// How a caller names a deadline. Kept as given, so that a repeated submission is recognised as the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deadline {
+    /// An instant.
+    At(Timestamp),
+    /// From arrival on.
+    Within(Duration),
 }
 
 /// The kinds of request. A new kind is one file in `request/`, one vehicle and one outcome decoder.
@@ -255,6 +264,10 @@ pub fn verify(
     }
     let wanted = match deadline {
         Some(deadline) => {
+            let deadline = match deadline {
+                Deadline::At(at) => at,
+                Deadline::Within(within) => now.saturating_add(within),
+            };
             check_far(deadline, context, now)?;
             deadline
         }

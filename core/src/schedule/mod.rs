@@ -14,4 +14,4 @@ mod outlook;
 mod queue;
 
 pub use outlook::{FeeOutlook, PercentileOutlook};
-pub use queue::{ComposeLimits, QueuedRequest, Queue, Selection, Trigger};
+pub use queue::{ComposeLimits, Queue, QueuedRequest, Selection, Trigger};

@@ -229,8 +229,7 @@ impl Queue {
             }
             None => {
                 let key = VehicleKey::of(&entry.request);
-                let (tenant, place) =
-                    (entry.tenant.clone(), (entry.request.deadline(), entry.seq, Head::Request(id)));
+                let (tenant, place) = (entry.tenant.clone(), (entry.request.deadline(), entry.seq, Head::Request(id)));
                 self.ready(now, key, tenant, place);
             }
         }
@@ -311,6 +310,11 @@ impl Queue {
         }
     }
 
+    /// Whether an earlier nonce of the signer is in a transaction that is not settled.
+    pub fn has_unsettled_before(&self, forwarder: Address, signer: Address, nonce: u64) -> bool {
+        self.signers.get(&(forwarder, signer)).is_some_and(|state| state.in_flight.range(..nonce).next().is_some())
+    }
+
     /// Signers whose forwarder nonce nobody has looked at.
     pub fn unknown_signers(&self, limit: usize) -> Vec<(Address, Address)> {
         self.signers
@@ -334,9 +338,9 @@ impl Queue {
         let Some((forwarder, signer, nonce)) = self.entries.get(&id).and_then(|entry| entry.request.sequence()) else {
             return Vec::new();
         };
-        self.signers.get(&(forwarder, signer)).map_or_else(Vec::new, |state| {
-            state.waiting.range(nonce.saturating_add(1)..).map(|(_, id)| *id).collect()
-        })
+        self.signers
+            .get(&(forwarder, signer))
+            .map_or_else(Vec::new, |state| state.waiting.range(nonce.saturating_add(1)..).map(|(_, id)| *id).collect())
     }
 
     /// Removes a request that has ended, waiting or in flight.
@@ -453,8 +457,7 @@ impl Queue {
                 deadline = deadline.min(entry.request.deadline());
                 ceiling = ceiling.min(entry.ceiling_wei_per_gas);
             }
-            let has_lingered =
-                group.ready_since.is_some_and(|since| now >= since.saturating_add(limits.linger));
+            let has_lingered = group.ready_since.is_some_and(|since| now >= since.saturating_add(limits.linger));
             let trigger = if is_full {
                 Trigger::Full
             } else if deadline <= urgent && limits.urgent > Duration::ZERO && has_lingered {
@@ -535,8 +538,7 @@ impl Queue {
         let mut touched = BTreeSet::new();
         for id in members {
             let Some(entry) = self.entries.get(id) else { continue };
-            let (deadline, seq, gas, tenant) =
-                (entry.request.deadline(), entry.seq, entry.gas, entry.tenant.clone());
+            let (deadline, seq, gas, tenant) = (entry.request.deadline(), entry.seq, entry.gas, entry.tenant.clone());
             let sequence = entry.request.sequence();
             if self.deadlines.remove(&(deadline, *id)) {
                 self.waiting -= 1;

@@ -1,0 +1,561 @@
+//! From a submission to a durable, promised request.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use alloy_primitives::{Address, Bytes, ChainId, U256, keccak256};
+use tokio::sync::mpsc;
+
+use super::{
+    api::{Acceptance, ChainStatus, LaneStatus, Quote, SubmitItem},
+    builder::ChainTuning,
+    chain_service::Message,
+    clock,
+    error::SubmitError,
+    fees::Price,
+    rpc::RpcPool,
+    signer::IdentityKey,
+    simulate::forwarder_nonces,
+    tenants::{Tenant, Tenants},
+};
+use crate::{
+    chain::ChainSpec,
+    ledger::{
+        AcceptOutcome, Durable, GroupCommit, Idempotency, Ledger, NewRequest, RequestRecord, Write, WriteOutcome,
+    },
+    request::{
+        Deadline, ForwarderDomain, Promise, Status, Submission, SubmissionKind, VerifiedRequest, VerifyContext,
+        vehicle::VehicleParams, verify,
+    },
+    schedule::QueuedRequest,
+    time::Timestamp,
+};
+
+/// Longest idempotency key, bytes.
+pub(super) const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
+
+/// Requests verified in one piece on a blocking thread.
+const VERIFY_CHUNK: usize = 128;
+
+/// Forwarder nonces of users that are kept at hand.
+pub(super) const NONCE_CACHE_LEN: u64 = 200_000;
+
+/// What one chain shows to the outside, and what admission needs of it.
+#[derive(Debug)]
+pub(super) struct ChainShared {
+    pub(super) spec: ChainSpec,
+    pub(super) tuning: ChainTuning,
+    pub(super) pool: RpcPool,
+    pub(super) forwarders: BTreeMap<Address, ForwarderDomain>,
+    /// Forwarders whose storage layout is known.
+    pub(super) known_forwarders: BTreeSet<Address>,
+    pub(super) has_multicall: bool,
+    /// Gas and size arithmetic; its sender is the first lane's, which changes neither.
+    pub(super) params: VehicleParams,
+    pub(super) inbox: mpsc::Sender<Message>,
+    /// (forwarder, user) → next nonce on chain, at least.
+    pub(super) nonces: moka::future::Cache<(Address, Address), u64>,
+    pub(super) view: RwLock<ChainView>,
+}
+
+/// The chain service's newest word about itself.
+#[derive(Debug, Clone)]
+pub(super) struct ChainView {
+    pub(super) status: ChainStatus,
+    pub(super) lanes: Vec<LaneStatus>,
+    pub(super) price: Option<Price>,
+}
+
+impl ChainShared {
+    pub(super) fn view(&self) -> ChainView {
+        self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    fn price(&self) -> Result<Price, SubmitError> {
+        let view = self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        view.price.ok_or_else(|| SubmitError::ChainUnavailable {
+            chain_id: self.spec.chain_id,
+            detail: "no block has been seen yet".to_owned(),
+            retry_after: self.spec.block_time().max(Duration::from_secs(1)),
+        })
+    }
+
+    /// Gas of a transaction that carries only `member_gas`.
+    fn gas_alone(&self, member_gas: u64) -> u64 {
+        self.params.base_gas().saturating_add(member_gas)
+    }
+
+    /// Cost now and worst case of a request that adds `member_gas` at `ceiling` wei per gas.
+    fn quote(price: Price, member_gas: u64, gas_alone: u64, ceiling: u128, value: U256) -> Quote {
+        let now = price.quote.effective_gas_price(price.next_base_fee);
+        Quote {
+            base_fee_wei_per_gas: price.next_base_fee,
+            priority_fee_wei_per_gas: price.quote.max_priority_fee_per_gas,
+            gas: member_gas,
+            expected_cost_wei: U256::from(member_gas).saturating_mul(U256::from(now)).saturating_add(value),
+            max_cost_wei: U256::from(gas_alone).saturating_mul(U256::from(ceiling)).saturating_add(value),
+        }
+    }
+}
+
+/// The front door of all chains.
+#[derive(Debug)]
+pub(super) struct Admission {
+    pub(super) chains: BTreeMap<ChainId, Arc<ChainShared>>,
+    pub(super) tenants: Arc<Tenants>,
+    pub(super) group: GroupCommit,
+    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) identity: IdentityKey,
+    pub(super) default_within: Duration,
+    pub(super) max_within: Duration,
+    pub(super) salt: AtomicU64,
+}
+
+/// A submission that passed every check which needs no I/O.
+struct Prepared {
+    chain: Arc<ChainShared>,
+    request: Arc<VerifiedRequest>,
+    member_gas: u64,
+    bytes: usize,
+    ceiling: u128,
+    quote: Quote,
+    idempotency: Option<Idempotency>,
+    promise_signature: Bytes,
+    payload: Vec<u8>,
+}
+
+impl Admission {
+    /// Cost of a request with `gas` inner gas on a chain, as of now.
+    pub(super) fn quote(&self, chain_id: ChainId, gas: u64) -> Result<Quote, SubmitError> {
+        let chain = self.chains.get(&chain_id).ok_or(SubmitError::UnknownChain(chain_id))?;
+        let price = chain.price()?;
+        let member_gas = gas.saturating_add(chain.tuning.forward_overhead_gas);
+        let ceiling = price.quote.max_fee_per_gas;
+        Ok(ChainShared::quote(price, member_gas, chain.gas_alone(member_gas), ceiling, U256::ZERO))
+    }
+
+    /// Takes `items`, all in one commit; answers in order.
+    ///
+    /// Runs to its end even if the caller goes away: what is committed must reach the queue.
+    pub(super) async fn submit(
+        self: Arc<Self>,
+        tenant: &str,
+        items: Vec<SubmitItem>,
+    ) -> Vec<Result<Acceptance, SubmitError>> {
+        let count = items.len();
+        let Some(tenant) = self.tenants.get(tenant) else {
+            return vec![Err(SubmitError::UnknownTenant(tenant.to_owned())); count];
+        };
+        if let Err(error) = tenant.admit(count) {
+            return vec![Err(error); count];
+        }
+        match tokio::spawn(self.submit_to_end(tenant, items)).await {
+            Ok(answers) => answers,
+            Err(_) => vec![Err(SubmitError::ShuttingDown); count],
+        }
+    }
+
+    async fn submit_to_end(
+        self: Arc<Self>,
+        tenant: Arc<Tenant>,
+        items: Vec<SubmitItem>,
+    ) -> Vec<Result<Acceptance, SubmitError>> {
+        let now = clock::now();
+        let mut prepared = self.clone().prepare_all(&tenant, items, now).await;
+        self.check_nonces(&mut prepared).await;
+        let mut answers: Vec<Option<Result<Acceptance, SubmitError>>> = Vec::with_capacity(prepared.len());
+        let mut writes = Vec::with_capacity(prepared.len());
+        let mut waiting = Vec::with_capacity(prepared.len());
+        for (index, item) in prepared.into_iter().enumerate() {
+            let reserved = item.and_then(|item| {
+                let id = item.request.id();
+                let chain_id = item.chain.spec.chain_id;
+                self.tenants.reserve(&tenant, id, chain_id, item.quote.max_cost_wei, now)?;
+                Ok(item)
+            });
+            match reserved {
+                Ok(item) => {
+                    writes.push(Write::Accept(Box::new(new_request(&tenant, &item, now))));
+                    waiting.push((index, item));
+                    answers.push(None);
+                }
+                Err(error) => answers.push(Some(Err(error))),
+            }
+        }
+        match self.group.try_submit_all(writes).await {
+            Ok(outcomes) => {
+                let mut accepted: BTreeMap<ChainId, Vec<QueuedRequest>> = BTreeMap::new();
+                for ((index, item), outcome) in waiting.into_iter().zip(outcomes) {
+                    answers[index] = Some(self.answer(&tenant, item, outcome, now, &mut accepted));
+                }
+                for (chain_id, entries) in accepted {
+                    self.tenants.opened(&tenant, entries.len() as u64);
+                    if let Some(chain) = self.chains.get(&chain_id) {
+                        // A service that is gone is restarted with the process, and reads them from the ledger then.
+                        let _ = chain.inbox.send(Message::Accepted(entries)).await;
+                    }
+                }
+            }
+            Err(error) => {
+                for (index, item) in waiting {
+                    // In doubt: the reservation stays, since the request may be durable.
+                    if !error.is_ambiguous() {
+                        self.tenants.release(&tenant, item.request.id());
+                    }
+                    answers[index] = Some(Err(error.clone().into()));
+                }
+            }
+        }
+        answers.into_iter().map(|answer| answer.unwrap_or(Err(SubmitError::ShuttingDown))).collect()
+    }
+
+    async fn prepare_all(
+        self: Arc<Self>,
+        tenant: &Arc<Tenant>,
+        items: Vec<SubmitItem>,
+        now: Timestamp,
+    ) -> Vec<Result<Prepared, SubmitError>> {
+        if items.len() < VERIFY_CHUNK / 8 {
+            return items.into_iter().map(|item| self.prepare(tenant, item, now)).collect();
+        }
+        // Recovery costs tens of microseconds each: many of them belong on blocking threads.
+        let mut chunks = Vec::new();
+        let mut items = items.into_iter().peekable();
+        while items.peek().is_some() {
+            let chunk: Vec<SubmitItem> = items.by_ref().take(VERIFY_CHUNK).collect();
+            let (this, tenant) = (self.clone(), tenant.clone());
+            let count = chunk.len();
+            let task = tokio::task::spawn_blocking(move || {
+                chunk.into_iter().map(|item| this.prepare(&tenant, item, now)).collect::<Vec<_>>()
+            });
+            chunks.push((count, task));
+        }
+        let mut prepared = Vec::new();
+        for (count, chunk) in chunks {
+            match chunk.await {
+                Ok(results) => prepared.extend(results),
+                Err(_) => prepared.extend((0..count).map(|_| Err(SubmitError::ShuttingDown))),
+            }
+        }
+        prepared
+    }
+
+    /// Every check that needs no I/O, and the promise's signature.
+    fn prepare(&self, tenant: &Tenant, item: SubmitItem, now: Timestamp) -> Result<Prepared, SubmitError> {
+        let SubmitItem { mut submission, idempotency_key } = item;
+        let chain_id = submission.chain_id;
+        let chain = self.chains.get(&chain_id).ok_or(SubmitError::UnknownChain(chain_id))?.clone();
+        if let SubmissionKind::Call(call) = &mut submission.kind
+            && call.salt.is_empty()
+        {
+            // Without a key from the caller every call is a new one.
+            call.salt = idempotency_key
+                .clone()
+                .unwrap_or_else(|| format!("{}-{}", now.0, self.salt.fetch_add(1, Ordering::Relaxed)));
+        }
+        let idempotency = match idempotency_key {
+            Some(key) if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY_BYTES => {
+                return Err(SubmitError::IdempotencyKey { bytes: key.len(), limit: MAX_IDEMPOTENCY_KEY_BYTES });
+            }
+            Some(key) => Some(Idempotency { body_hash: body_hash(&submission), key }),
+            None => None,
+        };
+        let context = VerifyContext {
+            tenant: &tenant.policy.id,
+            chain_id,
+            forwarders: &chain.forwarders,
+            default_within: self.default_within,
+            max_within: self.max_within,
+            guard: chain.tuning.guard,
+            skew: Duration::from_secs(chain.spec.deadline_skew_s),
+        };
+        let request = verify(submission, &context, now)?;
+        tenant.policy.check(&request)?;
+        let member_gas = chain.params.member_gas(&request);
+        let gas_alone = chain.gas_alone(member_gas);
+        if gas_alone > chain.tuning.max_batch_gas {
+            return Err(SubmitError::GasTooHigh { gas: gas_alone, limit: chain.tuning.max_batch_gas });
+        }
+        let bytes = chain.params.member_bytes(&request);
+        let limit = max_payload_bytes(&chain.spec);
+        if bytes > limit {
+            return Err(SubmitError::TooLarge { bytes, limit });
+        }
+        let price = chain.price()?;
+        let ceiling = ceiling(&chain.tuning, tenant, price, &request, gas_alone)?;
+        let quote = ChainShared::quote(price, member_gas, gas_alone, ceiling, request.value());
+        let promise = self.promise(&request);
+        let promise_signature = self.identity.sign(promise.digest());
+        let payload = request.to_stored();
+        Ok(Prepared {
+            chain,
+            request: Arc::new(request),
+            member_gas,
+            bytes,
+            ceiling,
+            quote,
+            idempotency,
+            promise_signature,
+            payload,
+        })
+    }
+
+    fn promise(&self, request: &VerifiedRequest) -> Promise {
+        Promise {
+            request_hash: request.id(),
+            chain_id: request.chain_id(),
+            deadline: request.deadline().as_secs(),
+            relayer: self.identity.address(),
+        }
+    }
+
+    /// Refuses nonces that the forwarder has consumed, as far as we can see within `nonce_lookup`.
+    async fn check_nonces(&self, prepared: &mut [Result<Prepared, SubmitError>]) {
+        let mut unseen: BTreeMap<ChainId, (Arc<ChainShared>, BTreeSet<(Address, Address)>)> = BTreeMap::new();
+        let mut seen = BTreeMap::new();
+        for item in prepared.iter().flatten() {
+            let Some((forwarder, signer, _)) = item.request.sequence() else { continue };
+            let chain_id = item.chain.spec.chain_id;
+            let key = (forwarder, signer);
+            if seen.contains_key(&(chain_id, key)) {
+                continue;
+            }
+            match item.chain.nonces.get(&key).await {
+                Some(nonce) => {
+                    seen.insert((chain_id, key), nonce);
+                }
+                None => {
+                    unseen.entry(chain_id).or_insert_with(|| (item.chain.clone(), BTreeSet::new())).1.insert(key);
+                }
+            }
+        }
+        for (chain_id, (chain, signers)) in unseen {
+            let signers: Vec<_> = signers.into_iter().collect();
+            let block = serde_json::json!("latest");
+            let lookup = forwarder_nonces(&chain.pool, &signers, chain.has_multicall, &block);
+            let Ok(Ok(nonces)) = tokio::time::timeout(chain.tuning.nonce_lookup, lookup).await else {
+                // Never wait for a chain: accepted unseen, checked before it is sent.
+                metrics::counter!("slackwater_nonce_lookups_skipped_total").increment(1);
+                continue;
+            };
+            for (signer, nonce) in signers.into_iter().zip(nonces) {
+                if let Some(nonce) = nonce {
+                    chain.nonces.insert(signer, nonce).await;
+                    seen.insert((chain_id, signer), nonce);
+                }
+            }
+        }
+        for slot in prepared.iter_mut() {
+            let Ok(item) = slot else { continue };
+            let Some((forwarder, signer, nonce)) = item.request.sequence() else { continue };
+            let Some(expected) = seen.get(&(item.chain.spec.chain_id, (forwarder, signer))).copied() else { continue };
+            let limit = item.chain.tuning.max_nonce_gap;
+            if nonce > expected.saturating_add(limit) {
+                *slot = Err(SubmitError::NonceTooFar { nonce, expected, limit });
+            } else if nonce < expected && !matches!(self.ledger.request(item.request.id()).await, Ok(Some(_))) {
+                // What we executed ourselves and is submitted again gets its first answer, from the ledger.
+                *slot = Err(SubmitError::NonceUsed { nonce, expected });
+            }
+        }
+    }
+
+    fn answer(
+        &self,
+        tenant: &Tenant,
+        item: Prepared,
+        outcome: Durable<WriteOutcome>,
+        now: Timestamp,
+        accepted: &mut BTreeMap<ChainId, Vec<QueuedRequest>>,
+    ) -> Result<Acceptance, SubmitError> {
+        let id = item.request.id();
+        match outcome.into_inner() {
+            WriteOutcome::Accept(AcceptOutcome::Accepted { seq, .. }) => {
+                metrics::counter!("slackwater_requests_accepted_total").increment(1);
+                accepted.entry(item.chain.spec.chain_id).or_default().push(QueuedRequest {
+                    request: item.request.clone(),
+                    tenant: tenant.name.clone(),
+                    seq,
+                    gas: item.member_gas,
+                    bytes: item.bytes,
+                    ceiling_wei_per_gas: item.ceiling,
+                    simulations: 0,
+                    batch_failures: 0,
+                });
+                let promise = self.promise(&item.request);
+                let promise_signature = item.promise_signature.clone();
+                let record = Box::new(fresh_record(tenant, item.request.as_ref(), &item, seq, now));
+                Ok(Acceptance { record, promise, promise_signature, quote: item.quote, is_duplicate: false })
+            }
+            WriteOutcome::Accept(AcceptOutcome::Duplicate(record)) => {
+                if record.id != id || record.status.is_terminal() {
+                    self.tenants.release(tenant, id);
+                }
+                if record.tenant != tenant.policy.id {
+                    // Somebody else's request: known, but not shown.
+                    return Err(SubmitError::NonceConflict { existing: record.id });
+                }
+                metrics::counter!("slackwater_requests_repeated_total").increment(1);
+                self.record_acceptance(record)
+            }
+            WriteOutcome::Accept(AcceptOutcome::IdempotencyConflict { existing }) => {
+                self.tenants.release(tenant, id);
+                Err(SubmitError::IdempotencyConflict { existing })
+            }
+            WriteOutcome::Accept(AcceptOutcome::NonceConflict { existing }) => {
+                self.tenants.release(tenant, id);
+                Err(SubmitError::NonceConflict { existing })
+            }
+            WriteOutcome::Applied(_) | WriteOutcome::Refused(_) => {
+                unreachable!("an acceptance has an acceptance's outcome")
+            }
+        }
+    }
+
+    /// The first answer again, from what is stored.
+    fn record_acceptance(&self, record: Box<RequestRecord>) -> Result<Acceptance, SubmitError> {
+        let quote = serde_json::from_str(&record.quote)
+            .map_err(|error| crate::ledger::LedgerError::Damaged { what: "quote", detail: error.to_string() })?;
+        let promise = Promise {
+            request_hash: record.id,
+            chain_id: record.chain_id,
+            deadline: record.deadline.as_secs(),
+            relayer: self.identity.address(),
+        };
+        let promise_signature = record.promise_signature.clone();
+        Ok(Acceptance { record, promise, promise_signature, quote, is_duplicate: true })
+    }
+}
+
+/// Room for calldata in a transaction: the node's limit without envelope and signature.
+pub(super) fn max_payload_bytes(spec: &ChainSpec) -> usize {
+    usize::try_from(spec.max_tx_bytes).unwrap_or(usize::MAX).saturating_sub(1_024)
+}
+
+/// Highest price of gas that this request may be sent at (invariant I8).
+fn ceiling(
+    tuning: &ChainTuning,
+    tenant: &Tenant,
+    price: Price,
+    request: &VerifiedRequest,
+    gas_alone: u64,
+) -> Result<u128, SubmitError> {
+    let mut ceiling = tuning.max_fee_ceiling_wei_per_gas;
+    if tenant.policy.budget.is_some() {
+        // A reservation at the absolute ceiling would eat the whole budget.
+        let percent = u128::from(tuning.budget_headroom_percent) + 100;
+        ceiling = ceiling.min(price.quote.max_fee_per_gas.saturating_mul(percent) / 100);
+    }
+    if let Some(max_cost_wei) = request.max_cost_wei() {
+        let for_gas = max_cost_wei.saturating_sub(request.value());
+        let affordable = for_gas / U256::from(gas_alone.max(1));
+        let effective = price.quote.effective_gas_price(price.next_base_fee);
+        let affordable = u128::try_from(affordable).unwrap_or(u128::MAX);
+        if affordable < effective {
+            let needed_wei =
+                U256::from(gas_alone).saturating_mul(U256::from(effective)).saturating_add(request.value());
+            return Err(SubmitError::CeilingTooLow { needed_wei, max_cost_wei });
+        }
+        ceiling = ceiling.min(affordable);
+    }
+    Ok(ceiling)
+}
+
+/// What "the same body" means: everything that was asked, as it was asked.
+fn body_hash(submission: &Submission) -> alloy_primitives::B256 {
+    let mut bytes = Vec::with_capacity(512);
+    bytes.extend_from_slice(&submission.chain_id.to_be_bytes());
+    match submission.deadline {
+        None => bytes.push(0),
+        Some(Deadline::At(at)) => {
+            bytes.push(1);
+            bytes.extend_from_slice(&at.0.to_be_bytes());
+        }
+        Some(Deadline::Within(within)) => {
+            bytes.push(2);
+            bytes.extend_from_slice(&crate::time::millis(within).to_be_bytes());
+        }
+    }
+    match submission.max_cost_wei {
+        None => bytes.push(0),
+        Some(wei) => {
+            bytes.push(1);
+            bytes.extend_from_slice(&wei.to_be_bytes::<32>());
+        }
+    }
+    match &submission.kind {
+        SubmissionKind::Forward(forward) => {
+            bytes.push(0);
+            bytes.extend_from_slice(forward.forwarder.as_slice());
+            bytes.extend_from_slice(forward.struct_hash().as_slice());
+            bytes.extend_from_slice(&forward.signature);
+        }
+        SubmissionKind::Call(call) => {
+            bytes.push(1);
+            bytes.extend_from_slice(call.to.as_slice());
+            bytes.extend_from_slice(&call.value.to_be_bytes::<32>());
+            bytes.extend_from_slice(&call.gas.to_be_bytes::<32>());
+            bytes.push(u8::from(call.any_sender));
+            bytes.extend_from_slice(&call.data);
+        }
+    }
+    keccak256(bytes)
+}
+
+fn new_request(tenant: &Tenant, item: &Prepared, now: Timestamp) -> NewRequest {
+    NewRequest {
+        id: item.request.id(),
+        tenant: tenant.policy.id.clone(),
+        chain_id: item.chain.spec.chain_id,
+        kind: item.request.kind_name(),
+        sequence: item.request.sequence(),
+        target: item.request.target(),
+        deadline: item.request.deadline(),
+        accepted_at: now,
+        reserved_wei: item.quote.max_cost_wei,
+        ceiling_wei_per_gas: item.ceiling,
+        payload: item.payload.clone(),
+        promise_signature: item.promise_signature.clone(),
+        quote: serde_json::to_string(&item.quote).unwrap_or_default(),
+        idempotency: item.idempotency.clone(),
+    }
+}
+
+fn fresh_record(
+    tenant: &Tenant,
+    request: &VerifiedRequest,
+    item: &Prepared,
+    seq: u64,
+    now: Timestamp,
+) -> RequestRecord {
+    RequestRecord {
+        seq,
+        id: request.id(),
+        tenant: tenant.policy.id.clone(),
+        chain_id: request.chain_id(),
+        kind: request.kind_name().to_owned(),
+        sequence: request.sequence(),
+        target: request.target(),
+        status: Status::Queued,
+        reason: None,
+        deadline: request.deadline(),
+        accepted_at: now,
+        updated_at: now,
+        batch: None,
+        reserved_wei: item.quote.max_cost_wei,
+        ceiling_wei_per_gas: item.ceiling,
+        cost_wei: None,
+        gas_used: None,
+        tx_hash: None,
+        block_number: None,
+        payload: item.payload.clone(),
+        promise_signature: item.promise_signature.clone(),
+        quote: String::new(),
+        batch_failures: 0,
+    }
+}

@@ -1,0 +1,543 @@
+//! The actor of one chain: owns queue and lanes, turns their commands into I/O and the results into events.
+//!
+//! It never waits for anything but its inboxes: signing is local, and everything slow runs in a task of its [`JoinSet`]
+//! and comes back as a [`Done`].
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use alloy_primitives::{Address, B256, keccak256};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    admission::{ChainShared, ChainView},
+    api::{ChainHealth, LaneStatus},
+    clock,
+    dispatch::Candidate,
+    error::CancelError,
+    fees::Price,
+    journal::JournalEntry,
+    lane_shell::LaneShell,
+    settle::Settlement,
+    simulate::{Verdict, forwarder_nonces},
+    tenants::Tenants,
+    watcher::HeadUpdate,
+};
+use crate::{
+    lane::{AttemptKey, Event, HeadInfo, PollPurpose, SendOutcome},
+    ledger::{RequestChange, Tracked, Write},
+    provenance::Decision,
+    request::{BatchId, Reason, RequestId, Status, outcome::TxReceipt},
+    schedule::{ComposeLimits, PercentileOutlook, Queue, QueuedRequest},
+    time::Timestamp,
+};
+
+/// Messages that may wait for the service.
+pub(super) const INBOX_LEN: usize = 8_192;
+
+/// How often deadlines and linger times are looked at.
+const TICK: Duration = Duration::from_millis(25);
+
+/// How often the view for the outside is refreshed when nothing else does it.
+const VIEW_EVERY_TICKS: u32 = 8;
+
+/// Head silence after which the chain counts as unavailable, in block times and at least this long.
+const STALE_HEAD_BLOCKS: u32 = 20;
+const STALE_HEAD_LEAST: Duration = Duration::from_secs(30);
+
+/// Signers whose nonce is looked up in one call.
+const NONCE_LOOKUP_LEN: usize = 200;
+
+/// What others tell the service.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// Durable requests.
+    Accepted(Vec<QueuedRequest>),
+    /// Withdraw a request that still waits.
+    Cancel { id: RequestId, reply: oneshot::Sender<Result<(), CancelError>> },
+}
+
+/// What a task of the service brings back.
+#[derive(Debug)]
+pub(super) enum Done {
+    Persisted {
+        lane: usize,
+        key: AttemptKey,
+        outcomes: Option<Vec<Tracked>>,
+    },
+    Sent {
+        lane: usize,
+        key: AttemptKey,
+        outcome: SendOutcome,
+    },
+    Receipts {
+        lane: usize,
+        nonce: u64,
+        purpose: PollPurpose,
+        found: Option<Box<TxReceipt>>,
+        is_complete: bool,
+        at_block: u64,
+    },
+    Simulated {
+        lane: usize,
+        candidate: Box<Candidate>,
+        verdict: Verdict,
+    },
+    /// Forwarder nonces of the members that a transaction left untouched.
+    Inspected {
+        settlement: Box<Settlement>,
+        nonces: BTreeMap<(Address, Address), u64>,
+    },
+    Nonces {
+        found: Vec<((Address, Address), u64)>,
+    },
+    /// One user's forwarder nonce, read afresh.
+    Rechecked {
+        found: Vec<((Address, Address), u64)>,
+    },
+    /// A write that nobody waits for is durable.
+    Noted,
+    Cancelled {
+        id: RequestId,
+        reply: oneshot::Sender<Result<(), CancelError>>,
+    },
+}
+
+/// One chain's actor.
+#[derive(Debug)]
+pub(super) struct ChainService {
+    pub(super) shared: Arc<ChainShared>,
+    pub(super) tenants: Arc<Tenants>,
+    pub(super) journal: mpsc::Sender<JournalEntry>,
+    /// Entries for which the journal had no room yet, in order.
+    pub(super) backlog: VecDeque<JournalEntry>,
+    pub(super) queue: Queue,
+    pub(super) outlook: PercentileOutlook,
+    pub(super) lanes: Vec<LaneShell>,
+    pub(super) head: Option<HeadInfo>,
+    pub(super) price: Option<Price>,
+    pub(super) head_at: Timestamp,
+    pub(super) tasks: JoinSet<Done>,
+    /// Requests that failed a simulation: they wait for the next block.
+    pub(super) held: Vec<RequestId>,
+    pub(super) is_looking_up: bool,
+    pub(super) is_stopping: bool,
+}
+
+impl ChainService {
+    pub(super) fn chain_id(&self) -> u64 {
+        self.shared.spec.chain_id
+    }
+
+    /// Works until cancelled, then commits what is decided and ends.
+    pub(super) async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Message>,
+        mut heads: mpsc::Receiver<Arc<HeadUpdate>>,
+        stop: CancellationToken,
+    ) {
+        let mut timer = tokio::time::interval(TICK);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut messages = Vec::with_capacity(64);
+        let mut ticks = 0u32;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(update) = heads.recv() => {
+                    self.on_head(&update);
+                    self.publish();
+                }
+                Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => match done {
+                    Ok(done) => self.on_done(done),
+                    Err(error) => {
+                        // A task panicked: what it was to report is unknown, and guessing is worse than a restart.
+                        tracing::error!(chain_id = self.chain_id(), %error, "a task of the chain service died");
+                        return;
+                    }
+                },
+                count = inbox.recv_many(&mut messages, 64) => {
+                    if count == 0 {
+                        break;
+                    }
+                    for message in messages.drain(..) {
+                        self.on_message(message);
+                    }
+                }
+                _ = timer.tick() => {
+                    ticks = ticks.wrapping_add(1);
+                    self.on_tick();
+                    if ticks % VIEW_EVERY_TICKS == 0 {
+                        self.publish();
+                    }
+                }
+            }
+            self.flush();
+        }
+        self.stop(&mut inbox).await;
+    }
+
+    /// Takes what was committed for us, then waits until everything decided is in the ledger. Nothing new is sent.
+    async fn stop(&mut self, inbox: &mut mpsc::Receiver<Message>) {
+        self.is_stopping = true;
+        inbox.close();
+        while let Some(message) = inbox.recv().await {
+            if let Message::Cancel { reply, .. } = message {
+                let _ = reply.send(Err(CancelError::ShuttingDown));
+            }
+            // Accepted ones are durable: the next start reads them.
+        }
+        while !self.backlog.is_empty() {
+            let Some(entry) = self.backlog.pop_front() else { break };
+            if self.journal.send(entry).await.is_err() {
+                break;
+            }
+        }
+        // Journal answers come at once; nodes may take as long as the RPC timeout, and their answers are not needed.
+        let drain = async {
+            while let Some(done) = self.tasks.join_next().await {
+                if let Ok(done @ (Done::Persisted { .. } | Done::Cancelled { .. })) = done {
+                    self.on_done(done);
+                }
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_millis(500), drain).await;
+        self.tasks.abort_all();
+    }
+
+    fn on_message(&mut self, message: Message) {
+        let now = clock::now();
+        match message {
+            Message::Accepted(entries) => {
+                for entry in entries {
+                    self.queue.push(now, entry);
+                }
+                self.look_up_nonces();
+                self.dispatch(now);
+            }
+            Message::Cancel { id, reply } => self.cancel(now, id, reply),
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let now = clock::now();
+        self.expire(now);
+        self.look_up_nonces();
+        self.dispatch(now);
+    }
+
+    fn on_head(&mut self, update: &HeadUpdate) {
+        let now = clock::now();
+        let header = &update.header;
+        let info = HeadInfo {
+            number: header.number(),
+            timestamp_s: header.timestamp.to(),
+            next_base_fee: update.price.next_base_fee,
+            quote: update.price.quote,
+            final_block: update.final_block,
+        };
+        let tip = update.price.quote.max_priority_fee_per_gas;
+        if self.head.is_none_or(|head| head.number < info.number) {
+            self.outlook.record(header.base_fee_per_gas.map_or(0, |fee| fee.to::<u128>()).saturating_add(tip));
+        }
+        self.outlook.set_price(update.price.next_base_fee.saturating_add(tip));
+        self.head = Some(info);
+        self.price = Some(update.price);
+        self.head_at = now;
+        // What failed in simulation gets another block to try.
+        for id in std::mem::take(&mut self.held) {
+            self.queue.put_back(now, id);
+        }
+        for index in 0..self.lanes.len() {
+            let lane = &mut self.lanes[index];
+            let sender = lane.machine.id().sender;
+            for (number, hash) in &update.canonical {
+                lane.machine.handle_event(now, Event::Canonical { number: *number, hash: *hash });
+            }
+            if let Some(account) = update.accounts.iter().find(|account| account.sender == sender) {
+                if let Some(latest) = account.latest_nonce {
+                    let finalized = account.final_nonce;
+                    lane.machine.handle_event(now, Event::AccountNonce { latest, finalized });
+                }
+                if let Some(balance) = account.balance {
+                    lane.machine.handle_event(now, Event::Balance(balance));
+                }
+            }
+            lane.machine.handle_event(now, Event::Head(info));
+            self.drain(index);
+        }
+        self.expire(now);
+        self.dispatch(now);
+    }
+
+    fn on_done(&mut self, done: Done) {
+        let now = clock::now();
+        match done {
+            Done::Persisted { lane, key, outcomes } => self.on_persisted(now, lane, key, outcomes),
+            Done::Sent { lane, key, outcome } => self.lane_event(now, lane, Event::Sent { key, outcome }),
+            Done::Receipts { lane, nonce, purpose, found, is_complete, at_block } => {
+                self.lane_event(now, lane, Event::Receipts { nonce, purpose, found, is_complete, at_block });
+                self.dispatch(now);
+            }
+            Done::Simulated { lane, candidate, verdict } => self.on_verdict(now, lane, *candidate, verdict),
+            Done::Inspected { settlement, nonces } => self.conclude(now, *settlement, &nonces),
+            Done::Nonces { found } => {
+                self.is_looking_up = false;
+                for ((forwarder, signer), nonce) in found {
+                    self.learn_nonce(now, forwarder, signer, nonce);
+                }
+                self.dispatch(now);
+            }
+            Done::Rechecked { found } => {
+                for ((forwarder, signer), nonce) in found {
+                    self.learn_nonce(now, forwarder, signer, nonce);
+                }
+            }
+            Done::Noted => {}
+            Done::Cancelled { id, reply } => {
+                tracing::info!(chain_id = self.chain_id(), %id, "request cancelled");
+                let _ = reply.send(Ok(()));
+            }
+        }
+    }
+
+    fn lane_event(&mut self, now: Timestamp, lane: usize, event: Event) {
+        if let Some(shell) = self.lanes.get_mut(lane) {
+            shell.machine.handle_event(now, event);
+        }
+        self.drain(lane);
+    }
+
+    /// A user's forwarder nonce, as somebody just read it: requests below it can never execute.
+    pub(super) fn learn_nonce(&mut self, now: Timestamp, forwarder: Address, signer: Address, nonce: u64) {
+        self.queue.set_chain_nonce(now, forwarder, signer, nonce);
+        let stale = self.queue.stale(forwarder, signer);
+        if !stale.is_empty() {
+            self.end_waiting(now, &stale, Status::Rejected, Reason::NonceUsedElsewhere, None);
+        }
+    }
+
+    fn look_up_nonces(&mut self) {
+        if self.is_looking_up || self.is_stopping {
+            return;
+        }
+        let signers = self.queue.unknown_signers(NONCE_LOOKUP_LEN);
+        if signers.is_empty() {
+            return;
+        }
+        self.is_looking_up = true;
+        let shared = self.shared.clone();
+        self.tasks.spawn(async move {
+            let mut found = Vec::with_capacity(signers.len());
+            let mut missing = Vec::new();
+            for signer in signers {
+                match shared.nonces.get(&signer).await {
+                    Some(nonce) => found.push((signer, nonce)),
+                    None => missing.push(signer),
+                }
+            }
+            if !missing.is_empty() {
+                let block = serde_json::json!("latest");
+                match forwarder_nonces(&shared.pool, &missing, shared.has_multicall, &block).await {
+                    Ok(nonces) => {
+                        for (signer, nonce) in missing.into_iter().zip(nonces) {
+                            if let Some(nonce) = nonce {
+                                shared.nonces.insert(signer, nonce).await;
+                                found.push((signer, nonce));
+                            }
+                        }
+                    }
+                    Err(_) => tokio::time::sleep(shared.tuning.poll_interval).await,
+                }
+            }
+            Done::Nonces { found }
+        });
+    }
+
+    fn cancel(&mut self, now: Timestamp, id: RequestId, reply: oneshot::Sender<Result<(), CancelError>>) {
+        if !self.queue.is_waiting(id) {
+            let status = if self.queue.get(id).is_some() { Status::Batched } else { Status::Finalized };
+            let _ = reply.send(Err(CancelError::TooLate { id, status }));
+            return;
+        }
+        let successors = self.queue.successors(id);
+        let written = self.end(now, &[(id, Reason::CancelledByOwner)], Status::Cancelled, None);
+        self.tasks.spawn(async move {
+            let _ = written.await;
+            Done::Cancelled { id, reply }
+        });
+        self.end_waiting(now, &successors, Status::Rejected, Reason::PredecessorFailed, None);
+    }
+
+    fn expire(&mut self, now: Timestamp) {
+        let expired = self.queue.expired(now);
+        if expired.is_empty() {
+            return;
+        }
+        let successors: Vec<RequestId> =
+            expired.iter().flat_map(|id| self.queue.successors(*id)).filter(|id| !expired.contains(id)).collect();
+        self.end_waiting(now, &expired, Status::Expired, Reason::DeadlinePassed, None);
+        self.end_waiting(now, &successors, Status::Rejected, Reason::PredecessorFailed, None);
+    }
+
+    /// Ends waiting requests for a reason; the write is retried until it is durable.
+    pub(super) fn end_waiting(
+        &mut self,
+        now: Timestamp,
+        ids: &[RequestId],
+        to: Status,
+        reason: Reason,
+        detail: Option<&str>,
+    ) {
+        if ids.is_empty() {
+            return;
+        }
+        let ended: Vec<_> = ids.iter().map(|id| (*id, reason)).collect();
+        let written = self.end(now, &ended, to, detail);
+        self.tasks.spawn(async move {
+            let _ = written.await;
+            Done::Noted
+        });
+    }
+
+    fn end(
+        &mut self,
+        now: Timestamp,
+        ended: &[(RequestId, Reason)],
+        to: Status,
+        detail: Option<&str>,
+    ) -> oneshot::Receiver<Vec<Tracked>> {
+        let mut changes = Vec::with_capacity(ended.len());
+        for (id, reason) in ended {
+            let Some(entry) = self.queue.remove(now, *id, false) else { continue };
+            self.tenants.settled(&entry.tenant, *id, alloy_primitives::U256::ZERO);
+            count_ended(to, Some(*reason), 1);
+            let mut change = RequestChange::to(*id, to).because(*reason);
+            change.detail = detail.map(str::to_owned);
+            changes.push(change);
+        }
+        self.write(vec![Write::Requests { changes, at: now }], Vec::new())
+    }
+
+    /// Hands writes to the journal, in order, without waiting.
+    pub(super) fn write(&mut self, writes: Vec<Write>, decisions: Vec<Decision>) -> oneshot::Receiver<Vec<Tracked>> {
+        let (done, receiver) = oneshot::channel();
+        self.backlog.push_back(JournalEntry { writes, decisions, done });
+        self.flush();
+        receiver
+    }
+
+    /// As [`Self::write`], when nobody waits for it.
+    pub(super) fn note(&mut self, writes: Vec<Write>, decisions: Vec<Decision>) {
+        let written = self.write(writes, decisions);
+        self.tasks.spawn(async move {
+            let _ = written.await;
+            Done::Noted
+        });
+    }
+
+    fn flush(&mut self) {
+        while let Some(entry) = self.backlog.pop_front() {
+            match self.journal.try_send(entry) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(entry) | mpsc::error::TrySendError::Closed(entry)) => {
+                    self.backlog.push_front(entry);
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(super) fn limits(&self) -> Option<ComposeLimits> {
+        let price = self.price?;
+        let tuning = &self.shared.tuning;
+        Some(ComposeLimits {
+            max_batch: tuning.max_batch,
+            max_gas: tuning.max_batch_gas,
+            max_bytes: super::admission::max_payload_bytes(&self.shared.spec),
+            base_gas: self.shared.params.base_gas(),
+            linger: tuning.linger,
+            urgent: tuning.urgent_within,
+            next_base_fee: price.next_base_fee,
+            quote_max_fee: price.quote.max_fee_per_gas,
+        })
+    }
+
+    /// Refreshes what the outside sees.
+    fn publish(&self) {
+        let now = clock::now();
+        let tuning = &self.shared.tuning;
+        let silence = now.since(self.head_at);
+        let stale = (self.shared.spec.block_time() * STALE_HEAD_BLOCKS).max(STALE_HEAD_LEAST);
+        let can_send =
+            self.lanes.iter().any(|lane| lane.machine.next_nonce().is_some() && !lane.machine.is_underfunded());
+        let (health, detail) = match self.head {
+            None => (ChainHealth::Starting, Some("no block has been seen yet".to_owned())),
+            Some(_) if silence > stale => {
+                (ChainHealth::Unavailable, Some(format!("no new block for {} s", silence.as_secs())))
+            }
+            Some(_) if !can_send => (ChainHealth::Impaired, Some("no lane can send".to_owned())),
+            Some(_) => (ChainHealth::Healthy, None),
+        };
+        let chain_id = self.chain_id();
+        let lanes: Vec<LaneStatus> = self
+            .lanes
+            .iter()
+            .map(|lane| LaneStatus {
+                chain_id,
+                sender: lane.machine.id().sender,
+                next_nonce: lane.machine.next_nonce(),
+                in_flight: lane.machine.in_flight(),
+                unfinal: lane.machine.unfinal(),
+                max_in_flight: tuning.max_in_flight,
+                balance_wei: lane.machine.balance(),
+                paused: if lane.machine.is_underfunded() {
+                    Some("underfunded".to_owned())
+                } else if lane.machine.next_nonce().is_none() {
+                    Some("not reconciled yet".to_owned())
+                } else {
+                    None
+                },
+            })
+            .collect();
+        let label = chain_id.to_string();
+        metrics::gauge!("slackwater_queued_requests", "chain_id" => label.clone()).set(self.queue.waiting() as f64);
+        metrics::gauge!("slackwater_in_flight_requests", "chain_id" => label.clone())
+            .set(self.queue.in_flight() as f64);
+        let in_flight: usize = lanes.iter().map(|lane| lane.in_flight).sum();
+        metrics::gauge!("slackwater_in_flight_transactions", "chain_id" => label).set(in_flight as f64);
+        let mut view = self.shared.view.write().unwrap_or_else(PoisonError::into_inner);
+        let status = &mut view.status;
+        status.health = health;
+        status.detail = detail;
+        status.head = self.head.map(|head| head.number);
+        status.head_timestamp_s = self.head.map(|head| head.timestamp_s);
+        status.final_block = self.head.and_then(|head| head.final_block);
+        status.next_base_fee_wei_per_gas = self.price.map(|price| price.next_base_fee);
+        status.quote = self.price.map(|price| price.quote);
+        status.queued = self.queue.waiting() as u64;
+        status.in_flight = self.queue.in_flight() as u64;
+        status.endpoints = self.shared.pool.status();
+        let status = status.clone();
+        *view = ChainView { status, lanes, price: self.price };
+    }
+}
+
+/// Counts terminal requests by status and reason.
+pub(super) fn count_ended(status: Status, reason: Option<Reason>, count: u64) {
+    let reason = reason.map_or("", Reason::as_str);
+    metrics::counter!("slackwater_requests_ended_total", "status" => status.as_str(), "reason" => reason)
+        .increment(count);
+}
+
+/// A batch's name in the decision log.
+pub(super) fn batch_hash(id: BatchId) -> B256 {
+    keccak256(id.to_string())
+}

@@ -1,0 +1,262 @@
+//! From the composer's choice to a plan that a lane takes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use alloy_primitives::{Address, U256};
+
+use super::{
+    chain_service::{ChainService, Done},
+    lane_shell::Flight,
+    simulate::{Verdict, simulate},
+};
+use crate::{
+    lane::{LaneError, Plan},
+    ledger::{BatchRecord, BatchState},
+    request::{
+        Reason, RequestId, Status, VerifiedRequest,
+        outcome::MemberOutcome,
+        vehicle::{Payload, VehicleKey},
+    },
+    schedule::Selection,
+    time::Timestamp,
+};
+
+/// Failures of the whole transaction after which a request is given up.
+pub(super) const MAX_BATCH_FAILURES: u32 = 6;
+
+/// A batch on its way through the simulation.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    pub(super) selection: Selection,
+    pub(super) members: Vec<Arc<VerifiedRequest>>,
+    pub(super) payload: Payload,
+    /// Users with predecessors in flight, with the nonce they will have then.
+    pub(super) ahead: BTreeMap<(Address, Address), u64>,
+}
+
+impl ChainService {
+    /// Lets every lane that can send choose what to send.
+    pub(super) fn dispatch(&mut self, now: Timestamp) {
+        if self.is_stopping {
+            return;
+        }
+        let Some(limits) = self.limits() else { return };
+        for index in 0..self.lanes.len() {
+            if self.lanes[index].is_simulating || self.lanes[index].machine.ready().is_err() {
+                continue;
+            }
+            let lane = self.lanes[index].machine.id();
+            let Some(selection) = self.queue.compose(now, lane, &limits, &self.outlook) else { continue };
+            let candidate = self.candidate(index, selection);
+            if self.shared.tuning.simulate {
+                self.simulate(index, candidate);
+            } else {
+                self.launch(now, index, candidate);
+            }
+        }
+    }
+
+    fn candidate(&self, index: usize, selection: Selection) -> Candidate {
+        let members: Vec<Arc<VerifiedRequest>> =
+            selection.members.iter().filter_map(|id| self.queue.get(*id)).map(|entry| entry.request.clone()).collect();
+        let mut ahead = BTreeMap::new();
+        let mut seen = BTreeSet::new();
+        for member in &members {
+            if let Some((forwarder, signer, nonce)) = member.sequence()
+                && seen.insert((forwarder, signer))
+                && self.queue.has_unsettled_before(forwarder, signer, nonce)
+            {
+                ahead.insert((forwarder, signer), nonce);
+            }
+        }
+        let payload = self.lanes[index].params.payload(selection.key, &members);
+        Candidate { selection, members, payload, ahead }
+    }
+
+    fn simulate(&mut self, index: usize, candidate: Candidate) {
+        self.lanes[index].is_simulating = true;
+        let shared = self.shared.clone();
+        let sender = self.lanes[index].machine.id().sender;
+        self.tasks.spawn(async move {
+            let is_known = match candidate.selection.key {
+                VehicleKey::Forwarder(forwarder) => shared.known_forwarders.contains(&forwarder),
+                _ => true,
+            };
+            let verdict = simulate(
+                &shared.pool,
+                sender,
+                &candidate.payload,
+                candidate.selection.key,
+                &candidate.members,
+                &candidate.ahead,
+                is_known,
+            )
+            .await;
+            Done::Simulated { lane: index, candidate: Box::new(candidate), verdict }
+        });
+    }
+
+    pub(super) fn on_verdict(&mut self, now: Timestamp, index: usize, candidate: Candidate, verdict: Verdict) {
+        self.lanes[index].is_simulating = false;
+        match verdict {
+            Verdict::Unknown => self.launch(now, index, candidate),
+            Verdict::Members(outcomes) => self.sift(now, index, candidate, &outcomes),
+            Verdict::Whole(detail) => {
+                metrics::counter!("slackwater_simulations_failed_total").increment(1);
+                let is_alone = candidate.members.len() == 1;
+                for member in &candidate.members {
+                    let id = member.id();
+                    if is_alone {
+                        self.failed_simulation(now, id, &candidate.ahead, Reason::SimulationReverted, Some(&detail));
+                    } else {
+                        if let Some(entry) = self.queue.get_mut(id) {
+                            entry.batch_failures += 1;
+                        }
+                        self.queue.put_back(now, id);
+                    }
+                }
+            }
+        }
+        self.dispatch(now);
+    }
+
+    /// Sends those who would succeed; the others wait for another block, or end.
+    fn sift(&mut self, now: Timestamp, index: usize, candidate: Candidate, outcomes: &[MemberOutcome]) {
+        if outcomes.iter().all(|outcome| *outcome == MemberOutcome::Executed) {
+            self.launch(now, index, candidate);
+            return;
+        }
+        metrics::counter!("slackwater_simulations_failed_total").increment(1);
+        let Candidate { mut selection, members, ahead, .. } = candidate;
+        let mut broken: BTreeSet<(Address, Address)> = BTreeSet::new();
+        let mut good = Vec::with_capacity(members.len());
+        let mut failed = Vec::new();
+        for (member, outcome) in members.into_iter().zip(outcomes) {
+            let sequence = member.sequence().map(|(forwarder, signer, _)| (forwarder, signer));
+            if sequence.is_some_and(|sequence| broken.contains(&sequence)) {
+                // Its predecessor stays behind, so its own outcome says nothing.
+                self.held.push(member.id());
+                continue;
+            }
+            match outcome {
+                MemberOutcome::Executed => good.push(member),
+                MemberOutcome::Failed | MemberOutcome::Untouched => {
+                    broken.extend(sequence);
+                    let reason = if *outcome == MemberOutcome::Failed {
+                        Reason::SimulationReverted
+                    } else {
+                        Reason::InvalidOnChain
+                    };
+                    failed.push((member.id(), sequence, reason));
+                }
+            }
+        }
+        for (id, sequence, reason) in failed {
+            if reason == Reason::InvalidOnChain
+                && let Some(signer) = sequence
+            {
+                // Perhaps somebody else used the nonce: look again before judging.
+                self.recheck(signer);
+            }
+            self.failed_simulation(now, id, &ahead, reason, None);
+        }
+        if good.is_empty() {
+            return;
+        }
+        selection.members = good.iter().map(|member| member.id()).collect();
+        let payload = self.lanes[index].params.payload(selection.key, &good);
+        self.launch(now, index, Candidate { selection, members: good, payload, ahead });
+    }
+
+    /// Reads a user's forwarder nonce afresh.
+    fn recheck(&mut self, signer: (Address, Address)) {
+        let shared = self.shared.clone();
+        self.tasks.spawn(async move {
+            let block = serde_json::json!("latest");
+            let nonces = super::simulate::forwarder_nonces(&shared.pool, &[signer], false, &block).await;
+            let found = match nonces.ok().and_then(|nonces| nonces.first().copied().flatten()) {
+                Some(nonce) => {
+                    shared.nonces.insert(signer, nonce).await;
+                    vec![(signer, nonce)]
+                }
+                None => Vec::new(),
+            };
+            Done::Rechecked { found }
+        });
+    }
+
+    fn failed_simulation(
+        &mut self,
+        now: Timestamp,
+        id: RequestId,
+        ahead: &BTreeMap<(Address, Address), u64>,
+        reason: Reason,
+        detail: Option<&str>,
+    ) {
+        let limit = self.shared.tuning.max_simulations;
+        let Some(entry) = self.queue.get_mut(id) else { return };
+        let depends =
+            entry.request.sequence().is_some_and(|(forwarder, signer, _)| ahead.contains_key(&(forwarder, signer)));
+        if !depends {
+            // With predecessors in flight the state it will meet is not the state it was simulated on.
+            entry.simulations += 1;
+        }
+        if entry.simulations >= limit {
+            let successors = self.queue.successors(id);
+            self.held.retain(|held| *held != id && !successors.contains(held));
+            self.end_waiting(now, &[id], Status::Rejected, reason, detail);
+            self.end_waiting(now, &successors, Status::Rejected, Reason::PredecessorFailed, None);
+        } else {
+            self.held.push(id);
+        }
+    }
+
+    /// Gives the plan to the lane; what the lane does not take goes back to the queue.
+    fn launch(&mut self, now: Timestamp, index: usize, candidate: Candidate) {
+        let Candidate { selection, members, payload, .. } = candidate;
+        let weights = members.iter().map(|member| self.lanes[index].params.member_gas(member)).collect();
+        let plan = Plan {
+            payload: payload.clone(),
+            deadline: selection.deadline,
+            ceiling_wei_per_gas: selection.ceiling_wei_per_gas,
+            extra_wei: U256::ZERO,
+        };
+        let lane = &mut self.lanes[index];
+        match lane.machine.submit(now, plan) {
+            Ok(id) => {
+                metrics::counter!("slackwater_batches_planned_total", "trigger" => selection.trigger.as_str())
+                    .increment(1);
+                metrics::histogram!("slackwater_batch_requests").record(members.len() as f64);
+                let record = BatchRecord {
+                    id,
+                    state: BatchState::Signed,
+                    to: payload.to,
+                    value: payload.value,
+                    gas_limit: payload.gas_limit,
+                    deadline: selection.deadline,
+                    ceiling_wei_per_gas: selection.ceiling_wei_per_gas,
+                    trigger: selection.trigger.as_str().to_owned(),
+                    created_at: now,
+                    included_hash: None,
+                    block: None,
+                    gas_used: None,
+                    cost_wei: None,
+                };
+                lane.flights.insert(id.nonce, Flight { key: selection.key, members, weights, record });
+            }
+            Err(error) => {
+                if !matches!(error, LaneError::Full { .. } | LaneError::Busy { .. }) {
+                    tracing::debug!(lane = %lane.machine.id(), %error, "lane does not take the batch");
+                }
+                for member in members {
+                    // Not before the next block: a lane that refuses now will refuse at once again.
+                    self.held.push(member.id());
+                }
+            }
+        }
+        self.drain(index);
+    }
+}

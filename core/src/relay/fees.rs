@@ -1,0 +1,112 @@
+//! What a block's header and the fee history say about the next attempt's price.
+
+use alloy_primitives::{B256, Bytes, U64, U128};
+use serde::Deserialize;
+
+use crate::{
+    chain::{ChainSpec, FeeHeader, Fees},
+    schedule::PercentileOutlook,
+};
+
+/// Full blocks that the fee cap must survive: what a transaction may have to wait before a bump reaches it.
+const CAP_HORIZON_BLOCKS: u64 = 6;
+
+/// A block header, reduced to what is used here.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Header {
+    pub(super) number: U64,
+    pub(super) hash: B256,
+    pub(super) parent_hash: B256,
+    pub(super) timestamp: U64,
+    pub(super) gas_used: U64,
+    pub(super) gas_limit: U64,
+    #[serde(default)]
+    pub(super) base_fee_per_gas: Option<U128>,
+    #[serde(default)]
+    pub(super) blob_gas_used: Option<U64>,
+    #[serde(default)]
+    pub(super) excess_blob_gas: Option<U64>,
+    #[serde(default)]
+    pub(super) extra_data: Bytes,
+}
+
+impl Header {
+    pub(super) fn number(&self) -> u64 {
+        self.number.to()
+    }
+
+    fn fee_header(&self) -> FeeHeader {
+        FeeHeader {
+            number: self.number.to(),
+            timestamp: self.timestamp.to(),
+            base_fee_per_gas: self.base_fee_per_gas.map_or(0, |fee| fee.to()),
+            gas_used: self.gas_used.to(),
+            gas_limit: self.gas_limit.to(),
+            blob_gas_used: self.blob_gas_used.map(|gas| gas.to()),
+            excess_blob_gas: self.excess_blob_gas.map(|gas| gas.to()),
+        }
+    }
+}
+
+/// Answer of `eth_feeHistory`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct FeeHistory {
+    #[serde(default)]
+    pub(super) base_fee_per_gas: Vec<U128>,
+    #[serde(default)]
+    pub(super) reward: Option<Vec<Vec<U128>>>,
+}
+
+impl FeeHistory {
+    /// The usual tip: median over blocks of the asked percentile, empty blocks (zero) left out; wei per gas.
+    fn tip(&self) -> Option<u128> {
+        let mut tips: Vec<u128> = self
+            .reward
+            .iter()
+            .flatten()
+            .filter_map(|block| block.first())
+            .map(|tip| tip.to::<u128>())
+            .filter(|tip| *tip > 0)
+            .collect();
+        tips.sort_unstable();
+        tips.get(tips.len() / 2).copied()
+    }
+}
+
+/// The price of the next block, and what to offer for inclusion soon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Price {
+    pub(super) next_base_fee: u128,
+    pub(super) quote: Fees,
+}
+
+/// Computes the next base fee by the chain's rule and quotes a tip from history and a cap that survives
+/// [`CAP_HORIZON_BLOCKS`] full blocks. A rule that can't read the header falls back to the header's own base fee.
+pub(super) fn price(spec: &ChainSpec, header: &Header, history: Option<&FeeHistory>) -> Price {
+    let parent = header.fee_header();
+    let next_base_fee = match spec.base_fee.next(&parent, &header.extra_data) {
+        Ok(next) => next.value(),
+        Err(error) => {
+            tracing::warn!(chain_id = spec.chain_id, block = parent.number, %error, "base fee rule does not fit the header");
+            parent.base_fee_per_gas
+        }
+    };
+    let tip = history.and_then(FeeHistory::tip).unwrap_or(0).max(spec.min_priority_fee_wei_per_gas).max(1);
+    let cap = spec
+        .base_fee
+        .max_after(next_base_fee, CAP_HORIZON_BLOCKS, &header.extra_data)
+        .unwrap_or_else(|| next_base_fee.saturating_mul(2))
+        .saturating_add(tip);
+    Price { next_base_fee, quote: Fees::new(cap, tip) }
+}
+
+/// Fills the outlook with what `eth_feeHistory` knows.
+pub(super) fn prime(outlook: &mut PercentileOutlook, history: &FeeHistory) {
+    // The last entry is the next block's.
+    let known = history.base_fee_per_gas.len().saturating_sub(1);
+    for fee in &history.base_fee_per_gas[..known] {
+        outlook.record(fee.to());
+    }
+}

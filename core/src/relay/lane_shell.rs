@@ -1,0 +1,328 @@
+//! Carries out what a lane commands.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use alloy_primitives::U256;
+
+use super::{
+    chain_service::{ChainService, Done, batch_hash},
+    receipts,
+    settle::Settlement,
+    signer::LocalSigner,
+};
+use crate::{
+    lane::{AttemptKey, AttemptKind, Command, Event, Lane, LaneAlert},
+    ledger::{AttemptRecord, BatchRecord, BatchState, Durable, PlannedBatch, RequestChange, Tracked, Write},
+    provenance::Decision,
+    request::{
+        BatchId, Reason, RequestId, Status, VerifiedRequest,
+        outcome::{MemberOutcome, TxReceipt, decode},
+        vehicle::{VehicleKey, VehicleParams},
+    },
+    time::Timestamp,
+};
+
+/// What a nonce carries, beyond what the machine needs to know.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) key: VehicleKey,
+    pub(super) members: Vec<Arc<VerifiedRequest>>,
+    /// Gas of each member, for sharing the cost.
+    pub(super) weights: Vec<u64>,
+    pub(super) record: BatchRecord,
+}
+
+impl Flight {
+    pub(super) fn ids(&self) -> impl Iterator<Item = RequestId> {
+        self.members.iter().map(|member| member.id())
+    }
+}
+
+/// A lane with its key, its flights and its attempts.
+#[derive(Debug)]
+pub(super) struct LaneShell {
+    pub(super) machine: Lane,
+    pub(super) signer: LocalSigner,
+    pub(super) params: VehicleParams,
+    pub(super) flights: BTreeMap<u64, Flight>,
+    /// Signed, not yet committed.
+    pub(super) signed: HashMap<AttemptKey, AttemptRecord>,
+    /// Committed: may be broadcast.
+    pub(super) durable: BTreeMap<AttemptKey, Durable<AttemptRecord>>,
+    /// A batch is being simulated.
+    pub(super) is_simulating: bool,
+}
+
+impl LaneShell {
+    const fn batch_id(&self, nonce: u64) -> BatchId {
+        BatchId { lane: self.machine.id(), nonce }
+    }
+
+    fn forget(&mut self, nonce: u64) {
+        self.durable.retain(|key, _| key.nonce != nonce);
+        self.signed.retain(|key, _| key.nonce != nonce);
+    }
+}
+
+impl ChainService {
+    /// Does what the lane wants until it wants nothing more.
+    pub(super) fn drain(&mut self, index: usize) {
+        while let Some(command) = self.lanes.get_mut(index).and_then(|lane| lane.machine.poll_command()) {
+            self.obey(index, command);
+        }
+    }
+
+    fn obey(&mut self, index: usize, command: Command) {
+        let now = super::clock::now();
+        match command {
+            Command::Sign { key, tx } => {
+                let lane = &mut self.lanes[index];
+                let (hash, raw) = lane.signer.sign_transaction(&tx);
+                let record = AttemptRecord {
+                    batch: lane.batch_id(key.nonce),
+                    index: key.index,
+                    kind: tx.kind,
+                    fees: tx.fees,
+                    hash,
+                    raw,
+                    created_at: now,
+                };
+                lane.signed.insert(key, record);
+                lane.machine.handle_event(now, Event::Signed { key, hash });
+            }
+            Command::Persist { key } => self.persist(now, index, key),
+            Command::Broadcast { key } => {
+                let Some(attempt) = self.lanes[index].durable.get(&key).cloned() else {
+                    unreachable!("the machine broadcasts only what was persisted");
+                };
+                if self.is_stopping {
+                    return;
+                }
+                let pool = self.shared.pool.clone();
+                self.tasks.spawn(async move {
+                    let outcome = pool.broadcast(&attempt).await;
+                    Done::Sent { lane: index, key, outcome }
+                });
+            }
+            Command::Poll { nonce, hashes, purpose } => {
+                let pool = self.shared.pool.clone();
+                let at_block = self.head.map_or(0, |head| head.number);
+                self.tasks.spawn(async move {
+                    let (found, is_complete) = receipts::find(&pool, &hashes, purpose).await;
+                    Done::Receipts { lane: index, nonce, purpose, found, is_complete, at_block }
+                });
+            }
+            Command::ReportBroadcast { nonce } => {
+                self.report(now, index, nonce, BatchState::Broadcast, Status::Broadcast)
+            }
+            Command::ReportUnincluded { nonce } => {
+                tracing::warn!(batch = %self.lanes[index].batch_id(nonce), "inclusion was taken back by a reorg");
+                metrics::counter!("slackwater_reorged_batches_total").increment(1);
+                self.report(now, index, nonce, BatchState::Broadcast, Status::Broadcast);
+            }
+            Command::ReportIncluded { nonce, kind, receipt } => self.included(now, index, nonce, kind, &receipt),
+            Command::ReportFinal { nonce, kind, receipt } => {
+                let id = self.lanes[index].batch_id(nonce);
+                self.lanes[index].forget(nonce);
+                if let Some(flight) = self.lanes[index].flights.remove(&nonce) {
+                    self.settle(now, Settlement { id, flight, kind: Some(kind), receipt: Some(receipt) });
+                }
+            }
+            Command::ReportLost { nonce } => {
+                let id = self.lanes[index].batch_id(nonce);
+                tracing::error!(batch = %id, "the nonce was consumed by a transaction that is not ours: somebody else uses the lane's key");
+                self.lanes[index].forget(nonce);
+                if let Some(flight) = self.lanes[index].flights.remove(&nonce) {
+                    self.settle(now, Settlement { id, flight, kind: None, receipt: None });
+                }
+            }
+            Command::Alert(alert) => self.alert(index, &alert),
+        }
+    }
+
+    fn persist(&mut self, now: Timestamp, index: usize, key: AttemptKey) {
+        let next_base_fee = self.price.map_or(0, |price| price.next_base_fee);
+        let lane = &mut self.lanes[index];
+        let Some(attempt) = lane.signed.get(&key).cloned() else { return };
+        let id = lane.batch_id(key.nonce);
+        let sender = lane.machine.id().sender;
+        let flight = lane.flights.entry(key.nonce).or_insert_with(|| Flight {
+            // A hole that is filled: a batch without members.
+            key: VehicleKey::Single(RequestId(alloy_primitives::B256::ZERO)),
+            members: Vec::new(),
+            weights: Vec::new(),
+            record: BatchRecord {
+                id,
+                state: BatchState::Signed,
+                to: sender,
+                value: U256::ZERO,
+                gas_limit: 21_000,
+                deadline: Timestamp(i64::MAX as u64),
+                ceiling_wei_per_gas: attempt.fees.max_fee_per_gas,
+                trigger: "filler".to_owned(),
+                created_at: now,
+                included_hash: None,
+                block: None,
+                gas_used: None,
+                cost_wei: None,
+            },
+        });
+        let (write, decision) = if key.index == 0 {
+            let decision = Decision::Planned {
+                batch: batch_hash(id),
+                chain_id: id.lane.chain_id,
+                sender: id.lane.sender,
+                nonce: id.nonce,
+                members: flight.ids().map(|id| id.0).collect(),
+                reason: flight.record.trigger.clone(),
+                base_fee_wei_per_gas: next_base_fee,
+                threshold_wei_per_gas: None,
+                max_fee_wei_per_gas: attempt.fees.max_fee_per_gas,
+                max_priority_fee_wei_per_gas: attempt.fees.max_priority_fee_per_gas,
+                gas_limit_gas: flight.record.gas_limit,
+                model: None,
+            };
+            let planned =
+                PlannedBatch { batch: flight.record.clone(), members: flight.ids().collect(), attempt, at: now };
+            (Write::Plan(Box::new(planned)), decision)
+        } else {
+            let before = AttemptKey { nonce: key.nonce, index: key.index - 1 };
+            let replaced = lane.durable.get(&before).map_or(attempt.hash, |attempt| attempt.get().hash);
+            let decision = match attempt.kind {
+                AttemptKind::Payload => Decision::Bumped {
+                    batch: batch_hash(id),
+                    replaced,
+                    attempt: attempt.hash,
+                    reason: if attempt.fees.max_fee_per_gas > 0 && next_base_fee > 0 { "stuck" } else { "floor" }
+                        .to_owned(),
+                    max_fee_wei_per_gas: attempt.fees.max_fee_per_gas,
+                    max_priority_fee_wei_per_gas: attempt.fees.max_priority_fee_per_gas,
+                },
+                AttemptKind::Cancel => {
+                    Decision::Cancelling { batch: batch_hash(id), attempt: attempt.hash, reason: "deadline".to_owned() }
+                }
+            };
+            metrics::counter!("slackwater_replacements_total").increment(1);
+            tracing::info!(batch = %id, index = key.index, kind = ?attempt.kind, max_fee = attempt.fees.max_fee_per_gas, tip = attempt.fees.max_priority_fee_per_gas, "replacing");
+            (Write::Attempt(Box::new(attempt)), decision)
+        };
+        let written = self.write(vec![write], vec![decision]);
+        self.tasks.spawn(async move { Done::Persisted { lane: index, key, outcomes: written.await.ok() } });
+    }
+
+    pub(super) fn on_persisted(
+        &mut self,
+        now: Timestamp,
+        index: usize,
+        key: AttemptKey,
+        outcomes: Option<Vec<Tracked>>,
+    ) {
+        let Some(outcomes) = outcomes else {
+            // The journal is gone, so the relay is going down: whether it is durable is unknown, and nothing is sent.
+            return;
+        };
+        let durable = outcomes.into_iter().next().and_then(|(outcome, attempt)| {
+            if attempt.is_none() {
+                tracing::error!(batch = %self.lanes[index].batch_id(key.nonce), outcome = ?outcome.get(), "the ledger refused an attempt");
+            }
+            attempt
+        });
+        let lane = &mut self.lanes[index];
+        lane.signed.remove(&key);
+        match durable {
+            Some(attempt) => {
+                lane.durable.insert(key, attempt);
+                lane.machine.handle_event(now, Event::Persisted { key });
+            }
+            None => {
+                lane.machine.handle_event(now, Event::Abandoned { key });
+                if key.index == 0 {
+                    lane.flights.remove(&key.nonce);
+                }
+            }
+        }
+        self.drain(index);
+        self.dispatch(now);
+    }
+
+    /// Writes a batch's new state and moves all its members to `status`.
+    fn report(&mut self, now: Timestamp, index: usize, nonce: u64, state: BatchState, status: Status) {
+        let lane = &mut self.lanes[index];
+        let id = lane.batch_id(nonce);
+        let Some(flight) = lane.flights.get_mut(&nonce) else { return };
+        flight.record.state = state;
+        let changes = flight.ids().map(|id| RequestChange::to(id, status)).collect();
+        let write = Write::Batch {
+            id,
+            state,
+            included_hash: None,
+            block: None,
+            gas_used: None,
+            cost_wei: None,
+            changes,
+            at: now,
+        };
+        self.note(vec![write], Vec::new());
+    }
+
+    fn included(&mut self, now: Timestamp, index: usize, nonce: u64, kind: AttemptKind, receipt: &TxReceipt) {
+        let lane = &mut self.lanes[index];
+        let id = lane.batch_id(nonce);
+        let Some(flight) = lane.flights.get_mut(&nonce) else { return };
+        flight.record.state = BatchState::Included;
+        let outcomes = match kind {
+            AttemptKind::Payload => decode(flight.key, &flight.members, receipt.is_success, &receipt.logs),
+            AttemptKind::Cancel => vec![MemberOutcome::Untouched; flight.members.len()],
+        };
+        let changes = flight
+            .ids()
+            .zip(&outcomes)
+            .filter(|(_, outcome)| **outcome != MemberOutcome::Untouched)
+            .map(|(id, outcome)| {
+                let mut change = RequestChange::to(id, Status::Included);
+                change.tx_hash = Some(receipt.hash);
+                change.block_number = Some(receipt.block_number);
+                if *outcome == MemberOutcome::Failed {
+                    change.reason = Some(Reason::TargetReverted);
+                }
+                change
+            })
+            .collect();
+        let waited = now.since(flight.record.created_at);
+        metrics::histogram!("slackwater_inclusion_delay_seconds").record(waited.as_secs_f64());
+        metrics::counter!("slackwater_batches_included_total").increment(1);
+        let decision = Decision::Included {
+            batch: batch_hash(id),
+            attempt: receipt.hash,
+            block_number: receipt.block_number,
+            block_hash: receipt.block_hash,
+        };
+        tracing::debug!(batch = %id, block = receipt.block_number, members = outcomes.len(), "included");
+        let write = Write::Batch {
+            id,
+            state: BatchState::Included,
+            included_hash: Some(receipt.hash),
+            block: Some((receipt.block_number, receipt.block_hash)),
+            gas_used: Some(receipt.gas_used),
+            cost_wei: Some(receipt.cost_wei()),
+            changes,
+            at: now,
+        };
+        self.note(vec![write], vec![decision]);
+    }
+
+    fn alert(&mut self, index: usize, alert: &LaneAlert) {
+        let lane = self.lanes[index].machine.id();
+        match alert {
+            LaneAlert::Resumed => tracing::info!(%lane, "lane resumed"),
+            _ => tracing::warn!(%lane, alert = alert.name(), detail = ?alert, "lane needs attention"),
+        }
+        metrics::counter!("slackwater_lane_alerts_total", "alert" => alert.name()).increment(1);
+        let decision =
+            Decision::Alert { code: alert.name().to_owned(), subject: lane.to_string(), detail: format!("{alert:?}") };
+        self.note(Vec::new(), vec![decision]);
+    }
+}

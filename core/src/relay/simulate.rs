@@ -1,0 +1,229 @@
+//! Simulation gates sending: one call per batch tells who would succeed, so that one poison item harms only itself (I11).
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use alloy_primitives::{Address, B256, Bytes, Log, U64, U256, keccak256};
+use alloy_sol_types::{SolCall, SolValue};
+use serde::Deserialize;
+use serde_json::json;
+use slackwater_contracts::{forwarder, multicall3};
+
+use super::rpc::{RpcError, RpcPool};
+use crate::{
+    chain::RpcErrorClass,
+    request::{
+        VerifiedRequest,
+        outcome::{MemberOutcome, decode},
+        vehicle::{Payload, VehicleKey, forward_data},
+    },
+};
+
+/// Storage slot of `_nonces` in every published `ERC2771Forwarder` 5.x: after the two fallback strings of `EIP712`.
+const NONCES_SLOT: u64 = 2;
+
+/// Longest revert data that is kept for people, bytes.
+const MAX_DETAIL_BYTES: usize = 256;
+
+/// What the simulation says.
+#[derive(Debug, Clone)]
+pub(super) enum Verdict {
+    /// Outcome of each member, in order.
+    Members(Vec<MemberOutcome>),
+    /// The transaction as a whole would fail; bounded revert data for people.
+    Whole(String),
+    /// Nothing could be learned (no endpoint, unsupported method): send, and let the receipt tell.
+    Unknown,
+}
+
+#[derive(Deserialize)]
+struct SimulatedBlock {
+    calls: Vec<SimulatedCall>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SimulatedCall {
+    status: U64,
+    #[serde(default)]
+    return_data: Bytes,
+    #[serde(default)]
+    logs: Vec<SimulatedLog>,
+}
+
+#[derive(Deserialize)]
+struct SimulatedLog {
+    address: Address,
+    topics: Vec<B256>,
+    data: Bytes,
+}
+
+/// Simulates `payload` from `sender` on the newest block.
+///
+/// `ahead` holds forwarder nonces of members whose predecessors are in flight: they are assumed to have executed. That
+/// needs to know where the forwarder stores them, hence only known code (`is_known_forwarder`).
+pub(super) async fn simulate(
+    pool: &RpcPool,
+    sender: Address,
+    payload: &Payload,
+    key: VehicleKey,
+    members: &[Arc<VerifiedRequest>],
+    ahead: &BTreeMap<(Address, Address), u64>,
+    is_known_forwarder: bool,
+) -> Verdict {
+    if !ahead.is_empty() && !is_known_forwarder {
+        return Verdict::Unknown;
+    }
+    let mut overrides = serde_json::Map::new();
+    if let VehicleKey::Forwarder(forwarder) = key
+        && !ahead.is_empty()
+    {
+        let slots: serde_json::Map<String, serde_json::Value> = ahead
+            .iter()
+            .map(|((_, signer), nonce)| {
+                let slot = keccak256((*signer, U256::from(NONCES_SLOT)).abi_encode());
+                (slot.to_string(), json!(B256::from(U256::from(*nonce))))
+            })
+            .collect();
+        overrides.insert(forwarder.to_string(), json!({ "stateDiff": slots }));
+    }
+    // The sender's balance is the lane's concern, and value is checked there.
+    overrides.insert(sender.to_string(), json!({ "balance": U256::MAX >> 8 }));
+    let call = json!({
+        "from": sender, "to": payload.to, "value": payload.value, "input": payload.data,
+        "gas": U64::from(payload.gas_limit),
+    });
+    let params = json!([{ "blockStateCalls": [{ "stateOverrides": overrides, "calls": [call] }] }, "latest"]);
+    let answer: Result<Vec<SimulatedBlock>, RpcError> = pool.call("eth_simulateV1", params).await;
+    match answer {
+        Ok(blocks) => {
+            let Some(call) = blocks.into_iter().next().and_then(|block| block.calls.into_iter().next()) else {
+                return Verdict::Unknown;
+            };
+            if call.status != U64::from(1) {
+                return Verdict::Whole(revert_text(&call.return_data));
+            }
+            let logs: Vec<Log> =
+                call.logs.into_iter().filter_map(|log| Log::new(log.address, log.topics, log.data)).collect();
+            Verdict::Members(decode(key, members, true, &logs))
+        }
+        Err(error) if error.class == RpcErrorClass::EndpointUnusable => {
+            by_call(pool, sender, payload, key, members, ahead).await
+        }
+        Err(error) if error.class == RpcErrorClass::Reverted => Verdict::Whole(error.message),
+        Err(error) => {
+            tracing::debug!(class = error.class.as_str(), message = %error.message, "simulation gave no answer");
+            Verdict::Unknown
+        }
+    }
+}
+
+/// For nodes without `eth_simulateV1`: one `eth_call` of the whole, and `verify` of each forward through Multicall3.
+async fn by_call(
+    pool: &RpcPool,
+    sender: Address,
+    payload: &Payload,
+    key: VehicleKey,
+    members: &[Arc<VerifiedRequest>],
+    ahead: &BTreeMap<(Address, Address), u64>,
+) -> Verdict {
+    let call = json!({
+        "from": sender, "to": payload.to, "value": payload.value, "input": payload.data,
+        "gas": U64::from(payload.gas_limit),
+    });
+    let answer: Result<Bytes, RpcError> = pool.call("eth_call", json!([call, "latest"])).await;
+    match answer {
+        Err(error) if error.class == RpcErrorClass::Reverted => return Verdict::Whole(error.message),
+        Err(_) => return Verdict::Unknown,
+        Ok(_) => {}
+    }
+    let VehicleKey::Forwarder(forwarder) = key else {
+        return Verdict::Members(vec![MemberOutcome::Executed; members.len()]);
+    };
+    // Only a signer's first nonce can be verified against the current state.
+    let firsts: Vec<(usize, forwarder::ForwardRequestData)> = members
+        .iter()
+        .enumerate()
+        .filter(|(index, member)| {
+            member.sequence().is_some_and(|(forwarder, signer, _)| {
+                !ahead.contains_key(&(forwarder, signer))
+                    && !members[..*index]
+                        .iter()
+                        .any(|other| other.sequence().is_some_and(|(f, s, _)| (f, s) == (forwarder, signer)))
+            })
+        })
+        .filter_map(|(index, member)| Some((index, forward_data(member)?)))
+        .collect();
+    let calls = firsts
+        .iter()
+        .map(|(_, request)| multicall3::Call3 {
+            target: forwarder,
+            allowFailure: true,
+            callData: forwarder::verifyCall { request: request.clone() }.abi_encode().into(),
+        })
+        .collect();
+    let input: Bytes = multicall3::aggregate3Call { calls }.abi_encode().into();
+    let params = json!([{ "to": multicall3::ADDRESS, "input": input }, "latest"]);
+    let Ok(output) = pool.call::<Bytes>("eth_call", params).await else { return Verdict::Unknown };
+    let Ok(results) = multicall3::aggregate3Call::abi_decode_returns(&output) else { return Verdict::Unknown };
+    let mut outcomes = vec![MemberOutcome::Executed; members.len()];
+    for ((index, _), result) in firsts.iter().zip(results) {
+        let is_valid = result.success && result.returnData.last() == Some(&1);
+        if !is_valid {
+            outcomes[*index] = MemberOutcome::Untouched;
+        }
+    }
+    Verdict::Members(outcomes)
+}
+
+/// Revert data as people read it: `Error(string)` decoded, anything else in bounded hex.
+pub(super) fn revert_text(data: &[u8]) -> String {
+    // `Error(string)`.
+    if let Some(rest) = data.strip_prefix(&[0x08, 0xc3, 0x79, 0xa0])
+        && let Ok(text) = String::abi_decode(rest)
+    {
+        return text.chars().take(MAX_DETAIL_BYTES).collect();
+    }
+    alloy_primitives::hex::encode_prefixed(&data[..data.len().min(MAX_DETAIL_BYTES)])
+}
+
+/// The forwarder's nonces of many signers at `block`, in order; one call through Multicall3 where it is deployed.
+pub(super) async fn forwarder_nonces(
+    pool: &RpcPool,
+    signers: &[(Address, Address)],
+    has_multicall: bool,
+    block: &serde_json::Value,
+) -> Result<Vec<Option<u64>>, RpcError> {
+    if has_multicall && signers.len() > 1 {
+        let calls = signers
+            .iter()
+            .map(|(forwarder, signer)| multicall3::Call3 {
+                target: *forwarder,
+                allowFailure: true,
+                callData: forwarder::noncesCall { owner: *signer }.abi_encode().into(),
+            })
+            .collect();
+        let input: Bytes = multicall3::aggregate3Call { calls }.abi_encode().into();
+        let output: Bytes =
+            pool.call("eth_call", json!([{ "to": multicall3::ADDRESS, "input": input }, block])).await?;
+        if let Ok(results) = multicall3::aggregate3Call::abi_decode_returns(&output)
+            && results.len() == signers.len()
+        {
+            return Ok(results
+                .into_iter()
+                .map(|result| result.success.then(|| word(&result.returnData)).flatten())
+                .collect());
+        }
+    }
+    let mut nonces = Vec::with_capacity(signers.len());
+    for (forwarder, signer) in signers {
+        let input: Bytes = forwarder::noncesCall { owner: *signer }.abi_encode().into();
+        let output: Bytes = pool.call("eth_call", json!([{ "to": forwarder, "input": input }, block])).await?;
+        nonces.push(word(&output));
+    }
+    Ok(nonces)
+}
+
+fn word(data: &[u8]) -> Option<u64> {
+    let word: [u8; 32] = data.get(..32)?.try_into().ok()?;
+    u64::try_from(U256::from_be_bytes(word)).ok()
+}

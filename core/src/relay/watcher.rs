@@ -1,0 +1,169 @@
+//! One head watcher per chain serves everything that waits.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use alloy_primitives::{Address, B256, U64, U256};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    fees::{FeeHistory, Header, Price, price},
+    rpc::{RpcError, RpcPool},
+};
+use crate::chain::{ChainSpec, FinalityRule};
+
+/// Blocks of history whose hashes are kept to notice reorgs, at least.
+const MIN_WINDOW_BLOCKS: u64 = 128;
+
+/// Longest gap that is filled block by block after an outage; inclusion is re-polled in any case.
+const MAX_FILL_BLOCKS: u64 = 64;
+
+/// What the chain looks like now.
+#[derive(Debug, Clone)]
+pub(super) struct HeadUpdate {
+    pub(super) header: Header,
+    pub(super) price: Price,
+    pub(super) final_block: Option<u64>,
+    /// Canonical (number, hash) pairs that are new or replaced, ascending.
+    pub(super) canonical: Vec<(u64, B256)>,
+    pub(super) accounts: Vec<Account>,
+}
+
+/// A lane's account at the head. Fields are missing where nodes did not answer.
+#[derive(Debug, Clone)]
+pub(super) struct Account {
+    pub(super) sender: Address,
+    pub(super) latest_nonce: Option<u64>,
+    pub(super) final_nonce: Option<u64>,
+    pub(super) balance: Option<U256>,
+}
+
+/// Follows the head of one chain.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    pub(super) spec: ChainSpec,
+    pub(super) pool: RpcPool,
+    pub(super) senders: Vec<Address>,
+    pub(super) poll_interval: Duration,
+    seen: BTreeMap<u64, B256>,
+    head: Option<B256>,
+}
+
+impl Watcher {
+    pub(super) const fn new(spec: ChainSpec, pool: RpcPool, senders: Vec<Address>, poll_interval: Duration) -> Self {
+        Self { spec, pool, senders, poll_interval, seen: BTreeMap::new(), head: None }
+    }
+
+    /// Polls until cancelled; every new head goes to `updates`. A failing poll is retried at the next interval.
+    pub(super) async fn run(mut self, updates: mpsc::Sender<Arc<HeadUpdate>>, stop: CancellationToken) {
+        let mut timer = tokio::time::interval(self.poll_interval);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = timer.tick() => {}
+            }
+            let update = tokio::select! {
+                () = stop.cancelled() => return,
+                update = self.poll() => update,
+            };
+            match update {
+                Ok(Some(update)) => {
+                    if updates.send(Arc::new(update)).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(chain_id = self.spec.chain_id, class = error.class.as_str(), endpoint = %error.endpoint, "head poll failed");
+                }
+            }
+        }
+    }
+
+    async fn header(&self, block: &serde_json::Value) -> Result<Option<Header>, RpcError> {
+        self.pool.call("eth_getBlockByNumber", json!([block, false])).await
+    }
+
+    /// One look at the chain; `None` while the head is unchanged.
+    pub(super) async fn poll(&mut self) -> Result<Option<HeadUpdate>, RpcError> {
+        let Some(header) = self.header(&json!("latest")).await? else { return Ok(None) };
+        if self.head == Some(header.hash) {
+            return Ok(None);
+        }
+        let number = header.number();
+        let canonical = self.canonical(&header).await?;
+        let tagged = match self.spec.finality.tag() {
+            Some(tag) => self.header(&json!(tag)).await.ok().flatten().map(|header| header.number()),
+            None => None,
+        };
+        let final_block = final_block(&self.spec.finality, number, tagged);
+        let history: Option<FeeHistory> = self.pool.call("eth_feeHistory", json!(["0xa", "latest", [20]])).await.ok();
+        let accounts =
+            futures_util::future::join_all(self.senders.iter().map(|sender| self.account(*sender, final_block))).await;
+        self.pool.note_head(number);
+        self.head = Some(header.hash);
+        for (number, hash) in &canonical {
+            self.seen.insert(*number, *hash);
+        }
+        // Blocks above a head that moved back are no longer canonical.
+        self.seen.split_off(&(number + 1));
+        let keep_from = number.saturating_sub(MIN_WINDOW_BLOCKS.max(number - final_block.unwrap_or(number)));
+        self.seen = self.seen.split_off(&keep_from);
+        let price = price(&self.spec, &header, history.as_ref());
+        Ok(Some(HeadUpdate { header, price, final_block, canonical, accounts }))
+    }
+
+    /// Walks back from the new head to the newest block that we knew to be canonical.
+    async fn canonical(&self, head: &Header) -> Result<Vec<(u64, B256)>, RpcError> {
+        let mut found = vec![(head.number(), head.hash)];
+        let mut parent = head.parent_hash;
+        let mut number = head.number();
+        let Some(oldest) = self.seen.keys().next().copied() else { return Ok(found) };
+        let mut steps = 0;
+        while number > oldest && steps < MAX_FILL_BLOCKS.max(MIN_WINDOW_BLOCKS) {
+            number -= 1;
+            if self.seen.get(&number) == Some(&parent) {
+                break;
+            }
+            found.push((number, parent));
+            let Some(header) = self.header(&json!(alloy_primitives::U64::from(number))).await? else { break };
+            if header.hash != parent {
+                // The chain moved under us: the next poll starts again.
+                break;
+            }
+            parent = header.parent_hash;
+            steps += 1;
+        }
+        found.reverse();
+        Ok(found)
+    }
+
+    async fn account(&self, sender: Address, final_block: Option<u64>) -> Account {
+        let latest: Option<U64> = self.pool.call("eth_getTransactionCount", json!([sender, "latest"])).await.ok();
+        let final_nonce = match final_block {
+            Some(block) => {
+                let params = json!([sender, U64::from(block)]);
+                let answers: Option<Vec<U64>> = self.pool.call_quorum("eth_getTransactionCount", params).await;
+                // The lowest of a majority: a consumed nonce must be seen by all of them.
+                answers.and_then(|answers| answers.into_iter().min()).map(|nonce| nonce.to())
+            }
+            None => None,
+        };
+        let balance: Option<U256> = self.pool.call("eth_getBalance", json!([sender, "latest"])).await.ok();
+        Account { sender, latest_nonce: latest.map(|nonce| nonce.to()), final_nonce, balance }
+    }
+}
+
+/// Newest block that counts as final at `head`.
+fn final_block(rule: &FinalityRule, head: u64, tagged: Option<u64>) -> Option<u64> {
+    match (rule, tagged) {
+        (FinalityRule::Depth { blocks }, _) => head.checked_sub(*blocks),
+        (_, Some(tagged)) => Some(tagged.min(head)),
+        (FinalityRule::FinalizedTag { fallback_depth }, None) if *fallback_depth > 0 => {
+            head.checked_sub(*fallback_depth)
+        }
+        (_, None) => None,
+    }
+}
