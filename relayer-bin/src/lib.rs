@@ -1,5 +1,8 @@
 //! The Slackwater relayer as a library: configuration, HTTP API and command line. The binary `slackwater` is a thin
 //! shell around it; tests and benches use it directly.
 
+pub mod cli;
+pub mod config;
 pub mod http;
 pub mod scalar;
+pub mod telemetry;

@@ -1,2 +1,7 @@
-//! Relayer.
-fn main() {}
+//! `slackwater`: see `slackwater --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    slackwater_relayer::cli::run()
+}

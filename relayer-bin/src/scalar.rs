@@ -77,7 +77,9 @@ impl Visitor<'_> for UintVisitor {
 
     fn visit_u64<E: Error>(self, n: u64) -> Result<Uint, E> {
         if n > MAX_SAFE_INTEGER {
-            return Err(E::custom(format_args!("{n} is above 2^53: write it as a string, JSON numbers lose precision")));
+            return Err(E::custom(format_args!(
+                "{n} is above 2^53: write it as a string, JSON numbers lose precision"
+            )));
         }
         Ok(Uint(U256::from(n)))
     }
@@ -383,7 +385,9 @@ mod tests {
         uint("9007199254740993", None);
         uint(&format!("\"{}\"", U256::MAX), Some(U256::MAX));
         uint("\"115792089237316195423570985008687907853269984665640564039457584007913129639936\"", None);
-        for bad in ["-1", "\"-1\"", "1.5", "1e3", "\"\"", "\"0x\"", "\"1_000\"", "\"+1\"", "null", "[]", "\" 1\"", "true"] {
+        for bad in
+            ["-1", "\"-1\"", "1.5", "1e3", "\"\"", "\"0x\"", "\"1_000\"", "\"+1\"", "null", "[]", "\" 1\"", "true"]
+        {
             uint(bad, None);
         }
     }

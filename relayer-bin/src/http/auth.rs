@@ -182,8 +182,19 @@ mod tests {
         assert_eq!(&*ring.find(&b).unwrap().tenant, "back_office");
         // The right secret under another name is another key.
         let secret = a.rsplit_once('_').unwrap().1;
-        for wrong in ["", "sw_", "sw_shop_", "sw__", "shop", &a[..a.len() - 1], &format!("{a}1"), "sw_keyless_x",
-            &format!("sw_back_office_{secret}"), &format!("sw_nobody_{secret}"), secret] {
+        for wrong in [
+            "",
+            "sw_",
+            "sw_shop_",
+            "sw__",
+            "shop",
+            &a[..a.len() - 1],
+            &format!("{a}1"),
+            "sw_keyless_x",
+            &format!("sw_back_office_{secret}"),
+            &format!("sw_nobody_{secret}"),
+            secret,
+        ] {
             assert_eq!(ring.find(wrong), None, "{wrong}");
         }
     }

@@ -35,7 +35,9 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body, limit: usize, timeout:
     }
     let collect = http_body_util::Limited::new(body, limit).collect();
     match tokio::time::timeout(timeout, collect).await {
-        Err(_) => Err(Problem::new("body_timeout", format!("the body did not arrive within {} ms", timeout.as_millis()))),
+        Err(_) => {
+            Err(Problem::new("body_timeout", format!("the body did not arrive within {} ms", timeout.as_millis())))
+        }
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large(limit as u64 + 1)),
         Ok(Err(_)) => Err(Problem::new("malformed_body", "the body ended early")),

@@ -10,10 +10,9 @@ use slackwater::{
     ledger::{AttemptKind, AttemptRecord, BatchState, EventRecord, RequestRecord},
     relay::{Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, LaneStatus, Quote, SubmitItem},
     request::{
-        BatchId, Call, Forward, Promise, Reason, RequestId, RequestKind, Status, Submission, SubmissionKind,
+        BatchId, Call, Deadline, Forward, Promise, Reason, RequestId, RequestKind, Status, Submission, SubmissionKind,
         VerifiedRequest,
     },
-    time::Timestamp,
 };
 use utoipa::ToSchema;
 
@@ -144,11 +143,11 @@ pub struct SubmitBody<'a> {
 }
 
 impl SubmitBody<'_> {
-    /// The domain's form of this body, which arrived at `now`.
+    /// The domain's form of this body.
     ///
     /// # Errors
     /// `invalid_field` where members contradict each other, `internal` if there is no randomness for a salt.
-    pub fn into_item(self, header_key: Option<&str>, now: Timestamp) -> Result<SubmitItem, Problem> {
+    pub fn into_item(self, header_key: Option<&str>) -> Result<SubmitItem, Problem> {
         let field = |path: &'static str, detail: &'static str| Problem::new("invalid_field", detail).field(path);
         let idempotency_key = match (self.idempotency_key, header_key) {
             (Some(member), Some(header)) if member != header => {
@@ -162,8 +161,8 @@ impl SubmitBody<'_> {
         }
         let deadline = match (self.within, self.deadline) {
             (Some(_), Some(_)) => return Err(field("within", "`within` and `deadline` exclude each other")),
-            (Some(Span(within_ms)), None) => Some(now.saturating_add(Duration::from_millis(within_ms))),
-            (None, deadline) => deadline.map(|instant| instant.0),
+            (Some(Span(within_ms)), None) => Some(Deadline::Within(Duration::from_millis(within_ms))),
+            (None, deadline) => deadline.map(|instant| Deadline::At(instant.0)),
         };
         let kind = match (self.kind, self.forward, self.call) {
             (KindBody::Forward, Some(forward), None) => SubmissionKind::Forward(forward.into()),

@@ -209,8 +209,7 @@ impl Feed {
     async fn catch_up(&mut self) -> Result<String, LedgerError> {
         // Read before the page: up to here a page that is not full has everything.
         let horizon = self.app.relay.last_event_seq().await?;
-        let filter =
-            EventFilter { after: self.seen, request: self.request, tenant: self.tenant.clone(), limit: PAGE };
+        let filter = EventFilter { after: self.seen, request: self.request, tenant: self.tenant.clone(), limit: PAGE };
         let page = self.app.relay.events(&filter).await?;
         if page.len() < PAGE {
             self.is_behind = false;

@@ -11,11 +11,7 @@ pub mod problem;
 mod requests;
 mod server;
 
-use std::{
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -26,7 +22,7 @@ use axum::{
     routing::{get, post},
 };
 use governor::{DefaultKeyedRateLimiter, clock::Clock};
-use slackwater::{relay::Relay, time::Timestamp};
+use slackwater::relay::Relay;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -244,10 +240,4 @@ impl FromRequestParts<Shared> for Caller {
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Problem> {
         app.keys.authenticate(&parts.headers)
     }
-}
-
-/// Now, by the wall clock.
-pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -90,8 +90,7 @@ pub(super) async fn counts(State(app): State<Shared>, caller: Caller) -> Answer 
     )
 )]
 pub(super) async fn batch(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
-    let id: BatchId =
-        id.parse().map_err(|_| Problem::new("malformed_id", "a batch's id is chainId:sender:nonce"))?;
+    let id: BatchId = id.parse().map_err(|_| Problem::new("malformed_id", "a batch's id is chainId:sender:nonce"))?;
     let not_found = || Problem::new("not_found", format!("batch {id} is not known"));
     let view = app.relay.batch(id).await?.ok_or_else(not_found)?;
     let members = if caller.is_operator {
@@ -147,8 +146,7 @@ pub(super) struct Probe {
 )]
 pub(super) async fn healthz(State(app): State<Shared>) -> Response<Body> {
     let is_running = app.relay.is_running();
-    let (code, status) =
-        if is_running { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "stopped") };
+    let (code, status) = if is_running { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "stopped") };
     body::json(code, &Probe { status, version: env!("CARGO_PKG_VERSION"), chains: Vec::new() })
 }
 
@@ -164,8 +162,7 @@ pub(super) async fn readyz(State(app): State<Shared>) -> Response<Body> {
         && !app.closing.is_cancelled()
         && chains.iter().any(takes)
         && chains.iter().all(|chain| chain.health != ChainHealth::Starting);
-    let (code, status) =
-        if is_ready { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "not_ready") };
+    let (code, status) = if is_ready { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "not_ready") };
     let chains = chains.into_iter().map(|chain| Readiness { chain_id: chain.chain_id, health: chain.health }).collect();
     body::json(code, &Probe { status, version: env!("CARGO_PKG_VERSION"), chains })
 }

@@ -334,7 +334,12 @@ mod tests {
     #[test]
     fn codes_are_unique_sorted_and_have_statuses() {
         for pair in CODES.windows(2) {
-            assert!((pair[0].status, pair[0].code) < (pair[1].status, pair[1].code), "{} {}", pair[0].code, pair[1].code);
+            assert!(
+                (pair[0].status, pair[0].code) < (pair[1].status, pair[1].code),
+                "{} {}",
+                pair[0].code,
+                pair[1].code
+            );
         }
         for info in CODES {
             assert!(StatusCode::from_u16(info.status).is_ok());

@@ -17,10 +17,9 @@ use super::{
     auth::Caller,
     body,
     dto::{
-        AcceptedView, BatchResults, ItemResult, QuoteBody, QuoteView, RequestPage, RequestView, SubmitBody, SummaryView,
-        parse_batch,
+        AcceptedView, BatchResults, ItemResult, QuoteBody, QuoteView, RequestPage, RequestView, SubmitBody,
+        SummaryView, parse_batch,
     },
-    now,
     problem::{Problem, ProblemBody},
 };
 
@@ -77,7 +76,7 @@ pub(super) async fn submit(State(app): State<Shared>, caller: Caller, request: R
     let limits = &app.limits;
     let bytes = body::read(&parts.headers, body, limits.max_body_bytes, limits.body_timeout).await?;
     let key = idempotency_key(&parts.headers)?;
-    let item = body::parse::<SubmitBody<'_>>(&bytes)?.into_item(key, now())?;
+    let item = body::parse::<SubmitBody<'_>>(&bytes)?.into_item(key)?;
     drop(bytes);
     let acceptance = app.relay.submit(&caller.tenant, item).await?;
     Ok(body::json_sized(StatusCode::ACCEPTED, &AcceptedView::from(acceptance), 1_024))
@@ -104,12 +103,11 @@ pub(super) async fn submit_batch(State(app): State<Shared>, caller: Caller, requ
             "a batch has an `idempotencyKey` in each request instead of the Idempotency-Key header",
         ));
     }
-    let arrived = now();
     let parsed = parse_batch(&bytes, limits.max_batch_items)?;
     let mut items = Vec::with_capacity(parsed.len());
     let mut refused = Vec::new();
     for (index, body) in parsed.into_iter().enumerate() {
-        match body.and_then(|body| body.into_item(None, arrived)) {
+        match body.and_then(|body| body.into_item(None)) {
             Ok(item) => items.push(item),
             Err(problem) => refused.push((index, problem)),
         }

@@ -1,0 +1,98 @@
+//! How a command fails.
+
+use std::{fmt, process::ExitCode};
+
+use slackwater::relay::{BuildError, RpcError};
+
+use crate::{config::ConfigErrors, http::ServeError};
+
+/// Exit codes, as documented in `--help`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// It failed.
+    Failed = 1,
+    /// Wrong usage or configuration.
+    Usage = 2,
+    /// Relayer or node not reachable.
+    Unreachable = 3,
+    /// Refused, or the request ended badly.
+    Refused = 4,
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+pub struct CliError {
+    exit: Exit,
+    message: String,
+}
+
+impl CliError {
+    pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
+    }
+
+    pub(super) fn failed(message: impl Into<String>) -> Self {
+        Self::new(Exit::Failed, message)
+    }
+
+    pub(super) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// The exit code.
+    pub const fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    /// Tells it on standard error. An empty message has been told already.
+    pub(super) fn report(&self) -> ExitCode {
+        if !self.message.is_empty() {
+            eprintln!("slackwater: {}", self.message);
+        }
+        ExitCode::from(self.exit as u8)
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for CliError {}
+
+impl From<ConfigErrors> for CliError {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::usage(errors.to_string())
+    }
+}
+
+impl From<ServeError> for CliError {
+    fn from(error: ServeError) -> Self {
+        Self::usage(error.to_string())
+    }
+}
+
+impl From<BuildError> for CliError {
+    fn from(error: BuildError) -> Self {
+        let exit = match error {
+            BuildError::Chain { .. } => Exit::Unreachable,
+            BuildError::Ledger(_) => Exit::Failed,
+            _ => Exit::Usage,
+        };
+        Self::new(exit, format!("can't start: {error}"))
+    }
+}
+
+impl From<RpcError> for CliError {
+    fn from(error: RpcError) -> Self {
+        Self::new(Exit::Unreachable, error.to_string())
+    }
+}
+
+impl From<std::io::Error> for CliError {
+    fn from(error: std::io::Error) -> Self {
+        Self::failed(error.to_string())
+    }
+}

@@ -1,0 +1,112 @@
+//! The command line.
+
+#![allow(clippy::print_stdout, reason = "a command's answer belongs on standard output; logs go to standard error")]
+
+mod dev;
+mod error;
+mod serve;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+pub use error::{CliError, Exit};
+
+use crate::config::Sources;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  wrong usage or configuration
+  3  relayer or node not reachable
+  4  refused, or the request ended badly (reverted, rejected, expired, cancelled)";
+
+/// Gas-aware meta-transaction relayer.
+#[derive(Debug, Parser)]
+#[command(name = "slackwater", version, after_help = EXIT_CODES, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the API, as configured.
+    Serve(ServeArgs),
+    /// Start everything for local development: a chain, contracts, funded lanes, the API.
+    Dev(dev::DevArgs),
+}
+
+/// Where the configuration is.
+#[derive(Debug, Clone, Args)]
+struct ConfigArgs {
+    /// Configuration file.
+    #[arg(short, long, value_name = "FILE", env = "SLACKWATER_CONFIG")]
+    config: Option<PathBuf>,
+    /// Set one key, such as `server.listen=127.0.0.1:7701` or `chain.0.max_batch=50`. Wins over file and environment.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    set: Vec<(String, String)>,
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
+    Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+impl ConfigArgs {
+    fn sources(&self) -> Sources {
+        let mut sources = Sources::of_process(self.config.clone());
+        for (key, value) in &self.set {
+            sources = sources.flag("--set", key, Some(value.clone()));
+        }
+        sources
+    }
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Address and port to listen on (`server.listen`).
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// Level or filter of the logs (`log.level`).
+    #[arg(long, value_name = "FILTER")]
+    log_level: Option<String>,
+    /// `text` or `json` (`log.format`).
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+}
+
+/// Parses the command line, runs the command, and says how it ended.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return CliError::new(Exit::Failed, format!("can't start the runtime: {error}")).report();
+        }
+    };
+    match runtime.block_on(cli.command.run()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(),
+    }
+}
+
+impl Command {
+    async fn run(self) -> Result<(), CliError> {
+        match self {
+            Self::Serve(args) => {
+                let sources = args
+                    .config
+                    .sources()
+                    .flag("--listen", "server.listen", args.listen)
+                    .flag("--log-level", "log.level", args.log_level)
+                    .flag("--log-format", "log.format", args.log_format);
+                serve::run(sources).await
+            }
+            Self::Dev(args) => dev::run(args).await,
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! Where values come from: files, environment, flags, one over the other, each remembering its origin.
+
+use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
+
+use serde_json::Value as Schema;
+use toml::{Table, Value};
+
+use super::{ConfigError, schema};
+
+/// Prefix of environment variables that are configuration keys.
+pub(super) const ENV_PREFIX: &str = "SLACKWATER_";
+
+/// Variables with that prefix that mean something else.
+pub(super) const OTHER_VARIABLES: &[&str] = &[
+    "SLACKWATER_ANVIL",
+    "SLACKWATER_API_KEY",
+    "SLACKWATER_BIN",
+    "SLACKWATER_CONFIG",
+    "SLACKWATER_KEYSTORE",
+    "SLACKWATER_KEYSTORE_PASSWORD",
+    "SLACKWATER_URL",
+];
+
+/// Where a value was set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Built in.
+    Default,
+    /// A chain preset.
+    Preset(String),
+    /// A file, at a line (from 1).
+    File {
+        /// Its name as given.
+        name: Arc<str>,
+        /// The line.
+        line: usize,
+    },
+    /// An environment variable.
+    Env(String),
+    /// A flag of the command line.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::Preset(name) => write!(f, "preset {name}"),
+            Self::File { name, line } => write!(f, "{name}:{line}"),
+            Self::Env(name) => write!(f, "${name}"),
+            Self::Flag(name) => f.write_str(name),
+        }
+    }
+}
+
+/// All layers merged: one tree, and the origin of every value in it by path (`chain.0.rpc.1.url`).
+#[derive(Debug, Default)]
+pub(super) struct Layers {
+    pub(super) tree: Table,
+    origins: BTreeMap<String, Origin>,
+}
+
+impl Layers {
+    /// Lays a TOML text over what is there.
+    pub(super) fn add_toml(&mut self, name: &str, text: &str) -> Result<(), ConfigError> {
+        let name: Arc<str> = name.into();
+        let document = toml::de::DeTable::parse(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| line_of(text, span.start));
+            ConfigError::new(Some(Origin::File { name: Arc::clone(&name), line }), "", error.message())
+                .fix("mend the TOML")
+        })?;
+        let mut flat = Vec::new();
+        let mut reader = Reader { text, name: &name, flat: &mut flat };
+        let table = reader.table(document.into_inner(), "");
+        self.origins.extend(flat);
+        merge(&mut self.tree, table);
+        Ok(())
+    }
+
+    /// Reads the environment. Unknown names with our prefix are errors, unless a secret is there by reference.
+    pub(super) fn add_env(
+        &mut self,
+        variables: &BTreeMap<String, String>,
+        schema: &Schema,
+        errors: &mut Vec<ConfigError>,
+    ) {
+        let mut referenced = Vec::new();
+        collect_references(&Value::Table(self.tree.clone()), &mut referenced);
+        let mut unknown = Vec::new();
+        for (name, text) in variables {
+            let Some(rest) = name.strip_prefix(ENV_PREFIX) else { continue };
+            if OTHER_VARIABLES.contains(&name.as_str()) {
+                continue;
+            }
+            match schema::path_of_variable(schema, rest) {
+                Some((path, leaf)) => {
+                    let origin = Origin::Env(name.clone());
+                    if let Some(value) = schema::value_of_text(&leaf, text) {
+                        collect_references(&value, &mut referenced);
+                        self.set(&path, value, origin, errors);
+                    } else {
+                        let shown = if schema::is_secret(&leaf) { None } else { Some(text.as_str()) };
+                        errors.push(
+                            ConfigError::new(Some(origin), &path, format!("expected {}", schema::type_name(&leaf)))
+                                .value(shown),
+                        );
+                    }
+                }
+                None => unknown.push(name.clone()),
+            }
+        }
+        for name in unknown.into_iter().filter(|name| !referenced.contains(name)) {
+            let known = schema::variables(schema);
+            let nearest =
+                schema::nearest(&name, known.iter().map(String::as_str).chain(OTHER_VARIABLES.iter().copied()));
+            let mut error = ConfigError::new(Some(Origin::Env(name.clone())), "", "is no configuration key");
+            if let Some(nearest) = nearest {
+                error = error.fix(format!("did you mean {nearest}?"));
+            }
+            errors.push(error);
+        }
+    }
+
+    /// Sets one value by path, such as `server.listen` or `chain.0.max_batch`.
+    pub(super) fn set(&mut self, path: &str, value: Value, origin: Origin, errors: &mut Vec<ConfigError>) {
+        self.origins
+            .retain(|known, _| !known.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')));
+        self.origins.insert(path.to_owned(), origin.clone());
+        let mut parts = path.split('.').peekable();
+        let mut at = Place::Table(&mut self.tree);
+        while let Some(part) = parts.next() {
+            let next_is_index = parts.peek().is_some_and(|next| next.bytes().all(|b| b.is_ascii_digit()));
+            let slot = match at {
+                Place::Table(table) => table.entry(part.to_owned()).or_insert_with(|| {
+                    if next_is_index { Value::Array(Vec::new()) } else { Value::Table(Table::new()) }
+                }),
+                Place::Array(array) => {
+                    let Ok(index) = part.parse::<usize>() else { return };
+                    if index > array.len() {
+                        let problem = format!("index {index} leaves a gap, there are {}", array.len());
+                        errors.push(ConfigError::new(Some(origin), path, problem));
+                        return;
+                    }
+                    if index == array.len() {
+                        array.push(Value::Table(Table::new()));
+                    }
+                    &mut array[index]
+                }
+            };
+            if parts.peek().is_none() {
+                *slot = value;
+                return;
+            }
+            at = match slot {
+                Value::Table(table) => Place::Table(table),
+                Value::Array(array) => Place::Array(array),
+                _ => return,
+            };
+        }
+    }
+
+    /// Where the value at `path` was set: its own origin, or that of what contains it.
+    pub(super) fn origin(&self, path: &str) -> Option<&Origin> {
+        let mut path = path;
+        loop {
+            if let Some(origin) = self.origins.get(path) {
+                return Some(origin);
+            }
+            path = &path[..path.rfind('.')?];
+        }
+    }
+}
+
+enum Place<'a> {
+    Table(&'a mut Table),
+    Array(&'a mut Vec<Value>),
+}
+
+/// Adds `key` to `path`.
+pub(super) fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1
+}
+
+/// Reads spanned TOML into plain values, noting the line of each.
+struct Reader<'a> {
+    text: &'a str,
+    name: &'a Arc<str>,
+    flat: &'a mut Vec<(String, Origin)>,
+}
+
+impl Reader<'_> {
+    fn table(&mut self, table: toml::de::DeTable<'_>, path: &str) -> Table {
+        let mut out = Table::new();
+        for (key, value) in table {
+            let path = join(path, key.get_ref());
+            let line = line_of(self.text, key.span().start);
+            self.flat.push((path.clone(), Origin::File { name: Arc::clone(self.name), line }));
+            out.insert(key.into_inner().into_owned(), self.value(value, &path));
+        }
+        out
+    }
+
+    fn value(&mut self, value: toml::Spanned<toml::de::DeValue<'_>>, path: &str) -> Value {
+        use toml::de::DeValue;
+        match value.into_inner() {
+            DeValue::String(text) => Value::String(text.into_owned()),
+            DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+                Ok(number) => Value::Integer(number),
+                // Too large for TOML: kept as text, which is what such amounts need.
+                Err(_) => Value::String(number.as_str().to_owned()),
+            },
+            DeValue::Float(number) => match number.as_str().parse() {
+                Ok(number) => Value::Float(number),
+                Err(_) => Value::String(number.as_str().to_owned()),
+            },
+            DeValue::Boolean(flag) => Value::Boolean(flag),
+            DeValue::Datetime(datetime) => Value::Datetime(datetime),
+            DeValue::Array(items) => {
+                let mut out = Vec::new();
+                for (index, item) in items.into_iter().enumerate() {
+                    let path = join(path, &index.to_string());
+                    let line = line_of(self.text, item.span().start);
+                    self.flat.push((path.clone(), Origin::File { name: Arc::clone(self.name), line }));
+                    out.push(self.value(item, &path));
+                }
+                Value::Array(out)
+            }
+            DeValue::Table(table) => Value::Table(self.table(table, path)),
+        }
+    }
+}
+
+/// Lays `over` over `under`: tables are merged, everything else is replaced.
+pub(super) fn merge(under: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (under.get_mut(&key), value) {
+            (Some(Value::Table(below)), Value::Table(above)) => merge(below, above),
+            (_, value) => {
+                under.insert(key, value);
+            }
+        }
+    }
+}
+
+/// Names of variables that `env:` references in `value` point to.
+fn collect_references(value: &Value, names: &mut Vec<String>) {
+    match value {
+        Value::String(text) => {
+            for part in [Some(text.as_str()), text.split_once(",password=").map(|(_, password)| password)] {
+                names.extend(part.and_then(|part| part.strip_prefix("env:")).map(str::to_owned));
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect_references(item, names)),
+        Value::Table(table) => table.iter().for_each(|(_, item)| collect_references(item, names)),
+        _ => {}
+    }
+}
+
+/// Name of a file for messages.
+pub(super) fn file_name(path: &Path) -> String {
+    path.display().to_string()
+}

@@ -1,0 +1,409 @@
+//! Configuration: `defaults < chain preset < file < environment < flags`, checked as a whole, every error reported.
+//!
+//! [`Sources::load`] parses into [`RawConfig`] and validates into [`Config`]; [`Config::resolve`] then fetches the
+//! secrets. Code sees only [`Config`].
+
+mod layers;
+mod raw;
+mod reference;
+mod schema;
+mod secret;
+mod validate;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use slackwater::{
+    chain::ChainSpec,
+    ledger::{GroupCommitConfig, SqliteConfig},
+    policy::TenantPolicy,
+    relay::{ChainSetup, ChainTuning, ForwarderSetup, IdentityKey, LocalSigner, Relay, RelayBuilder, RpcEndpoint},
+};
+
+pub use layers::Origin;
+pub use raw::{
+    RawBudget, RawChain, RawConfig, RawForwarder, RawIdentity, RawKind, RawLedger, RawLog, RawLogFormat, RawMetrics,
+    RawRequest, RawRpc, RawServer, RawTenant, UrlText,
+};
+pub use reference::{example, reference};
+pub use schema::json_schema;
+pub use secret::{Secret, SecretError, SecretRef, SecretText};
+
+use crate::http::{
+    HttpLimits,
+    auth::{KeyHash, KeyRing, Keys},
+};
+
+/// One thing that is wrong with the configuration: where, what, and how to mend it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// Where the value was set; `None` for something that is missing.
+    pub origin: Option<Origin>,
+    /// The key, such as `chain.0.max_batch`; empty for an error of the whole source.
+    pub key: String,
+    /// The value, unless it may be a secret.
+    pub value: Option<String>,
+    /// What is wrong, with the allowed range.
+    pub problem: String,
+    /// What to do.
+    pub fix: Option<String>,
+}
+
+impl ConfigError {
+    fn new(origin: Option<Origin>, key: &str, problem: impl Into<String>) -> Self {
+        Self { origin, key: key.to_owned(), value: None, problem: problem.into(), fix: None }
+    }
+
+    fn value(mut self, value: Option<&str>) -> Self {
+        self.value = value.map(str::to_owned);
+        self
+    }
+
+    fn fix(mut self, fix: impl Into<String>) -> Self {
+        self.fix = Some(fix.into());
+        self
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(origin) = &self.origin {
+            write!(f, "{origin}: ")?;
+        }
+        if !self.key.is_empty() {
+            write!(f, "`{}` ", self.key)?;
+        }
+        if let Some(value) = &self.value {
+            write!(f, "= {value}: ")?;
+        }
+        f.write_str(&self.problem)?;
+        if let Some(fix) = &self.fix {
+            write!(f, "; {fix}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Everything that is wrong with the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the configuration has {} error{}", self.0.len(), if self.0.len() == 1 { "" } else { "s" })?;
+        for error in &self.0 {
+            write!(f, "\n  {error}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// The file, if any.
+    pub file: Option<PathBuf>,
+    /// Environment variables; those without our prefix are ignored.
+    pub env: BTreeMap<String, String>,
+    /// `key=value` pairs of the command line, with the flag that set them.
+    pub flags: Vec<(String, String, String)>,
+    /// Allow `inline:` secrets: local development only.
+    pub allow_inline_secrets: bool,
+}
+
+impl Sources {
+    /// The file (if any) and this process' environment.
+    pub fn of_process(file: Option<PathBuf>) -> Self {
+        let is_ours = |name: &str| name.starts_with(layers::ENV_PREFIX);
+        let env = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .filter(|(name, _)| is_ours(name))
+            .collect();
+        Self { file, env, ..Self::default() }
+    }
+
+    /// Sets `key` as flag `flag`, above everything else.
+    #[must_use]
+    pub fn flag(mut self, flag: &str, key: &str, value: Option<String>) -> Self {
+        if let Some(value) = value {
+            self.flags.push((flag.to_owned(), key.to_owned(), value));
+        }
+        self
+    }
+
+    /// Reads, merges and validates. Secrets are not fetched yet.
+    ///
+    /// # Errors
+    /// Everything that is wrong, not only the first thing.
+    pub fn load(self) -> Result<Config, ConfigErrors> {
+        let text = match &self.file {
+            None => None,
+            Some(path) => {
+                let name = layers::file_name(path);
+                let text = std::fs::read_to_string(path).map_err(|error| {
+                    let problem = format!("can't read {name}: {error}");
+                    ConfigErrors(vec![ConfigError::new(None, "", problem).fix("see `slackwater config example`")])
+                })?;
+                Some((name, text))
+            }
+        };
+        self.load_text(text)
+    }
+
+    /// The same with the file's name and content instead of a path.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_text(self, file: Option<(String, String)>) -> Result<Config, ConfigErrors> {
+        let schema = json_schema();
+        let mut errors = Vec::new();
+        let mut layers = layers::Layers::default();
+        if let Some((name, text)) = &file
+            && let Err(error) = layers.add_toml(name, text)
+        {
+            errors.push(error);
+        }
+        layers.add_env(&self.env, &schema, &mut errors);
+        for (flag, key, text) in &self.flags {
+            let origin = Origin::Flag(flag.clone());
+            let rest = key.replace('.', "_").to_uppercase();
+            match schema::path_of_variable(&schema, &rest) {
+                None => {
+                    let paths = schema::paths(&schema);
+                    let mut error = ConfigError::new(Some(origin), key, "is not a key");
+                    if let Some(near) = schema::nearest(key, paths.iter().map(String::as_str)) {
+                        error = error.fix(format!("did you mean `{near}`?"));
+                    }
+                    errors.push(error);
+                }
+                Some((path, leaf)) => match schema::value_of_text(&leaf, text) {
+                    Some(value) => layers.set(&path, value, origin, &mut errors),
+                    None => errors.push(
+                        ConfigError::new(Some(origin), &path, format!("expected {}", schema::type_name(&leaf)))
+                            .value((!schema::is_secret(&leaf)).then_some(text)),
+                    ),
+                },
+            }
+        }
+        schema::check(&mut layers, &schema, &mut errors);
+        let raw = match serde_path_to_error::deserialize(toml::Value::Table(layers.tree.clone())) {
+            Ok(raw) => raw,
+            Err(error) => {
+                // The schema has let something through that the types refuse, such as digits that are none.
+                let path = error.path().to_string().replace('[', ".").replace(']', "");
+                let origin = layers.origin(&path).cloned();
+                let message = error.into_inner().to_string();
+                errors.push(ConfigError::new(origin, &path, message.lines().next().unwrap_or_default()));
+                return Err(ConfigErrors(errors));
+            }
+        };
+        let config = validate::validate(raw, &layers, self.allow_inline_secrets, &mut errors);
+        match config {
+            Some(config) if errors.is_empty() => Ok(config),
+            _ => Err(ConfigErrors(errors)),
+        }
+    }
+}
+
+/// Form of the logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// One JSON object a line, instead of text.
+    pub is_json: bool,
+    /// Level or filter.
+    pub filter: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { is_json: false, filter: "info".to_owned() }
+    }
+}
+
+/// An RPC endpoint: its URL is a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointConfig {
+    /// Name.
+    pub name: String,
+    /// URL, or where it is.
+    pub url: SecretRef,
+    /// Calls per second; 0 is unlimited.
+    pub rate_limit_per_s: u32,
+}
+
+/// One chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainConfig {
+    /// What the chain is.
+    pub spec: ChainSpec,
+    /// Limits and pace.
+    pub tuning: ChainTuning,
+    /// Its nodes.
+    pub endpoints: Vec<EndpointConfig>,
+    /// Where the senders' keys are.
+    pub signers: Vec<SecretRef>,
+    /// Forwarders to serve.
+    pub forwarders: Vec<ForwarderSetup>,
+}
+
+/// One tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantConfig {
+    /// What it may ask for.
+    pub policy: TenantPolicy,
+    /// It sees everything.
+    pub is_operator: bool,
+    /// Hashes of its keys.
+    pub keys: Vec<KeyHash>,
+}
+
+/// One effective value, for `config show`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The key.
+    pub key: String,
+    /// The value; hidden if it may be a secret.
+    pub value: String,
+    /// Where it was set.
+    pub origin: Origin,
+}
+
+/// The validated configuration: everything present and consistent, secrets still references.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// Serve callers without API key.
+    pub allow_anonymous: bool,
+    /// Limits of the HTTP side.
+    pub http: HttpLimits,
+    /// The database.
+    pub sqlite: SqliteConfig,
+    /// Pace of the group commit.
+    pub group_commit: GroupCommitConfig,
+    /// Where the identity key is; `None` for the first chain's first signer.
+    pub identity: Option<SecretRef>,
+    /// Deadline of a request that names none.
+    pub default_within: Duration,
+    /// Furthest deadline.
+    pub max_within: Duration,
+    /// Logs.
+    pub log: LogConfig,
+    /// The chains.
+    pub chains: Vec<ChainConfig>,
+    /// The tenants.
+    pub tenants: Vec<TenantConfig>,
+    /// Every value with its origin.
+    pub entries: Vec<Entry>,
+}
+
+/// The configuration with its secrets: ready to start.
+#[derive(Debug)]
+pub struct Resolved {
+    /// Chains with keys and URLs.
+    pub chains: Vec<ChainSetup>,
+    /// The identity key, if it is a key of its own.
+    pub identity: Option<IdentityKey>,
+}
+
+impl Config {
+    /// Fetches every secret.
+    ///
+    /// # Errors
+    /// Everything that is missing or can't be used; never shows a secret.
+    pub fn resolve(&self) -> Result<Resolved, ConfigErrors> {
+        let mut errors = Vec::new();
+        let mut fail = |key: String, problem: String| errors.push(ConfigError::new(None, &key, problem));
+        let mut chains = Vec::new();
+        for (index, chain) in self.chains.iter().enumerate() {
+            let mut setup = ChainSetup::new(chain.spec.clone()).tuning(chain.tuning.clone());
+            for (at, endpoint) in chain.endpoints.iter().enumerate() {
+                let key = format!("chain.{index}.rpc.{at}.url");
+                match endpoint.url.resolve() {
+                    Err(error) => fail(key, error.to_string()),
+                    Ok(url) if !validate::is_http_url(url.expose()) => {
+                        fail(key, "the referenced text is not an http:// or https:// URL".to_owned());
+                    }
+                    Ok(url) => setup.endpoints.push(
+                        RpcEndpoint::new(&endpoint.name, url.expose()).rate_limit_per_s(endpoint.rate_limit_per_s),
+                    ),
+                }
+            }
+            for (at, signer) in chain.signers.iter().enumerate() {
+                let key = format!("chain.{index}.signers.{at}");
+                match signer
+                    .resolve()
+                    .map_err(|error| error.to_string())
+                    .and_then(|secret| LocalSigner::from_hex(secret.expose()).map_err(|error| error.to_string()))
+                {
+                    Err(problem) => fail(key, problem),
+                    Ok(signer) if setup.signers.iter().any(|other| other.address() == signer.address()) => {
+                        fail(
+                            key,
+                            format!("{} is listed twice: two lanes would fight over its nonces", signer.address()),
+                        );
+                    }
+                    Ok(signer) => setup.signers.push(signer),
+                }
+            }
+            setup.forwarders.clone_from(&chain.forwarders);
+            chains.push(setup);
+        }
+        let mut identity = None;
+        if let Some(reference) = &self.identity {
+            match reference
+                .resolve()
+                .map_err(|error| error.to_string())
+                .and_then(|secret| IdentityKey::from_hex(secret.expose()).map_err(|error| error.to_string()))
+            {
+                Err(problem) => fail("identity.key".to_owned(), problem),
+                Ok(key) => identity = Some(key),
+            }
+        }
+        if errors.is_empty() { Ok(Resolved { chains, identity }) } else { Err(ConfigErrors(errors)) }
+    }
+
+    /// A builder with all of it.
+    pub fn relay_builder(&self, resolved: Resolved) -> RelayBuilder {
+        let mut builder = Relay::builder()
+            .sqlite(self.sqlite.clone())
+            .group_commit(self.group_commit)
+            .default_within(self.default_within)
+            .max_within(self.max_within);
+        for chain in resolved.chains {
+            builder = builder.chain(chain);
+        }
+        for tenant in &self.tenants {
+            builder = builder.tenant(tenant.policy.clone());
+        }
+        if let Some(identity) = resolved.identity {
+            builder = builder.identity(identity);
+        }
+        builder
+    }
+
+    /// The keys that open the API.
+    pub fn keys(&self) -> Keys {
+        if self.allow_anonymous {
+            return Keys::open();
+        }
+        let mut ring = KeyRing::default();
+        for tenant in &self.tenants {
+            ring.insert(&tenant.policy.id, tenant.is_operator, tenant.keys.clone());
+        }
+        Keys::Tenants(ring)
+    }
+}
+
+/// Whether only this machine can reach `address`.
+const fn is_loopback(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_loopback(),
+        IpAddr::V6(address) => address.is_loopback(),
+    }
+}

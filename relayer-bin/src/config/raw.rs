@@ -1,0 +1,446 @@
+//! The configuration as it is written: everything optional, nothing checked.
+//!
+//! These types are the single source of names, texts, types and ranges: the JSON Schema, the example file and the
+//! reference page are generated from them, and values are checked against that schema before they are read.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::secret::SecretText;
+use crate::scalar::Uint;
+
+/// Configuration of the Slackwater relayer.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawConfig {
+    /// The HTTP API.
+    pub server: RawServer,
+    /// The embedded database.
+    pub ledger: RawLedger,
+    /// Who signs promises.
+    pub identity: RawIdentity,
+    /// Deadlines.
+    pub request: RawRequest,
+    /// Logs, on standard error.
+    pub log: RawLog,
+    /// Chains to serve, at least one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub chain: Vec<RawChain>,
+    /// Who may ask for what. Without any tenant, `server.allow_anonymous` is needed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tenant: Vec<RawTenant>,
+}
+
+/// The HTTP API.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawServer {
+    /// Address and port to listen on. TLS belongs to a proxy in front.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+    /// Serve callers without API key, as tenant `default` with an operator's view. Refused unless `listen` is a
+    /// loopback address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_anonymous: Option<bool>,
+    /// Largest body of a single request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1_024, max = 67_108_864))]
+    pub max_body_bytes: Option<u64>,
+    /// Largest body of a batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1_024, max = 268_435_456))]
+    pub max_batch_body_bytes: Option<u64>,
+    /// Most requests in a batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub max_batch_items: Option<u64>,
+    /// Longest time that a body may take to arrive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 600_000))]
+    pub body_timeout_ms: Option<u64>,
+    /// Longest time that a call's headers may take to arrive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 600_000))]
+    pub header_timeout_ms: Option<u64>,
+    /// Most connections at a time; further ones wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_connections: Option<u64>,
+    /// Most event streams at a time; further ones are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub max_streams: Option<u64>,
+    /// Longest silence of an event stream: a comment is sent then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 600_000))]
+    pub keep_alive_ms: Option<u64>,
+    /// Longest wait for calls in progress at shutdown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 600_000))]
+    pub shutdown_grace_ms: Option<u64>,
+    /// Most calls per second from one address; 0 is unlimited. Behind a proxy all callers share its address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub rate_per_ip_per_s: Option<u32>,
+    /// Web origins whose pages may call, such as `https://app.example.org`; `*` is all. None by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cors_origins: Option<Vec<String>>,
+    /// Who may read `/metrics`: `open`, `operator` (by API key) or `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<RawMetrics>,
+}
+
+/// Who may read `/metrics`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum RawMetrics {
+    /// Everybody who reaches the port.
+    Open,
+    /// Operators' API keys.
+    Operator,
+    /// Nobody.
+    Off,
+}
+
+/// The embedded database.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLedger {
+    /// The database file, created if absent; put it on a local disk that survives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Longest wait for a lock that another program holds on the file, such as a backup.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 600_000))]
+    pub busy_timeout_ms: Option<u64>,
+    /// Connections for reading.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 256))]
+    pub read_connections: Option<u32>,
+    /// Page cache of the writing connection, KiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 64, max = 16_777_216))]
+    pub cache_kib: Option<u32>,
+    /// Pages of 4 KiB in the write-ahead log after which it is copied into the database.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 1_000_000))]
+    pub checkpoint_pages: Option<u32>,
+    /// Most writes that wait; beyond, callers wait or get `storage_unavailable`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub queue_len: Option<u64>,
+    /// Most writes that share one commit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_group: Option<u64>,
+    /// Committed groups that a slow event stream may lag behind before it reads from the database again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub event_backlog: Option<u64>,
+}
+
+/// Who signs promises.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawIdentity {
+    /// The key that signs inclusion promises, by reference. It pays nothing. By default the first chain's first signer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<SecretText>,
+}
+
+/// Deadlines.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawRequest {
+    /// Deadline of a request that names none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 31_536_000_000_u64))]
+    pub default_within_ms: Option<u64>,
+    /// Furthest deadline that is accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 31_536_000_000_u64))]
+    pub max_within_ms: Option<u64>,
+}
+
+/// Logs, on standard error.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLog {
+    /// `text` for people, `json` for machines.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<RawLogFormat>,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,slackwater::lane=debug`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub level: Option<String>,
+}
+
+/// Form of the logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum RawLogFormat {
+    /// For people.
+    Text,
+    /// For machines, one object a line.
+    Json,
+}
+
+/// A chain to serve.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawChain {
+    /// What is known about the chain: one of the presets (`slackwater config presets`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preset: Option<String>,
+    /// EIP-155 chain id, if it differs from the preset's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub chain_id: Option<u64>,
+    /// Name for people and logs, if it differs from the preset's: a-z, 0-9 and `-`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// RPC endpoints, at least one; two of different providers are safer.
+    pub rpc: Vec<RawRpc>,
+    /// Keys of the sender accounts, by reference; each is a lane with its own nonces and balance.
+    pub signers: Vec<SecretText>,
+    /// ERC-2771 forwarders to serve. None is fine for `call` requests.
+    pub forwarders: Vec<RawForwarder>,
+    /// Facts of the chain that differ from the preset, or all of them without a preset; the keys are those of
+    /// `core/presets/*.toml`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<BTreeMap<String, serde_json::Value>>")]
+    pub spec: Option<toml::Table>,
+    /// How often the head is polled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10, max = 600_000), extend("x-default" = "a quarter of the block time, 100 to 2000"))]
+    pub poll_interval_ms: Option<u64>,
+    /// Longest wait for one RPC answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 600_000), extend("x-default" = "10000"))]
+    pub rpc_timeout_ms: Option<u64>,
+    /// Most requests in one transaction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000), extend("x-default" = "100"))]
+    pub max_batch: Option<u64>,
+    /// Highest gas limit of one transaction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 21_000), extend("x-default" = "the chain's cap, at most 16777216"))]
+    pub max_batch_gas: Option<u64>,
+    /// Longest time that a request waits for company once the price is right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 3_600_000), extend("x-default" = "a quarter of the block time, 50 to 2000"))]
+    pub linger_ms: Option<u64>,
+    /// Most transactions of one lane that are not in a block.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_024), extend("x-default" = "16"))]
+    pub max_in_flight: Option<u64>,
+    /// Blocks without inclusion after which a transaction is replaced at a higher price.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000), extend("x-default" = "3"))]
+    pub bump_after_blocks: Option<u64>,
+    /// Blocks without inclusion after which the same bytes are sent again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000), extend("x-default" = "2"))]
+    pub rebroadcast_after_blocks: Option<u64>,
+    /// Most signed transactions for one nonce.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000), extend("x-default" = "32"))]
+    pub max_attempts: Option<u32>,
+    /// No transaction offers more per gas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "1000000000000"))]
+    pub max_fee_ceiling_wei_per_gas: Option<Uint>,
+    /// How far the worst case that is reserved lies above the price at acceptance, percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000), extend("x-default" = "300"))]
+    pub budget_headroom_percent: Option<u32>,
+    /// Gas of one forward request inside a batch, beyond the gas that the user signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10_000_000), extend("x-default" = "45000"))]
+    pub forward_overhead_gas: Option<u64>,
+    /// Share of recent base fees that must be above the current one to send early, percent; relaxes as time runs out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100), extend("x-default" = "40"))]
+    pub patience_percentile: Option<u8>,
+    /// Time to the deadline below which price does not matter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 86_400_000), extend("x-default" = "15 block times"))]
+    pub urgent_within_ms: Option<u64>,
+    /// How far ahead of the signer's next nonce a request may be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "4096"))]
+    pub max_nonce_gap: Option<u64>,
+    /// Longest wait for a first look at a new signer's nonce at acceptance; afterwards it is accepted unseen and
+    /// checked before it is sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 60_000), extend("x-default" = "250"))]
+    pub nonce_lookup_ms: Option<u64>,
+    /// Failed simulations after which a request is rejected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000), extend("x-default" = "3"))]
+    pub max_simulations: Option<u32>,
+    /// Shortest deadline that is accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 3_600_000), extend("x-default" = "2 block times + 500"))]
+    pub guard_ms: Option<u64>,
+    /// Simulate every batch before it is sent. Without it, a request that reverts is paid for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "true"))]
+    pub simulate: Option<bool>,
+    /// Gas of a transfer to oneself, which cancels a transaction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 21_000, max = 100_000_000), extend("x-default" = "21000, or 1000000 without a mempool"))]
+    pub cancel_gas: Option<u64>,
+}
+
+/// An RPC endpoint.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawRpc {
+    /// Name in logs, metrics and the API; `rpc-0`, `rpc-1`, … by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// HTTP(S) URL, or a reference (`env:NAME`, `file:PATH`) if it holds an access key. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<UrlText>,
+    /// Calls per second that the provider allows; 0 is unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "0"))]
+    pub rate_limit_per_s: Option<u32>,
+}
+
+/// A URL whose path or user part may hold an access key: only scheme and host are shown.
+#[derive(Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(transparent)]
+pub struct UrlText(pub String);
+
+impl UrlText {
+    /// The part that may be shown.
+    pub fn shown(&self) -> String {
+        if self.0.starts_with("env:") || self.0.starts_with("file:") {
+            return self.0.clone();
+        }
+        let Some((scheme, rest)) = self.0.split_once("://") else { return "(hidden)".to_owned() };
+        let host_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let host = rest[..host_end].rsplit('@').next().unwrap_or_default();
+        let has_more = rest.len() > host_end + 1 || host.len() != host_end;
+        format!("{scheme}://{host}{}", if has_more { "/…" } else { "" })
+    }
+}
+
+impl std::fmt::Debug for UrlText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.shown())
+    }
+}
+
+impl Serialize for UrlText {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.shown())
+    }
+}
+
+impl JsonSchema for UrlText {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Url".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "format": "secret-url" })
+    }
+}
+
+/// A forwarder to serve.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawForwarder {
+    /// The contract. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Serve it even if its code is not a known version of OpenZeppelin's `ERC2771Forwarder`. Its semantics are yours
+    /// to check.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "false"))]
+    pub allow_unknown_code: Option<bool>,
+}
+
+/// A tenant: who asks, what for, and how much it may cost.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawTenant {
+    /// Its name: a-z, 0-9, `-` and `_`, at most 64. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Hashes of its API keys, `sha256:<hex>`; `slackwater keys api --tenant NAME` makes one. Required.
+    pub api_keys: Vec<String>,
+    /// It sees every tenant's requests, numbers and endpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "false"))]
+    pub operator: Option<bool>,
+    /// Kinds of request that it may use: `forward`, `call`. `call` acts with the relayer's own account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "[\"forward\"]"))]
+    pub kinds: Option<Vec<RawKind>>,
+    /// Allowed targets: chain id → contract → function selectors (`[]` is all). A chain that is not named allows any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "any"))]
+    pub targets: Option<BTreeMap<String, BTreeMap<String, Vec<String>>>>,
+    /// Highest gas of one request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1), extend("x-default" = "2000000"))]
+    pub max_gas: Option<u64>,
+    /// Most wei that one request may send along.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "0"))]
+    pub max_value_wei: Option<Uint>,
+    /// Longest calldata of one request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_048_576), extend("x-default" = "16384"))]
+    pub max_calldata_bytes: Option<u64>,
+    /// Most requests that may be open at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1), extend("x-default" = "1000000"))]
+    pub max_open_requests: Option<u64>,
+    /// Share of the sending capacity when tenants compete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000), extend("x-default" = "1"))]
+    pub weight: Option<u32>,
+    /// Accepted requests per second, sustained; 0 is unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "0"))]
+    pub rate_per_s: Option<u32>,
+    /// Money, per chain; unlimited by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<RawBudget>,
+}
+
+/// Kinds of request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum RawKind {
+    /// ERC-2771 requests.
+    Forward,
+    /// The tenant's own calls.
+    Call,
+}
+
+/// A budget.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawBudget {
+    /// Wei per period and chain. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_wei: Option<Uint>,
+    /// Length of a period, aligned to the Unix epoch; 0 is once and for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 31_536_000), extend("x-default" = "86400"))]
+    pub period_s: Option<u64>,
+}

@@ -1,0 +1,755 @@
+//! From what is written to what is used: everything present, in range, and consistent.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    num::NonZeroU32,
+    time::Duration,
+};
+
+use alloy_primitives::{Address, FixedBytes, U256, hex};
+use slackwater::{
+    chain::{ChainSpec, preset_for_chain_id},
+    ledger::{GroupCommitConfig, SqliteConfig},
+    policy::{Budget, KindName, TargetRule, TenantPolicy},
+    relay::{ChainTuning, ForwarderSetup},
+};
+
+use super::{
+    ChainConfig, Config, ConfigError, EndpointConfig, Entry, LogConfig, Origin, RawBudget, RawChain, RawConfig,
+    RawForwarder, RawKind, RawLedger, RawLog, RawLogFormat, RawMetrics, RawRequest, RawRpc, RawServer, RawTenant,
+    TenantConfig,
+    layers::{Layers, join, merge},
+    secret::{REFERENCE_FORMS, SecretError, SecretRef, SecretText},
+};
+use crate::{
+    http::{HttpLimits, MetricsAccess, auth::KeyHash},
+    scalar::Uint,
+};
+
+/// Where the API listens unless told otherwise: this machine only.
+const DEFAULT_LISTEN: &str = "127.0.0.1:7700";
+/// Where the database is unless told otherwise.
+const DEFAULT_PATH: &str = "slackwater.db";
+/// Length of a budget's period unless told otherwise: a day.
+const DEFAULT_PERIOD_S: u64 = 86_400;
+/// Deadline of a request that names none.
+const DEFAULT_WITHIN: Duration = Duration::from_secs(60);
+/// Furthest deadline.
+const DEFAULT_MAX_WITHIN: Duration = Duration::from_secs(24 * 3_600);
+
+impl RawConfig {
+    /// The built-in values of the sections that do not depend on a chain or tenant. Taken from the types that use
+    /// them, so that the reference can't drift.
+    pub fn defaults() -> Self {
+        let http = HttpLimits::default();
+        let sqlite = SqliteConfig::new(DEFAULT_PATH);
+        let group = GroupCommitConfig::default();
+        let log = LogConfig::default();
+        Self {
+            server: RawServer {
+                listen: Some(DEFAULT_LISTEN.to_owned()),
+                allow_anonymous: Some(false),
+                max_body_bytes: Some(http.max_body_bytes as u64),
+                max_batch_body_bytes: Some(http.max_batch_body_bytes as u64),
+                max_batch_items: Some(http.max_batch_items as u64),
+                body_timeout_ms: Some(millis(http.body_timeout)),
+                header_timeout_ms: Some(millis(http.header_timeout)),
+                max_connections: Some(http.max_connections as u64),
+                max_streams: Some(http.max_streams as u64),
+                keep_alive_ms: Some(millis(http.keep_alive)),
+                shutdown_grace_ms: Some(millis(http.shutdown_grace)),
+                rate_per_ip_per_s: Some(http.rate_per_ip_per_s.unwrap_or(0)),
+                cors_origins: Some(http.cors_origins),
+                metrics: Some(RawMetrics::Open),
+            },
+            ledger: RawLedger {
+                path: Some(DEFAULT_PATH.to_owned()),
+                busy_timeout_ms: Some(sqlite.busy_timeout_ms),
+                read_connections: Some(sqlite.read_connections),
+                cache_kib: Some(sqlite.cache_kib),
+                checkpoint_pages: Some(sqlite.checkpoint_pages),
+                queue_len: Some(group.queue_len as u64),
+                max_group: Some(group.max_group as u64),
+                event_backlog: Some(group.event_backlog as u64),
+            },
+            request: RawRequest {
+                default_within_ms: Some(millis(DEFAULT_WITHIN)),
+                max_within_ms: Some(millis(DEFAULT_MAX_WITHIN)),
+            },
+            log: RawLog { format: Some(RawLogFormat::Text), level: Some(log.filter) },
+            ..Self::default()
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn size(value: Option<u64>, default: usize) -> usize {
+    value.map_or(default, |value| usize::try_from(value).unwrap_or(usize::MAX))
+}
+
+fn span(value: Option<u64>, default: Duration) -> Duration {
+    value.map_or(default, Duration::from_millis)
+}
+
+/// Whether `text` could be the URL of a node.
+pub(super) fn is_http_url(text: &str) -> bool {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    host.is_some_and(|host| !host.is_empty() && !host.starts_with('/') && !text.contains(char::is_whitespace))
+}
+
+/// Collects errors with the origins of the values at fault.
+struct Check<'a> {
+    layers: &'a Layers,
+    errors: &'a mut Vec<ConfigError>,
+    allow_inline: bool,
+}
+
+impl Check<'_> {
+    fn fail(&mut self, key: &str, value: Option<&str>, problem: impl Into<String>, fix: impl Into<String>) {
+        let fix: String = fix.into();
+        let mut error = ConfigError::new(self.layers.origin(key).cloned(), key, problem).value(value);
+        if !fix.is_empty() {
+            error = error.fix(fix);
+        }
+        self.errors.push(error);
+    }
+
+    fn secret(&mut self, key: &str, text: &SecretText) -> Option<SecretRef> {
+        match SecretRef::parse(&text.0) {
+            Ok(reference) if reference.is_inline() && !self.allow_inline => {
+                self.fail(key, None, "a secret must not stand in the configuration (hidden)", REFERENCE_FORMS);
+                None
+            }
+            Ok(reference) => Some(reference),
+            Err(SecretError::Unsupported(scheme)) => {
+                self.fail(key, None, format!("{scheme}: is not supported by this version"), REFERENCE_FORMS);
+                None
+            }
+            Err(error) => {
+                self.fail(key, None, error.to_string(), REFERENCE_FORMS);
+                None
+            }
+        }
+    }
+
+    fn address(&mut self, key: &str, text: &str) -> Option<Address> {
+        let mut bytes = [0u8; 20];
+        match text.strip_prefix("0x") {
+            Some(digits) if hex::decode_to_slice(digits, &mut bytes).is_ok() => Some(Address::from(bytes)),
+            _ => {
+                self.fail(key, Some(text), "is not an address", "write 0x and 40 hexadecimal digits");
+                None
+            }
+        }
+    }
+
+    /// A price or fee of at most 128 bits.
+    fn narrow(&mut self, key: &str, amount: Option<Uint>, default: u128) -> u128 {
+        let Some(Uint(amount)) = amount else { return default };
+        u128::try_from(amount).unwrap_or_else(|_| {
+            self.fail(key, Some(&amount.to_string()), "is above 2^128 - 1", "");
+            default
+        })
+    }
+}
+
+pub(super) fn validate(
+    raw: RawConfig,
+    layers: &Layers,
+    allow_inline: bool,
+    errors: &mut Vec<ConfigError>,
+) -> Option<Config> {
+    let mut check = Check { layers, errors, allow_inline };
+    let RawConfig { server, ledger, identity, request, log, chain, tenant } = raw;
+
+    let listen_text = server.listen.as_deref().unwrap_or(DEFAULT_LISTEN);
+    let listen: Option<SocketAddr> = listen_text.parse().ok();
+    if listen.is_none() {
+        check.fail(
+            "server.listen",
+            Some(listen_text),
+            "is not an address with port",
+            "write 127.0.0.1:7700 or [::]:7700",
+        );
+    }
+    let allow_anonymous = server.allow_anonymous.unwrap_or(false);
+    if allow_anonymous && listen.is_some_and(|listen| !super::is_loopback(listen.ip())) {
+        check.fail(
+            "server.allow_anonymous",
+            Some("true"),
+            format!("anybody who reaches {listen_text} could spend your money"),
+            "listen on 127.0.0.1, or give every tenant an API key",
+        );
+    }
+    if allow_anonymous && !tenant.is_empty() && !tenant.iter().any(|tenant| tenant.id.as_deref() == Some("default")) {
+        check.fail(
+            "server.allow_anonymous",
+            Some("true"),
+            "callers without key are the tenant `default`, which is not among the tenants",
+            "add a [[tenant]] with id = \"default\", or remove the others",
+        );
+    }
+    let http = http_limits(&mut check, server);
+    let (sqlite, group_commit) = storage(&mut check, ledger);
+
+    let default_within = span(request.default_within_ms, DEFAULT_WITHIN);
+    let max_within = span(request.max_within_ms, DEFAULT_MAX_WITHIN);
+    if default_within > max_within {
+        check.fail(
+            "request.default_within_ms",
+            Some(&millis(default_within).to_string()),
+            format!("is above `request.max_within_ms` = {}", millis(max_within)),
+            "lower the first or raise the second",
+        );
+    }
+    let log_defaults = LogConfig::default();
+    let log =
+        LogConfig { is_json: log.format == Some(RawLogFormat::Json), filter: log.level.unwrap_or(log_defaults.filter) };
+    if let Err(error) = log.filter.parse::<tracing_subscriber::filter::Targets>() {
+        check.fail(
+            "log.level",
+            Some(&log.filter),
+            error.to_string(),
+            "write error, warn, info, debug, trace or a filter",
+        );
+    }
+    let identity = identity.key.as_ref().and_then(|key| check.secret("identity.key", key));
+
+    let mut chains = Vec::new();
+    let mut presets = Vec::new();
+    for (index, raw) in chain.into_iter().enumerate() {
+        presets.push(raw.preset.clone());
+        if let Some(chain) = chain_config(&mut check, &format!("chain.{index}"), raw) {
+            if chains.iter().any(|other: &ChainConfig| other.spec.chain_id == chain.spec.chain_id) {
+                let id = chain.spec.chain_id.to_string();
+                check.fail(
+                    &format!("chain.{index}.chain_id"),
+                    Some(&id),
+                    "is configured twice",
+                    "merge the two tables",
+                );
+            }
+            chains.push(chain);
+        }
+    }
+    if presets.is_empty() {
+        check.fail(
+            "chain",
+            None,
+            "is missing: there is nothing to serve",
+            "add a [[chain]]; see `slackwater config example`",
+        );
+    }
+
+    let mut tenants = Vec::new();
+    for (index, raw) in tenant.into_iter().enumerate() {
+        if let Some(tenant) = tenant_config(&mut check, &format!("tenant.{index}"), raw, allow_anonymous) {
+            if tenants.iter().any(|other: &TenantConfig| other.policy.id == tenant.policy.id) {
+                let id = tenant.policy.id.clone();
+                check.fail(&format!("tenant.{index}.id"), Some(&id), "is used twice", "choose another id");
+            }
+            tenants.push(tenant);
+        }
+    }
+    if tenants.is_empty() && !allow_anonymous && check.errors.is_empty() {
+        check.fail(
+            "tenant",
+            None,
+            "is missing: nobody could call",
+            "add a [[tenant]] with a key from `slackwater keys api`, or set server.allow_anonymous = true on a loopback address",
+        );
+    }
+    let mut config = Config {
+        listen: listen?,
+        allow_anonymous,
+        http,
+        sqlite,
+        group_commit,
+        identity,
+        default_within,
+        max_within,
+        log,
+        chains,
+        tenants,
+        entries: Vec::new(),
+    };
+    config.entries = entries(&config, layers, &presets);
+    Some(config)
+}
+
+fn http_limits(check: &mut Check<'_>, raw: RawServer) -> HttpLimits {
+    let defaults = HttpLimits::default();
+    let cors_origins = raw.cors_origins.unwrap_or_default();
+    for (index, origin) in cors_origins.iter().enumerate() {
+        let is_plain = is_http_url(origin) && origin.matches('/').count() == 2;
+        if origin != "*" && !is_plain {
+            let key = format!("server.cors_origins.{index}");
+            check.fail(
+                &key,
+                Some(origin),
+                "is not an origin",
+                "write scheme and host, such as https://app.example.org",
+            );
+        }
+    }
+    HttpLimits {
+        max_body_bytes: size(raw.max_body_bytes, defaults.max_body_bytes),
+        max_batch_body_bytes: size(raw.max_batch_body_bytes, defaults.max_batch_body_bytes),
+        max_batch_items: size(raw.max_batch_items, defaults.max_batch_items),
+        body_timeout: span(raw.body_timeout_ms, defaults.body_timeout),
+        header_timeout: span(raw.header_timeout_ms, defaults.header_timeout),
+        max_connections: size(raw.max_connections, defaults.max_connections),
+        max_streams: size(raw.max_streams, defaults.max_streams),
+        keep_alive: span(raw.keep_alive_ms, defaults.keep_alive),
+        shutdown_grace: span(raw.shutdown_grace_ms, defaults.shutdown_grace),
+        rate_per_ip_per_s: raw.rate_per_ip_per_s.filter(|rate| *rate > 0),
+        cors_origins,
+        metrics: match raw.metrics {
+            None | Some(RawMetrics::Open) => MetricsAccess::Open,
+            Some(RawMetrics::Operator) => MetricsAccess::Operator,
+            Some(RawMetrics::Off) => MetricsAccess::Off,
+        },
+    }
+}
+
+fn storage(check: &mut Check<'_>, raw: RawLedger) -> (SqliteConfig, GroupCommitConfig) {
+    let path = raw.path.unwrap_or_else(|| DEFAULT_PATH.to_owned());
+    if path.is_empty() || path == ":memory:" {
+        check.fail("ledger.path", Some(&path), "would lose what was accepted", "name a file on a disk that survives");
+    }
+    let defaults = SqliteConfig::new(&path);
+    let sqlite = SqliteConfig {
+        busy_timeout_ms: raw.busy_timeout_ms.unwrap_or(defaults.busy_timeout_ms),
+        read_connections: raw.read_connections.unwrap_or(defaults.read_connections),
+        cache_kib: raw.cache_kib.unwrap_or(defaults.cache_kib),
+        checkpoint_pages: raw.checkpoint_pages.unwrap_or(defaults.checkpoint_pages),
+        ..defaults
+    };
+    let defaults = GroupCommitConfig::default();
+    let group = GroupCommitConfig {
+        queue_len: size(raw.queue_len, defaults.queue_len),
+        max_group: size(raw.max_group, defaults.max_group),
+        event_backlog: size(raw.event_backlog, defaults.event_backlog),
+    };
+    (sqlite, group)
+}
+
+fn chain_config(check: &mut Check<'_>, key: &str, raw: RawChain) -> Option<ChainConfig> {
+    let spec = chain_spec(check, key, &raw);
+    let endpoints = endpoints(check, key, &raw.rpc);
+    let signers: Vec<_> = raw
+        .signers
+        .iter()
+        .enumerate()
+        .filter_map(|(index, text)| check.secret(&format!("{key}.signers.{index}"), text))
+        .collect();
+    if raw.signers.is_empty() {
+        check.fail(
+            &join(key, "signers"),
+            None,
+            "is missing: nobody would pay for gas",
+            "name at least one key by reference",
+        );
+    }
+    for (index, signer) in signers.iter().enumerate() {
+        if signers[..index].contains(signer) {
+            check.fail(
+                &format!("{key}.signers.{index}"),
+                None,
+                "is listed twice",
+                "two lanes would fight over its nonces",
+            );
+        }
+    }
+    let forwarders = forwarders(check, key, &raw.forwarders);
+    let spec = spec?;
+    let tuning = tuning(check, key, &raw, ChainTuning::for_spec(&spec));
+    Some(ChainConfig { spec, tuning, endpoints, signers, forwarders })
+}
+
+/// The preset with the operator's facts over it.
+fn chain_spec(check: &mut Check<'_>, key: &str, raw: &RawChain) -> Option<ChainSpec> {
+    let mut table = toml::Table::new();
+    match &raw.preset {
+        Some(name) => match ChainSpec::preset(name) {
+            Ok(spec) => match toml::Table::try_from(&spec) {
+                Ok(preset) => table = preset,
+                Err(error) => check.fail(&join(key, "preset"), Some(name), error.to_string(), ""),
+            },
+            Err(error) => {
+                check.fail(&join(key, "preset"), Some(&format!("{name:?}")), error.to_string(), "");
+                return None;
+            }
+        },
+        None if raw.spec.is_none() => {
+            let known = raw.chain_id.and_then(preset_for_chain_id);
+            let fix = match known {
+                Some(spec) => format!("write preset = {:?}", spec.name),
+                None => "name a preset, or give all facts in [chain.spec]".to_owned(),
+            };
+            check.fail(&join(key, "preset"), None, "is missing: nothing is known about the chain", fix);
+            return None;
+        }
+        None => {}
+    }
+    if let Some(over) = &raw.spec {
+        // A rule of another kind has other keys: it replaces the preset's as a whole.
+        for (name, value) in over {
+            if let (Some(toml::Value::Table(below)), toml::Value::Table(above)) = (table.get(name), value)
+                && above.contains_key("kind")
+                && below.get("kind") != above.get("kind")
+            {
+                table.remove(name);
+            }
+        }
+        merge(&mut table, over.clone());
+    }
+    if let Some(chain_id) = raw.chain_id {
+        table.insert("chain_id".to_owned(), toml::Value::Integer(i64::try_from(chain_id).unwrap_or(i64::MAX)));
+    }
+    if let Some(name) = &raw.name {
+        table.insert("name".to_owned(), toml::Value::String(name.clone()));
+    }
+    let spec_key = join(key, "spec");
+    let spec: ChainSpec = match serde_path_to_error::deserialize(toml::Value::Table(table)) {
+        Ok(spec) => spec,
+        Err(error) => {
+            let path = error.path().to_string();
+            let at = if path == "." { spec_key } else { join(&spec_key, &path) };
+            let message = error.into_inner().to_string();
+            check.fail(&at, None, message.lines().next().unwrap_or_default(), "see core/presets for the keys");
+            return None;
+        }
+    };
+    if let Err(errors) = spec.validate() {
+        for error in errors {
+            check.fail(&spec_key, None, error.to_string(), "");
+        }
+        return None;
+    }
+    Some(spec)
+}
+
+fn endpoints(check: &mut Check<'_>, key: &str, raw: &[RawRpc]) -> Vec<EndpointConfig> {
+    if raw.is_empty() {
+        check.fail(
+            &join(key, "rpc"),
+            None,
+            "is missing: the chain can't be reached",
+            "add rpc = [{ url = \"https://…\" }]",
+        );
+    }
+    let mut names = BTreeSet::new();
+    let mut endpoints = Vec::new();
+    for (index, rpc) in raw.iter().enumerate() {
+        let key = format!("{key}.rpc.{index}");
+        let name = rpc.name.clone().unwrap_or_else(|| format!("rpc-{index}"));
+        if !names.insert(name.clone()) {
+            check.fail(&join(&key, "name"), Some(&name), "is used twice", "give each endpoint its own name");
+        }
+        let Some(url) = &rpc.url else {
+            check.fail(&join(&key, "url"), None, "is missing", "write the node's https:// URL, or env:NAME");
+            continue;
+        };
+        let reference = if is_http_url(&url.0) {
+            Some(SecretRef::Inline(super::Secret::new(&url.0)))
+        } else {
+            match SecretRef::parse(&url.0) {
+                Ok(reference @ (SecretRef::Env(_) | SecretRef::File(_))) => Some(reference),
+                _ => None,
+            }
+        };
+        match reference {
+            Some(url) => {
+                let rate_limit_per_s = rpc.rate_limit_per_s.unwrap_or(0);
+                endpoints.push(EndpointConfig { name, url, rate_limit_per_s });
+            }
+            None => check.fail(
+                &join(&key, "url"),
+                None,
+                "is neither an http(s) URL nor a reference (hidden)",
+                "write https://…, env:NAME or file:PATH; WebSocket URLs are not supported",
+            ),
+        }
+    }
+    endpoints
+}
+
+fn forwarders(check: &mut Check<'_>, key: &str, raw: &[RawForwarder]) -> Vec<ForwarderSetup> {
+    let mut setups: Vec<ForwarderSetup> = Vec::new();
+    for (index, forwarder) in raw.iter().enumerate() {
+        let key = format!("{key}.forwarders.{index}");
+        let address_key = join(&key, "address");
+        let Some(text) = &forwarder.address else {
+            check.fail(&address_key, None, "is missing", "name the contract");
+            continue;
+        };
+        let Some(address) = check.address(&address_key, text) else { continue };
+        if setups.iter().any(|setup| setup.address == address) {
+            check.fail(&address_key, Some(text), "is listed twice", "remove one");
+        }
+        let allow_unknown_code = forwarder.allow_unknown_code.unwrap_or(false);
+        setups.push(ForwarderSetup { address, allow_unknown_code });
+    }
+    setups
+}
+
+fn tuning(check: &mut Check<'_>, key: &str, raw: &RawChain, defaults: ChainTuning) -> ChainTuning {
+    let ceiling_key = join(key, "max_fee_ceiling_wei_per_gas");
+    // Without `..`: a new field must get its key.
+    ChainTuning {
+        poll_interval: span(raw.poll_interval_ms, defaults.poll_interval),
+        rpc_timeout: span(raw.rpc_timeout_ms, defaults.rpc_timeout),
+        max_batch: size(raw.max_batch, defaults.max_batch),
+        max_batch_gas: raw.max_batch_gas.unwrap_or(defaults.max_batch_gas),
+        linger: span(raw.linger_ms, defaults.linger),
+        max_in_flight: size(raw.max_in_flight, defaults.max_in_flight),
+        bump_after_blocks: raw.bump_after_blocks.unwrap_or(defaults.bump_after_blocks),
+        rebroadcast_after_blocks: raw.rebroadcast_after_blocks.unwrap_or(defaults.rebroadcast_after_blocks),
+        max_attempts: raw.max_attempts.unwrap_or(defaults.max_attempts),
+        max_fee_ceiling_wei_per_gas: check.narrow(
+            &ceiling_key,
+            raw.max_fee_ceiling_wei_per_gas,
+            defaults.max_fee_ceiling_wei_per_gas,
+        ),
+        budget_headroom_percent: raw.budget_headroom_percent.unwrap_or(defaults.budget_headroom_percent),
+        forward_overhead_gas: raw.forward_overhead_gas.unwrap_or(defaults.forward_overhead_gas),
+        patience_percentile: raw.patience_percentile.unwrap_or(defaults.patience_percentile),
+        urgent_within: span(raw.urgent_within_ms, defaults.urgent_within),
+        max_nonce_gap: raw.max_nonce_gap.unwrap_or(defaults.max_nonce_gap),
+        nonce_lookup: span(raw.nonce_lookup_ms, defaults.nonce_lookup),
+        max_simulations: raw.max_simulations.unwrap_or(defaults.max_simulations),
+        guard: span(raw.guard_ms, defaults.guard),
+        simulate: raw.simulate.unwrap_or(defaults.simulate),
+        cancel_gas: raw.cancel_gas.unwrap_or(defaults.cancel_gas),
+    }
+}
+
+/// The values of a tuning by key, for `config show`.
+fn tuning_values(tuning: &ChainTuning) -> Vec<(&'static str, String)> {
+    let ms = |duration: Duration| millis(duration).to_string();
+    let ChainTuning {
+        poll_interval,
+        rpc_timeout,
+        max_batch,
+        max_batch_gas,
+        linger,
+        max_in_flight,
+        bump_after_blocks,
+        rebroadcast_after_blocks,
+        max_attempts,
+        max_fee_ceiling_wei_per_gas,
+        budget_headroom_percent,
+        forward_overhead_gas,
+        patience_percentile,
+        urgent_within,
+        max_nonce_gap,
+        nonce_lookup,
+        max_simulations,
+        guard,
+        simulate,
+        cancel_gas,
+    } = tuning;
+    vec![
+        ("poll_interval_ms", ms(*poll_interval)),
+        ("rpc_timeout_ms", ms(*rpc_timeout)),
+        ("max_batch", max_batch.to_string()),
+        ("max_batch_gas", max_batch_gas.to_string()),
+        ("linger_ms", ms(*linger)),
+        ("max_in_flight", max_in_flight.to_string()),
+        ("bump_after_blocks", bump_after_blocks.to_string()),
+        ("rebroadcast_after_blocks", rebroadcast_after_blocks.to_string()),
+        ("max_attempts", max_attempts.to_string()),
+        ("max_fee_ceiling_wei_per_gas", max_fee_ceiling_wei_per_gas.to_string()),
+        ("budget_headroom_percent", budget_headroom_percent.to_string()),
+        ("forward_overhead_gas", forward_overhead_gas.to_string()),
+        ("patience_percentile", patience_percentile.to_string()),
+        ("urgent_within_ms", ms(*urgent_within)),
+        ("max_nonce_gap", max_nonce_gap.to_string()),
+        ("nonce_lookup_ms", ms(*nonce_lookup)),
+        ("max_simulations", max_simulations.to_string()),
+        ("guard_ms", ms(*guard)),
+        ("simulate", simulate.to_string()),
+        ("cancel_gas", cancel_gas.to_string()),
+    ]
+}
+
+fn tenant_config(check: &mut Check<'_>, key: &str, raw: RawTenant, allow_anonymous: bool) -> Option<TenantConfig> {
+    let id_key = join(key, "id");
+    let Some(id) = raw.id else {
+        check.fail(&id_key, None, "is missing", "name the tenant");
+        return None;
+    };
+    let is_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    if id.is_empty() || id.len() > 64 || !id.bytes().all(is_name) {
+        check.fail(&id_key, Some(&format!("{id:?}")), "must be 1 to 64 of a-z, 0-9, '-' and '_'", "choose another id");
+    }
+    let keys_key = join(key, "api_keys");
+    let mut keys = Vec::new();
+    for (index, text) in raw.api_keys.iter().enumerate() {
+        match KeyHash::parse(text) {
+            Some(hash) => keys.push(hash),
+            None => check.fail(
+                &join(&keys_key, &index.to_string()),
+                None,
+                "is not a hash `sha256:<64 hexadecimal digits>` (hidden: it may be a key)",
+                format!("make a key and its hash with `slackwater keys api --tenant {id}`"),
+            ),
+        }
+    }
+    if raw.api_keys.is_empty() && !allow_anonymous {
+        check.fail(
+            &keys_key,
+            None,
+            "is missing: the tenant could not call",
+            format!("`slackwater keys api --tenant {id}`"),
+        );
+    }
+    let mut policy = TenantPolicy::new(&id);
+    if let Some(kinds) = &raw.kinds {
+        policy.kinds = kinds
+            .iter()
+            .map(|kind| match kind {
+                RawKind::Forward => KindName::Forward,
+                RawKind::Call => KindName::Call,
+            })
+            .collect();
+        if policy.kinds.is_empty() {
+            check.fail(&join(key, "kinds"), Some("[]"), "the tenant could ask for nothing", "name a kind");
+        }
+    }
+    policy.targets = raw.targets.map(|targets| target_rules(check, &join(key, "targets"), &targets));
+    policy.max_gas = raw.max_gas.unwrap_or(policy.max_gas);
+    policy.max_value_wei = raw.max_value_wei.map_or(policy.max_value_wei, |wei| wei.0);
+    policy.max_calldata_bytes = size(raw.max_calldata_bytes, policy.max_calldata_bytes);
+    policy.max_open_requests = raw.max_open_requests.unwrap_or(policy.max_open_requests);
+    policy.weight = raw.weight.unwrap_or(policy.weight);
+    policy.rate_per_s = raw.rate_per_s.and_then(NonZeroU32::new).map(NonZeroU32::get);
+    policy.budget = raw.budget.and_then(|budget| budget_of(check, &join(key, "budget"), &budget));
+    Some(TenantConfig { policy, is_operator: raw.operator.unwrap_or(false), keys })
+}
+
+fn budget_of(check: &mut Check<'_>, key: &str, raw: &RawBudget) -> Option<Budget> {
+    let Some(Uint(limit_wei)) = raw.limit_wei else {
+        check.fail(&join(key, "limit_wei"), None, "is missing", "name the most that may be spent, in wei");
+        return None;
+    };
+    if limit_wei == U256::ZERO {
+        check.fail(
+            &join(key, "limit_wei"),
+            Some("0"),
+            "nothing could be sent",
+            "name the most that may be spent, in wei",
+        );
+    }
+    Some(Budget { limit_wei, period: Duration::from_secs(raw.period_s.unwrap_or(DEFAULT_PERIOD_S)) })
+}
+
+type TargetRules = BTreeMap<u64, BTreeMap<Address, TargetRule>>;
+
+fn target_rules(
+    check: &mut Check<'_>,
+    key: &str,
+    raw: &BTreeMap<String, BTreeMap<String, Vec<String>>>,
+) -> TargetRules {
+    let mut rules = TargetRules::new();
+    for (chain, targets) in raw {
+        let key = join(key, chain);
+        let Ok(chain_id) = chain.parse::<u64>() else {
+            check.fail(&key, Some(chain), "is not a chain id", "write the decimal EIP-155 id in quotes");
+            continue;
+        };
+        for (text, selectors) in targets {
+            let key = join(&key, text);
+            let Some(address) = check.address(&key, text) else { continue };
+            let mut allowed = BTreeSet::new();
+            for selector in selectors {
+                let mut bytes = [0u8; 4];
+                match selector.strip_prefix("0x") {
+                    Some(digits) if hex::decode_to_slice(digits, &mut bytes).is_ok() => {
+                        allowed.insert(FixedBytes(bytes));
+                    }
+                    _ => check.fail(&key, Some(selector), "is not a selector", "write 0x and 8 hexadecimal digits"),
+                }
+            }
+            let rule = TargetRule { selectors: (!selectors.is_empty()).then_some(allowed) };
+            rules.entry(chain_id).or_default().insert(address, rule);
+        }
+    }
+    rules
+}
+
+/// Every effective value with its origin.
+fn entries(config: &Config, layers: &Layers, presets: &[Option<String>]) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let schema = super::schema::json_schema();
+    let given = toml::Value::Table(layers.tree.clone());
+    flatten(&given, "", &mut |path, value| {
+        let origin = layers.origin(path).cloned().unwrap_or(Origin::Default);
+        entries.push(Entry { key: path.to_owned(), value: shown(&schema, path, value), origin });
+    });
+    let is_given = |entries: &[Entry], key: &str| {
+        entries
+            .iter()
+            .any(|entry| entry.key.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+    };
+    if let Ok(defaults) = toml::Value::try_from(RawConfig::defaults()) {
+        flatten(&defaults, "", &mut |path, value| {
+            if !is_given(&entries, path) {
+                entries.push(Entry { key: path.to_owned(), value: value.to_string(), origin: Origin::Default });
+            }
+        });
+    }
+    for (index, chain) in config.chains.iter().enumerate() {
+        for (name, value) in tuning_values(&chain.tuning) {
+            let key = format!("chain.{index}.{name}");
+            if !is_given(&entries, &key) {
+                entries.push(Entry { key, value, origin: Origin::Default });
+            }
+        }
+        let origin = match presets.get(index) {
+            Some(Some(name)) => Origin::Preset(name.clone()),
+            _ => Origin::Default,
+        };
+        if let Ok(spec) = toml::Value::try_from(&chain.spec) {
+            flatten(&spec, &format!("chain.{index}.spec"), &mut |path, value| {
+                if !is_given(&entries, path) {
+                    entries.push(Entry { key: path.to_owned(), value: value.to_string(), origin: origin.clone() });
+                }
+            });
+        }
+    }
+    entries.sort_by(|a, b| a.key.cmp(&b.key));
+    entries
+}
+
+fn flatten(value: &toml::Value, path: &str, visit: &mut impl FnMut(&str, &toml::Value)) {
+    match value {
+        toml::Value::Table(table) => {
+            for (key, value) in table {
+                flatten(value, &join(path, key), visit);
+            }
+        }
+        toml::Value::Array(items) if !items.is_empty() => {
+            for (index, value) in items.iter().enumerate() {
+                flatten(value, &join(path, &index.to_string()), visit);
+            }
+        }
+        other => visit(path, other),
+    }
+}
+
+fn shown(schema: &serde_json::Value, path: &str, value: &toml::Value) -> String {
+    let toml::Value::String(text) = value else { return value.to_string() };
+    let leaf = super::schema::leaf(schema, path);
+    let format = leaf.and_then(|leaf| leaf.get("format")).and_then(serde_json::Value::as_str);
+    match format {
+        Some("secret") => SecretText(text.clone()).shown().into_owned(),
+        Some("secret-url") => super::UrlText(text.clone()).shown(),
+        _ => value.to_string(),
+    }
+}
