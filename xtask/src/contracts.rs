@@ -23,6 +23,11 @@ pub(crate) struct Args {
     prove: bool,
 }
 
+/// Runs `cargo xtask contracts --check`.
+pub(crate) fn check() -> Result<()> {
+    run(&Args { check: true, prove: false })
+}
+
 /// Committed files of the artifact directory that are not generated.
 const KEPT: [&str; 2] = ["README.md", "Multicall3.creation.hex"];
 

@@ -1,6 +1,10 @@
 //! Development tasks: `cargo xtask --help`.
 
+mod bench;
 mod contracts;
+mod demo;
+mod steps;
+mod test;
 mod tools;
 
 use clap::{Parser, Subcommand};
@@ -18,12 +22,18 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    Demo(demo::Args),
+    Test(test::Args),
+    Bench(bench::Args),
     Contracts(contracts::Args),
     AnvilPath(tools::AnvilPathArgs),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
+        Task::Demo(args) => demo::run_demo(&args),
+        Task::Test(args) => test::run_all(args),
+        Task::Bench(args) => bench::run_all(&args),
         Task::Contracts(args) => contracts::run(&args),
         Task::AnvilPath(args) => tools::print_anvil_path(&args),
     }

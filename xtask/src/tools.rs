@@ -8,6 +8,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::steps::shown;
+
 /// Names an anvil binary to use instead of the one in `tools/npm`.
 pub(crate) const ANVIL_VAR: &str = "SLACKWATER_ANVIL";
 
@@ -125,9 +127,4 @@ fn anvil_in_modules() -> Result<PathBuf> {
     let binary = format!("anvil{}", env::consts::EXE_SUFFIX);
     let package = format!("anvil-{os}-{arch}");
     Ok(Path::new("@foundry-rs").join(package).join("bin").join(binary))
-}
-
-fn shown(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }

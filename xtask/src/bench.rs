@@ -1,0 +1,68 @@
+//! `cargo xtask bench`: the figures of the README, measured here.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::demo::build;
+use crate::steps::say;
+use crate::test::{cargo, released};
+use crate::tools::{ANVIL_VAR, anvil, repo_root, run};
+
+/// Measure: components by criterion, the whole process by the load generator.
+///
+/// Each run of the load generator starts its own chain and relayer and stops them. Close other programs first: load
+/// generator, relayer, chain and database share the cores.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only the whole process, not the components.
+    #[arg(long)]
+    skip_components: bool,
+    /// Only the components, not the whole process.
+    #[arg(long, conflicts_with = "skip_components")]
+    skip_process: bool,
+}
+
+/// Runs of the load generator: title and arguments.
+const RUNS: [(&str, &[&str]); 4] = [
+    ("accept, one by one, 64 connections", &["--connections", "64", "--requests", "60000", "--users", "2000"]),
+    ("accept, batches of 100", &["--connections", "8", "--batch", "100", "--requests", "100000", "--users", "2000"]),
+    (
+        "accept at a fixed rate of 3000/s",
+        &["--rate", "3000", "--connections", "64", "--requests", "60000", "--users", "2000"],
+    ),
+    (
+        "settle",
+        &[
+            "--connections",
+            "8",
+            "--batch",
+            "100",
+            "--requests",
+            "30000",
+            "--users",
+            "1000",
+            "--senders",
+            "4",
+            "--settle",
+        ],
+    ),
+];
+
+/// Runs `cargo xtask bench`.
+pub(crate) fn run_all(args: &Args) -> Result<()> {
+    if !args.skip_components {
+        run(&mut cargo(&["bench", "--locked", "-p", "slackwater-benches"]))?;
+    }
+    if args.skip_process {
+        return Ok(());
+    }
+    let anvil = anvil()?;
+    build()?;
+    for (title, arguments) in RUNS {
+        say(&format!("\n=== {title}"))?;
+        let mut load = Command::new(released("slackwater-load")?);
+        run(load.args(arguments).env(ANVIL_VAR, &anvil).current_dir(repo_root()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! `cargo xtask demo`: the main job, seen with one's own eyes.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail, ensure};
+
+use crate::steps::say;
+use crate::test::{cargo, released};
+use crate::tools::{ANVIL_VAR, anvil, repo_root, run};
+
+/// Relay real meta-transactions on a local chain and show what happens.
+///
+/// Fetches a local chain (anvil, from npm by lock file), builds the relayer, starts both, lets users sign ERC-2771
+/// requests, submits them as a service would, follows them to finality and compares with sending them one by one.
+/// Everything it started is stopped at the end. The exit code is 0 only if the chain says that each request was
+/// executed exactly once.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Leave chain and relayer running until Ctrl-C.
+    #[arg(long)]
+    keep: bool,
+    /// How many requests.
+    #[arg(long, default_value_t = 200)]
+    requests: u32,
+    /// How many users sign them.
+    #[arg(long, default_value_t = 40)]
+    users: u32,
+}
+
+/// Runs `cargo xtask demo`.
+pub(crate) fn run_demo(args: &Args) -> Result<()> {
+    ensure!(args.requests >= 1 && args.users >= 1, "at least one request and one user");
+    prerequisites()?;
+    let anvil = anvil()?;
+    build()?;
+    let mut demo = Command::new(released("slackwater-demo")?);
+    demo.args(["--requests", &args.requests.to_string(), "--users", &args.users.to_string()]);
+    if args.keep {
+        demo.arg("--keep");
+    }
+    let status = demo.env(ANVIL_VAR, anvil).current_dir(repo_root()).status()?;
+    // It has said what was wrong.
+    std::process::exit(status.code().unwrap_or(1));
+}
+
+/// Builds relayer, demonstration and load generator as a user would run them.
+pub(crate) fn build() -> Result<()> {
+    say("building (release profile); the first time takes some minutes")?;
+    run(&mut cargo(&[
+        "build",
+        "--release",
+        "--locked",
+        "-p",
+        "slackwater-relayer",
+        "-p",
+        "slackwater-benches",
+        "--bins",
+    ]))
+}
+
+/// Says what is missing before anything takes long.
+fn prerequisites() -> Result<()> {
+    let has = |program: &str| {
+        let mut command = Command::new(program);
+        command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    // libsecp256k1 and SQLite are C.
+    if !["cc", "clang", "gcc"].into_iter().any(has) && std::env::var_os("CC").is_none() {
+        bail!("a C compiler is needed: install gcc or clang (Debian: `apt-get install build-essential`), or set CC");
+    }
+    let anvil_is_set = std::env::var_os(ANVIL_VAR).is_some_and(|path| !path.is_empty());
+    let npm = if cfg!(windows) { "npm.cmd" } else { "npm" };
+    if !anvil_is_set && !has(npm) {
+        bail!(
+            "npm is needed to fetch a local chain: install Node.js 20 or later, or install Foundry and set {ANVIL_VAR} \
+             to its anvil"
+        );
+    }
+    Ok(())
+}

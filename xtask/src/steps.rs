@@ -1,0 +1,196 @@
+//! Runs steps one after the other, counts what passed, and says so at the end.
+
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+/// Numbers of checks: tests where a step runs tests, the step itself elsewhere.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Held.
+    pub(crate) passed: u64,
+    /// Did not hold.
+    pub(crate) failed: u64,
+    /// Could not be looked at.
+    pub(crate) skipped: u64,
+}
+
+impl Tally {
+    /// One check that held.
+    pub(crate) const PASSED: Self = Self { passed: 1, failed: 0, skipped: 0 };
+
+    const fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+/// How a step ended well.
+pub(crate) enum Done {
+    /// Everything held.
+    Passed,
+    /// It ran tests, and this came out.
+    Counted(Tally),
+    /// It could not be done here, for this reason.
+    Skipped(String),
+}
+
+/// The steps so far.
+#[derive(Debug)]
+pub(crate) struct Steps {
+    only: Vec<String>,
+    results: Vec<(String, Duration, Tally, Option<String>)>,
+}
+
+impl Steps {
+    /// Runs only steps whose name contains one of `only`; all if it is empty.
+    pub(crate) const fn new(only: Vec<String>) -> Self {
+        Self { only, results: Vec::new() }
+    }
+
+    /// Runs a step, and goes on if it fails.
+    pub(crate) fn run(&mut self, name: &str, step: impl FnOnce() -> Result<Done>) -> Result<()> {
+        if !self.only.is_empty() && !self.only.iter().any(|part| name.contains(part.as_str())) {
+            return Ok(());
+        }
+        say(&format!("\n=== {name}"))?;
+        let started = Instant::now();
+        let (tally, note) = match step() {
+            Ok(Done::Passed) => (Tally::PASSED, None),
+            Ok(Done::Counted(tally)) => (tally, None),
+            Ok(Done::Skipped(why)) => (Tally { skipped: 1, ..Tally::default() }, Some(format!("skipped: {why}"))),
+            Err(error) => (Tally { failed: 1, ..Tally::default() }, Some(format!("{error:#}"))),
+        };
+        let took = started.elapsed();
+        if let Some(note) = &note {
+            say(&format!("{name}: {note}"))?;
+        }
+        self.results.push((name.to_owned(), took, tally, note));
+        Ok(())
+    }
+
+    /// Prints what came out; the last line is `N passed, N failed`.
+    ///
+    /// # Errors
+    /// If something failed, or nothing ran.
+    pub(crate) fn finish(self) -> Result<()> {
+        let mut total = Tally::default();
+        say("\n=== summary")?;
+        for (name, took, tally, note) in &self.results {
+            total.add(*tally);
+            let Tally { passed, failed, skipped } = *tally;
+            let mark = if failed > 0 {
+                "FAIL"
+            } else if passed == 0 {
+                "skip"
+            } else {
+                "ok"
+            };
+            let mut line = format!("{mark:4} {name:28} {:6.1} s  {passed:5} passed", took.as_secs_f64());
+            for (count, what) in [(failed, "failed"), (skipped, "skipped")] {
+                if count > 0 {
+                    line += &format!(", {count} {what}");
+                }
+            }
+            if let Some(note) = note.as_deref().and_then(|note| note.lines().next()) {
+                line += &format!("  ({note})");
+            }
+            say(&line)?;
+        }
+        let skipped = if total.skipped > 0 { format!(", {} skipped", total.skipped) } else { String::new() };
+        say(&format!("\n{} passed, {} failed{skipped}", total.passed, total.failed))?;
+        // The closing line says it all: no error text after it.
+        if total.failed > 0 || total.passed == 0 {
+            std::process::exit(1);
+        }
+        Ok(())
+    }
+}
+
+/// Runs a test command, passes its output on, and adds up the results that it reports: those of cargo's test harness
+/// and of nextest.
+///
+/// # Errors
+/// If it fails without reporting a failed test: it did not compile, or a test program died.
+pub(crate) fn run_tests(command: &mut Command) -> Result<Done> {
+    let shown = shown(command);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("cannot start cargo")?;
+    let stdout = child.stdout.take().context("no output")?;
+    let stderr = child.stderr.take().context("no output")?;
+    let errors = std::thread::spawn(move || count(stderr));
+    let mut tally = count(stdout)?;
+    tally.add(errors.join().expect("a thread that only reads")?);
+    let status = child.wait()?;
+    if !status.success() && tally.failed == 0 {
+        tally.failed = 1;
+        say(&format!("`{shown}` failed without a failed test: {status}"))?;
+    }
+    ensure!(tally.passed + tally.failed > 0, "`{shown}` ran no test");
+    Ok(Done::Counted(tally))
+}
+
+fn count(output: impl io::Read) -> Result<Tally> {
+    let mut tally = Tally::default();
+    for line in BufReader::new(output).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        say(&line)?;
+        tally.add(results(&line));
+    }
+    Ok(tally)
+}
+
+/// What a line says about results; nothing for most lines.
+fn results(line: &str) -> Tally {
+    let line = line.trim();
+    let report = line.strip_prefix("test result: ").or_else(|| {
+        let is_nextest = line.starts_with("Summary [");
+        is_nextest.then(|| line.split_once(" run: ").map(|(_, report)| report)).flatten()
+    });
+    let Some(report) = report else { return Tally::default() };
+    // `ok. 3 passed; 0 failed; 1 ignored; …`, or `3 passed (1 slow), 1 failed, 2 skipped`.
+    let words: Vec<&str> = report.split_whitespace().map(|word| word.trim_matches(|c| ".,;()".contains(c))).collect();
+    let mut tally = Tally::default();
+    for pair in words.windows(2) {
+        let Ok(count) = pair[0].parse::<u64>() else { continue };
+        match pair[1] {
+            "passed" => tally.passed += count,
+            "failed" | "timed" | "exec" => tally.failed += count,
+            "ignored" | "skipped" => tally.skipped += count,
+            _ => {}
+        }
+    }
+    tally
+}
+
+/// A command as a person would type it.
+pub(crate) fn shown(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+/// Prints a line.
+pub(crate) fn say(line: &str) -> Result<()> {
+    writeln!(io::stdout(), "{line}").context("cannot print")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(line: &str, passed: u64, failed: u64, skipped: u64) {
+        assert_eq!(results(line), Tally { passed, failed, skipped });
+    }
+
+    #[test]
+    fn both_harnesses_are_understood() {
+        check("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s", 3, 0, 1);
+        check("test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 4 filtered out", 3, 2, 0);
+        check("     Summary [  12.345s] 11 tests run: 9 passed (1 slow, 1 flaky), 2 failed, 5 skipped", 9, 2, 5);
+        check("     Summary [   0.1s] 3/9 tests run: 1 passed, 1 failed, 1 timed out, 0 skipped", 1, 2, 0);
+        check("running 3 tests", 0, 0, 0);
+    }
+}

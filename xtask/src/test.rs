@@ -1,0 +1,198 @@
+//! `cargo xtask test`: everything that must hold before a change lands.
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::contracts;
+use crate::steps::{Done, Steps, run_tests, say};
+use crate::tools::{ANVIL_VAR, anvil, repo_root, run};
+
+/// Check everything: form, lints, documentation, dependencies, contracts, tests, a short load.
+///
+/// Goes on after a failure, sums up, and ends with a line `N passed, N failed`. Works on a fresh clone: it installs
+/// what it needs (npm packages by lock file, cargo-deny, the wasm32 target).
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only steps whose name contains one of these.
+    only: Vec<String>,
+}
+
+/// Crates that the pure rooms must never pull in.
+const RUNTIME_CRATES: [&str; 6] = ["tokio", "reqwest", "moka", "governor", "sqlx", "mio"];
+
+/// Runs `cargo xtask test`.
+pub(crate) fn run_all(args: Args) -> Result<()> {
+    let mut steps = Steps::new(args.only);
+    steps.run("format", || passes(&["fmt", "--all", "--check"]))?;
+    steps.run("pure core dependencies", pure_core)?;
+    steps.run("contracts", || {
+        contracts::check()?;
+        Ok(Done::Passed)
+    })?;
+    steps.run("clippy", || passes(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
+    steps.run("documentation", || {
+        let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--lib", "--locked"]);
+        run(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
+        Ok(Done::Passed)
+    })?;
+    steps.run("tests", tests)?;
+    steps.run("documentation tests", || run_tests(&mut cargo(&["test", "--workspace", "--doc", "--locked"])))?;
+    steps.run("pure core tests", || {
+        run_tests(&mut cargo(&["test", "-p", "slackwater", "--no-default-features", "--lib", "--locked"]))
+    })?;
+    steps.run("embed example", embed)?;
+    steps.run("load check", load)?;
+    steps.run("demonstration", demo)?;
+    steps.run("wasm32 build", wasm)?;
+    steps.run("licences and sources", deny)?;
+    steps.run("advisories", advisories)?;
+    steps.finish()
+}
+
+/// Every test of the workspace, with nextest if it is installed.
+fn tests() -> Result<Done> {
+    let has_nextest = succeeds(&["nextest", "--version"]);
+    let mut tests = if has_nextest {
+        cargo(&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])
+    } else {
+        cargo(&["test", "--workspace", "--tests", "--locked", "--no-fail-fast"])
+    };
+    run_tests(tests.env(ANVIL_VAR, anvil()?))
+}
+
+/// The direction of dependencies: the pure rooms know no runtime.
+fn pure_core() -> Result<Done> {
+    let tree = cargo(&["tree", "-p", "slackwater", "--no-default-features", "--edges", "normal"])
+        .args(["--prefix", "none", "--format", "{lib}", "--locked"])
+        .stderr(Stdio::inherit())
+        .output()?;
+    ensure!(tree.status.success(), "cargo tree failed: {}", tree.status);
+    let tree = String::from_utf8(tree.stdout)?;
+    ensure!(tree.contains("slackwater"), "cargo tree shows nothing");
+    let found: Vec<_> = RUNTIME_CRATES.iter().filter(|name| tree.lines().any(|line| line.trim() == **name)).collect();
+    ensure!(found.is_empty(), "slackwater without default features depends on {found:?}");
+    Ok(Done::Passed)
+}
+
+/// The example for embedders, on a real node.
+fn embed() -> Result<Done> {
+    // As the tests built it: with the same features.
+    let program = built("examples/embed")?;
+    run(Command::new(program).env(ANVIL_VAR, anvil()?).current_dir(repo_root()))?;
+    Ok(Done::Passed)
+}
+
+/// A short load through the real binary, until everything is on the chain exactly once. Says nothing about speed.
+fn load() -> Result<Done> {
+    let mut load = Command::new(built("slackwater-load")?);
+    load.args(["--requests", "1000", "--users", "50", "--connections", "16", "--settle"]);
+    run(load.env(ANVIL_VAR, anvil()?).current_dir(repo_root()))?;
+    Ok(Done::Passed)
+}
+
+/// The demonstration, without optimisation.
+fn demo() -> Result<Done> {
+    run(Command::new(built("slackwater-demo")?).env(ANVIL_VAR, anvil()?).current_dir(repo_root()))?;
+    Ok(Done::Passed)
+}
+
+/// The pure rooms build for browsers.
+fn wasm() -> Result<Done> {
+    const TARGET: &str = "wasm32-unknown-unknown";
+    if !has_std(TARGET)? {
+        let installed = Command::new("rustup").args(["target", "add", TARGET]).status();
+        if !installed.is_ok_and(|status| status.success()) || !has_std(TARGET)? {
+            return Ok(Done::Skipped(format!("the {TARGET} target is not installed and `rustup target add` failed")));
+        }
+    }
+    let mut build = cargo(&["build", "-p", "slackwater", "--no-default-features", "--target", TARGET, "--locked"]);
+    run(build.env("RUSTFLAGS", "--cfg getrandom_backend=\"wasm_js\""))?;
+    Ok(Done::Passed)
+}
+
+fn has_std(target: &str) -> Result<bool> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let answer = Command::new(rustc).args(["--print", "target-libdir", "--target", target]).output()?;
+    let dir = PathBuf::from(String::from_utf8(answer.stdout)?.trim());
+    Ok(fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()))
+}
+
+/// Licences, banned crates and sources.
+fn deny() -> Result<Done> {
+    let deny = cargo_deny()?;
+    run(Command::new(deny).args(["--locked", "check", "licenses", "bans", "sources"]).current_dir(repo_root()))?;
+    Ok(Done::Passed)
+}
+
+/// Known vulnerabilities, where their database can be had.
+fn advisories() -> Result<Done> {
+    let deny = cargo_deny()?;
+    let fetched = Command::new(&deny).args(["fetch", "db"]).current_dir(repo_root()).output()?;
+    if !fetched.status.success() {
+        return Ok(Done::Skipped("the advisory database can't be fetched from here".to_owned()));
+    }
+    let mut check = Command::new(deny);
+    run(check.args(["--locked", "check", "--disable-fetch", "advisories"]).current_dir(repo_root()))?;
+    Ok(Done::Passed)
+}
+
+/// cargo-deny: the installed one, else one that is built into `target/tools` (minutes, once).
+fn cargo_deny() -> Result<PathBuf> {
+    let on_path = Command::new("cargo-deny").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if on_path.is_ok_and(|status| status.success()) {
+        return Ok(PathBuf::from("cargo-deny"));
+    }
+    let root = target_dir().join("tools");
+    let program = root.join("bin").join(format!("cargo-deny{}", env::consts::EXE_SUFFIX));
+    if !program.is_file() {
+        say("installing cargo-deny, which takes some minutes")?;
+        // Without optimisation: it builds in half the time and runs for a second.
+        run(cargo(&["install", "cargo-deny", "--locked", "--debug", "--root"]).arg(&root))?;
+    }
+    Ok(program)
+}
+
+fn passes(args: &[&str]) -> Result<Done> {
+    run(&mut cargo(args))?;
+    Ok(Done::Passed)
+}
+
+fn succeeds(args: &[&str]) -> bool {
+    cargo(args).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// A program that the tests have built.
+fn built(name: &str) -> Result<PathBuf> {
+    let path = target_dir().join("debug").join(format!("{name}{}", env::consts::EXE_SUFFIX));
+    if path.is_file() {
+        return Ok(path);
+    }
+    say(&format!("{} is missing: building everything", path.display()))?;
+    run(&mut cargo(&["test", "--workspace", "--no-run", "--locked"]))?;
+    if !path.is_file() {
+        bail!("{} was not built", path.display());
+    }
+    Ok(path)
+}
+
+/// The cargo that runs us, in the repository.
+pub(crate) fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(repo_root());
+    command
+}
+
+/// Where cargo builds.
+pub(crate) fn target_dir() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| repo_root().join("target"), |dir| repo_root().join(dir))
+}
+
+/// A program that was built with the release profile.
+pub(crate) fn released(name: &str) -> Result<PathBuf> {
+    let path = target_dir().join("release").join(format!("{name}{}", env::consts::EXE_SUFFIX));
+    path.is_file().then_some(path).with_context(|| format!("{name} was not built"))
+}
