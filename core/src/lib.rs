@@ -1,7 +1,47 @@
-//! Slackwater.
+//! A gas-aware relayer as a library: it takes signed requests, promises inclusion by a deadline, batches them, and drives
+//! every transaction to finality, executing each request at most once.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use slackwater::{
+//!     chain::ChainSpec,
+//!     relay::{ChainSetup, LocalSigner, Relay, SubmitItem, WaitFor},
+//!     request::{Deadline, Forward, Submission, SubmissionKind},
+//! };
+//!
+//! # async fn example(forward: Forward, key: &str) -> Result<(), Box<dyn std::error::Error>> {
+//! let chain = ChainSetup::new(ChainSpec::preset("anvil")?)
+//!     .rpc("http://127.0.0.1:8545")
+//!     .signer(LocalSigner::from_hex(key)?)
+//!     .forwarder(forward.forwarder);
+//! let relay = Relay::builder().chain(chain).database("ledger.db").start().await?;
+//!
+//! let submission = Submission {
+//!     chain_id: 31_337,
+//!     kind: SubmissionKind::Forward(forward), // signed by a user's wallet (EIP-712)
+//!     deadline: Some(Deadline::Within(Duration::from_secs(30))),
+//!     max_cost_wei: None,
+//! };
+//! // Durable and promised when this returns; no chain was waited for.
+//! let accepted = relay.submit("default", SubmitItem { submission, idempotency_key: None }).await?;
+//! let done = relay.wait(accepted.record.id, WaitFor::Terminal).await?;
+//! println!("{} in {:?}", done.status, done.tx_hash);
+//! relay.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A complete program is in `examples/embed.rs`.
+//!
+//! # Rooms
+//! Pure, without clock, socket or randomness, also for `wasm32-unknown-unknown` (`--no-default-features`): [`chain`],
+//! [`request`], [`schedule`], [`policy`], [`lane`], [`provenance`]. With feature `relay` (the default): `ledger` and
+//! `relay`, which do the work.
 
 #[cfg(not(feature = "libsecp256k1"))]
 use k256 as _;
+pub use slackwater_contracts as contracts;
 
 pub mod chain;
 pub mod lane;
