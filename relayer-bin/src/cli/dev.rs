@@ -310,11 +310,12 @@ fn announce(ready: &Ready<'_>, is_json: bool) -> Result<(), CliError> {
     );
     println!("or as a user who pays nothing, and watch it:\n");
     println!(
-        "  export USER_KEY=0x{}\n  slackwater send forward --url {} --forwarder {} --to {} --data 0xd09de08a --sign-key env:USER_KEY --watch\n",
+        "  export USER_KEY=0x{}\n  slackwater send forward --url {} --forwarder {} --to {} --data 0xd09de08a --rpc {} --sign-key env:USER_KEY --watch\n",
         hex::encode(dev_key("user")),
         ready.url,
         ready.forwarder,
-        ready.guestbook
+        ready.guestbook,
+        ready.rpc
     );
     println!("Ctrl-C stops it.");
     Ok(())

@@ -2,9 +2,14 @@
 
 #![allow(clippy::print_stdout, reason = "a command's answer belongs on standard output; logs go to standard error")]
 
+mod client;
+mod config;
 mod dev;
 mod error;
+mod keys;
+mod send;
 mod serve;
+mod watch;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -36,6 +41,18 @@ enum Command {
     Serve(ServeArgs),
     /// Start everything for local development: a chain, contracts, funded lanes, the API.
     Dev(dev::DevArgs),
+    /// Submit a request to a relayer.
+    Send(send::SendArgs),
+    /// Say what became of a request, or how the relayer is.
+    Status(watch::StatusArgs),
+    /// Follow a request, or all of them.
+    Watch(watch::WatchArgs),
+    /// Withdraw a request that is still queued.
+    Cancel(watch::CancelArgs),
+    /// Account keys in encrypted files, and API keys.
+    Keys(keys::KeysArgs),
+    /// Check, show and explain the configuration.
+    Config(config::ConfigCommand),
 }
 
 /// Where the configuration is.
@@ -107,6 +124,12 @@ impl Command {
                 serve::run(sources).await
             }
             Self::Dev(args) => dev::run(args).await,
+            Self::Send(args) => send::run(args).await,
+            Self::Status(args) => watch::status(args).await,
+            Self::Watch(args) => watch::watch(args).await,
+            Self::Cancel(args) => watch::cancel(args).await,
+            Self::Keys(args) => keys::run(args),
+            Self::Config(command) => config::run(command),
         }
     }
 }

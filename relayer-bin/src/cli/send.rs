@@ -1,0 +1,319 @@
+//! `send`: submits a request, or builds and signs one first.
+
+use std::{io::Read, path::PathBuf, time::Duration};
+
+use alloy_primitives::{Address, Bytes, U256};
+use alloy_sol_types::SolCall;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use slackwater::{
+    relay::{IdentityKey, RpcEndpoint, RpcPool},
+    request::{Forward, ForwarderDomain},
+};
+use slackwater_contracts::forwarder::noncesCall;
+
+use super::{
+    client::{Client, RelayerArgs},
+    error::{CliError, Exit},
+    watch::{self, Until},
+};
+use crate::{
+    config::SecretRef,
+    http::dto::ForwardBody,
+    scalar::{Account, HexBytes, Span, Uint},
+};
+
+/// Time between the deadline that is asked for and the one that is signed, so that the first always counts.
+const SIGNED_MARGIN_S: u64 = 120;
+
+#[derive(Debug, Args)]
+pub(super) struct SendArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Submit a JSON body as it is: one request, or a batch `{"requests": […]}`.
+    Json {
+        /// File with the body; `-` is standard input.
+        #[arg(default_value = "-")]
+        file: PathBuf,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Submit a call of the tenant's own, made by the relayer's account.
+    Call {
+        #[command(flatten)]
+        content: Content,
+        /// The target does not look at the sender, so that the call may share a transaction.
+        #[arg(long)]
+        any_sender: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Build, sign and submit an ERC-2771 forward request.
+    Forward {
+        #[command(flatten)]
+        content: Content,
+        /// The forwarder; otherwise the chain's only one.
+        #[arg(long, value_parser = address)]
+        forwarder: Option<Address>,
+        /// Where the user's key is: `env:NAME`, `file:PATH` or `keystore:PATH,password=REF`.
+        #[arg(long, value_name = "REF")]
+        sign_key: String,
+        /// The user's nonce at the forwarder; otherwise it is read from the chain (`--rpc`).
+        #[arg(long)]
+        nonce: Option<u64>,
+        /// A node, to read the nonce from.
+        #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8545")]
+        rpc: String,
+        /// Print the signed body instead of submitting it.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+/// What is called.
+#[derive(Debug, Args)]
+struct Content {
+    /// The target contract.
+    #[arg(long, value_parser = address)]
+    to: Address,
+    /// Calldata, 0x-hex.
+    #[arg(long, default_value = "0x", value_parser = bytes)]
+    data: Bytes,
+    /// Gas given to the target.
+    #[arg(long, default_value_t = 200_000)]
+    gas: u64,
+    /// Wei sent along.
+    #[arg(long, default_value = "0", value_parser = wei)]
+    value: U256,
+    /// Chain id; otherwise the only chain served.
+    #[arg(long)]
+    chain_id: Option<u64>,
+    /// How long it may take, such as `30s`.
+    #[arg(long, default_value = "60s", value_parser = span)]
+    within: u64,
+    /// The most that it may cost, wei.
+    #[arg(long, value_parser = wei)]
+    max_cost: Option<U256>,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    #[command(flatten)]
+    relayer: RelayerArgs,
+    /// Same key and same body get the first answer.
+    #[arg(long)]
+    idempotency_key: Option<String>,
+    /// Follow the request until it has ended.
+    #[arg(long)]
+    watch: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn address(text: &str) -> Result<Address, String> {
+    serde_json::from_value::<Account>(Value::from(text)).map(|account| account.0).map_err(|error| error.to_string())
+}
+
+fn bytes(text: &str) -> Result<Bytes, String> {
+    serde_json::from_value::<HexBytes>(Value::from(text)).map(|bytes| bytes.0).map_err(|error| error.to_string())
+}
+
+fn wei(text: &str) -> Result<U256, String> {
+    Uint::parse(text).map(|wei| wei.0).map_err(str::to_owned)
+}
+
+fn span(text: &str) -> Result<u64, String> {
+    Span::parse(text).map(|span| span.0).map_err(str::to_owned)
+}
+
+pub(super) async fn run(args: SendArgs) -> Result<(), CliError> {
+    match args.what {
+        What::Json { file, common } => {
+            let body = read(&file)?;
+            submit(&Client::new(&common.relayer)?, body, &common).await
+        }
+        What::Call { content, any_sender, common } => {
+            let client = Client::new(&common.relayer)?;
+            let chain = chain(&client, content.chain_id).await?;
+            let mut body = envelope(&content, chain_id(&chain)?, "call");
+            body["call"] = json!({
+                "to": Account(content.to), "value": Uint(content.value), "gas": content.gas.to_string(),
+                "data": content.data, "anySender": any_sender,
+            });
+            submit(&client, body.to_string(), &common).await
+        }
+        What::Forward { content, forwarder, sign_key, nonce, rpc, dry_run, common } => {
+            let client = Client::new(&common.relayer)?;
+            let chain = chain(&client, content.chain_id).await?;
+            let chain_id = chain_id(&chain)?;
+            let (forwarder, name) = pick_forwarder(&chain, forwarder)?;
+            let key = sign_key_of(&sign_key)?;
+            let nonce = match nonce {
+                Some(nonce) => U256::from(nonce),
+                None => nonce_of(&rpc, chain_id, forwarder, key.address()).await?,
+            };
+            let now_s = jiff::Timestamp::now().as_second().unsigned_abs();
+            let mut forward = Forward {
+                forwarder,
+                from: key.address(),
+                to: content.to,
+                value: content.value,
+                gas: U256::from(content.gas),
+                nonce,
+                deadline: now_s + content.within / 1_000 + SIGNED_MARGIN_S,
+                data: content.data.clone(),
+                signature: Bytes::new(),
+            };
+            forward.signature = key.sign(ForwarderDomain::new(name, chain_id, forwarder).digest(&forward));
+            let mut body = envelope(&content, chain_id, "forward");
+            body["forward"] = json!(ForwardBody::from(forward));
+            if dry_run {
+                println!("{body}");
+                return Ok(());
+            }
+            submit(&client, body.to_string(), &common).await
+        }
+    }
+}
+
+fn read(file: &PathBuf) -> Result<String, CliError> {
+    let mut body = String::new();
+    if file.as_os_str() == "-" {
+        std::io::stdin().read_to_string(&mut body)?;
+    } else {
+        body = std::fs::read_to_string(file)
+            .map_err(|error| CliError::usage(format!("can't read {}: {error}", file.display())))?;
+    }
+    Ok(body)
+}
+
+fn envelope(content: &Content, chain_id: u64, kind: &str) -> Value {
+    let mut body = json!({ "chainId": chain_id, "kind": kind, "within": format!("{}ms", content.within) });
+    if let Some(max_cost) = content.max_cost {
+        body["maxCost"] = json!(Uint(max_cost));
+    }
+    body
+}
+
+/// The chain to use, as the relayer describes it.
+async fn chain(client: &Client, wanted: Option<u64>) -> Result<Value, CliError> {
+    let answer = client.get("/v1/chains").await?;
+    let mut chains = answer["chains"].as_array().cloned().unwrap_or_default();
+    if let Some(id) = wanted {
+        chains.retain(|chain| chain["chainId"].as_u64() == Some(id));
+    }
+    match chains.len() {
+        1 => Ok(chains.remove(0)),
+        0 => Err(CliError::usage("the relayer does not serve that chain; see `slackwater status`")),
+        _ => Err(CliError::usage("the relayer serves several chains: name one with --chain-id")),
+    }
+}
+
+fn chain_id(chain: &Value) -> Result<u64, CliError> {
+    chain["chainId"].as_u64().ok_or_else(|| CliError::failed("the relayer's answer has no chainId"))
+}
+
+fn pick_forwarder(chain: &Value, wanted: Option<Address>) -> Result<(Address, String), CliError> {
+    let all = chain["forwarders"].as_array().cloned().unwrap_or_default();
+    let mut served = all.iter().filter_map(|forwarder| {
+        let at: Account = serde_json::from_value(forwarder["address"].clone()).ok()?;
+        Some((at.0, forwarder["name"].as_str()?.to_owned()))
+    });
+    match wanted {
+        Some(wanted) => served
+            .find(|(at, _)| *at == wanted)
+            .ok_or_else(|| CliError::usage(format!("the relayer does not serve the forwarder {wanted}"))),
+        None => match (served.next(), served.next()) {
+            (Some(only), None) => Ok(only),
+            (None, _) => Err(CliError::usage("the relayer serves no forwarder on that chain")),
+            _ => Err(CliError::usage("the relayer serves several forwarders: name one with --forwarder")),
+        },
+    }
+}
+
+fn sign_key_of(text: &str) -> Result<IdentityKey, CliError> {
+    let fail = |problem: String| CliError::usage(format!("--sign-key: {problem}"));
+    let secret = SecretRef::parse(text).and_then(|reference| reference.resolve());
+    let secret = secret.map_err(|error| fail(error.to_string()))?;
+    IdentityKey::from_hex(secret.expose()).map_err(|error| fail(error.to_string()))
+}
+
+async fn nonce_of(rpc: &str, chain_id: u64, forwarder: Address, user: Address) -> Result<U256, CliError> {
+    let pool = RpcPool::new(vec![RpcEndpoint::new("rpc", rpc)], Duration::from_secs(10));
+    let hint = |problem: String| CliError::new(Exit::Unreachable, format!("{problem}; name --nonce, or a node with --rpc"));
+    let id: alloy_primitives::U64 =
+        pool.call("eth_chainId", json!([])).await.map_err(|error| hint(error.to_string()))?;
+    if id.to::<u64>() != chain_id {
+        return Err(CliError::usage(format!("the node at --rpc is of chain {id}, the relayer serves {chain_id}")));
+    }
+    let data = Bytes::from(noncesCall { owner: user }.abi_encode());
+    let answer: Bytes = pool
+        .call("eth_call", json!([{ "to": forwarder, "data": data }, "latest"]))
+        .await
+        .map_err(|error| hint(error.to_string()))?;
+    U256::try_from_be_slice(&answer)
+        .filter(|_| answer.len() == 32)
+        .ok_or_else(|| CliError::failed(format!("{forwarder} is no forwarder: nonces({user}) answers nothing")))
+}
+
+async fn submit(client: &Client, body: String, common: &Common) -> Result<(), CliError> {
+    let is_batch = serde_json::from_str::<Value>(&body).is_ok_and(|body| body.get("requests").is_some());
+    let path = if is_batch { "/v1/requests/batch" } else { "/v1/requests" };
+    let answer = client.post(path, body, common.idempotency_key.as_deref()).await?;
+    if is_batch {
+        return tell_batch(&answer, common.json);
+    }
+    if common.json && !common.watch {
+        println!("{answer}");
+    } else if !common.json {
+        let text = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
+        let again = if answer["duplicate"] == true { ", accepted before" } else { "" };
+        println!("{}  {}{again}", text("id"), text("status"));
+        println!(
+            "  promised by {} until {}, at most {} wei (about {} now)",
+            answer["promise"]["relayer"].as_str().unwrap_or_default(),
+            watch::instant(answer["deadlineAtMs"].as_u64().unwrap_or_default()),
+            answer["quote"]["maxCostWei"].as_str().unwrap_or_default(),
+            answer["quote"]["expectedCostWei"].as_str().unwrap_or_default(),
+        );
+    }
+    if common.watch {
+        let id = answer["id"].as_str().unwrap_or_default().to_owned();
+        return watch::follow(client, &id, Until::Terminal, common.json).await;
+    }
+    Ok(())
+}
+
+fn tell_batch(answer: &Value, is_json: bool) -> Result<(), CliError> {
+    let results = answer["results"].as_array().cloned().unwrap_or_default();
+    let refused = results.iter().filter(|result| result.get("problem").is_some()).count();
+    if is_json {
+        println!("{answer}");
+    } else {
+        for result in &results {
+            match result.get("problem") {
+                None => println!(
+                    "{}  {}",
+                    result["accepted"]["id"].as_str().unwrap_or_default(),
+                    result["accepted"]["status"].as_str().unwrap_or_default()
+                ),
+                Some(problem) => println!(
+                    "refused: {} ({})",
+                    problem["detail"].as_str().unwrap_or_default(),
+                    problem["code"].as_str().unwrap_or_default()
+                ),
+            }
+        }
+    }
+    if refused > 0 {
+        return Err(CliError::new(Exit::Refused, format!("{refused} of {} refused", results.len())));
+    }
+    Ok(())
+}
