@@ -4,7 +4,7 @@
 //! Because every precondition is checked here, on loaded state that already holds the writes before, a refused write
 //! leaves nothing behind and cannot spoil its neighbours.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use alloy_primitives::{Address, B256, U256};
 
@@ -153,7 +153,7 @@ pub(super) struct WorkingSet {
     pub(super) new_attempts: Vec<(u64, AttemptRecord)>,
     pub(super) new_events: Vec<(u64, EventRecord)>,
     pub(super) new_decisions: Vec<DecisionRow>,
-    pub(super) new_meta: Vec<(String, String)>,
+    pub(super) new_meta: BTreeMap<String, String>,
 }
 
 impl WorkingSet {
@@ -209,7 +209,7 @@ impl WorkingSet {
             Write::Requests { changes, at } => WriteOutcome::Applied(self.change_all(changes, None, at)),
             Write::Decision(row) => self.decision(row),
             Write::Meta { key, value } => {
-                self.new_meta.push((key, value));
+                self.new_meta.insert(key, value);
                 WriteOutcome::Applied(Vec::new())
             }
         }
@@ -342,7 +342,7 @@ impl WorkingSet {
         if let Some(owner) = self.attempt_owners.get(&attempt.hash) {
             return Some(format!("attempt {} belongs to batch {owner}", attempt.hash));
         }
-        let mut seen = std::collections::HashSet::with_capacity(members.len());
+        let mut seen = HashSet::with_capacity(members.len());
         members.iter().find_map(|member| {
             let Some(&at) = self.by_id.get(member) else { return Some(format!("request {member} is unknown")) };
             let record = &self.requests[at].record;

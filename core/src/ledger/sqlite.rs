@@ -88,7 +88,7 @@ impl SqliteConfig {
             .pragma("wal_autocheckpoint", self.checkpoint_pages.to_string())
             .pragma("journal_size_limit", (u64::from(self.checkpoint_pages) * 2 * 4_096).to_string())
             .pragma("temp_store", "MEMORY")
-            .statement_cache_capacity(512)
+            .statement_cache_capacity(128)
             .row_buffer_size(1_024)
     }
 
@@ -217,18 +217,10 @@ async fn connect(config: &SqliteConfig) -> Result<Writer, LedgerError> {
 
 impl Writer {
     async fn transact(&mut self, writes: Vec<Write>) -> Result<Vec<Durable<WriteOutcome>>, LedgerError> {
-        let connection = &mut self.connection;
-        let failed = |error: sqlx::Error| storage_error(&error);
-        connection.execute(sqlx::query("BEGIN IMMEDIATE")).await.map_err(failed)?;
-        let cursor = match self.cursor {
-            Some(cursor) => cursor,
-            None => store::load_cursor(connection).await?,
-        };
-        let mut set = store::load(connection, &mut Needs::of(&writes), cursor).await?;
+        let mut set = store::load(&mut self.connection, &Needs::of(&writes), self.cursor).await?;
         let outcomes: Vec<WriteOutcome> = writes.into_iter().map(|write| set.apply(write)).collect();
         self.cursor = Some(set.cursor);
-        store::store(connection, set, &mut self.spent).await?;
-        connection.execute(sqlx::query("COMMIT")).await.map_err(|error| commit_error(&error))?;
+        store::store(&mut self.connection, set, &mut self.spent).await?;
         Ok(outcomes.into_iter().map(Durable::committed).collect())
     }
 }

@@ -219,8 +219,11 @@ impl ChainService {
                 for entry in entries {
                     self.queue.push(now, entry);
                 }
-                self.look_up_nonces();
-                self.dispatch(now);
+                // A full batch goes at once; anything less waits for company until the tick anyway.
+                if self.queue.waiting() >= self.shared.tuning.max_batch {
+                    self.look_up_nonces();
+                    self.dispatch(now);
+                }
             }
             Message::Cancel { id, reply } => self.cancel(now, id, reply),
         }

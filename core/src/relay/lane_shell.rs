@@ -119,9 +119,7 @@ impl ChainService {
                 self.report(now, index, nonce, BatchState::Broadcast, Status::Broadcast)
             }
             Command::ReportUnincluded { nonce } => {
-                tracing::warn!(batch = %self.lanes[index].batch_id(nonce), "inclusion was taken back by a reorg");
-                metrics::counter!("slackwater_reorged_batches_total").increment(1);
-                self.report(now, index, nonce, BatchState::Broadcast, Status::Broadcast);
+                self.unincluded(now, index, nonce);
             }
             Command::ReportIncluded { nonce, kind, receipt } => self.included(now, index, nonce, kind, &receipt),
             Command::ReportFinal { nonce, kind, receipt } => {
@@ -190,14 +188,15 @@ impl ChainService {
             (Write::Plan(Box::new(planned)), decision)
         } else {
             let before = AttemptKey { nonce: key.nonce, index: key.index - 1 };
-            let replaced = lane.durable.get(&before).map_or(attempt.hash, |attempt| attempt.get().hash);
+            let replaced = lane.durable.get(&before).map(|attempt| (attempt.get().hash, attempt.get().fees));
+            let is_priced_out = replaced.is_some_and(|(_, fees)| fees.max_fee_per_gas < next_base_fee);
+            let replaced = replaced.map_or(attempt.hash, |(hash, _)| hash);
             let decision = match attempt.kind {
                 AttemptKind::Payload => Decision::Bumped {
                     batch: batch_hash(id),
                     replaced,
                     attempt: attempt.hash,
-                    reason: if attempt.fees.max_fee_per_gas > 0 && next_base_fee > 0 { "stuck" } else { "floor" }
-                        .to_owned(),
+                    reason: if is_priced_out { "base_fee" } else { "stuck" }.to_owned(),
                     max_fee_wei_per_gas: attempt.fees.max_fee_per_gas,
                     max_priority_fee_wei_per_gas: attempt.fees.max_priority_fee_per_gas,
                 },
@@ -268,11 +267,26 @@ impl ChainService {
         self.note(vec![write], Vec::new());
     }
 
+    fn unincluded(&mut self, now: Timestamp, index: usize, nonce: u64) {
+        let lane = &mut self.lanes[index];
+        let id = lane.batch_id(nonce);
+        tracing::warn!(batch = %id, "inclusion was taken back by a reorg");
+        metrics::counter!("slackwater_reorged_batches_total").increment(1);
+        let gone = lane.flights.get_mut(&nonce).map(|flight| (flight.record.included_hash.take(), flight.record.block.take()));
+        if let Some((Some(attempt), Some((block_number, block_hash)))) = gone {
+            let decision = Decision::Reorged { batch: batch_hash(id), attempt, block_number, block_hash };
+            self.note(Vec::new(), vec![decision]);
+        }
+        self.report(now, index, nonce, BatchState::Broadcast, Status::Broadcast);
+    }
+
     fn included(&mut self, now: Timestamp, index: usize, nonce: u64, kind: AttemptKind, receipt: &TxReceipt) {
         let lane = &mut self.lanes[index];
         let id = lane.batch_id(nonce);
         let Some(flight) = lane.flights.get_mut(&nonce) else { return };
         flight.record.state = BatchState::Included;
+        flight.record.included_hash = Some(receipt.hash);
+        flight.record.block = Some((receipt.block_number, receipt.block_hash));
         let outcomes = match kind {
             AttemptKind::Payload => decode(flight.key, &flight.members, receipt.is_success, &receipt.logs),
             AttemptKind::Cancel => vec![MemberOutcome::Untouched; flight.members.len()],

@@ -59,6 +59,7 @@ impl Watcher {
     pub(super) async fn run(mut self, updates: mpsc::Sender<Arc<HeadUpdate>>, stop: CancellationToken) {
         let mut timer = tokio::time::interval(self.poll_interval);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut failures = 0u32;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -69,6 +70,12 @@ impl Watcher {
                 update = self.poll() => update,
             };
             match update {
+                Ok(_) if failures > 0 => {
+                    tracing::info!(chain_id = self.spec.chain_id, failures, "head polls work again");
+                    failures = 0;
+                    // Look again at once: whatever was found is found again.
+                    self.head = None;
+                }
                 Ok(Some(update)) => {
                     if updates.send(Arc::new(update)).await.is_err() {
                         return;
@@ -76,7 +83,12 @@ impl Watcher {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(chain_id = self.spec.chain_id, class = error.class.as_str(), endpoint = %error.endpoint, "head poll failed");
+                    failures = failures.saturating_add(1);
+                    metrics::counter!("slackwater_head_poll_failures_total").increment(1);
+                    // Once per outage, then rarely: an outage must not fill the log.
+                    if failures == 1 || failures % 240 == 0 {
+                        tracing::warn!(chain_id = self.spec.chain_id, failures, class = error.class.as_str(), endpoint = %error.endpoint, "head poll failed");
+                    }
                 }
             }
         }
@@ -141,18 +153,16 @@ impl Watcher {
     }
 
     async fn account(&self, sender: Address, final_block: Option<u64>) -> Account {
-        let latest: Option<U64> = self.pool.call("eth_getTransactionCount", json!([sender, "latest"])).await.ok();
-        let final_nonce = match final_block {
-            Some(block) => {
-                let params = json!([sender, U64::from(block)]);
-                let answers: Option<Vec<U64>> = self.pool.call_quorum("eth_getTransactionCount", params).await;
-                // The lowest of a majority: a consumed nonce must be seen by all of them.
-                answers.and_then(|answers| answers.into_iter().min()).map(|nonce| nonce.to())
-            }
-            None => None,
+        let latest = self.pool.call::<U64>("eth_getTransactionCount", json!([sender, "latest"]));
+        let balance = self.pool.call::<U256>("eth_getBalance", json!([sender, "latest"]));
+        let finalized = async {
+            let params = json!([sender, U64::from(final_block?)]);
+            let answers: Option<Vec<U64>> = self.pool.call_quorum("eth_getTransactionCount", params).await;
+            // The lowest of a majority: a consumed nonce must be seen by all of them.
+            answers?.into_iter().min().map(|nonce| nonce.to())
         };
-        let balance: Option<U256> = self.pool.call("eth_getBalance", json!([sender, "latest"])).await.ok();
-        Account { sender, latest_nonce: latest.map(|nonce| nonce.to()), final_nonce, balance }
+        let (latest, balance, final_nonce) = tokio::join!(latest, balance, finalized);
+        Account { sender, latest_nonce: latest.ok().map(|nonce| nonce.to()), final_nonce, balance: balance.ok() }
     }
 }
 

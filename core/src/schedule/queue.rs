@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use alloy_primitives::Address;
+use alloy_primitives::{Address, B256};
 
 use super::FeeOutlook;
 use crate::{
@@ -91,6 +91,15 @@ pub struct Selection {
     pub deadline: Timestamp,
     /// Lowest ceiling.
     pub ceiling_wei_per_gas: u128,
+}
+
+/// Where a request stands in line. Requests that travel alone share one line, or a hundred thousand of them would be as
+/// many groups to look at.
+fn group_key(request: &VerifiedRequest) -> VehicleKey {
+    match VehicleKey::of(request) {
+        VehicleKey::Single(_) => VehicleKey::Single(RequestId(B256::ZERO)),
+        shared => shared,
+    }
 }
 
 /// (forwarder, user).
@@ -228,7 +237,7 @@ impl Queue {
                 self.refresh(now, (forwarder, signer));
             }
             None => {
-                let key = VehicleKey::of(&entry.request);
+                let key = group_key(&entry.request);
                 let (tenant, place) = (entry.tenant.clone(), (entry.request.deadline(), entry.seq, Head::Request(id)));
                 self.ready(now, key, tenant, place);
             }
@@ -282,7 +291,7 @@ impl Queue {
                     .map(|entry| entry.request.deadline())
                     .min()?,
             };
-            Some((VehicleKey::of(&entry.request), entry.tenant.clone(), deadline, entry.seq))
+            Some((group_key(&entry.request), entry.tenant.clone(), deadline, entry.seq))
         });
         if wanted == state.ready {
             return;
@@ -376,7 +385,7 @@ impl Queue {
                 }
             }
             None if was_waiting => {
-                let key = VehicleKey::of(&entry.request);
+                let key = group_key(&entry.request);
                 self.unready(key, &entry.tenant, (place.0, entry.seq, Head::Request(id)));
             }
             None => {}
@@ -452,6 +461,7 @@ impl Queue {
             let Some(group) = self.groups.get(&key) else { continue };
             let (members, is_full) = self.pick(key, group, lane, limits, cutoff, urgent);
             let Some(first) = members.first().and_then(|id| self.entries.get(id)) else { continue };
+            let vehicle = VehicleKey::of(&first.request);
             let (mut deadline, mut ceiling) = (first.request.deadline(), first.ceiling_wei_per_gas);
             for entry in members.iter().filter_map(|id| self.entries.get(id)) {
                 deadline = deadline.min(entry.request.deadline());
@@ -468,7 +478,7 @@ impl Queue {
                 continue;
             };
             self.take(now, key, lane, &members);
-            return Some(Selection { key, members, trigger, deadline, ceiling_wei_per_gas: ceiling });
+            return Some(Selection { key: vehicle, members, trigger, deadline, ceiling_wei_per_gas: ceiling });
         }
         None
     }
@@ -492,6 +502,9 @@ impl Queue {
             })
             .collect();
         let mut room = Room::new(limits);
+        if matches!(key, VehicleKey::Single(_)) {
+            room.max_members = 1;
+        }
         while !room.is_full {
             // Urgent first, by deadline; then the tenant that was served least.
             let next = cursors
@@ -522,7 +535,7 @@ impl Queue {
                     }
                     let Some(mut nonce) = state.next() else { continue };
                     while let Some(entry) = state.waiting.get(&nonce).and_then(|id| self.entries.get(id)) {
-                        if VehicleKey::of(&entry.request) != key || !room.add(entry, limits) {
+                        if group_key(&entry.request) != key || !room.add(entry, limits) {
                             break;
                         }
                         nonce += 1;

@@ -1,20 +1,26 @@
-//! Statements over many rows. Each call to the connection's thread costs tens of microseconds, so rows travel together:
-//! in chunks of powers of two, so that a statement's text has only a few forms and all of them stay prepared.
+//! Scripts of statements over many rows.
+//!
+//! Each call to the connection's thread costs tens of microseconds, so a script sends all its statements, with all their
+//! rows, in one call. A statement holds its rows as a list in the middle of its text, filled up with NULLs to a power of
+//! two: so the scripts that occur have few texts, and stay prepared.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    fmt::Write as _,
+    sync::{Arc, OnceLock},
+};
 
+use futures_util::TryStreamExt;
 use sqlx::{
-    Arguments, AssertSqlSafe, Encode, Executor, Sqlite, SqliteConnection, Type,
+    Arguments, AssertSqlSafe, Either, Encode, Executor, Sqlite, SqliteConnection, Type,
     sqlite::{SqliteArguments, SqliteRow},
 };
 
-use super::storage_error;
-use crate::ledger::LedgerError;
-
-/// 2⁸ rows of up to 30 values stay below SQLite's limit of 32 766 parameters.
+/// 2⁸ rows of up to 30 values stay below SQLite's limit of 32 766 parameters of a statement.
 const MAX_POWER: usize = 8;
 
 /// A statement with a list of rows (or of values, as rows of one) in the middle.
+///
+/// It must ignore rows of NULLs, and not care whether its rows come in one call or in several.
 pub(super) struct Rows {
     head: &'static str,
     width: usize,
@@ -28,73 +34,169 @@ impl Rows {
         Self { head, width, tail, forms: [const { OnceLock::new() }; MAX_POWER + 1] }
     }
 
-    fn form(&self, power: usize) -> AssertSqlSafe<Arc<str>> {
-        // Made of literals and question marks only.
-        AssertSqlSafe(Arc::clone(self.forms[power].get_or_init(|| {
+    fn form(&self, power: usize) -> &str {
+        self.forms[power].get_or_init(|| {
             let row = match self.width {
                 1 => "?".to_owned(),
                 width => format!("({})", vec!["?"; width].join(",")),
             };
-            format!("{}{}{}", self.head, vec![row.as_str(); 1 << power].join(","), self.tail).into()
-        })))
+            format!("{}{}{};\n", self.head, vec![row.as_str(); 1 << power].join(","), self.tail).into()
+        })
+    }
+}
+
+/// Where a script failed.
+pub(super) struct ScriptError {
+    pub(super) error: sqlx::Error,
+    /// It was the `COMMIT` that failed.
+    pub(super) at_commit: bool,
+}
+
+/// Statements that run one after the other.
+pub(super) struct Script<'a> {
+    parts: Vec<Part<'a>>,
+    begin: bool,
+    commit: bool,
+}
+
+struct Part<'a> {
+    /// Parts of an earlier stage are complete before those of a later one begin.
+    stage: u8,
+    statement: &'static Rows,
+    rows: usize,
+    bind_next: Box<dyn FnMut(&mut Args) + Send + 'a>,
+    found: Vec<SqliteRow>,
+}
+
+impl<'a> Script<'a> {
+    pub(super) const fn new() -> Self {
+        Self { parts: Vec::new(), begin: false, commit: false }
     }
 
-    /// Runs the statement for all `rows`, largest chunks first; `bind` pushes the `width` values of one row.
-    pub(super) async fn execute<T>(
-        &self,
-        connection: &mut SqliteConnection,
-        rows: impl ExactSizeIterator<Item = T>,
-        mut bind: impl FnMut(&mut Args, T),
-    ) -> Result<(), LedgerError> {
-        let mut rows = rows;
-        while rows.len() > 0 {
-            let power = (rows.len().ilog2() as usize).min(MAX_POWER);
-            let mut args = Args::with_capacity(self.width << power);
-            for row in rows.by_ref().take(1 << power) {
-                bind(&mut args, row);
-            }
-            debug_assert_eq!(args.0.len(), self.width << power, "{}", self.head);
-            let query = sqlx::query_with(self.form(power), args.0);
-            connection.execute(query).await.map_err(|error| storage_error(&error))?;
-        }
-        Ok(())
+    /// Starts a transaction before the first statement.
+    pub(super) const fn begin(mut self) -> Self {
+        self.begin = true;
+        self
     }
 
-    /// Runs the statement as a look-up for all `keys`. The last chunk is filled up by repeating its last key, so the
-    /// statement must not care about repetitions.
-    pub(super) async fn fetch<T>(
-        &self,
-        connection: &mut SqliteConnection,
-        keys: &[T],
-        mut bind: impl FnMut(&mut Args, &T),
-    ) -> Result<Vec<SqliteRow>, LedgerError> {
-        let mut found = Vec::new();
-        for chunk in keys.chunks(1 << MAX_POWER) {
-            let power = chunk.len().next_power_of_two().ilog2() as usize;
-            let mut args = Args::with_capacity(self.width << power);
-            for key in chunk {
-                bind(&mut args, key);
-            }
-            for _ in chunk.len()..1 << power {
-                bind(&mut args, &chunk[chunk.len() - 1]);
-            }
-            let query = sqlx::query_with(self.form(power), args.0);
-            found.extend(connection.fetch_all(query).await.map_err(|error| storage_error(&error))?);
+    /// Commits the transaction after the last statement.
+    pub(super) const fn commit(mut self) -> Self {
+        self.commit = true;
+        self
+    }
+
+    /// Adds `statement` over `rows`, unless there are none; `bind` pushes the values of one row.
+    pub(super) fn add<T>(
+        &mut self,
+        stage: u8,
+        statement: &'static Rows,
+        rows: impl IntoIterator<Item = T, IntoIter: ExactSizeIterator + Send + 'a>,
+        mut bind: impl FnMut(&mut Args, T) + Send + 'a,
+    ) {
+        let mut rows = rows.into_iter();
+        if rows.len() > 0 {
+            let count = rows.len();
+            let bind_next = Box::new(move |args: &mut Args| match rows.next() {
+                Some(row) => bind(args, row),
+                None => unreachable!("the iterator told its exact length"),
+            });
+            self.parts.push(Part { stage, statement, rows: count, bind_next, found: Vec::new() });
         }
-        Ok(found)
+    }
+
+    /// Runs everything, and gives the rows that each statement found.
+    pub(super) async fn run(mut self, connection: &mut SqliteConnection) -> Result<Found, ScriptError> {
+        self.parts.sort_by_key(|part| part.stage);
+        let mut rest = self.parts.as_mut_slice();
+        if rest.iter().all(|part| part.rows <= 1 << MAX_POWER) {
+            run_parts(connection, rest, self.begin, self.commit).await?;
+        } else {
+            let mut begin = self.begin;
+            while let Some(first) = rest.first() {
+                let stage = first.stage;
+                let (now, later) = rest.split_at_mut(rest.partition_point(|part| part.stage == stage));
+                while now.iter().any(|part| part.rows > 0) {
+                    let last = later.is_empty() && now.iter().all(|part| part.rows <= 1 << MAX_POWER);
+                    run_parts(connection, now, begin, self.commit && last).await?;
+                    begin = false;
+                }
+                rest = later;
+            }
+        }
+        Ok(Found(self.parts.into_iter().map(|part| (part.statement, part.found)).collect()))
+    }
+}
+
+/// Rows that a script found.
+pub(super) struct Found(Vec<(&'static Rows, Vec<SqliteRow>)>);
+
+impl Found {
+    /// Those of `statement`; none if it was not part of the script.
+    pub(super) fn rows_of(&self, statement: &'static Rows) -> &[SqliteRow] {
+        self.0.iter().find(|(of, _)| std::ptr::eq(*of, statement)).map_or(&[], |(_, rows)| rows)
+    }
+}
+
+/// One call: up to 2⁸ rows of every part that has some left.
+async fn run_parts(
+    connection: &mut SqliteConnection,
+    parts: &mut [Part<'_>],
+    begin: bool,
+    commit: bool,
+) -> Result<(), ScriptError> {
+    let most = parts.iter().map(|part| part.rows).max().unwrap_or_default().clamp(1, 1 << MAX_POWER);
+    let power = most.next_power_of_two().ilog2() as usize;
+    let mut text = String::new();
+    let mut args = Args(SqliteArguments::default());
+    // By statement of the text: the part whose rows it gives.
+    let mut owners = Vec::new();
+    if begin {
+        text.push_str("BEGIN IMMEDIATE;\n");
+        owners.push(None);
+    }
+    for (index, part) in parts.iter_mut().enumerate().filter(|(_, part)| part.rows > 0) {
+        let count = part.rows.min(1 << power);
+        let width = part.statement.width;
+        text.push_str(part.statement.form(power));
+        owners.push(Some(index));
+        args.0.reserve(width << power, 0);
+        let values_before = args.0.len();
+        for _ in 0..count {
+            (part.bind_next)(&mut args);
+        }
+        debug_assert_eq!(args.0.len() - values_before, count * width, "{}", part.statement.head);
+        for _ in count * width..width << power {
+            args.push(None::<i64>);
+        }
+        part.rows -= count;
+    }
+    if commit {
+        let _ = write!(text, "COMMIT");
+        owners.push(None);
+    }
+    // Made of literals and question marks only.
+    let mut results = connection.fetch_many(sqlx::query_with(AssertSqlSafe(text), args.0));
+    let mut done = 0;
+    loop {
+        match results.try_next().await {
+            Ok(Some(Either::Left(_))) => done += 1,
+            Ok(Some(Either::Right(row))) => {
+                if let Some(part) = owners.get(done).copied().flatten() {
+                    parts[part].found.push(row);
+                }
+            }
+            // A worker that stops early ends the stream without an error.
+            Ok(None) if done == owners.len() => return Ok(()),
+            Ok(None) => return Err(ScriptError { error: sqlx::Error::WorkerCrashed, at_commit: commit }),
+            Err(error) => return Err(ScriptError { error, at_commit: commit && done + 1 >= owners.len() }),
+        }
     }
 }
 
 /// Values of a statement, in order.
-pub(super) struct Args(pub(super) SqliteArguments);
+pub(super) struct Args(SqliteArguments);
 
 impl Args {
-    pub(super) fn with_capacity(values: usize) -> Self {
-        let mut args = SqliteArguments::default();
-        args.reserve(values, 0);
-        Self(args)
-    }
-
     pub(super) fn push<'q, T: Encode<'q, Sqlite> + Type<Sqlite>>(&mut self, value: T) {
         if let Err(error) = self.0.add(value) {
             unreachable!("numbers, text and blobs always have an encoding: {error}")

@@ -3,17 +3,18 @@
 use std::collections::HashMap;
 
 use alloy_primitives::U256;
-use sqlx::{Executor, Row, SqliteConnection};
+use sqlx::{Executor, Row, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
+    commit_error,
     rows::{Cells, batch_columns, payload_columns, request_columns},
-    sql::{Args, Rows},
+    sql::{Args, Found, Rows, Script},
     storage_error,
 };
 use crate::{
     ledger::{
-        LedgerError,
-        apply::{Cursor, Needs, RequestEntry, SpentKey, WorkingSet, holds_nonce},
+        LedgerError, RequestRecord,
+        apply::{BatchEntry, Cursor, Needs, RequestEntry, SpentKey, WorkingSet, holds_nonce},
     },
     request::{LaneId, RequestId},
 };
@@ -54,7 +55,7 @@ static LANES: Rows = Rows::new(
     "SELECT v.column1, v.column2, (SELECT max(nonce) FROM batches WHERE chain_id = v.column1 AND sender = v.column2) \
      FROM (VALUES ",
     2,
-    ") AS v",
+    ") AS v WHERE v.column1 IS NOT NULL",
 );
 static BATCHES: Rows = Rows::new(
     concat!("SELECT ", batch_columns!(), ", (SELECT max(idx) FROM attempts WHERE batch = b.seq) FROM (VALUES "),
@@ -73,51 +74,50 @@ static SPENT: Rows = Rows::new(
     ") AS v CROSS JOIN spent AS s ON s.hour = v.column1 AND s.tenant = v.column2 AND s.chain_id = v.column3",
 );
 
+// A violated constraint means that what was loaded contradicts what is stored, so it ends the transaction; `OR ROLLBACK`
+// says so, and spares SQLite the journal with which it would undo a single statement.
+const NEW_ROWS: &str = ") WHERE column1 IS NOT NULL";
 static INSERT_REQUESTS: Rows = Rows::new(
-    "INSERT INTO requests (seq, id, tenant, chain_id, kind, forwarder, signer, signer_nonce, target, status, reason, \
+    "INSERT OR ROLLBACK INTO requests (seq, id, tenant, chain_id, kind, forwarder, signer, signer_nonce, target, status, reason, \
      deadline_ms, accepted_at_ms, updated_at_ms, batch_sender, batch_nonce, reserved_wei, ceiling_wei_per_gas, \
-     cost_wei, gas_used, tx_hash, block_number, batch_failures, events, open, holds_nonce) VALUES ",
-    26,
-    "",
+     cost_wei, gas_used, tx_hash, block_number, batch_failures, events, open, holds_nonce) SELECT * FROM (VALUES ",
+    26, NEW_ROWS,
 );
 static INSERT_PAYLOADS: Rows =
-    Rows::new("INSERT INTO payloads (request, payload, promise_signature, quote) VALUES ", 4, "");
-static INSERT_KEYS: Rows = Rows::new("INSERT INTO idempotency (tenant, key, body_hash, request) VALUES ", 4, "");
+    Rows::new("INSERT OR ROLLBACK INTO payloads (request, payload, promise_signature, quote) SELECT * FROM (VALUES ", 4, NEW_ROWS);
+static INSERT_KEYS: Rows = Rows::new("INSERT OR ROLLBACK INTO idempotency (tenant, key, body_hash, request) SELECT * FROM (VALUES ", 4, NEW_ROWS);
 static INSERT_BATCHES: Rows = Rows::new(
-    "INSERT INTO batches (seq, chain_id, sender, nonce, state, recipient, value_wei, gas_limit, deadline_ms, \
-     ceiling_wei_per_gas, trigger, created_at_ms, included_hash, block_number, block_hash, gas_used, cost_wei) VALUES ",
-    17,
-    "",
+    "INSERT OR ROLLBACK INTO batches (seq, chain_id, sender, nonce, state, recipient, value_wei, gas_limit, deadline_ms, \
+     ceiling_wei_per_gas, trigger, created_at_ms, included_hash, block_number, block_hash, gas_used, cost_wei) SELECT * FROM (VALUES ",
+    17, NEW_ROWS,
 );
-static INSERT_MEMBERS: Rows = Rows::new("INSERT INTO batch_members (batch, position, request) VALUES ", 3, "");
+static INSERT_MEMBERS: Rows = Rows::new("INSERT OR ROLLBACK INTO batch_members (batch, position, request) SELECT * FROM (VALUES ", 3, NEW_ROWS);
 static INSERT_ATTEMPTS: Rows = Rows::new(
-    "INSERT INTO attempts (batch, idx, kind, max_fee_wei_per_gas, max_priority_fee_wei_per_gas, hash, raw, \
-     created_at_ms) VALUES ",
-    8,
-    "",
+    "INSERT OR ROLLBACK INTO attempts (batch, idx, kind, max_fee_wei_per_gas, max_priority_fee_wei_per_gas, hash, raw, \
+     created_at_ms) SELECT * FROM (VALUES ",
+    8, NEW_ROWS,
 );
 static INSERT_EVENTS: Rows = Rows::new(
-    "INSERT INTO events (seq, request, request_seq, request_id, tenant, chain_id, status, reason, detail, \
-     batch_sender, batch_nonce, tx_hash, block_number, at_ms) VALUES ",
-    14,
-    "",
+    "INSERT OR ROLLBACK INTO events (seq, request, request_seq, request_id, tenant, chain_id, status, reason, detail, \
+     batch_sender, batch_nonce, tx_hash, block_number, at_ms) SELECT * FROM (VALUES ",
+    14, NEW_ROWS,
 );
-static INSERT_DECISIONS: Rows = Rows::new("INSERT INTO decisions (seq, at_ms, prev, hash, body) VALUES ", 5, "");
+static INSERT_DECISIONS: Rows = Rows::new("INSERT OR ROLLBACK INTO decisions (seq, at_ms, prev, hash, body) SELECT * FROM (VALUES ", 5, NEW_ROWS);
 static SET_META: Rows =
-    Rows::new("INSERT INTO meta (key, value) VALUES ", 2, " ON CONFLICT (key) DO UPDATE SET value = excluded.value");
+    Rows::new("INSERT INTO meta (key, value) SELECT * FROM (VALUES ", 2, ") WHERE column1 IS NOT NULL ON CONFLICT (key) DO UPDATE SET value = excluded.value");
 static ADD_COUNTS: Rows = Rows::new(
-    "INSERT INTO request_counts (chain_id, status, requests) VALUES ",
+    "INSERT INTO request_counts (chain_id, status, requests) SELECT * FROM (VALUES ",
     3,
-    " ON CONFLICT (chain_id, status) DO UPDATE SET requests = requests + excluded.requests",
+    ") WHERE column1 IS NOT NULL ON CONFLICT (chain_id, status) DO UPDATE SET requests = requests + excluded.requests",
 );
 static SET_SPENT: Rows = Rows::new(
-    "INSERT INTO spent (hour, tenant, chain_id, reserved_wei, spent_wei) VALUES ",
+    "INSERT INTO spent (hour, tenant, chain_id, reserved_wei, spent_wei) SELECT * FROM (VALUES ",
     5,
-    " ON CONFLICT (hour, tenant, chain_id) DO UPDATE SET \
+    ") WHERE column1 IS NOT NULL ON CONFLICT (hour, tenant, chain_id) DO UPDATE SET \
      reserved_wei = excluded.reserved_wei, spent_wei = excluded.spent_wei",
 );
 static UPDATE_BATCHES: Rows = Rows::new(
-    "UPDATE batches SET state = v.column2, included_hash = v.column3, block_number = v.column4, \
+    "UPDATE OR ROLLBACK batches SET state = v.column2, included_hash = v.column3, block_number = v.column4, \
      block_hash = v.column5, gas_used = v.column6, cost_wei = v.column7 FROM (VALUES ",
     7,
     ") AS v WHERE batches.seq = v.column1",
@@ -128,7 +128,7 @@ const CHANGE_TAIL: &str = ") AS v WHERE requests.seq = v.column1";
 macro_rules! change_head {
     ($more:literal) => {
         concat!(
-            "UPDATE requests SET status = v.column2, reason = v.column3, updated_at_ms = v.column4, \
+            "UPDATE OR ROLLBACK requests SET status = v.column2, reason = v.column3, updated_at_ms = v.column4, \
              batch_sender = v.column5, batch_nonce = v.column6, cost_wei = v.column7, gas_used = v.column8, \
              tx_hash = v.column9, block_number = v.column10, batch_failures = v.column11, events = v.column12",
             $more,
@@ -155,210 +155,246 @@ pub(super) async fn load_cursor(connection: &mut SqliteConnection) -> Result<Cur
     Ok(Cursor { request: cells.u64()?, batch: cells.u64()?, event: cells.u64()?, decision: cells.u64()? })
 }
 
-/// Everything that `needs` names and that exists.
+/// Begins a transaction and reads everything that `needs` names and that exists.
 pub(super) async fn load(
     connection: &mut SqliteConnection,
-    needs: &mut Needs,
-    cursor: Cursor,
+    needs: &Needs,
+    cursor: Option<Cursor>,
 ) -> Result<WorkingSet, LedgerError> {
+    let mut script = Script::new().begin();
+    script.add(0, &KEYS, &needs.keys, |args, (tenant, key)| {
+        args.push(tenant.as_str());
+        args.push(key.as_str());
+    });
+    script.add(0, &ANSWERS, &needs.answers, |args, id| args.push_blob(id.0));
+    script.add(0, &REQUESTS, &needs.requests, |args, id| args.push_blob(id.0));
+    script.add(0, &HOLDERS, &needs.sequences, |args, (chain_id, forwarder, signer, nonce)| {
+        args.push_u64(*chain_id);
+        args.push_blob(forwarder);
+        args.push_blob(signer);
+        args.push_u64(*nonce);
+    });
+    script.add(0, &LANES, &needs.lanes, |args, lane| {
+        args.push_u64(lane.chain_id);
+        args.push_blob(lane.sender);
+    });
+    script.add(0, &BATCHES, &needs.batches, |args, id| {
+        args.push_u64(id.lane.chain_id);
+        args.push_blob(id.lane.sender);
+        args.push_u64(id.nonce);
+    });
+    script.add(0, &ATTEMPTS, &needs.attempts, |args, hash| args.push_blob(hash));
+    let found = run(script, connection).await?;
+
+    let cursor = match cursor {
+        Some(cursor) => cursor,
+        None => load_cursor(connection).await?,
+    };
     let mut set = WorkingSet::new(cursor);
-    for row in KEYS
-        .fetch(connection, &needs.keys, |args, (tenant, key)| {
-            args.push(tenant.as_str());
-            args.push(key.as_str());
-        })
-        .await?
-    {
-        let mut cells = Cells::of("idempotency key", &row);
+    read_answers(&mut set, found.rows_of(&ANSWERS))?;
+    let mut more = Vec::new();
+    for row in found.rows_of(&KEYS) {
+        let mut cells = Cells::of("idempotency key", row);
         let key = (cells.text()?, cells.text()?);
         let body_hash = cells.fixed()?;
         let request = cells.request_id()?;
         set.load_key(key, body_hash, request);
-        needs.answers.push(request);
+        if !set.holds_request(request) {
+            more.push(request);
+        }
     }
-    for row in ANSWERS.fetch(connection, &needs.answers, |args, id| args.push_blob(id.0)).await? {
-        let mut cells = Cells::of("request", &row);
-        let (mut record, events) = cells.request()?;
-        cells.payload(&mut record)?;
+    if !more.is_empty() {
+        let mut script = Script::new();
+        script.add(0, &ANSWERS, &more, |args, id| args.push_blob(id.0));
+        read_answers(&mut set, run(script, connection).await?.rows_of(&ANSWERS))?;
+    }
+    for row in found.rows_of(&REQUESTS) {
+        let (record, events) = Cells::of("request", row).request()?;
         if !set.holds_request(record.id) {
             set.load_request(record, events);
         }
     }
-    for row in REQUESTS.fetch(connection, &needs.requests, |args, id| args.push_blob(id.0)).await? {
-        let (record, events) = Cells::of("request", &row).request()?;
-        if !set.holds_request(record.id) {
-            set.load_request(record, events);
-        }
-    }
-    for row in HOLDERS
-        .fetch(connection, &needs.sequences, |args, (chain_id, forwarder, signer, nonce)| {
-            args.push_u64(*chain_id);
-            args.push_blob(forwarder);
-            args.push_blob(signer);
-            args.push_u64(*nonce);
-        })
-        .await?
-    {
-        let mut cells = Cells::of("sequence of a request", &row);
+    for row in found.rows_of(&HOLDERS) {
+        let mut cells = Cells::of("sequence of a request", row);
         let sequence = (cells.u64()?, cells.fixed()?, cells.fixed()?, cells.u64()?);
         set.load_holder(sequence, cells.request_id()?);
     }
-    for row in LANES
-        .fetch(connection, &needs.lanes, |args, lane| {
-            args.push_u64(lane.chain_id);
-            args.push_blob(lane.sender);
-        })
-        .await?
-    {
-        let mut cells = Cells::of("lane", &row);
+    for row in found.rows_of(&LANES) {
+        let mut cells = Cells::of("lane", row);
         let lane = LaneId { chain_id: cells.u64()?, sender: cells.fixed()? };
         if let Some(nonce) = cells.optional_u64()? {
             set.load_highest_nonce(lane, nonce);
         }
     }
-    let mut batches = std::mem::take(&mut needs.batches);
-    batches.sort_unstable();
-    batches.dedup();
-    for row in BATCHES
-        .fetch(connection, &batches, |args, id| {
-            args.push_u64(id.lane.chain_id);
-            args.push_blob(id.lane.sender);
-            args.push_u64(id.nonce);
-        })
-        .await?
-    {
-        let mut cells = Cells::of("batch", &row);
+    for row in found.rows_of(&BATCHES) {
+        let mut cells = Cells::of("batch", row);
         let (seq, record) = cells.batch()?;
         if !set.holds_batch(record.id) {
             set.load_batch(record, seq, cells.u32()?);
         }
     }
-    for row in ATTEMPTS.fetch(connection, &needs.attempts, |args, hash| args.push_blob(hash)).await? {
-        let mut cells = Cells::of("attempt", &row);
+    for row in found.rows_of(&ATTEMPTS) {
+        let mut cells = Cells::of("attempt", row);
         let hash = cells.fixed()?;
         set.load_attempt(hash, cells.batch_id()?);
     }
     Ok(set)
 }
 
-/// Writes back what changed. Changes come before new requests, so that a sequence is released before it is taken.
+async fn run(script: Script<'_>, connection: &mut SqliteConnection) -> Result<Found, LedgerError> {
+    script.run(connection).await.map_err(|failed| storage_error(&failed.error))
+}
+
+fn read_answers(set: &mut WorkingSet, rows: &[SqliteRow]) -> Result<(), LedgerError> {
+    for row in rows {
+        let mut cells = Cells::of("request", row);
+        let (mut record, events) = cells.request()?;
+        cells.payload(&mut record)?;
+        if !set.holds_request(record.id) {
+            set.load_request(record, events);
+        }
+    }
+    Ok(())
+}
+
+/// Stages of [`store`]: what makes room or is referred to, then the rest.
+const FIRST: u8 = 0;
+const THEN: u8 = 1;
+
+/// Writes back what changed, and commits. Changes come before new requests, so that a sequence is released before it is
+/// taken.
 pub(super) async fn store(
     connection: &mut SqliteConnection,
     mut set: WorkingSet,
     cache: &mut SpentCache,
 ) -> Result<(), LedgerError> {
-    ADD_COUNTS
-        .execute(connection, set.count_changes().into_iter(), |args, ((chain_id, status), change)| {
-            args.push_u64(chain_id);
-            args.push(status as i64);
-            args.push(change);
-        })
-        .await?;
-    store_spent(connection, set.spent_changes(), cache).await?;
-    store_requests(connection, std::mem::take(&mut set.requests)).await?;
-    store_batches(connection, &mut set).await?;
-    INSERT_KEYS
-        .execute(connection, set.new_keys.into_iter(), |args, new| {
-            let (tenant, key) = new.key;
-            args.push(tenant);
-            args.push(key);
-            args.push_blob(new.body_hash);
-            args.push_u64(new.request_seq);
-        })
-        .await?;
-    INSERT_EVENTS
-        .execute(connection, set.new_events.into_iter(), |args, (request, event)| {
-            args.push_u64(event.seq);
-            args.push_u64(request);
-            args.push(i64::from(event.request_seq));
-            args.push_blob(event.request_id.0);
-            args.push(event.tenant);
-            args.push_u64(event.chain_id);
-            args.push(event.status as i64);
-            args.push(event.reason.map(|reason| reason.as_str()));
-            args.push(event.detail);
-            args.push_optional_blob(event.batch.map(|batch| batch.lane.sender));
-            args.push(event.batch.map(|batch| batch.nonce.cast_signed()));
-            args.push_optional_blob(event.tx_hash);
-            args.push(event.block_number.map(u64::cast_signed));
-            args.push_u64(event.at_ms);
-        })
-        .await?;
-    INSERT_DECISIONS
-        .execute(connection, set.new_decisions.into_iter(), |args, row| {
-            args.push_u64(row.seq);
-            args.push_u64(row.at_ms);
-            args.push_blob(row.prev);
-            args.push_blob(row.hash);
-            args.push(row.body);
-        })
-        .await?;
-    // One statement each: a repeated key within one would be rare, but the later value must win.
-    for (key, value) in set.new_meta {
-        SET_META
-            .execute(connection, [(key, value)].into_iter(), |args, (key, value)| {
-                args.push(key);
-                args.push(value);
-            })
-            .await?;
-    }
-    Ok(())
+    let mut script = Script::new().commit();
+    add_batches(&mut script, std::mem::take(&mut set.batches));
+    script.add(FIRST, &ADD_COUNTS, set.count_changes(), |args, ((chain_id, status), change)| {
+        args.push_u64(chain_id);
+        args.push(status as i64);
+        args.push(change);
+    });
+    let spent = set.spent_changes();
+    load_spent(connection, &spent, cache).await?;
+    script.add(FIRST, &SET_SPENT, spent, |args, (key, (reserved, spent))| {
+        args.push_u64(key.0);
+        args.push(key.1.as_str());
+        args.push_u64(key.2);
+        let sums = cache.entry(key).or_default();
+        sums.0 = sums.0.wrapping_add(reserved);
+        sums.1 = sums.1.wrapping_add(spent);
+        args.push_decimal(sums.0);
+        args.push_decimal(sums.1);
+    });
+    add_requests(&mut script, set.requests);
+    script.add(THEN, &INSERT_MEMBERS, set.new_members, |args, (batch, position, request)| {
+        args.push_u64(batch);
+        args.push_u64(position);
+        args.push_u64(request);
+    });
+    script.add(THEN, &INSERT_ATTEMPTS, set.new_attempts, |args, (batch, attempt)| {
+        args.push_u64(batch);
+        args.push(i64::from(attempt.index));
+        args.push(attempt.kind as i64);
+        args.push_decimal(attempt.fees.max_fee_per_gas);
+        args.push_decimal(attempt.fees.max_priority_fee_per_gas);
+        args.push_blob(attempt.hash);
+        args.push_blob(attempt.raw);
+        args.push_u64(attempt.created_at.0);
+    });
+    script.add(THEN, &INSERT_KEYS, set.new_keys, |args, new| {
+        let (tenant, key) = new.key;
+        args.push(tenant);
+        args.push(key);
+        args.push_blob(new.body_hash);
+        args.push_u64(new.request_seq);
+    });
+    script.add(THEN, &INSERT_EVENTS, set.new_events, |args, (request, event)| {
+        args.push_u64(event.seq);
+        args.push_u64(request);
+        args.push(i64::from(event.request_seq));
+        args.push_blob(event.request_id.0);
+        args.push(event.tenant);
+        args.push_u64(event.chain_id);
+        args.push(event.status as i64);
+        args.push(event.reason.map(|reason| reason.as_str()));
+        args.push(event.detail);
+        args.push_optional_blob(event.batch.map(|batch| batch.lane.sender));
+        args.push(event.batch.map(|batch| batch.nonce.cast_signed()));
+        args.push_optional_blob(event.tx_hash);
+        args.push(event.block_number.map(u64::cast_signed));
+        args.push_u64(event.at_ms);
+    });
+    script.add(THEN, &INSERT_DECISIONS, set.new_decisions, |args, row| {
+        args.push_u64(row.seq);
+        args.push_u64(row.at_ms);
+        args.push_blob(row.prev);
+        args.push_blob(row.hash);
+        args.push(row.body);
+    });
+    script.add(THEN, &SET_META, set.new_meta, |args, (key, value)| {
+        args.push(key);
+        args.push(value);
+    });
+    script.run(connection).await.map(drop).map_err(|failed| match failed.at_commit {
+        true => commit_error(&failed.error),
+        false => storage_error(&failed.error),
+    })
 }
 
-async fn store_requests(connection: &mut SqliteConnection, entries: Vec<RequestEntry>) -> Result<(), LedgerError> {
-    let mut new = Vec::new();
+fn add_requests(script: &mut Script<'_>, entries: Vec<RequestEntry>) {
+    let (mut new, mut bodies) = (Vec::new(), Vec::new());
     let (mut moved, mut ended, mut released) = (Vec::new(), Vec::new(), Vec::new());
-    for entry in entries.into_iter().filter(|entry| entry.changed) {
-        let status = entry.record.status;
+    for mut entry in entries.into_iter().filter(|entry| entry.changed) {
+        let record = &mut entry.record;
         match entry.stored {
-            None => new.push(entry),
-            Some(_) if !status.is_terminal() => moved.push(entry),
-            Some(_) if holds_nonce(status) => ended.push(entry),
+            None => {
+                let (payload, quote) = (std::mem::take(&mut record.payload), std::mem::take(&mut record.quote));
+                bodies.push((record.seq, payload, record.promise_signature.clone(), quote));
+                new.push(entry);
+            }
+            Some(_) if !record.status.is_terminal() => moved.push(entry),
+            Some(_) if holds_nonce(record.status) => ended.push(entry),
             Some(_) => released.push(entry),
         }
     }
     for (statement, entries) in [(&MOVE_REQUESTS, moved), (&END_REQUESTS, ended), (&RELEASE_REQUESTS, released)] {
-        statement
-            .execute(connection, entries.into_iter(), |args, entry| {
-                args.push_u64(entry.record.seq);
-                push_state(args, &entry);
-            })
-            .await?;
-    }
-    INSERT_REQUESTS
-        .execute(connection, new.iter(), |args, entry| {
-            let record = &entry.record;
-            args.push_u64(record.seq);
-            args.push_blob(record.id.0);
-            args.push(record.tenant.as_str());
-            args.push_u64(record.chain_id);
-            args.push(record.kind.as_str());
-            args.push_optional_blob(record.sequence.map(|(forwarder, _, _)| forwarder));
-            args.push_optional_blob(record.sequence.map(|(_, signer, _)| signer));
-            args.push(record.sequence.map(|(_, _, nonce)| nonce.cast_signed()));
-            args.push_blob(record.target);
-            args.push(record.status as i64);
-            args.push(record.reason.map(|reason| reason.as_str()));
-            args.push_u64(record.deadline.0);
-            args.push_u64(record.accepted_at.0);
-            args.push_u64(record.updated_at.0);
-            args.push_optional_blob(record.batch.map(|batch| batch.lane.sender));
-            args.push(record.batch.map(|batch| batch.nonce.cast_signed()));
-            args.push_decimal(record.reserved_wei);
-            args.push_decimal(record.ceiling_wei_per_gas);
-            push_facts(args, entry);
-            args.push(i64::from(!record.status.is_terminal()));
-            args.push(i64::from(holds_nonce(record.status)));
-        })
-        .await?;
-    INSERT_PAYLOADS
-        .execute(connection, new.into_iter(), |args, entry| {
+        script.add(FIRST, statement, entries, |args, entry| {
             args.push_u64(entry.record.seq);
-            args.push(entry.record.payload);
-            args.push_blob(entry.record.promise_signature);
-            args.push(entry.record.quote);
-        })
-        .await
+            push_state(args, &entry);
+        });
+    }
+    script.add(THEN, &INSERT_REQUESTS, new, |args, entry| {
+        let record = &entry.record;
+        args.push_u64(record.seq);
+        args.push_blob(record.id.0);
+        args.push(record.tenant.as_str());
+        args.push_u64(record.chain_id);
+        args.push(record.kind.as_str());
+        args.push_optional_blob(record.sequence.map(|(forwarder, _, _)| forwarder));
+        args.push_optional_blob(record.sequence.map(|(_, signer, _)| signer));
+        args.push(record.sequence.map(|(_, _, nonce)| nonce.cast_signed()));
+        args.push_blob(record.target);
+        args.push(record.status as i64);
+        args.push(record.reason.map(|reason| reason.as_str()));
+        args.push_u64(record.deadline.0);
+        args.push_u64(record.accepted_at.0);
+        args.push_u64(record.updated_at.0);
+        args.push_optional_blob(record.batch.map(|batch| batch.lane.sender));
+        args.push(record.batch.map(|batch| batch.nonce.cast_signed()));
+        args.push_decimal(record.reserved_wei);
+        args.push_decimal(record.ceiling_wei_per_gas);
+        push_facts(args, &entry);
+        args.push(i64::from(!record.status.is_terminal()));
+        args.push(i64::from(holds_nonce(record.status)));
+    });
+    script.add(THEN, &INSERT_PAYLOADS, bodies, |args, (request, payload, promise_signature, quote)| {
+        args.push_u64(request);
+        args.push(payload);
+        args.push_blob(promise_signature);
+        args.push(quote);
+    });
 }
 
 /// `status … events` of a change.
@@ -383,101 +419,70 @@ fn push_facts(args: &mut Args, entry: &RequestEntry) {
     args.push(i64::from(entry.events));
 }
 
-async fn store_batches(connection: &mut SqliteConnection, set: &mut WorkingSet) -> Result<(), LedgerError> {
-    let (new, known): (Vec<_>, Vec<_>) = std::mem::take(&mut set.batches).into_iter().partition(|batch| batch.is_new);
-    INSERT_BATCHES
-        .execute(connection, new.into_iter(), |args, entry| {
-            let record = entry.record;
-            args.push_u64(entry.seq);
-            args.push_u64(record.id.lane.chain_id);
-            args.push_blob(record.id.lane.sender);
-            args.push_u64(record.id.nonce);
-            args.push(record.state as i64);
-            args.push_blob(record.to);
-            args.push_decimal(record.value);
-            args.push_u64(record.gas_limit);
-            args.push_u64(record.deadline.0);
-            args.push_decimal(record.ceiling_wei_per_gas);
-            args.push(record.trigger);
-            args.push_u64(record.created_at.0);
-            args.push_optional_blob(record.included_hash);
-            args.push(record.block.map(|(number, _)| number.cast_signed()));
-            args.push_optional_blob(record.block.map(|(_, hash)| hash));
-            args.push(record.gas_used.map(u64::cast_signed));
-            args.push(record.cost_wei.map(|cost| cost.to_string()));
-        })
-        .await?;
+fn add_batches(script: &mut Script<'_>, entries: Vec<BatchEntry>) {
+    let (new, known): (Vec<_>, Vec<_>) = entries.into_iter().partition(|batch| batch.is_new);
     let changed: Vec<_> = known.into_iter().filter(|batch| batch.changed).collect();
-    UPDATE_BATCHES
-        .execute(connection, changed.into_iter(), |args, entry| {
-            let record = entry.record;
-            args.push_u64(entry.seq);
-            args.push(record.state as i64);
-            args.push_optional_blob(record.included_hash);
-            args.push(record.block.map(|(number, _)| number.cast_signed()));
-            args.push_optional_blob(record.block.map(|(_, hash)| hash));
-            args.push(record.gas_used.map(u64::cast_signed));
-            args.push(record.cost_wei.map(|cost| cost.to_string()));
-        })
-        .await?;
-    INSERT_MEMBERS
-        .execute(connection, std::mem::take(&mut set.new_members).into_iter(), |args, (batch, position, request)| {
-            args.push_u64(batch);
-            args.push_u64(position);
-            args.push_u64(request);
-        })
-        .await?;
-    INSERT_ATTEMPTS
-        .execute(connection, std::mem::take(&mut set.new_attempts).into_iter(), |args, (batch, attempt)| {
-            args.push_u64(batch);
-            args.push(i64::from(attempt.index));
-            args.push(attempt.kind as i64);
-            args.push_decimal(attempt.fees.max_fee_per_gas);
-            args.push_decimal(attempt.fees.max_priority_fee_per_gas);
-            args.push_blob(attempt.hash);
-            args.push_blob(attempt.raw);
-            args.push_u64(attempt.created_at.0);
-        })
-        .await
+    script.add(FIRST, &INSERT_BATCHES, new, |args, entry| {
+        let record = entry.record;
+        args.push_u64(entry.seq);
+        args.push_u64(record.id.lane.chain_id);
+        args.push_blob(record.id.lane.sender);
+        args.push_u64(record.id.nonce);
+        args.push(record.state as i64);
+        args.push_blob(record.to);
+        args.push_decimal(record.value);
+        args.push_u64(record.gas_limit);
+        args.push_u64(record.deadline.0);
+        args.push_decimal(record.ceiling_wei_per_gas);
+        args.push(record.trigger);
+        args.push_u64(record.created_at.0);
+        args.push_optional_blob(record.included_hash);
+        args.push(record.block.map(|(number, _)| number.cast_signed()));
+        args.push_optional_blob(record.block.map(|(_, hash)| hash));
+        args.push(record.gas_used.map(u64::cast_signed));
+        args.push(record.cost_wei.map(|cost| cost.to_string()));
+    });
+    script.add(FIRST, &UPDATE_BATCHES, changed, |args, entry| {
+        let record = entry.record;
+        args.push_u64(entry.seq);
+        args.push(record.state as i64);
+        args.push_optional_blob(record.included_hash);
+        args.push(record.block.map(|(number, _)| number.cast_signed()));
+        args.push_optional_blob(record.block.map(|(_, hash)| hash));
+        args.push(record.gas_used.map(u64::cast_signed));
+        args.push(record.cost_wei.map(|cost| cost.to_string()));
+    });
 }
 
-async fn store_spent(
+/// Makes `cache` hold the sums that `changes` changes, where they exist.
+async fn load_spent(
     connection: &mut SqliteConnection,
-    changes: HashMap<SpentKey, (U256, U256)>,
+    changes: &HashMap<SpentKey, (U256, U256)>,
     cache: &mut SpentCache,
 ) -> Result<(), LedgerError> {
     if cache.len() > SPENT_CACHE_LIMIT {
         cache.clear();
     }
-    let unknown: Vec<SpentKey> = changes.keys().filter(|key| !cache.contains_key(key)).cloned().collect();
-    for row in SPENT
-        .fetch(connection, &unknown, |args, (hour, tenant, chain_id)| {
-            args.push_u64(*hour);
-            args.push(tenant.as_str());
-            args.push_u64(*chain_id);
-        })
-        .await?
-    {
-        let mut cells = Cells::of("sum of spendings", &row);
+    let unknown: Vec<&SpentKey> = changes.keys().filter(|key| !cache.contains_key(key)).collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let mut script = Script::new();
+    script.add(0, &SPENT, unknown, |args, (hour, tenant, chain_id)| {
+        args.push_u64(*hour);
+        args.push(tenant.as_str());
+        args.push_u64(*chain_id);
+    });
+    for row in run(script, connection).await?.rows_of(&SPENT) {
+        let mut cells = Cells::of("sum of spendings", row);
         let key = (cells.u64()?, cells.text()?, cells.u64()?);
         cache.insert(key, (cells.decimal()?, cells.decimal()?));
     }
-    SET_SPENT
-        .execute(connection, changes.into_iter(), |args, (key, (reserved, spent))| {
-            args.push_u64(key.0);
-            args.push(key.1.as_str());
-            args.push_u64(key.2);
-            let sums = cache.entry(key).or_default();
-            sums.0 = sums.0.wrapping_add(reserved);
-            sums.1 = sums.1.wrapping_add(spent);
-            args.push_decimal(sums.0);
-            args.push_decimal(sums.1);
-        })
-        .await
+    Ok(())
 }
 
 /// The request's number and record, payload included.
-pub(super) fn whole_request(row: &sqlx::sqlite::SqliteRow) -> Result<crate::ledger::RequestRecord, LedgerError> {
+pub(super) fn whole_request(row: &SqliteRow) -> Result<RequestRecord, LedgerError> {
     let mut cells = Cells::of("request", row);
     let (mut record, _) = cells.request()?;
     cells.payload(&mut record)?;
@@ -485,7 +490,7 @@ pub(super) fn whole_request(row: &sqlx::sqlite::SqliteRow) -> Result<crate::ledg
 }
 
 /// Ids of the rows' first columns.
-pub(super) fn request_ids(rows: &[sqlx::sqlite::SqliteRow]) -> Result<Vec<RequestId>, LedgerError> {
+pub(super) fn request_ids(rows: &[SqliteRow]) -> Result<Vec<RequestId>, LedgerError> {
     debug_assert!(rows.iter().all(|row| row.len() == 1));
     rows.iter().map(|row| Cells::of("batch member", row).request_id()).collect()
 }
