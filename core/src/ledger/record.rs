@@ -20,8 +20,9 @@ pub enum Write {
     /// a known request belongs to that request from then on. A refused request leaves no key behind.
     Accept(Box<NewRequest>),
     /// Bind queued requests to a (lane, nonce) and store the first signed attempt (index 0). Every member must be
-    /// `queued`, once in the list, and of the lane's chain; the nonce must be one above the lane's highest (invariant I4;
-    /// any nonce may start a lane); the attempt's hash must be new. Otherwise the outcome is [`WriteOutcome::Refused`]
+    /// `queued`, once in the list, and of the lane's chain; the nonce must be above the lane's highest (invariant I4; it may
+    /// skip nonces that a stranger consumed, and a batch without members may fill a hole below); the attempt's hash must be
+    /// new. Otherwise the outcome is [`WriteOutcome::Refused`]
     /// and nothing of this write is applied. A batch without members is allowed: it fills a hole.
     Plan(Box<PlannedBatch>),
     /// Store a further signed attempt (replacement or cancel) of a batch that is not final, with an index above the
