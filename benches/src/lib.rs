@@ -27,6 +27,7 @@ pub mod http;
 pub mod node;
 pub mod proxy;
 pub mod relayer;
+pub mod report;
 pub mod rng;
 pub mod wallet;
 pub mod world;

@@ -5,7 +5,7 @@ use std::{
     env,
     ffi::OsString,
     fs::{self, File, OpenOptions},
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -61,6 +61,7 @@ pub struct RelayerBuilder {
     config: Option<String>,
     environment: Vec<(OsString, OsString)>,
     database: Option<PathBuf>,
+    listen: Option<SocketAddr>,
 }
 
 impl RelayerBuilder {
@@ -114,6 +115,12 @@ impl RelayerBuilder {
         self
     }
 
+    /// The API's address; a free port of this machine by default.
+    pub const fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = Some(address);
+        self
+    }
+
     /// Starts it and waits until it is ready.
     ///
     /// # Errors
@@ -136,7 +143,8 @@ impl RelayerBuilder {
         let dir = TempDir::with_prefix("slackwater-relayer-").map_err(BenchError::io("temporary directory"))?;
         let database = self.database.clone().unwrap_or_else(|| dir.path().join("ledger.db"));
         // Held only for a moment: the relayer must keep one address over restarts.
-        let listener = TcpListener::bind("127.0.0.1:0").map_err(BenchError::io("a free port"))?;
+        let wanted = self.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
+        let listener = TcpListener::bind(wanted).map_err(BenchError::io(format!("port of {wanted}")))?;
         let listen = listener.local_addr().map_err(BenchError::io("a free port"))?;
         drop(listener);
         let config_path = dir.path().join("slackwater.toml");
@@ -208,6 +216,7 @@ impl Relayer {
             config: None,
             environment: Vec::new(),
             database: None,
+            listen: None,
         }
     }
 
