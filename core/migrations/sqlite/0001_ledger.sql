@@ -132,7 +132,6 @@ CREATE TABLE events (
 ) STRICT;
 
 CREATE UNIQUE INDEX events_request ON events (request, request_seq);
-CREATE INDEX events_tenant ON events (tenant, seq);
 
 CREATE TABLE decisions (
     seq   INTEGER PRIMARY KEY,

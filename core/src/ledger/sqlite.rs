@@ -58,7 +58,7 @@ impl SqliteConfig {
             busy_timeout_ms: 5_000,
             read_connections: 4,
             cache_kib: 64 * 1_024,
-            checkpoint_pages: 8_192,
+            checkpoint_pages: 4_096,
         }
     }
 

@@ -81,30 +81,46 @@ static INSERT_REQUESTS: Rows = Rows::new(
     "INSERT OR ROLLBACK INTO requests (seq, id, tenant, chain_id, kind, forwarder, signer, signer_nonce, target, status, reason, \
      deadline_ms, accepted_at_ms, updated_at_ms, batch_sender, batch_nonce, reserved_wei, ceiling_wei_per_gas, \
      cost_wei, gas_used, tx_hash, block_number, batch_failures, events, open, holds_nonce) SELECT * FROM (VALUES ",
-    26, NEW_ROWS,
+    26,
+    NEW_ROWS,
 );
-static INSERT_PAYLOADS: Rows =
-    Rows::new("INSERT OR ROLLBACK INTO payloads (request, payload, promise_signature, quote) SELECT * FROM (VALUES ", 4, NEW_ROWS);
-static INSERT_KEYS: Rows = Rows::new("INSERT OR ROLLBACK INTO idempotency (tenant, key, body_hash, request) SELECT * FROM (VALUES ", 4, NEW_ROWS);
+static INSERT_PAYLOADS: Rows = Rows::new(
+    "INSERT OR ROLLBACK INTO payloads (request, payload, promise_signature, quote) SELECT * FROM (VALUES ",
+    4,
+    NEW_ROWS,
+);
+static INSERT_KEYS: Rows = Rows::new(
+    "INSERT OR ROLLBACK INTO idempotency (tenant, key, body_hash, request) SELECT * FROM (VALUES ",
+    4,
+    NEW_ROWS,
+);
 static INSERT_BATCHES: Rows = Rows::new(
     "INSERT OR ROLLBACK INTO batches (seq, chain_id, sender, nonce, state, recipient, value_wei, gas_limit, deadline_ms, \
      ceiling_wei_per_gas, trigger, created_at_ms, included_hash, block_number, block_hash, gas_used, cost_wei) SELECT * FROM (VALUES ",
-    17, NEW_ROWS,
+    17,
+    NEW_ROWS,
 );
-static INSERT_MEMBERS: Rows = Rows::new("INSERT OR ROLLBACK INTO batch_members (batch, position, request) SELECT * FROM (VALUES ", 3, NEW_ROWS);
+static INSERT_MEMBERS: Rows =
+    Rows::new("INSERT OR ROLLBACK INTO batch_members (batch, position, request) SELECT * FROM (VALUES ", 3, NEW_ROWS);
 static INSERT_ATTEMPTS: Rows = Rows::new(
     "INSERT OR ROLLBACK INTO attempts (batch, idx, kind, max_fee_wei_per_gas, max_priority_fee_wei_per_gas, hash, raw, \
      created_at_ms) SELECT * FROM (VALUES ",
-    8, NEW_ROWS,
+    8,
+    NEW_ROWS,
 );
 static INSERT_EVENTS: Rows = Rows::new(
     "INSERT OR ROLLBACK INTO events (seq, request, request_seq, request_id, tenant, chain_id, status, reason, detail, \
      batch_sender, batch_nonce, tx_hash, block_number, at_ms) SELECT * FROM (VALUES ",
-    14, NEW_ROWS,
+    14,
+    NEW_ROWS,
 );
-static INSERT_DECISIONS: Rows = Rows::new("INSERT OR ROLLBACK INTO decisions (seq, at_ms, prev, hash, body) SELECT * FROM (VALUES ", 5, NEW_ROWS);
-static SET_META: Rows =
-    Rows::new("INSERT INTO meta (key, value) SELECT * FROM (VALUES ", 2, ") WHERE column1 IS NOT NULL ON CONFLICT (key) DO UPDATE SET value = excluded.value");
+static INSERT_DECISIONS: Rows =
+    Rows::new("INSERT OR ROLLBACK INTO decisions (seq, at_ms, prev, hash, body) SELECT * FROM (VALUES ", 5, NEW_ROWS);
+static SET_META: Rows = Rows::new(
+    "INSERT INTO meta (key, value) SELECT * FROM (VALUES ",
+    2,
+    ") WHERE column1 IS NOT NULL ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+);
 static ADD_COUNTS: Rows = Rows::new(
     "INSERT INTO request_counts (chain_id, status, requests) SELECT * FROM (VALUES ",
     3,

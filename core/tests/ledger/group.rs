@@ -1,0 +1,303 @@
+//! Group commit, on a ledger whose commits can be held back and made to fail.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use slackwater::{
+    ledger::{
+        AttemptRecord, BatchRecord, DecisionRow, Durable, EventFilter, EventRecord, GroupCommit, GroupCommitConfig,
+        Ledger, LedgerError, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+    },
+    request::{BatchId, LaneId, RequestId, Status},
+};
+use tokio::sync::Semaphore;
+
+use crate::{Store, sample::*, sqlite::TempStore};
+
+/// A ledger that commits when it is allowed to, notes the sizes of its commits, and fails on demand.
+#[derive(Debug)]
+struct Staged {
+    inner: Arc<dyn Ledger>,
+    /// One permit per commit.
+    gate: Semaphore,
+    sizes: Mutex<Vec<usize>>,
+    failures: Mutex<VecDeque<Option<LedgerError>>>,
+    _store: TempStore,
+}
+
+impl Staged {
+    async fn new() -> Arc<Self> {
+        let store = TempStore::new();
+        let inner = store.open().await;
+        let (sizes, failures) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { inner, gate: Semaphore::new(0), sizes, failures, _store: store })
+    }
+
+    fn allow(&self, commits: usize) {
+        self.gate.add_permits(commits);
+    }
+
+    /// What the next commits do: `None` succeeds.
+    fn then(&self, results: impl IntoIterator<Item = Option<LedgerError>>) {
+        self.failures.lock().unwrap().extend(results);
+    }
+
+    fn sizes(&self) -> Vec<usize> {
+        self.sizes.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Ledger for Staged {
+    async fn commit(&self, writes: Vec<Write>) -> Result<Vec<Durable<WriteOutcome>>, LedgerError> {
+        self.sizes.lock().unwrap().push(writes.len());
+        self.gate.acquire().await.unwrap().forget();
+        let failure = self.failures.lock().unwrap().pop_front().flatten();
+        match failure {
+            Some(error) => Err(error),
+            None => self.inner.commit(writes).await,
+        }
+    }
+    async fn request(&self, id: RequestId) -> Result<Option<RequestRecord>, LedgerError> {
+        self.inner.request(id).await
+    }
+    async fn requests(&self, filter: &RequestFilter) -> Result<Vec<RequestRecord>, LedgerError> {
+        self.inner.requests(filter).await
+    }
+    async fn open_requests(&self, chain: u64, after: u64, limit: usize) -> Result<Vec<RequestRecord>, LedgerError> {
+        self.inner.open_requests(chain, after, limit).await
+    }
+    async fn batch(
+        &self,
+        id: BatchId,
+    ) -> Result<Option<(BatchRecord, Vec<AttemptRecord>, Vec<RequestId>)>, LedgerError> {
+        self.inner.batch(id).await
+    }
+    async fn open_batches(
+        &self,
+        lane: LaneId,
+    ) -> Result<Vec<(BatchRecord, Vec<Durable<AttemptRecord>>, Vec<RequestId>)>, LedgerError> {
+        self.inner.open_batches(lane).await
+    }
+    async fn next_nonce(&self, lane: LaneId) -> Result<Option<u64>, LedgerError> {
+        self.inner.next_nonce(lane).await
+    }
+    async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRecord>, LedgerError> {
+        self.inner.events(filter).await
+    }
+    async fn last_event_seq(&self) -> Result<u64, LedgerError> {
+        self.inner.last_event_seq().await
+    }
+    async fn spent(&self, since_ms: u64) -> Result<Vec<SpentRow>, LedgerError> {
+        self.inner.spent(since_ms).await
+    }
+    async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<DecisionRow>, LedgerError> {
+        self.inner.decisions(after, limit).await
+    }
+    async fn last_decision(&self) -> Result<Option<DecisionRow>, LedgerError> {
+        self.inner.last_decision().await
+    }
+    async fn counts(&self) -> Result<Vec<(u64, Status, u64)>, LedgerError> {
+        self.inner.counts().await
+    }
+    async fn meta(&self, key: &str) -> Result<Option<String>, LedgerError> {
+        self.inner.meta(key).await
+    }
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
+
+type Answer = Result<Vec<Durable<WriteOutcome>>, LedgerError>;
+
+/// Submits requests with these numbers as one submission, and returns when they wait in the queue.
+async fn submit(group: &GroupCommit, numbers: impl IntoIterator<Item = u64>) -> tokio::task::JoinHandle<Answer> {
+    let writes: Vec<Write> = numbers.into_iter().map(|n| accept(new(n))).collect();
+    let waiting = group.waiting() + writes.len();
+    let handle = group.clone();
+    let task = tokio::spawn(async move { handle.submit_all(writes).await });
+    while group.waiting() < waiting {
+        tokio::task::yield_now().await;
+    }
+    task
+}
+
+/// Waits until so many commits have begun.
+async fn begun(ledger: &Staged, commits: usize) {
+    while ledger.sizes().len() < commits {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn outcomes(answer: Answer) -> Vec<WriteOutcome> {
+    answer.expect("commits").into_iter().map(Durable::into_inner).collect()
+}
+
+fn storage() -> LedgerError {
+    LedgerError::Storage("disk on fire".to_owned())
+}
+
+#[tokio::test]
+async fn waiting_writes_share_a_commit() {
+    let ledger = Staged::new().await;
+    let config = GroupCommitConfig { max_group: 5, ..GroupCommitConfig::default() };
+    let (group, task) = GroupCommit::spawn(ledger.clone(), config);
+    let mut events = group.subscribe();
+    let first = submit(&group, [1]).await;
+    begun(&ledger, 1).await;
+    let rest = [submit(&group, [2, 3]).await, submit(&group, [4, 5]).await, submit(&group, [6, 7]).await];
+    // Larger than any group, but never split.
+    let large = submit(&group, 10..18).await;
+    assert!(events.try_recv().is_err(), "no event before its commit");
+    ledger.allow(4);
+    accepted(&outcomes(first.await.unwrap())[0]);
+    for submission in rest {
+        let outcomes = outcomes(submission.await.unwrap());
+        assert_eq!(outcomes.len(), 2);
+        for outcome in &outcomes {
+            accepted(outcome);
+        }
+    }
+    assert_eq!(outcomes(large.await.unwrap()).len(), 8);
+    assert_eq!(ledger.sizes(), [1, 4, 2, 8]);
+    let mut seen = Vec::new();
+    while let Ok(published) = events.try_recv() {
+        seen.extend(published.iter().map(|event| event.seq));
+    }
+    assert_eq!(seen, (1..=15).collect::<Vec<_>>());
+    assert_eq!(group.waiting(), 0);
+    group.close().await;
+    task.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn full_queue_pushes_back() {
+    let ledger = Staged::new().await;
+    let config = GroupCommitConfig { queue_len: 4, ..GroupCommitConfig::default() };
+    let (group, _task) = GroupCommit::spawn(ledger.clone(), config);
+    let first = submit(&group, [1, 2]).await;
+    begun(&ledger, 1).await;
+    let second = submit(&group, [3, 4]).await;
+    assert!(matches!(group.try_submit(accept(new(5))).await, Err(LedgerError::Full { len: 4, limit: 4 })));
+    let huge = (0..5).map(|n| accept(new(n))).collect();
+    assert!(matches!(group.submit_all(huge).await, Err(LedgerError::Full { len: 5, limit: 4 })));
+    // `submit` waits for room instead.
+    let patient = tokio::spawn({
+        let group = group.clone();
+        async move { group.submit(accept(new(5))).await }
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(group.waiting(), 4);
+    ledger.allow(3);
+    accepted(patient.await.unwrap().unwrap().get());
+    first.await.unwrap().unwrap();
+    second.await.unwrap().unwrap();
+    assert!(group.submit_all(Vec::new()).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn storage_failure_reaches_every_submitter_and_passes() {
+    let ledger = Staged::new().await;
+    let (group, _task) = GroupCommit::spawn(ledger.clone(), GroupCommitConfig::default());
+    ledger.then([None, Some(storage())]);
+    let first = submit(&group, [1]).await;
+    begun(&ledger, 1).await;
+    let doomed = [submit(&group, [2]).await, submit(&group, [3]).await];
+    ledger.allow(3);
+    first.await.unwrap().unwrap();
+    for submission in doomed {
+        assert!(matches!(submission.await.unwrap(), Err(LedgerError::Storage(_))));
+    }
+    assert_eq!(accepted(group.submit(accept(new(2))).await.unwrap().get()).seq, 2);
+}
+
+#[tokio::test]
+async fn damage_fails_only_who_needs_it() {
+    let ledger = Staged::new().await;
+    let (group, _task) = GroupCommit::spawn(ledger.clone(), GroupCommitConfig::default());
+    let damage = LedgerError::Damaged { what: "request", detail: "unreadable".to_owned() };
+    // The group meets damage; alone, the second submission does again.
+    ledger.then([None, Some(damage.clone()), None, Some(damage), None]);
+    let first = submit(&group, [1]).await;
+    begun(&ledger, 1).await;
+    let [before, bad, after] = [submit(&group, [2]).await, submit(&group, [3]).await, submit(&group, [4]).await];
+    ledger.allow(5);
+    first.await.unwrap().unwrap();
+    assert_eq!(accepted(&outcomes(before.await.unwrap())[0]).seq, 2);
+    assert!(matches!(bad.await.unwrap(), Err(LedgerError::Damaged { .. })));
+    assert_eq!(accepted(&outcomes(after.await.unwrap())[0]).seq, 3);
+    assert_eq!(ledger.sizes(), [1, 3, 1, 1, 1]);
+}
+
+#[tokio::test]
+async fn doubt_is_sticky() {
+    let ledger = Staged::new().await;
+    let config = GroupCommitConfig { max_group: 1, ..GroupCommitConfig::default() };
+    let (group, task) = GroupCommit::spawn(ledger.clone(), config);
+    ledger.then([Some(LedgerError::InDoubt("sync failed".to_owned()))]);
+    let first = submit(&group, [1]).await;
+    begun(&ledger, 1).await;
+    let queued = [submit(&group, [2]).await, submit(&group, [3]).await];
+    ledger.allow(9);
+    assert!(matches!(first.await.unwrap(), Err(LedgerError::InDoubt(_))));
+    for submission in queued {
+        assert!(matches!(submission.await.unwrap(), Err(LedgerError::InDoubt(_))));
+    }
+    assert!(matches!(group.submit(accept(new(4))).await, Err(LedgerError::InDoubt(_))));
+    assert!(matches!(group.try_submit(accept(new(4))).await, Err(LedgerError::InDoubt(_))));
+    // The task ends, so that its owner notices.
+    assert!(matches!(task.await.unwrap(), Err(LedgerError::InDoubt(_))));
+    assert_eq!(ledger.sizes(), [1]);
+    group.close().await;
+}
+
+#[tokio::test]
+async fn close_commits_what_waits() {
+    let ledger = Staged::new().await;
+    let config = GroupCommitConfig { max_group: 2, ..GroupCommitConfig::default() };
+    let (group, task) = GroupCommit::spawn(ledger.clone(), config);
+    let first = submit(&group, [1]).await;
+    begun(&ledger, 1).await;
+    let queued = [submit(&group, [2, 3]).await, submit(&group, [4]).await, submit(&group, [5]).await];
+    let closing = tokio::spawn({
+        let group = group.clone();
+        async move { group.close().await }
+    });
+    tokio::task::yield_now().await;
+    assert!(matches!(group.submit(accept(new(6))).await, Err(LedgerError::Closed)));
+    ledger.allow(9);
+    closing.await.unwrap();
+    task.await.unwrap().unwrap();
+    first.await.unwrap().unwrap();
+    for submission in queued {
+        submission.await.unwrap().unwrap();
+    }
+    assert_eq!(ledger.last_event_seq().await.unwrap(), 5);
+    group.close().await;
+}
+
+#[tokio::test]
+async fn aborted_writer_leaves_doubt() {
+    let ledger = Staged::new().await;
+    let (group, task) = GroupCommit::spawn(ledger.clone(), GroupCommitConfig::default());
+    let first = submit(&group, [1]).await;
+    begun(&ledger, 1).await;
+    task.abort();
+    assert!(matches!(first.await.unwrap(), Err(LedgerError::InDoubt(_))));
+    assert!(group.submit(accept(new(2))).await.is_err());
+    group.close().await;
+}
+
+#[tokio::test]
+async fn vanished_submitter_takes_nothing_back() {
+    let ledger = Staged::new().await;
+    let (group, _task) = GroupCommit::spawn(ledger.clone(), GroupCommitConfig::default());
+    let first = submit(&group, [1]).await;
+    begun(&ledger, 1).await;
+    first.abort();
+    ledger.allow(2);
+    duplicate(group.submit(accept(new(1))).await.unwrap().get());
+}
