@@ -37,6 +37,14 @@ impl Executions {
     pub const fn is_exactly_once(&self) -> bool {
         self.never.is_empty() && self.repeated.is_empty()
     }
+
+    fn add(&mut self, id: B256, count: u64) {
+        match count {
+            0 => self.never.push(id),
+            1 => self.once += 1,
+            more => self.repeated.push((id, more)),
+        }
+    }
 }
 
 /// How often each request was executed, by its tag.
@@ -48,11 +56,31 @@ pub async fn executions(node: &Node, world: &World, requests: &[SignedRequest]) 
     let counts = read_words(node, world, world.guestbook, calls).await?;
     let mut executions = Executions::default();
     for (request, count) in requests.iter().zip(counts) {
-        match u64::try_from(count).unwrap_or(u64::MAX) {
-            0 => executions.never.push(request.id),
-            1 => executions.once += 1,
-            more => executions.repeated.push((request.id, more)),
-        }
+        executions.add(request.id, u64::try_from(count).unwrap_or(u64::MAX));
+    }
+    Ok(executions)
+}
+
+/// How often each request was executed in blocks `from` to `to`, by the guest book's events: also for requests that mark
+/// nothing.
+///
+/// # Errors
+/// If the node does not answer.
+pub async fn executions_by_event(
+    node: &Node,
+    world: &World,
+    requests: &[SignedRequest],
+    from: u64,
+    to: u64,
+) -> Result<Executions> {
+    let mut counts: BTreeMap<(Address, B256), u64> = BTreeMap::new();
+    for (user, _, tag) in entries(node, world, from, to).await? {
+        *counts.entry((user, tag)).or_default() += 1;
+    }
+    let mut executions = Executions::default();
+    for request in requests {
+        let count = counts.get(&(request.forward.from, request.tag)).copied().unwrap_or(0);
+        executions.add(request.id, count);
     }
     Ok(executions)
 }
@@ -232,11 +260,18 @@ impl Relayed {
 /// # Errors
 /// If the node does not answer.
 pub async fn entries(node: &Node, world: &World, from: u64, to: u64) -> Result<Vec<(Address, u64, B256)>> {
-    let logs = node.logs(world.guestbook, json!([Signed::SIGNATURE_HASH, Value::Null, Value::Null]), from, to).await?;
-    let entry = |log: &crate::node::Log| {
-        let event = Signed::decode_raw_log(log.topics.iter().copied(), &log.data)
-            .map_err(|error| BenchError::unexpected("Signed", error))?;
-        Ok((event.user, u64::try_from(event.count).unwrap_or(u64::MAX), event.tag))
-    };
-    logs.iter().map(entry).collect()
+    let topics = json!([Signed::SIGNATURE_HASH, Value::Null, Value::Null]);
+    let mut entries = Vec::new();
+    let mut next = from;
+    while next <= to {
+        // A few blocks at a time: an answer of a hundred thousand events is slow to make and to read.
+        let last = (next + 9).min(to);
+        for log in node.logs(world.guestbook, topics.clone(), next, last).await? {
+            let event = Signed::decode_raw_log(log.topics.iter().copied(), &log.data)
+                .map_err(|error| BenchError::unexpected("Signed", error))?;
+            entries.push((event.user, u64::try_from(event.count).unwrap_or(u64::MAX), event.tag));
+        }
+        next = last + 1;
+    }
+    Ok(entries)
 }

@@ -125,6 +125,9 @@ pub struct Ask {
 /// Gas that `Guestbook.mark` gets: it uses up to 96 k for a user's first entry with a new tag.
 pub const MARK_GAS: u64 = 120_000;
 
+/// Gas that `Guestbook.sign` gets: it uses up to 56 k for a user's first entry.
+pub const MESSAGE_GAS: u64 = 80_000;
+
 /// On-chain deadline of requests that say nothing else: this long after signing.
 const DEADLINE_S: u64 = 3_600;
 
@@ -176,23 +179,34 @@ impl Crowd {
         self.sign(user, &ask)
     }
 
-    /// One request of `user` that leaves a message.
+    /// One request of `user` that leaves a message; its tag is the message's hash.
     pub fn message(&mut self, user: usize, text: &str) -> SignedRequest {
+        self.leave(user, text, None)
+    }
+
+    /// As [`Self::message`], with the API's `within`.
+    pub fn message_within(&mut self, user: usize, text: &str, within: &str) -> SignedRequest {
+        self.leave(user, text, Some(within.to_owned()))
+    }
+
+    fn leave(&mut self, user: usize, text: &str, within: Option<String>) -> SignedRequest {
         let data = signCall { message: text.to_owned() }.abi_encode();
-        let ask = Ask { data: data.into(), gas: 200_000, ..self.ask_mark(None) };
-        let mut request = self.sign(user, &ask);
-        request.tag = keccak256(text);
-        request
+        let ask = self.ask(data, MESSAGE_GAS, within);
+        SignedRequest { tag: keccak256(text), ..self.sign(user, &ask) }
     }
 
     fn ask_mark(&mut self, within: Option<String>) -> Ask {
         let tag = keccak256(format!("slackwater test tag {} {}", self.name, self.marked));
         self.marked += 1;
+        self.ask(markCall { tag }.abi_encode(), MARK_GAS, within)
+    }
+
+    fn ask(&self, data: Vec<u8>, gas: u64, within: Option<String>) -> Ask {
         Ask {
             to: self.guestbook,
             value: U256::ZERO,
-            gas: MARK_GAS,
-            data: markCall { tag }.abi_encode().into(),
+            gas,
+            data: data.into(),
             deadline_s: unix_seconds() + DEADLINE_S,
             within,
             max_cost_wei: None,

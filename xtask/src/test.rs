@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::contracts;
 use crate::steps::{Done, Steps, run_tests, say};
-use crate::tools::{ANVIL_VAR, anvil, repo_root, run};
+use crate::tools::{ANVIL_VAR, LocalChain, anvil, repo_root, run};
 
 /// Check everything: form, lints, documentation, dependencies, contracts, tests, a short load.
 ///
@@ -82,7 +82,8 @@ fn pure_core() -> Result<Done> {
 fn embed() -> Result<Done> {
     // As the tests built it: with the same features.
     let program = built("examples/embed")?;
-    run(Command::new(program).env(ANVIL_VAR, anvil()?).current_dir(repo_root()))?;
+    let chain = LocalChain::start()?;
+    run(Command::new(program).arg(chain.url()).current_dir(repo_root()))?;
     Ok(Done::Passed)
 }
 

@@ -2,9 +2,10 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::thread;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -99,6 +100,40 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     };
     ensure!(status.success(), "`{shown}` failed: {status}");
     Ok(())
+}
+
+/// A local chain with a block a second, on a free port. Ends when dropped.
+#[derive(Debug)]
+pub(crate) struct LocalChain {
+    child: Child,
+    url: String,
+}
+
+impl LocalChain {
+    /// Starts anvil.
+    pub(crate) fn start() -> Result<Self> {
+        let mut command = Command::new(anvil()?);
+        command.args(["--host", "127.0.0.1", "--port", "0", "--block-time", "1"]).stdin(Stdio::null());
+        let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start anvil")?;
+        let mut lines = BufReader::new(child.stdout.take().context("anvil has no output")?).lines();
+        let listening = lines.by_ref().find_map(|line| line.ok()?.strip_prefix("Listening on ").map(str::to_owned));
+        let chain = Self { child, url: format!("http://{}", listening.context("anvil ended before it listened")?) };
+        // It must never wait for somebody to read.
+        thread::spawn(move || lines.for_each(drop));
+        Ok(chain)
+    }
+
+    /// Its RPC address.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl Drop for LocalChain {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// Whether `node_modules` holds what the lock file says: npm writes its own copy of the lock last.

@@ -23,7 +23,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use slackwater_benches::{
     Anvil, BenchError, Node, Relayer, RelayerClient, Result, World,
-    count::{Relayed, executions},
+    count::{Relayed, executions, executions_by_event},
     http::Http,
     relayer::{peak_resident_bytes, resident_bytes},
     report::{Latencies, duration, ether, grouped, mebibytes},
@@ -68,6 +68,9 @@ struct Args {
     /// How many users sign them, taking turns.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     users: u64,
+    /// What the requests do: `mark` leaves two storage words behind for each, `sign` only counts the user's visits.
+    #[arg(long, default_value = "mark", value_parser = ["mark", "sign"])]
+    call: String,
     /// Whose keys: other names are other people, who never signed before.
     #[arg(long, default_value = "load")]
     crowd: String,
@@ -212,7 +215,11 @@ fn sign(args: &Args, world: &World) -> Result<Vec<SignedRequest>> {
     let users = usize::try_from(args.users.min(args.requests)).unwrap_or(usize::MAX);
     let mut crowd = Crowd::named(world, &args.crowd, users);
     let count = usize::try_from(args.requests).unwrap_or(usize::MAX);
-    Ok((0..count).map(|i| crowd.mark_within(i % users, &args.within)).collect())
+    let sign = |i: usize| match args.call.as_str() {
+        "sign" => crowd.message_within(i % users, &format!("{} {i}", args.crowd), &args.within),
+        _ => crowd.mark_within(i % users, &args.within),
+    };
+    Ok((0..count).map(sign).collect())
 }
 
 /// Calls, ready to be written: head and body in one piece.
@@ -470,9 +477,12 @@ async fn settle(args: &Args, place: &Place, requests: &[SignedRequest], load: &L
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let counted = executions(&place.node, &place.world, requests).await?;
     let head = place.node.block_number().await?;
-    let relayed = Relayed::scan(&place.node, &place.world, &place.senders, from_block, head).await?;
+    let counted = match args.call.as_str() {
+        "sign" => executions_by_event(&place.node, &place.world, requests, from_block + 1, head).await?,
+        _ => executions(&place.node, &place.world, requests).await?,
+    };
+    let relayed = Relayed::scan(&place.node, &place.world, &place.senders, from_block + 1, head).await?;
     Ok(Settled {
         took: executed_at,
         once: counted.once as u64,
