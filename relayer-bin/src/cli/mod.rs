@@ -2,9 +2,11 @@
 
 #![allow(clippy::print_stdout, reason = "a command's answer belongs on standard output; logs go to standard error")]
 
+mod audit;
 mod client;
 mod config;
 mod dev;
+mod doctor;
 mod error;
 mod keys;
 mod send;
@@ -53,6 +55,10 @@ enum Command {
     Keys(keys::KeysArgs),
     /// Check, show and explain the configuration.
     Config(config::ConfigCommand),
+    /// Check that everything is there, and that the chains are what the presets say.
+    Doctor(doctor::DoctorArgs),
+    /// Prove that a database is consistent.
+    Audit(audit::AuditArgs),
 }
 
 /// Where the configuration is.
@@ -130,6 +136,8 @@ impl Command {
             Self::Cancel(args) => watch::cancel(args).await,
             Self::Keys(args) => keys::run(args),
             Self::Config(command) => config::run(command),
+            Self::Doctor(args) => doctor::run(args).await,
+            Self::Audit(args) => audit::run(args).await,
         }
     }
 }

@@ -62,19 +62,22 @@ pub(super) struct Layers {
 
 impl Layers {
     /// Lays a TOML text over what is there.
-    pub(super) fn add_toml(&mut self, name: &str, text: &str) -> Result<(), ConfigError> {
+    pub(super) fn add_toml(&mut self, name: &str, text: &str, errors: &mut Vec<ConfigError>) {
         let name: Arc<str> = name.into();
-        let document = toml::de::DeTable::parse(text).map_err(|error| {
-            let line = error.span().map_or(1, |span| line_of(text, span.start));
-            ConfigError::new(Some(Origin::File { name: Arc::clone(&name), line }), "", error.message())
-                .fix("mend the TOML")
-        })?;
+        let document = match toml::de::DeTable::parse(text) {
+            Ok(document) => document,
+            Err(error) => {
+                let line = error.span().map_or(1, |span| line_of(text, span.start));
+                let origin = Origin::File { name, line };
+                errors.push(ConfigError::new(Some(origin), "", error.message()).fix("mend the TOML"));
+                return;
+            }
+        };
         let mut flat = Vec::new();
         let mut reader = Reader { text, name: &name, flat: &mut flat };
         let table = reader.table(document.into_inner(), "");
         self.origins.extend(flat);
         merge(&mut self.tree, table);
-        Ok(())
     }
 
     /// Reads the environment. Unknown names with our prefix are errors, unless a secret is there by reference.

@@ -163,10 +163,8 @@ impl Sources {
         let schema = json_schema();
         let mut errors = Vec::new();
         let mut layers = layers::Layers::default();
-        if let Some((name, text)) = &file
-            && let Err(error) = layers.add_toml(name, text)
-        {
-            errors.push(error);
+        if let Some((name, text)) = &file {
+            layers.add_toml(name, text, &mut errors);
         }
         layers.add_env(&self.env, &schema, &mut errors);
         for (flag, key, text) in &self.flags {

@@ -11,11 +11,19 @@ use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
 
+/// Bound of a body, and the configuration key that changes it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limit {
+    pub(crate) bytes: usize,
+    pub(crate) key: &'static str,
+}
+
 /// Reads a JSON body of at most `limit` bytes.
 ///
 /// # Errors
 /// `unsupported_media_type`, `body_too_large`, `body_timeout` or `malformed_body`.
-pub(crate) async fn read(headers: &HeaderMap, body: Body, limit: usize, timeout: Duration) -> Result<Bytes, Problem> {
+pub(crate) async fn read(headers: &HeaderMap, body: Body, limit: Limit, timeout: Duration) -> Result<Bytes, Problem> {
+    let Limit { bytes: limit, key } = limit;
     if let Some(value) = headers.get(header::CONTENT_TYPE) {
         check_content_type(value)?;
     }
@@ -23,7 +31,7 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body, limit: usize, timeout:
         Problem::new(
             "body_too_large",
             format!(
-                "the body has {size} bytes or more, limit {limit} (`server.max_body_bytes`); keep large data off chain \
+                "the body has {size} bytes or more, limit {limit} (`{key}`); keep large data off chain \
                  and relay its hash"
             ),
         )
@@ -56,7 +64,7 @@ fn check_content_type(value: &HeaderValue) -> Result<(), Problem> {
     }
     Err(Problem::new(
         "unsupported_media_type",
-        format!("{:?} is not JSON: send `Content-Type: application/json`", crate::scalar::Excerpt(essence).to_string()),
+        format!("{} is not JSON: send `Content-Type: application/json`", crate::scalar::Excerpt(essence)),
     ))
 }
 
@@ -71,7 +79,7 @@ pub fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem> {
 fn explain<'a, T: Deserialize<'a>>(bytes: &'a [u8], first: serde_json::Error) -> Problem {
     let malformed = |error: &serde_json::Error| {
         let (line, column) = (error.line(), error.column());
-        Problem::new("malformed_json", error.to_string()).position(line, column)
+        Problem::new("malformed_json", without_position(&error.to_string())).position(line, column)
     };
     if !first.is_data() {
         return malformed(&first);
@@ -84,8 +92,19 @@ fn explain<'a, T: Deserialize<'a>>(bytes: &'a [u8], first: serde_json::Error) ->
             let path = error.path().to_string();
             let inner = error.into_inner();
             let (line, column) = (inner.line(), inner.column());
-            let problem = Problem::new("invalid_field", without_position(&inner.to_string())).position(line, column);
-            if path == "." { problem } else { problem.field(path) }
+            let message = without_position(&inner.to_string());
+            // A field that is not there has no path of its own.
+            let missing = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
+            let field = match (path.as_str(), missing) {
+                (".", missing) => missing.map(str::to_owned),
+                (path, Some(missing)) => Some(format!("{path}.{missing}")),
+                (path, None) => Some(path.to_owned()),
+            };
+            let problem = Problem::new("invalid_field", message).position(line, column);
+            match field {
+                Some(field) => problem.field(field),
+                None => problem,
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
 
 /// An ERC-2771 request: what the user signed for OpenZeppelin's `ERC2771Forwarder`.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "a forward object")]
 #[schema(as = Forward)]
 pub struct ForwardBody {
     /// The forwarder contract; one of the chain's `forwarders`.
@@ -83,7 +83,7 @@ impl From<Forward> for ForwardBody {
 
 /// A trusted backend's own call, made by the relayer's account. Needs `call` in the tenant's `kinds`.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "a call object")]
 #[schema(as = Call)]
 pub struct CallBody {
     /// The called contract or account.
@@ -114,7 +114,7 @@ pub enum KindBody {
 
 /// One request to be relayed.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "a request object")]
 #[schema(as = Submit)]
 pub struct SubmitBody<'a> {
     /// EIP-155 chain id.
@@ -215,7 +215,7 @@ pub struct SubmitBatchBody<'a> {
 
 /// The same, with the requests left unparsed.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "an object with `requests`")]
 struct RawBatchBody<'a> {
     #[serde(borrow)]
     requests: Vec<&'a RawValue>,
@@ -245,7 +245,7 @@ pub fn parse_batch(bytes: &[u8], max_items: usize) -> Result<Vec<Result<SubmitBo
 
 /// A price question.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "a quote object")]
 #[schema(as = QuoteRequest)]
 pub struct QuoteBody {
     /// EIP-155 chain id.
@@ -360,6 +360,7 @@ impl From<Acceptance> for AcceptedView {
 /// What became of one request of a batch.
 #[derive(Debug, ToSchema)]
 #[schema(as = BatchResult)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are accepted: a box would cost an allocation each")]
 pub enum ItemResult {
     /// Accepted: `{"status":202,"accepted":{…}}`.
     Accepted(AcceptedView),

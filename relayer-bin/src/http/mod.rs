@@ -94,6 +94,16 @@ impl Default for HttpLimits {
     }
 }
 
+impl HttpLimits {
+    const fn single(&self) -> body::Limit {
+        body::Limit { bytes: self.max_body_bytes, key: "server.max_body_bytes" }
+    }
+
+    const fn batch(&self) -> body::Limit {
+        body::Limit { bytes: self.max_batch_body_bytes, key: "server.max_batch_body_bytes" }
+    }
+}
+
 /// What every handler sees.
 #[derive(Debug)]
 pub struct App {

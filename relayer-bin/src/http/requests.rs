@@ -74,7 +74,7 @@ pub(super) async fn find(app: &Shared, caller: &Caller, id: RequestId) -> Result
 pub(super) async fn submit(State(app): State<Shared>, caller: Caller, request: Request) -> Answer {
     let (parts, body) = request.into_parts();
     let limits = &app.limits;
-    let bytes = body::read(&parts.headers, body, limits.max_body_bytes, limits.body_timeout).await?;
+    let bytes = body::read(&parts.headers, body, limits.single(), limits.body_timeout).await?;
     let key = idempotency_key(&parts.headers)?;
     let item = body::parse::<SubmitBody<'_>>(&bytes)?.into_item(key)?;
     drop(bytes);
@@ -96,7 +96,7 @@ pub(super) async fn submit(State(app): State<Shared>, caller: Caller, request: R
 pub(super) async fn submit_batch(State(app): State<Shared>, caller: Caller, request: Request) -> Answer {
     let (parts, body) = request.into_parts();
     let limits = &app.limits;
-    let bytes = body::read(&parts.headers, body, limits.max_batch_body_bytes, limits.body_timeout).await?;
+    let bytes = body::read(&parts.headers, body, limits.batch(), limits.body_timeout).await?;
     if parts.headers.contains_key("idempotency-key") {
         return Err(Problem::new(
             "invalid_header",
@@ -244,7 +244,7 @@ pub(super) async fn cancel(State(app): State<Shared>, caller: Caller, Path(id): 
 pub(super) async fn quote(State(app): State<Shared>, _caller: Caller, request: Request) -> Answer {
     let (parts, body) = request.into_parts();
     let limits = &app.limits;
-    let bytes = body::read(&parts.headers, body, limits.max_body_bytes, limits.body_timeout).await?;
+    let bytes = body::read(&parts.headers, body, limits.single(), limits.body_timeout).await?;
     let asked: QuoteBody = body::parse(&bytes)?;
     let quote = app.relay.quote(asked.chain_id.0, asked.gas.0)?;
     Ok(body::json(StatusCode::OK, &QuoteView::from(&quote)))

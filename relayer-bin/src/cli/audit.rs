@@ -1,0 +1,322 @@
+//! `audit`: does the ledger tell one unbroken, consistent story, and does the chain agree?
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    time::Duration,
+};
+
+use alloy_primitives::{B256, U64};
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+use serde_json::json;
+use slackwater::{
+    ledger::{EventFilter, Ledger, LedgerError, RequestFilter, SqliteConfig, SqliteLedger},
+    provenance::{Entry, Head, verify_chain_from},
+    relay::RpcPool,
+    request::{RequestId, Status},
+};
+
+use super::{ConfigArgs, error::CliError};
+
+/// Rows read at a time.
+const PAGE: usize = 2_000;
+/// Problems that are told; the rest is counted.
+const MAX_TOLD: usize = 50;
+
+#[derive(Debug, Args)]
+pub(super) struct AuditArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Check a database: hash chain of the decision log, events without gaps, one end for each request. The relayer
+    /// must not run on it: stop it, or check a copy.
+    Verify {
+        /// The database file.
+        database: PathBuf,
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Also ask the nodes of the configuration whether every executed request is in the block that the ledger says.
+        #[arg(long)]
+        chain: bool,
+        /// Head of the decision log from another source, `SEQ:HASH`, to find a log that was cut off.
+        #[arg(long, value_name = "SEQ:HASH", value_parser = parse_head)]
+        head: Option<(u64, B256)>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn parse_head(text: &str) -> Result<(u64, B256), String> {
+    let (seq, hash) = text.split_once(':').ok_or("write SEQ:HASH")?;
+    Ok((seq.parse().map_err(|_| "SEQ is not a number")?, hash.parse().map_err(|_| "HASH is not 32 bytes of hex")?))
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+struct Findings {
+    problems: Vec<String>,
+    count: u64,
+}
+
+impl Findings {
+    fn add(&mut self, problem: impl Into<String>) {
+        self.count += 1;
+        if self.problems.len() < MAX_TOLD {
+            self.problems.push(problem.into());
+        }
+    }
+}
+
+impl From<LedgerError> for CliError {
+    fn from(error: LedgerError) -> Self {
+        Self::failed(format!("ledger: {error}"))
+    }
+}
+
+pub(super) async fn run(args: AuditArgs) -> Result<(), CliError> {
+    let What::Verify { database, config, chain, head, json } = args.what;
+    if !database.is_file() {
+        return Err(CliError::usage(format!("there is no database {}", database.display())));
+    }
+    // Before the database is opened, so that a wrong configuration is told at once.
+    let pools = if chain { Some(pools(&config)?) } else { None };
+    let ledger = SqliteLedger::open(SqliteConfig::new(&database)).await?;
+    let result = verify(&ledger, pools.as_ref(), head).await;
+    ledger.close().await;
+    let (summary, findings) = result?;
+    if json {
+        println!(
+            "{}",
+            json!({ "ok": findings.count == 0, "summary": summary, "problems": findings.problems, "problemCount": findings.count })
+        );
+    } else {
+        for (name, value) in &summary {
+            println!("{name:<16} {value}");
+        }
+        for problem in &findings.problems {
+            println!("BROKEN: {problem}");
+        }
+        if findings.count > findings.problems.len() as u64 {
+            println!("… and {} more", findings.count - findings.problems.len() as u64);
+        }
+    }
+    if findings.count > 0 {
+        return Err(CliError::failed(format!("{} problems found", findings.count)));
+    }
+    Ok(())
+}
+
+fn pools(config: &ConfigArgs) -> Result<BTreeMap<u64, RpcPool>, CliError> {
+    let config = config.sources().load()?;
+    let resolved = config.resolve()?;
+    Ok(resolved
+        .chains
+        .into_iter()
+        .map(|chain| (chain.spec.chain_id, RpcPool::new(chain.endpoints, Duration::from_secs(15))))
+        .collect())
+}
+
+type Summary = Vec<(&'static str, String)>;
+
+async fn verify(
+    ledger: &SqliteLedger,
+    pools: Option<&BTreeMap<u64, RpcPool>>,
+    expected: Option<(u64, B256)>,
+) -> Result<(Summary, Findings), CliError> {
+    let mut findings = Findings::default();
+    let head = decisions(ledger, &mut findings).await?;
+    if let Some((seq, hash)) = expected
+        && (head.seq < seq || (head.seq == seq && head.hash != hash))
+    {
+        findings.add(format!("the decision log ends at {}:{}, it was at {seq}:{hash} before", head.seq, head.hash));
+    }
+    let (events, last) = events(ledger, &mut findings).await?;
+    let (requests, executed) = requests(ledger, &last, &mut findings).await?;
+    let mut summary = vec![
+        ("decisions", format!("{} (head {}:{})", head.seq, head.seq, head.hash)),
+        ("events", events.to_string()),
+        ("requests", requests.iter().map(|(_, count)| count).sum::<u64>().to_string()),
+    ];
+    summary.extend(requests.into_iter().map(|(status, count)| (status.as_str(), count.to_string())));
+    if let Some(pools) = pools {
+        let checked = on_chain(pools, &executed, &mut findings).await?;
+        summary.push(("on chain", format!("{checked} transactions")));
+    }
+    Ok((summary, findings))
+}
+
+/// The decision log, page by page.
+async fn decisions(ledger: &SqliteLedger, findings: &mut Findings) -> Result<Head, CliError> {
+    let mut head: Option<Head> = None;
+    let genesis = ledger.meta("identity").await?.map(|owner| Head::genesis(&owner));
+    loop {
+        let page = ledger.decisions(head.map_or(0, |head| head.seq), PAGE).await?;
+        let Some(first) = page.first() else { break };
+        let start = head.unwrap_or_else(|| {
+            // An older identity may have begun the log; what follows it is checked all the same.
+            if genesis.is_some_and(|genesis| genesis.hash == first.prev) || first.prev == Head::GENESIS.hash {
+                Head { seq: 0, hash: first.prev }
+            } else {
+                tracing::warn!("the decision log was begun by another identity");
+                Head { seq: 0, hash: first.prev }
+            }
+        });
+        let is_last = page.len() < PAGE;
+        let entries = page.into_iter().map(|row| Entry {
+            seq: row.seq,
+            at_ms: row.at_ms,
+            prev: row.prev,
+            hash: row.hash,
+            body: row.body,
+        });
+        match verify_chain_from(start, entries) {
+            Ok(next) => head = Some(next),
+            Err(broken) => {
+                findings.add(broken.to_string());
+                break;
+            }
+        }
+        if is_last {
+            break;
+        }
+    }
+    Ok(head.unwrap_or(Head::GENESIS))
+}
+
+/// Where the events leave each request: number of the last one, and its status.
+type Last = HashMap<RequestId, (u32, Status)>;
+
+async fn events(ledger: &SqliteLedger, findings: &mut Findings) -> Result<(u64, Last), CliError> {
+    let mut last = Last::new();
+    let mut after = 0;
+    loop {
+        let page = ledger.events(&EventFilter { after, limit: PAGE, ..EventFilter::default() }).await?;
+        for event in &page {
+            if event.seq != after + 1 {
+                findings.add(format!("events {} to {} are missing", after + 1, event.seq.saturating_sub(1)));
+            }
+            after = event.seq;
+            let id = event.request_id;
+            match last.insert(id, (event.request_seq, event.status)) {
+                None if event.request_seq != 1 => {
+                    findings.add(format!("request {id} begins with event {}", event.request_seq));
+                }
+                None if event.status != Status::Queued => {
+                    findings.add(format!("request {id} begins as {}", event.status));
+                }
+                None => {}
+                Some((seq, status)) => {
+                    if event.request_seq != seq + 1 {
+                        findings.add(format!("request {id} has event {} after {seq}", event.request_seq));
+                    }
+                    if status.is_terminal() {
+                        findings.add(format!("request {id} was {status}, then became {}", event.status));
+                    } else if status != event.status && !status.can_become(event.status) {
+                        findings.add(format!("request {id} went from {status} to {}", event.status));
+                    }
+                }
+            }
+        }
+        if page.len() < PAGE {
+            break;
+        }
+    }
+    let newest = ledger.last_event_seq().await?;
+    if newest != after {
+        findings.add(format!("events {} to {newest} are missing", after + 1));
+    }
+    Ok((after, last))
+}
+
+/// A request that the ledger says was executed.
+#[derive(Debug)]
+struct Executed {
+    id: RequestId,
+    chain_id: u64,
+    tx_hash: B256,
+    block: Option<u64>,
+}
+
+async fn requests(
+    ledger: &SqliteLedger,
+    last: &Last,
+    findings: &mut Findings,
+) -> Result<(Vec<(Status, u64)>, Vec<Executed>), CliError> {
+    let mut counts = BTreeMap::new();
+    let mut executed = Vec::new();
+    let mut before = None;
+    loop {
+        let filter = RequestFilter { before, limit: PAGE, ..RequestFilter::default() };
+        let page = ledger.requests(&filter).await?;
+        for record in &page {
+            *counts.entry(record.status).or_insert(0) += 1;
+            match last.get(&record.id) {
+                None => findings.add(format!("request {} has no events", record.id)),
+                Some((_, status)) if *status != record.status => {
+                    findings.add(format!("request {} is {}, its events say {status}", record.id, record.status));
+                }
+                Some(_) => {}
+            }
+            if matches!(record.status, Status::Finalized | Status::Reverted) {
+                match record.tx_hash {
+                    Some(tx_hash) => executed.push(Executed {
+                        id: record.id,
+                        chain_id: record.chain_id,
+                        tx_hash,
+                        block: record.block_number,
+                    }),
+                    None => findings.add(format!("request {} is {} without a transaction", record.id, record.status)),
+                }
+            }
+        }
+        before = page.last().map(|record| record.seq);
+        if page.len() < PAGE {
+            break;
+        }
+    }
+    if counts.values().sum::<u64>() != last.len() as u64 {
+        findings.add(format!("{} requests have events, {} are stored", last.len(), counts.values().sum::<u64>()));
+    }
+    Ok((counts.into_iter().collect(), executed))
+}
+
+/// Asks for each transaction once.
+async fn on_chain(
+    pools: &BTreeMap<u64, RpcPool>,
+    executed: &[Executed],
+    findings: &mut Findings,
+) -> Result<usize, CliError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Receipt {
+        block_number: U64,
+    }
+    let mut found: BTreeMap<(u64, B256), Option<u64>> = BTreeMap::new();
+    for request in executed {
+        let key = (request.chain_id, request.tx_hash);
+        let block = match found.get(&key) {
+            Some(block) => *block,
+            None => {
+                let Some(pool) = pools.get(&request.chain_id) else {
+                    findings.add(format!("chain {} of request {} is not configured", request.chain_id, request.id));
+                    continue;
+                };
+                let receipt: Option<Receipt> = pool.call("eth_getTransactionReceipt", json!([request.tx_hash])).await?;
+                let block = receipt.map(|receipt| receipt.block_number.to());
+                found.insert(key, block);
+                block
+            }
+        };
+        if block.is_none() || request.block.is_some_and(|expected| block != Some(expected)) {
+            let expected = request.block.map_or_else(|| "a block".to_owned(), |block| format!("block {block}"));
+            let actual = block.map_or_else(|| "not there".to_owned(), |block| format!("in block {block}"));
+            findings.add(format!("request {} should be in {expected} by {}, which is {actual}", request.id, request.tx_hash));
+        }
+    }
+    Ok(found.len())
+}

@@ -1,0 +1,393 @@
+//! What every test plays on: a node, contracts, perhaps a proxy, and the relayer.
+
+use std::{
+    collections::BTreeMap,
+    process::Command,
+    time::{Duration, Instant, SystemTime},
+};
+
+use alloy_primitives::{Address, B256};
+use serde_json::{Value, json};
+use slackwater_benches::{
+    Anvil, BenchError, Node, Proxy, Relayer, RelayerClient, Result, World,
+    client::{RequestState, Submitted, is_terminal},
+    relayer::RelayerBuilder,
+    wallet::{SignedRequest, batch_body},
+};
+
+/// How long anything that must happen may take before the test gives up. Only a broken relayer waits this long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Requests per call of the batch endpoint.
+const CHUNK: usize = 100;
+
+/// When blocks are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// One every second.
+    Second,
+    /// Four every second.
+    Quarter,
+    /// When the test says so.
+    Manual,
+}
+
+/// Where an endpoint of the relayer leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Via {
+    /// To the node.
+    Node,
+    /// To the proxy before it.
+    Proxy,
+}
+
+/// How a [`Stage`] is built.
+#[must_use = "a builder does nothing until `raise`"]
+pub(crate) struct StageBuilder {
+    pace: Pace,
+    lanes: usize,
+    endpoints: Vec<Via>,
+    chain: Vec<(&'static str, String)>,
+    spec: String,
+    extra: String,
+    anvil: Vec<String>,
+}
+
+impl StageBuilder {
+    /// Number of sender accounts; 1 by default.
+    pub(crate) const fn lanes(mut self, lanes: usize) -> Self {
+        self.lanes = lanes;
+        self
+    }
+
+    /// The relayer reaches the node through a proxy.
+    pub(crate) fn proxied(self) -> Self {
+        self.endpoints(&[Via::Proxy])
+    }
+
+    /// The relayer's endpoints.
+    pub(crate) fn endpoints(mut self, endpoints: &[Via]) -> Self {
+        self.endpoints = endpoints.to_vec();
+        self
+    }
+
+    /// A key of the chain's configuration, as TOML.
+    pub(crate) fn chain_key(mut self, key: &'static str, value: impl ToString) -> Self {
+        self.chain.push((key, value.to_string()));
+        self
+    }
+
+    /// Facts of the chain that differ from the preset, as members of a TOML table.
+    pub(crate) fn spec(mut self, members: &str) -> Self {
+        self.spec = format!(", {members}");
+        self
+    }
+
+    /// Further tables of the configuration.
+    pub(crate) fn extra(mut self, toml: &str) -> Self {
+        self.extra.push_str(toml);
+        self
+    }
+
+    /// A further argument of the node.
+    pub(crate) fn anvil_arg(mut self, argument: &str) -> Self {
+        self.anvil.push(argument.to_owned());
+        self
+    }
+
+    /// Starts everything and waits until the relayer is ready.
+    pub(crate) async fn raise(self) -> Result<Stage> {
+        let mut node = Anvil::builder();
+        node = match self.pace {
+            Pace::Second => node.block_time(1),
+            Pace::Quarter => node.arg("--block-time").arg("0.25"),
+            Pace::Manual => node,
+        };
+        for argument in &self.anvil {
+            node = node.arg(argument);
+        }
+        let anvil = node.spawn().await?;
+        let world = World::deploy(anvil.node(), self.lanes).await?;
+        if self.pace == Pace::Manual {
+            anvil.node().set_automine(false).await?;
+        }
+        let seed = seed();
+        let proxy = match self.endpoints.contains(&Via::Proxy) {
+            true => Some(Proxy::spawn(anvil.url(), seed).await?),
+            false => None,
+        };
+        let mut builder = Self::binary(&world);
+        for via in &self.endpoints {
+            builder = builder.rpc(match (via, &proxy) {
+                (Via::Proxy, Some(proxy)) => proxy.url(),
+                _ => anvil.url(),
+            });
+        }
+        let block_time_ms = if self.pace == Pace::Second { 1_000 } else { 250 };
+        builder = builder.chain_key("spec", format!("{{ block_time_ms = {block_time_ms}{} }}", self.spec));
+        for (key, value) in &self.chain {
+            builder = builder.chain_key(key, value);
+        }
+        let relayer = builder.extra(&self.extra).prepare()?;
+        let born = anvil.node().block_number().await?;
+        let mut stage = Stage { relayer, proxy, world, anvil, seed, born, is_done: false };
+        stage.relayer.start().await?;
+        Ok(stage)
+    }
+
+    fn binary(world: &World) -> RelayerBuilder {
+        Relayer::builder(world).binary(env!("CARGO_BIN_EXE_slackwater"))
+    }
+}
+
+/// A running scene. What is dropped first ends first.
+pub(crate) struct Stage {
+    pub(crate) relayer: Relayer,
+    proxy: Option<Proxy>,
+    pub(crate) world: World,
+    pub(crate) anvil: Anvil,
+    /// Of everything that is left to chance.
+    pub(crate) seed: u64,
+    /// Height at which the relayer was started.
+    pub(crate) born: u64,
+    is_done: bool,
+}
+
+impl Stage {
+    /// A stage with one lane and no proxy.
+    pub(crate) fn at(pace: Pace) -> StageBuilder {
+        StageBuilder {
+            pace,
+            lanes: 1,
+            endpoints: vec![Via::Node],
+            chain: Vec::new(),
+            spec: String::new(),
+            extra: String::new(),
+            anvil: Vec::new(),
+        }
+    }
+
+    pub(crate) const fn client(&self) -> &RelayerClient {
+        self.relayer.client()
+    }
+
+    pub(crate) const fn node(&self) -> &Node {
+        self.anvil.node()
+    }
+
+    pub(crate) const fn proxy(&self) -> &Proxy {
+        self.proxy.as_ref().expect("this stage has no proxy")
+    }
+
+    /// The first sender account.
+    pub(crate) fn lane(&self) -> Address {
+        self.world.relayers[0].address
+    }
+
+    /// Submits all, in order; each must be accepted.
+    #[track_caller]
+    pub(crate) fn submit<'a>(&'a self, requests: &'a [SignedRequest]) -> impl Future<Output = Result<()>> + 'a {
+        submit_all(self.client(), requests)
+    }
+
+    /// Waits until every request that was ever accepted has ended.
+    pub(crate) async fn settle(&self) -> Result<BTreeMap<String, u64>> {
+        let open = async || {
+            let counts = match self.client().counts().await {
+                Err(error) if error.is_ambiguous() => return Ok(None),
+                counts => counts?,
+            };
+            Ok(counts.keys().all(|status| is_terminal(status)).then_some(counts))
+        };
+        match until("the end of all requests", PATIENCE, open).await {
+            Err(error) => {
+                println!("not settled: {:?}", self.client().counts().await);
+                Err(error)
+            }
+            counts => counts,
+        }
+    }
+
+    /// As [`Self::settle`], making blocks all the while.
+    pub(crate) async fn settle_mining(&self) -> Result<BTreeMap<String, u64>> {
+        let started = Instant::now();
+        loop {
+            let counts = self.client().counts().await?;
+            if counts.keys().all(|status| is_terminal(status)) {
+                return Ok(counts);
+            }
+            assert!(started.elapsed() < PATIENCE, "not settled: {counts:?}");
+            self.mine(1).await?;
+        }
+    }
+
+    /// Waits until one request has `status`.
+    pub(crate) async fn wait_status(&self, id: B256, status: &str) -> Result<RequestState> {
+        let mut last = String::new();
+        let reached = async || {
+            let state = self.client().request(id).await?;
+            assert!(
+                state.status == status || !state.is_terminal(),
+                "{id} is {} ({:?}), not {status}",
+                state.status,
+                state.reason
+            );
+            last.clone_from(&state.status);
+            Ok((state.status == status).then_some(state))
+        };
+        until(&format!("{id} to be {status}"), PATIENCE, reached).await
+    }
+
+    /// Waits until one request has ended.
+    pub(crate) async fn ended(&self, id: B256) -> Result<RequestState> {
+        self.client().wait_terminal(id, PATIENCE).await
+    }
+
+    /// Makes blocks, and waits until the relayer has seen them.
+    pub(crate) async fn mine(&self, blocks: u64) -> Result<()> {
+        self.node().mine(blocks).await?;
+        self.follow().await
+    }
+
+    /// Waits until the relayer has seen the head.
+    pub(crate) async fn follow(&self) -> Result<()> {
+        let head = self.node().block_number().await?;
+        until("the relayer to see the head", PATIENCE, async || {
+            let chains: Value = self.client().chains().await?;
+            Ok((chains["chains"][0]["head"].as_u64() == Some(head)).then_some(()))
+        })
+        .await
+    }
+
+    /// Waits until the node's pool holds at least so many transactions that can be mined.
+    pub(crate) async fn pooled(&self, count: u64) -> Result<()> {
+        until(&format!("{count} transactions in the pool"), PATIENCE, async || {
+            Ok((self.node().pool().await?.0 >= count).then_some(()))
+        })
+        .await
+    }
+
+    /// A metric's value, summed over the series whose labels contain all of `labels`.
+    pub(crate) async fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
+        let metrics = self.client().metrics().await?;
+        let of_name = |series: &str| series.split('{').next() == Some(name);
+        Ok(metrics
+            .iter()
+            .filter(|(series, _)| of_name(series) && labels.iter().all(|label| series.contains(label)))
+            .map(|(_, value)| value)
+            .sum())
+    }
+
+    /// Lane `index` as the API shows it.
+    pub(crate) async fn lane_state(&self, index: usize) -> Result<Value> {
+        let sender = self.world.relayers[index].address;
+        let lanes = self.client().lanes().await?;
+        let lane = lanes["lanes"].as_array().into_iter().flatten().find(|lane| {
+            lane["sender"].as_str().and_then(|text| text.parse::<Address>().ok()) == Some(sender)
+        });
+        Ok(lane.cloned().unwrap_or_default())
+    }
+
+    /// Runs the relayer's program with further arguments; its standard output, if it ends well.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Result<String, String> {
+        let output = Command::new(env!("CARGO_BIN_EXE_slackwater"))
+            .args(arguments)
+            .output()
+            .map_err(|error| format!("{arguments:?}: {error}"))?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        match output.status.success() {
+            true => Ok(text(&output.stdout)),
+            false => Err(format!("{arguments:?}: {}\n{}{}", output.status, text(&output.stdout), text(&output.stderr))),
+        }
+    }
+
+    /// Sets the gas limit of blocks from now on. Too little for a transaction keeps it waiting in the pool.
+    pub(crate) async fn set_block_gas_limit(&self, gas: u64) -> Result<()> {
+        self.node().call::<Value>("evm_setBlockGasLimit", json!([alloy_primitives::U64::from(gas)])).await.map(drop)
+    }
+
+    /// The test has passed: nothing to show.
+    pub(crate) const fn done(mut self) {
+        self.is_done = true;
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if !self.is_done {
+            let log = self.relayer.log();
+            let lines: Vec<&str> = log.lines().collect();
+            println!("seed {}; the end of the relayer's log:", self.seed);
+            for line in &lines[lines.len().saturating_sub(60)..] {
+                println!("| {line}");
+            }
+        }
+    }
+}
+
+/// Submits all in calls of the batch endpoint; each must be accepted. What gets no answer, or is told to come back, is
+/// sent again: the same bytes.
+pub(crate) async fn submit_all(client: &RelayerClient, requests: &[SignedRequest]) -> Result<()> {
+    let started = Instant::now();
+    for chunk in requests.chunks(CHUNK) {
+        let mut open: Vec<&SignedRequest> = chunk.iter().collect();
+        while !open.is_empty() {
+            assert!(started.elapsed() < PATIENCE, "{} requests get no answer", open.len());
+            let body = batch_body(open.iter().map(|request| &request.body));
+            let answers = match client.submit_batch(body).await {
+                Ok(answers) => answers,
+                Err(error) if is_transient(&error) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let mut again = Vec::new();
+            for (request, answer) in open.into_iter().zip(answers) {
+                match answer {
+                    Submitted::Accepted(accepted) => assert_eq!(accepted.id, request.id),
+                    Submitted::Refused(problem) if problem.status == 503 => again.push(request),
+                    Submitted::Refused(problem) => panic!("{} is refused: {} {}", request.id, problem.code, problem.detail),
+                }
+            }
+            open = again;
+        }
+    }
+    Ok(())
+}
+
+/// No answer, or one that says to come back.
+pub(crate) const fn is_transient(error: &BenchError) -> bool {
+    error.is_ambiguous() || matches!(error, BenchError::Problem { status: 503, .. })
+}
+
+/// Asks until there is an answer.
+///
+/// # Errors
+/// [`BenchError::Timeout`] after `within`, or the probe's.
+pub(crate) async fn until<T>(
+    what: &str,
+    within: Duration,
+    mut probe: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let started = Instant::now();
+    loop {
+        if let Some(answer) = probe().await? {
+            return Ok(answer);
+        }
+        if started.elapsed() > within {
+            return Err(BenchError::Timeout { what: what.to_owned(), after: within });
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+}
+
+/// `$SLACKWATER_SEED`, or another one each time. Printed, so that a failing run can be repeated.
+pub(crate) fn seed() -> u64 {
+    let given = std::env::var("SLACKWATER_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = given.unwrap_or_else(|| {
+        SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| u64::from(since.subsec_nanos()) ^ since.as_secs())
+    });
+    println!("seed {seed}");
+    seed
+}
