@@ -157,7 +157,7 @@ pub trait Ledger: Send + Sync + std::fmt::Debug + 'static {
     /// Wei reserved and spent per tenant and chain since `since_ms` (acceptance time): what the budgets start from.
     ///
     /// Counted in whole hours: `since_ms` is rounded down to the hour, so the sums may hold up to an hour more, never
-    /// less (invariant I8). They come from running sums, not from the requests.
+    /// less (invariant I8). They come from running sums, not from the requests. Without zeros.
     async fn spent(&self, since_ms: u64) -> Result<Vec<SpentRow>, LedgerError>;
 
     /// Decision-log entries after `after`, in order, at most `limit`.

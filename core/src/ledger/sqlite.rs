@@ -407,6 +407,8 @@ impl Ledger for SqliteLedger {
                 _ => sums.push(row),
             }
         }
+        // A sum that came back to zero is like one that never was.
+        sums.retain(|sum| !(sum.reserved_wei.is_zero() && sum.spent_wei.is_zero()));
         Ok(sums)
     }
 

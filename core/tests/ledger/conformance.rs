@@ -628,6 +628,10 @@ mod checks {
         let ledger = store.open().await;
         assert_eq!(ledger.counts().await.unwrap(), []);
         assert_eq!(ledger.spent(0).await.unwrap(), []);
+        // Up and back to nothing, in two commits, leaves no zeros.
+        accept_all(&*ledger, 9..=9).await;
+        one(&*ledger, ended(&[9], Status::Expired)).await;
+        assert_eq!(ledger.spent(0).await.unwrap(), []);
         accept_all(&*ledger, 1..=3).await;
         let later = Timestamp(NOW.0 + HOUR_MS);
         let writes = vec![
@@ -658,6 +662,7 @@ mod checks {
                 (CHAIN, Status::Queued, 1),
                 (CHAIN, Status::Batched, 1),
                 (CHAIN, Status::Finalized, 1),
+                (CHAIN, Status::Expired, 1),
                 (CHAIN, Status::Cancelled, 1),
             ]
         );
