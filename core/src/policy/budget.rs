@@ -101,6 +101,8 @@ impl BudgetBook {
         if account.period < period {
             *account = Account { period, ..Account::default() };
         }
+        // A clock that stepped back over the boundary: what counts here must be released here.
+        let period = account.period;
         let available = budget.limit_wei.saturating_sub(account.reserved).saturating_sub(account.spent);
         if wei > available {
             return Err(BudgetError { needed_wei: wei, available_wei: available, limit_wei: budget.limit_wei });

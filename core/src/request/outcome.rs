@@ -63,13 +63,13 @@ pub fn decode(key: VehicleKey, members: &[Arc<VerifiedRequest>], is_success: boo
             members
                 .iter()
                 .map(|member| match member.sequence() {
-                    Some((_, signer, nonce)) => events
+                    Some((own, signer, nonce)) if own == forwarder => events
                         .iter()
                         .find(|event| event.0 == signer && event.1 == nonce)
                         .map_or(MemberOutcome::Untouched, |event| {
                             if event.2 { MemberOutcome::Executed } else { MemberOutcome::Failed }
                         }),
-                    None => MemberOutcome::Untouched,
+                    _ => MemberOutcome::Untouched,
                 })
                 .collect()
         }

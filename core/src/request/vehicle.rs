@@ -76,10 +76,16 @@ impl VehicleParams {
             RequestKind::Call(call) if call.any_sender => (MULTICALL_OVERHEAD_GAS, 6 * 32),
             RequestKind::Call(_) => (0, 0),
         };
-        // Worst case of both rules: 16 gas per byte, and the floor of EIP-7623, which only counts instead of execution.
         let bytes = (data.div_ceil(32) * 32 + envelope) as u64;
         let calldata = bytes.saturating_mul(self.schedule.nonzero_byte_gas);
-        request.gas().saturating_add(request.gas() / 63 + 1).saturating_add(overhead).saturating_add(calldata)
+        let execution =
+            request.gas().saturating_add(request.gas() / 63 + 1).saturating_add(overhead).saturating_add(calldata);
+        // The floor of EIP-7623 counts instead of all that, for the transaction as a whole. A sum of the larger of both is
+        // never below the larger of both sums, whatever the other members are.
+        let floor = bytes
+            .saturating_mul(self.schedule.tokens_per_nonzero_byte)
+            .saturating_mul(self.schedule.floor_gas_per_token.unwrap_or(0));
+        execution.max(floor)
     }
 
     /// Gas of a transaction before its first member.
@@ -149,7 +155,7 @@ pub fn forward_data(request: &VerifiedRequest) -> Option<forwarder::ForwardReque
         to: forward.to,
         value: forward.value,
         gas: forward.gas,
-        deadline: alloy_primitives::aliases::U48::from(forward.deadline),
+        deadline: alloy_primitives::aliases::U48::saturating_from(forward.deadline),
         data: forward.data.clone(),
         signature: forward.signature.clone(),
     })

@@ -197,7 +197,7 @@ pub enum VerifyError {
     /// `gas` is 0.
     #[error("gas is 0: the call could not run")]
     ZeroGas,
-    /// Nonce above 2^64 − 1: the forwarder counts from 0.
+    /// Nonce above 2^64 − 2: the forwarder counts from 0, and the nonce after it must exist.
     #[error("nonce {0} is out of range")]
     NonceOutOfRange(U256),
     /// The on-chain deadline does not fit `uint48`; seconds, not milliseconds, are expected.
@@ -278,7 +278,10 @@ pub fn verify(
             let domain =
                 context.forwarders.get(&forward.forwarder).ok_or(VerifyError::UnknownForwarder(forward.forwarder))?;
             let gas = narrow_gas(forward.gas)?;
-            let nonce = u64::try_from(forward.nonce).map_err(|_| VerifyError::NonceOutOfRange(forward.nonce))?;
+            let nonce = u64::try_from(forward.nonce)
+                .ok()
+                .filter(|nonce| *nonce < u64::MAX)
+                .ok_or(VerifyError::NonceOutOfRange(forward.nonce))?;
             if forward.deadline > MAX_UINT48 {
                 return Err(VerifyError::DeadlineOutOfRange(forward.deadline));
             }
