@@ -20,7 +20,7 @@ use super::{
     error::{CliError, Exit},
     serve,
 };
-use crate::{config::Sources, telemetry};
+use crate::{config::Sources, scalar::Account, telemetry};
 
 /// EIP-712 name of the forwarder that is deployed.
 pub(super) const FORWARDER_NAME: &str = "Slackwater Dev Forwarder";
@@ -80,12 +80,12 @@ struct Ready<'a> {
     rpc: &'a str,
     chain_id: u64,
     tenant: &'static str,
-    relayer: Address,
-    forwarder: Address,
+    relayer: Account,
+    forwarder: Account,
     forwarder_name: &'static str,
-    guestbook: Address,
-    multicall3: Address,
-    lanes: Vec<Address>,
+    guestbook: Account,
+    multicall3: Account,
+    lanes: Vec<Account>,
     database: String,
 }
 
@@ -150,7 +150,7 @@ async fn serve_dev(args: &DevArgs, data: &Path, rpc: &str) -> Result<serve::Runn
         let key = dev_key(&format!("lane {index}"));
         let signer = LocalSigner::from_bytes(&key.0).map_err(|error| CliError::failed(error.to_string()))?;
         let _: serde_json::Value = pool.call("anvil_setBalance", json!([signer.address(), LANE_BALANCE])).await?;
-        lanes.push(signer.address());
+        lanes.push(Account(signer.address()));
         signers.push(format!("\"inline:{}\"", hex::encode(key)));
     }
     let database = data.join("slackwater.db");
@@ -162,11 +162,11 @@ async fn serve_dev(args: &DevArgs, data: &Path, rpc: &str) -> Result<serve::Runn
         rpc,
         chain_id,
         tenant: "default",
-        relayer: running.relay.identity(),
-        forwarder: contracts.forwarder,
+        relayer: Account(running.relay.identity()),
+        forwarder: Account(contracts.forwarder),
         forwarder_name: FORWARDER_NAME,
-        guestbook: contracts.guestbook,
-        multicall3: multicall3::ADDRESS,
+        guestbook: Account(contracts.guestbook),
+        multicall3: Account(multicall3::ADDRESS),
         lanes,
         database: database.display().to_string(),
     };

@@ -209,13 +209,8 @@ pub(super) fn validate(
     let log_defaults = LogConfig::default();
     let log =
         LogConfig { is_json: log.format == Some(RawLogFormat::Json), filter: log.level.unwrap_or(log_defaults.filter) };
-    if let Err(error) = log.filter.parse::<tracing_subscriber::filter::Targets>() {
-        check.fail(
-            "log.level",
-            Some(&log.filter),
-            error.to_string(),
-            "write error, warn, info, debug, trace or a filter",
-        );
+    if let Err(problem) = check_filter(&log.filter) {
+        check.fail("log.level", Some(&log.filter), problem, "write error, warn, info, debug, trace or a filter");
     }
     let identity = identity.key.as_ref().and_then(|key| check.secret("identity.key", key));
 
@@ -279,6 +274,15 @@ pub(super) fn validate(
     };
     config.entries = entries(&config, layers, &presets);
     Some(config)
+}
+
+/// A word alone would be taken for a module that logs everything, and silence the rest: it must be a level.
+fn check_filter(filter: &str) -> Result<(), String> {
+    let is_level = |word: &str| word.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
+    if let Some(word) = filter.split(',').find(|part| !part.contains('=') && !is_level(part.trim())) {
+        return Err(format!("{word:?} is no level"));
+    }
+    filter.parse::<tracing_subscriber::filter::Targets>().map(|_| ()).map_err(|error| error.to_string())
 }
 
 fn http_limits(check: &mut Check<'_>, raw: RawServer) -> HttpLimits {

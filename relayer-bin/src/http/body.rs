@@ -11,6 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
 
+/// Most of a refused body that is read to its end.
+const MAX_DRAINED_BYTES: usize = 16 << 20;
+/// Longest time that the rest of a refused body is read.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest detail and path that are answered, bytes: both may repeat the input.
+const MAX_TOLD_BYTES: usize = 300;
+
 /// Bound of a body, and the configuration key that changes it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limit {
@@ -31,25 +38,71 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body, limit: Limit, timeout:
         Problem::new(
             "body_too_large",
             format!(
-                "the body has {size} bytes or more, limit {limit} (`{key}`); keep large data off chain \
-                 and relay its hash"
+                "the body has {size} bytes or more, limit {limit} (`{key}`); keep large data off chain and relay its hash"
             ),
         )
     };
-    if let Some(size) = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok())
-        && size > limit as u64
-    {
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if let Some(size) = announced.filter(|size| *size > limit as u64) {
+        // Who waits for our consent sends nothing more; who does not should be able to read the answer.
+        if !headers.contains_key(header::EXPECT) && size <= MAX_DRAINED_BYTES as u64 {
+            drain(body).await;
+        }
         return Err(too_large(size));
     }
-    let collect = http_body_util::Limited::new(body, limit).collect();
-    match tokio::time::timeout(timeout, collect).await {
-        Err(_) => {
-            Err(Problem::new("body_timeout", format!("the body did not arrive within {} ms", timeout.as_millis())))
+    match tokio::time::timeout(timeout, collect(body, limit)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(Interruption::TooLarge(rest))) => {
+            drain(rest).await;
+            Err(too_large(limit as u64 + 1))
         }
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large(limit as u64 + 1)),
-        Ok(Err(_)) => Err(Problem::new("malformed_body", "the body ended early")),
+        Ok(Err(Interruption::Broken)) => Err(Problem::new("malformed_body", "the body ended early")),
+        Err(_) => {
+            let detail = format!("the body did not arrive within {} ms (`server.body_timeout_ms`)", timeout.as_millis());
+            Err(Problem::new("body_timeout", detail))
+        }
     }
+}
+
+enum Interruption {
+    TooLarge(Body),
+    Broken,
+}
+
+/// All of the body, without a copy if it came in one piece.
+async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Interruption> {
+    let mut whole = Bytes::new();
+    let mut pieces: Vec<u8> = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Interruption::Broken)?.into_data() else { continue };
+        if data.len() > limit.saturating_sub(whole.len() + pieces.len()) {
+            return Err(Interruption::TooLarge(body));
+        }
+        if whole.is_empty() && pieces.is_empty() {
+            whole = data;
+        } else {
+            if pieces.is_empty() {
+                pieces.extend_from_slice(&std::mem::take(&mut whole));
+            }
+            pieces.extend_from_slice(&data);
+        }
+    }
+    Ok(if pieces.is_empty() { whole } else { pieces.into() })
+}
+
+/// Throws away what is still to come, within bounds: a connection that is closed in the middle of a body takes the
+/// answer with it.
+async fn drain(mut body: Body) {
+    let discard = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > MAX_DRAINED_BYTES {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, discard).await;
 }
 
 fn check_content_type(value: &HeaderValue) -> Result<(), Problem> {
@@ -93,16 +146,18 @@ fn explain<'a, T: Deserialize<'a>>(bytes: &'a [u8], first: serde_json::Error) ->
             let inner = error.into_inner();
             let (line, column) = (inner.line(), inner.column());
             let message = without_position(&inner.to_string());
-            // A field that is not there has no path of its own.
-            let missing = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
-            let field = match (path.as_str(), missing) {
-                (".", missing) => missing.map(str::to_owned),
-                (path, Some(missing)) => Some(format!("{path}.{missing}")),
+            // A field that is not there, or twice, has no path of its own.
+            let named = ["missing field `", "duplicate field `"]
+                .iter()
+                .find_map(|start| message.strip_prefix(start)?.strip_suffix('`'));
+            let field = match (path.as_str(), named) {
+                (".", named) => named.map(str::to_owned),
+                (path, Some(named)) => Some(format!("{path}.{named}")),
                 (path, None) => Some(path.to_owned()),
             };
             let problem = Problem::new("invalid_field", message).position(line, column);
             match field {
-                Some(field) => problem.field(field),
+                Some(field) => problem.field(told(&field)),
                 None => problem,
             }
         }
@@ -111,7 +166,15 @@ fn explain<'a, T: Deserialize<'a>>(bytes: &'a [u8], first: serde_json::Error) ->
 
 /// serde_json adds ` at line 1 column 2`, which has its own members here.
 fn without_position(message: &str) -> String {
-    message.rfind(" at line ").map_or(message, |at| &message[..at]).to_owned()
+    told(message.rfind(" at line ").map_or(message, |at| &message[..at]))
+}
+
+/// At most [`MAX_TOLD_BYTES`] of `text`.
+fn told(text: &str) -> String {
+    if text.len() <= MAX_TOLD_BYTES {
+        return text.to_owned();
+    }
+    format!("{}…", &text[..text.floor_char_boundary(MAX_TOLD_BYTES)])
 }
 
 /// `value` as a JSON answer.

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, time::Duration};
 
 use alloy_primitives::{B256, U256};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use slackwater::{
     chain::Fees,
@@ -357,33 +357,31 @@ impl From<Acceptance> for AcceptedView {
     }
 }
 
-/// What became of one request of a batch.
-#[derive(Debug, ToSchema)]
+/// What became of one request of a batch: `accepted` or `problem`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 #[schema(as = BatchResult)]
-#[expect(clippy::large_enum_variant, reason = "nearly all are accepted: a box would cost an allocation each")]
-pub enum ItemResult {
-    /// Accepted: `{"status":202,"accepted":{…}}`.
-    Accepted(AcceptedView),
-    /// Refused: `{"status":422,"problem":{…}}`.
-    #[schema(value_type = super::problem::ProblemBody<'static>)]
-    Refused(Problem),
+pub struct ItemResult {
+    /// The HTTP status that the request alone would have got.
+    status: u16,
+    /// The acceptance, if the status is 202.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accepted: Option<AcceptedView>,
+    /// Why it was refused, otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<super::problem::ProblemBody<'static>>)]
+    problem: Option<Problem>,
 }
 
-impl Serialize for ItemResult {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        use serde::ser::SerializeStruct;
-        let mut item = serializer.serialize_struct("BatchResult", 2)?;
-        match self {
-            Self::Accepted(accepted) => {
-                item.serialize_field("status", &202u16)?;
-                item.serialize_field("accepted", accepted)?;
-            }
-            Self::Refused(problem) => {
-                item.serialize_field("status", &problem.status().as_u16())?;
-                item.serialize_field("problem", problem)?;
+impl<E: Into<Problem>> From<Result<Acceptance, E>> for ItemResult {
+    fn from(result: Result<Acceptance, E>) -> Self {
+        match result {
+            Ok(acceptance) => Self { status: 202, accepted: Some(acceptance.into()), problem: None },
+            Err(error) => {
+                let problem = error.into();
+                Self { status: problem.status().as_u16(), accepted: None, problem: Some(problem) }
             }
         }
-        item.end()
     }
 }
 

@@ -8,6 +8,7 @@ use axum::{
 use serde::Deserialize;
 use slackwater::{
     ledger::{EventFilter, RequestFilter, RequestRecord},
+    relay::Acceptance,
     request::{Promise, RequestId, Status},
 };
 use utoipa::IntoParams;
@@ -119,12 +120,8 @@ pub(super) async fn submit_batch(State(app): State<Shared>, caller: Caller, requ
     let mut results = Vec::with_capacity(total);
     for index in 0..total {
         let result = match refused.next_if(|(at, _)| *at == index) {
-            Some((_, problem)) => ItemResult::Refused(problem),
-            None => match accepted.next() {
-                Some(Ok(acceptance)) => ItemResult::Accepted(acceptance.into()),
-                Some(Err(error)) => ItemResult::Refused(error.into()),
-                None => unreachable!("the relay answers every item"),
-            },
+            Some((_, problem)) => ItemResult::from(Err::<Acceptance, _>(problem)),
+            None => accepted.next().unwrap_or_else(|| unreachable!("the relay answers every item")).into(),
         };
         results.push(result);
     }

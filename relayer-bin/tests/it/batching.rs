@@ -79,8 +79,7 @@ async fn a_thousand_requests_of_fifty_users() -> Result<()> {
     println!("gas per request: {gas} in batches, {gas_alone} one by one: {} %", gas * 100 / gas_alone);
     assert!(per_batch_x100 >= 2_000, "{per_batch_x100} hundredths of a request per transaction");
     assert!(gas * 100 <= gas_alone * 45, "{gas} gas per request against {gas_alone} one by one");
-    stage.done();
-    Ok(())
+    stage.close().await
 }
 
 #[tokio::test]
@@ -101,6 +100,5 @@ async fn a_user_who_also_goes_elsewhere() -> Result<()> {
     assert_eq!((state.status.as_str(), state.reason), ("finalized", None));
     ours.push(back);
     stage.check(&ours).await?;
-    stage.done();
-    Ok(())
+    stage.close().await
 }

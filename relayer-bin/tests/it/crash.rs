@@ -62,6 +62,5 @@ async fn ten_kills_in_ten_thousand_requests() -> Result<()> {
     let truth = stage.check(&all).await?;
     assert_eq!(truth.count("finalized", None), all.len());
     assert_eq!(truth.summaries.len(), all.len());
-    stage.done();
-    Ok(())
+    stage.close().await
 }

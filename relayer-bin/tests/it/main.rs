@@ -1,21 +1,7 @@
-//! The relayer as its own process, on a real node, through a proxy that injects faults. What happened is read from the
-//! chain, never from the relayer alone.
+//! Tests of the relayer from the outside: configuration, bodies, HTTP. A real relay, on a node that is a stub.
 
-#![allow(clippy::print_stdout, reason = "measured figures and seeds belong in a test's output")]
-
-mod batching;
-mod bumps;
-mod calls;
-mod crash;
-mod embed;
-mod events;
-mod faults;
-mod funds;
-mod input;
-mod lanes;
-mod poison;
-mod reorg;
-mod shutdown;
-mod stage;
-mod truth;
-mod wallets;
+mod bodies;
+mod config;
+mod http;
+mod node;
+mod problems;

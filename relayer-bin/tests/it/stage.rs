@@ -51,6 +51,8 @@ pub(crate) struct StageBuilder {
     spec: String,
     extra: String,
     anvil: Vec<String>,
+    environment: Vec<(&'static str, String)>,
+    api_key: Option<String>,
 }
 
 impl StageBuilder {
@@ -95,6 +97,18 @@ impl StageBuilder {
         self
     }
 
+    /// A variable of the relayer's environment.
+    pub(crate) fn env(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.environment.push((name, value.to_string()));
+        self
+    }
+
+    /// The API key that [`Stage::client`] shows.
+    pub(crate) fn api_key(mut self, key: &str) -> Self {
+        self.api_key = Some(key.to_owned());
+        self
+    }
+
     /// Starts everything and waits until the relayer is ready.
     pub(crate) async fn raise(self) -> Result<Stage> {
         let mut node = Anvil::builder();
@@ -128,9 +142,16 @@ impl StageBuilder {
         for (key, value) in &self.chain {
             builder = builder.chain_key(key, value);
         }
+        for (name, value) in &self.environment {
+            builder = builder.env(name, value);
+        }
         let relayer = builder.extra(&self.extra).prepare()?;
+        let client = match &self.api_key {
+            Some(key) => relayer.client().clone().with_key(key),
+            None => relayer.client().clone(),
+        };
         let born = anvil.node().block_number().await?;
-        let mut stage = Stage { relayer, proxy, world, anvil, seed, born, is_done: false };
+        let mut stage = Stage { relayer, client, proxy, world, anvil, seed, born, is_done: false };
         stage.relayer.start().await?;
         Ok(stage)
     }
@@ -143,6 +164,7 @@ impl StageBuilder {
 /// A running scene. What is dropped first ends first.
 pub(crate) struct Stage {
     pub(crate) relayer: Relayer,
+    client: RelayerClient,
     proxy: Option<Proxy>,
     pub(crate) world: World,
     pub(crate) anvil: Anvil,
@@ -164,11 +186,13 @@ impl Stage {
             spec: String::new(),
             extra: String::new(),
             anvil: Vec::new(),
+            environment: Vec::new(),
+            api_key: None,
         }
     }
 
     pub(crate) const fn client(&self) -> &RelayerClient {
-        self.relayer.client()
+        &self.client
     }
 
     pub(crate) const fn node(&self) -> &Node {
@@ -185,9 +209,8 @@ impl Stage {
     }
 
     /// Submits all, in order; each must be accepted.
-    #[track_caller]
-    pub(crate) fn submit<'a>(&'a self, requests: &'a [SignedRequest]) -> impl Future<Output = Result<()>> + 'a {
-        submit_all(self.client(), requests)
+    pub(crate) async fn submit(&self, requests: &[SignedRequest]) -> Result<()> {
+        submit_all(self.client(), requests).await
     }
 
     /// Waits until every request that was ever accepted has ended.
@@ -288,27 +311,24 @@ impl Stage {
         Ok(lane.cloned().unwrap_or_default())
     }
 
-    /// Runs the relayer's program with further arguments; its standard output, if it ends well.
-    pub(crate) fn run(&self, arguments: &[&str]) -> Result<String, String> {
-        let output = Command::new(env!("CARGO_BIN_EXE_slackwater"))
-            .args(arguments)
-            .output()
-            .map_err(|error| format!("{arguments:?}: {error}"))?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        match output.status.success() {
-            true => Ok(text(&output.stdout)),
-            false => Err(format!("{arguments:?}: {}\n{}{}", output.status, text(&output.stdout), text(&output.stderr))),
-        }
-    }
-
     /// Sets the gas limit of blocks from now on. Too little for a transaction keeps it waiting in the pool.
     pub(crate) async fn set_block_gas_limit(&self, gas: u64) -> Result<()> {
         self.node().call::<Value>("evm_setBlockGasLimit", json!([alloy_primitives::U64::from(gas)])).await.map(drop)
     }
 
-    /// The test has passed: nothing to show.
-    pub(crate) const fn done(mut self) {
+    /// The end of a test that has passed: the relayer stops in order, and its database tells one consistent story that
+    /// the chain confirms.
+    pub(crate) async fn close(mut self) -> Result<()> {
+        assert!(self.relayer.terminate(Duration::from_secs(30)).await?, "the relayer ends with an error");
+        let output = Command::new(env!("CARGO_BIN_EXE_slackwater"))
+            .args(["audit", "verify", "--chain", "--config"])
+            .args([self.relayer.config_path(), self.relayer.database()])
+            .output()
+            .expect("slackwater runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "audit: {}\n{}{}", output.status, text(&output.stdout), text(&output.stderr));
         self.is_done = true;
+        Ok(())
     }
 }
 
@@ -382,9 +402,9 @@ pub(crate) async fn until<T>(
     }
 }
 
-/// `$SLACKWATER_SEED`, or another one each time. Printed, so that a failing run can be repeated.
+/// `$TEST_SEED`, or another one each time. Printed, so that a failing run can be repeated.
 pub(crate) fn seed() -> u64 {
-    let given = std::env::var("SLACKWATER_SEED").ok().and_then(|text| text.parse().ok());
+    let given = std::env::var("TEST_SEED").ok().and_then(|text| text.parse().ok());
     let seed = given.unwrap_or_else(|| {
         SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| u64::from(since.subsec_nanos()) ^ since.as_secs())
     });

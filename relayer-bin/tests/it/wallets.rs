@@ -120,6 +120,5 @@ async fn viem_and_ethers_are_relayed() -> Result<()> {
     let answer = stage.client().submit(&body).await?;
     assert_eq!(answer.refused_with(), Some("invalid_signature"), "{answer:?}");
     assert!(matches!(answer, Submitted::Refused(problem) if problem.status == 422));
-    stage.done();
-    Ok(())
+    stage.close().await
 }

@@ -1,0 +1,210 @@
+//! Nodes that freeze, forget, lag, lie, refuse and cut connections.
+
+use std::time::Duration;
+
+use slackwater::chain::RpcErrorClass;
+use slackwater_benches::{
+    Result,
+    proxy::{Fault, ReceiptLie, Rule},
+    wallet::Crowd,
+};
+
+use crate::stage::{PATIENCE, Pace, Stage, Via, until};
+
+const SEND: &str = "eth_sendRawTransaction";
+
+#[tokio::test]
+async fn frozen_for_fifteen_seconds() -> Result<()> {
+    let stage = Stage::at(Pace::Second).lanes(2).raise().await?;
+    let mut crowd = Crowd::new(&stage.world, 50);
+    let mut all: Vec<_> = (0..200).map(|i| crowd.mark_within(i % 50, "5m")).collect();
+    stage.submit(&all).await?;
+    stage.pooled(1).await?;
+    stage.anvil.pause()?;
+    let frozen = tokio::time::Instant::now();
+    // Accepted all the while, although no nonce can be looked up.
+    let more: Vec<_> = (0..200).map(|i| crowd.mark_within(i % 50, "5m")).collect();
+    stage.submit(&more).await?;
+    assert!(frozen.elapsed() < Duration::from_secs(10), "acceptance waits for the node");
+    all.extend(more);
+    tokio::time::sleep_until(frozen + Duration::from_secs(15)).await;
+    stage.anvil.resume()?;
+    stage.settle().await?;
+    let truth = stage.check(&all).await?;
+    assert_eq!(truth.count("finalized", None), all.len());
+    stage.close().await
+}
+
+#[tokio::test]
+async fn connections_cut_before_and_after_the_node_took_it() -> Result<()> {
+    let stage = Stage::at(Pace::Quarter).lanes(2).proxied().chain_key("max_batch", 10).raise().await?;
+    let mut crowd = Crowd::new(&stage.world, 50);
+    let proxy = stage.proxy();
+    // First every answer, then some, then some of everything.
+    proxy.add(Rule::always(Fault::DropAfter).on(SEND).times(20));
+    proxy.add(Rule::always(Fault::DropAfter).on(SEND).chance_bps(4_000));
+    proxy.add(Rule::always(Fault::DropBefore).on(SEND).chance_bps(2_000));
+    proxy.add(Rule::always(Fault::DropAfter).chance_bps(500));
+    let mut all = Vec::new();
+    for _ in 0..4 {
+        let requests: Vec<_> = (0..100).map(|i| crowd.mark_within(i % 50, "5m")).collect();
+        stage.submit(&requests).await?;
+        all.extend(requests);
+        stage.settle().await?;
+    }
+    let injected = proxy.injected();
+    println!("{:?}", injected.faults);
+    assert!(injected.faults["drop_after"] >= 20, "{:?}", injected.faults);
+    proxy.clear();
+    let truth = stage.check(&all).await?;
+    assert_eq!(truth.count("finalized", None), all.len());
+    stage.close().await
+}
+
+#[tokio::test]
+async fn restarted_from_its_state_without_its_pool() -> Result<()> {
+    let mut stage = Stage::at(Pace::Second).lanes(2).chain_key("max_batch", 20).raise().await?;
+    let mut crowd = Crowd::new(&stage.world, 50);
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        let requests: Vec<_> = (0..150).map(|i| crowd.mark_within(i % 50, "5m")).collect();
+        stage.submit(&requests).await?;
+        all.extend(requests);
+        stage.pooled(1).await?;
+        stage.anvil.restart_from_state().await?;
+    }
+    stage.settle().await?;
+    let truth = stage.check(&all).await?;
+    assert_eq!(truth.count("finalized", None), all.len());
+    stage.close().await
+}
+
+#[tokio::test]
+async fn late_doubled_and_reordered_calls() -> Result<()> {
+    let stage = Stage::at(Pace::Quarter).lanes(2).proxied().chain_key("max_batch", 10).raise().await?;
+    let mut crowd = Crowd::new(&stage.world, 50);
+    let late = Fault::Delay { min: Duration::ZERO, max: Duration::from_millis(600) };
+    stage.proxy().add(Rule::always(late).chance_bps(5_000));
+    stage.proxy().add(Rule::always(Fault::Duplicate).on(SEND).chance_bps(5_000));
+    let requests: Vec<_> = (0..300).map(|i| crowd.mark_within(i % 50, "5m")).collect();
+    stage.submit(&requests).await?;
+    stage.settle().await?;
+    stage.proxy().clear();
+    let truth = stage.check(&requests).await?;
+    assert_eq!(truth.count("finalized", None), requests.len());
+    stage.close().await
+}
+
+/// What clients say when they refuse, or seem to.
+const WORDS: [RpcErrorClass; 16] = [
+    RpcErrorClass::AlreadyKnown,
+    RpcErrorClass::NonceTooLow,
+    RpcErrorClass::NonceGap,
+    RpcErrorClass::ReplacementUnderpriced,
+    RpcErrorClass::Underpriced,
+    RpcErrorClass::FeeCapBelowBaseFee,
+    RpcErrorClass::InsufficientFunds,
+    RpcErrorClass::GasTooLow,
+    RpcErrorClass::GasTooHigh,
+    RpcErrorClass::PoolFull,
+    RpcErrorClass::SenderRejected,
+    RpcErrorClass::BadTransaction,
+    RpcErrorClass::NodeUnavailable,
+    RpcErrorClass::Timeout,
+    RpcErrorClass::RateLimited,
+    RpcErrorClass::Unknown,
+];
+
+#[tokio::test]
+async fn every_clients_words() -> Result<()> {
+    let stage = Stage::at(Pace::Quarter).lanes(2).proxied().chain_key("max_batch", 5).raise().await?;
+    let mut crowd = Crowd::new(&stage.world, 40);
+    let mut all = Vec::new();
+    for client in ["geth", "reth", "nethermind", "besu", "erigon", "anvil"] {
+        for class in WORDS {
+            let refusal = Fault::Refuse { client: client.to_owned(), class };
+            stage.proxy().add(Rule::always(refusal).on(SEND).chance_bps(1_200).times(2));
+        }
+        stage.proxy().add(Rule::always(Fault::HttpStatus(502)).on(SEND).chance_bps(1_200).times(2));
+        let requests: Vec<_> = (0..80).map(|i| crowd.mark_within(i % 40, "5m")).collect();
+        stage.submit(&requests).await?;
+        all.extend(requests);
+        if let Err(error) = stage.settle().await {
+            panic!("{client}: {error}");
+        }
+        stage.proxy().clear();
+    }
+    println!("{:?}", stage.proxy().injected().faults);
+    let truth = stage.check(&all).await?;
+    assert_eq!(truth.count("finalized", None), all.len());
+    stage.close().await
+}
+
+#[tokio::test]
+async fn heads_that_go_back_and_forth() -> Result<()> {
+    // As behind a load balancer: every other answer comes from a node that lags.
+    let stage = Stage::at(Pace::Quarter).lanes(2).proxied().chain_key("max_batch", 10).raise().await?;
+    stage.proxy().add(Rule::always(Fault::StaleHead { blocks: 2 }).chance_bps(3_000));
+    stage.proxy().add(Rule::always(Fault::StaleHead { blocks: 1 }).chance_bps(3_000));
+    let mut crowd = Crowd::new(&stage.world, 50);
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        let requests: Vec<_> = (0..100).map(|i| crowd.mark_within(i % 50, "5m")).collect();
+        stage.submit(&requests).await?;
+        all.extend(requests);
+        stage.settle().await?;
+    }
+    stage.proxy().clear();
+    let truth = stage.check(&all).await?;
+    assert_eq!(truth.count("finalized", None), all.len());
+    stage.close().await
+}
+
+#[tokio::test]
+async fn receipts_that_are_not_there_for_a_while() -> Result<()> {
+    // The transactions are mined and become final, the account's nonce says so, but the only node has no receipts:
+    // that is no proof that somebody else used the nonce.
+    let stage = Stage::at(Pace::Manual).proxied().raise().await?;
+    stage.proxy().add(Rule::always(Fault::Receipt(ReceiptLie::Null)).on("eth_getTransactionReceipt"));
+    let mut crowd = Crowd::new(&stage.world, 20);
+    let requests: Vec<_> = (0..40).map(|i| crowd.mark_within(i % 20, "5m")).collect();
+    stage.submit(&requests).await?;
+    stage.pooled(1).await?;
+    for _ in 0..8 {
+        stage.mine(1).await?;
+        let polls = stage.proxy().injected().calls.get("eth_getTransactionReceipt").copied().unwrap_or(0);
+        until("the relayer to ask for receipts", PATIENCE, async || {
+            let now = stage.proxy().injected().calls.get("eth_getTransactionReceipt").copied().unwrap_or(0);
+            Ok((now > polls).then_some(()))
+        })
+        .await?;
+    }
+    let nonce = stage.node().nonce(stage.lane()).await?;
+    for request in &requests {
+        let state = stage.client().request(request.id).await?;
+        assert!(!state.is_terminal(), "concluded without a receipt: {} {:?}", state.status, state.reason);
+    }
+    stage.proxy().clear();
+    stage.settle_mining().await?;
+    let truth = stage.check(&requests).await?;
+    assert_eq!(truth.count("finalized", None), requests.len());
+    assert_eq!(stage.node().nonce(stage.lane()).await?, nonce, "nothing was sent again");
+    stage.close().await
+}
+
+#[tokio::test]
+async fn one_of_three_nodes_lies() -> Result<()> {
+    for lie in [ReceiptLie::Failed, ReceiptLie::Null, ReceiptLie::OtherBlock] {
+        let stage = Stage::at(Pace::Quarter).endpoints(&[Via::Proxy, Via::Node, Via::Node]).raise().await?;
+        stage.proxy().add(Rule::always(Fault::Receipt(lie)).on("eth_getTransactionReceipt"));
+        stage.proxy().add(Rule::always(Fault::StaleHead { blocks: 1 }).chance_bps(2_000));
+        let mut crowd = Crowd::new(&stage.world, 20);
+        let requests: Vec<_> = (0..60).map(|i| crowd.mark_within(i % 20, "5m")).collect();
+        stage.submit(&requests).await?;
+        stage.settle().await?;
+        let truth = stage.check(&requests).await?;
+        assert_eq!(truth.count("finalized", None), requests.len(), "{lie:?}");
+        stage.close().await?;
+    }
+    Ok(())
+}
