@@ -87,7 +87,8 @@ fn room_sources(room: &str) -> Vec<(String, String)> {
 
 #[test]
 fn the_reader_sees_groups() {
-    let names = named("use crate::{\n    chain::{Fees, x},\n    time::Timestamp, lane,\n};\nfn f() { crate::policy::g() }");
+    let names =
+        named("use crate::{\n    chain::{Fees, x},\n    time::Timestamp, lane,\n};\nfn f() { crate::policy::g() }");
     assert_eq!(names.into_iter().collect::<Vec<_>>(), ["chain", "lane", "policy", "time"]);
     assert!(named("my_crate::chain").is_empty() && named(&code("/// [`crate::lane`]")).is_empty());
 }
@@ -98,7 +99,10 @@ fn every_room_is_listed() {
     for entry in fs::read_dir(src).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        assert!(name == "lib" || ROOMS.iter().any(|(room, _)| *room == name), "room `{name}` has no place in the order");
+        assert!(
+            name == "lib" || ROOMS.iter().any(|(room, _)| *room == name),
+            "room `{name}` has no place in the order"
+        );
     }
 }
 
@@ -124,8 +128,22 @@ fn rooms_only_use_those_before_them() {
 #[test]
 fn pure_rooms_touch_no_world() {
     let worldly = [
-        "tokio", "reqwest", "sqlx", "moka", "governor", "Instant", "SystemTime", "std::fs", "std::net", "std::thread",
-        "std::env", "rand::", "getrandom", "HashSet::iter", "tracing", "metrics::",
+        "tokio",
+        "reqwest",
+        "sqlx",
+        "moka",
+        "governor",
+        "Instant",
+        "SystemTime",
+        "std::fs",
+        "std::net",
+        "std::thread",
+        "std::env",
+        "rand::",
+        "getrandom",
+        "HashSet::iter",
+        "tracing",
+        "metrics::",
     ];
     for room in PURE {
         for (path, text) in room_sources(room) {

@@ -42,11 +42,7 @@ fn rows() -> Vec<Row> {
             let forwarder = text(domain, "verifyingContract").parse().unwrap();
             Row {
                 title: format!("{} ({})", text(row, "title"), text(row, "wallet")),
-                domain: ForwarderDomain::new(
-                    text(domain, "name"),
-                    text(domain, "chainId").parse().unwrap(),
-                    forwarder,
-                ),
+                domain: ForwarderDomain::new(text(domain, "name"), text(domain, "chainId").parse().unwrap(), forwarder),
                 forward: Forward {
                     forwarder,
                     from: text(message, "from").parse().unwrap(),
@@ -184,7 +180,8 @@ fn scalars_out_of_range_recover_nothing() {
     let digest = B256::repeat_byte(0x11);
     let word = |value: U256| value.to_be_bytes::<32>();
     let small = U256::from(9);
-    for (r, s) in [(U256::ZERO, small), (small, U256::ZERO), (U256::ZERO, U256::ZERO), (ORDER, small), (U256::MAX, small)]
+    for (r, s) in
+        [(U256::ZERO, small), (small, U256::ZERO), (U256::ZERO, U256::ZERO), (ORDER, small), (U256::MAX, small)]
     {
         for v in [27, 28] {
             let signature = [word(r).as_slice(), &word(s), &[v]].concat();

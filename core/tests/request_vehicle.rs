@@ -105,7 +105,8 @@ fn assert_bound(params: &VehicleParams, key: VehicleKey, members: &[Arc<Verified
     let sum = members.iter().fold(params.base_gas(), |sum, member| sum.saturating_add(params.member_gas(member)));
     assert!(sum >= payload.gas_limit, "{sum} < {} for {} members", payload.gas_limit, members.len());
     // Enough for everybody, and never refused for too little.
-    let wanted = members.iter().fold(params.schedule.intrinsic_gas(&payload.data), |sum, m| sum.saturating_add(m.gas()));
+    let wanted =
+        members.iter().fold(params.schedule.intrinsic_gas(&payload.data), |sum, m| sum.saturating_add(m.gas()));
     assert!(payload.gas_limit >= wanted);
     assert!(payload.gas_limit >= params.schedule.floor_gas(&payload.data));
     assert!(payload.gas_limit >= params.schedule.min_gas_limit(&payload.data));
@@ -305,8 +306,18 @@ fn outcomes_come_from_the_forwarders_events_only() {
     // A reverted transaction has no events; if somebody shows some, they don't count.
     check(&members, false, &all, &[Untouched; 3]);
     // The target may emit the very same event from its own address.
-    check(&members, true, &[event(stranger, 1, 0, true), event(Address::repeat_byte(0x70), 1, 1, true)], &[Untouched; 3]);
-    check(&members, true, &[event(stranger, 1, 0, true), event(FORWARDER, 1, 0, false)], &[Failed, Untouched, Untouched]);
+    check(
+        &members,
+        true,
+        &[event(stranger, 1, 0, true), event(Address::repeat_byte(0x70), 1, 1, true)],
+        &[Untouched; 3],
+    );
+    check(
+        &members,
+        true,
+        &[event(stranger, 1, 0, true), event(FORWARDER, 1, 0, false)],
+        &[Failed, Untouched, Untouched],
+    );
     // Right signer, other nonce; right nonce, other signer.
     check(&members, true, &[event(FORWARDER, 1, 7, true), event(FORWARDER, 2, 0, true)], &[Untouched; 3]);
     // Told twice, it still happened once.

@@ -26,10 +26,32 @@ pub struct Lane {
     slots: BTreeMap<u64, Slot>,
     head: Option<HeadInfo>,
     balance: Option<U256>,
-    /// Needed before the lane sends again.
-    underfunded: Option<U256>,
+    shortage: Option<Shortage>,
     chain_nonce: u64,
+    /// One more than the highest nonce that was ever ours.
+    own_next: u64,
+    /// One more than the highest nonce that is final.
+    settled_next: u64,
+    /// Head number since when the chain's nonce stands below one that nothing explains.
+    behind_since: Option<u64>,
     commands: VecDeque<Command>,
+}
+
+/// Why the lane waits for a top-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shortage {
+    /// A plan needs more than what is left beside everything in flight. It ends with the plan's deadline at the latest.
+    Plan { needed_wei: U256, until: Timestamp },
+    /// Nodes refuse what is in flight.
+    Refused { needed_wei: U256 },
+}
+
+impl Shortage {
+    const fn needed_wei(self) -> U256 {
+        match self {
+            Self::Plan { needed_wei, .. } | Self::Refused { needed_wei } => needed_wei,
+        }
+    }
 }
 
 impl Lane {
@@ -37,46 +59,37 @@ impl Lane {
     ///
     /// It refuses plans until the chain's nonce is known ([`Event::AccountNonce`]).
     pub fn restore(config: LaneConfig, next_nonce: Option<u64>, slots: Vec<RestoredSlot>) -> Self {
-        let slots = slots
+        let slots: BTreeMap<u64, Slot> = slots
             .into_iter()
-            .map(|slot| {
-                let attempts = slot
-                    .attempts
-                    .into_iter()
-                    .map(|(kind, fees, hash)| Attempt {
-                        kind,
-                        fees,
-                        hash: Some(hash),
-                        is_durable: true,
-                        // Committed, so it may have been sent before the crash.
-                        held: Held::Maybe,
-                        sent_at: None,
-                        is_sending: false,
-                    })
-                    .collect();
-                let restored = Slot {
-                    plan: slot.plan,
-                    attempts,
-                    phase: Phase::Pending,
-                    was_broadcast: slot.was_broadcast,
-                    is_reported_included: slot.was_included,
-                    is_abandoned: false,
-                    attempted_at: 0,
-                    is_polling: false,
-                    is_alerted: false,
+            .map(|restored| {
+                let attempts = restored.attempts.into_iter();
+                let attempts: Vec<Attempt> =
+                    attempts.map(|(kind, fees, hash)| Attempt::restored(kind, fees, hash)).collect();
+                // What was given up stays given up (I7), whatever the reason was.
+                let is_abandoned = attempts.iter().any(|attempt| attempt.kind == AttemptKind::Cancel);
+                let slot = Slot {
+                    was_broadcast: restored.was_broadcast,
+                    is_reported_included: restored.was_included,
+                    is_abandoned,
+                    ..Slot::new(restored.plan, attempts)
                 };
-                (slot.nonce, restored)
+                (restored.nonce, slot)
             })
             .collect();
+        let above = slots.keys().next_back().map_or(0, |nonce| nonce + 1);
+        let own_next = next_nonce.unwrap_or(0).max(above);
         Self {
             config,
-            next_nonce: next_nonce.unwrap_or(0),
+            next_nonce: own_next,
             is_reconciled: false,
             slots,
             head: None,
             balance: None,
-            underfunded: None,
+            shortage: None,
             chain_nonce: 0,
+            own_next,
+            settled_next: 0,
+            behind_since: None,
             commands: VecDeque::new(),
         }
     }
@@ -108,7 +121,7 @@ impl Lane {
 
     /// The lane waits for a top-up.
     pub const fn is_underfunded(&self) -> bool {
-        self.underfunded.is_some()
+        self.shortage.is_some()
     }
 
     /// Whether some transaction with this batch id is still tracked.
@@ -126,7 +139,7 @@ impl Lane {
     /// # Errors
     /// [`LaneError::NotReconciled`], [`LaneError::Busy`], [`LaneError::Full`] or [`LaneError::Underfunded`].
     pub fn ready(&self) -> Result<(), LaneError> {
-        if !self.is_reconciled || self.head.is_none() {
+        if !self.is_reconciled || self.head.is_none() || self.behind_since.is_some() {
             return Err(LaneError::NotReconciled);
         }
         if let Some((nonce, _)) = self.slots.iter().find(|(_, slot)| slot.is_signing()) {
@@ -136,7 +149,8 @@ impl Lane {
         if in_flight >= self.config.max_in_flight {
             return Err(LaneError::Full { in_flight, limit: self.config.max_in_flight });
         }
-        if let Some(needed_wei) = self.underfunded {
+        if let Some(shortage) = self.shortage {
+            let needed_wei = shortage.needed_wei();
             return Err(LaneError::Underfunded { needed_wei, available_wei: self.available_wei() });
         }
         Ok(())
@@ -163,25 +177,13 @@ impl Lane {
         let needed_wei = worst_case_wei(&plan, fees.max_fee_per_gas);
         let available_wei = self.available_wei();
         if self.balance.is_some() && available_wei < needed_wei {
-            self.pause(needed_wei);
+            self.pause(Shortage::Plan { needed_wei, until: plan.deadline });
             return Err(LaneError::Underfunded { needed_wei, available_wei });
         }
         let nonce = self.next_nonce;
         self.next_nonce += 1;
-        self.slots.insert(
-            nonce,
-            Slot {
-                plan,
-                attempts: Vec::new(),
-                phase: Phase::Pending,
-                was_broadcast: false,
-                is_reported_included: false,
-                is_abandoned: false,
-                attempted_at: head.number,
-                is_polling: false,
-                is_alerted: false,
-            },
-        );
+        self.own_next = self.own_next.max(self.next_nonce);
+        self.slots.insert(nonce, Slot::new(plan, Vec::new()));
         self.sign(nonce, AttemptKind::Payload, fees);
         Ok(BatchId { lane: self.config.id, nonce })
     }
@@ -193,20 +195,21 @@ impl Lane {
         match event {
             Event::AccountNonce { latest, finalized } => self.on_account_nonce(latest, finalized),
             Event::Signed { key, hash } => {
-                if let Some(attempt) = self.attempt_mut(key) {
+                // Told again, it changes nothing: what is committed keeps its hash.
+                if let Some(attempt) = self.attempt_mut(key).filter(|attempt| attempt.hash.is_none()) {
                     attempt.hash = Some(hash);
                     self.commands.push_back(Command::Persist { key });
                 }
             }
             Event::Persisted { key } => self.on_persisted(now, key),
             Event::Abandoned { key } => self.on_abandoned(key),
-            Event::Sent { key, outcome } => self.on_sent(key, outcome),
+            Event::Sent { key, outcome } => self.on_sent(now, key, outcome),
             Event::Receipts { nonce, purpose, found, is_complete, at_block } => {
                 self.on_receipts(nonce, purpose, found, is_complete, at_block);
             }
             Event::Head(head) => self.on_head(now, head),
             Event::Canonical { number, hash } => self.on_canonical(number, hash),
-            Event::Balance(wei) => self.on_balance(wei),
+            Event::Balance(wei) => self.on_balance(now, wei),
         }
     }
 
@@ -229,29 +232,27 @@ impl Lane {
         self.balance.unwrap_or(U256::MAX).saturating_sub(committed)
     }
 
-    fn pause(&mut self, needed_wei: U256) {
-        if self.underfunded.is_none() {
+    fn pause(&mut self, shortage: Shortage) {
+        if self.shortage.is_none() {
             let balance_wei = self.balance.unwrap_or(U256::ZERO);
+            let needed_wei = shortage.needed_wei();
             self.commands.push_back(Command::Alert(LaneAlert::Underfunded { needed_wei, balance_wei }));
         }
-        self.underfunded = Some(needed_wei);
+        self.shortage = Some(shortage);
+    }
+
+    fn resume(&mut self) {
+        self.shortage = None;
+        self.commands.push_back(Command::Alert(LaneAlert::Resumed));
     }
 
     fn sign(&mut self, nonce: u64, kind: AttemptKind, fees: Fees) {
         let sender = self.config.id.sender;
         let (chain_id, cancel_gas) = (self.config.id.chain_id, self.config.cancel_gas);
-        let head = self.head.map_or(0, |head| head.number);
+        let head = self.head.map(|head| head.number);
         let Some(slot) = self.slots.get_mut(&nonce) else { return };
         let key = AttemptKey { nonce, index: u32::try_from(slot.attempts.len()).unwrap_or(u32::MAX) };
-        slot.attempts.push(Attempt {
-            kind,
-            fees,
-            hash: None,
-            is_durable: false,
-            held: Held::Unsent,
-            sent_at: None,
-            is_sending: false,
-        });
+        slot.attempts.push(Attempt::new(kind, fees));
         slot.attempted_at = head;
         let payload = match kind {
             AttemptKind::Payload => slot.plan.payload.clone(),
@@ -270,6 +271,12 @@ impl Lane {
             self.commands.push_back(Command::Alert(LaneAlert::ForeignNonce { ours: self.next_nonce, chain: latest }));
             self.next_nonce = latest;
         }
+        let next_head = self.head.map_or(0, |head| head.number.saturating_add(1));
+        for (_, slot) in self.slots.range_mut(..finalized.unwrap_or(0)) {
+            slot.consumed_from.get_or_insert(next_head);
+        }
+        // A filler that was never signed, for a nonce that is used after all.
+        self.slots.retain(|nonce, slot| !(slot.is_filler && slot.attempts.is_empty() && *nonce < latest));
         let polls: Vec<(u64, PollPurpose)> = self
             .slots
             .iter()
@@ -287,16 +294,36 @@ impl Lane {
 
     /// First look at the chain after a start (invariant I4): the chain may be ahead, behind, or have holes.
     fn reconcile(&mut self, latest: u64) {
-        let above = self.slots.keys().next_back().map_or(0, |nonce| nonce + 1);
-        let known = self.next_nonce.max(above);
-        if latest > known && known > 0 {
-            self.commands.push_back(Command::Alert(LaneAlert::ForeignNonce { ours: known, chain: latest }));
+        if latest > self.next_nonce && self.next_nonce > 0 {
+            self.commands.push_back(Command::Alert(LaneAlert::ForeignNonce { ours: self.next_nonce, chain: latest }));
         }
-        self.next_nonce = known.max(latest);
+        self.next_nonce = self.next_nonce.max(latest);
         self.is_reconciled = true;
-        // Nonces between the chain's and ours that no slot explains (a restored backup, a store that was reset) would block
-        // everything behind them: fill them with cancels.
-        let holes: Vec<u64> = (latest..self.next_nonce).filter(|nonce| !self.slots.contains_key(nonce)).collect();
+    }
+
+    /// Nonces between the chain's and ours that no slot explains would block everything behind them: a restored backup, a
+    /// chain that was reset, a stranger's transaction that a reorg took back, a node that told a nonce too high.
+    ///
+    /// Views lag, so this must last for `bump_after_blocks` before it is believed. Then nonces that were never ours are
+    /// given back, and the others are filled with cancels.
+    fn close_gaps(&mut self, head: HeadInfo) {
+        let above = self.slots.keys().next_back().map_or(0, |nonce| nonce + 1);
+        let settled = self.chain_nonce.max(self.settled_next);
+        let lowest = settled.max(self.own_next).max(above);
+        let holes: Vec<u64> = (settled..lowest)
+            .filter(|nonce| !self.slots.contains_key(nonce))
+            .take(self.config.max_in_flight.max(1))
+            .collect();
+        if holes.is_empty() && lowest >= self.next_nonce {
+            self.behind_since = None;
+            return;
+        }
+        let since = *self.behind_since.get_or_insert(head.number);
+        if head.number.saturating_sub(since) < self.config.bump_after_blocks {
+            return;
+        }
+        self.behind_since = None;
+        self.next_nonce = self.next_nonce.min(lowest);
         for nonce in holes {
             let plan = Plan {
                 payload: cancel_payload(self.config.id.sender, self.config.cancel_gas),
@@ -304,20 +331,13 @@ impl Lane {
                 ceiling_wei_per_gas: self.config.max_fee_ceiling_wei_per_gas,
                 extra_wei: U256::ZERO,
             };
-            self.slots.insert(
-                nonce,
-                Slot {
-                    plan,
-                    attempts: Vec::new(),
-                    phase: Phase::Pending,
-                    was_broadcast: false,
-                    is_reported_included: false,
-                    is_abandoned: true,
-                    attempted_at: 0,
-                    is_polling: false,
-                    is_alerted: false,
-                },
-            );
+            self.slots.insert(nonce, Slot { is_abandoned: true, is_filler: true, ..Slot::new(plan, Vec::new()) });
+        }
+    }
+
+    fn look_up(&mut self, nonce: u64) {
+        if self.slots.get(&nonce).is_some_and(|slot| !slot.is_polling && !slot.is_included()) {
+            self.poll(nonce, PollPurpose::Inclusion);
         }
     }
 
@@ -329,21 +349,15 @@ impl Lane {
     }
 
     fn on_persisted(&mut self, now: Timestamp, key: AttemptKey) {
-        let head = self.head;
         let Some(slot) = self.slots.get_mut(&key.nonce) else { return };
         let is_included = slot.is_included();
-        let deadline = slot.plan.deadline;
         let Some(attempt) = slot.attempts.get_mut(key.index as usize) else { return };
         if attempt.is_durable {
             return;
         }
         attempt.is_durable = true;
-        let is_payload = attempt.kind == AttemptKind::Payload;
-        if is_payload && head.is_some_and(|head| is_past(now, head, deadline)) {
-            slot.is_abandoned = true;
-        }
         if !is_included {
-            self.broadcast(key.nonce);
+            self.broadcast(now, key.nonce);
         }
     }
 
@@ -360,20 +374,26 @@ impl Lane {
             if self.next_nonce == key.nonce + 1 {
                 self.next_nonce = key.nonce;
             }
+            if self.own_next == key.nonce + 1 {
+                self.own_next = key.nonce;
+            }
         }
     }
 
-    /// Sends the best attempt of `nonce`, unless it is on its way already.
-    fn broadcast(&mut self, nonce: u64) {
-        let head = self.head.map_or(0, |head| head.number);
+    /// Sends the best attempt of `nonce`, unless it is on its way already. All bytes leave through here.
+    fn broadcast(&mut self, now: Timestamp, nonce: u64) {
+        let Some(head) = self.head else { return };
         let Some(slot) = self.slots.get_mut(&nonce) else { return };
+        // I7, whoever asks for it.
+        slot.is_abandoned |= is_past(now, head, slot.plan.deadline);
         let Some(index) = slot.best() else { return };
         let attempt = &mut slot.attempts[index];
         if attempt.is_sending {
             return;
         }
         attempt.is_sending = true;
-        attempt.sent_at = Some(head);
+        attempt.sent_at = Some(head.number);
+        attempt.held_before = attempt.held;
         // From here on somebody may hold it, whatever the answer says (or whether one comes at all).
         attempt.held = attempt.held.max(Held::Maybe);
         let key = AttemptKey { nonce, index: u32::try_from(index).unwrap_or(u32::MAX) };
@@ -388,35 +408,39 @@ impl Lane {
         self.commands.push_back(Command::Broadcast { key });
     }
 
-    fn on_sent(&mut self, key: AttemptKey, outcome: SendOutcome) {
+    fn on_sent(&mut self, now: Timestamp, key: AttemptKey, outcome: SendOutcome) {
         let Some(slot) = self.slots.get_mut(&key.nonce) else { return };
         let is_first = slot.attempts.len() == 1;
+        let is_included = slot.is_included();
         let needed_wei = slot.worst_case_wei();
         let Some(attempt) = slot.attempts.get_mut(key.index as usize) else { return };
         attempt.is_sending = false;
-        let was_held = attempt.held == Held::Yes;
         match outcome {
             SendOutcome::Taken => attempt.held = Held::Yes,
+            SendOutcome::Maybe(RpcErrorClass::NonceTooLow) => self.look_up(key.nonce),
             SendOutcome::Maybe(_) => {}
             SendOutcome::Refused(class) => {
-                // A definite refusal raises nothing (I6), but an earlier acceptance is not taken back by it.
-                if !was_held {
-                    attempt.held = Held::Refused;
+                // A definite refusal raises nothing (I6), but what an earlier send left behind is not taken back by it.
+                if attempt.held == Held::Maybe {
+                    attempt.held = attempt.held_before.max(Held::Refused);
+                }
+                if is_included {
+                    return;
                 }
                 match class {
-                    RpcErrorClass::InsufficientFunds => self.pause(needed_wei),
+                    RpcErrorClass::InsufficientFunds => self.pause(Shortage::Refused { needed_wei }),
                     RpcErrorClass::NonceTooLow => {
                         // One of our attempts, or a stranger, used the nonce: the receipts tell.
                         if let Some(attempt) = self.attempt_mut(key) {
                             attempt.held = attempt.held.max(Held::Maybe);
                         }
-                        if self.slots.get(&key.nonce).is_some_and(|slot| !slot.is_polling && !slot.is_included()) {
-                            self.poll(key.nonce, PollPurpose::Inclusion);
-                        }
+                        self.look_up(key.nonce);
                     }
                     RpcErrorClass::ReplacementUnderpriced => {
-                        // The node holds something of ours that we believed refused: what we price against includes it.
-                        if let Some(slot) = self.slots.get_mut(&key.nonce) {
+                        // If we believe that nobody holds anything, we are wrong: price against all the others.
+                        if let Some(slot) = self.slots.get_mut(&key.nonce)
+                            && slot.held_fees().is_none()
+                        {
                             for (index, attempt) in slot.attempts.iter_mut().enumerate() {
                                 if index != key.index as usize && attempt.is_durable {
                                     attempt.held = attempt.held.max(Held::Maybe);
@@ -428,7 +452,7 @@ impl Lane {
                         let lower: Vec<u64> = self.slots.range(..key.nonce).map(|(nonce, _)| *nonce).collect();
                         for nonce in lower {
                             if self.slots.get(&nonce).is_some_and(|slot| !slot.is_included() && !slot.is_busy()) {
-                                self.broadcast(nonce);
+                                self.broadcast(now, nonce);
                             }
                         }
                     }
@@ -479,6 +503,7 @@ impl Lane {
                 };
                 if purpose == PollPurpose::Finality && self.is_final(receipt.block_number) && is_complete {
                     self.slots.remove(&nonce);
+                    self.settled_next = self.settled_next.max(nonce + 1);
                     self.commands.push_back(Command::ReportFinal { nonce, kind, receipt });
                 } else if is_new {
                     let Some(slot) = self.slots.get_mut(&nonce) else { return };
@@ -493,11 +518,12 @@ impl Lane {
                     // The block we saw it in is gone.
                     slot.phase = Phase::Pending;
                     slot.is_reported_included = false;
-                    slot.attempted_at = at_block;
+                    slot.attempted_at = Some(at_block);
                     self.commands.push_back(Command::ReportUnincluded { nonce });
-                } else if purpose == PollPurpose::Finality {
-                    // I3: consumed at finality, and by quorum none of our hashes did it.
+                } else if purpose == PollPurpose::Finality && slot.consumed_from.is_some_and(|from| at_block >= from) {
+                    // I3: consumed at finality before we asked, and by quorum none of our hashes did it.
                     self.slots.remove(&nonce);
+                    self.settled_next = self.settled_next.max(nonce + 1);
                     self.commands.push_back(Command::ReportLost { nonce });
                 }
             }
@@ -523,7 +549,7 @@ impl Lane {
                 slot.phase = Phase::Pending;
                 slot.is_reported_included = false;
                 slot.is_polling = false;
-                slot.attempted_at = number;
+                slot.attempted_at = Some(number);
                 self.commands.push_back(Command::ReportUnincluded { nonce });
                 // It may already be in the other branch.
                 self.poll(nonce, PollPurpose::Inclusion);
@@ -531,29 +557,33 @@ impl Lane {
         }
     }
 
-    fn on_balance(&mut self, wei: U256) {
+    fn on_balance(&mut self, now: Timestamp, wei: U256) {
         self.balance = Some(wei);
-        let Some(needed_wei) = self.underfunded else { return };
-        // What is refused for lack of funds is itself in flight: compare with the whole balance.
-        let refused: Vec<u64> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| !slot.is_included() && !slot.is_busy())
-            .map(|(nonce, _)| *nonce)
-            .collect();
-        let needed_wei = if refused.is_empty() {
-            needed_wei
-        } else {
-            refused
-                .iter()
-                .filter_map(|nonce| self.slots.get(nonce))
-                .fold(U256::ZERO, |sum, slot| sum.saturating_add(slot.worst_case_wei()))
-        };
-        if wei >= needed_wei {
-            self.underfunded = None;
-            self.commands.push_back(Command::Alert(LaneAlert::Resumed));
-            for nonce in refused {
-                self.broadcast(nonce);
+        match self.shortage {
+            None => {}
+            Some(Shortage::Plan { needed_wei, .. }) => {
+                if self.available_wei() >= needed_wei {
+                    self.resume();
+                }
+            }
+            Some(Shortage::Refused { .. }) => {
+                // What is refused is itself in flight: compare with the whole balance.
+                let pending = self.slots.values().filter(|slot| !slot.is_included());
+                let needed_wei = pending.fold(U256::ZERO, |sum, slot| sum.saturating_add(slot.worst_case_wei()));
+                if wei < needed_wei {
+                    return;
+                }
+                self.resume();
+                let refused: Vec<u64> = self
+                    .slots
+                    .iter()
+                    .filter(|(_, slot)| !slot.is_included() && !slot.is_busy())
+                    .filter(|(_, slot)| slot.best().is_some_and(|best| slot.attempts[best].held == Held::Refused))
+                    .map(|(nonce, _)| *nonce)
+                    .collect();
+                for nonce in refused {
+                    self.broadcast(now, nonce);
+                }
             }
         }
     }
@@ -563,6 +593,13 @@ impl Lane {
         if !self.is_reconciled {
             return;
         }
+        if let Some(Shortage::Plan { until, .. }) = self.shortage
+            && is_past(now, head, until)
+        {
+            // Nobody needs it any more; a cheaper plan may fit.
+            self.resume();
+        }
+        self.close_gaps(head);
         let nonces: Vec<u64> = self.slots.keys().copied().collect();
         let mut is_oldest = true;
         for nonce in nonces {
@@ -592,6 +629,7 @@ impl Lane {
         if !slot.is_abandoned && is_past(now, head, slot.plan.deadline) {
             slot.is_abandoned = true;
         }
+        let attempted_at = *slot.attempted_at.get_or_insert(head.number);
         // The chain's nonce has passed: something of ours, or a stranger, is in a block. Polling decides, not money.
         if nonce < self.chain_nonce {
             return;
@@ -606,20 +644,20 @@ impl Lane {
             return;
         }
         let is_priced_out = attempt.fees.max_fee_per_gas < head.next_base_fee;
-        let is_stuck = is_oldest && head.number.saturating_sub(slot.attempted_at) >= self.config.bump_after_blocks;
+        let is_stuck = is_oldest && head.number.saturating_sub(attempted_at) >= self.config.bump_after_blocks;
         let is_refused = attempt.held == Held::Refused;
         let is_stale =
             attempt.sent_at.is_none_or(|sent| head.number.saturating_sub(sent) >= self.config.rebroadcast_after_blocks);
-        if self.underfunded.is_some() {
+        if matches!(self.shortage, Some(Shortage::Refused { .. })) {
             // No new price while the balance can't cover the old one: failed sends must not ratchet (S9).
             return;
         }
         if is_priced_out || is_stuck {
-            if !self.replace(nonce) && is_stale {
-                self.broadcast(nonce);
+            if !self.replace(nonce) && (is_refused || is_stale) {
+                self.broadcast(now, nonce);
             }
         } else if is_refused || is_stale {
-            self.broadcast(nonce);
+            self.broadcast(now, nonce);
         }
     }
 
@@ -642,39 +680,39 @@ impl Lane {
             }
             return false;
         }
-        let fees = match slot.held_fees() {
+        // The least that works: what a node may hold must be outbid, and the next block must take it.
+        let least = match slot.held_fees() {
+            Some(_) if !config.replacement.is_supported() && !is_first_cancel => return false,
+            Some(held) if !config.replacement.is_supported() => held,
+            // Prices near 2^128 can't be outbid: out of reach like any other price above the ceiling.
             Some(held) => {
-                if !config.replacement.is_supported() && !is_first_cancel {
-                    return false;
-                }
-                let least = config.replacement.min_replacement(held, head.next_base_fee).unwrap_or(held);
-                least.max_of_each(head.quote)
+                config.replacement.min_replacement(held, head.next_base_fee).unwrap_or(Fees::new(u128::MAX, u128::MAX))
             }
-            None => head.quote,
+            None => Fees::new(head.next_base_fee, 0),
         };
-        if fees.max_fee_per_gas > ceiling {
-            // Everything may fit under the ceiling with a lower quote, as long as the replacement rule is kept.
-            let least = slot
-                .held_fees()
-                .map_or(Some(head.quote), |held| config.replacement.min_replacement(held, head.next_base_fee));
-            match least {
-                Some(least) if least.max_fee_per_gas <= ceiling && ceiling >= head.next_base_fee => {
-                    let fees = clamp(fees, ceiling).max_of_each(least);
-                    self.sign(nonce, kind, fees);
-                    return true;
-                }
-                _ => {
-                    if !slot.is_alerted {
-                        slot.is_alerted = true;
-                        self.commands.push_back(Command::Alert(LaneAlert::CeilingReached {
-                            nonce,
-                            needed_wei_per_gas: fees.max_fee_per_gas,
-                            ceiling_wei_per_gas: ceiling,
-                        }));
-                    }
-                    return false;
-                }
+        // A payload that may not be sent any more, can't be outbid under the ceiling and is not mined although it could
+        // pay: most likely nobody holds it. A cancel at the market's price frees the nonce then, and is refused if not.
+        let is_forgotten = is_first_cancel
+            && slot.held_fees().is_some_and(|held| held.max_fee_per_gas >= head.next_base_fee)
+            && slot.quiet_blocks(head.number) >= config.bump_after_blocks.saturating_mul(2);
+        let least =
+            if least.max_fee_per_gas > ceiling && is_forgotten { Fees::new(head.next_base_fee, 0) } else { least };
+        if least.max_fee_per_gas > ceiling || head.next_base_fee > ceiling {
+            if !slot.is_alerted {
+                slot.is_alerted = true;
+                self.commands.push_back(Command::Alert(LaneAlert::CeilingReached {
+                    nonce,
+                    needed_wei_per_gas: least.max_fee_per_gas.max(head.next_base_fee),
+                    ceiling_wei_per_gas: ceiling,
+                }));
             }
+            return false;
+        }
+        // A quote above the ceiling is cut to it; the replacement rule is kept.
+        let fees = clamp(least.max_of_each(head.quote), ceiling).max_of_each(least);
+        if slot.attempts.iter().any(|attempt| (attempt.kind, attempt.fees) == (kind, fees)) {
+            // The very same bytes: send them again instead.
+            return false;
         }
         self.sign(nonce, kind, fees);
         true

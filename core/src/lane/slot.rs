@@ -25,6 +25,8 @@ pub(super) struct Attempt {
     pub(super) hash: Option<B256>,
     pub(super) is_durable: bool,
     pub(super) held: Held,
+    /// What `held` was before the broadcast that is under way: a refusal only takes that one back.
+    pub(super) held_before: Held,
     /// Head number when it was last sent.
     pub(super) sent_at: Option<u64>,
     /// A broadcast is under way.
@@ -47,15 +49,61 @@ pub(super) struct Slot {
     pub(super) is_reported_included: bool,
     /// The payload must not be sent any more: its deadline passed, or it was refused for good.
     pub(super) is_abandoned: bool,
-    /// Head number when the newest attempt was made.
-    pub(super) attempted_at: u64,
+    /// Head number when the newest attempt was made; `None` until the first head after a start.
+    pub(super) attempted_at: Option<u64>,
+    /// It carries nobody's calls: it only closes a hole.
+    pub(super) is_filler: bool,
+    /// First head from which on a quorum at finality is known to count the nonce as used.
+    pub(super) consumed_from: Option<u64>,
     /// A receipt poll is under way.
     pub(super) is_polling: bool,
     /// An alert about the ceiling or the number of attempts was given.
     pub(super) is_alerted: bool,
 }
 
+impl Attempt {
+    pub(super) const fn new(kind: AttemptKind, fees: Fees) -> Self {
+        Self {
+            kind,
+            fees,
+            hash: None,
+            is_durable: false,
+            held: Held::Unsent,
+            held_before: Held::Unsent,
+            sent_at: None,
+            is_sending: false,
+        }
+    }
+
+    /// As the ledger remembers it: committed, so it may have been sent before the crash.
+    pub(super) const fn restored(kind: AttemptKind, fees: Fees, hash: B256) -> Self {
+        Self {
+            hash: Some(hash),
+            is_durable: true,
+            held: Held::Maybe,
+            held_before: Held::Maybe,
+            ..Self::new(kind, fees)
+        }
+    }
+}
+
 impl Slot {
+    pub(super) const fn new(plan: Plan, attempts: Vec<Attempt>) -> Self {
+        Self {
+            plan,
+            attempts,
+            phase: Phase::Pending,
+            was_broadcast: false,
+            is_reported_included: false,
+            is_abandoned: false,
+            is_filler: false,
+            consumed_from: None,
+            attempted_at: None,
+            is_polling: false,
+            is_alerted: false,
+        }
+    }
+
     pub(super) fn hashes(&self) -> Vec<B256> {
         self.attempts.iter().filter(|attempt| attempt.is_durable).filter_map(|attempt| attempt.hash).collect()
     }
@@ -81,6 +129,12 @@ impl Slot {
             .filter(|attempt| attempt.held >= Held::Maybe)
             .map(|attempt| attempt.fees)
             .reduce(Fees::max_of_each)
+    }
+
+    /// Blocks since anything of this nonce was signed or sent.
+    pub(super) fn quiet_blocks(&self, head: u64) -> u64 {
+        let sent = self.attempts.iter().filter_map(|attempt| attempt.sent_at).max();
+        head.saturating_sub(sent.max(self.attempted_at).unwrap_or(head))
     }
 
     /// The attempt to send: the newest durable one whose payload may still be sent, else the newest cancel.
