@@ -312,7 +312,7 @@ impl Lane {
         let lowest = settled.max(self.own_next).max(above);
         let holes: Vec<u64> = (settled..lowest)
             .filter(|nonce| !self.slots.contains_key(nonce))
-            .take(self.config.max_in_flight.max(1))
+            .take(self.config.max_in_flight.max(1).saturating_add(1))
             .collect();
         if holes.is_empty() && lowest >= self.next_nonce {
             self.behind_since = None;
@@ -322,9 +322,13 @@ impl Lane {
         if head.number.saturating_sub(since) < self.config.bump_after_blocks {
             return;
         }
-        self.behind_since = None;
         self.next_nonce = self.next_nonce.min(lowest);
-        for nonce in holes {
+        let fillers = self.slots.values().filter(|slot| slot.is_filler && !slot.is_included()).count();
+        let room = self.config.max_in_flight.max(1).saturating_sub(fillers);
+        if holes.len() <= room {
+            self.behind_since = None;
+        }
+        for nonce in holes.into_iter().take(room) {
             let plan = Plan {
                 payload: cancel_payload(self.config.id.sender, self.config.cancel_gas),
                 deadline: Timestamp(u64::MAX),
@@ -535,6 +539,7 @@ impl Lane {
     }
 
     fn on_canonical(&mut self, number: u64, hash: B256) {
+        let head = self.head.map_or(0, |head| head.number);
         let orphaned: Vec<u64> = self
             .slots
             .iter()
@@ -549,7 +554,8 @@ impl Lane {
                 slot.phase = Phase::Pending;
                 slot.is_reported_included = false;
                 slot.is_polling = false;
-                slot.attempted_at = Some(number);
+                // The same bytes get a chance in the other branch before anything is bumped.
+                slot.attempted_at = Some(head.max(number));
                 self.commands.push_back(Command::ReportUnincluded { nonce });
                 // It may already be in the other branch.
                 self.poll(nonce, PollPurpose::Inclusion);
@@ -681,33 +687,31 @@ impl Lane {
             return false;
         }
         // The least that works: what a node may hold must be outbid, and the next block must take it.
-        let least = match slot.held_fees() {
+        let needed = match slot.held_fees() {
             Some(_) if !config.replacement.is_supported() && !is_first_cancel => return false,
-            Some(held) if !config.replacement.is_supported() => held,
-            // Prices near 2^128 can't be outbid: out of reach like any other price above the ceiling.
-            Some(held) => {
-                config.replacement.min_replacement(held, head.next_base_fee).unwrap_or(Fees::new(u128::MAX, u128::MAX))
-            }
-            None => Fees::new(head.next_base_fee, 0),
+            Some(held) if !config.replacement.is_supported() => Some(held),
+            // Nothing outbids a price near 2^128.
+            Some(held) => config.replacement.min_replacement(held, head.next_base_fee),
+            None => Some(Fees::new(head.next_base_fee, 0)),
         };
+        let least = needed.filter(|least| least.max_fee_per_gas <= ceiling);
         // A payload that may not be sent any more, can't be outbid under the ceiling and is not mined although it could
         // pay: most likely nobody holds it. A cancel at the market's price frees the nonce then, and is refused if not.
         let is_forgotten = is_first_cancel
             && slot.held_fees().is_some_and(|held| held.max_fee_per_gas >= head.next_base_fee)
             && slot.quiet_blocks(head.number) >= config.bump_after_blocks.saturating_mul(2);
-        let least =
-            if least.max_fee_per_gas > ceiling && is_forgotten { Fees::new(head.next_base_fee, 0) } else { least };
-        if least.max_fee_per_gas > ceiling || head.next_base_fee > ceiling {
+        let least = least.or_else(|| is_forgotten.then(|| Fees::new(head.next_base_fee, 0)));
+        let Some(least) = least.filter(|_| head.next_base_fee <= ceiling) else {
             if !slot.is_alerted {
                 slot.is_alerted = true;
                 self.commands.push_back(Command::Alert(LaneAlert::CeilingReached {
                     nonce,
-                    needed_wei_per_gas: least.max_fee_per_gas.max(head.next_base_fee),
+                    needed_wei_per_gas: needed.map_or(u128::MAX, |least| least.max_fee_per_gas.max(head.next_base_fee)),
                     ceiling_wei_per_gas: ceiling,
                 }));
             }
             return false;
-        }
+        };
         // A quote above the ceiling is cut to it; the replacement rule is kept.
         let fees = clamp(least.max_of_each(head.quote), ceiling).max_of_each(least);
         if slot.attempts.iter().any(|attempt| (attempt.kind, attempt.fees) == (kind, fees)) {
