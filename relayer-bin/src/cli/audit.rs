@@ -315,7 +315,10 @@ async fn on_chain(
         if block.is_none() || request.block.is_some_and(|expected| block != Some(expected)) {
             let expected = request.block.map_or_else(|| "a block".to_owned(), |block| format!("block {block}"));
             let actual = block.map_or_else(|| "not there".to_owned(), |block| format!("in block {block}"));
-            findings.add(format!("request {} should be in {expected} by {}, which is {actual}", request.id, request.tx_hash));
+            findings.add(format!(
+                "request {} should be in {expected} by {}, which is {actual}",
+                request.id, request.tx_hash
+            ));
         }
     }
     Ok(found.len())

@@ -61,7 +61,8 @@ impl Client {
     pub(super) fn new(args: &RelayerArgs) -> Result<Self, CliError> {
         let key = match &args.api_key {
             Some(text) => {
-                let reference = SecretRef::parse(text).map_err(|error| CliError::usage(format!("--api-key: {error}")))?;
+                let reference =
+                    SecretRef::parse(text).map_err(|error| CliError::usage(format!("--api-key: {error}")))?;
                 Some(reference.resolve().map_err(|error| CliError::usage(format!("--api-key: {error}")))?)
             }
             None => std::env::var("SLACKWATER_API_KEY").ok().filter(|key| !key.is_empty()).map(Secret::new),
@@ -113,7 +114,12 @@ impl Client {
         self.answer(self.request(Method::DELETE, path)).await
     }
 
-    pub(super) async fn post(&self, path: &str, body: String, idempotency_key: Option<&str>) -> Result<Value, CliError> {
+    pub(super) async fn post(
+        &self,
+        path: &str,
+        body: String,
+        idempotency_key: Option<&str>,
+    ) -> Result<Value, CliError> {
         let mut request = self.request(Method::POST, path).header(header::CONTENT_TYPE, "application/json").body(body);
         if let Some(key) = idempotency_key {
             request = request.header("Idempotency-Key", key);

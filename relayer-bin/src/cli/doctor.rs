@@ -235,7 +235,12 @@ async fn check_endpoint(report: &mut Report, subject: &str, pool: &RpcPool, spec
         let finding = format!("{finding}: the chain's clock is {} s ahead of this machine's", head_s - now_s);
         report.add(Grade::Fail, subject, finding, "set this machine's clock (NTP), or raise spec.deadline_skew_s");
     } else if age_s > limit_s {
-        report.add(Grade::Fail, subject, format!("{finding}, limit {limit_s} s"), "the node is behind or the chain halts");
+        report.add(
+            Grade::Fail,
+            subject,
+            format!("{finding}, limit {limit_s} s"),
+            "the node is behind or the chain halts",
+        );
     } else {
         report.ok(subject, finding);
     }
@@ -273,7 +278,12 @@ async fn check_headers(report: &mut Report, subject: &str, pool: &RpcPool, spec:
             }
             Err(error) => {
                 let finding = format!("block {}: {error}", parent.number);
-                return report.add(Grade::Fail, &subject, finding, "the chain has changed its header: set spec.base_fee");
+                return report.add(
+                    Grade::Fail,
+                    &subject,
+                    finding,
+                    "the chain has changed its header: set spec.base_fee",
+                );
             }
         }
     }
@@ -386,9 +396,13 @@ async fn check_forwarder(report: &mut Report, pool: &RpcPool, address: Address, 
                 let finding = format!("EIP-712 domain is version {:?} of {}", domain.version, domain.verifyingContract);
                 report.add(Grade::Fail, &subject, finding, "it is not a plain ERC2771Forwarder (a proxy?)");
             }
-            Err(_) => report.add(Grade::Fail, &subject, "has no readable eip712Domain()", "it is not an ERC2771Forwarder"),
+            Err(_) => {
+                report.add(Grade::Fail, &subject, "has no readable eip712Domain()", "it is not an ERC2771Forwarder")
+            }
         },
-        Err(error) => report.add(Grade::Fail, &subject, format!("eip712Domain(): {error}"), "it is not an ERC2771Forwarder"),
+        Err(error) => {
+            report.add(Grade::Fail, &subject, format!("eip712Domain(): {error}"), "it is not an ERC2771Forwarder")
+        }
     }
 }
 
@@ -398,7 +412,12 @@ async fn check_multicall(report: &mut Report, subject: &str, pool: &RpcPool, add
         Err(error) => report.add(Grade::Warn, &subject, error.to_string(), "try again"),
         Ok(code) if code.is_empty() => {
             let finding = format!("is not deployed at {address}");
-            report.add(Grade::Warn, &subject, finding, "calls with anySender go alone: deploy it, or unset spec.multicall3");
+            report.add(
+                Grade::Warn,
+                &subject,
+                finding,
+                "calls with anySender go alone: deploy it, or unset spec.multicall3",
+            );
         }
         Ok(code) => {
             let hash: B256 = keccak256(&code);

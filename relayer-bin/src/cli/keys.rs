@@ -140,14 +140,17 @@ fn save(store: &Store, key: &[u8; 32], address: Address) -> Result<(), CliError>
         println!("address    {address}");
         println!("file       {}", path.display());
         println!("reference  {reference}");
-        println!("Put the reference into `signers` or `identity.key`. Without the password the key is lost: back up both.");
+        println!(
+            "Put the reference into `signers` or `identity.key`. Without the password the key is lost: back up both."
+        );
     }
     Ok(())
 }
 
 fn list(dir: &Path, is_json: bool) -> Result<(), CliError> {
     let mut found = Vec::new();
-    let entries = fs::read_dir(dir).map_err(|error| CliError::usage(format!("can't read {}: {error}", dir.display())))?;
+    let entries =
+        fs::read_dir(dir).map_err(|error| CliError::usage(format!("can't read {}: {error}", dir.display())))?;
     for entry in entries {
         let path = entry?.path();
         let Some(document) = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok()) else {

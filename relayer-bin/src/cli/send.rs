@@ -247,7 +247,8 @@ fn sign_key_of(text: &str) -> Result<IdentityKey, CliError> {
 
 async fn nonce_of(rpc: &str, chain_id: u64, forwarder: Address, user: Address) -> Result<U256, CliError> {
     let pool = RpcPool::new(vec![RpcEndpoint::new("rpc", rpc)], Duration::from_secs(10));
-    let hint = |problem: String| CliError::new(Exit::Unreachable, format!("{problem}; name --nonce, or a node with --rpc"));
+    let hint =
+        |problem: String| CliError::new(Exit::Unreachable, format!("{problem}; name --nonce, or a node with --rpc"));
     let id: alloy_primitives::U64 =
         pool.call("eth_chainId", json!([])).await.map_err(|error| hint(error.to_string()))?;
     if id.to::<u64>() != chain_id {

@@ -97,9 +97,15 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
         println!("{request}");
     } else {
         println!("{}  {}", text(&request, "id"), text(&request, "status"));
-        for (name, key) in [("reason", "reason"), ("kind", "kind"), ("target", "target"), ("batch", "batch"),
-            ("transaction", "txHash"), ("cost, wei", "costWei"), ("reserved, wei", "reservedWei")]
-        {
+        for (name, key) in [
+            ("reason", "reason"),
+            ("kind", "kind"),
+            ("target", "target"),
+            ("batch", "batch"),
+            ("transaction", "txHash"),
+            ("cost, wei", "costWei"),
+            ("reserved, wei", "reservedWei"),
+        ] {
             if request[key].is_string() {
                 println!("  {name:<14} {}", text(&request, key));
             }
@@ -127,7 +133,10 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
 async fn overview(client: &Client, is_json: bool) -> Result<(), CliError> {
     let (chains, lanes) = (client.get("/v1/chains").await?, client.get("/v1/lanes").await?);
     if is_json {
-        println!("{}", serde_json::json!({ "relayer": chains["relayer"], "chains": chains["chains"], "lanes": lanes["lanes"] }));
+        println!(
+            "{}",
+            serde_json::json!({ "relayer": chains["relayer"], "chains": chains["chains"], "lanes": lanes["lanes"] })
+        );
         return Ok(());
     }
     println!("relayer {}", text(&chains, "relayer"));

@@ -58,7 +58,8 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body, limit: Limit, timeout:
         }
         Ok(Err(Interruption::Broken)) => Err(Problem::new("malformed_body", "the body ended early")),
         Err(_) => {
-            let detail = format!("the body did not arrive within {} ms (`server.body_timeout_ms`)", timeout.as_millis());
+            let detail =
+                format!("the body did not arrive within {} ms (`server.body_timeout_ms`)", timeout.as_millis());
             Err(Problem::new("body_timeout", detail))
         }
     }
@@ -136,6 +137,10 @@ fn explain<'a, T: Deserialize<'a>>(bytes: &'a [u8], first: serde_json::Error) ->
     };
     if !first.is_data() {
         return malformed(&first);
+    }
+    // A wrong type may stand before the syntax error that makes the whole no JSON at all.
+    if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
+        return malformed(&error);
     }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {

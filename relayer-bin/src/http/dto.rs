@@ -17,7 +17,7 @@ use slackwater::{
 use utoipa::ToSchema;
 
 use super::{body, problem::Problem};
-use crate::scalar::{Account, Count, HexBytes, Instant, Span, Uint};
+use crate::scalar::{Account, Count, Excerpt, HexBytes, Instant, Span, Uint};
 
 /// Longest idempotency key, bytes.
 pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
@@ -102,14 +102,38 @@ pub struct CallBody {
 }
 
 /// Which of the kinds a request is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = Kind)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(as = Kind, rename_all = "camelCase")]
 pub enum KindBody {
     /// ERC-2771; the content is in `forward`.
     Forward,
     /// A trusted backend's own call; the content is in `call`.
     Call,
+}
+
+impl<'de> Deserialize<'de> for KindBody {
+    /// By hand: serde_json calls a number in an enum's place a syntax error.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = KindBody;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("`forward` or `call`")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<KindBody, E> {
+                match name {
+                    "forward" => Ok(KindBody::Forward),
+                    "call" => Ok(KindBody::Call),
+                    other => Err(E::custom(format_args!("{}: expected `forward` or `call`", Excerpt(other)))),
+                }
+            }
+        }
+
+        deserializer.deserialize_str(Visitor)
+    }
 }
 
 /// One request to be relayed.

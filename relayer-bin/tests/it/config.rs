@@ -34,7 +34,8 @@ fn refused(text: &str, env: &[(&str, &str)], expected: &[&str]) {
 
 #[test]
 fn defaults_below_preset_below_file_below_environment_below_flags() {
-    let origin = |config: &Config, key: &str| config.entries.iter().find(|entry| entry.key == key).unwrap().origin.clone();
+    let origin =
+        |config: &Config, key: &str| config.entries.iter().find(|entry| entry.key == key).unwrap().origin.clone();
     let key = "chain.0.max_batch";
 
     let config = load(MINIMAL, &[], &[]).unwrap();
@@ -83,16 +84,26 @@ fn a_configuration_can_come_from_the_environment_alone() {
 
 #[test]
 fn unknown_keys_are_errors_with_a_suggestion() {
-    refused(&format!("{MINIMAL}max_bach = 1\n"), &[], &["test.toml:8: `chain.0.max_bach` is not a key; did you mean `max_batch`?"]);
+    refused(
+        &format!("{MINIMAL}max_bach = 1\n"),
+        &[],
+        &["test.toml:8: `chain.0.max_bach` is not a key; did you mean `max_batch`?"],
+    );
     refused(&MINIMAL.replace("[server]", "[server]\nlistn = \"x\""), &[], &["did you mean `listen`?"]);
     refused(&format!("{MINIMAL}[sever]\nlisten = \"x\"\n"), &[], &["`sever` is not a key; did you mean `server`?"]);
     refused(&format!("default_within_ms = 5\n{MINIMAL}"), &[], &["there is a `request.default_within_ms`"]);
-    refused(MINIMAL, &[("SLACKWATER_SERVER_LISTN", "x")], &["$SLACKWATER_SERVER_LISTN: is no configuration key; did you mean SLACKWATER_SERVER_LISTEN?"]);
+    refused(
+        MINIMAL,
+        &[("SLACKWATER_SERVER_LISTN", "x")],
+        &["$SLACKWATER_SERVER_LISTN: is no configuration key; did you mean SLACKWATER_SERVER_LISTEN?"],
+    );
     refused(&MINIMAL.replace("\"anvil\"", "\"anvill\""), &[], &["anvil"]);
     let wrong = load(MINIMAL, &[], &[("server.lissten", "x")]).unwrap_err();
     assert!(wrong.to_string().contains("did you mean `server.listen`?"), "{wrong}");
     // A secret's own name is no misspelt key.
-    assert!(load(&MINIMAL.replace("SOME_KEY", "SLACKWATER_KEY_OF_MINE"), &[("SLACKWATER_KEY_OF_MINE", "x")], &[]).is_ok());
+    assert!(
+        load(&MINIMAL.replace("SOME_KEY", "SLACKWATER_KEY_OF_MINE"), &[("SLACKWATER_KEY_OF_MINE", "x")], &[]).is_ok()
+    );
 }
 
 #[test]
@@ -180,7 +191,12 @@ fn secrets_are_never_shown() {
 
 #[test]
 fn the_spec_of_a_chain_can_be_overridden_and_is_checked() {
-    let config = load(&format!("{MINIMAL}chain_id = 1337\nname = \"my-chain\"\nspec = {{ finality = {{ kind = \"safe_tag\" }} }}\n"), &[], &[]).unwrap();
+    let config = load(
+        &format!("{MINIMAL}chain_id = 1337\nname = \"my-chain\"\nspec = {{ finality = {{ kind = \"safe_tag\" }} }}\n"),
+        &[],
+        &[],
+    )
+    .unwrap();
     assert_eq!((config.chains[0].spec.chain_id, config.chains[0].spec.name.as_str()), (1_337, "my-chain"));
     refused(&format!("{MINIMAL}spec = {{ blocktime_ms = 1 }}\n"), &[], &["blocktime_ms"]);
     refused(&format!("{MINIMAL}spec = {{ block_time_ms = 0 }}\n"), &[], &["block_time_ms = 0 is outside"]);

@@ -28,7 +28,10 @@ impl Api {
     async fn start(server: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let tenant = |id: &str, key: &str, more: &str| {
-            format!("[[tenant]]\nid = \"{id}\"\napi_keys = [\"{}\"]\nkinds = [\"forward\", \"call\"]\n{more}\n", KeyHash::of(key))
+            format!(
+                "[[tenant]]\nid = \"{id}\"\napi_keys = [\"{}\"]\nkinds = [\"forward\", \"call\"]\n{more}\n",
+                KeyHash::of(key)
+            )
         };
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\nkeep_alive_ms = 200\nmax_body_bytes = 4096\n{server}\n[ledger]\npath = {:?}\n\
