@@ -48,7 +48,8 @@ pub struct ComposeLimits {
     pub base_gas: u64,
     /// Longest wait for company once the price is right.
     pub linger: Duration,
-    /// Slack below which nothing waits for company, price or fairness.
+    /// Slack below which nothing waits for price or fairness. Company is still waited for, [`Self::linger`] at most: it is
+    /// short beside this, and without it a chain whose requests are all urgent would never batch.
     pub urgent: Duration,
     /// What the next block charges at least, wei per gas.
     pub next_base_fee: u128,
@@ -116,7 +117,9 @@ enum Head {
 struct SignerState {
     /// The forwarder's nonce, final as far as we know; `None` until somebody looked.
     chain_next: Option<u64>,
-    waiting: BTreeMap<u64, RequestId>,
+    waiting: BTreeMap<u64, (RequestId, Timestamp)>,
+    /// Deadlines of the waiting ones: a later nonce may have less time, and pulls the earlier ones forward.
+    deadlines: BTreeSet<(Timestamp, u64)>,
     in_flight: BTreeMap<u64, RequestId>,
     /// The lane that carries the ones in flight: successors must follow them there.
     lane: Option<LaneId>,
@@ -129,9 +132,23 @@ impl SignerState {
     fn next(&self) -> Option<u64> {
         let mut next = self.chain_next?;
         while self.in_flight.contains_key(&next) {
-            next += 1;
+            next = next.checked_add(1)?;
         }
         Some(next)
+    }
+
+    fn wait(&mut self, nonce: u64, id: RequestId, deadline: Timestamp) {
+        if let Some((_, replaced)) = self.waiting.insert(nonce, (id, deadline)) {
+            self.deadlines.remove(&(replaced, nonce));
+        }
+        self.deadlines.insert((deadline, nonce));
+    }
+
+    fn leave(&mut self, nonce: u64, id: RequestId) {
+        if let Some((_, deadline)) = self.waiting.get(&nonce).filter(|(waiting, _)| *waiting == id) {
+            self.deadlines.remove(&(*deadline, nonce));
+            self.waiting.remove(&nonce);
+        }
     }
 }
 
@@ -233,7 +250,8 @@ impl Queue {
         self.deadlines.insert((entry.request.deadline(), id));
         match sequence {
             Some((forwarder, signer, nonce)) => {
-                self.signers.entry((forwarder, signer)).or_default().waiting.insert(nonce, id);
+                let deadline = entry.request.deadline();
+                self.signers.entry((forwarder, signer)).or_default().wait(nonce, id, deadline);
                 self.refresh(now, (forwarder, signer));
             }
             None => {
@@ -276,21 +294,10 @@ impl Queue {
     /// Puts a signer where it belongs in the ready list after anything about it changed.
     fn refresh(&mut self, now: Timestamp, signer: Signer) {
         let Some(state) = self.signers.get(&signer) else { return };
-        let wanted = state.next().and_then(|next| state.waiting.get(&next)).and_then(|id| {
+        let wanted = state.next().and_then(|next| state.waiting.get(&next)).and_then(|(id, _)| {
             let entry = self.entries.get(id)?;
             // A later nonce may have less time: it can't overtake, so it pulls the whole run forward.
-            let deadline = match &state.ready {
-                Some((_, _, known, seq)) if *seq == entry.seq => {
-                    let newest = state.waiting.values().next_back().and_then(|id| self.entries.get(id));
-                    newest.map_or(*known, |newest| newest.request.deadline().min(*known))
-                }
-                _ => state
-                    .waiting
-                    .values()
-                    .filter_map(|id| self.entries.get(id))
-                    .map(|entry| entry.request.deadline())
-                    .min()?,
-            };
+            let (deadline, _) = *state.deadlines.first()?;
             Some((group_key(&entry.request), entry.tenant.clone(), deadline, entry.seq))
         });
         if wanted == state.ready {
@@ -302,11 +309,12 @@ impl Queue {
         } else if let Some(state) = self.signers.get_mut(&signer) {
             state.ready = wanted.clone();
         }
-        if let Some((key, tenant, deadline, seq)) = old {
-            self.unready(key, &tenant, (deadline, seq, Head::Signer(signer)));
-        }
+        // The new place first: a group that is empty for a moment would forget since when it is ready.
         if let Some((key, tenant, deadline, seq)) = wanted {
             self.ready(now, key, tenant, (deadline, seq, Head::Signer(signer)));
+        }
+        if let Some((key, tenant, deadline, seq)) = old {
+            self.unready(key, &tenant, (deadline, seq, Head::Signer(signer)));
         }
     }
 
@@ -337,7 +345,7 @@ impl Queue {
     /// Waiting requests of a signer with a nonce below its forwarder nonce: they can never execute.
     pub fn stale(&self, forwarder: Address, signer: Address) -> Vec<RequestId> {
         self.signers.get(&(forwarder, signer)).map_or_else(Vec::new, |state| match state.chain_next {
-            Some(next) => state.waiting.range(..next).map(|(_, id)| *id).collect(),
+            Some(next) => state.waiting.range(..next).map(|(_, (id, _))| *id).collect(),
             None => Vec::new(),
         })
     }
@@ -347,9 +355,9 @@ impl Queue {
         let Some((forwarder, signer, nonce)) = self.entries.get(&id).and_then(|entry| entry.request.sequence()) else {
             return Vec::new();
         };
-        self.signers
-            .get(&(forwarder, signer))
-            .map_or_else(Vec::new, |state| state.waiting.range(nonce.saturating_add(1)..).map(|(_, id)| *id).collect())
+        self.signers.get(&(forwarder, signer)).map_or_else(Vec::new, |state| {
+            state.waiting.range(nonce.saturating_add(1)..).map(|(_, (id, _))| *id).collect()
+        })
     }
 
     /// Removes a request that has ended, waiting or in flight.
@@ -365,14 +373,12 @@ impl Queue {
         match entry.request.sequence() {
             Some((forwarder, signer, nonce)) => {
                 if let Some(state) = self.signers.get_mut(&(forwarder, signer)) {
-                    if state.waiting.get(&nonce) == Some(&id) {
-                        state.waiting.remove(&nonce);
-                    }
+                    state.leave(nonce, id);
                     if state.in_flight.get(&nonce) == Some(&id) {
                         state.in_flight.remove(&nonce);
                     }
                     if consumed {
-                        state.chain_next = Some(state.chain_next.unwrap_or(0).max(nonce + 1));
+                        state.chain_next = Some(state.chain_next.unwrap_or(0).max(nonce.saturating_add(1)));
                     }
                     if state.in_flight.is_empty() {
                         state.lane = None;
@@ -403,7 +409,9 @@ impl Queue {
         if let Some((forwarder, signer, nonce)) = sequence
             && let Some(state) = self.signers.get_mut(&(forwarder, signer))
         {
-            state.in_flight.remove(&nonce);
+            if state.in_flight.get(&nonce) == Some(&id) {
+                state.in_flight.remove(&nonce);
+            }
             if state.in_flight.is_empty() {
                 state.lane = None;
             }
@@ -416,25 +424,37 @@ impl Queue {
         self.deadlines.iter().take_while(|(deadline, _)| *deadline <= now).map(|(_, id)| *id).collect()
     }
 
-    /// When [`Self::compose`] could choose something it would not choose now, if nothing else happens.
-    pub fn next_due(&self, limits: &ComposeLimits) -> Option<Timestamp> {
-        let linger = self
-            .groups
+    /// Next instant at which [`Self::compose`] could choose something that it would not choose at `now`, if nothing else
+    /// happens until then. Always later than `now`.
+    pub fn next_due(&self, now: Timestamp, limits: &ComposeLimits, outlook: &impl FeeOutlook) -> Option<Timestamp> {
+        let window = outlook.send_within().max(limits.urgent);
+        let cutoff = now.saturating_add(window);
+        self.groups
             .values()
-            .filter_map(|group| group.ready_since)
+            .flat_map(|group| {
+                let linger = group.ready_since.map(|since| since.saturating_add(limits.linger));
+                let shares = group.tenants.values();
+                // Who becomes eligible next, and whose slack falls below the linger time next.
+                let next = move |after: Timestamp, window: Duration| {
+                    let later = Timestamp(after.0.saturating_add(1));
+                    let entries = shares.clone().filter_map(move |share| {
+                        share.ready.range((later, 0, Head::Signer((Address::ZERO, Address::ZERO)))..).next()
+                    });
+                    entries.map(move |(deadline, _, _)| deadline.saturating_sub(window)).min()
+                };
+                let eligible = next(cutoff, window);
+                let hurried = next(now.saturating_add(limits.linger), limits.linger);
+                [linger, eligible, hurried]
+            })
+            .flatten()
+            .filter(|due| *due > now)
             .min()
-            .map(|since| since.saturating_add(limits.linger));
-        let deadline = self.deadlines.first().map(|(deadline, _)| deadline.saturating_sub(limits.urgent));
-        match (linger, deadline) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
     }
 
     /// Chooses what `lane` should send at `now`, if anything, and takes it from the waiting ones.
     ///
-    /// A request is eligible when its slack is within [`FeeOutlook::send_within`]. A batch goes when no more fits, when a
-    /// member's slack is within `limits.urgent`, or when the group has been ready for `limits.linger`. Urgent requests come
+    /// A request is eligible when its slack is within [`FeeOutlook::send_within`] or `limits.urgent`. A batch goes when no
+    /// more fits, when the group has been ready for `limits.linger`, or when a member's slack is less than that. Urgent requests come
     /// first, by deadline; the rest by weighted fair share of the tenants, by deadline within a tenant.
     pub fn compose(
         &mut self,
@@ -468,9 +488,10 @@ impl Queue {
                 ceiling = ceiling.min(entry.ceiling_wei_per_gas);
             }
             let has_lingered = group.ready_since.is_some_and(|since| now >= since.saturating_add(limits.linger));
+            let can_wait = deadline > now.saturating_add(limits.linger);
             let trigger = if is_full {
                 Trigger::Full
-            } else if deadline <= urgent && limits.urgent > Duration::ZERO && has_lingered {
+            } else if !can_wait || (deadline <= urgent && limits.urgent > Duration::ZERO && has_lingered) {
                 Trigger::Deadline
             } else if has_lingered {
                 Trigger::Linger
@@ -496,6 +517,7 @@ impl Queue {
         let mut cursors: Vec<_> = group
             .tenants
             .iter()
+            .filter(|(_, share)| !share.ready.is_empty())
             .map(|(tenant, share)| {
                 let weight = u64::from(self.weights.get(tenant).copied().unwrap_or(1));
                 (share.virtual_time, weight, share.ready.iter().peekable())
@@ -534,11 +556,12 @@ impl Queue {
                         continue;
                     }
                     let Some(mut nonce) = state.next() else { continue };
-                    while let Some(entry) = state.waiting.get(&nonce).and_then(|id| self.entries.get(id)) {
+                    while let Some(entry) = state.waiting.get(&nonce).and_then(|(id, _)| self.entries.get(id)) {
                         if group_key(&entry.request) != key || !room.add(entry, limits) {
                             break;
                         }
-                        nonce += 1;
+                        let Some(after) = nonce.checked_add(1) else { break };
+                        nonce = after;
                     }
                 }
             }
@@ -563,7 +586,7 @@ impl Queue {
             match sequence {
                 Some((forwarder, signer, nonce)) => {
                     if let Some(state) = self.signers.get_mut(&(forwarder, signer)) {
-                        state.waiting.remove(&nonce);
+                        state.leave(nonce, *id);
                         state.in_flight.insert(nonce, *id);
                         state.lane = Some(lane);
                     }

@@ -1,0 +1,579 @@
+//! The queue against a model that keeps everything in plain lists, and what tenants and deadlines may expect of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
+use proptest::prelude::*;
+use serde_json::json;
+use slackwater::{
+    Timestamp,
+    request::{Call, Forward, LaneId, RequestId, VerifiedRequest, vehicle::VehicleKey},
+    schedule::{ComposeLimits, FeeOutlook, Queue, QueuedRequest, Selection, Trigger},
+};
+
+const FORWARDER: Address = Address::repeat_byte(0xf0);
+
+struct Within(Duration);
+
+impl FeeOutlook for Within {
+    fn send_within(&self) -> Duration {
+        self.0
+    }
+}
+
+const ANY_PRICE: Within = Within(Duration::MAX);
+
+fn lane(index: u8) -> LaneId {
+    LaneId { chain_id: 1, sender: Address::repeat_byte(index) }
+}
+
+fn signer(index: u16) -> Address {
+    Address::from_word(B256::from(U256::from(0x1_0000 + u64::from(index))))
+}
+
+fn stored(id: B256, nonce: u64, deadline: u64, kind: &serde_json::Value) -> Arc<VerifiedRequest> {
+    let json = json!({
+        "id": id, "chainId": 1, "gas": 50_000, "nonce": nonce, "deadline": deadline,
+        "chainDeadlineS": null, "maxCostWei": null, "kind": kind,
+    });
+    Arc::new(VerifiedRequest::from_stored(json.to_string().as_bytes()).unwrap())
+}
+
+fn entry(request: Arc<VerifiedRequest>, tenant: &str, seq: u64) -> QueuedRequest {
+    QueuedRequest {
+        request,
+        tenant: tenant.into(),
+        seq,
+        gas: 100_000,
+        bytes: 500,
+        ceiling_wei_per_gas: 100,
+        simulations: 0,
+        batch_failures: 0,
+    }
+}
+
+fn forward(from: u16, nonce: u64, deadline: u64, tenant: &str, seq: u64) -> QueuedRequest {
+    let forward = Forward {
+        forwarder: FORWARDER,
+        from: signer(from),
+        to: Address::repeat_byte(0x70),
+        value: U256::ZERO,
+        gas: U256::from(50_000),
+        nonce: U256::from(nonce),
+        deadline: 1_000_000,
+        data: Bytes::new(),
+        signature: Bytes::new(),
+    };
+    let id = keccak256([&from.to_be_bytes()[..], &nonce.to_be_bytes()].concat());
+    entry(stored(id, nonce, deadline, &json!({ "forward": forward })), tenant, seq)
+}
+
+fn call(salt: u64, deadline: u64, tenant: &str, any_sender: bool) -> QueuedRequest {
+    let call = Call {
+        to: Address::repeat_byte(0x70),
+        value: U256::ZERO,
+        gas: U256::from(50_000),
+        data: Bytes::new(),
+        any_sender,
+        salt: salt.to_string(),
+    };
+    let id = keccak256([b"call".as_slice(), &salt.to_be_bytes()].concat());
+    entry(stored(id, 0, deadline, &json!({ "call": call })), tenant, salt)
+}
+
+fn limits() -> ComposeLimits {
+    ComposeLimits {
+        max_batch: 8,
+        max_gas: 10_000_000,
+        max_bytes: 100_000,
+        base_gas: 50_000,
+        linger: Duration::ZERO,
+        urgent: Duration::from_secs(10),
+        next_base_fee: 10,
+        quote_max_fee: 30,
+    }
+}
+
+// ---- the model ----
+
+#[derive(Debug, Clone)]
+enum Op {
+    Push { from: u16, nonce: u64, slack: u64, tenant: u8, gas: u64, ceiling: u128, failures: u32 },
+    PushCall { salt: u64, slack: u64, any_sender: bool },
+    ChainNonce { from: u16, nonce: u64 },
+    Compose { lane: u8, within: u64 },
+    Settle { pick: prop::sample::Index, consumed: bool },
+    PutBack { pick: prop::sample::Index },
+    RemoveWaiting { pick: prop::sample::Index },
+    Pass { ms: u64 },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let push = (0u16..4, 0u64..12, 0u64..60_000, 0u8..3, 20_000u64..900_000, 5u128..40, 0u32..4).prop_map(
+        |(from, nonce, slack, tenant, gas, ceiling, failures)| Op::Push {
+            from,
+            nonce,
+            slack,
+            tenant,
+            gas,
+            ceiling,
+            // Mostly none.
+            failures: failures.saturating_sub(2),
+        },
+    );
+    prop_oneof![
+        6 => push,
+        2 => (0u64..20, 0u64..60_000, any::<bool>())
+            .prop_map(|(salt, slack, any_sender)| Op::PushCall { salt, slack, any_sender }),
+        2 => (0u16..4, 0u64..6).prop_map(|(from, nonce)| Op::ChainNonce { from, nonce }),
+        5 => (0u8..3, prop_oneof![Just(u64::MAX), 0u64..60_000]).prop_map(|(lane, within)| Op::Compose { lane, within }),
+        3 => (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(pick, consumed)| Op::Settle { pick, consumed }),
+        2 => any::<prop::sample::Index>().prop_map(|pick| Op::PutBack { pick }),
+        1 => any::<prop::sample::Index>().prop_map(|pick| Op::RemoveWaiting { pick }),
+        2 => (0u64..5_000).prop_map(|ms| Op::Pass { ms }),
+    ]
+}
+
+#[derive(Default)]
+struct Model {
+    waiting: BTreeMap<RequestId, QueuedRequest>,
+    /// With the lane that carries it.
+    in_flight: BTreeMap<RequestId, (QueuedRequest, LaneId)>,
+    chain: BTreeMap<Address, u64>,
+    /// Places that were ever taken: admission refuses a second request for the same nonce.
+    nonces: BTreeSet<(u16, u64)>,
+}
+
+impl Model {
+    fn of<'a>(entries: impl Iterator<Item = &'a QueuedRequest>, from: Address) -> BTreeMap<u64, RequestId> {
+        let sequences = entries.filter_map(|entry| Some((entry.request.sequence()?, entry.request.id())));
+        sequences.filter(|((_, signer, _), _)| *signer == from).map(|((_, _, nonce), id)| (nonce, id)).collect()
+    }
+
+    fn flying(&self, from: Address) -> BTreeMap<u64, RequestId> {
+        Self::of(self.in_flight.values().map(|(entry, _)| entry), from)
+    }
+
+    /// The queue forgets a signer of whom it holds nothing.
+    fn forget(&mut self, entry: &QueuedRequest) {
+        if let Some((_, from, _)) = entry.request.sequence()
+            && Self::of(self.waiting.values(), from).is_empty()
+            && self.flying(from).is_empty()
+        {
+            self.chain.remove(&from);
+        }
+    }
+
+    fn check(&self, queue: &Queue, now: Timestamp) {
+        assert_eq!((queue.waiting(), queue.in_flight()), (self.waiting.len(), self.in_flight.len()));
+        for id in self.waiting.keys() {
+            assert!(queue.is_waiting(*id) && queue.get(*id).is_some());
+        }
+        for id in self.in_flight.keys() {
+            assert!(!queue.is_waiting(*id) && queue.get(*id).is_some());
+        }
+        let expired: BTreeSet<RequestId> = queue.expired(now).into_iter().collect();
+        let late = self.waiting.values().filter(|entry| entry.request.deadline() <= now);
+        assert_eq!(expired, late.map(|entry| entry.request.id()).collect());
+        for entry in self.waiting.values() {
+            let Some((forwarder, from, nonce)) = entry.request.sequence() else { continue };
+            let waiting = Self::of(self.waiting.values(), from);
+            let after: Vec<RequestId> = waiting.range(nonce + 1..).map(|(_, id)| *id).collect();
+            assert_eq!(queue.successors(entry.request.id()), after);
+            let known = self.chain.get(&from).copied().unwrap_or(0);
+            let stale: Vec<RequestId> = waiting.range(..known).map(|(_, id)| *id).collect();
+            assert_eq!(queue.stale(forwarder, from), stale);
+            let before = self.flying(from).range(..nonce).next().is_some();
+            assert_eq!(queue.has_unsettled_before(forwarder, from, nonce), before);
+        }
+    }
+
+    /// What a selection must satisfy, whatever was chosen.
+    fn take(&mut self, lane: LaneId, now: Timestamp, window: Duration, limits: &ComposeLimits, chosen: &Selection) {
+        let Selection { key, members, deadline, ceiling_wei_per_gas, .. } = chosen;
+        assert!(!members.is_empty() && members.len() <= limits.max_batch);
+        assert_eq!(members.iter().collect::<BTreeSet<_>>().len(), members.len(), "nobody twice");
+        let entries: Vec<QueuedRequest> = members.iter().map(|id| self.waiting[id].clone()).collect();
+        let gas: u64 = entries.iter().map(|entry| entry.gas).sum();
+        let bytes: usize = entries.iter().map(|entry| entry.bytes).sum();
+        assert!(members.len() == 1 || (gas + limits.base_gas <= limits.max_gas && bytes <= limits.max_bytes));
+        assert_eq!(*deadline, entries.iter().map(|entry| entry.request.deadline()).min().unwrap());
+        assert_eq!(*ceiling_wei_per_gas, entries.iter().map(|entry| entry.ceiling_wei_per_gas).min().unwrap());
+        assert!(*ceiling_wei_per_gas >= limits.next_base_fee, "it can be included");
+        // Nobody joins who would hold down what the first one offers.
+        let first = entries[0].ceiling_wei_per_gas.min(limits.quote_max_fee);
+        assert!(*ceiling_wei_per_gas >= first);
+        for entry in &entries {
+            assert_eq!(VehicleKey::of(&entry.request), *key);
+            let company = [8, 2, 1, 1][entry.batch_failures as usize];
+            assert!(members.len() <= company, "{} failures travel with {}", entry.batch_failures, members.len());
+        }
+        // Somebody's slack made it eligible: a signer's run is pulled by any of its members, so look at them all.
+        let is_eligible = |entry: &QueuedRequest| match entry.request.sequence() {
+            Some((_, from, _)) => Self::of(self.waiting.values(), from)
+                .values()
+                .any(|id| self.waiting[id].request.deadline() <= now.saturating_add(window)),
+            None => entry.request.deadline() <= now.saturating_add(window),
+        };
+        assert!(entries.iter().all(is_eligible), "waits for a better price");
+        // Order: ascending, contiguous, straight after what is in flight, and on the same lane.
+        let mut runs: BTreeMap<Address, Vec<u64>> = BTreeMap::new();
+        for (_, from, nonce) in entries.iter().filter_map(|entry| entry.request.sequence()) {
+            runs.entry(from).or_default().push(nonce);
+        }
+        for (from, nonces) in runs {
+            let flying = self.flying(from);
+            let mut next = self.chain[&from];
+            while flying.contains_key(&next) {
+                next += 1;
+            }
+            let expect: Vec<u64> = (next..next + nonces.len() as u64).collect();
+            assert_eq!(nonces, expect, "signer {from}");
+            assert!(flying.values().all(|id| self.in_flight[id].1 == lane), "another lane carries its predecessors");
+        }
+        for id in members {
+            let entry = self.waiting.remove(id).unwrap();
+            self.in_flight.insert(*id, (entry, lane));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_500, max_shrink_iters: 4_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_queue_follows_its_model(ops in prop::collection::vec(op(), 1..80), linger in 0u64..3_000) {
+        let limits = ComposeLimits { max_gas: 3_000_000, linger: Duration::from_millis(linger), ..limits() };
+        let (mut queue, mut model, mut now) = (Queue::new(), Model::default(), Timestamp(1_000_000));
+        for (seq, op) in ops.into_iter().enumerate() {
+            match op {
+                Op::Push { from, nonce, slack, tenant, gas, ceiling, failures } => {
+                    if model.nonces.insert((from, nonce)) {
+                        let mut entry = forward(from, nonce, now.0 + slack, &tenant.to_string(), seq as u64);
+                        (entry.gas, entry.ceiling_wei_per_gas, entry.batch_failures) = (gas, ceiling, failures);
+                        queue.push(now, entry.clone());
+                        queue.push(now, entry.clone());
+                        model.waiting.insert(entry.request.id(), entry);
+                    }
+                }
+                Op::PushCall { salt, slack, any_sender } => {
+                    if model.nonces.insert((u16::MAX, salt)) {
+                        let entry = call(salt, now.0 + slack, "c", any_sender);
+                        queue.push(now, entry.clone());
+                        model.waiting.insert(entry.request.id(), entry);
+                    }
+                }
+                Op::ChainNonce { from, nonce } => {
+                    queue.set_chain_nonce(now, FORWARDER, signer(from), nonce);
+                    let is_known = !Model::of(model.waiting.values(), signer(from)).is_empty()
+                        || !model.flying(signer(from)).is_empty();
+                    if is_known {
+                        let known = model.chain.entry(signer(from)).or_default();
+                        *known = nonce.max(*known);
+                    }
+                }
+                Op::Compose { lane: index, within } => {
+                    let outlook = Within(Duration::from_millis(within));
+                    let window = outlook.0.max(limits.urgent);
+                    let due = queue.next_due(now, &limits, &outlook);
+                    prop_assert!(due.is_none_or(|due| due > now));
+                    match queue.compose(now, lane(index), &limits, &outlook) {
+                        Some(chosen) => model.take(lane(index), now, window, &limits, &chosen),
+                        None => {
+                            // Before it is due nothing changes by waiting.
+                            let last = due.map_or(now.0 + 100_000, |due| due.0 - 1);
+                            for at in [now.0 + (last - now.0) / 2, last] {
+                                prop_assert!(queue.compose(Timestamp(at), lane(index), &limits, &outlook).is_none());
+                            }
+                        }
+                    }
+                }
+                Op::Settle { pick, consumed } => {
+                    let ids: Vec<RequestId> = model.in_flight.keys().copied().collect();
+                    if !ids.is_empty() {
+                        let id = ids[pick.index(ids.len())];
+                        let (entry, _) = model.in_flight.remove(&id).unwrap();
+                        if consumed && let Some((_, from, nonce)) = entry.request.sequence() {
+                            let known = model.chain.entry(from).or_default();
+                            *known = (*known).max(nonce + 1);
+                        }
+                        prop_assert!(queue.remove(now, id, consumed).is_some());
+                        prop_assert!(queue.remove(now, id, consumed).is_none());
+                        model.forget(&entry);
+                    }
+                }
+                Op::PutBack { pick } => {
+                    let ids: Vec<RequestId> = model.in_flight.keys().copied().collect();
+                    if !ids.is_empty() {
+                        let id = ids[pick.index(ids.len())];
+                        let (entry, _) = model.in_flight.remove(&id).unwrap();
+                        model.waiting.insert(id, entry);
+                        queue.put_back(now, id);
+                        queue.put_back(now, id);
+                    }
+                }
+                Op::RemoveWaiting { pick } => {
+                    let ids: Vec<RequestId> = model.waiting.keys().copied().collect();
+                    if !ids.is_empty() {
+                        let id = ids[pick.index(ids.len())];
+                        let entry = model.waiting.remove(&id).unwrap();
+                        prop_assert!(queue.remove(now, id, false).is_some());
+                        model.forget(&entry);
+                    }
+                }
+                Op::Pass { ms } => now = Timestamp(now.0 + ms),
+            }
+            model.check(&queue, now);
+        }
+        // In the end everything executable leaves, and nothing else does.
+        for id in model.in_flight.keys().copied().collect::<Vec<_>>() {
+            queue.put_back(now, id);
+            let (entry, _) = model.in_flight.remove(&id).unwrap();
+            model.waiting.insert(id, entry);
+        }
+        for from in 0..4 {
+            queue.set_chain_nonce(now, FORWARDER, signer(from), 0);
+            if !Model::of(model.waiting.values(), signer(from)).is_empty() {
+                model.chain.entry(signer(from)).or_default();
+            }
+        }
+        let open = ComposeLimits { next_base_fee: 0, quote_max_fee: 0, linger: Duration::ZERO, ..limits };
+        while let Some(chosen) = queue.compose(now, lane(0), &open, &ANY_PRICE) {
+            model.take(lane(0), now, Duration::MAX, &open, &chosen);
+            model.check(&queue, now);
+        }
+        for entry in model.waiting.values() {
+            let (_, from, nonce) = entry.request.sequence().expect("calls all leave");
+            let (chain, flying) = (model.chain[&from], model.flying(from));
+            let is_gap = (chain..nonce).any(|before| !flying.contains_key(&before));
+            prop_assert!(nonce < chain || is_gap, "nonce {} of {} stays behind", nonce, from);
+        }
+    }
+
+    /// Two tenants with weights compete with any mixture of requests: what they get differs by little more than a batch.
+    #[test]
+    fn tenants_share_by_weight(a in 1u32..5, b in 1u32..5, gas_a in 20_000u64..200_000, gas_b in 20_000u64..200_000) {
+        let limits = ComposeLimits { urgent: Duration::ZERO, ..limits() };
+        let mut queue = Queue::new();
+        queue.set_weight("a", a);
+        queue.set_weight("b", b);
+        for salt in 0..400 {
+            let (tenant, gas) = if salt < 200 { ("a", gas_a) } else { ("b", gas_b) };
+            queue.push(Timestamp(0), QueuedRequest { gas, ..call(salt, 1_000_000, tenant, true) });
+        }
+        let mut served = [0u64; 2];
+        for _ in 0..15 {
+            let chosen = queue.compose(Timestamp(1), lane(0), &limits, &ANY_PRICE).unwrap();
+            for id in chosen.members {
+                let entry = queue.remove(Timestamp(1), id, false).unwrap();
+                served[usize::from(&*entry.tenant == "b")] += entry.gas;
+            }
+            let (share_a, share_b) = (served[0] / u64::from(a), served[1] / u64::from(b));
+            prop_assert!(share_a.abs_diff(share_b) <= gas_a.max(gas_b), "{:?}", served);
+        }
+    }
+}
+
+// ---- by name ----
+
+#[track_caller]
+fn compose(queue: &mut Queue, now: u64, limits: &ComposeLimits) -> Selection {
+    queue.compose(Timestamp(now), lane(0), limits, &ANY_PRICE).expect("something to send")
+}
+
+#[test]
+fn urgent_ones_come_first_whoever_owns_them() {
+    let limits = ComposeLimits { max_batch: 2, ..limits() };
+    let mut queue = Queue::new();
+    for salt in 0..10 {
+        queue.push(Timestamp(0), call(salt, 1_000_000, "quiet", true));
+    }
+    // A tenant that was served much already.
+    for salt in 10..14 {
+        queue.push(Timestamp(0), QueuedRequest { gas: 5_000_000, ..call(salt, 900_000, "greedy", true) });
+    }
+    compose(&mut queue, 1, &limits);
+    let hurried = call(50, 9_000, "greedy", true);
+    queue.push(Timestamp(2), hurried.clone());
+    let chosen = compose(&mut queue, 2, &limits);
+    assert_eq!(chosen.members[0], hurried.request.id());
+    assert_eq!((chosen.deadline, chosen.trigger), (Timestamp(9_000), Trigger::Full));
+}
+
+#[test]
+fn a_later_nonce_with_less_time_pulls_its_predecessors() {
+    let limits = limits();
+    let gate = Within(Duration::from_secs(20));
+    for order in [[0, 1, 2], [2, 1, 0], [0, 2, 1], [1, 0, 2]] {
+        let mut queue = Queue::new();
+        for nonce in order {
+            let deadline = if nonce == 1 { 15_000 } else { 1_000_000 };
+            queue.push(Timestamp(0), forward(1, nonce, deadline, "t", nonce));
+            queue.set_chain_nonce(Timestamp(0), FORWARDER, signer(1), 0);
+        }
+        let chosen = queue.compose(Timestamp(1), lane(0), &limits, &gate).expect("nonce 1 can't wait for the price");
+        assert_eq!(chosen.members.len(), 3, "{order:?}");
+    }
+}
+
+#[test]
+fn who_left_pulls_nobody() {
+    let gate = Within(Duration::from_secs(20));
+    let mut queue = Queue::new();
+    let hurried = forward(1, 1, 15_000, "t", 1);
+    queue.push(Timestamp(0), forward(1, 0, 1_000_000, "t", 0));
+    queue.push(Timestamp(0), hurried.clone());
+    queue.set_chain_nonce(Timestamp(0), FORWARDER, signer(1), 0);
+    queue.remove(Timestamp(1), hurried.request.id(), false);
+    assert!(queue.compose(Timestamp(2), lane(0), &limits(), &gate).is_none(), "the first one can wait for the price");
+}
+
+#[test]
+fn linger_waits_for_company_but_not_for_ever() {
+    let limits = ComposeLimits { linger: Duration::from_millis(500), ..limits() };
+    let mut queue = Queue::new();
+    queue.push(Timestamp(1_000), forward(1, 0, 100_000, "t", 0));
+    queue.set_chain_nonce(Timestamp(1_000), FORWARDER, signer(1), 0);
+    let mut at = |now| queue.compose(Timestamp(now), lane(0), &limits, &ANY_PRICE).map(|chosen| chosen.trigger);
+    assert_eq!((at(1_000), at(1_499), at(1_500)), (None, None, Some(Trigger::Linger)));
+
+    // New company, ever more urgent, does not start the wait afresh.
+    let mut queue = Queue::new();
+    for nonce in 0..5u64 {
+        let now = Timestamp(1_000 + 100 * nonce);
+        queue.push(now, forward(1, nonce, 100_000 - nonce, "t", nonce));
+        queue.set_chain_nonce(now, FORWARDER, signer(1), 0);
+        assert!(queue.compose(now, lane(0), &limits, &ANY_PRICE).is_none());
+    }
+    assert_eq!(compose(&mut queue, 1_500, &limits).members.len(), 5);
+
+    // Somebody who has less time than that.
+    let mut queue = Queue::new();
+    queue.push(Timestamp(1_000), call(1, 1_400, "t", true));
+    assert_eq!(compose(&mut queue, 1_000, &limits).trigger, Trigger::Deadline);
+}
+
+#[test]
+fn a_successor_follows_on_the_same_lane_only() {
+    let limits = ComposeLimits { max_batch: 1, ..limits() };
+    let mut queue = Queue::new();
+    (0..3).for_each(|nonce| queue.push(Timestamp(0), forward(1, nonce, 100_000, "t", nonce)));
+    queue.set_chain_nonce(Timestamp(0), FORWARDER, signer(1), 0);
+    let first = compose(&mut queue, 1, &limits).members[0];
+    assert!(queue.compose(Timestamp(2), lane(1), &limits, &ANY_PRICE).is_none());
+    assert_eq!(compose(&mut queue, 3, &limits).members, [forward(1, 1, 0, "t", 0).request.id()]);
+    // Settled: the lane still carries nonce 1. Then all of them: any lane will do.
+    queue.remove(Timestamp(4), first, true);
+    assert!(queue.compose(Timestamp(4), lane(1), &limits, &ANY_PRICE).is_none());
+    queue.remove(Timestamp(5), forward(1, 1, 0, "t", 0).request.id(), true);
+    assert!(queue.compose(Timestamp(6), lane(1), &limits, &ANY_PRICE).is_some());
+}
+
+#[test]
+fn a_restart_finds_the_lane_of_those_in_flight() {
+    let mut queue = Queue::new();
+    queue.push_in_flight(forward(1, 4, 100_000, "t", 0), lane(1));
+    queue.push(Timestamp(0), forward(1, 5, 100_000, "t", 1));
+    assert_eq!((queue.waiting(), queue.in_flight()), (1, 1));
+    assert_eq!(queue.unknown_signers(10), [(FORWARDER, signer(1))]);
+    assert!(queue.compose(Timestamp(1), lane(1), &limits(), &ANY_PRICE).is_none(), "the nonce is unknown");
+    queue.set_chain_nonce(Timestamp(1), FORWARDER, signer(1), 4);
+    assert!(queue.compose(Timestamp(2), lane(0), &limits(), &ANY_PRICE).is_none());
+    let chosen = queue.compose(Timestamp(2), lane(1), &limits(), &ANY_PRICE).unwrap();
+    assert_eq!(chosen.members, [forward(1, 5, 0, "t", 0).request.id()]);
+}
+
+#[test]
+fn failures_travel_in_ever_smaller_company() {
+    let limits = ComposeLimits { max_batch: 32, ..limits() };
+    for (failures, most) in [(0, 32), (1, 8), (2, 2), (3, 1), (6, 1)] {
+        let mut queue = Queue::new();
+        for salt in 0..64 {
+            queue.push(Timestamp(0), QueuedRequest { batch_failures: failures, ..call(salt, 100_000, "t", true) });
+        }
+        assert_eq!(compose(&mut queue, 1, &limits).members.len(), most);
+    }
+}
+
+#[test]
+fn a_low_ceiling_does_not_hold_others_down() {
+    let mut queue = Queue::new();
+    let with = |salt, ceiling| QueuedRequest { ceiling_wei_per_gas: ceiling, ..call(salt, 100_000 + salt, "t", true) };
+    for (salt, ceiling) in [(0, 100), (1, 12), (2, 40), (3, 9), (4, 30)] {
+        queue.push(Timestamp(0), with(salt, ceiling));
+    }
+    let chosen = compose(&mut queue, 1, &limits());
+    assert_eq!((chosen.members.len(), chosen.ceiling_wei_per_gas), (3, 30));
+    let chosen = compose(&mut queue, 2, &limits());
+    assert_eq!((chosen.members.len(), chosen.ceiling_wei_per_gas), (1, 12));
+    assert!(queue.compose(Timestamp(3), lane(0), &limits(), &ANY_PRICE).is_none(), "9 is below the next base fee");
+    assert_eq!(queue.waiting(), 1);
+}
+
+#[test]
+fn singles_travel_alone() {
+    let mut queue = Queue::new();
+    (0..3).for_each(|salt| queue.push(Timestamp(0), call(salt, 100_000 + salt, "t", false)));
+    for salt in 0..3 {
+        let id = call(salt, 0, "t", false).request.id();
+        let chosen = compose(&mut queue, 1, &limits());
+        assert_eq!((chosen.key, chosen.members), (VehicleKey::Single(id), vec![id]));
+    }
+}
+
+#[test]
+fn the_last_nonces_do_not_overflow() {
+    let mut queue = Queue::new();
+    let last = u64::MAX;
+    for nonce in [last - 1, last] {
+        queue.push(Timestamp(0), forward(1, nonce, 100_000, "t", nonce));
+    }
+    queue.set_chain_nonce(Timestamp(0), FORWARDER, signer(1), last - 1);
+    let chosen = compose(&mut queue, 1, &limits());
+    assert_eq!(chosen.members.len(), 2);
+    queue.set_chain_nonce(Timestamp(1), FORWARDER, signer(1), last);
+    chosen.members.into_iter().for_each(|id| drop(queue.remove(Timestamp(2), id, true)));
+    assert_eq!((queue.waiting(), queue.in_flight()), (0, 0));
+}
+
+/// 100 000 requests: a quadratic walk over them would not end.
+fn many(signers: u16, each: u64) {
+    let limits = ComposeLimits { max_batch: 200, max_gas: u64::MAX, max_bytes: usize::MAX, ..limits() };
+    let mut queue = Queue::new();
+    for nonce in 0..each {
+        for from in 0..signers {
+            // The urgent ones come last, so every push changes what the run's deadline is.
+            queue.push(Timestamp(0), forward(from, nonce, 100_000_000 - nonce, "t", nonce));
+        }
+    }
+    for from in 0..signers {
+        queue.set_chain_nonce(Timestamp(0), FORWARDER, signer(from), 0);
+    }
+    let total = each * u64::from(signers);
+    assert_eq!(queue.waiting() as u64, total);
+    let (mut batches, mut next) = (0, BTreeMap::new());
+    while let Some(chosen) = queue.compose(Timestamp(1), lane(0), &limits, &ANY_PRICE) {
+        batches += 1;
+        for id in chosen.members {
+            let (_, from, nonce) = queue.remove(Timestamp(2), id, true).unwrap().request.sequence().unwrap();
+            let expected = next.entry(from).or_insert(0);
+            assert_eq!(nonce, *expected);
+            *expected += 1;
+        }
+    }
+    assert_eq!((queue.waiting(), batches), (0, total.div_ceil(200)), "full batches");
+}
+
+#[test]
+fn one_signer_with_100_000_requests() {
+    many(1, 100_000);
+}
+
+#[test]
+fn five_hundred_signers_with_100_000_requests() {
+    many(500, 200);
+}
