@@ -386,6 +386,17 @@ pub fn peak_resident_bytes(pid: u32) -> Option<u64> {
     memory(pid, "VmHWM:")
 }
 
+/// CPU time that a process has used in all its threads; `None` where `/proc` has no answer.
+pub fn cpu_time(pid: u32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold anything, so count from its closing bracket: the 14th and 15th fields are the 12th and 13th after.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    let ticks_per_second = rustix::param::clock_ticks_per_second().max(1);
+    Some(Duration::from_millis((user + system) * 1_000 / ticks_per_second))
+}
+
 fn memory(pid: u32, field: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(field))?;

@@ -277,8 +277,8 @@ impl People {
         for part in first.chunks(100) {
             let requests = part.iter().map(SignedRequest::data).collect();
             let data = executeBatchCall { requests, refundReceiver: sender }.abi_encode();
-            let receipt = self.send(node, sender, data.into(), 200_000 * (part.len() as u64 + 1)).await?;
-            if receipt.1 != part.len() {
+            let hash = self.send(node, sender, data.into(), 200_000 * (part.len() as u64 + 1)).await?;
+            if self.outcome(node, hash).await?.1 != part.len() {
                 return Err(unexpected("first visit", "the forwarder skipped requests"));
             }
         }
@@ -287,11 +287,14 @@ impl People {
 
     /// Average gas of returning users' requests, each in a transaction of its own.
     async fn one_by_one(&mut self, node: &Node, sender: Address, count: usize) -> Result<u64> {
-        let mut gas = 0;
+        let mut hashes = Vec::new();
         for user in 0..count {
             let request = self.sign(user, user).data();
-            let (used, executed) =
-                self.send(node, sender, executeCall { request }.abi_encode().into(), 300_000).await?;
+            hashes.push(self.send(node, sender, executeCall { request }.abi_encode().into(), 300_000).await?);
+        }
+        let mut gas = 0;
+        for hash in hashes {
+            let (used, executed) = self.outcome(node, hash).await?;
             if executed != 1 {
                 return Err(unexpected("one by one", "the forwarder did not execute the request"));
             }
@@ -300,10 +303,13 @@ impl People {
         Ok(gas.checked_div(count as u64).unwrap_or(0))
     }
 
+    async fn send(&self, node: &Node, from: Address, data: Bytes, gas: u64) -> Result<B256> {
+        let to = Some(self.world.forwarder);
+        node.send(from, &TestTransaction { to, data, gas, ..TestTransaction::default() }).await
+    }
+
     /// Gas used, and how many requests were executed.
-    async fn send(&self, node: &Node, from: Address, data: Bytes, gas: u64) -> Result<(u64, usize)> {
-        let transaction = TestTransaction { to: Some(self.world.forwarder), data, gas, ..TestTransaction::default() };
-        let hash = node.send(from, &transaction).await?;
+    async fn outcome(&self, node: &Node, hash: B256) -> Result<(u64, usize)> {
         let receipt = node.wait_receipt(hash, Duration::from_secs(30)).await?;
         let executed = receipt.logs.iter().filter(|log| log.address == self.world.guestbook).count();
         Ok((receipt.gas_used.to(), executed))

@@ -25,7 +25,7 @@ use slackwater_benches::{
     Anvil, BenchError, Node, Relayer, RelayerClient, Result, World,
     count::{Relayed, executions, executions_by_event},
     http::Http,
-    relayer::{peak_resident_bytes, resident_bytes},
+    relayer::{cpu_time, peak_resident_bytes, resident_bytes},
     report::{Latencies, duration, ether, grouped, mebibytes},
     wallet::{Crowd, SignedRequest, batch_body},
 };
@@ -137,6 +137,13 @@ struct Place {
     _anvil: Option<Anvil>,
 }
 
+impl Place {
+    /// CPU time that the relayer has used.
+    fn cpu(&self) -> Option<Duration> {
+        self.pid.and_then(cpu_time)
+    }
+}
+
 async fn place(args: &Args) -> Result<Place> {
     if let (Some(url), Some(rpc), Some(forwarder), Some(guestbook)) =
         (&args.url, &args.rpc, args.forwarder, args.guestbook)
@@ -186,9 +193,11 @@ async fn run(args: &Args) -> Result<bool> {
     }
 
     let memory = MemorySampler::start(place.pid);
+    let cpu_before = place.cpu();
     let started = Instant::now();
     let load = load(args, &place, calls).await?;
-    let mut report = Report { load, memory: memory.sample(), settled: None };
+    let cpu = place.cpu().map(|now| now.saturating_sub(cpu_before.unwrap_or_default()));
+    let mut report = Report { load, cpu, memory: memory.sample(), settled: None };
     if args.hold {
         // What 100 000 queued requests cost is seen a moment after, when buffers are given back.
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -537,6 +546,8 @@ impl Drop for MemorySampler {
 
 struct Report {
     load: Load,
+    /// CPU time of the relayer during the load, whatever it did.
+    cpu: Option<Duration>,
     memory: MemoryUse,
     settled: Option<Settled>,
 }
@@ -552,6 +563,11 @@ impl Report {
         self.load.refused.is_empty()
             && self.load.accepted > 0
             && settled.is_none_or(|s| s.never == 0 && s.repeated == 0 && s.is_ordered)
+    }
+
+    fn cpu_per_request(&self) -> Option<Duration> {
+        let accepted = u32::try_from(self.load.accepted).ok().filter(|accepted| *accepted > 0)?;
+        self.cpu.map(|cpu| cpu / accepted)
     }
 
     fn json(&self, args: &Args) -> Value {
@@ -581,6 +597,7 @@ impl Report {
             "seconds": load.took.as_secs_f64(),
             "accepted_per_second": per_second(load.accepted, load.took),
             "latency": load.latencies.json(),
+            "relayer_cpu_us_per_request": self.cpu_per_request().map(|cpu| cpu.as_micros()),
             "queued_rss_bytes": self.memory.queued,
             "sampled_rss_bytes": self.memory.highest_sample,
             "peak_rss_bytes": self.memory.peak,
@@ -609,6 +626,9 @@ impl Report {
         let call = if args.batch > 1 { "call (batch)" } else { "call" };
         row(&format!("{call} p50 / p90 / p99 / p99.9"), [50.0, 90.0, 99.0, 99.9].map(latency).join(" / "));
         row(&format!("{call} longest"), duration(load.latencies.max()));
+        if let Some(cpu) = self.cpu_per_request() {
+            row("relayer CPU per request", duration(cpu));
+        }
         if let Some(bytes) = self.memory.queued {
             row("relayer memory, all queued", mebibytes(bytes));
         }
