@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// | from | may become |
 /// |---|---|
 /// | `queued` | `batched`, `rejected`, `expired`, `cancelled` |
-/// | `batched` | `broadcast`, `included`, `queued`, `rejected`, `expired` |
+/// | `batched` | `broadcast`, `included`, `queued`, `rejected`, `expired`, `reverted`, `finalized` |
 /// | `broadcast` | `included`, `queued`, `rejected`, `expired`, `reverted`, `finalized` |
 /// | `included` | `finalized`, `reverted`, `broadcast`, `queued`, `rejected`, `expired` |
 /// | `finalized`, `reverted`, `rejected`, `expired`, `cancelled` | nothing: terminal |
@@ -64,7 +64,8 @@ impl Status {
         use Status::{Batched, Broadcast, Cancelled, Expired, Finalized, Included, Queued, Rejected, Reverted};
         match self {
             Queued => matches!(next, Batched | Rejected | Expired | Cancelled),
-            Batched => matches!(next, Broadcast | Included | Queued | Rejected | Expired),
+            // A crash may hide that it was sent, and the restart finds it final.
+            Batched => matches!(next, Broadcast | Included | Queued | Rejected | Expired | Reverted | Finalized),
             Broadcast => matches!(next, Included | Queued | Rejected | Expired | Reverted | Finalized),
             Included => matches!(next, Finalized | Reverted | Broadcast | Queued | Rejected | Expired),
             Finalized | Reverted | Rejected | Expired | Cancelled => false,
