@@ -175,6 +175,36 @@ mod tests {
         assert_eq!(book.totals("a", 1), (U256::from(100), U256::ZERO));
     }
 
+    #[test]
+    fn a_clock_that_steps_back_leaks_nothing() {
+        let budget = Budget { limit_wei: U256::from(100), period: Duration::from_secs(1) };
+        let mut book = BudgetBook::new();
+        book.reserve(id(1), "a", 1, &budget, U256::from(10), Timestamp(1_000)).unwrap();
+        book.reserve(id(2), "a", 1, &budget, U256::from(90), Timestamp(999)).unwrap();
+        book.settle(id(2), U256::ZERO);
+        assert_eq!(book.totals("a", 1), (U256::from(10), U256::ZERO));
+    }
+
+    #[test]
+    fn a_restart_counts_the_same() {
+        let budget = Budget { limit_wei: U256::from(100), period: Duration::from_secs(1) };
+        let mut book = BudgetBook::new();
+        let period = budget.period_start(Timestamp(5_700));
+        book.restore_spent("a", 1, period, U256::from(30));
+        book.restore_reserved(id(1), "a", 1, period, U256::from(50));
+        book.restore_reserved(id(1), "a", 1, period, U256::from(50));
+        // Reserved in a period that is over: it is settled there, not here.
+        book.restore_reserved(id(2), "a", 1, Timestamp(4_000), U256::from(90));
+        assert_eq!(book.totals("a", 1), (U256::from(50), U256::from(30)));
+        let error = book.reserve(id(3), "a", 1, &budget, U256::from(21), Timestamp(5_900)).unwrap_err();
+        assert_eq!(error.available_wei, U256::from(20));
+        assert_eq!(book.settle(id(2), U256::from(90)), Some(U256::from(90)));
+        book.settle(id(1), U256::from(60));
+        assert_eq!(book.totals("a", 1), (U256::ZERO, U256::from(90)), "a cost above the reservation counts in full");
+        assert!(book.reserve(id(4), "a", 1, &budget, U256::from(11), Timestamp(5_999)).is_err());
+        assert!(book.reserve(id(4), "a", 1, &budget, U256::from(100), Timestamp(6_000)).is_ok());
+    }
+
     proptest! {
         #[test]
         fn never_overspent(ops in proptest::collection::vec((0u64..20, 0u64..60, any::<bool>()), 0..200)) {

@@ -180,3 +180,124 @@ pub enum PolicyDenial {
         target: Address,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use alloy_primitives::{B256, Bytes};
+    use serde_json::json;
+
+    use super::*;
+    use crate::request::{Call, Forward};
+
+    const TARGET: Address = Address::repeat_byte(0x70);
+
+    fn request(chain_id: u64, gas: u64, value: u64, data: &[u8], kind: KindName) -> VerifiedRequest {
+        let (value, data) = (U256::from(value), Bytes::copy_from_slice(data));
+        let kind = match kind {
+            KindName::Forward => {
+                let (forwarder, from) = (Address::repeat_byte(1), Address::repeat_byte(2));
+                let gas = U256::from(gas);
+                let (nonce, deadline, signature) = (U256::ZERO, 1, Bytes::new());
+                json!({ "forward": Forward { forwarder, from, to: TARGET, value, gas, nonce, deadline, data, signature } })
+            }
+            KindName::Call => {
+                let (gas, salt) = (U256::from(gas), String::new());
+                json!({ "call": Call { to: TARGET, value, gas, data, any_sender: false, salt } })
+            }
+        };
+        let stored = json!({
+            "id": B256::ZERO, "chainId": chain_id, "gas": gas, "nonce": 0, "deadline": 1,
+            "chainDeadlineS": null, "maxCostWei": null, "kind": kind,
+        });
+        VerifiedRequest::from_stored(stored.to_string().as_bytes()).unwrap()
+    }
+
+    fn forward(data: &[u8]) -> VerifiedRequest {
+        request(1, 100_000, 0, data, KindName::Forward)
+    }
+
+    fn call(data: &[u8]) -> VerifiedRequest {
+        request(1, 100_000, 0, data, KindName::Call)
+    }
+
+    /// Both kinds; on chain 1 only `TARGET`, with these selectors.
+    fn allowing(selectors: Option<&[[u8; 4]]>) -> TenantPolicy {
+        let selectors = selectors.map(|list| list.iter().copied().map(FixedBytes).collect());
+        TenantPolicy {
+            kinds: BTreeSet::from([KindName::Forward, KindName::Call]),
+            targets: Some(BTreeMap::from([(1, BTreeMap::from([(TARGET, TargetRule { selectors })]))])),
+            ..TenantPolicy::new("t")
+        }
+    }
+
+    #[track_caller]
+    fn refused(policy: &TenantPolicy, request: &VerifiedRequest, denial: PolicyDenial) {
+        assert_eq!(policy.check(request), Err(denial));
+    }
+
+    #[test]
+    fn limits_are_inclusive() {
+        let policy = TenantPolicy { max_value_wei: U256::from(5), max_calldata_bytes: 3, ..TenantPolicy::new("t") };
+        let with = |gas, value, data: &[u8]| request(1, gas, value, data, KindName::Forward);
+        assert_eq!(policy.check(&with(2_000_000, 5, &[1, 2, 3])), Ok(()));
+        let gas = PolicyDenial::Gas { gas: 2_000_001, limit: 2_000_000 };
+        refused(&policy, &with(2_000_001, 5, &[]), gas);
+        let value = PolicyDenial::Value { value_wei: U256::from(6), limit_wei: U256::from(5) };
+        refused(&policy, &with(1, 6, &[]), value);
+        refused(&policy, &with(1, 0, &[0; 4]), PolicyDenial::Calldata { bytes: 4, limit: 3 });
+    }
+
+    #[test]
+    fn safe_defaults() {
+        let policy = TenantPolicy::new("t");
+        assert_eq!(policy.check(&forward(&[1, 2, 3, 4])), Ok(()));
+        refused(&policy, &call(&[]), PolicyDenial::Kind { kind: "call" });
+        let none = TenantPolicy { kinds: BTreeSet::new(), ..TenantPolicy::new("t") };
+        refused(&none, &forward(&[]), PolicyDenial::Kind { kind: "forward" });
+        let paid = request(1, 1, 1, &[], KindName::Forward);
+        refused(&policy, &paid, PolicyDenial::Value { value_wei: U256::from(1), limit_wei: U256::ZERO });
+    }
+
+    #[test]
+    fn targets_and_selectors() {
+        let some = [1, 2, 3, 4];
+        let policy = allowing(Some(&[some]));
+        for request in [forward(&some), forward(&[1, 2, 3, 4, 5]), call(&some)] {
+            assert_eq!(policy.check(&request), Ok(()));
+        }
+        let denial =
+            |selector: Option<[u8; 4]>| PolicyDenial::Selector { target: TARGET, selector: selector.map(FixedBytes) };
+        refused(&policy, &forward(&[1, 2, 3, 5]), denial(Some([1, 2, 3, 5])));
+        // Less than a selector reaches the fallback function: not on a list of functions.
+        refused(&policy, &forward(&[1, 2, 3]), denial(None));
+        refused(&policy, &forward(&[]), denial(None));
+        refused(&allowing(Some(&[])), &forward(&some), denial(Some(some)));
+        // Without a list of functions every one is allowed.
+        for data in [&some[..], &[], &[9]] {
+            assert_eq!(allowing(None).check(&forward(data)), Ok(()));
+        }
+        let mut elsewhere = allowing(None);
+        elsewhere.targets = Some(BTreeMap::from([(1, BTreeMap::new())]));
+        refused(&elsewhere, &forward(&some), PolicyDenial::Target { target: TARGET });
+        // A chain without an entry is not limited.
+        assert_eq!(elsewhere.check(&request(2, 1, 0, &some, KindName::Forward)), Ok(()));
+    }
+
+    #[test]
+    fn multicall_through_a_forwarder_must_be_named() {
+        let data = [0xac, 0x96, 0x50, 0xd8, 0];
+        let denial = PolicyDenial::Multicall { target: TARGET };
+        refused(&TenantPolicy::new("t"), &forward(&data), denial.clone());
+        refused(&allowing(None), &forward(&data), denial);
+        assert_eq!(allowing(Some(&[MULTICALL_SELECTOR.0])).check(&forward(&data)), Ok(()));
+        // Our own account has nobody to impersonate.
+        assert_eq!(allowing(None).check(&call(&data)), Ok(()));
+    }
+
+    #[test]
+    fn the_first_denial_is_the_cheapest_to_understand() {
+        let policy = TenantPolicy { max_gas: 1, max_calldata_bytes: 0, ..allowing(Some(&[])) };
+        let all_wrong = request(1, 2, 1, &[1], KindName::Forward);
+        refused(&policy, &all_wrong, PolicyDenial::Gas { gas: 2, limit: 1 });
+    }
+}

@@ -428,27 +428,30 @@ impl Queue {
     /// happens until then. Always later than `now`.
     pub fn next_due(&self, now: Timestamp, limits: &ComposeLimits, outlook: &impl FeeOutlook) -> Option<Timestamp> {
         let window = outlook.send_within().max(limits.urgent);
-        let cutoff = now.saturating_add(window);
-        self.groups
+        let later = |than: Timestamp| Timestamp(than.0.saturating_add(1));
+        let linger = self
+            .groups
             .values()
-            .flat_map(|group| {
-                let linger = group.ready_since.map(|since| since.saturating_add(limits.linger));
-                let shares = group.tenants.values();
-                // Who becomes eligible next, and whose slack falls below the linger time next.
-                let next = move |after: Timestamp, window: Duration| {
-                    let later = Timestamp(after.0.saturating_add(1));
-                    let entries = shares.clone().filter_map(move |share| {
-                        share.ready.range((later, 0, Head::Signer((Address::ZERO, Address::ZERO)))..).next()
-                    });
-                    entries.map(move |(deadline, _, _)| deadline.saturating_sub(window)).min()
-                };
-                let eligible = next(cutoff, window);
-                let hurried = next(now.saturating_add(limits.linger), limits.linger);
-                [linger, eligible, hurried]
-            })
-            .flatten()
+            .filter_map(|group| group.ready_since)
+            .map(|since| since.saturating_add(limits.linger))
             .filter(|due| *due > now)
-            .min()
+            .min();
+        // Whose slack falls next into the window in which it may be sent, and whose below the wait for company. A run may be
+        // pulled by any of its members, so both are counted.
+        let first = Head::Signer((Address::ZERO, Address::ZERO));
+        let eligible = self
+            .groups
+            .values()
+            .flat_map(|group| group.tenants.values())
+            .filter_map(|share| share.ready.range((later(now.saturating_add(window)), 0, first)..).next())
+            .map(|(deadline, _, _)| deadline.saturating_sub(window))
+            .min();
+        let hurried = self
+            .deadlines
+            .range((later(now.saturating_add(limits.linger)), RequestId(B256::ZERO))..)
+            .next()
+            .map(|(deadline, _)| deadline.saturating_sub(limits.linger));
+        [linger, eligible, hurried].into_iter().flatten().filter(|due| *due > now).min()
     }
 
     /// Chooses what `lane` should send at `now`, if anything, and takes it from the waiting ones.
