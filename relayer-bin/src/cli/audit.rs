@@ -90,6 +90,8 @@ pub(super) async fn run(args: AuditArgs) -> Result<(), CliError> {
     ledger.close().await;
     let (summary, findings) = result?;
     if json {
+        let summary: serde_json::Map<_, _> =
+            summary.into_iter().map(|(name, value)| (name.to_owned(), serde_json::Value::from(value))).collect();
         println!(
             "{}",
             json!({ "ok": findings.count == 0, "summary": summary, "problems": findings.problems, "problemCount": findings.count })

@@ -103,7 +103,11 @@ impl Server {
             let router = router.clone();
             let service = service_fn(move |request| call(router.clone(), request, peer));
             let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
-            while connections.try_join_next().is_some() {}
+            while let Some(ended) = connections.try_join_next() {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a connection's task failed");
+                }
+            }
             connections.spawn(async move {
                 if let Err(error) = connection.await {
                     tracing::debug!(%peer, %error, "connection ended");
