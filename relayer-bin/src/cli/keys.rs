@@ -17,6 +17,7 @@ use super::error::CliError;
 use crate::{
     config::{Secret, SecretRef},
     http::auth::{KeyHash, new_key},
+    keystore,
 };
 
 #[derive(Debug, Args)]
@@ -117,13 +118,8 @@ fn save(store: &Store, key: &[u8; 32], address: Address) -> Result<(), CliError>
         return Err(CliError::usage("--name must be a file name, not a path"));
     }
     fs::create_dir_all(&store.dir)?;
-    // Written beside its place first: the crate does not limit who may read it, and leaves out the address.
-    let scratch = tempfile::tempdir_in(&store.dir)?;
-    eth_keystore::encrypt_key(scratch.path(), &mut rand_core::OsRng, key, password.expose(), Some("key"))
+    let document = keystore::encrypt(key, address, password.expose())
         .map_err(|error| CliError::failed(format!("can't encrypt the key: {error}")))?;
-    let mut document: Value = serde_json::from_slice(&fs::read(scratch.path().join("key"))?)
-        .map_err(|error| CliError::failed(error.to_string()))?;
-    document["address"] = Value::from(format!("{address:x}"));
     let path = store.dir.join(&name);
     let mut file = fs::OpenOptions::new()
         .write(true)

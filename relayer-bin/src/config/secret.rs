@@ -197,9 +197,8 @@ impl SecretRef {
             }
             Self::Keystore { path, password } => {
                 let password = password.resolve()?;
-                let key = eth_keystore::decrypt_key(path, password.expose())
+                let key = crate::keystore::open(path, password.expose())
                     .map_err(|error| SecretError::Keystore { path: path.clone(), problem: error.to_string() })?;
-                let key = Zeroizing::new(key);
                 Ok(Secret::new(alloy_primitives::hex::encode(key.as_slice())))
             }
         }
