@@ -284,7 +284,7 @@ fn included_is_revocable_until_final() {
     assert_eq!(rig.head(105), []);
     // Final: by quorum once more.
     let finality = Command::Poll { nonce: 0, hashes: vec![hash(key(0, 0))], purpose: PollPurpose::Finality };
-    assert_eq!(rig.head(106), [finality.clone()]);
+    assert_eq!(rig.head(106), std::slice::from_ref(&finality));
     assert_eq!(rig.head(107), [], "one at a time");
     let unsure =
         Event::Receipts { nonce: 0, purpose: PollPurpose::Finality, found: None, is_complete: false, at_block: 107 };
@@ -408,7 +408,7 @@ fn s3_no_sequence_of_bad_reads_makes_a_second_payload() {
                     nonce: 0,
                     purpose: PollPurpose::Finality,
                     found: None,
-                    is_complete: roll % 3 == 0,
+                    is_complete: roll.is_multiple_of(3),
                     at_block: number,
                 }),
                 3 => rig.event(Event::Canonical { number: number - roll % 7, hash: block_hash(number, roll % 3) }),
@@ -524,6 +524,25 @@ fn s4_a_lagging_first_answer_fills_nothing() {
     assert_eq!(rig.event(Event::AccountNonce { latest: 6, finalized: None }), []);
     assert_eq!(rig.head(101), []);
     assert_eq!(rig.send(plan(10_000)), 6);
+}
+
+/// What is final used its nonce, whatever a node that fell behind says.
+#[test]
+fn s4_a_node_that_fell_behind_reopens_nothing_that_is_final() {
+    let mut rig = Rig::new(0);
+    rig.head(100);
+    rig.send(plan(10_000));
+    rig.taken(key(0, 0));
+    rig.event(Event::AccountNonce { latest: 1, finalized: None });
+    let found = Some(receipt(key(0, 0), 101, 0));
+    rig.receipts(0, PollPurpose::Inclusion, found.clone(), 101);
+    rig.head(106);
+    assert!(matches!(rig.receipts(0, PollPurpose::Finality, found, 106)[..], [Command::ReportFinal { .. }]));
+    for number in 107..130 {
+        assert_eq!(rig.event(Event::AccountNonce { latest: 0, finalized: None }), []);
+        assert_eq!(rig.head(number), []);
+    }
+    assert_eq!(rig.send(plan(10_000)), 1);
 }
 
 #[test]

@@ -797,11 +797,9 @@ impl World {
     fn crash(&mut self) {
         for task in std::mem::take(&mut self.tasks) {
             match task {
-                Task::Persist(key) if self.rng.chance(50) => {
-                    // Writes are committed in order, so nothing of a later nonce is durable before this one.
-                    if self.may_commit(key) {
-                        self.commit(key);
-                    }
+                // Writes are committed in order, so nothing of a later nonce is durable before this one.
+                Task::Persist(key) if self.rng.chance(50) && self.may_commit(key) => {
+                    self.commit(key);
                 }
                 Task::Send(key) if self.rng.chance(50) => {
                     self.send(key);

@@ -567,11 +567,8 @@ impl Lane {
         self.balance = Some(wei);
         match self.shortage {
             None => {}
-            Some(Shortage::Plan { needed_wei, .. }) => {
-                if self.available_wei() >= needed_wei {
-                    self.resume();
-                }
-            }
+            Some(Shortage::Plan { needed_wei, .. }) if self.available_wei() < needed_wei => {}
+            Some(Shortage::Plan { .. }) => self.resume(),
             Some(Shortage::Refused { .. }) => {
                 // What is refused is itself in flight: compare with the whole balance.
                 let pending = self.slots.values().filter(|slot| !slot.is_included());
