@@ -496,10 +496,11 @@ fn s4_holes_are_filled_once_they_are_certain() {
     // Ours are 3 and 5; the chain stands at 2; nobody explains 2 and 4.
     let slots = vec![restored(3, &[AttemptKind::Payload], false), restored(5, &[AttemptKind::Payload], false)];
     let mut rig = Rig::with(Lane::restore(config(), Some(6), slots), 2);
-    let mut filled = Vec::new();
+    let (mut filled, mut said) = (Vec::new(), Vec::new());
     for number in 100..=104 {
         let commands = rig.head(number);
         filled.extend(signs(&commands));
+        said.extend(alerts(&commands));
         for key in sends(&commands) {
             rig.taken(key);
         }
@@ -514,6 +515,7 @@ fn s4_holes_are_filled_once_they_are_certain() {
         assert!(sends(&rig.commit(key)).contains(&key));
     }
     assert!(rig.lane.ready() != Err(LaneError::NotReconciled));
+    assert_eq!(said, ["nonce_gap"]);
 }
 
 #[test]
@@ -573,6 +575,34 @@ fn s4_one_lie_leaves_no_gap() {
     }
     assert_eq!(signed, []);
     assert_eq!(rig.send(plan(10_000)), 3);
+}
+
+/// The lie, and a batch that believed it: a million cancels would be worse than a lane that stops and says so.
+#[test]
+fn s4_a_gap_without_end_is_not_paid_for() {
+    let mut rig = Rig::new(3);
+    rig.head(100);
+    rig.event(Event::AccountNonce { latest: 1_000_000, finalized: None });
+    rig.send(plan(1_000_000));
+    rig.taken(key(1_000_000, 0));
+    let mut all = Vec::new();
+    for number in 101..140 {
+        rig.event(Event::AccountNonce { latest: 3, finalized: None });
+        let commands = rig.head(number);
+        sends(&commands).into_iter().for_each(|key| rig.taken(key));
+        for key in signs(&commands) {
+            assert_eq!(key.nonce, 1_000_000);
+            rig.commit(key);
+            rig.taken(key);
+        }
+        all.extend(alerts(&commands));
+    }
+    assert_eq!(all, ["nonce_gap", "attempts_exhausted"]);
+    assert_eq!(rig.lane.ready(), Err(LaneError::NotReconciled));
+    // It was the chain that was behind: everything goes on.
+    rig.event(Event::AccountNonce { latest: 1_000_000, finalized: None });
+    rig.head(140);
+    assert_eq!(rig.lane.ready(), Ok(()));
 }
 
 #[test]

@@ -934,7 +934,8 @@ fn seeds(range: std::ops::Range<u64>) {
     // The runs did something: without that the checks would prove nothing.
     let runs = usize::try_from(range.end - range.start).unwrap();
     assert!(finals > 5 * runs, "{finals} batches settled");
-    let all = ["attempts_exhausted", "ceiling_reached", "foreign_nonce", "refused", "resumed", "underfunded"];
+    let all =
+        ["attempts_exhausted", "ceiling_reached", "foreign_nonce", "nonce_gap", "refused", "resumed", "underfunded"];
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), all);
     assert!(cancelled > 0 && cancelled < finals, "{cancelled} of {finals} were cancels");
     assert!(lost > 0 && broadcasts > finals as u64, "{lost} lost, {broadcasts} sent");

@@ -98,7 +98,7 @@ fn sign(domain: &ForwarderDomain, forward: &mut Forward) {
     let point = key.verifying_key().to_encoded_point(false);
     forward.from = Address::from_slice(&alloy_primitives::keccak256(&point.as_bytes()[1..])[12..]);
     let (signature, parity) = key.sign_prehash_recoverable(domain.digest(forward).as_slice()).unwrap();
-    let mut bytes = signature.to_vec();
+    let mut bytes = signature.to_bytes().to_vec();
     bytes.push(27 + parity.to_byte());
     forward.signature = bytes.into();
 }
@@ -463,7 +463,7 @@ fn promises_are_checked_against_the_relayer() {
     let relayer = Address::from_slice(&alloy_primitives::keccak256(&point.as_bytes()[1..])[12..]);
     let promise = Promise { request_hash: RequestId(B256::repeat_byte(1)), chain_id: 1, deadline: 5, relayer };
     let (signature, parity) = key.sign_prehash_recoverable(promise.digest().as_slice()).unwrap();
-    let signature = [signature.to_vec().as_slice(), &[27 + parity.to_byte()]].concat();
+    let signature = [signature.to_bytes().as_slice(), &[27 + parity.to_byte()]].concat();
     assert_eq!(promise.is_signed_by_relayer(&signature), Ok(true));
     let broken = Promise { deadline: 6, ..promise };
     assert_ne!(broken.is_signed_by_relayer(&signature), Ok(true));

@@ -274,6 +274,16 @@ pub enum LaneAlert {
         /// The nonce.
         nonce: u64,
     },
+    /// Nonces from `lowest` on, below ours, that nothing explains: a restored backup, a chain that was reset, a lying node.
+    /// They are filled with cancels, unless there are too many of them: then the lane stops and needs a decision.
+    NonceGap {
+        /// The first of them.
+        lowest: u64,
+        /// How many, at least.
+        count: u64,
+        /// Whether they are filled.
+        is_filled: bool,
+    },
     /// Every node refuses it for good; it is replaced by a cancel.
     Refused {
         /// The nonce.
@@ -292,6 +302,7 @@ impl LaneAlert {
             Self::ForeignNonce { .. } => "foreign_nonce",
             Self::CeilingReached { .. } => "ceiling_reached",
             Self::AttemptsExhausted { .. } => "attempts_exhausted",
+            Self::NonceGap { .. } => "nonce_gap",
             Self::Refused { .. } => "refused",
         }
     }

@@ -17,6 +17,10 @@ use crate::{
     time::Timestamp,
 };
 
+/// Most holes that are filled without asking. A node that tells a nonce far too high at the wrong moment must not make us pay
+/// for a million cancels.
+const MAX_GAP: usize = 1_000;
+
 /// One sender's transactions on one chain. See the module's table of states.
 #[derive(Debug)]
 pub struct Lane {
@@ -34,6 +38,8 @@ pub struct Lane {
     settled_next: u64,
     /// Head number since when the chain's nonce stands below one that nothing explains.
     behind_since: Option<u64>,
+    /// The operator was told about the gap.
+    is_gap_alerted: bool,
     commands: VecDeque<Command>,
 }
 
@@ -90,6 +96,7 @@ impl Lane {
             own_next,
             settled_next: 0,
             behind_since: None,
+            is_gap_alerted: false,
             commands: VecDeque::new(),
         }
     }
@@ -310,12 +317,11 @@ impl Lane {
         let above = self.slots.keys().next_back().map_or(0, |nonce| nonce + 1);
         let settled = self.chain_nonce.max(self.settled_next);
         let lowest = settled.max(self.own_next).max(above);
-        let holes: Vec<u64> = (settled..lowest)
-            .filter(|nonce| !self.slots.contains_key(nonce))
-            .take(self.config.max_in_flight.max(1).saturating_add(1))
-            .collect();
+        let holes: Vec<u64> =
+            (settled..lowest).filter(|nonce| !self.slots.contains_key(nonce)).take(MAX_GAP + 1).collect();
         if holes.is_empty() && lowest >= self.next_nonce {
             self.behind_since = None;
+            self.is_gap_alerted = false;
             return;
         }
         let since = *self.behind_since.get_or_insert(head.number);
@@ -323,6 +329,17 @@ impl Lane {
             return;
         }
         self.next_nonce = self.next_nonce.min(lowest);
+        let is_filled = holes.len() <= MAX_GAP;
+        if let Some(lowest) = holes.first().copied()
+            && !self.is_gap_alerted
+        {
+            self.is_gap_alerted = true;
+            let count = holes.len() as u64;
+            self.commands.push_back(Command::Alert(LaneAlert::NonceGap { lowest, count, is_filled }));
+        }
+        if !is_filled {
+            return;
+        }
         let fillers = self.slots.values().filter(|slot| slot.is_filler && !slot.is_included()).count();
         let room = self.config.max_in_flight.max(1).saturating_sub(fillers);
         if holes.len() <= room {
