@@ -463,7 +463,7 @@ fn promises_are_checked_against_the_relayer() {
     let relayer = Address::from_slice(&alloy_primitives::keccak256(&point.as_bytes()[1..])[12..]);
     let promise = Promise { request_hash: RequestId(B256::repeat_byte(1)), chain_id: 1, deadline: 5, relayer };
     let (signature, parity) = key.sign_prehash_recoverable(promise.digest().as_slice()).unwrap();
-    let signature = [signature.to_bytes().as_slice(), &[27 + parity.to_byte()]].concat();
+    let signature = [&signature.to_bytes()[..], &[27 + parity.to_byte()]].concat();
     assert_eq!(promise.is_signed_by_relayer(&signature), Ok(true));
     let broken = Promise { deadline: 6, ..promise };
     assert_ne!(broken.is_signed_by_relayer(&signature), Ok(true));
