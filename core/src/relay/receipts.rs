@@ -1,7 +1,5 @@
 //! Reading receipts: one node for a first look, a quorum before anything terminal is said.
 
-use std::collections::BTreeMap;
-
 use alloy_primitives::{Address, B256, Bytes, Log, U64, U128, U256};
 use serde::Deserialize;
 use serde_json::json;
@@ -88,16 +86,20 @@ pub(super) async fn find(pool: &RpcPool, hashes: &[B256], purpose: PollPurpose) 
                     continue;
                 };
                 let asked = pool.len();
-                let mut votes: BTreeMap<B256, (usize, TxReceipt)> = BTreeMap::new();
+                let mut votes: Vec<(usize, TxReceipt)> = Vec::new();
                 let mut absent = 0;
                 for answer in answers {
-                    match answer.filter(|receipt| receipt.transaction_hash == *hash).and_then(RpcReceipt::into_receipt)
-                    {
-                        Some(receipt) => votes.entry(receipt.block_hash).or_insert((0, receipt)).0 += 1,
+                    let receipt =
+                        answer.filter(|receipt| receipt.transaction_hash == *hash).and_then(RpcReceipt::into_receipt);
+                    match receipt {
+                        Some(receipt) => match votes.iter_mut().find(|(_, other)| says_the_same(other, &receipt)) {
+                            Some((count, _)) => *count += 1,
+                            None => votes.push((1, receipt)),
+                        },
                         None => absent += 1,
                     }
                 }
-                if let Some((_, receipt)) = votes.into_values().find(|(count, _)| count * 2 > asked) {
+                if let Some((_, receipt)) = votes.into_iter().find(|(count, _)| count * 2 > asked) {
                     return (Some(Box::new(receipt)), true);
                 }
                 is_complete &= absent * 2 > asked;
@@ -105,4 +107,13 @@ pub(super) async fn find(pool: &RpcPool, hashes: &[B256], purpose: PollPurpose) 
             (None, is_complete)
         }
     }
+}
+
+/// Whether two nodes tell the same about a transaction. Fees beyond gas are left out: not every node names them.
+fn says_the_same(a: &TxReceipt, b: &TxReceipt) -> bool {
+    a.block_hash == b.block_hash
+        && a.is_success == b.is_success
+        && a.gas_used == b.gas_used
+        && a.effective_gas_price == b.effective_gas_price
+        && a.logs == b.logs
 }
