@@ -4,7 +4,7 @@
 //! and comes back as a [`Done`].
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -102,6 +102,10 @@ pub(super) enum Done {
     Rechecked {
         found: Vec<((Address, Address), u64)>,
     },
+    /// Suspects' forwarder nonces at the final block.
+    Confirmed {
+        found: Vec<((Address, Address), u64)>,
+    },
     /// A write that nobody waits for is durable.
     Noted,
     Cancelled {
@@ -127,7 +131,10 @@ pub(super) struct ChainService {
     pub(super) tasks: JoinSet<Done>,
     /// Requests that failed a simulation: they wait for the next block.
     pub(super) held: Vec<RequestId>,
+    /// Users with waiting requests below their forwarder nonce, until that nonce is final.
+    pub(super) suspects: BTreeSet<(Address, Address)>,
     pub(super) is_looking_up: bool,
+    pub(super) is_confirming: bool,
     pub(super) is_stopping: bool,
 }
 
@@ -276,6 +283,7 @@ impl ChainService {
             lane.machine.handle_event(now, Event::Head(info));
             self.drain(index);
         }
+        self.confirm_suspects();
         self.expire(now);
         self.dispatch(now);
     }
@@ -303,6 +311,7 @@ impl ChainService {
                     self.learn_nonce(now, forwarder, signer, nonce);
                 }
             }
+            Done::Confirmed { found } => self.on_confirmed(now, found),
             Done::Noted => {}
             Done::Cancelled { id, reply } => {
                 tracing::info!(chain_id = self.chain_id(), %id, "request cancelled");
@@ -318,12 +327,42 @@ impl ChainService {
         self.drain(lane);
     }
 
-    /// A user's forwarder nonce, as somebody just read it: requests below it can never execute.
+    /// A user's forwarder nonce, as somebody just read it at the head. Requests below it are suspect until the nonce is final.
     pub(super) fn learn_nonce(&mut self, now: Timestamp, forwarder: Address, signer: Address, nonce: u64) {
         self.queue.set_chain_nonce(now, forwarder, signer, nonce);
-        let stale = self.queue.stale(forwarder, signer);
-        if !stale.is_empty() {
-            self.end_waiting(now, &stale, Status::Rejected, Reason::NonceUsedElsewhere, None);
+        if !self.queue.stale(forwarder, signer).is_empty() {
+            self.suspects.insert((forwarder, signer));
+        }
+    }
+
+    /// Asks for the suspects' nonces at the newest final block: only what is used there is used for good (I9).
+    fn confirm_suspects(&mut self) {
+        let Some(block) = self.head.and_then(|head| head.final_block) else { return };
+        if self.suspects.is_empty() || self.is_confirming || self.is_stopping {
+            return;
+        }
+        self.is_confirming = true;
+        let signers: Vec<_> = self.suspects.iter().copied().take(NONCE_LOOKUP_LEN).collect();
+        let shared = self.shared.clone();
+        self.tasks.spawn(async move {
+            let block = serde_json::json!(alloy_primitives::U64::from(block));
+            let nonces = forwarder_nonces(&shared.pool, &signers, shared.has_multicall, &block).await;
+            let found = nonces.map_or_else(
+                |_| Vec::new(),
+                |nonces| signers.into_iter().zip(nonces).filter_map(|(signer, nonce)| Some((signer, nonce?))).collect(),
+            );
+            Done::Confirmed { found }
+        });
+    }
+
+    fn on_confirmed(&mut self, now: Timestamp, found: Vec<((Address, Address), u64)>) {
+        self.is_confirming = false;
+        for ((forwarder, signer), nonce) in found {
+            let used = self.queue.waiting_below(forwarder, signer, nonce);
+            self.end_waiting(now, &used, Status::Rejected, Reason::NonceUsedElsewhere, None);
+            if self.queue.stale(forwarder, signer).is_empty() {
+                self.suspects.remove(&(forwarder, signer));
+            }
         }
     }
 

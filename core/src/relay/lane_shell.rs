@@ -12,9 +12,10 @@ use super::{
     receipts,
     settle::Settlement,
     signer::LocalSigner,
+    spender::{self, Spender},
 };
 use crate::{
-    lane::{AttemptKey, AttemptKind, Command, Event, Lane, LaneAlert},
+    lane::{AttemptKey, AttemptKind, Command, Event, Lane, LaneAlert, PollPurpose},
     ledger::{AttemptRecord, BatchRecord, BatchState, Durable, PlannedBatch, RequestChange, Tracked, Write},
     provenance::Decision,
     request::{
@@ -110,8 +111,24 @@ impl ChainService {
             Command::Poll { nonce, hashes, purpose } => {
                 let pool = self.shared.pool.clone();
                 let at_block = self.head.map_or(0, |head| head.number);
+                let sender = self.lanes[index].machine.id().sender;
+                let last = self.head.and_then(|head| head.final_block);
                 self.tasks.spawn(async move {
-                    let (found, is_complete) = receipts::find(&pool, &hashes, purpose).await;
+                    let (found, mut is_complete) = receipts::find(&pool, &hashes, purpose).await;
+                    let mut purpose = purpose;
+                    if found.is_none() && is_complete && purpose == PollPurpose::Finality {
+                        // I3: no receipt is no proof; only a known transaction of somebody else is.
+                        let used = match last {
+                            Some(last) => spender::find(&pool, sender, nonce, last).await,
+                            None => Spender::Unknown,
+                        };
+                        match used {
+                            Spender::Known(hash) => is_complete = !hashes.contains(&hash),
+                            Spender::Nobody => purpose = PollPurpose::Inclusion,
+                            Spender::Unknown => is_complete = false,
+                        }
+                        tracing::debug!(%sender, nonce, ?used, "no node shows a receipt for a nonce that should be final");
+                    }
                     Done::Receipts { lane: index, nonce, purpose, found, is_complete, at_block }
                 });
             }
@@ -238,8 +255,12 @@ impl ChainService {
             }
             None => {
                 lane.machine.handle_event(now, Event::Abandoned { key });
-                if key.index == 0 {
-                    lane.flights.remove(&key.nonce);
+                if key.index == 0
+                    && let Some(flight) = lane.flights.remove(&key.nonce)
+                {
+                    // Nothing of it is durable, so they are as free as before; not before the next block, or a refusal
+                    // that lasts would be asked for without end.
+                    self.held.extend(flight.ids());
                 }
             }
         }
@@ -272,7 +293,8 @@ impl ChainService {
         let id = lane.batch_id(nonce);
         tracing::warn!(batch = %id, "inclusion was taken back by a reorg");
         metrics::counter!("slackwater_reorged_batches_total").increment(1);
-        let gone = lane.flights.get_mut(&nonce).map(|flight| (flight.record.included_hash.take(), flight.record.block.take()));
+        let gone =
+            lane.flights.get_mut(&nonce).map(|flight| (flight.record.included_hash.take(), flight.record.block.take()));
         if let Some((Some(attempt), Some((block_number, block_hash)))) = gone {
             let decision = Decision::Reorged { batch: batch_hash(id), attempt, block_number, block_hash };
             self.note(Vec::new(), vec![decision]);

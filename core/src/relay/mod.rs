@@ -15,6 +15,7 @@ mod rpc;
 mod settle;
 mod signer;
 mod simulate;
+mod spender;
 mod start;
 mod tenants;
 mod watcher;

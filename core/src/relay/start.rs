@@ -393,7 +393,9 @@ async fn build_service(
         head_at: now,
         tasks: JoinSet::new(),
         held: Vec::new(),
+        suspects: BTreeSet::new(),
         is_looking_up: false,
+        is_confirming: false,
         is_stopping: false,
     };
     Ok((service, shared, inbox))

@@ -342,12 +342,18 @@ impl Queue {
             .collect()
     }
 
-    /// Waiting requests of a signer with a nonce below its forwarder nonce: they can never execute.
+    /// Waiting requests of a signer with a nonce below its forwarder nonce as known: they can't execute, unless a reorg takes
+    /// that nonce back.
     pub fn stale(&self, forwarder: Address, signer: Address) -> Vec<RequestId> {
-        self.signers.get(&(forwarder, signer)).map_or_else(Vec::new, |state| match state.chain_next {
-            Some(next) => state.waiting.range(..next).map(|(_, (id, _))| *id).collect(),
-            None => Vec::new(),
-        })
+        let next = self.signers.get(&(forwarder, signer)).and_then(|state| state.chain_next);
+        next.map_or_else(Vec::new, |next| self.waiting_below(forwarder, signer, next))
+    }
+
+    /// Waiting requests of a signer with a nonce below `nonce`.
+    pub fn waiting_below(&self, forwarder: Address, signer: Address, nonce: u64) -> Vec<RequestId> {
+        self.signers
+            .get(&(forwarder, signer))
+            .map_or_else(Vec::new, |state| state.waiting.range(..nonce).map(|(_, (id, _))| *id).collect())
     }
 
     /// Waiting requests of the same signer with a higher nonce: they can't execute once this one is gone.
