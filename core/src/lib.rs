@@ -1,7 +1,8 @@
 //! A gas-aware relayer as a library: it takes signed requests, promises inclusion by a deadline, batches them, and drives
 //! every transaction to finality, executing each request at most once.
 //!
-//! ```no_run
+#![cfg_attr(feature = "relay", doc = "```no_run")]
+#![cfg_attr(not(feature = "relay"), doc = "```ignore")]
 //! use std::time::Duration;
 //!
 //! use slackwater::{

@@ -16,6 +16,11 @@ use crate::stage::{PATIENCE, Pace, Stage};
 const USERS: usize = 50;
 const REQUESTS: usize = 1_000;
 
+/// So many requests that each leave a message, users taking turns.
+fn messages(crowd: &mut Crowd, count: usize, what: &str) -> Vec<SignedRequest> {
+    (0..count).map(|i| crowd.message(i % USERS, &format!("{what} {i}"))).collect()
+}
+
 /// Gas of each request in a transaction of its own, without us.
 async fn one_by_one(stage: &Stage, requests: &[SignedRequest]) -> Result<u64> {
     let accounts = stage.node().accounts().await?;
@@ -43,17 +48,17 @@ async fn a_thousand_requests_of_fifty_users() -> Result<()> {
     let stage = Stage::at(Pace::Second).raise().await?;
 
     let mut alone = Crowd::named(&stage.world, "alone", USERS);
-    one_by_one(&stage, &alone.marks(USERS)).await?;
-    let gas_alone = one_by_one(&stage, &alone.marks(USERS)).await?;
+    one_by_one(&stage, &messages(&mut alone, USERS, "first")).await?;
+    let gas_alone = one_by_one(&stage, &messages(&mut alone, USERS, "again")).await?;
 
     // Returning signers: everybody has been here once.
     let mut crowd = Crowd::new(&stage.world, USERS);
-    let mut all = crowd.marks(USERS);
+    let mut all = messages(&mut crowd, USERS, "first");
     stage.submit(&all).await?;
     stage.settle().await?;
     let from = stage.node().block_number().await? + 1;
 
-    let requests = crowd.marks(REQUESTS);
+    let requests = messages(&mut crowd, REQUESTS, "again");
     let started = Instant::now();
     stage.submit(&requests).await?;
     let accepted = started.elapsed();

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use slackwater_benches::{
-    Result,
+    BenchError, Result,
     rng::Rng,
     wallet::{Crowd, SignedRequest},
 };
@@ -25,8 +25,7 @@ async fn ten_kills_in_ten_thousand_requests() -> Result<()> {
     let started = Instant::now();
     let mut kills = 0;
     for round in 0..ROUNDS {
-        let requests: Vec<SignedRequest> =
-            (0..REQUESTS).map(|i| crowd.mark_within(i % USERS, "10m")).collect();
+        let requests: Vec<SignedRequest> = (0..REQUESTS).map(|i| crowd.mark_within(i % USERS, "10m")).collect();
         let client = stage.client().clone().with_timeout(Duration::from_secs(5));
         let callers: Vec<_> = requests
             .chunks(REQUESTS / CALLERS)
@@ -37,7 +36,7 @@ async fn ten_kills_in_ten_thousand_requests() -> Result<()> {
                     for chunk in share.chunks(25) {
                         submit_all(&client, chunk).await?;
                     }
-                    Result::Ok(())
+                    Ok::<(), BenchError>(())
                 })
             })
             .collect();
@@ -48,8 +47,12 @@ async fn ten_kills_in_ten_thousand_requests() -> Result<()> {
             println!("round {round}: kill after {} ms", after.as_millis());
             tokio::time::sleep(after).await;
             stage.relayer.kill();
-            stage.relayer.launch()?;
             kills += 1;
+            // Sometimes the chain is final before it comes back.
+            if rng.chance_bps(4_000) {
+                tokio::time::sleep(Duration::from_millis(1_500)).await;
+            }
+            stage.relayer.launch()?;
         }
         stage.relayer.wait_ready(Duration::from_secs(60)).await?;
         for caller in callers {

@@ -170,14 +170,11 @@ async fn receipts_that_are_not_there_for_a_while() -> Result<()> {
     let requests: Vec<_> = (0..40).map(|i| crowd.mark_within(i % 20, "5m")).collect();
     stage.submit(&requests).await?;
     stage.pooled(1).await?;
+    let polls = || stage.proxy().injected().calls.get("eth_getTransactionReceipt").copied().unwrap_or(0);
     for _ in 0..8 {
+        let before = polls();
         stage.mine(1).await?;
-        let polls = stage.proxy().injected().calls.get("eth_getTransactionReceipt").copied().unwrap_or(0);
-        until("the relayer to ask for receipts", PATIENCE, async || {
-            let now = stage.proxy().injected().calls.get("eth_getTransactionReceipt").copied().unwrap_or(0);
-            Ok((now > polls).then_some(()))
-        })
-        .await?;
+        until("the relayer to ask for receipts", PATIENCE, async || Ok((polls() > before).then_some(()))).await?;
     }
     let nonce = stage.node().nonce(stage.lane()).await?;
     for request in &requests {

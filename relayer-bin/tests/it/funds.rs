@@ -7,11 +7,21 @@ use slackwater_benches::{Result, wallet::Crowd};
 
 use crate::stage::{PATIENCE, Pace, Stage, until};
 
-fn ether(milli: u64) -> U256 {
-    U256::from(milli) * U256::from(10_u64.pow(15))
-}
+/// Less than anything costs, wei.
+const CRUMBS: U256 = U256::from_limbs([1_000_000, 0, 0, 0]);
+/// More than everything costs, wei: 10 000 ether.
+const PLENTY: U256 = U256::from_limbs([1_864_712_049_423_024_128, 542, 0, 0]);
 
 impl Stage {
+    /// Takes the lane's money, and waits until the relayer has noticed.
+    async fn impoverish(&self) -> Result<()> {
+        self.node().set_balance(self.lane(), CRUMBS).await?;
+        until("the relayer to see the balance", PATIENCE, async || {
+            Ok((self.lane_state(0).await?["balanceWei"] == CRUMBS.to_string()).then_some(()))
+        })
+        .await
+    }
+
     async fn wait_paused(&self, paused: Option<&str>) -> Result<()> {
         until(&format!("the lane to be paused for {paused:?}"), PATIENCE, async || {
             Ok((self.lane_state(0).await?["paused"].as_str() == paused).then_some(()))
@@ -28,7 +38,7 @@ async fn pauses_and_resumes_by_itself() -> Result<()> {
     stage.submit(&all).await?;
     stage.settle().await?;
 
-    stage.node().set_balance(stage.lane(), ether(0) + U256::from(1_000_000)).await?;
+    stage.impoverish().await?;
     let requests: Vec<_> = (0..50).map(|i| crowd.mark_within(i % 10, "5m")).collect();
     stage.submit(&requests).await?;
     all.extend(requests);
@@ -37,10 +47,8 @@ async fn pauses_and_resumes_by_itself() -> Result<()> {
     assert!(alerts >= 1.0, "no alert");
     let (nonce, next) = (stage.node().nonce(stage.lane()).await?, stage.lane_state(0).await?["nextNonce"].clone());
     let head = stage.node().block_number().await?;
-    until("eight more blocks", PATIENCE, async || {
-        Ok((stage.node().block_number().await? >= head + 8).then_some(()))
-    })
-    .await?;
+    until("eight more blocks", PATIENCE, async || Ok((stage.node().block_number().await? >= head + 8).then_some(())))
+        .await?;
     assert_eq!(stage.node().nonce(stage.lane()).await?, nonce);
     assert_eq!(stage.lane_state(0).await?["nextNonce"], next, "a nonce was burnt");
     assert_eq!(stage.client().counts().await?["queued"], 50);
@@ -50,7 +58,7 @@ async fn pauses_and_resumes_by_itself() -> Result<()> {
     stage.submit(std::slice::from_ref(&more)).await?;
     all.push(more);
 
-    stage.node().set_balance(stage.lane(), ether(10_000)).await?;
+    stage.node().set_balance(stage.lane(), PLENTY).await?;
     stage.settle().await?;
     stage.wait_paused(None).await?;
     assert!(stage.metric("slackwater_lane_alerts_total", &["resumed"]).await? >= 1.0);
@@ -67,7 +75,7 @@ async fn money_that_leaves_while_transactions_are_in_flight() -> Result<()> {
     stage.submit(&requests).await?;
     stage.pooled(4).await?;
     // The node forgets what the account can't pay.
-    stage.node().set_balance(stage.lane(), U256::from(1_000_000)).await?;
+    stage.node().set_balance(stage.lane(), CRUMBS).await?;
     stage.node().drop_all_transactions().await?;
     for _ in 0..6 {
         stage.mine(1).await?;
@@ -82,7 +90,7 @@ async fn money_that_leaves_while_transactions_are_in_flight() -> Result<()> {
     assert_eq!(state.attempts.len(), attempts, "failed sends raised the price");
     assert_eq!(stage.node().nonce(stage.lane()).await?, 0);
 
-    stage.node().set_balance(stage.lane(), ether(10_000)).await?;
+    stage.node().set_balance(stage.lane(), PLENTY).await?;
     stage.settle_mining().await?;
     stage.wait_paused(None).await?;
     let truth = stage.check(&requests).await?;
@@ -94,7 +102,7 @@ async fn money_that_leaves_while_transactions_are_in_flight() -> Result<()> {
 #[tokio::test]
 async fn another_lane_goes_on() -> Result<()> {
     let stage = Stage::at(Pace::Quarter).lanes(2).raise().await?;
-    stage.node().set_balance(stage.lane(), U256::from(1_000_000)).await?;
+    stage.impoverish().await?;
     let mut crowd = Crowd::new(&stage.world, 10);
     let requests: Vec<_> = (0..100).map(|i| crowd.mark_within(i % 10, "60s")).collect();
     stage.submit(&requests).await?;
@@ -102,7 +110,7 @@ async fn another_lane_goes_on() -> Result<()> {
     let summaries = stage.summaries().await?;
     assert!(summaries.values().all(|summary| summary.status == "finalized"), "one rich lane is enough");
     assert_eq!(stage.node().nonce(stage.lane()).await?, 0);
-    stage.node().set_balance(stage.lane(), ether(10_000)).await?;
+    stage.node().set_balance(stage.lane(), PLENTY).await?;
     stage.wait_paused(None).await?;
     stage.check(&requests).await?;
     tokio::time::timeout(Duration::from_secs(60), stage.close()).await.expect("an end in time")

@@ -1,7 +1,27 @@
-//! Tests of the relayer from the outside: configuration, bodies, HTTP. A real relay, on a node that is a stub.
+//! Tests of the relayer from the outside. Configuration, bodies and HTTP on a node that is a stub; everything else with
+//! the real program on a real node, through a proxy that injects faults, where the chain has the last word.
 
+#![allow(clippy::print_stdout, reason = "measured figures and seeds belong in a test's output")]
+
+mod batching;
 mod bodies;
+mod bumps;
+mod calls;
+mod cli;
 mod config;
+mod crash;
+mod embed;
+mod events;
+mod faults;
+mod funds;
 mod http;
+mod input;
+mod lanes;
 mod node;
+mod poison;
 mod problems;
+mod reorg;
+mod shutdown;
+mod stage;
+mod truth;
+mod wallets;

@@ -123,14 +123,15 @@ async fn found_by_simulation() -> Result<()> {
 async fn between_simulation_and_inclusion() -> Result<()> {
     let stage = Stage::at(Pace::Manual).raise().await?;
     let mut crowd = Crowd::new(&stage.world, 10);
-    let mut good = crowd.marks(10);
+    let mut good: Vec<_> = (0..8).map(|i| crowd.mark(i)).collect();
     let reverting = crowd.sign(0, &ask(&stage, &ifArmedRevertCall { tag: tag("reverts") }));
     let burning = crowd.sign(1, &ask(&stage, &ifArmedBurnCall { tag: tag("burns") }));
     // The failed ones consume their nonces: what follows them executes.
     good.extend([crowd.mark(0), crowd.mark(1)]);
-    let overtaken = crowd.mark(2);
-    let short = Ask { deadline_s: unix_seconds() + 5, within: None, ..ask(&stage, &ifArmedRevertCall { tag: tag("late") }) };
-    let late = crowd.sign(3, &short);
+    let overtaken = crowd.mark(8);
+    let short =
+        Ask { deadline_s: unix_seconds() + 5, within: None, ..ask(&stage, &ifArmedRevertCall { tag: tag("late") }) };
+    let late = crowd.sign(9, &short);
     let mut all = good.clone();
     all.extend([reverting.clone(), burning.clone(), overtaken.clone(), late.clone()]);
     stage.submit(&all).await?;
@@ -143,10 +144,7 @@ async fn between_simulation_and_inclusion() -> Result<()> {
     // Simulated and sent. Now the world changes before the block is made.
     stage.overtake(stage.world.nasty, &armCall { on: true }).await?;
     let front_run = stage.overtake(stage.world.forwarder, &executeCall { request: overtaken.data() }).await?;
-    until("the deadline to pass", PATIENCE, async || {
-        Ok((unix_seconds() > short.deadline_s).then_some(()))
-    })
-    .await?;
+    until("the deadline to pass", PATIENCE, async || Ok((unix_seconds() > short.deadline_s).then_some(()))).await?;
     stage.mine(1).await?;
     assert_eq!(stage.node().head().await?.transactions.len(), 3);
     assert_eq!(stage.node().receipt(front_run).await?.expect("mined").status, U64::from(1));

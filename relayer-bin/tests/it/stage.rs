@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use slackwater_benches::{
     Anvil, BenchError, Node, Proxy, Relayer, RelayerClient, Result, World,
     client::{RequestState, Submitted, is_terminal},
-    relayer::RelayerBuilder,
+    relayer::{KEY_VAR, RelayerBuilder},
     wallet::{SignedRequest, batch_body},
 };
 
@@ -50,7 +50,6 @@ pub(crate) struct StageBuilder {
     chain: Vec<(&'static str, String)>,
     spec: String,
     extra: String,
-    anvil: Vec<String>,
     environment: Vec<(&'static str, String)>,
     api_key: Option<String>,
 }
@@ -91,12 +90,6 @@ impl StageBuilder {
         self
     }
 
-    /// A further argument of the node.
-    pub(crate) fn anvil_arg(mut self, argument: &str) -> Self {
-        self.anvil.push(argument.to_owned());
-        self
-    }
-
     /// A variable of the relayer's environment.
     pub(crate) fn env(mut self, name: &'static str, value: impl ToString) -> Self {
         self.environment.push((name, value.to_string()));
@@ -111,15 +104,12 @@ impl StageBuilder {
 
     /// Starts everything and waits until the relayer is ready.
     pub(crate) async fn raise(self) -> Result<Stage> {
-        let mut node = Anvil::builder();
-        node = match self.pace {
+        let node = Anvil::builder();
+        let node = match self.pace {
             Pace::Second => node.block_time(1),
             Pace::Quarter => node.arg("--block-time").arg("0.25"),
             Pace::Manual => node,
         };
-        for argument in &self.anvil {
-            node = node.arg(argument);
-        }
         let anvil = node.spawn().await?;
         let world = World::deploy(anvil.node(), self.lanes).await?;
         if self.pace == Pace::Manual {
@@ -151,7 +141,8 @@ impl StageBuilder {
             None => relayer.client().clone(),
         };
         let born = anvil.node().block_number().await?;
-        let mut stage = Stage { relayer, client, proxy, world, anvil, seed, born, is_done: false };
+        let environment = self.environment;
+        let mut stage = Stage { relayer, client, environment, proxy, world, anvil, seed, born, is_done: false };
         stage.relayer.start().await?;
         Ok(stage)
     }
@@ -165,6 +156,7 @@ impl StageBuilder {
 pub(crate) struct Stage {
     pub(crate) relayer: Relayer,
     client: RelayerClient,
+    environment: Vec<(&'static str, String)>,
     proxy: Option<Proxy>,
     pub(crate) world: World,
     pub(crate) anvil: Anvil,
@@ -185,7 +177,6 @@ impl Stage {
             chain: Vec::new(),
             spec: String::new(),
             extra: String::new(),
-            anvil: Vec::new(),
             environment: Vec::new(),
             api_key: None,
         }
@@ -239,7 +230,7 @@ impl Stage {
             if counts.keys().all(|status| is_terminal(status)) {
                 return Ok(counts);
             }
-            assert!(started.elapsed() < PATIENCE, "not settled: {counts:?}");
+            assert!(started.elapsed() < PATIENCE, "not settled: {counts:?}, {}", self.client().lanes().await?);
             self.mine(1).await?;
         }
     }
@@ -305,9 +296,11 @@ impl Stage {
     pub(crate) async fn lane_state(&self, index: usize) -> Result<Value> {
         let sender = self.world.relayers[index].address;
         let lanes = self.client().lanes().await?;
-        let lane = lanes["lanes"].as_array().into_iter().flatten().find(|lane| {
-            lane["sender"].as_str().and_then(|text| text.parse::<Address>().ok()) == Some(sender)
-        });
+        let lane = lanes["lanes"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|lane| lane["sender"].as_str().and_then(|text| text.parse::<Address>().ok()) == Some(sender));
         Ok(lane.cloned().unwrap_or_default())
     }
 
@@ -320,11 +313,16 @@ impl Stage {
     /// the chain confirms.
     pub(crate) async fn close(mut self) -> Result<()> {
         assert!(self.relayer.terminate(Duration::from_secs(30)).await?, "the relayer ends with an error");
-        let output = Command::new(env!("CARGO_BIN_EXE_slackwater"))
+        let keys = self.world.relayers.iter().enumerate();
+        let mut audit = Command::new(env!("CARGO_BIN_EXE_slackwater"));
+        audit
+            .envs(keys.map(|(i, account)| (format!("{KEY_VAR}{i}"), account.secret_hex())))
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .args(["audit", "verify", "--chain", "--config"])
-            .args([self.relayer.config_path(), self.relayer.database()])
-            .output()
-            .expect("slackwater runs");
+            .args([self.relayer.config_path(), self.relayer.database()]);
+        // The proxy lives in this thread.
+        let output = tokio::task::spawn_blocking(move || audit.output()).await.expect("no panic");
+        let output = output.expect("slackwater runs");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         assert!(output.status.success(), "audit: {}\n{}{}", output.status, text(&output.stdout), text(&output.stderr));
         self.is_done = true;
@@ -339,7 +337,14 @@ impl Drop for Stage {
             let lines: Vec<&str> = log.lines().collect();
             println!("seed {}; the end of the relayer's log:", self.seed);
             for line in &lines[lines.len().saturating_sub(60)..] {
-                println!("| {line}");
+                println!("| {}", line.chars().take(400).collect::<String>());
+            }
+            if let Ok(dir) = std::env::var("TEST_KEEP") {
+                let _ = std::fs::create_dir_all(&dir);
+                self.relayer.kill();
+                for x in ["ledger.db", "ledger.db-wal", "ledger.db-shm", "slackwater.log"] {
+                    let _ = std::fs::copy(self.relayer.database().with_file_name(x), format!("{dir}/{x}"));
+                }
             }
         }
     }
@@ -367,7 +372,9 @@ pub(crate) async fn submit_all(client: &RelayerClient, requests: &[SignedRequest
                 match answer {
                     Submitted::Accepted(accepted) => assert_eq!(accepted.id, request.id),
                     Submitted::Refused(problem) if problem.status == 503 => again.push(request),
-                    Submitted::Refused(problem) => panic!("{} is refused: {} {}", request.id, problem.code, problem.detail),
+                    Submitted::Refused(problem) => {
+                        panic!("{} is refused: {} {}", request.id, problem.code, problem.detail)
+                    }
                 }
             }
             open = again;

@@ -137,9 +137,10 @@ impl Stage {
             }
         }
         // The same again by what the target counted, without the forwarder's word.
-        let is_mark = |request: &&SignedRequest| request.forward.to == self.world.guestbook && !request.tag.is_zero();
-        let marks: Vec<SignedRequest> = requests.iter().filter(is_mark).cloned().collect();
-        let counted = count::executions(self.node(), &self.world, &marks).await?;
+        let is_entry = |request: &&SignedRequest| request.forward.to == self.world.guestbook && !request.tag.is_zero();
+        let entries: Vec<SignedRequest> = requests.iter().filter(is_entry).cloned().collect();
+        let head = self.node().block_number().await?;
+        let counted = count::executions_by_event(self.node(), &self.world, &entries, 0, head).await?;
         assert!(counted.repeated.is_empty(), "executed more than once: {:?}", counted.repeated);
         for id in counted.never {
             assert_ne!(summaries[&id].status, "finalized", "{id} never reached the target");

@@ -1,0 +1,135 @@
+//! A lane's nonces when others use its key, and when its memory is gone (scenario S4).
+
+use std::fs;
+
+use alloy_primitives::{B256, U64};
+use serde_json::json;
+use slackwater_benches::{Result, count, node::TestTransaction, wallet::Crowd};
+
+use crate::stage::{Pace, Stage};
+
+impl Stage {
+    /// Somebody else sends from the lane's account, and wins. The node must be told before that it need not see the key.
+    async fn use_key(&self, nonce: u64) -> Result<B256> {
+        let gwei = 10_u64.pow(9);
+        let transaction = json!({
+            "from": self.lane(), "to": self.lane(), "gas": U64::from(21_000), "nonce": U64::from(nonce),
+            "maxFeePerGas": U64::from(1_000 * gwei), "maxPriorityFeePerGas": U64::from(500 * gwei),
+        });
+        self.node().call("eth_sendTransaction", json!([transaction])).await
+    }
+}
+
+#[tokio::test]
+async fn somebody_else_uses_the_key() -> Result<()> {
+    let stage = Stage::at(Pace::Manual).chain_key("max_batch", 5).raise().await?;
+    let mut crowd = Crowd::new(&stage.world, 20);
+    let requests: Vec<_> = (0..20).map(|i| crowd.mark_within(i, "5m")).collect();
+    stage.submit(&requests).await?;
+    stage.pooled(4).await?;
+    stage.node().impersonate(stage.lane()).await?;
+    // The first of our four loses its nonce.
+    let foreign = stage.use_key(0).await?;
+    stage.mine(1).await?;
+    assert!(stage.node().receipt(foreign).await?.is_some());
+    stage.settle_mining().await?;
+    let truth = stage.check(&requests).await?;
+    assert_eq!(truth.count("finalized", None), requests.len());
+    let back = truth.story.iter().filter(|event| event.reason.as_deref() == Some("lane_nonce_taken")).count();
+    assert_eq!(back, 5, "the members of the lost batch were sent again, and only they");
+    assert_eq!(stage.node().nonce(stage.lane()).await?, 5);
+
+    // While we are idle, three at once.
+    for nonce in 5..8 {
+        stage.use_key(nonce).await?;
+    }
+    stage.mine(1).await?;
+    stage.mine(3).await?;
+    let more = crowd.marks(5);
+    stage.submit(&more).await?;
+    stage.settle_mining().await?;
+    assert!(stage.metric("slackwater_lane_alerts_total", &["foreign_nonce"]).await? >= 1.0);
+    let all: Vec<_> = requests.into_iter().chain(more).collect();
+    let truth = stage.check(&all).await?;
+    assert_eq!(truth.count("finalized", None), all.len());
+    stage.close().await
+}
+
+#[tokio::test]
+async fn the_key_was_used_while_we_were_away() -> Result<()> {
+    let mut stage = Stage::at(Pace::Manual).chain_key("max_batch", 5).raise().await?;
+    let mut crowd = Crowd::new(&stage.world, 10);
+    let requests: Vec<_> = (0..10).map(|i| crowd.mark_within(i, "5m")).collect();
+    stage.submit(&requests).await?;
+    stage.pooled(2).await?;
+    stage.relayer.kill();
+    stage.node().drop_all_transactions().await?;
+    stage.node().impersonate(stage.lane()).await?;
+    for nonce in 0..3 {
+        stage.use_key(nonce).await?;
+    }
+    stage.node().mine(1).await?;
+    stage.relayer.start().await?;
+    stage.settle_mining().await?;
+    let truth = stage.check(&requests).await?;
+    assert_eq!(truth.count("finalized", None), requests.len());
+    assert_eq!(stage.node().nonce(stage.lane()).await?, 5);
+    stage.close().await
+}
+
+#[tokio::test]
+async fn the_database_is_lost_with_transactions_in_the_pool() -> Result<()> {
+    let mut stage = Stage::at(Pace::Manual).chain_key("max_batch", 5).raise().await?;
+    let mut crowd = Crowd::new(&stage.world, 10);
+    let mut all = crowd.marks(10);
+    stage.submit(&all).await?;
+    stage.settle_mining().await?;
+    let more: Vec<_> = (0..10).map(|i| crowd.mark_within(i, "5m")).collect();
+    stage.submit(&more).await?;
+    stage.pooled(2).await?;
+    stage.relayer.kill();
+    for suffix in ["", "-wal", "-shm"] {
+        let path = format!("{}{suffix}", stage.relayer.database().display());
+        if fs::exists(&path).expect("a path") {
+            fs::remove_file(&path).expect("our own file");
+        }
+    }
+    // The callers still have their requests, and send them again; the old transactions are still in the pool.
+    stage.relayer.start().await?;
+    stage.submit(&more).await?;
+    stage.settle_mining().await?;
+    // In this life the relayer never saw the first ten.
+    stage.check(&more).await?;
+    all.extend(more);
+    let counted = count::executions(stage.node(), &stage.world, &all).await?;
+    assert!(counted.is_exactly_once(), "{counted:?}");
+    let last = crowd.marks(5);
+    stage.submit(&last).await?;
+    stage.settle_mining().await?;
+    for request in &last {
+        assert_eq!(stage.client().request(request.id).await?.status, "finalized", "the lane goes on");
+    }
+    stage.close().await
+}
+
+/// A transaction of somebody else between ours changes nothing.
+#[tokio::test]
+async fn a_busy_chain() -> Result<()> {
+    let stage = Stage::at(Pace::Quarter).lanes(3).chain_key("max_batch", 10).raise().await?;
+    let accounts = stage.node().accounts().await?;
+    let mut crowd = Crowd::new(&stage.world, 30);
+    let mut all = Vec::new();
+    for round in 0..5 {
+        let requests: Vec<_> = (0..60).map(|i| crowd.mark_within(i % 30, "60s")).collect();
+        for (to, from) in accounts.iter().zip(accounts.iter().cycle().skip(round + 1)) {
+            let transfer = TestTransaction { to: Some(*to), gas: 21_000, ..TestTransaction::default() };
+            stage.node().send(*from, &transfer).await?;
+        }
+        stage.submit(&requests).await?;
+        all.extend(requests);
+    }
+    stage.settle().await?;
+    let truth = stage.check(&all).await?;
+    assert_eq!(truth.count("finalized", None), all.len());
+    stage.close().await
+}
