@@ -57,7 +57,7 @@ impl SqliteConfig {
             path: path.into(),
             busy_timeout_ms: 5_000,
             read_connections: 4,
-            cache_kib: 64 * 1_024,
+            cache_kib: 16 * 1_024,
             checkpoint_pages: 4_096,
         }
     }

@@ -106,6 +106,10 @@ pub(super) enum Done {
     Confirmed {
         found: Vec<((Address, Address), u64)>,
     },
+    /// Forwarder nonces of users with a gap, read afresh.
+    Gaps {
+        found: Vec<((Address, Address), u64)>,
+    },
     /// A write that nobody waits for is durable.
     Noted,
     Cancelled {
@@ -134,6 +138,9 @@ pub(super) struct ChainService {
     /// Users with waiting requests below their forwarder nonce, until that nonce is final.
     pub(super) suspects: BTreeSet<(Address, Address)>,
     pub(super) is_looking_up: bool,
+    pub(super) is_at_gaps: bool,
+    /// The user at whom the last look at gaps ended.
+    pub(super) gaps_after: Option<(Address, Address)>,
     pub(super) is_confirming: bool,
     pub(super) is_stopping: bool,
 }
@@ -264,6 +271,13 @@ impl ChainService {
         // What failed in simulation gets another block to try.
         for id in std::mem::take(&mut self.held) {
             self.queue.put_back(now, id);
+            // Its nonce may have been found used while it was held.
+            let sequence = self.queue.get(id).and_then(|entry| entry.request.sequence());
+            if let Some((forwarder, signer, _)) = sequence
+                && !self.queue.stale(forwarder, signer).is_empty()
+            {
+                self.suspects.insert((forwarder, signer));
+            }
         }
         for index in 0..self.lanes.len() {
             let lane = &mut self.lanes[index];
@@ -284,6 +298,7 @@ impl ChainService {
             self.drain(index);
         }
         self.confirm_suspects();
+        self.look_at_gaps();
         self.expire(now);
         self.dispatch(now);
     }
@@ -312,6 +327,13 @@ impl ChainService {
                 }
             }
             Done::Confirmed { found } => self.on_confirmed(now, found),
+            Done::Gaps { found } => {
+                self.is_at_gaps = false;
+                for ((forwarder, signer), nonce) in found {
+                    self.learn_nonce(now, forwarder, signer, nonce);
+                }
+                self.dispatch(now);
+            }
             Done::Noted => {}
             Done::Cancelled { id, reply } => {
                 tracing::info!(chain_id = self.chain_id(), %id, "request cancelled");
@@ -400,6 +422,36 @@ impl ChainService {
                 }
             }
             Done::Nonces { found }
+        });
+    }
+
+    /// Reads the nonces of users whose next request never came: they may have used it elsewhere, and what we remember of
+    /// them would keep their later requests waiting for ever. A few at each head, in turn.
+    fn look_at_gaps(&mut self) {
+        if self.is_at_gaps || self.is_stopping {
+            return;
+        }
+        let signers = self.queue.gapped_signers(self.gaps_after, NONCE_LOOKUP_LEN);
+        self.gaps_after = signers.last().copied();
+        if signers.is_empty() {
+            return;
+        }
+        self.is_at_gaps = true;
+        let shared = self.shared.clone();
+        self.tasks.spawn(async move {
+            let block = serde_json::json!("latest");
+            let nonces = forwarder_nonces(&shared.pool, &signers, shared.has_multicall, &block).await;
+            let mut found = Vec::new();
+            for (signer, nonce) in signers.into_iter().zip(nonces.unwrap_or_default()) {
+                if let Some(nonce) = nonce {
+                    // A node that lags must not take knowledge away.
+                    if shared.nonces.get(&signer).await.is_none_or(|known| known < nonce) {
+                        shared.nonces.insert(signer, nonce).await;
+                    }
+                    found.push((signer, nonce));
+                }
+            }
+            Done::Gaps { found }
         });
     }
 

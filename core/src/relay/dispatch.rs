@@ -205,8 +205,18 @@ impl ChainService {
             entry.simulations += 1;
         }
         if entry.simulations >= limit {
+            // Those of the same user that are held with it have lost their predecessor like those that wait.
+            let signer = entry.request.sequence().map(|(forwarder, signer, _)| (forwarder, signer));
+            let is_behind = |held: &RequestId| {
+                let sequence = self.queue.get(*held).and_then(|entry| entry.request.sequence());
+                signer.is_some() && sequence.map(|(forwarder, signer, _)| (forwarder, signer)) == signer
+            };
+            let (behind, held) = std::mem::take(&mut self.held).into_iter().partition(is_behind);
+            self.held = held;
+            for held in behind {
+                self.queue.put_back(now, held);
+            }
             let successors = self.queue.successors(id);
-            self.held.retain(|held| *held != id && !successors.contains(held));
             self.end_waiting(now, &[id], Status::Rejected, reason, detail);
             self.end_waiting(now, &successors, Status::Rejected, Reason::PredecessorFailed, None);
         } else {

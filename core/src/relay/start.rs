@@ -395,6 +395,8 @@ async fn build_service(
         held: Vec::new(),
         suspects: BTreeSet::new(),
         is_looking_up: false,
+        is_at_gaps: false,
+        gaps_after: None,
         is_confirming: false,
         is_stopping: false,
     };

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
     sync::Arc,
     time::Duration,
 };
@@ -337,6 +338,17 @@ impl Queue {
         self.signers
             .iter()
             .filter(|(_, state)| state.chain_next.is_none())
+            .map(|(signer, _)| *signer)
+            .take(limit)
+            .collect()
+    }
+
+    /// Signers after `after` who wait for a nonce that nobody brought, with nothing in flight: perhaps it was used without us.
+    pub fn gapped_signers(&self, after: Option<(Address, Address)>, limit: usize) -> Vec<(Address, Address)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.signers
+            .range((from, Bound::Unbounded))
+            .filter(|(_, state)| state.chain_next.is_some() && state.ready.is_none() && state.in_flight.is_empty())
             .map(|(signer, _)| *signer)
             .take(limit)
             .collect()
