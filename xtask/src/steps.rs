@@ -110,18 +110,26 @@ impl Steps {
     }
 }
 
-/// Runs a test command, passes its output on, and adds up the results that it reports: those of cargo's test harness
-/// and of nextest.
+/// Who reports the results of tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Harness {
+    /// Every test program, by `test result: …`.
+    Libtest,
+    /// nextest, once for all. It also repeats the output of test programs that failed, which must not count again.
+    Nextest,
+}
+
+/// Runs a test command, passes its output on, and adds up the results that it reports.
 ///
 /// # Errors
 /// If it fails without reporting a failed test: it did not compile, or a test program died.
-pub(crate) fn run_tests(command: &mut Command) -> Result<Done> {
+pub(crate) fn run_tests(harness: Harness, command: &mut Command) -> Result<Done> {
     let shown = shown(command);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("cannot start cargo")?;
     let stdout = child.stdout.take().context("no output")?;
     let stderr = child.stderr.take().context("no output")?;
-    let errors = std::thread::spawn(move || count(stderr));
-    let mut tally = count(stdout)?;
+    let errors = std::thread::spawn(move || count(harness, stderr));
+    let mut tally = count(harness, stdout)?;
     tally.add(errors.join().expect("a thread that only reads")?);
     let status = child.wait()?;
     if !status.success() && tally.failed == 0 {
@@ -132,23 +140,24 @@ pub(crate) fn run_tests(command: &mut Command) -> Result<Done> {
     Ok(Done::Counted(tally))
 }
 
-fn count(output: impl io::Read) -> Result<Tally> {
+fn count(harness: Harness, output: impl io::Read) -> Result<Tally> {
     let mut tally = Tally::default();
     for line in BufReader::new(output).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
         say(&line)?;
-        tally.add(results(&line));
+        tally.add(results(harness, &line));
     }
     Ok(tally)
 }
 
 /// What a line says about results; nothing for most lines.
-fn results(line: &str) -> Tally {
+fn results(harness: Harness, line: &str) -> Tally {
     let line = line.trim();
-    let report = line.strip_prefix("test result: ").or_else(|| {
-        let is_nextest = line.starts_with("Summary [");
-        is_nextest.then(|| line.split_once(" run: ").map(|(_, report)| report)).flatten()
-    });
+    let report = match harness {
+        Harness::Libtest => line.strip_prefix("test result: "),
+        Harness::Nextest if line.starts_with("Summary [") => line.split_once(" run: ").map(|(_, report)| report),
+        Harness::Nextest => None,
+    };
     let Some(report) = report else { return Tally::default() };
     // `ok. 3 passed; 0 failed; 1 ignored; …`, or `3 passed (1 slow), 1 failed, 2 skipped`.
     let words: Vec<&str> = report.split_whitespace().map(|word| word.trim_matches(|c| ".,;()".contains(c))).collect();
@@ -181,16 +190,35 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(line: &str, passed: u64, failed: u64, skipped: u64) {
-        assert_eq!(results(line), Tally { passed, failed, skipped });
+    fn check(harness: Harness, line: &str, passed: u64, failed: u64, skipped: u64) {
+        assert_eq!(results(harness, line), Tally { passed, failed, skipped });
     }
 
     #[test]
-    fn both_harnesses_are_understood() {
-        check("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s", 3, 0, 1);
-        check("test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 4 filtered out", 3, 2, 0);
-        check("     Summary [  12.345s] 11 tests run: 9 passed (1 slow, 1 flaky), 2 failed, 5 skipped", 9, 2, 5);
-        check("     Summary [   0.1s] 3/9 tests run: 1 passed, 1 failed, 1 timed out, 0 skipped", 1, 2, 0);
-        check("running 3 tests", 0, 0, 0);
+    fn libtest_is_understood() {
+        let line = "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+        check(Harness::Libtest, line, 3, 0, 1);
+        check(
+            Harness::Libtest,
+            "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 4 filtered out",
+            3,
+            2,
+            0,
+        );
+        check(Harness::Libtest, "running 3 tests", 0, 0, 0);
+    }
+
+    #[test]
+    fn nextest_is_understood_once() {
+        let line = "     Summary [  12.345s] 11 tests run: 9 passed (1 slow, 1 flaky), 2 failed, 5 skipped";
+        check(Harness::Nextest, line, 9, 2, 5);
+        check(
+            Harness::Nextest,
+            "     Summary [ 0.1s] 3/9 tests run: 1 passed, 1 failed, 1 timed out, 0 skipped",
+            1,
+            2,
+            0,
+        );
+        check(Harness::Nextest, "test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured", 0, 0, 0);
     }
 }

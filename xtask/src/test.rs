@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::contracts;
-use crate::steps::{Done, Steps, run_tests, say};
+use crate::steps::{Done, Harness, Steps, run_tests, say};
 use crate::tools::{ANVIL_VAR, LocalChain, anvil, repo_root, run};
 
 /// Check everything: form, lints, documentation, dependencies, contracts, tests, a short load.
@@ -40,9 +40,12 @@ pub(crate) fn run_all(args: Args) -> Result<()> {
         Ok(Done::Passed)
     })?;
     steps.run("tests", tests)?;
-    steps.run("documentation tests", || run_tests(&mut cargo(&["test", "--workspace", "--doc", "--locked"])))?;
+    steps.run("documentation tests", || {
+        run_tests(Harness::Libtest, &mut cargo(&["test", "--workspace", "--doc", "--locked"]))
+    })?;
     steps.run("pure core tests", || {
-        run_tests(&mut cargo(&["test", "-p", "slackwater", "--no-default-features", "--lib", "--locked"]))
+        let args = ["test", "-p", "slackwater", "--no-default-features", "--lib", "--locked"];
+        run_tests(Harness::Libtest, &mut cargo(&args))
     })?;
     steps.run("embed example", embed)?;
     steps.run("load check", load)?;
@@ -55,13 +58,12 @@ pub(crate) fn run_all(args: Args) -> Result<()> {
 
 /// Every test of the workspace, with nextest if it is installed.
 fn tests() -> Result<Done> {
-    let has_nextest = succeeds(&["nextest", "--version"]);
-    let mut tests = if has_nextest {
-        cargo(&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])
+    let (harness, args): (_, &[_]) = if succeeds(&["nextest", "--version"]) {
+        (Harness::Nextest, &["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])
     } else {
-        cargo(&["test", "--workspace", "--tests", "--locked", "--no-fail-fast"])
+        (Harness::Libtest, &["test", "--workspace", "--tests", "--locked", "--no-fail-fast"])
     };
-    run_tests(tests.env(ANVIL_VAR, anvil()?))
+    run_tests(harness, cargo(args).env(ANVIL_VAR, anvil()?))
 }
 
 /// The direction of dependencies: the pure rooms know no runtime.
