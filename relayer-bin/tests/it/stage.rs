@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
+    path::PathBuf,
     process::Command,
     time::{Duration, Instant, SystemTime},
 };
@@ -313,6 +315,9 @@ impl Stage {
     /// the chain confirms.
     pub(crate) async fn close(mut self) -> Result<()> {
         assert!(self.relayer.terminate(Duration::from_secs(30)).await?, "the relayer ends with an error");
+        if let Some(proxy) = &self.proxy {
+            proxy.clear();
+        }
         let keys = self.world.relayers.iter().enumerate();
         let mut audit = Command::new(env!("CARGO_BIN_EXE_slackwater"));
         audit
@@ -330,23 +335,32 @@ impl Stage {
     }
 }
 
+impl Stage {
+    /// Copies database and log of a failed test to `$TEST_KEEP`, if that names a directory.
+    fn keep(&mut self) {
+        let Some(dir) = std::env::var_os("TEST_KEEP").map(|dir| PathBuf::from(dir).join(self.seed.to_string())) else {
+            return;
+        };
+        self.relayer.kill();
+        let _ = fs::create_dir_all(&dir);
+        for name in ["ledger.db", "ledger.db-wal", "ledger.db-shm", "slackwater.log"] {
+            let _ = fs::copy(self.relayer.database().with_file_name(name), dir.join(name));
+        }
+    }
+}
+
 impl Drop for Stage {
     fn drop(&mut self) {
-        if !self.is_done {
-            let log = self.relayer.log();
-            let lines: Vec<&str> = log.lines().collect();
-            println!("seed {}; the end of the relayer's log:", self.seed);
-            for line in &lines[lines.len().saturating_sub(60)..] {
-                println!("| {}", line.chars().take(400).collect::<String>());
-            }
-            if let Ok(dir) = std::env::var("TEST_KEEP") {
-                let _ = std::fs::create_dir_all(&dir);
-                self.relayer.kill();
-                for x in ["ledger.db", "ledger.db-wal", "ledger.db-shm", "slackwater.log"] {
-                    let _ = std::fs::copy(self.relayer.database().with_file_name(x), format!("{dir}/{x}"));
-                }
-            }
+        if self.is_done {
+            return;
         }
+        let log = self.relayer.log();
+        let lines: Vec<&str> = log.lines().collect();
+        println!("seed {}; the end of the relayer's log:", self.seed);
+        for line in &lines[lines.len().saturating_sub(60)..] {
+            println!("| {}", line.chars().take(400).collect::<String>());
+        }
+        self.keep();
     }
 }
 
