@@ -46,6 +46,9 @@ const VERIFY_CHUNK: usize = 128;
 /// Forwarder nonces of users that are kept at hand.
 pub(super) const NONCE_CACHE_LEN: u64 = 200_000;
 
+/// (forwarder, user).
+type User = (Address, Address);
+
 /// What one chain shows to the outside, and what admission needs of it.
 #[derive(Debug)]
 pub(super) struct ChainShared {
@@ -317,7 +320,7 @@ impl Admission {
 
     /// Refuses nonces that the forwarder has consumed, as far as we can see within `nonce_lookup`.
     async fn check_nonces(&self, prepared: &mut [Result<Prepared, SubmitError>]) {
-        let mut unseen: BTreeMap<ChainId, (Arc<ChainShared>, BTreeSet<(Address, Address)>)> = BTreeMap::new();
+        let mut unseen: BTreeMap<ChainId, (Arc<ChainShared>, BTreeSet<User>)> = BTreeMap::new();
         let mut seen = BTreeMap::new();
         for item in prepared.iter().flatten() {
             let Some((forwarder, signer, _)) = item.request.sequence() else { continue };

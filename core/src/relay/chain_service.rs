@@ -188,7 +188,7 @@ impl ChainService {
                 _ = timer.tick() => {
                     ticks = ticks.wrapping_add(1);
                     self.on_tick();
-                    if ticks % VIEW_EVERY_TICKS == 0 {
+                    if ticks.is_multiple_of(VIEW_EVERY_TICKS) {
                         self.publish();
                     }
                 }

@@ -86,7 +86,7 @@ impl Watcher {
                     failures = failures.saturating_add(1);
                     metrics::counter!("slackwater_head_poll_failures_total").increment(1);
                     // Once per outage, then rarely: an outage must not fill the log.
-                    if failures == 1 || failures % 240 == 0 {
+                    if failures == 1 || failures.is_multiple_of(240) {
                         tracing::warn!(chain_id = self.spec.chain_id, failures, class = error.class.as_str(), endpoint = %error.endpoint, "head poll failed");
                     }
                 }
