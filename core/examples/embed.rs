@@ -6,6 +6,12 @@
 //! cargo run --example embed -- http://127.0.0.1:8545
 //! ```
 
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a program of its own, with a clock and a terminal"
+)]
+
 use std::{error::Error, time::Duration};
 
 use alloy_primitives::{Address, B256, Bytes, U256};
