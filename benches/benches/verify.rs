@@ -12,7 +12,7 @@ use slackwater::{
 };
 use slackwater_benches::{
     World,
-    wallet::{Crowd, unix_seconds},
+    wallet::{Account, Crowd, unix_seconds},
 };
 
 /// As `slackwater::request::recover` does it without the feature `libsecp256k1`.
@@ -59,6 +59,12 @@ fn benches(criterion: &mut Criterion) {
             let request = next();
             recover_with_k256(request.id, &request.forward.signature).expect("a good signature")
         });
+    });
+    let account = Account::derive("promise", 0);
+    group.bench_function("sign, libsecp256k1", |bencher| bencher.iter(|| account.sign(next().id)));
+    let key = k256::ecdsa::SigningKey::from_bytes(&account.secret_bytes().into()).expect("a key");
+    group.bench_function("sign, k256", |bencher| {
+        bencher.iter(|| key.sign_prehash_recoverable(next().id.as_slice()).expect("a signature"));
     });
     group.bench_function("whole request", |bencher| {
         bencher.iter_batched(

@@ -42,6 +42,11 @@ impl Account {
         hex::encode_prefixed(self.secret.to_secret_bytes())
     }
 
+    /// The private key.
+    pub fn secret_bytes(&self) -> [u8; 32] {
+        self.secret.to_secret_bytes()
+    }
+
     /// 65 bytes `r ‖ s ‖ v` with low `s` and `v` 27 or 28.
     pub fn sign(&self, digest: B256) -> [u8; 65] {
         let signature = RecoverableSignature::sign_ecdsa_recoverable(Message::from_digest(digest.0), &self.secret);
