@@ -245,7 +245,8 @@ async fn check_chain(setup: ChainSetup) -> Result<CheckedChain, BuildError> {
     let mut forwarders = BTreeMap::new();
     let mut known_forwarders = BTreeSet::new();
     for wanted in &setup.forwarders {
-        let code = pool.code(wanted.address).await.map_err(unreachable)?;
+        let code: Bytes =
+            ask(&pool, "eth_getCode", json!([wanted.address, "latest"]), deadline).await.map_err(unreachable)?;
         if code.is_empty() {
             return Err(fault(format!("there is no contract at forwarder {}", wanted.address)));
         }
@@ -264,10 +265,8 @@ async fn check_chain(setup: ChainSetup) -> Result<CheckedChain, BuildError> {
             }
         }
         let input: Bytes = forwarder::eip712DomainCall {}.abi_encode().into();
-        let output: Bytes = pool
-            .call("eth_call", json!([{ "to": wanted.address, "input": input }, "latest"]))
-            .await
-            .map_err(unreachable)?;
+        let call = json!([{ "to": wanted.address, "input": input }, "latest"]);
+        let output: Bytes = ask(&pool, "eth_call", call, deadline).await.map_err(unreachable)?;
         let domain = forwarder::eip712DomainCall::abi_decode_returns(&output)
             .map_err(|_| fault(format!("forwarder {} has no eip712Domain()", wanted.address)))?;
         let is_ours = domain.version == forwarder::DOMAIN_VERSION
@@ -282,10 +281,28 @@ async fn check_chain(setup: ChainSetup) -> Result<CheckedChain, BuildError> {
         forwarders.insert(wanted.address, ForwarderDomain::new(domain.name, chain_id, wanted.address));
     }
     let multicall = setup.spec.multicall3.unwrap_or(multicall3::ADDRESS);
-    let has_multicall = pool.code(multicall).await.is_ok_and(|code| !code.is_empty());
+    let code: Bytes = ask(&pool, "eth_getCode", json!([multicall, "latest"]), deadline).await.map_err(unreachable)?;
+    let has_multicall = !code.is_empty();
     let blocks = format!("{OUTLOOK_BLOCKS:#x}");
     let history = pool.call("eth_feeHistory", json!([blocks, "latest", [20]])).await.ok();
     Ok(CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, history })
+}
+
+/// Asks until there is an answer or the deadline is over: one lost answer must not stop a start.
+async fn ask<T: serde::de::DeserializeOwned>(
+    pool: &RpcPool,
+    method: &'static str,
+    params: serde_json::Value,
+    deadline: tokio::time::Instant,
+) -> Result<T, super::rpc::RpcError> {
+    loop {
+        match pool.call(method, params.clone()).await {
+            Err(error) if error.is_retryable() && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+            answer => return answer,
+        }
+    }
 }
 
 async fn build_service(
