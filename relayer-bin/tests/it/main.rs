@@ -7,6 +7,7 @@ mod batching;
 mod bodies;
 mod bumps;
 mod calls;
+mod chaos;
 mod cli;
 mod config;
 mod crash;

@@ -122,7 +122,7 @@ impl Stage {
             assert!(is_terminal(status), "{what} has not ended");
             let key = (request.forward.from, request.forward.nonce.to::<u64>());
             let found = executions.get(&key).map_or(&[][..], Vec::as_slice);
-            assert!(found.len() <= 1, "{what}: its nonce was consumed {} times", found.len());
+            assert!(found.len() <= 1, "{what}: its nonce was consumed {} times: {found:?}", found.len());
             match (status.as_str(), found.first()) {
                 ("finalized" | "reverted", None) => panic!("{what}: the chain knows nothing of it"),
                 ("finalized" | "reverted", Some(execution)) => {
