@@ -1,76 +1,18 @@
 //! Replacements: accepted by every client's pool, and never the only one that may be mined.
 
-use alloy_primitives::{B256, Bytes, U64, U256};
-use serde::Deserialize;
+use alloy_primitives::{Bytes, U64};
 use serde_json::{Value, json};
-use slackwater::chain::{ClientRule, Fees};
+use slackwater::chain::ClientRule;
 use slackwater_benches::{
-    Node, Result,
+    Result,
     proxy::{Fault, ReceiptLie, Rule, StrictPool},
-    wallet::{Crowd, SignedRequest},
+    wallet::Crowd,
 };
 
-use crate::stage::{PATIENCE, Pace, Stage, Via, until};
-
-/// More than any transaction here needs.
-const ROOMY_BLOCK_GAS: u64 = 400_000_000;
-/// Less than any transaction here needs.
-const TIGHT_BLOCK_GAS: u64 = 100_000;
-
-/// A batch as the API shows it.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Batch {
-    state: String,
-    included_hash: Option<B256>,
-    attempts: Vec<Attempt>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Attempt {
-    kind: String,
-    max_fee_wei_per_gas: U256,
-    priority_fee_wei_per_gas: U256,
-    tx_hash: B256,
-}
-
-impl Attempt {
-    fn fees(&self) -> Fees {
-        Fees::new(self.max_fee_wei_per_gas.to(), self.priority_fee_wei_per_gas.to())
-    }
-}
-
-impl Stage {
-    /// The batch that carries `request`, once there is one.
-    async fn batch_of(&self, request: &SignedRequest) -> Result<Batch> {
-        let id = until("a batch", PATIENCE, async || Ok(self.client().request(request.id).await?.batch)).await?;
-        self.client().get_json(&format!("/v1/batches/{id}")).await
-    }
-
-    async fn wait_attempts(&self, request: &SignedRequest, count: usize) -> Result<Vec<Attempt>> {
-        until(&format!("{count} attempts"), PATIENCE, async || {
-            let batch = self.batch_of(request).await?;
-            Ok((batch.attempts.len() >= count).then_some(batch.attempts))
-        })
-        .await
-    }
-
-    /// A block without room for any transaction: what waits in the pool goes on waiting.
-    async fn mine_tight(&self, base_fee: u128) -> Result<()> {
-        self.set_block_gas_limit(TIGHT_BLOCK_GAS).await?;
-        self.node().set_next_base_fee(base_fee).await?;
-        self.node().mine(1).await?;
-        self.set_block_gas_limit(ROOMY_BLOCK_GAS).await
-    }
-}
-
-/// What a pool compares effective prices at, wei per gas.
-async fn next_base_fee(node: &Node) -> Result<u128> {
-    let pending: Value = node.call("eth_getBlockByNumber", json!(["pending", false])).await?;
-    let fee: U256 = serde_json::from_value(pending["baseFeePerGas"].clone()).expect("a base fee");
-    Ok(fee.to())
-}
+use crate::{
+    attempts::{Attempt, next_base_fee},
+    stage::{PATIENCE, Pace, Stage, Via, until},
+};
 
 #[track_caller]
 fn check_pair(old: &Attempt, new: &Attempt, base_fee: u128) {

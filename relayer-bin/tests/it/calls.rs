@@ -23,17 +23,17 @@ use crate::{
 };
 
 /// The tenant of callers without key may call.
-const TENANT: &str = "[[tenant]]\nid = \"default\"\nkinds = [\"forward\", \"call\"]\noperator = true\n";
+pub(crate) const TENANT: &str = "[[tenant]]\nid = \"default\"\nkinds = [\"forward\", \"call\"]\noperator = true\n";
 
 fn stage(pace: Pace) -> StageBuilder {
     Stage::at(pace).extra(TENANT)
 }
 
-fn tag(text: &str, index: usize) -> B256 {
+pub(crate) fn tag(text: &str, index: usize) -> B256 {
     keccak256(format!("call {text} {index}"))
 }
 
-fn call(to: Address, call: &impl SolCall, any_sender: bool) -> Value {
+pub(crate) fn call(to: Address, call: &impl SolCall, any_sender: bool) -> Value {
     json!({
         "chainId": 31_337, "kind": "call", "within": "5m",
         "call": { "to": to, "gas": "120000", "data": Bytes::from(call.abi_encode()), "anySender": any_sender },
@@ -42,7 +42,7 @@ fn call(to: Address, call: &impl SolCall, any_sender: bool) -> Value {
 
 impl Stage {
     /// Submits a call under an idempotency key until there is an answer; its id.
-    async fn submit_call(&self, body: &Value, key: &str) -> Result<B256> {
+    pub(crate) async fn submit_call(&self, body: &Value, key: &str) -> Result<B256> {
         loop {
             let mut request = post_json("/v1/requests", body.to_string());
             request.headers_mut().insert("idempotency-key", key.parse().expect("a header"));
@@ -68,7 +68,7 @@ impl Stage {
         Ok(U256::from_be_slice(&self.node().read(to, call.abi_encode()).await?))
     }
 
-    async fn marked(&self, tag: B256) -> Result<u64> {
+    pub(crate) async fn marked(&self, tag: B256) -> Result<u64> {
         Ok(self.word(self.world.guestbook, &marksCall { tag }).await?.to())
     }
 
@@ -77,7 +77,7 @@ impl Stage {
         Ok(Address::from_word(word.into()))
     }
 
-    async fn finalized(&self, id: B256) -> Result<RequestState> {
+    pub(crate) async fn finalized(&self, id: B256) -> Result<RequestState> {
         let state = self.client().request(id).await?;
         assert_eq!((state.status.as_str(), state.reason.as_deref()), ("finalized", None), "{id}");
         Ok(state)

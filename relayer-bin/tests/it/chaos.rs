@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use alloy_primitives::B256;
 use slackwater_benches::{
     Node, Result,
     proxy::{Fault, Rule},
@@ -12,9 +13,13 @@ use slackwater_benches::{
     wallet::Crowd,
 };
 
+use slackwater_contracts::guestbook::IGuestbook::markCall;
 use tokio::{sync::Mutex, task::AbortHandle};
 
-use crate::stage::{PATIENCE, Pace, Stage, submit_all, until};
+use crate::{
+    calls::{TENANT, call, tag},
+    stage::{PATIENCE, Pace, Stage, submit_all, until},
+};
 
 const USERS: usize = 30;
 /// How long it goes on.
@@ -48,8 +53,14 @@ impl Drop for Miner {
 
 #[tokio::test]
 async fn everything_at_once() -> Result<()> {
-    let mut stage =
-        Stage::at(Pace::Manual).lanes(2).proxied().spec(FINALITY).chain_key("max_batch", 10).raise().await?;
+    let mut stage = Stage::at(Pace::Manual)
+        .lanes(2)
+        .proxied()
+        .spec(FINALITY)
+        .extra(TENANT)
+        .chain_key("max_batch", 10)
+        .raise()
+        .await?;
     let mut rng = Rng::new(stage.seed);
     let chain = Arc::new(Mutex::new(()));
     let _miner = Miner::start(stage.node().clone(), Arc::clone(&chain));
@@ -65,6 +76,7 @@ async fn everything_at_once() -> Result<()> {
 
     let mut crowd = Crowd::new(&stage.world, USERS);
     let mut all = Vec::new();
+    let mut ids: Vec<B256> = Vec::new();
     let mut done = Vec::new();
     let started = Instant::now();
     while started.elapsed() < TIME {
@@ -73,6 +85,11 @@ async fn everything_at_once() -> Result<()> {
             .collect();
         submit_all(stage.client(), &requests).await?;
         all.extend(requests);
+        // Nothing on chain guards these.
+        for i in ids.len()..ids.len() + usize::try_from(rng.below(6)).expect("small") {
+            let body = call(stage.world.guestbook, &markCall { tag: tag("chaos", i) }, i % 3 > 0);
+            ids.push(stage.submit_call(&body, &format!("chaos {i}")).await?);
+        }
         match rng.below(10) {
             0 => {
                 stage.relayer.restart().await?;
@@ -103,11 +120,14 @@ async fn everything_at_once() -> Result<()> {
             _ => tokio::time::sleep(Duration::from_millis(rng.below(400))).await,
         }
     }
-    println!("{} requests through {}", all.len(), done.join(", "));
+    println!("{} requests and {} calls through {}", all.len(), ids.len(), done.join(", "));
     stage.proxy().clear();
     stage.settle().await?;
     let truth = stage.check(&all).await?;
-    assert_eq!(truth.count("finalized", None), all.len());
+    assert_eq!(truth.count("finalized", None), all.len() + ids.len());
+    for i in 0..ids.len() {
+        assert_eq!(stage.marked(tag("chaos", i)).await?, 1, "call {i}");
+    }
     let taken_back = stage.metric("slackwater_reorged_batches_total", &[]).await?;
     println!("{} transactions, {taken_back} batches taken back since the last start", truth.relayed.transactions.len());
     stage.close().await

@@ -3,6 +3,7 @@
 
 #![allow(clippy::print_stdout, reason = "measured figures and seeds belong in a test's output")]
 
+mod attempts;
 mod batching;
 mod bodies;
 mod bumps;
@@ -11,6 +12,7 @@ mod chaos;
 mod cli;
 mod config;
 mod crash;
+mod deadlines;
 mod embed;
 mod events;
 mod faults;
@@ -25,4 +27,5 @@ mod reorg;
 mod shutdown;
 mod stage;
 mod truth;
+mod twins;
 mod wallets;
