@@ -6,7 +6,7 @@ use std::{
     num::NonZeroU32,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -123,6 +123,10 @@ struct Node {
     calls: AtomicU64,
     failures: AtomicU64,
     health: Mutex<Health>,
+    /// The chain that it must serve; 0 while nobody said.
+    chain_id: AtomicU64,
+    /// It has said so, and was not away since.
+    is_verified: AtomicBool,
 }
 
 impl fmt::Debug for Node {
@@ -179,7 +183,11 @@ impl Node {
         }
         self.calls.fetch_add(1, Ordering::Relaxed);
         let started = Instant::now();
-        let result = match tokio::time::timeout(timeout, self.exchange(method, params)).await {
+        let exchange = async {
+            self.verify().await?;
+            self.exchange(method, params).await
+        };
+        let result = match tokio::time::timeout(timeout, exchange).await {
             Ok(result) => result,
             Err(_) => {
                 let failure = TransportFailure::TimedOut;
@@ -203,6 +211,7 @@ impl Node {
                         | RpcErrorClass::EndpointUnusable
                 ) {
                     self.failures.fetch_add(1, Ordering::Relaxed);
+                    self.is_verified.store(false, Ordering::Relaxed);
                     health.failures_in_a_row += 1;
                     health.last_error = Some(error.message.clone());
                     metrics::counter!("slackwater_rpc_failures_total", "endpoint" => self.endpoint.name.clone(), "class" => error.class.as_str())
@@ -212,6 +221,24 @@ impl Node {
         }
         drop(health);
         result
+    }
+
+    /// Before anything else is asked, and again after every absence: is this still our chain?
+    async fn verify(&self) -> Result<(), RpcError> {
+        let expected = self.chain_id.load(Ordering::Relaxed);
+        if expected == 0 || self.is_verified.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let method = "eth_chainId";
+        // Whatever goes wrong here, nothing was sent.
+        let served: alloy_primitives::U64 =
+            self.exchange(method, &json!([])).await.map_err(|error| RpcError { taken: Taken::No, ..error })?;
+        if served.to::<u64>() != expected {
+            let text = format!("serves chain {served}, not {expected}");
+            return Err(self.error(method, RpcErrorClass::EndpointUnusable, Taken::No, text));
+        }
+        self.is_verified.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn exchange<T: DeserializeOwned>(&self, method: &'static str, params: &Value) -> Result<T, RpcError> {
@@ -307,10 +334,19 @@ impl RpcPool {
                 calls: AtomicU64::new(0),
                 failures: AtomicU64::new(0),
                 health: Mutex::default(),
+                chain_id: AtomicU64::new(0),
+                is_verified: AtomicBool::new(false),
                 endpoint,
             })
             .collect();
         Self { nodes: Arc::new(nodes), timeout }
+    }
+
+    /// From now on every node is asked for its chain id before anything else, and refused if it is another.
+    pub(super) fn expect_chain(&self, chain_id: u64) {
+        for node in self.nodes.iter() {
+            node.chain_id.store(chain_id, Ordering::Relaxed);
+        }
     }
 
     /// Number of endpoints.

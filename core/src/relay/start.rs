@@ -241,6 +241,8 @@ async fn check_chain(setup: ChainSetup) -> Result<CheckedChain, BuildError> {
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
+    // Those that are away may belong to another chain.
+    pool.expect_chain(chain_id);
     let unreachable = |error: super::rpc::RpcError| fault(error.to_string());
     let mut forwarders = BTreeMap::new();
     let mut known_forwarders = BTreeSet::new();
