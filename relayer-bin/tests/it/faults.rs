@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use slackwater::chain::RpcErrorClass;
 use slackwater_benches::{
-    Result,
+    Anvil, Proxy, Result,
     proxy::{Fault, ReceiptLie, Rule},
     wallet::Crowd,
 };
 
-use crate::stage::{PATIENCE, Pace, Stage, Via, until};
+use crate::stage::{PATIENCE, Pace, Stage, Via, seed, until};
 
 const SEND: &str = "eth_sendRawTransaction";
 
@@ -204,4 +204,35 @@ async fn one_of_three_nodes_lies() -> Result<()> {
         stage.close().await?;
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn an_endpoint_of_another_chain_wakes_up_late() -> Result<()> {
+    // A copied line of configuration: the third endpoint belongs to another chain, and is down while we start.
+    let other = Anvil::builder().arg("--chain-id").arg("31338").arg("--block-time").arg("0.25").spawn().await?;
+    other.node().mine(500).await?;
+    let wrong = Proxy::spawn(other.url(), seed()).await?;
+    let down = wrong.add(Rule::always(Fault::DropBefore));
+    let stage = Stage::at(Pace::Quarter).endpoints(&[Via::Node, Via::Node]).also(wrong.url()).raise().await?;
+    let mut crowd = Crowd::new(&stage.world, 10);
+    let mut all = crowd.marks(20);
+    stage.submit(&all).await?;
+    stage.settle().await?;
+    wrong.remove(down);
+    let calls = wrong.injected().calls.values().sum::<u64>();
+    until("the relayer to look at it again", PATIENCE, async || {
+        Ok((wrong.injected().calls.values().sum::<u64>() > calls).then_some(()))
+    })
+    .await?;
+    for _ in 0..5 {
+        let requests = crowd.marks(20);
+        stage.submit(&requests).await?;
+        all.extend(requests);
+        stage.settle().await?;
+    }
+    assert_eq!(wrong.injected().calls.get(SEND).copied().unwrap_or(0), 0, "sent to another chain");
+    let truth = stage.check(&all).await?;
+    assert_eq!(truth.count("finalized", None), all.len());
+    wrong.add(Rule::always(Fault::DropBefore));
+    stage.close().await
 }

@@ -20,6 +20,7 @@ mod funds;
 mod http;
 mod input;
 mod lanes;
+mod money;
 mod node;
 mod poison;
 mod problems;

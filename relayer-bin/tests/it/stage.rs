@@ -49,6 +49,7 @@ pub(crate) struct StageBuilder {
     pace: Pace,
     lanes: usize,
     endpoints: Vec<Via>,
+    also: Vec<String>,
     chain: Vec<(&'static str, String)>,
     spec: String,
     extra: String,
@@ -71,6 +72,12 @@ impl StageBuilder {
     /// The relayer's endpoints.
     pub(crate) fn endpoints(mut self, endpoints: &[Via]) -> Self {
         self.endpoints = endpoints.to_vec();
+        self
+    }
+
+    /// A further endpoint, last in the list.
+    pub(crate) fn also(mut self, url: &str) -> Self {
+        self.also.push(url.to_owned());
         self
     }
 
@@ -129,6 +136,9 @@ impl StageBuilder {
                 _ => anvil.url(),
             });
         }
+        for url in &self.also {
+            builder = builder.rpc(url);
+        }
         let block_time_ms = if self.pace == Pace::Second { 1_000 } else { 250 };
         builder = builder.chain_key("spec", format!("{{ block_time_ms = {block_time_ms}{} }}", self.spec));
         for (key, value) in &self.chain {
@@ -176,6 +186,7 @@ impl Stage {
             pace,
             lanes: 1,
             endpoints: vec![Via::Node],
+            also: Vec::new(),
             chain: Vec::new(),
             spec: String::new(),
             extra: String::new(),

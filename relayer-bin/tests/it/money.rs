@@ -1,0 +1,136 @@
+//! What it cost is what left the account, and no budget is exceeded.
+
+use alloy_primitives::{Bytes, U256, keccak256};
+use alloy_sol_types::SolCall;
+use serde::Deserialize;
+use slackwater_benches::{
+    Result,
+    client::Submitted,
+    wallet::{Ask, Crowd, SignedRequest, unix_seconds},
+};
+use slackwater_contracts::nasty::INasty::{paidCall, payCall, revertAlwaysCall};
+
+use crate::stage::{Pace, Stage};
+
+/// What a request is said to have cost.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Cost {
+    cost_wei: Option<U256>,
+}
+
+impl Stage {
+    async fn costs(&self, requests: &[SignedRequest]) -> Result<U256> {
+        let mut sum = U256::ZERO;
+        for request in requests {
+            let cost: Cost = self.client().get_json(&format!("/v1/requests/{}", request.id)).await?;
+            sum += cost.cost_wei.unwrap_or_default();
+        }
+        Ok(sum)
+    }
+}
+
+fn ask(stage: &Stage, data: Vec<u8>, value: U256) -> Ask {
+    Ask {
+        to: stage.world.nasty,
+        value,
+        gas: 150_000,
+        data: Bytes::from(data),
+        deadline_s: unix_seconds() + 3_600,
+        within: Some("60s".to_owned()),
+        max_cost_wei: None,
+    }
+}
+
+#[tokio::test]
+async fn costs_add_up_to_what_the_account_lost() -> Result<()> {
+    let tenant = "[[tenant]]\nid = \"default\"\noperator = true\nmax_value_wei = \"1000000000000000000\"\n";
+    let stage = Stage::at(Pace::Quarter).chain_key("simulate", false).extra(tenant).raise().await?;
+    let before = stage.node().balance(stage.lane()).await?;
+    let mut crowd = Crowd::new(&stage.world, 12);
+    let value = U256::from(123_456_789_012_345_678_u64);
+    let mut all = crowd.marks(12);
+    let paid: Vec<_> = (0..4)
+        .map(|i| {
+            let tag = keccak256(format!("paid {i}"));
+            (tag, crowd.sign(i, &ask(&stage, payCall { tag }.abi_encode(), value)))
+        })
+        .collect();
+    // The value of what fails comes back.
+    let failing: Vec<_> = (4..7)
+        .map(|i| crowd.sign(i, &ask(&stage, revertAlwaysCall { reason: "no".to_owned() }.abi_encode(), value)))
+        .collect();
+    all.extend(paid.iter().map(|(_, request)| request.clone()));
+    all.extend(failing.clone());
+    stage.submit(&all).await?;
+    stage.settle().await?;
+    let truth = stage.check(&all).await?;
+    assert_eq!(truth.count("reverted", Some("target_reverted")), failing.len());
+    assert_eq!(truth.count("finalized", None), all.len() - failing.len());
+    for (tag, _) in &paid {
+        let word = stage.node().read(stage.world.nasty, paidCall { tag: *tag }.abi_encode()).await?;
+        assert_eq!(U256::from_be_slice(&word), value);
+    }
+    let after = stage.node().balance(stage.lane()).await?;
+    assert_eq!(stage.costs(&all).await?, before - after, "the sum of all costs");
+    stage.close().await
+}
+
+#[tokio::test]
+async fn a_budget_holds_under_pressure_and_over_a_kill() -> Result<()> {
+    // Room for a little more than two reservations at the first block's price.
+    let limit = U256::from(10_u64).pow(U256::from(16));
+    let tenant = format!(
+        "[[tenant]]\nid = \"default\"\noperator = true\nbudget = {{ limit_wei = \"{limit}\", period_s = 0 }}\n"
+    );
+    let mut stage = Stage::at(Pace::Manual).extra(&tenant).raise().await?;
+    let mut crowd = Crowd::new(&stage.world, 60);
+    let mut all = Vec::new();
+    let mut refusals = 0;
+    for round in 0..4 {
+        let requests: Vec<_> = (0..15).map(|i| crowd.mark(round * 15 + i)).collect();
+        let spent = stage.costs(&all).await?;
+        let callers: Vec<_> = requests
+            .into_iter()
+            .map(|request| {
+                let client = stage.client().clone();
+                tokio::spawn(async move { (client.submit(&request.body).await, request) })
+            })
+            .collect();
+        let mut reserved = U256::ZERO;
+        for caller in callers {
+            let (answer, request) = caller.await.expect("a caller that does not panic");
+            match answer? {
+                Submitted::Accepted(accepted) => {
+                    let worst = accepted.quote["maxCostWei"].as_str().and_then(|wei| wei.parse::<U256>().ok());
+                    reserved += worst.expect("a worst case");
+                    all.push(request);
+                }
+                Submitted::Refused(problem) => {
+                    assert_eq!((problem.status, problem.code.as_str()), (402, "budget_exhausted"));
+                    refusals += 1;
+                }
+            }
+        }
+        println!("round {round}: {} accepted so far, {spent} spent and {reserved} reserved of {limit}", all.len());
+        assert!(spent + reserved <= limit, "more is reserved than there is");
+        if round % 2 == 0 {
+            // With reservations open, and again with money spent.
+            stage.relayer.restart().await?;
+            let request = crowd.sign_at(&crowd.users[59].account.clone(), 0, &too_dear(&stage));
+            let answer = stage.client().submit(&request.body).await?;
+            assert_eq!(answer.refused_with(), Some("budget_exhausted"));
+        }
+        stage.settle_mining().await?;
+    }
+    assert!(refusals > 0, "the budget never was an obstacle");
+    assert!(stage.costs(&all).await? <= limit);
+    let truth = stage.check(&all).await?;
+    assert_eq!(truth.count("finalized", None), all.len());
+    stage.close().await
+}
+
+/// More than what is left once some requests are reserved.
+fn too_dear(stage: &Stage) -> Ask {
+    Ask { gas: 1_900_000, to: stage.world.guestbook, ..ask(stage, Vec::new(), U256::ZERO) }
+}
