@@ -3,10 +3,7 @@
 use alloy_primitives::{Address, B256, Bytes, U256, hex, keccak256};
 use alloy_sol_types::SolCall;
 use hyper::body::Bytes as Body;
-use secp256k1::{
-    Message, SecretKey,
-    ecdsa::{RecoverableSignature, RecoveryId},
-};
+use secp256k1::{Message, SECP256K1, SecretKey, ecdsa::RecoveryId};
 use serde_json::{Value, json};
 use slackwater::request::{Forward, ForwarderDomain};
 use slackwater_contracts::{
@@ -31,25 +28,25 @@ impl Account {
     /// Never in practice: a hash is a valid key but for a chance of 2^-128.
     pub fn derive(name: &str, index: u64) -> Self {
         let seed = keccak256(format!("slackwater test account {name} {index}"));
-        let secret = SecretKey::from_secret_bytes(seed.0).expect("a hash below the curve order");
-        let point = secret.public_key().serialize_uncompressed();
+        let secret = SecretKey::from_byte_array(seed.0).expect("a hash below the curve order");
+        let point = secret.public_key(SECP256K1).serialize_uncompressed();
         let address = Address::from_slice(&keccak256(&point[1..])[12..]);
         Self { secret, address }
     }
 
     /// The private key as `0x` hex, for configuration files.
     pub fn secret_hex(&self) -> String {
-        hex::encode_prefixed(self.secret.to_secret_bytes())
+        hex::encode_prefixed(self.secret.secret_bytes())
     }
 
     /// The private key.
     pub fn secret_bytes(&self) -> [u8; 32] {
-        self.secret.to_secret_bytes()
+        self.secret.secret_bytes()
     }
 
     /// 65 bytes `r ‖ s ‖ v` with low `s` and `v` 27 or 28.
     pub fn sign(&self, digest: B256) -> [u8; 65] {
-        let signature = RecoverableSignature::sign_ecdsa_recoverable(Message::from_digest(digest.0), &self.secret);
+        let signature = SECP256K1.sign_ecdsa_recoverable(Message::from_digest(digest.0), &self.secret);
         let (id, compact) = signature.serialize_compact();
         let mut bytes = [0; 65];
         bytes[..64].copy_from_slice(&compact);

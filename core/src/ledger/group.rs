@@ -31,7 +31,7 @@ pub struct GroupCommitConfig {
 
 impl Default for GroupCommitConfig {
     fn default() -> Self {
-        Self { queue_len: 16_384, max_group: 2_048, event_backlog: 128 }
+        Self { queue_len: 16_384, max_group: 1_024, event_backlog: 128 }
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use alloy_consensus::{SignableTransaction, TxEip1559};
 use alloy_eips::eip2718::Encodable2718;
 use alloy_primitives::{Address, B256, Bytes, Signature, TxKind, U256, keccak256};
-use secp256k1::{Message, PublicKey, SecretKey, ecdsa::RecoverableSignature};
+use secp256k1::{Message, PublicKey, SECP256K1, SecretKey, ecdsa::RecoveryId};
 use secrecy::{ExposeSecret, SecretBox};
 
 use crate::lane::TxToSign;
@@ -34,8 +34,8 @@ impl LocalSigner {
     /// # Errors
     /// [`SignerError::OutOfRange`].
     pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, SignerError> {
-        let secret = SecretKey::from_secret_bytes(*bytes).map_err(|_| SignerError::OutOfRange)?;
-        let point = PublicKey::from_secret_key(&secret).serialize_uncompressed();
+        let secret = SecretKey::from_byte_array(*bytes).map_err(|_| SignerError::OutOfRange)?;
+        let point = PublicKey::from_secret_key(SECP256K1, &secret).serialize_uncompressed();
         let address = Address::from_slice(&keccak256(&point[1..])[12..]);
         Ok(Self { key: SecretBox::new(Box::new(*bytes)), address })
     }
@@ -60,12 +60,12 @@ impl LocalSigner {
     }
 
     fn sign_digest(&self, digest: B256) -> (u8, [u8; 64]) {
-        let secret = SecretKey::from_secret_bytes(*self.key.expose_secret())
+        let secret = SecretKey::from_byte_array(*self.key.expose_secret())
             .unwrap_or_else(|_| unreachable!("the key was checked when the signer was made"));
-        // RFC 6979, low s.
-        let signature = RecoverableSignature::sign_ecdsa_recoverable(Message::from_digest(digest.0), &secret);
+        // RFC 6979, low s; the context was blinded with system randomness when it was first used.
+        let signature = SECP256K1.sign_ecdsa_recoverable(Message::from_digest(digest.0), &secret);
         let (id, bytes) = signature.serialize_compact();
-        (u8::from(matches!(id, secp256k1::ecdsa::RecoveryId::One | secp256k1::ecdsa::RecoveryId::Three)), bytes)
+        (u8::from(matches!(id, RecoveryId::One | RecoveryId::Three)), bytes)
     }
 
     /// Signs an EIP-1559 transaction: its hash and its EIP-2718 bytes. Deterministic (RFC 6979).

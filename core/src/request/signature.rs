@@ -45,12 +45,12 @@ pub fn recover(digest: B256, signature: &[u8]) -> Result<Address, SignatureError
 #[cfg(feature = "libsecp256k1")]
 fn recover_point(digest: B256, bytes: &[u8; 65], parity: u8) -> Option<[u8; 64]> {
     use secp256k1::{
-        Message,
+        Message, SECP256K1,
         ecdsa::{RecoverableSignature, RecoveryId},
     };
     let id = if parity == 0 { RecoveryId::Zero } else { RecoveryId::One };
     let signature = RecoverableSignature::from_compact(&bytes[..64], id).ok()?;
-    let key = signature.recover_ecdsa(Message::from_digest(digest.0)).ok()?;
+    let key = SECP256K1.recover_ecdsa(Message::from_digest(digest.0), &signature).ok()?;
     key.serialize_uncompressed()[1..].try_into().ok()
 }
 
