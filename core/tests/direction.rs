@@ -7,16 +7,20 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("time", &[]),
     ("chain", &["time"]),
     ("request", &["time", "chain"]),
-    ("schedule", &["time", "chain", "request"]),
+    ("market", &["time", "chain"]),
+    ("schedule", &["time", "chain", "request", "market"]),
     ("policy", &["time", "chain", "request"]),
     ("lane", &["time", "chain", "request"]),
     ("provenance", &["time", "chain", "request"]),
     ("ledger", &["time", "chain", "request", "policy", "lane", "provenance"]),
-    ("relay", &["time", "chain", "request", "schedule", "policy", "lane", "provenance", "ledger"]),
+    (
+        "relay",
+        &["time", "chain", "request", "schedule", "policy", "lane", "provenance", "ledger", "market", "forecast"],
+    ),
 ];
 
 /// Rooms without clock, socket, thread or file.
-const PURE: &[&str] = &["time", "chain", "request", "schedule", "policy", "lane", "provenance"];
+const PURE: &[&str] = &["time", "chain", "request", "market", "schedule", "policy", "lane", "provenance"];
 
 fn sources(at: &Path, found: &mut Vec<(String, String)>) {
     let mut entries: Vec<_> = fs::read_dir(at).unwrap().map(|entry| entry.unwrap().path()).collect();
