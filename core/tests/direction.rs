@@ -13,10 +13,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("lane", &["time", "chain", "request"]),
     ("provenance", &["time", "chain", "request"]),
     ("ledger", &["time", "chain", "request", "policy", "lane", "provenance"]),
-    (
-        "relay",
-        &["time", "chain", "request", "schedule", "policy", "lane", "provenance", "ledger", "market", "forecast"],
-    ),
+    ("relay", &["time", "chain", "request", "schedule", "policy", "lane", "provenance", "ledger", "market"]),
 ];
 
 /// Rooms without clock, socket, thread or file.
