@@ -1,5 +1,9 @@
 //! What does gas cost now?
 
+mod book;
 mod point;
+mod source;
 
+pub use book::{BookConfig, FeeBook, PENDING_BLOCKS, Report, Settled, SourceId};
 pub use point::{FeePoint, Tips, Utilisation};
+pub use source::{BenchRule, Fault, SourceStatus, Standing};

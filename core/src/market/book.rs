@@ -1,0 +1,397 @@
+//! What several sources say about the same blocks, and what is believed.
+//!
+//! Honest nodes agree to the wei once they have seen a block, so nothing is averaged: the believed block is the weighted
+//! median *report*. A source that lies, lags or flaps loses its vote; whether it is there changes nothing.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use alloy_primitives::B256;
+
+use super::{
+    FeePoint,
+    source::{BenchRule, Fault, SourceStatus},
+};
+use crate::Timestamp;
+
+/// Blocks of one source that may wait to be settled.
+pub const PENDING_BLOCKS: usize = 64;
+
+/// Index of a source, in the order of configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceId(pub u16);
+
+/// What one source says about one block.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Report {
+    /// Hash of the block, where known.
+    pub hash: Option<B256>,
+    /// Its fees. `next_base_fee` is computed from the header by the reader, never taken from the source.
+    pub point: FeePoint,
+    /// How long the source took to answer.
+    pub latency: Duration,
+}
+
+/// Limits of a [`FeeBook`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BookConfig {
+    /// Blocks that are kept (`market.window_blocks`).
+    pub window_blocks: usize,
+    /// Blocks that a source may be behind the one being settled (`market.max_lag_blocks`).
+    pub max_lag_blocks: u64,
+    /// Multiples of the median absolute deviation beyond which a report is an outlier (`market.mad_multiple`).
+    pub mad_multiple: u32,
+    /// Deviation that is never an outlier, in basis points (`market.tolerance_bps`).
+    pub tolerance_bps: u32,
+    /// How benched sources come back.
+    pub bench: BenchRule,
+}
+
+impl Default for BookConfig {
+    fn default() -> Self {
+        Self {
+            window_blocks: 4_096,
+            max_lag_blocks: 3,
+            mad_multiple: 5,
+            tolerance_bps: 1,
+            bench: BenchRule {
+                first: Duration::from_secs(60),
+                longest: Duration::from_secs(3_600),
+                probation_blocks: 8,
+            },
+        }
+    }
+}
+
+/// What came of settling a block.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settled {
+    /// The believed block.
+    pub point: FeePoint,
+    /// Blocks that were believed before and are gone: a reorg, or a source that was believed alone.
+    pub replaced: usize,
+    /// Sources whose word was not followed, and why.
+    pub faults: Vec<(SourceId, Fault)>,
+}
+
+/// A chain's recent blocks as several sources see them. Pure: reports and time in, believed blocks out.
+#[derive(Debug, Clone)]
+pub struct FeeBook {
+    config: BookConfig,
+    sources: BTreeMap<SourceId, SourceStatus>,
+    /// Of each source, by block: a source that reports nonsense crowds out only itself.
+    reports: BTreeMap<SourceId, BTreeMap<u64, Report>>,
+    window: VecDeque<(FeePoint, Option<B256>)>,
+}
+
+impl FeeBook {
+    /// An empty book for `sources` sources.
+    pub fn new(config: BookConfig, sources: u16) -> Self {
+        Self {
+            config,
+            sources: (0..sources).map(|id| (SourceId(id), SourceStatus::default())).collect(),
+            reports: BTreeMap::new(),
+            window: VecDeque::new(),
+        }
+    }
+
+    /// Believed blocks, oldest first. Numbers ascend; there may be gaps.
+    pub fn window(&self) -> impl DoubleEndedIterator<Item = &FeePoint> + ExactSizeIterator {
+        self.window.iter().map(|(point, _)| point)
+    }
+
+    /// The newest believed block.
+    pub fn newest(&self) -> Option<&FeePoint> {
+        self.window.back().map(|(point, _)| point)
+    }
+
+    /// What is known of each source.
+    pub fn sources(&self) -> impl Iterator<Item = (SourceId, &SourceStatus)> {
+        self.sources.iter().map(|(id, status)| (*id, status))
+    }
+
+    /// Takes what a source says about a block. A later word about the same block replaces the earlier. Of each source
+    /// [`PENDING_BLOCKS`] blocks wait for [`Self::settle`] at most; the oldest go first.
+    pub fn report(&mut self, source: SourceId, report: Report) {
+        let Some(status) = self.sources.get_mut(&source) else { return };
+        let number = report.point.number;
+        status.answered(number, report.latency);
+        let pending = self.reports.entry(source).or_default();
+        pending.insert(number, report);
+        while pending.len() > PENDING_BLOCKS {
+            pending.pop_first();
+        }
+    }
+
+    /// Decides about block `number` with the reports at hand; sources that said nothing about it are blamed for lag, or for
+    /// an error if they never said anything this far. Call it when everybody has answered or had time enough.
+    ///
+    /// `None` if no report can be believed: then the block stays open, and a later call may settle it.
+    pub fn settle(&mut self, now: Timestamp, number: u64) -> Option<Settled> {
+        for status in self.sources.values_mut() {
+            status.wake(now, &self.config.bench);
+        }
+        let reports: BTreeMap<SourceId, Report> =
+            self.reports.iter().filter_map(|(id, pending)| Some((*id, *pending.get(&number)?))).collect();
+        let expected = self.expected(number);
+        let median = self.median(&reports, expected)?;
+        let spread = self.spread(&reports, median.point.base_fee);
+        let mut faults = Vec::new();
+        for (id, status) in &mut self.sources {
+            let fault = match reports.get(id) {
+                Some(report) if is_same(report, &median, spread) => None,
+                Some(_) => Some(Fault::Deviation),
+                None => match status.head {
+                    Some(head) if head.saturating_add(self.config.max_lag_blocks) >= number => continue,
+                    Some(_) => Some(Fault::Lag),
+                    None => Some(Fault::Error),
+                },
+            };
+            match fault {
+                None => status.praise(),
+                Some(fault) => {
+                    status.blame(now, fault, &self.config.bench);
+                    faults.push((*id, fault));
+                }
+            }
+        }
+        for pending in self.reports.values_mut() {
+            *pending = pending.split_off(&number.saturating_add(1));
+        }
+        let replaced = self.believe(median);
+        Some(Settled { point: median.point, replaced, faults })
+    }
+
+    /// Notes that a source did not answer at all.
+    pub fn fail(&mut self, now: Timestamp, source: SourceId) {
+        if let Some(status) = self.sources.get_mut(&source) {
+            status.wake(now, &self.config.bench);
+            status.blame(now, Fault::Error, &self.config.bench);
+        }
+    }
+
+    /// Base fee that the block before `number` determines.
+    fn expected(&self, number: u64) -> Option<u128> {
+        let before = number.checked_sub(1)?;
+        self.window.iter().rev().find(|(point, _)| point.number == before)?.0.next_base_fee
+    }
+
+    /// The report in the middle by base fee, each source weighing what it is believed. What the parent block determines has
+    /// a voice as well, so that of two sources which disagree the possible one is followed; it is no report, and never the
+    /// result. If nobody active reported, those on probation and the benched decide among themselves.
+    fn median(&self, reports: &BTreeMap<SourceId, Report>, expected: Option<u128>) -> Option<Report> {
+        let weight_of = |id: &SourceId| self.sources.get(id).map_or(0, SourceStatus::weight);
+        let nobody = reports.keys().all(|id| weight_of(id) == 0);
+        let mut votes: Vec<(u128, u64, Option<Report>)> = reports
+            .iter()
+            .map(|(id, report)| (report.point.base_fee, if nobody { 1 } else { weight_of(id) }, Some(*report)))
+            .filter(|(_, weight, _)| *weight > 0)
+            .collect();
+        if votes.is_empty() {
+            return None;
+        }
+        if let Some(expected) = expected {
+            let lightest = votes.iter().map(|(_, weight, _)| *weight).min().unwrap_or(1);
+            votes.push((expected, lightest.div_ceil(2), None));
+        }
+        votes.sort_by_key(|(fee, _, _)| *fee);
+        let total: u64 = votes.iter().map(|(_, weight, _)| weight).sum();
+        let mut sum = 0;
+        let middle = votes.iter().find(|(_, weight, _)| {
+            sum += weight;
+            sum * 2 >= total
+        })?;
+        let fee = middle.0;
+        // The voice of the parent stands for the report nearest to it.
+        votes.iter().filter_map(|(_, _, report)| *report).min_by_key(|report| report.point.base_fee.abs_diff(fee))
+    }
+
+    /// Largest distance from the median that is not an outlier, wei per gas.
+    fn spread(&self, reports: &BTreeMap<SourceId, Report>, median: u128) -> u128 {
+        let mut distances: Vec<u128> = reports
+            .iter()
+            .filter(|(id, _)| self.sources.get(id).is_some_and(SourceStatus::is_active))
+            .map(|(_, report)| report.point.base_fee.abs_diff(median))
+            .collect();
+        distances.sort_unstable();
+        // The lower middle: with two sources the honest one's own distance, 0.
+        let mad = distances.get(distances.len().saturating_sub(1) / 2).copied().unwrap_or(0);
+        let tolerance = (median / 10_000).saturating_mul(u128::from(self.config.tolerance_bps));
+        mad.saturating_mul(u128::from(self.config.mad_multiple)).max(tolerance)
+    }
+
+    /// Puts the block where it belongs and forgets those above it; returns how many were forgotten.
+    fn believe(&mut self, report: Report) -> usize {
+        let mut replaced = 0;
+        while let Some((newest, hash)) = self.window.back()
+            && newest.number >= report.point.number
+        {
+            let is_same_block = newest.number == report.point.number && *hash == report.hash && hash.is_some();
+            replaced += usize::from(!is_same_block);
+            self.window.pop_back();
+        }
+        self.window.push_back((report.point, report.hash));
+        while self.window.len() > self.config.window_blocks.max(1) {
+            self.window.pop_front();
+        }
+        replaced
+    }
+}
+
+/// The report tells the same block as the believed one, or one within `spread` where a source has no hashes.
+fn is_same(report: &Report, believed: &Report, spread: u128) -> bool {
+    let is_near = report.point.base_fee.abs_diff(believed.point.base_fee) <= spread;
+    match (report.hash, believed.hash) {
+        (Some(one), Some(other)) => one == other && is_near,
+        _ => is_near,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::market::{Tips, Utilisation};
+
+    const STEP: Duration = Duration::from_secs(12);
+
+    fn point(number: u64, base_fee: u128) -> FeePoint {
+        FeePoint {
+            number,
+            timestamp: None,
+            base_fee,
+            utilisation: Some(Utilisation::Gas { used: 15_000_000, limit: 30_000_000 }),
+            tips: Tips::default(),
+            next_base_fee: Some(base_fee),
+        }
+    }
+
+    fn report(number: u64, base_fee: u128) -> Report {
+        let hash = B256::from(alloy_primitives::U256::from(u128::from(number) << 64 | base_fee));
+        Report { hash: Some(hash), point: point(number, base_fee), latency: Duration::from_millis(40) }
+    }
+
+    /// A fee that wanders by up to 12 % per block.
+    fn truth(number: u64) -> u128 {
+        let mut fee: u128 = 20_000_000_000;
+        for block in 0..number % 500 {
+            let step = block.wrapping_mul(6_364_136_223_846_793_005).rotate_left(17) % 25;
+            fee = fee * (988 + u128::from(step)) / 1_000;
+        }
+        fee
+    }
+
+    /// The believed blocks when two honest sources are joined by a third that answers as `third` says.
+    fn believed(third: impl Fn(u64) -> Option<Report>) -> (Vec<FeePoint>, FeeBook) {
+        let mut book = FeeBook::new(BookConfig::default(), 3);
+        let mut now = Timestamp(0);
+        for number in 1_000..1_400 {
+            now = now.saturating_add(STEP);
+            for id in [0, 2] {
+                book.report(SourceId(id), report(number, truth(number)));
+            }
+            if let Some(third) = third(number) {
+                book.report(SourceId(1), third);
+            } else {
+                book.fail(now, SourceId(1));
+            }
+            assert!(book.settle(now, number).is_some(), "block {number} was settled");
+        }
+        (book.window().copied().collect(), book)
+    }
+
+    #[test]
+    fn one_bad_source_changes_nothing() {
+        let (honest, book) = believed(|number| Some(report(number, truth(number))));
+        assert_eq!(honest.len(), 400);
+        assert!(book.sources().all(|(_, status)| status.is_active() && status.reputation_permille > 980));
+
+        let (liar, book) = believed(|number| Some(report(number, truth(number) * 100)));
+        assert_eq!(liar, honest);
+        let status = book.sources().nth(1).unwrap().1;
+        assert!(!status.is_active() && status.deviations > 390 && status.benchings > 1, "{status:?}");
+
+        let (low, _) = believed(|number| Some(report(number, truth(number) / 100)));
+        assert_eq!(low, honest);
+
+        let (lagging, book) = believed(|number| Some(report(number - 20, truth(number - 20))));
+        assert_eq!(lagging, honest);
+        assert!(book.sources().nth(1).unwrap().1.lags > 390);
+
+        let (flapping, book) = believed(|number| {
+            number.is_multiple_of(3).then(|| report(number, if number.is_multiple_of(2) { 1 } else { truth(number) }))
+        });
+        assert_eq!(flapping, honest);
+        assert!(book.sources().nth(1).unwrap().1.errors > 100);
+
+        let (ahead, _) = believed(|number| Some(report(number + 1_000_000, 7)));
+        assert_eq!(ahead, honest);
+    }
+
+    #[test]
+    fn of_two_that_disagree_the_possible_one_is_followed() {
+        for liar_is_first in [true, false] {
+            for lie in [truth(12) * 100, truth(12) / 100] {
+                let mut book = FeeBook::new(BookConfig::default(), 2);
+                let before = Report {
+                    point: FeePoint { next_base_fee: Some(truth(12)), ..point(11, truth(11)) },
+                    ..report(11, 0)
+                };
+                book.report(SourceId(0), before);
+                book.report(SourceId(1), before);
+                book.settle(Timestamp(1), 11).unwrap();
+                let (liar, honest) = if liar_is_first { (0, 1) } else { (1, 0) };
+                book.report(SourceId(liar), report(12, lie));
+                book.report(SourceId(honest), report(12, truth(12)));
+                let settled = book.settle(Timestamp(2), 12).unwrap();
+                assert_eq!(settled.point.base_fee, truth(12));
+                assert_eq!(settled.faults, [(SourceId(liar), Fault::Deviation)]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_benched_source_comes_back_after_probation() {
+        let mut book = FeeBook::new(BookConfig::default(), 3);
+        let mut now = Timestamp(0);
+        let mut back_at = None;
+        for number in 1..200 {
+            now = now.saturating_add(STEP);
+            let is_lying = (20..40).contains(&number);
+            for id in 0..3 {
+                let fee = if id == 1 && is_lying { 1 } else { truth(number) };
+                book.report(SourceId(id), report(number, fee));
+            }
+            assert_eq!(book.settle(now, number).unwrap().point.base_fee, truth(number));
+            let status = book.sources().nth(1).unwrap().1;
+            if number == 39 {
+                assert!(!status.is_active());
+            }
+            if number >= 40 && status.is_active() && back_at.is_none() {
+                back_at = Some(number);
+            }
+        }
+        let back_at = back_at.expect("it was forgiven");
+        assert!((47..80).contains(&back_at), "{back_at}");
+    }
+
+    #[test]
+    fn a_reorg_replaces_the_tail_and_gaps_stay_gaps() {
+        let mut book = FeeBook::new(BookConfig { window_blocks: 8, ..BookConfig::default() }, 1);
+        let mut settle = |number, fee| {
+            book.report(SourceId(0), report(number, fee));
+            book.settle(Timestamp(number * 12_000), number).map(|settled| settled.replaced)
+        };
+        for number in 1..=10 {
+            assert_eq!(settle(number, 100 + u128::from(number)), Some(0));
+        }
+        assert_eq!(settle(9, 50), Some(2));
+        assert_eq!(settle(10, 51), Some(0));
+        assert_eq!(settle(10, 51), Some(0), "the same block again");
+        assert_eq!(settle(20, 60), Some(0));
+        assert!(book.settle(Timestamp(1), 21).is_none(), "nobody said anything");
+        let numbers: Vec<u64> = book.window().map(|point| point.number).collect();
+        assert_eq!(numbers, [4, 5, 6, 7, 8, 9, 10, 20]);
+    }
+}
