@@ -128,7 +128,9 @@ impl FeeBook {
     /// Decides about block `number` with the reports at hand; sources that said nothing about it are blamed for lag, or for
     /// an error if they never said anything this far. Call it when everybody has answered or had time enough.
     ///
-    /// `None` if no report can be believed: then the block stays open, and a later call may settle it.
+    /// `None` if no report can be believed yet: nobody reported, or less than a majority of those whose word counts (half of
+    /// them will do if they name the fee that the parent block determines). The block stays open then, and a later call may
+    /// settle it.
     pub fn settle(&mut self, now: Timestamp, number: u64) -> Option<Settled> {
         for status in self.sources.values_mut() {
             status.wake(now, &self.config.bench);
@@ -137,6 +139,12 @@ impl FeeBook {
             self.reports.iter().filter_map(|(id, pending)| Some((*id, *pending.get(&number)?))).collect();
         let expected = self.expected(number);
         let median = self.median(&reports, expected)?;
+        let all: u64 = self.sources.values().map(SourceStatus::weight).sum();
+        let heard: u64 = reports.keys().filter_map(|id| self.sources.get(id)).map(SourceStatus::weight).sum();
+        let is_expected = expected == Some(median.point.base_fee);
+        if heard * 2 < all || (heard * 2 == all && all > 0 && !is_expected) {
+            return None;
+        }
         let spread = self.spread(&reports, median.point.base_fee);
         let mut faults = Vec::new();
         for (id, status) in &mut self.sources {
@@ -349,6 +357,20 @@ mod tests {
                 assert_eq!(settled.faults, [(SourceId(liar), Fault::Deviation)]);
             }
         }
+    }
+
+    #[test]
+    fn the_first_to_speak_is_not_believed_alone() {
+        let mut book = FeeBook::new(BookConfig::default(), 3);
+        for id in 0..3 {
+            book.report(SourceId(id), report(11, truth(11)));
+        }
+        book.settle(Timestamp(1), 11).unwrap();
+        book.report(SourceId(1), report(12, truth(12) * 100));
+        assert_eq!(book.settle(Timestamp(2), 12), None);
+        book.report(SourceId(0), report(12, truth(12)));
+        book.report(SourceId(2), report(12, truth(12)));
+        assert_eq!(book.settle(Timestamp(3), 12).unwrap().point.base_fee, truth(12));
     }
 
     #[test]

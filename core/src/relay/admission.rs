@@ -29,6 +29,7 @@ use crate::{
     ledger::{
         AcceptOutcome, Durable, GroupCommit, Idempotency, Ledger, NewRequest, RequestRecord, Write, WriteOutcome,
     },
+    market::SourceStatus,
     request::{
         Deadline, ForwarderDomain, Promise, Status, Submission, SubmissionKind, VerifiedRequest, VerifyContext,
         vehicle::VehicleParams, verify,
@@ -73,6 +74,8 @@ pub(super) struct ChainView {
     pub(super) status: ChainStatus,
     pub(super) lanes: Vec<LaneStatus>,
     pub(super) price: Option<Price>,
+    /// Fee sources by name.
+    pub(super) sources: Vec<(String, SourceStatus)>,
 }
 
 impl ChainShared {

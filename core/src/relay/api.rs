@@ -11,7 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    admission::Admission,
+    admission::{Admission, ChainShared},
     builder::RelayBuilder,
     chain_service::Message,
     error::{CancelError, SubmitError, WaitError},
@@ -22,6 +22,7 @@ use crate::{
         AttemptRecord, BatchRecord, DecisionRow, EventFilter, EventRecord, GroupCommit, Ledger, LedgerError,
         RequestFilter, RequestRecord,
     },
+    market::SourceStatus,
     request::{BatchId, Promise, RequestId, Status, Submission},
 };
 
@@ -142,6 +143,17 @@ pub struct ChainStatus {
     pub forwarder_names: Vec<String>,
     /// RPC endpoints.
     pub endpoints: Vec<EndpointStatus>,
+}
+
+/// One endpoint as a source of fees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeeSource {
+    /// Chain.
+    pub chain_id: u64,
+    /// Configured name.
+    pub endpoint: String,
+    /// How far it is believed.
+    pub status: SourceStatus,
 }
 
 /// A lane as the relay sees it.
@@ -350,6 +362,15 @@ impl Relay {
     /// Every chain's condition.
     pub fn chains(&self) -> Vec<ChainStatus> {
         self.inner.admission.chains.values().map(|chain| chain.view().status).collect()
+    }
+
+    /// Every chain's fee sources: by how much their word counts, and why.
+    pub fn fee_sources(&self) -> Vec<FeeSource> {
+        let of_chain = |(chain_id, chain): (&u64, &Arc<ChainShared>)| {
+            let chain_id = *chain_id;
+            chain.view().sources.into_iter().map(move |(endpoint, status)| FeeSource { chain_id, endpoint, status })
+        };
+        self.inner.admission.chains.iter().flat_map(of_chain).collect()
     }
 
     /// Every lane's condition.

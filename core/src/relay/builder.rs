@@ -7,12 +7,14 @@ use alloy_primitives::Address;
 use super::{
     api::Relay,
     error::BuildError,
+    market::MAX_HISTORY_BLOCKS,
     rpc::RpcEndpoint,
     signer::{IdentityKey, LocalSigner},
 };
 use crate::{
     chain::ChainSpec,
     ledger::{GroupCommitConfig, SqliteConfig},
+    market::BookConfig,
     policy::TenantPolicy,
 };
 
@@ -107,6 +109,11 @@ pub struct ChainTuning {
     /// Smallest share of recent base fees that must be above the current one to send early, percent
     /// (`patience_percentile`); relaxes to 100 as the slack runs out.
     pub patience_percentile: u8,
+    /// Blocks of fee history that are read at start, 1 to 1 024 (`fee_history_blocks`).
+    pub fee_history_blocks: u64,
+    /// Which fee sources are believed (`fee_window_blocks`, `source_max_lag_blocks`, `source_tolerance_bps`,
+    /// `source_bench_ms`).
+    pub market: BookConfig,
     /// Slack below which price does not matter (`urgent_within_ms`).
     pub urgent_within: Duration,
     /// How far ahead of the signer's next nonce a request may be (`max_nonce_gap`).
@@ -141,6 +148,8 @@ impl ChainTuning {
             max_fee_ceiling_wei_per_gas: 1_000_000_000_000,
             budget_headroom_percent: 300,
             forward_overhead_gas: 45_000,
+            fee_history_blocks: 1_024,
+            market: BookConfig::default(),
             patience_percentile: 40,
             urgent_within: block * 15,
             max_nonce_gap: 65_536,
@@ -312,6 +321,12 @@ fn check_tuning(chain_id: u64, tuning: &ChainTuning) -> Result<(), BuildError> {
                 detail: "must be above 0".to_owned(),
             });
         }
+    }
+    if !(1..=MAX_HISTORY_BLOCKS).contains(&tuning.fee_history_blocks) {
+        return Err(BuildError::Config {
+            key: format!("chain {chain_id}: fee_history_blocks"),
+            detail: format!("{} is not between 1 and {MAX_HISTORY_BLOCKS}", tuning.fee_history_blocks),
+        });
     }
     if tuning.patience_percentile > 100 {
         return Err(BuildError::Config {

@@ -25,6 +25,7 @@ use super::{
     fees::Price,
     journal::JournalEntry,
     lane_shell::LaneShell,
+    market::ChainMarket,
     settle::Settlement,
     simulate::{Verdict, forwarder_nonces},
     tenants::Tenants,
@@ -128,6 +129,7 @@ pub(super) struct ChainService {
     pub(super) backlog: VecDeque<JournalEntry>,
     pub(super) queue: Queue,
     pub(super) outlook: PercentileOutlook,
+    pub(super) market: ChainMarket,
     pub(super) lanes: Vec<LaneShell>,
     pub(super) head: Option<HeadInfo>,
     pub(super) price: Option<Price>,
@@ -261,8 +263,8 @@ impl ChainService {
             final_block: update.final_block,
         };
         let tip = update.price.quote.max_priority_fee_per_gas;
-        if self.head.is_none_or(|head| head.number < info.number) {
-            self.outlook.record(header.base_fee_per_gas.map_or(0, |fee| fee.to::<u128>()).saturating_add(tip));
+        for point in self.market.on_head(now, &update.histories, header, update.price.next_base_fee) {
+            self.outlook.record(point.base_fee.saturating_add(tip));
         }
         self.outlook.set_price(update.price.next_base_fee.saturating_add(tip));
         self.head = Some(info);
@@ -620,7 +622,7 @@ impl ChainService {
         status.in_flight = self.queue.in_flight() as u64;
         status.endpoints = self.shared.pool.status();
         let status = status.clone();
-        *view = ChainView { status, lanes, price: self.price };
+        *view = ChainView { status, lanes, price: self.price, sources: self.market.sources() };
     }
 }
 

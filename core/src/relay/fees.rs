@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use crate::{
     chain::{ChainSpec, FeeHeader, Fees},
+    market::{FeePoint, Utilisation},
     schedule::PercentileOutlook,
 };
 
@@ -36,6 +37,17 @@ impl Header {
         self.number.to()
     }
 
+    /// Base fee, wei per gas; 0 before EIP-1559.
+    pub(super) fn base_fee(&self) -> u128 {
+        self.base_fee_per_gas.map_or(0, |fee| fee.to())
+    }
+
+    /// Metered gas: the DA footprint, where a chain has one, counts if it is larger.
+    pub(super) fn utilisation(&self) -> Option<Utilisation> {
+        let (used, limit) = (self.gas_used.to::<u64>(), self.gas_limit.to::<u64>());
+        (limit > 0).then_some(Utilisation::Gas { used, limit })
+    }
+
     fn fee_header(&self) -> FeeHeader {
         FeeHeader {
             number: self.number.to(),
@@ -50,29 +62,34 @@ impl Header {
 }
 
 /// Answer of `eth_feeHistory`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct FeeHistory {
     #[serde(default)]
+    pub(super) oldest_block: U64,
+    #[serde(default)]
     pub(super) base_fee_per_gas: Vec<U128>,
+    #[serde(default)]
+    pub(super) gas_used_ratio: Vec<Option<f64>>,
     #[serde(default)]
     pub(super) reward: Option<Vec<Vec<U128>>>,
 }
 
 impl FeeHistory {
-    /// The usual tip: median over blocks of the asked percentile, empty blocks (zero) left out; wei per gas.
-    fn tip(&self) -> Option<u128> {
-        let mut tips: Vec<u128> = self
-            .reward
-            .iter()
-            .flatten()
-            .filter_map(|block| block.first())
-            .map(|tip| tip.to::<u128>())
-            .filter(|tip| *tip > 0)
-            .collect();
-        tips.sort_unstable();
-        tips.get(tips.len() / 2).copied()
+    /// The usual tip: median over the newest `blocks` of the first asked percentile, empty blocks (zero) left out; wei per
+    /// gas.
+    pub(super) fn tip(&self, blocks: usize) -> Option<u128> {
+        let rewards = self.reward.as_deref().unwrap_or_default();
+        let newest = &rewards[rewards.len().saturating_sub(blocks)..];
+        let tips = newest.iter().filter_map(|block| block.first()).map(|tip| tip.to::<u128>());
+        median(tips.filter(|tip| *tip > 0).collect())
     }
+}
+
+/// The middle value; the upper of two.
+pub(super) fn median(mut values: Vec<u128>) -> Option<u128> {
+    values.sort_unstable();
+    values.get(values.len() / 2).copied()
 }
 
 /// The price of the next block, and what to offer for inclusion soon.
@@ -82,9 +99,9 @@ pub(super) struct Price {
     pub(super) quote: Fees,
 }
 
-/// Computes the next base fee by the chain's rule and quotes a tip from history and a cap that survives
+/// Computes the next base fee by the chain's rule and quotes the usual `tip` and a cap that survives
 /// [`CAP_HORIZON_BLOCKS`] full blocks. A rule that can't read the header falls back to the header's own base fee.
-pub(super) fn price(spec: &ChainSpec, header: &Header, history: Option<&FeeHistory>) -> Price {
+pub(super) fn price(spec: &ChainSpec, header: &Header, tip: Option<u128>) -> Price {
     let parent = header.fee_header();
     let next_base_fee = match spec.base_fee.next(&parent, &header.extra_data) {
         Ok(next) => next.value(),
@@ -93,7 +110,7 @@ pub(super) fn price(spec: &ChainSpec, header: &Header, history: Option<&FeeHisto
             parent.base_fee_per_gas
         }
     };
-    let tip = history.and_then(FeeHistory::tip).unwrap_or(0).max(spec.min_priority_fee_wei_per_gas).max(1);
+    let tip = tip.unwrap_or(0).max(spec.min_priority_fee_wei_per_gas).max(1);
     let cap = spec
         .base_fee
         .max_after(next_base_fee, CAP_HORIZON_BLOCKS, &header.extra_data)
@@ -102,11 +119,7 @@ pub(super) fn price(spec: &ChainSpec, header: &Header, history: Option<&FeeHisto
     Price { next_base_fee, quote: Fees::new(cap, tip) }
 }
 
-/// Fills the outlook with what `eth_feeHistory` knows.
-pub(super) fn prime(outlook: &mut PercentileOutlook, history: &FeeHistory) {
-    // The last entry is the next block's.
-    let known = history.base_fee_per_gas.len().saturating_sub(1);
-    for fee in &history.base_fee_per_gas[..known] {
-        outlook.record(fee.to());
-    }
+/// Fills the outlook with the blocks that are known.
+pub(super) fn prime<'a>(outlook: &mut PercentileOutlook, blocks: impl Iterator<Item = &'a FeePoint>) {
+    blocks.for_each(|point| outlook.record(point.base_fee));
 }

@@ -10,6 +10,7 @@ mod error;
 mod fees;
 mod journal;
 mod lane_shell;
+mod market;
 mod receipts;
 mod rpc;
 mod settle;
@@ -21,7 +22,8 @@ mod tenants;
 mod watcher;
 
 pub use api::{
-    Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, LaneStatus, Quote, Relay, SubmitItem, WaitFor,
+    Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, FeeSource, LaneStatus, Quote, Relay, SubmitItem,
+    WaitFor,
 };
 pub use builder::{ChainSetup, ChainTuning, ForwarderSetup, RelayBuilder, RelayConfig};
 pub use error::{BuildError, CancelError, SubmitError, WaitError};

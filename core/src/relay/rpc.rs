@@ -402,6 +402,24 @@ impl RpcPool {
         join_all(self.nodes.iter().map(|node| node.call(method, &params, self.timeout))).await
     }
 
+    /// Asks every node at once, and measures how long each took.
+    pub(super) async fn call_all_timed<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        params: Value,
+    ) -> Vec<(Result<T, RpcError>, Duration)> {
+        let ask = async |node: &Node| {
+            let start = Instant::now();
+            (node.call(method, &params, self.timeout).await, start.elapsed())
+        };
+        join_all(self.nodes.iter().map(ask)).await
+    }
+
+    /// Configured names, in order.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.endpoint.name.clone()).collect()
+    }
+
     /// Answers of a majority of the nodes, or `None` if fewer answered.
     pub async fn call_quorum<T: DeserializeOwned>(&self, method: &'static str, params: Value) -> Option<Vec<T>> {
         let answers: Vec<T> = self.call_all(method, params).await.into_iter().flatten().collect();

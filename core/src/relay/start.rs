@@ -25,9 +25,10 @@ use super::{
     chain_service::{ChainService, INBOX_LEN, Message},
     clock,
     error::BuildError,
-    fees::{FeeHistory, prime},
+    fees::prime,
     journal::{Journal, JournalEntry},
     lane_shell::{Flight, LaneShell},
+    market::{ChainMarket, Histories},
     rpc::RpcPool,
     tenants::Tenants,
     watcher::{HeadUpdate, Watcher},
@@ -214,7 +215,7 @@ struct CheckedChain {
     forwarders: BTreeMap<Address, ForwarderDomain>,
     known_forwarders: BTreeSet<Address>,
     has_multicall: bool,
-    history: Option<FeeHistory>,
+    market: ChainMarket,
 }
 
 async fn check_chain(setup: ChainSetup) -> Result<CheckedChain, BuildError> {
@@ -285,9 +286,11 @@ async fn check_chain(setup: ChainSetup) -> Result<CheckedChain, BuildError> {
     let multicall = setup.spec.multicall3.unwrap_or(multicall3::ADDRESS);
     let code: Bytes = ask(&pool, "eth_getCode", json!([multicall, "latest"]), deadline).await.map_err(unreachable)?;
     let has_multicall = !code.is_empty();
-    let blocks = format!("{OUTLOOK_BLOCKS:#x}");
-    let history = pool.call("eth_feeHistory", json!([blocks, "latest", [20]])).await.ok();
-    Ok(CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, history })
+    let histories = Histories::read(&pool, setup.tuning.fee_history_blocks, 0, Duration::ZERO).await;
+    let mut market = ChainMarket::new(setup.tuning.market, pool.names());
+    let blocks = market.absorb(clock::now(), &histories).len();
+    tracing::info!(chain_id, blocks, "fee history read");
+    Ok(CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market })
 }
 
 /// Asks until there is an answer or the deadline is over: one lost answer must not stop a start.
@@ -313,7 +316,7 @@ async fn build_service(
     tenants: &Arc<Tenants>,
     journal: mpsc::Sender<JournalEntry>,
 ) -> Result<(ChainService, Arc<ChainShared>, mpsc::Receiver<Message>), BuildError> {
-    let CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, history } = chain;
+    let CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market } = chain;
     let ChainSetup { spec, signers, tuning, .. } = setup;
     let chain_id = spec.chain_id;
     let params = VehicleParams {
@@ -324,9 +327,7 @@ async fn build_service(
     };
     let mut outlook =
         PercentileOutlook::new(OUTLOOK_BLOCKS, tuning.patience_percentile, tuning.urgent_within, PATIENCE_HORIZON);
-    if let Some(history) = &history {
-        prime(&mut outlook, history);
-    }
+    prime(&mut outlook, market.book().window());
     let mut queue = Queue::new();
     for tenant in tenants.iter() {
         queue.set_weight(&tenant.name, tenant.policy.weight);
@@ -397,7 +398,7 @@ async fn build_service(
         params,
         inbox: inbox_sender,
         nonces: moka::future::Cache::new(NONCE_CACHE_LEN),
-        view: RwLock::new(ChainView { status, lanes: Vec::new(), price: None }),
+        view: RwLock::new(ChainView { status, lanes: Vec::new(), price: None, sources: Vec::new() }),
     });
     let service = ChainService {
         shared: shared.clone(),
@@ -406,6 +407,7 @@ async fn build_service(
         backlog: VecDeque::new(),
         queue,
         outlook,
+        market,
         lanes,
         head: None,
         price: None,

@@ -8,13 +8,17 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    fees::{FeeHistory, Header, Price, price},
+    fees::{Header, Price, price},
+    market::Histories,
     rpc::{RpcError, RpcPool},
 };
 use crate::chain::{ChainSpec, FinalityRule};
 
 /// Blocks of history whose hashes are kept to notice reorgs, at least.
 const MIN_WINDOW_BLOCKS: u64 = 128;
+
+/// Blocks of fee history that are read with every head, at least: the tip is taken from them.
+const TIP_BLOCKS: u64 = 10;
 
 /// Longest gap that is filled block by block after an outage; inclusion is re-polled in any case.
 const MAX_FILL_BLOCKS: u64 = 64;
@@ -28,6 +32,8 @@ pub(super) struct HeadUpdate {
     /// Canonical (number, hash) pairs that are new or replaced, ascending.
     pub(super) canonical: Vec<(u64, B256)>,
     pub(super) accounts: Vec<Account>,
+    /// What every node says about the blocks up to this one.
+    pub(super) histories: Histories,
 }
 
 /// A lane's account at the head. Fields are missing where nodes did not answer.
@@ -48,11 +54,13 @@ pub(super) struct Watcher {
     pub(super) poll_interval: Duration,
     seen: BTreeMap<u64, B256>,
     head: Option<B256>,
+    /// Block up to which the fee history was read.
+    read_to: u64,
 }
 
 impl Watcher {
     pub(super) const fn new(spec: ChainSpec, pool: RpcPool, senders: Vec<Address>, poll_interval: Duration) -> Self {
-        Self { spec, pool, senders, poll_interval, seen: BTreeMap::new(), head: None }
+        Self { spec, pool, senders, poll_interval, seen: BTreeMap::new(), head: None, read_to: 0 }
     }
 
     /// Polls until cancelled; every new head goes to `updates`. A failing poll is retried at the next interval.
@@ -111,11 +119,13 @@ impl Watcher {
             None => None,
         };
         let final_block = final_block(&self.spec.finality, number, tagged);
-        let history: Option<FeeHistory> = self.pool.call("eth_feeHistory", json!(["0xa", "latest", [20]])).await.ok();
+        let blocks = number.saturating_sub(self.read_to).clamp(TIP_BLOCKS, MAX_FILL_BLOCKS);
+        let histories = Histories::read(&self.pool, blocks, number, self.poll_interval).await;
         let accounts =
             futures_util::future::join_all(self.senders.iter().map(|sender| self.account(*sender, final_block))).await;
         self.pool.note_head(number);
         self.head = Some(header.hash);
+        self.read_to = number;
         for (number, hash) in &canonical {
             self.seen.insert(*number, *hash);
         }
@@ -123,8 +133,8 @@ impl Watcher {
         self.seen.split_off(&(number + 1));
         let keep_from = number.saturating_sub(MIN_WINDOW_BLOCKS.max(number - final_block.unwrap_or(number)));
         self.seen = self.seen.split_off(&keep_from);
-        let price = price(&self.spec, &header, history.as_ref());
-        Ok(Some(HeadUpdate { header, price, final_block, canonical, accounts }))
+        let price = price(&self.spec, &header, histories.tip());
+        Ok(Some(HeadUpdate { header, price, final_block, canonical, accounts, histories }))
     }
 
     /// Walks back from the new head to the newest block that we knew to be canonical.

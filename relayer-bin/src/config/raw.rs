@@ -261,6 +261,27 @@ pub struct RawChain {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10_000_000), extend("x-default" = "45000"))]
     pub forward_overhead_gas: Option<u64>,
+    /// Blocks of fee history that are read at start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_024), extend("x-default" = "1024"))]
+    pub fee_history_blocks: Option<u64>,
+    /// Blocks of fees that are kept in memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 64, max = 1_000_000), extend("x-default" = "4096"))]
+    pub fee_window_blocks: Option<u64>,
+    /// Blocks that a fee source may be behind the others before it loses trust.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10_000), extend("x-default" = "3"))]
+    pub source_max_lag_blocks: Option<u64>,
+    /// Difference between a source's base fee and the believed one that is no fault, basis points.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10_000), extend("x-default" = "1"))]
+    pub source_tolerance_bps: Option<u32>,
+    /// How long a fee source that lost trust is not believed, the first time; every further time is twice as long, up to
+    /// 60 times this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1_000, max = 86_400_000), extend("x-default" = "60000"))]
+    pub source_bench_ms: Option<u64>,
     /// Share of recent base fees that must be above the current one to send early, percent; relaxes as time runs out.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100), extend("x-default" = "40"))]

@@ -11,6 +11,7 @@ use alloy_primitives::{Address, FixedBytes, U256, hex};
 use slackwater::{
     chain::{ChainSpec, preset_for_chain_id},
     ledger::{GroupCommitConfig, SqliteConfig},
+    market::{BenchRule, BookConfig},
     policy::{Budget, KindName, TargetRule, TenantPolicy},
     relay::{ChainTuning, ForwarderSetup},
 };
@@ -522,6 +523,8 @@ fn tuning(check: &mut Check<'_>, key: &str, raw: &RawChain, defaults: ChainTunin
         ),
         budget_headroom_percent: raw.budget_headroom_percent.unwrap_or(defaults.budget_headroom_percent),
         forward_overhead_gas: raw.forward_overhead_gas.unwrap_or(defaults.forward_overhead_gas),
+        fee_history_blocks: raw.fee_history_blocks.unwrap_or(defaults.fee_history_blocks),
+        market: market(raw, defaults.market),
         patience_percentile: raw.patience_percentile.unwrap_or(defaults.patience_percentile),
         urgent_within: span(raw.urgent_within_ms, defaults.urgent_within),
         max_nonce_gap: raw.max_nonce_gap.unwrap_or(defaults.max_nonce_gap),
@@ -530,6 +533,20 @@ fn tuning(check: &mut Check<'_>, key: &str, raw: &RawChain, defaults: ChainTunin
         guard: span(raw.guard_ms, defaults.guard),
         simulate: raw.simulate.unwrap_or(defaults.simulate),
         cancel_gas: raw.cancel_gas.unwrap_or(defaults.cancel_gas),
+    }
+}
+
+/// Longest time on the bench, in times of the first.
+const LONGEST_BENCH: u32 = 60;
+
+fn market(raw: &RawChain, defaults: BookConfig) -> BookConfig {
+    let first = span(raw.source_bench_ms, defaults.bench.first);
+    BookConfig {
+        window_blocks: size(raw.fee_window_blocks, defaults.window_blocks),
+        max_lag_blocks: raw.source_max_lag_blocks.unwrap_or(defaults.max_lag_blocks),
+        tolerance_bps: raw.source_tolerance_bps.unwrap_or(defaults.tolerance_bps),
+        bench: BenchRule { first, longest: first.saturating_mul(LONGEST_BENCH), ..defaults.bench },
+        ..defaults
     }
 }
 
@@ -549,6 +566,8 @@ fn tuning_values(tuning: &ChainTuning) -> Vec<(&'static str, String)> {
         max_fee_ceiling_wei_per_gas,
         budget_headroom_percent,
         forward_overhead_gas,
+        fee_history_blocks,
+        market,
         patience_percentile,
         urgent_within,
         max_nonce_gap,
@@ -571,6 +590,11 @@ fn tuning_values(tuning: &ChainTuning) -> Vec<(&'static str, String)> {
         ("max_fee_ceiling_wei_per_gas", max_fee_ceiling_wei_per_gas.to_string()),
         ("budget_headroom_percent", budget_headroom_percent.to_string()),
         ("forward_overhead_gas", forward_overhead_gas.to_string()),
+        ("fee_history_blocks", fee_history_blocks.to_string()),
+        ("fee_window_blocks", market.window_blocks.to_string()),
+        ("source_max_lag_blocks", market.max_lag_blocks.to_string()),
+        ("source_tolerance_bps", market.tolerance_bps.to_string()),
+        ("source_bench_ms", ms(market.bench.first)),
         ("patience_percentile", patience_percentile.to_string()),
         ("urgent_within_ms", ms(*urgent_within)),
         ("max_nonce_gap", max_nonce_gap.to_string()),

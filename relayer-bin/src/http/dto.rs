@@ -8,7 +8,10 @@ use serde_json::value::RawValue;
 use slackwater::{
     chain::Fees,
     ledger::{AttemptKind, AttemptRecord, BatchState, EventRecord, RequestRecord},
-    relay::{Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, LaneStatus, Quote, SubmitItem},
+    market::Standing,
+    relay::{
+        Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, FeeSource, LaneStatus, Quote, SubmitItem,
+    },
     request::{
         BatchId, Call, Deadline, Forward, Promise, Reason, RequestId, RequestKind, Status, Submission, SubmissionKind,
         VerifiedRequest,
@@ -958,6 +961,68 @@ impl From<LaneStatus> for LaneView {
 pub struct LanesView {
     /// The lanes.
     pub lanes: Vec<LaneView>,
+}
+
+/// One endpoint as a source of fees.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Source)]
+pub struct SourceView {
+    /// EIP-155 chain id.
+    chain_id: u64,
+    /// Configured name.
+    endpoint: String,
+    /// `active`: its word counts. `probation`: it is compared with the others and does not count. `benched`: it does not
+    /// count.
+    standing: &'static str,
+    /// When its probation begins, Unix ms.
+    benched_until_ms: Option<u64>,
+    /// Share of good blocks among the last, thousandths.
+    reputation_permille: u32,
+    /// Newest block that it reported.
+    head: Option<u64>,
+    /// Smoothed time that an answer takes, ms.
+    latency_ms: u64,
+    /// Good blocks.
+    good: u64,
+    /// Times that it did not answer.
+    errors: u64,
+    /// Blocks at which it was too far behind.
+    lags: u64,
+    /// Blocks at which it differed from the others.
+    deviations: u64,
+}
+
+impl From<FeeSource> for SourceView {
+    fn from(source: FeeSource) -> Self {
+        let status = source.status;
+        let (standing, benched_until_ms) = match status.standing {
+            Standing::Active => ("active", None),
+            Standing::Probation { .. } => ("probation", None),
+            Standing::Benched { until } => ("benched", Some(until.0)),
+        };
+        Self {
+            chain_id: source.chain_id,
+            endpoint: source.endpoint,
+            standing,
+            benched_until_ms,
+            reputation_permille: status.reputation_permille,
+            head: status.head,
+            latency_ms: u64::try_from(status.latency.as_millis()).unwrap_or(u64::MAX),
+            good: status.good,
+            errors: status.errors,
+            lags: status.lags,
+            deviations: status.deviations,
+        }
+    }
+}
+
+/// The fee sources.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Sources)]
+pub struct SourcesView {
+    /// The sources.
+    pub sources: Vec<SourceView>,
 }
 
 /// How many requests stand where.

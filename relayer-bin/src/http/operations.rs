@@ -18,7 +18,10 @@ use super::{
     MetricsAccess, Shared,
     auth::Caller,
     body,
-    dto::{BatchBody, ChainFeesView, ChainView, ChainsView, CountView, CountsView, LaneView, LanesView},
+    dto::{
+        BatchBody, ChainFeesView, ChainView, ChainsView, CountView, CountsView, LaneView, LanesView, SourceView,
+        SourcesView,
+    },
     openapi,
     problem::{Problem, ProblemBody},
 };
@@ -60,6 +63,16 @@ pub(super) async fn fees(State(app): State<Shared>, _caller: Caller, Path(id): P
 pub(super) async fn lanes(State(app): State<Shared>, _caller: Caller) -> Response<Body> {
     let lanes = app.relay.lanes().into_iter().map(LaneView::from).collect();
     body::json(StatusCode::OK, &LanesView { lanes })
+}
+
+/// The fee sources: how far each RPC endpoint is believed, and why.
+#[utoipa::path(
+    get, path = "/v1/sources", tag = "operations",
+    responses((status = 200, description = "The sources", body = SourcesView))
+)]
+pub(super) async fn sources(State(app): State<Shared>, _caller: Caller) -> Response<Body> {
+    let sources = app.relay.fee_sources().into_iter().map(SourceView::from).collect();
+    body::json(StatusCode::OK, &SourcesView { sources })
 }
 
 /// Numbers of requests by chain and status. Operators only.
