@@ -37,6 +37,8 @@ pub(super) struct Made {
     pub(super) centre: f64,
     pub(super) scale: f64,
     inputs: [f64; SCALE_INPUTS],
+    /// The quantiles it was made with: hits are counted against what was promised, not against what was learnt since.
+    quantiles: [f64; LEVELS.len()],
 }
 
 impl Intervals {
@@ -56,7 +58,7 @@ impl Intervals {
         // The inputs of a calm market reach ln 1e-4; around -4 they are centred.
         let inputs = [inputs[0], inputs[1] + 4.0, inputs[2] + 4.0, inputs[3] + 4.0, inputs[4] + 2.5];
         let log = self.scale.predict(inputs.into_iter()) + self.typical;
-        Made { centre, scale: libm::exp(log.clamp(-16.0, 4.0)), inputs }
+        Made { centre, scale: libm::exp(log.clamp(-16.0, 4.0)), inputs, quantiles: self.quantiles }
     }
 
     /// Log price at each level.
@@ -72,10 +74,10 @@ impl Intervals {
         // The first outcomes move further: the starting guess is about nobody's errors in particular.
         self.seen += 1.0;
         let rate = self.rate * (1.0 + 4.0 / (1.0 + self.seen / 25.0));
-        for (quantile, level) in self.quantiles.iter_mut().zip(LEVELS) {
+        for ((quantile, promised), level) in self.quantiles.iter_mut().zip(made.quantiles).zip(LEVELS) {
             // Rare levels move in smaller steps, or they would swing.
             let stride = rate * 2.0 * (level * (1.0 - level)).sqrt().max(0.05) / 0.6;
-            *quantile += stride * if score <= *quantile { level - 1.0 } else { level };
+            *quantile += stride * if score <= promised { level - 1.0 } else { level };
         }
         let log = libm::log(error.abs().max(made.scale * 0.05).max(TINY));
         if self.seen <= 1.0 {
