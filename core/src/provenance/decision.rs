@@ -86,6 +86,9 @@ pub enum Decision {
         /// Content hash of the forecast model used.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         model: Option<B256>,
+        /// Content hash of the forecast that was decided on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        inputs: Option<B256>,
     },
     /// The first attempt was committed for broadcast.
     Sent {

@@ -19,6 +19,7 @@ use super::{
     clock,
     error::SubmitError,
     fees::Price,
+    foresight::ForecastView,
     rpc::RpcPool,
     signer::IdentityKey,
     simulate::forwarder_nonces,
@@ -74,6 +75,8 @@ pub(super) struct ChainView {
     pub(super) status: ChainStatus,
     pub(super) lanes: Vec<LaneStatus>,
     pub(super) price: Option<Price>,
+    /// The newest forecast.
+    pub(super) forecast: Option<Arc<ForecastView>>,
     /// Fee sources by name.
     pub(super) sources: Vec<(String, SourceStatus)>,
 }

@@ -15,6 +15,7 @@ use super::{
     builder::RelayBuilder,
     chain_service::Message,
     error::{CancelError, SubmitError, WaitError},
+    foresight::ForecastView,
 };
 use crate::{
     chain::Fees,
@@ -371,6 +372,11 @@ impl Relay {
             chain.view().sources.into_iter().map(move |(endpoint, status)| FeeSource { chain_id, endpoint, status })
         };
         self.inner.admission.chains.iter().flat_map(of_chain).collect()
+    }
+
+    /// The newest forecast of a chain; `None` if it is not served, has seen no block yet, or sends at once anyway.
+    pub fn forecast(&self, chain_id: u64) -> Option<Arc<ForecastView>> {
+        self.inner.admission.chains.get(&chain_id)?.view().forecast
     }
 
     /// Every lane's condition.

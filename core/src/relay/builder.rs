@@ -7,12 +7,13 @@ use alloy_primitives::Address;
 use super::{
     api::Relay,
     error::BuildError,
+    foresight::TimingMode,
     market::MAX_HISTORY_BLOCKS,
     rpc::RpcEndpoint,
     signer::{IdentityKey, LocalSigner},
 };
 use crate::{
-    chain::ChainSpec,
+    chain::{ChainFamily, ChainSpec},
     ledger::{GroupCommitConfig, SqliteConfig},
     market::BookConfig,
     policy::TenantPolicy,
@@ -114,6 +115,8 @@ pub struct ChainTuning {
     /// Which fee sources are believed (`fee_window_blocks`, `source_max_lag_blocks`, `source_tolerance_bps`,
     /// `source_bench_ms`).
     pub market: BookConfig,
+    /// When a request that can wait goes out (`timing`).
+    pub timing: TimingMode,
     /// Slack below which price does not matter (`urgent_within_ms`).
     pub urgent_within: Duration,
     /// How far ahead of the signer's next nonce a request may be (`max_nonce_gap`).
@@ -150,6 +153,8 @@ impl ChainTuning {
             forward_overhead_gas: 45_000,
             fee_history_blocks: 1_024,
             market: BookConfig::default(),
+            // A local node's base fee says nothing about any market.
+            timing: if spec.family == ChainFamily::Anvil { TimingMode::Immediate } else { TimingMode::Forecast },
             patience_percentile: 40,
             urgent_within: block * 15,
             max_nonce_gap: 65_536,

@@ -23,6 +23,7 @@ use super::{
     dispatch::Candidate,
     error::CancelError,
     fees::Price,
+    foresight::{ForecastView, Foresight, Outlook, Refitted, TimingMode},
     journal::JournalEntry,
     lane_shell::LaneShell,
     market::ChainMarket,
@@ -34,9 +35,10 @@ use super::{
 use crate::{
     lane::{AttemptKey, Event, HeadInfo, PollPurpose, SendOutcome},
     ledger::{RequestChange, Tracked, Write},
+    market::FeePoint,
     provenance::Decision,
     request::{BatchId, Reason, RequestId, Status, outcome::TxReceipt},
-    schedule::{ComposeLimits, PercentileOutlook, Queue, QueuedRequest},
+    schedule::{ComposeLimits, FeeOutlook, PercentileOutlook, Queue, QueuedRequest},
     time::Timestamp,
 };
 
@@ -111,6 +113,8 @@ pub(super) enum Done {
     Gaps {
         found: Vec<((Address, Address), u64)>,
     },
+    /// Models fitted in the background; `None` if fitting failed.
+    Refitted(Option<Box<Refitted>>),
     /// A write that nobody waits for is durable.
     Noted,
     Cancelled {
@@ -128,11 +132,16 @@ pub(super) struct ChainService {
     /// Entries for which the journal had no room yet, in order.
     pub(super) backlog: VecDeque<JournalEntry>,
     pub(super) queue: Queue,
-    pub(super) outlook: PercentileOutlook,
+    /// For how much slack the current price is right.
+    pub(super) outlook: Outlook,
+    pub(super) gate: PercentileOutlook,
     pub(super) market: ChainMarket,
+    /// `None` where the tuning asks for none.
+    pub(super) foresight: Option<Foresight>,
     pub(super) lanes: Vec<LaneShell>,
     pub(super) head: Option<HeadInfo>,
     pub(super) price: Option<Price>,
+    pub(super) forecast: Option<Arc<ForecastView>>,
     pub(super) head_at: Timestamp,
     pub(super) tasks: JoinSet<Done>,
     /// Requests that failed a simulation: they wait for the next block.
@@ -263,10 +272,12 @@ impl ChainService {
             final_block: update.final_block,
         };
         let tip = update.price.quote.max_priority_fee_per_gas;
-        for point in self.market.on_head(now, &update.histories, header, update.price.next_base_fee) {
-            self.outlook.record(point.base_fee.saturating_add(tip));
+        let points = self.market.on_head(now, &update.histories, header, update.price.next_base_fee);
+        for point in &points {
+            self.gate.record(point.base_fee.saturating_add(tip));
         }
-        self.outlook.set_price(update.price.next_base_fee.saturating_add(tip));
+        self.gate.set_price(update.price.next_base_fee.saturating_add(tip));
+        self.foresee(&points);
         self.head = Some(info);
         self.price = Some(update.price);
         self.head_at = now;
@@ -305,6 +316,25 @@ impl ChainService {
         self.dispatch(now);
     }
 
+    /// Forecasts anew, values waiting, and starts refits that are due.
+    pub(super) fn foresee(&mut self, points: &[FeePoint]) {
+        if let Some(foresight) = &mut self.foresight {
+            foresight.observe(points);
+            if let Some(refit) = foresight.refit() {
+                self.tasks.spawn(async move {
+                    let fitted = tokio::task::spawn_blocking(move || refit.run()).await;
+                    Done::Refitted(fitted.ok().map(Box::new))
+                });
+            }
+            self.forecast = foresight.view().map(Arc::new);
+        }
+        self.outlook = match (self.shared.tuning.timing, &self.foresight) {
+            (TimingMode::Forecast, Some(foresight)) => foresight.outlook(),
+            (TimingMode::Forecast | TimingMode::Percentile, _) => Outlook { send_within: self.gate.send_within() },
+            (TimingMode::Immediate, _) => Outlook::NOW,
+        };
+    }
+
     fn on_done(&mut self, done: Done) {
         let now = clock::now();
         match done {
@@ -335,6 +365,11 @@ impl ChainService {
                     self.learn_nonce(now, forwarder, signer, nonce);
                 }
                 self.dispatch(now);
+            }
+            Done::Refitted(fitted) => {
+                if let Some(foresight) = &mut self.foresight {
+                    foresight.install(fitted.map(|fitted| *fitted));
+                }
             }
             Done::Noted => {}
             Done::Cancelled { id, reply } => {
@@ -622,7 +657,13 @@ impl ChainService {
         status.in_flight = self.queue.in_flight() as u64;
         status.endpoints = self.shared.pool.status();
         let status = status.clone();
-        *view = ChainView { status, lanes, price: self.price, sources: self.market.sources() };
+        *view = ChainView {
+            status,
+            lanes,
+            price: self.price,
+            sources: self.market.sources(),
+            forecast: self.forecast.clone(),
+        };
     }
 }
 

@@ -186,6 +186,11 @@ impl ChainService {
             },
         });
         let (write, decision) = if key.index == 0 {
+            let slack = flight.record.deadline.since(now);
+            let foreseen = self
+                .forecast
+                .as_ref()
+                .and_then(|view| Some((view.wait(slack)?.reservation, view.forecast.model.0, view.inputs)));
             let decision = Decision::Planned {
                 batch: batch_hash(id),
                 chain_id: id.lane.chain_id,
@@ -194,11 +199,12 @@ impl ChainService {
                 members: flight.ids().map(|id| id.0).collect(),
                 reason: flight.record.trigger.clone(),
                 base_fee_wei_per_gas: next_base_fee,
-                threshold_wei_per_gas: None,
+                threshold_wei_per_gas: foreseen.map(|(reservation, _, _)| reservation),
                 max_fee_wei_per_gas: attempt.fees.max_fee_per_gas,
                 max_priority_fee_wei_per_gas: attempt.fees.max_priority_fee_per_gas,
                 gas_limit_gas: flight.record.gas_limit,
-                model: None,
+                model: foreseen.map(|(_, model, _)| model),
+                inputs: foreseen.map(|(_, _, inputs)| inputs),
             };
             let planned =
                 PlannedBatch { batch: flight.record.clone(), members: flight.ids().collect(), attempt, at: now };

@@ -8,6 +8,7 @@ mod clock;
 mod dispatch;
 mod error;
 mod fees;
+mod foresight;
 mod journal;
 mod lane_shell;
 mod market;
@@ -27,5 +28,6 @@ pub use api::{
 };
 pub use builder::{ChainSetup, ChainTuning, ForwarderSetup, RelayBuilder, RelayConfig};
 pub use error::{BuildError, CancelError, SubmitError, WaitError};
+pub use foresight::{ForecastView, TimingMode};
 pub use rpc::{RpcEndpoint, RpcError, RpcPool};
 pub use signer::{IdentityKey, LocalSigner, SignerError};

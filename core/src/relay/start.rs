@@ -26,6 +26,7 @@ use super::{
     clock,
     error::BuildError,
     fees::prime,
+    foresight::{Foresight, Outlook, TimingMode},
     journal::{Journal, JournalEntry},
     lane_shell::{Flight, LaneShell},
     market::{ChainMarket, Histories},
@@ -325,9 +326,18 @@ async fn build_service(
         schedule: *spec.gas_schedule(),
         forward_overhead_gas: tuning.forward_overhead_gas,
     };
-    let mut outlook =
+    let mut gate =
         PercentileOutlook::new(OUTLOOK_BLOCKS, tuning.patience_percentile, tuning.urgent_within, PATIENCE_HORIZON);
-    prime(&mut outlook, market.book().window());
+    prime(&mut gate, market.book().window());
+    let foresight = match tuning.timing {
+        TimingMode::Immediate => None,
+        TimingMode::Forecast | TimingMode::Percentile => {
+            let mut foresight = Foresight::new(&spec)
+                .map_err(|error| BuildError::Chain { chain_id, detail: format!("no forecast: {error}") })?;
+            foresight.observe(&market.book().window().copied().collect::<Vec<_>>());
+            Some(foresight)
+        }
+    };
     let mut queue = Queue::new();
     for tenant in tenants.iter() {
         queue.set_weight(&tenant.name, tenant.policy.weight);
@@ -398,7 +408,7 @@ async fn build_service(
         params,
         inbox: inbox_sender,
         nonces: moka::future::Cache::new(NONCE_CACHE_LEN),
-        view: RwLock::new(ChainView { status, lanes: Vec::new(), price: None, sources: Vec::new() }),
+        view: RwLock::new(ChainView { status, lanes: Vec::new(), price: None, sources: Vec::new(), forecast: None }),
     });
     let service = ChainService {
         shared: shared.clone(),
@@ -406,11 +416,14 @@ async fn build_service(
         journal,
         backlog: VecDeque::new(),
         queue,
-        outlook,
+        outlook: Outlook::NOW,
+        gate,
         market,
+        foresight,
         lanes,
         head: None,
         price: None,
+        forecast: None,
         head_at: now,
         tasks: JoinSet::new(),
         held: Vec::new(),

@@ -105,6 +105,29 @@ pub enum RawMetrics {
     Off,
 }
 
+/// When a request that can wait goes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum RawTiming {
+    /// When waiting is not expected to pay any more.
+    Forecast,
+    /// When the price ranks low among the recent ones.
+    Percentile,
+    /// At once.
+    Immediate,
+}
+
+impl From<RawTiming> for slackwater::relay::TimingMode {
+    fn from(timing: RawTiming) -> Self {
+        match timing {
+            RawTiming::Forecast => Self::Forecast,
+            RawTiming::Percentile => Self::Percentile,
+            RawTiming::Immediate => Self::Immediate,
+        }
+    }
+}
+
 /// The embedded database.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -282,6 +305,11 @@ pub struct RawChain {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1_000, max = 86_400_000), extend("x-default" = "60000"))]
     pub source_bench_ms: Option<u64>,
+    /// When a request that can wait goes out: `forecast` (when waiting is not expected to pay any more), `percentile` (when
+    /// the price ranks low among the recent ones) or `immediate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "forecast; immediate on anvil"))]
+    pub timing: Option<RawTiming>,
     /// Share of recent base fees that must be above the current one to send early, percent; relaxes as time runs out.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100), extend("x-default" = "40"))]

@@ -13,7 +13,7 @@ use slackwater::{
     ledger::{GroupCommitConfig, SqliteConfig},
     market::{BenchRule, BookConfig},
     policy::{Budget, KindName, TargetRule, TenantPolicy},
-    relay::{ChainTuning, ForwarderSetup},
+    relay::{ChainTuning, ForwarderSetup, TimingMode},
 };
 
 use super::{
@@ -525,6 +525,7 @@ fn tuning(check: &mut Check<'_>, key: &str, raw: &RawChain, defaults: ChainTunin
         forward_overhead_gas: raw.forward_overhead_gas.unwrap_or(defaults.forward_overhead_gas),
         fee_history_blocks: raw.fee_history_blocks.unwrap_or(defaults.fee_history_blocks),
         market: market(raw, defaults.market),
+        timing: raw.timing.map_or(defaults.timing, TimingMode::from),
         patience_percentile: raw.patience_percentile.unwrap_or(defaults.patience_percentile),
         urgent_within: span(raw.urgent_within_ms, defaults.urgent_within),
         max_nonce_gap: raw.max_nonce_gap.unwrap_or(defaults.max_nonce_gap),
@@ -568,6 +569,7 @@ fn tuning_values(tuning: &ChainTuning) -> Vec<(&'static str, String)> {
         forward_overhead_gas,
         fee_history_blocks,
         market,
+        timing,
         patience_percentile,
         urgent_within,
         max_nonce_gap,
@@ -595,6 +597,7 @@ fn tuning_values(tuning: &ChainTuning) -> Vec<(&'static str, String)> {
         ("source_max_lag_blocks", market.max_lag_blocks.to_string()),
         ("source_tolerance_bps", market.tolerance_bps.to_string()),
         ("source_bench_ms", ms(market.bench.first)),
+        ("timing", timing.as_str().to_owned()),
         ("patience_percentile", patience_percentile.to_string()),
         ("urgent_within_ms", ms(*urgent_within)),
         ("max_nonce_gap", max_nonce_gap.to_string()),

@@ -1,0 +1,333 @@
+//! One chain's forecast and timing at work: fed with believed blocks, refitted in the background, read by the dispatcher,
+//! quotes and the API.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use alloy_primitives::{B256, Keccak256};
+
+use crate::{
+    chain::ChainSpec,
+    forecast::{self, Forecast, ForecastConfig, ForecastError, Forecaster},
+    market::FeePoint,
+    schedule::{
+        FeeOutlook,
+        timing::{self, Timing, TimingConfig, TimingDecision, TimingError},
+    },
+};
+
+/// Horizons in blocks that every chain is forecast for.
+const BLOCK_HORIZONS: [u32; 7] = [1, 2, 5, 10, 25, 50, 150];
+
+/// Horizons in time that every chain is forecast for, where they are not too many blocks.
+const TIME_HORIZONS: [Duration; 3] =
+    [Duration::from_secs(60), Duration::from_secs(5 * 60), Duration::from_secs(30 * 60)];
+
+/// Slacks for which waiting is valued.
+const SLACKS: [Duration; 8] = [
+    Duration::from_secs(60),
+    Duration::from_secs(2 * 60),
+    Duration::from_secs(5 * 60),
+    Duration::from_secs(10 * 60),
+    Duration::from_secs(30 * 60),
+    Duration::from_secs(2 * 3_600),
+    Duration::from_secs(12 * 3_600),
+    Duration::from_secs(24 * 3_600),
+];
+
+/// Most steps of a slack class.
+const MAX_SLACK_STEPS: u128 = 7_200;
+
+/// When a request goes out, with regard to the price.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TimingMode {
+    /// When waiting is not expected to pay any more: forecast and policies learned online.
+    #[default]
+    Forecast,
+    /// When the price ranks low among the recent ones, relaxing towards the deadline.
+    Percentile,
+    /// At once.
+    Immediate,
+}
+
+impl TimingMode {
+    /// Name in configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Forecast => "forecast",
+            Self::Percentile => "percentile",
+            Self::Immediate => "immediate",
+        }
+    }
+}
+
+/// What one chain's prices are expected to be, and what that means for those who can wait.
+#[derive(Debug, Clone)]
+pub struct ForecastView {
+    /// Prices.
+    pub forecast: Forecast,
+    /// Time between two blocks, as it is counted here.
+    pub step: Duration,
+    /// Weights of the experts by horizon in blocks.
+    pub experts: BTreeMap<u32, Vec<(String, f64)>>,
+    /// By slack in blocks: is it sent now, and up to which price would it be?
+    pub waits: Vec<(u32, TimingDecision)>,
+    /// Weights of the timing policies by slack in blocks.
+    pub policies: BTreeMap<u32, Vec<(String, f64)>>,
+    /// Content hash of the forecast: models, newest block, every number.
+    pub inputs: B256,
+}
+
+impl ForecastView {
+    /// What to expect of a request with `slack` left: the class at or below it, or the shortest.
+    pub fn wait(&self, slack: Duration) -> Option<&TimingDecision> {
+        let steps = slack.as_millis() / self.step.as_millis().max(1);
+        let at = self.waits.partition_point(|(class, _)| u128::from(*class) <= steps);
+        self.waits.get(at.saturating_sub(1)).map(|(_, decision)| decision)
+    }
+}
+
+/// How a forecast fared: what was said about a block that has come since.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Pending {
+    block: u64,
+    log_point: f64,
+    q10: u128,
+    q90: u128,
+}
+
+/// Forecaster and timing of one chain.
+#[derive(Debug)]
+pub(super) struct Foresight {
+    forecaster: Forecaster,
+    timing: Timing,
+    step: Duration,
+    slacks: Vec<u32>,
+    latest: Option<Forecast>,
+    pending: BTreeMap<u32, VecDeque<Pending>>,
+    is_refitting: bool,
+    label: String,
+}
+
+/// Heavy work for a blocking thread.
+#[derive(Debug)]
+pub(super) struct Refit {
+    forecast: Option<forecast::RefitJob>,
+    timing: Option<timing::RefitJob>,
+}
+
+/// Its result.
+#[derive(Debug)]
+pub(super) struct Refitted {
+    forecast: Option<forecast::Refit>,
+    timing: Option<timing::FittedTiming>,
+}
+
+impl Refit {
+    /// Runs for up to seconds on one core.
+    pub(super) fn run(self) -> Refitted {
+        Refitted {
+            forecast: self.forecast.map(forecast::RefitJob::run),
+            timing: self.timing.map(timing::RefitJob::run),
+        }
+    }
+}
+
+/// Why there is no forecast for a chain: a fault of the chain's block time.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ForesightError {
+    #[error(transparent)]
+    Forecast(#[from] ForecastError),
+    #[error(transparent)]
+    Timing(#[from] TimingError),
+}
+
+impl Foresight {
+    pub(super) fn new(spec: &ChainSpec) -> Result<Self, ForesightError> {
+        let step = spec.block_time().max(Duration::from_millis(1));
+        let steps = |time: Duration| time.as_millis() / step.as_millis();
+        let mut horizons = BLOCK_HORIZONS.to_vec();
+        let reach = u128::from(forecast::MAX_STEPS);
+        horizons.extend(
+            TIME_HORIZONS
+                .map(steps)
+                .into_iter()
+                .filter(|h| (1..=reach).contains(h))
+                .filter_map(|h| u32::try_from(h).ok()),
+        );
+        horizons.sort_unstable();
+        horizons.dedup();
+        let mut slacks: Vec<u32> =
+            SLACKS.map(|slack| u32::try_from(steps(slack).clamp(1, MAX_SLACK_STEPS)).unwrap_or(1)).to_vec();
+        slacks.dedup();
+        let seed = spec.chain_id;
+        let forecaster = Forecaster::new(ForecastConfig { horizons, step, seed, ..ForecastConfig::default() })?;
+        let timing = Timing::new(TimingConfig { step, slacks: slacks.clone(), slip: 0, seed, prior: None })?;
+        Ok(Self {
+            forecaster,
+            timing,
+            step,
+            slacks,
+            latest: None,
+            pending: BTreeMap::new(),
+            is_refitting: false,
+            label: spec.chain_id.to_string(),
+        })
+    }
+
+    /// Takes in believed blocks, oldest first.
+    pub(super) fn observe(&mut self, points: &[FeePoint]) {
+        for point in points {
+            self.forecaster.observe(point);
+            self.timing.observe(point);
+        }
+        let Some(newest) = points.last() else { return };
+        self.score(points);
+        self.latest = self.forecaster.forecast();
+        if let Some(forecast) = &self.latest {
+            for horizon in &forecast.horizons {
+                let pending = self.pending.entry(horizon.steps).or_default();
+                // A replaced block is forecast anew.
+                while pending.back().is_some_and(|last| last.block >= newest.number + u64::from(horizon.steps)) {
+                    pending.pop_back();
+                }
+                pending.push_back(Pending {
+                    block: newest.number + u64::from(horizon.steps),
+                    log_point: horizon.log_point,
+                    q10: horizon.q10,
+                    q90: horizon.q90,
+                });
+            }
+        }
+    }
+
+    /// Compares what was said with what came: coverage and error by horizon are metrics.
+    fn score(&mut self, points: &[FeePoint]) {
+        for point in points {
+            for (steps, pending) in &mut self.pending {
+                while pending.front().is_some_and(|said| said.block < point.number) {
+                    pending.pop_front();
+                }
+                let Some(said) = pending.front().copied().filter(|said| said.block == point.number) else { continue };
+                pending.pop_front();
+                let labels = [("chain_id", self.label.clone()), ("steps", steps.to_string())];
+                metrics::counter!("slackwater_forecasts_scored_total", &labels).increment(1);
+                if (said.q10..=said.q90).contains(&point.base_fee) {
+                    metrics::counter!("slackwater_forecasts_covered_total", &labels).increment(1);
+                }
+                let error = (point.base_fee.max(1) as f64).ln() - said.log_point;
+                metrics::histogram!("slackwater_forecast_log_error_ratio", &labels).record(error.abs());
+            }
+        }
+    }
+
+    /// What is shown to others.
+    pub(super) fn view(&self) -> Option<ForecastView> {
+        let forecast = self.latest.clone()?;
+        let experts = forecast.horizons.iter().filter_map(|horizon| {
+            let weights = self.forecaster.weights(horizon.steps)?;
+            Some((horizon.steps, weights.into_iter().map(|(name, weight)| (name.to_owned(), weight)).collect()))
+        });
+        let experts = experts.collect();
+        let waits = self.slacks.iter().map(|slack| (*slack, self.timing.decide(*slack, *slack))).collect();
+        let policies = self
+            .slacks
+            .iter()
+            .map(|slack| {
+                let weights = self.timing.weights(*slack);
+                (*slack, weights.into_iter().map(|(policy, weight)| (policy.to_string(), weight)).collect())
+            })
+            .collect();
+        let inputs = self.inputs()?;
+        Some(ForecastView { forecast, step: self.step, experts, waits, policies, inputs })
+    }
+
+    /// What to do with a request that has `slack` left.
+    pub(super) fn decide(&self, slack: Duration) -> TimingDecision {
+        let steps = u32::try_from(slack.as_millis() / self.step.as_millis()).unwrap_or(u32::MAX);
+        self.timing.decide(steps, steps)
+    }
+
+    /// For how much slack the price is right: the longest class up to which every shorter one sends.
+    pub(super) fn outlook(&self) -> Outlook {
+        let sends = |steps: u32| self.timing.decide(steps, steps).send;
+        let mut low = 0;
+        for slack in &self.slacks {
+            if sends(*slack) {
+                low = *slack;
+                continue;
+            }
+            // The longest below this class that is still sent.
+            let mut high = *slack;
+            while high - low > 1 {
+                let middle = low + (high - low) / 2;
+                if sends(middle) { low = middle } else { high = middle }
+            }
+            return Outlook { send_within: if sends(low) { self.step * (low + 1) } else { Duration::ZERO } };
+        }
+        Outlook::NOW
+    }
+
+    /// Content hash of what decides now: the forecast's models and what the forecast was made from.
+    pub(super) fn inputs(&self) -> Option<B256> {
+        let forecast = self.latest.as_ref()?;
+        let mut hash = Keccak256::new();
+        hash.update(b"slackwater.forecast.v1\0");
+        hash.update(forecast.model.0);
+        hash.update(forecast.number.to_be_bytes());
+        hash.update(forecast.next_base_fee.to_be_bytes());
+        for horizon in &forecast.horizons {
+            hash.update(horizon.steps.to_be_bytes());
+            for fee in [horizon.point, horizon.q10, horizon.q50, horizon.q90] {
+                hash.update(fee.to_be_bytes());
+            }
+        }
+        Some(hash.finalize())
+    }
+
+    /// Refits that are due, unless some are running.
+    pub(super) fn refit(&mut self) -> Option<Refit> {
+        if self.is_refitting {
+            return None;
+        }
+        let forecast = self.forecaster.refit_due().then(|| self.forecaster.refit_job()).flatten();
+        let timing = self.timing.refit_due().then(|| self.timing.refit_job());
+        if forecast.is_none() && timing.is_none() {
+            return None;
+        }
+        self.is_refitting = true;
+        Some(Refit { forecast, timing })
+    }
+
+    /// Puts refitted models in force.
+    pub(super) fn install(&mut self, refitted: Option<Refitted>) {
+        self.is_refitting = false;
+        let Some(refitted) = refitted else { return };
+        if let Some(refit) = refitted.forecast {
+            self.forecaster.install(refit);
+            metrics::counter!("slackwater_forecast_refits_total", "chain_id" => self.label.clone()).increment(1);
+        }
+        if let Some(fitted) = refitted.timing {
+            self.timing.install(fitted);
+        }
+    }
+}
+
+/// What the dispatcher asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Outlook {
+    pub(super) send_within: Duration,
+}
+
+impl Outlook {
+    /// The price is right for everybody.
+    pub(super) const NOW: Self = Self { send_within: Duration::MAX };
+}
+
+impl FeeOutlook for Outlook {
+    fn send_within(&self) -> Duration {
+        self.send_within
+    }
+}
