@@ -19,7 +19,7 @@ use super::{
     clock,
     error::SubmitError,
     fees::Price,
-    foresight::ForecastView,
+    foresight::{ForecastView, WaitQuote},
     rpc::RpcPool,
     signer::IdentityKey,
     simulate::forwarder_nonces,
@@ -147,6 +147,13 @@ impl Admission {
         let member_gas = gas.saturating_add(chain.tuning.forward_overhead_gas);
         let ceiling = price.quote.max_fee_per_gas;
         Ok(ChainShared::quote(price, member_gas, chain.gas_alone(member_gas), ceiling, U256::ZERO))
+    }
+
+    /// What waiting is worth on a chain.
+    pub(super) fn quote_wait(&self, chain_id: ChainId, slack: Duration) -> Result<Option<WaitQuote>, SubmitError> {
+        let chain = self.chains.get(&chain_id).ok_or(SubmitError::UnknownChain(chain_id))?;
+        let cap = chain.price()?.quote.max_fee_per_gas;
+        Ok(chain.view().forecast.and_then(|view| view.quote(slack, cap)))
     }
 
     /// Takes `items`, all in one commit; answers in order.

@@ -15,7 +15,7 @@ use super::{
     builder::RelayBuilder,
     chain_service::Message,
     error::{CancelError, SubmitError, WaitError},
-    foresight::ForecastView,
+    foresight::{ForecastView, WaitQuote},
 };
 use crate::{
     chain::Fees,
@@ -390,6 +390,14 @@ impl Relay {
     /// [`SubmitError::UnknownChain`] or [`SubmitError::ChainUnavailable`].
     pub fn quote(&self, chain_id: u64, gas: u64) -> Result<Quote, SubmitError> {
         self.inner.admission.quote(chain_id, gas)
+    }
+
+    /// What waiting up to `slack` is worth on a chain; `None` where nothing is forecast.
+    ///
+    /// # Errors
+    /// [`SubmitError::UnknownChain`] or [`SubmitError::ChainUnavailable`].
+    pub fn quote_wait(&self, chain_id: u64, slack: Duration) -> Result<Option<WaitQuote>, SubmitError> {
+        self.inner.admission.quote_wait(chain_id, slack)
     }
 
     /// Number of requests by chain and status.

@@ -10,7 +10,7 @@ use alloy_primitives::{B256, Keccak256};
 
 use crate::{
     chain::ChainSpec,
-    forecast::{self, Forecast, ForecastConfig, ForecastError, Forecaster},
+    forecast::{self, Forecast, ForecastConfig, ForecastError, Forecaster, HorizonForecast},
     market::FeePoint,
     schedule::{
         FeeOutlook,
@@ -80,7 +80,48 @@ pub struct ForecastView {
     pub inputs: B256,
 }
 
+/// What a deadline is worth.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WaitQuote {
+    /// It would be sent at once.
+    pub send_now: bool,
+    /// Price up to which it would be sent now, wei per gas.
+    pub reservation_wei_per_gas: u128,
+    /// Base fee that the best continuation is expected to pay, wei per gas.
+    pub expected_base_fee_wei_per_gas: u128,
+    /// 10 % and 90 % quantile of the base fee at the forecast horizon nearest to the deadline, wei per gas.
+    pub interval_wei_per_gas: (u128, u128),
+    /// When the median forecast first meets the reservation price, from now; the whole slack if it never does.
+    pub expected_send_in: Duration,
+    /// Probability that the base fee at that horizon is at or below the fee cap that would be offered now.
+    pub cap_covers: f64,
+}
+
 impl ForecastView {
+    /// What to expect of a request with `slack` left, if `fee_cap` wei per gas are offered.
+    pub fn quote(&self, slack: Duration, fee_cap: u128) -> Option<WaitQuote> {
+        let decision = self.wait(slack)?;
+        let steps = slack.as_millis() / self.step.as_millis().max(1);
+        let within = |horizon: &&HorizonForecast| u128::from(horizon.steps) <= steps;
+        let mut horizons: Vec<&HorizonForecast> = self.forecast.horizons.iter().collect();
+        horizons.sort_unstable_by_key(|horizon| horizon.steps);
+        let last = horizons.iter().copied().filter(within).next_back().or_else(|| horizons.first().copied())?;
+        let meets = horizons.iter().copied().filter(within).find(|horizon| horizon.q50 <= decision.reservation);
+        let expected_send_in = match (decision.send, meets) {
+            (true, _) => Duration::ZERO,
+            (false, Some(horizon)) => self.step.saturating_mul(horizon.steps.saturating_sub(1)),
+            (false, None) => slack,
+        };
+        Some(WaitQuote {
+            send_now: decision.send,
+            reservation_wei_per_gas: decision.reservation,
+            expected_base_fee_wei_per_gas: decision.price.saturating_sub(decision.expected_saving),
+            interval_wei_per_gas: (last.q10, last.q90),
+            expected_send_in,
+            cap_covers: last.probability_below(fee_cap),
+        })
+    }
+
     /// What to expect of a request with `slack` left: the class at or below it, or the shortest.
     pub fn wait(&self, slack: Duration) -> Option<&TimingDecision> {
         let steps = slack.as_millis() / self.step.as_millis().max(1);
@@ -242,12 +283,6 @@ impl Foresight {
             .collect();
         let inputs = self.inputs()?;
         Some(ForecastView { forecast, step: self.step, experts, waits, policies, inputs })
-    }
-
-    /// What to do with a request that has `slack` left.
-    pub(super) fn decide(&self, slack: Duration) -> TimingDecision {
-        let steps = u32::try_from(slack.as_millis() / self.step.as_millis()).unwrap_or(u32::MAX);
-        self.timing.decide(steps, steps)
     }
 
     /// For how much slack the price is right: the longest class up to which every shorter one sends.

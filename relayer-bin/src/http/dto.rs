@@ -1,6 +1,6 @@
 //! What goes over the wire, and how it becomes (and comes from) what the relay understands.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use alloy_primitives::{B256, U256};
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,8 @@ use slackwater::{
     ledger::{AttemptKind, AttemptRecord, BatchState, EventRecord, RequestRecord},
     market::Standing,
     relay::{
-        Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, FeeSource, LaneStatus, Quote, SubmitItem,
+        Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, FeeSource, ForecastView, LaneStatus, Quote,
+        SubmitItem, WaitQuote,
     },
     request::{
         BatchId, Call, Deadline, Forward, Promise, Reason, RequestId, RequestKind, Status, Submission, SubmissionKind,
@@ -279,6 +280,8 @@ pub struct QuoteBody {
     pub chain_id: Count,
     /// Gas given to the target.
     pub gas: Count,
+    /// How long it may wait, such as `5m`: then `wait` in the answer says what that is worth.
+    pub within: Option<Span>,
 }
 
 /// What it costs to send now.
@@ -296,6 +299,50 @@ pub struct QuoteView {
     expected_cost_wei: Uint,
     /// Worst case, which is reserved.
     max_cost_wei: Uint,
+    /// What waiting is worth; absent unless `within` was asked for and the chain is forecast.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wait: Option<WaitView>,
+}
+
+/// What a deadline is worth.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Wait)]
+pub struct WaitView {
+    /// It would be sent at once.
+    send_now: bool,
+    /// Expected cost by the deadline, with the best continuation.
+    expected_cost_wei: Uint,
+    /// Base fee up to which it would be sent now.
+    reservation_wei_per_gas: Uint,
+    /// 10 % quantile of the base fee near the deadline.
+    q10_wei_per_gas: Uint,
+    /// 90 % quantile of the base fee near the deadline.
+    q90_wei_per_gas: Uint,
+    /// When it is expected to be sent, from now, ms.
+    expected_send_in_ms: u64,
+    /// Probability that the fee cap offered now covers the base fee near the deadline.
+    cap_covers: f64,
+}
+
+impl QuoteView {
+    /// With what waiting is worth.
+    pub fn with_wait(mut self, quote: &Quote, wait: Option<WaitQuote>) -> Self {
+        let wei = |wei: u128| Uint(U256::from(wei));
+        self.wait = wait.map(|wait| {
+            let per_gas = wait.expected_base_fee_wei_per_gas.saturating_add(quote.priority_fee_wei_per_gas);
+            WaitView {
+                send_now: wait.send_now,
+                expected_cost_wei: Uint(U256::from(per_gas).saturating_mul(U256::from(quote.gas))),
+                reservation_wei_per_gas: wei(wait.reservation_wei_per_gas),
+                q10_wei_per_gas: wei(wait.interval_wei_per_gas.0),
+                q90_wei_per_gas: wei(wait.interval_wei_per_gas.1),
+                expected_send_in_ms: u64::try_from(wait.expected_send_in.as_millis()).unwrap_or(u64::MAX),
+                cap_covers: wait.cap_covers,
+            }
+        });
+        self
+    }
 }
 
 impl From<&Quote> for QuoteView {
@@ -306,6 +353,7 @@ impl From<&Quote> for QuoteView {
             gas: quote.gas,
             expected_cost_wei: Uint(quote.expected_cost_wei),
             max_cost_wei: Uint(quote.max_cost_wei),
+            wait: None,
         }
     }
 }
@@ -961,6 +1009,115 @@ impl From<LaneStatus> for LaneView {
 pub struct LanesView {
     /// The lanes.
     pub lanes: Vec<LaneView>,
+}
+
+/// The base fee so many blocks ahead.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Horizon)]
+pub struct HorizonView {
+    /// Blocks ahead; 1 is the next block.
+    blocks: u32,
+    /// About so long from now, ms.
+    ahead_ms: u64,
+    /// Best single guess.
+    point_wei_per_gas: Uint,
+    /// 10 % quantile.
+    q10_wei_per_gas: Uint,
+    /// Median.
+    q50_wei_per_gas: Uint,
+    /// 90 % quantile.
+    q90_wei_per_gas: Uint,
+    /// Weights of the experts behind it; they add up to 1.
+    experts: BTreeMap<String, f64>,
+}
+
+/// What is done with a request that may wait so long.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Slack)]
+pub struct SlackView {
+    /// Time left, in blocks.
+    blocks: u32,
+    /// Time left, ms.
+    slack_ms: u64,
+    /// It is sent now.
+    send_now: bool,
+    /// Base fee up to which it would be sent now.
+    reservation_wei_per_gas: Uint,
+    /// What waiting is expected to save.
+    expected_saving_wei_per_gas: Uint,
+    /// The timing policy with the largest weight.
+    policy: String,
+    /// Weights of the timing policies above 1 %.
+    policies: BTreeMap<String, f64>,
+}
+
+/// What a chain's base fee is expected to be.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = ChainForecast)]
+pub struct ForecastBody {
+    /// EIP-155 chain id.
+    chain_id: u64,
+    /// The block after which it was made.
+    head: u64,
+    /// Base fee of the next block.
+    next_base_fee_wei_per_gas: Uint,
+    /// The protocol fixes `nextBaseFeeWeiPerGas`.
+    next_is_exact: bool,
+    /// Content hash of the models in force.
+    #[schema(value_type = String)]
+    model: B256,
+    /// Content hash of this forecast; decisions that used it name it.
+    #[schema(value_type = String)]
+    inputs: B256,
+    /// By horizon.
+    horizons: Vec<HorizonView>,
+    /// By slack.
+    slacks: Vec<SlackView>,
+}
+
+impl ForecastBody {
+    /// A forecast; only the horizon nearest to `horizon`, if one is asked for.
+    pub fn new(chain_id: u64, view: &ForecastView, horizon: Option<Duration>) -> Self {
+        let wei = |wei: u128| Uint(U256::from(wei));
+        let ms = |blocks: u32| u64::try_from((view.step * blocks).as_millis()).unwrap_or(u64::MAX);
+        let forecast = &view.forecast;
+        let nearest = horizon.and_then(|asked| {
+            let asked = u64::try_from(asked.as_millis()).unwrap_or(u64::MAX);
+            forecast.horizons.iter().map(|horizon| horizon.steps).min_by_key(|steps| ms(*steps).abs_diff(asked))
+        });
+        let horizons = forecast.horizons.iter().filter(|horizon| nearest.is_none_or(|steps| steps == horizon.steps));
+        let horizons = horizons.map(|horizon| HorizonView {
+            blocks: horizon.steps,
+            ahead_ms: ms(horizon.steps),
+            point_wei_per_gas: wei(horizon.point),
+            q10_wei_per_gas: wei(horizon.q10),
+            q50_wei_per_gas: wei(horizon.q50),
+            q90_wei_per_gas: wei(horizon.q90),
+            experts: view.experts.get(&horizon.steps).into_iter().flatten().cloned().collect(),
+        });
+        let slacks = view.waits.iter().map(|(blocks, decision)| SlackView {
+            blocks: *blocks,
+            slack_ms: ms(*blocks),
+            send_now: decision.send,
+            reservation_wei_per_gas: wei(decision.reservation),
+            expected_saving_wei_per_gas: wei(decision.expected_saving),
+            policy: decision.policy.to_string(),
+            policies: view.policies.get(blocks).into_iter().flatten().filter(|(_, w)| *w > 0.01).cloned().collect(),
+        });
+        Self {
+            chain_id,
+            head: forecast.number,
+            next_base_fee_wei_per_gas: wei(forecast.next_base_fee),
+            next_is_exact: forecast.next_is_exact,
+            model: forecast.model.0,
+            inputs: view.inputs,
+            horizons: horizons.collect(),
+            slacks: slacks.collect(),
+        }
+    }
 }
 
 /// One endpoint as a source of fees.

@@ -1,31 +1,32 @@
 //! Chains, lanes, batches, probes and pages.
 
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
-    extract::{Path, State},
+    extract::{Path, Query, State, rejection::QueryRejection},
     http::{HeaderMap, HeaderValue, Response, StatusCode, header},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use slackwater::{
     relay::{ChainHealth, ChainStatus},
     request::{BatchId, RequestId},
 };
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     MetricsAccess, Shared,
     auth::Caller,
     body,
     dto::{
-        BatchBody, ChainFeesView, ChainView, ChainsView, CountView, CountsView, LaneView, LanesView, SourceView,
-        SourcesView,
+        BatchBody, ChainFeesView, ChainView, ChainsView, CountView, CountsView, ForecastBody, LaneView, LanesView,
+        SourceView, SourcesView,
     },
     openapi,
     problem::{Problem, ProblemBody},
+    requests::query,
 };
-use crate::scalar::Account;
+use crate::scalar::{Account, Span};
 
 type Answer = Result<Response<Body>, Problem>;
 
@@ -63,6 +64,47 @@ pub(super) async fn fees(State(app): State<Shared>, _caller: Caller, Path(id): P
 pub(super) async fn lanes(State(app): State<Shared>, _caller: Caller) -> Response<Body> {
     let lanes = app.relay.lanes().into_iter().map(LaneView::from).collect();
     body::json(StatusCode::OK, &LanesView { lanes })
+}
+
+/// Which horizon.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ForecastQuery {
+    /// Only the horizon nearest to this time, such as `5m`.
+    horizon: Option<String>,
+}
+
+/// What a chain's base fee is expected to be, with intervals, and what that means for requests that can wait.
+#[utoipa::path(
+    get, path = "/v1/chains/{id}/forecast", tag = "operations",
+    params(("id" = u64, Path, description = "EIP-155 chain id"), ForecastQuery),
+    responses(
+        (status = 200, description = "The forecast", body = ForecastBody),
+        (status = 404, description = "Not served, or not forecast", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = "4XX", description = "Refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn forecast(
+    State(app): State<Shared>,
+    _caller: Caller,
+    Path(id): Path<String>,
+    params: Result<Query<ForecastQuery>, QueryRejection>,
+) -> Answer {
+    let ForecastQuery { horizon } = query(params)?;
+    let chain_id: u64 = id.parse().map_err(|_| Problem::new("malformed_id", "a chain's id is a decimal integer"))?;
+    let horizon = match horizon {
+        Some(text) => {
+            let span =
+                Span::parse(&text).map_err(|problem| Problem::new("invalid_query", format!("horizon: {problem}")))?;
+            Some(Duration::from_millis(span.0))
+        }
+        None => None,
+    };
+    let view = app.relay.forecast(chain_id).ok_or_else(|| {
+        Problem::new("not_found", format!("chain {chain_id} is not served here, has no blocks yet, or sends at once"))
+    })?;
+    Ok(body::json(StatusCode::OK, &ForecastBody::new(chain_id, &view, horizon)))
 }
 
 /// The fee sources: how far each RPC endpoint is believed, and why.

@@ -1,5 +1,7 @@
 //! Requests: submit, ask, list, cancel, quote.
 
+use std::time::Duration;
+
 use axum::{
     body::Body,
     extract::{Path, Query, Request, State, rejection::QueryRejection},
@@ -229,7 +231,7 @@ pub(super) async fn cancel(State(app): State<Shared>, caller: Caller, Path(id): 
     Ok(body::json(StatusCode::OK, &SummaryView::from(&cancelled)))
 }
 
-/// What a request with this gas would cost if it were sent now.
+/// What a request with this gas would cost if it were sent now, and what waiting would be worth.
 #[utoipa::path(
     post, path = "/v1/quotes", tag = "requests", request_body = QuoteBody,
     responses(
@@ -244,5 +246,9 @@ pub(super) async fn quote(State(app): State<Shared>, _caller: Caller, request: R
     let bytes = body::read(&parts.headers, body, limits.single(), limits.body_timeout).await?;
     let asked: QuoteBody = body::parse(&bytes)?;
     let quote = app.relay.quote(asked.chain_id.0, asked.gas.0)?;
-    Ok(body::json(StatusCode::OK, &QuoteView::from(&quote)))
+    let wait = match asked.within {
+        Some(within) => app.relay.quote_wait(asked.chain_id.0, Duration::from_millis(within.0))?,
+        None => None,
+    };
+    Ok(body::json(StatusCode::OK, &QuoteView::from(&quote).with_wait(&quote, wait)))
 }
