@@ -372,6 +372,15 @@ impl RelayerClient {
         if answer.status == 200 { json(&answer) } else { Err(problem(&answer)?.into()) }
     }
 
+    /// A quote for what `body` describes.
+    ///
+    /// # Errors
+    /// [`BenchError::Problem`] for an error answer.
+    pub async fn quote<T: DeserializeOwned>(&self, body: &Value) -> Result<T> {
+        let answer = self.send(post_json("/v1/quotes", body.to_string())).await?;
+        if answer.status == 200 { json(&answer) } else { Err(problem(&answer)?.into()) }
+    }
+
     fn signed(&self, mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
         if let Some(authorization) = &self.authorization {
             request.headers_mut().insert(AUTHORIZATION, authorization.clone());

@@ -66,6 +66,11 @@ pub enum Fault {
     },
     /// Receipts are not what they are.
     Receipt(ReceiptLie),
+    /// Base fees are this many times what they are, in headers and fee histories.
+    Fees {
+        /// Factor.
+        times: u64,
+    },
 }
 
 /// What is wrong with a receipt.
@@ -92,6 +97,7 @@ impl Fault {
             Self::HttpStatus(_) => "http_status",
             Self::StaleHead { .. } => "stale_head",
             Self::Receipt(_) => "receipt",
+            Self::Fees { .. } => "fees",
         }
     }
 }
@@ -328,7 +334,7 @@ impl Shared {
                 Fault::HttpStatus(status) => return Ok(Reply::Status(*status)),
                 Fault::Refuse { client, class } => return Ok(Reply::Answer(refusal(&id, client, *class))),
                 Fault::StaleHead { blocks } => stale = stale.max(*blocks),
-                Fault::DropAfter | Fault::Duplicate | Fault::Receipt(_) => {}
+                Fault::DropAfter | Fault::Duplicate | Fault::Receipt(_) | Fault::Fees { .. } => {}
             }
         }
         let newest = if stale > 0 { self.newest(stale).await? } else { None };
@@ -356,6 +362,7 @@ impl Shared {
         for (fault, _) in &faults {
             match fault {
                 Fault::Receipt(lie) => lie_about(&mut answer["result"], *lie),
+                Fault::Fees { times } => inflate(&mut answer["result"]["baseFeePerGas"], *times),
                 Fault::DropAfter => return Err(Dropped),
                 _ => {}
             }
@@ -530,6 +537,15 @@ fn lie_about(result: &mut Value, lie: ReceiptLie) {
             }
             ReceiptLie::OtherBlock => receipt["blockHash"] = json!(B256::repeat_byte(0xee)),
         }
+    }
+}
+
+/// One fee, or a list of them.
+fn inflate(fees: &mut Value, times: u64) {
+    match fees {
+        Value::Array(fees) => fees.iter_mut().for_each(|fee| inflate(fee, times)),
+        Value::String(_) => *fees = json!(wide_quantity(fees).saturating_mul(U256::from(times))),
+        _ => {}
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
     clock,
     dispatch::Candidate,
     error::CancelError,
-    fees::Price,
+    fees::{Price, price_at},
     foresight::{ForecastView, Foresight, Outlook, Refitted, TimingMode},
     journal::JournalEntry,
     lane_shell::LaneShell,
@@ -264,22 +264,36 @@ impl ChainService {
     fn on_head(&mut self, update: &HeadUpdate) {
         let now = clock::now();
         let header = &update.header;
+        let points = self.market.on_head(now, &update.histories, header, update.price.next_base_fee);
+        let price = match points.last() {
+            // The node that told the head is not believed about its fee.
+            Some(point) if point.number == header.number() && point.base_fee != header.base_fee() => {
+                tracing::warn!(
+                    chain_id = self.chain_id(),
+                    block = point.number,
+                    believed = point.base_fee,
+                    told = header.base_fee(),
+                    "a node tells another base fee than the others"
+                );
+                price_at(&self.shared.spec, point.price(), update.histories.tip(), &[])
+            }
+            _ => update.price,
+        };
         let info = HeadInfo {
             number: header.number(),
             timestamp_s: header.timestamp.to(),
-            next_base_fee: update.price.next_base_fee,
-            quote: update.price.quote,
+            next_base_fee: price.next_base_fee,
+            quote: price.quote,
             final_block: update.final_block,
         };
-        let tip = update.price.quote.max_priority_fee_per_gas;
-        let points = self.market.on_head(now, &update.histories, header, update.price.next_base_fee);
+        let tip = price.quote.max_priority_fee_per_gas;
         for point in &points {
             self.gate.record(point.base_fee.saturating_add(tip));
         }
-        self.gate.set_price(update.price.next_base_fee.saturating_add(tip));
+        self.gate.set_price(price.next_base_fee.saturating_add(tip));
         self.foresee(&points);
         self.head = Some(info);
-        self.price = Some(update.price);
+        self.price = Some(price);
         self.head_at = now;
         // What failed in simulation gets another block to try.
         for id in std::mem::take(&mut self.held) {

@@ -110,10 +110,15 @@ pub(super) fn price(spec: &ChainSpec, header: &Header, tip: Option<u128>) -> Pri
             parent.base_fee_per_gas
         }
     };
+    price_at(spec, next_base_fee, tip, &header.extra_data)
+}
+
+/// What to offer when the next block charges `next_base_fee`.
+pub(super) fn price_at(spec: &ChainSpec, next_base_fee: u128, tip: Option<u128>, extra_data: &[u8]) -> Price {
     let tip = tip.unwrap_or(0).max(spec.min_priority_fee_wei_per_gas).max(1);
     let cap = spec
         .base_fee
-        .max_after(next_base_fee, CAP_HORIZON_BLOCKS, &header.extra_data)
+        .max_after(next_base_fee, CAP_HORIZON_BLOCKS, extra_data)
         .unwrap_or_else(|| next_base_fee.saturating_mul(2))
         .saturating_add(tip);
     Price { next_base_fee, quote: Fees::new(cap, tip) }

@@ -20,6 +20,7 @@ mod funds;
 mod http;
 mod input;
 mod lanes;
+mod market;
 mod money;
 mod node;
 mod poison;
