@@ -8,10 +8,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    data_fee::{self, DataFeeFault},
     fees::{FeeHistory, Header, Price, price},
     rpc::{RpcError, RpcPool},
 };
-use crate::chain::{ChainSpec, FinalityRule};
+use crate::chain::{ChainSpec, FinalityRule, data_fee::DataFeeModel};
 
 /// Blocks of history whose hashes are kept to notice reorgs, at least.
 const MIN_WINDOW_BLOCKS: u64 = 128;
@@ -28,6 +29,7 @@ pub(super) struct HeadUpdate {
     /// Canonical (number, hash) pairs that are new or replaced, ascending.
     pub(super) canonical: Vec<(u64, B256)>,
     pub(super) accounts: Vec<Account>,
+    pub(super) data_fee: Result<DataFeeModel, DataFeeFault>,
 }
 
 /// A lane's account at the head. Fields are missing where nodes did not answer.
@@ -46,13 +48,21 @@ pub(super) struct Watcher {
     pub(super) pool: RpcPool,
     pub(super) senders: Vec<Address>,
     pub(super) poll_interval: Duration,
+    /// Multicall3, where it is deployed.
+    pub(super) multicall3: Option<Address>,
     seen: BTreeMap<u64, B256>,
     head: Option<B256>,
 }
 
 impl Watcher {
-    pub(super) const fn new(spec: ChainSpec, pool: RpcPool, senders: Vec<Address>, poll_interval: Duration) -> Self {
-        Self { spec, pool, senders, poll_interval, seen: BTreeMap::new(), head: None }
+    pub(super) const fn new(
+        spec: ChainSpec,
+        pool: RpcPool,
+        senders: Vec<Address>,
+        poll_interval: Duration,
+        multicall3: Option<Address>,
+    ) -> Self {
+        Self { spec, pool, senders, poll_interval, multicall3, seen: BTreeMap::new(), head: None }
     }
 
     /// Polls until cancelled; every new head goes to `updates`. A failing poll is retried at the next interval.
@@ -113,7 +123,9 @@ impl Watcher {
         let final_block = final_block(&self.spec.finality, number, tagged);
         let history: Option<FeeHistory> = self.pool.call("eth_feeHistory", json!(["0xa", "latest", [20]])).await.ok();
         let accounts =
-            futures_util::future::join_all(self.senders.iter().map(|sender| self.account(*sender, final_block))).await;
+            futures_util::future::join_all(self.senders.iter().map(|sender| self.account(*sender, final_block)));
+        let data_fee = data_fee::read(&self.pool, self.spec.family, self.multicall3, &header);
+        let (accounts, data_fee) = tokio::join!(accounts, data_fee);
         self.pool.note_head(number);
         self.head = Some(header.hash);
         for (number, hash) in &canonical {
@@ -124,7 +136,7 @@ impl Watcher {
         let keep_from = number.saturating_sub(MIN_WINDOW_BLOCKS.max(number - final_block.unwrap_or(number)));
         self.seen = self.seen.split_off(&keep_from);
         let price = price(&self.spec, &header, history.as_ref());
-        Ok(Some(HeadUpdate { header, price, final_block, canonical, accounts }))
+        Ok(Some(HeadUpdate { header, price, final_block, canonical, accounts, data_fee }))
     }
 
     /// Walks back from the new head to the newest block that we knew to be canonical.

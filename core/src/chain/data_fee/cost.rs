@@ -89,6 +89,7 @@ impl TransactionCost {
 }
 
 /// `wei × (100 + percent) / 100`, rounded up. Saturates.
-fn with_margin(wei: U256, percent: u32) -> U256 {
+#[must_use]
+pub fn with_margin(wei: U256, percent: u32) -> U256 {
     wei.saturating_mul(U256::from(100 + u64::from(percent))).div_ceil(U256::from(100))
 }

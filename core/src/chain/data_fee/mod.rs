@@ -15,7 +15,7 @@ mod size;
 
 pub use arbitrum_poster::{ArbitrumPoster, PosterGas};
 pub use bedrock::bedrock_data_gas;
-pub use cost::{CostRange, TransactionCost, TxShape};
+pub use cost::{CostRange, TransactionCost, TxShape, with_margin};
 pub use ecotone::ecotone_data_gas;
 pub use fjord::{DEFAULT_DA_FOOTPRINT_GAS_SCALAR, da_footprint_gas, da_usage_bytes, fjord_data_gas};
 pub use model::DataFeeModel;

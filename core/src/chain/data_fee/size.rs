@@ -38,6 +38,12 @@ impl TxSize {
     /// bytes more are possible and belong to the margin.
     #[must_use]
     pub fn of_unsigned(calldata: &[u8]) -> Self {
+        Self::measure(&Self::sketch(calldata))
+    }
+
+    /// The bytes that [`Self::of_unsigned`] measures, for an oracle that wants bytes. No transaction.
+    #[must_use]
+    pub fn sketch(calldata: &[u8]) -> Vec<u8> {
         let [head, tail] = ENVELOPE_BYTES;
         let mut raw = Vec::with_capacity(head + calldata.len() + tail);
         // A multiplicative sequence: never zero, no repeats of three bytes within the envelope.
@@ -49,7 +55,7 @@ impl TxSize {
         raw.extend(core::iter::repeat_with(&mut filler).take(head));
         raw.extend_from_slice(calldata);
         raw.extend(core::iter::repeat_with(&mut filler).take(tail));
-        Self::measure(&raw)
+        raw
     }
 
     /// Upper bound for any transaction whose encoding has at most `bytes` bytes, signature included.
