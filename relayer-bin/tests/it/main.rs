@@ -25,6 +25,7 @@ mod node;
 mod poison;
 mod problems;
 mod reorg;
+mod rollups;
 mod shutdown;
 mod stage;
 mod truth;
