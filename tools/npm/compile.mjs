@@ -7,7 +7,7 @@
 // - forwarder_builds.rs: the runtime code of each published forwarder, immutables and metadata
 //   masked, as a table for `slackwater_contracts::forwarder`.
 // - Guestbook, Nasty: compiled from `bindings/contracts/sol`.
-// - Multicall3: not generated; its committed creation code is compared with the canonical hash.
+// - Multicall3, GasPriceOracle, L1Block: not generated; the committed code is compared with the canonical hash.
 //
 // `cargo xtask contracts` runs this.
 
@@ -40,6 +40,11 @@ const TARGET_SETTINGS = {
 }
 /** The runtime code at 0xcA11bde05977b3631167028862bE2a173976CA11 on every chain. */
 const MULTICALL3_CODE_HASH = '0xd5c15df687b16f2ff992fc8d767b4216323184a2bbc6ee2f9c398c318e770891'
+/** Runtime codes in @eth-optimism/contracts-bedrock 0.17.3, forge-artifacts: too large a package to install for two files. */
+const PREDEPLOY_CODE_HASHES = {
+  GasPriceOracle: '0xa88fa50a2745b15e6794247614b5298483070661adacb8d32d716434ed24c6b2',
+  L1Block: '0x3f5ec6b10ec3d60b3a840f6eb476ded32bbfc5dd68c12daccbbc775a2b93a10c',
+}
 /** Its creation code is this, which copies what follows, and the runtime code. */
 const MULTICALL3_INIT = '608060405234801561001057600080fd5b50610ee0806100206000396000f3fe'
 
@@ -51,6 +56,7 @@ writeForwarder()
 writeForwarderBuilds()
 for (const name of ['Guestbook', 'Nasty']) writeTarget(name)
 checkMulticall3()
+checkPredeploys()
 
 function writeForwarder() {
   const name = 'ERC2771Forwarder'
@@ -115,6 +121,13 @@ function checkMulticall3() {
   const code = readFileSync(join(CONTRACTS, 'artifacts', 'Multicall3.creation.hex'), 'utf8').trim()
   expect(code.slice(0, MULTICALL3_INIT.length), MULTICALL3_INIT, 'init code of Multicall3')
   expect(keccak256(`0x${code.slice(MULTICALL3_INIT.length)}`), MULTICALL3_CODE_HASH, 'runtime code hash of Multicall3')
+}
+
+function checkPredeploys() {
+  for (const [name, hash] of Object.entries(PREDEPLOY_CODE_HASHES)) {
+    const code = readFileSync(join(CONTRACTS, 'artifacts', `${name}.runtime.hex`), 'utf8').trim()
+    expect(keccak256(`0x${code}`), hash, `runtime code hash of ${name}`)
+  }
 }
 
 function compile(compiler, settings, sourceName, name, read) {

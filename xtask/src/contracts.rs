@@ -29,7 +29,7 @@ pub(crate) fn check() -> Result<()> {
 }
 
 /// Committed files of the artifact directory that are not generated.
-const KEPT: [&str; 2] = ["README.md", "Multicall3.creation.hex"];
+const KEPT: [&str; 4] = ["README.md", "Multicall3.creation.hex", "GasPriceOracle.runtime.hex", "L1Block.runtime.hex"];
 
 /// Runs `cargo xtask contracts`.
 pub(crate) fn run(args: &Args) -> Result<()> {

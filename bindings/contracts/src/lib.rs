@@ -25,3 +25,4 @@ pub mod forwarder;
 pub mod guestbook;
 pub mod multicall3;
 pub mod nasty;
+pub mod rollup;

@@ -49,6 +49,12 @@ impl ChainFamily {
         matches!(self, Self::OpStack | Self::Scroll)
     }
 
+    /// Whether a transaction's cost or gas limit depends on L1 prices, which must be read from the chain.
+    #[must_use]
+    pub const fn has_data_fee(self) -> bool {
+        matches!(self, Self::OpStack | Self::Arbitrum | Self::Scroll)
+    }
+
     /// Whether a higher tip buys earlier inclusion.
     #[must_use]
     pub const fn tip_matters(self) -> bool {

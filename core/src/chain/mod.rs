@@ -8,6 +8,7 @@
 pub mod arbitrum;
 mod base_fee;
 mod blob;
+pub mod data_fee;
 pub(crate) mod decimal;
 mod family;
 mod fees;

@@ -17,6 +17,7 @@ use super::{
     builder::ChainTuning,
     chain_service::Message,
     clock,
+    data_fee::usual_forward,
     error::SubmitError,
     fees::Price,
     foresight::{ForecastView, WaitQuote},
@@ -26,14 +27,18 @@ use super::{
     tenants::{Tenant, Tenants},
 };
 use crate::{
-    chain::ChainSpec,
+    chain::{
+        ChainSpec, Fees,
+        data_fee::{DataFeeModel, TransactionCost, TxShape, TxSize},
+    },
     ledger::{
         AcceptOutcome, Durable, GroupCommit, Idempotency, Ledger, NewRequest, RequestRecord, Write, WriteOutcome,
     },
     market::SourceStatus,
     request::{
         Deadline, ForwarderDomain, Promise, Status, Submission, SubmissionKind, VerifiedRequest, VerifyContext,
-        vehicle::VehicleParams, verify,
+        vehicle::{VehicleKey, VehicleParams},
+        verify,
     },
     schedule::QueuedRequest,
     time::Timestamp,
@@ -79,6 +84,10 @@ pub(super) struct ChainView {
     pub(super) forecast: Option<Arc<ForecastView>>,
     /// Fee sources by name.
     pub(super) sources: Vec<(String, SourceStatus)>,
+    /// What L1 costs; `None` while that is not known.
+    pub(super) data_fee: Option<DataFeeModel>,
+    /// Why it could not be read at the last head.
+    pub(super) data_fee_fault: Option<String>,
 }
 
 impl ChainShared {
@@ -86,13 +95,24 @@ impl ChainShared {
         self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    fn price(&self) -> Result<Price, SubmitError> {
+    /// Prices of gas and of data as of the newest head.
+    fn prices(&self) -> Result<(Price, DataFeeModel), SubmitError> {
         let view = self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        view.price.ok_or_else(|| SubmitError::ChainUnavailable {
+        let unavailable = |detail: &str| SubmitError::ChainUnavailable {
             chain_id: self.spec.chain_id,
-            detail: "no block has been seen yet".to_owned(),
+            detail: detail.to_owned(),
             retry_after: self.spec.block_time().max(Duration::from_secs(1)),
-        })
+        };
+        let price = view.price.ok_or_else(|| unavailable("no block has been seen yet"))?;
+        let fault = view.data_fee_fault.as_deref().unwrap_or("L1 fee parameters have not been read yet");
+        Ok((price, view.data_fee.ok_or_else(|| unavailable(fault))?))
+    }
+
+    /// What a request costs in a transaction of its own at most, and by itself in the next block.
+    fn cost(&self, prices: (Price, DataFeeModel), shape: &TxShape<'_>, ceiling: u128) -> TransactionCost {
+        let (price, model) = prices;
+        let fees = Fees::new(ceiling, price.quote.max_priority_fee_per_gas);
+        TransactionCost::of(shape, fees, price.next_base_fee, &model, self.tuning.l1_fee_margin_percent)
     }
 
     /// Gas of a transaction that carries only `member_gas`.
@@ -100,15 +120,18 @@ impl ChainShared {
         self.params.base_gas().saturating_add(member_gas)
     }
 
-    /// Cost now and worst case of a request that adds `member_gas` at `ceiling` wei per gas.
-    fn quote(price: Price, member_gas: u64, gas_alone: u64, ceiling: u128, value: U256) -> Quote {
-        let now = price.quote.effective_gas_price(price.next_base_fee);
+    /// Cost now and worst case of a request of this shape at `ceiling` wei per gas.
+    fn quote(&self, prices: (Price, DataFeeModel), shape: &TxShape<'_>, ceiling: u128) -> Quote {
+        let (price, model) = prices;
+        let cost = self.cost(prices, shape, ceiling);
         Quote {
             base_fee_wei_per_gas: price.next_base_fee,
             priority_fee_wei_per_gas: price.quote.max_priority_fee_per_gas,
-            gas: member_gas,
-            expected_cost_wei: U256::from(member_gas).saturating_mul(U256::from(now)).saturating_add(value),
-            max_cost_wei: U256::from(gas_alone).saturating_mul(U256::from(ceiling)).saturating_add(value),
+            gas: shape.gas_used.saturating_add(model.poster_gas(shape.size).expected),
+            l1_data_fee_wei: cost.data.expected,
+            operator_fee_wei: cost.operator.expected,
+            expected_cost_wei: cost.total_expected(),
+            max_cost_wei: cost.total_max(),
         }
     }
 }
@@ -143,10 +166,12 @@ impl Admission {
     /// Cost of a request with `gas` inner gas on a chain, as of now.
     pub(super) fn quote(&self, chain_id: ChainId, gas: u64) -> Result<Quote, SubmitError> {
         let chain = self.chains.get(&chain_id).ok_or(SubmitError::UnknownChain(chain_id))?;
-        let price = chain.price()?;
+        let prices = chain.prices()?;
         let member_gas = gas.saturating_add(chain.tuning.forward_overhead_gas);
-        let ceiling = price.quote.max_fee_per_gas;
-        Ok(ChainShared::quote(price, member_gas, chain.gas_alone(member_gas), ceiling, U256::ZERO))
+        let size = if prices.1 == DataFeeModel::None { TxSize::default() } else { usual_forward() };
+        let gas_limit = chain.gas_alone(member_gas);
+        let shape = TxShape { gas_used: member_gas, gas_limit, size: &size, value: U256::ZERO };
+        Ok(chain.quote(prices, &shape, prices.0.quote.max_fee_per_gas))
     }
 
     /// What waiting is worth on a chain.
@@ -303,23 +328,21 @@ impl Admission {
         if bytes > limit {
             return Err(SubmitError::TooLarge { bytes, limit });
         }
-        let price = chain.price()?;
-        let ceiling = ceiling(&chain.tuning, tenant, price, &request, gas_alone)?;
-        let quote = ChainShared::quote(price, member_gas, gas_alone, ceiling, request.value());
+        let prices = chain.prices()?;
+        let request = Arc::new(request);
+        let size = match prices.1 {
+            DataFeeModel::None => TxSize::default(),
+            _ => TxSize::of_unsigned(
+                &chain.params.payload(VehicleKey::of(&request), std::slice::from_ref(&request)).data,
+            ),
+        };
+        let shape = TxShape { gas_used: member_gas, gas_limit: gas_alone, size: &size, value: request.value() };
+        let ceiling = ceiling(&chain, tenant, prices, &request, &shape)?;
+        let quote = chain.quote(prices, &shape, ceiling);
         let promise = self.promise(&request);
         let promise_signature = self.identity.sign(promise.digest());
         let payload = request.to_stored();
-        Ok(Prepared {
-            chain,
-            request: Arc::new(request),
-            member_gas,
-            bytes,
-            ceiling,
-            quote,
-            idempotency,
-            promise_signature,
-            payload,
-        })
+        Ok(Prepared { chain, request, member_gas, bytes, ceiling, quote, idempotency, promise_signature, payload })
     }
 
     fn promise(&self, request: &VerifiedRequest) -> Promise {
@@ -455,26 +478,28 @@ pub(super) fn max_payload_bytes(spec: &ChainSpec) -> usize {
 
 /// Highest price of gas that this request may be sent at (invariant I8).
 fn ceiling(
-    tuning: &ChainTuning,
+    chain: &ChainShared,
     tenant: &Tenant,
-    price: Price,
+    prices: (Price, DataFeeModel),
     request: &VerifiedRequest,
-    gas_alone: u64,
+    shape: &TxShape<'_>,
 ) -> Result<u128, SubmitError> {
-    let mut ceiling = tuning.max_fee_ceiling_wei_per_gas;
+    let (price, model) = prices;
+    let mut ceiling = chain.tuning.max_fee_ceiling_wei_per_gas;
     if tenant.policy.budget.is_some() {
         // A reservation at the absolute ceiling would eat the whole budget.
-        let percent = u128::from(tuning.budget_headroom_percent) + 100;
+        let percent = u128::from(chain.tuning.budget_headroom_percent) + 100;
         ceiling = ceiling.min(price.quote.max_fee_per_gas.saturating_mul(percent) / 100);
     }
     if let Some(max_cost_wei) = request.max_cost_wei() {
-        let for_gas = max_cost_wei.saturating_sub(request.value());
-        let affordable = for_gas / U256::from(gas_alone.max(1));
+        let gas = shape.gas_limit.saturating_add(model.poster_gas(shape.size).padded).max(1);
+        // What is paid whatever gas costs.
+        let fixed = chain.cost(prices, shape, 0).beyond_gas().max.saturating_add(request.value());
+        let affordable = max_cost_wei.saturating_sub(fixed) / U256::from(gas);
         let effective = price.quote.effective_gas_price(price.next_base_fee);
         let affordable = u128::try_from(affordable).unwrap_or(u128::MAX);
         if affordable < effective {
-            let needed_wei =
-                U256::from(gas_alone).saturating_mul(U256::from(effective)).saturating_add(request.value());
+            let needed_wei = U256::from(gas).saturating_mul(U256::from(effective)).saturating_add(fixed);
             return Err(SubmitError::CeilingTooLow { needed_wei, max_cost_wei });
         }
         ceiling = ceiling.min(affordable);

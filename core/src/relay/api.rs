@@ -46,6 +46,12 @@ pub struct Quote {
     pub priority_fee_wei_per_gas: u128,
     /// Gas this request adds to a batch, execution and its share of overhead.
     pub gas: u64,
+    /// L1 data fee in `expected_cost_wei`, wei: what its bytes cost in a transaction of their own, a batch shares.
+    #[serde(default)]
+    pub l1_data_fee_wei: U256,
+    /// Operator fee in `expected_cost_wei`, wei.
+    #[serde(default)]
+    pub operator_fee_wei: U256,
     /// Expected cost if sent now, wei.
     pub expected_cost_wei: U256,
     /// Worst case that was reserved, wei.

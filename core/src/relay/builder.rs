@@ -105,6 +105,9 @@ pub struct ChainTuning {
     pub max_fee_ceiling_wei_per_gas: u128,
     /// How far a request with a budget may exceed the price at acceptance, percent (`budget_headroom_percent`).
     pub budget_headroom_percent: u32,
+    /// How far the L1 data fee that is reserved lies above the current one, percent (`l1_fee_margin_percent`): it follows L1
+    /// until inclusion, and no signature caps it.
+    pub l1_fee_margin_percent: u32,
     /// Fixed cost of one forward request inside `executeBatch`, gas, beyond `request.gas` (`forward_overhead_gas`).
     pub forward_overhead_gas: u64,
     /// Smallest share of recent base fees that must be above the current one to send early, percent
@@ -150,6 +153,7 @@ impl ChainTuning {
             max_attempts: 32,
             max_fee_ceiling_wei_per_gas: 1_000_000_000_000,
             budget_headroom_percent: 300,
+            l1_fee_margin_percent: 100,
             forward_overhead_gas: 45_000,
             fee_history_blocks: 1_024,
             market: BookConfig::default(),

@@ -20,6 +20,7 @@ use super::{
     admission::{ChainShared, ChainView},
     api::{ChainHealth, LaneStatus},
     clock,
+    data_fee::{DataFeeFault, Told},
     dispatch::Candidate,
     error::CancelError,
     fees::{Price, price_at},
@@ -33,6 +34,7 @@ use super::{
     watcher::HeadUpdate,
 };
 use crate::{
+    chain::data_fee::DataFeeModel,
     lane::{AttemptKey, Event, HeadInfo, PollPurpose, SendOutcome},
     ledger::{RequestChange, Tracked, Write},
     market::FeePoint,
@@ -92,6 +94,7 @@ pub(super) enum Done {
         lane: usize,
         candidate: Box<Candidate>,
         verdict: Verdict,
+        told: Told,
     },
     /// Forwarder nonces of the members that a transaction left untouched.
     Inspected {
@@ -142,6 +145,10 @@ pub(super) struct ChainService {
     pub(super) head: Option<HeadInfo>,
     pub(super) price: Option<Price>,
     pub(super) forecast: Option<Arc<ForecastView>>,
+    /// What L1 costs, as last read.
+    pub(super) data_fee: Option<DataFeeModel>,
+    /// Why it could not be read at the last head.
+    pub(super) data_fee_fault: Option<DataFeeFault>,
     pub(super) head_at: Timestamp,
     pub(super) tasks: JoinSet<Done>,
     /// Requests that failed a simulation: they wait for the next block.
@@ -295,6 +302,7 @@ impl ChainService {
         self.head = Some(info);
         self.price = Some(price);
         self.head_at = now;
+        self.learn_data_fee(&update.data_fee);
         // What failed in simulation gets another block to try.
         for id in std::mem::take(&mut self.held) {
             self.queue.put_back(now, id);
@@ -358,7 +366,10 @@ impl ChainService {
                 self.lane_event(now, lane, Event::Receipts { nonce, purpose, found, is_complete, at_block });
                 self.dispatch(now);
             }
-            Done::Simulated { lane, candidate, verdict } => self.on_verdict(now, lane, *candidate, verdict),
+            Done::Simulated { lane, mut candidate, verdict, told } => {
+                candidate.told = told;
+                self.on_verdict(now, lane, *candidate, verdict);
+            }
             Done::Inspected { settlement, nonces } => self.conclude(now, *settlement, &nonces),
             Done::Nonces { found } => {
                 self.is_looking_up = false;
@@ -602,6 +613,7 @@ impl ChainService {
 
     pub(super) fn limits(&self) -> Option<ComposeLimits> {
         let price = self.price?;
+        self.data_fee()?;
         let tuning = &self.shared.tuning;
         Some(ComposeLimits {
             max_batch: tuning.max_batch,
@@ -627,6 +639,9 @@ impl ChainService {
             None => (ChainHealth::Starting, Some("no block has been seen yet".to_owned())),
             Some(_) if silence > stale => {
                 (ChainHealth::Unavailable, Some(format!("no new block for {} s", silence.as_secs())))
+            }
+            Some(_) if self.data_fee().is_none() => {
+                (ChainHealth::Impaired, self.data_fee_fault.as_ref().map(ToString::to_string))
             }
             Some(_) if !can_send => (ChainHealth::Impaired, Some("no lane can send".to_owned())),
             Some(_) => (ChainHealth::Healthy, None),
@@ -677,6 +692,8 @@ impl ChainService {
             price: self.price,
             sources: self.market.sources(),
             forecast: self.forecast.clone(),
+            data_fee: self.data_fee(),
+            data_fee_fault: self.data_fee_fault.as_ref().map(ToString::to_string),
         };
     }
 }

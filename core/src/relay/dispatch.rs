@@ -5,10 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use alloy_primitives::{Address, U256};
+use alloy_primitives::Address;
 
 use super::{
     chain_service::{ChainService, Done},
+    data_fee::{self, Told},
     lane_shell::Flight,
     simulate::{Verdict, simulate},
 };
@@ -35,6 +36,8 @@ pub(super) struct Candidate {
     pub(super) payload: Payload,
     /// Users with predecessors in flight, with the nonce they will have then.
     pub(super) ahead: BTreeMap<(Address, Address), u64>,
+    /// What the chain said of its data's cost.
+    pub(super) told: Told,
 }
 
 impl ChainService {
@@ -73,18 +76,20 @@ impl ChainService {
             }
         }
         let payload = self.lanes[index].params.payload(selection.key, &members);
-        Candidate { selection, members, payload, ahead }
+        Candidate { selection, members, payload, ahead, told: Told::default() }
     }
 
     fn simulate(&mut self, index: usize, candidate: Candidate) {
         self.lanes[index].is_simulating = true;
         let shared = self.shared.clone();
         let sender = self.lanes[index].machine.id().sender;
+        let model = self.data_fee().unwrap_or_default();
         self.tasks.spawn(async move {
             let is_known = match candidate.selection.key {
                 VehicleKey::Forwarder(forwarder) => shared.known_forwarders.contains(&forwarder),
                 _ => true,
             };
+            let told = data_fee::ask(&shared.pool, &model, &candidate.payload);
             let verdict = simulate(
                 &shared.pool,
                 sender,
@@ -93,9 +98,9 @@ impl ChainService {
                 &candidate.members,
                 &candidate.ahead,
                 is_known,
-            )
-            .await;
-            Done::Simulated { lane: index, candidate: Box::new(candidate), verdict }
+            );
+            let (told, verdict) = tokio::join!(told, verdict);
+            Done::Simulated { lane: index, candidate: Box::new(candidate), verdict, told }
         });
     }
 
@@ -130,7 +135,7 @@ impl ChainService {
             return;
         }
         metrics::counter!("slackwater_simulations_failed_total").increment(1);
-        let Candidate { mut selection, members, ahead, .. } = candidate;
+        let Candidate { mut selection, members, ahead, told, .. } = candidate;
         let mut broken: BTreeSet<(Address, Address)> = BTreeSet::new();
         let mut good = Vec::with_capacity(members.len());
         let mut failed = Vec::new();
@@ -168,7 +173,8 @@ impl ChainService {
         }
         selection.members = good.iter().map(|member| member.id()).collect();
         let payload = self.lanes[index].params.payload(selection.key, &good);
-        self.launch(now, index, Candidate { selection, members: good, payload, ahead });
+        // What was told of more members is enough for fewer.
+        self.launch(now, index, Candidate { selection, members: good, payload, ahead, told });
     }
 
     /// Reads a user's forwarder nonce afresh.
@@ -226,13 +232,14 @@ impl ChainService {
 
     /// Gives the plan to the lane; what the lane does not take goes back to the queue.
     fn launch(&mut self, now: Timestamp, index: usize, candidate: Candidate) {
-        let Candidate { selection, members, payload, .. } = candidate;
+        let Candidate { selection, members, mut payload, told, .. } = candidate;
+        let extra_wei = self.charge_data(&mut payload, told);
         let weights = members.iter().map(|member| self.lanes[index].params.member_gas(member)).collect();
         let plan = Plan {
             payload: payload.clone(),
             deadline: selection.deadline,
             ceiling_wei_per_gas: selection.ceiling_wei_per_gas,
-            extra_wei: U256::ZERO,
+            extra_wei,
         };
         let lane = &mut self.lanes[index];
         match lane.machine.submit(now, plan) {

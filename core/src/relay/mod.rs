@@ -5,6 +5,7 @@ mod api;
 mod builder;
 mod chain_service;
 mod clock;
+mod data_fee;
 mod dispatch;
 mod error;
 mod fees;

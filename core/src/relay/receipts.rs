@@ -5,7 +5,11 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::rpc::RpcPool;
-use crate::{lane::PollPurpose, request::outcome::TxReceipt};
+use crate::{
+    chain::data_fee::{OpFork, OpL1Params},
+    lane::PollPurpose,
+    request::outcome::TxReceipt,
+};
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -26,6 +30,9 @@ struct RpcReceipt {
     operator_fee_scalar: Option<U64>,
     #[serde(default)]
     operator_fee_constant: Option<U64>,
+    /// OP Stack from Jovian, which counts the operator fee in larger units.
+    #[serde(default)]
+    da_footprint_gas_scalar: Option<U64>,
     #[serde(default)]
     logs: Vec<RpcLog>,
 }
@@ -40,10 +47,13 @@ struct RpcLog {
 impl RpcReceipt {
     /// `None` for a pre-confirmation without a block: that is not inclusion.
     fn into_receipt(self) -> Option<TxReceipt> {
-        let operator_fee = U256::from(self.gas_used.to::<u64>())
-            .saturating_mul(self.operator_fee_scalar.map_or(U256::ZERO, |scalar| U256::from(scalar.to::<u64>())))
-            / U256::from(1_000_000)
-            + self.operator_fee_constant.map_or(U256::ZERO, |constant| U256::from(constant.to::<u64>()));
+        let fork = if self.da_footprint_gas_scalar.is_some() { OpFork::Jovian } else { OpFork::Isthmus };
+        let params = OpL1Params {
+            operator_fee_scalar: self.operator_fee_scalar.map_or(0, |scalar| scalar.saturating_to()),
+            operator_fee_constant: self.operator_fee_constant.map_or(0, |constant| constant.to()),
+            ..OpL1Params::default()
+        };
+        let operator_fee = params.operator_fee(fork, self.gas_used.to());
         Some(TxReceipt {
             hash: self.transaction_hash,
             block_number: self.block_number?.to(),
@@ -116,4 +126,29 @@ fn says_the_same(a: &TxReceipt, b: &TxReceipt) -> bool {
         && a.gas_used == b.gas_used
         && a.effective_gas_price == b.effective_gas_price
         && a.logs == b.logs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn extra(fees: &str) -> U256 {
+        let text = format!(
+            r#"{{"transactionHash":"{0}","blockNumber":"0x1","blockHash":"{0}","status":"0x1","gasUsed":"0x3e8",
+                "effectiveGasPrice":"0x1","logs":[]{fees}}}"#,
+            B256::ZERO
+        );
+        let receipt: RpcReceipt = serde_json::from_str(&text).expect("a receipt");
+        receipt.into_receipt().expect("in a block").extra_fee_wei
+    }
+
+    #[test]
+    fn fees_beyond_gas_are_counted() {
+        assert_eq!(extra(""), U256::ZERO);
+        assert_eq!(extra(r#","l1Fee":"0x64""#), U256::from(100));
+        let isthmus = r#","l1Fee":"0x64","operatorFeeScalar":"0x3e8","operatorFeeConstant":"0xa""#;
+        assert_eq!(extra(isthmus), U256::from(100 + 11));
+        let jovian = format!(r#"{isthmus},"daFootprintGasScalar":"0x190""#);
+        assert_eq!(extra(&jovian), U256::from(100 + 100_000_010));
+    }
 }

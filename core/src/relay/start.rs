@@ -24,8 +24,9 @@ use super::{
     builder::{ChainSetup, RelayConfig},
     chain_service::{ChainService, INBOX_LEN, Message},
     clock,
+    data_fee::{self, beyond_gas},
     error::BuildError,
-    fees::prime,
+    fees::{Header, prime},
     foresight::{Foresight, Outlook, TimingMode},
     journal::{Journal, JournalEntry},
     lane_shell::{Flight, LaneShell},
@@ -35,6 +36,7 @@ use super::{
     watcher::{HeadUpdate, Watcher},
 };
 use crate::{
+    chain::data_fee::{DataFeeModel, TxSize},
     lane::{AttemptKey, AttemptKind, Lane, LaneConfig, Plan, RestoredSlot},
     ledger::{BatchState, GroupCommit, Ledger, LedgerError, RequestRecord, SqliteLedger},
     request::{
@@ -111,7 +113,9 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
         let (service, shared, inbox) = build_service(chain, &ledger, &tenants, journal_sender.clone()).await?;
         let (updates, heads) = mpsc::channel::<Arc<HeadUpdate>>(16);
         let senders = service.lanes.iter().map(|lane| lane.machine.id().sender).collect();
-        let watcher = Watcher::new(shared.spec.clone(), shared.pool.clone(), senders, shared.tuning.poll_interval);
+        let multicall3 = shared.has_multicall.then_some(shared.params.multicall3);
+        let (spec, pool) = (shared.spec.clone(), shared.pool.clone());
+        let watcher = Watcher::new(spec, pool, senders, shared.tuning.poll_interval, multicall3);
         let (watch_stop, service_stop) = (stop.clone(), stop.clone());
         tasks.spawn(async move {
             watcher.run(updates, watch_stop).await;
@@ -217,6 +221,8 @@ struct CheckedChain {
     known_forwarders: BTreeSet<Address>,
     has_multicall: bool,
     market: ChainMarket,
+    /// What L1 costs; `None` if it could not be read, which the first head tells.
+    data_fee: Option<DataFeeModel>,
 }
 
 async fn check_chain(setup: ChainSetup) -> Result<CheckedChain, BuildError> {
@@ -291,7 +297,12 @@ async fn check_chain(setup: ChainSetup) -> Result<CheckedChain, BuildError> {
     let mut market = ChainMarket::new(setup.tuning.market, pool.names());
     let blocks = market.absorb(clock::now(), &histories).len();
     tracing::info!(chain_id, blocks, "fee history read");
-    Ok(CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market })
+    let header: Option<Header> = pool.call("eth_getBlockByNumber", json!(["latest", false])).await.ok();
+    let data_fee = match &header {
+        Some(header) => data_fee::read(&pool, setup.spec.family, has_multicall.then_some(multicall), header).await.ok(),
+        None => None,
+    };
+    Ok(CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, data_fee })
 }
 
 /// Asks until there is an answer or the deadline is over: one lost answer must not stop a start.
@@ -317,7 +328,7 @@ async fn build_service(
     tenants: &Arc<Tenants>,
     journal: mpsc::Sender<JournalEntry>,
 ) -> Result<(ChainService, Arc<ChainShared>, mpsc::Receiver<Message>), BuildError> {
-    let CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market } = chain;
+    let CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, data_fee } = chain;
     let ChainSetup { spec, signers, tuning, .. } = setup;
     let chain_id = spec.chain_id;
     let params = VehicleParams {
@@ -362,7 +373,12 @@ async fn build_service(
             max_fee_ceiling_wei_per_gas: tuning.max_fee_ceiling_wei_per_gas,
             cancel_gas: tuning.cancel_gas,
         };
-        lanes.push(restore_lane(ledger, lane_config, signer, params, &mut open, &mut queue).await?);
+        let extra = |payload: &Payload| {
+            let model = data_fee.unwrap_or_default();
+            let size = TxSize::of_unsigned(&payload.data);
+            beyond_gas(&model, &size, payload.gas_limit, None, tuning.l1_fee_margin_percent)
+        };
+        lanes.push(restore_lane(ledger, lane_config, signer, params, &mut open, &mut queue, extra).await?);
     }
     let now = clock::now();
     let mut rest: Vec<_> = open.into_values().collect();
@@ -408,7 +424,15 @@ async fn build_service(
         params,
         inbox: inbox_sender,
         nonces: moka::future::Cache::new(NONCE_CACHE_LEN),
-        view: RwLock::new(ChainView { status, lanes: Vec::new(), price: None, sources: Vec::new(), forecast: None }),
+        view: RwLock::new(ChainView {
+            status,
+            lanes: Vec::new(),
+            price: None,
+            forecast: None,
+            sources: Vec::new(),
+            data_fee: None,
+            data_fee_fault: None,
+        }),
     });
     let service = ChainService {
         shared: shared.clone(),
@@ -424,6 +448,8 @@ async fn build_service(
         head: None,
         price: None,
         forecast: None,
+        data_fee,
+        data_fee_fault: None,
         head_at: now,
         tasks: JoinSet::new(),
         held: Vec::new(),
@@ -474,6 +500,7 @@ async fn restore_lane(
     params: VehicleParams,
     open: &mut Open,
     queue: &mut Queue,
+    extra: impl Fn(&Payload) -> U256,
 ) -> Result<LaneShell, LedgerError> {
     let id = config.id;
     let next_nonce = ledger.next_nonce(id).await?;
@@ -503,13 +530,14 @@ async fn restore_lane(
         let key = requests
             .first()
             .map_or(VehicleKey::Single(RequestId(alloy_primitives::B256::ZERO)), |request| VehicleKey::of(request));
+        let payload = Payload { to: record.to, value: record.value, data, gas_limit: record.gas_limit };
         slots.push(RestoredSlot {
             nonce,
             plan: Plan {
-                payload: Payload { to: record.to, value: record.value, data, gas_limit: record.gas_limit },
+                extra_wei: extra(&payload),
+                payload,
                 deadline: record.deadline,
                 ceiling_wei_per_gas: record.ceiling_wei_per_gas,
-                extra_wei: U256::ZERO,
             },
             attempts: attempts
                 .iter()

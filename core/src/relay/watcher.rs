@@ -8,11 +8,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    data_fee::{self, DataFeeFault},
     fees::{Header, Price, price},
     market::Histories,
     rpc::{RpcError, RpcPool},
 };
-use crate::chain::{ChainSpec, FinalityRule};
+use crate::chain::{ChainSpec, FinalityRule, data_fee::DataFeeModel};
 
 /// Blocks of history whose hashes are kept to notice reorgs, at least.
 const MIN_WINDOW_BLOCKS: u64 = 128;
@@ -34,6 +35,7 @@ pub(super) struct HeadUpdate {
     pub(super) accounts: Vec<Account>,
     /// What every node says about the blocks up to this one.
     pub(super) histories: Histories,
+    pub(super) data_fee: Result<DataFeeModel, DataFeeFault>,
 }
 
 /// A lane's account at the head. Fields are missing where nodes did not answer.
@@ -52,6 +54,8 @@ pub(super) struct Watcher {
     pub(super) pool: RpcPool,
     pub(super) senders: Vec<Address>,
     pub(super) poll_interval: Duration,
+    /// Multicall3, where it is deployed.
+    pub(super) multicall3: Option<Address>,
     seen: BTreeMap<u64, B256>,
     head: Option<B256>,
     /// Block up to which the fee history was read.
@@ -59,8 +63,14 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    pub(super) const fn new(spec: ChainSpec, pool: RpcPool, senders: Vec<Address>, poll_interval: Duration) -> Self {
-        Self { spec, pool, senders, poll_interval, seen: BTreeMap::new(), head: None, read_to: 0 }
+    pub(super) const fn new(
+        spec: ChainSpec,
+        pool: RpcPool,
+        senders: Vec<Address>,
+        poll_interval: Duration,
+        multicall3: Option<Address>,
+    ) -> Self {
+        Self { spec, pool, senders, poll_interval, multicall3, seen: BTreeMap::new(), head: None, read_to: 0 }
     }
 
     /// Polls until cancelled; every new head goes to `updates`. A failing poll is retried at the next interval.
@@ -120,9 +130,11 @@ impl Watcher {
         };
         let final_block = final_block(&self.spec.finality, number, tagged);
         let blocks = number.saturating_sub(self.read_to).clamp(TIP_BLOCKS, MAX_FILL_BLOCKS);
-        let histories = Histories::read(&self.pool, blocks, number, self.poll_interval).await;
+        let histories = Histories::read(&self.pool, blocks, number, self.poll_interval);
         let accounts =
-            futures_util::future::join_all(self.senders.iter().map(|sender| self.account(*sender, final_block))).await;
+            futures_util::future::join_all(self.senders.iter().map(|sender| self.account(*sender, final_block)));
+        let data_fee = data_fee::read(&self.pool, self.spec.family, self.multicall3, &header);
+        let (histories, accounts, data_fee) = tokio::join!(histories, accounts, data_fee);
         self.pool.note_head(number);
         self.head = Some(header.hash);
         self.read_to = number;
@@ -134,7 +146,7 @@ impl Watcher {
         let keep_from = number.saturating_sub(MIN_WINDOW_BLOCKS.max(number - final_block.unwrap_or(number)));
         self.seen = self.seen.split_off(&keep_from);
         let price = price(&self.spec, &header, histories.tip());
-        Ok(Some(HeadUpdate { header, price, final_block, canonical, accounts, histories }))
+        Ok(Some(HeadUpdate { header, price, final_block, canonical, accounts, histories, data_fee }))
     }
 
     /// Walks back from the new head to the newest block that we knew to be canonical.

@@ -295,6 +295,10 @@ pub struct QuoteView {
     priority_fee_wei_per_gas: Uint,
     /// Gas that the request adds to a batch, with its share of overhead.
     gas: u64,
+    /// L1 data fee in the expected cost (OP Stack, Scroll).
+    l1_data_fee_wei: Uint,
+    /// Operator fee in the expected cost (OP Stack).
+    operator_fee_wei: Uint,
     /// Expected cost if sent now.
     expected_cost_wei: Uint,
     /// Worst case, which is reserved.
@@ -351,6 +355,8 @@ impl From<&Quote> for QuoteView {
             base_fee_wei_per_gas: Uint(U256::from(quote.base_fee_wei_per_gas)),
             priority_fee_wei_per_gas: Uint(U256::from(quote.priority_fee_wei_per_gas)),
             gas: quote.gas,
+            l1_data_fee_wei: Uint(quote.l1_data_fee_wei),
+            operator_fee_wei: Uint(quote.operator_fee_wei),
             expected_cost_wei: Uint(quote.expected_cost_wei),
             max_cost_wei: Uint(quote.max_cost_wei),
             wait: None,

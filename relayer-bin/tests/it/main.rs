@@ -26,6 +26,7 @@ mod node;
 mod poison;
 mod problems;
 mod reorg;
+mod rollups;
 mod shutdown;
 mod stage;
 mod truth;

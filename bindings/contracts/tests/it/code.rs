@@ -5,7 +5,7 @@ use alloy_sol_types::SolValue;
 use slackwater_contracts::forwarder::{
     ForwarderVersion, KNOWN_BUILDS, StrictValueFailure, forwarder_build, forwarder_version,
 };
-use slackwater_contracts::{forwarder, guestbook, multicall3, nasty};
+use slackwater_contracts::{forwarder, guestbook, multicall3, nasty, rollup};
 
 /// Code as `eth_getCode` gave it after a deployment on a local chain.
 const DEPLOYED_5_6_1: &str = include_str!("../fixtures/forwarder-5.6.1.deployed.hex");
@@ -38,6 +38,12 @@ fn constructor_arguments_follow_the_code() {
         let arguments = code.strip_prefix(creation).unwrap();
         assert_eq!(Address::abi_decode(arguments).unwrap(), trusted);
     }
+}
+
+#[test]
+fn predeploy_code_is_what_was_published() {
+    assert_eq!(keccak256(rollup::gas_price_oracle_code()), rollup::GAS_PRICE_ORACLE_CODE_HASH);
+    assert_eq!(keccak256(rollup::l1_block_code()), rollup::L1_BLOCK_CODE_HASH);
 }
 
 #[test]

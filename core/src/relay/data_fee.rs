@@ -1,0 +1,369 @@
+//! Reading what L1 costs from the chain: parameters at each head, and the chain's own word on one batch.
+
+use std::fmt;
+
+use alloy_primitives::{Address, Bytes, U64, U256};
+use alloy_sol_types::SolCall;
+use serde_json::{Value, json};
+use slackwater_contracts::{
+    forwarder, multicall3,
+    rollup::{
+        self, ArbGasInfo, GasPriceOracle as Oracle, L1Block, NodeInterface::gasEstimateL1ComponentCall, ScrollOracle,
+    },
+};
+
+use super::{
+    chain_service::ChainService,
+    fees::Header,
+    rpc::{RpcError, RpcPool},
+};
+use crate::{
+    chain::{
+        ChainFamily, OpBaseFeeParams, RpcErrorClass,
+        data_fee::{ArbitrumPoster, DataFeeModel, OpFork, OpL1Params, ScrollFork, ScrollL1Params, TxSize, with_margin},
+    },
+    provenance::Decision,
+    request::vehicle::Payload,
+};
+
+/// What a gas limit on Arbitrum holds beyond the padded estimate, percent: the documentation's advice.
+const POSTER_GAS_MARGIN_PERCENT: u64 = 10;
+
+/// Why the L1 parameters are not known.
+#[derive(Debug, Clone)]
+pub(super) enum DataFeeFault {
+    /// The contract that holds them is not there: the chain is not of the configured family, or is very old.
+    Missing { family: ChainFamily, what: &'static str, address: Address },
+    /// Nobody answered.
+    Unreadable(RpcError),
+}
+
+impl DataFeeFault {
+    /// Stable name in alerts and metrics.
+    pub(super) const fn code(&self) -> &'static str {
+        match self {
+            Self::Missing { .. } => "l1_fee_contract_missing",
+            Self::Unreadable(_) => "l1_fee_unreadable",
+        }
+    }
+}
+
+impl fmt::Display for DataFeeFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { family, what, address } => write!(
+                f,
+                "no {what} at {address}, where family `{family}` has it, so the L1 data fee is unknown; check `family` of the chain"
+            ),
+            Self::Unreadable(error) => write!(f, "L1 fee parameters can't be read: {error}"),
+        }
+    }
+}
+
+impl From<RpcError> for DataFeeFault {
+    fn from(error: RpcError) -> Self {
+        Self::Unreadable(error)
+    }
+}
+
+/// The chain's data fee model at `header`.
+pub(super) async fn read(
+    pool: &RpcPool,
+    family: ChainFamily,
+    multicall3: Option<Address>,
+    header: &Header,
+) -> Result<DataFeeModel, DataFeeFault> {
+    let block = json!(U64::from(header.number()));
+    match family {
+        ChainFamily::OpStack => op_stack(pool, multicall3, &block, &header.extra_data).await,
+        ChainFamily::Arbitrum => arbitrum(pool, &block).await,
+        ChainFamily::Scroll => scroll(pool, multicall3, &block).await,
+        ChainFamily::Ethereum
+        | ChainFamily::ZkStack
+        | ChainFamily::Linea
+        | ChainFamily::Polygon
+        | ChainFamily::Anvil => Ok(DataFeeModel::None),
+    }
+}
+
+async fn op_stack(
+    pool: &RpcPool,
+    multicall3: Option<Address>,
+    block: &Value,
+    extra_data: &[u8],
+) -> Result<DataFeeModel, DataFeeFault> {
+    let l1 = |call: Vec<u8>| (rollup::L1_BLOCK, call);
+    let oracle = |call: Vec<u8>| (rollup::GAS_PRICE_ORACLE, call);
+    let calls = [
+        l1(L1Block::basefeeCall {}.abi_encode()),
+        l1(L1Block::l1FeeOverheadCall {}.abi_encode()),
+        l1(L1Block::l1FeeScalarCall {}.abi_encode()),
+        l1(L1Block::baseFeeScalarCall {}.abi_encode()),
+        l1(L1Block::blobBaseFeeCall {}.abi_encode()),
+        l1(L1Block::blobBaseFeeScalarCall {}.abi_encode()),
+        l1(L1Block::operatorFeeScalarCall {}.abi_encode()),
+        l1(L1Block::operatorFeeConstantCall {}.abi_encode()),
+        l1(L1Block::daFootprintGasScalarCall {}.abi_encode()),
+        oracle(Oracle::l1BaseFeeCall {}.abi_encode()),
+        oracle(Oracle::isEcotoneCall {}.abi_encode()),
+        oracle(Oracle::isFjordCall {}.abi_encode()),
+        oracle(Oracle::isIsthmusCall {}.abi_encode()),
+        oracle(Oracle::isJovianCall {}.abi_encode()),
+    ];
+    let answers = words(pool, multicall3, calls, block).await?;
+    let family = ChainFamily::OpStack;
+    let missing = |what, address| DataFeeFault::Missing { family, what, address };
+    let l1_base_fee = answers[0].ok_or_else(|| missing("L1Block", rollup::L1_BLOCK))?;
+    if answers[9].is_none() {
+        return Err(missing("GasPriceOracle", rollup::GAS_PRICE_ORACLE));
+    }
+    let value = |index: usize| answers[index].unwrap_or_default();
+    let params = OpL1Params {
+        l1_base_fee,
+        overhead: value(1),
+        scalar: value(2),
+        base_fee_scalar: value(3).saturating_to(),
+        blob_base_fee: value(4),
+        blob_base_fee_scalar: value(5).saturating_to(),
+        operator_fee_scalar: value(6).saturating_to(),
+        operator_fee_constant: value(7).saturating_to(),
+        da_footprint_gas_scalar: value(8).saturating_to(),
+    };
+    let flags = [(10, OpFork::Ecotone), (11, OpFork::Fjord), (12, OpFork::Isthmus), (13, OpFork::Jovian)];
+    let told = flags.into_iter().filter(|(index, _)| !value(*index).is_zero()).map(|(_, fork)| fork).max();
+    // Headers with parameters came with Holocene, those with a minimum with Jovian, whatever an old oracle says.
+    let shown = OpBaseFeeParams::parse(extra_data).ok();
+    let shown = shown.map(|params| if params.min_base_fee.is_some() { OpFork::Jovian } else { OpFork::Fjord });
+    let fork = told.max(shown).unwrap_or(OpFork::Regolith);
+    Ok(DataFeeModel::OpStack(fork, params))
+}
+
+async fn arbitrum(pool: &RpcPool, block: &Value) -> Result<DataFeeModel, DataFeeFault> {
+    let call = gasEstimateL1ComponentCall { to: Address::ZERO, contractCreation: false, data: Bytes::new() };
+    let floor = ArbGasInfo::getMinimumGasPriceCall {}.abi_encode();
+    let (component, floor) = tokio::join!(
+        eth_call(pool, rollup::NODE_INTERFACE, call.abi_encode(), block),
+        eth_call(pool, rollup::ARB_GAS_INFO, floor, block)
+    );
+    let family = ChainFamily::Arbitrum;
+    let component = gasEstimateL1ComponentCall::abi_decode_returns(&component?).map_err(|_| DataFeeFault::Missing {
+        family,
+        what: "NodeInterface",
+        address: rollup::NODE_INTERFACE,
+    })?;
+    let missing = DataFeeFault::Missing { family, what: "ArbGasInfo", address: rollup::ARB_GAS_INFO };
+    let floor = word(&floor?).ok_or(missing)?;
+    Ok(DataFeeModel::Arbitrum(ArbitrumPoster {
+        l1_price_per_unit: component.l1BaseFeeEstimate,
+        l2_base_fee: component.baseFee.saturating_to(),
+        min_base_fee: floor.saturating_to(),
+    }))
+}
+
+async fn scroll(pool: &RpcPool, multicall3: Option<Address>, block: &Value) -> Result<DataFeeModel, DataFeeFault> {
+    let calls = [
+        ScrollOracle::l1BaseFeeCall {}.abi_encode(),
+        ScrollOracle::overheadCall {}.abi_encode(),
+        ScrollOracle::scalarCall {}.abi_encode(),
+        ScrollOracle::l1BlobBaseFeeCall {}.abi_encode(),
+        ScrollOracle::commitScalarCall {}.abi_encode(),
+        ScrollOracle::blobScalarCall {}.abi_encode(),
+        ScrollOracle::penaltyThresholdCall {}.abi_encode(),
+        ScrollOracle::penaltyFactorCall {}.abi_encode(),
+        ScrollOracle::isCurieCall {}.abi_encode(),
+        ScrollOracle::isFeynmanCall {}.abi_encode(),
+        ScrollOracle::isGalileoCall {}.abi_encode(),
+    ]
+    .map(|call| (rollup::SCROLL_ORACLE, call));
+    let answers = words(pool, multicall3, calls, block).await?;
+    let l1_base_fee = answers[0].ok_or(DataFeeFault::Missing {
+        family: ChainFamily::Scroll,
+        what: "L1GasPriceOracle",
+        address: rollup::SCROLL_ORACLE,
+    })?;
+    let value = |index: usize| answers[index].unwrap_or_default();
+    let params = ScrollL1Params {
+        l1_base_fee,
+        overhead: value(1),
+        scalar: value(2),
+        l1_blob_base_fee: value(3),
+        commit_scalar: value(4),
+        blob_scalar: value(5),
+        penalty_threshold: value(6),
+        penalty_factor: value(7),
+    };
+    let flags = [(8, ScrollFork::Curie), (9, ScrollFork::Feynman), (10, ScrollFork::Galileo)];
+    let fork = flags.into_iter().filter(|(index, _)| !value(*index).is_zero()).map(|(_, fork)| fork).max();
+    Ok(DataFeeModel::Scroll(fork.unwrap_or(ScrollFork::PreCurie), params))
+}
+
+/// The chain's own word on one payload, where it has one.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Told {
+    /// Arbitrum: gas for the poster, padded.
+    pub(super) poster_gas: Option<u64>,
+    /// Scroll: L1 data fee, wei.
+    pub(super) data_fee: Option<U256>,
+}
+
+/// Asks the chain about a payload. Without an answer the model's own arithmetic has to do.
+pub(super) async fn ask(pool: &RpcPool, model: &DataFeeModel, payload: &Payload) -> Told {
+    let latest = json!("latest");
+    match model {
+        DataFeeModel::None | DataFeeModel::OpStack(..) => Told::default(),
+        DataFeeModel::Arbitrum(poster) => {
+            let call =
+                gasEstimateL1ComponentCall { to: payload.to, contractCreation: false, data: payload.data.clone() };
+            let answer = eth_call(pool, rollup::NODE_INTERFACE, call.abi_encode(), &latest).await;
+            let gas = answer.ok().and_then(|output| gasEstimateL1ComponentCall::abi_decode_returns(&output).ok());
+            let padded = gas.map(|gas| {
+                let poster = ArbitrumPoster { l2_base_fee: gas.baseFee.saturating_to(), ..*poster };
+                let padded = poster.pad_l1_component(gas.gasEstimateForL1);
+                padded.saturating_add((padded / 100 + 1).saturating_mul(POSTER_GAS_MARGIN_PERCENT))
+            });
+            Told { poster_gas: padded, data_fee: None }
+        }
+        DataFeeModel::Scroll(..) => {
+            let call = ScrollOracle::getL1FeeCall { data: TxSize::sketch(&payload.data).into() };
+            let answer = eth_call(pool, rollup::SCROLL_ORACLE, call.abi_encode(), &latest).await;
+            Told { poster_gas: None, data_fee: answer.ok().and_then(|output| word(&output)) }
+        }
+    }
+}
+
+impl ChainService {
+    /// Takes the newest L1 parameters; without them the last ones stay, and the first failure of a kind is told.
+    pub(super) fn learn_data_fee(&mut self, read: &Result<DataFeeModel, DataFeeFault>) {
+        let chain_id = self.chain_id();
+        let fault = match read {
+            Ok(model) => {
+                self.data_fee = Some(*model);
+                if self.data_fee_fault.take().is_some() {
+                    tracing::info!(chain_id, "L1 fee parameters can be read again");
+                }
+                return;
+            }
+            Err(fault) => fault,
+        };
+        metrics::counter!("slackwater_l1_fee_reads_failed_total", "chain_id" => chain_id.to_string(), "reason" => fault.code())
+            .increment(1);
+        let was = self.data_fee_fault.replace(fault.clone());
+        if was.is_some_and(|was| was.code() == fault.code()) {
+            return;
+        }
+        if self.data_fee.is_some() {
+            tracing::warn!(chain_id, reason = fault.code(), "{fault}; the last ones are used");
+        } else {
+            tracing::error!(chain_id, reason = fault.code(), "{fault}; nothing is accepted or sent before it is known");
+        }
+        let subject = format!("chain {chain_id}");
+        self.note(
+            Vec::new(),
+            vec![Decision::Alert { code: fault.code().to_owned(), subject, detail: fault.to_string() }],
+        );
+    }
+
+    /// The model to reckon with; `None` while the chain has one that is not known.
+    pub(super) fn data_fee(&self) -> Option<DataFeeModel> {
+        if self.shared.spec.family.has_data_fee() { self.data_fee } else { Some(DataFeeModel::None) }
+    }
+
+    /// Adds what the poster needs to the gas limit, and returns what the balance must hold beyond gas and value, wei.
+    pub(super) fn charge_data(&self, payload: &mut Payload, told: Told) -> U256 {
+        let model = self.data_fee().unwrap_or_default();
+        if model == DataFeeModel::None {
+            return U256::ZERO;
+        }
+        let size = TxSize::of_unsigned(&payload.data);
+        let poster = told.poster_gas.unwrap_or_else(|| model.poster_gas(&size).padded);
+        payload.gas_limit = payload.gas_limit.saturating_add(poster);
+        let margin = self.shared.tuning.l1_fee_margin_percent;
+        beyond_gas(&model, &size, payload.gas_limit, told.data_fee, margin)
+    }
+}
+
+/// Most that a transaction pays beyond gas and value, wei.
+pub(super) fn beyond_gas(
+    model: &DataFeeModel,
+    size: &TxSize,
+    gas_limit: u64,
+    told: Option<U256>,
+    margin_percent: u32,
+) -> U256 {
+    let data = told.unwrap_or_else(|| model.data_fee_bound(size));
+    with_margin(data, margin_percent).saturating_add(model.operator_fee(gas_limit))
+}
+
+/// One word from each contract, in order; `None` where the contract has none to give. One call through Multicall3 where
+/// it is deployed, so that all are of one block.
+async fn words<const N: usize>(
+    pool: &RpcPool,
+    multicall3: Option<Address>,
+    calls: [(Address, Vec<u8>); N],
+    block: &Value,
+) -> Result<[Option<U256>; N], RpcError> {
+    let mut words = [None; N];
+    if let Some(multicall3) = multicall3 {
+        let calls = calls
+            .iter()
+            .map(|(target, call)| multicall3::Call3 {
+                target: *target,
+                allowFailure: true,
+                callData: call.clone().into(),
+            })
+            .collect();
+        let output = eth_call(pool, multicall3, multicall3::aggregate3Call { calls }.abi_encode(), block).await?;
+        if let Ok(results) = multicall3::aggregate3Call::abi_decode_returns(&output)
+            && results.len() == N
+        {
+            for (found, result) in words.iter_mut().zip(results) {
+                *found = result.success.then(|| word(&result.returnData)).flatten();
+            }
+            return Ok(words);
+        }
+    }
+    for (found, (target, call)) in words.iter_mut().zip(calls) {
+        *found = match eth_call(pool, target, call, block).await {
+            Ok(output) => word(&output),
+            Err(error) if error.class == RpcErrorClass::Reverted => None,
+            Err(error) => return Err(error),
+        };
+    }
+    Ok(words)
+}
+
+async fn eth_call(pool: &RpcPool, to: Address, input: Vec<u8>, block: &Value) -> Result<Bytes, RpcError> {
+    pool.call("eth_call", json!([{ "to": to, "input": Bytes::from(input) }, block])).await
+}
+
+fn word(data: &[u8]) -> Option<U256> {
+    Some(U256::from_be_slice(data.get(..32)?))
+}
+
+/// Sizes of a usual forward request in a transaction of its own, for a quote without a request.
+pub(super) fn usual_forward() -> TxSize {
+    let filled = |byte: u8| Address::from(std::array::from_fn(|index| byte.wrapping_mul(index as u8 * 2 + 1)));
+    let request = forwarder::ForwardRequestData {
+        from: filled(0x9D),
+        to: filled(0x6B),
+        gas: U256::from(200_000),
+        deadline: alloy_primitives::aliases::U48::from(1_800_000_000_u64),
+        // A transfer, or anything with two arguments.
+        data: (0..68_u8).map(|index| if (4..16).contains(&index) { 0 } else { index.wrapping_mul(0x35) }).collect(),
+        signature: (0..65_u8).map(|index| index.wrapping_mul(0x67).wrapping_add(0x1F)).collect(),
+        ..Default::default()
+    };
+    let call = forwarder::executeBatchCall { requests: vec![request], refundReceiver: filled(0x2F) };
+    TxSize::of_unsigned(&call.abi_encode())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_usual_forward_has_a_usual_size() {
+        let size = usual_forward();
+        assert!((700..1_200).contains(&size.bytes) && (400..700).contains(&size.flz), "{size:?}");
+    }
+}
