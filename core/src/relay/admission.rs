@@ -177,7 +177,7 @@ impl Admission {
     /// What waiting is worth on a chain.
     pub(super) fn quote_wait(&self, chain_id: ChainId, slack: Duration) -> Result<Option<WaitQuote>, SubmitError> {
         let chain = self.chains.get(&chain_id).ok_or(SubmitError::UnknownChain(chain_id))?;
-        let cap = chain.price()?.quote.max_fee_per_gas;
+        let cap = chain.prices()?.0.quote.max_fee_per_gas;
         Ok(chain.view().forecast.and_then(|view| view.quote(slack, cap)))
     }
 
