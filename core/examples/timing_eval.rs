@@ -66,7 +66,7 @@ fn read(path: &Path) -> Fallible<Recorded> {
     let header: Vec<&str> = lines.next().ok_or("empty file")?.split(',').collect();
     let column = |names: &[&str]| names.iter().find_map(|name| header.iter().position(|h| h == name));
     let (number, time) = (column(&["block_number"]), column(&["timestamp"]));
-    let fee = column(&["base_fee_wei", "min_gas_price_wei", "close_wei", "close"]).ok_or("no fee column")?;
+    let fee = column(&["base_fee_wei", "min_gas_price_wei", "close_gwei"]).ok_or("no fee column")?;
     let (used, limit, ratio) = (column(&["gas_used"]), column(&["gas_limit"]), column(&["gas_used_ratio"]));
     let chain = column(&["chain"]);
     let mut points: Vec<FeePoint> = Vec::new();
@@ -78,7 +78,9 @@ fn read(path: &Path) -> Fallible<Recorded> {
         let Some(base_fee) = cell(Some(fee)).and_then(|c| c.parse::<f64>().ok()) else { continue };
         let gas = cell(used).and_then(|c| c.parse().ok()).zip(cell(limit).and_then(|c| c.parse().ok()));
         let ratio = cell(ratio).and_then(|c| c.parse().ok()).map(Utilisation::Ratio);
-        let base_fee = cell(Some(fee)).and_then(|c| c.parse::<u128>().ok()).unwrap_or(base_fee as u128);
+        let in_gwei = header[fee].ends_with("_gwei");
+        let exact = cell(Some(fee)).and_then(|c| c.parse::<u128>().ok()).filter(|_| !in_gwei);
+        let base_fee = exact.unwrap_or((base_fee * if in_gwei { 1e9 } else { 1.0 }) as u128);
         points.push(FeePoint {
             number: cell(number).and_then(|c| c.parse().ok()).unwrap_or(points.len() as u64),
             timestamp: cell(time).and_then(|c| c.parse::<f64>().ok()).map(|t| BlockTimestamp(t as u64)),
@@ -141,7 +143,7 @@ fn simulate(file: &Recorded, points: &[FeePoint], slacks: &[u32], slip: u32, pri
     let mut longest_fit = 0.0_f64;
     for (now, point) in points.iter().enumerate() {
         timing.observe(point);
-        if timing.refit_due() {
+        if timing.refit_due() && std::env::var_os("NOFIT").is_none() {
             let start = Instant::now();
             let fitted = timing.refit_job().run();
             longest_fit = longest_fit.max(start.elapsed().as_secs_f64());
