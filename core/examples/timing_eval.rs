@@ -224,11 +224,11 @@ fn prior_of(files: &[&Recorded], slips: &[u32], share: f64, with_shares: bool) -
             .copied()
             .filter(|file| file.is_series() == is_series && file.step.as_secs_f64() >= 11.9 && !file.name.contains("taiko"))
             .collect();
+        // With slip the same policies lead, only with less to gain.
+        let shared = if with_shares { shares(&group, 0)? } else { BTreeMap::new() };
         for slip in slips {
             let Some(mut kind) = fit_kind(&group, *slip, share) else { continue };
-            if with_shares {
-                kind.shares = shares(&group, *slip)?;
-            }
+            kind.shares = shared.clone();
             kinds.push(kind);
         }
     }

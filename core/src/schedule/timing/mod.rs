@@ -208,6 +208,8 @@ pub struct Timing {
     next_fit: u64,
 }
 
+/// Usual saving to be had with slack r, as a share of the price, over ln(1 + r).
+const USUAL_SAVING: f64 = 0.05;
 /// Rows kept for a refit.
 const HISTORY: usize = 6_000;
 /// Units before the first fit.
@@ -272,8 +274,8 @@ impl Timing {
                     .collect();
                 let slack = *slack as usize;
                 // What was learned at an L1 slot says less of a chain with another.
-                let trust = if kind.is_some() && steps_per_unit < 1.5 { 6.0 } else { 1.0 };
-                let start = trust * (count(slack) + 100.0);
+                let trust = if kind.is_some() && steps_per_unit < 1.5 { 6.0 } else { 2.0 };
+                let start = trust * (count(slack) + 100.0) * USUAL_SAVING * libm::log(1.0 + units);
                 let memory = 12.0 * count(slack) + 2_000.0 * steps_per_unit;
                 ClassState {
                     experts: SlackClass::new(slack, config.slip as usize, expected, start, memory),
@@ -378,7 +380,7 @@ impl Timing {
     pub fn refit_job(&mut self) -> RefitJob {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small")]
         let wait = (BETWEEN_FITS * self.steps_per_unit) as u64;
-        self.next_fit = self.now + wait;
+        self.next_fit = self.now + wait.max(self.now / 8);
         let mut episode = stopping::Episode::default();
         for (price, row) in &self.history {
             episode.prices.push(*price);
