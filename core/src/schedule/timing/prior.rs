@@ -34,6 +34,12 @@ pub struct PriorKind {
 }
 
 impl TimingPrior {
+    /// A prior of one model, without expectations of the policies.
+    pub fn of(model: Stopping, max_step_seconds: u64, provenance: &str) -> Self {
+        let kind = PriorKind { max_step_seconds, slip: 0, model, shares: BTreeMap::new() };
+        Self { version: PRIOR_VERSION, provenance: provenance.to_owned(), kinds: vec![kind] }
+    }
+
     /// Parses and checks a prior.
     ///
     /// # Errors
