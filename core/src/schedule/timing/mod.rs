@@ -38,8 +38,8 @@ use experts::SlackClass;
 pub use features::FEATURES;
 use features::{Features, Row, unit_seconds};
 pub use prior::{PRIOR_VERSION, PriorKind, TimingPrior};
-use stopping::{Ladder, RUNGS, at_slack, count, send_within};
 pub use stopping::Stopping;
+use stopping::{Ladder, RUNGS, at_slack, count, send_within};
 pub use train::{TrainingFile, train};
 
 use crate::market::FeePoint;
@@ -281,6 +281,8 @@ impl Timing {
         let steps_per_unit = unit_seconds(config.step) / config.step.as_secs_f64();
         let policies = policies();
         let kind = config.prior.as_ref().and_then(|prior| prior.kind(config.step.as_secs_f64(), config.slip));
+        // What was learned at an L1 slot says little of a chain with shorter blocks: its fits compete there without a start.
+        let shares = kind.filter(|kind| steps_per_unit < 1.5 && !kind.shares.is_empty());
         let classes = config
             .slacks
             .iter()
@@ -288,14 +290,13 @@ impl Timing {
                 let units = f64::from(*slack) / steps_per_unit;
                 let expected = policies
                     .iter()
-                    .map(|policy| match kind {
-                        Some(kind) if !kind.shares.is_empty() => kind.share(&policy.to_string(), units).unwrap_or(-0.5),
-                        _ => cold_share(*policy),
+                    .map(|policy| match shares {
+                        Some(kind) => kind.share(&policy.to_string(), units).unwrap_or(-0.5),
+                        None => cold_share(*policy),
                     })
                     .collect();
                 let slack = *slack as usize;
-                // What was learned at an L1 slot says less of a chain with another.
-                let trust = if kind.is_some() && steps_per_unit < 1.5 { 6.0 } else { 2.0 };
+                let trust = if shares.is_some() { 6.0 } else { 2.0 };
                 let start = trust * (count(slack) + 100.0) * USUAL_SAVING * libm::log(1.0 + units);
                 let memory = 12.0 * count(slack) + 2_000.0 * steps_per_unit;
                 ClassState {
@@ -441,9 +442,7 @@ impl Timing {
     /// With no more than the configured slip left it is sent whatever the price.
     pub fn decide(&self, total_steps: u32, remaining_steps: u32) -> TimingDecision {
         let class = &self.classes[self.class_of(total_steps)];
-        let send = self.price == 0
-            || remaining_steps <= self.config.slip
-            || remaining_steps as usize <= class.within;
+        let send = self.price == 0 || remaining_steps <= self.config.slip || remaining_steps as usize <= class.within;
         let units = f64::from(remaining_steps.saturating_sub(self.config.slip)) / self.steps_per_unit;
         #[expect(clippy::cast_precision_loss, reason = "a float values waiting; amounts stay integers")]
         let price = self.price as f64;

@@ -40,6 +40,15 @@ impl TimingPrior {
         Self { version: PRIOR_VERSION, provenance: provenance.to_owned(), kinds: vec![kind] }
     }
 
+    /// The prior that is shipped, trained on recorded Ethereum history.
+    ///
+    /// # Errors
+    /// [`TimingError::Prior`] if this build carries a broken one.
+    #[cfg(feature = "presets")]
+    pub fn shipped() -> Result<Self, TimingError> {
+        Self::from_json(include_str!("../../../presets/timing-prior.json"))
+    }
+
     /// Parses and checks a prior.
     ///
     /// # Errors
