@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use slackwater::{
     BlockTimestamp,
     market::{FeePoint, Tips},
+    schedule::FeeOutlook,
     schedule::timing::{Policy, Timing, TimingConfig, TimingError, TimingPrior, TrainingFile, policies, train},
 };
 
@@ -209,4 +210,17 @@ fn a_prior_survives_json_and_starts_warm() {
         .map(|(_, share)| share)
         .collect();
     assert!(shares.len() == 3 && shares.iter().all(|share| *share > 0.2), "{shares:?}");
+}
+
+#[test]
+fn the_queue_can_ask_for_slacks() {
+    let mut timing = Timing::new(config(&[5, 25, 150], 0)).unwrap();
+    assert_eq!(timing.send_within(), Duration::MAX, "nothing seen, nothing to wait for");
+    for (number, price) in reverting(400, 21).into_iter().enumerate() {
+        timing.observe(&point(number as u64, price));
+    }
+    timing.observe(&point(400, 200_000_000_000));
+    assert_eq!(timing.send_within(), Duration::ZERO, "a spike of ten times: only what must");
+    timing.observe(&point(401, 1_000_000_000));
+    assert_eq!(timing.send_within(), Duration::MAX, "a twentieth: everybody");
 }

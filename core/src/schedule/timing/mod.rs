@@ -486,6 +486,32 @@ impl Timing {
     }
 }
 
+impl super::FeeOutlook for Timing {
+    /// For a request of which only the remaining slack is known: each slack is judged by its nearest class.
+    fn send_within(&self) -> Duration {
+        if self.now == 0 || self.price == 0 {
+            return Duration::MAX;
+        }
+        let mut reached = 0;
+        for (at, class) in self.classes.iter().enumerate() {
+            let slack = class.experts.slack;
+            let end = match self.classes.get(at + 1) {
+                Some(next) => count(slack) * count(next.experts.slack),
+                None => f64::INFINITY,
+            };
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+            let end = libm::sqrt(end) as usize;
+            if class.within < end {
+                reached = class.within.max(reached);
+                let steps = u32::try_from(reached).unwrap_or(u32::MAX);
+                return self.config.step.saturating_mul(steps);
+            }
+            reached = end;
+        }
+        Duration::MAX
+    }
+}
+
 /// What to expect of a policy before anything is known: the steady thresholds lead.
 const fn cold_share(policy: Policy) -> f64 {
     match policy {
