@@ -12,6 +12,8 @@ pub(super) struct SlackClass {
     pub(super) slack: usize,
     slip: usize,
     keep: f64,
+    /// Difference in captured share that multiplies a weight by e.
+    temperature: f64,
     /// Possible saving, summed over submissions as a share of the price, that the prior counts for.
     start: f64,
     prior: Vec<f64>,
@@ -33,17 +35,15 @@ pub(super) struct SlackClass {
     pub(super) totals: (Vec<f64>, f64, u64),
 }
 
-/// Difference in captured share that multiplies a weight by e.
-const TEMPERATURE: f64 = 0.02;
-
 impl SlackClass {
     /// `prior`: expected captured share per policy. `memory`: submissions after which an outcome counts 1/e.
-    pub(super) fn new(slack: usize, slip: usize, prior: Vec<f64>, start: f64, memory: f64) -> Self {
+    pub(super) fn new(slack: usize, slip: usize, prior: Vec<f64>, start: f64, memory: f64, temperature: f64) -> Self {
         let policies = prior.len();
         let mut class = Self {
             slack,
             slip,
             keep: libm::exp(-1.0 / memory),
+            temperature,
             start,
             prior,
             oldest: vec![0; policies],
@@ -132,7 +132,7 @@ impl SlackClass {
         let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let mut total = 0.0;
         for (weight, score) in self.weights.iter_mut().zip(&scores) {
-            *weight = libm::exp((score - best) / TEMPERATURE);
+            *weight = libm::exp((score - best) / self.temperature);
             total += *weight;
         }
         self.weights.iter_mut().for_each(|weight| *weight /= total);

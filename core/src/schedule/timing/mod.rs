@@ -298,9 +298,11 @@ impl Timing {
                 let slack = *slack as usize;
                 let trust = if shares.is_some() { 6.0 } else { 2.0 };
                 let start = trust * (count(slack) + 100.0) * USUAL_SAVING * libm::log(1.0 + units);
+                // Few independent outcomes with long slack: weigh broadly there.
+                let temperature = (0.0002 * units).clamp(0.005, 0.05);
                 let memory = 12.0 * count(slack) + 2_000.0 * steps_per_unit;
                 ClassState {
-                    experts: SlackClass::new(slack, config.slip as usize, expected, start, memory),
+                    experts: SlackClass::new(slack, config.slip as usize, expected, start, memory, temperature),
                     within: usize::MAX,
                     reservation: [0.0; RUNGS.len()],
                     winner: 0,
