@@ -2,7 +2,9 @@
 //!
 //! [`Queue`] holds what is accepted and not yet in a final transaction, in the order in which it may execute.
 //! [`Queue::compose`] decides for one lane whether to send now, and what: the dispatch decision and the batch composer.
-//! [`FeeOutlook`] says for how much slack the current price is right; [`PercentileOutlook`] answers from fee history.
+//! [`FeeOutlook`] says for how much slack the current price is right; [`PercentileOutlook`] answers from fee history,
+//! [`timing::Timing`] from policies that are weighed by what they would have paid.
+//! [`GuardTime`], [`fee_cap`] and [`TipEstimator`] say how early to send and how much to offer.
 //!
 //! # A worked example
 //! The last eight base fees were 8, 9, 10, 10, 11, 12, 12, 14 gwei, the tip is 0 and the next block costs 11 gwei. Four of
@@ -10,9 +12,11 @@
 //! of 31 min, rank 50 is acceptable for slacks up to `1 + (31 − 1) · (100 − 50) / (100 − 40) = 26` minutes: a request
 //! with 20 minutes left is sent now, one with an hour left waits for a block at rank 40 or lower.
 
+mod guard;
 mod outlook;
 mod queue;
 pub mod timing;
 
+pub use guard::{GuardTime, TipEstimator, fee_cap};
 pub use outlook::{FeeOutlook, PercentileOutlook};
 pub use queue::{ComposeLimits, Queue, QueuedRequest, Selection, Trigger};

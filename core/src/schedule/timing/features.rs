@@ -5,7 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 /// Numbers in a row.
 pub const FEATURES: usize = 44;
 /// One step, as the fitted policies see it.
-pub type Row = [f64; FEATURES];
+pub(super) type Row = [f64; FEATURES];
 
 /// Time constants of the moving averages, in units.
 const AVERAGES: [f64; 7] = [2.0, 5.0, 12.5, 33.0, 83.0, 208.0, 600.0];

@@ -34,6 +34,21 @@ pub struct PriorKind {
 }
 
 impl TimingPrior {
+    /// A prior of one model, without expectations of the policies.
+    pub fn of(model: Stopping, max_step_seconds: u64, provenance: &str) -> Self {
+        let kind = PriorKind { max_step_seconds, slip: 0, model, shares: BTreeMap::new() };
+        Self { version: PRIOR_VERSION, provenance: provenance.to_owned(), kinds: vec![kind] }
+    }
+
+    /// The prior that is shipped, trained on recorded Ethereum history.
+    ///
+    /// # Errors
+    /// [`TimingError::Prior`] if this build carries a broken one.
+    #[cfg(feature = "presets")]
+    pub fn shipped() -> Result<Self, TimingError> {
+        Self::from_json(include_str!("../../../presets/timing-prior.json"))
+    }
+
     /// Parses and checks a prior.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use super::features::{FEATURES, Row};
 
 /// Mean and spread of each feature: what is stored with a linear model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Scaling {
+pub(super) struct Scaling {
     mean: Vec<f64>,
     spread: Vec<f64>,
 }
