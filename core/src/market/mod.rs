@@ -1,5 +1,6 @@
 //! What does gas cost now?
 
+pub mod csv;
 mod point;
 
 pub use point::{FeePoint, Tips, Utilisation};
