@@ -50,8 +50,8 @@ impl Default for Tuning {
             ou_keep: 0.9995,
             mix_keep: 0.9995,
             scale_keep: 0.999,
-            track_rate: 0.05,
-            track_power: 0.0,
+            track_rate: 0.1,
+            track_power: 0.3,
         }
     }
 }
