@@ -37,7 +37,7 @@
 //!
 //! # Rooms
 //! Pure, without clock, socket or randomness, also for `wasm32-unknown-unknown` (`--no-default-features`): [`chain`],
-//! [`request`], [`market`], [`schedule`], [`policy`], [`lane`], [`provenance`]. With feature `relay` (the default): `ledger` and
+//! [`request`], [`market`], [`forecast`], [`schedule`], [`policy`], [`lane`], [`provenance`]. With feature `relay` (the default): `ledger` and
 //! `relay`, which do the work.
 
 #[cfg(not(feature = "libsecp256k1"))]
@@ -45,6 +45,7 @@ use k256 as _;
 pub use slackwater_contracts as contracts;
 
 pub mod chain;
+pub mod forecast;
 pub mod lane;
 pub mod market;
 pub mod policy;

@@ -8,6 +8,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("chain", &["time"]),
     ("request", &["time", "chain"]),
     ("market", &["time", "chain"]),
+    ("forecast", &["time", "chain", "market"]),
     ("schedule", &["time", "chain", "request", "market"]),
     ("policy", &["time", "chain", "request"]),
     ("lane", &["time", "chain", "request"]),
@@ -17,7 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms without clock, socket, thread or file.
-const PURE: &[&str] = &["time", "chain", "request", "market", "schedule", "policy", "lane", "provenance"];
+const PURE: &[&str] = &["time", "chain", "request", "market", "forecast", "schedule", "policy", "lane", "provenance"];
 
 fn sources(at: &Path, found: &mut Vec<(String, String)>) {
     let mut entries: Vec<_> = fs::read_dir(at).unwrap().map(|entry| entry.unwrap().path()).collect();

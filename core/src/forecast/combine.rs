@@ -1,0 +1,82 @@
+//! Weights of the experts, learnt from their losses.
+
+/// Bernstein online aggregation (Wintenberger 2017, arXiv:1404.1356) with forgetting.
+///
+/// With the absolute loss linearised at the mixture, the mixture's average loss exceeds that of the best fixed mixture of
+/// experts by `O(√(ln K / n))`, without tuning to the scale of the losses. Feedback may come late: each example brings the
+/// predictions that were made for it. An expert that made none is left as it is.
+#[derive(Debug, Clone)]
+pub(super) struct Mixture {
+    prior: Vec<f64>,
+    keep: f64,
+    regret: Vec<f64>,
+    energy: Vec<f64>,
+    largest: Vec<f64>,
+    weights: Vec<f64>,
+}
+
+impl Mixture {
+    pub(super) fn new(prior: Vec<f64>, keep: f64) -> Self {
+        let total: f64 = prior.iter().sum();
+        let prior: Vec<f64> = prior.iter().map(|weight| weight / total).collect();
+        let zeros = vec![0.0; prior.len()];
+        Self {
+            weights: prior.clone(),
+            prior,
+            keep,
+            regret: zeros.clone(),
+            energy: zeros.clone(),
+            largest: zeros,
+        }
+    }
+
+    pub(super) fn weights(&self) -> &[f64] {
+        &self.weights
+    }
+
+    /// Weighted mean of the predictions; NaN marks an expert that has none.
+    pub(super) fn mix(&self, predictions: &[f64]) -> f64 {
+        let (mut sum, mut total) = (0.0, 0.0);
+        for (weight, prediction) in self.weights.iter().zip(predictions) {
+            if !prediction.is_nan() {
+                sum += weight * prediction;
+                total += weight;
+            }
+        }
+        if total > 0.0 { sum / total } else { 0.0 }
+    }
+
+    /// Takes in what came true: `slope` is the derivative of the loss at the mixture `mixed`.
+    pub(super) fn learn(&mut self, predictions: &[f64], mixed: f64, slope: f64) {
+        for (j, prediction) in predictions.iter().enumerate() {
+            if prediction.is_nan() {
+                continue;
+            }
+            let gained = slope * (mixed - prediction);
+            self.largest[j] = self.largest[j].max(gained.abs());
+            self.energy[j] = self.keep * self.energy[j] + gained * gained;
+            let rate = self.rate(j);
+            self.regret[j] = self.keep * self.regret[j] + gained - rate * gained * gained;
+        }
+        let mut top = f64::NEG_INFINITY;
+        for j in 0..self.weights.len() {
+            let rate = self.rate(j);
+            self.weights[j] = libm::log(self.prior[j].max(1e-12) * rate) + rate * self.regret[j];
+            top = top.max(self.weights[j]);
+        }
+        let mut total = 0.0;
+        for weight in &mut self.weights {
+            *weight = libm::exp(*weight - top);
+            total += *weight;
+        }
+        for weight in &mut self.weights {
+            *weight /= total;
+        }
+    }
+
+    fn rate(&self, j: usize) -> f64 {
+        let most = 0.5 / self.largest[j].max(1e-9);
+        let settled = (-libm::log(self.prior[j].max(1e-12)) / self.energy[j].max(1e-18)).sqrt();
+        most.min(settled).max(1e-6)
+    }
+}

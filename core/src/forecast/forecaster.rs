@@ -1,0 +1,398 @@
+//! The forecaster: state over a stream of blocks.
+
+use std::{collections::VecDeque, time::Duration};
+
+use super::{
+    Fitted, Forecast, ForecastConfig, ForecastError, HorizonForecast, ModelId, Prior, ProtocolRule, Refit, RefitJob,
+    Tuning,
+    combine::Mixture,
+    drift::PageHinkley,
+    features::{AT_CLOCK, AT_LEVEL, FeatureRow, FeatureState, TAUS, log_fee},
+    interval::{Intervals, LEVELS, Made},
+    linear::OnlineRidge,
+    model::Regressor,
+    protocol::Recogniser,
+};
+use crate::market::FeePoint;
+
+/// Steps whose features can be restored after a reorg, and least length of the memory.
+const MEMORY: usize = 256;
+/// Columns of the narrow linear expert.
+const NARROW: [usize; 6] = [0, AT_LEVEL, AT_LEVEL + 1, AT_LEVEL + 3, AT_LEVEL + 5, AT_LEVEL + 8];
+/// Columns of the wide linear expert.
+const WIDE: [usize; 17] = [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 14, 15, 16, 17, 18];
+
+/// Experts of each horizon: the next fee stays; it returns to each moving average; three online ridges; fitted ridge, fitted
+/// boosting, the prior's boosting.
+const AT_WIDE: usize = 1 + TAUS.len();
+const AT_FITTED: usize = AT_WIDE + 3;
+pub(super) const EXPERTS: usize = AT_FITTED + 3;
+/// Names of the experts, in order.
+pub const EXPERT_NAMES: [&str; EXPERTS] = [
+    "next fee", "towards level 4", "towards level 10", "towards level 25", "towards level 60", "towards level 150",
+    "towards level 400", "towards level 1000", "towards level 3000", "online ridge", "online ridge, narrow",
+    "online ridge, narrow and quick", "ridge", "boosting", "prior boosting",
+];
+
+/// One step that was observed.
+#[derive(Debug, Clone)]
+pub(super) struct Step {
+    pub(super) number: u64,
+    /// Place on the chain in steps, gaps counted.
+    pub(super) place: u64,
+    /// The point as it came.
+    point: FeePoint,
+    /// Log of the base fee.
+    pub(super) fee: f64,
+    /// Log price of the next transaction, and whether that is the next block's fee.
+    pub(super) price: f64,
+    pub(super) is_next: bool,
+    pub(super) row: FeatureRow,
+    state: FeatureState,
+}
+
+/// Pull of one price towards one level: a regression with one coefficient.
+#[derive(Debug, Clone, Copy)]
+struct Pull {
+    square: f64,
+    product: f64,
+}
+
+/// A forecast that waits for its outcome.
+#[derive(Debug, Clone)]
+struct Open {
+    place: u64,
+    /// Which step it was made at, for the learning of features.
+    row: FeatureRow,
+    price: f64,
+    experts: [f64; EXPERTS],
+    mixed: f64,
+    made: Made,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Horizon {
+    pub(super) steps: u32,
+    pulls: [Pull; TAUS.len()],
+    wide: OnlineRidge,
+    narrow: OnlineRidge,
+    quick: OnlineRidge,
+    wide_columns: Vec<usize>,
+    mixture: Mixture,
+    intervals: Intervals,
+    error: f64,
+    open: VecDeque<Open>,
+    drift: PageHinkley,
+}
+
+fn pick(row: &FeatureRow, columns: &[usize]) -> Vec<f64> {
+    columns.iter().map(|column| row[*column]).collect()
+}
+
+impl Horizon {
+    fn new(steps: u32, config: &ForecastConfig) -> Self {
+        let tuning = &config.tuning;
+        let h = f64::from(steps);
+        let mut wide_columns = WIDE.to_vec();
+        if config.step >= Duration::from_secs(60) {
+            wide_columns.extend(AT_CLOCK..AT_CLOCK + 4);
+        }
+        let ridge = |columns: usize, keep: f64, pull: f64| {
+            OnlineRidge::new(vec![0.0; columns], keep, pull * libm::pow(h, tuning.pull_power))
+        };
+        let pulls = TAUS.map(|tau| {
+            let start = 1.0 - libm::exp(-h / (4.0 * tau));
+            let square = tuning.pull_ou * h;
+            Pull { square, product: start * square }
+        });
+        let mut weights = vec![1.0; EXPERTS];
+        weights[0] = 4.0;
+        weights[AT_WIDE] = 4.0;
+        weights[AT_WIDE + 1] = 4.0;
+        weights[AT_WIDE + 2] = 2.0;
+        weights[AT_FITTED] = 2.0;
+        weights[AT_FITTED + 1] = 4.0;
+        weights[AT_FITTED + 2] = 8.0;
+        Self {
+            steps,
+            pulls,
+            wide: ridge(wide_columns.len(), tuning.wide_keep, tuning.pull_wide),
+            narrow: ridge(NARROW.len(), tuning.narrow_keep, tuning.pull_narrow),
+            quick: ridge(NARROW.len(), tuning.quick_keep, tuning.pull_narrow),
+            wide_columns,
+            mixture: Mixture::new(weights, tuning.mix_keep),
+            intervals: Intervals::new(h, tuning),
+            error: 0.0,
+            open: VecDeque::new(),
+            drift: PageHinkley::default(),
+        }
+    }
+
+    /// Predictions of all experts, as log moves from the price.
+    fn experts(&self, row: &FeatureRow, fitted: Option<&Fitted>, prior: Option<&Prior>) -> [f64; EXPERTS] {
+        let mut out = [f64::NAN; EXPERTS];
+        out[0] = 0.0;
+        for (k, pull) in self.pulls.iter().enumerate() {
+            out[1 + k] = (pull.product / pull.square).clamp(0.0, 1.2) * row[AT_LEVEL + k];
+        }
+        out[AT_WIDE] = self.wide.predict(self.wide_columns.iter().map(|column| row[*column]));
+        out[AT_WIDE + 1] = self.narrow.predict(NARROW.iter().map(|column| row[*column]));
+        out[AT_WIDE + 2] = self.quick.predict(NARROW.iter().map(|column| row[*column]));
+        if let Some(models) = fitted.and_then(|fitted| fitted.models(self.steps)) {
+            out[AT_FITTED] = models.ridge.predict(row);
+            if let Some(boosted) = &models.boosted {
+                out[AT_FITTED + 1] = boosted.predict(row);
+            }
+        }
+        if let Some(prior) = prior {
+            out[AT_FITTED + 2] = prior.predict(self.steps, row);
+        }
+        // No expert may run away: a fee moves by less than e⁴ within the horizons that are asked for.
+        for value in &mut out {
+            if !value.is_nan() {
+                *value = value.clamp(-4.0, 4.0);
+            }
+        }
+        out
+    }
+
+    fn settle(&mut self, open: &Open, outcome: f64, tuning: &Tuning, should_solve: bool) -> bool {
+        let y = outcome - open.price;
+        let slope = (open.mixed - y).signum() * f64::from(u8::from(open.mixed != y));
+        self.mixture.learn(&open.experts, open.mixed, slope);
+        for (k, pull) in self.pulls.iter_mut().enumerate() {
+            let x = open.row[AT_LEVEL + k];
+            pull.square = tuning.ou_keep * pull.square + x * x;
+            pull.product = tuning.ou_keep * pull.product + x * y;
+            pull.square = pull.square.max(1e-9);
+        }
+        let miss = (open.mixed - y).abs();
+        if self.error == 0.0 {
+            self.error = miss;
+        }
+        self.error += 0.01 * (miss - self.error);
+        // Half least squares, half least absolute deviations: the wanted centre is the median.
+        let weigh = |prediction: f64| {
+            let miss = (prediction - y).abs();
+            if miss > self.error { self.error / miss } else { 1.0 }
+        };
+        let wide = pick(&open.row, &self.wide_columns);
+        let weight = weigh(open.experts[AT_WIDE]);
+        self.wide.learn(&wide, y, weight);
+        let narrow = pick(&open.row, &NARROW);
+        let (slow, quick) = (weigh(open.experts[AT_WIDE + 1]), weigh(open.experts[AT_WIDE + 2]));
+        self.narrow.learn(&narrow, y, slow);
+        self.quick.learn(&narrow, y, quick);
+        if should_solve {
+            self.wide.solve();
+            self.narrow.solve();
+            self.quick.solve();
+        }
+        self.intervals.learn(&open.made, outcome, should_solve);
+        self.drift.observe(miss / self.error.max(1e-9))
+    }
+}
+
+/// Forecasts the fees of one chain from its blocks, one at a time. Deterministic; reads no clock.
+#[derive(Debug, Clone)]
+pub struct Forecaster {
+    config: ForecastConfig,
+    steps: VecDeque<Step>,
+    stride: u64,
+    stride_votes: u32,
+    learnt_to: Option<u64>,
+    observed: u64,
+    horizons: Vec<Horizon>,
+    recogniser: Recogniser,
+    fitted: Option<Fitted>,
+    last_refit: u64,
+    is_drifting: bool,
+}
+
+impl Forecaster {
+    /// A forecaster that has seen nothing.
+    ///
+    /// # Errors
+    /// [`ForecastError`] if the configuration names no horizon, horizon 0 or one twice, too many, too long ones, or a step of
+    /// no time.
+    pub fn new(config: ForecastConfig) -> Result<Self, ForecastError> {
+        config.validate()?;
+        Ok(Self {
+            horizons: config.horizons.iter().map(|steps| Horizon::new(*steps, &config)).collect(),
+            recogniser: Recogniser::new(config.rule),
+            config,
+            steps: VecDeque::new(),
+            stride: 1,
+            stride_votes: 0,
+            learnt_to: None,
+            observed: 0,
+            fitted: None,
+            last_refit: 0,
+            is_drifting: false,
+        })
+    }
+
+    /// Takes in the next block (or row). A number at or below the last one replaces the tail of what was seen.
+    pub fn observe(&mut self, point: &FeePoint) {
+        while self.steps.back().is_some_and(|last| last.number >= point.number) {
+            self.steps.pop_back();
+        }
+        let delta = self.steps.back().map(|last| point.number - last.number);
+        if let Some(delta) = delta {
+            self.vote_stride(delta);
+        }
+        let place = match (self.steps.back(), delta) {
+            (Some(last), Some(delta)) => last.place.saturating_add(((delta + self.stride / 2) / self.stride).max(1)),
+            // Everything was replaced, or nothing has been seen: start above what has been learnt.
+            _ => self.learnt_to.map_or(0, |place| place + 2),
+        };
+        for horizon in &mut self.horizons {
+            while horizon.open.back().is_some_and(|open| open.place >= place) {
+                horizon.open.pop_back();
+            }
+        }
+        let fee = log_fee(point.base_fee);
+        let mut implied = None;
+        if let Some(last) = self.steps.back()
+            && last.place + 1 == place
+            && self.stride == 1
+        {
+            self.recogniser.observe(&last.point, point.base_fee);
+        }
+        let next = point.next_base_fee.or_else(|| self.recogniser.next(point).map(|(fee, _)| fee));
+        let (price, is_next) = next.map_or((fee, false), |next| (log_fee(next), true));
+        if is_next && point.utilisation.is_none() {
+            implied = self.recogniser.implied_use(price - fee);
+        }
+        let mut state =
+            self.steps.back().map_or_else(|| FeatureState::new(price), |last| last.state.clone());
+        state.push(point, price, implied, self.recogniser.target(), self.config.step.as_secs_f64());
+        let row = state.row();
+
+        // Outcomes: this block's fee, and the next one's where it is determined.
+        self.settle(place, fee);
+        if is_next {
+            self.settle(place + 1, price);
+        }
+        let (fitted, prior) = (self.fitted.as_ref(), self.config.prior.as_ref());
+        for horizon in &mut self.horizons {
+            if is_next && horizon.steps == 1 {
+                continue;
+            }
+            let experts = horizon.experts(&row, fitted, prior);
+            let mixed = horizon.mixture.mix(&experts);
+            let made = horizon.intervals.make(price + mixed, &row);
+            horizon.open.push_back(Open { place, row, price, experts, mixed, made });
+        }
+        self.steps.push_back(Step { number: point.number, place, point: *point, fee, price, is_next, row, state });
+        let keep = self.config.window.max(MEMORY) + self.config.longest();
+        if self.steps.len() > keep {
+            self.steps.pop_front();
+        }
+        self.observed += 1;
+    }
+
+    /// The chain numbers its points in this stride: a majority vote.
+    fn vote_stride(&mut self, delta: u64) {
+        if delta == self.stride {
+            self.stride_votes = (self.stride_votes + 1).min(64);
+        } else if self.stride_votes == 0 {
+            self.stride = delta;
+            self.stride_votes = 1;
+        } else {
+            self.stride_votes -= 1;
+        }
+    }
+
+    fn settle(&mut self, place: u64, outcome: f64) {
+        if self.learnt_to.is_some_and(|learnt| place <= learnt) {
+            return;
+        }
+        self.learnt_to = Some(place);
+        let every = self.config.solve_every();
+        for (index, horizon) in self.horizons.iter_mut().enumerate() {
+            while horizon.open.front().is_some_and(|open| open.place + u64::from(horizon.steps) < place) {
+                horizon.open.pop_front();
+            }
+            let is_due =
+                horizon.open.front().is_some_and(|open| open.place + u64::from(horizon.steps) == place);
+            if !is_due {
+                continue;
+            }
+            if let Some(open) = horizon.open.pop_front() {
+                let should_solve = (self.observed + index as u64) % every == 0 || self.observed < 200;
+                self.is_drifting |= horizon.settle(&open, outcome, &self.config.tuning, should_solve);
+            }
+        }
+    }
+
+    /// What the fees will be; `None` before the first observation.
+    pub fn forecast(&self) -> Option<Forecast> {
+        let last = self.steps.back()?;
+        let given = last.point.next_base_fee.map(|fee| (fee, true)).or_else(|| self.recogniser.next(&last.point));
+        let (next_base_fee, next_is_exact) = given.unwrap_or((last.point.base_fee, false));
+        let bounds = self.recogniser.bounds().filter(|_| self.stride == 1);
+        let horizons = self
+            .horizons
+            .iter()
+            .map(|horizon| {
+                let open = horizon.open.back().filter(|open| open.place == last.place);
+                match open {
+                    Some(open) => {
+                        let mut knots = horizon.intervals.knots(&open.made);
+                        let ahead = f64::from(horizon.steps) - f64::from(u8::from(last.is_next));
+                        let mut point = open.made.centre;
+                        if let Some((down, up)) = bounds {
+                            let (least, most) = (last.price + down * ahead, last.price + up * ahead);
+                            knots = knots.map(|knot| knot.clamp(least, most));
+                            point = point.clamp(least, most);
+                        }
+                        HorizonForecast::new(horizon.steps, point, knots)
+                    }
+                    None => HorizonForecast::certain(horizon.steps, last.price, next_base_fee),
+                }
+            })
+            .collect();
+        Some(Forecast { number: last.number, next_base_fee, next_is_exact, model: self.model(), horizons })
+    }
+
+    /// Identity of the models in force.
+    pub fn model(&self) -> ModelId {
+        self.fitted.as_ref().map_or_else(|| self.config.base_id(), |fitted| fitted.id)
+    }
+
+    /// The EIP-1559 rule the chain follows, if one was configured or has been recognised.
+    pub fn protocol_rule(&self) -> Option<ProtocolRule> {
+        self.recogniser.rule()
+    }
+
+    /// Whether the fitted models should be fitted anew: they are old, missing, or the losses have drifted.
+    pub fn refit_due(&self) -> bool {
+        let age = self.observed - self.last_refit;
+        let enough = self.steps.len() >= self.config.least_rows();
+        let every = if self.fitted.is_none() { 0 } else { self.config.refit_every };
+        enough && age >= every.min(if self.is_drifting { self.config.refit_every / 4 } else { every })
+    }
+
+    /// Everything a refit needs, to be run elsewhere; `None` if too little has been seen.
+    pub fn refit_job(&self) -> Option<RefitJob> {
+        (self.steps.len() >= self.config.least_rows()).then(|| RefitJob::new(&self.config, self.steps.iter()))
+    }
+
+    /// Puts fitted models in force.
+    pub fn install(&mut self, refit: Refit) {
+        self.fitted = Some(refit.fitted);
+        self.last_refit = self.observed;
+        self.is_drifting = false;
+    }
+
+    pub(super) fn levels() -> &'static [f64] {
+        &LEVELS
+    }
+
+    /// Weights of the experts at a horizon, by name.
+    pub fn weights(&self, steps: u32) -> Option<Vec<(&'static str, f64)>> {
+        let horizon = self.horizons.iter().find(|horizon| horizon.steps == steps)?;
+        Some(EXPERT_NAMES.iter().copied().zip(horizon.mixture.weights().iter().copied()).collect())
+    }
+}

@@ -1,0 +1,93 @@
+//! Ridge regression that learns with every step, pulled towards given coefficients.
+
+/// Normal equations with forgetting: `(Σ γᵗ w x xᵀ + λ I) β = Σ γᵗ w x y + λ β₀`.
+///
+/// Unlike recursive least squares the pull towards `β₀` never fades, so that a long calm leaves nothing singular.
+#[derive(Debug, Clone)]
+pub(super) struct OnlineRidge {
+    size: usize,
+    keep: f64,
+    pull: f64,
+    /// Lower triangle, row by row.
+    gram: Vec<f64>,
+    moment: Vec<f64>,
+    start: Vec<f64>,
+    coefficients: Vec<f64>,
+    scratch: Vec<f64>,
+}
+
+impl OnlineRidge {
+    pub(super) fn new(start: Vec<f64>, keep: f64, pull: f64) -> Self {
+        let size = start.len();
+        let cells = size * (size + 1) / 2;
+        Self {
+            size,
+            keep,
+            pull,
+            gram: vec![0.0; cells],
+            moment: vec![0.0; size],
+            coefficients: start.clone(),
+            start,
+            scratch: vec![0.0; cells],
+        }
+    }
+
+    pub(super) fn coefficients(&self) -> &[f64] {
+        &self.coefficients
+    }
+
+    pub(super) fn predict(&self, row: impl Iterator<Item = f64>) -> f64 {
+        self.coefficients.iter().zip(row).map(|(coefficient, x)| coefficient * x).sum()
+    }
+
+    /// Takes in one example. The coefficients follow with [`Self::solve`].
+    pub(super) fn learn(&mut self, row: &[f64], y: f64, weight: f64) {
+        let mut cells = self.gram.iter_mut();
+        for (i, xi) in row.iter().enumerate().take(self.size) {
+            let scaled = weight * xi;
+            self.moment[i] = self.keep * self.moment[i] + scaled * y;
+            for (xj, cell) in row[..=i].iter().zip(&mut cells) {
+                *cell = self.keep * *cell + scaled * xj;
+            }
+        }
+    }
+
+    /// Solves by Cholesky; keeps the old coefficients if the matrix is not positive definite in floating point.
+    pub(super) fn solve(&mut self) {
+        let at = |i: usize| i * (i + 1) / 2;
+        let l = &mut self.scratch;
+        l.copy_from_slice(&self.gram);
+        let mut right: Vec<f64> =
+            self.moment.iter().zip(&self.start).map(|(moment, start)| moment + self.pull * start).collect();
+        for i in 0..self.size {
+            l[at(i) + i] += self.pull;
+            for j in 0..=i {
+                let mut sum = l[at(i) + j];
+                for k in 0..j {
+                    sum -= l[at(i) + k] * l[at(j) + k];
+                }
+                if i == j {
+                    if !(sum > 1e-12 && sum.is_finite()) {
+                        return;
+                    }
+                    l[at(i) + i] = sum.sqrt();
+                } else {
+                    l[at(i) + j] = sum / l[at(j) + j];
+                }
+            }
+            for k in 0..i {
+                right[i] -= l[at(i) + k] * right[k];
+            }
+            right[i] /= l[at(i) + i];
+        }
+        for i in (0..self.size).rev() {
+            for k in i + 1..self.size {
+                right[i] -= l[at(k) + i] * right[k];
+            }
+            right[i] /= l[at(i) + i];
+        }
+        if right.iter().all(|coefficient| coefficient.is_finite()) {
+            self.coefficients = right;
+        }
+    }
+}

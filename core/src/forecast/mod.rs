@@ -1,0 +1,28 @@
+//! What will it cost?
+//!
+//! A [`Forecaster`] takes in one [`FeePoint`](crate::market::FeePoint) after the other and says what the base fee will be some
+//! steps ahead, with intervals that keep their promise. The next block's base fee is computed, not learnt, wherever the
+//! protocol fixes it.
+
+mod combine;
+mod config;
+mod drift;
+mod features;
+mod forecaster;
+mod interval;
+mod linear;
+mod model;
+mod prior;
+mod protocol;
+mod refit;
+
+pub use config::{Forecast, ForecastConfig, ForecastError, HorizonForecast, MAX_HORIZONS, MAX_STEPS, ModelId, Tuning};
+pub use features::{FEATURE_NAMES, FEATURES, FeatureRow};
+pub use forecaster::{EXPERT_NAMES, Forecaster};
+pub use model::{BoostParams, Boosted, FitError, Regressor, Ridge, RidgeParams};
+pub use prior::{Prior, PriorHorizon};
+pub use protocol::ProtocolRule;
+pub use refit::{Fitted, HorizonModels, Refit, RefitJob, Scores};
+
+/// Version of the arithmetic: part of every content hash, raised when the same data would give other forecasts.
+const ALGORITHM: u32 = 1;

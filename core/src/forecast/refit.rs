@@ -1,0 +1,206 @@
+//! Fitting on a window, away from the stream.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Boosted, ForecastConfig, ModelId, Ridge, RidgeParams,
+    features::{AT_CLOCK, AT_LEVEL, FEATURES, FeatureRow},
+    forecaster::Step,
+    model::{BoostParams, Regressor},
+};
+
+/// Fitted models of one horizon.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HorizonModels {
+    /// Steps ahead.
+    pub steps: u32,
+    /// Ridge regression.
+    pub ridge: Ridge,
+    /// Boosted trees, where they were fitted.
+    pub boosted: Option<Boosted>,
+    /// Examples the fit saw.
+    pub examples: usize,
+    /// Mean absolute error on the last fifth of the window of models fitted on the rest: ridge, and a fee that stays.
+    pub scores: Scores,
+}
+
+/// Mean absolute errors of log fee on the last fifth of a window, of a model fitted on the rest of it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scores {
+    /// Of the ridge.
+    pub ridge: f64,
+    /// Of the next fee, taken to stay.
+    pub persistence: f64,
+}
+
+/// Fitted models of all horizons.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fitted {
+    /// Content hash of the rest.
+    pub(super) id: ModelId,
+    /// First and last block the models were fitted on.
+    pub(super) range: (u64, u64),
+    pub(super) horizons: Vec<HorizonModels>,
+}
+
+impl Fitted {
+    fn new(range: (u64, u64), horizons: Vec<HorizonModels>) -> Self {
+        let mut fitted = Self { id: ModelId(Default::default()), range, horizons };
+        fitted.id = fitted.content_id();
+        fitted
+    }
+
+    pub(super) fn content_id(&self) -> ModelId {
+        ModelId::of(&serde_json::json!({
+            "algorithm": super::ALGORITHM, "range": self.range, "horizons": self.horizons,
+        }))
+    }
+
+    /// Content hash.
+    pub const fn id(&self) -> ModelId {
+        self.id
+    }
+
+    /// First and last block the models were fitted on.
+    pub const fn range(&self) -> (u64, u64) {
+        self.range
+    }
+
+    /// The models of each horizon.
+    pub fn horizons(&self) -> &[HorizonModels] {
+        &self.horizons
+    }
+
+    pub(super) fn models(&self, steps: u32) -> Option<&HorizonModels> {
+        self.horizons.iter().find(|models| models.steps == steps)
+    }
+}
+
+/// The outcome of a refit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refit {
+    /// What was fitted.
+    pub fitted: Fitted,
+}
+
+/// A refit that can be run elsewhere: it owns its data.
+#[derive(Debug, Clone)]
+pub struct RefitJob {
+    horizons: Vec<u32>,
+    trees: usize,
+    seed: u64,
+    has_clock: bool,
+    range: (u64, u64),
+    rows: Vec<Row>,
+}
+
+#[derive(Debug, Clone)]
+struct Row {
+    place: u64,
+    fee: f64,
+    price: f64,
+    is_next: bool,
+    row: FeatureRow,
+}
+
+/// Horizons that get trees: beyond these a fit would take too long.
+const BOOSTED_HORIZONS: usize = 6;
+
+impl RefitJob {
+    pub(super) fn new<'a>(config: &ForecastConfig, steps: impl Iterator<Item = &'a Step>) -> Self {
+        let mut range = None;
+        let rows: Vec<Row> = steps
+            .map(|step| {
+                range = Some(range.map_or((step.number, step.number), |(first, _)| (first, step.number)));
+                Row { place: step.place, fee: step.fee, price: step.price, is_next: step.is_next, row: step.row }
+            })
+            .collect();
+        Self {
+            horizons: config.horizons.clone(),
+            trees: config.trees,
+            seed: config.seed,
+            has_clock: config.step.as_secs() >= 60,
+            range: range.unwrap_or_default(),
+            rows,
+        }
+    }
+
+    /// Rows with the log moves that followed.
+    fn examples(&self, steps: u32) -> (Vec<FeatureRow>, Vec<f64>) {
+        let (mut rows, mut moves) = (Vec::new(), Vec::new());
+        let mut ahead = 0;
+        for row in &self.rows {
+            let target = row.place + u64::from(steps);
+            while self.rows.get(ahead).is_some_and(|later| later.place < target) {
+                ahead += 1;
+            }
+            match self.rows.get(ahead) {
+                Some(later) if later.place == target => {
+                    rows.push(row.row);
+                    moves.push(later.fee - row.price);
+                }
+                _ => {}
+            }
+        }
+        (rows, moves)
+    }
+
+    /// Fits. Pure: the same job gives the same models.
+    pub fn run(self) -> Refit {
+        let mut columns: Vec<usize> = (0..AT_LEVEL + 11).filter(|column| *column != 5).collect();
+        if self.has_clock {
+            columns.extend(AT_CLOCK..FEATURES);
+        }
+        let is_determined = self.rows.iter().filter(|row| row.is_next).count() * 2 > self.rows.len();
+        let mut boosted_so_far = 0;
+        let mut fitted = Vec::new();
+        for steps in &self.horizons {
+            if *steps == 1 && is_determined {
+                continue;
+            }
+            let (rows, mut y) = self.examples(*steps);
+            clip(&mut y);
+            let params = RidgeParams { columns: columns.clone(), alpha: 10.0 + f64::from(*steps) };
+            let Ok(ridge) = Ridge::fit(&rows, &y, &params) else { continue };
+            let cut = rows.len() * 4 / 5;
+            let learnt = cut.saturating_sub(*steps as usize);
+            let scores = Ridge::fit(&rows[..learnt], &y[..learnt], &params).map_or(
+                Scores { ridge: f64::MAX, persistence: f64::MAX },
+                |early| {
+                    let n = (rows.len() - cut).max(1) as f64;
+                    let pairs = || rows[cut..].iter().zip(&y[cut..]);
+                    Scores {
+                        ridge: pairs().map(|(row, y)| (early.predict(row) - y).abs()).sum::<f64>() / n,
+                        persistence: pairs().map(|(_, y)| y.abs()).sum::<f64>() / n,
+                    }
+                },
+            );
+            let mut boosted = None;
+            if self.trees > 0 && boosted_so_far < BOOSTED_HORIZONS {
+                boosted_so_far += 1;
+                let params = BoostParams {
+                    trees: self.trees,
+                    depth: 3,
+                    rate: 0.15,
+                    sample: 0.5,
+                    least_leaf: 20 + *steps as usize / 2,
+                    seed: self.seed ^ u64::from(*steps),
+                };
+                boosted = Boosted::fit(&rows, &y, &params).ok();
+            }
+            fitted.push(HorizonModels { steps: *steps, ridge, boosted, examples: rows.len(), scores });
+        }
+        Refit { fitted: Fitted::new(self.range, fitted) }
+    }
+}
+
+/// Cuts off moves beyond six mean absolute ones: one spike must not bend a line.
+fn clip(y: &mut [f64]) {
+    let mean = y.iter().map(|y| y.abs()).sum::<f64>() / (y.len().max(1) as f64);
+    for y in y {
+        *y = y.clamp(-6.0 * mean, 6.0 * mean);
+    }
+}
