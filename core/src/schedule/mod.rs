@@ -12,6 +12,7 @@
 
 mod outlook;
 mod queue;
+pub mod timing;
 
 pub use outlook::{FeeOutlook, PercentileOutlook};
 pub use queue::{ComposeLimits, Queue, QueuedRequest, Selection, Trigger};

@@ -1,0 +1,464 @@
+//! When to send a request that has slack.
+//!
+//! See [`Timing`].
+
+mod boost;
+mod experts;
+mod features;
+mod prior;
+mod ridge;
+mod rules;
+mod stopping;
+mod train;
+
+use std::{collections::VecDeque, time::Duration};
+
+use experts::SlackClass;
+pub use features::FEATURES;
+use features::{Features, Row, unit_seconds};
+pub use prior::{PRIOR_VERSION, PriorKind, TimingPrior};
+use stopping::{Ladder, RUNGS, at_slack, count, send_within};
+pub use stopping::Stopping;
+pub use train::{TrainingFile, train};
+
+use crate::market::FeePoint;
+
+/// Most steps that may lie between decision and inclusion.
+const MAX_SLIP: u32 = 64;
+/// Longest slack class, in steps.
+const MAX_SLACK: u32 = 200_000;
+
+/// Why a [`Timing`] could not be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TimingError {
+    /// Configuration: time does not pass.
+    #[error("a step of {0:?} is not positive")]
+    Step(Duration),
+    /// Configuration: there must be slack classes, ascending, each within the limit.
+    #[error("slack classes must ascend within 1..={limit} steps, got {got:?}")]
+    Slacks {
+        /// What was configured.
+        got: Vec<u32>,
+        /// The longest possible.
+        limit: u32,
+    },
+    /// Configuration: decision and inclusion are too far apart.
+    #[error("slip of {got} steps, limit {limit}")]
+    Slip {
+        /// What was configured.
+        got: u32,
+        /// The longest possible.
+        limit: u32,
+    },
+    /// The prior is not usable.
+    #[error("timing prior: {0}")]
+    Prior(String),
+}
+
+/// How to time requests on one chain.
+#[derive(Debug, Clone)]
+pub struct TimingConfig {
+    /// Time between two observed points.
+    pub step: Duration,
+    /// Slacks for which policies are weighed, in steps, ascending. A request uses the nearest.
+    pub slacks: Vec<u32>,
+    /// Steps between a decision and the price that it pays: 0 if the next block includes it.
+    pub slip: u32,
+    /// Seed of the boosted trees.
+    pub seed: u64,
+    /// Where to start; `None`: cold.
+    pub prior: Option<TimingPrior>,
+}
+
+/// A way to decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Policy {
+    /// Send at once.
+    Now,
+    /// Send at or below a quantile of the last `window` units; with slack r the quantile is 1 / (1 + 10 r / `pace_tenths`).
+    Threshold {
+        /// Window, in units of time.
+        window: u16,
+        /// Units per independent price, in tenths.
+        pace_tenths: u16,
+    },
+    /// Send below a moving average, the further below the more slack there is.
+    Level {
+        /// Index of the moving average.
+        mean: u8,
+    },
+    /// Recognise a chain at its floor.
+    Floor,
+    /// Fitted optimal stopping, ridge.
+    Ridge,
+    /// Fitted optimal stopping, boosted trees.
+    Trees,
+    /// Mean of ridge and trees.
+    Fitted,
+    /// Fitted with a share of thresholds.
+    Blend {
+        /// Share of the thresholds, in percent.
+        percent: u8,
+    },
+}
+
+impl core::fmt::Display for Policy {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Now => f.write_str("now"),
+            Self::Threshold { window, pace_tenths } => write!(f, "threshold-{window}-{pace_tenths}"),
+            Self::Level { mean } => write!(f, "level-{mean}"),
+            Self::Floor => f.write_str("floor"),
+            Self::Ridge => f.write_str("ridge"),
+            Self::Trees => f.write_str("trees"),
+            Self::Fitted => f.write_str("fitted"),
+            Self::Blend { percent } => write!(f, "blend-{percent}"),
+        }
+    }
+}
+
+/// Shares of thresholds in the blends, in percent.
+const BLENDS: [u8; 4] = [10, 20, 40, 60];
+/// The threshold rules whose mean the blends and the cold start use: (window, pace).
+const STEADY: [(usize, usize); 2] = [(3, 1), (4, 1)];
+
+/// All policies, in a fixed order.
+pub fn policies() -> Vec<Policy> {
+    let mut all = vec![Policy::Now];
+    for window in 0..rules::RULE_WINDOWS.len() {
+        for pace in rules::RULE_PACES {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small constants")]
+            let (window, pace_tenths) = (rules::window_units(window) as u16, (pace * 10.0) as u16);
+            all.push(Policy::Threshold { window, pace_tenths });
+        }
+    }
+    all.extend([0, 1, 2].map(|mean| Policy::Level { mean }));
+    all.extend([Policy::Floor, Policy::Ridge, Policy::Trees, Policy::Fitted]);
+    all.extend(BLENDS.map(|percent| Policy::Blend { percent }));
+    all
+}
+
+/// What to do with a request now.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TimingDecision {
+    /// Send now.
+    pub send: bool,
+    /// Price of sending now, wei per gas.
+    pub price: u128,
+    /// Highest price at which it would be sent now, wei per gas.
+    pub reservation: u128,
+    /// What waiting is expected to save against sending now, wei per gas; 0 if it is sent.
+    pub expected_saving: u128,
+    /// The policy with the largest weight.
+    pub policy: Policy,
+}
+
+/// A slack class and what stands ready for its decisions.
+#[derive(Debug, Clone)]
+struct ClassState {
+    experts: SlackClass,
+    /// Send what has at most this many steps left.
+    within: usize,
+    /// Log of reservation price over price, per rung.
+    reservation: Ladder,
+    winner: usize,
+}
+
+/// Decides, step by step, whether a request with slack is sent now.
+#[derive(Debug, Clone)]
+pub struct Timing {
+    config: TimingConfig,
+    policies: Vec<Policy>,
+    steps_per_unit: f64,
+    features: Features,
+    now: u64,
+    price: u128,
+    model: Option<Stopping>,
+    classes: Vec<ClassState>,
+    /// Fitted value of waiting now.
+    fitted: Option<Ladder>,
+    history: VecDeque<(f64, Row)>,
+    next_fit: u64,
+}
+
+/// Rows kept for a refit.
+const HISTORY: usize = 6_000;
+/// Units before the first fit.
+const FIRST_FIT: f64 = 600.0;
+/// Units between fits.
+const BETWEEN_FITS: f64 = 600.0;
+
+/// A refit that may run elsewhere: owned, pure, about a second of work.
+#[derive(Debug, Clone)]
+pub struct RefitJob {
+    episode: stopping::Episode,
+    start: Option<Stopping>,
+    plan: stopping::FitPlan,
+}
+
+/// A fitted model, to be given to [`Timing::install`].
+#[derive(Debug, Clone)]
+pub struct FittedTiming(Option<Stopping>);
+
+impl RefitJob {
+    /// Fits.
+    pub fn run(self) -> FittedTiming {
+        FittedTiming(stopping::fit(core::slice::from_ref(&self.episode), self.start.as_ref(), self.plan))
+    }
+}
+
+impl Timing {
+    /// A scheduler that has seen nothing.
+    ///
+    /// # Errors
+    /// [`TimingError`] if the configuration is not usable.
+    pub fn new(config: TimingConfig) -> Result<Self, TimingError> {
+        if config.step.is_zero() {
+            return Err(TimingError::Step(config.step));
+        }
+        if config.slip > MAX_SLIP {
+            return Err(TimingError::Slip { got: config.slip, limit: MAX_SLIP });
+        }
+        let is_valid = config.slacks.is_sorted_by(|a, b| a < b)
+            && config.slacks.first().is_some_and(|slack| *slack > 0)
+            && config.slacks.last().is_some_and(|slack| *slack <= MAX_SLACK);
+        if !is_valid {
+            return Err(TimingError::Slacks { got: config.slacks, limit: MAX_SLACK });
+        }
+        if let Some(prior) = &config.prior {
+            prior.check()?;
+        }
+        let steps_per_unit = unit_seconds(config.step) / config.step.as_secs_f64();
+        let policies = policies();
+        let kind = config.prior.as_ref().and_then(|prior| prior.kind(config.step.as_secs_f64(), config.slip));
+        let classes = config
+            .slacks
+            .iter()
+            .map(|slack| {
+                let units = f64::from(*slack) / steps_per_unit;
+                let expected = policies
+                    .iter()
+                    .map(|policy| match kind {
+                        Some(kind) => kind.share(&policy.to_string(), units).unwrap_or(-0.5),
+                        None => cold_share(*policy),
+                    })
+                    .collect();
+                let slack = *slack as usize;
+                let start = 6.0 * count(slack) + 400.0 * steps_per_unit;
+                let memory = 12.0 * count(slack) + 2_000.0 * steps_per_unit;
+                ClassState {
+                    experts: SlackClass::new(slack, config.slip as usize, expected, start, memory),
+                    within: usize::MAX,
+                    reservation: [0.0; RUNGS.len()],
+                    winner: 0,
+                }
+            })
+            .collect();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small")]
+        let next_fit = (FIRST_FIT * steps_per_unit) as u64;
+        Ok(Self {
+            features: Features::new(config.step),
+            model: kind.map(|kind| kind.model.clone()),
+            policies,
+            steps_per_unit,
+            now: 0,
+            price: 0,
+            classes,
+            fitted: None,
+            history: VecDeque::new(),
+            next_fit,
+            config,
+        })
+    }
+
+    /// Takes in the newest point: a block, or a row of a series. Every call is one step.
+    pub fn observe(&mut self, point: &FeePoint) {
+        self.price = point.price();
+        #[expect(clippy::cast_precision_loss, reason = "a float values waiting; amounts stay integers")]
+        let price = self.price as f64;
+        let log_price = libm::log(price.max(1e-3));
+        let row = self.features.push(log_price, point.timestamp.map(|at| at.0));
+        if self.history.len() == HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back((price, row));
+        let ladders = self.ladders(log_price, &row);
+        // From advantages to the longest slack at which each policy sends.
+        let within: Vec<usize> = ladders
+            .iter()
+            .map(|ladder| {
+                let steps = send_within(ladder) * self.steps_per_unit;
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+                let steps = (steps + 1e-9) as usize;
+                steps.saturating_add(self.config.slip as usize)
+            })
+            .collect();
+        for class in &mut self.classes {
+            class.experts.step(self.now, price, &within);
+            class.decide(&ladders, &within);
+        }
+        self.now += 1;
+    }
+
+    /// Advantage of waiting, per policy.
+    fn ladders(&mut self, log_price: f64, row: &Row) -> Vec<Ladder> {
+        let features = &self.features;
+        let mut ladders = Vec::with_capacity(self.policies.len());
+        ladders.push([f64::INFINITY; RUNGS.len()]);
+        for window in 0..rules::RULE_WINDOWS.len() {
+            for pace in rules::RULE_PACES {
+                ladders.push(rules::threshold(features, window, pace, log_price));
+            }
+        }
+        let [first, second] =
+            STEADY.map(|(window, pace)| ladders[1 + window * rules::RULE_PACES.len() + pace]);
+        let steady = rules::blend(&first, &second, 0.5);
+        for mean in 0..rules::LEVEL_MEANS.len() {
+            ladders.push(rules::level(features, mean, log_price));
+        }
+        ladders.push(rules::floor(features, log_price).unwrap_or(steady));
+        let (linear, boosted) = self.model.as_ref().map_or((steady, steady), |model| model.ladders(row));
+        let fitted = rules::blend(&linear, &boosted, 0.5);
+        self.fitted = self.model.is_some().then_some(fitted);
+        ladders.extend([linear, boosted, fitted]);
+        for percent in BLENDS {
+            ladders.push(rules::blend(&fitted, &steady, f64::from(percent) / 100.0));
+        }
+        ladders
+    }
+
+    /// Whether [`Self::refit_job`] is worth running.
+    pub fn refit_due(&self) -> bool {
+        self.now >= self.next_fit
+    }
+
+    /// The work of a refit; run it anywhere and give the result to [`Self::install`].
+    pub fn refit_job(&mut self) -> RefitJob {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small")]
+        let wait = (BETWEEN_FITS * self.steps_per_unit) as u64;
+        self.next_fit = self.now + wait;
+        let mut episode = stopping::Episode::default();
+        for (price, row) in &self.history {
+            episode.prices.push(*price);
+            episode.rows.push(*row);
+        }
+        let start = self
+            .config
+            .prior
+            .as_ref()
+            .and_then(|prior| prior.kind(self.config.step.as_secs_f64(), self.config.slip))
+            .map(|kind| kind.model.clone());
+        let plan = stopping::FitPlan {
+            steps_per_unit: self.steps_per_unit,
+            slip: self.config.slip as usize,
+            rungs: RUNGS.len(),
+            share: 0.03,
+            start_rows: 3_000.0,
+            boosting: boost::Boosting {
+                trees: if start.is_some() { 15 } else { 40 },
+                rate: 0.08,
+                shrink: 0.01,
+                seed: self.config.seed,
+            },
+        };
+        RefitJob { episode, start, plan }
+    }
+
+    /// Takes a refit's result. A fit that did not come about changes nothing.
+    pub fn install(&mut self, fitted: FittedTiming) {
+        if let Some(model) = fitted.0 {
+            self.model = Some(model);
+        }
+    }
+
+    /// What to do now with a request that was accepted with `total_steps` of slack and has `remaining_steps` left.
+    ///
+    /// With no more than the configured slip left it is sent whatever the price.
+    pub fn decide(&self, total_steps: u32, remaining_steps: u32) -> TimingDecision {
+        let class = &self.classes[self.class_of(total_steps)];
+        let send = self.now == 0
+            || remaining_steps <= self.config.slip
+            || remaining_steps as usize <= class.within;
+        let units = f64::from(remaining_steps.saturating_sub(self.config.slip)) / self.steps_per_unit;
+        #[expect(clippy::cast_precision_loss, reason = "a float values waiting; amounts stay integers")]
+        let price = self.price as f64;
+        // Float to integer saturates, as it should.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "never negative")]
+        let reserved = (price * libm::exp(at_slack(&class.reservation, units.max(1e-9)).min(80.0))) as u128;
+        let (reservation, expected_saving) = if send {
+            (reserved.max(self.price), 0)
+        } else {
+            let fitted = self.fitted.as_ref().map_or(0.0, |ladder| at_slack(ladder, units.max(1e-9)));
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "never negative")]
+            let saving = (price * (-fitted).clamp(0.0, 1.0)) as u128;
+            (reserved.min(self.price.saturating_sub(1)), saving.min(self.price))
+        };
+        TimingDecision { send, price: self.price, reservation, expected_saving, policy: self.policies[class.winner] }
+    }
+
+    /// Weights of the policies for a slack; they add up to 1.
+    pub fn weights(&self, total_steps: u32) -> Vec<(Policy, f64)> {
+        let class = &self.classes[self.class_of(total_steps)];
+        self.policies.iter().copied().zip(class.experts.weights.iter().copied()).collect()
+    }
+
+    /// Per policy, the share of the possible saving that it has captured so far at the nearest slack class.
+    pub fn captured(&self, total_steps: u32) -> Vec<(Policy, f64)> {
+        let (gains, available, _) = &self.classes[self.class_of(total_steps)].experts.totals;
+        let share = |gain: &f64| if *available > 0.0 { gain / available } else { 0.0 };
+        self.policies.iter().copied().zip(gains.iter().map(share)).collect()
+    }
+
+    /// The class nearest in ratio.
+    fn class_of(&self, total_steps: u32) -> usize {
+        let above = self.config.slacks.partition_point(|slack| *slack < total_steps);
+        if above == 0 {
+            return 0;
+        }
+        let Some(high) = self.config.slacks.get(above) else { return above - 1 };
+        let low = u64::from(self.config.slacks[above - 1]);
+        let square = u64::from(total_steps) * u64::from(total_steps);
+        if square < low * u64::from(*high) { above - 1 } else { above }
+    }
+}
+
+/// What to expect of a policy before anything is known: the steady thresholds lead.
+const fn cold_share(policy: Policy) -> f64 {
+    match policy {
+        Policy::Threshold { window: 300, pace_tenths: 40 } => 0.4,
+        Policy::Now => 0.0,
+        _ => 0.3,
+    }
+}
+
+impl ClassState {
+    /// Weighted medians over the policies.
+    fn decide(&mut self, ladders: &[Ladder], within: &[usize]) {
+        let weights = &self.experts.weights;
+        let mut order: Vec<(usize, f64)> = within.iter().copied().zip(weights.iter().copied()).collect();
+        order.sort_by_key(|(within, _)| *within);
+        self.within = median(&order, 0);
+        let mut values: Vec<(f64, f64)> = Vec::with_capacity(ladders.len());
+        for rung in 0..RUNGS.len() {
+            values.clear();
+            values.extend(ladders.iter().zip(weights).map(|(ladder, weight)| (ladder[rung], *weight)));
+            values.sort_by(|a, b| a.0.total_cmp(&b.0));
+            self.reservation[rung] = median(&values, 0.0);
+        }
+        self.winner = (0..weights.len()).max_by(|a, b| weights[*a].total_cmp(&weights[*b])).unwrap_or(0);
+    }
+}
+
+/// Weighted median of ascending values.
+fn median<T: Copy>(ascending: &[(T, f64)], none: T) -> T {
+    let mut sum = 0.0;
+    for (value, weight) in ascending {
+        sum += weight;
+        if sum >= 0.5 {
+            return *value;
+        }
+    }
+    ascending.last().map_or(none, |(value, _)| *value)
+}
