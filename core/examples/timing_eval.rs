@@ -61,7 +61,8 @@ fn read(path: &Path) -> Fallible<Recorded> {
     } else {
         File::open(path)?.read_to_string(&mut text)?;
     }
-    let name = path.file_name().map(|n| n.to_string_lossy().split('.').next().unwrap_or("").to_owned()).unwrap_or_default();
+    let name =
+        path.file_name().map(|n| n.to_string_lossy().split('.').next().unwrap_or("").to_owned()).unwrap_or_default();
     let mut lines = text.lines();
     let header: Vec<&str> = lines.next().ok_or("empty file")?.split(',').collect();
     let column = |names: &[&str]| names.iter().find_map(|name| header.iter().position(|h| h == name));
@@ -89,10 +90,8 @@ fn read(path: &Path) -> Fallible<Recorded> {
         });
     }
     let is_series = name.contains("series");
-    let mut gaps: Vec<u64> = points
-        .windows(2)
-        .filter_map(|pair| Some(pair[1].timestamp?.0.saturating_sub(pair[0].timestamp?.0)))
-        .collect();
+    let mut gaps: Vec<u64> =
+        points.windows(2).filter_map(|pair| Some(pair[1].timestamp?.0.saturating_sub(pair[0].timestamp?.0))).collect();
     gaps.sort_unstable();
     let step = match gaps.get(gaps.len() / 2) {
         Some(gap) if is_series => *gap as f64,
@@ -129,8 +128,16 @@ impl Outcome {
     }
 }
 
-fn simulate(file: &Recorded, points: &[FeePoint], slacks: &[u32], slip: u32, prior: Option<TimingPrior>, judge_from: usize) -> Fallible<(Vec<Outcome>, f64)> {
-    let slacks: Vec<u32> = slacks.iter().copied().filter(|slack| *slack > slip && (*slack as usize) < points.len()).collect();
+fn simulate(
+    file: &Recorded,
+    points: &[FeePoint],
+    slacks: &[u32],
+    slip: u32,
+    prior: Option<TimingPrior>,
+    judge_from: usize,
+) -> Fallible<(Vec<Outcome>, f64)> {
+    let slacks: Vec<u32> =
+        slacks.iter().copied().filter(|slack| *slack > slip && (*slack as usize) < points.len()).collect();
     if slacks.is_empty() {
         return Ok((Vec::new(), 0.0));
     }
@@ -220,7 +227,9 @@ fn prior_of(files: &[&Recorded], slips: &[u32], share: f64, with_shares: bool) -
         let group: Vec<&Recorded> = files
             .iter()
             .copied()
-            .filter(|file| file.is_series() == is_series && file.step.as_secs_f64() >= 11.9 && !file.name.contains("taiko"))
+            .filter(|file| {
+                file.is_series() == is_series && file.step.as_secs_f64() >= 11.9 && !file.name.contains("taiko")
+            })
             .collect();
         for slip in slips {
             let Some(mut kind) = fit_kind(&group, *slip, share) else { continue };
@@ -252,19 +261,27 @@ fn main() -> Fallible<()> {
             _ => paths.push(PathBuf::from(argument)),
         }
     }
-    let files: Vec<Recorded> =
-        paths.iter().filter_map(|path| read(path).map_err(|e| eprintln!("{}: {e}", path.display())).ok()).filter(|f| f.points.len() > 300).collect();
+    let files: Vec<Recorded> = paths
+        .iter()
+        .filter_map(|path| read(path).map_err(|e| eprintln!("{}: {e}", path.display())).ok())
+        .filter(|f| f.points.len() > 300)
+        .collect();
     let all: Vec<&Recorded> = files.iter().collect();
     if let Some(out) = out {
         let prior = prior_of(&all, &[0, 1], 1.0, true)?;
         std::fs::write(out, serde_json::to_string(&prior)? + "\n")?;
         return Ok(());
     }
-    let shipped = prior_path.or(shares_path).map(|path| -> Fallible<_> { Ok(TimingPrior::from_json(&std::fs::read_to_string(path)?)?) }).transpose()?;
+    let shipped = prior_path
+        .or(shares_path)
+        .map(|path| -> Fallible<_> { Ok(TimingPrior::from_json(&std::fs::read_to_string(path)?)?) })
+        .transpose()?;
     let with_shares = |mut prior: TimingPrior| {
         if let Some(shipped) = &shipped {
             for kind in &mut prior.kinds {
-                if let Some(other) = shipped.kinds.iter().find(|k| k.slip == kind.slip && k.max_step_seconds == kind.max_step_seconds) {
+                if let Some(other) =
+                    shipped.kinds.iter().find(|k| k.slip == kind.slip && k.max_step_seconds == kind.max_step_seconds)
+                {
                     kind.shares = other.shares.clone();
                 }
             }
@@ -299,7 +316,8 @@ fn main() -> Fallible<()> {
             let sum = pooled.entry((file.is_series(), *deadline)).or_default();
             *sum = (sum.0 + weight * outcome.captured(), sum.1 + weight);
             for (policy, captured) in &outcome.policies {
-                let sum = by_policy.entry((file.is_series(), *deadline)).or_default().entry(policy.clone()).or_default();
+                let sum =
+                    by_policy.entry((file.is_series(), *deadline)).or_default().entry(policy.clone()).or_default();
                 *sum = (sum.0 + weight * captured, sum.1 + weight);
             }
         }
@@ -313,12 +331,14 @@ fn main() -> Fallible<()> {
     }
     for is_series in [false, true] {
         let of = |sums: &(f64, f64)| format!("{:6.3}", sums.0 / sums.1.max(1e-9));
-        let line: Vec<String> = pooled.range((is_series, 0)..=(is_series, u64::MAX)).map(|(_, sums)| of(sums)).collect();
+        let line: Vec<String> =
+            pooled.range((is_series, 0)..=(is_series, u64::MAX)).map(|(_, sums)| of(sums)).collect();
         println!("pooled {:12} {}", if is_series { "series" } else { "blocks" }, line.join(" "));
         let columns: Vec<_> = by_policy.range((is_series, 0)..=(is_series, u64::MAX)).collect();
         if let Some((_, first)) = columns.first() {
             for policy in first.keys() {
-                let line: Vec<String> = columns.iter().map(|(_, c)| c.get(policy).map_or_else(String::new, of)).collect();
+                let line: Vec<String> =
+                    columns.iter().map(|(_, c)| c.get(policy).map_or_else(String::new, of)).collect();
                 println!("    {policy:18} {}", line.join(" "));
             }
         }

@@ -20,14 +20,7 @@ impl Mixture {
         let total: f64 = prior.iter().sum();
         let prior: Vec<f64> = prior.iter().map(|weight| weight / total).collect();
         let zeros = vec![0.0; prior.len()];
-        Self {
-            weights: prior.clone(),
-            prior,
-            keep,
-            regret: zeros.clone(),
-            energy: zeros.clone(),
-            largest: zeros,
-        }
+        Self { weights: prior.clone(), prior, keep, regret: zeros.clone(), energy: zeros.clone(), largest: zeros }
     }
 
     pub(super) fn weights(&self) -> &[f64] {

@@ -29,9 +29,21 @@ const AT_FITTED: usize = AT_WIDE + 3;
 pub(super) const EXPERTS: usize = AT_FITTED + 3;
 /// Names of the experts, in order.
 pub const EXPERT_NAMES: [&str; EXPERTS] = [
-    "next fee", "towards level 4", "towards level 10", "towards level 25", "towards level 60", "towards level 150",
-    "towards level 400", "towards level 1000", "towards level 3000", "online ridge", "online ridge, narrow",
-    "online ridge, narrow and quick", "ridge", "boosting", "prior boosting",
+    "next fee",
+    "towards level 4",
+    "towards level 10",
+    "towards level 25",
+    "towards level 60",
+    "towards level 150",
+    "towards level 400",
+    "towards level 1000",
+    "towards level 3000",
+    "online ridge",
+    "online ridge, narrow",
+    "online ridge, narrow and quick",
+    "ridge",
+    "boosting",
+    "prior boosting",
 ];
 
 /// One step that was observed.
@@ -264,8 +276,7 @@ impl Forecaster {
         if is_next && point.utilisation.is_none() {
             implied = self.recogniser.implied_use(price - fee);
         }
-        let mut state =
-            self.steps.back().map_or_else(|| FeatureState::new(price), |last| last.state.clone());
+        let mut state = self.steps.back().map_or_else(|| FeatureState::new(price), |last| last.state.clone());
         state.push(point, price, implied, self.recogniser.target(), self.config.step.as_secs_f64());
         let row = state.row();
 
@@ -314,8 +325,7 @@ impl Forecaster {
             while horizon.open.front().is_some_and(|open| open.place + u64::from(horizon.steps) < place) {
                 horizon.open.pop_front();
             }
-            let is_due =
-                horizon.open.front().is_some_and(|open| open.place + u64::from(horizon.steps) == place);
+            let is_due = horizon.open.front().is_some_and(|open| open.place + u64::from(horizon.steps) == place);
             if !is_due {
                 continue;
             }

@@ -204,8 +204,6 @@ impl FeeTable {
 pub struct CsvOptions {
     /// The column that is the price; otherwise the first of [`PRICE_COLUMNS`] that is there.
     pub price_column: Option<String>,
-    /// The header does not determine the next base fee on this chain (its operator does): leave it open.
-    pub is_next_open: bool,
 }
 
 struct Columns {
@@ -303,7 +301,7 @@ pub fn parse(text: &str, options: &CsvOptions) -> Result<FeeTable, CsvError> {
         if total > MAX_ROWS {
             return Err(CsvError::TooLarge { line, what: "rows", limit: MAX_ROWS });
         }
-        if let Some(row) = read_row(line, text, &columns, &mut chain, options)? {
+        if let Some(row) = read_row(line, text, &columns, &mut chain)? {
             check_order(rows.last(), &row)?;
             rows.push(row);
         }
@@ -319,13 +317,7 @@ pub fn parse(text: &str, options: &CsvOptions) -> Result<FeeTable, CsvError> {
     Ok(FeeTable { chain, price_column: columns.price_name, cadence, points, without_price })
 }
 
-fn read_row(
-    line: usize,
-    text: &str,
-    columns: &Columns,
-    chain: &mut Option<String>,
-    options: &CsvOptions,
-) -> Result<Option<Row>, CsvError> {
+fn read_row(line: usize, text: &str, columns: &Columns, chain: &mut Option<String>) -> Result<Option<Row>, CsvError> {
     if text.len() > MAX_LINE_BYTES {
         return Err(CsvError::TooLarge { line, what: "bytes", limit: MAX_LINE_BYTES });
     }
@@ -369,7 +361,11 @@ fn read_row(
     let price = amount(Some(columns.price), &columns.price_name, columns.scale)?;
     let gas = whole(columns.gas_used, "gas_used")?.zip(whole(columns.gas_limit, "gas_limit")?);
     if let Some((used, limit)) = gas.filter(|(used, limit)| used > limit) {
-        return Err(wrong("gas_used", &used.to_string(), if limit == 0 { "0 like gas_limit" } else { "within gas_limit" }));
+        return Err(wrong(
+            "gas_used",
+            &used.to_string(),
+            if limit == 0 { "0 like gas_limit" } else { "within gas_limit" },
+        ));
     }
     let parse = |text| parse_ratio(text).ok_or_else(|| wrong("gas_used_ratio", text, "a number from 0 to 1"));
     let ratio = cell(columns.ratio).map(parse).transpose()?;
@@ -400,7 +396,7 @@ fn read_row(
         tips,
         next_base_fee: None,
     };
-    Ok(Some(Row { line, number, point, fills_next: is_base_fee && !can_compute && !options.is_next_open }))
+    Ok(Some(Row { line, number, point, fills_next: is_base_fee && !can_compute }))
 }
 
 fn check_order(last: Option<&Row>, row: &Row) -> Result<(), CsvError> {

@@ -17,8 +17,8 @@ use experts::SlackClass;
 pub use features::FEATURES;
 use features::{Features, Row, unit_seconds};
 pub use prior::{PRIOR_VERSION, PriorKind, TimingPrior};
-use stopping::{Ladder, RUNGS, at_slack, count, send_within};
 pub use stopping::Stopping;
+use stopping::{Ladder, RUNGS, at_slack, count, send_within};
 pub use train::{TrainingFile, train};
 
 use crate::market::FeePoint;
@@ -312,8 +312,7 @@ impl Timing {
                 ladders.push(rules::threshold(features, window, pace, log_price));
             }
         }
-        let [first, second] =
-            STEADY.map(|(window, pace)| ladders[1 + window * rules::RULE_PACES.len() + pace]);
+        let [first, second] = STEADY.map(|(window, pace)| ladders[1 + window * rules::RULE_PACES.len() + pace]);
         let steady = rules::blend(&first, &second, 0.5);
         for mean in 0..rules::LEVEL_MEANS.len() {
             ladders.push(rules::level(features, mean, log_price));
@@ -378,9 +377,7 @@ impl Timing {
     /// With no more than the configured slip left it is sent whatever the price.
     pub fn decide(&self, total_steps: u32, remaining_steps: u32) -> TimingDecision {
         let class = &self.classes[self.class_of(total_steps)];
-        let send = self.now == 0
-            || remaining_steps <= self.config.slip
-            || remaining_steps as usize <= class.within;
+        let send = self.now == 0 || remaining_steps <= self.config.slip || remaining_steps as usize <= class.within;
         let units = f64::from(remaining_steps.saturating_sub(self.config.slip)) / self.steps_per_unit;
         #[expect(clippy::cast_precision_loss, reason = "a float values waiting; amounts stay integers")]
         let price = self.price as f64;
