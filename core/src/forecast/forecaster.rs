@@ -120,7 +120,7 @@ impl Horizon {
             narrow: ridge(NARROW.len(), tuning.narrow_keep, tuning.pull_narrow),
             quick: ridge(NARROW.len(), tuning.quick_keep, tuning.pull_narrow),
             wide_columns,
-            mixture: Mixture::new(weights, tuning.mix_keep),
+            mixture: Mixture::new(weights, tuning.mix_keep, tuning.mix_boldness),
             intervals: Intervals::new(h, tuning),
             error: 0.0,
             open: VecDeque::new(),
@@ -129,7 +129,7 @@ impl Horizon {
     }
 
     /// Predictions of all experts, as log moves from the price.
-    fn experts(&self, row: &FeatureRow, fitted: Option<&Fitted>, prior: Option<&Prior>) -> [f64; EXPERTS] {
+    fn experts(&self, row: &FeatureRow, fitted: Option<&Fitted>, prior: Option<(&Prior, f64)>) -> [f64; EXPERTS] {
         let mut out = [f64::NAN; EXPERTS];
         out[0] = 0.0;
         for (k, pull) in self.pulls.iter().enumerate() {
@@ -144,8 +144,8 @@ impl Horizon {
                 out[AT_FITTED + 1] = boosted.predict(row);
             }
         }
-        if let Some(prior) = prior {
-            out[AT_FITTED + 2] = prior.predict(self.steps, row);
+        if let Some((prior, unit)) = prior {
+            out[AT_FITTED + 2] = prior.predict(self.steps, row, unit);
         }
         // No expert may run away: a fee moves by less than e⁴ within the horizons that are asked for.
         for value in &mut out {
@@ -274,7 +274,9 @@ impl Forecaster {
         if is_next {
             self.settle(place + 1, price);
         }
-        let (fitted, prior) = (self.fitted.as_ref(), self.config.prior.as_ref());
+        // A prior speaks of blocks: where no rule ties one fee to the next, it has nothing to say.
+        let unit = self.recogniser.unit().filter(|_| self.stride == 1);
+        let (fitted, prior) = (self.fitted.as_ref(), self.config.prior.as_ref().zip(unit));
         for horizon in &mut self.horizons {
             if is_next && horizon.steps == 1 {
                 continue;
@@ -376,7 +378,12 @@ impl Forecaster {
 
     /// Everything a refit needs, to be run elsewhere; `None` if too little has been seen.
     pub fn refit_job(&self) -> Option<RefitJob> {
-        (self.steps.len() >= self.config.least_rows()).then(|| RefitJob::new(&self.config, self.steps.iter()))
+        (self.steps.len() >= self.config.least_rows()).then(|| RefitJob::new(&self.config, self.recogniser.unit(), self.steps.iter()))
+    }
+
+    /// As [`Self::refit_job`], however little has been seen: for training a [`Prior`] on several chains.
+    pub fn training_job(&self) -> Option<RefitJob> {
+        (!self.steps.is_empty()).then(|| RefitJob::new(&self.config, self.recogniser.unit(), self.steps.iter()))
     }
 
     /// Puts fitted models in force.
