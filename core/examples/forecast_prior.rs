@@ -11,7 +11,7 @@ use std::{error::Error, path::Path};
 
 use slackwater::forecast::{BoostParams, ForecastConfig, Forecaster, train_prior};
 
-const HORIZONS: [u32; 7] = [2, 3, 5, 10, 25, 50, 150];
+const HORIZONS: [u32; 5] = [2, 3, 5, 10, 25];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             jobs.extend(forecaster.training_job());
         }
     }
-    let params = BoostParams { trees: 64, depth: 4, rate: 0.12, sample: 0.15, least_leaf: 60, seed: 1 };
+    let params = BoostParams { trees: 56, depth: 4, rate: 0.12, sample: 0.15, least_leaf: 60, seed: 1 };
     let provenance = format!("LAD boosting ({params:?}) on {}", names.join(", "));
     let prior = train_prior(&jobs, &HORIZONS, &params, provenance)?;
     std::fs::write(&out, serde_json::to_string(&prior)?)?;

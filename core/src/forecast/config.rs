@@ -52,8 +52,8 @@ impl Default for Tuning {
             mix_keep: 0.9995,
             mix_boldness: 1.0,
             scale_keep: 0.999,
-            track_rate: 0.1,
-            track_power: 0.3,
+            track_rate: 0.06,
+            track_power: 0.7,
         }
     }
 }

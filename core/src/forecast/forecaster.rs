@@ -112,7 +112,7 @@ impl Horizon {
         weights[AT_WIDE + 2] = 2.0;
         weights[AT_FITTED] = 2.0;
         weights[AT_FITTED + 1] = 4.0;
-        weights[AT_FITTED + 2] = 8.0;
+        weights[AT_FITTED + 2] = 12.0;
         Self {
             steps,
             pulls,
@@ -205,6 +205,8 @@ pub struct Forecaster {
     horizons: Vec<Horizon>,
     recogniser: Recogniser,
     fitted: Option<Fitted>,
+    base_id: ModelId,
+    model: ModelId,
     last_refit: u64,
     is_drifting: bool,
 }
@@ -217,7 +219,10 @@ impl Forecaster {
     /// no time.
     pub fn new(config: ForecastConfig) -> Result<Self, ForecastError> {
         config.validate()?;
+        let base_id = config.base_id();
         Ok(Self {
+            base_id,
+            model: base_id,
             horizons: config.horizons.iter().map(|steps| Horizon::new(*steps, &config)).collect(),
             recogniser: Recogniser::new(config.rule),
             config,
@@ -358,9 +363,9 @@ impl Forecaster {
         Some(Forecast { number: last.number, next_base_fee, next_is_exact, model: self.model(), horizons })
     }
 
-    /// Identity of the models in force.
-    pub fn model(&self) -> ModelId {
-        self.fitted.as_ref().map_or_else(|| self.config.base_id(), |fitted| fitted.id)
+    /// Identity of the models in force: configuration and prior, and what was fitted last.
+    pub const fn model(&self) -> ModelId {
+        self.model
     }
 
     /// The EIP-1559 rule the chain follows, if one was configured or has been recognised.
@@ -388,6 +393,7 @@ impl Forecaster {
 
     /// Puts fitted models in force.
     pub fn install(&mut self, refit: Refit) {
+        self.model = ModelId::of(&serde_json::json!({ "base": self.base_id, "fitted": refit.fitted.id }));
         self.fitted = Some(refit.fitted);
         self.last_refit = self.observed;
         self.is_drifting = false;
