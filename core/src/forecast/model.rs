@@ -80,7 +80,8 @@ impl Regressor for Ridge {
         if columns.is_empty() {
             return Ok(Self { constant: 0.0, coefficients: vec![0.0; FEATURES] });
         }
-        let values: Vec<f64> = columns.iter().flat_map(|column| rows.iter().map(|row| row[*column])).collect();
+        let values: Vec<f64> =
+            columns.iter().flat_map(|column| rows.iter().map(|row| row[*column])).collect();
         let failed = |error: smartcore::error::Failed| FitError::NoSolution(error.to_string());
         let x = DenseMatrix::new(rows.len(), columns.len(), values, true).map_err(failed)?;
         let parameters = RidgeRegressionParameters::default().with_alpha(params.alpha);
@@ -123,17 +124,25 @@ fn moves(rows: &[FeatureRow], column: usize) -> bool {
 
 /// One node: a leaf where `left` is 0.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "(u8, f32, u16, u16, f32)", into = "(u8, f32, u16, u16, f32)")]
 struct Node {
-    #[serde(rename = "f")]
     feature: u8,
-    #[serde(rename = "t")]
     threshold: f32,
-    #[serde(rename = "l")]
     left: u16,
-    #[serde(rename = "r")]
     right: u16,
-    #[serde(rename = "v")]
     value: f32,
+}
+
+impl From<(u8, f32, u16, u16, f32)> for Node {
+    fn from((feature, threshold, left, right, value): (u8, f32, u16, u16, f32)) -> Self {
+        Self { feature, threshold, left, right, value }
+    }
+}
+
+impl From<Node> for (u8, f32, u16, u16, f32) {
+    fn from(node: Node) -> Self {
+        (node.feature, node.threshold, node.left, node.right, node.value)
+    }
 }
 
 /// Boosted trees that minimise the absolute error (Friedman 2001, LAD-TreeBoost): each tree is a smartcore tree fitted to the
@@ -259,8 +268,7 @@ impl Regressor for Boosted {
                         if leaves[at].is_empty() { 0.0 } else { (params.rate * median(&mut leaves[at])) as f32 };
                 } else {
                     counts[at] = counts[left] + counts[right];
-                    let sum =
-                        counts[left] * f64::from(nodes[left].value) + counts[right] * f64::from(nodes[right].value);
+                    let sum = counts[left] * f64::from(nodes[left].value) + counts[right] * f64::from(nodes[right].value);
                     nodes[at].value = (sum / f64::max(counts[at], 1.0)) as f32;
                 }
             }

@@ -119,6 +119,13 @@ impl Recogniser {
         Some((down, libm::log(1.0 + (1.0 / share - 1.0) / denominator)))
     }
 
+    /// Largest rise of one step, in units of Ethereum's.
+    pub(super) fn unit(&self) -> Option<f64> {
+        let (_, up) = self.bounds()?;
+        let unit = up / libm::log(1.125);
+        (unit > 1e-6).then_some(unit)
+    }
+
     pub(super) fn rule(&self) -> Option<ProtocolRule> {
         let params = self.params?;
         let errors: Vec<f64> = self.pairs.iter().filter_map(|pair| miss(pair, &params)).collect();
@@ -160,7 +167,11 @@ fn shape(params: &BaseFeeParams) -> Option<(f64, f64)> {
 fn estimate(base: u128, ratio: f64, params: &BaseFeeParams) -> Option<u128> {
     let (share, denominator) = shape(params)?;
     let step = base as f64 * ((ratio / share - 1.0) / denominator);
-    let next = if step >= 0.0 { base.saturating_add(step as u128) } else { base.saturating_sub((-step) as u128) };
+    let next = if step >= 0.0 {
+        base.saturating_add(step as u128)
+    } else {
+        base.saturating_sub((-step) as u128)
+    };
     Some(next.max(params.min_base_fee))
 }
 
