@@ -61,13 +61,12 @@ fn read(path: &Path) -> Fallible<Recorded> {
     } else {
         File::open(path)?.read_to_string(&mut text)?;
     }
-    let name =
-        path.file_name().map(|n| n.to_string_lossy().split('.').next().unwrap_or("").to_owned()).unwrap_or_default();
+    let name = path.file_name().map(|n| n.to_string_lossy().split('.').next().unwrap_or("").to_owned()).unwrap_or_default();
     let mut lines = text.lines();
     let header: Vec<&str> = lines.next().ok_or("empty file")?.split(',').collect();
     let column = |names: &[&str]| names.iter().find_map(|name| header.iter().position(|h| h == name));
     let (number, time) = (column(&["block_number"]), column(&["timestamp"]));
-    let fee = column(&["base_fee_wei", "min_gas_price_wei", "close_wei", "close"]).ok_or("no fee column")?;
+    let fee = column(&["base_fee_wei", "min_gas_price_wei", "close_gwei"]).ok_or("no fee column")?;
     let (used, limit, ratio) = (column(&["gas_used"]), column(&["gas_limit"]), column(&["gas_used_ratio"]));
     let chain = column(&["chain"]);
     let mut points: Vec<FeePoint> = Vec::new();
@@ -79,7 +78,9 @@ fn read(path: &Path) -> Fallible<Recorded> {
         let Some(base_fee) = cell(Some(fee)).and_then(|c| c.parse::<f64>().ok()) else { continue };
         let gas = cell(used).and_then(|c| c.parse().ok()).zip(cell(limit).and_then(|c| c.parse().ok()));
         let ratio = cell(ratio).and_then(|c| c.parse().ok()).map(Utilisation::Ratio);
-        let base_fee = cell(Some(fee)).and_then(|c| c.parse::<u128>().ok()).unwrap_or(base_fee as u128);
+        let in_gwei = header[fee].ends_with("_gwei");
+        let exact = cell(Some(fee)).and_then(|c| c.parse::<u128>().ok()).filter(|_| !in_gwei);
+        let base_fee = exact.unwrap_or((base_fee * if in_gwei { 1e9 } else { 1.0 }) as u128);
         points.push(FeePoint {
             number: cell(number).and_then(|c| c.parse().ok()).unwrap_or(points.len() as u64),
             timestamp: cell(time).and_then(|c| c.parse::<f64>().ok()).map(|t| BlockTimestamp(t as u64)),
@@ -90,8 +91,10 @@ fn read(path: &Path) -> Fallible<Recorded> {
         });
     }
     let is_series = name.contains("series");
-    let mut gaps: Vec<u64> =
-        points.windows(2).filter_map(|pair| Some(pair[1].timestamp?.0.saturating_sub(pair[0].timestamp?.0))).collect();
+    let mut gaps: Vec<u64> = points
+        .windows(2)
+        .filter_map(|pair| Some(pair[1].timestamp?.0.saturating_sub(pair[0].timestamp?.0)))
+        .collect();
     gaps.sort_unstable();
     let step = match gaps.get(gaps.len() / 2) {
         Some(gap) if is_series => *gap as f64,
@@ -128,16 +131,8 @@ impl Outcome {
     }
 }
 
-fn simulate(
-    file: &Recorded,
-    points: &[FeePoint],
-    slacks: &[u32],
-    slip: u32,
-    prior: Option<TimingPrior>,
-    judge_from: usize,
-) -> Fallible<(Vec<Outcome>, f64)> {
-    let slacks: Vec<u32> =
-        slacks.iter().copied().filter(|slack| *slack > slip && (*slack as usize) < points.len()).collect();
+fn simulate(file: &Recorded, points: &[FeePoint], slacks: &[u32], slip: u32, prior: Option<TimingPrior>, judge_from: usize) -> Fallible<(Vec<Outcome>, f64)> {
+    let slacks: Vec<u32> = slacks.iter().copied().filter(|slack| *slack > slip && (*slack as usize) < points.len()).collect();
     if slacks.is_empty() {
         return Ok((Vec::new(), 0.0));
     }
@@ -148,7 +143,7 @@ fn simulate(
     let mut longest_fit = 0.0_f64;
     for (now, point) in points.iter().enumerate() {
         timing.observe(point);
-        if timing.refit_due() {
+        if timing.refit_due() && std::env::var_os("NOFIT").is_none() {
             let start = Instant::now();
             let fitted = timing.refit_job().run();
             longest_fit = longest_fit.max(start.elapsed().as_secs_f64());
@@ -227,15 +222,13 @@ fn prior_of(files: &[&Recorded], slips: &[u32], share: f64, with_shares: bool) -
         let group: Vec<&Recorded> = files
             .iter()
             .copied()
-            .filter(|file| {
-                file.is_series() == is_series && file.step.as_secs_f64() >= 11.9 && !file.name.contains("taiko")
-            })
+            .filter(|file| file.is_series() == is_series && file.step.as_secs_f64() >= 11.9 && !file.name.contains("taiko"))
             .collect();
+        // With slip the same policies lead, only with less to gain.
+        let shared = if with_shares { shares(&group, 0)? } else { BTreeMap::new() };
         for slip in slips {
             let Some(mut kind) = fit_kind(&group, *slip, share) else { continue };
-            if with_shares {
-                kind.shares = shares(&group, *slip)?;
-            }
+            kind.shares = shared.clone();
             kinds.push(kind);
         }
     }
@@ -261,27 +254,19 @@ fn main() -> Fallible<()> {
             _ => paths.push(PathBuf::from(argument)),
         }
     }
-    let files: Vec<Recorded> = paths
-        .iter()
-        .filter_map(|path| read(path).map_err(|e| eprintln!("{}: {e}", path.display())).ok())
-        .filter(|f| f.points.len() > 300)
-        .collect();
+    let files: Vec<Recorded> =
+        paths.iter().filter_map(|path| read(path).map_err(|e| eprintln!("{}: {e}", path.display())).ok()).filter(|f| f.points.len() > 300).collect();
     let all: Vec<&Recorded> = files.iter().collect();
     if let Some(out) = out {
         let prior = prior_of(&all, &[0, 1], 1.0, true)?;
         std::fs::write(out, serde_json::to_string(&prior)? + "\n")?;
         return Ok(());
     }
-    let shipped = prior_path
-        .or(shares_path)
-        .map(|path| -> Fallible<_> { Ok(TimingPrior::from_json(&std::fs::read_to_string(path)?)?) })
-        .transpose()?;
+    let shipped = prior_path.or(shares_path).map(|path| -> Fallible<_> { Ok(TimingPrior::from_json(&std::fs::read_to_string(path)?)?) }).transpose()?;
     let with_shares = |mut prior: TimingPrior| {
         if let Some(shipped) = &shipped {
             for kind in &mut prior.kinds {
-                if let Some(other) =
-                    shipped.kinds.iter().find(|k| k.slip == kind.slip && k.max_step_seconds == kind.max_step_seconds)
-                {
+                if let Some(other) = shipped.kinds.iter().find(|k| k.slip == kind.slip && k.max_step_seconds == kind.max_step_seconds) {
                     kind.shares = other.shares.clone();
                 }
             }
@@ -316,8 +301,7 @@ fn main() -> Fallible<()> {
             let sum = pooled.entry((file.is_series(), *deadline)).or_default();
             *sum = (sum.0 + weight * outcome.captured(), sum.1 + weight);
             for (policy, captured) in &outcome.policies {
-                let sum =
-                    by_policy.entry((file.is_series(), *deadline)).or_default().entry(policy.clone()).or_default();
+                let sum = by_policy.entry((file.is_series(), *deadline)).or_default().entry(policy.clone()).or_default();
                 *sum = (sum.0 + weight * captured, sum.1 + weight);
             }
         }
@@ -331,14 +315,12 @@ fn main() -> Fallible<()> {
     }
     for is_series in [false, true] {
         let of = |sums: &(f64, f64)| format!("{:6.3}", sums.0 / sums.1.max(1e-9));
-        let line: Vec<String> =
-            pooled.range((is_series, 0)..=(is_series, u64::MAX)).map(|(_, sums)| of(sums)).collect();
+        let line: Vec<String> = pooled.range((is_series, 0)..=(is_series, u64::MAX)).map(|(_, sums)| of(sums)).collect();
         println!("pooled {:12} {}", if is_series { "series" } else { "blocks" }, line.join(" "));
         let columns: Vec<_> = by_policy.range((is_series, 0)..=(is_series, u64::MAX)).collect();
         if let Some((_, first)) = columns.first() {
             for policy in first.keys() {
-                let line: Vec<String> =
-                    columns.iter().map(|(_, c)| c.get(policy).map_or_else(String::new, of)).collect();
+                let line: Vec<String> = columns.iter().map(|(_, c)| c.get(policy).map_or_else(String::new, of)).collect();
                 println!("    {policy:18} {}", line.join(" "));
             }
         }

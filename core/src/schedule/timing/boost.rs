@@ -97,8 +97,10 @@ impl Binned {
         for feature in 0..FEATURES {
             let mut values: Vec<f64> = rows.iter().map(|row| row[feature]).collect();
             values.sort_by(f64::total_cmp);
-            let mut cuts: Vec<f64> =
-                (1..BINS).filter_map(|cut| values.get(cut * values.len() / BINS).copied()).map(six_digits).collect();
+            let mut cuts: Vec<f64> = (1..BINS)
+                .filter_map(|cut| values.get(cut * values.len() / BINS).copied())
+                .map(six_digits)
+                .collect();
             cuts.dedup();
             for (row, bin) in rows.iter().zip(&mut bins[feature * rows.len()..]) {
                 *bin = u8::try_from(cuts.partition_point(|cut| *cut < row[feature])).unwrap_or(u8::MAX);
@@ -127,13 +129,7 @@ impl Binned {
     }
 
     fn grow(
-        &self,
-        residual: &[f64],
-        weights: &[f64],
-        leaf_of: &mut [u8],
-        salt: u64,
-        how: Boosting,
-        total: f64,
+        &self, residual: &[f64], weights: &[f64], leaf_of: &mut [u8], salt: u64, how: Boosting, total: f64,
     ) -> Option<Tree> {
         let count = residual.len();
         let shrink = how.shrink * total;

@@ -12,7 +12,7 @@ pub(super) struct SlackClass {
     pub(super) slack: usize,
     slip: usize,
     keep: f64,
-    /// Submissions that the prior counts for.
+    /// Possible saving, summed over submissions as a share of the price, that the prior counts for.
     start: f64,
     prior: Vec<f64>,
     /// Oldest submission that a policy has not sent.
@@ -27,7 +27,6 @@ pub(super) struct SlackClass {
     lowest: VecDeque<(u64, f64)>,
     gains: Vec<f64>,
     available: f64,
-    seen: f64,
     /// Weights of the policies; they add up to 1.
     pub(super) weights: Vec<f64>,
     /// Undiscounted, for reports: gains, available, complete submissions.
@@ -54,7 +53,6 @@ impl SlackClass {
             lowest: VecDeque::new(),
             gains: vec![0.0; policies],
             available: 0.0,
-            seen: 0.0,
             weights: vec![0.0; policies],
             totals: (vec![0.0; policies], 0.0, 0),
         };
@@ -110,15 +108,15 @@ impl SlackClass {
         }
         let at_once = self.prices.pop_front().unwrap_or(0.0);
         let lowest = self.lowest.front().map_or(at_once, |(_, low)| *low);
-        // Shares of the price: a storm does not outvote a week.
+        // Shares of the price, within -1 and 1: a storm does not outvote a week.
         let scale = at_once.max(1e-9);
         self.available = self.keep * self.available + (at_once - lowest) / scale;
-        self.seen = self.keep * self.seen + 1.0;
         self.totals.1 += at_once - lowest;
         self.totals.2 += 1;
         for (policy, paid) in self.paid.iter_mut().enumerate() {
             let paid = paid.pop_front().filter(|paid| paid.is_finite()).unwrap_or(at_once);
-            self.gains[policy] = self.keep * self.gains[policy] + ((at_once - paid) / scale).max(-2.0);
+            let gain = (at_once - paid) / scale.max(paid);
+            self.gains[policy] = self.keep * self.gains[policy] + gain;
             self.totals.0[policy] += at_once - paid;
         }
         self.reweigh();
@@ -126,8 +124,7 @@ impl SlackClass {
 
     /// Expected captured share of a policy: the prior, moved by what was seen.
     pub(super) fn score(&self, policy: usize) -> f64 {
-        let share = if self.available > 1e-12 { self.gains[policy] / self.available } else { 0.0 };
-        (self.seen * share.clamp(-3.0, 1.0) + self.start * self.prior[policy]) / (self.seen + self.start)
+        (self.gains[policy] + self.start * self.prior[policy]) / (self.available + self.start)
     }
 
     fn reweigh(&mut self) {

@@ -17,8 +17,8 @@ use experts::SlackClass;
 pub use features::FEATURES;
 use features::{Features, Row, unit_seconds};
 pub use prior::{PRIOR_VERSION, PriorKind, TimingPrior};
-pub use stopping::Stopping;
 use stopping::{Ladder, RUNGS, at_slack, count, send_within};
+pub use stopping::Stopping;
 pub use train::{TrainingFile, train};
 
 use crate::market::FeePoint;
@@ -89,6 +89,11 @@ pub enum Policy {
         /// Index of the moving average.
         mean: u8,
     },
+    /// Wait while the price is below a moving average, that is while it falls.
+    Trend {
+        /// Index of the moving average.
+        mean: u8,
+    },
     /// Recognise a chain at its floor.
     Floor,
     /// Fitted optimal stopping, ridge.
@@ -97,6 +102,14 @@ pub enum Policy {
     Trees,
     /// Mean of ridge and trees.
     Fitted,
+    /// Fitted for the last `upto` units of slack, thresholds before: what fitting says of the next blocks decides when a
+    /// price that is low enough is taken.
+    Switch {
+        /// Slack up to which the fit alone decides, in units.
+        upto: u8,
+        /// Units per independent price of the thresholds, in tenths.
+        pace_tenths: u16,
+    },
     /// Fitted with a share of thresholds.
     Blend {
         /// Share of the thresholds, in percent.
@@ -110,19 +123,23 @@ impl core::fmt::Display for Policy {
             Self::Now => f.write_str("now"),
             Self::Threshold { window, pace_tenths } => write!(f, "threshold-{window}-{pace_tenths}"),
             Self::Level { mean } => write!(f, "level-{mean}"),
+            Self::Trend { mean } => write!(f, "trend-{mean}"),
             Self::Floor => f.write_str("floor"),
             Self::Ridge => f.write_str("ridge"),
             Self::Trees => f.write_str("trees"),
             Self::Fitted => f.write_str("fitted"),
+            Self::Switch { upto, pace_tenths } => write!(f, "switch-{upto}-{pace_tenths}"),
             Self::Blend { percent } => write!(f, "blend-{percent}"),
         }
     }
 }
 
 /// Shares of thresholds in the blends, in percent.
-const BLENDS: [u8; 4] = [10, 20, 40, 60];
-/// The threshold rules whose mean the blends and the cold start use: (window, pace).
-const STEADY: [(usize, usize); 2] = [(3, 1), (4, 1)];
+const BLENDS: [u8; 2] = [20, 40];
+/// Rungs after which thresholds take over from the fit.
+const SWITCHES: [usize; 4] = [3, 6, 8, 10];
+/// The threshold windows whose mean the blends, the switches and the cold start use.
+const STEADY: [usize; 2] = [3, 4];
 
 /// All policies, in a fixed order.
 pub fn policies() -> Vec<Policy> {
@@ -135,8 +152,16 @@ pub fn policies() -> Vec<Policy> {
         }
     }
     all.extend([0, 1, 2].map(|mean| Policy::Level { mean }));
+    all.extend([0, 1, 2].map(|mean| Policy::Trend { mean }));
     all.extend([Policy::Floor, Policy::Ridge, Policy::Trees, Policy::Fitted]);
     all.extend(BLENDS.map(|percent| Policy::Blend { percent }));
+    for rungs in SWITCHES {
+        for pace in rules::RULE_PACES {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small constants")]
+            let (upto, pace_tenths) = (RUNGS[rungs - 1] as u8, (pace * 10.0) as u16);
+            all.push(Policy::Switch { upto, pace_tenths });
+        }
+    }
     all
 }
 
@@ -183,6 +208,8 @@ pub struct Timing {
     next_fit: u64,
 }
 
+/// Usual saving to be had with slack r, as a share of the price, over ln(1 + r).
+const USUAL_SAVING: f64 = 0.05;
 /// Rows kept for a refit.
 const HISTORY: usize = 6_000;
 /// Units before the first fit.
@@ -246,7 +273,9 @@ impl Timing {
                     })
                     .collect();
                 let slack = *slack as usize;
-                let start = 6.0 * count(slack) + 400.0 * steps_per_unit;
+                // What was learned at an L1 slot says less of a chain with another.
+                let trust = if kind.is_some() && steps_per_unit < 1.5 { 6.0 } else { 2.0 };
+                let start = trust * (count(slack) + 100.0) * USUAL_SAVING * libm::log(1.0 + units);
                 let memory = 12.0 * count(slack) + 2_000.0 * steps_per_unit;
                 ClassState {
                     experts: SlackClass::new(slack, config.slip as usize, expected, start, memory),
@@ -312,18 +341,32 @@ impl Timing {
                 ladders.push(rules::threshold(features, window, pace, log_price));
             }
         }
-        let [first, second] = STEADY.map(|(window, pace)| ladders[1 + window * rules::RULE_PACES.len() + pace]);
-        let steady = rules::blend(&first, &second, 0.5);
+        let paces = rules::RULE_PACES.len();
+        let steady: [Ladder; 3] = core::array::from_fn(|pace| {
+            let [first, second] = STEADY.map(|window| ladders[1 + window * paces + pace]);
+            rules::blend(&first, &second, 0.5)
+        });
+        let calm = steady[1];
         for mean in 0..rules::LEVEL_MEANS.len() {
             ladders.push(rules::level(features, mean, log_price));
         }
-        ladders.push(rules::floor(features, log_price).unwrap_or(steady));
-        let (linear, boosted) = self.model.as_ref().map_or((steady, steady), |model| model.ladders(row));
+        for mean in &features.means[..3] {
+            ladders.push([log_price - mean; RUNGS.len()]);
+        }
+        ladders.push(rules::floor(features, log_price).unwrap_or(calm));
+        let (linear, boosted) = self.model.as_ref().map_or((calm, calm), |model| model.ladders(row));
         let fitted = rules::blend(&linear, &boosted, 0.5);
         self.fitted = self.model.is_some().then_some(fitted);
         ladders.extend([linear, boosted, fitted]);
         for percent in BLENDS {
-            ladders.push(rules::blend(&fitted, &steady, f64::from(percent) / 100.0));
+            ladders.push(rules::blend(&fitted, &calm, f64::from(percent) / 100.0));
+        }
+        for rungs in SWITCHES {
+            for steady in &steady {
+                let mut ladder = *steady;
+                ladder[..rungs].copy_from_slice(&fitted[..rungs]);
+                ladders.push(ladder);
+            }
         }
         ladders
     }
@@ -337,7 +380,7 @@ impl Timing {
     pub fn refit_job(&mut self) -> RefitJob {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small")]
         let wait = (BETWEEN_FITS * self.steps_per_unit) as u64;
-        self.next_fit = self.now + wait;
+        self.next_fit = self.now + wait.max(self.now / 8);
         let mut episode = stopping::Episode::default();
         for (price, row) in &self.history {
             episode.prices.push(*price);
@@ -354,9 +397,9 @@ impl Timing {
             slip: self.config.slip as usize,
             rungs: RUNGS.len(),
             share: 0.03,
-            start_rows: 3_000.0,
+            start_rows: 600.0,
             boosting: boost::Boosting {
-                trees: if start.is_some() { 15 } else { 40 },
+                trees: if start.is_some() { 30 } else { 40 },
                 rate: 0.08,
                 shrink: 0.01,
                 seed: self.config.seed,
@@ -377,7 +420,9 @@ impl Timing {
     /// With no more than the configured slip left it is sent whatever the price.
     pub fn decide(&self, total_steps: u32, remaining_steps: u32) -> TimingDecision {
         let class = &self.classes[self.class_of(total_steps)];
-        let send = self.now == 0 || remaining_steps <= self.config.slip || remaining_steps as usize <= class.within;
+        let send = self.now == 0
+            || remaining_steps <= self.config.slip
+            || remaining_steps as usize <= class.within;
         let units = f64::from(remaining_steps.saturating_sub(self.config.slip)) / self.steps_per_unit;
         #[expect(clippy::cast_precision_loss, reason = "a float values waiting; amounts stay integers")]
         let price = self.price as f64;

@@ -37,7 +37,8 @@ pub(super) fn level(features: &Features, mean: usize, log_price: f64) -> Ladder 
 /// On a chain that sits at its minimum: at the minimum send, above it wait. `None` elsewhere.
 pub(super) fn floor(features: &Features, log_price: f64) -> Option<Ladder> {
     let window = &features.windows[5];
-    (window.share_near_minimum(EQUAL) >= FLOOR_SHARE).then(|| [window.minimum() + EQUAL - log_price; RUNGS.len()])
+    (window.share_near_minimum(EQUAL) >= FLOOR_SHARE)
+        .then(|| [window.minimum() + EQUAL - log_price; RUNGS.len()])
 }
 
 /// `a`·(1 − share) + `b`·share.
