@@ -137,7 +137,7 @@ pub struct ForecastRun {
 
 /// Scores the shipped forecaster: one forecast after every row from row [`WARM_UP`], each judged when its row has come.
 ///
-/// Horizon 1 of a chain whose next base fee is computed counts from when its rule is known. Rows that are missing are no
+/// Horizon 1 of a chain whose next base fee is mostly computed counts where its rule is known. Rows that are missing are no
 /// outcomes. Refits run at once, between two rows. `watch` sees every forecast, with the row it was made after.
 ///
 /// # Errors
@@ -162,6 +162,8 @@ pub fn score_forecasts(
     let history = trace.history().to_vec();
     let (stride, is_blocks) = (trace.stride(), trace.is_blocks());
     let mut scores = vec![ForecastScore::default(); run.horizons.0.len()];
+    // Forecasts of the next block that were not computed.
+    let mut guesses = ForecastScore::default();
     for (row, point) in trace.enumerate() {
         forecaster.observe(&point);
         if forecaster.refit_due()
@@ -178,11 +180,16 @@ pub fn score_forecasts(
         let price = log_fee(paid(&history, row, is_blocks).unwrap_or(point.base_fee));
         for (score, made) in scores.iter_mut().zip(&forecast.horizons) {
             let number = point.number.saturating_add(u64::from(made.steps).saturating_mul(stride));
-            let is_open = is_blocks && made.steps == 1 && !(forecast.next_is_exact || made.q10 == made.q90);
-            if let Some(outcome) = row_of(&history, row, made.steps, number).filter(|_| !is_open) {
-                score.add(made, price, log_fee(outcome.base_fee));
-            }
+            let Some(outcome) = row_of(&history, row, made.steps, number) else { continue };
+            let is_guess = is_blocks && made.steps == 1 && !(forecast.next_is_exact || made.q10 == made.q90);
+            (if is_guess { &mut guesses } else { score }).add(made, price, log_fee(outcome.base_fee));
         }
+    }
+    let next = run.horizons.iter().position(|(_, steps)| steps == 1);
+    if let Some(score) = next.and_then(|at| scores.get_mut(at))
+        && guesses.count() > score.count()
+    {
+        score.merge(&guesses);
     }
     Ok(run.horizons.iter().zip(scores).filter_map(|((key, _), score)| Some((key, score.report()?))).collect())
 }

@@ -34,7 +34,7 @@ pub(super) struct ForecastScore {
 }
 
 impl ForecastScore {
-    /// A forecast made at a log price, and the log fee that came. `certain` where the next fee was computed.
+    /// A forecast made at a log price, and the log fee that came.
     pub(super) fn add(&mut self, made: &HorizonForecast, price: f64, outcome: f64) {
         let quantiles = [0.1, 0.5, 0.9].map(|level| made.log_quantile(level));
         self.n += 1;
@@ -47,6 +47,24 @@ impl ForecastScore {
         self.inside += u64::from(is_inside);
         self.width += quantiles[2] - quantiles[0];
         self.under_twice += u64::from(outcome <= price + core::f64::consts::LN_2);
+    }
+
+    /// Forecasts so far.
+    pub(super) const fn count(&self) -> u64 {
+        self.n
+    }
+
+    /// Adds those of another.
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.n += other.n;
+        self.error += other.error;
+        self.stays += other.stays;
+        for (mine, theirs) in self.pinball.iter_mut().zip(other.pinball) {
+            *mine += theirs;
+        }
+        self.inside += other.inside;
+        self.width += other.width;
+        self.under_twice += other.under_twice;
     }
 
     /// Means; `None` without a forecast.

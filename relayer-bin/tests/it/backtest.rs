@@ -5,18 +5,18 @@ use std::{fs, io::Write as _, path::Path, process::Command};
 use flate2::{Compression, write::GzEncoder};
 use serde_json::Value;
 
-/// A chain by the EIP-1559 rule with a swing of its demand.
+/// A chain by the EIP-1559 rule whose demand falls with the price and swings.
 fn blocks(rows: u64, chain: &str) -> String {
     let mut text = "chain,block_number,timestamp,base_fee_wei,gas_used,gas_limit,note\n".to_owned();
-    let (mut base, mut state) = (20_000_000_000_u128, 7_u64);
+    let (mut base, mut state) = (20_000_000_000_u64, 7_u64);
     for row in 0..rows {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let swing = if (row / 40) % 2 == 0 { 6_000_000 } else { 4_000_000 };
-        let pull = if base > 40_000_000_000 { 0 } else { 5_000_000 };
-        let used = ((state >> 40) % 20_000_000 / 2 + swing + pull).min(30_000_000);
+        let swing = if (row / 40) % 2 == 0 { 3_000_000 } else { 0 };
+        let wanted = (13_500_000 + (state >> 40) % 10_000_000 + swing).saturating_sub(base / 4_000);
+        let used = wanted.min(30_000_000);
         let (number, time) = (20_000_000 + row, 1_700_000_000 + 12 * row);
         text.push_str(&format!("{chain},{number},{time},{base},{used},30000000,x\n"));
-        let delta = base * u128::from(used.abs_diff(15_000_000)) / 15_000_000 / 8;
+        let delta = u64::try_from(u128::from(base) * u128::from(used.abs_diff(15_000_000)) / 15_000_000 / 8).unwrap();
         base = if used > 15_000_000 { base + delta.max(1) } else { base - delta };
     }
     text
