@@ -90,7 +90,6 @@ struct FeeHistory {
 #[derive(Debug, Clone)]
 pub(super) struct Reader {
     pool: RpcPool,
-    pub(super) chain_id: u64,
     /// The preset's name, else `chain-<id>`.
     pub(super) chain: String,
 }
@@ -104,9 +103,9 @@ impl Reader {
         let endpoint = RpcEndpoint::new("the node", url.as_str()).rate_limit_per_s(args.rate_limit);
         let pool = RpcPool::new(vec![endpoint], TIMEOUT);
         // Not patiently: a wrong address should be told at once.
-        let chain_id = pool.call::<U64>("eth_chainId", json!([])).await?.to();
+        let chain_id: u64 = pool.call::<U64>("eth_chainId", json!([])).await?.to();
         let chain = preset_for_chain_id(chain_id).map_or_else(|| format!("chain-{chain_id}"), |spec| spec.name);
-        Ok(Self { pool, chain_id, chain })
+        Ok(Self { pool, chain })
     }
 
     /// Asks again, later and later, what may succeed later.

@@ -108,7 +108,7 @@ pub(super) fn draw(past: &[u128], forecast: &Forecast, is_coloured: bool) -> Str
 /// The same in numbers.
 pub(super) fn table(forecast: &Forecast, step: Duration) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(["ahead", "in", "10 %", "median", "90 %"]);
+    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(["ahead", "in", "10 %", "median", "90 %"]);
     for horizon in &forecast.horizons {
         table.add_row([
             horizon.steps.to_string(),
