@@ -79,7 +79,10 @@ fn the_next_base_fee_is_computed() {
         let rows = trace.rows() as u64;
         let run = ForecastRun { horizons: Horizons::of(&trace, &[HorizonKey::Blocks(1)]), prior: None, seed: 1 };
         let next = score_forecasts(trace, &run, |_, _, _| {}).unwrap()[&HorizonKey::Blocks(1)];
-        println!("{name}: {} of {rows} rows, mean error {:e}, of the fee staying {:.4}", next.n, next.mae, next.mae_persistence);
+        println!(
+            "{name}: {} of {rows} rows, mean error {:e}, of the fee staying {:.4}",
+            next.n, next.mae, next.mae_persistence
+        );
         assert!(next.mae <= worst, "{name}: {next:?}");
         assert_eq!(next.n, rows - 51, "{name}: known from row 50 on");
     }
