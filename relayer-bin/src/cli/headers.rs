@@ -156,16 +156,28 @@ impl Reader {
     pub(super) async fn fee_history(&self, from: u64, to: u64, percentile: u8) -> Result<Vec<FeePoint>, CliError> {
         let count = (to - from + 1).min(MAX_FEE_HISTORY);
         let params = json!([format!("{count:#x}"), format!("{to:#x}"), [percentile]]);
-        let history: FeeHistory = self.ask("eth_feeHistory", params).await?;
-        let oldest: u64 = history.oldest_block.to();
-        let blocks = history.gas_used_ratio.len();
-        let is_whole = blocks > 0
-            && history.base_fee_per_gas.len() == blocks + 1
-            && oldest.checked_add(blocks as u64 - 1) == Some(to)
-            && oldest >= from;
-        if !is_whole {
-            return Err(CliError::failed(format!("eth_feeHistory up to block {to} has an unexpected form")));
-        }
+        let mut wait = FIRST_WAIT;
+        let mut tries = 1;
+        // Some nodes write their fee history a moment after the block.
+        let history = loop {
+            let history: FeeHistory = self.ask("eth_feeHistory", params.clone()).await?;
+            let blocks = history.gas_used_ratio.len();
+            let oldest: u64 = history.oldest_block.to();
+            let is_whole = blocks > 0
+                && history.base_fee_per_gas.len() == blocks + 1
+                && oldest.checked_add(blocks as u64 - 1) == Some(to)
+                && oldest >= from;
+            if is_whole {
+                break history;
+            }
+            if tries == TRIES {
+                return Err(CliError::failed(format!("eth_feeHistory up to block {to} has an unexpected form")));
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(MAX_WAIT);
+            tries += 1;
+        };
+        let (oldest, blocks): (u64, usize) = (history.oldest_block.to(), history.gas_used_ratio.len());
         let fees: Vec<u128> = history.base_fee_per_gas.iter().map(|fee| fee.to()).collect();
         let rewards = history.reward.unwrap_or_default();
         Ok((0..blocks)
