@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use super::report::HorizonReport;
 use crate::forecast::HorizonForecast;
 
-/// Slack of a comparison with a bound, for fees that are determined: rounding of a logarithm.
-const ROUNDING: f64 = 1e-9;
+/// Slack of a comparison with a bound, for fees that are determined: rounding of a logarithm, and of ratios to six digits.
+const ROUNDING: f64 = 1e-7;
 
 /// Natural logarithm of a fee; 0 wei counts as 1.
 #[expect(clippy::cast_precision_loss, reason = "a logarithm")]
