@@ -37,7 +37,7 @@
 //!
 //! # Rooms
 //! Pure, without clock, socket or randomness, also for `wasm32-unknown-unknown` (`--no-default-features`): [`chain`],
-//! [`request`], [`market`], [`forecast`], [`schedule`], [`policy`], [`lane`], [`provenance`]. With feature `relay` (the default): `ledger` and
+//! [`request`], [`market`], [`forecast`], [`schedule`], [`policy`], [`lane`], [`provenance`], [`sim`]. With feature `relay` (the default): `ledger` and
 //! `relay`, which do the work.
 
 #[cfg(not(feature = "libsecp256k1"))]
@@ -52,6 +52,7 @@ pub mod policy;
 pub mod provenance;
 pub mod request;
 pub mod schedule;
+pub mod sim;
 mod time;
 
 #[cfg(feature = "relay")]

@@ -13,12 +13,14 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("policy", &["time", "chain", "request"]),
     ("lane", &["time", "chain", "request"]),
     ("provenance", &["time", "chain", "request"]),
+    ("sim", &["time", "chain", "request", "market", "forecast", "schedule", "policy", "lane", "provenance"]),
     ("ledger", &["time", "chain", "request", "policy", "lane", "provenance"]),
     ("relay", &["time", "chain", "request", "schedule", "policy", "lane", "provenance", "ledger", "market"]),
 ];
 
 /// Rooms without clock, socket, thread or file.
-const PURE: &[&str] = &["time", "chain", "request", "market", "forecast", "schedule", "policy", "lane", "provenance"];
+const PURE: &[&str] =
+    &["time", "chain", "request", "market", "forecast", "schedule", "policy", "lane", "provenance", "sim"];
 
 fn sources(at: &Path, found: &mut Vec<(String, String)>) {
     let mut entries: Vec<_> = fs::read_dir(at).unwrap().map(|entry| entry.unwrap().path()).collect();

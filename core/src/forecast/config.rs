@@ -32,6 +32,7 @@ pub struct Tuning {
     pub pull_ou: f64,
     pub ou_keep: f64,
     pub mix_keep: f64,
+    pub mix_boldness: f64,
     pub scale_keep: f64,
     pub track_rate: f64,
     pub track_power: f64,
@@ -49,9 +50,10 @@ impl Default for Tuning {
             pull_ou: 0.1,
             ou_keep: 0.9995,
             mix_keep: 0.9995,
+            mix_boldness: 1.0,
             scale_keep: 0.999,
-            track_rate: 0.05,
-            track_power: 0.0,
+            track_rate: 0.06,
+            track_power: 0.7,
         }
     }
 }

@@ -177,3 +177,16 @@ impl FeatureState {
         row
     }
 }
+
+/// The row in units of a chain whose fee moves at most by `unit` times Ethereum's largest step.
+pub(super) fn in_units(row: &FeatureRow, unit: f64) -> FeatureRow {
+    let mut out = *row;
+    for cell in &mut out[..AT_USE] {
+        *cell /= unit;
+    }
+    let log = libm::log(unit);
+    for cell in &mut out[AT_STEP..AT_PAUSE] {
+        *cell -= log;
+    }
+    out
+}

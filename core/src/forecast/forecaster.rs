@@ -124,7 +124,7 @@ impl Horizon {
         weights[AT_WIDE + 2] = 2.0;
         weights[AT_FITTED] = 2.0;
         weights[AT_FITTED + 1] = 4.0;
-        weights[AT_FITTED + 2] = 8.0;
+        weights[AT_FITTED + 2] = 12.0;
         Self {
             steps,
             pulls,
@@ -132,7 +132,7 @@ impl Horizon {
             narrow: ridge(NARROW.len(), tuning.narrow_keep, tuning.pull_narrow),
             quick: ridge(NARROW.len(), tuning.quick_keep, tuning.pull_narrow),
             wide_columns,
-            mixture: Mixture::new(weights, tuning.mix_keep),
+            mixture: Mixture::new(weights, tuning.mix_keep, tuning.mix_boldness),
             intervals: Intervals::new(h, tuning),
             error: 0.0,
             open: VecDeque::new(),
@@ -141,7 +141,7 @@ impl Horizon {
     }
 
     /// Predictions of all experts, as log moves from the price.
-    fn experts(&self, row: &FeatureRow, fitted: Option<&Fitted>, prior: Option<&Prior>) -> [f64; EXPERTS] {
+    fn experts(&self, row: &FeatureRow, fitted: Option<&Fitted>, prior: Option<(&Prior, f64)>) -> [f64; EXPERTS] {
         let mut out = [f64::NAN; EXPERTS];
         out[0] = 0.0;
         for (k, pull) in self.pulls.iter().enumerate() {
@@ -156,8 +156,8 @@ impl Horizon {
                 out[AT_FITTED + 1] = boosted.predict(row);
             }
         }
-        if let Some(prior) = prior {
-            out[AT_FITTED + 2] = prior.predict(self.steps, row);
+        if let Some((prior, unit)) = prior {
+            out[AT_FITTED + 2] = prior.predict(self.steps, row, unit);
         }
         // No expert may run away: a fee moves by less than e⁴ within the horizons that are asked for.
         for value in &mut out {
@@ -217,6 +217,8 @@ pub struct Forecaster {
     horizons: Vec<Horizon>,
     recogniser: Recogniser,
     fitted: Option<Fitted>,
+    base_id: ModelId,
+    model: ModelId,
     last_refit: u64,
     is_drifting: bool,
 }
@@ -229,7 +231,10 @@ impl Forecaster {
     /// no time.
     pub fn new(config: ForecastConfig) -> Result<Self, ForecastError> {
         config.validate()?;
+        let base_id = config.base_id();
         Ok(Self {
+            base_id,
+            model: base_id,
             horizons: config.horizons.iter().map(|steps| Horizon::new(*steps, &config)).collect(),
             recogniser: Recogniser::new(config.rule),
             config,
@@ -285,7 +290,9 @@ impl Forecaster {
         if is_next {
             self.settle(place + 1, price);
         }
-        let (fitted, prior) = (self.fitted.as_ref(), self.config.prior.as_ref());
+        // A prior speaks of blocks: where no rule ties one fee to the next, it has nothing to say.
+        let unit = self.recogniser.unit().filter(|_| self.stride == 1);
+        let (fitted, prior) = (self.fitted.as_ref(), self.config.prior.as_ref().zip(unit));
         for horizon in &mut self.horizons {
             if is_next && horizon.steps == 1 {
                 continue;
@@ -366,9 +373,9 @@ impl Forecaster {
         Some(Forecast { number: last.number, next_base_fee, next_is_exact, model: self.model(), horizons })
     }
 
-    /// Identity of the models in force.
-    pub fn model(&self) -> ModelId {
-        self.fitted.as_ref().map_or_else(|| self.config.base_id(), |fitted| fitted.id)
+    /// Identity of the models in force: configuration and prior, and what was fitted last.
+    pub const fn model(&self) -> ModelId {
+        self.model
     }
 
     /// The EIP-1559 rule the chain follows, if one was configured or has been recognised.
@@ -386,11 +393,17 @@ impl Forecaster {
 
     /// Everything a refit needs, to be run elsewhere; `None` if too little has been seen.
     pub fn refit_job(&self) -> Option<RefitJob> {
-        (self.steps.len() >= self.config.least_rows()).then(|| RefitJob::new(&self.config, self.steps.iter()))
+        (self.steps.len() >= self.config.least_rows()).then(|| RefitJob::new(&self.config, self.recogniser.unit(), self.steps.iter()))
+    }
+
+    /// As [`Self::refit_job`], however little has been seen: for training a [`Prior`] on several chains.
+    pub fn training_job(&self) -> Option<RefitJob> {
+        (!self.steps.is_empty()).then(|| RefitJob::new(&self.config, self.recogniser.unit(), self.steps.iter()))
     }
 
     /// Puts fitted models in force.
     pub fn install(&mut self, refit: Refit) {
+        self.model = ModelId::of(&serde_json::json!({ "base": self.base_id, "fitted": refit.fitted.id }));
         self.fitted = Some(refit.fitted);
         self.last_refit = self.observed;
         self.is_drifting = false;

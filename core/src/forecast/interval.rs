@@ -44,7 +44,7 @@ impl Intervals {
     pub(super) fn new(steps: f64, tuning: &super::Tuning) -> Self {
         Self {
             scale: OnlineRidge::new(vec![0.0, 0.2, 0.4, 0.2, 0.2], tuning.scale_keep, 3.0 + steps.sqrt()),
-            typical: 0.0,
+            typical: -4.5 + 0.4 * libm::log(steps),
             seen: 0.0,
             rate: tuning.track_rate / libm::pow(steps, tuning.track_power),
             quantiles: START,
@@ -79,10 +79,7 @@ impl Intervals {
             *quantile += stride * if score <= promised { level - 1.0 } else { level };
         }
         let log = libm::log(error.abs().max(made.scale * 0.05).max(TINY));
-        if self.seen <= 1.0 {
-            self.typical = log;
-        }
-        let fast = (1.0 / self.seen).max(0.002);
+        let fast = (1.0 / (20.0 + self.seen)).max(0.002);
         self.typical += fast * (log - self.typical);
         self.scale.learn(&made.inputs, (log - self.typical).clamp(-4.0, 4.0), 1.0);
         if should_solve {

@@ -22,7 +22,7 @@ pub use forecaster::{EXPERT_NAMES, Forecaster};
 pub use model::{BoostParams, Boosted, FitError, Regressor, Ridge, RidgeParams};
 pub use prior::{Prior, PriorHorizon};
 pub use protocol::ProtocolRule;
-pub use refit::{Fitted, HorizonModels, Refit, RefitJob, Scores};
+pub use refit::{Fitted, HorizonModels, Refit, RefitJob, Scores, train_prior};
 
 /// Version of the arithmetic: part of every content hash, raised when the same data would give other forecasts.
 const ALGORITHM: u32 = 1;

@@ -123,17 +123,25 @@ fn moves(rows: &[FeatureRow], column: usize) -> bool {
 
 /// One node: a leaf where `left` is 0.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "(u8, f32, u16, u16, f32)", into = "(u8, f32, u16, u16, f32)")]
 struct Node {
-    #[serde(rename = "f")]
     feature: u8,
-    #[serde(rename = "t")]
     threshold: f32,
-    #[serde(rename = "l")]
     left: u16,
-    #[serde(rename = "r")]
     right: u16,
-    #[serde(rename = "v")]
     value: f32,
+}
+
+impl From<(u8, f32, u16, u16, f32)> for Node {
+    fn from((feature, threshold, left, right, value): (u8, f32, u16, u16, f32)) -> Self {
+        Self { feature, threshold, left, right, value }
+    }
+}
+
+impl From<Node> for (u8, f32, u16, u16, f32) {
+    fn from(node: Node) -> Self {
+        (node.feature, node.threshold, node.left, node.right, node.value)
+    }
 }
 
 /// Boosted trees that minimise the absolute error (Friedman 2001, LAD-TreeBoost): each tree is a smartcore tree fitted to the

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Boosted, ModelId, Regressor as _, features::FeatureRow};
+use super::{Boosted, ModelId, Regressor as _, features::{FeatureRow, in_units}};
 
 /// Pooled models of a chain's first hours, before it has taught us its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,13 +30,17 @@ impl Prior {
         ModelId::of(&serde_json::json!(self))
     }
 
-    /// Log move after `steps`: between two known horizons linear in `ln steps`, beyond them the nearest.
-    pub(super) fn predict(&self, steps: u32, row: &FeatureRow) -> f64 {
+    /// Log move after `steps` on a chain whose largest step is `unit` times Ethereum's: between two known horizons linear in `ln steps`, below them the nearest, above them NaN: pooled trees know no other
+    /// market's level hours ahead.
+    pub(super) fn predict(&self, steps: u32, row: &FeatureRow, unit: f64) -> f64 {
+        unit * self.predict_in_units(steps, &in_units(row, unit))
+    }
+
+    fn predict_in_units(&self, steps: u32, row: &FeatureRow) -> f64 {
         let above = self.horizons.iter().position(|horizon| horizon.steps >= steps);
         let at = |index: usize| self.horizons[index].boosted.predict(row);
         match above {
-            None if self.horizons.is_empty() => f64::NAN,
-            None => at(self.horizons.len() - 1),
+            None => f64::NAN,
             Some(0) => at(0),
             Some(index) if self.horizons[index].steps == steps => at(index),
             Some(index) => {

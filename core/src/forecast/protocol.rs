@@ -119,6 +119,13 @@ impl Recogniser {
         Some((down, libm::log(1.0 + (1.0 / share - 1.0) / denominator)))
     }
 
+    /// Largest rise of one step, in units of Ethereum's.
+    pub(super) fn unit(&self) -> Option<f64> {
+        let (_, up) = self.bounds()?;
+        let unit = up / libm::log(1.125);
+        (unit > 1e-6).then_some(unit)
+    }
+
     pub(super) fn rule(&self) -> Option<ProtocolRule> {
         let params = self.params?;
         let errors: Vec<f64> = self.pairs.iter().filter_map(|pair| miss(pair, &params)).collect();

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Boosted, ForecastConfig, ModelId, Ridge, RidgeParams,
-    features::{AT_CLOCK, AT_LEVEL, FEATURES, FeatureRow},
+    Boosted, FitError, ForecastConfig, ModelId, Prior, PriorHorizon, Ridge, RidgeParams,
+    features::{AT_CLOCK, AT_LEVEL, FEATURES, FeatureRow, in_units},
     forecaster::Step,
     model::{BoostParams, Regressor},
 };
@@ -94,6 +94,8 @@ pub struct RefitJob {
     seed: u64,
     has_clock: bool,
     range: (u64, u64),
+    /// Largest step of the chain in units of Ethereum's, where its rule is known.
+    unit: Option<f64>,
     rows: Vec<Row>,
 }
 
@@ -110,7 +112,7 @@ struct Row {
 const BOOSTED_HORIZONS: usize = 6;
 
 impl RefitJob {
-    pub(super) fn new<'a>(config: &ForecastConfig, steps: impl Iterator<Item = &'a Step>) -> Self {
+    pub(super) fn new<'a>(config: &ForecastConfig, unit: Option<f64>, steps: impl Iterator<Item = &'a Step>) -> Self {
         let mut range = None;
         let rows: Vec<Row> = steps
             .map(|step| {
@@ -124,6 +126,7 @@ impl RefitJob {
             seed: config.seed,
             has_clock: config.step.as_secs() >= 60,
             range: range.unwrap_or_default(),
+            unit,
             rows,
         }
     }
@@ -195,6 +198,32 @@ impl RefitJob {
         }
         Refit { fitted: Fitted::new(self.range, fitted) }
     }
+}
+
+/// Trains a prior on the windows of several chains and times. Windows of chains without a recognised rule are left out.
+///
+/// # Errors
+/// [`FitError`] if a horizon has too few examples.
+pub fn train_prior(
+    jobs: &[RefitJob],
+    horizons: &[u32],
+    params: &BoostParams,
+    provenance: String,
+) -> Result<Prior, FitError> {
+    let mut trained = Vec::new();
+    for steps in horizons {
+        let (mut rows, mut y) = (Vec::new(), Vec::new());
+        for (job, unit) in jobs.iter().filter_map(|job| Some((job, job.unit?))) {
+            let (job_rows, mut moves) = job.examples(*steps);
+            clip(&mut moves);
+            rows.extend(job_rows.iter().map(|row| in_units(row, unit)));
+            y.extend(moves.iter().map(|y| y / unit));
+        }
+        let boosted = Boosted::fit(&rows, &y, params)?;
+        trained.push(PriorHorizon { steps: *steps, boosted });
+    }
+    trained.sort_by_key(|horizon| horizon.steps);
+    Ok(Prior { provenance, horizons: trained })
 }
 
 /// Cuts off moves beyond six mean absolute ones: one spike must not bend a line.

@@ -1,6 +1,7 @@
 //! What does gas cost now?
 
 mod book;
+pub mod csv;
 mod point;
 mod source;
 

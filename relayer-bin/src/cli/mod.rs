@@ -3,11 +3,16 @@
 #![allow(clippy::print_stdout, reason = "a command's answer belongs on standard output; logs go to standard error")]
 
 mod audit;
+mod backtest;
 mod client;
 mod config;
 mod dev;
 mod doctor;
 mod error;
+mod fees;
+mod forecast;
+mod headers;
+mod history;
 mod keys;
 mod send;
 mod serve;
@@ -51,6 +56,12 @@ enum Command {
     Watch(watch::WatchArgs),
     /// Withdraw a request that is still queued.
     Cancel(watch::CancelArgs),
+    /// Forecast a chain's gas price, from a node or a file.
+    Forecast(forecast::ForecastArgs),
+    /// Say what forecasts and timing would have been worth on recorded fees.
+    Backtest(backtest::BacktestArgs),
+    /// Record a chain's fees.
+    Fees(fees::FeesArgs),
     /// Account keys in encrypted files, and API keys.
     Keys(keys::KeysArgs),
     /// Check, show and explain the configuration.
@@ -134,6 +145,9 @@ impl Command {
             Self::Status(args) => watch::status(args).await,
             Self::Watch(args) => watch::watch(args).await,
             Self::Cancel(args) => watch::cancel(args).await,
+            Self::Forecast(args) => forecast::run(args).await,
+            Self::Backtest(args) => backtest::run(args).await,
+            Self::Fees(args) => fees::run(args).await,
             Self::Keys(args) => keys::run(args),
             Self::Config(command) => config::run(command),
             Self::Doctor(args) => doctor::run(args).await,

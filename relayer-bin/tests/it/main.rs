@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, reason = "measured figures and seeds belong in a test's output")]
 
 mod attempts;
+mod backtest;
 mod batching;
 mod bodies;
 mod bumps;
@@ -16,6 +17,7 @@ mod deadlines;
 mod embed;
 mod events;
 mod faults;
+mod fees;
 mod funds;
 mod http;
 mod input;

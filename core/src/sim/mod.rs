@@ -1,0 +1,23 @@
+//! What would have happened?
+//!
+//! [`score_forecasts`] runs the shipped forecaster over a recorded fee history, [`score_timing`] the shipped timing next to the
+//! baselines that everyone else uses; they say what each would have got right and paid.
+//!
+//! **Invariant:** no look-ahead. A [`Trace`] hands out one block at a time; the deciding side holds nothing else. The history
+//! itself is seen by the judge only, after a decision was made.
+
+mod backtest;
+mod baseline;
+mod report;
+mod score;
+#[cfg(test)]
+mod tests;
+mod trace;
+
+pub use backtest::{
+    BacktestError, Deadlines, ForecastRun, Horizons, MAX_DEADLINES, SentAt, TimingRun, WARM_UP, score_forecasts,
+    score_timing,
+};
+pub use baseline::{Baseline, BaselineKind, SendPolicy};
+pub use report::{DeadlineReport, FileReport, HorizonKey, HorizonReport, pool};
+pub use trace::{Trace, nominal_block_time};
