@@ -7,6 +7,7 @@
 mod combine;
 mod config;
 mod drift;
+mod explain;
 mod features;
 mod forecaster;
 mod interval;
@@ -15,13 +16,18 @@ mod model;
 mod prior;
 mod protocol;
 mod refit;
+mod registry;
+#[cfg(test)]
+mod tests;
 
 pub use config::{Forecast, ForecastConfig, ForecastError, HorizonForecast, MAX_HORIZONS, MAX_STEPS, ModelId, Tuning};
+pub use explain::Explanation;
 pub use features::{FEATURE_NAMES, FEATURES, FeatureRow};
 pub use forecaster::{EXPERT_NAMES, Forecaster};
 pub use model::{BoostParams, Boosted, FitError, Regressor, Ridge, RidgeParams};
-pub use prior::{Prior, PriorHorizon};
+pub use prior::{Prior, PriorError, PriorHorizon};
 pub use protocol::ProtocolRule;
+pub use registry::{ModelRegistry, ModelVersion, RegistryError};
 pub use refit::{Fitted, HorizonModels, Refit, RefitJob, Scores, train_prior};
 
 /// Version of the arithmetic: part of every content hash, raised when the same data would give other forecasts.
