@@ -113,7 +113,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             let start = Instant::now();
             forecaster.observe(point);
             observing += start.elapsed().as_secs_f64();
-            if refit && forecaster.refit_due() && let Some(job) = forecaster.refit_job() {
+            if refit
+                && forecaster.refit_due()
+                && let Some(job) = forecaster.refit_job()
+            {
                 let start = Instant::now();
                 forecaster.install(job.run());
                 fitting += start.elapsed().as_secs_f64();

@@ -69,10 +69,8 @@ pub(crate) fn read(path: &Path) -> Result<Series, Box<dyn Error>> {
             }
         }
     }
-    let mut times: Vec<u64> = points
-        .windows(2)
-        .filter_map(|pair| Some(pair[1].timestamp?.0.saturating_sub(pair[0].timestamp?.0)))
-        .collect();
+    let mut times: Vec<u64> =
+        points.windows(2).filter_map(|pair| Some(pair[1].timestamp?.0.saturating_sub(pair[0].timestamp?.0))).collect();
     times.sort_unstable();
     let nominal = if chain == "polygon" { 2 } else { 12 };
     let step = times.get(times.len() / 2).copied().filter(|_| !is_blocks).unwrap_or(nominal).max(1);

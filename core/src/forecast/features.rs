@@ -33,10 +33,35 @@ pub const FEATURES: usize = AT_CLOCK + 4;
 
 /// Names of the features, in order.
 pub const FEATURE_NAMES: [&str; FEATURES] = [
-    "lag 1", "lag 2", "lag 3", "lag 5", "lag 10", "lag 20", "level 4", "level 10", "level 25", "level 60", "level 150",
-    "level 400", "level 1000", "level 3000", "use", "use 1 ago", "use 2 ago", "full share 5", "full share 20",
-    "mean step 10", "mean step 50", "mean step 200", "spread 60", "spread 400", "pause", "day cos", "day sin",
-    "half-day cos", "half-day sin",
+    "lag 1",
+    "lag 2",
+    "lag 3",
+    "lag 5",
+    "lag 10",
+    "lag 20",
+    "level 4",
+    "level 10",
+    "level 25",
+    "level 60",
+    "level 150",
+    "level 400",
+    "level 1000",
+    "level 3000",
+    "use",
+    "use 1 ago",
+    "use 2 ago",
+    "full share 5",
+    "full share 20",
+    "mean step 10",
+    "mean step 50",
+    "mean step 200",
+    "spread 60",
+    "spread 400",
+    "pause",
+    "day cos",
+    "day sin",
+    "half-day cos",
+    "half-day sin",
 ];
 
 /// One row of features.
@@ -123,8 +148,7 @@ impl FeatureState {
                 let paused = self.last_time.map_or(step_s, |last| time.saturating_sub(last) as f64);
                 self.pause = (paused / step_s - 1.0).clamp(-1.0, 4.0);
                 let angle = (time % DAY) as f64 / DAY as f64 * std::f64::consts::TAU;
-                self.clock =
-                    [libm::cos(angle), libm::sin(angle), libm::cos(2.0 * angle), libm::sin(2.0 * angle)];
+                self.clock = [libm::cos(angle), libm::sin(angle), libm::cos(2.0 * angle), libm::sin(2.0 * angle)];
             }
             self.last_time = Some(time);
         } else {

@@ -3,8 +3,8 @@
 use std::{collections::VecDeque, time::Duration};
 
 use super::{
-    Explanation, FEATURE_NAMES, FEATURES, Fitted, Forecast, ForecastConfig, ForecastError, HorizonForecast, ModelId, Prior, ProtocolRule, Refit, RefitJob,
-    Tuning,
+    Explanation, FEATURE_NAMES, FEATURES, Fitted, Forecast, ForecastConfig, ForecastError, HorizonForecast, ModelId,
+    Prior, ProtocolRule, Refit, RefitJob, Tuning,
     combine::Mixture,
     drift::PageHinkley,
     features::{AT_CLOCK, AT_LEVEL, FeatureRow, FeatureState, TAUS, log_fee},
@@ -17,6 +17,8 @@ use crate::market::FeePoint;
 
 /// Steps whose features can be restored after a reorg, and least length of the memory.
 const MEMORY: usize = 256;
+/// A gap counts at most as this many steps: wider than any horizon, and places never overflow.
+const WIDEST_GAP: u64 = 1 << 20;
 /// Columns of the narrow linear expert.
 const NARROW: [usize; 6] = [0, AT_LEVEL, AT_LEVEL + 1, AT_LEVEL + 3, AT_LEVEL + 5, AT_LEVEL + 8];
 /// Columns of the wide linear expert.
@@ -29,9 +31,21 @@ const AT_FITTED: usize = AT_WIDE + 3;
 pub(super) const EXPERTS: usize = AT_FITTED + 3;
 /// Names of the experts, in order.
 pub const EXPERT_NAMES: [&str; EXPERTS] = [
-    "next fee", "towards level 4", "towards level 10", "towards level 25", "towards level 60", "towards level 150",
-    "towards level 400", "towards level 1000", "towards level 3000", "online ridge", "online ridge, narrow",
-    "online ridge, narrow and quick", "ridge", "boosting", "prior boosting",
+    "next fee",
+    "towards level 4",
+    "towards level 10",
+    "towards level 25",
+    "towards level 60",
+    "towards level 150",
+    "towards level 400",
+    "towards level 1000",
+    "towards level 3000",
+    "online ridge",
+    "online ridge, narrow",
+    "online ridge, narrow and quick",
+    "ridge",
+    "boosting",
+    "prior boosting",
 ];
 
 /// One step that was observed.
@@ -254,7 +268,9 @@ impl Forecaster {
             self.vote_stride(delta);
         }
         let place = match (self.steps.back(), delta) {
-            (Some(last), Some(delta)) => last.place.saturating_add(((delta + self.stride / 2) / self.stride).max(1)),
+            (Some(last), Some(delta)) => {
+                last.place + (delta.saturating_add(self.stride / 2) / self.stride).clamp(1, WIDEST_GAP)
+            }
             // Everything was replaced, or nothing has been seen: start above what has been learnt.
             _ => self.learnt_to.map_or(0, |place| place + 2),
         };
@@ -276,8 +292,7 @@ impl Forecaster {
         if is_next && point.utilisation.is_none() {
             implied = self.recogniser.implied_use(price - fee);
         }
-        let mut state =
-            self.steps.back().map_or_else(|| FeatureState::new(price), |last| last.state.clone());
+        let mut state = self.steps.back().map_or_else(|| FeatureState::new(price), |last| last.state.clone());
         state.push(point, price, implied, self.recogniser.target(), self.config.step.as_secs_f64());
         let row = state.row();
 
@@ -328,8 +343,7 @@ impl Forecaster {
             while horizon.open.front().is_some_and(|open| open.place + u64::from(horizon.steps) < place) {
                 horizon.open.pop_front();
             }
-            let is_due =
-                horizon.open.front().is_some_and(|open| open.place + u64::from(horizon.steps) == place);
+            let is_due = horizon.open.front().is_some_and(|open| open.place + u64::from(horizon.steps) == place);
             if !is_due {
                 continue;
             }
@@ -390,7 +404,8 @@ impl Forecaster {
 
     /// Everything a refit needs, to be run elsewhere; `None` if too little has been seen.
     pub fn refit_job(&self) -> Option<RefitJob> {
-        (self.steps.len() >= self.config.least_rows()).then(|| RefitJob::new(&self.config, self.recogniser.unit(), self.steps.iter()))
+        (self.steps.len() >= self.config.least_rows())
+            .then(|| RefitJob::new(&self.config, self.recogniser.unit(), self.steps.iter()))
     }
 
     /// As [`Self::refit_job`], however little has been seen: for training a [`Prior`] on several chains.
@@ -457,7 +472,9 @@ impl Forecaster {
         match expert {
             0 => {}
             AT_WIDE => linear(&horizon.wide_columns, &horizon.wide),
-            _ if expert < AT_WIDE => out[AT_LEVEL + expert - 1] = horizon.pulls[expert - 1].share() * row[AT_LEVEL + expert - 1],
+            _ if expert < AT_WIDE => {
+                out[AT_LEVEL + expert - 1] = horizon.pulls[expert - 1].share() * row[AT_LEVEL + expert - 1]
+            }
             _ if expert == AT_WIDE + 1 => linear(&NARROW, &horizon.narrow),
             _ if expert == AT_WIDE + 2 => linear(&NARROW, &horizon.quick),
             AT_FITTED => out = fitted.map_or(out, |models| models.ridge.contributions(row)),

@@ -4,8 +4,7 @@ use super::{features::FeatureRow, linear::OnlineRidge};
 use crate::forecast::features::{AT_SPREAD, AT_STEP};
 
 /// Levels that are tracked.
-pub(super) const LEVELS: [f64; 13] =
-    [0.001, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.999];
+pub(super) const LEVELS: [f64; 13] = [0.001, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.999];
 /// Places of .1, .5 and .9 in [`LEVELS`].
 pub(super) const AT_10: usize = 4;
 pub(super) const AT_50: usize = 6;

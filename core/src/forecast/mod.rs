@@ -27,8 +27,8 @@ pub use forecaster::{EXPERT_NAMES, Forecaster};
 pub use model::{BoostParams, Boosted, FitError, Regressor, Ridge, RidgeParams};
 pub use prior::{Prior, PriorError, PriorHorizon};
 pub use protocol::ProtocolRule;
-pub use registry::{ModelRegistry, ModelVersion, RegistryError};
 pub use refit::{Fitted, HorizonModels, Refit, RefitJob, Scores, train_prior};
+pub use registry::{ModelRegistry, ModelVersion, RegistryError};
 
 /// Version of the arithmetic: part of every content hash, raised when the same data would give other forecasts.
 const ALGORITHM: u32 = 1;

@@ -88,8 +88,7 @@ impl Regressor for Ridge {
         if columns.is_empty() {
             return Ok(Self { constant: 0.0, coefficients: vec![0.0; FEATURES] });
         }
-        let values: Vec<f64> =
-            columns.iter().flat_map(|column| rows.iter().map(|row| row[*column])).collect();
+        let values: Vec<f64> = columns.iter().flat_map(|column| rows.iter().map(|row| row[*column])).collect();
         let failed = |error: smartcore::error::Failed| FitError::NoSolution(error.to_string());
         let x = DenseMatrix::new(rows.len(), columns.len(), values, true).map_err(failed)?;
         let parameters = RidgeRegressionParameters::default().with_alpha(params.alpha);
@@ -276,7 +275,8 @@ impl Regressor for Boosted {
                         if leaves[at].is_empty() { 0.0 } else { (params.rate * median(&mut leaves[at])) as f32 };
                 } else {
                     counts[at] = counts[left] + counts[right];
-                    let sum = counts[left] * f64::from(nodes[left].value) + counts[right] * f64::from(nodes[right].value);
+                    let sum =
+                        counts[left] * f64::from(nodes[left].value) + counts[right] * f64::from(nodes[right].value);
                     nodes[at].value = (sum / f64::max(counts[at], 1.0)) as f32;
                 }
             }

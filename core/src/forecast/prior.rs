@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Boosted, ModelId, Regressor as _, features::{FEATURES, FeatureRow, in_units}};
+use super::{
+    Boosted, ModelId, Regressor as _,
+    features::{FEATURES, FeatureRow, in_units},
+};
 
 /// Pooled models of a chain's first hours, before it has taught us its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +28,12 @@ pub struct PriorHorizon {
 }
 
 impl Prior {
+    /// The prior that comes with this version, from recorded base fees of Ethereum and Polygon; its provenance says which.
+    /// `None` never, unless this build is broken.
+    pub fn shipped() -> Option<Self> {
+        Self::from_json(include_str!("prior.json")).ok()
+    }
+
     /// Content hash.
     pub fn id(&self) -> ModelId {
         ModelId::of(&serde_json::json!(self))

@@ -163,11 +163,7 @@ fn shape(params: &BaseFeeParams) -> Option<(f64, f64)> {
 fn estimate(base: u128, ratio: f64, params: &BaseFeeParams) -> Option<u128> {
     let (share, denominator) = shape(params)?;
     let step = base as f64 * ((ratio / share - 1.0) / denominator);
-    let next = if step >= 0.0 {
-        base.saturating_add(step as u128)
-    } else {
-        base.saturating_sub((-step) as u128)
-    };
+    let next = if step >= 0.0 { base.saturating_add(step as u128) } else { base.saturating_sub((-step) as u128) };
     Some(next.max(params.min_base_fee))
 }
 

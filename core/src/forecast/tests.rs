@@ -141,7 +141,7 @@ fn absurd_input_is_survived() {
         let dice = mix(i);
         number = match dice % 11 {
             0 => number.saturating_sub(3),
-            1 => number + 17,
+            1 => number.saturating_add(17),
             2 if i > 600 => u64::MAX - dice % 9,
             _ => number.saturating_add(1),
         };
@@ -153,7 +153,9 @@ fn absurd_input_is_survived() {
         };
         forecaster.observe(&point);
         check(&forecaster);
-        if i % 250 == 249 && let Some(job) = forecaster.refit_job() {
+        if i % 250 == 249
+            && let Some(job) = forecaster.refit_job()
+        {
             forecaster.install(job.run());
         }
     }
@@ -185,8 +187,7 @@ fn short_and_constant_histories() {
 #[test]
 fn a_reorg_replaces_the_tail() {
     let points = blocks(300, &BaseFeeParams::ETHEREUM, 2);
-    let (mut straight, mut forked) =
-        (Forecaster::new(config()).unwrap(), Forecaster::new(config()).unwrap());
+    let (mut straight, mut forked) = (Forecaster::new(config()).unwrap(), Forecaster::new(config()).unwrap());
     for point in &points {
         straight.observe(point);
     }
@@ -326,4 +327,25 @@ fn a_configuration_is_checked() {
     assert_eq!(refuse(with(vec![2, 2])), ForecastError::Horizon { steps: 2 });
     assert_eq!(refuse(with(vec![2_000])), ForecastError::Horizon { steps: 2_000 });
     assert_eq!(refuse(ForecastConfig { step: Duration::ZERO, ..config() }), ForecastError::ZeroStep);
+}
+
+#[test]
+fn the_shipped_prior_is_sound_and_speaks() {
+    let prior = Prior::shipped().unwrap();
+    assert!(!prior.provenance.is_empty() && !prior.horizons.is_empty());
+    assert_eq!(Prior::from_json(&serde_json::to_string(&prior).unwrap()).unwrap(), prior);
+    let mut forecaster = Forecaster::new(ForecastConfig { prior: Some(prior), ..config() }).unwrap();
+    for point in blocks(60, &BaseFeeParams::ETHEREUM, 11) {
+        forecaster.observe(&point);
+        check(&forecaster);
+    }
+    let told = forecaster.explain(7).or_else(|| forecaster.explain(5)).unwrap();
+    assert!(told.experts.iter().any(|(name, weight, _)| *name == "prior boosting" && *weight > 0.0));
+    assert!(matches!(
+        Prior::from_json(
+            r#"{"provenance":"","horizons":[{"steps":2,"boosted":{"constant":0.0,
+        "trees":[[[0,0.0,0,0,0.0],[0,0.0,1,1,0.0]]]}}]}"#
+        ),
+        Err(PriorError::Malformed)
+    ));
 }
