@@ -57,12 +57,12 @@ impl Mixture {
             let gained = slope * (mixed - prediction);
             self.largest = self.largest.max(gained.abs());
             self.energy[j] = self.keep * self.energy[j] + gained * gained;
-            let rate = self.rate(j);
+            let rate = self.rate();
             self.regret[j] = self.keep * self.regret[j] + gained - rate * gained * gained;
         }
         let mut top = f64::NEG_INFINITY;
         for j in 0..self.weights.len() {
-            let rate = self.rate(j);
+            let rate = self.rate();
             self.weights[j] = libm::log(self.prior[j].max(1e-12) * rate) + rate * self.regret[j];
             top = top.max(self.weights[j]);
         }
@@ -76,12 +76,11 @@ impl Mixture {
         }
     }
 
-    fn rate(&self, j: usize) -> f64 {
+    fn rate(&self) -> f64 {
         let most = 0.5 / self.largest.max(1e-9);
         // One rate for all: an expert that was asleep has no record yet, and must not start with a bolder one.
         let energy = self.energy.iter().fold(0.0, |most: f64, energy| most.max(*energy));
         let settled = self.boldness * (libm::log(self.prior.len() as f64) / energy.max(1e-18)).sqrt();
-        let _ = j;
         most.min(settled).max(1e-6)
     }
 }

@@ -348,7 +348,7 @@ impl Forecaster {
                 continue;
             }
             if let Some(open) = horizon.open.pop_front() {
-                let should_solve = (self.observed + index as u64) % every == 0 || self.observed < 200;
+                let should_solve = (self.observed + index as u64).is_multiple_of(every) || self.observed < 200;
                 self.is_drifting |= horizon.settle(&open, outcome, &self.config.tuning, should_solve);
             }
         }

@@ -3,6 +3,11 @@
 //! A [`Forecaster`] takes in one [`FeePoint`](crate::market::FeePoint) after the other and says what the base fee will be some
 //! steps ahead, with intervals that keep their promise. The next block's base fee is computed, not learnt, wherever the
 //! protocol fixes it.
+//!
+//! For each horizon experts predict how far the log fee moves: it stays, it returns to a moving average, online ridges, and
+//! ridge and boosted trees of smartcore that are fitted on a window elsewhere ([`RefitJob`]). They are weighted online by
+//! their absolute losses. Around the mixture stand quantiles of errors, in units of a local scale, moved after each hit and
+//! miss. Outcomes arrive `h` steps late; nothing is learnt before.
 
 mod combine;
 mod config;

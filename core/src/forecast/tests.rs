@@ -146,9 +146,9 @@ fn absurd_input_is_survived() {
             _ => number.saturating_add(1),
         };
         let point = FeePoint {
-            timestamp: (dice % 5 != 0).then_some(BlockTimestamp(dice)),
+            timestamp: (!dice.is_multiple_of(5)).then_some(BlockTimestamp(dice)),
             utilisation: uses[(dice % 7) as usize],
-            next_base_fee: (dice % 3 == 0).then_some(fees[(dice % 10) as usize]),
+            next_base_fee: dice.is_multiple_of(3).then_some(fees[(dice % 10) as usize]),
             ..plain(number, fees[(dice / 16 % 10) as usize])
         };
         forecaster.observe(&point);
@@ -168,7 +168,7 @@ fn short_and_constant_histories() {
         assert!(forecaster.forecast().is_none() && forecaster.refit_job().is_none() && forecaster.explain(2).is_none());
         for i in 0..500 {
             forecaster.observe(&plain(i, fee));
-            if i < 3 || i % 50 == 0 {
+            if i < 3 || i.is_multiple_of(50) {
                 check(&forecaster);
             }
         }
