@@ -1,5 +1,12 @@
 //! Reads recorded fees: gzip CSV with a header line.
 
+#![allow(dead_code, reason = "shared by two programs, of which one needs less")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "gwei with decimals; a float cast saturates"
+)]
+
 use std::{collections::BTreeMap, error::Error, fs::File, io::Read as _, path::Path, time::Duration};
 
 use flate2::read::GzDecoder;

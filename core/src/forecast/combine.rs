@@ -11,16 +11,25 @@ pub(super) struct Mixture {
     keep: f64,
     regret: Vec<f64>,
     energy: Vec<f64>,
-    largest: Vec<f64>,
+    largest: f64,
+    boldness: f64,
     weights: Vec<f64>,
 }
 
 impl Mixture {
-    pub(super) fn new(prior: Vec<f64>, keep: f64) -> Self {
+    pub(super) fn new(prior: Vec<f64>, keep: f64, boldness: f64) -> Self {
         let total: f64 = prior.iter().sum();
         let prior: Vec<f64> = prior.iter().map(|weight| weight / total).collect();
         let zeros = vec![0.0; prior.len()];
-        Self { weights: prior.clone(), prior, keep, regret: zeros.clone(), energy: zeros.clone(), largest: zeros }
+        Self {
+            weights: prior.clone(),
+            prior,
+            keep,
+            regret: zeros.clone(),
+            energy: zeros.clone(),
+            largest: 0.0,
+            boldness,
+        }
     }
 
     pub(super) fn weights(&self) -> &[f64] {
@@ -46,14 +55,14 @@ impl Mixture {
                 continue;
             }
             let gained = slope * (mixed - prediction);
-            self.largest[j] = self.largest[j].max(gained.abs());
+            self.largest = self.largest.max(gained.abs());
             self.energy[j] = self.keep * self.energy[j] + gained * gained;
-            let rate = self.rate(j);
+            let rate = self.rate();
             self.regret[j] = self.keep * self.regret[j] + gained - rate * gained * gained;
         }
         let mut top = f64::NEG_INFINITY;
         for j in 0..self.weights.len() {
-            let rate = self.rate(j);
+            let rate = self.rate();
             self.weights[j] = libm::log(self.prior[j].max(1e-12) * rate) + rate * self.regret[j];
             top = top.max(self.weights[j]);
         }
@@ -67,9 +76,11 @@ impl Mixture {
         }
     }
 
-    fn rate(&self, j: usize) -> f64 {
-        let most = 0.5 / self.largest[j].max(1e-9);
-        let settled = (-libm::log(self.prior[j].max(1e-12)) / self.energy[j].max(1e-18)).sqrt();
+    fn rate(&self) -> f64 {
+        let most = 0.5 / self.largest.max(1e-9);
+        // One rate for all: an expert that was asleep has no record yet, and must not start with a bolder one.
+        let energy = self.energy.iter().fold(0.0, |most: f64, energy| most.max(*energy));
+        let settled = self.boldness * (libm::log(self.prior.len() as f64) / energy.max(1e-18)).sqrt();
         most.min(settled).max(1e-6)
     }
 }

@@ -247,7 +247,7 @@ impl HorizonForecast {
             return self.knots[0];
         }
         // Also for NaN: the careful end.
-        if !(p < last) {
+        if p.is_nan() || p >= last {
             return self.knots[LEVELS.len() - 1];
         }
         let logit = |p: f64| libm::log(p / (1.0 - p));

@@ -3,8 +3,8 @@
 use std::{collections::VecDeque, time::Duration};
 
 use super::{
-    Fitted, Forecast, ForecastConfig, ForecastError, HorizonForecast, ModelId, Prior, ProtocolRule, Refit, RefitJob,
-    Tuning,
+    Explanation, FEATURE_NAMES, FEATURES, Fitted, Forecast, ForecastConfig, ForecastError, HorizonForecast, ModelId,
+    Prior, ProtocolRule, Refit, RefitJob, Tuning,
     combine::Mixture,
     drift::PageHinkley,
     features::{AT_CLOCK, AT_LEVEL, FeatureRow, FeatureState, TAUS, log_fee},
@@ -17,6 +17,8 @@ use crate::market::FeePoint;
 
 /// Steps whose features can be restored after a reorg, and least length of the memory.
 const MEMORY: usize = 256;
+/// A gap counts at most as this many steps: wider than any horizon, and places never overflow.
+const WIDEST_GAP: u64 = 1 << 20;
 /// Columns of the narrow linear expert.
 const NARROW: [usize; 6] = [0, AT_LEVEL, AT_LEVEL + 1, AT_LEVEL + 3, AT_LEVEL + 5, AT_LEVEL + 8];
 /// Columns of the wide linear expert.
@@ -68,6 +70,13 @@ pub(super) struct Step {
 struct Pull {
     square: f64,
     product: f64,
+}
+
+impl Pull {
+    /// Share of the distance to the level that is closed.
+    fn share(self) -> f64 {
+        (self.product / self.square).clamp(0.0, 1.2)
+    }
 }
 
 /// A forecast that waits for its outcome.
@@ -145,7 +154,7 @@ impl Horizon {
         let mut out = [f64::NAN; EXPERTS];
         out[0] = 0.0;
         for (k, pull) in self.pulls.iter().enumerate() {
-            out[1 + k] = (pull.product / pull.square).clamp(0.0, 1.2) * row[AT_LEVEL + k];
+            out[1 + k] = pull.share() * row[AT_LEVEL + k];
         }
         out[AT_WIDE] = self.wide.predict(self.wide_columns.iter().map(|column| row[*column]));
         out[AT_WIDE + 1] = self.narrow.predict(NARROW.iter().map(|column| row[*column]));
@@ -259,7 +268,9 @@ impl Forecaster {
             self.vote_stride(delta);
         }
         let place = match (self.steps.back(), delta) {
-            (Some(last), Some(delta)) => last.place.saturating_add(((delta + self.stride / 2) / self.stride).max(1)),
+            (Some(last), Some(delta)) => {
+                last.place + (delta.saturating_add(self.stride / 2) / self.stride).clamp(1, WIDEST_GAP)
+            }
             // Everything was replaced, or nothing has been seen: start above what has been learnt.
             _ => self.learnt_to.map_or(0, |place| place + 2),
         };
@@ -337,7 +348,7 @@ impl Forecaster {
                 continue;
             }
             if let Some(open) = horizon.open.pop_front() {
-                let should_solve = (self.observed + index as u64) % every == 0 || self.observed < 200;
+                let should_solve = (self.observed + index as u64).is_multiple_of(every) || self.observed < 200;
                 self.is_drifting |= horizon.settle(&open, outcome, &self.config.tuning, should_solve);
             }
         }
@@ -393,7 +404,8 @@ impl Forecaster {
 
     /// Everything a refit needs, to be run elsewhere; `None` if too little has been seen.
     pub fn refit_job(&self) -> Option<RefitJob> {
-        (self.steps.len() >= self.config.least_rows()).then(|| RefitJob::new(&self.config, self.recogniser.unit(), self.steps.iter()))
+        (self.steps.len() >= self.config.least_rows())
+            .then(|| RefitJob::new(&self.config, self.recogniser.unit(), self.steps.iter()))
     }
 
     /// As [`Self::refit_job`], however little has been seen: for training a [`Prior`] on several chains.
@@ -401,7 +413,7 @@ impl Forecaster {
         (!self.steps.is_empty()).then(|| RefitJob::new(&self.config, self.recogniser.unit(), self.steps.iter()))
     }
 
-    /// Puts fitted models in force.
+    /// Puts fitted models in force, from the next observation on. An earlier version comes back the same way.
     pub fn install(&mut self, refit: Refit) {
         self.model = ModelId::of(&serde_json::json!({ "base": self.base_id, "fitted": refit.fitted.id }));
         self.fitted = Some(refit.fitted);
@@ -411,6 +423,71 @@ impl Forecaster {
 
     pub(super) fn levels() -> &'static [f64] {
         &LEVELS
+    }
+
+    /// What moved the forecast at a configured horizon; `None` for another one, before the first observation, and for a
+    /// fee that is determined.
+    pub fn explain(&self, steps: u32) -> Option<Explanation> {
+        let last = self.steps.back()?;
+        let horizon = self.horizons.iter().find(|horizon| horizon.steps == steps)?;
+        let open = horizon.open.back().filter(|open| open.place == last.place)?;
+        let mut experts: Vec<(usize, f64)> = (0..EXPERTS)
+            .filter(|index| !open.experts[*index].is_nan())
+            .map(|index| (index, horizon.mixture.weights()[index]))
+            .collect();
+        let total: f64 = experts.iter().map(|(_, weight)| weight).sum();
+        let mut parts = [0.0; FEATURES];
+        for (index, weight) in &mut experts {
+            *weight /= total;
+            let part = self.contributions(horizon, *index, &open.row);
+            for (sum, x) in parts.iter_mut().zip(part) {
+                *sum += *weight * x;
+            }
+        }
+        experts.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let mut contributions: Vec<(&'static str, f64)> =
+            FEATURE_NAMES.iter().copied().zip(parts).filter(|(_, part)| *part != 0.0).collect();
+        contributions.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
+        Some(Explanation {
+            steps,
+            log_price: last.price,
+            log_point: open.made.centre,
+            constant: open.mixed - parts.iter().sum::<f64>(),
+            contributions,
+            experts: experts
+                .into_iter()
+                .map(|(index, weight)| (EXPERT_NAMES[index], weight, open.experts[index]))
+                .collect(),
+        })
+    }
+
+    fn contributions(&self, horizon: &Horizon, expert: usize, row: &FeatureRow) -> FeatureRow {
+        let mut out = [0.0; FEATURES];
+        let mut linear = |columns: &[usize], ridge: &OnlineRidge| {
+            for (column, coefficient) in columns.iter().zip(ridge.coefficients()) {
+                out[*column] = coefficient * row[*column];
+            }
+        };
+        let fitted = self.fitted.as_ref().and_then(|fitted| fitted.models(horizon.steps));
+        match expert {
+            0 => {}
+            AT_WIDE => linear(&horizon.wide_columns, &horizon.wide),
+            _ if expert < AT_WIDE => {
+                out[AT_LEVEL + expert - 1] = horizon.pulls[expert - 1].share() * row[AT_LEVEL + expert - 1]
+            }
+            _ if expert == AT_WIDE + 1 => linear(&NARROW, &horizon.narrow),
+            _ if expert == AT_WIDE + 2 => linear(&NARROW, &horizon.quick),
+            AT_FITTED => out = fitted.map_or(out, |models| models.ridge.contributions(row)),
+            _ if expert == AT_FITTED + 1 => {
+                out = fitted.and_then(|models| models.boosted.as_ref()).map_or(out, |trees| trees.contributions(row));
+            }
+            _ => {
+                if let Some((prior, unit)) = self.config.prior.as_ref().zip(self.recogniser.unit()) {
+                    out = prior.contributions(horizon.steps, row, unit);
+                }
+            }
+        }
+        out
     }
 
     /// Weights of the experts at a horizon, by name.

@@ -86,8 +86,4 @@ impl Intervals {
             self.scale.solve();
         }
     }
-
-    pub(super) fn quantiles(&self) -> &[f64] {
-        &self.quantiles
-    }
 }

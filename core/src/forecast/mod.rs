@@ -3,10 +3,16 @@
 //! A [`Forecaster`] takes in one [`FeePoint`](crate::market::FeePoint) after the other and says what the base fee will be some
 //! steps ahead, with intervals that keep their promise. The next block's base fee is computed, not learnt, wherever the
 //! protocol fixes it.
+//!
+//! For each horizon experts predict how far the log fee moves: it stays, it returns to a moving average, online ridges, and
+//! ridge and boosted trees of smartcore that are fitted on a window elsewhere ([`RefitJob`]). They are weighted online by
+//! their absolute losses. Around the mixture stand quantiles of errors, in units of a local scale, moved after each hit and
+//! miss. Outcomes arrive `h` steps late; nothing is learnt before.
 
 mod combine;
 mod config;
 mod drift;
+mod explain;
 mod features;
 mod forecaster;
 mod interval;
@@ -15,14 +21,19 @@ mod model;
 mod prior;
 mod protocol;
 mod refit;
+mod registry;
+#[cfg(test)]
+mod tests;
 
 pub use config::{Forecast, ForecastConfig, ForecastError, HorizonForecast, MAX_HORIZONS, MAX_STEPS, ModelId, Tuning};
+pub use explain::Explanation;
 pub use features::{FEATURE_NAMES, FEATURES, FeatureRow};
 pub use forecaster::{EXPERT_NAMES, Forecaster};
 pub use model::{BoostParams, Boosted, FitError, Regressor, Ridge, RidgeParams};
-pub use prior::{Prior, PriorHorizon};
+pub use prior::{Prior, PriorError, PriorHorizon};
 pub use protocol::ProtocolRule;
 pub use refit::{Fitted, HorizonModels, Refit, RefitJob, Scores, train_prior};
+pub use registry::{ModelRegistry, ModelVersion, RegistryError};
 
 /// Version of the arithmetic: part of every content hash, raised when the same data would give other forecasts.
 const ALGORITHM: u32 = 1;

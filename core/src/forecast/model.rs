@@ -66,6 +66,14 @@ pub struct RidgeParams {
 
 const LEAST_ROWS: usize = 60;
 
+impl Ridge {
+    pub(super) fn is_sound(&self) -> bool {
+        self.constant.is_finite()
+            && self.coefficients.len() == FEATURES
+            && self.coefficients.iter().all(|coefficient| coefficient.is_finite())
+    }
+}
+
 impl Regressor for Ridge {
     type Params = RidgeParams;
 

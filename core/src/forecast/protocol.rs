@@ -53,10 +53,6 @@ impl Recogniser {
         Self { params: known, ..Self::default() }
     }
 
-    pub(super) fn params(&self) -> Option<&BaseFeeParams> {
-        self.params.as_ref()
-    }
-
     /// Takes in two consecutive blocks.
     pub(super) fn observe(&mut self, parent: &FeePoint, base_fee: u128) {
         let Some(used) = parent.utilisation else { return };

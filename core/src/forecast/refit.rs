@@ -59,6 +59,15 @@ impl Fitted {
         }))
     }
 
+    /// Whether the models are what their hash says, and can be evaluated.
+    pub(super) fn is_sound(&self) -> bool {
+        self.id == self.content_id()
+            && self
+                .horizons
+                .iter()
+                .all(|models| models.ridge.is_sound() && models.boosted.as_ref().is_none_or(Boosted::is_sound))
+    }
+
     /// Content hash.
     pub const fn id(&self) -> ModelId {
         self.id
