@@ -6,6 +6,7 @@
 //! ```
 //! Files are CSV or gzip CSV as `slackwater fees record` writes them. `--leave-one-out` trains on all files but the one it
 //! judges; `--split` trains on the first 60 % of all files and judges the rest.
+//! `--shares FILE` takes the expected shares from a prior; with `NOFIT` in the environment nothing is refitted on the way.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 #![allow(clippy::disallowed_methods, reason = "it times itself")]
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a report")]
