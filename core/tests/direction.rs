@@ -15,7 +15,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("provenance", &["time", "chain", "request"]),
     ("sim", &["time", "chain", "request", "market", "forecast", "schedule", "policy", "lane", "provenance"]),
     ("ledger", &["time", "chain", "request", "policy", "lane", "provenance"]),
-    ("relay", &["time", "chain", "request", "schedule", "policy", "lane", "provenance", "ledger", "market"]),
+    (
+        "relay",
+        &["time", "chain", "request", "schedule", "policy", "lane", "provenance", "ledger", "market", "forecast"],
+    ),
 ];
 
 /// Rooms without clock, socket, thread or file.

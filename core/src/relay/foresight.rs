@@ -10,11 +10,14 @@ use alloy_primitives::{B256, Keccak256};
 
 use crate::{
     chain::ChainSpec,
-    forecast::{self, Forecast, ForecastConfig, ForecastError, Forecaster, HorizonForecast},
+    forecast::{
+        self, Forecast, ForecastConfig, ForecastError, Forecaster, HorizonForecast, ModelId, ModelRegistry,
+        ModelVersion, Prior, Scores,
+    },
     market::FeePoint,
     schedule::{
         FeeOutlook,
-        timing::{self, Timing, TimingConfig, TimingDecision, TimingError},
+        timing::{self, Timing, TimingConfig, TimingDecision, TimingError, TimingPrior},
     },
 };
 
@@ -78,6 +81,23 @@ pub struct ForecastView {
     pub policies: BTreeMap<u32, Vec<(String, f64)>>,
     /// Content hash of the forecast: models, newest block, every number.
     pub inputs: B256,
+    /// Fitted models since the start, oldest first.
+    pub models: Vec<ModelInfo>,
+}
+
+/// One fitted set of models.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelInfo {
+    /// Counts up from 1 since the start.
+    pub version: u32,
+    /// Content hash.
+    pub id: ModelId,
+    /// In force.
+    pub is_active: bool,
+    /// First and last block of the training data.
+    pub blocks: (u64, u64),
+    /// By horizon in blocks: mean absolute error of log fee on held-back data.
+    pub scores: BTreeMap<u32, Scores>,
 }
 
 /// What a deadline is worth.
@@ -149,6 +169,7 @@ pub(super) struct Foresight {
     latest: Option<Forecast>,
     pending: BTreeMap<u32, VecDeque<Pending>>,
     is_refitting: bool,
+    registry: ModelRegistry,
     label: String,
 }
 
@@ -204,8 +225,20 @@ impl Foresight {
             SLACKS.map(|slack| u32::try_from(steps(slack).clamp(1, MAX_SLACK_STEPS)).unwrap_or(1)).to_vec();
         slacks.dedup();
         let seed = spec.chain_id;
-        let forecaster = Forecaster::new(ForecastConfig { horizons, step, seed, ..ForecastConfig::default() })?;
-        let timing = Timing::new(TimingConfig { step, slacks: slacks.clone(), slip: 0, seed, prior: None })?;
+        let forecaster = Forecaster::new(ForecastConfig {
+            horizons,
+            step,
+            seed,
+            prior: Prior::shipped(),
+            ..ForecastConfig::default()
+        })?;
+        let timing = Timing::new(TimingConfig {
+            step,
+            slacks: slacks.clone(),
+            slip: 0,
+            seed,
+            prior: Some(TimingPrior::shipped()?),
+        })?;
         Ok(Self {
             forecaster,
             timing,
@@ -214,6 +247,7 @@ impl Foresight {
             latest: None,
             pending: BTreeMap::new(),
             is_refitting: false,
+            registry: ModelRegistry::new(),
             label: spec.chain_id.to_string(),
         })
     }
@@ -264,6 +298,18 @@ impl Foresight {
         }
     }
 
+    fn models(&self) -> Vec<ModelInfo> {
+        let active = self.registry.active().map(|version| version.version);
+        let info = |kept: &ModelVersion| ModelInfo {
+            version: kept.version,
+            id: kept.fitted.id(),
+            is_active: active == Some(kept.version),
+            blocks: kept.fitted.range(),
+            scores: kept.fitted.horizons().iter().map(|models| (models.steps, models.scores)).collect(),
+        };
+        self.registry.list().iter().map(info).collect()
+    }
+
     /// What is shown to others.
     pub(super) fn view(&self) -> Option<ForecastView> {
         let forecast = self.latest.clone()?;
@@ -282,7 +328,8 @@ impl Foresight {
             })
             .collect();
         let inputs = self.inputs()?;
-        Some(ForecastView { forecast, step: self.step, experts, waits, policies, inputs })
+        let models = self.models();
+        Some(ForecastView { forecast, step: self.step, experts, waits, policies, inputs, models })
     }
 
     /// For how much slack the price is right: the longest class up to which every shorter one sends.
@@ -341,6 +388,8 @@ impl Foresight {
         self.is_refitting = false;
         let Some(refitted) = refitted else { return };
         if let Some(refit) = refitted.forecast {
+            let version = self.registry.add(refit.fitted.clone());
+            tracing::info!(chain_id = self.label, version, model = %refit.fitted.id(), "forecast models refitted");
             self.forecaster.install(refit);
             metrics::counter!("slackwater_forecast_refits_total", "chain_id" => self.label.clone()).increment(1);
         }

@@ -29,6 +29,6 @@ pub use api::{
 };
 pub use builder::{ChainSetup, ChainTuning, ForwarderSetup, RelayBuilder, RelayConfig};
 pub use error::{BuildError, CancelError, SubmitError, WaitError};
-pub use foresight::{ForecastView, TimingMode, WaitQuote};
+pub use foresight::{ForecastView, ModelInfo, TimingMode, WaitQuote};
 pub use rpc::{RpcEndpoint, RpcError, RpcPool};
 pub use signer::{IdentityKey, LocalSigner, SignerError};

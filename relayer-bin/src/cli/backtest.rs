@@ -109,7 +109,13 @@ impl PriorArgs {
             text.map_err(|error| CliError::usage(format!("can't read {}: {error}", path.display())))
         };
         let wrong = |path: &Path, error: String| CliError::usage(format!("{}: {error}", path.display()));
-        let mut priors = Priors::default();
+        let mut priors = match self.no_prior {
+            true => Priors::default(),
+            false => Priors {
+                forecast: Prior::shipped(),
+                timing: Some(TimingPrior::shipped().map_err(|error| CliError::usage(error.to_string()))?),
+            },
+        };
         if let Some(path) = &self.forecast_prior {
             let prior = serde_json::from_str(&text(path)?).map_err(|error| wrong(path, error.to_string()))?;
             priors.forecast = Some(prior);

@@ -10,8 +10,8 @@ use slackwater::{
     ledger::{AttemptKind, AttemptRecord, BatchState, EventRecord, RequestRecord},
     market::Standing,
     relay::{
-        Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, FeeSource, ForecastView, LaneStatus, Quote,
-        SubmitItem, WaitQuote,
+        Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, FeeSource, ForecastView, LaneStatus,
+        ModelInfo, Quote, SubmitItem, WaitQuote,
     },
     request::{
         BatchId, Call, Deadline, Forward, Promise, Reason, RequestId, RequestKind, Status, Submission, SubmissionKind,
@@ -1057,6 +1057,67 @@ pub struct SlackView {
     policy: String,
     /// Weights of the timing policies above 1 %.
     policies: BTreeMap<String, f64>,
+}
+
+/// One fitted set of models.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Model)]
+pub struct ModelView {
+    /// EIP-155 chain id.
+    chain_id: u64,
+    /// Counts up from 1 since the start.
+    version: u32,
+    /// Content hash.
+    #[schema(value_type = String)]
+    id: B256,
+    /// In force.
+    is_active: bool,
+    /// First block of the training data.
+    first_block: u64,
+    /// Last block of the training data.
+    last_block: u64,
+    /// By horizon in blocks.
+    scores: BTreeMap<u32, ScoresView>,
+}
+
+/// Mean absolute errors of log fee on held-back data.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = ModelScores)]
+pub struct ScoresView {
+    /// Of the ridge regression.
+    ridge: f64,
+    /// Of the next base fee, taken to stay.
+    persistence: f64,
+}
+
+impl ModelView {
+    /// The models of a chain.
+    pub fn of(chain_id: u64, view: &ForecastView) -> Vec<Self> {
+        let model = |model: &ModelInfo| Self {
+            chain_id,
+            version: model.version,
+            id: model.id.0,
+            is_active: model.is_active,
+            first_block: model.blocks.0,
+            last_block: model.blocks.1,
+            scores: model
+                .scores
+                .iter()
+                .map(|(steps, scores)| (*steps, ScoresView { ridge: scores.ridge, persistence: scores.persistence }))
+                .collect(),
+        };
+        view.models.iter().map(model).collect()
+    }
+}
+
+/// The fitted models.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Models)]
+pub struct ModelsView {
+    /// The models.
+    pub models: Vec<ModelView>,
 }
 
 /// What a chain's base fee is expected to be.

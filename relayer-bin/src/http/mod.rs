@@ -179,6 +179,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/chains", get(operations::chains))
         .route("/v1/chains/{id}/fees", get(operations::fees))
         .route("/v1/chains/{id}/forecast", get(operations::forecast))
+        .route("/v1/models", get(operations::models))
         .route("/v1/sources", get(operations::sources))
         .route("/v1/lanes", get(operations::lanes))
         .route("/v1/counts", get(operations::counts))

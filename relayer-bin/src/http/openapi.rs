@@ -19,7 +19,7 @@ use super::{events, operations, requests};
     paths(
         requests::submit, requests::submit_batch, requests::list, requests::show, requests::cancel, requests::quote,
         events::all, events::of_request,
-        operations::chains, operations::fees, operations::forecast, operations::lanes, operations::sources, operations::counts, operations::batch,
+        operations::chains, operations::fees, operations::forecast, operations::models, operations::lanes, operations::sources, operations::counts, operations::batch,
         operations::healthz, operations::readyz, operations::metrics, operations::openapi,
     ),
     tags(
