@@ -124,7 +124,7 @@ pub(super) fn price_at(spec: &ChainSpec, next_base_fee: u128, tip: Option<u128>,
     Price { next_base_fee, quote: Fees::new(cap, tip) }
 }
 
-/// Fills the outlook with the blocks that are known.
-pub(super) fn prime<'a>(outlook: &mut PercentileOutlook, blocks: impl Iterator<Item = &'a FeePoint>) {
-    blocks.for_each(|point| outlook.record(point.base_fee));
+/// Fills the outlook with the blocks that are known, each with the `tip` that is usual now.
+pub(super) fn prime<'a>(outlook: &mut PercentileOutlook, blocks: impl Iterator<Item = &'a FeePoint>, tip: u128) {
+    blocks.for_each(|point| outlook.record(point.base_fee.saturating_add(tip)));
 }

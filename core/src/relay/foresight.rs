@@ -125,7 +125,7 @@ impl ForecastView {
         let within = |horizon: &&HorizonForecast| u128::from(horizon.steps) <= steps;
         let mut horizons: Vec<&HorizonForecast> = self.forecast.horizons.iter().collect();
         horizons.sort_unstable_by_key(|horizon| horizon.steps);
-        let last = horizons.iter().copied().filter(within).next_back().or_else(|| horizons.first().copied())?;
+        let last = horizons.iter().copied().rfind(within).or_else(|| horizons.first().copied())?;
         let meets = horizons.iter().copied().filter(within).find(|horizon| horizon.q50 <= decision.reservation);
         let expected_send_in = match (decision.send, meets) {
             (true, _) => Duration::ZERO,

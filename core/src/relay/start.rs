@@ -221,6 +221,8 @@ struct CheckedChain {
     known_forwarders: BTreeSet<Address>,
     has_multicall: bool,
     market: ChainMarket,
+    /// The usual tip, wei per gas.
+    tip: Option<u128>,
     /// What L1 costs; `None` if it could not be read, which the first head tells.
     data_fee: Option<DataFeeModel>,
 }
@@ -296,13 +298,14 @@ async fn check_chain(setup: ChainSetup) -> Result<CheckedChain, BuildError> {
     let histories = Histories::read(&pool, setup.tuning.fee_history_blocks, 0, Duration::ZERO).await;
     let mut market = ChainMarket::new(setup.tuning.market, pool.names());
     let blocks = market.absorb(clock::now(), &histories).len();
+    let tip = histories.tip();
     tracing::info!(chain_id, blocks, "fee history read");
     let header: Option<Header> = pool.call("eth_getBlockByNumber", json!(["latest", false])).await.ok();
     let data_fee = match &header {
         Some(header) => data_fee::read(&pool, setup.spec.family, has_multicall.then_some(multicall), header).await.ok(),
         None => None,
     };
-    Ok(CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, data_fee })
+    Ok(CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, tip, data_fee })
 }
 
 /// Asks until there is an answer or the deadline is over: one lost answer must not stop a start.
@@ -328,7 +331,7 @@ async fn build_service(
     tenants: &Arc<Tenants>,
     journal: mpsc::Sender<JournalEntry>,
 ) -> Result<(ChainService, Arc<ChainShared>, mpsc::Receiver<Message>), BuildError> {
-    let CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, data_fee } = chain;
+    let CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, tip, data_fee } = chain;
     let ChainSetup { spec, signers, tuning, .. } = setup;
     let chain_id = spec.chain_id;
     let params = VehicleParams {
@@ -339,7 +342,7 @@ async fn build_service(
     };
     let mut gate =
         PercentileOutlook::new(OUTLOOK_BLOCKS, tuning.patience_percentile, tuning.urgent_within, PATIENCE_HORIZON);
-    prime(&mut gate, market.book().window());
+    prime(&mut gate, market.book().window(), tip.unwrap_or(0).max(spec.min_priority_fee_wei_per_gas).max(1));
     let foresight = match tuning.timing {
         TimingMode::Immediate => None,
         TimingMode::Forecast | TimingMode::Percentile => {

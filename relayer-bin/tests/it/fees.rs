@@ -39,11 +39,11 @@ async fn assert_matches(path: &Path, node: &Node, from: u64, to: u64) -> Result<
 #[tokio::test]
 async fn a_recording_is_resumed_without_gaps_or_duplicates() -> Result<()> {
     let anvil = Anvil::builder().spawn().await?;
-    let node = Node::new(&anvil.url())?;
+    let node = Node::new(anvil.url())?;
     node.mine(300).await?;
     let dir = tempfile::tempdir().unwrap();
     let (path, url) = (dir.path().join("fees.csv"), anvil.url());
-    let record = ["fees", "record", "--rpc", &url, "--out", "fees.csv", "--depth", "0"];
+    let record = ["fees", "record", "--rpc", url, "--out", "fees.csv", "--depth", "0"];
     let (code, _, err) = run(&record, dir.path()).await;
     assert!(code == 2 && err.contains("--blocks"), "{err}");
     let (code, out, err) = run(&[&record[..], &["--from", "5", "--to", "290"]].concat(), dir.path()).await;
@@ -81,10 +81,10 @@ async fn a_recording_is_resumed_without_gaps_or_duplicates() -> Result<()> {
 #[tokio::test]
 async fn a_recording_follows_the_head_through_a_kill() -> Result<()> {
     let anvil = Anvil::builder().arg("--block-time").arg("0.2").spawn().await?;
-    let node = Node::new(&anvil.url())?;
+    let node = Node::new(anvil.url())?;
     let dir = tempfile::tempdir().unwrap();
     let (path, url) = (dir.path().join("fees.csv.gz"), anvil.url());
-    let follow = ["fees", "record", "--rpc", &url, "--out", "fees.csv.gz", "--from", "1", "--follow", "--depth", "2"];
+    let follow = ["fees", "record", "--rpc", url, "--out", "fees.csv.gz", "--from", "1", "--follow", "--depth", "2"];
     let count = || {
         let mut text = String::new();
         let file = fs::File::open(&path).ok()?;
@@ -109,7 +109,7 @@ async fn a_recording_follows_the_head_through_a_kill() -> Result<()> {
         recording.kill().await.unwrap();
         assert!(count().is_some_and(|rows| rows >= goal));
     }
-    let (code, out, err) = run(&["fees", "record", "--rpc", &url, "--out", "fees.csv.gz"], dir.path()).await;
+    let (code, out, err) = run(&["fees", "record", "--rpc", url, "--out", "fees.csv.gz"], dir.path()).await;
     assert_eq!(code, 0, "{out}{err}");
     let mut text = String::new();
     let file = fs::File::open(&path).unwrap();
@@ -123,11 +123,11 @@ async fn a_recording_follows_the_head_through_a_kill() -> Result<()> {
 #[tokio::test]
 async fn a_node_is_forecast() -> Result<()> {
     let anvil = Anvil::builder().spawn().await?;
-    let node = Node::new(&anvil.url())?;
+    let node = Node::new(anvil.url())?;
     node.mine(120).await?;
     let dir = tempfile::tempdir().unwrap();
     let url = anvil.url();
-    let (code, out, err) = run(&["forecast", "--rpc", &url, "--once", "--json"], dir.path()).await;
+    let (code, out, err) = run(&["forecast", "--rpc", url, "--once", "--json"], dir.path()).await;
     assert_eq!(code, 0, "{err}");
     let json: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((json["chain"].as_str(), json["block"].as_u64()), (Some("anvil"), Some(120)));
@@ -136,7 +136,7 @@ async fn a_node_is_forecast() -> Result<()> {
     let mined = u128::from_str_radix(&block["baseFeePerGas"].as_str().unwrap()[2..], 16).unwrap();
     assert_eq!(json["nextBaseFeeWei"], mined.to_string());
     assert_eq!(json["horizons"][0]["q90Wei"], mined.to_string());
-    let (code, out, err) = run(&["forecast", "--rpc", &url, "--once"], dir.path()).await;
+    let (code, out, err) = run(&["forecast", "--rpc", url, "--once"], dir.path()).await;
     assert!(code == 0 && out.contains("anvil after block 121") && out.contains("now"), "{out}{err}");
     assert_eq!(run(&["forecast", "--rpc", "http://127.0.0.1:1", "--once"], dir.path()).await.0, 3);
     Ok(())

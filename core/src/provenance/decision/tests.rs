@@ -8,7 +8,7 @@ fn hash(n: u8) -> B256 {
 
 /// One of each variant, with its options given and left out.
 fn samples() -> Vec<Decision> {
-    let planned = |threshold_wei_per_gas, model| Decision::Planned {
+    let planned = |threshold_wei_per_gas, model: Option<B256>| Decision::Planned {
         batch: hash(2),
         chain_id: 1,
         sender: Address::repeat_byte(0xAB),
@@ -21,6 +21,7 @@ fn samples() -> Vec<Decision> {
         max_priority_fee_wei_per_gas: 1,
         gas_limit_gas: 21_000,
         model,
+        inputs: model,
     };
     let accepted = |max_cost_wei| Decision::Accepted {
         request: hash(1),
