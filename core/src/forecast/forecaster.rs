@@ -48,6 +48,9 @@ pub const EXPERT_NAMES: [&str; EXPERTS] = [
     "prior boosting",
 ];
 
+/// Memory of how often a fee did not move at all: about fifty outcomes.
+const STILL_KEEP: f64 = 0.98;
+
 /// One step that was observed.
 #[derive(Debug, Clone)]
 pub(super) struct Step {
@@ -102,6 +105,8 @@ pub(super) struct Horizon {
     mixture: Mixture,
     intervals: Intervals,
     error: f64,
+    /// Share of recent outcomes that were the price itself, to the wei: a chain at its floor.
+    still: f64,
     open: VecDeque<Open>,
     drift: PageHinkley,
 }
@@ -144,6 +149,7 @@ impl Horizon {
             mixture: Mixture::new(weights, tuning.mix_keep, tuning.mix_boldness),
             intervals: Intervals::new(h, tuning),
             error: 0.0,
+            still: 0.0,
             open: VecDeque::new(),
             drift: PageHinkley::default(),
         }
@@ -187,6 +193,7 @@ impl Horizon {
             pull.product = tuning.ou_keep * pull.product + x * y;
             pull.square = pull.square.max(1e-9);
         }
+        self.still = STILL_KEEP * self.still + (1.0 - STILL_KEEP) * f64::from(u8::from(y == 0.0));
         let miss = (open.mixed - y).abs();
         if self.error == 0.0 {
             self.error = miss;
@@ -309,7 +316,8 @@ impl Forecaster {
                 continue;
             }
             let experts = horizon.experts(&row, fitted, prior);
-            let mixed = horizon.mixture.mix(&experts);
+            // Where most outcomes are the price itself, so is their median.
+            let mixed = if horizon.still > 0.5 { 0.0 } else { horizon.mixture.mix(&experts) };
             let made = horizon.intervals.make(price + mixed, &row);
             horizon.open.push_back(Open { place, row, price, experts, mixed, made });
         }

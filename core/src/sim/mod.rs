@@ -8,6 +8,7 @@
 
 mod backtest;
 mod baseline;
+mod fault;
 mod report;
 mod score;
 #[cfg(test)]
@@ -19,5 +20,6 @@ pub use backtest::{
     score_timing,
 };
 pub use baseline::{Baseline, BaselineKind, SendPolicy};
+pub use fault::SourceFault;
 pub use report::{DeadlineReport, FileReport, HorizonKey, HorizonReport, pool};
 pub use trace::{Trace, nominal_block_time};

@@ -117,7 +117,8 @@ fn scores_of_a_chain_with_header_gas() {
     assert!(deadlines[&1_800].captured.unwrap() > 0.3, "{:?}", deadlines[&1_800]);
     let slipped = score_timing(trace, &TimingRun { slip: 1, ..run }, |_, _| {}).unwrap();
     assert!(slipped.values().all(|report| report.missed == 0 && report.baselines.is_empty()));
-    assert!(slipped[&300].captured < deadlines[&300].captured);
+    // One block late hurts those most who can wait least.
+    assert!(slipped[&60].captured < deadlines[&60].captured, "{:?} {:?}", slipped[&60], deadlines[&60]);
 }
 
 #[test]

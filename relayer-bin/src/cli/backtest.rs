@@ -20,7 +20,7 @@ use slackwater::{
     forecast::Prior,
     schedule::timing::TimingPrior,
     sim::{
-        Deadlines, FileReport, ForecastRun, HorizonKey, Horizons, MAX_DEADLINES, TimingRun, Trace, pool,
+        Deadlines, FileReport, ForecastRun, HorizonKey, Horizons, MAX_DEADLINES, SourceFault, TimingRun, Trace, pool,
         score_forecasts, score_timing,
     },
 };
@@ -62,6 +62,9 @@ pub(super) struct BacktestArgs {
     /// Time between blocks in ms, where neither chain nor timestamps tell it.
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     block_time_ms: Option<u64>,
+    /// Let one of three fee sources be bad, or ten blocks be missing: hardly a figure may change.
+    #[arg(long, value_name = "FAULT")]
+    source_fault: Option<FaultArg>,
     #[command(flatten)]
     priors: PriorArgs,
     /// Seed of what chance there is in fitting.
@@ -79,6 +82,27 @@ pub(super) struct BacktestArgs {
     /// Also draw them.
     #[arg(long, value_name = "OUT")]
     svg: Option<PathBuf>,
+}
+
+/// What is wrong with the sources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum FaultArg {
+    /// One of three tells fees of a hundred times.
+    Liar,
+    /// One of three is 20 blocks behind.
+    Lag,
+    /// Nobody saw ten blocks in the middle.
+    Gap,
+}
+
+impl From<FaultArg> for SourceFault {
+    fn from(fault: FaultArg) -> Self {
+        match fault {
+            FaultArg::Liar => Self::Liar,
+            FaultArg::Lag => Self::Lag,
+            FaultArg::Gap => Self::Gap,
+        }
+    }
 }
 
 /// Where models start.
@@ -229,7 +253,10 @@ fn test(args: &BacktestArgs) -> Result<(), CliError> {
 }
 
 fn open(path: &Path, args: &BacktestArgs) -> Result<Tested, String> {
-    let table = history::read(path, args.price.as_deref())?;
+    let mut table = history::read(path, args.price.as_deref())?;
+    if let Some(fault) = args.source_fault {
+        table.points = SourceFault::from(fault).apply(&table.points);
+    }
     let (chain, price_column) = (table.chain.clone().unwrap_or_default(), table.price_column.clone());
     let prices = table.points.iter().map(|point| point.base_fee).collect::<Vec<_>>();
     let trace = Trace::new(table, args.block_time_ms.map(Duration::from_millis));

@@ -212,6 +212,9 @@ struct ClassState {
     winner: usize,
 }
 
+/// Memory of how often a price did not move: about two hundred steps.
+const STILL_KEEP: f64 = 0.995;
+
 /// Decides, step by step, whether a request with slack is sent now.
 #[derive(Debug, Clone)]
 pub struct Timing {
@@ -221,6 +224,8 @@ pub struct Timing {
     features: Features,
     now: u64,
     price: u128,
+    /// Share of recent steps at which the price did not move.
+    still: f64,
     model: Option<Stopping>,
     classes: Vec<ClassState>,
     /// Fitted value of waiting now.
@@ -318,6 +323,7 @@ impl Timing {
             steps_per_unit,
             now: 0,
             price: 0,
+            still: 0.0,
             classes,
             fitted: None,
             history: VecDeque::new(),
@@ -328,7 +334,9 @@ impl Timing {
 
     /// Takes in the newest point: a block, or a row of a series. Every call is one step.
     pub fn observe(&mut self, point: &FeePoint) {
-        self.price = point.price();
+        let before = core::mem::replace(&mut self.price, point.price());
+        let is_still = self.now > 0 && before == self.price;
+        self.still = STILL_KEEP * self.still + (1.0 - STILL_KEEP) * f64::from(u8::from(is_still));
         #[expect(clippy::cast_precision_loss, reason = "a float values waiting; amounts stay integers")]
         let price = self.price as f64;
         let log_price = libm::log(price.max(1e-3));
@@ -351,6 +359,14 @@ impl Timing {
         for class in &mut self.classes {
             class.experts.step(self.now, price, &within);
             class.decide(&ladders, &within);
+            // At a floor there is nothing to learn from the past but the floor.
+            if self.still > 0.5
+                && let Some(floor) = self.policies.iter().position(|policy| *policy == Policy::Floor)
+            {
+                class.winner = floor;
+                class.within = within[floor];
+                class.reservation = ladders[floor];
+            }
         }
         self.now += 1;
     }

@@ -1,0 +1,88 @@
+//! What a backtest's history looks like through three sources of which one is bad, or with a hole.
+
+use std::{collections::VecDeque, time::Duration};
+
+use crate::{
+    Timestamp,
+    market::{BookConfig, FeeBook, FeePoint, Report, SourceId},
+};
+
+/// Factor of a lying source.
+const LIE: u128 = 100;
+/// Blocks that a lagging source is behind.
+const LAG: usize = 20;
+/// Blocks that are missing in a hole.
+const HOLE: usize = 10;
+
+/// What is wrong with the sources of a history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceFault {
+    /// One of three sources tells fees of a hundred times.
+    Liar,
+    /// One of three sources is 20 blocks behind.
+    Lag,
+    /// Nobody saw ten blocks in the middle.
+    Gap,
+}
+
+impl SourceFault {
+    /// The history as it is believed then.
+    pub fn apply(self, points: &[FeePoint]) -> Vec<FeePoint> {
+        if self == Self::Gap {
+            let middle = points.len() / 2;
+            let kept = |(row, _): &(usize, &FeePoint)| !(middle..middle + HOLE).contains(row);
+            return points.iter().enumerate().filter(kept).map(|(_, point)| *point).collect();
+        }
+        let mut book = FeeBook::new(BookConfig::default(), 3);
+        let mut behind: VecDeque<FeePoint> = VecDeque::with_capacity(LAG + 1);
+        let mut believed = Vec::with_capacity(points.len());
+        let mut now = Timestamp(0);
+        for point in points {
+            now = now.saturating_add(Duration::from_secs(12));
+            behind.push_back(*point);
+            let bad = match self {
+                Self::Liar => Some(FeePoint {
+                    base_fee: point.base_fee.saturating_mul(LIE),
+                    next_base_fee: point.next_base_fee.map(|fee| fee.saturating_mul(LIE)),
+                    ..*point
+                }),
+                _ if behind.len() > LAG => behind.pop_front(),
+                _ => None,
+            };
+            let report = |point: FeePoint| Report { hash: None, point, latency: Duration::from_millis(50) };
+            book.report(SourceId(0), report(*point));
+            match bad {
+                Some(bad) => book.report(SourceId(1), report(bad)),
+                None => book.fail(now, SourceId(1)),
+            }
+            book.report(SourceId(2), report(*point));
+            believed.extend(book.settle(now, point.number).map(|settled| settled.point));
+        }
+        believed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::market::Tips;
+
+    #[test]
+    fn one_bad_source_of_three_changes_nothing_and_a_hole_is_ten_blocks() {
+        let points: Vec<FeePoint> = (0..500_u64)
+            .map(|number| FeePoint {
+                number: 7 + number,
+                timestamp: None,
+                base_fee: 1_000 + u128::from(number * number % 97),
+                utilisation: None,
+                tips: Tips::default(),
+                next_base_fee: None,
+            })
+            .collect();
+        assert_eq!(SourceFault::Liar.apply(&points), points);
+        assert_eq!(SourceFault::Lag.apply(&points), points);
+        let gap = SourceFault::Gap.apply(&points);
+        assert_eq!(gap.len(), 490);
+        assert_eq!((gap[249].number, gap[250].number), (256, 267));
+    }
+}
