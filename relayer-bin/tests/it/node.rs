@@ -25,7 +25,7 @@ async fn answer(body: String) -> Json<Value> {
         "eth_getBlockByNumber" => block(params[0].as_str().unwrap()),
         "eth_feeHistory" => json!({
             // It was cheaper before: whoever asks for patience waits.
-            "oldestBlock": "0x5b", "baseFeePerGas": [vec!["0x1dcd6500"; 10], vec!["0x3b9aca00"]].concat(),
+            "oldestBlock": "0x5b", "baseFeePerGas": ([vec!["0x1dcd6500"; 10], vec!["0x3b9aca00"]].concat()),
             "gasUsedRatio": vec![0.5; 10], "reward": vec![["0x3b9aca00"]; 10],
         }),
         "eth_getBalance" => json!("0x21e19e0c9bab2400000"),
