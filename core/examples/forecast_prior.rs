@@ -11,7 +11,9 @@ use std::{error::Error, path::Path};
 
 use slackwater::forecast::{BoostParams, ForecastConfig, Forecaster, train_prior};
 
-const HORIZONS: [u32; 5] = [2, 3, 5, 10, 25];
+const HORIZONS: [u32; 8] = [2, 3, 5, 10, 25, 50, 150, 300];
+/// Beyond these pooled trees are worse than a line.
+const TREES_TO: u32 = 50;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
@@ -34,9 +36,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             jobs.extend(forecaster.training_job());
         }
     }
-    let params = BoostParams { trees: 56, depth: 4, rate: 0.12, sample: 0.15, least_leaf: 60, seed: 1 };
-    let provenance = format!("LAD boosting ({params:?}) on {}", names.join(", "));
-    let prior = train_prior(&jobs, &HORIZONS, &params, provenance)?;
+    let params = BoostParams { trees: 80, depth: 2, rate: 0.1, sample: 0.3, least_leaf: 100, seed: 1 };
+    let provenance = format!("lines, and up to {TREES_TO} steps LAD boosting ({params:?}), on {}", names.join(", "));
+    let prior = train_prior(&jobs, &HORIZONS, TREES_TO, &params, provenance)?;
     std::fs::write(&out, serde_json::to_string(&prior)?)?;
     println!("{out}: {}", prior.id());
     Ok(())

@@ -9,6 +9,12 @@ use crate::{
 const LAGS: [usize; 6] = [1, 2, 3, 5, 10, 20];
 /// Time constants of the moving averages, steps.
 pub(super) const TAUS: [f64; 8] = [4.0, 10.0, 25.0, 60.0, 150.0, 400.0, 1000.0, 3000.0];
+/// Medians, lowest, highest and first quartiles of the last prices, each over this many steps.
+const MEDIANS: [usize; 4] = [20, 60, 200, 600];
+const EXTREMES: [usize; 2] = [20, 200];
+const QUARTILES: [usize; 2] = [60, 200];
+/// Prices that a row looks back on.
+pub(super) const LOOK_BACK: usize = MEDIANS[MEDIANS.len() - 1];
 /// Time constants of the mean absolute step, steps.
 const STEP_TAUS: [f64; 3] = [10.0, 50.0, 200.0];
 /// Which moving averages the price's distance is averaged from.
@@ -22,11 +28,14 @@ const DAY: u64 = 86_400;
 
 /// First column of each group.
 pub(super) const AT_LEVEL: usize = LAGS.len();
-const AT_USE: usize = AT_LEVEL + TAUS.len();
-const AT_FULL: usize = AT_USE + 3;
+pub(super) const AT_MEDIAN: usize = AT_LEVEL + TAUS.len();
+pub(super) const AT_EXTREME: usize = AT_MEDIAN + MEDIANS.len();
+pub(super) const AT_QUARTILE: usize = AT_EXTREME + 2 * EXTREMES.len();
+pub(super) const AT_USE: usize = AT_QUARTILE + QUARTILES.len();
+pub(super) const AT_FULL: usize = AT_USE + 3;
 pub(super) const AT_STEP: usize = AT_FULL + FULL_TAUS.len();
 pub(super) const AT_SPREAD: usize = AT_STEP + STEP_TAUS.len();
-const AT_PAUSE: usize = AT_SPREAD + SPREAD_OF.len();
+pub(super) const AT_PAUSE: usize = AT_SPREAD + SPREAD_OF.len();
 pub(super) const AT_CLOCK: usize = AT_PAUSE + 1;
 /// Number of features.
 pub const FEATURES: usize = AT_CLOCK + 4;
@@ -47,6 +56,16 @@ pub const FEATURE_NAMES: [&str; FEATURES] = [
     "level 400",
     "level 1000",
     "level 3000",
+    "median 20",
+    "median 60",
+    "median 200",
+    "median 600",
+    "lowest 20",
+    "highest 20",
+    "lowest 200",
+    "highest 200",
+    "quartile 60",
+    "quartile 200",
     "use",
     "use 1 ago",
     "use 2 ago",
@@ -158,9 +177,32 @@ impl FeatureState {
         self.seen += 1.0;
     }
 
-    pub(super) fn row(&self) -> FeatureRow {
+    /// The row after the last step; `earlier` are the log prices before it, newest first.
+    pub(super) fn row(&self, earlier: impl Iterator<Item = f64>) -> FeatureRow {
         let price = self.recent[0];
         let mut row = [0.0; FEATURES];
+        let mut prices = [0.0; LOOK_BACK];
+        let mut count = 0;
+        for (cell, price) in prices.iter_mut().zip(core::iter::once(price).chain(earlier)) {
+            *cell = price;
+            count += 1;
+        }
+        let quantile = |window: usize, parts: (usize, usize)| {
+            let mut values = prices;
+            let values = &mut values[..window.min(count)];
+            let at = (values.len() - 1) * parts.0 / parts.1;
+            *values.select_nth_unstable_by(at, f64::total_cmp).1 - price
+        };
+        for (cell, window) in row[AT_MEDIAN..].iter_mut().zip(MEDIANS) {
+            *cell = quantile(window, (1, 2));
+        }
+        for (cells, window) in row[AT_EXTREME..].chunks_exact_mut(2).zip(EXTREMES) {
+            cells[0] = quantile(window, (0, 1));
+            cells[1] = quantile(window, (1, 1));
+        }
+        for (cell, window) in row[AT_QUARTILE..].iter_mut().zip(QUARTILES) {
+            *cell = quantile(window, (1, 4));
+        }
         for (cell, lag) in row.iter_mut().zip(LAGS) {
             *cell = self.recent[lag] - price;
         }
@@ -178,7 +220,13 @@ impl FeatureState {
     }
 }
 
-/// The row in units of a chain whose fee moves at most by `unit` times Ethereum's largest step.
+/// The log step that is usual at this time: geometric mean of the mean absolute steps over 50 and 200.
+pub(super) fn usual_step(row: &FeatureRow) -> f64 {
+    libm::exp(0.5 * (row[AT_STEP + 1] + row[AT_STEP + 2]))
+}
+
+/// The row in units of the usual step, so that calm and rough markets, and chains whose fees move in larger and smaller
+/// steps, look alike.
 pub(super) fn in_units(row: &FeatureRow, unit: f64) -> FeatureRow {
     let mut out = *row;
     for cell in &mut out[..AT_USE] {

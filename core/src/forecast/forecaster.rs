@@ -7,7 +7,10 @@ use super::{
     Prior, ProtocolRule, Refit, RefitJob, Tuning,
     combine::Mixture,
     drift::PageHinkley,
-    features::{AT_CLOCK, AT_LEVEL, FeatureRow, FeatureState, TAUS, log_fee},
+    features::{
+        AT_CLOCK, AT_FULL, AT_LEVEL, AT_PAUSE, AT_USE, FeatureRow, FeatureState, LOOK_BACK, TAUS, in_units, log_fee,
+        usual_step,
+    },
     interval::{Intervals, LEVELS, Made},
     linear::OnlineRidge,
     model::Regressor,
@@ -20,15 +23,35 @@ const MEMORY: usize = 256;
 /// A gap counts at most as this many steps: wider than any horizon, and places never overflow.
 const WIDEST_GAP: u64 = 1 << 20;
 /// Columns of the narrow linear expert.
-const NARROW: [usize; 6] = [0, AT_LEVEL, AT_LEVEL + 1, AT_LEVEL + 3, AT_LEVEL + 5, AT_LEVEL + 8];
+const NARROW: [usize; 6] = [0, AT_LEVEL, AT_LEVEL + 1, AT_LEVEL + 3, AT_LEVEL + 5, AT_USE];
 /// Columns of the wide linear expert.
-const WIDE: [usize; 17] = [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 14, 15, 16, 17, 18];
+const WIDE: [usize; 18] = [
+    0,
+    1,
+    2,
+    3,
+    4,
+    AT_LEVEL,
+    AT_LEVEL + 1,
+    AT_LEVEL + 2,
+    AT_LEVEL + 3,
+    AT_LEVEL + 4,
+    AT_LEVEL + 5,
+    AT_LEVEL + 6,
+    AT_USE,
+    AT_USE + 1,
+    AT_USE + 2,
+    AT_FULL,
+    AT_FULL + 1,
+    AT_PAUSE,
+];
 
 /// Experts of each horizon: the next fee stays; it returns to each moving average; three online ridges; fitted ridge, fitted
-/// boosting, the prior's boosting.
+/// boosting; the prior's boosting, its line, and its boosting with what an online ridge has learnt to add to it.
 const AT_WIDE: usize = 1 + TAUS.len();
 const AT_FITTED: usize = AT_WIDE + 3;
-pub(super) const EXPERTS: usize = AT_FITTED + 3;
+const AT_PRIOR: usize = AT_FITTED + 2;
+pub(super) const EXPERTS: usize = AT_PRIOR + 3;
 /// Names of the experts, in order.
 pub const EXPERT_NAMES: [&str; EXPERTS] = [
     "next fee",
@@ -46,6 +69,8 @@ pub const EXPERT_NAMES: [&str; EXPERTS] = [
     "ridge",
     "boosting",
     "prior boosting",
+    "prior line",
+    "prior, corrected",
 ];
 
 /// Memory of how often a fee did not move at all: about fifty outcomes.
@@ -71,6 +96,10 @@ pub(super) struct Step {
 /// Pull of one price towards one level: a regression with one coefficient.
 #[derive(Debug, Clone, Copy)]
 struct Pull {
+    start: f64,
+    /// Examples that the start counts for.
+    trust: f64,
+    examples: f64,
     square: f64,
     product: f64,
 }
@@ -78,7 +107,8 @@ struct Pull {
 impl Pull {
     /// Share of the distance to the level that is closed.
     fn share(self) -> f64 {
-        (self.product / self.square).clamp(0.0, 1.2)
+        let square = self.trust * self.square / self.examples.max(1.0);
+        ((self.product + self.start * square) / (self.square + square).max(1e-12)).clamp(0.0, 1.2)
     }
 }
 
@@ -101,6 +131,7 @@ pub(super) struct Horizon {
     wide: OnlineRidge,
     narrow: OnlineRidge,
     quick: OnlineRidge,
+    correction: OnlineRidge,
     wide_columns: Vec<usize>,
     mixture: Mixture,
     intervals: Intervals,
@@ -109,6 +140,11 @@ pub(super) struct Horizon {
     still: f64,
     open: VecDeque<Open>,
     drift: PageHinkley,
+}
+
+/// What the prior says and an online ridge corrects: its trees where it has some, else its line.
+fn corrected(experts: &[f64; EXPERTS]) -> f64 {
+    if experts[AT_PRIOR].is_nan() { experts[AT_PRIOR + 1] } else { experts[AT_PRIOR] }
 }
 
 fn pick(row: &FeatureRow, columns: &[usize]) -> Vec<f64> {
@@ -124,29 +160,31 @@ impl Horizon {
             wide_columns.extend(AT_CLOCK..AT_CLOCK + 4);
         }
         let ridge = |columns: usize, keep: f64, pull: f64| {
-            OnlineRidge::new(vec![0.0; columns], keep, pull * libm::pow(h, tuning.pull_power))
+            OnlineRidge::by_examples(vec![0.0; columns], keep, pull * libm::pow(h, tuning.pull_power))
         };
         let pulls = TAUS.map(|tau| {
-            let start = 1.0 - libm::exp(-h / (4.0 * tau));
-            let square = tuning.pull_ou * h;
-            Pull { square, product: start * square }
+            let start = 1.0 - libm::exp(-h / (2.0 * tau));
+            Pull { start, trust: tuning.pull_ou * h, examples: 0.0, square: 0.0, product: 0.0 }
         });
         let mut weights = vec![1.0; EXPERTS];
         weights[0] = 4.0;
-        weights[AT_WIDE] = 4.0;
-        weights[AT_WIDE + 1] = 4.0;
-        weights[AT_WIDE + 2] = 2.0;
-        weights[AT_FITTED] = 2.0;
-        weights[AT_FITTED + 1] = 4.0;
-        weights[AT_FITTED + 2] = 12.0;
+        // Levels of about this time constant are what prices return to within h steps.
+        let usual = 12.0 * h.sqrt();
+        for (weight, tau) in weights[1..AT_WIDE].iter_mut().zip(TAUS) {
+            let off = libm::log(tau / usual);
+            *weight = 1.0 + 5.0 * libm::exp(-off * off);
+        }
+        weights[AT_WIDE..].copy_from_slice(&[4.0, 4.0, 2.0, 2.0, 4.0, 12.0, 8.0, 12.0]);
         Self {
             steps,
             pulls,
             wide: ridge(wide_columns.len(), tuning.wide_keep, tuning.pull_wide),
             narrow: ridge(NARROW.len(), tuning.narrow_keep, tuning.pull_narrow),
             quick: ridge(NARROW.len(), tuning.quick_keep, tuning.pull_narrow),
+            correction: ridge(wide_columns.len(), tuning.correction_keep, tuning.pull_correction),
             wide_columns,
-            mixture: Mixture::new(weights, tuning.mix_keep, tuning.mix_boldness),
+            // Outcomes of long horizons overlap: there are fewer of them than there are.
+            mixture: Mixture::new(weights, tuning.mix_keep, tuning.mix_boldness / libm::pow(h, tuning.mix_power)),
             intervals: Intervals::new(h, tuning),
             error: 0.0,
             still: 0.0,
@@ -156,23 +194,29 @@ impl Horizon {
     }
 
     /// Predictions of all experts, as log moves from the price.
-    fn experts(&self, row: &FeatureRow, fitted: Option<&Fitted>, prior: Option<(&Prior, f64)>) -> [f64; EXPERTS] {
+    fn experts(&self, row: &FeatureRow, fitted: Option<&Fitted>, prior: Option<&Prior>) -> [f64; EXPERTS] {
         let mut out = [f64::NAN; EXPERTS];
+        let unit = usual_step(row);
+        let scaled = in_units(row, unit);
         out[0] = 0.0;
         for (k, pull) in self.pulls.iter().enumerate() {
             out[1 + k] = pull.share() * row[AT_LEVEL + k];
         }
-        out[AT_WIDE] = self.wide.predict(self.wide_columns.iter().map(|column| row[*column]));
-        out[AT_WIDE + 1] = self.narrow.predict(NARROW.iter().map(|column| row[*column]));
-        out[AT_WIDE + 2] = self.quick.predict(NARROW.iter().map(|column| row[*column]));
+        let wide = || self.wide_columns.iter().map(|column| scaled[*column]);
+        let narrow = || NARROW.iter().map(|column| scaled[*column]);
+        out[AT_WIDE] = unit * self.wide.predict(wide());
+        out[AT_WIDE + 1] = unit * self.narrow.predict(narrow());
+        out[AT_WIDE + 2] = unit * self.quick.predict(narrow());
         if let Some(models) = fitted.and_then(|fitted| fitted.models(self.steps)) {
-            out[AT_FITTED] = models.ridge.predict(row);
+            out[AT_FITTED] = unit * models.ridge.predict(&scaled);
             if let Some(boosted) = &models.boosted {
-                out[AT_FITTED + 1] = boosted.predict(row);
+                out[AT_FITTED + 1] = unit * boosted.predict(&scaled);
             }
         }
-        if let Some((prior, unit)) = prior {
-            out[AT_FITTED + 2] = prior.predict(self.steps, row, unit);
+        if let Some(prior) = prior {
+            out[AT_PRIOR] = unit * prior.predict(self.steps, &scaled);
+            out[AT_PRIOR + 1] = unit * prior.predict_line(self.steps, &scaled);
+            out[AT_PRIOR + 2] = corrected(&out) + unit * self.correction.predict(wide());
         }
         // No expert may run away: a fee moves by less than e⁴ within the horizons that are asked for.
         for value in &mut out {
@@ -187,34 +231,40 @@ impl Horizon {
         let y = outcome - open.price;
         let slope = (open.mixed - y).signum() * f64::from(u8::from(open.mixed != y));
         self.mixture.learn(&open.experts, open.mixed, slope);
+        let unit = usual_step(&open.row);
         for (k, pull) in self.pulls.iter_mut().enumerate() {
-            let x = open.row[AT_LEVEL + k];
+            let (x, y) = (open.row[AT_LEVEL + k] / unit, y / unit);
             pull.square = tuning.ou_keep * pull.square + x * x;
             pull.product = tuning.ou_keep * pull.product + x * y;
-            pull.square = pull.square.max(1e-9);
+            pull.examples = tuning.ou_keep * pull.examples + 1.0;
         }
         self.still = STILL_KEEP * self.still + (1.0 - STILL_KEEP) * f64::from(u8::from(y == 0.0));
-        let miss = (open.mixed - y).abs();
+        let miss = (open.mixed - y).abs() / unit;
         if self.error == 0.0 {
             self.error = miss;
         }
         self.error += 0.01 * (miss - self.error);
         // Half least squares, half least absolute deviations: the wanted centre is the median.
         let weigh = |prediction: f64| {
-            let miss = (prediction - y).abs();
+            let miss = (prediction - y).abs() / unit;
             if miss > self.error { self.error / miss } else { 1.0 }
         };
-        let wide = pick(&open.row, &self.wide_columns);
-        let weight = weigh(open.experts[AT_WIDE]);
-        self.wide.learn(&wide, y, weight);
-        let narrow = pick(&open.row, &NARROW);
+        let scaled = in_units(&open.row, unit);
+        let wide = pick(&scaled, &self.wide_columns);
+        self.wide.learn(&wide, y / unit, weigh(open.experts[AT_WIDE]));
+        let narrow = pick(&scaled, &NARROW);
         let (slow, quick) = (weigh(open.experts[AT_WIDE + 1]), weigh(open.experts[AT_WIDE + 2]));
-        self.narrow.learn(&narrow, y, slow);
-        self.quick.learn(&narrow, y, quick);
+        self.narrow.learn(&narrow, y / unit, slow);
+        self.quick.learn(&narrow, y / unit, quick);
+        let given = corrected(&open.experts);
+        if !given.is_nan() {
+            self.correction.learn(&wide, (y - given) / unit, weigh(open.experts[AT_PRIOR + 2]));
+        }
         if should_solve {
             self.wide.solve();
             self.narrow.solve();
             self.quick.solve();
+            self.correction.solve();
         }
         self.intervals.learn(&open.made, outcome, should_solve);
         self.drift.observe(miss / self.error.max(1e-9))
@@ -301,7 +351,7 @@ impl Forecaster {
         }
         let mut state = self.steps.back().map_or_else(|| FeatureState::new(price), |last| last.state.clone());
         state.push(point, price, implied, self.recogniser.target(), self.config.step.as_secs_f64());
-        let row = state.row();
+        let row = state.row(self.steps.iter().rev().take(LOOK_BACK).map(|step| step.price));
 
         // Outcomes: this block's fee, and the next one's where it is determined.
         self.settle(place, fee);
@@ -309,8 +359,8 @@ impl Forecaster {
             self.settle(place + 1, price);
         }
         // A prior speaks of blocks: where no rule ties one fee to the next, it has nothing to say.
-        let unit = self.recogniser.unit().filter(|_| self.stride == 1);
-        let (fitted, prior) = (self.fitted.as_ref(), self.config.prior.as_ref().zip(unit));
+        let has_rule = self.recogniser.unit().is_some() && self.stride == 1;
+        let (fitted, prior) = (self.fitted.as_ref(), self.config.prior.as_ref().filter(|_| has_rule));
         for horizon in &mut self.horizons {
             if is_next && horizon.steps == 1 {
                 continue;
@@ -413,12 +463,12 @@ impl Forecaster {
     /// Everything a refit needs, to be run elsewhere; `None` if too little has been seen.
     pub fn refit_job(&self) -> Option<RefitJob> {
         (self.steps.len() >= self.config.least_rows())
-            .then(|| RefitJob::new(&self.config, self.recogniser.unit(), self.steps.iter()))
+            .then(|| RefitJob::new(&self.config, self.recogniser.unit().is_some(), self.steps.iter()))
     }
 
     /// As [`Self::refit_job`], however little has been seen: for training a [`Prior`] on several chains.
     pub fn training_job(&self) -> Option<RefitJob> {
-        (!self.steps.is_empty()).then(|| RefitJob::new(&self.config, self.recogniser.unit(), self.steps.iter()))
+        (!self.steps.is_empty()).then(|| RefitJob::new(&self.config, self.recogniser.unit().is_some(), self.steps.iter()))
     }
 
     /// Puts fitted models in force, from the next observation on. An earlier version comes back the same way.
@@ -471,31 +521,50 @@ impl Forecaster {
 
     fn contributions(&self, horizon: &Horizon, expert: usize, row: &FeatureRow) -> FeatureRow {
         let mut out = [0.0; FEATURES];
-        let mut linear = |columns: &[usize], ridge: &OnlineRidge| {
+        if expert == 0 {
+            return out;
+        }
+        if expert < AT_WIDE {
+            out[AT_LEVEL + expert - 1] = horizon.pulls[expert - 1].share() * row[AT_LEVEL + expert - 1];
+            return out;
+        }
+        let unit = usual_step(row);
+        let scaled = in_units(row, unit);
+        let linear = |columns: &[usize], ridge: &OnlineRidge| {
+            let mut out = [0.0; FEATURES];
             for (column, coefficient) in columns.iter().zip(ridge.coefficients()) {
-                out[*column] = coefficient * row[*column];
+                out[*column] = coefficient * scaled[*column];
             }
+            out
         };
         let fitted = self.fitted.as_ref().and_then(|fitted| fitted.models(horizon.steps));
-        match expert {
-            0 => {}
+        let prior = self.config.prior.as_ref();
+        out = match expert {
             AT_WIDE => linear(&horizon.wide_columns, &horizon.wide),
-            _ if expert < AT_WIDE => {
-                out[AT_LEVEL + expert - 1] = horizon.pulls[expert - 1].share() * row[AT_LEVEL + expert - 1]
-            }
             _ if expert == AT_WIDE + 1 => linear(&NARROW, &horizon.narrow),
             _ if expert == AT_WIDE + 2 => linear(&NARROW, &horizon.quick),
-            AT_FITTED => out = fitted.map_or(out, |models| models.ridge.contributions(row)),
+            AT_FITTED => fitted.map_or(out, |models| models.ridge.contributions(&scaled)),
             _ if expert == AT_FITTED + 1 => {
-                out = fitted.and_then(|models| models.boosted.as_ref()).map_or(out, |trees| trees.contributions(row));
+                fitted.and_then(|models| models.boosted.as_ref()).map_or(out, |trees| trees.contributions(&scaled))
             }
+            AT_PRIOR => prior.map_or(out, |prior| prior.contributions(horizon.steps, &scaled)),
             _ => {
-                if let Some((prior, unit)) = self.config.prior.as_ref().zip(self.recogniser.unit()) {
-                    out = prior.contributions(horizon.steps, row, unit);
+                let mut parts = prior.map_or(out, |prior| {
+                    if expert == AT_PRIOR + 1 || prior.predict(horizon.steps, &scaled).is_nan() {
+                        prior.line_contributions(horizon.steps, &scaled)
+                    } else {
+                        prior.contributions(horizon.steps, &scaled)
+                    }
+                });
+                if expert == AT_PRIOR + 2 {
+                    for (sum, x) in parts.iter_mut().zip(linear(&horizon.wide_columns, &horizon.correction)) {
+                        *sum += x;
+                    }
                 }
+                parts
             }
-        }
-        out
+        };
+        out.map(|part| unit * part)
     }
 
     /// Weights of the experts at a horizon, by name.

@@ -2,12 +2,18 @@
 
 /// Normal equations with forgetting: `(Σ γᵗ w x xᵀ + λ I) β = Σ γᵗ w x y + λ β₀`.
 ///
+/// With `by_examples`, λ counts examples: each coefficient is pulled by λ times the mean square of its input, whatever the
+/// unit.
+///
 /// Unlike recursive least squares the pull towards `β₀` never fades, so that a long calm leaves nothing singular.
 #[derive(Debug, Clone)]
 pub(super) struct OnlineRidge {
     size: usize,
     keep: f64,
     pull: f64,
+    by_examples: bool,
+    /// Sum of the weights.
+    mass: f64,
     /// Lower triangle, row by row.
     gram: Vec<f64>,
     moment: Vec<f64>,
@@ -24,11 +30,26 @@ impl OnlineRidge {
             size,
             keep,
             pull,
+            by_examples: false,
+            mass: 0.0,
             gram: vec![0.0; cells],
             moment: vec![0.0; size],
             coefficients: start.clone(),
             start,
             scratch: vec![0.0; cells],
+        }
+    }
+
+    /// As [`Self::new`]; `pull` counts examples.
+    pub(super) fn by_examples(start: Vec<f64>, keep: f64, pull: f64) -> Self {
+        Self { by_examples: true, ..Self::new(start, keep, pull) }
+    }
+
+    fn pull(&self, i: usize) -> f64 {
+        if self.by_examples {
+            self.pull * (self.gram[i * (i + 1) / 2 + i] / self.mass.max(1e-9)).max(1e-9)
+        } else {
+            self.pull
         }
     }
 
@@ -42,6 +63,7 @@ impl OnlineRidge {
 
     /// Takes in one example. The coefficients follow with [`Self::solve`].
     pub(super) fn learn(&mut self, row: &[f64], y: f64, weight: f64) {
+        self.mass = self.keep * self.mass + weight;
         let mut cells = self.gram.iter_mut();
         for (i, xi) in row.iter().enumerate().take(self.size) {
             let scaled = weight * xi;
@@ -55,12 +77,12 @@ impl OnlineRidge {
     /// Solves by Cholesky; keeps the old coefficients if the matrix is not positive definite in floating point.
     pub(super) fn solve(&mut self) {
         let at = |i: usize| i * (i + 1) / 2;
+        let pulls: Vec<f64> = (0..self.size).map(|i| self.pull(i)).collect();
         let l = &mut self.scratch;
         l.copy_from_slice(&self.gram);
-        let mut right: Vec<f64> =
-            self.moment.iter().zip(&self.start).map(|(moment, start)| moment + self.pull * start).collect();
+        let mut right: Vec<f64> = self.moment.iter().zip(&self.start).zip(&pulls).map(|((m, s), p)| m + p * s).collect();
         for i in 0..self.size {
-            l[at(i) + i] += self.pull;
+            l[at(i) + i] += pulls[i];
             for j in 0..=i {
                 let mut sum = l[at(i) + j];
                 for k in 0..j {

@@ -36,4 +36,4 @@ pub use refit::{Fitted, HorizonModels, Refit, RefitJob, Scores, train_prior};
 pub use registry::{ModelRegistry, ModelVersion, RegistryError};
 
 /// Version of the arithmetic: part of every content hash, raised when the same data would give other forecasts.
-const ALGORITHM: u32 = 1;
+const ALGORITHM: u32 = 2;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Boosted, ModelId, Regressor as _,
-    features::{FEATURES, FeatureRow, in_units},
+    features::{FEATURES, FeatureRow},
 };
 
 /// Pooled models of a chain's first hours, before it has taught us its own.
@@ -13,18 +13,20 @@ use super::{
 pub struct Prior {
     /// Where it comes from: training data and how it was made.
     pub provenance: String,
-    /// Boosted trees of some horizons, ascending.
+    /// Models of some horizons, ascending.
     pub horizons: Vec<PriorHorizon>,
 }
 
-/// Trees of one horizon.
+/// Models of one horizon, of rows and moves in units of the usual step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PriorHorizon {
     /// Steps ahead.
     pub steps: u32,
-    /// The trees.
-    pub boosted: Boosted,
+    /// Trees; none where pooled trees know no other market's level.
+    pub boosted: Option<Boosted>,
+    /// Coefficients of a line, one for each feature.
+    pub line: Vec<f64>,
 }
 
 impl Prior {
@@ -39,49 +41,61 @@ impl Prior {
         ModelId::of(&serde_json::json!(self))
     }
 
-    /// Log move after `steps` on a chain whose largest step is `unit` times Ethereum's: between two known horizons linear in `ln steps`, below them the nearest, above them NaN: pooled trees know no other
-    /// market's level hours ahead.
-    pub(super) fn predict(&self, steps: u32, row: &FeatureRow, unit: f64) -> f64 {
-        unit * self.predict_in_units(steps, &in_units(row, unit))
+    /// Log move after `steps` in units of the usual step, by the trees: between two known horizons linear in `ln steps`,
+    /// below them the nearest, above the last one with trees NaN.
+    pub(super) fn predict(&self, steps: u32, scaled: &FeatureRow) -> f64 {
+        let mut sum = 0.0;
+        for (horizon, share) in self.shares(steps) {
+            match &horizon.boosted {
+                Some(boosted) => sum += share * boosted.predict(scaled),
+                None => return f64::NAN,
+            }
+        }
+        sum
+    }
+
+    /// As [`Self::predict`], by the line; above the last horizon the nearest.
+    pub(super) fn predict_line(&self, steps: u32, scaled: &FeatureRow) -> f64 {
+        self.line_contributions(steps, scaled).iter().sum()
     }
 
     /// What each feature contributes to [`Self::predict`].
-    pub(super) fn contributions(&self, steps: u32, row: &FeatureRow, unit: f64) -> FeatureRow {
-        let row = in_units(row, unit);
+    pub(super) fn contributions(&self, steps: u32, scaled: &FeatureRow) -> FeatureRow {
         let mut out = [0.0; FEATURES];
-        for (index, share) in self.shares(steps) {
-            let part = self.horizons[index].boosted.contributions(&row);
+        for (horizon, share) in self.shares(steps) {
+            let part = horizon.boosted.as_ref().map_or([0.0; FEATURES], |boosted| boosted.contributions(scaled));
             for (sum, x) in out.iter_mut().zip(part) {
-                *sum += unit * share * x;
+                *sum += share * x;
             }
         }
         out
     }
 
-    fn predict_in_units(&self, steps: u32, row: &FeatureRow) -> f64 {
-        let shares = self.shares(steps);
-        if shares.iter().all(|(_, share)| *share == 0.0) {
-            return f64::NAN;
-        }
-        shares
-            .into_iter()
-            .filter(|(_, share)| *share != 0.0)
-            .map(|(index, share)| share * self.horizons[index].boosted.predict(row))
-            .sum()
-    }
-
-    /// Horizons to use for `steps`, with their shares; none beyond the last.
-    fn shares(&self, steps: u32) -> [(usize, f64); 2] {
-        let log = |steps: u32| libm::log(f64::from(steps));
-        match self.horizons.iter().position(|horizon| horizon.steps >= steps) {
-            None => [(0, 0.0); 2],
-            Some(index) if index == 0 || self.horizons[index].steps == steps => [(index, 1.0), (index, 0.0)],
-            Some(index) => {
-                let (low, high) = (log(self.horizons[index - 1].steps), log(self.horizons[index].steps));
-                let share = (log(steps) - low) / (high - low);
-                [(index - 1, 1.0 - share), (index, share)]
+    /// What each feature contributes to [`Self::predict_line`].
+    pub(super) fn line_contributions(&self, steps: u32, scaled: &FeatureRow) -> FeatureRow {
+        let mut out = [0.0; FEATURES];
+        for (horizon, share) in self.shares(steps) {
+            for ((sum, coefficient), x) in out.iter_mut().zip(&horizon.line).zip(scaled) {
+                *sum += share * coefficient * x;
             }
         }
+        out
+    }
+
+    /// Horizons to use for `steps`, with their shares.
+    fn shares(&self, steps: u32) -> impl Iterator<Item = (&PriorHorizon, f64)> {
+        let log = |steps: u32| libm::log(f64::from(steps));
+        let above = self.horizons.iter().position(|horizon| horizon.steps >= steps);
+        let pair = match above {
+            None => [self.horizons.last().map(|last| (last, 1.0)), None],
+            Some(index) if index == 0 || self.horizons[index].steps == steps => [Some((&self.horizons[index], 1.0)), None],
+            Some(index) => {
+                let (below, above) = (&self.horizons[index - 1], &self.horizons[index]);
+                let share = (log(steps) - log(below.steps)) / (log(above.steps) - log(below.steps));
+                [Some((below, 1.0 - share)), Some((above, share))]
+            }
+        };
+        pair.into_iter().flatten()
     }
 
     /// Reads a prior from its JSON.
@@ -90,7 +104,12 @@ impl Prior {
     /// [`PriorError`] if the text is no prior, or one that cannot be evaluated.
     pub fn from_json(text: &str) -> Result<Self, PriorError> {
         let prior: Self = serde_json::from_str(text)?;
-        let is_sound = prior.horizons.iter().all(|horizon| horizon.boosted.is_sound())
+        let is_sound = !prior.horizons.is_empty()
+            && prior.horizons.iter().all(|horizon| {
+                horizon.boosted.as_ref().is_none_or(Boosted::is_sound)
+                    && horizon.line.len() == FEATURES
+                    && horizon.line.iter().all(|coefficient| coefficient.is_finite())
+            })
             && prior.horizons.is_sorted_by(|a, b| a.steps < b.steps);
         if is_sound { Ok(prior) } else { Err(PriorError::Malformed) }
     }

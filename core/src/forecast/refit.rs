@@ -4,8 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Boosted, FitError, ForecastConfig, ModelId, Prior, PriorHorizon, Ridge, RidgeParams,
-    features::{AT_CLOCK, AT_LEVEL, FEATURES, FeatureRow, in_units},
+    features::{
+        AT_CLOCK, AT_EXTREME, AT_FULL, AT_LEVEL, AT_MEDIAN, AT_QUARTILE, AT_USE, FEATURES, FeatureRow, in_units,
+        usual_step,
+    },
     forecaster::Step,
+    linear::OnlineRidge,
     model::{BoostParams, Regressor},
 };
 
@@ -103,8 +107,8 @@ pub struct RefitJob {
     seed: u64,
     has_clock: bool,
     range: (u64, u64),
-    /// Largest step of the chain in units of Ethereum's, where its rule is known.
-    unit: Option<f64>,
+    /// Whether a rule ties one fee to the next.
+    has_rule: bool,
     rows: Vec<Row>,
 }
 
@@ -118,10 +122,10 @@ struct Row {
 }
 
 /// Horizons that get trees: beyond these a fit would take too long.
-const BOOSTED_HORIZONS: usize = 6;
+const BOOSTED_HORIZONS: usize = 5;
 
 impl RefitJob {
-    pub(super) fn new<'a>(config: &ForecastConfig, unit: Option<f64>, steps: impl Iterator<Item = &'a Step>) -> Self {
+    pub(super) fn new<'a>(config: &ForecastConfig, has_rule: bool, steps: impl Iterator<Item = &'a Step>) -> Self {
         let mut range = None;
         let rows: Vec<Row> = steps
             .map(|step| {
@@ -135,14 +139,14 @@ impl RefitJob {
             seed: config.seed,
             has_clock: config.step.as_secs() >= 60,
             range: range.unwrap_or_default(),
-            unit,
+            has_rule,
             rows,
         }
     }
 
-    /// Rows with the log moves that followed.
-    fn examples(&self, steps: u32) -> (Vec<FeatureRow>, Vec<f64>) {
-        let (mut rows, mut moves) = (Vec::new(), Vec::new());
+    /// Rows with the log moves that followed, both in units of the usual step, which comes third.
+    fn examples(&self, steps: u32) -> (Vec<FeatureRow>, Vec<f64>, Vec<f64>) {
+        let (mut rows, mut moves, mut units) = (Vec::new(), Vec::new(), Vec::new());
         let mut ahead = 0;
         for row in &self.rows {
             let target = row.place + u64::from(steps);
@@ -151,18 +155,20 @@ impl RefitJob {
             }
             match self.rows.get(ahead) {
                 Some(later) if later.place == target => {
-                    rows.push(row.row);
-                    moves.push(later.fee - row.price);
+                    let unit = usual_step(&row.row);
+                    rows.push(in_units(&row.row, unit));
+                    moves.push((later.fee - row.price) / unit);
+                    units.push(unit);
                 }
                 _ => {}
             }
         }
-        (rows, moves)
+        (rows, moves, units)
     }
 
     /// Fits. Pure: the same job gives the same models.
     pub fn run(self) -> Refit {
-        let mut columns: Vec<usize> = (0..AT_LEVEL + 11).filter(|column| *column != 5).collect();
+        let mut columns: Vec<usize> = (0..AT_MEDIAN).filter(|column| *column != 5).chain(AT_USE..AT_FULL).collect();
         if self.has_clock {
             columns.extend(AT_CLOCK..FEATURES);
         }
@@ -173,9 +179,9 @@ impl RefitJob {
             if *steps == 1 && is_determined {
                 continue;
             }
-            let (rows, mut y) = self.examples(*steps);
+            let (rows, mut y, units) = self.examples(*steps);
             clip(&mut y);
-            let params = RidgeParams { columns: columns.clone(), alpha: 10.0 + f64::from(*steps) };
+            let params = RidgeParams { columns: columns.clone(), alpha: 10.0 * f64::from(*steps) };
             let Ok(ridge) = Ridge::fit(&rows, &y, &params) else { continue };
             let cut = rows.len() * 4 / 5;
             let learnt = cut.saturating_sub(*steps as usize);
@@ -183,10 +189,10 @@ impl RefitJob {
                 Scores { ridge: f64::MAX, persistence: f64::MAX },
                 |early| {
                     let n = (rows.len() - cut).max(1) as f64;
-                    let pairs = || rows[cut..].iter().zip(&y[cut..]);
+                    let cases = || rows[cut..].iter().zip(&y[cut..]).zip(&units[cut..]);
                     Scores {
-                        ridge: pairs().map(|(row, y)| (early.predict(row) - y).abs()).sum::<f64>() / n,
-                        persistence: pairs().map(|(_, y)| y.abs()).sum::<f64>() / n,
+                        ridge: cases().map(|((row, y), unit)| unit * (early.predict(row) - y).abs()).sum::<f64>() / n,
+                        persistence: cases().map(|((_, y), unit)| unit * y.abs()).sum::<f64>() / n,
                     }
                 },
             );
@@ -209,30 +215,91 @@ impl RefitJob {
     }
 }
 
-/// Trains a prior on the windows of several chains and times. Windows of chains without a recognised rule are left out.
+/// Trains a prior on the windows of several chains and times: a line for every horizon, trees up to `trees_to` steps.
+/// Windows of chains without a recognised rule are left out.
 ///
 /// # Errors
 /// [`FitError`] if a horizon has too few examples.
 pub fn train_prior(
     jobs: &[RefitJob],
     horizons: &[u32],
+    trees_to: u32,
     params: &BoostParams,
     provenance: String,
 ) -> Result<Prior, FitError> {
     let mut trained = Vec::new();
     for steps in horizons {
         let (mut rows, mut y) = (Vec::new(), Vec::new());
-        for (job, unit) in jobs.iter().filter_map(|job| Some((job, job.unit?))) {
-            let (job_rows, mut moves) = job.examples(*steps);
-            clip(&mut moves);
-            rows.extend(job_rows.iter().map(|row| in_units(row, unit)));
-            y.extend(moves.iter().map(|y| y / unit));
+        for job in jobs.iter().filter(|job| job.has_rule) {
+            let (job_rows, moves, _) = job.examples(*steps);
+            rows.extend(job_rows);
+            y.extend(moves);
         }
-        let boosted = Boosted::fit(&rows, &y, params)?;
-        trained.push(PriorHorizon { steps: *steps, boosted });
+        let line = line(&rows, &y);
+        clip(&mut y);
+        for row in &mut rows {
+            for column in NOT_POOLED {
+                row[column] = 0.0;
+            }
+            row[AT_CLOCK..].fill(0.0);
+        }
+        let boosted = if *steps <= trees_to { Some(Boosted::fit(&rows, &y, params)?) } else { None };
+        trained.push(PriorHorizon { steps: *steps, boosted, line });
     }
     trained.sort_by_key(|horizon| horizon.steps);
     Ok(Prior { provenance, horizons: trained })
+}
+
+/// Columns that pooled trees do not see, beside the clock: levels of other markets, and what differs between
+/// proof of work and proof of stake.
+const NOT_POOLED: [usize; 9] = [
+    AT_LEVEL + 6,
+    AT_LEVEL + 7,
+    AT_MEDIAN + 3,
+    AT_EXTREME + 2,
+    AT_EXTREME + 3,
+    AT_QUARTILE,
+    AT_QUARTILE + 1,
+    AT_FULL,
+    AT_FULL + 1,
+];
+/// Columns of a pooled line.
+fn line_columns() -> impl Iterator<Item = usize> {
+    (0..4).chain(AT_LEVEL..AT_LEVEL + 7).chain(AT_MEDIAN..AT_USE)
+}
+
+/// A line through the origin of least absolute deviations, ridge-damped: iterated weights.
+fn line(rows: &[FeatureRow], y: &[f64]) -> Vec<f64> {
+    let columns: Vec<usize> = line_columns().collect();
+    let n = rows.len().max(1) as f64;
+    let sizes: Vec<f64> = columns
+        .iter()
+        .map(|column| (rows.iter().map(|row| row[*column] * row[*column]).sum::<f64>() / n).sqrt().max(1e-9))
+        .collect();
+    let scaled: Vec<Vec<f64>> =
+        rows.iter().map(|row| columns.iter().zip(&sizes).map(|(column, size)| row[*column] / size).collect()).collect();
+    let mut misses: Vec<f64> = vec![1.0; rows.len()];
+    let mut found = vec![0.0; columns.len()];
+    for _ in 0..15 {
+        let mut sorted = misses.clone();
+        sorted.sort_by(f64::total_cmp);
+        let least = 0.3 * sorted.get(sorted.len() / 2).copied().unwrap_or(1.0).max(1e-9);
+        let weights: Vec<f64> = misses.iter().map(|miss| 1.0 / miss.max(least)).collect();
+        let mut ridge = OnlineRidge::new(vec![0.0; columns.len()], 1.0, 0.03 * weights.iter().sum::<f64>());
+        for ((row, y), weight) in scaled.iter().zip(y).zip(&weights) {
+            ridge.learn(row, *y, *weight);
+        }
+        ridge.solve();
+        found = ridge.coefficients().to_vec();
+        for ((miss, row), y) in misses.iter_mut().zip(&scaled).zip(y) {
+            *miss = (ridge.predict(row.iter().copied()) - y).abs();
+        }
+    }
+    let mut out = vec![0.0; FEATURES];
+    for ((column, size), coefficient) in columns.iter().zip(&sizes).zip(found) {
+        out[*column] = coefficient / size;
+    }
+    out
 }
 
 /// Cuts off moves beyond six mean absolute ones: one spike must not bend a line.
