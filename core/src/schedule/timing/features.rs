@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 /// Numbers in a row.
-pub const FEATURES: usize = 44;
+pub const FEATURES: usize = 36;
 /// One step, as the fitted policies see it.
 pub(super) type Row = [f64; FEATURES];
 
@@ -17,8 +17,13 @@ pub(super) const WINDOWS: [f64; 6] = [10.0, 25.0, 75.0, 150.0, 300.0, 600.0];
 const RANKED: [usize; 3] = [1, 3, 5];
 /// Windows whose range is a feature.
 const RANGED: [usize; 4] = [0, 2, 3, 5];
-/// Place of the medium-term mean absolute move in a [`Row`].
-pub(super) const MEDIUM_MOVE: usize = 11;
+/// Windows whose median is a feature.
+const CENTRED: [usize; 4] = [1, 2, 3, 5];
+/// Place of the unit in a [`Row`]: the log move per unit of time that is usual. All distances are measured in it, and it is
+/// no feature itself, so that calm and rough markets look alike.
+pub(super) const UNIT: usize = FEATURES - 1;
+/// The least unit: a price that stands still has no scale.
+const LEAST_UNIT: f64 = 2e-4;
 /// A time unit is an L1 slot or the step, whichever is longer: EIP-1559 chains with shorter blocks move less per block, and
 /// a sub-sampled series is its own clock.
 const SLOT_SECONDS: f64 = 12.0;
@@ -152,51 +157,49 @@ impl Features {
         let delta = self.last.map_or(0.0, |last| log_price - last);
         self.last = Some(log_price);
         self.deltas = [delta, self.deltas[0], self.deltas[1]];
+        for (average, mean) in self.averages.iter_mut().zip(&mut self.means) {
+            *mean = average.push(log_price);
+        }
+        let scale = libm::sqrt(self.steps_per_unit);
+        let mut levels = [0.0; 3];
+        for (level, average) in levels.iter_mut().zip(&mut self.moves) {
+            *level = average.push(delta.abs()) * scale;
+        }
+        self.volatility = levels[1];
+        for window in &mut self.windows {
+            window.push(log_price);
+        }
+        let [short, medium, long] = levels.map(|level| level + LEAST_UNIT);
+        let unit = libm::sqrt(medium * long);
+
         let mut row = [0.0; FEATURES];
+        row[UNIT] = unit;
         let mut at = 0;
         let mut put = |value: f64| {
             row[at] = if value.is_finite() { value } else { 0.0 };
             at += 1;
         };
-        for (average, mean) in self.averages.iter_mut().zip(&mut self.means) {
-            *mean = average.push(log_price);
-            put(log_price - *mean);
-        }
-        for delta in self.deltas {
-            put(delta * self.steps_per_unit);
-        }
-        let scale = libm::sqrt(self.steps_per_unit);
-        let [short, medium, long] = {
-            let mut levels = [0.0; 3];
-            for (level, average) in levels.iter_mut().zip(&mut self.moves) {
-                *level = average.push(delta.abs()) * scale;
-                put(*level);
-            }
-            levels
-        };
-        self.volatility = medium;
-        for window in &mut self.windows {
-            window.push(log_price);
-        }
-        for index in RANKED {
-            let window = &self.windows[index];
-            put(log_price - window.minimum());
-            put(window.rank(log_price));
-            put(log_price - window.quantile(0.25));
-        }
-        let [short, medium, long] = [short, medium, long].map(|level| level + 0.002);
         for (mean, units) in self.means.iter().zip(AVERAGES) {
-            put((log_price - mean) / medium / libm::sqrt(units.min(83.0)));
+            put((log_price - mean) / unit / libm::sqrt(units.min(83.0)));
         }
         for delta in self.deltas {
-            put(delta * self.steps_per_unit / medium);
+            put(delta * self.steps_per_unit / unit);
         }
         put(short / medium);
         put(medium / long);
+        for index in RANKED {
+            let window = &self.windows[index];
+            put((log_price - window.minimum()) / unit);
+            put(window.rank(log_price));
+            put((log_price - window.quantile(0.25)) / unit);
+        }
         for index in RANGED {
             let window = &self.windows[index];
-            put(window.maximum() - log_price);
-            put((log_price - window.minimum()) / (window.maximum() - window.minimum() + 0.01));
+            put((window.maximum() - log_price) / unit);
+            put((log_price - window.minimum()) / (window.maximum() - window.minimum() + unit));
+        }
+        for index in CENTRED {
+            put((log_price - self.windows[index].quantile(0.5)) / unit);
         }
         #[expect(clippy::cast_precision_loss, reason = "seconds of a day")]
         let hour = seconds.filter(|_| self.is_daily).map(|s| (s % 86_400) as f64 / 86_400.0 * core::f64::consts::TAU);

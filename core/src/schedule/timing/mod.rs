@@ -121,7 +121,7 @@ pub enum Policy {
     Ridge,
     /// Fitted optimal stopping, boosted trees.
     Trees,
-    /// Mean of ridge and trees.
+    /// Weighted mean of ridge and trees.
     Fitted,
     /// Fitted for the last `upto` units of slack, thresholds before: what fitting says of the next blocks decides when a
     /// price that is low enough is taken.
@@ -155,6 +155,10 @@ impl core::fmt::Display for Policy {
     }
 }
 
+/// Weight of the trees against the ridge in a fit with little slack; with much it is a half.
+const TREES_SHARE: f64 = 0.7;
+/// Where much slack begins, in units.
+const TREES_UNTIL: f64 = 30.0;
 /// Shares of thresholds in the blends, in percent.
 const BLENDS: [u8; 2] = [20, 40];
 /// Rungs after which thresholds take over from the fit.
@@ -304,7 +308,7 @@ impl Timing {
                 let trust = if shares.is_some() { 6.0 } else { 2.0 };
                 let start = trust * (count(slack) + 100.0) * USUAL_SAVING * libm::log(1.0 + units);
                 // Few independent outcomes with long slack: weigh broadly there.
-                let temperature = (0.0002 * units).clamp(0.005, 0.05);
+                let temperature = (0.0003 * units).clamp(0.02, 0.05);
                 let memory = 12.0 * count(slack) + 2_000.0 * steps_per_unit;
                 ClassState {
                     experts: SlackClass::new(slack, config.slip as usize, expected, start, memory, temperature),
@@ -395,7 +399,10 @@ impl Timing {
         }
         ladders.push(rules::floor(features, log_price).unwrap_or(calm));
         let (linear, boosted) = self.model.as_ref().map_or((calm, calm), |model| model.ladders(row));
-        let fitted = rules::blend(&linear, &boosted, 0.5);
+        let fitted: Ladder = core::array::from_fn(|rung| {
+            let trees = if RUNGS[rung] <= TREES_UNTIL { TREES_SHARE } else { 0.5 };
+            (1.0 - trees) * linear[rung] + trees * boosted[rung]
+        });
         self.fitted = self.model.is_some().then_some(fitted);
         ladders.extend([linear, boosted, fitted]);
         for percent in BLENDS {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{TimingError, stopping::Stopping};
 
 /// Version of the prior's layout and of the features behind it.
-pub const PRIOR_VERSION: u32 = 1;
+pub const PRIOR_VERSION: u32 = 2;
 
 /// Fitted policies and expected captured shares, learned on recorded chains. Plain JSON; it says where it comes from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

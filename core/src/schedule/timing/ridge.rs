@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::features::{FEATURES, Row};
+use super::features::{FEATURES, Row, UNIT};
 
 /// Mean and spread of each feature: what is stored with a linear model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +30,8 @@ impl Scaling {
         for value in &mut spread {
             *value = libm::sqrt(*value);
         }
+        // The unit is no feature.
+        spread[UNIT] = 0.0;
         Self { mean, spread }
     }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     boost::{Binned, Boosting, Forest},
-    features::{MEDIUM_MOVE, Row},
+    features::{Row, UNIT},
     ridge::{self, Coefficients, Normal, Scaling, six_digits},
 };
 
@@ -71,12 +71,13 @@ impl Stopping {
     /// Advantage of waiting by ridge and by trees.
     pub(super) fn ladders(&self, row: &Row) -> (Ladder, Ladder) {
         let scaled = self.scaling.apply(row);
+        let unit = row[UNIT];
         let (mut linear, mut boosted) = ([0.0; RUNGS.len()], [0.0; RUNGS.len()]);
         for index in 0..RUNGS.len() {
             let rung = &self.rungs[index.min(self.rungs.len() - 1)];
             if index < self.rungs.len() {
-                linear[index] = ridge::predict(&rung.b, &scaled);
-                boosted[index] = rung.trees.predict(row);
+                linear[index] = unit * ridge::predict(&rung.b, &scaled);
+                boosted[index] = unit * rung.trees.predict(row);
             } else {
                 linear[index] = linear[index - 1];
                 boosted[index] = boosted[index - 1];
@@ -104,6 +105,11 @@ pub(super) struct Episode {
     pub(super) rows: Vec<Row>,
 }
 
+/// Outcomes count up to this many mean absolute ones, with little slack and with much.
+const CLIP: [f64; 2] = [6.0, 10.0];
+/// Where much slack begins, in units.
+const CLIP_FROM: f64 = 12.0;
+
 /// How to fit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FitPlan {
@@ -126,10 +132,8 @@ pub(super) fn fit(episodes: &[Episode], start: Option<&Stopping>, plan: FitPlan)
     if rows.len() < 100 {
         return None;
     }
-    // A move in a calm market is worth as much as one in a storm.
-    let mut weights: Vec<f64> = rows.iter().map(|row| 1.0 / (row[MEDIUM_MOVE] + 0.005)).collect();
-    let mean = weights.iter().sum::<f64>() / count(rows.len());
-    weights.iter_mut().for_each(|weight| *weight /= mean);
+    // A move in a calm market is worth as much as one in a storm: moves are measured in units of the usual one.
+    let weights = vec![1.0; rows.len()];
 
     let scaling = start.map_or_else(|| Scaling::of(&rows, &weights), |start| start.scaling.clone());
     let scaled: Vec<Row> = rows.iter().map(|row| scaling.apply(row)).collect();
@@ -158,21 +162,26 @@ pub(super) fn fit(episodes: &[Episode], start: Option<&Stopping>, plan: FitPlan)
             if steps == until {
                 let index = rungs.len();
                 let begun = start.and_then(|start| start.rungs.get(index.min(start.rungs.len() - 1)));
-                let mut normal = Normal::new();
                 let mut enough = 0;
+                let mut size = 0.0;
                 for (episode, offset) in offsets.iter().enumerate() {
                     let next = cost[episode].get(1..).unwrap_or(&[]);
                     used[*offset..offset + episodes[episode].rows.len()].fill(0.0);
                     for (step, after) in next.iter().enumerate() {
                         let at = offset + step;
                         let price = episodes[episode].prices[step].max(1e-9);
-                        let y = ((after - paid[episode][step]) / price).clamp(-1.0, 1.0);
-                        targets[at] = y;
+                        targets[at] = ((after - paid[episode][step]) / price).clamp(-1.0, 1.0) / rows[at][UNIT];
                         used[at] = weights[at];
-                        let base = begun.map_or(0.0, |rung| ridge::predict(&rung.b, &scaled[at]));
-                        normal.add(&scaled[at], y - base, weights[at]);
+                        size += targets[at].abs();
                         enough += 1;
                     }
+                }
+                let most = CLIP[usize::from(*units > CLIP_FROM)] * size / count(enough.max(1));
+                let mut normal = Normal::new();
+                for (at, target) in targets.iter_mut().enumerate().filter(|(at, _)| used[*at] > 0.0) {
+                    *target = target.clamp(-most, most);
+                    let base = begun.map_or(0.0, |rung| ridge::predict(&rung.b, &scaled[at]));
+                    normal.add(&scaled[at], *target - base, weights[at]);
                 }
                 // With too few independent outcomes a longer slack teaches nothing.
                 if enough < (4 * until).max(100) {
