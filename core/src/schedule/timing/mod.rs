@@ -47,7 +47,7 @@ use crate::market::FeePoint;
 /// Most steps that may lie between decision and inclusion.
 const MAX_SLIP: u32 = 64;
 /// Longest slack class, in steps.
-const MAX_SLACK: u32 = 200_000;
+pub const MAX_SLACK: u32 = 200_000;
 
 /// Why a [`Timing`] could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
