@@ -1,9 +1,12 @@
 //! Ridge regression that learns with every step, pulled towards given coefficients.
 
+use serde::{Deserialize, Serialize};
+
 /// Normal equations with forgetting: `(Σ γᵗ w x xᵀ + λ I) β = Σ γᵗ w x y + λ β₀`.
 ///
 /// Unlike recursive least squares the pull towards `β₀` never fades, so that a long calm leaves nothing singular.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct OnlineRidge {
     size: usize,
     keep: f64,
@@ -13,6 +16,7 @@ pub(super) struct OnlineRidge {
     moment: Vec<f64>,
     start: Vec<f64>,
     coefficients: Vec<f64>,
+    #[serde(skip)]
     scratch: Vec<f64>,
 }
 
@@ -56,7 +60,8 @@ impl OnlineRidge {
     pub(super) fn solve(&mut self) {
         let at = |i: usize| i * (i + 1) / 2;
         let l = &mut self.scratch;
-        l.copy_from_slice(&self.gram);
+        l.clear();
+        l.extend_from_slice(&self.gram);
         let mut right: Vec<f64> =
             self.moment.iter().zip(&self.start).map(|(moment, start)| moment + self.pull * start).collect();
         for i in 0..self.size {
