@@ -71,7 +71,13 @@ pub enum Fault {
         /// Factor.
         times: u64,
     },
+    /// Base fees are right, and nothing beside them: blocks are full in headers and fee histories, tips are
+    /// [`FALSE_TIP_WEI`], and the next block's base fee is an eighth above the last.
+    HalfTruth,
 }
+
+/// What [`Fault::HalfTruth`] says that everybody paid, wei per gas.
+pub const FALSE_TIP_WEI: u64 = 150_000_000_000;
 
 /// What is wrong with a receipt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +104,7 @@ impl Fault {
             Self::StaleHead { .. } => "stale_head",
             Self::Receipt(_) => "receipt",
             Self::Fees { .. } => "fees",
+            Self::HalfTruth => "half_truth",
         }
     }
 }
@@ -334,7 +341,7 @@ impl Shared {
                 Fault::HttpStatus(status) => return Ok(Reply::Status(*status)),
                 Fault::Refuse { client, class } => return Ok(Reply::Answer(refusal(&id, client, *class))),
                 Fault::StaleHead { blocks } => stale = stale.max(*blocks),
-                Fault::DropAfter | Fault::Duplicate | Fault::Receipt(_) | Fault::Fees { .. } => {}
+                Fault::DropAfter | Fault::Duplicate | Fault::Receipt(_) | Fault::Fees { .. } | Fault::HalfTruth => {}
             }
         }
         let newest = if stale > 0 { self.newest(stale).await? } else { None };
@@ -363,6 +370,7 @@ impl Shared {
             match fault {
                 Fault::Receipt(lie) => lie_about(&mut answer["result"], *lie),
                 Fault::Fees { times } => inflate(&mut answer["result"]["baseFeePerGas"], *times),
+                Fault::HalfTruth => tell_half_the_truth(&mut answer["result"]),
                 Fault::DropAfter => return Err(Dropped),
                 _ => {}
             }
@@ -546,6 +554,24 @@ fn inflate(fees: &mut Value, times: u64) {
         Value::Array(fees) => fees.iter_mut().for_each(|fee| inflate(fee, times)),
         Value::String(_) => *fees = json!(wide_quantity(fees).saturating_mul(U256::from(times))),
         _ => {}
+    }
+}
+
+/// Makes up everything but the base fees of blocks that are there.
+fn tell_half_the_truth(result: &mut Value) {
+    if let Some(header) = result.as_object_mut().filter(|header| header.contains_key("gasLimit")) {
+        header["gasUsed"] = header["gasLimit"].clone();
+    }
+    if let Some(ratios) = result["gasUsedRatio"].as_array_mut() {
+        ratios.iter_mut().for_each(|ratio| *ratio = json!(1.0));
+    }
+    if let Some(blocks) = result["reward"].as_array_mut() {
+        let tips = blocks.iter_mut().filter_map(Value::as_array_mut).flatten();
+        tips.for_each(|tip| *tip = json!(U64::from(FALSE_TIP_WEI)));
+    }
+    if let Some([.., last, next]) = result["baseFeePerGas"].as_array_mut().map(Vec::as_mut_slice) {
+        let fee = wide_quantity(last);
+        *next = json!(fee + fee / U256::from(8));
     }
 }
 

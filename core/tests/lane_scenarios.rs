@@ -733,6 +733,30 @@ fn s5_a_refusal_does_not_undo_a_doubt() {
     }
 }
 
+/// A batch may offer something else than the quote, never above its ceiling; replacements follow the quote and the rule.
+#[test]
+fn an_offer_of_its_own_stays_under_the_ceiling() {
+    let mut rig = Rig::new(0);
+    rig.head(100);
+    let own = Fees::new(17 * GWEI, 2 * GWEI);
+    rig.lane.submit_offering(rig.now, plan(100_000), Some(own)).unwrap();
+    rig.drain();
+    rig.commit(key(0, 0));
+    rig.taken(key(0, 0));
+    assert_eq!(rig.fees(key(0, 0)), own);
+    let capped = Plan { ceiling_wei_per_gas: 15 * GWEI, ..plan(100_000) };
+    rig.lane.submit_offering(rig.now, capped, Some(Fees::new(900 * GWEI, 800 * GWEI))).unwrap();
+    rig.drain();
+    assert_eq!(rig.fees(key(1, 0)), Fees::new(15 * GWEI, 15 * GWEI));
+    rig.commit(key(1, 0));
+    rig.taken(key(1, 0));
+    let low = rig.lane.submit_offering(rig.now, plan(100_000), Some(Fees::new(9 * GWEI, GWEI)));
+    assert!(matches!(low, Err(LaneError::AboveCeiling { quote_wei_per_gas, .. }) if quote_wei_per_gas == 10 * GWEI));
+    let number = rig.until_signed(101, 0, SendOutcome::Taken);
+    let least = config().replacement.min_replacement(own, head(number).next_base_fee).unwrap();
+    assert_eq!(rig.fees(key(0, 1)), least.max_of_each(head(number).quote));
+}
+
 #[test]
 fn s5_under_a_ceiling_below_the_quote() {
     let mut rig = Rig::new(0);

@@ -777,7 +777,14 @@ impl World {
 
     fn submit(&mut self, plan: Plan) -> Result<u64, LaneError> {
         let next = self.lane.next_nonce();
-        match self.lane.submit(self.now, plan.clone()) {
+        // An offer of its own, the next block's fee or more of what is quoted, or none. Where nothing can be replaced the
+        // relay never offers less than the quote.
+        let quote = self.head.quote;
+        let fees = [self.head.next_base_fee.saturating_add(quote.max_priority_fee_per_gas), quote.max_fee_per_gas];
+        let cap = self.rng.pick(&fees).min(quote.max_fee_per_gas);
+        let offer = Fees::new(cap, quote.max_priority_fee_per_gas.min(cap));
+        let offer = (self.config.replacement.is_supported() && self.rng.chance(30)).then_some(offer);
+        match self.lane.submit_offering(self.now, plan.clone(), offer) {
             Ok(id) => {
                 assert_eq!(Some(id.nonce), next);
                 assert!(!self.ledger.plans.contains_key(&id.nonce), "nonce {} is taken twice (I3)", id.nonce);

@@ -1,11 +1,14 @@
 //! Weights of the experts, learnt from their losses.
 
+use serde::{Deserialize, Serialize};
+
 /// Bernstein online aggregation (Wintenberger 2017, arXiv:1404.1356) with forgetting.
 ///
 /// With the absolute loss linearised at the mixture, the mixture's average loss exceeds that of the best fixed mixture of
 /// experts by `O(√(ln K / n))`, without tuning to the scale of the losses. Feedback may come late: each example brings the
 /// predictions that were made for it. An expert that made none is left as it is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Mixture {
     prior: Vec<f64>,
     keep: f64,

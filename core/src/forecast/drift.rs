@@ -1,10 +1,13 @@
 //! Has the world changed?
 
+use serde::{Deserialize, Serialize};
+
 /// Page–Hinkley test on scaled losses: it fires when their mean has risen for a while.
 ///
 /// Losses come in units of their recent mean, so 1 is usual. With a tolerance of a quarter and a threshold of 25 a doubling
 /// of the loss is noticed after about 35 steps.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct PageHinkley {
     mean: f64,
     seen: f64,

@@ -2,6 +2,8 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     Explanation, FEATURE_NAMES, FEATURES, Fitted, Forecast, ForecastConfig, ForecastError, HorizonForecast, ModelId,
     Prior, ProtocolRule, Refit, RefitJob, Tuning,
@@ -94,7 +96,8 @@ pub(super) struct Step {
 }
 
 /// Pull of one price towards one level: a regression with one coefficient.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Pull {
     start: f64,
     /// Examples that the start counts for.
@@ -124,7 +127,8 @@ struct Open {
     made: Made,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Horizon {
     pub(super) steps: u32,
     pulls: [Pull; TAUS.len()],
@@ -138,6 +142,7 @@ pub(super) struct Horizon {
     error: f64,
     /// Share of recent outcomes that were the price itself, to the wei: a chain at its floor.
     still: f64,
+    #[serde(skip)]
     open: VecDeque<Open>,
     drift: PageHinkley,
 }
@@ -191,6 +196,13 @@ impl Horizon {
             open: VecDeque::new(),
             drift: PageHinkley::default(),
         }
+    }
+
+    /// What was learned, without forecasts that wait for their outcome.
+    pub(super) fn without_open(&self) -> Self {
+        let mut learned = self.clone();
+        learned.open.clear();
+        learned
     }
 
     /// Predictions of all experts, as log moves from the price.
@@ -279,14 +291,14 @@ pub struct Forecaster {
     stride: u64,
     stride_votes: u32,
     learnt_to: Option<u64>,
-    observed: u64,
-    horizons: Vec<Horizon>,
+    pub(super) observed: u64,
+    pub(super) horizons: Vec<Horizon>,
     recogniser: Recogniser,
     fitted: Option<Fitted>,
-    base_id: ModelId,
+    pub(super) base_id: ModelId,
     model: ModelId,
-    last_refit: u64,
-    is_drifting: bool,
+    pub(super) last_refit: u64,
+    pub(super) is_drifting: bool,
 }
 
 impl Forecaster {
@@ -317,6 +329,15 @@ impl Forecaster {
 
     /// Takes in the next block (or row). A number at or below the last one replaces the tail of what was seen.
     pub fn observe(&mut self, point: &FeePoint) {
+        self.take_in(point, true);
+    }
+
+    /// As [`Self::observe`], for a block that an imported state was learned from: it is remembered, and teaches nothing twice.
+    pub fn observe_known(&mut self, point: &FeePoint) {
+        self.take_in(point, false);
+    }
+
+    fn take_in(&mut self, point: &FeePoint, is_new: bool) {
         while self.steps.back().is_some_and(|last| last.number >= point.number) {
             self.steps.pop_back();
         }
@@ -354,9 +375,9 @@ impl Forecaster {
         let row = state.row(self.steps.iter().rev().take(LOOK_BACK).map(|step| step.price));
 
         // Outcomes: this block's fee, and the next one's where it is determined.
-        self.settle(place, fee);
+        self.settle(place, fee, is_new);
         if is_next {
-            self.settle(place + 1, price);
+            self.settle(place + 1, price, is_new);
         }
         // A prior speaks of blocks: where no rule ties one fee to the next, it has nothing to say.
         let has_rule = self.recogniser.unit().is_some() && self.stride == 1;
@@ -376,7 +397,7 @@ impl Forecaster {
         if self.steps.len() > keep {
             self.steps.pop_front();
         }
-        self.observed += 1;
+        self.observed += u64::from(is_new);
     }
 
     /// The chain numbers its points in this stride: a majority vote.
@@ -391,7 +412,7 @@ impl Forecaster {
         }
     }
 
-    fn settle(&mut self, place: u64, outcome: f64) {
+    fn settle(&mut self, place: u64, outcome: f64, is_new: bool) {
         if self.learnt_to.is_some_and(|learnt| place <= learnt) {
             return;
         }
@@ -405,7 +426,7 @@ impl Forecaster {
             if !is_due {
                 continue;
             }
-            if let Some(open) = horizon.open.pop_front() {
+            if let Some(open) = horizon.open.pop_front().filter(|_| is_new) {
                 let should_solve = (self.observed + index as u64).is_multiple_of(every) || self.observed < 200;
                 self.is_drifting |= horizon.settle(&open, outcome, &self.config.tuning, should_solve);
             }
@@ -468,7 +489,8 @@ impl Forecaster {
 
     /// As [`Self::refit_job`], however little has been seen: for training a [`Prior`] on several chains.
     pub fn training_job(&self) -> Option<RefitJob> {
-        (!self.steps.is_empty()).then(|| RefitJob::new(&self.config, self.recogniser.unit().is_some(), self.steps.iter()))
+        (!self.steps.is_empty())
+            .then(|| RefitJob::new(&self.config, self.recogniser.unit().is_some(), self.steps.iter()))
     }
 
     /// Puts fitted models in force, from the next observation on. An earlier version comes back the same way.
@@ -477,6 +499,11 @@ impl Forecaster {
         self.fitted = Some(refit.fitted);
         self.last_refit = self.observed;
         self.is_drifting = false;
+    }
+
+    /// The fitted models in force.
+    pub const fn fitted(&self) -> Option<&Fitted> {
+        self.fitted.as_ref()
     }
 
     pub(super) fn levels() -> &'static [f64] {

@@ -1,5 +1,7 @@
 //! Intervals that keep their promise: quantiles of scaled errors, moved after each hit and miss.
 
+use serde::{Deserialize, Serialize};
+
 use super::{features::FeatureRow, linear::OnlineRidge};
 use crate::forecast::features::{AT_SPREAD, AT_STEP};
 
@@ -21,7 +23,8 @@ const TINY: f64 = 1e-7;
 /// Angelopoulos, Candès & Tibshirani 2023): after each outcome the level `p` moves by `η·p` up or `η·(1 − p)` down, so that
 /// the long-run coverage is right whatever the errors do. Errors are measured in units of a local scale, itself a regression
 /// of log errors on volatilities.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Intervals {
     scale: OnlineRidge,
     typical: f64,

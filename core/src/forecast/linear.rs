@@ -1,12 +1,15 @@
 //! Ridge regression that learns with every step, pulled towards given coefficients.
 
+use serde::{Deserialize, Serialize};
+
 /// Normal equations with forgetting: `(Σ γᵗ w x xᵀ + λ I) β = Σ γᵗ w x y + λ β₀`.
 ///
 /// With `by_examples`, λ counts examples: each coefficient is pulled by λ times the mean square of its input, whatever the
 /// unit.
 ///
 /// Unlike recursive least squares the pull towards `β₀` never fades, so that a long calm leaves nothing singular.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct OnlineRidge {
     size: usize,
     keep: f64,
@@ -19,6 +22,7 @@ pub(super) struct OnlineRidge {
     moment: Vec<f64>,
     start: Vec<f64>,
     coefficients: Vec<f64>,
+    #[serde(skip)]
     scratch: Vec<f64>,
 }
 
@@ -79,8 +83,15 @@ impl OnlineRidge {
         let at = |i: usize| i * (i + 1) / 2;
         let pulls: Vec<f64> = (0..self.size).map(|i| self.pull(i)).collect();
         let l = &mut self.scratch;
-        l.copy_from_slice(&self.gram);
-        let mut right: Vec<f64> = self.moment.iter().zip(&self.start).zip(&pulls).map(|((m, s), p)| m + p * s).collect();
+        l.clear();
+        l.extend_from_slice(&self.gram);
+        let mut right: Vec<f64> = self
+            .moment
+            .iter()
+            .zip(&self.start)
+            .zip(&pulls)
+            .map(|((moment, start), pull)| moment + pull * start)
+            .collect();
         for i in 0..self.size {
             l[at(i) + i] += pulls[i];
             for j in 0..=i {

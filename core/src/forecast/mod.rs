@@ -22,6 +22,7 @@ mod prior;
 mod protocol;
 mod refit;
 mod registry;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -33,7 +34,8 @@ pub use model::{BoostParams, Boosted, FitError, Regressor, Ridge, RidgeParams};
 pub use prior::{Prior, PriorError, PriorHorizon};
 pub use protocol::ProtocolRule;
 pub use refit::{Fitted, HorizonModels, Refit, RefitJob, Scores, train_prior};
-pub use registry::{ModelRegistry, ModelVersion, RegistryError};
+pub use registry::{MAX_VERSIONS, ModelRegistry, ModelVersion, RegistryError};
+pub use state::{ForecasterState, StateError};
 
 /// Version of the arithmetic: part of every content hash, raised when the same data would give other forecasts.
 const ALGORITHM: u32 = 2;

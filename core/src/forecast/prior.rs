@@ -88,7 +88,9 @@ impl Prior {
         let above = self.horizons.iter().position(|horizon| horizon.steps >= steps);
         let pair = match above {
             None => [self.horizons.last().map(|last| (last, 1.0)), None],
-            Some(index) if index == 0 || self.horizons[index].steps == steps => [Some((&self.horizons[index], 1.0)), None],
+            Some(index) if index == 0 || self.horizons[index].steps == steps => {
+                [Some((&self.horizons[index], 1.0)), None]
+            }
             Some(index) => {
                 let (below, above) = (&self.horizons[index - 1], &self.horizons[index]);
                 let share = (log(steps) - log(below.steps)) / (log(above.steps) - log(below.steps));

@@ -6,6 +6,10 @@ use super::{Fitted, ModelId};
 
 /// Versions that are kept besides the active one.
 const KEPT: usize = 16;
+/// Most versions of a registry.
+pub const MAX_VERSIONS: usize = KEPT + 1;
+/// Most promotions that can be rolled back.
+const MAX_ACTIVE: usize = 64;
 /// Format of the export.
 const FORMAT: u32 = 1;
 
@@ -53,6 +57,16 @@ pub enum RegistryError {
         /// What it says.
         found: u32,
     },
+    /// The import has more than a registry keeps.
+    #[error("{count} {what}, limit {limit}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        count: usize,
+        /// How many a registry keeps.
+        limit: usize,
+    },
     /// A model is not what its hash says, or cannot be evaluated: the file was changed or damaged.
     #[error("model version {version} does not match its content hash, or is malformed")]
     Damaged {
@@ -73,7 +87,7 @@ impl ModelRegistry {
         self.next = self.next.saturating_add(1);
         self.versions.push(ModelVersion { version, fitted });
         if !self.is_pinned {
-            self.active.push(version);
+            self.put_in_force(version);
         }
         while self.versions.len() > KEPT + 1 {
             let active = self.active.last().copied();
@@ -82,6 +96,13 @@ impl ModelRegistry {
             self.active.retain(|version| *version != dropped);
         }
         version
+    }
+
+    fn put_in_force(&mut self, version: u32) {
+        self.active.push(version);
+        if self.active.len() > MAX_ACTIVE {
+            self.active.remove(0);
+        }
     }
 
     /// All versions, oldest first.
@@ -115,7 +136,7 @@ impl ModelRegistry {
     pub fn promote(&mut self, version: u32) -> Result<&ModelVersion, RegistryError> {
         self.find(version)?;
         if self.active.last() != Some(&version) {
-            self.active.push(version);
+            self.put_in_force(version);
         }
         self.find(version)
     }
@@ -158,12 +179,19 @@ impl ModelRegistry {
     /// Reads an export, and checks each model against its content hash.
     ///
     /// # Errors
-    /// [`RegistryError::Json`], [`RegistryError::Format`], [`RegistryError::Damaged`], or [`RegistryError::Unknown`] if
+    /// [`RegistryError::Json`], [`RegistryError::Format`], [`RegistryError::TooMany`], [`RegistryError::Damaged`], or [`RegistryError::Unknown`] if
     /// a version in force is missing.
     pub fn import(text: &str) -> Result<Self, RegistryError> {
         let registry: Self = serde_json::from_str(text)?;
         if registry.format != FORMAT {
             return Err(RegistryError::Format { found: registry.format });
+        }
+        for (what, count, limit) in
+            [("versions", registry.versions.len(), MAX_VERSIONS), ("promotions", registry.active.len(), MAX_ACTIVE)]
+        {
+            if count > limit {
+                return Err(RegistryError::TooMany { what, count, limit });
+            }
         }
         let mut last = 0;
         for kept in &registry.versions {

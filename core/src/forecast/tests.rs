@@ -341,11 +341,14 @@ fn the_shipped_prior_is_sound_and_speaks() {
     }
     let told = forecaster.explain(7).or_else(|| forecaster.explain(5)).unwrap();
     assert!(told.experts.iter().any(|(name, weight, _)| *name == "prior boosting" && *weight > 0.0));
-    assert!(matches!(
-        Prior::from_json(
-            r#"{"provenance":"","horizons":[{"steps":2,"boosted":{"constant":0.0,
-        "trees":[[[0,0.0,0,0,0.0],[0,0.0,1,1,0.0]]]}}]}"#
-        ),
-        Err(PriorError::Malformed)
-    ));
+    let spoilt = |part: &str, other: serde_json::Value| {
+        let mut json = serde_json::json!(Prior::shipped().unwrap());
+        *json.pointer_mut(part).unwrap() = other;
+        matches!(Prior::from_json(&json.to_string()), Err(PriorError::Malformed))
+    };
+    // A tree that loops, a line of too few coefficients, horizons out of order, none at all.
+    assert!(spoilt("/horizons/0/boosted/trees/0", serde_json::json!([[0, 0.0, 0, 0, 0.0], [0, 0.0, 1, 1, 0.0]])));
+    assert!(spoilt("/horizons/0/line", serde_json::json!([1.0])));
+    assert!(spoilt("/horizons/0/steps", serde_json::json!(100)));
+    assert!(spoilt("/horizons", serde_json::json!([])));
 }

@@ -168,12 +168,21 @@ impl Lane {
     /// # Errors
     /// [`LaneError`]; no nonce is allocated then. An underfunded lane also raises an alert and resumes by itself.
     pub fn submit(&mut self, now: Timestamp, plan: Plan) -> Result<BatchId, LaneError> {
+        self.submit_offering(now, plan, None)
+    }
+
+    /// As [`Self::submit`], with an `offer` of its own for the first attempt instead of the head's quote. The plan's ceiling
+    /// cuts it all the same, and replacements follow the quote and the chain's rule as ever.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub fn submit_offering(&mut self, now: Timestamp, plan: Plan, offer: Option<Fees>) -> Result<BatchId, LaneError> {
         self.ready()?;
         let Some(head) = self.head else { return Err(LaneError::NotReconciled) };
         if is_past(now, head, plan.deadline) {
             return Err(LaneError::DeadlinePassed);
         }
-        let fees = clamp(head.quote, plan.ceiling_wei_per_gas);
+        let fees = clamp(offer.unwrap_or(head.quote), plan.ceiling_wei_per_gas);
         // A cap below the next base fee can't be included: not worth a nonce.
         if fees.max_fee_per_gas < head.next_base_fee {
             return Err(LaneError::AboveCeiling {

@@ -1,7 +1,10 @@
 //! What several sources say about the same blocks, and what is believed.
 //!
-//! Honest nodes agree to the wei once they have seen a block, so nothing is averaged: the believed block is the weighted
-//! median *report*. A source that lies, lags or flaps loses its vote; whether it is there changes nothing.
+//! Honest nodes agree to the wei once they have seen a block, so nothing is averaged: the base fee is the weighted median
+//! report's, and of those who agree with it each further number (how full the block was, each tip, the next base fee) is
+//! the weighted median by itself. So a source that tells the right base fee and lies about the rest has one vote on each, and
+//! changes nothing while the others outweigh it. A source that lies, lags or flaps loses its vote; whether it is there changes
+//! nothing.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -11,10 +14,13 @@ use std::{
 use alloy_primitives::B256;
 
 use super::{
-    FeePoint,
+    FeePoint, Tips, Utilisation,
     source::{BenchRule, Fault, SourceStatus},
 };
 use crate::Timestamp;
+
+/// Difference between two nodes' words on how full a block was that is no lie: ratios are rounded differently.
+pub const UTILISATION_TOLERANCE: f64 = 1e-3;
 
 /// Blocks of one source that may wait to be settled.
 pub const PENDING_BLOCKS: usize = 64;
@@ -28,7 +34,7 @@ pub struct SourceId(pub u16);
 pub struct Report {
     /// Hash of the block, where known.
     pub hash: Option<B256>,
-    /// Its fees. `next_base_fee` is computed from the header by the reader, never taken from the source.
+    /// Its fees. Each number is voted on.
     pub point: FeePoint,
     /// How long the source took to answer.
     pub latency: Duration,
@@ -146,10 +152,22 @@ impl FeeBook {
             return None;
         }
         let spread = self.spread(&reports, median.point.base_fee);
+        let agreeing: Vec<(&Report, u64)> = reports
+            .iter()
+            .filter(|(_, report)| is_same(report, &median, spread))
+            .map(|(id, report)| (report, self.sources.get(id).map_or(0, SourceStatus::weight)))
+            .collect();
+        let ballot = Ballot::of(&agreeing);
+        let point = FeePoint {
+            utilisation: ballot.utilisation.map(|(voted, _)| voted),
+            tips: ballot.tips,
+            next_base_fee: ballot.next_base_fee.map(|(voted, _)| voted),
+            ..median.point
+        };
         let mut faults = Vec::new();
         for (id, status) in &mut self.sources {
             let fault = match reports.get(id) {
-                Some(report) if is_same(report, &median, spread) => None,
+                Some(report) if is_same(report, &median, spread) && !ballot.refutes(&report.point, spread) => None,
                 Some(_) => Some(Fault::Deviation),
                 None => match status.head {
                     Some(head) if head.saturating_add(self.config.max_lag_blocks) >= number => continue,
@@ -168,8 +186,8 @@ impl FeeBook {
         for pending in self.reports.values_mut() {
             *pending = pending.split_off(&number.saturating_add(1));
         }
-        let replaced = self.believe(median);
-        Some(Settled { point: median.point, replaced, faults })
+        let replaced = self.believe(Report { point, ..median });
+        Some(Settled { point, replaced, faults })
     }
 
     /// Notes that a source did not answer at all.
@@ -246,6 +264,103 @@ impl FeeBook {
         }
         replaced
     }
+}
+
+/// What those who agree on the base fee say about the rest.
+#[derive(Debug, Clone, Copy, Default)]
+struct Ballot {
+    /// How full the block was, and whether more than half of the votes are for it.
+    utilisation: Option<(Utilisation, bool)>,
+    tips: Tips,
+    /// The next block's base fee, and whether more than half of the votes are for it.
+    next_base_fee: Option<(u128, bool)>,
+}
+
+impl Ballot {
+    /// The weighted median of each number. If nobody's word counts, everybody's counts the same.
+    fn of(reports: &[(&Report, u64)]) -> Self {
+        let nobody = reports.iter().all(|(_, weight)| *weight == 0);
+        let weigh = |weight: &u64| if nobody { 1 } else { *weight };
+        let all: u64 = reports.iter().map(|(_, weight)| weigh(weight)).sum();
+        // What less than half of the votes speak of is nobody's word: a liar can't add what the others don't know.
+        let votes = |value: &dyn Fn(&FeePoint) -> Option<u128>| -> Vec<(u128, u64)> {
+            let votes: Vec<(u128, u64)> = reports
+                .iter()
+                .filter_map(|(report, weight)| Some((value(&report.point)?, weigh(weight))))
+                .filter(|(_, weight)| *weight > 0)
+                .collect();
+            let heard: u64 = votes.iter().map(|(_, weight)| weight).sum();
+            if heard * 2 >= all { votes } else { Vec::new() }
+        };
+        let tip = |value: fn(&Tips) -> Option<u128>| middle(votes(&|point| value(&point.tips))).map(|(tip, _)| tip);
+        let utilisation = middle(votes(&use_key)).and_then(|(key, _)| {
+            let voted = reports.iter().find(|(report, _)| use_key(&report.point) == Some(key))?.0.point.utilisation?;
+            Some((voted, is_majority(&votes(&use_key), |(other, _)| is_near_ratio(ratio_of(*other), voted))))
+        });
+        let next = |point: &FeePoint| point.next_base_fee;
+        let next_base_fee =
+            middle(votes(&next)).map(|(voted, _)| (voted, is_majority(&votes(&next), |(fee, _)| *fee == voted)));
+        Self {
+            utilisation,
+            tips: Tips {
+                min: tip(|tips| tips.min),
+                typical: tip(|tips| tips.typical),
+                mean: tip(|tips| tips.mean),
+                max: tip(|tips| tips.max),
+            },
+            next_base_fee,
+        }
+    }
+
+    /// Whether a majority says otherwise about what the chain fixes. Tips are left out: clients weigh percentiles differently.
+    fn refutes(&self, point: &FeePoint, spread: u128) -> bool {
+        let is_other_use = match (self.utilisation, point.utilisation.and_then(Utilisation::ratio)) {
+            (Some((voted, true)), Some(ratio)) => !is_near_ratio(ratio, voted),
+            _ => false,
+        };
+        let is_other_next = match (self.next_base_fee, point.next_base_fee) {
+            (Some((voted, true)), Some(next)) => next.abs_diff(voted) > spread,
+            _ => false,
+        };
+        is_other_use || is_other_next
+    }
+}
+
+/// How full a block was, as a number with the same order: ratio, then gas limit. Nonsense has no vote.
+fn use_key(point: &FeePoint) -> Option<u128> {
+    let utilisation = point.utilisation?;
+    let limit = match utilisation {
+        Utilisation::Gas { limit, .. } => limit,
+        Utilisation::Ratio(_) => 0,
+    };
+    // Ratios of 0 to 1 keep their order as bits.
+    Some(u128::from(utilisation.ratio()?.abs().to_bits()) << 64 | u128::from(limit))
+}
+
+/// The ratio in a [`use_key`].
+fn ratio_of(key: u128) -> f64 {
+    f64::from_bits(u64::try_from(key >> 64).unwrap_or(0))
+}
+
+fn is_near_ratio(ratio: f64, voted: Utilisation) -> bool {
+    voted.ratio().is_some_and(|voted| (ratio - voted).abs() <= UTILISATION_TOLERANCE)
+}
+
+/// Whether the votes that pass outweigh the others.
+fn is_majority(votes: &[(u128, u64)], passes: impl Fn(&(u128, u64)) -> bool) -> bool {
+    let all: u64 = votes.iter().map(|(_, weight)| weight).sum();
+    votes.iter().filter(|vote| passes(vote)).map(|(_, weight)| weight).sum::<u64>() * 2 > all
+}
+
+/// The weighted median; the lower of two.
+fn middle(mut votes: Vec<(u128, u64)>) -> Option<(u128, u64)> {
+    votes.sort_unstable();
+    let total: u64 = votes.iter().map(|(_, weight)| weight).sum();
+    let mut sum = 0;
+    votes.into_iter().find(|(_, weight)| {
+        sum += weight;
+        sum * 2 >= total
+    })
 }
 
 /// The report tells the same block as the believed one, or one within `spread` where a source has no hashes.
@@ -335,6 +450,74 @@ mod tests {
 
         let (ahead, _) = believed(|number| Some(report(number + 1_000_000, 7)));
         assert_eq!(ahead, honest);
+    }
+
+    /// The right base fee with false gas, tips and next fee: only the votes on each of them find it out.
+    #[test]
+    fn half_a_truth_changes_nothing() {
+        let full = |number: u64| {
+            let tip = |share: u128| Some(share * 1_000_000 + u128::from(number % 7));
+            let tips = Tips { min: tip(1), typical: tip(2), mean: None, max: tip(9) };
+            let point = FeePoint { tips, next_base_fee: Some(truth(number + 1)), ..point(number, truth(number)) };
+            Report { point, ..report(number, truth(number)) }
+        };
+        type Lie = fn(FeePoint) -> FeePoint;
+        let lies: [(&str, Lie, bool); 5] = [
+            (
+                "gas",
+                |point| FeePoint { utilisation: Some(Utilisation::Gas { used: 1, limit: 30_000_000 }), ..point },
+                true,
+            ),
+            ("ratio", |point| FeePoint { utilisation: Some(Utilisation::Ratio(0.999)), ..point }, true),
+            ("next fee", |point| FeePoint { next_base_fee: point.next_base_fee.map(|fee| fee * 3), ..point }, true),
+            (
+                "tips",
+                |point| {
+                    let tip = Some(u128::from(u64::MAX));
+                    FeePoint { tips: Tips { min: tip, typical: tip, mean: tip, max: tip }, ..point }
+                },
+                false,
+            ),
+            (
+                "no tips",
+                |point| FeePoint { tips: Tips::default(), next_base_fee: None, utilisation: None, ..point },
+                false,
+            ),
+        ];
+        for (what, lie, is_fault) in lies {
+            // The liar speaks first, in the middle and last: it is nobody's report that is taken over.
+            for place in 0..3_u16 {
+                let mut book = FeeBook::new(BookConfig::default(), 3);
+                for number in 1_000..1_100_u64 {
+                    for id in 0..3 {
+                        let honest = full(number);
+                        let told = if id == place { Report { point: lie(honest.point), ..honest } } else { honest };
+                        book.report(SourceId(id), told);
+                    }
+                    let settled = book.settle(Timestamp(number * 12_000), number).unwrap();
+                    assert_eq!(settled.point, full(number).point, "{what} from {place}, block {number}");
+                }
+                let status = book.sources().nth(usize::from(place)).unwrap().1;
+                assert_eq!(status.deviations > 90, is_fault, "{what} from {place}: {status:?}");
+                assert_eq!(status.is_active(), !is_fault, "{what} from {place}: {status:?}");
+                let others = book.sources().filter(|(id, _)| id.0 != place);
+                assert!(others.into_iter().all(|(_, status)| status.deviations == 0 && status.is_active()));
+            }
+        }
+    }
+
+    /// Of two that disagree about gas neither is blamed: nobody knows who is right.
+    #[test]
+    fn half_a_truth_of_one_of_two_is_nobodys_fault() {
+        let mut book = FeeBook::new(BookConfig::default(), 2);
+        for number in 1_000..1_050_u64 {
+            let honest = report(number, truth(number));
+            let use_of = |used| Some(Utilisation::Gas { used, limit: 30_000_000 });
+            book.report(SourceId(0), honest);
+            book.report(SourceId(1), Report { point: FeePoint { utilisation: use_of(1), ..honest.point }, ..honest });
+            let settled = book.settle(Timestamp(number * 12_000), number).unwrap();
+            assert_eq!((settled.point.base_fee, settled.faults.len()), (truth(number), 0));
+        }
     }
 
     #[test]

@@ -5,6 +5,6 @@ pub mod csv;
 mod point;
 mod source;
 
-pub use book::{BookConfig, FeeBook, PENDING_BLOCKS, Report, Settled, SourceId};
+pub use book::{BookConfig, FeeBook, PENDING_BLOCKS, Report, Settled, SourceId, UTILISATION_TOLERANCE};
 pub use point::{FeePoint, Tips, Utilisation};
 pub use source::{BenchRule, Fault, SourceStatus, Standing};

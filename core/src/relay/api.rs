@@ -144,6 +144,10 @@ pub struct ChainStatus {
     pub in_flight: u64,
     /// Shortest deadline that is accepted, ms.
     pub guard_ms: u64,
+    /// Time before a deadline at which a request is sent whatever the price, ms: learned from inclusions.
+    pub guard_time_ms: u64,
+    /// Inclusions whose delay was measured.
+    pub inclusions_measured: u64,
     /// Forwarders served.
     pub forwarders: Vec<Address>,
     /// Forwarder names (EIP-712 domain), same order.

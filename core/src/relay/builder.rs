@@ -14,9 +14,11 @@ use super::{
 };
 use crate::{
     chain::{ChainFamily, ChainSpec},
+    forecast::{MAX_HORIZONS, MAX_STEPS},
     ledger::{GroupCommitConfig, SqliteConfig},
     market::BookConfig,
     policy::TenantPolicy,
+    schedule::timing::MAX_SLACK,
 };
 
 /// One chain to serve.
@@ -120,8 +122,35 @@ pub struct ChainTuning {
     pub market: BookConfig,
     /// When a request that can wait goes out (`timing`).
     pub timing: TimingMode,
-    /// Slack below which price does not matter (`urgent_within_ms`).
+    /// Guard time, that is slack below which price does not matter, until 100 inclusions were measured
+    /// (`urgent_within_ms`).
     pub urgent_within: Duration,
+    /// The guard time never falls below this (`guard_time_floor_ms`).
+    pub guard_time_floor: Duration,
+    /// The guard time never rises above this (`guard_time_ceiling_ms`).
+    pub guard_time_ceiling: Duration,
+    /// Wanted chance that a tip is enough for inclusion within [`Self::tip_within_blocks`], thousandths, 1 to 999
+    /// (`tip_target_permille`).
+    pub tip_target_permille: u32,
+    /// Blocks within which a tip should be enough; fewer where the deadline is near (`tip_within_blocks`).
+    pub tip_within_blocks: u32,
+    /// Blocks, and own offers, that a tip is learned from (`tip_window_blocks`).
+    pub tip_window_blocks: usize,
+    /// No learned tip is higher, wei per gas (`tip_ceiling_wei_per_gas`). Replacements may need more.
+    pub tip_ceiling_wei_per_gas: u128,
+    /// Wanted chance that the base fee stays below the fee cap until the deadline, thousandths, 1 to 999
+    /// (`cap_target_permille`). Where nothing is forecast, the cap survives six full blocks.
+    pub cap_target_permille: u32,
+    /// Blocks ahead for which the base fee is forecast (`forecast_blocks`).
+    pub forecast_blocks: Vec<u32>,
+    /// Times ahead for which the base fee is forecast (`forecast_times_ms`).
+    pub forecast_times: Vec<Duration>,
+    /// Slacks for which waiting is valued, ascending (`slack_classes_ms`); a request uses the class at or below its own.
+    pub slack_classes: Vec<Duration>,
+    /// Longest slack class, blocks (`max_slack_blocks`): memory and time grow with it.
+    pub max_slack_blocks: u32,
+    /// How often what was learned is written to the ledger (`learned_save_ms`).
+    pub learned_save: Duration,
     /// How far ahead of the signer's next nonce a request may be (`max_nonce_gap`).
     pub max_nonce_gap: u64,
     /// Longest wait for a first look at a new signer's nonce at admission (`nonce_lookup_ms`); afterwards it is
@@ -161,6 +190,18 @@ impl ChainTuning {
             timing: if spec.family == ChainFamily::Anvil { TimingMode::Immediate } else { TimingMode::Forecast },
             patience_percentile: 40,
             urgent_within: block * 15,
+            guard_time_floor: block * 2,
+            guard_time_ceiling: (block * 60).max(Duration::from_secs(60)),
+            tip_target_permille: 900,
+            tip_within_blocks: 3,
+            tip_window_blocks: 200,
+            tip_ceiling_wei_per_gas: 200_000_000_000,
+            cap_target_permille: 990,
+            forecast_blocks: BLOCK_HORIZONS.to_vec(),
+            forecast_times: TIME_HORIZONS.into_iter().filter(|time| is_forecast(block, *time)).collect(),
+            slack_classes: Self::usual_slacks(block, MAX_SLACK_BLOCKS),
+            max_slack_blocks: MAX_SLACK_BLOCKS,
+            learned_save: Duration::from_secs(5 * 60),
             max_nonce_gap: 65_536,
             nonce_lookup: Duration::from_millis(250),
             max_simulations: 3,
@@ -169,6 +210,124 @@ impl ChainTuning {
             cancel_gas: if spec.has_mempool { 21_000 } else { 1_000_000 },
         }
     }
+
+    /// Slack classes from a minute to a day, as far as `longest` blocks reach; where they do not reach a day, the last class is
+    /// that long.
+    pub fn usual_slacks(block: Duration, longest: u32) -> Vec<Duration> {
+        let reaches = |slack: &Duration| (1..=u128::from(longest)).contains(&blocks_in(block, *slack));
+        let mut slacks: Vec<Duration> = SLACKS.into_iter().filter(reaches).collect();
+        let last = block.saturating_mul(longest);
+        if slacks.len() < SLACKS.len()
+            && slacks.last().is_none_or(|slack| blocks_in(block, *slack) < u128::from(longest))
+        {
+            slacks.push(last);
+        }
+        slacks
+    }
+
+    /// What is wrong with the keys of pricing and forecasting on a chain with this time between blocks: key, and why.
+    pub fn problems(&self, block: Duration) -> Vec<(&'static str, String)> {
+        let mut problems = Vec::new();
+        let mut fail = |key, detail| problems.push((key, detail));
+        let ms = |time: &Duration| time.as_millis();
+        if self.guard_time_floor > self.guard_time_ceiling {
+            let (floor, ceiling) = (ms(&self.guard_time_floor), ms(&self.guard_time_ceiling));
+            fail("guard_time_floor_ms", format!("{floor} is above guard_time_ceiling_ms = {ceiling}"));
+        }
+        if self.urgent_within > self.guard_time_ceiling {
+            let (urgent, ceiling) = (ms(&self.urgent_within), ms(&self.guard_time_ceiling));
+            fail("urgent_within_ms", format!("{urgent} is above guard_time_ceiling_ms = {ceiling}"));
+        }
+        for (key, permille) in
+            [("tip_target_permille", self.tip_target_permille), ("cap_target_permille", self.cap_target_permille)]
+        {
+            if !(1..=999).contains(&permille) {
+                fail(key, format!("{permille} is not between 1 and 999"));
+            }
+        }
+        if self.tip_within_blocks == 0 {
+            fail("tip_within_blocks", "must be above 0".to_owned());
+        }
+        if self.tip_window_blocks == 0 {
+            fail("tip_window_blocks", "must be above 0".to_owned());
+        }
+        if self.forecast_blocks.iter().any(|blocks| !(1..=MAX_STEPS).contains(blocks)) {
+            fail("forecast_blocks", format!("{:?}: each must be 1 to {MAX_STEPS} blocks", self.forecast_blocks));
+        }
+        if let Some(time) = self.forecast_times.iter().find(|time| !is_forecast(block, **time)) {
+            let blocks = blocks_in(block, *time);
+            fail("forecast_times_ms", format!("{} ms are {blocks} blocks, must be 1 to {MAX_STEPS}", ms(time)));
+        }
+        let horizons = self.forecast_steps(block).len();
+        if !(1..=MAX_HORIZONS).contains(&horizons) {
+            fail("forecast_blocks", format!("{horizons} horizons with forecast_times_ms, must be 1 to {MAX_HORIZONS}"));
+        }
+        let longest = u128::from(self.max_slack_blocks);
+        if let Some(slack) = self.slack_classes.iter().find(|slack| !(1..=longest).contains(&blocks_in(block, **slack)))
+        {
+            let blocks = blocks_in(block, *slack);
+            fail(
+                "slack_classes_ms",
+                format!("{} ms are {blocks} blocks, must be 1 to {longest} (`max_slack_blocks`)", ms(slack)),
+            );
+        }
+        if self.slack_classes.is_empty()
+            || !self.slack_classes.is_sorted_by(|a, b| blocks_in(block, *a) < blocks_in(block, *b))
+        {
+            fail("slack_classes_ms", "there must be classes, ascending by at least a block".to_owned());
+        }
+        if !(1..=MAX_SLACK).contains(&self.max_slack_blocks) {
+            fail("max_slack_blocks", format!("{} is not between 1 and {MAX_SLACK}", self.max_slack_blocks));
+        }
+        problems
+    }
+
+    /// All horizons in blocks, ascending.
+    pub fn forecast_steps(&self, block: Duration) -> Vec<u32> {
+        let of_time = |time: &Duration| u32::try_from(blocks_in(block, *time)).unwrap_or(u32::MAX);
+        let mut steps: Vec<u32> =
+            self.forecast_blocks.iter().copied().chain(self.forecast_times.iter().map(of_time)).collect();
+        steps.sort_unstable();
+        steps.dedup();
+        steps
+    }
+
+    /// The slack classes in blocks, ascending.
+    pub fn slack_steps(&self, block: Duration) -> Vec<u32> {
+        self.slack_classes.iter().map(|slack| u32::try_from(blocks_in(block, *slack)).unwrap_or(u32::MAX)).collect()
+    }
+}
+
+/// Blocks ahead that every chain is forecast for unless told otherwise.
+const BLOCK_HORIZONS: [u32; 7] = [1, 2, 5, 10, 25, 50, 150];
+
+/// Times ahead that every chain is forecast for unless told otherwise, where they are not too many blocks.
+const TIME_HORIZONS: [Duration; 3] =
+    [Duration::from_secs(60), Duration::from_secs(5 * 60), Duration::from_secs(30 * 60)];
+
+/// Slacks for which waiting is valued unless told otherwise.
+const SLACKS: [Duration; 8] = [
+    Duration::from_secs(60),
+    Duration::from_secs(2 * 60),
+    Duration::from_secs(5 * 60),
+    Duration::from_secs(10 * 60),
+    Duration::from_secs(30 * 60),
+    Duration::from_secs(2 * 3_600),
+    Duration::from_secs(12 * 3_600),
+    Duration::from_secs(24 * 3_600),
+];
+
+/// Longest slack class unless told otherwise, blocks.
+const MAX_SLACK_BLOCKS: u32 = 7_200;
+
+const fn blocks_in(block: Duration, time: Duration) -> u128 {
+    let block = block.as_millis();
+    time.as_millis() / if block == 0 { 1 } else { block }
+}
+
+/// Whether `time` ahead is a number of blocks that can be forecast.
+fn is_forecast(block: Duration, time: Duration) -> bool {
+    (1..=u128::from(MAX_STEPS)).contains(&blocks_in(block, time))
 }
 
 /// Everything a relay needs.
@@ -278,7 +437,7 @@ impl RelayBuilder {
                     detail: errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
                 });
             }
-            check_tuning(chain_id, &setup.tuning)?;
+            check_tuning(chain_id, setup.spec.block_time(), &setup.tuning)?;
         }
         let mut tenants = self.tenants;
         if tenants.is_empty() {
@@ -312,7 +471,7 @@ impl RelayBuilder {
     }
 }
 
-fn check_tuning(chain_id: u64, tuning: &ChainTuning) -> Result<(), BuildError> {
+fn check_tuning(chain_id: u64, block: Duration, tuning: &ChainTuning) -> Result<(), BuildError> {
     let positive: [(&str, u128); 8] = [
         ("poll_interval_ms", tuning.poll_interval.as_millis()),
         ("rpc_timeout_ms", tuning.rpc_timeout.as_millis()),
@@ -336,6 +495,9 @@ fn check_tuning(chain_id: u64, tuning: &ChainTuning) -> Result<(), BuildError> {
             key: format!("chain {chain_id}: fee_history_blocks"),
             detail: format!("{} is not between 1 and {MAX_HISTORY_BLOCKS}", tuning.fee_history_blocks),
         });
+    }
+    if let Some((key, detail)) = tuning.problems(block).into_iter().next() {
+        return Err(BuildError::Config { key: format!("chain {chain_id}: {key}"), detail });
     }
     if tuning.patience_percentile > 100 {
         return Err(BuildError::Config {

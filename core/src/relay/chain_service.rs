@@ -23,11 +23,12 @@ use super::{
     data_fee::{DataFeeFault, Told},
     dispatch::Candidate,
     error::CancelError,
-    fees::{Price, price_at},
+    fees::Price,
     foresight::{ForecastView, Foresight, Outlook, Refitted, TimingMode},
     journal::JournalEntry,
     lane_shell::LaneShell,
     market::ChainMarket,
+    pricing::Pricing,
     settle::Settlement,
     simulate::{Verdict, forwarder_nonces},
     tenants::Tenants,
@@ -40,7 +41,7 @@ use crate::{
     market::FeePoint,
     provenance::Decision,
     request::{BatchId, Reason, RequestId, Status, outcome::TxReceipt},
-    schedule::{ComposeLimits, FeeOutlook, PercentileOutlook, Queue, QueuedRequest},
+    schedule::{FeeOutlook, PercentileOutlook, Queue, QueuedRequest},
     time::Timestamp,
 };
 
@@ -139,6 +140,8 @@ pub(super) struct ChainService {
     pub(super) outlook: Outlook,
     pub(super) gate: PercentileOutlook,
     pub(super) market: ChainMarket,
+    /// What to offer, and how early to send.
+    pub(super) pricing: Pricing,
     /// `None` where the tuning asks for none.
     pub(super) foresight: Option<Foresight>,
     pub(super) lanes: Vec<LaneShell>,
@@ -271,21 +274,27 @@ impl ChainService {
     fn on_head(&mut self, update: &HeadUpdate) {
         let now = clock::now();
         let header = &update.header;
-        let points = self.market.on_head(now, &update.histories, header, update.price.next_base_fee);
-        let price = match points.last() {
-            // The node that told the head is not believed about its fee.
-            Some(point) if point.number == header.number() && point.base_fee != header.base_fee() => {
-                tracing::warn!(
-                    chain_id = self.chain_id(),
-                    block = point.number,
-                    believed = point.base_fee,
-                    told = header.base_fee(),
-                    "a node tells another base fee than the others"
-                );
-                price_at(&self.shared.spec, point.price(), update.histories.tip(), &[])
-            }
-            _ => update.price,
+        let word = self.market.on_head(now, &update.histories, header, update.next_base_fee);
+        let points = word.points;
+        for point in &points {
+            self.pricing.block(point);
+        }
+        let extra_data = if word.is_header_believed {
+            header.extra_data.clone()
+        } else {
+            tracing::warn!(
+                chain_id = self.chain_id(),
+                block = header.number(),
+                believed = word.next_base_fee,
+                told = update.next_base_fee,
+                "a node tells another head than the others"
+            );
+            metrics::counter!("slackwater_heads_disbelieved_total", "chain_id" => self.chain_id().to_string())
+                .increment(1);
+            alloy_primitives::Bytes::new()
         };
+        let (spec, tuning) = (&self.shared.spec, &self.shared.tuning);
+        let price = self.pricing.quote(spec, tuning, word.next_base_fee, extra_data);
         let info = HeadInfo {
             number: header.number(),
             timestamp_s: header.timestamp.to(),
@@ -361,7 +370,12 @@ impl ChainService {
         let now = clock::now();
         match done {
             Done::Persisted { lane, key, outcomes } => self.on_persisted(now, lane, key, outcomes),
-            Done::Sent { lane, key, outcome } => self.lane_event(now, lane, Event::Sent { key, outcome }),
+            Done::Sent { lane, key, outcome } => {
+                if matches!(outcome, SendOutcome::Refused(_)) {
+                    self.pricing.refused(lane, key);
+                }
+                self.lane_event(now, lane, Event::Sent { key, outcome });
+            }
             Done::Receipts { lane, nonce, purpose, found, is_complete, at_block } => {
                 self.lane_event(now, lane, Event::Receipts { nonce, purpose, found, is_complete, at_block });
                 self.dispatch(now);
@@ -611,22 +625,6 @@ impl ChainService {
         }
     }
 
-    pub(super) fn limits(&self) -> Option<ComposeLimits> {
-        let price = self.price?;
-        self.data_fee()?;
-        let tuning = &self.shared.tuning;
-        Some(ComposeLimits {
-            max_batch: tuning.max_batch,
-            max_gas: tuning.max_batch_gas,
-            max_bytes: super::admission::max_payload_bytes(&self.shared.spec),
-            base_gas: self.shared.params.base_gas(),
-            linger: tuning.linger,
-            urgent: tuning.urgent_within,
-            next_base_fee: price.next_base_fee,
-            quote_max_fee: price.quote.max_fee_per_gas,
-        })
-    }
-
     /// Refreshes what the outside sees.
     fn publish(&self) {
         let now = clock::now();
@@ -682,6 +680,8 @@ impl ChainService {
         status.final_block = self.head.and_then(|head| head.final_block);
         status.next_base_fee_wei_per_gas = self.price.map(|price| price.next_base_fee);
         status.quote = self.price.map(|price| price.quote);
+        status.guard_time_ms = crate::time::millis(self.pricing.guard());
+        status.inclusions_measured = self.pricing.measured() as u64;
         status.queued = self.queue.waiting() as u64;
         status.in_flight = self.queue.in_flight() as u64;
         status.endpoints = self.shared.pool.status();

@@ -11,6 +11,7 @@ use super::{
     chain_service::{ChainService, Done},
     data_fee::{self, Told},
     lane_shell::Flight,
+    pricing::Foreseen,
     simulate::{Verdict, simulate},
 };
 use crate::{
@@ -38,6 +39,8 @@ pub(super) struct Candidate {
     pub(super) ahead: BTreeMap<(Address, Address), u64>,
     /// What the chain said of its data's cost.
     pub(super) told: Told,
+    /// The forecast by which it was composed: another one may be in force when it is signed.
+    pub(super) foreseen: Option<Foreseen>,
 }
 
 impl ChainService {
@@ -53,7 +56,7 @@ impl ChainService {
             }
             let lane = self.lanes[index].machine.id();
             let Some(selection) = self.queue.compose(now, lane, &limits, &self.outlook) else { continue };
-            let candidate = self.candidate(index, selection);
+            let candidate = self.candidate(now, index, selection);
             if self.shared.tuning.simulate {
                 self.simulate(index, candidate);
             } else {
@@ -62,7 +65,7 @@ impl ChainService {
         }
     }
 
-    fn candidate(&self, index: usize, selection: Selection) -> Candidate {
+    fn candidate(&self, now: Timestamp, index: usize, selection: Selection) -> Candidate {
         let members: Vec<Arc<VerifiedRequest>> =
             selection.members.iter().filter_map(|id| self.queue.get(*id)).map(|entry| entry.request.clone()).collect();
         let mut ahead = BTreeMap::new();
@@ -76,7 +79,8 @@ impl ChainService {
             }
         }
         let payload = self.lanes[index].params.payload(selection.key, &members);
-        Candidate { selection, members, payload, ahead, told: Told::default() }
+        let foreseen = self.foreseen(now, selection.deadline);
+        Candidate { selection, members, payload, ahead, told: Told::default(), foreseen }
     }
 
     fn simulate(&mut self, index: usize, candidate: Candidate) {
@@ -135,7 +139,7 @@ impl ChainService {
             return;
         }
         metrics::counter!("slackwater_simulations_failed_total").increment(1);
-        let Candidate { mut selection, members, ahead, told, .. } = candidate;
+        let Candidate { mut selection, members, ahead, told, foreseen, .. } = candidate;
         let mut broken: BTreeSet<(Address, Address)> = BTreeSet::new();
         let mut good = Vec::with_capacity(members.len());
         let mut failed = Vec::new();
@@ -174,7 +178,7 @@ impl ChainService {
         selection.members = good.iter().map(|member| member.id()).collect();
         let payload = self.lanes[index].params.payload(selection.key, &good);
         // What was told of more members is enough for fewer.
-        self.launch(now, index, Candidate { selection, members: good, payload, ahead, told });
+        self.launch(now, index, Candidate { selection, members: good, payload, ahead, told, foreseen });
     }
 
     /// Reads a user's forwarder nonce afresh.
@@ -232,7 +236,7 @@ impl ChainService {
 
     /// Gives the plan to the lane; what the lane does not take goes back to the queue.
     fn launch(&mut self, now: Timestamp, index: usize, candidate: Candidate) {
-        let Candidate { selection, members, mut payload, told, .. } = candidate;
+        let Candidate { selection, members, mut payload, told, foreseen, .. } = candidate;
         let extra_wei = self.charge_data(&mut payload, told);
         let weights = members.iter().map(|member| self.lanes[index].params.member_gas(member)).collect();
         let plan = Plan {
@@ -241,8 +245,9 @@ impl ChainService {
             ceiling_wei_per_gas: selection.ceiling_wei_per_gas,
             extra_wei,
         };
+        let offer = self.offer(now, selection.deadline);
         let lane = &mut self.lanes[index];
-        match lane.machine.submit(now, plan) {
+        match lane.machine.submit_offering(now, plan, offer) {
             Ok(id) => {
                 metrics::counter!("slackwater_batches_planned_total", "trigger" => selection.trigger.as_str())
                     .increment(1);
@@ -262,7 +267,7 @@ impl ChainService {
                     gas_used: None,
                     cost_wei: None,
                 };
-                lane.flights.insert(id.nonce, Flight { key: selection.key, members, weights, record });
+                lane.flights.insert(id.nonce, Flight { key: selection.key, members, weights, record, foreseen });
             }
             Err(error) => {
                 if !matches!(error, LaneError::Full { .. } | LaneError::Busy { .. }) {

@@ -75,23 +75,6 @@ pub(super) struct FeeHistory {
     pub(super) reward: Option<Vec<Vec<U128>>>,
 }
 
-impl FeeHistory {
-    /// The usual tip: median over the newest `blocks` of the first asked percentile, empty blocks (zero) left out; wei per
-    /// gas.
-    pub(super) fn tip(&self, blocks: usize) -> Option<u128> {
-        let rewards = self.reward.as_deref().unwrap_or_default();
-        let newest = &rewards[rewards.len().saturating_sub(blocks)..];
-        let tips = newest.iter().filter_map(|block| block.first()).map(|tip| tip.to::<u128>());
-        median(tips.filter(|tip| *tip > 0).collect())
-    }
-}
-
-/// The middle value; the upper of two.
-pub(super) fn median(mut values: Vec<u128>) -> Option<u128> {
-    values.sort_unstable();
-    values.get(values.len() / 2).copied()
-}
-
 /// The price of the next block, and what to offer for inclusion soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Price {
@@ -99,23 +82,21 @@ pub(super) struct Price {
     pub(super) quote: Fees,
 }
 
-/// Computes the next base fee by the chain's rule and quotes the usual `tip` and a cap that survives
-/// [`CAP_HORIZON_BLOCKS`] full blocks. A rule that can't read the header falls back to the header's own base fee.
-pub(super) fn price(spec: &ChainSpec, header: &Header, tip: Option<u128>) -> Price {
+/// The next base fee by the chain's rule. A rule that can't read the header falls back to the header's own base fee.
+pub(super) fn next_base_fee(spec: &ChainSpec, header: &Header) -> u128 {
     let parent = header.fee_header();
-    let next_base_fee = match spec.base_fee.next(&parent, &header.extra_data) {
+    match spec.base_fee.next(&parent, &header.extra_data) {
         Ok(next) => next.value(),
         Err(error) => {
             tracing::warn!(chain_id = spec.chain_id, block = parent.number, %error, "base fee rule does not fit the header");
             parent.base_fee_per_gas
         }
-    };
-    price_at(spec, next_base_fee, tip, &header.extra_data)
+    }
 }
 
-/// What to offer when the next block charges `next_base_fee`.
-pub(super) fn price_at(spec: &ChainSpec, next_base_fee: u128, tip: Option<u128>, extra_data: &[u8]) -> Price {
-    let tip = tip.unwrap_or(0).max(spec.min_priority_fee_wei_per_gas).max(1);
+/// What to offer when the next block charges `next_base_fee`: `tip`, and a cap that survives [`CAP_HORIZON_BLOCKS`] full
+/// blocks. Reservations follow this cap, forecast or not.
+pub(super) fn price_at(spec: &ChainSpec, next_base_fee: u128, tip: u128, extra_data: &[u8]) -> Price {
     let cap = spec
         .base_fee
         .max_after(next_base_fee, CAP_HORIZON_BLOCKS, extra_data)

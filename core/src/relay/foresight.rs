@@ -8,6 +8,7 @@ use std::{
 
 use alloy_primitives::{B256, Keccak256};
 
+use super::builder::ChainTuning;
 use crate::{
     chain::ChainSpec,
     forecast::{
@@ -20,28 +21,6 @@ use crate::{
         timing::{self, Timing, TimingConfig, TimingDecision, TimingError, TimingPrior},
     },
 };
-
-/// Horizons in blocks that every chain is forecast for.
-const BLOCK_HORIZONS: [u32; 7] = [1, 2, 5, 10, 25, 50, 150];
-
-/// Horizons in time that every chain is forecast for, where they are not too many blocks.
-const TIME_HORIZONS: [Duration; 3] =
-    [Duration::from_secs(60), Duration::from_secs(5 * 60), Duration::from_secs(30 * 60)];
-
-/// Slacks for which waiting is valued.
-const SLACKS: [Duration; 8] = [
-    Duration::from_secs(60),
-    Duration::from_secs(2 * 60),
-    Duration::from_secs(5 * 60),
-    Duration::from_secs(10 * 60),
-    Duration::from_secs(30 * 60),
-    Duration::from_secs(2 * 3_600),
-    Duration::from_secs(12 * 3_600),
-    Duration::from_secs(24 * 3_600),
-];
-
-/// Most steps of a slack class.
-const MAX_SLACK_STEPS: u128 = 7_200;
 
 /// When a request goes out, with regard to the price.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -207,23 +186,10 @@ pub(super) enum ForesightError {
 }
 
 impl Foresight {
-    pub(super) fn new(spec: &ChainSpec) -> Result<Self, ForesightError> {
+    pub(super) fn new(spec: &ChainSpec, tuning: &ChainTuning) -> Result<Self, ForesightError> {
         let step = spec.block_time().max(Duration::from_millis(1));
-        let steps = |time: Duration| time.as_millis() / step.as_millis();
-        let mut horizons = BLOCK_HORIZONS.to_vec();
-        let reach = u128::from(forecast::MAX_STEPS);
-        horizons.extend(
-            TIME_HORIZONS
-                .map(steps)
-                .into_iter()
-                .filter(|h| (1..=reach).contains(h))
-                .filter_map(|h| u32::try_from(h).ok()),
-        );
-        horizons.sort_unstable();
-        horizons.dedup();
-        let mut slacks: Vec<u32> =
-            SLACKS.map(|slack| u32::try_from(steps(slack).clamp(1, MAX_SLACK_STEPS)).unwrap_or(1)).to_vec();
-        slacks.dedup();
+        let horizons = tuning.forecast_steps(step);
+        let slacks = tuning.slack_steps(step);
         let seed = spec.chain_id;
         let forecaster = Forecaster::new(ForecastConfig {
             horizons,

@@ -9,6 +9,7 @@ use alloy_primitives::U256;
 
 use super::{
     chain_service::{ChainService, Done, batch_hash},
+    pricing::Foreseen,
     receipts,
     settle::Settlement,
     signer::LocalSigner,
@@ -34,6 +35,8 @@ pub(super) struct Flight {
     /// Gas of each member, for sharing the cost.
     pub(super) weights: Vec<u64>,
     pub(super) record: BatchRecord,
+    /// The forecast by which it was composed.
+    pub(super) foreseen: Option<Foreseen>,
 }
 
 impl Flight {
@@ -102,6 +105,9 @@ impl ChainService {
                 if self.is_stopping {
                     return;
                 }
+                if let Some(head) = self.head {
+                    self.pricing.sent(index, key, attempt.get(), head.number, now);
+                }
                 let pool = self.shared.pool.clone();
                 self.tasks.spawn(async move {
                     let outcome = pool.broadcast(&attempt).await;
@@ -142,6 +148,7 @@ impl ChainService {
             Command::ReportFinal { nonce, kind, receipt } => {
                 let id = self.lanes[index].batch_id(nonce);
                 self.lanes[index].forget(nonce);
+                self.pricing.forget(index, nonce);
                 if let Some(flight) = self.lanes[index].flights.remove(&nonce) {
                     self.settle(now, Settlement { id, flight, kind: Some(kind), receipt: Some(receipt) });
                 }
@@ -150,6 +157,7 @@ impl ChainService {
                 let id = self.lanes[index].batch_id(nonce);
                 tracing::error!(batch = %id, "the nonce was consumed by a transaction that is not ours: somebody else uses the lane's key");
                 self.lanes[index].forget(nonce);
+                self.pricing.forget(index, nonce);
                 if let Some(flight) = self.lanes[index].flights.remove(&nonce) {
                     self.settle(now, Settlement { id, flight, kind: None, receipt: None });
                 }
@@ -184,13 +192,10 @@ impl ChainService {
                 gas_used: None,
                 cost_wei: None,
             },
+            foreseen: None,
         });
         let (write, decision) = if key.index == 0 {
-            let slack = flight.record.deadline.since(now);
-            let foreseen = self
-                .forecast
-                .as_ref()
-                .and_then(|view| Some((view.wait(slack)?.reservation, view.forecast.model.0, view.inputs)));
+            let foreseen = flight.foreseen;
             let decision = Decision::Planned {
                 batch: batch_hash(id),
                 chain_id: id.lane.chain_id,
@@ -199,12 +204,12 @@ impl ChainService {
                 members: flight.ids().map(|id| id.0).collect(),
                 reason: flight.record.trigger.clone(),
                 base_fee_wei_per_gas: next_base_fee,
-                threshold_wei_per_gas: foreseen.map(|(reservation, _, _)| reservation),
+                threshold_wei_per_gas: foreseen.map(|foreseen| foreseen.threshold),
                 max_fee_wei_per_gas: attempt.fees.max_fee_per_gas,
                 max_priority_fee_wei_per_gas: attempt.fees.max_priority_fee_per_gas,
                 gas_limit_gas: flight.record.gas_limit,
-                model: foreseen.map(|(_, model, _)| model),
-                inputs: foreseen.map(|(_, _, inputs)| inputs),
+                model: foreseen.map(|foreseen| foreseen.model),
+                inputs: foreseen.map(|foreseen| foreseen.inputs),
             };
             let planned =
                 PlannedBatch { batch: flight.record.clone(), members: flight.ids().collect(), attempt, at: now };
@@ -311,6 +316,12 @@ impl ChainService {
     fn included(&mut self, now: Timestamp, index: usize, nonce: u64, kind: AttemptKind, receipt: &TxReceipt) {
         let lane = &mut self.lanes[index];
         let id = lane.batch_id(nonce);
+        let attempt =
+            lane.durable.iter().find(|(key, attempt)| key.nonce == nonce && attempt.get().hash == receipt.hash);
+        if let Some(key) = attempt.map(|(key, _)| *key) {
+            let is_payload = kind == AttemptKind::Payload;
+            self.pricing.included(&self.shared.tuning, index, key, receipt.block_number, is_payload, now);
+        }
         let Some(flight) = lane.flights.get_mut(&nonce) else { return };
         flight.record.state = BatchState::Included;
         flight.record.included_hash = Some(receipt.hash);

@@ -6,19 +6,16 @@ use alloy_primitives::U128;
 use serde_json::json;
 
 use super::{
-    fees::{FeeHistory, Header, median},
+    fees::{FeeHistory, Header},
     rpc::RpcPool,
 };
 use crate::{
     BlockTimestamp, Timestamp,
-    market::{BookConfig, FeeBook, FeePoint, Report, SourceId, SourceStatus, Tips, Utilisation},
+    market::{BookConfig, FeeBook, FeePoint, Report, SourceId, SourceStatus, Tips, UTILISATION_TOLERANCE, Utilisation},
 };
 
 /// Reward percentiles that are asked for: what a patient, a usual and a hurried sender paid.
 pub(super) const REWARD_PERCENTILES: [u8; 3] = [20, 50, 90];
-
-/// Blocks behind the tip that an attempt offers.
-const TIP_BLOCKS: usize = 10;
 
 /// Blocks that one `eth_feeHistory` may ask for: what geth and its kin allow.
 pub(super) const MAX_HISTORY_BLOCKS: u64 = 1_024;
@@ -54,12 +51,6 @@ impl Histories {
         self.0.iter().flatten().filter(|(history, _)| newest(history) >= head).count()
     }
 
-    /// The usual tip over the last blocks: per node the median of what patient senders paid, of those the median; wei per
-    /// gas. A node that lies does not reach it while most are honest.
-    pub(super) fn tip(&self) -> Option<u128> {
-        median(self.0.iter().flatten().filter_map(|(history, _)| history.tip(TIP_BLOCKS)).collect())
-    }
-
     fn reports(&self) -> Vec<Option<Vec<Report>>> {
         self.0.iter().map(|answer| answer.as_ref().map(|(history, latency)| reports(history, *latency))).collect()
     }
@@ -88,39 +79,76 @@ fn reports(history: &FeeHistory, latency: Duration) -> Vec<Report> {
         .collect()
 }
 
+/// What is believed once a head was told.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct HeadWord {
+    /// Blocks that are new or replaced, oldest first.
+    pub(super) points: Vec<FeePoint>,
+    /// Base fee of the next block, wei per gas.
+    pub(super) next_base_fee: u128,
+    /// The header agrees with what the sources voted for.
+    pub(super) is_header_believed: bool,
+}
+
 /// One chain's fees as its sources see them.
 #[derive(Debug)]
 pub(super) struct ChainMarket {
     book: FeeBook,
     names: Vec<String>,
+    tolerance_bps: u32,
 }
 
 impl ChainMarket {
     /// A market over the endpoints `names`.
     pub(super) fn new(config: BookConfig, names: Vec<String>) -> Self {
         let sources = u16::try_from(names.len()).unwrap_or(u16::MAX);
-        Self { book: FeeBook::new(config, sources), names }
+        Self { book: FeeBook::new(config, sources), names, tolerance_bps: config.tolerance_bps }
     }
 
-    /// Takes what all nodes said up to the head and returns the blocks that are new or replaced, oldest first. Of the head
-    /// itself `header` and the chain's own rule (`next_base_fee`) say more than a fee history does; they are used if the
-    /// sources agree with it.
+    /// Takes what all nodes said up to the head and returns the blocks that are new or replaced, oldest first.
+    ///
+    /// The head's `header` is one node's word. Where it agrees with what the sources voted for, it and the chain's own rule
+    /// (`next_base_fee`) say it more exactly than a fee history does; where it does not, the vote counts. While only one
+    /// source spoke there was no vote.
     pub(super) fn on_head(
         &mut self,
         now: Timestamp,
         histories: &Histories,
         header: &Header,
         next_base_fee: u128,
-    ) -> Vec<FeePoint> {
-        let mut settled = self.absorb(now, histories);
-        if let Some(point) = settled.last_mut()
-            && (point.number, point.base_fee) == (header.number(), header.base_fee())
-        {
-            point.timestamp = Some(BlockTimestamp(header.timestamp.to()));
-            point.utilisation = header.utilisation().or(point.utilisation);
-            point.next_base_fee = Some(next_base_fee);
+    ) -> HeadWord {
+        let number = header.number();
+        let has_vote = histories.knowing(number) > 1;
+        let mut points = self.absorb(now, histories);
+        let known = || self.book.window().rev().find(|point| point.number == number).copied();
+        let Some(voted) = points.iter().rfind(|point| point.number == number).copied().or_else(known) else {
+            return HeadWord { points, next_base_fee, is_header_believed: true };
+        };
+        if voted.base_fee != header.base_fee() {
+            return HeadWord { points, next_base_fee: voted.price(), is_header_believed: false };
         }
-        settled
+        let told = header.utilisation();
+        let is_same_use = match (told.and_then(Utilisation::ratio), voted.utilisation.and_then(Utilisation::ratio)) {
+            (Some(told), Some(voted)) if has_vote => (told - voted).abs() <= UTILISATION_TOLERANCE,
+            (None, Some(_)) => !has_vote,
+            _ => true,
+        };
+        let spread = |fee: u128| (fee / 10_000).saturating_mul(u128::from(self.tolerance_bps));
+        let is_same_next = match voted.next_base_fee {
+            Some(next) if has_vote => next.abs_diff(next_base_fee) <= spread(next),
+            _ => true,
+        };
+        if let Some(point) = points.iter_mut().rfind(|point| point.number == number) {
+            point.timestamp = Some(BlockTimestamp(header.timestamp.to()));
+            if is_same_use {
+                point.utilisation = told.or(point.utilisation);
+            }
+            if is_same_next {
+                point.next_base_fee = Some(next_base_fee);
+            }
+        }
+        let next_base_fee = if is_same_next { next_base_fee } else { voted.price() };
+        HeadWord { points, next_base_fee, is_header_believed: is_same_next && is_same_use }
     }
 
     /// Takes what all nodes said and returns the blocks that are new or replaced, oldest first.
@@ -172,5 +200,113 @@ impl ChainMarket {
     /// Every source by name.
     pub(super) fn sources(&self) -> Vec<(String, SourceStatus)> {
         self.book.sources().map(|(id, status)| (self.names[usize::from(id.0)].clone(), *status)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy_primitives::B256;
+    use serde_json::Value;
+
+    use super::*;
+
+    const BASE_FEE: u64 = 1_000_000_000;
+
+    /// A chain of half-full blocks: the base fee stands still.
+    fn history(head: u64, blocks: u64) -> Value {
+        let of = |value: Value| vec![value; usize::try_from(blocks).unwrap()];
+        let mut fees = of(json!(format!("{BASE_FEE:#x}")));
+        fees.push(json!(format!("{BASE_FEE:#x}")));
+        json!({
+            "oldestBlock": format!("{:#x}", head + 1 - blocks),
+            "baseFeePerGas": fees,
+            "gasUsedRatio": of(json!(0.5)),
+            "reward": of(json!(["0x10", "0x20", "0x30"])),
+        })
+    }
+
+    /// The right base fees, and nothing else is right.
+    fn half_truth(mut history: Value) -> Value {
+        let blocks = history["gasUsedRatio"].as_array().unwrap().len();
+        history["gasUsedRatio"] = json!(vec![1.0; blocks]);
+        history["reward"] = json!(vec![["0xffffffff", "0xffffffff", "0xffffffff"]; blocks]);
+        history["baseFeePerGas"][blocks] = json!(format!("{:#x}", BASE_FEE * 9 / 8));
+        history
+    }
+
+    fn header(number: u64, used: u64) -> Header {
+        serde_json::from_value(json!({
+            "number": format!("{number:#x}"), "hash": B256::repeat_byte(1), "parentHash": B256::repeat_byte(2),
+            "timestamp": "0x10", "gasUsed": format!("{used:#x}"), "gasLimit": format!("{:#x}", 30_000_000),
+            "baseFeePerGas": format!("{BASE_FEE:#x}"),
+        }))
+        .unwrap()
+    }
+
+    fn market(nodes: usize) -> ChainMarket {
+        ChainMarket::new(BookConfig::default(), (0..nodes).map(|node| format!("rpc-{node}")).collect())
+    }
+
+    fn histories(answers: &[Value]) -> Histories {
+        let read = |answer: &Value| Some((serde_json::from_value(answer.clone()).unwrap(), Duration::from_millis(9)));
+        Histories(answers.iter().map(read).collect())
+    }
+
+    /// The node that tells heads lies about gas, tips and the next fee, in headers and histories: nothing changes.
+    #[test]
+    fn a_lying_main_node_changes_nothing() {
+        let (mut honest, mut lied_to) = (market(3), market(3));
+        let next = u128::from(BASE_FEE);
+        for head in 100..160_u64 {
+            let now = Timestamp(head * 12_000);
+            let truth = history(head, 10);
+            let word = honest.on_head(
+                now,
+                &histories(&[truth.clone(), truth.clone(), truth.clone()]),
+                &header(head, 15_000_000),
+                next,
+            );
+            assert!(word.is_header_believed && word.next_base_fee == next);
+            // Full blocks, by its header: the rule would make the next one an eighth dearer.
+            let answers = histories(&[half_truth(truth.clone()), truth.clone(), truth.clone()]);
+            let told = lied_to.on_head(now, &answers, &header(head, 30_000_000), next * 9 / 8);
+            assert_eq!((told.next_base_fee, told.is_header_believed), (next, false), "block {head}");
+            let seen = |points: &[FeePoint]| {
+                let of = |point: &FeePoint| {
+                    (
+                        point.number,
+                        point.base_fee,
+                        point.utilisation.and_then(Utilisation::ratio),
+                        point.tips,
+                        point.price(),
+                    )
+                };
+                points.iter().map(of).collect::<Vec<_>>()
+            };
+            assert_eq!(seen(&told.points), seen(&word.points), "block {head}");
+        }
+        let (name, liar) = lied_to.sources().swap_remove(0);
+        assert!(name == "rpc-0" && !liar.is_active() && liar.deviations > 40, "{liar:?}");
+        assert!(lied_to.sources()[1..].iter().all(|(_, status)| status.is_active() && status.deviations == 0));
+    }
+
+    /// An honest header says it exactly, also of a block that the book knew before the head was told, and with one node.
+    #[test]
+    fn an_honest_header_is_believed() {
+        for nodes in [1, 3] {
+            let mut market = market(nodes);
+            let now = Timestamp(1_200_000);
+            let answers = histories(&vec![history(100, 10); nodes]);
+            let word = market.on_head(now, &answers, &header(100, 15_000_001), u128::from(BASE_FEE) + 4);
+            assert_eq!((word.next_base_fee, word.is_header_believed), (u128::from(BASE_FEE) + 4, true));
+            let newest = word.points.last().unwrap();
+            assert_eq!(newest.utilisation, Some(Utilisation::Gas { used: 15_000_001, limit: 30_000_000 }));
+            assert_eq!(newest.next_base_fee, Some(u128::from(BASE_FEE) + 4));
+            let again = market.on_head(now, &answers, &header(100, 15_000_001), u128::from(BASE_FEE) + 4);
+            assert!(again.points.is_empty() && again.is_header_believed);
+            // Known before, and then told wrongly by the head.
+            let lie = market.on_head(now, &answers, &header(100, 30_000_000), u128::from(BASE_FEE) * 9 / 8);
+            assert_eq!(lie.is_header_believed, nodes == 1, "one source alone is believed");
+        }
     }
 }

@@ -13,6 +13,7 @@ mod foresight;
 mod journal;
 mod lane_shell;
 mod market;
+mod pricing;
 mod receipts;
 mod rpc;
 mod settle;

@@ -31,6 +31,7 @@ use super::{
     journal::{Journal, JournalEntry},
     lane_shell::{Flight, LaneShell},
     market::{ChainMarket, Histories},
+    pricing::Pricing,
     rpc::RpcPool,
     tenants::Tenants,
     watcher::{HeadUpdate, Watcher},
@@ -221,8 +222,6 @@ struct CheckedChain {
     known_forwarders: BTreeSet<Address>,
     has_multicall: bool,
     market: ChainMarket,
-    /// The usual tip, wei per gas.
-    tip: Option<u128>,
     /// What L1 costs; `None` if it could not be read, which the first head tells.
     data_fee: Option<DataFeeModel>,
 }
@@ -298,14 +297,13 @@ async fn check_chain(setup: ChainSetup) -> Result<CheckedChain, BuildError> {
     let histories = Histories::read(&pool, setup.tuning.fee_history_blocks, 0, Duration::ZERO).await;
     let mut market = ChainMarket::new(setup.tuning.market, pool.names());
     let blocks = market.absorb(clock::now(), &histories).len();
-    let tip = histories.tip();
     tracing::info!(chain_id, blocks, "fee history read");
     let header: Option<Header> = pool.call("eth_getBlockByNumber", json!(["latest", false])).await.ok();
     let data_fee = match &header {
         Some(header) => data_fee::read(&pool, setup.spec.family, has_multicall.then_some(multicall), header).await.ok(),
         None => None,
     };
-    Ok(CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, tip, data_fee })
+    Ok(CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, data_fee })
 }
 
 /// Asks until there is an answer or the deadline is over: one lost answer must not stop a start.
@@ -331,7 +329,7 @@ async fn build_service(
     tenants: &Arc<Tenants>,
     journal: mpsc::Sender<JournalEntry>,
 ) -> Result<(ChainService, Arc<ChainShared>, mpsc::Receiver<Message>), BuildError> {
-    let CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, tip, data_fee } = chain;
+    let CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, data_fee } = chain;
     let ChainSetup { spec, signers, tuning, .. } = setup;
     let chain_id = spec.chain_id;
     let params = VehicleParams {
@@ -342,11 +340,14 @@ async fn build_service(
     };
     let mut gate =
         PercentileOutlook::new(OUTLOOK_BLOCKS, tuning.patience_percentile, tuning.urgent_within, PATIENCE_HORIZON);
-    prime(&mut gate, market.book().window(), tip.unwrap_or(0).max(spec.min_priority_fee_wei_per_gas).max(1));
+    let mut pricing = Pricing::new(&spec, &tuning);
+    market.book().window().for_each(|point| pricing.block(point));
+    let tip = pricing.quote(&spec, &tuning, 0, Bytes::new()).quote.max_priority_fee_per_gas;
+    prime(&mut gate, market.book().window(), tip);
     let foresight = match tuning.timing {
         TimingMode::Immediate => None,
         TimingMode::Forecast | TimingMode::Percentile => {
-            let mut foresight = Foresight::new(&spec)
+            let mut foresight = Foresight::new(&spec, &tuning)
                 .map_err(|error| BuildError::Chain { chain_id, detail: format!("no forecast: {error}") })?;
             foresight.observe(&market.book().window().copied().collect::<Vec<_>>());
             Some(foresight)
@@ -413,6 +414,8 @@ async fn build_service(
         queued: queue.waiting() as u64,
         in_flight: queue.in_flight() as u64,
         guard_ms: crate::time::millis(tuning.guard),
+        guard_time_ms: crate::time::millis(pricing.guard()),
+        inclusions_measured: 0,
         forwarders: forwarders.keys().copied().collect(),
         forwarder_names: forwarders.values().map(|domain| domain.name().to_owned()).collect(),
         endpoints: pool.status(),
@@ -446,6 +449,7 @@ async fn build_service(
         outlook: Outlook::NOW,
         gate,
         market,
+        pricing,
         foresight,
         lanes,
         head: None,
@@ -553,7 +557,7 @@ async fn restore_lane(
             let key = AttemptKey { nonce, index: attempt.get().index };
             durable.insert(key, attempt);
         }
-        flights.insert(nonce, Flight { key, members: requests, weights, record });
+        flights.insert(nonce, Flight { key, members: requests, weights, record, foreseen: None });
     }
     if !slots.is_empty() {
         tracing::info!(lane = %id, batches = slots.len(), "open batches read back; the chain will tell what became of them");

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     data_fee::{self, DataFeeFault},
-    fees::{Header, Price, price},
+    fees::{Header, next_base_fee},
     market::Histories,
     rpc::{RpcError, RpcPool},
 };
@@ -18,8 +18,8 @@ use crate::chain::{ChainSpec, FinalityRule, data_fee::DataFeeModel};
 /// Blocks of history whose hashes are kept to notice reorgs, at least.
 const MIN_WINDOW_BLOCKS: u64 = 128;
 
-/// Blocks of fee history that are read with every head, at least: the tip is taken from them.
-const TIP_BLOCKS: u64 = 10;
+/// Blocks of fee history that are read with every head, at least: a reorg shows in them.
+const LEAST_BLOCKS: u64 = 10;
 
 /// Longest gap that is filled block by block after an outage; inclusion is re-polled in any case.
 const MAX_FILL_BLOCKS: u64 = 64;
@@ -28,7 +28,8 @@ const MAX_FILL_BLOCKS: u64 = 64;
 #[derive(Debug, Clone)]
 pub(super) struct HeadUpdate {
     pub(super) header: Header,
-    pub(super) price: Price,
+    /// Base fee of the next block by the chain's rule, if the header is right.
+    pub(super) next_base_fee: u128,
     pub(super) final_block: Option<u64>,
     /// Canonical (number, hash) pairs that are new or replaced, ascending.
     pub(super) canonical: Vec<(u64, B256)>,
@@ -129,7 +130,7 @@ impl Watcher {
             None => None,
         };
         let final_block = final_block(&self.spec.finality, number, tagged);
-        let blocks = number.saturating_sub(self.read_to).clamp(TIP_BLOCKS, MAX_FILL_BLOCKS);
+        let blocks = number.saturating_sub(self.read_to).clamp(LEAST_BLOCKS, MAX_FILL_BLOCKS);
         let histories = Histories::read(&self.pool, blocks, number, self.poll_interval);
         let accounts =
             futures_util::future::join_all(self.senders.iter().map(|sender| self.account(*sender, final_block)));
@@ -145,8 +146,8 @@ impl Watcher {
         self.seen.split_off(&(number + 1));
         let keep_from = number.saturating_sub(MIN_WINDOW_BLOCKS.max(number - final_block.unwrap_or(number)));
         self.seen = self.seen.split_off(&keep_from);
-        let price = price(&self.spec, &header, histories.tip());
-        Ok(Some(HeadUpdate { header, price, final_block, canonical, accounts, histories, data_fee }))
+        let next_base_fee = next_base_fee(&self.spec, &header);
+        Ok(Some(HeadUpdate { header, next_base_fee, final_block, canonical, accounts, histories, data_fee }))
     }
 
     /// Walks back from the new head to the newest block that we knew to be canonical.

@@ -35,6 +35,11 @@ impl GuardTime {
         self.delays.push_back(delay);
     }
 
+    /// Delays that were measured, oldest first; the last 10 000 at most.
+    pub fn delays(&self) -> impl ExactSizeIterator<Item = Duration> + '_ {
+        self.delays.iter().copied()
+    }
+
     /// The guard time.
     pub fn estimate(&self) -> Duration {
         let bump = self.block_time.saturating_mul(self.bump_blocks);

@@ -4,7 +4,8 @@
 //! [`Queue::compose`] decides for one lane whether to send now, and what: the dispatch decision and the batch composer.
 //! [`FeeOutlook`] says for how much slack the current price is right; [`PercentileOutlook`] answers from fee history,
 //! [`timing::Timing`] from policies that are weighed by what they would have paid.
-//! [`GuardTime`], [`fee_cap`] and [`TipEstimator`] say how early to send and how much to offer.
+//! [`GuardTime`], [`fee_cap`] and [`TipEstimator`] say how early to send and how much to offer; [`OfferLog`] follows what we
+//! offered and teaches them.
 //!
 //! # A worked example
 //! The last eight base fees were 8, 9, 10, 10, 11, 12, 12, 14 gwei, the tip is 0 and the next block costs 11 gwei. Four of
@@ -13,10 +14,12 @@
 //! with 20 minutes left is sent now, one with an hour left waits for a block at rank 40 or lower.
 
 mod guard;
+mod offer;
 mod outlook;
 mod queue;
 pub mod timing;
 
 pub use guard::{GuardTime, TipEstimator, fee_cap};
+pub use offer::{Inclusion, Judged, OfferLog, urgency_blocks};
 pub use outlook::{FeeOutlook, PercentileOutlook};
 pub use queue::{ComposeLimits, Queue, QueuedRequest, Selection, Trigger};

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use crate::{
     Timestamp,
-    market::{BookConfig, FeeBook, FeePoint, Report, SourceId},
+    market::{BookConfig, FeeBook, FeePoint, Report, SourceId, Tips, Utilisation},
 };
 
 /// Factor of a lying source.
@@ -19,6 +19,8 @@ const HOLE: usize = 10;
 pub enum SourceFault {
     /// One of three sources tells fees of a hundred times.
     Liar,
+    /// One of three sources tells the right base fees, with false gas, tips and next base fees.
+    HalfTruth,
     /// One of three sources is 20 blocks behind.
     Lag,
     /// Nobody saw ten blocks in the middle.
@@ -46,6 +48,7 @@ impl SourceFault {
                     next_base_fee: point.next_base_fee.map(|fee| fee.saturating_mul(LIE)),
                     ..*point
                 }),
+                Self::HalfTruth => Some(half_truth(*point)),
                 _ if behind.len() > LAG => behind.pop_front(),
                 _ => None,
             };
@@ -62,10 +65,21 @@ impl SourceFault {
     }
 }
 
+/// The block with everything but its base fee made up: an empty block that looks full and the other way round.
+fn half_truth(point: FeePoint) -> FeePoint {
+    let is_full = point.utilisation.and_then(Utilisation::ratio).is_some_and(|ratio| ratio > 0.5);
+    let tip = Some(point.base_fee.saturating_mul(LIE));
+    FeePoint {
+        utilisation: Some(Utilisation::Ratio(if is_full { 0.0 } else { 1.0 })),
+        tips: Tips { min: tip, typical: tip, mean: tip, max: tip },
+        next_base_fee: Some(point.base_fee.saturating_mul(LIE)),
+        ..point
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::market::Tips;
 
     #[test]
     fn one_bad_source_of_three_changes_nothing_and_a_hole_is_ten_blocks() {
@@ -74,13 +88,14 @@ mod tests {
                 number: 7 + number,
                 timestamp: None,
                 base_fee: 1_000 + u128::from(number * number % 97),
-                utilisation: None,
-                tips: Tips::default(),
-                next_base_fee: None,
+                utilisation: Some(Utilisation::Gas { used: number * 37 % 30_000_000, limit: 30_000_000 }),
+                tips: Tips { min: Some(1), typical: Some(u128::from(number)), mean: None, max: Some(9_000) },
+                next_base_fee: Some(1_000 + u128::from((number + 1) * (number + 1) % 97)),
             })
             .collect();
         assert_eq!(SourceFault::Liar.apply(&points), points);
         assert_eq!(SourceFault::Lag.apply(&points), points);
+        assert_eq!(SourceFault::HalfTruth.apply(&points), points);
         let gap = SourceFault::Gap.apply(&points);
         assert_eq!(gap.len(), 490);
         assert_eq!((gap[249].number, gap[250].number), (256, 267));

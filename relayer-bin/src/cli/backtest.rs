@@ -89,6 +89,8 @@ pub(super) struct BacktestArgs {
 enum FaultArg {
     /// One of three tells fees of a hundred times.
     Liar,
+    /// One of three tells the right base fees, with false gas, tips and next base fees.
+    HalfTruth,
     /// One of three is 20 blocks behind.
     Lag,
     /// Nobody saw ten blocks in the middle.
@@ -99,6 +101,7 @@ impl From<FaultArg> for SourceFault {
     fn from(fault: FaultArg) -> Self {
         match fault {
             FaultArg::Liar => Self::Liar,
+            FaultArg::HalfTruth => Self::HalfTruth,
             FaultArg::Lag => Self::Lag,
             FaultArg::Gap => Self::Gap,
         }

@@ -319,10 +319,64 @@ pub struct RawChain {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100), extend("x-default" = "40"))]
     pub patience_percentile: Option<u8>,
-    /// Time to the deadline below which price does not matter.
+    /// Time to the deadline below which price does not matter, until 100 inclusions were measured: from then on the measured
+    /// guard time counts. It is never less than the blocks that one bump needs.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 86_400_000), extend("x-default" = "15 block times"))]
     pub urgent_within_ms: Option<u64>,
+    /// The guard time (time to the deadline below which price does not matter, learned from how long our transactions take
+    /// to be included) never falls below this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 86_400_000), extend("x-default" = "2 block times"))]
+    pub guard_time_floor_ms: Option<u64>,
+    /// The guard time never rises above this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 86_400_000), extend("x-default" = "60 block times, at least 60000 and `urgent_within_ms`"))]
+    pub guard_time_ceiling_ms: Option<u64>,
+    /// Wanted chance that the tip is enough for inclusion within `tip_within_blocks`, thousandths. The smallest tip that
+    /// has it is offered, as recent blocks and our own transactions show; a chain's minimum
+    /// (`spec.min_priority_fee_wei_per_gas`) is the floor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 999), extend("x-default" = "900"))]
+    pub tip_target_permille: Option<u32>,
+    /// Blocks within which the tip should be enough. Fewer, and so a higher tip, where the deadline leaves no time for these
+    /// and a bump.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000), extend("x-default" = "3"))]
+    pub tip_within_blocks: Option<u32>,
+    /// Blocks, and transactions of our own, that the tip is learned from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000), extend("x-default" = "200"))]
+    pub tip_window_blocks: Option<u64>,
+    /// No learned tip is higher. A replacement may need more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "200000000000"))]
+    pub tip_ceiling_wei_per_gas: Option<Uint>,
+    /// Wanted chance that the base fee stays below the fee cap until the deadline (or as far as is forecast), thousandths.
+    /// Without a forecast the cap survives six full blocks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 999), extend("x-default" = "990"))]
+    pub cap_target_permille: Option<u32>,
+    /// Blocks ahead for which the base fee is forecast, each 1 to 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "[1, 2, 5, 10, 25, 50, 150]"))]
+    pub forecast_blocks: Option<Vec<u32>>,
+    /// Times ahead for which the base fee is forecast, ms. With `forecast_blocks` at most 64 horizons.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "[60000, 300000, 1800000], where that is not too many blocks"))]
+    pub forecast_times_ms: Option<Vec<u64>>,
+    /// Slacks for which waiting is valued, ascending, ms; a request uses the class at or below its own slack.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "1, 2, 5, 10, 30 minutes, 2, 12, 24 hours, up to `max_slack_blocks`"))]
+    pub slack_classes_ms: Option<Vec<u64>>,
+    /// Longest slack class, blocks. Memory and time for timing grow with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 200_000), extend("x-default" = "7200"))]
+    pub max_slack_blocks: Option<u32>,
+    /// How often what was learned about prices is written to the ledger, for the next start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1_000, max = 86_400_000), extend("x-default" = "300000"))]
+    pub learned_save_ms: Option<u64>,
     /// How far ahead of the signer's next nonce a request may be.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "4096"))]

@@ -372,7 +372,7 @@ fn chain_config(check: &mut Check<'_>, key: &str, raw: RawChain) -> Option<Chain
     }
     let forwarders = forwarders(check, key, &raw.forwarders);
     let spec = spec?;
-    let tuning = tuning(check, key, &raw, ChainTuning::for_spec(&spec));
+    let tuning = tuning(check, key, &raw, &spec);
     Some(ChainConfig { spec, tuning, endpoints, signers, forwarders })
 }
 
@@ -503,10 +503,17 @@ fn forwarders(check: &mut Check<'_>, key: &str, raw: &[RawForwarder]) -> Vec<For
     setups
 }
 
-fn tuning(check: &mut Check<'_>, key: &str, raw: &RawChain, defaults: ChainTuning) -> ChainTuning {
+fn tuning(check: &mut Check<'_>, key: &str, raw: &RawChain, spec: &ChainSpec) -> ChainTuning {
+    let (defaults, block) = (ChainTuning::for_spec(spec), spec.block_time());
     let ceiling_key = join(key, "max_fee_ceiling_wei_per_gas");
+    let tip_key = join(key, "tip_ceiling_wei_per_gas");
+    let urgent_within = span(raw.urgent_within_ms, defaults.urgent_within);
+    let spans = |given: &Option<Vec<u64>>, default: Vec<Duration>| {
+        given.as_ref().map_or(default, |given| given.iter().copied().map(Duration::from_millis).collect())
+    };
+    let max_slack_blocks = raw.max_slack_blocks.unwrap_or(defaults.max_slack_blocks);
     // Without `..`: a new field must get its key.
-    ChainTuning {
+    let tuning = ChainTuning {
         poll_interval: span(raw.poll_interval_ms, defaults.poll_interval),
         rpc_timeout: span(raw.rpc_timeout_ms, defaults.rpc_timeout),
         max_batch: size(raw.max_batch, defaults.max_batch),
@@ -528,14 +535,30 @@ fn tuning(check: &mut Check<'_>, key: &str, raw: &RawChain, defaults: ChainTunin
         market: market(raw, defaults.market),
         timing: raw.timing.map_or(defaults.timing, TimingMode::from),
         patience_percentile: raw.patience_percentile.unwrap_or(defaults.patience_percentile),
-        urgent_within: span(raw.urgent_within_ms, defaults.urgent_within),
+        urgent_within,
+        guard_time_floor: span(raw.guard_time_floor_ms, defaults.guard_time_floor),
+        guard_time_ceiling: span(raw.guard_time_ceiling_ms, defaults.guard_time_ceiling.max(urgent_within)),
+        tip_target_permille: raw.tip_target_permille.unwrap_or(defaults.tip_target_permille),
+        tip_within_blocks: raw.tip_within_blocks.unwrap_or(defaults.tip_within_blocks),
+        tip_window_blocks: size(raw.tip_window_blocks, defaults.tip_window_blocks),
+        tip_ceiling_wei_per_gas: check.narrow(&tip_key, raw.tip_ceiling_wei_per_gas, defaults.tip_ceiling_wei_per_gas),
+        cap_target_permille: raw.cap_target_permille.unwrap_or(defaults.cap_target_permille),
+        forecast_blocks: raw.forecast_blocks.clone().unwrap_or(defaults.forecast_blocks),
+        forecast_times: spans(&raw.forecast_times_ms, defaults.forecast_times),
+        slack_classes: spans(&raw.slack_classes_ms, ChainTuning::usual_slacks(block, max_slack_blocks)),
+        max_slack_blocks,
+        learned_save: span(raw.learned_save_ms, defaults.learned_save),
         max_nonce_gap: raw.max_nonce_gap.unwrap_or(defaults.max_nonce_gap),
         nonce_lookup: span(raw.nonce_lookup_ms, defaults.nonce_lookup),
         max_simulations: raw.max_simulations.unwrap_or(defaults.max_simulations),
         guard: span(raw.guard_ms, defaults.guard),
         simulate: raw.simulate.unwrap_or(defaults.simulate),
         cancel_gas: raw.cancel_gas.unwrap_or(defaults.cancel_gas),
+    };
+    for (name, problem) in tuning.problems(block) {
+        check.fail(&join(key, name), None, problem, "see docs/configuration.md for the range");
     }
+    tuning
 }
 
 /// Longest time on the bench, in times of the first.
@@ -574,6 +597,18 @@ fn tuning_values(tuning: &ChainTuning) -> Vec<(&'static str, String)> {
         timing,
         patience_percentile,
         urgent_within,
+        guard_time_floor,
+        guard_time_ceiling,
+        tip_target_permille,
+        tip_within_blocks,
+        tip_window_blocks,
+        tip_ceiling_wei_per_gas,
+        cap_target_permille,
+        forecast_blocks,
+        forecast_times,
+        slack_classes,
+        max_slack_blocks,
+        learned_save,
         max_nonce_gap,
         nonce_lookup,
         max_simulations,
@@ -581,6 +616,7 @@ fn tuning_values(tuning: &ChainTuning) -> Vec<(&'static str, String)> {
         simulate,
         cancel_gas,
     } = tuning;
+    let list = |times: &[Duration]| format!("{:?}", times.iter().map(|time| millis(*time)).collect::<Vec<_>>());
     vec![
         ("poll_interval_ms", ms(*poll_interval)),
         ("rpc_timeout_ms", ms(*rpc_timeout)),
@@ -603,6 +639,18 @@ fn tuning_values(tuning: &ChainTuning) -> Vec<(&'static str, String)> {
         ("timing", timing.as_str().to_owned()),
         ("patience_percentile", patience_percentile.to_string()),
         ("urgent_within_ms", ms(*urgent_within)),
+        ("guard_time_floor_ms", ms(*guard_time_floor)),
+        ("guard_time_ceiling_ms", ms(*guard_time_ceiling)),
+        ("tip_target_permille", tip_target_permille.to_string()),
+        ("tip_within_blocks", tip_within_blocks.to_string()),
+        ("tip_window_blocks", tip_window_blocks.to_string()),
+        ("tip_ceiling_wei_per_gas", tip_ceiling_wei_per_gas.to_string()),
+        ("cap_target_permille", cap_target_permille.to_string()),
+        ("forecast_blocks", format!("{forecast_blocks:?}")),
+        ("forecast_times_ms", list(forecast_times)),
+        ("slack_classes_ms", list(slack_classes)),
+        ("max_slack_blocks", max_slack_blocks.to_string()),
+        ("learned_save_ms", ms(*learned_save)),
         ("max_nonce_gap", max_nonce_gap.to_string()),
         ("nonce_lookup_ms", ms(*nonce_lookup)),
         ("max_simulations", max_simulations.to_string()),

@@ -895,6 +895,10 @@ pub struct ChainView {
     in_flight: u64,
     /// Shortest deadline that is accepted.
     guard_ms: u64,
+    /// Time before a deadline at which a request is sent whatever the price: learned from how long transactions take.
+    guard_time_ms: u64,
+    /// Inclusions whose delay was measured since the start.
+    inclusions_measured: u64,
     /// Forwarders that are served.
     forwarders: Vec<ForwarderView>,
     /// RPC endpoints; for operators.
@@ -924,6 +928,8 @@ impl ChainView {
             queued: status.queued,
             in_flight: status.in_flight,
             guard_ms: status.guard_ms,
+            guard_time_ms: status.guard_time_ms,
+            inclusions_measured: status.inclusions_measured,
             forwarders,
             endpoints: is_operator.then(|| status.endpoints.into_iter().map(EndpointView::from).collect()),
         }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use slackwater_benches::{
     Anvil, BenchError, Node, Proxy, Relayer, RelayerClient, Result, World,
     client::{RequestState, Submitted, is_terminal},
+    proxy::{Fault, Rule},
     relayer::{KEY_VAR, RelayerBuilder},
     wallet::{SignedRequest, batch_body},
 };
@@ -41,7 +42,12 @@ pub(crate) enum Via {
     Node,
     /// To the proxy before it.
     Proxy,
+    /// To the node, in a roundabout way: whoever has the choice asks another endpoint.
+    Slow,
 }
+
+/// How much later [`Via::Slow`] answers.
+const DETOUR: Duration = Duration::from_millis(25);
 
 /// How a [`Stage`] is built.
 #[must_use = "a builder does nothing until `raise`"]
@@ -129,12 +135,22 @@ impl StageBuilder {
             true => Some(Proxy::spawn(anvil.url(), seed).await?),
             false => None,
         };
+        let detour = match self.endpoints.contains(&Via::Slow) {
+            true => {
+                let detour = Proxy::spawn(anvil.url(), seed).await?;
+                detour.add(Rule::always(Fault::Delay { min: DETOUR, max: DETOUR }));
+                Some(detour)
+            }
+            false => None,
+        };
         let mut builder = Self::binary(&world);
         for via in &self.endpoints {
-            builder = builder.rpc(match (via, &proxy) {
-                (Via::Proxy, Some(proxy)) => proxy.url(),
-                _ => anvil.url(),
-            });
+            let through = match via {
+                Via::Node => None,
+                Via::Proxy => proxy.as_ref(),
+                Via::Slow => detour.as_ref(),
+            };
+            builder = builder.rpc(through.map_or(anvil.url(), Proxy::url));
         }
         for url in &self.also {
             builder = builder.rpc(url);
@@ -154,7 +170,8 @@ impl StageBuilder {
         };
         let born = anvil.node().block_number().await?;
         let environment = self.environment;
-        let mut stage = Stage { relayer, client, environment, proxy, world, anvil, seed, born, is_done: false };
+        let mut stage =
+            Stage { relayer, client, environment, proxy, _detour: detour, world, anvil, seed, born, is_done: false };
         stage.relayer.start().await?;
         Ok(stage)
     }
@@ -170,6 +187,7 @@ pub(crate) struct Stage {
     client: RelayerClient,
     environment: Vec<(&'static str, String)>,
     proxy: Option<Proxy>,
+    _detour: Option<Proxy>,
     pub(crate) world: World,
     pub(crate) anvil: Anvil,
     /// Of everything that is left to chance.

@@ -147,7 +147,9 @@ impl Binned {
         for level in 0..DEPTH {
             let leaves = 1 << level;
             let mut best: Option<(f64, usize, usize)> = None;
-            for feature in (0..FEATURES).filter(|f| *f != UNIT).filter(|f| mix(salt ^ mix(1 << 40 | *f as u64)) % 10 < 6) {
+            for feature in
+                (0..FEATURES).filter(|f| *f != UNIT).filter(|f| mix(salt ^ mix(1 << 40 | *f as u64)) % 10 < 6)
+            {
                 let cuts = self.edges[feature].len();
                 if cuts == 0 {
                     continue;

@@ -27,8 +27,8 @@ pub(super) struct SlackClass {
     prices: VecDeque<f64>,
     /// Ascending candidates for the minimum: (step, price).
     lowest: VecDeque<(u64, f64)>,
-    gains: Vec<f64>,
-    available: f64,
+    pub(super) gains: Vec<f64>,
+    pub(super) available: f64,
     /// Weights of the policies; they add up to 1.
     pub(super) weights: Vec<f64>,
     /// Undiscounted, for reports: gains, available, complete submissions.
@@ -61,7 +61,7 @@ impl SlackClass {
     }
 
     /// A step: its price is known, and each policy sends all submissions with at most `within[policy]` steps left.
-    pub(super) fn step(&mut self, now: u64, price: f64, within: &[usize]) {
+    pub(super) fn step(&mut self, now: u64, price: f64, within: &[usize], counts: bool) {
         self.prices.push_back(price);
         while self.lowest.back().is_some_and(|(_, low)| *low >= price) {
             self.lowest.pop_back();
@@ -97,17 +97,24 @@ impl SlackClass {
             }
         }
         if self.prices.len() > self.slack {
-            self.complete(now);
+            self.complete(now, counts);
         }
     }
 
-    fn complete(&mut self, now: u64) {
+    /// The oldest submission's outcome is known; it counts unless it was counted before a restart.
+    fn complete(&mut self, now: u64, counts: bool) {
         let submission = now - self.slack as u64;
         while self.lowest.front().is_some_and(|(step, _)| *step < submission) {
             self.lowest.pop_front();
         }
         let at_once = self.prices.pop_front().unwrap_or(0.0);
         let lowest = self.lowest.front().map_or(at_once, |(_, low)| *low);
+        if !counts {
+            self.paid.iter_mut().for_each(|paid| {
+                paid.pop_front();
+            });
+            return;
+        }
         // Shares of the price, within -1 and 1: a storm does not outvote a week.
         let scale = at_once.max(1e-9);
         self.available = self.keep * self.available + (at_once - lowest) / scale;
@@ -127,7 +134,7 @@ impl SlackClass {
         (self.gains[policy] + self.start * self.prior[policy]) / (self.available + self.start)
     }
 
-    fn reweigh(&mut self) {
+    pub(super) fn reweigh(&mut self) {
         let scores: Vec<f64> = (0..self.prior.len()).map(|policy| self.score(policy)).collect();
         let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let mut total = 0.0;

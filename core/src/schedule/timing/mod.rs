@@ -29,6 +29,7 @@ mod features;
 mod prior;
 mod ridge;
 mod rules;
+mod state;
 mod stopping;
 mod train;
 
@@ -38,6 +39,7 @@ use experts::SlackClass;
 pub use features::FEATURES;
 use features::{Features, Row, unit_seconds};
 pub use prior::{PRIOR_VERSION, PriorKind, TimingPrior};
+pub use state::TimingState;
 pub use stopping::Stopping;
 use stopping::{Ladder, RUNGS, at_slack, count, send_within};
 pub use train::{TrainingFile, train};
@@ -47,7 +49,7 @@ use crate::market::FeePoint;
 /// Most steps that may lie between decision and inclusion.
 const MAX_SLIP: u32 = 64;
 /// Longest slack class, in steps.
-const MAX_SLACK: u32 = 200_000;
+pub const MAX_SLACK: u32 = 200_000;
 
 /// Why a [`Timing`] could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +77,9 @@ pub enum TimingError {
     /// The prior is not usable.
     #[error("timing prior: {0}")]
     Prior(String),
+    /// A state that was learned by another version or with another configuration, or is malformed.
+    #[error("timing state: {0}")]
+    State(&'static str),
 }
 
 /// How to time requests on one chain.
@@ -338,6 +343,18 @@ impl Timing {
 
     /// Takes in the newest point: a block, or a row of a series. Every call is one step.
     pub fn observe(&mut self, point: &FeePoint) {
+        self.take_in(point, true);
+    }
+
+    /// As [`Self::observe`], for a point that an imported state was learned from: it is remembered, and counts for no policy
+    /// twice.
+    pub fn observe_known(&mut self, point: &FeePoint) {
+        self.take_in(point, false);
+        // The time until the next fit is one of new points.
+        self.next_fit = self.next_fit.saturating_add(1);
+    }
+
+    fn take_in(&mut self, point: &FeePoint, is_new: bool) {
         let before = core::mem::replace(&mut self.price, point.price());
         let is_still = self.now > 0 && before == self.price;
         self.still = STILL_KEEP * self.still + (1.0 - STILL_KEEP) * f64::from(u8::from(is_still));
@@ -361,7 +378,7 @@ impl Timing {
             })
             .collect();
         for class in &mut self.classes {
-            class.experts.step(self.now, price, &within);
+            class.experts.step(self.now, price, &within, is_new);
             class.decide(&ladders, &within);
             // At a floor there is nothing to learn from the past but the floor.
             if self.still > 0.5

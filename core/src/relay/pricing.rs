@@ -1,0 +1,374 @@
+//! What a batch offers, and how early it must go: learned tip, fee cap from the forecast, guard time.
+
+use std::time::Duration;
+
+use alloy_primitives::{B256, Bytes};
+
+use super::{
+    builder::ChainTuning,
+    chain_service::ChainService,
+    fees::{Price, price_at},
+};
+use crate::{
+    chain::{ChainSpec, Fees},
+    forecast::Forecast,
+    lane::AttemptKey,
+    ledger::AttemptRecord,
+    market::{FeePoint, Utilisation},
+    schedule::{ComposeLimits, GuardTime, Judged, OfferLog, TipEstimator, fee_cap, urgency_blocks},
+    time::Timestamp,
+};
+
+/// The forecast that a batch was composed by, as the decision log names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Foreseen {
+    /// Content hash of the models.
+    pub(super) model: B256,
+    /// Content hash of the forecast.
+    pub(super) inputs: B256,
+    /// Price up to which it would be sent, wei per gas.
+    pub(super) threshold: u128,
+}
+
+/// What one chain's blocks and our own transactions teach about prices and delays.
+#[derive(Debug)]
+pub(super) struct Pricing {
+    tips: TipEstimator,
+    offers: OfferLog<usize>,
+    delays: GuardTime,
+    guard: Duration,
+    /// Of the newest header: the base fee rule of some chains is in there.
+    extra_data: Bytes,
+    label: String,
+}
+
+/// Blocks that one bump needs: to be noticed, and to be included.
+const fn bump_blocks(tuning: &ChainTuning) -> u64 {
+    tuning.bump_after_blocks.saturating_add(1)
+}
+
+impl Pricing {
+    pub(super) fn new(spec: &ChainSpec, tuning: &ChainTuning) -> Self {
+        let bump_blocks = u32::try_from(bump_blocks(tuning)).unwrap_or(u32::MAX);
+        let block_time = spec.block_time();
+        // The estimate adds the bump; what is configured is the whole.
+        let start = tuning.urgent_within.saturating_sub(block_time.saturating_mul(bump_blocks));
+        let mut pricing = Self {
+            tips: TipEstimator::new(tuning.tip_window_blocks),
+            offers: OfferLog::new(tuning.tip_within_blocks),
+            delays: GuardTime::new(start, block_time, bump_blocks),
+            guard: Duration::ZERO,
+            extra_data: Bytes::new(),
+            label: spec.chain_id.to_string(),
+        };
+        pricing.refresh_guard(tuning);
+        pricing
+    }
+
+    fn refresh_guard(&mut self, tuning: &ChainTuning) {
+        let ceiling = tuning.guard_time_ceiling.max(tuning.guard_time_floor);
+        self.guard = self.delays.estimate().clamp(tuning.guard_time_floor, ceiling);
+        metrics::gauge!("slackwater_guard_time_seconds", "chain_id" => self.label.clone())
+            .set(self.guard.as_secs_f64());
+    }
+
+    /// Slack below which nothing waits for a price.
+    pub(super) const fn guard(&self) -> Duration {
+        self.guard
+    }
+
+    /// Delays that were measured.
+    pub(super) fn measured(&self) -> usize {
+        self.delays.delays().len()
+    }
+
+    /// Takes in a believed block.
+    pub(super) fn block(&mut self, point: &FeePoint) {
+        self.offers.block(point.number, point.base_fee);
+        // An empty block says nothing about what it would have taken.
+        let is_empty = point.utilisation.and_then(Utilisation::ratio) == Some(0.0);
+        if let Some(tip) = point.tips.min.filter(|_| !is_empty) {
+            self.tips.record_block(tip);
+        }
+    }
+
+    /// The smallest tip with the wanted chance of inclusion within `blocks`, wei per gas.
+    fn tip(&self, spec: &ChainSpec, tuning: &ChainTuning, blocks: u32) -> u128 {
+        let wanted = f64::from(tuning.tip_target_permille) / 1_000.0;
+        let learned = self.tips.tip(wanted, blocks).unwrap_or(0);
+        learned.min(tuning.tip_ceiling_wei_per_gas).max(spec.min_priority_fee_wei_per_gas).max(1)
+    }
+
+    /// What to offer when nothing is known of the deadline: the usual tip, and a cap by the fixed rule.
+    pub(super) fn quote(
+        &mut self,
+        spec: &ChainSpec,
+        tuning: &ChainTuning,
+        next_base_fee: u128,
+        extra_data: Bytes,
+    ) -> Price {
+        self.extra_data = extra_data;
+        let tip = self.tip(spec, tuning, tuning.tip_within_blocks);
+        metrics::gauge!("slackwater_tip_wei_per_gas", "chain_id" => self.label.clone()).set(tip as f64);
+        price_at(spec, next_base_fee, tip, &self.extra_data)
+    }
+
+    fn judge(&mut self, judged: Option<Judged>) {
+        let Some(Judged { tip, was_included }) = judged else { return };
+        self.tips.record_offer(tip, was_included);
+        let outcome = if was_included { "included" } else { "missed" };
+        metrics::counter!("slackwater_tip_offers_total", "chain_id" => self.label.clone(), "outcome" => outcome)
+            .increment(1);
+    }
+
+    /// An attempt goes out.
+    pub(super) fn sent(&mut self, lane: usize, key: AttemptKey, attempt: &AttemptRecord, head: u64, now: Timestamp) {
+        let judged = self.offers.sent(lane, key.nonce, key.index, attempt.fees, head, now);
+        self.judge(judged);
+    }
+
+    /// Every node refused it.
+    pub(super) fn refused(&mut self, lane: usize, key: AttemptKey) {
+        self.offers.refused(lane, key.nonce, key.index);
+    }
+
+    /// An attempt is in block `number`. A cancel's delay is not that of a payload.
+    pub(super) fn included(
+        &mut self,
+        tuning: &ChainTuning,
+        lane: usize,
+        key: AttemptKey,
+        number: u64,
+        is_payload: bool,
+        now: Timestamp,
+    ) {
+        let inclusion = self.offers.included(lane, key.nonce, key.index, number, now);
+        self.judge(inclusion.offer);
+        if let Some(delay) = inclusion.delay.filter(|_| is_payload) {
+            self.delays.record(delay);
+            self.refresh_guard(tuning);
+        }
+    }
+
+    /// The nonce is settled.
+    pub(super) fn forget(&mut self, lane: usize, nonce: u64) {
+        self.offers.forget(lane, nonce);
+    }
+}
+
+impl ChainService {
+    /// What a batch with this deadline offers first: the tighter the deadline, the higher the tip; the cap is what the base
+    /// fee will not exceed until then with the wanted probability, or by the fixed rule without a forecast.
+    pub(super) fn offer(&self, now: Timestamp, deadline: Timestamp) -> Option<Fees> {
+        let price = self.price?;
+        let (spec, tuning) = (&self.shared.spec, &self.shared.tuning);
+        let slack = deadline.since(now);
+        let blocks = urgency_blocks(slack, spec.block_time(), bump_blocks(tuning), tuning.tip_within_blocks);
+        let tip = self.pricing.tip(spec, tuning, blocks);
+        let fixed = price.quote.max_fee_per_gas.saturating_sub(price.quote.max_priority_fee_per_gas);
+        // A forecast that has not seen the head yet knows less than the fixed rule.
+        let head = self.head?.number;
+        let forecast = self.forecast.as_ref().map(|view| &view.forecast).filter(|forecast| forecast.number == head);
+        let cap = forecast
+            .and_then(|forecast| forecast_cap(spec, tuning, forecast, price, slack, tip, &self.pricing.extra_data))
+            .unwrap_or_else(|| fixed.saturating_add(tip));
+        // What can't be replaced must be right at once.
+        let cap = if spec.replacement.is_supported() { cap } else { cap.max(fixed.saturating_add(tip)) };
+        Some(Fees::new(cap.max(tip), tip))
+    }
+
+    /// The forecast in force now, with regard to a batch with this deadline.
+    pub(super) fn foreseen(&self, now: Timestamp, deadline: Timestamp) -> Option<Foreseen> {
+        let view = self.forecast.as_ref()?;
+        let threshold = view.wait(deadline.since(now))?.reservation;
+        Some(Foreseen { model: view.forecast.model.0, inputs: view.inputs, threshold })
+    }
+
+    /// What a transaction may hold now; `None` while no price is known.
+    pub(super) fn limits(&self) -> Option<ComposeLimits> {
+        let price = self.price?;
+        self.data_fee()?;
+        let tuning = &self.shared.tuning;
+        Some(ComposeLimits {
+            max_batch: tuning.max_batch,
+            max_gas: tuning.max_batch_gas,
+            max_bytes: super::admission::max_payload_bytes(&self.shared.spec),
+            base_gas: self.shared.params.base_gas(),
+            linger: tuning.linger,
+            // Company may be waited for after that, and the guard time must be left then. Whoever lingers for longer than a
+            // block has chosen company over time.
+            urgent: self.pricing.guard().saturating_add(tuning.linger.min(self.shared.spec.block_time())),
+            next_base_fee: price.next_base_fee,
+            quote_max_fee: price.quote.max_fee_per_gas,
+        })
+    }
+}
+
+/// The smallest fee cap that no block until the deadline exceeds with the wanted probability, as far as the forecast sees;
+/// never above what the protocol allows by then or the chain's ceiling. Wei per gas.
+fn forecast_cap(
+    spec: &ChainSpec,
+    tuning: &ChainTuning,
+    forecast: &Forecast,
+    price: Price,
+    slack: Duration,
+    tip: u128,
+    extra_data: &[u8],
+) -> Option<u128> {
+    let left = u64::try_from(slack.as_millis() / spec.block_time().as_millis().max(1)).unwrap_or(u64::MAX).max(1);
+    let reach = forecast.horizons.iter().map(|horizon| u64::from(horizon.steps)).max()?;
+    // Every block until then: it need not be the last one that includes it.
+    let upper = |p: f64| {
+        let within = forecast.horizons.iter().filter(|horizon| u64::from(horizon.steps) <= left);
+        let highest = within.map(|horizon| horizon.quantile(p)).max();
+        let nearest = || forecast.horizons.iter().min_by_key(|horizon| horizon.steps).map(|near| near.quantile(p));
+        highest.or_else(nearest).unwrap_or(price.next_base_fee)
+    };
+    let target = f64::from(tuning.cap_target_permille) / 1_000.0;
+    let bound = spec.base_fee.max_after(price.next_base_fee, left.min(reach), extra_data).unwrap_or(u128::MAX);
+    fee_cap(target, upper, bound, price.next_base_fee, tip, tuning.max_fee_ceiling_wei_per_gas)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        forecast::{ForecastConfig, Forecaster},
+        market::Tips,
+    };
+
+    const GWEI: u128 = 1_000_000_000;
+
+    fn point(number: u64, base_fee: u128, used: u64, tip: u128) -> FeePoint {
+        FeePoint {
+            number,
+            timestamp: None,
+            base_fee,
+            utilisation: Some(Utilisation::Gas { used, limit: 30_000_000 }),
+            tips: Tips { min: Some(tip), ..Tips::default() },
+            next_base_fee: None,
+        }
+    }
+
+    fn ethereum() -> (ChainSpec, ChainTuning) {
+        let spec = ChainSpec::preset("ethereum").unwrap();
+        let tuning = ChainTuning::for_spec(&spec);
+        (spec, tuning)
+    }
+
+    /// A chain by the rule whose blocks are now full, now empty.
+    fn forecast(spec: &ChainSpec, tuning: &ChainTuning) -> Forecast {
+        let horizons = tuning.forecast_steps(spec.block_time());
+        let mut forecaster = Forecaster::new(ForecastConfig { horizons, ..ForecastConfig::default() }).unwrap();
+        let mut base_fee = 20 * GWEI;
+        let mut state = 7_u64;
+        for number in 0..600 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let used = if base_fee > 40 * GWEI { 0 } else { (state >> 38) % 30_000_000 };
+            let block = point(number, base_fee, used, GWEI);
+            let next = crate::chain::BaseFeeParams::ETHEREUM;
+            let header = crate::chain::FeeHeader {
+                number,
+                base_fee_per_gas: base_fee,
+                gas_used: used,
+                gas_limit: 30_000_000,
+                ..Default::default()
+            };
+            base_fee = crate::chain::next_base_fee(&header, &next).unwrap();
+            forecaster.observe(&FeePoint { next_base_fee: Some(base_fee), ..block });
+        }
+        forecaster.forecast().unwrap()
+    }
+
+    #[test]
+    fn the_cap_covers_every_block_until_the_deadline_with_the_wanted_probability() {
+        let (spec, tuning) = ethereum();
+        let forecast = forecast(&spec, &tuning);
+        let price = price_at(&spec, forecast.next_base_fee, GWEI, &[]);
+        let cap = |slack: u64, tuning: &ChainTuning| {
+            forecast_cap(&spec, tuning, &forecast, price, Duration::from_secs(slack), GWEI, &[]).unwrap()
+        };
+        assert_eq!(cap(0, &tuning), forecast.next_base_fee + GWEI, "the next block's fee is known");
+        assert_eq!(cap(12, &tuning), forecast.next_base_fee + GWEI);
+        let caps = [12, 24, 60, 600, 3_600, 86_400].map(|slack| cap(slack, &tuning));
+        assert!(caps.is_sorted() && caps[0] < caps[3], "{caps:?}");
+        for horizon in forecast.horizons.iter().filter(|horizon| horizon.steps <= 50 && horizon.steps > 1) {
+            let chance = horizon.probability_below(caps[3] - GWEI);
+            assert!(chance >= 0.985, "{} blocks ahead: {chance}", horizon.steps);
+        }
+        let bound = spec.base_fee.max_after(forecast.next_base_fee, 2, &[]).unwrap();
+        assert!(caps[1] <= bound + GWEI, "no more than the protocol allows");
+        let bold = ChainTuning { cap_target_permille: 600, ..tuning.clone() };
+        assert!(cap(600, &bold) < caps[3]);
+        let least = forecast.next_base_fee + 1;
+        let low = ChainTuning { max_fee_ceiling_wei_per_gas: least, ..tuning.clone() };
+        assert_eq!(cap(600, &low), least);
+        let none = ChainTuning { max_fee_ceiling_wei_per_gas: 1, ..tuning };
+        assert_eq!(forecast_cap(&spec, &none, &forecast, price, Duration::from_secs(600), GWEI, &[]), None);
+    }
+
+    #[test]
+    fn tips_are_learned_between_floor_and_ceiling() {
+        let (spec, tuning) = ethereum();
+        let spec = ChainSpec { min_priority_fee_wei_per_gas: 5, ..spec };
+        let mut pricing = Pricing::new(&spec, &tuning);
+        assert_eq!(pricing.tip(&spec, &tuning, 3), 5, "nothing is known");
+        (1..=100_u32).for_each(|block| pricing.block(&point(block.into(), GWEI, 15_000_000, u128::from(block) * GWEI)));
+        // Empty blocks would have taken anything: they say nothing.
+        (101..=199_u32).for_each(|block| pricing.block(&point(block.into(), GWEI, 0, 0)));
+        assert_eq!(pricing.tip(&spec, &tuning, 1), 90 * GWEI, "90 % in the next block");
+        assert_eq!(pricing.tip(&spec, &tuning, 3), 54 * GWEI, "90 % within three: 53.6 % each");
+        let capped = ChainTuning { tip_ceiling_wei_per_gas: 60 * GWEI, ..tuning.clone() };
+        assert_eq!(pricing.tip(&spec, &capped, 1), 60 * GWEI);
+        let dear = ChainSpec { min_priority_fee_wei_per_gas: 99 * GWEI, ..spec.clone() };
+        assert_eq!(pricing.tip(&dear, &capped, 1), 99 * GWEI, "what the chain asks for is paid");
+        let quote = pricing.quote(&spec, &tuning, GWEI, Bytes::new()).quote;
+        assert_eq!(quote.max_priority_fee_per_gas, 54 * GWEI);
+        let mut free = Pricing::new(&spec, &tuning);
+        (1..=100).for_each(|block| free.block(&point(block, GWEI, 15_000_000, 0)));
+        assert_eq!(free.tip(&spec, &tuning, 1), 5);
+    }
+
+    #[test]
+    fn what_we_offered_in_vain_raises_the_tip_and_what_was_measured_moves_the_guard_time() {
+        let (spec, tuning) = ethereum();
+        let mut pricing = Pricing::new(&spec, &tuning);
+        (1..=100).for_each(|block| pricing.block(&point(block, GWEI, 15_000_000, GWEI)));
+        let usual = pricing.tip(&spec, &tuning, 3);
+        assert_eq!((usual, pricing.guard()), (GWEI, tuning.urgent_within), "15 block times at the start");
+        let attempt = |tip| AttemptRecord {
+            batch: crate::request::BatchId {
+                lane: crate::request::LaneId { chain_id: 1, sender: alloy_primitives::Address::ZERO },
+                nonce: 0,
+            },
+            index: 0,
+            kind: crate::lane::AttemptKind::Payload,
+            fees: Fees::new(90 * GWEI, tip),
+            hash: B256::ZERO,
+            raw: Bytes::new(),
+            created_at: Timestamp(0),
+        };
+        let mut head = 100;
+        let mut round = |pricing: &mut Pricing, blocks: u64| {
+            let key = AttemptKey { nonce: head, index: 0 };
+            let sent = Timestamp(head * 12_000);
+            pricing.sent(0, key, &attempt(GWEI), head, sent);
+            (1..=blocks).for_each(|ahead| pricing.block(&point(head + ahead, GWEI, 15_000_000, GWEI)));
+            head += blocks;
+            pricing.included(&tuning, 0, key, head, true, Timestamp(head * 12_000));
+        };
+        (0..30).for_each(|_| round(&mut pricing, 5));
+        assert!(pricing.tip(&spec, &tuning, 3) > usual, "thirty of ours waited five blocks");
+        (0..400).for_each(|_| round(&mut pricing, 1));
+        assert_eq!(pricing.tip(&spec, &tuning, 3), usual, "and then none did");
+        assert_eq!(pricing.measured(), 430);
+        // The longest of 430, a minute, stretched by 1 + 10 / √430; and four blocks for a bump.
+        assert_eq!(pricing.guard().as_secs(), 136, "{:?}", pricing.guard());
+        let tight = ChainTuning { guard_time_ceiling: Duration::from_secs(70), ..tuning.clone() };
+        pricing.refresh_guard(&tight);
+        assert_eq!(pricing.guard().as_secs(), 70);
+        let wide = ChainTuning { guard_time_floor: Duration::from_secs(500), ..tuning };
+        pricing.refresh_guard(&wide);
+        assert_eq!(pricing.guard().as_secs(), 500);
+    }
+}
