@@ -187,9 +187,11 @@ impl FeatureState {
             *cell = price;
             count += 1;
         }
-        let quantile = |window: usize, parts: (usize, usize)| {
-            let mut values = prices;
-            let values = &mut values[..window.min(count)];
+        let mut scratch = [0.0; LOOK_BACK];
+        let mut quantile = |window: usize, parts: (usize, usize)| {
+            let window = window.min(count);
+            let values = &mut scratch[..window];
+            values.copy_from_slice(&prices[..window]);
             let at = (values.len() - 1) * parts.0 / parts.1;
             *values.select_nth_unstable_by(at, f64::total_cmp).1 - price
         };
@@ -225,12 +227,20 @@ pub(super) fn usual_step(row: &FeatureRow) -> f64 {
     libm::exp(0.5 * (row[AT_STEP + 1] + row[AT_STEP + 2]))
 }
 
+/// Log moves count up to this many usual ones: a price that stood still has no scale for a jump.
+const MOST: f64 = 300.0;
+
+/// A log move in units of the usual one.
+pub(super) fn in_unit(log_move: f64, unit: f64) -> f64 {
+    (log_move / unit).clamp(-MOST, MOST)
+}
+
 /// The row in units of the usual step, so that calm and rough markets, and chains whose fees move in larger and smaller
 /// steps, look alike.
 pub(super) fn in_units(row: &FeatureRow, unit: f64) -> FeatureRow {
     let mut out = *row;
     for cell in &mut out[..AT_USE] {
-        *cell /= unit;
+        *cell = in_unit(*cell, unit);
     }
     let log = libm::log(unit);
     for cell in &mut out[AT_STEP..AT_PAUSE] {

@@ -10,8 +10,8 @@ use super::{
     combine::Mixture,
     drift::PageHinkley,
     features::{
-        AT_CLOCK, AT_FULL, AT_LEVEL, AT_PAUSE, AT_USE, FeatureRow, FeatureState, LOOK_BACK, TAUS, in_units, log_fee,
-        usual_step,
+        AT_CLOCK, AT_FULL, AT_LEVEL, AT_PAUSE, AT_USE, FeatureRow, FeatureState, LOOK_BACK, TAUS, in_unit, in_units,
+        log_fee, usual_step,
     },
     interval::{Intervals, LEVELS, Made},
     linear::OnlineRidge,
@@ -160,16 +160,20 @@ impl Horizon {
     fn new(steps: u32, config: &ForecastConfig) -> Self {
         let tuning = &config.tuning;
         let h = f64::from(steps);
+        // Rows of a series are further apart: fewer outcomes of a horizon overlap, and there is a day's cycle to learn.
+        let is_series = config.step >= Duration::from_secs(60);
+        let trust = if is_series { tuning.series_trust } else { 1.0 };
         let mut wide_columns = WIDE.to_vec();
-        if config.step >= Duration::from_secs(60) {
+        if is_series {
             wide_columns.extend(AT_CLOCK..AT_CLOCK + 4);
         }
         let ridge = |columns: usize, keep: f64, pull: f64| {
+            let pull = pull * trust;
             OnlineRidge::by_examples(vec![0.0; columns], keep, pull * libm::pow(h, tuning.pull_power))
         };
         let pulls = TAUS.map(|tau| {
             let start = 1.0 - libm::exp(-h / (2.0 * tau));
-            Pull { start, trust: tuning.pull_ou * h, examples: 0.0, square: 0.0, product: 0.0 }
+            Pull { start, trust: trust * tuning.pull_ou * h, examples: 0.0, square: 0.0, product: 0.0 }
         });
         let mut weights = vec![1.0; EXPERTS];
         weights[0] = 4.0;
@@ -245,7 +249,7 @@ impl Horizon {
         self.mixture.learn(&open.experts, open.mixed, slope);
         let unit = usual_step(&open.row);
         for (k, pull) in self.pulls.iter_mut().enumerate() {
-            let (x, y) = (open.row[AT_LEVEL + k] / unit, y / unit);
+            let (x, y) = (in_unit(open.row[AT_LEVEL + k], unit), in_unit(y, unit));
             pull.square = tuning.ou_keep * pull.square + x * x;
             pull.product = tuning.ou_keep * pull.product + x * y;
             pull.examples = tuning.ou_keep * pull.examples + 1.0;
@@ -263,14 +267,14 @@ impl Horizon {
         };
         let scaled = in_units(&open.row, unit);
         let wide = pick(&scaled, &self.wide_columns);
-        self.wide.learn(&wide, y / unit, weigh(open.experts[AT_WIDE]));
+        self.wide.learn(&wide, in_unit(y, unit), weigh(open.experts[AT_WIDE]));
         let narrow = pick(&scaled, &NARROW);
         let (slow, quick) = (weigh(open.experts[AT_WIDE + 1]), weigh(open.experts[AT_WIDE + 2]));
-        self.narrow.learn(&narrow, y / unit, slow);
-        self.quick.learn(&narrow, y / unit, quick);
+        self.narrow.learn(&narrow, in_unit(y, unit), slow);
+        self.quick.learn(&narrow, in_unit(y, unit), quick);
         let given = corrected(&open.experts);
         if !given.is_nan() {
-            self.correction.learn(&wide, (y - given) / unit, weigh(open.experts[AT_PRIOR + 2]));
+            self.correction.learn(&wide, in_unit(y - given, unit), weigh(open.experts[AT_PRIOR + 2]));
         }
         if should_solve {
             self.wide.solve();

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     Boosted, FitError, ForecastConfig, ModelId, Prior, PriorHorizon, Ridge, RidgeParams,
     features::{
-        AT_CLOCK, AT_EXTREME, AT_FULL, AT_LEVEL, AT_MEDIAN, AT_QUARTILE, AT_USE, FEATURES, FeatureRow, in_units,
-        usual_step,
+        AT_CLOCK, AT_EXTREME, AT_FULL, AT_LEVEL, AT_MEDIAN, AT_QUARTILE, AT_USE, FEATURES, FeatureRow, in_unit,
+        in_units, usual_step,
     },
     forecaster::Step,
     linear::OnlineRidge,
@@ -157,7 +157,7 @@ impl RefitJob {
                 Some(later) if later.place == target => {
                     let unit = usual_step(&row.row);
                     rows.push(in_units(&row.row, unit));
-                    moves.push((later.fee - row.price) / unit);
+                    moves.push(in_unit(later.fee - row.price, unit));
                     units.push(unit);
                 }
                 _ => {}
