@@ -15,7 +15,8 @@ use super::{
     builder::RelayBuilder,
     chain_service::Message,
     error::{CancelError, SubmitError, WaitError},
-    foresight::{ForecastView, WaitQuote},
+    foresight::{ForecastView, ModelInfo, WaitQuote},
+    learned::{self, ModelAnswer, ModelCommand, ModelError},
 };
 use crate::{
     chain::Fees,
@@ -146,7 +147,7 @@ pub struct ChainStatus {
     pub guard_ms: u64,
     /// Time before a deadline at which a request is sent whatever the price, ms: learned from inclusions.
     pub guard_time_ms: u64,
-    /// Inclusions whose delay was measured.
+    /// Inclusions whose delay was measured; the last 10 000 count.
     pub inclusions_measured: u64,
     /// Forwarders served.
     pub forwarders: Vec<Address>,
@@ -387,6 +388,81 @@ impl Relay {
     /// The newest forecast of a chain; `None` if it is not served, has seen no block yet, or sends at once anyway.
     pub fn forecast(&self, chain_id: u64) -> Option<Arc<ForecastView>> {
         self.inner.admission.chains.get(&chain_id)?.view().forecast
+    }
+
+    async fn ask_models(&self, chain_id: u64, command: ModelCommand) -> Result<ModelAnswer, ModelError> {
+        let chain = self.inner.admission.chains.get(&chain_id).ok_or(ModelError::UnknownChain(chain_id))?;
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Models { command, reply };
+        chain.inbox.send(message).await.map_err(|_| ModelError::ShuttingDown)?;
+        answer.await.map_err(|_| ModelError::ShuttingDown)?
+    }
+
+    async fn change_models(&self, chain_id: u64, command: ModelCommand) -> Result<Vec<ModelInfo>, ModelError> {
+        match self.ask_models(chain_id, command).await? {
+            ModelAnswer::Models(models) => Ok(models),
+            ModelAnswer::Registry(_) => unreachable!("only an export is answered with a registry"),
+        }
+    }
+
+    /// Puts a version of a chain's forecast models in force, until the next is fitted. Durable when this returns.
+    ///
+    /// # Errors
+    /// [`ModelError`]; nothing is changed then.
+    pub async fn promote_model(&self, chain_id: u64, version: u32) -> Result<Vec<ModelInfo>, ModelError> {
+        self.change_models(chain_id, ModelCommand::Promote(version)).await
+    }
+
+    /// Puts a version in force and keeps it there until [`Self::unpin_models`], over restarts. Durable when this returns.
+    ///
+    /// # Errors
+    /// [`ModelError`]; nothing is changed then.
+    pub async fn pin_model(&self, chain_id: u64, version: u32) -> Result<Vec<ModelInfo>, ModelError> {
+        self.change_models(chain_id, ModelCommand::Pin(version)).await
+    }
+
+    /// Lets the next version that is fitted come into force. Durable when this returns.
+    ///
+    /// # Errors
+    /// [`ModelError`].
+    pub async fn unpin_models(&self, chain_id: u64) -> Result<Vec<ModelInfo>, ModelError> {
+        self.change_models(chain_id, ModelCommand::Unpin).await
+    }
+
+    /// Goes back to the version that was in force before. Durable when this returns.
+    ///
+    /// # Errors
+    /// [`ModelError`]; nothing is changed then.
+    pub async fn roll_back_models(&self, chain_id: u64) -> Result<Vec<ModelInfo>, ModelError> {
+        self.change_models(chain_id, ModelCommand::RollBack).await
+    }
+
+    /// All models of a chain with scores and pin, as one JSON.
+    ///
+    /// # Errors
+    /// [`ModelError`].
+    pub async fn export_models(&self, chain_id: u64) -> Result<String, ModelError> {
+        let ModelAnswer::Registry(registry) = self.ask_models(chain_id, ModelCommand::Export).await? else {
+            unreachable!("an export is answered with a registry")
+        };
+        let written = tokio::task::spawn_blocking(move || learned::export(chain_id, &registry)).await;
+        written.map_err(|_| ModelError::ShuttingDown)?
+    }
+
+    /// Replaces a chain's models by those of an export, after each was checked against its content hash. Durable when this
+    /// returns.
+    ///
+    /// # Errors
+    /// [`ModelError`]; nothing is changed then.
+    pub async fn import_models(&self, chain_id: u64, export: String) -> Result<Vec<ModelInfo>, ModelError> {
+        let chain = self.inner.admission.chains.get(&chain_id).ok_or(ModelError::UnknownChain(chain_id))?;
+        let (bytes, limit) = (export.len(), chain.tuning.learned_max_bytes);
+        if bytes > limit {
+            return Err(ModelError::TooLarge { bytes, limit });
+        }
+        let read = tokio::task::spawn_blocking(move || learned::import(chain_id, &export)).await;
+        let registry = read.map_err(|_| ModelError::ShuttingDown)??;
+        self.change_models(chain_id, ModelCommand::Import(Box::new(registry))).await
     }
 
     /// Every lane's condition.

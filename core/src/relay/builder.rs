@@ -151,6 +151,8 @@ pub struct ChainTuning {
     pub max_slack_blocks: u32,
     /// How often what was learned is written to the ledger (`learned_save_ms`).
     pub learned_save: Duration,
+    /// Largest text of models, or of what was learned, that is kept in the ledger or imported (`learned_max_bytes`).
+    pub learned_max_bytes: usize,
     /// How far ahead of the signer's next nonce a request may be (`max_nonce_gap`).
     pub max_nonce_gap: u64,
     /// Longest wait for a first look at a new signer's nonce at admission (`nonce_lookup_ms`); afterwards it is
@@ -202,6 +204,7 @@ impl ChainTuning {
             slack_classes: Self::usual_slacks(block, MAX_SLACK_BLOCKS),
             max_slack_blocks: MAX_SLACK_BLOCKS,
             learned_save: Duration::from_secs(5 * 60),
+            learned_max_bytes: 16 << 20,
             max_nonce_gap: 65_536,
             nonce_lookup: Duration::from_millis(250),
             max_simulations: 3,

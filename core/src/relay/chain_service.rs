@@ -27,6 +27,7 @@ use super::{
     foresight::{ForecastView, Foresight, Outlook, Refitted, TimingMode},
     journal::JournalEntry,
     lane_shell::LaneShell,
+    learned::{ModelCommand, ModelError, ModelReply, Written},
     market::ChainMarket,
     pricing::Pricing,
     settle::Settlement,
@@ -68,6 +69,8 @@ pub(super) enum Message {
     Accepted(Vec<QueuedRequest>),
     /// Withdraw a request that still waits.
     Cancel { id: RequestId, reply: oneshot::Sender<Result<(), CancelError>> },
+    /// What an operator wants of the models.
+    Models { command: ModelCommand, reply: ModelReply },
 }
 
 /// What a task of the service brings back.
@@ -119,6 +122,8 @@ pub(super) enum Done {
     },
     /// Models fitted in the background; `None` if fitting failed.
     Refitted(Option<Box<Refitted>>),
+    /// Something to keep is written down.
+    Written(Box<Written>),
     /// A write that nobody waits for is durable.
     Noted,
     Cancelled {
@@ -153,6 +158,8 @@ pub(super) struct ChainService {
     /// Why it could not be read at the last head.
     pub(super) data_fee_fault: Option<DataFeeFault>,
     pub(super) head_at: Timestamp,
+    /// When what was learned was last kept.
+    pub(super) kept_at: Timestamp,
     pub(super) tasks: JoinSet<Done>,
     /// Requests that failed a simulation: they wait for the next block.
     pub(super) held: Vec<RequestId>,
@@ -224,11 +231,14 @@ impl ChainService {
         self.is_stopping = true;
         inbox.close();
         while let Some(message) = inbox.recv().await {
-            if let Message::Cancel { reply, .. } = message {
-                let _ = reply.send(Err(CancelError::ShuttingDown));
+            match message {
+                Message::Cancel { reply, .. } => drop(reply.send(Err(CancelError::ShuttingDown))),
+                Message::Models { reply, .. } => drop(reply.send(Err(ModelError::ShuttingDown))),
+                Message::Accepted(_) => {}
             }
             // Accepted ones are durable: the next start reads them.
         }
+        self.keep_at_stop();
         while !self.backlog.is_empty() {
             let Some(entry) = self.backlog.pop_front() else { break };
             if self.journal.send(entry).await.is_err() {
@@ -261,6 +271,10 @@ impl ChainService {
                 }
             }
             Message::Cancel { id, reply } => self.cancel(now, id, reply),
+            Message::Models { command, reply } => {
+                self.on_models(command, reply);
+                self.publish();
+            }
         }
     }
 
@@ -268,6 +282,7 @@ impl ChainService {
         let now = clock::now();
         self.expire(now);
         self.look_up_nonces();
+        self.keep_learned_if_due(now);
         self.dispatch(now);
     }
 
@@ -407,9 +422,17 @@ impl ChainService {
             }
             Done::Refitted(fitted) => {
                 if let Some(foresight) = &mut self.foresight {
+                    let (before, count) =
+                        (foresight.active_model(), foresight.registry().list().last().map(|last| last.version));
                     foresight.install(fitted.map(|fitted| *fitted));
+                    let is_new = foresight.registry().list().last().map(|last| last.version) != count;
+                    self.note_promotion(before);
+                    if is_new {
+                        self.keep_models();
+                    }
                 }
             }
+            Done::Written(written) => self.on_written(*written),
             Done::Noted => {}
             Done::Cancelled { id, reply } => {
                 tracing::info!(chain_id = self.chain_id(), %id, "request cancelled");

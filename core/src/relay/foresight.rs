@@ -8,12 +8,15 @@ use std::{
 
 use alloy_primitives::{B256, Keccak256};
 
-use super::builder::ChainTuning;
+use super::{
+    builder::ChainTuning,
+    learned::{Learned, ModelCommand},
+};
 use crate::{
     chain::ChainSpec,
     forecast::{
         self, Forecast, ForecastConfig, ForecastError, Forecaster, HorizonForecast, ModelId, ModelRegistry,
-        ModelVersion, Prior, Scores,
+        ModelVersion, Prior, RegistryError, Scores,
     },
     market::FeePoint,
     schedule::{
@@ -60,19 +63,21 @@ pub struct ForecastView {
     pub policies: BTreeMap<u32, Vec<(String, f64)>>,
     /// Content hash of the forecast: models, newest block, every number.
     pub inputs: B256,
-    /// Fitted models since the start, oldest first.
+    /// Fitted models, oldest first.
     pub models: Vec<ModelInfo>,
 }
 
 /// One fitted set of models.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelInfo {
-    /// Counts up from 1 since the start.
+    /// Counts up from 1, never given twice.
     pub version: u32,
     /// Content hash.
     pub id: ModelId,
     /// In force.
     pub is_active: bool,
+    /// In force until an operator lets it go: later fits wait.
+    pub is_pinned: bool,
     /// First and last block of the training data.
     pub blocks: (u64, u64),
     /// By horizon in blocks: mean absolute error of log fee on held-back data.
@@ -149,6 +154,10 @@ pub(super) struct Foresight {
     pending: BTreeMap<u32, VecDeque<Pending>>,
     is_refitting: bool,
     registry: ModelRegistry,
+    /// Newest block that was observed.
+    newest: Option<u64>,
+    /// Newest block that what was taken over was learned from.
+    known_to: Option<u64>,
     label: String,
 }
 
@@ -214,6 +223,8 @@ impl Foresight {
             pending: BTreeMap::new(),
             is_refitting: false,
             registry: ModelRegistry::new(),
+            newest: None,
+            known_to: None,
             label: spec.chain_id.to_string(),
         })
     }
@@ -221,10 +232,16 @@ impl Foresight {
     /// Takes in believed blocks, oldest first.
     pub(super) fn observe(&mut self, points: &[FeePoint]) {
         for point in points {
-            self.forecaster.observe(point);
-            self.timing.observe(point);
+            if self.known_to.is_some_and(|known| point.number <= known) {
+                self.forecaster.observe_known(point);
+                self.timing.observe_known(point);
+            } else {
+                self.forecaster.observe(point);
+                self.timing.observe(point);
+            }
         }
         let Some(newest) = points.last() else { return };
+        self.newest = Some(newest.number);
         self.score(points);
         self.latest = self.forecaster.forecast();
         if let Some(forecast) = &self.latest {
@@ -264,12 +281,79 @@ impl Foresight {
         }
     }
 
-    fn models(&self) -> Vec<ModelInfo> {
+    /// Takes over what was kept; what does not fit the configuration any more is learned anew. To be called before anything is
+    /// observed, with the newest block that will be observed now.
+    pub(super) fn restore(&mut self, models: Option<ModelRegistry>, learned: Option<Learned>, newest: Option<u64>) {
+        if let Some(models) = models {
+            self.registry = models;
+            self.put_in_force();
+        }
+        let Some(Learned { newest: learned_to, forecast, timing, .. }) = learned else { return };
+        // One of the two without the other would count blocks twice, or not at all.
+        let (Some(forecast), Some(timing)) = (forecast, timing) else { return };
+        let (forecaster_before, timing_before) = (self.forecaster.clone(), self.timing.clone());
+        let taken = self.forecaster.import_state(forecast).map_err(|error| error.to_string());
+        let taken = taken.and_then(|()| self.timing.import_state(timing).map_err(|error| error.to_string()));
+        match taken {
+            // Blocks that come later are new, also those of another branch.
+            Ok(()) => self.known_to = learned_to.min(newest).filter(|_| newest.is_some()),
+            Err(problem) => {
+                (self.forecaster, self.timing) = (forecaster_before, timing_before);
+                tracing::warn!(chain_id = self.label, problem, "what was learned is left aside, and learned anew");
+            }
+        }
+    }
+
+    /// What is kept of it.
+    pub(super) fn learned(&self) -> Learned {
+        Learned {
+            newest: self.newest,
+            forecast: Some(self.forecaster.export_state()),
+            timing: Some(self.timing.export_state()),
+            delays_ms: Vec::new(),
+        }
+    }
+
+    pub(super) const fn registry(&self) -> &ModelRegistry {
+        &self.registry
+    }
+
+    /// Content hash of the fitted models in force.
+    pub(super) fn active_model(&self) -> Option<B256> {
+        self.registry.active().map(|version| version.fitted.id().0)
+    }
+
+    /// The forecaster uses what the registry says.
+    fn put_in_force(&mut self) {
+        if let Some(active) = self.registry.active() {
+            self.forecaster.install(forecast::Refit { fitted: active.fitted.clone() });
+        }
+    }
+
+    /// Carries out an operator's wish.
+    pub(super) fn command(&mut self, command: ModelCommand) -> Result<(), RegistryError> {
+        match command {
+            ModelCommand::Promote(version) => drop(self.registry.promote(version)?),
+            ModelCommand::Pin(version) => drop(self.registry.pin(version)?),
+            ModelCommand::Unpin => self.registry.unpin(),
+            ModelCommand::RollBack => drop(self.registry.roll_back()?),
+            ModelCommand::Import(registry) => self.registry = *registry,
+            ModelCommand::Export => return Ok(()),
+        }
+        if self.active_model() != self.forecaster.fitted().map(|fitted| fitted.id().0) {
+            self.put_in_force();
+        }
+        Ok(())
+    }
+
+    /// All versions.
+    pub(super) fn models(&self) -> Vec<ModelInfo> {
         let active = self.registry.active().map(|version| version.version);
         let info = |kept: &ModelVersion| ModelInfo {
             version: kept.version,
             id: kept.fitted.id(),
             is_active: active == Some(kept.version),
+            is_pinned: active == Some(kept.version) && self.registry.is_pinned(),
             blocks: kept.fitted.range(),
             scores: kept.fitted.horizons().iter().map(|models| (models.steps, models.scores)).collect(),
         };
@@ -356,7 +440,9 @@ impl Foresight {
         if let Some(refit) = refitted.forecast {
             let version = self.registry.add(refit.fitted.clone());
             tracing::info!(chain_id = self.label, version, model = %refit.fitted.id(), "forecast models refitted");
-            self.forecaster.install(refit);
+            // A pinned version stays in force, and counts as fitted now: the next fit is due as late as otherwise.
+            let fitted = self.registry.active().map_or(refit.fitted, |active| active.fitted.clone());
+            self.forecaster.install(forecast::Refit { fitted });
             metrics::counter!("slackwater_forecast_refits_total", "chain_id" => self.label.clone()).increment(1);
         }
         if let Some(fitted) = refitted.timing {

@@ -12,6 +12,7 @@ mod fees;
 mod foresight;
 mod journal;
 mod lane_shell;
+mod learned;
 mod market;
 mod pricing;
 mod receipts;
@@ -31,5 +32,6 @@ pub use api::{
 pub use builder::{ChainSetup, ChainTuning, ForwarderSetup, RelayBuilder, RelayConfig};
 pub use error::{BuildError, CancelError, SubmitError, WaitError};
 pub use foresight::{ForecastView, ModelInfo, TimingMode, WaitQuote};
+pub use learned::ModelError;
 pub use rpc::{RpcEndpoint, RpcError, RpcPool};
 pub use signer::{IdentityKey, LocalSigner, SignerError};

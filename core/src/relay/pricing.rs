@@ -77,6 +77,17 @@ impl Pricing {
         self.guard
     }
 
+    /// Delays that were measured, oldest first, ms.
+    pub(super) fn delays_ms(&self) -> Vec<u64> {
+        self.delays.delays().map(crate::time::millis).collect()
+    }
+
+    /// Takes over delays that were measured before the start.
+    pub(super) fn restore(&mut self, tuning: &ChainTuning, delays: impl Iterator<Item = Duration>) {
+        delays.for_each(|delay| self.delays.record(delay));
+        self.refresh_guard(tuning);
+    }
+
     /// Delays that were measured.
     pub(super) fn measured(&self) -> usize {
         self.delays.delays().len()

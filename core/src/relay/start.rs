@@ -30,6 +30,7 @@ use super::{
     foresight::{Foresight, Outlook, TimingMode},
     journal::{Journal, JournalEntry},
     lane_shell::{Flight, LaneShell},
+    learned::{self, Kept},
     market::{ChainMarket, Histories},
     pricing::Pricing,
     rpc::RpcPool,
@@ -340,7 +341,12 @@ async fn build_service(
     };
     let mut gate =
         PercentileOutlook::new(OUTLOOK_BLOCKS, tuning.patience_percentile, tuning.urgent_within, PATIENCE_HORIZON);
+    let newest = market.book().newest().map(|point| point.number);
+    let kept = Kept::read(ledger.as_ref(), chain_id, tuning.learned_max_bytes).await?.of_chain(chain_id, newest);
     let mut pricing = Pricing::new(&spec, &tuning);
+    if let Some(learned) = &kept.learned {
+        pricing.restore(&tuning, learned::delays(learned));
+    }
     market.book().window().for_each(|point| pricing.block(point));
     let tip = pricing.quote(&spec, &tuning, 0, Bytes::new()).quote.max_priority_fee_per_gas;
     prime(&mut gate, market.book().window(), tip);
@@ -349,6 +355,7 @@ async fn build_service(
         TimingMode::Forecast | TimingMode::Percentile => {
             let mut foresight = Foresight::new(&spec, &tuning)
                 .map_err(|error| BuildError::Chain { chain_id, detail: format!("no forecast: {error}") })?;
+            foresight.restore(kept.models, kept.learned, newest);
             foresight.observe(&market.book().window().copied().collect::<Vec<_>>());
             Some(foresight)
         }
@@ -415,7 +422,7 @@ async fn build_service(
         in_flight: queue.in_flight() as u64,
         guard_ms: crate::time::millis(tuning.guard),
         guard_time_ms: crate::time::millis(pricing.guard()),
-        inclusions_measured: 0,
+        inclusions_measured: pricing.measured() as u64,
         forwarders: forwarders.keys().copied().collect(),
         forwarder_names: forwarders.values().map(|domain| domain.name().to_owned()).collect(),
         endpoints: pool.status(),
@@ -458,6 +465,7 @@ async fn build_service(
         data_fee,
         data_fee_fault: None,
         head_at: now,
+        kept_at: now,
         tasks: JoinSet::new(),
         held: Vec::new(),
         suspects: BTreeSet::new(),

@@ -110,6 +110,12 @@ impl Client {
         self.answer(self.request(Method::GET, path)).await
     }
 
+    /// The answer as it came: to be written down, not read.
+    pub(super) async fn get_text(&self, path: &str) -> Result<String, CliError> {
+        let answer: Box<serde_json::value::RawValue> = self.answer(self.request(Method::GET, path)).await?;
+        Ok(answer.get().to_owned())
+    }
+
     pub(super) async fn delete(&self, path: &str) -> Result<Value, CliError> {
         self.answer(self.request(Method::DELETE, path)).await
     }

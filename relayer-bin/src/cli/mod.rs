@@ -14,6 +14,7 @@ mod forecast;
 mod headers;
 mod history;
 mod keys;
+mod models;
 mod send;
 mod serve;
 mod watch;
@@ -60,6 +61,8 @@ enum Command {
     Forecast(forecast::ForecastArgs),
     /// Say what forecasts and timing would have been worth on recorded fees.
     Backtest(backtest::BacktestArgs),
+    /// The forecast models of a relayer: list, pin, roll back, carry elsewhere.
+    Models(models::ModelsArgs),
     /// Record a chain's fees.
     Fees(fees::FeesArgs),
     /// Account keys in encrypted files, and API keys.
@@ -147,6 +150,7 @@ impl Command {
             Self::Cancel(args) => watch::cancel(args).await,
             Self::Forecast(args) => forecast::run(args).await,
             Self::Backtest(args) => backtest::run(args).await,
+            Self::Models(args) => models::run(args).await,
             Self::Fees(args) => fees::run(args).await,
             Self::Keys(args) => keys::run(args),
             Self::Config(command) => config::run(command),

@@ -56,6 +56,10 @@ pub struct RawServer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000))]
     pub max_batch_items: Option<u64>,
+    /// Largest body of an import of models.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1_024, max = 268_435_456))]
+    pub max_import_body_bytes: Option<u64>,
     /// Longest time that a body may take to arrive.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 100, max = 600_000))]
@@ -377,6 +381,11 @@ pub struct RawChain {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1_000, max = 86_400_000), extend("x-default" = "300000"))]
     pub learned_save_ms: Option<u64>,
+    /// Largest text of models, or of what was learned, that is kept in the ledger or imported. What is larger is not kept,
+    /// with a warning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 65_536, max = 268_435_456), extend("x-default" = "16777216"))]
+    pub learned_max_bytes: Option<u64>,
     /// How far ahead of the signer's next nonce a request may be.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "4096"))]

@@ -897,7 +897,7 @@ pub struct ChainView {
     guard_ms: u64,
     /// Time before a deadline at which a request is sent whatever the price: learned from how long transactions take.
     guard_time_ms: u64,
-    /// Inclusions whose delay was measured since the start.
+    /// Inclusions whose delay was measured; the last 10 000 count.
     inclusions_measured: u64,
     /// Forwarders that are served.
     forwarders: Vec<ForwarderView>,
@@ -1072,13 +1072,15 @@ pub struct SlackView {
 pub struct ModelView {
     /// EIP-155 chain id.
     chain_id: u64,
-    /// Counts up from 1 since the start.
+    /// Counts up from 1, never given twice.
     version: u32,
     /// Content hash.
     #[schema(value_type = String)]
     id: B256,
     /// In force.
     is_active: bool,
+    /// In force until it is unpinned: later fits wait.
+    is_pinned: bool,
     /// First block of the training data.
     first_block: u64,
     /// Last block of the training data.
@@ -1100,12 +1102,13 @@ pub struct ScoresView {
 
 impl ModelView {
     /// The models of a chain.
-    pub fn of(chain_id: u64, view: &ForecastView) -> Vec<Self> {
+    pub fn of(chain_id: u64, models: &[ModelInfo]) -> Vec<Self> {
         let model = |model: &ModelInfo| Self {
             chain_id,
             version: model.version,
             id: model.id.0,
             is_active: model.is_active,
+            is_pinned: model.is_pinned,
             first_block: model.blocks.0,
             last_block: model.blocks.1,
             scores: model
@@ -1114,8 +1117,17 @@ impl ModelView {
                 .map(|(steps, scores)| (*steps, ScoresView { ridge: scores.ridge, persistence: scores.persistence }))
                 .collect(),
         };
-        view.models.iter().map(model).collect()
+        models.iter().map(model).collect()
     }
+}
+
+/// Which version of the models.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ModelVersion)]
+pub struct VersionBody {
+    /// As listed.
+    pub version: u32,
 }
 
 /// The fitted models.

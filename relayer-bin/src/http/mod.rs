@@ -5,6 +5,7 @@ mod body;
 pub mod dto;
 mod events;
 mod metrics;
+mod models;
 mod openapi;
 mod operations;
 pub mod problem;
@@ -55,6 +56,8 @@ pub struct HttpLimits {
     pub max_batch_body_bytes: usize,
     /// Most requests in a batch (`max_batch_items`).
     pub max_batch_items: usize,
+    /// Largest body of an import of models (`max_import_body_bytes`).
+    pub max_import_body_bytes: usize,
     /// Longest time that a body may take to arrive (`body_timeout_ms`).
     pub body_timeout: Duration,
     /// Longest time that a request's headers may take to arrive (`header_timeout_ms`).
@@ -81,6 +84,7 @@ impl Default for HttpLimits {
             max_body_bytes: 1 << 20,
             max_batch_body_bytes: 4 << 20,
             max_batch_items: 1_000,
+            max_import_body_bytes: 16 << 20,
             body_timeout: Duration::from_secs(15),
             header_timeout: Duration::from_secs(10),
             max_connections: 10_000,
@@ -97,6 +101,10 @@ impl Default for HttpLimits {
 impl HttpLimits {
     const fn single(&self) -> body::Limit {
         body::Limit { bytes: self.max_body_bytes, key: "server.max_body_bytes" }
+    }
+
+    const fn import(&self) -> body::Limit {
+        body::Limit { bytes: self.max_import_body_bytes, key: "server.max_import_body_bytes" }
     }
 
     const fn batch(&self) -> body::Limit {
@@ -179,7 +187,13 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/chains", get(operations::chains))
         .route("/v1/chains/{id}/fees", get(operations::fees))
         .route("/v1/chains/{id}/forecast", get(operations::forecast))
-        .route("/v1/models", get(operations::models))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{id}/promote", post(models::promote))
+        .route("/v1/models/{id}/pin", post(models::pin))
+        .route("/v1/models/{id}/unpin", post(models::unpin))
+        .route("/v1/models/{id}/rollback", post(models::roll_back))
+        .route("/v1/models/{id}/export", get(models::export))
+        .route("/v1/models/{id}/import", post(models::import))
         .route("/v1/sources", get(operations::sources))
         .route("/v1/lanes", get(operations::lanes))
         .route("/v1/counts", get(operations::counts))

@@ -5,7 +5,7 @@ use utoipa::{
     openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
 
-use super::{events, operations, requests};
+use super::{events, models, operations, requests};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -19,7 +19,7 @@ use super::{events, operations, requests};
     paths(
         requests::submit, requests::submit_batch, requests::list, requests::show, requests::cancel, requests::quote,
         events::all, events::of_request,
-        operations::chains, operations::fees, operations::forecast, operations::models, operations::lanes, operations::sources, operations::counts, operations::batch,
+        operations::chains, operations::fees, operations::forecast, models::list, models::promote, models::pin, models::unpin, models::roll_back, models::export, models::import, operations::lanes, operations::sources, operations::counts, operations::batch,
         operations::healthz, operations::readyz, operations::metrics, operations::openapi,
     ),
     tags(

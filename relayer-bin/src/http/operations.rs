@@ -20,7 +20,7 @@ use super::{
     body,
     dto::{
         BatchBody, ChainFeesView, ChainView, ChainsView, CountView, CountsView, ForecastBody, LaneView, LanesView,
-        ModelView, ModelsView, SourceView, SourcesView,
+        SourceView, SourcesView,
     },
     openapi,
     problem::{Problem, ProblemBody},
@@ -105,19 +105,6 @@ pub(super) async fn forecast(
         Problem::new("not_found", format!("chain {chain_id} is not served here, has no blocks yet, or sends at once"))
     })?;
     Ok(body::json(StatusCode::OK, &ForecastBody::new(chain_id, &view, horizon)))
-}
-
-/// The models that were fitted since the start, with training range and scores.
-#[utoipa::path(
-    get, path = "/v1/models", tag = "operations",
-    responses((status = 200, description = "The models", body = ModelsView))
-)]
-pub(super) async fn models(State(app): State<Shared>, _caller: Caller) -> Response<Body> {
-    let of_chain = |chain: ChainStatus| {
-        app.relay.forecast(chain.chain_id).map_or_else(Vec::new, |view| ModelView::of(chain.chain_id, &view))
-    };
-    let models = app.relay.chains().into_iter().flat_map(of_chain).collect();
-    body::json(StatusCode::OK, &ModelsView { models })
 }
 
 /// The fee sources: how far each RPC endpoint is believed, and why.

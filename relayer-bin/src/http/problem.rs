@@ -12,8 +12,9 @@ use axum::{
 };
 use serde::Serialize;
 use slackwater::{
+    forecast::RegistryError,
     ledger::LedgerError,
-    relay::{CancelError, SubmitError, WaitError},
+    relay::{CancelError, ModelError, SubmitError, WaitError},
     request::RequestId,
 };
 use utoipa::ToSchema;
@@ -55,6 +56,7 @@ codes! {
     "method_not_allowed" 405 "The path does not take this method" => "see the `Allow` header";
     "body_timeout" 408 "The body took too long to arrive" => "send it again";
     "idempotency_conflict" 409 "The idempotency key came with another body before" => "use a new key for a new request";
+    "no_earlier_model" 409 "There is no earlier model to go back to" => "promote one of `GET /v1/models`";
     "nonce_conflict" 409 "Another live request holds this nonce" => "ask about `existing`, or sign the next nonce";
     "too_late" 409 "It is too late for that" => "watch the request instead";
     "batch_too_large" 413 "Too many requests in one batch" => "split the batch";
@@ -67,6 +69,7 @@ codes! {
     "deadline_unreachable" 422 "There is too little time to be included" => "allow more time";
     "gas_out_of_range" 422 "The gas can't be used" => "ask for more than 0 and less than a transaction can carry";
     "invalid_field" 422 "A field has a wrong value" => "mend `field`";
+    "invalid_models" 422 "These models can't be used" => "import what `export` wrote, for the same chain";
     "invalid_signature" 422 "The signature does not fit" => "check the EIP-712 domain (name, version, chain id, forwarder) and the nonce";
     "nonce_out_of_range" 422 "The nonce is out of range" => "use the forwarder's `nonces(from)`";
     "nonce_too_far" 422 "The nonce is too far ahead" => "send the earlier nonces first";
@@ -305,6 +308,23 @@ impl From<CancelError> for Problem {
             CancelError::Ledger(error) => error.into(),
             CancelError::ShuttingDown => Self::shutting_down(),
             _ => Self::new("internal", "the request could not be cancelled"),
+        }
+    }
+}
+
+impl From<ModelError> for Problem {
+    fn from(error: ModelError) -> Self {
+        match error {
+            ModelError::UnknownChain(_)
+            | ModelError::NoModels(_)
+            | ModelError::Registry(RegistryError::Unknown { .. }) => Self::new("not_found", error.to_string()),
+            ModelError::Registry(RegistryError::NoEarlier) => Self::new("no_earlier_model", error.to_string()),
+            ModelError::Registry(_) | ModelError::Import(_) | ModelError::OtherChain { .. } => {
+                Self::new("invalid_models", error.to_string())
+            }
+            ModelError::TooLarge { .. } => Self::new("body_too_large", error.to_string()),
+            ModelError::ShuttingDown => Self::shutting_down(),
+            _ => Self::new("internal", "the models could not be changed"),
         }
     }
 }

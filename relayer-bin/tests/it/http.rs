@@ -169,6 +169,30 @@ async fn keys_open_their_own_tenant_only() {
     assert_eq!(ids(&api.get("/v1/requests?tenant=shop", ADMIN).await.1), [id]);
     assert_eq!(api.get("/v1/requests?tenant=bank", SHOP).await.0, 403);
     assert_eq!(api.get("/v1/counts", SHOP).await.0, 403);
+    // The models decide for everybody: only operators change them or take them away.
+    let version = json!({ "version": 1 });
+    for what in ["promote", "pin", "unpin", "rollback", "import"] {
+        let (status, problem) = api.post(&format!("/v1/models/31337/{what}"), SHOP, &version).await;
+        assert_eq!((status.as_u16(), &problem["code"]), (403, &json!("operator_only")), "{what}");
+    }
+    assert_eq!(api.get("/v1/models/31337/export", SHOP).await.0, 403);
+    assert_eq!(api.get("/v1/models", SHOP).await, (StatusCode::OK, json!({ "models": [] })));
+    let (status, export) = api.get("/v1/models/31337/export", ADMIN).await;
+    assert_eq!((status.as_u16(), &export["chainId"]), (200, &json!(31_337)));
+    for (path, body, code, name) in [
+        ("31337/promote", &version, 404, "not_found"),
+        ("31337/pin", &json!({ "versions": 1 }), 422, "invalid_field"),
+        ("31337/rollback", &Value::Null, 409, "no_earlier_model"),
+        ("1/unpin", &Value::Null, 404, "not_found"),
+        ("x/unpin", &Value::Null, 400, "malformed_id"),
+        ("31337/import", &json!({}), 422, "invalid_models"),
+        ("31337/import", &json!({ "format": 1, "chainId": 5, "registry": export["registry"] }), 422, "invalid_models"),
+    ] {
+        let (status, problem) = api.post(&format!("/v1/models/{path}"), ADMIN, body).await;
+        assert_eq!((status.as_u16(), &problem["code"]), (code, &json!(name)), "{path}: {problem}");
+    }
+    assert_eq!(api.post("/v1/models/31337/import", ADMIN, &export).await.0, 200);
+    assert_eq!(api.post("/v1/models/31337/unpin", ADMIN, &Value::Null).await.0, 200);
     let (_, counts) = api.get("/v1/counts", ADMIN).await;
     assert_eq!(counts["counts"], json!([{ "chainId": 31_337, "status": "queued", "count": 2 }]));
     assert!(api.get("/v1/chains", ADMIN).await.1["chains"][0]["endpoints"].is_array());
@@ -390,7 +414,7 @@ async fn the_document_describes_every_route() {
             assert!(is_there, "{method} {path} is documented, but answers {status}");
         }
     }
-    assert_eq!(operations, 20);
+    assert_eq!(operations, 26);
     // Nothing refers to what is not there.
     let text = document.to_string();
     let names = document["components"]["schemas"].as_object().unwrap();

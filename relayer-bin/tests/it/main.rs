@@ -23,6 +23,7 @@ mod http;
 mod input;
 mod lanes;
 mod market;
+mod models;
 mod money;
 mod node;
 mod poison;

@@ -1,0 +1,392 @@
+//! What a chain has learned outlives the process: fitted models with their pin, weights, measured delays.
+//!
+//! Two values in the ledger per chain: `models.<id>` (written when a model comes into force) and `learned.<id>` (written now
+//! and then, and at shutdown). Each carries its format and a hash of its content; what is damaged, of another version or
+//! too large is left aside with a warning, and learned anew from the chain's fee history.
+
+use std::time::Duration;
+
+use alloy_primitives::{B256, keccak256};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::{
+    chain_service::{ChainService, Done},
+    foresight::{Foresight, ModelInfo},
+};
+use crate::{
+    forecast::{ForecasterState, ModelRegistry, RegistryError},
+    ledger::{Ledger, LedgerError, Write},
+    provenance::Decision,
+    schedule::timing::TimingState,
+    time::Timestamp,
+};
+
+/// Format of what is kept.
+const FORMAT: u32 = 1;
+
+/// Blocks that a head may fall behind what was learned: a reorg. Beyond it is another chain.
+const REORG_BLOCKS: u64 = 64;
+
+/// A text with its hash.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sealed {
+    format: u32,
+    hash: B256,
+    body: String,
+}
+
+/// Why something that was kept is left aside.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UnsealError {
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    #[error("format {0}, understood is {FORMAT}")]
+    Format(u32),
+    #[error("its hash differs")]
+    Hash,
+    #[error("{bytes} bytes, limit {limit} (`learned_max_bytes`)")]
+    TooLarge { bytes: usize, limit: usize },
+}
+
+fn seal(body: String) -> Result<String, serde_json::Error> {
+    serde_json::to_string(&Sealed { format: FORMAT, hash: keccak256(&body), body })
+}
+
+fn unseal(text: &str, limit: usize) -> Result<String, UnsealError> {
+    if text.len() > limit {
+        return Err(UnsealError::TooLarge { bytes: text.len(), limit });
+    }
+    let sealed: Sealed = serde_json::from_str(text)?;
+    if sealed.format != FORMAT {
+        return Err(UnsealError::Format(sealed.format));
+    }
+    if sealed.hash != keccak256(&sealed.body) {
+        return Err(UnsealError::Hash);
+    }
+    Ok(sealed.body)
+}
+
+/// What was learned online.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Learned {
+    /// Newest block that it was learned from.
+    pub(super) newest: Option<u64>,
+    pub(super) forecast: Option<ForecasterState>,
+    pub(super) timing: Option<TimingState>,
+    /// Delays between send and inclusion, oldest first.
+    pub(super) delays_ms: Vec<u64>,
+}
+
+/// What the ledger kept of a chain.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub(super) models: Option<ModelRegistry>,
+    pub(super) learned: Option<Learned>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Models,
+    Learned,
+}
+
+impl What {
+    fn key(self, chain_id: u64) -> String {
+        match self {
+            Self::Models => format!("models.{chain_id}"),
+            Self::Learned => format!("learned.{chain_id}"),
+        }
+    }
+}
+
+impl Kept {
+    /// Reads what is there. Only the storage itself can fail.
+    pub(super) async fn read(ledger: &dyn Ledger, chain_id: u64, limit: usize) -> Result<Self, LedgerError> {
+        let mut kept = Self::default();
+        for what in [What::Models, What::Learned] {
+            let key = what.key(chain_id);
+            let Some(text) = ledger.meta(&key).await? else { continue };
+            let result = unseal(&text, limit).map_err(|error| error.to_string()).and_then(|body| {
+                match what {
+                    What::Models => {
+                        kept.models = Some(ModelRegistry::import(&body).map_err(|error| error.to_string())?)
+                    }
+                    What::Learned => {
+                        kept.learned = Some(serde_json::from_str(&body).map_err(|error| error.to_string())?)
+                    }
+                }
+                Ok(())
+            });
+            if let Err(problem) = result {
+                tracing::warn!(chain_id, key, problem, "what was kept is left aside, and learned anew");
+                metrics::counter!("slackwater_learned_discarded_total").increment(1);
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Leaves aside what was learned from blocks that this chain, whose newest known block is `newest`, does not have.
+    pub(super) fn of_chain(mut self, chain_id: u64, newest: Option<u64>) -> Self {
+        let learned_to = self.learned.as_ref().and_then(|learned| learned.newest);
+        if let (Some(learned_to), Some(newest)) = (learned_to, newest)
+            && learned_to > newest.saturating_add(REORG_BLOCKS)
+        {
+            tracing::warn!(chain_id, learned_to, newest, "what was learned is of blocks that the chain does not have");
+            self.learned = None;
+        }
+        self
+    }
+}
+
+/// What an operator wants of a chain's models.
+#[derive(Debug)]
+pub(super) enum ModelCommand {
+    Promote(u32),
+    Pin(u32),
+    Unpin,
+    RollBack,
+    Import(Box<ModelRegistry>),
+    Export,
+}
+
+/// What a command led to.
+#[derive(Debug)]
+pub(super) enum ModelAnswer {
+    Models(Vec<ModelInfo>),
+    Registry(Box<ModelRegistry>),
+}
+
+pub(super) type ModelReply = oneshot::Sender<Result<ModelAnswer, ModelError>>;
+
+/// Why a command about models failed; nothing is changed then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// Not served here.
+    #[error("chain {0} is not served here")]
+    UnknownChain(u64),
+    /// The chain sends at once, so that nothing is fitted.
+    #[error("chain {0} has no models: it sends at once (`chain.timing`)")]
+    NoModels(u64),
+    /// The registry refused.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The import is no export of a relayer.
+    #[error("not an export of models: {0}")]
+    Import(String),
+    /// The import is of another chain.
+    #[error("the models are of chain {found}, not {chain_id}")]
+    OtherChain {
+        /// Whose they are.
+        found: u64,
+        /// Whose they should be.
+        chain_id: u64,
+    },
+    /// More than the ledger keeps.
+    #[error("{bytes} bytes of models, limit {limit} (`chain.learned_max_bytes`)")]
+    TooLarge {
+        /// How many.
+        bytes: usize,
+        /// How many at most.
+        limit: usize,
+    },
+    /// The relay stops.
+    #[error("shutting down")]
+    ShuttingDown,
+}
+
+/// Models of a chain as one JSON.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct ModelExport {
+    format: u32,
+    chain_id: u64,
+    registry: Box<serde_json::value::RawValue>,
+}
+
+/// One JSON with all models of a chain, their scores and the pin.
+pub(super) fn export(chain_id: u64, registry: &ModelRegistry) -> Result<String, ModelError> {
+    let registry = serde_json::value::RawValue::from_string(registry.export()?).map_err(RegistryError::from)?;
+    Ok(serde_json::to_string(&ModelExport { format: FORMAT, chain_id, registry }).map_err(RegistryError::from)?)
+}
+
+/// Reads such a JSON, and checks every model against its content hash.
+pub(super) fn import(chain_id: u64, text: &str) -> Result<ModelRegistry, ModelError> {
+    let export: ModelExport = serde_json::from_str(text).map_err(|error| ModelError::Import(error.to_string()))?;
+    if export.format != FORMAT {
+        return Err(ModelError::Import(format!("format {}, understood is {FORMAT}", export.format)));
+    }
+    if export.chain_id != chain_id {
+        return Err(ModelError::OtherChain { found: export.chain_id, chain_id });
+    }
+    Ok(ModelRegistry::import(export.registry.get())?)
+}
+
+/// A reply that waits until what it tells is durable.
+#[derive(Debug)]
+pub(super) struct Pending {
+    reply: ModelReply,
+    models: Vec<ModelInfo>,
+}
+
+/// Something to keep, as text.
+#[derive(Debug)]
+pub(super) struct Written {
+    what: What,
+    text: Result<String, serde_json::Error>,
+    pending: Option<Pending>,
+}
+
+impl ChainService {
+    /// Puts an operator's wish into force; the answer comes when it is durable.
+    pub(super) fn on_models(&mut self, command: ModelCommand, reply: ModelReply) {
+        let chain_id = self.chain_id();
+        let Some(foresight) = &mut self.foresight else {
+            let _ = reply.send(Err(ModelError::NoModels(chain_id)));
+            return;
+        };
+        if matches!(command, ModelCommand::Export) {
+            let _ = reply.send(Ok(ModelAnswer::Registry(Box::new(foresight.registry().clone()))));
+            return;
+        }
+        let before = foresight.active_model();
+        if let Err(error) = foresight.command(command) {
+            let _ = reply.send(Err(error.into()));
+            return;
+        }
+        let models = foresight.models();
+        self.note_promotion(before);
+        self.forecast = self.foresight.as_ref().and_then(Foresight::view).map(std::sync::Arc::new);
+        self.keep(What::Models, Some(Pending { reply, models }));
+    }
+
+    /// Another model may be in force than `before`: the decision log names it.
+    pub(super) fn note_promotion(&mut self, before: Option<B256>) {
+        let Some(model) = self.foresight.as_ref().and_then(Foresight::active_model) else { return };
+        if before != Some(model) {
+            self.note(Vec::new(), vec![Decision::ModelPromoted { chain_id: self.chain_id(), model, previous: before }]);
+        }
+    }
+
+    /// Keeps the models, which have changed.
+    pub(super) fn keep_models(&mut self) {
+        self.keep(What::Models, None);
+    }
+
+    /// Keeps what was learned online, every `learned_save_ms`.
+    pub(super) fn keep_learned_if_due(&mut self, now: Timestamp) {
+        if now.since(self.kept_at) >= self.shared.tuning.learned_save && self.head.is_some() {
+            self.kept_at = now;
+            self.keep(What::Learned, None);
+        }
+    }
+
+    fn keep(&mut self, what: What, pending: Option<Pending>) {
+        let Some(writing) = self.writing(what) else { return };
+        self.tasks.spawn(async move {
+            let text = tokio::task::spawn_blocking(writing).await;
+            let text = text.unwrap_or_else(|error| Err(serde::ser::Error::custom(error)));
+            Done::Written(Box::new(Written { what, text, pending }))
+        });
+    }
+
+    /// The work of writing it down, with a copy of what is to be written.
+    fn writing(&self, what: What) -> Option<impl FnOnce() -> Result<String, serde_json::Error> + Send + use<>> {
+        let models = match what {
+            What::Models => Some(self.foresight.as_ref()?.registry().clone()),
+            What::Learned => None,
+        };
+        let mut learned = self.foresight.as_ref().map(Foresight::learned).unwrap_or_default();
+        learned.delays_ms = self.pricing.delays_ms();
+        Some(move || match models {
+            Some(models) => seal(serde_json::to_string(&models)?),
+            None => seal(serde_json::to_string(&learned)?),
+        })
+    }
+
+    /// It is written down: to the ledger with it.
+    pub(super) fn on_written(&mut self, written: Written) {
+        let Written { what, text, pending } = written;
+        let key = what.key(self.chain_id());
+        let limit = self.shared.tuning.learned_max_bytes;
+        let refused = match text {
+            Ok(value) if value.len() <= limit => {
+                let durable = self.write(vec![Write::Meta { key, value }], Vec::new());
+                self.tasks.spawn(async move {
+                    let is_durable = durable.await.is_ok();
+                    if let Some(Pending { reply, models }) = pending {
+                        let answer = Ok(ModelAnswer::Models(models));
+                        let _ = reply.send(if is_durable { answer } else { Err(ModelError::ShuttingDown) });
+                    }
+                    Done::Noted
+                });
+                return;
+            }
+            Ok(value) => ModelError::TooLarge { bytes: value.len(), limit },
+            Err(error) => ModelError::Registry(error.into()),
+        };
+        tracing::warn!(chain_id = self.chain_id(), key, error = %refused, "what was learned is not kept");
+        metrics::counter!("slackwater_learned_unkept_total").increment(1);
+        if let Some(Pending { reply, .. }) = pending {
+            let _ = reply.send(Err(refused));
+        }
+    }
+
+    /// Everything there is to keep, at once: the service stops.
+    pub(super) fn keep_at_stop(&mut self) {
+        if self.head.is_none() {
+            return;
+        }
+        for what in [What::Models, What::Learned] {
+            let Some(text) = self.writing(what).map(|writing| writing()) else { continue };
+            self.on_written(Written { what, text, pending: None });
+        }
+    }
+}
+
+/// Delays as they are kept.
+pub(super) fn delays(learned: &Learned) -> impl Iterator<Item = Duration> + '_ {
+    learned.delays_ms.iter().copied().map(Duration::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_damaged_is_found() {
+        let text = seal("{\"a\":1}".to_owned()).unwrap();
+        assert_eq!(unseal(&text, 1_000).unwrap(), "{\"a\":1}");
+        assert!(matches!(unseal(&text, 10), Err(UnsealError::TooLarge { limit: 10, .. })));
+        assert!(matches!(unseal(&text.replace("a\\\"", "b\\\""), 1_000), Err(UnsealError::Hash)));
+        assert!(matches!(unseal(&text.replace("\"format\":1", "\"format\":2"), 1_000), Err(UnsealError::Format(2))));
+        for cut in 0..text.len() {
+            assert!(unseal(&text[..cut], 1_000).is_err(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn an_export_is_of_one_chain() {
+        let registry = ModelRegistry::new();
+        let text = export(5, &registry).unwrap();
+        assert_eq!(import(5, &text).unwrap(), registry);
+        assert!(matches!(import(6, &text), Err(ModelError::OtherChain { found: 5, chain_id: 6 })));
+        assert!(matches!(import(5, "{}"), Err(ModelError::Import(_))));
+        assert!(matches!(
+            import(5, &text.replace("{\"format\":1,\"c", "{\"format\":9,\"c")),
+            Err(ModelError::Import(_))
+        ));
+    }
+
+    #[test]
+    fn what_was_learned_on_another_chain_is_left_aside() {
+        let kept = || Kept { models: None, learned: Some(Learned { newest: Some(1_000), ..Learned::default() }) };
+        assert!(kept().of_chain(1, Some(940)).learned.is_some(), "a reorg");
+        assert!(kept().of_chain(1, Some(2_000)).learned.is_some());
+        assert!(kept().of_chain(1, None).learned.is_some());
+        assert!(kept().of_chain(1, Some(900)).learned.is_none());
+    }
+}

@@ -1,0 +1,187 @@
+//! `slackwater models`: what a relayer forecasts with.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{
+    client::{Client, RelayerArgs},
+    error::CliError,
+};
+
+/// Largest export that is read from standard input or a file, bytes: more than any relayer takes.
+const MAX_EXPORT_BYTES: u64 = 1 << 28;
+
+#[derive(Debug, Args)]
+pub(super) struct ModelsArgs {
+    #[command(subcommand)]
+    command: ModelsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ModelsCommand {
+    /// List the models of all chains, or of one.
+    List {
+        /// Only of this chain.
+        #[arg(long, value_name = "ID")]
+        chain: Option<u64>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Put a version in force, until the next is fitted.
+    Promote(Version),
+    /// Put a version in force and keep it there.
+    Pin(Version),
+    /// Let the next version that is fitted come into force.
+    Unpin(Chain),
+    /// Go back to the version that was in force before.
+    Rollback(Chain),
+    /// Write all models of a chain, with scores and pin, as one JSON.
+    Export {
+        /// EIP-155 chain id.
+        chain: u64,
+        /// Where to; standard output by default.
+        #[arg(short, long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        relayer: RelayerArgs,
+    },
+    /// Replace a chain's models by those of an export.
+    Import {
+        /// EIP-155 chain id.
+        chain: u64,
+        /// The export; `-` is standard input.
+        file: PathBuf,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    #[command(flatten)]
+    relayer: RelayerArgs,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Chain {
+    /// EIP-155 chain id.
+    chain: u64,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct Version {
+    /// EIP-155 chain id.
+    chain: u64,
+    /// As listed.
+    version: u32,
+    #[command(flatten)]
+    common: Common,
+}
+
+pub(super) async fn run(args: ModelsArgs) -> Result<(), CliError> {
+    match args.command {
+        ModelsCommand::List { chain, common } => {
+            let mut answer = Client::new(&common.relayer)?.get("/v1/models").await?;
+            if let (Some(chain), Some(models)) = (chain, answer["models"].as_array_mut()) {
+                models.retain(|model| model["chainId"] == chain);
+            }
+            show(&answer, common.json);
+            Ok(())
+        }
+        ModelsCommand::Promote(Version { chain, version, common }) => {
+            post(chain, "promote", json!({ "version": version }).to_string(), &common).await
+        }
+        ModelsCommand::Pin(Version { chain, version, common }) => {
+            post(chain, "pin", json!({ "version": version }).to_string(), &common).await
+        }
+        ModelsCommand::Unpin(Chain { chain, common }) => post(chain, "unpin", String::new(), &common).await,
+        ModelsCommand::Rollback(Chain { chain, common }) => post(chain, "rollback", String::new(), &common).await,
+        ModelsCommand::Export { chain, out, relayer } => {
+            // As it is: numbers must come back to the bit.
+            let text = Client::new(&relayer)?.get_text(&format!("/v1/models/{chain}/export")).await?;
+            write(out.as_deref(), &text)
+        }
+        ModelsCommand::Import { chain, file, common } => post(chain, "import", read(&file)?, &common).await,
+    }
+}
+
+async fn post(chain: u64, what: &str, body: String, common: &Common) -> Result<(), CliError> {
+    let answer = Client::new(&common.relayer)?.post(&format!("/v1/models/{chain}/{what}"), body, None).await?;
+    show(&answer, common.json);
+    Ok(())
+}
+
+fn read(file: &Path) -> Result<String, CliError> {
+    let failed = |error: std::io::Error| CliError::usage(format!("{}: {error}", file.display()));
+    let mut text = String::new();
+    let size = if file == Path::new("-") {
+        std::io::stdin().take(MAX_EXPORT_BYTES).read_to_string(&mut text)
+    } else {
+        fs::File::open(file).and_then(|file| file.take(MAX_EXPORT_BYTES).read_to_string(&mut text))
+    };
+    if size.map_err(failed)? as u64 == MAX_EXPORT_BYTES {
+        return Err(CliError::usage(format!("{}: more than {MAX_EXPORT_BYTES} bytes", file.display())));
+    }
+    Ok(text)
+}
+
+fn write(out: Option<&Path>, text: &str) -> Result<(), CliError> {
+    match out {
+        Some(path) => fs::write(path, text).map_err(|error| CliError::failed(format!("{}: {error}", path.display()))),
+        None => {
+            let mut out = std::io::stdout().lock();
+            out.write_all(text.as_bytes())
+                .and_then(|()| out.write_all(b"\n"))
+                .map_err(|error| CliError::failed(format!("standard output: {error}")))
+        }
+    }
+}
+
+fn show(answer: &Value, is_json: bool) {
+    if is_json {
+        println!("{answer}");
+        return;
+    }
+    let models = answer["models"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if models.is_empty() {
+        println!("no models yet");
+        return;
+    }
+    println!(
+        "{:>10}  {:>7}  {:8}  {:66}  {:>21}  error against a fee that stays",
+        "chain", "version", "", "content hash", "blocks"
+    );
+    for model in models {
+        let state = match (model["isActive"].as_bool(), model["isPinned"].as_bool()) {
+            (Some(true), Some(true)) => "pinned",
+            (Some(true), _) => "in force",
+            _ => "",
+        };
+        let scores = model["scores"].as_object().into_iter().flatten().filter_map(|(blocks, scores)| {
+            let (ridge, stays) = (scores["ridge"].as_f64()?, scores["persistence"].as_f64()?);
+            Some((blocks.parse::<u32>().ok()?, format!("{blocks}: {ridge:.4}/{stays:.4}")))
+        });
+        let mut scores: Vec<(u32, String)> = scores.collect();
+        scores.sort_unstable();
+        let scores: Vec<String> = scores.into_iter().map(|(_, text)| text).collect();
+        println!(
+            "{:>10}  {:>7}  {state:8}  {:66}  {:>21}  {}",
+            model["chainId"],
+            model["version"],
+            model["id"].as_str().unwrap_or_default(),
+            format!("{}..{}", model["firstBlock"], model["lastBlock"]),
+            scores.join("  "),
+        );
+    }
+}

@@ -1,0 +1,153 @@
+//! The forecast models: listed for everybody; promoted, pinned, rolled back, exported and imported by operators.
+
+use axum::{
+    body::Body,
+    extract::{Path, Request, State},
+    http::{HeaderValue, Response, StatusCode, header},
+};
+use slackwater::relay::{ChainStatus, ModelError, ModelInfo};
+
+use super::{
+    Shared,
+    auth::Caller,
+    body,
+    dto::{ModelView, ModelsView, VersionBody},
+    problem::{Problem, ProblemBody},
+};
+
+type Answer = Result<Response<Body>, Problem>;
+
+/// The fitted models, with training range and scores.
+#[utoipa::path(
+    get, path = "/v1/models", tag = "operations",
+    responses((status = 200, description = "The models", body = ModelsView))
+)]
+pub(super) async fn list(State(app): State<Shared>, _caller: Caller) -> Response<Body> {
+    let of_chain = |chain: ChainStatus| {
+        app.relay.forecast(chain.chain_id).map_or_else(Vec::new, |view| ModelView::of(chain.chain_id, &view.models))
+    };
+    let models = app.relay.chains().into_iter().flat_map(of_chain).collect();
+    body::json(StatusCode::OK, &ModelsView { models })
+}
+
+/// Only operators go on, and only with a chain's id.
+fn operator(caller: &Caller, id: &str) -> Result<u64, Problem> {
+    if !caller.is_operator {
+        return Err(Problem::new("operator_only", "the models decide for all tenants"));
+    }
+    id.parse().map_err(|_| Problem::new("malformed_id", "a chain's id is a decimal integer"))
+}
+
+fn answer(chain_id: u64, models: Result<Vec<ModelInfo>, ModelError>) -> Answer {
+    Ok(body::json(StatusCode::OK, &ModelsView { models: ModelView::of(chain_id, &models?) }))
+}
+
+async fn version(app: &Shared, request: Request) -> Result<u32, Problem> {
+    let (parts, body) = request.into_parts();
+    let bytes = body::read(&parts.headers, body, app.limits.single(), app.limits.body_timeout).await?;
+    body::parse::<VersionBody>(&bytes).map(|body| body.version)
+}
+
+/// Puts a version of a chain's models in force, until the next is fitted. Operators only.
+#[utoipa::path(
+    post, path = "/v1/models/{id}/promote", tag = "operations",
+    params(("id" = u64, Path, description = "EIP-155 chain id")),
+    request_body = VersionBody,
+    responses(
+        (status = 200, description = "In force, and durable: the chain's models", body = ModelsView),
+        (status = "4XX", description = "Refused; nothing is changed", body = ProblemBody<'static>, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn promote(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(id): Path<String>,
+    request: Request,
+) -> Answer {
+    let chain_id = operator(&caller, &id)?;
+    let version = version(&app, request).await?;
+    answer(chain_id, app.relay.promote_model(chain_id, version).await)
+}
+
+/// Puts a version of a chain's models in force and keeps it there, over restarts. Operators only.
+#[utoipa::path(
+    post, path = "/v1/models/{id}/pin", tag = "operations",
+    params(("id" = u64, Path, description = "EIP-155 chain id")),
+    request_body = VersionBody,
+    responses(
+        (status = 200, description = "Pinned, and durable: the chain's models", body = ModelsView),
+        (status = "4XX", description = "Refused; nothing is changed", body = ProblemBody<'static>, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn pin(State(app): State<Shared>, caller: Caller, Path(id): Path<String>, request: Request) -> Answer {
+    let chain_id = operator(&caller, &id)?;
+    let version = version(&app, request).await?;
+    answer(chain_id, app.relay.pin_model(chain_id, version).await)
+}
+
+/// Lets the next version that is fitted come into force. Operators only.
+#[utoipa::path(
+    post, path = "/v1/models/{id}/unpin", tag = "operations",
+    params(("id" = u64, Path, description = "EIP-155 chain id")),
+    responses(
+        (status = 200, description = "Done, and durable: the chain's models", body = ModelsView),
+        (status = "4XX", description = "Refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn unpin(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
+    let chain_id = operator(&caller, &id)?;
+    answer(chain_id, app.relay.unpin_models(chain_id).await)
+}
+
+/// Goes back to the version that was in force before. Operators only.
+#[utoipa::path(
+    post, path = "/v1/models/{id}/rollback", tag = "operations",
+    params(("id" = u64, Path, description = "EIP-155 chain id")),
+    responses(
+        (status = 200, description = "In force, and durable: the chain's models", body = ModelsView),
+        (status = "4XX", description = "Refused; nothing is changed", body = ProblemBody<'static>, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn roll_back(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
+    let chain_id = operator(&caller, &id)?;
+    answer(chain_id, app.relay.roll_back_models(chain_id).await)
+}
+
+/// All models of a chain with scores and pin, as one JSON for `/import`. Operators only.
+#[utoipa::path(
+    get, path = "/v1/models/{id}/export", tag = "operations",
+    params(("id" = u64, Path, description = "EIP-155 chain id")),
+    responses(
+        (status = 200, description = "The export", body = Object),
+        (status = "4XX", description = "Refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn export(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
+    let chain_id = operator(&caller, &id)?;
+    let mut response = Response::new(Body::from(app.relay.export_models(chain_id).await?));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+/// Replaces a chain's models by those of an export. Each is checked against its content hash first. Operators only.
+#[utoipa::path(
+    post, path = "/v1/models/{id}/import", tag = "operations",
+    params(("id" = u64, Path, description = "EIP-155 chain id")),
+    request_body = Object,
+    responses(
+        (status = 200, description = "Done, and durable: the chain's models", body = ModelsView),
+        (status = "4XX", description = "Refused; nothing is changed", body = ProblemBody<'static>, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn import(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(id): Path<String>,
+    request: Request,
+) -> Answer {
+    let chain_id = operator(&caller, &id)?;
+    let (parts, body) = request.into_parts();
+    let bytes = body::read(&parts.headers, body, app.limits.import(), app.limits.body_timeout).await?;
+    let text = String::from_utf8(bytes.into()).map_err(|_| Problem::new("malformed_json", "the body is not UTF-8"))?;
+    answer(chain_id, app.relay.import_models(chain_id, text).await)
+}
