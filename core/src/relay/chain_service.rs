@@ -5,7 +5,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::{Arc, PoisonError},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -145,6 +148,8 @@ pub(super) struct ChainService {
     pub(super) outlook: Outlook,
     pub(super) gate: PercentileOutlook,
     pub(super) market: ChainMarket,
+    /// Newest block of `market`, for those who read fee histories.
+    pub(super) believed: Arc<AtomicU64>,
     /// What to offer, and how early to send.
     pub(super) pricing: Pricing,
     /// `None` where the tuning asks for none.
@@ -290,6 +295,7 @@ impl ChainService {
         let now = clock::now();
         let header = &update.header;
         let word = self.market.on_head(now, &update.histories, header, update.next_base_fee);
+        self.believed.store(self.market.book().newest().map_or(0, |point| point.number), Ordering::Relaxed);
         let points = word.points;
         for point in &points {
             self.pricing.block(point);
@@ -322,7 +328,7 @@ impl ChainService {
             self.gate.record(point.base_fee.saturating_add(tip));
         }
         self.gate.set_price(price.next_base_fee.saturating_add(tip));
-        self.foresee(&points);
+        self.foresee(info.number, &points);
         self.head = Some(info);
         self.price = Some(price);
         self.head_at = now;
@@ -363,9 +369,9 @@ impl ChainService {
     }
 
     /// Forecasts anew, values waiting, and starts refits that are due.
-    pub(super) fn foresee(&mut self, points: &[FeePoint]) {
+    pub(super) fn foresee(&mut self, head: u64, points: &[FeePoint]) {
         if let Some(foresight) = &mut self.foresight {
-            foresight.observe(points);
+            foresight.observe(head, points);
             if let Some(refit) = foresight.refit() {
                 self.tasks.spawn(async move {
                     let fitted = tokio::task::spawn_blocking(move || refit.run()).await;

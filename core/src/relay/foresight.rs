@@ -134,6 +134,10 @@ impl ForecastView {
     }
 }
 
+/// Blocks that must have been seen since the start before the timing is fitted: what was kept may say that a fit is due while the
+/// fee history is not read yet.
+const LEAST_FIT_BLOCKS: u64 = 500;
+
 /// How a forecast fared: what was said about a block that has come since.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Pending {
@@ -156,8 +160,12 @@ pub(super) struct Foresight {
     registry: ModelRegistry,
     /// Newest block that was observed.
     newest: Option<u64>,
+    /// Blocks that were observed since the start.
+    seen: u64,
     /// Newest block that what was taken over was learned from.
     known_to: Option<u64>,
+    /// What was kept, until a head tells whether it is of this chain.
+    kept: Option<Learned>,
     label: String,
 }
 
@@ -224,13 +232,19 @@ impl Foresight {
             is_refitting: false,
             registry: ModelRegistry::new(),
             newest: None,
+            seen: 0,
             known_to: None,
+            kept: None,
             label: spec.chain_id.to_string(),
         })
     }
 
-    /// Takes in believed blocks, oldest first.
-    pub(super) fn observe(&mut self, points: &[FeePoint]) {
+    /// Takes in believed blocks, oldest first, of a chain whose newest block is `head`: the fee history may be behind it, or
+    /// not be read yet.
+    pub(super) fn observe(&mut self, head: u64, points: &[FeePoint]) {
+        if let Some(learned) = self.kept.take() {
+            self.take_over(learned, head.max(points.last().map_or(0, |newest| newest.number)));
+        }
         for point in points {
             if self.known_to.is_some_and(|known| point.number <= known) {
                 self.forecaster.observe_known(point);
@@ -240,6 +254,7 @@ impl Foresight {
                 self.timing.observe(point);
             }
         }
+        self.seen = self.seen.saturating_add(points.len() as u64);
         let Some(newest) = points.last() else { return };
         self.newest = Some(newest.number);
         self.score(points);
@@ -281,14 +296,29 @@ impl Foresight {
         }
     }
 
-    /// Takes over what was kept; what does not fit the configuration any more is learned anew. To be called before anything is
-    /// observed, with the newest block that will be observed now.
-    pub(super) fn restore(&mut self, models: Option<ModelRegistry>, learned: Option<Learned>, newest: Option<u64>) {
+    /// Takes over what was kept: the models at once, what was learned with the first head. To be called before anything is
+    /// observed.
+    pub(super) fn restore(&mut self, models: Option<ModelRegistry>, learned: Option<Learned>) {
         if let Some(models) = models {
             self.registry = models;
             self.put_in_force();
         }
-        let Some(Learned { newest: learned_to, forecast, timing, .. }) = learned else { return };
+        self.kept = learned;
+    }
+
+    /// Goes on from what was learned; what is of other blocks or does not fit the configuration any more is learned anew.
+    fn take_over(&mut self, learned: Learned, head: u64) {
+        if !learned.is_of(head) {
+            let learned_to = learned.newest;
+            tracing::warn!(
+                chain_id = self.label,
+                learned_to,
+                head,
+                "what was learned is of blocks that the chain does not have"
+            );
+            return;
+        }
+        let Learned { newest: learned_to, forecast, timing, .. } = learned;
         // One of the two without the other would count blocks twice, or not at all.
         let (Some(forecast), Some(timing)) = (forecast, timing) else { return };
         let (forecaster_before, timing_before) = (self.forecaster.clone(), self.timing.clone());
@@ -296,7 +326,7 @@ impl Foresight {
         let taken = taken.and_then(|()| self.timing.import_state(timing).map_err(|error| error.to_string()));
         match taken {
             // Blocks that come later are new, also those of another branch.
-            Ok(()) => self.known_to = learned_to.min(newest).filter(|_| newest.is_some()),
+            Ok(()) => self.known_to = learned_to.map(|learned_to| learned_to.min(head)),
             Err(problem) => {
                 (self.forecaster, self.timing) = (forecaster_before, timing_before);
                 tracing::warn!(chain_id = self.label, problem, "what was learned is left aside, and learned anew");
@@ -307,7 +337,8 @@ impl Foresight {
     /// What is kept of it.
     pub(super) fn learned(&self) -> Learned {
         Learned {
-            newest: self.newest,
+            // Blocks that it was learned from may not have been read again yet.
+            newest: self.newest.max(self.known_to),
             forecast: Some(self.forecaster.export_state()),
             timing: Some(self.timing.export_state()),
             delays_ms: Vec::new(),
@@ -425,7 +456,8 @@ impl Foresight {
             return None;
         }
         let forecast = self.forecaster.refit_due().then(|| self.forecaster.refit_job()).flatten();
-        let timing = self.timing.refit_due().then(|| self.timing.refit_job());
+        let has_rows = self.seen >= LEAST_FIT_BLOCKS;
+        let timing = (has_rows && self.timing.refit_due()).then(|| self.timing.refit_job());
         if forecast.is_none() && timing.is_none() {
             return None;
         }
@@ -465,5 +497,68 @@ impl Outlook {
 impl FeeOutlook for Outlook {
     fn send_within(&self) -> Duration {
         self.send_within
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::market::Tips;
+
+    fn fresh() -> Foresight {
+        let spec = ChainSpec::preset("ethereum").unwrap();
+        Foresight::new(&spec, &ChainTuning::for_spec(&spec)).unwrap()
+    }
+
+    fn chain(blocks: std::ops::RangeInclusive<u64>) -> Vec<FeePoint> {
+        let point = |number: u64| FeePoint {
+            number,
+            timestamp: None,
+            base_fee: 1_000_000_000 + u128::from(number * 7_919 % 100_000_000),
+            utilisation: None,
+            tips: Tips::default(),
+            next_base_fee: None,
+        };
+        blocks.map(point).collect()
+    }
+
+    fn learned(foresight: &Foresight) -> Learned {
+        serde_json::from_str(&serde_json::to_string(&foresight.learned()).unwrap()).unwrap()
+    }
+
+    fn weights(foresight: &Foresight) -> serde_json::Value {
+        serde_json::to_value(foresight.learned()).unwrap()
+    }
+
+    /// Whether the fee history is there at the start, comes in pieces or with a later head: it teaches nothing twice, and what
+    /// was learned is not forgotten while it is away.
+    #[test]
+    fn a_history_that_comes_late_is_as_good() {
+        let mut before = fresh();
+        before.observe(700, &chain(1..=700));
+        let restarted = || {
+            let mut foresight = fresh();
+            foresight.restore(None, Some(learned(&before)));
+            foresight
+        };
+        let mut at_once = restarted();
+        at_once.observe(700, &chain(1..=700));
+        assert_eq!(weights(&at_once), weights(&before));
+        let mut in_pieces = restarted();
+        in_pieces.observe(700, &chain(1..=90));
+        assert_eq!(in_pieces.learned().newest, Some(700), "what was learned is of all of them");
+        in_pieces.observe(700, &chain(91..=700));
+        assert_eq!(weights(&in_pieces), weights(&before));
+        let mut late = restarted();
+        late.observe(700, &[]);
+        assert_eq!(weights(&late), weights(&before), "kept again as it was");
+        assert!(late.refit().is_none(), "there is nothing to fit");
+        late.observe(701, &chain(1..=701));
+        at_once.observe(701, &chain(701..=701));
+        assert_eq!(weights(&late), weights(&at_once));
+        assert!(late.refit().is_some());
+        let mut of_another = restarted();
+        of_another.observe(100, &chain(1..=100));
+        assert_eq!(of_another.learned().newest, Some(100));
     }
 }

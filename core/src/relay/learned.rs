@@ -127,17 +127,12 @@ impl Kept {
         }
         Ok(kept)
     }
+}
 
-    /// Leaves aside what was learned from blocks that this chain, whose newest known block is `newest`, does not have.
-    pub(super) fn of_chain(mut self, chain_id: u64, newest: Option<u64>) -> Self {
-        let learned_to = self.learned.as_ref().and_then(|learned| learned.newest);
-        if let (Some(learned_to), Some(newest)) = (learned_to, newest)
-            && learned_to > newest.saturating_add(REORG_BLOCKS)
-        {
-            tracing::warn!(chain_id, learned_to, newest, "what was learned is of blocks that the chain does not have");
-            self.learned = None;
-        }
-        self
+impl Learned {
+    /// Whether the chain, whose newest block is `head`, has the blocks that it was learned from.
+    pub(super) fn is_of(&self, head: u64) -> bool {
+        self.newest.is_none_or(|learned_to| learned_to <= head.saturating_add(REORG_BLOCKS))
     }
 }
 
@@ -383,10 +378,9 @@ mod tests {
 
     #[test]
     fn what_was_learned_on_another_chain_is_left_aside() {
-        let kept = || Kept { models: None, learned: Some(Learned { newest: Some(1_000), ..Learned::default() }) };
-        assert!(kept().of_chain(1, Some(940)).learned.is_some(), "a reorg");
-        assert!(kept().of_chain(1, Some(2_000)).learned.is_some());
-        assert!(kept().of_chain(1, None).learned.is_some());
-        assert!(kept().of_chain(1, Some(900)).learned.is_none());
+        let learned = Learned { newest: Some(1_000), ..Learned::default() };
+        assert!(learned.is_of(940), "a reorg");
+        assert!(learned.is_of(2_000));
+        assert!(!learned.is_of(900));
     }
 }

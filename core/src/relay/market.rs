@@ -7,10 +7,11 @@ use serde_json::json;
 
 use super::{
     fees::{FeeHistory, Header},
-    rpc::RpcPool,
+    rpc::{RpcError, RpcPool},
 };
 use crate::{
     BlockTimestamp, Timestamp,
+    chain::RpcErrorClass,
     market::{BookConfig, FeeBook, FeePoint, Report, SourceId, SourceStatus, Tips, UTILISATION_TOLERANCE, Utilisation},
 };
 
@@ -22,7 +23,11 @@ pub(super) const MAX_HISTORY_BLOCKS: u64 = 1_024;
 
 /// Answers of all nodes, in the order of configuration.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Histories(Vec<Option<(FeeHistory, Duration)>>);
+pub(super) struct Histories {
+    answers: Vec<Option<(FeeHistory, Duration)>>,
+    /// Nobody answered, and somebody was not just away: fewer blocks may be answered.
+    is_refused: bool,
+}
 
 impl Histories {
     /// Asks every node for the newest `blocks` blocks. Where most nodes do not know block `head` yet they are asked again,
@@ -32,14 +37,24 @@ impl Histories {
         let params = json!([format!("{blocks:#x}"), "latest", REWARD_PERCENTILES]);
         let ask = async || {
             let answers: Vec<_> = pool.call_all_timed::<FeeHistory>("eth_feeHistory", params.clone()).await;
-            Self(answers.into_iter().map(|(answer, latency)| answer.ok().map(|answer| (answer, latency))).collect())
+            let is_away = |error: &RpcError| error.class == RpcErrorClass::NodeUnavailable;
+            let is_refused = answers.iter().all(|(answer, _)| answer.is_err())
+                && answers.iter().any(|(answer, _)| answer.as_ref().is_err_and(|error| !is_away(error)));
+            let answers =
+                answers.into_iter().map(|(answer, latency)| answer.ok().map(|answer| (answer, latency))).collect();
+            Self { answers, is_refused }
         };
         let first = ask().await;
-        if first.knowing(head) * 2 > first.0.len() {
+        if first.knowing(head) * 2 > first.answers.len() {
             return first;
         }
         tokio::time::sleep(patience).await;
         ask().await
+    }
+
+    /// Every node that could be reached refused to tell so many blocks.
+    pub(super) const fn is_refused(&self) -> bool {
+        self.is_refused
     }
 
     /// How many nodes know block `head`.
@@ -48,11 +63,11 @@ impl Histories {
             let blocks = u64::try_from(history.base_fee_per_gas.len()).unwrap_or(0).saturating_sub(1);
             (history.oldest_block.to::<u64>()).saturating_add(blocks).saturating_sub(1)
         };
-        self.0.iter().flatten().filter(|(history, _)| newest(history) >= head).count()
+        self.answers.iter().flatten().filter(|(history, _)| newest(history) >= head).count()
     }
 
     fn reports(&self) -> Vec<Option<Vec<Report>>> {
-        self.0.iter().map(|answer| answer.as_ref().map(|(history, latency)| reports(history, *latency))).collect()
+        self.answers.iter().map(|answer| answer.as_ref().map(|(history, latency)| reports(history, *latency))).collect()
     }
 }
 
@@ -249,7 +264,7 @@ mod tests {
 
     fn histories(answers: &[Value]) -> Histories {
         let read = |answer: &Value| Some((serde_json::from_value(answer.clone()).unwrap(), Duration::from_millis(9)));
-        Histories(answers.iter().map(read).collect())
+        Histories { answers: answers.iter().map(read).collect(), is_refused: false }
     }
 
     /// The node that tells heads lies about gas, tips and the next fee, in headers and histories: nothing changes.

@@ -117,7 +117,9 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
         let senders = service.lanes.iter().map(|lane| lane.machine.id().sender).collect();
         let multicall3 = shared.has_multicall.then_some(shared.params.multicall3);
         let (spec, pool) = (shared.spec.clone(), shared.pool.clone());
-        let watcher = Watcher::new(spec, pool, senders, shared.tuning.poll_interval, multicall3);
+        let tuning = &shared.tuning;
+        let (believed, fee_history_blocks) = (service.believed.clone(), tuning.fee_history_blocks);
+        let watcher = Watcher::new(spec, pool, senders, tuning.poll_interval, multicall3, believed, fee_history_blocks);
         let (watch_stop, service_stop) = (stop.clone(), stop.clone());
         tasks.spawn(async move {
             watcher.run(updates, watch_stop).await;
@@ -223,6 +225,8 @@ struct CheckedChain {
     known_forwarders: BTreeSet<Address>,
     has_multicall: bool,
     market: ChainMarket,
+    /// Newest block that a node told, if one did.
+    head: Option<u64>,
     /// What L1 costs; `None` if it could not be read, which the first head tells.
     data_fee: Option<DataFeeModel>,
 }
@@ -295,16 +299,24 @@ async fn check_chain(setup: ChainSetup) -> Result<CheckedChain, BuildError> {
     let multicall = setup.spec.multicall3.unwrap_or(multicall3::ADDRESS);
     let code: Bytes = ask(&pool, "eth_getCode", json!([multicall, "latest"]), deadline).await.map_err(unreachable)?;
     let has_multicall = !code.is_empty();
-    let histories = Histories::read(&pool, setup.tuning.fee_history_blocks, 0, Duration::ZERO).await;
-    let mut market = ChainMarket::new(setup.tuning.market, pool.names());
-    let blocks = market.absorb(clock::now(), &histories).len();
-    tracing::info!(chain_id, blocks, "fee history read");
     let header: Option<Header> = pool.call("eth_getBlockByNumber", json!(["latest", false])).await.ok();
+    let told = header.as_ref().map(Header::number);
+    let tuning = &setup.tuning;
+    let histories =
+        Histories::read(&pool, tuning.fee_history_blocks, told.unwrap_or_default(), tuning.poll_interval).await;
+    let mut market = ChainMarket::new(tuning.market, pool.names());
+    let blocks = market.absorb(clock::now(), &histories).len();
+    if blocks == 0 {
+        tracing::warn!(chain_id, "no fee history yet; it is asked for with every head");
+    } else {
+        tracing::info!(chain_id, blocks, "fee history read");
+    }
+    let head = told.max(market.book().newest().map(|point| point.number));
     let data_fee = match &header {
         Some(header) => data_fee::read(&pool, setup.spec.family, has_multicall.then_some(multicall), header).await.ok(),
         None => None,
     };
-    Ok(CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, data_fee })
+    Ok(CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, head, data_fee })
 }
 
 /// Asks until there is an answer or the deadline is over: one lost answer must not stop a start.
@@ -330,7 +342,7 @@ async fn build_service(
     tenants: &Arc<Tenants>,
     journal: mpsc::Sender<JournalEntry>,
 ) -> Result<(ChainService, Arc<ChainShared>, mpsc::Receiver<Message>), BuildError> {
-    let CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, data_fee } = chain;
+    let CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, head, data_fee } = chain;
     let ChainSetup { spec, signers, tuning, .. } = setup;
     let chain_id = spec.chain_id;
     let params = VehicleParams {
@@ -341,10 +353,9 @@ async fn build_service(
     };
     let mut gate =
         PercentileOutlook::new(OUTLOOK_BLOCKS, tuning.patience_percentile, tuning.urgent_within, PATIENCE_HORIZON);
-    let newest = market.book().newest().map(|point| point.number);
-    let kept = Kept::read(ledger.as_ref(), chain_id, tuning.learned_max_bytes).await?.of_chain(chain_id, newest);
+    let kept = Kept::read(ledger.as_ref(), chain_id, tuning.learned_max_bytes).await?;
     let mut pricing = Pricing::new(&spec, &tuning);
-    if let Some(learned) = &kept.learned {
+    if let Some(learned) = kept.learned.as_ref().filter(|learned| head.is_none_or(|head| learned.is_of(head))) {
         pricing.restore(&tuning, learned::delays(learned));
     }
     market.book().window().for_each(|point| pricing.block(point));
@@ -355,8 +366,11 @@ async fn build_service(
         TimingMode::Forecast | TimingMode::Percentile => {
             let mut foresight = Foresight::new(&spec, &tuning)
                 .map_err(|error| BuildError::Chain { chain_id, detail: format!("no forecast: {error}") })?;
-            foresight.restore(kept.models, kept.learned, newest);
-            foresight.observe(&market.book().window().copied().collect::<Vec<_>>());
+            foresight.restore(kept.models, kept.learned);
+            // Without a head it is not known yet whether that was learned from this chain's blocks: the first head tells.
+            if let Some(head) = head {
+                foresight.observe(head, &market.book().window().copied().collect::<Vec<_>>());
+            }
             Some(foresight)
         }
     };
@@ -455,6 +469,7 @@ async fn build_service(
         queue,
         outlook: Outlook::NOW,
         gate,
+        believed: Arc::new(AtomicU64::new(market.book().newest().map_or(0, |point| point.number))),
         market,
         pricing,
         foresight,

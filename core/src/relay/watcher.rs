@@ -1,6 +1,13 @@
 //! One head watcher per chain serves everything that waits.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use alloy_primitives::{Address, B256, U64, U256};
 use serde_json::json;
@@ -20,6 +27,9 @@ const MIN_WINDOW_BLOCKS: u64 = 128;
 
 /// Blocks of fee history that are read with every head, at least: a reorg shows in them.
 const LEAST_BLOCKS: u64 = 10;
+
+/// Blocks of fee history that every node is taken to tell at once: a node that refuses more is asked for these.
+const USUAL_BLOCKS: u64 = 64;
 
 /// Longest gap that is filled block by block after an outage; inclusion is re-polled in any case.
 const MAX_FILL_BLOCKS: u64 = 64;
@@ -59,19 +69,24 @@ pub(super) struct Watcher {
     pub(super) multicall3: Option<Address>,
     seen: BTreeMap<u64, B256>,
     head: Option<B256>,
-    /// Block up to which the fee history was read.
-    read_to: u64,
+    /// Newest block whose fees are believed, 0 for none: whatever came after it is read, however often that failed.
+    believed: Arc<AtomicU64>,
+    /// Longest fee history to ask for.
+    longest: u64,
 }
 
 impl Watcher {
-    pub(super) const fn new(
+    pub(super) fn new(
         spec: ChainSpec,
         pool: RpcPool,
         senders: Vec<Address>,
         poll_interval: Duration,
         multicall3: Option<Address>,
+        believed: Arc<AtomicU64>,
+        fee_history_blocks: u64,
     ) -> Self {
-        Self { spec, pool, senders, poll_interval, multicall3, seen: BTreeMap::new(), head: None, read_to: 0 }
+        let longest = fee_history_blocks.max(USUAL_BLOCKS);
+        Self { spec, pool, senders, poll_interval, multicall3, seen: BTreeMap::new(), head: None, believed, longest }
     }
 
     /// Polls until cancelled; every new head goes to `updates`. A failing poll is retried at the next interval.
@@ -130,7 +145,8 @@ impl Watcher {
             None => None,
         };
         let final_block = final_block(&self.spec.finality, number, tagged);
-        let blocks = number.saturating_sub(self.read_to).clamp(LEAST_BLOCKS, MAX_FILL_BLOCKS);
+        let missing = number.saturating_sub(self.believed.load(Ordering::Relaxed));
+        let blocks = missing.clamp(LEAST_BLOCKS, self.longest);
         let histories = Histories::read(&self.pool, blocks, number, self.poll_interval);
         let accounts =
             futures_util::future::join_all(self.senders.iter().map(|sender| self.account(*sender, final_block)));
@@ -138,7 +154,14 @@ impl Watcher {
         let (histories, accounts, data_fee) = tokio::join!(histories, accounts, data_fee);
         self.pool.note_head(number);
         self.head = Some(header.hash);
-        self.read_to = number;
+        if blocks > USUAL_BLOCKS && histories.is_refused() {
+            self.longest = (self.longest / 2).max(USUAL_BLOCKS);
+            tracing::warn!(
+                chain_id = self.spec.chain_id,
+                blocks,
+                "no node tells so many blocks of fee history; the next head asks for fewer"
+            );
+        }
         for (number, hash) in &canonical {
             self.seen.insert(*number, *hash);
         }
