@@ -433,6 +433,8 @@ impl ChainService {
                     foresight.install(fitted.map(|fitted| *fitted));
                     let is_new = foresight.registry().list().last().map(|last| last.version) != count;
                     self.note_promotion(before);
+                    // Shown at once: the next head may be far.
+                    self.forecast = self.foresight.as_ref().and_then(Foresight::view).map(Arc::new);
                     if is_new {
                         self.keep_models();
                     }

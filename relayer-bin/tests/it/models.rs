@@ -4,20 +4,35 @@ use std::{process::Command, time::Duration};
 
 use serde_json::{Value, json};
 use slackwater::ledger::{Ledger as _, SqliteConfig, SqliteLedger, Write};
-use slackwater_benches::{Result, wallet::Crowd};
+use slackwater_benches::{
+    Result,
+    proxy::{Fault, Rule},
+    wallet::Crowd,
+};
 
 use crate::stage::{PATIENCE, Pace, Stage, until};
 
 /// Blocks before the relayer is started again: more than a first fit needs, whether it comes before or after.
 const BLOCKS: u64 = 1_100;
+/// Blocks of fee history that are read at start (`fee_history_blocks`).
+const HISTORY: u64 = 1_024;
 /// Longest time that a fit may take in a build without optimisation.
-const FIT_PATIENCE: Duration = Duration::from_secs(240);
+const FIT_PATIENCE: Duration = Duration::from_secs(120);
 
 impl Stage {
     /// The only chain's models.
     async fn models(&self) -> Result<Vec<Value>> {
         let answer: Value = self.client().get_json("/v1/models").await?;
         Ok(answer["models"].as_array().expect("a list").clone())
+    }
+
+    /// Waits for a first fit; no block is made for it.
+    async fn fitted(&self) -> Result<Vec<Value>> {
+        until("a first fit", FIT_PATIENCE, async || {
+            let models = self.models().await?;
+            Ok((!models.is_empty()).then_some(models))
+        })
+        .await
     }
 
     async fn forecast(&self) -> Result<Value> {
@@ -54,13 +69,7 @@ async fn models_and_pin_survive_restarts_and_crashes() -> Result<()> {
     stage.node().mine(BLOCKS).await?;
     stage.restart().await?;
     stage.mine(1).await?;
-    // Blocks go on: a start that could not read the history learns from what comes.
-    let fitted = until("a first fit", FIT_PATIENCE, async || {
-        stage.mine(5).await?;
-        let models = stage.models().await?;
-        Ok((!models.is_empty()).then_some(models))
-    })
-    .await?;
+    let fitted = stage.fitted().await?;
     assert_eq!((of(&fitted, "version"), of(&fitted, "isActive")), (vec![&json!(1)], vec![&json!(true)]));
     assert_eq!(fitted[0]["isPinned"], false);
     assert!(!stage.relayer.log().contains("panicked"));
@@ -115,6 +124,45 @@ async fn models_and_pin_survive_restarts_and_crashes() -> Result<()> {
     stage.submit(&requests).await?;
     stage.settle_mining().await?;
     assert_eq!(stage.check(&requests).await?.count("finalized", None), 4);
+    stage.close().await
+}
+
+/// A node that tells no fee history at the start tells it later: the first head with one brings all of it.
+#[tokio::test]
+async fn a_history_that_could_not_be_read_is_read_later() -> Result<()> {
+    let mut stage = Stage::at(Pace::Manual).proxied().chain_key("timing", "\"forecast\"").raise().await?;
+    let history = stage.proxy().add(Rule::always(Fault::DropBefore).on("eth_feeHistory"));
+    stage.node().mine(BLOCKS).await?;
+    stage.restart().await?;
+    for _ in 0..3 {
+        stage.mine(1).await?;
+    }
+    assert!(stage.relayer.log().contains("no fee history yet"));
+    assert!(stage.models().await?.is_empty());
+    stage.proxy().remove(history);
+    stage.mine(1).await?;
+    let fitted = stage.fitted().await?;
+    let block = |key: &str| fitted[0][key].as_u64().expect("a number");
+    let head = stage.node().block_number().await?;
+    assert_eq!(block("lastBlock"), head, "{fitted:?}");
+    assert!(block("lastBlock") - block("firstBlock") > 900, "{fitted:?}");
+
+    // As after an outage: all that was missed is read, not only the end of it.
+    let history = stage.proxy().add(Rule::always(Fault::DropBefore).on("eth_feeHistory"));
+    stage.mine(200).await?;
+    stage.mine(1).await?;
+    stage.proxy().remove(history);
+    stage.mine(1).await?;
+    assert!(stage.relayer.terminate(Duration::from_secs(30)).await?);
+    let ledger = SqliteLedger::open(SqliteConfig::new(stage.relayer.database())).await.expect("a ledger");
+    let kept = ledger.meta("learned.31337").await.expect("an answer").expect("it is kept");
+    ledger.close().await;
+    let kept: Value = serde_json::from_str(&kept).expect("JSON");
+    let kept: Value = serde_json::from_str(kept["body"].as_str().expect("text")).expect("JSON");
+    assert_eq!(kept["newest"], head + 202);
+    // From genesis to the first start, then a whole history, then the blocks after it: each once.
+    assert_eq!(kept["forecast"]["observed"], stage.born + 1 + HISTORY + 202);
+    stage.relayer.start().await?;
     stage.close().await
 }
 
