@@ -7,7 +7,9 @@ use slackwater::{
     BlockTimestamp,
     market::{FeePoint, Tips},
     schedule::FeeOutlook,
-    schedule::timing::{Policy, Timing, TimingConfig, TimingError, TimingPrior, TrainingFile, policies, train},
+    schedule::timing::{
+        PRIOR_VERSION, Policy, Timing, TimingConfig, TimingError, TimingPrior, TrainingFile, policies, train,
+    },
 };
 
 const SLOT: Duration = Duration::from_secs(12);
@@ -194,7 +196,7 @@ fn a_prior_survives_json_and_starts_warm() {
     let text = serde_json::to_string(&prior).unwrap();
     assert_eq!(TimingPrior::from_json(&text).unwrap(), prior);
     assert!(matches!(
-        TimingPrior::from_json(&text.replacen("\"version\":1", "\"version\":2", 1)),
+        TimingPrior::from_json(&text.replacen(&format!("\"version\":{PRIOR_VERSION}"), "\"version\":1", 1)),
         Err(TimingError::Prior(_))
     ));
     assert!(TimingPrior::from_json("{}").is_err());
