@@ -190,7 +190,7 @@ fn configuration_is_checked() {
 
 #[test]
 fn a_prior_survives_json_and_starts_warm() {
-    let points = reverting(900, 11).into_iter().enumerate().map(|(at, price)| point(at as u64, price)).collect();
+    let points = reverting(3_000, 11).into_iter().enumerate().map(|(at, price)| point(at as u64, price)).collect();
     let model = train(&[TrainingFile { step: SLOT, points }], 0, 1).unwrap();
     let prior = TimingPrior::of(model, 30, "a reverting path");
     let text = serde_json::to_string(&prior).unwrap();
@@ -202,7 +202,7 @@ fn a_prior_survives_json_and_starts_warm() {
     assert!(TimingPrior::from_json("{}").is_err());
 
     let mut timing = Timing::new(TimingConfig { prior: Some(prior), ..config(&[5], 0) }).unwrap();
-    for (number, price) in reverting(200, 12).into_iter().enumerate() {
+    for (number, price) in reverting(1_000, 12).into_iter().enumerate() {
         timing.observe(&point(number as u64, price));
     }
     let shares: Vec<f64> = timing
