@@ -7,7 +7,9 @@ use slackwater::{
     BlockTimestamp,
     market::{FeePoint, Tips},
     schedule::FeeOutlook,
-    schedule::timing::{Policy, Timing, TimingConfig, TimingError, TimingPrior, TrainingFile, policies, train},
+    schedule::timing::{
+        PRIOR_VERSION, Policy, Timing, TimingConfig, TimingError, TimingPrior, TrainingFile, policies, train,
+    },
 };
 
 const SLOT: Duration = Duration::from_secs(12);
@@ -188,19 +190,19 @@ fn configuration_is_checked() {
 
 #[test]
 fn a_prior_survives_json_and_starts_warm() {
-    let points = reverting(900, 11).into_iter().enumerate().map(|(at, price)| point(at as u64, price)).collect();
+    let points = reverting(3_000, 11).into_iter().enumerate().map(|(at, price)| point(at as u64, price)).collect();
     let model = train(&[TrainingFile { step: SLOT, points }], 0, 1).unwrap();
     let prior = TimingPrior::of(model, 30, "a reverting path");
     let text = serde_json::to_string(&prior).unwrap();
     assert_eq!(TimingPrior::from_json(&text).unwrap(), prior);
     assert!(matches!(
-        TimingPrior::from_json(&text.replacen("\"version\":1", "\"version\":2", 1)),
+        TimingPrior::from_json(&text.replacen(&format!("\"version\":{PRIOR_VERSION}"), "\"version\":1", 1)),
         Err(TimingError::Prior(_))
     ));
     assert!(TimingPrior::from_json("{}").is_err());
 
     let mut timing = Timing::new(TimingConfig { prior: Some(prior), ..config(&[5], 0) }).unwrap();
-    for (number, price) in reverting(200, 12).into_iter().enumerate() {
+    for (number, price) in reverting(1_000, 12).into_iter().enumerate() {
         timing.observe(&point(number as u64, price));
     }
     let shares: Vec<f64> = timing

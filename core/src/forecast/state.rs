@@ -154,8 +154,10 @@ mod tests {
         }
         let (one, other) = (unbroken.forecast().unwrap(), restarted.forecast().unwrap());
         for (one, other) in one.horizons.iter().zip(&other.horizons) {
+            // The slowest levels remember more blocks than are read again: a tenth of the interval is allowed for that.
             let off = (one.log_point - other.log_point).abs();
-            assert!(off < 0.02, "{} blocks ahead: {off}", one.steps);
+            let width = one.log_quantile(0.9) - one.log_quantile(0.1);
+            assert!(off <= 0.1 * width, "{} blocks ahead: {off} of {width}", one.steps);
         }
     }
 
