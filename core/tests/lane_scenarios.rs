@@ -995,6 +995,64 @@ fn s9_failed_sends_do_not_ratchet() {
     assert_eq!((alerts(&commands), sends(&commands)), (vec!["resumed"], vec![key(0, 0)]), "by itself, the same bytes");
 }
 
+/// What is left beside everything in flight.
+fn available(rig: &mut Rig) -> U256 {
+    let dear = Plan { extra_wei: U256::MAX, ..plan(100_000) };
+    let Err(LaneError::Underfunded { available_wei, .. }) = rig.lane.submit(rig.now, dear) else {
+        panic!("nobody can pay that");
+    };
+    available_wei
+}
+
+/// Where L1 has to be paid, a filler and a cancel must be able to pay it: what they need is not given to others.
+#[test]
+fn s9_cancels_hold_back_what_l1_costs() {
+    let extra = U256::from(10u128.pow(17));
+    // Nonce 0 is a hole, 1 is ours.
+    let slots = vec![restored(1, &[AttemptKind::Payload], false)];
+    let filled = |extra: U256| {
+        let mut rig = Rig::with(Lane::restore(config(), Some(2), slots.clone()), 0);
+        rig.event(Event::CancelExtra(extra));
+        let mut number = 100;
+        while rig.lane.attempts(0) == 0 {
+            let commands = rig.head(number);
+            sends(&commands).into_iter().for_each(|key| rig.sent(key, SendOutcome::Taken).clear());
+            number += 1;
+        }
+        assert_eq!(rig.kind(key(0, 0)), AttemptKind::Cancel);
+        rig.commit(key(0, 0));
+        rig.taken(key(0, 0));
+        rig
+    };
+    let (mut without, mut with) = (filled(U256::ZERO), filled(extra));
+    let (left, less) = (available(&mut without), available(&mut with));
+    assert_eq!(left - less, extra, "for the filler, and nothing for the payload");
+    // L1 gets cheaper.
+    let mut cheaper = filled(extra);
+    cheaper.event(Event::CancelExtra(extra / U256::from(2)));
+    assert_eq!(left - available(&mut cheaper), extra / U256::from(2));
+
+    // A payload that expired: the cancel is dearer than what it replaces.
+    let mut rig = Rig::new(0);
+    rig.head(100);
+    rig.event(Event::CancelExtra(extra));
+    rig.send(plan(203));
+    rig.taken(key(0, 0));
+    let balance = U256::from(10u128.pow(20));
+    let payload = U256::from(100_000 * 21 * GWEI + 7);
+    let mut number = 101;
+    while rig.lane.attempts(0) == 1 {
+        rig.head(number);
+        number += 1;
+    }
+    assert_eq!(rig.kind(key(0, 1)), AttemptKind::Cancel);
+    let fees = rig.fees(key(0, 1));
+    rig.commit(key(0, 1));
+    rig.taken(key(0, 1));
+    assert!(extra > payload);
+    assert_eq!(balance - available(&mut rig), U256::from(21_000 * fees.max_fee_per_gas) + extra);
+}
+
 #[test]
 fn s9_above_the_ceiling_it_waits_and_says_so_once() {
     let mut rig = Rig::new(0);

@@ -160,6 +160,8 @@ pub enum Event {
         /// The head when it was asked.
         at_block: u64,
     },
+    /// Wei beyond gas that a cancel must be able to pay from now on: L1 data fee and the like.
+    CancelExtra(U256),
     /// A new head.
     Head(HeadInfo),
     /// The canonical block at `number` is `hash`: included transactions in another block there are orphaned.

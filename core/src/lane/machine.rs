@@ -9,7 +9,7 @@ use super::{
         AttemptKey, AttemptKind, Command, Event, HeadInfo, LaneAlert, LaneConfig, LaneError, Plan, PollPurpose,
         RestoredSlot, SendOutcome, TxToSign,
     },
-    slot::{Attempt, Held, Phase, Slot, worst_case_wei},
+    slot::{Attempt, CancelCost, Held, Phase, Slot, worst_case_wei},
 };
 use crate::{
     chain::{Fees, RpcErrorClass},
@@ -30,6 +30,8 @@ pub struct Lane {
     slots: BTreeMap<u64, Slot>,
     head: Option<HeadInfo>,
     balance: Option<U256>,
+    /// Wei beyond gas that a cancel costs now.
+    cancel_extra_wei: U256,
     shortage: Option<Shortage>,
     chain_nonce: u64,
     /// One more than the highest nonce that was ever ours.
@@ -91,6 +93,7 @@ impl Lane {
             slots,
             head: None,
             balance: None,
+            cancel_extra_wei: U256::ZERO,
             shortage: None,
             chain_nonce: 0,
             own_next,
@@ -223,6 +226,7 @@ impl Lane {
             Event::Receipts { nonce, purpose, found, is_complete, at_block } => {
                 self.on_receipts(nonce, purpose, found, is_complete, at_block);
             }
+            Event::CancelExtra(wei) => self.cancel_extra_wei = wei,
             Event::Head(head) => self.on_head(now, head),
             Event::Canonical { number, hash } => self.on_canonical(number, hash),
             Event::Balance(wei) => self.on_balance(now, wei),
@@ -238,13 +242,17 @@ impl Lane {
         self.slots.get_mut(&key.nonce)?.attempts.get_mut(key.index as usize)
     }
 
+    const fn cancel_cost(&self) -> CancelCost {
+        CancelCost { gas: self.config.cancel_gas, extra_wei: self.cancel_extra_wei }
+    }
+
     /// Balance minus the worst case of everything that is not settled.
     fn available_wei(&self) -> U256 {
         let committed = self
             .slots
             .values()
             .filter(|slot| !slot.is_included())
-            .fold(U256::ZERO, |sum, slot| sum.saturating_add(slot.worst_case_wei()));
+            .fold(U256::ZERO, |sum, slot| sum.saturating_add(slot.worst_case_wei(self.cancel_cost())));
         self.balance.unwrap_or(U256::MAX).saturating_sub(committed)
     }
 
@@ -359,6 +367,7 @@ impl Lane {
                 payload: cancel_payload(self.config.id.sender, self.config.cancel_gas),
                 deadline: Timestamp(u64::MAX),
                 ceiling_wei_per_gas: self.config.max_fee_ceiling_wei_per_gas,
+                // Counted with every cancel, as it is now.
                 extra_wei: U256::ZERO,
             };
             self.slots.insert(nonce, Slot { is_abandoned: true, is_filler: true, ..Slot::new(plan, Vec::new()) });
@@ -439,10 +448,11 @@ impl Lane {
     }
 
     fn on_sent(&mut self, now: Timestamp, key: AttemptKey, outcome: SendOutcome) {
+        let cancel = self.cancel_cost();
         let Some(slot) = self.slots.get_mut(&key.nonce) else { return };
         let is_first = slot.attempts.len() == 1;
         let is_included = slot.is_included();
-        let needed_wei = slot.worst_case_wei();
+        let needed_wei = slot.worst_case_wei(cancel);
         let Some(attempt) = slot.attempts.get_mut(key.index as usize) else { return };
         attempt.is_sending = false;
         match outcome {
@@ -598,7 +608,8 @@ impl Lane {
             Some(Shortage::Refused { .. }) => {
                 // What is refused is itself in flight: compare with the whole balance.
                 let pending = self.slots.values().filter(|slot| !slot.is_included());
-                let needed_wei = pending.fold(U256::ZERO, |sum, slot| sum.saturating_add(slot.worst_case_wei()));
+                let cancel = self.cancel_cost();
+                let needed_wei = pending.fold(U256::ZERO, |sum, slot| sum.saturating_add(slot.worst_case_wei(cancel)));
                 if wei < needed_wei {
                     return;
                 }

@@ -144,10 +144,26 @@ impl Slot {
             .rposition(|attempt| attempt.is_durable && (attempt.kind == AttemptKind::Cancel || !self.is_abandoned))
     }
 
-    /// Most that any attempt of this slot can take from the balance.
-    pub(super) fn worst_case_wei(&self) -> U256 {
+    /// Most that any attempt of this slot can take from the balance, cancels included.
+    pub(super) fn worst_case_wei(&self, cancel: CancelCost) -> U256 {
         let price = self.attempts.iter().map(|attempt| attempt.fees.max_fee_per_gas).max().unwrap_or(0);
-        worst_case_wei(&self.plan, price)
+        let planned = worst_case_wei(&self.plan, price);
+        let has_cancel = self.is_filler || self.attempts.iter().any(|attempt| attempt.kind == AttemptKind::Cancel);
+        if has_cancel { planned.max(cancel.worst_case_wei(price)) } else { planned }
+    }
+}
+
+/// What a cancel takes from the balance.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CancelCost {
+    pub(super) gas: u64,
+    /// Wei beyond gas.
+    pub(super) extra_wei: U256,
+}
+
+impl CancelCost {
+    fn worst_case_wei(self, price: u128) -> U256 {
+        U256::from(self.gas).saturating_mul(U256::from(price)).saturating_add(self.extra_wei)
     }
 }
 

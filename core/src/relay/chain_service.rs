@@ -344,9 +344,13 @@ impl ChainService {
                 self.suspects.insert((forwarder, signer));
             }
         }
+        let cancel_extra_wei = self.cancel_extra_wei();
         for index in 0..self.lanes.len() {
             let lane = &mut self.lanes[index];
             let sender = lane.machine.id().sender;
+            if let Some(wei) = cancel_extra_wei {
+                lane.machine.handle_event(now, Event::CancelExtra(wei));
+            }
             for (number, hash) in &update.canonical {
                 lane.machine.handle_event(now, Event::Canonical { number: *number, hash: *hash });
             }

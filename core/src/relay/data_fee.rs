@@ -280,6 +280,12 @@ impl ChainService {
         let margin = self.shared.tuning.l1_fee_margin_percent;
         beyond_gas(&model, &size, payload.gas_limit, told.data_fee, margin)
     }
+
+    /// What the balance must hold for a cancel beyond its gas, wei; `None` while the L1 parameters are not known.
+    pub(super) fn cancel_extra_wei(&self) -> Option<U256> {
+        let (model, tuning) = (self.data_fee()?, &self.shared.tuning);
+        Some(beyond_gas(&model, &TxSize::of_unsigned(&[]), tuning.cancel_gas, None, tuning.l1_fee_margin_percent))
+    }
 }
 
 /// Most that a transaction pays beyond gas and value, wei.
