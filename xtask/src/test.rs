@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::contracts;
 use crate::steps::{Done, Harness, Steps, run_tests, say};
-use crate::tools::{ANVIL_VAR, LocalChain, anvil, repo_root, run};
+use crate::tools::{ANVIL_VAR, LocalChain, anvil, repo_root, run, run_node};
 
 /// Check everything: form, lints, documentation, dependencies, contracts, tests, a short load.
 ///
@@ -103,17 +103,23 @@ fn demo() -> Result<Done> {
     Ok(Done::Passed)
 }
 
-/// The pure rooms build for browsers: with rustup's target where it can be had, else with Debian's compiler, which builds
+/// The pure rooms build for browsers and forecast there what they forecast here, to the bit: with rustup's target where it can be had, else with Debian's compiler, which builds
 /// the standard library from its sources.
 fn wasm() -> Result<Done> {
     const TARGET: &str = "wasm32-unknown-unknown";
-    const ARGS: [&str; 5] = ["build", "-p", "slackwater", "--no-default-features", "--locked"];
+    const ARGS: [&str; 7] =
+        ["build", "-p", "slackwater", "-p", "slackwater-wasm-check", "--no-default-features", "--locked"];
+    // The same forecasts there as here.
+    let check = |target_dir: PathBuf| {
+        run_node("wasm-check.mjs", &[&target_dir.join(TARGET).join("debug/slackwater-wasm-check.wasm")])?;
+        Ok(Done::Passed)
+    };
     if !has_std(TARGET)? {
         let _ = Command::new("rustup").args(["target", "add", TARGET]).status();
     }
     if has_std(TARGET)? {
         run(cargo(&ARGS).args(["--target", TARGET]))?;
-        return Ok(Done::Passed);
+        return check(target_dir());
     }
     if !has_debian_wasm() {
         say("installing Debian's compiler for wasm32")?;
@@ -136,7 +142,7 @@ fn wasm() -> Result<Done> {
     }
     build.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1");
     run(build.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", "wasm-ld-22"))?;
-    Ok(Done::Passed)
+    check(target_dir().join("wasm"))
 }
 
 /// Debian's packages that build for wasm32.

@@ -1,0 +1,15 @@
+//! Ends well if the forecasts computed here are those of `core/tests/vectors/forecast.json`, to the bit; panics, which in WASM
+//! is a trap, if they are not. `tools/npm/wasm-check.mjs` runs it in Node.
+
+#[path = "../../../core/tests/forecast_series/mod.rs"]
+mod forecast_series;
+
+use serde_json::Value;
+
+fn main() {
+    let expected: Value =
+        serde_json::from_str(include_str!("../../../core/tests/vectors/forecast.json")).expect("vectors are JSON");
+    let made = forecast_series::run();
+    assert_eq!(made["forecasts"].as_array().map(Vec::len), Some(7));
+    assert_eq!(made, expected);
+}
