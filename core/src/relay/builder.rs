@@ -115,7 +115,7 @@ pub struct ChainTuning {
     /// Smallest share of recent base fees that must be above the current one to send early, percent
     /// (`patience_percentile`); relaxes to 100 as the slack runs out.
     pub patience_percentile: u8,
-    /// Blocks of fee history that are read at start, 1 to 1 024 (`fee_history_blocks`).
+    /// Blocks of fee history that are read at start, and at most after an outage, 1 to 1 024 (`fee_history_blocks`).
     pub fee_history_blocks: u64,
     /// Which fee sources are believed (`fee_window_blocks`, `source_max_lag_blocks`, `source_tolerance_bps`,
     /// `source_bench_ms`).

@@ -293,7 +293,7 @@ pub struct RawChain {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10_000_000), extend("x-default" = "45000"))]
     pub forward_overhead_gas: Option<u64>,
-    /// Blocks of fee history that are read at start.
+    /// Blocks of fee history that are read at start, and at most after an outage.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_024), extend("x-default" = "1024"))]
     pub fee_history_blocks: Option<u64>,
