@@ -60,11 +60,12 @@ fn params(spec: &ChainSpec) -> VehicleParams {
     }
 }
 
-fn entry(params: &VehicleParams, seq: usize, request: &Arc<VerifiedRequest>) -> QueuedRequest {
+fn entry(params: &VehicleParams, seq: usize, request: &Arc<VerifiedRequest>, now: Timestamp) -> QueuedRequest {
     QueuedRequest {
         request: Arc::clone(request),
         tenant: "default".into(),
         seq: seq as u64,
+        accepted_at: now,
         gas: params.member_gas(request),
         bytes: params.member_bytes(request),
         ceiling_wei_per_gas: 1_000_000_000_000,
@@ -80,11 +81,11 @@ fn benches(criterion: &mut Criterion) {
     let requests = requests(QUEUED, USERS, now);
     let mut queue = Queue::new();
     for (seq, request) in requests.iter().enumerate() {
-        queue.push(now, entry(&params, seq, request));
+        queue.push(entry(&params, seq, request, now));
     }
     for request in &requests {
         if let Some((forwarder, signer, 0)) = request.sequence() {
-            queue.set_chain_nonce(now, forwarder, signer, 0);
+            queue.set_chain_nonce(forwarder, signer, 0);
         }
     }
     let limits = ComposeLimits {
@@ -92,6 +93,10 @@ fn benches(criterion: &mut Criterion) {
         max_gas: 16_777_216,
         max_bytes: 131_072,
         base_gas: params.base_gas(),
+        setup_wei: 21_000 * 1_000_000_000,
+        price_wei_per_gas: 1_000_000_000,
+        data_wei_per_byte: 0,
+        waiting_cost_percent: 400,
         linger: Duration::from_millis(250),
         urgent: Duration::from_secs(15),
         next_base_fee: 1_000_000_000,
@@ -108,7 +113,7 @@ fn benches(criterion: &mut Criterion) {
             assert!(selection.members.len() > 20, "{}", selection.members.len());
             // Newest first, as a batch that could not be sent is given back.
             for id in selection.members.iter().rev() {
-                queue.put_back(now, *id);
+                queue.put_back(*id);
             }
         });
     });
@@ -117,13 +122,13 @@ fn benches(criterion: &mut Criterion) {
         bencher.iter(|| params.payload(VehicleKey::Forwarder(FORWARDER), members));
     });
     group.bench_function("push one more", |bencher| {
-        let extra = entry(&params, QUEUED, &requests[QUEUED - 1]);
+        let extra = entry(&params, QUEUED, &requests[QUEUED - 1], now);
         let id = extra.request.id();
         bencher.iter_batched(
             || extra.clone(),
             |extra| {
-                queue.remove(later, id, false);
-                queue.push(later, extra);
+                queue.remove(id, false);
+                queue.push(extra);
             },
             BatchSize::SmallInput,
         );

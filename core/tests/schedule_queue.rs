@@ -1,5 +1,8 @@
 //! The queue against a model that keeps everything in plain lists, and what tenants and deadlines may expect of it.
 
+#[path = "schedule_queue/company.rs"]
+mod company;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -16,15 +19,20 @@ use slackwater::{
 
 const FORWARDER: Address = Address::repeat_byte(0xf0);
 
-struct Within(Duration);
+/// The price is right for this much slack, and for this much more if all the cost were saved.
+struct Within(Duration, Duration);
 
 impl FeeOutlook for Within {
     fn send_within(&self) -> Duration {
         self.0
     }
+
+    fn send_within_saving(&self, saving_permille: u32) -> Duration {
+        self.0.saturating_add(self.1 * saving_permille / 1_000)
+    }
 }
 
-const ANY_PRICE: Within = Within(Duration::MAX);
+const ANY_PRICE: Within = Within(Duration::MAX, Duration::ZERO);
 
 fn lane(index: u8) -> LaneId {
     LaneId { chain_id: 1, sender: Address::repeat_byte(index) }
@@ -47,6 +55,7 @@ fn entry(request: Arc<VerifiedRequest>, tenant: &str, seq: u64) -> QueuedRequest
         request,
         tenant: tenant.into(),
         seq,
+        accepted_at: Timestamp(0),
         gas: 100_000,
         bytes: 500,
         ceiling_wei_per_gas: 100,
@@ -79,6 +88,10 @@ fn limits() -> ComposeLimits {
         max_gas: 10_000_000,
         max_bytes: 100_000,
         base_gas: 50_000,
+        setup_wei: 210_000,
+        price_wei_per_gas: 10,
+        data_wei_per_byte: 0,
+        waiting_cost_percent: 0,
         linger: Duration::ZERO,
         urgent: Duration::from_secs(10),
         next_base_fee: 10,
@@ -93,7 +106,7 @@ enum Op {
     Push { from: u16, nonce: u64, slack: u64, tenant: u8, gas: u64, ceiling: u128, failures: u32 },
     PushCall { salt: u64, slack: u64, any_sender: bool },
     ChainNonce { from: u16, nonce: u64 },
-    Compose { lane: u8, within: u64 },
+    Compose { lane: u8, within: u64, saving: u64 },
     Settle { pick: prop::sample::Index, consumed: bool },
     PutBack { pick: prop::sample::Index },
     RemoveWaiting { pick: prop::sample::Index },
@@ -118,7 +131,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0u64..20, 0u64..60_000, any::<bool>())
             .prop_map(|(salt, slack, any_sender)| Op::PushCall { salt, slack, any_sender }),
         2 => (0u16..4, 0u64..6).prop_map(|(from, nonce)| Op::ChainNonce { from, nonce }),
-        5 => (0u8..3, prop_oneof![Just(u64::MAX), 0u64..60_000]).prop_map(|(lane, within)| Op::Compose { lane, within }),
+        5 => (0u8..3, prop_oneof![Just(u64::MAX), 0u64..60_000], 0u64..60_000)
+            .prop_map(|(lane, within, saving)| Op::Compose { lane, within, saving }),
         3 => (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(pick, consumed)| Op::Settle { pick, consumed }),
         2 => any::<prop::sample::Index>().prop_map(|pick| Op::PutBack { pick }),
         1 => any::<prop::sample::Index>().prop_map(|pick| Op::RemoveWaiting { pick }),
@@ -181,7 +195,7 @@ impl Model {
     }
 
     /// What a selection must satisfy, whatever was chosen.
-    fn take(&mut self, lane: LaneId, now: Timestamp, window: Duration, limits: &ComposeLimits, chosen: &Selection) {
+    fn take(&mut self, lane: LaneId, now: Timestamp, window: &Within, limits: &ComposeLimits, chosen: &Selection) {
         let Selection { key, members, deadline, ceiling_wei_per_gas, .. } = chosen;
         assert!(!members.is_empty() && members.len() <= limits.max_batch);
         assert_eq!(members.iter().collect::<BTreeSet<_>>().len(), members.len(), "nobody twice");
@@ -201,13 +215,21 @@ impl Model {
             assert!(members.len() <= company, "{} failures travel with {}", entry.batch_failures, members.len());
         }
         // Somebody's slack made it eligible: a signer's run is pulled by any of its members, so look at them all.
-        let is_eligible = |entry: &QueuedRequest| match entry.request.sequence() {
-            Some((_, from, _)) => Self::of(self.waiting.values(), from)
-                .values()
-                .any(|id| self.waiting[id].request.deadline() <= now.saturating_add(window)),
-            None => entry.request.deadline() <= now.saturating_add(window),
+        let earliest = |entry: &QueuedRequest| match entry.request.sequence() {
+            Some((_, from, _)) => {
+                let run = Self::of(self.waiting.values(), from);
+                run.values().map(|id| self.waiting[id].request.deadline()).min().unwrap()
+            }
+            None => entry.request.deadline(),
         };
-        assert!(entries.iter().all(is_eligible), "waits for a better price");
+        let until = |slack: Duration| now.saturating_add(slack.max(limits.urgent));
+        assert!(entries.iter().any(|entry| earliest(entry) <= until(window.0)), "waits for a better price");
+        // The others save a part of a setup by joining, no more than all of it.
+        for entry in &entries {
+            let most = limits.setup_wei * 1_000 / (limits.setup_wei + u128::from(entry.gas) * limits.price_wei_per_gas);
+            let slack = window.send_within_saving(u32::try_from(most).unwrap());
+            assert!(earliest(entry) <= until(slack), "waits for a better price");
+        }
         // Order: ascending, contiguous, straight after what is in flight, and on the same lane.
         let mut runs: BTreeMap<Address, Vec<u64>> = BTreeMap::new();
         for (_, from, nonce) in entries.iter().filter_map(|entry| entry.request.sequence()) {
@@ -234,8 +256,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 600, max_shrink_iters: 4_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_queue_follows_its_model(ops in prop::collection::vec(op(), 1..80), linger in 0u64..3_000) {
-        let limits = ComposeLimits { max_gas: 3_000_000, linger: Duration::from_millis(linger), ..limits() };
+    fn the_queue_follows_its_model(
+        ops in prop::collection::vec(op(), 1..80),
+        linger in 0u64..3_000,
+        waiting_cost_percent in prop_oneof![Just(0), 1u32..2_000],
+    ) {
+        let linger = Duration::from_millis(linger);
+        let limits = ComposeLimits { max_gas: 3_000_000, waiting_cost_percent, linger, ..limits() };
         let (mut queue, mut model, mut now) = (Queue::new(), Model::default(), Timestamp(1_000_000));
         for (seq, op) in ops.into_iter().enumerate() {
             match op {
@@ -243,20 +270,22 @@ proptest! {
                     if model.nonces.insert((from, nonce)) {
                         let mut entry = forward(from, nonce, now.0 + slack, &tenant.to_string(), seq as u64);
                         (entry.gas, entry.ceiling_wei_per_gas, entry.batch_failures) = (gas, ceiling, failures);
-                        queue.push(now, entry.clone());
-                        queue.push(now, entry.clone());
+                        entry.accepted_at = now;
+                        queue.push(entry.clone());
+                        queue.push(entry.clone());
                         model.waiting.insert(entry.request.id(), entry);
                     }
                 }
                 Op::PushCall { salt, slack, any_sender } => {
                     if model.nonces.insert((u16::MAX, salt)) {
-                        let entry = call(salt, now.0 + slack, "c", any_sender);
-                        queue.push(now, entry.clone());
+                        let mut entry = call(salt, now.0 + slack, "c", any_sender);
+                        entry.accepted_at = now;
+                        queue.push(entry.clone());
                         model.waiting.insert(entry.request.id(), entry);
                     }
                 }
                 Op::ChainNonce { from, nonce } => {
-                    queue.set_chain_nonce(now, FORWARDER, signer(from), nonce);
+                    queue.set_chain_nonce(FORWARDER, signer(from), nonce);
                     let is_known = !Model::of(model.waiting.values(), signer(from)).is_empty()
                         || !model.flying(signer(from)).is_empty();
                     if is_known {
@@ -264,15 +293,14 @@ proptest! {
                         *known = nonce.max(*known);
                     }
                 }
-                Op::Compose { lane: index, within } => {
-                    let outlook = Within(Duration::from_millis(within));
-                    let window = outlook.0.max(limits.urgent);
-                    let due = queue.next_due(now, &limits, &outlook);
-                    prop_assert!(due.is_none_or(|due| due > now));
+                Op::Compose { lane: index, within, saving } => {
+                    let outlook = Within(Duration::from_millis(within), Duration::from_millis(saving));
                     match queue.compose(now, lane(index), &limits, &outlook) {
-                        Some(chosen) => model.take(lane(index), now, window, &limits, &chosen),
+                        Some(chosen) => model.take(lane(index), now, &outlook, &limits, &chosen),
                         None => {
                             // Before it is due nothing changes by waiting.
+                            let due = queue.next_due(now, &limits, &outlook);
+                            prop_assert!(due.is_none_or(|due| due > now));
                             let last = due.map_or(now.0 + 100_000, |due| due.0 - 1);
                             for at in [now.0 + (last - now.0) / 2, last] {
                                 prop_assert!(queue.compose(Timestamp(at), lane(index), &limits, &outlook).is_none());
@@ -289,8 +317,8 @@ proptest! {
                             let known = model.chain.entry(from).or_default();
                             *known = (*known).max(nonce + 1);
                         }
-                        prop_assert!(queue.remove(now, id, consumed).is_some());
-                        prop_assert!(queue.remove(now, id, consumed).is_none());
+                        prop_assert!(queue.remove(id, consumed).is_some());
+                        prop_assert!(queue.remove(id, consumed).is_none());
                         model.forget(&entry);
                     }
                 }
@@ -300,8 +328,8 @@ proptest! {
                         let id = ids[pick.index(ids.len())];
                         let (entry, _) = model.in_flight.remove(&id).unwrap();
                         model.waiting.insert(id, entry);
-                        queue.put_back(now, id);
-                        queue.put_back(now, id);
+                        queue.put_back(id);
+                        queue.put_back(id);
                     }
                 }
                 Op::RemoveWaiting { pick } => {
@@ -309,7 +337,7 @@ proptest! {
                     if !ids.is_empty() {
                         let id = ids[pick.index(ids.len())];
                         let entry = model.waiting.remove(&id).unwrap();
-                        prop_assert!(queue.remove(now, id, false).is_some());
+                        prop_assert!(queue.remove(id, false).is_some());
                         model.forget(&entry);
                     }
                 }
@@ -319,19 +347,19 @@ proptest! {
         }
         // In the end everything executable leaves, and nothing else does.
         for id in model.in_flight.keys().copied().collect::<Vec<_>>() {
-            queue.put_back(now, id);
+            queue.put_back(id);
             let (entry, _) = model.in_flight.remove(&id).unwrap();
             model.waiting.insert(id, entry);
         }
         for from in 0..4 {
-            queue.set_chain_nonce(now, FORWARDER, signer(from), 0);
+            queue.set_chain_nonce(FORWARDER, signer(from), 0);
             if !Model::of(model.waiting.values(), signer(from)).is_empty() {
                 model.chain.entry(signer(from)).or_default();
             }
         }
         let open = ComposeLimits { next_base_fee: 0, quote_max_fee: 0, linger: Duration::ZERO, ..limits };
         while let Some(chosen) = queue.compose(now, lane(0), &open, &ANY_PRICE) {
-            model.take(lane(0), now, Duration::MAX, &open, &chosen);
+            model.take(lane(0), now, &ANY_PRICE, &open, &chosen);
             model.check(&queue, now);
         }
         for entry in model.waiting.values() {
@@ -351,13 +379,13 @@ proptest! {
         queue.set_weight("b", b);
         for salt in 0..400 {
             let (tenant, gas) = if salt < 200 { ("a", gas_a) } else { ("b", gas_b) };
-            queue.push(Timestamp(0), QueuedRequest { gas, ..call(salt, 1_000_000, tenant, true) });
+            queue.push(QueuedRequest { gas, ..call(salt, 1_000_000, tenant, true) });
         }
         let mut served = [0u64; 2];
         for _ in 0..15 {
             let chosen = queue.compose(Timestamp(1), lane(0), &limits, &ANY_PRICE).unwrap();
             for id in chosen.members {
-                let entry = queue.remove(Timestamp(1), id, false).unwrap();
+                let entry = queue.remove(id, false).unwrap();
                 served[usize::from(&*entry.tenant == "b")] += entry.gas;
             }
             let (share_a, share_b) = (served[0] / u64::from(a), served[1] / u64::from(b));
@@ -378,15 +406,15 @@ fn urgent_ones_come_first_whoever_owns_them() {
     let limits = ComposeLimits { max_batch: 2, ..limits() };
     let mut queue = Queue::new();
     for salt in 0..10 {
-        queue.push(Timestamp(0), call(salt, 1_000_000, "quiet", true));
+        queue.push(call(salt, 1_000_000, "quiet", true));
     }
     // A tenant that was served much already.
     for salt in 10..14 {
-        queue.push(Timestamp(0), QueuedRequest { gas: 5_000_000, ..call(salt, 900_000, "greedy", true) });
+        queue.push(QueuedRequest { gas: 5_000_000, ..call(salt, 900_000, "greedy", true) });
     }
     compose(&mut queue, 1, &limits);
     let hurried = call(50, 9_000, "greedy", true);
-    queue.push(Timestamp(2), hurried.clone());
+    queue.push(hurried.clone());
     let chosen = compose(&mut queue, 2, &limits);
     assert_eq!(chosen.members[0], hurried.request.id());
     assert_eq!((chosen.deadline, chosen.trigger), (Timestamp(9_000), Trigger::Full));
@@ -395,13 +423,13 @@ fn urgent_ones_come_first_whoever_owns_them() {
 #[test]
 fn a_later_nonce_with_less_time_pulls_its_predecessors() {
     let limits = limits();
-    let gate = Within(Duration::from_secs(20));
+    let gate = Within(Duration::from_secs(20), Duration::ZERO);
     for order in [[0, 1, 2], [2, 1, 0], [0, 2, 1], [1, 0, 2]] {
         let mut queue = Queue::new();
         for nonce in order {
             let deadline = if nonce == 1 { 15_000 } else { 1_000_000 };
-            queue.push(Timestamp(0), forward(1, nonce, deadline, "t", nonce));
-            queue.set_chain_nonce(Timestamp(0), FORWARDER, signer(1), 0);
+            queue.push(forward(1, nonce, deadline, "t", nonce));
+            queue.set_chain_nonce(FORWARDER, signer(1), 0);
         }
         let chosen = queue.compose(Timestamp(1), lane(0), &limits, &gate).expect("nonce 1 can't wait for the price");
         assert_eq!(chosen.members.len(), 3, "{order:?}");
@@ -410,13 +438,13 @@ fn a_later_nonce_with_less_time_pulls_its_predecessors() {
 
 #[test]
 fn who_left_pulls_nobody() {
-    let gate = Within(Duration::from_secs(20));
+    let gate = Within(Duration::from_secs(20), Duration::ZERO);
     let mut queue = Queue::new();
     let hurried = forward(1, 1, 15_000, "t", 1);
-    queue.push(Timestamp(0), forward(1, 0, 1_000_000, "t", 0));
-    queue.push(Timestamp(0), hurried.clone());
-    queue.set_chain_nonce(Timestamp(0), FORWARDER, signer(1), 0);
-    queue.remove(Timestamp(1), hurried.request.id(), false);
+    queue.push(forward(1, 0, 1_000_000, "t", 0));
+    queue.push(hurried.clone());
+    queue.set_chain_nonce(FORWARDER, signer(1), 0);
+    queue.remove(hurried.request.id(), false);
     assert!(queue.compose(Timestamp(2), lane(0), &limits(), &gate).is_none(), "the first one can wait for the price");
 }
 
@@ -424,40 +452,42 @@ fn who_left_pulls_nobody() {
 fn linger_waits_for_company_but_not_for_ever() {
     let limits = ComposeLimits { linger: Duration::from_millis(500), ..limits() };
     let mut queue = Queue::new();
-    queue.push(Timestamp(1_000), forward(1, 0, 100_000, "t", 0));
-    queue.set_chain_nonce(Timestamp(1_000), FORWARDER, signer(1), 0);
-    let mut at = |now| queue.compose(Timestamp(now), lane(0), &limits, &ANY_PRICE).map(|chosen| chosen.trigger);
-    assert_eq!((at(1_000), at(1_499), at(1_500)), (None, None, Some(Trigger::Linger)));
+    let at = |at, entry| QueuedRequest { accepted_at: Timestamp(at), ..entry };
+    queue.push(at(1_000, forward(1, 0, 100_000, "t", 0)));
+    queue.set_chain_nonce(FORWARDER, signer(1), 0);
+    let mut trigger = |now| queue.compose(Timestamp(now), lane(0), &limits, &ANY_PRICE).map(|chosen| chosen.trigger);
+    assert_eq!((trigger(1_000), trigger(1_499), trigger(1_500)), (None, None, Some(Trigger::Linger)));
 
     // New company, ever more urgent, does not start the wait afresh.
     let mut queue = Queue::new();
     for nonce in 0..5u64 {
         let now = Timestamp(1_000 + 100 * nonce);
-        queue.push(now, forward(1, nonce, 100_000 - nonce, "t", nonce));
-        queue.set_chain_nonce(now, FORWARDER, signer(1), 0);
+        queue.push(at(now.0, forward(1, nonce, 100_000 - nonce, "t", nonce)));
+        queue.set_chain_nonce(FORWARDER, signer(1), 0);
         assert!(queue.compose(now, lane(0), &limits, &ANY_PRICE).is_none());
     }
     assert_eq!(compose(&mut queue, 1_500, &limits).members.len(), 5);
 
-    // Somebody who has less time than that.
+    // Somebody who has little time waits through a quarter of it.
     let mut queue = Queue::new();
-    queue.push(Timestamp(1_000), call(1, 1_400, "t", true));
-    assert_eq!(compose(&mut queue, 1_000, &limits).trigger, Trigger::Deadline);
+    queue.push(at(1_000, call(1, 1_400, "t", true)));
+    assert!(queue.compose(Timestamp(1_099), lane(0), &limits, &ANY_PRICE).is_none());
+    assert_eq!(compose(&mut queue, 1_100, &limits).trigger, Trigger::Deadline);
 }
 
 #[test]
 fn a_successor_follows_on_the_same_lane_only() {
     let limits = ComposeLimits { max_batch: 1, ..limits() };
     let mut queue = Queue::new();
-    (0..3).for_each(|nonce| queue.push(Timestamp(0), forward(1, nonce, 100_000, "t", nonce)));
-    queue.set_chain_nonce(Timestamp(0), FORWARDER, signer(1), 0);
+    (0..3).for_each(|nonce| queue.push(forward(1, nonce, 100_000, "t", nonce)));
+    queue.set_chain_nonce(FORWARDER, signer(1), 0);
     let first = compose(&mut queue, 1, &limits).members[0];
     assert!(queue.compose(Timestamp(2), lane(1), &limits, &ANY_PRICE).is_none());
     assert_eq!(compose(&mut queue, 3, &limits).members, [forward(1, 1, 0, "t", 0).request.id()]);
     // Settled: the lane still carries nonce 1. Then all of them: any lane will do.
-    queue.remove(Timestamp(4), first, true);
+    queue.remove(first, true);
     assert!(queue.compose(Timestamp(4), lane(1), &limits, &ANY_PRICE).is_none());
-    queue.remove(Timestamp(5), forward(1, 1, 0, "t", 0).request.id(), true);
+    queue.remove(forward(1, 1, 0, "t", 0).request.id(), true);
     assert!(queue.compose(Timestamp(6), lane(1), &limits, &ANY_PRICE).is_some());
 }
 
@@ -465,11 +495,11 @@ fn a_successor_follows_on_the_same_lane_only() {
 fn a_restart_finds_the_lane_of_those_in_flight() {
     let mut queue = Queue::new();
     queue.push_in_flight(forward(1, 4, 100_000, "t", 0), lane(1));
-    queue.push(Timestamp(0), forward(1, 5, 100_000, "t", 1));
+    queue.push(forward(1, 5, 100_000, "t", 1));
     assert_eq!((queue.waiting(), queue.in_flight()), (1, 1));
     assert_eq!(queue.unknown_signers(10), [(FORWARDER, signer(1))]);
     assert!(queue.compose(Timestamp(1), lane(1), &limits(), &ANY_PRICE).is_none(), "the nonce is unknown");
-    queue.set_chain_nonce(Timestamp(1), FORWARDER, signer(1), 4);
+    queue.set_chain_nonce(FORWARDER, signer(1), 4);
     assert!(queue.compose(Timestamp(2), lane(0), &limits(), &ANY_PRICE).is_none());
     let chosen = queue.compose(Timestamp(2), lane(1), &limits(), &ANY_PRICE).unwrap();
     assert_eq!(chosen.members, [forward(1, 5, 0, "t", 0).request.id()]);
@@ -481,7 +511,7 @@ fn failures_travel_in_ever_smaller_company() {
     for (failures, most) in [(0, 32), (1, 8), (2, 2), (3, 1), (6, 1)] {
         let mut queue = Queue::new();
         for salt in 0..64 {
-            queue.push(Timestamp(0), QueuedRequest { batch_failures: failures, ..call(salt, 100_000, "t", true) });
+            queue.push(QueuedRequest { batch_failures: failures, ..call(salt, 100_000, "t", true) });
         }
         assert_eq!(compose(&mut queue, 1, &limits).members.len(), most);
     }
@@ -492,7 +522,7 @@ fn a_low_ceiling_does_not_hold_others_down() {
     let mut queue = Queue::new();
     let with = |salt, ceiling| QueuedRequest { ceiling_wei_per_gas: ceiling, ..call(salt, 100_000 + salt, "t", true) };
     for (salt, ceiling) in [(0, 100), (1, 12), (2, 40), (3, 9), (4, 30)] {
-        queue.push(Timestamp(0), with(salt, ceiling));
+        queue.push(with(salt, ceiling));
     }
     let chosen = compose(&mut queue, 1, &limits());
     assert_eq!((chosen.members.len(), chosen.ceiling_wei_per_gas), (3, 30));
@@ -505,7 +535,7 @@ fn a_low_ceiling_does_not_hold_others_down() {
 #[test]
 fn singles_travel_alone() {
     let mut queue = Queue::new();
-    (0..3).for_each(|salt| queue.push(Timestamp(0), call(salt, 100_000 + salt, "t", false)));
+    (0..3).for_each(|salt| queue.push(call(salt, 100_000 + salt, "t", false)));
     for salt in 0..3 {
         let id = call(salt, 0, "t", false).request.id();
         let chosen = compose(&mut queue, 1, &limits());
@@ -518,13 +548,13 @@ fn the_last_nonces_do_not_overflow() {
     let mut queue = Queue::new();
     let last = u64::MAX;
     for nonce in [last - 1, last] {
-        queue.push(Timestamp(0), forward(1, nonce, 100_000, "t", nonce));
+        queue.push(forward(1, nonce, 100_000, "t", nonce));
     }
-    queue.set_chain_nonce(Timestamp(0), FORWARDER, signer(1), last - 1);
+    queue.set_chain_nonce(FORWARDER, signer(1), last - 1);
     let chosen = compose(&mut queue, 1, &limits());
     assert_eq!(chosen.members.len(), 2);
-    queue.set_chain_nonce(Timestamp(1), FORWARDER, signer(1), last);
-    chosen.members.into_iter().for_each(|id| drop(queue.remove(Timestamp(2), id, true)));
+    queue.set_chain_nonce(FORWARDER, signer(1), last);
+    chosen.members.into_iter().for_each(|id| drop(queue.remove(id, true)));
     assert_eq!((queue.waiting(), queue.in_flight()), (0, 0));
 }
 
@@ -535,11 +565,11 @@ fn many(signers: u16, each: u64) {
     for nonce in 0..each {
         for from in 0..signers {
             // The urgent ones come last, so every push changes what the run's deadline is.
-            queue.push(Timestamp(0), forward(from, nonce, 100_000_000 - nonce, "t", nonce));
+            queue.push(forward(from, nonce, 100_000_000 - nonce, "t", nonce));
         }
     }
     for from in 0..signers {
-        queue.set_chain_nonce(Timestamp(0), FORWARDER, signer(from), 0);
+        queue.set_chain_nonce(FORWARDER, signer(from), 0);
     }
     let total = each * u64::from(signers);
     assert_eq!(queue.waiting() as u64, total);
@@ -547,7 +577,7 @@ fn many(signers: u16, each: u64) {
     while let Some(chosen) = queue.compose(Timestamp(1), lane(0), &limits, &ANY_PRICE) {
         batches += 1;
         for id in chosen.members {
-            let (_, from, nonce) = queue.remove(Timestamp(2), id, true).unwrap().request.sequence().unwrap();
+            let (_, from, nonce) = queue.remove(id, true).unwrap().request.sequence().unwrap();
             let expected = next.entry(from).or_insert(0);
             assert_eq!(nonce, *expected);
             *expected += 1;

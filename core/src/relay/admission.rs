@@ -420,6 +420,7 @@ impl Admission {
                     request: item.request.clone(),
                     tenant: tenant.name.clone(),
                     seq,
+                    accepted_at: now,
                     gas: item.member_gas,
                     bytes: item.bytes,
                     ceiling_wei_per_gas: item.ceiling,

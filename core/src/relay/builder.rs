@@ -93,8 +93,11 @@ pub struct ChainTuning {
     pub max_batch: usize,
     /// Highest gas limit of one transaction (`max_batch_gas`).
     pub max_batch_gas: u64,
-    /// Longest time that a request waits for company once the price is right (`linger_ms`).
+    /// Longest time that a request waits for company, from its acceptance (`linger_ms`).
     pub linger: Duration,
+    /// What it costs to wait for company through all of a request's slack, percent of what it would cost alone
+    /// (`waiting_cost_percent`). 0: waiting costs nothing and lasts [`Self::linger`].
+    pub waiting_cost_percent: u32,
     /// Most transactions of one lane outside blocks (`max_in_flight`).
     pub max_in_flight: usize,
     /// Blocks without inclusion after which an attempt is replaced (`bump_after_blocks`).
@@ -177,7 +180,8 @@ impl ChainTuning {
             rpc_timeout: Duration::from_secs(10),
             max_batch: 100,
             max_batch_gas: spec.tx_gas_cap().unwrap_or(16_777_216).min(16_777_216),
-            linger: (block / 4).clamp(Duration::from_millis(50), Duration::from_secs(2)),
+            linger: block.clamp(Duration::from_millis(50), Duration::from_secs(2)),
+            waiting_cost_percent: 400,
             max_in_flight: 16,
             bump_after_blocks: 3,
             rebroadcast_after_blocks: 2,

@@ -45,7 +45,7 @@ use crate::{
     market::FeePoint,
     provenance::Decision,
     request::{BatchId, Reason, RequestId, Status, outcome::TxReceipt},
-    schedule::{FeeOutlook, PercentileOutlook, Queue, QueuedRequest},
+    schedule::{PercentileOutlook, Queue, QueuedRequest},
     time::Timestamp,
 };
 
@@ -267,7 +267,7 @@ impl ChainService {
         match message {
             Message::Accepted(entries) => {
                 for entry in entries {
-                    self.queue.push(now, entry);
+                    self.queue.push(entry);
                 }
                 // A full batch goes at once; anything less waits for company until the tick anyway.
                 if self.queue.waiting() >= self.shared.tuning.max_batch {
@@ -335,7 +335,7 @@ impl ChainService {
         self.learn_data_fee(&update.data_fee);
         // What failed in simulation gets another block to try.
         for id in std::mem::take(&mut self.held) {
-            self.queue.put_back(now, id);
+            self.queue.put_back(id);
             // Its nonce may have been found used while it was held.
             let sequence = self.queue.get(id).and_then(|entry| entry.request.sequence());
             if let Some((forwarder, signer, _)) = sequence
@@ -386,7 +386,7 @@ impl ChainService {
         }
         self.outlook = match (self.shared.tuning.timing, &self.foresight) {
             (TimingMode::Forecast, Some(foresight)) => foresight.outlook(),
-            (TimingMode::Forecast | TimingMode::Percentile, _) => Outlook { send_within: self.gate.send_within() },
+            (TimingMode::Forecast | TimingMode::Percentile, _) => Outlook::of(&self.gate),
             (TimingMode::Immediate, _) => Outlook::NOW,
         };
     }
@@ -413,20 +413,20 @@ impl ChainService {
             Done::Nonces { found } => {
                 self.is_looking_up = false;
                 for ((forwarder, signer), nonce) in found {
-                    self.learn_nonce(now, forwarder, signer, nonce);
+                    self.learn_nonce(forwarder, signer, nonce);
                 }
                 self.dispatch(now);
             }
             Done::Rechecked { found } => {
                 for ((forwarder, signer), nonce) in found {
-                    self.learn_nonce(now, forwarder, signer, nonce);
+                    self.learn_nonce(forwarder, signer, nonce);
                 }
             }
             Done::Confirmed { found } => self.on_confirmed(now, found),
             Done::Gaps { found } => {
                 self.is_at_gaps = false;
                 for ((forwarder, signer), nonce) in found {
-                    self.learn_nonce(now, forwarder, signer, nonce);
+                    self.learn_nonce(forwarder, signer, nonce);
                 }
                 self.dispatch(now);
             }
@@ -461,8 +461,8 @@ impl ChainService {
     }
 
     /// A user's forwarder nonce, as somebody just read it at the head. Requests below it are suspect until the nonce is final.
-    pub(super) fn learn_nonce(&mut self, now: Timestamp, forwarder: Address, signer: Address, nonce: u64) {
-        self.queue.set_chain_nonce(now, forwarder, signer, nonce);
+    pub(super) fn learn_nonce(&mut self, forwarder: Address, signer: Address, nonce: u64) {
+        self.queue.set_chain_nonce(forwarder, signer, nonce);
         if !self.queue.stale(forwarder, signer).is_empty() {
             self.suspects.insert((forwarder, signer));
         }
@@ -621,7 +621,7 @@ impl ChainService {
     ) -> oneshot::Receiver<Vec<Tracked>> {
         let mut changes = Vec::with_capacity(ended.len());
         for (id, reason) in ended {
-            let Some(entry) = self.queue.remove(now, *id, false) else { continue };
+            let Some(entry) = self.queue.remove(*id, false) else { continue };
             self.tenants.settled(&entry.tenant, *id, alloy_primitives::U256::ZERO);
             count_ended(to, Some(*reason), 1);
             let mut change = RequestChange::to(*id, to).because(*reason);

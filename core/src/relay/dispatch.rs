@@ -124,7 +124,7 @@ impl ChainService {
                         if let Some(entry) = self.queue.get_mut(id) {
                             entry.batch_failures += 1;
                         }
-                        self.queue.put_back(now, id);
+                        self.queue.put_back(id);
                     }
                 }
             }
@@ -224,7 +224,7 @@ impl ChainService {
             let (behind, held) = std::mem::take(&mut self.held).into_iter().partition(is_behind);
             self.held = held;
             for held in behind {
-                self.queue.put_back(now, held);
+                self.queue.put_back(held);
             }
             let successors = self.queue.successors(id);
             self.end_waiting(now, &[id], Status::Rejected, reason, detail);

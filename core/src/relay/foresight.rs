@@ -20,7 +20,7 @@ use crate::{
     },
     market::FeePoint,
     schedule::{
-        FeeOutlook,
+        FeeOutlook, less,
         timing::{self, Timing, TimingConfig, TimingDecision, TimingError, TimingPrior},
     },
 };
@@ -413,9 +413,23 @@ impl Foresight {
         Some(ForecastView { forecast, step: self.step, experts, waits, policies, inputs, models })
     }
 
-    /// For how much slack the price is right: the longest class up to which every shorter one sends.
+    /// For how much slack the price is right.
     pub(super) fn outlook(&self) -> Outlook {
-        let sends = |steps: u32| self.timing.decide(steps, steps).send;
+        Outlook::of(self)
+    }
+}
+
+impl FeeOutlook for Foresight {
+    fn send_within(&self) -> Duration {
+        self.send_within_saving(0)
+    }
+
+    /// The longest class up to which every shorter one sends.
+    fn send_within_saving(&self, saving_permille: u32) -> Duration {
+        let sends = |steps: u32| {
+            let decision = self.timing.decide(steps, steps);
+            decision.send || less(decision.price, saving_permille) <= decision.reservation
+        };
         let mut low = 0;
         for slack in &self.slacks {
             if sends(*slack) {
@@ -428,11 +442,13 @@ impl Foresight {
                 let middle = low + (high - low) / 2;
                 if sends(middle) { low = middle } else { high = middle }
             }
-            return Outlook { send_within: if sends(low) { self.step * (low + 1) } else { Duration::ZERO } };
+            return if sends(low) { self.step * (low + 1) } else { Duration::ZERO };
         }
-        Outlook::NOW
+        Duration::MAX
     }
+}
 
+impl Foresight {
     /// Content hash of what decides now: the forecast's models and what the forecast was made from.
     pub(super) fn inputs(&self) -> Option<B256> {
         let forecast = self.latest.as_ref()?;
@@ -483,20 +499,31 @@ impl Foresight {
     }
 }
 
-/// What the dispatcher asks.
+/// Savings for which the dispatcher is answered, thousandths; in between, the next lower one counts.
+const SAVINGS: [u32; 9] = [0, 25, 50, 100, 150, 200, 300, 400, 500];
+
+/// What the dispatcher asks, answered once per block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Outlook {
-    pub(super) send_within: Duration,
-}
+pub(super) struct Outlook([Duration; SAVINGS.len()]);
 
 impl Outlook {
     /// The price is right for everybody.
-    pub(super) const NOW: Self = Self { send_within: Duration::MAX };
+    pub(super) const NOW: Self = Self([Duration::MAX; SAVINGS.len()]);
+
+    /// What `outlook` says now.
+    pub(super) fn of(outlook: &impl FeeOutlook) -> Self {
+        Self(SAVINGS.map(|saving| outlook.send_within_saving(saving)))
+    }
 }
 
 impl FeeOutlook for Outlook {
     fn send_within(&self) -> Duration {
-        self.send_within
+        self.0[0]
+    }
+
+    fn send_within_saving(&self, saving_permille: u32) -> Duration {
+        let above = SAVINGS.partition_point(|saving| *saving <= saving_permille);
+        self.0[above.saturating_sub(1)]
     }
 }
 

@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
-use alloy_primitives::{B256, Bytes};
+use alloy_primitives::{B256, Bytes, U256};
 
 use super::{
     builder::ChainTuning,
     chain_service::ChainService,
+    data_fee::usual_forward,
     fees::{Price, price_at},
 };
 use crate::{
-    chain::{ChainSpec, Fees},
+    chain::{
+        ChainSpec, Fees,
+        data_fee::{DataFeeModel, TxSize},
+    },
     forecast::Forecast,
     lane::AttemptKey,
     ledger::AttemptRecord,
@@ -198,13 +202,18 @@ impl ChainService {
     /// What a transaction may hold now; `None` while no price is known.
     pub(super) fn limits(&self) -> Option<ComposeLimits> {
         let price = self.price?;
-        self.data_fee()?;
+        let model = self.data_fee()?;
         let tuning = &self.shared.tuning;
+        let expected = Expected::of(&model, &self.shared.spec, price);
         Some(ComposeLimits {
             max_batch: tuning.max_batch,
             max_gas: tuning.max_batch_gas,
             max_bytes: super::admission::max_payload_bytes(&self.shared.spec),
             base_gas: self.shared.params.base_gas(),
+            setup_wei: expected.setup_wei,
+            price_wei_per_gas: expected.wei_per_gas,
+            data_wei_per_byte: expected.wei_per_byte,
+            waiting_cost_percent: tuning.waiting_cost_percent,
             linger: tuning.linger,
             // Company may be waited for after that, and the guard time must be left then. Whoever lingers for longer than a
             // block has chosen company over time.
@@ -212,6 +221,42 @@ impl ChainService {
             next_base_fee: price.next_base_fee,
             quote_max_fee: price.quote.max_fee_per_gas,
         })
+    }
+}
+
+/// What a transaction in the next block is expected to cost, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Expected {
+    /// Before the first member, wei.
+    setup_wei: u128,
+    /// Per gas, wei.
+    wei_per_gas: u128,
+    /// Per byte of calldata beyond its gas, wei.
+    wei_per_byte: u128,
+}
+
+/// Gas for which the operator fee's share per gas is read off.
+const MUCH_GAS: u64 = 1_000_000;
+
+impl Expected {
+    fn of(model: &DataFeeModel, spec: &ChainSpec, price: Price) -> Self {
+        let wei = |amount: U256| u128::try_from(amount).unwrap_or(u128::MAX);
+        let gas_price = price.next_base_fee.saturating_add(price.quote.max_priority_fee_per_gas);
+        let data = |size: &TxSize| {
+            let poster = u128::from(model.poster_gas(size).expected).saturating_mul(gas_price);
+            wei(model.data_fee(size)).saturating_add(poster)
+        };
+        let (empty, usual) = (TxSize::of_unsigned(&[]), usual_forward());
+        let constant = wei(model.operator_fee(0));
+        let per_gas = wei(model.operator_fee(MUCH_GAS)).saturating_sub(constant) / u128::from(MUCH_GAS);
+        let wei_per_gas = gas_price.saturating_add(per_gas);
+        let setup_gas = u128::from(spec.gas_schedule().tx_base_gas);
+        let bytes = u128::from(usual.bytes.saturating_sub(empty.bytes)).max(1);
+        Self {
+            setup_wei: setup_gas.saturating_mul(wei_per_gas).saturating_add(data(&empty)).saturating_add(constant),
+            wei_per_gas,
+            wei_per_byte: data(&usual).saturating_sub(data(&empty)) / bytes,
+        }
     }
 }
 
@@ -316,6 +361,39 @@ mod tests {
         assert_eq!(cap(600, &low), least);
         let none = ChainTuning { max_fee_ceiling_wei_per_gas: 1, ..tuning };
         assert_eq!(forecast_cap(&spec, &none, &forecast, price, Duration::from_secs(600), GWEI, &[]), None);
+    }
+
+    #[test]
+    fn a_transaction_is_taken_apart_into_setup_gas_and_bytes() {
+        use crate::chain::data_fee::{ArbitrumPoster, OpFork, OpL1Params};
+        let (spec, _) = ethereum();
+        let price = price_at(&spec, 9 * GWEI, GWEI, &[]);
+        let plain = Expected::of(&DataFeeModel::None, &spec, price);
+        assert_eq!(plain, Expected { setup_wei: 210_000 * GWEI, wei_per_gas: 10 * GWEI, wei_per_byte: 0 });
+        // As OP Mainnet in 2024: data costs more than gas.
+        let params = OpL1Params {
+            l1_base_fee: U256::from(30 * GWEI),
+            base_fee_scalar: 1_368,
+            blob_base_fee: U256::from(1_u8),
+            blob_base_fee_scalar: 810_949,
+            operator_fee_scalar: 2_000_000,
+            operator_fee_constant: 7,
+            ..OpL1Params::default()
+        };
+        let cheap = price_at(&spec, 1_000_000, 0, &[]);
+        let rollup = Expected::of(&DataFeeModel::OpStack(OpFork::Isthmus, params), &spec, cheap);
+        let model = DataFeeModel::OpStack(OpFork::Isthmus, params);
+        let envelope: u128 = model.data_fee(&TxSize::of_unsigned(&[])).to();
+        assert_eq!(rollup.wei_per_gas, 1_000_001 + 2, "price, tip of 1, operator fee of 2 per gas");
+        assert_eq!(rollup.setup_wei, 21_000 * rollup.wei_per_gas + envelope + 7);
+        let all: u128 = model.data_fee(&usual_forward()).to();
+        let bytes = u128::from(usual_forward().bytes - TxSize::of_unsigned(&[]).bytes);
+        assert!(rollup.wei_per_byte > 0 && (all - envelope).abs_diff(rollup.wei_per_byte * bytes) < bytes);
+        // Arbitrum's poster is paid in gas.
+        let poster =
+            ArbitrumPoster { l1_price_per_unit: U256::from(GWEI), l2_base_fee: 100_000_000, min_base_fee: 100_000_000 };
+        let nitro = Expected::of(&DataFeeModel::Arbitrum(poster), &spec, price_at(&spec, 100_000_000, 0, &[]));
+        assert!(nitro.setup_wei > 21_000 * nitro.wei_per_gas && nitro.wei_per_byte > 0, "{nitro:?}");
     }
 
     #[test]

@@ -167,7 +167,7 @@ impl ChainService {
                 if !is_consumed && change.reason != Some(Reason::NonceUsedElsewhere) {
                     failed.extend(self.queue.successors(request));
                 }
-                if let Some(entry) = self.queue.remove(now, request, is_consumed) {
+                if let Some(entry) = self.queue.remove(request, is_consumed) {
                     self.tenants.settled(&entry.tenant, request, change.cost_wei.unwrap_or(U256::ZERO));
                 }
             }
@@ -180,7 +180,7 @@ impl ChainService {
             if has_failed && let Some(entry) = self.queue.get_mut(request) {
                 entry.batch_failures += 1;
             }
-            self.queue.put_back(now, request);
+            self.queue.put_back(request);
         }
         let write = Write::Batch {
             id,
@@ -194,7 +194,7 @@ impl ChainService {
         };
         self.note(vec![write], decisions);
         for ((forwarder, signer), nonce) in nonces {
-            self.learn_nonce(now, *forwarder, *signer, *nonce);
+            self.learn_nonce(*forwarder, *signer, *nonce);
         }
         self.remember_nonces(&flight, &outcomes);
         self.end_waiting(now, &failed, Status::Rejected, Reason::PredecessorFailed, None);

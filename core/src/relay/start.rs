@@ -415,7 +415,7 @@ async fn build_service(
             tracing::error!(id = %record.id, status = %record.status, batch = ?record.batch, "request is in a batch of a sender that is not configured; add its signer again");
             continue;
         }
-        queue.push(now, entry);
+        queue.push(entry);
     }
     if waiting > 0 {
         tracing::info!(chain_id, waiting, "requests read back from the ledger");
@@ -511,6 +511,7 @@ async fn load_open(ledger: &Arc<dyn Ledger>, chain_id: u64, params: &VehiclePara
             let entry = QueuedRequest {
                 tenant,
                 seq: record.seq,
+                accepted_at: record.accepted_at,
                 gas: params.member_gas(&request),
                 bytes: params.member_bytes(&request),
                 ceiling_wei_per_gas: record.ceiling_wei_per_gas,

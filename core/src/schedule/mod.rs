@@ -13,6 +13,7 @@
 //! of 31 min, rank 50 is acceptable for slacks up to `1 + (31 − 1) · (100 − 50) / (100 − 40) = 26` minutes: a request
 //! with 20 minutes left is sent now, one with an hour left waits for a block at rank 40 or lower.
 
+mod company;
 mod guard;
 mod offer;
 mod outlook;
@@ -21,5 +22,6 @@ pub mod timing;
 
 pub use guard::{GuardTime, TipEstimator, fee_cap};
 pub use offer::{Inclusion, Judged, OfferLog, urgency_blocks};
+pub(crate) use outlook::less;
 pub use outlook::{FeeOutlook, PercentileOutlook};
 pub use queue::{ComposeLimits, Queue, QueuedRequest, Selection, Trigger};

@@ -7,6 +7,16 @@ pub trait FeeOutlook {
     /// The longest slack for which sending now beats waiting. `Duration::MAX`: the price is right for everyone.
     /// Zero: nobody should send who can wait.
     fn send_within(&self) -> Duration;
+
+    /// The same for a request that would save `saving_permille` thousandths of its cost by being sent now, because it shares
+    /// a transaction that goes anyway. Never shorter than [`Self::send_within`].
+    fn send_within_saving(&self, saving_permille: u32) -> Duration;
+}
+
+/// `price` without `permille` thousandths of it; nothing is left of it from 1 000 on.
+pub(crate) fn less(price: u128, permille: u32) -> u128 {
+    let left = u128::from(1_000 - permille.min(1_000));
+    price / 1_000 * left + price % 1_000 * left / 1_000
 }
 
 /// Percentile gate over recent prices, relaxing as the slack runs out.
@@ -62,7 +72,10 @@ impl PercentileOutlook {
 
     /// Percent of the window that was cheaper than the next block by more than 1 %; `None` without data.
     pub fn rank_percent(&self) -> Option<u8> {
-        let price = self.price?;
+        self.rank_of(self.price?)
+    }
+
+    fn rank_of(&self, price: u128) -> Option<u8> {
         if self.window.is_empty() {
             return None;
         }
@@ -73,8 +86,13 @@ impl PercentileOutlook {
 
 impl FeeOutlook for PercentileOutlook {
     fn send_within(&self) -> Duration {
+        self.send_within_saving(0)
+    }
+
+    fn send_within_saving(&self, saving_permille: u32) -> Duration {
+        let price = self.price.map(|price| less(price, saving_permille));
         // Without data there is no reason to wait.
-        let Some(rank) = self.rank_percent() else { return Duration::MAX };
+        let Some(rank) = price.and_then(|price| self.rank_of(price)) else { return Duration::MAX };
         let patience = u32::from(self.patience_percent);
         let rank = u32::from(rank);
         if rank <= patience {
@@ -100,6 +118,9 @@ mod tests {
         let outlook = outlook(&[8, 9, 10, 10, 11, 12, 12, 14].map(|gwei| gwei * 1_000_000_000), 11_000_000_000);
         assert_eq!(outlook.rank_percent(), Some(50));
         assert_eq!(outlook.send_within(), Duration::from_secs(26 * 60));
+        // At 9.9 gwei two of eight were cheaper, so anybody who saves a tenth may go; a twentieth changes nothing.
+        assert_eq!(outlook.send_within_saving(100), Duration::MAX);
+        assert_eq!(outlook.send_within_saving(50), Duration::from_secs(26 * 60));
     }
 
     #[test]

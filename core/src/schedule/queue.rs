@@ -9,7 +9,10 @@ use std::{
 
 use alloy_primitives::{Address, B256};
 
-use super::FeeOutlook;
+use super::{
+    FeeOutlook,
+    company::{Habit, Patience},
+};
 use crate::{
     request::{LaneId, RequestId, VerifiedRequest, vehicle::VehicleKey},
     time::Timestamp,
@@ -24,6 +27,8 @@ pub struct QueuedRequest {
     pub tenant: Arc<str>,
     /// Order of acceptance.
     pub seq: u64,
+    /// When it was accepted: how long it has waited, and how much slack it had.
+    pub accepted_at: Timestamp,
     /// Gas it adds to a transaction, at most.
     pub gas: u64,
     /// Bytes it adds to a transaction.
@@ -47,15 +52,33 @@ pub struct ComposeLimits {
     pub max_bytes: usize,
     /// Gas of an empty transaction.
     pub base_gas: u64,
-    /// Longest wait for company once the price is right.
+    /// What a transaction is expected to cost before its first member, wei: its gas at the price of the next block, and its
+    /// envelope's L1 data. Who joins saves that. 0: company saves nothing and is not waited for.
+    pub setup_wei: u128,
+    /// What gas is expected to cost in the next block, wei per gas.
+    pub price_wei_per_gas: u128,
+    /// What one more byte is expected to cost beyond gas, wei.
+    pub data_wei_per_byte: u128,
+    /// What it costs to wait for company through all of a request's slack, percent of what it would cost alone. 0: waiting
+    /// costs nothing and lasts [`Self::linger`].
+    pub waiting_cost_percent: u32,
+    /// Longest wait for company since acceptance, however much it would save; never more than a quarter of a request's slack.
     pub linger: Duration,
-    /// Slack below which nothing waits for price or fairness. Company is still waited for, [`Self::linger`] at most: it is
-    /// short beside this, and without it a chain whose requests are all urgent would never batch.
+    /// Slack below which nothing waits for price or fairness. Company is still waited for: a chain whose requests are all
+    /// urgent would never batch without it.
     pub urgent: Duration,
     /// What the next block charges at least, wei per gas.
     pub next_base_fee: u128,
     /// What an attempt would offer at most, wei per gas.
     pub quote_max_fee: u128,
+}
+
+impl ComposeLimits {
+    /// What a request is expected to cost besides its transaction's setup, wei.
+    pub(super) fn own_wei(&self, entry: &QueuedRequest) -> u128 {
+        let gas = u128::from(entry.gas).saturating_mul(self.price_wei_per_gas);
+        gas.saturating_add((entry.bytes as u128).saturating_mul(self.data_wei_per_byte))
+    }
 }
 
 /// Why a batch was sent when it was.
@@ -65,7 +88,9 @@ pub enum Trigger {
     Full,
     /// A member's slack ran out.
     Deadline,
-    /// The price was right and the wait for company over.
+    /// The price was right, and no further company was worth the wait.
+    Company,
+    /// The price was right and the longest wait for company over.
     Linger,
 }
 
@@ -75,6 +100,7 @@ impl Trigger {
         match self {
             Self::Full => "full",
             Self::Deadline => "deadline",
+            Self::Company => "company",
             Self::Linger => "linger",
         }
     }
@@ -163,8 +189,8 @@ struct TenantShare {
 #[derive(Debug, Default)]
 struct Group {
     tenants: BTreeMap<Arc<str>, TenantShare>,
-    /// Since when something is ready here.
-    ready_since: Option<Timestamp>,
+    /// Until when company is waited for, as far as it was looked at since the last change.
+    held_until: Option<Timestamp>,
 }
 
 impl Group {
@@ -182,6 +208,7 @@ pub struct Queue {
     entries: HashMap<RequestId, QueuedRequest>,
     signers: BTreeMap<Signer, SignerState>,
     groups: BTreeMap<VehicleKey, Group>,
+    habits: BTreeMap<VehicleKey, Habit>,
     deadlines: BTreeSet<(Timestamp, RequestId)>,
     weights: BTreeMap<Arc<str>, u32>,
     waiting: usize,
@@ -224,14 +251,15 @@ impl Queue {
     }
 
     /// Takes a durable request. Repeating it changes nothing.
-    pub fn push(&mut self, now: Timestamp, entry: QueuedRequest) {
+    pub fn push(&mut self, entry: QueuedRequest) {
         let id = entry.request.id();
         if self.entries.contains_key(&id) {
             return;
         }
         let sequence = entry.request.sequence();
+        self.habits.entry(group_key(&entry.request)).or_default().arrived(entry.accepted_at);
         self.entries.insert(id, entry);
-        self.enter(now, id, sequence);
+        self.enter(id, sequence);
     }
 
     /// Takes a request that is in a transaction already: what a restart finds.
@@ -245,7 +273,7 @@ impl Queue {
         self.entries.insert(id, entry);
     }
 
-    fn enter(&mut self, now: Timestamp, id: RequestId, sequence: Option<(Address, Address, u64)>) {
+    fn enter(&mut self, id: RequestId, sequence: Option<(Address, Address, u64)>) {
         let Some(entry) = self.entries.get(&id) else { return };
         self.waiting += 1;
         self.deadlines.insert((entry.request.deadline(), id));
@@ -253,19 +281,19 @@ impl Queue {
             Some((forwarder, signer, nonce)) => {
                 let deadline = entry.request.deadline();
                 self.signers.entry((forwarder, signer)).or_default().wait(nonce, id, deadline);
-                self.refresh(now, (forwarder, signer));
+                self.refresh((forwarder, signer));
             }
             None => {
                 let key = group_key(&entry.request);
                 let (tenant, place) = (entry.tenant.clone(), (entry.request.deadline(), entry.seq, Head::Request(id)));
-                self.ready(now, key, tenant, place);
+                self.ready(key, tenant, place);
             }
         }
     }
 
-    fn ready(&mut self, now: Timestamp, key: VehicleKey, tenant: Arc<str>, place: (Timestamp, u64, Head)) {
+    fn ready(&mut self, key: VehicleKey, tenant: Arc<str>, place: (Timestamp, u64, Head)) {
         let group = self.groups.entry(key).or_default();
-        group.ready_since.get_or_insert(now);
+        group.held_until = None;
         // A tenant that comes back does not get credit for its absence.
         let least = group
             .tenants
@@ -286,6 +314,7 @@ impl Queue {
             if let Some(share) = group.tenants.get_mut(tenant) {
                 share.ready.remove(&place);
             }
+            group.held_until = None;
             if group.is_empty() {
                 self.groups.remove(&key);
             }
@@ -293,7 +322,7 @@ impl Queue {
     }
 
     /// Puts a signer where it belongs in the ready list after anything about it changed.
-    fn refresh(&mut self, now: Timestamp, signer: Signer) {
+    fn refresh(&mut self, signer: Signer) {
         let Some(state) = self.signers.get(&signer) else { return };
         let wanted = state.next().and_then(|next| state.waiting.get(&next)).and_then(|(id, _)| {
             let entry = self.entries.get(id)?;
@@ -310,9 +339,9 @@ impl Queue {
         } else if let Some(state) = self.signers.get_mut(&signer) {
             state.ready = wanted.clone();
         }
-        // The new place first: a group that is empty for a moment would forget since when it is ready.
+        // The new place first: a group that is empty for a moment would forget whom it served.
         if let Some((key, tenant, deadline, seq)) = wanted {
-            self.ready(now, key, tenant, (deadline, seq, Head::Signer(signer)));
+            self.ready(key, tenant, (deadline, seq, Head::Signer(signer)));
         }
         if let Some((key, tenant, deadline, seq)) = old {
             self.unready(key, &tenant, (deadline, seq, Head::Signer(signer)));
@@ -320,11 +349,11 @@ impl Queue {
     }
 
     /// The forwarder's nonce of a signer became known (or advanced). A lower value than before is ignored.
-    pub fn set_chain_nonce(&mut self, now: Timestamp, forwarder: Address, signer: Address, nonce: u64) {
+    pub fn set_chain_nonce(&mut self, forwarder: Address, signer: Address, nonce: u64) {
         let Some(state) = self.signers.get_mut(&(forwarder, signer)) else { return };
         if state.chain_next.is_none_or(|known| known < nonce) {
             state.chain_next = Some(nonce);
-            self.refresh(now, (forwarder, signer));
+            self.refresh((forwarder, signer));
         }
     }
 
@@ -381,7 +410,7 @@ impl Queue {
     /// Removes a request that has ended, waiting or in flight.
     ///
     /// `consumed`: its nonce at the forwarder is used up, so the signer goes on with the next.
-    pub fn remove(&mut self, now: Timestamp, id: RequestId, consumed: bool) -> Option<QueuedRequest> {
+    pub fn remove(&mut self, id: RequestId, consumed: bool) -> Option<QueuedRequest> {
         let entry = self.entries.remove(&id)?;
         let place = (entry.request.deadline(), id);
         let was_waiting = self.deadlines.remove(&place);
@@ -404,7 +433,7 @@ impl Queue {
                     if state.waiting.is_empty() && state.in_flight.is_empty() && state.ready.is_none() {
                         self.signers.remove(&(forwarder, signer));
                     } else {
-                        self.refresh(now, (forwarder, signer));
+                        self.refresh((forwarder, signer));
                     }
                 }
             }
@@ -418,7 +447,7 @@ impl Queue {
     }
 
     /// Gives members of a transaction that did not happen back to the waiting ones.
-    pub fn put_back(&mut self, now: Timestamp, id: RequestId) {
+    pub fn put_back(&mut self, id: RequestId) {
         let Some(entry) = self.entries.get(&id) else { return };
         if self.deadlines.contains(&(entry.request.deadline(), id)) {
             return;
@@ -434,7 +463,7 @@ impl Queue {
                 state.lane = None;
             }
         }
-        self.enter(now, id, sequence);
+        self.enter(id, sequence);
     }
 
     /// Waiting requests whose deadline has passed.
@@ -442,41 +471,36 @@ impl Queue {
         self.deadlines.iter().take_while(|(deadline, _)| *deadline <= now).map(|(_, id)| *id).collect()
     }
 
-    /// Next instant at which [`Self::compose`] could choose something that it would not choose at `now`, if nothing else
-    /// happens until then. Always later than `now`.
+    /// When to ask [`Self::compose`] again if it has just chosen nothing and nothing else happens until then: before that it
+    /// would choose nothing either. Always later than `now`.
     pub fn next_due(&self, now: Timestamp, limits: &ComposeLimits, outlook: &impl FeeOutlook) -> Option<Timestamp> {
         let window = outlook.send_within().max(limits.urgent);
         let later = |than: Timestamp| Timestamp(than.0.saturating_add(1));
-        let linger = self
-            .groups
-            .values()
-            .filter_map(|group| group.ready_since)
-            .map(|since| since.saturating_add(limits.linger))
-            .filter(|due| *due > now)
-            .min();
-        // Whose slack falls next into the window in which it may be sent, and whose below the wait for company. A run may be
-        // pulled by any of its members, so both are counted.
+        let cutoff = now.saturating_add(window);
+        let held = self.groups.values().filter_map(|group| {
+            let first = group.tenants.values().filter_map(|share| share.ready.first()).min()?;
+            // What changed since it was looked at may be due at once.
+            (first.0 <= cutoff).then(|| group.held_until.unwrap_or_else(|| later(now)))
+        });
+        // Whose slack falls next into the window in which it may be sent.
         let first = Head::Signer((Address::ZERO, Address::ZERO));
         let eligible = self
             .groups
             .values()
             .flat_map(|group| group.tenants.values())
-            .filter_map(|share| share.ready.range((later(now.saturating_add(window)), 0, first)..).next())
+            .filter_map(|share| share.ready.range((later(cutoff), 0, first)..).next())
             .map(|(deadline, _, _)| deadline.saturating_sub(window))
             .min();
-        let hurried = self
-            .deadlines
-            .range((later(now.saturating_add(limits.linger)), RequestId(B256::ZERO))..)
-            .next()
-            .map(|(deadline, _)| deadline.saturating_sub(limits.linger));
-        [linger, eligible, hurried].into_iter().flatten().filter(|due| *due > now).min()
+        held.min().into_iter().chain(eligible).filter(|due| *due > now).min()
     }
 
     /// Chooses what `lane` should send at `now`, if anything, and takes it from the waiting ones.
     ///
-    /// A request is eligible when its slack is within [`FeeOutlook::send_within`] or `limits.urgent`. A batch goes when no
-    /// more fits, when the group has been ready for `limits.linger`, or when a member's slack is less than that. Urgent requests come
-    /// first, by deadline; the rest by weighted fair share of the tenants, by deadline within a tenant.
+    /// A request is eligible when its slack is within [`FeeOutlook::send_within`] or `limits.urgent`. A batch of eligible ones
+    /// goes when no more fits, when no further company is worth its members' wait (the module's documentation has the rule),
+    /// or when a member has waited for company as long as it may. Others join it if what they save by that makes now the
+    /// better moment for them too ([`FeeOutlook::send_within_saving`]). Urgent requests come first, by deadline; the rest
+    /// by weighted fair share of the tenants, by deadline within a tenant.
     pub fn compose(
         &mut self,
         now: Timestamp,
@@ -484,9 +508,7 @@ impl Queue {
         limits: &ComposeLimits,
         outlook: &impl FeeOutlook,
     ) -> Option<Selection> {
-        let send_within = outlook.send_within().max(limits.urgent);
-        let cutoff = now.saturating_add(send_within);
-        let urgent = now.saturating_add(limits.urgent);
+        let cutoff = now.saturating_add(outlook.send_within().max(limits.urgent));
         // The most urgent group first.
         let mut keys: Vec<(Timestamp, VehicleKey)> = self
             .groups
@@ -500,98 +522,79 @@ impl Queue {
         keys.sort_unstable();
         for (_, key) in keys {
             let Some(group) = self.groups.get(&key) else { continue };
-            let (members, is_full) = self.pick(key, group, lane, limits, cutoff, urgent);
+            let mut picker = Picker::new(self, key, group, lane, limits);
+            picker.fill(cutoff, now.saturating_add(limits.urgent));
+            let trigger = match self.trigger(now, key, &picker.room, limits) {
+                Ok(trigger) => trigger,
+                Err(until) => {
+                    if let Some(group) = self.groups.get_mut(&key) {
+                        // Another lane may have seen others.
+                        let held = group.held_until.filter(|held| *held > now);
+                        group.held_until = Some(held.map_or(until, |held| held.min(until)));
+                    }
+                    continue;
+                }
+            };
+            picker.join(now, outlook, self.habits.get(&key));
+            let members = picker.room.members;
             let Some(first) = members.first().and_then(|id| self.entries.get(id)) else { continue };
             let vehicle = VehicleKey::of(&first.request);
-            let (mut deadline, mut ceiling) = (first.request.deadline(), first.ceiling_wei_per_gas);
+            let (mut deadline, mut ceiling) = (Timestamp(u64::MAX), u128::MAX);
             for entry in members.iter().filter_map(|id| self.entries.get(id)) {
                 deadline = deadline.min(entry.request.deadline());
                 ceiling = ceiling.min(entry.ceiling_wei_per_gas);
             }
-            let has_lingered = group.ready_since.is_some_and(|since| now >= since.saturating_add(limits.linger));
-            let can_wait = deadline > now.saturating_add(limits.linger);
-            let trigger = if is_full {
-                Trigger::Full
-            } else if !can_wait || (deadline <= urgent && limits.urgent > Duration::ZERO && has_lingered) {
-                Trigger::Deadline
-            } else if has_lingered {
-                Trigger::Linger
-            } else {
-                continue;
-            };
-            self.take(now, key, lane, &members);
+            self.take(key, lane, &members);
             return Some(Selection { key: vehicle, members, trigger, deadline, ceiling_wei_per_gas: ceiling });
         }
         None
     }
 
-    /// Members for one transaction, and whether it is full.
-    fn pick(
+    /// Why these go now, or until when they wait for company.
+    fn trigger(
         &self,
+        now: Timestamp,
         key: VehicleKey,
-        group: &Group,
-        lane: LaneId,
+        room: &Room,
         limits: &ComposeLimits,
-        cutoff: Timestamp,
-        urgent: Timestamp,
-    ) -> (Vec<RequestId>, bool) {
-        let mut cursors: Vec<_> = group
-            .tenants
-            .iter()
-            .filter(|(_, share)| !share.ready.is_empty())
-            .map(|(tenant, share)| {
-                let weight = u64::from(self.weights.get(tenant).copied().unwrap_or(1));
-                (share.virtual_time, weight, share.ready.iter().peekable())
-            })
-            .collect();
-        let mut room = Room::new(limits);
-        if matches!(key, VehicleKey::Single(_)) {
-            room.max_members = 1;
+    ) -> Result<Trigger, Timestamp> {
+        if room.members.is_empty() {
+            return Err(Timestamp(u64::MAX));
         }
-        while !room.is_full {
-            // Urgent first, by deadline; then the tenant that was served least.
-            let next = cursors
-                .iter_mut()
-                .enumerate()
-                .filter_map(|(index, (time, _, ready))| {
-                    let (deadline, seq, _) = **ready.peek()?;
-                    (deadline <= cutoff).then(|| {
-                        let rank = if deadline <= urgent { (0, deadline.0) } else { (1, *time) };
-                        (rank, deadline, seq, index)
-                    })
-                })
-                .min();
-            let Some((_, _, _, index)) = next else { break };
-            let (time, weight, ready) = &mut cursors[index];
-            let Some((_, _, head)) = ready.next() else { break };
-            let before = room.gas;
-            match head {
-                Head::Request(id) => {
-                    if let Some(entry) = self.entries.get(id) {
-                        room.add(entry, limits);
-                    }
-                }
-                Head::Signer(signer) => {
-                    let Some(state) = self.signers.get(signer) else { continue };
-                    if state.lane.is_some_and(|bound| bound != lane) {
-                        continue;
-                    }
-                    let Some(mut nonce) = state.next() else { continue };
-                    while let Some(entry) = state.waiting.get(&nonce).and_then(|(id, _)| self.entries.get(id)) {
-                        if group_key(&entry.request) != key || !room.add(entry, limits) {
-                            break;
-                        }
-                        let Some(after) = nonce.checked_add(1) else { break };
-                        nonce = after;
-                    }
-                }
-            }
-            *time = time.saturating_add((room.gas - before) / *weight);
+        if room.is_full {
+            return Ok(Trigger::Full);
         }
-        (room.members, room.is_full)
+        let mut patience = Patience::default();
+        let mut deadline = Timestamp(u64::MAX);
+        for entry in room.members.iter().filter_map(|id| self.entries.get(id)) {
+            deadline = deadline.min(entry.request.deadline());
+            patience.add(limits, now, entry);
+        }
+        let none = Habit::default();
+        let until = patience.until(limits, now, self.habits.get(&key).unwrap_or(&none));
+        if until > now {
+            return Err(until);
+        }
+        let is_urgent = deadline <= now.saturating_add(limits.urgent);
+        Ok(match patience.latest() {
+            _ if is_urgent => Trigger::Deadline,
+            Some(latest) if latest <= now => Trigger::Linger,
+            _ => Trigger::Company,
+        })
     }
 
-    fn take(&mut self, now: Timestamp, key: VehicleKey, lane: LaneId, members: &[RequestId]) {
+    /// The request that stands first there.
+    fn head(&self, head: Head) -> Option<&QueuedRequest> {
+        match head {
+            Head::Request(id) => self.entries.get(&id),
+            Head::Signer(signer) => {
+                let state = self.signers.get(&signer)?;
+                self.entries.get(&state.waiting.get(&state.next()?)?.0)
+            }
+        }
+    }
+
+    fn take(&mut self, key: VehicleKey, lane: LaneId, members: &[RequestId]) {
         let mut touched = BTreeSet::new();
         for id in members {
             let Some(entry) = self.entries.get(id) else { continue };
@@ -617,11 +620,119 @@ impl Queue {
             }
         }
         for signer in touched {
-            self.refresh(now, signer);
+            self.refresh(signer);
         }
-        if let Some(group) = self.groups.get_mut(&key) {
-            group.ready_since = Some(now);
+        self.habits.entry(key).or_default().left(members.len());
+    }
+}
+
+type Ready<'a> = std::iter::Peekable<std::collections::btree_set::Iter<'a, (Timestamp, u64, Head)>>;
+
+/// A tenant's requests, as far as they were looked at.
+struct Cursor<'a> {
+    virtual_time: u64,
+    weight: u64,
+    ready: Ready<'a>,
+}
+
+/// Puts one transaction together.
+struct Picker<'a> {
+    queue: &'a Queue,
+    key: VehicleKey,
+    lane: LaneId,
+    limits: &'a ComposeLimits,
+    cursors: Vec<Cursor<'a>>,
+    room: Room,
+}
+
+impl<'a> Picker<'a> {
+    fn new(queue: &'a Queue, key: VehicleKey, group: &'a Group, lane: LaneId, limits: &'a ComposeLimits) -> Self {
+        let cursors = group
+            .tenants
+            .iter()
+            .filter(|(_, share)| !share.ready.is_empty())
+            .map(|(tenant, share)| Cursor {
+                virtual_time: share.virtual_time,
+                weight: u64::from(queue.weights.get(tenant).copied().unwrap_or(1)),
+                ready: share.ready.iter().peekable(),
+            })
+            .collect();
+        let mut room = Room::new(limits);
+        if matches!(key, VehicleKey::Single(_)) {
+            room.max_members = 1;
         }
+        Self { queue, key, lane, limits, cursors, room }
+    }
+
+    /// Those with deadlines until `cutoff`: the ones until `urgent` first, by deadline; then of the tenant that was served least.
+    fn fill(&mut self, cutoff: Timestamp, urgent: Timestamp) {
+        while !self.room.is_full {
+            let Some((_, _, _, index)) = self.next(|deadline, _, time| {
+                (deadline <= cutoff).then(|| if deadline <= urgent { (0, deadline.0) } else { (1, time) })
+            }) else {
+                break;
+            };
+            self.advance(index);
+        }
+    }
+
+    /// Those who are not yet eligible, but save so much by joining these that now is the better moment for them too.
+    fn join(&mut self, now: Timestamp, outlook: &impl FeeOutlook, habit: Option<&Habit>) {
+        let (Some(habit), limits) = (habit, self.limits) else { return };
+        if limits.setup_wei == 0 {
+            return;
+        }
+        while !self.room.is_full {
+            let Some((_, _, _, index)) = self.next(|deadline, entry, time| {
+                let saving = habit.saving_permille(limits.setup_wei, limits.own_wei(entry?));
+                (deadline <= now.saturating_add(outlook.send_within_saving(saving))).then_some((1, time))
+            }) else {
+                break;
+            };
+            self.advance(index);
+        }
+    }
+
+    /// The tenant whose first request comes next, by the rank that is given to it; without a rank it does not come.
+    fn next(
+        &mut self,
+        rank: impl Fn(Timestamp, Option<&QueuedRequest>, u64) -> Option<(u8, u64)>,
+    ) -> Option<((u8, u64), Timestamp, u64, usize)> {
+        let queue = self.queue;
+        let ranked = self.cursors.iter_mut().enumerate().filter_map(|(index, cursor)| {
+            let (deadline, seq, head) = **cursor.ready.peek()?;
+            Some((rank(deadline, queue.head(head), cursor.virtual_time)?, deadline, seq, index))
+        });
+        ranked.min()
+    }
+
+    /// Takes the tenant's first request, with all that follow it in order, as far as they fit.
+    fn advance(&mut self, index: usize) {
+        let Some((_, _, head)) = self.cursors[index].ready.next() else { return };
+        let before = self.room.gas;
+        match head {
+            Head::Request(id) => {
+                if let Some(entry) = self.queue.entries.get(id) {
+                    self.room.add(entry, self.limits);
+                }
+            }
+            Head::Signer(signer) => {
+                let Some(state) = self.queue.signers.get(signer) else { return };
+                if state.lane.is_some_and(|bound| bound != self.lane) {
+                    return;
+                }
+                let Some(mut nonce) = state.next() else { return };
+                while let Some(entry) = state.waiting.get(&nonce).and_then(|(id, _)| self.queue.entries.get(id)) {
+                    if group_key(&entry.request) != self.key || !self.room.add(entry, self.limits) {
+                        break;
+                    }
+                    let Some(after) = nonce.checked_add(1) else { break };
+                    nonce = after;
+                }
+            }
+        }
+        let cursor = &mut self.cursors[index];
+        cursor.virtual_time = cursor.virtual_time.saturating_add((self.room.gas - before) / cursor.weight);
     }
 }
 

@@ -256,10 +256,15 @@ pub struct RawChain {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 21_000), extend("x-default" = "the chain's cap, at most 16777216"))]
     pub max_batch_gas: Option<u64>,
-    /// Longest time that a request waits for company once the price is right.
+    /// Longest time that a request waits for company, from its acceptance.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 3_600_000), extend("x-default" = "a quarter of the block time, 50 to 2000"))]
+    #[schemars(range(min = 0, max = 3_600_000), extend("x-default" = "the block time, 50 to 2000"))]
     pub linger_ms: Option<u64>,
+    /// What it costs to wait for company through all of a request's slack, percent of what it would cost alone: a batch goes
+    /// when no further company is worth the wait. 0: waiting costs nothing and lasts `linger_ms`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000), extend("x-default" = "400"))]
+    pub waiting_cost_percent: Option<u32>,
     /// Most transactions of one lane that are not in a block.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_024), extend("x-default" = "16"))]

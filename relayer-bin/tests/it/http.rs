@@ -35,7 +35,7 @@ impl Api {
         };
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\nkeep_alive_ms = 200\nmax_body_bytes = 4096\n{server}\n[ledger]\npath = {:?}\n\
-             [[chain]]\npreset = \"anvil\"\nrpc = [{{ url = \"{}\" }}]\nsigners = [\"inline:{}\"]\nlinger_ms = 3600000\ntiming = \"percentile\"\n{}{}{}",
+             [[chain]]\npreset = \"anvil\"\nrpc = [{{ url = \"{}\" }}]\nsigners = [\"inline:{}\"]\nlinger_ms = 3600000\nwaiting_cost_percent = 0\ntiming = \"percentile\"\n{}{}{}",
             dir.path().join("test.db"),
             node::start().await,
             "59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d",

@@ -502,6 +502,18 @@ impl Timing {
         TimingDecision { send, price: self.price, reservation, expected_saving, policy: self.policies[class.winner] }
     }
 
+    /// Up to how many steps of slack a class sends what would save by that.
+    fn within_saving(&self, class: &ClassState, saving_permille: u32) -> usize {
+        if saving_permille == 0 {
+            return class.within;
+        }
+        let saving = libm::log1p(-f64::from(saving_permille.min(999)) / 1_000.0);
+        let steps = send_within(&class.reservation.map(|reservation| reservation - saving)) * self.steps_per_unit;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+        let steps = (steps + 1e-9) as usize;
+        class.within.max(steps.saturating_add(self.config.slip as usize))
+    }
+
     /// Weights of the policies for a slack; they add up to 1.
     pub fn weights(&self, total_steps: u32) -> Vec<(Policy, f64)> {
         let class = &self.classes[self.class_of(total_steps)];
@@ -529,22 +541,27 @@ impl Timing {
 }
 
 impl super::FeeOutlook for Timing {
-    /// For a request of which only the remaining slack is known: each slack is judged by its nearest class.
     fn send_within(&self) -> Duration {
+        self.send_within_saving(0)
+    }
+
+    /// For a request of which only the remaining slack is known: each slack is judged by its nearest class.
+    fn send_within_saving(&self, saving_permille: u32) -> Duration {
         if self.now == 0 || self.price == 0 {
             return Duration::MAX;
         }
         let mut reached = 0;
         for (at, class) in self.classes.iter().enumerate() {
             let slack = class.experts.slack;
+            let within = self.within_saving(class, saving_permille);
             let end = match self.classes.get(at + 1) {
                 Some(next) => count(slack) * count(next.experts.slack),
                 None => f64::INFINITY,
             };
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
             let end = libm::sqrt(end) as usize;
-            if class.within < end {
-                reached = class.within.max(reached);
+            if within < end {
+                reached = within.max(reached);
                 let steps = u32::try_from(reached).unwrap_or(u32::MAX);
                 return self.config.step.saturating_mul(steps);
             }

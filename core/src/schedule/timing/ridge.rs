@@ -13,18 +13,18 @@ pub(super) struct Scaling {
 
 impl Scaling {
     /// From weighted rows.
-    pub(super) fn of(rows: &[Row], weights: &[f64]) -> Self {
-        let total: f64 = weights.iter().sum::<f64>().max(1e-300);
+    pub(super) fn of(rows: &[Row]) -> Self {
+        let total = super::count(rows.len().max(1));
         let mut mean = vec![0.0; FEATURES];
-        for (row, weight) in rows.iter().zip(weights) {
+        for row in rows {
             for (sum, value) in mean.iter_mut().zip(row) {
-                *sum += weight * value / total;
+                *sum += value / total;
             }
         }
         let mut spread = vec![0.0; FEATURES];
-        for (row, weight) in rows.iter().zip(weights) {
+        for row in rows {
             for ((sum, value), mean) in spread.iter_mut().zip(row).zip(&mean) {
-                *sum += weight * (value - mean) * (value - mean) / total;
+                *sum += (value - mean) * (value - mean) / total;
             }
         }
         for value in &mut spread {
@@ -81,36 +81,35 @@ pub(super) fn predict(coefficients: &[f64], scaled: &Row) -> f64 {
 pub(super) struct Normal {
     gram: Vec<f64>,
     moment: Vec<f64>,
-    weight: f64,
+    rows: f64,
 }
 
 const SIZE: usize = FEATURES + 1;
 
 impl Normal {
     pub(super) fn new() -> Self {
-        Self { gram: vec![0.0; SIZE * SIZE], moment: vec![0.0; SIZE], weight: 0.0 }
+        Self { gram: vec![0.0; SIZE * SIZE], moment: vec![0.0; SIZE], rows: 0.0 }
     }
 
-    /// Adds a row of weight `weight`. `y` is the target.
-    pub(super) fn add(&mut self, scaled: &Row, y: f64, weight: f64) {
+    /// Adds a row. `y` is the target.
+    pub(super) fn add(&mut self, scaled: &Row, y: f64) {
         let mut extended = [1.0; SIZE];
         extended[1..].copy_from_slice(scaled);
         for (i, value) in extended.iter().enumerate() {
-            let weighted = value * weight;
-            self.moment[i] += weighted * y;
+            self.moment[i] += value * y;
             for (sum, other) in self.gram[i * SIZE..=i * SIZE + i].iter_mut().zip(&extended) {
-                *sum += weighted * other;
+                *sum += value * other;
             }
         }
-        self.weight += weight;
+        self.rows += 1.0;
     }
 
-    /// Minimises squared error + `share`·(total weight)·|b|² + `fixed`·|b|², intercept shrunk by `fixed` only.
+    /// Minimises squared error + `share`·rows·|b|² + `fixed`·|b|², intercept shrunk by `fixed` only.
     /// `None` if the system is singular.
     pub(super) fn solve(&self, share: f64, fixed: f64) -> Option<Coefficients> {
         let mut a = self.gram.clone();
         for i in 0..SIZE {
-            let ridge = if i == 0 { fixed } else { share * self.weight + fixed };
+            let ridge = if i == 0 { fixed } else { share * self.rows + fixed };
             a[i * SIZE + i] += ridge + 1e-12;
         }
         // Cholesky, in place, lower triangle.

@@ -132,10 +132,8 @@ pub(super) fn fit(episodes: &[Episode], start: Option<&Stopping>, plan: FitPlan)
     if rows.len() < 100 {
         return None;
     }
-    // A move in a calm market is worth as much as one in a storm: moves are measured in units of the usual one.
-    let weights = vec![1.0; rows.len()];
 
-    let scaling = start.map_or_else(|| Scaling::of(&rows, &weights), |start| start.scaling.clone());
+    let scaling = start.map_or_else(|| Scaling::of(&rows), |start| start.scaling.clone());
     let scaled: Vec<Row> = rows.iter().map(|row| scaling.apply(row)).collect();
     let binned = Binned::new(&rows);
     let offsets: Vec<usize> = episodes
@@ -171,7 +169,7 @@ pub(super) fn fit(episodes: &[Episode], start: Option<&Stopping>, plan: FitPlan)
                         let at = offset + step;
                         let price = episodes[episode].prices[step].max(1e-9);
                         targets[at] = ((after - paid[episode][step]) / price).clamp(-1.0, 1.0) / rows[at][UNIT];
-                        used[at] = weights[at];
+                        used[at] = 1.0;
                         size += targets[at].abs();
                         enough += 1;
                     }
@@ -181,7 +179,7 @@ pub(super) fn fit(episodes: &[Episode], start: Option<&Stopping>, plan: FitPlan)
                 for (at, target) in targets.iter_mut().enumerate().filter(|(at, _)| used[*at] > 0.0) {
                     *target = target.clamp(-most, most);
                     let base = begun.map_or(0.0, |rung| ridge::predict(&rung.b, &scaled[at]));
-                    normal.add(&scaled[at], *target - base, weights[at]);
+                    normal.add(&scaled[at], *target - base);
                 }
                 // With too few independent outcomes a longer slack teaches nothing.
                 if enough < (4 * until).max(100) {
