@@ -3,6 +3,8 @@
 mod bench;
 mod contracts;
 mod demo;
+mod fuzz;
+mod sbom;
 mod steps;
 mod test;
 mod tools;
@@ -25,6 +27,8 @@ enum Task {
     Demo(demo::Args),
     Test(test::Args),
     Bench(bench::Args),
+    Fuzz(fuzz::Args),
+    Sbom(sbom::Args),
     Contracts(contracts::Args),
     AnvilPath(tools::AnvilPathArgs),
 }
@@ -34,6 +38,8 @@ fn main() -> anyhow::Result<()> {
         Task::Demo(args) => demo::run_demo(&args),
         Task::Test(args) => test::run_all(args),
         Task::Bench(args) => bench::run_all(&args),
+        Task::Fuzz(args) => fuzz::run_all(&args),
+        Task::Sbom(args) => sbom::write(&args),
         Task::Contracts(args) => contracts::run(&args),
         Task::AnvilPath(args) => tools::print_anvil_path(&args),
     }

@@ -16,6 +16,8 @@ mod learned;
 mod market;
 mod pricing;
 mod receipts;
+#[cfg(feature = "fuzzing")]
+mod replies;
 mod rpc;
 mod settle;
 mod signer;
@@ -33,5 +35,7 @@ pub use builder::{ChainSetup, ChainTuning, ForwarderSetup, RelayBuilder, RelayCo
 pub use error::{BuildError, CancelError, SubmitError, WaitError};
 pub use foresight::{ForecastView, ModelInfo, TimingMode, WaitQuote};
 pub use learned::ModelError;
+#[cfg(feature = "fuzzing")]
+pub use replies::read_any_reply;
 pub use rpc::{RpcEndpoint, RpcError, RpcPool};
 pub use signer::{IdentityKey, LocalSigner, SignerError};

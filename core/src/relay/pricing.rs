@@ -384,7 +384,7 @@ mod tests {
         let rollup = Expected::of(&DataFeeModel::OpStack(OpFork::Isthmus, params), &spec, cheap);
         let model = DataFeeModel::OpStack(OpFork::Isthmus, params);
         let envelope: u128 = model.data_fee(&TxSize::of_unsigned(&[])).to();
-        assert_eq!(rollup.wei_per_gas, 1_000_001 + 2, "price, tip of 1, operator fee of 2 per gas");
+        assert_eq!(rollup.wei_per_gas, 1_000_000 + 2, "price and operator fee");
         assert_eq!(rollup.setup_wei, 21_000 * rollup.wei_per_gas + envelope + 7);
         let all: u128 = model.data_fee(&usual_forward()).to();
         let bytes = u128::from(usual_forward().bytes - TxSize::of_unsigned(&[]).bytes);

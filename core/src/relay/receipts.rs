@@ -68,6 +68,13 @@ impl RpcReceipt {
     }
 }
 
+/// Reads a receipt. `true` if it is one.
+#[cfg(feature = "fuzzing")]
+pub(super) fn read_any(input: &[u8]) -> bool {
+    let receipt = serde_json::from_slice::<Option<RpcReceipt>>(input).ok().flatten();
+    receipt.map(|receipt| receipt.into_receipt().map(|receipt| receipt.cost_wei())).is_some()
+}
+
 /// Looks for a receipt of any of `hashes`. The flag says whether absence (or, for finality, the answer) can be relied on.
 pub(super) async fn find(pool: &RpcPool, hashes: &[B256], purpose: PollPurpose) -> (Option<Box<TxReceipt>>, bool) {
     match purpose {

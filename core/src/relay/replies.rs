@@ -1,0 +1,37 @@
+//! Everything that a node may answer, read at once: for tests with arbitrary input.
+
+use alloy_primitives::{B256, Bytes, U64, U256};
+use serde::de::DeserializeOwned;
+
+use super::{
+    fees::{FeeHistory, Header, next_base_fee},
+    receipts,
+};
+use crate::chain::ChainSpec;
+
+/// Reads `input` as each kind of answer that the relay asks a node for, and reckons with what was understood. `true` if it
+/// was understood as one of them.
+///
+/// Not part of the API: it exists for fuzzing.
+#[doc(hidden)]
+pub fn read_any_reply(input: &[u8]) -> bool {
+    let mut is_understood = false;
+    if let Some(header) = read::<Option<Header>>(input).flatten() {
+        is_understood = true;
+        for preset in ["ethereum", "base", "polygon"] {
+            if let Ok(spec) = ChainSpec::preset(preset) {
+                let _ = next_base_fee(&spec, &header);
+            }
+        }
+        let _ = (header.number(), header.base_fee(), header.utilisation());
+    }
+    is_understood |= read::<FeeHistory>(input).is_some();
+    is_understood |= receipts::read_any(input);
+    is_understood |= read::<Bytes>(input).is_some() | read::<B256>(input).is_some();
+    is_understood |= read::<U64>(input).is_some() | read::<U256>(input).is_some();
+    is_understood
+}
+
+fn read<T: DeserializeOwned>(input: &[u8]) -> Option<T> {
+    serde_json::from_slice(input).ok()
+}

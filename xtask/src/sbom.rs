@@ -1,0 +1,70 @@
+//! `cargo xtask sbom`: what the binary and the crates are made of.
+
+use std::{
+    env, fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Result, ensure};
+
+use crate::steps::say;
+use crate::test::{cargo, target_dir};
+use crate::tools::{repo_root, run};
+
+/// Write a software bill of materials (CycloneDX, JSON) for the binary and the core crate to `target/sbom`.
+///
+/// Installs cargo-cyclonedx into `target/tools` first (minutes, once).
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Where to write.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+/// Crates that are shipped, with their folders.
+const SHIPPED: [(&str, &str); 2] = [("slackwater-relayer", "relayer-bin"), ("slackwater", "core")];
+
+/// Runs `cargo xtask sbom`.
+pub(crate) fn write(args: &Args) -> Result<()> {
+    let out = args.out.clone().unwrap_or_else(|| target_dir().join("sbom"));
+    fs::create_dir_all(&out)?;
+    let tool = cyclonedx()?;
+    for (name, folder) in SHIPPED {
+        // The tool writes beside the manifest.
+        let mut sbom = Command::new(&tool);
+        sbom.args([
+            "cyclonedx",
+            "--format",
+            "json",
+            "--describe",
+            "crate",
+            "--override-filename",
+            "sbom",
+            "--manifest-path",
+        ]);
+        run(sbom.arg(repo_root().join(folder).join("Cargo.toml")).current_dir(repo_root()))?;
+        let written = repo_root().join(folder).join("sbom.json");
+        let text = fs::read_to_string(&written)?;
+        fs::remove_file(&written)?;
+        let parsed: serde_json::Value = serde_json::from_str(&text)?;
+        let parts = parsed["components"].as_array().map_or(0, Vec::len);
+        ensure!(parts > 0, "the bill of {name} is empty");
+        let path = out.join(format!("{name}.cdx.json"));
+        fs::write(&path, text)?;
+        say(&format!("{}: {parts} components", path.display()))?;
+    }
+    Ok(())
+}
+
+fn cyclonedx() -> Result<PathBuf> {
+    let root = target_dir().join("tools");
+    let program = root.join("bin").join(format!("cargo-cyclonedx{}", env::consts::EXE_SUFFIX));
+    let works =
+        Command::new(&program).args(["cyclonedx", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if !works.is_ok_and(|status| status.success()) {
+        say("installing cargo-cyclonedx, which takes some minutes")?;
+        run(cargo(&["install", "cargo-cyclonedx", "--locked", "--debug", "--root"]).arg(&root))?;
+    }
+    Ok(program)
+}
