@@ -181,7 +181,7 @@ impl ChainTuning {
             max_batch: 100,
             max_batch_gas: spec.tx_gas_cap().unwrap_or(16_777_216).min(16_777_216),
             linger: block.clamp(Duration::from_millis(50), Duration::from_secs(2)),
-            waiting_cost_percent: 400,
+            waiting_cost_percent: 100,
             max_in_flight: 16,
             bump_after_blocks: 3,
             rebroadcast_after_blocks: 2,

@@ -12,11 +12,10 @@
 //!   costs.
 //!
 //! # A worked example
-//! A setup is 21 000 gas, a member 35 000, its slack 60 s, the waiting cost 400 %: alone it costs 56 000 gas or 2.67
-//! setups, so it pays 4 · 2.67 / 60 = 0.18 setups per second. One that comes alone waits at most 5.6 s. With five per
-//! second, the n-th member has waited (N − n) / 5 s when the N-th comes: together N (N − 1) / 10 s, which is worth a setup at
-//! N = 8, after 1.4 s. Where they come a minute apart, the next is not expected before 60 · 0.18 = 11 setups are gone: it is
-//! sent at once.
+//! A setup is 21 000 gas, a member 35 000, its slack 60 s, the waiting cost 100 %: alone it costs 56 000 gas or 2.67
+//! setups, so it pays 2.67 / 60 = 0.044 setups per second. With five per second, the n-th member has waited (N − n) / 5 s when
+//! the N-th comes: together N (N − 1) / 10 s, which is worth a setup before the 16th comes, after 2.9 s. Where they come a
+//! minute apart, the next is not expected before 60 · 0.044 = 2.7 setups are gone: it is sent at once.
 
 use super::queue::{ComposeLimits, QueuedRequest};
 use crate::time::Timestamp;

@@ -263,7 +263,7 @@ pub struct RawChain {
     /// What it costs to wait for company through all of a request's slack, percent of what it would cost alone: a batch goes
     /// when no further company is worth the wait. 0: waiting costs nothing and lasts `linger_ms`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 100_000), extend("x-default" = "400"))]
+    #[schemars(range(min = 0, max = 100_000), extend("x-default" = "100"))]
     pub waiting_cost_percent: Option<u32>,
     /// Most transactions of one lane that are not in a block.
     #[serde(skip_serializing_if = "Option::is_none")]
