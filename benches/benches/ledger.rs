@@ -31,6 +31,7 @@ fn acceptance(n: u64) -> Write {
         quote: r#"{"baseFeeWeiPerGas":1000000000,"priorityFeeWeiPerGas":1,"gas":170000,"expectedCostWei":"0x1","maxCostWei":"0x2"}"#
             .to_owned(),
         idempotency: None,
+        budget: None,
     }))
 }
 

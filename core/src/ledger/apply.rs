@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use alloy_primitives::{Address, B256, U256};
 
 use super::record::{
-    AcceptOutcome, AttemptRecord, BatchRecord, BatchState, DecisionRow, EventRecord, NewRequest, PlannedBatch,
-    RequestChange, RequestRecord, Write, WriteOutcome,
+    AcceptOutcome, AttemptRecord, BatchRecord, BatchState, BudgetLimit, DecisionRow, EventRecord, NewRequest,
+    PlannedBatch, RequestChange, RequestRecord, Write, WriteOutcome,
 };
 use crate::{
+    provenance::{Decision, Entry, Head},
     request::{BatchId, LaneId, RequestId, Status},
     time::Timestamp,
 };
@@ -29,6 +30,9 @@ pub(super) type Sequence = (u64, Address, Address, u64);
 /// (hour since the epoch, tenant, chain).
 pub(super) type SpentKey = (u64, String, u64);
 
+/// (tenant, chain, first hour that counts).
+pub(super) type BudgetKey = (String, u64, u64);
+
 /// The highest numbers given out.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Cursor {
@@ -36,6 +40,8 @@ pub(super) struct Cursor {
     pub(super) batch: u64,
     pub(super) event: u64,
     pub(super) decision: u64,
+    /// Hash of the newest decision; zero without any.
+    pub(super) decision_hash: B256,
 }
 
 /// What must be loaded before a commit's writes can be decided.
@@ -50,14 +56,32 @@ pub(super) struct Needs {
     pub(super) lanes: Vec<LaneId>,
     pub(super) batches: Vec<BatchId>,
     pub(super) attempts: Vec<B256>,
+    /// Chains whose lanes are written under a lease.
+    pub(super) fences: Vec<u64>,
+    pub(super) budgets: Vec<BudgetKey>,
 }
 
 impl Needs {
     pub(super) fn of(writes: &[Write]) -> Self {
         let mut needs = Self::default();
         for write in writes {
+            let write = match write {
+                Write::Fenced(fence, write) => {
+                    if !needs.fences.contains(&fence.chain_id) {
+                        needs.fences.push(fence.chain_id);
+                    }
+                    write
+                }
+                write => write,
+            };
             match write {
                 Write::Accept(new) => {
+                    if let Some(budget) = &new.budget {
+                        let key = budget_key(new, budget);
+                        if !needs.budgets.contains(&key) {
+                            needs.budgets.push(key);
+                        }
+                    }
                     needs.answers.push(new.id);
                     if let Some(key) = &new.idempotency {
                         needs.keys.push((new.tenant.clone(), key.key.clone()));
@@ -79,11 +103,15 @@ impl Needs {
                     needs.requests.extend(changes.iter().map(|change| change.id));
                 }
                 Write::Requests { changes, .. } => needs.requests.extend(changes.iter().map(|change| change.id)),
-                Write::Decision(_) | Write::Meta { .. } => {}
+                Write::Decision(_) | Write::Decide { .. } | Write::Meta { .. } | Write::Fenced(..) => {}
             }
         }
         needs
     }
+}
+
+fn budget_key(new: &NewRequest, budget: &BudgetLimit) -> BudgetKey {
+    (new.tenant.clone(), new.chain_id, budget.since.0 / HOUR_MS)
 }
 
 fn sequence_of(chain_id: u64, sequence: Option<(Address, Address, u64)>) -> Option<Sequence> {
@@ -146,6 +174,8 @@ pub(super) struct WorkingSet {
     pub(super) batches: Vec<BatchEntry>,
     by_batch: HashMap<BatchId, usize>,
     attempt_owners: HashMap<B256, BatchId>,
+    fences: HashMap<u64, u64>,
+    budgets: HashMap<BudgetKey, U256>,
 
     /// New rows, in order. Every event with its request's number.
     pub(super) new_keys: Vec<NewKey>,
@@ -196,9 +226,25 @@ impl WorkingSet {
         self.attempt_owners.insert(hash, batch);
     }
 
+    /// The lease on a chain's lanes that is in force, by its token.
+    pub(super) fn load_fence(&mut self, chain_id: u64, token: u64) {
+        self.fences.insert(chain_id, token);
+    }
+
+    /// What is reserved and spent since the key's hour, wei.
+    pub(super) fn load_budget(&mut self, key: BudgetKey, used_wei: U256) {
+        let sum = self.budgets.entry(key).or_default();
+        *sum = sum.saturating_add(used_wei);
+    }
+
     /// Decides `write` on top of all writes before it.
     pub(super) fn apply(&mut self, write: Write) -> WriteOutcome {
         match write {
+            Write::Fenced(fence, write) => match self.fences.get(&fence.chain_id) {
+                Some(token) if *token == fence.token => self.apply(*write),
+                in_force => WriteOutcome::Fenced { token: fence.token, in_force: in_force.copied() },
+            },
+            Write::Decide { owner, at_ms, decision } => self.decide(&owner, at_ms, &decision),
             Write::Accept(new) => self.accept(*new),
             Write::Plan(plan) => self.plan(*plan),
             Write::Attempt(attempt) => self.attempt(*attempt),
@@ -215,8 +261,9 @@ impl WorkingSet {
         }
     }
 
-    fn accept(&mut self, new: NewRequest) -> WriteOutcome {
-        let key = new.idempotency.map(|idempotency| ((new.tenant.clone(), idempotency.key), idempotency.body_hash));
+    fn accept(&mut self, mut new: NewRequest) -> WriteOutcome {
+        let key =
+            new.idempotency.take().map(|idempotency| ((new.tenant.clone(), idempotency.key), idempotency.body_hash));
         if let Some((key, body_hash)) = &key {
             if key.1.len() > MAX_KEY_BYTES {
                 let len = key.1.len();
@@ -242,6 +289,23 @@ impl WorkingSet {
             if let Some(&existing) = self.holders.get(&sequence) {
                 return WriteOutcome::Accept(AcceptOutcome::NonceConflict { existing });
             }
+        }
+        if let Some(budget) = &new.budget {
+            let used = self.budgets.entry(budget_key(&new, budget)).or_default();
+            let available_wei = budget.limit_wei.saturating_sub(*used);
+            if new.reserved_wei > available_wei {
+                let (needed_wei, limit_wei) = (new.reserved_wei, budget.limit_wei);
+                return WriteOutcome::Accept(AcceptOutcome::BudgetExhausted { needed_wei, available_wei, limit_wei });
+            }
+        }
+        // Every period that the request lies in counts it, also those that neighbours in this commit ask for.
+        let hour = new.accepted_at.0 / HOUR_MS;
+        for ((tenant, chain_id, since), used) in &mut self.budgets {
+            if *tenant == new.tenant && *chain_id == new.chain_id && *since <= hour {
+                *used = used.saturating_add(new.reserved_wei);
+            }
+        }
+        if let Some(sequence) = sequence {
             self.holders.insert(sequence, new.id);
         }
 
@@ -497,8 +561,19 @@ impl WorkingSet {
             return WriteOutcome::Refused(format!("decision {} is not the next one, {next}", row.seq));
         }
         self.cursor.decision = next;
+        self.cursor.decision_hash = row.hash;
         self.new_decisions.push(row);
         WriteOutcome::Applied(Vec::new())
+    }
+
+    /// Links `decision` to the newest entry, whoever wrote that.
+    fn decide(&mut self, owner: &str, at_ms: u64, decision: &Decision) -> WriteOutcome {
+        let head = match self.cursor.decision {
+            0 => Head::genesis(owner),
+            seq => Head { seq, hash: self.cursor.decision_hash },
+        };
+        let Entry { seq, at_ms, prev, hash, body } = Entry::append(&head, at_ms, decision);
+        self.decision(DecisionRow { seq, at_ms, prev, hash, body })
     }
 
     /// How the numbers of requests by (chain, status) change.

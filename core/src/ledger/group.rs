@@ -44,6 +44,7 @@ pub struct GroupCommit {
 #[derive(Debug)]
 struct Shared {
     config: GroupCommitConfig,
+    ledger: Arc<dyn Ledger>,
     /// One permit per write that may wait. The queue below has as many places, so a submission with permits fits.
     room: Semaphore,
     queue: mpsc::Sender<Submission>,
@@ -71,6 +72,7 @@ impl GroupCommit {
         let ended = CancellationToken::new();
         let shared = Arc::new(Shared {
             config,
+            ledger: Arc::clone(&ledger),
             room: Semaphore::new(config.queue_len),
             queue,
             events,
@@ -129,6 +131,7 @@ impl GroupCommit {
         if count == 0 {
             return Ok(Vec::new());
         }
+        self.shared.ledger.available()?;
         match self.shared.room.try_acquire_many(count) {
             Ok(permits) => permits.forget(),
             Err(TryAcquireError::Closed) => return Err(self.gone()),
@@ -325,7 +328,7 @@ impl WritingTask {
             .flat_map(|outcome| match outcome.get() {
                 WriteOutcome::Accept(AcceptOutcome::Accepted { event, .. }) => std::slice::from_ref(event),
                 WriteOutcome::Applied(events) => events.as_slice(),
-                WriteOutcome::Accept(_) | WriteOutcome::Refused(_) => &[],
+                WriteOutcome::Accept(_) | WriteOutcome::Refused(_) | WriteOutcome::Fenced { .. } => &[],
             })
             .cloned()
             .collect();

@@ -1,4 +1,5 @@
-//! What survives a crash? The [`Ledger`] trait, its records, and the embedded SQLite implementation.
+//! What survives a crash? The [`Ledger`] trait, its records, and its implementations: SQLite in one file, owned by one
+//! process, and (feature `postgres`) PostgreSQL, shared by several.
 //!
 //! **Invariant I2 (durable first):** an answer to a caller and a broadcast to a node both need a [`Durable`] value, and
 //! only this room makes one, after a commit with an fsync (or when reading back what was committed before).
@@ -8,15 +9,23 @@
 
 mod apply;
 mod group;
+mod lease;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod record;
+mod rows;
 mod sqlite;
 
 use async_trait::async_trait;
 
 pub use group::{GroupCommit, GroupCommitConfig};
+pub use lease::{LeaseOutcome, LeaseRecord, Leases};
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresConfig, PostgresLedger};
 pub use record::{
-    AcceptOutcome, AttemptKind, AttemptRecord, BatchRecord, BatchState, DecisionRow, EventFilter, EventRecord,
-    Idempotency, NewRequest, PlannedBatch, RequestChange, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+    AcceptOutcome, AttemptKind, AttemptRecord, BatchRecord, BatchState, BudgetLimit, DecisionRow, EventFilter,
+    EventRecord, Fence, Idempotency, NewRequest, PlannedBatch, RequestChange, RequestFilter, RequestRecord, SpentRow,
+    Write, WriteOutcome,
 };
 pub use sqlite::{SqliteConfig, SqliteLedger};
 
@@ -174,6 +183,19 @@ pub trait Ledger: Send + Sync + std::fmt::Debug + 'static {
 
     /// Flushes and closes; later calls fail with [`LedgerError::Closed`].
     async fn close(&self);
+
+    /// Whether the storage was there at the last look. Costs nothing.
+    ///
+    /// # Errors
+    /// Why it was not.
+    fn available(&self) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    /// Who drives which lanes, where several instances share this ledger; `None` where one process owns it.
+    fn leases(&self) -> Option<&dyn Leases> {
+        None
+    }
 }
 
 /// An outcome, and with it the attempt that the write stored, if it stored one.
@@ -185,14 +207,7 @@ impl GroupCommit {
     /// # Errors
     /// As [`Self::submit_all`].
     pub async fn submit_tracked(&self, writes: Vec<Write>) -> Result<Vec<Tracked>, LedgerError> {
-        let attempts: Vec<Option<AttemptRecord>> = writes
-            .iter()
-            .map(|write| match write {
-                Write::Plan(planned) => Some(planned.attempt.clone()),
-                Write::Attempt(attempt) => Some(attempt.as_ref().clone()),
-                _ => None,
-            })
-            .collect();
+        let attempts: Vec<Option<AttemptRecord>> = writes.iter().map(Write::attempt).collect();
         let outcomes = self.submit_all(writes).await?;
         let track = |(outcome, attempt): (Durable<WriteOutcome>, Option<AttemptRecord>)| {
             let is_applied = matches!(outcome.get(), WriteOutcome::Applied(_));

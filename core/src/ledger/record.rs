@@ -1,11 +1,14 @@
 //! The records that the ledger keeps, and the closed set of writes that change them.
 
+use std::sync::Arc;
+
 use alloy_primitives::{Address, B256, Bytes, U256};
 use serde::{Deserialize, Serialize};
 
 pub use crate::lane::AttemptKind;
 use crate::{
     chain::Fees,
+    provenance::Decision,
     request::{BatchId, Reason, RequestId, Status},
     time::Timestamp,
 };
@@ -63,6 +66,19 @@ pub enum Write {
     },
     /// Append to the decision log. `entry.seq` must be one above the newest.
     Decision(DecisionRow),
+    /// Append a decision to the log, linked to its newest entry inside the commit: several instances may write one log.
+    Decide {
+        /// Whose log it is, where it is the first entry.
+        owner: Arc<str>,
+        /// Unix ms.
+        at_ms: u64,
+        /// What was decided.
+        decision: Box<Decision>,
+    },
+    /// A write under a lease: applied only while the lease on the chain's lanes has this token and has not run out by the
+    /// database's clock, checked in the same transaction. Otherwise the outcome is [`WriteOutcome::Fenced`]. A ledger
+    /// without leases refuses it always.
+    Fenced(Fence, Box<Write>),
     /// Set a [`super::Ledger::meta`] value.
     Meta {
         /// Name.
@@ -70,6 +86,18 @@ pub enum Write {
         /// Value.
         value: String,
     },
+}
+
+impl Write {
+    /// The attempt that it stores, if it stores one.
+    pub(super) fn attempt(&self) -> Option<AttemptRecord> {
+        match self {
+            Self::Plan(planned) => Some(planned.attempt.clone()),
+            Self::Attempt(attempt) => Some(attempt.as_ref().clone()),
+            Self::Fenced(_, write) => write.attempt(),
+            _ => None,
+        }
+    }
 }
 
 /// What a write did.
@@ -81,6 +109,31 @@ pub enum WriteOutcome {
     Applied(Vec<EventRecord>),
     /// The write's precondition did not hold; nothing of it was applied.
     Refused(String),
+    /// The lease under which it was written is not in force any more; nothing of it was applied.
+    Fenced {
+        /// The writer's token.
+        token: u64,
+        /// The token in force; `None` if no lease is.
+        in_force: Option<u64>,
+    },
+}
+
+/// The lease under which a chain's lanes are written: a token that grows with every change of owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fence {
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// The fencing token.
+    pub token: u64,
+}
+
+/// A tenant's budget, checked in the transaction that accepts (invariant I8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BudgetLimit {
+    /// Most that may be reserved and spent, wei, on the request's chain.
+    pub limit_wei: U256,
+    /// Since when; counted in whole hours, so that it may count up to an hour more, never less.
+    pub since: Timestamp,
 }
 
 /// What became of a new request.
@@ -104,6 +157,15 @@ pub enum AcceptOutcome {
     NonceConflict {
         /// The request that holds it.
         existing: RequestId,
+    },
+    /// [`NewRequest::budget`] does not cover it.
+    BudgetExhausted {
+        /// What it reserves, wei.
+        needed_wei: U256,
+        /// What is left, wei.
+        available_wei: U256,
+        /// The whole limit, wei.
+        limit_wei: U256,
     },
 }
 
@@ -147,6 +209,8 @@ pub struct NewRequest {
     pub quote: String,
     /// The caller's idempotency key.
     pub idempotency: Option<Idempotency>,
+    /// The budget that must cover it, where several instances spend it; one alone checks before it writes.
+    pub budget: Option<BudgetLimit>,
 }
 
 /// A request as stored.

@@ -1,6 +1,5 @@
 //! The embedded ledger: SQLite in WAL mode with `synchronous=FULL`, one writing connection, several reading ones.
 
-mod rows;
 mod sql;
 mod store;
 
@@ -22,9 +21,9 @@ use super::{
     AttemptRecord, BatchRecord, DecisionRow, Durable, EventFilter, EventRecord, Ledger, LedgerError, RequestFilter,
     RequestRecord, SpentRow, Write, WriteOutcome,
     apply::{Cursor, HOUR_MS, Needs},
+    rows::{Cells, Row, batch_columns, impl_row, payload_columns, request_columns, storage_error, sum_spent},
 };
 use crate::request::{BatchId, LaneId, RequestId, Status};
-use rows::{Cells, batch_columns, payload_columns, request_columns};
 use store::SpentCache;
 
 static MIGRATOR: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -225,17 +224,7 @@ impl Writer {
     }
 }
 
-/// What a failed statement other than `COMMIT` means: the transaction is rolled back when its connection is dropped.
-fn storage_error(error: &sqlx::Error) -> LedgerError {
-    match error {
-        sqlx::Error::PoolClosed => LedgerError::Closed,
-        // What was loaded contradicts what is stored.
-        sqlx::Error::Database(database) if !matches!(database.kind(), sqlx::error::ErrorKind::Other) => {
-            LedgerError::Damaged { what: "ledger", detail: error.to_string() }
-        }
-        _ => LedgerError::Storage(error.to_string()),
-    }
-}
+impl_row!(SqliteRow);
 
 /// What a failed `COMMIT` means.
 ///
@@ -390,26 +379,7 @@ impl Ledger for SqliteLedger {
             "SELECT tenant, chain_id, reserved_wei, spent_wei FROM spent WHERE hour >= ? ORDER BY tenant, chain_id",
         )
         .bind((since_ms / HOUR_MS).cast_signed());
-        let mut sums: Vec<SpentRow> = Vec::new();
-        for row in self.read(query).await? {
-            let mut cells = Cells::of("sum of spendings", &row);
-            let row = SpentRow {
-                tenant: cells.text()?,
-                chain_id: cells.u64()?,
-                reserved_wei: cells.decimal()?,
-                spent_wei: cells.decimal()?,
-            };
-            match sums.last_mut() {
-                Some(sum) if (&sum.tenant, sum.chain_id) == (&row.tenant, row.chain_id) => {
-                    sum.reserved_wei = sum.reserved_wei.saturating_add(row.reserved_wei);
-                    sum.spent_wei = sum.spent_wei.saturating_add(row.spent_wei);
-                }
-                _ => sums.push(row),
-            }
-        }
-        // A sum that came back to zero is like one that never was.
-        sums.retain(|sum| !(sum.reserved_wei.is_zero() && sum.spent_wei.is_zero()));
-        Ok(sums)
+        sum_spent(self.read(query).await?.iter().map(|row| row as &dyn Row))
     }
 
     async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<DecisionRow>, LedgerError> {

@@ -35,6 +35,7 @@ use crate::{
         AcceptOutcome, Durable, GroupCommit, Idempotency, Ledger, NewRequest, RequestRecord, Write, WriteOutcome,
     },
     market::SourceStatus,
+    policy::BudgetError,
     request::{
         Deadline, ForwarderDomain, Promise, Status, Submission, SubmissionKind, VerifiedRequest, VerifyContext,
         vehicle::{VehicleKey, VehicleParams},
@@ -451,7 +452,11 @@ impl Admission {
                 self.tenants.release(tenant, id);
                 Err(SubmitError::NonceConflict { existing })
             }
-            WriteOutcome::Applied(_) | WriteOutcome::Refused(_) => {
+            WriteOutcome::Accept(AcceptOutcome::BudgetExhausted { needed_wei, available_wei, limit_wei }) => {
+                self.tenants.release(tenant, id);
+                Err(BudgetError { needed_wei, available_wei, limit_wei }.into())
+            }
+            WriteOutcome::Applied(_) | WriteOutcome::Refused(_) | WriteOutcome::Fenced { .. } => {
                 unreachable!("an acceptance has an acceptance's outcome")
             }
         }
@@ -565,6 +570,7 @@ fn new_request(tenant: &Tenant, item: &Prepared, now: Timestamp) -> NewRequest {
         promise_signature: item.promise_signature.clone(),
         quote: serde_json::to_string(&item.quote).unwrap_or_default(),
         idempotency: item.idempotency.clone(),
+        budget: None,
     }
 }
 

@@ -16,15 +16,25 @@ use crate::{Store, sample::*};
 
 /// Runs every check against a new store of each kind.
 macro_rules! conformance {
-    ($store:path: $($check:ident)*) => {
-        $(#[tokio::test]
-        async fn $check() {
-            checks::$check(&<$store>::new()).await;
-        })*
+    ($($check:ident)*) => {
+        mod on_sqlite {
+            $(#[tokio::test]
+            async fn $check() {
+                super::checks::$check(&crate::sqlite::TempStore::new()).await;
+            })*
+        }
+
+        #[cfg(feature = "postgres")]
+        mod on_postgres {
+            $(#[tokio::test]
+            async fn $check() {
+                super::checks::$check(&crate::postgres::TempSchema::new()).await;
+            })*
+        }
     };
 }
 
-conformance! { crate::sqlite::TempStore:
+conformance! {
     new_request_reads_back
     same_id_is_a_duplicate_for_ever
     idempotency_key_answers_first

@@ -10,7 +10,7 @@ use slackwater::{
     request::Status,
 };
 
-use crate::{Store, conformance::snapshot, sample::*, sqlite::TempStore};
+use crate::{Store, conformance::snapshot, sample::*};
 
 fn status() -> impl Strategy<Value = Status> {
     proptest::sample::select(Status::ALL.to_vec())
@@ -106,45 +106,58 @@ async fn check(ledger: &dyn Ledger, told: &[EventRecord]) -> Result<(), TestCase
     Ok(())
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+macro_rules! random {
+    ($module:ident, $store:path, $cases:literal) => {
+        mod $module {
+            use super::*;
 
-    #[test]
-    fn random_writes_keep_the_ledger_consistent(commits in vec(vec(write(), 1..12), 1..12)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let store = TempStore::new();
-            let ledger = store.open().await;
-            let mut told = Vec::new();
-            for writes in commits {
-                for outcome in commit(&*ledger, writes).await {
-                    match &outcome {
-                        WriteOutcome::Accept(slackwater::ledger::AcceptOutcome::Accepted { event, .. }) => told.push(event.clone()),
-                        WriteOutcome::Applied(events) => told.extend_from_slice(events),
-                        WriteOutcome::Accept(_) | WriteOutcome::Refused(_) => {}
-                    }
+            proptest! {
+                #![proptest_config(ProptestConfig { cases: $cases, ..ProptestConfig::default() })]
+
+
+                #[test]
+                fn random_writes_keep_the_ledger_consistent(commits in vec(vec(write(), 1..12), 1..12)) {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    runtime.block_on(async {
+                        let store = <$store>::new();
+                        let ledger = store.open().await;
+                        let mut told = Vec::new();
+                        for writes in commits {
+                            for outcome in commit(&*ledger, writes).await {
+                                match &outcome {
+                                    WriteOutcome::Accept(slackwater::ledger::AcceptOutcome::Accepted { event, .. }) => told.push(event.clone()),
+                                    WriteOutcome::Applied(events) => told.extend_from_slice(events),
+                                    WriteOutcome::Accept(_) | WriteOutcome::Refused(_) | WriteOutcome::Fenced { .. } => {}
+                                }
+                            }
+                        }
+                        check(&*ledger, &told).await?;
+                        let before = snapshot(&*ledger).await;
+                        ledger.close().await;
+                        prop_assert_eq!(snapshot(&*store.open().await).await, before);
+                        Ok(())
+                    })?;
+                }
+
+                #[test]
+                fn one_commit_or_many_is_the_same(writes in vec(write(), 1..40)) {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    runtime.block_on(async {
+                        let (together, apart) = (<$store>::new(), <$store>::new());
+                        let (together, apart) = (together.open().await, apart.open().await);
+                        let outcomes = commit(&*together, writes.clone()).await;
+                        for (write, outcome) in writes.into_iter().zip(outcomes) {
+                            prop_assert_eq!(one(&*apart, write).await, outcome);
+                        }
+                        prop_assert_eq!(snapshot(&*together).await, snapshot(&*apart).await);
+                        Ok(())
+                    })?;
                 }
             }
-            check(&*ledger, &told).await?;
-            let before = snapshot(&*ledger).await;
-            ledger.close().await;
-            prop_assert_eq!(snapshot(&*store.open().await).await, before);
-            Ok(())
-        })?;
-    }
-
-    #[test]
-    fn one_commit_or_many_is_the_same(writes in vec(write(), 1..40)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let (together, apart) = (TempStore::new(), TempStore::new());
-            let (together, apart) = (together.open().await, apart.open().await);
-            let outcomes = commit(&*together, writes.clone()).await;
-            for (write, outcome) in writes.into_iter().zip(outcomes) {
-                prop_assert_eq!(one(&*apart, write).await, outcome);
-            }
-            prop_assert_eq!(snapshot(&*together).await, snapshot(&*apart).await);
-            Ok(())
-        })?;
-    }
+        }
+    };
 }
+
+random!(on_sqlite, crate::sqlite::TempStore, 48);
+#[cfg(feature = "postgres")]
+random!(on_postgres, crate::postgres::TempSchema, 12);

@@ -48,6 +48,7 @@ pub(crate) fn new(n: u64) -> NewRequest {
         promise_signature: Bytes::from(vec![0xbb; 65]),
         quote: r#"{"cost":"1"}"#.to_owned(),
         idempotency: None,
+        budget: None,
     }
 }
 

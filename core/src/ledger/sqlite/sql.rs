@@ -15,6 +15,8 @@ use sqlx::{
     sqlite::{SqliteArguments, SqliteRow},
 };
 
+use crate::ledger::rows::Bind;
+
 /// 2⁸ rows of up to 30 values stay below SQLite's limit of 32 766 parameters of a statement.
 const MAX_POWER: usize = 8;
 
@@ -197,27 +199,23 @@ async fn run_parts(
 pub(super) struct Args(SqliteArguments);
 
 impl Args {
-    pub(super) fn push<'q, T: Encode<'q, Sqlite> + Type<Sqlite>>(&mut self, value: T) {
+    fn push<'q, T: Encode<'q, Sqlite> + Type<Sqlite>>(&mut self, value: T) {
         if let Err(error) = self.0.add(value) {
             unreachable!("numbers, text and blobs always have an encoding: {error}")
         }
     }
+}
 
-    /// An unsigned number, stored as the signed one with the same bits.
-    pub(super) fn push_u64(&mut self, value: u64) {
-        self.push(value.cast_signed());
+impl Bind for Args {
+    fn int(&mut self, value: Option<i64>) {
+        self.push(value);
     }
 
-    pub(super) fn push_blob(&mut self, value: impl AsRef<[u8]>) {
-        self.push(value.as_ref());
+    fn text(&mut self, value: Option<String>) {
+        self.push(value);
     }
 
-    pub(super) fn push_optional_blob(&mut self, value: Option<impl AsRef<[u8]>>) {
-        self.push(value.map(|value| value.as_ref().to_vec()));
-    }
-
-    /// A number beyond 64 bits, as decimal text.
-    pub(super) fn push_decimal(&mut self, value: impl ToString) {
-        self.push(value.to_string());
+    fn blob(&mut self, value: Option<Vec<u8>>) {
+        self.push(value);
     }
 }

@@ -7,14 +7,16 @@ use sqlx::{Executor, Row, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
     commit_error,
-    rows::{Cells, batch_columns, payload_columns, request_columns},
-    sql::{Args, Found, Rows, Script},
-    storage_error,
+    sql::{Found, Rows, Script},
 };
 use crate::{
     ledger::{
         LedgerError, RequestRecord,
         apply::{BatchEntry, Cursor, Needs, RequestEntry, SpentKey, WorkingSet, holds_nonce},
+        rows::{
+            Bind, Cells, batch_columns, bind_attempt, bind_batch, bind_batch_change, bind_change, bind_decision,
+            bind_event, bind_request, payload_columns, request_columns, storage_error,
+        },
     },
     request::{LaneId, RequestId},
 };
@@ -163,12 +165,19 @@ pub(super) async fn load_cursor(connection: &mut SqliteConnection) -> Result<Cur
     let row = connection
         .fetch_one(sqlx::query(
             "SELECT (SELECT coalesce(max(seq), 0) FROM requests), (SELECT coalesce(max(seq), 0) FROM batches), \
-             (SELECT coalesce(max(seq), 0) FROM events), (SELECT coalesce(max(seq), 0) FROM decisions)",
+             (SELECT coalesce(max(seq), 0) FROM events), (SELECT coalesce(max(seq), 0) FROM decisions), \
+             (SELECT hash FROM decisions ORDER BY seq DESC LIMIT 1)",
         ))
         .await
         .map_err(|error| storage_error(&error))?;
     let mut cells = Cells::of("sequence", &row);
-    Ok(Cursor { request: cells.u64()?, batch: cells.u64()?, event: cells.u64()?, decision: cells.u64()? })
+    Ok(Cursor {
+        request: cells.u64()?,
+        batch: cells.u64()?,
+        event: cells.u64()?,
+        decision: cells.u64()?,
+        decision_hash: cells.optional_fixed()?.unwrap_or_default(),
+    })
 }
 
 /// Begins a transaction and reads everything that `needs` names and that exists.
@@ -179,27 +188,27 @@ pub(super) async fn load(
 ) -> Result<WorkingSet, LedgerError> {
     let mut script = Script::new().begin();
     script.add(0, &KEYS, &needs.keys, |args, (tenant, key)| {
-        args.push(tenant.as_str());
-        args.push(key.as_str());
+        args.str(tenant.as_str());
+        args.str(key.as_str());
     });
-    script.add(0, &ANSWERS, &needs.answers, |args, id| args.push_blob(id.0));
-    script.add(0, &REQUESTS, &needs.requests, |args, id| args.push_blob(id.0));
+    script.add(0, &ANSWERS, &needs.answers, |args, id| args.bytes(id.0.as_slice()));
+    script.add(0, &REQUESTS, &needs.requests, |args, id| args.bytes(id.0.as_slice()));
     script.add(0, &HOLDERS, &needs.sequences, |args, (chain_id, forwarder, signer, nonce)| {
-        args.push_u64(*chain_id);
-        args.push_blob(forwarder);
-        args.push_blob(signer);
-        args.push_u64(*nonce);
+        args.u64(*chain_id);
+        args.bytes(forwarder.as_slice());
+        args.bytes(signer.as_slice());
+        args.u64(*nonce);
     });
     script.add(0, &LANES, &needs.lanes, |args, lane| {
-        args.push_u64(lane.chain_id);
-        args.push_blob(lane.sender);
+        args.u64(lane.chain_id);
+        args.bytes(lane.sender.as_slice());
     });
     script.add(0, &BATCHES, &needs.batches, |args, id| {
-        args.push_u64(id.lane.chain_id);
-        args.push_blob(id.lane.sender);
-        args.push_u64(id.nonce);
+        args.u64(id.lane.chain_id);
+        args.bytes(id.lane.sender.as_slice());
+        args.u64(id.nonce);
     });
-    script.add(0, &ATTEMPTS, &needs.attempts, |args, hash| args.push_blob(hash));
+    script.add(0, &ATTEMPTS, &needs.attempts, |args, hash| args.bytes(hash.as_slice()));
     let found = run(script, connection).await?;
 
     let cursor = match cursor {
@@ -221,7 +230,7 @@ pub(super) async fn load(
     }
     if !more.is_empty() {
         let mut script = Script::new();
-        script.add(0, &ANSWERS, &more, |args, id| args.push_blob(id.0));
+        script.add(0, &ANSWERS, &more, |args, id| args.bytes(id.0.as_slice()));
         read_answers(&mut set, run(script, connection).await?.rows_of(&ANSWERS))?;
     }
     for row in found.rows_of(&REQUESTS) {
@@ -287,71 +296,41 @@ pub(super) async fn store(
     let mut script = Script::new().commit();
     add_batches(&mut script, std::mem::take(&mut set.batches));
     script.add(FIRST, &ADD_COUNTS, set.count_changes(), |args, ((chain_id, status), change)| {
-        args.push_u64(chain_id);
-        args.push(status as i64);
-        args.push(change);
+        args.u64(chain_id);
+        args.int(Some(status as i64));
+        args.int(Some(change));
     });
     let spent = set.spent_changes();
     load_spent(connection, &spent, cache).await?;
     script.add(FIRST, &SET_SPENT, spent, |args, (key, (reserved, spent))| {
-        args.push_u64(key.0);
-        args.push(key.1.as_str());
-        args.push_u64(key.2);
+        args.u64(key.0);
+        args.str(key.1.as_str());
+        args.u64(key.2);
         let sums = cache.entry(key).or_default();
         sums.0 = sums.0.wrapping_add(reserved);
         sums.1 = sums.1.wrapping_add(spent);
-        args.push_decimal(sums.0);
-        args.push_decimal(sums.1);
+        args.decimal(sums.0);
+        args.decimal(sums.1);
     });
     add_requests(&mut script, set.requests);
     script.add(THEN, &INSERT_MEMBERS, set.new_members, |args, (batch, position, request)| {
-        args.push_u64(batch);
-        args.push_u64(position);
-        args.push_u64(request);
+        args.u64(batch);
+        args.u64(position);
+        args.u64(request);
     });
-    script.add(THEN, &INSERT_ATTEMPTS, set.new_attempts, |args, (batch, attempt)| {
-        args.push_u64(batch);
-        args.push(i64::from(attempt.index));
-        args.push(attempt.kind as i64);
-        args.push_decimal(attempt.fees.max_fee_per_gas);
-        args.push_decimal(attempt.fees.max_priority_fee_per_gas);
-        args.push_blob(attempt.hash);
-        args.push_blob(attempt.raw);
-        args.push_u64(attempt.created_at.0);
-    });
+    script.add(THEN, &INSERT_ATTEMPTS, set.new_attempts, |args, (batch, attempt)| bind_attempt(args, batch, attempt));
     script.add(THEN, &INSERT_KEYS, set.new_keys, |args, new| {
         let (tenant, key) = new.key;
-        args.push(tenant);
-        args.push(key);
-        args.push_blob(new.body_hash);
-        args.push_u64(new.request_seq);
+        args.str(tenant);
+        args.str(key);
+        args.bytes(new.body_hash.as_slice());
+        args.u64(new.request_seq);
     });
-    script.add(THEN, &INSERT_EVENTS, set.new_events, |args, (request, event)| {
-        args.push_u64(event.seq);
-        args.push_u64(request);
-        args.push(i64::from(event.request_seq));
-        args.push_blob(event.request_id.0);
-        args.push(event.tenant);
-        args.push_u64(event.chain_id);
-        args.push(event.status as i64);
-        args.push(event.reason.map(|reason| reason.as_str()));
-        args.push(event.detail);
-        args.push_optional_blob(event.batch.map(|batch| batch.lane.sender));
-        args.push(event.batch.map(|batch| batch.nonce.cast_signed()));
-        args.push_optional_blob(event.tx_hash);
-        args.push(event.block_number.map(u64::cast_signed));
-        args.push_u64(event.at_ms);
-    });
-    script.add(THEN, &INSERT_DECISIONS, set.new_decisions, |args, row| {
-        args.push_u64(row.seq);
-        args.push_u64(row.at_ms);
-        args.push_blob(row.prev);
-        args.push_blob(row.hash);
-        args.push(row.body);
-    });
+    script.add(THEN, &INSERT_EVENTS, set.new_events, |args, (request, event)| bind_event(args, request, event));
+    script.add(THEN, &INSERT_DECISIONS, set.new_decisions, bind_decision);
     script.add(THEN, &SET_META, set.new_meta, |args, (key, value)| {
-        args.push(key);
-        args.push(value);
+        args.str(key);
+        args.str(value);
     });
     script.run(connection).await.map(drop).map_err(|failed| match failed.at_commit {
         true => commit_error(&failed.error),
@@ -376,98 +355,24 @@ fn add_requests(script: &mut Script<'_>, entries: Vec<RequestEntry>) {
         }
     }
     for (statement, entries) in [(&MOVE_REQUESTS, moved), (&END_REQUESTS, ended), (&RELEASE_REQUESTS, released)] {
-        script.add(FIRST, statement, entries, |args, entry| {
-            args.push_u64(entry.record.seq);
-            push_state(args, &entry);
-        });
+        script.add(FIRST, statement, entries, |args, entry| bind_change(args, &entry));
     }
     script.add(THEN, &INSERT_REQUESTS, new, |args, entry| {
-        let record = &entry.record;
-        args.push_u64(record.seq);
-        args.push_blob(record.id.0);
-        args.push(record.tenant.as_str());
-        args.push_u64(record.chain_id);
-        args.push(record.kind.as_str());
-        args.push_optional_blob(record.sequence.map(|(forwarder, _, _)| forwarder));
-        args.push_optional_blob(record.sequence.map(|(_, signer, _)| signer));
-        args.push(record.sequence.map(|(_, _, nonce)| nonce.cast_signed()));
-        args.push_blob(record.target);
-        args.push(record.status as i64);
-        args.push(record.reason.map(|reason| reason.as_str()));
-        args.push_u64(record.deadline.0);
-        args.push_u64(record.accepted_at.0);
-        args.push_u64(record.updated_at.0);
-        args.push_optional_blob(record.batch.map(|batch| batch.lane.sender));
-        args.push(record.batch.map(|batch| batch.nonce.cast_signed()));
-        args.push_decimal(record.reserved_wei);
-        args.push_decimal(record.ceiling_wei_per_gas);
-        push_facts(args, &entry);
-        args.push(i64::from(!record.status.is_terminal()));
-        args.push(i64::from(holds_nonce(record.status)));
+        bind_request(args, &entry, holds_nonce(entry.record.status));
     });
     script.add(THEN, &INSERT_PAYLOADS, bodies, |args, (request, payload, promise_signature, quote)| {
-        args.push_u64(request);
-        args.push(payload);
-        args.push_blob(promise_signature);
-        args.push(quote);
+        args.u64(request);
+        args.bytes(payload);
+        args.bytes(promise_signature);
+        args.str(quote);
     });
-}
-
-/// `status … events` of a change.
-fn push_state(args: &mut Args, entry: &RequestEntry) {
-    let record = &entry.record;
-    args.push(record.status as i64);
-    args.push(record.reason.map(|reason| reason.as_str()));
-    args.push_u64(record.updated_at.0);
-    args.push_optional_blob(record.batch.map(|batch| batch.lane.sender));
-    args.push(record.batch.map(|batch| batch.nonce.cast_signed()));
-    push_facts(args, entry);
-}
-
-/// `cost_wei, gas_used, tx_hash, block_number, batch_failures, events`.
-fn push_facts(args: &mut Args, entry: &RequestEntry) {
-    let record = &entry.record;
-    args.push(record.cost_wei.map(|cost| cost.to_string()));
-    args.push(record.gas_used.map(u64::cast_signed));
-    args.push_optional_blob(record.tx_hash);
-    args.push(record.block_number.map(u64::cast_signed));
-    args.push(i64::from(record.batch_failures));
-    args.push(i64::from(entry.events));
 }
 
 fn add_batches(script: &mut Script<'_>, entries: Vec<BatchEntry>) {
     let (new, known): (Vec<_>, Vec<_>) = entries.into_iter().partition(|batch| batch.is_new);
     let changed: Vec<_> = known.into_iter().filter(|batch| batch.changed).collect();
-    script.add(FIRST, &INSERT_BATCHES, new, |args, entry| {
-        let record = entry.record;
-        args.push_u64(entry.seq);
-        args.push_u64(record.id.lane.chain_id);
-        args.push_blob(record.id.lane.sender);
-        args.push_u64(record.id.nonce);
-        args.push(record.state as i64);
-        args.push_blob(record.to);
-        args.push_decimal(record.value);
-        args.push_u64(record.gas_limit);
-        args.push_u64(record.deadline.0);
-        args.push_decimal(record.ceiling_wei_per_gas);
-        args.push(record.trigger);
-        args.push_u64(record.created_at.0);
-        args.push_optional_blob(record.included_hash);
-        args.push(record.block.map(|(number, _)| number.cast_signed()));
-        args.push_optional_blob(record.block.map(|(_, hash)| hash));
-        args.push(record.gas_used.map(u64::cast_signed));
-        args.push(record.cost_wei.map(|cost| cost.to_string()));
-    });
-    script.add(FIRST, &UPDATE_BATCHES, changed, |args, entry| {
-        let record = entry.record;
-        args.push_u64(entry.seq);
-        args.push(record.state as i64);
-        args.push_optional_blob(record.included_hash);
-        args.push(record.block.map(|(number, _)| number.cast_signed()));
-        args.push_optional_blob(record.block.map(|(_, hash)| hash));
-        args.push(record.gas_used.map(u64::cast_signed));
-        args.push(record.cost_wei.map(|cost| cost.to_string()));
-    });
+    script.add(FIRST, &INSERT_BATCHES, new, bind_batch);
+    script.add(FIRST, &UPDATE_BATCHES, changed, |args, entry| bind_batch_change(args, &entry));
 }
 
 /// Makes `cache` hold the sums that `changes` changes, where they exist.
@@ -485,9 +390,9 @@ async fn load_spent(
     }
     let mut script = Script::new();
     script.add(0, &SPENT, unknown, |args, (hour, tenant, chain_id)| {
-        args.push_u64(*hour);
-        args.push(tenant.as_str());
-        args.push_u64(*chain_id);
+        args.u64(*hour);
+        args.str(tenant.as_str());
+        args.u64(*chain_id);
     });
     for row in run(script, connection).await?.rows_of(&SPENT) {
         let mut cells = Cells::of("sum of spendings", row);

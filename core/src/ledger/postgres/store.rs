@@ -1,0 +1,369 @@
+//! Loads what a commit touches and writes back what it changed. The caller holds the row of `numbers`.
+
+use std::collections::HashMap;
+
+use alloy_primitives::U256;
+use sqlx::{PgConnection, postgres::PgRow};
+
+use super::sql::Rows;
+use crate::{
+    ledger::{
+        LedgerError,
+        apply::{BatchEntry, Cursor, Needs, RequestEntry, SpentKey, WorkingSet, holds_nonce},
+        rows::{
+            Bind, Cells, batch_columns, bind_attempt, bind_batch, bind_batch_change, bind_change, bind_decision,
+            bind_event, bind_request, payload_columns, request_columns,
+        },
+    },
+    request::LaneId,
+};
+
+static KEYS: Rows = Rows::new(
+    "SELECT i.tenant, i.key, i.body_hash, r.id FROM ",
+    "tt",
+    " AS v (tenant, key) JOIN idempotency AS i ON i.tenant = v.tenant AND i.key = v.key \
+     JOIN requests AS r ON r.seq = i.request",
+);
+static ANSWERS: Rows = Rows::new(
+    concat!("SELECT ", request_columns!(), ", ", payload_columns!(), " FROM "),
+    "b",
+    " AS v (id) JOIN requests AS r ON r.id = v.id JOIN payloads AS p ON p.request = r.seq",
+);
+static REQUESTS: Rows =
+    Rows::new(concat!("SELECT ", request_columns!(), " FROM "), "b", " AS v (id) JOIN requests AS r ON r.id = v.id");
+static HOLDERS: Rows = Rows::new(
+    "SELECT r.chain_id, r.forwarder, r.signer, r.signer_nonce, r.id FROM ",
+    "nbbn",
+    " AS v (chain_id, forwarder, signer, nonce) JOIN requests AS r ON r.chain_id = v.chain_id \
+     AND r.forwarder = v.forwarder AND r.signer = v.signer AND r.signer_nonce = v.nonce \
+     WHERE r.holds_nonce = 1 AND r.signer_nonce IS NOT NULL",
+);
+static LANES: Rows = Rows::new(
+    "SELECT v.chain_id, v.sender, (SELECT max(b.nonce) FROM batches AS b WHERE b.chain_id = v.chain_id \
+     AND b.sender = v.sender) FROM ",
+    "nb",
+    " AS v (chain_id, sender)",
+);
+static BATCHES: Rows = Rows::new(
+    concat!("SELECT ", batch_columns!(), ", (SELECT max(a.idx) FROM attempts AS a WHERE a.batch = b.seq) FROM "),
+    "nbn",
+    " AS v (chain_id, sender, nonce) JOIN batches AS b ON b.chain_id = v.chain_id AND b.sender = v.sender \
+     AND b.nonce = v.nonce",
+);
+static ATTEMPTS: Rows = Rows::new(
+    "SELECT a.hash, b.chain_id, b.sender, b.nonce FROM ",
+    "b",
+    " AS v (hash) JOIN attempts AS a ON a.hash = v.hash JOIN batches AS b ON b.seq = a.batch",
+);
+static SPENT: Rows = Rows::new(
+    "SELECT s.hour, s.tenant, s.chain_id, s.reserved_wei, s.spent_wei FROM ",
+    "ntn",
+    " AS v (hour, tenant, chain_id) JOIN spent AS s ON s.hour = v.hour AND s.tenant = v.tenant \
+     AND s.chain_id = v.chain_id",
+);
+static BUDGETS: Rows = Rows::new(
+    "SELECT v.tenant, v.chain_id, v.hour, s.reserved_wei, s.spent_wei FROM ",
+    "tnn",
+    " AS v (tenant, chain_id, hour) JOIN spent AS s ON s.tenant = v.tenant AND s.chain_id = v.chain_id \
+     AND s.hour >= v.hour",
+);
+// Locked against a change of owner until the commit is over.
+static FENCES: Rows = Rows::new(
+    "SELECT chain_id, token FROM leases WHERE expires_at > clock_timestamp() AND chain_id IN (SELECT * FROM ",
+    "n",
+    ") FOR SHARE",
+);
+
+static INSERT_REQUESTS: Rows = Rows::new(
+    "INSERT INTO requests (seq, id, tenant, chain_id, kind, forwarder, signer, signer_nonce, target, status, reason, \
+     deadline_ms, accepted_at_ms, updated_at_ms, batch_sender, batch_nonce, reserved_wei, ceiling_wei_per_gas, \
+     cost_wei, gas_used, tx_hash, block_number, batch_failures, events, open, holds_nonce) SELECT * FROM ",
+    "nbtntbbnbntnnnbntttnbnnnnn",
+    "",
+);
+static INSERT_PAYLOADS: Rows =
+    Rows::new("INSERT INTO payloads (request, payload, promise_signature, quote) SELECT * FROM ", "nbbt", "");
+static INSERT_KEYS: Rows =
+    Rows::new("INSERT INTO idempotency (tenant, key, body_hash, request) SELECT * FROM ", "ttbn", "");
+static INSERT_BATCHES: Rows = Rows::new(
+    "INSERT INTO batches (seq, chain_id, sender, nonce, state, recipient, value_wei, gas_limit, deadline_ms, \
+     ceiling_wei_per_gas, trigger, created_at_ms, included_hash, block_number, block_hash, gas_used, cost_wei) \
+     SELECT * FROM ",
+    "nnbnnbtnnttnbnbnt",
+    "",
+);
+static INSERT_MEMBERS: Rows =
+    Rows::new("INSERT INTO batch_members (batch, position, request) SELECT * FROM ", "nnn", "");
+static INSERT_ATTEMPTS: Rows = Rows::new(
+    "INSERT INTO attempts (batch, idx, kind, max_fee_wei_per_gas, max_priority_fee_wei_per_gas, hash, raw, \
+     created_at_ms) SELECT * FROM ",
+    "nnnttbbn",
+    "",
+);
+static INSERT_EVENTS: Rows = Rows::new(
+    "INSERT INTO events (seq, request, request_seq, request_id, tenant, chain_id, status, reason, detail, \
+     batch_sender, batch_nonce, tx_hash, block_number, at_ms) SELECT * FROM ",
+    "nnnbtnnttbnbnn",
+    "",
+);
+static INSERT_DECISIONS: Rows =
+    Rows::new("INSERT INTO decisions (seq, at_ms, prev, hash, body) SELECT * FROM ", "nnbbt", "");
+static SET_META: Rows = Rows::new(
+    "INSERT INTO meta (key, value) SELECT * FROM ",
+    "tt",
+    " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+);
+static ADD_COUNTS: Rows = Rows::new(
+    "INSERT INTO request_counts AS c (chain_id, status, requests) SELECT * FROM ",
+    "nnn",
+    " ON CONFLICT (chain_id, status) DO UPDATE SET requests = c.requests + excluded.requests",
+);
+static SET_SPENT: Rows = Rows::new(
+    "INSERT INTO spent (hour, tenant, chain_id, reserved_wei, spent_wei) SELECT * FROM ",
+    "ntntt",
+    " ON CONFLICT (hour, tenant, chain_id) DO UPDATE SET reserved_wei = excluded.reserved_wei, \
+     spent_wei = excluded.spent_wei",
+);
+static UPDATE_BATCHES: Rows = Rows::new(
+    "UPDATE batches AS b SET state = v.state, included_hash = v.included_hash, block_number = v.block_number, \
+     block_hash = v.block_hash, gas_used = v.gas_used, cost_wei = v.cost_wei FROM ",
+    "nnbnbnt",
+    " AS v (seq, state, included_hash, block_number, block_hash, gas_used, cost_wei) WHERE b.seq = v.seq",
+);
+
+macro_rules! change_head {
+    ($ends:literal) => {
+        concat!(
+            "UPDATE requests AS r SET status = v.status, reason = v.reason, updated_at_ms = v.updated_at_ms, \
+             batch_sender = v.batch_sender, batch_nonce = v.batch_nonce, cost_wei = v.cost_wei, gas_used = v.gas_used, \
+             tx_hash = v.tx_hash, block_number = v.block_number, batch_failures = v.batch_failures, events = v.events",
+            $ends,
+            " FROM "
+        )
+    };
+}
+const CHANGE_TYPES: &str = "nntnbntnbnnn";
+const CHANGE_TAIL: &str = " AS v (seq, status, reason, updated_at_ms, batch_sender, batch_nonce, cost_wei, gas_used, \
+                           tx_hash, block_number, batch_failures, events) WHERE r.seq = v.seq";
+// What ends stays ended, so the flags need no values: the three ways to change have a statement each, as in SQLite.
+static MOVE_REQUESTS: Rows = Rows::new(change_head!(""), CHANGE_TYPES, CHANGE_TAIL);
+static END_REQUESTS: Rows = Rows::new(change_head!(", open = 0"), CHANGE_TYPES, CHANGE_TAIL);
+static RELEASE_REQUESTS: Rows = Rows::new(change_head!(", open = 0, holds_nonce = 0"), CHANGE_TYPES, CHANGE_TAIL);
+
+/// Why loading or storing failed.
+pub(super) enum StoreError {
+    Sql(sqlx::Error),
+    Ledger(LedgerError),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl From<LedgerError> for StoreError {
+    fn from(error: LedgerError) -> Self {
+        Self::Ledger(error)
+    }
+}
+
+/// Reads everything that `needs` names and that exists.
+pub(super) async fn load(
+    connection: &mut PgConnection,
+    needs: &Needs,
+    cursor: Cursor,
+) -> Result<WorkingSet, StoreError> {
+    let mut set = WorkingSet::new(cursor);
+    for row in FENCES.run(connection, &needs.fences, |args, chain_id| args.u64(*chain_id)).await? {
+        let mut cells = Cells::of("lease", &row);
+        set.load_fence(cells.u64()?, cells.u64()?);
+    }
+    read_answers(&mut set, &ANSWERS.run(connection, &needs.answers, |args, id| args.bytes(id.0.as_slice())).await?)?;
+    let keys = KEYS.run(connection, &needs.keys, |args, (tenant, key)| {
+        args.str(tenant.as_str());
+        args.str(key.as_str());
+    });
+    let mut more = Vec::new();
+    for row in keys.await? {
+        let mut cells = Cells::of("idempotency key", &row);
+        let key = (cells.text()?, cells.text()?);
+        let body_hash = cells.fixed()?;
+        let request = cells.request_id()?;
+        set.load_key(key, body_hash, request);
+        if !set.holds_request(request) {
+            more.push(request);
+        }
+    }
+    read_answers(&mut set, &ANSWERS.run(connection, more, |args, id| args.bytes(id.0.as_slice())).await?)?;
+    for row in REQUESTS.run(connection, &needs.requests, |args, id| args.bytes(id.0.as_slice())).await? {
+        let (record, events) = Cells::of("request", &row).request()?;
+        if !set.holds_request(record.id) {
+            set.load_request(record, events);
+        }
+    }
+    let holders = HOLDERS.run(connection, &needs.sequences, |args, (chain_id, forwarder, signer, nonce)| {
+        args.u64(*chain_id);
+        args.bytes(forwarder.as_slice());
+        args.bytes(signer.as_slice());
+        args.u64(*nonce);
+    });
+    for row in holders.await? {
+        let mut cells = Cells::of("sequence of a request", &row);
+        let sequence = (cells.u64()?, cells.fixed()?, cells.fixed()?, cells.u64()?);
+        set.load_holder(sequence, cells.request_id()?);
+    }
+    load_lanes(connection, needs, &mut set).await?;
+    let budgets = BUDGETS.run(connection, &needs.budgets, |args, (tenant, chain_id, hour)| {
+        args.str(tenant.as_str());
+        args.u64(*chain_id);
+        args.u64(*hour);
+    });
+    for row in budgets.await? {
+        let mut cells = Cells::of("sum of spendings", &row);
+        let key = (cells.text()?, cells.u64()?, cells.u64()?);
+        let (reserved, spent) = (cells.decimal::<U256>()?, cells.decimal()?);
+        set.load_budget(key, reserved.saturating_add(spent));
+    }
+    Ok(set)
+}
+
+async fn load_lanes(connection: &mut PgConnection, needs: &Needs, set: &mut WorkingSet) -> Result<(), StoreError> {
+    let lanes = LANES.run(connection, &needs.lanes, |args, lane| {
+        args.u64(lane.chain_id);
+        args.bytes(lane.sender.as_slice());
+    });
+    for row in lanes.await? {
+        let mut cells = Cells::of("lane", &row);
+        let lane = LaneId { chain_id: cells.u64()?, sender: cells.fixed()? };
+        if let Some(nonce) = cells.optional_u64()? {
+            set.load_highest_nonce(lane, nonce);
+        }
+    }
+    let batches = BATCHES.run(connection, &needs.batches, |args, id| {
+        args.u64(id.lane.chain_id);
+        args.bytes(id.lane.sender.as_slice());
+        args.u64(id.nonce);
+    });
+    for row in batches.await? {
+        let mut cells = Cells::of("batch", &row);
+        let (seq, record) = cells.batch()?;
+        if !set.holds_batch(record.id) {
+            set.load_batch(record, seq, cells.u32()?);
+        }
+    }
+    for row in ATTEMPTS.run(connection, &needs.attempts, |args, hash| args.bytes(hash.as_slice())).await? {
+        let mut cells = Cells::of("attempt", &row);
+        let hash = cells.fixed()?;
+        set.load_attempt(hash, cells.batch_id()?);
+    }
+    Ok(())
+}
+
+fn read_answers(set: &mut WorkingSet, rows: &[PgRow]) -> Result<(), LedgerError> {
+    for row in rows {
+        let mut cells = Cells::of("request", row);
+        let (mut record, events) = cells.request()?;
+        cells.payload(&mut record)?;
+        if !set.holds_request(record.id) {
+            set.load_request(record, events);
+        }
+    }
+    Ok(())
+}
+
+/// Writes back what changed. Changes come before new requests, so that a sequence is released before it is taken.
+pub(super) async fn store(connection: &mut PgConnection, mut set: WorkingSet) -> Result<(), StoreError> {
+    let (new, known): (Vec<_>, Vec<_>) = std::mem::take(&mut set.batches).into_iter().partition(|batch| batch.is_new);
+    INSERT_BATCHES.run(connection, new, bind_batch).await?;
+    let changed = known.iter().filter(|batch: &&BatchEntry| batch.changed);
+    UPDATE_BATCHES.run(connection, changed, bind_batch_change).await?;
+    let counts = set.count_changes();
+    let counts = ADD_COUNTS.run(connection, counts, |args, ((chain_id, status), change)| {
+        args.u64(chain_id);
+        args.int(Some(status as i64));
+        args.int(Some(change));
+    });
+    counts.await?;
+    store_spent(connection, set.spent_changes()).await?;
+    store_requests(connection, std::mem::take(&mut set.requests)).await?;
+    let members = INSERT_MEMBERS.run(connection, set.new_members, |args, (batch, position, request)| {
+        args.u64(batch);
+        args.u64(position);
+        args.u64(request);
+    });
+    members.await?;
+    let attempts = set.new_attempts;
+    INSERT_ATTEMPTS.run(connection, attempts, |args, (batch, attempt)| bind_attempt(args, batch, attempt)).await?;
+    let keys = INSERT_KEYS.run(connection, set.new_keys, |args, new| {
+        let (tenant, key) = new.key;
+        args.str(tenant);
+        args.str(key);
+        args.bytes(new.body_hash.as_slice());
+        args.u64(new.request_seq);
+    });
+    keys.await?;
+    INSERT_EVENTS.run(connection, set.new_events, |args, (request, event)| bind_event(args, request, event)).await?;
+    INSERT_DECISIONS.run(connection, set.new_decisions, bind_decision).await?;
+    let meta = SET_META.run(connection, set.new_meta, |args, (key, value)| {
+        args.str(key);
+        args.str(value);
+    });
+    meta.await?;
+    Ok(())
+}
+
+async fn store_requests(connection: &mut PgConnection, entries: Vec<RequestEntry>) -> Result<(), StoreError> {
+    let (mut new, mut moved, mut ended, mut released) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for entry in entries.into_iter().filter(|entry| entry.changed) {
+        match entry.stored {
+            None => new.push(entry),
+            Some(_) if !entry.record.status.is_terminal() => moved.push(entry),
+            Some(_) if holds_nonce(entry.record.status) => ended.push(entry),
+            Some(_) => released.push(entry),
+        }
+    }
+    for (statement, entries) in [(&MOVE_REQUESTS, moved), (&END_REQUESTS, ended), (&RELEASE_REQUESTS, released)] {
+        statement.run(connection, &entries, |args, entry| bind_change(args, entry)).await?;
+    }
+    let inserted = INSERT_REQUESTS.run(connection, &new, |args, entry| {
+        bind_request(args, entry, holds_nonce(entry.record.status));
+    });
+    inserted.await?;
+    let payloads = INSERT_PAYLOADS.run(connection, new, |args, RequestEntry { record, .. }| {
+        args.u64(record.seq);
+        args.bytes(record.payload);
+        args.bytes(record.promise_signature);
+        args.str(record.quote);
+    });
+    payloads.await?;
+    Ok(())
+}
+
+async fn store_spent(
+    connection: &mut PgConnection,
+    changes: HashMap<SpentKey, (U256, U256)>,
+) -> Result<(), StoreError> {
+    let mut sums: HashMap<SpentKey, (U256, U256)> = HashMap::new();
+    let known = SPENT.run(connection, changes.keys(), |args, (hour, tenant, chain_id)| {
+        args.u64(*hour);
+        args.str(tenant.as_str());
+        args.u64(*chain_id);
+    });
+    for row in known.await? {
+        let mut cells = Cells::of("sum of spendings", &row);
+        let key = (cells.u64()?, cells.text()?, cells.u64()?);
+        sums.insert(key, (cells.decimal()?, cells.decimal()?));
+    }
+    let set = SET_SPENT.run(connection, changes, |args, (key, (reserved, spent))| {
+        let before = sums.get(&key).copied().unwrap_or_default();
+        let (hour, tenant, chain_id) = key;
+        args.u64(hour);
+        args.str(tenant);
+        args.u64(chain_id);
+        args.decimal(before.0.wrapping_add(reserved));
+        args.decimal(before.1.wrapping_add(spent));
+    });
+    set.await?;
+    Ok(())
+}

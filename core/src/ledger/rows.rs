@@ -1,0 +1,529 @@
+//! Records from rows, and rows from records. Columns are read and written by position, in the order of the column lists
+//! here, which are the same in every database.
+
+use alloy_primitives::{Address, B256, U256};
+
+use super::apply::{BatchEntry, RequestEntry};
+use crate::{
+    chain::Fees,
+    ledger::{
+        AttemptKind, AttemptRecord, BatchRecord, BatchState, DecisionRow, EventRecord, LedgerError, RequestRecord,
+        SpentRow,
+    },
+    request::{BatchId, LaneId, Reason, RequestId, Status},
+    time::Timestamp,
+};
+
+/// A row of a database. Unsigned numbers are stored as the signed ones with the same bits, amounts as decimal text.
+pub(super) trait Row {
+    /// The integer in this column.
+    fn int(&self, column: usize) -> Result<Option<i64>, sqlx::Error>;
+    /// The text in this column.
+    fn text(&self, column: usize) -> Result<Option<&str>, sqlx::Error>;
+    /// The bytes in this column.
+    fn blob(&self, column: usize) -> Result<Option<&[u8]>, sqlx::Error>;
+}
+
+macro_rules! impl_row {
+    ($row:ty) => {
+        impl $crate::ledger::rows::Row for $row {
+            fn int(&self, column: usize) -> Result<Option<i64>, sqlx::Error> {
+                sqlx::Row::try_get(self, column)
+            }
+
+            fn text(&self, column: usize) -> Result<Option<&str>, sqlx::Error> {
+                sqlx::Row::try_get(self, column)
+            }
+
+            fn blob(&self, column: usize) -> Result<Option<&[u8]>, sqlx::Error> {
+                sqlx::Row::try_get(self, column)
+            }
+        }
+    };
+}
+
+/// What a failed statement other than `COMMIT` means: its transaction is rolled back.
+pub(super) fn storage_error(error: &sqlx::Error) -> LedgerError {
+    match error {
+        sqlx::Error::PoolClosed => LedgerError::Closed,
+        // What was loaded contradicts what is stored.
+        sqlx::Error::Database(database) if !matches!(database.kind(), sqlx::error::ErrorKind::Other) => {
+            LedgerError::Damaged { what: "ledger", detail: error.to_string() }
+        }
+        _ => LedgerError::Storage(error.to_string()),
+    }
+}
+
+/// Columns that [`Cells::request`] reads, of `requests AS r`.
+macro_rules! request_columns {
+    () => {
+        "r.seq, r.id, r.tenant, r.chain_id, r.kind, r.forwarder, r.signer, r.signer_nonce, r.target, r.status, \
+         r.reason, r.deadline_ms, r.accepted_at_ms, r.updated_at_ms, r.batch_sender, r.batch_nonce, r.reserved_wei, \
+         r.ceiling_wei_per_gas, r.cost_wei, r.gas_used, r.tx_hash, r.block_number, r.batch_failures, r.events"
+    };
+}
+/// Columns that [`Cells::payload`] reads, of `payloads AS p`.
+macro_rules! payload_columns {
+    () => {
+        "p.payload, p.promise_signature, p.quote"
+    };
+}
+/// Columns that [`Cells::batch`] reads, of `batches AS b`.
+macro_rules! batch_columns {
+    () => {
+        "b.seq, b.chain_id, b.sender, b.nonce, b.state, b.recipient, b.value_wei, b.gas_limit, b.deadline_ms, \
+         b.ceiling_wei_per_gas, b.trigger, b.created_at_ms, b.included_hash, b.block_number, b.block_hash, \
+         b.gas_used, b.cost_wei"
+    };
+}
+pub(super) use {batch_columns, impl_row, payload_columns, request_columns};
+
+/// The cells of a row, from left to right.
+pub(super) struct Cells<'r> {
+    what: &'static str,
+    row: &'r dyn Row,
+    next: usize,
+}
+
+impl<'r> Cells<'r> {
+    /// Reads `row` as (part of) `what`.
+    pub(super) const fn of(what: &'static str, row: &'r dyn Row) -> Self {
+        Self { what, row, next: 0 }
+    }
+
+    fn damaged(&self, detail: impl std::fmt::Display) -> LedgerError {
+        let Self { what, next, .. } = *self;
+        LedgerError::Damaged { what, detail: format!("column {}: {detail}", next - 1) }
+    }
+
+    fn cell<T>(
+        &mut self,
+        read: impl FnOnce(&'r dyn Row, usize) -> Result<Option<T>, sqlx::Error>,
+    ) -> Result<Option<T>, LedgerError> {
+        self.next += 1;
+        read(self.row, self.next - 1).map_err(|error| match error {
+            sqlx::Error::ColumnDecode { source, .. } => self.damaged(source),
+            error => storage_error(&error),
+        })
+    }
+
+    fn present<T>(&self, cell: Option<T>) -> Result<T, LedgerError> {
+        cell.ok_or_else(|| self.damaged("is NULL"))
+    }
+
+    fn int(&mut self) -> Result<i64, LedgerError> {
+        let cell = self.cell(|row, column| row.int(column))?;
+        self.present(cell)
+    }
+
+    fn str(&mut self) -> Result<&'r str, LedgerError> {
+        let cell = self.optional_str()?;
+        self.present(cell)
+    }
+
+    fn optional_str(&mut self) -> Result<Option<&'r str>, LedgerError> {
+        self.cell(|row, column| row.text(column))
+    }
+
+    fn optional_bytes(&mut self) -> Result<Option<&'r [u8]>, LedgerError> {
+        self.cell(|row, column| row.blob(column))
+    }
+
+    pub(super) fn u64(&mut self) -> Result<u64, LedgerError> {
+        self.int().map(i64::cast_unsigned)
+    }
+
+    pub(super) fn optional_u64(&mut self) -> Result<Option<u64>, LedgerError> {
+        Ok(self.cell(|row, column| row.int(column))?.map(i64::cast_unsigned))
+    }
+
+    pub(super) fn u32(&mut self) -> Result<u32, LedgerError> {
+        let value = self.int()?;
+        u32::try_from(value).map_err(|error| self.damaged(error))
+    }
+
+    pub(super) fn text(&mut self) -> Result<String, LedgerError> {
+        self.str().map(str::to_owned)
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(super) fn optional_text(&mut self) -> Result<Option<String>, LedgerError> {
+        Ok(self.optional_str()?.map(str::to_owned))
+    }
+
+    pub(super) fn blob(&mut self) -> Result<Vec<u8>, LedgerError> {
+        let cell = self.optional_bytes()?;
+        self.present(cell).map(<[u8]>::to_vec)
+    }
+
+    /// A blob of a fixed length: hash, address.
+    pub(super) fn fixed<T: TryFrom<&'r [u8], Error: std::fmt::Display>>(&mut self) -> Result<T, LedgerError> {
+        let cell = self.optional_fixed()?;
+        self.present(cell)
+    }
+
+    pub(super) fn optional_fixed<T: TryFrom<&'r [u8], Error: std::fmt::Display>>(
+        &mut self,
+    ) -> Result<Option<T>, LedgerError> {
+        let bytes = self.optional_bytes()?;
+        bytes.map(|bytes| T::try_from(bytes).map_err(|error| self.damaged(error))).transpose()
+    }
+
+    pub(super) fn decimal<T: std::str::FromStr<Err: std::fmt::Display>>(&mut self) -> Result<T, LedgerError> {
+        let cell = self.optional_decimal()?;
+        self.present(cell)
+    }
+
+    fn optional_decimal<T: std::str::FromStr<Err: std::fmt::Display>>(&mut self) -> Result<Option<T>, LedgerError> {
+        let text = self.optional_str()?;
+        text.map(|text| text.parse().map_err(|error| self.damaged(error))).transpose()
+    }
+
+    /// A value stored as its code.
+    fn code<T>(&mut self, from_code: impl FnOnce(u8) -> Option<T>) -> Result<T, LedgerError> {
+        let code = self.int()?;
+        u8::try_from(code).ok().and_then(from_code).ok_or_else(|| self.damaged(format_args!("unknown code {code}")))
+    }
+
+    pub(super) fn status(&mut self) -> Result<Status, LedgerError> {
+        self.code(Status::from_code)
+    }
+
+    fn reason(&mut self) -> Result<Option<Reason>, LedgerError> {
+        let name = self.optional_str()?;
+        name.map(|name| Reason::from_name(name).ok_or_else(|| self.damaged(format_args!("unknown reason `{name}`"))))
+            .transpose()
+    }
+
+    pub(super) fn instant(&mut self) -> Result<Timestamp, LedgerError> {
+        self.u64().map(Timestamp)
+    }
+
+    /// The nullable (sender, nonce) of a batch on `chain_id`.
+    fn batch_on(&mut self, chain_id: u64) -> Result<Option<BatchId>, LedgerError> {
+        let sender = self.optional_fixed()?;
+        let nonce = self.optional_u64()?;
+        Ok(sender.zip(nonce).map(|(sender, nonce)| BatchId { lane: LaneId { chain_id, sender }, nonce }))
+    }
+
+    pub(super) fn batch_id(&mut self) -> Result<BatchId, LedgerError> {
+        let chain_id = self.u64()?;
+        Ok(BatchId { lane: LaneId { chain_id, sender: self.fixed()? }, nonce: self.u64()? })
+    }
+
+    pub(super) fn request_id(&mut self) -> Result<RequestId, LedgerError> {
+        self.fixed().map(RequestId)
+    }
+
+    /// A request without its payload, and the number of its events.
+    pub(super) fn request(&mut self) -> Result<(RequestRecord, u32), LedgerError> {
+        let seq = self.u64()?;
+        let id = self.request_id()?;
+        let tenant = self.text()?;
+        let chain_id = self.u64()?;
+        let kind = self.text()?;
+        let sequence = {
+            let (forwarder, signer) = (self.optional_fixed::<Address>()?, self.optional_fixed::<Address>()?);
+            let nonce = self.optional_u64()?;
+            forwarder.zip(signer).zip(nonce).map(|((forwarder, signer), nonce)| (forwarder, signer, nonce))
+        };
+        let record = RequestRecord {
+            seq,
+            id,
+            tenant,
+            chain_id,
+            kind,
+            sequence,
+            target: self.fixed()?,
+            status: self.status()?,
+            reason: self.reason()?,
+            deadline: self.instant()?,
+            accepted_at: self.instant()?,
+            updated_at: self.instant()?,
+            batch: self.batch_on(chain_id)?,
+            reserved_wei: self.decimal()?,
+            ceiling_wei_per_gas: self.decimal()?,
+            cost_wei: self.optional_decimal()?,
+            gas_used: self.optional_u64()?,
+            tx_hash: self.optional_fixed()?,
+            block_number: self.optional_u64()?,
+            batch_failures: self.u32()?,
+            payload: Vec::new(),
+            promise_signature: alloy_primitives::Bytes::new(),
+            quote: String::new(),
+        };
+        Ok((record, self.u32()?))
+    }
+
+    /// The payload of `record`.
+    pub(super) fn payload(&mut self, record: &mut RequestRecord) -> Result<(), LedgerError> {
+        record.payload = self.blob()?;
+        record.promise_signature = self.blob()?.into();
+        record.quote = self.text()?;
+        Ok(())
+    }
+
+    /// A batch and its number in storage.
+    pub(super) fn batch(&mut self) -> Result<(u64, BatchRecord), LedgerError> {
+        let seq = self.u64()?;
+        let mut record = BatchRecord {
+            id: self.batch_id()?,
+            state: self.code(BatchState::from_code)?,
+            to: self.fixed()?,
+            value: self.decimal::<U256>()?,
+            gas_limit: self.u64()?,
+            deadline: self.instant()?,
+            ceiling_wei_per_gas: self.decimal()?,
+            trigger: self.text()?,
+            created_at: self.instant()?,
+            included_hash: self.optional_fixed()?,
+            block: None,
+            gas_used: None,
+            cost_wei: None,
+        };
+        let block_number = self.optional_u64()?;
+        record.block = block_number.zip(self.optional_fixed::<B256>()?);
+        record.gas_used = self.optional_u64()?;
+        record.cost_wei = self.optional_decimal()?;
+        Ok((seq, record))
+    }
+
+    /// An attempt of `batch`: `idx, kind, max_fee_wei_per_gas, max_priority_fee_wei_per_gas, hash, raw, created_at_ms`.
+    pub(super) fn attempt(&mut self, batch: BatchId) -> Result<AttemptRecord, LedgerError> {
+        Ok(AttemptRecord {
+            batch,
+            index: self.u32()?,
+            kind: self.code(attempt_kind)?,
+            fees: Fees { max_fee_per_gas: self.decimal()?, max_priority_fee_per_gas: self.decimal()? },
+            hash: self.fixed()?,
+            raw: self.blob()?.into(),
+            created_at: self.instant()?,
+        })
+    }
+
+    /// An event: all columns of `events` but `request`.
+    pub(super) fn event(&mut self) -> Result<EventRecord, LedgerError> {
+        let seq = self.u64()?;
+        let request_seq = self.u32()?;
+        let request_id = self.request_id()?;
+        let tenant = self.text()?;
+        let chain_id = self.u64()?;
+        Ok(EventRecord {
+            seq,
+            request_id,
+            request_seq,
+            tenant,
+            chain_id,
+            status: self.status()?,
+            reason: self.reason()?,
+            detail: self.optional_str()?.map(str::to_owned),
+            batch: self.batch_on(chain_id)?,
+            tx_hash: self.optional_fixed()?,
+            block_number: self.optional_u64()?,
+            at_ms: self.u64()?,
+        })
+    }
+
+    /// All columns of `decisions`.
+    pub(super) fn decision(&mut self) -> Result<DecisionRow, LedgerError> {
+        Ok(DecisionRow {
+            seq: self.u64()?,
+            at_ms: self.u64()?,
+            prev: self.fixed()?,
+            hash: self.fixed()?,
+            body: self.text()?,
+        })
+    }
+}
+
+const fn attempt_kind(code: u8) -> Option<AttemptKind> {
+    match code {
+        0 => Some(AttemptKind::Payload),
+        1 => Some(AttemptKind::Cancel),
+        _ => None,
+    }
+}
+
+/// Sums of `tenant, chain_id, reserved_wei, spent_wei` by tenant and chain; the rows are in that order.
+pub(super) fn sum_spent<'r>(rows: impl Iterator<Item = &'r dyn Row>) -> Result<Vec<SpentRow>, LedgerError> {
+    let mut sums: Vec<SpentRow> = Vec::new();
+    for row in rows {
+        let mut cells = Cells::of("sum of spendings", row);
+        let row = SpentRow {
+            tenant: cells.text()?,
+            chain_id: cells.u64()?,
+            reserved_wei: cells.decimal()?,
+            spent_wei: cells.decimal()?,
+        };
+        match sums.last_mut() {
+            Some(sum) if (&sum.tenant, sum.chain_id) == (&row.tenant, row.chain_id) => {
+                sum.reserved_wei = sum.reserved_wei.saturating_add(row.reserved_wei);
+                sum.spent_wei = sum.spent_wei.saturating_add(row.spent_wei);
+            }
+            _ => sums.push(row),
+        }
+    }
+    // A sum that came back to zero is like one that never was.
+    sums.retain(|sum| !(sum.reserved_wei.is_zero() && sum.spent_wei.is_zero()));
+    Ok(sums)
+}
+
+/// Takes the values of a row, from left to right.
+pub(super) trait Bind {
+    /// An integer.
+    fn int(&mut self, value: Option<i64>);
+    /// Text.
+    fn text(&mut self, value: Option<String>);
+    /// Bytes.
+    fn blob(&mut self, value: Option<Vec<u8>>);
+
+    /// An unsigned number, stored as the signed one with the same bits.
+    fn u64(&mut self, value: u64) {
+        self.int(Some(value.cast_signed()));
+    }
+
+    fn optional_u64(&mut self, value: Option<u64>) {
+        self.int(value.map(u64::cast_signed));
+    }
+
+    fn str(&mut self, value: impl Into<String>) {
+        self.text(Some(value.into()));
+    }
+
+    fn bytes(&mut self, value: impl Into<Vec<u8>>) {
+        self.blob(Some(value.into()));
+    }
+
+    fn optional_bytes(&mut self, value: Option<impl AsRef<[u8]>>) {
+        self.blob(value.map(|value| value.as_ref().to_vec()));
+    }
+
+    /// A number beyond 64 bits, as decimal text.
+    fn decimal(&mut self, value: impl ToString) {
+        self.text(Some(value.to_string()));
+    }
+
+    /// The nullable (sender, nonce) of a batch.
+    fn batch_on(&mut self, batch: Option<BatchId>) {
+        self.optional_bytes(batch.map(|batch| batch.lane.sender));
+        self.optional_u64(batch.map(|batch| batch.nonce));
+    }
+}
+
+/// A new row of `requests`.
+pub(super) fn bind_request(args: &mut impl Bind, entry: &RequestEntry, holds_nonce: bool) {
+    let record = &entry.record;
+    args.u64(record.seq);
+    args.bytes(record.id.0.as_slice());
+    args.str(record.tenant.as_str());
+    args.u64(record.chain_id);
+    args.str(record.kind.as_str());
+    args.optional_bytes(record.sequence.map(|(forwarder, _, _)| forwarder));
+    args.optional_bytes(record.sequence.map(|(_, signer, _)| signer));
+    args.optional_u64(record.sequence.map(|(_, _, nonce)| nonce));
+    args.bytes(record.target.as_slice());
+    args.int(Some(record.status as i64));
+    args.text(record.reason.map(|reason| reason.as_str().to_owned()));
+    args.u64(record.deadline.0);
+    args.u64(record.accepted_at.0);
+    args.u64(record.updated_at.0);
+    args.batch_on(record.batch);
+    args.decimal(record.reserved_wei);
+    args.decimal(record.ceiling_wei_per_gas);
+    bind_facts(args, entry);
+    args.int(Some(i64::from(!record.status.is_terminal())));
+    args.int(Some(i64::from(holds_nonce)));
+}
+
+/// `seq, status … events` of a changed request.
+pub(super) fn bind_change(args: &mut impl Bind, entry: &RequestEntry) {
+    let record = &entry.record;
+    args.u64(record.seq);
+    args.int(Some(record.status as i64));
+    args.text(record.reason.map(|reason| reason.as_str().to_owned()));
+    args.u64(record.updated_at.0);
+    args.batch_on(record.batch);
+    bind_facts(args, entry);
+}
+
+/// `cost_wei, gas_used, tx_hash, block_number, batch_failures, events`.
+fn bind_facts(args: &mut impl Bind, entry: &RequestEntry) {
+    let record = &entry.record;
+    args.text(record.cost_wei.map(|cost| cost.to_string()));
+    args.optional_u64(record.gas_used);
+    args.optional_bytes(record.tx_hash);
+    args.optional_u64(record.block_number);
+    args.int(Some(i64::from(record.batch_failures)));
+    args.int(Some(i64::from(entry.events)));
+}
+
+/// A new row of `batches`.
+pub(super) fn bind_batch(args: &mut impl Bind, entry: BatchEntry) {
+    let BatchEntry { record, seq, .. } = entry;
+    args.u64(seq);
+    args.u64(record.id.lane.chain_id);
+    args.bytes(record.id.lane.sender.as_slice());
+    args.u64(record.id.nonce);
+    args.int(Some(record.state as i64));
+    args.bytes(record.to.as_slice());
+    args.decimal(record.value);
+    args.u64(record.gas_limit);
+    args.u64(record.deadline.0);
+    args.decimal(record.ceiling_wei_per_gas);
+    args.str(record.trigger.as_str());
+    args.u64(record.created_at.0);
+    bind_block(args, &record);
+}
+
+/// `seq, state, included_hash … cost_wei` of a changed batch.
+pub(super) fn bind_batch_change(args: &mut impl Bind, entry: &BatchEntry) {
+    args.u64(entry.seq);
+    args.int(Some(entry.record.state as i64));
+    bind_block(args, &entry.record);
+}
+
+fn bind_block(args: &mut impl Bind, record: &BatchRecord) {
+    args.optional_bytes(record.included_hash);
+    args.optional_u64(record.block.map(|(number, _)| number));
+    args.optional_bytes(record.block.map(|(_, hash)| hash));
+    args.optional_u64(record.gas_used);
+    args.text(record.cost_wei.map(|cost| cost.to_string()));
+}
+
+/// A row of `attempts` of the batch with this number.
+pub(super) fn bind_attempt(args: &mut impl Bind, batch: u64, attempt: AttemptRecord) {
+    args.u64(batch);
+    args.int(Some(i64::from(attempt.index)));
+    args.int(Some(attempt.kind as i64));
+    args.decimal(attempt.fees.max_fee_per_gas);
+    args.decimal(attempt.fees.max_priority_fee_per_gas);
+    args.bytes(attempt.hash.as_slice());
+    args.bytes(attempt.raw);
+    args.u64(attempt.created_at.0);
+}
+
+/// A row of `events` of the request with this number.
+pub(super) fn bind_event(args: &mut impl Bind, request: u64, event: EventRecord) {
+    args.u64(event.seq);
+    args.u64(request);
+    args.int(Some(i64::from(event.request_seq)));
+    args.bytes(event.request_id.0.as_slice());
+    args.str(event.tenant);
+    args.u64(event.chain_id);
+    args.int(Some(event.status as i64));
+    args.text(event.reason.map(|reason| reason.as_str().to_owned()));
+    args.text(event.detail);
+    args.batch_on(event.batch);
+    args.optional_bytes(event.tx_hash);
+    args.optional_u64(event.block_number);
+    args.u64(event.at_ms);
+}
+
+/// A row of `decisions`.
+pub(super) fn bind_decision(args: &mut impl Bind, row: DecisionRow) {
+    args.u64(row.seq);
+    args.u64(row.at_ms);
+    args.bytes(row.prev.as_slice());
+    args.bytes(row.hash.as_slice());
+    args.str(row.body);
+}
