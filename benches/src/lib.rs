@@ -25,6 +25,7 @@ pub mod count;
 mod error;
 pub mod http;
 pub mod node;
+pub mod postgres;
 pub mod proxy;
 pub mod relayer;
 pub mod report;

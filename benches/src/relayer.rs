@@ -57,6 +57,7 @@ pub struct RelayerBuilder {
     rpcs: Vec<String>,
     senders: usize,
     chain: BTreeMap<String, String>,
+    ledger: BTreeMap<String, String>,
     extra: String,
     config: Option<String>,
     environment: Vec<(OsString, OsString)>,
@@ -86,6 +87,12 @@ impl RelayerBuilder {
     /// Sets a key of the chain's table, as TOML: `("max_batch", "50")`.
     pub fn chain_key(mut self, key: &str, value: impl ToString) -> Self {
         self.chain.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    /// Sets a key of the ledger's table, as TOML: `("lease_ms", "2000")`.
+    pub fn ledger_key(mut self, key: &str, value: impl ToString) -> Self {
+        self.ledger.insert(key.to_owned(), value.to_string());
         self
     }
 
@@ -179,9 +186,10 @@ impl RelayerBuilder {
         let rpcs = list(&mut self.rpcs.iter().map(|url| format!("{{ url = {url:?} }}")));
         let signers =
             list(&mut (0..self.senders.min(self.world.relayers.len())).map(|i| format!("\"env:{KEY_VAR}{i}\"")));
+        let ledger: String = self.ledger.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
         let chain: String = self.chain.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
         format!(
-            "[server]\nlisten = {listen:?}\nallow_anonymous = true\n\n[ledger]\npath = {database:?}\n\n\
+            "[server]\nlisten = {listen:?}\nallow_anonymous = true\n\n[ledger]\npath = {database:?}\n{ledger}\n\
              [[chain]]\npreset = \"anvil\"\nrpc = [{rpcs}]\nsigners = [{signers}]\n\
              forwarders = [{{ address = \"{}\" }}]\n{chain}\n{}",
             self.world.forwarder, self.extra,
@@ -212,6 +220,7 @@ impl Relayer {
             rpcs: Vec::new(),
             senders: usize::MAX,
             chain: BTreeMap::new(),
+            ledger: BTreeMap::new(),
             extra: String::new(),
             config: None,
             environment: Vec::new(),

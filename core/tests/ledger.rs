@@ -15,7 +15,7 @@ mod random;
 mod sample;
 #[cfg(feature = "postgres")]
 #[path = "../../benches/src/postgres.rs"]
-#[allow(unreachable_pub, dead_code, reason = "public in the crate that it belongs to")]
+#[allow(unreachable_pub, dead_code, clippy::disallowed_methods, reason = "belongs to another crate")]
 mod server;
 #[path = "ledger/sqlite.rs"]
 mod sqlite;

@@ -5,6 +5,9 @@ mod contracts;
 mod demo;
 mod fuzz;
 mod sbom;
+#[path = "../../benches/src/postgres.rs"]
+#[allow(unreachable_pub, dead_code, reason = "public in the crate that it belongs to")]
+mod postgres;
 mod steps;
 mod test;
 mod tools;

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::contracts;
+use crate::postgres::{PostgresServer, URL_VAR};
 use crate::steps::{Done, Harness, Steps, run_tests, say};
 use crate::tools::{ANVIL_VAR, LocalChain, anvil, repo_root, run, run_node};
 
@@ -63,7 +64,16 @@ fn tests() -> Result<Done> {
     } else {
         (Harness::Libtest, &["test", "--workspace", "--tests", "--locked", "--no-fail-fast"])
     };
-    run_tests(harness, cargo(args).env(ANVIL_VAR, anvil()?))
+    let mut command = cargo(args);
+    // One for all: each test has a schema of its own.
+    let postgres = PostgresServer::start();
+    match &postgres {
+        Ok(server) => {
+            command.env(URL_VAR, server.url());
+        }
+        Err(missing) => say(&format!("tests of the shared ledger will fail: {missing}"))?,
+    }
+    run_tests(harness, command.env(ANVIL_VAR, anvil()?))
 }
 
 /// The direction of dependencies: the pure rooms know no runtime.

@@ -285,10 +285,8 @@ impl WorkingSet {
             return self.duplicate(new.id);
         }
         let sequence = sequence_of(new.chain_id, new.sequence);
-        if let Some(sequence) = sequence {
-            if let Some(&existing) = self.holders.get(&sequence) {
-                return WriteOutcome::Accept(AcceptOutcome::NonceConflict { existing });
-            }
+        if let Some(&existing) = sequence.and_then(|sequence| self.holders.get(&sequence)) {
+            return WriteOutcome::Accept(AcceptOutcome::NonceConflict { existing });
         }
         if let Some(budget) = &new.budget {
             let used = self.budgets.entry(budget_key(&new, budget)).or_default();

@@ -1,18 +1,24 @@
 //! Group commit: one task owns writing, and everything that waits shares the next fsync.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::{
-    sync::{Semaphore, TryAcquireError, broadcast, mpsc, oneshot},
+    sync::{Notify, Semaphore, TryAcquireError, broadcast, mpsc, oneshot},
     task::JoinHandle,
     time::Instant,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{AcceptOutcome, Durable, EventRecord, Ledger, LedgerError, Write, WriteOutcome};
+use super::{AcceptOutcome, Durable, EventFilter, EventRecord, Ledger, LedgerError, Write, WriteOutcome};
+
+/// Most events that [`GroupCommit::follow`] reads at a time.
+const FOLLOW_PAGE: usize = 1_000;
 
 type Outcomes = Vec<Durable<WriteOutcome>>;
 
@@ -50,6 +56,8 @@ struct Shared {
     queue: mpsc::Sender<Submission>,
     events: broadcast::Sender<Arc<[EventRecord]>>,
     in_doubt: AtomicBool,
+    /// Something was committed: whoever reads the shared ledger's events need not wait for the next look.
+    committed: Notify,
     closing: CancellationToken,
     ended: CancellationToken,
 }
@@ -77,6 +85,7 @@ impl GroupCommit {
             queue,
             events,
             in_doubt: AtomicBool::new(false),
+            committed: Notify::new(),
             closing: CancellationToken::new(),
             ended: ended.clone(),
         });
@@ -147,6 +156,37 @@ impl GroupCommit {
     /// [`GroupCommitConfig::event_backlog`] groups is told so, and reads the missing ones from [`Ledger::events`].
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<[EventRecord]>> {
         self.shared.events.subscribe()
+    }
+
+    /// Gives the events of a ledger that several instances write to this one's subscribers, whoever committed them, in
+    /// order and from the one after `after` on. Looks after every commit of its own, and every `interval` for the others'.
+    /// Runs until `stop`.
+    pub async fn follow(&self, after: u64, interval: Duration, stop: CancellationToken) {
+        let mut filter = EventFilter { after, limit: FOLLOW_PAGE, ..EventFilter::default() };
+        loop {
+            let found = tokio::select! {
+                () = stop.cancelled() => return,
+                found = self.shared.ledger.events(&filter) => found,
+            };
+            match found {
+                Ok(events) if !events.is_empty() => {
+                    filter.after = events.last().map_or(filter.after, |event| event.seq);
+                    let is_full = events.len() == FOLLOW_PAGE;
+                    // Fails only if nobody listens.
+                    let _ = self.shared.events.send(events.into());
+                    if is_full {
+                        continue;
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, "can't read new events; asking again"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.shared.committed.notified() => {}
+                () = tokio::time::sleep(interval) => {}
+            }
+        }
     }
 
     /// Writes that wait or are being committed.
@@ -320,6 +360,10 @@ impl WritingTask {
     }
 
     fn publish(&self, outcomes: &[Durable<WriteOutcome>]) {
+        if self.ledger.leases().is_some() {
+            self.shared.committed.notify_one();
+            return;
+        }
         if self.shared.events.receiver_count() == 0 {
             return;
         }

@@ -36,6 +36,8 @@ use store::StoreError;
 
 /// Tries of a commit that the database refuses because of others' (only distributed databases do).
 const CONFLICT_TRIES: u32 = 10;
+/// Connections for leases.
+const LEASE_CONNECTIONS: u32 = 2;
 /// Pauses between looks at what became of a commit.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 const LOOK_PAUSE_MOST: Duration = Duration::from_secs(1);
@@ -48,7 +50,7 @@ pub struct PostgresConfig {
     options: PgConnectOptions,
     /// The schema that holds the tables, created if absent (`ledger.schema`): a-z, 0-9 and `_`.
     pub schema: String,
-    /// Connections for reading (`ledger.read_connections`), at least 1. One more writes.
+    /// Connections for reading (`ledger.read_connections`), at least 1. One more writes, and two keep leases.
     pub read_connections: u32,
     /// Longest wait for a connection (`ledger.connect_timeout_ms`).
     pub connect_timeout: Duration,
@@ -148,10 +150,10 @@ impl PostgresConfig {
         }
     }
 
-    fn reading(&self) -> PgPool {
+    fn pool(&self, connections: u32) -> PgPool {
         let settings = self.settings();
         PgPoolOptions::new()
-            .max_connections(self.read_connections.max(1))
+            .max_connections(connections.max(1))
             .acquire_timeout(self.connect_timeout)
             .after_connect(move |connection, _| {
                 let settings = settings.clone();
@@ -175,6 +177,8 @@ pub struct PostgresLedger {
     /// `None` after a failed or abandoned commit: the next one connects anew.
     writer: tokio::sync::Mutex<Slot>,
     readers: PgPool,
+    /// Of their own, so that no crowd of readers keeps a lease from being renewed.
+    leasing: PgPool,
     /// The last commit or look failed for want of a database.
     is_away: AtomicBool,
     closed: CancellationToken,
@@ -234,7 +238,8 @@ impl PostgresLedger {
         getrandom::fill(&mut id).map_err(|error| LedgerError::Storage(format!("no randomness: {error}")))?;
         connection.execute(FORGET_WRITERS).await.map_err(|error| storage_error(&error))?;
         Ok(Self {
-            readers: config.reading(),
+            readers: config.pool(config.read_connections),
+            leasing: config.pool(LEASE_CONNECTIONS),
             config,
             id,
             writer: tokio::sync::Mutex::new(Slot { connection: Some(connection), count: 0 }),
@@ -244,7 +249,15 @@ impl PostgresLedger {
     }
 
     async fn read(&self, query: sqlx::query::Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, LedgerError> {
-        let result = query.fetch_all(&self.readers).await.map_err(|error| storage_error(&error));
+        self.read_on(&self.readers, query).await
+    }
+
+    async fn read_on(
+        &self,
+        pool: &PgPool,
+        query: sqlx::query::Query<'_, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, LedgerError> {
+        let result = query.fetch_all(pool).await.map_err(|error| storage_error(&error));
         // A commit in doubt looks by itself; the rest is as good as the newest word.
         self.found(matches!(result, Err(LedgerError::Storage(_))));
         result
@@ -426,7 +439,7 @@ impl Ledger for PostgresLedger {
             payload_columns!(),
             " FROM requests AS r JOIN payloads AS p ON p.request = r.seq WHERE r.id = $1"
         ));
-        self.read(query.bind(id.0.to_vec())).await?.first().map(|row| whole_request(row)).transpose()
+        self.read(query.bind(id.0.to_vec())).await?.first().map(whole_request).transpose()
     }
 
     async fn requests(&self, filter: &RequestFilter) -> Result<Vec<RequestRecord>, LedgerError> {
@@ -448,7 +461,7 @@ impl Ledger for PostgresLedger {
             query.push(" AND r.chain_id = ").push_bind(chain_id.cast_signed());
         }
         query.push(" ORDER BY r.seq DESC LIMIT ").push_bind(limit_of(filter.limit as u64));
-        self.read(query.build()).await?.iter().map(|row| whole_request(row)).collect()
+        self.read(query.build()).await?.iter().map(whole_request).collect()
     }
 
     async fn open_requests(&self, chain_id: u64, after: u64, limit: usize) -> Result<Vec<RequestRecord>, LedgerError> {
@@ -463,7 +476,7 @@ impl Ledger for PostgresLedger {
         .bind(chain_id.cast_signed())
         .bind(limit_of(after))
         .bind(limit_of(limit as u64));
-        self.read(query).await?.iter().map(|row| whole_request(row)).collect()
+        self.read(query).await?.iter().map(whole_request).collect()
     }
 
     async fn batch(
@@ -576,6 +589,7 @@ impl Ledger for PostgresLedger {
         self.closed.cancel();
         let mut slot = self.writer.lock().await;
         self.readers.close().await;
+        self.leasing.close().await;
         if let Some(connection) = slot.connection.take()
             && let Err(error) = connection.close().await
         {

@@ -78,7 +78,7 @@ pub enum Write {
     /// A write under a lease: applied only while the lease on the chain's lanes has this token and has not run out by the
     /// database's clock, checked in the same transaction. Otherwise the outcome is [`WriteOutcome::Fenced`]. A ledger
     /// without leases refuses it always.
-    Fenced(Fence, Box<Write>),
+    Fenced(Fence, Box<Self>),
     /// Set a [`super::Ledger::meta`] value.
     Meta {
         /// Name.

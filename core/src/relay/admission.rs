@@ -32,7 +32,8 @@ use crate::{
         data_fee::{DataFeeModel, TransactionCost, TxShape, TxSize},
     },
     ledger::{
-        AcceptOutcome, Durable, GroupCommit, Idempotency, Ledger, NewRequest, RequestRecord, Write, WriteOutcome,
+        AcceptOutcome, BudgetLimit, Durable, GroupCommit, Idempotency, Ledger, LedgerError, NewRequest, RequestRecord,
+        Write, WriteOutcome,
     },
     market::SourceStatus,
     policy::BudgetError,
@@ -148,6 +149,8 @@ pub(super) struct Admission {
     pub(super) default_within: Duration,
     pub(super) max_within: Duration,
     pub(super) salt: AtomicU64,
+    /// Longest wait for a commit, where the ledger is shared.
+    pub(super) accept_timeout: Option<Duration>,
 }
 
 /// A submission that passed every check which needs no I/O.
@@ -197,10 +200,20 @@ impl Admission {
         if let Err(error) = tenant.admit(count) {
             return vec![Err(error); count];
         }
-        match tokio::spawn(self.submit_to_end(tenant, items)).await {
-            Ok(answers) => answers,
-            Err(_) => vec![Err(SubmitError::ShuttingDown); count],
-        }
+        let limit = self.accept_timeout;
+        let submitted = tokio::spawn(self.submit_to_end(tenant, items));
+        let answered = match limit {
+            Some(limit) => match tokio::time::timeout(limit, submitted).await {
+                Ok(answered) => answered,
+                Err(_) => {
+                    let limit = limit.as_millis();
+                    let detail = format!("no answer within {limit} ms (`ledger.accept_timeout_ms`)");
+                    return vec![Err(LedgerError::InDoubt(detail).into()); count];
+                }
+            },
+            None => submitted.await,
+        };
+        answered.unwrap_or_else(|_| vec![Err(SubmitError::ShuttingDown); count])
     }
 
     async fn submit_to_end(
@@ -223,7 +236,7 @@ impl Admission {
             });
             match reserved {
                 Ok(item) => {
-                    writes.push(Write::Accept(Box::new(new_request(&tenant, &item, now))));
+                    writes.push(Write::Accept(Box::new(self.new_request(&tenant, &item, now))));
                     waiting.push((index, item));
                     answers.push(None);
                 }
@@ -237,6 +250,10 @@ impl Admission {
                     answers[index] = Some(self.answer(&tenant, item, outcome, now, &mut accepted));
                 }
                 for (chain_id, entries) in accepted {
+                    if self.tenants.is_shared() {
+                        // Whoever drives the lanes learns of them from the ledger.
+                        continue;
+                    }
                     self.tenants.opened(&tenant, entries.len() as u64);
                     if let Some(chain) = self.chains.get(&chain_id) {
                         // A service that is gone is restarted with the process, and reads them from the ledger then.
@@ -462,6 +479,29 @@ impl Admission {
         }
     }
 
+    fn new_request(&self, tenant: &Tenant, item: &Prepared, now: Timestamp) -> NewRequest {
+        // One instance alone has reserved it in its own book.
+        let budget = tenant.policy.budget.as_ref().filter(|_| self.tenants.is_shared());
+        let budget = budget.map(|budget| BudgetLimit { limit_wei: budget.limit_wei, since: budget.period_start(now) });
+        NewRequest {
+            id: item.request.id(),
+            tenant: tenant.policy.id.clone(),
+            chain_id: item.chain.spec.chain_id,
+            kind: item.request.kind_name(),
+            sequence: item.request.sequence(),
+            target: item.request.target(),
+            deadline: item.request.deadline(),
+            accepted_at: now,
+            reserved_wei: item.quote.max_cost_wei,
+            ceiling_wei_per_gas: item.ceiling,
+            payload: item.payload.clone(),
+            promise_signature: item.promise_signature.clone(),
+            quote: serde_json::to_string(&item.quote).unwrap_or_default(),
+            idempotency: item.idempotency.clone(),
+            budget,
+        }
+    }
+
     /// The first answer again, from what is stored.
     fn record_acceptance(&self, record: Box<RequestRecord>) -> Result<Acceptance, SubmitError> {
         let quote = serde_json::from_str(&record.quote)
@@ -552,26 +592,6 @@ fn body_hash(submission: &Submission) -> alloy_primitives::B256 {
         }
     }
     keccak256(bytes)
-}
-
-fn new_request(tenant: &Tenant, item: &Prepared, now: Timestamp) -> NewRequest {
-    NewRequest {
-        id: item.request.id(),
-        tenant: tenant.policy.id.clone(),
-        chain_id: item.chain.spec.chain_id,
-        kind: item.request.kind_name(),
-        sequence: item.request.sequence(),
-        target: item.request.target(),
-        deadline: item.request.deadline(),
-        accepted_at: now,
-        reserved_wei: item.quote.max_cost_wei,
-        ceiling_wei_per_gas: item.ceiling,
-        payload: item.payload.clone(),
-        promise_signature: item.promise_signature.clone(),
-        quote: serde_json::to_string(&item.quote).unwrap_or_default(),
-        idempotency: item.idempotency.clone(),
-        budget: None,
-    }
 }
 
 fn fresh_record(

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     admission::{Admission, ChainShared},
     builder::RelayBuilder,
-    chain_service::Message,
+    chain_service::{Message, count_ended},
+    clock,
     error::{CancelError, SubmitError, WaitError},
     foresight::{ForecastView, ModelInfo, WaitQuote},
     learned::{self, ModelAnswer, ModelCommand, ModelError},
@@ -22,10 +23,10 @@ use crate::{
     chain::Fees,
     ledger::{
         AttemptRecord, BatchRecord, DecisionRow, EventFilter, EventRecord, GroupCommit, Ledger, LedgerError,
-        RequestFilter, RequestRecord,
+        RequestChange, RequestFilter, RequestRecord, Write, WriteOutcome,
     },
     market::SourceStatus,
-    request::{BatchId, Promise, RequestId, Status, Submission},
+    request::{BatchId, Promise, Reason, RequestId, Status, Submission},
 };
 
 /// One submission with the caller's idempotency key.
@@ -337,10 +338,28 @@ impl Relay {
         let Some(chain) = self.inner.admission.chains.get(&record.chain_id) else {
             return Err(CancelError::Unknown(id));
         };
+        if self.inner.ledger.leases().is_some() {
+            return self.cancel_in_ledger(id).await;
+        }
         let (reply, answer) = oneshot::channel();
         chain.inbox.send(Message::Cancel { id, reply }).await.map_err(|_| CancelError::ShuttingDown)?;
         answer.await.map_err(|_| CancelError::ShuttingDown)??;
         self.inner.ledger.request(id).await?.ok_or(CancelError::Unknown(id))
+    }
+
+    /// The ledger decides between this and a plan of whoever drives the lanes, who learns of it from the event.
+    async fn cancel_in_ledger(&self, id: RequestId) -> Result<RequestRecord, CancelError> {
+        let change = RequestChange::to(id, Status::Cancelled).because(Reason::CancelledByOwner);
+        let write = Write::Requests { changes: vec![change], at: clock::now() };
+        let outcome = self.inner.group.try_submit(write).await?.into_inner();
+        let record = self.inner.ledger.request(id).await?.ok_or(CancelError::Unknown(id))?;
+        match outcome {
+            WriteOutcome::Applied(events) if !events.is_empty() => {
+                count_ended(Status::Cancelled, Some(Reason::CancelledByOwner), 1);
+                Ok(record)
+            }
+            _ => Err(CancelError::TooLate { id, status: record.status }),
+        }
     }
 
     /// Waits until a request is in a block, or has ended.

@@ -6,6 +6,7 @@ use alloy_primitives::Address;
 
 use super::{
     api::Relay,
+    cluster::ClusterConfig,
     error::BuildError,
     foresight::TimingMode,
     market::MAX_HISTORY_BLOCKS,
@@ -337,6 +338,17 @@ fn is_forecast(block: Duration, time: Duration) -> bool {
     (1..=u128::from(MAX_STEPS)).contains(&blocks_in(block, time))
 }
 
+/// Where the ledger lives.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum LedgerSetup {
+    /// In a file, owned by one process.
+    Sqlite(SqliteConfig),
+    /// In a database that several instances share.
+    #[cfg(feature = "postgres")]
+    Postgres(Box<crate::ledger::PostgresConfig>),
+}
+
 /// Everything a relay needs.
 #[derive(Debug)]
 pub struct RelayConfig {
@@ -344,8 +356,10 @@ pub struct RelayConfig {
     pub chains: Vec<ChainSetup>,
     /// Who may ask for what.
     pub tenants: BTreeMap<String, TenantPolicy>,
-    /// The embedded database.
-    pub sqlite: SqliteConfig,
+    /// The database.
+    pub ledger: LedgerSetup,
+    /// How the work is shared, where the database is.
+    pub cluster: ClusterConfig,
     /// Pace of the group commit.
     pub group_commit: GroupCommitConfig,
     /// Signs inclusion promises.
@@ -362,7 +376,8 @@ pub struct RelayConfig {
 pub struct RelayBuilder {
     chains: Vec<ChainSetup>,
     tenants: BTreeMap<String, TenantPolicy>,
-    sqlite: Option<SqliteConfig>,
+    ledger: Option<LedgerSetup>,
+    cluster: ClusterConfig,
     group_commit: GroupCommitConfig,
     identity: Option<IdentityKey>,
     default_within: Option<Duration>,
@@ -383,14 +398,26 @@ impl RelayBuilder {
     }
 
     /// Where the ledger lives; created if absent.
-    pub fn database(mut self, path: impl Into<PathBuf>) -> Self {
-        self.sqlite = Some(SqliteConfig::new(path));
-        self
+    pub fn database(self, path: impl Into<PathBuf>) -> Self {
+        self.sqlite(SqliteConfig::new(path))
     }
 
     /// The ledger with all its settings.
     pub fn sqlite(mut self, config: SqliteConfig) -> Self {
-        self.sqlite = Some(config);
+        self.ledger = Some(LedgerSetup::Sqlite(config));
+        self
+    }
+
+    /// A ledger that several instances share.
+    #[cfg(feature = "postgres")]
+    pub fn postgres(mut self, config: crate::ledger::PostgresConfig) -> Self {
+        self.ledger = Some(LedgerSetup::Postgres(Box::new(config)));
+        self
+    }
+
+    /// How the work is shared, with [`Self::postgres`].
+    pub fn cluster(mut self, config: ClusterConfig) -> Self {
+        self.cluster = config;
         self
     }
 
@@ -454,14 +481,15 @@ impl RelayBuilder {
             Some(identity) => identity,
             None => self.chains[0].signers[0].identity(),
         };
-        let sqlite = self.sqlite.ok_or_else(|| BuildError::Config {
+        let ledger = self.ledger.ok_or_else(|| BuildError::Config {
             key: "database".to_owned(),
             detail: "no path is set; a relay without a ledger could lose what it accepted".to_owned(),
         })?;
         Ok(RelayConfig {
             chains: self.chains,
             tenants,
-            sqlite,
+            ledger,
+            cluster: self.cluster,
             group_commit: self.group_commit,
             identity,
             default_within: self.default_within.unwrap_or(Duration::from_secs(60)),

@@ -23,6 +23,7 @@ use super::{
     admission::{ChainShared, ChainView},
     api::{ChainHealth, LaneStatus},
     clock,
+    cluster::{Membership, News, Reign},
     data_fee::{DataFeeFault, Told},
     dispatch::Candidate,
     error::CancelError,
@@ -74,6 +75,10 @@ pub(super) enum Message {
     Cancel { id: RequestId, reply: oneshot::Sender<Result<(), CancelError>> },
     /// What an operator wants of the models.
     Models { command: ModelCommand, reply: ModelReply },
+    /// The lease on the lanes is ours now.
+    Reign(Box<Reign>),
+    /// What other instances did, while it is.
+    News(Box<News>),
 }
 
 /// What a task of the service brings back.
@@ -176,6 +181,8 @@ pub(super) struct ChainService {
     pub(super) gaps_after: Option<(Address, Address)>,
     pub(super) is_confirming: bool,
     pub(super) is_stopping: bool,
+    /// `None` where no other instance shares the ledger.
+    pub(super) membership: Option<Membership>,
 }
 
 impl ChainService {
@@ -239,7 +246,7 @@ impl ChainService {
             match message {
                 Message::Cancel { reply, .. } => drop(reply.send(Err(CancelError::ShuttingDown))),
                 Message::Models { reply, .. } => drop(reply.send(Err(ModelError::ShuttingDown))),
-                Message::Accepted(_) => {}
+                Message::Accepted(_) | Message::Reign(_) | Message::News(_) => {}
             }
             // Accepted ones are durable: the next start reads them.
         }
@@ -280,11 +287,17 @@ impl ChainService {
                 self.on_models(command, reply);
                 self.publish();
             }
+            Message::Reign(reign) => {
+                self.reign(*reign);
+                self.publish();
+            }
+            Message::News(news) => self.on_news(now, *news),
         }
     }
 
     fn on_tick(&mut self) {
         let now = clock::now();
+        self.watch_lease();
         self.expire(now);
         self.look_up_nonces();
         self.keep_learned_if_due(now);
@@ -335,6 +348,9 @@ impl ChainService {
         self.learn_data_fee(&update.data_fee);
         // What failed in simulation gets another block to try.
         for id in std::mem::take(&mut self.held) {
+            if self.is_withdrawn(now, id) {
+                continue;
+            }
             self.queue.put_back(id);
             // Its nonce may have been found used while it was held.
             let sequence = self.queue.get(id).and_then(|entry| entry.request.sequence());
@@ -634,7 +650,12 @@ impl ChainService {
     /// Hands writes to the journal, in order, without waiting.
     pub(super) fn write(&mut self, writes: Vec<Write>, decisions: Vec<Decision>) -> oneshot::Receiver<Vec<Tracked>> {
         let (done, receiver) = oneshot::channel();
-        self.backlog.push_back(JournalEntry { writes, decisions, done });
+        if self.is_following() {
+            // Another instance's to write; whoever waits is told that it will not be.
+            return receiver;
+        }
+        let lease = self.lease();
+        self.backlog.push_back(JournalEntry { writes, decisions, done, lease });
         self.flush();
         receiver
     }
@@ -666,8 +687,8 @@ impl ChainService {
         let tuning = &self.shared.tuning;
         let silence = now.since(self.head_at);
         let stale = (self.shared.spec.block_time() * STALE_HEAD_BLOCKS).max(STALE_HEAD_LEAST);
-        let can_send =
-            self.lanes.iter().any(|lane| lane.machine.next_nonce().is_some() && !lane.machine.is_underfunded());
+        let can_send = self.is_following()
+            || self.lanes.iter().any(|lane| lane.machine.next_nonce().is_some() && !lane.machine.is_underfunded());
         let (health, detail) = match self.head {
             None => (ChainHealth::Starting, Some("no block has been seen yet".to_owned())),
             Some(_) if silence > stale => {
@@ -680,7 +701,7 @@ impl ChainService {
             Some(_) => (ChainHealth::Healthy, None),
         };
         let chain_id = self.chain_id();
-        let lanes: Vec<LaneStatus> = self
+        let mut lanes: Vec<LaneStatus> = self
             .lanes
             .iter()
             .map(|lane| LaneStatus {
@@ -700,6 +721,19 @@ impl ChainService {
                 },
             })
             .collect();
+        if let Some(membership) = self.membership.as_ref().filter(|_| self.is_following()) {
+            let paused = format!("driven by instance `{}`", membership.holder());
+            lanes.extend(membership.senders.iter().map(|&sender| LaneStatus {
+                chain_id,
+                sender,
+                next_nonce: None,
+                in_flight: 0,
+                unfinal: 0,
+                max_in_flight: tuning.max_in_flight,
+                balance_wei: None,
+                paused: Some(paused.clone()),
+            }));
+        }
         let label = chain_id.to_string();
         metrics::gauge!("slackwater_queued_requests", "chain_id" => label.clone()).set(self.queue.waiting() as f64);
         metrics::gauge!("slackwater_in_flight_requests", "chain_id" => label.clone())

@@ -46,7 +46,7 @@ pub(super) struct Candidate {
 impl ChainService {
     /// Lets every lane that can send choose what to send.
     pub(super) fn dispatch(&mut self, now: Timestamp) {
-        if self.is_stopping {
+        if self.is_stopping || !self.may_send() {
             return;
         }
         let Some(limits) = self.limits() else { return };

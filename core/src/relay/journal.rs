@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::clock;
+use super::{clock, cluster::Lease};
 use crate::{
-    ledger::{DecisionRow, GroupCommit, Ledger, LedgerError, Tracked, Write},
-    provenance::{Decision, Entry, Head},
+    ledger::{GroupCommit, LedgerError, Tracked, Write, WriteOutcome},
+    provenance::Decision,
 };
 
 /// Writes that belong together, the decision behind them, and who waits.
@@ -17,6 +17,8 @@ pub(super) struct JournalEntry {
     pub(super) writes: Vec<Write>,
     pub(super) decisions: Vec<Decision>,
     pub(super) done: oneshot::Sender<Vec<Tracked>>,
+    /// Under which lease, where the ledger is shared.
+    pub(super) lease: Option<Lease>,
 }
 
 /// Entries that may wait.
@@ -29,23 +31,15 @@ const MAX_ENTRIES: usize = 256;
 #[derive(Debug)]
 pub(super) struct Journal {
     group: GroupCommit,
-    head: Head,
+    owner: Arc<str>,
     entries: mpsc::Receiver<JournalEntry>,
 }
 
 impl Journal {
-    /// Continues the log where the ledger left it.
-    pub(super) async fn open(
-        ledger: &Arc<dyn Ledger>,
-        group: GroupCommit,
-        owner: &str,
-    ) -> Result<(Self, mpsc::Sender<JournalEntry>), LedgerError> {
-        let head = match ledger.last_decision().await? {
-            Some(row) => Head { seq: row.seq, hash: row.hash },
-            None => Head::genesis(owner),
-        };
+    /// The log of `owner`. The ledger links its entries.
+    pub(super) fn open(group: GroupCommit, owner: &str) -> (Self, mpsc::Sender<JournalEntry>) {
         let (sender, entries) = mpsc::channel(JOURNAL_LEN);
-        Ok((Self { group, head, entries }, sender))
+        (Self { group, owner: owner.into(), entries }, sender)
     }
 
     /// Works until every sender is gone, or until the ledger can't be trusted any more.
@@ -56,30 +50,31 @@ impl Journal {
         while self.entries.recv_many(&mut batch, MAX_ENTRIES).await > 0 {
             let mut writes = Vec::new();
             let mut counts = Vec::with_capacity(batch.len());
-            let mut head = self.head;
+            let mut decisions = Vec::with_capacity(batch.len());
             let at_ms = clock::now().0;
             for entry in &mut batch {
                 let before = writes.len();
-                writes.append(&mut entry.writes);
+                let under = |write: Write| match &entry.lease {
+                    Some(lease) => Write::Fenced(lease.fence(), Box::new(write)),
+                    None => write,
+                };
+                writes.extend(std::mem::take(&mut entry.writes).into_iter().map(under));
                 counts.push(writes.len() - before);
-                for decision in &entry.decisions {
-                    let entry = Entry::append(&head, at_ms, decision);
-                    head = entry.head();
-                    writes.push(Write::Decision(DecisionRow {
-                        seq: entry.seq,
-                        at_ms: entry.at_ms,
-                        prev: entry.prev,
-                        hash: entry.hash,
-                        body: entry.body,
-                    }));
+                let decided = std::mem::take(&mut entry.decisions);
+                decisions.push(decided.len());
+                for decision in decided {
+                    let owner = self.owner.clone();
+                    writes.push(under(Write::Decide { owner, at_ms, decision: Box::new(decision) }));
                 }
             }
-            let decided: Vec<usize> = batch.iter().map(|entry| entry.decisions.len()).collect();
             let mut outcomes = self.commit(writes, &stop).await?.into_iter();
-            self.head = head;
-            for ((entry, count), decided) in batch.drain(..).zip(counts).zip(decided) {
+            for ((entry, count), decided) in batch.drain(..).zip(counts).zip(decisions) {
                 let mine: Vec<Tracked> = outcomes.by_ref().take(count).collect();
-                outcomes.by_ref().take(decided).for_each(drop);
+                let logged: Vec<Tracked> = outcomes.by_ref().take(decided).collect();
+                let is_fenced = |(outcome, _): &Tracked| matches!(outcome.get(), WriteOutcome::Fenced { .. });
+                if let Some(lease) = entry.lease.filter(|_| mine.iter().chain(&logged).any(is_fenced)) {
+                    lease.revoke();
+                }
                 // Nobody waits for a report at shutdown.
                 let _ = entry.done.send(mine);
             }

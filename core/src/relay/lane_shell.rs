@@ -16,7 +16,8 @@ use super::{
     spender::{self, Spender},
 };
 use crate::{
-    lane::{AttemptKey, AttemptKind, Command, Event, Lane, LaneAlert, PollPurpose},
+    chain::RpcErrorClass,
+    lane::{AttemptKey, AttemptKind, Command, Event, Lane, LaneAlert, PollPurpose, SendOutcome},
     ledger::{AttemptRecord, BatchRecord, BatchState, Durable, PlannedBatch, RequestChange, Tracked, Write},
     provenance::Decision,
     request::{
@@ -109,8 +110,13 @@ impl ChainService {
                     self.pricing.sent(index, key, attempt.get(), head.number, now);
                 }
                 let pool = self.shared.pool.clone();
+                let lease = self.lease();
                 self.tasks.spawn(async move {
-                    let outcome = pool.broadcast(&attempt).await;
+                    let outcome = match lease.is_none_or(|lease| lease.holds()) {
+                        true => pool.broadcast(&attempt).await,
+                        // Whether another instance sends it now is not known here.
+                        false => SendOutcome::Maybe(RpcErrorClass::NodeUnavailable),
+                    };
                     Done::Sent { lane: index, key, outcome }
                 });
             }

@@ -188,6 +188,14 @@ pub enum ModelError {
         /// How many at most.
         limit: usize,
     },
+    /// Another instance drives the chain, and its models decide.
+    #[error("instance `{holder}` drives chain {chain_id}: ask it")]
+    Elsewhere {
+        /// The chain.
+        chain_id: u64,
+        /// Which instance.
+        holder: String,
+    },
     /// The relay stops.
     #[error("shutting down")]
     ShuttingDown,
@@ -239,6 +247,11 @@ impl ChainService {
     /// Puts an operator's wish into force; the answer comes when it is durable.
     pub(super) fn on_models(&mut self, command: ModelCommand, reply: ModelReply) {
         let chain_id = self.chain_id();
+        if let Some(membership) = self.membership.as_ref().filter(|_| self.is_following()) {
+            let holder = membership.holder();
+            let _ = reply.send(Err(ModelError::Elsewhere { chain_id, holder }));
+            return;
+        }
         let Some(foresight) = &mut self.foresight else {
             let _ = reply.send(Err(ModelError::NoModels(chain_id)));
             return;

@@ -5,6 +5,7 @@ mod api;
 mod builder;
 mod chain_service;
 mod clock;
+mod cluster;
 mod data_fee;
 mod dispatch;
 mod error;
@@ -18,6 +19,7 @@ mod pricing;
 mod receipts;
 #[cfg(feature = "fuzzing")]
 mod replies;
+mod restore;
 mod rpc;
 mod settle;
 mod signer;
@@ -31,7 +33,8 @@ pub use api::{
     Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, FeeSource, LaneStatus, Quote, Relay, SubmitItem,
     WaitFor,
 };
-pub use builder::{ChainSetup, ChainTuning, ForwarderSetup, RelayBuilder, RelayConfig};
+pub use builder::{ChainSetup, ChainTuning, ForwarderSetup, LedgerSetup, RelayBuilder, RelayConfig};
+pub use cluster::ClusterConfig;
 pub use error::{BuildError, CancelError, SubmitError, WaitError};
 pub use foresight::{ForecastView, ModelInfo, TimingMode, WaitQuote};
 pub use learned::ModelError;

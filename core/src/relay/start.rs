@@ -1,13 +1,11 @@
 //! From a configuration to a running relay: check the chains, read the ledger back, reconcile, start the tasks.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    sync::{Arc, RwLock, atomic::AtomicU64},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, Mutex, RwLock, atomic::AtomicU64},
     time::Duration,
 };
 
-use alloy_consensus::{Transaction, TxEnvelope};
-use alloy_eips::eip2718::Decodable2718;
 use alloy_primitives::{Address, Bytes, U256};
 use alloy_sol_types::SolCall;
 use serde_json::json;
@@ -21,41 +19,39 @@ use tokio_util::sync::CancellationToken;
 use super::{
     admission::{Admission, ChainShared, ChainView, NONCE_CACHE_LEN},
     api::{ChainHealth, ChainStatus, Inner, Relay},
-    builder::{ChainSetup, RelayConfig},
+    builder::{ChainSetup, LedgerSetup, RelayConfig},
     chain_service::{ChainService, INBOX_LEN, Message},
     clock,
-    data_fee::{self, beyond_gas},
+    cluster::{Keeper, Membership, count_open},
+    data_fee,
     error::BuildError,
     fees::{Header, prime},
     foresight::{Foresight, Outlook, TimingMode},
     journal::{Journal, JournalEntry},
-    lane_shell::{Flight, LaneShell},
     learned::{self, Kept},
     market::{ChainMarket, Histories},
     pricing::Pricing,
+    restore::restore,
     rpc::RpcPool,
+    signer::LocalSigner,
     tenants::Tenants,
     watcher::{HeadUpdate, Watcher},
 };
 use crate::{
-    chain::data_fee::{DataFeeModel, TxSize},
-    lane::{AttemptKey, AttemptKind, Lane, LaneConfig, Plan, RestoredSlot},
-    ledger::{BatchState, GroupCommit, Ledger, LedgerError, RequestRecord, SqliteLedger},
-    request::{
-        ForwarderDomain, LaneId, RequestId, VerifiedRequest,
-        vehicle::{Payload, VehicleKey, VehicleParams},
-    },
-    schedule::{PercentileOutlook, Queue, QueuedRequest},
+    chain::data_fee::DataFeeModel,
+    ledger::{GroupCommit, Ledger, LedgerError, SqliteLedger},
+    request::{ForwarderDomain, vehicle::VehicleParams},
+    schedule::{PercentileOutlook, Queue},
 };
 
 /// Blocks of fee history behind the percentile gate.
 const OUTLOOK_BLOCKS: usize = 200;
 
+/// How long a shutdown waits for the last commits.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How long a start waits for a chain to answer.
 const CHAIN_START_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Open requests read from the ledger at a time.
-const RESTORE_PAGE: usize = 2_000;
 
 /// Slack at which the percentile gate is as strict as `patience_percentile` says.
 const PATIENCE_HORIZON: Duration = Duration::from_secs(3_600);
@@ -66,7 +62,13 @@ impl Relay {
     /// # Errors
     /// [`BuildError`]; nothing is left running then.
     pub async fn start(config: RelayConfig) -> Result<Self, BuildError> {
-        let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::open(config.sqlite.clone()).await?);
+        let ledger: Arc<dyn Ledger> = match &config.ledger {
+            LedgerSetup::Sqlite(sqlite) => Arc::new(SqliteLedger::open(sqlite.clone()).await?),
+            #[cfg(feature = "postgres")]
+            LedgerSetup::Postgres(postgres) => {
+                Arc::new(crate::ledger::PostgresLedger::open(postgres.as_ref().clone()).await?)
+            }
+        };
         let stop = CancellationToken::new();
         match assemble(config, ledger.clone(), stop.clone()).await {
             Ok(relay) => Ok(relay),
@@ -86,7 +88,8 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
     {
         tracing::warn!(%known, %identity, "the identity key changed: promises given before were signed by another key");
     }
-    let tenants = Arc::new(Tenants::new(config.tenants));
+    let is_shared = ledger.leases().is_some();
+    let tenants = Arc::new(Tenants::new(config.tenants, is_shared));
     restore_spent(&ledger, &tenants).await?;
 
     // Check every chain before anything runs.
@@ -97,7 +100,8 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
 
     let (group, group_task) = GroupCommit::spawn(ledger.clone(), config.group_commit);
     group.submit(crate::ledger::Write::Meta { key: "identity".to_owned(), value: identity.to_string() }).await?;
-    let (journal, journal_sender) = Journal::open(&ledger, group.clone(), &identity.to_string()).await?;
+    let (journal, journal_sender) = Journal::open(group.clone(), &identity.to_string());
+    let newest = ledger.last_event_seq().await?;
 
     let mut tasks: JoinSet<Ended> = JoinSet::new();
     let journal_stop = stop.clone();
@@ -112,9 +116,28 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
     let mut chains = BTreeMap::new();
     for chain in checked {
         let chain_id = chain.setup.spec.chain_id;
-        let (service, shared, inbox) = build_service(chain, &ledger, &tenants, journal_sender.clone()).await?;
+        let holder = is_shared.then(Arc::<Mutex<String>>::default);
+        let signers = chain.setup.signers.clone();
+        let (service, shared, inbox) =
+            build_service(chain, &ledger, &tenants, journal_sender.clone(), holder.clone()).await?;
         let (updates, heads) = mpsc::channel::<Arc<HeadUpdate>>(16);
-        let senders = service.lanes.iter().map(|lane| lane.machine.id().sender).collect();
+        let senders = signers.iter().map(LocalSigner::address).collect();
+        if let Some(holder) = holder {
+            let keeper = Keeper {
+                ledger: ledger.clone(),
+                group: group.clone(),
+                config: config.cluster.clone(),
+                chain: shared.clone(),
+                tenants: tenants.clone(),
+                signers,
+                holder,
+            };
+            let keeper_stop = stop.clone();
+            tasks.spawn(async move {
+                keeper.run(keeper_stop).await;
+                Ended::Chain(chain_id)
+            });
+        }
         let multicall3 = shared.has_multicall.then_some(shared.params.multicall3);
         let (spec, pool) = (shared.spec.clone(), shared.pool.clone());
         let tuning = &shared.tuning;
@@ -132,6 +155,19 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
         chains.insert(chain_id, shared);
     }
     drop(journal_sender);
+    if is_shared {
+        let (follow_group, follow_stop) = (group.clone(), stop.clone());
+        let interval = config.cluster.follow_interval;
+        tasks.spawn(async move {
+            follow_group.follow(newest, interval, follow_stop).await;
+            Ended::Follower
+        });
+        let counting = count_open(ledger.clone(), group.clone(), tenants.clone(), interval, stop.clone());
+        tasks.spawn(async move {
+            counting.await;
+            Ended::Follower
+        });
+    }
 
     let admission = Arc::new(Admission {
         chains,
@@ -142,6 +178,7 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
         default_within: config.default_within,
         max_within: config.max_within,
         salt: AtomicU64::new(0),
+        accept_timeout: is_shared.then_some(config.cluster.accept_timeout),
     });
     let ended = CancellationToken::new();
     let failed = CancellationToken::new();
@@ -158,6 +195,7 @@ enum Ended {
     Chain(u64),
     Journal,
     Group,
+    Follower,
     Failed(String),
 }
 
@@ -183,8 +221,9 @@ async fn supervise(
     while let Some(result) = tasks.join_next().await {
         let what = match result {
             // These end in order after `stop`: watchers and services first, then the journal, then the group.
-            Ok(Ended::Chain(_) | Ended::Journal | Ended::Group) if stop.is_cancelled() => None,
+            Ok(Ended::Chain(_) | Ended::Journal | Ended::Group | Ended::Follower) if stop.is_cancelled() => None,
             Ok(Ended::Chain(chain_id)) => Some(format!("service or watcher of chain {chain_id}")),
+            Ok(Ended::Follower) => Some("reader of the others' work".to_owned()),
             Ok(Ended::Journal) => Some("journal".to_owned()),
             Ok(Ended::Group) => Some("ledger".to_owned()),
             Ok(Ended::Failed(detail)) => Some(detail),
@@ -196,8 +235,11 @@ async fn supervise(
             stop.cancel();
         }
         // The services are done when only group and perhaps journal are left; the journal ends with its senders.
-        if stop.is_cancelled() && tasks.len() <= 1 {
-            group.close().await;
+        if stop.is_cancelled() && tasks.len() <= 1 && tokio::time::timeout(CLOSE_TIMEOUT, group.close()).await.is_err()
+        {
+            // A commit waits for a database that is away: closing the ledger ends that, and the commit stays in doubt.
+            tracing::error!("the ledger does not answer; what is not committed yet is decided anew at the next start");
+            break;
         }
     }
     ledger.close().await;
@@ -341,6 +383,7 @@ async fn build_service(
     ledger: &Arc<dyn Ledger>,
     tenants: &Arc<Tenants>,
     journal: mpsc::Sender<JournalEntry>,
+    holder: Option<Arc<Mutex<String>>>,
 ) -> Result<(ChainService, Arc<ChainShared>, mpsc::Receiver<Message>), BuildError> {
     let CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, head, data_fee } = chain;
     let ChainSetup { spec, signers, tuning, .. } = setup;
@@ -374,53 +417,6 @@ async fn build_service(
             Some(foresight)
         }
     };
-    let mut queue = Queue::new();
-    for tenant in tenants.iter() {
-        queue.set_weight(&tenant.name, tenant.policy.weight);
-    }
-
-    // What is open, by id; the in-flight ones are placed by their batches, the rest waits.
-    let mut open = load_open(ledger, chain_id, &params).await?;
-    for (record, _) in open.values() {
-        tenants.restore_open(&record.tenant, record.id, chain_id, record.reserved_wei, record.accepted_at);
-    }
-    let mut lanes = Vec::new();
-    for signer in signers {
-        let id = LaneId { chain_id, sender: signer.address() };
-        let params = VehicleParams { sender: id.sender, ..params };
-        let lane_config = LaneConfig {
-            id,
-            max_in_flight: tuning.max_in_flight,
-            replacement: spec.replacement,
-            bump_after_blocks: tuning.bump_after_blocks,
-            rebroadcast_after_blocks: tuning.rebroadcast_after_blocks,
-            max_attempts: tuning.max_attempts,
-            max_fee_ceiling_wei_per_gas: tuning.max_fee_ceiling_wei_per_gas,
-            cancel_gas: tuning.cancel_gas,
-        };
-        let extra = |payload: &Payload| {
-            let model = data_fee.unwrap_or_default();
-            let size = TxSize::of_unsigned(&payload.data);
-            beyond_gas(&model, &size, payload.gas_limit, None, tuning.l1_fee_margin_percent)
-        };
-        lanes.push(restore_lane(ledger, lane_config, signer, params, &mut open, &mut queue, extra).await?);
-    }
-    let now = clock::now();
-    let mut rest: Vec<_> = open.into_values().collect();
-    rest.sort_by_key(|(record, _)| record.seq);
-    let waiting = rest.len();
-    for (record, entry) in rest {
-        if record.status != crate::request::Status::Queued {
-            // Its batch belongs to a sender that is not configured any more: only that key can say what became of it.
-            tracing::error!(id = %record.id, status = %record.status, batch = ?record.batch, "request is in a batch of a sender that is not configured; add its signer again");
-            continue;
-        }
-        queue.push(entry);
-    }
-    if waiting > 0 {
-        tracing::info!(chain_id, waiting, "requests read back from the ledger");
-    }
-
     let (inbox_sender, inbox) = mpsc::channel(INBOX_LEN);
     let status = ChainStatus {
         chain_id,
@@ -432,8 +428,8 @@ async fn build_service(
         final_block: None,
         next_base_fee_wei_per_gas: None,
         quote: None,
-        queued: queue.waiting() as u64,
-        in_flight: queue.in_flight() as u64,
+        queued: 0,
+        in_flight: 0,
         guard_ms: crate::time::millis(tuning.guard),
         guard_time_ms: crate::time::millis(pricing.guard()),
         inclusions_measured: pricing.measured() as u64,
@@ -461,6 +457,18 @@ async fn build_service(
             data_fee_fault: None,
         }),
     });
+    let (queue, lanes, membership) = match holder {
+        None => {
+            let restored = restore(ledger, &shared, tenants, signers, data_fee).await?;
+            (restored.queue, restored.lanes, None)
+        }
+        // Whoever holds the lease reads them back.
+        Some(holder) => {
+            let senders = signers.iter().map(LocalSigner::address).collect();
+            (Queue::new(), Vec::new(), Some(Membership::new(holder, senders)))
+        }
+    };
+    let now = clock::now();
     let service = ChainService {
         shared: shared.clone(),
         tenants: tenants.clone(),
@@ -489,110 +497,7 @@ async fn build_service(
         gaps_after: None,
         is_confirming: false,
         is_stopping: false,
+        membership,
     };
     Ok((service, shared, inbox))
-}
-
-type Open = HashMap<RequestId, (RequestRecord, QueuedRequest)>;
-
-async fn load_open(ledger: &Arc<dyn Ledger>, chain_id: u64, params: &VehicleParams) -> Result<Open, LedgerError> {
-    let mut open = HashMap::new();
-    let mut after = 0;
-    let mut names: BTreeMap<String, Arc<str>> = BTreeMap::new();
-    loop {
-        let page = ledger.open_requests(chain_id, after, RESTORE_PAGE).await?;
-        let Some(last) = page.last() else { return Ok(open) };
-        after = last.seq;
-        for mut record in page {
-            let request = VerifiedRequest::from_stored(&record.payload)
-                .map_err(|error| LedgerError::Damaged { what: "request payload", detail: error.to_string() })?;
-            record.payload = Vec::new();
-            let tenant = names.entry(record.tenant.clone()).or_insert_with(|| record.tenant.as_str().into()).clone();
-            let entry = QueuedRequest {
-                tenant,
-                seq: record.seq,
-                accepted_at: record.accepted_at,
-                gas: params.member_gas(&request),
-                bytes: params.member_bytes(&request),
-                ceiling_wei_per_gas: record.ceiling_wei_per_gas,
-                simulations: 0,
-                batch_failures: record.batch_failures,
-                request: Arc::new(request),
-            };
-            open.insert(record.id, (record, entry));
-        }
-    }
-}
-
-async fn restore_lane(
-    ledger: &Arc<dyn Ledger>,
-    config: LaneConfig,
-    signer: super::signer::LocalSigner,
-    params: VehicleParams,
-    open: &mut Open,
-    queue: &mut Queue,
-    extra: impl Fn(&Payload) -> U256,
-) -> Result<LaneShell, LedgerError> {
-    let id = config.id;
-    let next_nonce = ledger.next_nonce(id).await?;
-    let mut flights = BTreeMap::new();
-    let mut durable = BTreeMap::new();
-    let mut slots = Vec::new();
-    for (record, attempts, members) in ledger.open_batches(id).await? {
-        let nonce = record.id.nonce;
-        let first = attempts.iter().find(|attempt| attempt.get().kind == AttemptKind::Payload);
-        let data = match first {
-            Some(attempt) => TxEnvelope::decode_2718(&mut attempt.get().raw.as_ref())
-                .map_err(|error| LedgerError::Damaged { what: "attempt", detail: error.to_string() })?
-                .input()
-                .clone(),
-            None => Bytes::new(),
-        };
-        let mut requests = Vec::new();
-        let mut weights = Vec::new();
-        for member in &members {
-            // A member that has ended already (a crash between two writes) stays ended.
-            if let Some((_, entry)) = open.remove(member) {
-                requests.push(entry.request.clone());
-                weights.push(entry.gas);
-                queue.push_in_flight(entry, id);
-            }
-        }
-        let key = requests
-            .first()
-            .map_or(VehicleKey::Single(RequestId(alloy_primitives::B256::ZERO)), |request| VehicleKey::of(request));
-        let payload = Payload { to: record.to, value: record.value, data, gas_limit: record.gas_limit };
-        slots.push(RestoredSlot {
-            nonce,
-            plan: Plan {
-                extra_wei: extra(&payload),
-                payload,
-                deadline: record.deadline,
-                ceiling_wei_per_gas: record.ceiling_wei_per_gas,
-            },
-            attempts: attempts
-                .iter()
-                .map(|attempt| (attempt.get().kind, attempt.get().fees, attempt.get().hash))
-                .collect(),
-            was_broadcast: record.state != BatchState::Signed,
-            was_included: record.state == BatchState::Included,
-        });
-        for attempt in attempts {
-            let key = AttemptKey { nonce, index: attempt.get().index };
-            durable.insert(key, attempt);
-        }
-        flights.insert(nonce, Flight { key, members: requests, weights, record, foreseen: None });
-    }
-    if !slots.is_empty() {
-        tracing::info!(lane = %id, batches = slots.len(), "open batches read back; the chain will tell what became of them");
-    }
-    Ok(LaneShell {
-        machine: Lane::restore(config, next_nonce, slots),
-        signer,
-        params,
-        flights,
-        signed: HashMap::new(),
-        durable,
-        is_simulating: false,
-    })
 }

@@ -34,10 +34,12 @@ pub(super) struct Tenant {
 pub(super) struct Tenants {
     tenants: BTreeMap<String, Arc<Tenant>>,
     book: Mutex<BudgetBook>,
+    /// Other instances accept too: the ledger keeps the budgets, and tells what is open.
+    is_shared: bool,
 }
 
 impl Tenants {
-    pub(super) fn new(policies: BTreeMap<String, TenantPolicy>) -> Self {
+    pub(super) fn new(policies: BTreeMap<String, TenantPolicy>, is_shared: bool) -> Self {
         let tenants = policies
             .into_iter()
             .map(|(id, policy)| {
@@ -49,7 +51,26 @@ impl Tenants {
                 (id, Arc::new(tenant))
             })
             .collect();
-        Self { tenants, book: Mutex::default() }
+        Self { tenants, book: Mutex::default(), is_shared }
+    }
+
+    pub(super) const fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
+    /// Numbers of open requests, as the shared ledger has them.
+    pub(super) fn set_open(&self, open: &[(String, u64)]) {
+        for (id, tenant) in &self.tenants {
+            let count = open.iter().find(|(other, _)| other == id).map_or(0, |(_, count)| *count);
+            tenant.open.store(count, Ordering::Relaxed);
+        }
+    }
+
+    /// A request was accepted, or has ended, somewhere.
+    pub(super) fn count_open(&self, tenant: &str, is_new: bool) {
+        let Some(tenant) = self.tenants.get(tenant) else { return };
+        let change = |open: u64| Some(if is_new { open.saturating_add(1) } else { open.saturating_sub(1) });
+        let _ = tenant.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
     }
 
     pub(super) fn get(&self, id: &str) -> Option<Arc<Tenant>> {
@@ -73,7 +94,7 @@ impl Tenants {
         wei: U256,
         now: Timestamp,
     ) -> Result<(), SubmitError> {
-        match &tenant.policy.budget {
+        match tenant.policy.budget.as_ref().filter(|_| !self.is_shared) {
             Some(budget) => Ok(self.book().reserve(id, &tenant.policy.id, chain_id, budget, wei, now)?),
             None => Ok(()),
         }
@@ -81,14 +102,14 @@ impl Tenants {
 
     /// Gives a reservation back that did not become a request.
     pub(super) fn release(&self, tenant: &Tenant, id: RequestId) {
-        if tenant.policy.budget.is_some() {
+        if tenant.policy.budget.is_some() && !self.is_shared {
             self.book().settle(id, U256::ZERO);
         }
     }
 
     /// Counts what the ledger remembers at start.
     pub(super) fn restore_open(&self, tenant: &str, id: RequestId, chain_id: u64, wei: U256, accepted_at: Timestamp) {
-        let Some(tenant) = self.tenants.get(tenant) else { return };
+        let Some(tenant) = self.tenants.get(tenant).filter(|_| !self.is_shared) else { return };
         tenant.open.fetch_add(1, Ordering::Relaxed);
         if let Some(budget) = &tenant.policy.budget {
             let period = budget.period_start(accepted_at);
@@ -107,7 +128,7 @@ impl Tenants {
 
     /// A request has ended with this cost.
     pub(super) fn settled(&self, tenant: &str, id: RequestId, cost_wei: U256) {
-        let Some(tenant) = self.tenants.get(tenant) else { return };
+        let Some(tenant) = self.tenants.get(tenant).filter(|_| !self.is_shared) else { return };
         // Saturating: a tenant that was reconfigured may have fewer counted than open.
         let _ = tenant.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| Some(open.saturating_sub(1)));
         if tenant.policy.budget.is_some()

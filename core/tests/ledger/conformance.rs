@@ -6,9 +6,11 @@ use alloy_primitives::{Address, U256};
 use slackwater::{
     Timestamp,
     ledger::{
-        AcceptOutcome, AttemptKind, AttemptRecord, BatchRecord, BatchState, DecisionRow, EventFilter, EventRecord,
-        Ledger, NewRequest, PlannedBatch, RequestChange, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+        AcceptOutcome, AttemptKind, AttemptRecord, BatchRecord, BatchState, BudgetLimit, DecisionRow, EventFilter,
+        EventRecord, Fence, Ledger, NewRequest, PlannedBatch, RequestChange, RequestFilter, RequestRecord, SpentRow,
+        Write, WriteOutcome,
     },
+    provenance::{Decision, Entry, Head, verify_chain_from},
     request::{BatchId, LaneId, Reason, Status},
 };
 
@@ -53,6 +55,9 @@ conformance! {
     changes_outside_batches
     refused_write_spares_its_neighbours
     decisions_are_a_sequence
+    decisions_are_linked_in_the_commit
+    budgets_are_checked_in_the_commit
+    writes_without_a_lease_are_fenced
     meta_is_overwritten
     events_have_no_gaps
     requests_are_listed
@@ -557,6 +562,60 @@ mod checks {
         assert_eq!(ledger.last_decision().await.unwrap(), Some(decision(4)));
         assert_eq!(ledger.decisions(1, 2).await.unwrap(), [decision(2), decision(3)]);
         assert_eq!(ledger.decisions(4, 10).await.unwrap(), []);
+    }
+
+    pub(super) async fn decisions_are_linked_in_the_commit(store: &impl Store) {
+        let ledger = store.open().await;
+        let decide = |n: u64| Write::Decide {
+            owner: "us".into(),
+            at_ms: n,
+            decision: Box::new(Decision::Alert { code: "c".to_owned(), subject: n.to_string(), detail: String::new() }),
+        };
+        for outcome in commit(&*ledger, vec![decide(1), accept(new(1)), decide(2)]).await.into_iter().step_by(2) {
+            applied(&outcome);
+        }
+        ledger.close().await;
+        let ledger = store.open().await;
+        applied(&one(&*ledger, decide(3)).await);
+        refused(&one(&*ledger, Write::Decision(decision(3))).await, "not the next one, 4");
+        let rows = ledger.decisions(0, 10).await.unwrap();
+        let entries =
+            rows.into_iter().map(|DecisionRow { seq, at_ms, prev, hash, body }| Entry { seq, at_ms, prev, hash, body });
+        let head = verify_chain_from(Head::genesis("us"), entries.collect::<Vec<_>>()).expect("one chain");
+        assert_eq!(head.seq, 3);
+    }
+
+    pub(super) async fn budgets_are_checked_in_the_commit(store: &impl Store) {
+        let ledger = store.open().await;
+        let limited = |n: u64| {
+            let budget = Some(BudgetLimit { limit_wei: U256::from(2_500), since: NOW });
+            accept(NewRequest { budget, ..new(n) })
+        };
+        // Each reserves 1 000.
+        let outcomes = commit(&*ledger, vec![limited(1), limited(1), accept(new(2)), limited(3)]).await;
+        accepted(&outcomes[0]);
+        duplicate(&outcomes[1]);
+        accepted(&outcomes[2]);
+        let (needed_wei, limit_wei) = (U256::from(1_000), U256::from(2_500));
+        let exhausted = |left: u64| {
+            let available_wei = U256::from(left);
+            WriteOutcome::Accept(AcceptOutcome::BudgetExhausted { needed_wei, available_wei, limit_wei })
+        };
+        assert_eq!(outcomes[3], exhausted(500), "also what comes without a limit counts");
+        assert_eq!(one(&*ledger, limited(4)).await, exhausted(500));
+        // Nothing is left of a refused request: its nonce is free, and so is its key.
+        applied(&one(&*ledger, ended(&[1], Status::Expired)).await);
+        accepted(&one(&*ledger, limited(3)).await);
+        assert_eq!(one(&*ledger, limited(4)).await, exhausted(500));
+    }
+
+    pub(super) async fn writes_without_a_lease_are_fenced(store: &impl Store) {
+        let ledger = store.open().await;
+        accept_all(&*ledger, 1..=1).await;
+        let fence = Fence { chain_id: CHAIN, token: 7 };
+        let outcomes = commit(&*ledger, vec![Write::Fenced(fence, Box::new(plan(0, &[1]))), plan(1, &[1])]).await;
+        assert_eq!(outcomes[0], WriteOutcome::Fenced { token: 7, in_force: None });
+        assert_eq!(statuses(&outcomes[1]), [Status::Batched]);
     }
 
     pub(super) async fn meta_is_overwritten(store: &impl Store) {

@@ -155,7 +155,7 @@ async fn writers_share_one_sequence() {
         .collect();
     // A reader never sees a number before those below it.
     let mut seen = 0;
-    let started = std::time::Instant::now();
+    let started = tokio::time::Instant::now();
     while seen < 300 {
         assert!(started.elapsed() < Duration::from_secs(60), "{seen} events");
         let events = ledgers[0].events(&EventFilter { after: seen, limit: 50, ..Default::default() }).await.unwrap();
@@ -383,7 +383,7 @@ async fn a_writer_that_stands_still_holds_nobody_up() {
     let mut frozen = store.raw().await;
     store.execute(&mut frozen, "SET idle_in_transaction_session_timeout = 500").await;
     store.execute(&mut frozen, "BEGIN; SELECT 1 FROM numbers FOR UPDATE").await;
-    let started = std::time::Instant::now();
+    let started = tokio::time::Instant::now();
     accept_all(&*ledger, 1..=1).await;
     assert!(started.elapsed() > Duration::from_millis(300), "it did hold the lock");
     assert!(frozen.execute("SELECT 1").await.is_err(), "its session was ended");
@@ -432,7 +432,7 @@ async fn cut_connections_lose_and_double_nothing() {
     }
     stop.cancel();
     let cuts = cutting.await.unwrap();
-    println!("{cuts} connections cut");
+    eprintln!("{cuts} connections cut");
     assert!(cuts > 0);
     assert_eq!(acknowledged, 300);
     let events = ledger.events(&EventFilter { limit: 1_000, ..Default::default() }).await.unwrap();
@@ -469,8 +469,42 @@ async fn a_restart_of_the_server_loses_and_doubles_nothing() {
         server.launch().unwrap();
     }
     let refused = writing.await.unwrap();
-    println!("{refused} commits refused while it was away");
+    eprintln!("{refused} commits refused while it was away");
     let events = ledger.events(&EventFilter { limit: 1_000, ..Default::default() }).await.unwrap();
     assert!(events.iter().map(|event| event.seq).eq(1..=400));
     assert!(ledger.available().is_ok());
+}
+
+/// How long commits take, alone and beside others: prints, and asserts nothing about speed.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn time_of_commits() {
+    let store = TempSchema::new();
+    for (writers, size) in [(1, 1), (1, 64), (1, 1_000), (3, 1), (3, 64), (3, 1_000)] {
+        let rounds = if size == 1_000 { 5 } else { 50 };
+        let mut ledgers = Vec::new();
+        for _ in 0..writers {
+            ledgers.push(store.ledger().await);
+        }
+        let started = tokio::time::Instant::now();
+        let tasks: Vec<_> = (0..)
+            .zip(ledgers)
+            .map(|(writer, ledger)| {
+                tokio::spawn(async move {
+                    for round in 0..rounds {
+                        let first = ((writers * 10 + size) * 10 + writer) * 1_000_000 + round * size;
+                        accept_all(&*ledger, first..first + size).await;
+                    }
+                    ledger.close().await;
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.expect("no panic");
+        }
+        let commits = writers * rounds;
+        let per_commit = started.elapsed() / u32::try_from(commits).expect("few");
+        let per_second = f64::from(u32::try_from(commits * size).expect("few")) / started.elapsed().as_secs_f64();
+        eprintln!("{writers} writers, {size} requests each: {per_commit:?} per commit, {per_second:.0} requests/s");
+    }
 }

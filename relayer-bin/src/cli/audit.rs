@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::json;
 use slackwater::{
-    ledger::{EventFilter, Ledger, LedgerError, RequestFilter, SqliteConfig, SqliteLedger},
+    ledger::{EventFilter, Ledger, LedgerError, PostgresLedger, RequestFilter, SqliteConfig, SqliteLedger},
     provenance::{Entry, Head, verify_chain_from},
     relay::RpcPool,
     request::{RequestId, Status},
@@ -35,8 +35,8 @@ enum What {
     /// Check a database: hash chain of the decision log, events without gaps, one end for each request. The relayer
     /// must not run on it: stop it, or check a copy.
     Verify {
-        /// The database file.
-        database: PathBuf,
+        /// The database file; without one, the ledger of the configuration, which may be a shared one.
+        database: Option<PathBuf>,
         #[command(flatten)]
         config: ConfigArgs,
         /// Also ask the nodes of the configuration whether every executed request is in the block that the ledger says.
@@ -80,13 +80,10 @@ impl From<LedgerError> for CliError {
 
 pub(super) async fn run(args: AuditArgs) -> Result<(), CliError> {
     let What::Verify { database, config, chain, head, json } = args.what;
-    if !database.is_file() {
-        return Err(CliError::usage(format!("there is no database {}", database.display())));
-    }
     // Before the database is opened, so that a wrong configuration is told at once.
     let pools = if chain { Some(pools(&config)?) } else { None };
-    let ledger = SqliteLedger::open(SqliteConfig::new(&database)).await?;
-    let result = verify(&ledger, pools.as_ref(), head).await;
+    let ledger = open(database, &config).await?;
+    let result = verify(ledger.as_ref(), pools.as_ref(), head).await;
     ledger.close().await;
     let (summary, findings) = result?;
     if json {
@@ -113,6 +110,24 @@ pub(super) async fn run(args: AuditArgs) -> Result<(), CliError> {
     Ok(())
 }
 
+async fn open(database: Option<PathBuf>, config: &ConfigArgs) -> Result<Box<dyn Ledger>, CliError> {
+    let database = match database {
+        Some(database) => database,
+        None => {
+            let config = config.sources().load()?;
+            if let Some(shared) = &config.shared {
+                let postgres = shared.resolve().map_err(|error| CliError::failed(error.to_string()))?;
+                return Ok(Box::new(PostgresLedger::open(postgres).await?));
+            }
+            config.sqlite.path
+        }
+    };
+    if !database.is_file() {
+        return Err(CliError::usage(format!("there is no database {}", database.display())));
+    }
+    Ok(Box::new(SqliteLedger::open(SqliteConfig::new(&database)).await?))
+}
+
 fn pools(config: &ConfigArgs) -> Result<BTreeMap<u64, RpcPool>, CliError> {
     let config = config.sources().load()?;
     let resolved = config.resolve()?;
@@ -126,7 +141,7 @@ fn pools(config: &ConfigArgs) -> Result<BTreeMap<u64, RpcPool>, CliError> {
 type Summary = Vec<(&'static str, String)>;
 
 async fn verify(
-    ledger: &SqliteLedger,
+    ledger: &dyn Ledger,
     pools: Option<&BTreeMap<u64, RpcPool>>,
     expected: Option<(u64, B256)>,
 ) -> Result<(Summary, Findings), CliError> {
@@ -153,7 +168,7 @@ async fn verify(
 }
 
 /// The decision log, page by page.
-async fn decisions(ledger: &SqliteLedger, findings: &mut Findings) -> Result<Head, CliError> {
+async fn decisions(ledger: &dyn Ledger, findings: &mut Findings) -> Result<Head, CliError> {
     let mut head: Option<Head> = None;
     let genesis = ledger.meta("identity").await?.map(|owner| Head::genesis(&owner));
     loop {
@@ -193,7 +208,7 @@ async fn decisions(ledger: &SqliteLedger, findings: &mut Findings) -> Result<Hea
 /// Where the events leave each request: number of the last one, and its status.
 type Last = HashMap<RequestId, (u32, Status)>;
 
-async fn events(ledger: &SqliteLedger, findings: &mut Findings) -> Result<(u64, Last), CliError> {
+async fn events(ledger: &dyn Ledger, findings: &mut Findings) -> Result<(u64, Last), CliError> {
     let mut last = Last::new();
     let mut after = 0;
     loop {
@@ -245,7 +260,7 @@ struct Executed {
 }
 
 async fn requests(
-    ledger: &SqliteLedger,
+    ledger: &dyn Ledger,
     last: &Last,
     findings: &mut Findings,
 ) -> Result<(Vec<(Status, u64)>, Vec<Executed>), CliError> {

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 use slackwater::{
     chain::{ChainFamily, ChainSpec, FeeHeader, LineaPricing, NextBaseFee, OpBaseFeeParams},
+    ledger::{Leases, Ledger, PostgresConfig, PostgresLedger},
     relay::{ChainSetup, RpcPool},
 };
 use slackwater_contracts::{forwarder, multicall3};
@@ -110,6 +111,9 @@ pub(super) async fn run(args: DoctorArgs) -> Result<(), CliError> {
         }
         Ok(resolved) => {
             report.ok("secrets", "all there");
+            if let Some(postgres) = &resolved.postgres {
+                check_database(&mut report, postgres).await;
+            }
             for chain in &resolved.chains {
                 check_chain(&mut report, chain).await;
             }
@@ -173,6 +177,43 @@ fn check_settings(report: &mut Report, config: &Config) {
             report.add(Grade::Warn, &subject, "has one RPC endpoint", "add a second, of another provider");
         }
     }
+}
+
+/// The shared database: is it there, does it keep what it commits, who drives what?
+async fn check_database(report: &mut Report, config: &PostgresConfig) {
+    let subject = format!("ledger {}", config.place());
+    if !config.is_private() {
+        let finding =
+            "the way to the database is not checked: somebody in between could read and change what it stores";
+        report.add(Grade::Warn, &subject, finding, "add ?sslmode=verify-full to the URL");
+    }
+    let ledger = match PostgresLedger::open(config.clone()).await {
+        Ok(ledger) => ledger,
+        Err(error) => {
+            let fix = "check `ledger.url`, that the server runs, and that the user may create the schema";
+            report.add(Grade::Fail, &subject, error.to_string(), fix);
+            return;
+        }
+    };
+    report.ok(&subject, format!("schema `{}` is up to date, commits are durable", config.schema));
+    match Leases::leases(&ledger).await {
+        Ok(leases) => {
+            for lease in leases {
+                let subject = format!("chain {} lease", lease.fence.chain_id);
+                match lease.remaining.is_zero() {
+                    true => report.add(
+                        Grade::Warn,
+                        &subject,
+                        format!("nobody drives the lanes; `{}` did last", lease.owner),
+                        "start an instance that serves this chain",
+                    ),
+                    false => report.ok(&subject, format!("`{}` drives the lanes", lease.owner)),
+                }
+            }
+        }
+        Err(error) => report.add(Grade::Fail, &subject, error.to_string(), "check that the user may read the schema"),
+    }
+    ledger.close().await;
 }
 
 async fn check_chain(report: &mut Report, setup: &ChainSetup) {

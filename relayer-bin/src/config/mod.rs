@@ -20,9 +20,12 @@ use std::{
 
 use slackwater::{
     chain::ChainSpec,
-    ledger::{GroupCommitConfig, SqliteConfig},
+    ledger::{GroupCommitConfig, PostgresConfig, SqliteConfig},
     policy::TenantPolicy,
-    relay::{ChainSetup, ChainTuning, ForwarderSetup, IdentityKey, LocalSigner, Relay, RelayBuilder, RpcEndpoint},
+    relay::{
+        ChainSetup, ChainTuning, ClusterConfig, ForwarderSetup, IdentityKey, LocalSigner, Relay, RelayBuilder,
+        RpcEndpoint,
+    },
 };
 
 pub use layers::Origin;
@@ -260,6 +263,57 @@ pub struct TenantConfig {
     pub keys: Vec<KeyHash>,
 }
 
+/// A database that several instances share. Its URL is a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedLedger {
+    /// URL, or where it is.
+    pub url: SecretRef,
+    /// Schema of the tables.
+    pub schema: String,
+    /// Connections for reading.
+    pub read_connections: u32,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// Longest time of a statement.
+    pub statement_timeout: Duration,
+    /// Longest silence in a transaction.
+    pub idle_timeout: Duration,
+    /// How the work is shared.
+    pub cluster: ClusterConfig,
+}
+
+impl Default for SharedLedger {
+    fn default() -> Self {
+        Self {
+            url: SecretRef::Env("DATABASE_URL".to_owned()),
+            schema: "slackwater".to_owned(),
+            read_connections: 4,
+            connect_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(2),
+            cluster: ClusterConfig::default(),
+        }
+    }
+}
+
+impl SharedLedger {
+    /// With its URL.
+    ///
+    /// # Errors
+    /// If that is missing or none; never shows it.
+    pub fn resolve(&self) -> Result<PostgresConfig, ConfigError> {
+        let fail = |problem: String| ConfigError::new(None, "ledger.url", problem);
+        let url = self.url.resolve().map_err(|error| fail(error.to_string()))?;
+        let mut config = PostgresConfig::new(url.expose()).map_err(|error| fail(error.to_string()))?;
+        config.schema.clone_from(&self.schema);
+        config.read_connections = self.read_connections;
+        config.connect_timeout = self.connect_timeout;
+        config.statement_timeout = self.statement_timeout;
+        config.idle_timeout = self.idle_timeout;
+        Ok(config)
+    }
+}
+
 /// One effective value, for `config show`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -280,8 +334,10 @@ pub struct Config {
     pub allow_anonymous: bool,
     /// Limits of the HTTP side.
     pub http: HttpLimits,
-    /// The database.
+    /// The database file.
     pub sqlite: SqliteConfig,
+    /// The database that several instances share, instead of the file.
+    pub shared: Option<SharedLedger>,
     /// Pace of the group commit.
     pub group_commit: GroupCommitConfig,
     /// Where the identity key is; `None` for the first chain's first signer.
@@ -307,6 +363,8 @@ pub struct Resolved {
     pub chains: Vec<ChainSetup>,
     /// The identity key, if it is a key of its own.
     pub identity: Option<IdentityKey>,
+    /// The shared database, if there is one.
+    pub postgres: Option<PostgresConfig>,
 }
 
 impl Config {
@@ -363,7 +421,13 @@ impl Config {
                 Ok(key) => identity = Some(key),
             }
         }
-        if errors.is_empty() { Ok(Resolved { chains, identity }) } else { Err(ConfigErrors(errors)) }
+        let mut postgres = None;
+        match self.shared.as_ref().map(SharedLedger::resolve) {
+            None => {}
+            Some(Ok(config)) => postgres = Some(config),
+            Some(Err(error)) => errors.push(error),
+        }
+        if errors.is_empty() { Ok(Resolved { chains, identity, postgres }) } else { Err(ConfigErrors(errors)) }
     }
 
     /// A builder with all of it.
@@ -373,6 +437,9 @@ impl Config {
             .group_commit(self.group_commit)
             .default_within(self.default_within)
             .max_within(self.max_within);
+        if let (Some(postgres), Some(shared)) = (resolved.postgres, &self.shared) {
+            builder = builder.postgres(postgres).cluster(shared.cluster.clone());
+        }
         for chain in resolved.chains {
             builder = builder.chain(chain);
         }

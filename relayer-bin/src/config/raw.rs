@@ -17,7 +17,7 @@ use crate::scalar::Uint;
 pub struct RawConfig {
     /// The HTTP API.
     pub server: RawServer,
-    /// The embedded database.
+    /// The database: a file of one relayer, or one that several instances share.
     pub ledger: RawLedger,
     /// Who signs promises.
     pub identity: RawIdentity,
@@ -132,11 +132,11 @@ impl From<RawTiming> for slackwater::relay::TimingMode {
     }
 }
 
-/// The embedded database.
+/// The database: a file of one relayer, or one that several instances share.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawLedger {
-    /// The database file, created if absent; put it on a local disk that survives.
+    /// The database file, created if absent; put it on a local disk that survives. Without effect with `url`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// Longest wait for a lock that another program holds on the file, such as a backup.
@@ -163,6 +163,41 @@ pub struct RawLedger {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_group: Option<u64>,
+    /// PostgreSQL instead of a file, for several instances: `postgres://user@host/database?sslmode=verify-full`, or a
+    /// reference (`env:NAME`, `file:PATH`) if it holds a password. See `docs/scaling.md`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<UrlText>,
+    /// Schema of the tables in PostgreSQL, created if absent: a-z, 0-9 and `_`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
+    /// This instance's name in leases and logs; address and process id by default. With `url`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// How long the lease on a chain's lanes lasts. Another instance takes over after it, at the earliest. With `url`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 500, max = 600_000))]
+    pub lease_ms: Option<u64>,
+    /// How often an instance looks for what others have committed. With `url`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10, max = 10_000))]
+    pub follow_interval_ms: Option<u64>,
+    /// Longest wait of a caller for the commit of what it submits; then it gets `storage_unavailable`. With `url`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 600_000))]
+    pub accept_timeout_ms: Option<u64>,
+    /// Longest wait for a connection to PostgreSQL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 600_000))]
+    pub connect_timeout_ms: Option<u64>,
+    /// Longest time that a statement may take in PostgreSQL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 600_000))]
+    pub statement_timeout_ms: Option<u64>,
+    /// PostgreSQL ends a transaction whose writer is silent for so long, so that an instance that stands still holds nobody
+    /// up. Must be below `lease_ms`; half of it where that is less than the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 600_000))]
+    pub idle_timeout_ms: Option<u64>,
     /// Committed groups that a slow event stream may lag behind before it reads from the database again.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]

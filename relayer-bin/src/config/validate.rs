@@ -13,13 +13,13 @@ use slackwater::{
     ledger::{GroupCommitConfig, SqliteConfig},
     market::{BenchRule, BookConfig},
     policy::{Budget, KindName, TargetRule, TenantPolicy},
-    relay::{ChainTuning, ForwarderSetup, TimingMode},
+    relay::{ChainTuning, ClusterConfig, ForwarderSetup, TimingMode},
 };
 
 use super::{
     ChainConfig, Config, ConfigError, EndpointConfig, Entry, LogConfig, Origin, RawBudget, RawChain, RawConfig,
     RawForwarder, RawKind, RawLedger, RawLog, RawLogFormat, RawMetrics, RawRequest, RawRpc, RawServer, RawTenant,
-    TenantConfig,
+    SharedLedger, TenantConfig,
     layers::{Layers, join, merge},
     secret::{REFERENCE_FORMS, SecretError, SecretRef, SecretText},
 };
@@ -45,6 +45,7 @@ impl RawConfig {
     pub fn defaults() -> Self {
         let http = HttpLimits::default();
         let sqlite = SqliteConfig::new(DEFAULT_PATH);
+        let shared = SharedLedger::default();
         let group = GroupCommitConfig::default();
         let log = LogConfig::default();
         Self {
@@ -74,6 +75,15 @@ impl RawConfig {
                 queue_len: Some(group.queue_len as u64),
                 max_group: Some(group.max_group as u64),
                 event_backlog: Some(group.event_backlog as u64),
+                url: None,
+                schema: Some(shared.schema),
+                instance: None,
+                lease_ms: Some(millis(shared.cluster.lease)),
+                follow_interval_ms: Some(millis(shared.cluster.follow_interval)),
+                accept_timeout_ms: Some(millis(shared.cluster.accept_timeout)),
+                connect_timeout_ms: Some(millis(shared.connect_timeout)),
+                statement_timeout_ms: Some(millis(shared.statement_timeout)),
+                idle_timeout_ms: Some(millis(shared.idle_timeout)),
             },
             request: RawRequest {
                 default_within_ms: Some(millis(DEFAULT_WITHIN)),
@@ -168,7 +178,7 @@ pub(super) fn validate(
     let mut check = Check { layers, errors, allow_inline };
     let RawConfig { server, ledger, identity, request, log, chain, tenant } = raw;
 
-    let listen_text = server.listen.as_deref().unwrap_or(DEFAULT_LISTEN);
+    let listen_text = &server.listen.clone().unwrap_or_else(|| DEFAULT_LISTEN.to_owned());
     let listen: Option<SocketAddr> = listen_text.parse().ok();
     if listen.is_none() {
         check.fail(
@@ -196,6 +206,7 @@ pub(super) fn validate(
         );
     }
     let http = http_limits(&mut check, server);
+    let shared = shared_ledger(&mut check, &ledger, listen_text);
     let (sqlite, group_commit) = storage(&mut check, ledger);
 
     let default_within = span(request.default_within_ms, DEFAULT_WITHIN);
@@ -260,11 +271,15 @@ pub(super) fn validate(
             "add a [[tenant]] with a key from `slackwater keys api`, or set server.allow_anonymous = true on a loopback address",
         );
     }
+    if shared.is_some() {
+        check_periods(&mut check, &tenants);
+    }
     let mut config = Config {
         listen: listen?,
         allow_anonymous,
         http,
         sqlite,
+        shared,
         group_commit,
         identity,
         default_within,
@@ -320,6 +335,83 @@ fn http_limits(check: &mut Check<'_>, raw: RawServer) -> HttpLimits {
             Some(RawMetrics::Operator) => MetricsAccess::Operator,
             Some(RawMetrics::Off) => MetricsAccess::Off,
         },
+    }
+}
+
+fn shared_ledger(check: &mut Check<'_>, raw: &RawLedger, listen: &str) -> Option<SharedLedger> {
+    let text = raw.url.as_ref()?;
+    let url = if is_postgres_url(&text.0) {
+        Some(SecretRef::Inline(super::Secret::new(&text.0)))
+    } else {
+        SecretRef::parse(&text.0).ok().filter(|reference| matches!(reference, SecretRef::Env(_) | SecretRef::File(_)))
+    };
+    if url.is_none() {
+        check.fail(
+            "ledger.url",
+            None,
+            "is neither a postgres:// URL nor a reference (hidden)",
+            "write postgres://user@host/database, env:NAME or file:PATH",
+        );
+    }
+    if is_postgres_url(&text.0) && has_password(&text.0) && !check.allow_inline {
+        check.fail("ledger.url", None, "a password must not stand in the configuration (hidden)", REFERENCE_FORMS);
+    }
+    let defaults = SharedLedger::default();
+    let schema = raw.schema.clone().unwrap_or(defaults.schema);
+    let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if schema.is_empty() || schema.len() > 63 || !schema.chars().all(is_name) {
+        check.fail("ledger.schema", Some(&schema), "is no name of a schema", "use at most 63 of a-z, 0-9 and _");
+    }
+    let lease = span(raw.lease_ms, defaults.cluster.lease);
+    let idle_timeout = span(raw.idle_timeout_ms, defaults.idle_timeout.min(lease / 2));
+    if idle_timeout >= lease {
+        check.fail(
+            "ledger.idle_timeout_ms",
+            Some(&millis(idle_timeout).to_string()),
+            format!("is not below `ledger.lease_ms` = {}", millis(lease)),
+            "an instance that stands still would hold up whoever takes over",
+        );
+    }
+    let instance = raw.instance.clone().unwrap_or_else(|| format!("{listen}#{}", std::process::id()));
+    Some(SharedLedger {
+        url: url?,
+        schema,
+        read_connections: raw.read_connections.unwrap_or(defaults.read_connections),
+        connect_timeout: span(raw.connect_timeout_ms, defaults.connect_timeout),
+        statement_timeout: span(raw.statement_timeout_ms, defaults.statement_timeout),
+        idle_timeout,
+        cluster: ClusterConfig {
+            instance,
+            lease,
+            follow_interval: span(raw.follow_interval_ms, defaults.cluster.follow_interval),
+            accept_timeout: span(raw.accept_timeout_ms, defaults.cluster.accept_timeout),
+        },
+    })
+}
+
+/// Before the host, or among the parameters.
+fn has_password(url: &str) -> bool {
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':')) || rest.contains("password=")
+}
+
+fn is_postgres_url(text: &str) -> bool {
+    text.starts_with("postgres://") || text.starts_with("postgresql://")
+}
+
+/// A shared ledger sums what tenants spend by the hour.
+fn check_periods(check: &mut Check<'_>, tenants: &[TenantConfig]) {
+    for (index, tenant) in tenants.iter().enumerate() {
+        let period = tenant.policy.budget.as_ref().map_or(0, |budget| budget.period.as_secs());
+        if period % 3_600 != 0 {
+            check.fail(
+                &format!("tenant.{index}.budget.period_s"),
+                Some(&period.to_string()),
+                "is not a multiple of 3600, by which a shared ledger counts",
+                "choose whole hours, or a ledger without `ledger.url`",
+            );
+        }
     }
 }
 

@@ -323,6 +323,8 @@ impl From<ModelError> for Problem {
                 Self::new("invalid_models", error.to_string())
             }
             ModelError::TooLarge { .. } => Self::new("body_too_large", error.to_string()),
+            // Like a chain that is away: the same call works elsewhere, or here after the lease has changed hands.
+            ModelError::Elsewhere { .. } => Self::new("chain_unavailable", error.to_string()),
             ModelError::ShuttingDown => Self::shutting_down(),
             _ => Self::new("internal", "the models could not be changed"),
         }

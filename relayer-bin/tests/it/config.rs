@@ -234,3 +234,43 @@ fn the_schema_has_a_text_for_every_key() {
     }
     walk("", &json_schema());
 }
+
+/// A minimal configuration with these lines about the ledger.
+fn with_ledger(lines: &str) -> String {
+    format!("[ledger]\n{lines}\n{MINIMAL}")
+}
+
+#[test]
+fn a_shared_ledger_is_configured_by_its_url() {
+    assert!(load(MINIMAL, &[], &[]).unwrap().shared.is_none());
+    let url = "url = \"postgres://relayer@db.example.org:5433/money?sslmode=verify-full\"";
+    let config = load(&with_ledger(url), &[], &[]).unwrap();
+    let shared = config.shared.as_ref().expect("a shared ledger");
+    assert_eq!(shared.schema, "slackwater");
+    assert_eq!(shared.cluster.lease, Duration::from_secs(5));
+    assert!(shared.idle_timeout < shared.cluster.lease);
+    let postgres = shared.resolve().unwrap();
+    assert_eq!(postgres.place(), "postgres://db.example.org:5433/money");
+    assert!(postgres.is_private());
+    let short = load(&with_ledger("url = \"env:DB\"\nlease_ms = 1000\ninstance = \"a\""), &[], &[]).unwrap();
+    let shared = short.shared.expect("a shared ledger");
+    assert_eq!((shared.idle_timeout, shared.cluster.instance.as_str()), (Duration::from_millis(500), "a"));
+}
+
+#[test]
+fn a_shared_ledger_is_checked_and_its_password_hidden() {
+    refused(&with_ledger("url = \"mysql://me:hunter2@host/db\""), &[], &["neither a postgres:// URL nor a reference"]);
+    for url in ["postgres://me:hunter2@host/db", "postgres://me@host/db?password=hunter2"] {
+        let text = with_ledger(&format!("url = {url:?}"));
+        refused(&text, &[], &["a password must not stand in the configuration"]);
+        assert!(!format!("{:?}", load(&text, &[], &[])).contains("hunter2"));
+    }
+    refused(&with_ledger("url = \"env:DB\"\nschema = \"a; DROP\""), &[], &["is no name of a schema"]);
+    refused(
+        &with_ledger("url = \"env:DB\"\nlease_ms = 1000\nidle_timeout_ms = 1000"),
+        &[],
+        &["is not below `ledger.lease_ms` = 1000"],
+    );
+    let odd = "[[tenant]]\nid = \"default\"\nbudget = { limit_wei = 1, period_s = 60 }\n";
+    refused(&format!("{}{odd}", with_ledger("url = \"env:DB\"")), &[], &["is not a multiple of 3600"]);
+}

@@ -21,7 +21,7 @@ impl Leases for PostgresLedger {
         .bind(chain_id.cast_signed())
         .bind(owner.to_owned())
         .bind(millis(period));
-        if let Some(row) = self.read(taken).await?.first() {
+        if let Some(row) = self.read_on(&self.leasing, taken).await?.first() {
             return Ok(LeaseOutcome::Taken(Fence { chain_id, token: Cells::of("lease", row).u64()? }));
         }
         let held = self.leases().await?.into_iter().find(|lease| lease.fence.chain_id == chain_id);
@@ -36,19 +36,19 @@ impl Leases for PostgresLedger {
         .bind(fence.chain_id.cast_signed())
         .bind(fence.token.cast_signed())
         .bind(millis(period));
-        Ok(!self.read(query).await?.is_empty())
+        Ok(!self.read_on(&self.leasing, query).await?.is_empty())
     }
 
     async fn release(&self, fence: Fence) -> Result<(), LedgerError> {
         let query = sqlx::query("UPDATE leases SET expires_at = clock_timestamp() WHERE chain_id = $1 AND token = $2")
             .bind(fence.chain_id.cast_signed())
             .bind(fence.token.cast_signed());
-        self.read(query).await.map(drop)
+        self.read_on(&self.leasing, query).await.map(drop)
     }
 
     async fn leases(&self) -> Result<Vec<LeaseRecord>, LedgerError> {
         let text = format!("SELECT chain_id, token, owner, {MILLIS_LEFT} FROM leases ORDER BY chain_id");
-        let rows = self.read(sqlx::query(sqlx::AssertSqlSafe(text))).await?;
+        let rows = self.read_on(&self.leasing, sqlx::query(sqlx::AssertSqlSafe(text))).await?;
         rows.iter()
             .map(|row| {
                 let mut cells = Cells::of("lease", row);

@@ -324,7 +324,7 @@ async fn store_requests(connection: &mut PgConnection, entries: Vec<RequestEntry
         }
     }
     for (statement, entries) in [(&MOVE_REQUESTS, moved), (&END_REQUESTS, ended), (&RELEASE_REQUESTS, released)] {
-        statement.run(connection, &entries, |args, entry| bind_change(args, entry)).await?;
+        statement.run(connection, &entries, bind_change).await?;
     }
     let inserted = INSERT_REQUESTS.run(connection, &new, |args, entry| {
         bind_request(args, entry, holds_nonce(entry.record.status));

@@ -1,0 +1,521 @@
+//! Several instances on one ledger: who drives the lanes of a chain, and what an instance learns of the others' work.
+//!
+//! Every instance accepts. The lanes of a chain, with the queue before them, are driven by the one that holds the chain's
+//! lease: so a user's requests stay in order in one queue, and company is found for all of them. It learns from the events
+//! of the ledger what others have accepted or withdrawn. Whoever takes a lease over starts like after a crash: from the
+//! ledger and the chain.
+//!
+//! **A stale owner can't write**, because every write of a lane carries the lease's token, which the database checks in
+//! the transaction; **and does not send**, because it measures the lease by its own clocks from before it asked for it, and
+//! looks at them before every transaction that it sends. What it might have sent a moment before is durable, so the next
+//! owner watches it like its own (invariants I2, I3).
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use alloy_primitives::Address;
+use tokio::{sync::broadcast, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    admission::ChainShared,
+    chain_service::{ChainService, Message},
+    clock,
+    restore::{self, Restored},
+    signer::LocalSigner,
+    tenants::Tenants,
+};
+use crate::{
+    ledger::{EventFilter, EventRecord, Fence, GroupCommit, LeaseOutcome, Ledger, LedgerError, RequestRecord},
+    request::{Reason, RequestId, Status, VerifiedRequest},
+    schedule::{Queue, QueuedRequest},
+    time::Timestamp,
+};
+
+/// Most events, or requests, that are read at a time.
+const PAGE: usize = 1_000;
+
+/// Looks at whether a stopping service has let go of its lease.
+const LET_GO_PAUSE: Duration = Duration::from_millis(20);
+
+/// Pace of a relay that shares its ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// This instance's name for people (`ledger.instance`).
+    pub instance: String,
+    /// How long a lease lasts (`ledger.lease_ms`). Renewed three times as often; taken over after it, at the earliest.
+    pub lease: Duration,
+    /// How often an instance looks for what others have committed (`ledger.follow_interval_ms`).
+    pub follow_interval: Duration,
+    /// Longest wait of a caller for the commit of what it submits (`ledger.accept_timeout_ms`): then it is told that the
+    /// commit is in doubt.
+    pub accept_timeout: Duration,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self {
+            instance: format!("pid-{}", std::process::id()),
+            lease: Duration::from_secs(5),
+            follow_interval: Duration::from_millis(100),
+            accept_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A lease as its holder sees it. Clones are the same lease.
+#[derive(Debug, Clone)]
+pub(super) struct Lease(Arc<Held>);
+
+#[derive(Debug)]
+struct Held {
+    fence: Fence,
+    /// When it ends. By two clocks: one does not go back, the other goes on while the machine is suspended.
+    until: Mutex<(Instant, Timestamp)>,
+    is_revoked: AtomicBool,
+}
+
+/// A moment by both clocks.
+#[derive(Debug, Clone, Copy)]
+struct Moment(Instant, Timestamp);
+
+impl Moment {
+    fn now() -> Self {
+        Self(Instant::now(), clock::now())
+    }
+
+    fn plus(self, period: Duration) -> (Instant, Timestamp) {
+        (self.0 + period, Timestamp(self.1.0.saturating_add(crate::time::millis(period))))
+    }
+}
+
+impl Lease {
+    fn new(fence: Fence, asked: Moment, period: Duration) -> Self {
+        let until = Mutex::new(asked.plus(period));
+        Self(Arc::new(Held { fence, until, is_revoked: AtomicBool::new(false) }))
+    }
+
+    pub(super) fn fence(&self) -> Fence {
+        self.0.fence
+    }
+
+    /// Whether it is certainly in force: what needs it may be done now.
+    pub(super) fn holds(&self) -> bool {
+        let (until, wall) = *self.0.until.lock().unwrap_or_else(PoisonError::into_inner);
+        !self.is_revoked() && Instant::now() < until && clock::now() < wall
+    }
+
+    fn extend(&self, asked: Moment, period: Duration) {
+        *self.0.until.lock().unwrap_or_else(PoisonError::into_inner) = asked.plus(period);
+    }
+
+    /// The database says that it is over.
+    pub(super) fn revoke(&self) {
+        if !self.0.is_revoked.swap(true, Ordering::AcqRel) {
+            let Fence { chain_id, token } = self.fence();
+            tracing::warn!(chain_id, token, "the lease on the chain's lanes is lost; whoever has it now goes on");
+            metrics::counter!("slackwater_leases_lost_total", "chain_id" => chain_id.to_string()).increment(1);
+        }
+    }
+
+    pub(super) fn is_revoked(&self) -> bool {
+        self.0.is_revoked.load(Ordering::Acquire)
+    }
+
+    fn is_let_go(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+}
+
+/// What a chain service knows of its cluster.
+#[derive(Debug)]
+pub(super) struct Membership {
+    /// While this instance drives the lanes.
+    pub(super) lease: Option<Lease>,
+    /// Who drives them, as last seen.
+    pub(super) holder: Arc<Mutex<String>>,
+    pub(super) senders: Vec<Address>,
+    /// Withdrawn elsewhere while they were on their way into a transaction, which the ledger will refuse.
+    withdrawn: BTreeSet<RequestId>,
+}
+
+impl Membership {
+    pub(super) fn new(holder: Arc<Mutex<String>>, senders: Vec<Address>) -> Self {
+        Self { lease: None, holder, senders, withdrawn: BTreeSet::new() }
+    }
+
+    pub(super) fn holder(&self) -> String {
+        self.holder.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What whoever takes a chain over starts from.
+#[derive(Debug)]
+pub(super) struct Reign {
+    lease: Lease,
+    restored: Restored,
+    asked: Instant,
+}
+
+/// What others did to requests of a chain.
+#[derive(Debug)]
+pub(super) struct News {
+    token: u64,
+    accepted: Vec<QueuedRequest>,
+    withdrawn: Vec<RequestId>,
+}
+
+/// Gets, keeps and gives back the lease of one chain.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) group: GroupCommit,
+    pub(super) config: ClusterConfig,
+    pub(super) chain: Arc<ChainShared>,
+    pub(super) tenants: Arc<Tenants>,
+    pub(super) signers: Vec<LocalSigner>,
+    pub(super) holder: Arc<Mutex<String>>,
+}
+
+impl Keeper {
+    /// Runs until `stop`, and until the service has let go of the lease then.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let asked = Moment::now();
+            let pause = match self.acquire().await {
+                Ok(LeaseOutcome::Taken(fence)) => {
+                    self.reign(Lease::new(fence, asked, self.config.lease), asked, &stop).await;
+                    continue;
+                }
+                Ok(LeaseOutcome::Held(by)) => {
+                    *self.holder.lock().unwrap_or_else(PoisonError::into_inner) = by.owner;
+                    by.remaining.clamp(Duration::from_millis(10), self.config.lease / 4)
+                }
+                Err(error) => {
+                    tracing::debug!(chain_id = self.chain_id(), %error, "can't ask for the lease; asking again");
+                    self.config.lease / 4
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    fn chain_id(&self) -> u64 {
+        self.chain.spec.chain_id
+    }
+
+    async fn acquire(&self) -> Result<LeaseOutcome, LedgerError> {
+        match self.ledger.leases() {
+            Some(leases) => leases.acquire(self.chain_id(), &self.config.instance, self.config.lease).await,
+            None => unreachable!("a keeper is for a shared ledger"),
+        }
+    }
+
+    /// From taking the lease to losing it, or giving it back.
+    async fn reign(&self, lease: Lease, asked: Moment, stop: &CancellationToken) {
+        let Fence { chain_id, token } = lease.fence();
+        let label = chain_id.to_string();
+        *self.holder.lock().unwrap_or_else(PoisonError::into_inner) = self.config.instance.clone();
+        tracing::info!(chain_id, token, instance = self.config.instance, "took the lease on the chain's lanes");
+        metrics::counter!("slackwater_leases_taken_total", "chain_id" => label.clone()).increment(1);
+        metrics::gauge!("slackwater_lease_held", "chain_id" => label.clone()).set(1.0);
+        // Reading back may take longer than a lease lasts, so it is renewed meanwhile.
+        tokio::select! {
+            () = self.renew(&lease) => {}
+            fed = self.feed(&lease, asked) => if let Err(error) = fed {
+                tracing::error!(chain_id, %error, "can't read back what is open; giving the lease away");
+                lease.revoke();
+                // Another try would end the same way at once.
+                tokio::time::sleep(self.config.lease / 2).await;
+            },
+            () = stop.cancelled() => self.let_go(&lease).await,
+        }
+        metrics::gauge!("slackwater_lease_held", "chain_id" => label).set(0.0);
+        if let Some(leases) = self.ledger.leases()
+            && let Err(error) = leases.release(lease.fence()).await
+        {
+            tracing::debug!(chain_id, %error, "lease not given back; it runs out by itself");
+        }
+    }
+
+    /// Renews until the lease is lost.
+    async fn renew(&self, lease: &Lease) {
+        let Some(leases) = self.ledger.leases() else { return };
+        while !lease.is_revoked() {
+            tokio::time::sleep(self.config.lease / 3).await;
+            let asked = Moment::now();
+            let renewed = leases.renew(lease.fence(), self.config.lease);
+            match tokio::time::timeout(self.config.lease / 2, renewed).await {
+                Ok(Ok(true)) => lease.extend(asked, self.config.lease),
+                Ok(Ok(false)) => lease.revoke(),
+                // It stays ours until somebody takes it; nothing is sent while that is uncertain.
+                Ok(Err(error)) => tracing::warn!(chain_id = self.chain_id(), %error, "lease not renewed; trying again"),
+                Err(_) => {
+                    tracing::warn!(chain_id = self.chain_id(), "no answer to a renewal of the lease; trying again")
+                }
+            }
+        }
+    }
+
+    /// At shutdown: keeps the lease until everything that was decided under it is committed.
+    async fn let_go(&self, lease: &Lease) {
+        let gone = async {
+            while !lease.is_let_go() && !lease.is_revoked() {
+                tokio::time::sleep(LET_GO_PAUSE).await;
+            }
+        };
+        tokio::select! {
+            () = gone => {}
+            () = self.renew(lease) => {}
+            () = tokio::time::sleep(self.config.lease * 2) => {}
+        }
+    }
+
+    /// Reads back what is open, hands it to the service, and then what others accept and withdraw. Runs until the service
+    /// is gone.
+    async fn feed(&self, lease: &Lease, asked: Moment) -> Result<(), LedgerError> {
+        let chain_id = self.chain_id();
+        // From before the reading: what is committed meanwhile is told twice rather than never.
+        let mut events = self.group.subscribe();
+        let mut seen = self.ledger.last_event_seq().await?;
+        let data_fee = self.chain.view().data_fee;
+        let signers = self.signers.clone();
+        let restored = restore::restore(&self.ledger, &self.chain, &self.tenants, signers, data_fee).await?;
+        let mut newest = restored.newest;
+        let reign = Reign { lease: lease.clone(), restored, asked: asked.0 };
+        if self.chain.inbox.send(Message::Reign(Box::new(reign))).await.is_err() {
+            return Ok(());
+        }
+        loop {
+            let group: Arc<[EventRecord]> = match events.recv().await {
+                // In order and without gaps, so nothing is missing before it.
+                Ok(group) if group.first().is_none_or(|event| event.seq <= seen + 1) => group,
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => self.catch_up(seen).await.into(),
+                Err(broadcast::error::RecvError::Closed) => return Ok(()),
+            };
+            let news: Vec<&EventRecord> =
+                group.iter().filter(|event| event.seq > seen && event.chain_id == chain_id).collect();
+            let withdrawn: Vec<RequestId> =
+                news.iter().filter(|event| event.status == Status::Cancelled).map(|event| event.request_id).collect();
+            let has_new = news.iter().any(|event| event.status == Status::Queued && event.request_seq == 1);
+            seen = seen.max(group.last().map_or(0, |event| event.seq));
+            let mut accepted = Vec::new();
+            if has_new {
+                for record in self.open_after(newest).await {
+                    newest = record.seq;
+                    if record.status == Status::Queued {
+                        accepted.push(queued(&self.chain, &self.tenants, record)?);
+                    }
+                }
+            }
+            let news = News { token: lease.fence().token, accepted, withdrawn };
+            let is_empty = news.accepted.is_empty() && news.withdrawn.is_empty();
+            if !is_empty && self.chain.inbox.send(Message::News(Box::new(news))).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// All open requests after this number.
+    async fn open_after(&self, mut newest: u64) -> Vec<RequestRecord> {
+        let mut all = Vec::new();
+        loop {
+            let page = self.insist(|| self.ledger.open_requests(self.chain_id(), newest, PAGE)).await;
+            newest = page.last().map_or(newest, |last| last.seq);
+            let is_last = page.len() < PAGE;
+            all.extend(page);
+            if is_last {
+                return all;
+            }
+        }
+    }
+
+    /// All events after `seen`.
+    async fn catch_up(&self, mut seen: u64) -> Vec<EventRecord> {
+        let mut all = Vec::new();
+        loop {
+            let filter = EventFilter { after: seen, limit: PAGE, ..EventFilter::default() };
+            let page = self.insist(|| self.ledger.events(&filter)).await;
+            seen = page.last().map_or(seen, |event| event.seq);
+            let is_last = page.len() < PAGE;
+            all.extend(page);
+            if is_last {
+                return all;
+            }
+        }
+    }
+
+    /// Asks until there is an answer.
+    async fn insist<T, F: Future<Output = Result<Vec<T>, LedgerError>>>(&self, ask: impl Fn() -> F) -> Vec<T> {
+        loop {
+            match ask().await {
+                Ok(answer) => return answer,
+                Err(error) => {
+                    tracing::debug!(chain_id = self.chain_id(), %error, "can't read the others' work; asking again");
+                    tokio::time::sleep(self.config.follow_interval).await;
+                }
+            }
+        }
+    }
+}
+
+/// A stored request as the queue holds it.
+fn queued(chain: &ChainShared, tenants: &Tenants, record: RequestRecord) -> Result<QueuedRequest, LedgerError> {
+    let request = VerifiedRequest::from_stored(&record.payload)
+        .map_err(|error| LedgerError::Damaged { what: "request payload", detail: error.to_string() })?;
+    Ok(QueuedRequest {
+        tenant: tenants.get(&record.tenant).map_or_else(|| record.tenant.as_str().into(), |tenant| tenant.name.clone()),
+        seq: record.seq,
+        accepted_at: record.accepted_at,
+        gas: chain.params.member_gas(&request),
+        bytes: chain.params.member_bytes(&request),
+        ceiling_wei_per_gas: record.ceiling_wei_per_gas,
+        simulations: 0,
+        batch_failures: record.batch_failures,
+        request: Arc::new(request),
+    })
+}
+
+/// Keeps the numbers of open requests per tenant, whoever accepted them. Runs until `stop`.
+pub(super) async fn count_open(
+    ledger: Arc<dyn Ledger>,
+    group: GroupCommit,
+    tenants: Arc<Tenants>,
+    pause: Duration,
+    stop: CancellationToken,
+) {
+    let Some(leases) = ledger.leases() else { return };
+    while !stop.is_cancelled() {
+        let mut events = group.subscribe();
+        let counting = async {
+            let Ok((newest, open)) = leases.open_by_tenant().await else { return };
+            tenants.set_open(&open);
+            loop {
+                // After a gap everything is counted anew.
+                let Ok(group) = events.recv().await else { return };
+                for event in group.iter().filter(|event| event.seq > newest) {
+                    if event.status == Status::Queued && event.request_seq == 1 {
+                        tenants.count_open(&event.tenant, true);
+                    } else if event.status.is_terminal() {
+                        tenants.count_open(&event.tenant, false);
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = counting => tokio::time::sleep(pause).await,
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+impl ChainService {
+    /// Whether a transaction may be sent, or prepared, now.
+    pub(super) fn may_send(&self) -> bool {
+        match &self.membership {
+            None => true,
+            Some(membership) => membership.lease.as_ref().is_some_and(Lease::holds),
+        }
+    }
+
+    /// Whether the lanes are another instance's.
+    pub(super) fn is_following(&self) -> bool {
+        self.membership.as_ref().is_some_and(|membership| membership.lease.is_none())
+    }
+
+    pub(super) fn lease(&self) -> Option<Lease> {
+        self.membership.as_ref().and_then(|membership| membership.lease.clone())
+    }
+
+    /// Drives the lanes from now on.
+    pub(super) fn reign(&mut self, reign: Reign) {
+        self.step_down();
+        let Reign { lease, restored: Restored { queue, lanes, .. }, asked } = reign;
+        metrics::histogram!("slackwater_lease_takeover_seconds").record(asked.elapsed().as_secs_f64());
+        tracing::info!(
+            chain_id = self.chain_id(),
+            waiting = queue.waiting(),
+            in_flight = queue.in_flight(),
+            "driving the chain's lanes"
+        );
+        self.queue = queue;
+        self.lanes = lanes;
+        if let Some(membership) = &mut self.membership {
+            membership.lease = Some(lease);
+        }
+    }
+
+    /// Looks whether the lease was lost.
+    pub(super) fn watch_lease(&mut self) {
+        if self.lease().is_some_and(|lease| lease.is_revoked()) {
+            self.step_down();
+        }
+    }
+
+    /// Forgets everything about the lanes: what counts is in the ledger, and another's.
+    fn step_down(&mut self) {
+        let Some(membership) = &mut self.membership else { return };
+        if membership.lease.take().is_none() {
+            return;
+        }
+        membership.withdrawn.clear();
+        for (index, lane) in self.lanes.iter().enumerate() {
+            lane.flights.keys().for_each(|nonce| self.pricing.forget(index, *nonce));
+        }
+        self.lanes.clear();
+        self.queue = Queue::new();
+        self.backlog.clear();
+        self.held.clear();
+        self.suspects.clear();
+        // What they would bring back is about lanes that are not ours.
+        self.tasks = tokio::task::JoinSet::new();
+        (self.is_looking_up, self.is_at_gaps, self.is_confirming) = (false, false, false);
+        if let Some(foresight) = &mut self.foresight {
+            foresight.install(None);
+        }
+        tracing::warn!(chain_id = self.chain_id(), "not driving the chain's lanes any more");
+    }
+
+    /// Takes notice of what others accepted and withdrew.
+    pub(super) fn on_news(&mut self, now: Timestamp, news: News) {
+        if self.lease().is_none_or(|lease| lease.fence().token != news.token) {
+            return;
+        }
+        for entry in news.accepted {
+            self.queue.push(entry);
+        }
+        for id in news.withdrawn {
+            if self.queue.is_waiting(id) {
+                self.drop_withdrawn(now, id);
+            } else if self.queue.get(id).is_some()
+                && let Some(membership) = &mut self.membership
+            {
+                membership.withdrawn.insert(id);
+            }
+        }
+    }
+
+    /// Whether `id` was withdrawn elsewhere, and so must not go back to the queue. It is gone then.
+    pub(super) fn is_withdrawn(&mut self, now: Timestamp, id: RequestId) -> bool {
+        let is_withdrawn = self.membership.as_mut().is_some_and(|membership| membership.withdrawn.remove(&id));
+        if is_withdrawn {
+            self.drop_withdrawn(now, id);
+        }
+        is_withdrawn
+    }
+
+    fn drop_withdrawn(&mut self, now: Timestamp, id: RequestId) {
+        let successors = self.queue.successors(id);
+        self.queue.remove(id, false);
+        self.end_waiting(now, &successors, Status::Rejected, Reason::PredecessorFailed, None);
+    }
+}

@@ -1,0 +1,203 @@
+//! Reads back what is open: the queue and the lanes of a chain, as the ledger has them.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use alloy_consensus::{Transaction, TxEnvelope};
+use alloy_eips::eip2718::Decodable2718;
+use alloy_primitives::{Bytes, U256};
+
+use super::{
+    admission::ChainShared,
+    clock,
+    data_fee::beyond_gas,
+    lane_shell::{Flight, LaneShell},
+    signer::LocalSigner,
+    tenants::Tenants,
+};
+use crate::{
+    chain::data_fee::{DataFeeModel, TxSize},
+    lane::{AttemptKey, AttemptKind, Lane, LaneConfig, Plan, RestoredSlot},
+    ledger::{BatchState, Ledger, LedgerError, RequestRecord},
+    request::{
+        LaneId, RequestId, Status, VerifiedRequest,
+        vehicle::{Payload, VehicleKey, VehicleParams},
+    },
+    schedule::{Queue, QueuedRequest},
+};
+
+/// Open requests read from the ledger at a time.
+const RESTORE_PAGE: usize = 2_000;
+
+/// What is open on a chain.
+#[derive(Debug)]
+pub(super) struct Restored {
+    pub(super) queue: Queue,
+    pub(super) lanes: Vec<LaneShell>,
+    /// Number of the newest request that was read.
+    pub(super) newest: u64,
+}
+
+/// Reads back what is open on a chain.
+pub(super) async fn restore(
+    ledger: &Arc<dyn Ledger>,
+    chain: &ChainShared,
+    tenants: &Tenants,
+    signers: Vec<LocalSigner>,
+    data_fee: Option<DataFeeModel>,
+) -> Result<Restored, LedgerError> {
+    let (spec, tuning) = (&chain.spec, &chain.tuning);
+    let chain_id = spec.chain_id;
+    let mut queue = Queue::new();
+    for tenant in tenants.iter() {
+        queue.set_weight(&tenant.name, tenant.policy.weight);
+    }
+    // By id; the in-flight ones are placed by their batches, the rest waits.
+    let mut open = load_open(ledger, chain_id, &chain.params).await?;
+    let newest = open.values().map(|(record, _)| record.seq).max().unwrap_or(0);
+    for (record, _) in open.values() {
+        tenants.restore_open(&record.tenant, record.id, chain_id, record.reserved_wei, record.accepted_at);
+    }
+    let mut lanes = Vec::new();
+    for signer in signers {
+        let id = LaneId { chain_id, sender: signer.address() };
+        let params = VehicleParams { sender: id.sender, ..chain.params };
+        let lane_config = LaneConfig {
+            id,
+            max_in_flight: tuning.max_in_flight,
+            replacement: spec.replacement,
+            bump_after_blocks: tuning.bump_after_blocks,
+            rebroadcast_after_blocks: tuning.rebroadcast_after_blocks,
+            max_attempts: tuning.max_attempts,
+            max_fee_ceiling_wei_per_gas: tuning.max_fee_ceiling_wei_per_gas,
+            cancel_gas: tuning.cancel_gas,
+        };
+        let extra = |payload: &Payload| {
+            let model = data_fee.unwrap_or_default();
+            let size = TxSize::of_unsigned(&payload.data);
+            beyond_gas(&model, &size, payload.gas_limit, None, tuning.l1_fee_margin_percent)
+        };
+        lanes.push(restore_lane(ledger, lane_config, signer, params, &mut open, &mut queue, extra).await?);
+    }
+    let mut rest: Vec<_> = open.into_values().collect();
+    rest.sort_by_key(|(record, _)| record.seq);
+    let waiting = rest.len();
+    for (record, entry) in rest {
+        if record.status != Status::Queued {
+            // Its batch belongs to a sender that is not configured any more: only that key can say what became of it.
+            tracing::error!(id = %record.id, status = %record.status, batch = ?record.batch, "request is in a batch of a sender that is not configured; add its signer again");
+            continue;
+        }
+        queue.push(entry);
+    }
+    if waiting > 0 {
+        tracing::info!(chain_id, waiting, "requests read back from the ledger");
+    }
+    Ok(Restored { queue, lanes, newest })
+}
+
+type Open = HashMap<RequestId, (RequestRecord, QueuedRequest)>;
+
+async fn load_open(ledger: &Arc<dyn Ledger>, chain_id: u64, params: &VehicleParams) -> Result<Open, LedgerError> {
+    let mut open = HashMap::new();
+    let mut after = 0;
+    let mut names: BTreeMap<String, Arc<str>> = BTreeMap::new();
+    loop {
+        let page = ledger.open_requests(chain_id, after, RESTORE_PAGE).await?;
+        let Some(last) = page.last() else { return Ok(open) };
+        after = last.seq;
+        for mut record in page {
+            let request = VerifiedRequest::from_stored(&record.payload)
+                .map_err(|error| LedgerError::Damaged { what: "request payload", detail: error.to_string() })?;
+            record.payload = Vec::new();
+            let tenant = names.entry(record.tenant.clone()).or_insert_with(|| record.tenant.as_str().into()).clone();
+            let entry = QueuedRequest {
+                tenant,
+                seq: record.seq,
+                accepted_at: record.accepted_at,
+                gas: params.member_gas(&request),
+                bytes: params.member_bytes(&request),
+                ceiling_wei_per_gas: record.ceiling_wei_per_gas,
+                simulations: 0,
+                batch_failures: record.batch_failures,
+                request: Arc::new(request),
+            };
+            open.insert(record.id, (record, entry));
+        }
+    }
+}
+
+async fn restore_lane(
+    ledger: &Arc<dyn Ledger>,
+    config: LaneConfig,
+    signer: LocalSigner,
+    params: VehicleParams,
+    open: &mut Open,
+    queue: &mut Queue,
+    extra: impl Fn(&Payload) -> U256,
+) -> Result<LaneShell, LedgerError> {
+    let id = config.id;
+    let next_nonce = ledger.next_nonce(id).await?;
+    let mut flights = BTreeMap::new();
+    let mut durable = BTreeMap::new();
+    let mut slots = Vec::new();
+    for (record, attempts, members) in ledger.open_batches(id).await? {
+        let nonce = record.id.nonce;
+        let first = attempts.iter().find(|attempt| attempt.get().kind == AttemptKind::Payload);
+        let data = match first {
+            Some(attempt) => TxEnvelope::decode_2718(&mut attempt.get().raw.as_ref())
+                .map_err(|error| LedgerError::Damaged { what: "attempt", detail: error.to_string() })?
+                .input()
+                .clone(),
+            None => Bytes::new(),
+        };
+        let mut requests = Vec::new();
+        let mut weights = Vec::new();
+        for member in &members {
+            // A member that has ended already (a crash between two writes) stays ended.
+            if let Some((_, entry)) = open.remove(member) {
+                requests.push(entry.request.clone());
+                weights.push(entry.gas);
+                queue.push_in_flight(entry, id);
+            }
+        }
+        let key = requests
+            .first()
+            .map_or(VehicleKey::Single(RequestId(alloy_primitives::B256::ZERO)), |request| VehicleKey::of(request));
+        let payload = Payload { to: record.to, value: record.value, data, gas_limit: record.gas_limit };
+        slots.push(RestoredSlot {
+            nonce,
+            plan: Plan {
+                extra_wei: extra(&payload),
+                payload,
+                deadline: record.deadline,
+                ceiling_wei_per_gas: record.ceiling_wei_per_gas,
+            },
+            attempts: attempts
+                .iter()
+                .map(|attempt| (attempt.get().kind, attempt.get().fees, attempt.get().hash))
+                .collect(),
+            was_broadcast: record.state != BatchState::Signed,
+            was_included: record.state == BatchState::Included,
+        });
+        for attempt in attempts {
+            let key = AttemptKey { nonce, index: attempt.get().index };
+            durable.insert(key, attempt);
+        }
+        flights.insert(nonce, Flight { key, members: requests, weights, record, foreseen: None });
+    }
+    if !slots.is_empty() {
+        tracing::info!(lane = %id, batches = slots.len(), "open batches read back; the chain will tell what became of them");
+    }
+    Ok(LaneShell {
+        machine: Lane::restore(config, next_nonce, slots),
+        signer,
+        params,
+        flights,
+        signed: HashMap::new(),
+        durable,
+        is_simulating: false,
+    })
+}
