@@ -7,8 +7,8 @@
 //!
 //! **A stale owner can't write**, because every write of a lane carries the lease's token, which the database checks in
 //! the transaction; **and does not send**, because it measures the lease by its own clocks from before it asked for it, and
-//! looks at them before every transaction that it sends. What it might have sent a moment before is durable, so the next
-//! owner watches it like its own (invariants I2, I3).
+//! looks at them before every transaction that it sends, and while it does. What was already on its way to a node when a process
+//! was stopped can't be called back; it is durable, so the next owner watches it like its own (invariants I2, I3).
 
 use std::{
     collections::BTreeSet,
@@ -40,6 +40,9 @@ use crate::{
 
 /// Most events, or requests, that are read at a time.
 const PAGE: usize = 1_000;
+
+/// Longest pause between looks at whether a lease still holds, while something is being sent under it.
+const OVER_PAUSE: Duration = Duration::from_millis(100);
 
 /// Looks at whether a stopping service has let go of its lease.
 const LET_GO_PAUSE: Duration = Duration::from_millis(20);
@@ -109,6 +112,14 @@ impl Lease {
     pub(super) fn holds(&self) -> bool {
         let (until, wall) = *self.0.until.lock().unwrap_or_else(PoisonError::into_inner);
         !self.is_revoked() && Instant::now() < until && clock::now() < wall
+    }
+
+    /// Waits until it does not hold any more, renewals included.
+    pub(super) async fn over(&self) {
+        while self.holds() {
+            let (until, _) = *self.0.until.lock().unwrap_or_else(PoisonError::into_inner);
+            tokio::time::sleep_until(until.min(Instant::now() + OVER_PAUSE)).await;
+        }
     }
 
     fn extend(&self, asked: Moment, period: Duration) {

@@ -112,10 +112,14 @@ impl ChainService {
                 let pool = self.shared.pool.clone();
                 let lease = self.lease();
                 self.tasks.spawn(async move {
-                    let outcome = match lease.is_none_or(|lease| lease.holds()) {
-                        true => pool.broadcast(&attempt).await,
-                        // Whether another instance sends it now is not known here.
-                        false => SendOutcome::Maybe(RpcErrorClass::NodeUnavailable),
+                    let outcome = match lease {
+                        None => pool.broadcast(&attempt).await,
+                        Some(lease) => tokio::select! {
+                            biased;
+                            // Whether another instance sends it now is not known here.
+                            () = lease.over() => SendOutcome::Maybe(RpcErrorClass::NodeUnavailable),
+                            outcome = pool.broadcast(&attempt) => outcome,
+                        },
                     };
                     Done::Sent { lane: index, key, outcome }
                 });

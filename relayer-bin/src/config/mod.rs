@@ -301,8 +301,8 @@ impl SharedLedger {
     ///
     /// # Errors
     /// If that is missing or none; never shows it.
-    pub fn resolve(&self) -> Result<PostgresConfig, ConfigError> {
-        let fail = |problem: String| ConfigError::new(None, "ledger.url", problem);
+    pub fn resolve(&self) -> Result<PostgresConfig, ConfigErrors> {
+        let fail = |problem: String| ConfigErrors(vec![ConfigError::new(None, "ledger.url", problem)]);
         let url = self.url.resolve().map_err(|error| fail(error.to_string()))?;
         let mut config = PostgresConfig::new(url.expose()).map_err(|error| fail(error.to_string()))?;
         config.schema.clone_from(&self.schema);
@@ -425,7 +425,7 @@ impl Config {
         match self.shared.as_ref().map(SharedLedger::resolve) {
             None => {}
             Some(Ok(config)) => postgres = Some(config),
-            Some(Err(error)) => errors.push(error),
+            Some(Err(more)) => errors.extend(more.0),
         }
         if errors.is_empty() { Ok(Resolved { chains, identity, postgres }) } else { Err(ConfigErrors(errors)) }
     }
