@@ -32,7 +32,7 @@ fn a_seed_makes_the_same_inputs() {
 
 #[test]
 fn a_crash_is_found() {
-    let target = Target { name: "planted", read: |input| !input.windows(2).any(|pair| panic_on(pair)) };
+    let target = Target { name: "planted", read: |input| !input.windows(2).any(panic_on) };
     let crash = run(&target, &[b"harmless [ text".to_vec()], 3, Until::Inputs(100_000)).unwrap_err();
     assert!(crash.message.contains("planted") && crash.input.windows(2).any(|pair| pair == b"[["));
 }

@@ -4,10 +4,10 @@ mod bench;
 mod contracts;
 mod demo;
 mod fuzz;
-mod sbom;
 #[path = "../../benches/src/postgres.rs"]
 #[allow(unreachable_pub, dead_code, reason = "public in the crate that it belongs to")]
 mod postgres;
+mod sbom;
 mod steps;
 mod test;
 mod tools;

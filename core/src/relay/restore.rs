@@ -11,7 +11,6 @@ use alloy_primitives::{Bytes, U256};
 
 use super::{
     admission::ChainShared,
-    clock,
     data_fee::beyond_gas,
     lane_shell::{Flight, LaneShell},
     signer::LocalSigner,
