@@ -5,19 +5,32 @@ use std::{collections::BTreeSet, fs, path::Path, process::Command};
 /// Each room with the rooms it may use. `time` is for everybody.
 const ROOMS: &[(&str, &[&str])] = &[
     ("time", &[]),
-    ("chain", &["time"]),
-    ("request", &["time", "chain"]),
+    ("protection", &[]),
+    ("chain", &["time", "protection"]),
+    ("request", &["time", "protection", "chain"]),
     ("market", &["time", "chain"]),
     ("forecast", &["time", "chain", "market"]),
-    ("schedule", &["time", "chain", "request", "market"]),
+    ("schedule", &["time", "protection", "chain", "request", "market"]),
     ("policy", &["time", "chain", "request"]),
-    ("lane", &["time", "chain", "request"]),
+    ("lane", &["time", "protection", "chain", "request"]),
     ("provenance", &["time", "chain", "request"]),
     ("sim", &["time", "chain", "request", "market", "forecast", "schedule", "policy", "lane", "provenance"]),
-    ("ledger", &["time", "chain", "request", "policy", "lane", "provenance"]),
+    ("ledger", &["time", "protection", "chain", "request", "policy", "lane", "provenance"]),
     (
         "relay",
-        &["time", "chain", "request", "schedule", "policy", "lane", "provenance", "ledger", "market", "forecast"],
+        &[
+            "time",
+            "protection",
+            "chain",
+            "request",
+            "schedule",
+            "policy",
+            "lane",
+            "provenance",
+            "ledger",
+            "market",
+            "forecast",
+        ],
     ),
 ];
 

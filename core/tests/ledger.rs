@@ -29,3 +29,21 @@ trait Store {
     /// Opens what is stored.
     async fn open(&self) -> Arc<dyn Ledger>;
 }
+
+/// Storage in memory, as the simulator uses it.
+#[cfg(feature = "simulation")]
+struct MemoryKept(slackwater::ledger::MemoryStore);
+
+#[cfg(feature = "simulation")]
+impl MemoryKept {
+    fn new() -> Self {
+        Self(slackwater::ledger::MemoryStore::new())
+    }
+}
+
+#[cfg(feature = "simulation")]
+impl Store for MemoryKept {
+    async fn open(&self) -> Arc<dyn Ledger> {
+        Arc::new(slackwater::ledger::MemoryLedger::open(self.0.clone()))
+    }
+}

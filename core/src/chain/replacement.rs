@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::decimal;
 use super::fees::{BlobFees, Fees};
+use crate::protection::Protection;
 
 /// Basis points in a whole.
 const WHOLE_BPS: u128 = 10_000;
@@ -175,6 +176,9 @@ fn bump(old: Fees, base_fee: u128, bump_bps: u32, extra: u128, compares: PriceCo
 /// `⌈price·(1 + bump)⌉ + extra`; `None` beyond 128 bits.
 fn raise(price: u128, bump_bps: u32, extra: u128) -> Option<u128> {
     let factor = U256::from(WHOLE_BPS + u128::from(bump_bps));
+    if !Protection::CeilReplacement.is_on() {
+        return u128::try_from(U256::from(price) * factor / U256::from(WHOLE_BPS)).ok();
+    }
     let raised = (U256::from(price) * factor).div_ceil(U256::from(WHOLE_BPS));
     u128::try_from(raised).ok()?.checked_add(extra)
 }

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     chain::{Fees, RpcErrorClass},
+    protection::Protection,
     request::{BatchId, LaneId, outcome::TxReceipt, vehicle::Payload},
     time::Timestamp,
 };
@@ -89,7 +90,7 @@ impl Lane {
         Self {
             config,
             next_nonce: own_next,
-            is_reconciled: false,
+            is_reconciled: !Protection::Reconcile.is_on(),
             slots,
             head: None,
             balance: None,
@@ -290,11 +291,12 @@ impl Lane {
         self.chain_nonce = latest;
         if !self.is_reconciled {
             self.reconcile(latest);
-        } else if latest > self.next_nonce {
+        } else if latest > self.next_nonce && Protection::Reconcile.is_on() {
             // Somebody else spends this key. Our own slots are judged by their receipts.
             self.commands.push_back(Command::Alert(LaneAlert::ForeignNonce { ours: self.next_nonce, chain: latest }));
             self.next_nonce = latest;
         }
+        let finalized = if Protection::LostAtFinality.is_on() { finalized } else { Some(latest) };
         let next_head = self.head.map_or(0, |head| head.number.saturating_add(1));
         for (_, slot) in self.slots.range_mut(..finalized.unwrap_or(0)) {
             slot.consumed_from.get_or_insert(next_head);
@@ -457,6 +459,9 @@ impl Lane {
         attempt.is_sending = false;
         match outcome {
             SendOutcome::Taken => attempt.held = Held::Yes,
+            SendOutcome::Maybe(_) if !Protection::AmbiguityIsHeld.is_on() => {
+                attempt.held = attempt.held_before.max(Held::Refused);
+            }
             SendOutcome::Maybe(RpcErrorClass::NonceTooLow) => self.look_up(key.nonce),
             SendOutcome::Maybe(_) => {}
             SendOutcome::Refused(class) => {
@@ -555,6 +560,9 @@ impl Lane {
             None if !is_complete => {}
             None => {
                 if slot.is_included() {
+                    if !Protection::ReorgFallback.is_on() {
+                        return;
+                    }
                     // The block we saw it in is gone.
                     slot.phase = Phase::Pending;
                     slot.is_reported_included = false;
@@ -571,10 +579,16 @@ impl Lane {
     }
 
     fn is_final(&self, block: u64) -> bool {
+        if !Protection::SettleAtFinality.is_on() {
+            return true;
+        }
         self.head.and_then(|head| head.final_block).is_some_and(|last| block <= last)
     }
 
     fn on_canonical(&mut self, number: u64, hash: B256) {
+        if !Protection::ReorgFallback.is_on() {
+            return;
+        }
         let head = self.head.map_or(0, |head| head.number);
         let orphaned: Vec<u64> = self
             .slots
@@ -647,7 +661,8 @@ impl Lane {
             match &mut slot.phase {
                 Phase::Included { receipt, is_confirming, .. } => {
                     let block = receipt.block_number;
-                    if !*is_confirming && head.final_block.is_some_and(|last| block <= last) {
+                    let is_final = head.final_block.is_some_and(|last| block <= last);
+                    if !*is_confirming && (is_final || !Protection::SettleAtFinality.is_on()) {
                         *is_confirming = true;
                         self.poll(nonce, PollPurpose::Finality);
                     }
@@ -771,6 +786,9 @@ const fn is_permanent(class: RpcErrorClass) -> bool {
 
 /// I7: past by the wall clock or by the chain's.
 fn is_past(now: Timestamp, head: HeadInfo, deadline: Timestamp) -> bool {
+    if !Protection::Deadline.is_on() {
+        return false;
+    }
     now >= deadline || Timestamp::from_secs(head.timestamp_s) >= deadline
 }
 

@@ -3,7 +3,7 @@
 use alloy_primitives::{B256, U256};
 
 use super::event::{AttemptKind, Plan};
-use crate::{chain::Fees, request::outcome::TxReceipt};
+use crate::{chain::Fees, protection::Protection, request::outcome::TxReceipt};
 
 /// Whether a node may hold an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -105,7 +105,11 @@ impl Slot {
     }
 
     pub(super) fn hashes(&self) -> Vec<B256> {
-        self.attempts.iter().filter(|attempt| attempt.is_durable).filter_map(|attempt| attempt.hash).collect()
+        let mut durable = self.attempts.iter().filter(|attempt| attempt.is_durable).filter_map(|attempt| attempt.hash);
+        if !Protection::PollEveryAttempt.is_on() {
+            return durable.next_back().into_iter().collect();
+        }
+        durable.collect()
     }
 
     pub(super) const fn is_included(&self) -> bool {

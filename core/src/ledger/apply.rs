@@ -13,6 +13,7 @@ use super::record::{
     PlannedBatch, RequestChange, RequestRecord, Write, WriteOutcome,
 };
 use crate::{
+    protection::Protection,
     provenance::{Decision, Entry, Head},
     request::{BatchId, LaneId, RequestId, Status},
     time::Timestamp,
@@ -269,7 +270,7 @@ impl WorkingSet {
                 let len = key.1.len();
                 return WriteOutcome::Refused(format!("idempotency key has {len} bytes, limit {MAX_KEY_BYTES}"));
             }
-            match self.keys.get(key) {
+            match self.keys.get(key).filter(|_| Protection::Idempotency.is_on()) {
                 Some((known, existing)) if known != body_hash => {
                     return WriteOutcome::Accept(AcceptOutcome::IdempotencyConflict { existing: *existing });
                 }

@@ -16,6 +16,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{AcceptOutcome, Durable, EventFilter, EventRecord, Ledger, LedgerError, Write, WriteOutcome};
+use crate::protection::Protection;
 
 /// Most events that [`GroupCommit::follow`] reads at a time.
 const FOLLOW_PAGE: usize = 1_000;
@@ -342,7 +343,10 @@ impl WritingTask {
     async fn commit(&self, writes: Vec<Write>) -> Result<Outcomes, LedgerError> {
         let count = writes.len();
         let started = Instant::now();
-        let result = self.ledger.commit(writes).await;
+        let mut result = self.ledger.commit(writes).await;
+        if let (Err(LedgerError::InDoubt(detail)), false) = (&result, Protection::StopInDoubt.is_on()) {
+            result = Err(LedgerError::Storage(detail.clone()));
+        }
         metrics::histogram!("slackwater_ledger_commit_seconds").record(started.elapsed());
         metrics::histogram!("slackwater_ledger_group_writes").record(u32::try_from(count).unwrap_or(u32::MAX));
         match &result {

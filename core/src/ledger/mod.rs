@@ -12,6 +12,8 @@ mod group;
 mod lease;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "simulation")]
+mod memory;
 mod record;
 mod rows;
 mod sqlite;
@@ -22,6 +24,8 @@ pub use group::{GroupCommit, GroupCommitConfig};
 pub use lease::{LeaseOutcome, LeaseRecord, Leases};
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresConfig, PostgresLedger};
+#[cfg(feature = "simulation")]
+pub use memory::{MemoryLedger, MemoryStore};
 pub use record::{
     AcceptOutcome, AttemptKind, AttemptRecord, BatchRecord, BatchState, BudgetLimit, DecisionRow, EventFilter,
     EventRecord, Fence, Idempotency, NewRequest, PlannedBatch, RequestChange, RequestFilter, RequestRecord, SpentRow,
@@ -47,6 +51,12 @@ impl<T> Durable<T> {
     }
 
     const fn committed(value: T) -> Self {
+        Self(value)
+    }
+
+    /// A false proof, for the simulator's check that it is noticed.
+    #[cfg(feature = "simulation")]
+    pub(crate) const fn pretended(value: T) -> Self {
         Self(value)
     }
 }

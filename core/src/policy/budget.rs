@@ -50,6 +50,8 @@ struct Account {
 pub struct BudgetBook {
     accounts: BTreeMap<(String, u64), Account>,
     reservations: BTreeMap<RequestId, (String, u64, Timestamp, U256)>,
+    /// Further submissions of the same request that are under way: only the last one may give the reservation back.
+    repeated: BTreeMap<RequestId, u32>,
 }
 
 impl BudgetBook {
@@ -80,7 +82,7 @@ impl BudgetBook {
 
     /// Reserves `wei` of `budget` for request `id`.
     ///
-    /// Reserving again for the same id is a no-op: a repeated submission takes nothing twice.
+    /// Reserving again for the same id takes nothing twice, and needs a [`Self::release`] of its own.
     ///
     /// # Errors
     /// [`BudgetError`] if less than `wei` is left in the period of `now`; nothing is reserved then.
@@ -94,6 +96,7 @@ impl BudgetBook {
         now: Timestamp,
     ) -> Result<(), BudgetError> {
         if self.reservations.contains_key(&id) {
+            *self.repeated.entry(id).or_default() += 1;
             return Ok(());
         }
         let period = budget.period_start(now);
@@ -112,11 +115,21 @@ impl BudgetBook {
         Ok(())
     }
 
+    /// A submission of `id` did not become a request, or was one already. The reservation goes with the last that holds it.
+    pub fn release(&mut self, id: RequestId) {
+        match self.repeated.get_mut(&id) {
+            Some(1) => drop(self.repeated.remove(&id)),
+            Some(others) => *others -= 1,
+            None => drop(self.settle(id, U256::ZERO)),
+        }
+    }
+
     /// Ends the reservation of `id` with what it really cost (zero if it never executed).
     ///
     /// Returns the reserved amount, `None` if nothing was reserved. A cost above the reservation is counted in full, so
     /// that the limit errs on the safe side; the caller reports it.
     pub fn settle(&mut self, id: RequestId, cost_wei: U256) -> Option<U256> {
+        self.repeated.remove(&id);
         let (tenant, chain_id, period, reserved) = self.reservations.remove(&id)?;
         if let Some(account) = self.accounts.get_mut(&(tenant, chain_id))
             && account.period == period
@@ -162,6 +175,20 @@ mod tests {
         assert_eq!(book.settle(id(1), U256::from(10)), None);
         book.reserve(id(2), "a", 1, &budget, U256::from(90), now).unwrap();
         assert_eq!(book.totals("a", 1), (U256::from(90), U256::from(10)));
+    }
+
+    /// Two submissions of one request at once, and the first meets a full disk: the second keeps the reservation.
+    #[test]
+    fn a_failed_twin_releases_nothing() {
+        let budget = Budget { limit_wei: U256::from(100), period: Duration::ZERO };
+        let mut book = BudgetBook::new();
+        for _ in 0..2 {
+            book.reserve(id(1), "a", 1, &budget, U256::from(60), Timestamp(5)).unwrap();
+        }
+        book.release(id(1));
+        assert_eq!(book.totals("a", 1).0, U256::from(60));
+        book.release(id(1));
+        assert_eq!(book.totals("a", 1).0, U256::ZERO);
     }
 
     #[test]

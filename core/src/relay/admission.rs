@@ -23,7 +23,7 @@ use super::{
     foresight::{ForecastView, WaitQuote},
     rpc::RpcPool,
     signer::IdentityKey,
-    simulate::forwarder_nonces,
+    simulate::{AgreedNonce, agreed_nonces, forwarder_nonces},
     tenants::{Tenant, Tenants},
 };
 use crate::{
@@ -37,6 +37,7 @@ use crate::{
     },
     market::SourceStatus,
     policy::BudgetError,
+    protection::Protection,
     request::{
         Deadline, ForwarderDomain, Promise, Status, Submission, SubmissionKind, VerifiedRequest, VerifyContext,
         vehicle::{VehicleKey, VehicleParams},
@@ -133,7 +134,7 @@ impl ChainShared {
             l1_data_fee_wei: cost.data.expected,
             operator_fee_wei: cost.operator.expected,
             expected_cost_wei: cost.total_expected(),
-            max_cost_wei: cost.total_max(),
+            max_cost_wei: if Protection::ReserveWorstCase.is_on() { cost.total_max() } else { cost.total_expected() },
         }
     }
 }
@@ -290,16 +291,16 @@ impl Admission {
             let chunk: Vec<SubmitItem> = items.by_ref().take(VERIFY_CHUNK).collect();
             let (this, tenant) = (self.clone(), tenant.clone());
             let count = chunk.len();
-            let task = tokio::task::spawn_blocking(move || {
+            let task = tokio::spawn(clock::run_blocking(move || {
                 chunk.into_iter().map(|item| this.prepare(&tenant, item, now)).collect::<Vec<_>>()
-            });
+            }));
             chunks.push((count, task));
         }
         let mut prepared = Vec::new();
         for (count, chunk) in chunks {
             match chunk.await {
-                Ok(results) => prepared.extend(results),
-                Err(_) => prepared.extend((0..count).map(|_| Err(SubmitError::ShuttingDown))),
+                Ok(Ok(results)) => prepared.extend(results),
+                Ok(Err(_)) | Err(_) => prepared.extend((0..count).map(|_| Err(SubmitError::ShuttingDown))),
             }
         }
         prepared
@@ -408,6 +409,7 @@ impl Admission {
                 }
             }
         }
+        self.look_again(prepared, &mut seen).await;
         for slot in prepared.iter_mut() {
             let Ok(item) = slot else { continue };
             let Some((forwarder, signer, nonce)) = item.request.sequence() else { continue };
@@ -418,6 +420,36 @@ impl Admission {
             } else if nonce < expected && !matches!(self.ledger.request(item.request.id()).await, Ok(Some(_))) {
                 // What we executed ourselves and is submitted again gets its first answer, from the ledger.
                 *slot = Err(SubmitError::NonceUsed { nonce, expected });
+            }
+        }
+    }
+
+    /// Nobody is refused for what was remembered: a reorg may have taken the nonce back since.
+    async fn look_again(&self, prepared: &[Result<Prepared, SubmitError>], seen: &mut BTreeMap<(ChainId, User), u64>) {
+        let mut doubtful: BTreeMap<ChainId, (Arc<ChainShared>, BTreeSet<User>)> = BTreeMap::new();
+        for item in prepared.iter().flatten() {
+            let Some((forwarder, signer, nonce)) = item.request.sequence() else { continue };
+            let chain_id = item.chain.spec.chain_id;
+            let is_below = seen.get(&(chain_id, (forwarder, signer))).is_some_and(|expected| nonce < *expected);
+            if is_below && !matches!(self.ledger.request(item.request.id()).await, Ok(Some(_))) {
+                doubtful
+                    .entry(chain_id)
+                    .or_insert_with(|| (item.chain.clone(), BTreeSet::new()))
+                    .1
+                    .insert((forwarder, signer));
+            }
+        }
+        for (chain_id, (chain, signers)) in doubtful {
+            let signers: Vec<_> = signers.into_iter().collect();
+            let block = serde_json::json!("latest");
+            let lookup = agreed_nonces(&chain.pool, &signers, chain.has_multicall, &block);
+            let Ok(nonces) = tokio::time::timeout(chain.tuning.nonce_lookup, lookup).await else { continue };
+            for (signer, nonce) in signers.into_iter().zip(nonces) {
+                let Some(AgreedNonce { at_most, .. }) = nonce else { continue };
+                if seen.get(&(chain_id, signer)).is_some_and(|known| at_most < *known) {
+                    chain.nonces.insert(signer, at_most).await;
+                    seen.insert((chain_id, signer), at_most);
+                }
             }
         }
     }
@@ -451,9 +483,7 @@ impl Admission {
                 Ok(Acceptance { record, promise, promise_signature, quote: item.quote, is_duplicate: false })
             }
             WriteOutcome::Accept(AcceptOutcome::Duplicate(record)) => {
-                if record.id != id || record.status.is_terminal() {
-                    self.tenants.release(tenant, id);
-                }
+                self.tenants.release(tenant, id);
                 if record.tenant != tenant.policy.id {
                     // Somebody else's request: known, but not shown.
                     return Err(SubmitError::NonceConflict { existing: record.id });

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     admission::{Admission, ChainShared},
     builder::RelayBuilder,
-    chain_service::{Message, count_ended},
+    chain_service::Message,
     clock,
     error::{CancelError, SubmitError, WaitError},
     foresight::{ForecastView, ModelInfo, WaitQuote},
@@ -377,6 +377,7 @@ impl Relay {
             }
             loop {
                 let received = tokio::select! {
+                    biased;
                     received = events.recv() => received,
                     () = self.inner.ended.cancelled() => return Err(WaitError::ShuttingDown),
                 };
@@ -464,7 +465,7 @@ impl Relay {
         let ModelAnswer::Registry(registry) = self.ask_models(chain_id, ModelCommand::Export).await? else {
             unreachable!("an export is answered with a registry")
         };
-        let written = tokio::task::spawn_blocking(move || learned::export(chain_id, &registry)).await;
+        let written = clock::run_blocking(move || learned::export(chain_id, &registry)).await;
         written.map_err(|_| ModelError::ShuttingDown)?
     }
 
@@ -479,7 +480,7 @@ impl Relay {
         if bytes > limit {
             return Err(ModelError::TooLarge { bytes, limit });
         }
-        let read = tokio::task::spawn_blocking(move || learned::import(chain_id, &export)).await;
+        let read = clock::run_blocking(move || learned::import(chain_id, &export)).await;
         let registry = read.map_err(|_| ModelError::ShuttingDown)??;
         self.change_models(chain_id, ModelCommand::Import(Box::new(registry))).await
     }

@@ -35,7 +35,7 @@ use super::{
     market::ChainMarket,
     pricing::Pricing,
     settle::Settlement,
-    simulate::{Verdict, forwarder_nonces},
+    simulate::{Verdict, agreed_nonces, forwarder_nonces},
     tenants::Tenants,
     watcher::HeadUpdate,
 };
@@ -120,9 +120,9 @@ pub(super) enum Done {
     Rechecked {
         found: Vec<((Address, Address), u64)>,
     },
-    /// Suspects' forwarder nonces at the final block.
+    /// Suspects' forwarder nonces.
     Confirmed {
-        found: Vec<((Address, Address), u64)>,
+        found: Vec<Confirmed>,
     },
     /// Forwarder nonces of users with a gap, read afresh.
     Gaps {
@@ -139,6 +139,9 @@ pub(super) enum Done {
         reply: oneshot::Sender<Result<(), CancelError>>,
     },
 }
+
+/// A user, what a majority reaches at the final block, and what a majority does not exceed at the head.
+type Confirmed = ((Address, Address), Option<u64>, Option<u64>);
 
 /// One chain's actor.
 #[derive(Debug)]
@@ -274,7 +277,13 @@ impl ChainService {
         match message {
             Message::Accepted(entries) => {
                 for entry in entries {
+                    let sequence = entry.request.sequence();
                     self.queue.push(entry);
+                    if let Some((forwarder, signer, _)) = sequence
+                        && !self.queue.stale(forwarder, signer).is_empty()
+                    {
+                        self.suspects.insert((forwarder, signer));
+                    }
                 }
                 // A full batch goes at once; anything less waits for company until the tick anyway.
                 if self.queue.waiting() >= self.shared.tuning.max_batch {
@@ -394,7 +403,7 @@ impl ChainService {
             foresight.observe(head, points);
             if let Some(refit) = foresight.refit() {
                 self.tasks.spawn(async move {
-                    let fitted = tokio::task::spawn_blocking(move || refit.run()).await;
+                    let fitted = clock::run_blocking(move || refit.run()).await;
                     Done::Refitted(fitted.ok().map(Box::new))
                 });
             }
@@ -494,21 +503,35 @@ impl ChainService {
         let signers: Vec<_> = self.suspects.iter().copied().take(NONCE_LOOKUP_LEN).collect();
         let shared = self.shared.clone();
         self.tasks.spawn(async move {
-            let block = serde_json::json!(alloy_primitives::U64::from(block));
-            let nonces = forwarder_nonces(&shared.pool, &signers, shared.has_multicall, &block).await;
-            let found = nonces.map_or_else(
-                |_| Vec::new(),
-                |nonces| signers.into_iter().zip(nonces).filter_map(|(signer, nonce)| Some((signer, nonce?))).collect(),
-            );
-            Done::Confirmed { found }
+            let (pool, has_multicall) = (&shared.pool, shared.has_multicall);
+            let (block, head) = (serde_json::json!(alloy_primitives::U64::from(block)), serde_json::json!("latest"));
+            let settled = agreed_nonces(pool, &signers, has_multicall, &block);
+            let latest = agreed_nonces(pool, &signers, has_multicall, &head);
+            let (settled, latest) = tokio::join!(settled, latest);
+            let found = signers.into_iter().zip(settled.into_iter().zip(latest)).map(|(signer, (settled, latest))| {
+                (signer, settled.map(|nonce| nonce.at_least), latest.map(|nonce| nonce.at_most))
+            });
+            Done::Confirmed { found: found.collect() }
         });
     }
 
-    fn on_confirmed(&mut self, now: Timestamp, found: Vec<((Address, Address), u64)>) {
+    fn on_confirmed(&mut self, now: Timestamp, found: Vec<Confirmed>) {
         self.is_confirming = false;
-        for ((forwarder, signer), nonce) in found {
-            let used = self.queue.waiting_below(forwarder, signer, nonce);
-            self.end_waiting(now, &used, Status::Rejected, Reason::NonceUsedElsewhere, None);
+        for ((forwarder, signer), settled, latest) in found {
+            if let Some(nonce) = settled {
+                let used = self.queue.waiting_below(forwarder, signer, nonce);
+                self.end_waiting(now, &used, Status::Rejected, Reason::NonceUsedElsewhere, None);
+            }
+            if let Some(nonce) = latest
+                && self.queue.lower_chain_nonce(now, forwarder, signer, nonce.max(settled.unwrap_or(0)))
+            {
+                // A reorg took it back: admission must know too.
+                let cache = self.shared.nonces.clone();
+                self.tasks.spawn(async move {
+                    cache.insert((forwarder, signer), nonce).await;
+                    Done::Noted
+                });
+            }
             if self.queue.stale(forwarder, signer).is_empty() {
                 self.suspects.remove(&(forwarder, signer));
             }

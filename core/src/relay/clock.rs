@@ -1,4 +1,4 @@
-//! The one place in the crate that reads the wall clock.
+//! The one place in the crate that reads the wall clock, and where long work leaves the runtime's threads.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,6 +7,45 @@ use crate::time::Timestamp;
 /// Now. A clock before 1970 reads as 1970.
 #[expect(clippy::disallowed_methods, reason = "the shell's clock; everything else gets time as an argument")]
 pub(super) fn now() -> Timestamp {
+    #[cfg(feature = "simulation")]
+    if let Some(now) = simulated::now() {
+        return now;
+    }
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     Timestamp(crate::time::millis(elapsed))
+}
+
+/// Runs `work` on a blocking thread.
+pub(super) async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, tokio::task::JoinError> {
+    #[cfg(feature = "simulation")]
+    if simulated::now().is_some() {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await
+}
+
+/// A clock that the simulator sets: it follows tokio's, which can be paused.
+#[cfg(feature = "simulation")]
+pub mod simulated {
+    use std::cell::Cell;
+
+    use tokio::time::Instant;
+
+    use crate::time::{Timestamp, millis};
+
+    thread_local! {
+        static CLOCK: Cell<Option<(Instant, Timestamp)>> = const { Cell::new(None) };
+    }
+
+    /// From now on it is `now` on this thread, and time passes as tokio's does; `None` gives the wall clock back. Long work
+    /// runs in place meanwhile.
+    pub fn set_clock(now: Option<Timestamp>) {
+        CLOCK.set(now.map(|now| (Instant::now(), now)));
+    }
+
+    pub(super) fn now() -> Option<Timestamp> {
+        CLOCK.get().map(|(start, at)| Timestamp(at.0.saturating_add(millis(start.elapsed()))))
+    }
 }

@@ -19,6 +19,7 @@ use crate::{
     chain::RpcErrorClass,
     lane::{AttemptKey, AttemptKind, Command, Event, Lane, LaneAlert, PollPurpose, SendOutcome},
     ledger::{AttemptRecord, BatchRecord, BatchState, Durable, PlannedBatch, RequestChange, Tracked, Write},
+    protection::Protection,
     provenance::Decision,
     request::{
         BatchId, Reason, RequestId, Status, VerifiedRequest,
@@ -111,14 +112,16 @@ impl ChainService {
                 }
                 let pool = self.shared.pool.clone();
                 let lease = self.lease();
+                let until = self.lanes[index].flights.get(&key.nonce).map(|flight| flight.record.deadline);
+                let until = until.filter(|_| attempt.get().kind == AttemptKind::Payload);
                 self.tasks.spawn(async move {
                     let outcome = match lease {
-                        None => pool.broadcast(&attempt).await,
+                        None => pool.broadcast(&attempt, until).await,
                         Some(lease) => tokio::select! {
                             biased;
                             // Whether another instance sends it now is not known here.
                             () = lease.over() => SendOutcome::Maybe(RpcErrorClass::NodeUnavailable),
-                            outcome = pool.broadcast(&attempt) => outcome,
+                            outcome = pool.broadcast(&attempt, until) => outcome,
                         },
                     };
                     Done::Sent { lane: index, key, outcome }
@@ -132,7 +135,11 @@ impl ChainService {
                 self.tasks.spawn(async move {
                     let (found, mut is_complete) = receipts::find(&pool, &hashes, purpose).await;
                     let mut purpose = purpose;
-                    if found.is_none() && is_complete && purpose == PollPurpose::Finality {
+                    if found.is_none()
+                        && is_complete
+                        && purpose == PollPurpose::Finality
+                        && Protection::LostAtFinality.is_on()
+                    {
                         // I3: no receipt is no proof; only a known transaction of somebody else is.
                         let used = match last {
                             Some(last) => spender::find(&pool, sender, nonce, last).await,
@@ -246,8 +253,22 @@ impl ChainService {
             tracing::info!(batch = %id, index = key.index, kind = ?attempt.kind, max_fee = attempt.fees.max_fee_per_gas, tip = attempt.fees.max_priority_fee_per_gas, "replacing");
             (Write::Attempt(Box::new(attempt)), decision)
         };
+        #[cfg(feature = "simulation")]
+        self.pretend_persisted(now, index, key);
         let written = self.write(vec![write], vec![decision]);
         self.tasks.spawn(async move { Done::Persisted { lane: index, key, outcomes: written.await.ok() } });
+    }
+
+    /// What a relay without [`Protection::PersistFirst`] would do.
+    #[cfg(feature = "simulation")]
+    fn pretend_persisted(&mut self, now: Timestamp, index: usize, key: AttemptKey) {
+        let lane = &mut self.lanes[index];
+        if !Protection::PersistFirst.is_on()
+            && let Some(attempt) = lane.signed.get(&key).cloned()
+        {
+            lane.durable.insert(key, Durable::pretended(attempt));
+            lane.machine.handle_event(now, Event::Persisted { key });
+        }
     }
 
     pub(super) fn on_persisted(

@@ -295,7 +295,7 @@ impl ChainService {
     fn keep(&mut self, what: What, pending: Option<Pending>) {
         let Some(writing) = self.writing(what) else { return };
         self.tasks.spawn(async move {
-            let text = tokio::task::spawn_blocking(writing).await;
+            let text = super::clock::run_blocking(writing).await;
             let text = text.unwrap_or_else(|error| Err(serde::ser::Error::custom(error)));
             Done::Written(Box::new(Written { what, text, pending }))
         });

@@ -34,11 +34,13 @@ pub use api::{
     WaitFor,
 };
 pub use builder::{ChainSetup, ChainTuning, ForwarderSetup, LedgerSetup, RelayBuilder, RelayConfig};
+#[cfg(feature = "simulation")]
+pub use clock::simulated;
 pub use cluster::ClusterConfig;
 pub use error::{BuildError, CancelError, SubmitError, WaitError};
 pub use foresight::{ForecastView, ModelInfo, TimingMode, WaitQuote};
 pub use learned::ModelError;
 #[cfg(feature = "fuzzing")]
 pub use replies::read_any_reply;
-pub use rpc::{RpcEndpoint, RpcError, RpcPool};
+pub use rpc::{RpcEndpoint, RpcError, RpcPool, RpcReply, RpcTransport};
 pub use signer::{IdentityKey, LocalSigner, SignerError};

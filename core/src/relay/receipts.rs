@@ -8,6 +8,7 @@ use super::rpc::RpcPool;
 use crate::{
     chain::data_fee::{OpFork, OpL1Params},
     lane::PollPurpose,
+    protection::Protection,
     request::outcome::TxReceipt,
 };
 
@@ -78,7 +79,7 @@ pub(super) fn read_any(input: &[u8]) -> bool {
 /// Looks for a receipt of any of `hashes`. The flag says whether absence (or, for finality, the answer) can be relied on.
 pub(super) async fn find(pool: &RpcPool, hashes: &[B256], purpose: PollPurpose) -> (Option<Box<TxReceipt>>, bool) {
     match purpose {
-        PollPurpose::Inclusion => {
+        _ if purpose == PollPurpose::Inclusion || !Protection::ReadQuorum.is_on() => {
             let mut is_complete = true;
             for hash in hashes {
                 match pool.call::<Option<RpcReceipt>>("eth_getTransactionReceipt", json!([hash])).await {
@@ -93,7 +94,7 @@ pub(super) async fn find(pool: &RpcPool, hashes: &[B256], purpose: PollPurpose) 
             }
             (None, is_complete)
         }
-        PollPurpose::Finality => {
+        _ => {
             let mut is_complete = true;
             for hash in hashes {
                 let answers: Option<Vec<Option<RpcReceipt>>> =

@@ -12,6 +12,7 @@ use std::{
 };
 
 use alloy_primitives::{B256, Bytes};
+use async_trait::async_trait;
 use futures_util::future::join_all;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use secrecy::{ExposeSecret, SecretString};
@@ -19,11 +20,13 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json, value::RawValue};
 use tokio::time::Instant;
 
-use super::api::EndpointStatus;
+use super::{api::EndpointStatus, clock};
 use crate::{
     chain::{RpcErrorClass, Taken, TransportFailure, classify, classify_http},
     lane::SendOutcome,
     ledger::{AttemptRecord, Durable},
+    protection::Protection,
+    time::Timestamp,
 };
 
 /// Longest answer that is read from a node, bytes: a block's receipts fit, an endless stream does not.
@@ -35,18 +38,48 @@ const MAX_ERROR_BYTES: usize = 300;
 /// Consecutive failures after which an endpoint is asked last.
 const UNHEALTHY_AFTER: u64 = 3;
 
+/// What a node answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RpcReply {
+    /// HTTP status; 200 where the transport has none.
+    pub status: u16,
+    /// The body: one JSON-RPC answer.
+    pub body: Vec<u8>,
+}
+
+/// Carries one JSON-RPC call to a node and its answer back. HTTP unless an embedder brings another.
+#[async_trait]
+pub trait RpcTransport: Send + Sync + fmt::Debug + 'static {
+    /// Sends `body` and waits for the answer. The caller bounds the time: a future that is dropped may have been delivered.
+    ///
+    /// # Errors
+    /// How it failed; this decides whether a transaction counts as perhaps delivered (invariant I5).
+    async fn exchange(&self, body: String) -> Result<RpcReply, TransportFailure>;
+}
+
 /// One RPC endpoint. Its URL may hold a secret and is never shown.
 #[derive(Clone)]
 pub struct RpcEndpoint {
     name: String,
-    url: SecretString,
+    route: Route,
     rate_limit_per_s: Option<NonZeroU32>,
+}
+
+#[derive(Clone)]
+enum Route {
+    Http(SecretString),
+    Own(Arc<dyn RpcTransport>),
 }
 
 impl RpcEndpoint {
     /// An HTTP(S) endpoint.
     pub fn new(name: impl Into<String>, url: impl Into<String>) -> Self {
-        Self { name: name.into(), url: SecretString::from(url.into()), rate_limit_per_s: None }
+        Self { name: name.into(), route: Route::Http(SecretString::from(url.into())), rate_limit_per_s: None }
+    }
+
+    /// An endpoint behind a transport of the caller's own.
+    pub fn over(name: impl Into<String>, transport: Arc<dyn RpcTransport>) -> Self {
+        Self { name: name.into(), route: Route::Own(transport), rate_limit_per_s: None }
     }
 
     /// Calls per second that it may be asked; 0 means no limit.
@@ -115,9 +148,68 @@ struct Health {
     latency_us: u64,
 }
 
+/// One HTTP client for the endpoint's life.
+struct Http {
+    client: reqwest::Client,
+    url: SecretString,
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http").finish_non_exhaustive()
+    }
+}
+
+impl Http {
+    fn new(url: SecretString, connect_timeout: Duration) -> Self {
+        let client = reqwest::Client::builder()
+            .connect_timeout(connect_timeout)
+            .pool_idle_timeout(Duration::from_secs(90))
+            .tcp_nodelay(true)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .unwrap_or_default();
+        Self { client, url }
+    }
+}
+
+/// The transport's own text may contain the URL, hence secrets: only the kind is kept.
+fn failure(error: &reqwest::Error) -> TransportFailure {
+    if error.is_connect() {
+        TransportFailure::NotConnected
+    } else if error.is_timeout() {
+        TransportFailure::TimedOut
+    } else {
+        TransportFailure::Interrupted
+    }
+}
+
+#[async_trait]
+impl RpcTransport for Http {
+    async fn exchange(&self, body: String) -> Result<RpcReply, TransportFailure> {
+        let sent = self
+            .client
+            .post(self.url.expose_secret())
+            .header(reqwest::header::CONTENT_TYPE, "application/json")
+            .body(body)
+            .send()
+            .await;
+        let mut response = sent.map_err(|error| failure(&error))?;
+        let status = response.status().as_u16();
+        let mut body = Vec::new();
+        loop {
+            match response.chunk().await.map_err(|error| failure(&error))? {
+                Some(chunk) if body.len() + chunk.len() > MAX_REPLY_BYTES => return Err(TransportFailure::Nonsense),
+                Some(chunk) => body.extend_from_slice(&chunk),
+                None => return Ok(RpcReply { status, body }),
+            }
+        }
+    }
+}
+
 struct Node {
     endpoint: RpcEndpoint,
-    http: reqwest::Client,
+    transport: Arc<dyn RpcTransport>,
     limiter: Option<DefaultDirectRateLimiter>,
     ids: AtomicU64,
     calls: AtomicU64,
@@ -178,6 +270,17 @@ impl Node {
         params: &Value,
         timeout: Duration,
     ) -> Result<T, RpcError> {
+        self.call_before(method, params, timeout, None).await
+    }
+
+    /// As [`Self::call`], but nothing is asked from `until` on: waiting for our turn may have taken long.
+    async fn call_before<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        params: &Value,
+        timeout: Duration,
+        until: Option<Timestamp>,
+    ) -> Result<T, RpcError> {
         if let Some(limiter) = &self.limiter {
             limiter.until_ready().await;
         }
@@ -185,6 +288,14 @@ impl Node {
         let started = Instant::now();
         let exchange = async {
             self.verify().await?;
+            if until.is_some_and(|until| clock::now() >= until) && Protection::Deadline.is_on() {
+                return Err(self.error(
+                    method,
+                    RpcErrorClass::Unknown,
+                    Taken::No,
+                    "the deadline passed before it was sent",
+                ));
+            }
             self.exchange(method, params).await
         };
         let result = match tokio::time::timeout(timeout, exchange).await {
@@ -244,36 +355,16 @@ impl Node {
     async fn exchange<T: DeserializeOwned>(&self, method: &'static str, params: &Value) -> Result<T, RpcError> {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let body = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }).to_string();
-        let sent = self
-            .http
-            .post(self.endpoint.url.expose_secret())
-            .header(reqwest::header::CONTENT_TYPE, "application/json")
-            .body(body)
-            .send()
-            .await;
-        let mut response = sent.map_err(|error| self.transport(method, &error))?;
-        let status = response.status();
-        let mut bytes = Vec::new();
-        loop {
-            match response.chunk().await {
-                Ok(Some(chunk)) if bytes.len() + chunk.len() > MAX_REPLY_BYTES => {
-                    let failure = TransportFailure::Nonsense;
-                    let text = format!("answer is longer than {MAX_REPLY_BYTES} bytes");
-                    return Err(self.error(method, failure.class(), failure.taken(), text));
-                }
-                Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
-                Ok(None) => break,
-                Err(error) => return Err(self.transport(method, &error)),
-            }
-        }
+        let reply = self.transport.exchange(body).await.map_err(|failure| self.transport_error(method, failure))?;
+        let RpcReply { status, body: bytes } = reply;
         let Ok(reply) = serde_json::from_slice::<Reply<'_>>(&bytes) else {
-            if status.is_success() {
+            if (200..300).contains(&status) {
                 let failure = TransportFailure::Nonsense;
                 return Err(self.error(method, failure.class(), failure.taken(), "answer is not JSON-RPC"));
             }
             let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_ERROR_BYTES)]).into_owned();
-            let class = classify_http(status.as_u16(), &text);
-            return Err(self.error(method, class, class.taken(), format!("HTTP {}", status.as_u16())));
+            let class = classify_http(status, &text);
+            return Err(self.error(method, class, class.taken(), format!("HTTP {status}")));
         };
         if let Some(error) = reply.error {
             let data = error.data.map(|data| match data {
@@ -296,14 +387,12 @@ impl Node {
         serde_json::from_str(result).map_err(|_| nonsense("result has an unexpected form"))
     }
 
-    /// The transport's own text may contain the URL, hence secrets: only the kind is told.
-    fn transport(&self, method: &'static str, error: &reqwest::Error) -> RpcError {
-        let (failure, text) = if error.is_connect() {
-            (TransportFailure::NotConnected, "connection failed")
-        } else if error.is_timeout() {
-            (TransportFailure::TimedOut, "timed out")
-        } else {
-            (TransportFailure::Interrupted, "connection broke")
+    fn transport_error(&self, method: &'static str, failure: TransportFailure) -> RpcError {
+        let text = match failure {
+            TransportFailure::NotConnected => "connection failed".to_owned(),
+            TransportFailure::TimedOut => "timed out".to_owned(),
+            TransportFailure::Nonsense => format!("no answer, or one longer than {MAX_REPLY_BYTES} bytes"),
+            _ => "connection broke".to_owned(),
         };
         self.error(method, failure.class(), failure.taken(), text)
     }
@@ -323,13 +412,10 @@ impl RpcPool {
             .into_iter()
             .map(|endpoint| Node {
                 limiter: endpoint.rate_limit_per_s.map(|calls| RateLimiter::direct(Quota::per_second(calls))),
-                http: reqwest::Client::builder()
-                    .connect_timeout(timeout)
-                    .pool_idle_timeout(Duration::from_secs(90))
-                    .tcp_nodelay(true)
-                    .redirect(reqwest::redirect::Policy::none())
-                    .build()
-                    .unwrap_or_default(),
+                transport: match &endpoint.route {
+                    Route::Http(url) => Arc::new(Http::new(url.clone(), timeout)),
+                    Route::Own(transport) => transport.clone(),
+                },
                 ids: AtomicU64::new(1),
                 calls: AtomicU64::new(0),
                 failures: AtomicU64::new(0),
@@ -422,8 +508,18 @@ impl RpcPool {
 
     /// Answers of a majority of the nodes, or `None` if fewer answered.
     pub async fn call_quorum<T: DeserializeOwned>(&self, method: &'static str, params: Value) -> Option<Vec<T>> {
+        if !Protection::ReadQuorum.is_on() {
+            return self.call(method, params).await.ok().map(|answer| vec![answer]);
+        }
         let answers: Vec<T> = self.call_all(method, params).await.into_iter().flatten().collect();
         (answers.len() * 2 > self.nodes.len()).then_some(answers)
+    }
+
+    /// The highest value that a majority of the nodes reaches, `None` if fewer answered: one node alone raises it not.
+    pub(super) fn reached<T: Ord + Copy>(&self, mut answers: Vec<T>) -> Option<T> {
+        answers.sort_unstable();
+        let place = if Protection::ReadQuorum.is_on() { self.nodes.len() / 2 } else { 0 };
+        answers.into_iter().rev().nth(place)
     }
 
     /// Names and chain ids of all endpoints that answer.
@@ -438,10 +534,12 @@ impl RpcPool {
     /// Sends a committed attempt to every node.
     ///
     /// **Invariant I2:** only a [`Durable`] attempt can be sent.
-    pub(super) async fn broadcast(&self, attempt: &Durable<AttemptRecord>) -> SendOutcome {
+    /// **Invariant I7:** nothing leaves from `until` on.
+    pub(super) async fn broadcast(&self, attempt: &Durable<AttemptRecord>, until: Option<Timestamp>) -> SendOutcome {
         let params = json!([attempt.get().raw]);
         let hash = attempt.get().hash;
-        let answers: Vec<Result<B256, RpcError>> = self.call_all("eth_sendRawTransaction", params).await;
+        let send = |node| Node::call_before::<B256>(node, "eth_sendRawTransaction", &params, self.timeout, until);
+        let answers = join_all(self.nodes.iter().map(send)).await;
         let outcomes = answers.into_iter().zip(self.nodes.iter()).map(|(answer, node)| match answer {
             Ok(answered) if answered == hash => SendOutcome::Taken,
             // A node that names another hash is broken; what it did with the bytes is unknown.

@@ -8,7 +8,7 @@ use super::{
     chain_service::{ChainService, Done, batch_hash, count_ended},
     dispatch::MAX_BATCH_FAILURES,
     lane_shell::Flight,
-    simulate::forwarder_nonces,
+    simulate::agreed_nonces,
 };
 use crate::{
     lane::AttemptKind,
@@ -63,18 +63,20 @@ impl ChainService {
             .and_then(|head| head.final_block)
             .map_or_else(|| serde_json::json!("latest"), |block| serde_json::json!(U64::from(block)));
         self.tasks.spawn(async move {
-            // Without an answer nothing can be said about them, so ask until there is one.
+            // Without a majority's answer nothing can be said about them, so ask until there is one.
             let nonces = loop {
-                match forwarder_nonces(&shared.pool, &untouched, shared.has_multicall, &block).await {
-                    Ok(nonces) => break nonces,
-                    Err(error) => {
-                        tracing::warn!(class = error.class.as_str(), "can't read user nonces; settlement waits");
-                        tokio::time::sleep(shared.tuning.poll_interval).await;
-                    }
+                let nonces = agreed_nonces(&shared.pool, &untouched, shared.has_multicall, &block).await;
+                if nonces.iter().all(Option::is_some) {
+                    break nonces;
                 }
+                tracing::warn!("too few nodes tell the users' nonces; settlement waits");
+                tokio::time::sleep(shared.tuning.poll_interval).await;
             };
-            let nonces =
-                untouched.into_iter().zip(nonces).filter_map(|(signer, nonce)| Some((signer, nonce?))).collect();
+            let nonces = untouched
+                .into_iter()
+                .zip(nonces)
+                .filter_map(|(signer, nonce)| Some((signer, nonce?.at_least)))
+                .collect();
             Done::Inspected { settlement: Box::new(settlement), nonces }
         });
     }

@@ -1,6 +1,6 @@
 //! Simulation gates sending: one call per batch tells who would succeed, so that one poison item harms only itself (I11).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use alloy_primitives::{Address, B256, Bytes, Log, U64, U256, keccak256};
 use alloy_sol_types::{SolCall, SolValue};
@@ -186,6 +186,66 @@ pub(super) fn revert_text(data: &[u8]) -> String {
     alloy_primitives::hex::encode_prefixed(&data[..data.len().min(MAX_DETAIL_BYTES)])
 }
 
+/// A user's forwarder nonce as a majority of the nodes sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AgreedNonce {
+    /// A majority is there, or further.
+    pub(super) at_least: u64,
+    /// A majority is there, or not so far.
+    pub(super) at_most: u64,
+}
+
+/// The forwarder's nonces of many signers at `block`, in order, by a majority: what a statement for good needs (I9). `None`
+/// where fewer answered.
+pub(super) async fn agreed_nonces(
+    pool: &RpcPool,
+    signers: &[(Address, Address)],
+    has_multicall: bool,
+    block: &serde_json::Value,
+) -> Vec<Option<AgreedNonce>> {
+    let mut told: Vec<Vec<u64>> = vec![Vec::new(); signers.len()];
+    let mut note = |place: usize, nonce: Option<u64>| told[place].extend(nonce);
+    if has_multicall && signers.len() > 1 {
+        let params = json!([{ "to": multicall3::ADDRESS, "input": nonces_input(signers) }, block]);
+        for output in pool.call_all::<Bytes>("eth_call", params).await.into_iter().flatten() {
+            for (place, nonce) in nonces_output(&output, signers.len()).into_iter().flatten().enumerate() {
+                note(place, nonce);
+            }
+        }
+    } else {
+        for (place, (forwarder, signer)) in signers.iter().enumerate() {
+            let input: Bytes = forwarder::noncesCall { owner: *signer }.abi_encode().into();
+            let params = json!([{ "to": forwarder, "input": input }, block]);
+            for output in pool.call_all::<Bytes>("eth_call", params).await.into_iter().flatten() {
+                note(place, word(&output));
+            }
+        }
+    }
+    let agree = |told: Vec<u64>| {
+        let at_most = pool.reached(told.iter().copied().map(Reverse).collect())?.0;
+        Some(AgreedNonce { at_least: pool.reached(told)?, at_most })
+    };
+    told.into_iter().map(agree).collect()
+}
+
+fn nonces_input(signers: &[(Address, Address)]) -> Bytes {
+    let calls = signers
+        .iter()
+        .map(|(forwarder, signer)| multicall3::Call3 {
+            target: *forwarder,
+            allowFailure: true,
+            callData: forwarder::noncesCall { owner: *signer }.abi_encode().into(),
+        })
+        .collect();
+    multicall3::aggregate3Call { calls }.abi_encode().into()
+}
+
+fn nonces_output(output: &[u8], count: usize) -> Option<Vec<Option<u64>>> {
+    let results = multicall3::aggregate3Call::abi_decode_returns(output).ok()?;
+    let nonce = |result: multicall3::Result| result.success.then(|| word(&result.returnData)).flatten();
+    (results.len() == count).then(|| results.into_iter().map(nonce).collect())
+}
+
 /// The forwarder's nonces of many signers at `block`, in order; one call through Multicall3 where it is deployed.
 pub(super) async fn forwarder_nonces(
     pool: &RpcPool,
@@ -194,24 +254,11 @@ pub(super) async fn forwarder_nonces(
     block: &serde_json::Value,
 ) -> Result<Vec<Option<u64>>, RpcError> {
     if has_multicall && signers.len() > 1 {
-        let calls = signers
-            .iter()
-            .map(|(forwarder, signer)| multicall3::Call3 {
-                target: *forwarder,
-                allowFailure: true,
-                callData: forwarder::noncesCall { owner: *signer }.abi_encode().into(),
-            })
-            .collect();
-        let input: Bytes = multicall3::aggregate3Call { calls }.abi_encode().into();
+        let input = nonces_input(signers);
         let output: Bytes =
             pool.call("eth_call", json!([{ "to": multicall3::ADDRESS, "input": input }, block])).await?;
-        if let Ok(results) = multicall3::aggregate3Call::abi_decode_returns(&output)
-            && results.len() == signers.len()
-        {
-            return Ok(results
-                .into_iter()
-                .map(|result| result.success.then(|| word(&result.returnData)).flatten())
-                .collect());
+        if let Some(nonces) = nonces_output(&output, signers.len()) {
+            return Ok(nonces);
         }
     }
     let mut nonces = Vec::with_capacity(signers.len());

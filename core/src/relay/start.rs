@@ -69,6 +69,14 @@ impl Relay {
                 Arc::new(crate::ledger::PostgresLedger::open(postgres.as_ref().clone()).await?)
             }
         };
+        Self::start_on(config, ledger).await
+    }
+
+    /// As [`Self::start`], on a ledger that is open already; the configured one is left alone.
+    ///
+    /// # Errors
+    /// [`BuildError`]; nothing is left running then, and the ledger is closed.
+    pub async fn start_on(config: RelayConfig, ledger: Arc<dyn Ledger>) -> Result<Self, BuildError> {
         let stop = CancellationToken::new();
         match assemble(config, ledger.clone(), stop.clone()).await {
             Ok(relay) => Ok(relay),

@@ -16,6 +16,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
 use super::error::SubmitError;
 use crate::{
     policy::{BudgetBook, TenantPolicy},
+    protection::Protection,
     request::RequestId,
     time::Timestamp,
 };
@@ -103,7 +104,7 @@ impl Tenants {
     /// Gives a reservation back that did not become a request.
     pub(super) fn release(&self, tenant: &Tenant, id: RequestId) {
         if tenant.policy.budget.is_some() && !self.is_shared {
-            self.book().settle(id, U256::ZERO);
+            self.book().release(id);
         }
     }
 
@@ -111,7 +112,9 @@ impl Tenants {
     pub(super) fn restore_open(&self, tenant: &str, id: RequestId, chain_id: u64, wei: U256, accepted_at: Timestamp) {
         let Some(tenant) = self.tenants.get(tenant).filter(|_| !self.is_shared) else { return };
         tenant.open.fetch_add(1, Ordering::Relaxed);
-        if let Some(budget) = &tenant.policy.budget {
+        if let Some(budget) = &tenant.policy.budget
+            && Protection::RestoreReservations.is_on()
+        {
             let period = budget.period_start(accepted_at);
             self.book().restore_reserved(id, &tenant.policy.id, chain_id, period, wei);
         }

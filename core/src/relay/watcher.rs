@@ -96,10 +96,12 @@ impl Watcher {
         let mut failures = 0u32;
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 _ = timer.tick() => {}
             }
             let update = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 update = self.poll() => update,
             };
@@ -140,11 +142,7 @@ impl Watcher {
         }
         let number = header.number();
         let canonical = self.canonical(&header).await?;
-        let tagged = match self.spec.finality.tag() {
-            Some(tag) => self.header(&json!(tag)).await.ok().flatten().map(|header| header.number()),
-            None => None,
-        };
-        let final_block = final_block(&self.spec.finality, number, tagged);
+        let final_block = self.agreed_final(number).await;
         let missing = number.saturating_sub(self.believed.load(Ordering::Relaxed));
         let blocks = missing.clamp(LEAST_BLOCKS, self.longest);
         let histories = Histories::read(&self.pool, blocks, number, self.poll_interval);
@@ -198,8 +196,31 @@ impl Watcher {
         Ok(found)
     }
 
+    /// Newest final block in the eyes of a majority: one node that lies, or runs ahead, makes nothing final (I9).
+    async fn agreed_final(&self, head: u64) -> Option<u64> {
+        let rule = &self.spec.finality;
+        let tagged = match rule.tag() {
+            Some(tag) => {
+                let told = self.pool.call_all::<Option<Header>>("eth_getBlockByNumber", json!([tag, false])).await;
+                self.pool.reached(told.into_iter().flatten().flatten().map(|header| header.number()).collect())
+            }
+            None => None,
+        };
+        if tagged.is_some() {
+            return final_block(rule, head, tagged);
+        }
+        let told = self.pool.call_all::<U64>("eth_blockNumber", json!([])).await;
+        let reached = self.pool.reached(told.into_iter().flatten().collect())?;
+        final_block(rule, head.min(reached.to()), None)
+    }
+
     async fn account(&self, sender: Address, final_block: Option<u64>) -> Account {
-        let latest = self.pool.call::<U64>("eth_getTransactionCount", json!([sender, "latest"]));
+        let latest = async {
+            let told = self.pool.call_all::<U64>("eth_getTransactionCount", json!([sender, "latest"])).await;
+            let told: Vec<u64> = told.into_iter().flatten().map(|nonce| nonce.to()).collect();
+            // A nonce told too high leaves holes that must be paid for.
+            self.pool.reached(told.clone()).or_else(|| told.into_iter().min())
+        };
         let balance = self.pool.call::<U256>("eth_getBalance", json!([sender, "latest"]));
         let finalized = async {
             let params = json!([sender, U64::from(final_block?)]);
@@ -208,7 +229,7 @@ impl Watcher {
             answers?.into_iter().min().map(|nonce| nonce.to())
         };
         let (latest, balance, final_nonce) = tokio::join!(latest, balance, finalized);
-        Account { sender, latest_nonce: latest.ok().map(|nonce| nonce.to()), final_nonce, balance: balance.ok() }
+        Account { sender, latest_nonce: latest, final_nonce, balance: balance.ok() }
     }
 }
 

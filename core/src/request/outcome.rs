@@ -7,6 +7,7 @@ use alloy_sol_types::SolEvent;
 use slackwater_contracts::forwarder::ExecutedForwardRequest;
 
 use super::{VerifiedRequest, vehicle::VehicleKey};
+use crate::protection::Protection;
 
 /// A mined transaction's receipt, reduced to what decisions need.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +54,9 @@ pub enum MemberOutcome {
 ///
 /// A forward is matched by emitting address, signer **and** nonce; no event means that the forwarder skipped it.
 pub fn decode(key: VehicleKey, members: &[Arc<VerifiedRequest>], is_success: bool, logs: &[Log]) -> Vec<MemberOutcome> {
+    if !Protection::OutcomeByEvent.is_on() {
+        return vec![MemberOutcome::Executed; members.len()];
+    }
     if !is_success {
         return vec![MemberOutcome::Untouched; members.len()];
     }

@@ -18,6 +18,7 @@ use super::{
     company::{Habit, Patience},
 };
 use crate::{
+    protection::Protection,
     request::{LaneId, RequestId, VerifiedRequest, vehicle::VehicleKey},
     time::Timestamp,
 };
@@ -148,6 +149,8 @@ enum Head {
 struct SignerState {
     /// The forwarder's nonce, final as far as we know; `None` until somebody looked.
     chain_next: Option<u64>,
+    /// Nonces below were consumed by what we settled.
+    consumed: u64,
     waiting: BTreeMap<u64, (RequestId, Timestamp)>,
     /// Deadlines of the waiting ones: a later nonce may have less time, and pulls the earlier ones forward.
     deadlines: BTreeSet<(Timestamp, u64)>,
@@ -361,6 +364,19 @@ impl Queue {
         }
     }
 
+    /// A reorg took the forwarder's nonce of a signer back to `nonce`: what waits from there on may be sent again. Never below
+    /// what was consumed for good. Returns whether it is lower now.
+    pub fn lower_chain_nonce(&mut self, now: Timestamp, forwarder: Address, signer: Address, nonce: u64) -> bool {
+        let Some(state) = self.signers.get_mut(&(forwarder, signer)) else { return false };
+        let nonce = nonce.max(state.consumed);
+        if !Protection::LowerUserNonce.is_on() || state.chain_next.is_none_or(|known| known <= nonce) {
+            return false;
+        }
+        state.chain_next = Some(nonce);
+        self.refresh(now, (forwarder, signer));
+        true
+    }
+
     /// Whether an earlier nonce of the signer is in a transaction that is not settled.
     pub fn has_unsettled_before(&self, forwarder: Address, signer: Address, nonce: u64) -> bool {
         self.signers.get(&(forwarder, signer)).is_some_and(|state| state.in_flight.range(..nonce).next().is_some())
@@ -430,6 +446,7 @@ impl Queue {
                     }
                     if consumed {
                         state.chain_next = Some(state.chain_next.unwrap_or(0).max(nonce.saturating_add(1)));
+                        state.consumed = state.consumed.max(nonce.saturating_add(1));
                     }
                     if state.in_flight.is_empty() {
                         state.lane = None;

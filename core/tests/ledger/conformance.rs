@@ -26,6 +26,14 @@ macro_rules! conformance {
             })*
         }
 
+        #[cfg(feature = "simulation")]
+        mod on_memory {
+            $(#[tokio::test]
+            async fn $check() {
+                super::checks::$check(&crate::MemoryKept::new()).await;
+            })*
+        }
+
         #[cfg(feature = "postgres")]
         mod on_postgres {
             $(#[tokio::test]

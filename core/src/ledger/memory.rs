@@ -1,0 +1,341 @@
+//! A ledger in memory, for the simulator: the decisions of [`super::apply`] over plain maps. Nothing survives the process.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use alloy_primitives::{B256, U256};
+use async_trait::async_trait;
+
+use super::{
+    AttemptRecord, BatchRecord, DecisionRow, Durable, EventFilter, EventRecord, Ledger, LedgerError, RequestFilter,
+    RequestRecord, SpentRow, Write, WriteOutcome,
+    apply::{Cursor, HOUR_MS, Key, Needs, Sequence, WorkingSet, holds_nonce},
+};
+use crate::request::{BatchId, LaneId, RequestId, Status};
+
+#[derive(Debug, Clone)]
+struct Batch {
+    record: BatchRecord,
+    attempts: Vec<AttemptRecord>,
+    members: Vec<RequestId>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Tables {
+    cursor: Cursor,
+    /// By order of acceptance, with the number of events.
+    requests: BTreeMap<u64, (RequestRecord, u32)>,
+    ids: HashMap<RequestId, u64>,
+    keys: HashMap<Key, (B256, RequestId)>,
+    holders: HashMap<Sequence, RequestId>,
+    batches: BTreeMap<u64, Batch>,
+    /// By (chain, sender, nonce).
+    batch_ids: BTreeMap<BatchId, u64>,
+    attempts: HashMap<B256, BatchId>,
+    events: Vec<EventRecord>,
+    decisions: Vec<DecisionRow>,
+    meta: BTreeMap<String, String>,
+}
+
+/// What outlives the [`MemoryLedger`]s that are opened on it, one after the other.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryStore(Arc<Mutex<Tables>>);
+
+impl MemoryStore {
+    /// Empty.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A copy as of now: a backup.
+    pub fn snapshot(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.tables().clone())))
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an attempt with this hash is committed, and what it belongs to.
+    pub fn attempt(&self, hash: B256) -> Option<BatchId> {
+        self.tables().attempts.get(&hash).copied()
+    }
+
+    /// A batch with its members.
+    pub fn batch(&self, id: BatchId) -> Option<(BatchRecord, Vec<RequestId>)> {
+        let tables = self.tables();
+        let batch = &tables.batches[tables.batch_ids.get(&id)?];
+        Some((batch.record.clone(), batch.members.clone()))
+    }
+
+    /// Every batch.
+    pub fn batches(&self) -> Vec<BatchRecord> {
+        self.tables().batches.values().map(|batch| batch.record.clone()).collect()
+    }
+
+    /// A request.
+    pub fn request(&self, id: RequestId) -> Option<RequestRecord> {
+        let tables = self.tables();
+        Some(tables.requests[tables.ids.get(&id)?].0.clone())
+    }
+
+    /// Every request, in order of acceptance.
+    pub fn requests(&self) -> Vec<RequestRecord> {
+        self.tables().requests.values().map(|(record, _)| record.clone()).collect()
+    }
+
+    /// Events from the one with this place on, counted from 0.
+    pub fn events_from(&self, place: usize) -> Vec<EventRecord> {
+        self.tables().events.get(place..).unwrap_or_default().to_vec()
+    }
+}
+
+/// [`Ledger`] over a [`MemoryStore`].
+#[derive(Debug)]
+pub struct MemoryLedger {
+    store: MemoryStore,
+    is_closed: AtomicBool,
+}
+
+impl MemoryLedger {
+    /// Opens `store`.
+    pub const fn open(store: MemoryStore) -> Self {
+        Self { store, is_closed: AtomicBool::new(false) }
+    }
+
+    fn tables(&self) -> Result<MutexGuard<'_, Tables>, LedgerError> {
+        if self.is_closed.load(Ordering::Acquire) { Err(LedgerError::Closed) } else { Ok(self.store.tables()) }
+    }
+}
+
+impl Tables {
+    fn load(&self, needs: &Needs) -> WorkingSet {
+        let mut set = WorkingSet::new(self.cursor);
+        let mut wanted: Vec<RequestId> = needs.answers.iter().chain(&needs.requests).copied().collect();
+        for key in &needs.keys {
+            if let Some((body_hash, request)) = self.keys.get(key) {
+                set.load_key(key.clone(), *body_hash, *request);
+                wanted.push(*request);
+            }
+        }
+        for id in wanted {
+            if !set.holds_request(id)
+                && let Some((record, events)) = self.ids.get(&id).and_then(|seq| self.requests.get(seq))
+            {
+                set.load_request(record.clone(), *events);
+            }
+        }
+        for sequence in &needs.sequences {
+            if let Some(holder) = self.holders.get(sequence) {
+                set.load_holder(*sequence, *holder);
+            }
+        }
+        for lane in &needs.lanes {
+            if let Some(nonce) = self.highest_nonce(*lane) {
+                set.load_highest_nonce(*lane, nonce);
+            }
+        }
+        for id in &needs.batches {
+            if !set.holds_batch(*id)
+                && let Some(seq) = self.batch_ids.get(id)
+            {
+                let batch = &self.batches[seq];
+                let last = batch.attempts.last().map_or(0, |attempt| attempt.index);
+                set.load_batch(batch.record.clone(), *seq, last);
+            }
+        }
+        for hash in &needs.attempts {
+            if let Some(batch) = self.attempts.get(hash) {
+                set.load_attempt(*hash, *batch);
+            }
+        }
+        set
+    }
+
+    fn highest_nonce(&self, lane: LaneId) -> Option<u64> {
+        let all = BatchId { lane, nonce: 0 }..=BatchId { lane, nonce: u64::MAX };
+        self.batch_ids.range(all).next_back().map(|(id, _)| id.nonce)
+    }
+
+    fn store(&mut self, set: WorkingSet) {
+        self.cursor = set.cursor;
+        for entry in set.requests.into_iter().filter(|entry| entry.changed) {
+            let record = entry.record;
+            if let Some((forwarder, signer, nonce)) = record.sequence {
+                let sequence = (record.chain_id, forwarder, signer, nonce);
+                if holds_nonce(record.status) {
+                    self.holders.insert(sequence, record.id);
+                } else if self.holders.get(&sequence) == Some(&record.id) {
+                    self.holders.remove(&sequence);
+                }
+            }
+            self.ids.insert(record.id, record.seq);
+            self.requests.insert(record.seq, (record, entry.events));
+        }
+        for entry in set.batches.into_iter().filter(|entry| entry.is_new || entry.changed) {
+            self.batch_ids.insert(entry.record.id, entry.seq);
+            match self.batches.get_mut(&entry.seq) {
+                Some(batch) => batch.record = entry.record,
+                None => {
+                    let batch = Batch { record: entry.record, attempts: Vec::new(), members: Vec::new() };
+                    self.batches.insert(entry.seq, batch);
+                }
+            }
+        }
+        for (batch, _, request) in set.new_members {
+            let id = self.requests[&request].0.id;
+            if let Some(batch) = self.batches.get_mut(&batch) {
+                batch.members.push(id);
+            }
+        }
+        for (batch, attempt) in set.new_attempts {
+            self.attempts.insert(attempt.hash, attempt.batch);
+            if let Some(batch) = self.batches.get_mut(&batch) {
+                batch.attempts.push(attempt);
+            }
+        }
+        for new in set.new_keys {
+            let id = self.requests[&new.request_seq].0.id;
+            self.keys.insert(new.key, (new.body_hash, id));
+        }
+        self.events.extend(set.new_events.into_iter().map(|(_, event)| event));
+        self.decisions.extend(set.new_decisions);
+        self.meta.extend(set.new_meta);
+    }
+}
+
+#[async_trait]
+impl Ledger for MemoryLedger {
+    async fn commit(&self, writes: Vec<Write>) -> Result<Vec<Durable<WriteOutcome>>, LedgerError> {
+        if writes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut tables = self.tables()?;
+        let mut set = tables.load(&Needs::of(&writes));
+        let outcomes: Vec<WriteOutcome> = writes.into_iter().map(|write| set.apply(write)).collect();
+        tables.store(set);
+        Ok(outcomes.into_iter().map(Durable::committed).collect())
+    }
+
+    async fn request(&self, id: RequestId) -> Result<Option<RequestRecord>, LedgerError> {
+        let tables = self.tables()?;
+        Ok(tables.ids.get(&id).map(|seq| tables.requests[seq].0.clone()))
+    }
+
+    async fn requests(&self, filter: &RequestFilter) -> Result<Vec<RequestRecord>, LedgerError> {
+        let tables = self.tables()?;
+        let found = tables.requests.range(..filter.before.unwrap_or(u64::MAX)).rev().map(|(_, (record, _))| record);
+        Ok(found
+            .filter(|record| filter.tenant.as_ref().is_none_or(|tenant| *tenant == record.tenant))
+            .filter(|record| filter.status.is_none_or(|status| status == record.status))
+            .filter(|record| filter.chain_id.is_none_or(|chain_id| chain_id == record.chain_id))
+            .take(filter.limit)
+            .cloned()
+            .collect())
+    }
+
+    async fn open_requests(&self, chain_id: u64, after: u64, limit: usize) -> Result<Vec<RequestRecord>, LedgerError> {
+        let tables = self.tables()?;
+        let found = tables.requests.range(after.saturating_add(1)..).map(|(_, (record, _))| record);
+        let is_open = |record: &&RequestRecord| record.chain_id == chain_id && !record.status.is_terminal();
+        Ok(found.filter(is_open).take(limit).cloned().collect())
+    }
+
+    async fn batch(
+        &self,
+        id: BatchId,
+    ) -> Result<Option<(BatchRecord, Vec<AttemptRecord>, Vec<RequestId>)>, LedgerError> {
+        let tables = self.tables()?;
+        Ok(tables.batch_ids.get(&id).map(|seq| {
+            let batch = tables.batches[seq].clone();
+            (batch.record, batch.attempts, batch.members)
+        }))
+    }
+
+    async fn open_batches(
+        &self,
+        lane: LaneId,
+    ) -> Result<Vec<(BatchRecord, Vec<Durable<AttemptRecord>>, Vec<RequestId>)>, LedgerError> {
+        let tables = self.tables()?;
+        let all = BatchId { lane, nonce: 0 }..=BatchId { lane, nonce: u64::MAX };
+        let open = tables.batch_ids.range(all).map(|(_, seq)| tables.batches[seq].clone());
+        Ok(open
+            .filter(|batch| !batch.record.state.is_final())
+            .map(|batch| {
+                let attempts = batch.attempts.into_iter().map(Durable::committed).collect();
+                (batch.record, attempts, batch.members)
+            })
+            .collect())
+    }
+
+    async fn next_nonce(&self, lane: LaneId) -> Result<Option<u64>, LedgerError> {
+        Ok(self.tables()?.highest_nonce(lane).map(|nonce| nonce + 1))
+    }
+
+    async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRecord>, LedgerError> {
+        let tables = self.tables()?;
+        let place = usize::try_from(filter.after).unwrap_or(usize::MAX).min(tables.events.len());
+        Ok(tables.events[place..]
+            .iter()
+            .filter(|event| filter.request.is_none_or(|request| request == event.request_id))
+            .filter(|event| filter.tenant.as_ref().is_none_or(|tenant| *tenant == event.tenant))
+            .take(filter.limit)
+            .cloned()
+            .collect())
+    }
+
+    async fn last_event_seq(&self) -> Result<u64, LedgerError> {
+        Ok(self.tables()?.cursor.event)
+    }
+
+    async fn spent(&self, since_ms: u64) -> Result<Vec<SpentRow>, LedgerError> {
+        let tables = self.tables()?;
+        let mut sums: BTreeMap<(String, u64), (U256, U256)> = BTreeMap::new();
+        for (record, _) in tables.requests.values() {
+            if record.accepted_at.0 / HOUR_MS < since_ms / HOUR_MS {
+                continue;
+            }
+            let sum = sums.entry((record.tenant.clone(), record.chain_id)).or_default();
+            if record.status.is_terminal() {
+                sum.1 = sum.1.saturating_add(record.cost_wei.unwrap_or_default());
+            } else {
+                sum.0 = sum.0.saturating_add(record.reserved_wei);
+            }
+        }
+        sums.retain(|_, (reserved, spent)| !(reserved.is_zero() && spent.is_zero()));
+        let row =
+            |((tenant, chain_id), (reserved_wei, spent_wei))| SpentRow { tenant, chain_id, reserved_wei, spent_wei };
+        Ok(sums.into_iter().map(row).collect())
+    }
+
+    async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<DecisionRow>, LedgerError> {
+        let tables = self.tables()?;
+        Ok(tables.decisions.iter().filter(|row| row.seq > after).take(limit).cloned().collect())
+    }
+
+    async fn last_decision(&self) -> Result<Option<DecisionRow>, LedgerError> {
+        Ok(self.tables()?.decisions.last().cloned())
+    }
+
+    async fn counts(&self) -> Result<Vec<(u64, Status, u64)>, LedgerError> {
+        let tables = self.tables()?;
+        let mut counts: BTreeMap<(u64, u8), (Status, u64)> = BTreeMap::new();
+        for (record, _) in tables.requests.values() {
+            counts.entry((record.chain_id, record.status as u8)).or_insert((record.status, 0)).1 += 1;
+        }
+        Ok(counts.into_iter().map(|((chain_id, _), (status, count))| (chain_id, status, count)).collect())
+    }
+
+    async fn meta(&self, key: &str) -> Result<Option<String>, LedgerError> {
+        Ok(self.tables()?.meta.get(key).cloned())
+    }
+
+    async fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+    }
+}

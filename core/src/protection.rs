@@ -1,0 +1,87 @@
+//! Protections by name, so that the simulator can switch one off and show that it is noticed. Without the feature
+//! `simulation` every protection is on, and the compiler sees no branch.
+
+/// Something that keeps an invariant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum Protection {
+    /// Nothing is broadcast before its bytes are durable (I2).
+    PersistFirst,
+    /// The receipts of every attempt are asked for, not only of the newest (I3).
+    PollEveryAttempt,
+    /// What is terminal is read from a majority of the nodes (I3).
+    ReadQuorum,
+    /// An inclusion whose block is gone is taken back (I9).
+    ReorgFallback,
+    /// Members of a lost nonce go back to the queue at finality only (I3).
+    LostAtFinality,
+    /// Nothing is settled before it is final (I9).
+    SettleAtFinality,
+    /// Replacements are rounded up (I6).
+    CeilReplacement,
+    /// Replacements outbid what a node may hold, also after an unclear answer (I5, I6).
+    AmbiguityIsHeld,
+    /// The worst case is reserved, not the expected cost (I8).
+    ReserveWorstCase,
+    /// Reservations are read back at a start (I8).
+    RestoreReservations,
+    /// An idempotency key answers with what it was used for (I1).
+    Idempotency,
+    /// A lane looks at the chain's nonce before it sends after a start (I4).
+    Reconcile,
+    /// Nothing is sent after its deadline (I7).
+    Deadline,
+    /// A commit in doubt stops everything until a restart (I2).
+    StopInDoubt,
+    /// A user's forwarder nonce that a reorg takes back is lowered again (I9).
+    LowerUserNonce,
+    /// Members leave a batch for good only if the chain executed or skipped them, by their events (I11).
+    OutcomeByEvent,
+}
+
+impl Protection {
+    /// Every protection.
+    pub const ALL: [Self; 16] = [
+        Self::PersistFirst,
+        Self::PollEveryAttempt,
+        Self::ReadQuorum,
+        Self::ReorgFallback,
+        Self::LostAtFinality,
+        Self::SettleAtFinality,
+        Self::CeilReplacement,
+        Self::AmbiguityIsHeld,
+        Self::ReserveWorstCase,
+        Self::RestoreReservations,
+        Self::Idempotency,
+        Self::Reconcile,
+        Self::Deadline,
+        Self::StopInDoubt,
+        Self::LowerUserNonce,
+        Self::OutcomeByEvent,
+    ];
+
+    /// Whether it works.
+    #[cfg(not(feature = "simulation"))]
+    #[inline]
+    pub(crate) const fn is_on(self) -> bool {
+        true
+    }
+
+    /// Whether it works on this thread.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn is_on(self) -> bool {
+        OFF.get() & (1 << self as u32) == 0
+    }
+
+    /// Switches it off on this thread, and all others on.
+    #[cfg(feature = "simulation")]
+    pub fn switch_off(only: Option<Self>) {
+        OFF.set(only.map_or(0, |protection| 1 << protection as u32));
+    }
+}
+
+#[cfg(feature = "simulation")]
+thread_local! {
+    static OFF: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
