@@ -70,6 +70,11 @@ static ATTEMPTS: Rows = Rows::new(
     1,
     ")",
 );
+static BUDGETS: Rows = Rows::new(
+    "SELECT v.column1, v.column2, v.column3, s.reserved_wei, s.spent_wei FROM (VALUES ",
+    3,
+    ") AS v CROSS JOIN spent AS s ON s.tenant = v.column1 AND s.chain_id = v.column2 AND s.hour >= v.column3",
+);
 static SPENT: Rows = Rows::new(
     "SELECT s.hour, s.tenant, s.chain_id, s.reserved_wei, s.spent_wei FROM (VALUES ",
     3,
@@ -209,6 +214,11 @@ pub(super) async fn load(
         args.u64(id.nonce);
     });
     script.add(0, &ATTEMPTS, &needs.attempts, |args, hash| args.bytes(hash.as_slice()));
+    script.add(0, &BUDGETS, &needs.budgets, |args, (tenant, chain_id, hour)| {
+        args.str(tenant.as_str());
+        args.u64(*chain_id);
+        args.u64(*hour);
+    });
     let found = run(script, connection).await?;
 
     let cursor = match cursor {
@@ -262,6 +272,12 @@ pub(super) async fn load(
         let mut cells = Cells::of("attempt", row);
         let hash = cells.fixed()?;
         set.load_attempt(hash, cells.batch_id()?);
+    }
+    for row in found.rows_of(&BUDGETS) {
+        let mut cells = Cells::of("sum of spendings", row);
+        let key = (cells.text()?, cells.u64()?, cells.u64()?);
+        let (reserved, spent) = (cells.decimal::<U256>()?, cells.decimal()?);
+        set.load_budget(key, reserved.saturating_add(spent));
     }
     Ok(set)
 }
