@@ -49,9 +49,6 @@ pub mod forecast;
 pub mod lane;
 pub mod market;
 pub mod policy;
-#[cfg(not(feature = "simulation"))]
-mod protection;
-#[cfg(feature = "simulation")]
 pub mod protection;
 pub mod provenance;
 pub mod request;

@@ -8,6 +8,7 @@ mod fuzz;
 #[allow(unreachable_pub, dead_code, reason = "public in the crate that it belongs to")]
 mod postgres;
 mod sbom;
+mod sim;
 mod steps;
 mod test;
 mod tools;
@@ -32,6 +33,7 @@ enum Task {
     Bench(bench::Args),
     Fuzz(fuzz::Args),
     Sbom(sbom::Args),
+    Sim(sim::Args),
     Contracts(contracts::Args),
     AnvilPath(tools::AnvilPathArgs),
 }
@@ -43,6 +45,7 @@ fn main() -> anyhow::Result<()> {
         Task::Bench(args) => bench::run_all(&args),
         Task::Fuzz(args) => fuzz::run_all(&args),
         Task::Sbom(args) => sbom::write(&args),
+        Task::Sim(args) => sim::run_sim(&args),
         Task::Contracts(args) => contracts::run(&args),
         Task::AnvilPath(args) => tools::print_anvil_path(&args),
     }

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::contracts;
 use crate::postgres::{PostgresServer, URL_VAR};
+use crate::sim;
 use crate::steps::{Done, Harness, Steps, run_tests, say};
 use crate::tools::{ANVIL_VAR, LocalChain, anvil, repo_root, run, run_node};
 
@@ -35,6 +36,11 @@ pub(crate) fn run_all(args: Args) -> Result<()> {
         Ok(Done::Passed)
     })?;
     steps.run("clippy", || passes(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
+    steps.run("clippy of the simulation", || {
+        let args = ["clippy", "-p", "slackwater-simulation", "--features", "world", "--all-targets", "--locked", "--"];
+        run(cargo(&args).args(["-D", "warnings"]))?;
+        Ok(Done::Passed)
+    })?;
     steps.run("documentation", || {
         let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--lib", "--locked"]);
         run(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
@@ -47,6 +53,15 @@ pub(crate) fn run_all(args: Args) -> Result<()> {
     steps.run("pure core tests", || {
         let args = ["test", "-p", "slackwater", "--no-default-features", "--lib", "--locked"];
         run_tests(Harness::Libtest, &mut cargo(&args))
+    })?;
+    steps.run("simulation tests", || {
+        let args = ["test", "--profile", "simulation", "-p", "slackwater-simulation", "--features", "world", "--tests"];
+        run_tests(Harness::Libtest, cargo(&args).arg("--locked"))
+    })?;
+    steps.run("simulation", sim::check)?;
+    steps.run("ledger in memory", || {
+        let args = ["test", "-p", "slackwater", "--features", "simulation", "--test", "ledger", "--locked", "--"];
+        run_tests(Harness::Libtest, cargo(&args).arg("on_memory"))
     })?;
     steps.run("embed example", embed)?;
     steps.run("load check", load)?;

@@ -228,6 +228,7 @@ impl WorkingSet {
     }
 
     /// The lease on a chain's lanes that is in force, by its token.
+    #[cfg(feature = "postgres")]
     pub(super) fn load_fence(&mut self, chain_id: u64, token: u64) {
         self.fences.insert(chain_id, token);
     }

@@ -154,6 +154,18 @@ impl Tables {
                 set.load_attempt(*hash, *batch);
             }
         }
+        for key in &needs.budgets {
+            let (tenant, chain_id, hour) = key;
+            for (record, _) in self.requests.values() {
+                let counts =
+                    record.tenant == *tenant && record.chain_id == *chain_id && record.accepted_at.0 / HOUR_MS >= *hour;
+                if counts {
+                    let is_open = !record.status.is_terminal();
+                    let used = if is_open { record.reserved_wei } else { record.cost_wei.unwrap_or_default() };
+                    set.load_budget(key.clone(), used);
+                }
+            }
+        }
         set
     }
 

@@ -10,10 +10,10 @@
 mod apply;
 mod group;
 mod lease;
-#[cfg(feature = "postgres")]
-mod postgres;
 #[cfg(feature = "simulation")]
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod record;
 mod rows;
 mod sqlite;
@@ -22,10 +22,10 @@ use async_trait::async_trait;
 
 pub use group::{GroupCommit, GroupCommitConfig};
 pub use lease::{LeaseOutcome, LeaseRecord, Leases};
-#[cfg(feature = "postgres")]
-pub use postgres::{PostgresConfig, PostgresLedger};
 #[cfg(feature = "simulation")]
 pub use memory::{MemoryLedger, MemoryStore};
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresConfig, PostgresLedger};
 pub use record::{
     AcceptOutcome, AttemptKind, AttemptRecord, BatchRecord, BatchState, BudgetLimit, DecisionRow, EventFilter,
     EventRecord, Fence, Idempotency, NewRequest, PlannedBatch, RequestChange, RequestFilter, RequestRecord, SpentRow,

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     admission::{Admission, ChainShared},
     builder::RelayBuilder,
-    chain_service::Message,
+    chain_service::{Message, count_ended},
     clock,
     error::{CancelError, SubmitError, WaitError},
     foresight::{ForecastView, ModelInfo, WaitQuote},

@@ -523,7 +523,7 @@ impl ChainService {
                 self.end_waiting(now, &used, Status::Rejected, Reason::NonceUsedElsewhere, None);
             }
             if let Some(nonce) = latest
-                && self.queue.lower_chain_nonce(now, forwarder, signer, nonce.max(settled.unwrap_or(0)))
+                && self.queue.lower_chain_nonce(forwarder, signer, nonce.max(settled.unwrap_or(0)))
             {
                 // A reorg took it back: admission must know too.
                 let cache = self.shared.nonces.clone();

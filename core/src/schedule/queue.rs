@@ -366,14 +366,14 @@ impl Queue {
 
     /// A reorg took the forwarder's nonce of a signer back to `nonce`: what waits from there on may be sent again. Never below
     /// what was consumed for good. Returns whether it is lower now.
-    pub fn lower_chain_nonce(&mut self, now: Timestamp, forwarder: Address, signer: Address, nonce: u64) -> bool {
+    pub fn lower_chain_nonce(&mut self, forwarder: Address, signer: Address, nonce: u64) -> bool {
         let Some(state) = self.signers.get_mut(&(forwarder, signer)) else { return false };
         let nonce = nonce.max(state.consumed);
         if !Protection::LowerUserNonce.is_on() || state.chain_next.is_none_or(|known| known <= nonce) {
             return false;
         }
         state.chain_next = Some(nonce);
-        self.refresh(now, (forwarder, signer));
+        self.refresh((forwarder, signer));
         true
     }
 

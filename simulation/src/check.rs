@@ -1,0 +1,407 @@
+//! What must hold, looked at after every step, and at the end against the chain.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use alloy_primitives::{Address, Bytes, U256, keccak256};
+use slackwater::{
+    chain::ClientRule,
+    ledger::{BatchState, MemoryStore},
+    request::{BatchId, LaneId, Reason, RequestId, Status, VerifiedRequest},
+};
+
+use crate::{
+    chain::{self, Block, Tx, op_of},
+    world::{World, short},
+};
+
+/// What no attempt exceeds, wei per gas: the tuning's default.
+const CEILING: u128 = 1_000_000_000_000;
+
+#[derive(Debug, Default)]
+pub(crate) struct Checker {
+    events: usize,
+    /// Status and number of events.
+    requests: BTreeMap<RequestId, (Status, u32)>,
+    /// When its status last changed.
+    since: BTreeMap<RequestId, u64>,
+    ops: BTreeMap<RequestId, u64>,
+    /// What a nonce carries.
+    payloads: BTreeMap<(Address, u64), (Address, Bytes)>,
+    /// Nonces under which an operation was sent.
+    carried: BTreeMap<u64, BTreeSet<(Address, u64)>>,
+    /// Operations about which the ledger was told something that it forgot: what became of them is unknown.
+    pub(crate) forgotten: BTreeSet<u64>,
+}
+
+impl Checker {
+    /// The ledger is an older one from now on.
+    pub(crate) fn restored(&mut self, store: &MemoryStore) {
+        let open: Vec<u64> = self.ops.values().copied().collect();
+        self.forgotten.extend(open);
+        self.events = 0;
+        self.requests.clear();
+        self.payloads.clear();
+        self.carried.clear();
+        for event in store.events_from(0) {
+            self.events += 1;
+            self.requests.insert(event.request_id, (event.status, event.request_seq));
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn op_of_request(&mut self, id: RequestId) -> Option<u64> {
+        if let Some(op) = self.checker.ops.get(&id) {
+            return Some(*op);
+        }
+        let record = self.store.request(id)?;
+        let op = op_of(VerifiedRequest::from_stored(&record.payload).ok()?.data());
+        self.checker.ops.insert(id, op);
+        Some(op)
+    }
+
+    /// Where an operation was executed on the chain up to `last`, and how.
+    fn executions(&self, op: u64, last: u64) -> Vec<bool> {
+        let Some(from) = self.head.at(last.min(self.head.number)) else { return Vec::new() };
+        let mut found = Vec::new();
+        for block in from.back() {
+            for (_, receipt) in &block.txs {
+                found.extend(receipt.executed.iter().filter(|(other, _)| *other == op).map(|(_, success)| *success));
+            }
+        }
+        found
+    }
+
+    /// I1 on the chain.
+    pub(crate) fn check_block(&mut self, block: &Arc<Block>) {
+        let Some(parent) = &block.parent else { return };
+        for (tx, receipt) in &block.txs {
+            for (op, _) in &receipt.executed {
+                let is_double = parent.back().any(|block| {
+                    block.txs.iter().any(|(_, receipt)| receipt.executed.iter().any(|(other, _)| other == op))
+                });
+                if is_double && !self.checker.forgotten.contains(op) {
+                    self.violate(format!(
+                        "I1: op #{op} is executed twice, now by {} nonce={}",
+                        short(tx.hash),
+                        tx.nonce
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Bytes are about to leave.
+    pub(crate) fn check_send(&mut self, raw: &Bytes) {
+        let hash = keccak256(raw);
+        let now = self.now();
+        let Some(tx) = chain::decode(raw, &self.signatures) else {
+            return self.violate(format!("I2: bytes that no node can read are sent: {raw}"));
+        };
+        let Some(batch) = self.store.attempt(hash) else {
+            return self.violate(format!("I2: {} nonce={} is sent before it is durable", short(hash), tx.nonce));
+        };
+        if batch.nonce != tx.nonce || batch.lane.sender != tx.sender {
+            return self.violate(format!(
+                "I3: {} of batch nonce={} carries nonce={}",
+                short(hash),
+                batch.nonce,
+                tx.nonce
+            ));
+        }
+        let ops: Vec<String> = tx.ops().iter().map(|op| format!("#{op}")).collect();
+        let what = if tx.is_payload() { "payload" } else { "cancel" };
+        self.note(format_args!(
+            "send {what} nonce={} {} cap {} tip {} {}",
+            tx.nonce,
+            short(hash),
+            tx.fees.max_fee_per_gas,
+            tx.fees.max_priority_fee_per_gas,
+            ops.join(" ")
+        ));
+        if tx.is_payload() {
+            self.check_payload(batch, &tx, now);
+        }
+    }
+
+    fn check_payload(&mut self, id: BatchId, tx: &Tx, now: u64) {
+        let deadline = self.store.batch(id).map_or(0, |(batch, _)| batch.deadline.0);
+        if now >= deadline {
+            return self.violate(format!(
+                "I7: payload {} nonce={} is sent {} ms after its deadline",
+                short(tx.hash),
+                tx.nonce,
+                now - deadline
+            ));
+        }
+        let place = (tx.sender, tx.nonce);
+        let said = self.checker.payloads.entry(place).or_insert_with(|| (tx.to, tx.data.clone()));
+        if *said != (tx.to, tx.data.clone()) {
+            return self.violate(format!("I3: nonce={} carries two payloads", tx.nonce));
+        }
+        let last = self.final_number();
+        let Some(settled) = self.head.at(last).cloned() else { return };
+        for op in tx.ops() {
+            let before: Vec<(Address, u64)> = self.checker.carried.get(&op).into_iter().flatten().copied().collect();
+            // Under this nonce already: a replacement changes nothing.
+            let is_known = before.contains(&place);
+            for (sender, nonce) in before {
+                if is_known {
+                    continue;
+                }
+                if settled.state.nonce(sender) <= nonce {
+                    return self.violate(format!(
+                        "I3: op #{op} is sent under nonce={} although nonce={nonce} is not used at finality",
+                        tx.nonce
+                    ));
+                }
+                if !self.executions(op, last).is_empty() && !self.checker.forgotten.contains(&op) {
+                    return self.violate(format!(
+                        "I1: op #{op} is sent again under nonce={} although it is executed for good",
+                        tx.nonce
+                    ));
+                }
+            }
+            self.checker.carried.entry(op).or_default().insert(place);
+        }
+        // I4: no new batch under a nonce that is used for good, where every node tells the truth at once.
+        let faults = &self.plan.faults;
+        let is_plain = faults.lag + faults.lies + faults.slow + faults.late + faults.errors == 0 && faults.outages == 0;
+        if is_plain && !self.known.contains_key(&tx.hash) && settled.state.nonce(tx.sender) > tx.nonce {
+            self.violate(format!("I4: a payload is sent under nonce={}, which is used for good", tx.nonce));
+        }
+        // I4: what is below is used, or ours.
+        let used = self.head.state.nonce(tx.sender).max(settled.state.nonce(tx.sender));
+        if self.faults.strangers == 0
+            && self.plan.faults.strangers == 0
+            && !self.plan.faults.restores_backup
+            && self.plan.faults.lies == 0
+        {
+            let lane = LaneId { chain_id: self.spec.chain_id, sender: tx.sender };
+            if let Some(hole) =
+                (used..tx.nonce).find(|nonce| self.store.batch(BatchId { lane, nonce: *nonce }).is_none())
+            {
+                self.violate(format!("I4: nonce={} is sent, and nothing is committed for nonce={hole}", tx.nonce));
+            }
+        }
+    }
+
+    /// A pool that compares caps refuses a replacement that was meant to be one.
+    pub(crate) fn check_replacement(&mut self, node: usize, held: &Tx, raw: &Bytes) {
+        let Some(new) = self.fees_of(raw) else { return };
+        let compares_caps = matches!(
+            self.nodes[node].rule,
+            ClientRule::Geth
+                | ClientRule::Erigon
+                | ClientRule::Nethermind
+                | ClientRule::Reth
+                | ClientRule::RethOld
+                | ClientRule::Ethrex
+                | ClientRule::Anvil
+        );
+        // Where the ceiling leaves no room to outbid, a cancel is tried all the same, in case nobody holds it any more.
+        let is_remembered = self.store.attempt(held.hash).is_some();
+        let has_room = held.fees.max_fee_per_gas / 10 * 11 + 20 <= CEILING;
+        if compares_caps
+            && has_room
+            && is_remembered
+            && !held.is_stranger
+            && new.max_fee_per_gas > held.fees.max_fee_per_gas
+        {
+            let (old, rule) = (held.fees, self.nodes[node].rule);
+            self.violate(format!(
+                "I6: {rule:?} refuses cap {} tip {} in place of cap {} tip {} of nonce={}",
+                new.max_fee_per_gas,
+                new.max_priority_fee_per_gas,
+                old.max_fee_per_gas,
+                old.max_priority_fee_per_gas,
+                held.nonce
+            ));
+        }
+    }
+
+    /// Something is committed: I10, and I1 of every end that it tells.
+    pub(crate) fn check_commit(&mut self) {
+        let events = self.store.events_from(self.checker.events);
+        for event in events {
+            self.checker.events += 1;
+            let id = event.request_id;
+            let op = self.op_of_request(id).unwrap_or(u64::MAX);
+            let reason = event.reason.map_or("", Reason::as_str);
+            self.note(format_args!(
+                "event {} #{op} {} {reason} {}",
+                event.seq,
+                event.status,
+                event.detail.as_deref().unwrap_or("")
+            ));
+            if event.seq != self.checker.events as u64 {
+                self.violate(format!("I10: event {} comes as number {}", event.seq, self.checker.events));
+            }
+            let before = self.checker.requests.insert(id, (event.status, event.request_seq));
+            let is_next = match before {
+                None => event.status == Status::Queued && event.request_seq == 1,
+                Some((status, seq)) => status.can_become(event.status) && event.request_seq == seq + 1,
+            };
+            if !is_next {
+                self.violate(format!(
+                    "I10: op #{op} goes from {before:?} to {} as event {}",
+                    event.status, event.request_seq
+                ));
+            }
+            if event.status.is_terminal() {
+                self.check_end(id, op, event.status, event.reason);
+            }
+            let now = self.now();
+            let since = self.checker.since.insert(id, now).unwrap_or(now);
+            if event.status == Status::Expired && self.plan.is_strict {
+                self.check_starved(id, op, now - since);
+            }
+        }
+        self.check_budget();
+    }
+
+    /// I8 at every moment: what is reserved and what is spent fit the budget.
+    fn check_budget(&mut self) {
+        let Some(limit) = self.plan.budget.filter(|_| !self.plan.faults.restores_backup) else { return };
+        let mut sum = U256::ZERO;
+        for record in self.store.requests().iter().filter(|record| record.tenant == "alpha") {
+            sum += if record.status.is_terminal() { record.cost_wei.unwrap_or_default() } else { record.reserved_wei };
+        }
+        if sum > limit {
+            self.violate(format!("I8: {sum} wei are reserved and spent of a budget of {limit}"));
+        }
+    }
+
+    /// Nothing kept this request from being executed, and still it expired.
+    fn check_starved(&mut self, id: RequestId, op: u64, waited_ms: u64) {
+        const PATIENCE_BLOCKS: u64 = 14;
+        let Some((_, user, nonce)) = self.store.request(id).and_then(|record| record.sequence) else { return };
+        let head = self.head.clone();
+        let free = head.back().take_while(|block| block.state.user(user) == nonce).count() as u64;
+        if free > PATIENCE_BLOCKS && waited_ms > PATIENCE_BLOCKS * self.spec.block_time_ms {
+            self.violate(format!("op #{op} expired although its forwarder nonce {nonce} was free for {free} blocks"));
+        }
+    }
+
+    /// A request has ended: does the chain agree for good?
+    fn check_end(&mut self, id: RequestId, op: u64, status: Status, reason: Option<Reason>) {
+        if self.checker.forgotten.contains(&op) {
+            return;
+        }
+        let last = self.final_number();
+        let (settled, all) = (self.executions(op, last), self.executions(op, self.head.number));
+        let agrees = match status {
+            Status::Finalized => settled == [true],
+            Status::Reverted => settled == [false],
+            _ => all.is_empty(),
+        };
+        if !agrees {
+            return self.violate(format!(
+                "I1: op #{op} ends as {status} ({reason:?}); executed for good: {settled:?}, in any block: {all:?}"
+            ));
+        }
+        if reason == Some(Reason::NonceUsedElsewhere)
+            && let Some((_, user, nonce)) = self.store.request(id).and_then(|record| record.sequence)
+            && self.head.at(last).is_none_or(|block| block.state.user(user) <= nonce)
+        {
+            self.violate(format!(
+                "I9: op #{op} ends as {status} ({reason:?}), and its forwarder nonce {nonce} is free at finality"
+            ));
+        }
+    }
+
+    /// Nothing is left to happen.
+    pub(crate) fn check_final(&mut self) {
+        let last = self.head.number;
+        let chain_id = self.spec.chain_id;
+        let mut spent = U256::ZERO;
+        for record in self.store.requests() {
+            let op = self.op_of_request(record.id).unwrap_or(u64::MAX);
+            if !record.status.is_terminal() {
+                self.violate(format!("I1: op #{op} is stuck as {}", record.status));
+            }
+            if self.checker.forgotten.contains(&op) {
+                continue;
+            }
+            let executed = self.executions(op, last);
+            let agrees = match record.status {
+                Status::Finalized => executed == [true],
+                Status::Reverted => executed == [false],
+                _ => executed.is_empty(),
+            };
+            if !agrees {
+                let status = record.status;
+                self.violate(format!(
+                    "I1: op #{op} has ended as {status} ({:?}), the chain says {executed:?}",
+                    record.reason
+                ));
+            }
+            let cost = record.cost_wei.unwrap_or_default();
+            if cost > record.reserved_wei {
+                self.violate(format!("I8: op #{op} cost {cost} wei, reserved {}", record.reserved_wei));
+            }
+            if record.tenant == "alpha" {
+                spent += cost;
+            }
+        }
+        if let Some(budget) = self.plan.budget
+            && spent > budget
+        {
+            self.violate(format!("I8: a tenant spent {spent} wei of {budget}"));
+        }
+        let operations = self.operations.clone();
+        for operation in &operations {
+            let op = operation.op;
+            if operation.accepted.len() > 1 {
+                self.violate(format!("I1: op #{op} is accepted as {} requests", operation.accepted.len()));
+            }
+            for id in &operation.accepted {
+                if self.store.request(*id).is_none() {
+                    self.violate(format!("I2: op #{op} was acknowledged and is lost"));
+                }
+            }
+            if operation.accepted.is_empty() && operation.end.is_none() {
+                self.violate(format!("op #{op} got no answer"));
+            }
+        }
+        for batch in self.store.batches() {
+            let lane = LaneId { chain_id, sender: batch.id.lane.sender };
+            if self.plan.faults.restores_backup || lane != batch.id.lane {
+                continue;
+            }
+            let head = self.head.clone();
+            let Some((tx, receipt)) = head.spender(lane.sender, batch.id.nonce) else {
+                if batch.state.is_final() {
+                    self.violate(format!("I9: batch nonce={} is {:?}, its nonce is free", batch.id.nonce, batch.state));
+                }
+                continue;
+            };
+            let is_ours = !tx.is_stranger;
+            let agrees = match batch.state {
+                BatchState::Finalized => is_ours && (tx.is_payload() || batch.to == lane.sender),
+                BatchState::Cancelled => is_ours && !tx.is_payload(),
+                BatchState::Lost => !is_ours,
+                _ => true,
+            };
+            if !agrees {
+                self.violate(format!(
+                    "I3: batch nonce={} is {:?}, the chain has {}",
+                    batch.id.nonce,
+                    batch.state,
+                    short(tx.hash)
+                ));
+            }
+            if batch.state == BatchState::Finalized && batch.cost_wei != Some(receipt.cost()) {
+                self.violate(format!(
+                    "I8: batch nonce={} cost {} wei, told {:?}",
+                    batch.id.nonce,
+                    receipt.cost(),
+                    batch.cost_wei
+                ));
+            }
+        }
+    }
+}

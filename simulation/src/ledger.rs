@@ -1,0 +1,156 @@
+//! The ledger with storage that fails, and a process that dies around a commit.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use slackwater::{
+    ledger::{
+        AttemptRecord, BatchRecord, DecisionRow, Durable, EventFilter, EventRecord, Ledger, LedgerError, MemoryLedger,
+        RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+    },
+    request::{BatchId, LaneId, RequestId, Status},
+};
+
+use crate::node::{Shared, lock};
+
+#[derive(Debug)]
+pub(crate) struct FaultyLedger {
+    pub(crate) world: Shared,
+    pub(crate) inner: MemoryLedger,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Dead,
+    Good,
+    CrashBefore,
+    CrashAfter,
+    Storage,
+    DoubtLost,
+    DoubtKept,
+}
+
+impl FaultyLedger {
+    fn fate(&self) -> (Fate, u64) {
+        let mut world = lock(&self.world);
+        let faults = world.faults;
+        let wait = world.rng.within(1, 8);
+        let fate = if world.is_crashed {
+            Fate::Dead
+        } else if world.rng.permille(faults.crash_at_commit) {
+            if world.rng.permille(500) { Fate::CrashBefore } else { Fate::CrashAfter }
+        } else if world.rng.permille(faults.storage_errors) {
+            world.count("storage error");
+            Fate::Storage
+        } else if world.rng.permille(faults.in_doubt) {
+            world.count("commit in doubt");
+            if world.rng.permille(500) { Fate::DoubtLost } else { Fate::DoubtKept }
+        } else {
+            Fate::Good
+        };
+        (fate, wait)
+    }
+}
+
+#[async_trait]
+impl Ledger for FaultyLedger {
+    async fn commit(&self, writes: Vec<Write>) -> Result<Vec<Durable<WriteOutcome>>, LedgerError> {
+        let (fate, wait) = self.fate();
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        let is_dead = {
+            let mut world = lock(&self.world);
+            if fate == Fate::CrashBefore {
+                world.crash_now("before a commit");
+            }
+            world.is_crashed || fate == Fate::Dead
+        };
+        if is_dead {
+            return std::future::pending().await;
+        }
+        match fate {
+            Fate::Storage => return Err(LedgerError::Storage("disk full".to_owned())),
+            Fate::DoubtLost => {
+                lock(&self.world).note(format_args!("commit in doubt, lost"));
+                return Err(LedgerError::InDoubt("sync failed".to_owned()));
+            }
+            _ => {}
+        }
+        let outcomes = self.inner.commit(writes).await;
+        let is_dead = {
+            let mut world = lock(&self.world);
+            world.check_commit();
+            match fate {
+                Fate::DoubtKept => {
+                    world.note(format_args!("commit in doubt, kept"));
+                    return Err(LedgerError::InDoubt("sync failed".to_owned()));
+                }
+                Fate::CrashAfter => world.crash_now("after a commit"),
+                _ => {}
+            }
+            world.is_crashed
+        };
+        if is_dead { std::future::pending().await } else { outcomes }
+    }
+
+    async fn request(&self, id: RequestId) -> Result<Option<RequestRecord>, LedgerError> {
+        self.inner.request(id).await
+    }
+
+    async fn requests(&self, filter: &RequestFilter) -> Result<Vec<RequestRecord>, LedgerError> {
+        self.inner.requests(filter).await
+    }
+
+    async fn open_requests(&self, chain_id: u64, after: u64, limit: usize) -> Result<Vec<RequestRecord>, LedgerError> {
+        self.inner.open_requests(chain_id, after, limit).await
+    }
+
+    async fn batch(
+        &self,
+        id: BatchId,
+    ) -> Result<Option<(BatchRecord, Vec<AttemptRecord>, Vec<RequestId>)>, LedgerError> {
+        self.inner.batch(id).await
+    }
+
+    async fn open_batches(
+        &self,
+        lane: LaneId,
+    ) -> Result<Vec<(BatchRecord, Vec<Durable<AttemptRecord>>, Vec<RequestId>)>, LedgerError> {
+        self.inner.open_batches(lane).await
+    }
+
+    async fn next_nonce(&self, lane: LaneId) -> Result<Option<u64>, LedgerError> {
+        self.inner.next_nonce(lane).await
+    }
+
+    async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRecord>, LedgerError> {
+        self.inner.events(filter).await
+    }
+
+    async fn last_event_seq(&self) -> Result<u64, LedgerError> {
+        self.inner.last_event_seq().await
+    }
+
+    async fn spent(&self, since_ms: u64) -> Result<Vec<SpentRow>, LedgerError> {
+        self.inner.spent(since_ms).await
+    }
+
+    async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<DecisionRow>, LedgerError> {
+        self.inner.decisions(after, limit).await
+    }
+
+    async fn last_decision(&self) -> Result<Option<DecisionRow>, LedgerError> {
+        self.inner.last_decision().await
+    }
+
+    async fn counts(&self) -> Result<Vec<(u64, Status, u64)>, LedgerError> {
+        self.inner.counts().await
+    }
+
+    async fn meta(&self, key: &str) -> Result<Option<String>, LedgerError> {
+        self.inner.meta(key).await
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}

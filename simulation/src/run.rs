@@ -1,0 +1,373 @@
+//! One run: processes that live and die in a world.
+
+use std::{sync::Arc, sync::Mutex, time::Duration};
+
+use slackwater::{
+    chain::ChainSpec,
+    ledger::{GroupCommitConfig, MemoryLedger},
+    policy::{Budget, KindName, TenantPolicy},
+    protection::Protection,
+    relay::{
+        ChainSetup, ChainTuning, ForwarderSetup, Relay, RelayConfig, RpcEndpoint, SubmitError, SubmitItem, TimingMode,
+    },
+    request::SubmissionKind,
+};
+use tokio::time::Instant;
+
+use crate::{
+    chain::{FORWARDER, op_data},
+    ledger::FaultyLedger,
+    node::{Shared, Wire, lock},
+    plan::Plan,
+    rng::{Rng, mix},
+    scenario::Scenario,
+    world::{Counts, World},
+};
+
+/// Time after the last deadline until which everything must have ended, ms.
+const BOUND_MS: u64 = 120_000;
+
+/// What came of a run.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Its seed.
+    pub seed: u64,
+    /// Hash of everything that happened, in order.
+    pub hash: u64,
+    /// What did not hold, if anything.
+    pub violation: Option<String>,
+    /// What led to it.
+    pub timeline: Vec<String>,
+    /// Faults and results by kind.
+    pub counts: Counts,
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Some(violation) = &self.violation else { return write!(f, "seed {}: ok", self.seed) };
+        writeln!(f, "seed {}: {violation}", self.seed)?;
+        self.timeline.iter().try_for_each(|line| writeln!(f, "  {line}"))
+    }
+}
+
+/// Runs `scenario` with `seed`.
+pub fn run_scenario(scenario: Scenario, seed: u64) -> Report {
+    run(scenario.plan(seed), seed, None)
+}
+
+/// Runs `plan` with `seed`, without the protection `off`.
+pub fn run(plan: Plan, seed: u64, off: Option<Protection>) -> Report {
+    Protection::switch_off(off);
+    let spec = plan.spec();
+    let mut world = World::new(mix(seed ^ 0x7071), plan, spec.clone());
+    let mut rng = Rng::new(mix(seed ^ 0x0935));
+    let mut signatures = std::mem::take(&mut world.signatures);
+    world.operations = world.plan.operations(&mut rng, spec.chain_id, &mut signatures);
+    world.signatures = signatures;
+    let world: Shared = Arc::new(Mutex::new(world));
+    loop {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime without I/O");
+        let is_over = runtime.block_on(live(&world, &spec));
+        // As after `kill -9`: no task runs to its end.
+        drop(runtime);
+        if is_over {
+            break;
+        }
+    }
+    Protection::switch_off(None);
+    let mut world = lock(&world);
+    if world.violation.is_none() {
+        world.epilogue();
+        world.check_final();
+    }
+    tally(&mut world);
+    let timeline = if world.violation.is_some() {
+        if std::env::var_os("SIM_ALL_LINES").is_some() {
+            world.all_lines().cloned().collect()
+        } else {
+            world.timeline()
+        }
+    } else {
+        Vec::new()
+    };
+    Report { seed, hash: world.hash, violation: world.violation.clone(), timeline, counts: world.counts.clone() }
+}
+
+fn tally(world: &mut World) {
+    for record in world.store.requests() {
+        world.count(record.status.as_str());
+    }
+    for place in 0..world.operations.len() {
+        world.count("operation");
+        if world.operations[place].accepted.is_empty() {
+            world.count("not accepted");
+        }
+    }
+    let blocks = world.head.number - 1_000;
+    *world.counts.0.entry("block").or_default() += blocks;
+}
+
+/// One process, from its start to its end. Returns whether the run is over.
+async fn live(world: &Shared, spec: &ChainSpec) -> bool {
+    let (crash, delay) = {
+        let mut world = lock(world);
+        world.start_clock();
+        let delay = if world.incarnation == 1 { 0 } else { world.rng.within(50, 3_000) };
+        (world.crash.clone(), delay)
+    };
+    let driver = tokio::spawn(drive(world.clone()));
+    // A stop that does not come from within ends it all.
+    let outcome = tokio::select! {
+        biased;
+        () = crash.notified() => None,
+        is_over = serve(world.clone(), spec.clone(), delay) => Some(is_over),
+    };
+    driver.abort();
+    let mut world = lock(world);
+    world.stop_clock();
+    world.violation.is_some() || outcome.unwrap_or(false)
+}
+
+/// Lets happen what is in the calendar.
+async fn drive(world: Shared) {
+    loop {
+        let (wake, at, now) = {
+            let mut world = lock(&world);
+            world.step();
+            (world.wake.clone(), world.next_event(), world.now())
+        };
+        let until = Instant::now() + Duration::from_millis(at.saturating_sub(now).max(1));
+        tokio::select! {
+            biased;
+            () = wake.notified() => {}
+            () = tokio::time::sleep_until(until) => {}
+        }
+    }
+}
+
+async fn serve(world: Shared, spec: ChainSpec, delay: u64) -> bool {
+    tokio::time::sleep(Duration::from_millis(delay)).await;
+    let config = config(&world, spec);
+    let ledger = {
+        let mut locked = lock(&world);
+        locked.note(format_args!("start"));
+        locked.count("start");
+        for operation in &mut locked.operations {
+            operation.under_way = 0;
+        }
+        FaultyLedger { world: world.clone(), inner: MemoryLedger::open(locked.store.clone()) }
+    };
+    let relay = match Relay::start_on(config, Arc::new(ledger)).await {
+        Ok(relay) => relay,
+        Err(error) => {
+            let mut world = lock(&world);
+            world.note(format_args!("start failed: {error}"));
+            if world.elapsed() > world.plan.calm_after_ms + 600_000 {
+                world.violate(format!("the relay does not start: {error}"));
+            }
+            return false;
+        }
+    };
+    let callers = tokio::spawn(call(world.clone(), relay.clone()));
+    let is_over = loop {
+        tokio::select! {
+            biased;
+            () = relay.stopped() => {
+                lock(&world).note(format_args!("the relay stopped"));
+                break false;
+            }
+            () = tokio::time::sleep(Duration::from_millis(100)) => {}
+        }
+        if lock(&world).wants_stop {
+            lock(&world).note(format_args!("orderly stop, then start"));
+            relay.shutdown().await;
+            break false;
+        }
+        let mut world = lock(&world);
+        if world.is_settled() {
+            break true;
+        }
+        let limit = world.plan.calm_after_ms + world.plan.slack_ms.end + BOUND_MS;
+        if world.elapsed() > limit {
+            world.note(format_args!("time is over"));
+            break true;
+        }
+    };
+    callers.abort();
+    is_over
+}
+
+impl World {
+    /// Everybody has an answer, and everything has ended.
+    fn is_settled(&self) -> bool {
+        let is_answered = |operation: &crate::plan::Operation| {
+            operation.under_way == 0
+                && (operation.end.is_some() || (!operation.accepted.is_empty() && operation.tries == 0))
+        };
+        self.is_calm
+            && self.events.values().all(|event| !matches!(event, crate::world::Event::Backup))
+            && self.operations.iter().all(is_answered)
+            && self.store.requests().iter().all(|record| record.status.is_terminal())
+    }
+}
+
+fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
+    let locked = lock(world);
+    let plan = &locked.plan;
+    let mut tuning = ChainTuning::for_spec(&spec);
+    tuning.poll_interval = Duration::from_millis(300);
+    tuning.rpc_timeout = Duration::from_secs(2);
+    tuning.linger = Duration::from_millis(200);
+    tuning.max_in_flight = plan.max_in_flight;
+    tuning.max_batch = plan.max_batch;
+    tuning.bump_after_blocks = plan.bump_after;
+    tuning.fee_history_blocks = 64;
+    tuning.guard = Duration::from_millis(1_500);
+    tuning.timing = if plan.has_forecast { TimingMode::Forecast } else { TimingMode::Immediate };
+    let mut setup = ChainSetup::new(spec);
+    setup.tuning = tuning;
+    setup.signers = locked.keys.clone();
+    setup.forwarders = vec![ForwarderSetup { address: FORWARDER, allow_unknown_code: false }];
+    setup.endpoints = (0..locked.nodes.len())
+        .map(|node| RpcEndpoint::over(format!("node-{node}"), Arc::new(Wire { world: world.clone(), node })))
+        .collect();
+    let tenant = |id: &str, budget: Option<Budget>| {
+        let mut policy = TenantPolicy::new(id);
+        policy.kinds = [KindName::Forward, KindName::Call].into();
+        policy.budget = budget;
+        policy
+    };
+    let budget = plan.budget.map(|limit_wei| Budget { limit_wei, period: Duration::ZERO });
+    let mut config = Relay::builder()
+        .chain(setup)
+        .tenant(tenant("alpha", budget))
+        .tenant(tenant("beta", None))
+        .database("nowhere")
+        .max_within(Duration::from_secs(3_600))
+        .build()
+        .expect("a valid configuration");
+    config.group_commit = GroupCommitConfig { queue_len: 256, max_group: 64, event_backlog: 16 };
+    config
+}
+
+/// The callers: submit, and submit again until there is an answer.
+async fn call(world: Shared, relay: Relay) {
+    loop {
+        let due = lock(&world).due();
+        for (place, tenant, item, is_impostor) in due {
+            tokio::spawn(submit(world.clone(), relay.clone(), place, tenant, item, is_impostor));
+        }
+        let withdrawn = lock(&world).due_withdrawals();
+        for (tenant, id) in withdrawn {
+            let relay = relay.clone();
+            tokio::spawn(async move {
+                let _ = relay.cancel(tenant, id).await;
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn submit(world: Shared, relay: Relay, place: usize, tenant: &'static str, item: SubmitItem, is_impostor: bool) {
+    let answer = relay.submit(tenant, item).await;
+    let mut world = lock(&world);
+    if world.is_crashed {
+        return;
+    }
+    world.answered(place, is_impostor, answer.map(|accepted| accepted.record.id));
+}
+
+impl World {
+    fn due(&mut self) -> Vec<(usize, &'static str, SubmitItem, bool)> {
+        let now = self.now();
+        let mut due = Vec::new();
+        for place in 0..self.operations.len() {
+            let operation = &mut self.operations[place];
+            if operation.end.is_some() || operation.under_way > 0 || operation.tries == 0 || operation.next_at > now {
+                continue;
+            }
+            for _ in 0..operation.tries {
+                due.push((place, operation.tenant, operation.item.clone(), false));
+                operation.under_way += 1;
+            }
+            let (item, op, tenant) = (operation.item.clone(), operation.op, operation.tenant);
+            // The same key, another wish.
+            if self.plan.twins > 0
+                && item.idempotency_key.is_some()
+                && self.operations[place].accepted.is_empty()
+                && self.rng.permille(300)
+            {
+                let mut other = item;
+                if let SubmissionKind::Call(call) = &mut other.submission.kind {
+                    call.data = op_data(op + 10_000);
+                    due.push((place, tenant, other, true));
+                }
+            }
+        }
+        due
+    }
+
+    fn due_withdrawals(&mut self) -> Vec<(&'static str, slackwater::request::RequestId)> {
+        let now = self.now();
+        let mut due = Vec::new();
+        for operation in &mut self.operations {
+            if operation.withdraw_at.is_some_and(|at| at <= now)
+                && let Some(id) = operation.accepted.first()
+            {
+                operation.withdraw_at = None;
+                due.push((operation.tenant, *id));
+            }
+        }
+        due
+    }
+
+    fn answered(
+        &mut self,
+        place: usize,
+        is_impostor: bool,
+        answer: Result<slackwater::request::RequestId, SubmitError>,
+    ) {
+        let now = self.now();
+        let op = self.operations[place].op;
+        if is_impostor {
+            if let Ok(id) = answer {
+                let wanted = self.op_of_request(id).unwrap_or(u64::MAX);
+                // Whoever came first has the key: the other one must be refused.
+                self.operations[place].accepted.insert(id);
+                self.note(format_args!("#{op}: the key's other wish #{wanted} is accepted"));
+            }
+            return;
+        }
+        let pause = self.rng.within(200, 1_500);
+        match answer {
+            Ok(id) => {
+                self.note(format_args!("#{op} is acknowledged"));
+                if self.store.request(id).is_none() {
+                    self.violate(format!("I2: op #{op} is acknowledged before it is durable"));
+                }
+                let operation = &mut self.operations[place];
+                operation.under_way = operation.under_way.saturating_sub(1);
+                operation.tries = operation.tries.saturating_sub(1);
+                operation.accepted.insert(id);
+                self.count("acknowledged");
+            }
+            Err(error) => {
+                let is_again = error.is_retryable() || error.is_ambiguous();
+                self.note(format_args!("#{op} is refused: {error}"));
+                let operation = &mut self.operations[place];
+                operation.under_way = operation.under_way.saturating_sub(1);
+                operation.next_at = now + pause;
+                if !is_again || now > operation.gives_up_at {
+                    operation.tries = operation.tries.saturating_sub(1);
+                    if operation.accepted.is_empty() && operation.tries == 0 {
+                        operation.end = Some(error.to_string());
+                    }
+                }
+            }
+        }
+    }
+}

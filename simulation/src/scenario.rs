@@ -1,0 +1,195 @@
+//! The named scenarios.
+
+use alloy_primitives::U256;
+
+use crate::{
+    plan::{Faults, Plan},
+    rng::{Rng, mix},
+};
+
+/// What a run is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scenario {
+    /// Everything at once.
+    Random,
+    /// S1: a crash between any two steps.
+    Crash,
+    /// S2: an earlier attempt is mined after a bump, or a replacement loses.
+    OldAttempt,
+    /// S3: receipts and nonces are read wrongly.
+    WrongReads,
+    /// S4: the nonce counter and the chain disagree.
+    NonceDrift,
+    /// S5: replacements at the boundary, rejected bumps.
+    Replacement,
+    /// S6: reorganisations.
+    Reorg,
+    /// S6: a reorg takes back what somebody else did with a user's nonce.
+    TakenBack,
+    /// S7: deadlines and withdrawals race with sending.
+    Deadline,
+    /// S8: poison in a batch.
+    Poison,
+    /// S9: money runs out, fees explode.
+    Funds,
+    /// S10: duplicates and ambiguity.
+    Duplicate,
+}
+
+impl Scenario {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Random,
+        Self::Crash,
+        Self::OldAttempt,
+        Self::WrongReads,
+        Self::NonceDrift,
+        Self::Replacement,
+        Self::Reorg,
+        Self::TakenBack,
+        Self::Deadline,
+        Self::Poison,
+        Self::Funds,
+        Self::Duplicate,
+    ];
+
+    /// Its plan for a seed.
+    pub fn plan(self, seed: u64) -> Plan {
+        let mut rng = Rng::new(mix(seed ^ 0x91a2));
+        if self == Self::Random {
+            return Plan::random(seed, &mut rng);
+        }
+        let mut plan = Plan::quiet(seed, &mut rng);
+        match self {
+            Self::Random => {}
+            Self::Crash => {
+                plan.faults = Faults {
+                    crash_at_commit: 40,
+                    crash_at_call: 15,
+                    crashes: rng.within(1, 6),
+                    lost_after: 50,
+                    in_doubt: 10,
+                    storage_errors: 20,
+                    ..plan.faults
+                };
+            }
+            Self::OldAttempt => {
+                plan.bump_after = 1;
+                plan.nodes = 3;
+                plan.faults = Faults {
+                    ignored_by_miner: 600,
+                    any_attempt: 800,
+                    revenants: 600,
+                    missing_receipts: 200,
+                    gossip_lost: 500,
+                    crashes: rng.below(3),
+                    ..plan.faults
+                };
+                plan.slack_ms = 6_000..25_000;
+            }
+            Self::WrongReads => {
+                plan.nodes = *rng.pick(&[3, 5]);
+                plan.faults = Faults {
+                    lies: 300,
+                    missing_receipts: 250,
+                    errors: 80,
+                    lag: 500,
+                    slow: 100,
+                    late: 20,
+                    reorgs: rng.below(4),
+                    ..plan.faults
+                };
+            }
+            Self::NonceDrift => {
+                plan.faults = Faults {
+                    strangers: rng.below(4),
+                    stops: rng.below(3),
+                    reorgs: rng.below(3),
+                    crashes: rng.within(1, 3),
+                    foreign_spends: rng.below(3),
+                    restores_backup: rng.permille(600),
+                    ..plan.faults
+                };
+            }
+            Self::Replacement => {
+                plan.bump_after = 1;
+                plan.spike = 4..rng.within(8, 24);
+                plan.faults = Faults {
+                    ignored_by_miner: 700,
+                    evicted: 150,
+                    gossip_lost: 600,
+                    unclear: 250,
+                    lost_after: 80,
+                    ..plan.faults
+                };
+                if rng.permille(500) {
+                    // One node, and most of its answers are unclear.
+                    (plan.nodes, plan.faults.unclear, plan.faults.evicted) = (1, 800, 0);
+                }
+                plan.base_fee = *rng.pick(&[7, 9, 10, 11, 15_297_156, 1_000_000_000]);
+            }
+            Self::Reorg => {
+                plan.faults = Faults {
+                    reorgs: rng.within(3, 12),
+                    any_attempt: 300,
+                    crashes: rng.below(3),
+                    foreign_spends: rng.below(4),
+                    strangers: rng.below(2),
+                    ..plan.faults
+                };
+            }
+            Self::TakenBack => {
+                plan.calls = 0;
+                plan.operations = 16;
+                plan.finality = rng.within(5, 8);
+                plan.users.truncate(2);
+                plan.slack_ms = 25_000..40_000;
+                plan.is_strict = true;
+                plan.faults = Faults { foreign_spends: rng.within(2, 6), takes_back_spends: true, ..plan.faults };
+            }
+            Self::Deadline => {
+                plan.skew_s = i64::try_from(rng.below(5)).unwrap_or(0) - 2;
+                plan.slack_ms = 1_600..9_000;
+                plan.withdrawn = 250;
+                plan.faults = Faults {
+                    ignored_by_miner: 600,
+                    revenants: 400,
+                    slow: 100,
+                    late: 40,
+                    crashes: rng.below(3),
+                    outages: rng.below(4),
+                    ..plan.faults
+                };
+            }
+            Self::Poison => {
+                plan.poison = 400;
+                plan.max_batch = usize::try_from(rng.within(2, 8)).unwrap_or(2);
+                plan.faults = Faults { foreign_spends: rng.below(5), reorgs: rng.below(2), ..plan.faults };
+            }
+            Self::Funds => {
+                plan.spike = 6..rng.within(12, 26);
+                plan.balance = U256::from(plan.base_fee + 2_000_000_000) * U256::from(rng.within(200_000, 2_500_000));
+                plan.top_up_after_ms = rng.within(15_000, 40_000);
+                plan.budget =
+                    Some(U256::from(plan.base_fee + 3_000_000_000) * U256::from(rng.within(500_000, 10_000_000)));
+                plan.is_burst = rng.permille(500);
+                plan.faults = Faults { crashes: rng.below(3), ..plan.faults };
+            }
+            Self::Duplicate => {
+                plan.twins = 600;
+                plan.calls = 700;
+                plan.faults = Faults {
+                    crash_at_commit: 20,
+                    lost_after: 60,
+                    twice: 150,
+                    unclear: 100,
+                    late: 20,
+                    in_doubt: 40,
+                    storage_errors: 60,
+                    ..plan.faults
+                };
+            }
+        }
+        plan
+    }
+}

@@ -1,0 +1,797 @@
+//! Everything outside the relay's process, and what happens to it: blocks, nodes, messages under way, crashes, time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    fmt::Write as _,
+    sync::Arc,
+};
+
+use alloy_primitives::{Address, B256, Bytes, U256};
+use slackwater::{
+    Timestamp,
+    chain::{ChainSpec, ClientRule, Fees, ReplacementRule},
+    ledger::MemoryStore,
+    relay::LocalSigner,
+    request::RequestId,
+};
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{
+    chain::{self, BLOCK_GAS, Block, Content, Receipt, Signatures, State, Tx},
+    check::Checker,
+    plan::{Faults, Operation, Plan},
+    rng::{Rng, mix},
+};
+
+/// When a world begins, Unix ms.
+pub(crate) const EPOCH_MS: u64 = 1_700_000_000_000;
+/// Lines that are kept for the timeline.
+const KEPT_LINES: usize = 4_000;
+
+/// One RPC node.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) rule: ClientRule,
+    pub(crate) tip: Arc<Block>,
+    /// How new `tip` is.
+    pub(crate) seen: u64,
+    /// Its pool, by sender and nonce.
+    pub(crate) pool: BTreeMap<(Address, u64), Arc<Tx>>,
+    /// Blocks that it lags behind, usually.
+    pub(crate) lag_ms: u64,
+    pub(crate) is_liar: bool,
+    pub(crate) is_down_until: u64,
+    pub(crate) has_simulate: bool,
+    pub(crate) has_tag: bool,
+}
+
+#[derive(Debug)]
+pub(crate) enum Event {
+    Block,
+    See {
+        node: usize,
+        tip: Arc<Block>,
+        seen: u64,
+    },
+    Gossip {
+        node: usize,
+        tx: Arc<Tx>,
+    },
+    /// Bytes that arrive late, whoever waits for them.
+    Late {
+        node: usize,
+        raw: Bytes,
+    },
+    Reorg,
+    Crash,
+    Outage,
+    Stranger,
+    Spend,
+    TopUp,
+    CalmDown,
+    Backup,
+    Stop,
+    /// A reorg as deep as can be.
+    TakeBack,
+}
+
+/// How a run went.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts(pub(crate) BTreeMap<&'static str, u64>);
+
+impl Counts {
+    /// By name.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.0.iter().map(|(name, count)| (*name, *count))
+    }
+
+    /// One of them.
+    pub fn of(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Self) {
+        for (name, count) in other.iter() {
+            *self.0.entry(name).or_default() += count;
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) rng: Rng,
+    pub(crate) spec: ChainSpec,
+    pub(crate) plan: Plan,
+    pub(crate) faults: Faults,
+    pub(crate) is_calm: bool,
+    /// tokio's clock when this incarnation began, while one lives.
+    clock: Option<Instant>,
+    /// What it was then.
+    began: u64,
+    pub(crate) wake: Arc<Notify>,
+    pub(crate) events: BTreeMap<(u64, u64), Event>,
+    order: u64,
+    pub(crate) head: Arc<Block>,
+    pub(crate) seen: u64,
+    pub(crate) nodes: Vec<Node>,
+    /// Every transaction that ever reached a node: any of them may be mined.
+    pub(crate) known: BTreeMap<B256, Arc<Tx>>,
+    decoded: HashMap<Bytes, Arc<Tx>>,
+    pub(crate) signatures: Signatures,
+    pub(crate) operations: Vec<Operation>,
+    pub(crate) keys: Vec<LocalSigner>,
+    /// Set while the process lies dead: nothing it started touches the world any more.
+    pub(crate) is_crashed: bool,
+    pub(crate) crash: Arc<Notify>,
+    pub(crate) store: MemoryStore,
+    pub(crate) backup: Option<MemoryStore>,
+    pub(crate) checker: Checker,
+    pub(crate) counts: Counts,
+    pub(crate) hash: u64,
+    lines: VecDeque<String>,
+    pub(crate) violation: Option<String>,
+    /// What the network does with gas.
+    pressure: u64,
+    salt: u64,
+    pub(crate) incarnation: u32,
+    /// The operator stops the process.
+    pub(crate) wants_stop: bool,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, plan: Plan, spec: ChainSpec) -> Self {
+        let mut rng = Rng::new(seed);
+        let keys: Vec<LocalSigner> = (0..plan.lanes).map(|lane| key(seed, 0x1a0e + lane as u64)).collect();
+        let mut state = State::default();
+        for key in &keys {
+            state.balances.insert(key.address(), plan.balance);
+        }
+        let genesis = Arc::new(Block {
+            number: 1_000,
+            hash: chain::block_hash(B256::ZERO, 1_000, seed),
+            parent: None,
+            timestamp_s: EPOCH_MS / 1_000,
+            base_fee: plan.base_fee,
+            gas_used: BLOCK_GAS / 2,
+            tip: 1_000_000_000,
+            txs: Vec::new(),
+            state,
+        });
+        let nodes = (0..plan.nodes)
+            .map(|place| Node {
+                rule: *rng.pick(&ClientRule::PRICED),
+                tip: genesis.clone(),
+                seen: 0,
+                pool: BTreeMap::new(),
+                lag_ms: if rng.permille(plan.faults.lag) { rng.within(0, 3_000) } else { rng.within(0, 60) },
+                // A minority at most.
+                is_liar: place * 2 + 2 < plan.nodes && plan.faults.lies > 0 && rng.permille(700),
+                is_down_until: 0,
+                has_simulate: rng.permille(850),
+                has_tag: true,
+            })
+            .collect();
+        let mut world = Self {
+            spec,
+            faults: plan.faults,
+            is_calm: false,
+            clock: None,
+            began: EPOCH_MS,
+            wake: Arc::new(Notify::new()),
+            events: BTreeMap::new(),
+            order: 0,
+            head: genesis,
+            seen: 0,
+            nodes,
+            known: BTreeMap::new(),
+            decoded: HashMap::new(),
+            signatures: Signatures::new(),
+            operations: Vec::new(),
+            keys,
+            is_crashed: false,
+            crash: Arc::new(Notify::new()),
+            store: MemoryStore::new(),
+            backup: None,
+            checker: Checker::default(),
+            counts: Counts::default(),
+            hash: seed,
+            lines: VecDeque::new(),
+            violation: None,
+            pressure: 500,
+            salt: 0,
+            incarnation: 0,
+            wants_stop: false,
+            rng,
+            plan,
+        };
+        if world.nodes.iter().filter(|node| node.is_liar).count() * 2 >= world.nodes.len() {
+            world.nodes.iter_mut().for_each(|node| node.is_liar = false);
+        }
+        // Which of the nodes lies is chance.
+        let turn = world.rng.below(world.nodes.len() as u64) as usize;
+        world.nodes.rotate_left(turn);
+        world.schedule();
+        world
+    }
+
+    /// Puts what will happen into the calendar.
+    fn schedule(&mut self) {
+        let (from, calm) = (EPOCH_MS, EPOCH_MS + self.plan.calm_after_ms);
+        let block_ms = self.spec.block_time_ms;
+        self.at(from + block_ms, Event::Block);
+        self.at(calm, Event::CalmDown);
+        let faults = self.faults;
+        for (count, make) in [
+            (faults.crashes, (|| Event::Crash) as fn() -> Event),
+            (faults.reorgs, || Event::Reorg),
+            (faults.stops, || Event::Stop),
+            (faults.outages, || Event::Outage),
+            (faults.strangers, || Event::Stranger),
+            (faults.foreign_spends, || Event::Spend),
+        ] {
+            for _ in 0..count {
+                let at = self.rng.within(from + 2 * block_ms, calm);
+                self.at(at, make());
+            }
+        }
+        if faults.restores_backup {
+            let at = self.rng.within(from + 10 * block_ms, calm);
+            self.at(at, Event::Backup);
+        }
+        if self.plan.top_up_after_ms > 0 {
+            self.at(from + self.plan.top_up_after_ms, Event::TopUp);
+        }
+    }
+
+    /// A process begins: inside its runtime.
+    pub(crate) fn start_clock(&mut self) {
+        self.clock = Some(Instant::now());
+        slackwater::relay::simulated::set_clock(Some(Timestamp(self.began)));
+        self.crash = Arc::new(Notify::new());
+        self.wake = Arc::new(Notify::new());
+        self.is_crashed = false;
+        self.wants_stop = false;
+        self.incarnation += 1;
+    }
+
+    /// It ends: still inside its runtime.
+    pub(crate) fn stop_clock(&mut self) {
+        self.began = self.now();
+        self.clock = None;
+        self.is_crashed = true;
+        slackwater::relay::simulated::set_clock(None);
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        let elapsed = self.clock.map_or(0, |start| u64::try_from(start.elapsed().as_millis()).unwrap_or(0));
+        self.began + elapsed
+    }
+
+    pub(crate) fn at(&mut self, at: u64, event: Event) {
+        self.order += 1;
+        if at < self.next_event() {
+            self.wake.notify_one();
+        }
+        self.events.insert((at, self.order), event);
+    }
+
+    pub(crate) fn count(&mut self, name: &'static str) {
+        *self.counts.0.entry(name).or_default() += 1;
+    }
+
+    /// One line of what happens: hashed, and kept for the timeline.
+    pub(crate) fn note(&mut self, line: std::fmt::Arguments<'_>) {
+        let now = self.now() - EPOCH_MS;
+        let mut text = String::with_capacity(96);
+        let _ = write!(text, "{:>4}.{:03} ", now / 1_000, now % 1_000);
+        let _ = text.write_fmt(line);
+        for chunk in text.as_bytes().chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.hash = mix(self.hash ^ u64::from_le_bytes(word));
+        }
+        if self.lines.len() == KEPT_LINES {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(text);
+    }
+
+    /// Time passes with nobody at the relay's place: whatever can still be mined is mined.
+    pub(crate) fn epilogue(&mut self) {
+        self.faults.revenants = 600;
+        self.faults.any_attempt = 500;
+        for _ in 0..2 * self.plan.finality + 8 {
+            self.began += self.spec.block_time_ms;
+            self.mine(self.began);
+        }
+    }
+
+    /// Something is wrong: the first one ends the run.
+    pub(crate) fn violate(&mut self, what: String) {
+        if self.violation.is_none() {
+            self.note(format_args!("VIOLATION {what}"));
+            self.violation = Some(what);
+            self.crash.notify_one();
+        }
+    }
+
+    /// Lines that mention what the violation is about, and what happened to everybody.
+    pub(crate) fn timeline(&self) -> Vec<String> {
+        let what = self.violation.clone().unwrap_or_default();
+        let words: BTreeSet<&str> = what
+            .split(|c: char| !(c.is_alphanumeric() || c == '#' || c == '='))
+            .filter(|word| word.contains('#') || word.contains('=') || (word.starts_with("0x") && word.len() > 5))
+            .collect();
+        let general = ["crash", "start", "reorg", "calm", "VIOLATION", "stranger", "backup", "outage"];
+        let is_near = |line: &&String| {
+            general.iter().any(|word| line.contains(word)) || words.iter().any(|word| line.contains(word))
+        };
+        let mut found: Vec<String> = self.lines.iter().filter(is_near).cloned().collect();
+        let skip = found.len().saturating_sub(70);
+        found.drain(..skip);
+        found
+    }
+
+    /// Every kept line.
+    pub(crate) fn all_lines(&self) -> impl Iterator<Item = &String> {
+        self.lines.iter()
+    }
+
+    pub(crate) fn crash_now(&mut self, why: &str) {
+        if !self.is_crashed {
+            self.is_crashed = true;
+            self.count("crash");
+            self.note(format_args!("crash: {why}"));
+            self.crash.notify_one();
+        }
+    }
+
+    pub(crate) fn next_event(&self) -> u64 {
+        self.events.keys().next().map_or(u64::MAX, |(at, _)| *at)
+    }
+
+    /// Does everything that is due.
+    pub(crate) fn step(&mut self) {
+        let now = self.now();
+        while let Some(entry) = self.events.first_entry() {
+            if entry.key().0 > now {
+                return;
+            }
+            let event = entry.remove();
+            self.happen(now, event);
+        }
+    }
+
+    fn happen(&mut self, now: u64, event: Event) {
+        match event {
+            Event::Block => {
+                self.mine(now);
+                let block_ms = self.spec.block_time_ms;
+                // Slots are missed now and then.
+                let wait = if !self.is_calm && self.rng.permille(40) { 2 * block_ms } else { block_ms };
+                self.at(now + wait, Event::Block);
+            }
+            Event::See { node, tip, seen } => {
+                if self.nodes[node].seen < seen {
+                    self.nodes[node].seen = seen;
+                    self.nodes[node].tip = tip;
+                    self.tidy(node);
+                }
+            }
+            Event::Gossip { node, tx } => {
+                let _ = self.take(node, &tx);
+            }
+            Event::Late { node, raw } => {
+                self.count("late delivery");
+                let _ = self.receive(node, &raw);
+            }
+            Event::Reorg if !self.is_calm => self.reorg(now, false),
+            Event::TakeBack => self.reorg(now, true),
+            Event::Stop if !self.is_calm => {
+                self.count("orderly stop");
+                self.wants_stop = true;
+            }
+            Event::Crash if !self.is_calm => self.crash_now("at a random moment"),
+            Event::Outage if !self.is_calm => {
+                let node = self.rng.below(self.nodes.len() as u64) as usize;
+                let until = now + self.rng.within(1_000, 15_000);
+                self.nodes[node].is_down_until = until;
+                self.count("outage");
+                self.note(format_args!("outage of node {node}"));
+            }
+            Event::Stranger if !self.is_calm => self.stranger(),
+            Event::Spend if !self.is_calm => self.spend_user_nonce(),
+            Event::Backup => match self.backup.take() {
+                None => {
+                    self.backup = Some(self.store.snapshot());
+                    self.note(format_args!("backup taken"));
+                    let later = now + self.rng.within(3_000, 15_000);
+                    self.at(later, Event::Backup);
+                }
+                Some(backup) => {
+                    self.crash_now("the ledger is lost");
+                    self.note(format_args!("backup restored"));
+                    self.count("backup restored");
+                    self.store = backup;
+                    self.checker.restored(&self.store);
+                    let kept: BTreeSet<RequestId> = self.store.requests().into_iter().map(|record| record.id).collect();
+                    for operation in &mut self.operations {
+                        operation.forget_unless(&kept);
+                    }
+                }
+            },
+            Event::TopUp => {
+                let head = self.head.clone();
+                let mut state = head.state.clone();
+                for key in &self.keys {
+                    state.balances.insert(key.address(), U256::from(10u128.pow(21)));
+                }
+                self.note(format_args!("top-up"));
+                // It comes with the next block.
+                self.extend(now, head, Vec::new(), state);
+            }
+            Event::CalmDown => {
+                self.note(format_args!("calm from here on"));
+                self.is_calm = true;
+                let seconds = self.faults.slow_ms;
+                self.faults = Faults { slow_ms: seconds, ..Faults::default() };
+                for node in &mut self.nodes {
+                    node.is_liar = false;
+                    node.is_down_until = 0;
+                    node.lag_ms = 20;
+                }
+                self.pressure = 450;
+                if self.plan.top_up_after_ms > 0 {
+                    // A reorg may have taken back the first one.
+                    self.at(now + 10, Event::TopUp);
+                }
+            }
+            Event::Reorg | Event::Stop | Event::Crash | Event::Outage | Event::Stranger | Event::Spend => {}
+        }
+    }
+
+    /// Drops from a pool what its node's chain has used.
+    fn tidy(&mut self, node: usize) {
+        let node = &mut self.nodes[node];
+        let state = &node.tip.state;
+        node.pool.retain(|(sender, nonce), _| *nonce >= state.nonce(*sender));
+    }
+
+    fn see(&mut self, tip: &Arc<Block>) {
+        self.seen += 1;
+        let (seen, now) = (self.seen, self.now());
+        for node in 0..self.nodes.len() {
+            let mut wait = self.rng.within(0, 40) + self.nodes[node].lag_ms;
+            if self.rng.permille(self.faults.lag / 10) {
+                wait += self.rng.within(0, 5_000);
+            }
+            self.at(now + wait, Event::See { node, tip: tip.clone(), seen });
+        }
+    }
+
+    /// Everything that might be mined for each (sender, nonce) now.
+    fn candidates(&mut self) -> BTreeMap<(Address, u64), Vec<Arc<Tx>>> {
+        let mut found: BTreeMap<(Address, u64), Vec<Arc<Tx>>> = BTreeMap::new();
+        for node in &self.nodes {
+            for (key, tx) in &node.pool {
+                let entry = found.entry(*key).or_default();
+                if !entry.iter().any(|other| other.hash == tx.hash) {
+                    entry.push(tx.clone());
+                }
+            }
+        }
+        // Replaced is not gone: some builder may still hold it.
+        if self.rng.permille(self.faults.revenants) {
+            let known: Vec<Arc<Tx>> = self.known.values().cloned().collect();
+            for tx in known {
+                if self.head.state.nonce(tx.sender) <= tx.nonce && self.rng.permille(300) {
+                    let entry = found.entry((tx.sender, tx.nonce)).or_default();
+                    if !entry.iter().any(|other| other.hash == tx.hash) {
+                        entry.push(tx);
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    fn mine(&mut self, now: u64) {
+        let candidates = self.candidates();
+        let head = self.head.clone();
+        let (state, txs) = self.fill(&head, now, candidates);
+        self.extend(now, head, txs, state);
+    }
+
+    fn timestamp(&self, now: u64, parent: &Block) -> u64 {
+        (now / 1_000).saturating_add_signed(self.plan.skew_s).max(parent.timestamp_s + 1)
+    }
+
+    fn fill(
+        &mut self,
+        parent: &Arc<Block>,
+        now: u64,
+        candidates: BTreeMap<(Address, u64), Vec<Arc<Tx>>>,
+    ) -> (State, Vec<(Arc<Tx>, Receipt)>) {
+        let base_fee = parent.next_base_fee(&self.spec);
+        let timestamp_s = self.timestamp(now, parent);
+        let mut state = parent.state.clone();
+        let mut txs = Vec::new();
+        for (_, variants) in candidates {
+            if self.rng.permille(self.faults.ignored_by_miner) {
+                continue;
+            }
+            // Usually the best offer, sometimes any.
+            let best = variants.iter().max_by_key(|tx| (tx.fees.effective_tip(base_fee), tx.fees.max_fee_per_gas));
+            let tx = if self.rng.permille(self.faults.any_attempt) {
+                self.rng.pick(&variants).clone()
+            } else {
+                let Some(best) = best else { continue };
+                best.clone()
+            };
+            // A tip too small for this builder.
+            if self.rng.permille(150) && tx.fees.effective_tip(base_fee) < 2_000_000_000 {
+                continue;
+            }
+            if let Some(receipt) = chain::include(&tx, &mut state, base_fee, timestamp_s) {
+                if tx.is_payload() && !receipt.is_success {
+                    self.count("transaction reverted");
+                }
+                txs.push((tx, receipt));
+            }
+        }
+        (state, txs)
+    }
+
+    fn extend(&mut self, now: u64, parent: Arc<Block>, txs: Vec<(Arc<Tx>, Receipt)>, state: State) {
+        let block = self.build(now, &parent, txs, state);
+        self.head = block.clone();
+        self.note_block(&block);
+        self.see(&block);
+    }
+
+    fn note_block(&mut self, block: &Arc<Block>) {
+        let mut shown = String::new();
+        for (tx, receipt) in &block.txs {
+            let ops: Vec<String> = receipt
+                .executed
+                .iter()
+                .map(|(op, is_good)| format!("#{op}{}", if *is_good { "" } else { "!" }))
+                .collect();
+            let what = if tx.is_stranger {
+                "stranger"
+            } else if tx.is_payload() {
+                "payload"
+            } else {
+                "cancel"
+            };
+            let _ = write!(
+                shown,
+                " [{what} nonce={} {} ok:{} {}]",
+                tx.nonce,
+                short(tx.hash),
+                receipt.is_success,
+                ops.join(" ")
+            );
+        }
+        let (number, fee) = (block.number, block.base_fee);
+        self.note(format_args!("block {number} {} base fee {fee}{shown}", short(block.hash)));
+        self.check_block(block);
+    }
+
+    fn build(&mut self, now: u64, parent: &Arc<Block>, txs: Vec<(Arc<Tx>, Receipt)>, state: State) -> Arc<Block> {
+        self.salt += 1;
+        if !self.is_calm && self.rng.permille(60) {
+            self.pressure = *self.rng.pick(&[200, 400, 500, 600, 800, 1_000]);
+        }
+        if self.plan.spike.contains(&(parent.number - 999)) {
+            self.pressure = 1_000;
+            self.count("full block");
+        } else if self.plan.spike.end == parent.number - 999 && !self.plan.spike.is_empty() {
+            self.pressure = 100;
+        }
+        let others = BLOCK_GAS / 1_000 * self.pressure.saturating_sub(self.rng.below(60)).min(1_000);
+        let ours: u64 = txs.iter().map(|(_, receipt)| receipt.gas_used).sum();
+        Arc::new(Block {
+            number: parent.number + 1,
+            hash: chain::block_hash(parent.hash, parent.number + 1, self.salt),
+            timestamp_s: self.timestamp(now, parent),
+            base_fee: parent.next_base_fee(&self.spec),
+            gas_used: (others + ours).min(BLOCK_GAS),
+            tip: self.rng.within(500_000_000, 2_000_000_000).into(),
+            txs,
+            state,
+            parent: Some(parent.clone()),
+        })
+    }
+
+    /// Newest block that can't be taken back.
+    pub(crate) fn final_number(&self) -> u64 {
+        self.head.number.saturating_sub(self.plan.finality).max(1_000)
+    }
+
+    /// Replaces the newest blocks by others.
+    fn reorg(&mut self, now: u64, is_deepest: bool) {
+        let deepest = self.plan.finality.saturating_sub(1).min(self.head.number - self.final_number());
+        if deepest == 0 {
+            return;
+        }
+        let depth = if is_deepest { deepest } else { self.rng.within(1, deepest) };
+        let Some(mut parent) = self.head.at(self.head.number - depth).cloned() else { return };
+        let dropped: Vec<Arc<Tx>> = self
+            .head
+            .back()
+            .take(usize::try_from(depth).unwrap_or(0))
+            .flat_map(|block| block.txs.iter().map(|(tx, _)| tx.clone()))
+            .collect();
+        self.count("reorg");
+        self.note(format_args!("reorg of depth {depth}"));
+        // What becomes of the transactions: mined again, forgotten, or back in pools.
+        let mut candidates = self.candidates();
+        for tx in dropped {
+            match self.rng.below(4) {
+                0 => {}
+                1 => {
+                    for node in 0..self.nodes.len() {
+                        let _ = self.nodes[node].pool.entry((tx.sender, tx.nonce)).or_insert_with(|| tx.clone());
+                    }
+                }
+                _ => candidates.entry((tx.sender, tx.nonce)).or_default().push(tx),
+            }
+        }
+        for _ in 0..=depth {
+            let (state, txs) = if self.rng.permille(500) {
+                self.fill(&parent, now, candidates.clone())
+            } else {
+                (parent.state.clone(), Vec::new())
+            };
+            let block = self.build(now, &parent, txs, state);
+            self.note_block(&block);
+            parent = block;
+        }
+        self.head = parent.clone();
+        self.see(&parent);
+    }
+
+    /// Somebody else uses a lane's key.
+    fn stranger(&mut self) {
+        let lane = self.rng.below(self.keys.len() as u64) as usize;
+        let sender = self.keys[lane].address();
+        let nonce = self.head.state.nonce(sender);
+        self.salt += 1;
+        let hash = chain::block_hash(B256::repeat_byte(0x57), nonce, self.salt);
+        let fees = Fees::new(self.head.base_fee.saturating_mul(4), 50_000_000_000);
+        let to = Address::repeat_byte(0xee);
+        let tx = Arc::new(Tx {
+            hash,
+            sender,
+            nonce,
+            fees,
+            gas_limit: 21_000,
+            to,
+            data: Bytes::new(),
+            content: Content::Nothing,
+            is_stranger: true,
+        });
+        self.count("stranger");
+        self.note(format_args!("stranger takes nonce={nonce} of lane {lane} {}", short(hash)));
+        let block = self.head.clone();
+        let mut state = block.state.clone();
+        let now = self.now();
+        if let Some(receipt) =
+            chain::include(&tx, &mut state, block.next_base_fee(&self.spec), self.timestamp(now, &block))
+        {
+            self.known.insert(hash, tx.clone());
+            self.extend(now, block, vec![(tx, receipt)], state);
+        }
+    }
+
+    /// A user's forwarder nonce is used without us: by another relayer, or by the user.
+    fn spend_user_nonce(&mut self) {
+        let users: Vec<Address> = self.plan.users.iter().map(LocalSigner::address).collect();
+        if users.is_empty() {
+            return;
+        }
+        let user = *self.rng.pick(&users);
+        let now = self.now();
+        let head = self.head.clone();
+        let mut state = head.state.clone();
+        let nonce = state.user(user);
+        state.users.insert(user, nonce + 1);
+        self.count("user nonce spent");
+        self.note(format_args!("stranger uses forwarder nonce {nonce} of {}", &user.to_string()[..8]));
+        self.extend(now, head, Vec::new(), state);
+        if self.faults.takes_back_spends {
+            let later = now + self.rng.within(1_500, (self.plan.finality - 1) * 900);
+            self.at(later, Event::TakeBack);
+        }
+    }
+
+    /// Bytes arrive at a node.
+    pub(crate) fn receive(&mut self, node: usize, raw: &Bytes) -> Result<B256, Refusal> {
+        let tx = match self.decoded.get(raw) {
+            Some(tx) => tx.clone(),
+            None => {
+                let Some(tx) = chain::decode(raw, &self.signatures) else { return Err(Refusal::Malformed) };
+                let tx = Arc::new(tx);
+                self.decoded.insert(raw.clone(), tx.clone());
+                tx
+            }
+        };
+        self.known.insert(tx.hash, tx.clone());
+        let answer = self.take(node, &tx);
+        if answer.is_ok() {
+            // To its neighbours.
+            let now = self.now();
+            for other in 0..self.nodes.len() {
+                if other != node && !self.rng.permille(self.faults.gossip_lost) {
+                    let wait = self.rng.within(20, 400);
+                    self.at(now + wait, Event::Gossip { node: other, tx: tx.clone() });
+                }
+            }
+        }
+        answer.map(|()| tx.hash)
+    }
+
+    /// Whether a node's pool takes a transaction.
+    fn take(&mut self, node: usize, tx: &Arc<Tx>) -> Result<(), Refusal> {
+        let is_capped = matches!(self.spec.replacement, ReplacementRule::Bump { .. });
+        let place = &mut self.nodes[node];
+        let state = &place.tip.state;
+        let account = state.nonce(tx.sender);
+        if tx.nonce < account {
+            return Err(Refusal::NonceTooLow);
+        }
+        let key = (tx.sender, tx.nonce);
+        let pending: U256 = place
+            .pool
+            .range((tx.sender, 0)..(tx.sender, u64::MAX))
+            .filter(|(other, _)| **other != key)
+            .fold(U256::ZERO, |sum, (_, tx)| sum + tx.worst_case());
+        let base_fee = place.tip.base_fee;
+        match place.pool.get(&key) {
+            Some(held) if held.hash == tx.hash => return Err(Refusal::Known),
+            Some(held) if is_capped && !place.rule.accepts(held.fees, tx.fees, base_fee) => {
+                return Err(Refusal::Replacement { held: held.clone() });
+            }
+            _ => {}
+        }
+        if state.balance(tx.sender) < pending + tx.worst_case() {
+            return Err(Refusal::Funds);
+        }
+        if tx.nonce > account + 64 {
+            return Err(Refusal::Gap);
+        }
+        place.pool.insert(key, tx.clone());
+        // Pools forget.
+        if self.rng.permille(self.faults.evicted) {
+            self.nodes[node].pool.remove(&key);
+            self.count("evicted");
+        }
+        Ok(())
+    }
+}
+
+/// Why a pool does not take a transaction.
+#[derive(Debug, Clone)]
+pub(crate) enum Refusal {
+    Malformed,
+    NonceTooLow,
+    Known,
+    Replacement { held: Arc<Tx> },
+    Funds,
+    Gap,
+}
+
+pub(crate) fn short(hash: B256) -> String {
+    hash.to_string()[..8].to_owned()
+}
+
+/// A key from a number.
+pub(crate) fn key(seed: u64, number: u64) -> LocalSigner {
+    let mut bytes = [0; 32];
+    bytes[8..16].copy_from_slice(&mix(seed ^ number).to_be_bytes());
+    bytes[16..24].copy_from_slice(&(number + 1).to_be_bytes());
+    bytes[24..].copy_from_slice(&mix(number).to_be_bytes());
+    LocalSigner::from_bytes(&bytes).expect("below the order of the curve")
+}

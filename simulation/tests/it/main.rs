@@ -1,0 +1,139 @@
+//! The scenarios over many seeds, the same seed twice, and every protection switched off in turn.
+//!
+//! Longer: `cargo xtask sim --seeds 10000`.
+
+use slackwater_simulation::{Counts, Protection, Report, Scenario, run, run_scenario};
+
+/// Seeds of each scenario here; the long run has more.
+const SEEDS: u64 = 40;
+
+/// Seeds within which the lack of a protection must show.
+const MUTANT_SEEDS: u64 = 150;
+
+#[track_caller]
+fn holds(scenario: Scenario, seeds: std::ops::Range<u64>) -> Counts {
+    let mut counts = Counts::default();
+    for seed in seeds {
+        let report = run_scenario(scenario, seed);
+        assert!(report.violation.is_none(), "{scenario:?} {report}");
+        counts.add(&report.counts);
+    }
+    counts
+}
+
+#[track_caller]
+fn happened(counts: &Counts, names: &[&str]) {
+    for name in names {
+        assert!(counts.of(name) > 0, "no run had `{name}`: {counts:?}");
+    }
+}
+
+#[test]
+fn a_seed_is_a_run() {
+    for (scenario, seed) in [(Scenario::Random, 7), (Scenario::Random, 8), (Scenario::Crash, 3), (Scenario::Reorg, 5)] {
+        let (first, second) = (run_scenario(scenario, seed), run_scenario(scenario, seed));
+        assert_eq!((first.hash, first.counts), (second.hash, second.counts), "{scenario:?} {seed}");
+    }
+    let hashes: std::collections::BTreeSet<u64> =
+        (0..10).map(|seed| run_scenario(Scenario::Random, seed).hash).collect();
+    assert_eq!(hashes.len(), 10);
+}
+
+#[test]
+fn s1_crash_between_any_two_steps() {
+    happened(&holds(Scenario::Crash, 0..SEEDS), &["crash", "commit in doubt", "storage error", "finalized"]);
+}
+
+#[test]
+fn s2_an_earlier_attempt_is_mined() {
+    happened(&holds(Scenario::OldAttempt, 0..SEEDS), &["receipt not told", "finalized"]);
+}
+
+#[test]
+fn s3_wrong_reads() {
+    happened(&holds(Scenario::WrongReads, 0..SEEDS), &["lie", "receipt not told", "error", "slow", "finalized"]);
+}
+
+#[test]
+fn s4_nonce_drift() {
+    happened(&holds(Scenario::NonceDrift, 0..SEEDS), &["stranger", "backup restored", "user nonce spent", "crash"]);
+}
+
+#[test]
+fn s5_replacements() {
+    happened(&holds(Scenario::Replacement, 0..SEEDS), &["full block", "evicted", "unclear answer", "finalized"]);
+}
+
+#[test]
+fn s6_reorgs() {
+    happened(&holds(Scenario::Reorg, 0..SEEDS), &["reorg", "finalized"]);
+}
+
+/// A user's forwarder nonce that a reorg takes back is free again, without a restart.
+#[test]
+fn s6_a_user_nonce_is_taken_back() {
+    happened(&holds(Scenario::TakenBack, 0..SEEDS), &["user nonce spent", "reorg", "finalized"]);
+}
+
+#[test]
+fn s7_deadlines_and_withdrawals() {
+    happened(&holds(Scenario::Deadline, 0..SEEDS), &["expired", "cancelled", "finalized", "timeout"]);
+}
+
+#[test]
+fn s8_poison() {
+    happened(&holds(Scenario::Poison, 0..SEEDS), &["rejected", "reverted", "finalized", "transaction reverted"]);
+}
+
+#[test]
+fn s9_funds_and_fees() {
+    happened(&holds(Scenario::Funds, 0..SEEDS), &["full block", "finalized", "not accepted"]);
+}
+
+#[test]
+fn s10_duplicates_and_ambiguity() {
+    happened(&holds(Scenario::Duplicate, 0..SEEDS), &["duplicate", "lost after delivery", "finalized"]);
+}
+
+#[test]
+fn everything_at_once() {
+    let counts = holds(Scenario::Random, 0..2 * SEEDS);
+    happened(&counts, &["crash", "reorg", "lie", "late delivery", "garbage", "outage", "finalized", "expired"]);
+}
+
+/// Where the lack of a protection should show first.
+const fn scenario_of(protection: Protection) -> Scenario {
+    match protection {
+        Protection::PollEveryAttempt => Scenario::OldAttempt,
+        Protection::ReadQuorum => Scenario::WrongReads,
+        Protection::ReorgFallback | Protection::SettleAtFinality => Scenario::Reorg,
+        Protection::LowerUserNonce => Scenario::TakenBack,
+        Protection::LostAtFinality | Protection::Reconcile => Scenario::NonceDrift,
+        Protection::CeilReplacement | Protection::AmbiguityIsHeld => Scenario::Replacement,
+        Protection::ReserveWorstCase | Protection::RestoreReservations => Scenario::Funds,
+        Protection::Idempotency | Protection::StopInDoubt => Scenario::Duplicate,
+        Protection::Deadline => Scenario::Deadline,
+        Protection::OutcomeByEvent => Scenario::Poison,
+        _ => Scenario::Crash,
+    }
+}
+
+fn first_violation(protection: Protection) -> Option<Report> {
+    let scenario = scenario_of(protection);
+    (0..MUTANT_SEEDS)
+        .flat_map(|seed| [(scenario, seed), (Scenario::Random, seed)])
+        .map(|(scenario, seed)| run(scenario.plan(seed), seed, Some(protection)))
+        .find(|report| report.violation.is_some())
+}
+
+#[test]
+fn every_missing_protection_is_noticed() {
+    let mut missed = Vec::new();
+    for protection in Protection::ALL {
+        match first_violation(protection) {
+            Some(report) => eprintln!("{protection:?}: seed {}: {}", report.seed, report.violation.unwrap_or_default()),
+            None => missed.push(protection),
+        }
+    }
+    assert!(missed.is_empty(), "not noticed: {missed:?}");
+}
