@@ -33,6 +33,7 @@ pub struct PostgresServer {
     dir: TempDir,
     port: u16,
     child: Option<Child>,
+    keeper: Option<Child>,
 }
 
 impl PostgresServer {
@@ -49,7 +50,7 @@ impl PostgresServer {
             let chown = std::os::unix::fs::chown(dir.path(), Some(uid), Some(gid));
             chown.map_err(|error| format!("{}: {error}", dir.path().display()))?;
         }
-        let mut server = Self { bin, account, dir, port: 0, child: None };
+        let mut server = Self { bin, account, dir, port: 0, child: None, keeper: None };
         let mut initdb = server.command("initdb");
         initdb.args(["-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"]).arg(server.data());
         let made = initdb.output().map_err(|error| format!("initdb: {error}"))?;
@@ -84,6 +85,7 @@ impl PostgresServer {
 
     fn signal_and_wait(&mut self, signal: &str) -> Result<(), String> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
+        self.end_keeper();
         let sent = Command::new("kill").args([signal, &child.id().to_string()]).status();
         sent.map_err(|error| format!("kill: {error}"))?;
         let started = Instant::now();
@@ -121,6 +123,7 @@ impl PostgresServer {
             let mut ready = self.command("pg_isready");
             ready.args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()]);
             if ready.status().is_ok_and(|status| status.success()) {
+                self.keeper = Some(self.keep(child.id())?);
                 self.child = Some(child);
                 return Ok(());
             }
@@ -132,6 +135,29 @@ impl PostgresServer {
                 return Err(format!("postgres does not start: {ended:?}\n{log}"));
             }
             std::thread::sleep(Duration::from_millis(30));
+        }
+    }
+
+    /// Stops the server and clears up when this process is gone, however it ended: it waits for the end of a pipe that only
+    /// this process holds. A test may keep its server in a static, or be killed.
+    fn keep(&self, server: u32) -> Result<Child, String> {
+        use std::os::unix::process::CommandExt as _;
+        const KEEP: &str = r#"read -r _
+            kill -QUIT "$1" || exit
+            for _ in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$1" && sleep 1 || break; done
+            rm -rf "$2""#;
+        let mut keeper = Command::new("sh");
+        keeper.args(["-c", KEEP, "keeper", &server.to_string()]).arg(self.dir.path());
+        // Not in our group: what is sent to all of it must not end the keeper first.
+        keeper.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        keeper.spawn().map_err(|error| format!("sh: {error}"))
+    }
+
+    /// The server's number may be another's soon.
+    fn end_keeper(&mut self) {
+        if let Some(mut keeper) = self.keeper.take() {
+            let _ = keeper.kill();
+            let _ = keeper.wait();
         }
     }
 
@@ -152,12 +178,18 @@ impl PostgresServer {
 
 impl Drop for PostgresServer {
     fn drop(&mut self) {
+        self.end_keeper();
         if let Some(child) = &mut self.child {
             // Its processes notice that their parent is gone.
             let _ = child.kill();
             let _ = child.wait();
         }
     }
+}
+
+/// Whether the machine has a PostgreSQL server.
+pub fn is_installed() -> bool {
+    bin_dir().is_ok()
 }
 
 /// Where `postgres` and `initdb` are.

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::contracts;
-use crate::postgres::{PostgresServer, URL_VAR};
+use crate::postgres::{self, PostgresServer, URL_VAR};
 use crate::sim;
 use crate::steps::{Done, Harness, Steps, run_tests, say};
 use crate::tools::{ANVIL_VAR, LocalChain, anvil, repo_root, run, run_node};
@@ -16,7 +16,7 @@ use crate::tools::{ANVIL_VAR, LocalChain, anvil, repo_root, run, run_node};
 /// Check everything: form, lints, documentation, dependencies, contracts, tests, a short load.
 ///
 /// Goes on after a failure, sums up, and ends with a line `N passed, N failed`. Works on a fresh clone: it installs
-/// what it needs (npm packages by lock file, cargo-deny, the wasm32 target).
+/// what it needs (npm packages by lock file, cargo-deny, the wasm32 target, PostgreSQL).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only steps whose name contains one of these.
@@ -81,7 +81,17 @@ fn tests() -> Result<Done> {
     };
     let mut command = cargo(args);
     // One for all: each test has a schema of its own.
-    let postgres = PostgresServer::start();
+    let postgres = PostgresServer::start().or_else(|missing| {
+        if postgres::is_installed() {
+            return Err(missing);
+        }
+        let _ = say("installing PostgreSQL");
+        let _ = Command::new("apt-get").args(["update", "-q"]).stdout(Stdio::null()).status();
+        let mut install = Command::new("apt-get");
+        install.args(["install", "-y", "-q", "--no-install-recommends", "postgresql"]).stdout(Stdio::null());
+        let _ = install.env("DEBIAN_FRONTEND", "noninteractive").status();
+        PostgresServer::start()
+    });
     match &postgres {
         Ok(server) => {
             command.env(URL_VAR, server.url());
