@@ -42,6 +42,16 @@ struct Account {
     spent: U256,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Reservation {
+    tenant: String,
+    chain_id: u64,
+    period: Timestamp,
+    wei: U256,
+    /// It belongs to a request, not only to submissions that are under way.
+    is_accepted: bool,
+}
+
 /// What every tenant has reserved and spent, per chain.
 ///
 /// **Invariant I8:** at every moment `reserved + spent ≤ limit` for every period, because `reserve` checks it and
@@ -49,7 +59,7 @@ struct Account {
 #[derive(Debug, Clone, Default)]
 pub struct BudgetBook {
     accounts: BTreeMap<(String, u64), Account>,
-    reservations: BTreeMap<RequestId, (String, u64, Timestamp, U256)>,
+    reservations: BTreeMap<RequestId, Reservation>,
     /// Further submissions of the same request that are under way: only the last one may give the reservation back.
     repeated: BTreeMap<RequestId, u32>,
 }
@@ -69,7 +79,8 @@ impl BudgetBook {
 
     /// Puts back the reservation of a live request, without checking the limit (it was checked at acceptance).
     pub fn restore_reserved(&mut self, id: RequestId, tenant: &str, chain_id: u64, period: Timestamp, wei: U256) {
-        if self.reservations.insert(id, (tenant.to_owned(), chain_id, period, wei)).is_none() {
+        let reservation = Reservation { tenant: tenant.to_owned(), chain_id, period, wei, is_accepted: true };
+        if self.reservations.insert(id, reservation).is_none() {
             let account = self.accounts.entry((tenant.to_owned(), chain_id)).or_default();
             if account.period <= period {
                 if account.period < period {
@@ -82,7 +93,8 @@ impl BudgetBook {
 
     /// Reserves `wei` of `budget` for request `id`.
     ///
-    /// Reserving again for the same id takes nothing twice, and needs a [`Self::release`] of its own.
+    /// Reserving again for the same id takes nothing twice, and needs a [`Self::release`] of its own. Of two submissions that
+    /// are both under way the dearer may become the request, so the larger amount is held.
     ///
     /// # Errors
     /// [`BudgetError`] if less than `wei` is left in the period of `now`; nothing is reserved then.
@@ -95,7 +107,20 @@ impl BudgetBook {
         wei: U256,
         now: Timestamp,
     ) -> Result<(), BudgetError> {
-        if self.reservations.contains_key(&id) {
+        if let Some(held) = self.reservations.get_mut(&id) {
+            let more = if held.is_accepted { U256::ZERO } else { wei.saturating_sub(held.wei) };
+            if !more.is_zero()
+                && let Some(account) = self.accounts.get_mut(&(held.tenant.clone(), held.chain_id))
+                && account.period == held.period
+            {
+                let available = budget.limit_wei.saturating_sub(account.reserved).saturating_sub(account.spent);
+                if more > available {
+                    let available_wei = available.saturating_add(held.wei);
+                    return Err(BudgetError { needed_wei: wei, available_wei, limit_wei: budget.limit_wei });
+                }
+                account.reserved += more;
+                held.wei = wei;
+            }
             *self.repeated.entry(id).or_default() += 1;
             return Ok(());
         }
@@ -111,8 +136,16 @@ impl BudgetBook {
             return Err(BudgetError { needed_wei: wei, available_wei: available, limit_wei: budget.limit_wei });
         }
         account.reserved += wei;
-        self.reservations.insert(id, (tenant.to_owned(), chain_id, period, wei));
+        let reservation = Reservation { tenant: tenant.to_owned(), chain_id, period, wei, is_accepted: false };
+        self.reservations.insert(id, reservation);
         Ok(())
+    }
+
+    /// A submission of `id` became a request: what others quote for it does not count any more.
+    pub fn accept(&mut self, id: RequestId) {
+        if let Some(held) = self.reservations.get_mut(&id) {
+            held.is_accepted = true;
+        }
     }
 
     /// A submission of `id` did not become a request, or was one already. The reservation goes with the last that holds it.
@@ -130,7 +163,7 @@ impl BudgetBook {
     /// that the limit errs on the safe side; the caller reports it.
     pub fn settle(&mut self, id: RequestId, cost_wei: U256) -> Option<U256> {
         self.repeated.remove(&id);
-        let (tenant, chain_id, period, reserved) = self.reservations.remove(&id)?;
+        let Reservation { tenant, chain_id, period, wei: reserved, .. } = self.reservations.remove(&id)?;
         if let Some(account) = self.accounts.get_mut(&(tenant, chain_id))
             && account.period == period
         {
@@ -175,6 +208,30 @@ mod tests {
         assert_eq!(book.settle(id(1), U256::from(10)), None);
         book.reserve(id(2), "a", 1, &budget, U256::from(90), now).unwrap();
         assert_eq!(book.totals("a", 1), (U256::from(90), U256::from(10)));
+    }
+
+    /// Two submissions of one request at once, quoted at different prices: whichever becomes the request is covered.
+    #[test]
+    fn the_dearer_of_two_quotes_is_held() {
+        let budget = Budget { limit_wei: U256::from(100), period: Duration::ZERO };
+        let (mut book, now) = (BudgetBook::new(), Timestamp(5));
+        book.reserve(id(1), "a", 1, &budget, U256::from(40), now).unwrap();
+        book.reserve(id(1), "a", 1, &budget, U256::from(60), now).unwrap();
+        assert_eq!(book.totals("a", 1).0, U256::from(60));
+        let error = book.reserve(id(1), "a", 1, &budget, U256::from(101), now).unwrap_err();
+        assert_eq!(error.available_wei, U256::from(100));
+        assert_eq!(
+            book.reserve(id(2), "a", 1, &budget, U256::from(41), now).unwrap_err().available_wei,
+            U256::from(40)
+        );
+        // The cheaper one met a full disk, the dearer one is accepted; later repetitions are answered, whatever they quote.
+        book.release(id(1));
+        book.accept(id(1));
+        book.reserve(id(1), "a", 1, &budget, U256::from(500), now).unwrap();
+        book.release(id(1));
+        assert_eq!(book.totals("a", 1).0, U256::from(60));
+        assert_eq!(book.settle(id(1), U256::from(7)), Some(U256::from(60)));
+        assert_eq!(book.totals("a", 1), (U256::ZERO, U256::from(7)));
     }
 
     /// Two submissions of one request at once, and the first meets a full disk: the second keeps the reservation.

@@ -465,6 +465,7 @@ impl Admission {
         let id = item.request.id();
         match outcome.into_inner() {
             WriteOutcome::Accept(AcceptOutcome::Accepted { seq, .. }) => {
+                self.tenants.accepted(tenant, id);
                 metrics::counter!("slackwater_requests_accepted_total").increment(1);
                 accepted.entry(item.chain.spec.chain_id).or_default().push(QueuedRequest {
                     request: item.request.clone(),

@@ -101,6 +101,13 @@ impl Tenants {
         }
     }
 
+    /// A reservation became a request's.
+    pub(super) fn accepted(&self, tenant: &Tenant, id: RequestId) {
+        if tenant.policy.budget.is_some() && !self.is_shared {
+            self.book().accept(id);
+        }
+    }
+
     /// Gives a reservation back that did not become a request.
     pub(super) fn release(&self, tenant: &Tenant, id: RequestId) {
         if tenant.policy.budget.is_some() && !self.is_shared {
