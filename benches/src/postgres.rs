@@ -12,11 +12,11 @@ use std::{
 
 use tempfile::TempDir;
 
-/// Names the directory with `postgres` and `initdb`, instead of the newest under `/usr/lib/postgresql`, or of `PATH`.
-pub const BIN_VAR: &str = "SLACKWATER_POSTGRES_BIN";
+/// Names the directory with `postgres` and `initdb` (without our prefix: that is for configuration keys), instead of the newest under `/usr/lib/postgresql`, or of `PATH`.
+pub const BIN_VAR: &str = "TEST_POSTGRES_BIN";
 
 /// Names a running server to use, instead of starting one: `postgres://…/database`, where schemas may be created.
-pub const URL_VAR: &str = "SLACKWATER_TEST_POSTGRES";
+pub const URL_VAR: &str = "TEST_POSTGRES_URL";
 
 /// How long anything that the server does may take.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -613,10 +613,8 @@ impl ChainService {
         }
         let successors = self.queue.successors(id);
         let written = self.end(now, &[(id, Reason::CancelledByOwner)], Status::Cancelled, None);
-        self.tasks.spawn(async move {
-            let _ = written.await;
-            Done::Cancelled { id, reply }
-        });
+        // Without a durable end there is no answer: the caller learns that the relay stopped.
+        self.tasks.spawn(async move { if written.await { Done::Cancelled { id, reply } } else { Done::Noted } });
         self.end_waiting(now, &successors, Status::Rejected, Reason::PredecessorFailed, None);
     }
 
@@ -646,28 +644,48 @@ impl ChainService {
         let ended: Vec<_> = ids.iter().map(|id| (*id, reason)).collect();
         let written = self.end(now, &ended, to, detail);
         self.tasks.spawn(async move {
-            let _ = written.await;
+            written.await;
             Done::Noted
         });
     }
 
+    /// Ends waiting requests; says when that is durable, or that it never will be.
     fn end(
         &mut self,
         now: Timestamp,
         ended: &[(RequestId, Reason)],
         to: Status,
         detail: Option<&str>,
-    ) -> oneshot::Receiver<Vec<Tracked>> {
+    ) -> impl Future<Output = bool> + Send + use<> {
         let mut changes = Vec::with_capacity(ended.len());
+        let mut costs = Vec::with_capacity(ended.len());
         for (id, reason) in ended {
             let Some(entry) = self.queue.remove(*id, false) else { continue };
-            self.tenants.settled(&entry.tenant, *id, alloy_primitives::U256::ZERO);
+            costs.push((entry.tenant, *id, alloy_primitives::U256::ZERO));
             count_ended(to, Some(*reason), 1);
             let mut change = RequestChange::to(*id, to).because(*reason);
             change.detail = detail.map(str::to_owned);
             changes.push(change);
         }
-        self.write(vec![Write::Requests { changes, at: now }], Vec::new())
+        let written = self.write(vec![Write::Requests { changes, at: now }], Vec::new());
+        self.settled(written, costs)
+    }
+
+    /// Gives budgets back what ended requests did not spend, once their end is durable and not before: after a crash in
+    /// between they would be open again.
+    pub(super) fn settled(
+        &self,
+        written: oneshot::Receiver<Vec<Tracked>>,
+        costs: Vec<(Arc<str>, RequestId, alloy_primitives::U256)>,
+    ) -> impl Future<Output = bool> + Send + use<> {
+        let tenants = self.tenants.clone();
+        async move {
+            let is_durable = written.await.is_ok();
+            for (tenant, id, cost_wei) in costs.into_iter().filter(|_| is_durable) {
+                tenants.settled(&tenant, id, cost_wei);
+            }
+            is_durable
+        }
     }
 
     /// Hands writes to the journal, in order, without waiting.

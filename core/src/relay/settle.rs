@@ -114,6 +114,7 @@ impl ChainService {
         }
         let mut changes = Vec::with_capacity(outcomes.len());
         let mut decisions = Vec::new();
+        let mut costs_wei = Vec::new();
         let mut back = Vec::new();
         let mut failed: Vec<RequestId> = Vec::new();
         let mut ended: BTreeMap<(Status, Option<Reason>), u64> = BTreeMap::new();
@@ -170,7 +171,7 @@ impl ChainService {
                     failed.extend(self.queue.successors(request));
                 }
                 if let Some(entry) = self.queue.remove(request, is_consumed) {
-                    self.tenants.settled(&entry.tenant, request, change.cost_wei.unwrap_or(U256::ZERO));
+                    costs_wei.push((entry.tenant, request, change.cost_wei.unwrap_or(U256::ZERO)));
                 }
             }
             changes.push(change);
@@ -194,7 +195,12 @@ impl ChainService {
             changes,
             at: now,
         };
-        self.note(vec![write], decisions);
+        let written = self.write(vec![write], decisions);
+        let settled = self.settled(written, costs_wei);
+        self.tasks.spawn(async move {
+            settled.await;
+            Done::Noted
+        });
         for ((forwarder, signer), nonce) in nonces {
             self.learn_nonce(*forwarder, *signer, *nonce);
         }
