@@ -25,28 +25,23 @@ pub(crate) struct Args {
 /// Crates that are shipped, with their folders.
 const SHIPPED: [(&str, &str); 2] = [("slackwater-relayer", "relayer-bin"), ("slackwater", "core")];
 
+/// File that the tool writes, without its extension.
+const NAME: &str = "slackwater-sbom";
+
 /// Runs `cargo xtask sbom`.
 pub(crate) fn write(args: &Args) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(|| target_dir().join("sbom"));
     fs::create_dir_all(&out)?;
     let tool = cyclonedx()?;
-    for (name, folder) in SHIPPED {
-        // The tool writes beside the manifest.
-        let mut sbom = Command::new(&tool);
-        sbom.args([
-            "cyclonedx",
-            "--format",
-            "json",
-            "--describe",
-            "crate",
-            "--override-filename",
-            "sbom",
-            "--manifest-path",
-        ]);
-        run(sbom.arg(repo_root().join(folder).join("Cargo.toml")).current_dir(repo_root()))?;
-        let written = repo_root().join(folder).join("sbom.json");
-        let text = fs::read_to_string(&written)?;
+    let mut sbom = Command::new(&tool);
+    sbom.args(["cyclonedx", "--format", "json", "--override-filename", NAME, "--manifest-path"]);
+    run(sbom.arg(repo_root().join("Cargo.toml")).current_dir(repo_root()))?;
+    // The tool writes beside each member's manifest.
+    for folder in members()? {
+        let written = folder.join(format!("{NAME}.json"));
+        let Ok(text) = fs::read_to_string(&written) else { continue };
         fs::remove_file(&written)?;
+        let Some((name, _)) = SHIPPED.iter().find(|(_, shipped)| folder == repo_root().join(shipped)) else { continue };
         let parsed: serde_json::Value = serde_json::from_str(&text)?;
         let parts = parsed["components"].as_array().map_or(0, Vec::len);
         ensure!(parts > 0, "the bill of {name} is empty");
@@ -55,6 +50,16 @@ pub(crate) fn write(args: &Args) -> Result<()> {
         say(&format!("{}: {parts} components", path.display()))?;
     }
     Ok(())
+}
+
+/// Folders of the workspace's members.
+fn members() -> Result<Vec<PathBuf>> {
+    let answer = cargo(&["metadata", "--no-deps", "--format-version", "1", "--locked"]).output()?;
+    ensure!(answer.status.success(), "cargo metadata failed: {}", answer.status);
+    let metadata: serde_json::Value = serde_json::from_slice(&answer.stdout)?;
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let manifests = packages.filter_map(|package| package["manifest_path"].as_str());
+    Ok(manifests.filter_map(|manifest| Some(PathBuf::from(manifest).parent()?.to_path_buf())).collect())
 }
 
 fn cyclonedx() -> Result<PathBuf> {
