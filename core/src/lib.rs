@@ -49,6 +49,10 @@ pub mod forecast;
 pub mod lane;
 pub mod market;
 pub mod policy;
+#[cfg(not(feature = "simulation"))]
+#[expect(unreachable_pub, reason = "the simulator sees it")]
+mod protection;
+#[cfg(feature = "simulation")]
 pub mod protection;
 pub mod provenance;
 pub mod request;

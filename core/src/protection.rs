@@ -6,12 +6,15 @@
 #[non_exhaustive]
 #[repr(u8)]
 pub enum Protection {
-    /// Nothing is broadcast before its bytes are durable (I2).
+    /// Nothing is broadcast before its bytes are durable (I2). Without the switch the types see to it.
+    #[cfg(feature = "simulation")]
     PersistFirst,
     /// The receipts of every attempt are asked for, not only of the newest (I3).
     PollEveryAttempt,
     /// What is terminal is read from a majority of the nodes (I3).
     ReadQuorum,
+    /// A node's word about a block is final only if that block is final for the node itself (I9).
+    OwnFinality,
     /// An inclusion whose block is gone is taken back (I9).
     ReorgFallback,
     /// Members of a lost nonce go back to the queue at finality only (I3).
@@ -42,10 +45,12 @@ pub enum Protection {
 
 impl Protection {
     /// Every protection.
-    pub const ALL: [Self; 16] = [
+    #[cfg(feature = "simulation")]
+    pub const ALL: [Self; 17] = [
         Self::PersistFirst,
         Self::PollEveryAttempt,
         Self::ReadQuorum,
+        Self::OwnFinality,
         Self::ReorgFallback,
         Self::LostAtFinality,
         Self::SettleAtFinality,

@@ -138,6 +138,7 @@ impl World {
             ));
         }
         let place = (tx.sender, tx.nonce);
+        let is_new = !self.checker.payloads.contains_key(&place);
         let said = self.checker.payloads.entry(place).or_insert_with(|| (tx.to, tx.data.clone()));
         if *said != (tx.to, tx.data.clone()) {
             return self.violate(format!("I3: nonce={} carries two payloads", tx.nonce));
@@ -170,7 +171,7 @@ impl World {
         // I4: no new batch under a nonce that is used for good, where every node tells the truth at once.
         let faults = &self.plan.faults;
         let is_plain = faults.lag + faults.lies + faults.slow + faults.late + faults.errors == 0 && faults.outages == 0;
-        if is_plain && !self.known.contains_key(&tx.hash) && settled.state.nonce(tx.sender) > tx.nonce {
+        if is_plain && is_new && settled.state.nonce(tx.sender) > tx.nonce {
             self.violate(format!("I4: a payload is sent under nonce={}, which is used for good", tx.nonce));
         }
         // I4: what is below is used, or ours.
@@ -256,7 +257,9 @@ impl World {
             }
             let now = self.now();
             let since = self.checker.since.insert(id, now).unwrap_or(now);
-            if event.status == Status::Expired && self.plan.is_strict {
+            // In a transaction it is the chain that keeps it waiting.
+            let was_waiting = before.is_some_and(|(status, _)| status == Status::Queued);
+            if event.status == Status::Expired && was_waiting && self.plan.is_strict {
                 self.check_starved(id, op, now - since);
             }
         }
@@ -280,7 +283,9 @@ impl World {
         const PATIENCE_BLOCKS: u64 = 14;
         let Some((_, user, nonce)) = self.store.request(id).and_then(|record| record.sequence) else { return };
         let head = self.head.clone();
-        let free = head.back().take_while(|block| block.state.user(user) == nonce).count() as u64;
+        let is_payable = |block: &Arc<Block>| block.base_fee <= CEILING / 2;
+        let is_free = |block: &&Arc<Block>| block.state.user(user) == nonce && is_payable(block);
+        let free = head.back().take_while(is_free).count() as u64;
         if free > PATIENCE_BLOCKS && waited_ms > PATIENCE_BLOCKS * self.spec.block_time_ms {
             self.violate(format!("op #{op} expired although its forwarder nonce {nonce} was free for {free} blocks"));
         }

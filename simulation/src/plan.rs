@@ -176,6 +176,8 @@ pub struct Plan {
     pub skew_s: i64,
     /// Forecasts decide when to send.
     pub has_forecast: bool,
+    /// All nodes but one are so many ms behind at most; 0 for none.
+    pub behind_ms: u64,
     /// Nothing keeps a request from being sent: what expires although it could have been executed has starved.
     pub is_strict: bool,
 }
@@ -209,6 +211,7 @@ impl Plan {
             bump_after: rng.within(1, 3),
             skew_s: 0,
             has_forecast: false,
+            behind_ms: 0,
             is_strict: false,
         }
     }

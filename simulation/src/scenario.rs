@@ -26,6 +26,8 @@ pub enum Scenario {
     Reorg,
     /// S6: a reorg takes back what somebody else did with a user's nonce.
     TakenBack,
+    /// S6: most nodes are still on the branch that a reorg has replaced.
+    Behind,
     /// S7: deadlines and withdrawals race with sending.
     Deadline,
     /// S8: poison in a batch.
@@ -38,7 +40,7 @@ pub enum Scenario {
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Random,
         Self::Crash,
         Self::OldAttempt,
@@ -47,6 +49,7 @@ impl Scenario {
         Self::Replacement,
         Self::Reorg,
         Self::TakenBack,
+        Self::Behind,
         Self::Deadline,
         Self::Poison,
         Self::Funds,
@@ -146,6 +149,13 @@ impl Scenario {
                 plan.slack_ms = 25_000..40_000;
                 plan.is_strict = true;
                 plan.faults = Faults { foreign_spends: rng.within(2, 6), takes_back_spends: true, ..plan.faults };
+            }
+            Self::Behind => {
+                plan.nodes = 3;
+                plan.finality = rng.within(3, 5);
+                plan.behind_ms = (plan.finality + 3) * 1_000;
+                plan.slack_ms = 15_000..40_000;
+                plan.faults = Faults { lies: 500, reorgs: rng.within(6, 16), any_attempt: 300, ..plan.faults };
             }
             Self::Deadline => {
                 plan.skew_s = i64::try_from(rng.below(5)).unwrap_or(0) - 2;

@@ -208,6 +208,11 @@ impl World {
         if world.nodes.iter().filter(|node| node.is_liar).count() * 2 >= world.nodes.len() {
             world.nodes.iter_mut().for_each(|node| node.is_liar = false);
         }
+        // A liar is among the first.
+        let behind = if world.plan.behind_ms > 0 { world.nodes.len() - 1 } else { 0 };
+        for node in world.nodes.iter_mut().take(behind) {
+            node.lag_ms = world.rng.within(0, world.plan.behind_ms);
+        }
         // Which of the nodes lies is chance.
         let turn = world.rng.below(world.nodes.len() as u64) as usize;
         world.nodes.rotate_left(turn);

@@ -441,8 +441,7 @@ impl Admission {
         }
         for (chain_id, (chain, signers)) in doubtful {
             let signers: Vec<_> = signers.into_iter().collect();
-            let block = serde_json::json!("latest");
-            let lookup = agreed_nonces(&chain.pool, &signers, chain.has_multicall, &block);
+            let lookup = agreed_nonces(&chain.pool, &signers, chain.has_multicall, None);
             let Ok(nonces) = tokio::time::timeout(chain.tuning.nonce_lookup, lookup).await else { continue };
             for (signer, nonce) in signers.into_iter().zip(nonces) {
                 let Some(AgreedNonce { at_most, .. }) = nonce else { continue };

@@ -504,9 +504,8 @@ impl ChainService {
         let shared = self.shared.clone();
         self.tasks.spawn(async move {
             let (pool, has_multicall) = (&shared.pool, shared.has_multicall);
-            let (block, head) = (serde_json::json!(alloy_primitives::U64::from(block)), serde_json::json!("latest"));
-            let settled = agreed_nonces(pool, &signers, has_multicall, &block);
-            let latest = agreed_nonces(pool, &signers, has_multicall, &head);
+            let settled = agreed_nonces(pool, &signers, has_multicall, Some(block));
+            let latest = agreed_nonces(pool, &signers, has_multicall, None);
             let (settled, latest) = tokio::join!(settled, latest);
             let found = signers.into_iter().zip(settled.into_iter().zip(latest)).map(|(signer, (settled, latest))| {
                 (signer, settled.map(|nonce| nonce.at_least), latest.map(|nonce| nonce.at_most))

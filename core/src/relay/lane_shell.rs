@@ -133,8 +133,8 @@ impl ChainService {
                 let sender = self.lanes[index].machine.id().sender;
                 let last = self.head.and_then(|head| head.final_block);
                 self.tasks.spawn(async move {
-                    let (found, mut is_complete) = receipts::find(&pool, &hashes, purpose).await;
-                    let mut purpose = purpose;
+                    let found = receipts::find(&pool, &hashes, purpose, last).await;
+                    let (found, mut is_complete, mut purpose) = (found.receipt, found.is_complete, found.purpose);
                     if found.is_none()
                         && is_complete
                         && purpose == PollPurpose::Finality

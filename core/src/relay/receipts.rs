@@ -76,55 +76,69 @@ pub(super) fn read_any(input: &[u8]) -> bool {
     receipt.map(|receipt| receipt.into_receipt().map(|receipt| receipt.cost_wei())).is_some()
 }
 
-/// Looks for a receipt of any of `hashes`. The flag says whether absence (or, for finality, the answer) can be relied on.
-pub(super) async fn find(pool: &RpcPool, hashes: &[B256], purpose: PollPurpose) -> (Option<Box<TxReceipt>>, bool) {
-    match purpose {
-        _ if purpose == PollPurpose::Inclusion || !Protection::ReadQuorum.is_on() => {
-            let mut is_complete = true;
-            for hash in hashes {
-                match pool.call::<Option<RpcReceipt>>("eth_getTransactionReceipt", json!([hash])).await {
-                    Ok(Some(receipt)) if receipt.transaction_hash == *hash => {
-                        if let Some(receipt) = receipt.into_receipt() {
-                            return (Some(Box::new(receipt)), true);
-                        }
-                    }
-                    Ok(None) => {}
-                    Ok(Some(_)) | Err(_) => is_complete = false,
+/// What the nodes know of a nonce's attempts.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) receipt: Option<Box<TxReceipt>>,
+    /// Absence can be relied on.
+    pub(super) is_complete: bool,
+    /// What the answer is good for: a receipt above the final block shows an inclusion, whatever was asked.
+    pub(super) purpose: PollPurpose,
+}
+
+/// Looks for a receipt of any of `hashes`: at one node for a first look, else at those for which `last`, the final block, is
+/// final too.
+pub(super) async fn find(pool: &RpcPool, hashes: &[B256], purpose: PollPurpose, last: Option<u64>) -> Found {
+    match (purpose, last) {
+        (PollPurpose::Finality, None) => Found { receipt: None, is_complete: false, purpose },
+        (PollPurpose::Finality, Some(last)) => find_settled(pool, hashes, last).await,
+        (PollPurpose::Inclusion, _) => find_any(pool, hashes).await,
+    }
+}
+
+async fn find_any(pool: &RpcPool, hashes: &[B256]) -> Found {
+    let mut found = Found { receipt: None, is_complete: true, purpose: PollPurpose::Inclusion };
+    for hash in hashes {
+        match pool.call::<Option<RpcReceipt>>("eth_getTransactionReceipt", json!([hash])).await {
+            Ok(Some(receipt)) if receipt.transaction_hash == *hash => {
+                if let Some(receipt) = receipt.into_receipt() {
+                    return Found { receipt: Some(Box::new(receipt)), is_complete: true, ..found };
                 }
             }
-            (None, is_complete)
-        }
-        _ => {
-            let mut is_complete = true;
-            for hash in hashes {
-                let answers: Option<Vec<Option<RpcReceipt>>> =
-                    pool.call_quorum("eth_getTransactionReceipt", json!([hash])).await;
-                let Some(answers) = answers else {
-                    is_complete = false;
-                    continue;
-                };
-                let asked = pool.len();
-                let mut votes: Vec<(usize, TxReceipt)> = Vec::new();
-                let mut absent = 0;
-                for answer in answers {
-                    let receipt =
-                        answer.filter(|receipt| receipt.transaction_hash == *hash).and_then(RpcReceipt::into_receipt);
-                    match receipt {
-                        Some(receipt) => match votes.iter_mut().find(|(_, other)| says_the_same(other, &receipt)) {
-                            Some((count, _)) => *count += 1,
-                            None => votes.push((1, receipt)),
-                        },
-                        None => absent += 1,
-                    }
-                }
-                if let Some((_, receipt)) = votes.into_iter().find(|(count, _)| count * 2 > asked) {
-                    return (Some(Box::new(receipt)), true);
-                }
-                is_complete &= absent * 2 > asked;
-            }
-            (None, is_complete)
+            Ok(None) => {}
+            Ok(Some(_)) | Err(_) => found.is_complete = false,
         }
     }
+    found
+}
+
+/// **Invariant I9:** a majority of all nodes must tell the same, and only those count for which `last` is final.
+async fn find_settled(pool: &RpcPool, hashes: &[B256], last: u64) -> Found {
+    let mut found = Found { receipt: None, is_complete: true, purpose: PollPurpose::Finality };
+    for hash in hashes {
+        let answers: Vec<Option<RpcReceipt>> =
+            pool.call_settled("eth_getTransactionReceipt", json!([hash]), last).await;
+        let mut votes: Vec<(usize, TxReceipt)> = Vec::new();
+        let mut absent = 0;
+        for answer in answers {
+            let receipt = answer.filter(|receipt| receipt.transaction_hash == *hash).and_then(RpcReceipt::into_receipt);
+            match receipt {
+                Some(receipt) => match votes.iter_mut().find(|(_, other)| says_the_same(other, &receipt)) {
+                    Some((count, _)) => *count += 1,
+                    None => votes.push((1, receipt)),
+                },
+                None => absent += 1,
+            }
+        }
+        if let Some((_, receipt)) = votes.into_iter().find(|(count, _)| pool.is_majority(*count)) {
+            if receipt.block_number > last && Protection::SettleAtFinality.is_on() {
+                found.purpose = PollPurpose::Inclusion;
+            }
+            return Found { receipt: Some(Box::new(receipt)), is_complete: true, ..found };
+        }
+        found.is_complete &= pool.is_majority(absent);
+    }
+    found
 }
 
 /// Whether two nodes tell the same about a transaction. Fees beyond gas are left out: not every node names them.

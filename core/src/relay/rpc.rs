@@ -143,6 +143,8 @@ impl RpcError {
 #[derive(Debug, Default)]
 struct Health {
     head: Option<u64>,
+    /// Newest block that is final for this node, by its own last word.
+    final_block: Option<u64>,
     last_error: Option<String>,
     failures_in_a_row: u64,
     latency_us: u64,
@@ -506,13 +508,41 @@ impl RpcPool {
         self.nodes.iter().map(|node| node.endpoint.name.clone()).collect()
     }
 
-    /// Answers of a majority of the nodes, or `None` if fewer answered.
-    pub async fn call_quorum<T: DeserializeOwned>(&self, method: &'static str, params: Value) -> Option<Vec<T>> {
+    /// Asks the nodes for which `block` is final, by their own last word ([`Self::note_final`]), and returns what they answer.
+    ///
+    /// **Invariant I9:** what another node says about that block may belong to a branch that a reorg has replaced, however
+    /// many others have it as final.
+    pub(super) async fn call_settled<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        params: Value,
+        block: u64,
+    ) -> Vec<T> {
         if !Protection::ReadQuorum.is_on() {
-            return self.call(method, params).await.ok().map(|answer| vec![answer]);
+            return self.call(method, params).await.ok().into_iter().collect();
         }
-        let answers: Vec<T> = self.call_all(method, params).await.into_iter().flatten().collect();
-        (answers.len() * 2 > self.nodes.len()).then_some(answers)
+        let is_settled = |node: &&Node| {
+            node.health().final_block.is_some_and(|last| last >= block) || !Protection::OwnFinality.is_on()
+        };
+        let nodes = self.nodes.iter().filter(is_settled);
+        let answers = join_all(nodes.map(|node| node.call(method, &params, self.timeout))).await;
+        answers.into_iter().flatten().collect()
+    }
+
+    /// Whether so many nodes are a majority.
+    pub(super) fn is_majority(&self, count: usize) -> bool {
+        let all = if Protection::ReadQuorum.is_on() { self.nodes.len() } else { 1 };
+        count * 2 > all
+    }
+
+    /// What is final for each node, in the order of the endpoints, as it said just now. `None` where it said nothing: its last
+    /// word stands, since what is final stays so.
+    pub(super) fn note_final(&self, told: impl IntoIterator<Item = Option<u64>>) {
+        for (node, told) in self.nodes.iter().zip(told) {
+            if told.is_some() {
+                node.health().final_block = told;
+            }
+        }
     }
 
     /// The highest value that a majority of the nodes reaches, `None` if fewer answered: one node alone raises it not.

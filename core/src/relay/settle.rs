@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use alloy_primitives::{Address, U64, U256};
+use alloy_primitives::{Address, U256};
 
 use super::{
     chain_service::{ChainService, Done, batch_hash, count_ended},
@@ -58,14 +58,11 @@ impl ChainService {
             return;
         }
         let shared = self.shared.clone();
-        let block = self
-            .head
-            .and_then(|head| head.final_block)
-            .map_or_else(|| serde_json::json!("latest"), |block| serde_json::json!(U64::from(block)));
+        let block = self.head.and_then(|head| head.final_block);
         self.tasks.spawn(async move {
             // Without a majority's answer nothing can be said about them, so ask until there is one.
             let nonces = loop {
-                let nonces = agreed_nonces(&shared.pool, &untouched, shared.has_multicall, &block).await;
+                let nonces = agreed_nonces(&shared.pool, &untouched, shared.has_multicall, block).await;
                 if nonces.iter().all(Option::is_some) {
                     break nonces;
                 }

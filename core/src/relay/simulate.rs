@@ -195,28 +195,34 @@ pub(super) struct AgreedNonce {
     pub(super) at_most: u64,
 }
 
-/// The forwarder's nonces of many signers at `block`, in order, by a majority: what a statement for good needs (I9). `None`
-/// where fewer answered.
+/// The forwarder's nonces of many signers, in order, by a majority: what a statement for good needs (I9). `None` where fewer
+/// answered.
+///
+/// At the final block `settled`, as those nodes see it for which it is final; without one, at each node's head.
 pub(super) async fn agreed_nonces(
     pool: &RpcPool,
     signers: &[(Address, Address)],
     has_multicall: bool,
-    block: &serde_json::Value,
+    settled: Option<u64>,
 ) -> Vec<Option<AgreedNonce>> {
     let mut told: Vec<Vec<u64>> = vec![Vec::new(); signers.len()];
     let mut note = |place: usize, nonce: Option<u64>| told[place].extend(nonce);
+    let ask = async |to: Address, input: Bytes| -> Vec<Bytes> {
+        let call = json!({ "to": to, "input": input });
+        match settled {
+            Some(block) => pool.call_settled("eth_call", json!([call, U64::from(block)]), block).await,
+            None => pool.call_all("eth_call", json!([call, "latest"])).await.into_iter().flatten().collect(),
+        }
+    };
     if has_multicall && signers.len() > 1 {
-        let params = json!([{ "to": multicall3::ADDRESS, "input": nonces_input(signers) }, block]);
-        for output in pool.call_all::<Bytes>("eth_call", params).await.into_iter().flatten() {
+        for output in ask(multicall3::ADDRESS, nonces_input(signers)).await {
             for (place, nonce) in nonces_output(&output, signers.len()).into_iter().flatten().enumerate() {
                 note(place, nonce);
             }
         }
     } else {
         for (place, (forwarder, signer)) in signers.iter().enumerate() {
-            let input: Bytes = forwarder::noncesCall { owner: *signer }.abi_encode().into();
-            let params = json!([{ "to": forwarder, "input": input }, block]);
-            for output in pool.call_all::<Bytes>("eth_call", params).await.into_iter().flatten() {
+            for output in ask(*forwarder, forwarder::noncesCall { owner: *signer }.abi_encode().into()).await {
                 note(place, word(&output));
             }
         }

@@ -50,10 +50,10 @@ pub(super) async fn find(pool: &RpcPool, sender: Address, nonce: u64, last: u64)
         Search::Nowhere => return Spender::Nobody,
     };
     let Some(number) = number else { return Spender::Unknown };
-    let blocks = pool.call_all::<Option<Block>>("eth_getBlockByNumber", json!([U64::from(number), true])).await;
-    let used: Vec<B256> =
-        blocks.into_iter().flatten().flatten().filter_map(|block| block.used(sender, nonce)).collect();
-    let agree = |hash: &B256| used.iter().filter(|other| *other == hash).count() * 2 > pool.len();
+    let blocks: Vec<Option<Block>> =
+        pool.call_settled("eth_getBlockByNumber", json!([U64::from(number), true]), last).await;
+    let used: Vec<B256> = blocks.into_iter().flatten().filter_map(|block| block.used(sender, nonce)).collect();
+    let agree = |hash: &B256| pool.is_majority(used.iter().filter(|other| *other == hash).count());
     used.iter().find(|hash| agree(hash)).map_or(Spender::Unknown, |hash| Spender::Known(*hash))
 }
 

@@ -196,22 +196,25 @@ impl Watcher {
         Ok(found)
     }
 
-    /// Newest final block in the eyes of a majority: one node that lies, or runs ahead, makes nothing final (I9).
+    /// Newest final block in the eyes of a majority: one node that lies, or runs ahead, makes nothing final (I9). Also notes what is
+    /// final for each node.
     async fn agreed_final(&self, head: u64) -> Option<u64> {
         let rule = &self.spec.finality;
-        let tagged = match rule.tag() {
-            Some(tag) => {
-                let told = self.pool.call_all::<Option<Header>>("eth_getBlockByNumber", json!([tag, false])).await;
-                self.pool.reached(told.into_iter().flatten().flatten().map(|header| header.number()).collect())
+        if let Some(tag) = rule.tag() {
+            let told = self.pool.call_all::<Option<Header>>("eth_getBlockByNumber", json!([tag, false])).await;
+            let told: Vec<Option<u64>> =
+                told.into_iter().map(|told| told.ok().flatten().map(|header| header.number())).collect();
+            let agreed = self.pool.reached(told.iter().copied().flatten().collect());
+            if agreed.is_some() {
+                self.pool.note_final(told);
+                return final_block(rule, head, agreed);
             }
-            None => None,
-        };
-        if tagged.is_some() {
-            return final_block(rule, head, tagged);
         }
         let told = self.pool.call_all::<U64>("eth_blockNumber", json!([])).await;
-        let reached = self.pool.reached(told.into_iter().flatten().collect())?;
-        final_block(rule, head.min(reached.to()), None)
+        let told: Vec<Option<u64>> = told.into_iter().map(|told| told.ok().map(|number| number.to())).collect();
+        let reached = self.pool.reached(told.iter().copied().flatten().collect())?;
+        self.pool.note_final(told.into_iter().map(|told| final_block(rule, told?, None)));
+        final_block(rule, head.min(reached), None)
     }
 
     async fn account(&self, sender: Address, final_block: Option<u64>) -> Account {
@@ -223,10 +226,12 @@ impl Watcher {
         };
         let balance = self.pool.call::<U256>("eth_getBalance", json!([sender, "latest"]));
         let finalized = async {
-            let params = json!([sender, U64::from(final_block?)]);
-            let answers: Option<Vec<U64>> = self.pool.call_quorum("eth_getTransactionCount", params).await;
+            let block = final_block?;
+            let params = json!([sender, U64::from(block)]);
+            let answers: Vec<U64> = self.pool.call_settled("eth_getTransactionCount", params, block).await;
             // The lowest of a majority: a consumed nonce must be seen by all of them.
-            answers?.into_iter().min().map(|nonce| nonce.to())
+            let is_agreed = self.pool.is_majority(answers.len());
+            answers.into_iter().min().filter(|_| is_agreed).map(|nonce| nonce.to())
         };
         let (latest, balance, final_nonce) = tokio::join!(latest, balance, finalized);
         Account { sender, latest_nonce: latest, final_nonce, balance: balance.ok() }

@@ -75,6 +75,12 @@ fn s6_a_user_nonce_is_taken_back() {
     happened(&holds(Scenario::TakenBack, 0..SEEDS), &["user nonce spent", "reorg", "finalized"]);
 }
 
+/// A branch that is gone settles nothing, however many nodes still show it.
+#[test]
+fn s6_most_nodes_are_behind() {
+    happened(&holds(Scenario::Behind, 0..SEEDS), &["lie", "reorg", "finalized"]);
+}
+
 #[test]
 fn s7_deadlines_and_withdrawals() {
     happened(&holds(Scenario::Deadline, 0..SEEDS), &["expired", "cancelled", "finalized", "timeout"]);
@@ -108,6 +114,7 @@ const fn scenario_of(protection: Protection) -> Scenario {
         Protection::ReadQuorum => Scenario::WrongReads,
         Protection::ReorgFallback | Protection::SettleAtFinality => Scenario::Reorg,
         Protection::LowerUserNonce => Scenario::TakenBack,
+        Protection::OwnFinality => Scenario::Behind,
         Protection::LostAtFinality | Protection::Reconcile => Scenario::NonceDrift,
         Protection::CeilReplacement | Protection::AmbiguityIsHeld => Scenario::Replacement,
         Protection::ReserveWorstCase | Protection::RestoreReservations => Scenario::Funds,
