@@ -10,6 +10,7 @@ mod postgres;
 mod sbom;
 mod sim;
 mod steps;
+mod supply;
 mod test;
 mod tools;
 

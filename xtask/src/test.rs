@@ -11,6 +11,7 @@ use crate::contracts;
 use crate::postgres::{self, PostgresServer, URL_VAR};
 use crate::sim;
 use crate::steps::{Done, Harness, Steps, run_tests, say};
+use crate::supply;
 use crate::tools::{ANVIL_VAR, LocalChain, anvil, repo_root, run, run_node};
 
 /// Check everything: form, lints, documentation, dependencies, contracts, tests, a short load.
@@ -67,8 +68,10 @@ pub(crate) fn run_all(args: Args) -> Result<()> {
     steps.run("load check", load)?;
     steps.run("demonstration", demo)?;
     steps.run("wasm32 build", wasm)?;
-    steps.run("licences and sources", deny)?;
-    steps.run("advisories", advisories)?;
+    steps.run("licences and sources", supply::deny)?;
+    steps.run("advisories", supply::advisories)?;
+    steps.run("npm packages", supply::npm_locks)?;
+    steps.run("npm advisories", supply::npm_advisories)?;
     steps.finish()
 }
 
@@ -197,41 +200,6 @@ fn has_std(target: &str) -> Result<bool> {
     let answer = Command::new(rustc).args(["--print", "target-libdir", "--target", target]).output()?;
     let dir = PathBuf::from(String::from_utf8(answer.stdout)?.trim());
     Ok(fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()))
-}
-
-/// Licences, banned crates and sources.
-fn deny() -> Result<Done> {
-    let deny = cargo_deny()?;
-    run(Command::new(deny).args(["--locked", "check", "licenses", "bans", "sources"]).current_dir(repo_root()))?;
-    Ok(Done::Passed)
-}
-
-/// Known vulnerabilities, where their database can be had.
-fn advisories() -> Result<Done> {
-    let deny = cargo_deny()?;
-    let fetched = Command::new(&deny).args(["fetch", "db"]).current_dir(repo_root()).output()?;
-    if !fetched.status.success() {
-        return Ok(Done::Skipped("the advisory database can't be fetched from here".to_owned()));
-    }
-    let mut check = Command::new(deny);
-    run(check.args(["--locked", "check", "--disable-fetch", "advisories"]).current_dir(repo_root()))?;
-    Ok(Done::Passed)
-}
-
-/// cargo-deny: the installed one, else one that is built into `target/tools` (minutes, once).
-fn cargo_deny() -> Result<PathBuf> {
-    let on_path = Command::new("cargo-deny").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if on_path.is_ok_and(|status| status.success()) {
-        return Ok(PathBuf::from("cargo-deny"));
-    }
-    let root = target_dir().join("tools");
-    let program = root.join("bin").join(format!("cargo-deny{}", env::consts::EXE_SUFFIX));
-    if !program.is_file() {
-        say("installing cargo-deny, which takes some minutes")?;
-        // Without optimisation: it builds in half the time and runs for a second.
-        run(cargo(&["install", "cargo-deny", "--locked", "--debug", "--root"]).arg(&root))?;
-    }
-    Ok(program)
 }
 
 fn passes(args: &[&str]) -> Result<Done> {
