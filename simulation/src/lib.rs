@@ -5,6 +5,7 @@
 //! bit by bit. `docs/simulation.md` says what is simulated.
 #![cfg(feature = "world")]
 
+mod blocks;
 mod chain;
 mod check;
 mod ledger;

@@ -17,9 +17,10 @@ use slackwater::{
 };
 
 use crate::{
+    blocks::Refusal,
     chain::{self, BLOCK_GAS, Block, FORWARDER, MULTICALL, State},
     plan::DOMAIN,
-    world::{EPOCH_MS, Event, Refusal, World, short},
+    world::{EPOCH_MS, Event, World, short},
 };
 
 pub(crate) type Shared = Arc<Mutex<World>>;

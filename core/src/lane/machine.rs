@@ -1,8 +1,14 @@
 //! The transitions.
 
+mod funds;
+mod gaps;
+mod replace;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use alloy_primitives::{Address, B256, Bytes, U256};
+
+use funds::Shortage;
 
 use super::{
     event::{
@@ -17,10 +23,6 @@ use crate::{
     request::{BatchId, LaneId, outcome::TxReceipt, vehicle::Payload},
     time::Timestamp,
 };
-
-/// Most holes that are filled without asking. A node that tells a nonce far too high at the wrong moment must not make us pay
-/// for a million cancels.
-const MAX_GAP: usize = 1_000;
 
 /// One sender's transactions on one chain. See the module's table of states.
 #[derive(Debug)]
@@ -44,23 +46,6 @@ pub struct Lane {
     /// The operator was told about the gap.
     is_gap_alerted: bool,
     commands: VecDeque<Command>,
-}
-
-/// Why the lane waits for a top-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shortage {
-    /// A plan needs more than what is left beside everything in flight. It ends with the plan's deadline at the latest.
-    Plan { needed_wei: U256, until: Timestamp },
-    /// Nodes refuse what is in flight.
-    Refused { needed_wei: U256 },
-}
-
-impl Shortage {
-    const fn needed_wei(self) -> U256 {
-        match self {
-            Self::Plan { needed_wei, .. } | Self::Refused { needed_wei } => needed_wei,
-        }
-    }
 }
 
 impl Lane {
@@ -247,30 +232,6 @@ impl Lane {
         CancelCost { gas: self.config.cancel_gas, extra_wei: self.cancel_extra_wei }
     }
 
-    /// Balance minus the worst case of everything that is not settled.
-    fn available_wei(&self) -> U256 {
-        let committed = self
-            .slots
-            .values()
-            .filter(|slot| !slot.is_included())
-            .fold(U256::ZERO, |sum, slot| sum.saturating_add(slot.worst_case_wei(self.cancel_cost())));
-        self.balance.unwrap_or(U256::MAX).saturating_sub(committed)
-    }
-
-    fn pause(&mut self, shortage: Shortage) {
-        if self.shortage.is_none() {
-            let balance_wei = self.balance.unwrap_or(U256::ZERO);
-            let needed_wei = shortage.needed_wei();
-            self.commands.push_back(Command::Alert(LaneAlert::Underfunded { needed_wei, balance_wei }));
-        }
-        self.shortage = Some(shortage);
-    }
-
-    fn resume(&mut self) {
-        self.shortage = None;
-        self.commands.push_back(Command::Alert(LaneAlert::Resumed));
-    }
-
     fn sign(&mut self, nonce: u64, kind: AttemptKind, fees: Fees) {
         let sender = self.config.id.sender;
         let (chain_id, cancel_gas) = (self.config.id.chain_id, self.config.cancel_gas);
@@ -284,96 +245,6 @@ impl Lane {
             AttemptKind::Cancel => cancel_payload(sender, cancel_gas),
         };
         self.commands.push_back(Command::Sign { key, tx: TxToSign { chain_id, nonce, kind, payload, fees } });
-    }
-
-    fn on_account_nonce(&mut self, latest: u64, finalized: Option<u64>) {
-        // Views lag and disagree; an account nonce never falls except by a reorg, which the receipts tell.
-        self.chain_nonce = latest;
-        if !self.is_reconciled {
-            self.reconcile(latest);
-        } else if latest > self.next_nonce && Protection::Reconcile.is_on() {
-            // Somebody else spends this key. Our own slots are judged by their receipts.
-            self.commands.push_back(Command::Alert(LaneAlert::ForeignNonce { ours: self.next_nonce, chain: latest }));
-            self.next_nonce = latest;
-        }
-        let finalized = if Protection::LostAtFinality.is_on() { finalized } else { Some(latest) };
-        let next_head = self.head.map_or(0, |head| head.number.saturating_add(1));
-        for (_, slot) in self.slots.range_mut(..finalized.unwrap_or(0)) {
-            slot.consumed_from.get_or_insert(next_head);
-        }
-        // A filler that was never signed, for a nonce that is used after all.
-        self.slots.retain(|nonce, slot| !(slot.is_filler && slot.attempts.is_empty() && *nonce < latest));
-        let polls: Vec<(u64, PollPurpose)> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| !slot.is_included() && !slot.is_signing() && !slot.is_polling)
-            .filter(|(nonce, _)| **nonce < latest)
-            .map(|(nonce, _)| {
-                let is_final = finalized.is_some_and(|finalized| *nonce < finalized);
-                (*nonce, if is_final { PollPurpose::Finality } else { PollPurpose::Inclusion })
-            })
-            .collect();
-        for (nonce, purpose) in polls {
-            self.poll(nonce, purpose);
-        }
-    }
-
-    /// First look at the chain after a start (invariant I4): the chain may be ahead, behind, or have holes.
-    fn reconcile(&mut self, latest: u64) {
-        if latest > self.next_nonce && self.next_nonce > 0 {
-            self.commands.push_back(Command::Alert(LaneAlert::ForeignNonce { ours: self.next_nonce, chain: latest }));
-        }
-        self.next_nonce = self.next_nonce.max(latest);
-        self.is_reconciled = true;
-    }
-
-    /// Nonces between the chain's and ours that no slot explains would block everything behind them: a restored backup, a
-    /// chain that was reset, a stranger's transaction that a reorg took back, a node that told a nonce too high.
-    ///
-    /// Views lag, so this must last for `bump_after_blocks` before it is believed. Then nonces that were never ours are
-    /// given back, and the others are filled with cancels.
-    fn close_gaps(&mut self, head: HeadInfo) {
-        let above = self.slots.keys().next_back().map_or(0, |nonce| nonce + 1);
-        let settled = self.chain_nonce.max(self.settled_next);
-        let lowest = settled.max(self.own_next).max(above);
-        let holes: Vec<u64> =
-            (settled..lowest).filter(|nonce| !self.slots.contains_key(nonce)).take(MAX_GAP + 1).collect();
-        if holes.is_empty() && lowest >= self.next_nonce {
-            self.behind_since = None;
-            self.is_gap_alerted = false;
-            return;
-        }
-        let since = *self.behind_since.get_or_insert(head.number);
-        if head.number.saturating_sub(since) < self.config.bump_after_blocks {
-            return;
-        }
-        self.next_nonce = self.next_nonce.min(lowest);
-        let is_filled = holes.len() <= MAX_GAP;
-        if let Some(lowest) = holes.first().copied()
-            && !self.is_gap_alerted
-        {
-            self.is_gap_alerted = true;
-            let count = holes.len() as u64;
-            self.commands.push_back(Command::Alert(LaneAlert::NonceGap { lowest, count, is_filled }));
-        }
-        if !is_filled {
-            return;
-        }
-        let fillers = self.slots.values().filter(|slot| slot.is_filler && !slot.is_included()).count();
-        let room = self.config.max_in_flight.max(1).saturating_sub(fillers);
-        if holes.len() <= room {
-            self.behind_since = None;
-        }
-        for nonce in holes.into_iter().take(room) {
-            let plan = Plan {
-                payload: cancel_payload(self.config.id.sender, self.config.cancel_gas),
-                deadline: Timestamp(u64::MAX),
-                ceiling_wei_per_gas: self.config.max_fee_ceiling_wei_per_gas,
-                // Counted with every cancel, as it is now.
-                extra_wei: U256::ZERO,
-            };
-            self.slots.insert(nonce, Slot { is_abandoned: true, is_filler: true, ..Slot::new(plan, Vec::new()) });
-        }
     }
 
     fn look_up(&mut self, nonce: u64) {
@@ -613,35 +484,6 @@ impl Lane {
         }
     }
 
-    fn on_balance(&mut self, now: Timestamp, wei: U256) {
-        self.balance = Some(wei);
-        match self.shortage {
-            None => {}
-            Some(Shortage::Plan { needed_wei, .. }) if self.available_wei() < needed_wei => {}
-            Some(Shortage::Plan { .. }) => self.resume(),
-            Some(Shortage::Refused { .. }) => {
-                // What is refused is itself in flight: compare with the whole balance.
-                let pending = self.slots.values().filter(|slot| !slot.is_included());
-                let cancel = self.cancel_cost();
-                let needed_wei = pending.fold(U256::ZERO, |sum, slot| sum.saturating_add(slot.worst_case_wei(cancel)));
-                if wei < needed_wei {
-                    return;
-                }
-                self.resume();
-                let refused: Vec<u64> = self
-                    .slots
-                    .iter()
-                    .filter(|(_, slot)| !slot.is_included() && !slot.is_busy())
-                    .filter(|(_, slot)| slot.best().is_some_and(|best| slot.attempts[best].held == Held::Refused))
-                    .map(|(nonce, _)| *nonce)
-                    .collect();
-                for nonce in refused {
-                    self.broadcast(now, nonce);
-                }
-            }
-        }
-    }
-
     fn on_head(&mut self, now: Timestamp, head: HeadInfo) {
         self.head = Some(head);
         if !self.is_reconciled {
@@ -673,102 +515,6 @@ impl Lane {
                 }
             }
         }
-    }
-
-    /// What a pending slot needs at a new head: a cancel, a bump, the same bytes again, or patience.
-    fn advance_pending(&mut self, now: Timestamp, head: HeadInfo, nonce: u64, is_oldest: bool) {
-        let Some(slot) = self.slots.get_mut(&nonce) else { return };
-        if slot.is_busy() {
-            return;
-        }
-        if !slot.is_abandoned && is_past(now, head, slot.plan.deadline) {
-            slot.is_abandoned = true;
-        }
-        let attempted_at = *slot.attempted_at.get_or_insert(head.number);
-        // The chain's nonce has passed: something of ours, or a stranger, is in a block. Polling decides, not money.
-        if nonce < self.chain_nonce {
-            return;
-        }
-        let Some(index) = slot.best() else {
-            // Only payloads that may not be sent any more, or a hole: free the nonce.
-            self.replace(nonce);
-            return;
-        };
-        let attempt = &slot.attempts[index];
-        if attempt.is_sending {
-            return;
-        }
-        let is_priced_out = attempt.fees.max_fee_per_gas < head.next_base_fee;
-        let is_stuck = is_oldest && head.number.saturating_sub(attempted_at) >= self.config.bump_after_blocks;
-        let is_refused = attempt.held == Held::Refused;
-        let is_stale =
-            attempt.sent_at.is_none_or(|sent| head.number.saturating_sub(sent) >= self.config.rebroadcast_after_blocks);
-        if matches!(self.shortage, Some(Shortage::Refused { .. })) {
-            // No new price while the balance can't cover the old one: failed sends must not ratchet (S9).
-            return;
-        }
-        if is_priced_out || is_stuck {
-            if !self.replace(nonce) && (is_refused || is_stale) {
-                self.broadcast(now, nonce);
-            }
-        } else if is_refused || is_stale {
-            self.broadcast(now, nonce);
-        }
-    }
-
-    /// Makes a replacement (a cancel once the payload is abandoned). Returns whether one was made.
-    fn replace(&mut self, nonce: u64) -> bool {
-        let Some(head) = self.head else { return false };
-        let config = &self.config;
-        let Some(slot) = self.slots.get_mut(&nonce) else { return false };
-        let (kind, ceiling) = if slot.is_abandoned {
-            (AttemptKind::Cancel, config.max_fee_ceiling_wei_per_gas)
-        } else {
-            (AttemptKind::Payload, slot.plan.ceiling_wei_per_gas)
-        };
-        let has_cancel = slot.attempts.iter().any(|attempt| attempt.kind == AttemptKind::Cancel);
-        let is_first_cancel = kind == AttemptKind::Cancel && !has_cancel;
-        if slot.attempts.len() >= config.max_attempts as usize && !is_first_cancel {
-            if !slot.is_alerted {
-                slot.is_alerted = true;
-                self.commands.push_back(Command::Alert(LaneAlert::AttemptsExhausted { nonce }));
-            }
-            return false;
-        }
-        // The least that works: what a node may hold must be outbid, and the next block must take it.
-        let needed = match slot.held_fees() {
-            Some(_) if !config.replacement.is_supported() && !is_first_cancel => return false,
-            Some(held) if !config.replacement.is_supported() => Some(held),
-            // Nothing outbids a price near 2^128.
-            Some(held) => config.replacement.min_replacement(held, head.next_base_fee),
-            None => Some(Fees::new(head.next_base_fee, 0)),
-        };
-        let least = needed.filter(|least| least.max_fee_per_gas <= ceiling);
-        // A payload that may not be sent any more, can't be outbid under the ceiling and is not mined although it could
-        // pay: most likely nobody holds it. A cancel at the market's price frees the nonce then, and is refused if not.
-        let is_forgotten = is_first_cancel
-            && slot.held_fees().is_some_and(|held| held.max_fee_per_gas >= head.next_base_fee)
-            && slot.quiet_blocks(head.number) >= config.bump_after_blocks.saturating_mul(2);
-        let least = least.or_else(|| is_forgotten.then(|| Fees::new(head.next_base_fee, 0)));
-        let Some(least) = least.filter(|_| head.next_base_fee <= ceiling) else {
-            if !slot.is_alerted {
-                slot.is_alerted = true;
-                self.commands.push_back(Command::Alert(LaneAlert::CeilingReached {
-                    nonce,
-                    needed_wei_per_gas: needed.map_or(u128::MAX, |least| least.max_fee_per_gas.max(head.next_base_fee)),
-                    ceiling_wei_per_gas: ceiling,
-                }));
-            }
-            return false;
-        };
-        // A quote above the ceiling is cut to it; the replacement rule is kept.
-        let fees = clamp(least.max_of_each(head.quote), ceiling).max_of_each(least);
-        if slot.attempts.iter().any(|attempt| (attempt.kind, attempt.fees) == (kind, fees)) {
-            // The very same bytes: send them again instead.
-            return false;
-        }
-        self.sign(nonce, kind, fees);
-        true
     }
 }
 

@@ -3,10 +3,14 @@
 //! It never waits for anything but its inboxes: signing is local, and everything slow runs in a task of its [`JoinSet`]
 //! and comes back as a [`Done`].
 
+mod endings;
+mod nonces;
+mod view;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
-        Arc, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -19,9 +23,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use nonces::Confirmed;
+
 use super::{
-    admission::{ChainShared, ChainView},
-    api::{ChainHealth, LaneStatus},
+    admission::ChainShared,
     clock,
     cluster::{Membership, News, Reign},
     data_fee::{DataFeeFault, Told},
@@ -35,14 +40,14 @@ use super::{
     market::ChainMarket,
     pricing::Pricing,
     settle::Settlement,
-    simulate::{Verdict, agreed_nonces, forwarder_nonces},
+    simulate::Verdict,
     tenants::Tenants,
     watcher::HeadUpdate,
 };
 use crate::{
     chain::data_fee::DataFeeModel,
     lane::{AttemptKey, Event, HeadInfo, PollPurpose, SendOutcome},
-    ledger::{RequestChange, Tracked, Write},
+    ledger::{Tracked, Write},
     market::FeePoint,
     provenance::Decision,
     request::{BatchId, Reason, RequestId, Status, outcome::TxReceipt},
@@ -58,13 +63,6 @@ const TICK: Duration = Duration::from_millis(25);
 
 /// How often the view for the outside is refreshed when nothing else does it.
 const VIEW_EVERY_TICKS: u32 = 8;
-
-/// Head silence after which the chain counts as unavailable, in block times and at least this long.
-const STALE_HEAD_BLOCKS: u32 = 20;
-const STALE_HEAD_LEAST: Duration = Duration::from_secs(30);
-
-/// Signers whose nonce is looked up in one call.
-const NONCE_LOOKUP_LEN: usize = 200;
 
 /// What others tell the service.
 #[derive(Debug)]
@@ -139,9 +137,6 @@ pub(super) enum Done {
         reply: oneshot::Sender<Result<(), CancelError>>,
     },
 }
-
-/// A user, what a majority reaches at the final block, and what a majority does not exceed at the head.
-type Confirmed = ((Address, Address), Option<u64>, Option<u64>);
 
 /// One chain's actor.
 #[derive(Debug)]
@@ -485,208 +480,6 @@ impl ChainService {
         self.drain(lane);
     }
 
-    /// A user's forwarder nonce, as somebody just read it at the head. Requests below it are suspect until the nonce is final.
-    pub(super) fn learn_nonce(&mut self, forwarder: Address, signer: Address, nonce: u64) {
-        self.queue.set_chain_nonce(forwarder, signer, nonce);
-        if !self.queue.stale(forwarder, signer).is_empty() {
-            self.suspects.insert((forwarder, signer));
-        }
-    }
-
-    /// Asks for the suspects' nonces at the newest final block: only what is used there is used for good (I9).
-    fn confirm_suspects(&mut self) {
-        let Some(block) = self.head.and_then(|head| head.final_block) else { return };
-        if self.suspects.is_empty() || self.is_confirming || self.is_stopping {
-            return;
-        }
-        self.is_confirming = true;
-        let signers: Vec<_> = self.suspects.iter().copied().take(NONCE_LOOKUP_LEN).collect();
-        let shared = self.shared.clone();
-        self.tasks.spawn(async move {
-            let (pool, has_multicall) = (&shared.pool, shared.has_multicall);
-            let settled = agreed_nonces(pool, &signers, has_multicall, Some(block));
-            let latest = agreed_nonces(pool, &signers, has_multicall, None);
-            let (settled, latest) = tokio::join!(settled, latest);
-            let found = signers.into_iter().zip(settled.into_iter().zip(latest)).map(|(signer, (settled, latest))| {
-                (signer, settled.map(|nonce| nonce.at_least), latest.map(|nonce| nonce.at_most))
-            });
-            Done::Confirmed { found: found.collect() }
-        });
-    }
-
-    fn on_confirmed(&mut self, now: Timestamp, found: Vec<Confirmed>) {
-        self.is_confirming = false;
-        for ((forwarder, signer), settled, latest) in found {
-            if let Some(nonce) = settled {
-                let used = self.queue.waiting_below(forwarder, signer, nonce);
-                self.end_waiting(now, &used, Status::Rejected, Reason::NonceUsedElsewhere, None);
-            }
-            if let Some(nonce) = latest
-                && self.queue.lower_chain_nonce(forwarder, signer, nonce.max(settled.unwrap_or(0)))
-            {
-                // A reorg took it back: admission must know too.
-                let cache = self.shared.nonces.clone();
-                self.tasks.spawn(async move {
-                    cache.insert((forwarder, signer), nonce).await;
-                    Done::Noted
-                });
-            }
-            if self.queue.stale(forwarder, signer).is_empty() {
-                self.suspects.remove(&(forwarder, signer));
-            }
-        }
-    }
-
-    fn look_up_nonces(&mut self) {
-        if self.is_looking_up || self.is_stopping {
-            return;
-        }
-        let signers = self.queue.unknown_signers(NONCE_LOOKUP_LEN);
-        if signers.is_empty() {
-            return;
-        }
-        self.is_looking_up = true;
-        let shared = self.shared.clone();
-        self.tasks.spawn(async move {
-            let mut found = Vec::with_capacity(signers.len());
-            let mut missing = Vec::new();
-            for signer in signers {
-                match shared.nonces.get(&signer).await {
-                    Some(nonce) => found.push((signer, nonce)),
-                    None => missing.push(signer),
-                }
-            }
-            if !missing.is_empty() {
-                let block = serde_json::json!("latest");
-                match forwarder_nonces(&shared.pool, &missing, shared.has_multicall, &block).await {
-                    Ok(nonces) => {
-                        for (signer, nonce) in missing.into_iter().zip(nonces) {
-                            if let Some(nonce) = nonce {
-                                shared.nonces.insert(signer, nonce).await;
-                                found.push((signer, nonce));
-                            }
-                        }
-                    }
-                    Err(_) => tokio::time::sleep(shared.tuning.poll_interval).await,
-                }
-            }
-            Done::Nonces { found }
-        });
-    }
-
-    /// Reads the nonces of users whose next request never came: they may have used it elsewhere, and what we remember of
-    /// them would keep their later requests waiting for ever. A few at each head, in turn.
-    fn look_at_gaps(&mut self) {
-        if self.is_at_gaps || self.is_stopping {
-            return;
-        }
-        let signers = self.queue.gapped_signers(self.gaps_after, NONCE_LOOKUP_LEN);
-        self.gaps_after = signers.last().copied();
-        if signers.is_empty() {
-            return;
-        }
-        self.is_at_gaps = true;
-        let shared = self.shared.clone();
-        self.tasks.spawn(async move {
-            let block = serde_json::json!("latest");
-            let nonces = forwarder_nonces(&shared.pool, &signers, shared.has_multicall, &block).await;
-            let mut found = Vec::new();
-            for (signer, nonce) in signers.into_iter().zip(nonces.unwrap_or_default()) {
-                if let Some(nonce) = nonce {
-                    // A node that lags must not take knowledge away.
-                    if shared.nonces.get(&signer).await.is_none_or(|known| known < nonce) {
-                        shared.nonces.insert(signer, nonce).await;
-                    }
-                    found.push((signer, nonce));
-                }
-            }
-            Done::Gaps { found }
-        });
-    }
-
-    fn cancel(&mut self, now: Timestamp, id: RequestId, reply: oneshot::Sender<Result<(), CancelError>>) {
-        if !self.queue.is_waiting(id) {
-            let status = if self.queue.get(id).is_some() { Status::Batched } else { Status::Finalized };
-            let _ = reply.send(Err(CancelError::TooLate { id, status }));
-            return;
-        }
-        let successors = self.queue.successors(id);
-        let written = self.end(now, &[(id, Reason::CancelledByOwner)], Status::Cancelled, None);
-        // Without a durable end there is no answer: the caller learns that the relay stopped.
-        self.tasks.spawn(async move { if written.await { Done::Cancelled { id, reply } } else { Done::Noted } });
-        self.end_waiting(now, &successors, Status::Rejected, Reason::PredecessorFailed, None);
-    }
-
-    fn expire(&mut self, now: Timestamp) {
-        let expired = self.queue.expired(now);
-        if expired.is_empty() {
-            return;
-        }
-        let successors: Vec<RequestId> =
-            expired.iter().flat_map(|id| self.queue.successors(*id)).filter(|id| !expired.contains(id)).collect();
-        self.end_waiting(now, &expired, Status::Expired, Reason::DeadlinePassed, None);
-        self.end_waiting(now, &successors, Status::Rejected, Reason::PredecessorFailed, None);
-    }
-
-    /// Ends waiting requests for a reason; the write is retried until it is durable.
-    pub(super) fn end_waiting(
-        &mut self,
-        now: Timestamp,
-        ids: &[RequestId],
-        to: Status,
-        reason: Reason,
-        detail: Option<&str>,
-    ) {
-        if ids.is_empty() {
-            return;
-        }
-        let ended: Vec<_> = ids.iter().map(|id| (*id, reason)).collect();
-        let written = self.end(now, &ended, to, detail);
-        self.tasks.spawn(async move {
-            written.await;
-            Done::Noted
-        });
-    }
-
-    /// Ends waiting requests; says when that is durable, or that it never will be.
-    fn end(
-        &mut self,
-        now: Timestamp,
-        ended: &[(RequestId, Reason)],
-        to: Status,
-        detail: Option<&str>,
-    ) -> impl Future<Output = bool> + Send + use<> {
-        let mut changes = Vec::with_capacity(ended.len());
-        let mut costs = Vec::with_capacity(ended.len());
-        for (id, reason) in ended {
-            let Some(entry) = self.queue.remove(*id, false) else { continue };
-            costs.push((entry.tenant, *id, alloy_primitives::U256::ZERO));
-            count_ended(to, Some(*reason), 1);
-            let mut change = RequestChange::to(*id, to).because(*reason);
-            change.detail = detail.map(str::to_owned);
-            changes.push(change);
-        }
-        let written = self.write(vec![Write::Requests { changes, at: now }], Vec::new());
-        self.settled(written, costs)
-    }
-
-    /// Gives budgets back what ended requests did not spend, once their end is durable and not before: after a crash in
-    /// between they would be open again.
-    pub(super) fn settled(
-        &self,
-        written: oneshot::Receiver<Vec<Tracked>>,
-        costs: Vec<(Arc<str>, RequestId, alloy_primitives::U256)>,
-    ) -> impl Future<Output = bool> + Send + use<> {
-        let tenants = self.tenants.clone();
-        async move {
-            let is_durable = written.await.is_ok();
-            for (tenant, id, cost_wei) in costs.into_iter().filter(|_| is_durable) {
-                tenants.settled(&tenant, id, cost_wei);
-            }
-            is_durable
-        }
-    }
-
     /// Hands writes to the journal, in order, without waiting.
     pub(super) fn write(&mut self, writes: Vec<Write>, decisions: Vec<Decision>) -> oneshot::Receiver<Vec<Tracked>> {
         let (done, receiver) = oneshot::channel();
@@ -719,91 +512,6 @@ impl ChainService {
                 }
             }
         }
-    }
-
-    /// Refreshes what the outside sees.
-    fn publish(&self) {
-        let now = clock::now();
-        let tuning = &self.shared.tuning;
-        let silence = now.since(self.head_at);
-        let stale = (self.shared.spec.block_time() * STALE_HEAD_BLOCKS).max(STALE_HEAD_LEAST);
-        let can_send = self.is_following()
-            || self.lanes.iter().any(|lane| lane.machine.next_nonce().is_some() && !lane.machine.is_underfunded());
-        let (health, detail) = match self.head {
-            None => (ChainHealth::Starting, Some("no block has been seen yet".to_owned())),
-            Some(_) if silence > stale => {
-                (ChainHealth::Unavailable, Some(format!("no new block for {} s", silence.as_secs())))
-            }
-            Some(_) if self.data_fee().is_none() => {
-                (ChainHealth::Impaired, self.data_fee_fault.as_ref().map(ToString::to_string))
-            }
-            Some(_) if !can_send => (ChainHealth::Impaired, Some("no lane can send".to_owned())),
-            Some(_) => (ChainHealth::Healthy, None),
-        };
-        let chain_id = self.chain_id();
-        let mut lanes: Vec<LaneStatus> = self
-            .lanes
-            .iter()
-            .map(|lane| LaneStatus {
-                chain_id,
-                sender: lane.machine.id().sender,
-                next_nonce: lane.machine.next_nonce(),
-                in_flight: lane.machine.in_flight(),
-                unfinal: lane.machine.unfinal(),
-                max_in_flight: tuning.max_in_flight,
-                balance_wei: lane.machine.balance(),
-                paused: if lane.machine.is_underfunded() {
-                    Some("underfunded".to_owned())
-                } else if lane.machine.next_nonce().is_none() {
-                    Some("not reconciled yet".to_owned())
-                } else {
-                    None
-                },
-            })
-            .collect();
-        if let Some(membership) = self.membership.as_ref().filter(|_| self.is_following()) {
-            let paused = format!("driven by instance `{}`", membership.holder());
-            lanes.extend(membership.senders.iter().map(|&sender| LaneStatus {
-                chain_id,
-                sender,
-                next_nonce: None,
-                in_flight: 0,
-                unfinal: 0,
-                max_in_flight: tuning.max_in_flight,
-                balance_wei: None,
-                paused: Some(paused.clone()),
-            }));
-        }
-        let label = chain_id.to_string();
-        metrics::gauge!("slackwater_queued_requests", "chain_id" => label.clone()).set(self.queue.waiting() as f64);
-        metrics::gauge!("slackwater_in_flight_requests", "chain_id" => label.clone())
-            .set(self.queue.in_flight() as f64);
-        let in_flight: usize = lanes.iter().map(|lane| lane.in_flight).sum();
-        metrics::gauge!("slackwater_in_flight_transactions", "chain_id" => label).set(in_flight as f64);
-        let mut view = self.shared.view.write().unwrap_or_else(PoisonError::into_inner);
-        let status = &mut view.status;
-        status.health = health;
-        status.detail = detail;
-        status.head = self.head.map(|head| head.number);
-        status.head_timestamp_s = self.head.map(|head| head.timestamp_s);
-        status.final_block = self.head.and_then(|head| head.final_block);
-        status.next_base_fee_wei_per_gas = self.price.map(|price| price.next_base_fee);
-        status.quote = self.price.map(|price| price.quote);
-        status.guard_time_ms = crate::time::millis(self.pricing.guard());
-        status.inclusions_measured = self.pricing.measured() as u64;
-        status.queued = self.queue.waiting() as u64;
-        status.in_flight = self.queue.in_flight() as u64;
-        status.endpoints = self.shared.pool.status();
-        let status = status.clone();
-        *view = ChainView {
-            status,
-            lanes,
-            price: self.price,
-            sources: self.market.sources(),
-            forecast: self.forecast.clone(),
-            data_fee: self.data_fee(),
-            data_fee_fault: self.data_fee_fault.as_ref().map(ToString::to_string),
-        };
     }
 }
 

@@ -1,10 +1,10 @@
 //! The queue and the batch composer.
 
 mod pick;
+mod signer;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    ops::Bound,
     sync::Arc,
     time::Duration,
 };
@@ -12,13 +12,13 @@ use std::{
 use alloy_primitives::{Address, B256};
 
 use pick::{Picker, Room};
+use signer::SignerState;
 
 use super::{
     FeeOutlook,
     company::{Habit, Patience},
 };
 use crate::{
-    protection::Protection,
     request::{LaneId, RequestId, VerifiedRequest, vehicle::VehicleKey},
     time::Timestamp,
 };
@@ -143,47 +143,6 @@ type Signer = (Address, Address);
 enum Head {
     Signer(Signer),
     Request(RequestId),
-}
-
-#[derive(Debug, Default)]
-struct SignerState {
-    /// The forwarder's nonce, final as far as we know; `None` until somebody looked.
-    chain_next: Option<u64>,
-    /// Nonces below were consumed by what we settled.
-    consumed: u64,
-    waiting: BTreeMap<u64, (RequestId, Timestamp)>,
-    /// Deadlines of the waiting ones: a later nonce may have less time, and pulls the earlier ones forward.
-    deadlines: BTreeSet<(Timestamp, u64)>,
-    in_flight: BTreeMap<u64, RequestId>,
-    /// The lane that carries the ones in flight: successors must follow them there.
-    lane: Option<LaneId>,
-    /// Where it stands in the ready list.
-    ready: Option<(VehicleKey, Arc<str>, Timestamp, u64)>,
-}
-
-impl SignerState {
-    /// The nonce that may be batched next.
-    fn next(&self) -> Option<u64> {
-        let mut next = self.chain_next?;
-        while self.in_flight.contains_key(&next) {
-            next = next.checked_add(1)?;
-        }
-        Some(next)
-    }
-
-    fn wait(&mut self, nonce: u64, id: RequestId, deadline: Timestamp) {
-        if let Some((_, replaced)) = self.waiting.insert(nonce, (id, deadline)) {
-            self.deadlines.remove(&(replaced, nonce));
-        }
-        self.deadlines.insert((deadline, nonce));
-    }
-
-    fn leave(&mut self, nonce: u64, id: RequestId) {
-        if let Some((_, deadline)) = self.waiting.get(&nonce).filter(|(waiting, _)| *waiting == id) {
-            self.deadlines.remove(&(*deadline, nonce));
-            self.waiting.remove(&nonce);
-        }
-    }
 }
 
 #[derive(Debug, Default)]
@@ -353,78 +312,6 @@ impl Queue {
         if let Some((key, tenant, deadline, seq)) = old {
             self.unready(key, &tenant, (deadline, seq, Head::Signer(signer)));
         }
-    }
-
-    /// The forwarder's nonce of a signer became known (or advanced). A lower value than before is ignored.
-    pub fn set_chain_nonce(&mut self, forwarder: Address, signer: Address, nonce: u64) {
-        let Some(state) = self.signers.get_mut(&(forwarder, signer)) else { return };
-        if state.chain_next.is_none_or(|known| known < nonce) {
-            state.chain_next = Some(nonce);
-            self.refresh((forwarder, signer));
-        }
-    }
-
-    /// A reorg took the forwarder's nonce of a signer back to `nonce`: what waits from there on may be sent again. Never below
-    /// what was consumed for good. Returns whether it is lower now.
-    pub fn lower_chain_nonce(&mut self, forwarder: Address, signer: Address, nonce: u64) -> bool {
-        let Some(state) = self.signers.get_mut(&(forwarder, signer)) else { return false };
-        let nonce = nonce.max(state.consumed);
-        if !Protection::LowerUserNonce.is_on() || state.chain_next.is_none_or(|known| known <= nonce) {
-            return false;
-        }
-        state.chain_next = Some(nonce);
-        self.refresh((forwarder, signer));
-        true
-    }
-
-    /// Whether an earlier nonce of the signer is in a transaction that is not settled.
-    pub fn has_unsettled_before(&self, forwarder: Address, signer: Address, nonce: u64) -> bool {
-        self.signers.get(&(forwarder, signer)).is_some_and(|state| state.in_flight.range(..nonce).next().is_some())
-    }
-
-    /// Signers whose forwarder nonce nobody has looked at.
-    pub fn unknown_signers(&self, limit: usize) -> Vec<(Address, Address)> {
-        self.signers
-            .iter()
-            .filter(|(_, state)| state.chain_next.is_none())
-            .map(|(signer, _)| *signer)
-            .take(limit)
-            .collect()
-    }
-
-    /// Signers after `after` who wait for a nonce that nobody brought, with nothing in flight: perhaps it was used without us.
-    pub fn gapped_signers(&self, after: Option<(Address, Address)>, limit: usize) -> Vec<(Address, Address)> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.signers
-            .range((from, Bound::Unbounded))
-            .filter(|(_, state)| state.chain_next.is_some() && state.ready.is_none() && state.in_flight.is_empty())
-            .map(|(signer, _)| *signer)
-            .take(limit)
-            .collect()
-    }
-
-    /// Waiting requests of a signer with a nonce below its forwarder nonce as known: they can't execute, unless a reorg takes
-    /// that nonce back.
-    pub fn stale(&self, forwarder: Address, signer: Address) -> Vec<RequestId> {
-        let next = self.signers.get(&(forwarder, signer)).and_then(|state| state.chain_next);
-        next.map_or_else(Vec::new, |next| self.waiting_below(forwarder, signer, next))
-    }
-
-    /// Waiting requests of a signer with a nonce below `nonce`.
-    pub fn waiting_below(&self, forwarder: Address, signer: Address, nonce: u64) -> Vec<RequestId> {
-        self.signers
-            .get(&(forwarder, signer))
-            .map_or_else(Vec::new, |state| state.waiting.range(..nonce).map(|(_, (id, _))| *id).collect())
-    }
-
-    /// Waiting requests of the same signer with a higher nonce: they can't execute once this one is gone.
-    pub fn successors(&self, id: RequestId) -> Vec<RequestId> {
-        let Some((forwarder, signer, nonce)) = self.entries.get(&id).and_then(|entry| entry.request.sequence()) else {
-            return Vec::new();
-        };
-        self.signers.get(&(forwarder, signer)).map_or_else(Vec::new, |state| {
-            state.waiting.range(nonce.saturating_add(1)..).map(|(_, (id, _))| *id).collect()
-        })
     }
 
     /// Removes a request that has ended, waiting or in flight.

@@ -1,0 +1,139 @@
+//! What the chain says of users' forwarder nonces: looked up, doubted, confirmed.
+
+use alloy_primitives::Address;
+
+use super::{
+    super::simulate::{agreed_nonces, forwarder_nonces},
+    ChainService, Done,
+};
+use crate::{
+    request::{Reason, Status},
+    time::Timestamp,
+};
+
+/// Signers whose nonce is looked up in one call.
+const NONCE_LOOKUP_LEN: usize = 200;
+
+/// A user, what a majority reaches at the final block, and what a majority does not exceed at the head.
+pub(in crate::relay) type Confirmed = ((Address, Address), Option<u64>, Option<u64>);
+
+impl ChainService {
+    /// A user's forwarder nonce, as somebody just read it at the head. Requests below it are suspect until the nonce is final.
+    pub(in crate::relay) fn learn_nonce(&mut self, forwarder: Address, signer: Address, nonce: u64) {
+        self.queue.set_chain_nonce(forwarder, signer, nonce);
+        if !self.queue.stale(forwarder, signer).is_empty() {
+            self.suspects.insert((forwarder, signer));
+        }
+    }
+
+    /// Asks for the suspects' nonces at the newest final block: only what is used there is used for good (I9).
+    pub(super) fn confirm_suspects(&mut self) {
+        let Some(block) = self.head.and_then(|head| head.final_block) else { return };
+        if self.suspects.is_empty() || self.is_confirming || self.is_stopping {
+            return;
+        }
+        self.is_confirming = true;
+        let signers: Vec<_> = self.suspects.iter().copied().take(NONCE_LOOKUP_LEN).collect();
+        let shared = self.shared.clone();
+        self.tasks.spawn(async move {
+            let (pool, has_multicall) = (&shared.pool, shared.has_multicall);
+            let settled = agreed_nonces(pool, &signers, has_multicall, Some(block));
+            let latest = agreed_nonces(pool, &signers, has_multicall, None);
+            let (settled, latest) = tokio::join!(settled, latest);
+            let found = signers.into_iter().zip(settled.into_iter().zip(latest)).map(|(signer, (settled, latest))| {
+                (signer, settled.map(|nonce| nonce.at_least), latest.map(|nonce| nonce.at_most))
+            });
+            Done::Confirmed { found: found.collect() }
+        });
+    }
+
+    pub(super) fn on_confirmed(&mut self, now: Timestamp, found: Vec<Confirmed>) {
+        self.is_confirming = false;
+        for ((forwarder, signer), settled, latest) in found {
+            if let Some(nonce) = settled {
+                let used = self.queue.waiting_below(forwarder, signer, nonce);
+                self.end_waiting(now, &used, Status::Rejected, Reason::NonceUsedElsewhere, None);
+            }
+            if let Some(nonce) = latest
+                && self.queue.lower_chain_nonce(forwarder, signer, nonce.max(settled.unwrap_or(0)))
+            {
+                // A reorg took it back: admission must know too.
+                let cache = self.shared.nonces.clone();
+                self.tasks.spawn(async move {
+                    cache.insert((forwarder, signer), nonce).await;
+                    Done::Noted
+                });
+            }
+            if self.queue.stale(forwarder, signer).is_empty() {
+                self.suspects.remove(&(forwarder, signer));
+            }
+        }
+    }
+
+    pub(super) fn look_up_nonces(&mut self) {
+        if self.is_looking_up || self.is_stopping {
+            return;
+        }
+        let signers = self.queue.unknown_signers(NONCE_LOOKUP_LEN);
+        if signers.is_empty() {
+            return;
+        }
+        self.is_looking_up = true;
+        let shared = self.shared.clone();
+        self.tasks.spawn(async move {
+            let mut found = Vec::with_capacity(signers.len());
+            let mut missing = Vec::new();
+            for signer in signers {
+                match shared.nonces.get(&signer).await {
+                    Some(nonce) => found.push((signer, nonce)),
+                    None => missing.push(signer),
+                }
+            }
+            if !missing.is_empty() {
+                let block = serde_json::json!("latest");
+                match forwarder_nonces(&shared.pool, &missing, shared.has_multicall, &block).await {
+                    Ok(nonces) => {
+                        for (signer, nonce) in missing.into_iter().zip(nonces) {
+                            if let Some(nonce) = nonce {
+                                shared.nonces.insert(signer, nonce).await;
+                                found.push((signer, nonce));
+                            }
+                        }
+                    }
+                    Err(_) => tokio::time::sleep(shared.tuning.poll_interval).await,
+                }
+            }
+            Done::Nonces { found }
+        });
+    }
+
+    /// Reads the nonces of users whose next request never came: they may have used it elsewhere, and what we remember of
+    /// them would keep their later requests waiting for ever. A few at each head, in turn.
+    pub(super) fn look_at_gaps(&mut self) {
+        if self.is_at_gaps || self.is_stopping {
+            return;
+        }
+        let signers = self.queue.gapped_signers(self.gaps_after, NONCE_LOOKUP_LEN);
+        self.gaps_after = signers.last().copied();
+        if signers.is_empty() {
+            return;
+        }
+        self.is_at_gaps = true;
+        let shared = self.shared.clone();
+        self.tasks.spawn(async move {
+            let block = serde_json::json!("latest");
+            let nonces = forwarder_nonces(&shared.pool, &signers, shared.has_multicall, &block).await;
+            let mut found = Vec::new();
+            for (signer, nonce) in signers.into_iter().zip(nonces.unwrap_or_default()) {
+                if let Some(nonce) = nonce {
+                    // A node that lags must not take knowledge away.
+                    if shared.nonces.get(&signer).await.is_none_or(|known| known < nonce) {
+                        shared.nonces.insert(signer, nonce).await;
+                    }
+                    found.push((signer, nonce));
+                }
+            }
+            Done::Gaps { found }
+        });
+    }
+}
