@@ -16,6 +16,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -120,6 +121,20 @@ impl Lease {
             let (until, _) = *self.0.until.lock().unwrap_or_else(PoisonError::into_inner);
             tokio::time::sleep_until(until.min(Instant::now() + OVER_PAUSE)).await;
         }
+    }
+
+    /// Does `work` while it holds; `None` if it was over before the end. The lease is looked at each time before `work` goes
+    /// on, by the clock: after a stop of the process, what was ready to run runs before any timer fires.
+    pub(super) async fn guard<F: Future>(&self, work: F) -> Option<F::Output> {
+        let mut over = std::pin::pin!(self.over());
+        let mut work = std::pin::pin!(work);
+        std::future::poll_fn(|context| {
+            if !self.holds() || over.as_mut().poll(context).is_ready() {
+                return Poll::Ready(None);
+            }
+            work.as_mut().poll(context).map(Some)
+        })
+        .await
     }
 
     fn extend(&self, asked: Moment, period: Duration) {
