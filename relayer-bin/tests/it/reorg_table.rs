@@ -20,10 +20,7 @@ use slackwater_contracts::{
     nasty::INasty::{armCall, ifArmedRevertCall},
 };
 
-use crate::{
-    attempts::next_base_fee,
-    stage::{PATIENCE, Pace, Stage, StageBuilder, until},
-};
+use crate::stage::{PATIENCE, Pace, Stage, StageBuilder, until};
 
 /// Blocks on top that make a block final here: more than most rows take back.
 const FINAL_BLOCKS: u64 = 8;
@@ -291,8 +288,9 @@ async fn replaced(table: &mut Table, depth: u64, holds: Holds, branch: Branch) -
     if holds == Holds::First {
         proxy.add(Rule::always(Fault::DropBefore).on(SEND));
     }
-    let base_fee = next_base_fee(table.stage.node()).await?;
-    table.stage.mine_tight(base_fee * 15 / 10).await?;
+    // The pool loses it, so it is not in the next block.
+    table.stage.node().drop_all_transactions().await?;
+    table.stage.mine(1).await?;
     let second = table.stage.wait_attempts(&requests[0], 2).await?[1].tx_hash;
     let is_sent = async || Ok(proxy.arrivals().iter().any(|arrival| arrival.hash == second).then_some(()));
     until("the replacement to be sent", PATIENCE, is_sent).await?;
@@ -301,6 +299,8 @@ async fn replaced(table: &mut Table, depth: u64, holds: Holds, branch: Branch) -
             Ok(proxy.injected().taken.contains(&second).then_some(()))
         })
         .await?;
+    } else {
+        table.stage.node().send_raw(table.raw(first)).await?;
     }
     table.stage.mine(1).await?;
     table.wait(&requests, "included").await?;
