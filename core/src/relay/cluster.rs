@@ -545,3 +545,29 @@ impl ChainService {
         self.end_waiting(now, &successors, Status::Rejected, Reason::PredecessorFailed, None);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process that was stopped goes on with what was ready to run, before any timer fires.
+    #[tokio::test]
+    async fn work_does_not_go_on_after_the_lease_although_no_timer_fired() {
+        const PERIOD: Duration = Duration::from_secs(3_600);
+        let lease = Lease::new(Fence { chain_id: 1, token: 1 }, Moment::now(), PERIOD);
+        let mut polls = 0;
+        let mut guarded = std::pin::pin!(lease.guard(std::future::poll_fn(|context| {
+            polls += 1;
+            // Ready to go on at once.
+            context.waker().wake_by_ref();
+            Poll::<()>::Pending
+        })));
+        let step = std::future::poll_fn(|context| Poll::Ready(guarded.as_mut().poll(context)));
+        assert_eq!(step.await, Poll::Pending, "it works while the lease holds");
+        // It ran out during a stop: asked for long ago by the clock on the wall.
+        lease.extend(Moment(Instant::now(), Timestamp(0)), PERIOD);
+        let step = std::future::poll_fn(|context| Poll::Ready(guarded.as_mut().poll(context)));
+        assert_eq!(step.await, Poll::Ready(None));
+        assert_eq!(polls, 1, "it went on after the lease");
+    }
+}

@@ -30,7 +30,6 @@ mod node;
 mod poison;
 mod problems;
 mod reorg;
-mod reorg_table;
 mod rollups;
 mod shutdown;
 mod soak;
