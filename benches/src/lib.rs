@@ -21,6 +21,7 @@
 
 pub mod anvil;
 pub mod client;
+pub mod cluster;
 pub mod count;
 mod error;
 pub mod http;
@@ -30,11 +31,14 @@ pub mod proxy;
 pub mod relayer;
 pub mod report;
 pub mod rng;
+pub mod soak;
+pub mod wait;
 pub mod wallet;
 pub mod world;
 
 pub use anvil::Anvil;
 pub use client::RelayerClient;
+pub use cluster::Cluster;
 pub use error::{BenchError, Result};
 pub use node::Node;
 pub use proxy::Proxy;

@@ -346,6 +346,41 @@ impl Relayer {
         self.start().await
     }
 
+    /// `slackwater audit verify --chain` with this configuration: whether the ledger tells one consistent story that the
+    /// chain confirms.
+    ///
+    /// # Errors
+    /// [`BenchError::Process`] with what it says, if it finds fault.
+    pub async fn audit(&self) -> Result<()> {
+        let mut audit = Command::new(&self.binary);
+        audit.args(["audit", "verify", "--chain", "--config"]).arg(&self.config_path).env_remove(BINARY_VAR);
+        for (name, value) in &self.environment {
+            audit.env(name, value);
+        }
+        // Not in a thread of the runtime: a proxy may live there.
+        let output = tokio::task::spawn_blocking(move || audit.output()).await;
+        let failed = |detail: String| BenchError::Process { what: "slackwater audit", detail };
+        let output = output.map_err(|error| failed(error.to_string()))?.map_err(BenchError::io("slackwater audit"))?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(failed(format!("{}\n{}{}", output.status, text(&output.stdout), text(&output.stderr))))
+    }
+
+    /// The last lines of its log, each cut to a length that can be read.
+    pub fn log_tail(&self, lines: usize) -> String {
+        let log = self.log();
+        let all: Vec<&str> = log.lines().collect();
+        let mut text = String::new();
+        for line in &all[all.len().saturating_sub(lines)..] {
+            text.push_str("| ");
+            text.extend(line.chars().take(400));
+            text.push('\n');
+        }
+        text
+    }
+
     /// Freezes the process.
     ///
     /// # Errors

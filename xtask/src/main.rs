@@ -9,6 +9,7 @@ mod fuzz;
 mod postgres;
 mod sbom;
 mod sim;
+mod soak;
 mod steps;
 mod supply;
 mod test;
@@ -35,6 +36,7 @@ enum Task {
     Fuzz(fuzz::Args),
     Sbom(sbom::Args),
     Sim(sim::Args),
+    Soak(soak::Args),
     Contracts(contracts::Args),
     AnvilPath(tools::AnvilPathArgs),
 }
@@ -47,6 +49,7 @@ fn main() -> anyhow::Result<()> {
         Task::Fuzz(args) => fuzz::run_all(&args),
         Task::Sbom(args) => sbom::write(&args),
         Task::Sim(args) => sim::run_sim(&args),
+        Task::Soak(args) => soak::run_soak(&args),
         Task::Contracts(args) => contracts::run(&args),
         Task::AnvilPath(args) => tools::print_anvil_path(&args),
     }

@@ -16,6 +16,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -120,6 +121,20 @@ impl Lease {
             let (until, _) = *self.0.until.lock().unwrap_or_else(PoisonError::into_inner);
             tokio::time::sleep_until(until.min(Instant::now() + OVER_PAUSE)).await;
         }
+    }
+
+    /// Does `work` while it holds; `None` if it was over before the end. The lease is looked at each time before `work` goes
+    /// on, by the clock: after a stop of the process, what was ready to run runs before any timer fires.
+    pub(super) async fn guard<F: Future>(&self, work: F) -> Option<F::Output> {
+        let mut over = std::pin::pin!(self.over());
+        let mut work = std::pin::pin!(work);
+        std::future::poll_fn(|context| {
+            if !self.holds() || over.as_mut().poll(context).is_ready() {
+                return Poll::Ready(None);
+            }
+            work.as_mut().poll(context).map(Some)
+        })
+        .await
     }
 
     fn extend(&self, asked: Moment, period: Duration) {
@@ -528,5 +543,31 @@ impl ChainService {
         let successors = self.queue.successors(id);
         self.queue.remove(id, false);
         self.end_waiting(now, &successors, Status::Rejected, Reason::PredecessorFailed, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process that was stopped goes on with what was ready to run, before any timer fires.
+    #[tokio::test]
+    async fn work_does_not_go_on_after_the_lease_although_no_timer_fired() {
+        const PERIOD: Duration = Duration::from_secs(3_600);
+        let lease = Lease::new(Fence { chain_id: 1, token: 1 }, Moment::now(), PERIOD);
+        let mut polls = 0;
+        let mut guarded = std::pin::pin!(lease.guard(std::future::poll_fn(|context| {
+            polls += 1;
+            // Ready to go on at once.
+            context.waker().wake_by_ref();
+            Poll::<()>::Pending
+        })));
+        let step = std::future::poll_fn(|context| Poll::Ready(guarded.as_mut().poll(context)));
+        assert_eq!(step.await, Poll::Pending, "it works while the lease holds");
+        // It ran out during a stop: asked for long ago by the clock on the wall.
+        lease.extend(Moment(Instant::now(), Timestamp(0)), PERIOD);
+        let step = std::future::poll_fn(|context| Poll::Ready(guarded.as_mut().poll(context)));
+        assert_eq!(step.await, Poll::Ready(None));
+        assert_eq!(polls, 1, "it went on after the lease");
     }
 }

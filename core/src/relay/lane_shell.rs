@@ -117,12 +117,11 @@ impl ChainService {
                 self.tasks.spawn(async move {
                     let outcome = match lease {
                         None => pool.broadcast(&attempt, until).await,
-                        Some(lease) => tokio::select! {
-                            biased;
+                        Some(lease) => {
+                            let outcome = lease.guard(pool.broadcast(&attempt, until)).await;
                             // Whether another instance sends it now is not known here.
-                            () = lease.over() => SendOutcome::Maybe(RpcErrorClass::NodeUnavailable),
-                            outcome = pool.broadcast(&attempt, until) => outcome,
-                        },
+                            outcome.unwrap_or(SendOutcome::Maybe(RpcErrorClass::NodeUnavailable))
+                        }
                     };
                     Done::Sent { lane: index, key, outcome }
                 });

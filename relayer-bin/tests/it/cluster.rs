@@ -3,21 +3,19 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    process::Command,
     time::{Duration, Instant},
 };
 
 use alloy_primitives::{Address, B256};
 use hyper::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 use slackwater_benches::{
-    Anvil, Proxy, Relayer, RelayerClient, Result, World,
+    BenchError, Cluster, Result,
     client::is_terminal,
+    cluster::ClusterBuilder,
     count::{self, Relayed},
     http::get,
-    postgres::PostgresServer,
-    proxy::{Fault, Rule},
-    relayer::KEY_VAR,
+    proxy::{Arrival, Fault, Rule},
     rng::Rng,
     wallet::{Crowd, SignedRequest},
 };
@@ -29,85 +27,18 @@ const LEASE: Duration = Duration::from_secs(2);
 const LANES: usize = 2;
 const USERS: usize = 30;
 
-/// Instances on one database and one chain. What is dropped first ends first.
-struct Cluster {
-    relayers: Vec<Relayer>,
-    /// Before the node, one for each instance.
-    proxies: Vec<Proxy>,
-    world: World,
-    anvil: Anvil,
-    server: PostgresServer,
-    born: u64,
-    is_done: bool,
+fn cluster(instances: usize) -> ClusterBuilder {
+    Cluster::of(instances).binary(env!("CARGO_BIN_EXE_slackwater")).lanes(LANES).lease(LEASE).patience(PATIENCE)
 }
 
-impl Cluster {
-    async fn of(instances: usize) -> Result<Self> {
-        Self::with(instances, "").await
-    }
+/// What tests ask of a [`Cluster`].
+trait Scene {
+    async fn submit(&self, requests: &[SignedRequest], instances: &[usize]) -> Result<()>;
+    async fn check(&self, requests: &[SignedRequest], ask: usize) -> Result<()>;
+    async fn story(&self, index: usize) -> Result<Vec<(u64, B256, String)>>;
+}
 
-    /// With further tables of the configuration.
-    async fn with(instances: usize, extra: &str) -> Result<Self> {
-        let server = PostgresServer::start().unwrap_or_else(|missing| panic!("{missing}"));
-        let anvil = Anvil::builder().arg("--block-time").arg("0.25").spawn().await?;
-        let world = World::deploy(anvil.node(), LANES).await?;
-        let born = anvil.node().block_number().await?;
-        let (mut relayers, mut proxies) = (Vec::new(), Vec::new());
-        for index in 0..instances {
-            let proxy = Proxy::spawn(anvil.url(), index as u64).await?;
-            let relayer = Relayer::builder(&world)
-                .binary(env!("CARGO_BIN_EXE_slackwater"))
-                .rpc(proxy.url())
-                .chain_key("spec", "{ block_time_ms = 250 }")
-                .ledger_key("url", json!("env:RELAYER_DATABASE"))
-                .ledger_key("lease_ms", LEASE.as_millis())
-                .ledger_key("idle_timeout_ms", 500)
-                .ledger_key("instance", json!(format!("relayer-{index}")))
-                .env("RELAYER_DATABASE", server.url())
-                .extra(extra)
-                .prepare()?;
-            relayers.push(relayer);
-            proxies.push(proxy);
-        }
-        let mut cluster = Self { relayers, proxies, world, anvil, server, born, is_done: false };
-        for relayer in &mut cluster.relayers {
-            relayer.launch()?;
-        }
-        for relayer in &mut cluster.relayers {
-            relayer.wait_ready(PATIENCE).await?;
-        }
-        Ok(cluster)
-    }
-
-    fn client(&self, index: usize) -> RelayerClient {
-        self.relayers[index].client().clone().with_timeout(Duration::from_secs(10))
-    }
-
-    /// Who drives the lanes, as the instances other than `but` tell.
-    async fn owner(&self, but: Option<usize>) -> Result<Option<usize>> {
-        for (index, relayer) in self.relayers.iter().enumerate().filter(|(index, _)| Some(*index) != but) {
-            let client = relayer.client().clone().with_timeout(Duration::from_secs(2));
-            let Ok(lanes) = client.lanes().await else { continue };
-            let is_following = |lane: &Value| lane["paused"].as_str().is_some_and(|why| why.starts_with("driven by"));
-            let lanes = lanes["lanes"].as_array().cloned().unwrap_or_default();
-            if !lanes.is_empty() && !lanes.iter().any(is_following) {
-                return Ok(Some(index));
-            }
-        }
-        Ok(None)
-    }
-
-    async fn wait_owner(&self) -> Result<usize> {
-        until("an owner of the lanes", PATIENCE, async || self.owner(None).await).await
-    }
-
-    /// Waits until another instance than `old` drives the lanes; also tells after how long.
-    async fn wait_other_owner(&self, old: usize) -> Result<(usize, Duration)> {
-        let started = Instant::now();
-        let next = until("another owner of the lanes", PATIENCE, async || self.owner(Some(old)).await).await?;
-        Ok((next, started.elapsed()))
-    }
-
+impl Scene for Cluster {
     /// Submits to all living instances in turn, so that one user's requests arrive at different ones.
     async fn submit(&self, requests: &[SignedRequest], instances: &[usize]) -> Result<()> {
         for (chunk, index) in requests.chunks(20).zip(instances.iter().cycle()) {
@@ -153,47 +84,11 @@ impl Cluster {
         }
         Ok(story)
     }
-
-    /// The end of a test that has passed: all stop in order, and the ledger tells one story that the chain confirms.
-    async fn close(mut self) -> Result<()> {
-        for relayer in &mut self.relayers {
-            assert!(relayer.terminate(Duration::from_secs(30)).await?, "an instance ends with an error");
-        }
-        let keys = self.world.relayers.iter().enumerate();
-        let mut audit = Command::new(env!("CARGO_BIN_EXE_slackwater"));
-        audit
-            .envs(keys.map(|(i, account)| (format!("{KEY_VAR}{i}"), account.secret_hex())))
-            .env("RELAYER_DATABASE", self.server.url())
-            .args(["audit", "verify", "--chain", "--config"])
-            .arg(self.relayers[0].config_path());
-        let output = tokio::task::spawn_blocking(move || audit.output()).await.expect("no panic");
-        let output = output.expect("slackwater runs");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert!(output.status.success(), "audit: {}\n{}{}", output.status, text(&output.stdout), text(&output.stderr));
-        self.is_done = true;
-        Ok(())
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        if self.is_done {
-            return;
-        }
-        for (index, relayer) in self.relayers.iter().enumerate() {
-            println!("the end of the log of instance {index}:");
-            let log = relayer.log();
-            let lines: Vec<&str> = log.lines().collect();
-            for line in &lines[lines.len().saturating_sub(25)..] {
-                println!("| {}", line.chars().take(300).collect::<String>());
-            }
-        }
-    }
 }
 
 #[tokio::test]
 async fn three_instances_share_the_load() -> Result<()> {
-    let cluster = Cluster::of(3).await?;
+    let cluster = cluster(3).raise().await?;
     let mut crowd = Crowd::new(&cluster.world, USERS);
     let requests = crowd.marks(600);
     // An instance that does not drive the lanes streams what the one that does commits.
@@ -218,7 +113,7 @@ async fn three_instances_share_the_load() -> Result<()> {
 
 #[tokio::test]
 async fn a_request_is_cancelled_at_any_instance() -> Result<()> {
-    let cluster = Cluster::of(2).await?;
+    let cluster = cluster(2).raise().await?;
     let owner = cluster.wait_owner().await?;
     let mut crowd = Crowd::new(&cluster.world, 1);
     let first = crowd.mark(0);
@@ -246,123 +141,70 @@ async fn a_request_is_cancelled_at_any_instance() -> Result<()> {
     cluster.close().await
 }
 
-#[tokio::test]
-async fn a_killed_owner_is_replaced() -> Result<()> {
-    rounds(1).await
-}
-
-/// The long run: `cargo test -p slackwater-relayer --test it -- --ignored ten_rounds_of_three_with_one_killed`.
-#[tokio::test]
-#[ignore = "minutes"]
-async fn ten_rounds_of_three_with_one_killed() -> Result<()> {
-    rounds(10).await
-}
-
-/// In each round an instance dies under load, mostly the owner, and comes back when another has taken over.
-async fn rounds(rounds: usize) -> Result<()> {
-    let mut cluster = Cluster::of(3).await?;
-    let mut rng = Rng::new(seed());
-    let mut crowd = Crowd::new(&cluster.world, USERS);
-    let mut all = Vec::new();
-    for round in 0..rounds {
-        let requests: Vec<SignedRequest> = (0..400).map(|i| crowd.mark_within(i % USERS, "10m")).collect();
-        let owner = cluster.wait_owner().await?;
-        // Now and then one that only accepts.
-        let victim = if round > 0 && rng.chance_bps(2_500) { (owner + 1) % 3 } else { owner };
-        let clients: Vec<RelayerClient> = (0..3).map(|index| cluster.client(index)).collect();
-        let load = tokio::spawn({
-            let requests = requests.clone();
-            async move {
-                for (chunk, client) in requests.chunks(20).zip(clients.iter().cycle()) {
-                    // A caller whose instance is dead goes to another, with the same bytes.
-                    let started = Instant::now();
-                    let mut others = clients.iter().cycle();
-                    let mut client = client;
-                    while submit_within(client, chunk).await.is_err() {
-                        assert!(started.elapsed() < PATIENCE, "nobody takes requests");
-                        client = others.next().unwrap_or(client);
-                    }
-                }
-                Ok::<(), slackwater_benches::BenchError>(())
-            }
-        });
-        tokio::time::sleep(Duration::from_millis(200 + rng.below(1_000))).await;
-        cluster.relayers[victim].kill();
-        if victim == owner {
-            let (next, after) = cluster.wait_other_owner(owner).await?;
-            println!(
-                "round {round}: instance {victim} killed, instance {next} took over after {} ms",
-                after.as_millis()
-            );
-            assert!(after <= LEASE * 2, "took over after {after:?}");
-        }
-        cluster.relayers[victim].launch()?;
-        cluster.relayers[victim].wait_ready(PATIENCE).await?;
-        load.await.expect("no panic")?;
-        all.extend(requests);
-    }
-    let ask = cluster.wait_owner().await?;
-    cluster.check(&all, ask).await?;
-    cluster.close().await
-}
-
-/// [`submit_all`], unless the instance dies.
-async fn submit_within(client: &RelayerClient, chunk: &[SignedRequest]) -> Result<()> {
-    let timeout = Duration::from_secs(3);
-    match tokio::time::timeout(timeout, submit_all(client, chunk)).await {
-        Ok(result) => result,
-        Err(_) => Err(slackwater_benches::BenchError::Timeout { what: "submission".to_owned(), after: timeout }),
-    }
-}
+/// How often the owner is put to sleep, each time at another moment of its work.
+const SLEEPS: usize = 3;
 
 #[tokio::test]
 async fn an_owner_that_slept_past_its_lease_neither_writes_nor_sends() -> Result<()> {
-    let cluster = Cluster::of(2).await?;
+    // Small transactions: many of them, so that it sends most of the time.
+    let cluster = cluster(2).chain_key("max_batch", 4).raise().await?;
+    let mut rng = Rng::new(seed());
     let mut crowd = Crowd::new(&cluster.world, USERS);
+    let mut all = Vec::new();
+    for sleep in 0..SLEEPS {
+        let owner = cluster.wait_owner().await?;
+        let (other, proxy) = (1 - owner, &cluster.proxies[owner]);
+        let sent = proxy.arrivals().len();
+        let requests: Vec<SignedRequest> = (0..240).map(|i| crowd.mark_within(i % USERS, "10m")).collect();
+        cluster.submit(&requests, &[owner]).await?;
+        // In the middle of its work: once it sends.
+        let is_sending = async || Ok((proxy.arrivals().len() > sent).then_some(()));
+        until("the owner to send", PATIENCE, is_sending).await?;
+        tokio::time::sleep(Duration::from_millis(rng.below(400))).await;
+        cluster.relayers[owner].pause()?;
+        let (next, after) = cluster.wait_other_owner(owner).await?;
+        assert_eq!(next, other);
+        assert!(after <= LEASE * 2, "took over after {after:?}");
+        let more: Vec<SignedRequest> = (0..60).map(|i| crowd.mark_within(i % USERS, "10m")).collect();
+        cluster.submit(&more, &[other]).await?;
+        all.extend(requests);
+        all.extend(more);
+        cluster.check(&all, other).await?;
+        // It wakes up, and finds work in its memory that is another's.
+        let (story, taken) = (cluster.story(other).await?.len(), proxy.injected().taken);
+        let steps_down = || cluster.relayers[owner].log().matches("not driving the chain's lanes any more").count();
+        let before = steps_down();
+        let woken = Instant::now();
+        cluster.relayers[owner].resume()?;
+        until("the sleeper to notice", PATIENCE, async || Ok((steps_down() > before).then_some(()))).await?;
+        tokio::time::sleep(LEASE / 2).await;
+        // What a thread held in its hand when it was stopped, between the look at the lease and the socket, can't be called
+        // back. Whatever comes of that is stored, its nonce is used, and the node takes none of it.
+        let late: Vec<Arrival> = proxy.arrivals().into_iter().filter(|arrival| arrival.at >= woken).collect();
+        println!("sleep {sleep}: {} sends before it, {} after", proxy.arrivals().len() - late.len() - sent, late.len());
+        assert!(late.len() <= LANES, "it sent {} times after its lease was over", late.len());
+        for Arrival { hash, sender, nonce, .. } in &late {
+            let batch = format!("/v1/batches/{}:{sender}:{nonce}", cluster.world.chain_id);
+            let batch: Value = cluster.client(other).get_json(&batch).await?;
+            let is_it = |attempt: &Value| attempt["txHash"].as_str().and_then(|text| text.parse().ok()) == Some(*hash);
+            assert!(batch["attempts"].as_array().is_some_and(|attempts| attempts.iter().any(is_it)), "{hash}: {batch}");
+        }
+        assert_eq!(proxy.injected().taken, taken, "the node took what it sent after its lease was over");
+        assert_eq!(cluster.story(other).await?.len(), story, "it wrote after its lease was over");
+        assert_eq!(cluster.wait_owner().await?, other);
+    }
+    // They work on: one drives, one accepts.
+    let requests = crowd.marks(40);
     let owner = cluster.wait_owner().await?;
-    let other = 1 - owner;
-    let first = crowd.marks(100);
-    cluster.submit(&first, &[owner]).await?;
-    // In the middle of its work.
-    tokio::time::sleep(Duration::from_millis(150)).await;
-    cluster.relayers[owner].pause()?;
-    let (next, after) = cluster.wait_other_owner(owner).await?;
-    assert_eq!(next, other);
-    assert!(after <= LEASE * 2, "took over after {after:?}");
-    let second = crowd.marks(100);
-    cluster.submit(&second, &[other]).await?;
-    let all: Vec<SignedRequest> = first.into_iter().chain(second).collect();
-    cluster.check(&all, other).await?;
-    // It wakes up, and finds work in its memory that is another's.
-    let sent = |proxy: &Proxy| proxy.injected().calls.get("eth_sendRawTransaction").copied().unwrap_or(0);
-    let taken = cluster.proxies[owner].injected().taken;
-    let before = sent(&cluster.proxies[owner]);
-    let story = cluster.story(other).await?.len();
-    cluster.relayers[owner].resume()?;
-    let stepped_down = async || {
-        let log = cluster.relayers[owner].log();
-        Ok(log.contains("not driving the chain's lanes any more").then_some(()))
-    };
-    until("the sleeper to notice", PATIENCE, stepped_down).await?;
-    tokio::time::sleep(LEASE).await;
-    // What was on its way when it was stopped, at most one transaction of each lane, can't be called back: it is stored,
-    // and the nonce is used. Nothing else is sent, and the node takes nothing.
-    let late = sent(&cluster.proxies[owner]) - before;
-    assert!(late <= LANES as u64, "it sent {late} times after its lease was over");
-    assert_eq!(cluster.proxies[owner].injected().taken, taken, "the node took what it sent after its lease was over");
-    assert_eq!(cluster.story(other).await?.len(), story, "it wrote after its lease was over");
-    assert_eq!(cluster.wait_owner().await?, other);
-    // It works on as one that accepts.
-    let third = crowd.marks(40);
-    cluster.submit(&third, &[owner]).await?;
-    let all: Vec<SignedRequest> = all.into_iter().chain(third).collect();
-    cluster.check(&all, owner).await?;
+    cluster.submit(&requests, &[1 - owner]).await?;
+    all.extend(requests);
+    cluster.check(&all, 1 - owner).await?;
     cluster.close().await
 }
 
 #[tokio::test]
 async fn a_restart_of_the_database_is_survived() -> Result<()> {
-    let mut cluster = Cluster::of(2).await?;
+    let mut cluster = cluster(2).raise().await?;
     let mut crowd = Crowd::new(&cluster.world, USERS);
     let requests: Vec<SignedRequest> = (0..600).map(|i| crowd.mark_within(i % USERS, "10m")).collect();
     let clients = [cluster.client(0), cluster.client(1)];
@@ -372,7 +214,7 @@ async fn a_restart_of_the_database_is_survived() -> Result<()> {
             for (chunk, client) in requests.chunks(10).zip(clients.iter().cycle()) {
                 submit_all(client, chunk).await?;
             }
-            Ok::<(), slackwater_benches::BenchError>(())
+            Ok::<(), BenchError>(())
         }
     });
     for crash in [false, true] {
@@ -409,7 +251,7 @@ async fn a_restart_of_the_database_is_survived() -> Result<()> {
 async fn a_budget_is_shared() -> Result<()> {
     // Room for some requests, whoever accepts them.
     let tenant = "[[tenant]]\nid = \"default\"\noperator = true\nbudget = { limit_wei = \"30000000000000000\", period_s = 3600 }\n";
-    let cluster = Cluster::with(2, tenant).await?;
+    let cluster = cluster(2).extra(tenant).raise().await?;
     // So that nothing is settled while they are counted.
     for proxy in &cluster.proxies {
         proxy.add(Rule::always(Fault::Delay { min: Duration::from_millis(1), max: Duration::from_millis(2) }));

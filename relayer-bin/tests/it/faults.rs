@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use slackwater::chain::RpcErrorClass;
 use slackwater_benches::{
     Anvil, Proxy, Result,
-    proxy::{Fault, ReceiptLie, Rule},
+    proxy::{CLIENTS, Fault, ReceiptLie, Rule, SEND_REFUSALS},
     wallet::Crowd,
 };
 
@@ -95,33 +94,13 @@ async fn late_doubled_and_reordered_calls() -> Result<()> {
     stage.close().await
 }
 
-/// What clients say when they refuse, or seem to.
-const WORDS: [RpcErrorClass; 16] = [
-    RpcErrorClass::AlreadyKnown,
-    RpcErrorClass::NonceTooLow,
-    RpcErrorClass::NonceGap,
-    RpcErrorClass::ReplacementUnderpriced,
-    RpcErrorClass::Underpriced,
-    RpcErrorClass::FeeCapBelowBaseFee,
-    RpcErrorClass::InsufficientFunds,
-    RpcErrorClass::GasTooLow,
-    RpcErrorClass::GasTooHigh,
-    RpcErrorClass::PoolFull,
-    RpcErrorClass::SenderRejected,
-    RpcErrorClass::BadTransaction,
-    RpcErrorClass::NodeUnavailable,
-    RpcErrorClass::Timeout,
-    RpcErrorClass::RateLimited,
-    RpcErrorClass::Unknown,
-];
-
 #[tokio::test]
 async fn every_clients_words() -> Result<()> {
     let stage = Stage::at(Pace::Quarter).lanes(2).proxied().chain_key("max_batch", 5).raise().await?;
     let mut crowd = Crowd::new(&stage.world, 40);
     let mut all = Vec::new();
-    for client in ["geth", "reth", "nethermind", "besu", "erigon", "anvil"] {
-        for class in WORDS {
+    for client in CLIENTS {
+        for class in SEND_REFUSALS {
             let refusal = Fault::Refuse { client: client.to_owned(), class };
             stage.proxy().add(Rule::always(refusal).on(SEND).chance_bps(1_200).times(2));
         }

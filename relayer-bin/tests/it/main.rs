@@ -32,6 +32,7 @@ mod problems;
 mod reorg;
 mod rollups;
 mod shutdown;
+mod soak;
 mod stage;
 mod truth;
 mod twins;

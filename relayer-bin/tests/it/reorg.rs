@@ -1,162 +1,584 @@
-//! What a reorganisation takes back lands again, once (scenario S6).
+//! What a reorganisation takes back lands again, once (scenario S6), by table: how deep, what a request was going through, and what the other branch has.
+//!
+//! Every row says which events its requests have in the end. At the end of a table everything is compared with the chain:
+//! each request at most once, its block, its cost, and one story without a gap.
 
-use alloy_primitives::{B256, Bytes};
+use std::{collections::BTreeMap, time::SystemTime};
+
+use alloy_primitives::{Address, B256, Bytes, U64, U256};
 use alloy_sol_types::SolCall;
 use serde_json::json;
+use slackwater::chain::RpcErrorClass;
 use slackwater_benches::{
     Result,
     client::Event,
-    wallet::{Ask, Crowd, SignedRequest},
+    proxy::{Fault, Rule},
+    wallet::{Ask, Crowd, SignedRequest, unix_seconds},
 };
-use slackwater_contracts::nasty::INasty::{armCall, ifArmedRevertCall};
+use slackwater_contracts::{
+    forwarder::executeCall,
+    nasty::INasty::{armCall, ifArmedRevertCall},
+};
 
-use crate::stage::{Pace, Stage};
+use crate::stage::{PATIENCE, Pace, Stage, StageBuilder, until};
 
-/// Deep enough that no reorganisation here reaches what is final.
-const FINALITY: &str = "finality = { kind = \"depth\", blocks = 6 }";
+/// Blocks on top that make a block final here: more than most rows take back.
+const FINAL_BLOCKS: u64 = 8;
 
-async fn raise() -> Result<Stage> {
-    Stage::at(Pace::Manual).spec(FINALITY).chain_key("rebroadcast_after_blocks", 1).raise().await
+const SEND: &str = "eth_sendRawTransaction";
+
+/// What the other branch has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Branch {
+    /// Nothing.
+    Empty,
+    /// The same transaction, in the block at this place.
+    Same(u64),
+    /// Another attempt of the same nonce, in the block at this place.
+    Other(u64),
 }
 
-impl Stage {
-    /// The signed bytes of a transaction that the node knows.
-    async fn raw(&self, hash: B256) -> Result<Bytes> {
-        self.node().call("eth_getRawTransactionByHash", json!([hash])).await
+/// How a request ends whose transaction is taken back and lands again.
+const LANDS_AGAIN: [&str; 7] = ["queued", "batched", "broadcast", "included", "broadcast", "included", "finalized"];
+
+/// How a request ends that no reorganisation touches.
+const LANDS: [&str; 5] = ["queued", "batched", "broadcast", "included", "finalized"];
+
+/// A stage, with what all rows so far must have come to.
+struct Table {
+    stage: Stage,
+    all: Vec<SignedRequest>,
+    expected: BTreeMap<B256, (String, Vec<&'static str>)>,
+    crowds: usize,
+}
+
+fn stage() -> StageBuilder {
+    Stage::at(Pace::Manual)
+        .proxied()
+        .spec(&format!("finality = {{ kind = \"depth\", blocks = {FINAL_BLOCKS} }}"))
+        .chain_key("poll_interval_ms", 25)
+        .chain_key("rebroadcast_after_blocks", 1)
+}
+
+impl Table {
+    async fn on(stage: StageBuilder) -> Result<Self> {
+        let stage = stage.raise().await?;
+        // No reorganisation may reach the contracts.
+        stage.mine(2 * FINAL_BLOCKS).await?;
+        Ok(Self { stage, all: Vec::new(), expected: BTreeMap::new(), crowds: 0 })
     }
 
-    async fn story_of(&self, request: &SignedRequest) -> Result<Vec<Event>> {
-        Ok(self.client().request(request.id).await?.timeline)
+    /// People who never signed before.
+    fn crowd(&mut self, users: usize) -> Crowd {
+        self.crowds += 1;
+        Crowd::named(&self.stage.world, &format!("row {}", self.crowds), users)
     }
-}
 
-fn statuses(story: &[Event]) -> Vec<&str> {
-    story.iter().map(|event| event.status.as_str()).collect()
-}
-
-#[tokio::test]
-async fn of_one_to_three_blocks() -> Result<()> {
-    let stage = raise().await?;
-    let mut crowd = Crowd::new(&stage.world, 5);
-    let mut all = Vec::new();
-    for depth in 1..=3 {
-        let requests = crowd.marks(10);
-        stage.submit(&requests).await?;
-        stage.pooled(1).await?;
-        stage.mine(1).await?;
-        for request in &requests {
-            stage.wait_status(request.id, "included").await?;
+    /// Notes which events these must have in the end.
+    fn expect(&mut self, row: &str, requests: &[SignedRequest], events: &[&'static str]) {
+        for request in requests {
+            self.expected.insert(request.id, (row.to_owned(), events.to_vec()));
+            self.all.push(request.clone());
         }
+    }
+
+    /// The signed bytes of a transaction that came to be sent.
+    fn raw(&self, hash: B256) -> Bytes {
+        let arrivals = self.stage.proxy().arrivals();
+        arrivals.into_iter().find(|arrival| arrival.hash == hash).expect("it was to be sent").raw
+    }
+
+    /// Submits, and waits until the transaction with all of them waits in the pool; its hash.
+    async fn pool(&self, requests: &[SignedRequest]) -> Result<B256> {
+        self.stage.submit(requests).await?;
+        self.stage.pooled(1).await?;
+        let batch = self.stage.batch_of(&requests[0]).await?;
+        Ok(batch.attempts[0].tx_hash)
+    }
+
+    /// Waits until all of them have this status.
+    async fn wait(&self, requests: &[SignedRequest], status: &str) -> Result<()> {
+        for request in requests {
+            self.stage.wait_status(request.id, status).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts them into a block, and `depth - 1` blocks on top; the transaction and its block.
+    async fn land(&self, requests: &[SignedRequest], depth: u64) -> Result<(B256, u64)> {
+        let hash = self.pool(requests).await?;
+        self.stage.mine(1).await?;
+        self.wait(requests, "included").await?;
+        let block = self.stage.node().block_number().await?;
         if depth > 1 {
-            stage.mine(depth - 1).await?;
+            self.stage.mine(depth - 1).await?;
         }
-        stage.node().reorg(depth).await?;
-        for request in &requests {
-            stage.wait_status(request.id, "broadcast").await?;
-        }
+        Ok((hash, block))
+    }
+
+    /// The chain takes back `depth` blocks, and has these transactions instead.
+    async fn reorg(&self, depth: u64, transactions: &[(Bytes, u64)]) -> Result<()> {
+        self.stage.node().reorg_with(depth, transactions).await?;
+        self.stage.follow().await
+    }
+
+    /// Mines until these have ended, and makes it final.
+    async fn finish(&self, requests: &[SignedRequest]) -> Result<()> {
+        let all_ended = async || {
+            for request in requests {
+                if !self.stage.client().request(request.id).await?.is_terminal() {
+                    self.stage.mine(1).await?;
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        };
+        until("the end of the row", PATIENCE, all_ended).await
+    }
+
+    /// Compares everything that was expected, and everything else, with the chain. `taken_back` batches at least were
+    /// taken back since the relayer was last started.
+    async fn close(self, taken_back: u32) -> Result<()> {
+        let Self { stage, all, expected, .. } = self;
+        let metric = stage.metric("slackwater_reorged_batches_total", &[]).await?;
+        assert!(metric >= f64::from(taken_back), "only {metric} batches were taken back");
         stage.settle_mining().await?;
-        for request in &requests {
-            let story = stage.story_of(request).await?;
-            let statuses = statuses(&story);
-            assert_eq!(
-                statuses,
-                ["queued", "batched", "broadcast", "included", "broadcast", "included", "finalized"],
-                "depth {depth}"
-            );
+        let truth = stage.check(&all).await?;
+        let mut costs: BTreeMap<B256, U256> = BTreeMap::new();
+        for (id, (row, expected)) in &expected {
+            let state = stage.client().request(*id).await?;
+            let told: Vec<&str> = state.timeline.iter().map(|event| event.status.as_str()).collect();
+            assert_eq!(told, *expected, "{row}: {:?}", state.timeline);
+            // The same in the story of all, in the same order.
+            let in_story: Vec<&Event> = truth.story.iter().filter(|event| event.request_id == *id).collect();
+            let seqs = |events: &mut dyn Iterator<Item = &Event>| events.map(|event| event.seq).collect::<Vec<_>>();
+            assert_eq!(seqs(&mut state.timeline.iter()), seqs(&mut in_story.into_iter()), "{row}");
+            if let (Some(hash), Some(cost)) = (state.tx_hash, &state.cost_wei) {
+                *costs.entry(hash).or_default() += cost.parse::<U256>().expect("a number");
+            }
         }
-        all.extend(requests);
+        // What they paid is what their transaction cost in the branch that is final.
+        for (hash, cost) in costs {
+            let receipt = stage.node().receipt(hash).await?.expect("it is on the chain");
+            assert_eq!(cost, receipt.cost_wei(), "cost of {hash}");
+        }
+        println!("{} requests, {} events", all.len(), truth.story.len());
+        stage.close().await
     }
-    let truth = stage.check(&all).await?;
-    assert_eq!(truth.count("finalized", None), all.len());
-    assert!(stage.metric("slackwater_reorged_batches_total", &[]).await? >= 3.0);
-    stage.close().await
-}
 
-#[tokio::test]
-async fn into_another_block() -> Result<()> {
-    let stage = raise().await?;
-    let mut crowd = Crowd::new(&stage.world, 5);
-    let requests = crowd.marks(5);
-    stage.submit(&requests).await?;
-    stage.pooled(1).await?;
-    stage.mine(1).await?;
-    let state = stage.wait_status(requests[0].id, "included").await?;
-    let (hash, block) = (state.tx_hash.expect("a hash"), state.block_number.expect("a block"));
-    stage.mine(1).await?;
-    // The other branch has the same transaction one block later.
-    let raw = stage.raw(hash).await?;
-    stage.node().reorg_with(2, &[(raw, 1)]).await?;
-    let receipt = stage.node().receipt(hash).await?.expect("in the new branch");
-    assert_eq!(receipt.block_number.to::<u64>(), block + 1);
-    stage.settle_mining().await?;
-    let truth = stage.check(&requests).await?;
-    assert_eq!(truth.count("finalized", None), requests.len());
-    for request in &requests {
-        assert_eq!(truth.summaries[&request.id].block_number, Some(block + 1));
-        assert_eq!(truth.summaries[&request.id].tx_hash, Some(hash));
-    }
-    assert_eq!(truth.relayed.transactions.len(), 1);
-    stage.close().await
-}
-
-#[tokio::test]
-async fn of_a_revert_is_not_the_end() -> Result<()> {
-    let stage = raise().await?;
-    let mut crowd = Crowd::new(&stage.world, 2);
-    let ask = |stage: &Stage| Ask {
-        to: stage.world.nasty,
-        value: Default::default(),
-        gas: 150_000,
-        data: ifArmedRevertCall { tag: B256::repeat_byte(1) }.abi_encode().into(),
-        deadline_s: slackwater_benches::wallet::unix_seconds() + 3_600,
-        within: None,
-        max_cost_wei: None,
-    };
-    let requests = vec![crowd.mark(0), crowd.sign(1, &ask(&stage))];
-    stage.submit(&requests).await?;
-    stage.pooled(1).await?;
-    stage.overtake_arm().await?;
-    stage.mine(1).await?;
-    let state = stage.wait_status(requests[1].id, "included").await?;
-    assert_eq!(state.reason.as_deref(), Some("target_reverted"), "reverted, for now");
-    // In the other branch nobody armed the target.
-    stage.node().reorg(1).await?;
-    stage.settle_mining().await?;
-    let truth = stage.check(&requests).await?;
-    assert_eq!(truth.count("finalized", None), 2, "a revert on an orphaned block is not terminal");
-    stage.close().await
-}
-
-impl Stage {
-    /// Arms the nasty target in the next block, before us.
-    async fn overtake_arm(&self) -> Result<B256> {
-        let from = self.node().accounts().await?[0];
-        let data = Bytes::from(armCall { on: true }.abi_encode());
+    /// A transaction of somebody else, signed.
+    async fn foreign(&self, from: usize, nonce_ahead: u64, to: Address, call: &impl SolCall) -> Result<Bytes> {
+        let node = self.stage.node();
+        let from = node.accounts().await?[from];
+        let nonce = node.nonce(from).await? + nonce_ahead;
         let transaction = json!({
-            "from": from, "to": self.world.nasty, "data": data, "gas": "0xf4240",
-            "maxFeePerGas": "0xe8d4a51000", "maxPriorityFeePerGas": "0x746a528800",
+            "from": from, "to": to, "data": Bytes::from(call.abi_encode()), "gas": U64::from(1_000_000),
+            "nonce": U64::from(nonce), "chainId": U64::from(self.stage.world.chain_id),
+            "maxFeePerGas": U64::from(10_u64.pow(12)), "maxPriorityFeePerGas": U64::from(5 * 10_u64.pow(11)),
         });
-        self.node().call("eth_sendTransaction", json!([transaction])).await
+        node.call("eth_signTransaction", json!([transaction])).await
     }
+}
+
+/// Nothing of theirs is in a block: one waits for its predecessor, one is signed and every node refuses it, one is in the
+/// pool.
+async fn outside_blocks(table: &mut Table, depth: u64, branch: Branch) -> Result<()> {
+    let row = format!("outside blocks, depth {depth}, {branch:?}");
+    println!("{row}");
+    let mut crowd = table.crowd(5);
+    let first = crowd.mark(0);
+    let (queued, pooled, unsent) = (vec![crowd.mark(0)], vec![crowd.mark(1), crowd.mark(2)], vec![crowd.mark(3)]);
+    table.stage.mine(depth).await?;
+    table.stage.submit(&queued).await?;
+    let hash = table.pool(&pooled).await?;
+    let refuse = Fault::Refuse { client: "geth".to_owned(), class: RpcErrorClass::PoolFull };
+    let refused = || table.stage.proxy().injected().faults.get("refuse").copied().unwrap_or(0);
+    let before = refused();
+    let rule = table.stage.proxy().add(Rule::always(refuse).on(SEND));
+    table.stage.submit(&unsent).await?;
+    until("a refusal", PATIENCE, async || Ok((refused() > before).then_some(()))).await?;
+    let transactions: Vec<(Bytes, u64)> = match branch {
+        Branch::Same(place) => vec![(table.raw(hash), place)],
+        Branch::Empty | Branch::Other(_) => Vec::new(),
+    };
+    table.reorg(depth, &transactions).await?;
+    for (requests, status) in [(&queued, "queued"), (&unsent, "broadcast")] {
+        table.wait(requests, status).await?;
+    }
+    if let Branch::Same(_) = branch {
+        table.wait(&pooled, "included").await?;
+    }
+    table.stage.proxy().remove(rule);
+    table.stage.submit(std::slice::from_ref(&first)).await?;
+    let all: Vec<SignedRequest> = [vec![first], queued, pooled, unsent].concat();
+    table.finish(&all).await?;
+    table.expect(&row, &all, &LANDS);
+    Ok(())
+}
+
+/// Theirs is in the lowest block that is taken back.
+async fn included(table: &mut Table, depth: u64, branch: Branch) -> Result<()> {
+    let row = format!("included, depth {depth}, {branch:?}");
+    println!("{row}");
+    let requests = table.crowd(3).marks(3);
+    let (hash, block) = table.land(&requests, depth).await?;
+    let orphan = table.stage.node().receipt(hash).await?.expect("in a block");
+    match branch {
+        Branch::Empty | Branch::Other(_) => {
+            table.reorg(depth, &[]).await?;
+            table.wait(&requests, "broadcast").await?;
+            table.stage.pooled(1).await?;
+            table.stage.mine(1).await?;
+        }
+        Branch::Same(place) => table.reorg(depth, &[(table.raw(hash), place)]).await?,
+    }
+    let block = match branch {
+        Branch::Same(place) => block + place,
+        Branch::Empty | Branch::Other(_) => table.stage.node().block_number().await?,
+    };
+    for request in &requests {
+        let is_there = async || {
+            let state = table.stage.client().request(request.id).await?;
+            Ok((state.status == "included" && state.block_number == Some(block)).then_some(state))
+        };
+        let state = until(&format!("{row}: included in block {block}"), PATIENCE, is_there).await?;
+        assert_eq!(state.tx_hash, Some(hash), "{row}: the same bytes");
+    }
+    let receipt = table.stage.node().receipt(hash).await?.expect("in a block");
+    assert_ne!(receipt.block_hash, orphan.block_hash, "{row}");
+    table.finish(&requests).await?;
+    for request in &requests {
+        assert_eq!(table.stage.client().request(request.id).await?.block_number, Some(block), "{row}");
+    }
+    table.expect(&row, &requests, &LANDS_AGAIN);
+    Ok(())
+}
+
+#[tokio::test]
+async fn outside_blocks_and_included() -> Result<()> {
+    // Nothing is replaced here.
+    let mut table = Table::on(stage().chain_key("bump_after_blocks", 100)).await?;
+    for depth in 1..=6 {
+        let branch = if depth % 2 == 0 { Branch::Same(depth / 2) } else { Branch::Empty };
+        outside_blocks(&mut table, depth, branch).await?;
+        included(&mut table, depth, Branch::Empty).await?;
+        included(&mut table, depth, Branch::Same(depth - 1)).await?;
+    }
+    // As deep as a reorganisation may be: one more, and it would take back what is final.
+    for depth in [FINAL_BLOCKS - 1, FINAL_BLOCKS] {
+        included(&mut table, depth, Branch::Empty).await?;
+        included(&mut table, depth, Branch::Same(1)).await?;
+    }
+    table.close(6 + 6 + 4).await
+}
+
+/// Which of two attempts the block holds that is taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    /// The first; the replacement is in flight, and reached nobody.
+    First,
+    /// The replacement.
+    Second,
+}
+
+/// There are two attempts of the nonce.
+async fn replaced(table: &mut Table, depth: u64, holds: Holds, branch: Branch) -> Result<()> {
+    let row = format!("replaced, {holds:?} is included, depth {depth}, {branch:?}");
+    println!("{row}");
+    let requests = table.crowd(3).marks(3);
+    let first = table.pool(&requests).await?;
+    let proxy = table.stage.proxy();
+    if holds == Holds::First {
+        proxy.add(Rule::always(Fault::DropBefore).on(SEND));
+    }
+    // The pool loses it, so it is not in the next block.
+    table.stage.node().drop_all_transactions().await?;
+    table.stage.mine(1).await?;
+    let second = table.stage.wait_attempts(&requests[0], 2).await?[1].tx_hash;
+    let is_sent = async || Ok(proxy.arrivals().iter().any(|arrival| arrival.hash == second).then_some(()));
+    until("the replacement to be sent", PATIENCE, is_sent).await?;
+    if holds == Holds::Second {
+        until("the replacement to be taken", PATIENCE, async || {
+            Ok(proxy.injected().taken.contains(&second).then_some(()))
+        })
+        .await?;
+    } else {
+        table.stage.node().send_raw(table.raw(first)).await?;
+    }
+    table.stage.mine(1).await?;
+    table.wait(&requests, "included").await?;
+    let (held, other) = if holds == Holds::First { (first, second) } else { (second, first) };
+    for request in &requests {
+        assert_eq!(table.stage.client().request(request.id).await?.tx_hash, Some(held), "{row}");
+    }
+    if depth > 1 {
+        table.stage.mine(depth - 1).await?;
+    }
+    proxy.clear();
+    let landed = match branch {
+        Branch::Empty => None,
+        Branch::Same(place) => Some((held, place)),
+        Branch::Other(place) => Some((other, place)),
+    };
+    let transactions: Vec<_> = landed.iter().map(|(hash, place)| (table.raw(*hash), *place)).collect();
+    table.reorg(depth, &transactions).await?;
+    table.finish(&requests).await?;
+    for request in &requests {
+        let state = table.stage.client().request(request.id).await?;
+        let hash = state.tx_hash.expect("a transaction");
+        match landed {
+            Some((landed, _)) => assert_eq!(hash, landed, "{row}"),
+            None => assert!([first, second].contains(&hash) || state.attempts.len() > 2, "{row}: {hash}"),
+        }
+    }
+    table.expect(&row, &requests, &LANDS_AGAIN);
+    Ok(())
+}
+
+#[tokio::test]
+async fn with_a_replacement_in_flight() -> Result<()> {
+    let mut table = Table::on(stage().chain_key("bump_after_blocks", 1)).await?;
+    for (depth, holds, branch) in [
+        (1, Holds::First, Branch::Empty),
+        (1, Holds::Second, Branch::Other(0)),
+        (2, Holds::First, Branch::Same(1)),
+        (2, Holds::Second, Branch::Empty),
+        (3, Holds::First, Branch::Other(2)),
+        (3, Holds::Second, Branch::Same(0)),
+        (4, Holds::First, Branch::Empty),
+        (4, Holds::Second, Branch::Other(3)),
+        (5, Holds::First, Branch::Same(4)),
+        (5, Holds::Second, Branch::Empty),
+        (6, Holds::First, Branch::Other(0)),
+        (6, Holds::Second, Branch::Same(5)),
+    ] {
+        replaced(&mut table, depth, holds, branch).await?;
+    }
+    table.close(12).await
+}
+
+/// Nobody watches while the chain changes its mind.
+async fn unwatched(table: &mut Table, depth: u64, branch: Branch, blocks_after: u64) -> Result<()> {
+    let row = format!("relayer dead, depth {depth}, {branch:?}, {blocks_after} blocks later");
+    println!("{row}");
+    let requests = table.crowd(3).marks(3);
+    let (hash, _) = table.land(&requests, depth).await?;
+    table.stage.relayer.kill();
+    let transactions: Vec<_> = match branch {
+        Branch::Same(place) => vec![(table.raw(hash), place)],
+        Branch::Empty | Branch::Other(_) => Vec::new(),
+    };
+    table.stage.node().reorg_with(depth, &transactions).await?;
+    if blocks_after > 0 {
+        table.stage.node().mine(blocks_after).await?;
+    }
+    table.stage.relayer.start().await?;
+    table.finish(&requests).await?;
+    let events: &[&str] = match branch {
+        // It is in a block before and after: nothing else was ever seen.
+        Branch::Same(_) => &LANDS,
+        Branch::Empty | Branch::Other(_) => &LANDS_AGAIN,
+    };
+    table.expect(&row, &requests, events);
+    Ok(())
 }
 
 #[tokio::test]
 async fn while_the_relayer_is_dead() -> Result<()> {
-    let mut stage = raise().await?;
-    let mut crowd = Crowd::new(&stage.world, 5);
-    let requests = crowd.marks(10);
-    stage.submit(&requests).await?;
-    stage.pooled(1).await?;
-    stage.mine(1).await?;
-    for request in &requests {
-        stage.wait_status(request.id, "included").await?;
+    let mut table = Table::on(stage().chain_key("bump_after_blocks", 100)).await?;
+    for (depth, branch, blocks_after) in [
+        (1, Branch::Empty, 1),
+        (2, Branch::Same(1), 0),
+        (3, Branch::Empty, 0),
+        (4, Branch::Same(0), 2),
+        // Final in the other branch before anybody looks.
+        (6, Branch::Same(5), FINAL_BLOCKS + 2),
+        (5, Branch::Empty, FINAL_BLOCKS + 2),
+    ] {
+        unwatched(&mut table, depth, branch, blocks_after).await?;
     }
-    stage.relayer.kill();
-    stage.node().reorg(1).await?;
-    stage.node().mine(1).await?;
-    stage.relayer.start().await?;
-    stage.settle_mining().await?;
-    let truth = stage.check(&requests).await?;
-    assert_eq!(truth.count("finalized", None), requests.len());
-    stage.close().await
+    // The counter ends with the process.
+    table.close(1).await
+}
+
+/// What a call does depends on the branch: it reverts in one of them only.
+async fn reverting(table: &mut Table, depth: u64, reverts_at_first: bool) -> Result<()> {
+    let row = format!("reverts {}, depth {depth}", if reverts_at_first { "at first" } else { "in the end" });
+    println!("{row}");
+    let mut crowd = table.crowd(2);
+    let good = vec![crowd.mark(0)];
+    let tag = B256::repeat_byte(u8::try_from(table.crowds).expect("few rows"));
+    let ask = Ask {
+        to: table.stage.world.nasty,
+        value: U256::ZERO,
+        gas: 150_000,
+        data: ifArmedRevertCall { tag }.abi_encode().into(),
+        deadline_s: unix_seconds() + 3_600,
+        within: None,
+        max_cost_wei: None,
+    };
+    let torn = vec![crowd.sign(1, &ask)];
+    let both = [good.clone(), torn.clone()].concat();
+    let hash = table.pool(&both).await?;
+    let arm = table.foreign(0, 0, table.stage.world.nasty, &armCall { on: true }).await?;
+    if reverts_at_first {
+        table.stage.node().send_raw(arm.clone()).await?;
+    }
+    table.stage.mine(1).await?;
+    table.wait(&both, "included").await?;
+    let reason = async || table.stage.client().request(torn[0].id).await.map(|state| state.reason);
+    assert_eq!(reason().await?.as_deref(), reverts_at_first.then_some("target_reverted"), "{row}");
+    if depth > 1 {
+        table.stage.mine(depth - 1).await?;
+    }
+    let raw = table.raw(hash);
+    if reverts_at_first {
+        table.reorg(depth, &[(raw, depth - 1)]).await?;
+    } else {
+        table.reorg(depth, &[(arm, 0), (raw, depth - 1)]).await?;
+    }
+    table.finish(&both).await?;
+    if reverts_at_first {
+        table.expect(&row, &both, &LANDS_AGAIN);
+    } else {
+        let disarm = table.foreign(0, 0, table.stage.world.nasty, &armCall { on: false }).await?;
+        table.stage.node().send_raw(disarm).await?;
+        table.stage.mine(1).await?;
+        assert_eq!(reason().await?.as_deref(), Some("target_reverted"), "{row}");
+        table.expect(&row, &good, &LANDS_AGAIN);
+        let mut events = LANDS_AGAIN;
+        events[6] = "reverted";
+        table.expect(&row, &torn, &events);
+    }
+    Ok(())
+}
+
+/// Why the payload is given up, and an empty transaction frees its nonce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum GivenUp {
+    /// The node refused it for good; but it may have kept it.
+    Refused,
+    /// The deadline passed before it was mined, and the pool lost it.
+    Late,
+}
+
+/// The block that is taken back has a cancel.
+async fn cancelled(table: &mut Table, depth: u64, why: GivenUp, branch: Branch) -> Result<()> {
+    let row = format!("cancelled, {why:?}, depth {depth}, {branch:?}");
+    println!("{row}");
+    let mut crowd = table.crowd(2);
+    let within = if why == GivenUp::Late { "3s" } else { "10m" };
+    let requests: Vec<SignedRequest> = (0..2).map(|user| crowd.mark_within(user, within)).collect();
+    let stage = &table.stage;
+    let payload = match why {
+        GivenUp::Refused => {
+            let refuse = Fault::Refuse { client: "geth".to_owned(), class: RpcErrorClass::GasTooHigh };
+            stage.proxy().add(Rule::always(refuse).on(SEND).times(1));
+            table.pool(&requests).await?
+        }
+        GivenUp::Late => {
+            let payload = table.pool(&requests).await?;
+            let now_ms = || SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis());
+            let deadline_ms = stage.client().submit(&requests[1].body).await?.accepted()?.deadline_at_ms;
+            until("the deadline", PATIENCE, async || Ok((now_ms() > u128::from(deadline_ms)).then_some(()))).await?;
+            stage.node().drop_all_transactions().await?;
+            stage.mine(1).await?;
+            payload
+        }
+    };
+    let attempts = stage.wait_attempts(&requests[0], 2).await?;
+    assert_eq!((attempts[0].tx_hash, attempts[1].kind.as_str()), (payload, "cancel"), "{row}");
+    let cancel = attempts[1].tx_hash;
+    let is_taken = async || Ok(stage.proxy().injected().taken.contains(&cancel).then_some(()));
+    until("the cancel to be taken", PATIENCE, is_taken).await?;
+    stage.mine(1).await?;
+    let is_included = async || {
+        let batch = stage.batch_of(&requests[0]).await?;
+        Ok((batch.state == "included" && batch.included_hash == Some(cancel)).then_some(()))
+    };
+    until("the cancel to be included", PATIENCE, is_included).await?;
+    if depth > 1 {
+        stage.mine(depth - 1).await?;
+    }
+    let transactions: Vec<_> = match branch {
+        Branch::Empty => Vec::new(),
+        Branch::Same(place) => vec![(table.raw(cancel), place)],
+        // Somebody kept it.
+        Branch::Other(place) => vec![(table.raw(payload), place)],
+    };
+    table.reorg(depth, &transactions).await?;
+    table.finish(&requests).await?;
+    let given_up = ["queued", "batched", "broadcast"];
+    match (branch, why) {
+        (Branch::Other(_), _) => {
+            for request in &requests {
+                assert_eq!(table.stage.client().request(request.id).await?.tx_hash, Some(payload), "{row}");
+            }
+            table.expect(&row, &requests, &LANDS);
+        }
+        // Under another nonce.
+        (_, GivenUp::Refused) => table.expect(&row, &requests, &[&given_up[..], &LANDS[..]].concat()),
+        (_, GivenUp::Late) => table.expect(&row, &requests, &[&given_up[..], &["expired"]].concat()),
+    }
+    Ok(())
+}
+
+/// Somebody else uses the user's nonce at the forwarder, in one of the branches only.
+async fn nonce_taken(table: &mut Table, depth: u64, is_taken_at_first: bool) -> Result<()> {
+    let row =
+        format!("user's nonce taken {}, depth {depth}", if is_taken_at_first { "at first" } else { "in the end" });
+    println!("{row}");
+    let mut crowd = table.crowd(2);
+    let good = vec![crowd.mark(0)];
+    let ours = vec![crowd.mark(1)];
+    // Another wish of the same user under the same nonce, which somebody else executes.
+    crowd.users[1].next_nonce = 0;
+    let theirs = crowd.mark(1);
+    let both = [good.clone(), ours.clone()].concat();
+    let hash = table.pool(&both).await?;
+    let take = table.foreign(1, 0, table.stage.world.forwarder, &executeCall { request: theirs.data() }).await?;
+    if is_taken_at_first {
+        table.stage.node().send_raw(take.clone()).await?;
+    }
+    table.stage.mine(1).await?;
+    table.wait(&good, "included").await?;
+    table.wait(&ours, if is_taken_at_first { "broadcast" } else { "included" }).await?;
+    if depth > 1 {
+        table.stage.mine(depth - 1).await?;
+    }
+    let raw = table.raw(hash);
+    if is_taken_at_first {
+        table.reorg(depth, &[(raw, depth - 1)]).await?;
+    } else {
+        table.reorg(depth, &[(take, 0), (raw, depth - 1)]).await?;
+    }
+    table.finish(&both).await?;
+    table.expect(&row, &good, &LANDS_AGAIN);
+    if is_taken_at_first {
+        table.expect(&row, &ours, &LANDS);
+    } else {
+        table.expect(&row, &ours, &["queued", "batched", "broadcast", "included", "broadcast", "rejected"]);
+        let state = table.stage.client().request(ours[0].id).await?;
+        assert_eq!(state.reason.as_deref(), Some("nonce_used_elsewhere"), "{row}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn reverts_cancels_and_nonces() -> Result<()> {
+    let mut table = Table::on(stage().chain_key("bump_after_blocks", 100)).await?;
+    for depth in 1..=6 {
+        reverting(&mut table, depth, depth % 2 == 1).await?;
+        let branch = match depth % 3 {
+            0 => Branch::Empty,
+            1 => Branch::Same(depth - 1),
+            _ => Branch::Other(depth / 2),
+        };
+        cancelled(&mut table, depth, GivenUp::Refused, branch).await?;
+        nonce_taken(&mut table, depth, depth % 2 == 0).await?;
+    }
+    for (depth, branch) in [(2, Branch::Empty), (4, Branch::Same(1)), (6, Branch::Other(5))] {
+        cancelled(&mut table, depth, GivenUp::Late, branch).await?;
+    }
+    table.close(6 + 6 + 6).await
 }

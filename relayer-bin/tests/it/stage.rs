@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     fs,
     path::PathBuf,
-    process::Command,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -14,9 +13,11 @@ use slackwater_benches::{
     Anvil, BenchError, Node, Proxy, Relayer, RelayerClient, Result, World,
     client::{RequestState, Submitted, is_terminal},
     proxy::{Fault, Rule},
-    relayer::{KEY_VAR, RelayerBuilder},
+    relayer::RelayerBuilder,
     wallet::{SignedRequest, batch_body},
 };
+
+pub(crate) use slackwater_benches::wait::until;
 
 /// How long anything that must happen may take before the test gives up. Only a broken relayer waits this long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
@@ -169,9 +170,7 @@ impl StageBuilder {
             None => relayer.client().clone(),
         };
         let born = anvil.node().block_number().await?;
-        let environment = self.environment;
-        let mut stage =
-            Stage { relayer, client, environment, proxy, _detour: detour, world, anvil, seed, born, is_done: false };
+        let mut stage = Stage { relayer, client, proxy, _detour: detour, world, anvil, seed, born, is_done: false };
         stage.relayer.start().await?;
         Ok(stage)
     }
@@ -185,7 +184,6 @@ impl StageBuilder {
 pub(crate) struct Stage {
     pub(crate) relayer: Relayer,
     client: RelayerClient,
-    environment: Vec<(&'static str, String)>,
     proxy: Option<Proxy>,
     _detour: Option<Proxy>,
     pub(crate) world: World,
@@ -347,18 +345,7 @@ impl Stage {
         if let Some(proxy) = &self.proxy {
             proxy.clear();
         }
-        let keys = self.world.relayers.iter().enumerate();
-        let mut audit = Command::new(env!("CARGO_BIN_EXE_slackwater"));
-        audit
-            .envs(keys.map(|(i, account)| (format!("{KEY_VAR}{i}"), account.secret_hex())))
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .args(["audit", "verify", "--chain", "--config"])
-            .args([self.relayer.config_path(), self.relayer.database()]);
-        // The proxy lives in this thread.
-        let output = tokio::task::spawn_blocking(move || audit.output()).await.expect("no panic");
-        let output = output.expect("slackwater runs");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert!(output.status.success(), "audit: {}\n{}{}", output.status, text(&output.stdout), text(&output.stderr));
+        self.relayer.audit().await?;
         self.is_done = true;
         Ok(())
     }
@@ -383,12 +370,7 @@ impl Drop for Stage {
         if self.is_done {
             return;
         }
-        let log = self.relayer.log();
-        let lines: Vec<&str> = log.lines().collect();
-        println!("seed {}; the end of the relayer's log:", self.seed);
-        for line in &lines[lines.len().saturating_sub(60)..] {
-            println!("| {}", line.chars().take(400).collect::<String>());
-        }
+        println!("seed {}; the end of the relayer's log:\n{}", self.seed, self.relayer.log_tail(60));
         self.keep();
     }
 }
@@ -429,27 +411,6 @@ pub(crate) async fn submit_all(client: &RelayerClient, requests: &[SignedRequest
 /// No answer, or one that says to come back.
 pub(crate) const fn is_transient(error: &BenchError) -> bool {
     error.is_ambiguous() || matches!(error, BenchError::Problem { status: 503, .. })
-}
-
-/// Asks until there is an answer.
-///
-/// # Errors
-/// [`BenchError::Timeout`] after `within`, or the probe's.
-pub(crate) async fn until<T>(
-    what: &str,
-    within: Duration,
-    mut probe: impl AsyncFnMut() -> Result<Option<T>>,
-) -> Result<T> {
-    let started = Instant::now();
-    loop {
-        if let Some(answer) = probe().await? {
-            return Ok(answer);
-        }
-        if started.elapsed() > within {
-            return Err(BenchError::Timeout { what: what.to_owned(), after: within });
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
 }
 
 /// `$TEST_SEED`, or another one each time. Printed, so that a failing run can be repeated.

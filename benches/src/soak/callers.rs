@@ -1,0 +1,157 @@
+//! Callers in open loop: a call is due at a fixed time, whatever became of those before it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use alloy_primitives::B256;
+use tokio::{
+    sync::Notify,
+    task::{JoinHandle, JoinSet},
+};
+
+use crate::{
+    client::{RelayerClient, Submitted},
+    error::{BenchError, Result},
+    report::Latencies,
+    wallet::{Crowd, SignedRequest},
+};
+
+/// How long a caller waits for one answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Pause before the same bytes are sent again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The deadline that callers ask for: nothing here is to expire.
+const WITHIN: &str = "30m";
+
+/// What became of all calls.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    /// Every request that was signed and submitted, in the order in which they were due.
+    pub(super) requests: Vec<SignedRequest>,
+    /// From the moment when a call was due to its acceptance.
+    pub(super) latencies: Latencies,
+    /// Calls without an answer, or with one that says to come back; each was made again with the same bytes.
+    pub(super) repeated: u64,
+    /// Accepted by a call whose answer was lost, and told so on the next.
+    pub(super) recognised: u64,
+    /// Refused for good, with the code.
+    pub(super) refused: Vec<(B256, String)>,
+    /// From the first call to the last that was due.
+    pub(super) took: Duration,
+}
+
+/// Callers at work.
+#[derive(Debug)]
+pub(super) struct Callers {
+    stop: Arc<Notify>,
+    task: JoinHandle<Result<Calls>>,
+}
+
+impl Callers {
+    /// Starts calls at `rate_per_s` to `targets` in turn. A caller whose relayer gives no answer goes to the next one,
+    /// for as long as `patience`.
+    pub(super) fn start(targets: Vec<RelayerClient>, crowd: Crowd, rate_per_s: u32, patience: Duration) -> Self {
+        let targets: Arc<[RelayerClient]> =
+            targets.into_iter().map(|client| client.with_timeout(ANSWER_WITHIN)).collect();
+        let stop = Arc::new(Notify::new());
+        let task = tokio::spawn(drive(targets, crowd, rate_per_s, patience, Arc::clone(&stop)));
+        Self { stop, task }
+    }
+
+    /// No further calls; waits for the answers to those that were made.
+    pub(super) async fn stop(self) -> Result<Calls> {
+        self.stop.notify_one();
+        self.task.await.map_err(|error| BenchError::unexpected("a caller", error))?
+    }
+}
+
+async fn drive(
+    targets: Arc<[RelayerClient]>,
+    mut crowd: Crowd,
+    rate_per_s: u32,
+    patience: Duration,
+    stop: Arc<Notify>,
+) -> Result<Calls> {
+    let interval = Duration::from_secs(1) / rate_per_s.max(1);
+    let started = Instant::now();
+    let mut calls = Calls::default();
+    let mut open: JoinSet<Result<Answer>> = JoinSet::new();
+    let mut due = started;
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.notified() => break,
+            () = tokio::time::sleep_until(due.into()) => {}
+        }
+        let index = calls.requests.len();
+        let request = crowd.mark_within(index % crowd.users.len().max(1), WITHIN);
+        calls.requests.push(request.clone());
+        open.spawn(call(Arc::clone(&targets), index, request, due, patience));
+        due += interval;
+        while let Some(done) = open.try_join_next() {
+            calls.add(done)?;
+        }
+    }
+    calls.took = started.elapsed();
+    while let Some(done) = open.join_next().await {
+        calls.add(done)?;
+    }
+    Ok(calls)
+}
+
+impl Calls {
+    fn add(&mut self, done: Result<Result<Answer>, tokio::task::JoinError>) -> Result<()> {
+        let answer = done.map_err(|error| BenchError::unexpected("a caller", error))??;
+        self.repeated += answer.repeated;
+        match answer.outcome {
+            Ok(is_duplicate) => {
+                self.latencies.record(answer.after);
+                self.recognised += u64::from(is_duplicate);
+            }
+            Err(refused) => self.refused.push(refused),
+        }
+        Ok(())
+    }
+}
+
+struct Answer {
+    after: Duration,
+    repeated: u64,
+    outcome: Result<bool, (B256, String)>,
+}
+
+/// Calls until there is an answer that is one: the same bytes each time.
+async fn call(
+    targets: Arc<[RelayerClient]>,
+    first: usize,
+    request: SignedRequest,
+    due: Instant,
+    patience: Duration,
+) -> Result<Answer> {
+    let mut repeated = 0;
+    for client in targets.iter().cycle().skip(first % targets.len().max(1)) {
+        let outcome = match client.submit(&request.body).await {
+            Ok(Submitted::Accepted(accepted)) if accepted.id == request.id => Some(Ok(accepted.duplicate)),
+            Ok(Submitted::Accepted(accepted)) => {
+                return Err(BenchError::unexpected("the id of a request", accepted.id));
+            }
+            Ok(Submitted::Refused(problem)) if problem.status == 503 => None,
+            Ok(Submitted::Refused(problem)) => Some(Err((request.id, problem.code))),
+            Err(error) if error.is_ambiguous() => None,
+            Err(error) => return Err(error),
+        };
+        if let Some(outcome) = outcome {
+            return Ok(Answer { after: due.elapsed(), repeated, outcome });
+        }
+        if due.elapsed() > patience {
+            break;
+        }
+        repeated += 1;
+        tokio::time::sleep(PAUSE).await;
+    }
+    Err(BenchError::Timeout { what: format!("an answer to the submission of {}", request.id), after: patience })
+}
