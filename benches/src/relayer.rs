@@ -54,7 +54,8 @@ pub fn binary_path() -> Result<PathBuf> {
 pub struct RelayerBuilder {
     world: World,
     binary: Option<PathBuf>,
-    rpcs: Vec<String>,
+    /// URL of each, and of its WebSocket.
+    rpcs: Vec<(String, Option<String>)>,
     senders: usize,
     chain: BTreeMap<String, String>,
     ledger: BTreeMap<String, String>,
@@ -74,7 +75,13 @@ impl RelayerBuilder {
 
     /// Adds an RPC endpoint.
     pub fn rpc(mut self, url: impl Into<String>) -> Self {
-        self.rpcs.push(url.into());
+        self.rpcs.push((url.into(), None));
+        self
+    }
+
+    /// Adds an RPC endpoint with a WebSocket for heads.
+    pub fn rpc_with_heads(mut self, url: impl Into<String>, ws_url: impl Into<String>) -> Self {
+        self.rpcs.push((url.into(), Some(ws_url.into())));
         self
     }
 
@@ -179,11 +186,14 @@ impl RelayerBuilder {
     fn toml(&self, listen: &str, database: &Path) -> String {
         let database = database.display().to_string();
         if let Some(config) = &self.config {
-            let rpc = self.rpcs.first().map_or("", String::as_str);
+            let rpc = self.rpcs.first().map_or("", |(url, _)| url.as_str());
             return config.replace("{listen}", listen).replace("{database}", &database).replace("{rpc}", rpc);
         }
         let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(", ");
-        let rpcs = list(&mut self.rpcs.iter().map(|url| format!("{{ url = {url:?} }}")));
+        let rpcs = list(&mut self.rpcs.iter().map(|(url, ws_url)| {
+            let heads = ws_url.as_ref().map_or_else(String::new, |ws_url| format!(", ws_url = {ws_url:?}"));
+            format!("{{ url = {url:?}{heads} }}")
+        }));
         let signers =
             list(&mut (0..self.senders.min(self.world.relayers.len())).map(|i| format!("\"env:{KEY_VAR}{i}\"")));
         let ledger: String = self.ledger.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();

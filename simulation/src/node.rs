@@ -103,7 +103,7 @@ impl RpcTransport for Wire {
         if lock(&self.world).is_crashed {
             return dead().await;
         }
-        let reply = |value: Value| RpcReply { status: 200, body: value.to_string().into_bytes() };
+        let reply = |value: Value| RpcReply::new(200, value.to_string().into_bytes());
         let error = |code: i64, message: &str| {
             reply(json!({ "jsonrpc": "2.0", "id": id, "error": { "code": code, "message": message } }))
         };
@@ -112,7 +112,7 @@ impl RpcTransport for Wire {
             Fate::LostBefore | Fate::LostAfter => Err(TransportFailure::Interrupted),
             Fate::Late => std::future::pending().await,
             Fate::Error(code, message) | Fate::Unclear(code, message) => Ok(error(code, &message)),
-            Fate::Garbage => Ok(RpcReply { status: 502, body: b"<html>bad gateway</html>".to_vec() }),
+            Fate::Garbage => Ok(RpcReply::new(502, b"<html>bad gateway</html>".to_vec())),
             Fate::Normal | Fate::Twice => Ok(match answer {
                 Answer::Result(value) => reply(json!({ "jsonrpc": "2.0", "id": id, "result": value })),
                 Answer::Error(code, message, data) => reply(

@@ -116,6 +116,8 @@ pub struct EndpointStatus {
     pub latency_ms: u64,
     /// Last error, without secrets.
     pub last_error: Option<String>,
+    /// Its subscription to heads is up; `None` if it has no WebSocket.
+    pub is_subscribed: Option<bool>,
 }
 
 /// A chain as the relay sees it.

@@ -10,7 +10,7 @@ use super::{
     error::BuildError,
     foresight::TimingMode,
     market::MAX_HISTORY_BLOCKS,
-    rpc::RpcEndpoint,
+    rpc::{RpcEndpoint, backoff, hedge},
     signer::{IdentityKey, LocalSigner},
 };
 use crate::{
@@ -88,8 +88,22 @@ pub struct ForwarderSetup {
 pub struct ChainTuning {
     /// How often the head is polled (`poll_interval_ms`).
     pub poll_interval: Duration,
+    /// How often the head is polled all the same while a subscription tells heads (`subscribed_poll_interval_ms`); not sooner
+    /// than [`Self::poll_interval`].
+    pub subscribed_poll_interval: Duration,
+    /// Silence of the subscriptions after which the head is polled every [`Self::poll_interval`] again
+    /// (`subscription_silence_ms`).
+    pub subscription_silence: Duration,
     /// Longest wait for one RPC answer (`rpc_timeout_ms`).
     pub rpc_timeout: Duration,
+    /// A read that one node has not answered is not asked of a second one sooner (`hedge_floor_ms`); later where the node's
+    /// answers usually take longer.
+    pub hedge_floor: Duration,
+    /// Most reads that are asked of a second node, percent of all, beyond ten at once (`hedge_budget_percent`). 0: none.
+    pub hedge_budget_percent: u32,
+    /// How long a node that says that it is asked too often is left alone at first (`rate_limit_pause_ms`); every further time in
+    /// a row is twice as long, up to 60 times this.
+    pub rate_limit_pause: Duration,
     /// Most requests in one transaction (`max_batch`).
     pub max_batch: usize,
     /// Highest gas limit of one transaction (`max_batch_gas`).
@@ -176,9 +190,15 @@ impl ChainTuning {
     /// Defaults that fit the chain's block time.
     pub fn for_spec(spec: &ChainSpec) -> Self {
         let block = spec.block_time();
+        let poll_interval = quarter(block);
         Self {
-            poll_interval: (block / 4).clamp(Duration::from_millis(100), Duration::from_secs(2)),
+            poll_interval,
+            subscribed_poll_interval: Self::usual_subscribed_poll(poll_interval, block),
+            subscription_silence: (block * 4).max(Duration::from_secs(1)),
             rpc_timeout: Duration::from_secs(10),
+            hedge_floor: hedge::FLOOR,
+            hedge_budget_percent: hedge::BUDGET_PERCENT,
+            rate_limit_pause: backoff::FIRST_PAUSE,
             max_batch: 100,
             max_batch_gas: spec.tx_gas_cap().unwrap_or(16_777_216).min(16_777_216),
             linger: block.clamp(Duration::from_millis(50), Duration::from_secs(2)),
@@ -217,6 +237,16 @@ impl ChainTuning {
             simulate: true,
             cancel_gas: if spec.has_mempool { 21_000 } else { 1_000_000 },
         }
+    }
+
+    /// How often the head is polled while a subscription tells heads, unless told otherwise: a block time, or four intervals.
+    pub fn usual_subscribed_poll(poll_interval: Duration, block: Duration) -> Duration {
+        poll_interval.saturating_mul(4).max(block)
+    }
+
+    /// How long a node gets to learn of a block that others know.
+    pub(super) fn patience(&self, block: Duration) -> Duration {
+        self.poll_interval.min(quarter(block))
     }
 
     /// Slack classes from a minute to a day, as far as `longest` blocks reach; where they do not reach a day, the last class is
@@ -290,6 +320,12 @@ impl ChainTuning {
         problems
     }
 
+    /// What is wrong with [`Self::subscribed_poll_interval`].
+    pub fn pace_problem(&self) -> Option<String> {
+        let (subscribed, usual) = (self.subscribed_poll_interval.as_millis(), self.poll_interval.as_millis());
+        (subscribed < usual).then(|| format!("{subscribed} is below poll_interval_ms = {usual}"))
+    }
+
     /// All horizons in blocks, ascending.
     pub fn forecast_steps(&self, block: Duration) -> Vec<u32> {
         let of_time = |time: &Duration| u32::try_from(blocks_in(block, *time)).unwrap_or(u32::MAX);
@@ -304,6 +340,11 @@ impl ChainTuning {
     pub fn slack_steps(&self, block: Duration) -> Vec<u32> {
         self.slack_classes.iter().map(|slack| u32::try_from(blocks_in(block, *slack)).unwrap_or(u32::MAX)).collect()
     }
+}
+
+/// A quarter of the time between blocks, within reason.
+fn quarter(block: Duration) -> Duration {
+    (block / 4).clamp(Duration::from_millis(100), Duration::from_secs(2))
 }
 
 /// Blocks ahead that every chain is forecast for unless told otherwise.
@@ -472,6 +513,14 @@ impl RelayBuilder {
                 });
             }
             check_tuning(chain_id, setup.spec.block_time(), &setup.tuning)?;
+            if setup.endpoints.iter().any(RpcEndpoint::has_heads)
+                && let Some(detail) = setup.tuning.pace_problem()
+            {
+                return Err(BuildError::Config {
+                    key: format!("chain {chain_id}: subscribed_poll_interval_ms"),
+                    detail,
+                });
+            }
         }
         let mut tenants = self.tenants;
         if tenants.is_empty() {
@@ -507,8 +556,12 @@ impl RelayBuilder {
 }
 
 fn check_tuning(chain_id: u64, block: Duration, tuning: &ChainTuning) -> Result<(), BuildError> {
-    let positive: [(&str, u128); 8] = [
+    let positive: [(&str, u128); 12] = [
         ("poll_interval_ms", tuning.poll_interval.as_millis()),
+        ("subscribed_poll_interval_ms", tuning.subscribed_poll_interval.as_millis()),
+        ("subscription_silence_ms", tuning.subscription_silence.as_millis()),
+        ("hedge_floor_ms", tuning.hedge_floor.as_millis()),
+        ("rate_limit_pause_ms", tuning.rate_limit_pause.as_millis()),
         ("rpc_timeout_ms", tuning.rpc_timeout.as_millis()),
         ("max_batch", tuning.max_batch as u128),
         ("max_batch_gas", u128::from(tuning.max_batch_gas)),

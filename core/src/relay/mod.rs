@@ -15,6 +15,7 @@ mod journal;
 mod lane_shell;
 mod learned;
 mod market;
+mod pace;
 mod pricing;
 mod receipts;
 #[cfg(feature = "fuzzing")]
@@ -42,5 +43,5 @@ pub use foresight::{ForecastView, ModelInfo, TimingMode, WaitQuote};
 pub use learned::ModelError;
 #[cfg(feature = "fuzzing")]
 pub use replies::read_any_reply;
-pub use rpc::{RpcEndpoint, RpcError, RpcPool, RpcReply, RpcTransport};
+pub use rpc::{RpcEndpoint, RpcError, RpcPool, RpcReply, RpcTransport, SubscriptionError};
 pub use signer::{IdentityKey, LocalSigner, SignerError};

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     fees::{FeeHistory, Header, next_base_fee},
-    receipts,
+    receipts, rpc,
 };
 use crate::chain::ChainSpec;
 
@@ -27,6 +27,7 @@ pub fn read_any_reply(input: &[u8]) -> bool {
     }
     is_understood |= read::<FeeHistory>(input).is_some();
     is_understood |= receipts::read_any(input);
+    is_understood |= rpc::is_understood(input);
     is_understood |= read::<Bytes>(input).is_some() | read::<B256>(input).is_some();
     is_understood |= read::<U64>(input).is_some() | read::<U256>(input).is_some();
     is_understood

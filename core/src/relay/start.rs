@@ -30,6 +30,7 @@ use super::{
     journal::{Journal, JournalEntry},
     learned::{self, Kept},
     market::{ChainMarket, Histories},
+    pace::PaceRule,
     pricing::Pricing,
     restore::restore,
     rpc::RpcPool,
@@ -52,6 +53,13 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a start waits for a chain to answer.
 const CHAIN_START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A subscription to heads is made anew after so many times `subscription_silence_ms` without one, but not before
+/// [`LEAST_SILENCE`]: on a quiet chain there is nothing to tell.
+const SILENCES: u32 = 8;
+
+/// See [`SILENCES`].
+const LEAST_SILENCE: Duration = Duration::from_secs(30);
 
 /// Slack at which the percentile gate is as strict as `patience_percentile` says.
 const PATIENCE_HORIZON: Duration = Duration::from_secs(3_600);
@@ -150,7 +158,15 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
         let (spec, pool) = (shared.spec.clone(), shared.pool.clone());
         let tuning = &shared.tuning;
         let (believed, fee_history_blocks) = (service.believed.clone(), tuning.fee_history_blocks);
-        let watcher = Watcher::new(spec, pool, senders, tuning.poll_interval, multicall3, believed, fee_history_blocks);
+        let pace = PaceRule::new(tuning, spec.block_time());
+        for subscription in pool.subscriptions(chain_id, LEAST_SILENCE.max(tuning.subscription_silence * SILENCES)) {
+            let stop = stop.clone();
+            tasks.spawn(async move {
+                subscription.run(stop).await;
+                Ended::Chain(chain_id)
+            });
+        }
+        let watcher = Watcher::new(spec, pool, senders, pace, multicall3, believed, fee_history_blocks);
         let (watch_stop, service_stop) = (stop.clone(), stop.clone());
         tasks.spawn(async move {
             watcher.run(updates, watch_stop).await;
@@ -284,7 +300,7 @@ struct CheckedChain {
 async fn check_chain(setup: ChainSetup) -> Result<CheckedChain, BuildError> {
     let chain_id = setup.spec.chain_id;
     let fault = |detail: String| BuildError::Chain { chain_id, detail };
-    let pool = RpcPool::new(setup.endpoints.clone(), setup.tuning.rpc_timeout);
+    let pool = RpcPool::of_chain(setup.endpoints.clone(), &setup.tuning);
     let deadline = tokio::time::Instant::now() + CHAIN_START_TIMEOUT;
     loop {
         let answers = pool.chain_ids().await;
@@ -352,8 +368,8 @@ async fn check_chain(setup: ChainSetup) -> Result<CheckedChain, BuildError> {
     let header: Option<Header> = pool.call("eth_getBlockByNumber", json!(["latest", false])).await.ok();
     let told = header.as_ref().map(Header::number);
     let tuning = &setup.tuning;
-    let histories =
-        Histories::read(&pool, tuning.fee_history_blocks, told.unwrap_or_default(), tuning.poll_interval).await;
+    let patience = tuning.patience(setup.spec.block_time());
+    let histories = Histories::read(&pool, tuning.fee_history_blocks, told.unwrap_or_default(), patience).await;
     let mut market = ChainMarket::new(tuning.market, pool.names());
     let blocks = market.absorb(clock::now(), &histories).len();
     if blocks == 0 {

@@ -6,19 +6,19 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use alloy_primitives::{Address, B256, U64, U256};
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     data_fee::{self, DataFeeFault},
     fees::{Header, next_base_fee},
     market::Histories,
-    rpc::{RpcError, RpcPool},
+    pace::{Looks, PaceRule},
+    rpc::{HeadFeed, RpcError, RpcPool},
 };
 use crate::chain::{ChainSpec, FinalityRule, data_fee::DataFeeModel};
 
@@ -64,7 +64,7 @@ pub(super) struct Watcher {
     pub(super) spec: ChainSpec,
     pub(super) pool: RpcPool,
     pub(super) senders: Vec<Address>,
-    pub(super) poll_interval: Duration,
+    pub(super) pace: PaceRule,
     /// Multicall3, where it is deployed.
     pub(super) multicall3: Option<Address>,
     seen: BTreeMap<u64, B256>,
@@ -80,26 +80,39 @@ impl Watcher {
         spec: ChainSpec,
         pool: RpcPool,
         senders: Vec<Address>,
-        poll_interval: Duration,
+        pace: PaceRule,
         multicall3: Option<Address>,
         believed: Arc<AtomicU64>,
         fee_history_blocks: u64,
     ) -> Self {
         let longest = fee_history_blocks.max(USUAL_BLOCKS);
-        Self { spec, pool, senders, poll_interval, multicall3, seen: BTreeMap::new(), head: None, believed, longest }
+        Self { spec, pool, senders, pace, multicall3, seen: BTreeMap::new(), head: None, believed, longest }
     }
 
-    /// Polls until cancelled; every new head goes to `updates`. A failing poll is retried at the next interval.
+    /// Polls until cancelled, at once when a subscription tells a head; every new head goes to `updates`. A failing poll is
+    /// retried at the next interval.
     pub(super) async fn run(mut self, updates: mpsc::Sender<Arc<HeadUpdate>>, stop: CancellationToken) {
-        let mut timer = tokio::time::interval(self.poll_interval);
-        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut feed = self.pool.feed();
+        let mut last = None;
+        let mut told = None;
         let mut failures = 0u32;
         loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                _ = timer.tick() => {}
-            }
+            let source = loop {
+                let looks = self.looks(&feed.borrow_and_update(), last, told, failures > 0);
+                let next = self.pace.next_look(looks).unwrap_or_else(Instant::now);
+                if next <= Instant::now() {
+                    break if looks.is_woken { "subscription" } else { "poll" };
+                }
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    // The pool holds the other end.
+                    _ = feed.changed() => {}
+                    () = tokio::time::sleep_until(next) => {}
+                }
+            };
+            last = Some(Instant::now());
+            told = feed.borrow().told();
             let update = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -113,6 +126,9 @@ impl Watcher {
                     self.head = None;
                 }
                 Ok(Some(update)) => {
+                    let chain_id = self.spec.chain_id.to_string();
+                    metrics::counter!("slackwater_heads_total", "chain_id" => chain_id, "source" => source)
+                        .increment(1);
                     if updates.send(Arc::new(update)).await.is_err() {
                         return;
                     }
@@ -127,6 +143,18 @@ impl Watcher {
                     }
                 }
             }
+        }
+    }
+
+    /// What the next poll depends on, when the last began at `last` and knew of the told head `told`.
+    fn looks(&self, feed: &HeadFeed, last: Option<Instant>, told: Option<(u64, B256)>, has_failed: bool) -> Looks {
+        let newest = self.seen.keys().next_back();
+        Looks {
+            last,
+            has_failed,
+            is_woken: feed.told() != told && feed.told().map(|(_, hash)| hash) != self.head,
+            is_behind: feed.highest().as_ref() > newest,
+            heard: feed.heard(),
         }
     }
 
@@ -145,7 +173,7 @@ impl Watcher {
         let final_block = self.agreed_final(number).await;
         let missing = number.saturating_sub(self.believed.load(Ordering::Relaxed));
         let blocks = missing.clamp(LEAST_BLOCKS, self.longest);
-        let histories = Histories::read(&self.pool, blocks, number, self.poll_interval);
+        let histories = Histories::read(&self.pool, blocks, number, self.pace.patience);
         let accounts =
             futures_util::future::join_all(self.senders.iter().map(|sender| self.account(*sender, final_block)));
         let data_fee = data_fee::read(&self.pool, self.spec.family, self.multicall3, &header);

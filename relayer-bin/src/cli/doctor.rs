@@ -10,7 +10,7 @@ use serde_json::json;
 use slackwater::{
     chain::{ChainFamily, ChainSpec, FeeHeader, LineaPricing, NextBaseFee, OpBaseFeeParams},
     ledger::{Leases, Ledger, PostgresConfig, PostgresLedger},
-    relay::{ChainSetup, RpcPool},
+    relay::{ChainSetup, RpcEndpoint, RpcPool, SubscriptionError},
 };
 use slackwater_contracts::{forwarder, multicall3};
 
@@ -226,6 +226,7 @@ async fn check_chain(report: &mut Report, setup: &ChainSetup) {
         if check_endpoint(report, &subject, &pool, spec).await {
             usable.push(endpoint.clone());
         }
+        check_heads(report, &subject, endpoint, setup).await;
     }
     if usable.is_empty() {
         report.add(Grade::Fail, &subject, "no endpoint can be used", "mend the endpoints first");
@@ -286,6 +287,24 @@ async fn check_endpoint(report: &mut Report, subject: &str, pool: &RpcPool, spec
         report.ok(subject, finding);
     }
     true
+}
+
+/// The subscription to heads, if the endpoint has one.
+async fn check_heads(report: &mut Report, subject: &str, endpoint: &RpcEndpoint, setup: &ChainSetup) {
+    let subject = format!("{subject} heads");
+    let timeout = setup.tuning.rpc_timeout.min(Duration::from_secs(15));
+    match endpoint.try_heads(setup.spec.chain_id, timeout).await {
+        None => {}
+        Some(Ok(())) => report.ok(&subject, "told by subscription"),
+        Some(Err(error @ SubscriptionError::WrongChain { .. })) => {
+            report.add(Grade::Fail, &subject, error.to_string(), "name this node's own WebSocket in ws_url");
+        }
+        // Heads are polled then: later, but nothing is lost.
+        Some(Err(error)) => {
+            let fix = "check ws_url, access key and whether the node has eth_subscribe; until then heads are polled";
+            report.add(Grade::Warn, &subject, error.to_string(), fix);
+        }
+    }
 }
 
 /// The base-fee rule and the extra data, against the last blocks.

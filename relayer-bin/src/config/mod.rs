@@ -233,6 +233,8 @@ pub struct EndpointConfig {
     pub name: String,
     /// URL, or where it is.
     pub url: SecretRef,
+    /// WebSocket URL, or where it is.
+    pub ws_url: Option<SecretRef>,
     /// Calls per second; 0 is unlimited.
     pub rate_limit_per_s: u32,
 }
@@ -379,15 +381,32 @@ impl Config {
         for (index, chain) in self.chains.iter().enumerate() {
             let mut setup = ChainSetup::new(chain.spec.clone()).tuning(chain.tuning.clone());
             for (at, endpoint) in chain.endpoints.iter().enumerate() {
-                let key = format!("chain.{index}.rpc.{at}.url");
-                match endpoint.url.resolve() {
-                    Err(error) => fail(key, error.to_string()),
-                    Ok(url) if !validate::is_http_url(url.expose()) => {
-                        fail(key, "the referenced text is not an http:// or https:// URL".to_owned());
+                let key = |name| format!("chain.{index}.rpc.{at}.{name}");
+                let heads = match endpoint.ws_url.as_ref().map(SecretRef::resolve) {
+                    Some(Err(error)) => {
+                        fail(key("ws_url"), error.to_string());
+                        None
                     }
-                    Ok(url) => setup.endpoints.push(
-                        RpcEndpoint::new(&endpoint.name, url.expose()).rate_limit_per_s(endpoint.rate_limit_per_s),
-                    ),
+                    Some(Ok(url)) if !validate::is_ws_url(url.expose()) => {
+                        fail(key("ws_url"), "the referenced text is not a ws:// or wss:// URL".to_owned());
+                        None
+                    }
+                    Some(Ok(url)) => Some(url),
+                    None => None,
+                };
+                match endpoint.url.resolve() {
+                    Err(error) => fail(key("url"), error.to_string()),
+                    Ok(url) if !validate::is_http_url(url.expose()) => {
+                        fail(key("url"), "the referenced text is not an http:// or https:// URL".to_owned());
+                    }
+                    Ok(url) => {
+                        let limit = endpoint.rate_limit_per_s;
+                        let endpoint = RpcEndpoint::new(&endpoint.name, url.expose()).rate_limit_per_s(limit);
+                        setup.endpoints.push(match heads {
+                            Some(heads) => endpoint.heads(heads.expose()),
+                            None => endpoint,
+                        });
+                    }
                 }
             }
             for (at, signer) in chain.signers.iter().enumerate() {

@@ -279,10 +279,34 @@ pub struct RawChain {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10, max = 600_000), extend("x-default" = "a quarter of the block time, 100 to 2000"))]
     pub poll_interval_ms: Option<u64>,
+    /// How often the head is polled all the same while a subscription (`rpc.ws_url`) tells heads; at least `poll_interval_ms`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10, max = 3_600_000), extend("x-default" = "the block time, at least 4 times `poll_interval_ms`"))]
+    pub subscribed_poll_interval_ms: Option<u64>,
+    /// Silence of all subscriptions after which the head is polled every `poll_interval_ms` again. A subscription that is
+    /// silent for 8 times this, and for 30 s, is made anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 3_600_000), extend("x-default" = "4 block times, at least 1000"))]
+    pub subscription_silence_ms: Option<u64>,
     /// Longest wait for one RPC answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 100, max = 600_000), extend("x-default" = "10000"))]
     pub rpc_timeout_ms: Option<u64>,
+    /// A read that one node has not answered yet is not asked of a second one sooner; later where this node's answers usually
+    /// take longer (mean plus four deviations of what was measured).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 600_000), extend("x-default" = "50"))]
+    pub hedge_floor_ms: Option<u64>,
+    /// Most reads that are asked of a second node too, percent of all, beyond ten at once; 0 is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100), extend("x-default" = "10"))]
+    pub hedge_budget_percent: Option<u32>,
+    /// How long a node that says that it is asked too often is left alone at first; twice as long every further time in a row,
+    /// up to 60 times this. If it names a longer time itself (`Retry-After`), that counts, up to ten minutes. Transactions
+    /// are sent to it all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10, max = 600_000), extend("x-default" = "500"))]
+    pub rate_limit_pause_ms: Option<u64>,
     /// Most requests in one transaction.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000), extend("x-default" = "100"))]
@@ -428,7 +452,7 @@ pub struct RawChain {
     pub learned_max_bytes: Option<u64>,
     /// How far ahead of the signer's next nonce a request may be.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "4096"))]
+    #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "65536"))]
     pub max_nonce_gap: Option<u64>,
     /// Longest wait for a first look at a new signer's nonce at acceptance; afterwards it is accepted unseen and
     /// checked before it is sent.
@@ -463,6 +487,10 @@ pub struct RawRpc {
     /// HTTP(S) URL, or a reference (`env:NAME`, `file:PATH`) if it holds an access key. Required.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<UrlText>,
+    /// WebSocket URL (`wss://…`) of the same node, or a reference, at which it tells new heads: they are seen at once, and polled
+    /// less often (`subscribed_poll_interval_ms`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ws_url: Option<UrlText>,
     /// Calls per second that the provider allows; 0 is unlimited.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "0"))]

@@ -19,7 +19,7 @@ use slackwater::{
 use super::{
     ChainConfig, Config, ConfigError, EndpointConfig, Entry, LogConfig, Origin, RawBudget, RawChain, RawConfig,
     RawForwarder, RawKind, RawLedger, RawLog, RawLogFormat, RawMetrics, RawRequest, RawRpc, RawServer, RawTenant,
-    SharedLedger, TenantConfig,
+    SharedLedger, TenantConfig, UrlText,
     layers::{Layers, join, merge},
     secret::{REFERENCE_FORMS, SecretError, SecretRef, SecretText},
 };
@@ -109,7 +109,16 @@ fn span(value: Option<u64>, default: Duration) -> Duration {
 
 /// Whether `text` could be the URL of a node.
 pub(super) fn is_http_url(text: &str) -> bool {
-    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    is_url(text, ["https://", "http://"])
+}
+
+/// Whether `text` could be the WebSocket URL of a node.
+pub(super) fn is_ws_url(text: &str) -> bool {
+    is_url(text, ["wss://", "ws://"])
+}
+
+fn is_url(text: &str, schemes: [&str; 2]) -> bool {
+    let host = schemes.iter().find_map(|scheme| text.strip_prefix(scheme));
     host.is_some_and(|host| !host.is_empty() && !host.starts_with('/') && !text.contains(char::is_whitespace))
 }
 
@@ -554,28 +563,40 @@ fn endpoints(check: &mut Check<'_>, key: &str, raw: &[RawRpc]) -> Vec<EndpointCo
             check.fail(&join(&key, "url"), None, "is missing", "write the node's https:// URL, or env:NAME");
             continue;
         };
-        let reference = if is_http_url(&url.0) {
-            Some(SecretRef::Inline(super::Secret::new(&url.0)))
-        } else {
-            match SecretRef::parse(&url.0) {
-                Ok(reference @ (SecretRef::Env(_) | SecretRef::File(_))) => Some(reference),
-                _ => None,
+        let ws_url = rpc.ws_url.as_ref().and_then(|text| {
+            let reference = url_reference(text, is_ws_url);
+            if reference.is_none() {
+                check.fail(
+                    &join(&key, "ws_url"),
+                    None,
+                    "is neither a WebSocket URL nor a reference (hidden)",
+                    "write wss://…, env:NAME or file:PATH",
+                );
             }
-        };
-        match reference {
+            reference
+        });
+        match url_reference(url, is_http_url) {
             Some(url) => {
                 let rate_limit_per_s = rpc.rate_limit_per_s.unwrap_or(0);
-                endpoints.push(EndpointConfig { name, url, rate_limit_per_s });
+                endpoints.push(EndpointConfig { name, url, ws_url, rate_limit_per_s });
             }
             None => check.fail(
                 &join(&key, "url"),
                 None,
                 "is neither an http(s) URL nor a reference (hidden)",
-                "write https://…, env:NAME or file:PATH; WebSocket URLs are not supported",
+                "write https://…, env:NAME or file:PATH; a WebSocket URL belongs in ws_url, beside it",
             ),
         }
     }
     endpoints
+}
+
+/// A URL that stands there itself, or says where it is.
+fn url_reference(text: &UrlText, is_url: impl Fn(&str) -> bool) -> Option<SecretRef> {
+    if is_url(&text.0) {
+        return Some(SecretRef::Inline(super::Secret::new(&text.0)));
+    }
+    SecretRef::parse(&text.0).ok().filter(|reference| matches!(reference, SecretRef::Env(_) | SecretRef::File(_)))
 }
 
 fn forwarders(check: &mut Check<'_>, key: &str, raw: &[RawForwarder]) -> Vec<ForwarderSetup> {
@@ -605,11 +626,18 @@ fn tuning(check: &mut Check<'_>, key: &str, raw: &RawChain, spec: &ChainSpec) ->
     let spans = |given: &Option<Vec<u64>>, default: Vec<Duration>| {
         given.as_ref().map_or(default, |given| given.iter().copied().map(Duration::from_millis).collect())
     };
+    let poll_interval = span(raw.poll_interval_ms, defaults.poll_interval);
+    let subscribed_poll = ChainTuning::usual_subscribed_poll(poll_interval, block);
     let max_slack_blocks = raw.max_slack_blocks.unwrap_or(defaults.max_slack_blocks);
     // Without `..`: a new field must get its key.
     let tuning = ChainTuning {
-        poll_interval: span(raw.poll_interval_ms, defaults.poll_interval),
+        poll_interval,
+        subscribed_poll_interval: span(raw.subscribed_poll_interval_ms, subscribed_poll),
+        subscription_silence: span(raw.subscription_silence_ms, defaults.subscription_silence),
         rpc_timeout: span(raw.rpc_timeout_ms, defaults.rpc_timeout),
+        hedge_floor: span(raw.hedge_floor_ms, defaults.hedge_floor),
+        hedge_budget_percent: raw.hedge_budget_percent.unwrap_or(defaults.hedge_budget_percent),
+        rate_limit_pause: span(raw.rate_limit_pause_ms, defaults.rate_limit_pause),
         max_batch: size(raw.max_batch, defaults.max_batch),
         max_batch_gas: raw.max_batch_gas.unwrap_or(defaults.max_batch_gas),
         linger: span(raw.linger_ms, defaults.linger),
@@ -651,7 +679,8 @@ fn tuning(check: &mut Check<'_>, key: &str, raw: &RawChain, spec: &ChainSpec) ->
         simulate: raw.simulate.unwrap_or(defaults.simulate),
         cancel_gas: raw.cancel_gas.unwrap_or(defaults.cancel_gas),
     };
-    for (name, problem) in tuning.problems(block) {
+    let pace = tuning.pace_problem().map(|problem| ("subscribed_poll_interval_ms", problem));
+    for (name, problem) in tuning.problems(block).into_iter().chain(pace) {
         check.fail(&join(key, name), None, problem, "see docs/configuration.md for the range");
     }
     tuning
@@ -676,7 +705,12 @@ fn tuning_values(tuning: &ChainTuning) -> Vec<(&'static str, String)> {
     let ms = |duration: Duration| millis(duration).to_string();
     let ChainTuning {
         poll_interval,
+        subscribed_poll_interval,
+        subscription_silence,
         rpc_timeout,
+        hedge_floor,
+        hedge_budget_percent,
+        rate_limit_pause,
         max_batch,
         max_batch_gas,
         linger,
@@ -717,7 +751,12 @@ fn tuning_values(tuning: &ChainTuning) -> Vec<(&'static str, String)> {
     let list = |times: &[Duration]| format!("{:?}", times.iter().map(|time| millis(*time)).collect::<Vec<_>>());
     vec![
         ("poll_interval_ms", ms(*poll_interval)),
+        ("subscribed_poll_interval_ms", ms(*subscribed_poll_interval)),
+        ("subscription_silence_ms", ms(*subscription_silence)),
         ("rpc_timeout_ms", ms(*rpc_timeout)),
+        ("hedge_floor_ms", ms(*hedge_floor)),
+        ("hedge_budget_percent", hedge_budget_percent.to_string()),
+        ("rate_limit_pause_ms", ms(*rate_limit_pause)),
         ("max_batch", max_batch.to_string()),
         ("max_batch_gas", max_batch_gas.to_string()),
         ("linger_ms", ms(*linger)),

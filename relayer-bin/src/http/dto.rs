@@ -849,6 +849,8 @@ pub struct EndpointView {
     latency_ms: u64,
     /// Last error.
     last_error: Option<String>,
+    /// Its subscription to heads is up; `null` without `ws_url`.
+    subscribed: Option<bool>,
 }
 
 impl From<EndpointStatus> for EndpointView {
@@ -861,6 +863,7 @@ impl From<EndpointStatus> for EndpointView {
             failures: status.failures,
             latency_ms: status.latency_ms,
             last_error: status.last_error,
+            subscribed: status.is_subscribed,
         }
     }
 }

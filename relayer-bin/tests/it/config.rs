@@ -274,3 +274,44 @@ fn a_shared_ledger_is_checked_and_its_password_hidden() {
     let odd = "[[tenant]]\nid = \"default\"\nbudget = { limit_wei = 1, period_s = 60 }\n";
     refused(&format!("{}{odd}", with_ledger("url = \"env:DB\"")), &[], &["is not a multiple of 3600"]);
 }
+
+#[test]
+fn websockets_of_nodes() {
+    let of = |ws_url: &str, more: &str| {
+        let rpc = format!("rpc = [{{ url = \"http://127.0.0.1:8545\", ws_url = \"{ws_url}\" }}]");
+        let lines: Vec<_> =
+            MINIMAL.lines().map(|line| if line.starts_with("rpc") { rpc.as_str() } else { line }).collect();
+        format!("{}\n{more}\n", lines.join("\n"))
+    };
+    let config = load(&of("wss://user:hunter2@127.0.0.1:8546/v3/deadbeef", ""), &[], &[]).unwrap();
+    assert!(config.chains[0].endpoints[0].ws_url.is_some());
+    let entry = config.entries.iter().find(|entry| entry.key == "chain.0.rpc.0.ws_url").unwrap();
+    assert_eq!(entry.value, "wss://127.0.0.1:8546/…");
+    assert!(!format!("{config:?}").contains("hunter2") && !format!("{config:?}").contains("deadbeef"));
+    assert!(load(MINIMAL, &[], &[]).unwrap().chains[0].endpoints[0].ws_url.is_none());
+    for wrong in ["https://hunter2@host", "hunter2", "wss://", "keystore:a,password=env:HUNTER2"] {
+        refused(&of(wrong, ""), &[], &["is neither a WebSocket URL nor a reference (hidden)"]);
+        assert!(!load(&of(wrong, ""), &[], &[]).unwrap_err().to_string().contains("hunter2"));
+    }
+    // The other way round.
+    let swapped = MINIMAL.replace("http://", "ws://");
+    refused(&swapped, &[], &["a WebSocket URL belongs in ws_url"]);
+    // Where it says where it is, that must be a WebSocket too.
+    let missing = load(&of("env:SLACKWATER_TEST_SURELY_NOT_SET", ""), &[], &[]).unwrap().resolve().unwrap_err();
+    assert!(missing.to_string().contains("`chain.0.rpc.0.ws_url`"), "{missing}");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "https://hunter2@host").unwrap();
+    let wrong = load(&of(&format!("file:{}", file.path().display()), ""), &[], &[]).unwrap().resolve().unwrap_err();
+    assert!(wrong.to_string().contains("not a ws:// or wss:// URL"), "{wrong}");
+    assert!(!wrong.to_string().contains("hunter2"));
+}
+
+#[test]
+fn polls_beside_a_subscription_are_not_more_frequent() {
+    let tuning = |more: &str| load(&format!("{MINIMAL}{more}\n"), &[], &[]).unwrap().chains[0].tuning.clone();
+    assert_eq!(tuning("").subscribed_poll_interval, Duration::from_secs(1), "anvil's block time");
+    assert_eq!(tuning("poll_interval_ms = 500").subscribed_poll_interval, Duration::from_secs(2));
+    assert_eq!(tuning("subscribed_poll_interval_ms = 9000").subscribed_poll_interval, Duration::from_secs(9));
+    let text = format!("{MINIMAL}poll_interval_ms = 500\nsubscribed_poll_interval_ms = 499\n");
+    refused(&text, &[], &["499 is below poll_interval_ms = 500"]);
+}

@@ -20,6 +20,8 @@ mod events;
 mod faults;
 mod fees;
 mod funds;
+mod heads;
+mod hedges;
 mod http;
 mod input;
 mod lanes;

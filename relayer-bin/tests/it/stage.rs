@@ -10,7 +10,7 @@ use std::{
 use alloy_primitives::{Address, B256};
 use serde_json::{Value, json};
 use slackwater_benches::{
-    Anvil, BenchError, Node, Proxy, Relayer, RelayerClient, Result, World,
+    Anvil, BenchError, Forwarder, Node, Proxy, Relayer, RelayerClient, Result, World,
     client::{RequestState, Submitted, is_terminal},
     proxy::{Fault, Rule},
     relayer::RelayerBuilder,
@@ -47,6 +47,15 @@ pub(crate) enum Via {
     Slow,
 }
 
+/// Where the first endpoint's WebSocket leads.
+#[derive(Debug, Clone)]
+enum Heads {
+    /// To the node, through a forwarder.
+    Forwarded,
+    /// Elsewhere.
+    At(String),
+}
+
 /// How much later [`Via::Slow`] answers.
 const DETOUR: Duration = Duration::from_millis(25);
 
@@ -57,6 +66,7 @@ pub(crate) struct StageBuilder {
     lanes: usize,
     endpoints: Vec<Via>,
     also: Vec<String>,
+    heads: Option<Heads>,
     chain: Vec<(&'static str, String)>,
     spec: String,
     extra: String,
@@ -79,6 +89,18 @@ impl StageBuilder {
     /// The relayer's endpoints.
     pub(crate) fn endpoints(mut self, endpoints: &[Via]) -> Self {
         self.endpoints = endpoints.to_vec();
+        self
+    }
+
+    /// The first endpoint has a WebSocket, which leads to the node through a forwarder.
+    pub(crate) fn subscribed(mut self) -> Self {
+        self.heads = Some(Heads::Forwarded);
+        self
+    }
+
+    /// The first endpoint has this WebSocket.
+    pub(crate) fn subscribed_at(mut self, ws_url: &str) -> Self {
+        self.heads = Some(Heads::At(ws_url.to_owned()));
         self
     }
 
@@ -144,6 +166,17 @@ impl StageBuilder {
             }
             false => None,
         };
+        let forwarder = match &self.heads {
+            Some(Heads::Forwarded) => {
+                let node = anvil.url().trim_start_matches("http://").parse().expect("an address");
+                Some(Forwarder::spawn(node).await?)
+            }
+            _ => None,
+        };
+        let mut ws_url = match self.heads {
+            Some(Heads::At(url)) => Some(url),
+            _ => forwarder.as_ref().map(|forwarder| format!("ws://{}", forwarder.address())),
+        };
         let mut builder = Self::binary(&world);
         for via in &self.endpoints {
             let through = match via {
@@ -151,7 +184,11 @@ impl StageBuilder {
                 Via::Proxy => proxy.as_ref(),
                 Via::Slow => detour.as_ref(),
             };
-            builder = builder.rpc(through.map_or(anvil.url(), Proxy::url));
+            let url = through.map_or(anvil.url(), Proxy::url);
+            builder = match ws_url.take() {
+                Some(ws_url) => builder.rpc_with_heads(url, ws_url),
+                None => builder.rpc(url),
+            };
         }
         for url in &self.also {
             builder = builder.rpc(url);
@@ -170,7 +207,8 @@ impl StageBuilder {
             None => relayer.client().clone(),
         };
         let born = anvil.node().block_number().await?;
-        let mut stage = Stage { relayer, client, proxy, _detour: detour, world, anvil, seed, born, is_done: false };
+        let mut stage =
+            Stage { relayer, client, proxy, forwarder, _detour: detour, world, anvil, seed, born, is_done: false };
         stage.relayer.start().await?;
         Ok(stage)
     }
@@ -185,6 +223,7 @@ pub(crate) struct Stage {
     pub(crate) relayer: Relayer,
     client: RelayerClient,
     proxy: Option<Proxy>,
+    forwarder: Option<Forwarder>,
     _detour: Option<Proxy>,
     pub(crate) world: World,
     pub(crate) anvil: Anvil,
@@ -203,6 +242,7 @@ impl Stage {
             lanes: 1,
             endpoints: vec![Via::Node],
             also: Vec::new(),
+            heads: None,
             chain: Vec::new(),
             spec: String::new(),
             extra: String::new(),
@@ -221,6 +261,10 @@ impl Stage {
 
     pub(crate) const fn proxy(&self) -> &Proxy {
         self.proxy.as_ref().expect("this stage has no proxy")
+    }
+
+    pub(crate) const fn forwarder(&self) -> &Forwarder {
+        self.forwarder.as_ref().expect("this stage has no forwarder")
     }
 
     /// The first sender account.

@@ -1,0 +1,228 @@
+//! One endpoint: how it is named, how it is reached, how often it may be asked.
+
+use std::{
+    fmt,
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::subscription::{self, SubscriptionError};
+use crate::{
+    chain::TransportFailure,
+    relay::clock,
+    time::{Timestamp, millis},
+};
+
+/// Longest answer that is read from a node, bytes: a block's receipts fit, an endless stream does not.
+pub(super) const MAX_REPLY_BYTES: usize = 32 * 1024 * 1024;
+
+/// What a node answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RpcReply {
+    /// HTTP status; 200 where the transport has none.
+    pub status: u16,
+    /// The body: one JSON-RPC answer.
+    pub body: Vec<u8>,
+    /// How long the node wants to be left alone (`Retry-After`), if it said so.
+    pub retry_after: Option<Duration>,
+}
+
+impl RpcReply {
+    /// An answer with this HTTP status, and nothing said about when to come back.
+    pub const fn new(status: u16, body: Vec<u8>) -> Self {
+        Self { status, body, retry_after: None }
+    }
+}
+
+/// Carries one JSON-RPC call to a node and its answer back. HTTP unless an embedder brings another.
+#[async_trait]
+pub trait RpcTransport: Send + Sync + fmt::Debug + 'static {
+    /// Sends `body` and waits for the answer. The caller bounds the time: a future that is dropped may have been delivered.
+    ///
+    /// # Errors
+    /// How it failed; this decides whether a transaction counts as perhaps delivered (invariant I5).
+    async fn exchange(&self, body: String) -> Result<RpcReply, TransportFailure>;
+}
+
+/// One RPC endpoint. Its URLs may hold a secret and are never shown.
+#[derive(Clone)]
+pub struct RpcEndpoint {
+    name: String,
+    route: Route,
+    heads: Option<SecretString>,
+    rate_limit_per_s: Option<NonZeroU32>,
+}
+
+#[derive(Clone)]
+enum Route {
+    Http(SecretString),
+    Own(Arc<dyn RpcTransport>),
+}
+
+impl RpcEndpoint {
+    /// An HTTP(S) endpoint.
+    pub fn new(name: impl Into<String>, url: impl Into<String>) -> Self {
+        Self::by(name.into(), Route::Http(SecretString::from(url.into())))
+    }
+
+    /// An endpoint behind a transport of the caller's own.
+    pub fn over(name: impl Into<String>, transport: Arc<dyn RpcTransport>) -> Self {
+        Self::by(name.into(), Route::Own(transport))
+    }
+
+    const fn by(name: String, route: Route) -> Self {
+        Self { name, route, heads: None, rate_limit_per_s: None }
+    }
+
+    /// The WebSocket (`ws://` or `wss://`) at which it tells new heads. They are hints when to look, and nothing else: what is
+    /// believed is still read from the nodes as ever.
+    #[must_use]
+    pub fn heads(mut self, url: impl Into<String>) -> Self {
+        self.heads = Some(SecretString::from(url.into()));
+        self
+    }
+
+    /// Calls per second that it may be asked; 0 means no limit.
+    #[must_use]
+    pub fn rate_limit_per_s(mut self, calls: u32) -> Self {
+        self.rate_limit_per_s = NonZeroU32::new(calls);
+        self
+    }
+
+    /// Its name in logs and metrics.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// It has a WebSocket for heads.
+    pub const fn has_heads(&self) -> bool {
+        self.heads.is_some()
+    }
+
+    /// Subscribes to heads at its WebSocket, if it has one, and hangs up: whether it is there, serves `chain_id` and tells
+    /// heads.
+    ///
+    /// # Errors
+    /// Why not. Never shows the URL.
+    pub async fn try_heads(&self, chain_id: u64, timeout: Duration) -> Option<Result<(), SubscriptionError>> {
+        let url = self.heads_url()?;
+        Some(subscription::subscribe(url, chain_id, timeout).await.map(drop))
+    }
+
+    pub(super) const fn heads_url(&self) -> Option<&SecretString> {
+        self.heads.as_ref()
+    }
+
+    pub(super) const fn limit(&self) -> Option<NonZeroU32> {
+        self.rate_limit_per_s
+    }
+
+    /// What carries calls to it.
+    pub(super) fn transport(&self, connect_timeout: Duration) -> Arc<dyn RpcTransport> {
+        match &self.route {
+            Route::Http(url) => Arc::new(Http::new(url.clone(), connect_timeout)),
+            Route::Own(transport) => transport.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for RpcEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RpcEndpoint")
+            .field("name", &self.name)
+            .field("has_heads", &self.has_heads())
+            .field("rate_limit_per_s", &self.rate_limit_per_s)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One HTTP client for the endpoint's life.
+struct Http {
+    client: reqwest::Client,
+    url: SecretString,
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http").finish_non_exhaustive()
+    }
+}
+
+impl Http {
+    fn new(url: SecretString, connect_timeout: Duration) -> Self {
+        let client = reqwest::Client::builder()
+            .connect_timeout(connect_timeout)
+            .pool_idle_timeout(Duration::from_secs(90))
+            .tcp_nodelay(true)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .unwrap_or_default();
+        Self { client, url }
+    }
+}
+
+/// The transport's own text may contain the URL, hence secrets: only the kind is kept.
+pub(super) fn failure(error: &reqwest::Error) -> TransportFailure {
+    if error.is_connect() {
+        TransportFailure::NotConnected
+    } else if error.is_timeout() {
+        TransportFailure::TimedOut
+    } else {
+        TransportFailure::Interrupted
+    }
+}
+
+#[async_trait]
+impl RpcTransport for Http {
+    async fn exchange(&self, body: String) -> Result<RpcReply, TransportFailure> {
+        let sent = self
+            .client
+            .post(self.url.expose_secret())
+            .header(reqwest::header::CONTENT_TYPE, "application/json")
+            .body(body)
+            .send()
+            .await;
+        let mut response = sent.map_err(|error| failure(&error))?;
+        let status = response.status().as_u16();
+        let told = response.headers().get(reqwest::header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let retry_after = told.and_then(|text| retry_after(text, clock::now()));
+        let mut body = Vec::new();
+        loop {
+            match response.chunk().await.map_err(|error| failure(&error))? {
+                Some(chunk) if body.len() + chunk.len() > MAX_REPLY_BYTES => return Err(TransportFailure::Nonsense),
+                Some(chunk) => body.extend_from_slice(&chunk),
+                None => return Ok(RpcReply { status, body, retry_after }),
+            }
+        }
+    }
+}
+
+/// What a `Retry-After` header asks for: seconds, or an HTTP date (RFC 9110 §10.2.3). A date that is over asks for nothing.
+fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some(Duration::from_millis(millis(at).saturating_sub(now.0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = Timestamp(784_111_777_000);
+        assert_eq!(retry_after(" 7 ", now), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:47 GMT", now), Some(Duration::from_secs(10)));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:30 GMT", now), Some(Duration::ZERO));
+        for nonsense in ["", "-1", "soon", "1.5", "99999999999999999999"] {
+            assert_eq!(retry_after(nonsense, now), None, "{nonsense}");
+        }
+    }
+}

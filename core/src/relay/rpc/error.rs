@@ -1,0 +1,51 @@
+//! Why a call failed.
+
+use crate::chain::{RpcErrorClass, Taken};
+
+/// Why a call failed, at one node or at all.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{method} at {endpoint}: {class:?}: {message}")]
+pub struct RpcError {
+    /// The node's configured name.
+    pub endpoint: String,
+    /// The JSON-RPC method.
+    pub method: &'static str,
+    /// What it means.
+    pub class: RpcErrorClass,
+    /// Whether the node may have taken a transaction.
+    pub taken: Taken,
+    /// Bounded text without secrets.
+    pub message: String,
+    /// `data` of a JSON-RPC error: revert data, for instance.
+    pub data: Option<String>,
+}
+
+impl RpcError {
+    /// There is nobody to ask.
+    pub(super) fn no_endpoint(method: &'static str) -> Self {
+        Self {
+            endpoint: "none".to_owned(),
+            method,
+            class: RpcErrorClass::EndpointUnusable,
+            taken: Taken::No,
+            message: "no endpoint is configured".to_owned(),
+            data: None,
+        }
+    }
+
+    /// The same call may succeed later, or elsewhere.
+    pub const fn is_retryable(&self) -> bool {
+        self.class.is_retryable()
+    }
+
+    /// The call reached a node that answered: other nodes would answer the same.
+    pub(super) const fn is_answer(&self) -> bool {
+        matches!(
+            self.class,
+            RpcErrorClass::Reverted
+                | RpcErrorClass::BadTransaction
+                | RpcErrorClass::GasTooHigh
+                | RpcErrorClass::InsufficientFunds
+        )
+    }
+}

@@ -1,0 +1,40 @@
+//! The RPC pool: one HTTP client per node for its life, classification of every failure, sends to all, reads from the
+//! healthiest and from a second one where that is slow, quorum where a decision depends on the answer, and subscriptions that
+//! tell when to look.
+
+pub(in crate::relay) mod backoff;
+mod endpoint;
+mod error;
+mod feed;
+#[cfg(test)]
+mod heads_tests;
+pub(in crate::relay) mod hedge;
+mod node;
+mod pool;
+mod subscription;
+#[cfg(test)]
+mod tests;
+
+pub use endpoint::{RpcEndpoint, RpcReply, RpcTransport};
+pub use error::RpcError;
+pub(in crate::relay) use feed::HeadFeed;
+pub use pool::RpcPool;
+pub use subscription::SubscriptionError;
+#[cfg(feature = "fuzzing")]
+pub(in crate::relay) use subscription::is_understood;
+
+/// Longest error text that is kept, bytes.
+const MAX_ERROR_BYTES: usize = 300;
+
+/// `text`, or as much of it as is kept.
+fn bounded(text: impl Into<String>) -> String {
+    let mut text: String = text.into();
+    if text.len() > MAX_ERROR_BYTES {
+        let mut end = MAX_ERROR_BYTES;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+    }
+    text
+}

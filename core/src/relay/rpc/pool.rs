@@ -1,0 +1,365 @@
+//! All nodes of one chain: who is asked, in which order, and whose answers count.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use alloy_primitives::{B256, Bytes};
+use futures_util::{
+    StreamExt as _,
+    future::{Either, join_all},
+    stream::FuturesUnordered,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    backoff::PauseRule,
+    endpoint::RpcEndpoint,
+    error::RpcError,
+    feed::HeadFeed,
+    hedge::{HedgeBudget, HedgeRule, hedge_after, is_read},
+    node::Node,
+    subscription::HeadSubscription,
+};
+use crate::{
+    chain::{RpcErrorClass, Taken},
+    lane::SendOutcome,
+    ledger::{AttemptRecord, Durable},
+    protection::Protection,
+    relay::{api::EndpointStatus, builder::ChainTuning},
+    time::Timestamp,
+};
+
+/// All endpoints of one chain.
+#[derive(Debug, Clone)]
+pub struct RpcPool {
+    pub(super) nodes: Arc<Vec<Node>>,
+    timeout: Duration,
+    hedge: HedgeRule,
+    budget: Arc<Mutex<HedgeBudget>>,
+    heads: Arc<watch::Sender<HeadFeed>>,
+}
+
+/// Why a node is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// It is the best one, or the next after one that failed.
+    InOrder,
+    /// Another one is slow.
+    AsHedge,
+}
+
+impl RpcPool {
+    /// A pool; every answer is awaited for at most `timeout`. One node is asked after the other, never two at once.
+    pub fn new(endpoints: Vec<RpcEndpoint>, timeout: Duration) -> Self {
+        Self::by_rules(endpoints, timeout, HedgeRule::NEVER, PauseRule::default())
+    }
+
+    /// A chain's pool.
+    pub(in crate::relay) fn of_chain(endpoints: Vec<RpcEndpoint>, tuning: &ChainTuning) -> Self {
+        let hedge = HedgeRule { floor: tuning.hedge_floor, budget_percent: tuning.hedge_budget_percent };
+        Self::by_rules(endpoints, tuning.rpc_timeout, hedge, PauseRule { first: tuning.rate_limit_pause })
+    }
+
+    pub(super) fn by_rules(endpoints: Vec<RpcEndpoint>, timeout: Duration, hedge: HedgeRule, pause: PauseRule) -> Self {
+        let nodes = endpoints.into_iter().map(|endpoint| Node::new(endpoint, timeout, pause)).collect();
+        let budget = Arc::new(Mutex::new(HedgeBudget::new(hedge.budget_percent)));
+        Self { nodes: Arc::new(nodes), timeout, hedge, budget, heads: Arc::new(watch::Sender::default()) }
+    }
+
+    /// From now on every node is asked for its chain id before anything else, and refused if it is another.
+    pub(in crate::relay) fn expect_chain(&self, chain_id: u64) {
+        for node in self.nodes.iter() {
+            node.expect_chain(chain_id);
+        }
+    }
+
+    /// What subscriptions tell.
+    pub(in crate::relay) fn feed(&self) -> watch::Receiver<HeadFeed> {
+        self.heads.subscribe()
+    }
+
+    /// A subscription for every endpoint that has a WebSocket: each must be run. One that tells nothing for `longest_silence` is
+    /// made anew.
+    pub(in crate::relay) fn subscriptions(&self, chain_id: u64, longest_silence: Duration) -> Vec<HeadSubscription> {
+        let with_heads = self.nodes.iter().enumerate().filter(|(_, node)| node.endpoint.has_heads());
+        with_heads
+            .map(|(place, _)| {
+                let (nodes, feed) = (self.nodes.clone(), self.heads.clone());
+                HeadSubscription { nodes, place, feed, chain_id, timeout: self.timeout, longest_silence }
+            })
+            .collect()
+    }
+
+    /// Number of endpoints.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// There is no endpoint.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Endpoints, the healthiest and fastest first; those that want to be left alone last.
+    pub(super) fn ranked(&self) -> VecDeque<&Node> {
+        let now = Instant::now();
+        let mut nodes: Vec<_> = self.nodes.iter().map(|node| (node.rank(now), node)).collect();
+        nodes.sort_by(|(a, _), (b, _)| a.cmp(b));
+        nodes.into_iter().map(|(_, node)| node).collect()
+    }
+
+    /// Asks one node after the other until one answers. Where that is a read, and a node takes longer than it usually does, the
+    /// next one is asked too and the first answer counts; whatever is still on its way then is dropped.
+    ///
+    /// # Errors
+    /// The last [`RpcError`]; a revert is an answer and is not asked for elsewhere.
+    pub async fn call<T: DeserializeOwned>(&self, method: &'static str, params: Value) -> Result<T, RpcError> {
+        let mut waiting = self.ranked();
+        let is_hedged = self.hedge.budget_percent > 0 && waiting.len() > 1 && is_read(method);
+        if is_hedged {
+            self.budget(HedgeBudget::called);
+        }
+        let params = &params;
+        let ask = |node, asked| async move {
+            let answer = match asked {
+                Asked::InOrder => Either::Left(Node::call(node, method, params, self.timeout)),
+                // Its turn is taken already.
+                Asked::AsHedge => Either::Right(Node::ask(node, method, params, self.timeout, None)),
+            };
+            (node, asked, answer.await)
+        };
+        let patience_with = |node: &Node| hedge_after(node.latency_of(method).as_ref(), self.hedge.floor, self.timeout);
+        let Some(first) = waiting.pop_front() else { return Err(RpcError::no_endpoint(method)) };
+        let mut patience = patience_with(first);
+        let mut hedge_at = Instant::now() + patience;
+        let mut was_withheld = false;
+        // What is still in here at the end is dropped: cut off, and nobody's failure.
+        let mut running = FuturesUnordered::new();
+        running.push(ask(first, Asked::InOrder));
+        loop {
+            tokio::select! {
+                biased;
+                Some((node, asked, answer)) = running.next() => match answer {
+                    Err(error) if !error.is_answer() => match waiting.pop_front() {
+                        Some(next) => {
+                            patience = patience_with(next);
+                            hedge_at = Instant::now() + patience;
+                            running.push(ask(next, Asked::InOrder));
+                        }
+                        None if running.is_empty() => return Err(error),
+                        None => {}
+                    },
+                    answer => {
+                        if asked == Asked::AsHedge {
+                            count("slackwater_rpc_hedges_won_total", node);
+                        }
+                        return answer;
+                    }
+                },
+                () = tokio::time::sleep_until(hedge_at), if is_hedged && !waiting.is_empty() => {
+                    match self.take_hedge(&mut waiting) {
+                        Ok(node) => {
+                            count("slackwater_rpc_hedges_total", node);
+                            patience = patience_with(node);
+                            running.push(ask(node, Asked::AsHedge));
+                        }
+                        Err(reason) if !was_withheld => {
+                            was_withheld = true;
+                            metrics::counter!("slackwater_rpc_hedges_withheld_total", "reason" => reason).increment(1);
+                        }
+                        Err(_) => {}
+                    }
+                    hedge_at = Instant::now() + patience;
+                }
+            }
+        }
+    }
+
+    /// The next node that may be asked beside another: it works, has a turn left, and the budget allows it.
+    fn take_hedge<'a>(&self, waiting: &mut VecDeque<&'a Node>) -> Result<&'a Node, &'static str> {
+        if !self.budget(HedgeBudget::take) {
+            return Err("budget");
+        }
+        let now = Instant::now();
+        let place = waiting.iter().position(|node| node.is_usable(now) && node.try_turn());
+        place.and_then(|place| waiting.remove(place)).ok_or_else(|| {
+            self.budget(HedgeBudget::give_back);
+            "no_node"
+        })
+    }
+
+    fn budget<T>(&self, act: impl FnOnce(&mut HedgeBudget) -> T) -> T {
+        act(&mut self.budget.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Asks every node at once.
+    pub async fn call_all<T: DeserializeOwned>(&self, method: &'static str, params: Value) -> Vec<Result<T, RpcError>> {
+        join_all(self.nodes.iter().map(|node| node.call(method, &params, self.timeout))).await
+    }
+
+    /// Asks every node at once, and measures how long each took.
+    pub(in crate::relay) async fn call_all_timed<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        params: Value,
+    ) -> Vec<(Result<T, RpcError>, Duration)> {
+        let ask = async |node: &Node| {
+            let start = Instant::now();
+            (node.call(method, &params, self.timeout).await, start.elapsed())
+        };
+        join_all(self.nodes.iter().map(ask)).await
+    }
+
+    /// Configured names, in order.
+    pub(in crate::relay) fn names(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.endpoint.name().to_owned()).collect()
+    }
+
+    /// Asks the nodes for which `block` is final, by their own last word ([`Self::note_final`]), and returns what they answer.
+    ///
+    /// **Invariant I9:** what another node says about that block may belong to a branch that a reorg has replaced, however
+    /// many others have it as final.
+    pub(in crate::relay) async fn call_settled<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        params: Value,
+        block: u64,
+    ) -> Vec<T> {
+        if !Protection::ReadQuorum.is_on() {
+            return self.call(method, params).await.ok().into_iter().collect();
+        }
+        let is_settled = |node: &&Node| {
+            node.health().final_block.is_some_and(|last| last >= block) || !Protection::OwnFinality.is_on()
+        };
+        let nodes = self.nodes.iter().filter(is_settled);
+        let answers = join_all(nodes.map(|node| node.call(method, &params, self.timeout))).await;
+        answers.into_iter().flatten().collect()
+    }
+
+    /// Whether so many nodes are a majority.
+    pub(in crate::relay) fn is_majority(&self, count: usize) -> bool {
+        let all = if Protection::ReadQuorum.is_on() { self.nodes.len() } else { 1 };
+        count * 2 > all
+    }
+
+    /// What is final for each node, in the order of the endpoints, as it said just now. `None` where it said nothing: its last
+    /// word stands, since what is final stays so.
+    pub(in crate::relay) fn note_final(&self, told: impl IntoIterator<Item = Option<u64>>) {
+        for (node, told) in self.nodes.iter().zip(told) {
+            if told.is_some() {
+                node.health().final_block = told;
+            }
+        }
+    }
+
+    /// The highest value that a majority of the nodes reaches, `None` if fewer answered: one node alone raises it not.
+    pub(in crate::relay) fn reached<T: Ord + Copy>(&self, mut answers: Vec<T>) -> Option<T> {
+        answers.sort_unstable();
+        let place = if Protection::ReadQuorum.is_on() { self.nodes.len() / 2 } else { 0 };
+        answers.into_iter().rev().nth(place)
+    }
+
+    /// Names and chain ids of all endpoints that answer.
+    pub async fn chain_ids(&self) -> Vec<(String, Result<u64, RpcError>)> {
+        let answers = join_all(self.nodes.iter().map(|node| async {
+            let id = node.call::<alloy_primitives::U64>("eth_chainId", &json!([]), self.timeout).await;
+            (node.endpoint.name().to_owned(), id.map(|id| id.to::<u64>()))
+        }));
+        answers.await
+    }
+
+    /// Sends a committed attempt to every node.
+    ///
+    /// **Invariant I2:** only a [`Durable`] attempt can be sent.
+    /// **Invariant I7:** nothing leaves from `until` on.
+    pub(in crate::relay) async fn broadcast(
+        &self,
+        attempt: &Durable<AttemptRecord>,
+        until: Option<Timestamp>,
+    ) -> SendOutcome {
+        let params = json!([attempt.get().raw]);
+        let hash = attempt.get().hash;
+        let send = |node| Node::call_before::<B256>(node, "eth_sendRawTransaction", &params, self.timeout, until);
+        let answers = join_all(self.nodes.iter().map(send)).await;
+        let outcomes = answers.into_iter().zip(self.nodes.iter()).map(|(answer, node)| match answer {
+            Ok(answered) if answered == hash => SendOutcome::Taken,
+            // A node that names another hash is broken; what it did with the bytes is unknown.
+            Ok(_) => {
+                node.health().last_error = Some("returned another transaction hash".to_owned());
+                SendOutcome::Maybe(RpcErrorClass::NodeUnavailable)
+            }
+            Err(error) => {
+                tracing::debug!(endpoint = %error.endpoint, class = error.class.as_str(), message = %error.message, %hash, "broadcast answer");
+                metrics::counter!("slackwater_broadcast_errors_total", "class" => error.class.as_str()).increment(1);
+                match error.taken {
+                    Taken::Yes => SendOutcome::Taken,
+                    Taken::Maybe => SendOutcome::Maybe(error.class),
+                    Taken::No => SendOutcome::Refused(error.class),
+                }
+            }
+        });
+        outcomes.reduce(merge).unwrap_or(SendOutcome::Refused(RpcErrorClass::EndpointUnusable))
+    }
+
+    /// Newest head that a node told.
+    pub(in crate::relay) fn note_head(&self, head: u64) {
+        for node in self.nodes.iter() {
+            node.note_head(head);
+        }
+    }
+
+    /// Condition of every endpoint.
+    pub fn status(&self) -> Vec<EndpointStatus> {
+        self.nodes.iter().map(Node::status).collect()
+    }
+
+    /// Runtime code of a contract.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn code(&self, address: alloy_primitives::Address) -> Result<Bytes, RpcError> {
+        self.call("eth_getCode", json!([address, "latest"])).await
+    }
+}
+
+/// Counts for `node`.
+fn count(metric: &'static str, node: &Node) {
+    let (chain_id, endpoint) = (node.expected_chain().to_string(), node.endpoint.name().to_owned());
+    metrics::counter!(metric, "chain_id" => chain_id, "endpoint" => endpoint).increment(1);
+}
+
+/// What the nodes said together: taken beats maybe beats refused; of two refusals the one that says more.
+fn merge(a: SendOutcome, b: SendOutcome) -> SendOutcome {
+    use SendOutcome::{Maybe, Refused, Taken};
+    match (a, b) {
+        (Taken, _) | (_, Taken) => Taken,
+        (Maybe(class), _) | (_, Maybe(class)) => Maybe(class),
+        (Refused(a), Refused(b)) => {
+            // A node that is out of order says nothing about the transaction.
+            let is_vague = matches!(
+                a,
+                RpcErrorClass::RateLimited | RpcErrorClass::EndpointUnusable | RpcErrorClass::NodeUnavailable
+            );
+            Refused(if is_vague { b } else { a })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_node_that_took_it_is_enough() {
+        use SendOutcome::{Maybe, Refused, Taken};
+        let refused = Refused(RpcErrorClass::Underpriced);
+        assert_eq!(merge(refused, Taken), Taken);
+        assert_eq!(merge(refused, Maybe(RpcErrorClass::Timeout)), Maybe(RpcErrorClass::Timeout));
+        assert_eq!(merge(Refused(RpcErrorClass::RateLimited), refused), refused);
+    }
+}
