@@ -5,6 +5,7 @@
 
 mod attempts;
 mod backtest;
+mod backup;
 mod batching;
 mod bodies;
 mod bumps;
@@ -33,6 +34,7 @@ mod reorg;
 mod rollups;
 mod shutdown;
 mod stage;
+mod storage;
 mod truth;
 mod twins;
 mod wallets;

@@ -57,6 +57,8 @@ pub(crate) struct StageBuilder {
     endpoints: Vec<Via>,
     also: Vec<String>,
     chain: Vec<(&'static str, String)>,
+    ledger: Vec<(&'static str, String)>,
+    database: Option<PathBuf>,
     spec: String,
     extra: String,
     environment: Vec<(&'static str, String)>,
@@ -90,6 +92,18 @@ impl StageBuilder {
     /// A key of the chain's configuration, as TOML.
     pub(crate) fn chain_key(mut self, key: &'static str, value: impl ToString) -> Self {
         self.chain.push((key, value.to_string()));
+        self
+    }
+
+    /// A key of the ledger's configuration, as TOML.
+    pub(crate) fn ledger_key(mut self, key: &'static str, value: impl ToString) -> Self {
+        self.ledger.push((key, value.to_string()));
+        self
+    }
+
+    /// Where the ledger's file is.
+    pub(crate) fn database(mut self, path: PathBuf) -> Self {
+        self.database = Some(path);
         self
     }
 
@@ -160,6 +174,12 @@ impl StageBuilder {
         for (key, value) in &self.chain {
             builder = builder.chain_key(key, value);
         }
+        for (key, value) in &self.ledger {
+            builder = builder.ledger_key(key, value);
+        }
+        if let Some(database) = self.database {
+            builder = builder.database(database);
+        }
         for (name, value) in &self.environment {
             builder = builder.env(name, value);
         }
@@ -206,6 +226,8 @@ impl Stage {
             endpoints: vec![Via::Node],
             also: Vec::new(),
             chain: Vec::new(),
+            ledger: Vec::new(),
+            database: None,
             spec: String::new(),
             extra: String::new(),
             environment: Vec::new(),
