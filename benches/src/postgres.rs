@@ -83,6 +83,34 @@ impl PostgresServer {
         self.signal_and_wait("-QUIT")
     }
 
+    /// Runs one of PostgreSQL's client programs (`psql`, `pg_dump`, `pg_restore`) against the server's database, and gives
+    /// what it printed.
+    ///
+    /// # Errors
+    /// What the program says.
+    pub fn client(&self, program: &str, args: &[&str]) -> Result<String, String> {
+        let mut client = self.command(program);
+        client.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", USER, "-d", "postgres"]).args(args);
+        let output = client.output().map_err(|error| format!("{program}: {error}"))?;
+        if !output.status.success() {
+            return Err(format!("{program}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr)));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs SQL by `psql`, and gives the rows, unaligned.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub fn sql(&self, text: &str) -> Result<String, String> {
+        self.client("psql", &["-qAtX", "-v", "ON_ERROR_STOP=1", "-c", text])
+    }
+
+    /// A directory that the server's programs may write to.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     fn signal_and_wait(&mut self, signal: &str) -> Result<(), String> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
         self.end_keeper();

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use tempfile::TempDir;
 
 use crate::{
@@ -405,6 +405,31 @@ impl Relayer {
     /// If it is not running.
     pub fn resume(&self) -> Result<()> {
         self.signal(Signal::CONT)
+    }
+
+    /// Lets none of its files grow beyond `bytes` (`RLIMIT_FSIZE`), or all again with `None`: a disk that is full, on any
+    /// machine.
+    ///
+    /// # Errors
+    /// If it is not running, or the system refuses.
+    pub fn limit_files(&self, bytes: Option<u64>) -> Result<()> {
+        let failed = |detail: String| BenchError::Process { what: "slackwater", detail };
+        let child = self.child.as_ref().ok_or_else(|| failed("is not running".to_owned()))?;
+        let maximum = getrlimit(Resource::Fsize).maximum;
+        let limit = Rlimit { current: bytes.or(maximum), maximum };
+        let set = prlimit(Some(Pid::from_child(child)), Resource::Fsize, limit);
+        set.map(drop).map_err(|error| failed(format!("cannot limit its files: {error}")))
+    }
+
+    /// Another command of the program, with this relayer's environment: `["audit", "verify"]`. What the command reads must
+    /// be named in `args`.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(args).stdin(Stdio::null()).env_remove(BINARY_VAR);
+        for (name, value) in &self.environment {
+            command.env(name, value);
+        }
+        command
     }
 
     /// Whether the process lives.

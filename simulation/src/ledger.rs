@@ -68,7 +68,7 @@ impl Ledger for FaultyLedger {
             return std::future::pending().await;
         }
         match fate {
-            Fate::Storage => return Err(LedgerError::Storage("disk full".to_owned())),
+            Fate::Storage => return Err(LedgerError::Storage("disk full".to_owned().into())),
             Fate::DoubtLost => {
                 lock(&self.world).note(format_args!("commit in doubt, lost"));
                 return Err(LedgerError::InDoubt("sync failed".to_owned()));

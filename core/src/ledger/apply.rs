@@ -35,7 +35,7 @@ pub(super) type SpentKey = (u64, String, u64);
 pub(super) type BudgetKey = (String, u64, u64);
 
 /// The highest numbers given out.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Cursor {
     pub(super) request: u64,
     pub(super) batch: u64,

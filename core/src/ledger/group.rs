@@ -15,11 +15,21 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{AcceptOutcome, Durable, EventFilter, EventRecord, Ledger, LedgerError, Write, WriteOutcome};
+use super::{
+    AcceptOutcome, Durable, EventFilter, EventRecord, Health, Ledger, LedgerError, StorageFault, Write, WriteOutcome,
+};
 use crate::protection::Protection;
 
 /// Most events that [`GroupCommit::follow`] reads at a time.
 const FOLLOW_PAGE: usize = 1_000;
+
+/// First and longest pause between looks at a storage that is away.
+const PROBE_PAUSE: Duration = Duration::from_millis(200);
+const PROBE_PAUSE_MOST: Duration = Duration::from_secs(1);
+/// Small value that is written to see whether the storage takes writes again.
+const PROBE_KEY: &str = "storage_probe";
+/// Its size: as much as a group may well need, so that a disk with room for a page is not called mended.
+const PROBE_BYTES: usize = 64 * 1_024;
 
 type Outcomes = Vec<Durable<WriteOutcome>>;
 
@@ -57,6 +67,7 @@ struct Shared {
     queue: mpsc::Sender<Submission>,
     events: broadcast::Sender<Arc<[EventRecord]>>,
     in_doubt: AtomicBool,
+    health: Arc<Health>,
     /// Something was committed: whoever reads the shared ledger's events need not wait for the next look.
     committed: Notify,
     closing: CancellationToken,
@@ -86,6 +97,7 @@ impl GroupCommit {
             queue,
             events,
             in_doubt: AtomicBool::new(false),
+            health: ledger.health().unwrap_or_default(),
             committed: Notify::new(),
             closing: CancellationToken::new(),
             ended: ended.clone(),
@@ -96,8 +108,10 @@ impl GroupCommit {
             waiting,
             carried: None,
             closing: false,
+            probe_pause: PROBE_PAUSE,
             _ended: ended.drop_guard(),
         };
+        metrics::gauge!("slackwater_ledger_available").set(1.0);
         (Self { shared }, tokio::spawn(task.run()))
     }
 
@@ -124,7 +138,8 @@ impl GroupCommit {
         self.enqueue(writes)?.await.unwrap_or_else(|_| Err(writer_died()))
     }
 
-    /// [`Self::submit`], but [`LedgerError::Full`] at once where that would wait for room.
+    /// [`Self::submit`], but [`LedgerError::Full`] at once where that would wait for room, and [`LedgerError::Storage`] at
+    /// once while the storage is away.
     ///
     /// # Errors
     /// As [`Self::submit`], and [`LedgerError::Full`].
@@ -141,7 +156,12 @@ impl GroupCommit {
         if count == 0 {
             return Ok(Vec::new());
         }
-        self.shared.ledger.available()?;
+        if self.shared.in_doubt.load(Ordering::Acquire) {
+            return Err(self.gone());
+        }
+        if let Some(fault) = self.fault() {
+            return Err(LedgerError::Storage(fault));
+        }
         match self.shared.room.try_acquire_many(count) {
             Ok(permits) => permits.forget(),
             Err(TryAcquireError::Closed) => return Err(self.gone()),
@@ -151,6 +171,11 @@ impl GroupCommit {
             }
         }
         self.enqueue(writes)?.await.unwrap_or_else(|_| Err(writer_died()))
+    }
+
+    /// Why the storage takes no writes now; `None` if the last one worked.
+    pub fn fault(&self) -> Option<StorageFault> {
+        self.shared.health.fault()
     }
 
     /// Events of every group, in order of their `seq`, each strictly after its commit. A subscriber that lags more than
@@ -180,7 +205,10 @@ impl GroupCommit {
                     }
                 }
                 Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "can't read new events; asking again"),
+                Err(error) => {
+                    tracing::debug!(%error, "can't read new events; asking again");
+                    self.shared.health.suspect();
+                }
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -248,26 +276,46 @@ struct WritingTask {
     /// Taken from the queue, but too large for the group at hand.
     carried: Option<Submission>,
     closing: bool,
+    probe_pause: Duration,
     _ended: DropGuard,
+}
+
+/// What the writing task does next.
+enum Next {
+    Group(Vec<Submission>),
+    /// Look whether the storage takes writes.
+    Probe,
+    /// Closed and drained.
+    End,
 }
 
 impl WritingTask {
     async fn run(mut self) -> Result<(), LedgerError> {
-        while let Some(group) = self.next_group().await {
-            if let Err(error) = self.commit_group(group).await {
+        loop {
+            let result = match self.next().await {
+                Next::Group(group) => self.commit_group(group).await,
+                Next::Probe => self.probe().await,
+                Next::End => return Ok(()),
+            };
+            if let Err(error) = result {
                 tracing::error!(%error, "a commit is in doubt; nothing more will be written");
                 self.refuse_all(&error);
                 return Err(error);
             }
         }
-        Ok(())
     }
 
-    /// Everything that waits, up to `max_group` writes; waits for the first. `None` once closed and drained.
-    async fn next_group(&mut self) -> Option<Vec<Submission>> {
+    /// Everything that waits, up to `max_group` writes; waits for the first.
+    async fn next(&mut self) -> Next {
         let first = match self.carried.take() {
             Some(carried) => carried,
-            None => self.next_submission().await?,
+            None => match self.next_submission().await {
+                Next::Group(mut first) => match first.pop() {
+                    Some(first) => first,
+                    None => unreachable!("a submission is one"),
+                },
+                other => return other,
+            },
         };
         let mut count = first.writes.len();
         let mut group = vec![first];
@@ -281,20 +329,43 @@ impl WritingTask {
             count += next.writes.len();
             group.push(next);
         }
-        Some(group)
+        Next::Group(group)
     }
 
-    async fn next_submission(&mut self) -> Option<Submission> {
+    async fn next_submission(&mut self) -> Next {
+        let of = |next: Option<Submission>| next.map_or(Next::End, |next| Next::Group(vec![next]));
         if !self.closing {
+            let (health, pause) = (self.shared.health.clone(), self.probe_pause);
+            let is_due = async {
+                if !health.trouble().await {
+                    tokio::time::sleep(pause).await;
+                }
+            };
             tokio::select! {
                 biased;
-                next = self.waiting.recv() => return next,
+                next = self.waiting.recv() => return of(next),
                 () = self.shared.closing.cancelled() => {}
+                () = is_due => return Next::Probe,
             }
             self.closing = true;
             self.waiting.close();
         }
-        self.waiting.recv().await
+        of(self.waiting.recv().await)
+    }
+
+    /// Writes something small: callers are refused at the door, so perhaps nobody else does. Fails only if the commit is in
+    /// doubt.
+    async fn probe(&mut self) -> Result<(), LedgerError> {
+        let write = Write::Meta { key: PROBE_KEY.to_owned(), value: ".".repeat(PROBE_BYTES) };
+        let result = self.commit(vec![write]).await;
+        self.probe_pause = match &result {
+            Ok(_) => PROBE_PAUSE,
+            Err(_) => (self.probe_pause * 2).min(PROBE_PAUSE_MOST),
+        };
+        match result {
+            Err(error) if error.is_ambiguous() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Commits `group` and answers its submitters. Fails only if the commit is in doubt.
@@ -345,13 +416,19 @@ impl WritingTask {
         let started = Instant::now();
         let mut result = self.ledger.commit(writes).await;
         if let (Err(LedgerError::InDoubt(detail)), false) = (&result, Protection::StopInDoubt.is_on()) {
-            result = Err(LedgerError::Storage(detail.clone()));
+            result = Err(LedgerError::Storage(detail.clone().into()));
         }
         metrics::histogram!("slackwater_ledger_commit_seconds").record(started.elapsed());
         metrics::histogram!("slackwater_ledger_group_writes").record(u32::try_from(count).unwrap_or(u32::MAX));
         match &result {
-            Ok(outcomes) => self.publish(outcomes),
+            Ok(outcomes) => {
+                self.shared.health.works();
+                self.publish(outcomes);
+            }
             Err(error) => {
+                if let LedgerError::Storage(fault) = error {
+                    self.shared.health.failed(fault);
+                }
                 // Marked before anyone is answered, so that who retries meets the refusal.
                 if error.is_ambiguous() {
                     self.shared.in_doubt.store(true, Ordering::Release);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{Fence, LedgerError};
+use crate::request::LaneId;
 
 /// Somebody drives a chain's lanes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,17 @@ pub struct LeaseRecord {
     pub owner: String,
     /// How long it lasts by the database's clock; zero if it has run out.
     pub remaining: Duration,
+}
+
+/// What an instance told about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberRecord {
+    /// Its name.
+    pub instance: String,
+    /// What it told.
+    pub text: String,
+    /// How long ago, by the database's clock.
+    pub age: Duration,
 }
 
 /// What became of a wish for a lease.
@@ -62,4 +74,22 @@ pub trait Leases: Send + Sync {
     /// # Errors
     /// [`LedgerError::Storage`].
     async fn open_by_tenant(&self) -> Result<(u64, Vec<(String, u64)>), LedgerError>;
+
+    /// Lanes with batches that are not final, and how many each has.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`].
+    async fn open_lanes(&self) -> Result<Vec<(LaneId, u64)>, LedgerError>;
+
+    /// What the instances told about themselves, by name, with the time since then by the database's clock.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`].
+    async fn members(&self) -> Result<Vec<MemberRecord>, LedgerError>;
+
+    /// Tells something about this instance to the others; an empty text makes it forgotten.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`].
+    async fn tell(&self, instance: &str, text: &str) -> Result<(), LedgerError>;
 }

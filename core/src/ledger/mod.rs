@@ -8,7 +8,9 @@
 //! transaction and commits once; many acceptances share that fsync.
 
 mod apply;
+mod backup;
 mod group;
+mod health;
 mod lease;
 #[cfg(feature = "simulation")]
 mod memory;
@@ -16,12 +18,17 @@ mod memory;
 mod postgres;
 mod record;
 mod rows;
+mod sql;
 mod sqlite;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub use backup::{FileLock, MARK_KEY, UNCERTAIN_KEY};
 pub use group::{GroupCommit, GroupCommitConfig};
-pub use lease::{LeaseOutcome, LeaseRecord, Leases};
+pub use health::{FaultKind, Health, StorageFault};
+pub use lease::{LeaseOutcome, LeaseRecord, Leases, MemberRecord};
 #[cfg(feature = "simulation")]
 pub use memory::{MemoryLedger, MemoryStore};
 #[cfg(feature = "postgres")]
@@ -67,7 +74,7 @@ impl<T> Durable<T> {
 pub enum LedgerError {
     /// The storage failed; the transaction was rolled back and nothing of it is durable. Storage's fault.
     #[error("storage failed, nothing was committed: {0}")]
-    Storage(String),
+    Storage(StorageFault),
     /// The commit itself failed or was cut off: it may or may not be durable. Restart and reconcile.
     #[error("commit is in doubt: {0}")]
     InDoubt(String),
@@ -105,6 +112,17 @@ pub enum LedgerError {
         found: u32,
         /// Ours.
         expected: u32,
+    },
+    /// The file does not hold together any more: the device, or somebody else, changed it. Nothing was changed by us.
+    #[error(
+        "ledger {path} is corrupt: {detail}. Keep the file; put a backup in its place (`slackwater restore BACKUP`), or \
+         save what can be read with `sqlite3 {path} .recover`. The relayer reconciles with the chain at the next start"
+    )]
+    Corrupt {
+        /// The file.
+        path: String,
+        /// What was found first.
+        detail: String,
     },
     /// A newer version of this program wrote the ledger; it cannot be taken back. Operator's fault.
     #[error("ledger {path} has schema version {found}, this program knows up to {supported}")]
@@ -194,12 +212,9 @@ pub trait Ledger: Send + Sync + std::fmt::Debug + 'static {
     /// Flushes and closes; later calls fail with [`LedgerError::Closed`].
     async fn close(&self);
 
-    /// Whether the storage was there at the last look. Costs nothing.
-    ///
-    /// # Errors
-    /// Why it was not.
-    fn available(&self) -> Result<(), LedgerError> {
-        Ok(())
+    /// Where the ledger itself tells that its storage is away; else only [`GroupCommit`] knows.
+    fn health(&self) -> Option<Arc<Health>> {
+        None
     }
 
     /// Who drives which lanes, where several instances share this ledger; `None` where one process owns it.

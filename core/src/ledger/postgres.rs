@@ -14,11 +14,10 @@ mod store;
 use std::{
     fmt,
     str::FromStr,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::Arc,
     time::Duration,
 };
 
-use async_trait::async_trait;
 use sqlx::{
     ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow, PgSslMode},
@@ -26,12 +25,11 @@ use sqlx::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AttemptRecord, BatchRecord, DecisionRow, Durable, EventFilter, EventRecord, Leases, Ledger, LedgerError,
-    RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
-    apply::{Cursor, HOUR_MS, Needs},
-    rows::{Cells, batch_columns, impl_row, payload_columns, request_columns, storage_error},
+    Durable, FaultKind, Health, Leases, LedgerError, StorageFault, Write, WriteOutcome,
+    apply::{Cursor, Needs},
+    rows::{Cells, storage_error},
+    sql::{Query, SqlStore, impl_sql},
 };
-use crate::request::{BatchId, LaneId, RequestId, Status};
 use store::StoreError;
 
 /// Tries of a commit that the database refuses because of others' (only distributed databases do).
@@ -85,7 +83,7 @@ impl PostgresConfig {
         let is_postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
         let options = PgConnectOptions::from_str(url).ok().filter(|_| is_postgres);
         let Some(options) = options else {
-            return Err(LedgerError::Storage("`ledger.url` is not a postgres:// URL".to_owned()));
+            return Err(LedgerError::Storage("`ledger.url` is not a postgres:// URL".to_owned().into()));
         };
         Ok(Self {
             options: options.application_name("slackwater").disable_statement_logging(),
@@ -113,6 +111,16 @@ impl PostgresConfig {
         is_local || matches!(self.options.get_ssl_mode(), PgSslMode::VerifyCa | PgSslMode::VerifyFull)
     }
 
+    /// The error, with the place where it happened.
+    fn at(&self, error: &sqlx::Error) -> LedgerError {
+        match storage_error(error) {
+            LedgerError::Storage(fault) => {
+                LedgerError::Storage(StorageFault::new(fault.kind, format!("{}: {fault}", self.place())))
+            }
+            other => other,
+        }
+    }
+
     fn settings(&self) -> String {
         format!(
             "SET search_path = \"{}\"; SET synchronous_commit = on; SET statement_timeout = {}; \
@@ -126,7 +134,8 @@ impl PostgresConfig {
     fn check_schema(&self) -> Result<(), LedgerError> {
         let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         if self.schema.is_empty() || self.schema.len() > 63 || !self.schema.chars().all(is_name) {
-            return Err(LedgerError::Storage(format!("`ledger.schema` = {:?} is not a-z, 0-9 and _", self.schema)));
+            let detail = format!("`ledger.schema` = {:?} is not a-z, 0-9 and _", self.schema);
+            return Err(LedgerError::Storage(detail.into()));
         }
         Ok(())
     }
@@ -139,13 +148,11 @@ impl PostgresConfig {
         });
         match connected.await {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(LedgerError::Storage(format!("{}: {error}", self.place()))),
+            Ok(Err(error)) => Err(self.at(&error)),
             Err(_) => {
                 let limit = self.connect_timeout.as_millis();
-                Err(LedgerError::Storage(format!(
-                    "{}: no connection within {limit} ms (`ledger.connect_timeout_ms`)",
-                    self.place()
-                )))
+                let detail = format!("{}: no connection within {limit} ms (`ledger.connect_timeout_ms`)", self.place());
+                Err(LedgerError::Storage(StorageFault::new(FaultKind::Unreachable, detail)))
             }
         }
     }
@@ -179,8 +186,7 @@ pub struct PostgresLedger {
     readers: PgPool,
     /// Of their own, so that no crowd of readers keeps a lease from being renewed.
     leasing: PgPool,
-    /// The last commit or look failed for want of a database.
-    is_away: AtomicBool,
+    health: Arc<Health>,
     closed: CancellationToken,
 }
 
@@ -222,7 +228,7 @@ fn is_conflict(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|error| error.code()).is_some_and(|code| matches!(&*code, "40001" | "40P01"))
 }
 
-impl_row!(PgRow);
+impl_sql!(PgRow, Postgres, PgArguments);
 
 impl PostgresLedger {
     /// Opens the ledger, and creates or migrates its schema.
@@ -235,7 +241,7 @@ impl PostgresLedger {
         let mut connection = config.connect().await?;
         migrate(&config, &mut connection).await?;
         let mut id = [0; 16];
-        getrandom::fill(&mut id).map_err(|error| LedgerError::Storage(format!("no randomness: {error}")))?;
+        getrandom::fill(&mut id).map_err(|error| LedgerError::Storage(format!("no randomness: {error}").into()))?;
         connection.execute(FORGET_WRITERS).await.map_err(|error| storage_error(&error))?;
         Ok(Self {
             readers: config.pool(config.read_connections),
@@ -243,13 +249,9 @@ impl PostgresLedger {
             config,
             id,
             writer: tokio::sync::Mutex::new(Slot { connection: Some(connection), count: 0 }),
-            is_away: AtomicBool::new(false),
+            health: Arc::default(),
             closed: CancellationToken::new(),
         })
-    }
-
-    async fn read(&self, query: sqlx::query::Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, LedgerError> {
-        self.read_on(&self.readers, query).await
     }
 
     async fn read_on(
@@ -258,8 +260,9 @@ impl PostgresLedger {
         query: sqlx::query::Query<'_, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>, LedgerError> {
         let result = query.fetch_all(pool).await.map_err(|error| storage_error(&error));
-        // A commit in doubt looks by itself; the rest is as good as the newest word.
-        self.found(matches!(result, Err(LedgerError::Storage(_))));
+        if let Err(LedgerError::Storage(_)) = &result {
+            self.health.suspect();
+        }
         result
     }
 
@@ -310,7 +313,7 @@ impl PostgresLedger {
         loop {
             match self.look_once(slot).await {
                 Ok(done) => return Some(done >= count),
-                Err(error) => tracing::warn!(%error, "can't tell yet what became of a commit; nothing is acknowledged"),
+                Err(error) => tracing::debug!(%error, "can't tell yet what became of a commit; nothing is acknowledged"),
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -335,18 +338,6 @@ impl PostgresLedger {
         slot.connection = Some(connection);
         Ok(done.unwrap_or(0))
     }
-
-    fn found(&self, is_away: bool) {
-        if self.is_away.swap(is_away, Ordering::AcqRel) != is_away {
-            match is_away {
-                true => {
-                    tracing::error!(database = %self.config.place(), "the ledger's database is away: nothing is accepted and nothing is sent until it is back")
-                }
-                false => tracing::info!(database = %self.config.place(), "the ledger's database is back"),
-            }
-            metrics::gauge!("slackwater_ledger_available").set(if is_away { 0.0 } else { 1.0 });
-        }
-    }
 }
 
 fn cursor_of(row: &PgRow) -> Result<Cursor, LedgerError> {
@@ -367,7 +358,8 @@ async fn migrate(config: &PostgresConfig, connection: &mut PgConnection) -> Resu
     let fsync: Result<String, _> = sqlx::query_scalar("SHOW fsync").fetch_one(&mut *connection).await;
     if fsync.is_ok_and(|fsync| fsync == "off") {
         let place = config.place();
-        return Err(LedgerError::Storage(format!("{place} runs with fsync = off and would lose what was accepted")));
+        let detail = format!("{place} runs with fsync = off and would lose what was accepted");
+        return Err(LedgerError::Storage(detail.into()));
     }
     let mut migrator = sqlx::migrate!("migrations/postgres");
     let table = format!("\"{}\"._sqlx_migrations", config.schema);
@@ -389,15 +381,36 @@ async fn migrate(config: &PostgresConfig, connection: &mut PgConnection) -> Resu
     // Wire-compatible distributed databases have no advisory locks: start their first instance alone.
     migrator.set_locking(!version.contains("CockroachDB") && !version.contains("-YB-"));
     migrator.create_schema(config.schema.clone());
-    migrator.run(&mut *connection).await.map_err(|error| LedgerError::Storage(format!("{}: {error}", config.place())))
+    migrator.run(&mut *connection).await.map_err(|error| match error {
+        sqlx::migrate::MigrateError::Execute(error) => config.at(&error),
+        error => LedgerError::Storage(format!("{}: {error}", config.place()).into()),
+    })
 }
 
-#[async_trait]
-impl Ledger for PostgresLedger {
-    async fn commit(&self, writes: Vec<Write>) -> Result<Vec<Durable<WriteOutcome>>, LedgerError> {
-        if writes.is_empty() {
-            return Ok(Vec::new());
-        }
+impl SqlStore for PostgresLedger {
+    type Row = PgRow;
+    type Snapshot = sqlx::Transaction<'static, Postgres>;
+
+    async fn fetch(&self, query: Query) -> Result<Vec<PgRow>, LedgerError> {
+        self.read_on(&self.readers, prepared(query)).await
+    }
+
+    async fn snapshot(&self) -> Result<Self::Snapshot, LedgerError> {
+        let failed = |error: sqlx::Error| storage_error(&error);
+        let mut snapshot = self.readers.begin().await.map_err(failed)?;
+        snapshot.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(failed)?;
+        Ok(snapshot)
+    }
+
+    async fn fetch_in(snapshot: &mut Self::Snapshot, query: Query) -> Result<Vec<PgRow>, LedgerError> {
+        prepared(query).fetch_all(&mut **snapshot).await.map_err(|error| storage_error(&error))
+    }
+
+    async fn end(snapshot: Self::Snapshot) -> Result<(), LedgerError> {
+        snapshot.commit().await.map_err(|error| storage_error(&error))
+    }
+
+    async fn write(&self, writes: Vec<Write>) -> Result<Vec<Durable<WriteOutcome>>, LedgerError> {
         let mut slot = self.writer.lock().await;
         let mut tries = 0;
         let outcomes = loop {
@@ -409,12 +422,9 @@ impl Ledger for PostgresLedger {
                 Ok(outcomes) => break outcomes,
                 Err(Failed::Conflict(error)) if tries >= CONFLICT_TRIES => return Err(error),
                 Err(Failed::Conflict(_)) => metrics::counter!("slackwater_ledger_conflicts_total").increment(1),
-                Err(Failed::Not(error)) => {
-                    self.found(matches!(error, LedgerError::Storage(_)));
-                    return Err(error);
-                }
+                Err(Failed::Not(error)) => return Err(error),
                 Err(Failed::InDoubt(error, outcomes)) => {
-                    self.found(true);
+                    self.health.failed(&StorageFault::new(FaultKind::InDoubt, error.clone()));
                     tracing::warn!(error, "the answer to a commit is missing; looking whether it is durable");
                     metrics::counter!("slackwater_ledger_doubts_total").increment(1);
                     let count = slot.count;
@@ -427,164 +437,10 @@ impl Ledger for PostgresLedger {
                 }
             }
         };
-        self.found(false);
         Ok(outcomes.into_iter().map(Durable::committed).collect())
     }
 
-    async fn request(&self, id: RequestId) -> Result<Option<RequestRecord>, LedgerError> {
-        let query = sqlx::query(concat!(
-            "SELECT ",
-            request_columns!(),
-            ", ",
-            payload_columns!(),
-            " FROM requests AS r JOIN payloads AS p ON p.request = r.seq WHERE r.id = $1"
-        ));
-        self.read(query.bind(id.0.to_vec())).await?.first().map(whole_request).transpose()
-    }
-
-    async fn requests(&self, filter: &RequestFilter) -> Result<Vec<RequestRecord>, LedgerError> {
-        let mut query = sqlx::QueryBuilder::new(concat!(
-            "SELECT ",
-            request_columns!(),
-            ", ",
-            payload_columns!(),
-            " FROM requests AS r JOIN payloads AS p ON p.request = r.seq WHERE r.seq < "
-        ));
-        query.push_bind(filter.before.map_or(i64::MAX, limit_of));
-        if let Some(tenant) = &filter.tenant {
-            query.push(" AND r.tenant = ").push_bind(tenant.clone());
-        }
-        if let Some(status) = filter.status {
-            query.push(" AND r.status = ").push_bind(status as i64);
-        }
-        if let Some(chain_id) = filter.chain_id {
-            query.push(" AND r.chain_id = ").push_bind(chain_id.cast_signed());
-        }
-        query.push(" ORDER BY r.seq DESC LIMIT ").push_bind(limit_of(filter.limit as u64));
-        self.read(query.build()).await?.iter().map(whole_request).collect()
-    }
-
-    async fn open_requests(&self, chain_id: u64, after: u64, limit: usize) -> Result<Vec<RequestRecord>, LedgerError> {
-        let query = sqlx::query(concat!(
-            "SELECT ",
-            request_columns!(),
-            ", ",
-            payload_columns!(),
-            " FROM requests AS r JOIN payloads AS p ON p.request = r.seq \
-             WHERE r.open = 1 AND r.chain_id = $1 AND r.seq > $2 ORDER BY r.seq LIMIT $3"
-        ))
-        .bind(chain_id.cast_signed())
-        .bind(limit_of(after))
-        .bind(limit_of(limit as u64));
-        self.read(query).await?.iter().map(whole_request).collect()
-    }
-
-    async fn batch(
-        &self,
-        id: BatchId,
-    ) -> Result<Option<(BatchRecord, Vec<AttemptRecord>, Vec<RequestId>)>, LedgerError> {
-        let query = sqlx::query(concat!(
-            "SELECT ",
-            batch_columns!(),
-            " FROM batches AS b WHERE b.chain_id = $1 AND b.sender = $2 AND b.nonce = $3"
-        ))
-        .bind(id.lane.chain_id.cast_signed())
-        .bind(id.lane.sender.to_vec())
-        .bind(id.nonce.cast_signed());
-        let found = self.whole_batches(query).await?.pop();
-        Ok(found.map(|(batch, attempts, members)| {
-            (batch, attempts.into_iter().map(Durable::into_inner).collect(), members)
-        }))
-    }
-
-    async fn open_batches(
-        &self,
-        lane: LaneId,
-    ) -> Result<Vec<(BatchRecord, Vec<Durable<AttemptRecord>>, Vec<RequestId>)>, LedgerError> {
-        let query = sqlx::query(concat!(
-            "SELECT ",
-            batch_columns!(),
-            " FROM batches AS b WHERE b.state < 3 AND b.chain_id = $1 AND b.sender = $2 ORDER BY b.nonce"
-        ))
-        .bind(lane.chain_id.cast_signed())
-        .bind(lane.sender.to_vec());
-        self.whole_batches(query).await
-    }
-
-    async fn next_nonce(&self, lane: LaneId) -> Result<Option<u64>, LedgerError> {
-        let query = sqlx::query("SELECT max(nonce) + 1 FROM batches WHERE chain_id = $1 AND sender = $2")
-            .bind(lane.chain_id.cast_signed())
-            .bind(lane.sender.to_vec());
-        match self.read(query).await?.first() {
-            Some(row) => Cells::of("lane", row).optional_u64(),
-            None => Ok(None),
-        }
-    }
-
-    async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRecord>, LedgerError> {
-        let mut query = sqlx::QueryBuilder::new(
-            "SELECT seq, request_seq, request_id, tenant, chain_id, status, reason, detail, batch_sender, batch_nonce, \
-             tx_hash, block_number, at_ms FROM events WHERE seq > ",
-        );
-        query.push_bind(limit_of(filter.after));
-        if let Some(request) = filter.request {
-            query.push(" AND request = (SELECT seq FROM requests WHERE id = ").push_bind(request.0.to_vec()).push(")");
-        }
-        if let Some(tenant) = &filter.tenant {
-            query.push(" AND tenant = ").push_bind(tenant.clone());
-        }
-        query.push(" ORDER BY seq LIMIT ").push_bind(limit_of(filter.limit as u64));
-        self.read(query.build()).await?.iter().map(|row| Cells::of("event", row).event()).collect()
-    }
-
-    async fn last_event_seq(&self) -> Result<u64, LedgerError> {
-        match self.read(sqlx::query("SELECT coalesce(max(seq), 0) FROM events")).await?.first() {
-            Some(row) => Cells::of("event", row).u64(),
-            None => Ok(0),
-        }
-    }
-
-    async fn spent(&self, since_ms: u64) -> Result<Vec<SpentRow>, LedgerError> {
-        let query = sqlx::query(
-            "SELECT tenant, chain_id, reserved_wei, spent_wei FROM spent WHERE hour >= $1 \
-             ORDER BY tenant COLLATE \"C\", chain_id",
-        )
-        .bind((since_ms / HOUR_MS).cast_signed());
-        super::rows::sum_spent(self.read(query).await?.iter().map(|row| row as &dyn super::rows::Row))
-    }
-
-    async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<DecisionRow>, LedgerError> {
-        let query =
-            sqlx::query("SELECT seq, at_ms, prev, hash, body FROM decisions WHERE seq > $1 ORDER BY seq LIMIT $2")
-                .bind(limit_of(after))
-                .bind(limit_of(limit as u64));
-        self.read(query).await?.iter().map(|row| Cells::of("decision", row).decision()).collect()
-    }
-
-    async fn last_decision(&self) -> Result<Option<DecisionRow>, LedgerError> {
-        let query = sqlx::query("SELECT seq, at_ms, prev, hash, body FROM decisions ORDER BY seq DESC LIMIT 1");
-        self.read(query).await?.first().map(|row| Cells::of("decision", row).decision()).transpose()
-    }
-
-    async fn counts(&self) -> Result<Vec<(u64, Status, u64)>, LedgerError> {
-        let query = sqlx::query(
-            "SELECT chain_id, status, requests FROM request_counts WHERE requests <> 0 ORDER BY chain_id, status",
-        );
-        let rows = self.read(query).await?;
-        rows.iter()
-            .map(|row| {
-                let mut cells = Cells::of("count of requests", row);
-                Ok((cells.u64()?, cells.status()?, cells.u64()?))
-            })
-            .collect()
-    }
-
-    async fn meta(&self, key: &str) -> Result<Option<String>, LedgerError> {
-        let rows = self.read(sqlx::query("SELECT value FROM meta WHERE key = $1").bind(key.to_owned())).await?;
-        rows.first().map(|row| Cells::of("meta value", row).text()).transpose()
-    }
-
-    async fn close(&self) {
+    async fn shut(&self) {
         // Before the lock: a commit in doubt must not wait for a database that never comes back.
         self.closed.cancel();
         let mut slot = self.writer.lock().await;
@@ -597,66 +453,11 @@ impl Ledger for PostgresLedger {
         }
     }
 
-    fn available(&self) -> Result<(), LedgerError> {
-        match self.is_away.load(Ordering::Acquire) {
-            false => Ok(()),
-            true => Err(LedgerError::Storage(format!("{} is away", self.config.place()))),
-        }
+    fn state(&self) -> Arc<Health> {
+        self.health.clone()
     }
 
-    fn leases(&self) -> Option<&dyn Leases> {
+    fn shared(&self) -> Option<&dyn Leases> {
         Some(self)
     }
-}
-
-impl PostgresLedger {
-    /// The batches of `query` with attempts and members, all as of one moment.
-    async fn whole_batches(
-        &self,
-        query: sqlx::query::Query<'_, Postgres, PgArguments>,
-    ) -> Result<Vec<(BatchRecord, Vec<Durable<AttemptRecord>>, Vec<RequestId>)>, LedgerError> {
-        let failed = |error: sqlx::Error| storage_error(&error);
-        let mut snapshot = self.readers.begin().await.map_err(failed)?;
-        snapshot.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(failed)?;
-        let mut found = Vec::new();
-        for row in query.fetch_all(&mut *snapshot).await.map_err(failed)? {
-            let (seq, record) = Cells::of("batch", &row).batch()?;
-            let attempts = sqlx::query(
-                "SELECT idx, kind, max_fee_wei_per_gas, max_priority_fee_wei_per_gas, hash, raw, created_at_ms \
-                 FROM attempts WHERE batch = $1 ORDER BY idx",
-            )
-            .bind(seq.cast_signed())
-            .fetch_all(&mut *snapshot)
-            .await
-            .map_err(failed)?
-            .iter()
-            .map(|row| Cells::of("attempt", row).attempt(record.id).map(Durable::committed))
-            .collect::<Result<_, _>>()?;
-            let members = sqlx::query(
-                "SELECT r.id FROM batch_members AS m JOIN requests AS r ON r.seq = m.request \
-                 WHERE m.batch = $1 ORDER BY m.position",
-            )
-            .bind(seq.cast_signed())
-            .fetch_all(&mut *snapshot)
-            .await
-            .map_err(failed)?;
-            let members = members.iter().map(|row| Cells::of("batch member", row).request_id());
-            found.push((record, attempts, members.collect::<Result<_, _>>()?));
-        }
-        snapshot.commit().await.map_err(failed)?;
-        Ok(found)
-    }
-}
-
-/// The request's record, payload included.
-fn whole_request(row: &PgRow) -> Result<RequestRecord, LedgerError> {
-    let mut cells = Cells::of("request", row);
-    let (mut record, _) = cells.request()?;
-    cells.payload(&mut record)?;
-    Ok(record)
-}
-
-/// A number used as a bound: beyond the largest signed one is as good as that.
-fn limit_of(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }

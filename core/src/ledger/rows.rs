@@ -1,45 +1,29 @@
 //! Records from rows, and rows from records. Columns are read and written by position, in the order of the column lists
 //! here, which are the same in every database.
 
+use std::collections::BTreeMap;
+
 use alloy_primitives::{Address, B256, U256};
 
 use super::apply::{BatchEntry, RequestEntry};
 use crate::{
     chain::Fees,
     ledger::{
-        AttemptKind, AttemptRecord, BatchRecord, BatchState, DecisionRow, EventRecord, LedgerError, RequestRecord,
-        SpentRow,
+        AttemptKind, AttemptRecord, BatchRecord, BatchState, DecisionRow, EventRecord, FaultKind, LedgerError,
+        RequestRecord, SpentRow, StorageFault,
     },
     request::{BatchId, LaneId, Reason, RequestId, Status},
     time::Timestamp,
 };
 
 /// A row of a database. Unsigned numbers are stored as the signed ones with the same bits, amounts as decimal text.
-pub(super) trait Row {
+pub trait Row {
     /// The integer in this column.
     fn int(&self, column: usize) -> Result<Option<i64>, sqlx::Error>;
     /// The text in this column.
     fn text(&self, column: usize) -> Result<Option<&str>, sqlx::Error>;
     /// The bytes in this column.
     fn blob(&self, column: usize) -> Result<Option<&[u8]>, sqlx::Error>;
-}
-
-macro_rules! impl_row {
-    ($row:ty) => {
-        impl $crate::ledger::rows::Row for $row {
-            fn int(&self, column: usize) -> Result<Option<i64>, sqlx::Error> {
-                sqlx::Row::try_get(self, column)
-            }
-
-            fn text(&self, column: usize) -> Result<Option<&str>, sqlx::Error> {
-                sqlx::Row::try_get(self, column)
-            }
-
-            fn blob(&self, column: usize) -> Result<Option<&[u8]>, sqlx::Error> {
-                sqlx::Row::try_get(self, column)
-            }
-        }
-    };
 }
 
 /// What a failed statement other than `COMMIT` means: its transaction is rolled back.
@@ -50,7 +34,50 @@ pub(super) fn storage_error(error: &sqlx::Error) -> LedgerError {
         sqlx::Error::Database(database) if !matches!(database.kind(), sqlx::error::ErrorKind::Other) => {
             LedgerError::Damaged { what: "ledger", detail: error.to_string() }
         }
-        _ => LedgerError::Storage(error.to_string()),
+        _ => LedgerError::Storage(StorageFault::new(kind_of(error), error.to_string())),
+    }
+}
+
+/// What stands in the way, by the database's code.
+fn kind_of(error: &sqlx::Error) -> FaultKind {
+    match error {
+        sqlx::Error::Database(database) => {
+            let code = database.code().unwrap_or_default();
+            match database.try_downcast_ref::<sqlx::sqlite::SqliteError>() {
+                Some(_) => sqlite_kind(&code),
+                None => postgres_kind(&code),
+            }
+        }
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut => {
+            FaultKind::Unreachable
+        }
+        _ => FaultKind::Other,
+    }
+}
+
+/// SQLite's result codes, extended or not: <https://sqlite.org/rescode.html>.
+fn sqlite_kind(code: &str) -> FaultKind {
+    match code.parse::<i32>().map(|code| code & 0xff) {
+        Ok(5 | 6) => FaultKind::Busy,
+        Ok(8) => FaultKind::ReadOnly,
+        Ok(10) => FaultKind::Io,
+        Ok(11 | 26) => FaultKind::Corrupt,
+        Ok(13) => FaultKind::Full,
+        Ok(14) => FaultKind::Unreachable,
+        _ => FaultKind::Other,
+    }
+}
+
+/// PostgreSQL's SQLSTATEs: its manual, appendix A.
+fn postgres_kind(code: &str) -> FaultKind {
+    match code {
+        "53100" => FaultKind::Full,
+        "25006" => FaultKind::ReadOnly,
+        "55P03" | "57014" | "25P03" => FaultKind::Busy,
+        "58030" => FaultKind::Io,
+        "XX001" | "XX002" => FaultKind::Corrupt,
+        code if code.starts_with("08") || code.starts_with("57P") || code == "53300" => FaultKind::Unreachable,
+        _ => FaultKind::Other,
     }
 }
 
@@ -76,7 +103,7 @@ macro_rules! batch_columns {
          b.gas_used, b.cost_wei"
     };
 }
-pub(super) use {batch_columns, impl_row, payload_columns, request_columns};
+pub(super) use {batch_columns, payload_columns, request_columns};
 
 /// The cells of a row, from left to right.
 pub(super) struct Cells<'r> {
@@ -344,28 +371,25 @@ const fn attempt_kind(code: u8) -> Option<AttemptKind> {
     }
 }
 
-/// Sums of `tenant, chain_id, reserved_wei, spent_wei` by tenant and chain; the rows are in that order.
+/// Sums of `tenant, chain_id, reserved_wei, spent_wei` by tenant and chain, in that order.
 pub(super) fn sum_spent<'r>(rows: impl Iterator<Item = &'r dyn Row>) -> Result<Vec<SpentRow>, LedgerError> {
-    let mut sums: Vec<SpentRow> = Vec::new();
+    let mut sums: BTreeMap<(String, u64), SpentRow> = BTreeMap::new();
     for row in rows {
         let mut cells = Cells::of("sum of spendings", row);
-        let row = SpentRow {
-            tenant: cells.text()?,
-            chain_id: cells.u64()?,
-            reserved_wei: cells.decimal()?,
-            spent_wei: cells.decimal()?,
-        };
-        match sums.last_mut() {
-            Some(sum) if (&sum.tenant, sum.chain_id) == (&row.tenant, row.chain_id) => {
-                sum.reserved_wei = sum.reserved_wei.saturating_add(row.reserved_wei);
-                sum.spent_wei = sum.spent_wei.saturating_add(row.spent_wei);
-            }
-            _ => sums.push(row),
-        }
+        let (tenant, chain_id) = (cells.text()?, cells.u64()?);
+        let (reserved_wei, spent_wei) = (cells.decimal()?, cells.decimal()?);
+        let sum = sums.entry((tenant.clone(), chain_id)).or_insert_with(|| SpentRow {
+            tenant,
+            chain_id,
+            reserved_wei: U256::ZERO,
+            spent_wei: U256::ZERO,
+        });
+        sum.reserved_wei = sum.reserved_wei.saturating_add(reserved_wei);
+        sum.spent_wei = sum.spent_wei.saturating_add(spent_wei);
     }
     // A sum that came back to zero is like one that never was.
-    sums.retain(|sum| !(sum.reserved_wei.is_zero() && sum.spent_wei.is_zero()));
-    Ok(sums)
+    let is_something = |sum: &SpentRow| !(sum.reserved_wei.is_zero() && sum.spent_wei.is_zero());
+    Ok(sums.into_values().filter(is_something).collect())
 }
 
 /// Takes the values of a row, from left to right.

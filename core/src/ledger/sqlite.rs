@@ -6,27 +6,33 @@ mod store;
 use std::{
     fs::{File, TryLockError},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::Arc,
     time::Duration,
 };
 
-use async_trait::async_trait;
 use sqlx::{
-    ConnectOptions, Connection, Executor, SqliteConnection, SqlitePool,
+    ConnectOptions, Connection, Executor, Sqlite, SqliteConnection, SqlitePool,
     migrate::Migrator,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
+    sqlite::{
+        SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+    },
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    AttemptRecord, BatchRecord, DecisionRow, Durable, EventFilter, EventRecord, Ledger, LedgerError, RequestFilter,
-    RequestRecord, SpentRow, Write, WriteOutcome,
-    apply::{Cursor, HOUR_MS, Needs},
-    rows::{Cells, Row, batch_columns, impl_row, payload_columns, request_columns, storage_error, sum_spent},
+    Durable, FaultKind, Health, LedgerError, StorageFault, Write, WriteOutcome,
+    apply::{Cursor, Needs},
+    backup,
+    rows::storage_error,
+    sql::{Query, SqlStore, impl_sql},
 };
-use crate::request::{BatchId, LaneId, RequestId, Status};
 use store::SpentCache;
 
 static MIGRATOR: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// Pauses between looks at what became of a commit.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
+const LOOK_PAUSE_MOST: Duration = Duration::from_secs(1);
 
 /// `PRAGMA application_id` of our files: "SLKW".
 const APPLICATION_ID: u32 = 0x534c_4b57;
@@ -47,6 +53,8 @@ pub struct SqliteConfig {
     /// The log is copied into the database when it holds so many pages of 4 KiB (`ledger.checkpoint_pages`). The commit
     /// that reaches it waits for the copy; a larger log copies less in sum.
     pub checkpoint_pages: u32,
+    /// Read the whole file at start and refuse one that does not hold together (`ledger.check_at_start`).
+    pub check_at_start: bool,
 }
 
 impl SqliteConfig {
@@ -58,16 +66,17 @@ impl SqliteConfig {
             read_connections: 4,
             cache_kib: 16 * 1_024,
             checkpoint_pages: 4_096,
+            check_at_start: true,
         }
     }
 
-    fn lock_path(&self) -> PathBuf {
+    pub(super) fn lock_path(&self) -> PathBuf {
         let mut name = self.path.clone().into_os_string();
         name.push(".lock");
         name.into()
     }
 
-    fn options(&self) -> SqliteConnectOptions {
+    pub(super) fn options(&self) -> SqliteConnectOptions {
         SqliteConnectOptions::new()
             .filename(&self.path)
             .busy_timeout(Duration::from_millis(self.busy_timeout_ms))
@@ -111,7 +120,10 @@ pub struct SqliteLedger {
     /// `None` after a failed or abandoned commit: the next one connects anew and reads where things stand.
     writer: tokio::sync::Mutex<Option<Writer>>,
     readers: SqlitePool,
-    closed: AtomicBool,
+    closed: CancellationToken,
+    health: Arc<Health>,
+    /// Only for reading: no lock is held, and nothing is written.
+    is_read_only: bool,
     /// Kept open for its lock; released at close.
     lock: std::sync::Mutex<Option<File>>,
 }
@@ -128,35 +140,124 @@ impl SqliteLedger {
     /// Opens the ledger, creates or migrates its schema, and takes its lock.
     ///
     /// # Errors
-    /// [`LedgerError::InUse`], [`LedgerError::Foreign`] and [`LedgerError::Newer`] before anything is changed;
-    /// [`LedgerError::Storage`] if the file cannot be opened or migrated.
+    /// [`LedgerError::InUse`], [`LedgerError::Foreign`], [`LedgerError::Corrupt`] and [`LedgerError::Newer`] before
+    /// anything is changed; [`LedgerError::Storage`] if the file cannot be opened or migrated.
     pub async fn open(config: SqliteConfig) -> Result<Self, LedgerError> {
         let lock = take_lock(&config)?;
-        check_origin(&config).await?;
-        let mut writer = connect(&config).await?;
-        MIGRATOR.run(&mut writer.connection).await.map_err(|error| LedgerError::Storage(error.to_string()))?;
-        writer.cursor = Some(store::load_cursor(&mut writer.connection).await?);
-        Ok(Self {
-            readers: config.reading(),
-            config,
-            writer: tokio::sync::Mutex::new(Some(writer)),
-            closed: AtomicBool::new(false),
-            lock: std::sync::Mutex::new(Some(lock)),
-        })
+        check_origin(&config, config.options()).await?;
+        if config.check_at_start && exists(&config.path)? {
+            backup::quick_check(&config.path, config.options()).await?;
+        }
+        let opened = async {
+            let mut writer = connect(&config).await?;
+            MIGRATOR.run(&mut writer.connection).await.map_err(|error| match error {
+                sqlx::migrate::MigrateError::Execute(error) => storage_error(&error),
+                error => LedgerError::Storage(error.to_string().into()),
+            })?;
+            writer.cursor = Some(store::load_cursor(&mut writer.connection).await?);
+            Ok(writer)
+        };
+        let writer = opened.await.map_err(|error| backup::at(&config.path, error))?;
+        Ok(Self { lock: std::sync::Mutex::new(Some(lock)), ..Self::assemble(config, Some(writer), false) })
     }
 
-    /// Rows of a query on a reading connection.
-    async fn read<'q>(
-        &self,
-        query: sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>,
-    ) -> Result<Vec<SqliteRow>, LedgerError> {
-        query.fetch_all(&self.readers).await.map_err(|error| storage_error(&error))
+    /// Opens a ledger only for reading, beside a relayer that may own it: for copies and checks.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_read_only(config: SqliteConfig) -> Result<Self, LedgerError> {
+        check_origin(&config, config.options().read_only(true)).await?;
+        Ok(Self::assemble(config, None, true))
+    }
+
+    fn assemble(config: SqliteConfig, writer: Option<Writer>, is_read_only: bool) -> Self {
+        Self {
+            readers: config.reading(),
+            config,
+            writer: tokio::sync::Mutex::new(writer),
+            closed: CancellationToken::new(),
+            health: Arc::default(),
+            is_read_only,
+            lock: std::sync::Mutex::new(None),
+        }
+    }
+
+    /// One try; tells also how far the numbers went.
+    async fn attempt(&self, slot: &mut Option<Writer>, writes: Vec<Write>) -> Result<Vec<WriteOutcome>, Failed> {
+        // Taken out: if the commit fails, or the caller drops this future, the connection is dropped with its transaction
+        // and with what it remembers.
+        let mut writer = match slot.take() {
+            Some(writer) => writer,
+            None => connect(&self.config).await?,
+        };
+        let mut set = store::load(&mut writer.connection, &Needs::of(&writes), writer.cursor).await?;
+        let before = set.cursor;
+        let outcomes: Vec<WriteOutcome> = writes.into_iter().map(|write| set.apply(write)).collect();
+        let after = set.cursor;
+        writer.cursor = Some(after);
+        match store::store(&mut writer.connection, set, &mut writer.spent).await {
+            Ok(()) => {
+                *slot = Some(writer);
+                Ok(outcomes)
+            }
+            Err(LedgerError::InDoubt(detail)) => Err(Failed::InDoubt(Doubt { detail, before, after, outcomes })),
+            Err(error) => Err(Failed::Not(error)),
+        }
+    }
+
+    /// Whether the lost commit is there, and if so, makes sure that it stays. `false`: the next commit overwrites what
+    /// may be left of it in the log.
+    async fn look(&self, slot: &mut Option<Writer>, doubt: &Doubt) -> Result<bool, LedgerError> {
+        let mut writer = connect(&self.config).await?;
+        let cursor = store::load_cursor(&mut writer.connection).await?;
+        // What moves no number (an attempt, a small value) is the same when it is written twice.
+        let is_there = cursor == doubt.after && doubt.after != doubt.before;
+        if is_there {
+            // A failed sync may have marked pages of the log as clean that never reached the disk; copied into the
+            // database, they are written and synced anew.
+            backup::checkpoint(&mut writer.connection).await?;
+        }
+        writer.cursor = Some(cursor);
+        *slot = Some(writer);
+        Ok(is_there)
+    }
+
+    /// Waits before another look; `false` if the ledger is closed.
+    async fn pause(&self, pause: &mut Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(*pause) => {}
+            () = self.closed.cancelled() => return false,
+        }
+        *pause = (*pause * 2).min(LOOK_PAUSE_MOST);
+        true
     }
 }
 
-fn take_lock(config: &SqliteConfig) -> Result<File, LedgerError> {
+/// How a try to commit failed.
+enum Failed {
+    /// Nothing of it is durable, for this reason.
+    Not(LedgerError),
+    /// It may be in the log.
+    InDoubt(Doubt),
+}
+
+impl From<LedgerError> for Failed {
+    fn from(error: LedgerError) -> Self {
+        Self::Not(error)
+    }
+}
+
+/// A commit that may or may not be in the log.
+struct Doubt {
+    detail: String,
+    before: Cursor,
+    after: Cursor,
+    outcomes: Vec<WriteOutcome>,
+}
+
+pub(super) fn take_lock(config: &SqliteConfig) -> Result<File, LedgerError> {
     let path = config.lock_path();
-    let failed = |error: std::io::Error| LedgerError::Storage(format!("{}: {error}", path.display()));
+    let failed = |error: std::io::Error| backup::io_error(&path, &error);
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -166,13 +267,13 @@ fn take_lock(config: &SqliteConfig) -> Result<File, LedgerError> {
 }
 
 /// Checks that the file, if there is one, is ours and not from the future, before anything in it is changed.
-async fn check_origin(config: &SqliteConfig) -> Result<(), LedgerError> {
+pub(super) async fn check_origin(config: &SqliteConfig, options: SqliteConnectOptions) -> Result<(), LedgerError> {
     if !exists(&config.path)? {
         return Ok(());
     }
     let path = || config.path.display().to_string();
-    let failed = |error: sqlx::Error| LedgerError::Storage(format!("{}: {error}", path()));
-    let mut connection = config.options().connect().await.map_err(failed)?;
+    let failed = |error: sqlx::Error| backup::at(&config.path, storage_error(&error));
+    let mut connection = options.connect().await.map_err(failed)?;
     let found: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut connection).await.map_err(failed)?;
     let tables: i64 =
         sqlx::query_scalar("SELECT count(*) FROM sqlite_schema").fetch_one(&mut connection).await.map_err(failed)?;
@@ -206,7 +307,7 @@ async fn only_migrations(connection: &mut SqliteConnection) -> Result<bool, sqlx
 }
 
 fn exists(path: &Path) -> Result<bool, LedgerError> {
-    path.try_exists().map_err(|error| LedgerError::Storage(format!("{}: {error}", path.display())))
+    path.try_exists().map_err(|error| backup::io_error(path, &error))
 }
 
 async fn connect(config: &SqliteConfig) -> Result<Writer, LedgerError> {
@@ -214,210 +315,98 @@ async fn connect(config: &SqliteConfig) -> Result<Writer, LedgerError> {
     Ok(Writer { connection, cursor: None, spent: SpentCache::new() })
 }
 
-impl Writer {
-    async fn transact(&mut self, writes: Vec<Write>) -> Result<Vec<Durable<WriteOutcome>>, LedgerError> {
-        let mut set = store::load(&mut self.connection, &Needs::of(&writes), self.cursor).await?;
-        let outcomes: Vec<WriteOutcome> = writes.into_iter().map(|write| set.apply(write)).collect();
-        self.cursor = Some(set.cursor);
-        store::store(&mut self.connection, set, &mut self.spent).await?;
-        Ok(outcomes.into_iter().map(Durable::committed).collect())
-    }
-}
-
-impl_row!(SqliteRow);
+impl_sql!(SqliteRow, Sqlite, SqliteArguments);
 
 /// What a failed `COMMIT` means.
 ///
-/// Busy: it did not begin. Full: the last page of the transaction, whose header makes it a commit, did not fit. After
-/// anything else, such as a failed sync, the commit may or may not be found in the log when it is next recovered.
+/// Busy: it did not begin. Full, or a write that failed: the last page of the transaction, whose header makes it a
+/// commit, is written after all others, and its checksum covers all of it; so it is not there as a whole. After anything
+/// else, such as a failed sync, the commit may or may not be found in the log when it is next recovered.
 fn commit_error(error: &sqlx::Error) -> LedgerError {
     const BUSY: i32 = 5;
     const FULL: i32 = 13;
+    const IOERR_WRITE: i32 = 778;
     let code = error.as_database_error().and_then(|error| error.code()).and_then(|code| code.parse::<i32>().ok());
-    match code.map(|code| code & 0xff) {
-        Some(BUSY | FULL) => LedgerError::Storage(error.to_string()),
+    match code {
+        Some(IOERR_WRITE) => storage_error(error),
+        Some(code) if matches!(code & 0xff, BUSY | FULL) => storage_error(error),
         _ => LedgerError::InDoubt(error.to_string()),
     }
 }
 
-#[async_trait]
-impl Ledger for SqliteLedger {
-    async fn commit(&self, writes: Vec<Write>) -> Result<Vec<Durable<WriteOutcome>>, LedgerError> {
-        if writes.is_empty() {
-            return Ok(Vec::new());
+impl SqlStore for SqliteLedger {
+    type Row = SqliteRow;
+    type Snapshot = sqlx::Transaction<'static, Sqlite>;
+
+    async fn fetch(&self, query: Query) -> Result<Vec<SqliteRow>, LedgerError> {
+        prepared(query).fetch_all(&self.readers).await.map_err(|error| storage_error(&error))
+    }
+
+    async fn snapshot(&self) -> Result<Self::Snapshot, LedgerError> {
+        self.readers.begin().await.map_err(|error| storage_error(&error))
+    }
+
+    async fn fetch_in(snapshot: &mut Self::Snapshot, query: Query) -> Result<Vec<SqliteRow>, LedgerError> {
+        prepared(query).fetch_all(&mut **snapshot).await.map_err(|error| storage_error(&error))
+    }
+
+    async fn end(snapshot: Self::Snapshot) -> Result<(), LedgerError> {
+        snapshot.commit().await.map_err(|error| storage_error(&error))
+    }
+
+    async fn write(&self, writes: Vec<Write>) -> Result<Vec<Durable<WriteOutcome>>, LedgerError> {
+        if self.is_read_only {
+            return Err(LedgerError::Storage(StorageFault::new(FaultKind::ReadOnly, "opened only for reading")));
         }
         let mut slot = self.writer.lock().await;
-        if self.closed.load(Ordering::Acquire) {
-            return Err(LedgerError::Closed);
+        // Once a commit is in doubt, nobody is told anything before it is certain what became of it.
+        let mut doubt: Option<Doubt> = None;
+        let mut pause = LOOK_PAUSE;
+        loop {
+            if self.closed.is_cancelled() {
+                return Err(doubt.map_or(LedgerError::Closed, |doubt| LedgerError::InDoubt(doubt.detail)));
+            }
+            if let Some(lost) = &doubt {
+                match self.look(&mut slot, lost).await {
+                    Ok(true) => {
+                        let outcomes = doubt.map(|doubt| doubt.outcomes).unwrap_or_default();
+                        return Ok(outcomes.into_iter().map(Durable::committed).collect());
+                    }
+                    Ok(false) => {}
+                    Err(error) => {
+                        tracing::debug!(%error, "can't tell yet what became of a commit; nothing is acknowledged");
+                        let _ = self.pause(&mut pause).await;
+                        continue;
+                    }
+                }
+            }
+            match self.attempt(&mut slot, writes.clone()).await {
+                Ok(outcomes) => return Ok(outcomes.into_iter().map(Durable::committed).collect()),
+                Err(Failed::Not(error)) if doubt.is_none() => return Err(error),
+                Err(Failed::Not(LedgerError::Storage(fault))) => {
+                    tracing::debug!(%fault, "a commit in doubt can't be repeated yet; nothing is acknowledged");
+                    let _ = self.pause(&mut pause).await;
+                }
+                Err(Failed::Not(error)) => return Err(error),
+                Err(Failed::InDoubt(lost)) => {
+                    if doubt.is_none() {
+                        metrics::counter!("slackwater_ledger_doubts_total").increment(1);
+                    }
+                    self.health.failed(&StorageFault::new(FaultKind::InDoubt, lost.detail.clone()));
+                    doubt = Some(lost);
+                    let _ = self.pause(&mut pause).await;
+                }
+            }
         }
-        // Taken out: if the commit fails, or the caller drops this future, the connection is dropped with its transaction
-        // and with what it remembers.
-        let mut writer = match slot.take() {
-            Some(writer) => writer,
-            None => connect(&self.config).await?,
+    }
+
+    async fn shut(&self) {
+        // Before the lock: a commit in doubt must not wait for a disk that never works again.
+        self.closed.cancel();
+        let mut slot = self.writer.lock().await;
+        let Some(_lock) = self.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() else {
+            return self.readers.close().await;
         };
-        let outcomes = writer.transact(writes).await?;
-        *slot = Some(writer);
-        Ok(outcomes)
-    }
-
-    async fn request(&self, id: RequestId) -> Result<Option<RequestRecord>, LedgerError> {
-        let query = sqlx::query(concat!(
-            "SELECT ",
-            request_columns!(),
-            ", ",
-            payload_columns!(),
-            " FROM requests AS r JOIN payloads AS p ON p.request = r.seq WHERE r.id = ?"
-        ));
-        self.read(query.bind(id.0.as_slice())).await?.first().map(store::whole_request).transpose()
-    }
-
-    async fn requests(&self, filter: &RequestFilter) -> Result<Vec<RequestRecord>, LedgerError> {
-        let mut query = sqlx::QueryBuilder::new(concat!(
-            "SELECT ",
-            request_columns!(),
-            ", ",
-            payload_columns!(),
-            " FROM requests AS r JOIN payloads AS p ON p.request = r.seq WHERE r.seq < "
-        ));
-        query.push_bind(filter.before.map_or(i64::MAX, limit_of));
-        if let Some(tenant) = &filter.tenant {
-            query.push(" AND r.tenant = ").push_bind(tenant.clone());
-        }
-        if let Some(status) = filter.status {
-            query.push(" AND r.status = ").push_bind(status as i64);
-        }
-        if let Some(chain_id) = filter.chain_id {
-            query.push(" AND r.chain_id = ").push_bind(chain_id.cast_signed());
-        }
-        query.push(" ORDER BY r.seq DESC LIMIT ").push_bind(limit_of(filter.limit as u64));
-        self.read(query.build()).await?.iter().map(store::whole_request).collect()
-    }
-
-    async fn open_requests(&self, chain_id: u64, after: u64, limit: usize) -> Result<Vec<RequestRecord>, LedgerError> {
-        let query = sqlx::query(concat!(
-            "SELECT ",
-            request_columns!(),
-            ", ",
-            payload_columns!(),
-            " FROM requests AS r JOIN payloads AS p ON p.request = r.seq \
-             WHERE r.open = 1 AND r.chain_id = ? AND r.seq > ? ORDER BY r.seq LIMIT ?"
-        ))
-        .bind(chain_id.cast_signed())
-        .bind(limit_of(after))
-        .bind(limit_of(limit as u64));
-        self.read(query).await?.iter().map(store::whole_request).collect()
-    }
-
-    async fn batch(
-        &self,
-        id: BatchId,
-    ) -> Result<Option<(BatchRecord, Vec<AttemptRecord>, Vec<RequestId>)>, LedgerError> {
-        let query = sqlx::query(concat!(
-            "SELECT ",
-            batch_columns!(),
-            " FROM batches AS b WHERE b.chain_id = ? AND b.sender = ? AND b.nonce = ?"
-        ))
-        .bind(id.lane.chain_id.cast_signed())
-        .bind(id.lane.sender.to_vec())
-        .bind(id.nonce.cast_signed());
-        let found = self.whole_batches(query).await?.pop();
-        Ok(found.map(|(batch, attempts, members)| {
-            (batch, attempts.into_iter().map(Durable::into_inner).collect(), members)
-        }))
-    }
-
-    async fn open_batches(
-        &self,
-        lane: LaneId,
-    ) -> Result<Vec<(BatchRecord, Vec<Durable<AttemptRecord>>, Vec<RequestId>)>, LedgerError> {
-        let query = sqlx::query(concat!(
-            "SELECT ",
-            batch_columns!(),
-            " FROM batches AS b WHERE b.state < 3 AND b.chain_id = ? AND b.sender = ? ORDER BY b.nonce"
-        ))
-        .bind(lane.chain_id.cast_signed())
-        .bind(lane.sender.to_vec());
-        self.whole_batches(query).await
-    }
-
-    async fn next_nonce(&self, lane: LaneId) -> Result<Option<u64>, LedgerError> {
-        let query = sqlx::query("SELECT max(nonce) + 1 FROM batches WHERE chain_id = ? AND sender = ?")
-            .bind(lane.chain_id.cast_signed())
-            .bind(lane.sender.to_vec());
-        match self.read(query).await?.first() {
-            Some(row) => Cells::of("lane", row).optional_u64(),
-            None => Ok(None),
-        }
-    }
-
-    async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRecord>, LedgerError> {
-        let mut query = sqlx::QueryBuilder::new(
-            "SELECT seq, request_seq, request_id, tenant, chain_id, status, reason, detail, batch_sender, batch_nonce, \
-             tx_hash, block_number, at_ms FROM events WHERE seq > ",
-        );
-        query.push_bind(limit_of(filter.after));
-        if let Some(request) = filter.request {
-            query.push(" AND request = (SELECT seq FROM requests WHERE id = ").push_bind(request.0.to_vec()).push(")");
-        }
-        if let Some(tenant) = &filter.tenant {
-            query.push(" AND tenant = ").push_bind(tenant.clone());
-        }
-        query.push(" ORDER BY seq LIMIT ").push_bind(limit_of(filter.limit as u64));
-        self.read(query.build()).await?.iter().map(|row| Cells::of("event", row).event()).collect()
-    }
-
-    async fn last_event_seq(&self) -> Result<u64, LedgerError> {
-        match self.read(sqlx::query("SELECT coalesce(max(seq), 0) FROM events")).await?.first() {
-            Some(row) => Cells::of("event", row).u64(),
-            None => Ok(0),
-        }
-    }
-
-    async fn spent(&self, since_ms: u64) -> Result<Vec<SpentRow>, LedgerError> {
-        let query = sqlx::query(
-            "SELECT tenant, chain_id, reserved_wei, spent_wei FROM spent WHERE hour >= ? ORDER BY tenant, chain_id",
-        )
-        .bind((since_ms / HOUR_MS).cast_signed());
-        sum_spent(self.read(query).await?.iter().map(|row| row as &dyn Row))
-    }
-
-    async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<DecisionRow>, LedgerError> {
-        let query =
-            sqlx::query("SELECT seq, at_ms, prev, hash, body FROM decisions WHERE seq > ? ORDER BY seq LIMIT ?")
-                .bind(limit_of(after))
-                .bind(limit_of(limit as u64));
-        self.read(query).await?.iter().map(|row| Cells::of("decision", row).decision()).collect()
-    }
-
-    async fn last_decision(&self) -> Result<Option<DecisionRow>, LedgerError> {
-        let query = sqlx::query("SELECT seq, at_ms, prev, hash, body FROM decisions ORDER BY seq DESC LIMIT 1");
-        self.read(query).await?.first().map(|row| Cells::of("decision", row).decision()).transpose()
-    }
-
-    async fn counts(&self) -> Result<Vec<(u64, Status, u64)>, LedgerError> {
-        let query = sqlx::query(
-            "SELECT chain_id, status, requests FROM request_counts WHERE requests <> 0 ORDER BY chain_id, status",
-        );
-        let rows = self.read(query).await?;
-        rows.iter()
-            .map(|row| {
-                let mut cells = Cells::of("count of requests", row);
-                Ok((cells.u64()?, cells.status()?, cells.u64()?))
-            })
-            .collect()
-    }
-
-    async fn meta(&self, key: &str) -> Result<Option<String>, LedgerError> {
-        let rows = self.read(sqlx::query("SELECT value FROM meta WHERE key = ?").bind(key.to_owned())).await?;
-        rows.first().map(|row| Cells::of("meta value", row).text()).transpose()
-    }
-
-    async fn close(&self) {
-        let mut slot = self.writer.lock().await;
-        if self.closed.swap(true, Ordering::AcqRel) {
-            return;
-        }
         self.readers.close().await;
         if let Some(mut writer) = slot.take() {
             // Everything is durable already: a failure here costs the next start some time, nothing else.
@@ -428,48 +417,9 @@ impl Ledger for SqliteLedger {
                 tracing::warn!(%error, "ledger not closed cleanly");
             }
         }
-        self.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
     }
-}
 
-impl SqliteLedger {
-    /// The batches of `query` with attempts and members, all as of one moment.
-    async fn whole_batches<'q>(
-        &self,
-        query: sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>,
-    ) -> Result<Vec<(BatchRecord, Vec<Durable<AttemptRecord>>, Vec<RequestId>)>, LedgerError> {
-        let failed = |error: sqlx::Error| storage_error(&error);
-        let mut snapshot = self.readers.begin().await.map_err(failed)?;
-        let mut found = Vec::new();
-        for row in query.fetch_all(&mut *snapshot).await.map_err(failed)? {
-            let (seq, record) = Cells::of("batch", &row).batch()?;
-            let attempts = sqlx::query(
-                "SELECT idx, kind, max_fee_wei_per_gas, max_priority_fee_wei_per_gas, hash, raw, created_at_ms \
-                 FROM attempts WHERE batch = ? ORDER BY idx",
-            )
-            .bind(seq.cast_signed())
-            .fetch_all(&mut *snapshot)
-            .await
-            .map_err(failed)?
-            .iter()
-            .map(|row| Cells::of("attempt", row).attempt(record.id).map(Durable::committed))
-            .collect::<Result<_, _>>()?;
-            let members = sqlx::query(
-                "SELECT r.id FROM batch_members AS m JOIN requests AS r ON r.seq = m.request \
-                 WHERE m.batch = ? ORDER BY m.position",
-            )
-            .bind(seq.cast_signed())
-            .fetch_all(&mut *snapshot)
-            .await
-            .map_err(failed)?;
-            found.push((record, attempts, store::request_ids(&members)?));
-        }
-        snapshot.commit().await.map_err(failed)?;
-        Ok(found)
+    fn state(&self) -> Arc<Health> {
+        self.health.clone()
     }
-}
-
-/// A number used as a bound: beyond the largest signed one is as good as that.
-fn limit_of(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }

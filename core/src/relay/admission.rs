@@ -150,8 +150,8 @@ pub(super) struct Admission {
     pub(super) default_within: Duration,
     pub(super) max_within: Duration,
     pub(super) salt: AtomicU64,
-    /// Longest wait for a commit, where the ledger is shared.
-    pub(super) accept_timeout: Option<Duration>,
+    /// Longest wait for a commit, where the ledger is shared or its storage is away.
+    pub(super) accept_timeout: Duration,
 }
 
 /// A submission that passed every check which needs no I/O.
@@ -202,17 +202,19 @@ impl Admission {
             return vec![Err(error); count];
         }
         let limit = self.accept_timeout;
-        let submitted = tokio::spawn(self.submit_to_end(tenant, items));
-        let answered = match limit {
-            Some(limit) => match tokio::time::timeout(limit, submitted).await {
-                Ok(answered) => answered,
+        let (is_shared, group) = (self.tenants.is_shared(), self.group.clone());
+        let mut submitted = tokio::spawn(self.submit_to_end(tenant, items));
+        let answered = loop {
+            match tokio::time::timeout(limit, &mut submitted).await {
+                Ok(answered) => break answered,
+                // A file of our own that takes long is busy, unless it is known to be away.
+                Err(_) if !is_shared && group.fault().is_none() => {}
                 Err(_) => {
                     let limit = limit.as_millis();
                     let detail = format!("no answer within {limit} ms (`ledger.accept_timeout_ms`)");
                     return vec![Err(LedgerError::InDoubt(detail).into()); count];
                 }
-            },
-            None => submitted.await,
+            }
         };
         answered.unwrap_or_else(|_| vec![Err(SubmitError::ShuttingDown); count])
     }

@@ -23,7 +23,7 @@ use crate::{
     chain::Fees,
     ledger::{
         AttemptRecord, BatchRecord, DecisionRow, EventFilter, EventRecord, GroupCommit, Ledger, LedgerError,
-        RequestChange, RequestFilter, RequestRecord, Write, WriteOutcome,
+        RequestChange, RequestFilter, RequestRecord, StorageFault, Write, WriteOutcome,
     },
     market::SourceStatus,
     request::{BatchId, Promise, Reason, RequestId, Status, Submission},
@@ -489,7 +489,19 @@ impl Relay {
 
     /// Every lane's condition.
     pub fn lanes(&self) -> Vec<LaneStatus> {
-        self.inner.admission.chains.values().flat_map(|chain| chain.view().lanes).collect()
+        let mut lanes: Vec<LaneStatus> =
+            self.inner.admission.chains.values().flat_map(|chain| chain.view().lanes).collect();
+        if self.storage_fault().is_some() {
+            for lane in &mut lanes {
+                lane.paused.get_or_insert_with(|| "storage".to_owned());
+            }
+        }
+        lanes
+    }
+
+    /// Why nothing is accepted and nothing new is sent now: the storage takes no writes. `None` if it does.
+    pub fn storage_fault(&self) -> Option<StorageFault> {
+        self.inner.group.fault()
     }
 
     /// Cost of a forward request with `gas` inner gas, as of now.

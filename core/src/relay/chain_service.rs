@@ -173,6 +173,9 @@ pub(super) struct ChainService {
     pub(super) held: Vec<RequestId>,
     /// Users with waiting requests below their forwarder nonce, until that nonce is final.
     pub(super) suspects: BTreeSet<(Address, Address)>,
+    /// Calls that may have been executed without the ledger's knowledge: they are watched if they are in flight, never sent
+    /// (again).
+    pub(super) uncertain: BTreeSet<RequestId>,
     pub(super) is_looking_up: bool,
     pub(super) is_at_gaps: bool,
     /// The user at whom the last look at gaps ended.

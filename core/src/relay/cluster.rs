@@ -284,11 +284,18 @@ impl Keeper {
                 Ok(Ok(true)) => lease.extend(asked, self.config.lease),
                 Ok(Ok(false)) => lease.revoke(),
                 // It stays ours until somebody takes it; nothing is sent while that is uncertain.
-                Ok(Err(error)) => tracing::warn!(chain_id = self.chain_id(), %error, "lease not renewed; trying again"),
-                Err(_) => {
-                    tracing::warn!(chain_id = self.chain_id(), "no answer to a renewal of the lease; trying again")
-                }
+                Ok(Err(error)) => self.missed(&error.to_string()),
+                Err(_) => self.missed("no answer"),
             }
+        }
+    }
+
+    /// A database that is away has been alerted about already.
+    fn missed(&self, error: &str) {
+        let chain_id = self.chain_id();
+        match self.group.fault() {
+            None => tracing::warn!(chain_id, error, "lease not renewed; trying again"),
+            Some(_) => tracing::debug!(chain_id, error, "lease not renewed; trying again"),
         }
     }
 
@@ -465,7 +472,7 @@ impl ChainService {
     /// Drives the lanes from now on.
     pub(super) fn reign(&mut self, reign: Reign) {
         self.step_down();
-        let Reign { lease, restored: Restored { queue, lanes, .. }, asked } = reign;
+        let Reign { lease, restored: Restored { queue, lanes, uncertain, .. }, asked } = reign;
         metrics::histogram!("slackwater_lease_takeover_seconds").record(asked.elapsed().as_secs_f64());
         tracing::info!(
             chain_id = self.chain_id(),
@@ -475,6 +482,7 @@ impl ChainService {
         );
         self.queue = queue;
         self.lanes = lanes;
+        self.uncertain = uncertain;
         if let Some(membership) = &mut self.membership {
             membership.lease = Some(lease);
         }
@@ -502,6 +510,7 @@ impl ChainService {
         self.backlog.clear();
         self.held.clear();
         self.suspects.clear();
+        self.uncertain.clear();
         // What they would bring back is about lanes that are not ours.
         self.tasks = tokio::task::JoinSet::new();
         (self.is_looking_up, self.is_at_gaps, self.is_confirming) = (false, false, false);

@@ -49,6 +49,7 @@ impl ChainService {
         if self.is_stopping || !self.may_send() {
             return;
         }
+        self.end_uncertain(now);
         let Some(limits) = self.limits() else { return };
         for index in 0..self.lanes.len() {
             if self.lanes[index].is_simulating || self.lanes[index].machine.ready().is_err() {
@@ -63,6 +64,17 @@ impl ChainService {
                 self.launch(now, index, candidate);
             }
         }
+    }
+
+    /// Ends calls that may have been executed without the ledger's knowledge, as soon as they are not in flight.
+    fn end_uncertain(&mut self, now: Timestamp) {
+        if self.uncertain.is_empty() {
+            return;
+        }
+        let waiting: Vec<RequestId> =
+            self.uncertain.iter().copied().filter(|id| self.queue.is_waiting(*id)).collect();
+        self.end_waiting(now, &waiting, Status::Rejected, Reason::OutcomeUnknown, None);
+        self.uncertain.retain(|id| self.queue.get(*id).is_some());
     }
 
     fn candidate(&self, now: Timestamp, index: usize, selection: Selection) -> Candidate {

@@ -24,6 +24,10 @@ pub(super) struct JournalEntry {
 /// Entries that may wait.
 pub(super) const JOURNAL_LEN: usize = 4_096;
 
+/// First and longest pause before what lanes have decided is offered to the storage again.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MOST: Duration = Duration::from_secs(1);
+
 /// Most entries in one commit.
 const MAX_ENTRIES: usize = 256;
 
@@ -83,14 +87,15 @@ impl Journal {
     }
 
     async fn commit(&self, writes: Vec<Write>, stop: &CancellationToken) -> Result<Vec<Tracked>, LedgerError> {
-        let mut delay = Duration::from_millis(100);
+        let mut delay = RETRY_FIRST;
         loop {
             match self.group.submit_tracked(writes.clone()).await {
                 Err(error @ LedgerError::Storage(_)) if !stop.is_cancelled() => {
-                    tracing::error!(%error, retry_ms = delay.as_millis(), "ledger does not take what the lanes decided; nothing is sent until it does");
+                    // The ledger's health alerts, once.
+                    tracing::debug!(%error, retry_ms = delay.as_millis(), "ledger does not take what the lanes decided; nothing is sent until it does");
                     metrics::counter!("slackwater_journal_retries_total").increment(1);
                     tokio::time::sleep(delay).await;
-                    delay = (delay * 2).min(Duration::from_secs(5));
+                    delay = (delay * 2).min(RETRY_MOST);
                 }
                 other => return other,
             }

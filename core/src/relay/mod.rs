@@ -15,6 +15,7 @@ mod journal;
 mod lane_shell;
 mod learned;
 mod market;
+mod members;
 mod pace;
 mod pricing;
 mod receipts;
@@ -41,6 +42,7 @@ pub use cluster::ClusterConfig;
 pub use error::{BuildError, CancelError, SubmitError, WaitError};
 pub use foresight::{ForecastView, ModelInfo, TimingMode, WaitQuote};
 pub use learned::ModelError;
+pub use members::{Discord, Told, compare as compare_members};
 #[cfg(feature = "fuzzing")]
 pub use replies::read_any_reply;
 pub use rpc::{RpcEndpoint, RpcError, RpcPool, RpcReply, RpcTransport, SubscriptionError};

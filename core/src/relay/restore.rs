@@ -1,13 +1,14 @@
 //! Reads back what is open: the queue and the lanes of a chain, as the ledger has them.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
 use alloy_consensus::{Transaction, TxEnvelope};
 use alloy_eips::eip2718::Decodable2718;
-use alloy_primitives::{Bytes, U256};
+use alloy_primitives::{Address, Bytes, U64, U256};
+use serde_json::json;
 
 use super::{
     admission::ChainShared,
@@ -19,7 +20,7 @@ use super::{
 use crate::{
     chain::data_fee::{DataFeeModel, TxSize},
     lane::{AttemptKey, AttemptKind, Lane, LaneConfig, Plan, RestoredSlot},
-    ledger::{BatchState, Ledger, LedgerError, RequestRecord},
+    ledger::{BatchState, Ledger, LedgerError, MARK_KEY, RequestFilter, RequestRecord, UNCERTAIN_KEY, Write},
     request::{
         LaneId, RequestId, Status, VerifiedRequest,
         vehicle::{Payload, VehicleKey, VehicleParams},
@@ -37,6 +38,69 @@ pub(super) struct Restored {
     pub(super) lanes: Vec<LaneShell>,
     /// Number of the newest request that was read.
     pub(super) newest: u64,
+    /// Calls that may have been executed without the ledger's knowledge.
+    pub(super) uncertain: BTreeSet<RequestId>,
+}
+
+/// If the ledger was put back from a backup, remembers up to which request it does not know what was sent since. Before
+/// anything is read back.
+pub(super) async fn take_notice(ledger: &Arc<dyn Ledger>) -> Result<(), LedgerError> {
+    let Some(taken_at_ms) = ledger.meta(MARK_KEY).await?.filter(|mark| !mark.is_empty()) else { return Ok(()) };
+    let newest = ledger.requests(&RequestFilter { limit: 1, ..RequestFilter::default() }).await?;
+    let through = newest.first().map_or(0, |record| record.seq).max(uncertain_through(ledger).await?);
+    tracing::warn!(
+        taken_at_ms,
+        through,
+        "the ledger was put back from a backup: what was sent since is found on the chain, as far as it can be"
+    );
+    metrics::counter!("slackwater_ledger_rollbacks_total").increment(1);
+    let meta = |key: &str, value: String| Write::Meta { key: key.to_owned(), value };
+    ledger.commit(vec![meta(UNCERTAIN_KEY, through.to_string()), meta(MARK_KEY, String::new())]).await.map(drop)
+}
+
+async fn uncertain_through(ledger: &Arc<dyn Ledger>) -> Result<u64, LedgerError> {
+    let value = ledger.meta(UNCERTAIN_KEY).await?;
+    Ok(value.and_then(|through| through.parse().ok()).unwrap_or(0))
+}
+
+/// Calls among the open requests that may have been executed without the ledger's knowledge: all that a ledger had which
+/// was put back from a backup, or all there are if a lane's account has sent more than the ledger knows. Requests with a
+/// nonce of their user need no such care: the forwarder executes them once.
+async fn find_uncertain(
+    ledger: &Arc<dyn Ledger>,
+    chain: &ChainShared,
+    senders: &[Address],
+    open: &Open,
+) -> Result<BTreeSet<RequestId>, LedgerError> {
+    let calls: Vec<&RequestRecord> =
+        open.values().map(|(record, _)| record).filter(|record| record.sequence.is_none()).collect();
+    if calls.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let mut through = uncertain_through(ledger).await?;
+    for &sender in senders {
+        let id = LaneId { chain_id: chain.spec.chain_id, sender };
+        let Some(ours) = ledger.next_nonce(id).await? else { continue };
+        for block in ["latest", "pending"] {
+            let told = chain.pool.call_all::<U64>("eth_getTransactionCount", json!([sender, block])).await;
+            let told: Vec<u64> = told.into_iter().flatten().map(|nonce| nonce.to()).collect();
+            // What a majority says, so that no single node makes us give up calls.
+            if let Some(theirs) = chain.pool.reached(told).filter(|theirs| *theirs > ours) {
+                tracing::error!(lane = %id, ours, theirs, "the account has sent transactions that the ledger does not know: an older backup, or another user of the key");
+                through = u64::MAX;
+            }
+        }
+    }
+    let uncertain: BTreeSet<RequestId> =
+        calls.into_iter().filter(|record| record.seq <= through).map(|record| record.id).collect();
+    if !uncertain.is_empty() {
+        tracing::error!(
+            chain_id = chain.spec.chain_id,
+            calls = uncertain.len(),
+            "calls may have been executed without the ledger's knowledge: they are not sent again (`outcome_unknown`)"
+        );
+    }
+    Ok(uncertain)
 }
 
 /// Reads back what is open on a chain.
@@ -59,6 +123,8 @@ pub(super) async fn restore(
     for (record, _) in open.values() {
         tenants.restore_open(&record.tenant, record.id, chain_id, record.reserved_wei, record.accepted_at);
     }
+    let senders: Vec<Address> = signers.iter().map(LocalSigner::address).collect();
+    let uncertain = find_uncertain(ledger, chain, &senders, &open).await?;
     let mut lanes = Vec::new();
     for signer in signers {
         let id = LaneId { chain_id, sender: signer.address() };
@@ -94,7 +160,7 @@ pub(super) async fn restore(
     if waiting > 0 {
         tracing::info!(chain_id, waiting, "requests read back from the ledger");
     }
-    Ok(Restored { queue, lanes, newest })
+    Ok(Restored { queue, lanes, newest, uncertain })
 }
 
 type Open = HashMap<RequestId, (RequestRecord, QueuedRequest)>;

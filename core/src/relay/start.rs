@@ -32,7 +32,8 @@ use super::{
     market::{ChainMarket, Histories},
     pace::PaceRule,
     pricing::Pricing,
-    restore::restore,
+    members::{self, Told},
+    restore::{self, restore},
     rpc::RpcPool,
     signer::LocalSigner,
     tenants::Tenants,
@@ -107,6 +108,7 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
     let is_shared = ledger.leases().is_some();
     let tenants = Arc::new(Tenants::new(config.tenants, is_shared));
     restore_spent(&ledger, &tenants).await?;
+    let told = Told::new(identity, &config.chains).with_tenants(&tenants);
 
     // Check every chain before anything runs.
     let mut checked = Vec::new();
@@ -114,6 +116,10 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
         checked.push(check_chain(setup).await?);
     }
 
+    if let Some(leases) = ledger.leases() {
+        members::join(leases, &config.cluster, &told).await?;
+    }
+    restore::take_notice(&ledger).await?;
     let (group, group_task) = GroupCommit::spawn(ledger.clone(), config.group_commit);
     group.submit(crate::ledger::Write::Meta { key: "identity".to_owned(), value: identity.to_string() }).await?;
     let (journal, journal_sender) = Journal::open(group.clone(), &identity.to_string());
@@ -186,6 +192,11 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
             follow_group.follow(newest, interval, follow_stop).await;
             Ended::Follower
         });
+        let attending = members::attend(ledger.clone(), config.cluster.clone(), told, stop.clone());
+        tasks.spawn(async move {
+            attending.await;
+            Ended::Follower
+        });
         let counting = count_open(ledger.clone(), group.clone(), tenants.clone(), interval, stop.clone());
         tasks.spawn(async move {
             counting.await;
@@ -202,7 +213,7 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
         default_within: config.default_within,
         max_within: config.max_within,
         salt: AtomicU64::new(0),
-        accept_timeout: is_shared.then_some(config.cluster.accept_timeout),
+        accept_timeout: config.cluster.accept_timeout,
     });
     let ended = CancellationToken::new();
     let failed = CancellationToken::new();
@@ -481,15 +492,15 @@ async fn build_service(
             data_fee_fault: None,
         }),
     });
-    let (queue, lanes, membership) = match holder {
+    let (queue, lanes, uncertain, membership) = match holder {
         None => {
             let restored = restore(ledger, &shared, tenants, signers, data_fee).await?;
-            (restored.queue, restored.lanes, None)
+            (restored.queue, restored.lanes, restored.uncertain, None)
         }
         // Whoever holds the lease reads them back.
         Some(holder) => {
             let senders = signers.iter().map(LocalSigner::address).collect();
-            (Queue::new(), Vec::new(), Some(Membership::new(holder, senders)))
+            (Queue::new(), Vec::new(), BTreeSet::new(), Some(Membership::new(holder, senders)))
         }
     };
     let now = clock::now();
@@ -516,6 +527,7 @@ async fn build_service(
         tasks: JoinSet::new(),
         held: Vec::new(),
         suspects: BTreeSet::new(),
+        uncertain,
         is_looking_up: false,
         is_at_gaps: false,
         gaps_after: None,

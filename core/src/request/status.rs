@@ -145,6 +145,9 @@ reasons! {
     RefusedByNodes = "refused_by_nodes",
     /// The lane's nonce was consumed by a transaction that is not ours.
     LaneNonceTaken = "lane_nonce_taken",
+    /// The ledger was put back from a backup, which has this call as waiting although it may have been sent since. Nothing on
+    /// chain would stop a second execution, so it is not sent (again); look at the chain.
+    OutcomeUnknown = "outcome_unknown",
     /// Its transaction was cancelled because another member's deadline had passed.
     BatchCancelled = "batch_cancelled",
     /// The forwarder skipped it although it is still valid; it is tried again.

@@ -137,7 +137,7 @@ fn outcomes(answer: Answer) -> Vec<WriteOutcome> {
 }
 
 fn storage() -> LedgerError {
-    LedgerError::Storage("disk on fire".to_owned())
+    LedgerError::Storage("disk on fire".to_owned().into())
 }
 
 #[tokio::test]

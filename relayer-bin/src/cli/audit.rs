@@ -58,9 +58,9 @@ fn parse_head(text: &str) -> Result<(u64, B256), String> {
 
 /// What was found.
 #[derive(Debug, Default)]
-struct Findings {
-    problems: Vec<String>,
-    count: u64,
+pub(super) struct Findings {
+    pub(super) problems: Vec<String>,
+    pub(super) count: u64,
 }
 
 impl Findings {
@@ -138,9 +138,10 @@ fn pools(config: &ConfigArgs) -> Result<BTreeMap<u64, RpcPool>, CliError> {
         .collect())
 }
 
-type Summary = Vec<(&'static str, String)>;
+pub(super) type Summary = Vec<(&'static str, String)>;
 
-async fn verify(
+/// Everything that a ledger can be asked.
+pub(super) async fn verify(
     ledger: &dyn Ledger,
     pools: Option<&BTreeMap<u64, RpcPool>>,
     expected: Option<(u64, B256)>,

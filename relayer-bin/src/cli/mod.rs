@@ -4,6 +4,7 @@
 
 mod audit;
 mod backtest;
+mod backup;
 mod client;
 mod config;
 mod dev;
@@ -73,6 +74,10 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Prove that a database is consistent.
     Audit(audit::AuditArgs),
+    /// Copy the ledger's file while the relayer runs, and check the copy.
+    Backup(backup::BackupArgs),
+    /// Put a backup in the place of the ledger's file.
+    Restore(backup::RestoreArgs),
 }
 
 /// Where the configuration is.
@@ -156,6 +161,8 @@ impl Command {
             Self::Config(command) => config::run(command),
             Self::Doctor(args) => doctor::run(args).await,
             Self::Audit(args) => audit::run(args).await,
+            Self::Backup(args) => backup::backup(args).await,
+            Self::Restore(args) => backup::restore(args).await,
         }
     }
 }

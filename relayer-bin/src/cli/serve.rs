@@ -31,6 +31,8 @@ pub(super) struct Running {
 pub(super) async fn start(config: &Config) -> Result<Running, CliError> {
     let resolved = config.resolve()?;
     let exporter = telemetry::init_metrics();
+    // A file that may not grow (`ulimit -f`) is a storage fault like a full disk: the write fails instead of the process.
+    drop(signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
     // The port first: a second instance must stop before it looks at the database.
     let server = Server::bind(config.listen)?;
     let relay = config.relay_builder(resolved).start().await?;

@@ -155,6 +155,9 @@ pub struct RawLedger {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 100, max = 1_000_000))]
     pub checkpoint_pages: Option<u32>,
+    /// Read the whole file at start, and refuse to start on one that does not hold together. Takes about a second per GB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check_at_start: Option<bool>,
     /// Most writes that wait; beyond, callers wait or get `storage_unavailable`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
@@ -181,7 +184,8 @@ pub struct RawLedger {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10, max = 10_000))]
     pub follow_interval_ms: Option<u64>,
-    /// Longest wait of a caller for the commit of what it submits; then it gets `storage_unavailable`. With `url`.
+    /// Longest wait of a caller for the commit of what it submits; then it gets `storage_unavailable`. With `url`, and
+    /// while the storage is away.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 100, max = 600_000))]
     pub accept_timeout_ms: Option<u64>,

@@ -72,6 +72,7 @@ impl RawConfig {
                 read_connections: Some(sqlite.read_connections),
                 cache_kib: Some(sqlite.cache_kib),
                 checkpoint_pages: Some(sqlite.checkpoint_pages),
+                check_at_start: Some(sqlite.check_at_start),
                 queue_len: Some(group.queue_len as u64),
                 max_group: Some(group.max_group as u64),
                 event_backlog: Some(group.event_backlog as u64),
@@ -435,6 +436,7 @@ fn storage(check: &mut Check<'_>, raw: RawLedger) -> (SqliteConfig, GroupCommitC
         read_connections: raw.read_connections.unwrap_or(defaults.read_connections),
         cache_kib: raw.cache_kib.unwrap_or(defaults.cache_kib),
         checkpoint_pages: raw.checkpoint_pages.unwrap_or(defaults.checkpoint_pages),
+        check_at_start: raw.check_at_start.unwrap_or(defaults.check_at_start),
         ..defaults
     };
     let defaults = GroupCommitConfig::default();

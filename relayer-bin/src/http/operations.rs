@@ -192,6 +192,10 @@ pub(super) struct Probe {
     /// The chains; only in `/readyz`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     chains: Vec<Readiness>,
+    /// Why the storage takes no writes now, so that nothing is accepted: `full`, `read_only`, `busy`, `io_error`,
+    /// `unreachable`, `corrupt`, `in_doubt` or `other`; only in `/readyz`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    storage: Option<&'static str>,
 }
 
 /// Liveness: the process works. Restart it if not.
@@ -202,10 +206,10 @@ pub(super) struct Probe {
 pub(super) async fn healthz(State(app): State<Shared>) -> Response<Body> {
     let is_running = app.relay.is_running();
     let (code, status) = if is_running { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "stopped") };
-    body::json(code, &Probe { status, version: env!("CARGO_PKG_VERSION"), chains: Vec::new() })
+    body::json(code, &Probe { status, version: env!("CARGO_PKG_VERSION"), chains: Vec::new(), storage: None })
 }
 
-/// Readiness: at least one chain takes requests, and none is still starting. Send traffic then.
+/// Readiness: the storage takes writes, at least one chain takes requests, and none is still starting. Send traffic then.
 #[utoipa::path(
     get, path = "/readyz", tag = "probes", security(()),
     responses((status = 200, description = "Ready", body = Probe), (status = 503, description = "Not ready", body = Probe))
@@ -213,13 +217,16 @@ pub(super) async fn healthz(State(app): State<Shared>) -> Response<Body> {
 pub(super) async fn readyz(State(app): State<Shared>) -> Response<Body> {
     let chains = app.relay.chains();
     let takes = |chain: &ChainStatus| matches!(chain.health, ChainHealth::Healthy | ChainHealth::Impaired);
+    // Only its kind: the detail may name paths of this machine.
+    let storage = app.relay.storage_fault().map(|fault| fault.kind.as_str());
     let is_ready = app.relay.is_running()
+        && storage.is_none()
         && !app.closing.is_cancelled()
         && chains.iter().any(takes)
         && chains.iter().all(|chain| chain.health != ChainHealth::Starting);
     let (code, status) = if is_ready { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "not_ready") };
     let chains = chains.into_iter().map(|chain| Readiness { chain_id: chain.chain_id, health: chain.health }).collect();
-    body::json(code, &Probe { status, version: env!("CARGO_PKG_VERSION"), chains })
+    body::json(code, &Probe { status, version: env!("CARGO_PKG_VERSION"), chains, storage })
 }
 
 /// Metrics in Prometheus' text format.

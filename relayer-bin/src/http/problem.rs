@@ -283,7 +283,11 @@ impl From<SubmitError> for Problem {
 impl From<LedgerError> for Problem {
     /// Storage errors are logged in full and answered in general terms: their text may name paths of this machine.
     fn from(error: LedgerError) -> Self {
-        tracing::error!(%error, "storage failed");
+        match &error {
+            // Alerted once, when it began: see the ledger's health.
+            LedgerError::Storage(_) | LedgerError::Full { .. } => tracing::debug!(%error, "storage failed"),
+            _ => tracing::error!(%error, "storage failed"),
+        }
         let mut problem = match &error {
             LedgerError::Damaged { .. } => Self::new("internal", "a stored record could not be read"),
             LedgerError::Closed => Self::new("shutting_down", "the relayer is shutting down"),

@@ -5,6 +5,7 @@
 
 mod attempts;
 mod backtest;
+mod backup;
 mod batching;
 mod bodies;
 mod bumps;
@@ -36,6 +37,7 @@ mod rollups;
 mod shutdown;
 mod soak;
 mod stage;
+mod storage;
 mod truth;
 mod twins;
 mod wallets;

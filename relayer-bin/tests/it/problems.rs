@@ -68,7 +68,7 @@ fn verification() {
 #[test]
 fn storage_cancel_and_wait() {
     let id = RequestId(B256::repeat_byte(1));
-    check(LedgerError::Storage("/secret/path".to_owned()), 503, "storage_unavailable");
+    check(LedgerError::Storage("/secret/path".to_owned().into()), 503, "storage_unavailable");
     check(LedgerError::InDoubt("x".to_owned()), 503, "storage_unavailable");
     check(LedgerError::Full { len: 1, limit: 1 }, 503, "storage_unavailable");
     check(LedgerError::Damaged { what: "quote", detail: "x".to_owned() }, 500, "internal");
@@ -77,7 +77,7 @@ fn storage_cancel_and_wait() {
     check(CancelError::ShuttingDown, 503, "shutting_down");
     check(WaitError::Unknown(id), 404, "not_found");
     check(WaitError::ShuttingDown, 503, "shutting_down");
-    let told = serde_json::to_string(&Problem::from(LedgerError::Storage("/secret/path".to_owned()))).unwrap();
+    let told = serde_json::to_string(&Problem::from(LedgerError::Storage("/secret/path".to_owned().into()))).unwrap();
     assert!(!told.contains("/secret"), "{told}");
     let json = serde_json::to_value(Problem::from(SubmitError::Ledger(LedgerError::InDoubt("x".to_owned())))).unwrap();
     assert_eq!((json["ambiguous"].as_bool(), json["retryable"].as_bool()), (Some(true), Some(true)));

@@ -68,6 +68,8 @@ pub(crate) struct StageBuilder {
     also: Vec<String>,
     heads: Option<Heads>,
     chain: Vec<(&'static str, String)>,
+    ledger: Vec<(&'static str, String)>,
+    database: Option<PathBuf>,
     spec: String,
     extra: String,
     environment: Vec<(&'static str, String)>,
@@ -113,6 +115,18 @@ impl StageBuilder {
     /// A key of the chain's configuration, as TOML.
     pub(crate) fn chain_key(mut self, key: &'static str, value: impl ToString) -> Self {
         self.chain.push((key, value.to_string()));
+        self
+    }
+
+    /// A key of the ledger's configuration, as TOML.
+    pub(crate) fn ledger_key(mut self, key: &'static str, value: impl ToString) -> Self {
+        self.ledger.push((key, value.to_string()));
+        self
+    }
+
+    /// Where the ledger's file is.
+    pub(crate) fn database(mut self, path: PathBuf) -> Self {
+        self.database = Some(path);
         self
     }
 
@@ -198,6 +212,12 @@ impl StageBuilder {
         for (key, value) in &self.chain {
             builder = builder.chain_key(key, value);
         }
+        for (key, value) in &self.ledger {
+            builder = builder.ledger_key(key, value);
+        }
+        if let Some(database) = self.database {
+            builder = builder.database(database);
+        }
         for (name, value) in &self.environment {
             builder = builder.env(name, value);
         }
@@ -244,6 +264,8 @@ impl Stage {
             also: Vec::new(),
             heads: None,
             chain: Vec::new(),
+            ledger: Vec::new(),
+            database: None,
             spec: String::new(),
             extra: String::new(),
             environment: Vec::new(),

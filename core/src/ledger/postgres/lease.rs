@@ -5,7 +5,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{Cells, PostgresLedger};
-use crate::ledger::{Fence, LeaseOutcome, LeaseRecord, Leases, LedgerError};
+use crate::{
+    ledger::{Fence, LeaseOutcome, LeaseRecord, Leases, LedgerError, MemberRecord},
+    request::LaneId,
+};
 
 const MILLIS_LEFT: &str = "greatest(0, ceil(extract(epoch FROM (expires_at - clock_timestamp())) * 1000))::BIGINT";
 
@@ -68,7 +71,7 @@ impl Leases for PostgresLedger {
              LEFT JOIN (SELECT tenant, count(*) AS open FROM requests WHERE open = 1 GROUP BY tenant) AS t ON TRUE",
         );
         let (mut newest, mut open) = (0, Vec::new());
-        for row in self.read(query).await? {
+        for row in self.read_on(&self.readers, query).await? {
             let mut cells = Cells::of("open requests", &row);
             newest = cells.u64()?;
             if let (Some(tenant), Some(count)) = (cells.optional_text()?, cells.optional_u64()?) {
@@ -76,6 +79,46 @@ impl Leases for PostgresLedger {
             }
         }
         Ok((newest, open))
+    }
+
+    async fn open_lanes(&self) -> Result<Vec<(LaneId, u64)>, LedgerError> {
+        let query = sqlx::query(
+            "SELECT chain_id, sender, count(*) FROM batches WHERE state < 3 GROUP BY chain_id, sender \
+             ORDER BY chain_id, sender",
+        );
+        let rows = self.read_on(&self.readers, query).await?;
+        let lane = |row| {
+            let mut cells = Cells::of("lane", row);
+            Ok((LaneId { chain_id: cells.u64()?, sender: cells.fixed()? }, cells.u64()?))
+        };
+        rows.iter().map(|row| lane(row)).collect()
+    }
+
+    async fn members(&self) -> Result<Vec<MemberRecord>, LedgerError> {
+        let query = sqlx::query(
+            "SELECT instance, told, greatest(0, extract(epoch FROM (clock_timestamp() - seen_at)) * 1000)::BIGINT \
+             FROM members ORDER BY instance",
+        );
+        let rows = self.read_on(&self.readers, query).await?;
+        let member = |row| {
+            let mut cells = Cells::of("member", row);
+            let (instance, text) = (cells.text()?, cells.text()?);
+            Ok(MemberRecord { instance, text, age: Duration::from_millis(cells.u64()?) })
+        };
+        rows.iter().map(|row| member(row)).collect()
+    }
+
+    async fn tell(&self, instance: &str, text: &str) -> Result<(), LedgerError> {
+        let query = match text {
+            "" => sqlx::query("DELETE FROM members WHERE instance = $1").bind(instance.to_owned()),
+            text => sqlx::query(
+                "INSERT INTO members AS m (instance, told, seen_at) VALUES ($1, $2, clock_timestamp()) \
+                 ON CONFLICT (instance) DO UPDATE SET told = excluded.told, seen_at = excluded.seen_at",
+            )
+            .bind(instance.to_owned())
+            .bind(text.to_owned()),
+        };
+        self.read_on(&self.leasing, query).await.map(drop)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use alloy_primitives::U256;
-use sqlx::{Executor, Row, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{Executor, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
     commit_error,
@@ -11,14 +11,14 @@ use super::{
 };
 use crate::{
     ledger::{
-        LedgerError, RequestRecord,
+        LedgerError,
         apply::{BatchEntry, Cursor, Needs, RequestEntry, SpentKey, WorkingSet, holds_nonce},
         rows::{
             Bind, Cells, batch_columns, bind_attempt, bind_batch, bind_batch_change, bind_change, bind_decision,
             bind_event, bind_request, payload_columns, request_columns, storage_error,
         },
     },
-    request::{LaneId, RequestId},
+    request::LaneId,
 };
 
 /// Sums of (reserved, spent) wei that were written lately, so that they need not be read again.
@@ -416,18 +416,4 @@ async fn load_spent(
         cache.insert(key, (cells.decimal()?, cells.decimal()?));
     }
     Ok(())
-}
-
-/// The request's number and record, payload included.
-pub(super) fn whole_request(row: &SqliteRow) -> Result<RequestRecord, LedgerError> {
-    let mut cells = Cells::of("request", row);
-    let (mut record, _) = cells.request()?;
-    cells.payload(&mut record)?;
-    Ok(record)
-}
-
-/// Ids of the rows' first columns.
-pub(super) fn request_ids(rows: &[SqliteRow]) -> Result<Vec<RequestId>, LedgerError> {
-    debug_assert!(rows.iter().all(|row| row.len() == 1));
-    rows.iter().map(|row| Cells::of("batch member", row).request_id()).collect()
 }

@@ -1,0 +1,342 @@
+//! The reading side of every SQL ledger, written once. What differs between databases is how a query is run, and all of
+//! the writing.
+
+use std::{borrow::Cow, fmt, future::Future, sync::Arc};
+
+use alloy_primitives::Address;
+use async_trait::async_trait;
+
+use super::{
+    AttemptRecord, BatchRecord, DecisionRow, Durable, EventFilter, EventRecord, Health, Leases, Ledger, LedgerError,
+    RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+    apply::HOUR_MS,
+    rows::{Cells, Row, batch_columns, payload_columns, request_columns, sum_spent},
+};
+use crate::request::{BatchId, LaneId, RequestId, Status};
+
+/// A value in a query.
+#[derive(Debug)]
+pub(super) enum Value {
+    /// A number; unsigned ones as the signed ones with the same bits.
+    Int(i64),
+    /// Text.
+    Text(String),
+    /// Bytes.
+    Blob(Vec<u8>),
+}
+
+/// A query with its values: `$1`, `$2`, …, which every database here understands.
+#[derive(Debug)]
+pub struct Query {
+    /// Made of literals and placeholders only.
+    pub(super) text: Cow<'static, str>,
+    pub(super) values: Vec<Value>,
+}
+
+impl Query {
+    pub(super) const fn new(text: &'static str) -> Self {
+        Self { text: Cow::Borrowed(text), values: Vec::new() }
+    }
+
+    fn push(&mut self, text: &str) {
+        self.text.to_mut().push_str(text);
+    }
+
+    /// Adds `text` and a placeholder for `value`.
+    fn push_bind(&mut self, text: &str, value: Value) {
+        self.values.push(value);
+        let number = self.values.len();
+        self.push(&format!("{text}${number}"));
+    }
+
+    /// The value of the next placeholder that is in the text.
+    pub(super) fn int(mut self, value: i64) -> Self {
+        self.values.push(Value::Int(value));
+        self
+    }
+
+    pub(super) fn text(mut self, value: &str) -> Self {
+        self.values.push(Value::Text(value.to_owned()));
+        self
+    }
+
+    pub(super) fn blob(mut self, value: &[u8]) -> Self {
+        self.values.push(Value::Blob(value.to_vec()));
+        self
+    }
+
+    fn address(self, value: &Address) -> Self {
+        self.blob(value.as_slice())
+    }
+}
+
+type WholeBatch = (BatchRecord, Vec<Durable<AttemptRecord>>, Vec<RequestId>);
+
+/// A database that runs queries, and does what is its own.
+pub trait SqlStore: Send + Sync + fmt::Debug + 'static {
+    /// Its rows.
+    type Row: Row + Send + Sync;
+    /// A reading transaction, which sees one moment.
+    type Snapshot: Send;
+
+    /// Rows of a query.
+    fn fetch(&self, query: Query) -> impl Future<Output = Result<Vec<Self::Row>, LedgerError>> + Send;
+    /// Begins a reading transaction.
+    fn snapshot(&self) -> impl Future<Output = Result<Self::Snapshot, LedgerError>> + Send;
+    /// Rows of a query in a reading transaction.
+    fn fetch_in(
+        snapshot: &mut Self::Snapshot,
+        query: Query,
+    ) -> impl Future<Output = Result<Vec<Self::Row>, LedgerError>> + Send;
+    /// Ends a reading transaction.
+    fn end(snapshot: Self::Snapshot) -> impl Future<Output = Result<(), LedgerError>> + Send;
+    /// [`Ledger::commit`].
+    fn write(
+        &self,
+        writes: Vec<Write>,
+    ) -> impl Future<Output = Result<Vec<Durable<WriteOutcome>>, LedgerError>> + Send;
+    /// [`Ledger::close`].
+    fn shut(&self) -> impl Future<Output = ()> + Send;
+    /// [`Ledger::health`].
+    fn state(&self) -> Arc<Health>;
+    /// [`Ledger::leases`].
+    fn shared(&self) -> Option<&dyn Leases> {
+        None
+    }
+}
+
+#[async_trait]
+impl<S: SqlStore> Ledger for S {
+    async fn commit(&self, writes: Vec<Write>) -> Result<Vec<Durable<WriteOutcome>>, LedgerError> {
+        if writes.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.write(writes).await
+    }
+
+    async fn request(&self, id: RequestId) -> Result<Option<RequestRecord>, LedgerError> {
+        let query = Query::new(concat!(
+            "SELECT ",
+            request_columns!(),
+            ", ",
+            payload_columns!(),
+            " FROM requests AS r JOIN payloads AS p ON p.request = r.seq WHERE r.id = $1"
+        ));
+        self.fetch(query.blob(id.0.as_slice())).await?.first().map(whole_request).transpose()
+    }
+
+    async fn requests(&self, filter: &RequestFilter) -> Result<Vec<RequestRecord>, LedgerError> {
+        let mut query = Query::new(concat!(
+            "SELECT ",
+            request_columns!(),
+            ", ",
+            payload_columns!(),
+            " FROM requests AS r JOIN payloads AS p ON p.request = r.seq"
+        ));
+        query.push_bind(" WHERE r.seq < ", Value::Int(filter.before.map_or(i64::MAX, limit_of)));
+        if let Some(tenant) = &filter.tenant {
+            query.push_bind(" AND r.tenant = ", Value::Text(tenant.clone()));
+        }
+        if let Some(status) = filter.status {
+            query.push_bind(" AND r.status = ", Value::Int(status as i64));
+        }
+        if let Some(chain_id) = filter.chain_id {
+            query.push_bind(" AND r.chain_id = ", Value::Int(chain_id.cast_signed()));
+        }
+        query.push_bind(" ORDER BY r.seq DESC LIMIT ", Value::Int(limit_of(filter.limit as u64)));
+        self.fetch(query).await?.iter().map(whole_request).collect()
+    }
+
+    async fn open_requests(&self, chain_id: u64, after: u64, limit: usize) -> Result<Vec<RequestRecord>, LedgerError> {
+        let query = Query::new(concat!(
+            "SELECT ",
+            request_columns!(),
+            ", ",
+            payload_columns!(),
+            " FROM requests AS r JOIN payloads AS p ON p.request = r.seq \
+             WHERE r.open = 1 AND r.chain_id = $1 AND r.seq > $2 ORDER BY r.seq LIMIT $3"
+        ))
+        .int(chain_id.cast_signed())
+        .int(limit_of(after))
+        .int(limit_of(limit as u64));
+        self.fetch(query).await?.iter().map(whole_request).collect()
+    }
+
+    async fn batch(
+        &self,
+        id: BatchId,
+    ) -> Result<Option<(BatchRecord, Vec<AttemptRecord>, Vec<RequestId>)>, LedgerError> {
+        let query = Query::new(concat!(
+            "SELECT ",
+            batch_columns!(),
+            " FROM batches AS b WHERE b.chain_id = $1 AND b.sender = $2 AND b.nonce = $3"
+        ))
+        .int(id.lane.chain_id.cast_signed())
+        .address(&id.lane.sender)
+        .int(id.nonce.cast_signed());
+        let found = whole_batches(self, query).await?.pop();
+        Ok(found.map(|(batch, attempts, members)| {
+            (batch, attempts.into_iter().map(Durable::into_inner).collect(), members)
+        }))
+    }
+
+    async fn open_batches(&self, lane: LaneId) -> Result<Vec<WholeBatch>, LedgerError> {
+        let query = Query::new(concat!(
+            "SELECT ",
+            batch_columns!(),
+            " FROM batches AS b WHERE b.state < 3 AND b.chain_id = $1 AND b.sender = $2 ORDER BY b.nonce"
+        ));
+        whole_batches(self, query.int(lane.chain_id.cast_signed()).address(&lane.sender)).await
+    }
+
+    async fn next_nonce(&self, lane: LaneId) -> Result<Option<u64>, LedgerError> {
+        let query = Query::new("SELECT max(nonce) + 1 FROM batches WHERE chain_id = $1 AND sender = $2")
+            .int(lane.chain_id.cast_signed())
+            .address(&lane.sender);
+        match self.fetch(query).await?.first() {
+            Some(row) => Cells::of("lane", row).optional_u64(),
+            None => Ok(None),
+        }
+    }
+
+    async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRecord>, LedgerError> {
+        let mut query = Query::new(
+            "SELECT seq, request_seq, request_id, tenant, chain_id, status, reason, detail, batch_sender, batch_nonce, \
+             tx_hash, block_number, at_ms FROM events",
+        );
+        query.push_bind(" WHERE seq > ", Value::Int(limit_of(filter.after)));
+        if let Some(request) = filter.request {
+            let id = Value::Blob(request.0.to_vec());
+            query.push_bind(" AND request = (SELECT seq FROM requests WHERE id = ", id);
+            query.push(")");
+        }
+        if let Some(tenant) = &filter.tenant {
+            query.push_bind(" AND tenant = ", Value::Text(tenant.clone()));
+        }
+        query.push_bind(" ORDER BY seq LIMIT ", Value::Int(limit_of(filter.limit as u64)));
+        self.fetch(query).await?.iter().map(|row| Cells::of("event", row).event()).collect()
+    }
+
+    async fn last_event_seq(&self) -> Result<u64, LedgerError> {
+        match self.fetch(Query::new("SELECT coalesce(max(seq), 0) FROM events")).await?.first() {
+            Some(row) => Cells::of("event", row).u64(),
+            None => Ok(0),
+        }
+    }
+
+    async fn spent(&self, since_ms: u64) -> Result<Vec<SpentRow>, LedgerError> {
+        let query = Query::new("SELECT tenant, chain_id, reserved_wei, spent_wei FROM spent WHERE hour >= $1");
+        sum_spent(self.fetch(query.int((since_ms / HOUR_MS).cast_signed())).await?.iter().map(|row| row as &dyn Row))
+    }
+
+    async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<DecisionRow>, LedgerError> {
+        let query = Query::new("SELECT seq, at_ms, prev, hash, body FROM decisions WHERE seq > $1 ORDER BY seq LIMIT $2")
+            .int(limit_of(after))
+            .int(limit_of(limit as u64));
+        self.fetch(query).await?.iter().map(|row| Cells::of("decision", row).decision()).collect()
+    }
+
+    async fn last_decision(&self) -> Result<Option<DecisionRow>, LedgerError> {
+        let query = Query::new("SELECT seq, at_ms, prev, hash, body FROM decisions ORDER BY seq DESC LIMIT 1");
+        self.fetch(query).await?.first().map(|row| Cells::of("decision", row).decision()).transpose()
+    }
+
+    async fn counts(&self) -> Result<Vec<(u64, Status, u64)>, LedgerError> {
+        let query = Query::new(
+            "SELECT chain_id, status, requests FROM request_counts WHERE requests <> 0 ORDER BY chain_id, status",
+        );
+        let rows = self.fetch(query).await?;
+        let count = |row: &S::Row| {
+            let mut cells = Cells::of("count of requests", row);
+            Ok((cells.u64()?, cells.status()?, cells.u64()?))
+        };
+        rows.iter().map(count).collect()
+    }
+
+    async fn meta(&self, key: &str) -> Result<Option<String>, LedgerError> {
+        let rows = self.fetch(Query::new("SELECT value FROM meta WHERE key = $1").text(key)).await?;
+        rows.first().map(|row| Cells::of("meta value", row).text()).transpose()
+    }
+
+    async fn close(&self) {
+        self.shut().await;
+    }
+
+    fn health(&self) -> Option<Arc<Health>> {
+        Some(self.state())
+    }
+
+    fn leases(&self) -> Option<&dyn Leases> {
+        self.shared()
+    }
+}
+
+/// The batches of `query` with attempts and members, all as of one moment.
+async fn whole_batches<S: SqlStore>(store: &S, query: Query) -> Result<Vec<WholeBatch>, LedgerError> {
+    let mut snapshot = store.snapshot().await?;
+    let mut found = Vec::new();
+    for row in S::fetch_in(&mut snapshot, query).await? {
+        let (seq, record) = Cells::of("batch", &row).batch()?;
+        let attempts = Query::new(
+            "SELECT idx, kind, max_fee_wei_per_gas, max_priority_fee_wei_per_gas, hash, raw, created_at_ms \
+             FROM attempts WHERE batch = $1 ORDER BY idx",
+        );
+        let attempts = S::fetch_in(&mut snapshot, attempts.int(seq.cast_signed()))
+            .await?
+            .iter()
+            .map(|row| Cells::of("attempt", row).attempt(record.id).map(Durable::committed))
+            .collect::<Result<_, _>>()?;
+        let members = Query::new(
+            "SELECT r.id FROM batch_members AS m JOIN requests AS r ON r.seq = m.request \
+             WHERE m.batch = $1 ORDER BY m.position",
+        );
+        let members = S::fetch_in(&mut snapshot, members.int(seq.cast_signed())).await?;
+        let members = members.iter().map(|row| Cells::of("batch member", row).request_id());
+        found.push((record, attempts, members.collect::<Result<_, _>>()?));
+    }
+    S::end(snapshot).await?;
+    Ok(found)
+}
+
+/// The request's record, payload included.
+fn whole_request<R: Row>(row: &R) -> Result<RequestRecord, LedgerError> {
+    let mut cells = Cells::of("request", row);
+    let (mut record, _) = cells.request()?;
+    cells.payload(&mut record)?;
+    Ok(record)
+}
+
+/// A number used as a bound: beyond the largest signed one is as good as that.
+fn limit_of(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// [`Row`] for the rows of a database, and how its queries are made.
+macro_rules! impl_sql {
+    ($row:ty, $database:ty, $arguments:ty) => {
+        impl $crate::ledger::rows::Row for $row {
+            fn int(&self, column: usize) -> Result<Option<i64>, sqlx::Error> {
+                sqlx::Row::try_get(self, column)
+            }
+
+            fn text(&self, column: usize) -> Result<Option<&str>, sqlx::Error> {
+                sqlx::Row::try_get(self, column)
+            }
+
+            fn blob(&self, column: usize) -> Result<Option<&[u8]>, sqlx::Error> {
+                sqlx::Row::try_get(self, column)
+            }
+        }
+
+        fn prepared(query: $crate::ledger::sql::Query) -> sqlx::query::Query<'static, $database, $arguments> {
+            use $crate::ledger::sql::Value;
+            let text = sqlx::AssertSqlSafe(query.text.into_owned());
+            query.values.into_iter().fold(sqlx::query(text), |prepared, value| match value {
+                Value::Int(value) => prepared.bind(value),
+                Value::Text(value) => prepared.bind(value),
+                Value::Blob(value) => prepared.bind(value),
+            })
+        }
+    };
+}
+pub(super) use impl_sql;

@@ -1,0 +1,333 @@
+//! Storage faults: the relayer stops accepting and says why, once; sends nothing that is not durable; goes on by itself
+//! when the fault is gone; and what it acknowledged is executed exactly once.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use serde_json::Value;
+use slackwater_benches::{Relayer, Result, client::Submitted, count, http::{get, post_json}, wallet::{Crowd, SignedRequest}};
+use sqlx::{Connection as _, Executor as _, SqliteConnection};
+use tempfile::TempDir;
+
+use crate::stage::{PATIENCE, Pace, Stage, submit_all, until};
+
+const USERS: usize = 20;
+/// What the health's alert says.
+const ALERT: &str = "the ledger takes no writes";
+const BACK: &str = "the ledger takes writes again";
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn size(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |file| file.len())
+}
+
+/// Lines of the log that contain `text`.
+fn lines(relayer: &Relayer, text: &str) -> usize {
+    relayer.log().lines().filter(|line| line.contains(text)).count()
+}
+
+impl Stage {
+    /// While the storage is away: the refusal, the probe, the metric and the lanes say so.
+    async fn is_away(&self, request: &SignedRequest, kinds: &[&str]) -> Result<()> {
+        let client = self.client().clone().with_timeout(Duration::from_secs(20));
+        let refused = async || {
+            let answer = client.send(post_json("/v1/requests", request.body.clone())).await?;
+            Ok((answer.status == 503).then_some(answer))
+        };
+        let answer = until("a refusal", PATIENCE, refused).await?;
+        let problem: Value = serde_json::from_slice(&answer.body).expect("JSON");
+        assert_eq!(problem["code"], "storage_unavailable", "{problem}");
+        assert!(answer.headers.get("retry-after").is_some(), "{:?}", answer.headers);
+        let probe = async || {
+            let answer = client.send(get("/readyz")).await?;
+            let probe: Value = serde_json::from_slice(&answer.body).expect("JSON");
+            Ok(kinds.iter().any(|kind| probe["storage"] == **kind).then_some((answer.status, probe)))
+        };
+        let (status, probe) = until("the probe to say why", PATIENCE, probe).await?;
+        assert_eq!((status, probe["status"].as_str()), (503, Some("not_ready")));
+        assert_eq!(self.metric("slackwater_ledger_available", &[]).await?, 0.0);
+        assert!(self.metric("slackwater_ledger_faults_total", &kinds[..1]).await? >= 1.0);
+        assert_eq!(self.lane_state(0).await?["paused"], "storage");
+        // Once ready again, it takes this very request; until then not.
+        assert!(matches!(client.submit(&request.body).await?, Submitted::Refused(_)));
+        Ok(())
+    }
+
+    async fn is_back(&self) -> Result<()> {
+        until("the relayer to be ready again", PATIENCE, async || Ok(self.client().is_ready().await.then_some(())))
+            .await?;
+        assert_eq!(self.metric("slackwater_ledger_available", &[]).await?, 1.0);
+        Ok(())
+    }
+
+    /// What all faults have in common, with more requests on their way when it strikes and when it goes away.
+    async fn survives(
+        mut self,
+        kinds: &[&str],
+        mut strike: impl AsyncFnMut(&Stage),
+        mut mend: impl AsyncFnMut(&Stage),
+    ) -> Result<()> {
+        let mut crowd = Crowd::new(&self.world, USERS);
+        let mut all: Vec<SignedRequest> = (0..200).map(|i| crowd.mark_within(i % USERS, "10m")).collect();
+        self.submit(&all).await?;
+        for outage in 1..=2 {
+            let more: Vec<SignedRequest> = (0..200).map(|i| crowd.mark_within(i % USERS, "10m")).collect();
+            let (client, load) = (self.client().clone().with_timeout(Duration::from_secs(30)), more.clone());
+            let callers = tokio::spawn(async move {
+                for chunk in load.chunks(10) {
+                    submit_all(&client, chunk).await?;
+                }
+                Ok::<(), slackwater_benches::BenchError>(())
+            });
+            until("some of the load to be accepted", PATIENCE, async || {
+                Ok((self.client().request(more[20].id).await.is_ok()).then_some(()))
+            })
+            .await?;
+            strike(&self).await;
+            let late = crowd.mark_within(0, "10m");
+            self.is_away(&late, kinds).await?;
+            // Looks and refusals go on meanwhile, and are not told again.
+            for _ in 0..20 {
+                let refused = self.client().clone().with_timeout(Duration::from_secs(20)).submit(&late.body).await?;
+                assert_eq!(refused.refused_with(), Some("storage_unavailable"));
+                tokio::time::sleep(Duration::from_millis(25)).await;
+            }
+            let told = lines(&self.relayer, ALERT);
+            assert!((outage..=outage * kinds.len()).contains(&told), "told {told} times in {outage} outages");
+            mend(&self).await;
+            self.is_back().await?;
+            assert_eq!(lines(&self.relayer, BACK), outage);
+            callers.await.expect("no panic")?;
+            self.submit(std::slice::from_ref(&late)).await?;
+            all.extend(more);
+            all.push(late);
+        }
+        let process = self.relayer.pid();
+        assert!(self.relayer.is_alive(), "it went on by itself");
+        assert_eq!(self.relayer.pid(), process);
+        let counts = self.settle().await?;
+        println!("{counts:?}");
+        let truth = self.check(&all).await?;
+        assert_eq!(truth.count("finalized", None), all.len());
+        assert_eq!(truth.summaries.len(), all.len());
+        self.close().await
+    }
+}
+
+#[tokio::test]
+async fn files_that_may_not_grow() -> Result<()> {
+    let stage = Stage::at(Pace::Quarter).raise().await?;
+    let log = beside(stage.relayer.database(), "-wal");
+    let strike = async |stage: &Stage| stage.relayer.limit_files(Some(size(&log))).expect("a limit");
+    let mend = async |stage: &Stage| stage.relayer.limit_files(None).expect("no limit");
+    stage.survives(&["io_error"], strike, mend).await
+}
+
+#[tokio::test]
+async fn killed_with_files_that_may_not_grow() -> Result<()> {
+    let mut stage = Stage::at(Pace::Quarter).raise().await?;
+    let mut crowd = Crowd::new(&stage.world, USERS);
+    let mut all: Vec<SignedRequest> = (0..200).map(|i| crowd.mark_within(i % USERS, "10m")).collect();
+    stage.submit(&all).await?;
+    stage.relayer.limit_files(Some(size(&beside(stage.relayer.database(), "-wal")))).expect("a limit");
+    let late = crowd.mark_within(0, "10m");
+    stage.is_away(&late, &["io_error"]).await?;
+    // Blocks go by; whatever it sends meanwhile, it must know after a crash.
+    let head = stage.node().block_number().await?;
+    until("more blocks", PATIENCE, async || Ok((stage.node().block_number().await? > head + 3).then_some(()))).await?;
+    stage.relayer.restart().await?;
+    stage.submit(std::slice::from_ref(&late)).await?;
+    all.push(late);
+    stage.settle().await?;
+    let truth = stage.check(&all).await?;
+    assert_eq!(truth.count("finalized", None), all.len());
+    stage.close().await
+}
+
+/// A small file system of its own, which is unmounted with it.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    /// `None` where mounting is not permitted.
+    fn mount(mebibytes: u32) -> Option<Self> {
+        let dir = TempDir::with_prefix("slackwater-disk-").expect("temporary directory");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"]).arg(dir.path());
+        match mount.output() {
+            Ok(output) if output.status.success() => Some(Self(dir)),
+            Ok(output) => {
+                println!("SKIPPED, no mount: {}", String::from_utf8_lossy(&output.stderr).trim());
+                None
+            }
+            Err(error) => {
+                println!("SKIPPED, no mount: {error}");
+                None
+            }
+        }
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.0.path().join("ballast")
+    }
+
+    /// Takes all room, to the last byte.
+    fn fill(&self) {
+        let mut file = OpenOptions::new().create(true).append(true).open(self.ballast()).expect("a file");
+        let mut bytes = vec![1_u8; 64 * 1_024];
+        while !bytes.is_empty() {
+            match file.write(&bytes) {
+                Ok(0) | Err(_) => bytes.truncate(bytes.len() / 2),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn clear(&self) {
+        fs::remove_file(self.ballast()).expect("our own file");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk() -> Result<()> {
+    let Some(disk) = SmallDisk::mount(32) else { return Ok(()) };
+    let stage = Stage::at(Pace::Quarter).database(disk.0.path().join("ledger.db")).raise().await?;
+    // The index of the log may be what finds no room, and then the commit is in doubt for a moment.
+    let strike = async |_: &Stage| disk.fill();
+    let mend = async |_: &Stage| disk.clear();
+    stage.survives(&["full", "io_error", "in_doubt"], strike, mend).await
+}
+
+#[tokio::test]
+async fn another_program_holds_the_lock() -> Result<()> {
+    let stage = Stage::at(Pace::Quarter).ledger_key("busy_timeout_ms", 300).raise().await?;
+    let url = format!("sqlite://{}", stage.relayer.database().display());
+    let other = tokio::sync::Mutex::new(SqliteConnection::connect(&url).await.expect("a connection"));
+    let strike = async |_: &Stage| {
+        let mut other = other.lock().await;
+        other.execute("PRAGMA busy_timeout = 60000").await.expect("a setting");
+        other.execute("BEGIN IMMEDIATE").await.expect("the lock");
+    };
+    let mend = async |_: &Stage| drop(other.lock().await.execute("ROLLBACK").await.expect("no lock"));
+    stage.survives(&["busy"], strike, mend).await
+}
+
+/// Changes bytes in the middle of a part of a file.
+fn spoil(path: &Path, from: u64, to: u64) {
+    let mut file = File::options().read(true).write(true).open(path).expect("opens");
+    let at = from + (to - from) / 2;
+    let mut bytes = [0; 64];
+    file.seek(SeekFrom::Start(at)).expect("seeks");
+    let count = file.read(&mut bytes).expect("reads");
+    bytes.iter_mut().for_each(|byte| *byte ^= 0xa5);
+    file.seek(SeekFrom::Start(at)).expect("seeks");
+    file.write_all(&bytes[..count]).expect("writes");
+}
+
+/// What a power cut leaves of a disk that lied about its syncs: the end of the log is gone, or is not what was written.
+async fn the_end_of_the_log_is_lost(is_cut: bool) -> Result<()> {
+    let mut stage = Stage::at(Pace::Quarter).raise().await?;
+    let mut crowd = Crowd::new(&stage.world, USERS);
+    let kept: Vec<SignedRequest> = (0..100).map(|i| crowd.mark_within(i % USERS, "10m")).collect();
+    stage.submit(&kept).await?;
+    let log = beside(stage.relayer.database(), "-wal");
+    let acknowledged = size(&log);
+    let lost: Vec<SignedRequest> = (0..100).map(|i| crowd.mark_within(i % USERS, "10m")).collect();
+    stage.submit(&lost).await?;
+    stage.relayer.kill();
+    let end = size(&log);
+    assert!(end > acknowledged, "{end} bytes of log after {acknowledged}");
+    match is_cut {
+        // In the middle of a frame.
+        true => File::options().write(true).open(&log).expect("opens").set_len(end - 2_000).expect("cuts"),
+        false => spoil(&log, acknowledged, end),
+    }
+    stage.relayer.start().await?;
+    for request in &kept {
+        stage.client().request(request.id).await.expect("acknowledged before the damage, and there");
+    }
+    // Callers send again what it does not know; what the chain has executed is told to be used.
+    for request in &lost {
+        let answer = stage.client().submit(&request.body).await?;
+        assert!(matches!(answer.refused_with(), None | Some("nonce_used")), "{answer:?}");
+    }
+    stage.settle().await?;
+    let all: Vec<SignedRequest> = kept.into_iter().chain(lost).collect();
+    let executions = count::executions(stage.node(), &stage.world, &all).await?;
+    assert!(executions.is_exactly_once(), "{executions:?}");
+    for summary in stage.summaries().await?.values() {
+        let is_true = summary.status == "finalized" || summary.reason.as_deref() == Some("nonce_used_elsewhere");
+        assert!(is_true, "{summary:?}");
+    }
+    stage.close().await
+}
+
+#[tokio::test]
+async fn a_log_that_is_cut_off() -> Result<()> {
+    the_end_of_the_log_is_lost(true).await
+}
+
+#[tokio::test]
+async fn a_log_with_a_damaged_end() -> Result<()> {
+    the_end_of_the_log_is_lost(false).await
+}
+
+#[tokio::test]
+async fn a_damaged_database_is_refused_and_restored() -> Result<()> {
+    let mut stage = Stage::at(Pace::Quarter).raise().await?;
+    let mut crowd = Crowd::new(&stage.world, USERS);
+    let mut all: Vec<SignedRequest> = (0..200).map(|i| crowd.mark_within(i % USERS, "10m")).collect();
+    stage.submit(&all).await?;
+    stage.settle().await?;
+    assert!(stage.relayer.terminate(Duration::from_secs(30)).await?);
+    let database = stage.relayer.database().to_owned();
+    let dir = TempDir::new().expect("a directory");
+    let backup = dir.path().join("backup.db");
+    let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let run = |relayer: &Relayer, args: &[&str]| relayer.command(args).output().expect("slackwater runs");
+    let made = run(&stage.relayer, &["backup", &text(&database), "--out", &text(&backup)]);
+    assert!(made.status.success(), "{made:?}");
+    // A whole page in the middle, in the pages' order; the first one is left, so that it looks like a ledger.
+    let pages = size(&database) / 4_096;
+    let page = vec![0x5a_u8; 4_096];
+    let mut file = File::options().write(true).open(&database).expect("opens");
+    for number in [pages / 3, pages / 2, pages - 2] {
+        file.seek(SeekFrom::Start(number * 4_096)).expect("seeks");
+        file.write_all(&page).expect("writes");
+    }
+    drop(file);
+    let damaged = fs::read(&database).expect("reads");
+    let refused = stage.relayer.start().await.expect_err("does not start");
+    let told = stage.relayer.log();
+    assert!(told.contains("is corrupt") && told.contains("slackwater restore"), "{refused}\n{told}");
+    assert!(!told.contains("panicked"), "{told}");
+    assert_eq!(fs::read(&database).expect("reads"), damaged, "nothing was changed");
+    let broken = run(&stage.relayer, &["backup", &text(&database), "--out", &text(&dir.path().join("broken.db"))]);
+    assert_eq!(broken.status.code(), Some(1), "a damaged ledger makes no backup: {broken:?}");
+    assert!(!dir.path().join("broken.db").exists());
+    let restored = run(&stage.relayer, &["restore", &text(&backup), "--database", &text(&database)]);
+    assert!(restored.status.success(), "{restored:?}");
+    stage.relayer.start().await?;
+    let more: Vec<SignedRequest> = (0..20).map(|i| crowd.mark_within(i, "10m")).collect();
+    stage.submit(&more).await?;
+    stage.settle().await?;
+    all.extend(more);
+    let truth = stage.check(&all).await?;
+    assert_eq!(truth.count("finalized", None), all.len());
+    stage.close().await
+}
