@@ -189,9 +189,21 @@ impl StageBuilder {
             None => relayer.client().clone(),
         };
         let born = anvil.node().block_number().await?;
+        let is_shared = self.ledger.iter().any(|(key, _)| *key == "url");
         let environment = self.environment;
-        let mut stage =
-            Stage { relayer, client, environment, proxy, _detour: detour, world, anvil, seed, born, is_done: false };
+        let mut stage = Stage {
+            relayer,
+            client,
+            environment,
+            proxy,
+            _detour: detour,
+            world,
+            anvil,
+            seed,
+            born,
+            is_shared,
+            is_done: false,
+        };
         stage.relayer.start().await?;
         Ok(stage)
     }
@@ -214,6 +226,8 @@ pub(crate) struct Stage {
     pub(crate) seed: u64,
     /// Height at which the relayer was started.
     pub(crate) born: u64,
+    /// Its ledger is a PostgreSQL.
+    is_shared: bool,
     is_done: bool,
 }
 
@@ -375,7 +389,10 @@ impl Stage {
             .envs(keys.map(|(i, account)| (format!("{KEY_VAR}{i}"), account.secret_hex())))
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .args(["audit", "verify", "--chain", "--config"])
-            .args([self.relayer.config_path(), self.relayer.database()]);
+            .arg(self.relayer.config_path());
+        if !self.is_shared {
+            audit.arg(self.relayer.database());
+        }
         // The proxy lives in this thread.
         let output = tokio::task::spawn_blocking(move || audit.output()).await.expect("no panic");
         let output = output.expect("slackwater runs");
