@@ -362,11 +362,8 @@ impl Relayer {
     /// # Errors
     /// [`BenchError::Process`] with what it says, if it finds fault.
     pub async fn audit(&self) -> Result<()> {
-        let mut audit = Command::new(&self.binary);
-        audit.args(["audit", "verify", "--chain", "--config"]).arg(&self.config_path).env_remove(BINARY_VAR);
-        for (name, value) in &self.environment {
-            audit.env(name, value);
-        }
+        let mut audit = self.command(&["audit", "verify", "--chain", "--config"]);
+        audit.arg(&self.config_path);
         // Not in a thread of the runtime: a proxy may live there.
         let output = tokio::task::spawn_blocking(move || audit.output()).await;
         let failed = |detail: String| BenchError::Process { what: "slackwater audit", detail };

@@ -43,12 +43,14 @@ impl SqliteLedger {
         source.close().await.map_err(failed)?;
         let failed = |error: sqlx::Error| at(into, storage_error(&error));
         let mut copy = SqliteConfig::new(into).options().connect().await.map_err(failed)?;
-        sqlx::query("INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value")
-            .bind(MARK_KEY)
-            .bind(taken_at_ms.to_string())
-            .execute(&mut copy)
-            .await
-            .map_err(failed)?;
+        sqlx::query(
+            "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        )
+        .bind(MARK_KEY)
+        .bind(taken_at_ms.to_string())
+        .execute(&mut copy)
+        .await
+        .map_err(failed)?;
         copy.close().await.map_err(failed)
     }
 

@@ -109,6 +109,7 @@ impl GroupCommit {
             carried: None,
             closing: false,
             probe_pause: PROBE_PAUSE,
+            probe_at: None,
             _ended: ended.drop_guard(),
         };
         metrics::gauge!("slackwater_ledger_available").set(1.0);
@@ -277,6 +278,8 @@ struct WritingTask {
     carried: Option<Submission>,
     closing: bool,
     probe_pause: Duration,
+    /// When to look, while the storage is away.
+    probe_at: Option<Instant>,
     _ended: DropGuard,
 }
 
@@ -309,6 +312,7 @@ impl WritingTask {
     async fn next(&mut self) -> Next {
         let first = match self.carried.take() {
             Some(carried) => carried,
+            None if self.is_probe_due() => return Next::Probe,
             None => match self.next_submission().await {
                 Next::Group(mut first) => match first.pop() {
                     Some(first) => first,
@@ -336,9 +340,12 @@ impl WritingTask {
         let of = |next: Option<Submission>| next.map_or(Next::End, |next| Next::Group(vec![next]));
         if !self.closing {
             let (health, pause) = (self.shared.health.clone(), self.probe_pause);
+            let probe_at = &mut self.probe_at;
             let is_due = async {
                 if !health.trouble().await {
-                    tokio::time::sleep(pause).await;
+                    // Kept over submissions that come meanwhile: they must not put it off for ever.
+                    let at = *probe_at.get_or_insert_with(|| Instant::now() + pause);
+                    tokio::time::sleep_until(at).await;
                 }
             };
             tokio::select! {
@@ -353,13 +360,21 @@ impl WritingTask {
         of(self.waiting.recv().await)
     }
 
+    fn is_probe_due(&self) -> bool {
+        !self.closing && self.shared.health.is_away() && self.probe_at.is_some_and(|at| at <= Instant::now())
+    }
+
     /// Writes something small: callers are refused at the door, so perhaps nobody else does. Fails only if the commit is in
     /// doubt.
     async fn probe(&mut self) -> Result<(), LedgerError> {
         let write = Write::Meta { key: PROBE_KEY.to_owned(), value: ".".repeat(PROBE_BYTES) };
         let result = self.commit(vec![write]).await;
+        self.probe_at = None;
         self.probe_pause = match &result {
-            Ok(_) => PROBE_PAUSE,
+            Ok(_) => {
+                self.shared.health.works();
+                PROBE_PAUSE
+            }
             Err(_) => (self.probe_pause * 2).min(PROBE_PAUSE_MOST),
         };
         match result {
@@ -421,10 +436,8 @@ impl WritingTask {
         metrics::histogram!("slackwater_ledger_commit_seconds").record(started.elapsed());
         metrics::histogram!("slackwater_ledger_group_writes").record(u32::try_from(count).unwrap_or(u32::MAX));
         match &result {
-            Ok(outcomes) => {
-                self.shared.health.works();
-                self.publish(outcomes);
-            }
+            // That a small write finds room does not make the storage mended: the probe does.
+            Ok(outcomes) => self.publish(outcomes),
             Err(error) => {
                 if let LedgerError::Storage(fault) = error {
                     self.shared.health.failed(fault);

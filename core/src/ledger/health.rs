@@ -1,8 +1,9 @@
 //! Whether the storage takes what is written, and what stands in its way.
 //!
-//! A write that fails makes the storage *away*, a write that succeeds makes it *back*; reads only give reason to look, since
-//! a full or read-only database still answers them. While it is away, callers are refused at the door, the writing task
-//! tries a small write of its own from time to time, and everything goes on by itself when that is committed.
+//! A write that fails makes the storage *away*; reads only give reason to look, since a full or read-only database still
+//! answers them. While it is away, callers are refused at the door, the writing task tries a write of its own from time to
+//! time, and when that is committed the storage is *back* and everything goes on. Only that write counts: a smaller one
+//! may find room where the next does not.
 
 use std::{
     collections::BTreeSet,
@@ -135,11 +136,8 @@ impl Health {
     /// A write failed. Alerts once for each kind of fault in an outage.
     pub(crate) fn failed(&self, fault: &StorageFault) {
         let mut slot = self.lock();
-        let away = slot.get_or_insert_with(|| Away {
-            fault: fault.clone(),
-            since: Instant::now(),
-            told: BTreeSet::new(),
-        });
+        let away =
+            slot.get_or_insert_with(|| Away { fault: fault.clone(), since: Instant::now(), told: BTreeSet::new() });
         away.fault = fault.clone();
         if away.told.insert(fault.kind) {
             let StorageFault { kind, detail } = fault;
@@ -152,7 +150,7 @@ impl Health {
         self.changed.notify_one();
     }
 
-    /// A write was committed.
+    /// The writing task's own write was committed.
     pub(crate) fn works(&self) {
         if !self.is_away() {
             return;

@@ -11,12 +11,7 @@ mod lease;
 mod sql;
 mod store;
 
-use std::{
-    fmt,
-    str::FromStr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::{
     ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres,
@@ -313,7 +308,9 @@ impl PostgresLedger {
         loop {
             match self.look_once(slot).await {
                 Ok(done) => return Some(done >= count),
-                Err(error) => tracing::debug!(%error, "can't tell yet what became of a commit; nothing is acknowledged"),
+                Err(error) => {
+                    tracing::debug!(%error, "can't tell yet what became of a commit; nothing is acknowledged")
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}

@@ -91,10 +91,8 @@ pub trait SqlStore: Send + Sync + fmt::Debug + 'static {
     /// Ends a reading transaction.
     fn end(snapshot: Self::Snapshot) -> impl Future<Output = Result<(), LedgerError>> + Send;
     /// [`Ledger::commit`].
-    fn write(
-        &self,
-        writes: Vec<Write>,
-    ) -> impl Future<Output = Result<Vec<Durable<WriteOutcome>>, LedgerError>> + Send;
+    fn write(&self, writes: Vec<Write>)
+    -> impl Future<Output = Result<Vec<Durable<WriteOutcome>>, LedgerError>> + Send;
     /// [`Ledger::close`].
     fn shut(&self) -> impl Future<Output = ()> + Send;
     /// [`Ledger::health`].
@@ -230,9 +228,10 @@ impl<S: SqlStore> Ledger for S {
     }
 
     async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<DecisionRow>, LedgerError> {
-        let query = Query::new("SELECT seq, at_ms, prev, hash, body FROM decisions WHERE seq > $1 ORDER BY seq LIMIT $2")
-            .int(limit_of(after))
-            .int(limit_of(limit as u64));
+        let query =
+            Query::new("SELECT seq, at_ms, prev, hash, body FROM decisions WHERE seq > $1 ORDER BY seq LIMIT $2")
+                .int(limit_of(after))
+                .int(limit_of(limit as u64));
         self.fetch(query).await?.iter().map(|row| Cells::of("decision", row).decision()).collect()
     }
 

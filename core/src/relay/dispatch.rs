@@ -71,8 +71,7 @@ impl ChainService {
         if self.uncertain.is_empty() {
             return;
         }
-        let waiting: Vec<RequestId> =
-            self.uncertain.iter().copied().filter(|id| self.queue.is_waiting(*id)).collect();
+        let waiting: Vec<RequestId> = self.uncertain.iter().copied().filter(|id| self.queue.is_waiting(*id)).collect();
         self.end_waiting(now, &waiting, Status::Rejected, Reason::OutcomeUnknown, None);
         self.uncertain.retain(|id| self.queue.get(*id).is_some());
     }

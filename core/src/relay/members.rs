@@ -53,8 +53,7 @@ impl Told {
 
     pub(super) fn with_tenants(mut self, tenants: &Tenants) -> Self {
         let hash = |policy: &crate::policy::TenantPolicy| keccak256(format!("{policy:?}"));
-        self.tenants =
-            tenants.iter().map(|tenant| (tenant.policy.id.clone(), hash(&tenant.policy))).collect();
+        self.tenants = tenants.iter().map(|tenant| (tenant.policy.id.clone(), hash(&tenant.policy))).collect();
         self
     }
 
@@ -196,8 +195,7 @@ mod tests {
 
     fn told(identity: u8, senders: &[u8], tenant: &str) -> Told {
         let address = |byte: u8| Address::repeat_byte(byte);
-        let chain =
-            ToldChain { senders: senders.iter().copied().map(address).collect(), forwarders: BTreeSet::new() };
+        let chain = ToldChain { senders: senders.iter().copied().map(address).collect(), forwarders: BTreeSet::new() };
         Told {
             identity: address(identity),
             chains: BTreeMap::from([(1, chain)]),

@@ -301,3 +301,44 @@ async fn vanished_submitter_takes_nothing_back() {
     ledger.allow(2);
     duplicate(group.submit(accept(new(1))).await.unwrap().get());
 }
+
+#[tokio::test]
+async fn callers_are_refused_until_a_look_succeeds() {
+    let ledger = Staged::new().await;
+    let (group, _task) = GroupCommit::spawn(ledger.clone(), GroupCommitConfig::default());
+    // A write fails; then the first look does, and the second succeeds.
+    ledger.then([Some(storage()), Some(storage()), None]);
+    ledger.allow(1);
+    assert!(matches!(group.try_submit(accept(new(1))).await, Err(LedgerError::Storage(_))));
+    assert!(group.fault().is_some());
+    // Nothing reaches the storage from outside meanwhile.
+    let before = ledger.sizes().len();
+    assert!(matches!(group.try_submit(accept(new(1))).await, Err(LedgerError::Storage(_))));
+    assert!(ledger.sizes().len() <= before + 1, "only the look");
+    begun(&ledger, 2).await;
+    ledger.allow(1);
+    begun(&ledger, 3).await;
+    assert!(group.fault().is_some(), "the first look failed");
+    ledger.allow(1);
+    while group.fault().is_some() {
+        tokio::task::yield_now().await;
+    }
+    ledger.allow(1);
+    assert_eq!(accepted(group.try_submit(accept(new(1))).await.unwrap().get()).seq, 1);
+}
+
+#[tokio::test]
+async fn a_write_that_slips_through_is_no_recovery() {
+    let ledger = Staged::new().await;
+    let (group, _task) = GroupCommit::spawn(ledger.clone(), GroupCommitConfig::default());
+    ledger.then([Some(storage()), None]);
+    ledger.allow(2);
+    assert!(group.submit(accept(new(1))).await.is_err());
+    // What lanes have decided is offered again and again, and passes.
+    group.submit(accept(new(1))).await.unwrap();
+    assert!(group.fault().is_some());
+    ledger.allow(1);
+    while group.fault().is_some() {
+        tokio::task::yield_now().await;
+    }
+}

@@ -93,7 +93,8 @@ pub(super) async fn restore(args: RestoreArgs) -> Result<(), CliError> {
             let ledger = PostgresLedger::open(*postgres).await?;
             let leases = Leases::leases(&ledger).await?;
             if let Some(lease) = leases.iter().find(|lease| !lease.remaining.is_zero()) {
-                let detail = format!("instance `{}` drives chain {}: stop all first", lease.owner, lease.fence.chain_id);
+                let detail =
+                    format!("instance `{}` drives chain {}: stop all first", lease.owner, lease.fence.chain_id);
                 ledger.close().await;
                 return Err(CliError::failed(detail));
             }

@@ -91,7 +91,8 @@ async fn a_backup_is_made_while_the_relayer_writes() -> Result<()> {
     let file = fs::metadata(&out).expect("a copy");
     assert_eq!(made["bytes"], file.len());
     assert_eq!(file.permissions().mode() & 0o777, 0o600, "only for its owner");
-    let names: Vec<_> = fs::read_dir(&dir).expect("a directory").map(|entry| entry.expect("a name").file_name()).collect();
+    let names: Vec<_> =
+        fs::read_dir(&dir).expect("a directory").map(|entry| entry.expect("a name").file_name()).collect();
     assert_eq!(names, ["ledger.backup"], "nothing is left beside it");
     // What is there is not written over, unless that is asked for.
     let config = text(stage.relayer.config_path()).to_owned();

@@ -9,14 +9,23 @@ use std::{
     time::Duration,
 };
 
-use serde_json::Value;
-use slackwater_benches::{Relayer, Result, client::Submitted, count, http::{get, post_json}, wallet::{Crowd, SignedRequest}};
+use serde_json::{Value, json};
+use slackwater_benches::{
+    Relayer, Result,
+    client::Submitted,
+    count,
+    http::{get, post_json},
+    postgres::PostgresServer,
+    wallet::{Crowd, SignedRequest},
+};
 use sqlx::{Connection as _, Executor as _, SqliteConnection};
 use tempfile::TempDir;
 
 use crate::stage::{PATIENCE, Pace, Stage, submit_all, until};
 
 const USERS: usize = 20;
+/// Too small for what the relayer writes to see whether it may go on, large enough for its log.
+const NO_ROOM: u64 = 64 * 1_024;
 /// What the health's alert says.
 const ALERT: &str = "the ledger takes no writes";
 const BACK: &str = "the ledger takes writes again";
@@ -127,8 +136,7 @@ impl Stage {
 #[tokio::test]
 async fn files_that_may_not_grow() -> Result<()> {
     let stage = Stage::at(Pace::Quarter).raise().await?;
-    let log = beside(stage.relayer.database(), "-wal");
-    let strike = async |stage: &Stage| stage.relayer.limit_files(Some(size(&log))).expect("a limit");
+    let strike = async |stage: &Stage| stage.relayer.limit_files(Some(NO_ROOM)).expect("a limit");
     let mend = async |stage: &Stage| stage.relayer.limit_files(None).expect("no limit");
     stage.survives(&["io_error"], strike, mend).await
 }
@@ -139,7 +147,7 @@ async fn killed_with_files_that_may_not_grow() -> Result<()> {
     let mut crowd = Crowd::new(&stage.world, USERS);
     let mut all: Vec<SignedRequest> = (0..200).map(|i| crowd.mark_within(i % USERS, "10m")).collect();
     stage.submit(&all).await?;
-    stage.relayer.limit_files(Some(size(&beside(stage.relayer.database(), "-wal")))).expect("a limit");
+    stage.relayer.limit_files(Some(NO_ROOM)).expect("a limit");
     let late = crowd.mark_within(0, "10m");
     stage.is_away(&late, &["io_error"]).await?;
     // Blocks go by; whatever it sends meanwhile, it must know after a crash.
@@ -327,6 +335,77 @@ async fn a_damaged_database_is_refused_and_restored() -> Result<()> {
     stage.submit(&more).await?;
     stage.settle().await?;
     all.extend(more);
+    let truth = stage.check(&all).await?;
+    assert_eq!(truth.count("finalized", None), all.len());
+    stage.close().await
+}
+
+/// One instance on a server of its own.
+async fn on_postgres() -> Result<(PostgresServer, Stage)> {
+    let server = PostgresServer::start().unwrap_or_else(|missing| panic!("{missing}"));
+    let stage = Stage::at(Pace::Quarter)
+        .ledger_key("url", json!("env:RELAYER_DATABASE"))
+        .ledger_key("lease_ms", 2_000)
+        .env("RELAYER_DATABASE", server.url())
+        .raise()
+        .await?;
+    Ok((server, stage))
+}
+
+const CUT: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'slackwater'";
+
+#[tokio::test]
+async fn a_server_that_is_restarted() -> Result<()> {
+    let (server, stage) = on_postgres().await?;
+    let server = std::cell::RefCell::new(server);
+    // Like a power cut: what was on its way to a commit is in doubt.
+    let strike = async |_: &Stage| server.borrow_mut().crash().expect("stops");
+    let mend = async |_: &Stage| server.borrow_mut().launch().expect("starts");
+    stage.survives(&["unreachable", "in_doubt"], strike, mend).await
+}
+
+/// Reads are answered all the while, so they say nothing about the storage.
+#[tokio::test]
+async fn a_server_that_takes_no_writes() -> Result<()> {
+    let (server, stage) = on_postgres().await?;
+    let set = |value: &str| {
+        server.sql(&format!("ALTER ROLE slackwater SET default_transaction_read_only = {value}")).expect("a setting");
+        server.client("psql", &["-qAtX", "-c", CUT]).expect("cuts");
+    };
+    let strike = async |_: &Stage| set("on");
+    // A session of ours may only read, too.
+    let mend = async |_: &Stage| {
+        let back =
+            "SET default_transaction_read_only = off; ALTER ROLE slackwater SET default_transaction_read_only = off";
+        server.sql(back).expect("a setting");
+        server.client("psql", &["-qAtX", "-c", CUT]).expect("cuts");
+    };
+    // The cut itself may be what is seen first.
+    stage.survives(&["read_only", "unreachable", "in_doubt", "other"], strike, mend).await
+}
+
+#[tokio::test]
+async fn connections_are_cut_in_the_middle_of_commits() -> Result<()> {
+    let (server, stage) = on_postgres().await?;
+    let mut crowd = Crowd::new(&stage.world, USERS);
+    let all: Vec<SignedRequest> = (0..600).map(|i| crowd.mark_within(i % USERS, "10m")).collect();
+    let (client, load) = (stage.client().clone().with_timeout(Duration::from_secs(30)), all.clone());
+    let callers = tokio::spawn(async move {
+        for chunk in load.chunks(10) {
+            submit_all(&client, chunk).await?;
+        }
+        Ok::<(), slackwater_benches::BenchError>(())
+    });
+    let mut cuts = 0;
+    while !callers.is_finished() {
+        let cut = server.sql(CUT).expect("cuts");
+        cuts += cut.trim().parse::<u32>().unwrap_or(0);
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    callers.await.expect("no panic")?;
+    println!("{cuts} connections cut");
+    assert!(cuts > 0);
+    stage.settle().await?;
     let truth = stage.check(&all).await?;
     assert_eq!(truth.count("finalized", None), all.len());
     stage.close().await
