@@ -110,6 +110,7 @@ impl GroupCommit {
             closing: false,
             probe_pause: PROBE_PAUSE,
             probe_at: None,
+            probes: 0,
             _ended: ended.drop_guard(),
         };
         metrics::gauge!("slackwater_ledger_available").set(1.0);
@@ -280,6 +281,8 @@ struct WritingTask {
     probe_pause: Duration,
     /// When to look, while the storage is away.
     probe_at: Option<Instant>,
+    /// Looks so far.
+    probes: u64,
     _ended: DropGuard,
 }
 
@@ -367,7 +370,13 @@ impl WritingTask {
     /// Writes something small: callers are refused at the door, so perhaps nobody else does. Fails only if the commit is in
     /// doubt.
     async fn probe(&mut self) -> Result<(), LedgerError> {
-        let write = Write::Meta { key: PROBE_KEY.to_owned(), value: ".".repeat(PROBE_BYTES) };
+        // Never the same: SQLite leaves pages alone whose content would not change.
+        self.probes += 1;
+        let newest = self.ledger.meta(PROBE_KEY).await.ok().flatten().unwrap_or_default();
+        let known = newest.get(..16).and_then(|text| u64::from_str_radix(text, 16).ok()).unwrap_or_default();
+        self.probes = self.probes.max(known.wrapping_add(1));
+        let value = format!("{:016x}", self.probes).repeat(PROBE_BYTES / 16);
+        let write = Write::Meta { key: PROBE_KEY.to_owned(), value };
         let result = self.commit(vec![write]).await;
         self.probe_at = None;
         self.probe_pause = match &result {

@@ -493,7 +493,7 @@ impl Relay {
             self.inner.admission.chains.values().flat_map(|chain| chain.view().lanes).collect();
         if self.storage_fault().is_some() {
             for lane in &mut lanes {
-                lane.paused.get_or_insert_with(|| "storage".to_owned());
+                lane.paused = Some("storage".to_owned());
             }
         }
         lanes

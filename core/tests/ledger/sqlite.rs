@@ -76,7 +76,7 @@ async fn unusable_path_is_an_error() {
     let nowhere = SqliteConfig::new(store.0.path().join("missing/ledger.db"));
     assert!(matches!(SqliteLedger::open(nowhere).await, Err(LedgerError::Storage(_))));
     std::fs::write(store.config().path, b"this is not a database, however long one looks at it").unwrap();
-    assert!(matches!(SqliteLedger::open(store.config()).await, Err(LedgerError::Storage(_))));
+    assert!(matches!(SqliteLedger::open(store.config()).await, Err(LedgerError::Corrupt { .. })));
 }
 
 #[tokio::test]

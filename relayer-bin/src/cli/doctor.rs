@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde_json::json;
 use slackwater::{
     chain::{ChainFamily, ChainSpec, FeeHeader, LineaPricing, NextBaseFee, OpBaseFeeParams},
-    ledger::{Leases, Ledger, PostgresConfig, PostgresLedger},
-    relay::{ChainSetup, RpcEndpoint, RpcPool, SubscriptionError},
+    ledger::{Leases, Ledger, PostgresConfig, PostgresLedger, SqliteConfig, SqliteLedger},
+    relay::{ChainSetup, IdentityKey, LocalSigner, RpcEndpoint, RpcPool, SubscriptionError, Told, compare_members},
 };
 use slackwater_contracts::{forwarder, multicall3};
 
@@ -111,8 +111,16 @@ pub(super) async fn run(args: DoctorArgs) -> Result<(), CliError> {
         }
         Ok(resolved) => {
             report.ok("secrets", "all there");
-            if let Some(postgres) = &resolved.postgres {
-                check_database(&mut report, postgres).await;
+            match &resolved.postgres {
+                Some(postgres) => {
+                    let instance = config.shared.as_ref().map_or("", |shared| shared.cluster.instance.as_str());
+                    // Without a key of its own, the first lane's.
+                    let first = resolved.chains.iter().flat_map(|chain| &chain.signers).next();
+                    let identity = resolved.identity.as_ref().map(IdentityKey::address);
+                    let identity = identity.or_else(|| first.map(LocalSigner::address)).unwrap_or_default();
+                    check_database(&mut report, postgres, instance, &Told::new(identity, &resolved.chains)).await;
+                }
+                None => check_file(&mut report, &config.sqlite).await,
             }
             for chain in &resolved.chains {
                 check_chain(&mut report, chain).await;
@@ -180,7 +188,7 @@ fn check_settings(report: &mut Report, config: &Config) {
 }
 
 /// The shared database: is it there, does it keep what it commits, who drives what?
-async fn check_database(report: &mut Report, config: &PostgresConfig) {
+async fn check_database(report: &mut Report, config: &PostgresConfig, instance: &str, told: &Told) {
     let subject = format!("ledger {}", config.place());
     if !config.is_private() {
         let finding =
@@ -213,7 +221,33 @@ async fn check_database(report: &mut Report, config: &PostgresConfig) {
         }
         Err(error) => report.add(Grade::Fail, &subject, error.to_string(), "check that the user may read the schema"),
     }
+    match compare_members(&ledger, instance, told).await {
+        Ok(discord) => {
+            for (key, refusal) in &discord.refusals {
+                report.add(Grade::Fail, &subject, refusal, &format!("mend `{key}`: `serve` would refuse to start"));
+            }
+            for warning in &discord.warnings {
+                report.add(Grade::Warn, &subject, warning, "give all instances the same configuration");
+            }
+            if discord.refusals.is_empty() && discord.warnings.is_empty() {
+                report.ok(&subject, "agrees with the other instances and has the keys of all open batches");
+            }
+        }
+        Err(error) => report.add(Grade::Fail, &subject, error.to_string(), "check that the user may read the schema"),
+    }
     ledger.close().await;
+}
+
+/// The ledger's file, if there is one: a relayer may run on it.
+async fn check_file(report: &mut Report, config: &SqliteConfig) {
+    let subject = format!("ledger {}", config.path.display());
+    if !config.path.exists() {
+        return report.ok(&subject, "is not there yet: the first start creates it");
+    }
+    match SqliteLedger::check_file(&config.path).await {
+        Ok(()) => report.ok(&subject, "holds together"),
+        Err(error) => report.add(Grade::Fail, &subject, error.to_string(), "see docs/storage.md"),
+    }
 }
 
 async fn check_chain(report: &mut Report, setup: &ChainSetup) {

@@ -280,3 +280,46 @@ async fn a_budget_is_shared() -> Result<()> {
     assert!(relayed.cost_wei() <= alloy_primitives::U256::from(30_000_000_000_000_000_u64));
     cluster.close().await
 }
+
+/// Another instance of the same cluster with other keys; what it says when it is started.
+fn refused(cluster: &Cluster, swap: &[(&str, usize)]) -> (Option<i32>, String) {
+    let mut command = cluster.relayers[0].command(&["serve", "--config"]);
+    command.arg(cluster.relayers[0].config_path());
+    command.args(["--set", "ledger.instance=stranger", "--listen", "127.0.0.1:0"]);
+    for (name, account) in swap {
+        command.env(name, cluster.world.relayers[*account].secret_hex());
+    }
+    let output = command.output().expect("slackwater runs");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_does_not_fit_is_refused() -> Result<()> {
+    let cluster = Cluster::of(1).await?;
+    cluster.wait_owner().await?;
+    // Another first signer is another identity, where no key is named for it.
+    let swapped = [(format!("{KEY_VAR}0"), 1), (format!("{KEY_VAR}1"), 0)];
+    let swapped: Vec<(&str, usize)> = swapped.iter().map(|(name, account)| (name.as_str(), *account)).collect();
+    let (code, told) = tokio::task::block_in_place(|| refused(&cluster, &swapped));
+    assert_eq!(code, Some(2), "{told}");
+    assert!(told.contains("identity.key") && told.contains("`relayer-0`"), "{told}");
+    // Open batches of a sender whose key it lacks.
+    let stranger = Address::repeat_byte(0x77);
+    let open = format!(
+        "INSERT INTO slackwater.batches (seq, chain_id, sender, nonce, state, recipient, value_wei, gas_limit, deadline_ms, \
+         ceiling_wei_per_gas, trigger, created_at_ms) VALUES (999999, 31337, decode('{}', 'hex'), 0, 0, \
+         decode(repeat('00', 20), 'hex'), '0', 1, 1, '1', 'deadline', 1)",
+        alloy_primitives::hex::encode(stranger)
+    );
+    cluster.server.sql(&open).expect("a batch");
+    let (code, told) = tokio::task::block_in_place(|| refused(&cluster, &[]));
+    assert_eq!(code, Some(2), "{told}");
+    assert!(told.contains("chain.signers") && told.contains(&stranger.to_string()), "{told}");
+    let mut doctor = cluster.relayers[0].command(&["doctor", "--config"]);
+    doctor.arg(cluster.relayers[0].config_path());
+    let doctor = tokio::task::spawn_blocking(move || doctor.output()).await.expect("no panic").expect("runs");
+    let told = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(!doctor.status.success() && told.contains(&stranger.to_string()), "{told}");
+    cluster.server.sql("DELETE FROM slackwater.batches WHERE seq = 999999").expect("deletes");
+    cluster.close().await
+}

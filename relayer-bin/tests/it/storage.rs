@@ -65,7 +65,7 @@ impl Stage {
         let (status, probe) = until("the probe to say why", PATIENCE, probe).await?;
         assert_eq!((status, probe["status"].as_str()), (503, Some("not_ready")));
         assert_eq!(self.metric("slackwater_ledger_available", &[]).await?, 0.0);
-        assert!(self.metric("slackwater_ledger_faults_total", &kinds[..1]).await? >= 1.0);
+        assert!(self.metric("slackwater_ledger_faults_total", &[]).await? >= 1.0);
         assert_eq!(self.lane_state(0).await?["paused"], "storage");
         // Once ready again, it takes this very request; until then not.
         assert!(matches!(client.submit(&request.body).await?, Submitted::Refused(_)));
@@ -375,9 +375,9 @@ async fn a_server_that_takes_no_writes() -> Result<()> {
     let strike = async |_: &Stage| set("on");
     // A session of ours may only read, too.
     let mend = async |_: &Stage| {
-        let back =
-            "SET default_transaction_read_only = off; ALTER ROLE slackwater SET default_transaction_read_only = off";
-        server.sql(back).expect("a setting");
+        let own = "SET default_transaction_read_only = off";
+        let all = "ALTER ROLE slackwater SET default_transaction_read_only = off";
+        server.client("psql", &["-qAtX", "-v", "ON_ERROR_STOP=1", "-c", own, "-c", all]).expect("a setting");
         server.client("psql", &["-qAtX", "-c", CUT]).expect("cuts");
     };
     // The cut itself may be what is seen first.
@@ -400,7 +400,7 @@ async fn connections_are_cut_in_the_middle_of_commits() -> Result<()> {
     while !callers.is_finished() {
         let cut = server.sql(CUT).expect("cuts");
         cuts += cut.trim().parse::<u32>().unwrap_or(0);
-        tokio::time::sleep(Duration::from_millis(60)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
     callers.await.expect("no panic")?;
     println!("{cuts} connections cut");
