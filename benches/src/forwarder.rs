@@ -37,7 +37,7 @@ impl Forwarder {
     /// If `upstream` is not on this machine, or no port is free.
     pub async fn spawn(upstream: SocketAddr) -> Result<Self> {
         if !upstream.ip().is_loopback() {
-            return Err(BenchError::unexpected(&upstream.to_string(), "not a loopback address"));
+            return Err(BenchError::unexpected(upstream.to_string(), "not a loopback address"));
         }
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(BenchError::io("forwarder"))?;
         let address = listener.local_addr().map_err(BenchError::io("forwarder"))?;
