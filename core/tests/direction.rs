@@ -150,6 +150,7 @@ fn pure_rooms_touch_no_world() {
     let worldly = [
         "tokio",
         "reqwest",
+        "tungstenite",
         "sqlx",
         "moka",
         "governor",
@@ -188,7 +189,9 @@ fn the_pure_crate_needs_no_runtime() {
     let tree = String::from_utf8(output.stdout).unwrap();
     let names: BTreeSet<&str> = tree.lines().filter_map(|line| line.split_whitespace().next()).collect();
     assert!(names.contains("slackwater") && names.contains("alloy-primitives"), "{tree}");
-    for banned in ["tokio", "reqwest", "moka", "governor", "sqlx", "mio", "hyper", "rusqlite", "libsqlite3-sys"] {
+    let banned =
+        ["tokio", "reqwest", "moka", "governor", "sqlx", "mio", "hyper", "tungstenite", "rusqlite", "libsqlite3-sys"];
+    for banned in banned {
         assert!(!names.contains(banned), "`{banned}` is a dependency of the pure crate");
     }
 }

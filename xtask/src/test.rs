@@ -25,7 +25,7 @@ pub(crate) struct Args {
 }
 
 /// Crates that the pure rooms must never pull in.
-const RUNTIME_CRATES: [&str; 6] = ["tokio", "reqwest", "moka", "governor", "sqlx", "mio"];
+const RUNTIME_CRATES: [&str; 7] = ["tokio", "reqwest", "tungstenite", "moka", "governor", "sqlx", "mio"];
 
 /// Runs `cargo xtask test`.
 pub(crate) fn run_all(args: Args) -> Result<()> {

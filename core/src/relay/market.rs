@@ -37,7 +37,9 @@ impl Histories {
         let params = json!([format!("{blocks:#x}"), "latest", REWARD_PERCENTILES]);
         let ask = async || {
             let answers: Vec<_> = pool.call_all_timed::<FeeHistory>("eth_feeHistory", params.clone()).await;
-            let is_away = |error: &RpcError| error.class == RpcErrorClass::NodeUnavailable;
+            // Whoever is away, or has no quota left, would not answer for fewer blocks either.
+            let is_away =
+                |error: &RpcError| matches!(error.class, RpcErrorClass::NodeUnavailable | RpcErrorClass::RateLimited);
             let is_refused = answers.iter().all(|(answer, _)| answer.is_err())
                 && answers.iter().any(|(answer, _)| answer.as_ref().is_err_and(|error| !is_away(error)));
             let answers =

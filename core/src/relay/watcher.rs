@@ -151,7 +151,8 @@ impl Watcher {
         let newest = self.seen.keys().next_back();
         Looks {
             last,
-            has_failed,
+            // After an outage the first look is repeated.
+            has_failed: has_failed || self.head.is_none(),
             is_woken: feed.told() != told && feed.told().map(|(_, hash)| hash) != self.head,
             is_behind: feed.highest().as_ref() > newest,
             heard: feed.heard(),

@@ -8,6 +8,7 @@ mod raw;
 mod reference;
 mod schema;
 mod secret;
+mod url;
 mod validate;
 
 use std::{
@@ -31,11 +32,12 @@ use slackwater::{
 pub use layers::Origin;
 pub use raw::{
     RawBudget, RawChain, RawConfig, RawForwarder, RawIdentity, RawKind, RawLedger, RawLog, RawLogFormat, RawMetrics,
-    RawRequest, RawRpc, RawServer, RawTenant, UrlText,
+    RawRequest, RawRpc, RawServer, RawTenant,
 };
 pub use reference::{example, reference};
 pub use schema::json_schema;
 pub use secret::{Secret, SecretError, SecretRef, SecretText};
+pub use url::UrlText;
 
 use crate::http::{
     HttpLimits,

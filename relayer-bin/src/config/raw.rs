@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::secret::SecretText;
+use super::{secret::SecretText, url::UrlText};
 use crate::scalar::Uint;
 
 /// Configuration of the Slackwater relayer.
@@ -499,51 +499,6 @@ pub struct RawRpc {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "0"))]
     pub rate_limit_per_s: Option<u32>,
-}
-
-/// A URL whose path or user part may hold an access key: only scheme and host are shown.
-#[derive(Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(transparent)]
-pub struct UrlText(pub String);
-
-impl UrlText {
-    /// The part that may be shown.
-    pub fn shown(&self) -> String {
-        if self.0.starts_with("env:") || self.0.starts_with("file:") {
-            return self.0.clone();
-        }
-        let Some((scheme, rest)) = self.0.split_once("://") else { return "(hidden)".to_owned() };
-        let host_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-        let host = rest[..host_end].rsplit('@').next().unwrap_or_default();
-        let has_more = rest.len() > host_end + 1 || host.len() != host_end;
-        format!("{scheme}://{host}{}", if has_more { "/…" } else { "" })
-    }
-}
-
-impl std::fmt::Debug for UrlText {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.shown())
-    }
-}
-
-impl Serialize for UrlText {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.shown())
-    }
-}
-
-impl JsonSchema for UrlText {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Url".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "format": "secret-url" })
-    }
 }
 
 /// A forwarder to serve.

@@ -177,6 +177,12 @@ async fn heads_are_told_and_pings_answered() {
     running.until("a head", |feed| feed.told() == Some((7, hash(7)))).await;
     server.make(Does::Head(8, hash(8)));
     running.until("the next head", |feed| feed.told() == Some((8, hash(8))) && feed.highest() == Some(8)).await;
+    // The same again is nothing new, and no sign of life.
+    let heard = running.pool.feed().borrow().heard();
+    server.make(Does::Head(8, hash(8)));
+    server.make(Does::Ping);
+    running.until("another pong", |_| server.seen.pongs.load(Ordering::Relaxed) == 2).await;
+    assert_eq!(running.pool.feed().borrow().heard(), heard);
     assert_eq!(server.connections(), 1);
     assert_eq!(*server.seen.methods.lock().unwrap(), ["eth_chainId", "eth_subscribe"]);
 }

@@ -1,8 +1,8 @@
 //! A node's WebSocket, at which it tells new heads (`eth_subscribe`, `newHeads`).
 //!
 //! What it tells is a hint when to look and nothing else: the watcher then reads from all nodes as ever, and a majority
-//! decides. So the worst that a lying or broken subscription can do is to make us look for nothing, or not sooner than we
-//! would have without it.
+//! decides. So the worst that a lying or broken subscription can do is to make us look for nothing, or to put a look off until
+//! `subscribed_poll_interval_ms`.
 
 use std::{
     convert::Infallible,
@@ -325,11 +325,16 @@ impl HeadSubscription {
         self.show(true);
         tracing::info!(chain_id = self.chain_id, endpoint = self.name(), "subscribed to heads");
         let mut heard = Instant::now();
+        let mut last = None;
         loop {
             let Ok(message) = tokio::time::timeout_at(heard + self.longest_silence, next(&mut socket)).await else {
                 return Err(SubscriptionError::Silent(crate::time::millis(self.longest_silence)));
             };
             let Some((number, hash)) = head_in(&message?, &id)? else { continue };
+            // Who repeats itself says nothing.
+            if last.replace((number, hash)) == Some((number, hash)) {
+                continue;
+            }
             heard = Instant::now();
             *heads += 1;
             metrics::counter!("slackwater_heads_told_total", "chain_id" => self.chain_id.to_string(), "endpoint" => self.name().to_owned())

@@ -67,7 +67,7 @@ impl Script {
         self.queued.lock().unwrap().push_back((after_ms, does));
     }
 
-    fn from_now_on(&self, after_ms: u64, does: Does) {
+    fn hereafter(&self, after_ms: u64, does: Does) {
         *self.usual.lock().unwrap() = (after_ms, does);
     }
 
@@ -238,7 +238,7 @@ async fn everybody_hangs_until_the_timeout() {
     let nodes = [10, 20, 30].map(|ms| Script::usually(ms, Does::Answer(ms)));
     let pool = pool_of(&nodes);
     acquaint(&pool).await;
-    nodes.iter().for_each(|node| node.from_now_on(0, Does::Never));
+    nodes.iter().for_each(|node| node.hereafter(0, Does::Never));
     assert_eq!(read(&pool).await, (Err(RpcErrorClass::Timeout), 10_000 + 50 + 50));
     assert!(pool.status().iter().all(|node| node.failures == 1), "a timeout is a failure");
 }
@@ -276,7 +276,7 @@ async fn a_hundred_reads_at_once_at_a_node_that_hangs_do_not_double_the_load() {
     let (first, second) = (Script::usually(10, Does::Answer(1)), Script::usually(20, Does::Answer(2)));
     let pool = hedged(endpoints(&[&first, &second]), 10);
     acquaint(&pool).await;
-    first.from_now_on(0, Does::Never);
+    first.hereafter(0, Does::Never);
     let reads = futures_util::future::join_all((0..100).map(|_| read(&pool))).await;
     assert!(reads.iter().all(|(answer, _)| *answer == Ok(2)));
     let quick = reads.iter().filter(|(_, took)| *took < 1_000).count();
@@ -310,7 +310,7 @@ async fn a_node_without_a_turn_is_not_hedged_to() {
     assert_eq!(nodes[1].asked(), asked);
     // A turn that is there is taken, and only one.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    nodes[0].from_now_on(10, Does::Answer(10));
+    nodes[0].hereafter(10, Does::Answer(10));
     acquaint_first(&pool, &nodes[0]).await;
     nodes[0].then(0, Does::Never);
     assert_eq!(read(&pool).await, (Ok(20), 50 + 20));
