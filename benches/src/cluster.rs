@@ -12,7 +12,7 @@ use crate::{
     client::RelayerClient,
     error::{BenchError, Result},
     postgres::PostgresServer,
-    proxy::Proxy,
+    proxy::{Proxy, Storm},
     relayer::Relayer,
     wait::until,
     world::World,
@@ -77,6 +77,8 @@ impl ClusterBuilder {
         let server = PostgresServer::start().map_err(database)?;
         let anvil = Anvil::builder().arg("--block-time").arg("0.25").spawn().await?;
         let world = World::deploy(anvil.node(), self.lanes).await?;
+        // A stale answer must not be from before the contracts: a relayer does not start without them.
+        anvil.node().mine(Storm::STALE_BLOCKS + 1).await?;
         let born = anvil.node().block_number().await?;
         let (mut relayers, mut proxies) = (Vec::new(), Vec::new());
         for index in 0..self.instances {

@@ -136,9 +136,13 @@ pub struct Storm {
 }
 
 impl Storm {
-    /// A storm over this share of all calls, basis points, with delays of up to 400 ms and answers up to 2 blocks old.
+    /// Most blocks that a stale answer is behind in [`Self::of`]. What must be there in any case must be older.
+    pub const STALE_BLOCKS: u64 = 2;
+
+    /// A storm over this share of all calls, basis points, with delays of up to 400 ms and answers up to
+    /// [`Self::STALE_BLOCKS`] old.
     pub const fn of(chance_bps: u32) -> Self {
-        Self { chance_bps, max_delay: Duration::from_millis(400), max_stale_blocks: 2 }
+        Self { chance_bps, max_delay: Duration::from_millis(400), max_stale_blocks: Self::STALE_BLOCKS }
     }
 
     /// What strikes this call, if anything does.

@@ -91,6 +91,8 @@ pub async fn kills(plan: &Plan, progress: &mut dyn FnMut(String)) -> Result<Repo
     let mut rng = Rng::new(plan.seed);
     let anvil = Anvil::builder().arg("--block-time").arg("0.25").spawn().await?;
     let world = World::deploy(anvil.node(), plan.lanes).await?;
+    // A stale answer must not be from before the contracts: a relayer does not start without them.
+    anvil.node().mine(Storm::STALE_BLOCKS + 1).await?;
     let born = anvil.node().block_number().await?;
     let proxy = Proxy::spawn(anvil.url(), rng.next_u64()).await?;
     let mut builder = Relayer::builder(&world)

@@ -155,7 +155,7 @@ pub struct RawLedger {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 100, max = 1_000_000))]
     pub checkpoint_pages: Option<u32>,
-    /// Read the whole file at start, and refuse to start on one that does not hold together. Takes about a second per GB.
+    /// Read the whole file at start, and refuse to start on one that does not hold together. The time grows with its size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub check_at_start: Option<bool>,
     /// Most writes that wait; beyond, callers wait or get `storage_unavailable`.

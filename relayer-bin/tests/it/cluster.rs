@@ -16,6 +16,7 @@ use slackwater_benches::{
     count::{self, Relayed},
     http::get,
     proxy::{Arrival, Fault, Rule},
+    relayer::KEY_VAR,
     rng::Rng,
     wallet::{Crowd, SignedRequest},
 };
@@ -295,7 +296,7 @@ fn refused(cluster: &Cluster, swap: &[(&str, usize)]) -> (Option<i32>, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_does_not_fit_is_refused() -> Result<()> {
-    let cluster = Cluster::of(1).await?;
+    let cluster = cluster(1).raise().await?;
     cluster.wait_owner().await?;
     // Another first signer is another identity, where no key is named for it.
     let swapped = [(format!("{KEY_VAR}0"), 1), (format!("{KEY_VAR}1"), 0)];

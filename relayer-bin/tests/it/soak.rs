@@ -35,9 +35,11 @@ async fn killed_under_load_behind_a_bad_node() -> Result<()> {
 
 #[tokio::test]
 async fn one_of_three_instances_killed_under_load() -> Result<()> {
-    let report = soak::takeovers(&Plan { rate_per_s: 100, ..plan(2) }, &mut print).await?;
+    let plan = Plan { rate_per_s: 100, ..plan(2) };
+    let report = soak::takeovers(&plan, &mut print).await?;
     println!("{report}");
     assert!(report.is_good(), "see the report");
     assert!(!report.takeovers().is_empty(), "the owner was never killed");
+    assert!(report.takeovers().max() <= plan.lease * 2, "took over after {:?}", report.takeovers().max());
     Ok(())
 }

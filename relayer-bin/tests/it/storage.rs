@@ -83,8 +83,8 @@ impl Stage {
     async fn survives(
         mut self,
         kinds: &[&str],
-        mut strike: impl AsyncFnMut(&Stage),
-        mut mend: impl AsyncFnMut(&Stage),
+        mut strike: impl AsyncFnMut(&Self),
+        mut mend: impl AsyncFnMut(&Self),
     ) -> Result<()> {
         let mut crowd = Crowd::new(&self.world, USERS);
         let mut all: Vec<SignedRequest> = (0..200).map(|i| crowd.mark_within(i % USERS, "10m")).collect();
@@ -231,7 +231,9 @@ async fn another_program_holds_the_lock() -> Result<()> {
         other.execute("PRAGMA busy_timeout = 60000").await.expect("a setting");
         other.execute("BEGIN IMMEDIATE").await.expect("the lock");
     };
-    let mend = async |_: &Stage| drop(other.lock().await.execute("ROLLBACK").await.expect("no lock"));
+    let mend = async |_: &Stage| {
+        other.lock().await.execute("ROLLBACK").await.expect("no lock");
+    };
     stage.survives(&["busy"], strike, mend).await
 }
 
