@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    env, fs, io,
     path::Path,
     process::{Command, Stdio},
     sync::{
@@ -110,22 +110,23 @@ async fn pass(
     trick: Trick,
     rng: &Mutex<Rng>,
     lost: &AtomicUsize,
-) -> std::result::Result<Response<Full<Bytes>>, Box<dyn std::error::Error + Send + Sync>> {
+) -> io::Result<Response<Full<Bytes>>> {
     let dice = rng.lock().map(|mut rng| rng.below(10)).unwrap_or(9);
     let (parts, body) = request.into_parts();
-    let body = body.collect().await?.to_bytes();
+    let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     if trick == Trick::Lose && dice < 3 {
         lost.fetch_add(1, Ordering::Relaxed);
-        return Err("lost before the relayer".into());
+        return Err(io::Error::other("lost before the relayer"));
     }
-    let mut onward = Request::builder().method(parts.method).uri(parts.uri).body(Full::new(body))?;
+    let mut onward =
+        Request::builder().method(parts.method).uri(parts.uri).body(Full::new(body)).map_err(io::Error::other)?;
     if let Some(kind) = parts.headers.get("content-type") {
         onward.headers_mut().insert("content-type", kind.clone());
     }
-    let answer = upstream.send(onward).await?;
+    let answer = upstream.send(onward).await.map_err(io::Error::other)?;
     if trick == Trick::Lose && dice < 6 {
         lost.fetch_add(1, Ordering::Relaxed);
-        return Err("lost after the relayer".into());
+        return Err(io::Error::other("lost after the relayer"));
     }
     let body = match serde_json::from_slice::<Value>(&answer.body) {
         Ok(mut body) => {
@@ -134,7 +135,7 @@ async fn pass(
         }
         Err(_) => answer.body,
     };
-    Ok(Response::builder().status(answer.status).body(Full::new(body))?)
+    Response::builder().status(answer.status).body(Full::new(body)).map_err(io::Error::other)
 }
 
 fn lie(body: &mut Value, trick: Trick) {
