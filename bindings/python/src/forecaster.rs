@@ -52,8 +52,31 @@ impl From<&HorizonForecast> for HorizonOut {
     }
 }
 
+/// How full blocks were: gas used and limit, or shares.
+#[derive(FromPyObject)]
+enum Usage {
+    Gas(Vec<(Uint<u64>, Uint<u64>)>),
+    Ratios(Vec<f64>),
+}
+
+impl Usage {
+    const fn len(&self) -> usize {
+        match self {
+            Self::Gas(blocks) => blocks.len(),
+            Self::Ratios(blocks) => blocks.len(),
+        }
+    }
+
+    fn of(&self, index: usize) -> Utilisation {
+        match self {
+            Self::Gas(blocks) => Utilisation::Gas { used: blocks[index].0.0, limit: blocks[index].1.0 },
+            Self::Ratios(blocks) => Utilisation::Ratio(blocks[index]),
+        }
+    }
+}
+
 /// Forecasts the base fee of one chain from its blocks.
-#[pyclass(module = "slackwater")]
+#[pyclass(subclass, module = "slackwater")]
 #[derive(Debug)]
 pub(crate) struct Forecaster(forecast::Forecaster);
 
@@ -92,14 +115,14 @@ impl Forecaster {
         py: Python<'_>,
         first_number: Uint<u64>,
         base_fees: Vec<Uint<u128>>,
-        gas: Option<Vec<(Uint<u64>, Uint<u64>)>>,
+        usage: Option<Usage>,
         timestamps: Option<Vec<Uint<u64>>>,
     ) -> PyResult<()> {
         // As `eth_feeHistory` has it, there may be one fee more than blocks: that of the next one.
-        let blocks = gas.as_ref().map_or(base_fees.len(), Vec::len);
+        let blocks = usage.as_ref().map_or(base_fees.len(), Usage::len);
         let is_next_known = base_fees.len() == blocks + 1;
         if base_fees.len() != blocks && !is_next_known {
-            return Err(argument(format_args!("{} base fees and {blocks} blocks' gas", base_fees.len())));
+            return Err(argument(format_args!("{} base fees, and gas of {blocks} blocks", base_fees.len())));
         }
         if timestamps.as_ref().is_some_and(|timestamps| timestamps.len() != blocks) {
             return Err(argument("as many timestamps as blocks are needed"));
@@ -111,9 +134,7 @@ impl Forecaster {
                     number,
                     timestamp: timestamps.as_ref().map(|timestamps| BlockTimestamp(timestamps[index].0)),
                     base_fee: base_fees[index].0,
-                    utilisation: gas
-                        .as_ref()
-                        .map(|gas| Utilisation::Gas { used: gas[index].0.0, limit: gas[index].1.0 }),
+                    utilisation: usage.as_ref().map(|usage| usage.of(index)),
                     tips: Tips::default(),
                     next_base_fee: base_fees.get(index + 1).map(|fee| fee.0),
                 });
