@@ -93,7 +93,7 @@ class Transport:
         method, path, _, body = call
         try:
             connection.request(
-                method, self._base + path + self._query, None if body is None else body.encode(), self._headers(call)
+                method, (self._base + path or "/") + self._query, None if body is None else body.encode(), self._headers(call)
             )
             response = connection.getresponse()
             data = response.read(MAX_ANSWER_BYTES + 1)
@@ -118,7 +118,7 @@ class Transport:
             return ("unreachable", describe(error)), None
         on_connection(connection)
         try:
-            connection.request(call[0], self._base + call[1] + self._query, None, self._headers(call))
+            connection.request(call[0], (self._base + call[1] or "/") + self._query, None, self._headers(call))
             response = connection.getresponse()
             retry_after = response.getheader("retry-after")
             if response.status == 200:
