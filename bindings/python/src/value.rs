@@ -31,8 +31,7 @@ impl<'py, T: TryFrom<U256>> FromPyObject<'_, 'py> for Uint<T> {
             .call_method0("__index__")
             .map_err(|_| argument(format_args!("a whole number is needed, not {}", kind())))?;
         let out_of_range = || argument("a number is negative or too large");
-        let bytes: Vec<u8> =
-            number.call_method1("to_bytes", (32, "big")).map_err(|_| out_of_range())?.extract()?;
+        let bytes: Vec<u8> = number.call_method1("to_bytes", (32, "big")).map_err(|_| out_of_range())?.extract()?;
         T::try_from(U256::from_be_slice(&bytes)).map(Self).map_err(|_| out_of_range())
     }
 }

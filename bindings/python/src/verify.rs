@@ -57,7 +57,6 @@ pub(crate) fn merkle_leaf(content: &[u8]) -> PyResult<[u8; 32]> {
 /// Whether `siblings` show that `content` is under `root`.
 #[pyfunction]
 pub(crate) fn verify_merkle_proof(content: &[u8], siblings: Vec<Vec<u8>>, root: &[u8]) -> PyResult<bool> {
-    let siblings: Vec<B256> =
-        siblings.iter().map(|sibling| hash("sibling", sibling)).collect::<PyResult<_>>()?;
+    let siblings: Vec<B256> = siblings.iter().map(|sibling| hash("sibling", sibling)).collect::<PyResult<_>>()?;
     Ok(provenance::verify(hash("content", content)?, &siblings, hash("root", root)?))
 }

@@ -68,7 +68,7 @@ class Client:
             storage = FileStorage(outbox, fsync=fsync)
         else:
             storage = outbox
-        limits = {"max_entries": max_entries, "max_batch_items": max_batch_items, "linger": linger}
+        limits: dict[str, Any] = {"max_entries": max_entries, "max_batch_items": max_batch_items, "linger": linger}
         self._sender = Sender(self._transport, storage, relayer=relayer, on_outcome=on_outcome, **limits)
         self._watcher = Watcher(self._transport, poll)
 

@@ -294,8 +294,11 @@ class Verdict:
 @functools.lru_cache(maxsize=None)
 def _fields(kind: type[Any]) -> tuple[tuple[str, str, Any], ...]:
     hints = typing.get_type_hints(kind)
-    camel = lambda name: re.sub(r"_([a-z0-9])", lambda found: found[1].upper(), name.rstrip("_"))  # noqa: E731
-    return tuple((item.name, camel(item.name), hints[item.name]) for item in dataclasses.fields(kind))
+    return tuple((item.name, _camel(item.name), hints[item.name]) for item in dataclasses.fields(kind))
+
+
+def _camel(name: str) -> str:
+    return re.sub(r"_([a-z0-9])", lambda found: found[1].upper(), name.rstrip("_"))
 
 
 def _value(hint: Any, value: Any) -> Any:
@@ -307,10 +310,11 @@ def _value(hint: Any, value: Any) -> Any:
     # Whole numbers above 2^53 are decimal digits in JSON.
     if hint is int:
         return int(value)
-    return read(hint, value) if dataclasses.is_dataclass(hint) else value
+    return read(hint, value) if isinstance(hint, type) and dataclasses.is_dataclass(hint) else value
 
 
 def read(kind: type[_T], value: Mapping[str, Any]) -> _T:
     """Makes a dataclass of a JSON object that the native module has checked."""
-    known = {name: _value(hint, value[key]) for name, key, hint in _fields(kind) if key in value}
+    fields: tuple[tuple[str, str, Any], ...] = _fields(kind)  # type: ignore[arg-type]
+    known = {name: _value(hint, value[key]) for name, key, hint in fields if key in value}
     return kind(**known)
