@@ -7,6 +7,7 @@ mod fuzz;
 #[path = "../../benches/src/postgres.rs"]
 #[allow(unreachable_pub, dead_code, reason = "public in the crate that it belongs to")]
 mod postgres;
+mod python;
 mod sbom;
 mod sim;
 mod soak;

@@ -117,6 +117,8 @@ pub(crate) enum Harness {
     Libtest,
     /// nextest, once for all. It also repeats the output of test programs that failed, which must not count again.
     Nextest,
+    /// pytest, by its closing line `3 passed, 1 failed in 2.50s`.
+    Pytest,
 }
 
 /// Runs a test command, passes its output on, and adds up the results that it reports.
@@ -157,6 +159,12 @@ fn results(harness: Harness, line: &str) -> Tally {
         Harness::Libtest => line.strip_prefix("test result: "),
         Harness::Nextest if line.starts_with("Summary [") => line.split_once(" run: ").map(|(_, report)| report),
         Harness::Nextest => None,
+        // It ends like no other line, and begins with a number (or, unless `-q`, with `=====`).
+        Harness::Pytest => {
+            let line = line.trim_matches('=').trim();
+            let is_closing = line.starts_with(|c: char| c.is_ascii_digit()) && line.contains(" in ");
+            is_closing.then_some(line)
+        }
     };
     let Some(report) = report else { return Tally::default() };
     // `ok. 3 passed; 0 failed; 1 ignored; …`, or `3 passed (1 slow), 1 failed, 2 skipped`.
@@ -166,7 +174,7 @@ fn results(harness: Harness, line: &str) -> Tally {
         let Ok(count) = pair[0].parse::<u64>() else { continue };
         match pair[1] {
             "passed" => tally.passed += count,
-            "failed" | "timed" | "exec" => tally.failed += count,
+            "failed" | "timed" | "exec" | "error" | "errors" => tally.failed += count,
             "ignored" | "skipped" => tally.skipped += count,
             _ => {}
         }
@@ -220,5 +228,14 @@ mod tests {
             0,
         );
         check(Harness::Nextest, "test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured", 0, 0, 0);
+    }
+
+    #[test]
+    fn pytest_is_understood() {
+        check(Harness::Pytest, "12 passed in 3.45s", 12, 0, 0);
+        check(Harness::Pytest, "1 failed, 2 passed, 3 skipped, 1 error in 61.20s (0:01:01)", 2, 2, 3);
+        check(Harness::Pytest, "===== 2 passed, 1 warning in 0.10s =====", 2, 0, 0);
+        check(Harness::Pytest, "FAILED tests/test_x.py::test_a - assert 1 passed", 0, 0, 0);
+        check(Harness::Pytest, "2 passed", 0, 0, 0);
     }
 }

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::contracts;
 use crate::postgres::{self, PostgresServer, URL_VAR};
+use crate::python;
 use crate::sim;
 use crate::steps::{Done, Harness, Steps, run_tests, say};
 use crate::supply;
@@ -67,6 +68,7 @@ pub(crate) fn run_all(args: Args) -> Result<()> {
     steps.run("embed example", embed)?;
     steps.run("load check", load)?;
     steps.run("demonstration", demo)?;
+    steps.run("python package", python::check)?;
     steps.run("wasm32 build", wasm)?;
     steps.run("licences and sources", supply::deny)?;
     steps.run("advisories", supply::advisories)?;
@@ -212,7 +214,7 @@ fn succeeds(args: &[&str]) -> bool {
 }
 
 /// A program that the tests have built.
-fn built(name: &str) -> Result<PathBuf> {
+pub(crate) fn built(name: &str) -> Result<PathBuf> {
     let path = target_dir().join("debug").join(format!("{name}{}", env::consts::EXE_SUFFIX));
     if path.is_file() {
         return Ok(path);

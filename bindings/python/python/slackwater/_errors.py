@@ -1,0 +1,111 @@
+"""Exceptions. Switch on the class or on the stable ``code``; the text is for people."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Mapping, Optional
+
+
+class SlackwaterError(Exception):
+    """Everything that this package raises."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        is_retryable: bool = False,
+        is_ambiguous: bool = False,
+        retry_after: Optional[float] = None,
+        problem: Optional[Mapping[str, Any]] = None,
+    ) -> None:
+        super().__init__(message)
+        #: Stable code, of the relayer's problems or of this package.
+        self.code = code
+        #: The same may succeed later, unchanged.
+        self.is_retryable = is_retryable
+        #: The relayer may have done it all the same.
+        self.is_ambiguous = is_ambiguous
+        #: Seconds to wait, where the relayer said so.
+        self.retry_after = retry_after
+        #: The relayer's explanation (RFC 9457).
+        self.problem = problem
+
+    def __reduce__(self) -> Any:
+        return (_restore, (type(self), self.args, self.__dict__))
+
+
+class InvalidArgument(SlackwaterError, ValueError):
+    """What the caller gave can't be used."""
+
+
+class Refused(SlackwaterError):
+    """The relayer, or something before it, refused."""
+
+
+class ConnectionFailed(SlackwaterError, ConnectionError):
+    """No answer came: ``unreachable``, ``timeout`` or ``connection_broken``."""
+
+
+class Expired(SlackwaterError):
+    """Its time was over before it was accepted. ``is_ambiguous`` if an attempt may have arrived."""
+
+
+class VerificationFailed(SlackwaterError):
+    """A promise, log or claim is not what it should be."""
+
+
+class OutboxRefused(SlackwaterError):
+    """The outbox takes nothing: it is full, closed, in use, or the request is too old or too large."""
+
+
+class NodeFailed(SlackwaterError):
+    """The user's own node did not answer the question."""
+
+
+_CLASSES: Mapping[str, type[SlackwaterError]] = {
+    "invalid_argument": InvalidArgument,
+    "invalid_header": InvalidArgument,
+    "invalid_model": InvalidArgument,
+    "invalid_signature": InvalidArgument,
+    "no_claim": InvalidArgument,
+    "unreachable": ConnectionFailed,
+    "timeout": ConnectionFailed,
+    "connection_broken": ConnectionFailed,
+    "expired": Expired,
+    "bad_promise": VerificationFailed,
+    "bad_log": VerificationFailed,
+    "contradiction": VerificationFailed,
+    "outbox_refused": OutboxRefused,
+    "outbox_closed": OutboxRefused,
+    "outbox_in_use": OutboxRefused,
+    "node_error": NodeFailed,
+}
+
+
+def _restore(kind: type[SlackwaterError], args: tuple[str, ...], state: dict[str, Any]) -> SlackwaterError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+def build(
+    code: str,
+    message: str,
+    is_retryable: bool = False,
+    is_ambiguous: bool = False,
+    retry_after: Optional[float] = None,
+    problem: Optional[str] = None,
+) -> SlackwaterError:
+    """The exception for a code; the native module calls this."""
+    detail = None if problem is None else json.loads(problem)
+    kind = Refused if detail is not None or code.startswith("http_") else _CLASSES.get(code, SlackwaterError)
+    return kind(
+        code,
+        message,
+        is_retryable=is_retryable,
+        is_ambiguous=is_ambiguous,
+        retry_after=retry_after,
+        problem=detail,
+    )

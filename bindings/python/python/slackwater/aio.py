@@ -1,0 +1,186 @@
+"""The same client for asyncio.
+
+It stands on the same threads: one way to move bytes, nothing to install, and no callback of anybody's loop between a
+request and its storage. Nothing here blocks the loop; what waits does so in the client's own threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, AsyncIterator, Callable, Iterable, Optional, TypeVar
+
+from ._follow import follow
+from ._native import Forward, ForwarderDomain, Submission
+from ._sender import OnOutcome, Ticket
+from .client import Client, Node
+from .types import (
+    Accepted,
+    Batch,
+    ChainFees,
+    Chains,
+    Change,
+    Entry,
+    Event,
+    Forecast,
+    Quote,
+    RequestDetail,
+    RequestPage,
+    RequestSummary,
+    Verdict,
+)
+
+_T = TypeVar("_T")
+#: Threads for calls that are waited for.
+_THREADS = 8
+
+
+class AsyncClient:
+    """:class:`slackwater.Client` for asyncio; the same arguments. Opens the outbox's file in its constructor."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self._client = Client(url, **options)
+        self._pool = ThreadPoolExecutor(_THREADS, "slackwater-aio")
+
+    def __repr__(self) -> str:
+        return f"Async{self._client!r}"
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends its threads."""
+        await asyncio.get_running_loop().run_in_executor(self._pool, self._client.close)
+        self._pool.shutdown(wait=False)
+
+    async def _run(self, call: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    async def chains(self) -> Chains:
+        """See :meth:`Client.chains`."""
+        return await self._run(self._client.chains)
+
+    async def fees(self, chain_id: int) -> ChainFees:
+        """See :meth:`Client.fees`."""
+        return await self._run(lambda: self._client.fees(chain_id))
+
+    async def forecast(self, chain_id: int, horizon: Optional[float] = None) -> Forecast:
+        """See :meth:`Client.forecast`."""
+        return await self._run(lambda: self._client.forecast(chain_id, horizon))
+
+    async def quote(self, chain_id: int, gas: int, within: Optional[float] = None) -> Quote:
+        """See :meth:`Client.quote`."""
+        return await self._run(lambda: self._client.quote(chain_id, gas, within))
+
+    async def request(self, id: str) -> RequestDetail:
+        """See :meth:`Client.request`."""
+        return await self._run(lambda: self._client.request(id))
+
+    async def requests(self, **filters: Any) -> RequestPage:
+        """See :meth:`Client.requests`."""
+        return await self._run(lambda: self._client.requests(**filters))
+
+    async def cancel(self, id: str) -> RequestSummary:
+        """See :meth:`Client.cancel`."""
+        return await self._run(lambda: self._client.cancel(id))
+
+    async def batch(self, id: str) -> Batch:
+        """See :meth:`Client.batch`."""
+        return await self._run(lambda: self._client.batch(id))
+
+    def enqueue(self, submission: Submission, *, on_outcome: Optional[OnOutcome] = None) -> Ticket:
+        """Hands a request over, and waits for nothing; no ``await`` is needed."""
+        return self._client.enqueue(submission, on_outcome=on_outcome)
+
+    def burst(self, submissions: Iterable[Submission], *, on_outcome: Optional[OnOutcome] = None) -> list[Ticket]:
+        """Hands many over, and waits for nothing."""
+        return self._client.burst(submissions, on_outcome=on_outcome)
+
+    async def accepted(self, ticket: Ticket) -> Accepted:
+        """The relayer's promise, taken. Cancelling the wait leaves the request where it is."""
+        try:
+            return await asyncio.shield(asyncio.wrap_future(ticket._future))
+        finally:
+            if ticket.done():
+                ticket.acknowledge()
+
+    async def submit(self, submission: Submission) -> Accepted:
+        """Hands a request over, and waits for the relayer's promise."""
+        return await self.accepted(self.enqueue(submission))
+
+    def tickets(self) -> list[Ticket]:
+        """See :meth:`Client.tickets`."""
+        return self._client.tickets()
+
+    def entries(self) -> list[Entry]:
+        """See :meth:`Client.entries`."""
+        return self._client.entries()
+
+    async def wait(self, id: str, until: str = "finalized") -> Event:
+        """See :meth:`Client.wait`; for a limit there is ``asyncio.wait_for``."""
+        return await asyncio.wrap_future(self._client._watcher.watch(id, until))
+
+    async def wait_all(self, ids: Iterable[str], until: str = "finalized") -> list[Event]:
+        """See :meth:`Client.wait_all`."""
+        return await asyncio.gather(*(self.wait(id, until) for id in ids))
+
+    async def follow(self, id: str, until: str = "finalized") -> AsyncIterator[Change]:
+        """See :meth:`Client.follow`. Each has a thread and a stream of its own while it lasts."""
+        loop, queue = asyncio.get_running_loop(), asyncio.Queue[Any]()
+        stop = threading.Event()
+
+        def tell(item: object) -> None:
+            try:
+                loop.call_soon_threadsafe(queue.put_nowait, item)
+            except RuntimeError:
+                stop.set()
+
+        def run() -> None:
+            try:
+                for change in follow(self._client._transport, id, until, stop.is_set):
+                    tell(change)
+                    if stop.is_set():
+                        return
+                tell(None)
+            except BaseException as error:
+                tell(error)
+
+        threading.Thread(target=run, name="slackwater-follow", daemon=True).start()
+        try:
+            while (item := await queue.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+
+
+class AsyncNode:
+    """:class:`slackwater.Node` for asyncio."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self._node = Node(url, **options)
+
+    async def chain_id(self) -> int:
+        """See :meth:`Node.chain_id`."""
+        return await asyncio.to_thread(self._node.chain_id)
+
+    async def nonce(self, forwarder: str, owner: str) -> int:
+        """See :meth:`Node.nonce`."""
+        return await asyncio.to_thread(self._node.nonce, forwarder, owner)
+
+    async def domain(self, forwarder: str) -> ForwarderDomain:
+        """See :meth:`Node.domain`."""
+        return await asyncio.to_thread(self._node.domain, forwarder)
+
+    async def check_inclusion(
+        self, forward: Forward, claim: Event, *, finality: str = "finalized", depth: Optional[int] = None
+    ) -> Verdict:
+        """See :meth:`Node.check_inclusion`."""
+        return await asyncio.to_thread(
+            lambda: self._node.check_inclusion(forward, claim, finality=finality, depth=depth)
+        )

@@ -1,0 +1,243 @@
+"""The client: plain calls, an outbox that nothing waits for, and waiting for those who want to."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import time
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, Iterable, Iterator, Optional, TypeVar, Union
+
+from . import _native
+from ._errors import NodeFailed
+from ._follow import Watcher, follow
+from ._http import Transport
+from ._native import Forward, ForwarderDomain, Submission
+from ._sender import OnOutcome, Sender, Ticket, entropy, now_ms
+from ._storage import FileStorage, MemoryStorage, Storage
+from .types import (
+    Accepted,
+    Batch,
+    Chains,
+    ChainFees,
+    Change,
+    Entry,
+    Event,
+    Forecast,
+    Quote,
+    RequestDetail,
+    RequestPage,
+    RequestSummary,
+    Verdict,
+    read,
+)
+
+_T = TypeVar("_T")
+
+
+class Client:
+    """A relayer's client. Safe to use from several threads; make it after a fork, not before.
+
+    ``outbox`` is the path of a file that keeps requests through crashes (with ``fsync`` through power loss), or a
+    :class:`Storage`; without it they are kept in memory. ``relayer`` is the identity, from elsewhere, whose promises are
+    demanded: an acceptance without its signature is no acceptance. ``on_outcome`` takes what nobody waits for.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: Optional[str] = None,
+        timeout: float = 30.0,
+        outbox: Union[None, str, os.PathLike[str], Storage] = None,
+        fsync: bool = True,
+        relayer: Optional[str] = None,
+        on_outcome: Optional[OnOutcome] = None,
+        poll: float = 2.0,
+        max_entries: Optional[int] = None,
+        max_batch_items: Optional[int] = None,
+        linger: Optional[float] = None,
+        ssl_context: Optional[ssl.SSLContext] = None,
+    ) -> None:
+        self._transport = Transport(url, api_key=api_key, timeout=timeout, ssl_context=ssl_context)
+        storage: Storage
+        if outbox is None:
+            storage = MemoryStorage()
+        elif isinstance(outbox, (str, os.PathLike)):
+            storage = FileStorage(outbox, fsync=fsync)
+        else:
+            storage = outbox
+        limits: dict[str, Any] = {"max_entries": max_entries, "max_batch_items": max_batch_items, "linger": linger}
+        self._sender = Sender(self._transport, storage, relayer=relayer, on_outcome=on_outcome, **limits)
+        self._watcher = Watcher(self._transport, poll)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._transport!r})"
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Ends its threads. What the outbox's file holds goes on with the next client."""
+        self._watcher.close()
+        self._sender.close(timeout)
+        self._transport.close()
+
+    def _call(self, exchange: _native.Exchange, kind: type[_T]) -> _T:
+        while True:
+            call, until = exchange.step(now_ms())
+            if call is None:
+                time.sleep(max(0.0, ((until or 0) - now_ms()) / 1_000))
+                continue
+            answer = exchange.answered(now_ms(), self._transport.send(call), entropy())
+            if answer is not None:
+                value: dict[str, Any] = json.loads(answer)
+                return read(kind, value)
+
+    def chains(self) -> Chains:
+        """The chains that are served."""
+        return self._call(_native.Exchange.chains(), Chains)
+
+    def fees(self, chain_id: int) -> ChainFees:
+        """Prices now."""
+        return self._call(_native.Exchange.fees(chain_id), ChainFees)
+
+    def forecast(self, chain_id: int, horizon: Optional[float] = None) -> Forecast:
+        """The expected base fee; with ``horizon`` (seconds) only at the nearest one."""
+        return self._call(_native.Exchange.forecast(chain_id, horizon), Forecast)
+
+    def quote(self, chain_id: int, gas: int, within: Optional[float] = None) -> Quote:
+        """What so much gas costs now and, if it may wait ``within`` seconds, what waiting is worth."""
+        return self._call(_native.Exchange.quote(chain_id, gas, within), Quote)
+
+    def request(self, id: str) -> RequestDetail:
+        """All about one request."""
+        return self._call(_native.Exchange.request(id), RequestDetail)
+
+    def requests(
+        self,
+        *,
+        status: Optional[str] = None,
+        chain_id: Optional[int] = None,
+        cursor: Optional[str] = None,
+        limit: Optional[int] = None,
+    ) -> RequestPage:
+        """A page of requests, newest first."""
+        return self._call(_native.Exchange.requests(status, chain_id, cursor, limit), RequestPage)
+
+    def cancel(self, id: str) -> RequestSummary:
+        """Withdraws a request that is still queued."""
+        return self._call(_native.Exchange.cancel(id), RequestSummary)
+
+    def batch(self, id: str) -> Batch:
+        """One batch, ``chainId:sender:nonce``."""
+        return self._call(_native.Exchange.batch(id), Batch)
+
+    def enqueue(self, submission: Submission, *, on_outcome: Optional[OnOutcome] = None) -> Ticket:
+        """Hands a request over, and waits for nothing: neither disk nor network. The same again is the same ticket."""
+        return self._sender.enqueue([submission], on_outcome)[0]
+
+    def burst(self, submissions: Iterable[Submission], *, on_outcome: Optional[OnOutcome] = None) -> list[Ticket]:
+        """Hands many over. They share calls; requests of one user are sent in their order."""
+        return self._sender.enqueue(submissions, on_outcome)
+
+    def submit(self, submission: Submission, timeout: Optional[float] = None) -> Accepted:
+        """Hands a request over, and waits for the relayer's promise."""
+        return self.enqueue(submission).result(timeout)
+
+    def tickets(self) -> list[Ticket]:
+        """All that was not acknowledged, also of earlier processes with the same file."""
+        return self._sender.tickets()
+
+    def entries(self) -> list[Entry]:
+        """What the outbox holds."""
+        return self._sender.entries()
+
+    @property
+    def damaged(self) -> list[str]:
+        """Keys of records of the outbox that can't be read. They stay where they are: somebody should look."""
+        return list(self._sender.damaged)
+
+    def follow(self, id: str, until: str = "finalized") -> Iterator[Change]:
+        """Each change of a request from the first on, as it happens, by its event stream."""
+        return follow(self._transport, id, until)
+
+    def wait(self, id: str, until: str = "finalized", timeout: Optional[float] = None) -> Event:
+        """Waits until a request is ``included`` or ``finalized``, or has ended otherwise; its last event."""
+        return self.wait_all([id], until, timeout)[0]
+
+    def wait_all(self, ids: Iterable[str], until: str = "finalized", timeout: Optional[float] = None) -> list[Event]:
+        """Waits for many requests with few threads. ``TimeoutError`` ends the waiting, not the requests."""
+        end = None if timeout is None else time.monotonic() + timeout
+        futures = [self._watcher.watch(id, until) for id in ids]
+        try:
+            return [
+                future.result(None if end is None else max(0.0, end - time.monotonic())) for future in futures
+            ]
+        except FutureTimeout:
+            raise TimeoutError("the requests did not get there in time") from None
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+class Node:
+    """The user's own node: what is read there need not be believed of a relayer."""
+
+    def __init__(
+        self, url: str, *, timeout: float = 15.0, ssl_context: Optional[ssl.SSLContext] = None
+    ) -> None:
+        self._transport = Transport(url, timeout=timeout, ssl_context=ssl_context)
+
+    def _post(self, body: str) -> bytes:
+        came = self._transport.send(("POST", "", [("content-type", "application/json")], body))
+        if len(came) == 2:
+            raise NodeFailed("node_error", came[1], is_retryable=True)
+        return came[2]
+
+    def chain_id(self) -> int:
+        """EIP-155 chain id."""
+        question = _native.NodeCall.chain_id()
+        return int(question.parse(self._post(question.body)))
+
+    def nonce(self, forwarder: str, owner: str) -> int:
+        """A user's next nonce at a forwarder."""
+        question = _native.NodeCall.nonce(forwarder, owner)
+        return int(question.parse(self._post(question.body)))
+
+    def domain(self, forwarder: str) -> ForwarderDomain:
+        """A forwarder's EIP-712 domain."""
+        question = _native.NodeCall.domain(forwarder)
+        domain = question.parse(self._post(question.body))
+        assert isinstance(domain, ForwarderDomain)
+        return domain
+
+    def check_inclusion(
+        self, forward: Forward, claim: Event, *, finality: str = "finalized", depth: Optional[int] = None
+    ) -> Verdict:
+        """Whether what a relayer says of a request is true. ``finality``: ``finalized``, ``safe``, or ``depth``."""
+        event = {
+            "seq": claim.seq,
+            "requestId": claim.request_id,
+            "requestSeq": claim.request_seq,
+            "chainId": claim.chain_id,
+            "status": claim.status,
+            "txHash": claim.tx_hash,
+            "blockNumber": claim.block_number,
+            "atMs": claim.at_ms,
+        }
+        check = _native.InclusionCheck(forward, json.dumps(event), finality=finality, depth=depth)
+        while (body := check.next_body()) is not None:
+            try:
+                check.answer(self._post(body))
+            except NodeFailed as error:
+                check.no_answer(str(error))
+        return read(Verdict, json.loads(check.verdict() or "{}"))
+
+    def close(self) -> None:
+        """Closes its connections."""
+        self._transport.close()

@@ -1,0 +1,320 @@
+"""What the relayer answers, as frozen dataclasses. Amounts are ``int`` in wei; members of newer relayers are skipped."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Optional, TypeVar, Union
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Promise:
+    """The relayer's signed word: on chain by the deadline (Unix seconds), or ended with a reason."""
+
+    request_hash: str
+    chain_id: int
+    deadline: int
+    relayer: str
+    signature: str
+
+
+@dataclass(frozen=True)
+class Wait:
+    """What a deadline is worth."""
+
+    send_now: bool
+    expected_cost_wei: int
+    reservation_wei_per_gas: int
+    q10_wei_per_gas: int
+    q90_wei_per_gas: int
+    expected_send_in_ms: int
+    cap_covers: float
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What it costs to send now."""
+
+    base_fee_wei_per_gas: int
+    priority_fee_wei_per_gas: int
+    gas: int
+    l1_data_fee_wei: int
+    operator_fee_wei: int
+    expected_cost_wei: int
+    max_cost_wei: int
+    wait: Optional[Wait] = None
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A request was accepted: it is durable, and promised."""
+
+    id: str
+    status: str
+    chain_id: int
+    deadline_at_ms: int
+    accepted_at_ms: int
+    promise: Promise
+    quote: Optional[Quote] = None
+    duplicate: bool = False
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened to a request."""
+
+    seq: int
+    request_id: str
+    request_seq: int
+    chain_id: int
+    status: str
+    at_ms: int
+    reason: Optional[str] = None
+    detail: Optional[str] = None
+    batch: Optional[str] = None
+    tx_hash: Optional[str] = None
+    block_number: Optional[int] = None
+
+    @property
+    def is_success(self) -> bool:
+        """It was executed, and may not be taken back any more."""
+        return self.status == "finalized"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A step of a request. ``is_fallback``: it went back, such as in a reorganisation."""
+
+    event: Event
+    is_fallback: bool
+    from_: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class RequestSummary:
+    """A request without its content."""
+
+    id: str
+    chain_id: int
+    kind: str
+    status: str
+    target: str
+    deadline_at_ms: int
+    accepted_at_ms: int
+    updated_at_ms: int
+    reason: Optional[str] = None
+    batch: Optional[str] = None
+    tx_hash: Optional[str] = None
+    block_number: Optional[int] = None
+    gas_used: Optional[int] = None
+    cost_wei: Optional[int] = None
+    reserved_wei: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One signed transaction for a batch's nonce."""
+
+    index: int
+    kind: str
+    max_fee_wei_per_gas: int
+    priority_fee_wei_per_gas: int
+    tx_hash: str
+    created_at_ms: int
+
+
+@dataclass(frozen=True)
+class RequestDetail(RequestSummary):
+    """A request with what is known about it."""
+
+    promise: Optional[Promise] = None
+    quote: Optional[Quote] = None
+    attempts: tuple[Attempt, ...] = ()
+    timeline: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True)
+class RequestPage:
+    """A page of requests, newest first. Give ``next_cursor`` as ``cursor`` to get the next one."""
+
+    requests: tuple[RequestSummary, ...]
+    next_cursor: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What shares one (sender, nonce)."""
+
+    id: str
+    state: str
+    to: str
+    trigger: str = ""
+    included_hash: Optional[str] = None
+    block_number: Optional[int] = None
+    block_hash: Optional[str] = None
+    gas_used: Optional[int] = None
+    cost_wei: Optional[int] = None
+    attempts: tuple[Attempt, ...] = ()
+    member_count: int = 0
+    members: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Forwarder:
+    """A forwarder that is served."""
+
+    address: str
+    name: str
+
+
+@dataclass(frozen=True)
+class OfferedFees:
+    """The two prices that a transaction signs."""
+
+    max_fee_wei_per_gas: int
+    priority_fee_wei_per_gas: int
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain that is served."""
+
+    chain_id: int
+    name: str
+    health: str
+    detail: Optional[str] = None
+    head: Optional[int] = None
+    final_block: Optional[int] = None
+    next_base_fee_wei_per_gas: Optional[int] = None
+    fees: Optional[OfferedFees] = None
+    guard_ms: int = 0
+    forwarders: tuple[Forwarder, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chains:
+    """The chains that are served, and the identity that signs promises."""
+
+    relayer: str
+    chains: tuple[Chain, ...]
+
+
+@dataclass(frozen=True)
+class ChainFees:
+    """Fees of a chain now."""
+
+    chain_id: int
+    head: Optional[int] = None
+    next_base_fee_wei_per_gas: Optional[int] = None
+    max_fee_wei_per_gas: Optional[int] = None
+    priority_fee_wei_per_gas: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """The base fee so many blocks ahead."""
+
+    blocks: int
+    point_wei_per_gas: int
+    q10_wei_per_gas: int
+    q50_wei_per_gas: int
+    q90_wei_per_gas: int
+    ahead_ms: Optional[int] = None
+    log_point: Optional[float] = None
+    experts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Slack:
+    """What is done with a request that may wait so long."""
+
+    blocks: int
+    slack_ms: int
+    send_now: bool
+    reservation_wei_per_gas: int
+    expected_saving_wei_per_gas: int
+    policy: str = ""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the relayer expects a chain's base fee to be."""
+
+    chain_id: int
+    head: int
+    next_base_fee_wei_per_gas: int
+    model: str
+    inputs: str
+    horizons: tuple[Horizon, ...]
+    next_is_exact: bool = False
+    slacks: tuple[Slack, ...] = ()
+
+
+@dataclass(frozen=True)
+class LocalForecast:
+    """What a :class:`slackwater.Forecaster` expects."""
+
+    number: int
+    next_base_fee_wei_per_gas: int
+    next_is_exact: bool
+    model: str
+    horizons: tuple[Horizon, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of the outbox. ``state``: storing, waiting, calling, ending or ended."""
+
+    key: str
+    state: str
+    attempts: int
+    expires_at: int
+    may_be_accepted: bool
+    last_error_code: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the user's own node says of a claim. ``kind``: confirmed, pending, mismatch or unknown."""
+
+    kind: str
+    is_final: bool = False
+    is_success: bool = False
+    block_number: Optional[int] = None
+    block_hash: Optional[str] = None
+    binding: Optional[str] = None
+    detail: Optional[str] = None
+
+
+@functools.lru_cache(maxsize=None)
+def _fields(kind: type[Any]) -> tuple[tuple[str, str, Any], ...]:
+    hints = typing.get_type_hints(kind)
+    return tuple((item.name, _camel(item.name), hints[item.name]) for item in dataclasses.fields(kind))
+
+
+def _camel(name: str) -> str:
+    return re.sub(r"_([a-z0-9])", lambda found: found[1].upper(), name.rstrip("_"))
+
+
+def _value(hint: Any, value: Any) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Union:
+        return None if value is None else _value(args[0], value)
+    if origin is tuple:
+        return tuple(_value(args[0], item) for item in value)
+    # Whole numbers above 2^53 are decimal digits in JSON.
+    if hint is int:
+        return int(value)
+    return read(hint, value) if isinstance(hint, type) and dataclasses.is_dataclass(hint) else value
+
+
+def read(kind: type[_T], value: Mapping[str, Any]) -> _T:
+    """Makes a dataclass of a JSON object that the native module has checked."""
+    fields: tuple[tuple[str, str, Any], ...] = _fields(kind)  # type: ignore[arg-type]
+    known = {name: _value(hint, value[key]) for name, key, hint in fields if key in value}
+    return kind(**known)

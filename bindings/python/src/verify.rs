@@ -1,0 +1,62 @@
+//! Whether what a relayer claims is true.
+
+use alloy_primitives::B256;
+use pyo3::prelude::*;
+use slackwater::{
+    client::verify::{self, ExpectedPromise, LogProof},
+    provenance::{self, Entry, Head},
+};
+
+use crate::{
+    error::failure,
+    value::{Uint, hash, instant, parse, text},
+};
+
+/// Raises unless `accepted` (JSON) is the word of `relayer` about this request.
+#[pyfunction]
+#[pyo3(signature = (accepted, request_id, chain_id, relayer, not_after=None))]
+pub(crate) fn verify_accepted(
+    accepted: &str,
+    request_id: &str,
+    chain_id: Uint<u64>,
+    relayer: &str,
+    not_after: Option<u64>,
+) -> PyResult<()> {
+    let expected = ExpectedPromise {
+        request: text("request_id", request_id)?,
+        chain_id: chain_id.0,
+        relayer: text("relayer", relayer)?,
+        not_after: not_after.map(instant),
+    };
+    let accepted = parse("accepted", accepted)?;
+    verify::verify_accepted(&accepted, &expected).map_err(|fault| failure("bad_promise", fault))
+}
+
+/// Raises unless the entries (JSON) lead from one head to the other.
+#[pyfunction]
+pub(crate) fn verify_log(start: &str, entries: &str, published: &str) -> PyResult<()> {
+    let (start, published): (Head, Head) = (parse("start", start)?, parse("published", published)?);
+    let entries: Vec<Entry> = parse("entries", entries)?;
+    verify::verify_log(start, &entries, published).map_err(|fault| failure("bad_log", fault))
+}
+
+/// The decision (JSON), if the proof leads to `root`.
+#[pyfunction]
+pub(crate) fn verify_log_proof(proof: &str, root: &[u8]) -> PyResult<String> {
+    let proof: LogProof = parse("proof", proof)?;
+    let decision = proof.verify(hash("root", root)?).map_err(|fault| failure("bad_log", fault))?;
+    Ok(decision.encode())
+}
+
+/// Leaf of a 32-byte content.
+#[pyfunction]
+pub(crate) fn merkle_leaf(content: &[u8]) -> PyResult<[u8; 32]> {
+    Ok(provenance::leaf_hash(hash("content", content)?).0)
+}
+
+/// Whether `siblings` show that `content` is under `root`.
+#[pyfunction]
+pub(crate) fn verify_merkle_proof(content: &[u8], siblings: Vec<Vec<u8>>, root: &[u8]) -> PyResult<bool> {
+    let siblings: Vec<B256> = siblings.iter().map(|sibling| hash("sibling", sibling)).collect::<PyResult<_>>()?;
+    Ok(provenance::verify(hash("content", content)?, &siblings, hash("root", root)?))
+}
