@@ -12,6 +12,7 @@ mod sim;
 mod steps;
 mod test;
 mod tools;
+mod wasm;
 
 use clap::{Parser, Subcommand};
 
@@ -34,6 +35,7 @@ enum Task {
     Fuzz(fuzz::Args),
     Sbom(sbom::Args),
     Sim(sim::Args),
+    Wasm(wasm::Args),
     Contracts(contracts::Args),
     AnvilPath(tools::AnvilPathArgs),
 }
@@ -45,6 +47,7 @@ fn main() -> anyhow::Result<()> {
         Task::Bench(args) => bench::run_all(&args),
         Task::Fuzz(args) => fuzz::run_all(&args),
         Task::Sbom(args) => sbom::write(&args),
+        Task::Wasm(args) => wasm::run_wasm(&args),
         Task::Sim(args) => sim::run_sim(&args),
         Task::Contracts(args) => contracts::run(&args),
         Task::AnvilPath(args) => tools::print_anvil_path(&args),

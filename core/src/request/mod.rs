@@ -11,6 +11,7 @@ pub mod outcome;
 mod promise;
 mod signature;
 mod status;
+mod typed_data;
 pub mod vehicle;
 mod verify;
 
