@@ -22,4 +22,5 @@ export const encode = (value) =>
 export const decode = (text) => JSON.parse(text)
 
 /** The error that the module throws. */
-export const failure = (code, message) => new SlackwaterError(code, message)
+export const failure = (code, message, details) =>
+  Object.assign(new SlackwaterError(code, message), details === undefined ? undefined : JSON.parse(details))

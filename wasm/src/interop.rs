@@ -1,6 +1,6 @@
 //! The border to JavaScript: JSON both ways, errors with codes.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::{Serialize, de::DeserializeOwned};
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
@@ -14,23 +14,25 @@ extern "C" {
     #[wasm_bindgen(catch)]
     fn encode(value: &JsValue) -> Result<Option<String>, JsValue>;
     #[wasm_bindgen(catch)]
-    fn decode(text: &str) -> Result<JsValue, JsValue>;
-    fn failure(code: &str, message: &str) -> JsValue;
+    pub(crate) fn decode(text: &str) -> Result<JsValue, JsValue>;
+    fn failure(code: &str, message: &str, details: Option<&str>) -> JsValue;
 }
 
 /// Why a call failed; in JavaScript a `SlackwaterError` with this code and message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     /// Stable.
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     /// For people.
     pub message: String,
+    /// Further members of the error, as JSON.
+    pub details: Option<String>,
 }
 
 impl Failure {
     /// A failure.
     pub fn new(code: &'static str, message: impl fmt::Display) -> Self {
-        Self { code, message: message.to_string() }
+        Self { code: Cow::Borrowed(code), message: message.to_string(), details: None }
     }
 
     /// An argument that can't be used.
@@ -41,7 +43,7 @@ impl Failure {
 
 impl From<Failure> for JsValue {
     fn from(error: Failure) -> Self {
-        failure(error.code, &error.message)
+        failure(&error.code, &error.message, error.details.as_deref())
     }
 }
 

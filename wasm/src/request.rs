@@ -2,11 +2,14 @@
 
 use alloy_primitives::{B256, Bytes, U256};
 use serde::Deserialize;
-use slackwater::request::{self, Forward, ForwarderDomain};
+use slackwater::{
+    client::{ForwardBuilder, UnsignedForward},
+    request::{self, Forward, ForwarderDomain},
+};
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
 use crate::{
-    interop::{Failure, check_size, read, write},
+    interop::{Failure, check_size, decode, read},
     scalar::{Account, HexBytes, Quantity},
 };
 
@@ -57,7 +60,7 @@ struct Body {
 /// Largest value of Solidity's `uint48`.
 const MAX_UINT48: u64 = (1 << 48) - 1;
 
-fn read_forward(domain: &JsValue, forward: &JsValue) -> Result<(ForwarderDomain, Forward), Failure> {
+pub(crate) fn read_forward(domain: &JsValue, forward: &JsValue) -> Result<(ForwarderDomain, Forward), Failure> {
     let Domain { name, version, chain_id, verifying_contract } = read("domain", domain)?;
     if version.is_some_and(|version| version != "1") {
         return Err(Failure::argument("domain: an ERC2771Forwarder has version `1`"));
@@ -80,14 +83,23 @@ fn read_forward(domain: &JsValue, forward: &JsValue) -> Result<(ForwarderDomain,
     Ok((ForwarderDomain::new(name, chain_id.0, verifying_contract.0), forward))
 }
 
+/// The request as the client's builder checks it.
+pub(crate) fn unsigned(domain: &JsValue, forward: &JsValue) -> Result<UnsignedForward, Failure> {
+    let (domain, forward) = read_forward(domain, forward)?;
+    let gas = u64::try_from(forward.gas).map_err(|_| Failure::argument("request: gas is out of range"))?;
+    let builder = ForwardBuilder::new(domain, forward.from, forward.to).data(forward.data).value(forward.value);
+    Ok(builder.gas(gas).nonce(forward.nonce).deadline_s(forward.deadline).build()?)
+}
+
 /// What `eth_signTypedData_v4` takes.
 ///
 /// # Errors
-/// `invalid_argument`.
+/// `invalid_argument`, also for a request without gas.
 #[wasm_bindgen(js_name = forwardTypedData)]
 pub fn forward_typed_data(domain: &JsDomain, request: &JsForward) -> Result<JsTypedData, Failure> {
-    let (domain, forward) = read_forward(domain, request)?;
-    write(&domain.typed_data(&forward))
+    decode(&unsigned(domain, request)?.typed_data())
+        .map(JsTypedData::from)
+        .map_err(|_| Failure::new("internal", "the typed data are no JSON"))
 }
 
 /// The EIP-712 digest that the user signs. It is also the request's id.
@@ -112,7 +124,7 @@ pub fn recover_signer(digest: &str, signature: &str) -> Result<JsHex, Failure> {
     Ok(hex(&signer.to_string()))
 }
 
-fn hex(text: &str) -> JsHex {
+pub(crate) fn hex(text: &str) -> JsHex {
     JsHex::from(JsValue::from_str(text))
 }
 

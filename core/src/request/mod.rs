@@ -11,7 +11,6 @@ pub mod outcome;
 mod promise;
 mod signature;
 mod status;
-mod typed_data;
 pub mod vehicle;
 mod verify;
 
