@@ -37,14 +37,14 @@
 //!
 //! # Rooms
 //! Pure, without clock, socket or randomness, also for `wasm32-unknown-unknown` (`--no-default-features`): [`chain`],
-//! [`request`], [`market`], [`forecast`], [`schedule`], [`policy`], [`lane`], [`provenance`], [`sim`]. With feature `relay` (the default): `ledger` and
+//! [`request`], [`market`], [`forecast`], [`schedule`], [`policy`], [`lane`], [`provenance`], [`sim`],
+//! [`client`]. With feature `relay` (the default): `ledger` and
 //! `relay`, which do the work.
 
-#[cfg(not(feature = "libsecp256k1"))]
-use k256 as _;
 pub use slackwater_contracts as contracts;
 
 pub mod chain;
+pub mod client;
 pub mod forecast;
 pub mod lane;
 pub mod market;

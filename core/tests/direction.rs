@@ -15,6 +15,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("lane", &["time", "protection", "chain", "request"]),
     ("provenance", &["time", "chain", "request"]),
     ("sim", &["time", "chain", "request", "market", "forecast", "schedule", "policy", "lane", "provenance"]),
+    ("client", &["time", "chain", "request", "provenance"]),
     ("ledger", &["time", "protection", "chain", "request", "policy", "lane", "provenance"]),
     (
         "relay",
@@ -36,7 +37,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// Rooms without clock, socket, thread or file.
 const PURE: &[&str] =
-    &["time", "chain", "request", "market", "forecast", "schedule", "policy", "lane", "provenance", "sim"];
+    &["time", "chain", "request", "market", "forecast", "schedule", "policy", "lane", "provenance", "sim", "client"];
 
 fn sources(at: &Path, found: &mut Vec<(String, String)>) {
     let mut entries: Vec<_> = fs::read_dir(at).unwrap().map(|entry| entry.unwrap().path()).collect();

@@ -81,7 +81,7 @@ pub fn decode(key: VehicleKey, members: &[Arc<VerifiedRequest>], is_success: boo
 }
 
 /// `(signer, nonce, success)` of every `ExecutedForwardRequest` that `forwarder` emitted.
-fn executed(forwarder: Address, logs: &[Log]) -> Vec<(Address, u64, bool)> {
+pub(crate) fn executed(forwarder: Address, logs: &[Log]) -> Vec<(Address, u64, bool)> {
     logs.iter()
         .filter(|log| log.address == forwarder)
         .filter_map(|log| ExecutedForwardRequest::decode_log(log).ok())

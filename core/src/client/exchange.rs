@@ -1,0 +1,254 @@
+//! One call with its repetitions, and a client of typed calls over whatever moves bytes.
+
+use std::{fmt, future::Future, time::Duration};
+
+use super::{
+    answer::{Accepted, Batch, ChainFees, Chains, Forecast, Quote, RequestDetail, RequestPage, RequestSummary},
+    api,
+    error::ClientError,
+    http::{ApiCall, HttpAnswer, HttpCall, TransportError},
+    retry::{Retry, RetryPolicy},
+    submit::Submit,
+};
+use crate::{
+    request::{BatchId, RequestId},
+    time::Timestamp,
+};
+
+/// What an [`Exchange`] wants done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// Send this, and tell [`Exchange::answer`] what came of it.
+    Send(&'a HttpCall),
+    /// Ask again at this instant.
+    Wait(Timestamp),
+}
+
+/// One call with its repetitions: a machine without clock, randomness or socket.
+///
+/// ```
+/// use slackwater::{
+///     Timestamp,
+///     client::{Exchange, HttpAnswer, RetryPolicy, Step, api},
+/// };
+///
+/// let mut exchange = Exchange::new(api::quote(8453, 100_000, None), RetryPolicy::default(), None);
+/// let now = Timestamp(0);
+/// assert!(matches!(exchange.step(now), Step::Send(call) if call.path == "/v1/quotes"));
+/// let busy = HttpAnswer { status: 503, ..HttpAnswer::default() };
+/// assert!(exchange.answer(now, Ok(busy), 42).is_none(), "not the last word");
+/// assert!(matches!(exchange.step(now), Step::Wait(_) | Step::Send(_)));
+/// ```
+#[derive(Debug, Clone)]
+pub struct Exchange<T> {
+    call: ApiCall<T>,
+    policy: RetryPolicy,
+    deadline: Option<Timestamp>,
+    attempt: u32,
+    not_before: Timestamp,
+}
+
+impl<T> Exchange<T> {
+    /// `call`, to be repeated as `policy` says, and not at or after `deadline`.
+    pub const fn new(call: ApiCall<T>, policy: RetryPolicy, deadline: Option<Timestamp>) -> Self {
+        Self { call, policy, deadline, attempt: 0, not_before: Timestamp(0) }
+    }
+
+    /// What to do at `now`.
+    pub fn step(&self, now: Timestamp) -> Step<'_> {
+        if now < self.not_before { Step::Wait(self.not_before) } else { Step::Send(self.call.http()) }
+    }
+
+    /// Attempts that have ended.
+    pub const fn attempts(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Takes what came of an attempt; the result, or `None` if [`Self::step`] goes on. `entropy` is a random number.
+    pub fn answer(
+        &mut self,
+        now: Timestamp,
+        answer: Result<HttpAnswer, TransportError>,
+        entropy: u64,
+    ) -> Option<Result<T, ClientError>> {
+        self.attempt = self.attempt.saturating_add(1);
+        let result = answer.map_err(ClientError::from).and_then(|answer| self.call.parse(&answer));
+        let error = match result {
+            Ok(value) => return Some(Ok(value)),
+            Err(error) => error,
+        };
+        let is_safe = self.call.is_safe_to_repeat();
+        match self.policy.next(self.attempt, &error, is_safe, now, self.deadline, entropy) {
+            Retry::Wait(wait) => {
+                self.not_before = now.saturating_add(wait);
+                None
+            }
+            Retry::GiveUp(_) => Some(Err(error)),
+        }
+    }
+}
+
+/// What moves bytes, tells the time and waits: a browser's `fetch`, a runtime's HTTP client, a test.
+///
+/// It adds the base URL and the credentials, sets a time limit, reads no more than
+/// [`MAX_ANSWER_BYTES`](super::MAX_ANSWER_BYTES) of a body and follows no redirect. Futures need not be `Send`; where an
+/// implementation's are, those of its [`Client`] are too.
+pub trait Transport {
+    /// Sends `call` once.
+    fn send(&self, call: &HttpCall) -> impl Future<Output = Result<HttpAnswer, TransportError>>;
+    /// Waits.
+    fn sleep(&self, wait: Duration) -> impl Future<Output = ()>;
+    /// Now.
+    fn now(&self) -> Timestamp;
+    /// A random number; it spreads repetitions, and no secret depends on it.
+    fn entropy(&self) -> u64;
+}
+
+/// A typed client of one relayer.
+///
+/// Repeats what is safe to repeat. It forgets everything when it is dropped: to lose no request, use an
+/// [`Outbox`](super::Outbox).
+#[derive(Clone)]
+pub struct Client<T> {
+    transport: T,
+    policy: RetryPolicy,
+}
+
+impl<T> fmt::Debug for Client<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
+
+impl<T: Transport> Client<T> {
+    /// A client over `transport` with the default [`RetryPolicy`].
+    pub fn over(transport: T) -> Self {
+        Self { transport, policy: RetryPolicy::default() }
+    }
+
+    /// The same client with another policy.
+    #[must_use]
+    pub const fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// What moves its bytes.
+    pub const fn transport(&self) -> &T {
+        &self.transport
+    }
+
+    /// Makes any call, with repetitions.
+    ///
+    /// # Errors
+    /// The last attempt's error.
+    pub async fn call<A>(&self, call: ApiCall<A>) -> Result<A, ClientError> {
+        self.call_until(call, None).await
+    }
+
+    /// Makes any call, with repetitions before `deadline`.
+    ///
+    /// # Errors
+    /// The last attempt's error.
+    pub async fn call_until<A>(&self, call: ApiCall<A>, deadline: Option<Timestamp>) -> Result<A, ClientError> {
+        let mut exchange = Exchange::new(call, self.policy, deadline);
+        loop {
+            let now = self.transport.now();
+            match exchange.step(now) {
+                Step::Wait(until) => self.transport.sleep(until.since(now)).await,
+                Step::Send(http) => {
+                    let answer = self.transport.send(http).await;
+                    if let Some(result) = exchange.answer(self.transport.now(), answer, self.transport.entropy()) {
+                        return result;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Submits one request; see [`api::submit`].
+    ///
+    /// # Errors
+    /// [`ClientError`]; if it [is ambiguous](ClientError::is_ambiguous), submit the same again later, or ask by id.
+    pub async fn submit(&self, submit: &Submit) -> Result<Accepted, ClientError> {
+        let deadline = submit.expires_at(self.transport.now());
+        self.call_until(api::submit(submit), deadline).await
+    }
+
+    /// Submits many requests; see [`api::submit_batch`].
+    ///
+    /// # Errors
+    /// [`ClientError`] if the batch as a whole failed; [`ClientError::Unreadable`] if results are missing.
+    pub async fn submit_batch(&self, submits: &[Submit]) -> Result<api::BatchResults, ClientError> {
+        let results = self.call(api::submit_batch(submits)).await?;
+        if results.len() != submits.len() {
+            let detail = format!("{} results for {} requests", results.len(), submits.len());
+            return Err(ClientError::Unreadable { status: 207, detail });
+        }
+        Ok(results)
+    }
+
+    /// A price; see [`api::quote`].
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn quote(&self, chain_id: u64, gas: u64, within: Option<Duration>) -> Result<Quote, ClientError> {
+        self.call(api::quote(chain_id, gas, within)).await
+    }
+
+    /// All about one request.
+    ///
+    /// # Errors
+    /// [`ClientError`]; `not_found` for an unknown one.
+    pub async fn request(&self, id: RequestId) -> Result<RequestDetail, ClientError> {
+        self.call(api::request(id)).await
+    }
+
+    /// A page of requests.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn requests(&self, filter: &api::ListFilter) -> Result<RequestPage, ClientError> {
+        self.call(api::requests(filter)).await
+    }
+
+    /// Withdraws a request that is still queued.
+    ///
+    /// # Errors
+    /// [`ClientError`]; `too_late` once it is in a transaction, or has ended.
+    pub async fn cancel(&self, id: RequestId) -> Result<RequestSummary, ClientError> {
+        self.call(api::cancel(id)).await
+    }
+
+    /// The chains that are served.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn chains(&self) -> Result<Chains, ClientError> {
+        self.call(api::chains()).await
+    }
+
+    /// Prices of a chain now.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn fees(&self, chain_id: u64) -> Result<ChainFees, ClientError> {
+        self.call(api::fees(chain_id)).await
+    }
+
+    /// The expected base fee.
+    ///
+    /// # Errors
+    /// [`ClientError`]; `not_found` where the relayer sends at once.
+    pub async fn forecast(&self, chain_id: u64, horizon: Option<Duration>) -> Result<Forecast, ClientError> {
+        self.call(api::forecast(chain_id, horizon)).await
+    }
+
+    /// One batch.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn batch(&self, id: BatchId) -> Result<Batch, ClientError> {
+        self.call(api::batch(id)).await
+    }
+}

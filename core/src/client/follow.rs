@@ -1,0 +1,338 @@
+//! What becomes of one request, through broken connections, repeated events and reorganisations.
+
+use std::{collections::VecDeque, time::Duration};
+
+use super::{
+    answer::{Event, RequestDetail},
+    api,
+    error::ClientError,
+    http::{self, ApiCall, HttpAnswer, HttpCall, TransportError},
+    open::Open,
+    retry::RetryPolicy,
+    sse::{SseError, SseParser},
+};
+use crate::{
+    request::{RequestId, Status},
+    time::Timestamp,
+};
+
+/// Time between two looks where there is no stream, unless [`Follow::poll_every`] says otherwise.
+pub const DEFAULT_POLL: Duration = Duration::from_secs(2);
+
+/// Events that a request's state shows at most (the beginning of its story); with so many the story may go on.
+const TIMELINE_LIMIT: usize = 1_000;
+
+/// When following ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Until {
+    /// In a block, which a reorganisation may still take back; or ended.
+    Included,
+    /// Ended: final, or for a reason.
+    #[default]
+    Terminal,
+}
+
+/// A step of the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What it was, as far as it was seen.
+    pub from: Option<Open<Status>>,
+    /// What happened.
+    pub event: Event,
+    /// It went back, such as from `included` to `broadcast` in a reorganisation.
+    pub is_fallback: bool,
+}
+
+/// What a [`Follow`] wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FollowStep {
+    /// Open this stream and tell [`Follow::opened`] what came.
+    Open(HttpCall),
+    /// Give the stream's bytes to [`Follow::bytes`], and tell [`Follow::closed`] when it ends.
+    Read,
+    /// Send this and tell [`Follow::looked`] what came.
+    Look(HttpCall),
+    /// Ask again at this instant.
+    Wait(Timestamp),
+    /// There is nothing more to do: see [`Follow::state`] and [`Follow::failure`].
+    Done,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Mode {
+    Open,
+    Read,
+    Look,
+    Wait(Timestamp),
+    Done,
+}
+
+/// Follows one request: a machine without clock, randomness or socket.
+///
+/// It reads the event stream from the first event on. A stream that can't be opened, or breaks, is resumed after a wait;
+/// before that the request's state is looked at, so that progress is seen even where streams never get through. With
+/// [`Self::polling`] it only looks.
+#[derive(Debug, Clone)]
+pub struct Follow {
+    id: RequestId,
+    until: Until,
+    policy: RetryPolicy,
+    poll: Duration,
+    is_polling: bool,
+    mode: Mode,
+    parser: SseParser,
+    last: Option<Event>,
+    changes: VecDeque<Change>,
+    failures: u32,
+    /// The relayer said that nothing comes any more.
+    has_no_more: bool,
+    failure: Option<ClientError>,
+    contradiction: Option<Event>,
+}
+
+impl Follow {
+    /// Follows the request until it has ended.
+    pub fn new(id: RequestId) -> Self {
+        Self {
+            id,
+            until: Until::Terminal,
+            policy: RetryPolicy { max_attempts: 0, ..RetryPolicy::default() },
+            poll: DEFAULT_POLL,
+            is_polling: false,
+            mode: Mode::Open,
+            parser: SseParser::default(),
+            last: None,
+            changes: VecDeque::new(),
+            failures: 0,
+            has_no_more: false,
+            failure: None,
+            contradiction: None,
+        }
+    }
+
+    /// When to end. Default [`Until::Terminal`].
+    #[must_use]
+    pub const fn until(mut self, until: Until) -> Self {
+        self.until = until;
+        self
+    }
+
+    /// How fast to come back, and after how many failures in a row to give up (0: never, the default).
+    #[must_use]
+    pub const fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Looks at the state now and then instead of reading a stream.
+    #[must_use]
+    pub fn polling(mut self, every: Duration) -> Self {
+        (self.is_polling, self.poll, self.mode) = (true, every, Mode::Look);
+        self
+    }
+
+    /// The request.
+    pub const fn id(&self) -> RequestId {
+        self.id
+    }
+
+    /// The last event: where the request stands.
+    pub const fn state(&self) -> Option<&Event> {
+        self.last.as_ref()
+    }
+
+    /// Why it gave up.
+    pub const fn failure(&self) -> Option<&ClientError> {
+        self.failure.as_ref()
+    }
+
+    /// An event after the request's end: the relayer took back what it had called final.
+    pub const fn contradiction(&self) -> Option<&Event> {
+        self.contradiction.as_ref()
+    }
+
+    /// Whether it is done.
+    pub fn is_done(&self) -> bool {
+        self.mode == Mode::Done
+    }
+
+    /// The next step of the request that was not shown yet.
+    pub fn next_change(&mut self) -> Option<Change> {
+        self.changes.pop_front()
+    }
+
+    /// What to do at `now`.
+    pub fn step(&mut self, now: Timestamp) -> FollowStep {
+        if let Mode::Wait(until) = self.mode
+            && until <= now
+        {
+            // A look first: it shows whether there is anything to wait for.
+            self.mode = Mode::Look;
+        }
+        match self.mode {
+            Mode::Open => {
+                let after = self.last.as_ref().map(|event| event.seq);
+                FollowStep::Open(api::events_of(self.id, after))
+            }
+            Mode::Read => FollowStep::Read,
+            Mode::Look => FollowStep::Look(self.look_call().http().clone()),
+            Mode::Wait(until) => FollowStep::Wait(until),
+            Mode::Done => FollowStep::Done,
+        }
+    }
+
+    fn look_call(&self) -> ApiCall<RequestDetail> {
+        api::request(self.id)
+    }
+
+    /// The stream was opened, or not. Of an answer that is no stream, `answer` holds the body.
+    pub fn opened(&mut self, now: Timestamp, answer: Result<HttpAnswer, TransportError>, entropy: u64) {
+        if self.mode != Mode::Open {
+            return;
+        }
+        match answer.map_err(ClientError::from).and_then(|answer| http::check(&answer).map(|()| answer.status)) {
+            // Nothing more will come: if the end was not seen, it is in the state.
+            Ok(204) => {
+                self.has_no_more = true;
+                self.mode = if self.is_at_end() { Mode::Done } else { Mode::Look };
+            }
+            Ok(_) => {
+                self.parser = self.parser.resumed();
+                self.mode = Mode::Read;
+            }
+            Err(error) => self.failed(now, error, entropy),
+        }
+    }
+
+    /// Takes bytes of the stream. Then call [`Self::next_change`] until there is none.
+    ///
+    /// # Errors
+    /// [`SseError`] if it can't be read on: close it, and go on with [`Self::closed`].
+    pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), SseError> {
+        if self.mode != Mode::Read {
+            return Ok(());
+        }
+        let result = self.parser.push(bytes);
+        while let Some(message) = self.parser.next_message() {
+            // What is no event is of a newer relayer, or noise: the state shows what matters.
+            if let Ok(event) = Event::parse(&message.data) {
+                self.apply(event);
+            }
+        }
+        if self.is_at_end() {
+            self.mode = Mode::Done;
+        }
+        result
+    }
+
+    /// The stream has ended, or broke.
+    pub fn closed(&mut self, now: Timestamp, entropy: u64) {
+        if self.mode != Mode::Read {
+            return;
+        }
+        self.failures = self.failures.saturating_add(1);
+        let asked = Duration::from_millis(self.parser.retry_ms().unwrap_or(0));
+        let wait = self.policy.back_off(self.failures, entropy).saturating_add(asked);
+        self.mode = Mode::Wait(now.saturating_add(wait));
+    }
+
+    /// The answer to [`FollowStep::Look`].
+    pub fn looked(&mut self, now: Timestamp, answer: Result<HttpAnswer, TransportError>, entropy: u64) {
+        if self.mode != Mode::Look {
+            return;
+        }
+        let detail = answer.map_err(ClientError::from).and_then(|answer| self.look_call().parse(&answer));
+        match detail {
+            Ok(detail) => {
+                self.take_detail(&detail);
+                self.mode = if self.is_at_end() || self.has_no_more {
+                    Mode::Done
+                } else if self.is_polling {
+                    self.failures = 0;
+                    Mode::Wait(now.saturating_add(self.poll))
+                } else {
+                    Mode::Open
+                };
+            }
+            Err(error) => self.failed(now, error, entropy),
+        }
+    }
+
+    /// Takes a state that was read elsewhere.
+    pub fn take_detail(&mut self, detail: &RequestDetail) {
+        for event in &detail.timeline {
+            self.apply(event.clone());
+        }
+        // The state and its story are read one after the other, so the state may be the older one. Only where the story is
+        // cut, or missing, the state says more.
+        let summary = &detail.summary;
+        let is_cut = detail.timeline.is_empty() || detail.timeline.len() >= TIMELINE_LIMIT;
+        let is_newer = self.last.as_ref().is_none_or(|last| summary.updated_at_ms > last.at_ms);
+        if is_cut && is_newer && summary.id == self.id {
+            let (seq, request_seq) = self.last.as_ref().map_or((0, 0), |last| (last.seq, last.request_seq));
+            self.take(Event {
+                seq,
+                request_id: summary.id,
+                request_seq,
+                chain_id: summary.chain_id,
+                status: summary.status.clone(),
+                reason: summary.reason.clone(),
+                detail: None,
+                batch: summary.batch,
+                tx_hash: summary.tx_hash,
+                block_number: summary.block_number,
+                at_ms: summary.updated_at_ms,
+            });
+        }
+    }
+
+    /// Takes an event once: delivery is at least once.
+    fn apply(&mut self, event: Event) {
+        let is_new = self.last.as_ref().is_none_or(|last| event.request_seq > last.request_seq);
+        if event.request_id == self.id && is_new {
+            self.failures = 0;
+            self.take(event);
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        let from = self.last.as_ref().map(|last| last.status.clone());
+        if from.as_ref().is_some_and(Open::is_terminal) {
+            self.contradiction.get_or_insert(event);
+            return;
+        }
+        let is_fallback = from.as_ref().is_some_and(|from| rank(&event.status) < rank(from));
+        self.last = Some(event.clone());
+        self.changes.push_back(Change { from, event, is_fallback });
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.last.as_ref().is_some_and(|last| {
+            last.status.is_terminal() || (self.until == Until::Included && last.status == Open::Known(Status::Included))
+        })
+    }
+
+    fn failed(&mut self, now: Timestamp, error: ClientError, entropy: u64) {
+        self.failures = self.failures.saturating_add(1);
+        let is_last = self.policy.max_attempts != 0 && self.failures >= self.policy.max_attempts;
+        if !error.is_retryable() || is_last {
+            self.failure = Some(error);
+            self.mode = Mode::Done;
+            return;
+        }
+        let asked = error.retry_after().unwrap_or(Duration::ZERO).min(self.policy.max_retry_after);
+        self.mode = Mode::Wait(now.saturating_add(self.policy.back_off(self.failures, entropy).saturating_add(asked)));
+    }
+}
+
+/// How far a status is on its way; unknown ones are nowhere behind.
+const fn rank(status: &Open<Status>) -> u8 {
+    match status {
+        Open::Known(Status::Queued) => 0,
+        Open::Known(Status::Batched) => 1,
+        Open::Known(Status::Broadcast) => 2,
+        Open::Known(Status::Included) => 3,
+        Open::Known(_) => 4,
+        Open::Other(_) => u8::MAX,
+    }
+}

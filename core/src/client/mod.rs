@@ -1,0 +1,35 @@
+//! How does a caller talk to a relayer? Calls and answers of the HTTP API as values, retries, an outbox, event streams, and
+//! the means to check what the relayer says.
+//!
+//! Nothing here opens a socket, reads a clock or draws a random number: bytes, time and entropy come in as arguments, so
+//! that a browser, a Python program and a Rust service share it. With feature `client-http`, `client_http` moves the bytes.
+
+#![deny(clippy::float_arithmetic)]
+
+mod answer;
+pub mod api;
+mod error;
+mod exchange;
+mod follow;
+mod forward;
+mod http;
+mod open;
+mod retry;
+pub mod rpc;
+mod sse;
+mod submit;
+pub mod verify;
+
+pub use answer::{
+    Accepted, Attempt, Batch, Chain, ChainFees, Chains, Event, Forecast, Forwarder, Horizon, OfferedFees, Quote,
+    RequestDetail, RequestPage, RequestSummary, SignedPromise, Slack, Wait,
+};
+pub use error::{ClientError, Problem};
+pub use exchange::{Client, Exchange, Step, Transport};
+pub use follow::{Change, DEFAULT_POLL, Follow, FollowStep, Until};
+pub use forward::{DEFAULT_FORWARD_GAS, ForwardBuilder, KeySigner, SignDigest, SignError, UnsignedForward};
+pub use http::{ApiCall, HttpAnswer, HttpCall, MAX_ANSWER_BYTES, Method, TransportError, TransportErrorKind};
+pub use open::{Named, Open};
+pub use retry::{GiveUp, Retry, RetryPolicy};
+pub use sse::{MAX_MESSAGE_BYTES, SseError, SseMessage, SseParser};
+pub use submit::{CallAsk, IdempotencyKey, MAX_IDEMPOTENCY_KEY_BYTES, MAX_SUBMIT_BYTES, Submit, SubmitKind};

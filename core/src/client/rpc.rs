@@ -1,0 +1,254 @@
+//! Questions to the user's own node: JSON-RPC bodies out, answers in.
+
+use std::fmt;
+
+use alloy_primitives::{Address, B256, Bytes, Log, U64, U256};
+use alloy_sol_types::SolCall;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use slackwater_contracts::forwarder::{eip712DomainCall, noncesCall};
+
+use super::http::{MAX_ANSWER_BYTES, excerpt};
+use crate::request::ForwarderDomain;
+
+/// Why a node's answer can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RpcError {
+    /// The node refused.
+    #[error("the node answered error {code}: {message}")]
+    Node {
+        /// JSON-RPC error code.
+        code: i64,
+        /// Its words, for people.
+        message: String,
+    },
+    /// Not JSON-RPC, or of another form than asked for.
+    #[error("the node's answer can't be read: {0}")]
+    Unreadable(String),
+    /// Beyond what is read.
+    #[error("the node's answer has {bytes} bytes, limit {limit}")]
+    TooLarge {
+        /// Bytes.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+}
+
+/// A question to a node, with how its answer is read.
+pub struct RpcCall<T> {
+    method: &'static str,
+    params: Value,
+    read: fn(Value) -> Result<T, RpcError>,
+}
+
+impl<T> fmt::Debug for RpcCall<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RpcCall").field("method", &self.method).field("params", &self.params).finish_non_exhaustive()
+    }
+}
+
+#[derive(Deserialize)]
+struct Reply {
+    #[serde(default)]
+    result: Option<Value>,
+    #[serde(default)]
+    error: Option<NodeError>,
+}
+
+#[derive(Deserialize)]
+struct NodeError {
+    #[serde(default)]
+    code: i64,
+    #[serde(default)]
+    message: String,
+}
+
+impl<T> RpcCall<T> {
+    const fn new(method: &'static str, params: Value, read: fn(Value) -> Result<T, RpcError>) -> Self {
+        Self { method, params, read }
+    }
+
+    /// Method and parameters, for wallets that take them apart (EIP-1193).
+    pub const fn parts(&self) -> (&'static str, &Value) {
+        (self.method, &self.params)
+    }
+
+    /// The body to `POST` to the node.
+    pub fn body(&self) -> String {
+        json!({ "jsonrpc": "2.0", "id": 1, "method": self.method, "params": self.params }).to_string()
+    }
+
+    /// Reads the body of the node's answer.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub fn parse(&self, body: &[u8]) -> Result<T, RpcError> {
+        if body.len() > MAX_ANSWER_BYTES {
+            return Err(RpcError::TooLarge { bytes: body.len(), limit: MAX_ANSWER_BYTES });
+        }
+        let reply: Reply = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
+        if let Some(NodeError { code, message }) = reply.error {
+            return Err(RpcError::Node { code, message: excerpt(&message) });
+        }
+        self.parse_result(reply.result.unwrap_or(Value::Null))
+    }
+
+    /// Reads the `result` alone, as an EIP-1193 provider gives it.
+    ///
+    /// # Errors
+    /// [`RpcError::Unreadable`].
+    pub fn parse_result(&self, result: Value) -> Result<T, RpcError> {
+        (self.read)(result)
+    }
+}
+
+fn unreadable(error: &serde_json::Error) -> RpcError {
+    RpcError::Unreadable(excerpt(&error.to_string()))
+}
+
+fn read<T: DeserializeOwned>(result: Value) -> Result<T, RpcError> {
+    serde_json::from_value(result).map_err(|error| unreadable(&error))
+}
+
+/// Which block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockRef {
+    /// `latest`, `safe` or `finalized`.
+    Tag(&'static str),
+    /// By number.
+    Number(u64),
+}
+
+impl BlockRef {
+    fn param(self) -> Value {
+        match self {
+            Self::Tag(tag) => tag.into(),
+            Self::Number(number) => format!("{number:#x}").into(),
+        }
+    }
+}
+
+/// `eth_chainId`.
+pub fn chain_id() -> RpcCall<u64> {
+    RpcCall::new("eth_chainId", json!([]), |result| read::<U64>(result).map(|id| id.to()))
+}
+
+fn eth_call(to: Address, data: Vec<u8>, block: BlockRef) -> Value {
+    json!([{ "to": to, "data": Bytes::from(data) }, block.param()])
+}
+
+/// The next nonce of `owner` at `forwarder`: what the next request must carry. Requests that are signed and not executed
+/// yet are not in it: count them in.
+pub fn nonces(forwarder: Address, owner: Address, block: BlockRef) -> RpcCall<U256> {
+    let data = noncesCall { owner }.abi_encode();
+    RpcCall::new("eth_call", eth_call(forwarder, data, block), |result| {
+        let word: Bytes = read(result)?;
+        U256::try_from_be_slice(&word)
+            .filter(|_| word.len() == 32)
+            .ok_or_else(|| RpcError::Unreadable(format!("{} bytes instead of a word: no forwarder", word.len())))
+    })
+}
+
+/// The EIP-712 domain that the contract at `forwarder` names (ERC-5267).
+pub fn forwarder_domain(forwarder: Address) -> RpcCall<ForwarderDomain> {
+    let data = eip712DomainCall {}.abi_encode();
+    RpcCall::new("eth_call", eth_call(forwarder, data, BlockRef::Tag("latest")), |result| {
+        let bytes: Bytes = read(result)?;
+        let domain = eip712DomainCall::abi_decode_returns(&bytes)
+            .map_err(|_| RpcError::Unreadable("no EIP-712 domain: no forwarder".to_owned()))?;
+        let chain_id = u64::try_from(domain.chainId)
+            .map_err(|_| RpcError::Unreadable("the domain's chain id is above 2^64".to_owned()))?;
+        if domain.version != slackwater_contracts::forwarder::DOMAIN_VERSION {
+            return Err(RpcError::Unreadable(format!("the domain has version {:?}", excerpt(&domain.version))));
+        }
+        Ok(ForwarderDomain::new(domain.name, chain_id, domain.verifyingContract))
+    })
+}
+
+/// A mined transaction's receipt, as far as verification looks at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// Transaction hash.
+    pub tx_hash: B256,
+    /// Block number and hash; `None` for a pre-confirmation.
+    pub block: Option<(u64, B256)>,
+    /// Status 1.
+    pub is_success: bool,
+    /// Events.
+    pub logs: Vec<Log>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RpcReceipt {
+    transaction_hash: B256,
+    block_number: Option<U64>,
+    block_hash: Option<B256>,
+    #[serde(default)]
+    status: Option<U64>,
+    #[serde(default)]
+    logs: Vec<RpcLog>,
+}
+
+#[derive(Deserialize)]
+struct RpcLog {
+    address: Address,
+    topics: Vec<B256>,
+    data: Bytes,
+}
+
+/// `eth_getTransactionReceipt`; `None` if the node knows none.
+pub fn receipt(tx_hash: B256) -> RpcCall<Option<Receipt>> {
+    RpcCall::new("eth_getTransactionReceipt", json!([tx_hash]), |result| {
+        let receipt: Option<RpcReceipt> = read(result)?;
+        Ok(receipt.map(|receipt| Receipt {
+            tx_hash: receipt.transaction_hash,
+            block: receipt.block_number.map(|number| number.to()).zip(receipt.block_hash),
+            is_success: receipt.status == Some(U64::from(1)),
+            logs: receipt.logs.into_iter().filter_map(|log| Log::new(log.address, log.topics, log.data)).collect(),
+        }))
+    })
+}
+
+/// A transaction's recipient and calldata.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Transaction {
+    /// Its hash.
+    pub hash: B256,
+    /// Recipient; `None` if it creates a contract.
+    #[serde(default)]
+    pub to: Option<Address>,
+    /// Calldata.
+    #[serde(default)]
+    pub input: Bytes,
+}
+
+/// `eth_getTransactionByHash`; `None` if the node knows none.
+pub fn transaction(tx_hash: B256) -> RpcCall<Option<Transaction>> {
+    RpcCall::new("eth_getTransactionByHash", json!([tx_hash]), read)
+}
+
+/// A block's place in the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    /// Number.
+    pub number: u64,
+    /// Hash.
+    pub hash: B256,
+}
+
+#[derive(Deserialize)]
+struct RpcBlock {
+    number: U64,
+    hash: B256,
+}
+
+/// `eth_getBlockByNumber`; `None` if the node has no such block, or does not serve the tag.
+pub fn block(block: BlockRef) -> RpcCall<Option<Block>> {
+    RpcCall::new("eth_getBlockByNumber", json!([block.param(), false]), |result| {
+        let block: Option<RpcBlock> = read(result)?;
+        Ok(block.map(|block| Block { number: block.number.to(), hash: block.hash }))
+    })
+}

@@ -1,0 +1,384 @@
+//! What is to be relayed, as the API reads it.
+
+use std::{fmt, time::Duration};
+
+use alloy_primitives::{Address, Bytes, U256, hex, keccak256};
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::{api::span, error::ClientError, http::excerpt};
+use crate::{
+    chain::decimal,
+    request::{Deadline, Forward},
+    time::Timestamp,
+};
+
+/// Longest idempotency key, bytes.
+pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
+
+/// Longest body of one request that is built or read, bytes; the relayer's default limit (`server.max_body_bytes`).
+pub const MAX_SUBMIT_BYTES: usize = 1 << 20;
+
+/// Separates derived keys from every other hash.
+const KEY_DOMAIN: &[u8] = b"slackwater/idempotency/v1\0";
+
+/// A name of one submission: the same key with the same body gets the first answer, with another body a refusal.
+///
+/// Unless the caller gives one, it is a hash of the body (of a `call`: and of a salt, because two equal calls may both be
+/// meant). Then the same key always means the same bytes: a submission that is repeated after a crash is recognised, and
+/// `idempotency_conflict` can't happen.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct IdempotencyKey(String);
+
+impl IdempotencyKey {
+    /// A key of the caller's own, such as an order's number.
+    ///
+    /// # Errors
+    /// [`ClientError::Invalid`] unless it has 1 to 255 visible ASCII characters.
+    pub fn new(key: impl Into<String>) -> Result<Self, ClientError> {
+        let key = key.into();
+        if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY_BYTES || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(ClientError::invalid(
+                "idempotencyKey",
+                format!("{} bytes; 1 to {MAX_IDEMPOTENCY_KEY_BYTES} visible ASCII characters are allowed", key.len()),
+            ));
+        }
+        Ok(Self(key))
+    }
+
+    fn derived(body: &str, salt: &[u8]) -> Self {
+        let preimage = [KEY_DOMAIN, &(salt.len() as u64).to_be_bytes(), salt, body.as_bytes()].concat();
+        Self(format!("sw1-{}", hex::encode(keccak256(preimage))))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for IdempotencyKey {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A call of the tenant's own, made by the relayer's account. The tenant needs `kinds = ["call"]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CallAsk {
+    /// The called contract or account.
+    pub to: Address,
+    /// Wei sent along, paid by the relayer.
+    #[serde(default, with = "decimal")]
+    pub value: U256,
+    /// Gas given to the call.
+    #[serde(with = "decimal")]
+    pub gas: u64,
+    /// Calldata.
+    #[serde(default)]
+    pub data: Bytes,
+    /// The target does not look at `msg.sender`, so that the call may share a transaction.
+    #[serde(default)]
+    pub any_sender: bool,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SubmitKind {
+    /// ERC-2771, signed by a user.
+    Forward(Box<Forward>),
+    /// A call of the tenant's own.
+    Call(CallAsk),
+}
+
+/// One request to be relayed.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use alloy_primitives::{Address, U256};
+/// use slackwater::client::{CallAsk, Submit, api};
+///
+/// let ask = CallAsk { to: Address::ZERO, value: U256::ZERO, gas: 60_000, data: Default::default(), any_sender: true };
+/// let submit = Submit::call(8453, ask, b"order 7").within(Duration::from_secs(30));
+/// let call = api::submit(&submit);
+/// assert_eq!((call.http().method.as_str(), call.http().path.as_str()), ("POST", "/v1/requests"));
+/// assert!(submit.body().contains(submit.key().as_str()), "the key travels in the body");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submit {
+    chain_id: u64,
+    kind: SubmitKind,
+    deadline: Option<Deadline>,
+    max_cost_wei: Option<U256>,
+    salt: Vec<u8>,
+    key: Option<IdempotencyKey>,
+}
+
+impl Submit {
+    /// A request that a user signed.
+    pub fn forward(chain_id: u64, forward: Forward) -> Self {
+        Self::new(chain_id, SubmitKind::Forward(Box::new(forward)), Vec::new())
+    }
+
+    /// A call of the tenant's own. Equal calls with the same `salt` are one: give random bytes, or what names the
+    /// business that this call belongs to.
+    pub fn call(chain_id: u64, call: CallAsk, salt: &[u8]) -> Self {
+        Self::new(chain_id, SubmitKind::Call(call), salt.to_vec())
+    }
+
+    const fn new(chain_id: u64, kind: SubmitKind, salt: Vec<u8>) -> Self {
+        Self { chain_id, kind, deadline: None, max_cost_wei: None, salt, key: None }
+    }
+
+    /// How long it may take, from its arrival at the relayer.
+    #[must_use]
+    pub const fn within(mut self, within: Duration) -> Self {
+        self.deadline = Some(Deadline::Within(within));
+        self
+    }
+
+    /// Latest acceptable inclusion, to whole seconds, rounded down.
+    #[must_use]
+    pub const fn deadline(mut self, at: Timestamp) -> Self {
+        self.deadline = Some(Deadline::At(at));
+        self
+    }
+
+    /// The most that it may cost in total.
+    #[must_use]
+    pub const fn max_cost_wei(mut self, wei: U256) -> Self {
+        self.max_cost_wei = Some(wei);
+        self
+    }
+
+    /// A key of the caller's own instead of the derived one.
+    #[must_use]
+    pub fn idempotency_key(mut self, key: IdempotencyKey) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// EIP-155 chain id.
+    pub const fn chain_id(&self) -> u64 {
+        self.chain_id
+    }
+
+    /// What is asked for.
+    pub const fn kind(&self) -> &SubmitKind {
+        &self.kind
+    }
+
+    /// The key under which it is sent.
+    pub fn key(&self) -> IdempotencyKey {
+        match &self.key {
+            Some(key) => key.clone(),
+            None => IdempotencyKey::derived(&self.write(None), &self.salt),
+        }
+    }
+
+    /// The JSON that is sent, with the key in it: the same value gives the same bytes.
+    pub fn body(&self) -> String {
+        self.write(Some(&self.key()))
+    }
+
+    /// Last instant at which sending it can be of use, as far as the request itself says: the signed deadline, the asked
+    /// one, or `within` counted from `now`.
+    pub fn expires_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let asked = self.deadline.map(|deadline| match deadline {
+            Deadline::At(at) => at,
+            Deadline::Within(within) => now.saturating_add(within),
+        });
+        let signed = match &self.kind {
+            SubmitKind::Forward(forward) => Some(Timestamp::from_secs(forward.deadline)),
+            SubmitKind::Call(_) => None,
+        };
+        asked.into_iter().chain(signed).min()
+    }
+
+    fn write(&self, key: Option<&IdempotencyKey>) -> String {
+        let (kind, forward, call) = match &self.kind {
+            SubmitKind::Forward(forward) => ("forward", Some(ForwardOut::from(&**forward)), None),
+            SubmitKind::Call(call) => ("call", None, Some(call)),
+        };
+        let (within, deadline) = match self.deadline {
+            Some(Deadline::Within(within)) => (Some(span(within)), None),
+            Some(Deadline::At(at)) => (None, Some(at.as_secs())),
+            None => (None, None),
+        };
+        let (chain_id, max_cost) = (self.chain_id, self.max_cost_wei);
+        let out = SubmitOut { chain_id, kind, forward, call, within, deadline, max_cost, idempotency_key: key };
+        serde_json::to_string(&out).unwrap_or_else(|error| unreachable!("a submission is always JSON: {error}"))
+    }
+
+    /// Reads a request from the API's JSON, as [`Self::body`] writes it. Without an `idempotencyKey` one is derived; a
+    /// `call` needs one, or `salt`.
+    ///
+    /// # Errors
+    /// [`ClientError::Invalid`] says which member is wrong.
+    pub fn from_json(text: &str, salt: Option<&[u8]>) -> Result<Self, ClientError> {
+        if text.len() > MAX_SUBMIT_BYTES {
+            return Err(ClientError::invalid("request", format!("{} bytes, limit {MAX_SUBMIT_BYTES}", text.len())));
+        }
+        let body: SubmitJson =
+            serde_json::from_str(text).map_err(|error| ClientError::invalid("request", excerpt(&error.to_string())))?;
+        let kind = match (body.kind.as_str(), body.forward, body.call) {
+            ("forward", Some(forward), None) => SubmitKind::Forward(Box::new(forward.into())),
+            ("call", None, Some(call)) => SubmitKind::Call(call),
+            _ => return Err(ClientError::invalid("kind", "`forward` or `call`, with the member of that name only")),
+        };
+        let deadline = match (body.within, body.deadline) {
+            (Some(_), Some(_)) => return Err(ClientError::invalid("within", "excludes `deadline`")),
+            (Some(within), None) => Some(Deadline::Within(parse_span(&within)?)),
+            (None, at) => at.map(|seconds| Deadline::At(Timestamp::from_secs(seconds))),
+        };
+        if matches!(kind, SubmitKind::Call(_)) && body.idempotency_key.is_none() && salt.is_none() {
+            return Err(ClientError::invalid("idempotencyKey", "a call needs one, or a salt"));
+        }
+        Ok(Self {
+            chain_id: body.chain_id,
+            kind,
+            deadline,
+            max_cost_wei: body.max_cost,
+            salt: salt.unwrap_or_default().to_vec(),
+            key: body.idempotency_key,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SubmitJson {
+    #[serde(with = "decimal")]
+    chain_id: u64,
+    kind: String,
+    #[serde(default)]
+    forward: Option<ForwardJson>,
+    #[serde(default)]
+    call: Option<CallAsk>,
+    #[serde(default)]
+    within: Option<String>,
+    #[serde(default)]
+    deadline: Option<u64>,
+    #[serde(default, with = "decimal::option")]
+    max_cost: Option<U256>,
+    #[serde(default)]
+    idempotency_key: Option<IdempotencyKey>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ForwardJson {
+    forwarder: Address,
+    from: Address,
+    to: Address,
+    #[serde(default, with = "decimal")]
+    value: U256,
+    #[serde(with = "decimal")]
+    gas: U256,
+    #[serde(with = "decimal")]
+    nonce: U256,
+    #[serde(with = "decimal")]
+    deadline: u64,
+    #[serde(default)]
+    data: Bytes,
+    signature: Bytes,
+}
+
+impl From<ForwardJson> for Forward {
+    fn from(json: ForwardJson) -> Self {
+        Self {
+            forwarder: json.forwarder,
+            from: json.from,
+            to: json.to,
+            value: json.value,
+            gas: json.gas,
+            nonce: json.nonce,
+            deadline: json.deadline,
+            data: json.data,
+            signature: json.signature,
+        }
+    }
+}
+
+/// What is written. Members in a fixed order: keys are derived from these bytes, on every platform.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SubmitOut<'a> {
+    #[serde(serialize_with = "number")]
+    chain_id: u64,
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forward: Option<ForwardOut<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    call: Option<&'a CallAsk>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    within: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deadline: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none", with = "decimal::option")]
+    max_cost: Option<U256>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<&'a IdempotencyKey>,
+}
+
+#[derive(Serialize)]
+struct ForwardOut<'a> {
+    forwarder: Address,
+    from: Address,
+    to: Address,
+    #[serde(with = "decimal")]
+    value: U256,
+    #[serde(with = "decimal")]
+    gas: U256,
+    #[serde(with = "decimal")]
+    nonce: U256,
+    #[serde(serialize_with = "number")]
+    deadline: u64,
+    data: &'a Bytes,
+    signature: &'a Bytes,
+}
+
+impl<'a> From<&'a Forward> for ForwardOut<'a> {
+    fn from(forward: &'a Forward) -> Self {
+        Self {
+            forwarder: forward.forwarder,
+            from: forward.from,
+            to: forward.to,
+            value: forward.value,
+            gas: forward.gas,
+            nonce: forward.nonce,
+            deadline: forward.deadline,
+            data: &forward.data,
+            signature: &forward.signature,
+        }
+    }
+}
+
+/// A number where every JSON implementation reads it exactly, a string above.
+fn number<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    if *value <= 1 << 53 { serializer.serialize_u64(*value) } else { serializer.collect_str(value) }
+}
+
+fn parse_span(text: &str) -> Result<Duration, ClientError> {
+    let wrong = || ClientError::invalid("within", "not a span of time such as 500ms, 30s, 5m, 2h or 1d");
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (digits, unit) = text.split_at(unit_at);
+    let factor: u64 = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    number.checked_mul(factor).map(Duration::from_millis).ok_or_else(wrong)
+}

@@ -1,0 +1,413 @@
+//! A claim about the chain, checked at the user's own node.
+
+use std::fmt;
+
+use alloy_primitives::{B256, Bytes, U256};
+use alloy_sol_types::SolCall;
+use slackwater_contracts::forwarder::{ForwardRequestData, executeBatchCall, executeCall};
+
+use crate::{
+    chain::FinalityRule,
+    client::{
+        answer::{Event, RequestSummary},
+        rpc::{self, Block, BlockRef, Receipt, RpcCall, RpcError, Transaction},
+    },
+    request::{Forward, ForwarderDomain, Status, outcome, recover},
+};
+
+/// What the relayer says about a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InclusionClaim {
+    /// `included`, `finalized` or `reverted`: only these speak of a transaction.
+    pub status: Status,
+    /// The transaction.
+    pub tx_hash: B256,
+    /// Its block.
+    pub block_number: Option<u64>,
+}
+
+impl InclusionClaim {
+    fn new(status: Option<Status>, tx_hash: Option<B256>, block_number: Option<u64>) -> Option<Self> {
+        let status =
+            status.filter(|status| matches!(status, Status::Included | Status::Finalized | Status::Reverted))?;
+        Some(Self { status, tx_hash: tx_hash?, block_number })
+    }
+
+    /// The claim in a request's state; `None` if it claims no execution.
+    pub fn of_summary(summary: &RequestSummary) -> Option<Self> {
+        Self::new(summary.status.known(), summary.tx_hash, summary.block_number)
+    }
+
+    /// The claim in an event; `None` if it claims no execution.
+    pub fn of_event(event: &Event) -> Option<Self> {
+        Self::new(event.status.known(), event.tx_hash, event.block_number)
+    }
+}
+
+/// How far the node's answers bind the execution to this very request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binding {
+    /// The transaction's calldata holds the request as it was signed.
+    Content,
+    /// Only signer and nonce: the transaction does not call the forwarder directly. Another request that the same user
+    /// signed with the same nonce would look the same.
+    Nonce,
+}
+
+/// In what the relayer's claim contradicts the user's node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Mismatch {
+    /// The transaction exists and did not execute the request.
+    NotInTransaction,
+    /// The transaction reverted as a whole.
+    TransactionReverted,
+    /// It was executed, but the target failed; claimed was success.
+    TargetFailed,
+    /// It was executed, and the target succeeded; claimed was failure.
+    TargetSucceeded,
+    /// The transaction executed another request of the user with this nonce.
+    OtherRequest,
+    /// It is in another block than claimed to be final.
+    OtherBlock {
+        /// Claimed.
+        claimed: u64,
+        /// At the node.
+        found: u64,
+    },
+    /// It can't have been executed: at a block that the node calls final, and not before the claimed one, the
+    /// user's nonce is not used.
+    NeverExecuted {
+        /// The user's next nonce there.
+        next_nonce: U256,
+    },
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotInTransaction => f.write_str("the transaction did not execute the request"),
+            Self::TransactionReverted => f.write_str("the transaction reverted"),
+            Self::TargetFailed => f.write_str("the target failed, claimed was success"),
+            Self::TargetSucceeded => f.write_str("the target succeeded, claimed was failure"),
+            Self::OtherRequest => f.write_str("the transaction executed another request with this nonce"),
+            Self::OtherBlock { claimed, found } => {
+                write!(f, "it is in block {found}, claimed to be final in {claimed}")
+            }
+            Self::NeverExecuted { next_nonce } => {
+                write!(f, "it was not executed: the next nonce is still {next_nonce}")
+            }
+        }
+    }
+}
+
+/// What the user's node says about the claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is true.
+    Confirmed {
+        /// By the chain's rule at this node. A claim of finality with `false` here: the node is behind; ask again.
+        is_final: bool,
+        /// The target succeeded.
+        is_success: bool,
+        /// Block.
+        block_number: u64,
+        /// Its hash.
+        block_hash: B256,
+        /// How it is bound to the request.
+        binding: Binding,
+    },
+    /// The node does not have the transaction in a block (yet, or any more). Ask again.
+    Pending,
+    /// It is not true.
+    Mismatch(Mismatch),
+    /// The node can't tell: it refused, is of another chain, is behind, has no old receipts, or changed its mind in
+    /// between. Ask again, or ask another node.
+    Unknown(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ask {
+    ChainId,
+    Tagged(&'static str),
+    Head,
+    Receipt,
+    Canonical(u64),
+    Transaction,
+    /// The user's nonce at a block that is final.
+    NonceAt(u64),
+    Done,
+}
+
+/// Checks one claim: a machine that asks the user's node question after question.
+///
+/// Heads are read before the receipt, so that what they call final was so when the receipt was read.
+///
+/// ```
+/// # use alloy_primitives::{Address, B256, Bytes, U256};
+/// # use slackwater::{chain::FinalityRule, client::verify::{InclusionCheck, InclusionClaim, Verdict}};
+/// # use slackwater::request::{Forward, ForwarderDomain, Status};
+/// # let domain = ForwarderDomain::new("Slackwater", 8453, Address::ZERO);
+/// # let forward = Forward { forwarder: Address::ZERO, from: Address::ZERO, to: Address::ZERO, value: U256::ZERO,
+/// #     gas: U256::from(1), nonce: U256::ZERO, deadline: 1, data: Bytes::new(), signature: Bytes::new() };
+/// # let claim = InclusionClaim { status: Status::Finalized, tx_hash: B256::ZERO, block_number: Some(7) };
+/// # fn ask_own_node(body: &str) -> Vec<u8> { br#"{"jsonrpc":"2.0","id":1,"result":"0x1"}"#.to_vec() }
+/// let mut check = InclusionCheck::new(domain, forward, claim, FinalityRule::Depth { blocks: 5 });
+/// while let Some(body) = check.next_body() {
+///     check.answer(&ask_own_node(&body));
+/// }
+/// assert!(matches!(check.verdict(), Some(Verdict::Unknown(_))), "that node is of chain 1");
+/// ```
+#[derive(Debug, Clone)]
+pub struct InclusionCheck {
+    domain: ForwarderDomain,
+    forward: Forward,
+    claim: InclusionClaim,
+    rule: FinalityRule,
+    ask: Ask,
+    tagged: Option<u64>,
+    head: u64,
+    receipt: Option<Receipt>,
+    verdict: Option<Verdict>,
+}
+
+impl InclusionCheck {
+    /// A check that `claim` about `forward`, signed for `domain`, is true. `rule` is what the user counts as final, such
+    /// as the preset's of the chain.
+    pub const fn new(domain: ForwarderDomain, forward: Forward, claim: InclusionClaim, rule: FinalityRule) -> Self {
+        Self { domain, forward, claim, rule, ask: Ask::ChainId, tagged: None, head: 0, receipt: None, verdict: None }
+    }
+
+    /// The next JSON-RPC body to send; `None` once there is a verdict.
+    pub fn next_body(&self) -> Option<String> {
+        match self.ask {
+            Ask::ChainId => Some(rpc::chain_id().body()),
+            Ask::Tagged(tag) => Some(rpc::block(BlockRef::Tag(tag)).body()),
+            Ask::Head => Some(rpc::block(BlockRef::Tag("latest")).body()),
+            Ask::Receipt => Some(rpc::receipt(self.claim.tx_hash).body()),
+            Ask::Canonical(number) => Some(rpc::block(BlockRef::Number(number)).body()),
+            Ask::Transaction => Some(rpc::transaction(self.claim.tx_hash).body()),
+            Ask::NonceAt(number) => Some(self.nonce_call(number).body()),
+            Ask::Done => None,
+        }
+    }
+
+    fn nonce_call(&self, number: u64) -> RpcCall<U256> {
+        rpc::nonces(self.forward.forwarder, self.forward.from, BlockRef::Number(number))
+    }
+
+    /// What the node's answers amount to.
+    pub const fn verdict(&self) -> Option<&Verdict> {
+        self.verdict.as_ref()
+    }
+
+    /// The node did not answer.
+    pub fn no_answer(&mut self, why: &str) {
+        if self.verdict.is_none() {
+            self.end(Verdict::Unknown(super::super::http::excerpt(why)));
+        }
+    }
+
+    /// Takes the body of the node's answer to [`Self::next_body`].
+    pub fn answer(&mut self, body: &[u8]) {
+        if let Err(verdict) = self.take(body) {
+            self.end(verdict);
+        }
+    }
+
+    fn end(&mut self, verdict: Verdict) {
+        self.ask = Ask::Done;
+        self.verdict = Some(verdict);
+    }
+
+    fn take(&mut self, body: &[u8]) -> Result<(), Verdict> {
+        let unknown = |error: RpcError| Verdict::Unknown(error.to_string());
+        match self.ask {
+            Ask::ChainId => {
+                let id = rpc::chain_id().parse(body).map_err(unknown)?;
+                if id != self.domain.chain_id() {
+                    let expected = self.domain.chain_id();
+                    return Err(Verdict::Unknown(format!("the node is of chain {id}, not {expected}")));
+                }
+                self.ask = self.rule.tag().map_or(Ask::Head, Ask::Tagged);
+            }
+            Ask::Tagged(tag) => {
+                // Nodes that do not serve a tag answer null or an error: then it is not there.
+                let block = rpc::block(BlockRef::Tag(tag)).parse(body);
+                self.tagged = block.ok().flatten().map(|block| block.number);
+                self.ask = Ask::Head;
+            }
+            Ask::Head => {
+                let head = rpc::block(BlockRef::Tag("latest")).parse(body).map_err(unknown)?;
+                let head = head.ok_or_else(|| Verdict::Unknown("the node has no head".to_owned()))?;
+                self.head = head.number;
+                self.ask = Ask::Receipt;
+            }
+            Ask::Receipt => {
+                let receipt = rpc::receipt(self.claim.tx_hash).parse(body).map_err(unknown)?;
+                self.ask = self.take_receipt(receipt)?;
+            }
+            Ask::Canonical(number) => {
+                let block = rpc::block(BlockRef::Number(number)).parse(body).map_err(unknown)?;
+                self.check_canonical(block)?;
+                self.ask = Ask::Transaction;
+            }
+            Ask::Transaction => {
+                let transaction = rpc::transaction(self.claim.tx_hash).parse(body).map_err(unknown)?;
+                return Err(self.judge(transaction));
+            }
+            Ask::NonceAt(number) => {
+                let next_nonce = self.nonce_call(number).parse(body).map_err(unknown)?;
+                return Err(if next_nonce <= self.forward.nonce {
+                    Verdict::Mismatch(Mismatch::NeverExecuted { next_nonce })
+                } else {
+                    Verdict::Unknown("the node has no receipt; the nonce is used".to_owned())
+                });
+            }
+            Ask::Done => {}
+        }
+        Ok(())
+    }
+
+    fn take_receipt(&mut self, receipt: Option<Receipt>) -> Result<Ask, Verdict> {
+        let Some(receipt) = receipt.filter(|receipt| receipt.block.is_some()) else {
+            return match self.claim.block_number {
+                // Old receipts may be gone from the node. The nonce is in its state: if it is unused at a final block that is
+                // not before the claimed one, the claim is false whatever became of the receipt.
+                Some(claimed) if self.claim.status != Status::Included => match self.newest_final(claimed) {
+                    Some(number) => Ok(Ask::NonceAt(number)),
+                    None => Err(Verdict::Unknown(format!("the node does not call block {claimed} final yet"))),
+                },
+                None if self.claim.status != Status::Included => {
+                    Err(Verdict::Unknown("the node has no receipt, and no block was claimed".to_owned()))
+                }
+                _ => Err(Verdict::Pending),
+            };
+        };
+        if receipt.tx_hash != self.claim.tx_hash {
+            return Err(Verdict::Unknown("the node answered with another transaction's receipt".to_owned()));
+        }
+        let number = receipt.block.map_or(0, |(number, _)| number);
+        self.receipt = Some(receipt);
+        Ok(Ask::Canonical(number))
+    }
+
+    /// The newest block that is final at the node, if that is `claimed` or a later one.
+    fn newest_final(&self, claimed: u64) -> Option<u64> {
+        if !self.rule.is_final(claimed, self.head, self.tagged) {
+            return None;
+        }
+        let by_depth = |blocks: u64| self.head.saturating_sub(blocks);
+        let newest = match (self.rule, self.tagged) {
+            (FinalityRule::Depth { blocks }, _) => by_depth(blocks),
+            (_, Some(tagged)) => tagged.min(self.head),
+            (FinalityRule::FinalizedTag { fallback_depth }, None) => by_depth(fallback_depth),
+            (FinalityRule::SafeTag, None) => claimed,
+        };
+        Some(newest.max(claimed))
+    }
+
+    fn check_canonical(&self, block: Option<Block>) -> Result<(), Verdict> {
+        let (number, hash) = self.place();
+        match block {
+            Some(block) if block.number == number && block.hash == hash => Ok(()),
+            _ => Err(Verdict::Unknown(format!("block {number} of the receipt is not in the node's chain (any more)"))),
+        }
+    }
+
+    fn place(&self) -> (u64, B256) {
+        self.receipt.as_ref().and_then(|receipt| receipt.block).unwrap_or_default()
+    }
+
+    fn judge(&self, transaction: Option<Transaction>) -> Verdict {
+        let Some(receipt) = &self.receipt else { return Verdict::Pending };
+        if !receipt.is_success {
+            return Verdict::Mismatch(Mismatch::TransactionReverted);
+        }
+        let Some(is_success) = self.outcome(receipt) else { return Verdict::Mismatch(Mismatch::NotInTransaction) };
+        let transaction = transaction.filter(|transaction| transaction.hash == self.claim.tx_hash);
+        let binding = match self.binding(transaction.as_ref()) {
+            Ok(binding) => binding,
+            Err(verdict) => return verdict,
+        };
+        match (self.claim.status, is_success) {
+            (Status::Reverted, true) => return Verdict::Mismatch(Mismatch::TargetSucceeded),
+            (Status::Finalized, false) => return Verdict::Mismatch(Mismatch::TargetFailed),
+            _ => {}
+        }
+        let (block_number, block_hash) = self.place();
+        let is_final = self.rule.is_final(block_number, self.head, self.tagged);
+        match self.claim.block_number {
+            Some(claimed) if claimed != block_number && self.claim.status != Status::Included => {
+                // While it is not final here, the relayer may have seen the later chain.
+                if is_final {
+                    Verdict::Mismatch(Mismatch::OtherBlock { claimed, found: block_number })
+                } else {
+                    Verdict::Unknown(format!(
+                        "the node has it in block {block_number}, not final, instead of {claimed}"
+                    ))
+                }
+            }
+            _ => Verdict::Confirmed { is_final, is_success, block_number, block_hash, binding },
+        }
+    }
+
+    /// `success` of the event with this forwarder, signer and nonce.
+    fn outcome(&self, receipt: &Receipt) -> Option<bool> {
+        let nonce = u64::try_from(self.forward.nonce).ok()?;
+        outcome::executed(self.forward.forwarder, &receipt.logs)
+            .into_iter()
+            .find(|(signer, used, _)| *signer == self.forward.from && *used == nonce)
+            .map(|(_, _, is_success)| is_success)
+    }
+
+    /// Looks for the request in the transaction's calldata. The forwarder takes each signer's current nonce, so what ran
+    /// with ours is what the user signed with it.
+    fn binding(&self, transaction: Option<&Transaction>) -> Result<Binding, Verdict> {
+        let Some(transaction) = transaction else {
+            return Err(Verdict::Unknown("the node has the receipt and not the transaction".to_owned()));
+        };
+        if transaction.to != Some(self.forward.forwarder) {
+            return Ok(Binding::Nonce);
+        }
+        let Some(requests) = requests(&transaction.input) else { return Ok(Binding::Nonce) };
+        let signed_with_this_nonce: Vec<bool> = requests
+            .iter()
+            .filter(|request| request.from == self.forward.from)
+            .filter_map(|request| {
+                let forward = self.as_forward(request);
+                let digest = self.domain.digest(&forward);
+                let is_signed = recover(digest, &forward.signature).is_ok_and(|signer| signer == forward.from);
+                is_signed.then(|| digest == self.domain.digest(&self.forward))
+            })
+            .collect();
+        match (signed_with_this_nonce.contains(&true), signed_with_this_nonce.contains(&false)) {
+            (true, false) => Ok(Binding::Content),
+            // One of the two was skipped, perhaps for its deadline or its target: calldata does not say which.
+            (true, true) => Err(Verdict::Unknown("the transaction holds two requests with this nonce".to_owned())),
+            (false, _) => Err(Verdict::Mismatch(Mismatch::OtherRequest)),
+        }
+    }
+
+    fn as_forward(&self, request: &ForwardRequestData) -> Forward {
+        Forward {
+            forwarder: self.forward.forwarder,
+            from: request.from,
+            to: request.to,
+            value: request.value,
+            gas: request.gas,
+            nonce: self.forward.nonce,
+            deadline: request.deadline.to(),
+            data: request.data.clone(),
+            signature: request.signature.clone(),
+        }
+    }
+}
+
+/// The requests in a direct call of a forwarder.
+fn requests(input: &Bytes) -> Option<Vec<ForwardRequestData>> {
+    if let Ok(call) = executeBatchCall::abi_decode(input) {
+        return Some(call.requests);
+    }
+    executeCall::abi_decode(input).ok().map(|call| vec![call.request])
+}

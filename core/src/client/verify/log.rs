@@ -1,0 +1,75 @@
+//! The decision log: is this entry part of the history that was published?
+
+use alloy_primitives::B256;
+use serde::{Deserialize, Serialize};
+
+use crate::provenance::{ChainBreak, Decision, DecodeError, Entry, Head, verify, verify_chain_from};
+
+/// That an entry is among those under an anchored root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogProof {
+    /// The entry.
+    pub entry: Entry,
+    /// Siblings from the entry's leaf up to the root.
+    pub siblings: Vec<B256>,
+}
+
+/// Why an entry, or a log, is not what was published.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogFault {
+    /// The log was changed.
+    #[error(transparent)]
+    Break(#[from] ChainBreak),
+    /// The log is another one than the published head's, or was cut off or continued differently.
+    #[error("the log's head is {}:{}, published was {}:{}", found.seq, found.hash, expected.seq, expected.hash)]
+    OtherHead {
+        /// Published.
+        expected: Head,
+        /// Computed.
+        found: Head,
+    },
+    /// The proof does not lead to the root.
+    #[error("the proof does not lead to root {0}")]
+    NotIncluded(B256),
+    /// The entry's hash is not that of its content.
+    #[error("the entry's hash is not that of its content")]
+    Content,
+    /// The body is no decision.
+    #[error(transparent)]
+    Body(#[from] DecodeError),
+}
+
+impl LogProof {
+    /// The decision, if it is under `root`: the root of a [`MerkleTree`](crate::provenance::MerkleTree) over hashes of
+    /// entries, from an anchor that the relayer can't change.
+    ///
+    /// # Errors
+    /// [`LogFault`].
+    pub fn verify(&self, root: B256) -> Result<Decision, LogFault> {
+        let before = Head { seq: self.entry.seq.wrapping_sub(1), hash: self.entry.prev };
+        verify_chain_from(before, [&self.entry]).map_err(|_| LogFault::Content)?;
+        if !verify(self.entry.hash, &self.siblings, root) {
+            return Err(LogFault::NotIncluded(root));
+        }
+        Ok(self.entry.decision()?)
+    }
+}
+
+/// Checks a part of a log after `head`; the head after it.
+///
+/// # Errors
+/// [`LogFault::Break`] at the first broken entry.
+pub fn verify_log_page(head: Head, entries: &[Entry]) -> Result<Head, LogFault> {
+    Ok(verify_chain_from(head, entries)?)
+}
+
+/// Checks the part of a log between two heads that are known from elsewhere.
+///
+/// # Errors
+/// [`LogFault`].
+pub fn verify_log(from: Head, entries: &[Entry], published: Head) -> Result<(), LogFault> {
+    let found = verify_log_page(from, entries)?;
+    if found == published { Ok(()) } else { Err(LogFault::OtherHead { expected: published, found }) }
+}

@@ -1,0 +1,121 @@
+//! The promise: is it the relayer's word, about this request?
+
+use alloy_primitives::Address;
+
+use crate::{
+    client::answer::{Accepted, SignedPromise},
+    request::{RequestId, SignatureError},
+    time::Timestamp,
+};
+
+/// What a promise must say to be worth something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpectedPromise {
+    /// The request's id, computed by the caller from what the user signed: [`super::super::UnsignedForward::id`].
+    pub request: RequestId,
+    /// The chain asked for.
+    pub chain_id: u64,
+    /// The relayer's identity, from elsewhere than the answer that is checked.
+    pub relayer: Address,
+    /// The latest deadline that was asked for; a later one is no fulfilment. `None` does not look.
+    pub not_after: Option<Timestamp>,
+}
+
+/// Why a promise is worth nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PromiseFault {
+    /// It is about another request.
+    #[error("the promise is about request {found}, not {expected}")]
+    OtherRequest {
+        /// Asked for.
+        expected: RequestId,
+        /// Promised.
+        found: RequestId,
+    },
+    /// It is about another chain.
+    #[error("the promise is about chain {found}, not {expected}")]
+    OtherChain {
+        /// Asked for.
+        expected: u64,
+        /// Promised.
+        found: u64,
+    },
+    /// It names another relayer.
+    #[error("the promise is by {found}, not by {expected}")]
+    OtherRelayer {
+        /// Pinned.
+        expected: Address,
+        /// Named.
+        found: Address,
+    },
+    /// It comes too late to be of use.
+    #[error("the promise is for {promised_s} s, asked was {asked_s} s")]
+    TooLate {
+        /// Unix seconds.
+        promised_s: u64,
+        /// Unix seconds.
+        asked_s: u64,
+    },
+    /// The signature is malformed.
+    #[error("the promise's signature: {0}")]
+    Signature(#[from] SignatureError),
+    /// The signature is somebody else's, or over other words.
+    #[error("the promise is not signed by {0}")]
+    NotSigned(Address),
+    /// The answer around it contradicts it.
+    #[error("the answer says {answer}, the promise {promise}")]
+    Contradiction {
+        /// In the answer.
+        answer: String,
+        /// In the promise.
+        promise: String,
+    },
+}
+
+/// Checks that `signed` is `expected.relayer`'s word about this request, chain and deadline.
+///
+/// # Errors
+/// [`PromiseFault`]: don't rely on it.
+pub fn verify_promise(signed: &SignedPromise, expected: &ExpectedPromise) -> Result<(), PromiseFault> {
+    let promise = &signed.promise;
+    if promise.request_hash != expected.request {
+        return Err(PromiseFault::OtherRequest { expected: expected.request, found: promise.request_hash });
+    }
+    if promise.chain_id != expected.chain_id {
+        return Err(PromiseFault::OtherChain { expected: expected.chain_id, found: promise.chain_id });
+    }
+    if promise.relayer != expected.relayer {
+        return Err(PromiseFault::OtherRelayer { expected: expected.relayer, found: promise.relayer });
+    }
+    if let Some(not_after) = expected.not_after
+        && promise.deadline > not_after.as_secs()
+    {
+        return Err(PromiseFault::TooLate { promised_s: promise.deadline, asked_s: not_after.as_secs() });
+    }
+    if promise.is_signed_by_relayer(&signed.signature)? {
+        Ok(())
+    } else {
+        Err(PromiseFault::NotSigned(expected.relayer))
+    }
+}
+
+/// Checks an acceptance as a whole: its promise, and that the rest of it says the same.
+///
+/// # Errors
+/// [`PromiseFault`].
+pub fn verify_accepted(accepted: &Accepted, expected: &ExpectedPromise) -> Result<(), PromiseFault> {
+    verify_promise(&accepted.promise, expected)?;
+    let promise = &accepted.promise.promise;
+    let contradiction = |answer: String, promise: String| Err(PromiseFault::Contradiction { answer, promise });
+    if accepted.id != promise.request_hash {
+        return contradiction(accepted.id.to_string(), promise.request_hash.to_string());
+    }
+    if accepted.chain_id != promise.chain_id {
+        return contradiction(format!("chain {}", accepted.chain_id), format!("chain {}", promise.chain_id));
+    }
+    if accepted.deadline_at_ms.as_secs() != promise.deadline {
+        return contradiction(accepted.deadline_at_ms.to_string(), format!("{} s", promise.deadline));
+    }
+    Ok(())
+}
