@@ -7,6 +7,7 @@
 //! **Invariant:** a panic never crosses. Everything that can fail returns a [`interop::Failure`], which JavaScript sees as an
 //! `Error` with a stable `code`.
 
+mod client;
 mod fees;
 mod forecaster;
 mod interop;
@@ -16,6 +17,10 @@ mod scalar;
 
 use wasm_bindgen::prelude::wasm_bindgen;
 
+pub use client::{
+    Exchange, Follow, InclusionCheck, Outbox, checked_signature, forwarder_domain_call, nonce_call, read_forwarder_domain,
+    read_nonce, verify_accepted,
+};
 pub use fees::{classify_rpc_error, max_base_fee_after, next_base_fee};
 pub use forecaster::Forecaster;
 pub use interop::Failure;

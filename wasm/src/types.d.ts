@@ -167,3 +167,237 @@ export interface RpcErrorMeaning {
   /** Whether the same bytes can still succeed. */
   isRetryable: boolean
 }
+
+/** A call to send: `path` goes behind the relayer's base URL. Credentials are the sender's business. */
+export interface HttpCall {
+  method: 'GET' | 'POST' | 'DELETE'
+  path: string
+  headers: [string, string][]
+  body?: string
+}
+/** What an exchange wants done; `wait` is an instant, Unix ms. */
+export type ExchangeStep = { send: HttpCall } | { wait: number }
+/** What a follower wants done; `wait` is an instant, Unix ms. */
+export type FollowStep = { open: HttpCall } | { look: HttpCall } | { wait: number } | 'read' | 'done'
+/** What an outbox wants done. */
+export type OutboxCommand =
+  | { store: { key: string; revision: number; record: string } }
+  | { remove: { key: string } }
+  | { send: { id: number; http: HttpCall } }
+  | { report: { key: string; outcome: Outcome } }
+
+/** An error answer of the relayer (RFC 9457). */
+export interface Problem {
+  code: string
+  status: number
+  title: string
+  detail: string
+  field?: string
+  existing?: Hex
+  expected?: number
+  retryAfterMs?: number
+  retryable?: boolean
+  ambiguous?: boolean
+}
+/** Where a request stands; a newer relayer may have more names. */
+export type Status =
+  | 'queued'
+  | 'batched'
+  | 'broadcast'
+  | 'included'
+  | 'finalized'
+  | 'reverted'
+  | 'rejected'
+  | 'expired'
+  | 'cancelled'
+  | (string & {})
+/** The relayer's signed word. */
+export interface SignedPromise {
+  requestHash: Hex
+  chainId: number
+  /** Unix seconds. */
+  deadline: number
+  relayer: Hex
+  signature: Hex
+}
+/** What it costs to send now; amounts are decimal digits. */
+export interface Quote {
+  baseFeeWeiPerGas: string
+  priorityFeeWeiPerGas: string
+  gas: number
+  l1DataFeeWei: string
+  operatorFeeWei: string
+  expectedCostWei: string
+  maxCostWei: string
+  wait?: {
+    sendNow: boolean
+    expectedCostWei: string
+    reservationWeiPerGas: string
+    q10WeiPerGas: string
+    q90WeiPerGas: string
+    expectedSendInMs: number
+    capCovers: number
+  }
+}
+/** A request was accepted: it is durable, and promised. */
+export interface Accepted {
+  id: Hex
+  status: Status
+  chainId: number
+  deadlineAtMs: number
+  acceptedAtMs: number
+  promise: SignedPromise
+  quote?: Quote
+  duplicate: boolean
+}
+/** One thing that happened to a request. */
+export interface RequestEvent {
+  seq: number
+  requestId: Hex
+  requestSeq: number
+  chainId: number
+  status: Status
+  reason?: string
+  detail?: string
+  batch?: string
+  txHash?: Hex
+  blockNumber?: number
+  atMs: number
+}
+/** A step of a request. */
+export interface Change {
+  from?: Status
+  event: RequestEvent
+  /** It went back, such as from `included` to `broadcast` in a reorganisation. */
+  isFallback: boolean
+}
+/** A request without its content. */
+export interface RequestSummary {
+  id: Hex
+  chainId: number
+  kind: string
+  status: Status
+  reason: string | null
+  target: Hex
+  deadlineAtMs: number
+  acceptedAtMs: number
+  updatedAtMs: number
+  batch: string | null
+  txHash: Hex | null
+  blockNumber: number | null
+  gasUsed: number | null
+  costWei: string | null
+  reservedWei: string | null
+}
+/** The two prices that a transaction signs, wei per gas. */
+export interface OfferedFees {
+  maxFeeWeiPerGas: string
+  priorityFeeWeiPerGas: string
+}
+/** All about one request. */
+export interface RequestDetail extends RequestSummary {
+  promise: SignedPromise
+  quote: Quote | null
+  attempts: (OfferedFees & { index: number; kind: string; txHash: Hex; createdAtMs: number })[]
+  timeline: RequestEvent[]
+}
+/** A chain that is served. */
+export interface Chain {
+  chainId: number
+  name: string
+  /** `starting`, `healthy`, `impaired` or `unavailable`. */
+  health: string
+  detail: string | null
+  head: number | null
+  finalBlock: number | null
+  nextBaseFeeWeiPerGas: string | null
+  fees: OfferedFees | null
+  guardMs: number
+  forwarders: { address: Hex; name: string }[]
+}
+/** The chains that are served, and the address that signs promises: pin it. */
+export interface Chains {
+  relayer: Hex
+  chains: Chain[]
+}
+/** Fees of a chain now. */
+export interface ChainFees {
+  chainId: number
+  head: number | null
+  nextBaseFeeWeiPerGas: string | null
+  maxFeeWeiPerGas: string | null
+  priorityFeeWeiPerGas: string | null
+}
+/** What the relayer expects a chain's base fee to be. */
+export interface RelayerForecast {
+  chainId: number
+  head: number
+  nextBaseFeeWeiPerGas: string
+  nextIsExact: boolean
+  model: Hex
+  inputs: Hex
+  horizons: {
+    blocks: number
+    aheadMs: number
+    pointWeiPerGas: string
+    q10WeiPerGas: string
+    q50WeiPerGas: string
+    q90WeiPerGas: string
+    experts: Record<string, number>
+  }[]
+  slacks: {
+    blocks: number
+    slackMs: number
+    sendNow: boolean
+    reservationWeiPerGas: string
+    expectedSavingWeiPerGas: string
+    policy: string
+  }[]
+}
+/** What became of a submission. */
+export type Outcome =
+  | { kind: 'accepted'; accepted: Accepted }
+  | {
+      kind: 'refused'
+      code: string
+      problem?: Problem
+      /** An earlier attempt may have been accepted, and it could not be looked up. */
+      mayBeAccepted: boolean
+    }
+  | { kind: 'expired'; mayBeAccepted: boolean }
+/** A submission that has not been acknowledged yet. */
+export interface OutboxEntry {
+  key: string
+  state: 'storing' | 'waiting' | 'calling' | 'ending' | 'ended'
+  /** Since the page was loaded. */
+  attempts: number
+  lastErrorCode: string | null
+  /** When it is given up, Unix ms. */
+  expiresAt: number
+  mayBeAccepted: boolean
+}
+
+/** What EIP-1193 calls `RequestArguments`. */
+export interface RpcRequest {
+  method: string
+  params: unknown[]
+}
+/** When a block counts as final. */
+export type Finality =
+  | { kind: 'depth'; blocks: number }
+  | { kind: 'safe' }
+  | { kind: 'finalized'; fallbackDepth?: number }
+/** What the user's node says about the relayer's claim. */
+export type Verdict =
+  | {
+      kind: 'confirmed'
+      isFinal: boolean
+      isSuccess: boolean
+      blockNumber: number
+      blockHash: Hex
+      /** `content`: the transaction holds this very request. `nonce`: only signer and nonce bind it. */
+      binding: 'content' | 'nonce'
+    }
+  | { kind: 'pending' }
+  | { kind: 'mismatch'; detail: string }
+  | { kind: 'unknown'; detail: string }

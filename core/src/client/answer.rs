@@ -140,7 +140,7 @@ impl Event {
     /// # Errors
     /// [`ClientError::Unreadable`].
     pub fn parse(data: &str) -> Result<Self, ClientError> {
-        serde_json::from_str(data)
+        serde_json::from_slice(data.as_bytes())
             .map_err(|error| ClientError::Unreadable { status: 200, detail: http::excerpt(&error.to_string()) })
     }
 }

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use slackwater::client::{self, ApiCall, ClientError, HttpAnswer, RetryPolicy, Step, Submit, TransportError, api};
+use serde_json::Value;
+use slackwater::client::{self, ApiCall, HttpAnswer, RetryPolicy, Step, TransportError, api};
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
 use super::{HttpView, JsUnknown, answer, entropy, instant, number, request_id, transport_error};
 use crate::{
-    interop::{Failure, parse, read, write},
+    interop::{Failure, read, write},
     scalar::Quantity,
 };
 
@@ -27,57 +28,24 @@ extern "C" {
 /// What an exchange wants done.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) enum StepView<'a> {
+enum StepView<'a> {
     /// Send this.
     Send(HttpView<'a>),
     /// Ask again at this instant, Unix ms.
     Wait(f64),
 }
 
-/// The kinds of answer do not matter here: they leave as JSON.
-trait Machine {
-    fn step(&self, now: f64) -> Result<JsStep, Failure>;
-    fn answer(
-        &mut self,
-        now: f64,
-        answer: Result<HttpAnswer, TransportError>,
-        random: f64,
-    ) -> Option<Result<JsUnknown, Failure>>;
-}
-
-impl<T: Serialize> Machine for client::Exchange<T> {
-    fn step(&self, now: f64) -> Result<JsStep, Failure> {
-        write(&match self.step(instant(now)) {
-            Step::Send(call) => StepView::Send(call.into()),
-            Step::Wait(until) => StepView::Wait(number(until)),
-        })
-    }
-
-    fn answer(
-        &mut self,
-        now: f64,
-        answer: Result<HttpAnswer, TransportError>,
-        random: f64,
-    ) -> Option<Result<JsUnknown, Failure>> {
-        let result = self.answer(instant(now), answer, entropy(random))?;
-        Some(result.map_err(Failure::from).and_then(|value| write(&value)))
-    }
-}
-
 /// One call of the relayer's API with its repetitions. Ask [`Self::step`], do what it says, tell what came of it.
+///
+/// Answers leave as the relayer wrote them: to read each into its type, and write it again, is half of what a page would load.
 #[wasm_bindgen]
+#[derive(Debug)]
 pub struct Exchange {
-    machine: Box<dyn Machine>,
+    inner: client::Exchange<Value>,
 }
 
-impl std::fmt::Debug for Exchange {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Exchange").finish_non_exhaustive()
-    }
-}
-
-fn exchange<T: Serialize + 'static>(call: ApiCall<T>) -> Exchange {
-    Exchange { machine: Box::new(client::Exchange::new(call, RetryPolicy::default(), None)) }
+fn exchange<T>(call: ApiCall<T>) -> Exchange {
+    Exchange { inner: client::Exchange::new(call.untyped(), RetryPolicy::default(), None) }
 }
 
 fn chain(id: &JsQuantity) -> Result<u64, Failure> {
@@ -90,14 +58,6 @@ fn span(ms: Option<f64>) -> Option<Duration> {
 
 #[wasm_bindgen]
 impl Exchange {
-    /// `POST /v1/requests` with the API's JSON. Prefer an outbox.
-    ///
-    /// # Errors
-    /// `invalid_argument`.
-    pub fn submit(body: &str) -> Result<Self, Failure> {
-        Ok(exchange(api::submit(&Submit::from_json(body, None)?)))
-    }
-
     /// `POST /v1/quotes`.
     ///
     /// # Errors
@@ -149,7 +109,10 @@ impl Exchange {
     /// # Errors
     /// `internal` only.
     pub fn step(&self, now: f64) -> Result<JsStep, Failure> {
-        self.machine.step(now)
+        write(&match self.inner.step(instant(now)) {
+            Step::Send(call) => StepView::Send(call.into()),
+            Step::Wait(until) => StepView::Wait(number(until)),
+        })
     }
 
     /// An answer came. Returns the result, or `undefined` if [`Self::step`] goes on. `random` is a `Math.random()`.
@@ -181,13 +144,9 @@ impl Exchange {
         answer: Result<HttpAnswer, TransportError>,
         random: f64,
     ) -> Result<JsUnknown, Failure> {
-        let result = self.machine.answer(now, answer, random);
-        result.unwrap_or_else(|| Ok(JsUnknown::from(JsValue::UNDEFINED)))
+        match self.inner.answer(instant(now), answer, entropy(random)) {
+            None => Ok(JsUnknown::from(JsValue::UNDEFINED)),
+            Some(result) => write(&result?),
+        }
     }
-}
-
-/// Reads a submission in the API's JSON.
-pub(super) fn submission(body: &str, salt: Option<&str>) -> Result<Submit, Failure> {
-    parse::<serde::de::IgnoredAny>("request", body)?;
-    Submit::from_json(body, salt.map(str::as_bytes)).map_err(|error: ClientError| error.into())
 }

@@ -5,7 +5,6 @@ mod follow;
 mod node;
 mod outbox;
 
-use alloy_primitives::U256;
 use serde::Serialize;
 use slackwater::{
     Timestamp,
@@ -19,7 +18,8 @@ use crate::interop::Failure;
 pub use exchange::Exchange;
 pub use follow::Follow;
 pub use node::{
-    InclusionCheck, JsClaim, JsFinality, forwarder_domain_call, nonce_call, read_forwarder_domain, read_nonce,
+    InclusionCheck, checked_signature, forwarder_domain_call, nonce_call, read_forwarder_domain, read_nonce,
+    verify_accepted,
 };
 pub use outbox::Outbox;
 
@@ -107,8 +107,4 @@ fn entropy(random: f64) -> u64 {
 
 fn request_id(text: &str) -> Result<RequestId, Failure> {
     text.parse().map_err(|_| Failure::argument("id: not the id of a request"))
-}
-
-fn wei(text: &str) -> Result<U256, Failure> {
-    text.parse().map_err(|_| Failure::argument("not an amount in wei"))
 }
