@@ -1,0 +1,92 @@
+//! What storage keeps of an entry.
+
+use alloy_primitives::{Address, U256};
+use serde::{Deserialize, Serialize};
+
+use super::Outcome;
+use crate::{
+    chain::decimal,
+    client::submit::{IdempotencyKey, MAX_SUBMIT_BYTES, Submit, SubmitKind},
+    request::RequestId,
+    time::Timestamp,
+};
+
+/// Version of the form.
+const VERSION: u32 = 1;
+
+/// Longest record that is read, bytes: a body, escaped, and an outcome.
+const MAX_RECORD_BYTES: usize = 3 * MAX_SUBMIT_BYTES;
+
+/// Whose request it is, at which forwarder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct User {
+    pub(super) chain_id: u64,
+    pub(super) forwarder: Address,
+    pub(super) from: Address,
+}
+
+/// A place in a user's sequence of requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Place {
+    #[serde(flatten)]
+    pub(super) user: User,
+    #[serde(with = "decimal")]
+    pub(super) nonce: U256,
+}
+
+impl Place {
+    pub(super) fn of(submit: &Submit) -> Option<Self> {
+        let SubmitKind::Forward(forward) = submit.kind() else { return None };
+        let user = User { chain_id: submit.chain_id(), forwarder: forward.forwarder, from: forward.from };
+        Some(Self { user, nonce: forward.nonce })
+    }
+}
+
+/// An entry as it is stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Record {
+    pub(super) version: u32,
+    pub(super) key: IdempotencyKey,
+    /// Order of arrival.
+    pub(super) order: u64,
+    /// The bytes that are sent, always the same.
+    pub(super) body: String,
+    pub(super) expires_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) place: Option<Place>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) request_id: Option<RequestId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) outcome: Option<Outcome>,
+}
+
+impl Record {
+    pub(super) fn new(
+        submit: &Submit,
+        key: IdempotencyKey,
+        body: String,
+        order: u64,
+        expires_at: Timestamp,
+        request_id: Option<RequestId>,
+    ) -> Self {
+        let place = Place::of(submit);
+        Self { version: VERSION, key, order, body, expires_at, place, request_id, outcome: None }
+    }
+
+    pub(super) fn encode(&self) -> String {
+        serde_json::to_string(self).unwrap_or_else(|error| unreachable!("a record is always JSON: {error}"))
+    }
+
+    /// `None` for what this build does not understand.
+    pub(super) fn decode(key: &str, text: &str) -> Option<Self> {
+        if text.len() > MAX_RECORD_BYTES {
+            return None;
+        }
+        let record: Self = serde_json::from_str(text).ok()?;
+        (record.version == VERSION && record.key.as_str() == key && record.body.len() <= MAX_SUBMIT_BYTES)
+            .then_some(record)
+    }
+}

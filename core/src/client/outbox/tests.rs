@@ -1,0 +1,575 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use alloy_primitives::{Address, Bytes, U256, keccak256};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    client::{HttpAnswer, Method, RetryPolicy, Submit, TransportError, TransportErrorKind},
+    request::Forward,
+};
+
+const START: Timestamp = Timestamp(1_000_000);
+
+fn submit(user: u8, nonce: u64, deadline_s: u64) -> Submit {
+    Submit::forward(
+        31_337,
+        Forward {
+            forwarder: Address::repeat_byte(0xF0),
+            from: Address::repeat_byte(user),
+            to: Address::repeat_byte(7),
+            value: U256::ZERO,
+            gas: U256::from(50_000),
+            nonce: U256::from(nonce),
+            deadline: deadline_s,
+            data: Bytes::new(),
+            signature: Bytes::from(vec![user; 65]),
+        },
+    )
+}
+
+/// The id that the model server gives to a request.
+fn id_of(key: &str) -> RequestId {
+    RequestId(keccak256(key.as_bytes()))
+}
+
+fn accepted_json(key: &str, is_duplicate: bool) -> Value {
+    let id = id_of(key);
+    json!({
+        "id": id, "status": "queued", "chainId": 31_337, "deadlineAtMs": 1, "acceptedAtMs": 1, "duplicate": is_duplicate,
+        "promise": { "requestHash": id, "chainId": 31_337, "deadline": 1, "relayer": Address::ZERO, "signature": "0x" },
+        "newMember": { "of": "a newer relayer" },
+    })
+}
+
+fn problem_json(status: u16, code: &str) -> Value {
+    json!({ "type": format!("urn:slackwater:problem:{code}"), "title": "x", "status": status, "detail": "x", "code": code,
+            "retryable": status == 429 || status == 503, "ambiguous": code == "storage_unavailable" })
+}
+
+fn answer(status: u16, body: &Value) -> HttpAnswer {
+    HttpAnswer { status, headers: Vec::new(), body: body.to_string().into_bytes() }
+}
+
+fn broken() -> Result<HttpAnswer, TransportError> {
+    Err(TransportError::new(TransportErrorKind::Broken, "x"))
+}
+
+/// Bodies in a call, as sent.
+fn bodies(http: &HttpCall) -> Vec<Value> {
+    let Some(body) = &http.body else { return Vec::new() };
+    let body: Value = serde_json::from_str(body).unwrap();
+    match body.get("requests") {
+        Some(requests) => requests.as_array().unwrap().clone(),
+        None => vec![body],
+    }
+}
+
+fn key_in(body: &Value) -> String {
+    body["idempotencyKey"].as_str().unwrap().to_owned()
+}
+
+fn quick() -> OutboxConfig {
+    OutboxConfig { linger: Duration::ZERO, ..OutboxConfig::default() }
+}
+
+/// Does all commands about storage; calls and reports come back.
+fn settle(outbox: &mut Outbox, now: Timestamp) -> (Vec<(u64, HttpCall)>, Vec<(IdempotencyKey, Outcome)>) {
+    let (mut sends, mut reports) = (Vec::new(), Vec::new());
+    while let Some(command) = outbox.next_command() {
+        match command {
+            Command::Store { key, revision, .. } => outbox.stored(now, &key, revision),
+            Command::Remove { .. } => {}
+            Command::Send { send, http } => sends.push((send, http)),
+            Command::Report { key, outcome } => reports.push((key, outcome)),
+        }
+    }
+    (sends, reports)
+}
+
+fn enqueue(outbox: &mut Outbox, submit: &Submit) -> IdempotencyKey {
+    let request_id = Some(id_of(submit.key().as_str()));
+    outbox.enqueue(START, submit, Enqueue { expires_at: None, request_id }).unwrap()
+}
+
+#[test]
+fn a_burst_shares_calls_and_each_gets_its_own_answer() {
+    let mut outbox = Outbox::new(OutboxConfig { max_batch_items: 3, max_calls: 1, ..OutboxConfig::default() });
+    let keys: Vec<_> = (1..=5).map(|user| enqueue(&mut outbox, &submit(user, 0, 9_000_000))).collect();
+    let (sends, _) = settle(&mut outbox, START);
+    assert_eq!(sends.len(), 1, "full at once, and no second call at a time");
+    let (send, http) = &sends[0];
+    assert_eq!((http.method, http.path.as_str(), bodies(http).len()), (Method::Post, "/v1/requests/batch", 3));
+    let results = json!({ "results": [
+        { "status": 202, "accepted": accepted_json(keys[0].as_str(), false) },
+        { "status": 422, "problem": problem_json(422, "invalid_signature") },
+        { "status": 503, "problem": problem_json(503, "chain_unavailable") },
+    ] });
+    outbox.answered(START, *send, Ok(answer(207, &results)), u64::MAX);
+    let (sends, reports) = settle(&mut outbox, START.saturating_add(Duration::from_millis(10)));
+    assert_eq!(bodies(&sends[0].1).len(), 2, "the rest, while the third waits");
+    assert!(matches!(&reports[0], (key, Outcome::Accepted { accepted }) if *key == keys[0] && !accepted.duplicate));
+    assert!(matches!(&reports[1], (key, Outcome::Refused { code, may_be_accepted: false, .. })
+        if *key == keys[1] && code == "invalid_signature"));
+    let third = outbox.entry(&keys[2]).unwrap();
+    assert_eq!((third.state, third.last_error_code.as_deref()), (EntryState::Waiting, Some("chain_unavailable")));
+}
+
+#[test]
+fn later_nonces_go_behind_earlier_ones() {
+    let mut outbox = Outbox::new(OutboxConfig { max_batch_items: 2, ..quick() });
+    // Enqueued in the wrong order, and stored before anything is sent.
+    for nonce in [2, 0, 1] {
+        enqueue(&mut outbox, &submit(1, nonce, 9_000_000));
+    }
+    let stores: Vec<_> = std::iter::from_fn(|| outbox.next_command()).collect();
+    for command in stores.iter().rev() {
+        let Command::Store { key, revision, .. } = command else { panic!("{command:?}") };
+        outbox.stored(START, key, *revision);
+    }
+    let nonces = |http: &HttpCall| -> Vec<String> {
+        bodies(http).iter().map(|body| body["forward"]["nonce"].as_str().unwrap().to_owned()).collect()
+    };
+    let (sends, _) = settle(&mut outbox, START);
+    // Nonce 1 was stored first and could not go: 0 was not there yet. Then 0 went alone at once, without lingering.
+    let sent: Vec<_> = sends.iter().map(|(_, http)| nonces(http)).collect();
+    assert_eq!(sent, [["0", "1"]]);
+    let (send, http) = &sends[0];
+    let busy: Vec<_> =
+        bodies(http).iter().map(|_| json!({ "status": 429, "problem": problem_json(429, "rate_limited") })).collect();
+    outbox.answered(START, *send, Ok(answer(207, &json!({ "results": busy }))), 0);
+    let later = START.saturating_add(Duration::from_secs(1));
+    outbox.timeout(later);
+    let (sends, _) = settle(&mut outbox, later);
+    assert_eq!(sends.iter().map(|(_, http)| nonces(http)).collect::<Vec<_>>(), [["0", "1"]], "again, in order");
+}
+
+#[test]
+fn a_batch_that_is_too_large_is_halved() {
+    let mut outbox = Outbox::new(OutboxConfig { max_batch_items: 4, max_calls: 4, ..OutboxConfig::default() });
+    for user in 1..=4 {
+        enqueue(&mut outbox, &submit(user, 0, 9_000_000));
+    }
+    let (sends, _) = settle(&mut outbox, START);
+    outbox.answered(START, sends[0].0, Ok(HttpAnswer { status: 413, ..HttpAnswer::default() }), 0);
+    let (sends, _) = settle(&mut outbox, START);
+    assert_eq!(sends.iter().map(|(_, http)| bodies(http).len()).collect::<Vec<_>>(), [2, 2]);
+    // A refusal of a batch as a whole: each is asked about alone.
+    outbox.answered(START, sends[0].0, Ok(answer(400, &problem_json(400, "malformed_json"))), 0);
+    let (sends, _) = settle(&mut outbox, START);
+    assert_eq!(sends.iter().map(|(_, http)| http.path.as_str()).collect::<Vec<_>>(), ["/v1/requests"; 2]);
+}
+
+#[test]
+fn what_may_be_accepted_is_looked_up_before_it_ends() {
+    let mut outbox = Outbox::new(quick());
+    let key = enqueue(&mut outbox, &submit(1, 0, 9_000_000));
+    let (sends, _) = settle(&mut outbox, START);
+    outbox.answered(START, sends[0].0, broken(), 0);
+    let later = START.saturating_add(Duration::from_secs(60));
+    outbox.timeout(later);
+    let (sends, _) = settle(&mut outbox, later);
+    assert!(outbox.entry(&key).unwrap().may_be_accepted);
+    // The price has risen since: refused now, accepted then.
+    outbox.answered(later, sends[0].0, Ok(answer(402, &problem_json(402, "max_cost_too_low"))), 0);
+    let (sends, reports) = settle(&mut outbox, later);
+    assert!(reports.is_empty());
+    assert_eq!(sends[0].1.path, format!("/v1/requests/{}", id_of(key.as_str())));
+    let mut detail = accepted_json(key.as_str(), false);
+    let more = json!({ "kind": "forward", "target": Address::ZERO, "updatedAtMs": 1, "reason": "some_new_reason" });
+    detail.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    outbox.answered(later, sends[0].0, Ok(answer(200, &detail)), 0);
+    let (_, reports) = settle(&mut outbox, later);
+    assert!(matches!(&reports[0].1, Outcome::Accepted { accepted } if accepted.duplicate));
+}
+
+#[test]
+fn expiry_ends_what_nobody_answers() {
+    let mut outbox = Outbox::new(quick());
+    let known = enqueue(&mut outbox, &submit(1, 0, START.as_secs() + 10));
+    let unknown = outbox.enqueue(START, &submit(2, 0, START.as_secs() + 10), Enqueue::default()).unwrap();
+    let (mut now, mut ended) = (START, BTreeMap::new());
+    for round in 0..2_000 {
+        let (sends, reports) = settle(&mut outbox, now);
+        ended.extend(reports);
+        for (send, http) in sends {
+            assert!(http.method == Method::Get || now.as_secs() < START.as_secs() + 10, "sent after its expiry");
+            outbox.answered(now, send, broken(), u64::MAX - round);
+        }
+        if let Some(next) = outbox.next_timeout() {
+            now = now.max(next);
+            outbox.timeout(now);
+        }
+    }
+    let in_doubt = Outcome::Expired { may_be_accepted: true };
+    assert_eq!(ended, BTreeMap::from([(known, in_doubt.clone()), (unknown, in_doubt)]));
+    assert!(now.since(START) < Duration::from_secs(10 + 600 + 20), "{now}");
+}
+
+#[test]
+fn records_come_back_and_damaged_ones_are_named() {
+    let mut outbox = Outbox::new(quick());
+    let key = enqueue(&mut outbox, &submit(1, 3, 9_000_000));
+    let Some(Command::Store { record, .. }) = outbox.next_command() else { panic!("stored first") };
+    let mut again = Outbox::new(quick());
+    let newer = record.replace("\"version\":1", "\"version\":2");
+    let records = [(key.as_str(), record.as_str()), ("x", "{"), ("y", record.as_str()), ("z", newer.as_str())];
+    let report = again.load(START, records);
+    assert_eq!(report, LoadReport { loaded: 1, damaged: vec!["x".to_owned(), "y".to_owned(), "z".to_owned()] });
+    let (sends, _) = settle(&mut again, START);
+    assert_eq!(sends[0].1.body, Some(submit(1, 3, 9_000_000).body()), "the same bytes");
+    assert!(!again.withdraw(START, &key), "it may have been sent");
+    assert_eq!(enqueue(&mut again, &submit(1, 3, 9_000_000)), key, "the same request is the same entry");
+    assert_eq!(again.len(), 1);
+}
+
+#[test]
+fn what_is_not_taken() {
+    let mut outbox = Outbox::new(OutboxConfig { max_entries: 1, ..quick() });
+    let mine = IdempotencyKey::new("order-7").unwrap();
+    let first = submit(1, 0, 9_000_000).idempotency_key(mine.clone());
+    enqueue(&mut outbox, &first);
+    let other = submit(1, 1, 9_000_000).idempotency_key(mine.clone());
+    let refuse = |outbox: &mut Outbox, submit: &Submit| outbox.enqueue(START, submit, Enqueue::default()).unwrap_err();
+    assert_eq!(refuse(&mut outbox, &other), OutboxError::KeyConflict(mine.clone()));
+    let full = refuse(&mut outbox, &submit(1, 1, 9_000_000));
+    assert_eq!(full, OutboxError::Full { entries: 1, limit: 1 });
+    assert!(outbox.withdraw(START, &mine) && outbox.is_empty());
+    assert!(matches!(refuse(&mut outbox, &submit(1, 1, 1_000)), OutboxError::Expired { .. }));
+}
+
+#[test]
+fn a_write_of_a_forgotten_entry_is_not_its_successors() {
+    let mut outbox = Outbox::new(quick());
+    let request = submit(1, 0, 9_000_000);
+    let key = enqueue(&mut outbox, &request);
+    let Some(Command::Store { revision, .. }) = outbox.next_command() else { panic!("stored first") };
+    assert!(outbox.withdraw(START, &key));
+    enqueue(&mut outbox, &request);
+    outbox.stored(START, &key, revision);
+    let sent = std::iter::from_fn(|| outbox.next_command()).any(|command| matches!(command, Command::Send { .. }));
+    assert!(!sent, "the second record is not stored");
+}
+
+#[test]
+fn an_acceptance_of_another_request_is_none() {
+    let mut outbox = Outbox::new(quick());
+    let key = enqueue(&mut outbox, &submit(1, 0, 9_000_000));
+    let (sends, _) = settle(&mut outbox, START);
+    outbox.answered(START, sends[0].0, Ok(answer(202, &accepted_json("another", false))), u64::MAX);
+    let view = outbox.entry(&key).unwrap();
+    assert_eq!((view.state, view.last_error_code.as_deref()), (EntryState::Waiting, Some("unreadable_answer")));
+}
+
+/// A relayer as the outbox sees it.
+#[derive(Default)]
+struct Server {
+    /// Bodies by key, as they were first seen. Two bodies for one key, or two keys for one request, are a fault.
+    bodies: BTreeMap<String, Value>,
+    accepted: BTreeSet<String>,
+    keys_of: BTreeMap<String, String>,
+}
+
+impl Server {
+    fn take(&mut self, body: &Value, now: Timestamp, refusal: Option<&str>) -> Value {
+        let key = key_in(body);
+        let first = self.bodies.entry(key.clone()).or_insert_with(|| body.clone());
+        assert_eq!(first, body, "one key, two bodies");
+        let first_key = self.keys_of.entry(body["forward"].to_string()).or_insert_with(|| key.clone());
+        assert_eq!(*first_key, key, "one request, two keys");
+        // Like the real one: time and prices are looked at before it is known that the request is there already.
+        if now.as_secs() >= body["forward"]["deadline"].as_u64().unwrap() {
+            return json!({ "status": 422, "problem": problem_json(422, "deadline_expired") });
+        }
+        if let Some(code) = refusal {
+            let status = if code == "rate_limited" { 429 } else { 402 };
+            return json!({ "status": status, "problem": problem_json(status, code) });
+        }
+        let is_duplicate = !self.accepted.insert(key.clone());
+        json!({ "status": 202, "accepted": accepted_json(&key, is_duplicate) })
+    }
+
+    fn call(&mut self, http: &HttpCall, now: Timestamp, refuse: impl Fn(usize) -> Option<&'static str>) -> HttpAnswer {
+        if http.method == Method::Get {
+            let known = self.accepted.iter().find(|key| http.path.ends_with(&id_of(key).to_string()));
+            return match known {
+                Some(key) => {
+                    let mut detail = accepted_json(key, true);
+                    let more = json!({ "kind": "forward", "target": Address::ZERO, "updatedAtMs": 1 });
+                    detail.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+                    answer(200, &detail)
+                }
+                None => answer(404, &problem_json(404, "not_found")),
+            };
+        }
+        let results: Vec<Value> =
+            bodies(http).iter().enumerate().map(|(at, body)| self.take(body, now, refuse(at))).collect();
+        if http.path.ends_with("batch") {
+            return answer(207, &json!({ "results": results }));
+        }
+        let status = u16::try_from(results[0]["status"].as_u64().unwrap()).unwrap();
+        answer(status, results[0].get("accepted").or_else(|| results[0].get("problem")).unwrap())
+    }
+}
+
+/// A program that uses an outbox and may crash anywhere, on a storage and a network that may fail.
+struct World {
+    outbox: Outbox,
+    config: OutboxConfig,
+    now: Timestamp,
+    rng: u64,
+    storage: BTreeMap<String, String>,
+    writes: Vec<Command>,
+    sends: Vec<(u64, HttpCall)>,
+    server: Server,
+    durable: BTreeSet<String>,
+    reported: BTreeMap<String, Outcome>,
+    acknowledged: BTreeSet<String>,
+    requests: BTreeMap<String, Submit>,
+    has_refusals: bool,
+}
+
+impl World {
+    fn new(seed: u64, has_refusals: bool) -> Self {
+        let retry =
+            RetryPolicy { base: Duration::from_millis(50), cap: Duration::from_secs(2), ..RetryPolicy::default() };
+        let config = OutboxConfig { retry, max_batch_items: 4, max_calls: 2, ..OutboxConfig::default() };
+        Self {
+            outbox: Outbox::new(config),
+            config,
+            now: START,
+            rng: seed | 1,
+            storage: BTreeMap::new(),
+            writes: Vec::new(),
+            sends: Vec::new(),
+            server: Server::default(),
+            durable: BTreeSet::new(),
+            reported: BTreeMap::new(),
+            acknowledged: BTreeSet::new(),
+            requests: BTreeMap::new(),
+            has_refusals,
+        }
+    }
+
+    fn random(&mut self) -> u64 {
+        // splitmix64
+        self.rng = self.rng.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.rng;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn pick(&mut self, n: usize) -> usize {
+        usize::try_from(self.random() % n as u64).unwrap()
+    }
+
+    /// Takes the outbox's commands and checks what must hold of each.
+    fn collect(&mut self) {
+        while let Some(command) = self.outbox.next_command() {
+            match command {
+                Command::Store { .. } | Command::Remove { .. } => self.writes.push(command),
+                Command::Send { send, http } => {
+                    self.check_call(&http);
+                    self.sends.push((send, http));
+                }
+                Command::Report { key, outcome } => {
+                    let key = key.as_str().to_owned();
+                    assert!(
+                        self.storage.get(&key).is_some_and(|record| record.contains("\"outcome\"")),
+                        "reported, not stored"
+                    );
+                    let first = self.reported.entry(key.clone()).or_insert_with(|| outcome.clone());
+                    assert_eq!(*first, outcome, "two ends");
+                    if self.random().is_multiple_of(2) {
+                        self.acknowledge(&key);
+                    }
+                }
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, key: &str) {
+        if self.outbox.acknowledge(&IdempotencyKey::new(key).unwrap()) {
+            self.acknowledged.insert(key.to_owned());
+        }
+    }
+
+    fn check_call(&self, http: &HttpCall) {
+        let bodies = bodies(http);
+        let in_call: Vec<String> = bodies.iter().map(key_in).collect();
+        assert!(bodies.len() <= self.config.max_batch_items);
+        for (at, body) in bodies.iter().enumerate() {
+            let key = &in_call[at];
+            assert!(self.storage.contains_key(key), "sent before it was stored");
+            assert_eq!(serde_json::from_str::<Value>(&self.requests[key].body()).unwrap(), *body, "other bytes");
+            let forward = |body: &Value| {
+                let nonce: u64 = body["forward"]["nonce"].as_str().unwrap().parse().unwrap();
+                (body["forward"]["from"].clone(), nonce)
+            };
+            let (user, nonce) = forward(body);
+            for entry in self.outbox.entries() {
+                let is_open = !matches!(entry.state, EntryState::Ending | EntryState::Ended);
+                let other = entry.key.as_str();
+                let (other_user, other_nonce) = forward(&serde_json::from_str(&self.requests[other].body()).unwrap());
+                if is_open && other_user == user && other_nonce < nonce {
+                    assert!(in_call[..at].iter().any(|earlier| earlier == other), "nonce {other_nonce} overtaken");
+                }
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        match self.pick(12) {
+            0 | 1 => {
+                let (user, nonce) = (u8::try_from(1 + self.pick(3)).unwrap(), self.pick(6) as u64);
+                let seconds = if self.pick(3) == 0 { 2 } else { 10_000 };
+                let first = self.requests.values().find(|request| {
+                    matches!(request.kind(), crate::client::SubmitKind::Forward(forward)
+                        if forward.from == Address::repeat_byte(user) && forward.nonce == U256::from(nonce))
+                });
+                // A user signs one request for a nonce; it may be enqueued again.
+                let request = first.cloned().unwrap_or_else(|| submit(user, nonce, self.now.as_secs() + seconds));
+                let key = request.key().as_str().to_owned();
+                if self.acknowledged.contains(&key) {
+                    return;
+                }
+                self.requests.insert(key.clone(), request.clone());
+                let request_id = Some(id_of(&key));
+                let _ = self.outbox.enqueue(self.now, &request, Enqueue { expires_at: None, request_id });
+            }
+            2..=4 => self.write(),
+            5..=8 => self.answer(),
+            9 | 10 => {
+                let wait = self.pick(400) as u64;
+                self.now = self.now.saturating_add(Duration::from_millis(wait));
+                self.outbox.timeout(self.now);
+            }
+            _ => self.crash(),
+        }
+        self.collect();
+    }
+
+    /// The oldest write is done, or fails, or fails although it was done.
+    fn write(&mut self) {
+        if self.writes.is_empty() {
+            return;
+        }
+        let command = self.writes.remove(0);
+        let luck = self.pick(8);
+        if luck != 0 {
+            self.apply(&command);
+        }
+        if let Command::Store { key, revision, .. } = command {
+            let entropy = self.random();
+            if luck < 2 {
+                self.outbox.store_failed(self.now, &key, revision, entropy);
+            } else {
+                self.durable.insert(key.as_str().to_owned());
+                self.outbox.stored(self.now, &key, revision);
+            }
+        }
+    }
+
+    fn apply(&mut self, command: &Command) {
+        match command {
+            Command::Store { key, record, .. } => {
+                self.storage.insert(key.as_str().to_owned(), record.clone());
+            }
+            Command::Remove { key } => {
+                self.storage.remove(key.as_str());
+            }
+            Command::Send { .. } | Command::Report { .. } => {}
+        }
+    }
+
+    /// Some call comes to its end, one way or another.
+    fn answer(&mut self) {
+        if self.sends.is_empty() {
+            return;
+        }
+        let at = self.pick(self.sends.len());
+        let (send, http) = self.sends.remove(at);
+        let entropy = self.random();
+        let result = match self.pick(8) {
+            0 => Err(TransportError::new(TransportErrorKind::Unreachable, "x")),
+            1 => broken(),
+            2 => {
+                self.server.call(&http, self.now, |_| None);
+                broken()
+            }
+            3 => {
+                // Done, and answered by a proxy's error page.
+                self.server.call(&http, self.now, |_| None);
+                Ok(HttpAnswer { status: 502, body: b"<html>".to_vec(), ..HttpAnswer::default() })
+            }
+            4 => Ok(answer(503, &problem_json(503, "shutting_down"))),
+            5 if self.has_refusals => {
+                let (odd, code) = (self.pick(2), if self.pick(2) == 0 { "max_cost_too_low" } else { "rate_limited" });
+                Ok(self.server.call(&http, self.now, |at| (at % 2 == odd).then_some(code)))
+            }
+            _ => Ok(self.server.call(&http, self.now, |_| None)),
+        };
+        self.outbox.answered(self.now, send, result, entropy);
+    }
+
+    /// Everything in memory is gone; what was on its way may have arrived.
+    fn crash(&mut self) {
+        let arrived = self.pick(self.writes.len() + 1);
+        for command in std::mem::take(&mut self.writes).into_iter().take(arrived) {
+            self.apply(&command);
+        }
+        for (_, http) in std::mem::take(&mut self.sends) {
+            if self.random().is_multiple_of(2) {
+                self.server.call(&http, self.now, |_| None);
+            }
+        }
+        self.outbox = Outbox::new(self.config);
+        let report = self.outbox.load(self.now, &self.storage);
+        assert_eq!((report.loaded, report.damaged.len()), (self.storage.len(), 0));
+    }
+
+    /// From now on everything works.
+    fn calm_down(&mut self) {
+        for _ in 0..100_000 {
+            self.collect();
+            if let Some(command) = (!self.writes.is_empty()).then(|| self.writes.remove(0)) {
+                self.apply(&command);
+                if let Command::Store { key, revision, .. } = command {
+                    self.durable.insert(key.as_str().to_owned());
+                    self.outbox.stored(self.now, &key, revision);
+                }
+            } else if let Some((send, http)) = self.sends.pop() {
+                let answer = self.server.call(&http, self.now, |_| None);
+                self.outbox.answered(self.now, send, Ok(answer), 7);
+            } else if let Some(next) = self.outbox.next_timeout() {
+                self.now = self.now.max(next);
+                self.outbox.timeout(self.now);
+            } else {
+                return;
+            }
+        }
+        panic!("it never comes to rest: {:?}", self.outbox.entries().collect::<Vec<_>>());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_is_lost_nothing_is_doubled_everything_ends_once(seed: u64, steps in 1_usize..400, has_refusals: bool) {
+        let mut world = World::new(seed, has_refusals);
+        for _ in 0..steps {
+            world.step();
+        }
+        world.calm_down();
+        for key in &world.durable {
+            let outcome = world.reported.get(key);
+            prop_assert!(outcome.is_some(), "{} was durable and has no end", key);
+            let is_accepted = matches!(outcome, Some(Outcome::Accepted { .. }));
+            prop_assert_eq!(is_accepted, world.server.accepted.contains(key), "{}: {:?}", key, outcome);
+        }
+        prop_assert!(world.outbox.entries().all(|entry| entry.state == EntryState::Ended));
+    }
+}
