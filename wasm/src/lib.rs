@@ -18,8 +18,8 @@ mod scalar;
 use wasm_bindgen::prelude::wasm_bindgen;
 
 pub use client::{
-    Exchange, Follow, InclusionCheck, Outbox, checked_signature, forwarder_domain_call, nonce_call, read_forwarder_domain,
-    read_nonce, verify_accepted,
+    Exchange, Follow, InclusionCheck, Outbox, checked_signature, forwarder_domain_call, nonce_call,
+    read_forwarder_domain, read_nonce, verify_accepted,
 };
 pub use fees::{classify_rpc_error, max_base_fee_after, next_base_fee};
 pub use forecaster::Forecaster;

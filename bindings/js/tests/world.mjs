@@ -42,7 +42,9 @@ export class World {
   }
 
   async startRelayer() {
-    const { SLACKWATER_BIN: binary, SLACKWATER_ANVIL: _, ...env } = process.env
+    const binary = process.env.SLACKWATER_BIN
+    // The relayer takes every variable of that prefix for configuration.
+    const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('SLACKWATER_')))
     if (!binary) throw new Error('SLACKWATER_BIN must name the relayer')
     const args = ['dev', '--json', '--rpc', this.chain.url, '--listen', `127.0.0.1:${this.port}`, '--data', this.data]
     this.relayer = spawn(binary, args, { stdio: ['ignore', 'pipe', 'inherit'], env })

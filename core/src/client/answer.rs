@@ -15,7 +15,7 @@ use crate::{
 
 /// The relayer's signed word: on chain by the deadline, or ended with a reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", from = "super::flat::SignedPromiseJson")]
 pub struct SignedPromise {
     /// What was promised.
     #[serde(flatten)]
@@ -190,7 +190,7 @@ pub struct RequestSummary {
 
 /// A request with what is known about it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", from = "super::flat::RequestDetailJson")]
 pub struct RequestDetail {
     /// Where it stands.
     #[serde(flatten)]
@@ -237,7 +237,7 @@ pub struct RequestPage {
 
 /// One signed transaction for a batch's nonce.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", from = "super::flat::AttemptJson")]
 pub struct Attempt {
     /// 0 for the first.
     pub index: u32,

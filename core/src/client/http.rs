@@ -148,6 +148,7 @@ impl<T> ApiCall<T> {
     }
 
     /// The same call, with its answer as it was written: for who passes it on.
+    #[inline]
     pub fn untyped(self) -> ApiCall<serde_json::Value> {
         ApiCall::new(self.http, json)
     }

@@ -116,27 +116,44 @@ pub fn read_forwarder_domain(result: &JsUnknown) -> Result<JsDomainOut, Failure>
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, tag = "kind")]
-enum Finality {
-    Depth {
-        blocks: u64,
-    },
-    Safe {},
-    #[serde(rename_all = "camelCase")]
-    Finalized {
-        #[serde(default)]
-        fallback_depth: u64,
-    },
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Finality {
+    kind: String,
+    #[serde(default)]
+    blocks: Option<u64>,
+    #[serde(default)]
+    fallback_depth: Option<u64>,
+}
+
+impl Finality {
+    fn rule(&self) -> Result<FinalityRule, Failure> {
+        match (self.kind.as_str(), self.blocks, self.fallback_depth) {
+            ("depth", Some(blocks), None) => Ok(FinalityRule::Depth { blocks }),
+            ("safe", None, None) => Ok(FinalityRule::SafeTag),
+            ("finalized", None, depth) => Ok(FinalityRule::FinalizedTag { fallback_depth: depth.unwrap_or(0) }),
+            _ => Err(Failure::argument("finality: not one of its kinds with the members of that kind")),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]
 enum VerdictView {
     #[serde(rename_all = "camelCase")]
-    Confirmed { is_final: bool, is_success: bool, block_number: u64, block_hash: String, binding: &'static str },
+    Confirmed {
+        is_final: bool,
+        is_success: bool,
+        block_number: u64,
+        block_hash: String,
+        binding: &'static str,
+    },
     Pending,
-    Mismatch { detail: String },
-    Unknown { detail: String },
+    Mismatch {
+        detail: String,
+    },
+    Unknown {
+        detail: String,
+    },
 }
 
 impl From<&Verdict> for VerdictView {
@@ -189,11 +206,7 @@ impl InclusionCheck {
         let rule = if finality.is_undefined() {
             FinalityRule::FinalizedTag { fallback_depth: 0 }
         } else {
-            match read("finality", finality)? {
-                Finality::Depth { blocks } => FinalityRule::Depth { blocks },
-                Finality::Safe {} => FinalityRule::SafeTag,
-                Finality::Finalized { fallback_depth } => FinalityRule::FinalizedTag { fallback_depth },
-            }
+            read::<Finality>("finality", finality)?.rule()?
         };
         Ok(Self { inner: verify::InclusionCheck::new(domain, Forward { signature, ..forward }, claim, rule) })
     }

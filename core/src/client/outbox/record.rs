@@ -85,7 +85,7 @@ impl Record {
         if text.len() > MAX_RECORD_BYTES {
             return None;
         }
-        let record: Self = serde_json::from_str(text).ok()?;
+        let record: Self = serde_json::from_slice(text.as_bytes()).ok()?;
         (record.version == VERSION && record.key.as_str() == key && record.body.len() <= MAX_SUBMIT_BYTES)
             .then_some(record)
     }
