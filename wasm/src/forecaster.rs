@@ -12,7 +12,7 @@ use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
 use crate::{
     fees::{JsQuantity, Rule},
-    interop::{Failure, check_size, parse, read, write},
+    interop::{Failure, check_size, read, write},
     scalar::Quantity,
 };
 
@@ -291,24 +291,5 @@ impl Forecaster {
         let Some(job) = self.inner.refit_job() else { return false };
         self.inner.install(job.run());
         true
-    }
-
-    /// What was learned, as a text for [`Self::import_state`].
-    ///
-    /// # Errors
-    /// `internal` only.
-    #[wasm_bindgen(js_name = exportState)]
-    pub fn export_state(&self) -> Result<String, Failure> {
-        serde_json::to_string(&self.inner.export_state()).map_err(|error| Failure::new("internal", error))
-    }
-
-    /// Goes on from what was learned before, in a forecaster with the same options that has seen nothing yet.
-    ///
-    /// # Errors
-    /// `invalid_argument` for a text that is no state, `invalid_model` for one of other options.
-    #[wasm_bindgen(js_name = importState)]
-    pub fn import_state(&mut self, state: &str) -> Result<(), Failure> {
-        let state = parse("state", state)?;
-        self.inner.import_state(state).map_err(|error| Failure::new("invalid_model", error))
     }
 }

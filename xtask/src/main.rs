@@ -4,6 +4,7 @@ mod bench;
 mod contracts;
 mod demo;
 mod fuzz;
+mod js;
 #[path = "../../benches/src/postgres.rs"]
 #[allow(unreachable_pub, dead_code, reason = "public in the crate that it belongs to")]
 mod postgres;
@@ -36,6 +37,7 @@ enum Task {
     Sbom(sbom::Args),
     Sim(sim::Args),
     Wasm(wasm::Args),
+    Js(js::Args),
     Contracts(contracts::Args),
     AnvilPath(tools::AnvilPathArgs),
 }
@@ -47,6 +49,7 @@ fn main() -> anyhow::Result<()> {
         Task::Bench(args) => bench::run_all(&args),
         Task::Fuzz(args) => fuzz::run_all(&args),
         Task::Sbom(args) => sbom::write(&args),
+        Task::Js(args) => js::run_js(&args),
         Task::Wasm(args) => wasm::run_wasm(&args),
         Task::Sim(args) => sim::run_sim(&args),
         Task::Contracts(args) => contracts::run(&args),

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::contracts;
+use crate::js;
 use crate::postgres::{self, PostgresServer, URL_VAR};
 use crate::sim;
 use crate::steps::{Done, Harness, Steps, run_tests, say};
@@ -67,6 +68,9 @@ pub(crate) fn run_all(args: Args) -> Result<()> {
     steps.run("load check", load)?;
     steps.run("demonstration", demo)?;
     steps.run("wasm32 build", wasm)?;
+    steps.run("npm package", || Ok(js::package()?.map_or(Done::Passed, Done::Skipped)))?;
+    steps.run("npm package in Node", js::node_tests)?;
+    steps.run("npm package in Chromium", js::browser_tests)?;
     steps.run("licences and sources", deny)?;
     steps.run("advisories", advisories)?;
     steps.finish()
@@ -189,7 +193,7 @@ fn succeeds(args: &[&str]) -> bool {
 }
 
 /// A program that the tests have built.
-fn built(name: &str) -> Result<PathBuf> {
+pub(crate) fn built(name: &str) -> Result<PathBuf> {
     let path = target_dir().join("debug").join(format!("{name}{}", env::consts::EXE_SUFFIX));
     if path.is_file() {
         return Ok(path);
