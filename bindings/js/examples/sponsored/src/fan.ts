@@ -1,7 +1,7 @@
 import type { Forecast } from 'slackwater'
 import { perGas } from './format'
 
-const [WIDTH, HEIGHT] = [560, 250]
+const [WIDTH, HEIGHT] = [560, 330]
 const [LEFT, RIGHT, TOP, BOTTOM] = [66, 14, 14, 30]
 const BANDS: [low: number, high: number, className: string][] = [
   [0.01, 0.99, 'far'],

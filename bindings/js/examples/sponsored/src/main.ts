@@ -150,7 +150,8 @@ async function forecast(forecaster: Forecaster): Promise<void> {
   at('model').textContent = `${perGas(Number(made.nextBaseFee))} next`
   at('timing').textContent = `Block ${made.number.toLocaleString('en')}, ${Math.max(1, Math.round(took * 1_000)).toLocaleString('en')} µs.`
   const params = [{ to: settings.guestbook, data: encodeFunctionData({ abi: ABI, functionName: 'total' }) }, 'latest']
-  at('total').textContent = `${BigInt((await node.request({ method: 'eth_call', params })) as string)} entries in the book`
+  const total = BigInt((await node.request({ method: 'eth_call', params })) as string)
+  at('total').textContent = `${total} ${total === 1n ? 'entry' : 'entries'} in the book`
 }
 
 /** Again and again, whatever happens, while somebody looks. */
