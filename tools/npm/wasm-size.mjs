@@ -24,7 +24,7 @@ const opaque = raw.replace(/^[^}]*/, '\n    readonly memory: WebAssembly.Memory;
 const typed = `${surface}export interface InitOutput {${opaque}`.replace(/^\s*\[Symbol\.dispose\]\(\): void;\n/gm, '')
 writeFileSync(join(out, 'slackwater.d.ts'), typed)
 
-const flags = ['-Oz', '--strip-debug', '--strip-producers', '--strip-target-features', ...FEATURES.map((f) => `--enable-${f}`)]
+const flags = ['-Oz', '--gufa', '-Oz', '--strip-debug', '--strip-producers', '--strip-target-features', ...FEATURES.map((f) => `--enable-${f}`)]
 execFileSync(process.execPath, [opt, join(made, MODULE), ...flags, '-o', join(out, MODULE)], { stdio: 'inherit' })
 
 const bytes = readFileSync(join(out, MODULE))

@@ -1,11 +1,11 @@
-//! What the next block charges, and what a node's refusal means.
+//! What the next block charges.
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use slackwater::chain::{self, BaseFeeParams, FeeHeader, GasTarget, Metering};
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
 use crate::{
-    interop::{Failure, read, write},
+    interop::{Failure, read},
     scalar::Quantity,
 };
 
@@ -23,10 +23,6 @@ extern "C" {
     #[wasm_bindgen(typescript_type = "Quantity")]
     #[derive(Debug)]
     pub type JsQuantity;
-    /// `RpcErrorMeaning` of `types.d.ts`.
-    #[wasm_bindgen(typescript_type = "RpcErrorMeaning")]
-    #[derive(Debug)]
-    pub type JsMeaning;
 }
 
 #[derive(Debug, Deserialize)]
@@ -100,23 +96,4 @@ pub fn next_base_fee(parent: &JsBlockFees, rule: &JsRule) -> Result<String, Fail
 pub fn max_base_fee_after(base_fee: &JsQuantity, blocks: u32, rule: &JsRule) -> Result<String, Failure> {
     let base_fee: Quantity<u128> = read("baseFee", base_fee)?;
     Ok(chain::max_base_fee_after(base_fee.0, u64::from(blocks), &read_rule(rule)?).to_string())
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Meaning {
-    class: &'static str,
-    is_ambiguous: bool,
-    is_retryable: bool,
-}
-
-/// What a node's answer to `eth_sendRawTransaction` means: `code`, `message` and the JSON text of `data` of its error.
-///
-/// # Errors
-/// None but `internal`.
-#[wasm_bindgen(js_name = classifyRpcError)]
-pub fn classify_rpc_error(code: f64, message: &str, data: Option<String>) -> Result<JsMeaning, Failure> {
-    #[expect(clippy::cast_possible_truncation, reason = "saturates; a code that is no integer stands for nothing")]
-    let class = chain::classify(code as i64, message, data.as_deref());
-    write(&Meaning { class: class.as_str(), is_ambiguous: class.is_ambiguous(), is_retryable: class.is_retryable() })
 }

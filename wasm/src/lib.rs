@@ -21,7 +21,7 @@ pub use client::{
     Exchange, Follow, InclusionCheck, Outbox, checked_signature, forwarder_domain_call, nonce_call,
     read_forwarder_domain, read_nonce, verify_accepted,
 };
-pub use fees::{classify_rpc_error, max_base_fee_after, next_base_fee};
+pub use fees::{max_base_fee_after, next_base_fee};
 pub use forecaster::Forecaster;
 pub use interop::Failure;
 pub use proof::{merkle_leaf, verify_merkle_proof, verify_promise};

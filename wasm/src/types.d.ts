@@ -158,16 +158,6 @@ export interface InclusionPromise {
   relayer: string
 }
 
-/** What a node's refusal means. */
-export interface RpcErrorMeaning {
-  /** Stable name, such as `nonce_too_low`. */
-  class: string
-  /** Whether the node may hold the transaction in spite of the error. */
-  isAmbiguous: boolean
-  /** Whether the same bytes can still succeed. */
-  isRetryable: boolean
-}
-
 /** A call to send: `path` goes behind the relayer's base URL. Credentials are the sender's business. */
 export interface HttpCall {
   method: 'GET' | 'POST' | 'DELETE'

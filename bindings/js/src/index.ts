@@ -14,7 +14,6 @@ export type { EthersSigner, ViemAccount, ViemClient, ViemTypedData, Wallet } fro
 export { SlackwaterError } from '../wasm/interop.js'
 export {
   checkedSignature,
-  classifyRpcError,
   forwardDigest,
   forwardTypedData,
   maxBaseFeeAfter,
@@ -56,7 +55,6 @@ export type {
   RequestDetail,
   RequestEvent,
   RequestSummary,
-  RpcErrorMeaning,
   SignedForwardRequest,
   SignedPromise,
   Status,

@@ -50,7 +50,7 @@ test('vectors, to the bit, without a bundler', async () => {
   }, vectors())
   assert.equal(counts.eip712, 56)
   assert.equal(counts.signatures, 56)
-  assert.ok(counts.merkle > 90 && counts.forecasts > 300 && counts['rpc errors'] > 100, JSON.stringify(counts))
+  assert.ok(counts.merkle > 90 && counts.forecasts > 300, JSON.stringify(counts))
   await page.close()
 })
 

@@ -15,7 +15,7 @@ const EXPECTED = { eip712: 56, signatures: 56, 'base fees': 40, merkle: 96 }
 test('vectors, to the bit', () => {
   const counts = checkVectors(slackwater, vectors())
   for (const [kind, count] of Object.entries(EXPECTED)) assert.equal(counts[kind], count, kind)
-  assert.ok(counts['rpc errors'] > 100 && counts.forecasts > 300, JSON.stringify(counts))
+  assert.ok(counts.forecasts > 300, JSON.stringify(counts))
 })
 
 test('works in a worker', async () => {
@@ -74,7 +74,6 @@ test('junk is refused, and nothing traps', () => {
   const calls = [
     () => slackwater.nextBaseFee(junk(), junk()),
     () => slackwater.maxBaseFeeAfter(junk(), roll(1_000_000), junk()),
-    () => slackwater.classifyRpcError(Number(junk() ?? 0), String(junk() ?? ''), undefined),
     () => slackwater.forwardDigest(junk(), junk()),
     () => slackwater.forwardTypedData(junk(), junk()),
     () => slackwater.checkedSignature(junk(), junk(), String(junk())),

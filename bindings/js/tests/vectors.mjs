@@ -1,7 +1,7 @@
 // The project's vectors, against the package as it is imported. Runs in Node and in a page alike.
 
 /** Throws at the first row that differs; returns how many rows of each kind held. */
-export function checkVectors(slackwater, { eip712, fees, forecast, merkle, rpcErrors }) {
+export function checkVectors(slackwater, { eip712, fees, forecast, merkle }) {
   const counts = {}
   const equal = (kind, found, expected, row) => {
     if (found !== expected) throw new Error(`${kind}: ${found} instead of ${expected}: ${JSON.stringify(row).slice(0, 300)}`)
@@ -23,10 +23,6 @@ export function checkVectors(slackwater, { eip712, fees, forecast, merkle, rpcEr
     equal('base fees', slackwater.nextBaseFee(parent, rule), String(row.next_base_fee), row)
     const footprint = { ...parent, gasUsed: 0, blobGasUsed: parent.gasUsed }
     equal('base fees', slackwater.nextBaseFee(footprint, { ...rule, countsDaFootprint: true }), String(row.next_base_fee), row)
-  }
-  for (const row of rpcErrors.rows) {
-    const { class: found } = slackwater.classifyRpcError(row.code ?? 0, row.message, row.data === undefined ? undefined : JSON.stringify(row.data))
-    equal('rpc errors', found, row.class.replace(/(?<=[a-z0-9])[A-Z]/g, (letter) => `_${letter}`).toLowerCase(), row)
   }
   for (const row of merkle.trees) {
     for (const { content, leaf, proof } of row.leaves) {

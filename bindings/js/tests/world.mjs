@@ -18,7 +18,6 @@ export const vectors = () => ({
   fees: json('fees.json'),
   forecast: json('forecast.json'),
   merkle: json('merkle.json'),
-  rpcErrors: json('rpc_errors.json'),
 })
 
 const freePort = () =>

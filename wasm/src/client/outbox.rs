@@ -78,7 +78,8 @@ impl Outbox {
     /// # Errors
     /// `invalid_argument` if it is no such list.
     pub fn load(&mut self, now: f64, records: &str) -> Result<JsKeys, Failure> {
-        let records: Vec<(String, String)> = serde_json::from_str(records).map_err(Failure::argument)?;
+        // No limit of size: it is the page's own storage.
+        let records: Vec<(String, String)> = serde_json::from_slice(records.as_bytes()).map_err(Failure::argument)?;
         write(&self.inner.load(instant(now), records).damaged)
     }
 

@@ -30,7 +30,6 @@ pub(super) struct User {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Place {
-    #[serde(flatten)]
     pub(super) user: User,
     #[serde(with = "decimal")]
     pub(super) nonce: U256,
