@@ -4,6 +4,7 @@ mod bench;
 mod contracts;
 mod demo;
 mod fuzz;
+mod js;
 #[path = "../../benches/src/postgres.rs"]
 #[allow(unreachable_pub, dead_code, reason = "public in the crate that it belongs to")]
 mod postgres;
@@ -15,6 +16,7 @@ mod steps;
 mod supply;
 mod test;
 mod tools;
+mod wasm;
 
 use clap::{Parser, Subcommand};
 
@@ -38,6 +40,8 @@ enum Task {
     Sbom(sbom::Args),
     Sim(sim::Args),
     Soak(soak::Args),
+    Wasm(wasm::Args),
+    Js(js::Args),
     Contracts(contracts::Args),
     AnvilPath(tools::AnvilPathArgs),
 }
@@ -49,6 +53,8 @@ fn main() -> anyhow::Result<()> {
         Task::Bench(args) => bench::run_all(&args),
         Task::Fuzz(args) => fuzz::run_all(&args),
         Task::Sbom(args) => sbom::write(&args),
+        Task::Js(args) => js::run_js(&args),
+        Task::Wasm(args) => wasm::run_wasm(&args),
         Task::Sim(args) => sim::run_sim(&args),
         Task::Soak(args) => soak::run_soak(&args),
         Task::Contracts(args) => contracts::run(&args),

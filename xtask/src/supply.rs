@@ -24,14 +24,14 @@ const NPM_LICENSED_IN_FILES: [&str; 1] = ["node_modules/memorystream"];
 
 /// Licences, banned crates and sources.
 pub(crate) fn deny() -> Result<Done> {
-    let deny = cargo_tool("cargo-deny", CARGO_DENY)?;
+    let deny = cargo_tool("cargo-deny", "cargo-deny", CARGO_DENY, &[])?;
     run(Command::new(deny).args(["--locked", "check", "licenses", "bans", "sources"]).current_dir(repo_root()))?;
     Ok(Done::Passed)
 }
 
 /// Known vulnerabilities, where their database can be had.
 pub(crate) fn advisories() -> Result<Done> {
-    let deny = cargo_tool("cargo-deny", CARGO_DENY)?;
+    let deny = cargo_tool("cargo-deny", "cargo-deny", CARGO_DENY, &[])?;
     let fetched = Command::new(&deny).args(["fetch", "db"]).current_dir(repo_root()).output()?;
     if !fetched.status.success() {
         return Ok(Done::Skipped("the advisory database can't be fetched from here".to_owned()));
@@ -114,9 +114,9 @@ fn lock_files() -> Result<Vec<PathBuf>> {
     Ok(listed.lines().map(|path| repo_root().join(path)).collect())
 }
 
-/// A program that cargo installs: that of the right version on the path, else one that is built (minutes, once) into a folder
-/// that all clones share.
-pub(crate) fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
+/// Program `name` of a crate that cargo installs with `args`: that of the right version on the path, else one that is built
+/// (minutes, once) into a folder that all clones share.
+pub(crate) fn cargo_tool(name: &str, package: &str, version: &str, args: &[&str]) -> Result<PathBuf> {
     let is_it = |program: &PathBuf| {
         let said = Command::new(program).arg("--version").stderr(Stdio::null()).output();
         said.is_ok_and(|said| String::from_utf8_lossy(&said.stdout).split_whitespace().nth(1) == Some(version))
@@ -130,10 +130,13 @@ pub(crate) fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
     if !is_it(&program) {
         say(&format!("installing {name} {version}, which takes some minutes"))?;
         // Without optimisation: it builds in half the time and runs for a second.
-        let mut install = cargo(&["install", name, "--version", version, "--locked", "--debug", "--force", "--root"]);
-        run(install.arg(&root).env("CARGO_TARGET_DIR", root.join("build")))?;
+        let version = format!("={version}");
+        let mut install =
+            cargo(&["install", package, "--version", &version, "--locked", "--debug", "--force", "--root"]);
+        run(install.arg(&root).args(args).env("CARGO_TARGET_DIR", root.join("build")))?;
         let _ = fs::remove_dir_all(root.join("build"));
     }
+    ensure!(is_it(&program), "{} is not {name} {version}", program.display());
     Ok(program)
 }
 

@@ -1,19 +1,20 @@
 //! `cargo xtask test`: everything that must hold before a change lands.
 
 use std::env;
-use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::contracts;
+use crate::js;
 use crate::postgres::{self, PostgresServer, URL_VAR};
 use crate::python;
 use crate::sim;
 use crate::steps::{Done, Harness, Steps, run_tests, say};
 use crate::supply;
 use crate::tools::{ANVIL_VAR, LocalChain, anvil, repo_root, run, run_node};
+use crate::wasm::{self, Built};
 
 /// Check everything: form, lints, documentation, dependencies, contracts, tests, a short load.
 ///
@@ -70,6 +71,9 @@ pub(crate) fn run_all(args: Args) -> Result<()> {
     steps.run("demonstration", demo)?;
     steps.run("python package", python::check)?;
     steps.run("wasm32 build", wasm)?;
+    steps.run("npm package", || Ok(js::package()?.map_or(Done::Passed, Done::Skipped)))?;
+    steps.run("npm package in Node", js::node_tests)?;
+    steps.run("npm package in Chromium", js::browser_tests)?;
     steps.run("licences and sources", supply::deny)?;
     steps.run("advisories", supply::advisories)?;
     steps.run("npm packages", supply::npm_locks)?;
@@ -91,10 +95,7 @@ fn tests() -> Result<Done> {
             return Err(missing);
         }
         let _ = say("installing PostgreSQL");
-        let _ = Command::new("apt-get").args(["update", "-q"]).stdout(Stdio::null()).status();
-        let mut install = Command::new("apt-get");
-        install.args(["install", "-y", "-q", "--no-install-recommends", "postgresql"]).stdout(Stdio::null());
-        let _ = install.env("DEBIAN_FRONTEND", "noninteractive").status();
+        wasm::apt_install(&["postgresql"]);
         PostgresServer::start()
     });
     match &postgres {
@@ -143,65 +144,13 @@ fn demo() -> Result<Done> {
     Ok(Done::Passed)
 }
 
-/// The pure rooms build for browsers and forecast there what they forecast here, to the bit: with rustup's target where it can be had, else with Debian's compiler, which builds
-/// the standard library from its sources.
+/// The pure rooms build for browsers and forecast there what they forecast here, to the bit.
 fn wasm() -> Result<Done> {
-    const TARGET: &str = "wasm32-unknown-unknown";
-    const ARGS: [&str; 7] =
-        ["build", "-p", "slackwater", "-p", "slackwater-wasm-check", "--no-default-features", "--locked"];
-    // The same forecasts there as here.
-    let check = |target_dir: PathBuf| {
-        run_node("wasm-check.mjs", &[&target_dir.join(TARGET).join("debug/slackwater-wasm-check.wasm")])?;
-        Ok(Done::Passed)
-    };
-    if !has_std(TARGET)? {
-        let _ = Command::new("rustup").args(["target", "add", TARGET]).status();
+    match wasm::build(&["-p", "slackwater", "-p", "slackwater-wasm-check", "--no-default-features", "--locked"])? {
+        Built::In(dir) => run_node("wasm-check.mjs", &[&dir.join("debug/slackwater-wasm-check.wasm")])?,
+        Built::Missing(why) => return Ok(Done::Skipped(why)),
     }
-    if has_std(TARGET)? {
-        run(cargo(&ARGS).args(["--target", TARGET]))?;
-        return check(target_dir());
-    }
-    if !has_debian_wasm() {
-        say("installing Debian's compiler for wasm32")?;
-        let _ = Command::new("apt-get").args(["update", "-q"]).stdout(Stdio::null()).status();
-        let mut install = Command::new("apt-get");
-        let _ = install.args(["install", "-y", "-q"]).args(DEBIAN_WASM).stdout(Stdio::null()).status();
-    }
-    if !has_debian_wasm() {
-        return Ok(Done::Skipped(format!(
-            "neither `rustup target add {TARGET}` nor `apt-get install {}` worked",
-            DEBIAN_WASM.join(" ")
-        )));
-    }
-    let mut build = Command::new("/usr/bin/cargo");
-    build.args(ARGS).args(["-Zbuild-std=std,panic_abort", "--target", TARGET, "--target-dir"]);
-    build.arg(target_dir().join("wasm")).current_dir(repo_root());
-    // What the outer cargo tells its own compiler would mislead this one.
-    for name in ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER", "RUSTDOC", "RUSTFLAGS"] {
-        build.env_remove(name);
-    }
-    build.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1");
-    run(build.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", "wasm-ld-22"))?;
-    check(target_dir().join("wasm"))
-}
-
-/// Debian's packages that build for wasm32.
-const DEBIAN_WASM: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "lld-22"];
-
-fn has_debian_wasm() -> bool {
-    let mut query = Command::new("dpkg-query");
-    query.args(["--show", "--showformat", "${db:Status-Status}\n"]).args(DEBIAN_WASM).stderr(Stdio::null());
-    query.output().is_ok_and(|answer| {
-        let text = String::from_utf8_lossy(&answer.stdout);
-        text.lines().filter(|line| *line == "installed").count() == DEBIAN_WASM.len()
-    })
-}
-
-fn has_std(target: &str) -> Result<bool> {
-    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let answer = Command::new(rustc).args(["--print", "target-libdir", "--target", target]).output()?;
-    let dir = PathBuf::from(String::from_utf8(answer.stdout)?.trim());
-    Ok(fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()))
+    Ok(Done::Passed)
 }
 
 fn passes(args: &[&str]) -> Result<Done> {

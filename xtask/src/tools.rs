@@ -35,20 +35,24 @@ pub(crate) fn repo_root() -> PathBuf {
 }
 
 /// The directory `tools/npm`, with its packages installed as the lock file says.
+pub(crate) fn npm_tools() -> Result<PathBuf> {
+    npm_packages(&repo_root().join("tools").join("npm"))
+}
+
+/// `dir`, with its npm packages installed as its lock file says.
 ///
 /// Runs `npm ci` only if `node_modules` is absent or older than the lock file. Safe to call from
 /// several processes at once.
-pub(crate) fn npm_tools() -> Result<PathBuf> {
-    let dir = repo_root().join("tools").join("npm");
+pub(crate) fn npm_packages(dir: &Path) -> Result<PathBuf> {
     let target = repo_root().join("target");
     fs::create_dir_all(&target).with_context(|| format!("cannot create {}", target.display()))?;
     let guard = File::create(target.join("npm-tools.lock"))?;
     guard.lock().context("cannot lock target/npm-tools.lock")?;
-    if !is_installed(&dir)? {
+    if !is_installed(dir)? {
         let npm = if cfg!(windows) { "npm.cmd" } else { "npm" };
-        run(Command::new(npm).arg("ci").current_dir(&dir))?;
+        run(Command::new(npm).arg("ci").current_dir(dir))?;
     }
-    Ok(dir)
+    Ok(dir.to_owned())
 }
 
 /// Path of the anvil binary.

@@ -15,7 +15,7 @@ use crate::{
 
 /// The relayer's signed word: on chain by the deadline, or ended with a reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", from = "super::flat::SignedPromiseJson")]
 pub struct SignedPromise {
     /// What was promised.
     #[serde(flatten)]
@@ -140,7 +140,7 @@ impl Event {
     /// # Errors
     /// [`ClientError::Unreadable`].
     pub fn parse(data: &str) -> Result<Self, ClientError> {
-        serde_json::from_str(data)
+        serde_json::from_slice(data.as_bytes())
             .map_err(|error| ClientError::Unreadable { status: 200, detail: http::excerpt(&error.to_string()) })
     }
 }
@@ -190,7 +190,7 @@ pub struct RequestSummary {
 
 /// A request with what is known about it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", from = "super::flat::RequestDetailJson")]
 pub struct RequestDetail {
     /// Where it stands.
     #[serde(flatten)]
@@ -237,7 +237,7 @@ pub struct RequestPage {
 
 /// One signed transaction for a batch's nonce.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", from = "super::flat::AttemptJson")]
 pub struct Attempt {
     /// 0 for the first.
     pub index: u32,

@@ -79,6 +79,7 @@ fn batch_results(answer: &HttpAnswer) -> Result<BatchResults, ClientError> {
 }
 
 /// `POST /v1/quotes`: what a request with this gas would cost now and, if it may wait, what waiting is worth.
+#[inline]
 pub fn quote(chain_id: u64, gas: u64, within: Option<Duration>) -> ApiCall<Quote> {
     let mut body = json!({ "chainId": chain_id, "gas": gas.to_string() });
     if let Some(within) = within {
@@ -88,6 +89,7 @@ pub fn quote(chain_id: u64, gas: u64, within: Option<Duration>) -> ApiCall<Quote
 }
 
 /// `GET /v1/requests/{id}`: all about one request.
+#[inline]
 pub fn request(id: RequestId) -> ApiCall<RequestDetail> {
     ApiCall::new(HttpCall::get(format!("/v1/requests/{id}")), json)
 }
@@ -119,21 +121,25 @@ pub fn requests(filter: &ListFilter) -> ApiCall<RequestPage> {
 }
 
 /// `DELETE /v1/requests/{id}`: withdraws a request that is still queued.
+#[inline]
 pub fn cancel(id: RequestId) -> ApiCall<RequestSummary> {
     ApiCall::new(HttpCall::delete(format!("/v1/requests/{id}")), json)
 }
 
 /// `GET /v1/chains`: the chains that are served.
+#[inline]
 pub fn chains() -> ApiCall<Chains> {
     ApiCall::new(HttpCall::get("/v1/chains".to_owned()), json)
 }
 
 /// `GET /v1/chains/{id}/fees`: prices now.
+#[inline]
 pub fn fees(chain_id: u64) -> ApiCall<ChainFees> {
     ApiCall::new(HttpCall::get(format!("/v1/chains/{chain_id}/fees")), json)
 }
 
 /// `GET /v1/chains/{id}/forecast`: the expected base fee; with `horizon`, only at the nearest one.
+#[inline]
 pub fn forecast(chain_id: u64, horizon: Option<Duration>) -> ApiCall<Forecast> {
     let query = horizon.map(|horizon| format!("?horizon={}", span(horizon))).unwrap_or_default();
     ApiCall::new(HttpCall::get(format!("/v1/chains/{chain_id}/forecast{query}")), json)

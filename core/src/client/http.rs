@@ -147,6 +147,12 @@ impl<T> ApiCall<T> {
         &self.http
     }
 
+    /// The same call, with its answer as it was written: for who passes it on.
+    #[inline]
+    pub fn untyped(self) -> ApiCall<serde_json::Value> {
+        ApiCall::new(self.http, json)
+    }
+
     /// Whether sending it again after a lost answer does no harm.
     ///
     /// True for all calls of this API: a submission always carries an idempotency key, and cancelling again is refused

@@ -10,6 +10,7 @@ mod answer;
 pub mod api;
 mod error;
 mod exchange;
+mod flat;
 mod follow;
 mod forward;
 mod http;

@@ -227,8 +227,8 @@ impl Submit {
         if text.len() > MAX_SUBMIT_BYTES {
             return Err(ClientError::invalid("request", format!("{} bytes, limit {MAX_SUBMIT_BYTES}", text.len())));
         }
-        let body: SubmitJson =
-            serde_json::from_str(text).map_err(|error| ClientError::invalid("request", excerpt(&error.to_string())))?;
+        let body: SubmitJson = serde_json::from_slice(text.as_bytes())
+            .map_err(|error| ClientError::invalid("request", excerpt(&error.to_string())))?;
         let kind = match (body.kind.as_str(), body.forward, body.call) {
             ("forward", Some(forward), None) => SubmitKind::Forward(Box::new(forward.into())),
             ("call", None, Some(call)) => SubmitKind::Call(call),

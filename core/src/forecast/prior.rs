@@ -105,7 +105,7 @@ impl Prior {
     /// # Errors
     /// [`PriorError`] if the text is no prior, or one that cannot be evaluated.
     pub fn from_json(text: &str) -> Result<Self, PriorError> {
-        let prior: Self = serde_json::from_str(text)?;
+        let prior: Self = serde_json::from_slice(text.as_bytes())?;
         let is_sound = !prior.horizons.is_empty()
             && prior.horizons.iter().all(|horizon| {
                 horizon.boosted.as_ref().is_none_or(Boosted::is_sound)

@@ -9,7 +9,6 @@ use super::{
     cluster::ClusterConfig,
     error::BuildError,
     foresight::TimingMode,
-    market::MAX_HISTORY_BLOCKS,
     rpc::{RpcEndpoint, backoff, hedge},
     signer::{IdentityKey, LocalSigner},
 };
@@ -17,7 +16,7 @@ use crate::{
     chain::{ChainFamily, ChainSpec},
     forecast::{MAX_HORIZONS, MAX_STEPS},
     ledger::{GroupCommitConfig, SqliteConfig},
-    market::BookConfig,
+    market::{BookConfig, MAX_HISTORY_BLOCKS},
     policy::TenantPolicy,
     schedule::timing::MAX_SLACK,
 };

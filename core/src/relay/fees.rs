@@ -61,20 +61,6 @@ impl Header {
     }
 }
 
-/// Answer of `eth_feeHistory`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct FeeHistory {
-    #[serde(default)]
-    pub(super) oldest_block: U64,
-    #[serde(default)]
-    pub(super) base_fee_per_gas: Vec<U128>,
-    #[serde(default)]
-    pub(super) gas_used_ratio: Vec<Option<f64>>,
-    #[serde(default)]
-    pub(super) reward: Option<Vec<Vec<U128>>>,
-}
-
 /// The price of the next block, and what to offer for inclusion soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Price {

@@ -2,24 +2,20 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use alloy_primitives::U128;
 use serde_json::json;
 
 use super::{
-    fees::{FeeHistory, Header},
+    fees::Header,
     rpc::{RpcError, RpcPool},
 };
 use crate::{
     BlockTimestamp, Timestamp,
     chain::RpcErrorClass,
-    market::{BookConfig, FeeBook, FeePoint, Report, SourceId, SourceStatus, Tips, UTILISATION_TOLERANCE, Utilisation},
+    market::{
+        BookConfig, FeeBook, FeeHistory, FeePoint, MAX_HISTORY_BLOCKS, REWARD_PERCENTILES, Report, SourceId,
+        SourceStatus, UTILISATION_TOLERANCE, Utilisation,
+    },
 };
-
-/// Reward percentiles that are asked for: what a patient, a usual and a hurried sender paid.
-pub(super) const REWARD_PERCENTILES: [u8; 3] = [20, 50, 90];
-
-/// Blocks that one `eth_feeHistory` may ask for: what geth and its kin allow.
-pub(super) const MAX_HISTORY_BLOCKS: u64 = 1_024;
 
 /// Answers of all nodes, in the order of configuration.
 #[derive(Debug, Clone, Default)]
@@ -75,25 +71,7 @@ impl Histories {
 
 /// The blocks of one node's answer, oldest first.
 fn reports(history: &FeeHistory, latency: Duration) -> Vec<Report> {
-    let oldest = history.oldest_block.to::<u64>();
-    let fee = |index: usize| history.base_fee_per_gas.get(index).map(|fee: &U128| fee.to::<u128>());
-    // The last base fee is the next block's.
-    let blocks = history.base_fee_per_gas.len().saturating_sub(1);
-    (0..blocks)
-        .filter_map(|index| {
-            let rewards = history.reward.as_ref().and_then(|rewards| rewards.get(index));
-            let reward = |place: usize| rewards.and_then(|block| block.get(place)).map(|tip| tip.to::<u128>());
-            let point = FeePoint {
-                number: oldest.checked_add(u64::try_from(index).ok()?)?,
-                timestamp: None,
-                base_fee: fee(index)?,
-                utilisation: history.gas_used_ratio.get(index).copied().flatten().map(Utilisation::Ratio),
-                tips: Tips { min: reward(0), typical: reward(1), mean: None, max: reward(2) },
-                next_base_fee: fee(index + 1),
-            };
-            Some(Report { hash: None, point, latency })
-        })
-        .collect()
+    history.points().map(|point| Report { hash: None, point, latency }).collect()
 }
 
 /// What is believed once a head was told.

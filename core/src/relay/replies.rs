@@ -4,10 +4,10 @@ use alloy_primitives::{B256, Bytes, U64, U256};
 use serde::de::DeserializeOwned;
 
 use super::{
-    fees::{FeeHistory, Header, next_base_fee},
+    fees::{Header, next_base_fee},
     receipts, rpc,
 };
-use crate::chain::ChainSpec;
+use crate::{chain::ChainSpec, market::FeeHistory};
 
 /// Reads `input` as each kind of answer that the relay asks a node for, and reckons with what was understood. `true` if it
 /// was understood as one of them.

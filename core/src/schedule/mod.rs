@@ -22,6 +22,7 @@ pub mod timing;
 
 pub use guard::{GuardTime, TipEstimator, fee_cap};
 pub use offer::{Inclusion, Judged, OfferLog, urgency_blocks};
+#[cfg(feature = "relay")]
 pub(crate) use outlook::less;
 pub use outlook::{FeeOutlook, PercentileOutlook};
 pub use queue::{ComposeLimits, Queue, QueuedRequest, Selection, Trigger};

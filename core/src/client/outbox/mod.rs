@@ -117,7 +117,7 @@ pub enum OutboxError {
 
 /// How an entry ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase", try_from = "super::flat::OutcomeJson")]
 pub enum Outcome {
     /// The relayer has it, and has promised. Check the promise with [`verify_accepted`](super::verify::verify_accepted).
     Accepted {

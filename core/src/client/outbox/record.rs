@@ -30,7 +30,6 @@ pub(super) struct User {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Place {
-    #[serde(flatten)]
     pub(super) user: User,
     #[serde(with = "decimal")]
     pub(super) nonce: U256,
@@ -85,7 +84,7 @@ impl Record {
         if text.len() > MAX_RECORD_BYTES {
             return None;
         }
-        let record: Self = serde_json::from_str(text).ok()?;
+        let record: Self = serde_json::from_slice(text.as_bytes()).ok()?;
         (record.version == VERSION && record.key.as_str() == key && record.body.len() <= MAX_SUBMIT_BYTES)
             .then_some(record)
     }

@@ -1,0 +1,196 @@
+import { Forecaster, Slackwater, SlackwaterError, fromProvider, fromViem, httpProvider } from 'slackwater'
+import type { Chains, Eip1193Provider, Wallet } from 'slackwater'
+import { encodeFunctionData, parseAbi } from 'viem'
+import { generatePrivateKey, privateKeyToAccount } from 'viem/accounts'
+import { isOver, last, loadEntries, saveEntries } from './entries'
+import type { Entry } from './entries'
+import { drawFan } from './fan'
+import { ether, perGas, short, span } from './format'
+import { settings } from './settings'
+import { showEntries } from './show'
+
+const ABI = parseAbi(['function sign(string message)', 'function total() view returns (uint256)'])
+const GAS = 120_000
+const at = <T extends Element = HTMLElement>(id: string) => document.getElementById(id) as unknown as T
+
+const node = httpProvider(settings.rpc)
+const entries = loadEntries()
+let slackwater: Slackwater
+let wallet: Wallet
+let seen: number[] = []
+
+const show = () => {
+  saveEntries(entries)
+  showEntries(entries)
+}
+
+/** A key of this browser only: enough for somebody who has no wallet, and owns nothing. */
+function burner(): Wallet {
+  const key = localStorage.getItem('tidebook.key') ?? generatePrivateKey()
+  localStorage.setItem('tidebook.key', key)
+  return fromViem(privateKeyToAccount(key as `0x${string}`))
+}
+
+async function useWallet(chosen: Wallet, name: string): Promise<void> {
+  wallet = chosen
+  at('account').textContent = `${name} ${short(await wallet.address())}`
+}
+
+/** The words of an error, for people. */
+function words(error: unknown): string {
+  if (error instanceof SlackwaterError) return `${error.message} (${error.code})`
+  return error instanceof Error ? error.message : String(error)
+}
+
+/** Follows an entry to its end, and checks each claim at the visitor's own node. */
+async function follow(entry: Entry): Promise<void> {
+  try {
+    for await (const { event } of slackwater.follow(entry.id)) {
+      if (entry.events.some((known) => known.requestSeq === event.requestSeq)) continue
+      entry.events.push(event)
+      delete entry.verdict
+      show()
+      if (['included', 'finalized', 'reverted'].includes(event.status)) void check(entry)
+    }
+  } catch (error) {
+    entry.problem = words(error)
+  }
+  show()
+}
+
+async function check(entry: Entry): Promise<void> {
+  const event = last(entry)
+  if (!event) return
+  for (let left = 20; left > 0 && last(entry) === event; left--) {
+    const verdict = await slackwater.verify(entry.signed, event, { kind: 'depth', blocks: settings.depth })
+    if (last(entry) !== event) return
+    entry.verdict = verdict
+    show()
+    const isSettled = verdict.kind === 'mismatch' || (verdict.kind === 'confirmed' && (verdict.isFinal || event.status === 'included'))
+    if (isSettled) return
+    await new Promise((resolve) => setTimeout(resolve, 1_000))
+  }
+}
+
+/** Brings an entry to the relayer, however long that takes, and follows it. */
+async function deliver(entry: Entry): Promise<void> {
+  try {
+    // The same request again is the same submission: of an earlier page's it only waits for the outcome.
+    await slackwater.submit(entry.signed)
+  } catch (error) {
+    entry.problem = words(error)
+    show()
+    return
+  }
+  await follow(entry)
+}
+
+async function send(event: SubmitEvent): Promise<void> {
+  event.preventDefault()
+  const message = at<HTMLTextAreaElement>('message').value.trim()
+  const [button, problem] = [at<HTMLButtonElement>('send'), at('problem')]
+  problem.hidden = true
+  button.disabled = true
+  button.textContent = 'Waiting for your signature…'
+  try {
+    const data = encodeFunctionData({ abi: ABI, functionName: 'sign', args: [message] })
+    const { chainId, guestbook: to } = settings
+    const unsigned = await slackwater.prepare(await wallet.address(), { chainId, to, data, gas: GAS, withinMs: within() })
+    const signed = await slackwater.sign(wallet, unsigned)
+    const entry: Entry = { id: signed.id, message, signedAt: Date.now(), signed, events: [] }
+    entries.unshift(entry)
+    show()
+    at<HTMLTextAreaElement>('message').value = ''
+    void deliver(entry)
+  } catch (error) {
+    problem.textContent = words(error)
+    problem.hidden = false
+  } finally {
+    button.disabled = false
+    button.textContent = 'Sign and send'
+  }
+}
+
+const within = () => Number(document.querySelector<HTMLInputElement>('input[name=within]:checked')?.value ?? 60_000)
+
+async function quote(): Promise<void> {
+  try {
+    const quote = await slackwater.quote({ chainId: settings.chainId, gas: GAS, withinMs: within() })
+    at('cost').textContent = ether(quote.wait?.expectedCostWei ?? quote.expectedCostWei)
+    at('max').textContent = ether(quote.maxCostWei)
+    at('when').textContent = !quote.wait || quote.wait.sendNow ? 'now' : span(quote.wait.expectedSendInMs)
+  } catch {
+    for (const id of ['cost', 'max', 'when']) at(id).textContent = '…'
+  }
+}
+
+async function chain(): Promise<void> {
+  const pill = at('net')
+  try {
+    const served: Chains = await slackwater.chains()
+    const found = served.chains.find(({ chainId }) => chainId === settings.chainId)
+    pill.dataset['state'] = found?.health === 'healthy' ? 'good' : 'bad'
+    pill.textContent = found ? `${found.name} · ${found.health}` : `chain ${settings.chainId} is not served`
+    at('relayer').textContent = short(served.relayer)
+  } catch {
+    pill.dataset['state'] = 'bad'
+    pill.textContent = navigator.onLine ? 'relayer unreachable' : 'offline'
+  }
+}
+
+async function forecast(forecaster: Forecaster): Promise<void> {
+  if ((await forecaster.update(node)) === 0) return
+  const started = performance.now()
+  const made = forecaster.forecast()
+  const took = performance.now() - started
+  if (!made) return
+  const history = (await node.request({ method: 'eth_feeHistory', params: ['0x28', 'latest', []] })) as { baseFeePerGas: string[] }
+  seen = history.baseFeePerGas.map(Number)
+  drawFan(at<SVGElement>('fan'), seen, made, settings.blockTimeMs)
+  at('model').textContent = `${perGas(Number(made.nextBaseFee))} next`
+  at('timing').textContent = `Block ${made.number.toLocaleString('en')}, ${Math.max(1, Math.round(took * 1_000)).toLocaleString('en')} µs.`
+  const params = [{ to: settings.guestbook, data: encodeFunctionData({ abi: ABI, functionName: 'total' }) }, 'latest']
+  const total = BigInt((await node.request({ method: 'eth_call', params })) as string)
+  at('total').textContent = `${total} ${total === 1n ? 'entry' : 'entries'} in the book`
+}
+
+/** Again and again, whatever happens, while somebody looks. */
+function repeat(act: () => Promise<void>, everyMs: number): void {
+  const run = async () => {
+    if (!document.hidden) await act().catch(() => undefined)
+    setTimeout(() => void run(), everyMs)
+  }
+  void run()
+}
+
+async function main(): Promise<void> {
+  slackwater = await Slackwater.open({ url: settings.relayer, provider: node })
+  at('book').textContent = short(settings.guestbook)
+  await useWallet(burner(), 'Guest')
+  const injected = (window as { ethereum?: Eip1193Provider }).ethereum
+  const choose = at<HTMLButtonElement>('wallet')
+  choose.hidden = injected === undefined
+  if (injected) {
+    choose.onclick = () =>
+      void useWallet(fromProvider(injected), 'Wallet').catch((error: unknown) => {
+        at('problem').textContent = words(error)
+        at('problem').hidden = false
+      })
+  }
+  at<HTMLFormElement>('form').onsubmit = (event) => void send(event)
+  document.querySelectorAll('input[name=within]').forEach((input) => input.addEventListener('change', () => void quote()))
+  at<HTMLButtonElement>('send').disabled = false
+  show()
+  for (const entry of entries) if (!isOver(entry)) void (entry.events.length > 0 ? follow(entry) : deliver(entry))
+  const forecaster = new Forecaster({ blockTimeMs: settings.blockTimeMs })
+  repeat(() => forecast(forecaster), settings.blockTimeMs)
+  repeat(quote, 4_000)
+  repeat(chain, 4_000)
+  window.addEventListener('online', () => void chain())
+  window.addEventListener('offline', () => void chain())
+}
+
+void main().catch((error: unknown) => {
+  at('problem').textContent = words(error)
+  at('problem').hidden = false
+})

@@ -1,0 +1,73 @@
+import { isOver, last } from './entries'
+import type { Entry } from './entries'
+import { short } from './format'
+
+const STEPS = ['queued', 'batched', 'broadcast', 'included', 'finalized']
+const ENDS: Record<string, string> = { reverted: 'Reverted', rejected: 'Rejected', expired: 'Expired', cancelled: 'Cancelled' }
+
+function element(tag: string, className: string, text = ''): HTMLElement {
+  const made = document.createElement(tag)
+  made.className = className
+  made.textContent = text
+  return made
+}
+
+/** Where it stands, in one word: for people, and for tests. */
+export function state(entry: Entry): string {
+  if (entry.problem !== undefined) return 'failed'
+  return last(entry)?.status ?? 'sending'
+}
+
+function badge(entry: Entry): HTMLElement | undefined {
+  const { verdict } = entry
+  if (!verdict) return undefined
+  switch (verdict.kind) {
+    case 'confirmed':
+      return element('span', 'badge good', verdict.isFinal ? 'final, checked at your node' : 'in a block, checked at your node')
+    case 'mismatch':
+      return element('span', 'badge bad', `The relayer's claim is false: ${verdict.detail}`)
+    case 'pending':
+      return element('span', 'badge', 'your node has not seen it yet')
+    case 'unknown':
+      return element('span', 'badge', `your node can't tell: ${verdict.detail}`)
+  }
+}
+
+function show(entry: Entry): HTMLElement {
+  const item = element('li', 'entry')
+  item.dataset['state'] = state(entry)
+  item.dataset['id'] = entry.id
+  const head = element('div', 'head')
+  head.append(element('q', 'message', entry.message), element('time', '', new Date(entry.signedAt).toLocaleTimeString('en', { hour12: false })))
+  const track = element('ol', 'track')
+  const event = last(entry)
+  const reached = STEPS.indexOf(event?.status ?? '')
+  STEPS.forEach((step, index) => {
+    const isReached = index <= reached
+    const mark = element('li', isReached ? 'done' : index === reached + 1 && !isOver(entry) ? 'next' : '', step)
+    const first = entry.events.find(({ status }) => status === step)
+    if (first && isReached) mark.append(element('small', '', `+${Math.max(0, (first.atMs - entry.signedAt) / 1_000).toFixed(1)} s`))
+    track.append(mark)
+  })
+  item.append(head, track)
+  const foot = element('div', 'foot')
+  const end = ENDS[event?.status ?? '']
+  if (end) foot.append(element('span', 'badge bad', `${end}: ${event?.reason ?? 'no reason'}`))
+  if (entry.problem !== undefined) foot.append(element('span', 'badge bad', entry.problem))
+  if (!event && entry.problem === undefined) foot.append(element('span', 'badge', 'on its way to the relayer; safe to close this page'))
+  if (event?.blockNumber !== undefined) foot.append(element('span', 'fact', `block ${event.blockNumber.toLocaleString('en')}`))
+  if (event?.txHash) foot.append(element('span', 'fact', `transaction ${short(event.txHash)}`))
+  const checked = badge(entry)
+  if (checked) foot.append(checked)
+  item.append(foot)
+  return item
+}
+
+export function showEntries(entries: Entry[]): void {
+  document.getElementById('entries')?.replaceChildren(...entries.map(show))
+  const open = entries.filter((entry) => !isOver(entry)).length
+  const count = document.getElementById('count')
+  if (count) count.textContent = entries.length === 0 ? '' : open === 0 ? `${entries.length}, all done` : `${entries.length}, ${open} on the way`
+  const empty = document.getElementById('empty')
+  if (empty) empty.hidden = entries.length > 0
+}

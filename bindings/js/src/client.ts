@@ -1,0 +1,387 @@
+import {
+  Exchange,
+  Follow,
+  InclusionCheck,
+  checkedSignature,
+  forwardDigest,
+  forwardTypedData,
+  forwarderDomainCall,
+  nonceCall,
+  readForwarderDomain,
+  readNonce,
+  verifyAccepted,
+} from '../wasm/slackwater.js'
+import type {
+  Accepted,
+  ChainFees,
+  Chains,
+  Change,
+  Finality,
+  ForwardRequest,
+  ForwardTypedData,
+  ForwarderDomain,
+  Hex,
+  OutboxEntry,
+  Quantity,
+  Quote,
+  RelayerForecast,
+  RequestDetail,
+  RequestEvent,
+  RequestSummary,
+  Verdict,
+} from '../wasm/slackwater.js'
+import { SlackwaterError } from '../wasm/interop.js'
+import { init } from './init.js'
+import type { ModuleSource } from './init.js'
+import { Outbox } from './outbox.js'
+import type { Submission } from './outbox.js'
+import { ask as askNode } from './provider.js'
+import type { Eip1193Provider } from './provider.js'
+import { indexedDbStorage, memoryStorage } from './storage.js'
+import type { OutboxStorage } from './storage.js'
+import { Transport, lost, read, until } from './transport.js'
+import type { TransportOptions } from './transport.js'
+import type { Wallet } from './wallet.js'
+
+/** What {@link Slackwater.open} is told. */
+export interface SlackwaterOptions extends TransportOptions {
+  /** The user's own node, not the relayer's: nonces, domains and verification come from it. */
+  provider?: Eip1193Provider
+  /** The relayer's identity, known from elsewhere. Then no promise of anybody else is accepted. */
+  relayer?: string
+  /** Where submissions wait. Default: IndexedDB where there is one, else memory. */
+  storage?: OutboxStorage
+  /** The WebAssembly module, if it is not beside this file. */
+  module?: ModuleSource | Promise<ModuleSource>
+}
+
+/** What a user wants done. */
+export interface Ask {
+  chainId: Quantity
+  to: string
+  data?: string
+  /** Gas given to the target, default 200 000. */
+  gas?: Quantity
+  /** Wei, paid by the relayer. Default 0. */
+  value?: Quantity
+  /** One of the chain's forwarders; the first where absent. */
+  forwarder?: string
+  /** The user's nonce at the forwarder; read from the node where absent. */
+  nonce?: Quantity
+  /** How long it may take, ms. The longer, the cheaper. */
+  withinMs?: number
+  /** Last block time at which it may run, Unix seconds. Default: `withinMs` (or ten minutes) and five minutes from now. */
+  deadline?: number
+  /** The most that it may cost the relayer, wei. */
+  maxCost?: Quantity
+}
+
+/** A request that a user can sign. */
+export interface UnsignedRequest {
+  /** What the relayer will know it by. */
+  id: Hex
+  domain: ForwarderDomain
+  request: ForwardRequest
+  typedData: ForwardTypedData
+  withinMs?: number
+  maxCost?: Quantity
+}
+/** A request that a user has signed. */
+export interface SignedRequest extends UnsignedRequest {
+  signature: Hex
+}
+
+/** When to stop following. */
+export interface FollowOptions {
+  /** At the first inclusion, which may be taken back, instead of the end. */
+  toInclusion?: boolean
+  signal?: AbortSignal
+}
+
+/** Default gas for the target. */
+const DEFAULT_GAS = 200_000
+const DEFAULT_WITHIN_MS = 600_000
+/** What the signed deadline leaves beyond the wanted one: the relayer keeps a margin for the chain's clock. */
+const DEADLINE_MARGIN_S = 300
+
+/** A client of one relayer. */
+export class Slackwater {
+  /** Submissions that earlier pages have left. They go on by themselves. */
+  readonly resumed: readonly Submission[]
+  readonly #options: SlackwaterOptions
+  readonly #transport: Transport
+  readonly #outbox: Outbox
+  /** Next nonces by forwarder and user, where requests of this page are on their way. */
+  readonly #nonces = new Map<string, bigint>()
+
+  private constructor(options: SlackwaterOptions, transport: Transport, outbox: Outbox, resumed: Submission[]) {
+    this.#options = options
+    this.#transport = transport
+    this.#outbox = outbox
+    this.resumed = resumed
+  }
+
+  /** Loads the WebAssembly module and what earlier pages have left to submit. */
+  static async open(options: SlackwaterOptions): Promise<Slackwater> {
+    await init(options.module)
+    const transport = new Transport(options)
+    const storage = options.storage ?? (typeof indexedDB === 'undefined' ? memoryStorage() : indexedDbStorage())
+    const outbox = new Outbox(storage, transport)
+    return new Slackwater(options, transport, outbox, await outbox.load())
+  }
+
+  /** Stops everything. What was not acknowledged goes on with the next {@link open} on the same storage. */
+  close(): void {
+    this.#outbox.close()
+  }
+
+  /** The chains that are served, and the address that signs promises. */
+  chains(): Promise<Chains> {
+    return this.#call(Exchange.chains())
+  }
+
+  /** Prices of a chain now. */
+  fees(chainId: Quantity): Promise<ChainFees> {
+    return this.#call(Exchange.fees(chainId))
+  }
+
+  /** What the relayer expects the base fee to be. */
+  forecast(chainId: Quantity, horizonMs?: number): Promise<RelayerForecast> {
+    return this.#call(Exchange.forecast(chainId, horizonMs))
+  }
+
+  /** What a request with this gas would cost now, and what waiting is worth. */
+  quote(ask: { chainId: Quantity; gas: Quantity; withinMs?: number }): Promise<Quote> {
+    return this.#call(Exchange.quote(ask.chainId, ask.gas, ask.withinMs))
+  }
+
+  /** All about one request. */
+  request(id: string): Promise<RequestDetail> {
+    return this.#call(Exchange.request(id))
+  }
+
+  /** Withdraws a request that is still queued; `too_late` once it is in a transaction. */
+  cancel(id: string): Promise<RequestSummary> {
+    return this.#call(Exchange.cancel(id))
+  }
+
+  /** Prepares a request for its user's signature. Asks the user's node for what is not given. */
+  async prepare(from: string, ask: Ask): Promise<UnsignedRequest> {
+    const forwarder = ask.forwarder ?? (await this.#forwarder(ask.chainId))
+    const domain = readForwarderDomain(await this.#ask(forwarderDomainCall(forwarder)))
+    if (BigInt(domain.chainId) !== BigInt(ask.chainId) || domain.verifyingContract.toLowerCase() !== forwarder.toLowerCase()) {
+      throw new SlackwaterError('wrong_chain', `the node is of chain ${domain.chainId}, not ${ask.chainId}`)
+    }
+    const place = `${domain.chainId}:${forwarder}:${from}`.toLowerCase()
+    let nonce = ask.nonce
+    if (nonce === undefined) {
+      const onChain = BigInt(readNonce(await this.#ask(nonceCall(forwarder, from))))
+      const own = this.#nonces.get(place) ?? 0n
+      nonce = own > onChain ? own : onChain
+    }
+    this.#nonces.set(place, BigInt(nonce) + 1n)
+    const { to, data = '0x', gas = DEFAULT_GAS, value = 0, withinMs, maxCost } = ask
+    const end = Math.floor((Date.now() + (withinMs ?? DEFAULT_WITHIN_MS)) / 1_000) + DEADLINE_MARGIN_S
+    const request: ForwardRequest = { from, to, value, gas, nonce: String(nonce), deadline: ask.deadline ?? end, data }
+    return {
+      id: forwardDigest(domain, request),
+      domain,
+      request,
+      typedData: forwardTypedData(domain, request),
+      ...(withinMs === undefined ? {} : { withinMs }),
+      ...(maxCost === undefined ? {} : { maxCost }),
+    }
+  }
+
+  /** Lets a wallet sign a request, and checks that it did. A user who declines leaves the nonce free. */
+  async sign(wallet: Wallet, unsigned: UnsignedRequest): Promise<SignedRequest> {
+    try {
+      const signature = await wallet.signTypedData(unsigned.typedData)
+      return { ...unsigned, signature: checkedSignature(unsigned.domain, unsigned.request, signature) }
+    } catch (error) {
+      const { domain, request } = unsigned
+      this.#nonces.delete(`${domain.chainId}:${domain.verifyingContract}:${request.from}`.toLowerCase())
+      throw error
+    }
+  }
+
+  /**
+   * Hands a signed request to the outbox, which submits it until the relayer has it: through lost connections and, with a
+   * lasting storage, through reloads. Resolves when the relayer has promised; rejects with the relayer's code, or
+   * `expired`.
+   */
+  async submit(signed: SignedRequest): Promise<Accepted> {
+    const { outcome } = this.enqueue(signed)
+    return this.accepted(await outcome, signed)
+  }
+
+  /** As {@link submit}, without waiting. */
+  enqueue({ id, domain, request, signature, withinMs, maxCost }: SignedRequest): Submission {
+    const { from, to, value = 0, gas, nonce, deadline, data = '0x' } = request
+    const number = (value: Quantity) => BigInt(value).toString()
+    const body = {
+      chainId: number(domain.chainId),
+      kind: 'forward',
+      forward: {
+        forwarder: domain.verifyingContract,
+        from,
+        to,
+        value: number(value),
+        gas: number(gas),
+        nonce: number(nonce),
+        deadline: number(deadline),
+        data,
+        signature,
+      },
+      ...(withinMs === undefined ? {} : { within: `${Math.ceil(withinMs)}ms` }),
+      ...(maxCost === undefined ? {} : { maxCost: number(maxCost) }),
+    }
+    return this.#outbox.enqueue(JSON.stringify(body), undefined, id)
+  }
+
+  /** The acceptance in an outcome, with its promise checked if the relayer is pinned; throws for every other outcome. */
+  accepted(outcome: Awaited<Submission['outcome']>, request: { id: Hex; domain: ForwarderDomain }): Accepted {
+    if (outcome.kind === 'accepted') {
+      const { relayer } = this.#options
+      const { accepted } = outcome
+      if (relayer !== undefined) verifyAccepted(JSON.stringify(accepted), request.id, request.domain.chainId, relayer)
+      return accepted
+    }
+    const isAmbiguous = outcome.mayBeAccepted
+    const error =
+      outcome.kind === 'expired'
+        ? new SlackwaterError('expired', 'the relayer could not be reached in time')
+        : new SlackwaterError(outcome.code, outcome.problem?.detail || outcome.problem?.title || outcome.code)
+    throw Object.assign(error, { isAmbiguous }, outcome.kind === 'refused' ? { problem: outcome.problem } : undefined)
+  }
+
+  /** Prepares, signs and submits. */
+  async send(wallet: Wallet, ask: Ask): Promise<{ signed: SignedRequest; accepted: Accepted }> {
+    const signed = await this.sign(wallet, await this.prepare(await wallet.address(), ask))
+    return { signed, accepted: await this.submit(signed) }
+  }
+
+  /** Submissions that have not been acknowledged. */
+  pending(): OutboxEntry[] {
+    return this.#outbox.entries()
+  }
+
+  /** Takes back a submission that was certainly never sent. False if it may have been: then {@link cancel} it. */
+  withdraw(key: string): boolean {
+    return this.#outbox.withdraw(key)
+  }
+
+  /**
+   * What becomes of a request, from its first event on. Reads the relayer's event stream, resumes it where it broke, and
+   * ends with the request.
+   */
+  async *follow(id: string, { toInclusion = false, signal }: FollowOptions = {}): AsyncGenerator<Change, void, undefined> {
+    const machine = new Follow(id, toInclusion)
+    const connection = new AbortController()
+    const stop = () => connection.abort(signal?.reason)
+    if (signal?.aborted) stop()
+    signal?.addEventListener('abort', stop, { once: true })
+    let stream: ReadableStreamDefaultReader<Uint8Array> | undefined
+    try {
+      for (;;) {
+        for (let change; (change = machine.nextChange()); ) yield change
+        connection.signal.throwIfAborted()
+        const step = machine.step(Date.now())
+        if (step === 'done') return machine.check()
+        if (step === 'read') {
+          const chunk = await stream?.read().catch(() => undefined)
+          if (chunk && !chunk.done && machine.bytes(chunk.value)) continue
+          void stream?.cancel().catch(() => undefined)
+          machine.closed(Date.now(), Math.random())
+        } else if ('open' in step) {
+          try {
+            const response = await this.#transport.open(step.open, connection.signal)
+            const isStream = response.status === 200
+            const { status, retryAfter, body } = isStream
+              ? { status: 200, retryAfter: undefined, body: new Uint8Array() }
+              : await read(response)
+            stream = isStream ? response.body?.getReader() : undefined
+            machine.opened(Date.now(), status, retryAfter, body, Math.random())
+          } catch (error) {
+            const { kind, detail } = lost(error, false)
+            machine.failed(Date.now(), kind, detail, Math.random())
+          }
+        } else if ('look' in step) {
+          const sent = await this.#transport.send(step.look, connection.signal)
+          if ('answer' in sent) {
+            const { status, retryAfter, body } = sent.answer
+            machine.looked(Date.now(), status, retryAfter, body, Math.random())
+          } else machine.failed(Date.now(), sent.kind, sent.detail, Math.random())
+        } else await until(step.wait, connection.signal)
+      }
+    } finally {
+      signal?.removeEventListener('abort', stop)
+      connection.abort()
+      machine.free()
+    }
+  }
+
+  /** Follows a request and returns its last event. */
+  async settled(id: string, options?: FollowOptions): Promise<RequestEvent> {
+    let last: RequestEvent | undefined
+    for await (const { event } of this.follow(id, options)) last = event
+    if (!last) throw new SlackwaterError('no_event', 'the relayer has told nothing')
+    return last
+  }
+
+  /** Checks at the user's own node what an event of the relayer claims: `included`, `finalized` or `reverted`. */
+  async verify(signed: SignedRequest, event: RequestEvent, finality?: Finality): Promise<Verdict> {
+    const check = new InclusionCheck(signed.domain, signed.request, signed.signature, event, finality)
+    const node = this.#node()
+    try {
+      for (let body; (body = check.nextBody()) !== undefined; ) {
+        const { method, params } = JSON.parse(body) as { method: string; params: unknown[] }
+        const reply = await askNode(node, method, params).then(
+          (result) => ({ result }),
+          (error: unknown) => ({ error: { code: -32000, message: error instanceof Error ? error.message : String(error) } }),
+        )
+        check.answer(JSON.stringify({ jsonrpc: '2.0', id: 1, ...reply }))
+      }
+      return check.verdict() ?? { kind: 'unknown', detail: 'no verdict' }
+    } finally {
+      check.free()
+    }
+  }
+
+  #node(): Eip1193Provider {
+    const { provider } = this.#options
+    if (!provider) throw new SlackwaterError('no_provider', "the user's own node is needed: `provider`")
+    return provider
+  }
+
+  #ask({ method, params }: { method: string; params: unknown[] }): Promise<unknown> {
+    return askNode(this.#node(), method, params)
+  }
+
+  async #forwarder(chainId: Quantity): Promise<string> {
+    const { chains } = await this.chains()
+    const chain = chains.find((chain) => BigInt(chain.chainId) === BigInt(chainId))
+    const forwarder = chain?.forwarders[0]?.address
+    if (!forwarder) throw new SlackwaterError('wrong_chain', `the relayer has no forwarder on chain ${chainId}`)
+    return forwarder
+  }
+
+  async #call<T>(exchange: Exchange): Promise<T> {
+    try {
+      for (;;) {
+        const step = exchange.step(Date.now())
+        if ('wait' in step) {
+          await until(step.wait)
+          continue
+        }
+        const sent = await this.#transport.send(step.send)
+        const result = 'answer' in sent
+          ? exchange.answered(Date.now(), sent.answer.status, sent.answer.retryAfter, sent.answer.body, Math.random())
+          : exchange.failed(Date.now(), sent.kind, sent.detail, Math.random())
+        if (result !== undefined) return result as T
+      }
+    } finally {
+      exchange.free()
+    }
+  }
+}

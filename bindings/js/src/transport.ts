@@ -1,0 +1,111 @@
+import type { HttpCall } from '../wasm/slackwater.js'
+
+/** Largest answer that is read; the core refuses more. */
+const MAX_ANSWER_BYTES = 8 << 20
+
+/** How the relayer is reached. */
+export interface TransportOptions {
+  /** Base address of the relayer. */
+  url: string | URL
+  /** Sent as `Authorization: Bearer …`. Never put an operator's key into a page. */
+  apiKey?: string
+  /** Instead of the global `fetch`. */
+  fetch?: typeof fetch
+  /** Time for one attempt, default 20 000. */
+  timeoutMs?: number
+}
+
+/** @internal */
+export interface Answer {
+  status: number
+  retryAfter: string | undefined
+  body: Uint8Array
+}
+/** @internal */
+export type SendResult = { answer: Answer } | { kind: 'unreachable' | 'timeout' | 'broken'; detail: string }
+
+/** @internal Moves the core's calls. */
+export class Transport {
+  readonly #base: string
+  readonly #options: TransportOptions
+
+  constructor(options: TransportOptions) {
+    this.#base = String(options.url).replace(/\/+$/, '')
+    this.#options = options
+  }
+
+  open(call: HttpCall, signal: AbortSignal): Promise<Response> {
+    const { apiKey, fetch: send = fetch } = this.#options
+    const headers = new Headers(call.headers)
+    if (apiKey !== undefined) headers.set('authorization', `Bearer ${apiKey}`)
+    return send(this.#base + call.path, {
+      method: call.method,
+      headers,
+      signal,
+      redirect: 'error',
+      credentials: 'omit',
+      cache: 'no-store',
+      ...(call.body === undefined ? {} : { body: call.body }),
+    })
+  }
+
+  async send(call: HttpCall, signal?: AbortSignal): Promise<SendResult> {
+    const limit = AbortSignal.timeout(this.#options.timeoutMs ?? 20_000)
+    try {
+      const response = await this.open(call, signal ? AbortSignal.any([signal, limit]) : limit)
+      return { answer: await read(response) }
+    } catch (error) {
+      return lost(error, limit.aborted)
+    }
+  }
+}
+
+/** @internal */
+export async function read(response: Response): Promise<Answer> {
+  const chunks: Uint8Array[] = []
+  let size = 0
+  for (const reader = response.body?.getReader(); reader; ) {
+    const { done, value } = await reader.read()
+    if (done) break
+    chunks.push(value)
+    size += value.length
+    if (size > MAX_ANSWER_BYTES) {
+      await reader.cancel()
+      break
+    }
+  }
+  const body = new Uint8Array(size)
+  let at = 0
+  for (const chunk of chunks) {
+    body.set(chunk, at)
+    at += chunk.length
+  }
+  return { status: response.status, retryAfter: response.headers.get('retry-after') ?? undefined, body }
+}
+
+/** @internal `fetch` does not say how far a call got: only offline it is certain that it stayed here. */
+export function lost(error: unknown, isLate: boolean): { kind: 'unreachable' | 'timeout' | 'broken'; detail: string } {
+  const detail = error instanceof Error ? error.message : String(error)
+  if (isLate) return { kind: 'timeout', detail }
+  const isOffline = typeof navigator !== 'undefined' && navigator.onLine === false
+  return { kind: isOffline ? 'unreachable' : 'broken', detail }
+}
+
+/** @internal Waits until an instant, or until the machine is online again, or the signal. */
+export function until(instant: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    if (signal?.aborted) return reject(signal.reason as Error)
+    const stop = () => {
+      clearTimeout(timer)
+      reject(signal?.reason as Error)
+    }
+    const timer = setTimeout(
+      () => {
+        signal?.removeEventListener('abort', stop)
+        resolve()
+      },
+      Math.min(Math.max(0, instant - Date.now()), 0x7fffffff),
+    )
+    signal?.addEventListener('abort', stop, { once: true })
+  })
+}

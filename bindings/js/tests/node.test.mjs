@@ -1,0 +1,137 @@
+// The packed package in Node: vectors, junk, workers, storage.
+
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { Worker } from 'node:worker_threads'
+import 'fake-indexeddb/auto'
+import * as slackwater from 'slackwater'
+import { checkVectors } from './vectors.mjs'
+import { vectors } from './world.mjs'
+
+await slackwater.init()
+
+const EXPECTED = { eip712: 56, signatures: 56, 'base fees': 40, merkle: 96 }
+
+test('vectors, to the bit', () => {
+  const counts = checkVectors(slackwater, vectors())
+  for (const [kind, count] of Object.entries(EXPECTED)) assert.equal(counts[kind], count, kind)
+  assert.ok(counts.forecasts > 300, JSON.stringify(counts))
+})
+
+test('works in a worker', async () => {
+  const url = import.meta.resolve('slackwater')
+  const code = `
+    const { parentPort } = require('node:worker_threads')
+    import(${JSON.stringify(url)}).then(async (slackwater) => {
+      await slackwater.init()
+      parentPort.postMessage(slackwater.maxBaseFeeAfter(1_000_000_000n, 2))
+    })`
+  const worker = new Worker(code, { eval: true })
+  const answer = await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject))
+  assert.equal(answer, '1265625000')
+  await worker.terminate()
+})
+
+test('errors have codes and are errors', () => {
+  const { SlackwaterError } = slackwater
+  const code = (code) => (error) => error instanceof SlackwaterError && error instanceof Error && error.code === code
+  const header = { baseFee: 1, gasUsed: 1, gasLimit: 1 }
+  assert.throws(() => slackwater.nextBaseFee({ ...header, gasUsed: 2 }), code('invalid_header'))
+  assert.throws(() => slackwater.nextBaseFee({ ...header, baseFee: 2 ** 53 }), code('invalid_argument'))
+  assert.throws(() => slackwater.nextBaseFee({ ...header, extra: 1 }), code('invalid_argument'))
+  assert.throws(() => slackwater.recoverSigner(`0x${'11'.repeat(32)}`, '0x00'), code('invalid_signature'))
+  const forecaster = new slackwater.Forecaster()
+  assert.throws(() => forecaster.quantile(2, 0.5), code('not_ready'))
+  assert.equal(forecaster.forecast(), undefined)
+  assert.throws(() => new slackwater.Forecaster({ prior: '{}' }), code('invalid_model'))
+  assert.throws(() => new slackwater.Forecaster({ horizons: [0] }), code('invalid_argument'))
+})
+
+/** A pseudo-random stream that is the same every time. */
+function dice(seed) {
+  let state = seed
+  return (below) => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
+    return Math.floor((state / 2 ** 32) * below)
+  }
+}
+
+test('junk is refused, and nothing traps', () => {
+  const roll = dice(7)
+  const circle = {}
+  circle.self = circle
+  const deep = JSON.parse('['.repeat(400) + ']'.repeat(400))
+  const atoms = [undefined, null, true, -1, 0, 1.5, 2 ** 53, NaN, Infinity, 10n ** 90n, -1n, '', '0x', '0x1', 'é', '\ud800', 'x'.repeat(5_000)]
+  atoms.push(Symbol('s'), () => 1, circle, deep, [], {}, new Uint8Array(3), `0x${'ff'.repeat(32)}`, `0x${'11'.repeat(65)}`, '9'.repeat(100))
+  const names = ['baseFee', 'gasUsed', 'gasLimit', 'name', 'chainId', 'verifyingContract', 'from', 'to', 'gas', 'nonce', 'deadline', 'data', 'value']
+  names.push('horizons', 'window', 'trees', 'seed', 'rule', 'number', 'oldestBlock', 'baseFeePerGas', 'gasUsedRatio', 'reward', 'toJSON', 'kind')
+  const junk = (depth = 0) => {
+    if (depth > 2 || roll(3) === 0) return atoms[roll(atoms.length)]
+    if (roll(4) === 0) return Array.from({ length: roll(4) }, () => junk(depth + 1))
+    return Object.fromEntries(Array.from({ length: roll(7) }, () => [names[roll(names.length)], junk(depth + 1)]))
+  }
+  const forecaster = new slackwater.Forecaster()
+  const calls = [
+    () => slackwater.nextBaseFee(junk(), junk()),
+    () => slackwater.maxBaseFeeAfter(junk(), roll(1_000_000), junk()),
+    () => slackwater.forwardDigest(junk(), junk()),
+    () => slackwater.forwardTypedData(junk(), junk()),
+    () => slackwater.checkedSignature(junk(), junk(), String(junk())),
+    () => slackwater.recoverSigner(String(junk()), String(junk())),
+    () => slackwater.verifyPromise(junk(), String(junk())),
+    () => slackwater.verifyMerkleProof(String(junk()), junk(), String(junk())),
+    () => new slackwater.Forecaster(junk()).free(),
+    () => forecaster.observe(junk()),
+    () => forecaster.observe({ number: roll(50), baseFee: String(roll(9)) + '0'.repeat(roll(38)), nextBaseFee: roll(3) ? undefined : 0 }),
+    () => forecaster.observeHistory(junk()),
+    () => forecaster.quantile(roll(200), Math.random() * 3 - 1),
+    () => forecaster.probabilityBelow(roll(5), junk()),
+    () => forecaster.explain(roll(200)),
+    () => forecaster.refitDue && forecaster.refit(),
+    () => forecaster.forecast(),
+  ]
+  let refused = 0
+  for (let i = 0; i < 20_000; i++) {
+    try {
+      calls[roll(calls.length)]()
+    } catch (error) {
+      // A trap is a RuntimeError, and a TypeError of the caller's own (a symbol as a string) never comes in.
+      if (error instanceof TypeError && /Symbol|string/.test(error.message)) continue
+      assert.ok(error instanceof slackwater.SlackwaterError, `${error}`)
+      assert.match(error.code, /^[a-z_]+$/)
+      refused++
+    }
+  }
+  assert.ok(refused > 5_000, `${refused} refused`)
+  // It still works.
+  assert.equal(slackwater.nextBaseFee({ baseFee: 7n, gasUsed: 1, gasLimit: 2 }), '7')
+})
+
+test('overlapping histories teach nothing twice', () => {
+  const history = (oldest, count) => {
+    const fee = (i) => `0x${(20_000_000_000 + 1_000_000_000 * Math.round(10 * Math.sin(i * 1.7))).toString(16)}`
+    const baseFeePerGas = Array.from({ length: count + 1 }, (_, i) => fee(oldest + i))
+    return { oldestBlock: `0x${oldest.toString(16)}`, baseFeePerGas, gasUsedRatio: Array(count).fill(0.5) }
+  }
+  const [first, second] = [new slackwater.Forecaster(), new slackwater.Forecaster()]
+  assert.equal(first.observeHistory(history(1, 300)), 300)
+  assert.equal(first.observeHistory(history(200, 150)), 49, 'only what is new')
+  assert.ok(first.forecast().horizons.every(({ q10, q90 }) => BigInt(q10) <= BigInt(q90)))
+  second.observeHistory(history(1, 349))
+  assert.deepEqual(first.forecast(), second.forecast())
+})
+
+for (const [name, make] of [
+  ['memory', () => slackwater.memoryStorage()],
+  ['IndexedDB', () => slackwater.indexedDbStorage('test')],
+]) {
+  test(`storage: ${name}`, async () => {
+    const storage = make()
+    assert.deepEqual(await storage.load(), [])
+    await Promise.all([storage.put('a', '1'), storage.put('b', '2')])
+    await storage.put('a', '3')
+    assert.deepEqual((await storage.load()).sort(), [['a', '3'], ['b', '2']])
+    await storage.remove('a')
+    assert.deepEqual(await storage.load(), [['b', '2']])
+  })
+}

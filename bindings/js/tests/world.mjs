@@ -1,0 +1,137 @@
+// What the tests stand on: the relayer's binary with its own chain, and a server for pages.
+
+import { spawn } from 'node:child_process'
+import { createReadStream, existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { createServer } from 'node:http'
+import { createServer as createSocket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { extname, join, normalize } from 'node:path'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+
+export const ROOT = fileURLToPath(new URL('../../..', import.meta.url))
+export const PACKAGE = join(ROOT, 'bindings/js/node_modules/slackwater')
+
+const json = (path) => JSON.parse(readFileSync(join(ROOT, 'core/tests/vectors', path), 'utf8'))
+export const vectors = () => ({
+  eip712: json('eip712.json'),
+  fees: json('fees.json'),
+  forecast: json('forecast.json'),
+  merkle: json('merkle.json'),
+})
+
+const freePort = () =>
+  new Promise((resolve, reject) => {
+    const socket = createSocket()
+    socket.once('error', reject).listen(0, '127.0.0.1', () => {
+      const { port } = socket.address()
+      socket.close(() => resolve(port))
+    })
+  })
+
+/** `slackwater dev` on free ports, which can be killed and come back with the same chain and database. */
+export class World {
+  static async start() {
+    const world = new World()
+    world.data = mkdtempSync(join(tmpdir(), 'slackwater-js-'))
+    world.port = await freePort()
+    world.chain = await startChain()
+    await world.startRelayer()
+    return world
+  }
+
+  async startRelayer() {
+    const binary = process.env.SLACKWATER_BIN
+    // The relayer takes every variable of that prefix for configuration.
+    const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('SLACKWATER_')))
+    if (!binary) throw new Error('SLACKWATER_BIN must name the relayer')
+    const args = ['dev', '--json', '--rpc', this.chain.url, '--listen', `127.0.0.1:${this.port}`, '--data', this.data]
+    this.relayer = spawn(binary, args, { stdio: ['ignore', 'pipe', 'inherit'], env })
+    const line = await firstLine(this.relayer, /^\{/)
+    this.ready = JSON.parse(line)
+  }
+
+  async killRelayer() {
+    await end(this.relayer, 'SIGKILL')
+  }
+
+  async stop() {
+    await end(this.relayer, 'SIGTERM')
+    await end(this.chain.process, 'SIGTERM')
+    rmSync(this.data, { recursive: true, force: true })
+  }
+
+  async rpc(method, params = []) {
+    const body = JSON.stringify({ jsonrpc: '2.0', id: 1, method, params })
+    const answer = await fetch(this.chain.url, { method: 'POST', headers: { 'content-type': 'application/json' }, body })
+    const { result, error } = await answer.json()
+    if (error) throw new Error(error.message)
+    return result
+  }
+
+  /** Entries of a user in the guest book, by the chain. */
+  async count(user) {
+    const data = `0x05d85eda${user.slice(2).toLowerCase().padStart(64, '0')}`
+    return Number(await this.rpc('eth_call', [{ to: this.ready.guestbook, data }, 'latest']))
+  }
+}
+
+async function startChain() {
+  const binary = process.env.SLACKWATER_ANVIL
+  if (!binary) throw new Error('SLACKWATER_ANVIL must name the chain')
+  const args = ['--host', '127.0.0.1', '--port', '0', '--block-time', '1', '--order', 'fees']
+  const child = spawn(binary, args, { stdio: ['ignore', 'pipe', 'inherit'] })
+  const line = await firstLine(child, /^Listening on /)
+  return { process: child, url: `http://${line.slice('Listening on '.length)}` }
+}
+
+function firstLine(child, pattern) {
+  return new Promise((resolve, reject) => {
+    const lines = createInterface({ input: child.stdout })
+    lines.on('line', (line) => pattern.test(line) && resolve(line))
+    child.once('exit', (code) => reject(new Error(`${child.spawnfile} ended with ${code}`)))
+  })
+}
+
+function end(child, signal) {
+  if (child.exitCode !== null || child.signalCode !== null) return Promise.resolve()
+  return new Promise((resolve) => {
+    child.once('exit', resolve)
+    child.kill(signal)
+  })
+}
+
+const TYPES = {
+  '.html': 'text/html; charset=utf-8',
+  '.js': 'text/javascript',
+  '.mjs': 'text/javascript',
+  '.css': 'text/css',
+  '.json': 'application/json',
+  '.wasm': 'application/wasm',
+  '.svg': 'image/svg+xml',
+}
+
+/** Serves folders by prefix, as any web server would. */
+export async function serve(folders) {
+  const server = createServer((request, response) => {
+    const path = decodeURIComponent(new URL(request.url, 'http://host').pathname)
+    const [prefix, folder] = Object.entries(folders).find(([prefix]) => path.startsWith(prefix)) ?? []
+    const file = folder && join(folder, normalize(path.slice(prefix.length)) || 'index.html')
+    const found = file && (existsSync(file) && statSync(file).isDirectory() ? join(file, 'index.html') : file)
+    if (!found || !existsSync(found)) return response.writeHead(404).end()
+    response.writeHead(200, { 'content-type': TYPES[extname(found)] ?? 'application/octet-stream' })
+    createReadStream(found).pipe(response)
+  })
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
+  return { url: `http://127.0.0.1:${server.address().port}`, close: () => (server.closeAllConnections(), server.close()) }
+}
+
+/** Waits for a condition; a test never sleeps instead. */
+export async function eventually(what, check, ms = 60_000) {
+  for (const end = Date.now() + ms; ; ) {
+    const found = await check()
+    if (found) return found
+    if (Date.now() > end) throw new Error(`not within ${ms} ms: ${what}`)
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
+}

@@ -1,0 +1,194 @@
+//! Requests that must neither be lost nor sent twice.
+
+use serde::Serialize;
+use slackwater::{
+    client::{self, Command, Enqueue, EntryView, IdempotencyKey, OutboxConfig, Submit},
+    request::RequestId,
+};
+use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
+
+use super::{HttpView, answer, entropy, instant, number, request_id, transport_error};
+use crate::interop::{Failure, parse, write};
+
+#[wasm_bindgen]
+extern "C" {
+    /// `OutboxCommand` of `types.d.ts`.
+    #[wasm_bindgen(typescript_type = "OutboxCommand | undefined")]
+    #[derive(Debug)]
+    pub type JsCommand;
+    /// `OutboxEntry` of `types.d.ts`.
+    #[wasm_bindgen(typescript_type = "OutboxEntry[]")]
+    #[derive(Debug)]
+    pub type JsEntries;
+    /// Keys of records that can't be read.
+    #[wasm_bindgen(typescript_type = "string[]")]
+    #[derive(Debug)]
+    pub type JsKeys;
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+enum CommandView<'a> {
+    Store { key: &'a IdempotencyKey, revision: u64, record: &'a str },
+    Remove { key: &'a IdempotencyKey },
+    Send { id: u64, http: HttpView<'a> },
+    Report { key: &'a IdempotencyKey, outcome: &'a client::Outcome },
+}
+
+impl<'a> From<&'a Command> for CommandView<'a> {
+    fn from(command: &'a Command) -> Self {
+        match command {
+            Command::Store { key, revision, record } => Self::Store { key, revision: *revision, record },
+            Command::Remove { key } => Self::Remove { key },
+            Command::Send { send, http } => Self::Send { id: *send, http: http.into() },
+            Command::Report { key, outcome } => Self::Report { key, outcome },
+        }
+    }
+}
+
+/// Keeps submissions until they have ended, through crashes, reloads and broken connections. After every call do what
+/// [`Self::next_command`] says, until there is nothing left, and come back at [`Self::next_timeout`].
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct Outbox {
+    inner: client::Outbox,
+}
+
+fn key(text: &str) -> Result<IdempotencyKey, Failure> {
+    Ok(IdempotencyKey::new(text)?)
+}
+
+/// What counts revisions and calls is far below 2⁵³.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; an unknown number is ignored")]
+const fn whole(number: f64) -> u64 {
+    number as u64
+}
+
+#[wasm_bindgen]
+impl Outbox {
+    /// An empty outbox.
+    #[wasm_bindgen(constructor)]
+    pub fn new() -> Self {
+        Self { inner: client::Outbox::new(OutboxConfig::default()) }
+    }
+
+    /// Takes what storage holds, as a JSON list of pairs of key and record: once, before anything else. Returns the keys of
+    /// records that can't be read; they stay where they are.
+    ///
+    /// # Errors
+    /// `invalid_argument` if it is no such list.
+    pub fn load(&mut self, now: f64, records: &str) -> Result<JsKeys, Failure> {
+        // No limit of size: it is the page's own storage.
+        let records: Vec<(String, String)> = serde_json::from_slice(records.as_bytes()).map_err(Failure::argument)?;
+        write(&self.inner.load(instant(now), records).damaged)
+    }
+
+    /// Takes a submission in the API's JSON, and returns its key. The same again is the same entry.
+    ///
+    /// # Errors
+    /// `invalid_argument`; `outbox_refused` where it is full, or the request too large or expired.
+    pub fn enqueue(
+        &mut self,
+        now: f64,
+        submission: &str,
+        expires_at: Option<f64>,
+        id: Option<String>,
+    ) -> Result<String, Failure> {
+        parse::<serde::de::IgnoredAny>("submission", submission)?;
+        let submit = Submit::from_json(submission, None)?;
+        let id: Option<RequestId> = id.as_deref().map(request_id).transpose()?;
+        let enqueue = Enqueue { expires_at: expires_at.map(instant), request_id: id };
+        let taken = self.inner.enqueue(instant(now), &submit, enqueue);
+        taken.map(|key| key.to_string()).map_err(|error| Failure::new("outbox_refused", error))
+    }
+
+    /// What to do next.
+    ///
+    /// # Errors
+    /// `internal` only.
+    #[wasm_bindgen(js_name = nextCommand)]
+    pub fn next_command(&mut self) -> Result<JsCommand, Failure> {
+        match self.inner.next_command() {
+            None => Ok(JsCommand::from(JsValue::UNDEFINED)),
+            Some(command) => write(&CommandView::from(&command)),
+        }
+    }
+
+    /// The record of this revision is durable.
+    ///
+    /// # Errors
+    /// `invalid_argument` for what is no key.
+    pub fn stored(&mut self, now: f64, name: &str, revision: f64) -> Result<(), Failure> {
+        self.inner.stored(instant(now), &key(name)?, whole(revision));
+        Ok(())
+    }
+
+    /// The record of this revision could not be stored.
+    ///
+    /// # Errors
+    /// `invalid_argument` for what is no key.
+    #[wasm_bindgen(js_name = storeFailed)]
+    pub fn store_failed(&mut self, now: f64, name: &str, revision: f64, random: f64) -> Result<(), Failure> {
+        self.inner.store_failed(instant(now), &key(name)?, whole(revision), entropy(random));
+        Ok(())
+    }
+
+    /// The answer to a `send`.
+    pub fn answered(
+        &mut self,
+        now: f64,
+        send: f64,
+        status: u16,
+        retry_after: Option<String>,
+        body: &[u8],
+        random: f64,
+    ) {
+        self.inner.answered(instant(now), whole(send), Ok(answer(status, retry_after, body)), entropy(random));
+    }
+
+    /// No answer to a `send`.
+    pub fn failed(&mut self, now: f64, send: f64, kind: &str, detail: &str, random: f64) {
+        self.inner.answered(instant(now), whole(send), Err(transport_error(kind, detail)), entropy(random));
+    }
+
+    /// When to call [`Self::timeout`], Unix ms.
+    #[wasm_bindgen(js_name = nextTimeout)]
+    pub fn next_timeout(&self) -> Option<f64> {
+        self.inner.next_timeout().map(number)
+    }
+
+    /// Time has passed.
+    pub fn timeout(&mut self, now: f64) {
+        self.inner.timeout(instant(now));
+    }
+
+    /// The outcome was taken: the entry is forgotten.
+    ///
+    /// # Errors
+    /// `invalid_argument` for what is no key.
+    pub fn acknowledge(&mut self, name: &str) -> Result<bool, Failure> {
+        Ok(self.inner.acknowledge(&key(name)?))
+    }
+
+    /// Takes back what was certainly never sent. False if it may have been.
+    ///
+    /// # Errors
+    /// `invalid_argument` for what is no key.
+    pub fn withdraw(&mut self, now: f64, name: &str) -> Result<bool, Failure> {
+        Ok(self.inner.withdraw(instant(now), &key(name)?))
+    }
+
+    /// All entries, in order of arrival.
+    ///
+    /// # Errors
+    /// `internal` only.
+    pub fn entries(&self) -> Result<JsEntries, Failure> {
+        write(&self.inner.entries().collect::<Vec<EntryView>>())
+    }
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,77 @@
+//! The border to JavaScript: JSON both ways, errors with codes.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{Serialize, de::DeserializeOwned};
+use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
+
+/// Longest input that is read, bytes of JSON: far more than the longest fee history or model.
+pub(crate) const MAX_INPUT_BYTES: usize = 4 << 20;
+
+// Beside the generated file; `cargo xtask wasm` puts it there.
+#[wasm_bindgen(raw_module = "./interop.js")]
+extern "C" {
+    #[wasm_bindgen(catch)]
+    fn encode(value: &JsValue) -> Result<Option<String>, JsValue>;
+    #[wasm_bindgen(catch)]
+    pub(crate) fn decode(text: &str) -> Result<JsValue, JsValue>;
+    fn failure(code: &str, message: &str, details: Option<&str>) -> JsValue;
+}
+
+/// Why a call failed; in JavaScript a `SlackwaterError` with this code and message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Stable.
+    pub code: Cow<'static, str>,
+    /// For people.
+    pub message: String,
+    /// Further members of the error, as JSON.
+    pub details: Option<String>,
+}
+
+impl Failure {
+    /// A failure.
+    pub fn new(code: &'static str, message: impl fmt::Display) -> Self {
+        Self { code: Cow::Borrowed(code), message: message.to_string(), details: None }
+    }
+
+    /// An argument that can't be used.
+    pub fn argument(message: impl fmt::Display) -> Self {
+        Self::new("invalid_argument", message)
+    }
+}
+
+impl From<Failure> for JsValue {
+    fn from(error: Failure) -> Self {
+        failure(&error.code, &error.message, error.details.as_deref())
+    }
+}
+
+/// Reads an argument, called `what` in errors.
+pub(crate) fn read<T: DeserializeOwned>(what: &str, value: &JsValue) -> Result<T, Failure> {
+    let text = encode(value).map_err(|_| Failure::argument(format_args!("{what}: can't be written as JSON")))?;
+    parse(what, &text.ok_or_else(|| Failure::argument(format_args!("{what}: missing")))?)
+}
+
+/// Reads JSON, called `what` in errors.
+pub(crate) fn parse<T: DeserializeOwned>(what: &str, text: &str) -> Result<T, Failure> {
+    check_size(what, text)?;
+    // From bytes, as everything else here: each kind of source costs its own code.
+    serde_json::from_slice(text.as_bytes()).map_err(|error| Failure::argument(format_args!("{what}: {error}")))
+}
+
+/// Refuses what is too long to be meant.
+pub(crate) fn check_size(what: &str, text: &str) -> Result<(), Failure> {
+    if text.len() > MAX_INPUT_BYTES {
+        let size = text.len();
+        return Err(Failure::argument(format_args!("{what}: {size} bytes, limit {MAX_INPUT_BYTES}")));
+    }
+    Ok(())
+}
+
+/// Writes an answer.
+pub(crate) fn write<T: Serialize, Js: From<JsValue>>(value: &T) -> Result<Js, Failure> {
+    let internal = || Failure::new("internal", "the answer can't be written as JSON");
+    let text = serde_json::to_string(value).map_err(|_| internal())?;
+    decode(&text).map(Js::from).map_err(|_| internal())
+}

@@ -1,0 +1,131 @@
+//! Numbers, addresses and bytes as JavaScript writes them.
+
+use std::{fmt, marker::PhantomData, str::FromStr};
+
+use alloy_primitives::{Address, B256, Bytes, U256};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error, Visitor},
+};
+
+/// A whole number: decimal digits, `0x` hex, or a JSON integer. Written as decimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Quantity<T>(pub(crate) T);
+
+impl<T: TryFrom<U256>> Quantity<T> {
+    fn from_text(text: &str) -> Option<Self> {
+        let (digits, radix) = match text.strip_prefix("0x") {
+            Some(digits) => (digits, 16),
+            None => (text, 10),
+        };
+        let is_number = !digits.is_empty() && digits.bytes().all(|byte| char::from(byte).is_digit(radix));
+        let value = is_number.then(|| U256::from_str_radix(digits, u64::from(radix)).ok())??;
+        T::try_from(value).ok().map(Self)
+    }
+}
+
+impl<'de, T: TryFrom<U256>> Deserialize<'de> for Quantity<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number<T>(PhantomData<T>);
+
+        impl<T: TryFrom<U256>> Visitor<'_> for Number<T> {
+            type Value = Quantity<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number in range: decimal digits, 0x hex, or a safe integer")
+            }
+
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Quantity<T>, E> {
+                let wrong = || E::invalid_value(serde::de::Unexpected::Unsigned(value), &self);
+                // Above that a JavaScript number has lost digits on its way.
+                if value >= 1 << 53 {
+                    return Err(wrong());
+                }
+                T::try_from(U256::from(value)).map(Quantity).map_err(|_| wrong())
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Quantity<T>, E> {
+                let shown: String = text.chars().take(80).collect();
+                Quantity::from_text(text).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(&shown), &self))
+            }
+        }
+
+        deserializer.deserialize_any(Number(PhantomData))
+    }
+}
+
+impl<T: fmt::Display> Serialize for Quantity<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// Something that is written as one string.
+fn text<'de, T: FromStr, D: Deserializer<'de>>(deserializer: D, expected: &str) -> Result<T, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let shown: String = text.chars().take(80).collect();
+    text.parse().map_err(|_| D::Error::custom(format_args!("`{shown}` is not {expected}")))
+}
+
+/// An address, in any case; written with its checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Account(pub(crate) Address);
+
+impl<'de> Deserialize<'de> for Account {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text(deserializer, "an address").map(Self)
+    }
+}
+
+impl Serialize for Account {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// 32 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hash(pub(crate) B256);
+
+impl<'de> Deserialize<'de> for Hash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text(deserializer, "a hash of 32 bytes").map(Self)
+    }
+}
+
+/// Any bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct HexBytes(pub(crate) Bytes);
+
+impl<'de> Deserialize<'de> for HexBytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text(deserializer, "hex bytes").map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(json: &str, expected: Option<u128>) {
+        let read = serde_json::from_str::<Quantity<u128>>(json).ok().map(|quantity| quantity.0);
+        assert_eq!(read, expected, "{json}");
+    }
+
+    #[test]
+    fn numbers_as_javascript_writes_them() {
+        check("7", Some(7));
+        check("9007199254740991", Some((1 << 53) - 1));
+        check("9007199254740992", None);
+        check("\"9007199254740993\"", Some(9_007_199_254_740_993));
+        check("\"0x10\"", Some(16));
+        check("\"340282366920938463463374607431768211455\"", Some(u128::MAX));
+        check("\"340282366920938463463374607431768211456\"", None);
+        for bad in
+            ["-1", "1.5", "1e3", "\"\"", "\"0x\"", "\"0x1g\"", "\"1_0\"", "\" 1\"", "\"+1\"", "null", "[]", "true"]
+        {
+            check(bad, None);
+        }
+    }
+}

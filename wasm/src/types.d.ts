@@ -1,0 +1,393 @@
+/** `0x` and hex digits. */
+export type Hex = `0x${string}`
+/** A whole number: decimal digits, `0x` hex, a bigint, or a safe integer. */
+export type Quantity = string | bigint | number
+
+/** What an EIP-1559 base fee follows from. */
+export interface BlockFees {
+  /** Base fee of the block, wei per gas. */
+  baseFee: Quantity
+  gasUsed: Quantity
+  gasLimit: Quantity
+  /** OP Stack from Jovian: the block's DA footprint. */
+  blobGasUsed?: Quantity
+}
+/** Constants of a chain's base fee rule; Ethereum's where absent. */
+export interface BaseFeeRule {
+  /** Default 8. */
+  denominator?: Quantity
+  /** Gas limit over gas target, default 2. Not together with `targetBps`. */
+  elasticity?: Quantity
+  /** Gas target in basis points of the limit, for instance 6500 on Polygon. */
+  targetBps?: number
+  /** The fee never falls below this, wei per gas. Default 0. */
+  minBaseFee?: Quantity
+  /** Whether the larger of gas and DA footprint counts (OP Stack from Jovian). Default false. */
+  countsDaFootprint?: boolean
+}
+
+/** Answer of `eth_feeHistory`, as the node gives it. Ask with the percentiles 20, 50 and 90. */
+export interface FeeHistory {
+  oldestBlock: Hex
+  baseFeePerGas: Hex[]
+  gasUsedRatio?: (number | null)[]
+  reward?: Hex[][] | null
+}
+/** One block, for chains whose headers are at hand. */
+export interface FeePoint {
+  number: Quantity
+  /** Unix seconds. */
+  timestamp?: Quantity
+  /** Base fee of this block, wei per gas. */
+  baseFee: Quantity
+  gasUsed?: Quantity
+  gasLimit?: Quantity
+  /** Base fee of the next block where it is determined, wei per gas. */
+  nextBaseFee?: Quantity
+}
+/** What a forecaster is told. */
+export interface ForecasterOptions {
+  /** Blocks ahead; default 1, 2, 5, 10, 25, 50 and 150. */
+  horizons?: number[]
+  /** Time between blocks, default 12 000. */
+  blockTimeMs?: number
+  /** Models to start with: the content of `prior.json`. */
+  prior?: string
+  /** Seed of what chance there is in fitting trees. Default 0. */
+  seed?: number
+  /** The chain's rule; recognised from the blocks where absent. */
+  rule?: BaseFeeRule
+  /** Blocks that a refit learns from, default 2 000. */
+  window?: number
+  /** Blocks between two refits, default 1 000. */
+  refitEvery?: number
+  /** Trees per horizon in a refit, default 24; 0 for none. */
+  trees?: number
+}
+/** A point of the fan: the base fee is at most `fee` with probability `p`. */
+export interface Quantile {
+  p: number
+  /** Wei per gas, decimal digits. */
+  fee: string
+}
+/** The base fee some blocks ahead, wei per gas as decimal digits. */
+export interface HorizonForecast {
+  steps: number
+  /** Best single guess. */
+  point: string
+  q10: string
+  q50: string
+  q90: string
+  /** Natural logarithm of `point` before rounding. */
+  logPoint: number
+  /** The fan, ascending in `p`. */
+  quantiles: Quantile[]
+}
+/** What the fees will be. */
+export interface Forecast {
+  /** The block after which it was made. */
+  number: number
+  /** Base fee of the next block, wei per gas. */
+  nextBaseFee: string
+  /** Whether the protocol fixes `nextBaseFee`. */
+  nextIsExact: boolean
+  /** Content hash of the models in force. */
+  model: Hex
+  horizons: HorizonForecast[]
+}
+/** How a forecast came about. */
+export interface Explanation {
+  steps: number
+  logPrice: number
+  logPoint: number
+  constant: number
+  /** What each feature adds to the log fee, largest first. */
+  contributions: { feature: string; value: number }[]
+  /** Experts with weight and the log move each predicts, heaviest first. */
+  experts: { name: string; weight: number; move: number }[]
+}
+
+/** The EIP-712 domain of an ERC-2771 forwarder. */
+export interface ForwarderDomain {
+  /** Always `"1"`. */
+  version?: string
+  /** The name given to the forwarder's constructor: read it with `eip712Domain()`. */
+  name: string
+  chainId: Quantity
+  verifyingContract: string
+}
+/** What a user signs for a forwarder. */
+export interface ForwardRequest {
+  from: string
+  to: string
+  /** Wei, paid by the relayer. Default 0. */
+  value?: Quantity
+  /** Gas given to the target. */
+  gas: Quantity
+  /** The forwarder's `nonces(from)`. */
+  nonce: Quantity
+  /** Last block time at which it may run, Unix seconds. */
+  deadline: Quantity
+  /** Calldata. Default empty. */
+  data?: string
+}
+/** A signed request. */
+export interface SignedForwardRequest extends ForwardRequest {
+  /** 65 bytes `r ‖ s ‖ v`. */
+  signature: string
+}
+/** What `eth_signTypedData_v4` takes; numbers are decimal digits. */
+export interface ForwardTypedData {
+  domain: { name: string; version: string; chainId: number | string; verifyingContract: Hex }
+  types: {
+    EIP712Domain: { name: string; type: string }[]
+    ForwardRequest: { name: string; type: string }[]
+  }
+  primaryType: 'ForwardRequest'
+  message: { from: Hex; to: Hex; value: string; gas: string; nonce: string; deadline: string; data: Hex }
+}
+
+/** The relayer's word. */
+export interface InclusionPromise {
+  /** The request's id. */
+  requestHash: string
+  chainId: Quantity
+  /** Unix seconds. */
+  deadline: Quantity
+  /** Address of the relayer's identity key. */
+  relayer: string
+}
+
+/** A call to send: `path` goes behind the relayer's base URL. Credentials are the sender's business. */
+export interface HttpCall {
+  method: 'GET' | 'POST' | 'DELETE'
+  path: string
+  headers: [string, string][]
+  body?: string
+}
+/** What an exchange wants done; `wait` is an instant, Unix ms. */
+export type ExchangeStep = { send: HttpCall } | { wait: number }
+/** What a follower wants done; `wait` is an instant, Unix ms. */
+export type FollowStep = { open: HttpCall } | { look: HttpCall } | { wait: number } | 'read' | 'done'
+/** What an outbox wants done. */
+export type OutboxCommand =
+  | { store: { key: string; revision: number; record: string } }
+  | { remove: { key: string } }
+  | { send: { id: number; http: HttpCall } }
+  | { report: { key: string; outcome: Outcome } }
+
+/** An error answer of the relayer (RFC 9457). */
+export interface Problem {
+  code: string
+  status: number
+  title: string
+  detail: string
+  field?: string
+  existing?: Hex
+  expected?: number
+  retryAfterMs?: number
+  retryable?: boolean
+  ambiguous?: boolean
+}
+/** Where a request stands; a newer relayer may have more names. */
+export type Status =
+  | 'queued'
+  | 'batched'
+  | 'broadcast'
+  | 'included'
+  | 'finalized'
+  | 'reverted'
+  | 'rejected'
+  | 'expired'
+  | 'cancelled'
+  | (string & {})
+/** The relayer's signed word. */
+export interface SignedPromise {
+  requestHash: Hex
+  chainId: number
+  /** Unix seconds. */
+  deadline: number
+  relayer: Hex
+  signature: Hex
+}
+/** What it costs to send now; amounts are decimal digits. */
+export interface Quote {
+  baseFeeWeiPerGas: string
+  priorityFeeWeiPerGas: string
+  gas: number
+  l1DataFeeWei: string
+  operatorFeeWei: string
+  expectedCostWei: string
+  maxCostWei: string
+  wait?: {
+    sendNow: boolean
+    expectedCostWei: string
+    reservationWeiPerGas: string
+    q10WeiPerGas: string
+    q90WeiPerGas: string
+    expectedSendInMs: number
+    capCovers: number
+  }
+}
+/** A request was accepted: it is durable, and promised. */
+export interface Accepted {
+  id: Hex
+  status: Status
+  chainId: number
+  deadlineAtMs: number
+  acceptedAtMs: number
+  promise: SignedPromise
+  quote?: Quote
+  duplicate: boolean
+}
+/** One thing that happened to a request. */
+export interface RequestEvent {
+  seq: number
+  requestId: Hex
+  requestSeq: number
+  chainId: number
+  status: Status
+  reason?: string
+  detail?: string
+  batch?: string
+  txHash?: Hex
+  blockNumber?: number
+  atMs: number
+}
+/** A step of a request. */
+export interface Change {
+  from?: Status
+  event: RequestEvent
+  /** It went back, such as from `included` to `broadcast` in a reorganisation. */
+  isFallback: boolean
+}
+/** A request without its content. */
+export interface RequestSummary {
+  id: Hex
+  chainId: number
+  kind: string
+  status: Status
+  reason: string | null
+  target: Hex
+  deadlineAtMs: number
+  acceptedAtMs: number
+  updatedAtMs: number
+  batch: string | null
+  txHash: Hex | null
+  blockNumber: number | null
+  gasUsed: number | null
+  costWei: string | null
+  reservedWei: string | null
+}
+/** The two prices that a transaction signs, wei per gas. */
+export interface OfferedFees {
+  maxFeeWeiPerGas: string
+  priorityFeeWeiPerGas: string
+}
+/** All about one request. */
+export interface RequestDetail extends RequestSummary {
+  promise: SignedPromise
+  quote: Quote | null
+  attempts: (OfferedFees & { index: number; kind: string; txHash: Hex; createdAtMs: number })[]
+  timeline: RequestEvent[]
+}
+/** A chain that is served. */
+export interface Chain {
+  chainId: number
+  name: string
+  /** `starting`, `healthy`, `impaired` or `unavailable`. */
+  health: string
+  detail: string | null
+  head: number | null
+  finalBlock: number | null
+  nextBaseFeeWeiPerGas: string | null
+  fees: OfferedFees | null
+  guardMs: number
+  forwarders: { address: Hex; name: string }[]
+}
+/** The chains that are served, and the address that signs promises: pin it. */
+export interface Chains {
+  relayer: Hex
+  chains: Chain[]
+}
+/** Fees of a chain now. */
+export interface ChainFees {
+  chainId: number
+  head: number | null
+  nextBaseFeeWeiPerGas: string | null
+  maxFeeWeiPerGas: string | null
+  priorityFeeWeiPerGas: string | null
+}
+/** What the relayer expects a chain's base fee to be. */
+export interface RelayerForecast {
+  chainId: number
+  head: number
+  nextBaseFeeWeiPerGas: string
+  nextIsExact: boolean
+  model: Hex
+  inputs: Hex
+  horizons: {
+    blocks: number
+    aheadMs: number
+    pointWeiPerGas: string
+    q10WeiPerGas: string
+    q50WeiPerGas: string
+    q90WeiPerGas: string
+    experts: Record<string, number>
+  }[]
+  slacks: {
+    blocks: number
+    slackMs: number
+    sendNow: boolean
+    reservationWeiPerGas: string
+    expectedSavingWeiPerGas: string
+    policy: string
+  }[]
+}
+/** What became of a submission. */
+export type Outcome =
+  | { kind: 'accepted'; accepted: Accepted }
+  | {
+      kind: 'refused'
+      code: string
+      problem?: Problem
+      /** An earlier attempt may have been accepted, and it could not be looked up. */
+      mayBeAccepted: boolean
+    }
+  | { kind: 'expired'; mayBeAccepted: boolean }
+/** A submission that has not been acknowledged yet. */
+export interface OutboxEntry {
+  key: string
+  state: 'storing' | 'waiting' | 'calling' | 'ending' | 'ended'
+  /** Since the page was loaded. */
+  attempts: number
+  lastErrorCode: string | null
+  /** When it is given up, Unix ms. */
+  expiresAt: number
+  mayBeAccepted: boolean
+}
+
+/** What EIP-1193 calls `RequestArguments`. */
+export interface RpcRequest {
+  method: string
+  params: unknown[]
+}
+/** When a block counts as final. */
+export type Finality =
+  | { kind: 'depth'; blocks: number }
+  | { kind: 'safe' }
+  | { kind: 'finalized'; fallbackDepth?: number }
+/** What the user's node says about the relayer's claim. */
+export type Verdict =
+  | {
+      kind: 'confirmed'
+      isFinal: boolean
+      isSuccess: boolean
+      blockNumber: number
+      blockHash: Hex
+      /** `content`: the transaction holds this very request. `nonce`: only signer and nonce bind it. */
+      binding: 'content' | 'nonce'
+    }
+  | { kind: 'pending' }
+  | { kind: 'mismatch'; detail: string }
+  | { kind: 'unknown'; detail: string }

@@ -1,0 +1,115 @@
+//! `cargo xtask js`: the npm package, packed as it would be published, and its tests.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::steps::{Done, say};
+use crate::test::{built, target_dir};
+use crate::tools::{ANVIL_VAR, anvil, npm_packages, repo_root, run};
+use crate::wasm::{self, Built, apt_install};
+
+/// Build and pack the npm package, and test what was packed: in Node, and in Chromium, with the real relayer and a real chain.
+///
+/// The package lies in `target/js` then, screenshots of the example in `target/js/screenshots`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Pack only.
+    #[arg(long)]
+    no_tests: bool,
+}
+
+/// Runs `cargo xtask js`.
+pub(crate) fn run_js(args: &Args) -> Result<()> {
+    if let Some(why) = package()? {
+        bail!(why);
+    }
+    if args.no_tests {
+        return Ok(());
+    }
+    for (name, step) in [("in Node", node_tests as fn() -> Result<Done>), ("in Chromium", browser_tests)] {
+        if let Done::Skipped(why) = step()? {
+            say(&format!("{name}: skipped: {why}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn folder() -> PathBuf {
+    repo_root().join("bindings/js")
+}
+
+/// Builds and packs, and puts what was packed where tests and examples find it. What is missing, if it can't be built here.
+pub(crate) fn package() -> Result<Option<String>> {
+    let modules = npm_packages(&folder())?.join("node_modules");
+    if let Built::Missing(why) = wasm::module(false)? {
+        return Ok(Some(why));
+    }
+    for (from, to) in [
+        ("core/src/forecast/prior.json", "wasm/prior.json"),
+        ("LICENSE-APACHE", "LICENSE-APACHE"),
+        ("LICENSE-MIT", "LICENSE-MIT"),
+    ] {
+        fs::copy(repo_root().join(from), folder().join(to)).with_context(|| format!("cannot copy {from}"))?;
+    }
+    node(&folder(), "node_modules/typescript/bin/tsc", &["-p", "tsconfig.json"])?;
+    let out = target_dir().join("js");
+    fs::create_dir_all(&out)?;
+    let npm = if cfg!(windows) { "npm.cmd" } else { "npm" };
+    run(Command::new(npm).args(["pack", "--silent", "--pack-destination"]).arg(&out).current_dir(folder()))?;
+    let installed = modules.join("slackwater");
+    if installed.exists() {
+        fs::remove_dir_all(&installed)?;
+    }
+    fs::create_dir_all(&installed)?;
+    run(Command::new("tar").arg("xzf").arg(tarball()).args(["--strip-components", "1", "-C"]).arg(&installed))?;
+    Ok(None)
+}
+
+/// The packed package: its version is the workspace's.
+fn tarball() -> PathBuf {
+    target_dir().join("js").join(format!("slackwater-{}.tgz", env!("CARGO_PKG_VERSION")))
+}
+
+fn node(dir: &Path, script: &str, args: &[&str]) -> Result<()> {
+    run(Command::new("node").arg(folder().join(script)).args(args).current_dir(dir))
+}
+
+fn tests(files: &[&str]) -> Result<()> {
+    let mut node = Command::new("node");
+    node.args(["--test", "--test-force-exit", "--test-reporter=spec"]);
+    node.args(files.iter().map(|file| format!("tests/{file}.test.mjs"))).current_dir(folder());
+    node.env("SLACKWATER_TARBALL", tarball()).env("SLACKWATER_BIN", built("slackwater")?).env(ANVIL_VAR, anvil()?);
+    run(&mut node)
+}
+
+/// The packed package in Node. Needs [`package`].
+pub(crate) fn node_tests() -> Result<Done> {
+    ensure!(tarball().is_file(), "the package was not packed");
+    tests(&["node", "package", "relayer"])?;
+    Ok(Done::Passed)
+}
+
+/// The packed package and the example in Chromium, where that is installed or can be. Needs [`package`].
+pub(crate) fn browser_tests() -> Result<Done> {
+    ensure!(tarball().is_file(), "the package was not packed");
+    let chromium = Path::new("/usr/bin/chromium");
+    if env::var_os("SLACKWATER_CHROMIUM").is_none() && !chromium.is_file() {
+        say("installing Chromium")?;
+        apt_install(&["chromium", "fonts-dejavu-core"]);
+        if !chromium.is_file() {
+            let why = "no Chromium: `apt-get install chromium` did not work; name one with SLACKWATER_CHROMIUM";
+            return Ok(Done::Skipped(why.to_owned()));
+        }
+    }
+    let example = folder().join("examples/sponsored");
+    node(&example, "node_modules/typescript/bin/tsc", &["-p", "."])?;
+    let out = target_dir().join("js/sponsored");
+    let out = out.to_str().context("the target folder's name is no text")?;
+    node(&example, "node_modules/vite/bin/vite.js", &["build", "--outDir", out, "--emptyOutDir"])?;
+    tests(&["browser"])?;
+    Ok(Done::Passed)
+}

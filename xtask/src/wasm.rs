@@ -1,0 +1,158 @@
+//! `cargo xtask wasm`: the core for browsers, and what it weighs. Also how anything of the workspace is built for wasm32.
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::steps::say;
+use crate::supply;
+use crate::test::{cargo, target_dir};
+use crate::tools::{repo_root, run, run_node};
+
+/// Build the module for browsers and Node, make it small, and compare its size with `wasm/budget.json`.
+///
+/// Writes what `wasm-bindgen` and `wasm-opt` make of `slackwater-wasm` into `bindings/js/wasm`, where the npm package takes
+/// it from. The standard library for wasm32 comes from rustup, or where that can't be had from Debian's compiler;
+/// wasm-bindgen of the pinned version is built once for all clones, wasm-opt comes from npm by lock file.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Also list what each crate and each large function costs.
+    #[arg(long)]
+    parts: bool,
+}
+
+/// The target of browsers.
+pub(crate) const TARGET: &str = "wasm32-unknown-unknown";
+
+/// Runs `cargo xtask wasm`.
+pub(crate) fn run_wasm(args: &Args) -> Result<()> {
+    match module(args.parts)? {
+        Built::In(_) => Ok(()),
+        Built::Missing(why) => bail!(why),
+    }
+}
+
+/// Where something was built, or why it can't be built here.
+pub(crate) enum Built {
+    /// The folder.
+    In(PathBuf),
+    /// What is missing.
+    Missing(String),
+}
+
+/// Builds the module into `bindings/js/wasm`, and checks its size.
+pub(crate) fn module(with_parts: bool) -> Result<Built> {
+    let built = match build(&["-p", "slackwater-wasm", "--profile", "wasm", "--locked"])? {
+        Built::In(dir) => dir.join("wasm"),
+        missing => return Ok(missing),
+    };
+    let bindgen = wasm_bindgen()?;
+    let made = target_dir().join("wasm-module");
+    if made.exists() {
+        fs::remove_dir_all(&made)?;
+    }
+    let mut bind = Command::new(bindgen);
+    bind.args([
+        "--target",
+        "web",
+        "--out-name",
+        "slackwater",
+        "--omit-default-module-path",
+        "--keep-debug",
+        "--out-dir",
+    ]);
+    run(bind.arg(&made).arg(built.join("slackwater_wasm.wasm")))?;
+    for name in ["interop.js", "interop.d.ts"] {
+        fs::copy(repo_root().join("wasm/js").join(name), made.join(name))?;
+    }
+    let out = repo_root().join("bindings/js/wasm");
+    if out.exists() {
+        fs::remove_dir_all(&out)?;
+    }
+    fs::create_dir_all(&out)?;
+    // Optimises, measures, compares with the budget.
+    let budget = repo_root().join("wasm/budget.json");
+    run_node("wasm-size.mjs", &[&made, &out, &budget])?;
+    if with_parts {
+        run_node("wasm-parts.mjs", &[&made.join("slackwater_bg.wasm")])?;
+    }
+    Ok(Built::In(out))
+}
+
+/// Runs `cargo build` with `args` for wasm32, and returns the folder that has a folder for each profile: with rustup's
+/// standard library where it can be had, else with Debian's compiler, which builds the library from its sources.
+pub(crate) fn build(args: &[&str]) -> Result<Built> {
+    if !has_std()? {
+        let _ = Command::new("rustup").args(["target", "add", TARGET]).status();
+    }
+    if has_std()? {
+        run(cargo(&["build", "--target", TARGET]).args(args))?;
+        return Ok(Built::In(target_dir().join(TARGET)));
+    }
+    if !has_debian_wasm() {
+        say("installing Debian's compiler for wasm32")?;
+        apt_install(&DEBIAN_WASM);
+    }
+    if !has_debian_wasm() {
+        return Ok(Built::Missing(format!(
+            "neither `rustup target add {TARGET}` nor `apt-get install {}` worked",
+            DEBIAN_WASM.join(" ")
+        )));
+    }
+    let dir = target_dir().join("wasm");
+    let mut build = Command::new("/usr/bin/cargo");
+    build.arg("build").args(args).args(["-Zbuild-std=std,panic_abort", "--target", TARGET, "--target-dir"]);
+    build.arg(&dir).current_dir(repo_root());
+    // What the outer cargo tells its own compiler would mislead this one.
+    for name in ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER", "RUSTDOC", "RUSTFLAGS"] {
+        build.env_remove(name);
+    }
+    build.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1");
+    run(build.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", "wasm-ld-22"))?;
+    Ok(Built::In(dir.join(TARGET)))
+}
+
+/// Debian's packages that build for wasm32.
+const DEBIAN_WASM: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "lld-22"];
+
+/// Installs Debian packages, where that can be done; whoever asks looks for what it needs afterwards.
+pub(crate) fn apt_install(packages: &[&str]) {
+    let _ = Command::new("apt-get").args(["update", "-q"]).stdout(Stdio::null()).status();
+    let mut install = Command::new("apt-get");
+    install.args(["install", "-y", "-q", "--no-install-recommends"]).args(packages).stdout(Stdio::null());
+    let _ = install.env("DEBIAN_FRONTEND", "noninteractive").status();
+}
+
+fn has_debian_wasm() -> bool {
+    let mut query = Command::new("dpkg-query");
+    query.args(["--show", "--showformat", "${db:Status-Status}\n"]).args(DEBIAN_WASM).stderr(Stdio::null());
+    query.output().is_ok_and(|answer| {
+        let text = String::from_utf8_lossy(&answer.stdout);
+        text.lines().filter(|line| *line == "installed").count() == DEBIAN_WASM.len()
+    })
+}
+
+fn has_std() -> Result<bool> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let answer = Command::new(rustc).args(["--print", "target-libdir", "--target", TARGET]).output()?;
+    let dir = PathBuf::from(String::from_utf8(answer.stdout)?.trim());
+    Ok(fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()))
+}
+
+/// wasm-bindgen of the version that the workspace pins, without TLS, which only its test runner needs.
+fn wasm_bindgen() -> Result<PathBuf> {
+    let args = ["--no-default-features", "--bin", "wasm-bindgen"];
+    supply::cargo_tool("wasm-bindgen", "wasm-bindgen-cli", &pinned_version()?, &args)
+}
+
+/// Version of wasm-bindgen in the lock file.
+fn pinned_version() -> Result<String> {
+    let lock = fs::read_to_string(repo_root().join("Cargo.lock"))?;
+    let (_, rest) =
+        lock.split_once("name = \"wasm-bindgen\"\nversion = \"").context("Cargo.lock has no wasm-bindgen")?;
+    let (version, _) = rest.split_once('"').context("Cargo.lock is cut off")?;
+    Ok(version.to_owned())
+}
