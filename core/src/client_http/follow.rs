@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::transport::{HttpTransport, RelayerClient, entropy, now, transport_error};
 use crate::{
-    client::{Change, Client, ClientError, Follow, FollowStep, HttpAnswer, Transport, TransportError, Until},
+    client::{Change, ClientError, Follow, FollowStep, HttpAnswer, Transport, TransportError, Until},
     request::RequestId,
 };
 
@@ -27,7 +27,7 @@ impl RelayerClient {
 
     /// Follows a request as `follow` says.
     pub fn follow_with(&self, follow: Follow) -> Following {
-        Following { transport: Client::transport(self).clone(), follow, stream: None }
+        Following { transport: self.transport().clone(), follow, stream: None }
     }
 }
 

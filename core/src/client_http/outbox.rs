@@ -16,8 +16,8 @@ use super::{
     transport::{HttpTransport, RelayerClient, entropy, now},
 };
 use crate::client::{
-    Client, Command, Enqueue, EntryState, EntryView, HttpAnswer, IdempotencyKey, Outbox, OutboxConfig, OutboxError,
-    Outcome, Submit, Transport, TransportError,
+    Command, Enqueue, EntryState, EntryView, HttpAnswer, IdempotencyKey, Outbox, OutboxConfig, OutboxError, Outcome,
+    Submit, Transport, TransportError,
 };
 
 /// Messages to the task, and outcomes from it, that wait at most.
@@ -93,7 +93,7 @@ impl DurableOutbox {
         let (outcomes, receiver) = mpsc::channel(QUEUE);
         let driver = Driver {
             outbox,
-            transport: Client::transport(client).clone(),
+            transport: client.transport().clone(),
             storage: Some(storage),
             inbox,
             outcomes,
