@@ -34,10 +34,6 @@ extern "C" {
     #[wasm_bindgen(typescript_type = "Forecast | undefined")]
     #[derive(Debug)]
     pub type JsForecast;
-    /// `Explanation` of `types.d.ts`.
-    #[wasm_bindgen(typescript_type = "Explanation | undefined")]
-    #[derive(Debug)]
-    pub type JsExplanation;
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -141,31 +137,6 @@ impl From<&HorizonForecast> for HorizonView {
     }
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ExplanationView {
-    steps: u32,
-    log_price: f64,
-    log_point: f64,
-    constant: f64,
-    contributions: Vec<Contribution>,
-    experts: Vec<Expert>,
-}
-
-#[derive(Debug, Serialize)]
-struct Contribution {
-    feature: &'static str,
-    value: f64,
-}
-
-#[derive(Debug, Serialize)]
-struct Expert {
-    name: &'static str,
-    weight: f64,
-    #[serde(rename = "move")]
-    log_move: f64,
-}
-
 /// Forecasts the base fee of one chain from its blocks.
 #[wasm_bindgen]
 #[derive(Debug)]
@@ -257,26 +228,6 @@ impl Forecaster {
         let forecast = self.inner.forecast().ok_or_else(|| Failure::new("not_ready", "no block has been seen"))?;
         let found = forecast.horizons.into_iter().find(|horizon| horizon.steps == steps);
         found.ok_or_else(|| Failure::argument(format_args!("steps: {steps} is not one of the horizons")))
-    }
-
-    /// What moved the forecast at a horizon; `undefined` for a fee that is determined, and for another horizon.
-    ///
-    /// # Errors
-    /// `internal` only.
-    pub fn explain(&self, steps: u32) -> Result<JsExplanation, Failure> {
-        let Some(explained) = self.inner.explain(steps) else { return Ok(JsExplanation::from(JsValue::UNDEFINED)) };
-        let contributions =
-            explained.contributions.into_iter().map(|(feature, value)| Contribution { feature, value }).collect();
-        let experts =
-            explained.experts.into_iter().map(|(name, weight, log_move)| Expert { name, weight, log_move }).collect();
-        write(&ExplanationView {
-            steps: explained.steps,
-            log_price: explained.log_price,
-            log_point: explained.log_point,
-            constant: explained.constant,
-            contributions,
-            experts,
-        })
     }
 
     /// Whether [`Self::refit`] is worth its time: the fitted models are missing, old, or off.

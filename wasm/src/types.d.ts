@@ -95,17 +95,6 @@ export interface Forecast {
   model: Hex
   horizons: HorizonForecast[]
 }
-/** How a forecast came about. */
-export interface Explanation {
-  steps: number
-  logPrice: number
-  logPoint: number
-  constant: number
-  /** What each feature adds to the log fee, largest first. */
-  contributions: { feature: string; value: number }[]
-  /** Experts with weight and the log move each predicts, heaviest first. */
-  experts: { name: string; weight: number; move: number }[]
-}
 
 /** The EIP-712 domain of an ERC-2771 forwarder. */
 export interface ForwarderDomain {

@@ -32,7 +32,6 @@ export type {
   ChainFees,
   Chains,
   Change,
-  Explanation,
   FeeHistory,
   FeePoint,
   Finality,

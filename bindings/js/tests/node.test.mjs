@@ -86,7 +86,6 @@ test('junk is refused, and nothing traps', () => {
     () => forecaster.observeHistory(junk()),
     () => forecaster.quantile(roll(200), Math.random() * 3 - 1),
     () => forecaster.probabilityBelow(roll(5), junk()),
-    () => forecaster.explain(roll(200)),
     () => forecaster.refitDue && forecaster.refit(),
     () => forecaster.forecast(),
   ]
