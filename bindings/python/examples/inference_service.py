@@ -31,14 +31,13 @@ class Notary:
     """Relays hashes."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        secret = os.environ.get("SERVICE_KEY")
-        self.key = sw.Key(secret) if secret else sw.Key(os.urandom(32))
+        # A key of this run: its nonces start anew, whatever an earlier run has signed and the relayer still has in hand.
+        self.key = sw.Key(os.urandom(32))
         node = sw.Node(args.node)
         self.domain = node.domain(args.forwarder)
         self.target = args.guestbook
-        # A service with a key of its own goes on where its outbox ends; entries that are left come before new ones.
         self.client = sw.Client(args.relayer, outbox=args.outbox, on_outcome=self.report)
-        self.nonces = itertools.count(node.nonce(args.forwarder, self.key.address) + len(self.client.entries()))
+        self.nonces = itertools.count(node.nonce(args.forwarder, self.key.address))
         self.lock = threading.Lock()
         node.close()
 
