@@ -38,13 +38,15 @@
 //! # Rooms
 //! Pure, without clock, socket or randomness, also for `wasm32-unknown-unknown` (`--no-default-features`): [`chain`],
 //! [`request`], [`market`], [`forecast`], [`schedule`], [`policy`], [`lane`], [`provenance`], [`sim`],
-//! [`client`]. With feature `relay` (the default): `ledger` and
+//! [`client`]. With feature `client-http`: `client_http`. With feature `relay` (the default): `ledger` and
 //! `relay`, which do the work.
 
 pub use slackwater_contracts as contracts;
 
 pub mod chain;
 pub mod client;
+#[cfg(feature = "client-http")]
+pub mod client_http;
 pub mod forecast;
 pub mod lane;
 pub mod market;

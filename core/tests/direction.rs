@@ -16,6 +16,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("provenance", &["time", "chain", "request"]),
     ("sim", &["time", "chain", "request", "market", "forecast", "schedule", "policy", "lane", "provenance"]),
     ("client", &["time", "chain", "request", "provenance"]),
+    ("client_http", &["time", "client", "request"]),
     ("ledger", &["time", "protection", "chain", "request", "policy", "lane", "provenance"]),
     (
         "relay",

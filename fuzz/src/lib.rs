@@ -1,5 +1,5 @@
 //! Arbitrary input for everything that Slackwater reads from outside: requests, RPC replies, headers' extra data, signatures,
-//! configuration, ledger rows, models and fee files.
+//! configuration, ledger rows, models, fee files, and what a client is answered.
 //!
 //! A [`Target`] must not panic, and holds what its documentation says. [`run`] feeds it known inputs and what [`mutate`] makes
 //! of them, on stable Rust and reproducibly. It is not guided by coverage: the corpus has to reach what should be tried, and

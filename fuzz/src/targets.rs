@@ -9,10 +9,11 @@ use slackwater::{
         ChainSpec, FeeHeader, LineaPricing, OpBaseFeeParams, RpcErrorClass, classify, classify_http,
         data_fee::OpL1Params, hint,
     },
+    client::{Follow, HttpAnswer, Outbox, OutboxConfig, SseParser, Submit, api, rpc},
     forecast::{ForecastConfig, Forecaster, ForecasterState, ModelRegistry, Prior},
     market::csv,
     provenance::Decision,
-    request::{ForwarderDomain, VerifiedRequest, VerifyContext, recover, verify},
+    request::{ForwarderDomain, RequestId, VerifiedRequest, VerifyContext, recover, verify},
     schedule::timing::TimingPrior,
 };
 use slackwater_relayer::{
@@ -36,6 +37,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "models", read: models },
     Target { name: "fees_csv", read: fees_csv },
     Target { name: "scalar", read: scalar_value },
+    Target { name: "client_answer", read: client_answer },
+    Target { name: "event_stream", read: event_stream },
 ];
 
 /// A few hours before the deadlines in the corpus.
@@ -196,4 +199,58 @@ fn scalar_value(input: &[u8]) -> bool {
     let key = KeyHash::parse(text).is_some();
     let id = text.trim().parse::<B256>().is_ok();
     span || key || id
+}
+
+/// What a client reads: a relayer's answers, its own records, and answers of the user's node.
+fn client_answer(input: &[u8]) -> bool {
+    let answer = |status| HttpAnswer { status, headers: Vec::new(), body: input.to_vec() };
+    let mut is_understood = rpc::receipt(B256::ZERO).parse(input).is_ok();
+    is_understood |= rpc::block(rpc::BlockRef::Tag("latest")).parse(input).is_ok();
+    if let Err(error) = api::chains().parse(&answer(429)) {
+        assert!(error.is_retryable() && !error.code().is_empty() || error.problem().is_some());
+        is_understood |= error.problem().is_some();
+    }
+    is_understood |= api::submit_batch(&[]).parse(&answer(207)).is_ok();
+    if let Ok(detail) = api::request(RequestId(B256::ZERO)).parse(&answer(200)) {
+        let mut follow = Follow::new(detail.summary.id);
+        follow.take_detail(&detail);
+        is_understood = true;
+    }
+    if let Ok(text) = core::str::from_utf8(input) {
+        if let Ok(submit) = Submit::from_json(text, Some(b"salt")) {
+            let again = Submit::from_json(&submit.body(), None).expect("what was written can be read");
+            assert_eq!((again.key(), again.body()), (submit.key(), submit.body()), "one request, two keys");
+            is_understood = true;
+        }
+        let mut outbox = Outbox::new(OutboxConfig::default());
+        is_understood |= outbox.load(NOW, [("k", text)]).loaded == 1;
+    }
+    let any = Submit::from_json(
+        r#"{"chainId":1,"kind":"call","call":{"to":"0x5FbDB2315678afecb367f032d93F642f64180aa3","gas":"1"}}"#,
+        Some(b"x"),
+    );
+    if let Ok(accepted) = api::submit(&any.expect("a call")).parse(&answer(202)) {
+        let json = serde_json::to_value(&accepted).expect("JSON");
+        assert_eq!(serde_json::from_value::<slackwater::client::Accepted>(json).ok(), Some(accepted));
+        is_understood = true;
+    }
+    is_understood
+}
+
+/// A stream of events. What is read does not depend on how it is cut.
+fn event_stream(input: &[u8]) -> bool {
+    let read = |size: usize| {
+        let (mut parser, mut messages) = (SseParser::default(), Vec::new());
+        for chunk in input.chunks(size) {
+            if parser.push(chunk).is_err() {
+                break;
+            }
+            messages.extend(std::iter::from_fn(|| parser.next_message()));
+        }
+        (messages, parser.last_event_id().to_owned(), parser.retry_ms())
+    };
+    let whole = read(input.len().max(1));
+    assert_eq!(read(1), whole);
+    assert_eq!(read(7), whole);
+    !whole.0.is_empty()
 }

@@ -133,6 +133,12 @@ impl<T: Transport> Client<T> {
         self
     }
 
+    /// The same client over a changed transport.
+    #[must_use]
+    pub fn map_transport(self, change: impl FnOnce(T) -> T) -> Self {
+        Self { transport: change(self.transport), policy: self.policy }
+    }
+
     /// What moves its bytes.
     pub const fn transport(&self) -> &T {
         &self.transport

@@ -35,3 +35,6 @@ pub use outbox::{Command, Enqueue, EntryState, EntryView, LoadReport, Outbox, Ou
 pub use retry::{GiveUp, Retry, RetryPolicy};
 pub use sse::{MAX_MESSAGE_BYTES, SseError, SseMessage, SseParser};
 pub use submit::{CallAsk, IdempotencyKey, MAX_IDEMPOTENCY_KEY_BYTES, MAX_SUBMIT_BYTES, Submit, SubmitKind};
+
+#[cfg(test)]
+mod tests;

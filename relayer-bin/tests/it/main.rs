@@ -11,6 +11,7 @@ mod bumps;
 mod calls;
 mod chaos;
 mod cli;
+mod clients;
 mod cluster;
 mod config;
 mod crash;

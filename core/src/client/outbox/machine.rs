@@ -38,9 +38,8 @@ enum Call {
 ///     client::{CallAsk, Command, Enqueue, HttpAnswer, Outbox, OutboxConfig, Outcome, Submit},
 /// };
 /// # use alloy_primitives::{Address, U256};
-/// # let ask = CallAsk { to: Address::ZERO, value: U256::ZERO, gas: 60_000, data: Default::default(), any_sender: true };
-///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let ask = CallAsk { to: Address::ZERO, value: U256::ZERO, gas: 60_000, data: Default::default(), any_sender: true };
 /// let mut outbox = Outbox::new(OutboxConfig::default());
 /// let now = Timestamp(1_000);
 /// let key = outbox.enqueue(now, &Submit::call(8453, ask, b"order 7"), Enqueue::default())?;
@@ -457,7 +456,7 @@ impl Outbox {
             }
             // Something against the call as a whole that is no wish to come back, and not about who we are: perhaps one of
             // them is the reason. Each gets an answer of its own.
-            400..500 if !error.is_retryable() && !matches!(status, 401 | 402 | 403) => self.again(now, orders, true),
+            400..500 if !error.is_retryable() && !matches!(status, 401..=403) => self.again(now, orders, true),
             _ => {
                 for order in orders {
                     self.settle(now, *order, Err(error.clone()), entropy);

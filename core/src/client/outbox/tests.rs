@@ -74,8 +74,11 @@ fn quick() -> OutboxConfig {
     OutboxConfig { linger: Duration::ZERO, ..OutboxConfig::default() }
 }
 
+type Sends = Vec<(u64, HttpCall)>;
+type Reports = Vec<(IdempotencyKey, Outcome)>;
+
 /// Does all commands about storage; calls and reports come back.
-fn settle(outbox: &mut Outbox, now: Timestamp) -> (Vec<(u64, HttpCall)>, Vec<(IdempotencyKey, Outcome)>) {
+fn settle(outbox: &mut Outbox, now: Timestamp) -> (Sends, Reports) {
     let (mut sends, mut reports) = (Vec::new(), Vec::new());
     while let Some(command) = outbox.next_command() {
         match command {

@@ -1,0 +1,395 @@
+use alloy_primitives::{Address, B256, Bytes, Log, U256, keccak256};
+use alloy_sol_types::{SolCall, SolEvent};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use slackwater_contracts::forwarder::{ExecutedForwardRequest, executeBatchCall};
+
+use super::{verify::*, *};
+use crate::{
+    Timestamp,
+    chain::FinalityRule,
+    provenance::{Decision, Entry, Head, MerkleTree},
+    request::{Forward, ForwarderDomain, Promise, RequestId, Status},
+};
+
+const KEY: &str = "0x1c00ce94b96ffd8a5dc35453e915c3e6dc9a2815b0ab85946340c5d970337915";
+
+fn domain() -> ForwarderDomain {
+    ForwarderDomain::new("Slackwater", 31_337, Address::repeat_byte(0xF0))
+}
+
+fn signer() -> KeySigner {
+    KeySigner::from_hex(KEY).unwrap()
+}
+
+fn unsigned(nonce: u64, data: &[u8]) -> UnsignedForward {
+    let builder = ForwardBuilder::new(domain(), signer().address(), Address::repeat_byte(7)).data(data.to_vec());
+    builder.nonce(U256::from(nonce)).deadline_s(1_790_000_000).build().unwrap()
+}
+
+fn signed(nonce: u64, data: &[u8]) -> Forward {
+    unsigned(nonce, data).sign(&signer()).unwrap()
+}
+
+/// Every row that wallets made: the same digest, the same typed data, the same signature.
+#[test]
+fn wallets_vectors() {
+    let rows: Vec<Value> = serde_json::from_str(include_str!("../../tests/vectors/eip712.json")).unwrap();
+    let mut signed = 0;
+    for row in &rows {
+        let text = |path: &str| row.pointer(path).and_then(Value::as_str).unwrap().to_owned();
+        let contract: Address = text("/domain/verifyingContract").parse().unwrap();
+        let domain = ForwarderDomain::new(text("/domain/name"), text("/domain/chainId").parse().unwrap(), contract);
+        let message = |name: &str| text(&format!("/message/{name}"));
+        let gas: U256 = message("gas").parse().unwrap();
+        let Ok(gas) = u64::try_from(gas) else { continue };
+        let built = ForwardBuilder::new(domain, message("from").parse().unwrap(), message("to").parse().unwrap())
+            .value(message("value").parse().unwrap())
+            .gas(gas)
+            .nonce(message("nonce").parse().unwrap())
+            .deadline_s(message("deadline").parse().unwrap())
+            .data(message("data").parse::<Bytes>().unwrap())
+            .build();
+        if gas == 0 {
+            assert_eq!(built.unwrap_err().code(), "invalid_argument");
+            continue;
+        }
+        let built = built.unwrap();
+        assert_eq!(built.digest(), text("/digest").parse::<B256>().unwrap(), "{}", text("/title"));
+        let typed: Value = serde_json::from_str(&built.typed_data()).unwrap();
+        assert_eq!(typed["domain"]["name"], row["domain"]["name"]);
+        for name in ["value", "gas", "nonce", "deadline", "data"] {
+            assert_eq!(typed["message"][name], row["message"][name], "{name}");
+        }
+        let wallet: Bytes = text("/signature").parse().unwrap();
+        let own = built.clone().sign(&KeySigner::from_hex(&text("/privateKey")).unwrap()).unwrap();
+        assert_eq!(own.signature, wallet, "{}", text("/title"));
+        let mut odd = wallet.to_vec();
+        odd[64] -= 27;
+        assert_eq!(built.with_signature(&odd).unwrap(), own, "some wallets give 0 or 1");
+        signed += 1;
+    }
+    assert!(signed > 40, "{signed} of {}", rows.len());
+}
+
+#[test]
+fn signatures_of_others_are_refused() {
+    let other = KeySigner::from_bytes(&[9; 32]).unwrap();
+    let error = unsigned(0, b"").sign(&other).unwrap_err();
+    assert!(error.to_string().contains("made by"), "{error}");
+    assert!(unsigned(0, b"").with_signature(&[1; 64]).is_err());
+    assert!(!format!("{other:?}").contains("09090909"), "a key in Debug");
+    let wrong = KeySigner::from_hex("0x1c00ce94b96ffd8a5dc3").unwrap_err();
+    assert!(!wrong.to_string().contains("1c00"), "{wrong}");
+}
+
+#[test]
+fn keys_name_bytes() {
+    let forward = Submit::forward(1, signed(0, b"a"));
+    assert_eq!(forward.key(), Submit::forward(1, signed(0, b"a")).key());
+    assert_ne!(forward.key(), Submit::forward(1, signed(0, b"b")).key());
+    assert_ne!(forward.key(), forward.clone().max_cost_wei(U256::from(1)).key());
+    let ask = CallAsk { to: Address::ZERO, value: U256::ZERO, gas: 1, data: Bytes::new(), any_sender: false };
+    assert_ne!(Submit::call(1, ask.clone(), b"1").key(), Submit::call(1, ask.clone(), b"2").key());
+    // Part of what is promised: a key must not change between versions, or a restart with a new one sends under two.
+    let fixed = Submit::call(8453, ask, b"order 7").within(std::time::Duration::from_secs(30));
+    assert_eq!(
+        fixed.body(),
+        format!(
+            r#"{{"chainId":8453,"kind":"call","call":{{"to":"0x0000000000000000000000000000000000000000","value":"0","gas":"1","data":"0x","anySender":false}},"within":"30000ms","idempotencyKey":"{}"}}"#,
+            fixed.key()
+        )
+    );
+    assert!(IdempotencyKey::new("").is_err() && IdempotencyKey::new("a b").is_err());
+    assert!(IdempotencyKey::new("x".repeat(256)).is_err() && IdempotencyKey::new("order-7").is_ok());
+}
+
+proptest! {
+    #[test]
+    fn bodies_come_back(value: [u8; 32], nonce: [u8; 32], deadline in 0_u64..(1 << 48), data: Vec<u8>, chain_id: u64, cost: Option<u64>) {
+        let forward = Forward {
+            forwarder: Address::repeat_byte(1), from: Address::repeat_byte(2), to: Address::repeat_byte(3),
+            value: U256::from_be_bytes(value), gas: U256::from(7), nonce: U256::from_be_bytes(nonce), deadline,
+            data: data.into(), signature: vec![5; 65].into(),
+        };
+        let mut submit = Submit::forward(chain_id, forward);
+        if let Some(cost) = cost {
+            submit = submit.max_cost_wei(U256::from(cost));
+        }
+        let again = Submit::from_json(&submit.body(), None).unwrap();
+        prop_assert_eq!((again.key(), again.body(), again.kind()), (submit.key(), submit.body(), submit.kind()));
+    }
+}
+
+fn promise_of(signer: &KeySigner) -> SignedPromise {
+    let promise = Promise {
+        request_hash: RequestId(B256::repeat_byte(1)),
+        chain_id: 1,
+        deadline: 100,
+        relayer: signer.address(),
+    };
+    let signature = signer.sign_digest(promise.digest()).unwrap();
+    SignedPromise { promise, signature: signature.into() }
+}
+
+#[test]
+fn promises() {
+    let signer = signer();
+    let good = promise_of(&signer);
+    let expected = ExpectedPromise {
+        request: RequestId(B256::repeat_byte(1)),
+        chain_id: 1,
+        relayer: signer.address(),
+        not_after: Some(Timestamp(100_999)),
+    };
+    assert_eq!(verify_promise(&good, &expected), Ok(()));
+    let late = ExpectedPromise { not_after: Some(Timestamp(99_999)), ..expected };
+    assert_eq!(verify_promise(&good, &late), Err(PromiseFault::TooLate { promised_s: 100, asked_s: 99 }));
+    let mut changed = good.clone();
+    changed.promise.deadline = 99;
+    assert_eq!(verify_promise(&changed, &expected), Err(PromiseFault::NotSigned(signer.address())));
+    let other = KeySigner::from_bytes(&[9; 32]).unwrap();
+    let found = other.address();
+    assert!(matches!(verify_promise(&promise_of(&other), &expected),
+        Err(PromiseFault::OtherRelayer { found: by, .. }) if by == found));
+    for expected in
+        [ExpectedPromise { request: RequestId(B256::ZERO), ..expected }, ExpectedPromise { chain_id: 2, ..expected }]
+    {
+        assert!(verify_promise(&good, &expected).is_err());
+    }
+    let json = serde_json::to_value(&good).unwrap();
+    assert_eq!(serde_json::from_value::<SignedPromise>(json).unwrap(), good);
+}
+
+/// A node that answers what it is told.
+struct Node {
+    chain_id: u64,
+    head: u64,
+    finalized: Option<u64>,
+    receipt: Value,
+    block_hash: B256,
+    input: Bytes,
+    to: Address,
+    next_nonce: u64,
+}
+
+const TX: B256 = B256::repeat_byte(0xAA);
+const BLOCK: B256 = B256::repeat_byte(0xBB);
+
+impl Node {
+    fn with(request: &Forward, is_success: bool) -> Self {
+        let event = ExecutedForwardRequest { signer: request.from, nonce: request.nonce, success: is_success };
+        let log: Log = Log { address: request.forwarder, data: event.encode_log_data() };
+        let requests = vec![data_of(request)];
+        Self {
+            chain_id: 31_337,
+            head: 110,
+            finalized: Some(105),
+            receipt: json!({
+                "transactionHash": TX, "blockNumber": "0x64", "blockHash": BLOCK, "status": "0x1",
+                "logs": [{ "address": log.address, "topics": log.data.topics(), "data": log.data.data }],
+            }),
+            block_hash: BLOCK,
+            input: executeBatchCall { requests, refundReceiver: Address::ZERO }.abi_encode().into(),
+            to: request.forwarder,
+            next_nonce: 0,
+        }
+    }
+
+    fn answer(&self, body: &str) -> Vec<u8> {
+        let call: Value = serde_json::from_str(body).unwrap();
+        let block = |number: u64| json!({ "number": format!("{number:#x}"), "hash": self.block_hash });
+        let result = match (call["method"].as_str().unwrap(), call["params"][0].as_str()) {
+            ("eth_chainId", _) => json!(format!("{:#x}", self.chain_id)),
+            ("eth_getBlockByNumber", Some("latest")) => block(self.head),
+            ("eth_getBlockByNumber", Some("finalized")) => self.finalized.map_or(Value::Null, block),
+            ("eth_getBlockByNumber", Some(number)) => {
+                block(u64::from_str_radix(number.trim_start_matches("0x"), 16).unwrap())
+            }
+            ("eth_getTransactionReceipt", _) => self.receipt.clone(),
+            ("eth_getTransactionByHash", _) => json!({ "hash": TX, "to": self.to, "input": self.input }),
+            ("eth_call", _) => json!(B256::from(U256::from(self.next_nonce))),
+            (other, _) => panic!("{other}"),
+        };
+        json!({ "jsonrpc": "2.0", "id": 1, "result": result }).to_string().into_bytes()
+    }
+}
+
+fn data_of(forward: &Forward) -> slackwater_contracts::forwarder::ForwardRequestData {
+    slackwater_contracts::forwarder::ForwardRequestData {
+        from: forward.from,
+        to: forward.to,
+        value: forward.value,
+        gas: forward.gas,
+        deadline: forward.deadline.try_into().unwrap(),
+        data: forward.data.clone(),
+        signature: forward.signature.clone(),
+    }
+}
+
+fn judge(node: &Node, request: &Forward, status: Status) -> Verdict {
+    let claim = InclusionClaim { status, tx_hash: TX, block_number: Some(100) };
+    let mut check =
+        InclusionCheck::new(domain(), request.clone(), claim, FinalityRule::FinalizedTag { fallback_depth: 0 });
+    for _ in 0..10 {
+        let Some(body) = check.next_body() else { return check.verdict().unwrap().clone() };
+        check.answer(&node.answer(&body));
+    }
+    panic!("it never ends")
+}
+
+fn confirmed(is_final: bool, is_success: bool, binding: Binding) -> Verdict {
+    Verdict::Confirmed { is_final, is_success, block_number: 100, block_hash: BLOCK, binding }
+}
+
+#[test]
+fn inclusion_is_confirmed() {
+    let request = signed(3, b"x");
+    let mut node = Node::with(&request, true);
+    assert_eq!(judge(&node, &request, Status::Finalized), confirmed(true, true, Binding::Content));
+    node.finalized = Some(99);
+    assert_eq!(judge(&node, &request, Status::Included), confirmed(false, true, Binding::Content));
+    node.finalized = None;
+    assert_eq!(judge(&node, &request, Status::Finalized), confirmed(false, true, Binding::Content));
+    node.to = Address::repeat_byte(1);
+    assert_eq!(judge(&node, &request, Status::Included), confirmed(false, true, Binding::Nonce));
+    let failed = Node::with(&request, false);
+    assert_eq!(judge(&failed, &request, Status::Reverted), confirmed(true, false, Binding::Content));
+}
+
+#[test]
+fn lies_are_found() {
+    let request = signed(3, b"x");
+    let lie = |node: &Node, status| match judge(node, &request, status) {
+        Verdict::Mismatch(mismatch) => mismatch,
+        other => panic!("{other:?}"),
+    };
+    let honest = || Node::with(&request, true);
+    assert_eq!(lie(&Node::with(&request, false), Status::Finalized), Mismatch::TargetFailed);
+    assert_eq!(lie(&honest(), Status::Reverted), Mismatch::TargetSucceeded);
+    assert_eq!(lie(&Node::with(&signed(4, b"x"), true), Status::Finalized), Mismatch::NotInTransaction);
+    // The user signed two with this nonce, and the other one ran.
+    assert_eq!(lie(&Node::with(&signed(3, b"other"), true), Status::Finalized), Mismatch::OtherRequest);
+    let mut node = honest();
+    node.receipt["status"] = json!("0x0");
+    assert_eq!(lie(&node, Status::Included), Mismatch::TransactionReverted);
+    let mut node = honest();
+    node.receipt["blockNumber"] = json!("0x65");
+    assert_eq!(lie(&node, Status::Finalized), Mismatch::OtherBlock { claimed: 100, found: 101 });
+    let mut node = honest();
+    (node.receipt, node.next_nonce) = (Value::Null, 3);
+    assert_eq!(lie(&node, Status::Finalized), Mismatch::NeverExecuted { next_nonce: U256::from(3) });
+    // An event of another contract is none.
+    let mut node = honest();
+    node.receipt["logs"][0]["address"] = json!(Address::repeat_byte(5));
+    assert_eq!(lie(&node, Status::Finalized), Mismatch::NotInTransaction);
+}
+
+#[test]
+fn what_a_node_can_not_tell() {
+    let request = signed(3, b"x");
+    let is_unknown = |node: &Node, status| matches!(judge(node, &request, status), Verdict::Unknown(_));
+    let honest = || Node::with(&request, true);
+    assert!(is_unknown(&Node { chain_id: 1, ..honest() }, Status::Finalized));
+    assert!(is_unknown(&Node { block_hash: B256::ZERO, ..honest() }, Status::Finalized), "reorganised in between");
+    assert!(is_unknown(&Node { receipt: Value::Null, next_nonce: 4, ..honest() }, Status::Finalized), "pruned");
+    assert!(is_unknown(&Node { receipt: Value::Null, finalized: Some(99), ..honest() }, Status::Finalized), "behind");
+    assert_eq!(judge(&Node { receipt: Value::Null, ..honest() }, &request, Status::Included), Verdict::Pending);
+    // Two with one nonce in one call: calldata does not say which was skipped.
+    let requests = vec![data_of(&signed(3, b"other")), data_of(&request)];
+    let input = executeBatchCall { requests, refundReceiver: Address::ZERO }.abi_encode().into();
+    assert!(is_unknown(&Node { input, ..honest() }, Status::Finalized));
+    let claim = InclusionClaim { status: Status::Finalized, tx_hash: TX, block_number: None };
+    let mut check = InclusionCheck::new(domain(), request.clone(), claim, FinalityRule::SafeTag);
+    check.answer(br#"{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"busy"}}"#);
+    assert!(matches!(check.verdict(), Some(Verdict::Unknown(why)) if why.contains("busy")));
+    assert_eq!(check.next_body(), None);
+}
+
+#[test]
+fn log_entries_are_proven() {
+    let mut entries: Vec<Entry> = Vec::new();
+    for n in 0..5_u64 {
+        let head = entries.last().map_or(Head::GENESIS, Entry::head);
+        let decision = Decision::Sent { batch: keccak256(n.to_be_bytes()), attempt: B256::ZERO };
+        entries.push(Entry::append(&head, n, &decision));
+    }
+    let published = entries[4].head();
+    assert_eq!(verify_log(Head::GENESIS, &entries, published), Ok(()));
+    assert!(matches!(verify_log(Head::GENESIS, &entries[..4], published), Err(LogFault::OtherHead { .. })));
+    assert!(matches!(verify_log(Head::GENESIS, &entries[1..], published), Err(LogFault::Break(_))));
+    let hashes: Vec<B256> = entries.iter().map(|entry| entry.hash).collect();
+    let tree = MerkleTree::new(&hashes).unwrap();
+    for (index, entry) in entries.iter().enumerate() {
+        let proof = LogProof { entry: entry.clone(), siblings: tree.proof(index).unwrap() };
+        assert_eq!(proof.verify(tree.root()), Ok(entry.decision().unwrap()));
+        assert_eq!(proof.verify(B256::ZERO), Err(LogFault::NotIncluded(B256::ZERO)));
+        let mut changed = proof.clone();
+        changed.entry.at_ms += 1;
+        assert_eq!(changed.verify(tree.root()), Err(LogFault::Content));
+    }
+}
+
+fn event(request_seq: u32, status: &str) -> Value {
+    json!({ "seq": 100 + request_seq, "requestId": B256::ZERO, "requestSeq": request_seq, "tenant": "t", "chainId": 1,
+            "status": status, "atMs": request_seq })
+}
+
+fn stream(events: &[Value]) -> Vec<u8> {
+    events.iter().map(|event| format!("id: {}\ndata: {event}\n\n", event["seq"])).collect::<String>().into_bytes()
+}
+
+fn statuses(follow: &mut Follow) -> Vec<(String, bool)> {
+    std::iter::from_fn(|| follow.next_change())
+        .map(|change| (change.event.status.as_str().to_owned(), change.is_fallback))
+        .collect()
+}
+
+#[test]
+fn following_through_broken_streams_and_reorganisations() {
+    let ok = || Ok(HttpAnswer { status: 200, ..HttpAnswer::default() });
+    let mut follow = Follow::new(RequestId(B256::ZERO));
+    let now = Timestamp(0);
+    assert!(matches!(follow.step(now), FollowStep::Open(http) if http.headers.len() == 1), "from the first event on");
+    follow.opened(now, ok(), 0);
+    follow
+        .bytes(&stream(&[event(1, "queued"), event(2, "broadcast"), event(3, "included"), event(4, "broadcast")]))
+        .unwrap();
+    let expected = [("queued", false), ("broadcast", false), ("included", false), ("broadcast", true)];
+    assert_eq!(statuses(&mut follow), expected.map(|(status, is_back)| (status.to_owned(), is_back)));
+    follow.closed(now, u64::MAX);
+    let FollowStep::Wait(until) = follow.step(now) else { panic!("it waits") };
+    let FollowStep::Look(http) = follow.step(until) else { panic!("it looks before it opens") };
+    assert!(http.path.ends_with(&B256::ZERO.to_string()));
+    follow.looked(until, Err(TransportError::new(TransportErrorKind::Timeout, "x")), u64::MAX);
+    let FollowStep::Wait(until) = follow.step(until) else { panic!("it waits") };
+    let summary = json!({ "id": B256::ZERO, "chainId": 1, "kind": "forward", "status": "included", "target": Address::ZERO,
+        "deadlineAtMs": 1, "acceptedAtMs": 1, "updatedAtMs": 5, "promise": promise_of(&signer()),
+        "timeline": [event(3, "included"), event(4, "broadcast"), event(5, "included")] });
+    follow.step(until);
+    follow.looked(
+        until,
+        Ok(HttpAnswer { status: 200, body: summary.to_string().into_bytes(), ..HttpAnswer::default() }),
+        0,
+    );
+    assert_eq!(statuses(&mut follow), [("included".to_owned(), false)], "only what is new");
+    assert!(
+        matches!(follow.step(until), FollowStep::Open(http) if http.headers.contains(&("last-event-id", "105".to_owned())))
+    );
+    follow.opened(until, ok(), 0);
+    follow
+        .bytes(&stream(&[event(5, "included"), event(6, "settling"), event(7, "finalized"), event(8, "queued")]))
+        .unwrap();
+    assert_eq!(statuses(&mut follow).len(), 2, "a status of a newer relayer, and the end");
+    assert_eq!(follow.step(until), FollowStep::Done);
+    assert_eq!(follow.contradiction().map(|event| event.request_seq), Some(8));
+}
+
+#[test]
+fn following_gives_up_where_it_is_of_no_use() {
+    let mut follow = Follow::new(RequestId(B256::ZERO));
+    let body = br#"{"code":"not_found","status":404}"#.to_vec();
+    follow.opened(Timestamp(0), Ok(HttpAnswer { status: 404, body, ..HttpAnswer::default() }), 0);
+    assert_eq!(follow.failure().map(ClientError::code), Some("not_found"));
+    assert!(follow.is_done());
+}

@@ -1,0 +1,93 @@
+//! Following one request over HTTP.
+
+use std::time::Duration;
+
+use super::transport::{HttpTransport, RelayerClient, entropy, now, transport_error};
+use crate::{
+    client::{Change, ClientError, Follow, FollowStep, HttpAnswer, Transport, TransportError, Until},
+    request::RequestId,
+};
+
+/// Longest silence of a stream; relayers send a comment every `server.keep_alive_ms` (15 s).
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// What becomes of a request, step by step.
+#[derive(Debug)]
+pub struct Following {
+    transport: HttpTransport,
+    follow: Follow,
+    stream: Option<reqwest::Response>,
+}
+
+impl RelayerClient {
+    /// Follows a request from its first event on, through broken connections.
+    pub fn follow(&self, id: RequestId, until: Until) -> Following {
+        self.follow_with(Follow::new(id).until(until))
+    }
+
+    /// Follows a request as `follow` says.
+    pub fn follow_with(&self, follow: Follow) -> Following {
+        Following { transport: self.transport().clone(), follow, stream: None }
+    }
+}
+
+impl Following {
+    /// The next step; `None` when it is done. May be dropped and called again: nothing is lost.
+    ///
+    /// # Errors
+    /// [`ClientError`] if following is of no use, such as `not_found`.
+    pub async fn next(&mut self) -> Result<Option<Change>, ClientError> {
+        loop {
+            if let Some(change) = self.follow.next_change() {
+                return Ok(Some(change));
+            }
+            match self.follow.step(now()) {
+                FollowStep::Done => {
+                    self.stream = None;
+                    return self.follow.failure().map_or(Ok(None), |error| Err(error.clone()));
+                }
+                FollowStep::Wait(until) => tokio::time::sleep(until.since(now())).await,
+                FollowStep::Look(call) => {
+                    let answer = self.transport.send(&call).await;
+                    self.follow.looked(now(), answer, entropy());
+                }
+                FollowStep::Open(call) => {
+                    let opened = self.transport.open(&call).await;
+                    let answer = self.keep(opened).await;
+                    self.follow.opened(now(), answer, entropy());
+                }
+                FollowStep::Read => self.read().await,
+            }
+        }
+    }
+
+    /// Keeps a stream; reads anything else.
+    async fn keep(&mut self, opened: Result<reqwest::Response, TransportError>) -> Result<HttpAnswer, TransportError> {
+        let response = opened?;
+        if response.status() == reqwest::StatusCode::OK {
+            self.stream = Some(response);
+            return Ok(HttpAnswer { status: 200, ..HttpAnswer::default() });
+        }
+        self.transport.read(response).await
+    }
+
+    async fn read(&mut self) {
+        let chunk = match &mut self.stream {
+            Some(stream) => match tokio::time::timeout(SILENCE, stream.chunk()).await {
+                Ok(chunk) => chunk.map_err(|error| transport_error(&error)).ok().flatten(),
+                Err(_) => None,
+            },
+            None => None,
+        };
+        let is_readable = chunk.is_some_and(|chunk| self.follow.bytes(&chunk).is_ok());
+        if !is_readable {
+            self.stream = None;
+            self.follow.closed(now(), entropy());
+        }
+    }
+
+    /// The machine behind it: where the request stands, and whether the relayer contradicted itself.
+    pub const fn machine(&self) -> &Follow {
+        &self.follow
+    }
+}
