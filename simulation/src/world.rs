@@ -117,7 +117,7 @@ pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
     /// Every transaction that ever reached a node: any of them may be mined.
     pub(crate) known: BTreeMap<B256, Arc<Tx>>,
-    decoded: HashMap<Bytes, Arc<Tx>>,
+    pub(crate) decoded: HashMap<Bytes, Arc<Tx>>,
     pub(crate) signatures: Signatures,
     pub(crate) operations: Vec<Operation>,
     pub(crate) keys: Vec<LocalSigner>,
@@ -132,8 +132,8 @@ pub(crate) struct World {
     lines: VecDeque<String>,
     pub(crate) violation: Option<String>,
     /// What the network does with gas.
-    pressure: u64,
-    salt: u64,
+    pub(crate) pressure: u64,
+    pub(crate) salt: u64,
     pub(crate) incarnation: u32,
     /// The operator stops the process.
     pub(crate) wants_stop: bool,
