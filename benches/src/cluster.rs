@@ -101,7 +101,7 @@ impl ClusterBuilder {
             relayers.push(relayer.prepare()?);
             proxies.push(proxy);
         }
-        let ClusterBuilder { lease, patience, .. } = self;
+        let Self { lease, patience, .. } = self;
         let mut cluster = Cluster { relayers, proxies, world, anvil, server, born, lease, patience, is_done: false };
         for relayer in &mut cluster.relayers {
             relayer.launch()?;

@@ -132,8 +132,7 @@ async fn call(
     due: Instant,
     patience: Duration,
 ) -> Result<Answer> {
-    let mut repeated = 0;
-    for client in targets.iter().cycle().skip(first % targets.len().max(1)) {
+    for (client, repeated) in targets.iter().cycle().skip(first % targets.len().max(1)).zip(0..) {
         let outcome = match client.submit(&request.body).await {
             Ok(Submitted::Accepted(accepted)) if accepted.id == request.id => Some(Ok(accepted.duplicate)),
             Ok(Submitted::Accepted(accepted)) => {
@@ -150,7 +149,6 @@ async fn call(
         if due.elapsed() > patience {
             break;
         }
-        repeated += 1;
         tokio::time::sleep(PAUSE).await;
     }
     Err(BenchError::Timeout { what: format!("an answer to the submission of {}", request.id), after: patience })
