@@ -2,14 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    fmt::Write as _,
     sync::Arc,
 };
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use slackwater::{
     Timestamp,
-    chain::{ChainSpec, ClientRule, Fees, ReplacementRule},
+    chain::{ChainSpec, ClientRule},
     ledger::MemoryStore,
     relay::LocalSigner,
     request::RequestId,
@@ -17,7 +16,7 @@ use slackwater::{
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    chain::{self, BLOCK_GAS, Block, Content, Receipt, Signatures, State, Tx},
+    chain::{self, BLOCK_GAS, Block, Signatures, State, Tx},
     check::Checker,
     plan::{Faults, Operation, Plan},
     rng::{Rng, mix},

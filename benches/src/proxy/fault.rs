@@ -65,7 +65,7 @@ pub enum ReceiptLie {
 }
 
 impl Fault {
-    /// Name in [`Injected::faults`].
+    /// Name in [`Injected::faults`](super::Injected::faults).
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Delay { .. } => "delay",

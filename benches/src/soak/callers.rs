@@ -132,7 +132,7 @@ async fn call(
     due: Instant,
     patience: Duration,
 ) -> Result<Answer> {
-    for (repeated, client) in (0..).zip(targets.iter().cycle().skip(first % targets.len().max(1))) {
+    for (client, repeated) in targets.iter().cycle().skip(first % targets.len().max(1)).zip(0..) {
         let outcome = match client.submit(&request.body).await {
             Ok(Submitted::Accepted(accepted)) if accepted.id == request.id => Some(Ok(accepted.duplicate)),
             Ok(Submitted::Accepted(accepted)) => {
