@@ -1,7 +1,7 @@
 //! The Slackwater core for browsers, workers and Node.
 //!
 //! A surface, no logic: what is computed here is computed by the crate `slackwater`, natively and in WASM to the same bit.
-//! Values cross as JSON ([`interop`]), typed for TypeScript in `types.d.ts`. Whole numbers that may exceed 2⁵³ come in as
+//! Values cross as JSON (`interop`), typed for TypeScript in `types.d.ts`. Whole numbers that may exceed 2⁵³ come in as
 //! decimal digits, `0x` hex, bigints or safe integers, and go out as decimal digits.
 //!
 //! **Invariant:** a panic never crosses. Everything that can fail returns a [`interop::Failure`], which JavaScript sees as an

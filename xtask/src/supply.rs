@@ -19,6 +19,9 @@ const CARGO_DENY: &str = "0.20.2";
 const NPM_LICENCES: [&str; 7] =
     ["MIT", "MIT OR Apache-2.0", "Apache-2.0", "ISC", "0BSD", "BSD-3-Clause", "(MIT OR Apache-2.0)"];
 
+/// Further licences of npm packages that only build or test, and are part of nothing that is published.
+const NPM_TOOL_LICENCES: [&str; 2] = ["MPL-2.0", "BlueOak-1.0.0"];
+
 /// npm packages whose licence stands in their files, not in their metadata: looked at by hand.
 const NPM_LICENSED_IN_FILES: [&str; 1] = ["node_modules/memorystream"];
 
@@ -49,13 +52,20 @@ pub(crate) fn npm_locks() -> Result<Done> {
         let text = fs::read_to_string(&lock).with_context(|| format!("cannot read {}", lock.display()))?;
         let value: Value = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", lock.display()))?;
         let entries = value["packages"].as_object().with_context(|| format!("{} has no packages", lock.display()))?;
+        let npmrc = lock.with_file_name(".npmrc");
+        let runs_scripts =
+            !fs::read_to_string(npmrc).is_ok_and(|text| text.lines().any(|line| line.trim() == "ignore-scripts=true"));
         // Our own packages stand there by their folder.
         for (name, entry) in entries.iter().filter(|(name, _)| name.contains("node_modules/")) {
             if entry["link"] == Value::Bool(true) {
                 continue;
             }
             packages += 1;
-            faults.extend(npm_faults(name, entry).into_iter().map(|what| format!("{}: {name} {what}", lock.display())));
+            faults.extend(
+                npm_faults(name, entry, runs_scripts)
+                    .into_iter()
+                    .map(|what| format!("{}: {name} {what}", lock.display())),
+            );
         }
     }
     ensure!(packages > 0, "no npm package was found");
@@ -64,19 +74,20 @@ pub(crate) fn npm_locks() -> Result<Done> {
     Ok(Done::Passed)
 }
 
-fn npm_faults(name: &str, entry: &Value) -> Vec<String> {
+fn npm_faults(name: &str, entry: &Value, runs_scripts: bool) -> Vec<String> {
     let mut faults = Vec::new();
     if !entry["integrity"].as_str().is_some_and(|hash| hash.starts_with("sha512-")) {
         faults.push("has no sha512 hash".to_owned());
     }
-    if entry["hasInstallScript"] == Value::Bool(true) {
-        faults.push("runs a script when it is installed".to_owned());
+    if runs_scripts && entry["hasInstallScript"] == Value::Bool(true) {
+        faults.push("runs a script when it is installed, and no `.npmrc` says ignore-scripts=true".to_owned());
     }
     if entry.get("resolved").is_some() {
         faults.push("is bound to an address: npm config set omit-lockfile-registry-resolved true".to_owned());
     }
     match entry["license"].as_str() {
         Some(licence) if NPM_LICENCES.contains(&licence) => {}
+        Some(licence) if entry["dev"] == Value::Bool(true) && NPM_TOOL_LICENCES.contains(&licence) => {}
         None if NPM_LICENSED_IN_FILES.contains(&name) => {}
         licence => faults.push(format!("has the licence {licence:?}")),
     }
@@ -156,11 +167,16 @@ mod tests {
     #[test]
     fn what_is_wrong_with_an_npm_package() {
         let good = json!({ "integrity": "sha512-abc", "license": "MIT" });
-        assert!(npm_faults("node_modules/good", &good).is_empty());
+        assert!(npm_faults("node_modules/good", &good, true).is_empty());
         let bad = json!({ "integrity": "sha1-abc", "license": "GPL-3.0", "hasInstallScript": true, "resolved": "x" });
-        assert_eq!(npm_faults("node_modules/bad", &bad).len(), 4);
+        assert_eq!(npm_faults("node_modules/bad", &bad, true).len(), 4);
+        assert_eq!(npm_faults("node_modules/bad", &bad, false).len(), 3);
+        let tool = json!({ "integrity": "sha512-abc", "license": "MPL-2.0", "dev": true });
+        assert!(npm_faults("node_modules/tool", &tool, true).is_empty());
+        let shipped = json!({ "integrity": "sha512-abc", "license": "MPL-2.0" });
+        assert_eq!(npm_faults("node_modules/shipped", &shipped, true), ["has the licence Some(\"MPL-2.0\")"]);
         let silent = json!({ "integrity": "sha512-abc" });
-        assert_eq!(npm_faults("node_modules/silent", &silent), ["has the licence None"]);
-        assert!(npm_faults(NPM_LICENSED_IN_FILES[0], &silent).is_empty());
+        assert_eq!(npm_faults("node_modules/silent", &silent, true), ["has the licence None"]);
+        assert!(npm_faults(NPM_LICENSED_IN_FILES[0], &silent, true).is_empty());
     }
 }

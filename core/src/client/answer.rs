@@ -20,7 +20,7 @@ pub struct SignedPromise {
     /// What was promised.
     #[serde(flatten)]
     pub promise: Promise,
-    /// 65 bytes `r ‖ s ‖ v`. Not checked yet: see [`super::verify::promise`].
+    /// 65 bytes `r ‖ s ‖ v`. Not checked yet: see [`super::verify::verify_promise`].
     pub signature: Bytes,
 }
 

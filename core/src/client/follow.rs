@@ -16,7 +16,7 @@ use crate::{
     time::Timestamp,
 };
 
-/// Time between two looks where there is no stream, unless [`Follow::poll_every`] says otherwise.
+/// Time between two looks where there is no stream, unless [`Follow::polling`] says otherwise.
 pub const DEFAULT_POLL: Duration = Duration::from_secs(2);
 
 /// Events that a request's state shows at most (the beginning of its story); with so many the story may go on.

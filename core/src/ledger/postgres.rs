@@ -167,9 +167,9 @@ impl PostgresConfig {
     }
 }
 
-/// [`Ledger`] in a PostgreSQL database that several instances share.
+/// [`Ledger`](super::Ledger) in a PostgreSQL database that several instances share.
 ///
-/// **Invariant I2:** a [`Durable`] value leaves [`Ledger::commit`] only after `COMMIT` was answered, or was found done,
+/// **Invariant I2:** a [`Durable`] value leaves [`Ledger::commit`](super::Ledger::commit) only after `COMMIT` was answered, or was found done,
 /// with `synchronous_commit` on.
 #[derive(Debug)]
 pub struct PostgresLedger {
