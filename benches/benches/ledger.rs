@@ -1,14 +1,19 @@
-//! Making acceptances durable: one transaction and one fsync for 1, 64 and 1 000 of them.
+//! Making acceptances durable: one transaction and one fsync for 1, 64 and 1 000 of them. On SQLite, and on a PostgreSQL
+//! server of its own by one instance and by three at once.
 
 #![allow(missing_docs, reason = "criterion's macros make an undocumented function")]
+
+use std::{sync::Arc, time::Instant};
 
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use slackwater::{
     Timestamp,
-    ledger::{Ledger as _, NewRequest, SqliteConfig, SqliteLedger, Write},
+    ledger::{Ledger as _, NewRequest, PostgresConfig, PostgresLedger, SqliteConfig, SqliteLedger, Write},
     request::RequestId,
 };
+use slackwater_benches::postgres::PostgresServer;
+use tokio::{runtime::Runtime, task::JoinSet};
 
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
 
@@ -35,9 +40,12 @@ fn acceptance(n: u64) -> Write {
     }))
 }
 
-fn benches(criterion: &mut Criterion) {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
+fn on_sqlite(criterion: &mut Criterion) {
+    let runtime = runtime();
     // On a disk, not in memory: the fsync is what is measured.
     let dir = tempfile::TempDir::with_prefix_in("slackwater-bench-", env!("CARGO_TARGET_TMPDIR"))
         .expect("a temporary directory");
@@ -62,9 +70,52 @@ fn benches(criterion: &mut Criterion) {
     runtime.block_on(ledger.close());
 }
 
+/// Throughput counts the acceptances of all writers.
+fn on_postgres(criterion: &mut Criterion) {
+    let server = PostgresServer::start().expect("a PostgreSQL server");
+    let runtime = runtime();
+    let mut number = 0;
+    let mut group = criterion.benchmark_group("ledger commit on PostgreSQL");
+    for writers in [1_u64, 3] {
+        let open = || async { PostgresLedger::open(PostgresConfig::new(&server.url()).expect("a URL")).await };
+        let ledgers: Vec<_> = (0..writers).map(|_| Arc::new(runtime.block_on(open()).expect("a ledger"))).collect();
+        for size in [1_u64, 64, 1_000] {
+            group.throughput(Throughput::Elements(writers * size));
+            group.bench_function(BenchmarkId::new(format!("{writers} writers"), size), |bencher| {
+                bencher.iter_custom(|rounds| {
+                    let mut tasks = JoinSet::new();
+                    let mut work: Vec<Vec<Vec<Write>>> = Vec::new();
+                    for _ in &ledgers {
+                        let commits = (0..rounds).map(|_| {
+                            number += size;
+                            (number - size..number).map(acceptance).collect()
+                        });
+                        work.push(commits.collect());
+                    }
+                    let started = Instant::now();
+                    for (ledger, commits) in ledgers.iter().cloned().zip(work) {
+                        let commit_all = async move {
+                            for writes in commits {
+                                ledger.commit(writes).await.expect("committed");
+                            }
+                        };
+                        tasks.spawn_on(commit_all, runtime.handle());
+                    }
+                    runtime.block_on(tasks.join_all());
+                    started.elapsed()
+                });
+            });
+        }
+        for ledger in ledgers {
+            runtime.block_on(ledger.close());
+        }
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = ledger_benches;
     config = Criterion::default().sample_size(20);
-    targets = benches
+    targets = on_sqlite, on_postgres
 }
 criterion_main!(ledger_benches);

@@ -10,13 +10,11 @@
 //! looks at them before every transaction that it sends, and while it does. What was already on its way to a node when a process
 //! was stopped can't be called back; it is durable, so the next owner watches it like its own (invariants I2, I3).
 
+mod lease;
+
 use std::{
     collections::BTreeSet,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::Poll,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -24,10 +22,11 @@ use alloy_primitives::Address;
 use tokio::{sync::broadcast, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::lease::Lease;
+use self::lease::Moment;
 use super::{
     admission::ChainShared,
     chain_service::{ChainService, Message},
-    clock,
     restore::{self, Restored},
     signer::LocalSigner,
     tenants::Tenants,
@@ -41,9 +40,6 @@ use crate::{
 
 /// Most events, or requests, that are read at a time.
 const PAGE: usize = 1_000;
-
-/// Longest pause between looks at whether a lease still holds, while something is being sent under it.
-const OVER_PAUSE: Duration = Duration::from_millis(100);
 
 /// Looks at whether a stopping service has let go of its lease.
 const LET_GO_PAUSE: Duration = Duration::from_millis(20);
@@ -70,92 +66,6 @@ impl Default for ClusterConfig {
             follow_interval: Duration::from_millis(100),
             accept_timeout: Duration::from_secs(5),
         }
-    }
-}
-
-/// A lease as its holder sees it. Clones are the same lease.
-#[derive(Debug, Clone)]
-pub(super) struct Lease(Arc<Held>);
-
-#[derive(Debug)]
-struct Held {
-    fence: Fence,
-    /// When it ends. By two clocks: one does not go back, the other goes on while the machine is suspended.
-    until: Mutex<(Instant, Timestamp)>,
-    is_revoked: AtomicBool,
-}
-
-/// A moment by both clocks.
-#[derive(Debug, Clone, Copy)]
-struct Moment(Instant, Timestamp);
-
-impl Moment {
-    fn now() -> Self {
-        Self(Instant::now(), clock::now())
-    }
-
-    fn plus(self, period: Duration) -> (Instant, Timestamp) {
-        (self.0 + period, Timestamp(self.1.0.saturating_add(crate::time::millis(period))))
-    }
-}
-
-impl Lease {
-    fn new(fence: Fence, asked: Moment, period: Duration) -> Self {
-        let until = Mutex::new(asked.plus(period));
-        Self(Arc::new(Held { fence, until, is_revoked: AtomicBool::new(false) }))
-    }
-
-    pub(super) fn fence(&self) -> Fence {
-        self.0.fence
-    }
-
-    /// Whether it is certainly in force: what needs it may be done now.
-    pub(super) fn holds(&self) -> bool {
-        let (until, wall) = *self.0.until.lock().unwrap_or_else(PoisonError::into_inner);
-        !self.is_revoked() && Instant::now() < until && clock::now() < wall
-    }
-
-    /// Waits until it does not hold any more, renewals included.
-    pub(super) async fn over(&self) {
-        while self.holds() {
-            let (until, _) = *self.0.until.lock().unwrap_or_else(PoisonError::into_inner);
-            tokio::time::sleep_until(until.min(Instant::now() + OVER_PAUSE)).await;
-        }
-    }
-
-    /// Does `work` while it holds; `None` if it was over before the end. The lease is looked at each time before `work` goes
-    /// on, by the clock: after a stop of the process, what was ready to run runs before any timer fires.
-    pub(super) async fn guard<F: Future>(&self, work: F) -> Option<F::Output> {
-        let mut over = std::pin::pin!(self.over());
-        let mut work = std::pin::pin!(work);
-        std::future::poll_fn(|context| {
-            if !self.holds() || over.as_mut().poll(context).is_ready() {
-                return Poll::Ready(None);
-            }
-            work.as_mut().poll(context).map(Some)
-        })
-        .await
-    }
-
-    fn extend(&self, asked: Moment, period: Duration) {
-        *self.0.until.lock().unwrap_or_else(PoisonError::into_inner) = asked.plus(period);
-    }
-
-    /// The database says that it is over.
-    pub(super) fn revoke(&self) {
-        if !self.0.is_revoked.swap(true, Ordering::AcqRel) {
-            let Fence { chain_id, token } = self.fence();
-            tracing::warn!(chain_id, token, "the lease on the chain's lanes is lost; whoever has it now goes on");
-            metrics::counter!("slackwater_leases_lost_total", "chain_id" => chain_id.to_string()).increment(1);
-        }
-    }
-
-    pub(super) fn is_revoked(&self) -> bool {
-        self.0.is_revoked.load(Ordering::Acquire)
-    }
-
-    fn is_let_go(&self) -> bool {
-        Arc::strong_count(&self.0) == 1
     }
 }
 
@@ -212,13 +122,26 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Runs until `stop`, and until the service has let go of the lease then.
     pub(super) async fn run(self, stop: CancellationToken) {
+        let mut declined = BTreeSet::new();
         while !stop.is_cancelled() {
             let asked = Moment::now();
             let pause = match self.acquire().await {
-                Ok(LeaseOutcome::Taken(fence)) => {
-                    self.reign(Lease::new(fence, asked, self.config.lease), asked, &stop).await;
-                    continue;
-                }
+                Ok(LeaseOutcome::Taken(fence)) => match self.foreign_sender().await {
+                    Ok(None) => {
+                        self.reign(Lease::new(fence, asked, self.config.lease), asked, &stop).await;
+                        continue;
+                    }
+                    Ok(Some(sender)) => {
+                        self.decline(fence, sender, declined.insert(sender)).await;
+                        // The others look four times as often.
+                        self.config.lease
+                    }
+                    Err(error) => {
+                        tracing::debug!(chain_id = self.chain_id(), %error, "can't read what is open; asking again");
+                        self.give_back(fence).await;
+                        self.config.lease / 4
+                    }
+                },
                 Ok(LeaseOutcome::Held(by)) => {
                     *self.holder.lock().unwrap_or_else(PoisonError::into_inner) = by.owner;
                     by.remaining.clamp(Duration::from_millis(10), self.config.lease / 4)
@@ -246,6 +169,37 @@ impl Keeper {
         }
     }
 
+    /// A sender with open batches on the chain whose key this instance lacks: it could never finish them.
+    async fn foreign_sender(&self) -> Result<Option<Address>, LedgerError> {
+        let Some(leases) = self.ledger.leases() else { return Ok(None) };
+        let open = leases.open_lanes().await?;
+        let is_foreign = |sender: &Address| self.signers.iter().all(|signer| signer.address() != *sender);
+        let ours = open.into_iter().filter(|(lane, _)| lane.chain_id == self.chain_id());
+        Ok(ours.map(|(lane, _)| lane.sender).find(is_foreign))
+    }
+
+    /// Leaves the lease to an instance that has the key of `sender`.
+    async fn decline(&self, fence: Fence, sender: Address, is_news: bool) {
+        let chain_id = self.chain_id();
+        metrics::counter!("slackwater_leases_declined_total", "chain_id" => chain_id.to_string()).increment(1);
+        if is_news {
+            tracing::error!(
+                chain_id, %sender,
+                "this instance lacks the key of a sender with open batches and leaves the chain's lanes to others; add the \
+                 signer to `chain.signers`"
+            );
+        }
+        self.give_back(fence).await;
+    }
+
+    async fn give_back(&self, fence: Fence) {
+        if let Some(leases) = self.ledger.leases()
+            && let Err(error) = leases.release(fence).await
+        {
+            tracing::debug!(chain_id = fence.chain_id, %error, "lease not given back; it runs out by itself");
+        }
+    }
+
     /// From taking the lease to losing it, or giving it back.
     async fn reign(&self, lease: Lease, asked: Moment, stop: &CancellationToken) {
         let Fence { chain_id, token } = lease.fence();
@@ -266,11 +220,7 @@ impl Keeper {
             () = stop.cancelled() => self.let_go(&lease).await,
         }
         metrics::gauge!("slackwater_lease_held", "chain_id" => label).set(0.0);
-        if let Some(leases) = self.ledger.leases()
-            && let Err(error) = leases.release(lease.fence()).await
-        {
-            tracing::debug!(chain_id, %error, "lease not given back; it runs out by itself");
-        }
+        self.give_back(lease.fence()).await;
     }
 
     /// Renews until the lease is lost.
@@ -552,31 +502,5 @@ impl ChainService {
         let successors = self.queue.successors(id);
         self.queue.remove(id, false);
         self.end_waiting(now, &successors, Status::Rejected, Reason::PredecessorFailed, None);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A process that was stopped goes on with what was ready to run, before any timer fires.
-    #[tokio::test]
-    async fn work_does_not_go_on_after_the_lease_although_no_timer_fired() {
-        const PERIOD: Duration = Duration::from_secs(3_600);
-        let lease = Lease::new(Fence { chain_id: 1, token: 1 }, Moment::now(), PERIOD);
-        let polls = std::cell::Cell::new(0);
-        let mut guarded = std::pin::pin!(lease.guard(std::future::poll_fn(|context| {
-            polls.set(polls.get() + 1);
-            // Ready to go on at once.
-            context.waker().wake_by_ref();
-            Poll::<()>::Pending
-        })));
-        let step = std::future::poll_fn(|context| Poll::Ready(guarded.as_mut().poll(context)));
-        assert_eq!(step.await, Poll::Pending, "it works while the lease holds");
-        // It ran out during a stop: asked for long ago by the clock on the wall.
-        lease.extend(Moment(Instant::now(), Timestamp(0)), PERIOD);
-        let step = std::future::poll_fn(|context| Poll::Ready(guarded.as_mut().poll(context)));
-        assert_eq!(step.await, Poll::Ready(None));
-        assert_eq!(polls.get(), 1, "it went on after the lease");
     }
 }

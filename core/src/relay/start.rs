@@ -396,15 +396,15 @@ async fn check_chain(setup: ChainSetup) -> Result<CheckedChain, BuildError> {
     Ok(CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, head, data_fee })
 }
 
-/// Asks until there is an answer or the deadline is over: one lost answer must not stop a start.
-async fn ask<T: serde::de::DeserializeOwned>(
+/// Asks until most nodes agree or the deadline is over: one lost answer must not stop a start, nor one node that lags or lies.
+async fn ask<T: serde::de::DeserializeOwned + PartialEq>(
     pool: &RpcPool,
     method: &'static str,
     params: serde_json::Value,
     deadline: tokio::time::Instant,
 ) -> Result<T, super::rpc::RpcError> {
     loop {
-        match pool.call(method, params.clone()).await {
+        match pool.call_agreed(method, params.clone()).await {
             Err(error) if error.is_retryable() && tokio::time::Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(250)).await;
             }

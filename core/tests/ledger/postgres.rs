@@ -474,37 +474,3 @@ async fn a_restart_of_the_server_loses_and_doubles_nothing() {
     assert!(events.iter().map(|event| event.seq).eq(1..=400));
     assert_eq!(ledger.health().and_then(|health| health.fault()), None);
 }
-
-/// How long commits take, alone and beside others: prints, and asserts nothing about speed.
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn time_of_commits() {
-    let store = TempSchema::new();
-    for (writers, size) in [(1, 1), (1, 64), (1, 1_000), (3, 1), (3, 64), (3, 1_000)] {
-        let rounds = if size == 1_000 { 5 } else { 50 };
-        let mut ledgers = Vec::new();
-        for _ in 0..writers {
-            ledgers.push(store.ledger().await);
-        }
-        let started = tokio::time::Instant::now();
-        let tasks: Vec<_> = (0..)
-            .zip(ledgers)
-            .map(|(writer, ledger)| {
-                tokio::spawn(async move {
-                    for round in 0..rounds {
-                        let first = ((writers * 10 + size) * 10 + writer) * 1_000_000 + round * size;
-                        accept_all(&*ledger, first..first + size).await;
-                    }
-                    ledger.close().await;
-                })
-            })
-            .collect();
-        for task in tasks {
-            task.await.expect("no panic");
-        }
-        let commits = writers * rounds;
-        let per_commit = started.elapsed() / u32::try_from(commits).expect("few");
-        let per_second = f64::from(u32::try_from(commits * size).expect("few")) / started.elapsed().as_secs_f64();
-        eprintln!("{writers} writers, {size} requests each: {per_commit:?} per commit, {per_second:.0} requests/s");
-    }
-}

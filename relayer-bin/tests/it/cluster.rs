@@ -306,13 +306,7 @@ async fn an_instance_that_does_not_fit_is_refused() -> Result<()> {
     assert!(told.contains("identity.key") && told.contains("`relayer-0`"), "{told}");
     // Open batches of a sender whose key it lacks.
     let stranger = Address::repeat_byte(0x77);
-    let open = format!(
-        "INSERT INTO slackwater.batches (seq, chain_id, sender, nonce, state, recipient, value_wei, gas_limit, deadline_ms, \
-         ceiling_wei_per_gas, trigger, created_at_ms) VALUES (999999, 31337, decode('{}', 'hex'), 0, 0, \
-         decode(repeat('00', 20), 'hex'), '0', 1, 1, '1', 'deadline', 1)",
-        alloy_primitives::hex::encode(stranger)
-    );
-    cluster.server.sql(&open).expect("a batch");
+    cluster.server.sql(&open_batch_of(stranger)).expect("a batch");
     let (code, told) = tokio::task::block_in_place(|| refused(&cluster, &[]));
     assert_eq!(code, Some(2), "{told}");
     assert!(told.contains("chain.signers") && told.contains(&stranger.to_string()), "{told}");
@@ -321,6 +315,47 @@ async fn an_instance_that_does_not_fit_is_refused() -> Result<()> {
     let doctor = tokio::task::spawn_blocking(move || doctor.output()).await.expect("no panic").expect("runs");
     let told = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert!(!doctor.status.success() && told.contains(&stranger.to_string()), "{told}");
-    cluster.server.sql("DELETE FROM slackwater.batches WHERE seq = 999999").expect("deletes");
+    cluster.server.sql(NO_OPEN_BATCH).expect("deletes");
     cluster.close().await
 }
+
+#[tokio::test]
+async fn lanes_are_left_to_an_instance_that_has_their_keys() -> Result<()> {
+    let mut cluster = cluster(2).raise().await?;
+    let owner = cluster.wait_owner().await?;
+    let heir = 1 - owner;
+    // As if the owner had got a key, and used it, that the other one lacks.
+    cluster.server.sql(&open_batch_of(Address::repeat_byte(0x77))).expect("a batch");
+    let count = async |cluster: &Cluster, name: &str| {
+        let metrics = cluster.client(heir).metrics().await?;
+        let of_chain = metrics.iter().filter(|(key, _)| key.starts_with(name));
+        Ok::<f64, BenchError>(of_chain.map(|(_, value)| value).sum())
+    };
+    assert_eq!(count(&cluster, "slackwater_leases_declined_total").await?, 0.0);
+    cluster.relayers[owner].kill();
+    until("the lease to be declined twice", PATIENCE, async || {
+        Ok((count(&cluster, "slackwater_leases_declined_total").await? >= 2.0).then_some(()))
+    })
+    .await?;
+    assert_eq!(count(&cluster, "slackwater_leases_taken_total").await?, 0.0);
+    // It accepts all the same: whoever drives the lanes will find it.
+    let requests = Crowd::new(&cluster.world, USERS).marks(30);
+    cluster.submit(&requests, &[heir]).await?;
+    cluster.server.sql(NO_OPEN_BATCH).expect("deletes");
+    cluster.check(&requests, heir).await?;
+    assert_eq!(count(&cluster, "slackwater_leases_taken_total").await?, 1.0);
+    cluster.close().await
+}
+
+/// Makes an open batch of a sender that nobody has the key of.
+fn open_batch_of(sender: Address) -> String {
+    format!(
+        "INSERT INTO slackwater.batches (seq, chain_id, sender, nonce, state, recipient, value_wei, gas_limit, deadline_ms, \
+         ceiling_wei_per_gas, trigger, created_at_ms) VALUES (999999, 31337, decode('{}', 'hex'), 0, 0, \
+         decode(repeat('00', 20), 'hex'), '0', 1, 1, '1', 'deadline', 1)",
+        alloy_primitives::hex::encode(sender)
+    )
+}
+
+/// Takes the batch of [`open_batch_of`] away.
+const NO_OPEN_BATCH: &str = "DELETE FROM slackwater.batches WHERE seq = 999999";

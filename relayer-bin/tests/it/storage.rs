@@ -203,6 +203,12 @@ impl SmallDisk {
     fn clear(&self) {
         fs::remove_file(self.ballast()).expect("our own file");
     }
+
+    /// `ro` or `rw`. Nothing may be open for writing.
+    fn remount(&self, how: &str) {
+        let status = Command::new("mount").args(["-o", &format!("remount,{how}")]).arg(self.0.path()).status();
+        assert!(status.expect("mount runs").success(), "remount,{how}");
+    }
 }
 
 impl Drop for SmallDisk {
@@ -219,6 +225,71 @@ async fn a_full_disk() -> Result<()> {
     let strike = async |_: &Stage| disk.fill();
     let mend = async |_: &Stage| disk.clear();
     stage.survives(&["full", "io_error", "in_doubt"], strike, mend).await
+}
+
+/// Files that nobody may change, not even through what is open already; they are given back with it.
+struct Immutable(Vec<PathBuf>);
+
+impl Immutable {
+    /// `None` where that is not permitted, or the file system knows no such thing.
+    fn make(database: &Path) -> Option<Self> {
+        let files = [database.to_owned(), beside(database, "-wal")];
+        let made = Self(files.into_iter().filter(|file| file.exists()).collect());
+        match made.change("+i") {
+            Ok(output) if output.status.success() => Some(made),
+            Ok(output) => {
+                println!("SKIPPED, no immutable files: {}", String::from_utf8_lossy(&output.stderr).trim());
+                None
+            }
+            Err(error) => {
+                println!("SKIPPED, no immutable files: {error}");
+                None
+            }
+        }
+    }
+
+    fn change(&self, to: &str) -> std::io::Result<std::process::Output> {
+        Command::new("chattr").arg(to).args(&self.0).output()
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        let _ = self.change("-i");
+    }
+}
+
+#[tokio::test]
+async fn files_that_become_read_only() -> Result<()> {
+    let stage = Stage::at(Pace::Quarter).raise().await?;
+    let database = stage.relayer.database().to_owned();
+    let Some(probe) = Immutable::make(&database) else { return Ok(()) };
+    drop(probe);
+    let held = std::cell::RefCell::new(None);
+    let strike = async |_: &Stage| *held.borrow_mut() = Immutable::make(&database);
+    let mend = async |_: &Stage| *held.borrow_mut() = None;
+    stage.survives(&["io_error", "read_only", "in_doubt"], strike, mend).await
+}
+
+#[tokio::test]
+async fn a_start_on_a_read_only_file_system_is_refused() -> Result<()> {
+    let Some(disk) = SmallDisk::mount(32) else { return Ok(()) };
+    let mut stage = Stage::at(Pace::Quarter).database(disk.0.path().join("ledger.db")).raise().await?;
+    let mut crowd = Crowd::new(&stage.world, USERS);
+    let all: Vec<SignedRequest> = (0..100).map(|i| crowd.mark_within(i % USERS, "10m")).collect();
+    stage.submit(&all).await?;
+    stage.relayer.kill();
+    disk.remount("ro");
+    let refused = stage.relayer.start().await.expect_err("does not start");
+    let told = stage.relayer.log();
+    assert!(told.contains("ledger") && told.contains("read_only"), "{refused}\n{told}");
+    assert!(!told.contains("panicked"), "{told}");
+    disk.remount("rw");
+    stage.relayer.start().await?;
+    stage.settle().await?;
+    let truth = stage.check(&all).await?;
+    assert_eq!(truth.count("finalized", None), all.len());
+    stage.close().await
 }
 
 #[tokio::test]

@@ -33,6 +33,18 @@ impl RpcError {
         }
     }
 
+    /// The nodes that answered say different things.
+    pub(super) fn no_majority(method: &'static str, answered: usize) -> Self {
+        Self {
+            endpoint: "all".to_owned(),
+            method,
+            class: RpcErrorClass::NodeUnavailable,
+            taken: Taken::No,
+            message: format!("{answered} nodes answered, and no answer has more than half of them"),
+            data: None,
+        }
+    }
+
     /// The same call may succeed later, or elsewhere.
     pub const fn is_retryable(&self) -> bool {
         self.class.is_retryable()

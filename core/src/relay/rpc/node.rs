@@ -196,6 +196,23 @@ impl Node {
         health.failures_in_a_row < UNHEALTHY_AFTER && health.pause.left(now).is_none()
     }
 
+    /// So many calls in a row failed that it is asked last.
+    pub(super) fn is_failing(&self) -> bool {
+        self.health().failures_in_a_row >= UNHEALTHY_AFTER
+    }
+
+    /// Nobody waits any more for its answer to `method`, which takes longer than usual: it is waited for longer the next time, so
+    /// that one that became slow is heard again, and one that hangs fails by its timeout in the end.
+    pub(super) fn given_up(&self, method: &'static str, waited: Duration) -> RpcError {
+        self.health()
+            .by_method
+            .entry(method)
+            .and_modify(|latency| latency.measured(waited))
+            .or_insert_with(|| Latency::first(waited));
+        let text = format!("no answer in {} ms, and the others have answered", waited.as_millis());
+        self.error(method, RpcErrorClass::Timeout, Taken::No, text)
+    }
+
     /// What its answers to `method` took.
     pub(super) fn latency_of(&self, method: &'static str) -> Option<Latency> {
         self.health().by_method.get(method).copied()

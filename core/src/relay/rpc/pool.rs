@@ -1,7 +1,7 @@
 //! All nodes of one chain: who is asked, in which order, and whose answers count.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -197,22 +197,95 @@ impl RpcPool {
         act(&mut self.budget.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Asks every node at once.
-    pub async fn call_all<T: DeserializeOwned>(&self, method: &'static str, params: Value) -> Vec<Result<T, RpcError>> {
-        join_all(self.nodes.iter().map(|node| node.call(method, &params, self.timeout))).await
+    /// Asks every node at once, and returns what more than half of those that answered say alike; as soon as more than half of
+    /// all do, the others are not waited for. So one node that lags or lies decides nothing, unless it is the only one.
+    ///
+    /// # Errors
+    /// The [`RpcError`] of most; one that may be tried again where no answer has a majority.
+    pub async fn call_agreed<T: DeserializeOwned + PartialEq>(
+        &self,
+        method: &'static str,
+        params: Value,
+    ) -> Result<T, RpcError> {
+        let mut asked: FuturesUnordered<_> =
+            self.nodes.iter().map(|node| node.call::<T>(method, &params, self.timeout)).collect();
+        let mut votes: Vec<(T, usize)> = Vec::new();
+        let (mut refused, mut failed) = (Vec::new(), None);
+        while let Some(answer) = asked.next().await {
+            match answer {
+                Ok(value) => match votes.iter_mut().find(|(known, _)| *known == value) {
+                    Some((_, count)) => *count += 1,
+                    None => votes.push((value, 1)),
+                },
+                Err(error) if error.is_answer() => refused.push(error),
+                Err(error) => failed = Some(error),
+            }
+            if let Some(place) = votes.iter().position(|(_, count)| count * 2 > self.nodes.len()) {
+                return Ok(votes.swap_remove(place).0);
+            }
+        }
+        let answered = votes.iter().map(|(_, count)| count).sum::<usize>() + refused.len();
+        if let Some(place) = votes.iter().position(|(_, count)| count * 2 > answered) {
+            return Ok(votes.swap_remove(place).0);
+        }
+        if refused.len() * 2 > answered {
+            return Err(refused.swap_remove(0));
+        }
+        Err(failed.filter(|_| answered == 0).unwrap_or_else(|| RpcError::no_majority(method, answered)))
     }
 
-    /// Asks every node at once, and measures how long each took.
+    /// Asks every node at once; answers are in the order of the endpoints. Once more than half have answered, each of the others is
+    /// waited for only as long as it usually takes: one that hangs must not hold up what the others agree on.
+    pub async fn call_all<T: DeserializeOwned>(&self, method: &'static str, params: Value) -> Vec<Result<T, RpcError>> {
+        let answers = self.ask_all(method, &params, |_| true).await;
+        answers.into_iter().map(|(answer, _)| answer).collect()
+    }
+
+    /// As [`Self::call_all`], and measures how long each took.
     pub(in crate::relay) async fn call_all_timed<T: DeserializeOwned>(
         &self,
         method: &'static str,
         params: Value,
     ) -> Vec<(Result<T, RpcError>, Duration)> {
-        let ask = async |node: &Node| {
-            let start = Instant::now();
-            (node.call(method, &params, self.timeout).await, start.elapsed())
-        };
-        join_all(self.nodes.iter().map(ask)).await
+        self.ask_all(method, &params, |_| true).await
+    }
+
+    async fn ask_all<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        params: &Value,
+        is_asked: impl Fn(&Node) -> bool,
+    ) -> Vec<(Result<T, RpcError>, Duration)> {
+        let start = Instant::now();
+        let mut waiting: BTreeMap<usize, &Node> =
+            self.nodes.iter().enumerate().filter(|(_, node)| is_asked(node)).collect();
+        let mut running = FuturesUnordered::new();
+        for (&place, &node) in &waiting {
+            running.push(async move { (place, node.call(method, params, self.timeout).await) });
+        }
+        let mut answers = BTreeMap::new();
+        let mut heard = 0;
+        while !waiting.is_empty() {
+            let now = Instant::now();
+            let patience = |node: &&Node| match node.is_failing() {
+                true => self.hedge.floor,
+                false => hedge_after(node.latency_of(method).as_ref(), self.hedge.floor, self.timeout),
+            };
+            let longest = waiting.values().map(patience).max().unwrap_or_default();
+            let is_enough = heard * 2 > self.nodes.len() || waiting.values().all(|node| node.is_failing());
+            tokio::select! {
+                biased;
+                Some((place, answer)) = running.next() => {
+                    waiting.remove(&place);
+                    heard += usize::from(answer.as_ref().err().is_none_or(RpcError::is_answer));
+                    answers.insert(place, (answer, start.elapsed()));
+                }
+                () = tokio::time::sleep_until(now.max(start + longest)), if is_enough => break,
+            }
+        }
+        let waited = start.elapsed();
+        answers.extend(waiting.into_iter().map(|(place, node)| (place, (Err(node.given_up(method, waited)), waited))));
+        answers.into_values().collect()
     }
 
     /// Configured names, in order.
@@ -233,12 +306,11 @@ impl RpcPool {
         if !Protection::ReadQuorum.is_on() {
             return self.call(method, params).await.ok().into_iter().collect();
         }
-        let is_settled = |node: &&Node| {
+        let is_settled = |node: &Node| {
             node.health().final_block.is_some_and(|last| last >= block) || !Protection::OwnFinality.is_on()
         };
-        let nodes = self.nodes.iter().filter(is_settled);
-        let answers = join_all(nodes.map(|node| node.call(method, &params, self.timeout))).await;
-        answers.into_iter().flatten().collect()
+        let answers = self.ask_all(method, &params, is_settled).await;
+        answers.into_iter().filter_map(|(answer, _)| answer.ok()).collect()
     }
 
     /// Whether so many nodes are a majority.

@@ -443,3 +443,90 @@ fn no_url_in_debug() {
         assert!(!shown.contains("s3cr3t"), "{shown}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_most_nodes_say_is_agreed() {
+    let says = |after_ms, number| Script::usually(after_ms, Does::Answer(number));
+    let agreed = async |nodes: &[&Arc<Script>]| {
+        let start = Instant::now();
+        let answer = pool(nodes).call_agreed::<U64>(READ, json!([])).await;
+        let took = u64::try_from(start.elapsed().as_millis()).unwrap();
+        (answer.map(|number| number.to::<u64>()).map_err(|error| (error.class, error.is_retryable())), took)
+    };
+    let unclear = Err((RpcErrorClass::NodeUnavailable, true));
+    // One that lags or lies is outvoted, also where it is the fastest; the slowest is not waited for.
+    assert_eq!(agreed(&[&says(1, 9), &says(20, 7), &says(30, 7)]).await, (Ok(7), 30));
+    assert_eq!(agreed(&[&says(1, 7), &says(20, 7), &says(3_000, 9)]).await, (Ok(7), 20));
+    // Nodes that are away have no voice, and those that refuse have one.
+    let (broken, reverts) = (Script::usually(1, Does::Break), Script::usually(1, Does::Revert));
+    assert_eq!(agreed(&[&broken, &says(5, 7), &broken]).await, (Ok(7), 5));
+    assert_eq!(agreed(&[&reverts, &says(5, 7), &says(6, 7)]).await, (Ok(7), 6));
+    assert_eq!(agreed(&[&reverts, &says(5, 7), &reverts]).await, (Err((RpcErrorClass::Reverted, false)), 5));
+    assert_eq!(agreed(&[&broken, &broken]).await.0.map_err(|(_, is_retryable)| is_retryable), Err(true));
+    // No majority is no answer.
+    assert_eq!(agreed(&[&says(1, 9), &says(5, 7)]).await, (unclear, 5));
+    assert_eq!(agreed(&[&says(1, 9), &says(5, 7), &says(9, 8)]).await, (unclear, 9));
+    assert_eq!(agreed(&[&reverts, &says(5, 7), &broken]).await, (unclear, 5));
+}
+
+/// What [`RpcPool::call_all`] was answered by the last node, and after how many ms.
+async fn last_of_all(pool: &RpcPool) -> (Option<u64>, u64) {
+    let start = Instant::now();
+    let mut answers = pool.call_all::<U64>(READ, json!([])).await;
+    assert!(answers.iter().rev().skip(1).all(Result::is_ok));
+    let took = u64::try_from(start.elapsed().as_millis()).unwrap();
+    (answers.pop().and_then(Result::ok).map(|number| number.to()), took)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_hangs_does_not_hold_up_what_the_others_agree_on() {
+    let nodes = [10, 20, 30].map(|after_ms| Script::usually(after_ms, Does::Answer(after_ms)));
+    let pool = pool(&[&nodes[0], &nodes[1], &nodes[2]]);
+    acquaint(&pool).await;
+    assert_eq!(last_of_all(&pool).await, (Some(30), 30), "one that is slower than the majority is heard all the same");
+    nodes[2].hereafter(0, Does::Never);
+    let mut calls = Vec::new();
+    while calls.last() != Some(&50) || calls.len() == 1 {
+        let (answer, took) = last_of_all(&pool).await;
+        assert_eq!(answer, None);
+        calls.push(took);
+        assert!(calls.len() < 20, "{calls:?}");
+    }
+    // The floor at first, then longer and longer, until it fails three times; then the floor again.
+    let (first, timeouts) = (calls[0], calls.iter().filter(|took| **took == 10_000).count());
+    assert!(first == 50 && timeouts == 3 && calls.is_sorted_by(|a, b| a <= b || *b == 50), "{calls:?}");
+    assert!(!pool.status()[2].is_healthy);
+    nodes[2].hereafter(30, Does::Answer(30));
+    assert_eq!(last_of_all(&pool).await, (Some(30), 30));
+    assert!(pool.status()[2].is_healthy);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_became_slow_is_heard_again() {
+    let nodes = [10, 20, 30].map(|after_ms| Script::usually(after_ms, Does::Answer(after_ms)));
+    let pool = pool(&[&nodes[0], &nodes[1], &nodes[2]]);
+    acquaint(&pool).await;
+    nodes[2].hereafter(900, Does::Answer(30));
+    let mut unheard = 0;
+    while last_of_all(&pool).await != (Some(30), 900) {
+        unheard += 1;
+        assert!(unheard < 10);
+    }
+    assert!(unheard > 0);
+    assert_eq!(pool.status()[2].failures, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_majority_a_node_is_waited_for() {
+    let nodes = [10, 30].map(|after_ms| Script::usually(after_ms, Does::Answer(after_ms)));
+    let pool = pool(&[&nodes[0], &nodes[1]]);
+    acquaint(&pool).await;
+    nodes[1].hereafter(5_000, Does::Answer(30));
+    assert_eq!(last_of_all(&pool).await, (Some(30), 5_000));
+    // Unless it fails anyway.
+    nodes[1].hereafter(0, Does::Never);
+    for _ in 0..3 {
+        assert_eq!(last_of_all(&pool).await, (None, 10_000));
+    }
+    assert_eq!(last_of_all(&pool).await, (None, 50));
+}

@@ -1,0 +1,291 @@
+//! Batches and their members.
+
+use super::*;
+
+pub(crate) async fn plan_binds_members(store: &impl Store) {
+    let ledger = store.open().await;
+    accept_all(&*ledger, 1..=3).await;
+    assert_eq!(ledger.next_nonce(lane()).await.unwrap(), None);
+    let outcome = one(&*ledger, plan(7, &[3, 1])).await;
+    let events = applied(&outcome);
+    assert_eq!(events.iter().map(|event| event.request_id).collect::<Vec<_>>(), [id(3), id(1)]);
+    assert!(events.iter().all(|event| event.batch == Some(batch_id(7)) && event.request_seq == 2));
+    assert_eq!(ledger.next_nonce(lane()).await.unwrap(), Some(8));
+
+    let PlannedBatch { batch, members, attempt, .. } = planned(7, &[3, 1]);
+    let expected = (batch.clone(), vec![attempt.clone()], members.clone());
+    assert_eq!(ledger.batch(batch_id(7)).await.unwrap(), Some(expected));
+    assert_eq!(ledger.batch(batch_id(6)).await.unwrap(), None);
+    let open = ledger.open_batches(lane()).await.unwrap();
+    assert_eq!(open.len(), 1);
+    assert_eq!((&open[0].0, open[0].1[0].get(), &open[0].2), (&batch, &attempt, &members));
+    let record = request(&*ledger, 3).await;
+    assert_eq!((record.status, record.batch), (Status::Batched, Some(batch_id(7))));
+
+    // Planned in the commit that accepted it; without members; on another lane.
+    let outcomes = commit(&*ledger, vec![accept(new(4)), plan(8, &[4]), plan(9, &[])]).await;
+    assert_eq!(statuses(&outcomes[1]), [Status::Batched]);
+    assert_eq!(applied(&outcomes[2]), []);
+    let other = LaneId { sender: Address::repeat_byte(1), ..lane() };
+    let mut elsewhere = planned(0, &[2]);
+    elsewhere.batch.id = BatchId { lane: other, nonce: 0 };
+    elsewhere.attempt.batch = elsewhere.batch.id;
+    applied(&one(&*ledger, Write::Plan(Box::new(elsewhere))).await);
+    assert_eq!(ledger.next_nonce(other).await.unwrap(), Some(1));
+    assert_eq!(ledger.next_nonce(lane()).await.unwrap(), Some(10));
+}
+
+pub(crate) async fn plan_is_refused(store: &impl Store) {
+    let ledger = store.open().await;
+    accept_all(&*ledger, 1..=3).await;
+    accepted(&one(&*ledger, accept(NewRequest { chain_id: 1, ..new(4) })).await);
+    one(&*ledger, plan(5, &[1])).await;
+    let before = snapshot(&*ledger).await;
+
+    let edited = |edit: fn(&mut PlannedBatch)| {
+        let mut plan = planned(6, &[2, 3]);
+        edit(&mut plan);
+        Write::Plan(Box::new(plan))
+    };
+    for (write, why) in [
+        (plan(6, &[2, 1]), "is batched, not queued"),
+        (plan(6, &[2, 99]), "is unknown"),
+        (plan(6, &[2, 2]), "twice"),
+        (plan(6, &[2, 4]), "is for chain 1, lane for 31337"),
+        (plan(4, &[2]), "is not above 5 (I4)"),
+        (plan(5, &[2]), "exists"),
+        (edited(|plan| plan.attempt.hash = attempt(5, 0).hash), "belongs to batch"),
+        (edited(|plan| plan.attempt.index = 1), "index 1"),
+        (edited(|plan| plan.attempt.batch = batch_id(7)), "says batch"),
+        (edited(|plan| plan.batch.state = BatchState::Broadcast), "expected Signed"),
+    ] {
+        refused(&one(&*ledger, write).await, why);
+    }
+    assert_eq!(snapshot(&*ledger).await, before);
+    // Two plans of one commit see each other.
+    let outcomes = commit(&*ledger, vec![plan(6, &[2]), plan(6, &[3]), plan(7, &[2]), plan(7, &[3])]).await;
+    applied(&outcomes[0]);
+    refused(&outcomes[1], "exists");
+    refused(&outcomes[2], "not queued");
+    applied(&outcomes[3]);
+}
+
+pub(crate) async fn nonces_skip_and_holes_are_filled(store: &impl Store) {
+    let ledger = store.open().await;
+    accept_all(&*ledger, 1..=3).await;
+    // A stranger consumed 6 to 8; a hole below is filled with a batch that carries nothing.
+    let outcomes = commit(&*ledger, vec![plan(5, &[1]), plan(9, &[2]), plan(7, &[]), plan(8, &[3])]).await;
+    for outcome in &outcomes[..3] {
+        applied(outcome);
+    }
+    refused(&outcomes[3], "is not above 9 (I4)");
+    assert_eq!(ledger.next_nonce(lane()).await.unwrap(), Some(10));
+    let open = ledger.open_batches(lane()).await.unwrap();
+    assert_eq!(open.iter().map(|(batch, _, _)| batch.id.nonce).collect::<Vec<_>>(), [5, 7, 9]);
+    applied(&one(&*ledger, plan(6, &[])).await);
+    refused(&one(&*ledger, plan(9, &[3])).await, "exists");
+    applied(&one(&*ledger, plan(10, &[3])).await);
+}
+
+pub(crate) async fn attempts_are_appended(store: &impl Store) {
+    let ledger = store.open().await;
+    accept_all(&*ledger, 1..=2).await;
+    let write = |attempt: AttemptRecord| Write::Attempt(Box::new(attempt));
+    refused(&one(&*ledger, write(attempt(0, 1))).await, "unknown");
+    commit(&*ledger, vec![plan(0, &[1]), plan(1, &[2])]).await;
+    let cancel = AttemptRecord { kind: AttemptKind::Cancel, ..attempt(0, 3) };
+    for attempt in [attempt(0, 1), cancel.clone(), cancel.clone()] {
+        assert_eq!(applied(&one(&*ledger, write(attempt)).await), []);
+    }
+    refused(&one(&*ledger, write(attempt(0, 2))).await, "index 2");
+    let stolen = AttemptRecord { hash: cancel.hash, ..attempt(1, 1) };
+    refused(&one(&*ledger, write(stolen)).await, "belongs to batch");
+    let (_, attempts, _) = ledger.batch(batch_id(0)).await.unwrap().unwrap();
+    assert_eq!(attempts, [attempt(0, 0), attempt(0, 1), cancel]);
+    one(&*ledger, moved(0, BatchState::Lost, &[1], Status::Queued)).await;
+    refused(&one(&*ledger, write(attempt(0, 4))).await, "is final");
+    // Known bytes stay known.
+    assert_eq!(applied(&one(&*ledger, write(attempt(0, 1))).await), []);
+    // Attempts of one commit see each other.
+    let outcomes = commit(&*ledger, vec![write(attempt(1, 1)), write(attempt(1, 1)), write(attempt(1, 2))]).await;
+    outcomes.iter().for_each(|outcome| assert_eq!(applied(outcome), []));
+    assert_eq!(ledger.batch(batch_id(1)).await.unwrap().unwrap().1.len(), 3);
+}
+
+/// A [`Write::Batch`] with every fact.
+pub(crate) async fn batch_moves_its_members(store: &impl Store) {
+    let ledger = store.open().await;
+    accept_all(&*ledger, 1..=2).await;
+    refused(&one(&*ledger, moved(0, BatchState::Broadcast, &[1], Status::Broadcast)).await, "unknown");
+    one(&*ledger, plan(0, &[1, 2])).await;
+    let outcome = one(&*ledger, moved(0, BatchState::Broadcast, &[1, 2], Status::Broadcast)).await;
+    assert_eq!(statuses(&outcome), [Status::Broadcast; 2]);
+    let outcome = one(&*ledger, included(BatchState::Included, Status::Included, 5)).await;
+    let event = &applied(&outcome)[0];
+    assert_eq!((event.block_number, event.tx_hash), (Some(5), Some(attempt(0, 0).hash)));
+    assert_eq!((event.detail.as_deref(), event.at_ms), (Some("fine"), NOW.0 + 5));
+    let (batch, _, _) = ledger.batch(batch_id(0)).await.unwrap().unwrap();
+    let expected = BatchRecord {
+        state: BatchState::Included,
+        included_hash: Some(attempt(0, 0).hash),
+        block: Some((5, hash(5))),
+        gas_used: Some(90_000),
+        cost_wei: Some(U256::from(700)),
+        ..planned(0, &[]).batch
+    };
+    assert_eq!(batch, expected);
+    let record = request(&*ledger, 1).await;
+    let expected = RequestRecord {
+        status: Status::Included,
+        batch: Some(batch_id(0)),
+        updated_at: Timestamp(NOW.0 + 5),
+        cost_wei: Some(U256::from(350)),
+        gas_used: Some(45_000),
+        tx_hash: Some(attempt(0, 0).hash),
+        block_number: Some(5),
+        ..stored(new(1), 1)
+    };
+    assert_eq!(record, expected);
+    // What is known need not be said again at the end.
+    one(&*ledger, moved(0, BatchState::Finalized, &[1], Status::Finalized)).await;
+    let finalized = request(&*ledger, 1).await;
+    assert_eq!((finalized.status, finalized.updated_at), (Status::Finalized, NOW));
+    let expected = RequestRecord { status: Status::Finalized, updated_at: NOW, ..expected };
+    assert_eq!(finalized, expected);
+    assert!(ledger.open_batches(lane()).await.unwrap().is_empty());
+}
+
+pub(crate) async fn batch_write_repeated_is_harmless(store: &impl Store) {
+    let ledger = store.open().await;
+    accept_all(&*ledger, 1..=2).await;
+    one(&*ledger, plan(0, &[1, 2])).await;
+    for write in [
+        moved(0, BatchState::Broadcast, &[1, 2], Status::Broadcast),
+        included(BatchState::Included, Status::Included, 5),
+        included(BatchState::Finalized, Status::Finalized, 5),
+    ] {
+        assert!(!applied(&one(&*ledger, write.clone()).await).is_empty());
+        let once = snapshot(&*ledger).await;
+        assert_eq!(applied(&one(&*ledger, write.clone()).await), []);
+        assert_eq!(commit(&*ledger, vec![write.clone(), write]).await, vec![WriteOutcome::Applied(vec![]); 2]);
+        assert_eq!(snapshot(&*ledger).await, once);
+    }
+    // A final batch keeps its facts, and may still bring its last members home.
+    let late = moved(0, BatchState::Finalized, &[2], Status::Reverted);
+    assert_eq!(statuses(&one(&*ledger, late).await), [Status::Reverted]);
+    let (batch, _, _) = ledger.batch(batch_id(0)).await.unwrap().unwrap();
+    assert_eq!(batch.cost_wei, Some(U256::from(700)));
+}
+
+pub(crate) async fn batch_state_never_goes_back(store: &impl Store) {
+    let ledger = store.open().await;
+    accept_all(&*ledger, 1..=6).await;
+    for (n, from) in (0..).zip(BatchState::ALL) {
+        one(&*ledger, plan(n, &[n + 1])).await;
+        if from != BatchState::Signed {
+            applied(&one(&*ledger, moved(n, from, &[], Status::Queued)).await);
+        }
+        for to in BatchState::ALL {
+            if to != from && !from.can_become(to) {
+                refused(&one(&*ledger, moved(n, to, &[n + 1], Status::Queued)).await, "cannot become");
+                assert_eq!(request(&*ledger, n + 1).await.status, Status::Batched);
+            }
+        }
+        assert_eq!(from.is_final(), BatchState::ALL.iter().all(|to| !from.can_become(*to)));
+    }
+}
+
+pub(crate) async fn reorganisation_takes_back_inclusion(store: &impl Store) {
+    let ledger = store.open().await;
+    accept_all(&*ledger, 1..=1).await;
+    one(&*ledger, plan(0, &[1])).await;
+    one(&*ledger, included(BatchState::Included, Status::Included, 5)).await;
+    // Straight into another block: the same status, so no event, but the facts are new.
+    assert_eq!(applied(&one(&*ledger, included(BatchState::Included, Status::Included, 6)).await), []);
+    assert_eq!(request(&*ledger, 1).await.block_number, Some(6));
+    let outcome = one(&*ledger, moved(0, BatchState::Broadcast, &[1], Status::Broadcast)).await;
+    assert_eq!(statuses(&outcome), [Status::Broadcast]);
+    let record = request(&*ledger, 1).await;
+    let facts = (record.tx_hash, record.block_number, record.gas_used, record.cost_wei);
+    assert_eq!(facts, (None, None, None, None));
+    let (batch, _, _) = ledger.batch(batch_id(0)).await.unwrap().unwrap();
+    assert_eq!((batch.block, batch.cost_wei, batch.gas_used, batch.included_hash), (None, None, None, None));
+    assert_eq!(ledger.open_batches(lane()).await.unwrap().len(), 1);
+}
+
+/// Batch `nonce` is lost and its member goes back to the queue, with a failure counted.
+fn lost(nonce: u64, member: u64) -> Write {
+    let mut write = moved(nonce, BatchState::Lost, &[], Status::Queued);
+    if let Write::Batch { changes, .. } = &mut write {
+        let change = RequestChange::to(id(member), Status::Queued).because(Reason::LaneNonceTaken);
+        changes.push(RequestChange { batch_failed: true, ..change });
+    }
+    write
+}
+
+pub(crate) async fn members_go_back_to_the_queue(store: &impl Store) {
+    let ledger = store.open().await;
+    accept_all(&*ledger, 1..=1).await;
+    one(&*ledger, plan(0, &[1])).await;
+    let outcome = one(&*ledger, lost(0, 1)).await;
+    let event = &applied(&outcome)[0];
+    assert_eq!((event.status, event.batch), (Status::Queued, Some(batch_id(0))));
+    assert_eq!(event.reason, Some(Reason::LaneNonceTaken));
+    assert_eq!(applied(&one(&*ledger, lost(0, 1)).await), []);
+    let record = request(&*ledger, 1).await;
+    assert_eq!((record.status, record.batch, record.batch_failures), (Status::Queued, None, 1));
+    assert_eq!(record.reason, Some(Reason::LaneNonceTaken));
+    // The history stays.
+    assert_eq!(ledger.batch(batch_id(0)).await.unwrap().unwrap().2, [id(1)]);
+    applied(&one(&*ledger, plan(1, &[1])).await);
+    assert_eq!(request(&*ledger, 1).await.reason, None);
+}
+
+pub(crate) async fn old_batch_cannot_touch_new_membership(store: &impl Store) {
+    let ledger = store.open().await;
+    accept_all(&*ledger, 1..=2).await;
+    one(&*ledger, plan(0, &[1])).await;
+    one(&*ledger, lost(0, 1)).await;
+    one(&*ledger, plan(1, &[1])).await;
+    // A repeated write about batch 0 must not free a request that batch 1 has signed (I1).
+    assert_eq!(applied(&one(&*ledger, lost(0, 1)).await), []);
+    // Nor may a batch move what was never in it.
+    assert_eq!(applied(&one(&*ledger, moved(1, BatchState::Signed, &[2], Status::Rejected)).await), []);
+    let record = request(&*ledger, 1).await;
+    assert_eq!((record.status, record.batch, record.batch_failures), (Status::Batched, Some(batch_id(1)), 1));
+    assert_eq!(request(&*ledger, 2).await.status, Status::Queued);
+}
+
+pub(crate) async fn changes_outside_batches(store: &impl Store) {
+    let ledger = store.open().await;
+    accept_all(&*ledger, 1..=4).await;
+    one(&*ledger, plan(0, &[4])).await;
+    for (n, to) in (1..).zip([Status::Rejected, Status::Expired, Status::Cancelled]) {
+        let change = RequestChange {
+            detail: Some("because".to_owned()),
+            ..RequestChange::to(id(n), to).because(Reason::DeadlinePassed)
+        };
+        let write = Write::Requests { changes: vec![change], at: Timestamp(NOW.0 + 1) };
+        let outcome = one(&*ledger, write.clone()).await;
+        let event = &applied(&outcome)[0];
+        assert_eq!((event.status, event.reason, event.batch), (to, Some(Reason::DeadlinePassed), None));
+        assert_eq!((event.detail.as_deref(), event.at_ms), (Some("because"), NOW.0 + 1));
+        assert_eq!(applied(&one(&*ledger, write).await), []);
+        let record = request(&*ledger, n).await;
+        assert_eq!((record.status, record.reason), (to, Some(Reason::DeadlinePassed)));
+    }
+    // Unknown, ended, in a batch by now, or not a change that this write can make: skipped.
+    let writes = vec![
+        ended(&[99], Status::Rejected),
+        ended(&[1], Status::Expired),
+        ended(&[4], Status::Expired),
+        ended(&[4], Status::Queued),
+    ];
+    assert_eq!(commit(&*ledger, writes).await, vec![WriteOutcome::Applied(vec![]); 4]);
+    accept_all(&*ledger, 5..=5).await;
+    assert_eq!(applied(&one(&*ledger, ended(&[5], Status::Batched)).await), []);
+    assert_eq!(applied(&one(&*ledger, ended(&[5], Status::Finalized)).await), []);
+    assert_eq!(request(&*ledger, 5).await.status, Status::Queued);
+    // One change that is skipped does not stop the others.
+    assert_eq!(statuses(&one(&*ledger, ended(&[4, 5, 99], Status::Expired)).await), [Status::Expired]);
+}

@@ -1,0 +1,142 @@
+//! Requests: accepted once, in order.
+
+use super::*;
+
+pub(crate) async fn new_request_reads_back(store: &impl Store) {
+    let ledger = store.open().await;
+    let plain = NewRequest {
+        kind: "call",
+        sequence: None,
+        deadline: Timestamp(u64::MAX),
+        chain_id: u64::MAX,
+        reserved_wei: U256::MAX,
+        ceiling_wei_per_gas: u128::MAX,
+        payload: Vec::new(),
+        quote: String::new(),
+        ..new(2)
+    };
+    let most = NewRequest { sequence: Some((Address::ZERO, Address::ZERO, u64::MAX)), ..new(3) };
+    let requests = [new(1), plain, most];
+    let outcomes = commit(&*ledger, requests.iter().cloned().map(accept).collect()).await;
+    for (seq, (request, outcome)) in (1..).zip(requests.into_iter().zip(&outcomes)) {
+        let expected = EventRecord {
+            seq,
+            request_id: request.id,
+            request_seq: 1,
+            tenant: "acme".to_owned(),
+            chain_id: request.chain_id,
+            status: Status::Queued,
+            reason: None,
+            detail: None,
+            batch: None,
+            tx_hash: None,
+            block_number: None,
+            at_ms: NOW.0,
+        };
+        assert_eq!(*outcome, WriteOutcome::Accept(AcceptOutcome::Accepted { seq, event: expected.clone() }));
+        let read = ledger.request(request.id).await.unwrap();
+        assert_eq!(read, Some(stored(request, seq)));
+        let filter = EventFilter { after: seq - 1, limit: 1, ..EventFilter::default() };
+        assert_eq!(ledger.events(&filter).await.unwrap(), [expected]);
+    }
+    assert_eq!(ledger.request(id(4)).await.unwrap(), None);
+}
+
+pub(crate) async fn same_id_is_a_duplicate_for_ever(store: &impl Store) {
+    let ledger = store.open().await;
+    let outcomes = commit(&*ledger, vec![accept(new(1)), accept(NewRequest { quote: "other".into(), ..new(1) })]).await;
+    accepted(&outcomes[0]);
+    assert_eq!(*duplicate(&outcomes[1]), stored(new(1), 1));
+    assert_eq!(*duplicate(&one(&*ledger, accept(new(1))).await), stored(new(1), 1));
+    // Not even after it ended: the same signed bytes are never executed again.
+    let outcomes = commit(&*ledger, vec![ended(&[1], Status::Rejected), accept(new(1))]).await;
+    assert_eq!(duplicate(&outcomes[1]).status, Status::Rejected);
+    assert_eq!(duplicate(&one(&*ledger, accept(new(1))).await), &request(&*ledger, 1).await);
+    assert_eq!(ledger.last_event_seq().await.unwrap(), 2);
+}
+
+pub(crate) async fn idempotency_key_answers_first(store: &impl Store) {
+    let ledger = store.open().await;
+    accepted(&one(&*ledger, accept(with_key(1, "k", 100))).await);
+    // Same key and body: the first answer, even where the content came out different.
+    assert_eq!(duplicate(&one(&*ledger, accept(with_key(2, "k", 100))).await).id, id(1));
+    let conflict = WriteOutcome::Accept(AcceptOutcome::IdempotencyConflict { existing: id(1) });
+    assert_eq!(one(&*ledger, accept(with_key(2, "k", 101))).await, conflict);
+    // The key is looked at before the id.
+    assert_eq!(one(&*ledger, accept(with_key(1, "k", 101))).await, conflict);
+    // Scoped to the tenant.
+    let other = NewRequest { tenant: "zeta".into(), ..with_key(2, "k", 101) };
+    accepted(&one(&*ledger, accept(other)).await);
+    // A new key that comes with a known id belongs to that request from then on.
+    assert_eq!(duplicate(&one(&*ledger, accept(with_key(1, "l", 100))).await).id, id(1));
+    assert_eq!(one(&*ledger, accept(with_key(3, "l", 101))).await, conflict);
+    // Within one commit.
+    let writes = vec![accept(with_key(3, "m", 1)), accept(with_key(4, "m", 1)), accept(with_key(4, "m", 2))];
+    let outcomes = commit(&*ledger, writes).await;
+    accepted(&outcomes[0]);
+    assert_eq!(duplicate(&outcomes[1]).id, id(3));
+    assert_eq!(outcomes[2], WriteOutcome::Accept(AcceptOutcome::IdempotencyConflict { existing: id(3) }));
+    // A refusal leaves no key behind.
+    let taken = NewRequest { sequence: new(3).sequence, ..with_key(5, "n", 1) };
+    let conflict = WriteOutcome::Accept(AcceptOutcome::NonceConflict { existing: id(3) });
+    assert_eq!(one(&*ledger, accept(taken)).await, conflict);
+    accepted(&one(&*ledger, accept(with_key(6, "n", 2))).await);
+    refused(&one(&*ledger, accept(with_key(7, &"k".repeat(256), 1))).await, "256 bytes, limit 255");
+    accepted(&one(&*ledger, accept(with_key(7, &"k".repeat(255), 1))).await);
+}
+
+pub(crate) async fn sequence_has_one_holder(store: &impl Store) {
+    let ledger = store.open().await;
+    let held_by = |n| WriteOutcome::Accept(AcceptOutcome::NonceConflict { existing: id(n) });
+    let outcomes = commit(&*ledger, vec![accept(with_sequence(1, 9, 0)), accept(with_sequence(2, 9, 0))]).await;
+    accepted(&outcomes[0]);
+    assert_eq!(outcomes[1], held_by(1));
+    assert_eq!(one(&*ledger, accept(with_sequence(2, 9, 0))).await, held_by(1));
+    // Another nonce, signer, forwarder or chain is another sequence.
+    let forwarder = Some((Address::repeat_byte(0xf1), Address::repeat_byte(9), 0));
+    let others = vec![
+        accept(with_sequence(3, 9, 1)),
+        accept(with_sequence(4, 8, 0)),
+        accept(NewRequest { sequence: forwarder, ..new(5) }),
+        accept(NewRequest { chain_id: 1, ..with_sequence(6, 9, 0) }),
+    ];
+    for outcome in &commit(&*ledger, others).await {
+        accepted(outcome);
+    }
+    // It stays taken until the request ends without having consumed it …
+    one(&*ledger, plan(0, &[1, 3])).await;
+    assert_eq!(one(&*ledger, accept(with_sequence(2, 9, 0))).await, held_by(1));
+    one(&*ledger, moved(0, BatchState::Broadcast, &[1, 3], Status::Broadcast)).await;
+    assert_eq!(one(&*ledger, accept(with_sequence(2, 9, 0))).await, held_by(1));
+    // … and for ever if it has.
+    one(&*ledger, moved(0, BatchState::Finalized, &[1], Status::Finalized)).await;
+    one(&*ledger, moved(0, BatchState::Finalized, &[3], Status::Reverted)).await;
+    assert_eq!(one(&*ledger, accept(with_sequence(2, 9, 0))).await, held_by(1));
+    assert_eq!(one(&*ledger, accept(with_sequence(2, 9, 1))).await, held_by(3));
+    for (n, to) in (10..).zip([Status::Rejected, Status::Expired, Status::Cancelled]) {
+        accepted(&one(&*ledger, accept(with_sequence(n, 7, 0))).await);
+        assert_eq!(one(&*ledger, accept(with_sequence(n + 1, 7, 0))).await, held_by(n));
+        assert_eq!(statuses(&one(&*ledger, ended(&[n], to)).await), [to]);
+    }
+}
+
+pub(crate) async fn sequence_is_released_and_taken_in_one_commit(store: &impl Store) {
+    let ledger = store.open().await;
+    accepted(&one(&*ledger, accept(with_sequence(1, 9, 0))).await);
+    let outcomes = commit(
+        &*ledger,
+        vec![
+            ended(&[1], Status::Cancelled),
+            accept(with_sequence(2, 9, 0)),
+            accept(with_sequence(3, 9, 0)),
+            ended(&[2], Status::Cancelled),
+            accept(with_sequence(3, 9, 0)),
+        ],
+    )
+    .await;
+    accepted(&outcomes[1]);
+    assert_eq!(outcomes[2], WriteOutcome::Accept(AcceptOutcome::NonceConflict { existing: id(2) }));
+    accepted(&outcomes[4]);
+    assert_eq!(request(&*ledger, 2).await.status, Status::Cancelled);
+    assert_eq!(request(&*ledger, 3).await.status, Status::Queued);
+}

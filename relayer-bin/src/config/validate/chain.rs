@@ -1,0 +1,384 @@
+//! Chains: spec, endpoints, forwarders, tuning.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    num::NonZeroU32,
+    time::Duration,
+};
+
+use alloy_primitives::{Address, FixedBytes, U256, hex};
+use slackwater::{
+    chain::{ChainSpec, preset_for_chain_id},
+    ledger::{GroupCommitConfig, SqliteConfig},
+    market::{BenchRule, BookConfig},
+    policy::{Budget, KindName, TargetRule, TenantPolicy},
+    relay::{ChainTuning, ClusterConfig, ForwarderSetup, TimingMode},
+};
+
+use crate::config::{
+    ChainConfig, Config, ConfigError, EndpointConfig, Entry, LogConfig, Origin, RawBudget, RawChain, RawConfig,
+    RawForwarder, RawKind, RawLedger, RawLog, RawLogFormat, RawMetrics, RawRequest, RawRpc, RawServer, RawTenant,
+    SharedLedger, TenantConfig, UrlText,
+    layers::{Layers, join, merge},
+    secret::{REFERENCE_FORMS, SecretError, SecretRef, SecretText},
+};
+use crate::{
+    http::{HttpLimits, MetricsAccess, auth::KeyHash},
+    scalar::Uint,
+};
+
+use super::*;
+
+pub(super) fn chain_config(check: &mut Check<'_>, key: &str, raw: RawChain) -> Option<ChainConfig> {
+    let spec = chain_spec(check, key, &raw);
+    let endpoints = endpoints(check, key, &raw.rpc);
+    let signers: Vec<_> = raw
+        .signers
+        .iter()
+        .enumerate()
+        .filter_map(|(index, text)| check.secret(&format!("{key}.signers.{index}"), text))
+        .collect();
+    if raw.signers.is_empty() {
+        check.fail(
+            &join(key, "signers"),
+            None,
+            "is missing: nobody would pay for gas",
+            "name at least one key by reference",
+        );
+    }
+    for (index, signer) in signers.iter().enumerate() {
+        if signers[..index].contains(signer) {
+            check.fail(
+                &format!("{key}.signers.{index}"),
+                None,
+                "is listed twice",
+                "two lanes would fight over its nonces",
+            );
+        }
+    }
+    let forwarders = forwarders(check, key, &raw.forwarders);
+    let spec = spec?;
+    let tuning = tuning(check, key, &raw, &spec);
+    Some(ChainConfig { spec, tuning, endpoints, signers, forwarders })
+}
+
+/// The preset with the operator's facts over it.
+pub(super) fn chain_spec(check: &mut Check<'_>, key: &str, raw: &RawChain) -> Option<ChainSpec> {
+    let mut table = toml::Table::new();
+    match &raw.preset {
+        Some(name) => match ChainSpec::preset(name) {
+            Ok(spec) => match toml::Table::try_from(&spec) {
+                Ok(preset) => table = preset,
+                Err(error) => check.fail(&join(key, "preset"), Some(name), error.to_string(), ""),
+            },
+            Err(error) => {
+                check.fail(&join(key, "preset"), Some(&format!("{name:?}")), error.to_string(), "");
+                return None;
+            }
+        },
+        None if raw.spec.is_none() => {
+            let known = raw.chain_id.and_then(preset_for_chain_id);
+            let fix = match known {
+                Some(spec) => format!("write preset = {:?}", spec.name),
+                None => "name a preset, or give all facts in [chain.spec]".to_owned(),
+            };
+            check.fail(&join(key, "preset"), None, "is missing: nothing is known about the chain", fix);
+            return None;
+        }
+        None => {}
+    }
+    if let Some(over) = &raw.spec {
+        // A rule of another kind has other keys: it replaces the preset's as a whole.
+        for (name, value) in over {
+            if let (Some(toml::Value::Table(below)), toml::Value::Table(above)) = (table.get(name), value)
+                && above.contains_key("kind")
+                && below.get("kind") != above.get("kind")
+            {
+                table.remove(name);
+            }
+        }
+        merge(&mut table, over.clone());
+    }
+    if let Some(chain_id) = raw.chain_id {
+        table.insert("chain_id".to_owned(), toml::Value::Integer(i64::try_from(chain_id).unwrap_or(i64::MAX)));
+    }
+    if let Some(name) = &raw.name {
+        table.insert("name".to_owned(), toml::Value::String(name.clone()));
+    }
+    let spec_key = join(key, "spec");
+    let spec: ChainSpec = match serde_path_to_error::deserialize(toml::Value::Table(table)) {
+        Ok(spec) => spec,
+        Err(error) => {
+            let path = error.path().to_string();
+            let at = if path == "." { spec_key } else { join(&spec_key, &path) };
+            let message = error.into_inner().to_string();
+            check.fail(&at, None, message.lines().next().unwrap_or_default(), "see core/presets for the keys");
+            return None;
+        }
+    };
+    if let Err(errors) = spec.validate() {
+        for error in errors {
+            check.fail(&spec_key, None, error.to_string(), "");
+        }
+        return None;
+    }
+    Some(spec)
+}
+
+pub(super) fn endpoints(check: &mut Check<'_>, key: &str, raw: &[RawRpc]) -> Vec<EndpointConfig> {
+    if raw.is_empty() {
+        check.fail(
+            &join(key, "rpc"),
+            None,
+            "is missing: the chain can't be reached",
+            "add rpc = [{ url = \"https://…\" }]",
+        );
+    }
+    let mut names = BTreeSet::new();
+    let mut endpoints = Vec::new();
+    for (index, rpc) in raw.iter().enumerate() {
+        let key = format!("{key}.rpc.{index}");
+        let name = rpc.name.clone().unwrap_or_else(|| format!("rpc-{index}"));
+        if !names.insert(name.clone()) {
+            check.fail(&join(&key, "name"), Some(&name), "is used twice", "give each endpoint its own name");
+        }
+        let Some(url) = &rpc.url else {
+            check.fail(&join(&key, "url"), None, "is missing", "write the node's https:// URL, or env:NAME");
+            continue;
+        };
+        let ws_url = rpc.ws_url.as_ref().and_then(|text| {
+            let reference = url_reference(text, is_ws_url);
+            if reference.is_none() {
+                check.fail(
+                    &join(&key, "ws_url"),
+                    None,
+                    "is neither a WebSocket URL nor a reference (hidden)",
+                    "write wss://…, env:NAME or file:PATH",
+                );
+            }
+            reference
+        });
+        match url_reference(url, is_http_url) {
+            Some(url) => {
+                let rate_limit_per_s = rpc.rate_limit_per_s.unwrap_or(0);
+                endpoints.push(EndpointConfig { name, url, ws_url, rate_limit_per_s });
+            }
+            None => check.fail(
+                &join(&key, "url"),
+                None,
+                "is neither an http(s) URL nor a reference (hidden)",
+                "write https://…, env:NAME or file:PATH; a WebSocket URL belongs in ws_url, beside it",
+            ),
+        }
+    }
+    endpoints
+}
+
+/// A URL that stands there itself, or says where it is.
+pub(super) fn url_reference(text: &UrlText, is_url: impl Fn(&str) -> bool) -> Option<SecretRef> {
+    if is_url(&text.0) {
+        return Some(SecretRef::Inline(super::Secret::new(&text.0)));
+    }
+    SecretRef::parse(&text.0).ok().filter(|reference| matches!(reference, SecretRef::Env(_) | SecretRef::File(_)))
+}
+
+pub(super) fn forwarders(check: &mut Check<'_>, key: &str, raw: &[RawForwarder]) -> Vec<ForwarderSetup> {
+    let mut setups: Vec<ForwarderSetup> = Vec::new();
+    for (index, forwarder) in raw.iter().enumerate() {
+        let key = format!("{key}.forwarders.{index}");
+        let address_key = join(&key, "address");
+        let Some(text) = &forwarder.address else {
+            check.fail(&address_key, None, "is missing", "name the contract");
+            continue;
+        };
+        let Some(address) = check.address(&address_key, text) else { continue };
+        if setups.iter().any(|setup| setup.address == address) {
+            check.fail(&address_key, Some(text), "is listed twice", "remove one");
+        }
+        let allow_unknown_code = forwarder.allow_unknown_code.unwrap_or(false);
+        setups.push(ForwarderSetup { address, allow_unknown_code });
+    }
+    setups
+}
+
+pub(super) fn tuning(check: &mut Check<'_>, key: &str, raw: &RawChain, spec: &ChainSpec) -> ChainTuning {
+    let (defaults, block) = (ChainTuning::for_spec(spec), spec.block_time());
+    let ceiling_key = join(key, "max_fee_ceiling_wei_per_gas");
+    let tip_key = join(key, "tip_ceiling_wei_per_gas");
+    let urgent_within = span(raw.urgent_within_ms, defaults.urgent_within);
+    let spans = |given: &Option<Vec<u64>>, default: Vec<Duration>| {
+        given.as_ref().map_or(default, |given| given.iter().copied().map(Duration::from_millis).collect())
+    };
+    let poll_interval = span(raw.poll_interval_ms, defaults.poll_interval);
+    let subscribed_poll = ChainTuning::usual_subscribed_poll(poll_interval, block);
+    let max_slack_blocks = raw.max_slack_blocks.unwrap_or(defaults.max_slack_blocks);
+    // Without `..`: a new field must get its key.
+    let tuning = ChainTuning {
+        poll_interval,
+        subscribed_poll_interval: span(raw.subscribed_poll_interval_ms, subscribed_poll),
+        subscription_silence: span(raw.subscription_silence_ms, defaults.subscription_silence),
+        rpc_timeout: span(raw.rpc_timeout_ms, defaults.rpc_timeout),
+        hedge_floor: span(raw.hedge_floor_ms, defaults.hedge_floor),
+        hedge_budget_percent: raw.hedge_budget_percent.unwrap_or(defaults.hedge_budget_percent),
+        rate_limit_pause: span(raw.rate_limit_pause_ms, defaults.rate_limit_pause),
+        max_batch: size(raw.max_batch, defaults.max_batch),
+        max_batch_gas: raw.max_batch_gas.unwrap_or(defaults.max_batch_gas),
+        linger: span(raw.linger_ms, defaults.linger),
+        waiting_cost_percent: raw.waiting_cost_percent.unwrap_or(defaults.waiting_cost_percent),
+        max_in_flight: size(raw.max_in_flight, defaults.max_in_flight),
+        bump_after_blocks: raw.bump_after_blocks.unwrap_or(defaults.bump_after_blocks),
+        rebroadcast_after_blocks: raw.rebroadcast_after_blocks.unwrap_or(defaults.rebroadcast_after_blocks),
+        max_attempts: raw.max_attempts.unwrap_or(defaults.max_attempts),
+        max_fee_ceiling_wei_per_gas: check.narrow(
+            &ceiling_key,
+            raw.max_fee_ceiling_wei_per_gas,
+            defaults.max_fee_ceiling_wei_per_gas,
+        ),
+        budget_headroom_percent: raw.budget_headroom_percent.unwrap_or(defaults.budget_headroom_percent),
+        l1_fee_margin_percent: raw.l1_fee_margin_percent.unwrap_or(defaults.l1_fee_margin_percent),
+        forward_overhead_gas: raw.forward_overhead_gas.unwrap_or(defaults.forward_overhead_gas),
+        fee_history_blocks: raw.fee_history_blocks.unwrap_or(defaults.fee_history_blocks),
+        market: market(raw, defaults.market),
+        timing: raw.timing.map_or(defaults.timing, TimingMode::from),
+        patience_percentile: raw.patience_percentile.unwrap_or(defaults.patience_percentile),
+        urgent_within,
+        guard_time_floor: span(raw.guard_time_floor_ms, defaults.guard_time_floor),
+        guard_time_ceiling: span(raw.guard_time_ceiling_ms, defaults.guard_time_ceiling.max(urgent_within)),
+        tip_target_permille: raw.tip_target_permille.unwrap_or(defaults.tip_target_permille),
+        tip_within_blocks: raw.tip_within_blocks.unwrap_or(defaults.tip_within_blocks),
+        tip_window_blocks: size(raw.tip_window_blocks, defaults.tip_window_blocks),
+        tip_ceiling_wei_per_gas: check.narrow(&tip_key, raw.tip_ceiling_wei_per_gas, defaults.tip_ceiling_wei_per_gas),
+        cap_target_permille: raw.cap_target_permille.unwrap_or(defaults.cap_target_permille),
+        forecast_blocks: raw.forecast_blocks.clone().unwrap_or(defaults.forecast_blocks),
+        forecast_times: spans(&raw.forecast_times_ms, defaults.forecast_times),
+        slack_classes: spans(&raw.slack_classes_ms, ChainTuning::usual_slacks(block, max_slack_blocks)),
+        max_slack_blocks,
+        learned_save: span(raw.learned_save_ms, defaults.learned_save),
+        learned_max_bytes: size(raw.learned_max_bytes, defaults.learned_max_bytes),
+        max_nonce_gap: raw.max_nonce_gap.unwrap_or(defaults.max_nonce_gap),
+        nonce_lookup: span(raw.nonce_lookup_ms, defaults.nonce_lookup),
+        max_simulations: raw.max_simulations.unwrap_or(defaults.max_simulations),
+        guard: span(raw.guard_ms, defaults.guard),
+        simulate: raw.simulate.unwrap_or(defaults.simulate),
+        cancel_gas: raw.cancel_gas.unwrap_or(defaults.cancel_gas),
+    };
+    let pace = tuning.pace_problem().map(|problem| ("subscribed_poll_interval_ms", problem));
+    for (name, problem) in tuning.problems(block).into_iter().chain(pace) {
+        check.fail(&join(key, name), None, problem, "see docs/configuration.md for the range");
+    }
+    tuning
+}
+
+/// Longest time on the bench, in times of the first.
+const LONGEST_BENCH: u32 = 60;
+
+pub(super) fn market(raw: &RawChain, defaults: BookConfig) -> BookConfig {
+    let first = span(raw.source_bench_ms, defaults.bench.first);
+    BookConfig {
+        window_blocks: size(raw.fee_window_blocks, defaults.window_blocks),
+        max_lag_blocks: raw.source_max_lag_blocks.unwrap_or(defaults.max_lag_blocks),
+        tolerance_bps: raw.source_tolerance_bps.unwrap_or(defaults.tolerance_bps),
+        bench: BenchRule { first, longest: first.saturating_mul(LONGEST_BENCH), ..defaults.bench },
+        ..defaults
+    }
+}
+
+/// The values of a tuning by key, for `config show`.
+pub(super) fn tuning_values(tuning: &ChainTuning) -> Vec<(&'static str, String)> {
+    let ms = |duration: Duration| millis(duration).to_string();
+    let ChainTuning {
+        poll_interval,
+        subscribed_poll_interval,
+        subscription_silence,
+        rpc_timeout,
+        hedge_floor,
+        hedge_budget_percent,
+        rate_limit_pause,
+        max_batch,
+        max_batch_gas,
+        linger,
+        waiting_cost_percent,
+        max_in_flight,
+        bump_after_blocks,
+        rebroadcast_after_blocks,
+        max_attempts,
+        max_fee_ceiling_wei_per_gas,
+        budget_headroom_percent,
+        l1_fee_margin_percent,
+        forward_overhead_gas,
+        fee_history_blocks,
+        market,
+        timing,
+        patience_percentile,
+        urgent_within,
+        guard_time_floor,
+        guard_time_ceiling,
+        tip_target_permille,
+        tip_within_blocks,
+        tip_window_blocks,
+        tip_ceiling_wei_per_gas,
+        cap_target_permille,
+        forecast_blocks,
+        forecast_times,
+        slack_classes,
+        max_slack_blocks,
+        learned_save,
+        learned_max_bytes,
+        max_nonce_gap,
+        nonce_lookup,
+        max_simulations,
+        guard,
+        simulate,
+        cancel_gas,
+    } = tuning;
+    let list = |times: &[Duration]| format!("{:?}", times.iter().map(|time| millis(*time)).collect::<Vec<_>>());
+    vec![
+        ("poll_interval_ms", ms(*poll_interval)),
+        ("subscribed_poll_interval_ms", ms(*subscribed_poll_interval)),
+        ("subscription_silence_ms", ms(*subscription_silence)),
+        ("rpc_timeout_ms", ms(*rpc_timeout)),
+        ("hedge_floor_ms", ms(*hedge_floor)),
+        ("hedge_budget_percent", hedge_budget_percent.to_string()),
+        ("rate_limit_pause_ms", ms(*rate_limit_pause)),
+        ("max_batch", max_batch.to_string()),
+        ("max_batch_gas", max_batch_gas.to_string()),
+        ("linger_ms", ms(*linger)),
+        ("waiting_cost_percent", waiting_cost_percent.to_string()),
+        ("max_in_flight", max_in_flight.to_string()),
+        ("bump_after_blocks", bump_after_blocks.to_string()),
+        ("rebroadcast_after_blocks", rebroadcast_after_blocks.to_string()),
+        ("max_attempts", max_attempts.to_string()),
+        ("max_fee_ceiling_wei_per_gas", max_fee_ceiling_wei_per_gas.to_string()),
+        ("budget_headroom_percent", budget_headroom_percent.to_string()),
+        ("l1_fee_margin_percent", l1_fee_margin_percent.to_string()),
+        ("forward_overhead_gas", forward_overhead_gas.to_string()),
+        ("fee_history_blocks", fee_history_blocks.to_string()),
+        ("fee_window_blocks", market.window_blocks.to_string()),
+        ("source_max_lag_blocks", market.max_lag_blocks.to_string()),
+        ("source_tolerance_bps", market.tolerance_bps.to_string()),
+        ("source_bench_ms", ms(market.bench.first)),
+        ("timing", timing.as_str().to_owned()),
+        ("patience_percentile", patience_percentile.to_string()),
+        ("urgent_within_ms", ms(*urgent_within)),
+        ("guard_time_floor_ms", ms(*guard_time_floor)),
+        ("guard_time_ceiling_ms", ms(*guard_time_ceiling)),
+        ("tip_target_permille", tip_target_permille.to_string()),
+        ("tip_within_blocks", tip_within_blocks.to_string()),
+        ("tip_window_blocks", tip_window_blocks.to_string()),
+        ("tip_ceiling_wei_per_gas", tip_ceiling_wei_per_gas.to_string()),
+        ("cap_target_permille", cap_target_permille.to_string()),
+        ("forecast_blocks", format!("{forecast_blocks:?}")),
+        ("forecast_times_ms", list(forecast_times)),
+        ("slack_classes_ms", list(slack_classes)),
+        ("max_slack_blocks", max_slack_blocks.to_string()),
+        ("learned_save_ms", ms(*learned_save)),
+        ("learned_max_bytes", learned_max_bytes.to_string()),
+        ("max_nonce_gap", max_nonce_gap.to_string()),
+        ("nonce_lookup_ms", ms(*nonce_lookup)),
+        ("max_simulations", max_simulations.to_string()),
+        ("guard_ms", ms(*guard)),
+        ("simulate", simulate.to_string()),
+        ("cancel_gas", cancel_gas.to_string()),
+    ]
+}

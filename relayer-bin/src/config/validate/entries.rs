@@ -1,0 +1,102 @@
+//! Every value in force, and where it comes from.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    num::NonZeroU32,
+    time::Duration,
+};
+
+use alloy_primitives::{Address, FixedBytes, U256, hex};
+use slackwater::{
+    chain::{ChainSpec, preset_for_chain_id},
+    ledger::{GroupCommitConfig, SqliteConfig},
+    market::{BenchRule, BookConfig},
+    policy::{Budget, KindName, TargetRule, TenantPolicy},
+    relay::{ChainTuning, ClusterConfig, ForwarderSetup, TimingMode},
+};
+
+use crate::config::{
+    ChainConfig, Config, ConfigError, EndpointConfig, Entry, LogConfig, Origin, RawBudget, RawChain, RawConfig,
+    RawForwarder, RawKind, RawLedger, RawLog, RawLogFormat, RawMetrics, RawRequest, RawRpc, RawServer, RawTenant,
+    SharedLedger, TenantConfig, UrlText,
+    layers::{Layers, join, merge},
+    secret::{REFERENCE_FORMS, SecretError, SecretRef, SecretText},
+};
+use crate::{
+    http::{HttpLimits, MetricsAccess, auth::KeyHash},
+    scalar::Uint,
+};
+
+use super::*;
+
+/// Every effective value with its origin.
+pub(super) fn entries(config: &Config, layers: &Layers, presets: &[Option<String>]) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let schema = super::schema::json_schema();
+    let given = toml::Value::Table(layers.tree.clone());
+    flatten(&given, "", &mut |path, value| {
+        let origin = layers.origin(path).cloned().unwrap_or(Origin::Default);
+        entries.push(Entry { key: path.to_owned(), value: shown(&schema, path, value), origin });
+    });
+    let is_given = |entries: &[Entry], key: &str| {
+        entries
+            .iter()
+            .any(|entry| entry.key.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+    };
+    if let Ok(defaults) = toml::Value::try_from(RawConfig::defaults()) {
+        flatten(&defaults, "", &mut |path, value| {
+            if !is_given(&entries, path) {
+                entries.push(Entry { key: path.to_owned(), value: value.to_string(), origin: Origin::Default });
+            }
+        });
+    }
+    for (index, chain) in config.chains.iter().enumerate() {
+        for (name, value) in tuning_values(&chain.tuning) {
+            let key = format!("chain.{index}.{name}");
+            if !is_given(&entries, &key) {
+                entries.push(Entry { key, value, origin: Origin::Default });
+            }
+        }
+        let origin = match presets.get(index) {
+            Some(Some(name)) => Origin::Preset(name.clone()),
+            _ => Origin::Default,
+        };
+        if let Ok(spec) = toml::Value::try_from(&chain.spec) {
+            flatten(&spec, &format!("chain.{index}.spec"), &mut |path, value| {
+                if !is_given(&entries, path) {
+                    entries.push(Entry { key: path.to_owned(), value: value.to_string(), origin: origin.clone() });
+                }
+            });
+        }
+    }
+    entries.sort_by(|a, b| a.key.cmp(&b.key));
+    entries
+}
+
+pub(super) fn flatten(value: &toml::Value, path: &str, visit: &mut impl FnMut(&str, &toml::Value)) {
+    match value {
+        toml::Value::Table(table) => {
+            for (key, value) in table {
+                flatten(value, &join(path, key), visit);
+            }
+        }
+        toml::Value::Array(items) if !items.is_empty() => {
+            for (index, value) in items.iter().enumerate() {
+                flatten(value, &join(path, &index.to_string()), visit);
+            }
+        }
+        other => visit(path, other),
+    }
+}
+
+pub(super) fn shown(schema: &serde_json::Value, path: &str, value: &toml::Value) -> String {
+    let toml::Value::String(text) = value else { return value.to_string() };
+    let leaf = super::schema::leaf(schema, path);
+    let format = leaf.and_then(|leaf| leaf.get("format")).and_then(serde_json::Value::as_str);
+    match format {
+        Some("secret") => SecretText(text.clone()).shown().into_owned(),
+        Some("secret-url") => super::UrlText(text.clone()).shown(),
+        _ => value.to_string(),
+    }
+}

@@ -1,0 +1,167 @@
+//! Server, ledger, storage.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    num::NonZeroU32,
+    time::Duration,
+};
+
+use alloy_primitives::{Address, FixedBytes, U256, hex};
+use slackwater::{
+    chain::{ChainSpec, preset_for_chain_id},
+    ledger::{GroupCommitConfig, SqliteConfig},
+    market::{BenchRule, BookConfig},
+    policy::{Budget, KindName, TargetRule, TenantPolicy},
+    relay::{ChainTuning, ClusterConfig, ForwarderSetup, TimingMode},
+};
+
+use crate::config::{
+    ChainConfig, Config, ConfigError, EndpointConfig, Entry, LogConfig, Origin, RawBudget, RawChain, RawConfig,
+    RawForwarder, RawKind, RawLedger, RawLog, RawLogFormat, RawMetrics, RawRequest, RawRpc, RawServer, RawTenant,
+    SharedLedger, TenantConfig, UrlText,
+    layers::{Layers, join, merge},
+    secret::{REFERENCE_FORMS, SecretError, SecretRef, SecretText},
+};
+use crate::{
+    http::{HttpLimits, MetricsAccess, auth::KeyHash},
+    scalar::Uint,
+};
+
+use super::*;
+
+pub(super) fn http_limits(check: &mut Check<'_>, raw: RawServer) -> HttpLimits {
+    let defaults = HttpLimits::default();
+    let cors_origins = raw.cors_origins.unwrap_or_default();
+    for (index, origin) in cors_origins.iter().enumerate() {
+        let is_plain = is_http_url(origin) && origin.matches('/').count() == 2;
+        if origin != "*" && !is_plain {
+            let key = format!("server.cors_origins.{index}");
+            check.fail(
+                &key,
+                Some(origin),
+                "is not an origin",
+                "write scheme and host, such as https://app.example.org",
+            );
+        }
+    }
+    HttpLimits {
+        max_body_bytes: size(raw.max_body_bytes, defaults.max_body_bytes),
+        max_batch_body_bytes: size(raw.max_batch_body_bytes, defaults.max_batch_body_bytes),
+        max_batch_items: size(raw.max_batch_items, defaults.max_batch_items),
+        max_import_body_bytes: size(raw.max_import_body_bytes, defaults.max_import_body_bytes),
+        body_timeout: span(raw.body_timeout_ms, defaults.body_timeout),
+        header_timeout: span(raw.header_timeout_ms, defaults.header_timeout),
+        max_connections: size(raw.max_connections, defaults.max_connections),
+        max_streams: size(raw.max_streams, defaults.max_streams),
+        keep_alive: span(raw.keep_alive_ms, defaults.keep_alive),
+        shutdown_grace: span(raw.shutdown_grace_ms, defaults.shutdown_grace),
+        rate_per_ip_per_s: raw.rate_per_ip_per_s.filter(|rate| *rate > 0),
+        cors_origins,
+        metrics: match raw.metrics {
+            None | Some(RawMetrics::Open) => MetricsAccess::Open,
+            Some(RawMetrics::Operator) => MetricsAccess::Operator,
+            Some(RawMetrics::Off) => MetricsAccess::Off,
+        },
+    }
+}
+
+pub(super) fn shared_ledger(check: &mut Check<'_>, raw: &RawLedger, listen: &str) -> Option<SharedLedger> {
+    let text = raw.url.as_ref()?;
+    let url = if is_postgres_url(&text.0) {
+        Some(SecretRef::Inline(super::Secret::new(&text.0)))
+    } else {
+        SecretRef::parse(&text.0).ok().filter(|reference| matches!(reference, SecretRef::Env(_) | SecretRef::File(_)))
+    };
+    if url.is_none() {
+        check.fail(
+            "ledger.url",
+            None,
+            "is neither a postgres:// URL nor a reference (hidden)",
+            "write postgres://user@host/database, env:NAME or file:PATH",
+        );
+    }
+    if is_postgres_url(&text.0) && has_password(&text.0) && !check.allow_inline {
+        check.fail("ledger.url", None, "a password must not stand in the configuration (hidden)", REFERENCE_FORMS);
+    }
+    let defaults = SharedLedger::default();
+    let schema = raw.schema.clone().unwrap_or(defaults.schema);
+    let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if schema.is_empty() || schema.len() > 63 || !schema.chars().all(is_name) {
+        check.fail("ledger.schema", Some(&schema), "is no name of a schema", "use at most 63 of a-z, 0-9 and _");
+    }
+    let lease = span(raw.lease_ms, defaults.cluster.lease);
+    let idle_timeout = span(raw.idle_timeout_ms, defaults.idle_timeout.min(lease / 2));
+    if idle_timeout >= lease {
+        check.fail(
+            "ledger.idle_timeout_ms",
+            Some(&millis(idle_timeout).to_string()),
+            format!("is not below `ledger.lease_ms` = {}", millis(lease)),
+            "an instance that stands still would hold up whoever takes over",
+        );
+    }
+    let instance = raw.instance.clone().unwrap_or_else(|| format!("{listen}#{}", std::process::id()));
+    Some(SharedLedger {
+        url: url?,
+        schema,
+        read_connections: raw.read_connections.unwrap_or(defaults.read_connections),
+        connect_timeout: span(raw.connect_timeout_ms, defaults.connect_timeout),
+        statement_timeout: span(raw.statement_timeout_ms, defaults.statement_timeout),
+        idle_timeout,
+        cluster: ClusterConfig {
+            instance,
+            lease,
+            follow_interval: span(raw.follow_interval_ms, defaults.cluster.follow_interval),
+            accept_timeout: span(raw.accept_timeout_ms, defaults.cluster.accept_timeout),
+        },
+    })
+}
+
+/// Before the host, or among the parameters.
+pub(super) fn has_password(url: &str) -> bool {
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':')) || rest.contains("password=")
+}
+
+pub(super) fn is_postgres_url(text: &str) -> bool {
+    text.starts_with("postgres://") || text.starts_with("postgresql://")
+}
+
+/// A shared ledger sums what tenants spend by the hour.
+pub(super) fn check_periods(check: &mut Check<'_>, tenants: &[TenantConfig]) {
+    for (index, tenant) in tenants.iter().enumerate() {
+        let period = tenant.policy.budget.as_ref().map_or(0, |budget| budget.period.as_secs());
+        if period % 3_600 != 0 {
+            check.fail(
+                &format!("tenant.{index}.budget.period_s"),
+                Some(&period.to_string()),
+                "is not a multiple of 3600, by which a shared ledger counts",
+                "choose whole hours, or a ledger without `ledger.url`",
+            );
+        }
+    }
+}
+
+pub(super) fn storage(check: &mut Check<'_>, raw: RawLedger) -> (SqliteConfig, GroupCommitConfig) {
+    let path = raw.path.unwrap_or_else(|| DEFAULT_PATH.to_owned());
+    if path.is_empty() || path == ":memory:" {
+        check.fail("ledger.path", Some(&path), "would lose what was accepted", "name a file on a disk that survives");
+    }
+    let defaults = SqliteConfig::new(&path);
+    let sqlite = SqliteConfig {
+        busy_timeout_ms: raw.busy_timeout_ms.unwrap_or(defaults.busy_timeout_ms),
+        read_connections: raw.read_connections.unwrap_or(defaults.read_connections),
+        cache_kib: raw.cache_kib.unwrap_or(defaults.cache_kib),
+        checkpoint_pages: raw.checkpoint_pages.unwrap_or(defaults.checkpoint_pages),
+        check_at_start: raw.check_at_start.unwrap_or(defaults.check_at_start),
+        ..defaults
+    };
+    let defaults = GroupCommitConfig::default();
+    let group = GroupCommitConfig {
+        queue_len: size(raw.queue_len, defaults.queue_len),
+        max_group: size(raw.max_group, defaults.max_group),
+        event_backlog: size(raw.event_backlog, defaults.event_backlog),
+    };
+    (sqlite, group)
+}
