@@ -5,33 +5,24 @@ mod entries;
 mod server;
 mod tenant;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    num::NonZeroU32,
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
-use alloy_primitives::{Address, FixedBytes, U256, hex};
-use slackwater::{
-    chain::{ChainSpec, preset_for_chain_id},
-    ledger::{GroupCommitConfig, SqliteConfig},
-    market::{BenchRule, BookConfig},
-    policy::{Budget, KindName, TargetRule, TenantPolicy},
-    relay::{ChainTuning, ClusterConfig, ForwarderSetup, TimingMode},
-};
+use alloy_primitives::{Address, hex};
+use slackwater::ledger::{GroupCommitConfig, SqliteConfig};
 
+use self::{
+    chain::chain_config,
+    entries::entries,
+    server::{check_periods, http_limits, shared_ledger, storage},
+    tenant::tenant_config,
+};
 use super::{
-    ChainConfig, Config, ConfigError, EndpointConfig, Entry, LogConfig, Origin, RawBudget, RawChain, RawConfig,
-    RawForwarder, RawKind, RawLedger, RawLog, RawLogFormat, RawMetrics, RawRequest, RawRpc, RawServer, RawTenant,
-    SharedLedger, TenantConfig, UrlText,
-    layers::{Layers, join, merge},
+    ChainConfig, Config, ConfigError, LogConfig, RawConfig, RawLedger, RawLog, RawLogFormat, RawMetrics, RawRequest,
+    RawServer, SharedLedger, TenantConfig,
+    layers::Layers,
     secret::{REFERENCE_FORMS, SecretError, SecretRef, SecretText},
 };
-use crate::{
-    http::{HttpLimits, MetricsAccess, auth::KeyHash},
-    scalar::Uint,
-};
+use crate::{http::HttpLimits, scalar::Uint};
 
 /// Where the API listens unless told otherwise: this machine only.
 const DEFAULT_LISTEN: &str = "127.0.0.1:7700";

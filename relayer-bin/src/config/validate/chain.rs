@@ -1,34 +1,19 @@
 //! Chains: spec, endpoints, forwarders, tuning.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    num::NonZeroU32,
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
-use alloy_primitives::{Address, FixedBytes, U256, hex};
 use slackwater::{
     chain::{ChainSpec, preset_for_chain_id},
-    ledger::{GroupCommitConfig, SqliteConfig},
     market::{BenchRule, BookConfig},
-    policy::{Budget, KindName, TargetRule, TenantPolicy},
-    relay::{ChainTuning, ClusterConfig, ForwarderSetup, TimingMode},
+    relay::{ChainTuning, ForwarderSetup, TimingMode},
 };
 
+use super::{Check, is_http_url, is_ws_url, millis, size, span};
 use crate::config::{
-    ChainConfig, Config, ConfigError, EndpointConfig, Entry, LogConfig, Origin, RawBudget, RawChain, RawConfig,
-    RawForwarder, RawKind, RawLedger, RawLog, RawLogFormat, RawMetrics, RawRequest, RawRpc, RawServer, RawTenant,
-    SharedLedger, TenantConfig, UrlText,
-    layers::{Layers, join, merge},
-    secret::{REFERENCE_FORMS, SecretError, SecretRef, SecretText},
+    ChainConfig, EndpointConfig, RawChain, RawForwarder, RawRpc, UrlText,
+    layers::{join, merge},
+    secret::SecretRef,
 };
-use crate::{
-    http::{HttpLimits, MetricsAccess, auth::KeyHash},
-    scalar::Uint,
-};
-
-use super::*;
 
 pub(super) fn chain_config(check: &mut Check<'_>, key: &str, raw: RawChain) -> Option<ChainConfig> {
     let spec = chain_spec(check, key, &raw);
@@ -178,7 +163,7 @@ pub(super) fn endpoints(check: &mut Check<'_>, key: &str, raw: &[RawRpc]) -> Vec
 /// A URL that stands there itself, or says where it is.
 pub(super) fn url_reference(text: &UrlText, is_url: impl Fn(&str) -> bool) -> Option<SecretRef> {
     if is_url(&text.0) {
-        return Some(SecretRef::Inline(super::Secret::new(&text.0)));
+        return Some(SecretRef::Inline(crate::config::Secret::new(&text.0)));
     }
     SecretRef::parse(&text.0).ok().filter(|reference| matches!(reference, SecretRef::Env(_) | SecretRef::File(_)))
 }

@@ -1,39 +1,16 @@
 //! Every value in force, and where it comes from.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    num::NonZeroU32,
-    time::Duration,
-};
-
-use alloy_primitives::{Address, FixedBytes, U256, hex};
-use slackwater::{
-    chain::{ChainSpec, preset_for_chain_id},
-    ledger::{GroupCommitConfig, SqliteConfig},
-    market::{BenchRule, BookConfig},
-    policy::{Budget, KindName, TargetRule, TenantPolicy},
-    relay::{ChainTuning, ClusterConfig, ForwarderSetup, TimingMode},
-};
-
+use super::chain::tuning_values;
 use crate::config::{
-    ChainConfig, Config, ConfigError, EndpointConfig, Entry, LogConfig, Origin, RawBudget, RawChain, RawConfig,
-    RawForwarder, RawKind, RawLedger, RawLog, RawLogFormat, RawMetrics, RawRequest, RawRpc, RawServer, RawTenant,
-    SharedLedger, TenantConfig, UrlText,
-    layers::{Layers, join, merge},
-    secret::{REFERENCE_FORMS, SecretError, SecretRef, SecretText},
+    Config, Entry, Origin, RawConfig, UrlText,
+    layers::{Layers, join},
+    secret::SecretText,
 };
-use crate::{
-    http::{HttpLimits, MetricsAccess, auth::KeyHash},
-    scalar::Uint,
-};
-
-use super::*;
 
 /// Every effective value with its origin.
 pub(super) fn entries(config: &Config, layers: &Layers, presets: &[Option<String>]) -> Vec<Entry> {
     let mut entries = Vec::new();
-    let schema = super::schema::json_schema();
+    let schema = crate::config::schema::json_schema();
     let given = toml::Value::Table(layers.tree.clone());
     flatten(&given, "", &mut |path, value| {
         let origin = layers.origin(path).cloned().unwrap_or(Origin::Default);
@@ -92,11 +69,11 @@ pub(super) fn flatten(value: &toml::Value, path: &str, visit: &mut impl FnMut(&s
 
 pub(super) fn shown(schema: &serde_json::Value, path: &str, value: &toml::Value) -> String {
     let toml::Value::String(text) = value else { return value.to_string() };
-    let leaf = super::schema::leaf(schema, path);
+    let leaf = crate::config::schema::leaf(schema, path);
     let format = leaf.and_then(|leaf| leaf.get("format")).and_then(serde_json::Value::as_str);
     match format {
         Some("secret") => SecretText(text.clone()).shown().into_owned(),
-        Some("secret-url") => super::UrlText(text.clone()).shown(),
+        Some("secret-url") => UrlText(text.clone()).shown(),
         _ => value.to_string(),
     }
 }

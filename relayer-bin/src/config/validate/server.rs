@@ -1,34 +1,18 @@
 //! Server, ledger, storage.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    num::NonZeroU32,
-    time::Duration,
-};
-
-use alloy_primitives::{Address, FixedBytes, U256, hex};
 use slackwater::{
-    chain::{ChainSpec, preset_for_chain_id},
     ledger::{GroupCommitConfig, SqliteConfig},
-    market::{BenchRule, BookConfig},
-    policy::{Budget, KindName, TargetRule, TenantPolicy},
-    relay::{ChainTuning, ClusterConfig, ForwarderSetup, TimingMode},
+    relay::ClusterConfig,
 };
 
-use crate::config::{
-    ChainConfig, Config, ConfigError, EndpointConfig, Entry, LogConfig, Origin, RawBudget, RawChain, RawConfig,
-    RawForwarder, RawKind, RawLedger, RawLog, RawLogFormat, RawMetrics, RawRequest, RawRpc, RawServer, RawTenant,
-    SharedLedger, TenantConfig, UrlText,
-    layers::{Layers, join, merge},
-    secret::{REFERENCE_FORMS, SecretError, SecretRef, SecretText},
-};
+use super::{Check, DEFAULT_PATH, is_http_url, millis, size, span};
 use crate::{
-    http::{HttpLimits, MetricsAccess, auth::KeyHash},
-    scalar::Uint,
+    config::{
+        RawLedger, RawMetrics, RawServer, SharedLedger, TenantConfig,
+        secret::{REFERENCE_FORMS, SecretRef},
+    },
+    http::{HttpLimits, MetricsAccess},
 };
-
-use super::*;
 
 pub(super) fn http_limits(check: &mut Check<'_>, raw: RawServer) -> HttpLimits {
     let defaults = HttpLimits::default();
@@ -69,7 +53,7 @@ pub(super) fn http_limits(check: &mut Check<'_>, raw: RawServer) -> HttpLimits {
 pub(super) fn shared_ledger(check: &mut Check<'_>, raw: &RawLedger, listen: &str) -> Option<SharedLedger> {
     let text = raw.url.as_ref()?;
     let url = if is_postgres_url(&text.0) {
-        Some(SecretRef::Inline(super::Secret::new(&text.0)))
+        Some(SecretRef::Inline(crate::config::Secret::new(&text.0)))
     } else {
         SecretRef::parse(&text.0).ok().filter(|reference| matches!(reference, SecretRef::Env(_) | SecretRef::File(_)))
     };

@@ -2,33 +2,19 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
     num::NonZeroU32,
     time::Duration,
 };
 
 use alloy_primitives::{Address, FixedBytes, U256, hex};
-use slackwater::{
-    chain::{ChainSpec, preset_for_chain_id},
-    ledger::{GroupCommitConfig, SqliteConfig},
-    market::{BenchRule, BookConfig},
-    policy::{Budget, KindName, TargetRule, TenantPolicy},
-    relay::{ChainTuning, ClusterConfig, ForwarderSetup, TimingMode},
-};
+use slackwater::policy::{Budget, KindName, TargetRule, TenantPolicy};
 
-use crate::config::{
-    ChainConfig, Config, ConfigError, EndpointConfig, Entry, LogConfig, Origin, RawBudget, RawChain, RawConfig,
-    RawForwarder, RawKind, RawLedger, RawLog, RawLogFormat, RawMetrics, RawRequest, RawRpc, RawServer, RawTenant,
-    SharedLedger, TenantConfig, UrlText,
-    layers::{Layers, join, merge},
-    secret::{REFERENCE_FORMS, SecretError, SecretRef, SecretText},
-};
+use super::{Check, DEFAULT_PERIOD_S, size};
 use crate::{
-    http::{HttpLimits, MetricsAccess, auth::KeyHash},
+    config::{RawBudget, RawKind, RawTenant, TenantConfig, layers::join},
+    http::auth::KeyHash,
     scalar::Uint,
 };
-
-use super::*;
 
 pub(super) fn tenant_config(
     check: &mut Check<'_>,

@@ -1,27 +1,17 @@
 //! What a submission or a question about costs is answered with.
 
-use std::{borrow::Cow, collections::BTreeMap, time::Duration};
-
 use alloy_primitives::{B256, U256};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde::Serialize;
 use slackwater::{
-    chain::Fees,
-    ledger::{AttemptKind, AttemptRecord, BatchState, EventRecord, RequestRecord},
-    market::Standing,
-    relay::{
-        Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, FeeSource, ForecastView, LaneStatus,
-        ModelInfo, Quote, SubmitItem, WaitQuote,
-    },
-    request::{
-        BatchId, Call, Deadline, Forward, Promise, Reason, RequestId, RequestKind, Status, Submission, SubmissionKind,
-        VerifiedRequest,
-    },
+    relay::{Acceptance, Quote, WaitQuote},
+    request::{Promise, Status},
 };
 use utoipa::ToSchema;
 
-use crate::http::{body, problem::Problem};
-use crate::scalar::{Account, Count, Excerpt, HexBytes, Instant, Span, Uint};
+use crate::{
+    http::problem::Problem,
+    scalar::{Account, HexBytes, Uint},
+};
 
 /// What it costs to send now.
 #[derive(Debug, Serialize, ToSchema)]
@@ -125,7 +115,7 @@ pub struct PromiseView {
 }
 
 impl PromiseView {
-    fn new(promise: &Promise, signature: &alloy_primitives::Bytes) -> Self {
+    pub(super) fn new(promise: &Promise, signature: &alloy_primitives::Bytes) -> Self {
         Self {
             request_hash: promise.request_hash.0,
             chain_id: promise.chain_id,
@@ -189,7 +179,7 @@ pub struct ItemResult {
     accepted: Option<AcceptedView>,
     /// Why it was refused, otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<super::problem::ProblemBody<'static>>)]
+    #[schema(value_type = Option<crate::http::problem::ProblemBody<'static>>)]
     problem: Option<Problem>,
 }
 

@@ -1,27 +1,18 @@
 //! What runs: chains, lanes, forecasts, sources.
 
-use std::{borrow::Cow, collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use alloy_primitives::{B256, U256};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use slackwater::{
-    chain::Fees,
-    ledger::{AttemptKind, AttemptRecord, BatchState, EventRecord, RequestRecord},
     market::Standing,
-    relay::{
-        Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, FeeSource, ForecastView, LaneStatus,
-        ModelInfo, Quote, SubmitItem, WaitQuote,
-    },
-    request::{
-        BatchId, Call, Deadline, Forward, Promise, Reason, RequestId, RequestKind, Status, Submission, SubmissionKind,
-        VerifiedRequest,
-    },
+    relay::{ChainHealth, ChainStatus, EndpointStatus, FeeSource, ForecastView, LaneStatus, ModelInfo},
+    request::Status,
 };
 use utoipa::ToSchema;
 
-use crate::http::{body, problem::Problem};
-use crate::scalar::{Account, Count, Excerpt, HexBytes, Instant, Span, Uint};
+use super::story::FeesView;
+use crate::scalar::{Account, Uint};
 
 /// A forwarder that is served.
 #[derive(Debug, Serialize, ToSchema)]

@@ -1,27 +1,20 @@
 //! What became of requests: events, states, batches.
 
-use std::{borrow::Cow, collections::BTreeMap, time::Duration};
-
 use alloy_primitives::{B256, U256};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde::Serialize;
 use slackwater::{
     chain::Fees,
     ledger::{AttemptKind, AttemptRecord, BatchState, EventRecord, RequestRecord},
-    market::Standing,
-    relay::{
-        Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, FeeSource, ForecastView, LaneStatus,
-        ModelInfo, Quote, SubmitItem, WaitQuote,
-    },
-    request::{
-        BatchId, Call, Deadline, Forward, Promise, Reason, RequestId, RequestKind, Status, Submission, SubmissionKind,
-        VerifiedRequest,
-    },
+    relay::{BatchView, Quote},
+    request::{BatchId, Call, Promise, Reason, RequestId, RequestKind, Status, VerifiedRequest},
 };
 use utoipa::ToSchema;
 
-use crate::http::{body, problem::Problem};
-use crate::scalar::{Account, Count, Excerpt, HexBytes, Instant, Span, Uint};
+use super::{
+    answer::{PromiseView, QuoteView},
+    submit::{CallBody, ForwardBody},
+};
+use crate::scalar::{Account, HexBytes, Uint};
 
 /// One thing that happened to a request.
 #[derive(Debug, Serialize, ToSchema)]

@@ -1,27 +1,19 @@
 //! What callers send.
 
-use std::{borrow::Cow, collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
-use alloy_primitives::{B256, U256};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use slackwater::{
-    chain::Fees,
-    ledger::{AttemptKind, AttemptRecord, BatchState, EventRecord, RequestRecord},
-    market::Standing,
-    relay::{
-        Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, FeeSource, ForecastView, LaneStatus,
-        ModelInfo, Quote, SubmitItem, WaitQuote,
-    },
-    request::{
-        BatchId, Call, Deadline, Forward, Promise, Reason, RequestId, RequestKind, Status, Submission, SubmissionKind,
-        VerifiedRequest,
-    },
+    relay::SubmitItem,
+    request::{Call, Deadline, Forward, Submission, SubmissionKind},
 };
 use utoipa::ToSchema;
 
-use crate::http::{body, problem::Problem};
-use crate::scalar::{Account, Count, Excerpt, HexBytes, Instant, Span, Uint};
+use crate::{
+    http::{body, problem::Problem},
+    scalar::{Account, Count, Excerpt, HexBytes, Instant, Span, Uint},
+};
 
 /// Longest idempotency key, bytes.
 pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
