@@ -282,7 +282,10 @@ async fn a_start_on_a_read_only_file_system_is_refused() -> Result<()> {
     disk.remount("ro");
     let refused = stage.relayer.start().await.expect_err("does not start");
     let told = stage.relayer.log();
-    assert!(told.contains("ledger") && told.contains("read_only"), "{refused}\n{told}");
+    assert!(
+        told.contains("can't start") && told.contains("ledger.db") && told.contains("Read-only"),
+        "{refused}\n{told}"
+    );
     assert!(!told.contains("panicked"), "{told}");
     disk.remount("rw");
     stage.relayer.start().await?;
