@@ -1,0 +1,104 @@
+//! What can be shown.
+
+use alloy_primitives::{Address, B256, U256};
+use serde::Serialize;
+
+use super::{machine::LocalRelay, requests::Entry};
+use crate::{
+    chain::decimal,
+    request::{Reason, RequestId, Status},
+    time::Timestamp,
+};
+
+/// A request, for showing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LocalView {
+    /// Its id.
+    pub id: RequestId,
+    /// `forward` or `call`.
+    pub kind: &'static str,
+    /// Where it stands.
+    pub status: Status,
+    /// Why it ended otherwise than `finalized`, or what went wrong in the block that holds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// More about that, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// The transaction that holds it, once included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx_hash: Option<B256>,
+    /// Its block.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block_number: Option<u64>,
+    /// Its share of what the transaction cost, value included; once it has ended. Wei.
+    #[serde(skip_serializing_if = "Option::is_none", with = "decimal::option")]
+    pub cost_wei: Option<U256>,
+    /// When it was taken, Unix ms.
+    pub accepted_at: Timestamp,
+    /// Latest inclusion, Unix ms.
+    pub deadline_at: Timestamp,
+}
+
+/// The session key's account, for showing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AccountView {
+    /// Its address: top it up here.
+    pub address: Address,
+    /// Balance when it was last read, wei; `None` before that.
+    #[serde(skip_serializing_if = "Option::is_none", with = "decimal::option")]
+    pub balance_wei: Option<U256>,
+    /// Transactions outside blocks.
+    pub in_flight: usize,
+    /// Transactions in blocks that are not final.
+    pub unfinal: usize,
+    /// Requests that wait.
+    pub waiting: usize,
+    /// It waits for a top-up.
+    pub is_underfunded: bool,
+}
+
+impl Entry {
+    pub(super) fn view(&self) -> LocalView {
+        LocalView {
+            id: self.request.id(),
+            kind: self.request.kind_name(),
+            status: self.status,
+            reason: self.reason,
+            detail: self.detail.clone(),
+            tx_hash: self.tx_hash,
+            block_number: self.block_number,
+            cost_wei: self.cost_wei,
+            accepted_at: self.accepted_at,
+            deadline_at: self.request.deadline(),
+        }
+    }
+}
+
+impl LocalRelay {
+    /// A request; `None` for one that is not known (any more).
+    pub fn request(&self, id: RequestId) -> Option<LocalView> {
+        self.entries.get(&id).map(Entry::view)
+    }
+
+    /// All requests that are known, in order of arrival.
+    pub fn requests(&self) -> Vec<LocalView> {
+        let mut views: Vec<LocalView> = self.entries.values().map(Entry::view).collect();
+        views.sort_by_key(|view| (view.accepted_at, view.id));
+        views
+    }
+
+    /// The account that pays.
+    pub fn account(&self) -> AccountView {
+        AccountView {
+            address: self.key.address(),
+            balance_wei: self.lane.balance(),
+            in_flight: self.lane.in_flight(),
+            unfinal: self.lane.unfinal(),
+            waiting: self.entries.values().filter(|entry| entry.status == Status::Queued).count(),
+            is_underfunded: self.lane.is_underfunded(),
+        }
+    }
+}
