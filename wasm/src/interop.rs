@@ -3,6 +3,7 @@
 use std::{borrow::Cow, fmt};
 
 use serde::{Serialize, de::DeserializeOwned};
+use slackwater::client::ClientError;
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
 /// Longest input that is read, bytes of JSON: far more than the longest fee history or model.
@@ -45,6 +46,32 @@ impl From<Failure> for JsValue {
     fn from(error: Failure) -> Self {
         failure(&error.code, &error.message, error.details.as_deref())
     }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self { code: error.code().to_owned().into(), message: error.to_string(), details: details(&error) }
+    }
+}
+
+#[cfg(feature = "client")]
+fn details(error: &ClientError) -> Option<String> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Details<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        problem: Option<&'a slackwater::client::Problem>,
+        is_retryable: bool,
+        is_ambiguous: bool,
+    }
+    let (problem, is_retryable, is_ambiguous) = (error.problem(), error.is_retryable(), error.is_ambiguous());
+    serde_json::to_string(&Details { problem, is_retryable, is_ambiguous }).ok()
+}
+
+/// Without a relayer nothing was called.
+#[cfg(not(feature = "client"))]
+const fn details(_: &ClientError) -> Option<String> {
+    None
 }
 
 /// Reads an argument, called `what` in errors.

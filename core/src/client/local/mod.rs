@@ -52,4 +52,4 @@ pub use config::{ConfigError, LocalConfig, LocalTiming};
 pub use key::SessionKey;
 pub use machine::{LocalCommand, LocalRelay, LocalReport};
 pub use requests::{Admitted, LocalAsk, LocalError};
-pub use view::{AccountView, LocalView};
+pub use view::{AccountView, LocalPlace, LocalView};

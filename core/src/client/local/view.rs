@@ -18,6 +18,9 @@ pub struct LocalView {
     pub id: RequestId,
     /// `forward` or `call`.
     pub kind: &'static str,
+    /// A forward's place in its user's sequence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<LocalPlace>,
     /// Where it stands.
     pub status: Status,
     /// Why it ended otherwise than `finalized`, or what went wrong in the block that holds it.
@@ -39,6 +42,19 @@ pub struct LocalView {
     pub accepted_at: Timestamp,
     /// Latest inclusion, Unix ms.
     pub deadline_at: Timestamp,
+}
+
+/// Whose request it is, and which of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LocalPlace {
+    /// The forwarder.
+    pub forwarder: Address,
+    /// The user.
+    pub from: Address,
+    /// The user's nonce there.
+    #[serde(with = "decimal")]
+    pub nonce: u64,
 }
 
 /// The session key's account, for showing.
@@ -65,6 +81,7 @@ impl Entry {
         LocalView {
             id: self.request.id(),
             kind: self.request.kind_name(),
+            place: self.request.sequence().map(|(forwarder, from, nonce)| LocalPlace { forwarder, from, nonce }),
             status: self.status,
             reason: self.reason,
             detail: self.detail.clone(),
