@@ -323,3 +323,14 @@ proptest! {
         run(seed);
     }
 }
+
+/// Runs that once went wrong: an inclusion that a reorg took back unseen, a nonce that a stranger had used before the batch was
+/// planned, a cost that was shared anew after a restart.
+#[test]
+fn old_failures() {
+    for seed in
+        [11_418_276_962_230_741_474, 11_764_662_679_927_963_168, 17_517_853_607_335_920_068, 3_729_202_903_239_476_154]
+    {
+        run(seed);
+    }
+}

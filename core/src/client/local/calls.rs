@@ -100,6 +100,13 @@ pub(super) enum Purpose {
     },
 }
 
+impl Purpose {
+    /// Part of a look at the head.
+    const fn is_of_look(self) -> bool {
+        matches!(self, Self::Tagged | Self::History | Self::AccountNonce | Self::Balance | Self::Ancestor(_))
+    }
+}
+
 /// A call on its way.
 #[derive(Debug)]
 pub(super) struct Pending {
@@ -137,6 +144,11 @@ impl LocalRelay {
         let block = at.map_or_else(|| "latest".into(), |(number, _)| height(number));
         let params = eth_call(forwarder, noncesCall { owner }.abi_encode(), block);
         self.call(now, Purpose::UserNonce { user, at }, "eth_call", params);
+    }
+
+    /// The answers to a look that broke off belong to no other.
+    pub(super) fn drop_look_calls(&mut self) {
+        self.calls.retain(|_, pending| !pending.purpose.is_of_look());
     }
 
     /// The answer to a call; one that comes too late is ignored.

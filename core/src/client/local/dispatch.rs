@@ -408,8 +408,8 @@ impl LocalRelay {
                         entry.is_bound = true;
                     }
                 }
-                let planned_block = self.head.map_or(0, |head| head.number);
-                let flight = Flight { key: selection.key, members, weights, plan, planned_block };
+                let planned_block = self.heads.nonce_floor;
+                let flight = Flight { key: selection.key, members, weights, absent_weight: None, plan, planned_block };
                 self.flights.insert(batch.nonce, flight);
             }
             Err(error) => {

@@ -28,8 +28,10 @@ pub(super) struct Flight {
     pub(super) members: Vec<Arc<VerifiedRequest>>,
     /// Gas of each member, for sharing the cost.
     pub(super) weights: Vec<u64>,
+    /// Of members that had ended when the batch was read back.
+    pub(super) absent_weight: Option<u64>,
     pub(super) plan: Plan,
-    /// Head when it was planned: the nonce was free then.
+    /// A block that was final when it was planned: the nonce was free there.
     pub(super) planned_block: u64,
 }
 
@@ -46,9 +48,9 @@ pub(super) struct PollRun {
     pub(super) purpose: PollPurpose,
     pub(super) hashes: Vec<B256>,
     pub(super) is_complete: bool,
-    found: Option<Box<TxReceipt>>,
-    at_block: u64,
-    waits: usize,
+    pub(super) found: Option<Box<TxReceipt>>,
+    pub(super) at_block: u64,
+    pub(super) waits: usize,
 }
 
 impl LocalRelay {
@@ -123,9 +125,9 @@ impl LocalRelay {
 
     /// What is remembered of a nonce's batch. A hole that is filled has none: it is a batch without members.
     fn batch_form(&mut self, nonce: u64, tx: &TxToSign) -> BatchForm {
-        let head = self.head.map_or(0, |head| head.number);
+        let settled = self.heads.nonce_floor;
         if let Some(flight) = self.flights.get(&nonce) {
-            return BatchForm::new(flight.ids(), &flight.plan, flight.planned_block);
+            return BatchForm::new(flight.ids(), flight.weights.clone(), &flight.plan, flight.planned_block);
         }
         let filler = Plan {
             payload: tx.payload.clone(),
@@ -133,9 +135,16 @@ impl LocalRelay {
             ceiling_wei_per_gas: self.config.max_fee_ceiling_wei_per_gas,
             extra_wei: U256::ZERO,
         };
-        let form = BatchForm::new(Vec::new(), &filler, head);
+        let form = BatchForm::new(Vec::new(), Vec::new(), &filler, settled);
         let key = VehicleKey::Single(RequestId(B256::ZERO));
-        let flight = Flight { key, members: Vec::new(), weights: Vec::new(), plan: filler, planned_block: head };
+        let flight = Flight {
+            key,
+            members: Vec::new(),
+            weights: Vec::new(),
+            absent_weight: None,
+            plan: filler,
+            planned_block: settled,
+        };
         self.flights.insert(nonce, flight);
         form
     }
@@ -261,14 +270,13 @@ impl LocalRelay {
         let mined = mined.as_ref().map(|(kind, receipt)| (*kind, &**receipt));
         let outcomes = outcomes(flight, mined);
         let is_touched = |outcome: &MemberOutcome| *outcome != MemberOutcome::Untouched;
-        // Only those who executed pay; what did nothing is a loss of its own.
-        let weights: Vec<u64> =
-            outcomes.iter().zip(&flight.weights).filter(|(o, _)| is_touched(o)).map(|(_, weight)| *weight).collect();
+        // Each pays its own part and no other's (I8): what was skipped is a loss of its own.
         let cost = mined.map_or(U256::ZERO, |(_, receipt)| receipt.cost_wei());
-        let mut costs = shares(cost, &weights).into_iter();
+        let weights: Vec<u64> = flight.weights.iter().copied().chain(flight.absent_weight).collect();
+        let costs = shares(cost, &weights);
         let has_failed = mined.is_some_and(|(_, receipt)| !receipt.is_success);
         let is_payload = mined.is_some_and(|(kind, _)| kind == AttemptKind::Payload);
-        for (member, outcome) in flight.members.iter().zip(&outcomes) {
+        for ((member, outcome), cost) in flight.members.iter().zip(&outcomes).zip(costs) {
             let id = member.id();
             let end = match outcome {
                 MemberOutcome::Executed => Some(End::new(Status::Finalized, None, now)),
@@ -280,7 +288,7 @@ impl LocalRelay {
                     let value = if *outcome == MemberOutcome::Executed { member.value() } else { U256::ZERO };
                     end.tx_hash = Some(receipt.hash);
                     end.block_number = Some(receipt.block_number);
-                    end.cost_wei = costs.next().map(|cost| cost.saturating_add(value));
+                    end.cost_wei = Some(cost.saturating_add(value));
                 }
                 if is_touched(outcome) {
                     self.end(id, end, true);

@@ -19,6 +19,9 @@ use crate::{
 /// Most blocks that are walked back, one by one, to the newest one that is known. Beyond that what was seen is forgotten.
 const MAX_WALK: usize = 64;
 
+/// Looks in a row that may break off on the way back; after that, what was seen is forgotten instead.
+const MAX_BROKEN_LOOKS: u32 = 3;
+
 /// A block header, reduced to what is used here.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -42,6 +45,10 @@ pub(super) struct Heads {
     /// Canonical hashes by height, from the newest final block on.
     seen: BTreeMap<u64, B256>,
     feed: HistoryFeed,
+    /// The account's nonce at the newest head.
+    latest_nonce: Option<u64>,
+    /// A block that was final when the nonce was last read: what was free at that time was free there.
+    pub(super) nonce_floor: u64,
     /// Account nonces by the block at which they were read, where they rose.
     nonces: Vec<(u64, B256, u64)>,
 }
@@ -54,6 +61,11 @@ impl Heads {
     /// Another block is known to be the canonical one there.
     pub(super) fn is_other(&self, number: u64, hash: B256) -> bool {
         self.seen.get(&number).is_some_and(|known| *known != hash)
+    }
+
+    /// The account's nonce at the newest head is not above `nonce`.
+    pub(super) fn is_free(&self, nonce: u64) -> bool {
+        self.latest_nonce.is_some_and(|latest| latest <= nonce)
     }
 
     /// The first block at which the account's nonce was seen above `nonce`.
@@ -190,8 +202,15 @@ impl LocalRelay {
                 let header = answer.read::<Option<Header>>().flatten();
                 match header.filter(|header| expected == Some((number, header.hash))) {
                     Some(header) => self.walk(now, number, header.parent_hash),
+                    // The chain moved under us, or the node does not say: look again.
+                    None if self.heads.failures < MAX_BROKEN_LOOKS => {
+                        self.look = None;
+                        self.drop_look_calls();
+                        self.heads.failures += 1;
+                        self.plan_poll(now);
+                    }
                     None => {
-                        // The chain moved under us, or the node does not say: below this nothing is known.
+                        // Below this nothing is known.
                         self.heads.seen = self.heads.seen.split_off(&number);
                         if let Some(look) = self.look.as_mut() {
                             look.is_walk_over = true;
@@ -241,7 +260,9 @@ impl LocalRelay {
         for (number, hash) in canonical {
             self.lane.handle_event(now, Event::Canonical { number, hash });
         }
+        self.heads.latest_nonce = look.nonce;
         if let Some(latest) = look.nonce {
+            self.heads.nonce_floor = final_block.unwrap_or_else(|| number.saturating_sub(MAX_WALK as u64));
             let finalized = self.final_nonce(number, header.hash, latest, final_block);
             self.lane.handle_event(now, Event::AccountNonce { latest, finalized });
         }

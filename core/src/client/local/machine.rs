@@ -294,9 +294,14 @@ impl LocalRelay {
         for (nonce, records) in nonces.into_iter().rev() {
             let Some(batch) = records.first().and_then(|record| record.batch.clone()) else { continue };
             let mut members: Vec<Arc<VerifiedRequest>> = Vec::new();
-            for id in &batch.members {
+            let (mut weights, mut absent_weight) = (Vec::new(), None);
+            for (id, weight) in batch.members.iter().zip(&batch.weights) {
                 // One that has ended already (a crash between two writes) stays ended.
-                let Some(queued) = open.remove(id) else { continue };
+                let Some(queued) = open.remove(id) else {
+                    absent_weight = Some(absent_weight.unwrap_or(0_u64).saturating_add(*weight));
+                    continue;
+                };
+                weights.push(*weight);
                 members.push(queued.request.clone());
                 self.queue.push_in_flight(queued, lane);
                 if let Some(entry) = self.entries.get_mut(id) {
@@ -312,10 +317,9 @@ impl LocalRelay {
                 was_broadcast: true,
                 was_included: false,
             });
-            let weights = members.iter().map(|member| self.params.member_gas(member)).collect();
             self.flights.insert(
                 nonce,
-                Flight { key, members, weights, plan: batch.plan(), planned_block: batch.planned_block },
+                Flight { key, members, weights, absent_weight, plan: batch.plan(), planned_block: batch.planned_block },
             );
         }
         slots.reverse();

@@ -99,6 +99,8 @@ impl RequestRecord {
 #[serde(rename_all = "camelCase")]
 pub(super) struct BatchForm {
     pub(super) members: Vec<RequestId>,
+    /// Gas of each member, for sharing the cost.
+    pub(super) weights: Vec<u64>,
     to: Address,
     #[serde(with = "decimal")]
     value: U256,
@@ -109,15 +111,15 @@ pub(super) struct BatchForm {
     ceiling: u128,
     #[serde(with = "decimal")]
     extra: U256,
-    /// Head when it was planned: the nonce was free then.
+    /// A block that was final when it was planned: the nonce was free there.
     pub(super) planned_block: u64,
 }
 
 impl BatchForm {
-    pub(super) fn new(members: Vec<RequestId>, plan: &Plan, planned_block: u64) -> Self {
+    pub(super) fn new(members: Vec<RequestId>, weights: Vec<u64>, plan: &Plan, planned_block: u64) -> Self {
         let Payload { to, value, data, gas_limit } = plan.payload.clone();
         let (deadline, ceiling, extra) = (plan.deadline, plan.ceiling_wei_per_gas, plan.extra_wei);
-        Self { members, to, value, data, gas_limit, deadline, ceiling, extra, planned_block }
+        Self { members, weights, to, value, data, gas_limit, deadline, ceiling, extra, planned_block }
     }
 
     pub(super) fn plan(&self) -> Plan {

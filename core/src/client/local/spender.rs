@@ -37,6 +37,8 @@ pub(super) struct Search {
     high: u64,
     /// Blocks that may still be read one by one; `None` while the node has the state to halve.
     scan_left: Option<u64>,
+    /// What was believed of `low` was wrong: it was begun anew from the first block on.
+    is_widened: bool,
 }
 
 /// When a search that found nothing is worth another try.
@@ -60,13 +62,18 @@ impl LocalRelay {
         let paused = self.spenders.pauses.get(&run.nonce).is_some_and(|(until, _)| head < *until);
         let low = self.flights.get(&run.nonce).map(|flight| flight.planned_block);
         let high = self.heads.first_above(run.nonce);
+        if self.heads.is_free(run.nonce) {
+            // Nobody used it: what was seen in a block is not there any more, and nothing is lost.
+            self.tell_poll(now, PollRun { purpose: PollPurpose::Inclusion, ..run });
+            return;
+        }
         let (Some(high), false) = (high, paused) else {
             self.tell_spender(now, run, None);
             return;
         };
         let low = low.unwrap_or(0).min(high.saturating_sub(1));
         self.polls.insert(poll, run);
-        self.spenders.searches.insert(poll, Search { low, high, scan_left: None });
+        self.spenders.searches.insert(poll, Search { low, high, scan_left: None, is_widened: low == 0 });
         self.search_on(now, poll);
     }
 
@@ -110,6 +117,12 @@ impl LocalRelay {
             }
             _ => true,
         };
+        if used.is_none() && is_over && !search.is_widened && block.is_some() {
+            let high = self.heads.first_above(nonce).unwrap_or(search.high);
+            *search = Search { low: 0, high: high.max(1), scan_left: None, is_widened: true };
+            self.search_on(now, poll);
+            return;
+        }
         if used.is_none() && !is_over {
             self.search_on(now, poll);
             return;
