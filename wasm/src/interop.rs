@@ -80,6 +80,12 @@ pub(crate) fn read<T: DeserializeOwned>(what: &str, value: &JsValue) -> Result<T
     parse(what, &text.ok_or_else(|| Failure::argument(format_args!("{what}: missing")))?)
 }
 
+/// A value as JSON; `None` for what has none.
+#[cfg(feature = "page")]
+pub(crate) fn encoded(value: &JsValue) -> Option<String> {
+    encode(value).ok().flatten()
+}
+
 /// Reads JSON, called `what` in errors.
 pub(crate) fn parse<T: DeserializeOwned>(what: &str, text: &str) -> Result<T, Failure> {
     check_size(what, text)?;

@@ -16,7 +16,7 @@ use slackwater::{
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
 use crate::{
-    interop::{Failure, read, write},
+    interop::{Failure, encoded, read, write},
     node::{Finality, JsUnknown},
     request::{JsDomain, JsForward, bytes, read_forward},
     scalar::{Account, HexBytes, Quantity, instant, number, request_id, whole},
@@ -324,7 +324,7 @@ impl LocalRelay {
 
     /// The node's `result`.
     pub fn answered(&mut self, now: f64, call: f64, result: &JsUnknown) {
-        let answer = read::<Value>("result", result).map_or(CallAnswer::Lost, CallAnswer::Result);
+        let answer = encoded(result).map_or(CallAnswer::Lost, CallAnswer::Result);
         self.inner.answered(instant(now), whole(call), answer);
     }
 

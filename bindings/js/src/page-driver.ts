@@ -113,7 +113,7 @@ export class PageDriver {
   }
 
   account(): PageAccount | undefined {
-    return this.#account
+    return this.isDriving ? this.#machine.account() : this.#account
   }
 
   admit(act: (machine: LocalRelay, open: number) => Admitted): Admitted {
@@ -160,7 +160,10 @@ export class PageDriver {
     return async (signal) => {
       if (this.#closed.signal.aborted) throw new SlackwaterError('closed', 'this relay was closed')
       let stop!: () => void
-      const stopped = new Promise<void>((resolve) => signal?.addEventListener('abort', (stop = resolve), { once: true }))
+      const stopped = new Promise<void>((resolve) => {
+        stop = () => resolve()
+        signal?.addEventListener('abort', stop, { once: true })
+      })
       await Promise.race([change, stopped])
       signal?.removeEventListener('abort', stop)
       this.#listeners.delete(listener)

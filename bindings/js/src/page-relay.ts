@@ -229,7 +229,7 @@ export class PageRelay {
   }
 
   /** Queues a call of the session key itself, which travels alone: the target sees the session key's address. */
-  call({ to, data = '0x', gas = DEFAULT_GAS, value = 0, withinMs, maxCost, salt }: PageCallAsk): Promise<PageRequest> {
+  async call({ to, data = '0x', gas = DEFAULT_GAS, value = 0, withinMs, maxCost, salt }: PageCallAsk): Promise<PageRequest> {
     const call = { to, data, gas, value, salt: salt ?? crypto.randomUUID() }
     const admitted: Admitted = this.#driver.admit((machine, open) =>
       machine.admitCall(Date.now(), call, limits(open, withinMs, maxCost)),

@@ -249,7 +249,7 @@ impl Chain {
         }
         let hash = tx.hash;
         self.pool.insert(tx.nonce, tx);
-        CallAnswer::Result(json!(hash))
+        CallAnswer::Result(json!(hash).to_string())
     }
 
     fn height_of(&self, block: &Value) -> Option<u64> {
@@ -342,7 +342,7 @@ impl Chain {
             "eth_call" => return self.call(&params[0]),
             _ => return error(-32_601, "the method does not exist"),
         };
-        CallAnswer::Result(result)
+        CallAnswer::Result(result.to_string())
     }
 
     fn number(&self, value: &Value) -> u64 {
@@ -352,7 +352,7 @@ impl Chain {
 
     fn call(&self, call: &Value) -> CallAnswer {
         let tx = call_of(call);
-        let word = |value: u64| CallAnswer::Result(json!(Bytes::from(U256::from(value).abi_encode())));
+        let word = |value: u64| CallAnswer::Result(json!(Bytes::from(U256::from(value).abi_encode())).to_string());
         if let Ok(noncesCall { owner }) = noncesCall::abi_decode(&tx.data) {
             return word(self.state().users.get(&owner).copied().unwrap_or(0));
         }
@@ -363,7 +363,7 @@ impl Chain {
         if tx.to == BROKEN {
             return error(3, "execution reverted");
         }
-        CallAnswer::Result(json!("0x"))
+        CallAnswer::Result("\"0x\"".to_owned())
     }
 }
 

@@ -64,13 +64,11 @@ pub(crate) struct Faults {
 /// What the test knows of a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Known {
-    pub(crate) id: RequestId,
     /// What the chain knows it by.
     pub(crate) mark: Bytes,
     pub(crate) deadline: Timestamp,
     pub(crate) max_cost_wei: Option<U256>,
     pub(crate) gas_alone: u64,
-    pub(crate) is_call: bool,
 }
 
 #[derive(Debug)]
@@ -195,7 +193,7 @@ impl World {
         let deadline = self.now.saturating_add(within);
         let base = if is_call { 0 } else { self.params().base_gas() };
         let gas_alone = if is_call { 61_000 } else { 50_000 + base };
-        let known = Known { id: admitted.id, mark, deadline, max_cost_wei, gas_alone, is_call };
+        let known = Known { mark, deadline, max_cost_wei, gas_alone };
         self.known.insert(admitted.id, known);
         self.storage.insert(admitted.key.clone(), admitted.record.clone());
         self.relay.take(self.now, &admitted.key, &admitted.record).unwrap();

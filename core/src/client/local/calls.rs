@@ -16,8 +16,8 @@ use crate::{
 /// What came of a call.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CallAnswer {
-    /// The node's `result`.
-    Result(Value),
+    /// The node's `result`, as JSON.
+    Result(String),
     /// The node's `error`.
     Error {
         /// JSON-RPC code.
@@ -33,7 +33,7 @@ impl CallAnswer {
     /// The result, read; `None` for everything else.
     pub(super) fn read<T: DeserializeOwned>(self) -> Option<T> {
         match self {
-            Self::Result(value) => serde_json::from_value(value).ok(),
+            Self::Result(text) => parse(&text),
             Self::Error { .. } | Self::Lost => None,
         }
     }
@@ -45,6 +45,11 @@ impl CallAnswer {
             Self::Result(_) | Self::Lost => None,
         }
     }
+}
+
+/// Reads JSON, always from bytes: each kind of source costs its own code.
+pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Option<T> {
+    serde_json::from_slice(text.as_bytes()).ok()
 }
 
 /// (forwarder, user).
@@ -148,7 +153,7 @@ impl LocalRelay {
 
     /// The answers to a look that broke off belong to no other.
     pub(super) fn drop_look_calls(&mut self) {
-        self.calls.retain(|_, pending| !pending.purpose.is_of_look());
+        self.calls.retain(|(_, pending)| !pending.purpose.is_of_look());
     }
 
     /// The answer to a call; one that comes too late is ignored.
@@ -192,11 +197,11 @@ impl LocalRelay {
 
     fn on_sent(&mut self, now: Timestamp, key: AttemptKey, answer: CallAnswer) {
         let outcome = match (&answer, answer.class()) {
-            (CallAnswer::Result(value), _) => {
+            (CallAnswer::Result(text), _) => {
                 let hash = self.durable.get(&key).map(|attempt| attempt.hash);
                 // A node that names another hash is broken; what it did with the bytes is unknown.
-                match serde_json::from_value::<B256>(value.clone()) {
-                    Ok(told) if Some(told) == hash => SendOutcome::Taken,
+                match parse::<B256>(text) {
+                    Some(told) if Some(told) == hash => SendOutcome::Taken,
                     _ => SendOutcome::Maybe(RpcErrorClass::NodeUnavailable),
                 }
             }

@@ -1,9 +1,6 @@
 //! From the composer's choice to a plan that the lane takes: the forwarder's code, the L1 data fee, the simulation.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use alloy_primitives::{Bytes, U256};
 use alloy_sol_types::SolCall;
@@ -14,7 +11,7 @@ use slackwater_contracts::{
 };
 
 use super::{
-    calls::{CallAnswer, Purpose, User, eth_call, word},
+    calls::{CallAnswer, Purpose, User, eth_call, parse, word},
     flights::Flight,
     machine::{LocalCommand, LocalRelay},
     record::End,
@@ -85,13 +82,15 @@ impl LocalRelay {
         let members: Vec<Arc<VerifiedRequest>> =
             selection.members.iter().filter_map(|id| self.queue.get(*id)).map(|entry| entry.request.clone()).collect();
         let mut ahead = BTreeMap::new();
-        let mut seen = BTreeSet::new();
+        let mut seen: Vec<User> = Vec::new();
         for member in &members {
             if let Some((forwarder, signer, nonce)) = member.sequence()
-                && seen.insert((forwarder, signer))
-                && self.queue.has_unsettled_before(forwarder, signer, nonce)
+                && !seen.contains(&(forwarder, signer))
             {
-                ahead.insert((forwarder, signer), nonce);
+                seen.push((forwarder, signer));
+                if self.queue.has_unsettled_before(forwarder, signer, nonce) {
+                    ahead.insert((forwarder, signer), nonce);
+                }
             }
         }
         let payload = self.params.payload(selection.key, &members);
@@ -203,9 +202,9 @@ impl LocalRelay {
         let Some(candidate) = self.current(id) else { return };
         let (key, members) = (candidate.selection.key, candidate.members.clone());
         let verdict = match (answer.class(), answer) {
-            (None, CallAnswer::Result(value)) => match serde_json::from_value::<Vec<SimulatedBlock>>(value) {
-                Ok(blocks) => simulation::verdict(blocks, key, &members),
-                Err(_) => Verdict::Unknown,
+            (None, CallAnswer::Result(text)) => match parse::<Vec<SimulatedBlock>>(&text) {
+                Some(blocks) => simulation::verdict(blocks, key, &members),
+                None => Verdict::Unknown,
             },
             (Some(RpcErrorClass::Reverted), CallAnswer::Error { message, .. }) => Verdict::Whole(message),
             (Some(RpcErrorClass::EndpointUnusable | RpcErrorClass::BadTransaction), _) => {
@@ -314,7 +313,7 @@ impl LocalRelay {
             return self.launch(now);
         }
         let Some(mut candidate) = self.candidate.take() else { return };
-        let mut broken: BTreeSet<User> = BTreeSet::new();
+        let mut broken: Vec<User> = Vec::new();
         let mut good = Vec::with_capacity(candidate.members.len());
         let mut failed = Vec::new();
         for (member, outcome) in std::mem::take(&mut candidate.members).into_iter().zip(outcomes) {

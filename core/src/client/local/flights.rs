@@ -1,6 +1,6 @@
 //! Carries out what the lane commands, and settles what is final.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use alloy_primitives::{B256, U256};
 use serde_json::json;
@@ -245,18 +245,18 @@ impl LocalRelay {
     fn settle(&mut self, now: Timestamp, nonce: u64, mined: Option<(AttemptKind, Box<TxReceipt>)>) {
         self.pricing.forget(nonce);
         self.spenders.forget(nonce);
+        // What is durable comes before what is not.
         let attempts: Vec<AttemptKey> =
             self.durable.keys().chain(self.signed.keys()).filter(|key| key.nonce == nonce).copied().collect();
-        let attempts: BTreeSet<AttemptKey> = attempts.into_iter().collect();
-        self.durable.retain(|key, _| key.nonce != nonce);
-        self.signed.retain(|key, _| key.nonce != nonce);
-        let mut closing = Closing { waits: BTreeSet::new(), attempts: attempts.into_iter().collect() };
+        self.durable.retain(|(key, _)| key.nonce != nonce);
+        self.signed.retain(|(key, _)| key.nonce != nonce);
+        let mut closing = Closing { waits: Vec::new(), attempts };
         if let Some(flight) = self.flights.remove(&nonce) {
             self.conclude(now, &flight, mined, &mut closing);
         }
         self.final_next = self.final_next.max(nonce.saturating_add(1));
         self.store(LANE_KEY.to_owned(), LaneRecord::new(self.final_next).encode(), Kept::Other);
-        closing.waits.insert(LANE_KEY.to_owned());
+        closing.waits.push(LANE_KEY.to_owned());
         self.closing.insert(nonce, closing);
     }
 
@@ -297,7 +297,7 @@ impl LocalRelay {
                     self.end_with_successors(now, id, end);
                 }
                 if self.is_writing(&request_key(id)) {
-                    closing.waits.insert(request_key(id));
+                    closing.waits.push(request_key(id));
                 }
                 continue;
             }
@@ -338,7 +338,7 @@ impl LocalRelay {
                 let (accepted_at, ceiling) = (entry.accepted_at, entry.ceiling_wei_per_gas);
                 let record = RequestRecord::encode(&entry.request, accepted_at, ceiling, failures, None);
                 self.store(request_key(id), record, Kept::Other);
-                closing.waits.insert(request_key(id));
+                closing.waits.push(request_key(id));
             }
         }
         self.queue.put_back(id);

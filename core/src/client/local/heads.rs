@@ -1,7 +1,5 @@
 //! One look at the chain after the other, while something is under way.
 
-use std::collections::BTreeMap;
-
 use alloy_primitives::{B256, U64, U128, U256};
 use serde::Deserialize;
 use serde_json::json;
@@ -9,6 +7,7 @@ use serde_json::json;
 use super::{
     calls::{CallAnswer, Purpose, height},
     machine::LocalRelay,
+    table::Table,
 };
 use crate::{
     lane::{Event, HeadInfo},
@@ -43,7 +42,7 @@ pub(super) struct Heads {
     pub(super) next_poll: Option<Timestamp>,
     failures: u32,
     /// Canonical hashes by height, from the newest final block on.
-    seen: BTreeMap<u64, B256>,
+    seen: Table<u64, B256>,
     feed: HistoryFeed,
     /// The account's nonce at the newest head.
     latest_nonce: Option<u64>,
@@ -179,7 +178,7 @@ impl LocalRelay {
         look.canonical.push((below, parent));
         if look.canonical.len() > MAX_WALK {
             // Too far away: what was seen may have been replaced.
-            self.heads.seen.clear();
+            self.heads.seen = Table::new();
             look.is_walk_over = true;
             return;
         }
@@ -211,7 +210,7 @@ impl LocalRelay {
                     }
                     None => {
                         // Below this nothing is known.
-                        self.heads.seen = self.heads.seen.split_off(&number);
+                        self.heads.seen.retain(|(seen, _)| *seen >= number);
                         if let Some(look) = self.look.as_mut() {
                             look.is_walk_over = true;
                         }
@@ -233,11 +232,13 @@ impl LocalRelay {
         let final_block = self.config.finality.final_block(number, look.tagged);
         let mut canonical = look.canonical;
         canonical.reverse();
-        self.heads.seen.extend(canonical.iter().copied());
+        for (number, hash) in &canonical {
+            self.heads.seen.insert(*number, *hash);
+        }
         // Blocks above a head that moved back are no longer canonical.
-        self.heads.seen.split_off(&(number + 1));
+        self.heads.seen.retain(|(seen, _)| *seen <= number);
         let keep_from = final_block.unwrap_or(0).min(number.saturating_sub(MAX_WALK as u64));
-        self.heads.seen = self.heads.seen.split_off(&keep_from);
+        self.heads.seen.retain(|(seen, _)| *seen >= keep_from);
 
         let (next_base_fee, points) = self.prices(&header, look.history.as_ref());
         let tip = self.pricing.tip(&self.config, self.config.tip_within_blocks);

@@ -1,10 +1,6 @@
 //! The machine's parts, its storage, and its way through one input.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use alloy_primitives::{Address, B256};
 use serde_json::Value;
@@ -21,6 +17,7 @@ use super::{
     record::{AttemptRecord, End, LANE_KEY, LaneRecord, RequestRecord, attempt_key, parse_attempt_key, request_key},
     requests::{Entry, LocalError},
     spender::Spenders,
+    table::Table,
 };
 use crate::{
     lane::{AttemptKey, Event, HeadInfo, Lane, LaneConfig, RestoredSlot},
@@ -106,7 +103,7 @@ pub(super) struct Writing {
 /// A nonce that is settled: once all these records are durable, its attempts are forgotten.
 #[derive(Debug, Default)]
 pub(super) struct Closing {
-    pub(super) waits: BTreeSet<String>,
+    pub(super) waits: Vec<String>,
     pub(super) attempts: Vec<AttemptKey>,
 }
 
@@ -119,13 +116,13 @@ pub struct LocalRelay {
     pub(super) lane: Lane,
     pub(super) queue: Queue,
     pub(super) pricing: Pricing,
-    pub(super) entries: BTreeMap<RequestId, Entry>,
-    pub(super) flights: BTreeMap<u64, Flight>,
+    pub(super) entries: Table<RequestId, Entry>,
+    pub(super) flights: Table<u64, Flight>,
     /// Signed, not yet durable.
-    pub(super) signed: BTreeMap<AttemptKey, AttemptRecord>,
+    pub(super) signed: Table<AttemptKey, AttemptRecord>,
     /// Durable: may be sent.
-    pub(super) durable: BTreeMap<AttemptKey, AttemptRecord>,
-    pub(super) closing: BTreeMap<u64, Closing>,
+    pub(super) durable: Table<AttemptKey, AttemptRecord>,
+    pub(super) closing: Table<u64, Closing>,
     /// One more than the highest nonce that was ever final.
     pub(super) final_next: u64,
     pub(super) candidate: Option<Candidate>,
@@ -138,17 +135,17 @@ pub struct LocalRelay {
     pub(super) head: Option<HeadInfo>,
     pub(super) heads: Heads,
     pub(super) look: Option<Look>,
-    pub(super) polls: BTreeMap<u64, PollRun>,
+    pub(super) polls: Table<u64, PollRun>,
     pub(super) users: Users,
     pub(super) spenders: Spenders,
     /// Forwarders by whether their code is known.
-    pub(super) forwarders: BTreeMap<Address, bool>,
-    pub(super) calls: BTreeMap<u64, Pending>,
+    pub(super) forwarders: Table<Address, bool>,
+    pub(super) calls: Table<u64, Pending>,
     pub(super) next_id: u64,
     pub(super) seq: u64,
     /// When composing may choose something, if nothing else happens until then.
     pub(super) due: Option<Timestamp>,
-    writing: BTreeMap<String, Writing>,
+    writing: Table<String, Writing>,
     commands: VecDeque<LocalCommand>,
 }
 
@@ -173,11 +170,11 @@ impl LocalRelay {
             key,
             params,
             queue: Queue::new(),
-            entries: BTreeMap::new(),
-            flights: BTreeMap::new(),
-            signed: BTreeMap::new(),
-            durable: BTreeMap::new(),
-            closing: BTreeMap::new(),
+            entries: Table::new(),
+            flights: Table::new(),
+            signed: Table::new(),
+            durable: Table::new(),
+            closing: Table::new(),
             final_next: 0,
             candidate: None,
             silent_simulations: 0,
@@ -186,15 +183,15 @@ impl LocalRelay {
             head: None,
             heads: Heads::default(),
             look: None,
-            polls: BTreeMap::new(),
+            polls: Table::new(),
             users: Users::default(),
             spenders: Spenders::default(),
-            forwarders: BTreeMap::new(),
-            calls: BTreeMap::new(),
+            forwarders: Table::new(),
+            calls: Table::new(),
             next_id: 0,
             seq: 0,
             due: None,
-            writing: BTreeMap::new(),
+            writing: Table::new(),
             commands: VecDeque::new(),
         })
     }
@@ -211,7 +208,7 @@ impl LocalRelay {
     ) -> Result<LocalReport, LocalError> {
         let mut report = LocalReport::default();
         let mut requests: Vec<RequestRecord> = Vec::new();
-        let mut attempts: BTreeMap<AttemptKey, AttemptRecord> = BTreeMap::new();
+        let mut attempts: Table<AttemptKey, AttemptRecord> = Table::new();
         let mut next_nonce = None;
         for (key, text) in records {
             let is_short = text.len() <= self.config.max_record_bytes;
@@ -230,7 +227,7 @@ impl LocalRelay {
             }
         }
         requests.sort_by_key(|record| (record.accepted_at, record.request.id()));
-        let mut open = BTreeMap::new();
+        let mut open = Table::new();
         for record in requests {
             match record.end.clone() {
                 None => {
@@ -245,7 +242,7 @@ impl LocalRelay {
             }
         }
         self.restore_lane(next_nonce, attempts, &mut open)?;
-        let mut rest: Vec<QueuedRequest> = open.into_values().collect();
+        let mut rest: Vec<QueuedRequest> = open.into_iter().map(|(_, queued)| queued).collect();
         rest.sort_by_key(|entry| entry.seq);
         for entry in rest {
             self.queue.push(entry);
@@ -276,12 +273,16 @@ impl LocalRelay {
     fn restore_lane(
         &mut self,
         next_nonce: Option<u64>,
-        attempts: BTreeMap<AttemptKey, AttemptRecord>,
-        open: &mut BTreeMap<RequestId, QueuedRequest>,
+        attempts: Table<AttemptKey, AttemptRecord>,
+        open: &mut Table<RequestId, QueuedRequest>,
     ) -> Result<(), LocalError> {
-        let mut nonces: BTreeMap<u64, Vec<AttemptRecord>> = BTreeMap::new();
-        for (key, record) in &attempts {
-            let of_nonce = nonces.entry(key.nonce).or_default();
+        // Ascending, as the attempts are.
+        let mut nonces: Vec<(u64, Vec<AttemptRecord>)> = Vec::new();
+        for (key, record) in attempts.iter() {
+            if nonces.last().is_none_or(|(nonce, _)| *nonce != key.nonce) {
+                nonces.push((key.nonce, Vec::new()));
+            }
+            let Some((_, of_nonce)) = nonces.last_mut() else { continue };
             // Attempts are counted without gaps, and the first one has the batch.
             if key.index as usize != of_nonce.len() || (key.index == 0) != record.batch.is_some() {
                 return Err(LocalError::Damaged { key: attempt_key(*key) });
@@ -382,7 +383,7 @@ impl LocalRelay {
             .closing
             .iter_mut()
             .filter_map(|(nonce, closing)| {
-                closing.waits.remove(key);
+                closing.waits.retain(|waited| waited != key);
                 closing.waits.is_empty().then_some(*nonce)
             })
             .collect();
@@ -403,7 +404,7 @@ impl LocalRelay {
     }
 
     fn store_again(&mut self, now: Timestamp) {
-        for (key, writing) in &mut self.writing {
+        for (key, writing) in self.writing.iter_mut() {
             if writing.retry_at.is_some_and(|at| at <= now) {
                 writing.retry_at = None;
                 let (revision, record) = (writing.revision, writing.record.clone());

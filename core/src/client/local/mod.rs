@@ -45,6 +45,7 @@ mod pricing;
 mod record;
 mod requests;
 mod spender;
+mod table;
 mod view;
 
 pub use calls::CallAnswer;

@@ -1,10 +1,8 @@
 //! What the chain says of users' forwarder nonces: looked up, doubted, confirmed.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use alloy_primitives::B256;
 
-use super::{calls::User, machine::LocalRelay, record::End};
+use super::{calls::User, machine::LocalRelay, record::End, table::Table};
 use crate::{
     request::{Reason, RequestId, Status},
     time::Timestamp,
@@ -16,11 +14,11 @@ const LOOKUPS: usize = 20;
 /// What is known, and what is asked.
 #[derive(Debug, Default)]
 pub(super) struct Users {
-    asking: BTreeSet<User>,
+    asking: Table<User, ()>,
     /// Users with waiting requests below their nonce, until that nonce is final.
-    suspects: BTreeSet<User>,
+    suspects: Table<User, ()>,
     /// A suspect's nonce, with the block at which it was read.
-    read_at: BTreeMap<User, (u64, B256, u64)>,
+    read_at: Table<User, (u64, B256, u64)>,
     /// The user at whom the last look at gaps ended.
     gaps_after: Option<User>,
 }
@@ -31,14 +29,15 @@ impl LocalRelay {
         let room = LOOKUPS.saturating_sub(self.users.asking.len());
         // Those that are asked for are among the unknown ones.
         let unknown = self.queue.unknown_signers(LOOKUPS);
-        for user in unknown.into_iter().filter(|user| !self.users.asking.contains(user)).take(room).collect::<Vec<_>>()
+        for user in
+            unknown.into_iter().filter(|user| !self.users.asking.contains_key(user)).take(room).collect::<Vec<_>>()
         {
             self.ask_user(now, user, None);
         }
     }
 
     fn ask_user(&mut self, now: Timestamp, user: User, at: Option<(u64, B256)>) {
-        if self.users.asking.insert(user) {
+        if self.users.asking.insert(user, ()) {
             self.ask_user_nonce(now, user, at);
         }
     }
@@ -53,7 +52,7 @@ impl LocalRelay {
         let Some(nonce) = nonce else { return };
         let (forwarder, signer) = user;
         if let Some((number, hash)) = at
-            && self.users.suspects.contains(&user)
+            && self.users.suspects.contains_key(&user)
         {
             // A reorg may have taken it back.
             self.queue.lower_chain_nonce(forwarder, signer, nonce);
@@ -65,13 +64,13 @@ impl LocalRelay {
         }
         self.queue.set_chain_nonce(forwarder, signer, nonce);
         if !self.queue.stale(forwarder, signer).is_empty() {
-            self.users.suspects.insert(user);
+            self.users.suspects.insert(user, ());
         }
     }
 
     /// At a new head: what suspects have used for good, and another look at them and at users with a gap.
     pub(super) fn confirm_users(&mut self, now: Timestamp, number: u64, hash: B256, final_block: Option<u64>) {
-        for user in self.users.suspects.clone() {
+        for (user, ()) in self.users.suspects.clone() {
             let (forwarder, signer) = user;
             if let Some((at, block_hash, nonce)) = self.users.read_at.get(&user).copied()
                 && final_block.is_some_and(|last| at <= last)

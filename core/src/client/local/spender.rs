@@ -3,8 +3,6 @@
 //! Missing receipts prove nothing: nodes index them late, or lose them. Before a batch is planned anew, the transaction that
 //! took its nonce must be known, in a final block (invariant I3).
 
-use std::collections::BTreeMap;
-
 use alloy_primitives::{Address, B256, U64};
 use serde::Deserialize;
 use serde_json::json;
@@ -13,6 +11,7 @@ use super::{
     calls::{Purpose, height},
     flights::PollRun,
     machine::LocalRelay,
+    table::Table,
 };
 use crate::{lane::PollPurpose, time::Timestamp};
 
@@ -44,9 +43,9 @@ pub(super) struct Search {
 /// When a search that found nothing is worth another try.
 #[derive(Debug, Default)]
 pub(super) struct Spenders {
-    searches: BTreeMap<u64, Search>,
+    searches: Table<u64, Search>,
     /// By nonce: not before this head, and how many blocks that was put off.
-    pauses: BTreeMap<u64, (u64, u64)>,
+    pauses: Table<u64, (u64, u64)>,
 }
 
 impl Spenders {

@@ -1,7 +1,7 @@
 //! What can be shown.
 
 use alloy_primitives::{Address, B256, U256};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{machine::LocalRelay, requests::Entry};
 use crate::{
@@ -49,8 +49,10 @@ pub struct LocalView {
 #[serde(rename_all = "camelCase")]
 pub struct LocalPlace {
     /// The forwarder.
+    #[serde(serialize_with = "checksummed")]
     pub forwarder: Address,
     /// The user.
+    #[serde(serialize_with = "checksummed")]
     pub from: Address,
     /// The user's nonce there.
     #[serde(with = "decimal")]
@@ -62,6 +64,7 @@ pub struct LocalPlace {
 #[serde(rename_all = "camelCase")]
 pub struct AccountView {
     /// Its address: top it up here.
+    #[serde(serialize_with = "checksummed")]
     pub address: Address,
     /// Balance when it was last read, wei; `None` before that.
     #[serde(skip_serializing_if = "Option::is_none", with = "decimal::option")]
@@ -74,6 +77,10 @@ pub struct AccountView {
     pub waiting: usize,
     /// It waits for a top-up.
     pub is_underfunded: bool,
+}
+
+fn checksummed<S: Serializer>(address: &Address, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(address)
 }
 
 impl Entry {
