@@ -1,4 +1,4 @@
-//! The local relay on a scripted chain: lost, late and doubled answers, writes that fail, crashes between any two commands,
+//! The local relay on a scripted chain: lost, late, doubled and senseless answers, writes that fail, crashes between any two commands,
 //! reorgs, evictions, spikes, a stranger with the same key. Invariants are checked as it goes; once the faults stop,
 //! everything must end.
 //!
@@ -279,6 +279,7 @@ fn faults(rng: &mut Rng) -> Faults {
     Faults {
         lost_call: some(20),
         lost_answer: some(20),
+        nonsense: some(15),
         twice: some(20),
         late: some(60),
         failed_write: some(20),

@@ -13,7 +13,7 @@ export interface PageAlert {
 
 /** What pages with one session key tell each other. */
 type Message =
-  | { type: 'added'; key: string; record: string; view: PageRequest }
+  | { type: 'added'; key: string; view: PageRequest }
   | { type: 'tell'; ask: string; what: Wish; id: string }
   | { type: 'told'; ask: string; error?: { code: string; message: string } }
   | { type: 'hello' }
@@ -41,8 +41,8 @@ export class PageDriver {
   readonly #channel: BroadcastChannel | undefined
   readonly #waiting = new Map<string, (message: Message & { type: 'told' }) => void>()
   readonly #listeners = new Set<() => void>()
-  /** What other pages added while this one took over. */
-  #added: [key: string, record: string][] = []
+  /** Keys of what pages added, and this one has not taken. */
+  #added: string[] = []
   #machine: LocalRelay
   #account: PageAccount | undefined
   #writing: Promise<unknown> = Promise.resolve()
@@ -125,17 +125,23 @@ export class PageDriver {
   async enqueue({ id, key, record }: Admitted): Promise<PageRequest> {
     const known = this.views.get(id)
     if (known) return known
-    await this.#storage.put(key, record)
-    if (this.isDriving) {
+    // What is stored under this key already is this request, perhaps with its end: it must stay.
+    const isNew = await locked(`${this.#name}-add`, async () => {
+      if ((await this.#storage.load()).some(([stored]) => stored === key)) return false
+      await this.#storage.put(key, record)
+      return true
+    })
+    if (isNew && this.isDriving) {
       this.#take(key, record)
       const view = this.views.get(id)
       if (view) return view
     }
     const view = queued(id, record)
     if (!this.views.has(id)) this.#see([view])
-    this.#added.push([key, record])
-    this.#post({ type: 'added', key, record, view })
-    return view
+    this.#added.push(key)
+    this.#post({ type: 'added', key, view })
+    if (this.isDriving) await this.#takeAdded()
+    return this.views.get(id) ?? view
   }
 
   /** Has the page that drives do something about a request. */
@@ -185,9 +191,22 @@ export class PageDriver {
     this.isDriving = this.#hasLed = true
     this.views.clear()
     this.#see(found)
-    for (const [key, record] of this.#added.splice(0)) machine.take(Date.now(), key, record)
+    await this.#takeAdded()
     this.#tellAll()
     this.#drain()
+  }
+
+  /** Takes what pages added, as it is in storage now: what has ended and was forgotten since must not come back. */
+  async #takeAdded(): Promise<void> {
+    while (this.#added.length > 0) {
+      const keys = this.#added.splice(0)
+      const stored = new Map(await this.#storage.load())
+      if (!this.isDriving) return
+      for (const key of keys) {
+        const record = stored.get(key)
+        if (record !== undefined) this.#take(key, record)
+      }
+    }
   }
 
   #tellAll(): void {
@@ -197,12 +216,10 @@ export class PageDriver {
 
   #hear(message: Message): void {
     if (message.type === 'added') {
-      if (this.isDriving) this.#take(message.key, message.record)
-      else {
-        // Perhaps this page drives next, and has read the storage already.
-        this.#added.push([message.key, message.record])
-        if (!this.views.has(message.view.id)) this.#see([message.view])
-      }
+      // Perhaps this page drives next, and has read the storage already.
+      this.#added.push(message.key)
+      if (this.isDriving) void this.#takeAdded().catch((error: unknown) => this.#alert('storage_failed', String(error)))
+      else if (!this.views.has(message.view.id)) this.#see([message.view])
     } else if (message.type === 'tell') {
       if (!this.isDriving) return
       const told: Message = { type: 'told', ask: message.ask }
@@ -225,7 +242,7 @@ export class PageDriver {
     } else {
       this.#account = message.account
       // Who drives knows all that was added.
-      if (message.type === 'views') this.#added = this.#added.filter(([key]) => !message.views.some(({ id }) => key === `r:${id}`))
+      if (message.type === 'views') this.#added = this.#added.filter((key) => !message.views.some(({ id }) => key === `r:${id}`))
       this.#see(message.type === 'views' ? message.views : [message.view])
     }
   }

@@ -46,7 +46,8 @@ const blockTxs = async (number) => (await world.rpc('eth_getBlockByNumber', [`0x
 test('several users travel in one transaction, each once', async () => {
   const relay = await open()
   const users = [user(), user(), user()]
-  const requests = await Promise.all(users.map((wallet) => relay.send(wallet, ask())))
+  const signed = await Promise.all(users.map(async (wallet) => relay.sign(wallet, await relay.prepare(await wallet.address(), ask()))))
+  const requests = await Promise.all(signed.map((each) => relay.submit(each)))
   // And the second of one of them, behind its first.
   requests.push(await relay.send(users[0], ask()))
   const ends = await Promise.all(requests.map(({ id }) => relay.settled(id)))
@@ -261,6 +262,26 @@ test('two pages with one key: one drives, both see, and the other takes over', a
   await eventually('it takes over', () => second.isDriving)
   assert.equal((await second.settled(three.id)).status, 'finalized')
   for (const wallet of wallets) assert.equal(await world.count(await wallet.address()), 1)
+  await second.close()
+})
+
+test('what has ended does not come back', async () => {
+  const [storage, own] = [memoryStorage(), key()]
+  const [first, second] = [await open({ storage, key: own }), await open({ storage, key: own, funds: 0n })]
+  const target = privateKeyToAccount(generatePrivateKey()).address
+  const call = { to: target, value: 3n, gas: 30_000, salt: 'once', withinMs: 60_000 }
+  const asked = await second.call(call)
+  assert.equal((await second.settled(asked.id)).status, 'finalized')
+  // The same again, from both pages, is the same request.
+  assert.deepEqual((await Promise.all([first.call(call), second.call(call)])).map(({ id, status }) => [id, status]), Array(2).fill([asked.id, 'finalized']))
+  // And a page that only takes over afterwards does not run what it once added.
+  await first.acknowledge(asked.id)
+  await eventually('forgotten', () => second.request(asked.id) === undefined)
+  await first.close()
+  await eventually('it takes over', () => second.isDriving)
+  const next = await second.call({ ...call, salt: 'again' })
+  assert.equal((await second.settled(next.id)).status, 'finalized')
+  assert.equal(BigInt(await world.rpc('eth_getBalance', [target, 'latest'])), 6n)
   await second.close()
 })
 

@@ -46,6 +46,8 @@ pub(crate) struct Faults {
     pub(crate) lost_call: u64,
     /// An answer that does not come back.
     pub(crate) lost_answer: u64,
+    /// An answer that is none.
+    pub(crate) nonsense: u64,
     /// An answer that comes twice.
     pub(crate) twice: u64,
     /// An answer that comes later than others.
@@ -386,7 +388,13 @@ impl World {
                 if self.rng.chance(self.faults.lost_call) {
                     return;
                 }
-                let answer = self.chain.answer(method, &params);
+                let mut answer = self.chain.answer(method, &params);
+                if self.rng.chance(self.faults.nonsense) {
+                    let texts =
+                        ["{}", "[]", "true", "\"x\"", "", "[[1]]", "{\"number\":\"0x1\"}", "\"0x1234567890123456789\""];
+                    let text = texts[usize::try_from(self.rng.below(texts.len() as u64)).unwrap()];
+                    answer = CallAnswer::Result(text.to_owned());
+                }
                 if !self.rng.chance(self.faults.lost_answer) {
                     self.network.push(Task::Answer { call, answer });
                 }

@@ -273,6 +273,7 @@ impl LocalRelay {
         }
         if let Some(end) = record.end.clone() {
             self.entries.insert(id, Entry::ended(record, end));
+            self.changed(id);
             return Ok(id);
         }
         let queued = self.enter(record);
