@@ -44,7 +44,8 @@ const spoiled = (spoil, inner = httpProvider(world.url)) => ({
 const blockTxs = async (number) => (await world.rpc('eth_getBlockByNumber', [`0x${number.toString(16)}`, true])).transactions
 
 test('several users travel in one transaction, each once', async () => {
-  const relay = await open()
+  // Long enough for the nonces of all of them to be read on a busy machine.
+  const relay = await open({ chain: chain({ lingerMs: 3_000 }) })
   const users = [user(), user(), user()]
   const signed = await Promise.all(users.map(async (wallet) => relay.sign(wallet, await relay.prepare(await wallet.address(), ask()))))
   const requests = await Promise.all(signed.map((each) => relay.submit(each)))
@@ -121,15 +122,16 @@ test('a spike: the replacement is taken by the node', async () => {
     await eventually('broadcast', () => relay.request(request.id).status === 'broadcast')
     const before = await eventually('pooled', async () => Object.values(Object.values((await world.rpc('txpool_content')).pending)[0] ?? {})[0])
     const spike = BigInt(before.maxFeePerGas) * 3n
-    for (let block = 0; block < 5; block++) {
+    // Blocks that the first attempt can't pay, until the replacement is in one.
+    const included = await eventually('included', async () => {
       await world.rpc('anvil_setNextBlockBaseFeePerGas', [`0x${spike.toString(16)}`])
       await world.rpc('evm_mine')
-    }
-    await eventually('a replacement', async () => {
-      const pool = await world.rpc('txpool_content')
-      const all = [...Object.values(pool.pending), ...Object.values(pool.queued)].flatMap((account) => Object.values(account))
-      return all.some(({ hash, maxFeePerGas }) => hash !== before.hash && BigInt(maxFeePerGas) >= (spike * 7n) / 8n)
+      return relay.request(request.id).status === 'included' && relay.request(request.id)
     })
+    assert.notEqual(included.txHash, before.hash)
+    const mined = await world.rpc('eth_getTransactionByHash', [included.txHash])
+    assert.equal(mined.nonce, before.nonce)
+    assert.ok(BigInt(mined.maxFeePerGas) >= spike)
   } finally {
     await world.rpc('evm_setIntervalMining', [1])
   }
