@@ -15,7 +15,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("lane", &["time", "protection", "chain", "request"]),
     ("provenance", &["time", "chain", "request"]),
     ("sim", &["time", "chain", "request", "market", "forecast", "schedule", "policy", "lane", "provenance"]),
-    ("client", &["time", "chain", "request", "provenance"]),
+    ("client", &["time", "chain", "request", "market", "schedule", "lane", "provenance"]),
     ("client_http", &["time", "client", "request"]),
     ("ledger", &["time", "protection", "chain", "request", "policy", "lane", "provenance"]),
     (

@@ -3,6 +3,7 @@
 use std::{borrow::Cow, fmt};
 
 use serde::{Serialize, de::DeserializeOwned};
+use slackwater::client::ClientError;
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
 /// Longest input that is read, bytes of JSON: far more than the longest fee history or model.
@@ -47,10 +48,42 @@ impl From<Failure> for JsValue {
     }
 }
 
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self { code: error.code().to_owned().into(), message: error.to_string(), details: details(&error) }
+    }
+}
+
+#[cfg(feature = "client")]
+fn details(error: &ClientError) -> Option<String> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Details<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        problem: Option<&'a slackwater::client::Problem>,
+        is_retryable: bool,
+        is_ambiguous: bool,
+    }
+    let (problem, is_retryable, is_ambiguous) = (error.problem(), error.is_retryable(), error.is_ambiguous());
+    serde_json::to_string(&Details { problem, is_retryable, is_ambiguous }).ok()
+}
+
+/// Without a relayer nothing was called.
+#[cfg(not(feature = "client"))]
+const fn details(_: &ClientError) -> Option<String> {
+    None
+}
+
 /// Reads an argument, called `what` in errors.
 pub(crate) fn read<T: DeserializeOwned>(what: &str, value: &JsValue) -> Result<T, Failure> {
     let text = encode(value).map_err(|_| Failure::argument(format_args!("{what}: can't be written as JSON")))?;
     parse(what, &text.ok_or_else(|| Failure::argument(format_args!("{what}: missing")))?)
+}
+
+/// A value as JSON; `None` for what has none.
+#[cfg(feature = "page")]
+pub(crate) fn encoded(value: &JsValue) -> Option<String> {
+    encode(value).ok().flatten()
 }
 
 /// Reads JSON, called `what` in errors.

@@ -1,34 +1,56 @@
 //! The Slackwater core for browsers, workers and Node.
 //!
 //! A surface, no logic: what is computed here is computed by the crate `slackwater`, natively and in WASM to the same bit.
-//! Values cross as JSON (`interop`), typed for TypeScript in `types.d.ts`. Whole numbers that may exceed 2⁵³ come in as
+//! Values cross as JSON (`interop`), typed for TypeScript in the `types.*.d.ts`. Whole numbers that may exceed 2⁵³ come in as
 //! decimal digits, `0x` hex, bigints or safe integers, and go out as decimal digits.
+//!
+//! It is built twice: with the feature `client` for who talks to a relayer, with `page` for who has none, so that nobody
+//! downloads the other's part.
 //!
 //! **Invariant:** a panic never crosses. Everything that can fail returns a [`interop::Failure`], which JavaScript sees as an
 //! `Error` with a stable `code`.
 
+#[cfg(feature = "client")]
 mod client;
+#[cfg(feature = "client")]
 mod fees;
+#[cfg(feature = "client")]
 mod forecaster;
 mod interop;
+mod node;
+#[cfg(feature = "page")]
+mod page;
+#[cfg(feature = "client")]
 mod proof;
 mod request;
 mod scalar;
 
 use wasm_bindgen::prelude::wasm_bindgen;
 
-pub use client::{
-    Exchange, Follow, InclusionCheck, Outbox, checked_signature, forwarder_domain_call, nonce_call,
-    read_forwarder_domain, read_nonce, verify_accepted,
-};
+#[cfg(feature = "client")]
+pub use client::{Exchange, Follow, InclusionCheck, Outbox, verify_accepted};
+#[cfg(feature = "client")]
 pub use fees::{max_base_fee_after, next_base_fee};
+#[cfg(feature = "client")]
 pub use forecaster::Forecaster;
 pub use interop::Failure;
+pub use node::{checked_signature, forwarder_domain_call, nonce_call, read_forwarder_domain, read_nonce};
+#[cfg(feature = "page")]
+pub use page::LocalRelay;
+#[cfg(feature = "client")]
 pub use proof::{merkle_leaf, verify_merkle_proof, verify_promise};
-pub use request::{forward_digest, forward_typed_data, recover_signer};
+#[cfg(feature = "client")]
+pub use request::recover_signer;
+pub use request::{forward_digest, forward_typed_data};
 
 #[wasm_bindgen(typescript_custom_section)]
-const TYPES: &str = include_str!("types.d.ts");
+const SHARED: &str = include_str!("types.shared.d.ts");
+#[cfg(feature = "client")]
+#[wasm_bindgen(typescript_custom_section)]
+const CLIENT: &str = include_str!("types.d.ts");
+#[cfg(feature = "page")]
+#[wasm_bindgen(typescript_custom_section)]
+const PAGE: &str = include_str!("types.page.d.ts");
 
 /// Version of the package.
 #[wasm_bindgen]

@@ -1,10 +1,14 @@
 //! What users sign.
 
-use alloy_primitives::{B256, Bytes, U256};
+#[cfg(feature = "client")]
+use alloy_primitives::B256;
+use alloy_primitives::{Bytes, U256};
 use serde::Deserialize;
+#[cfg(feature = "client")]
+use slackwater::request;
 use slackwater::{
     client::{ForwardBuilder, UnsignedForward},
-    request::{self, Forward, ForwarderDomain},
+    request::{Forward, ForwarderDomain},
 };
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
@@ -116,6 +120,7 @@ pub fn forward_digest(domain: &JsDomain, request: &JsForward) -> Result<JsHex, F
 ///
 /// # Errors
 /// `invalid_argument`; `invalid_signature` on anything that an OpenZeppelin forwarder would refuse.
+#[cfg(feature = "client")]
 #[wasm_bindgen(js_name = recoverSigner)]
 pub fn recover_signer(digest: &str, signature: &str) -> Result<JsHex, Failure> {
     let digest: B256 = digest.parse().map_err(|_| Failure::argument("digest: not a hash of 32 bytes"))?;

@@ -2,11 +2,27 @@
 
 use std::{fmt, marker::PhantomData, str::FromStr};
 
-use alloy_primitives::{Address, B256, Bytes, U256};
+#[cfg(feature = "client")]
+use alloy_primitives::B256;
+use alloy_primitives::{Address, Bytes, U256};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{Error, Visitor},
 };
+use slackwater::{Timestamp, request::RequestId};
+#[cfg(feature = "client")]
+use wasm_bindgen::prelude::wasm_bindgen;
+
+use crate::interop::Failure;
+
+#[cfg(feature = "client")]
+#[wasm_bindgen]
+extern "C" {
+    /// `Quantity` of `types.shared.d.ts`.
+    #[wasm_bindgen(typescript_type = "Quantity")]
+    #[derive(Debug)]
+    pub type JsQuantity;
+}
 
 /// A whole number: decimal digits, `0x` hex, or a JSON integer. Written as decimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -84,9 +100,11 @@ impl Serialize for Account {
 }
 
 /// 32 bytes.
+#[cfg(feature = "client")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Hash(pub(crate) B256);
 
+#[cfg(feature = "client")]
 impl<'de> Deserialize<'de> for Hash {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         text(deserializer, "a hash of 32 bytes").map(Self)
@@ -101,6 +119,28 @@ impl<'de> Deserialize<'de> for HexBytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         text(deserializer, "hex bytes").map(Self)
     }
+}
+
+/// An instant of `Date.now()`.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; no clock is near the ends")]
+pub(crate) const fn instant(now_ms: f64) -> Timestamp {
+    Timestamp(now_ms as u64)
+}
+
+/// An instant as `Date.now()` counts.
+#[expect(clippy::cast_precision_loss, reason = "milliseconds of our time are below 2^53")]
+pub(crate) const fn number(at: Timestamp) -> f64 {
+    at.0 as f64
+}
+
+/// What counts revisions and calls is far below 2⁵³.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; an unknown number is ignored")]
+pub(crate) const fn whole(number: f64) -> u64 {
+    number as u64
+}
+
+pub(crate) fn request_id(text: &str) -> Result<RequestId, Failure> {
+    text.parse().map_err(|_| Failure::argument("id: not the id of a request"))
 }
 
 #[cfg(test)]

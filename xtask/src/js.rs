@@ -45,7 +45,7 @@ fn folder() -> PathBuf {
 /// Builds and packs, and puts what was packed where tests and examples find it. What is missing, if it can't be built here.
 pub(crate) fn package() -> Result<Option<String>> {
     let modules = npm_packages(&folder())?.join("node_modules");
-    if let Built::Missing(why) = wasm::module(false)? {
+    if let Built::Missing(why) = wasm::modules(false)? {
         return Ok(Some(why));
     }
     for (from, to) in [
@@ -89,7 +89,7 @@ fn tests(files: &[&str]) -> Result<()> {
 /// The packed package in Node. Needs [`package`].
 pub(crate) fn node_tests() -> Result<Done> {
     ensure!(tarball().is_file(), "the package was not packed");
-    tests(&["node", "package", "relayer"])?;
+    tests(&["node", "package", "page", "relayer"])?;
     Ok(Done::Passed)
 }
 
@@ -110,6 +110,6 @@ pub(crate) fn browser_tests() -> Result<Done> {
     let out = target_dir().join("js/sponsored");
     let out = out.to_str().context("the target folder's name is no text")?;
     node(&example, "node_modules/vite/bin/vite.js", &["build", "--outDir", out, "--emptyOutDir"])?;
-    tests(&["browser"])?;
+    tests(&["browser", "page-browser"])?;
     Ok(Done::Passed)
 }

@@ -1,8 +1,9 @@
 //! `cargo xtask wasm`: the core for browsers, and what it weighs. Also how anything of the workspace is built for wasm32.
+//! There are two modules of one crate: `slackwater` for who talks to a relayer, `page` for who relays in the page.
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
@@ -12,7 +13,7 @@ use crate::supply;
 use crate::test::{cargo, target_dir};
 use crate::tools::{repo_root, run, run_node};
 
-/// Build the module for browsers and Node, make it small, and compare its size with `wasm/budget.json`.
+/// Build the modules for browsers and Node, make them small, and compare their sizes with `wasm/budget.json`.
 ///
 /// Writes what `wasm-bindgen` and `wasm-opt` make of `slackwater-wasm` into `bindings/js/wasm`, where the npm package takes
 /// it from. The standard library for wasm32 comes from rustup, or where that can't be had from Debian's compiler;
@@ -29,7 +30,7 @@ pub(crate) const TARGET: &str = "wasm32-unknown-unknown";
 
 /// Runs `cargo xtask wasm`.
 pub(crate) fn run_wasm(args: &Args) -> Result<()> {
-    match module(args.parts)? {
+    match modules(args.parts)? {
         Built::In(_) => Ok(()),
         Built::Missing(why) => bail!(why),
     }
@@ -43,41 +44,38 @@ pub(crate) enum Built {
     Missing(String),
 }
 
-/// Builds the module into `bindings/js/wasm`, and checks its size.
-pub(crate) fn module(with_parts: bool) -> Result<Built> {
-    let built = match build(&["-p", "slackwater-wasm", "--profile", "wasm", "--locked"])? {
-        Built::In(dir) => dir.join("wasm"),
-        missing => return Ok(missing),
-    };
-    let bindgen = wasm_bindgen()?;
+/// The modules: name of the files, and feature of the crate.
+const MODULES: [(&str, &str); 2] = [("slackwater", "client"), ("page", "page")];
+
+/// Builds the modules into `bindings/js/wasm`, and checks their sizes.
+pub(crate) fn modules(with_parts: bool) -> Result<Built> {
     let made = target_dir().join("wasm-module");
-    if made.exists() {
-        fs::remove_dir_all(&made)?;
-    }
-    let mut bind = Command::new(bindgen);
-    bind.args([
-        "--target",
-        "web",
-        "--out-name",
-        "slackwater",
-        "--omit-default-module-path",
-        "--keep-debug",
-        "--out-dir",
-    ]);
-    run(bind.arg(&made).arg(built.join("slackwater_wasm.wasm")))?;
-    for name in ["interop.js", "interop.d.ts"] {
-        fs::copy(repo_root().join("wasm/js").join(name), made.join(name))?;
-    }
     let out = repo_root().join("bindings/js/wasm");
-    if out.exists() {
-        fs::remove_dir_all(&out)?;
+    for dir in [&made, &out] {
+        if dir.exists() {
+            fs::remove_dir_all(dir)?;
+        }
+        fs::create_dir_all(dir)?;
     }
-    fs::create_dir_all(&out)?;
-    // Optimises, measures, compares with the budget.
-    let budget = repo_root().join("wasm/budget.json");
-    run_node("wasm-size.mjs", &[&made, &out, &budget])?;
-    if with_parts {
-        run_node("wasm-parts.mjs", &[&made.join("slackwater_bg.wasm")])?;
+    for (name, feature) in MODULES {
+        let args = ["-p", "slackwater-wasm", "--profile", "wasm", "--locked", "--no-default-features", "--features"];
+        let built = match build(&[&args[..], &[feature]].concat())? {
+            Built::In(dir) => dir.join("wasm"),
+            missing => return Ok(missing),
+        };
+        let made = made.join(name);
+        let mut bind = Command::new(wasm_bindgen()?);
+        bind.args(["--target", "web", "--out-name", name, "--omit-default-module-path", "--keep-debug", "--out-dir"]);
+        run(bind.arg(&made).arg(built.join("slackwater_wasm.wasm")))?;
+        for file in ["interop.js", "interop.d.ts"] {
+            fs::copy(repo_root().join("wasm/js").join(file), made.join(file))?;
+        }
+        // Optimises, measures, compares with the budget.
+        let budget = repo_root().join("wasm/budget.json");
+        run_node("wasm-size.mjs", &[Path::new(name), &made, &out, &budget])?;
+        if with_parts {
+            run_node("wasm-parts.mjs", &[&made.join(format!("{name}_bg.wasm"))])?;
+        }
     }
     Ok(Built::In(out))
 }

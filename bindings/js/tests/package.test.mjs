@@ -42,6 +42,7 @@ test('no `any` in the types, and a strict consumer compiles', () => {
   writeFileSync(
     join(dir, 'main.ts'),
     `import { Forecaster, Slackwater, SlackwaterError, fromEthers, fromProvider, fromViem, httpProvider } from 'slackwater'
+     import { PageRelay } from 'slackwater/page'
      import { createWalletClient, custom, http } from 'viem'
      import { privateKeyToAccount } from 'viem/accounts'
      import { Wallet } from 'ethers'
@@ -61,6 +62,16 @@ test('no `any` in the types, and a strict consumer compiles', () => {
        throw new SlackwaterError('x', forecaster.forecast()?.horizons[0]?.q90 ?? '')
      }
      void http
+     const page: PageRelay = await PageRelay.open({ provider, chain: { chainId: 1n, blockTimeMs: 12_000, finality: { kind: 'safe' } } })
+     export async function relay(): Promise<bigint> {
+       const request = await page.send(wallets[0]!, { forwarder: '0x', to: '0x', withinMs: 5, maxCost: 7n })
+       for await (const { status, txHash } of page.follow(request.id, { toInclusion: true })) if (status === 'included') void txHash
+       await page.call({ to: '0x', value: 1n })
+       await page.withdraw('0x')
+       return page.balance()
+     }
+     // @ts-expect-error no such chain
+     void PageRelay.open({ provider, chain: { chainId: 1 } })
      // @ts-expect-error a number is no address
      void slackwater.send(wallets[0]!, { chainId: 1, to: 7 })
 `,
@@ -71,7 +82,7 @@ test('no `any` in the types, and a strict consumer compiles', () => {
   const tsc = join(modules, 'typescript/bin/tsc')
   execFileSync(process.execPath, [tsc, '-p', dir], { stdio: 'inherit' })
   // Ours alone, declarations checked.
-  writeFileSync(join(dir, 'own.ts'), `export * from 'slackwater'\n`)
+  writeFileSync(join(dir, 'own.ts'), `export * from 'slackwater'\nexport * as page from 'slackwater/page'\n`)
   writeFileSync(join(dir, 'tsconfig.json'), JSON.stringify({ compilerOptions, files: ['own.ts'] }))
   execFileSync(process.execPath, [tsc, '-p', dir], { stdio: 'inherit' })
 })
@@ -94,9 +105,13 @@ test('the wrapper is small, and what is not used falls away', async () => {
   const all = await bundle(`export * from 'slackwater'`)
   const glue = await bundle(`export * from '${join(PACKAGE, 'wasm/slackwater.js')}'; export { default } from '${join(PACKAGE, 'wasm/slackwater.js')}'`)
   const one = await bundle(`export { httpProvider } from 'slackwater'`)
-  const nothing = await bundle(`import 'slackwater'`)
+  const nothing = await bundle(`import 'slackwater'; import 'slackwater/page'`)
   console.log(`minified: wrapper ${all - glue} bytes of ${budget.maxScriptBytes}, with the generated glue ${all}, httpProvider alone ${one}`)
   assert.ok(all - glue <= budget.maxScriptBytes, `${all - glue} bytes, allowed are ${budget.maxScriptBytes}`)
   assert.ok(one < 1_500, `httpProvider alone has ${one} bytes`)
   assert.equal(nothing, 0, 'no side effects')
+  const page = await bundle(`export * from 'slackwater/page'`)
+  const pageGlue = await bundle(`export * from '${join(PACKAGE, 'wasm/page.js')}'; export { default } from '${join(PACKAGE, 'wasm/page.js')}'`)
+  console.log(`minified: page ${page - pageGlue} bytes of ${budget.maxPageScriptBytes}, with the generated glue ${page}`)
+  assert.ok(page - pageGlue <= budget.maxPageScriptBytes, `${page - pageGlue} bytes, allowed are ${budget.maxPageScriptBytes}`)
 })

@@ -61,18 +61,52 @@ export class World {
     rmSync(this.data, { recursive: true, force: true })
   }
 
-  async rpc(method, params = []) {
-    const body = JSON.stringify({ jsonrpc: '2.0', id: 1, method, params })
-    const answer = await fetch(this.chain.url, { method: 'POST', headers: { 'content-type': 'application/json' }, body })
-    const { result, error } = await answer.json()
-    if (error) throw new Error(error.message)
-    return result
+  rpc(method, params = []) {
+    return rpc(this.chain.url, method, params)
   }
 
   /** Entries of a user in the guest book, by the chain. */
-  async count(user) {
-    const data = `0x05d85eda${user.slice(2).toLowerCase().padStart(64, '0')}`
-    return Number(await this.rpc('eth_call', [{ to: this.ready.guestbook, data }, 'latest']))
+  count(user) {
+    return count(this.chain.url, this.ready.guestbook, user)
+  }
+}
+
+async function rpc(url, method, params) {
+  const body = JSON.stringify({ jsonrpc: '2.0', id: 1, method, params })
+  const answer = await fetch(url, { method: 'POST', headers: { 'content-type': 'application/json' }, body })
+  const { result, error } = await answer.json()
+  if (error) throw new Error(error.message)
+  return result
+}
+
+async function count(url, guestbook, user) {
+  const data = `0x05d85eda${user.slice(2).toLowerCase().padStart(64, '0')}`
+  return Number(await rpc(url, 'eth_call', [{ to: guestbook, data }, 'latest']))
+}
+
+/** A chain with a forwarder and a guest book, and no relayer. */
+export async function startContracts() {
+  const chain = await startChain()
+  const ask = (method, params = []) => rpc(chain.url, method, params)
+  const word = (hex) => hex.slice(2).toLowerCase().padStart(64, '0')
+  const [from] = await ask('eth_accounts')
+  const deploy = async (artifact, params) => {
+    const code = readFileSync(join(ROOT, `bindings/contracts/artifacts/${artifact}.creation.hex`), 'utf8').trim()
+    const hash = await ask('eth_sendTransaction', [{ from, data: `0x${code}${params}`, gas: '0x500000' }])
+    return (await eventually('a deployment', () => ask('eth_getTransactionReceipt', [hash]))).contractAddress
+  }
+  const name = Buffer.from('Slackwater')
+  const text = `${word('0x20')}${word(`0x${name.length.toString(16)}`)}${name.toString('hex').padEnd(64, '0')}`
+  const forwarder = await deploy('ERC2771Forwarder', text)
+  const guestbook = await deploy('Guestbook', word(forwarder))
+  return {
+    url: chain.url,
+    chainId: Number(await ask('eth_chainId')),
+    forwarder,
+    guestbook,
+    rpc: ask,
+    count: (user) => count(chain.url, guestbook, user),
+    stop: () => end(chain.process, 'SIGTERM'),
   }
 }
 

@@ -59,6 +59,17 @@ impl FinalityRule {
         }
     }
 
+    /// Newest block that counts as final at `head`, if any; `tagged` as in [`Self::is_final`].
+    #[must_use]
+    pub fn final_block(&self, head: u64, tagged: Option<u64>) -> Option<u64> {
+        match (*self, tagged) {
+            (Self::Depth { blocks }, _) => head.checked_sub(blocks),
+            (_, Some(tagged)) => Some(tagged.min(head)),
+            (Self::FinalizedTag { fallback_depth }, None) if fallback_depth > 0 => head.checked_sub(fallback_depth),
+            (_, None) => None,
+        }
+    }
+
     /// Block tag to read from the node (`"safe"`, `"finalized"`), `None` where depth alone decides.
     #[must_use]
     pub const fn tag(&self) -> Option<&'static str> {

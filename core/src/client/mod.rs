@@ -14,6 +14,7 @@ mod flat;
 mod follow;
 mod forward;
 mod http;
+pub mod local;
 mod open;
 mod outbox;
 mod retry;

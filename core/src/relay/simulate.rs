@@ -2,60 +2,22 @@
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
-use alloy_primitives::{Address, B256, Bytes, Log, U64, U256, keccak256};
-use alloy_sol_types::{SolCall, SolValue};
-use serde::Deserialize;
+use alloy_primitives::{Address, Bytes, U64, U256};
+use alloy_sol_types::SolCall;
 use serde_json::json;
 use slackwater_contracts::{forwarder, multicall3};
 
 use super::rpc::{RpcError, RpcPool};
+pub(super) use crate::request::simulation::Verdict;
 use crate::{
     chain::RpcErrorClass,
     request::{
         VerifiedRequest,
-        outcome::{MemberOutcome, decode},
+        outcome::MemberOutcome,
+        simulation::{self, SimulatedBlock},
         vehicle::{Payload, VehicleKey, forward_data},
     },
 };
-
-/// Storage slot of `_nonces` in every published `ERC2771Forwarder` 5.x: after the two fallback strings of `EIP712`.
-const NONCES_SLOT: u64 = 2;
-
-/// Longest revert data that is kept for people, bytes.
-const MAX_DETAIL_BYTES: usize = 256;
-
-/// What the simulation says.
-#[derive(Debug, Clone)]
-pub(super) enum Verdict {
-    /// Outcome of each member, in order.
-    Members(Vec<MemberOutcome>),
-    /// The transaction as a whole would fail; bounded revert data for people.
-    Whole(String),
-    /// Nothing could be learned (no endpoint, unsupported method): send, and let the receipt tell.
-    Unknown,
-}
-
-#[derive(Deserialize)]
-struct SimulatedBlock {
-    calls: Vec<SimulatedCall>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SimulatedCall {
-    status: U64,
-    #[serde(default)]
-    return_data: Bytes,
-    #[serde(default)]
-    logs: Vec<SimulatedLog>,
-}
-
-#[derive(Deserialize)]
-struct SimulatedLog {
-    address: Address,
-    topics: Vec<B256>,
-    data: Bytes,
-}
 
 /// Simulates `payload` from `sender` on the newest block.
 ///
@@ -73,39 +35,10 @@ pub(super) async fn simulate(
     if !ahead.is_empty() && !is_known_forwarder {
         return Verdict::Unknown;
     }
-    let mut overrides = serde_json::Map::new();
-    if let VehicleKey::Forwarder(forwarder) = key
-        && !ahead.is_empty()
-    {
-        let slots: serde_json::Map<String, serde_json::Value> = ahead
-            .iter()
-            .map(|((_, signer), nonce)| {
-                let slot = keccak256((*signer, U256::from(NONCES_SLOT)).abi_encode());
-                (slot.to_string(), json!(B256::from(U256::from(*nonce))))
-            })
-            .collect();
-        overrides.insert(forwarder.to_string(), json!({ "stateDiff": slots }));
-    }
-    // The sender's balance is the lane's concern, and value is checked there.
-    overrides.insert(sender.to_string(), json!({ "balance": U256::MAX >> 8 }));
-    let call = json!({
-        "from": sender, "to": payload.to, "value": payload.value, "input": payload.data,
-        "gas": U64::from(payload.gas_limit),
-    });
-    let params = json!([{ "blockStateCalls": [{ "stateOverrides": overrides, "calls": [call] }] }, "latest"]);
+    let params = simulation::params(sender, payload, key, ahead);
     let answer: Result<Vec<SimulatedBlock>, RpcError> = pool.call("eth_simulateV1", params).await;
     match answer {
-        Ok(blocks) => {
-            let Some(call) = blocks.into_iter().next().and_then(|block| block.calls.into_iter().next()) else {
-                return Verdict::Unknown;
-            };
-            if call.status != U64::from(1) {
-                return Verdict::Whole(revert_text(&call.return_data));
-            }
-            let logs: Vec<Log> =
-                call.logs.into_iter().filter_map(|log| Log::new(log.address, log.topics, log.data)).collect();
-            Verdict::Members(decode(key, members, true, &logs))
-        }
+        Ok(blocks) => simulation::verdict(blocks, key, members),
         Err(error) if error.class == RpcErrorClass::EndpointUnusable => {
             by_call(pool, sender, payload, key, members, ahead).await
         }
@@ -126,10 +59,7 @@ async fn by_call(
     members: &[Arc<VerifiedRequest>],
     ahead: &BTreeMap<(Address, Address), u64>,
 ) -> Verdict {
-    let call = json!({
-        "from": sender, "to": payload.to, "value": payload.value, "input": payload.data,
-        "gas": U64::from(payload.gas_limit),
-    });
+    let call = simulation::call(sender, payload);
     let answer: Result<Bytes, RpcError> = pool.call("eth_call", json!([call, "latest"])).await;
     match answer {
         Err(error) if error.class == RpcErrorClass::Reverted => return Verdict::Whole(error.message),
@@ -139,19 +69,9 @@ async fn by_call(
     let VehicleKey::Forwarder(forwarder) = key else {
         return Verdict::Members(vec![MemberOutcome::Executed; members.len()]);
     };
-    // Only a signer's first nonce can be verified against the current state.
-    let firsts: Vec<(usize, forwarder::ForwardRequestData)> = members
-        .iter()
-        .enumerate()
-        .filter(|(index, member)| {
-            member.sequence().is_some_and(|(forwarder, signer, _)| {
-                !ahead.contains_key(&(forwarder, signer))
-                    && !members[..*index]
-                        .iter()
-                        .any(|other| other.sequence().is_some_and(|(f, s, _)| (f, s) == (forwarder, signer)))
-            })
-        })
-        .filter_map(|(index, member)| Some((index, forward_data(member)?)))
+    let firsts: Vec<(usize, forwarder::ForwardRequestData)> = simulation::verifiable(members, ahead)
+        .into_iter()
+        .filter_map(|index| Some((index, forward_data(&members[index])?)))
         .collect();
     let calls = firsts
         .iter()
@@ -173,17 +93,6 @@ async fn by_call(
         }
     }
     Verdict::Members(outcomes)
-}
-
-/// Revert data as people read it: `Error(string)` decoded, anything else in bounded hex.
-pub(super) fn revert_text(data: &[u8]) -> String {
-    // `Error(string)`.
-    if let Some(rest) = data.strip_prefix(&[0x08, 0xc3, 0x79, 0xa0])
-        && let Ok(text) = String::abi_decode(rest)
-    {
-        return text.chars().take(MAX_DETAIL_BYTES).collect();
-    }
-    alloy_primitives::hex::encode_prefixed(&data[..data.len().min(MAX_DETAIL_BYTES)])
 }
 
 /// A user's forwarder nonce as a majority of the nodes sees it.

@@ -20,7 +20,7 @@ use super::{
     pace::{Looks, PaceRule},
     rpc::{HeadFeed, RpcError, RpcPool},
 };
-use crate::chain::{ChainSpec, FinalityRule, data_fee::DataFeeModel};
+use crate::chain::{ChainSpec, data_fee::DataFeeModel};
 
 /// Blocks of history whose hashes are kept to notice reorgs, at least.
 const MIN_WINDOW_BLOCKS: u64 = 128;
@@ -236,14 +236,14 @@ impl Watcher {
             let agreed = self.pool.reached(told.iter().copied().flatten().collect());
             if agreed.is_some() {
                 self.pool.note_final(told);
-                return final_block(rule, head, agreed);
+                return rule.final_block(head, agreed);
             }
         }
         let told = self.pool.call_all::<U64>("eth_blockNumber", json!([])).await;
         let told: Vec<Option<u64>> = told.into_iter().map(|told| told.ok().map(|number| number.to())).collect();
         let reached = self.pool.reached(told.iter().copied().flatten().collect())?;
-        self.pool.note_final(told.into_iter().map(|told| final_block(rule, told?, None)));
-        final_block(rule, head.min(reached), None)
+        self.pool.note_final(told.into_iter().map(|told| rule.final_block(told?, None)));
+        rule.final_block(head.min(reached), None)
     }
 
     async fn account(&self, sender: Address, final_block: Option<u64>) -> Account {
@@ -264,17 +264,5 @@ impl Watcher {
         };
         let (latest, balance, final_nonce) = tokio::join!(latest, balance, finalized);
         Account { sender, latest_nonce: latest, final_nonce, balance: balance.ok() }
-    }
-}
-
-/// Newest block that counts as final at `head`.
-fn final_block(rule: &FinalityRule, head: u64, tagged: Option<u64>) -> Option<u64> {
-    match (rule, tagged) {
-        (FinalityRule::Depth { blocks }, _) => head.checked_sub(*blocks),
-        (_, Some(tagged)) => Some(tagged.min(head)),
-        (FinalityRule::FinalizedTag { fallback_depth }, None) if *fallback_depth > 0 => {
-            head.checked_sub(*fallback_depth)
-        }
-        (_, None) => None,
     }
 }

@@ -7,10 +7,11 @@ use serde_json::Value;
 use slackwater::client::{self, ApiCall, HttpAnswer, RetryPolicy, Step, TransportError, api};
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
-use super::{HttpView, JsUnknown, answer, entropy, instant, number, request_id, transport_error};
+use super::{HttpView, answer, entropy, transport_error};
 use crate::{
     interop::{Failure, read, write},
-    scalar::Quantity,
+    node::JsUnknown,
+    scalar::{JsQuantity, Quantity, instant, number, request_id},
 };
 
 #[wasm_bindgen]
@@ -19,10 +20,6 @@ extern "C" {
     #[wasm_bindgen(typescript_type = "ExchangeStep")]
     #[derive(Debug)]
     pub type JsStep;
-    /// `Quantity` of `types.d.ts`.
-    #[wasm_bindgen(typescript_type = "Quantity")]
-    #[derive(Debug)]
-    pub type JsQuantity;
 }
 
 /// What an exchange wants done.

@@ -4,8 +4,11 @@ use serde::Serialize;
 use slackwater::client::{self, FollowStep, Until};
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
-use super::{HttpView, answer, entropy, instant, number, request_id, transport_error};
-use crate::interop::{Failure, write};
+use super::{HttpView, answer, entropy, transport_error};
+use crate::{
+    interop::{Failure, write},
+    scalar::{instant, number, request_id},
+};
 
 #[wasm_bindgen]
 extern "C" {

@@ -7,8 +7,11 @@ use slackwater::{
 };
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
-use super::{HttpView, answer, entropy, instant, number, request_id, transport_error};
-use crate::interop::{Failure, parse, write};
+use super::{HttpView, answer, entropy, transport_error};
+use crate::{
+    interop::{Failure, parse, write},
+    scalar::{instant, number, request_id, whole},
+};
 
 #[wasm_bindgen]
 extern "C" {
@@ -56,12 +59,6 @@ pub struct Outbox {
 
 fn key(text: &str) -> Result<IdempotencyKey, Failure> {
     Ok(IdempotencyKey::new(text)?)
-}
-
-/// What counts revisions and calls is far below 2⁵³.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; an unknown number is ignored")]
-const fn whole(number: f64) -> u64 {
-    number as u64
 }
 
 #[wasm_bindgen]

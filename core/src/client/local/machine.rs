@@ -1,0 +1,493 @@
+//! The machine's parts, its storage, and its way through one input.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use alloy_primitives::{Address, B256};
+use serde_json::Value;
+
+use super::{
+    calls::Pending,
+    config::{ConfigError, LocalConfig},
+    dispatch::Candidate,
+    flights::{Flight, PollRun},
+    heads::{Heads, Look},
+    key::SessionKey,
+    nonces::Users,
+    pricing::Pricing,
+    record::{AttemptRecord, End, LANE_KEY, LaneRecord, RequestRecord, attempt_key, parse_attempt_key, request_key},
+    requests::{Entry, LocalError},
+    spender::Spenders,
+    table::Table,
+};
+use crate::{
+    lane::{AttemptKey, Event, HeadInfo, Lane, LaneConfig, RestoredSlot},
+    request::{LaneId, RequestId, Status, VerifiedRequest, vehicle::VehicleKey, vehicle::VehicleParams},
+    schedule::{Queue, QueuedRequest},
+    time::Timestamp,
+};
+
+/// First pause after a failed write; each further one is twice as long.
+const FIRST_STORE_PAUSE: Duration = Duration::from_millis(250);
+/// Longest pause after a failed write.
+const MAX_STORE_PAUSE: Duration = Duration::from_secs(30);
+
+/// What the machine wants done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LocalCommand {
+    /// Put `record` under `key`, in place of what is there. `Store` and `Remove` must reach storage in order.
+    Store {
+        /// Where.
+        key: String,
+        /// To be given back.
+        revision: u64,
+        /// What: JSON.
+        record: String,
+    },
+    /// Remove the record under `key`.
+    Remove {
+        /// Where.
+        key: String,
+    },
+    /// Ask the node once, at once. Never repeat it: the machine does.
+    Call {
+        /// To be given back.
+        call: u64,
+        /// JSON-RPC method.
+        method: &'static str,
+        /// Its parameters.
+        params: Value,
+    },
+    /// Something about a request changed: [`LocalRelay::request`] has it.
+    Changed {
+        /// Which.
+        id: RequestId,
+    },
+    /// Somebody should know.
+    Alert {
+        /// Stable.
+        code: &'static str,
+        /// For people.
+        detail: String,
+    },
+}
+
+/// What was found in storage.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LocalReport {
+    /// Requests that go on.
+    pub open: usize,
+    /// Requests that have ended and were not acknowledged.
+    pub ended: usize,
+    /// Keys of records of requests that can't be read. They stay where they are.
+    pub damaged: Vec<String>,
+}
+
+/// Why something is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    Attempt(AttemptKey),
+    End(RequestId),
+    Other,
+}
+
+/// A record on its way to storage.
+#[derive(Debug)]
+pub(super) struct Writing {
+    pub(super) revision: u64,
+    pub(super) record: String,
+    pub(super) kept: Kept,
+    failures: u32,
+    retry_at: Option<Timestamp>,
+}
+
+/// A nonce that is settled: once all these records are durable, its attempts are forgotten.
+#[derive(Debug, Default)]
+pub(super) struct Closing {
+    pub(super) waits: Vec<String>,
+    pub(super) attempts: Vec<AttemptKey>,
+}
+
+/// A relay of one chain and one session key. See the [module](self).
+#[derive(Debug)]
+pub struct LocalRelay {
+    pub(super) config: LocalConfig,
+    pub(super) key: SessionKey,
+    pub(super) params: VehicleParams,
+    pub(super) lane: Lane,
+    pub(super) queue: Queue,
+    pub(super) pricing: Pricing,
+    pub(super) entries: Table<RequestId, Entry>,
+    pub(super) flights: Table<u64, Flight>,
+    /// Signed, not yet durable.
+    pub(super) signed: Table<AttemptKey, AttemptRecord>,
+    /// Durable: may be sent.
+    pub(super) durable: Table<AttemptKey, AttemptRecord>,
+    pub(super) closing: Table<u64, Closing>,
+    /// One more than the highest nonce that was ever final.
+    pub(super) final_next: u64,
+    pub(super) candidate: Option<Candidate>,
+    /// Simulations in a row that said nothing.
+    pub(super) silent_simulations: u32,
+    /// The node has no `eth_simulateV1`.
+    pub(super) lacks_simulate: bool,
+    /// Requests that failed a simulation, or that the lane did not take: they wait for the next block.
+    pub(super) held: Vec<RequestId>,
+    pub(super) head: Option<HeadInfo>,
+    pub(super) heads: Heads,
+    pub(super) look: Option<Look>,
+    pub(super) polls: Table<u64, PollRun>,
+    pub(super) users: Users,
+    pub(super) spenders: Spenders,
+    /// Forwarders by whether their code is known.
+    pub(super) forwarders: Table<Address, bool>,
+    pub(super) calls: Table<u64, Pending>,
+    pub(super) next_id: u64,
+    pub(super) seq: u64,
+    /// When composing may choose something, if nothing else happens until then.
+    pub(super) due: Option<Timestamp>,
+    writing: Table<String, Writing>,
+    commands: VecDeque<LocalCommand>,
+}
+
+impl LocalRelay {
+    /// A relay without memory; [`Self::load`] what storage has before anything else.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn new(config: LocalConfig, key: SessionKey) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let sender = key.address();
+        let params = VehicleParams {
+            sender,
+            multicall3: slackwater_contracts::multicall3::ADDRESS,
+            schedule: *config.fork.gas_schedule(),
+            forward_overhead_gas: config.forward_overhead_gas,
+        };
+        Ok(Self {
+            lane: Lane::restore(lane_config(&config, sender), None, Vec::new()),
+            pricing: Pricing::new(&config),
+            config,
+            key,
+            params,
+            queue: Queue::new(),
+            entries: Table::new(),
+            flights: Table::new(),
+            signed: Table::new(),
+            durable: Table::new(),
+            closing: Table::new(),
+            final_next: 0,
+            candidate: None,
+            silent_simulations: 0,
+            lacks_simulate: false,
+            held: Vec::new(),
+            head: None,
+            heads: Heads::default(),
+            look: None,
+            polls: Table::new(),
+            users: Users::default(),
+            spenders: Spenders::default(),
+            forwarders: Table::new(),
+            calls: Table::new(),
+            next_id: 0,
+            seq: 0,
+            due: None,
+            writing: Table::new(),
+            commands: VecDeque::new(),
+        })
+    }
+
+    /// Takes what storage holds: once, before anything else.
+    ///
+    /// # Errors
+    /// [`LocalError::Damaged`] if a record of an attempt or of the lane can't be read: what may be on the chain is not known
+    /// then, and nothing can be sent safely.
+    pub fn load(
+        &mut self,
+        now: Timestamp,
+        records: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<LocalReport, LocalError> {
+        let mut report = LocalReport::default();
+        let mut requests: Vec<RequestRecord> = Vec::new();
+        let mut attempts: Table<AttemptKey, AttemptRecord> = Table::new();
+        let mut next_nonce = None;
+        for (key, text) in records {
+            let is_short = text.len() <= self.config.max_record_bytes;
+            let damaged = |key: String| LocalError::Damaged { key };
+            if key == LANE_KEY {
+                next_nonce = Some(LaneRecord::decode(&text).ok_or_else(|| damaged(key))?.next_nonce);
+            } else if key.starts_with("a:") {
+                let parsed = parse_attempt_key(&key).zip(AttemptRecord::decode(&text));
+                let (key, record) = parsed.ok_or_else(|| damaged(key))?;
+                attempts.insert(key, record);
+            } else if key.starts_with("r:") {
+                match is_short.then(|| RequestRecord::decode(&key, &text)).flatten() {
+                    Some(record) if record.request.chain_id() == self.config.chain_id => requests.push(record),
+                    _ => report.damaged.push(key),
+                }
+            }
+        }
+        requests.sort_by_key(|record| (record.accepted_at, record.request.id()));
+        let mut open = Table::new();
+        for record in requests {
+            match record.end.clone() {
+                None => {
+                    report.open += 1;
+                    open.insert(record.request.id(), self.enter(record));
+                }
+                Some(end) => {
+                    report.ended += 1;
+                    let (id, entry) = (record.request.id(), Entry::ended(record, end));
+                    self.entries.insert(id, entry);
+                }
+            }
+        }
+        self.restore_lane(next_nonce, attempts, &mut open)?;
+        let mut rest: Vec<QueuedRequest> = open.into_iter().map(|(_, queued)| queued).collect();
+        rest.sort_by_key(|entry| entry.seq);
+        for entry in rest {
+            self.queue.push(entry);
+        }
+        self.wake(now);
+        Ok(report)
+    }
+
+    /// Remembers an open request, and says what the queue needs.
+    pub(super) fn enter(&mut self, record: RequestRecord) -> QueuedRequest {
+        self.seq += 1;
+        let request = Arc::new(record.request);
+        let queued = QueuedRequest {
+            tenant: "".into(),
+            seq: self.seq,
+            accepted_at: record.accepted_at,
+            gas: self.params.member_gas(&request),
+            bytes: self.params.member_bytes(&request),
+            ceiling_wei_per_gas: record.ceiling_wei_per_gas,
+            simulations: 0,
+            batch_failures: record.batch_failures,
+            request: request.clone(),
+        };
+        self.entries.insert(request.id(), Entry::open(request, record.accepted_at, record.ceiling_wei_per_gas));
+        queued
+    }
+
+    fn restore_lane(
+        &mut self,
+        next_nonce: Option<u64>,
+        attempts: Table<AttemptKey, AttemptRecord>,
+        open: &mut Table<RequestId, QueuedRequest>,
+    ) -> Result<(), LocalError> {
+        // Ascending, as the attempts are.
+        let mut nonces: Vec<(u64, Vec<AttemptRecord>)> = Vec::new();
+        for (key, record) in attempts.iter() {
+            if nonces.last().is_none_or(|(nonce, _)| *nonce != key.nonce) {
+                nonces.push((key.nonce, Vec::new()));
+            }
+            let Some((_, of_nonce)) = nonces.last_mut() else { continue };
+            // Attempts are counted without gaps, and the first one has the batch.
+            if key.index as usize != of_nonce.len() || (key.index == 0) != record.batch.is_some() {
+                return Err(LocalError::Damaged { key: attempt_key(*key) });
+            }
+            of_nonce.push(record.clone());
+        }
+        let lane = self.lane.id();
+        let mut slots = Vec::new();
+        // A request that an older batch has given back is with the newest one that names it.
+        for (nonce, records) in nonces.into_iter().rev() {
+            let Some(batch) = records.first().and_then(|record| record.batch.clone()) else { continue };
+            let mut members: Vec<Arc<VerifiedRequest>> = Vec::new();
+            let (mut weights, mut absent_weight) = (Vec::new(), None);
+            for (id, weight) in batch.members.iter().zip(&batch.weights) {
+                // One that has ended already (a crash between two writes) stays ended.
+                let Some(queued) = open.remove(id) else {
+                    absent_weight = Some(absent_weight.unwrap_or(0_u64).saturating_add(*weight));
+                    continue;
+                };
+                weights.push(*weight);
+                members.push(queued.request.clone());
+                self.queue.push_in_flight(queued, lane);
+                if let Some(entry) = self.entries.get_mut(id) {
+                    entry.status = Status::Broadcast;
+                    entry.is_bound = true;
+                }
+            }
+            let key = members.first().map_or(VehicleKey::Single(RequestId(B256::ZERO)), |first| VehicleKey::of(first));
+            slots.push(RestoredSlot {
+                nonce,
+                plan: batch.plan(),
+                attempts: records.iter().map(|record| (record.kind, record.fees(), record.hash)).collect(),
+                was_broadcast: true,
+                was_included: false,
+            });
+            self.flights.insert(
+                nonce,
+                Flight { key, members, weights, absent_weight, plan: batch.plan(), planned_block: batch.planned_block },
+            );
+        }
+        slots.reverse();
+        self.durable = attempts;
+        self.final_next = next_nonce.unwrap_or(0);
+        self.lane = Lane::restore(lane_config(&self.config, self.key.address()), next_nonce, slots);
+        Ok(())
+    }
+
+    // ---- commands ----
+
+    /// The next thing to do, if any.
+    pub fn next_command(&mut self) -> Option<LocalCommand> {
+        self.commands.pop_front()
+    }
+
+    pub(super) fn command(&mut self, command: LocalCommand) {
+        self.commands.push_back(command);
+    }
+
+    pub(super) fn changed(&mut self, id: RequestId) {
+        if self.commands.back() != Some(&LocalCommand::Changed { id }) {
+            self.commands.push_back(LocalCommand::Changed { id });
+        }
+    }
+
+    // ---- storage ----
+
+    pub(super) fn store(&mut self, key: String, record: String, kept: Kept) {
+        self.next_id += 1;
+        let revision = self.next_id;
+        self.commands.push_back(LocalCommand::Store { key: key.clone(), revision, record: record.clone() });
+        self.writing.insert(key, Writing { revision, record, kept, failures: 0, retry_at: None });
+    }
+
+    pub(super) fn store_end(&mut self, id: RequestId, end: &End) {
+        let Some(entry) = self.entries.get(&id) else { return };
+        let failures = self.queue.get(id).map_or(0, |queued| queued.batch_failures);
+        let (request, accepted_at, ceiling) = (entry.request.clone(), entry.accepted_at, entry.ceiling_wei_per_gas);
+        let record = RequestRecord::encode(&request, accepted_at, ceiling, failures, Some(end));
+        self.store(request_key(id), record, Kept::End(id));
+    }
+
+    pub(super) fn is_writing(&self, key: &str) -> bool {
+        self.writing.contains_key(key)
+    }
+
+    /// The record of this revision is durable.
+    pub fn stored(&mut self, now: Timestamp, key: &str, revision: u64) {
+        if self.writing.get(key).is_none_or(|writing| writing.revision != revision) {
+            return;
+        }
+        let Some(writing) = self.writing.remove(key) else { return };
+        match writing.kept {
+            Kept::Attempt(attempt) => self.attempt_stored(now, attempt),
+            Kept::End(id) => self.end_stored(id),
+            Kept::Other => {}
+        }
+        let done: Vec<u64> = self
+            .closing
+            .iter_mut()
+            .filter_map(|(nonce, closing)| {
+                closing.waits.retain(|waited| waited != key);
+                closing.waits.is_empty().then_some(*nonce)
+            })
+            .collect();
+        done.into_iter().for_each(|nonce| self.close(nonce));
+        self.go_on(now);
+    }
+
+    /// The record of this revision could not be stored. It is tried again: until then what depends on it waits.
+    pub fn store_failed(&mut self, now: Timestamp, key: &str, revision: u64) {
+        let Some(writing) = self.writing.get_mut(key).filter(|writing| writing.revision == revision) else { return };
+        let pause = FIRST_STORE_PAUSE.saturating_mul(1 << writing.failures.min(10)).min(MAX_STORE_PAUSE);
+        writing.failures += 1;
+        writing.retry_at = Some(now.saturating_add(pause));
+        if writing.failures == 1 {
+            let detail = format!("record {key} could not be stored; nothing that depends on it is sent");
+            self.command(LocalCommand::Alert { code: "storage_failed", detail });
+        }
+    }
+
+    fn store_again(&mut self, now: Timestamp) {
+        for (key, writing) in self.writing.iter_mut() {
+            if writing.retry_at.is_some_and(|at| at <= now) {
+                writing.retry_at = None;
+                let (revision, record) = (writing.revision, writing.record.clone());
+                self.commands.push_back(LocalCommand::Store { key: key.clone(), revision, record });
+            }
+        }
+    }
+
+    /// The newest record of a settled nonce is durable: its attempts are not needed any more. The first one, which names the
+    /// batch, goes last.
+    pub(super) fn close(&mut self, nonce: u64) {
+        let Some(closing) = self.closing.remove(&nonce) else { return };
+        for key in closing.attempts.into_iter().rev() {
+            self.writing.remove(&attempt_key(key));
+            self.command(LocalCommand::Remove { key: attempt_key(key) });
+        }
+    }
+
+    // ---- time ----
+
+    /// When to call [`Self::timeout`] at the latest; `None` while nothing is under way.
+    pub fn next_timeout(&self) -> Option<Timestamp> {
+        let writes = self.writing.values().filter_map(|writing| writing.retry_at);
+        let calls = self.calls.values().map(|pending| pending.until);
+        let deadlines = self.entries.values().filter(|entry| entry.is_waiting()).map(|entry| entry.request.deadline());
+        let kept = self.entries.values().filter_map(|entry| entry.ended_at);
+        let kept = kept.map(|at| at.saturating_add(self.config.keep_ended));
+        let poll = self.heads.next_poll.filter(|_| self.look.is_none());
+        let due = self.due.into_iter();
+        writes.chain(calls).chain(deadlines).chain(kept).chain(poll).chain(due).min()
+    }
+
+    /// Time has passed.
+    pub fn timeout(&mut self, now: Timestamp) {
+        self.store_again(now);
+        self.forget_old(now);
+        self.expire_calls(now);
+        self.go_on(now);
+    }
+
+    /// Whether something is under way that needs the chain.
+    pub(super) fn is_active(&self) -> bool {
+        self.queue.waiting() > 0
+            || self.candidate.is_some()
+            || !self.held.is_empty()
+            || !self.flights.is_empty()
+            || self.lane.in_flight() > 0
+            || self.lane.unfinal() > 0
+    }
+
+    /// Looks at the chain soon.
+    pub(super) fn wake(&mut self, now: Timestamp) {
+        if self.is_active() && self.heads.next_poll.is_none_or(|at| at > now) {
+            self.heads.next_poll = Some(now);
+        }
+    }
+
+    /// After every input: what is due now.
+    pub(super) fn go_on(&mut self, now: Timestamp) {
+        self.drain(now);
+        self.expire(now);
+        self.look_up_users(now);
+        self.dispatch(now);
+        self.drain(now);
+        self.poll_head(now);
+        self.due = self.next_due(now);
+    }
+
+    pub(super) fn lane_event(&mut self, now: Timestamp, event: Event) {
+        self.lane.handle_event(now, event);
+        self.drain(now);
+    }
+}
+
+fn lane_config(config: &LocalConfig, sender: Address) -> LaneConfig {
+    LaneConfig {
+        id: LaneId { chain_id: config.chain_id, sender },
+        max_in_flight: config.max_in_flight,
+        replacement: config.replacement,
+        bump_after_blocks: config.bump_after_blocks,
+        rebroadcast_after_blocks: config.rebroadcast_after_blocks,
+        max_attempts: config.max_attempts,
+        max_fee_ceiling_wei_per_gas: config.max_fee_ceiling_wei_per_gas,
+        cancel_gas: config.cancel_gas,
+    }
+}

@@ -1,0 +1,99 @@
+//! What the chain says of users' forwarder nonces: looked up, doubted, confirmed.
+
+use alloy_primitives::B256;
+
+use super::{calls::User, machine::LocalRelay, record::End, table::Table};
+use crate::{
+    request::{Reason, RequestId, Status},
+    time::Timestamp,
+};
+
+/// Users whose nonce is looked up at a time.
+const LOOKUPS: usize = 20;
+
+/// What is known, and what is asked.
+#[derive(Debug, Default)]
+pub(super) struct Users {
+    asking: Table<User, ()>,
+    /// Users with waiting requests below their nonce, until that nonce is final.
+    suspects: Table<User, ()>,
+    /// A suspect's nonce, with the block at which it was read.
+    read_at: Table<User, (u64, B256, u64)>,
+    /// The user at whom the last look at gaps ended.
+    gaps_after: Option<User>,
+}
+
+impl LocalRelay {
+    /// Asks for the nonces of users whom nobody has looked at.
+    pub(super) fn look_up_users(&mut self, now: Timestamp) {
+        let room = LOOKUPS.saturating_sub(self.users.asking.len());
+        // Those that are asked for are among the unknown ones.
+        let unknown = self.queue.unknown_signers(LOOKUPS);
+        for user in
+            unknown.into_iter().filter(|user| !self.users.asking.contains_key(user)).take(room).collect::<Vec<_>>()
+        {
+            self.ask_user(now, user, None);
+        }
+    }
+
+    fn ask_user(&mut self, now: Timestamp, user: User, at: Option<(u64, B256)>) {
+        if self.users.asking.insert(user, ()) {
+            self.ask_user_nonce(now, user, at);
+        }
+    }
+
+    /// Reads a user's nonce afresh: a simulation or a transaction skipped its request.
+    pub(super) fn recheck_user(&mut self, now: Timestamp, user: User) {
+        self.ask_user(now, user, None);
+    }
+
+    pub(super) fn on_user_nonce(&mut self, user: User, at: Option<(u64, B256)>, nonce: Option<u64>) {
+        self.users.asking.remove(&user);
+        let Some(nonce) = nonce else { return };
+        let (forwarder, signer) = user;
+        if let Some((number, hash)) = at
+            && self.users.suspects.contains_key(&user)
+        {
+            // A reorg may have taken it back.
+            self.queue.lower_chain_nonce(forwarder, signer, nonce);
+            let read = self.users.read_at.get(&user).copied();
+            let is_gone = read.is_none_or(|(number, hash, _)| !self.heads.is_canonical(number, hash));
+            if is_gone {
+                self.users.read_at.insert(user, (number, hash, nonce));
+            }
+        }
+        self.queue.set_chain_nonce(forwarder, signer, nonce);
+        if !self.queue.stale(forwarder, signer).is_empty() {
+            self.users.suspects.insert(user, ());
+        }
+    }
+
+    /// At a new head: what suspects have used for good, and another look at them and at users with a gap.
+    pub(super) fn confirm_users(&mut self, now: Timestamp, number: u64, hash: B256, final_block: Option<u64>) {
+        for (user, ()) in self.users.suspects.clone() {
+            let (forwarder, signer) = user;
+            if let Some((at, block_hash, nonce)) = self.users.read_at.get(&user).copied()
+                && final_block.is_some_and(|last| at <= last)
+            {
+                self.users.read_at.remove(&user);
+                if self.heads.is_canonical(at, block_hash) {
+                    let used: Vec<RequestId> = self.queue.waiting_below(forwarder, signer, nonce);
+                    for id in used {
+                        self.end(id, End::new(Status::Rejected, Some(Reason::NonceUsedElsewhere), now), false);
+                    }
+                }
+            }
+            if self.queue.stale(forwarder, signer).is_empty() {
+                self.users.suspects.remove(&user);
+                self.users.read_at.remove(&user);
+            } else {
+                self.ask_user(now, user, Some((number, hash)));
+            }
+        }
+        let gapped = self.queue.gapped_signers(self.users.gaps_after, LOOKUPS);
+        self.users.gaps_after = gapped.last().copied();
+        for user in gapped {
+            self.ask_user(now, user, Some((number, hash)));
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! What a batch offers, what it may hold, and whether now is the moment.
+
+use std::time::Duration;
+
+use super::{
+    config::{LocalConfig, LocalTiming},
+    machine::LocalRelay,
+};
+use crate::{
+    chain::Fees,
+    lane::AttemptKey,
+    market::{FeePoint, Utilisation},
+    schedule::{
+        ComposeLimits, FeeOutlook, GuardTime, Judged, OfferLog, PercentileOutlook, TipEstimator, urgency_blocks,
+    },
+    time::Timestamp,
+};
+
+/// Slack from which on the percentile gate is at its strictest.
+const PATIENCE_HORIZON: Duration = Duration::from_secs(3_600);
+
+/// Full blocks that a fee cap must survive: what a transaction may have to wait before a bump reaches it. A full block
+/// raises the base fee by an eighth at most (EIP-1559; other chains by less).
+const CAP_HORIZON_BLOCKS: u32 = 6;
+
+/// Whether to send now.
+#[derive(Debug)]
+pub(super) enum Outlook {
+    Now,
+    Gate(PercentileOutlook),
+}
+
+impl FeeOutlook for Outlook {
+    fn send_within(&self) -> Duration {
+        match self {
+            Self::Now => Duration::MAX,
+            Self::Gate(gate) => gate.send_within(),
+        }
+    }
+
+    fn send_within_saving(&self, saving_permille: u32) -> Duration {
+        match self {
+            Self::Now => Duration::MAX,
+            Self::Gate(gate) => gate.send_within_saving(saving_permille),
+        }
+    }
+}
+
+/// What blocks and our own transactions teach.
+#[derive(Debug)]
+pub(super) struct Pricing {
+    tips: TipEstimator,
+    offers: OfferLog<()>,
+    delays: GuardTime,
+    pub(super) outlook: Outlook,
+}
+
+impl Pricing {
+    pub(super) fn new(config: &LocalConfig) -> Self {
+        let window = usize::try_from(config.fee_history_blocks).unwrap_or(usize::MAX);
+        let bump_blocks = u32::try_from(config.bump_after_blocks.saturating_add(1)).unwrap_or(u32::MAX);
+        // The estimate adds the bump; what is configured is the whole.
+        let start = config.urgent_within.saturating_sub(config.block_time.saturating_mul(bump_blocks));
+        let gate =
+            || PercentileOutlook::new(window, config.patience_percentile, config.urgent_within, PATIENCE_HORIZON);
+        Self {
+            tips: TipEstimator::new(window),
+            offers: OfferLog::new(config.tip_within_blocks),
+            delays: GuardTime::new(start, config.block_time, bump_blocks),
+            outlook: match config.timing {
+                LocalTiming::Immediate => Outlook::Now,
+                LocalTiming::Percentile => Outlook::Gate(gate()),
+            },
+        }
+    }
+
+    /// A block that is new.
+    pub(super) fn block(&mut self, point: &FeePoint, tip: u128) {
+        self.offers.block(point.number, point.base_fee);
+        // An empty block says nothing about what it would have taken.
+        let is_empty = point.utilisation.and_then(Utilisation::ratio) == Some(0.0);
+        if let Some(tip) = point.tips.min.filter(|_| !is_empty) {
+            self.tips.record_block(tip);
+        }
+        if let Outlook::Gate(gate) = &mut self.outlook {
+            gate.record(point.base_fee.saturating_add(tip));
+        }
+    }
+
+    pub(super) fn set_price(&mut self, wei_per_gas: u128) {
+        if let Outlook::Gate(gate) = &mut self.outlook {
+            gate.set_price(wei_per_gas);
+        }
+    }
+
+    /// The smallest tip with the wanted chance of inclusion within `blocks`, wei per gas.
+    pub(super) fn tip(&self, config: &LocalConfig, blocks: u32) -> u128 {
+        let learned = self.tips.tip(config.tip_target, blocks).unwrap_or(0);
+        learned.min(config.tip_ceiling_wei_per_gas).max(config.min_priority_fee_wei_per_gas).max(1)
+    }
+
+    /// What to offer when the next block charges `next_base_fee`.
+    pub(super) fn quote(&self, config: &LocalConfig, next_base_fee: u128) -> Fees {
+        self.fees(config, next_base_fee, config.tip_within_blocks)
+    }
+
+    fn fees(&self, config: &LocalConfig, next_base_fee: u128, blocks: u32) -> Fees {
+        let tip = self.tip(config, blocks);
+        Fees::new(after_full_blocks(next_base_fee).saturating_add(tip), tip)
+    }
+
+    pub(super) fn sent(&mut self, key: AttemptKey, fees: Fees, head: u64, now: Timestamp) {
+        let judged = self.offers.sent((), key.nonce, key.index, fees, head, now);
+        self.judge(judged);
+    }
+
+    pub(super) fn refused(&mut self, key: AttemptKey) {
+        self.offers.refused((), key.nonce, key.index);
+    }
+
+    pub(super) fn included(&mut self, key: AttemptKey, number: u64, is_payload: bool, now: Timestamp) {
+        let inclusion = self.offers.included((), key.nonce, key.index, number, now);
+        self.judge(inclusion.offer);
+        if let Some(delay) = inclusion.delay.filter(|_| is_payload) {
+            self.delays.record(delay);
+        }
+    }
+
+    pub(super) fn forget(&mut self, nonce: u64) {
+        self.offers.forget((), nonce);
+    }
+
+    fn judge(&mut self, judged: Option<Judged>) {
+        if let Some(Judged { tip, was_included }) = judged {
+            self.tips.record_offer(tip, was_included);
+        }
+    }
+}
+
+/// The base fee after six full blocks, rounded up each time.
+fn after_full_blocks(base_fee: u128) -> u128 {
+    (0..CAP_HORIZON_BLOCKS).fold(base_fee, |fee, _| fee.saturating_add((fee / 8).max(1)))
+}
+
+impl LocalRelay {
+    /// What a batch with this deadline offers first: the tighter, the higher the tip.
+    pub(super) fn offer(&self, now: Timestamp, deadline: Timestamp) -> Option<Fees> {
+        let head = self.head?;
+        let config = &self.config;
+        let spare = config.bump_after_blocks.saturating_add(1);
+        let blocks = urgency_blocks(deadline.since(now), config.block_time, spare, config.tip_within_blocks);
+        Some(self.pricing.fees(config, head.next_base_fee, blocks))
+    }
+
+    /// What a transaction may hold now; `None` while no price is known.
+    pub(super) fn limits(&self) -> Option<ComposeLimits> {
+        let head = self.head?;
+        let config = &self.config;
+        let price = head.next_base_fee.saturating_add(head.quote.max_priority_fee_per_gas);
+        Some(ComposeLimits {
+            max_batch: config.max_batch,
+            max_gas: config.max_batch_gas,
+            max_bytes: config.max_batch_bytes,
+            base_gas: self.params.base_gas(),
+            setup_wei: price.saturating_mul(u128::from(self.params.schedule.tx_base_gas)),
+            price_wei_per_gas: price,
+            data_wei_per_byte: 0,
+            waiting_cost_percent: config.waiting_cost_percent,
+            linger: config.linger,
+            urgent: self.guard_time().saturating_add(config.linger.min(config.block_time)),
+            next_base_fee: head.next_base_fee,
+            quote_max_fee: head.quote.max_fee_per_gas,
+        })
+    }
+
+    /// Slack below which nothing waits for a price.
+    pub(super) fn guard_time(&self) -> Duration {
+        let (floor, ceiling) = (self.config.block_time * 2, self.config.block_time * 60);
+        self.pricing.delays.estimate().clamp(floor, ceiling.max(Duration::from_secs(60)))
+    }
+}

@@ -1,0 +1,103 @@
+//! A small ordered map. What a page has under way is little, and each `BTreeMap` of other types costs a download its code.
+
+/// Keys and values in ascending order of the keys.
+#[derive(Debug, Clone)]
+pub(super) struct Table<K, V>(Vec<(K, V)>);
+
+impl<K, V> Default for Table<K, V> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<K: Ord, V> Table<K, V> {
+    pub(super) const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    fn place<Q: Ord + ?Sized>(&self, key: &Q) -> Result<usize, usize>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.0.binary_search_by(|(own, _)| own.borrow().cmp(key))
+    }
+
+    pub(super) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.place(key).ok().map(|place| &self.0[place].1)
+    }
+
+    pub(super) fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.place(key).ok().map(|place| &mut self.0[place].1)
+    }
+
+    pub(super) fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.place(key).is_ok()
+    }
+
+    /// Whether the key is new.
+    pub(super) fn insert(&mut self, key: K, value: V) -> bool {
+        match self.place(&key) {
+            Ok(place) => {
+                self.0[place].1 = value;
+                false
+            }
+            Err(place) => {
+                self.0.insert(place, (key, value));
+                true
+            }
+        }
+    }
+
+    pub(super) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.place(key).ok().map(|place| self.0.remove(place).1)
+    }
+
+    pub(super) fn retain(&mut self, keep: impl FnMut(&(K, V)) -> bool) {
+        self.0.retain(keep);
+    }
+
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &(K, V)> {
+        self.0.iter()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut (K, V)> {
+        self.0.iter_mut()
+    }
+
+    pub(super) fn keys(&self) -> impl DoubleEndedIterator<Item = &K> {
+        self.0.iter().map(|(key, _)| key)
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+        self.0.iter().map(|(_, value)| value)
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl<K, V> IntoIterator for Table<K, V> {
+    type Item = (K, V);
+    type IntoIter = std::vec::IntoIter<(K, V)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
