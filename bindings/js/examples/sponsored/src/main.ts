@@ -17,7 +17,8 @@ const node = httpProvider(settings.rpc)
 const entries = loadEntries()
 let slackwater: Slackwater
 let wallet: Wallet
-let seen: number[] = []
+/** Draws the last forecast. */
+let draw = () => {}
 
 let forecaster: Forecaster
 
@@ -183,8 +184,9 @@ async function forecast(): Promise<void> {
   const took = performance.now() - started
   if (!made) return
   const history = (await node.request({ method: 'eth_feeHistory', params: ['0x28', 'latest', []] })) as { baseFeePerGas: string[] }
-  seen = history.baseFeePerGas.map(Number)
-  drawFan(at<SVGElement>('fan'), seen, made, settings.blockTimeMs)
+  const seen = history.baseFeePerGas.map(Number)
+  draw = () => drawFan(at<SVGElement>('fan'), seen, made, settings.blockTimeMs)
+  draw()
   at('model').textContent = `${perGas(Number(made.nextBaseFee))} next`
   at('timing').textContent = `Block ${made.number.toLocaleString('en')}, ${Math.max(1, Math.round(took * 1_000)).toLocaleString('en')} µs.`
   const params = [{ to: settings.guestbook, data: encodeFunctionData({ abi: ABI, functionName: 'total' }) }, 'latest']
@@ -208,10 +210,10 @@ async function main(): Promise<void> {
   await useWallet(burner(), 'Guest')
   const injected = (window as { ethereum?: Eip1193Provider }).ethereum
   const choose = at<HTMLButtonElement>('wallet')
-  choose.hidden = injected === undefined
   if (injected) {
     choose.onclick = () =>
       void useWallet(fromProvider(injected), 'Wallet').catch(complain)
+    choose.hidden = false
   }
   at<HTMLFormElement>('form').onsubmit = (event) => void send(event)
   document.querySelectorAll('input[name=within]').forEach((input) => input.addEventListener('change', () => void quote()))
@@ -227,6 +229,7 @@ async function main(): Promise<void> {
   repeat(forecast, settings.blockTimeMs)
   repeat(quote, 4_000)
   repeat(chain, 4_000)
+  window.addEventListener('resize', () => draw())
   window.addEventListener('online', () => void chain())
   window.addEventListener('offline', () => void chain())
 }
