@@ -1,6 +1,7 @@
 //! The Python package: built as a wheel, installed into an environment of its own, type-checked and tested there; and as it
 //! is released.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -121,15 +122,29 @@ fn maturin(bin: &Path, args: &[&str], out: &Path, folder: &str) -> Result<()> {
     run(build.env("SOURCE_DATE_EPOCH", at.trim()))
 }
 
-/// The source distribution holds everything that its build needs, by its own lock file.
+/// The source distribution holds everything that its build needs, in the versions of our lock file. (It has fewer crates than
+/// the workspace, so its lock file shrinks when it is used.)
 fn source_resolves(archive: &Path) -> Result<()> {
     let folder = empty(&target_dir().join("python/source"))?;
     run(Command::new("tar").arg("xzf").arg(archive).args(["--strip-components", "1", "-C"]).arg(&folder))?;
     let manifest = folder.join("bindings/python/Cargo.toml");
-    let manifest = if manifest.is_file() { manifest } else { folder.join("Cargo.toml") };
     let mut resolve = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    resolve.args(["metadata", "--locked", "--format-version", "1", "--manifest-path"]).arg(manifest);
-    run(resolve.current_dir(folder).stdout(Stdio::null())).context("the source distribution is not whole")
+    resolve.args(["metadata", "--format-version", "1", "--manifest-path"]).arg(manifest);
+    run(resolve.current_dir(&folder).stdout(Stdio::null())).context("the source distribution is not whole")?;
+    let pinned = locked(&repo_root())?;
+    let others: Vec<_> = locked(&folder)?.into_iter().filter(|package| !pinned.contains(package)).collect();
+    ensure!(others.is_empty(), "the source distribution would be built with other crates: {others:?}");
+    Ok(())
+}
+
+/// Name, version and checksum of each crate in a folder's lock file.
+fn locked(folder: &Path) -> Result<BTreeSet<Vec<String>>> {
+    let text = fs::read_to_string(folder.join("Cargo.lock"))?;
+    let of_package = |block: &str| {
+        let is_identity = |line: &&str| ["name", "version", "checksum"].iter().any(|key| line.starts_with(key));
+        block.lines().filter(is_identity).map(str::to_owned).collect()
+    };
+    Ok(text.split("[[package]]").skip(1).map(of_package).collect())
 }
 
 fn pytest(bin: &Path, args: &[&str]) -> Result<Command> {

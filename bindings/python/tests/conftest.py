@@ -49,7 +49,8 @@ class World:
         self.start_relayer()
 
     def start_relayer(self) -> None:
-        env = {key: value for key, value in os.environ.items() if key != "SLACKWATER_ANVIL"}
+        # The relayer takes every variable of that prefix for configuration.
+        env = {key: value for key, value in os.environ.items() if not key.startswith("SLACKWATER_")}
         self.relayer = subprocess.Popen(
             [os.environ["SLACKWATER_BIN"], "dev", "--json", "--rpc", self.rpc_url, "--listen",
              f"127.0.0.1:{self._port}", "--data", self.data],
