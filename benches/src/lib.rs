@@ -27,6 +27,7 @@ mod error;
 pub mod forwarder;
 pub mod http;
 pub mod node;
+pub mod page;
 pub mod postgres;
 pub mod proxy;
 pub mod relayer;

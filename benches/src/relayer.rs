@@ -57,6 +57,7 @@ pub struct RelayerBuilder {
     /// URL of each, and of its WebSocket.
     rpcs: Vec<(String, Option<String>)>,
     senders: usize,
+    server: BTreeMap<String, String>,
     chain: BTreeMap<String, String>,
     ledger: BTreeMap<String, String>,
     extra: String,
@@ -88,6 +89,12 @@ impl RelayerBuilder {
     /// How many of the world's relayer accounts send; all by default.
     pub const fn senders(mut self, senders: usize) -> Self {
         self.senders = senders;
+        self
+    }
+
+    /// Sets a key of the server's table, as TOML: `("cors_origins", r#"["http://127.0.0.1:7701"]"#)`.
+    pub fn server_key(mut self, key: &str, value: impl ToString) -> Self {
+        self.server.insert(key.to_owned(), value.to_string());
         self
     }
 
@@ -196,10 +203,12 @@ impl RelayerBuilder {
         }));
         let signers =
             list(&mut (0..self.senders.min(self.world.relayers.len())).map(|i| format!("\"env:{KEY_VAR}{i}\"")));
-        let ledger: String = self.ledger.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
-        let chain: String = self.chain.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+        let keys = |table: &BTreeMap<String, String>| -> String {
+            table.iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
+        };
+        let (server, ledger, chain) = (keys(&self.server), keys(&self.ledger), keys(&self.chain));
         format!(
-            "[server]\nlisten = {listen:?}\nallow_anonymous = true\n\n[ledger]\npath = {database:?}\n{ledger}\n\
+            "[server]\nlisten = {listen:?}\nallow_anonymous = true\n{server}\n[ledger]\npath = {database:?}\n{ledger}\n\
              [[chain]]\npreset = \"anvil\"\nrpc = [{rpcs}]\nsigners = [{signers}]\n\
              forwarders = [{{ address = \"{}\" }}]\n{chain}\n{}",
             self.world.forwarder, self.extra,
@@ -229,6 +238,7 @@ impl Relayer {
             binary: None,
             rpcs: Vec::new(),
             senders: usize::MAX,
+            server: BTreeMap::new(),
             chain: BTreeMap::new(),
             ledger: BTreeMap::new(),
             extra: String::new(),

@@ -52,6 +52,7 @@ pub mod lane;
 pub mod market;
 pub mod policy;
 #[cfg(not(feature = "simulation"))]
+#[cfg_attr(not(feature = "relay"), allow(dead_code, reason = "the pure rooms keep some of them"))]
 #[expect(unreachable_pub, reason = "the simulator sees it")]
 mod protection;
 #[cfg(feature = "simulation")]

@@ -187,6 +187,11 @@ impl Model {
             let after: Vec<RequestId> = waiting.range(nonce + 1..).map(|(_, id)| *id).collect();
             assert_eq!(queue.successors(entry.request.id()), after);
             let known = self.chain.get(&from).copied().unwrap_or(0);
+            for ended in nonce.saturating_sub(2)..nonce + 3 {
+                let is_held = waiting.contains_key(&ended) || self.flying(from).contains_key(&ended) || known > ended;
+                let behind = waiting.range(ended + 1..).filter(|_| !is_held).map(|(_, id)| *id);
+                assert_eq!(queue.stranded_behind(forwarder, from, ended), behind.collect::<Vec<_>>());
+            }
             let stale: Vec<RequestId> = waiting.range(..known).map(|(_, id)| *id).collect();
             assert_eq!(queue.stale(forwarder, from), stale);
             let before = self.flying(from).range(..nonce).next().is_some();

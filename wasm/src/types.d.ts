@@ -297,6 +297,8 @@ export interface OutboxEntry {
   /** When it is given up, Unix ms. */
   expiresAt: number
   mayBeAccepted: boolean
+  /** Whose request it is, and the nonce that it holds at the forwarder. */
+  place?: { user: { chainId: number; forwarder: Hex; from: Hex }; nonce: string }
 }
 
 /** What the user's node says about the relayer's claim. */

@@ -1,9 +1,11 @@
 //! `cargo xtask demo`: the main job, seen with one's own eyes.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail, ensure};
 
+use crate::js;
 use crate::steps::say;
 use crate::test::{cargo, released};
 use crate::tools::{ANVIL_VAR, anvil, repo_root, run};
@@ -14,9 +16,12 @@ use crate::tools::{ANVIL_VAR, anvil, repo_root, run};
 /// requests, submits them as a service would, follows them to finality and compares with sending them one by one.
 /// Everything it started is stopped at the end. The exit code is 0 only if the chain says that each request was
 /// executed exactly once.
+///
+/// With `--keep` the example dApp of `bindings/js` is built and served too, so that a browser can go on where the
+/// demonstration ends; where WebAssembly can't be built, everything else is served and what is missing is said.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Leave chain and relayer running until Ctrl-C.
+    /// Leave chain and relayer running until Ctrl-C, and serve the example dApp with them.
     #[arg(long)]
     keep: bool,
     /// How many requests.
@@ -33,14 +38,31 @@ pub(crate) fn run_demo(args: &Args) -> Result<()> {
     prerequisites()?;
     let anvil = anvil()?;
     build()?;
+    let page = args.keep.then(example);
     let mut demo = Command::new(released("slackwater-demo")?);
     demo.args(["--requests", &args.requests.to_string(), "--users", &args.users.to_string()]);
     if args.keep {
         demo.arg("--keep");
     }
+    match page {
+        Some(Ok(folder)) => {
+            demo.arg("--page").arg(folder);
+        }
+        None => {}
+        Some(Err(why)) => say(&format!("The example dApp is not served: {why:#}"))?,
+    }
     let status = demo.env(ANVIL_VAR, anvil).current_dir(repo_root()).status()?;
     // It has said what was wrong.
     std::process::exit(status.code().unwrap_or(1));
+}
+
+/// Builds the example dApp. The demonstration does without it where it can't be built.
+fn example() -> Result<PathBuf> {
+    say("building the example dApp; the first time takes some minutes")?;
+    match js::package()? {
+        Some(missing) => bail!(missing),
+        None => js::example(),
+    }
 }
 
 /// Builds relayer, demonstration and load generator as a user would run them.

@@ -31,8 +31,10 @@ pub(crate) fn run_js(args: &Args) -> Result<()> {
         return Ok(());
     }
     for (name, step) in [("in Node", node_tests as fn() -> Result<Done>), ("in Chromium", browser_tests)] {
-        if let Done::Skipped(why) = step()? {
-            say(&format!("{name}: skipped: {why}"))?;
+        match step()? {
+            Done::Skipped(why) => say(&format!("{name}: skipped: {why}"))?,
+            Done::Noted(note) => say(&format!("{name}: {note}"))?,
+            Done::Passed | Done::Counted(_) => {}
         }
     }
     Ok(())
@@ -83,6 +85,7 @@ fn tests(files: &[&str]) -> Result<()> {
     node.args(["--test", "--test-force-exit", "--test-reporter=spec"]);
     node.args(files.iter().map(|file| format!("tests/{file}.test.mjs"))).current_dir(folder());
     node.env("SLACKWATER_TARBALL", tarball()).env("SLACKWATER_BIN", built("slackwater")?).env(ANVIL_VAR, anvil()?);
+    node.env("SLACKWATER_DEMO", built("slackwater-demo")?).env("SLACKWATER_JS_OUT", target_dir().join("js"));
     run(&mut node)
 }
 
@@ -105,11 +108,43 @@ pub(crate) fn browser_tests() -> Result<Done> {
             return Ok(Done::Skipped(why.to_owned()));
         }
     }
-    let example = folder().join("examples/sponsored");
-    node(&example, "node_modules/typescript/bin/tsc", &["-p", "."])?;
+    example()?;
+    let shots = screenshots();
+    if shots.exists() {
+        fs::remove_dir_all(&shots)?;
+    }
+    let outcome = tests(&["browser", "page-browser"]);
+    let named = named_screenshots(&shots);
+    if outcome.is_err() {
+        // Then above all.
+        say(&named)?;
+    }
+    outcome.map(|()| Done::Noted(named))
+}
+
+/// Where the tests in Chromium leave their pictures.
+pub(crate) fn screenshots() -> PathBuf {
+    target_dir().join("js/screenshots")
+}
+
+/// Names the pictures, for whoever keeps them.
+fn named_screenshots(folder: &Path) -> String {
+    let mut files: Vec<_> = match fs::read_dir(folder) {
+        Ok(entries) => {
+            entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned())).collect()
+        }
+        Err(_) => Vec::new(),
+    };
+    files.sort();
+    format!("{} screenshots in {}: {}", files.len(), folder.display(), files.join(" "))
+}
+
+/// The example page, built from the packed package into the folder that is returned. Needs [`package`].
+pub(crate) fn example() -> Result<PathBuf> {
+    let source = folder().join("examples/sponsored");
+    node(&source, "node_modules/typescript/bin/tsc", &["-p", "."])?;
     let out = target_dir().join("js/sponsored");
-    let out = out.to_str().context("the target folder's name is no text")?;
-    node(&example, "node_modules/vite/bin/vite.js", &["build", "--outDir", out, "--emptyOutDir"])?;
-    tests(&["browser", "page-browser"])?;
-    Ok(Done::Passed)
+    let out_text = out.to_str().context("the target folder's name is no text")?;
+    node(&source, "node_modules/vite/bin/vite.js", &["build", "--outDir", out_text, "--emptyOutDir"])?;
+    Ok(out)
 }

@@ -42,6 +42,7 @@ enum Task {
     Soak(soak::Args),
     Wasm(wasm::Args),
     Js(js::Args),
+    Python(python::Args),
     Contracts(contracts::Args),
     AnvilPath(tools::AnvilPathArgs),
 }
@@ -54,6 +55,7 @@ fn main() -> anyhow::Result<()> {
         Task::Fuzz(args) => fuzz::run_all(&args),
         Task::Sbom(args) => sbom::write(&args),
         Task::Js(args) => js::run_js(&args),
+        Task::Python(args) => python::run_python(&args),
         Task::Wasm(args) => wasm::run_wasm(&args),
         Task::Sim(args) => sim::run_sim(&args),
         Task::Soak(args) => soak::run_soak(&args),

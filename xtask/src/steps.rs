@@ -32,6 +32,8 @@ impl Tally {
 pub(crate) enum Done {
     /// Everything held.
     Passed,
+    /// Everything held, and this is to be said about it at the end.
+    Noted(String),
     /// It ran tests, and this came out.
     Counted(Tally),
     /// It could not be done here, for this reason.
@@ -60,6 +62,7 @@ impl Steps {
         let started = Instant::now();
         let (tally, note) = match step() {
             Ok(Done::Passed) => (Tally::PASSED, None),
+            Ok(Done::Noted(note)) => (Tally::PASSED, Some(note)),
             Ok(Done::Counted(tally)) => (tally, None),
             Ok(Done::Skipped(why)) => (Tally { skipped: 1, ..Tally::default() }, Some(format!("skipped: {why}"))),
             Err(error) => (Tally { failed: 1, ..Tally::default() }, Some(format!("{error:#}"))),

@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{SocketAddr, TcpListener},
+    path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -19,6 +20,7 @@ use slackwater_benches::{
     client::{Event, is_terminal},
     count::{Relayed, entries, executions_by_event, nonces},
     node::TestTransaction,
+    page::{PageAddress, PageServer},
     report::{Latencies, duration, ether, grouped, percent},
     wallet::{Crowd, SignedRequest},
 };
@@ -47,6 +49,9 @@ struct Args {
     /// Leave chain and relayer running until Ctrl-C.
     #[arg(long)]
     keep: bool,
+    /// Serve the example page from this folder too, while everything is left running.
+    #[arg(long, requires = "keep", value_name = "FOLDER")]
+    page: Option<PathBuf>,
     /// Give up after so many seconds.
     #[arg(long, default_value_t = 300)]
     max_seconds: u64,
@@ -54,6 +59,9 @@ struct Args {
 
 /// Port that people remember; another is taken if it is in use.
 const USUAL_PORT: u16 = 7_700;
+
+/// The same for the example page.
+const USUAL_PAGE_PORT: u16 = 7_701;
 
 /// Requests that are sent one by one, for comparison.
 const ONE_BY_ONE: usize = 10;
@@ -127,12 +135,16 @@ struct Stage {
     relayer: Relayer,
     world: World,
     anvil: Anvil,
+    page: Option<PageServer>,
 }
 
 impl Stage {
     fn invite(&self) {
         let url = self.relayer.url();
         println!("Running until Ctrl-C.\n");
+        if let Some(page) = &self.page {
+            println!("  example dApp     {}", page.url());
+        }
         println!("  dashboard        {url}/");
         println!("  API reference    {url}/docs");
         println!("  metrics          {url}/metrics");
@@ -159,12 +171,24 @@ async fn show(args: &Args, stage: &mut Option<Stage>) -> Result<bool> {
     step.end(&world.forwarder.to_string());
 
     let step = Step::begin(&bars, "starting the relayer on SQLite");
-    let relayer =
-        Relayer::builder(&world).rpc(anvil.url()).listen(address()).extra("[log]\nlevel = \"warn\"").spawn().await?;
+    let mut builder = Relayer::builder(&world).rpc(anvil.url()).listen(address()).extra("[log]\nlevel = \"warn\"");
+    let page_address = if args.page.is_some() { Some(PageAddress::take(USUAL_PAGE_PORT).await?) } else { None };
+    if let Some(page) = &page_address {
+        // Browsers let the page call the relayer because the relayer names the page.
+        builder = builder.server_key("cors_origins", format!("[{:?}]", page.origin()));
+    }
+    let relayer = builder.spawn().await?;
     let client = relayer.client().clone();
     step.end(relayer.url());
+    let page = match (page_address, &args.page) {
+        (Some(address), Some(folder)) => {
+            let identity = client.chains().await?["relayer"].as_str().unwrap_or_default().to_owned();
+            Some(address.serve(folder, &page_query(&relayer, &anvil, &world, &identity))?)
+        }
+        _ => None,
+    };
     let senders = world.relayer_addresses();
-    let Stage { world, .. } = &*stage.insert(Stage { relayer, world, anvil });
+    let Stage { world, .. } = &*stage.insert(Stage { relayer, world, anvil, page });
 
     let step = Step::begin(&bars, "letting the users sign the book once, as returning users have");
     let mut people = People::new(world, users);
@@ -218,6 +242,13 @@ async fn show(args: &Args, stage: &mut Option<Stage>) -> Result<bool> {
 fn address() -> SocketAddr {
     let usual = SocketAddr::from(([127, 0, 0, 1], USUAL_PORT));
     if TcpListener::bind(usual).is_ok() { usual } else { SocketAddr::from(([127, 0, 0, 1], 0)) }
+}
+
+/// What the example page is told in its address.
+fn page_query(relayer: &Relayer, anvil: &Anvil, world: &World, identity: &str) -> String {
+    let address = |url: &str| url.replace(':', "%3A").replace('/', "%2F");
+    let (relayer, rpc, chain, book) = (address(relayer.url()), address(anvil.url()), world.chain_id, world.guestbook);
+    format!("relayer={relayer}&rpc={rpc}&chain={chain}&guestbook={book}&identity={identity}&depth=2&blockTimeMs=1000")
 }
 
 /// A line that turns while something happens.

@@ -104,6 +104,11 @@ const DEFAULT_WITHIN_MS = 600_000
 /** What the signed deadline leaves beyond the wanted one: the relayer keeps a margin for the chain's clock. */
 const DEADLINE_MARGIN_S = 300
 
+const place = ({ domain, request }: UnsignedRequest) => ({
+  user: { chainId: domain.chainId, forwarder: domain.verifyingContract, from: request.from },
+  nonce: request.nonce,
+})
+
 /** A client of one relayer. */
 export class Slackwater {
   /** Submissions that earlier pages have left. They go on by themselves. */
@@ -111,8 +116,6 @@ export class Slackwater {
   readonly #options: SlackwaterOptions
   readonly #transport: Transport
   readonly #outbox: Outbox
-  /** Next nonces by forwarder and user, where requests of this page are on their way. */
-  readonly #nonces = new Map<string, bigint>()
 
   private constructor(options: SlackwaterOptions, transport: Transport, outbox: Outbox, resumed: Submission[]) {
     this.#options = options
@@ -161,8 +164,10 @@ export class Slackwater {
   }
 
   /** Withdraws a request that is still queued; `too_late` once it is in a transaction. */
-  cancel(id: string): Promise<RequestSummary> {
-    return this.#call(Exchange.cancel(id))
+  async cancel(id: string): Promise<RequestSummary> {
+    const request = await this.#call<RequestSummary>(Exchange.cancel(id))
+    this.#outbox.nonces.told(id, request.status, Date.now())
+    return request
   }
 
   /** Prepares a request for its user's signature. Asks the user's node for what is not given. */
@@ -172,17 +177,13 @@ export class Slackwater {
     if (BigInt(domain.chainId) !== BigInt(ask.chainId) || domain.verifyingContract.toLowerCase() !== forwarder.toLowerCase()) {
       throw new SlackwaterError('wrong_chain', `the node is of chain ${domain.chainId}, not ${ask.chainId}`)
     }
-    const place = `${domain.chainId}:${forwarder}:${from}`.toLowerCase()
-    let nonce = ask.nonce
-    if (nonce === undefined) {
-      const onChain = BigInt(readNonce(await this.#ask(nonceCall(forwarder, from))))
-      const own = this.#nonces.get(place) ?? 0n
-      nonce = own > onChain ? own : onChain
-    }
-    this.#nonces.set(place, BigInt(nonce) + 1n)
+    const user = { chainId: domain.chainId, forwarder, from }
+    const onChain = ask.nonce === undefined ? BigInt(readNonce(await this.#ask(nonceCall(forwarder, from)))) : 0n
+    const nonce = ask.nonce ?? this.#outbox.nonces.next(user, onChain, Date.now())
     const { to, data = '0x', gas = DEFAULT_GAS, value = 0, withinMs, maxCost } = ask
     const end = Math.floor((Date.now() + (withinMs ?? DEFAULT_WITHIN_MS)) / 1_000) + DEADLINE_MARGIN_S
     const request: ForwardRequest = { from, to, value, gas, nonce: String(nonce), deadline: ask.deadline ?? end, data }
+    this.#outbox.nonces.hold({ user, nonce }, Number(request.deadline) * 1_000)
     return {
       id: forwardDigest(domain, request),
       domain,
@@ -199,8 +200,7 @@ export class Slackwater {
       const signature = await wallet.signTypedData(unsigned.typedData)
       return { ...unsigned, signature: checkedSignature(unsigned.domain, unsigned.request, signature) }
     } catch (error) {
-      const { domain, request } = unsigned
-      this.#nonces.delete(`${domain.chainId}:${domain.verifyingContract}:${request.from}`.toLowerCase())
+      this.#outbox.nonces.free(place(unsigned))
       throw error
     }
   }
@@ -216,7 +216,8 @@ export class Slackwater {
   }
 
   /** As {@link submit}, without waiting. */
-  enqueue({ id, domain, request, signature, withinMs, maxCost }: SignedRequest): Submission {
+  enqueue(signed: SignedRequest): Submission {
+    const { id, domain, request, signature, withinMs, maxCost } = signed
     const { from, to, value = 0, gas, nonce, deadline, data = '0x' } = request
     const number = (value: Quantity) => BigInt(value).toString()
     const body = {
@@ -236,7 +237,7 @@ export class Slackwater {
       ...(withinMs === undefined ? {} : { within: `${Math.ceil(withinMs)}ms` }),
       ...(maxCost === undefined ? {} : { maxCost: number(maxCost) }),
     }
-    return this.#outbox.enqueue(JSON.stringify(body), undefined, id)
+    return this.#outbox.enqueue(JSON.stringify(body), place(signed), id)
   }
 
   /** The acceptance in an outcome, with its promise checked if the relayer is pinned; throws for every other outcome. */
@@ -244,7 +245,13 @@ export class Slackwater {
     if (outcome.kind === 'accepted') {
       const { relayer } = this.#options
       const { accepted } = outcome
-      if (relayer !== undefined) verifyAccepted(JSON.stringify(accepted), request.id, request.domain.chainId, relayer)
+      try {
+        if (relayer !== undefined) verifyAccepted(JSON.stringify(accepted), request.id, request.domain.chainId, relayer)
+      } catch (error) {
+        // Nobody whose word counts has it: the next request may take its nonce.
+        this.#outbox.nonces.told(request.id, 'rejected', Date.now())
+        throw error
+      }
       return accepted
     }
     const isAmbiguous = outcome.mayBeAccepted
@@ -284,7 +291,10 @@ export class Slackwater {
     let stream: ReadableStreamDefaultReader<Uint8Array> | undefined
     try {
       for (;;) {
-        for (let change; (change = machine.nextChange()); ) yield change
+        for (let change; (change = machine.nextChange()); ) {
+          this.#outbox.nonces.told(id, change.event.status, Date.now())
+          yield change
+        }
         connection.signal.throwIfAborted()
         const step = machine.step(Date.now())
         if (step === 'done') return machine.check()

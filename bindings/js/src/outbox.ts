@@ -1,5 +1,7 @@
 import { Outbox as Machine } from '../wasm/slackwater.js'
 import type { Hex, OutboxEntry, Outcome } from '../wasm/slackwater.js'
+import { IN_DOUBT_MS, Nonces } from './nonces.js'
+import type { Place } from './nonces.js'
 import type { OutboxStorage } from './storage.js'
 import type { Transport } from './transport.js'
 
@@ -11,8 +13,16 @@ export interface Submission {
   readonly outcome: Promise<Outcome>
 }
 
+/** How long after the relayer's deadline for it a request may still be executed, ms. */
+const MINED_LATE_MS = 60_000
+
 /** @internal Does what the core's outbox says, in storage, on the network and with the clock. */
 export class Outbox {
+  readonly nonces = new Nonces(
+    (key, record) => this.#write(() => this.#storage.put(key, record)),
+    (key) => this.#write(() => this.#storage.remove(key)),
+  )
+  readonly #places = new Map<string, Place>()
   readonly #machine = new Machine()
   readonly #storage: OutboxStorage
   readonly #transport: Transport
@@ -28,14 +38,19 @@ export class Outbox {
 
   /** What earlier pages have left. */
   async load(): Promise<Submission[]> {
-    this.#machine.load(Date.now(), JSON.stringify(await this.#storage.load()))
-    const left = this.#machine.entries().map(({ key }) => this.submission(key))
+    const records = this.nonces.load(Date.now(), await this.#storage.load())
+    this.#machine.load(Date.now(), JSON.stringify(records))
+    const left = this.#machine.entries().map(({ key, place }) => {
+      this.#hold(key, place)
+      return this.submission(key)
+    })
     this.#drain()
     return left
   }
 
-  enqueue(submission: string, expiresAtMs?: number, id?: Hex): Submission {
-    const key = this.#machine.enqueue(Date.now(), submission, expiresAtMs, id)
+  enqueue(submission: string, place: Place, id?: Hex): Submission {
+    const key = this.#machine.enqueue(Date.now(), submission, undefined, id)
+    this.#hold(key, place)
     const taken = this.submission(key)
     this.#drain()
     return taken
@@ -47,8 +62,31 @@ export class Outbox {
 
   withdraw(key: string): boolean {
     const isGone = this.#machine.withdraw(Date.now(), key)
+    const place = this.#places.get(key)
+    if (isGone && place) this.nonces.free(place)
     this.#drain()
     return isGone
+  }
+
+  /** An entry holds its nonce until it has ended. */
+  #hold(key: string, place: Place | undefined): void {
+    if (!place) return
+    this.#places.set(key, place)
+    this.nonces.hold(place, Infinity)
+  }
+
+  /** Who holds the nonce now. Stored before the entry is forgotten. */
+  #settle(key: string, outcome: Outcome): void {
+    const place = this.#places.get(key)
+    if (!place) return
+    this.#places.delete(key)
+    if (outcome.kind === 'accepted') {
+      const { deadlineAtMs, id, status } = outcome.accepted
+      this.nonces.keep(place, deadlineAtMs + MINED_LATE_MS, id)
+      this.nonces.told(id, status, Date.now())
+    } else if (outcome.mayBeAccepted || (outcome.kind === 'refused' && /^nonce_(conflict|used)$/.test(outcome.code)))
+      this.nonces.hold(place, Date.now() + IN_DOUBT_MS)
+    else this.nonces.free(place)
   }
 
   close(): void {
@@ -87,7 +125,7 @@ export class Outbox {
   }
 
   /** In order: two writes under one key must not overtake each other. */
-  #write(act: () => Promise<void>, then: (isStored: boolean) => void): void {
+  #write(act: () => Promise<void>, then: (isStored: boolean) => void = () => undefined): void {
     this.#writing = this.#writing.then(act).then(
       () => then(true),
       () => then(false),
@@ -110,10 +148,7 @@ export class Outbox {
         )
       } else if ('remove' in command) {
         const { key } = command.remove
-        this.#write(
-          () => this.#storage.remove(key),
-          () => undefined,
-        )
+        this.#write(() => this.#storage.remove(key))
       } else if ('send' in command) {
         const { id, http } = command.send
         void this.#transport.send(http, this.#closed.signal).then((sent) => {
@@ -124,7 +159,11 @@ export class Outbox {
           } else machine.failed(Date.now(), id, sent.kind, sent.detail, Math.random())
           this.#drain()
         })
-      } else this.#waiter(command.report.key).resolve(command.report.outcome)
+      } else {
+        const { key, outcome } = command.report
+        this.#settle(key, outcome)
+        this.#waiter(key).resolve(outcome)
+      }
     }
     clearTimeout(this.#timer)
     const next = machine.nextTimeout()

@@ -1,15 +1,19 @@
 // The packed package and the example in Chromium, against the real relayer and a real chain.
 
 import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { chromium } from 'playwright-core'
-import { PACKAGE, ROOT, World, eventually, serve, vectors } from './world.mjs'
+import { forwardDigest, init } from 'slackwater'
+import { PACKAGE, ROOT, World, end, eventually, firstLine, serve, vectors } from './world.mjs'
 
 const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
-const SHOTS = join(ROOT, 'target/js/screenshots')
+const OUT = process.env.SLACKWATER_JS_OUT ?? join(ROOT, 'target/js')
+const SHOTS = join(OUT, 'screenshots')
 let world, pages, profile, context
 
 before(async () => {
@@ -18,7 +22,7 @@ before(async () => {
   pages = await serve({
     '/package/': PACKAGE,
     '/tests/': join(ROOT, 'bindings/js/tests'),
-    '/app/': join(ROOT, 'target/js/sponsored'),
+    '/app/': join(OUT, 'sponsored'),
   })
   profile = mkdtempSync(join(tmpdir(), 'slackwater-chromium-'))
   context = await chromium.launchPersistentContext(profile, {
@@ -70,14 +74,14 @@ test('works in a web worker', async () => {
 
 const appUrl = (extra = {}) => {
   const { url, guestbook, chainId } = world.ready
-  return `${pages.url}/app/?${new URLSearchParams({ relayer: url, rpc: world.chain.url, guestbook, chain: chainId, depth: 1, ...extra })}`
+  return `${pages.url}/app/?${new URLSearchParams({ relayer: url, rpc: world.chain.url, guestbook, chain: chainId, depth: 1, identity: world.ready.relayer, ...extra })}`
 }
 
-async function openApp() {
+async function openApp(extra) {
   const page = await context.newPage()
   page.problems = []
   page.on('pageerror', (error) => page.problems.push(String(error)))
-  await page.goto(appUrl())
+  await page.goto(appUrl(extra))
   await page.waitForSelector('#send:enabled')
   return page
 }
@@ -161,16 +165,36 @@ test('reload in mid-flight: the outbox goes on', async () => {
   await page.close()
 })
 
+test('two entries around a reload take two nonces', async () => {
+  const page = await openApp()
+  const before = await world.count(await user(page))
+  await page.route(`${world.ready.url}/v1/requests**`, (route) => route.abort('connectionreset'))
+  await inState(await write(page, 'Before the reload.'), 'sending')
+  await page.reload()
+  await page.waitForSelector('#send:enabled')
+  await inState(await write(page, 'After the reload.'), 'sending')
+  await page.unroute(`${world.ready.url}/v1/requests**`)
+  for (const text of ['Before the reload.', 'After the reload.']) await inState(page.locator('.entry', { hasText: text }), 'finalized')
+  const nonces = await page.evaluate(() =>
+    JSON.parse(localStorage.getItem('tidebook.entries')).slice(0, 2).map(({ signed }) => Number(signed.request.nonce)),
+  )
+  assert.deepEqual(nonces, [before + 1, before])
+  assert.equal(await world.count(await user(page)), before + 2)
+  await page.close()
+})
+
 test('the relayer is killed and comes back', async () => {
   const page = await openApp()
   const entry = await write(page, 'The relayer fell over.', '60000')
   await inState(entry, 'queued', 'batched', 'broadcast', 'included')
   await world.killRelayer()
   await page.waitForSelector('#net[data-state=bad]', { timeout: 60_000 })
+  await page.locator('#by', { hasText: 'Estimated in this page' }).waitFor()
+  assert.match(await page.textContent('#cost'), /ETH|wei/)
   await page.screenshot({ path: join(SHOTS, '5-relayer-gone.png'), fullPage: true })
   await world.startRelayer()
   await inState(entry, 'finalized')
-  assert.equal(await world.count(await user(page)), 5)
+  assert.equal(await world.count(await user(page)), 7)
   await page.close()
 })
 
@@ -191,6 +215,147 @@ test('an injected wallet signs in the example', async () => {
   await inState(await write(page, 'By a wallet of my own.'), 'finalized')
   assert.equal(await world.count(account.address), 1)
   await page.close()
+})
+
+/** A relayer that takes requests, does nothing with them, and says whatever `events` says. */
+async function liar(events) {
+  const { chainId, forwarder, forwarderName } = world.ready
+  const domain = { name: forwarderName, chainId, verifyingContract: forwarder }
+  const open = { 'access-control-allow-origin': '*', 'access-control-allow-headers': '*', 'access-control-allow-methods': '*' }
+  const server = createServer(async (request, response) => {
+    const say = (status, body, type = 'application/json') =>
+      response.writeHead(status, { ...open, 'content-type': type }).end(typeof body === 'string' ? body : JSON.stringify(body))
+    if (request.method === 'OPTIONS') return say(204, '')
+    let text = ''
+    for await (const chunk of request) text += chunk
+    if (request.method === 'POST' && request.url === '/v1/requests') {
+      const { from, to, value, gas, nonce, deadline, data } = JSON.parse(text).forward
+      const id = forwardDigest(domain, { from, to, value, gas, nonce, deadline, data })
+      const promise = { requestHash: id, chainId, deadline: Number(deadline), relayer: `0x${'66'.repeat(20)}`, signature: `0x${'11'.repeat(65)}` }
+      const now = Date.now()
+      return say(202, { id, status: 'queued', chainId, deadlineAtMs: now + 15_000, acceptedAtMs: now, promise, duplicate: false })
+    }
+    const [, id] = /^\/v1\/requests\/(0x[0-9a-f]{64})\/events/.exec(request.url) ?? []
+    if (id) {
+      const told = events.map((event, at) => ({ ...event, seq: at + 1, requestId: id, requestSeq: at + 1, chainId, atMs: Date.now() }))
+      return say(200, told.map((event) => `id: ${event.requestSeq}\ndata: ${JSON.stringify(event)}\n\n`).join(''), 'text/event-stream')
+    }
+    // Everything else is the real relayer's.
+    const answer = await fetch(world.ready.url + request.url, { method: request.method, ...(text ? { body: text, headers: { 'content-type': 'application/json' } } : {}) })
+    say(answer.status, await answer.text())
+  })
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
+  return { url: `http://127.0.0.1:${server.address().port}`, close: () => (server.closeAllConnections(), server.close()) }
+}
+
+test('a relayer that lies is caught in the page', async () => {
+  await init()
+  const honest = await openApp()
+  const truth = await honest.evaluate(() => JSON.parse(localStorage.getItem('tidebook.entries'))[0].events.at(-1))
+  await honest.close()
+  assert.equal(truth.status, 'finalized')
+  const claims = ({ txHash, blockNumber }) => ['queued', 'batched', 'broadcast', 'included', 'finalized'].map((status) =>
+    ['included', 'finalized'].includes(status) ? { status, txHash, blockNumber } : { status })
+
+  // The claim: it is in a transaction, which is somebody else's.
+  const borrowed = await liar(claims(truth))
+  // A visitor who does not know the relayer's identity takes its promise, and still not its word about the chain.
+  const page = await openApp({ relayer: borrowed.url, identity: '' })
+  const guest = await page.evaluate(() => JSON.parse(localStorage.getItem('tidebook.entries')).at(-1).signed.request.from)
+  const before = await world.count(guest)
+  const entry = await write(page, 'Said to be in the book.')
+  await inState(entry, 'finalized')
+  await entry.locator('.alarm', { hasText: 'The relayer says that this is final. It is not.' }).waitFor()
+  assert.equal(await entry.getAttribute('data-verdict'), 'mismatch')
+  assert.equal(await entry.locator('.badge.good').count(), 0)
+  assert.equal(await entry.locator('.track .denied').count(), 2)
+  await page.screenshot({ path: join(SHOTS, '6-relayer-lies.png'), fullPage: true })
+  await page.close()
+  borrowed.close()
+
+  // The claim: it is in a transaction that nobody knows.
+  const invented = await liar(claims({ ...truth, txHash: `0x${'ab'.repeat(32)}` }))
+  const other = await openApp({ relayer: invented.url, identity: '' })
+  const unseen = await write(other, 'In a transaction that nobody has seen.')
+  await inState(unseen, 'finalized')
+  // By the chain's rule the claimed block is final, and the nonce is not used there: more than "not seen".
+  await unseen.locator('.alarm, .badge.warn').first().waitFor()
+  assert.equal(await unseen.locator('.badge.good').count(), 0)
+
+  // With the identity pinned it does not come that far.
+  const pinned = await openApp({ relayer: invented.url })
+  const refused = await write(pinned, 'Promised by a stranger.')
+  await inState(refused, 'failed')
+  assert.match(await refused.textContent(), /bad_promise/)
+  await pinned.screenshot({ path: join(SHOTS, '7-promise-of-a-stranger.png'), fullPage: true })
+  assert.equal(await user(pinned), guest)
+  assert.equal(await world.count(guest), before, 'nothing was executed')
+  for (const each of [other, pinned]) {
+    assert.deepEqual(each.problems, [])
+    await each.close()
+  }
+  invented.close()
+})
+
+test('on a phone, in the dark, by keyboard', async () => {
+  const page = await openApp()
+  await page.setViewportSize({ width: 390, height: 844 })
+  await page.emulateMedia({ colorScheme: 'dark' })
+  await page.waitForSelector('#fan polygon', { state: 'attached' })
+  const wide = await page.evaluate(() =>
+    [...document.querySelectorAll('body *')].filter((each) => each.getBoundingClientRect().right > innerWidth + 0.5).map((each) => each.outerHTML.slice(0, 120)),
+  )
+  assert.deepEqual(wide, [], 'nothing sticks out')
+  await page.focus('#message')
+  await page.keyboard.type('By keyboard alone.')
+  assert.equal(await page.textContent('#left'), '18/140')
+  await page.keyboard.press('Tab')
+  await page.keyboard.press('ArrowLeft')
+  assert.equal(await page.evaluate(() => document.querySelector('input[name=within]:checked').value), '15000')
+  await page.keyboard.press('Tab')
+  assert.equal(await page.evaluate(() => document.activeElement.id), 'send')
+  await page.keyboard.press('Enter')
+  const entry = page.locator('.entry', { hasText: 'By keyboard alone.' })
+  await inState(entry, 'finalized')
+  await eventually('it is said', async () => /By keyboard alone.*finalized/.test(await page.textContent('#said')))
+  // Every control has a name that assistive software can say.
+  const nameless = await page.evaluate(() =>
+    [...document.querySelectorAll('button, textarea, input, [role=img]')].filter(
+      (each) => !(each.labels?.length || each.textContent.trim() || each.getAttribute('aria-label')),
+    ).map((each) => each.outerHTML),
+  )
+  assert.deepEqual(nameless, [])
+  await page.screenshot({ path: join(SHOTS, '8-narrow-dark.png'), fullPage: true })
+  await page.emulateMedia({ colorScheme: 'light' })
+  await page.screenshot({ path: join(SHOTS, '9-narrow.png'), fullPage: true })
+  await page.setViewportSize({ width: 1200, height: 1040 })
+  await page.emulateMedia({ colorScheme: 'dark' })
+  await page.screenshot({ path: join(SHOTS, '10-dark.png'), fullPage: true })
+  await page.close()
+})
+
+test('the demonstration serves the example, and everything fits together', async () => {
+  const { SLACKWATER_DEMO: demo, SLACKWATER_BIN, SLACKWATER_ANVIL, PATH, HOME } = process.env
+  const args = ['--requests', '6', '--users', '3', '--keep', '--page', join(OUT, 'sponsored')]
+  const child = spawn(demo, args, { stdio: ['ignore', 'pipe', 'inherit'], env: { SLACKWATER_BIN, SLACKWATER_ANVIL, PATH, HOME } })
+  try {
+    const address = await firstLine(child, /example dApp +http/)
+    const page = await context.newPage()
+    const problems = []
+    page.on('pageerror', (error) => problems.push(String(error)))
+    await page.goto(address.split(/ +/).at(-1))
+    await page.waitForSelector('#net[data-state=good]')
+    await page.locator('#by', { hasText: 'Quoted by the relayer' }).waitFor()
+    const entry = await write(page, 'Found in the demonstration.')
+    await inState(entry, 'finalized')
+    await entry.locator('.badge.good', { hasText: 'final, checked at your node' }).waitFor({ timeout: 60_000 })
+    await page.screenshot({ path: join(SHOTS, '11-demonstration.png'), fullPage: true })
+    assert.deepEqual(problems, [])
+    await page.close()
+  } finally {
+    await end(child, 'SIGTERM')
+  }
+  assert.equal(child.exitCode, 0)
 })
 
 test('what it takes', async () => {

@@ -1,12 +1,13 @@
 // The packed package in Node: vectors, junk, workers, storage.
 
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import { Worker } from 'node:worker_threads'
 import 'fake-indexeddb/auto'
 import * as slackwater from 'slackwater'
 import { checkVectors } from './vectors.mjs'
-import { vectors } from './world.mjs'
+import { PACKAGE, vectors } from './world.mjs'
 
 await slackwater.init()
 
@@ -118,6 +119,83 @@ test('overlapping histories teach nothing twice', () => {
   assert.ok(first.forecast().horizons.every(({ q10, q90 }) => BigInt(q10) <= BigInt(q90)))
   second.observeHistory(history(1, 349))
   assert.deepEqual(first.forecast(), second.forecast())
+})
+
+test('a quote without a relayer', () => {
+  const forecaster = new slackwater.Forecaster({ blockTimeMs: 2_000, horizons: [5, 1, 25] })
+  assert.throws(() => forecaster.quote({ gas: 21_000 }), { code: 'not_ready' })
+  const fee = (wei) => `0x${wei.toString(16)}`
+  const tips = [3, 1, 2, 900, 0].map((gwei) => [fee(1), fee(gwei * 1e9), fee(1e12)])
+  forecaster.observeHistory({ oldestBlock: '0x64', baseFeePerGas: Array(6).fill(fee(20e9)), gasUsedRatio: Array(5).fill(0.5), reward: tips })
+  const now = forecaster.quote({ gas: 100_000n })
+  assert.equal(now.priorityFeeWeiPerGas, '2000000000', 'the median of the middle percentile')
+  assert.equal(now.nowWei, String(100_000n * 22_000_000_000n))
+  assert.deepEqual([now.steps, now.p], [1, 0.95])
+  for (const [withinMs, steps] of [[2_000, 1], [2_001, 5], [10_000, 5], [11_000, 25], [1e9, 25]]) {
+    const quote = forecaster.quote({ gas: 1, withinMs, p: 0.99, priorityFee: 1n })
+    assert.equal(quote.steps, steps)
+    assert.equal(quote.maxFeeWeiPerGas, String(BigInt(forecaster.quantile(steps, 0.99)) + 1n))
+    assert.ok(BigInt(quote.expectedWei) <= BigInt(quote.maxWei))
+  }
+  for (const wrong of [{ gas: 1.5 }, { gas: -1 }, { gas: 'many' }, { gas: 1, priorityFee: {} }, { gas: 1, p: 2 }])
+    assert.throws(() => forecaster.quote(wrong), { code: 'invalid_argument' }, JSON.stringify(wrong))
+})
+
+test('the shipped prior forecasts where the protocol ties one fee to the next', () => {
+  const text = readFileSync(new URL(import.meta.resolve('slackwater/prior.json')), 'utf8')
+  const forecasts = (options, next) => {
+    const forecaster = new slackwater.Forecaster(options)
+    let baseFee = 20_000_000_000n
+    for (let i = 0; i < 120; i++) {
+      const block = { baseFee, gasUsed: 15_000_000 + Math.round(9_000_000 * Math.sin(i * 1.7)), gasLimit: 30_000_000 }
+      forecaster.observe({ number: i, timestamp: 1_700_000_000 + 12 * i, ...block })
+      baseFee = next(block, i)
+    }
+    return forecaster.forecast()
+  }
+  const byRule = (block) => BigInt(slackwater.nextBaseFee(block))
+  const [warm, cold] = [forecasts({ prior: text }, byRule), forecasts({}, byRule)]
+  assert.notEqual(warm.model, cold.model, 'other models are in force')
+  assert.equal(warm.nextBaseFee, cold.nextBaseFee, 'what is computed is not learned')
+  assert.ok(warm.horizons.slice(1).some(({ point }, at) => point !== cold.horizons[at + 1].point), 'and they say something else')
+  // Where fees follow no rule it has nothing to say.
+  const free = (_, i) => BigInt(Math.round(20e9 * (1 + 0.4 * Math.sin(i / 3))))
+  assert.deepEqual(forecasts({ prior: text }, free).horizons, forecasts({}, free).horizons)
+  // Half of it is none.
+  assert.throws(() => new slackwater.Forecaster({ prior: text.slice(0, text.length / 2) }), { code: 'invalid_model' })
+})
+
+test('nonces: the first free one, over reloads', async () => {
+  const { Nonces } = await import(`${PACKAGE}/dist/nonces.js`)
+  const store = new Map()
+  const make = (now) => {
+    const made = new Nonces((key, record) => store.set(key, record), (key) => store.delete(key))
+    assert.deepEqual(made.load(now, [...store, ['a key', 'a record']]), [['a key', 'a record']], 'what is not its own')
+    return made
+  }
+  const user = { chainId: 31_337, forwarder: `0x${'Ab'.repeat(20)}`, from: `0x${'cD'.repeat(20)}` }
+  let nonces = make(0)
+  const next = (onChain, now) => Number(nonces.next(user, BigInt(onChain), now))
+  assert.equal(next(7, 0), 7)
+  nonces.hold({ user, nonce: 0n }, Infinity)
+  nonces.hold({ user, nonce: '1' }, 50)
+  assert.deepEqual([next(0, 10), next(0, 60)], [2, 1], 'a hold ends with its time')
+  nonces.keep({ user, nonce: '0' }, 100, '0xid')
+  nonces.free({ user, nonce: 0 })
+  assert.equal(next(0, 60), 1, 'what was accepted is not free')
+  nonces = make(60)
+  assert.equal(Number(nonces.next({ ...user, chainId: '31337', from: user.from.toLowerCase() }, 0n, 60)), 1, 'after a reload')
+  nonces.told('0xid', 'included', 60)
+  assert.equal(store.size, 1)
+  nonces.told('0xid', 'finalized', 60)
+  assert.equal(store.size, 0)
+  assert.deepEqual([next(0, 60), next(1, 60)], [1, 1], 'used, though the node may not know yet')
+  nonces.keep({ user, nonce: 1 }, 100, 'b')
+  nonces.told('b', 'expired', 60)
+  assert.deepEqual([next(1, 60), store.size], [1, 0], 'not used')
+  nonces.keep({ user, nonce: 1 }, 100, 'c')
+  nonces = make(101)
+  assert.deepEqual([next(1, 101), store.size], [1, 0], 'long ago')
 })
 
 for (const [name, make] of [

@@ -5,6 +5,7 @@ import { execFileSync } from 'node:child_process'
 import { mkdirSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { brotliCompressSync, constants } from 'node:zlib'
 import { checkPackage, createPackageFromTarballData } from '@arethetypeswrong/core'
 import { build } from 'esbuild'
 import { publint } from 'publint'
@@ -98,20 +99,44 @@ const bundle = async (code) => {
     platform: 'browser',
     legalComments: 'none',
   })
-  return outputFiles[0].contents.length
+  return outputFiles[0].contents
 }
+const brotli = (bytes) =>
+  brotliCompressSync(bytes, {
+    params: { [constants.BROTLI_PARAM_QUALITY]: 11, [constants.BROTLI_PARAM_LGWIN]: 24, [constants.BROTLI_PARAM_SIZE_HINT]: bytes.length },
+  }).length
 
 test('the wrapper is small, and what is not used falls away', async () => {
-  const all = await bundle(`export * from 'slackwater'`)
-  const glue = await bundle(`export * from '${join(PACKAGE, 'wasm/slackwater.js')}'; export { default } from '${join(PACKAGE, 'wasm/slackwater.js')}'`)
-  const one = await bundle(`export { httpProvider } from 'slackwater'`)
-  const nothing = await bundle(`import 'slackwater'; import 'slackwater/page'`)
+  const length = async (code) => (await bundle(code)).length
+  const all = await length(`export * from 'slackwater'`)
+  const glue = await length(`export * from '${join(PACKAGE, 'wasm/slackwater.js')}'; export { default } from '${join(PACKAGE, 'wasm/slackwater.js')}'`)
+  const one = await length(`export { httpProvider } from 'slackwater'`)
+  const nothing = await length(`import 'slackwater'; import 'slackwater/page'`)
   console.log(`minified: wrapper ${all - glue} bytes of ${budget.maxScriptBytes}, with the generated glue ${all}, httpProvider alone ${one}`)
   assert.ok(all - glue <= budget.maxScriptBytes, `${all - glue} bytes, allowed are ${budget.maxScriptBytes}`)
   assert.ok(one < 1_500, `httpProvider alone has ${one} bytes`)
   assert.equal(nothing, 0, 'no side effects')
-  const page = await bundle(`export * from 'slackwater/page'`)
-  const pageGlue = await bundle(`export * from '${join(PACKAGE, 'wasm/page.js')}'; export { default } from '${join(PACKAGE, 'wasm/page.js')}'`)
+  const page = await length(`export * from 'slackwater/page'`)
+  const pageGlue = await length(`export * from '${join(PACKAGE, 'wasm/page.js')}'; export { default } from '${join(PACKAGE, 'wasm/page.js')}'`)
   console.log(`minified: page ${page - pageGlue} bytes of ${budget.maxPageScriptBytes}, with the generated glue ${page}`)
   assert.ok(page - pageGlue <= budget.maxPageScriptBytes, `${page - pageGlue} bytes, allowed are ${budget.maxPageScriptBytes}`)
+})
+
+// The table in docs/browser.md is what this prints.
+test('what it weighs, beside viem and ethers for a part of the job', async () => {
+  const { version: viem } = JSON.parse(readFileSync(join(modules, 'viem/package.json'), 'utf8'))
+  const { version: ethers } = JSON.parse(readFileSync(join(modules, 'ethers/package.json'), 'utf8'))
+  const scripts = {
+    'scripts of this package': `export * from 'slackwater'`,
+    [`viem ${viem}`]: `export { createPublicClient, http, hashTypedData, recoverTypedDataAddress } from 'viem'`,
+    [`ethers ${ethers}`]: `export { JsonRpcProvider, TypedDataEncoder, verifyTypedData, Contract } from 'ethers'`,
+  }
+  const module = readFileSync(join(PACKAGE, 'wasm/slackwater_bg.wasm'))
+  const rows = [['module', module.length, brotli(module)]]
+  for (const [name, code] of Object.entries(scripts)) {
+    const bytes = await bundle(code)
+    rows.push([name, bytes.length, brotli(bytes)])
+  }
+  for (const [name, bytes, compressed] of rows) console.log(`${name.padEnd(26)} ${String(bytes).padStart(8)} bytes, brotli ${String(compressed).padStart(7)}`)
+  assert.ok(rows[0][2] <= budget.maxModuleBrotliBytes, `${rows[0][2]} bytes, allowed are ${budget.maxModuleBrotliBytes}`)
 })

@@ -96,6 +96,85 @@ test('one user, three requests in order', async () => {
   slackwater.close()
 })
 
+test('what is accepted and not yet mined holds its nonce over a reload', async () => {
+  const storage = memoryStorage()
+  const wallet = fromViem(privateKeyToAccount(generatePrivateKey()))
+  const from = await wallet.address()
+  const first = await open({ storage })
+  // No block comes in between.
+  await world.rpc('evm_setIntervalMining', [0])
+  try {
+    const sent = await first.send(wallet, ask('first'))
+    first.close()
+    const again = await open({ storage })
+    const unsigned = await again.prepare(from, ask('second'))
+    assert.equal(unsigned.request.nonce, '1')
+    const second = await again.submit(await again.sign(wallet, unsigned))
+    await world.rpc('evm_setIntervalMining', [1])
+    const ends = await Promise.all([sent.accepted, second].map(({ id }) => again.settled(id)))
+    assert.deepEqual(ends.map(({ status }) => status), ['finalized', 'finalized'])
+    assert.equal(await world.count(from), 2)
+    assert.deepEqual(await storage.load(), [], 'what has ended holds nothing')
+    assert.equal((await again.prepare(from, ask('third'))).request.nonce, '2')
+    again.close()
+  } finally {
+    await world.rpc('evm_setIntervalMining', [1])
+  }
+})
+
+test('what is waiting in the outbox holds its nonce over a reload', async () => {
+  const storage = memoryStorage()
+  const wallet = fromViem(privateKeyToAccount(generatePrivateKey()))
+  const from = await wallet.address()
+  const nowhere = { storage, fetch: (url, init) => (init.method === 'POST' ? Promise.reject(new TypeError('no network')) : fetch(url, init)) }
+  const first = await open(nowhere)
+  for (const word of ['one', 'two']) first.enqueue(await first.sign(wallet, await first.prepare(from, ask(word))))
+  await eventually('attempts', () => first.pending().every(({ attempts }) => attempts > 0))
+  assert.deepEqual(first.pending().map(({ place }) => [place.user.from.toLowerCase(), place.nonce]), ['0', '1'].map((nonce) => [from.toLowerCase(), nonce]))
+  first.close()
+  const again = await open({ storage })
+  assert.equal(again.resumed.length, 2)
+  const { signed, accepted } = await again.send(wallet, ask('three'))
+  assert.equal(signed.request.nonce, '2')
+  for (const { outcome } of again.resumed) assert.equal((await outcome).kind, 'accepted')
+  assert.equal((await again.settled(accepted.id)).status, 'finalized')
+  assert.equal(await world.count(from), 3)
+  again.close()
+})
+
+test('a nonce that was not used is free again', async () => {
+  const slackwater = await open()
+  const wallet = fromViem(privateKeyToAccount(generatePrivateKey()))
+  const from = await wallet.address()
+  const next = async () => (await slackwater.prepare(from, ask())).request.nonce
+  const declining = { address: wallet.address, signTypedData: () => Promise.reject(new Error('no, thank you')) }
+  await assert.rejects(slackwater.send(declining, ask()), { message: 'no, thank you' })
+  // Refused: nobody relays that for one wei.
+  await assert.rejects(slackwater.send(wallet, { ...ask(), maxCost: 1 }), (error) => error instanceof SlackwaterError && !error.isAmbiguous)
+  // Never sent.
+  const { key } = slackwater.enqueue(await slackwater.sign(wallet, await slackwater.prepare(from, ask('withdrawn'))))
+  assert.equal(slackwater.withdraw(key), true)
+  const { signed, accepted } = await slackwater.send(wallet, ask('used'))
+  assert.equal(signed.request.nonce, '0')
+  assert.deepEqual([await next(), await next()], ['1', '2'], 'those that are prepared are held')
+  assert.equal((await slackwater.settled(accepted.id)).status, 'finalized')
+  slackwater.close()
+})
+
+test('a quote of this page agrees with the relayer about now', async () => {
+  const slackwater = await open()
+  const provider = httpProvider(world.chain.url)
+  const forecaster = new Forecaster({ blockTimeMs: 1_000 })
+  await forecaster.update(provider)
+  const own = forecaster.quote({ gas: 100_000, withinMs: 30_000 })
+  const theirs = await slackwater.quote({ chainId: world.ready.chainId, gas: 100_000, withinMs: 30_000 })
+  assert.ok(BigInt(own.nowWei) > 0n && BigInt(own.maxWei) >= BigInt(own.expectedWei), JSON.stringify(own))
+  // Both know the next base fee exactly, perhaps of two blocks in a row.
+  const [here, there] = [BigInt(own.nowWei) / 100_000n - BigInt(own.priorityFeeWeiPerGas), BigInt(theirs.baseFeeWeiPerGas)]
+  assert.ok(here * 8n >= there * 6n && there * 8n >= here * 6n, `${here} and ${there}`)
+  slackwater.close()
+})
+
 test('errors of the relayer and of the wallet keep their codes', async () => {
   const slackwater = await open({ relayer: `0x${'12'.repeat(20)}` })
   const wallet = fromViem(privateKeyToAccount(generatePrivateKey()))

@@ -61,6 +61,10 @@ function equalForecasts(slackwater, { forecasts }, equal) {
         equal('forecasts', `0x${bits.getBigUint64(0).toString(16).padStart(16, '0')}`, row.log_point_bits, row)
         for (const name of ['steps', 'point', 'q10', 'q50', 'q90']) equal('forecasts', horizon[name], row[name], row)
         equal('forecasts', forecaster.quantile(horizon.steps, 0.999), row.q999, row)
+        const quote = forecaster.quote({ gas: 21_000, withinMs: horizon.steps * 12_000 - 1, p: 0.999, priorityFee: 7 })
+        const cost = (fee) => String(21_000n * (BigInt(fee) + 7n))
+        equal('quotes', quote.steps, row.steps, row)
+        for (const [name, fee] of [['nowWei', expected.next_base_fee], ['expectedWei', row.point], ['maxWei', row.q999]]) equal('quotes', quote[name], cost(fee), row)
       })
     }
     base = BigInt(nextBaseFee)

@@ -119,7 +119,8 @@ async function startChain() {
   return { process: child, url: `http://${line.slice('Listening on '.length)}` }
 }
 
-function firstLine(child, pattern) {
+/** The first line of a program's output that fits; it fails with the program. */
+export function firstLine(child, pattern) {
   return new Promise((resolve, reject) => {
     const lines = createInterface({ input: child.stdout })
     lines.on('line', (line) => pattern.test(line) && resolve(line))
@@ -127,7 +128,8 @@ function firstLine(child, pattern) {
   })
 }
 
-function end(child, signal) {
+/** Waits until a program has ended. */
+export function end(child, signal) {
   if (child.exitCode !== null || child.signalCode !== null) return Promise.resolve()
   return new Promise((resolve) => {
     child.once('exit', resolve)

@@ -109,7 +109,8 @@ impl Forecaster {
         forecast::Forecaster::new(config).map(Self).map_err(argument)
     }
 
-    /// Takes in blocks in a row. A number at or below the last one replaces the tail of what was seen.
+    /// Takes in blocks in a row. A number at or below the last one replaces the tail of what was seen. `known`: an imported
+    /// state was learned from them, so they are remembered and teach nothing.
     fn observe_all(
         &mut self,
         py: Python<'_>,
@@ -117,6 +118,7 @@ impl Forecaster {
         base_fees: Vec<Uint<u128>>,
         usage: Option<Usage>,
         timestamps: Option<Vec<Uint<u64>>>,
+        known: bool,
     ) -> PyResult<()> {
         // As `eth_feeHistory` has it, there may be one fee more than blocks: that of the next one.
         let blocks = usage.as_ref().map_or(base_fees.len(), Usage::len);
@@ -130,14 +132,15 @@ impl Forecaster {
         first_number.0.checked_add(blocks as u64).ok_or_else(|| argument("first_number: too large"))?;
         py.detach(|| {
             for (index, number) in (0..blocks).zip(first_number.0..) {
-                self.0.observe(&FeePoint {
+                let point = FeePoint {
                     number,
                     timestamp: timestamps.as_ref().map(|timestamps| BlockTimestamp(timestamps[index].0)),
                     base_fee: base_fees[index].0,
                     utilisation: usage.as_ref().map(|usage| usage.of(index)),
                     tips: Tips::default(),
                     next_base_fee: base_fees.get(index + 1).map(|fee| fee.0),
-                });
+                };
+                if known { self.0.observe_known(&point) } else { self.0.observe(&point) }
             }
         });
         Ok(())
@@ -182,6 +185,7 @@ impl Forecaster {
         true
     }
 
+    /// What was learned about the experts and their intervals, JSON; neither blocks nor fitted models.
     fn export_state(&self) -> PyResult<String> {
         serde_json::to_string(&self.0.export_state()).map_err(internal)
     }

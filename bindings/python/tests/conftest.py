@@ -11,9 +11,13 @@ import subprocess
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from typing import Any, Callable, Iterator, Optional
 
 import pytest
+from eth_account import Account
+
+import slackwater as sw
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
@@ -45,7 +49,8 @@ class World:
         self.start_relayer()
 
     def start_relayer(self) -> None:
-        env = {key: value for key, value in os.environ.items() if key != "SLACKWATER_ANVIL"}
+        # The relayer takes every variable of that prefix for configuration.
+        env = {key: value for key, value in os.environ.items() if not key.startswith("SLACKWATER_")}
         self.relayer = subprocess.Popen(
             [os.environ["SLACKWATER_BIN"], "dev", "--json", "--rpc", self.rpc_url, "--listen",
              f"127.0.0.1:{self._port}", "--data", self.data],
@@ -94,3 +99,31 @@ def eventually(what: str, check: Callable[[], Any], seconds: float = 90.0) -> An
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
         time.sleep(0.02)
     return found
+
+
+MARK = bytes.fromhex("ee02438e")
+
+
+def requests(world: World, count: int, tag: int, users: int = 10) -> "tuple[list[sw.Forward], dict[str, str]]":
+    """Marks with a tag each, of new users; and which user marks which tag."""
+    node = sw.Node(world.rpc_url)
+    domain = node.domain(world.ready["forwarder"])
+    assert (domain.name, domain.chain_id) == (world.ready["forwarderName"], world.ready["chainId"])
+    accounts = [Account.create() for _ in range(users)]
+    assert node.nonce(world.ready["forwarder"], accounts[0].address) == 0
+    node.close()
+    made, marks = [], {}
+    for index in range(count):
+        account, word = accounts[index % users], (tag << 32 | index).to_bytes(32, "big")
+        unsigned = sw.UnsignedForward(
+            domain, account.address, world.ready["guestbook"], nonce=index // users,
+            deadline=int(time.time()) + 3_600, data=MARK + word,
+        )
+        made.append(sw.sign(unsigned, account.unsafe_sign_hash))
+        marks["0x" + word.hex()] = account.address.lower()
+    return made, marks
+
+
+def assert_once(world: World, marks: "dict[str, str]") -> None:
+    found = Counter((tag, user.lower()) for user, tag in world.signed() if tag in marks)
+    assert found == Counter(marks.items())

@@ -13,38 +13,9 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from conftest import ROOT, World, eventually
-from eth_account import Account
+from conftest import ROOT, World, assert_once, eventually, requests
 
 import slackwater as sw
-
-MARK = bytes.fromhex("ee02438e")
-
-
-def requests(world: World, count: int, tag: int, users: int = 10) -> "tuple[list[sw.Forward], dict[str, str]]":
-    """Marks with a tag each, of new users; and which user marks which tag."""
-    node = sw.Node(world.rpc_url)
-    domain = node.domain(world.ready["forwarder"])
-    assert (domain.name, domain.chain_id) == (world.ready["forwarderName"], world.ready["chainId"])
-    accounts = [Account.create() for _ in range(users)]
-    assert node.nonce(world.ready["forwarder"], accounts[0].address) == 0
-    node.close()
-    made, marks = [], {}
-    for index in range(count):
-        account, word = accounts[index % users], (tag << 32 | index).to_bytes(32, "big")
-        unsigned = sw.UnsignedForward(
-            domain, account.address, world.ready["guestbook"], nonce=index // users,
-            deadline=int(time.time()) + 3_600, data=MARK + word,
-        )
-        made.append(sw.sign(unsigned, account.unsafe_sign_hash))
-        marks["0x" + word.hex()] = account.address.lower()
-    return made, marks
-
-
-def assert_once(world: World, marks: "dict[str, str]") -> None:
-    found = Counter((tag, user.lower()) for user, tag in world.signed() if tag in marks)
-    assert found == Counter(marks.items())
-
 
 def test_reading(world: World) -> None:
     with sw.Client(world.url) as client:

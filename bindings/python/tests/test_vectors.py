@@ -11,9 +11,6 @@ from eth_account import Account
 
 import slackwater as sw
 
-MARK = bytes.fromhex("ee02438e")
-
-
 def unsigned(row: dict) -> sw.UnsignedForward:
     domain, message = row["domain"], row["message"]
     return sw.UnsignedForward(
@@ -92,6 +89,10 @@ def test_forecasts() -> None:
                 found = (horizon.point_wei_per_gas, horizon.q10_wei_per_gas, horizon.q50_wei_per_gas,
                          horizon.q90_wei_per_gas, forecaster.quantile(horizon.blocks, 0.999))
                 assert found == tuple(int(right[name]) for name in ("point", "q10", "q50", "q90", "q999"))
+                quote = forecaster.quote(21_000, horizon.blocks * 12 - 0.001, p=0.999, priority_fee=7)
+                costs = (quote.now_wei, quote.expected_wei, quote.max_wei)
+                assert costs == tuple(21_000 * (int(fee) + 7) for fee in (row["next_base_fee"], right["point"], right["q999"]))
+                assert quote.blocks == horizon.blocks == right["steps"]
     assert next(expected, None) is None
 
 
@@ -107,6 +108,89 @@ def test_numpy_arrays_are_lists() -> None:
     assert by_list.forecast() == by_array.forecast() is not None
     with pytest.raises(sw.InvalidArgument, match="float"):
         by_array.observe(1_000, numpy.array([1.5e9]))
+
+
+def history(oldest: int, fees: "list[int]", tips: "list[int]") -> dict:
+    """As a node answers `eth_feeHistory`."""
+    return {
+        "oldestBlock": hex(oldest),
+        "baseFeePerGas": [hex(fee) for fee in fees],
+        "gasUsedRatio": [0.5] * (len(fees) - 1),
+        "reward": [[hex(1), hex(tip), hex(10**12)] for tip in tips],
+    }
+
+
+def test_fee_history_is_what_blocks_in_a_row_are() -> None:
+    fees = [block[0] for block in series()[:60]]
+    by_history, by_web3, by_row = (sw.Forecaster() for _ in range(3))
+    answer = history(100, fees, [0] * 59)
+    by_history.observe_fee_history(answer)
+    # web3.py makes numbers of the hex, and leaves out what was not asked for.
+    by_web3.observe_fee_history({"oldestBlock": 100, "baseFeePerGas": fees, "gasUsedRatio": [0.5] * 59})
+    by_row.observe(100, fees, gas_used_ratio=[0.5] * 59)
+    assert by_history.forecast() == by_web3.forecast() == by_row.forecast() is not None
+    made = by_history.forecast()
+    assert made is not None and made.number == 158 and made.next_base_fee_wei_per_gas == fees[59] and made.next_is_exact
+    for broken in ({}, {**answer, "oldestBlock": None}, {**answer, "baseFeePerGas": ["0xzz"]}, {**answer, "reward": [3]},
+                   {**answer, "gasUsedRatio": ["x"]}, {**answer, "gasUsedRatio": [0.5]}):
+        with pytest.raises(sw.InvalidArgument):
+            by_history.observe_fee_history(broken)
+
+
+def test_a_quote_without_a_relayer() -> None:
+    forecaster = sw.Forecaster(block_time=2.0, horizons=[5, 1, 25])
+    with pytest.raises(sw.SlackwaterError) as caught:
+        forecaster.quote(21_000)
+    assert caught.value.code == "not_ready"
+    gwei = 10**9
+    forecaster.observe_fee_history(history(100, [20 * gwei] * 6, [3 * gwei, gwei, 2 * gwei, 900 * gwei, 0]))
+    now = forecaster.quote(100_000)
+    assert (now.priority_fee_wei_per_gas, now.now_wei, now.blocks) == (2 * gwei, 100_000 * 22 * gwei, 1)
+    for within, blocks in ((2, 1), (2.001, 5), (10, 5), (11, 25), (1e6, 25)):
+        quote = forecaster.quote(1, within, p=0.99, priority_fee=1)
+        assert (quote.blocks, quote.max_fee_wei_per_gas) == (blocks, forecaster.quantile(blocks, 0.99) + 1)
+        assert quote.expected_wei <= quote.max_wei
+    for wrong in (lambda: forecaster.quote(-1), lambda: forecaster.quote(1.5), lambda: forecaster.quote(True),  # type: ignore[arg-type]
+                  lambda: forecaster.quote(1, priority_fee=-1), lambda: forecaster.quote(1, p=2)):
+        with pytest.raises(sw.InvalidArgument):
+            wrong()
+
+
+def test_learned_state_goes_on_in_another_process() -> None:
+    blocks = series()
+    fees, used = [block[0] for block in blocks], [block[1] for block in blocks]
+
+    def show(forecaster: sw.Forecaster, start: int, end: int, known: bool = False) -> None:
+        forecaster.observe(start, fees[start : end + 1], gas_used=used[start:end], gas_limit=30_000_000, known=known)
+
+    def weights(forecaster: sw.Forecaster) -> list:
+        return [horizon["mixture"]["weights"] for horizon in json.loads(forecaster.export_state())["horizons"]]
+
+    learned, restarted, naive = sw.Forecaster(), sw.Forecaster(), sw.Forecaster()
+    show(learned, 0, 600)
+    state = learned.export_state()
+    restarted.import_state(state)
+    # Neither blocks nor models are in a state: recent blocks are read again, and teach nothing twice.
+    assert restarted.forecast() is None
+    show(restarted, 300, 600, known=True)
+    show(naive, 300, 600)
+    assert weights(restarted) == weights(learned) != weights(naive)
+    for each in (learned, restarted, naive):
+        show(each, 600, 650)
+    made, again, other = (each.forecast() for each in (learned, restarted, naive))
+    assert made is not None and again is not None and other is not None
+
+    def distance(one: sw.types.LocalForecast) -> float:
+        assert made is not None
+        return sum(abs((a.log_point or 0) - (b.log_point or 0)) for a, b in zip(one.horizons, made.horizons))
+
+    assert distance(again) < distance(other)
+    for broken in (state[: len(state) // 2], "{}", "[]", state.replace("weights", "weighs", 1)):
+        with pytest.raises(sw.InvalidArgument):
+            sw.Forecaster().import_state(broken)
+    with pytest.raises(sw.InvalidArgument) as caught:
+        sw.Forecaster(horizons=[3]).import_state(state)
+    assert caught.value.code == "invalid_model", "another configuration"
 
 
 def test_rpc_errors() -> None:

@@ -33,7 +33,9 @@ pub use follow::{Change, DEFAULT_POLL, Follow, FollowStep, Until};
 pub use forward::{DEFAULT_FORWARD_GAS, ForwardBuilder, KeySigner, SignDigest, SignError, UnsignedForward};
 pub use http::{ApiCall, HttpAnswer, HttpCall, MAX_ANSWER_BYTES, Method, TransportError, TransportErrorKind};
 pub use open::{Named, Open};
-pub use outbox::{Command, Enqueue, EntryState, EntryView, LoadReport, Outbox, OutboxConfig, OutboxError, Outcome};
+pub use outbox::{
+    Command, Enqueue, EntryState, EntryView, LoadReport, Outbox, OutboxConfig, OutboxError, Outcome, Place, User,
+};
 pub use retry::{GiveUp, Retry, RetryPolicy};
 pub use sse::{MAX_MESSAGE_BYTES, SseError, SseMessage, SseParser};
 pub use submit::{CallAsk, IdempotencyKey, MAX_IDEMPOTENCY_KEY_BYTES, MAX_SUBMIT_BYTES, Submit, SubmitKind};

@@ -104,7 +104,15 @@ pub(super) struct Reign {
 pub(super) struct News {
     token: u64,
     accepted: Vec<QueuedRequest>,
-    withdrawn: Vec<RequestId>,
+    withdrawn: Vec<Withdrawn>,
+}
+
+#[derive(Debug)]
+struct Withdrawn {
+    id: RequestId,
+    at: Timestamp,
+    /// Forwarder, signer, and the signer's nonce there.
+    sequence: Option<(Address, Address, u64)>,
 }
 
 /// Gets, keeps and gives back the lease of one chain.
@@ -287,8 +295,13 @@ impl Keeper {
             };
             let news: Vec<&EventRecord> =
                 group.iter().filter(|event| event.seq > seen && event.chain_id == chain_id).collect();
-            let withdrawn: Vec<RequestId> =
-                news.iter().filter(|event| event.status == Status::Cancelled).map(|event| event.request_id).collect();
+            let mut withdrawn = Vec::new();
+            for event in news.iter().filter(|event| event.status == Status::Cancelled) {
+                let found =
+                    self.insist(|| async { Ok(self.ledger.request(event.request_id).await?.into_iter().collect()) });
+                let sequence = found.await.pop().and_then(|record: RequestRecord| record.sequence);
+                withdrawn.push(Withdrawn { id: event.request_id, at: Timestamp(event.at_ms), sequence });
+            }
             let has_new = news.iter().any(|event| event.status == Status::Queued && event.request_seq == 1);
             seen = seen.max(group.last().map_or(0, |event| event.seq));
             let mut accepted = Vec::new();
@@ -478,13 +491,19 @@ impl ChainService {
         for entry in news.accepted {
             self.queue.push(entry);
         }
-        for id in news.withdrawn {
+        for Withdrawn { id, at, sequence } in news.withdrawn {
             if self.queue.is_waiting(id) {
                 self.drop_withdrawn(now, id);
-            } else if self.queue.get(id).is_some()
-                && let Some(membership) = &mut self.membership
-            {
-                membership.withdrawn.insert(id);
+            } else if self.queue.get(id).is_some() {
+                if let Some(membership) = &mut self.membership {
+                    membership.withdrawn.insert(id);
+                }
+            } else if let Some((forwarder, signer, nonce)) = sequence {
+                // Accepted and withdrawn between two looks: it never got here, but those behind it did. Whoever came later
+                // may be followed by another request with its nonce.
+                let mut behind = self.queue.stranded_behind(forwarder, signer, nonce);
+                behind.retain(|id| self.queue.get(*id).is_some_and(|entry| entry.accepted_at <= at));
+                self.end_waiting(now, &behind, Status::Rejected, Reason::PredecessorFailed, None);
             }
         }
     }

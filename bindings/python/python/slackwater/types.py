@@ -267,8 +267,42 @@ class LocalForecast:
 
 
 @dataclass(frozen=True)
+class LocalQuote:
+    """What gas costs by a :class:`slackwater.Forecaster` alone, in wei: without a rollup's fee for its L1 data, and without
+    what a relayer's batch saves or adds. ``blocks`` is the horizon of what is said about the end of the wait: the first that
+    is not before it, or the last one. ``max_wei`` holds there with probability ``p``."""
+
+    gas: int
+    priority_fee_wei_per_gas: int
+    now_wei: int
+    expected_wei: int
+    max_wei: int
+    max_fee_wei_per_gas: int
+    p: float
+    blocks: int
+
+
+@dataclass(frozen=True)
+class User:
+    """Whose request it is, at which forwarder."""
+
+    chain_id: int
+    forwarder: str
+    from_: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """A nonce of a user at a forwarder."""
+
+    user: User
+    nonce: int
+
+
+@dataclass(frozen=True)
 class Entry:
-    """An entry of the outbox. ``state``: storing, waiting, calling, ending or ended."""
+    """An entry of the outbox. ``state``: storing, waiting, calling, ending or ended. ``place``: of a forward request, the
+    nonce that no other request may take meanwhile."""
 
     key: str
     state: str
@@ -276,6 +310,7 @@ class Entry:
     expires_at: int
     may_be_accepted: bool
     last_error_code: Optional[str] = None
+    place: Optional[Place] = None
 
 
 @dataclass(frozen=True)

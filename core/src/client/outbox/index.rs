@@ -71,6 +71,7 @@ impl Entry {
             last_error_code: self.last_error_code.clone(),
             expires_at: self.record.expires_at,
             may_be_accepted: self.may_be_accepted,
+            place: self.record.place,
         }
     }
 }

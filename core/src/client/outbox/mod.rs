@@ -34,6 +34,7 @@ use super::{
 use crate::{request::RequestId, time::Timestamp};
 
 pub use machine::Outbox;
+pub use record::{Place, User};
 
 /// Limits and rhythm of an [`Outbox`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,6 +208,9 @@ pub struct EntryView {
     pub expires_at: Timestamp,
     /// An attempt has, or may have, reached the relayer.
     pub may_be_accepted: bool,
+    /// Of a forward request: whose, and its nonce. Another request must not take that nonce while this entry lives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
 }
 
 /// What was found in storage.

@@ -20,19 +20,24 @@ const MAX_RECORD_BYTES: usize = 3 * MAX_SUBMIT_BYTES;
 /// Whose request it is, at which forwarder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct User {
-    pub(super) chain_id: u64,
-    pub(super) forwarder: Address,
-    pub(super) from: Address,
+pub struct User {
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// The forwarder that counts the user's nonces.
+    pub forwarder: Address,
+    /// The user.
+    pub from: Address,
 }
 
 /// A place in a user's sequence of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Place {
-    pub(super) user: User,
+pub struct Place {
+    /// Whose sequence.
+    pub user: User,
+    /// The forwarder's nonce that the request uses.
     #[serde(with = "decimal")]
-    pub(super) nonce: U256,
+    pub nonce: U256,
 }
 
 impl Place {

@@ -228,6 +228,22 @@ fn records_come_back_and_damaged_ones_are_named() {
 }
 
 #[test]
+fn an_entry_says_whose_nonce_it_holds_also_after_a_crash() {
+    let mut outbox = Outbox::new(quick());
+    enqueue(&mut outbox, &submit(3, 41, 9_000_000));
+    let Some(Command::Store { key, record, .. }) = outbox.next_command() else { panic!("stored first") };
+    let mut again = Outbox::new(quick());
+    again.load(START, [(key.as_str(), record.as_str())]);
+    let user = User { chain_id: 31_337, forwarder: Address::repeat_byte(0xF0), from: Address::repeat_byte(3) };
+    let place = Some(Place { user, nonce: U256::from(41) });
+    for outbox in [&outbox, &again] {
+        assert!(outbox.entries().map(|entry| entry.place).eq([place]));
+    }
+    let shown = serde_json::to_value(place).unwrap();
+    assert_eq!(shown["nonce"], "41", "decimal digits");
+}
+
+#[test]
 fn what_is_not_taken() {
     let mut outbox = Outbox::new(OutboxConfig { max_entries: 1, ..quick() });
     let mine = IdempotencyKey::new("order-7").unwrap();

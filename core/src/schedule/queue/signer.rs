@@ -119,6 +119,17 @@ impl Queue {
             .map_or_else(Vec::new, |state| state.waiting.range(..nonce).map(|(_, (id, _))| *id).collect())
     }
 
+    /// Waiting requests of a signer that can't execute because a request with this nonce has ended which never was here: those
+    /// with a higher nonce, unless another request has the nonce, or it is used.
+    pub fn stranded_behind(&self, forwarder: Address, signer: Address, nonce: u64) -> Vec<RequestId> {
+        let Some(state) = self.signers.get(&(forwarder, signer)) else { return Vec::new() };
+        let is_held = state.waiting.contains_key(&nonce) || state.in_flight.contains_key(&nonce);
+        if is_held || state.chain_next.is_some_and(|next| next > nonce) {
+            return Vec::new();
+        }
+        state.waiting.range(nonce.saturating_add(1)..).map(|(_, (id, _))| *id).collect()
+    }
+
     /// Waiting requests of the same signer with a higher nonce: they can't execute once this one is gone.
     pub fn successors(&self, id: RequestId) -> Vec<RequestId> {
         let Some((forwarder, signer, nonce)) = self.entries.get(&id).and_then(|entry| entry.request.sequence()) else {

@@ -1,7 +1,6 @@
 import type { Forecast } from 'slackwater'
 import { perGas } from './format'
 
-const [WIDTH, HEIGHT] = [560, 330]
 const [LEFT, RIGHT, TOP, BOTTOM] = [66, 14, 14, 30]
 const BANDS: [low: number, high: number, className: string][] = [
   [0.01, 0.99, 'far'],
@@ -11,6 +10,10 @@ const BANDS: [low: number, high: number, className: string][] = [
 
 /** Draws recent base fees and the fan of what is ahead: time in blocks, to the right by its square root. */
 export function drawFan(svg: SVGElement, seen: number[], forecast: Forecast, blockTimeMs: number): void {
+  // As wide as it is shown, so that its letters are as large as all others.
+  const WIDTH = Math.max(270, svg.clientWidth || 560)
+  const [HEIGHT, marks] = WIDTH < 420 ? [250, [5, 25, 150]] : [330, [5, 25, 50, 150]]
+  svg.setAttribute('viewBox', `0 0 ${WIDTH} ${HEIGHT}`)
   const fees = forecast.horizons.flatMap((horizon) => [Number(horizon.quantiles[1]?.fee), Number(horizon.quantiles.at(-2)?.fee)])
   const recent = seen.slice(-40)
   const all = [...fees, ...recent].filter((fee) => fee > 0).map(Math.log)
@@ -46,7 +49,7 @@ export function drawFan(svg: SVGElement, seen: number[], forecast: Forecast, blo
   parts.push(`<line class="today" x1="${now}" x2="${now}" y1="${TOP}" y2="${HEIGHT - BOTTOM}"/>`)
   parts.push(`<circle class="dot" cx="${now}" cy="${y(current)}" r="4"/>`)
   parts.push(`<text class="axis" x="${now}" y="${HEIGHT - 10}" text-anchor="middle">now</text>`)
-  for (const { steps } of forecast.horizons.filter((horizon) => [5, 25, 50, 150].includes(horizon.steps))) {
+  for (const { steps } of forecast.horizons.filter((horizon) => marks.includes(horizon.steps))) {
     const seconds = Math.round((steps * blockTimeMs) / 1_000)
     const label = seconds < 90 ? `${seconds} s` : `${Math.round(seconds / 60)} min`
     parts.push(`<text class="axis" x="${x(steps)}" y="${HEIGHT - 10}" text-anchor="${steps === longest ? 'end' : 'middle'}">${label}</text>`)

@@ -17,11 +17,19 @@ const node = httpProvider(settings.rpc)
 const entries = loadEntries()
 let slackwater: Slackwater
 let wallet: Wallet
-let seen: number[] = []
+/** Draws the last forecast. */
+let draw = () => {}
 
-const show = () => {
+let forecaster: Forecaster
+
+const show = (changed?: Entry) => {
   saveEntries(entries)
-  showEntries(entries)
+  showEntries(entries, changed)
+}
+
+function complain(error: unknown): void {
+  at('problem').textContent = words(error)
+  at('problem').hidden = false
 }
 
 /** A key of this browser only: enough for somebody who has no wallet, and owns nothing. */
@@ -36,10 +44,18 @@ async function useWallet(chosen: Wallet, name: string): Promise<void> {
   at('account').textContent = `${name} ${short(await wallet.address())}`
 }
 
+/** What happens to visitors, for people. */
+const WORDS: Record<string, string> = {
+  bad_promise: 'Whoever answered is not the relayer that this page knows; the entry was not taken by it',
+  expired: 'The relayer could not be reached in time',
+}
+
 /** The words of an error, for people. */
 function words(error: unknown): string {
-  if (error instanceof SlackwaterError) return `${error.message} (${error.code})`
-  return error instanceof Error ? error.message : String(error)
+  const text = error instanceof Error ? error.message : String(error)
+  if (!(error instanceof SlackwaterError)) return text
+  const detail = text.replace(/0x[0-9a-f]{40,}/gi, short)
+  return error.code in WORDS ? `${WORDS[error.code]}: ${detail} (${error.code})` : `${detail} (${error.code})`
 }
 
 /** Follows an entry to its end, and checks each claim at the visitor's own node. */
@@ -49,13 +65,21 @@ async function follow(entry: Entry): Promise<void> {
       if (entry.events.some((known) => known.requestSeq === event.requestSeq)) continue
       entry.events.push(event)
       delete entry.verdict
-      show()
-      if (['included', 'finalized', 'reverted'].includes(event.status)) void check(entry)
+      show(entry)
+      if (CLAIMS.includes(event.status)) void check(entry)
     }
   } catch (error) {
     entry.problem = words(error)
   }
-  show()
+  show(entry)
+}
+
+/** What a relayer says of the chain, and can be asked of a node. */
+const CLAIMS = ['included', 'finalized', 'reverted']
+
+/** Whether the visitor's node has said all that there is to say about the last claim. */
+function isSettled({ verdict, events }: Entry): boolean {
+  return verdict?.kind === 'mismatch' || (verdict?.kind === 'confirmed' && (verdict.isFinal || events.at(-1)?.status === 'included'))
 }
 
 async function check(entry: Entry): Promise<void> {
@@ -65,9 +89,8 @@ async function check(entry: Entry): Promise<void> {
     const verdict = await slackwater.verify(entry.signed, event, { kind: 'depth', blocks: settings.depth })
     if (last(entry) !== event) return
     entry.verdict = verdict
-    show()
-    const isSettled = verdict.kind === 'mismatch' || (verdict.kind === 'confirmed' && (verdict.isFinal || event.status === 'included'))
-    if (isSettled) return
+    show(entry)
+    if (isSettled(entry)) return
     await new Promise((resolve) => setTimeout(resolve, 1_000))
   }
 }
@@ -79,7 +102,7 @@ async function deliver(entry: Entry): Promise<void> {
     await slackwater.submit(entry.signed)
   } catch (error) {
     entry.problem = words(error)
-    show()
+    show(entry)
     return
   }
   await follow(entry)
@@ -99,12 +122,12 @@ async function send(event: SubmitEvent): Promise<void> {
     const signed = await slackwater.sign(wallet, unsigned)
     const entry: Entry = { id: signed.id, message, signedAt: Date.now(), signed, events: [] }
     entries.unshift(entry)
-    show()
+    show(entry)
     at<HTMLTextAreaElement>('message').value = ''
+    count()
     void deliver(entry)
   } catch (error) {
-    problem.textContent = words(error)
-    problem.hidden = false
+    complain(error)
   } finally {
     button.disabled = false
     button.textContent = 'Sign and send'
@@ -113,15 +136,31 @@ async function send(event: SubmitEvent): Promise<void> {
 
 const within = () => Number(document.querySelector<HTMLInputElement>('input[name=within]:checked')?.value ?? 60_000)
 
+/** What it costs: by the relayer, and while that can't be reached by this page's own forecast. */
 async function quote(): Promise<void> {
   try {
     const quote = await slackwater.quote({ chainId: settings.chainId, gas: GAS, withinMs: within() })
     at('cost').textContent = ether(quote.wait?.expectedCostWei ?? quote.expectedCostWei)
     at('max').textContent = ether(quote.maxCostWei)
     at('when').textContent = !quote.wait || quote.wait.sendNow ? 'now' : span(quote.wait.expectedSendInMs)
+    at('by').textContent = 'Quoted by the relayer.'
   } catch {
-    for (const id of ['cost', 'max', 'when']) at(id).textContent = '…'
+    try {
+      const { expectedWei, maxWei } = forecaster.quote({ gas: GAS, withinMs: within() })
+      at('cost').textContent = ether(expectedWei)
+      at('max').textContent = ether(maxWei)
+      at('when').textContent = 'once the relayer is back'
+      at('by').textContent = 'Estimated in this page: the relayer does not answer.'
+    } catch {
+      for (const id of ['cost', 'max', 'when']) at(id).textContent = '…'
+    }
   }
+}
+
+/** How much room is left in the message. */
+function count(): void {
+  const { value, maxLength } = at<HTMLTextAreaElement>('message')
+  at('left').textContent = `${value.length}/${maxLength}`
 }
 
 async function chain(): Promise<void> {
@@ -138,15 +177,16 @@ async function chain(): Promise<void> {
   }
 }
 
-async function forecast(forecaster: Forecaster): Promise<void> {
+async function forecast(): Promise<void> {
   if ((await forecaster.update(node)) === 0) return
   const started = performance.now()
   const made = forecaster.forecast()
   const took = performance.now() - started
   if (!made) return
   const history = (await node.request({ method: 'eth_feeHistory', params: ['0x28', 'latest', []] })) as { baseFeePerGas: string[] }
-  seen = history.baseFeePerGas.map(Number)
-  drawFan(at<SVGElement>('fan'), seen, made, settings.blockTimeMs)
+  const seen = history.baseFeePerGas.map(Number)
+  draw = () => drawFan(at<SVGElement>('fan'), seen, made, settings.blockTimeMs)
+  draw()
   at('model').textContent = `${perGas(Number(made.nextBaseFee))} next`
   at('timing').textContent = `Block ${made.number.toLocaleString('en')}, ${Math.max(1, Math.round(took * 1_000)).toLocaleString('en')} µs.`
   const params = [{ to: settings.guestbook, data: encodeFunctionData({ abi: ABI, functionName: 'total' }) }, 'latest']
@@ -164,33 +204,34 @@ function repeat(act: () => Promise<void>, everyMs: number): void {
 }
 
 async function main(): Promise<void> {
-  slackwater = await Slackwater.open({ url: settings.relayer, provider: node })
+  const { relayer: url, identity } = settings
+  slackwater = await Slackwater.open({ url, provider: node, ...(identity === undefined ? {} : { relayer: identity }) })
   at('book').textContent = short(settings.guestbook)
   await useWallet(burner(), 'Guest')
   const injected = (window as { ethereum?: Eip1193Provider }).ethereum
   const choose = at<HTMLButtonElement>('wallet')
-  choose.hidden = injected === undefined
   if (injected) {
     choose.onclick = () =>
-      void useWallet(fromProvider(injected), 'Wallet').catch((error: unknown) => {
-        at('problem').textContent = words(error)
-        at('problem').hidden = false
-      })
+      void useWallet(fromProvider(injected), 'Wallet').catch(complain)
+    choose.hidden = false
   }
   at<HTMLFormElement>('form').onsubmit = (event) => void send(event)
   document.querySelectorAll('input[name=within]').forEach((input) => input.addEventListener('change', () => void quote()))
   at<HTMLButtonElement>('send').disabled = false
   show()
-  for (const entry of entries) if (!isOver(entry)) void (entry.events.length > 0 ? follow(entry) : deliver(entry))
-  const forecaster = new Forecaster({ blockTimeMs: settings.blockTimeMs })
-  repeat(() => forecast(forecaster), settings.blockTimeMs)
+  for (const entry of entries) {
+    if (!isOver(entry)) void (entry.events.length > 0 ? follow(entry) : deliver(entry))
+    // A page that was closed in between has not seen its node's word about the end.
+    else if (CLAIMS.includes(last(entry)?.status ?? '') && !isSettled(entry)) void check(entry)
+  }
+  at('message').oninput = count
+  forecaster = new Forecaster({ blockTimeMs: settings.blockTimeMs })
+  repeat(forecast, settings.blockTimeMs)
   repeat(quote, 4_000)
   repeat(chain, 4_000)
+  window.addEventListener('resize', () => draw())
   window.addEventListener('online', () => void chain())
   window.addEventListener('offline', () => void chain())
 }
 
-void main().catch((error: unknown) => {
-  at('problem').textContent = words(error)
-  at('problem').hidden = false
-})
+void main().catch(complain)

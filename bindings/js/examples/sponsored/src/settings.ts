@@ -4,6 +4,8 @@ const asked = new URLSearchParams(location.search)
 export const settings = {
   /** The relayer. */
   relayer: asked.get('relayer') ?? 'http://127.0.0.1:7700',
+  /** The relayer's identity, from elsewhere than the relayer: no other promise is believed. */
+  identity: asked.get('identity') || undefined,
   /** The visitor's own node: it must not be the relayer's word. */
   rpc: asked.get('rpc') ?? 'http://127.0.0.1:8545',
   chainId: Number(asked.get('chain') ?? 31337),

@@ -18,18 +18,26 @@ export function state(entry: Entry): string {
   return last(entry)?.status ?? 'sending'
 }
 
+const CLAIMS: Record<string, string> = { included: 'in a block', finalized: 'final', reverted: 'executed without success' }
+
 function badge(entry: Entry): HTMLElement | undefined {
   const { verdict } = entry
-  if (!verdict) return undefined
-  switch (verdict.kind) {
+  const claim = CLAIMS[last(entry)?.status ?? ''] ?? 'done'
+  switch (verdict?.kind) {
     case 'confirmed':
       return element('span', 'badge good', verdict.isFinal ? 'final, checked at your node' : 'in a block, checked at your node')
-    case 'mismatch':
-      return element('span', 'badge bad', `The relayer's claim is false: ${verdict.detail}`)
+    case 'mismatch': {
+      const alarm = element('p', 'alarm')
+      alarm.append(element('strong', '', `The relayer says that this is ${claim}. It is not.`))
+      alarm.append(` Your own node says: ${verdict.detail}. Don't rely on this entry, and don't trust this relayer.`)
+      return alarm
+    }
     case 'pending':
-      return element('span', 'badge', 'your node has not seen it yet')
+      return element('span', 'badge warn', `the relayer says ${claim}; your node has not seen it`)
     case 'unknown':
-      return element('span', 'badge', `your node can't tell: ${verdict.detail}`)
+      return element('span', 'badge warn', `the relayer says ${claim}; your node can't tell: ${verdict.detail}`)
+    case undefined:
+      return undefined
   }
 }
 
@@ -37,6 +45,7 @@ function show(entry: Entry): HTMLElement {
   const item = element('li', 'entry')
   item.dataset['state'] = state(entry)
   item.dataset['id'] = entry.id
+  if (entry.verdict) item.dataset['verdict'] = entry.verdict.kind
   const head = element('div', 'head')
   head.append(element('q', 'message', entry.message), element('time', '', new Date(entry.signedAt).toLocaleTimeString('en', { hour12: false })))
   const track = element('ol', 'track')
@@ -44,9 +53,13 @@ function show(entry: Entry): HTMLElement {
   const reached = STEPS.indexOf(event?.status ?? '')
   STEPS.forEach((step, index) => {
     const isReached = index <= reached
-    const mark = element('li', isReached ? 'done' : index === reached + 1 && !isOver(entry) ? 'next' : '', step)
+    // What the visitor's node contradicts has not happened, whatever the relayer says.
+    const isDenied = isReached && entry.verdict?.kind === 'mismatch' && step in CLAIMS
+    const mark = element('li', isDenied ? 'denied' : isReached ? 'done' : index === reached + 1 && !isOver(entry) ? 'next' : '', step)
+    if (isDenied) mark.append(element('span', 'unseen', ', contradicted by your node'))
+    else if (isReached) mark.append(element('span', 'unseen', ', reached'))
     const first = entry.events.find(({ status }) => status === step)
-    if (first && isReached) mark.append(element('small', '', `+${Math.max(0, (first.atMs - entry.signedAt) / 1_000).toFixed(1)} s`))
+    if (first && isReached && !isDenied) mark.append(element('small', '', `+${Math.max(0, (first.atMs - entry.signedAt) / 1_000).toFixed(1)} s`))
     track.append(mark)
   })
   item.append(head, track)
@@ -56,14 +69,30 @@ function show(entry: Entry): HTMLElement {
   if (entry.problem !== undefined) foot.append(element('span', 'badge bad', entry.problem))
   if (!event && entry.problem === undefined) foot.append(element('span', 'badge', 'on its way to the relayer; safe to close this page'))
   if (event?.blockNumber !== undefined) foot.append(element('span', 'fact', `block ${event.blockNumber.toLocaleString('en')}`))
-  if (event?.txHash) foot.append(element('span', 'fact', `transaction ${short(event.txHash)}`))
+  if (event?.txHash) {
+    const fact = element('span', 'fact', `transaction ${short(event.txHash)}`)
+    fact.title = event.txHash
+    foot.append(fact)
+  }
   const checked = badge(entry)
   if (checked) foot.append(checked)
   item.append(foot)
   return item
 }
 
-export function showEntries(entries: Entry[]): void {
+/** What was said to those who listen instead of looking. */
+let said = ''
+
+function say(entry: Entry | undefined): void {
+  if (!entry) return
+  const word = entry.verdict?.kind === 'mismatch' ? 'contradicted by your node' : state(entry)
+  const text = `Entry “${entry.message}”: ${word}`
+  const place = document.getElementById('said')
+  if (place && text !== said) place.textContent = said = text
+}
+
+export function showEntries(entries: Entry[], changed?: Entry): void {
+  say(changed)
   document.getElementById('entries')?.replaceChildren(...entries.map(show))
   const open = entries.filter((entry) => !isOver(entry)).length
   const count = document.getElementById('count')
