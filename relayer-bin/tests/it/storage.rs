@@ -449,12 +449,14 @@ async fn a_server_that_takes_no_writes() -> Result<()> {
         server.client("psql", &["-qAtX", "-c", CUT]).expect("cuts");
     };
     let strike = async |_: &Stage| set("on");
-    // A session of ours may only read, too.
+    // A session of ours may only read, too. What connects meanwhile may write already, and is not cut: that would be another outage.
     let mend = async |_: &Stage| {
+        let since = server.sql("SELECT clock_timestamp()").expect("a time");
         let own = "SET default_transaction_read_only = off";
         let all = "ALTER ROLE slackwater SET default_transaction_read_only = off";
         server.client("psql", &["-qAtX", "-v", "ON_ERROR_STOP=1", "-c", own, "-c", all]).expect("a setting");
-        server.client("psql", &["-qAtX", "-c", CUT]).expect("cuts");
+        let cut = format!("{CUT} AND backend_start < '{}'", since.trim());
+        server.client("psql", &["-qAtX", "-v", "ON_ERROR_STOP=1", "-c", &cut]).expect("cuts");
     };
     // The cut itself may be what is seen first.
     stage.survives(&["read_only", "unreachable", "in_doubt", "other"], strike, mend).await
