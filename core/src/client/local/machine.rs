@@ -107,7 +107,7 @@ pub(super) struct Closing {
     pub(super) attempts: Vec<AttemptKey>,
 }
 
-/// A relay of one chain and one session key. See the [module](self).
+/// A relay of one chain and one session key.
 #[derive(Debug)]
 pub struct LocalRelay {
     pub(super) config: LocalConfig,
