@@ -138,5 +138,5 @@ test('what it weighs, beside viem and ethers for a part of the job', async () =>
     rows.push([name, bytes.length, brotli(bytes)])
   }
   for (const [name, bytes, compressed] of rows) console.log(`${name.padEnd(26)} ${String(bytes).padStart(8)} bytes, brotli ${String(compressed).padStart(7)}`)
-  assert.ok(rows[0][2] <= budget.maxModuleBrotliBytes, `${rows[0][2]} bytes, allowed are ${budget.maxModuleBrotliBytes}`)
+  assert.ok(rows[0][2] <= budget.modules.slackwater.maxBrotliBytes, `${rows[0][2]} bytes, allowed are ${budget.modules.slackwater.maxBrotliBytes}`)
 })
