@@ -63,7 +63,7 @@ pub(crate) fn run_all(args: Args) -> Result<()> {
     })?;
     steps.run("simulation", sim::check)?;
     steps.run("ledger in memory", || {
-        let args = ["test", "-p", "slackwater", "--features", "simulation", "--test", "ledger", "--locked", "--"];
+        let args = ["test", "-p", "slackwater", "--features", "simulation", "--test", "relay", "--locked", "--"];
         run_tests(Harness::Libtest, cargo(&args).arg("on_memory"))
     })?;
     steps.run("embed example", embed)?;

@@ -13,8 +13,6 @@ use alloy_primitives::{Address, Bytes, ChainId, U256, keccak256};
 use tokio::sync::mpsc;
 
 use super::{
-    api::{Acceptance, ChainStatus, LaneStatus, Quote, SubmitItem},
-    builder::ChainTuning,
     chain_service::Message,
     clock,
     data_fee::usual_forward,
@@ -24,7 +22,9 @@ use super::{
     rpc::RpcPool,
     signer::IdentityKey,
     simulate::{AgreedNonce, agreed_nonces, forwarder_nonces},
+    status::{Acceptance, ChainStatus, LaneStatus, Quote, SubmitItem},
     tenants::{Tenant, Tenants},
+    tuning::ChainTuning,
 };
 use crate::{
     chain::{

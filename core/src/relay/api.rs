@@ -2,8 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use alloy_primitives::{Address, Bytes, U256};
-use serde::{Deserialize, Serialize};
+use alloy_primitives::Address;
 use tokio::{
     sync::{broadcast, oneshot},
     task::JoinHandle,
@@ -18,62 +17,15 @@ use super::{
     error::{CancelError, SubmitError, WaitError},
     foresight::{ForecastView, ModelInfo, WaitQuote},
     learned::{self, ModelAnswer, ModelCommand, ModelError},
+    status::{Acceptance, BatchView, ChainHealth, ChainStatus, FeeSource, LaneStatus, Quote, SubmitItem},
 };
 use crate::{
-    chain::Fees,
     ledger::{
-        AttemptRecord, BatchRecord, DecisionRow, EventFilter, EventRecord, GroupCommit, Ledger, LedgerError,
-        RequestChange, RequestFilter, RequestRecord, StorageFault, Write, WriteOutcome,
+        DecisionRow, EventFilter, EventRecord, GroupCommit, Ledger, LedgerError, RequestChange, RequestFilter,
+        RequestRecord, StorageFault, Write, WriteOutcome,
     },
-    market::SourceStatus,
-    request::{BatchId, Promise, Reason, RequestId, Status, Submission},
+    request::{BatchId, Reason, RequestId, Status},
 };
-
-/// One submission with the caller's idempotency key.
-#[derive(Debug, Clone)]
-pub struct SubmitItem {
-    /// What is asked.
-    pub submission: Submission,
-    /// At most 255 bytes; the same key with the same body gets the first answer.
-    pub idempotency_key: Option<String>,
-}
-
-/// What was answered about cost and time at acceptance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Quote {
-    /// Base fee of the next block, wei per gas.
-    pub base_fee_wei_per_gas: u128,
-    /// Priority fee offered, wei per gas.
-    pub priority_fee_wei_per_gas: u128,
-    /// Gas this request adds to a batch, execution and its share of overhead.
-    pub gas: u64,
-    /// L1 data fee in `expected_cost_wei`, wei: what its bytes cost in a transaction of their own, a batch shares.
-    #[serde(default)]
-    pub l1_data_fee_wei: U256,
-    /// Operator fee in `expected_cost_wei`, wei.
-    #[serde(default)]
-    pub operator_fee_wei: U256,
-    /// Expected cost if sent now, wei.
-    pub expected_cost_wei: U256,
-    /// Worst case that was reserved, wei.
-    pub max_cost_wei: U256,
-}
-
-/// A request was accepted: it is durable, and promised.
-#[derive(Debug, Clone)]
-pub struct Acceptance {
-    /// The request as stored.
-    pub record: Box<RequestRecord>,
-    /// The promise.
-    pub promise: Promise,
-    /// 65 bytes `r ‖ s ‖ v` over [`Promise::digest`].
-    pub promise_signature: Bytes,
-    /// The quote.
-    pub quote: Quote,
-    /// It had been accepted before; this is the first answer again.
-    pub is_duplicate: bool,
-}
 
 /// How far to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,126 +34,6 @@ pub enum WaitFor {
     Included,
     /// Terminal: final on chain, or ended for a reason.
     Terminal,
-}
-
-/// Condition of a chain as the relay sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum ChainHealth {
-    /// Started, not reconciled yet.
-    Starting,
-    /// Heads arrive and at least one lane can send.
-    Healthy,
-    /// Heads arrive but no lane can send (unfunded, for instance).
-    Impaired,
-    /// No endpoint answers, or the head is stale.
-    Unavailable,
-}
-
-/// One RPC endpoint as the relay sees it. Never shows the URL, which may hold a secret.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct EndpointStatus {
-    /// Configured name.
-    pub name: String,
-    /// Usable now.
-    pub is_healthy: bool,
-    /// Newest block number it told us.
-    pub head: Option<u64>,
-    /// Calls made.
-    pub calls: u64,
-    /// Calls that failed in transport or with an endpoint-level error.
-    pub failures: u64,
-    /// Moving average of answer time, ms.
-    pub latency_ms: u64,
-    /// Last error, without secrets.
-    pub last_error: Option<String>,
-    /// Its subscription to heads is up; `None` if it has no WebSocket.
-    pub is_subscribed: Option<bool>,
-}
-
-/// A chain as the relay sees it.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ChainStatus {
-    /// EIP-155 id.
-    pub chain_id: u64,
-    /// Preset or configured name.
-    pub name: String,
-    /// Condition.
-    pub health: ChainHealth,
-    /// Why it is not healthy.
-    pub detail: Option<String>,
-    /// Head block number.
-    pub head: Option<u64>,
-    /// Head block timestamp, Unix seconds.
-    pub head_timestamp_s: Option<u64>,
-    /// Newest block that counts as final.
-    pub final_block: Option<u64>,
-    /// Base fee of the next block, wei per gas.
-    pub next_base_fee_wei_per_gas: Option<u128>,
-    /// What an attempt would offer now.
-    pub quote: Option<Fees>,
-    /// Requests waiting in memory.
-    pub queued: u64,
-    /// Requests in transactions that are not final.
-    pub in_flight: u64,
-    /// Shortest deadline that is accepted, ms.
-    pub guard_ms: u64,
-    /// Time before a deadline at which a request is sent whatever the price, ms: learned from inclusions.
-    pub guard_time_ms: u64,
-    /// Inclusions whose delay was measured; the last 10 000 count.
-    pub inclusions_measured: u64,
-    /// Forwarders served.
-    pub forwarders: Vec<Address>,
-    /// Forwarder names (EIP-712 domain), same order.
-    pub forwarder_names: Vec<String>,
-    /// RPC endpoints.
-    pub endpoints: Vec<EndpointStatus>,
-}
-
-/// One endpoint as a source of fees.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FeeSource {
-    /// Chain.
-    pub chain_id: u64,
-    /// Configured name.
-    pub endpoint: String,
-    /// How far it is believed.
-    pub status: SourceStatus,
-}
-
-/// A lane as the relay sees it.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LaneStatus {
-    /// Chain.
-    pub chain_id: u64,
-    /// Sender account.
-    pub sender: Address,
-    /// Nonce of the next batch; `None` before reconciliation.
-    pub next_nonce: Option<u64>,
-    /// Transactions not yet in a block.
-    pub in_flight: usize,
-    /// In a block, not yet final.
-    pub unfinal: usize,
-    /// Limit on `in_flight`.
-    pub max_in_flight: usize,
-    /// Balance in wei, when last read.
-    pub balance_wei: Option<U256>,
-    /// Why it does not send (`underfunded`, `storage`, …).
-    pub paused: Option<String>,
-}
-
-/// A batch with attempts and members.
-#[derive(Debug, Clone)]
-pub struct BatchView {
-    /// The batch.
-    pub batch: BatchRecord,
-    /// Its attempts, oldest first.
-    pub attempts: Vec<AttemptRecord>,
-    /// Its members in execution order.
-    pub members: Vec<RequestId>,
 }
 
 /// A running relay. Cheap to clone; the last clone that is dropped stops the tasks (see [`Relay::shutdown`]).

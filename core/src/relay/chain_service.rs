@@ -33,7 +33,7 @@ use super::{
     dispatch::Candidate,
     error::CancelError,
     fees::Price,
-    foresight::{ForecastView, Foresight, Outlook, Refitted, TimingMode},
+    foresight::{ForecastView, Foresight, Outlook, Refitted},
     journal::JournalEntry,
     lane_shell::LaneShell,
     learned::{ModelCommand, ModelError, ModelReply, Written},
@@ -42,6 +42,7 @@ use super::{
     settle::Settlement,
     simulate::Verdict,
     tenants::Tenants,
+    tuning::TimingMode,
     watcher::HeadUpdate,
 };
 use crate::{

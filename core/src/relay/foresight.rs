@@ -9,8 +9,8 @@ use std::{
 use alloy_primitives::{B256, Keccak256};
 
 use super::{
-    builder::ChainTuning,
     learned::{Learned, ModelCommand},
+    tuning::ChainTuning,
 };
 use crate::{
     chain::ChainSpec,
@@ -24,29 +24,6 @@ use crate::{
         timing::{self, Timing, TimingConfig, TimingDecision, TimingError, TimingPrior},
     },
 };
-
-/// When a request goes out, with regard to the price.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TimingMode {
-    /// When waiting is not expected to pay any more: forecast and policies learned online.
-    #[default]
-    Forecast,
-    /// When the price ranks low among the recent ones, relaxing towards the deadline.
-    Percentile,
-    /// At once.
-    Immediate,
-}
-
-impl TimingMode {
-    /// Name in configuration.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Forecast => "forecast",
-            Self::Percentile => "percentile",
-            Self::Immediate => "immediate",
-        }
-    }
-}
 
 /// What one chain's prices are expected to be, and what that means for those who can wait.
 #[derive(Debug, Clone)]

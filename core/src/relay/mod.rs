@@ -28,22 +28,25 @@ mod signer;
 mod simulate;
 mod spender;
 mod start;
+mod status;
 mod tenants;
+mod tuning;
 mod watcher;
 
-pub use api::{
-    Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, FeeSource, LaneStatus, Quote, Relay, SubmitItem,
-    WaitFor,
-};
-pub use builder::{ChainSetup, ChainTuning, ForwarderSetup, LedgerSetup, RelayBuilder, RelayConfig};
+pub use api::{Relay, WaitFor};
+pub use builder::{ChainSetup, ForwarderSetup, LedgerSetup, RelayBuilder, RelayConfig};
 #[cfg(feature = "simulation")]
 pub use clock::simulated;
 pub use cluster::ClusterConfig;
 pub use error::{BuildError, CancelError, SubmitError, WaitError};
-pub use foresight::{ForecastView, ModelInfo, TimingMode, WaitQuote};
+pub use foresight::{ForecastView, ModelInfo, WaitQuote};
 pub use learned::ModelError;
 pub use members::{Discord, Told, compare as compare_members};
 #[cfg(feature = "fuzzing")]
 pub use replies::read_any_reply;
 pub use rpc::{RpcEndpoint, RpcError, RpcPool, RpcReply, RpcTransport, SubscriptionError};
 pub use signer::{IdentityKey, LocalSigner, SignerError};
+pub use status::{
+    Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, FeeSource, LaneStatus, Quote, SubmitItem,
+};
+pub use tuning::{ChainTuning, TimingMode};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::builder::ChainTuning;
+use super::tuning::ChainTuning;
 
 /// How often the head is polled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

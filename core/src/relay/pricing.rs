@@ -5,10 +5,10 @@ use std::time::Duration;
 use alloy_primitives::{B256, Bytes, U256};
 
 use super::{
-    builder::ChainTuning,
     chain_service::ChainService,
     data_fee::usual_forward,
     fees::{Price, price_at},
+    tuning::ChainTuning,
 };
 use crate::{
     chain::{

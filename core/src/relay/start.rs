@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     admission::{Admission, ChainShared, ChainView, NONCE_CACHE_LEN},
-    api::{ChainHealth, ChainStatus, Inner, Relay},
+    api::{Inner, Relay},
     builder::{ChainSetup, LedgerSetup, RelayConfig},
     chain_service::{ChainService, INBOX_LEN, Message},
     clock,
@@ -26,7 +26,7 @@ use super::{
     data_fee,
     error::BuildError,
     fees::{Header, prime},
-    foresight::{Foresight, Outlook, TimingMode},
+    foresight::{Foresight, Outlook},
     journal::{Journal, JournalEntry},
     learned::{self, Kept},
     market::{ChainMarket, Histories},
@@ -36,7 +36,9 @@ use super::{
     restore::{self, restore},
     rpc::RpcPool,
     signer::LocalSigner,
+    status::{ChainHealth, ChainStatus},
     tenants::Tenants,
+    tuning::TimingMode,
     watcher::{HeadUpdate, Watcher},
 };
 use crate::{

@@ -1,7 +1,7 @@
 //! Ends well if the forecasts computed here are those of `core/tests/vectors/forecast.json`, to the bit; panics, which in WASM
 //! is a trap, if they are not. `tools/npm/wasm-check.mjs` runs it in Node.
 
-#[path = "../../../core/tests/forecast_series/mod.rs"]
+#[path = "../../../core/tests/pure/forecast_vectors/forecast_series.rs"]
 mod forecast_series;
 
 use serde_json::Value;

@@ -5,8 +5,8 @@ use std::{sync::PoisonError, time::Duration};
 use super::{
     super::{
         admission::ChainView,
-        api::{ChainHealth, LaneStatus},
         clock,
+        status::{ChainHealth, LaneStatus},
     },
     ChainService,
 };

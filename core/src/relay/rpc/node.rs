@@ -33,7 +33,7 @@ use super::{
 use crate::{
     chain::{RpcErrorClass, Taken, TransportFailure, classify, classify_http},
     protection::Protection,
-    relay::{api::EndpointStatus, clock},
+    relay::{clock, status::EndpointStatus},
     time::{Timestamp, millis},
 };
 

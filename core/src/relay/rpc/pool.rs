@@ -30,7 +30,7 @@ use crate::{
     lane::SendOutcome,
     ledger::{AttemptRecord, Durable},
     protection::Protection,
-    relay::{api::EndpointStatus, builder::ChainTuning},
+    relay::{status::EndpointStatus, tuning::ChainTuning},
     time::Timestamp,
 };
 

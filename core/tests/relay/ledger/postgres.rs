@@ -16,7 +16,7 @@ use slackwater::ledger::{
 use slackwater::{provenance, request::Status};
 use sqlx::{Connection, Executor, PgConnection};
 
-use crate::{
+use crate::ledger::{
     Store,
     conformance::snapshot,
     sample::*,

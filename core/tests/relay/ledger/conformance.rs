@@ -1,10 +1,7 @@
 //! What every ledger must do.
 
-#[path = "conformance/batches.rs"]
 mod batches;
-#[path = "conformance/requests.rs"]
 mod requests;
-#[path = "conformance/whole.rs"]
 mod whole;
 
 use std::sync::Arc;
@@ -21,7 +18,7 @@ use slackwater::{
     request::{BatchId, LaneId, Reason, Status},
 };
 
-use crate::{Store, sample::*};
+use crate::ledger::{Store, sample::*};
 
 /// Runs every check against a new store of each kind.
 macro_rules! conformance {
@@ -29,7 +26,7 @@ macro_rules! conformance {
         mod on_sqlite {
             $(#[tokio::test]
             async fn $check() {
-                super::checks::$check(&crate::sqlite::TempStore::new()).await;
+                super::checks::$check(&crate::ledger::sqlite::TempStore::new()).await;
             })*
         }
 
@@ -37,7 +34,7 @@ macro_rules! conformance {
         mod on_memory {
             $(#[tokio::test]
             async fn $check() {
-                super::checks::$check(&crate::MemoryKept::new()).await;
+                super::checks::$check(&crate::ledger::MemoryKept::new()).await;
             })*
         }
 
@@ -45,7 +42,7 @@ macro_rules! conformance {
         mod on_postgres {
             $(#[tokio::test]
             async fn $check() {
-                super::checks::$check(&crate::postgres::TempSchema::new()).await;
+                super::checks::$check(&crate::ledger::postgres::TempSchema::new()).await;
             })*
         }
     };

@@ -19,7 +19,7 @@ fn parse(file: &str) -> Value {
 
 /// Rows of one section; never none, so that a renamed section fails.
 fn rows(section: &str, count: usize) -> Vec<Value> {
-    let file = parse(include_str!("vectors/fees.json"));
+    let file = parse(include_str!("../vectors/fees.json"));
     let rows = file[section].as_array().expect(section).clone();
     assert_eq!(rows.len(), count, "{section}: rows may be added, with this number; none may go");
     rows
@@ -248,7 +248,7 @@ fn generated(seed: u64, len: usize) -> Vec<u8> {
 
 #[test]
 fn op_revm_says_the_same() {
-    let file = parse(include_str!("vectors/op_revm.json"));
+    let file = parse(include_str!("../vectors/op_revm.json"));
     let rows = file["rows"].as_array().expect("rows");
     assert_eq!(rows.len(), 300);
     for row in rows {

@@ -15,7 +15,7 @@ use slackwater::{
 };
 use tokio::sync::Semaphore;
 
-use crate::{Store, sample::*, sqlite::TempStore};
+use crate::ledger::{Store, sample::*, sqlite::TempStore};
 
 /// A ledger that commits when it is allowed to, notes the sizes of its commits, and fails on demand.
 #[derive(Debug)]

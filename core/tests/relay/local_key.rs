@@ -1,7 +1,5 @@
 //! The session key's transactions are those of the relayer's signer, which encodes with alloy, to the byte.
 
-#![cfg(feature = "relay")]
-
 use alloy_primitives::{Address, U256};
 use proptest::prelude::*;
 use slackwater::{

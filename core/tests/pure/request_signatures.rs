@@ -34,7 +34,7 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 }
 
 fn rows() -> Vec<Row> {
-    let file: Vec<Value> = serde_json::from_str(include_str!("vectors/eip712.json")).unwrap();
+    let file: Vec<Value> = serde_json::from_str(include_str!("../vectors/eip712.json")).unwrap();
     assert_eq!(file.len(), 56, "rows may be added, with this number; none may go");
     file.iter()
         .map(|row| {

@@ -10,7 +10,7 @@ use slackwater::chain::{
 
 /// Rows of one section; never none, so that a renamed section fails.
 fn rows(section: &str, count: usize) -> Vec<Value> {
-    let file: Value = serde_json::from_str(include_str!("vectors/fees.json")).expect("the vectors parse");
+    let file: Value = serde_json::from_str(include_str!("../vectors/fees.json")).expect("the vectors parse");
     let rows = file[section].as_array().expect(section).clone();
     assert_eq!(rows.len(), count, "{section}: rows may be added, with this number; none may go");
     rows

@@ -1,6 +1,6 @@
 //! Forecasts of a made-up series, to the bit: native and WASM (`wasm/check`) must agree with `vectors/forecast.json`.
 //!
-//! `SLACKWATER_WRITE_VECTORS=1 cargo test --test forecast_vectors` writes the file anew, after a wanted change of the arithmetic.
+//! `SLACKWATER_WRITE_VECTORS=1 cargo test --test pure forecast` writes the file anew, after a wanted change of the arithmetic.
 
 mod forecast_series;
 

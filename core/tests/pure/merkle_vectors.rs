@@ -10,7 +10,7 @@ fn hash(value: &Value) -> B256 {
 
 #[test]
 fn trees_and_proofs() {
-    let file: Value = serde_json::from_str(include_str!("vectors/merkle.json")).expect("the vectors parse");
+    let file: Value = serde_json::from_str(include_str!("../vectors/merkle.json")).expect("the vectors parse");
     let trees = file["trees"].as_array().expect("trees");
     assert_eq!(trees.len(), 6);
     for row in trees {

@@ -7,7 +7,7 @@ use slackwater::ledger::{Ledger, LedgerError, SqliteConfig, SqliteLedger};
 use sqlx::{Connection, Executor, SqliteConnection};
 use tempfile::TempDir;
 
-use crate::{Store, conformance::snapshot, sample::*};
+use crate::ledger::{Store, conformance::snapshot, sample::*};
 
 /// A database in a directory that vanishes with it.
 #[derive(Debug)]

@@ -4,9 +4,7 @@
 //!
 //! A seed is a run: every failure prints it.
 
-#[path = "local_relay/chain.rs"]
 mod chain;
-#[path = "local_relay/world.rs"]
 mod world;
 
 use std::time::Duration;

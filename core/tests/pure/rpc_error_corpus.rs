@@ -17,7 +17,7 @@ struct Row {
 }
 
 fn corpus() -> Vec<Row> {
-    let corpus: Corpus = serde_json::from_str(include_str!("vectors/rpc_errors.json")).expect("the corpus parses");
+    let corpus: Corpus = serde_json::from_str(include_str!("../vectors/rpc_errors.json")).expect("the corpus parses");
     assert_eq!(corpus.rows.len(), 197, "rows may be added, with this number; none may go");
     corpus.rows
 }

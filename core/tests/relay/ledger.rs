@@ -1,23 +1,16 @@
 //! The ledger's conformance suite: what every implementation of `Ledger` must do, run against SQLite and (feature
 //! `postgres`) PostgreSQL, and what is peculiar to each and to group commit.
-#![cfg(feature = "relay")]
 
-#[path = "ledger/conformance.rs"]
 mod conformance;
-#[path = "ledger/group.rs"]
 mod group;
 #[cfg(feature = "postgres")]
-#[path = "ledger/postgres.rs"]
 mod postgres;
-#[path = "ledger/random.rs"]
 mod random;
-#[path = "ledger/sample.rs"]
 mod sample;
 #[cfg(feature = "postgres")]
-#[path = "../../benches/src/postgres.rs"]
+#[path = "../../../benches/src/postgres.rs"]
 #[allow(unreachable_pub, dead_code, clippy::disallowed_methods, reason = "belongs to another crate")]
 mod server;
-#[path = "ledger/sqlite.rs"]
 mod sqlite;
 
 use std::sync::Arc;

@@ -10,7 +10,7 @@ use slackwater::{
     request::Status,
 };
 
-use crate::{Store, conformance::snapshot, sample::*};
+use crate::ledger::{Store, conformance::snapshot, sample::*};
 
 fn status() -> impl Strategy<Value = Status> {
     proptest::sample::select(Status::ALL.to_vec())
@@ -158,6 +158,6 @@ macro_rules! random {
     };
 }
 
-random!(on_sqlite, crate::sqlite::TempStore, 48);
+random!(on_sqlite, crate::ledger::sqlite::TempStore, 48);
 #[cfg(feature = "postgres")]
-random!(on_postgres, crate::postgres::TempSchema, 12);
+random!(on_postgres, crate::ledger::postgres::TempSchema, 12);

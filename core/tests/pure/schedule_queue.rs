@@ -1,6 +1,5 @@
 //! The queue against a model that keeps everything in plain lists, and what tenants and deadlines may expect of it.
 
-#[path = "schedule_queue/company.rs"]
 mod company;
 
 use std::{
