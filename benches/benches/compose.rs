@@ -4,14 +4,14 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use alloy_primitives::Address;
+use alloy_primitives::{Address, U256};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use slackwater::{
     Timestamp,
     chain::ChainSpec,
     request::{
         Deadline, LaneId, Submission, SubmissionKind, VerifiedRequest, VerifyContext,
-        vehicle::{VehicleKey, VehicleParams},
+        vehicle::{Company, VehicleKey, VehicleParams},
         verify,
     },
     schedule::{ComposeLimits, PercentileOutlook, Queue, QueuedRequest},
@@ -69,6 +69,9 @@ fn entry(params: &VehicleParams, seq: usize, request: &Arc<VerifiedRequest>, now
         gas: params.member_gas(request),
         bytes: params.member_bytes(request),
         ceiling_wei_per_gas: 1_000_000_000_000,
+        reserved_wei: U256::MAX,
+        spent_wei: U256::ZERO,
+        company: Company::Named,
         simulations: 0,
         batch_failures: 0,
     }

@@ -207,13 +207,22 @@ impl RelayerBuilder {
             table.iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
         };
         let (server, ledger, chain) = (keys(&self.server), keys(&self.ledger), keys(&self.chain));
+        let tenant = if self.extra.contains("[[tenant]]") { String::new() } else { default_tenant(&self.world) };
         format!(
             "[server]\nlisten = {listen:?}\nallow_anonymous = true\n{server}\n[ledger]\npath = {database:?}\n{ledger}\n\
              [[chain]]\npreset = \"anvil\"\nrpc = [{rpcs}]\nsigners = [{signers}]\n\
-             forwarders = [{{ address = \"{}\" }}]\n{chain}\n{}",
+             forwarders = [{{ address = \"{}\" }}]\n{chain}\n{}\n{tenant}",
             self.world.forwarder, self.extra,
         )
     }
+}
+
+/// The tenant of callers without key, with the world's targets by name: their users share transactions.
+pub fn default_tenant(world: &World) -> String {
+    let targets = [world.guestbook, world.nasty].into_iter().filter(|target| !target.is_zero());
+    let targets: Vec<String> = targets.map(|target| format!("\"{target}\" = []")).collect();
+    let (chain, targets) = (world.chain_id, targets.join(", "));
+    format!("[[tenant]]\nid = \"default\"\noperator = true\ntargets = {{ {chain} = {{ {targets} }} }}\n")
 }
 
 /// A relayer process. Ends when dropped.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use slackwater::{
     ledger::{
-        AttemptRecord, BatchRecord, DecisionRow, Durable, EventFilter, EventRecord, Ledger, LedgerError, MemoryLedger,
-        RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+        AccountRow, AttemptRecord, BatchRecord, DecisionRow, Durable, EventFilter, EventRecord, Ledger, LedgerError,
+        MemoryLedger, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
     },
     request::{BatchId, LaneId, RequestId, Status},
 };
@@ -132,6 +132,10 @@ impl Ledger for FaultyLedger {
 
     async fn spent(&self, since_ms: u64) -> Result<Vec<SpentRow>, LedgerError> {
         self.inner.spent(since_ms).await
+    }
+
+    async fn accounts(&self) -> Result<Vec<AccountRow>, LedgerError> {
+        self.inner.accounts().await
     }
 
     async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<DecisionRow>, LedgerError> {

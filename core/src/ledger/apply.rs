@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use alloy_primitives::{Address, B256, U256};
 
 use super::record::{
-    AcceptOutcome, AttemptRecord, BatchRecord, BatchState, BudgetLimit, DecisionRow, EventRecord, NewRequest,
-    PlannedBatch, RequestChange, RequestRecord, Write, WriteOutcome,
+    AcceptOutcome, AccountEntry, AttemptRecord, BatchRecord, BatchState, Bill, BudgetLimit, DecisionRow, EventRecord,
+    NewRequest, PlannedBatch, RequestChange, RequestRecord, Write, WriteOutcome,
 };
 use crate::{
     protection::Protection,
@@ -163,6 +163,16 @@ pub(super) struct NewKey {
     pub(super) request_seq: u64,
 }
 
+/// What an account bears of a batch.
+#[derive(Debug, Clone)]
+pub(super) struct NewAccount {
+    /// The batch's number in storage.
+    pub(super) batch: u64,
+    pub(super) chain_id: u64,
+    pub(super) at: Timestamp,
+    pub(super) entry: AccountEntry,
+}
+
 /// Everything that a commit's writes touch: as stored, then as changed by them.
 #[derive(Debug, Default)]
 pub(super) struct WorkingSet {
@@ -185,6 +195,7 @@ pub(super) struct WorkingSet {
     pub(super) new_events: Vec<(u64, EventRecord)>,
     pub(super) new_decisions: Vec<DecisionRow>,
     pub(super) new_meta: BTreeMap<String, String>,
+    pub(super) new_accounts: Vec<NewAccount>,
 }
 
 impl WorkingSet {
@@ -250,9 +261,9 @@ impl WorkingSet {
             Write::Accept(new) => self.accept(*new),
             Write::Plan(plan) => self.plan(*plan),
             Write::Attempt(attempt) => self.attempt(*attempt),
-            Write::Batch { id, state, included_hash, block, gas_used, cost_wei, changes, at } => {
+            Write::Batch { id, state, included_hash, block, gas_used, cost_wei, changes, bill, at } => {
                 let facts = BatchFacts { state, included_hash, block, gas_used, cost_wei };
-                self.batch(id, facts, changes, at)
+                self.batch(id, facts, changes, bill.map(|bill| *bill).unwrap_or_default(), at)
             }
             Write::Requests { changes, at } => WriteOutcome::Applied(self.change_all(changes, None, at)),
             Write::Decision(row) => self.decision(row),
@@ -454,7 +465,14 @@ impl WorkingSet {
         WriteOutcome::Applied(Vec::new())
     }
 
-    fn batch(&mut self, id: BatchId, facts: BatchFacts, changes: Vec<RequestChange>, at: Timestamp) -> WriteOutcome {
+    fn batch(
+        &mut self,
+        id: BatchId,
+        facts: BatchFacts,
+        changes: Vec<RequestChange>,
+        bill: Bill,
+        at: Timestamp,
+    ) -> WriteOutcome {
         let Some(&index) = self.by_batch.get(&id) else {
             return WriteOutcome::Refused(format!("batch {id} is unknown"));
         };
@@ -463,12 +481,35 @@ impl WorkingSet {
         if state != facts.state && !state.can_become(facts.state) {
             return WriteOutcome::Refused(format!("batch {id} is {state:?}, which cannot become {:?}", facts.state));
         }
+        if !state.is_final() && facts.state.is_final() {
+            if let Some(why) = imbalance(facts.cost_wei, &changes, &bill) {
+                return WriteOutcome::Refused(format!("batch {id}: {why}"));
+            }
+            self.charge(id, index, &changes, bill, at);
+        }
+        let batch = &mut self.batches[index];
         if !state.is_final() {
             let BatchFacts { state, included_hash, block, gas_used, cost_wei } = facts;
             batch.record = BatchRecord { state, included_hash, block, gas_used, cost_wei, ..batch.record.clone() };
             batch.changed = true;
         }
         WriteOutcome::Applied(self.change_all(changes, Some(id), at))
+    }
+
+    /// Books what a batch that has become final cost: on its members, whatever became of them since, and on accounts.
+    fn charge(&mut self, id: BatchId, index: usize, changes: &[RequestChange], bill: Bill, at: Timestamp) {
+        for change in changes.iter().filter(|change| !change.charged_wei.is_zero()) {
+            if let Some(&place) = self.by_id.get(&change.id) {
+                let entry = &mut self.requests[place];
+                let cost = entry.record.cost_wei.unwrap_or_default();
+                entry.record.cost_wei = Some(cost.saturating_add(change.charged_wei));
+                entry.changed = true;
+            }
+        }
+        let seq = self.batches[index].seq;
+        let chain_id = id.lane.chain_id;
+        let entries = bill.accounts.into_iter().filter(|entry| !entry.wei.is_zero());
+        self.new_accounts.extend(entries.map(|entry| NewAccount { batch: seq, chain_id, at, entry }));
     }
 
     fn change_all(&mut self, changes: Vec<RequestChange>, batch: Option<BatchId>, at: Timestamp) -> Vec<EventRecord> {
@@ -520,7 +561,6 @@ impl WorkingSet {
         record.tx_hash = change.tx_hash.or(record.tx_hash.filter(|_| executed));
         record.block_number = change.block_number.or(record.block_number.filter(|_| executed));
         record.gas_used = change.gas_used.or(record.gas_used.filter(|_| executed));
-        record.cost_wei = change.cost_wei.or(record.cost_wei.filter(|_| executed));
         entry.changed = true;
         if was_holding
             && !holds_nonce(record.status)
@@ -610,8 +650,21 @@ impl WorkingSet {
                 sums.1 = sums.1.wrapping_add(after.1).wrapping_sub(before.1);
             }
         }
+        for NewAccount { chain_id, at, entry, .. } in &self.new_accounts {
+            let Some(tenant) = &entry.tenant else { continue };
+            let sums = changes.entry((at.0 / HOUR_MS, tenant.clone(), *chain_id)).or_default();
+            sums.1 = sums.1.wrapping_add(entry.wei);
+        }
         changes
     }
+}
+
+/// Why a bill does not add up (invariant I12), if it does not.
+fn imbalance(cost_wei: Option<U256>, changes: &[RequestChange], bill: &Bill) -> Option<String> {
+    let charged = changes.iter().fold(U256::ZERO, |sum, change| sum.saturating_add(change.charged_wei));
+    let borne = bill.accounts.iter().fold(charged, |sum, entry| sum.saturating_add(entry.wei));
+    let taken = cost_wei.unwrap_or_default().saturating_add(bill.value_wei);
+    (borne != taken).then(|| format!("requests and accounts bear {borne} wei of {taken} wei"))
 }
 
 /// What a [`Write::Batch`] says about the batch itself.

@@ -12,11 +12,11 @@ use alloy_primitives::{B256, U256};
 use async_trait::async_trait;
 
 use super::{
-    AttemptRecord, BatchRecord, DecisionRow, Durable, EventFilter, EventRecord, Ledger, LedgerError, RequestFilter,
-    RequestRecord, SpentRow, Write, WriteOutcome,
-    apply::{Cursor, HOUR_MS, Key, Needs, Sequence, WorkingSet, holds_nonce},
+    AccountRow, AttemptRecord, BatchRecord, DecisionRow, Durable, EventFilter, EventRecord, Ledger, LedgerError,
+    RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+    apply::{Cursor, HOUR_MS, Key, Needs, NewAccount, Sequence, WorkingSet, holds_nonce},
 };
-use crate::request::{BatchId, LaneId, RequestId, Status};
+use crate::request::{BatchId, LaneId, RequestId, Status, settlement::CostAccount};
 
 #[derive(Debug, Clone)]
 struct Batch {
@@ -38,6 +38,7 @@ struct Tables {
     batch_ids: BTreeMap<BatchId, u64>,
     attempts: HashMap<B256, BatchId>,
     events: Vec<EventRecord>,
+    accounts: Vec<NewAccount>,
     decisions: Vec<DecisionRow>,
     meta: BTreeMap<String, String>,
 }
@@ -165,6 +166,14 @@ impl Tables {
                     set.load_budget(key.clone(), used);
                 }
             }
+            for account in &self.accounts {
+                let counts = account.entry.tenant.as_ref() == Some(tenant)
+                    && account.chain_id == *chain_id
+                    && account.at.0 / HOUR_MS >= *hour;
+                if counts {
+                    set.load_budget(key.clone(), account.entry.wei);
+                }
+            }
         }
         set
     }
@@ -216,6 +225,7 @@ impl Tables {
             self.keys.insert(new.key, (new.body_hash, id));
         }
         self.events.extend(set.new_events.into_iter().map(|(_, event)| event));
+        self.accounts.extend(set.new_accounts);
         self.decisions.extend(set.new_decisions);
         self.meta.extend(set.new_meta);
     }
@@ -319,9 +329,28 @@ impl Ledger for MemoryLedger {
                 sum.0 = sum.0.saturating_add(record.reserved_wei);
             }
         }
+        for account in &tables.accounts {
+            if let Some(tenant) = &account.entry.tenant
+                && account.at.0 / HOUR_MS >= since_ms / HOUR_MS
+            {
+                let sum = sums.entry((tenant.clone(), account.chain_id)).or_default();
+                sum.1 = sum.1.saturating_add(account.entry.wei);
+            }
+        }
         sums.retain(|_, (reserved, spent)| !(reserved.is_zero() && spent.is_zero()));
         let row =
             |((tenant, chain_id), (reserved_wei, spent_wei))| SpentRow { tenant, chain_id, reserved_wei, spent_wei };
+        Ok(sums.into_iter().map(row).collect())
+    }
+
+    async fn accounts(&self) -> Result<Vec<AccountRow>, LedgerError> {
+        let tables = self.tables()?;
+        let mut sums: BTreeMap<(u64, CostAccount, Option<String>), U256> = BTreeMap::new();
+        for NewAccount { chain_id, entry, .. } in &tables.accounts {
+            let sum = sums.entry((*chain_id, entry.account, entry.tenant.clone())).or_default();
+            *sum = sum.saturating_add(entry.wei);
+        }
+        let row = |((chain_id, account, tenant), wei)| AccountRow { chain_id, account, tenant, wei };
         Ok(sums.into_iter().map(row).collect())
     }
 

@@ -34,9 +34,9 @@ pub use memory::{MemoryLedger, MemoryStore};
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresConfig, PostgresLedger};
 pub use record::{
-    AcceptOutcome, AttemptKind, AttemptRecord, BatchRecord, BatchState, BudgetLimit, DecisionRow, EventFilter,
-    EventRecord, Fence, Idempotency, NewRequest, PlannedBatch, RequestChange, RequestFilter, RequestRecord, SpentRow,
-    Write, WriteOutcome,
+    AcceptOutcome, AccountEntry, AccountRow, AttemptKind, AttemptRecord, BatchRecord, BatchState, Bill, BudgetLimit,
+    DecisionRow, EventFilter, EventRecord, Fence, Idempotency, NewRequest, PlannedBatch, RequestChange, RequestFilter,
+    RequestRecord, SpentRow, Write, WriteOutcome,
 };
 pub use sqlite::{SqliteConfig, SqliteLedger};
 
@@ -196,6 +196,10 @@ pub trait Ledger: Send + Sync + std::fmt::Debug + 'static {
     /// Counted in whole hours: `since_ms` is rounded down to the hour, so the sums may hold up to an hour more, never
     /// less (invariant I8). They come from running sums, not from the requests. Without zeros.
     async fn spent(&self, since_ms: u64) -> Result<Vec<SpentRow>, LedgerError>;
+
+    /// What accounts have borne of final transactions, by chain, account and tenant: with the costs of the requests it adds
+    /// up to what left the lanes (invariant I12).
+    async fn accounts(&self) -> Result<Vec<AccountRow>, LedgerError>;
 
     /// Decision-log entries after `after`, in order, at most `limit`.
     async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<DecisionRow>, LedgerError>;

@@ -9,7 +9,7 @@ pub use crate::lane::AttemptKind;
 use crate::{
     chain::Fees,
     provenance::Decision,
-    request::{BatchId, Reason, RequestId, Status},
+    request::{BatchId, Reason, RequestId, Status, settlement::CostAccount},
     time::Timestamp,
 };
 
@@ -36,8 +36,11 @@ pub enum Write {
     ///
     /// A change is applied only if the request is in this batch now and its status allows it; others are skipped with a
     /// warning, and have no event in the outcome. A change to the status that the request already has produces no
-    /// event, but its facts (transaction, block, gas, cost) replace the stored ones while the request is open. A request
+    /// event, but its facts (transaction, block, gas) replace the stored ones while the request is open. A request
     /// that goes back to `queued` leaves the batch.
+    ///
+    /// A batch that becomes final is refused unless what its members are charged and what the accounts of `bill` bear add
+    /// up to `cost_wei` and the value that moved, to the wei (invariant I12). Repeated, nothing is charged again.
     Batch {
         /// Which one.
         id: BatchId,
@@ -53,6 +56,8 @@ pub enum Write {
         cost_wei: Option<U256>,
         /// Changes of the members.
         changes: Vec<RequestChange>,
+        /// Who bears the cost, once the batch is final.
+        bill: Option<Box<Bill>>,
         /// When.
         at: Timestamp,
     },
@@ -246,7 +251,7 @@ pub struct RequestRecord {
     pub reserved_wei: U256,
     /// Highest price of gas that the reservation covers, wei per gas.
     pub ceiling_wei_per_gas: u128,
-    /// Its share of the real cost, wei, once final.
+    /// Its share of what final transactions cost, wei: also of those that did not execute it.
     pub cost_wei: Option<U256>,
     /// Its share of the gas used, once included.
     pub gas_used: Option<u64>,
@@ -281,8 +286,8 @@ pub struct RequestChange {
     pub block_number: Option<u64>,
     /// Its share of the gas.
     pub gas_used: Option<u64>,
-    /// Its share of the cost, wei.
-    pub cost_wei: Option<U256>,
+    /// Added to its cost, wei: its share of a transaction that became final.
+    pub charged_wei: U256,
     /// Count a failure of the whole transaction against it.
     pub batch_failed: bool,
 }
@@ -298,7 +303,7 @@ impl RequestChange {
             tx_hash: None,
             block_number: None,
             gas_used: None,
-            cost_wei: None,
+            charged_wei: U256::ZERO,
             batch_failed: false,
         }
     }
@@ -309,6 +314,39 @@ impl RequestChange {
         self.reason = Some(reason);
         self
     }
+}
+
+/// What a final transaction took beyond its members' shares, and who bears it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bill {
+    /// Value that moved to targets, wei.
+    pub value_wei: U256,
+    /// What accounts bear; each account of a tenant at most once.
+    pub accounts: Vec<AccountEntry>,
+}
+
+/// A part of a final transaction's cost that no request bears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountEntry {
+    /// Which account.
+    pub account: CostAccount,
+    /// Whose: it counts against this tenant's budget. `None`: the operator's.
+    pub tenant: Option<String>,
+    /// How much, wei.
+    pub wei: U256,
+}
+
+/// Sum of an account since the ledger began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountRow {
+    /// The chain.
+    pub chain_id: u64,
+    /// Which account.
+    pub account: CostAccount,
+    /// Whose; `None`: the operator's.
+    pub tenant: Option<String>,
+    /// Wei that it bore.
+    pub wei: U256,
 }
 
 /// Where a batch stands.

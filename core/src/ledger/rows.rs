@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use alloy_primitives::{Address, B256, U256};
 
-use super::apply::{BatchEntry, RequestEntry};
+use super::apply::{BatchEntry, NewAccount, RequestEntry};
 use crate::{
     chain::Fees,
     ledger::{
-        AttemptKind, AttemptRecord, BatchRecord, BatchState, DecisionRow, EventRecord, FaultKind, LedgerError,
-        RequestRecord, SpentRow, StorageFault,
+        AccountRow, AttemptKind, AttemptRecord, BatchRecord, BatchState, DecisionRow, EventRecord, FaultKind,
+        LedgerError, RequestRecord, SpentRow, StorageFault,
     },
-    request::{BatchId, LaneId, Reason, RequestId, Status},
+    request::{BatchId, LaneId, Reason, RequestId, Status, settlement::CostAccount},
     time::Timestamp,
 };
 
@@ -392,6 +392,27 @@ pub(super) fn sum_spent<'r>(rows: impl Iterator<Item = &'r dyn Row>) -> Result<V
     Ok(sums.into_values().filter(is_something).collect())
 }
 
+/// Sums of `chain_id, account, tenant, wei` by the first three, in that order.
+pub(super) fn sum_accounts<'r>(rows: impl Iterator<Item = &'r dyn Row>) -> Result<Vec<AccountRow>, LedgerError> {
+    let mut sums: BTreeMap<(u64, CostAccount, String), U256> = BTreeMap::new();
+    for row in rows {
+        let mut cells = Cells::of("account", row);
+        let (chain_id, name, tenant) = (cells.u64()?, cells.text()?, cells.text()?);
+        let account = CostAccount::from_name(&name)
+            .ok_or_else(|| LedgerError::Damaged { what: "account", detail: format!("`{name}` is no account") })?;
+        let wei: U256 = cells.decimal()?;
+        let sum = sums.entry((chain_id, account, tenant)).or_default();
+        *sum = sum.saturating_add(wei);
+    }
+    let row = |((chain_id, account, tenant), wei): ((u64, CostAccount, String), U256)| AccountRow {
+        chain_id,
+        account,
+        tenant: Some(tenant).filter(|tenant| !tenant.is_empty()),
+        wei,
+    };
+    Ok(sums.into_iter().map(row).collect())
+}
+
 /// Takes the values of a row, from left to right.
 pub(super) trait Bind {
     /// An integer.
@@ -541,6 +562,16 @@ pub(super) fn bind_event(args: &mut impl Bind, request: u64, event: EventRecord)
     args.optional_bytes(event.tx_hash);
     args.optional_u64(event.block_number);
     args.u64(event.at_ms);
+}
+
+/// A row of `batch_accounts`.
+pub(super) fn bind_account(args: &mut impl Bind, new: NewAccount) {
+    args.u64(new.batch);
+    args.str(new.entry.account.as_str());
+    args.str(new.entry.tenant.unwrap_or_default());
+    args.u64(new.chain_id);
+    args.decimal(new.entry.wei);
+    args.u64(new.at.0);
 }
 
 /// A row of `decisions`.

@@ -7,10 +7,10 @@ use alloy_primitives::Address;
 use async_trait::async_trait;
 
 use super::{
-    AttemptRecord, BatchRecord, DecisionRow, Durable, EventFilter, EventRecord, Health, Leases, Ledger, LedgerError,
-    RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+    AccountRow, AttemptRecord, BatchRecord, DecisionRow, Durable, EventFilter, EventRecord, Health, Leases, Ledger,
+    LedgerError, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
     apply::HOUR_MS,
-    rows::{Cells, Row, batch_columns, payload_columns, request_columns, sum_spent},
+    rows::{Cells, Row, batch_columns, payload_columns, request_columns, sum_accounts, sum_spent},
 };
 use crate::request::{BatchId, LaneId, RequestId, Status};
 
@@ -225,6 +225,11 @@ impl<S: SqlStore> Ledger for S {
     async fn spent(&self, since_ms: u64) -> Result<Vec<SpentRow>, LedgerError> {
         let query = Query::new("SELECT tenant, chain_id, reserved_wei, spent_wei FROM spent WHERE hour >= $1");
         sum_spent(self.fetch(query.int((since_ms / HOUR_MS).cast_signed())).await?.iter().map(|row| row as &dyn Row))
+    }
+
+    async fn accounts(&self) -> Result<Vec<AccountRow>, LedgerError> {
+        let rows = self.fetch(Query::new("SELECT chain_id, account, tenant, wei FROM batch_accounts")).await?;
+        sum_accounts(rows.iter().map(|row| row as &dyn Row))
     }
 
     async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<DecisionRow>, LedgerError> {

@@ -173,6 +173,26 @@ impl BudgetBook {
         Some(reserved)
     }
 
+    /// Counts what an account of the tenant bears: it belongs to no request, and is paid already.
+    pub fn spend(&mut self, tenant: &str, chain_id: u64, budget: &Budget, wei: U256, now: Timestamp) {
+        let period = budget.period_start(now);
+        let account = self.accounts.entry((tenant.to_owned(), chain_id)).or_default();
+        if account.period < period {
+            *account = Account { period, ..Account::default() };
+        }
+        account.spent = account.spent.saturating_add(wei);
+    }
+
+    /// What of `budget` is neither reserved nor spent in the period of `now`, wei.
+    pub fn free(&self, tenant: &str, chain_id: u64, budget: &Budget, now: Timestamp) -> U256 {
+        match self.accounts.get(&(tenant.to_owned(), chain_id)) {
+            Some(account) if account.period >= budget.period_start(now) => {
+                budget.limit_wei.saturating_sub(account.reserved).saturating_sub(account.spent)
+            }
+            _ => budget.limit_wei,
+        }
+    }
+
     /// (reserved, spent) of a tenant on a chain, wei.
     pub fn totals(&self, tenant: &str, chain_id: u64) -> (U256, U256) {
         self.accounts
@@ -232,6 +252,20 @@ mod tests {
         assert_eq!(book.totals("a", 1).0, U256::from(60));
         assert_eq!(book.settle(id(1), U256::from(7)), Some(U256::from(60)));
         assert_eq!(book.totals("a", 1), (U256::ZERO, U256::from(7)));
+    }
+
+    #[test]
+    fn what_an_account_bears_is_spent() {
+        let budget = Budget { limit_wei: U256::from(100), period: Duration::from_secs(1) };
+        let mut book = BudgetBook::new();
+        book.reserve(id(1), "a", 1, &budget, U256::from(60), Timestamp(5)).unwrap();
+        assert_eq!(book.free("a", 1, &budget, Timestamp(6)), U256::from(40));
+        book.spend("a", 1, &budget, U256::from(30), Timestamp(6));
+        assert_eq!(book.free("a", 1, &budget, Timestamp(6)), U256::from(10));
+        assert!(book.reserve(id(2), "a", 1, &budget, U256::from(11), Timestamp(7)).is_err());
+        // The next period has its own.
+        assert_eq!(book.free("a", 1, &budget, Timestamp(1_000)), U256::from(100));
+        assert_eq!(book.free("b", 1, &budget, Timestamp(0)), U256::from(100));
     }
 
     /// Two submissions of one request at once, and the first meets a full disk: the second keeps the reservation.

@@ -6,7 +6,7 @@ use alloy_primitives::{Address, FixedBytes, U256, fixed_bytes};
 use serde::{Deserialize, Serialize};
 
 use super::Budget;
-use crate::request::{RequestKind, VerifiedRequest};
+use crate::request::{RequestKind, VerifiedRequest, vehicle::Company};
 
 /// `multicall(bytes[])`: with an ERC-2771 recipient older than OpenZeppelin 4.9.4 / 5.0.1 it lets the caller forge the
 /// sender (advisory GHSA-g4vp-m682-qqmp).
@@ -80,6 +80,13 @@ impl TenantPolicy {
             rate_per_s: None,
             budget: None,
         }
+    }
+
+    /// With whom `request` may share a transaction: the policy names its target, or it doesn't.
+    pub fn company(&self, request: &VerifiedRequest) -> Company {
+        let named = self.targets.as_ref().and_then(|chains| chains.get(&request.chain_id()));
+        let is_named = named.is_some_and(|targets| targets.contains_key(&request.target()));
+        if is_named { Company::Named } else { Company::Unnamed }
     }
 
     /// Whether the policy allows `request`. Budget and rates are separate decisions.

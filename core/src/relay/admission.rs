@@ -123,6 +123,11 @@ impl ChainShared {
         self.params.base_gas().saturating_add(member_gas)
     }
 
+    /// Gas that is reserved for a request: its own transaction, and a cancel of it.
+    pub(super) fn reserved_gas(&self, member_gas: u64) -> u64 {
+        self.params.reserved_gas(member_gas)
+    }
+
     /// Cost now and worst case of a request of this shape at `ceiling` wei per gas.
     fn quote(&self, prices: (Price, DataFeeModel), shape: &TxShape<'_>, ceiling: u128) -> Quote {
         let (price, model) = prices;
@@ -174,7 +179,7 @@ impl Admission {
         let prices = chain.prices()?;
         let member_gas = gas.saturating_add(chain.tuning.forward_overhead_gas);
         let size = if prices.1 == DataFeeModel::None { TxSize::default() } else { usual_forward() };
-        let gas_limit = chain.gas_alone(member_gas);
+        let gas_limit = chain.reserved_gas(member_gas);
         let shape = TxShape { gas_used: member_gas, gas_limit, size: &size, value: U256::ZERO };
         Ok(chain.quote(prices, &shape, prices.0.quote.max_fee_per_gas))
     }
@@ -357,7 +362,9 @@ impl Admission {
                 &chain.params.payload(VehicleKey::of(&request), std::slice::from_ref(&request)).data,
             ),
         };
-        let shape = TxShape { gas_used: member_gas, gas_limit: gas_alone, size: &size, value: request.value() };
+        // What may take its place costs as much as an empty transaction, at the same price.
+        let gas_limit = chain.reserved_gas(member_gas);
+        let shape = TxShape { gas_used: member_gas, gas_limit, size: &size, value: request.value() };
         let ceiling = ceiling(&chain, tenant, prices, &request, &shape)?;
         let quote = chain.quote(prices, &shape, ceiling);
         let promise = self.promise(&request);
@@ -476,6 +483,9 @@ impl Admission {
                     gas: item.member_gas,
                     bytes: item.bytes,
                     ceiling_wei_per_gas: item.ceiling,
+                    reserved_wei: item.quote.max_cost_wei,
+                    spent_wei: U256::ZERO,
+                    company: tenant.policy.company(&item.request),
                     simulations: 0,
                     batch_failures: 0,
                 });

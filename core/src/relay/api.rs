@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     ledger::{
-        DecisionRow, EventFilter, EventRecord, GroupCommit, Ledger, LedgerError, RequestChange, RequestFilter,
+        AccountRow, DecisionRow, EventFilter, EventRecord, GroupCommit, Ledger, LedgerError, RequestChange, RequestFilter,
         RequestRecord, StorageFault, Write, WriteOutcome,
     },
     request::{BatchId, Reason, RequestId, Status},
@@ -350,6 +350,15 @@ impl Relay {
     /// [`SubmitError::UnknownChain`] or [`SubmitError::ChainUnavailable`].
     pub fn quote_wait(&self, chain_id: u64, slack: Duration) -> Result<Option<WaitQuote>, SubmitError> {
         self.inner.admission.quote_wait(chain_id, slack)
+    }
+
+    /// What accounts have borne of final transactions, by chain, account and tenant, wei: with the costs of the requests it adds
+    /// up to what left the lanes.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn accounts(&self) -> Result<Vec<AccountRow>, LedgerError> {
+        self.inner.ledger.accounts().await
     }
 
     /// Number of requests by chain and status.

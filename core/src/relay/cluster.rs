@@ -368,17 +368,9 @@ impl Keeper {
 fn queued(chain: &ChainShared, tenants: &Tenants, record: RequestRecord) -> Result<QueuedRequest, LedgerError> {
     let request = VerifiedRequest::from_stored(&record.payload)
         .map_err(|error| LedgerError::Damaged { what: "request payload", detail: error.to_string() })?;
-    Ok(QueuedRequest {
-        tenant: tenants.get(&record.tenant).map_or_else(|| record.tenant.as_str().into(), |tenant| tenant.name.clone()),
-        seq: record.seq,
-        accepted_at: record.accepted_at,
-        gas: chain.params.member_gas(&request),
-        bytes: chain.params.member_bytes(&request),
-        ceiling_wei_per_gas: record.ceiling_wei_per_gas,
-        simulations: 0,
-        batch_failures: record.batch_failures,
-        request: Arc::new(request),
-    })
+    let tenant =
+        tenants.get(&record.tenant).map_or_else(|| record.tenant.as_str().into(), |tenant| tenant.name.clone());
+    Ok(restore::queued(&chain.params, tenants, tenant, &record, request))
 }
 
 /// Keeps the numbers of open requests per tenant, whoever accepted them. Runs until `stop`.

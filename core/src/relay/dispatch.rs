@@ -12,7 +12,7 @@ use super::{
     data_fee::{self, Told},
     lane_shell::Flight,
     pricing::Foreseen,
-    simulate::{Verdict, simulate},
+    simulate::{Environment, MemberSimulation, Verdict, simulate},
 };
 use crate::{
     lane::{LaneError, Plan},
@@ -41,6 +41,8 @@ pub(super) struct Candidate {
     pub(super) told: Told,
     /// The forecast by which it was composed: another one may be in force when it is signed.
     pub(super) foreseen: Option<Foreseen>,
+    /// Gas of each member in a transaction of its own, as simulated; empty before the simulation, or without one.
+    pub(super) used: Vec<Option<u64>>,
 }
 
 impl ChainService {
@@ -91,13 +93,14 @@ impl ChainService {
         }
         let payload = self.lanes[index].params.payload(selection.key, &members);
         let foreseen = self.foreseen(now, selection.deadline);
-        Candidate { selection, members, payload, ahead, told: Told::default(), foreseen }
+        Candidate { selection, members, payload, ahead, told: Told::default(), foreseen, used: Vec::new() }
     }
 
     fn simulate(&mut self, index: usize, candidate: Candidate) {
         self.lanes[index].is_simulating = true;
         let shared = self.shared.clone();
-        let sender = self.lanes[index].machine.id().sender;
+        let vehicle = self.lanes[index].params;
+        let environment = self.environment(super::clock::now(), index, candidate.selection.deadline);
         let model = self.data_fee().unwrap_or_default();
         self.tasks.spawn(async move {
             let is_known = match candidate.selection.key {
@@ -107,11 +110,12 @@ impl ChainService {
             let told = data_fee::ask(&shared.pool, &model, &candidate.payload);
             let verdict = simulate(
                 &shared.pool,
-                sender,
+                &vehicle,
                 &candidate.payload,
                 candidate.selection.key,
                 &candidate.members,
                 &candidate.ahead,
+                &environment,
                 is_known,
             );
             let (told, verdict) = tokio::join!(told, verdict);
@@ -119,11 +123,20 @@ impl ChainService {
         });
     }
 
+    /// The block that is to take a batch with this deadline, as far as it is known.
+    fn environment(&self, now: Timestamp, index: usize, deadline: Timestamp) -> Environment {
+        let base_fee_per_gas = self.price.map_or(0, |price| price.next_base_fee);
+        let priority_fee_per_gas = self.offer(now, deadline).map_or(0, |offer| offer.max_priority_fee_per_gas);
+        let balance_wei = self.lanes[index].machine.balance();
+        // On each node's newest block: one that is a block ahead or behind still answers.
+        Environment { base_fee_per_gas, priority_fee_per_gas, balance_wei, parent: None }
+    }
+
     pub(super) fn on_verdict(&mut self, now: Timestamp, index: usize, candidate: Candidate, verdict: Verdict) {
         self.lanes[index].is_simulating = false;
         match verdict {
             Verdict::Unknown => self.launch(now, index, candidate),
-            Verdict::Members(outcomes) => self.sift(now, index, candidate, &outcomes),
+            Verdict::Members(simulated) => self.sift(now, index, candidate, simulated),
             Verdict::Whole(detail) => {
                 metrics::counter!("slackwater_simulations_failed_total").increment(1);
                 let is_alone = candidate.members.len() == 1;
@@ -144,17 +157,19 @@ impl ChainService {
     }
 
     /// Sends those who would succeed; the others wait for another block, or end.
-    fn sift(&mut self, now: Timestamp, index: usize, candidate: Candidate, outcomes: &[MemberOutcome]) {
-        if outcomes.iter().all(|outcome| *outcome == MemberOutcome::Executed) {
+    fn sift(&mut self, now: Timestamp, index: usize, mut candidate: Candidate, simulated: Vec<MemberSimulation>) {
+        if simulated.iter().all(|member| member.outcome == MemberOutcome::Executed) {
+            candidate.used = simulated.iter().map(|member| member.gas_used).collect();
             self.launch(now, index, candidate);
             return;
         }
         metrics::counter!("slackwater_simulations_failed_total").increment(1);
         let Candidate { mut selection, members, ahead, told, foreseen, .. } = candidate;
+        let mut used = Vec::with_capacity(members.len());
         let mut broken: BTreeSet<(Address, Address)> = BTreeSet::new();
         let mut good = Vec::with_capacity(members.len());
         let mut failed = Vec::new();
-        for (member, outcome) in members.into_iter().zip(outcomes) {
+        for (member, MemberSimulation { outcome, gas_used, detail }) in members.into_iter().zip(simulated) {
             let sequence = member.sequence().map(|(forwarder, signer, _)| (forwarder, signer));
             if sequence.is_some_and(|sequence| broken.contains(&sequence)) {
                 // Its predecessor stays behind, so its own outcome says nothing.
@@ -162,26 +177,29 @@ impl ChainService {
                 continue;
             }
             match outcome {
-                MemberOutcome::Executed => good.push(member),
+                MemberOutcome::Executed => {
+                    good.push(member);
+                    used.push(gas_used);
+                }
                 MemberOutcome::Failed | MemberOutcome::Untouched => {
                     broken.extend(sequence);
-                    let reason = if *outcome == MemberOutcome::Failed {
+                    let reason = if outcome == MemberOutcome::Failed || member.sequence().is_none() {
                         Reason::SimulationReverted
                     } else {
                         Reason::InvalidOnChain
                     };
-                    failed.push((member.id(), sequence, reason));
+                    failed.push((member.id(), sequence, reason, detail));
                 }
             }
         }
-        for (id, sequence, reason) in failed {
+        for (id, sequence, reason, detail) in failed {
             if reason == Reason::InvalidOnChain
                 && let Some(signer) = sequence
             {
                 // Perhaps somebody else used the nonce: look again before judging.
                 self.recheck(signer);
             }
-            self.failed_simulation(now, id, &ahead, reason, None);
+            self.failed_simulation(now, id, &ahead, reason, detail.as_deref());
         }
         if good.is_empty() {
             return;
@@ -189,7 +207,7 @@ impl ChainService {
         selection.members = good.iter().map(|member| member.id()).collect();
         let payload = self.lanes[index].params.payload(selection.key, &good);
         // What was told of more members is enough for fewer.
-        self.launch(now, index, Candidate { selection, members: good, payload, ahead, told, foreseen });
+        self.launch(now, index, Candidate { selection, members: good, payload, ahead, told, foreseen, used });
     }
 
     /// Reads a user's forwarder nonce afresh.
@@ -247,9 +265,18 @@ impl ChainService {
 
     /// Gives the plan to the lane; what the lane does not take goes back to the queue.
     fn launch(&mut self, now: Timestamp, index: usize, candidate: Candidate) {
-        let Candidate { selection, members, mut payload, told, foreseen, .. } = candidate;
+        let Candidate { selection, members, mut payload, told, foreseen, used, .. } = candidate;
         let extra_wei = self.charge_data(&mut payload, told);
-        let weights = members.iter().map(|member| self.lanes[index].params.member_gas(member)).collect();
+        let params = &self.lanes[index].params;
+        let base_gas = params.schedule.tx_base_gas;
+        let weights = members
+            .iter()
+            .enumerate()
+            .map(|(index, member)| match used.get(index).copied().flatten() {
+                Some(gas) => gas.saturating_sub(base_gas),
+                None => params.member_gas(member),
+            })
+            .collect();
         let plan = Plan {
             payload: payload.clone(),
             deadline: selection.deadline,
@@ -278,7 +305,9 @@ impl ChainService {
                     gas_used: None,
                     cost_wei: None,
                 };
-                lane.flights.insert(id.nonce, Flight { key: selection.key, members, weights, record, foreseen });
+                let key = selection.key;
+                let flight = Flight { key, members, weights, record, foreseen, clean: Vec::new() };
+                lane.flights.insert(id.nonce, flight);
             }
             Err(error) => {
                 if !matches!(error, LaneError::Full { .. } | LaneError::Busy { .. }) {

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use alloy_primitives::U256;
+use alloy_primitives::{Address, U256};
 
 use super::{
     chain_service::{ChainService, Done, batch_hash},
@@ -34,11 +34,13 @@ use crate::{
 pub(super) struct Flight {
     pub(super) key: VehicleKey,
     pub(super) members: Vec<Arc<VerifiedRequest>>,
-    /// Gas of each member, for sharing the cost.
+    /// Each member's own gas: as simulated, without the empty transaction's; else as declared.
     pub(super) weights: Vec<u64>,
     pub(super) record: BatchRecord,
     /// The forecast by which it was composed.
     pub(super) foreseen: Option<Foreseen>,
+    /// Unnamed targets for which its inclusion counts as a clean transaction.
+    pub(super) clean: Vec<Address>,
 }
 
 impl Flight {
@@ -209,6 +211,7 @@ impl ChainService {
                 cost_wei: None,
             },
             foreseen: None,
+            clean: Vec::new(),
         });
         let (write, decision) = if key.index == 0 {
             let foreseen = flight.foreseen;
@@ -324,6 +327,7 @@ impl ChainService {
             gas_used: None,
             cost_wei: None,
             changes,
+            bill: None,
             at: now,
         };
         self.note(vec![write], Vec::new());
@@ -334,6 +338,9 @@ impl ChainService {
         let id = lane.batch_id(nonce);
         tracing::warn!(batch = %id, "inclusion was taken back by a reorg");
         metrics::counter!("slackwater_reorged_batches_total").increment(1);
+        if let Some(flight) = lane.flights.get_mut(&nonce) {
+            self.queue.unran(&std::mem::take(&mut flight.clean));
+        }
         let gone =
             lane.flights.get_mut(&nonce).map(|flight| (flight.record.included_hash.take(), flight.record.block.take()));
         if let Some((Some(attempt), Some((block_number, block_hash)))) = gone {
@@ -360,6 +367,10 @@ impl ChainService {
             AttemptKind::Payload => decode(flight.key, &flight.members, receipt.is_success, &receipt.logs),
             AttemptKind::Cancel => vec![MemberOutcome::Untouched; flight.members.len()],
         };
+        if kind == AttemptKind::Payload {
+            let has_skipped = outcomes.contains(&MemberOutcome::Untouched);
+            flight.clean = self.queue.ran(flight.ids(), receipt.is_success, has_skipped);
+        }
         let changes = flight
             .ids()
             .zip(&outcomes)
@@ -392,6 +403,7 @@ impl ChainService {
             gas_used: Some(receipt.gas_used),
             cost_wei: Some(receipt.cost_wei()),
             changes,
+            bill: None,
             at: now,
         };
         self.note(vec![write], vec![decision]);

@@ -23,7 +23,8 @@ use crate::{
     ledger::{BatchState, Ledger, LedgerError, MARK_KEY, RequestFilter, RequestRecord, UNCERTAIN_KEY, Write},
     request::{
         LaneId, RequestId, Status, VerifiedRequest,
-        vehicle::{Payload, VehicleKey, VehicleParams},
+        settlement::ceiling_left,
+        vehicle::{Company, Payload, VehicleKey, VehicleParams},
     },
     schedule::{Queue, QueuedRequest},
 };
@@ -118,7 +119,7 @@ pub(super) async fn restore(
         queue.set_weight(&tenant.name, tenant.policy.weight);
     }
     // By id; the in-flight ones are placed by their batches, the rest waits.
-    let mut open = load_open(ledger, chain_id, &chain.params).await?;
+    let mut open = load_open(ledger, chain_id, &chain.params, tenants).await?;
     let newest = open.values().map(|(record, _)| record.seq).max().unwrap_or(0);
     for (record, _) in open.values() {
         tenants.restore_open(&record.tenant, record.id, chain_id, record.reserved_wei, record.accepted_at);
@@ -163,9 +164,41 @@ pub(super) async fn restore(
     Ok(Restored { queue, lanes, newest, uncertain })
 }
 
+/// A stored request as the queue holds it.
+pub(super) fn queued(
+    params: &VehicleParams,
+    tenants: &Tenants,
+    tenant: Arc<str>,
+    record: &RequestRecord,
+    request: VerifiedRequest,
+) -> QueuedRequest {
+    let gas = params.member_gas(&request);
+    let spent_wei = record.cost_wei.unwrap_or_default();
+    let company = tenants.get(&record.tenant).map_or(Company::Unnamed, |tenant| tenant.policy.company(&request));
+    QueuedRequest {
+        tenant,
+        seq: record.seq,
+        accepted_at: record.accepted_at,
+        gas,
+        bytes: params.member_bytes(&request),
+        ceiling_wei_per_gas: ceiling_left(record.ceiling_wei_per_gas, params.reserved_gas(gas), spent_wei),
+        reserved_wei: record.reserved_wei,
+        spent_wei,
+        company,
+        simulations: 0,
+        batch_failures: record.batch_failures,
+        request: Arc::new(request),
+    }
+}
+
 type Open = HashMap<RequestId, (RequestRecord, QueuedRequest)>;
 
-async fn load_open(ledger: &Arc<dyn Ledger>, chain_id: u64, params: &VehicleParams) -> Result<Open, LedgerError> {
+async fn load_open(
+    ledger: &Arc<dyn Ledger>,
+    chain_id: u64,
+    params: &VehicleParams,
+    tenants: &Tenants,
+) -> Result<Open, LedgerError> {
     let mut open = HashMap::new();
     let mut after = 0;
     let mut names: BTreeMap<String, Arc<str>> = BTreeMap::new();
@@ -178,17 +211,7 @@ async fn load_open(ledger: &Arc<dyn Ledger>, chain_id: u64, params: &VehiclePara
                 .map_err(|error| LedgerError::Damaged { what: "request payload", detail: error.to_string() })?;
             record.payload = Vec::new();
             let tenant = names.entry(record.tenant.clone()).or_insert_with(|| record.tenant.as_str().into()).clone();
-            let entry = QueuedRequest {
-                tenant,
-                seq: record.seq,
-                accepted_at: record.accepted_at,
-                gas: params.member_gas(&request),
-                bytes: params.member_bytes(&request),
-                ceiling_wei_per_gas: record.ceiling_wei_per_gas,
-                simulations: 0,
-                batch_failures: record.batch_failures,
-                request: Arc::new(request),
-            };
+            let entry = queued(params, tenants, tenant, &record, request);
             open.insert(record.id, (record, entry));
         }
     }
@@ -251,7 +274,7 @@ async fn restore_lane(
             let key = AttemptKey { nonce, index: attempt.get().index };
             durable.insert(key, attempt);
         }
-        flights.insert(nonce, Flight { key, members: requests, weights, record, foreseen: None });
+        flights.insert(nonce, Flight { key, members: requests, weights, record, foreseen: None, clean: Vec::new() });
     }
     if !slots.is_empty() {
         tracing::info!(lane = %id, batches = slots.len(), "open batches read back; the chain will tell what became of them");

@@ -1,6 +1,6 @@
 //! What a final transaction means for each of its members.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use alloy_primitives::{Address, U256};
 
@@ -11,12 +11,14 @@ use super::{
     simulate::agreed_nonces,
 };
 use crate::{
+    chain::data_fee::TxSize,
     lane::AttemptKind,
-    ledger::{BatchState, RequestChange, Write},
+    ledger::{AccountEntry, BatchState, Bill, RequestChange, Write},
     provenance::Decision,
     request::{
-        BatchId, Reason, RequestId, Status,
+        BatchId, Reason, RequestId, Status, VerifiedRequest,
         outcome::{MemberOutcome, TxReceipt, decode, shares},
+        settlement::{CostAccount, Payer, attribute, attribute_cancel, ceiling_left, value_moved},
     },
     time::Timestamp,
 };
@@ -95,28 +97,24 @@ impl ChainService {
         let has_failed = receipt.as_ref().is_some_and(|receipt| !receipt.is_success);
         let cost = receipt.as_ref().map(|receipt| receipt.cost_wei());
         let gas_used = receipt.as_ref().map(|receipt| receipt.gas_used);
-        let is_paid = outcomes.iter().any(|outcome| *outcome != MemberOutcome::Untouched);
-        // Only those who executed pay; a transaction that did nothing is the operator's loss.
         let weights: Vec<u64> = outcomes
             .iter()
             .zip(&flight.weights)
             .filter(|(outcome, _)| **outcome != MemberOutcome::Untouched)
             .map(|(_, weight)| *weight)
             .collect();
-        let mut costs = shares(cost.unwrap_or(U256::ZERO), &weights).into_iter();
         let mut gases = shares(U256::from(gas_used.unwrap_or(0)), &weights).into_iter();
-        if !is_paid && let Some(cost) = cost {
-            tracing::warn!(batch = %id, cost_wei = %cost, "a transaction was paid for nothing");
-            metrics::counter!("slackwater_unattributed_transactions_total").increment(1);
-        }
+        let (charged, bill) = self.attribute(now, id, &flight, &outcomes, kind, receipt.as_deref());
         let mut changes = Vec::with_capacity(outcomes.len());
         let mut decisions = Vec::new();
         let mut costs_wei = Vec::new();
         let mut back = Vec::new();
         let mut failed: Vec<RequestId> = Vec::new();
         let mut ended: BTreeMap<(Status, Option<Reason>), u64> = BTreeMap::new();
-        for (member, outcome) in flight.members.iter().zip(&outcomes) {
+        for ((member, outcome), charged_wei) in flight.members.iter().zip(&outcomes).zip(charged) {
             let request = member.id();
+            // What it burnt without being executed is not there for the next try.
+            let pays_another = self.draw(request, charged_wei);
             let mut change = match outcome {
                 MemberOutcome::Executed => RequestChange::to(request, Status::Finalized),
                 MemberOutcome::Failed => RequestChange::to(request, Status::Reverted).because(Reason::TargetReverted),
@@ -131,6 +129,9 @@ impl ChainService {
                         }
                         _ if member.deadline() <= now => {
                             RequestChange::to(request, Status::Expired).because(Reason::DeadlinePassed)
+                        }
+                        _ if !pays_another => {
+                            RequestChange::to(request, Status::Rejected).because(Reason::ReservationSpent)
                         }
                         _ if kind == Some(AttemptKind::Payload) && failures + 1 >= MAX_BATCH_FAILURES => {
                             RequestChange::to(request, Status::Rejected).because(Reason::BatchFailed)
@@ -150,9 +151,8 @@ impl ChainService {
                 change.tx_hash = Some(receipt.hash);
                 change.block_number = Some(receipt.block_number);
                 change.gas_used = gases.next().and_then(|gas| u64::try_from(gas).ok());
-                let value = if *outcome == MemberOutcome::Executed { member.value() } else { U256::ZERO };
-                change.cost_wei = costs.next().map(|cost| cost.saturating_add(value));
             }
+            change.charged_wei = charged_wei;
             if change.to == Status::Queued {
                 change.batch_failed = kind == Some(AttemptKind::Payload);
                 decisions.push(Decision::Requeued {
@@ -168,7 +168,7 @@ impl ChainService {
                     failed.extend(self.queue.successors(request));
                 }
                 if let Some(entry) = self.queue.remove(request, is_consumed) {
-                    costs_wei.push((entry.tenant, request, change.cost_wei.unwrap_or(U256::ZERO)));
+                    costs_wei.push((entry.tenant, request, entry.spent_wei));
                 }
             }
             changes.push(change);
@@ -190,6 +190,7 @@ impl ChainService {
             gas_used,
             cost_wei: cost,
             changes,
+            bill,
             at: now,
         };
         let written = self.write(vec![write], decisions);
@@ -204,6 +205,96 @@ impl ChainService {
         self.remember_nonces(&flight, &outcomes);
         self.end_waiting(now, &failed, Status::Rejected, Reason::PredecessorFailed, None);
         self.dispatch(now);
+    }
+
+    /// Who pays for a final transaction: each member's part, and what goes to accounts (invariant I12).
+    fn attribute(
+        &self,
+        now: Timestamp,
+        id: BatchId,
+        flight: &Flight,
+        outcomes: &[MemberOutcome],
+        kind: Option<AttemptKind>,
+        receipt: Option<&TxReceipt>,
+    ) -> (Vec<U256>, Option<Box<Bill>>) {
+        let nothing = vec![U256::ZERO; flight.members.len()];
+        // Somebody else's transaction cost us nothing that we know of.
+        let (Some(kind), Some(receipt)) = (kind, receipt) else { return (nothing, None) };
+        let chain_id = id.lane.chain_id;
+        let params = &self.shared.params;
+        let entries: Vec<_> = flight.members.iter().map(|member| self.queue.get(member.id())).collect();
+        let data_bytes = |member: &Arc<VerifiedRequest>| {
+            if receipt.extra_fee_wei.is_zero() {
+                return 1;
+            }
+            TxSize::of_unsigned(&params.payload(flight.key, std::slice::from_ref(member)).data).flz
+        };
+        let payers: Vec<Payer> = flight
+            .members
+            .iter()
+            .enumerate()
+            .map(|(index, member)| Payer {
+                own_gas: flight.weights.get(index).copied().unwrap_or_else(|| params.member_gas(member)),
+                skip_gas: params.skip_gas(member),
+                data_bytes: data_bytes(member),
+                value_wei: member.value(),
+                left_wei: entries[index].map_or(U256::ZERO, |entry| entry.reserved_wei.saturating_sub(entry.spent_wei)),
+                outcome: outcomes[index],
+            })
+            .collect();
+        let mut tenants = entries.iter().flatten().map(|entry| &entry.tenant);
+        let first = tenants.next();
+        let tenant = first.filter(|first| tenants.all(|tenant| tenant == *first));
+        let free = tenant.map_or(U256::MAX, |tenant| self.tenants.free(tenant, chain_id, now));
+        let (parts, value_wei, account, owner) = match kind {
+            AttemptKind::Payload => {
+                // Alone, or the only one that was skipped: what no simulation showed is its doing.
+                let mut skipped =
+                    outcomes.iter().enumerate().filter(|(_, outcome)| **outcome == MemberOutcome::Untouched);
+                let culprit = match (outcomes.len(), skipped.next(), skipped.next()) {
+                    (1, ..) => Some(0),
+                    (_, Some((index, _)), None) if receipt.is_success => Some(index),
+                    _ => None,
+                };
+                let base_gas = params.schedule.tx_base_gas;
+                let parts = attribute(receipt, base_gas, &payers, culprit, free);
+                let account = if tenant.is_some() { CostAccount::Overrun } else { CostAccount::Unfound };
+                (parts, value_moved(&payers), account, tenant)
+            }
+            AttemptKind::Cancel => {
+                // Of several tenants it is the one whose request had the least time.
+                let urgent = entries.iter().flatten().min_by_key(|entry| entry.request.deadline());
+                let owner = urgent.map(|entry| &entry.tenant);
+                let account = if owner.is_some() { CostAccount::Cancel } else { CostAccount::GapFill };
+                (attribute_cancel(receipt, &payers, free), U256::ZERO, account, owner)
+            }
+        };
+        let mut bill = Bill { value_wei, accounts: Vec::new() };
+        if !parts.rest_wei.is_zero() {
+            let wei = parts.rest_wei;
+            tracing::warn!(batch = %id, account = account.as_str(), tenant = owner.map(|owner| &**owner), %wei, "an account bears a part of a transaction's cost");
+            metrics::counter!("slackwater_account_gwei_total", "account" => account.as_str())
+                .increment(u64::try_from(wei / U256::from(1_000_000_000)).unwrap_or(u64::MAX));
+            if let Some(owner) = owner {
+                self.tenants.spend(owner, chain_id, wei, now);
+            }
+            let tenant = owner.map(|owner| owner.to_string());
+            bill.accounts.push(AccountEntry { account, tenant, wei });
+        }
+        (parts.members, Some(Box::new(bill)))
+    }
+
+    /// Takes what a request was charged from what it may still spend; whether the rest pays for another transaction.
+    fn draw(&mut self, id: RequestId, charged_wei: U256) -> bool {
+        let price = self.price.map_or(0, |price| price.quote.effective_gas_price(price.next_base_fee));
+        let Some(entry) = self.queue.get_mut(id) else { return true };
+        if charged_wei.is_zero() {
+            return true;
+        }
+        entry.spent_wei = entry.spent_wei.saturating_add(charged_wei);
+        let gas = self.shared.params.reserved_gas(entry.gas);
+        entry.ceiling_wei_per_gas = ceiling_left(entry.ceiling_wei_per_gas, gas, charged_wei);
+        entry.ceiling_wei_per_gas >= price
     }
 
     /// Keeps the nonce cache of admission fresh.

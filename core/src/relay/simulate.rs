@@ -8,39 +8,41 @@ use serde_json::json;
 use slackwater_contracts::{forwarder, multicall3};
 
 use super::rpc::{RpcError, RpcPool};
-pub(super) use crate::request::simulation::Verdict;
+pub(super) use crate::request::simulation::{Environment, MemberSimulation, Verdict};
 use crate::{
     chain::RpcErrorClass,
     request::{
         VerifiedRequest,
         outcome::MemberOutcome,
         simulation::{self, SimulatedBlock},
-        vehicle::{Payload, VehicleKey, forward_data},
+        vehicle::{Payload, VehicleKey, VehicleParams, forward_data},
     },
 };
 
-/// Simulates `payload` from `sender` on the newest block.
+/// Simulates `members`, one after the other, in `environment`; `payload` is all of them, for nodes that can't.
 ///
 /// `ahead` holds forwarder nonces of members whose predecessors are in flight: they are assumed to have executed. That
 /// needs to know where the forwarder stores them, hence only known code (`is_known_forwarder`).
+#[expect(clippy::too_many_arguments, reason = "everything that a simulation depends on")]
 pub(super) async fn simulate(
     pool: &RpcPool,
-    sender: Address,
+    vehicle: &VehicleParams,
     payload: &Payload,
     key: VehicleKey,
     members: &[Arc<VerifiedRequest>],
     ahead: &BTreeMap<(Address, Address), u64>,
+    environment: &Environment,
     is_known_forwarder: bool,
 ) -> Verdict {
     if !ahead.is_empty() && !is_known_forwarder {
         return Verdict::Unknown;
     }
-    let params = simulation::params(sender, payload, key, ahead);
+    let params = simulation::params(vehicle, key, members, ahead, environment);
     let answer: Result<Vec<SimulatedBlock>, RpcError> = pool.call("eth_simulateV1", params).await;
     match answer {
         Ok(blocks) => simulation::verdict(blocks, key, members),
         Err(error) if error.class == RpcErrorClass::EndpointUnusable => {
-            by_call(pool, sender, payload, key, members, ahead).await
+            by_call(pool, vehicle.sender, payload, key, members, ahead).await
         }
         Err(error) if error.class == RpcErrorClass::Reverted => Verdict::Whole(error.message),
         Err(error) => {
@@ -67,7 +69,7 @@ async fn by_call(
         Ok(_) => {}
     }
     let VehicleKey::Forwarder(forwarder) = key else {
-        return Verdict::Members(vec![MemberOutcome::Executed; members.len()]);
+        return Verdict::Members(vec![MemberSimulation::of(MemberOutcome::Executed); members.len()]);
     };
     let firsts: Vec<(usize, forwarder::ForwardRequestData)> = simulation::verifiable(members, ahead)
         .into_iter()
@@ -85,11 +87,11 @@ async fn by_call(
     let params = json!([{ "to": multicall3::ADDRESS, "input": input }, "latest"]);
     let Ok(output) = pool.call::<Bytes>("eth_call", params).await else { return Verdict::Unknown };
     let Ok(results) = multicall3::aggregate3Call::abi_decode_returns(&output) else { return Verdict::Unknown };
-    let mut outcomes = vec![MemberOutcome::Executed; members.len()];
+    let mut outcomes = vec![MemberSimulation::of(MemberOutcome::Executed); members.len()];
     for ((index, _), result) in firsts.iter().zip(results) {
         let is_valid = result.success && result.returnData.last() == Some(&1);
         if !is_valid {
-            outcomes[*index] = MemberOutcome::Untouched;
+            outcomes[*index].outcome = MemberOutcome::Untouched;
         }
     }
     Verdict::Members(outcomes)

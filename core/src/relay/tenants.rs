@@ -136,6 +136,25 @@ impl Tenants {
         tenant.open.fetch_add(count, Ordering::Relaxed);
     }
 
+    /// What an account of the tenant bears, from now on.
+    pub(super) fn spend(&self, tenant: &str, chain_id: u64, wei: U256, now: Timestamp) {
+        let Some(tenant) = self.tenants.get(tenant).filter(|_| !self.is_shared) else { return };
+        if let Some(budget) = &tenant.policy.budget {
+            self.book().spend(&tenant.policy.id, chain_id, budget, wei, now);
+        }
+    }
+
+    /// What a tenant's account may bear without taking anything from what its requests hold, wei. Nothing where only the
+    /// ledger knows.
+    pub(super) fn free(&self, tenant: &str, chain_id: u64, now: Timestamp) -> U256 {
+        let Some(tenant) = self.tenants.get(tenant) else { return U256::MAX };
+        match &tenant.policy.budget {
+            None => U256::MAX,
+            Some(_) if self.is_shared => U256::ZERO,
+            Some(budget) => self.book().free(&tenant.policy.id, chain_id, budget, now),
+        }
+    }
+
     /// A request has ended with this cost.
     pub(super) fn settled(&self, tenant: &str, id: RequestId, cost_wei: U256) {
         let Some(tenant) = self.tenants.get(tenant).filter(|_| !self.is_shared) else { return };

@@ -10,6 +10,7 @@ mod id;
 pub mod outcome;
 mod promise;
 pub(crate) mod receipt;
+pub mod settlement;
 mod signature;
 pub(crate) mod simulation;
 mod status;

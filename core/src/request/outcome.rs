@@ -44,7 +44,7 @@ impl TxReceipt {
 pub enum MemberOutcome {
     /// Executed; the target succeeded.
     Executed,
-    /// The target failed; the user's nonce is consumed. The same signature can never execute again.
+    /// The target failed; the user's nonce is consumed, or the call had a transaction of its own. It is not tried again.
     Failed,
     /// Not executed by this transaction: skipped by the forwarder, or the whole transaction reverted.
     Untouched,
@@ -57,10 +57,10 @@ pub fn decode(key: VehicleKey, members: &[Arc<VerifiedRequest>], is_success: boo
     if !Protection::OutcomeByEvent.is_on() {
         return vec![MemberOutcome::Executed; members.len()];
     }
-    if !is_success {
-        return vec![MemberOutcome::Untouched; members.len()];
-    }
     match key {
+        // Nobody else's gas was in it: its status is the call's outcome.
+        VehicleKey::Single(_) if !is_success => vec![MemberOutcome::Failed; members.len()],
+        _ if !is_success => vec![MemberOutcome::Untouched; members.len()],
         VehicleKey::Multicall | VehicleKey::Single(_) => vec![MemberOutcome::Executed; members.len()],
         VehicleKey::Forwarder(forwarder) => {
             let events = executed(forwarder, logs);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use alloy_primitives::{Address, B256, Bytes, Log, U64, U256, keccak256};
+use alloy_primitives::{Address, B256, Bytes, Keccak256, Log, U64, U128, U256, keccak256};
 use alloy_sol_types::SolValue;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{
     VerifiedRequest,
     outcome::{MemberOutcome, decode},
-    vehicle::{Payload, VehicleKey},
+    vehicle::{Payload, VehicleKey, VehicleParams},
 };
 
 /// Storage slot of `_nonces` in every published `ERC2771Forwarder` 5.x: after the two fallback strings of `EIP712`.
@@ -22,12 +22,44 @@ const MAX_DETAIL_BYTES: usize = 256;
 /// What the simulation says.
 #[derive(Debug, Clone)]
 pub(crate) enum Verdict {
-    /// Outcome of each member, in order.
-    Members(Vec<MemberOutcome>),
+    /// Each member, in order.
+    Members(Vec<MemberSimulation>),
     /// The transaction as a whole would fail; bounded revert data for people.
     Whole(String),
     /// Nothing could be learned (no endpoint, unsupported method): send, and let the receipt tell.
     Unknown,
+}
+
+/// One member, simulated as a transaction of its own after those before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MemberSimulation {
+    /// What became of it.
+    pub(crate) outcome: MemberOutcome,
+    /// Gas of that transaction, base gas included; `None` where no node measured it.
+    pub(crate) gas_used: Option<u64>,
+    /// Bounded revert data for people, where the transaction failed.
+    pub(crate) detail: Option<String>,
+}
+
+impl MemberSimulation {
+    /// An outcome without a measurement.
+    pub(crate) const fn of(outcome: MemberOutcome) -> Self {
+        Self { outcome, gas_used: None, detail: None }
+    }
+}
+
+/// Surroundings of a simulation: those of the block that is to take the batch. A target that looks at them finds what it
+/// will find on chain.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Environment {
+    /// Base fee of that block, wei per gas.
+    pub(crate) base_fee_per_gas: u128,
+    /// Priority fee that is offered, wei per gas.
+    pub(crate) priority_fee_per_gas: u128,
+    /// Balance of the sender, wei, where it is known. The lane decides what it covers; a simulation must not fail for it.
+    pub(crate) balance_wei: Option<U256>,
+    /// Parent block, on whose state it runs; the node's newest without one.
+    pub(crate) parent: Option<u64>,
 }
 
 /// Answer of `eth_simulateV1`, one for each block.
@@ -40,6 +72,8 @@ pub(crate) struct SimulatedBlock {
 #[serde(rename_all = "camelCase")]
 struct SimulatedCall {
     status: U64,
+    #[serde(default)]
+    gas_used: Option<U64>,
     #[serde(default)]
     return_data: Bytes,
     #[serde(default)]
@@ -61,15 +95,17 @@ pub(crate) fn call(sender: Address, payload: &Payload) -> Value {
     })
 }
 
-/// Parameters of `eth_simulateV1` for `payload` from `sender` on the newest block.
+/// Parameters of `eth_simulateV1`: each of `members` as a transaction of its own, one after the other.
 ///
-/// `ahead` holds forwarder nonces of members whose predecessors are in flight: they are assumed to have executed. That
-/// needs to know where the forwarder stores them, hence only known code.
+/// Alone, a member meets its own gas limit: what its target burns beyond that shows here, and what it used is its share of
+/// the cost (invariant I13). `ahead` holds forwarder nonces of members whose predecessors are in flight: they are assumed
+/// to have executed. That needs to know where the forwarder stores them, hence only known code.
 pub(crate) fn params(
-    sender: Address,
-    payload: &Payload,
+    vehicle: &VehicleParams,
     key: VehicleKey,
+    members: &[Arc<VerifiedRequest>],
     ahead: &BTreeMap<(Address, Address), u64>,
+    environment: &Environment,
 ) -> Value {
     let mut overrides = serde_json::Map::new();
     if let VehicleKey::Forwarder(forwarder) = key
@@ -84,21 +120,48 @@ pub(crate) fn params(
             .collect();
         overrides.insert(forwarder.to_string(), json!({ "stateDiff": slots }));
     }
-    // The sender's balance is the lane's concern, and value is checked there.
-    overrides.insert(sender.to_string(), json!({ "balance": U256::MAX >> 8 }));
-    json!([{ "blockStateCalls": [{ "stateOverrides": overrides, "calls": [call(sender, payload)] }] }, "latest"])
+    let Environment { base_fee_per_gas: base, priority_fee_per_gas: tip, balance_wei, parent } = *environment;
+    let price = base.saturating_add(tip);
+    let mut needed_wei = U256::ZERO;
+    let mut randao = Keccak256::new();
+    let calls: Vec<Value> = members
+        .iter()
+        .map(|member| {
+            let payload = vehicle.payload(key, std::slice::from_ref(member));
+            let gas_wei = U256::from(payload.gas_limit).saturating_mul(U256::from(price));
+            needed_wei = needed_wei.saturating_add(gas_wei).saturating_add(payload.value);
+            randao.update(member.id().0);
+            let mut call = call(vehicle.sender, &payload);
+            // Without a price a target would see `tx.gasprice` 0, and know that this is no transaction. The same goes for
+            // an impossible balance, and for a `prevrandao` of 0.
+            call["maxFeePerGas"] = json!(U128::from(price));
+            call["maxPriorityFeePerGas"] = json!(U128::from(tip));
+            call
+        })
+        .collect();
+    let balance = balance_wei.unwrap_or_default().max(needed_wei);
+    overrides.insert(vehicle.sender.to_string(), json!({ "balance": balance }));
+    let block = json!({ "baseFeePerGas": U128::from(base), "prevRandao": randao.finalize() });
+    let parent = parent.map_or_else(|| json!("latest"), |number| json!(U64::from(number)));
+    json!([{ "blockStateCalls": [{ "blockOverrides": block, "stateOverrides": overrides, "calls": calls }] }, parent])
 }
 
 /// What the answer to [`params`] means.
 pub(crate) fn verdict(blocks: Vec<SimulatedBlock>, key: VehicleKey, members: &[Arc<VerifiedRequest>]) -> Verdict {
-    let Some(call) = blocks.into_iter().next().and_then(|block| block.calls.into_iter().next()) else {
+    let calls = blocks.into_iter().next().map(|block| block.calls).unwrap_or_default();
+    if calls.len() != members.len() {
         return Verdict::Unknown;
-    };
-    if call.status != U64::from(1) {
-        return Verdict::Whole(revert_text(&call.return_data));
     }
-    let logs: Vec<Log> = call.logs.into_iter().filter_map(|log| Log::new(log.address, log.topics, log.data)).collect();
-    Verdict::Members(decode(key, members, true, &logs))
+    let simulated = calls.into_iter().zip(members).map(|(call, member)| {
+        let gas_used = call.gas_used.map(|gas| gas.to());
+        let is_success = call.status == U64::from(1);
+        let detail = (!is_success).then(|| revert_text(&call.return_data));
+        let logs: Vec<Log> =
+            call.logs.into_iter().filter_map(|log| Log::new(log.address, log.topics, log.data)).collect();
+        let outcome = decode(key, std::slice::from_ref(member), is_success, &logs).pop();
+        MemberSimulation { outcome: outcome.unwrap_or(MemberOutcome::Untouched), gas_used, detail }
+    });
+    Verdict::Members(simulated.collect())
 }
 
 /// Places of the members that `verify` can tell about without a simulation: a signer's first one, unless a predecessor is in

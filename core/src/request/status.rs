@@ -141,6 +141,8 @@ reasons! {
     CancelledByOwner = "cancelled_by_owner",
     /// Transactions that carried it failed as a whole, even alone.
     BatchFailed = "batch_failed",
+    /// What transactions with it burnt leaves too little of its reservation for another.
+    ReservationSpent = "reservation_spent",
     /// Nodes refuse a transaction with it for good (too large, too much gas).
     RefusedByNodes = "refused_by_nodes",
     /// The lane's nonce was consumed by a transaction that is not ours.

@@ -32,6 +32,17 @@ impl VehicleKey {
     }
 }
 
+/// With whom a request may share a transaction. The trust check of an `executeBatch` gets all gas that is left, wherever a
+/// member stands, and a target can behave otherwise on chain than in every simulation: so company is a question of whose
+/// money is at risk. Requests of different tenants never share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Company {
+    /// With all of its tenant's whose targets the tenant's policy names.
+    Named,
+    /// With the same signer's only, or with the same target's as far as that target's record reaches.
+    Unnamed,
+}
+
 /// What a transaction says, whatever it will pay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payload {
@@ -91,6 +102,17 @@ impl VehicleParams {
     /// Gas of a transaction before its first member.
     pub const fn base_gas(&self) -> u64 {
         self.schedule.tx_base_gas + BATCH_MARGIN_GAS
+    }
+
+    /// Gas that is reserved for a request that adds `member_gas`: a transaction of its own, and an empty one that may have to
+    /// take its place.
+    pub const fn reserved_gas(&self, member_gas: u64) -> u64 {
+        self.base_gas().saturating_add(member_gas).saturating_add(self.schedule.tx_base_gas)
+    }
+
+    /// Gas of a member that the forwarder skips, at most: all but the call to its target.
+    pub fn skip_gas(&self, request: &VerifiedRequest) -> u64 {
+        self.member_gas(request).saturating_sub(request.gas().saturating_add(request.gas() / 63))
     }
 
     /// Bytes that `request` adds to a transaction.

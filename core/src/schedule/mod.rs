@@ -18,6 +18,7 @@ mod guard;
 mod offer;
 mod outlook;
 mod queue;
+mod targets;
 pub mod timing;
 
 pub use guard::{GuardTime, TipEstimator, fee_cap};

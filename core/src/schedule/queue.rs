@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use alloy_primitives::{Address, B256};
+use alloy_primitives::{Address, B256, U256};
 
 use pick::{Picker, Room};
 use signer::SignerState;
@@ -17,9 +17,13 @@ use signer::SignerState;
 use super::{
     FeeOutlook,
     company::{Habit, Patience},
+    targets::TargetRecords,
 };
 use crate::{
-    request::{LaneId, RequestId, VerifiedRequest, vehicle::VehicleKey},
+    request::{
+        LaneId, RequestId, VerifiedRequest,
+        vehicle::{Company, VehicleKey},
+    },
     time::Timestamp,
 };
 
@@ -38,8 +42,14 @@ pub struct QueuedRequest {
     pub gas: u64,
     /// Bytes it adds to a transaction.
     pub bytes: usize,
-    /// Highest price of gas that its reservation covers.
+    /// Highest price of gas that its reservation covers. It falls with what was spent on transactions that did not end it.
     pub ceiling_wei_per_gas: u128,
+    /// What was reserved for it, wei.
+    pub reserved_wei: U256,
+    /// What of that went into final transactions, wei.
+    pub spent_wei: U256,
+    /// With whom it may share a transaction.
+    pub company: Company,
     /// Simulations that it failed.
     pub simulations: u32,
     /// Transactions with it that failed as a whole: it travels in ever smaller company.
@@ -176,6 +186,8 @@ pub struct Queue {
     groups: BTreeMap<VehicleKey, Group>,
     habits: BTreeMap<VehicleKey, Habit>,
     deadlines: BTreeSet<(Timestamp, RequestId)>,
+    /// What unnamed targets showed on chain.
+    targets: TargetRecords,
     weights: BTreeMap<Arc<str>, u32>,
     waiting: usize,
 }
@@ -189,6 +201,36 @@ impl Queue {
     /// Sets a tenant's share of the capacity; 1 without.
     pub fn set_weight(&mut self, tenant: &str, weight: u32) {
         self.weights.insert(tenant.into(), weight.max(1));
+    }
+
+    /// A transaction with these requests was included. A clean one (nothing failed as a whole, nobody was skipped) earns its
+    /// unnamed targets company; gives those for which it counts. One that failed as a whole, with requests to one target
+    /// only, costs that target what it has earned.
+    pub fn ran(
+        &mut self,
+        members: impl Iterator<Item = RequestId>,
+        is_success: bool,
+        has_skipped: bool,
+    ) -> Vec<Address> {
+        let entries = members.filter_map(|id| self.entries.get(&id));
+        let unnamed = entries.filter(|entry| entry.company == Company::Unnamed);
+        let mut targets: Vec<Address> = unnamed.map(|entry| entry.request.target()).collect();
+        targets.sort_unstable();
+        targets.dedup();
+        match (is_success, has_skipped, targets.as_slice()) {
+            (true, false, _) => targets.iter().for_each(|target| self.targets.ran(*target, true)),
+            (false, _, [target]) => {
+                self.targets.ran(*target, false);
+                targets.clear();
+            }
+            _ => targets.clear(),
+        }
+        targets
+    }
+
+    /// A reorg took back what [`Self::ran`] counted for these targets.
+    pub fn unran(&mut self, targets: &[Address]) {
+        targets.iter().for_each(|target| self.targets.unran(*target));
     }
 
     /// Requests that wait.

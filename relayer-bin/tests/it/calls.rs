@@ -90,6 +90,23 @@ impl Stage {
     }
 }
 
+/// A call that reverts on chain has failed: one transaction, at its tenant's cost.
+#[tokio::test]
+async fn a_call_that_reverts_on_chain_is_paid_once() -> Result<()> {
+    let stage = stage(Pace::Quarter).chain_key("simulate", false).raise().await?;
+    let before = stage.node().balance(stage.lane()).await?;
+    let bad = call(stage.world.nasty, &revertAlwaysCall { reason: "no such luck".to_owned() }, false);
+    let id = stage.submit_call(&bad, "bad").await?;
+    stage.settle().await?;
+    let state: Value = stage.client().get_json(&format!("/v1/requests/{id}")).await?;
+    assert_eq!((state["status"].as_str(), state["reason"].as_str()), (Some("reverted"), Some("target_reverted")));
+    let lost = before - stage.node().balance(stage.lane()).await?;
+    assert_eq!(state["costWei"].as_str(), Some(lost.to_string().as_str()));
+    assert_eq!(stage.node().nonce(stage.lane()).await?, 1);
+    stage.check_calls().await?;
+    stage.close().await
+}
+
 #[tokio::test]
 async fn alone_and_together() -> Result<()> {
     let stage = stage(Pace::Quarter).raise().await?;

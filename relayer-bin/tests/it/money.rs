@@ -1,16 +1,23 @@
 //! What it cost is what left the account, and no budget is exceeded.
 
-use alloy_primitives::{Bytes, U256, keccak256};
+use alloy_primitives::{B256, Bytes, U256, keccak256};
 use alloy_sol_types::SolCall;
 use serde::Deserialize;
+use serde_json::json;
 use slackwater_benches::{
     Result,
     client::Submitted,
     wallet::{Ask, Crowd, SignedRequest, unix_seconds},
 };
-use slackwater_contracts::nasty::INasty::{paidCall, payCall, revertAlwaysCall};
+use slackwater_contracts::{
+    guestbook::IGuestbook::markCall,
+    nasty::INasty::{paidCall, payCall, revertAlwaysCall, setTrustCall},
+};
 
 use crate::stage::{Pace, Stage};
+
+/// `isTrustedForwarder` of the target burns all the gas there is.
+const BURN: u8 = 2;
 
 /// What a request is said to have cost.
 #[derive(Debug, Deserialize)]
@@ -73,6 +80,39 @@ async fn costs_add_up_to_what_the_account_lost() -> Result<()> {
     }
     let after = stage.node().balance(stage.lane()).await?;
     assert_eq!(stage.costs(&all).await?, before - after, "the sum of all costs");
+    stage.close().await
+}
+
+/// A target that burns all the gas there is, unseen by any simulation: what it takes is its tenant's, to the wei, and never more
+/// than was reserved for it.
+#[tokio::test]
+async fn a_burnt_transaction_is_paid_by_its_tenant() -> Result<()> {
+    let limit = U256::from(10_u64).pow(U256::from(17));
+    let tenant = format!(
+        "[[tenant]]\nid = \"default\"\noperator = true\nbudget = {{ limit_wei = \"{limit}\", period_s = 0 }}\n"
+    );
+    let stage = Stage::at(Pace::Quarter).chain_key("simulate", false).extra(&tenant).raise().await?;
+    let node = stage.node();
+    let from = node.accounts().await?[0];
+    let data = Bytes::from(setTrustCall { mode: BURN }.abi_encode());
+    let burn = json!({ "from": from, "to": stage.world.nasty, "data": data });
+    let _: B256 = node.call("eth_sendTransaction", json!([burn])).await?;
+    let before = node.balance(stage.lane()).await?;
+    let mut crowd = Crowd::new(&stage.world, 8);
+    let bad: Vec<_> = (0..8)
+        .map(|i| crowd.sign(i, &ask(&stage, markCall { tag: keccak256("burnt") }.abi_encode(), U256::ZERO)))
+        .collect();
+    stage.submit(&bad).await?;
+    stage.settle().await?;
+    for request in &bad {
+        let state = stage.client().request(request.id).await?;
+        assert_eq!(state.status, "rejected");
+        let reason = state.reason.unwrap_or_default();
+        assert!(["batch_failed", "reservation_spent"].contains(&reason.as_str()), "{reason}");
+    }
+    let lost = before - node.balance(stage.lane()).await?;
+    assert!(lost > U256::ZERO && lost <= limit, "{lost} of {limit}");
+    assert_eq!(stage.costs(&bad).await?, lost, "what left the lane is what the requests cost");
     stage.close().await
 }
 

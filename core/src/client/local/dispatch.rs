@@ -22,7 +22,7 @@ use crate::{
     request::{
         Reason, RequestId, Status, VerifiedRequest,
         outcome::MemberOutcome,
-        simulation::{self, SimulatedBlock, Verdict},
+        simulation::{self, Environment, MemberSimulation, SimulatedBlock, Verdict},
         vehicle::{Payload, VehicleKey, forward_data},
     },
     schedule::Selection,
@@ -49,7 +49,7 @@ pub(super) struct Candidate {
     ahead: BTreeMap<User, u64>,
     extra_wei: U256,
     /// Without `eth_simulateV1`: what each member's verification said so far.
-    outcomes: Vec<MemberOutcome>,
+    outcomes: Vec<MemberSimulation>,
     waits: usize,
 }
 
@@ -95,7 +95,7 @@ impl LocalRelay {
         }
         let payload = self.params.payload(selection.key, &members);
         self.next_id += 1;
-        let outcomes = vec![MemberOutcome::Executed; members.len()];
+        let outcomes = vec![MemberSimulation::of(MemberOutcome::Executed); members.len()];
         let extra_wei = U256::ZERO;
         let id = self.next_id;
         self.candidate = Some(Candidate { id, selection, members, payload, ahead, extra_wei, outcomes, waits: 0 });
@@ -193,7 +193,11 @@ impl LocalRelay {
             let params = json!([simulation::call(sender, &candidate.payload), "latest"]);
             self.call(now, Purpose::Whole { candidate: id }, "eth_call", params);
         } else {
-            let params = simulation::params(sender, &candidate.payload, key, &candidate.ahead);
+            let priority_fee_per_gas =
+                self.offer(now, candidate.selection.deadline).map_or(0, |fees| fees.max_priority_fee_per_gas);
+            let base_fee_per_gas = self.head.map_or(0, |head| head.next_base_fee);
+            let environment = Environment { base_fee_per_gas, priority_fee_per_gas, ..Environment::default() };
+            let params = simulation::params(&self.params, key, &candidate.members, &candidate.ahead, &environment);
             self.call(now, Purpose::Simulate { candidate: id }, "eth_simulateV1", params);
         }
     }
@@ -258,7 +262,7 @@ impl LocalRelay {
             None => class != Some(RpcErrorClass::Reverted),
         };
         if !is_valid && let Some(outcome) = candidate.outcomes.get_mut(place) {
-            *outcome = MemberOutcome::Untouched;
+            outcome.outcome = MemberOutcome::Untouched;
         }
         if candidate.waits == 0 {
             let outcomes = candidate.outcomes.clone();
@@ -280,7 +284,7 @@ impl LocalRelay {
                     self.launch(now);
                 }
             }
-            Verdict::Members(outcomes) => self.sift(now, &outcomes),
+            Verdict::Members(simulated) => self.sift(now, simulated),
             Verdict::Whole(detail) => {
                 let Some(candidate) = self.candidate.take() else { return };
                 let is_alone = candidate.members.len() == 1;
@@ -308,41 +312,40 @@ impl LocalRelay {
     }
 
     /// Sends those who would succeed; the others wait for another block, or end.
-    fn sift(&mut self, now: Timestamp, outcomes: &[MemberOutcome]) {
-        if outcomes.iter().all(|outcome| *outcome == MemberOutcome::Executed) {
+    fn sift(&mut self, now: Timestamp, simulated: Vec<MemberSimulation>) {
+        if simulated.iter().all(|member| member.outcome == MemberOutcome::Executed) {
             return self.launch(now);
         }
         let Some(mut candidate) = self.candidate.take() else { return };
         let mut broken: Vec<User> = Vec::new();
         let mut good = Vec::with_capacity(candidate.members.len());
         let mut failed = Vec::new();
-        for (member, outcome) in std::mem::take(&mut candidate.members).into_iter().zip(outcomes) {
+        for (member, simulated) in std::mem::take(&mut candidate.members).into_iter().zip(simulated) {
             let user = member.sequence().map(|(forwarder, signer, _)| (forwarder, signer));
             if user.is_some_and(|user| broken.contains(&user)) {
                 // Its predecessor stays behind, so its own outcome says nothing.
                 self.held.push(member.id());
                 continue;
             }
-            match outcome {
-                MemberOutcome::Executed => good.push(member),
-                MemberOutcome::Failed => {
-                    broken.extend(user);
-                    failed.push((member.id(), user, Reason::SimulationReverted));
+            let reason = match simulated.outcome {
+                MemberOutcome::Executed => {
+                    good.push(member);
+                    continue;
                 }
-                MemberOutcome::Untouched => {
-                    broken.extend(user);
-                    failed.push((member.id(), user, Reason::InvalidOnChain));
-                }
-            }
+                MemberOutcome::Untouched if user.is_some() => Reason::InvalidOnChain,
+                MemberOutcome::Failed | MemberOutcome::Untouched => Reason::SimulationReverted,
+            };
+            broken.extend(user);
+            failed.push((member.id(), user, reason, simulated.detail));
         }
-        for (id, user, reason) in failed {
+        for (id, user, reason, detail) in failed {
             if reason == Reason::InvalidOnChain
                 && let Some(user) = user
             {
                 // Perhaps somebody else used the nonce: look again before judging.
                 self.recheck_user(now, user);
             }
-            self.failed_simulation(now, id, &candidate.ahead, reason, None);
+            self.failed_simulation(now, id, &candidate.ahead, reason, detail.as_deref());
         }
         if good.is_empty() {
             return;

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use alloy_primitives::{Address, B256};
+use alloy_primitives::{Address, B256, U256};
 use serde_json::Value;
 
 use super::{
@@ -21,7 +21,10 @@ use super::{
 };
 use crate::{
     lane::{AttemptKey, Event, HeadInfo, Lane, LaneConfig, RestoredSlot},
-    request::{LaneId, RequestId, Status, VerifiedRequest, vehicle::VehicleKey, vehicle::VehicleParams},
+    request::{
+        LaneId, RequestId, Status, VerifiedRequest,
+        vehicle::{Company, VehicleKey, VehicleParams},
+    },
     schedule::{Queue, QueuedRequest},
     time::Timestamp,
 };
@@ -262,6 +265,10 @@ impl LocalRelay {
             gas: self.params.member_gas(&request),
             bytes: self.params.member_bytes(&request),
             ceiling_wei_per_gas: record.ceiling_wei_per_gas,
+            // One key pays for all, by whoever's choice they came.
+            reserved_wei: U256::MAX,
+            spent_wei: U256::ZERO,
+            company: Company::Named,
             simulations: 0,
             batch_failures: record.batch_failures,
             request: request.clone(),

@@ -11,8 +11,8 @@ use crate::{
         LedgerError,
         apply::{BatchEntry, Cursor, Needs, RequestEntry, SpentKey, WorkingSet, holds_nonce},
         rows::{
-            Bind, Cells, batch_columns, bind_attempt, bind_batch, bind_batch_change, bind_change, bind_decision,
-            bind_event, bind_request, payload_columns, request_columns,
+            Bind, Cells, batch_columns, bind_account, bind_attempt, bind_batch, bind_batch_change, bind_change,
+            bind_decision, bind_event, bind_request, payload_columns, request_columns,
         },
     },
     request::LaneId,
@@ -108,6 +108,8 @@ static INSERT_EVENTS: Rows = Rows::new(
 );
 static INSERT_DECISIONS: Rows =
     Rows::new("INSERT INTO decisions (seq, at_ms, prev, hash, body) SELECT * FROM ", "nnbbt", "");
+static INSERT_ACCOUNTS: Rows =
+    Rows::new("INSERT INTO batch_accounts (batch, account, tenant, chain_id, wei, at_ms) SELECT * FROM ", "nttntn", "");
 static SET_META: Rows = Rows::new(
     "INSERT INTO meta (key, value) SELECT * FROM ",
     "tt",
@@ -305,6 +307,7 @@ pub(super) async fn store(connection: &mut PgConnection, mut set: WorkingSet) ->
     keys.await?;
     INSERT_EVENTS.run(connection, set.new_events, |args, (request, event)| bind_event(args, request, event)).await?;
     INSERT_DECISIONS.run(connection, set.new_decisions, bind_decision).await?;
+    INSERT_ACCOUNTS.run(connection, set.new_accounts, bind_account).await?;
     let meta = SET_META.run(connection, set.new_meta, |args, (key, value)| {
         args.str(key);
         args.str(value);

@@ -14,8 +14,8 @@ use crate::{
         LedgerError,
         apply::{BatchEntry, Cursor, Needs, RequestEntry, SpentKey, WorkingSet, holds_nonce},
         rows::{
-            Bind, Cells, batch_columns, bind_attempt, bind_batch, bind_batch_change, bind_change, bind_decision,
-            bind_event, bind_request, payload_columns, request_columns, storage_error,
+            Bind, Cells, batch_columns, bind_account, bind_attempt, bind_batch, bind_batch_change, bind_change,
+            bind_decision, bind_event, bind_request, payload_columns, request_columns, storage_error,
         },
     },
     request::LaneId,
@@ -123,6 +123,11 @@ static INSERT_EVENTS: Rows = Rows::new(
 );
 static INSERT_DECISIONS: Rows =
     Rows::new("INSERT OR ROLLBACK INTO decisions (seq, at_ms, prev, hash, body) SELECT * FROM (VALUES ", 5, NEW_ROWS);
+static INSERT_ACCOUNTS: Rows = Rows::new(
+    "INSERT OR ROLLBACK INTO batch_accounts (batch, account, tenant, chain_id, wei, at_ms) SELECT * FROM (VALUES ",
+    6,
+    NEW_ROWS,
+);
 static SET_META: Rows = Rows::new(
     "INSERT INTO meta (key, value) SELECT * FROM (VALUES ",
     2,
@@ -344,6 +349,7 @@ pub(super) async fn store(
     });
     script.add(THEN, &INSERT_EVENTS, set.new_events, |args, (request, event)| bind_event(args, request, event));
     script.add(THEN, &INSERT_DECISIONS, set.new_decisions, bind_decision);
+    script.add(THEN, &INSERT_ACCOUNTS, set.new_accounts, bind_account);
     script.add(THEN, &SET_META, set.new_meta, |args, (key, value)| {
         args.str(key);
         args.str(value);

@@ -68,7 +68,7 @@ impl ChainService {
         let mut costs = Vec::with_capacity(ended.len());
         for (id, reason) in ended {
             let Some(entry) = self.queue.remove(*id, false) else { continue };
-            costs.push((entry.tenant, *id, alloy_primitives::U256::ZERO));
+            costs.push((entry.tenant, *id, entry.spent_wei));
             count_ended(to, Some(*reason), 1);
             let mut change = RequestChange::to(*id, to).because(*reason);
             change.detail = detail.map(str::to_owned);

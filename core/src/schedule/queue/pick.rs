@@ -1,9 +1,16 @@
 //! Who travels in one transaction.
 
+use std::sync::Arc;
+
+use alloy_primitives::Address;
+
 use super::{ComposeLimits, Group, Head, Queue, QueuedRequest, group_key};
 use crate::{
-    request::{LaneId, RequestId, vehicle::VehicleKey},
-    schedule::{FeeOutlook, company::Habit},
+    request::{
+        LaneId, RequestId,
+        vehicle::{Company, VehicleKey},
+    },
+    schedule::{FeeOutlook, company::Habit, targets::TargetRecords},
     time::Timestamp,
 };
 
@@ -11,6 +18,7 @@ type Ready<'a> = std::iter::Peekable<std::collections::btree_set::Iter<'a, (Time
 
 /// A tenant's requests, as far as they were looked at.
 struct Cursor<'a> {
+    tenant: &'a Arc<str>,
     virtual_time: u64,
     weight: u64,
     ready: Ready<'a>,
@@ -39,6 +47,7 @@ impl<'a> Picker<'a> {
             .iter()
             .filter(|(_, share)| !share.ready.is_empty())
             .map(|(tenant, share)| Cursor {
+                tenant,
                 virtual_time: share.virtual_time,
                 weight: u64::from(queue.weights.get(tenant).copied().unwrap_or(1)),
                 ready: share.ready.iter().peekable(),
@@ -61,6 +70,7 @@ impl<'a> Picker<'a> {
             };
             self.advance(index);
         }
+        self.room.close_if_alone(&self.queue.targets);
     }
 
     /// Those who are not yet eligible, but save so much by joining these that now is the better moment for them too.
@@ -80,13 +90,18 @@ impl<'a> Picker<'a> {
         }
     }
 
-    /// The tenant whose first request comes next, by the rank that is given to it; without a rank it does not come.
+    /// The tenant whose first request comes next, by the rank that is given to it; without a rank it does not come. Once a
+    /// tenant has something in the room, only its own: every transaction has one tenant that pays.
     fn next(
         &mut self,
         rank: impl Fn(Timestamp, Option<&QueuedRequest>, u64) -> Option<(u8, u64)>,
     ) -> Option<((u8, u64), Timestamp, u64, usize)> {
         let queue = self.queue;
+        let owner = self.room.tenant.clone();
         let ranked = self.cursors.iter_mut().enumerate().filter_map(|(index, cursor)| {
+            if owner.as_ref().is_some_and(|owner| owner != cursor.tenant) {
+                return None;
+            }
             let (deadline, seq, head) = **cursor.ready.peek()?;
             Some((rank(deadline, queue.head(head), cursor.virtual_time)?, deadline, seq, index))
         });
@@ -100,7 +115,7 @@ impl<'a> Picker<'a> {
         match head {
             Head::Request(id) => {
                 if let Some(entry) = self.queue.entries.get(id) {
-                    self.room.add(entry, self.limits);
+                    self.room.add(entry, self.limits, &self.queue.targets);
                 }
             }
             Head::Signer(signer) => {
@@ -110,7 +125,8 @@ impl<'a> Picker<'a> {
                 }
                 let Some(mut nonce) = state.next() else { return };
                 while let Some(entry) = state.waiting.get(&nonce).and_then(|(id, _)| self.queue.entries.get(id)) {
-                    if group_key(&entry.request) != self.key || !self.room.add(entry, self.limits) {
+                    if group_key(&entry.request) != self.key || !self.room.add(entry, self.limits, &self.queue.targets)
+                    {
                         break;
                     }
                     let Some(after) = nonce.checked_add(1) else { break };
@@ -123,6 +139,10 @@ impl<'a> Picker<'a> {
     }
 }
 
+fn signer_of(entry: &QueuedRequest) -> Option<Address> {
+    entry.request.sequence().map(|(_, signer, _)| signer)
+}
+
 /// What still fits.
 pub(super) struct Room {
     pub(super) members: Vec<RequestId>,
@@ -130,23 +150,64 @@ pub(super) struct Room {
     bytes: usize,
     max_members: usize,
     least_ceiling: Option<u128>,
+    /// Who pays.
+    tenant: Option<Arc<str>>,
+    /// Whose requests are in it; `None` for a tenant's own calls.
+    signers: Vec<Option<Address>>,
+    /// The target of all of them, while it is one.
+    target: Option<Address>,
+    has_unnamed: bool,
+    /// Looks at requests that can't join because of their company.
+    misses: usize,
     pub(super) is_full: bool,
 }
 
+/// Requests in a row that may not join a transaction's company, after which no more are looked at.
+const MAX_MISSES: usize = 256;
+
 impl Room {
-    const fn new(limits: &ComposeLimits) -> Self {
+    fn new(limits: &ComposeLimits) -> Self {
         Self {
             members: Vec::new(),
             gas: limits.base_gas,
             bytes: 0,
             max_members: limits.max_batch,
             least_ceiling: None,
+            tenant: None,
+            signers: Vec::new(),
+            target: None,
+            has_unnamed: false,
+            misses: 0,
             is_full: false,
         }
     }
 
+    /// Whether `entry` may share with those that are in: with an unnamed target among them there is one signer, or one target,
+    /// of as many signers as its record allows.
+    fn may_share(&self, entry: &QueuedRequest, targets: &TargetRecords) -> bool {
+        if self.members.is_empty() || (!self.has_unnamed && entry.company == Company::Named) {
+            return true;
+        }
+        let signer = signer_of(entry);
+        let signers = self.signers.len() + usize::from(!self.signers.contains(&signer));
+        let target = entry.request.target();
+        signers == 1 || (self.target == Some(target) && signers <= 1 + targets.further_signers(target))
+    }
+
+    /// Nobody else may join a signer whose target has no record: there is no company to wait for.
+    fn close_if_alone(&mut self, targets: &TargetRecords) {
+        let further = self.target.map_or(0, |target| targets.further_signers(target));
+        self.is_full |= self.has_unnamed && further == 0;
+    }
+
     /// Adds `entry` if it fits; `false` if it can't join this transaction.
-    fn add(&mut self, entry: &QueuedRequest, limits: &ComposeLimits) -> bool {
+    fn add(&mut self, entry: &QueuedRequest, limits: &ComposeLimits, targets: &TargetRecords) -> bool {
+        if !self.may_share(entry, targets) {
+            self.misses += 1;
+            // Those behind it are as many as the tenant likes to queue.
+            self.is_full = self.misses >= MAX_MISSES;
+            return false;
+        }
         if entry.ceiling_wei_per_gas < limits.next_base_fee {
             return false;
         }
@@ -173,6 +234,14 @@ impl Room {
         }
         self.max_members = self.max_members.min(company);
         (self.gas, self.bytes) = (gas, bytes);
+        let target = entry.request.target();
+        self.target = (self.members.is_empty() || self.target == Some(target)).then_some(target);
+        self.tenant.get_or_insert_with(|| entry.tenant.clone());
+        self.has_unnamed |= entry.company == Company::Unnamed;
+        let signer = signer_of(entry);
+        if !self.signers.contains(&signer) {
+            self.signers.push(signer);
+        }
         self.members.push(entry.request.id());
         if self.members.len() >= self.max_members {
             self.is_full = true;

@@ -321,12 +321,17 @@ impl Chain {
             "eth_getCode" => json!(self.code),
             "eth_simulateV1" if self.has_simulate => {
                 let block = &params[0]["blockStateCalls"][0];
-                let call = &block["calls"][0];
+                let calls = block["calls"].as_array().expect("calls");
                 let mut state = self.state();
                 for (_, slots) in block["stateOverrides"].as_object().expect("overrides") {
                     if let Some(slots) = slots["stateDiff"].as_object() {
-                        let batch = executeBatchCall::abi_decode(&call_of(call).data).expect("a batch");
-                        let users: BTreeSet<Address> = batch.requests.iter().map(|request| request.from).collect();
+                        let users: BTreeSet<Address> = calls
+                            .iter()
+                            .flat_map(|call| {
+                                executeBatchCall::abi_decode(&call_of(call).data).expect("a batch").requests
+                            })
+                            .map(|request| request.from)
+                            .collect();
                         for (slot, nonce) in slots {
                             let is_it =
                                 |user: &&Address| keccak256((**user, U256::from(2)).abi_encode()).to_string() == *slot;
@@ -336,8 +341,15 @@ impl Chain {
                         }
                     }
                 }
-                let (is_success, logs) = state.run(&call_of(call), self.blocks.last().expect("a head").timestamp);
-                json!([{ "calls": [{ "status": if is_success { "0x1" } else { "0x0" }, "returnData": "0x", "logs": logs }] }])
+                let time = self.blocks.last().expect("a head").timestamp;
+                let calls: Vec<Value> = calls
+                    .iter()
+                    .map(|call| {
+                        let (is_success, logs) = state.run(&call_of(call), time);
+                        json!({ "status": if is_success { "0x1" } else { "0x0" }, "returnData": "0x", "logs": logs })
+                    })
+                    .collect();
+                json!([{ "calls": calls }])
             }
             "eth_call" => return self.call(&params[0]),
             _ => return error(-32_601, "the method does not exist"),

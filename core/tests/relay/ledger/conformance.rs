@@ -10,12 +10,12 @@ use alloy_primitives::{Address, U256};
 use slackwater::{
     Timestamp,
     ledger::{
-        AcceptOutcome, AttemptKind, AttemptRecord, BatchRecord, BatchState, BudgetLimit, DecisionRow, EventFilter,
-        EventRecord, Fence, Ledger, NewRequest, PlannedBatch, RequestChange, RequestFilter, RequestRecord, SpentRow,
-        Write, WriteOutcome,
+        AcceptOutcome, AccountEntry, AttemptKind, AttemptRecord, BatchRecord, BatchState, Bill, BudgetLimit,
+        DecisionRow, EventFilter, EventRecord, Fence, Ledger, NewRequest, PlannedBatch, RequestChange, RequestFilter,
+        RequestRecord, SpentRow, Write, WriteOutcome,
     },
     provenance::{Decision, Entry, Head, verify_chain_from},
-    request::{BatchId, LaneId, Reason, Status},
+    request::{BatchId, LaneId, Reason, Status, settlement::CostAccount},
 };
 
 use crate::ledger::{Store, sample::*};
@@ -60,6 +60,8 @@ conformance! {
     attempts_are_appended
     batch_moves_its_members
     batch_write_repeated_is_harmless
+    a_bill_that_does_not_add_up_is_refused
+    costs_add_up_over_transactions
     batch_state_never_goes_back
     reorganisation_takes_back_inclusion
     members_go_back_to_the_queue
@@ -130,9 +132,14 @@ fn included(state: BatchState, to: Status, block: u64) -> Write {
             tx_hash: Some(attempt(0, 0).hash),
             block_number: Some(block),
             gas_used: Some(45_000),
-            cost_wei: Some(U256::from(350)),
+            charged_wei: if state.is_final() { U256::from(350) } else { U256::ZERO },
             ..RequestChange::to(id(1), to)
         }],
+        bill: state.is_final().then(|| {
+            let wei = U256::from(350);
+            let entry = AccountEntry { account: CostAccount::Overrun, tenant: Some("acme".to_owned()), wei };
+            Box::new(Bill { value_wei: U256::ZERO, accounts: vec![entry] })
+        }),
         at: Timestamp(NOW.0 + block),
     }
 }

@@ -8,8 +8,8 @@ use std::{
 use async_trait::async_trait;
 use slackwater::{
     ledger::{
-        AttemptRecord, BatchRecord, DecisionRow, Durable, EventFilter, EventRecord, GroupCommit, GroupCommitConfig,
-        Ledger, LedgerError, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+        AccountRow, AttemptRecord, BatchRecord, DecisionRow, Durable, EventFilter, EventRecord, GroupCommit,
+        GroupCommitConfig, Ledger, LedgerError, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
     },
     request::{BatchId, LaneId, RequestId, Status},
 };
@@ -93,6 +93,9 @@ impl Ledger for Staged {
     }
     async fn spent(&self, since_ms: u64) -> Result<Vec<SpentRow>, LedgerError> {
         self.inner.spent(since_ms).await
+    }
+    async fn accounts(&self) -> Result<Vec<AccountRow>, LedgerError> {
+        self.inner.accounts().await
     }
     async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<DecisionRow>, LedgerError> {
         self.inner.decisions(after, limit).await

@@ -22,7 +22,7 @@ fn write() -> impl Strategy<Value = Write> {
         let change = (0..8_u64, status(), any::<bool>(), proptest::option::of(0..500_u64)).prop_map(
             |(n, to, batch_failed, cost)| RequestChange {
                 batch_failed,
-                cost_wei: cost.map(U256::from),
+                charged_wei: U256::from(cost.unwrap_or(0)),
                 ..RequestChange::to(id(n), to)
             },
         );
@@ -47,8 +47,9 @@ fn write() -> impl Strategy<Value = Write> {
             included_hash: None,
             block: None,
             gas_used: None,
-            cost_wei: None,
+            cost_wei: Some(changes.iter().map(|change| change.charged_wei).sum()),
             changes,
+            bill: None,
             at: NOW,
         }),
         1 => changes().prop_map(|changes| Write::Requests { changes, at: NOW }),

@@ -143,6 +143,7 @@ pub(crate) fn moved(nonce: u64, state: BatchState, members: &[u64], to: Status) 
         gas_used: None,
         cost_wei: None,
         changes: members.iter().map(|n| RequestChange::to(id(*n), to)).collect(),
+        bill: None,
         at: NOW,
     }
 }

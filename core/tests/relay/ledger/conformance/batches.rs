@@ -139,7 +139,6 @@ pub(crate) async fn batch_moves_its_members(store: &impl Store) {
         status: Status::Included,
         batch: Some(batch_id(0)),
         updated_at: Timestamp(NOW.0 + 5),
-        cost_wei: Some(U256::from(350)),
         gas_used: Some(45_000),
         tx_hash: Some(attempt(0, 0).hash),
         block_number: Some(5),
@@ -170,6 +169,13 @@ pub(crate) async fn batch_write_repeated_is_harmless(store: &impl Store) {
         assert_eq!(commit(&*ledger, vec![write.clone(), write]).await, vec![WriteOutcome::Applied(vec![]); 2]);
         assert_eq!(snapshot(&*ledger).await, once);
     }
+    // What it cost is borne once: by the member that was charged, and by the account.
+    assert_eq!(request(&*ledger, 1).await.cost_wei, Some(U256::from(350)));
+    let spent: U256 = ledger.spent(0).await.unwrap().into_iter().map(|row| row.spent_wei).sum();
+    let accounts = ledger.accounts().await.unwrap();
+    assert_eq!((spent, accounts.len()), (U256::from(700), 1));
+    assert_eq!((accounts[0].account, accounts[0].wei), (CostAccount::Overrun, U256::from(350)));
+    assert_eq!(accounts[0].tenant.as_deref(), Some("acme"));
     // A final batch keeps its facts, and may still bring its last members home.
     let late = moved(0, BatchState::Finalized, &[2], Status::Reverted);
     assert_eq!(statuses(&one(&*ledger, late).await), [Status::Reverted]);
@@ -206,11 +212,47 @@ pub(crate) async fn reorganisation_takes_back_inclusion(store: &impl Store) {
     let outcome = one(&*ledger, moved(0, BatchState::Broadcast, &[1], Status::Broadcast)).await;
     assert_eq!(statuses(&outcome), [Status::Broadcast]);
     let record = request(&*ledger, 1).await;
-    let facts = (record.tx_hash, record.block_number, record.gas_used, record.cost_wei);
-    assert_eq!(facts, (None, None, None, None));
+    assert_eq!((record.tx_hash, record.block_number, record.gas_used), (None, None, None));
     let (batch, _, _) = ledger.batch(batch_id(0)).await.unwrap().unwrap();
     assert_eq!((batch.block, batch.cost_wei, batch.gas_used, batch.included_hash), (None, None, None, None));
     assert_eq!(ledger.open_batches(lane()).await.unwrap().len(), 1);
+}
+
+/// What a final transaction took and what requests and accounts bear is the same, to the wei, or nothing is written.
+pub(crate) async fn a_bill_that_does_not_add_up_is_refused(store: &impl Store) {
+    let ledger = store.open().await;
+    accept_all(&*ledger, 1..=1).await;
+    one(&*ledger, plan(0, &[1])).await;
+    for (charged, value) in [(349, 0), (351, 0), (350, 1)] {
+        let mut write = included(BatchState::Finalized, Status::Finalized, 5);
+        if let Write::Batch { changes, bill: Some(bill), .. } = &mut write {
+            changes[0].charged_wei = U256::from(charged);
+            bill.value_wei = U256::from(value);
+        }
+        refused(&one(&*ledger, write).await, "700 wei");
+        assert_eq!(request(&*ledger, 1).await.status, Status::Batched);
+    }
+    applied(&one(&*ledger, included(BatchState::Finalized, Status::Finalized, 5)).await);
+}
+
+/// What a transaction burnt without ending its members stays with them.
+pub(crate) async fn costs_add_up_over_transactions(store: &impl Store) {
+    let ledger = store.open().await;
+    accept_all(&*ledger, 1..=1).await;
+    for (nonce, state, to) in
+        [(0, BatchState::Cancelled, Status::Queued), (1, BatchState::Finalized, Status::Finalized)]
+    {
+        one(&*ledger, plan(nonce, &[1])).await;
+        let mut write = moved(nonce, state, &[1], to);
+        if let Write::Batch { changes, cost_wei, .. } = &mut write {
+            changes[0].charged_wei = U256::from(40 + nonce);
+            *cost_wei = Some(U256::from(40 + nonce));
+        }
+        applied(&one(&*ledger, write).await);
+    }
+    assert_eq!(request(&*ledger, 1).await.cost_wei, Some(U256::from(81)));
+    let spent = ledger.spent(0).await.unwrap();
+    assert_eq!((spent[0].reserved_wei, spent[0].spent_wei), (U256::ZERO, U256::from(81)));
 }
 
 /// Batch `nonce` is lost and its member goes back to the queue, with a failure counted.

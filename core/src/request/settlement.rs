@@ -1,0 +1,298 @@
+//! Who pays for a final transaction, to the wei (invariants I12, I13).
+//!
+//! *Example.* Two requests of one tenant used 40 000 and 60 000 gas when they were simulated by themselves, beside 21 000 of the
+//! empty transaction. A receipt with 121 000 gas charges them 50 500 and 70 500. One with 101 000 gas (shared storage was warm)
+//! charges 42 500 and 58 500: all shrink alike. One with 500 000 gas charges them 50 500 and 70 500 as well: what the
+//! simulation did not show is the culprit's, or else their tenant's.
+
+use alloy_primitives::U256;
+
+use super::outcome::{MemberOutcome, TxReceipt, shares};
+
+/// An account for what a final transaction cost beyond the requests' own shares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum CostAccount {
+    /// A tenant's: its transaction took more than its members used when simulated, and no member was found guilty.
+    Overrun,
+    /// A tenant's: an empty transaction took the place of one of its own.
+    Cancel,
+    /// The operator's: a nonce that was left empty was filled.
+    GapFill,
+    /// The operator's: as [`Self::Overrun`], for a transaction of several tenants.
+    Unfound,
+}
+
+impl CostAccount {
+    /// Every account.
+    pub const ALL: [Self; 4] = [Self::Overrun, Self::Cancel, Self::GapFill, Self::Unfound];
+
+    /// Name in the ledger, the API and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Overrun => "overrun",
+            Self::Cancel => "cancel",
+            Self::GapFill => "gap_fill",
+            Self::Unfound => "unfound",
+        }
+    }
+
+    /// The account with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|account| account.as_str() == name)
+    }
+}
+
+/// A member of a final transaction, as far as its cost is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Payer {
+    /// Gas that is its own: what it used when simulated by itself, without the empty transaction's; else what it declared.
+    pub own_gas: u64,
+    /// Gas of being skipped: its calldata and the forwarder's checks. No skipped member owes more of its own.
+    pub skip_gas: u64,
+    /// Weight of its bytes in the data fee.
+    pub data_bytes: u64,
+    /// Value that it moves if it executes, wei.
+    pub value_wei: U256,
+    /// What is left of its reservation, wei, value included.
+    pub left_wei: U256,
+    /// What the transaction did for it.
+    pub outcome: MemberOutcome,
+}
+
+/// A final transaction's cost, divided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attribution {
+    /// Each member's part, wei, value included.
+    pub members: Vec<U256>,
+    /// What no member bears, wei.
+    pub rest_wei: U256,
+}
+
+impl Attribution {
+    /// The whole, wei.
+    pub fn total(&self) -> U256 {
+        self.members.iter().fold(self.rest_wei, |sum, part| sum.saturating_add(*part))
+    }
+}
+
+/// Wei that the executed members moved.
+pub fn value_moved(payers: &[Payer]) -> U256 {
+    let executed = payers.iter().filter(|payer| payer.outcome == MemberOutcome::Executed);
+    executed.fold(U256::ZERO, |sum, payer| sum.saturating_add(payer.value_wei))
+}
+
+/// Divides what a payload took: [`TxReceipt::cost_wei`] and the value that moved.
+///
+/// Each member pays its own gas and an equal part of the empty transaction, at the price paid; where the receipt has less than
+/// the sum, all shrink alike. The data fee goes by bytes. No member pays more than it has left. What remains is borne first by
+/// `culprit`, as far as it has left; then by the tenant, up to `free_wei`; then by the other members in proportion to what
+/// they have left; and the tenant bears what even they can't.
+///
+/// `base_gas` is an empty transaction's (21 000 on most chains).
+pub fn attribute(
+    receipt: &TxReceipt,
+    base_gas: u64,
+    payers: &[Payer],
+    culprit: Option<usize>,
+    free_wei: U256,
+) -> Attribution {
+    let cost = receipt.cost_wei();
+    if payers.is_empty() {
+        return Attribution { members: Vec::new(), rest_wei: cost };
+    }
+    let price = U256::from(receipt.effective_gas_price);
+    let wei = |gas: u64| U256::from(gas).saturating_mul(price);
+    let base = base_gas.min(receipt.gas_used);
+    let own: Vec<u64> = payers
+        .iter()
+        .map(|payer| match payer.outcome {
+            MemberOutcome::Untouched if receipt.is_success => payer.own_gas.min(payer.skip_gas),
+            _ => payer.own_gas,
+        })
+        .collect();
+    let sum = own.iter().fold(0u64, |sum, gas| sum.saturating_add(*gas));
+    let beyond_base = receipt.gas_used - base;
+    let equal = shares(wei(base), &vec![1; payers.len()]);
+    let gas_parts =
+        if beyond_base <= sum { shares(wei(beyond_base), &own) } else { own.iter().map(|gas| wei(*gas)).collect() };
+    let bytes: Vec<u64> = payers.iter().map(|payer| payer.data_bytes).collect();
+    let data_parts = shares(receipt.extra_fee_wei, &bytes);
+
+    let mut members = Vec::with_capacity(payers.len());
+    let mut left = Vec::with_capacity(payers.len());
+    let mut rest = cost;
+    for (index, payer) in payers.iter().enumerate() {
+        let value = if payer.outcome == MemberOutcome::Executed { payer.value_wei } else { U256::ZERO };
+        let payable = payer.left_wei.saturating_sub(value);
+        let part = equal[index].saturating_add(gas_parts[index]).saturating_add(data_parts[index]);
+        // Rounding may make the parts a few wei more than the whole.
+        let part = part.min(payable).min(rest);
+        rest -= part;
+        left.push(payable - part);
+        members.push(part.saturating_add(value));
+    }
+    let rest_wei = spread(rest, &mut left, &mut members, culprit, free_wei);
+    Attribution { members, rest_wei }
+}
+
+/// Divides what an empty transaction cost that took the place of the members': the tenant's account bears it, up to
+/// `free_wei`, then the members by what they have left.
+pub fn attribute_cancel(receipt: &TxReceipt, payers: &[Payer], free_wei: U256) -> Attribution {
+    let mut left: Vec<U256> = payers.iter().map(|payer| payer.left_wei).collect();
+    let mut members = vec![U256::ZERO; payers.len()];
+    let rest_wei = spread(receipt.cost_wei(), &mut left, &mut members, None, free_wei);
+    Attribution { members, rest_wei }
+}
+
+/// Adds `rest` to the members' parts as far as it is theirs to bear; what is not, the result, goes to an account.
+fn spread(mut rest: U256, left: &mut [U256], members: &mut [U256], culprit: Option<usize>, free_wei: U256) -> U256 {
+    let mut take = |index: usize, rest: &mut U256, most: U256, left: &mut [U256]| {
+        let more = left[index].min(*rest).min(most);
+        left[index] -= more;
+        *rest -= more;
+        members[index] = members[index].saturating_add(more);
+    };
+    if let Some(index) = culprit.filter(|index| *index < left.len()) {
+        take(index, &mut rest, U256::MAX, left);
+    }
+    let free = rest.min(free_wei);
+    let mut beyond = rest - free;
+    let (asked, weights) = (beyond, left.to_vec());
+    let sum = weights.iter().fold(U256::ZERO, |sum, weight| sum.saturating_add(*weight));
+    if !sum.is_zero() {
+        for (index, weight) in weights.iter().enumerate() {
+            // Rounded up, so that nothing is left over for want of a wei.
+            take(index, &mut beyond, asked.saturating_mul(*weight).div_ceil(sum), left);
+        }
+    }
+    free + beyond
+}
+
+/// Highest price of gas that a request's reservation still covers, wei per gas, after `spent_wei` of it went into transactions
+/// that did not end it. `gas` is what was reserved for: its own transaction, and a cancel of it.
+pub fn ceiling_left(ceiling_wei_per_gas: u128, gas: u64, spent_wei: U256) -> u128 {
+    let reserved = U256::from(gas).saturating_mul(U256::from(ceiling_wei_per_gas));
+    let left = reserved.saturating_sub(spent_wei) / U256::from(gas.max(1));
+    u128::try_from(left).unwrap_or(u128::MAX).min(ceiling_wei_per_gas)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy_primitives::B256;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn receipt(gas_used: u64, price: u128, extra: u64, is_success: bool) -> TxReceipt {
+        TxReceipt {
+            hash: B256::ZERO,
+            block_number: 1,
+            block_hash: B256::ZERO,
+            is_success,
+            gas_used,
+            effective_gas_price: price,
+            extra_fee_wei: U256::from(extra),
+            logs: Vec::new(),
+        }
+    }
+
+    fn payer(own_gas: u64, left: u64, outcome: MemberOutcome) -> Payer {
+        Payer { own_gas, skip_gas: 20_000, data_bytes: 100, value_wei: U256::ZERO, left_wei: U256::from(left), outcome }
+    }
+
+    const RICH: u64 = u64::MAX;
+
+    #[track_caller]
+    fn check(receipt: &TxReceipt, payers: &[Payer], culprit: Option<usize>, free: u64, members: &[u64], rest: u64) {
+        let found = attribute(receipt, 21_000, payers, culprit, U256::from(free));
+        let members: Vec<U256> = members.iter().map(|wei| U256::from(*wei)).collect();
+        assert_eq!(found, Attribution { members, rest_wei: U256::from(rest) });
+        assert_eq!(found.total(), receipt.cost_wei() + value_moved(payers));
+    }
+
+    #[test]
+    fn each_pays_what_it_used_alone() {
+        use MemberOutcome::{Executed, Failed};
+        let both = [payer(40_000, RICH, Executed), payer(60_000, RICH, Failed)];
+        check(&receipt(121_000, 1, 0, true), &both, None, RICH, &[50_500, 70_500], 0);
+        check(&receipt(71_000, 1, 0, true), &both, None, RICH, &[30_500, 40_500], 0);
+        // What no simulation showed is nobody's own.
+        check(&receipt(500_000, 1, 0, true), &both, None, RICH, &[50_500, 70_500], 379_000);
+        check(&receipt(500_000, 1, 0, true), &both, Some(1), RICH, &[50_500, 449_500], 0);
+    }
+
+    /// Ninety-nine that are skipped do not charge the one that is executed.
+    #[test]
+    fn a_skip_is_paid_by_who_was_skipped() {
+        let mut all = vec![payer(60_000, 200_000, MemberOutcome::Executed)];
+        all.extend(std::iter::repeat_n(payer(60_000, 200_000, MemberOutcome::Untouched), 99));
+        let found = attribute(&receipt(2_061_000, 1, 0, true), 21_000, &all, None, U256::from(RICH));
+        assert!(found.members[0] <= U256::from(61_000), "{}", found.members[0]);
+        assert_eq!(found.total(), U256::from(2_061_000));
+        assert!(found.members.iter().all(|part| *part <= U256::from(200_000)));
+    }
+
+    /// A transaction that fails as a whole: the free budget first, then who has something left, and never more than that.
+    #[test]
+    fn a_burnt_transaction_stays_within_reservations() {
+        let both = [payer(40_000, 300_000, MemberOutcome::Untouched), payer(60_000, 100_000, MemberOutcome::Untouched)];
+        let burnt = receipt(400_000, 1, 0, false);
+        check(&burnt, &both, None, RICH, &[50_500, 70_500], 279_000);
+        check(&burnt, &both, None, 0, &[300_000, 100_000], 0);
+        check(&burnt, &both, Some(0), 0, &[300_000, 100_000], 0);
+        check(&burnt, &both[..1], Some(0), 10, &[300_000], 100_000);
+    }
+
+    #[test]
+    fn the_data_fee_goes_by_bytes() {
+        let mut both = [payer(2_000_000, RICH, MemberOutcome::Executed), payer(100_000, RICH, MemberOutcome::Executed)];
+        both[1].data_bytes = 9_900;
+        check(&receipt(21_000, 0, 1_000_000, true), &both, None, RICH, &[10_000, 990_000], 0);
+    }
+
+    #[test]
+    fn value_counts_only_where_it_moved() {
+        let mut both = [payer(0, RICH, MemberOutcome::Executed), payer(0, RICH, MemberOutcome::Failed)];
+        both[0].value_wei = U256::from(7);
+        both[1].value_wei = U256::from(9);
+        check(&receipt(21_000, 2, 0, true), &both, None, RICH, &[21_007, 21_000], 0);
+    }
+
+    #[test]
+    fn a_ceiling_falls_with_what_was_burnt() {
+        assert_eq!(ceiling_left(10, 100, U256::ZERO), 10);
+        assert_eq!(ceiling_left(10, 100, U256::from(501)), 4);
+        assert_eq!(ceiling_left(10, 100, U256::from(5_000)), 0);
+        assert_eq!(ceiling_left(10, 0, U256::ZERO), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn the_parts_are_the_whole(
+            gas_used in 0u64..30_000_000, price in 0u128..1_000, extra in 0u64..1_000_000, is_success in any::<bool>(),
+            members in proptest::collection::vec((0u64..2_000_000, 0u64..2_000_000_000, 0u64..1_000, 0u8..3), 0..12),
+            culprit in proptest::option::of(0usize..12), free in 0u64..3_000_000_000,
+        ) {
+            let receipt = receipt(gas_used, price, extra, is_success);
+            let payers: Vec<Payer> = members.into_iter().map(|(own, left, value, outcome)| {
+                let outcome = match outcome {
+                    0 if is_success => MemberOutcome::Executed,
+                    1 if is_success => MemberOutcome::Failed,
+                    _ => MemberOutcome::Untouched,
+                };
+                // Value is reserved with the rest.
+                Payer { value_wei: U256::from(value), ..payer(own, left + value, outcome) }
+            }).collect();
+            let found = attribute(&receipt, 21_000, &payers, culprit, U256::from(free));
+            prop_assert_eq!(found.total(), receipt.cost_wei() + value_moved(&payers));
+            let mut left = U256::ZERO;
+            for (payer, part) in payers.iter().zip(&found.members) {
+                prop_assert!(*part <= payer.left_wei);
+                left += payer.left_wei - *part;
+            }
+            // The tenant bears more than is free only if its members have nothing left.
+            prop_assert!(found.rest_wei <= U256::from(free) || left.is_zero());
+        }
+    }
+}
