@@ -21,8 +21,8 @@ use super::{
 };
 use crate::{
     ledger::{
-        AccountRow, DecisionRow, EventFilter, EventRecord, GroupCommit, Ledger, LedgerError, RequestChange, RequestFilter,
-        RequestRecord, StorageFault, Write, WriteOutcome,
+        AccountRow, DecisionRow, EventFilter, EventRecord, GroupCommit, Ledger, LedgerError, RequestChange,
+        RequestFilter, RequestRecord, StorageFault, Write, WriteOutcome,
     },
     request::{BatchId, Reason, RequestId, Status},
 };
