@@ -62,7 +62,11 @@ async fn newer_schema_is_refused() {
     let store = TempStore::new();
     store.open().await.close().await;
     let mut raw = store.raw().await;
-    raw.execute("UPDATE _sqlx_migrations SET version = 999").await.unwrap();
+    raw.execute(
+        "UPDATE _sqlx_migrations SET version = 999 WHERE version = (SELECT max(version) FROM _sqlx_migrations)",
+    )
+    .await
+    .unwrap();
     raw.close().await.unwrap();
     match SqliteLedger::open(store.config()).await {
         Err(LedgerError::Newer { found: 999, supported, .. }) => assert!(supported < 999),

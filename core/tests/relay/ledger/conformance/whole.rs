@@ -202,9 +202,9 @@ pub(crate) async fn running_numbers_agree(store: &impl Store) {
     assert_eq!(ledger.spent(0).await.unwrap(), [row("acme", CHAIN, 4_000, 0), zeta.clone()]);
     let writes = vec![included(BatchState::Finalized, Status::Finalized, 5), ended(&[3], Status::Cancelled)];
     commit(&*ledger, writes).await;
-    assert_eq!(ledger.spent(0).await.unwrap(), [row("acme", CHAIN, 2_000, 350), zeta.clone()]);
+    assert_eq!(ledger.spent(0).await.unwrap(), [row("acme", CHAIN, 2_000, 700), zeta.clone()]);
     // Whole hours: rounded down, so that never too little is counted.
-    assert_eq!(ledger.spent(NOW.0).await.unwrap(), [row("acme", CHAIN, 2_000, 350), zeta]);
+    assert_eq!(ledger.spent(NOW.0).await.unwrap(), [row("acme", CHAIN, 2_000, 700), zeta]);
     assert_eq!(ledger.spent(later.0).await.unwrap(), [row("acme", CHAIN, 1_000, 0)]);
     assert_eq!(
         ledger.counts().await.unwrap(),
