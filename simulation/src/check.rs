@@ -273,6 +273,9 @@ impl World {
         for record in self.store.requests().iter().filter(|record| record.tenant == "alpha") {
             sum += if record.status.is_terminal() { record.cost_wei.unwrap_or_default() } else { record.reserved_wei };
         }
+        for row in self.store.accounts().iter().filter(|row| row.tenant.as_deref() == Some("alpha")) {
+            sum += row.wei;
+        }
         if sum > limit {
             self.violate(format!("I8: {sum} wei are reserved and spent of a budget of {limit}"));
         }

@@ -5,7 +5,7 @@ use std::{sync::Arc, sync::Mutex, time::Duration};
 use slackwater::{
     chain::ChainSpec,
     ledger::{GroupCommitConfig, MemoryLedger},
-    policy::{Budget, KindName, TenantPolicy},
+    policy::{Budget, KindName, TargetRule, TenantPolicy},
     protection::Protection,
     relay::{
         ChainSetup, ChainTuning, ForwarderSetup, Relay, RelayConfig, RpcEndpoint, SubmitError, SubmitItem, TimingMode,
@@ -15,7 +15,7 @@ use slackwater::{
 use tokio::time::Instant;
 
 use crate::{
-    chain::{FORWARDER, op_data},
+    chain::{BURNS, FORWARDER, GOOD, REVERTS, TRAP, op_data},
     ledger::FaultyLedger,
     node::{Shared, Wire, lock},
     plan::Plan,
@@ -228,6 +228,7 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
     tuning.fee_history_blocks = 64;
     tuning.guard = Duration::from_millis(1_500);
     tuning.timing = if plan.has_forecast { TimingMode::Forecast } else { TimingMode::Immediate };
+    let chain_id = spec.chain_id;
     let mut setup = ChainSetup::new(spec);
     setup.tuning = tuning;
     setup.signers = locked.keys.clone();
@@ -239,6 +240,9 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
         let mut policy = TenantPolicy::new(id);
         policy.kinds = [KindName::Forward, KindName::Call].into();
         policy.budget = budget;
+        // By name, so that they share transactions.
+        let targets = [GOOD, REVERTS, TRAP, BURNS].map(|target| (target, TargetRule::default()));
+        policy.targets = Some([(chain_id, targets.into())].into());
         policy
     };
     let budget = plan.budget.map(|limit_wei| Budget { limit_wei, period: Duration::ZERO });

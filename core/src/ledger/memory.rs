@@ -90,6 +90,11 @@ impl MemoryStore {
         self.tables().requests.values().map(|(record, _)| record.clone()).collect()
     }
 
+    /// What accounts have borne.
+    pub fn accounts(&self) -> Vec<AccountRow> {
+        self.tables().accounts()
+    }
+
     /// Events from the one with this place on, counted from 0.
     pub fn events_from(&self, place: usize) -> Vec<EventRecord> {
         self.tables().events.get(place..).unwrap_or_default().to_vec()
@@ -176,6 +181,16 @@ impl Tables {
             }
         }
         set
+    }
+
+    fn accounts(&self) -> Vec<AccountRow> {
+        let mut sums: BTreeMap<(u64, CostAccount, Option<String>), U256> = BTreeMap::new();
+        for NewAccount { chain_id, entry, .. } in &self.accounts {
+            let sum = sums.entry((*chain_id, entry.account, entry.tenant.clone())).or_default();
+            *sum = sum.saturating_add(entry.wei);
+        }
+        let row = |((chain_id, account, tenant), wei)| AccountRow { chain_id, account, tenant, wei };
+        sums.into_iter().map(row).collect()
     }
 
     fn highest_nonce(&self, lane: LaneId) -> Option<u64> {
@@ -344,14 +359,7 @@ impl Ledger for MemoryLedger {
     }
 
     async fn accounts(&self) -> Result<Vec<AccountRow>, LedgerError> {
-        let tables = self.tables()?;
-        let mut sums: BTreeMap<(u64, CostAccount, Option<String>), U256> = BTreeMap::new();
-        for NewAccount { chain_id, entry, .. } in &tables.accounts {
-            let sum = sums.entry((*chain_id, entry.account, entry.tenant.clone())).or_default();
-            *sum = sum.saturating_add(entry.wei);
-        }
-        let row = |((chain_id, account, tenant), wei)| AccountRow { chain_id, account, tenant, wei };
-        Ok(sums.into_iter().map(row).collect())
+        Ok(self.tables()?.accounts())
     }
 
     async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<DecisionRow>, LedgerError> {
