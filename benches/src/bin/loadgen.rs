@@ -162,6 +162,12 @@ async fn place(args: &Args) -> Result<Place> {
     let node = anvil.node().clone();
     let world = World::deploy(&node, usize::try_from(args.senders).unwrap_or(1)).await?;
     let mut builder = Relayer::builder(&world).rpc(anvil.url()).extra("[log]\nlevel = \"warn\"");
+    // All of them come from one address, and its own questions beside them. Where the defaults do, an older relayer does too.
+    let connections = args.connections + 64;
+    if connections > 256 {
+        builder = builder.server_key("max_connections", connections.max(1_024));
+        builder = builder.server_key("max_connections_per_ip", connections);
+    }
     for pair in &args.chain_keys {
         let (key, value) = pair
             .split_once('=')

@@ -515,8 +515,7 @@ pub struct EventFilter {
     pub after: u64,
     /// Only this request's.
     pub request: Option<RequestId>,
-    /// Only this tenant's. Reads past everyone else's after `after`: meant for the tail, not for the whole history of a
-    /// quiet tenant.
+    /// Only this tenant's.
     pub tenant: Option<String>,
     /// At most so many.
     pub limit: usize,

@@ -191,6 +191,15 @@ pub enum Decision {
         /// Version of the program.
         version: String,
     },
+    /// Somebody changed what the relayer does: paused, reloaded, chose models, withdrew a request for others.
+    Administered {
+        /// The id of the API key.
+        key: String,
+        /// Stable code: `pause`, `resume`, `reload`, …
+        action: String,
+        /// What it is about.
+        subject: String,
+    },
     /// Another forecast model took over.
     ModelPromoted {
         /// Chain.

@@ -19,6 +19,7 @@ use super::{
     error::SubmitError,
     fees::Price,
     foresight::{ForecastView, WaitQuote},
+    pause::PauseBoard,
     rpc::RpcPool,
     signer::IdentityKey,
     simulate::{AgreedNonce, agreed_nonces, forwarder_nonces},
@@ -72,6 +73,7 @@ pub(super) struct ChainShared {
     /// Gas and size arithmetic; its sender is the first lane's, which changes neither.
     pub(super) params: VehicleParams,
     pub(super) inbox: mpsc::Sender<Message>,
+    pub(super) pauses: Arc<PauseBoard>,
     /// (forwarder, user) → next nonce on chain, at least.
     pub(super) nonces: moka::future::Cache<(Address, Address), u64>,
     pub(super) view: RwLock<ChainView>,
@@ -149,6 +151,7 @@ impl ChainShared {
 pub(super) struct Admission {
     pub(super) chains: BTreeMap<ChainId, Arc<ChainShared>>,
     pub(super) tenants: Arc<Tenants>,
+    pub(super) pauses: Arc<PauseBoard>,
     pub(super) group: GroupCommit,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) identity: IdentityKey,

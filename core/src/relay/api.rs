@@ -17,6 +17,7 @@ use super::{
     error::{CancelError, SubmitError, WaitError},
     foresight::{ForecastView, ModelInfo, WaitQuote},
     learned::{self, ModelAnswer, ModelCommand, ModelError},
+    pause::PauseError,
     status::{Acceptance, BatchView, ChainHealth, ChainStatus, FeeSource, LaneStatus, Quote, SubmitItem},
 };
 use crate::{
@@ -24,6 +25,8 @@ use crate::{
         AccountRow, DecisionRow, EventFilter, EventRecord, GroupCommit, Ledger, LedgerError, RequestChange,
         RequestFilter, RequestRecord, StorageFault, Write, WriteOutcome,
     },
+    policy::{PauseScope, Pauses},
+    provenance::Decision,
     request::{BatchId, Reason, RequestId, Status},
 };
 
@@ -109,7 +112,68 @@ impl Relay {
         if self.inner.stop.is_cancelled() {
             return items.iter().map(|_| Err(SubmitError::ShuttingDown)).collect();
         }
-        self.inner.admission.clone().submit(tenant, items).await
+        let pauses = self.pauses();
+        if *pauses == Pauses::default() {
+            return self.inner.admission.clone().submit(tenant, items).await;
+        }
+        let refused: Vec<_> = items.iter().map(|item| pauses.of(tenant, item.submission.chain_id)).collect();
+        let others =
+            items.into_iter().zip(&refused).filter(|(_, scope)| scope.is_none()).map(|(item, _)| item).collect();
+        let mut answers = self.inner.admission.clone().submit(tenant, others).await.into_iter();
+        let answer = |scope| match scope {
+            Some(scope) => Err(SubmitError::Paused(scope)),
+            None => answers.next().unwrap_or(Err(SubmitError::ShuttingDown)),
+        };
+        refused.into_iter().map(answer).collect()
+    }
+
+    /// The pauses in force.
+    pub fn pauses(&self) -> Arc<Pauses> {
+        self.inner.admission.pauses.current()
+    }
+
+    /// Accepts nothing and makes no new batch in `scope`, until [`Self::resume`]. What is in flight is bumped, cancelled and
+    /// settled as ever; requests that wait may run out of time. Durable when this returns, and in force on every instance
+    /// within `ledger.follow_interval_ms`. `by` is who does it, for the decision log.
+    ///
+    /// # Errors
+    /// [`PauseError`]; nothing is changed then.
+    pub async fn pause(&self, scope: &PauseScope, by: &str) -> Result<Arc<Pauses>, PauseError> {
+        match scope {
+            PauseScope::All => {}
+            PauseScope::Chain(id) if self.inner.admission.chains.contains_key(id) => {}
+            PauseScope::Tenant(id) if self.inner.admission.tenants.get(id).is_some() => {}
+            PauseScope::Chain(id) => return Err(PauseError::UnknownChain(*id)),
+            PauseScope::Tenant(id) => return Err(PauseError::UnknownTenant(id.clone())),
+        }
+        self.change_pause(scope, by, true).await
+    }
+
+    /// Ends a pause of exactly this scope. Others that include it go on.
+    ///
+    /// # Errors
+    /// [`PauseError`]; nothing is changed then.
+    pub async fn resume(&self, scope: &PauseScope, by: &str) -> Result<Arc<Pauses>, PauseError> {
+        self.change_pause(scope, by, false).await
+    }
+
+    async fn change_pause(&self, scope: &PauseScope, by: &str, is_paused: bool) -> Result<Arc<Pauses>, PauseError> {
+        let Inner { admission, group, ledger, .. } = &*self.inner;
+        let place = (ledger, group, self.identity().to_string().into());
+        Ok(admission.pauses.change(place, scope, by, is_paused).await?)
+    }
+
+    /// Writes into the decision log who did what to the relay: `key` is the id of an API key, `action` a stable code.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn record_action(&self, key: &str, action: &str, subject: &str) -> Result<(), LedgerError> {
+        let decision =
+            Decision::Administered { key: key.to_owned(), action: action.to_owned(), subject: subject.to_owned() };
+        let owner = self.identity().to_string().into();
+        let write = Write::Decide { owner, at_ms: clock::now().0, decision: Box::new(decision) };
+        tracing::warn!(key, action, subject, "administrative action");
+        self.inner.group.try_submit(write).await.map(drop)
     }
 
     /// A request as stored, whoever's it is.

@@ -52,6 +52,11 @@ impl ChainService {
             return;
         }
         self.end_uncertain(now);
+        let pauses = self.shared.pauses.current();
+        if pauses.stops_chain(self.chain_id()) {
+            return;
+        }
+        self.queue.set_paused(&pauses.tenants);
         let Some(limits) = self.limits() else { return };
         for index in 0..self.lanes.len() {
             if self.lanes[index].is_simulating || self.lanes[index].machine.ready().is_err() {

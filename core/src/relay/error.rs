@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use crate::{
     ledger::LedgerError,
-    policy::{BudgetError, PolicyDenial},
+    policy::{BudgetError, PauseScope, PolicyDenial},
     request::{RequestId, Status, VerifyError},
 };
+
+/// When to look again whether a pause has ended.
+const PAUSED_RETRY: Duration = Duration::from_secs(10);
 
 /// Why a submission was not accepted. Nothing of it is kept.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -51,6 +54,9 @@ pub enum SubmitError {
         /// The caller's ceiling.
         max_cost_wei: alloy_primitives::U256,
     },
+    /// It is paused, by an operator. Nothing is lost: try again later.
+    #[error("{0} is paused: nothing new is accepted for now (`slackwater resume`)")]
+    Paused(PauseScope),
     /// The idempotency key is empty or too long. Caller.
     #[error("idempotency key has {bytes} bytes, 1 to {limit} are allowed")]
     IdempotencyKey {
@@ -119,7 +125,11 @@ impl SubmitError {
     /// The same submission may succeed later, unchanged.
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::RateLimited { .. } | Self::ChainUnavailable { .. } | Self::ShuttingDown | Self::Budget(_) => true,
+            Self::RateLimited { .. }
+            | Self::ChainUnavailable { .. }
+            | Self::ShuttingDown
+            | Self::Paused(_)
+            | Self::Budget(_) => true,
             Self::Ledger(error) => error.is_retryable() || error.is_ambiguous(),
             _ => false,
         }
@@ -135,6 +145,7 @@ impl SubmitError {
         match self {
             Self::RateLimited { retry_after, .. } | Self::ChainUnavailable { retry_after, .. } => Some(*retry_after),
             Self::Ledger(_) | Self::ShuttingDown => Some(Duration::from_secs(1)),
+            Self::Paused(_) => Some(PAUSED_RETRY),
             _ => None,
         }
     }
@@ -150,6 +161,7 @@ impl SubmitError {
             Self::Policy(_) => "policy_denied",
             Self::Budget(_) => "budget_exhausted",
             Self::CeilingTooLow { .. } => "max_cost_too_low",
+            Self::Paused(_) => "paused",
             Self::IdempotencyKey { .. } => "invalid_idempotency_key",
             Self::IdempotencyConflict { .. } => "idempotency_conflict",
             Self::NonceConflict { .. } => "nonce_conflict",

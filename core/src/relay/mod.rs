@@ -17,6 +17,7 @@ mod learned;
 mod market;
 mod members;
 mod pace;
+mod pause;
 mod pricing;
 mod receipts;
 #[cfg(feature = "fuzzing")]
@@ -42,6 +43,7 @@ pub use error::{BuildError, CancelError, SubmitError, WaitError};
 pub use foresight::{ForecastView, ModelInfo, WaitQuote};
 pub use learned::ModelError;
 pub use members::{Discord, Told, compare as compare_members};
+pub use pause::PauseError;
 #[cfg(feature = "fuzzing")]
 pub use replies::read_any_reply;
 pub use rpc::{RpcEndpoint, RpcError, RpcPool, RpcReply, RpcTransport, SubscriptionError};

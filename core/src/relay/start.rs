@@ -32,6 +32,7 @@ use super::{
     market::{ChainMarket, Histories},
     members::{self, Told},
     pace::PaceRule,
+    pause::{self, PauseBoard},
     pricing::Pricing,
     restore::{self, restore},
     rpc::RpcPool,
@@ -122,6 +123,7 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
         members::join(leases, &config.cluster, &told).await?;
     }
     restore::take_notice(&ledger).await?;
+    let pauses = PauseBoard::restore(&ledger).await?;
     let (group, group_task) = GroupCommit::spawn(ledger.clone(), config.group_commit);
     group.submit(crate::ledger::Write::Meta { key: "identity".to_owned(), value: identity.to_string() }).await?;
     let (journal, journal_sender) = Journal::open(group.clone(), &identity.to_string());
@@ -143,7 +145,7 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
         let holder = is_shared.then(Arc::<Mutex<String>>::default);
         let signers = chain.setup.signers.clone();
         let (service, shared, inbox) =
-            build_service(chain, &ledger, &tenants, journal_sender.clone(), holder.clone()).await?;
+            build_service(chain, &ledger, &tenants, &pauses, journal_sender.clone(), holder.clone()).await?;
         let (updates, heads) = mpsc::channel::<Arc<HeadUpdate>>(16);
         let senders = signers.iter().map(LocalSigner::address).collect();
         if let Some(holder) = holder {
@@ -199,6 +201,11 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
             attending.await;
             Ended::Follower
         });
+        let (board, pause_ledger, pause_stop) = (pauses.clone(), ledger.clone(), stop.clone());
+        tasks.spawn(async move {
+            pause::follow(board, pause_ledger, interval, pause_stop).await;
+            Ended::Follower
+        });
         let counting = count_open(ledger.clone(), group.clone(), tenants.clone(), interval, stop.clone());
         tasks.spawn(async move {
             counting.await;
@@ -209,6 +216,7 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
     let admission = Arc::new(Admission {
         chains,
         tenants,
+        pauses,
         group: group.clone(),
         ledger: ledger.clone(),
         identity: config.identity,
@@ -419,6 +427,7 @@ async fn build_service(
     chain: CheckedChain,
     ledger: &Arc<dyn Ledger>,
     tenants: &Arc<Tenants>,
+    pauses: &Arc<PauseBoard>,
     journal: mpsc::Sender<JournalEntry>,
     holder: Option<Arc<Mutex<String>>>,
 ) -> Result<(ChainService, Arc<ChainShared>, mpsc::Receiver<Message>), BuildError> {
@@ -483,6 +492,7 @@ async fn build_service(
         has_multicall,
         params,
         inbox: inbox_sender,
+        pauses: pauses.clone(),
         nonces: moka::future::Cache::new(NONCE_CACHE_LEN),
         view: RwLock::new(ChainView {
             status,

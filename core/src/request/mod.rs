@@ -16,6 +16,7 @@ pub(crate) mod simulation;
 mod status;
 pub mod vehicle;
 mod verify;
+mod withdrawal;
 
 pub use call::Call;
 pub use forward::{Forward, ForwarderDomain};
@@ -26,3 +27,4 @@ pub use status::{Reason, Status};
 pub use verify::{
     Deadline, RequestKind, Submission, SubmissionKind, VerifiedRequest, VerifyContext, VerifyError, verify,
 };
+pub use withdrawal::Withdrawal;

@@ -29,22 +29,13 @@ pub struct Promise {
 impl Promise {
     /// The digest that the identity key signs.
     pub fn digest(&self) -> B256 {
-        let mut domain = [0u8; 96];
-        domain[..32].copy_from_slice(keccak256(DOMAIN_TYPE).as_slice());
-        domain[32..64].copy_from_slice(keccak256(b"Slackwater").as_slice());
-        domain[64..].copy_from_slice(keccak256(b"1").as_slice());
         let mut words = [0u8; 5 * 32];
         words[..32].copy_from_slice(keccak256(TYPE).as_slice());
         words[32..64].copy_from_slice(self.request_hash.0.as_slice());
         words[64 + 24..96].copy_from_slice(&self.chain_id.to_be_bytes());
         words[96 + 24..128].copy_from_slice(&self.deadline.to_be_bytes());
         words[128 + 12..].copy_from_slice(self.relayer.as_slice());
-        let mut bytes = [0u8; 66];
-        bytes[0] = 0x19;
-        bytes[1] = 0x01;
-        bytes[2..34].copy_from_slice(keccak256(domain).as_slice());
-        bytes[34..].copy_from_slice(keccak256(words).as_slice());
-        keccak256(bytes)
+        typed_digest(&words)
     }
 
     /// Whether `signature` (65 bytes) over this promise was made by [`Self::relayer`].
@@ -54,4 +45,18 @@ impl Promise {
     pub fn is_signed_by_relayer(&self, signature: &[u8]) -> Result<bool, SignatureError> {
         Ok(recover(self.digest(), signature)? == self.relayer)
     }
+}
+
+/// EIP-712 digest of a struct, encoded as `words`, in our domain.
+pub(super) fn typed_digest(words: &[u8]) -> B256 {
+    let mut domain = [0u8; 96];
+    domain[..32].copy_from_slice(keccak256(DOMAIN_TYPE).as_slice());
+    domain[32..64].copy_from_slice(keccak256(b"Slackwater").as_slice());
+    domain[64..].copy_from_slice(keccak256(b"1").as_slice());
+    let mut bytes = [0u8; 66];
+    bytes[0] = 0x19;
+    bytes[1] = 0x01;
+    bytes[2..34].copy_from_slice(keccak256(domain).as_slice());
+    bytes[34..].copy_from_slice(keccak256(words).as_slice());
+    keccak256(bytes)
 }

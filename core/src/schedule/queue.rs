@@ -189,6 +189,8 @@ pub struct Queue {
     /// What unnamed targets showed on chain.
     targets: TargetRecords,
     weights: BTreeMap<Arc<str>, u32>,
+    /// Tenants whose requests are left out.
+    paused: BTreeSet<Arc<str>>,
     waiting: usize,
 }
 
@@ -256,6 +258,13 @@ impl Queue {
     /// Whether the request waits (and is not in a transaction).
     pub fn is_waiting(&self, id: RequestId) -> bool {
         self.entries.get(&id).is_some_and(|entry| self.deadlines.contains(&(entry.request.deadline(), id)))
+    }
+
+    /// Requests of these tenants, and only of these, stay where they are: [`Self::compose`] leaves them out.
+    pub fn set_paused<T>(&mut self, tenants: &BTreeMap<String, T>) {
+        if !(self.paused.is_empty() && tenants.is_empty()) {
+            self.paused = tenants.keys().map(|tenant| tenant.as_str().into()).collect();
+        }
     }
 
     /// Takes a durable request. Repeating it changes nothing.
@@ -464,7 +473,8 @@ impl Queue {
             .groups
             .iter()
             .filter_map(|(key, group)| {
-                let first = group.tenants.values().filter_map(|share| share.ready.first()).min()?;
+                let shares = group.tenants.iter().filter(|(tenant, _)| !self.paused.contains(*tenant));
+                let first = shares.filter_map(|(_, share)| share.ready.first()).min()?;
                 Some((first.0, *key))
             })
             .filter(|(deadline, _)| *deadline <= cutoff)

@@ -156,7 +156,7 @@ async fn serve_dev(args: &DevArgs, data: &Path, rpc: &str) -> Result<serve::Runn
     let database = data.join("slackwater.db");
     let config = configuration(args, rpc, chain_id, &database, &signers, contracts.forwarder)?;
     telemetry::init_logs(&config.log);
-    let running = serve::start(&config).await?;
+    let running = serve::start(&config, None).await?;
     let ready = Ready {
         url: format!("http://{}", running.server.address()),
         rpc,
@@ -187,7 +187,8 @@ fn configuration(
         None => seconds_to_ms(&args.block_time).ok_or_else(|| CliError::usage("--block-time must be above 0"))?,
     };
     let text = format!(
-        "[server]\nlisten = \"{listen}\"\nallow_anonymous = true\ncors_origins = [\"*\"]\n\
+        "[server]\nlisten = \"{listen}\"\nallow_anonymous = true\n\
+         cors_origins = [\"http://localhost:*\", \"http://127.0.0.1:*\", \"http://[::1]:*\"]\n\
          [ledger]\npath = {database:?}\n\
          [identity]\nkey = \"inline:{identity}\"\n\
          [log]\nlevel = {level:?}\n\

@@ -161,7 +161,8 @@ fn check_settings(report: &mut Report, config: &Config) {
         report.add(
             Grade::Warn,
             "server.allow_anonymous",
-            "every program on this machine can spend the relayer's money",
+            "every program on this machine, and every web page in a browser on this machine that `server.cors_origins` \
+             names, can spend the relayer's money",
             "give every tenant an API key",
         );
     }

@@ -16,6 +16,7 @@ mod headers;
 mod history;
 mod keys;
 mod models;
+mod pause;
 mod send;
 mod serve;
 mod watch;
@@ -64,6 +65,10 @@ enum Command {
     Backtest(backtest::BacktestArgs),
     /// The forecast models of a relayer: list, pin, roll back, carry elsewhere.
     Models(models::ModelsArgs),
+    /// Let a running relayer accept nothing and send nothing new, at all, on a chain or for a tenant.
+    Pause(pause::PauseArgs),
+    /// End a pause of exactly this scope.
+    Resume(pause::PauseArgs),
     /// Record a chain's fees.
     Fees(fees::FeesArgs),
     /// Account keys in encrypted files, and API keys.
@@ -156,6 +161,8 @@ impl Command {
             Self::Forecast(args) => forecast::run(args).await,
             Self::Backtest(args) => backtest::run(args).await,
             Self::Models(args) => models::run(args).await,
+            Self::Pause(args) => pause::run(args, "pause").await,
+            Self::Resume(args) => pause::run(args, "resume").await,
             Self::Fees(args) => fees::run(args).await,
             Self::Keys(args) => keys::run(args),
             Self::Config(command) => config::run(command),

@@ -2,21 +2,22 @@
 
 use std::{future::Future, sync::Arc};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use slackwater::relay::Relay;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::error::CliError;
 use crate::{
     config::{Config, Sources},
-    http::{App, Server},
+    http::{App, HttpLimits, Server, reload::Reloader},
     telemetry,
 };
 
 pub(super) async fn run(sources: Sources) -> Result<(), CliError> {
-    let config = sources.load()?;
+    let config = sources.clone().load()?;
     telemetry::init_logs(&config.log);
     let stop = stop_signal()?;
-    let running = start(&config).await?;
+    let running = start(&config, Some(sources)).await?;
     running.serve(stop).await
 }
 
@@ -28,16 +29,47 @@ pub(super) struct Running {
 }
 
 /// Fetches secrets, takes the port, and starts the relay.
-pub(super) async fn start(config: &Config) -> Result<Running, CliError> {
+/// Its configuration can be read again from `sources`, if there are any.
+pub(super) async fn start(config: &Config, sources: Option<Sources>) -> Result<Running, CliError> {
     let resolved = config.resolve()?;
     let exporter = telemetry::init_metrics();
     // A file that may not grow (`ulimit -f`) is a storage fault like a full disk: the write fails instead of the process.
     drop(signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
     // The port first: a second instance must stop before it looks at the database.
-    let server = Server::bind(config.listen)?;
+    let mut server = Server::bind(config.listen)?;
+    if let Some(address) = config.http.probe_listen {
+        server = server.with_probes(address)?;
+    }
+    raise_open_files(&config.http);
     let relay = config.relay_builder(resolved).start().await?;
-    let app = Arc::new(App::new(relay.clone(), config.keys(), config.http.clone(), exporter));
+    let mut app = App::new(relay.clone(), config.access(), config.http.clone(), exporter);
+    if let Some(sources) = sources {
+        app = app.with_reloader(Reloader::new(sources, config));
+    }
+    let app = Arc::new(app);
     Ok(Running { relay, server, app })
+}
+
+/// Files beside the connections: the ledger, nodes, logs.
+const OTHER_FILES: u64 = 256;
+
+/// Lets the process have as many files open as connections may need, as far as the system allows.
+fn raise_open_files(limits: &HttpLimits) {
+    let needed = (limits.max_connections + limits.max_waiting_connections) as u64 + OTHER_FILES;
+    let now = getrlimit(Resource::Nofile);
+    if now.current.is_none_or(|current| current >= needed) {
+        return;
+    }
+    let raised = now.maximum.map_or(needed, |maximum| maximum.min(needed));
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: now.maximum });
+    if raised < needed {
+        tracing::warn!(
+            open_files = raised,
+            needed,
+            "the system allows fewer open files than `server.max_connections` and `server.max_waiting_connections` may \
+             need: raise it (`ulimit -n`, LimitNOFILE) or lower these"
+        );
+    }
 }
 
 impl Running {
@@ -45,7 +77,14 @@ impl Running {
     pub(super) async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), CliError> {
         let Self { relay, server, app } = self;
         let address = server.address();
+        if app.is_open() {
+            tracing::warn!(
+                "no API key is needed (`server.allow_anonymous`): every program on this machine can spend the relayer's \
+                 money, and every web page in a browser on this machine that `server.cors_origins` names"
+            );
+        }
         tracing::info!(%address, relayer = %relay.identity(), version = env!("CARGO_PKG_VERSION"), "serving");
+        let reloading = tokio::spawn(reload_on_hangup(Arc::clone(&app), signal(SignalKind::hangup())?));
         let watched = relay.clone();
         let ended = async move {
             tokio::select! {
@@ -54,6 +93,7 @@ impl Running {
             }
         };
         server.run(app, ended).await;
+        reloading.abort();
         relay.shutdown().await;
         if relay.has_failed() {
             return Err(CliError::failed(
@@ -62,6 +102,26 @@ impl Running {
         }
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// Reads the configuration again at SIGHUP.
+async fn reload_on_hangup(app: Arc<App>, mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        let reading = Arc::clone(&app);
+        match tokio::task::spawn_blocking(move || reading.reload()).await {
+            Ok(Ok(changed)) => {
+                let count = changed.len();
+                tracing::info!(changed = count, "configuration read again");
+                if let Err(error) =
+                    app.relay().record_action("SIGHUP", "reload", &format!("{count} keys changed")).await
+                {
+                    tracing::warn!(%error, "the reload could not be written down");
+                }
+            }
+            Ok(Err(error)) => tracing::error!(%error, "the configuration is not taken over; the old one is in force"),
+            Err(_) => return,
+        }
     }
 }
 

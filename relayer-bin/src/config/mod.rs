@@ -31,8 +31,8 @@ use slackwater::{
 
 pub use layers::Origin;
 pub use raw::{
-    RawBudget, RawChain, RawConfig, RawForwarder, RawIdentity, RawKind, RawLedger, RawLog, RawLogFormat, RawMetrics,
-    RawRequest, RawRpc, RawServer, RawTenant,
+    RawBudget, RawChain, RawConfig, RawForwarder, RawIdentity, RawKey, RawKind, RawLedger, RawLog, RawLogFormat,
+    RawMetrics, RawPageKey, RawRequest, RawRpc, RawScope, RawServer, RawTenant,
 };
 pub use reference::{example, reference};
 pub use schema::json_schema;
@@ -41,7 +41,7 @@ pub use url::UrlText;
 
 use crate::http::{
     HttpLimits,
-    auth::{KeyHash, KeyRing, Keys},
+    auth::{Access, TenantDoor},
 };
 
 /// One thing that is wrong with the configuration: where, what, and how to mend it.
@@ -261,10 +261,8 @@ pub struct ChainConfig {
 pub struct TenantConfig {
     /// What it may ask for.
     pub policy: TenantPolicy,
-    /// It sees everything.
-    pub is_operator: bool,
-    /// Hashes of its keys.
-    pub keys: Vec<KeyHash>,
+    /// Its keys, and what they may do.
+    pub door: TenantDoor,
 }
 
 /// A database that several instances share. Its URL is a secret.
@@ -473,16 +471,13 @@ impl Config {
         builder
     }
 
-    /// The keys that open the API.
-    pub fn keys(&self) -> Keys {
-        if self.allow_anonymous {
-            return Keys::open();
-        }
-        let mut ring = KeyRing::default();
+    /// Who may call the API.
+    pub fn access(&self) -> Access {
+        let mut access = if self.allow_anonymous { Access::open() } else { Access::by_keys() };
         for tenant in &self.tenants {
-            ring.insert(&tenant.policy.id, tenant.is_operator, tenant.keys.clone());
+            access.insert(&tenant.policy.id, tenant.door.clone());
         }
-        Keys::Tenants(ring)
+        access
     }
 }
 

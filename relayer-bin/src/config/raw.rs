@@ -19,6 +19,8 @@ pub struct RawConfig {
     pub server: RawServer,
     /// The database: a file of one relayer, or one that several instances share.
     pub ledger: RawLedger,
+    /// Caps of API keys that stand in web pages.
+    pub page_key: RawPageKey,
     /// Who signs promises.
     pub identity: RawIdentity,
     /// Deadlines.
@@ -68,11 +70,38 @@ pub struct RawServer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 100, max = 600_000))]
     pub header_timeout_ms: Option<u64>,
-    /// Most connections at a time; further ones wait.
+    /// Longest start line and headers of a call, bytes; `431` beyond.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 4_096, max = 1_048_576))]
+    pub max_header_bytes: Option<u64>,
+    /// Longest time that a caller may read nothing while an answer or event waits for it; its connection is closed then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 600_000))]
+    pub write_timeout_ms: Option<u64>,
+    /// Most connections at a time; further ones wait. Probes are answered all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_connections: Option<u64>,
-    /// Most event streams at a time; further ones are refused.
+    /// Most connections from one address (IPv6: from one /64); further ones are refused. Of a trusted proxy, most calls at a
+    /// time for one of its clients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_connections_per_ip: Option<u64>,
+    /// Most connections that wait for a place. Beyond, the one that has waited longest is refused, of the address with most
+    /// of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 16, max = 100_000))]
+    pub max_waiting_connections: Option<u64>,
+    /// Address and port of a second listener that answers `/healthz` and `/readyz` only. They are answered on `listen` too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "none"))]
+    pub probe_listen: Option<String>,
+    /// Most memory for bodies of all calls together, and as much for large answers; `503 overloaded` beyond. Bodies up to
+    /// 16 KiB are not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1_048_576, max = 68_719_476_736_u64))]
+    pub max_body_memory_bytes: Option<u64>,
+    /// Most event streams at a time; `429 too_many_streams` beyond.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000))]
     pub max_streams: Option<u64>,
@@ -84,16 +113,56 @@ pub struct RawServer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 600_000))]
     pub shutdown_grace_ms: Option<u64>,
-    /// Most calls per second from one address; 0 is unlimited. Behind a proxy all callers share its address.
+    /// Most calls per second from one address (IPv6: from one /64) without a valid API key; 0 is unlimited. Calls with a key
+    /// count for `tenant.rate_per_s` instead. Programs on this machine are exempt unless they pass calls on.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000))]
     pub rate_per_ip_per_s: Option<u32>,
-    /// Web origins whose pages may call, such as `https://app.example.org`; `*` is all. None by default.
+    /// Proxies in front, as addresses or ranges such as `10.0.0.0/8`. From these, the last address in `X-Forwarded-For` that
+    /// is none of them counts as the caller's; from others the header is ignored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trusted_proxies: Option<Vec<String>>,
+    /// Names that the relayer answers to, besides addresses and `localhost`, such as `relay.example.org`. Without API keys
+    /// others are refused, so that no page can call by a name of its own; with keys they are refused if this names any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<Vec<String>>,
+    /// Web origins whose pages may call, such as `https://app.example.org`, or `http://localhost:*` for every port; `*` is
+    /// all. None by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cors_origins: Option<Vec<String>>,
     /// Who may read `/metrics`: `open`, `operator` (by API key) or `off`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<RawMetrics>,
+}
+
+/// Caps of API keys that stand in web pages (`tenant.keys.origins`). Whoever reads the page has the key.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawPageKey {
+    /// Calls per second of one address (IPv6: of one /64).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub rate_per_ip_per_s: Option<u32>,
+    /// Calls that one address may make at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub burst_per_ip: Option<u32>,
+    /// Requests that one key may submit in an hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    pub max_requests_per_hour: Option<u64>,
+    /// Percent of the tenant's budget that requests of its page keys may hold and spend in an hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub hourly_budget_percent: Option<u32>,
+    /// Percent of the tenant's budget that they may hold and spend in its period, and of its open requests that may be theirs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub budget_percent: Option<u32>,
+    /// Most wei that one of them may cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "unlimited"))]
+    pub max_cost_wei: Option<Uint>,
 }
 
 /// Who may read `/metrics`.
@@ -522,9 +591,13 @@ pub struct RawTenant {
     /// Its name: a-z, 0-9, `-` and `_`, at most 64. Required.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// Hashes of its API keys, `sha256:<hex>`; `slackwater keys api --tenant NAME` makes one. Required.
+    /// Hashes of its API keys, `sha256:<hex>`; `slackwater keys api --tenant NAME` makes one. Required, or `keys`.
     pub api_keys: Vec<String>,
-    /// It sees every tenant's requests, numbers and endpoints.
+    /// API keys with a name and scopes of their own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<RawKey>,
+    /// Its `api_keys`, and `keys` without `scopes`, have all scopes: with `operate` they see every tenant's requests, numbers
+    /// and endpoints.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = "false"))]
     pub operator: Option<bool>,
@@ -556,6 +629,10 @@ pub struct RawTenant {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000), extend("x-default" = "1"))]
     pub weight: Option<u32>,
+    /// Most event streams at a time, by all its keys together; `429 too_many_streams` beyond.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "128"))]
+    pub max_streams: Option<u64>,
     /// Accepted requests per second, sustained; 0 is unlimited.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "0"))]
@@ -563,6 +640,55 @@ pub struct RawTenant {
     /// Money, per chain; unlimited by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<RawBudget>,
+}
+
+/// An API key.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawKey {
+    /// Its name in logs and records, one of its own in the tenant: a-z, 0-9, `-` and `_`, at most 64. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Its hash, `sha256:<hex>`; `slackwater keys api --tenant NAME` makes a key and its hash. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+    /// It is a page key, for web pages of these origins, such as `https://app.example.org`. It is public, has no scopes, and the
+    /// caps of `page_key`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origins: Option<Vec<String>>,
+    /// What it may do: `submit`, `read`, `cancel`, `operate`, `metrics`; see `docs/api.md`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "[\"submit\", \"read\", \"cancel\"]"))]
+    pub scopes: Option<Vec<RawScope>>,
+}
+
+/// What an API key may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum RawScope {
+    /// Submit requests.
+    Submit,
+    /// See the tenant's requests.
+    Read,
+    /// Withdraw the tenant's requests.
+    Cancel,
+    /// Run the relayer.
+    Operate,
+    /// Read `/metrics`.
+    Metrics,
+}
+
+impl From<RawScope> for crate::http::auth::Scope {
+    fn from(scope: RawScope) -> Self {
+        match scope {
+            RawScope::Submit => Self::Submit,
+            RawScope::Read => Self::Read,
+            RawScope::Cancel => Self::Cancel,
+            RawScope::Operate => Self::Operate,
+            RawScope::Metrics => Self::Metrics,
+        }
+    }
 }
 
 /// Kinds of request.

@@ -25,7 +25,7 @@ const EXAMPLES: &[(&str, &str)] = &[
 ];
 
 /// Sections in the order of the file.
-const SECTIONS: &[&str] = &["server", "ledger", "identity", "request", "log", "chain", "tenant"];
+const SECTIONS: &[&str] = &["server", "page_key", "ledger", "identity", "request", "log", "chain", "tenant"];
 
 /// Keys of the example in a better order than the alphabet's: these first.
 const FIRST: &[&str] =

@@ -17,8 +17,8 @@ use self::{
     tenant::tenant_config,
 };
 use super::{
-    ChainConfig, Config, ConfigError, LogConfig, RawConfig, RawLedger, RawLog, RawLogFormat, RawMetrics, RawRequest,
-    RawServer, SharedLedger, TenantConfig,
+    ChainConfig, Config, ConfigError, LogConfig, RawConfig, RawLedger, RawLog, RawLogFormat, RawMetrics, RawPageKey,
+    RawRequest, RawServer, SharedLedger, TenantConfig,
     layers::Layers,
     secret::{REFERENCE_FORMS, SecretError, SecretRef, SecretText},
 };
@@ -54,13 +54,29 @@ impl RawConfig {
                 max_import_body_bytes: Some(http.max_import_body_bytes as u64),
                 body_timeout_ms: Some(millis(http.body_timeout)),
                 header_timeout_ms: Some(millis(http.header_timeout)),
+                max_header_bytes: Some(http.max_header_bytes as u64),
+                write_timeout_ms: Some(millis(http.write_timeout)),
                 max_connections: Some(http.max_connections as u64),
+                max_connections_per_ip: Some(http.max_connections_per_ip as u64),
+                max_waiting_connections: Some(http.max_waiting_connections as u64),
+                probe_listen: None,
+                max_body_memory_bytes: Some(http.max_body_memory_bytes as u64),
                 max_streams: Some(http.max_streams as u64),
                 keep_alive_ms: Some(millis(http.keep_alive)),
                 shutdown_grace_ms: Some(millis(http.shutdown_grace)),
                 rate_per_ip_per_s: Some(http.rate_per_ip_per_s.unwrap_or(0)),
-                cors_origins: Some(http.cors_origins),
+                trusted_proxies: Some(Vec::new()),
+                hosts: Some(http.hosts),
+                cors_origins: Some(Vec::new()),
                 metrics: Some(RawMetrics::Open),
+            },
+            page_key: RawPageKey {
+                rate_per_ip_per_s: Some(http.page_key.rate_per_ip_per_s.get()),
+                burst_per_ip: Some(http.page_key.burst_per_ip.get()),
+                max_requests_per_hour: Some(http.page_key.max_requests_per_hour),
+                hourly_budget_percent: Some(http.page_key.hourly_budget_percent),
+                budget_percent: Some(http.page_key.budget_percent),
+                max_cost_wei: None,
             },
             ledger: RawLedger {
                 path: Some(DEFAULT_PATH.to_owned()),
@@ -182,7 +198,7 @@ pub(super) fn validate(
     errors: &mut Vec<ConfigError>,
 ) -> Option<Config> {
     let mut check = Check { layers, errors, allow_inline };
-    let RawConfig { server, ledger, identity, request, log, chain, tenant } = raw;
+    let RawConfig { server, page_key, ledger, identity, request, log, chain, tenant } = raw;
 
     let listen_text = &server.listen.clone().unwrap_or_else(|| DEFAULT_LISTEN.to_owned());
     let listen: Option<SocketAddr> = listen_text.parse().ok();
@@ -211,7 +227,7 @@ pub(super) fn validate(
             "add a [[tenant]] with id = \"default\", or remove the others",
         );
     }
-    let http = http_limits(&mut check, server);
+    let http = http_limits(&mut check, server, &page_key);
     let shared = shared_ledger(&mut check, &ledger, listen_text);
     let (sqlite, group_commit) = storage(&mut check, ledger);
 

@@ -1,13 +1,19 @@
-//! Who asks? API keys, hashed at rest and compared in constant time.
+//! Who asks, and what may they do? API keys, hashed at rest and compared in constant time, each with its scopes.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, num::NonZeroU32, sync::Arc};
 
 use axum::http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
+use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use super::problem::Problem;
+use super::{
+    pace::{Cell, Pace},
+    page::PageTenant,
+    problem::Problem,
+    web::Origins,
+};
 
 /// Digits of a key's secret part: no look-alikes, no separators.
 const ALPHABET: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
@@ -15,6 +21,8 @@ const ALPHABET: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqr
 const SECRET_DIGITS: usize = 43;
 /// Longest key that is looked at.
 const MAX_KEY_BYTES: usize = 256;
+/// Seconds' worth of calls that a tenant may make at once.
+const BURST_S: u32 = 10;
 
 /// SHA-256 of a whole API key: what the configuration holds. The key is random, so that a plain hash is enough.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +39,11 @@ impl KeyHash {
         let mut bytes = [0u8; 32];
         alloy_primitives::hex::decode_to_slice(text.strip_prefix("sha256:")?, &mut bytes).ok()?;
         Some(Self(bytes))
+    }
+
+    /// A name for a key that has none: `key-` and the first 8 digits of its hash, which tell nothing about the key.
+    pub fn short_name(&self) -> String {
+        format!("key-{}", alloy_primitives::hex::encode(&self.0[..4]))
     }
 }
 
@@ -65,52 +78,239 @@ pub fn new_key(tenant: &str) -> Result<Zeroizing<String>, getrandom::Error> {
     Ok(key)
 }
 
-/// On whose behalf a call is made.
+/// One thing that an API key may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Scope {
+    /// Submit requests, and what that needs: quotes, chains, fees, forecasts.
+    Submit = 1,
+    /// See the tenant's requests, events and batches.
+    Read = 2,
+    /// Withdraw the tenant's requests.
+    Cancel = 4,
+    /// Run the relayer: with the scopes above it reaches every tenant's things; models, numbers, pause and reload.
+    Operate = 8,
+    /// Read `/metrics` where that is closed.
+    Metrics = 16,
+}
+
+impl Scope {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Submit, Self::Read, Self::Cancel, Self::Operate, Self::Metrics];
+
+    /// As configuration, API and documentation write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Submit => "submit",
+            Self::Read => "read",
+            Self::Cancel => "cancel",
+            Self::Operate => "operate",
+            Self::Metrics => "metrics",
+        }
+    }
+}
+
+/// Some scopes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Scopes(u8);
+
+impl Scopes {
+    /// None.
+    pub const NONE: Self = Self(0);
+    /// What a key of a tenant has unless it says otherwise: `submit`, `read`, `cancel`.
+    pub const TENANT: Self = Self::of(&[Scope::Submit, Scope::Read, Scope::Cancel]);
+    /// What a key of an operator has unless it says otherwise.
+    pub const ALL: Self = Self::of(&Scope::ALL);
+
+    /// Exactly `scopes`.
+    pub const fn of(scopes: &[Scope]) -> Self {
+        let mut bits = 0;
+        let mut at = 0;
+        while at < scopes.len() {
+            bits |= scopes[at] as u8;
+            at += 1;
+        }
+        Self(bits)
+    }
+
+    /// Whether `scope` is among them.
+    pub const fn has(self, scope: Scope) -> bool {
+        self.0 & scope as u8 != 0
+    }
+
+    /// Whether one of `others` is among them.
+    pub const fn has_any(self, others: Self) -> bool {
+        self.0 & others.0 != 0
+    }
+
+    /// Each of them.
+    pub fn iter(self) -> impl Iterator<Item = Scope> {
+        Scope::ALL.into_iter().filter(move |scope| self.has(*scope))
+    }
+}
+
+impl FromIterator<Scope> for Scopes {
+    fn from_iter<T: IntoIterator<Item = Scope>>(scopes: T) -> Self {
+        Self(scopes.into_iter().fold(0, |bits, scope| bits | scope as u8))
+    }
+}
+
+impl fmt::Display for Scopes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut between = "";
+        for scope in self.iter() {
+            write!(f, "{between}`{}`", scope.as_str())?;
+            between = ", ";
+        }
+        Ok(())
+    }
+}
+
+/// An API key as the configuration holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    /// Its name in logs and records. Never a part of the key.
+    pub id: String,
+    /// Its hash.
+    pub hash: KeyHash,
+    /// What it may do.
+    pub scopes: Scopes,
+    /// It may stand in web pages of these origins: it is public, and has the caps of `page_key` instead of scopes.
+    pub page: Option<Origins>,
+}
+
+/// On whose behalf a call is made, and by which key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// The tenant.
     pub tenant: Arc<str>,
-    /// Sees every tenant's requests.
-    pub is_operator: bool,
+    /// The id of the key; `anonymous` without one.
+    pub key: Arc<str>,
+    /// What the key may do.
+    pub scopes: Scopes,
+    /// It showed a secret key.
+    pub is_known: bool,
+    /// It showed a page key, which is no secret.
+    pub is_page: bool,
 }
 
 impl Caller {
+    /// Sees what belongs to all tenants.
+    pub const fn is_operator(&self) -> bool {
+        self.scopes.has(Scope::Operate)
+    }
+
+    /// Who it is, in records: tenant and key id.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.tenant, self.key)
+    }
+
     /// The tenant whose things may be seen; `None` for everybody's.
     pub fn scope(&self) -> Option<String> {
-        (!self.is_operator).then(|| self.tenant.as_ref().to_owned())
+        (!self.is_operator()).then(|| self.tenant.as_ref().to_owned())
     }
 
     /// Whether things of `tenant` may be seen.
     pub fn sees(&self, tenant: &str) -> bool {
-        self.is_operator || *self.tenant == *tenant
+        self.is_operator() || *self.tenant == *tenant
     }
 }
 
-#[derive(Debug, Clone)]
+/// What the door has to know of one tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantDoor {
+    /// Most event streams at a time (`tenant.max_streams`).
+    pub max_streams: usize,
+    /// Most calls per second, by all its keys together; `None` is unlimited (`tenant.rate_per_s`).
+    pub rate_per_s: Option<u32>,
+    /// Its keys.
+    pub keys: Vec<ApiKey>,
+    /// What its page keys are held to.
+    pub page: PageTenant,
+}
+
+impl Default for TenantDoor {
+    fn default() -> Self {
+        Self { max_streams: 128, rate_per_s: None, keys: Vec::new(), page: PageTenant::default() }
+    }
+}
+
+#[derive(Debug)]
 struct Entry {
+    tenant: Arc<str>,
+    max_streams: usize,
+    pace: Option<(Pace, Cell)>,
+    keys: Vec<Key>,
+    page: Arc<PageTenant>,
+}
+
+#[derive(Debug)]
+struct Key {
+    hash: KeyHash,
     caller: Caller,
-    keys: Vec<KeyHash>,
+    origins: Option<Origins>,
 }
 
-/// Which keys open the door.
-#[derive(Debug, Clone)]
-pub enum Keys {
-    /// Everybody is this caller: local development.
-    Open(Caller),
-    /// By tenant id, which every key names.
-    Tenants(KeyRing),
+/// Which keys open the door, and for whom.
+#[derive(Debug, Default)]
+pub struct Access {
+    tenants: BTreeMap<Arc<str>, Entry>,
+    /// Who everybody is, where no key is needed: local development.
+    open: Option<Caller>,
+    /// Others have taken its place.
+    ended: CancellationToken,
 }
 
-/// The keys of all tenants.
-#[derive(Debug, Clone, Default)]
-pub struct KeyRing(BTreeMap<Arc<str>, Entry>);
+impl Access {
+    /// A door that needs keys.
+    pub fn by_keys() -> Self {
+        Self::default()
+    }
 
-impl KeyRing {
-    /// Adds a tenant's keys.
-    pub fn insert(&mut self, tenant: &str, is_operator: bool, keys: Vec<KeyHash>) {
-        let tenant: Arc<str> = tenant.into();
-        let caller = Caller { tenant: Arc::clone(&tenant), is_operator };
-        self.0.insert(tenant, Entry { caller, keys });
+    /// A door that is open to the tenant `default`, with an operator's view.
+    pub fn open() -> Self {
+        let open = Caller {
+            tenant: "default".into(),
+            key: "anonymous".into(),
+            scopes: Scopes::ALL,
+            is_known: false,
+            is_page: false,
+        };
+        Self { open: Some(open), ..Self::default() }
+    }
+
+    /// Others take its place: what was let in by it for long must be let in anew.
+    pub(crate) fn end(&self) {
+        self.ended.cancel();
+    }
+
+    /// Resolves when others have taken its place.
+    pub(crate) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Adds a tenant.
+    pub fn insert(&mut self, id: &str, door: TenantDoor) {
+        let tenant: Arc<str> = id.into();
+        let pace = door.rate_per_s.and_then(NonZeroU32::new).map(|rate| {
+            let burst = rate.saturating_mul(NonZeroU32::MIN.saturating_add(BURST_S - 1));
+            (Pace::new(rate, burst), Cell::default())
+        });
+        let known = |key: ApiKey| {
+            let (is_page, scopes) = (key.page.is_some(), if key.page.is_some() { Scopes::NONE } else { key.scopes });
+            let caller =
+                Caller { tenant: Arc::clone(&tenant), key: key.id.into(), scopes, is_known: !is_page, is_page };
+            Key { hash: key.hash, caller, origins: key.page }
+        };
+        let keys = door.keys.into_iter().map(known).collect();
+        let entry =
+            Entry { tenant: Arc::clone(&tenant), max_streams: door.max_streams, pace, keys, page: Arc::new(door.page) };
+        self.tenants.insert(tenant, entry);
+    }
+
+    /// Whether everybody may call.
+    pub const fn is_open(&self) -> bool {
+        self.open.is_some()
     }
 
     /// The caller that `key` belongs to.
@@ -118,46 +318,85 @@ impl KeyRing {
     /// The tenant's name in the key is public; the hash of the whole key is compared with every hash of that tenant,
     /// without stopping at the first difference or the first match. A key for an unknown tenant takes the same way.
     pub fn find(&self, key: &str) -> Option<&Caller> {
-        const NOBODY: &[KeyHash] = &[KeyHash([0; 32])];
+        self.find_key(key).map(|key| &key.caller)
+    }
+
+    fn find_key(&self, key: &str) -> Option<&Key> {
         let tenant = key.strip_prefix("sw_").and_then(|rest| rest.rsplit_once('_')).map_or("", |(tenant, _)| tenant);
-        let entry = self.0.get(tenant);
+        let entry = self.tenants.get(tenant);
         let hash = KeyHash::of(key);
-        let mut found = Choice::from(0);
-        for known in entry.map_or(NOBODY, |entry| &entry.keys) {
-            found |= known.0.ct_eq(&hash.0);
+        let mut found = None;
+        for known in entry.map_or(&[][..], |entry| &entry.keys) {
+            if bool::from(known.hash.0.ct_eq(&hash.0)) {
+                found = Some(known);
+            }
         }
-        entry.filter(|_| bool::from(found)).map(|entry| &entry.caller)
-    }
-}
-
-impl Keys {
-    /// A door that is open to the tenant `default`, with an operator's view.
-    pub fn open() -> Self {
-        Self::Open(Caller { tenant: "default".into(), is_operator: true })
-    }
-
-    /// Whether a key is needed.
-    pub const fn is_open(&self) -> bool {
-        matches!(self, Self::Open(_))
+        if entry.is_none() {
+            // As much work as for one key.
+            let _: Choice = [0; 32].ct_eq(&hash.0);
+        }
+        found
     }
 
     /// Who sent `headers`?
     ///
     /// # Errors
-    /// `unauthorized`, the same for a missing, a malformed and a wrong key.
+    /// `unauthorized`, the same for a missing, a malformed and a wrong key; `origin_refused` for a page key in a page of
+    /// another origin.
     pub fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
-        let ring = match self {
-            Self::Open(caller) => return Ok(caller.clone()),
-            Self::Tenants(ring) => ring,
-        };
+        if let Some(caller) = &self.open {
+            return Ok(caller.clone());
+        }
         let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
             let (scheme, key) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
         });
         let key = bearer.or_else(|| headers.get("x-api-key").and_then(|value| value.to_str().ok()));
-        key.filter(|key| key.len() <= MAX_KEY_BYTES).and_then(|key| ring.find(key)).cloned().ok_or_else(|| {
-            Problem::new("unauthorized", "send a valid API key as `Authorization: Bearer sw_…` or `X-Api-Key: sw_…`")
-        })
+        let found =
+            key.filter(|key| key.len() <= MAX_KEY_BYTES).and_then(|key| self.find_key(key)).ok_or_else(|| {
+                Problem::new(
+                    "unauthorized",
+                    "send a valid API key as `Authorization: Bearer sw_…` or `X-Api-Key: sw_…`",
+                )
+            })?;
+        // Keeps honest browsers apart; whoever writes the header himself has the caps of every page key.
+        if let (Some(origins), Some(origin)) = (&found.origins, headers.get(header::ORIGIN))
+            && !origins.allow(origin.as_bytes())
+        {
+            let detail =
+                format!("page key `{}` is not for pages of this origin (`tenant.keys.origins`)", found.caller.key);
+            return Err(Problem::new("origin_refused", detail));
+        }
+        Ok(found.caller.clone())
+    }
+
+    /// What page keys of `caller`'s tenant are held to.
+    pub(crate) fn page_tenant(&self, caller: &Caller) -> Arc<PageTenant> {
+        self.tenants.get(&caller.tenant).map(|entry| Arc::clone(&entry.page)).unwrap_or_default()
+    }
+
+    /// Whether a page key is for pages of `origin`.
+    pub(crate) fn has_page_of(&self, origin: &[u8]) -> bool {
+        let mut keys = self.tenants.values().flat_map(|entry| &entry.keys);
+        keys.any(|key| key.origins.as_ref().is_some_and(|origins| origins.allow(origin)))
+    }
+
+    /// Most event streams of `caller`'s tenant at a time.
+    pub(crate) fn max_streams(&self, caller: &Caller) -> usize {
+        self.tenants.get(&caller.tenant).map_or_else(|| TenantDoor::default().max_streams, |entry| entry.max_streams)
+    }
+
+    /// One call of `caller` at `now`, since a fixed instant: in time, or by how much too early.
+    pub(crate) fn take_call(&self, caller: &Caller, now: std::time::Duration) -> Result<(), std::time::Duration> {
+        match self.tenants.get(&caller.tenant).and_then(|entry| entry.pace.as_ref()) {
+            Some((pace, cell)) => pace.take(cell, now),
+            None => Ok(()),
+        }
+    }
+
+    /// The tenants that have a door here.
+    pub fn tenants(&self) -> impl Iterator<Item = &str> {
+        self.tenants.values().map(|entry| &*entry.tenant)
     }
 }
 
@@ -165,21 +404,33 @@ impl Keys {
 mod tests {
     use super::*;
 
-    fn ring() -> (KeyRing, String, String) {
+    fn key(id: &str, key: &str, scopes: Scopes) -> ApiKey {
+        ApiKey { id: id.to_owned(), hash: KeyHash::of(key), scopes, page: None }
+    }
+
+    fn door(keys: Vec<ApiKey>) -> TenantDoor {
+        TenantDoor { keys, ..TenantDoor::default() }
+    }
+
+    fn access() -> (Access, String, String) {
         let (a, b) = (new_key("shop").unwrap().to_string(), new_key("back_office").unwrap().to_string());
-        let mut ring = KeyRing::default();
-        ring.insert("shop", false, vec![KeyHash::of("sw_shop_old"), KeyHash::of(&a)]);
-        ring.insert("back_office", true, vec![KeyHash::of(&b)]);
-        ring.insert("keyless", false, Vec::new());
-        (ring, a, b)
+        let mut access = Access::by_keys();
+        access.insert(
+            "shop",
+            door(vec![key("old", "sw_shop_old", Scopes::TENANT), key("new", &a, Scopes::of(&[Scope::Read]))]),
+        );
+        access.insert("back_office", door(vec![key("ops", &b, Scopes::ALL)]));
+        access.insert("keyless", door(Vec::new()));
+        (access, a, b)
     }
 
     #[test]
     fn a_key_opens_its_own_tenant_only() {
-        let (ring, a, b) = ring();
-        assert_eq!(&*ring.find(&a).unwrap().tenant, "shop");
-        assert_eq!(&*ring.find("sw_shop_old").unwrap().tenant, "shop");
-        assert_eq!(&*ring.find(&b).unwrap().tenant, "back_office");
+        let (access, a, b) = access();
+        let found = access.find(&a).unwrap();
+        assert_eq!((&*found.tenant, &*found.key, found.is_operator()), ("shop", "new", false));
+        assert_eq!(&*access.find("sw_shop_old").unwrap().tenant, "shop");
+        assert_eq!(&*access.find(&b).unwrap().tenant, "back_office");
         // The right secret under another name is another key.
         let secret = a.rsplit_once('_').unwrap().1;
         for wrong in [
@@ -195,26 +446,37 @@ mod tests {
             &format!("sw_nobody_{secret}"),
             secret,
         ] {
-            assert_eq!(ring.find(wrong), None, "{wrong}");
+            assert_eq!(access.find(wrong), None, "{wrong}");
         }
     }
 
     #[test]
     fn headers() {
-        let (ring, a, _) = ring();
-        let keys = Keys::Tenants(ring);
+        let (access, a, _) = access();
         let with = |name: &'static str, value: String| {
             let mut headers = HeaderMap::new();
             headers.insert(name, value.parse().unwrap());
-            keys.authenticate(&headers)
+            access.authenticate(&headers)
         };
         assert!(with("authorization", format!("Bearer {a}")).is_ok());
         assert!(with("authorization", format!("bearer {a}")).is_ok());
         assert!(with("x-api-key", a.clone()).is_ok());
         assert_eq!(with("authorization", format!("Basic {a}")).unwrap_err().code(), "unauthorized");
         assert_eq!(with("authorization", a).unwrap_err().code(), "unauthorized");
-        assert_eq!(keys.authenticate(&HeaderMap::new()).unwrap_err().code(), "unauthorized");
-        assert!(Keys::open().authenticate(&HeaderMap::new()).unwrap().is_operator);
+        assert_eq!(access.authenticate(&HeaderMap::new()).unwrap_err().code(), "unauthorized");
+        let anybody = Access::open().authenticate(&HeaderMap::new()).unwrap();
+        assert!(anybody.is_operator() && !anybody.is_known);
+    }
+
+    #[test]
+    fn scopes() {
+        let some = Scopes::of(&[Scope::Read, Scope::Metrics]);
+        assert!(some.has(Scope::Read) && !some.has(Scope::Submit) && !some.has(Scope::Operate));
+        assert!(some.has_any(Scopes::TENANT) && !some.has_any(Scopes::of(&[Scope::Cancel])));
+        assert_eq!(some.to_string(), "`read`, `metrics`");
+        assert_eq!(some.iter().collect::<Scopes>(), some);
+        assert!(Scope::ALL.into_iter().all(|scope| Scopes::ALL.has(scope)));
+        assert!(!Scopes::TENANT.has(Scope::Operate) && !Scopes::TENANT.has(Scope::Metrics));
     }
 
     #[test]

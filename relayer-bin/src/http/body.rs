@@ -9,7 +9,7 @@ use axum::{
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 
-use super::problem::Problem;
+use super::{App, memory::Held, overloaded, problem::Problem};
 
 /// Most of a refused body that is read to its end.
 const MAX_DRAINED_BYTES: usize = 16 << 20;
@@ -25,15 +25,21 @@ pub(crate) struct Limit {
     pub(crate) key: &'static str,
 }
 
+/// A body, and what it counts as long as it is needed.
+#[derive(Debug)]
+pub(crate) struct Read {
+    pub(crate) bytes: Bytes,
+    /// To be kept until what was made of the bytes is gone too.
+    pub(crate) held: Held,
+}
+
 /// Reads a JSON body of at most `limit` bytes.
 ///
 /// # Errors
-/// `unsupported_media_type`, `body_too_large`, `body_timeout` or `malformed_body`.
-pub(crate) async fn read(headers: &HeaderMap, body: Body, limit: Limit, timeout: Duration) -> Result<Bytes, Problem> {
+/// `unsupported_media_type`, `body_too_large`, `overloaded`, `body_timeout` or `malformed_body`.
+pub(crate) async fn read(app: &App, headers: &HeaderMap, body: Body, limit: Limit) -> Result<Read, Problem> {
     let Limit { bytes: limit, key } = limit;
-    if let Some(value) = headers.get(header::CONTENT_TYPE) {
-        check_content_type(value)?;
-    }
+    check_content_type(headers)?;
     let too_large = |size: u64| {
         Problem::new(
             "body_too_large",
@@ -50,11 +56,18 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body, limit: Limit, timeout:
         }
         return Err(too_large(size));
     }
-    match tokio::time::timeout(timeout, collect(body, limit)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
+    let timeout = app.limits.body_timeout;
+    let mut held = app.bodies.hold();
+    match tokio::time::timeout(timeout, collect(body, limit, &mut held)).await {
+        Ok(Ok(bytes)) => Ok(Read { bytes, held }),
         Ok(Err(Interruption::TooLarge(rest))) => {
             drain(rest).await;
             Err(too_large(limit as u64 + 1))
+        }
+        Ok(Err(Interruption::NoRoom(rest))) => {
+            drop(held);
+            drain(rest).await;
+            Err(overloaded(app))
         }
         Ok(Err(Interruption::Broken)) => Err(Problem::new("malformed_body", "the body ended early")),
         Err(_) => {
@@ -67,11 +80,13 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body, limit: Limit, timeout:
 
 enum Interruption {
     TooLarge(Body),
+    NoRoom(Body),
     Broken,
 }
 
-/// All of the body, without a copy if it came in one piece.
-async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Interruption> {
+/// All of the body, without a copy if it came in one piece. What it takes is counted as it comes: a length that is only
+/// announced takes nothing.
+async fn collect(mut body: Body, limit: usize, held: &mut Held) -> Result<Bytes, Interruption> {
     let mut whole = Bytes::new();
     let mut pieces: Vec<u8> = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -84,6 +99,14 @@ async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Interruption> {
         } else {
             if pieces.is_empty() {
                 pieces.extend_from_slice(&std::mem::take(&mut whole));
+            }
+            // As much again as there is, so that long bodies are not copied piece by piece.
+            if pieces.capacity() - pieces.len() < data.len() {
+                let wanted = (pieces.len() + data.len()).max((2 * pieces.len()).min(limit));
+                if !held.grow_to(wanted) {
+                    return Err(Interruption::NoRoom(body));
+                }
+                pieces.reserve_exact(wanted - pieces.len());
             }
             pieces.extend_from_slice(&data);
         }
@@ -106,14 +129,19 @@ async fn drain(mut body: Body) {
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, discard).await;
 }
 
-fn check_content_type(value: &HeaderValue) -> Result<(), Problem> {
+/// A page of another origin can send any other type, or none, without asking first.
+fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        let detail = "the body has no type: send `Content-Type: application/json`";
+        return Err(Problem::new("unsupported_media_type", detail));
+    };
     // The exact bytes of nearly every caller first.
     if value.as_bytes() == b"application/json" {
         return Ok(());
     }
     let text = value.to_str().unwrap_or_default();
     let essence = text.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") || essence.to_ascii_lowercase().ends_with("+json") {
+    if essence.eq_ignore_ascii_case("application/json") {
         return Ok(());
     }
     Err(Problem::new(

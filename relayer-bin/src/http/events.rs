@@ -3,11 +3,11 @@
 //! A stream first replays from the ledger, then follows the live feed. Whenever it can't be sure to have seen
 //! everything (it lagged, or a sequence number is missing) it reads from the ledger again.
 
-use std::{convert::Infallible, fmt::Write as _, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, convert::Infallible, fmt::Write as _, sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
-    extract::{Path, Query, State, rejection::QueryRejection},
+    extract::{Extension, Path, Query, State, rejection::QueryRejection},
     http::{HeaderMap, HeaderValue, Response, StatusCode, header},
 };
 use serde::Deserialize;
@@ -23,14 +23,24 @@ use utoipa::IntoParams;
 
 use super::{
     Shared,
-    auth::Caller,
+    auth::{Access, Caller},
+    connection::Presence,
     dto::EventView,
+    peer::{Network, Peer},
     problem::{Problem, ProblemBody},
     requests::{find, parse_id, query},
 };
 
-/// Events read from the ledger at a time.
-const PAGE: usize = 500;
+/// Events read from the ledger at a time, at most.
+const PAGE: usize = 100;
+/// A piece of a stream ends with the event that reaches this. So much, and what the connection buffers, waits for a peer
+/// that does not read; the rest stays in the ledger.
+pub(super) const PIECE_BYTES: usize = 16 << 10;
+
+/// Most requests that one stream is about.
+const MAX_IDS: usize = 100;
+/// When a place for a stream may be free again.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Where to start.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -39,32 +49,46 @@ const PAGE: usize = 500;
 pub(super) struct EventsQuery {
     /// Only events with a greater sequence number. The header `Last-Event-ID` wins over it.
     after: Option<u64>,
+    /// Only events of these requests, by id, separated by commas, at most 100; the stream ends when they have ended.
+    /// `/v1/events` only.
+    requests: Option<String>,
 }
 
-/// Streams what happens to the tenant's requests (every tenant's, for operators).
+/// Streams what happens to the tenant's requests (every tenant's, for operators), or to some requests that are named.
 ///
 /// Each message has the event's sequence number as `id` and the event as JSON in `data`. Without `after` and
 /// `Last-Event-ID` it starts with the next event. Delivery is at least once.
 #[utoipa::path(
     get, path = "/v1/events", tag = "events", params(EventsQuery),
     responses(
-        (status = 200, description = "An endless stream", body = EventView<'static>, content_type = "text/event-stream"),
+        (status = 200, description = "A stream, endless without `requests`", body = EventView<'static>, content_type = "text/event-stream"),
+        (status = 204, description = "The named requests have ended, and nothing is left to say"),
         (status = "4XX", description = "Refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn all(
     State(app): State<Shared>,
     caller: Caller,
+    Extension(peer): Extension<Peer>,
     headers: HeaderMap,
     params: Result<Query<EventsQuery>, QueryRejection>,
 ) -> Result<Response<Body>, Problem> {
-    let after = start(&headers, &query(params)?)?;
+    let query = query(params)?;
+    let after = start(&headers, &query)?;
+    if let Some(ids) = &query.requests {
+        let ids = parse_ids(ids)?;
+        return of_ids(&app, &caller, &peer, ids, after.unwrap_or(0)).await;
+    }
+    if caller.is_page {
+        let detail = format!("`{}` is a page key: name the requests, `?requests=0x…,0x…`", caller.key);
+        return Err(Problem::new("scope_missing", detail));
+    }
     let receiver = app.relay.subscribe();
     let after = match after {
         Some(after) => after,
         None => app.relay.last_event_seq().await?,
     };
-    stream(&app, receiver, after, caller.scope(), None)
+    stream(&app, &caller, &peer, receiver, after, None)
 }
 
 /// Streams what happens to one request, from its first event on, until it has ended.
@@ -82,23 +106,48 @@ pub(super) async fn all(
 pub(super) async fn of_request(
     State(app): State<Shared>,
     caller: Caller,
+    Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
     headers: HeaderMap,
     params: Result<Query<EventsQuery>, QueryRejection>,
 ) -> Result<Response<Body>, Problem> {
     let id = parse_id(&id)?;
     let after = start(&headers, &query(params)?)?.unwrap_or(0);
+    of_ids(&app, &caller, &peer, BTreeSet::from([id]), after).await
+}
+
+fn parse_ids(text: &str) -> Result<BTreeSet<RequestId>, Problem> {
+    let ids = text.split(',').map(|id| parse_id(id.trim())).collect::<Result<BTreeSet<_>, _>>()?;
+    let count = ids.len();
+    if count > MAX_IDS {
+        return Err(Problem::new("invalid_query", format!("{count} requests on one stream are more than {MAX_IDS}")));
+    }
+    Ok(ids)
+}
+
+/// A stream of these requests, from `after` on, until they have ended.
+async fn of_ids(
+    app: &Shared,
+    caller: &Caller,
+    peer: &Peer,
+    ids: BTreeSet<RequestId>,
+    after: u64,
+) -> Result<Response<Body>, Problem> {
     let receiver = app.relay.subscribe();
-    let record = find(&app, &caller, id).await?;
-    if record.status.is_terminal() {
+    let mut open = BTreeSet::new();
+    for &id in &ids {
+        let record = find(app, caller, id).await?;
         let filter = EventFilter { after, request: Some(id), tenant: None, limit: 1 };
-        if app.relay.events(&filter).await?.is_empty() {
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            return Ok(response);
+        if !record.status.is_terminal() || !app.relay.events(&filter).await?.is_empty() {
+            open.insert(id);
         }
     }
-    stream(&app, receiver, after, None, Some(id))
+    if open.is_empty() {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        return Ok(response);
+    }
+    stream(app, caller, peer, receiver, after, Some(open))
 }
 
 fn start(headers: &HeaderMap, query: &EventsQuery) -> Result<Option<u64>, Problem> {
@@ -117,26 +166,45 @@ fn start(headers: &HeaderMap, query: &EventsQuery) -> Result<Option<u64>, Proble
 
 fn stream(
     app: &Shared,
+    caller: &Caller,
+    peer: &Peer,
     receiver: broadcast::Receiver<Arc<[EventRecord]>>,
     after: u64,
-    tenant: Option<String>,
-    request: Option<RequestId>,
+    requests: Option<BTreeSet<RequestId>>,
 ) -> Result<Response<Body>, Problem> {
-    let permit = Arc::clone(&app.streams).try_acquire_owned().map_err(|_| {
-        let limit = app.limits.max_streams;
-        Problem::new("overloaded", format!("{limit} event streams are open, limit {limit} (`server.max_streams`)"))
-            .retry_after(Duration::from_secs(5))
-    })?;
+    let tenant = if requests.is_some() { None } else { caller.scope() };
+    let too_many = |limit: usize, what: &str| {
+        let detail =
+            format!("{limit} event streams are open, limit {limit} (`{what}`); ask `/v1/requests/{{id}}` now and then");
+        Problem::new("too_many_streams", detail).retry_after(RETRY_AFTER)
+    };
+    let access = app.access();
+    let limit = access.max_streams(caller);
+    // Page keys take half of the places at most.
+    let limit = if caller.is_page { limit / 2 } else { limit };
+    let presence = app.listeners.enter((Arc::clone(&caller.tenant), caller.is_page), limit);
+    let presence = presence.ok_or_else(|| too_many(limit, "tenant.max_streams"))?;
+    let client = match caller.is_page {
+        true => {
+            let client = (Arc::clone(&caller.tenant), Arc::clone(&caller.key), peer.network());
+            Some(app.page_listeners.enter(client, 1).ok_or_else(|| too_many(1, "one for each client of a page key"))?)
+        }
+        false => None,
+    };
+    let permit = Arc::clone(&app.streams).try_acquire_owned();
+    let permit = permit.map_err(|_| too_many(app.limits.max_streams, "server.max_streams"))?;
     let feed = Feed {
         app: Arc::clone(app),
+        access,
         receiver,
         seen: after,
         tenant,
-        request,
+        requests,
         is_behind: true,
         has_ended: false,
         is_new: true,
-        _permit: permit,
+        live: None,
+        _places: (permit, presence, client),
     };
     let chunks = futures_util::stream::unfold(feed, async |mut feed| {
         let chunk = feed.next().await?;
@@ -151,17 +219,25 @@ fn stream(
     Ok(response)
 }
 
+/// Tenant, key, address.
+type PageClient = (Arc<str>, Arc<str>, Network);
+
 struct Feed {
     app: Shared,
+    /// By which it was let in.
+    access: Arc<Access>,
     receiver: broadcast::Receiver<Arc<[EventRecord]>>,
     /// Every event up to this one was sent, or is none of this stream's business.
     seen: u64,
     tenant: Option<String>,
-    request: Option<RequestId>,
+    /// Those that have not ended, if it is only about some.
+    requests: Option<BTreeSet<RequestId>>,
     is_behind: bool,
     has_ended: bool,
     is_new: bool,
-    _permit: OwnedSemaphorePermit,
+    /// Committed together, and how many of them are dealt with.
+    live: Option<(Arc<[EventRecord]>, usize)>,
+    _places: (OwnedSemaphorePermit, Presence<(Arc<str>, bool)>, Option<Presence<PageClient>>),
 }
 
 impl Feed {
@@ -186,21 +262,27 @@ impl Feed {
                 }
                 continue;
             }
+            if let Some((events, from)) = self.live.take() {
+                let (chunk, taken) = self.take(&events[from..]);
+                if from + taken < events.len() && !self.is_behind {
+                    self.live = Some((events, from + taken));
+                }
+                if !chunk.is_empty() {
+                    return Some(chunk.into());
+                }
+                continue;
+            }
             let keep_alive = self.app.limits.keep_alive;
             let received = tokio::select! {
                 () = self.app.closing.cancelled() => return None,
+                () = self.access.ended() => return None,
                 received = tokio::time::timeout(keep_alive, self.receiver.recv()) => received,
             };
             match received {
                 Err(_) => return Some(Bytes::from_static(b": keep-alive\n\n")),
                 Ok(Err(RecvError::Closed)) => return None,
                 Ok(Err(RecvError::Lagged(_))) => self.is_behind = true,
-                Ok(Ok(events)) => {
-                    let chunk = self.take(&events);
-                    if !chunk.is_empty() {
-                        return Some(chunk.into());
-                    }
-                }
+                Ok(Ok(events)) => self.live = Some((events, 0)),
             }
         }
     }
@@ -209,25 +291,52 @@ impl Feed {
     async fn catch_up(&mut self) -> Result<String, LedgerError> {
         // Read before the page: up to here a page that is not full has everything.
         let horizon = self.app.relay.last_event_seq().await?;
-        let filter = EventFilter { after: self.seen, request: self.request, tenant: self.tenant.clone(), limit: PAGE };
-        let page = self.app.relay.events(&filter).await?;
-        if page.len() < PAGE {
-            self.is_behind = false;
-        }
+        let (page, mut is_whole) = self.page().await?;
         let mut chunk = String::with_capacity(page.len() * 320);
         for event in &page {
+            if chunk.len() >= PIECE_BYTES {
+                is_whole = false;
+                break;
+            }
             self.push(&mut chunk, event);
         }
-        if !self.is_behind {
+        if is_whole {
+            self.is_behind = false;
             self.seen = self.seen.max(horizon);
         }
         Ok(chunk)
     }
 
-    /// Takes live events; falls behind if one is missing before them.
-    fn take(&mut self, events: &[EventRecord]) -> String {
+    /// The next events from the ledger, and whether there are no more now.
+    async fn page(&self) -> Result<(Vec<EventRecord>, bool), LedgerError> {
+        let of = |request, tenant| EventFilter { after: self.seen, request, tenant, limit: PAGE };
+        let Some(requests) = &self.requests else {
+            let page = self.app.relay.events(&of(None, self.tenant.clone())).await?;
+            let is_whole = page.len() < PAGE;
+            return Ok((page, is_whole));
+        };
+        let mut events = Vec::new();
+        // Up to here the pages of all requests go.
+        let mut end = u64::MAX;
+        for &id in requests {
+            let page = self.app.relay.events(&of(Some(id), None)).await?;
+            if let Some(last) = page.last().filter(|_| page.len() >= PAGE) {
+                end = end.min(last.seq);
+            }
+            events.extend(page);
+        }
+        events.retain(|event| event.seq <= end);
+        events.sort_by_key(|event| event.seq);
+        Ok((events, end == u64::MAX))
+    }
+
+    /// Takes live events, a piece of them, and tells how many; falls behind if one is missing before them.
+    fn take(&mut self, events: &[EventRecord]) -> (String, usize) {
         let mut chunk = String::new();
-        for event in events {
+        for (index, event) in events.iter().enumerate() {
+            if chunk.len() >= PIECE_BYTES {
+                return (chunk, index);
+            }
             if event.seq <= self.seen {
                 continue;
             }
@@ -236,20 +345,23 @@ impl Feed {
                 break;
             }
             self.seen = event.seq;
-            let is_ours = self.request.is_none_or(|id| id == event.request_id)
+            let is_ours = self.requests.as_ref().is_none_or(|ids| ids.contains(&event.request_id))
                 && self.tenant.as_deref().is_none_or(|tenant| tenant == event.tenant);
             if is_ours {
                 self.push(&mut chunk, event);
             }
         }
-        chunk
+        (chunk, events.len())
     }
 
     fn push(&mut self, chunk: &mut String, event: &EventRecord) {
         self.seen = self.seen.max(event.seq);
         write_message(chunk, event);
-        if self.request.is_some() && is_last(event.status) {
-            self.has_ended = true;
+        if let Some(requests) = &mut self.requests
+            && is_last(event.status)
+        {
+            requests.remove(&event.request_id);
+            self.has_ended = requests.is_empty();
         }
     }
 }
@@ -298,7 +410,7 @@ mod tests {
 
     #[test]
     fn starts_where_the_client_left() {
-        let query = EventsQuery { after: Some(3) };
+        let query = EventsQuery { after: Some(3), requests: None };
         let mut headers = HeaderMap::new();
         assert_eq!(start(&headers, &query), Ok(Some(3)));
         headers.insert("last-event-id", HeaderValue::from_static(""));

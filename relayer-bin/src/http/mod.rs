@@ -1,28 +1,46 @@
 //! The HTTP API: one router, its state, and what all handlers share.
 
+mod admin;
 pub mod auth;
 mod body;
+mod connection;
 pub mod dto;
 mod events;
+mod memory;
 mod metrics;
 mod models;
 mod openapi;
 mod operations;
+mod pace;
+pub mod page;
+pub mod peer;
 pub mod problem;
+pub mod reload;
 mod requests;
+pub mod scopes;
 mod server;
+pub mod web;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
-    extract::{FromRequestParts, Request, State},
+    body::Body,
+    extract::{FromRequestParts, MatchedPath, Request, State},
     http::{HeaderName, HeaderValue, Method, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use governor::{DefaultKeyedRateLimiter, clock::Clock};
+use hyper::body::Body as _;
 use slackwater::relay::Relay;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -32,8 +50,15 @@ pub use body::parse as parse_body;
 pub use openapi::document as openapi_document;
 pub use server::{ServeError, Server};
 
-use auth::{Caller, Keys};
+use auth::{Access, Caller, Scope};
+use connection::Crowd;
+use memory::Memory;
+use pace::{Pace, PaceTable};
+use page::{PageBook, PageLimits};
+use peer::{Cidr, Network, Peer};
 use problem::Problem;
+use scopes::Need;
+use web::{Asked, Origins, WebRules};
 
 /// Who may read `/metrics`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -62,20 +87,39 @@ pub struct HttpLimits {
     pub body_timeout: Duration,
     /// Longest time that a request's headers may take to arrive (`header_timeout_ms`).
     pub header_timeout: Duration,
+    /// Longest start line and headers of a call, bytes (`max_header_bytes`).
+    pub max_header_bytes: usize,
+    /// Longest time that a peer may read nothing while something waits for it (`write_timeout_ms`).
+    pub write_timeout: Duration,
     /// Most connections at a time (`max_connections`).
     pub max_connections: usize,
+    /// Most connections from one address, or one IPv6 /64 (`max_connections_per_ip`).
+    pub max_connections_per_ip: usize,
+    /// Most connections that wait for a place (`max_waiting_connections`).
+    pub max_waiting_connections: usize,
+    /// Where probes are answered besides; `None` is only on `listen` (`probe_listen`).
+    pub probe_listen: Option<SocketAddr>,
+    /// Most bytes that bodies of calls hold at a time, and most that answers hold (`max_body_memory_bytes`).
+    pub max_body_memory_bytes: usize,
     /// Most event streams at a time (`max_streams`).
     pub max_streams: usize,
     /// Longest silence of an event stream (`keep_alive_ms`).
     pub keep_alive: Duration,
     /// Longest wait for requests in progress at shutdown (`shutdown_grace_ms`).
     pub shutdown_grace: Duration,
-    /// Most requests per second from one address; `None` is unlimited (`rate_per_ip_per_s`).
+    /// Most calls per second without a valid key from one address, or one IPv6 /64; `None` is unlimited
+    /// (`rate_per_ip_per_s`).
     pub rate_per_ip_per_s: Option<u32>,
+    /// Proxies whose word about their clients counts (`trusted_proxies`).
+    pub trusted_proxies: Vec<Cidr>,
     /// Web origins that may call; none means that browsers of other origins can't (`cors_origins`).
-    pub cors_origins: Vec<String>,
+    pub cors_origins: Origins,
+    /// Names that the relayer answers to, besides addresses and `localhost` (`hosts`).
+    pub hosts: Vec<String>,
     /// Who may read `/metrics` (`metrics`).
     pub metrics: MetricsAccess,
+    /// Caps of keys that stand in web pages (`page_key`).
+    pub page_key: PageLimits,
 }
 
 impl Default for HttpLimits {
@@ -87,13 +131,22 @@ impl Default for HttpLimits {
             max_import_body_bytes: 16 << 20,
             body_timeout: Duration::from_secs(15),
             header_timeout: Duration::from_secs(10),
-            max_connections: 10_000,
-            max_streams: 1_000,
+            max_header_bytes: 16_384,
+            write_timeout: Duration::from_secs(15),
+            max_connections: 1_024,
+            max_connections_per_ip: 256,
+            max_waiting_connections: 512,
+            probe_listen: None,
+            max_body_memory_bytes: 64 << 20,
+            max_streams: 512,
             keep_alive: Duration::from_secs(15),
             shutdown_grace: Duration::from_secs(10),
-            rate_per_ip_per_s: None,
-            cors_origins: Vec::new(),
+            rate_per_ip_per_s: Some(100),
+            trusted_proxies: Vec::new(),
+            cors_origins: Origins::default(),
+            hosts: Vec::new(),
             metrics: MetricsAccess::Open,
+            page_key: PageLimits::default(),
         }
     }
 }
@@ -116,13 +169,31 @@ impl HttpLimits {
 #[derive(Debug)]
 pub struct App {
     relay: Relay,
-    keys: Keys,
+    access: RwLock<Arc<Access>>,
     limits: HttpLimits,
     streams: Arc<Semaphore>,
+    /// Streams by tenant: of its page keys, and of the others.
+    listeners: Arc<Crowd<(Arc<str>, bool)>>,
+    /// Connections by address, and calls of trusted proxies by their clients'.
+    crowd: Arc<Crowd<Network>>,
+    /// What bodies of calls hold.
+    bodies: Arc<Memory>,
+    /// What answers hold that are large.
+    answers: Arc<Memory>,
     closing: CancellationToken,
     exporter: Option<metrics_exporter_prometheus::PrometheusHandle>,
+    rendered: operations::Rendered,
     routes: metrics::Routes,
-    by_ip: Option<DefaultKeyedRateLimiter<IpAddr>>,
+    by_ip: Option<PaceTable>,
+    /// Calls with page keys.
+    by_page_ip: PaceTable,
+    /// What page keys have used.
+    pages: PageBook,
+    /// Streams of page keys, by key and address.
+    page_listeners: Arc<Crowd<(Arc<str>, Arc<str>, Network)>>,
+    born: Instant,
+    has_warned: AtomicBool,
+    reloader: Option<reload::Reloader>,
 }
 
 /// The state of the router.
@@ -130,30 +201,48 @@ pub(crate) type Shared = Arc<App>;
 
 /// Address of the other end of the connection.
 #[derive(Debug, Clone, Copy)]
-pub struct Peer(pub IpAddr);
+pub(crate) struct Connection(pub(crate) IpAddr);
 
 impl App {
     /// The API over `relay`. `exporter` renders `/metrics`.
     pub fn new(
         relay: Relay,
-        keys: Keys,
+        access: Access,
         limits: HttpLimits,
         exporter: Option<metrics_exporter_prometheus::PrometheusHandle>,
     ) -> Self {
-        let by_ip = limits
-            .rate_per_ip_per_s
-            .and_then(std::num::NonZeroU32::new)
-            .map(|rate| DefaultKeyedRateLimiter::keyed(governor::Quota::per_second(rate)));
+        let by_ip =
+            limits.rate_per_ip_per_s.and_then(NonZeroU32::new).map(|rate| PaceTable::new(Pace::new(rate, rate)));
+        let page = &limits.page_key;
+        let by_page_ip = PaceTable::new(Pace::new(page.rate_per_ip_per_s, page.burst_per_ip));
         Self {
             streams: Arc::new(Semaphore::new(limits.max_streams.min(Semaphore::MAX_PERMITS))),
+            listeners: Arc::default(),
+            crowd: Arc::default(),
+            bodies: Memory::new(limits.max_body_memory_bytes),
+            answers: Memory::new(limits.max_body_memory_bytes),
             relay,
-            keys,
+            access: RwLock::new(Arc::new(access)),
             limits,
             closing: CancellationToken::new(),
             exporter,
+            rendered: operations::Rendered::default(),
             routes: metrics::Routes::new(),
             by_ip,
+            by_page_ip,
+            pages: PageBook::default(),
+            page_listeners: Arc::default(),
+            born: Instant::now(),
+            has_warned: AtomicBool::new(false),
+            reloader: None,
         }
+    }
+
+    /// The same, whose configuration can be read again.
+    #[must_use]
+    pub fn with_reloader(mut self, reloader: reload::Reloader) -> Self {
+        self.reloader = Some(reloader);
+        self
     }
 
     /// The relay behind it.
@@ -166,17 +255,26 @@ impl App {
         self.closing.cancel();
     }
 
-    /// Forgets addresses that were quiet; called now and then by the server.
-    fn sweep(&self) {
-        if let Some(limiter) = &self.by_ip {
-            limiter.retain_recent();
-        }
+    /// From now on these may call. Streams that began before end.
+    fn set_access(&self, access: Access) {
+        let mut held = self.access.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *held, Arc::new(access)).end();
+    }
+
+    /// Whether everybody may call.
+    pub fn is_open(&self) -> bool {
+        self.access().is_open()
+    }
+
+    /// Who may call, as of now.
+    pub(crate) fn access(&self) -> Arc<Access> {
+        Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 /// Every route of the API.
 pub fn router(app: Arc<App>) -> Router {
-    let cors = cors(&app.limits.cors_origins);
+    let cors = cors(&app);
     let router = Router::new()
         .route("/v1/requests", post(requests::submit).get(requests::list))
         .route("/v1/requests/batch", post(requests::submit_batch))
@@ -198,6 +296,10 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/lanes", get(operations::lanes))
         .route("/v1/counts", get(operations::counts))
         .route("/v1/batches/{id}", get(operations::batch))
+        .route("/v1/admin/pauses", get(admin::pauses))
+        .route("/v1/admin/pause", post(admin::pause))
+        .route("/v1/admin/resume", post(admin::resume))
+        .route("/v1/admin/reload", post(admin::reload))
         .route("/healthz", get(operations::healthz))
         .route("/readyz", get(operations::readyz))
         .route("/metrics", get(operations::metrics))
@@ -208,7 +310,7 @@ pub fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(async || {
             Problem::new("method_not_allowed", "the path exists, but not with this method")
         })
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), limit_and_count));
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), door));
     let router = match cors {
         Some(cors) => router.layer(cors),
         None => router,
@@ -216,14 +318,29 @@ pub fn router(app: Arc<App>) -> Router {
     router.with_state(app)
 }
 
-fn cors(origins: &[String]) -> Option<CorsLayer> {
-    if origins.is_empty() {
+/// The probes alone.
+fn probes(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/healthz", get(operations::healthz))
+        .route("/readyz", get(operations::readyz))
+        .fallback(async || Problem::new("not_found", "only /healthz and /readyz are answered here"))
+        .with_state(app)
+}
+
+/// Pages of the configured origins may call, and those for which there are page keys, which may come and go.
+fn cors(app: &Shared) -> Option<CorsLayer> {
+    let origins = &app.limits.cors_origins;
+    if origins.is_empty() && app.is_open() {
         return None;
     }
-    let origins = if origins.iter().any(|origin| origin == "*") {
+    let origins = if origins.has_all() {
         AllowOrigin::any()
     } else {
-        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+        let app = Arc::clone(app);
+        AllowOrigin::predicate(move |origin: &HeaderValue, _: &Parts| {
+            let origin = origin.as_bytes();
+            app.limits.cors_origins.allow(origin) || app.access().has_page_of(origin)
+        })
     };
     let headers = [
         header::AUTHORIZATION,
@@ -242,29 +359,157 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     )
 }
 
-/// Per-address limit before anything else is done, and the counters after.
-async fn limit_and_count(State(app): State<Shared>, request: Request, next: Next) -> Response {
-    let started = std::time::Instant::now();
+/// Everything that is decided before a handler runs: who calls, how often, and whether that key may. And the counters
+/// after.
+async fn door(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
     let route = metrics::Route::of(&request);
-    if let (Some(limiter), Some(Peer(ip))) = (&app.by_ip, request.extensions().get::<Peer>())
-        && route.is_limited()
-        && let Err(not_until) = limiter.check_key(ip)
-    {
-        let wait = not_until.wait_time_from(governor::clock::DefaultClock::default().now());
-        let problem = Problem::new("rate_limited", "too many calls from this address (`server.rate_per_ip_per_s`)");
-        let response = problem.retry_after(wait).into_response();
-        app.routes.observe(route, response.status(), started.elapsed());
-        return response;
-    }
-    let response = next.run(request).await;
+    let response = match admit(&app, &mut request, route) {
+        Ok(presence) => {
+            let is_get = request.method() == Method::GET;
+            let response = next.run(request).await;
+            let response = if is_get { bound(&app, response) } else { response };
+            match presence {
+                // Counted until the answer is sent: a stream lasts as long as a connection.
+                Some(presence) => response.map(|body| Body::new(connection::Escorted::new(body, presence))),
+                None => response,
+            }
+        }
+        Err(problem) => problem.into_response(),
+    };
     app.routes.observe(route, response.status(), started.elapsed());
     response
+}
+
+/// Lets a call in, with its [`Peer`] and, if it has one, its [`Caller`].
+fn admit(
+    app: &App,
+    request: &mut Request,
+    route: metrics::Route,
+) -> Result<Option<connection::Presence<Network>>, Problem> {
+    let Connection(connection) =
+        request.extensions().get().copied().unwrap_or_else(|| unreachable!("the server tells every call's connection"));
+    let limits = &app.limits;
+    let peer = Peer::of(connection, request.headers(), &limits.trusted_proxies);
+    let access = app.access();
+    let rules = WebRules { is_open: access.is_open(), hosts: &limits.hosts, origins: &limits.cors_origins };
+    rules.check(
+        &peer,
+        &Asked {
+            method: request.method(),
+            uri: request.uri(),
+            headers: request.headers(),
+            is_probe: route == metrics::Route::Probe,
+            is_page: route == metrics::Route::Page,
+        },
+    )?;
+    let caller = access.authenticate(request.headers());
+    let is_page = caller.as_ref().is_ok_and(|caller| caller.is_page);
+    let known = caller.as_ref().ok().filter(|caller| caller.is_known);
+    if route.is_limited() {
+        let now = app.born.elapsed();
+        let too_fast = |wait: Duration, what: String| Err(Problem::new("rate_limited", what).retry_after(wait));
+        match (known, &app.by_ip) {
+            _ if is_page => {
+                if let Err(wait) = app.by_page_ip.take(peer.network(), now) {
+                    return too_fast(
+                        wait,
+                        "too many calls of this address with a page key (`page_key.rate_per_ip_per_s`)".to_owned(),
+                    );
+                }
+            }
+            (Some(caller), _) => {
+                if let Err(wait) = access.take_call(caller, now) {
+                    return too_fast(wait, format!("too many calls of tenant {} (`tenant.rate_per_s`)", caller.tenant));
+                }
+            }
+            (None, Some(table)) if !peer.is_local() => {
+                warn_of_proxy(app, &peer);
+                if let Err(wait) = table.take(peer.network(), now) {
+                    return too_fast(wait, "too many calls from this address (`server.rate_per_ip_per_s`)".to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let (need, is_for_pages) = scopes::need(request.method(), path);
+    match need {
+        Need::Nothing => {}
+        Need::OneOf(_) if is_page && is_for_pages => {}
+        Need::Metrics if limits.metrics != MetricsAccess::Operator => {}
+        Need::Metrics => check_scope(&caller, &[Scope::Metrics].into_iter().collect())?,
+        Need::OneOf(scopes) => check_scope(&caller, &scopes)?,
+    }
+    let presence = match peer.is_proxied && peer.ip != peer.connection {
+        true => Some(app.crowd.enter(peer.network(), limits.max_connections_per_ip).ok_or_else(|| {
+            let limit = limits.max_connections_per_ip;
+            let detail =
+                format!("{limit} calls of this address are open, limit {limit} (`server.max_connections_per_ip`)");
+            Problem::new("rate_limited", detail).retry_after(Duration::from_secs(1))
+        })?),
+        false => None,
+    };
+    if let Ok(caller) = caller {
+        request.extensions_mut().insert(caller);
+    }
+    request.extensions_mut().insert(peer);
+    Ok(presence)
+}
+
+fn check_scope(caller: &Result<Caller, Problem>, needed: &auth::Scopes) -> Result<(), Problem> {
+    let caller = caller.as_ref().map_err(Clone::clone)?;
+    if caller.scopes.has_any(*needed) {
+        return Ok(());
+    }
+    let code = if *needed == auth::Scopes::of(&[Scope::Operate]) { "operator_only" } else { "scope_missing" };
+    if caller.is_page {
+        let detail = format!("`{}` is a page key: it may not do this, use a secret key on your server", caller.key);
+        return Err(Problem::new("scope_missing", detail));
+    }
+    let has = if caller.scopes == auth::Scopes::NONE { "none".to_owned() } else { caller.scopes.to_string() };
+    Err(Problem::new(code, format!("this needs a key with {needed}; `{}` has {has} (`tenant.keys`)", caller.key)))
+}
+
+/// A proxy that is not known as one hides its clients behind one address.
+fn warn_of_proxy(app: &App, peer: &Peer) {
+    if peer.connection.is_loopback() && !peer.is_proxied && !app.has_warned.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            proxy = %peer.connection,
+            "a proxy passes calls on, and all its clients count as one address: name it in `server.trusted_proxies`"
+        );
+    }
+}
+
+/// A large answer that waits for its reader counts, or is not given at all.
+fn bound(app: &App, response: Response) -> Response {
+    match response.body().size_hint().exact().and_then(|size| usize::try_from(size).ok()) {
+        Some(size) if size > memory::UNCOUNTED_BYTES && !operations::is_shared(&response) => {
+            let mut held = app.answers.hold();
+            if held.grow_to(size) {
+                response.map(|body| held.until_sent(body))
+            } else {
+                overloaded(app).into_response()
+            }
+        }
+        _ => response,
+    }
+}
+
+/// Bodies or answers of all callers together are too large now.
+fn overloaded(app: &App) -> Problem {
+    let limit = app.limits.max_body_memory_bytes;
+    let detail = format!("bodies of all calls together have more than {limit} bytes (`server.max_body_memory_bytes`)");
+    Problem::new("overloaded", detail).retry_after(Duration::from_secs(1))
 }
 
 impl FromRequestParts<Shared> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Problem> {
-        app.keys.authenticate(&parts.headers)
+        match parts.extensions.get::<Self>() {
+            Some(caller) => Ok(caller.clone()),
+            None => app.access().authenticate(&parts.headers),
+        }
     }
 }

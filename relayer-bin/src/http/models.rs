@@ -22,7 +22,7 @@ type Answer = Result<Response<Body>, Problem>;
     get, path = "/v1/models", tag = "operations",
     responses((status = 200, description = "The models", body = ModelsView))
 )]
-pub(super) async fn list(State(app): State<Shared>, _caller: Caller) -> Response<Body> {
+pub(super) async fn list(State(app): State<Shared>) -> Response<Body> {
     let of_chain = |chain: ChainStatus| {
         app.relay.forecast(chain.chain_id).map_or_else(Vec::new, |view| ModelView::of(chain.chain_id, &view.models))
     };
@@ -30,21 +30,26 @@ pub(super) async fn list(State(app): State<Shared>, _caller: Caller) -> Response
     body::json(StatusCode::OK, &ModelsView { models })
 }
 
-/// Only operators go on, and only with a chain's id.
-fn operator(caller: &Caller, id: &str) -> Result<u64, Problem> {
-    if !caller.is_operator {
-        return Err(Problem::new("operator_only", "the models decide for all tenants"));
-    }
+fn parse_chain(id: &str) -> Result<u64, Problem> {
     id.parse().map_err(|_| Problem::new("malformed_id", "a chain's id is a decimal integer"))
 }
 
-fn answer(chain_id: u64, models: Result<Vec<ModelInfo>, ModelError>) -> Answer {
-    Ok(body::json(StatusCode::OK, &ModelsView { models: ModelView::of(chain_id, &models?) }))
+/// The answer to a change, which is written down with who made it.
+async fn answer(
+    app: &Shared,
+    caller: &Caller,
+    action: &'static str,
+    chain_id: u64,
+    models: Result<Vec<ModelInfo>, ModelError>,
+) -> Answer {
+    let models = models?;
+    app.relay.record_action(&caller.name(), action, &format!("models of chain {chain_id}")).await?;
+    Ok(body::json(StatusCode::OK, &ModelsView { models: ModelView::of(chain_id, &models) }))
 }
 
 async fn version(app: &Shared, request: Request) -> Result<u32, Problem> {
     let (parts, body) = request.into_parts();
-    let bytes = body::read(&parts.headers, body, app.limits.single(), app.limits.body_timeout).await?;
+    let body::Read { bytes, .. } = body::read(app, &parts.headers, body, app.limits.single()).await?;
     body::parse::<VersionBody>(&bytes).map(|body| body.version)
 }
 
@@ -64,9 +69,10 @@ pub(super) async fn promote(
     Path(id): Path<String>,
     request: Request,
 ) -> Answer {
-    let chain_id = operator(&caller, &id)?;
+    let chain_id = parse_chain(&id)?;
     let version = version(&app, request).await?;
-    answer(chain_id, app.relay.promote_model(chain_id, version).await)
+    let models = app.relay.promote_model(chain_id, version).await;
+    answer(&app, &caller, "promote", chain_id, models).await
 }
 
 /// Puts a version of a chain's models in force and keeps it there, over restarts. Operators only.
@@ -80,9 +86,10 @@ pub(super) async fn promote(
     )
 )]
 pub(super) async fn pin(State(app): State<Shared>, caller: Caller, Path(id): Path<String>, request: Request) -> Answer {
-    let chain_id = operator(&caller, &id)?;
+    let chain_id = parse_chain(&id)?;
     let version = version(&app, request).await?;
-    answer(chain_id, app.relay.pin_model(chain_id, version).await)
+    let models = app.relay.pin_model(chain_id, version).await;
+    answer(&app, &caller, "pin", chain_id, models).await
 }
 
 /// Lets the next version that is fitted come into force. Operators only.
@@ -95,8 +102,9 @@ pub(super) async fn pin(State(app): State<Shared>, caller: Caller, Path(id): Pat
     )
 )]
 pub(super) async fn unpin(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
-    let chain_id = operator(&caller, &id)?;
-    answer(chain_id, app.relay.unpin_models(chain_id).await)
+    let chain_id = parse_chain(&id)?;
+    let models = app.relay.unpin_models(chain_id).await;
+    answer(&app, &caller, "unpin", chain_id, models).await
 }
 
 /// Goes back to the version that was in force before. Operators only.
@@ -109,8 +117,9 @@ pub(super) async fn unpin(State(app): State<Shared>, caller: Caller, Path(id): P
     )
 )]
 pub(super) async fn roll_back(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
-    let chain_id = operator(&caller, &id)?;
-    answer(chain_id, app.relay.roll_back_models(chain_id).await)
+    let chain_id = parse_chain(&id)?;
+    let models = app.relay.roll_back_models(chain_id).await;
+    answer(&app, &caller, "rollback", chain_id, models).await
 }
 
 /// All models of a chain with scores and pin, as one JSON for `/import`. Operators only.
@@ -122,8 +131,8 @@ pub(super) async fn roll_back(State(app): State<Shared>, caller: Caller, Path(id
         (status = "4XX", description = "Refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn export(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
-    let chain_id = operator(&caller, &id)?;
+pub(super) async fn export(State(app): State<Shared>, Path(id): Path<String>) -> Answer {
+    let chain_id = parse_chain(&id)?;
     let mut response = Response::new(Body::from(app.relay.export_models(chain_id).await?));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
@@ -145,9 +154,10 @@ pub(super) async fn import(
     Path(id): Path<String>,
     request: Request,
 ) -> Answer {
-    let chain_id = operator(&caller, &id)?;
+    let chain_id = parse_chain(&id)?;
     let (parts, body) = request.into_parts();
-    let bytes = body::read(&parts.headers, body, app.limits.import(), app.limits.body_timeout).await?;
+    let body::Read { bytes, held: _held } = body::read(&app, &parts.headers, body, app.limits.import()).await?;
     let text = String::from_utf8(bytes.into()).map_err(|_| Problem::new("malformed_json", "the body is not UTF-8"))?;
-    answer(chain_id, app.relay.import_models(chain_id, text).await)
+    let models = app.relay.import_models(chain_id, text).await;
+    answer(&app, &caller, "import", chain_id, models).await
 }

@@ -5,7 +5,7 @@ use utoipa::{
     openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
 
-use super::{events, models, operations, requests};
+use super::{admin, events, models, operations, requests};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -20,12 +20,14 @@ use super::{events, models, operations, requests};
         requests::submit, requests::submit_batch, requests::list, requests::show, requests::cancel, requests::quote,
         events::all, events::of_request,
         operations::chains, operations::fees, operations::forecast, models::list, models::promote, models::pin, models::unpin, models::roll_back, models::export, models::import, operations::lanes, operations::sources, operations::counts, operations::batch,
+        admin::pauses, admin::pause, admin::resume, admin::reload,
         operations::healthz, operations::readyz, operations::metrics, operations::openapi,
     ),
     tags(
         (name = "requests", description = "Submit, ask, list, cancel, quote"),
         (name = "events", description = "What happens, as it happens: gap-free and resumable"),
         (name = "operations", description = "Chains, lanes, batches"),
+        (name = "administration", description = "Pause, resume, reload"),
         (name = "probes", description = "For orchestrators and monitoring"),
         (name = "pages", description = "This document"),
     ),

@@ -1,13 +1,18 @@
 //! Chains, lanes, batches, probes and pages.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{
+    sync::{LazyLock, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use axum::{
     body::{Body, Bytes},
     extract::{Path, Query, State, rejection::QueryRejection},
-    http::{HeaderMap, HeaderValue, Response, StatusCode, header},
+    http::{HeaderValue, Response, StatusCode, header},
 };
+use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use slackwater::{
     relay::{ChainHealth, ChainStatus},
     request::{BatchId, RequestId},
@@ -36,7 +41,7 @@ type Answer = Result<Response<Body>, Problem>;
     responses((status = 200, description = "The chains", body = ChainsView))
 )]
 pub(super) async fn chains(State(app): State<Shared>, caller: Caller) -> Response<Body> {
-    let chains = app.relay.chains().into_iter().map(|status| ChainView::new(status, caller.is_operator)).collect();
+    let chains = app.relay.chains().into_iter().map(|status| ChainView::new(status, caller.is_operator())).collect();
     body::json(StatusCode::OK, &ChainsView { relayer: Account(app.relay.identity()), chains })
 }
 
@@ -49,7 +54,7 @@ pub(super) async fn chains(State(app): State<Shared>, caller: Caller) -> Respons
         (status = 404, description = "Not served", body = ProblemBody<'static>, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn fees(State(app): State<Shared>, _caller: Caller, Path(id): Path<String>) -> Answer {
+pub(super) async fn fees(State(app): State<Shared>, Path(id): Path<String>) -> Answer {
     let chain_id: u64 = id.parse().map_err(|_| Problem::new("malformed_id", "a chain's id is a decimal integer"))?;
     let chain = app.relay.chains().into_iter().find(|chain| chain.chain_id == chain_id);
     let chain = chain.ok_or_else(|| Problem::new("not_found", format!("chain {chain_id} is not served here")))?;
@@ -61,7 +66,7 @@ pub(super) async fn fees(State(app): State<Shared>, _caller: Caller, Path(id): P
     get, path = "/v1/lanes", tag = "operations",
     responses((status = 200, description = "The lanes", body = LanesView))
 )]
-pub(super) async fn lanes(State(app): State<Shared>, _caller: Caller) -> Response<Body> {
+pub(super) async fn lanes(State(app): State<Shared>) -> Response<Body> {
     let lanes = app.relay.lanes().into_iter().map(LaneView::from).collect();
     body::json(StatusCode::OK, &LanesView { lanes })
 }
@@ -87,7 +92,6 @@ pub(super) struct ForecastQuery {
 )]
 pub(super) async fn forecast(
     State(app): State<Shared>,
-    _caller: Caller,
     Path(id): Path<String>,
     params: Result<Query<ForecastQuery>, QueryRejection>,
 ) -> Answer {
@@ -107,13 +111,15 @@ pub(super) async fn forecast(
     Ok(body::json(StatusCode::OK, &ForecastBody::new(chain_id, &view, horizon)))
 }
 
-/// The fee sources: how far each RPC endpoint is believed, and why.
+/// The fee sources: how far each RPC endpoint is believed, and why. Their names are for operators.
 #[utoipa::path(
     get, path = "/v1/sources", tag = "operations",
     responses((status = 200, description = "The sources", body = SourcesView))
 )]
-pub(super) async fn sources(State(app): State<Shared>, _caller: Caller) -> Response<Body> {
-    let sources = app.relay.fee_sources().into_iter().map(SourceView::from).collect();
+pub(super) async fn sources(State(app): State<Shared>, caller: Caller) -> Response<Body> {
+    let is_operator = caller.is_operator();
+    let view = |source| SourceView::new(source, is_operator);
+    let sources = app.relay.fee_sources().into_iter().map(view).collect();
     body::json(StatusCode::OK, &SourcesView { sources })
 }
 
@@ -125,10 +131,7 @@ pub(super) async fn sources(State(app): State<Shared>, _caller: Caller) -> Respo
         (status = 403, description = "Not an operator", body = ProblemBody<'static>, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn counts(State(app): State<Shared>, caller: Caller) -> Answer {
-    if !caller.is_operator {
-        return Err(Problem::new("operator_only", "these numbers are over all tenants"));
-    }
+pub(super) async fn counts(State(app): State<Shared>) -> Answer {
     let counts = app.relay.counts().await?;
     let counts = counts.into_iter().map(|(chain_id, status, count)| CountView { chain_id, status, count }).collect();
     let last_event_seq = app.relay.last_event_seq().await?;
@@ -148,7 +151,7 @@ pub(super) async fn batch(State(app): State<Shared>, caller: Caller, Path(id): P
     let id: BatchId = id.parse().map_err(|_| Problem::new("malformed_id", "a batch's id is chainId:sender:nonce"))?;
     let not_found = || Problem::new("not_found", format!("batch {id} is not known"));
     let view = app.relay.batch(id).await?.ok_or_else(not_found)?;
-    let members = if caller.is_operator {
+    let members = if caller.is_operator() {
         view.members.clone()
     } else {
         let members = visible(&app, &caller, &view.members).await?;
@@ -234,16 +237,40 @@ pub(super) async fn readyz(State(app): State<Shared>) -> Response<Body> {
     get, path = "/metrics", tag = "probes", security(()),
     responses((status = 200, description = "Prometheus text format", body = String, content_type = "text/plain"))
 )]
-pub(super) async fn metrics(State(app): State<Shared>, headers: HeaderMap) -> Answer {
-    let not_found = || Problem::new("not_found", "metrics are off (`server.metrics`)");
-    match app.limits.metrics {
-        MetricsAccess::Open => {}
-        MetricsAccess::Operator if app.keys.authenticate(&headers)?.is_operator => {}
-        MetricsAccess::Operator => return Err(Problem::new("operator_only", "`server.metrics` is `operator`")),
-        MetricsAccess::Off => return Err(not_found()),
+pub(super) async fn metrics(State(app): State<Shared>) -> Answer {
+    let exporter = app.exporter.as_ref().filter(|_| app.limits.metrics != MetricsAccess::Off);
+    let exporter = exporter.ok_or_else(|| Problem::new("not_found", "metrics are off (`server.metrics`)"))?;
+    Ok(page(app.rendered.get(exporter), "text/plain; version=0.0.4; charset=utf-8"))
+}
+
+/// How long one rendering of the metrics is given to all who ask.
+const RENDERED_FOR: Duration = Duration::from_millis(50);
+
+/// The metrics as they were rendered last: many who ask, and perhaps don't read, share few copies.
+#[derive(Debug, Default)]
+pub(super) struct Rendered(Mutex<Option<(Instant, Bytes)>>);
+
+impl Rendered {
+    fn get(&self, exporter: &PrometheusHandle) -> Bytes {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((at, text)) if at.elapsed() < RENDERED_FOR => text.clone(),
+            _ => {
+                let text = Bytes::from(exporter.render());
+                *last = Some((Instant::now(), text.clone()));
+                text
+            }
+        }
     }
-    let exporter = app.exporter.as_ref().ok_or_else(not_found)?;
-    Ok(page(exporter.render(), "text/plain; version=0.0.4; charset=utf-8"))
+}
+
+/// The answer's body is a copy of nothing: all who get it share it.
+#[derive(Debug, Clone, Copy)]
+struct IsShared;
+
+/// Whether `response` takes no memory of its own.
+pub(super) fn is_shared(response: &Response<Body>) -> bool {
+    response.extensions().get::<IsShared>().is_some()
 }
 
 /// This API as OpenAPI 3.1.
@@ -258,28 +285,95 @@ pub(super) async fn openapi() -> Response<Body> {
 
 /// This API for people.
 pub(super) async fn docs() -> Response<Body> {
-    html(include_str!("pages/docs.html"))
+    static PAGE: LazyLock<Page> = LazyLock::new(|| Page::new(include_str!("pages/docs.html")));
+    PAGE.answer()
 }
 
 /// What the relayer is doing, for people.
 pub(super) async fn dashboard() -> Response<Body> {
-    html(include_str!("pages/dashboard.html"))
+    static PAGE: LazyLock<Page> = LazyLock::new(|| Page::new(include_str!("pages/dashboard.html")));
+    PAGE.answer()
 }
 
-fn page(content: impl Into<Body>, content_type: &'static str) -> Response<Body> {
-    let mut response = Response::new(content.into());
+fn page(content: Bytes, content_type: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::from(content));
+    response.extensions_mut().insert(IsShared);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
-/// A page that can load nothing from elsewhere, be framed by nobody, and talk to this origin only.
-fn html(content: &'static str) -> Response<Body> {
-    const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; \
-                          connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-    let mut response = page(content, "text/html; charset=utf-8");
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    response
+/// A page that can load nothing from elsewhere, be framed by nobody, talk to this origin only, and run no script but its
+/// own.
+struct Page {
+    content: &'static str,
+    policy: HeaderValue,
+}
+
+impl Page {
+    fn new(content: &'static str) -> Self {
+        let (scripts, styles) = (hashes(content, "script"), hashes(content, "style"));
+        let policy = format!(
+            "default-src 'none'; script-src{scripts}; style-src{styles}; img-src data:; connect-src 'self'; \
+             base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        );
+        let policy = HeaderValue::try_from(policy).unwrap_or_else(|_| unreachable!("a policy is made of ASCII"));
+        Self { content, policy }
+    }
+
+    fn answer(&self) -> Response<Body> {
+        let mut response = page(Bytes::from_static(self.content.as_bytes()), "text/html; charset=utf-8");
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_SECURITY_POLICY, self.policy.clone());
+        headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        response
+    }
+}
+
+/// ` 'sha256-…'` for what stands in each element `name` of `content`.
+fn hashes(content: &str, name: &str) -> String {
+    let (start, end) = (format!("<{name}>"), format!("</{name}>"));
+    let inner = content.split(&start).skip(1).filter_map(|rest| rest.split_once(&end).map(|(inner, _)| inner));
+    inner.map(|inner| format!(" 'sha256-{}'", base64(&Sha256::digest(inner)))).collect()
+}
+
+/// Base64 (RFC 4648) with padding.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for group in bytes.chunks(3) {
+        let bits = (0..3).fold(0, |bits, at| bits << 8 | usize::from(group.get(at).copied().unwrap_or(0)));
+        for at in 0..4 {
+            let digit = char::from(DIGITS[bits >> (18 - 6 * at) & 63]);
+            text.push(if at > group.len() { '=' } else { digit });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_of_the_standard() {
+        for (plain, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+            assert_eq!(base64(plain.as_bytes()), coded);
+        }
+    }
+
+    #[test]
+    fn a_page_runs_its_own_script_and_no_other() {
+        let page = Page::new("<style>a</style><script>alert('Hello, world.');</script>");
+        let policy = page.policy.to_str().unwrap();
+        assert!(policy.contains("script-src 'sha256-qznLcsROx4GACP2dm0UCKCzCG+HiZ1guq6ZZDob/Tng=';"), "{policy}");
+        assert!(!policy.contains("unsafe"), "{policy}");
+        // Whatever runs must be in an element that has a hash: no attributes that hold scripts or styles.
+        for content in [include_str!("pages/docs.html"), include_str!("pages/dashboard.html")] {
+            let markup = content.split("<script>").next().unwrap();
+            assert_eq!((content.matches("<script").count(), content.matches("<style").count()), (1, 1));
+            for attribute in [" style=", " onclick=", " onload=", " onerror=", " onsubmit=", "javascript:"] {
+                assert!(!markup.contains(attribute), "{attribute} would need more than a hash");
+            }
+        }
+    }
 }

@@ -14,10 +14,12 @@ use serde::Serialize;
 use slackwater::{
     forecast::RegistryError,
     ledger::LedgerError,
-    relay::{CancelError, ModelError, SubmitError, WaitError},
+    relay::{CancelError, ModelError, PauseError, SubmitError, WaitError},
     request::RequestId,
 };
 use utoipa::ToSchema;
+
+use super::reload::ReloadError;
 
 /// What a stable code means: code, HTTP status, title, and what the caller can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,13 +51,19 @@ codes! {
     "unauthorized" 401 "A valid API key is needed" => "send `Authorization: Bearer sw_…` or `X-Api-Key`";
     "budget_exhausted" 402 "The tenant's budget does not cover the worst case" => "raise `tenant.budget`, wait for the next period, or ask for less gas";
     "max_cost_too_low" 402 "The request's maxCost is below its worst case now" => "raise `maxCost`, or try when gas is cheaper";
-    "operator_only" 403 "This needs an operator's API key" => "use a key of a tenant with `operator = true`";
+    "host_refused" 403 "The relayer has no such name" => "name it in `server.hosts`, or use an address";
+    "operator_only" 403 "This needs an operator's API key" => "use a key with the scope `operate`";
+    "origin_refused" 403 "Pages of this origin may not call" => "name the origin in `server.cors_origins`";
     "policy_denied" 403 "The tenant's policy does not allow it" => "the detail names the policy key";
+    "proxy_refused" 403 "A proxy is there, and no keys" => "give every tenant an API key";
+    "scope_missing" 403 "The API key may not do this" => "use a key with one of the scopes in the detail";
+    "signature_needed" 403 "The user must sign this" => "send a signed withdrawal";
     "unknown_tenant" 403 "The tenant is not known" => "add it to the configuration";
     "not_found" 404 "There is nothing here" => "check the path, the id, and whose API key it is";
     "method_not_allowed" 405 "The path does not take this method" => "see the `Allow` header";
     "body_timeout" 408 "The body took too long to arrive" => "send it again";
     "idempotency_conflict" 409 "The idempotency key came with another body before" => "use a new key for a new request";
+    "needs_restart" 409 "This can only be changed by a restart" => "restart the relayer, or take the change back";
     "no_earlier_model" 409 "There is no earlier model to go back to" => "promote one of `GET /v1/models`";
     "nonce_conflict" 409 "Another live request holds this nonce" => "ask about `existing`, or sign the next nonce";
     "too_late" 409 "It is too late for that" => "watch the request instead";
@@ -68,6 +76,7 @@ codes! {
     "deadline_too_far" 422 "The deadline is too far away" => "ask for an earlier one";
     "deadline_unreachable" 422 "There is too little time to be included" => "allow more time";
     "gas_out_of_range" 422 "The gas can't be used" => "ask for more than 0 and less than a transaction can carry";
+    "invalid_configuration" 422 "The configuration has errors" => "mend what the detail names; the old one is in force";
     "invalid_field" 422 "A field has a wrong value" => "mend `field`";
     "invalid_models" 422 "These models can't be used" => "import what `export` wrote, for the same chain";
     "invalid_signature" 422 "The signature does not fit" => "check the EIP-712 domain (name, version, chain id, forwarder) and the nonce";
@@ -77,9 +86,11 @@ codes! {
     "unknown_forwarder" 422 "The forwarder is not served" => "use one of the chain's `forwarders` in `GET /v1/chains`";
     "wrong_chain" 422 "The chain is not served" => "use one of the chains in `GET /v1/chains`";
     "rate_limited" 429 "Too fast" => "come back after `Retry-After`";
+    "too_many_streams" 429 "Too many event streams" => "come back after `Retry-After`, or ask for the request now and then";
     "internal" 500 "The relayer failed" => "report it with the time of the request";
     "chain_unavailable" 503 "The chain can't be served now" => "come back after `Retry-After`";
-    "overloaded" 503 "Too many connections" => "come back after `Retry-After`";
+    "overloaded" 503 "Too much at a time" => "come back after `Retry-After`";
+    "paused" 503 "An operator has paused this" => "come back after `Retry-After`; nothing is lost";
     "shutting_down" 503 "The relayer is shutting down" => "try again; what was accepted is durable";
     "storage_unavailable" 503 "The storage could not answer" => "send the same bytes again, that is safe";
 }
@@ -331,6 +342,25 @@ impl From<ModelError> for Problem {
             ModelError::Elsewhere { .. } => Self::new("chain_unavailable", error.to_string()),
             ModelError::ShuttingDown => Self::shutting_down(),
             _ => Self::new("internal", "the models could not be changed"),
+        }
+    }
+}
+
+impl From<ReloadError> for Problem {
+    fn from(error: ReloadError) -> Self {
+        match error {
+            ReloadError::Invalid(errors) => Self::new("invalid_configuration", errors.to_string()),
+            ReloadError::Unsupported | ReloadError::NeedsRestart(_) => Self::new("needs_restart", error.to_string()),
+        }
+    }
+}
+
+impl From<PauseError> for Problem {
+    fn from(error: PauseError) -> Self {
+        match error {
+            PauseError::UnknownChain(_) | PauseError::UnknownTenant(_) => Self::new("not_found", error.to_string()),
+            PauseError::Ledger(error) => error.into(),
+            _ => Self::new("internal", "the pause could not be changed"),
         }
     }
 }

@@ -1,19 +1,22 @@
 //! Requests: submit, ask, list, cancel, quote.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use alloy_primitives::Bytes;
 use axum::{
     body::Body,
     extract::{Path, Query, Request, State, rejection::QueryRejection},
     http::{HeaderMap, Response, StatusCode},
 };
+use hyper::body::Body as _;
 use serde::Deserialize;
 use slackwater::{
+    Timestamp,
     ledger::{EventFilter, RequestFilter, RequestRecord},
-    relay::Acceptance,
-    request::{Promise, RequestId, Status},
+    relay::{Acceptance, SubmitItem},
+    request::{Promise, RequestId, Status, Withdrawal},
 };
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Shared,
@@ -23,6 +26,8 @@ use super::{
         AcceptedView, BatchResults, ItemResult, QuoteBody, QuoteView, RequestPage, RequestView, SubmitBody,
         SummaryView, parse_batch,
     },
+    overloaded,
+    page::{self, Hold},
     problem::{Problem, ProblemBody},
 };
 
@@ -30,6 +35,8 @@ use super::{
 const DEFAULT_PAGE: usize = 50;
 /// Most requests on a page.
 const MAX_PAGE: usize = 500;
+/// Bytes of a request's result in the answer to a batch, about.
+const ANSWER_BYTES: usize = 1_024;
 /// Most events of one request that are shown with it; `/events` has all.
 const MAX_TIMELINE: usize = 1_000;
 
@@ -76,12 +83,13 @@ pub(super) async fn find(app: &Shared, caller: &Caller, id: RequestId) -> Result
 )]
 pub(super) async fn submit(State(app): State<Shared>, caller: Caller, request: Request) -> Answer {
     let (parts, body) = request.into_parts();
-    let limits = &app.limits;
-    let bytes = body::read(&parts.headers, body, limits.single(), limits.body_timeout).await?;
+    let body::Read { bytes, held } = body::read(&app, &parts.headers, body, app.limits.single()).await?;
     let key = idempotency_key(&parts.headers)?;
     let item = body::parse::<SubmitBody<'_>>(&bytes)?.into_item(key)?;
     drop(bytes);
-    let acceptance = app.relay.submit(&caller.tenant, item).await?;
+    let acceptance = submit_items(&app, &caller, vec![Ok(item)]).await.pop();
+    let acceptance = acceptance.unwrap_or_else(|| unreachable!("one item has one result"))?;
+    drop(held);
     Ok(body::json_sized(StatusCode::ACCEPTED, &AcceptedView::from(acceptance), 1_024))
 }
 
@@ -99,7 +107,7 @@ pub(super) async fn submit(State(app): State<Shared>, caller: Caller, request: R
 pub(super) async fn submit_batch(State(app): State<Shared>, caller: Caller, request: Request) -> Answer {
     let (parts, body) = request.into_parts();
     let limits = &app.limits;
-    let bytes = body::read(&parts.headers, body, limits.batch(), limits.body_timeout).await?;
+    let body::Read { bytes, held } = body::read(&app, &parts.headers, body, limits.batch()).await?;
     if parts.headers.contains_key("idempotency-key") {
         return Err(Problem::new(
             "invalid_header",
@@ -107,27 +115,70 @@ pub(super) async fn submit_batch(State(app): State<Shared>, caller: Caller, requ
         ));
     }
     let parsed = parse_batch(&bytes, limits.max_batch_items)?;
-    let mut items = Vec::with_capacity(parsed.len());
-    let mut refused = Vec::new();
-    for (index, body) in parsed.into_iter().enumerate() {
-        match body.and_then(|body| body.into_item(None)) {
-            Ok(item) => items.push(item),
-            Err(problem) => refused.push((index, problem)),
+    let items: Vec<_> = parsed.into_iter().map(|body| body.and_then(|body| body.into_item(None))).collect();
+    drop(bytes);
+    let total = items.len();
+    // Before anything is done: what is accepted must be answered.
+    let mut answer = app.answers.hold();
+    if !answer.grow_to(64 + total * ANSWER_BYTES) {
+        return Err(overloaded(&app));
+    }
+    let results = submit_items(&app, &caller, items).await.into_iter().map(ItemResult::from).collect();
+    drop(held);
+    let response = body::json_sized(StatusCode::MULTI_STATUS, &BatchResults { results }, 64 + total * ANSWER_BYTES);
+    Ok(response.map(|body| answer.until_sent(body)))
+}
+
+/// Submits what can be, and gives one result for each item, in order.
+async fn submit_items(
+    app: &Shared,
+    caller: &Caller,
+    items: Vec<Result<SubmitItem, Problem>>,
+) -> Vec<Result<Acceptance, Problem>> {
+    let mut results: Vec<Option<Result<Acceptance, Problem>>> = Vec::with_capacity(items.len());
+    let (mut good, mut holds) = (Vec::with_capacity(items.len()), Vec::new());
+    for item in items {
+        let admitted = item.and_then(|mut item| {
+            if caller.is_page {
+                holds.push(hold_for_page(app, caller, &mut item)?);
+            }
+            Ok(item)
+        });
+        match admitted {
+            Ok(item) => {
+                good.push(item);
+                results.push(None);
+            }
+            Err(problem) => results.push(Some(Err(problem))),
         }
     }
-    drop(bytes);
-    let total = items.len() + refused.len();
-    let mut accepted = app.relay.submit_many(&caller.tenant, items).await.into_iter();
-    let mut refused = refused.into_iter().peekable();
-    let mut results = Vec::with_capacity(total);
-    for index in 0..total {
-        let result = match refused.next_if(|(at, _)| *at == index) {
-            Some((_, problem)) => ItemResult::from(Err::<Acceptance, _>(problem)),
-            None => accepted.next().unwrap_or_else(|| unreachable!("the relay answers every item")).into(),
-        };
-        results.push(result);
-    }
-    Ok(body::json_sized(StatusCode::MULTI_STATUS, &BatchResults { results }, 64 + total * 1_024))
+    let mut answers = app.relay.submit_many(&caller.tenant, good).await.into_iter();
+    let mut holds = holds.into_iter();
+    let mut answer = || {
+        let answer = answers.next().unwrap_or_else(|| unreachable!("the relay answers every item"));
+        if let Some(hold) = holds.next() {
+            match &answer {
+                Ok(accepted) if !accepted.record.status.is_terminal() => {
+                    app.pages.accepted(hold, accepted.record.id, accepted.quote.max_cost_wei);
+                }
+                _ => app.pages.released(&hold),
+            }
+        }
+        answer.map_err(Problem::from)
+    };
+    results.into_iter().map(|result| result.unwrap_or_else(&mut answer)).collect()
+}
+
+/// Whether a page key may ask for this, and the place that it takes.
+fn hold_for_page(app: &Shared, caller: &Caller, item: &mut SubmitItem) -> Result<Hold, Problem> {
+    let (limits, tenant) = (&app.limits.page_key, app.access().page_tenant(caller));
+    let elapsed = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let now = Timestamp(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+    let gas = page::check(limits, &tenant, item, now)?;
+    let chain_id = item.submission.chain_id;
+    let quote = app.relay.quote(chain_id, gas)?;
+    let wei = item.submission.max_cost_wei.map_or(quote.max_cost_wei, |most| most.min(quote.max_cost_wei));
+    app.pages.reserve(limits, &tenant, caller, (chain_id, wei), now)
 }
 
 /// Which requests to list.
@@ -215,19 +266,61 @@ fn promise_of(app: &Shared, record: &RequestRecord) -> Promise {
     }
 }
 
+/// A withdrawal that the user has signed.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WithdrawalBody {
+    /// Signature of the account that signed the request over EIP-712 `Withdrawal(bytes32 requestHash,uint256 chainId)`, domain
+    /// `{name: "Slackwater", version: "1"}`: 65 bytes.
+    #[schema(value_type = String)]
+    signature: Bytes,
+}
+
 /// Withdraws a request that is still queued.
+///
+/// Without a body: a request of the tenant, by a key with the scope `cancel`. With a body: a request of whichever tenant, by the
+/// user who signed it; a page key needs that.
 #[utoipa::path(
     delete, path = "/v1/requests/{id}", tag = "requests", params(("id" = String, Path, description = "The request's id")),
+    request_body = Option<WithdrawalBody>,
     responses(
         (status = 200, description = "Cancelled", body = SummaryView),
         (status = 409, description = "It is in a transaction, or has ended", body = ProblemBody<'static>, content_type = "application/problem+json"),
         (status = "4XX", description = "Refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn cancel(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
+pub(super) async fn cancel(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(id): Path<String>,
+    request: Request,
+) -> Answer {
     let id = parse_id(&id)?;
-    let record = find(&app, &caller, id).await?;
+    let (parts, body) = request.into_parts();
+    let record = if body.is_end_stream() {
+        if caller.is_page {
+            let detail = "with a page key a request is withdrawn by its user: send a signed withdrawal";
+            return Err(Problem::new("signature_needed", detail));
+        }
+        find(&app, &caller, id).await?
+    } else {
+        let body::Read { bytes, .. } = body::read(&app, &parts.headers, body, app.limits.single()).await?;
+        let WithdrawalBody { signature } = body::parse(&bytes)?;
+        let not_found = || Problem::new("not_found", format!("request {id} is not known"));
+        let record = app.relay.request(id).await?.ok_or_else(not_found)?;
+        let (_, signer, _) = record.sequence.ok_or_else(not_found)?;
+        let withdrawal = Withdrawal { request_hash: id, chain_id: record.chain_id };
+        let is_signed = withdrawal.is_signed_by(signer, &signature);
+        if !is_signed.map_err(|error| Problem::new("invalid_signature", error.to_string()))? {
+            let detail = format!("the withdrawal is not signed by {signer}, who signed the request");
+            return Err(Problem::new("invalid_signature", detail));
+        }
+        record
+    };
     let cancelled = app.relay.cancel(&record.tenant, id).await?;
+    if *record.tenant != *caller.tenant && caller.is_operator() {
+        app.relay.record_action(&caller.name(), "cancel", &id.to_string()).await?;
+    }
     Ok(body::json(StatusCode::OK, &SummaryView::from(&cancelled)))
 }
 
@@ -242,8 +335,7 @@ pub(super) async fn cancel(State(app): State<Shared>, caller: Caller, Path(id): 
 )]
 pub(super) async fn quote(State(app): State<Shared>, _caller: Caller, request: Request) -> Answer {
     let (parts, body) = request.into_parts();
-    let limits = &app.limits;
-    let bytes = body::read(&parts.headers, body, limits.single(), limits.body_timeout).await?;
+    let body::Read { bytes, .. } = body::read(&app, &parts.headers, body, app.limits.single()).await?;
     let asked: QuoteBody = body::parse(&bytes)?;
     let quote = app.relay.quote(asked.chain_id.0, asked.gas.0)?;
     let wait = match asked.within {

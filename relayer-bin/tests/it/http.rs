@@ -6,7 +6,11 @@ use reqwest::{Client, Method, RequestBuilder, StatusCode, header};
 use serde_json::{Value, json};
 use slackwater_relayer::{
     config::Sources,
-    http::{App, Server, auth::KeyHash},
+    http::{
+        App, Server,
+        auth::{KeyHash, Scope},
+        scopes::{self, Need},
+    },
 };
 use tokio::{sync::oneshot, task::JoinHandle};
 
@@ -15,6 +19,7 @@ use super::node;
 const SHOP: &str = "sw_shop_3mJr7AoUXx2Wqd";
 const BANK: &str = "sw_bank_9ZkQpTnVbY6Lsc";
 const ADMIN: &str = "sw_admin_5HfGrEwCtD8Mva";
+const SLOW: &str = "sw_slow_2NcBvMxKjH4Pqt";
 
 struct Api {
     url: String,
@@ -25,7 +30,22 @@ struct Api {
 }
 
 impl Api {
+    /// Three tenants with keys; `admin` is an operator.
     async fn start(server: &str) -> Self {
+        Self::start_with(server, "").await
+    }
+
+    /// And with further tables of the configuration.
+    async fn start_with(server: &str, more: &str) -> Self {
+        Self::with(server, true, more).await
+    }
+
+    /// Without keys.
+    async fn anonymous(server: &str) -> Self {
+        Self::with(&format!("allow_anonymous = true\n{server}"), false, "").await
+    }
+
+    async fn with(server: &str, has_keys: bool, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let tenant = |id: &str, key: &str, more: &str| {
             format!(
@@ -35,20 +55,21 @@ impl Api {
         };
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\nkeep_alive_ms = 200\nmax_body_bytes = 4096\n{server}\n[ledger]\npath = {:?}\n\
-             [[chain]]\npreset = \"anvil\"\nrpc = [{{ url = \"{}\" }}]\nsigners = [\"inline:{}\"]\nlinger_ms = 3600000\nwaiting_cost_percent = 0\ntiming = \"percentile\"\n{}{}{}",
+             [[chain]]\npreset = \"anvil\"\nrpc = [{{ url = \"{}\" }}]\nsigners = [\"inline:{}\"]\nlinger_ms = 3600000\nwaiting_cost_percent = 0\ntiming = \"percentile\"\n{}{}{}{}{more}",
             dir.path().join("test.db"),
             node::start().await,
             "59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d",
-            tenant("shop", SHOP, ""),
+            if has_keys { tenant("shop", SHOP, "max_streams = 2") } else { tenant("default", SHOP, "") },
             tenant("bank", BANK, ""),
             tenant("admin", ADMIN, "operator = true"),
+            tenant("slow", SLOW, "rate_per_s = 2"),
         );
         let sources = Sources { allow_inline_secrets: true, ..Sources::default() };
         let config = sources.load_text(Some(("test".to_owned(), text))).unwrap();
         let relay = config.relay_builder(config.resolve().unwrap()).start().await.unwrap();
         let server = Server::bind(config.listen).unwrap();
         let url = format!("http://{}", server.address());
-        let app = Arc::new(App::new(relay.clone(), config.keys(), config.http.clone(), None));
+        let app = Arc::new(App::new(relay.clone(), config.access(), config.http.clone(), None));
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
             server
@@ -365,24 +386,70 @@ async fn a_shutdown_ends_streams_and_the_next_start_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn limits_are_kept() {
-    let api = Api::start("max_streams = 1\nrate_per_ip_per_s = 5\ncors_origins = [\"https://app.example.org\"]").await;
-    let open = || api.client.get(format!("{}/v1/events", api.url)).bearer_auth(SHOP).send();
-    let first = open().await.unwrap();
-    assert_eq!(first.status(), 200);
-    let (status, problem) = answer(api.request(Method::GET, "/v1/events", SHOP)).await;
-    assert_eq!((status.as_u16(), &problem["code"]), (503, &json!("overloaded")));
-
-    let mut limited = None;
-    for _ in 0..20 {
-        let response = api.request(Method::GET, "/v1/lanes", SHOP).send().await.unwrap();
-        if response.status() == 429 {
-            limited = Some(response);
-            break;
-        }
+async fn streams_are_limited_by_tenant_and_in_all() {
+    let api = Api::start("max_streams = 3\n").await;
+    let open =
+        async |key: &str| api.client.get(format!("{}/v1/events", api.url)).bearer_auth(key).send().await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let stream = open(SHOP).await;
+        assert_eq!(stream.status(), 200);
+        held.push(stream);
     }
-    let limited = limited.expect("20 calls at once are more than 5 a second");
-    assert_eq!(limited.headers()[header::RETRY_AFTER], "1");
+    // Its own share; the others' places are not touched.
+    let refused = open(SHOP).await;
+    assert_eq!(refused.headers()[header::RETRY_AFTER], "5");
+    let (status, problem) = answer(api.request(Method::GET, "/v1/events", SHOP)).await;
+    assert_eq!((status.as_u16(), &problem["code"]), (429, &json!("too_many_streams")));
+    assert!(problem["detail"].as_str().unwrap().contains("tenant.max_streams"), "{problem}");
+    let bank = open(BANK).await;
+    assert_eq!(bank.status(), 200);
+    let (status, problem) = answer(api.request(Method::GET, "/v1/events", ADMIN)).await;
+    assert_eq!((status.as_u16(), &problem["code"]), (429, &json!("too_many_streams")));
+    assert!(problem["detail"].as_str().unwrap().contains("server.max_streams"), "{problem}");
+    // A stream that ends leaves its place.
+    drop(held);
+    let started = std::time::Instant::now();
+    while open(SHOP).await.status() != 200 {
+        assert!(started.elapsed() < Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rates_are_by_address_without_a_key_and_by_tenant_with_one() {
+    let api = Api::start(
+        "rate_per_ip_per_s = 5\ntrusted_proxies = [\"127.0.0.1\"]\ncors_origins = [\"https://app.example.org\"]",
+    )
+    .await;
+    let ask = async |client: &str, key: &str| {
+        api.request(Method::GET, "/v1/lanes", key).header("X-Forwarded-For", client).send().await.unwrap()
+    };
+    let refused_of = async |client: &str, key: &str, calls: usize| {
+        let mut refused = 0;
+        for _ in 0..calls {
+            let answer = ask(client, key).await;
+            if answer.status() == 429 {
+                assert_eq!(answer.headers()[header::RETRY_AFTER], "1");
+                refused += 1;
+            }
+        }
+        refused
+    };
+    assert!(refused_of("203.0.113.1", "", 20).await >= 10, "20 calls at once are more than 5 a second");
+    assert_eq!(refused_of("203.0.113.2", "sw_shop_wrong", 4).await, 0, "another address");
+    assert!(
+        refused_of("198.51.100.9, 203.0.113.1", "", 20).await >= 10,
+        "what the client writes itself does not count"
+    );
+    let mut refused = 0;
+    for last in 0..20 {
+        refused += refused_of(&format!("2001:db8:1:2::{last}"), "", 1).await;
+    }
+    assert!(refused >= 10, "{refused}: a /64 is one caller");
+    assert_eq!(refused_of("203.0.113.1", SHOP, 30).await, 0, "a valid key counts for its tenant");
+    assert!(refused_of("203.0.113.3", SLOW, 30).await >= 5, "two a second, in bursts of twenty");
     // Probes are never limited.
     for _ in 0..20 {
         assert_eq!(api.request(Method::GET, "/healthz", "").send().await.unwrap().status(), 200);
@@ -394,6 +461,138 @@ async fn limits_are_kept() {
     let allowed = "access-control-allow-origin";
     assert_eq!(preflight("https://app.example.org").await.unwrap().headers()[allowed], "https://app.example.org");
     assert!(preflight("https://evil.example.org").await.unwrap().headers().get(allowed).is_none());
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn programs_of_this_machine_are_not_limited_unless_they_speak_for_others() {
+    let api = Api::start("rate_per_ip_per_s = 5").await;
+    let refused_of = async |header: &'static str| {
+        let mut refused = 0;
+        for _ in 0..30 {
+            let answer =
+                api.request(Method::GET, "/openapi.json", "").header(header, "203.0.113.1").send().await.unwrap();
+            refused += usize::from(answer.status() == 429);
+        }
+        refused
+    };
+    assert_eq!(refused_of("accept").await, 0);
+    assert!(refused_of("x-forwarded-for").await >= 20);
+    assert!(refused_of("forwarded").await >= 20);
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_a_proxys_client_count_like_connections() {
+    let api = Api::start("max_connections_per_ip = 2\ntrusted_proxies = [\"127.0.0.0/8\"]").await;
+    let open = async |client: &'static str| {
+        let request = api.client.get(format!("{}/v1/events", api.url)).bearer_auth(BANK);
+        request.header("X-Forwarded-For", client).send().await.unwrap()
+    };
+    let held = [open("203.0.113.1").await, open("203.0.113.1").await];
+    assert!(held.iter().all(|stream| stream.status() == 200));
+    let refused = open("203.0.113.1").await;
+    assert_eq!(refused.status(), 429);
+    assert!(refused.text().await.unwrap().contains("server.max_connections_per_ip"));
+    assert_eq!(open("203.0.113.2").await.status(), 200);
+    api.shutdown().await;
+}
+
+/// Every operation of the document with its method.
+async fn operations(api: &Api) -> Vec<(Method, String)> {
+    let (_, document) = api.get("/openapi.json", "").await;
+    let paths = document["paths"].as_object().unwrap();
+    let of_path = |(path, methods): (&String, &Value)| {
+        let methods: Vec<String> = methods.as_object().unwrap().keys().map(|method| method.to_uppercase()).collect();
+        methods.into_iter().map(|method| (method.parse().unwrap(), path.clone())).collect::<Vec<_>>()
+    };
+    paths.iter().flat_map(of_path).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_are_never_taken_for_scripts_and_pages_run_only_their_own() {
+    let api = Api::start("").await;
+    for (method, path) in operations(&api).await {
+        for key in ["", ADMIN] {
+            let request = api.request(method.clone(), &path.replace("{id}", "x"), key);
+            let answer = request.header("Last-Event-ID", "x").send().await.unwrap();
+            assert_eq!(answer.headers()["x-content-type-options"], "nosniff", "{method} {path}");
+        }
+    }
+    for path in ["/", "/docs"] {
+        let page = api.request(Method::GET, path, "").send().await.unwrap();
+        let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
+        assert!(policy.contains("script-src 'sha256-") && policy.contains("style-src 'sha256-"), "{policy}");
+        assert!(!policy.contains("unsafe"), "{policy}");
+    }
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_are_named_to_operators_only() {
+    let api = Api::start("").await;
+    let named = async |path: &str, key: &str| api.get(path, key).await.1.to_string().contains("rpc-0");
+    for path in ["/v1/sources", "/v1/chains"] {
+        assert!(named(path, ADMIN).await, "{path}");
+        assert!(!named(path, SHOP).await, "{path}");
+    }
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_keys_no_web_page_and_no_proxy_gets_in() {
+    let api = Api::anonymous("hosts = [\"relay.lan\"]\ncors_origins = [\"https://app.example.org\"]").await;
+    let ask = async |pairs: &[(&'static str, &str)], has_type: bool| {
+        let mut request = api.request(Method::POST, "/v1/requests", "").body(call(1).to_string());
+        for (name, value) in pairs {
+            request = request.header(*name, *value);
+        }
+        if has_type {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let (status, body) = answer(request).await;
+        (status.as_u16(), body["code"].as_str().unwrap_or_default().to_owned())
+    };
+    let accepted = (202, String::new());
+    let refused = |status: u16, code: &str| (status, code.to_owned());
+    assert_eq!(ask(&[], true).await, accepted);
+    assert_eq!(ask(&[("host", "relay.lan:7700")], true).await, accepted);
+    assert_eq!(ask(&[("origin", "https://app.example.org"), ("sec-fetch-site", "cross-site")], true).await, accepted);
+    assert_eq!(ask(&[("host", "evil.example:27710")], true).await, refused(403, "host_refused"));
+    assert_eq!(ask(&[("origin", "https://evil.example")], true).await, refused(403, "origin_refused"));
+    assert_eq!(ask(&[("sec-fetch-site", "cross-site")], true).await, refused(403, "origin_refused"));
+    for proxy in ["x-forwarded-for", "x-forwarded-proto", "forwarded"] {
+        assert_eq!(ask(&[(proxy, "203.0.113.1")], true).await, refused(403, "proxy_refused"));
+    }
+    // What a page can send without being asked first.
+    assert_eq!(ask(&[], false).await, refused(415, "unsupported_media_type"));
+    assert_eq!(ask(&[("content-type", "text/plain")], false).await, refused(415, "unsupported_media_type"));
+    // Everywhere, not only where money is.
+    for (method, path) in operations(&api).await {
+        for (name, value) in
+            [("host", "evil.example"), ("origin", "https://evil.example"), ("x-forwarded-for", "1.2.3.4")]
+        {
+            let request = api.request(method.clone(), &path.replace("{id}", "1"), "").header(name, value);
+            assert_eq!(request.send().await.unwrap().status(), 403, "{method} {path} {name}");
+        }
+    }
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_keys_only_named_hosts_are_checked() {
+    let api = Api::start("hosts = [\"relay.example.org\"]").await;
+    let ask = async |host: &str| api.request(Method::GET, "/v1/lanes", SHOP).header("host", host).send().await.unwrap();
+    assert_eq!(ask("relay.example.org").await.status(), 200);
+    assert_eq!(ask("evil.example").await.status(), 403);
+    api.shutdown().await;
+    let api = Api::start("").await;
+    let request =
+        api.request(Method::GET, "/v1/lanes", SHOP).header("host", "any.example").header("origin", "https://x.example");
+    assert_eq!(request.header("x-forwarded-for", "1.2.3.4").send().await.unwrap().status(), 200);
+    // A body has a type, whoever sends it.
+    let (status, problem) = answer(api.request(Method::POST, "/v1/requests", SHOP).body("{}")).await;
+    assert_eq!((status.as_u16(), &problem["code"]), (415, &json!("unsupported_media_type")));
     api.shutdown().await;
 }
 
@@ -414,7 +613,7 @@ async fn the_document_describes_every_route() {
             assert!(is_there, "{method} {path} is documented, but answers {status}");
         }
     }
-    assert_eq!(operations, 26);
+    assert_eq!(operations, 30);
     // Nothing refers to what is not there.
     let text = document.to_string();
     let names = document["components"]["schemas"].as_object().unwrap();
@@ -422,5 +621,112 @@ async fn the_document_describes_every_route() {
         let name = &part[..part.find('"').unwrap()];
         assert!(names.contains_key(name), "{name} is not defined");
     }
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_operation_is_open_to_the_scopes_of_the_table_and_to_no_others() {
+    let key = |scope: Scope| format!("sw_scoped_{}", scope.as_str());
+    let keys: String = Scope::ALL
+        .into_iter()
+        .map(|scope| {
+            let (name, hash) = (scope.as_str(), KeyHash::of(&key(scope)));
+            format!("[[tenant.keys]]\nid = \"{name}\"\nhash = \"{hash}\"\nscopes = [\"{name}\"]\n")
+        })
+        .collect();
+    let page_key = "sw_scoped_page";
+    let page = format!(
+        "[[tenant.keys]]\nid = \"page\"\nhash = \"{}\"\norigins = [\"https://app.example.org\"]\n",
+        KeyHash::of(page_key)
+    );
+    let named = "targets.31337 = { \"0x0101010101010101010101010101010101010101\" = [\"0x01020304\"] }";
+    let tenant = format!("[[tenant]]\nid = \"scoped\"\nbudget = {{ limit_wei = 1000 }}\n{named}\n{keys}{page}");
+    let limits = "[page_key]\nrate_per_ip_per_s = 1000\nburst_per_ip = 1000\n";
+    let api = Api::start_with("metrics = \"operator\"", &format!("{tenant}{limits}")).await;
+    let documented = operations(&api).await;
+    // The pages for people are in the table, but not in the document.
+    assert_eq!(
+        documented.len() + 2,
+        scopes::OPERATIONS.len(),
+        "an operation is missing in the table or in the document"
+    );
+    for (method, path) in documented {
+        let operation =
+            scopes::OPERATIONS.iter().find(|operation| operation.method == method && operation.path == path);
+        let operation = operation.unwrap_or_else(|| panic!("{method} {path} is not in the table"));
+        let of_scope = |scope| match operation.need {
+            Need::Nothing => true,
+            Need::OneOf(scopes) => scopes.has(scope),
+            Need::Metrics => scope == Scope::Metrics,
+        };
+        let columns = Scope::ALL.map(|scope| (key(scope), of_scope(scope)));
+        for (key, is_allowed) in columns.into_iter().chain([(page_key.to_owned(), operation.is_for_pages)]) {
+            // A malformed header ends streams before they begin; everything else is malformed enough.
+            let request = api.request(method.clone(), &path.replace("{id}", "x"), &key).header("Last-Event-ID", "x");
+            let response = request.send().await.unwrap();
+            let status = response.status().as_u16();
+            let code =
+                serde_json::from_slice::<Value>(&response.bytes().await.unwrap()).unwrap_or_default()["code"].clone();
+            let is_refused = matches!(code.as_str(), Some("scope_missing" | "operator_only"));
+            assert_eq!(
+                (is_refused, status == 403),
+                (!is_allowed, !is_allowed),
+                "{method} {path} {key}: {status} {code}"
+            );
+        }
+        let status = api.request(method.clone(), &path.replace("{id}", "x"), "").send().await.unwrap().status();
+        assert_eq!(status == 401, operation.need != Need::Nothing, "{method} {path} without a key: {status}");
+    }
+    api.shutdown().await;
+}
+
+#[test]
+fn the_page_has_the_table_of_scopes() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/api.md");
+    let page = std::fs::read_to_string(path).unwrap_or_default();
+    let (begin, end) = ("<!-- begin: scopes -->\n", "<!-- end: scopes -->");
+    let between = page.split_once(begin).and_then(|(_, rest)| rest.split_once(end)).map_or("", |(between, _)| between);
+    assert_eq!(between, scopes::table(), "put the right side between the markers in {path}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_paused_accepts_nothing_until_it_is_resumed() {
+    let api = Api::start("").await;
+    let pause = async |what: &str, body: Value| api.post(&format!("/v1/admin/{what}"), ADMIN, &body).await;
+    let refused = async |key: &str| {
+        let (status, problem) = api.post("/v1/requests", key, &call(1)).await;
+        if status == 503 {
+            assert_eq!((&problem["code"], &problem["retryable"]), (&json!("paused"), &json!(true)));
+            assert!(problem["retryAfterMs"].is_u64(), "{problem}");
+        }
+        status == 503
+    };
+    let (status, pauses) = pause("pause", json!({ "tenant": "shop" })).await;
+    assert_eq!((status.as_u16(), &pauses["pauses"][0]["tenant"]), (200, &json!("shop")), "{pauses}");
+    assert!(pauses["pauses"][0]["by"].as_str().unwrap().starts_with("admin/key-"), "{pauses}");
+    assert_eq!((refused(SHOP).await, refused(BANK).await), (true, false));
+    let batch = json!({ "requests": [call(1), { "chainId": 5 }] });
+    let (_, answer) = api.post("/v1/requests/batch", SHOP, &batch).await;
+    assert_eq!((&answer["results"][0]["status"], &answer["results"][1]["status"]), (&json!(503), &json!(422)));
+    pause("pause", json!({ "chainId": 31_337 })).await;
+    pause("resume", json!({ "tenant": "shop" })).await;
+    assert_eq!((refused(SHOP).await, refused(BANK).await), (true, true));
+    pause("pause", json!({ "all": true })).await;
+    let (_, pauses) = pause("resume", json!({ "chainId": 31_337 })).await;
+    assert_eq!(pauses["pauses"].as_array().unwrap().len(), 1);
+    assert_eq!((refused(SHOP).await, refused(BANK).await), (true, true));
+    assert_eq!(pause("resume", json!({ "all": true })).await.1, json!({ "pauses": [] }));
+    assert_eq!((refused(SHOP).await, refused(BANK).await), (false, false));
+    for (body, code, name) in [
+        (json!({ "chainId": 5 }), 404, "not_found"),
+        (json!({ "tenant": "nobody" }), 404, "not_found"),
+        (json!({}), 422, "invalid_field"),
+        (json!({ "all": true, "chainId": 1 }), 422, "invalid_field"),
+    ] {
+        let (status, problem) = pause("pause", body).await;
+        assert_eq!((status.as_u16(), &problem["code"]), (code, &json!(name)), "{problem}");
+    }
+    let (status, _) = api.post("/v1/admin/pause", SHOP, &json!({ "all": true })).await;
+    assert_eq!(status, 403);
     api.shutdown().await;
 }

@@ -45,7 +45,7 @@ impl<'a> Picker<'a> {
         let cursors = group
             .tenants
             .iter()
-            .filter(|(_, share)| !share.ready.is_empty())
+            .filter(|(tenant, share)| !share.ready.is_empty() && !queue.paused.contains(*tenant))
             .map(|(tenant, share)| Cursor {
                 tenant,
                 virtual_time: share.virtual_time,

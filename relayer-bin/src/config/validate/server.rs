@@ -1,5 +1,7 @@
 //! Server, ledger, storage.
 
+use std::{net::SocketAddr, num::NonZeroU32};
+
 use slackwater::{
     ledger::{GroupCommitConfig, SqliteConfig},
     relay::ClusterConfig,
@@ -8,18 +10,35 @@ use slackwater::{
 use super::{Check, DEFAULT_PATH, is_http_url, millis, size, span};
 use crate::{
     config::{
-        RawLedger, RawMetrics, RawServer, SharedLedger, TenantConfig,
+        RawLedger, RawMetrics, RawPageKey, RawServer, SharedLedger, TenantConfig,
         secret::{REFERENCE_FORMS, SecretRef},
     },
-    http::{HttpLimits, MetricsAccess},
+    http::{HttpLimits, MetricsAccess, page::PageLimits, peer::Cidr, web::Origins},
 };
 
-pub(super) fn http_limits(check: &mut Check<'_>, raw: RawServer) -> HttpLimits {
+/// Scheme and host, perhaps a port or `:*`.
+pub(super) fn is_origin(text: &str) -> bool {
+    is_http_url(text.strip_suffix(":*").unwrap_or(text)) && text.matches('/').count() == 2
+}
+
+fn page_limits(raw: &RawPageKey) -> PageLimits {
+    let defaults = PageLimits::default();
+    PageLimits {
+        rate_per_ip_per_s: raw.rate_per_ip_per_s.and_then(NonZeroU32::new).unwrap_or(defaults.rate_per_ip_per_s),
+        burst_per_ip: raw.burst_per_ip.and_then(NonZeroU32::new).unwrap_or(defaults.burst_per_ip),
+        max_requests_per_hour: raw.max_requests_per_hour.unwrap_or(defaults.max_requests_per_hour),
+        hourly_budget_percent: raw.hourly_budget_percent.unwrap_or(defaults.hourly_budget_percent),
+        budget_percent: raw.budget_percent.unwrap_or(defaults.budget_percent),
+        max_cost_wei: raw.max_cost_wei.map(|wei| wei.0),
+        ..defaults
+    }
+}
+
+pub(super) fn http_limits(check: &mut Check<'_>, raw: RawServer, page_key: &RawPageKey) -> HttpLimits {
     let defaults = HttpLimits::default();
     let cors_origins = raw.cors_origins.unwrap_or_default();
     for (index, origin) in cors_origins.iter().enumerate() {
-        let is_plain = is_http_url(origin) && origin.matches('/').count() == 2;
-        if origin != "*" && !is_plain {
+        if origin != "*" && !is_origin(origin) {
             let key = format!("server.cors_origins.{index}");
             check.fail(
                 &key,
@@ -29,6 +48,30 @@ pub(super) fn http_limits(check: &mut Check<'_>, raw: RawServer) -> HttpLimits {
             );
         }
     }
+    let hosts = raw.hosts.unwrap_or_default();
+    for (index, host) in hosts.iter().enumerate() {
+        if host.is_empty() || host.contains(|c: char| c == '/' || c == ':' || c == '*' || c.is_whitespace()) {
+            let key = format!("server.hosts.{index}");
+            check.fail(&key, Some(host), "is not a host's name", "write the name alone, such as relay.example.org");
+        }
+    }
+    let mut trusted_proxies = Vec::new();
+    for (index, text) in raw.trusted_proxies.unwrap_or_default().iter().enumerate() {
+        match text.parse::<Cidr>() {
+            Ok(range) => trusted_proxies.push(range),
+            Err(error) => {
+                let key = format!("server.trusted_proxies.{index}");
+                check.fail(&key, Some(text), error.to_string(), "write an address, or a range such as 10.0.0.0/8");
+            }
+        }
+    }
+    let probe_listen = raw.probe_listen.and_then(|text| {
+        let address: Option<SocketAddr> = text.parse().ok();
+        if address.is_none() {
+            check.fail("server.probe_listen", Some(&text), "is not an address with port", "write 127.0.0.1:7701");
+        }
+        address
+    });
     HttpLimits {
         max_body_bytes: size(raw.max_body_bytes, defaults.max_body_bytes),
         max_batch_body_bytes: size(raw.max_batch_body_bytes, defaults.max_batch_body_bytes),
@@ -36,17 +79,26 @@ pub(super) fn http_limits(check: &mut Check<'_>, raw: RawServer) -> HttpLimits {
         max_import_body_bytes: size(raw.max_import_body_bytes, defaults.max_import_body_bytes),
         body_timeout: span(raw.body_timeout_ms, defaults.body_timeout),
         header_timeout: span(raw.header_timeout_ms, defaults.header_timeout),
+        max_header_bytes: size(raw.max_header_bytes, defaults.max_header_bytes),
+        write_timeout: span(raw.write_timeout_ms, defaults.write_timeout),
         max_connections: size(raw.max_connections, defaults.max_connections),
+        max_connections_per_ip: size(raw.max_connections_per_ip, defaults.max_connections_per_ip),
+        max_waiting_connections: size(raw.max_waiting_connections, defaults.max_waiting_connections),
+        probe_listen,
+        max_body_memory_bytes: size(raw.max_body_memory_bytes, defaults.max_body_memory_bytes),
         max_streams: size(raw.max_streams, defaults.max_streams),
         keep_alive: span(raw.keep_alive_ms, defaults.keep_alive),
         shutdown_grace: span(raw.shutdown_grace_ms, defaults.shutdown_grace),
-        rate_per_ip_per_s: raw.rate_per_ip_per_s.filter(|rate| *rate > 0),
-        cors_origins,
+        rate_per_ip_per_s: raw.rate_per_ip_per_s.map_or(defaults.rate_per_ip_per_s, |rate| (rate > 0).then_some(rate)),
+        trusted_proxies,
+        cors_origins: Origins::new(cors_origins),
+        hosts,
         metrics: match raw.metrics {
             None | Some(RawMetrics::Open) => MetricsAccess::Open,
             Some(RawMetrics::Operator) => MetricsAccess::Operator,
             Some(RawMetrics::Off) => MetricsAccess::Off,
         },
+        page_key: page_limits(page_key),
     }
 }
 

@@ -9,10 +9,14 @@ use std::{
 use alloy_primitives::{Address, FixedBytes, U256, hex};
 use slackwater::policy::{Budget, KindName, TargetRule, TenantPolicy};
 
-use super::{Check, DEFAULT_PERIOD_S, size};
+use super::{Check, DEFAULT_PERIOD_S, server::is_origin, size};
 use crate::{
     config::{RawBudget, RawKind, RawTenant, TenantConfig, layers::join},
-    http::auth::KeyHash,
+    http::{
+        auth::{ApiKey, KeyHash, Scope, Scopes, TenantDoor},
+        page::{Functions, PageTenant},
+        web::Origins,
+    },
     scalar::Uint,
 };
 
@@ -23,30 +27,17 @@ pub(super) fn tenant_config(
     allow_anonymous: bool,
 ) -> Option<TenantConfig> {
     let id_key = join(key, "id");
-    let Some(id) = raw.id else {
+    let Some(id) = raw.id.clone() else {
         check.fail(&id_key, None, "is missing", "name the tenant");
         return None;
     };
-    let is_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
-    if id.is_empty() || id.len() > 64 || !id.bytes().all(is_name) {
+    if !is_name(&id) {
         check.fail(&id_key, Some(&format!("{id:?}")), "must be 1 to 64 of a-z, 0-9, '-' and '_'", "choose another id");
     }
-    let keys_key = join(key, "api_keys");
-    let mut keys = Vec::new();
-    for (index, text) in raw.api_keys.iter().enumerate() {
-        match KeyHash::parse(text) {
-            Some(hash) => keys.push(hash),
-            None => check.fail(
-                &join(&keys_key, &index.to_string()),
-                None,
-                "is not a hash `sha256:<64 hexadecimal digits>` (hidden: it may be a key)",
-                format!("make a key and its hash with `slackwater keys api --tenant {id}`"),
-            ),
-        }
-    }
-    if raw.api_keys.is_empty() && !allow_anonymous {
+    let keys = api_keys(check, key, &id, &raw);
+    if keys.is_empty() && raw.api_keys.is_empty() && raw.keys.is_empty() && !allow_anonymous {
         check.fail(
-            &keys_key,
+            &join(key, "api_keys"),
             None,
             "is missing: the tenant could not call",
             format!("`slackwater keys api --tenant {id}`"),
@@ -73,7 +64,120 @@ pub(super) fn tenant_config(
     policy.weight = raw.weight.unwrap_or(policy.weight);
     policy.rate_per_s = raw.rate_per_s.and_then(NonZeroU32::new).map(NonZeroU32::get);
     policy.budget = raw.budget.and_then(|budget| budget_of(check, &join(key, "budget"), &budget));
-    Some(TenantConfig { policy, is_operator: raw.operator.unwrap_or(false), keys })
+    let max_streams = size(raw.max_streams, TenantDoor::default().max_streams);
+    let page = page_tenant(&policy);
+    if keys.iter().any(|key| key.page.is_some()) {
+        if page.budget.is_none() {
+            let fix = "set `budget`: whoever reads the page can spend a share of it";
+            check.fail(&join(key, "budget"), None, "is missing, and the tenant has a page key", fix);
+        }
+        if page.functions.is_empty() {
+            let fix = "name contracts with their function selectors: a page key may call no others";
+            check.fail(&join(key, "targets"), None, "names no function, and the tenant has a page key", fix);
+        }
+    }
+    let door = TenantDoor { max_streams, rate_per_s: policy.rate_per_s, keys, page };
+    Some(TenantConfig { policy, door })
+}
+
+/// The origins of a page key.
+fn page_origins(check: &mut Check<'_>, key: &str, origins: &[String]) -> Origins {
+    let key = join(key, "origins");
+    if origins.is_empty() {
+        check.fail(&key, Some("[]"), "no page could use the key", "name the origin of your pages");
+    }
+    for (index, origin) in origins.iter().enumerate() {
+        if !is_origin(origin) {
+            let key = join(&key, &index.to_string());
+            check.fail(
+                &key,
+                Some(origin),
+                "is not an origin",
+                "write scheme and host, such as https://app.example.org",
+            );
+        }
+    }
+    Origins::new(origins.to_vec())
+}
+
+/// What page keys of a tenant with this policy are held to.
+fn page_tenant(policy: &TenantPolicy) -> PageTenant {
+    let mut functions = Functions::new();
+    for (chain_id, targets) in policy.targets.iter().flatten() {
+        for (target, rule) in targets {
+            if let Some(selectors) = &rule.selectors {
+                functions.entry(*chain_id).or_default().insert(*target, selectors.clone());
+            }
+        }
+    }
+    PageTenant { functions, budget: policy.budget.clone(), max_open_requests: policy.max_open_requests }
+}
+
+/// 1 to 64 of a-z, 0-9, `-` and `_`.
+fn is_name(text: &str) -> bool {
+    let is_part = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    !text.is_empty() && text.len() <= 64 && text.bytes().all(is_part)
+}
+
+/// The keys of tenant `id`, those without a name first.
+fn api_keys(check: &mut Check<'_>, key: &str, id: &str, raw: &RawTenant) -> Vec<ApiKey> {
+    let all = if raw.operator.unwrap_or(false) { Scopes::ALL } else { Scopes::TENANT };
+    let mut keys = Vec::<ApiKey>::new();
+    let hash_of = |check: &mut Check<'_>, key: &str, text: &str| {
+        let hash = KeyHash::parse(text);
+        if hash.is_none() {
+            check.fail(
+                key,
+                None,
+                "is not a hash `sha256:<64 hexadecimal digits>` (hidden: it may be a key)",
+                format!("make a key and its hash with `slackwater keys api --tenant {id}`"),
+            );
+        }
+        hash
+    };
+    for (index, text) in raw.api_keys.iter().enumerate() {
+        let key = join(&join(key, "api_keys"), &index.to_string());
+        if let Some(hash) = hash_of(check, &key, text) {
+            keys.push(ApiKey { id: hash.short_name(), hash, scopes: all, page: None });
+        }
+    }
+    for (index, raw) in raw.keys.iter().enumerate() {
+        let key = join(&join(key, "keys"), &index.to_string());
+        let (id_key, hash_key) = (join(&key, "id"), join(&key, "hash"));
+        let hash = match &raw.hash {
+            Some(text) => hash_of(check, &hash_key, text),
+            None => {
+                check.fail(&hash_key, None, "is missing", format!("`slackwater keys api --tenant {id}`"));
+                None
+            }
+        };
+        let name = raw.id.as_deref().unwrap_or_default();
+        if !is_name(name) || keys.iter().any(|other| other.id == name) {
+            // Hidden: somebody may have put the key itself here.
+            check.fail(
+                &id_key,
+                None,
+                "must be a name of its own in the tenant, 1 to 64 of a-z, 0-9, '-' and '_' (hidden)",
+                "name who has the key, such as \"web\"",
+            );
+            continue;
+        }
+        let page = raw.origins.as_ref().map(|origins| page_origins(check, &key, origins));
+        if page.is_some() && raw.scopes.is_some() {
+            check.fail(&join(&key, "scopes"), None, "a page key has no scopes", "leave out `scopes` or `origins`");
+        }
+        let scopes = raw.scopes.as_ref().map_or(all, |scopes| scopes.iter().copied().map(Scope::from).collect());
+        if scopes == Scopes::NONE {
+            check.fail(&join(&key, "scopes"), Some("[]"), "the key could do nothing", "name a scope");
+        }
+        if let Some(hash) = hash {
+            if keys.iter().any(|other| other.hash == hash) {
+                check.fail(&hash_key, None, "is listed twice (hidden)", "give every user of the API a key of its own");
+            }
+            keys.push(ApiKey { id: name.to_owned(), hash, scopes, page });
+        }
+    }
+    keys
 }
 
 pub(super) fn budget_of(check: &mut Check<'_>, key: &str, raw: &RawBudget) -> Option<Budget> {

@@ -107,6 +107,9 @@ pub struct ChainView {
 impl ChainView {
     /// `status` as an operator or another tenant may see it.
     pub fn new(status: ChainStatus, is_operator: bool) -> Self {
+        // An endpoint's error names it.
+        let is_telling = |detail: &String| status.endpoints.iter().any(|endpoint| detail.contains(&endpoint.name));
+        let detail = status.detail.filter(|detail| is_operator || !is_telling(detail));
         let forwarders = status
             .forwarders
             .into_iter()
@@ -117,7 +120,7 @@ impl ChainView {
             chain_id: status.chain_id,
             name: status.name,
             health: status.health,
-            detail: status.detail,
+            detail,
             head: status.head,
             head_timestamp_s: status.head_timestamp_s,
             final_block: status.final_block,
@@ -410,8 +413,9 @@ impl ForecastBody {
 pub struct SourceView {
     /// EIP-155 chain id.
     chain_id: u64,
-    /// Configured name.
-    endpoint: String,
+    /// Configured name; for operators.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<String>,
     /// `active`: its word counts. `probation`: it is compared with the others and does not count. `benched`: it does not
     /// count.
     standing: &'static str,
@@ -433,8 +437,9 @@ pub struct SourceView {
     deviations: u64,
 }
 
-impl From<FeeSource> for SourceView {
-    fn from(source: FeeSource) -> Self {
+impl SourceView {
+    /// `source` as an operator or another tenant may see it.
+    pub fn new(source: FeeSource, is_operator: bool) -> Self {
         let status = source.status;
         let (standing, benched_until_ms) = match status.standing {
             Standing::Active => ("active", None),
@@ -443,7 +448,7 @@ impl From<FeeSource> for SourceView {
         };
         Self {
             chain_id: source.chain_id,
-            endpoint: source.endpoint,
+            endpoint: is_operator.then_some(source.endpoint),
             standing,
             benched_until_ms,
             reputation_permille: status.reputation_permille,

@@ -1,0 +1,2 @@
+-- A tenant's events, without reading past everybody else's.
+CREATE INDEX events_tenant ON events (tenant, seq);

@@ -1,0 +1,383 @@
+//! Keys that may stand in a web page: whoever reads the page has them. So they have caps of their own, within those of their
+//! tenant, whose own server always gets through.
+//!
+//! Counted in each instance, from its start on; the tenant's budget itself is kept by the ledger.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    num::NonZeroU32,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use alloy_primitives::{Address, FixedBytes, U256};
+use slackwater::{
+    Timestamp,
+    ledger::EventRecord,
+    policy::Budget,
+    relay::{Relay, SubmitItem},
+    request::{Deadline, RequestId, SubmissionKind},
+};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::{App, auth::Caller, problem::Problem};
+
+/// An hour, by which requests and money are counted.
+const HOUR_MS: u64 = 3_600_000;
+
+/// Caps of page keys. Every field is a configuration key `page_key.<name>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageLimits {
+    /// Calls per second of one address, or one IPv6 /64, with a page key (`rate_per_ip_per_s`).
+    pub rate_per_ip_per_s: NonZeroU32,
+    /// Calls that one address may make at once (`burst_per_ip`).
+    pub burst_per_ip: NonZeroU32,
+    /// Requests that one key may submit in an hour (`max_requests_per_hour`).
+    pub max_requests_per_hour: u64,
+    /// Percent of the tenant's budget that requests of its page keys may hold and spend in an hour (`hourly_budget_percent`).
+    pub hourly_budget_percent: u32,
+    /// Percent of the tenant's budget that they may hold and spend in its period, and of its open requests that may be theirs
+    /// (`budget_percent`).
+    pub budget_percent: u32,
+    /// Most wei that one of them may cost; `None` is unlimited (`max_cost_wei`).
+    pub max_cost_wei: Option<U256>,
+    /// Furthest deadline (`request.default_expiry_ms`).
+    pub max_within: Duration,
+}
+
+impl Default for PageLimits {
+    fn default() -> Self {
+        Self {
+            rate_per_ip_per_s: NonZeroU32::MIN.saturating_add(1),
+            burst_per_ip: NonZeroU32::MIN.saturating_add(19),
+            max_requests_per_hour: 1_000,
+            hourly_budget_percent: 10,
+            budget_percent: 50,
+            max_cost_wei: None,
+            max_within: Duration::from_millis(HOUR_MS),
+        }
+    }
+}
+
+/// Functions by contract and chain.
+pub type Functions = BTreeMap<u64, BTreeMap<Address, BTreeSet<FixedBytes<4>>>>;
+
+/// What requests of page keys of one tenant are held to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PageTenant {
+    /// Functions that the tenant's policy names (`tenant.targets`); others need a secret key.
+    pub functions: Functions,
+    /// The tenant's budget.
+    pub budget: Option<Budget>,
+    /// The tenant's open requests (`tenant.max_open_requests`).
+    pub max_open_requests: u64,
+}
+
+/// What a page key may ask for at all.
+///
+/// # Errors
+/// `policy_denied` or `deadline_too_far`.
+pub(super) fn check(
+    limits: &PageLimits,
+    tenant: &PageTenant,
+    item: &mut SubmitItem,
+    now: Timestamp,
+) -> Result<u64, Problem> {
+    let denied = |detail: String| Err(Problem::new("policy_denied", detail));
+    let submission = &mut item.submission;
+    let SubmissionKind::Forward(forward) = &submission.kind else {
+        return denied("a page key may submit `forward` only: use a secret key on your server".to_owned());
+    };
+    if !forward.value.is_zero() {
+        return denied(format!("a page key may send no value, and this sends {} wei: use a secret key", forward.value));
+    }
+    let selector = forward.data.get(..4).map(FixedBytes::<4>::from_slice);
+    let named = tenant.functions.get(&submission.chain_id).and_then(|targets| targets.get(&forward.to));
+    if !selector.is_some_and(|selector| named.is_some_and(|functions| functions.contains(&selector))) {
+        let target = forward.to;
+        return denied(format!(
+            "a page key may call functions that `tenant.targets` names one by one, and this one of {target} is not named"
+        ));
+    }
+    let slack = match submission.deadline {
+        None => Duration::ZERO,
+        Some(Deadline::Within(within)) => within,
+        Some(Deadline::At(at)) => at.since(now),
+    };
+    if slack > limits.max_within {
+        let (asked, limit) = (slack.as_millis(), limits.max_within.as_millis());
+        let detail =
+            format!("{asked} ms are more than a page key may ask for, limit {limit} (`request.default_expiry_ms`)");
+        return Err(Problem::new("deadline_too_far", detail));
+    }
+    if let Some(most) = limits.max_cost_wei {
+        submission.max_cost_wei = Some(submission.max_cost_wei.map_or(most, |asked| asked.min(most)));
+    }
+    Ok(u64::try_from(forward.gas).unwrap_or(u64::MAX))
+}
+
+/// What page keys have used.
+#[derive(Debug, Default)]
+pub(super) struct PageBook(Mutex<Books>);
+
+#[derive(Debug, Default)]
+struct Books {
+    /// By key: the hour, and requests in it.
+    keys: HashMap<(Arc<str>, Arc<str>), (u64, u64)>,
+    /// By tenant: open requests.
+    open: HashMap<Arc<str>, u64>,
+    accounts: HashMap<(Arc<str>, u64), Account>,
+    held: HashMap<RequestId, Hold>,
+}
+
+/// Wei of a tenant's page keys on a chain.
+#[derive(Debug, Default)]
+struct Account {
+    hour: u64,
+    of_hour: U256,
+    period: Timestamp,
+    of_period: U256,
+}
+
+/// A request that has not ended, or a submission under way.
+#[derive(Debug, Clone)]
+pub(super) struct Hold {
+    tenant: Arc<str>,
+    chain_id: u64,
+    hour: u64,
+    period: Timestamp,
+    wei: U256,
+}
+
+impl Account {
+    /// Counts `wei` less and `more` instead, where it still counts.
+    fn change(&mut self, hold: &Hold, more: U256) {
+        if self.hour == hold.hour {
+            self.of_hour = self.of_hour.saturating_sub(hold.wei).saturating_add(more);
+        }
+        if self.period == hold.period {
+            self.of_period = self.of_period.saturating_sub(hold.wei).saturating_add(more);
+        }
+    }
+}
+
+fn percent(of: U256, percent: u32) -> U256 {
+    of / U256::from(100) * U256::from(percent) + of % U256::from(100) * U256::from(percent) / U256::from(100)
+}
+
+impl PageBook {
+    fn lock(&self) -> MutexGuard<'_, Books> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a place and `wei` at worst for one request of `caller`.
+    ///
+    /// # Errors
+    /// `rate_limited`, `budget_exhausted`, with the key of the cap.
+    pub(super) fn reserve(
+        &self,
+        limits: &PageLimits,
+        tenant: &PageTenant,
+        caller: &Caller,
+        (chain_id, wei): (u64, U256),
+        now: Timestamp,
+    ) -> Result<Hold, Problem> {
+        let mut books = self.lock();
+        let hour = now.0 / HOUR_MS;
+        let rest_of_hour = Duration::from_millis((hour + 1) * HOUR_MS - now.0);
+        let key = (Arc::clone(&caller.tenant), Arc::clone(&caller.key));
+        let count = books.keys.entry(key.clone()).or_default();
+        if count.0 != hour {
+            *count = (hour, 0);
+        }
+        if count.1 >= limits.max_requests_per_hour {
+            let limit = limits.max_requests_per_hour;
+            let detail = format!(
+                "page key `{}` has submitted {limit} requests this hour, limit {limit} (`page_key.max_requests_per_hour`)",
+                caller.key
+            );
+            return Err(Problem::new("rate_limited", detail).retry_after(rest_of_hour));
+        }
+        let open = books.open.get(&caller.tenant).copied().unwrap_or(0);
+        let limit = tenant.max_open_requests.saturating_mul(u64::from(limits.budget_percent)) / 100;
+        if open >= limit {
+            let detail = format!(
+                "{open} requests of page keys are open, limit {limit} (`page_key.budget_percent` of `tenant.max_open_requests`)"
+            );
+            return Err(Problem::new("rate_limited", detail).retry_after(Duration::from_secs(1)));
+        }
+        let mut period = Timestamp(0);
+        if let Some(budget) = &tenant.budget {
+            period = budget.period_start(now);
+            let account = books.accounts.entry((Arc::clone(&caller.tenant), chain_id)).or_default();
+            if account.hour != hour {
+                (account.hour, account.of_hour) = (hour, U256::ZERO);
+            }
+            if account.period != period {
+                (account.period, account.of_period) = (period, U256::ZERO);
+            }
+            let caps = [
+                (account.of_hour, limits.hourly_budget_percent, "page_key.hourly_budget_percent"),
+                (account.of_period, limits.budget_percent, "page_key.budget_percent"),
+            ];
+            for (used, share, name) in caps {
+                let limit = percent(budget.limit_wei, share);
+                if used.saturating_add(wei) > limit {
+                    let left = limit.saturating_sub(used);
+                    let detail = format!("needs {wei} wei, {left} of {limit} wei are left for page keys (`{name}`)");
+                    return Err(Problem::new("budget_exhausted", detail));
+                }
+            }
+            account.of_hour = account.of_hour.saturating_add(wei);
+            account.of_period = account.of_period.saturating_add(wei);
+        }
+        *books.open.entry(Arc::clone(&caller.tenant)).or_default() += 1;
+        books.keys.entry(key).or_default().1 += 1;
+        Ok(Hold { tenant: Arc::clone(&caller.tenant), chain_id, hour, period, wei })
+    }
+
+    /// The submission became request `id`, for which `wei` are reserved.
+    pub(super) fn accepted(&self, mut hold: Hold, id: RequestId, wei: U256) {
+        let mut books = self.lock();
+        if books.held.contains_key(&id) {
+            // The same request again.
+            return books.end(&hold, U256::ZERO);
+        }
+        if let Some(account) = books.accounts.get_mut(&(Arc::clone(&hold.tenant), hold.chain_id)) {
+            account.change(&hold, wei);
+        }
+        hold.wei = wei;
+        books.held.insert(id, hold);
+    }
+
+    /// The submission became none.
+    pub(super) fn released(&self, hold: &Hold) {
+        self.lock().end(hold, U256::ZERO);
+    }
+
+    /// Request `id` has ended with this cost.
+    fn settled(&self, id: RequestId, cost: U256) {
+        let mut books = self.lock();
+        if let Some(hold) = books.held.remove(&id) {
+            books.end(&hold, cost);
+        }
+    }
+
+    fn holds(&self, id: RequestId) -> bool {
+        self.lock().held.contains_key(&id)
+    }
+
+    fn held(&self) -> Vec<RequestId> {
+        self.lock().held.keys().copied().collect()
+    }
+}
+
+impl Books {
+    fn end(&mut self, hold: &Hold, cost: U256) {
+        if let Some(account) = self.accounts.get_mut(&(Arc::clone(&hold.tenant), hold.chain_id)) {
+            account.change(hold, cost);
+        }
+        if let Some(open) = self.open.get_mut(&hold.tenant) {
+            *open = open.saturating_sub(1);
+        }
+    }
+}
+
+/// Gives back what requests of page keys held when they end. Runs as long as the API.
+pub(super) async fn follow(app: Arc<App>) {
+    let mut events = app.relay.subscribe();
+    loop {
+        let received = tokio::select! {
+            () = app.closing.cancelled() => return,
+            received = events.recv() => received,
+        };
+        let ended: Vec<RequestId> = match received {
+            Ok(group) => {
+                let is_ours = |event: &&EventRecord| event.status.is_terminal() && app.pages.holds(event.request_id);
+                group.iter().filter(is_ours).map(|event| event.request_id).collect()
+            }
+            Err(RecvError::Lagged(_)) => app.pages.held(),
+            Err(RecvError::Closed) => return,
+        };
+        for id in ended {
+            settle(&app.relay, &app.pages, id).await;
+        }
+    }
+}
+
+async fn settle(relay: &Relay, pages: &PageBook, id: RequestId) {
+    match relay.request(id).await {
+        Ok(Some(record)) if record.status.is_terminal() => pages.settled(id, record.cost_wei.unwrap_or_default()),
+        Ok(_) => {}
+        // Held until the start after: too much counts rather than too little.
+        Err(error) => tracing::warn!(%id, %error, "what a page key's request cost could not be read"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::auth::Scopes;
+
+    fn caller() -> Caller {
+        Caller { tenant: "shop".into(), key: "web".into(), scopes: Scopes::NONE, is_known: true, is_page: true }
+    }
+
+    fn tenant(limit_wei: u64, period_s: u64) -> PageTenant {
+        let budget = Budget { limit_wei: U256::from(limit_wei), period: Duration::from_secs(period_s) };
+        PageTenant { functions: Functions::new(), budget: Some(budget), max_open_requests: 10 }
+    }
+
+    fn id(n: u8) -> RequestId {
+        RequestId(alloy_primitives::B256::repeat_byte(n))
+    }
+
+    const T0: Timestamp = Timestamp(HOUR_MS * 1_000);
+
+    #[test]
+    fn an_hour_and_a_period_have_their_share() {
+        let (book, limits, tenant) = (PageBook::default(), PageLimits::default(), tenant(1_000, 86_400));
+        let reserve = |wei: u64, at: Timestamp| book.reserve(&limits, &tenant, &caller(), (1, U256::from(wei)), at);
+        let first = reserve(90, T0).unwrap();
+        let problem = reserve(11, T0).unwrap_err();
+        assert_eq!(problem.code(), "budget_exhausted");
+        assert!(problem.detail().contains("page_key.hourly_budget_percent"), "{}", problem.detail());
+        // The real reservation counts, then the real cost.
+        book.accepted(first, id(1), U256::from(60));
+        let second = reserve(40, T0).unwrap();
+        book.released(&second);
+        book.settled(id(1), U256::from(20));
+        let second = reserve(80, T0).unwrap();
+        book.accepted(second, id(2), U256::from(80));
+        // The next hours, up to half of the budget.
+        for hour in 1..=4 {
+            let hold = reserve(100, Timestamp(T0.0 + hour * HOUR_MS)).unwrap();
+            book.accepted(hold, id(10 + hour as u8), U256::from(100));
+        }
+        let problem = reserve(1, Timestamp(T0.0 + 5 * HOUR_MS)).unwrap_err();
+        assert!(problem.detail().contains("page_key.budget_percent"), "{}", problem.detail());
+    }
+
+    #[test]
+    fn open_requests_and_requests_per_hour_have_their_share() {
+        let limits = PageLimits { max_requests_per_hour: 7, ..PageLimits::default() };
+        let (book, tenant) = (PageBook::default(), PageTenant { budget: None, ..tenant(0, 0) });
+        let reserve = |at: Timestamp| book.reserve(&limits, &tenant, &caller(), (1, U256::from(5)), at);
+        for n in 0..5 {
+            book.accepted(reserve(T0).unwrap(), id(n), U256::ZERO);
+        }
+        let problem = reserve(T0).unwrap_err();
+        assert!(problem.detail().contains("page_key.budget_percent"), "{}", problem.detail());
+        for n in 0..5 {
+            book.settled(id(n), U256::ZERO);
+            book.settled(id(n), U256::ZERO);
+        }
+        book.accepted(reserve(T0).unwrap(), id(6), U256::ZERO);
+        // The same request again takes one place.
+        book.accepted(reserve(T0).unwrap(), id(6), U256::ZERO);
+        assert_eq!(book.lock().open[&*caller().tenant], 1);
+        let problem = reserve(T0).unwrap_err();
+        assert!(problem.detail().contains("page_key.max_requests_per_hour"), "{}", problem.detail());
+        assert!(reserve(Timestamp(T0.0 + HOUR_MS)).is_ok());
+    }
+}

@@ -1,0 +1,143 @@
+//! Reading the configuration again while the relayer runs: all or nothing.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Mutex, PoisonError},
+};
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::App;
+use crate::config::{Config, ConfigErrors, Entry, Sources};
+
+/// Keys below `tenant.N.` that are taken over while the relayer runs.
+const RELOADABLE: &[&str] = &["api_keys", "keys", "operator", "max_streams"];
+
+/// Where the configuration comes from, and what is in force.
+pub struct Reloader {
+    sources: Sources,
+    entries: Mutex<BTreeMap<String, String>>,
+}
+
+impl fmt::Debug for Reloader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reloader")
+    }
+}
+
+/// Why nothing was taken over. The operator's to mend.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// This relayer was not started from a configuration that can be read again.
+    #[error("this relayer has no configuration that can be read again")]
+    Unsupported,
+    /// It has errors.
+    #[error(transparent)]
+    Invalid(#[from] ConfigErrors),
+    /// Something changed that needs a restart.
+    #[error("{} can only be changed by a restart; nothing was taken over", .0.join(", "))]
+    NeedsRestart(Vec<String>),
+}
+
+/// One value that changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Change)]
+pub struct Change {
+    /// The key.
+    pub key: String,
+    /// Its value before; absent if it had none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub was: Option<String>,
+    /// Its value now; absent if it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub now: Option<String>,
+}
+
+fn table(entries: &[Entry]) -> BTreeMap<String, String> {
+    entries.iter().map(|entry| (entry.key.clone(), entry.value.clone())).collect()
+}
+
+/// What differs, in the order of the keys.
+fn changes(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Vec<Change> {
+    let mut keys: Vec<&String> = before.keys().chain(now.keys()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let differs = |key: &&String| before.get(*key) != now.get(*key);
+    let change = |key: &String| Change { key: key.clone(), was: before.get(key).cloned(), now: now.get(key).cloned() };
+    keys.into_iter().filter(differs).map(change).collect()
+}
+
+/// Whether a running relayer can take over a change of `key`.
+fn is_reloadable(key: &str) -> bool {
+    let mut parts = key.split('.');
+    parts.next() == Some("tenant") && parts.nth(1).is_some_and(|name| RELOADABLE.contains(&name))
+}
+
+impl Reloader {
+    /// Of a relayer that was started with `config`, from `sources`.
+    pub fn new(sources: Sources, config: &Config) -> Self {
+        Self { sources, entries: Mutex::new(table(&config.entries)) }
+    }
+}
+
+impl App {
+    /// Reads the configuration again and takes over what changed, all of it or nothing. Event streams end, and open again with
+    /// the keys that are in force then.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; nothing is changed then.
+    pub fn reload(&self) -> Result<Vec<Change>, ReloadError> {
+        let reloader = self.reloader.as_ref().ok_or(ReloadError::Unsupported)?;
+        // One at a time, so that the last one read is the last one taken over.
+        let mut entries = reloader.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let config = reloader.sources.clone().load()?;
+        let now = table(&config.entries);
+        let changes = changes(&entries, &now);
+        let fixed: Vec<String> = changes
+            .iter()
+            .filter(|change| !is_reloadable(&change.key))
+            .map(|change| format!("`{}`", change.key))
+            .collect();
+        if !fixed.is_empty() {
+            return Err(ReloadError::NeedsRestart(fixed));
+        }
+        if !changes.is_empty() {
+            self.set_access(config.access());
+            *entries = now;
+        }
+        for Change { key, was, now } in &changes {
+            tracing::warn!(key, was, now, "configuration changed");
+        }
+        Ok(changes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_and_streams_of_tenants_are_reloadable_and_money_is_not() {
+        for key in ["tenant.0.api_keys.1", "tenant.12.keys.0.hash", "tenant.0.operator", "tenant.3.max_streams"] {
+            assert!(is_reloadable(key), "{key}");
+        }
+        for key in ["tenant.0.id", "tenant.0.budget.limit_wei", "server.listen", "chain.0.keys", "tenant", "tenant.0"] {
+            assert!(!is_reloadable(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn what_changed_is_told() {
+        let table = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>()
+        };
+        let found =
+            changes(&table(&[("a", "1"), ("b", "2"), ("c", "3")]), &table(&[("b", "2"), ("c", "4"), ("d", "5")]));
+        let text = |value: &str| Some(value.to_owned());
+        let expect = [("a", text("1"), None), ("c", text("3"), text("4")), ("d", None, text("5"))];
+        assert_eq!(found, expect.map(|(key, was, now)| Change { key: key.to_owned(), was, now }));
+    }
+}

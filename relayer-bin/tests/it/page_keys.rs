@@ -1,0 +1,187 @@
+//! Keys that stand in web pages: what they may, what they may not, and whose requests they can take back.
+
+use std::{fs, time::Duration};
+
+use alloy_primitives::{B256, Bytes, U256, hex};
+use reqwest::{Client, Method, RequestBuilder};
+use serde_json::{Value, json};
+use slackwater::request::{RequestId, Withdrawal};
+use slackwater_benches::{
+    Result,
+    wallet::{Account, Ask, Crowd, SignedRequest, unix_seconds},
+};
+use slackwater_relayer::http::auth::KeyHash;
+
+use crate::stage::{Pace, Stage};
+
+const ORIGIN: &str = "https://app.example.org";
+
+fn key(tenant: &str, name: &str) -> String {
+    format!("sw_{tenant}_{name}{}", "a".repeat(40))
+}
+
+/// `boss` operates; `shop` has a server's key and a page's, `bank` a server's.
+async fn raise() -> Result<Stage> {
+    let boss =
+        format!("[[tenant]]\nid = \"boss\"\napi_keys = [\"{}\"]\noperator = true\n", KeyHash::of(&key("boss", "own")));
+    let mut stage = Stage::at(Pace::Manual)
+        .env("SLACKWATER_SERVER_ALLOW_ANONYMOUS", "false")
+        .extra(&boss)
+        .api_key(&key("boss", "own"))
+        .raise()
+        .await?;
+    let path = stage.relayer.config_path().to_owned();
+    let tenant = |id: &str, more: &str| {
+        let (target, own) = (stage.world.guestbook, KeyHash::of(&key(id, "own")));
+        format!(
+            "[[tenant]]\nid = \"{id}\"\napi_keys = [\"{own}\"]\nkinds = [\"forward\", \"call\"]\nmax_value_wei = 5\n\
+             budget = {{ limit_wei = \"1000000000000000000\" }}\n\
+             targets.31337 = {{ \"{target}\" = [\"0xd09de08a\"] }}\n{more}\n"
+        )
+    };
+    let page = format!(
+        "[[tenant.keys]]\nid = \"web\"\nhash = \"{}\"\norigins = [\"{ORIGIN}\"]\n",
+        KeyHash::of(&key("shop", "page"))
+    );
+    let more = [tenant("bank", ""), tenant("shop", &page)].concat();
+    let limits = "[page_key]\nrate_per_ip_per_s = 1000\nburst_per_ip = 1000\nmax_requests_per_hour = 6\n";
+    let text = fs::read_to_string(&path).expect("the configuration");
+    fs::write(&path, format!("{text}\n{more}\n{limits}")).expect("the configuration");
+    stage.relayer.restart().await?;
+    Ok(stage)
+}
+
+struct Page {
+    client: Client,
+    url: String,
+    key: String,
+}
+
+impl Page {
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(&self.key);
+        request.header("origin", ORIGIN).timeout(Duration::from_secs(20))
+    }
+
+    fn post(&self, path: &str, body: &Value) -> RequestBuilder {
+        self.request(Method::POST, path).header("content-type", "application/json").body(body.to_string())
+    }
+
+    async fn submit(&self, request: &SignedRequest, change: impl FnOnce(&mut Value)) -> (u16, Value) {
+        let mut body: Value = serde_json::from_slice(&request.body).expect("our own JSON");
+        change(&mut body);
+        answer(self.post("/v1/requests", &body)).await
+    }
+}
+
+async fn answer(request: RequestBuilder) -> (u16, Value) {
+    let response = request.send().await.expect("an answer");
+    let status = response.status().as_u16();
+    (status, serde_json::from_slice(&response.bytes().await.expect("a body")).unwrap_or_default())
+}
+
+#[track_caller]
+fn refused((status, problem): (u16, Value), expect: u16, code: &str, what: &str) {
+    assert_eq!((status, problem["code"].as_str().unwrap_or_default()), (expect, code), "{problem}");
+    assert!(problem["detail"].as_str().unwrap_or_default().contains(what), "{problem}");
+}
+
+#[tokio::test]
+async fn a_page_key_submits_and_follows_and_takes_back_with_the_users_signature() -> Result<()> {
+    let stage = raise().await?;
+    let crowd = Crowd::new(&stage.world, 1);
+    let user = Account::derive("a page's visitor", 0);
+    let ask = |data: &'static [u8], value: u64| Ask {
+        to: stage.world.guestbook,
+        value: U256::from(value),
+        gas: 100_000,
+        data: Bytes::from_static(data),
+        deadline_s: unix_seconds() + 3_600,
+        within: None,
+        max_cost_wei: None,
+    };
+    const MARK: &[u8] = &[0xd0, 0x9d, 0xe0, 0x8a];
+    let page = Page { client: Client::new(), url: stage.relayer.url().to_owned(), key: key("shop", "page") };
+    let bank = Page { key: key("bank", "own"), client: Client::new(), url: page.url.clone() };
+    let nothing = |_: &mut Value| {};
+
+    // What it may: submit what the tenant names, ask for it by id, follow it, and read prices.
+    let mark = crowd.sign_at(&user, 0, &ask(MARK, 0));
+    let (status, accepted) = page.submit(&mark, nothing).await;
+    assert_eq!(status, 202, "{accepted}");
+    let response = page.request(Method::GET, &format!("/v1/requests/{}", mark.id)).send().await.expect("an answer");
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["access-control-allow-origin"], ORIGIN);
+    for path in ["/v1/chains", "/v1/chains/31337/fees"] {
+        assert_eq!(answer(page.request(Method::GET, path)).await.0, 200, "{path}");
+    }
+    assert_eq!(answer(page.post("/v1/quotes", &json!({ "chainId": 31_337, "gas": 100_000 }))).await.0, 200);
+
+    // Two requests on one stream; a second stream of the same client is one too many.
+    let gapped = crowd.sign_at(&user, 2, &ask(MARK, 0));
+    assert_eq!(page.submit(&gapped, nothing).await.0, 202);
+    let both = format!("/v1/events?after=0&requests={},{}", mark.id, gapped.id);
+    let mut stream = page.request(Method::GET, &both).send().await.expect("an answer");
+    assert_eq!(stream.status(), 200);
+    let mut text = String::new();
+    while !(text.contains(&mark.id.to_string()) && text.contains(&gapped.id.to_string())) {
+        let chunk = stream.chunk().await.expect("a stream").expect("goes on");
+        text.push_str(&String::from_utf8_lossy(&chunk));
+    }
+    refused(answer(page.request(Method::GET, &both)).await, 429, "too_many_streams", "page key");
+    refused(answer(page.request(Method::GET, "/v1/events?after=0")).await, 403, "scope_missing", "requests=");
+
+    // What it may not.
+    for (method, path) in [
+        (Method::GET, "/v1/requests"),
+        (Method::GET, "/v1/lanes"),
+        (Method::GET, "/v1/counts"),
+        (Method::GET, "/v1/admin/pauses"),
+    ] {
+        refused(answer(page.request(method, path)).await, 403, "scope_missing", "page key");
+    }
+    let elsewhere = page.client.get(format!("{}/v1/chains", page.url)).bearer_auth(&page.key);
+    refused(answer(elsewhere.header("origin", "https://evil.example")).await, 403, "origin_refused", "web");
+    let call = json!({ "chainId": 31_337, "kind": "call", "call": { "to": stage.world.guestbook, "gas": "50000", "data": "0xd09de08a" } });
+    refused(answer(page.post("/v1/requests", &call)).await, 403, "policy_denied", "forward");
+    let valued = crowd.sign_at(&user, 1, &ask(MARK, 1));
+    refused(page.submit(&valued, nothing).await, 403, "policy_denied", "value");
+    let unnamed = crowd.sign_at(&user, 1, &ask(&[1, 2, 3, 4], 0));
+    refused(page.submit(&unnamed, nothing).await, 403, "policy_denied", "tenant.targets");
+    let next = crowd.sign_at(&user, 1, &ask(MARK, 0));
+    refused(page.submit(&next, |body| body["within"] = json!("2h")).await, 422, "deadline_too_far", "page key");
+
+    // Only the user takes it back, through whichever tenant.
+    let path = format!("/v1/requests/{}", gapped.id);
+    let sign = |account: &Account, id: B256| {
+        let digest = Withdrawal { request_hash: RequestId(id), chain_id: 31_337 }.digest();
+        json!({ "signature": hex::encode_prefixed(account.sign(digest)) })
+    };
+    let take_back = |page: &Page, body: &Value| {
+        page.request(Method::DELETE, &path).header("content-type", "application/json").body(body.to_string())
+    };
+    refused(answer(page.request(Method::DELETE, &path)).await, 403, "signature_needed", "signed");
+    let stranger = Account::derive("a page's visitor", 1);
+    refused(answer(take_back(&page, &sign(&stranger, gapped.id))).await, 422, "invalid_signature", "not signed");
+    refused(answer(take_back(&page, &sign(&user, mark.id))).await, 422, "invalid_signature", "not signed");
+    refused(answer(bank.request(Method::DELETE, &path)).await, 404, "not_found", "");
+    let (status, cancelled) = answer(take_back(&bank, &sign(&user, gapped.id))).await;
+    assert_eq!((status, &cancelled["status"]), (200, &json!("cancelled")), "{cancelled}");
+
+    // Its own caps: two were accepted, four more fit into the hour. The server's key goes on.
+    let mut accepted = 0;
+    let mut last = (0, Value::Null);
+    for nonce in 1..=6 {
+        // Not the one that was taken back.
+        let other = Ask { gas: 90_000, ..ask(MARK, 0) };
+        last = page.submit(&crowd.sign_at(&user, nonce, &other), nothing).await;
+        accepted += u64::from(last.0 == 202);
+    }
+    assert_eq!(accepted, 4);
+    refused(last, 429, "rate_limited", "page_key.max_requests_per_hour");
+    let own = Page { key: key("shop", "own"), client: Client::new(), url: page.url.clone() };
+    assert_eq!(own.submit(&crowd.sign_at(&stranger, 0, &ask(MARK, 0)), nothing).await.0, 202);
+    drop(stream);
+    stage.settle_mining().await?;
+    stage.close().await
+}
