@@ -33,6 +33,7 @@ fn requests(count: usize, users: usize, now: Timestamp) -> Vec<Arc<VerifiedReque
         chain_id: world.chain_id,
         forwarders: &forwarders,
         default_within: Duration::from_secs(60),
+        default_expiry: Duration::from_secs(3_600),
         max_within: Duration::from_secs(86_400),
         guard: Duration::from_secs(2),
         skew: Duration::from_secs(2),
@@ -74,6 +75,8 @@ fn entry(params: &VehicleParams, seq: usize, request: &Arc<VerifiedRequest>, now
         company: Company::Named,
         simulations: 0,
         batch_failures: 0,
+        due: request.deadline(),
+        is_late: false,
     }
 }
 
@@ -104,6 +107,7 @@ fn benches(criterion: &mut Criterion) {
         urgent: Duration::from_secs(15),
         next_base_fee: 1_000_000_000,
         quote_max_fee: 2_000_000_000,
+        slots: 16,
     };
     let outlook = PercentileOutlook::new(100, 40, Duration::from_secs(15), Duration::from_secs(3_600));
     let lane = LaneId { chain_id: 31_337, sender: params.sender };

@@ -27,6 +27,7 @@ fn acceptance(n: u64) -> Write {
         sequence: Some((Address::repeat_byte(0xf0), Address::from_word(hash), 0)),
         target: Address::repeat_byte(0x9b),
         deadline: Timestamp(NOW.0 + 600_000),
+        valid_until: Timestamp(NOW.0 + 600_000),
         accepted_at: NOW,
         reserved_wei: U256::from(10_u64.pow(15)),
         ceiling_wei_per_gas: 8_000_000_000,

@@ -35,6 +35,7 @@ fn benches(criterion: &mut Criterion) {
         chain_id: world.chain_id,
         forwarders: &forwarders,
         default_within: Duration::from_secs(60),
+        default_expiry: Duration::from_secs(3_600),
         max_within: Duration::from_secs(86_400),
         guard: Duration::from_secs(2),
         skew: Duration::from_secs(2),

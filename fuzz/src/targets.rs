@@ -54,6 +54,7 @@ fn request(input: &[u8]) -> bool {
         chain_id: 31_337,
         forwarders: &forwarders,
         default_within: Duration::from_secs(60),
+        default_expiry: Duration::from_secs(3_600),
         max_within: Duration::from_secs(86_400),
         guard: Duration::from_secs(2),
         skew: Duration::from_secs(2),

@@ -244,7 +244,10 @@ impl World {
             let before = self.checker.requests.insert(id, (event.status, event.request_seq));
             let is_next = match before {
                 None => event.status == Status::Queued && event.request_seq == 1,
-                Some((status, seq)) => status.can_become(event.status) && event.request_seq == seq + 1,
+                Some((status, seq)) => {
+                    let is_late = event.reason == Some(Reason::PromiseMissed) && status == event.status;
+                    (is_late || status.can_become(event.status)) && event.request_seq == seq + 1
+                }
             };
             if !is_next {
                 self.violate(format!(

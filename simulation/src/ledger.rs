@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use alloy_primitives::Address;
 use async_trait::async_trait;
 use slackwater::{
+    Timestamp,
     ledger::{
-        AccountRow, AttemptRecord, BatchRecord, DecisionRow, Durable, EventFilter, EventRecord, Ledger, LedgerError,
-        MemoryLedger, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+        AccountRow, AttemptRecord, BatchRecord, CostRow, DecisionRow, Durable, EventFilter, EventRecord, Ledger,
+        LedgerError, MemoryLedger, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
     },
     request::{BatchId, LaneId, RequestId, Status},
 };
@@ -136,6 +138,20 @@ impl Ledger for FaultyLedger {
 
     async fn accounts(&self) -> Result<Vec<AccountRow>, LedgerError> {
         self.inner.accounts().await
+    }
+
+    async fn costs_of(
+        &self,
+        tenant: &str,
+        since: Timestamp,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<CostRow>, LedgerError> {
+        self.inner.costs_of(tenant, since, after, limit).await
+    }
+
+    async fn nonces_of(&self, chain_id: u64, forwarder: Address, signer: Address) -> Result<Vec<u64>, LedgerError> {
+        self.inner.nonces_of(chain_id, forwarder, signer).await
     }
 
     async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<DecisionRow>, LedgerError> {

@@ -243,6 +243,8 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
         // By name, so that they share transactions.
         let targets = [GOOD, REVERTS, TRAP, BURNS].map(|target| (target, TargetRule::default()));
         policy.targets = Some([(chain_id, targets.into())].into());
+        // Counted by the wall clock, which a simulated second does not know.
+        (policy.rate_per_s, policy.nonce_lookups_per_s) = (None, None);
         policy
     };
     let budget = plan.budget.map(|limit_wei| Budget { limit_wei, period: Duration::ZERO });

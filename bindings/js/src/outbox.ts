@@ -81,8 +81,8 @@ export class Outbox {
     if (!place) return
     this.#places.delete(key)
     if (outcome.kind === 'accepted') {
-      const { deadlineAtMs, id, status } = outcome.accepted
-      this.nonces.keep(place, deadlineAtMs + MINED_LATE_MS, id)
+      const { deadlineAtMs, validUntilMs = deadlineAtMs, id, status } = outcome.accepted
+      this.nonces.keep(place, validUntilMs + MINED_LATE_MS, id)
       this.nonces.told(id, status, Date.now())
     } else if (outcome.mayBeAccepted || (outcome.kind === 'refused' && /^nonce_(conflict|used)$/.test(outcome.code)))
       this.nonces.hold(place, Date.now() + IN_DOUBT_MS)

@@ -34,8 +34,11 @@ pub struct Accepted {
     pub status: Open<Status>,
     /// EIP-155 chain id.
     pub chain_id: u64,
-    /// Latest acceptable inclusion, Unix ms.
+    /// When its inclusion is promised by, Unix ms.
     pub deadline_at_ms: Timestamp,
+    /// Latest acceptable inclusion, Unix ms: if the promise is missed it goes on until then. Older relayers don't tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_until_ms: Option<Timestamp>,
     /// When it was accepted, Unix ms.
     pub accepted_at_ms: Timestamp,
     /// The promise.
@@ -162,8 +165,14 @@ pub struct RequestSummary {
     pub reason: Option<Open<Reason>>,
     /// Contract called in the end.
     pub target: Address,
-    /// Latest acceptable inclusion, Unix ms.
+    /// When its inclusion was promised by, Unix ms.
     pub deadline_at_ms: Timestamp,
+    /// Latest acceptable inclusion, Unix ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_until_ms: Option<Timestamp>,
+    /// When its promise was missed, Unix ms, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_at_ms: Option<Timestamp>,
     /// When it was accepted, Unix ms.
     pub accepted_at_ms: Timestamp,
     /// When it last changed, Unix ms.
@@ -216,6 +225,7 @@ impl RequestDetail {
             status: self.summary.status.clone(),
             chain_id: self.summary.chain_id,
             deadline_at_ms: self.summary.deadline_at_ms,
+            valid_until_ms: self.summary.valid_until_ms,
             accepted_at_ms: self.summary.accepted_at_ms,
             promise: self.promise.clone(),
             quote: self.quote.clone(),

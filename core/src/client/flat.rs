@@ -65,6 +65,10 @@ pub(super) struct RequestDetailJson {
     reason: Option<Open<Reason>>,
     target: Address,
     deadline_at_ms: Timestamp,
+    #[serde(default)]
+    valid_until_ms: Option<Timestamp>,
+    #[serde(default)]
+    late_at_ms: Option<Timestamp>,
     accepted_at_ms: Timestamp,
     updated_at_ms: Timestamp,
     #[serde(default)]
@@ -99,6 +103,8 @@ impl From<RequestDetailJson> for RequestDetail {
                 reason: json.reason,
                 target: json.target,
                 deadline_at_ms: json.deadline_at_ms,
+                valid_until_ms: json.valid_until_ms,
+                late_at_ms: json.late_at_ms,
                 accepted_at_ms: json.accepted_at_ms,
                 updated_at_ms: json.updated_at_ms,
                 batch: json.batch,

@@ -15,7 +15,7 @@ use super::record::{
 use crate::{
     protection::Protection,
     provenance::{Decision, Entry, Head},
-    request::{BatchId, LaneId, RequestId, Status},
+    request::{BatchId, LaneId, Reason, RequestId, Status},
     time::Timestamp,
 };
 
@@ -103,6 +103,7 @@ impl Needs {
                     needs.batches.push(*id);
                     needs.requests.extend(changes.iter().map(|change| change.id));
                 }
+                Write::Late { requests, .. } => needs.requests.extend_from_slice(requests),
                 Write::Requests { changes, .. } => needs.requests.extend(changes.iter().map(|change| change.id)),
                 Write::Decision(_) | Write::Decide { .. } | Write::Meta { .. } | Write::Fenced(..) => {}
             }
@@ -266,6 +267,7 @@ impl WorkingSet {
                 self.batch(id, facts, changes, bill.map(|bill| *bill).unwrap_or_default(), at)
             }
             Write::Requests { changes, at } => WriteOutcome::Applied(self.change_all(changes, None, at)),
+            Write::Late { requests, at } => WriteOutcome::Applied(self.late(&requests, at)),
             Write::Decision(row) => self.decision(row),
             Write::Meta { key, value } => {
                 self.new_meta.insert(key, value);
@@ -335,6 +337,8 @@ impl WorkingSet {
                 status: Status::Queued,
                 reason: None,
                 deadline: new.deadline,
+                valid_until: new.valid_until,
+                late_at: None,
                 accepted_at: new.accepted_at,
                 updated_at: new.accepted_at,
                 batch: None,
@@ -571,8 +575,36 @@ impl WorkingSet {
         }
     }
 
+    fn late(&mut self, requests: &[RequestId], at: Timestamp) -> Vec<EventRecord> {
+        let mut events = Vec::with_capacity(requests.len());
+        for id in requests {
+            let Some(&index) = self.by_id.get(id) else { continue };
+            let entry = &mut self.requests[index];
+            let record = &mut entry.record;
+            let is_open = matches!(record.status, Status::Queued | Status::Batched | Status::Broadcast);
+            if !is_open || record.late_at.is_some() {
+                continue;
+            }
+            (record.late_at, record.updated_at, entry.changed) = (Some(at), at, true);
+            let batch = record.batch;
+            events.push(self.emit_because(index, Some(Reason::PromiseMissed), None, batch));
+        }
+        events
+    }
+
     /// Numbers the event of the request's present status.
     fn emit(&mut self, index: usize, detail: Option<String>, batch: Option<BatchId>) -> EventRecord {
+        let reason = self.requests[index].record.reason;
+        self.emit_because(index, reason, detail, batch)
+    }
+
+    fn emit_because(
+        &mut self,
+        index: usize,
+        reason: Option<Reason>,
+        detail: Option<String>,
+        batch: Option<BatchId>,
+    ) -> EventRecord {
         self.cursor.event += 1;
         let entry = &mut self.requests[index];
         entry.events += 1;
@@ -584,7 +616,7 @@ impl WorkingSet {
             tenant: record.tenant.clone(),
             chain_id: record.chain_id,
             status: record.status,
-            reason: record.reason,
+            reason,
             detail,
             batch,
             tx_hash: record.tx_hash,

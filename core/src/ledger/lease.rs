@@ -69,7 +69,7 @@ pub trait Leases: Send + Sync {
     /// [`LedgerError::Storage`].
     async fn leases(&self) -> Result<Vec<LeaseRecord>, LedgerError>;
 
-    /// Number of open requests by tenant, as of the event with this number.
+    /// Number of requests by tenant that are not in a block and have not ended, as of the event with this number.
     ///
     /// # Errors
     /// [`LedgerError::Storage`].

@@ -8,15 +8,18 @@ use std::{
     },
 };
 
-use alloy_primitives::{B256, U256};
+use alloy_primitives::{Address, B256, U256};
 use async_trait::async_trait;
 
 use super::{
-    AccountRow, AttemptRecord, BatchRecord, DecisionRow, Durable, EventFilter, EventRecord, Ledger, LedgerError,
-    RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+    AccountRow, AttemptRecord, BatchRecord, CostRow, DecisionRow, Durable, EventFilter, EventRecord, Ledger,
+    LedgerError, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
     apply::{Cursor, HOUR_MS, Key, Needs, NewAccount, Sequence, WorkingSet, holds_nonce},
 };
-use crate::request::{BatchId, LaneId, RequestId, Status, settlement::CostAccount};
+use crate::{
+    request::{BatchId, LaneId, RequestId, Status, settlement::CostAccount},
+    time::Timestamp,
+};
 
 #[derive(Debug, Clone)]
 struct Batch {
@@ -360,6 +363,36 @@ impl Ledger for MemoryLedger {
 
     async fn accounts(&self) -> Result<Vec<AccountRow>, LedgerError> {
         Ok(self.tables()?.accounts())
+    }
+
+    async fn costs_of(
+        &self,
+        tenant: &str,
+        since: Timestamp,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<CostRow>, LedgerError> {
+        let tables = self.tables()?;
+        let records = tables.requests.range(after.saturating_add(1)..).map(|(_, (record, _))| record);
+        let ended = records.filter(|record| record.status.is_terminal() && record.accepted_at >= since);
+        let costs = ended.filter(|record| record.tenant == tenant).filter_map(|record| {
+            let (signer, cost_wei) = (record.sequence.map(|(_, signer, _)| signer), record.cost_wei?);
+            Some(CostRow { seq: record.seq, chain_id: record.chain_id, signer, target: record.target, cost_wei })
+        });
+        Ok(costs.take(limit).collect())
+    }
+
+    async fn nonces_of(&self, chain_id: u64, forwarder: Address, signer: Address) -> Result<Vec<u64>, LedgerError> {
+        let tables = self.tables()?;
+        let records = tables.requests.values().map(|(record, _)| record);
+        let open = records.filter(|record| record.chain_id == chain_id && !record.status.is_terminal());
+        let mut nonces: Vec<u64> = open
+            .filter_map(|record| record.sequence)
+            .filter(|(at, from, _)| (*at, *from) == (forwarder, signer))
+            .map(|(_, _, nonce)| nonce)
+            .collect();
+        nonces.sort_unstable();
+        Ok(nonces)
     }
 
     async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<DecisionRow>, LedgerError> {

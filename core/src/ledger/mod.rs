@@ -23,6 +23,7 @@ mod sqlite;
 
 use std::sync::Arc;
 
+use alloy_primitives::Address;
 use async_trait::async_trait;
 
 pub use backup::{FileLock, MARK_KEY, UNCERTAIN_KEY};
@@ -35,12 +36,15 @@ pub use memory::{MemoryLedger, MemoryStore};
 pub use postgres::{PostgresConfig, PostgresLedger};
 pub use record::{
     AcceptOutcome, AccountEntry, AccountRow, AttemptKind, AttemptRecord, BatchRecord, BatchState, Bill, BudgetLimit,
-    DecisionRow, EventFilter, EventRecord, Fence, Idempotency, NewRequest, PlannedBatch, RequestChange, RequestFilter,
-    RequestRecord, SpentRow, Write, WriteOutcome,
+    CostRow, DecisionRow, EventFilter, EventRecord, Fence, Idempotency, NewRequest, PlannedBatch, RequestChange,
+    RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
 };
 pub use sqlite::{SqliteConfig, SqliteLedger};
 
-use crate::request::{BatchId, LaneId, RequestId};
+use crate::{
+    request::{BatchId, LaneId, RequestId},
+    time::Timestamp,
+};
 
 /// Proof that a value is committed. Only the ledger makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,6 +204,18 @@ pub trait Ledger: Send + Sync + std::fmt::Debug + 'static {
     /// What accounts have borne of final transactions, by chain, account and tenant: with the costs of the requests it adds
     /// up to what left the lanes (invariant I12).
     async fn accounts(&self) -> Result<Vec<AccountRow>, LedgerError>;
+
+    /// What a tenant's ended requests cost that were accepted since `since`, after number `after`, in order, at most `limit`.
+    async fn costs_of(
+        &self,
+        tenant: &str,
+        since: Timestamp,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<CostRow>, LedgerError>;
+
+    /// Nonces of a signer at a forwarder that open requests have, ascending.
+    async fn nonces_of(&self, chain_id: u64, forwarder: Address, signer: Address) -> Result<Vec<u64>, LedgerError>;
 
     /// Decision-log entries after `after`, in order, at most `limit`.
     async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<DecisionRow>, LedgerError>;

@@ -69,6 +69,14 @@ pub enum Write {
         /// When.
         at: Timestamp,
     },
+    /// The promises of these requests were missed; they go on. Those that have ended, are in a block or were late before are
+    /// skipped. Each of the others gets an event with its present status and [`Reason::PromiseMissed`].
+    Late {
+        /// Which ones.
+        requests: Vec<RequestId>,
+        /// When.
+        at: Timestamp,
+    },
     /// Append to the decision log. `entry.seq` must be one above the newest.
     Decision(DecisionRow),
     /// Append a decision to the log, linked to its newest entry inside the commit: several instances may write one log.
@@ -198,8 +206,10 @@ pub struct NewRequest {
     pub sequence: Option<(Address, Address, u64)>,
     /// Contract called in the end.
     pub target: Address,
-    /// Latest acceptable inclusion.
+    /// When its inclusion is promised by.
     pub deadline: Timestamp,
+    /// Latest acceptable inclusion.
+    pub valid_until: Timestamp,
     /// When it arrived.
     pub accepted_at: Timestamp,
     /// Worst case taken from the budget, wei.
@@ -239,8 +249,12 @@ pub struct RequestRecord {
     pub status: Status,
     /// Why it ended, or went back to the queue.
     pub reason: Option<Reason>,
-    /// Latest acceptable inclusion.
+    /// When its inclusion was promised by.
     pub deadline: Timestamp,
+    /// Latest acceptable inclusion.
+    pub valid_until: Timestamp,
+    /// When its promise was missed, if it was.
+    pub late_at: Option<Timestamp>,
     /// When it was accepted.
     pub accepted_at: Timestamp,
     /// When it last changed.
@@ -532,6 +546,21 @@ pub struct SpentRow {
     pub reserved_wei: U256,
     /// Cost of final requests, wei.
     pub spent_wei: U256,
+}
+
+/// What a request cost, and who signed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CostRow {
+    /// Order of acceptance.
+    pub seq: u64,
+    /// The chain.
+    pub chain_id: u64,
+    /// Who signed it, for kinds that users sign.
+    pub signer: Option<Address>,
+    /// Contract called in the end.
+    pub target: Address,
+    /// Its cost, wei.
+    pub cost_wei: U256,
 }
 
 /// An entry of the hash-chained decision log, as stored. See [`crate::provenance`].

@@ -9,7 +9,7 @@ use super::apply::{BatchEntry, NewAccount, RequestEntry};
 use crate::{
     chain::Fees,
     ledger::{
-        AccountRow, AttemptKind, AttemptRecord, BatchRecord, BatchState, DecisionRow, EventRecord, FaultKind,
+        AccountRow, AttemptKind, AttemptRecord, BatchRecord, BatchState, CostRow, DecisionRow, EventRecord, FaultKind,
         LedgerError, RequestRecord, SpentRow, StorageFault,
     },
     request::{BatchId, LaneId, Reason, RequestId, Status, settlement::CostAccount},
@@ -85,7 +85,7 @@ fn postgres_kind(code: &str) -> FaultKind {
 macro_rules! request_columns {
     () => {
         "r.seq, r.id, r.tenant, r.chain_id, r.kind, r.forwarder, r.signer, r.signer_nonce, r.target, r.status, \
-         r.reason, r.deadline_ms, r.accepted_at_ms, r.updated_at_ms, r.batch_sender, r.batch_nonce, r.reserved_wei, \
+         r.reason, r.deadline_ms, coalesce(r.valid_until_ms, r.deadline_ms), r.late_at_ms, r.accepted_at_ms, r.updated_at_ms, r.batch_sender, r.batch_nonce, r.reserved_wei, \
          r.ceiling_wei_per_gas, r.cost_wei, r.gas_used, r.tx_hash, r.block_number, r.batch_failures, r.events"
     };
 }
@@ -233,6 +233,17 @@ impl<'r> Cells<'r> {
         Ok(sender.zip(nonce).map(|(sender, nonce)| BatchId { lane: LaneId { chain_id, sender }, nonce }))
     }
 
+    /// What an ended request cost.
+    pub(super) fn cost(&mut self) -> Result<CostRow, LedgerError> {
+        Ok(CostRow {
+            seq: self.u64()?,
+            chain_id: self.u64()?,
+            signer: self.optional_fixed()?,
+            target: self.fixed()?,
+            cost_wei: self.decimal()?,
+        })
+    }
+
     pub(super) fn batch_id(&mut self) -> Result<BatchId, LedgerError> {
         let chain_id = self.u64()?;
         Ok(BatchId { lane: LaneId { chain_id, sender: self.fixed()? }, nonce: self.u64()? })
@@ -265,6 +276,8 @@ impl<'r> Cells<'r> {
             status: self.status()?,
             reason: self.reason()?,
             deadline: self.instant()?,
+            valid_until: self.instant()?,
+            late_at: self.optional_u64()?.map(Timestamp),
             accepted_at: self.instant()?,
             updated_at: self.instant()?,
             batch: self.batch_on(chain_id)?,
@@ -470,6 +483,7 @@ pub(super) fn bind_request(args: &mut impl Bind, entry: &RequestEntry, holds_non
     args.int(Some(record.status as i64));
     args.text(record.reason.map(|reason| reason.as_str().to_owned()));
     args.u64(record.deadline.0);
+    args.u64(record.valid_until.0);
     args.u64(record.accepted_at.0);
     args.u64(record.updated_at.0);
     args.batch_on(record.batch);
@@ -491,7 +505,7 @@ pub(super) fn bind_change(args: &mut impl Bind, entry: &RequestEntry) {
     bind_facts(args, entry);
 }
 
-/// `cost_wei, gas_used, tx_hash, block_number, batch_failures, events`.
+/// `cost_wei, gas_used, tx_hash, block_number, batch_failures, events, late_at_ms`.
 fn bind_facts(args: &mut impl Bind, entry: &RequestEntry) {
     let record = &entry.record;
     args.text(record.cost_wei.map(|cost| cost.to_string()));
@@ -500,6 +514,7 @@ fn bind_facts(args: &mut impl Bind, entry: &RequestEntry) {
     args.optional_u64(record.block_number);
     args.int(Some(i64::from(record.batch_failures)));
     args.int(Some(i64::from(entry.events)));
+    args.optional_u64(record.late_at.map(|at| at.0));
 }
 
 /// A new row of `batches`.

@@ -7,12 +7,15 @@ use alloy_primitives::Address;
 use async_trait::async_trait;
 
 use super::{
-    AccountRow, AttemptRecord, BatchRecord, DecisionRow, Durable, EventFilter, EventRecord, Health, Leases, Ledger,
-    LedgerError, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+    AccountRow, AttemptRecord, BatchRecord, CostRow, DecisionRow, Durable, EventFilter, EventRecord, Health, Leases,
+    Ledger, LedgerError, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
     apply::HOUR_MS,
     rows::{Cells, Row, batch_columns, payload_columns, request_columns, sum_accounts, sum_spent},
 };
-use crate::request::{BatchId, LaneId, RequestId, Status};
+use crate::{
+    request::{BatchId, LaneId, RequestId, Status},
+    time::Timestamp,
+};
 
 /// A value in a query.
 #[derive(Debug)]
@@ -230,6 +233,39 @@ impl<S: SqlStore> Ledger for S {
     async fn accounts(&self) -> Result<Vec<AccountRow>, LedgerError> {
         let rows = self.fetch(Query::new("SELECT chain_id, account, tenant, wei FROM batch_accounts")).await?;
         sum_accounts(rows.iter().map(|row| row as &dyn Row))
+    }
+
+    async fn costs_of(
+        &self,
+        tenant: &str,
+        since: Timestamp,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<CostRow>, LedgerError> {
+        let query = Query::new(
+            "SELECT seq, chain_id, signer, target, cost_wei FROM requests \
+             WHERE tenant = $1 AND seq > $2 AND accepted_at_ms >= $3 AND open = 0 AND cost_wei IS NOT NULL \
+             ORDER BY seq LIMIT $4",
+        )
+        .text(tenant)
+        .int(limit_of(after))
+        .int(limit_of(since.0))
+        .int(limit_of(limit as u64));
+        self.fetch(query).await?.iter().map(|row| Cells::of("request", row).cost()).collect()
+    }
+
+    async fn nonces_of(&self, chain_id: u64, forwarder: Address, signer: Address) -> Result<Vec<u64>, LedgerError> {
+        let query = Query::new(
+            "SELECT signer_nonce FROM requests WHERE chain_id = $1 AND forwarder = $2 AND signer = $3 \
+             AND holds_nonce = 1 AND signer_nonce IS NOT NULL AND open = 1",
+        )
+        .int(chain_id.cast_signed())
+        .address(&forwarder)
+        .address(&signer);
+        let mut nonces: Vec<u64> =
+            self.fetch(query).await?.iter().map(|row| Cells::of("request", row).u64()).collect::<Result<_, _>>()?;
+        nonces.sort_unstable();
+        Ok(nonces)
     }
 
     async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<DecisionRow>, LedgerError> {

@@ -1,9 +1,14 @@
 //! Budgets: reserve the worst case at acceptance, settle with the real cost (invariant I8).
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
-use alloy_primitives::U256;
+use alloy_primitives::{Address, U256};
 
+use super::{Claim, open::percent_of};
 use crate::{request::RequestId, time::Timestamp};
 
 /// A limit on what a tenant may spend, per chain, in a period.
@@ -23,9 +28,30 @@ impl Budget {
     }
 }
 
+/// Whose share of a budget is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BudgetShare {
+    /// All of it, the tenant's.
+    Tenant,
+    /// One signer's (`tenant.signer_budget_percent`).
+    Signer(Address),
+    /// One target's (`tenant.target_budget_percent`).
+    Target(Address),
+}
+
+impl std::fmt::Display for BudgetShare {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tenant => write!(f, "`tenant.budget`"),
+            Self::Signer(signer) => write!(f, "`tenant.signer_budget_percent`, signer {signer}"),
+            Self::Target(target) => write!(f, "`tenant.target_budget_percent`, target {target}"),
+        }
+    }
+}
+
 /// A budget can't cover the worst case of a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("needs {needed_wei} wei, {available_wei} of {limit_wei} wei are left in this period (`tenant.budget`)")]
+#[error("needs {needed_wei} wei, {available_wei} of {limit_wei} wei are left in this period ({share})")]
 pub struct BudgetError {
     /// Worst case of the request.
     pub needed_wei: U256,
@@ -33,24 +59,124 @@ pub struct BudgetError {
     pub available_wei: U256,
     /// The whole limit.
     pub limit_wei: U256,
+    /// Whose limit it is.
+    pub share: BudgetShare,
+}
+
+impl BudgetError {
+    /// The stable code that SDKs switch on.
+    pub const fn code(&self) -> &'static str {
+        match self.share {
+            BudgetShare::Tenant => "budget_exhausted",
+            BudgetShare::Signer(_) => "signer_budget_exhausted",
+            BudgetShare::Target(_) => "target_budget_exhausted",
+        }
+    }
+}
+
+/// How much of a tenant's budget one signer, and one target, may hold and spend; 100 is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BudgetShares {
+    /// Percent for one signer (`tenant.signer_budget_percent`).
+    pub signer_percent: u32,
+    /// Percent for one target (`tenant.target_budget_percent`).
+    pub target_percent: u32,
+}
+
+impl Default for BudgetShares {
+    fn default() -> Self {
+        Self { signer_percent: 100, target_percent: 100 }
+    }
+}
+
+impl BudgetShares {
+    /// The parties of a request whose share is limited, with their percentage.
+    fn parties(self, signer: Option<Address>, target: Address) -> impl Iterator<Item = (BudgetShare, u32)> {
+        let signer = signer
+            .filter(|_| self.signer_percent < 100)
+            .map(|signer| (BudgetShare::Signer(signer), self.signer_percent));
+        let target = (self.target_percent < 100).then_some((BudgetShare::Target(target), self.target_percent));
+        signer.into_iter().chain(target)
+    }
+}
+
+/// Wei of an account, or of one party's share in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Sums {
+    reserved: U256,
+    spent: U256,
+}
+
+impl Sums {
+    const fn left(&self, limit: U256) -> U256 {
+        limit.saturating_sub(self.reserved).saturating_sub(self.spent)
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Account {
     period: Timestamp,
-    reserved: U256,
-    spent: U256,
+    sums: Sums,
+    signers: HashMap<Address, Sums>,
+    targets: HashMap<Address, Sums>,
+}
+
+impl Account {
+    fn party(&mut self, share: BudgetShare) -> &mut Sums {
+        match share {
+            BudgetShare::Tenant => &mut self.sums,
+            BudgetShare::Signer(signer) => self.signers.entry(signer).or_default(),
+            BudgetShare::Target(target) => self.targets.entry(target).or_default(),
+        }
+    }
+
+    fn left_of(&self, share: BudgetShare, limit: U256) -> U256 {
+        let sums = match share {
+            BudgetShare::Tenant => Some(&self.sums),
+            BudgetShare::Signer(signer) => self.signers.get(&signer),
+            BudgetShare::Target(target) => self.targets.get(&target),
+        };
+        sums.copied().unwrap_or_default().left(limit)
+    }
+
+    fn hold(&mut self, shares: &[BudgetShare], wei: U256) {
+        for share in shares {
+            let sums = self.party(*share);
+            sums.reserved = sums.reserved.saturating_add(wei);
+        }
+    }
+
+    fn settle(&mut self, shares: &[BudgetShare], reserved: U256, cost: U256) {
+        for share in shares {
+            let sums = self.party(*share);
+            sums.reserved = sums.reserved.saturating_sub(reserved);
+            sums.spent = sums.spent.saturating_add(cost);
+            if *sums == Sums::default() {
+                match share {
+                    BudgetShare::Tenant => {}
+                    BudgetShare::Signer(signer) => drop(self.signers.remove(signer)),
+                    BudgetShare::Target(target) => drop(self.targets.remove(target)),
+                }
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Reservation {
-    tenant: String,
     chain_id: u64,
     period: Timestamp,
     wei: U256,
+    /// Whose sums hold it; the tenant's own first.
+    shares: Vec<BudgetShare>,
     /// It belongs to a request, not only to submissions that are under way.
     is_accepted: bool,
+    /// Further submissions of the same request that are under way: only the last one may give the reservation back.
+    repeated: u32,
 }
+
+/// (tenant, request): two tenants may submit the same signed request at once.
+type Key = (Arc<str>, RequestId);
 
 /// What every tenant has reserved and spent, per chain.
 ///
@@ -58,10 +184,8 @@ struct Reservation {
 /// `settle` never adds more than was reserved. A reservation made in an old period stays with that period.
 #[derive(Debug, Clone, Default)]
 pub struct BudgetBook {
-    accounts: BTreeMap<(String, u64), Account>,
-    reservations: BTreeMap<RequestId, Reservation>,
-    /// Further submissions of the same request that are under way: only the last one may give the reservation back.
-    repeated: BTreeMap<RequestId, u32>,
+    accounts: BTreeMap<(Arc<str>, u64), Account>,
+    reservations: HashMap<Key, Reservation>,
 }
 
 impl BudgetBook {
@@ -71,124 +195,149 @@ impl BudgetBook {
     }
 
     /// Puts back what the ledger remembers: `spent_wei` in the current period.
-    pub fn restore_spent(&mut self, tenant: &str, chain_id: u64, period: Timestamp, spent_wei: U256) {
-        let account = self.accounts.entry((tenant.to_owned(), chain_id)).or_default();
+    pub fn restore_spent(&mut self, tenant: &Arc<str>, chain_id: u64, period: Timestamp, spent_wei: U256) {
+        let account = self.accounts.entry((tenant.clone(), chain_id)).or_default();
         account.period = period;
-        account.spent = account.spent.saturating_add(spent_wei);
+        account.sums.spent = account.sums.spent.saturating_add(spent_wei);
+    }
+
+    /// Puts back what requests of one signer to one target cost in the current period, for their shares. After
+    /// [`Self::restore_spent`], which has it in the tenant's own sum.
+    pub fn restore_shares(
+        &mut self,
+        tenant: &Arc<str>,
+        chain_id: u64,
+        (signer, target): (Option<Address>, Address),
+        shares: BudgetShares,
+        spent_wei: U256,
+    ) {
+        let account = self.accounts.entry((tenant.clone(), chain_id)).or_default();
+        for (share, _) in shares.parties(signer, target) {
+            let sums = account.party(share);
+            sums.spent = sums.spent.saturating_add(spent_wei);
+        }
     }
 
     /// Puts back the reservation of a live request, without checking the limit (it was checked at acceptance).
-    pub fn restore_reserved(&mut self, id: RequestId, tenant: &str, chain_id: u64, period: Timestamp, wei: U256) {
-        let reservation = Reservation { tenant: tenant.to_owned(), chain_id, period, wei, is_accepted: true };
-        if self.reservations.insert(id, reservation).is_none() {
-            let account = self.accounts.entry((tenant.to_owned(), chain_id)).or_default();
-            if account.period <= period {
-                if account.period < period {
-                    *account = Account { period, ..Account::default() };
-                }
-                account.reserved = account.reserved.saturating_add(wei);
-            }
+    pub fn restore_reserved(&mut self, claim: &Claim, shares: BudgetShares, period: Timestamp) {
+        let key = (claim.tenant.clone(), claim.id);
+        if self.reservations.contains_key(&key) {
+            return;
         }
+        let shares = held_by(claim, shares);
+        let account = self.accounts.entry((claim.tenant.clone(), claim.chain_id)).or_default();
+        if account.period <= period {
+            if account.period < period {
+                *account = Account { period, ..Account::default() };
+            }
+            account.hold(&shares, claim.wei);
+        }
+        let (chain_id, wei) = (claim.chain_id, claim.wei);
+        self.reservations.insert(key, Reservation { chain_id, period, wei, shares, is_accepted: true, repeated: 0 });
     }
 
-    /// Reserves `wei` of `budget` for request `id`.
+    /// Reserves the worst case of a request from its tenant's budget, and from its signer's and target's shares of it.
     ///
-    /// Reserving again for the same id takes nothing twice, and needs a [`Self::release`] of its own. Of two submissions that
-    /// are both under way the dearer may become the request, so the larger amount is held.
+    /// Reserving again for the same tenant and request takes nothing twice, and needs a [`Self::release`] of its own. Of two
+    /// submissions that are both under way the dearer may become the request, so the larger amount is held.
     ///
     /// # Errors
-    /// [`BudgetError`] if less than `wei` is left in the period of `now`; nothing is reserved then.
+    /// [`BudgetError`] if less is left in the period of `now`; nothing is reserved then.
     pub fn reserve(
         &mut self,
-        id: RequestId,
-        tenant: &str,
-        chain_id: u64,
+        claim: &Claim,
         budget: &Budget,
-        wei: U256,
+        shares: BudgetShares,
         now: Timestamp,
     ) -> Result<(), BudgetError> {
-        if let Some(held) = self.reservations.get_mut(&id) {
+        let (key, wei) = ((claim.tenant.clone(), claim.id), claim.wei);
+        let limits = || {
+            let parties = shares.parties(claim.signer(), claim.target);
+            let parties = parties.map(|(share, percent)| (share, percent_of(budget.limit_wei, percent)));
+            std::iter::once((BudgetShare::Tenant, budget.limit_wei)).chain(parties)
+        };
+        if let Some(held) = self.reservations.get_mut(&key) {
             let more = if held.is_accepted { U256::ZERO } else { wei.saturating_sub(held.wei) };
             if !more.is_zero()
-                && let Some(account) = self.accounts.get_mut(&(held.tenant.clone(), held.chain_id))
+                && let Some(account) = self.accounts.get_mut(&(claim.tenant.clone(), held.chain_id))
                 && account.period == held.period
             {
-                let available = budget.limit_wei.saturating_sub(account.reserved).saturating_sub(account.spent);
-                if more > available {
-                    let available_wei = available.saturating_add(held.wei);
-                    return Err(BudgetError { needed_wei: wei, available_wei, limit_wei: budget.limit_wei });
+                for (share, limit_wei) in limits() {
+                    let available = account.left_of(share, limit_wei);
+                    if more > available {
+                        let available_wei = available.saturating_add(held.wei);
+                        return Err(BudgetError { needed_wei: wei, available_wei, limit_wei, share });
+                    }
                 }
-                account.reserved += more;
+                account.hold(&held.shares, more);
                 held.wei = wei;
             }
-            *self.repeated.entry(id).or_default() += 1;
+            held.repeated += 1;
             return Ok(());
         }
         let period = budget.period_start(now);
-        let account = self.accounts.entry((tenant.to_owned(), chain_id)).or_default();
+        let account = self.accounts.entry((claim.tenant.clone(), claim.chain_id)).or_default();
         if account.period < period {
             *account = Account { period, ..Account::default() };
         }
         // A clock that stepped back over the boundary: what counts here must be released here.
         let period = account.period;
-        let available = budget.limit_wei.saturating_sub(account.reserved).saturating_sub(account.spent);
-        if wei > available {
-            return Err(BudgetError { needed_wei: wei, available_wei: available, limit_wei: budget.limit_wei });
+        for (share, limit_wei) in limits() {
+            let available_wei = account.left_of(share, limit_wei);
+            if wei > available_wei {
+                return Err(BudgetError { needed_wei: wei, available_wei, limit_wei, share });
+            }
         }
-        account.reserved += wei;
-        let reservation = Reservation { tenant: tenant.to_owned(), chain_id, period, wei, is_accepted: false };
-        self.reservations.insert(id, reservation);
+        let shares = held_by(claim, shares);
+        account.hold(&shares, wei);
+        let chain_id = claim.chain_id;
+        self.reservations.insert(key, Reservation { chain_id, period, wei, shares, is_accepted: false, repeated: 0 });
         Ok(())
     }
 
-    /// A submission of `id` became a request: what others quote for it does not count any more.
-    pub fn accept(&mut self, id: RequestId) {
-        if let Some(held) = self.reservations.get_mut(&id) {
+    /// A submission became a request: what others quote for it does not count any more.
+    pub fn accept(&mut self, tenant: &Arc<str>, id: RequestId) {
+        if let Some(held) = self.reservations.get_mut(&(tenant.clone(), id)) {
             held.is_accepted = true;
         }
     }
 
-    /// A submission of `id` did not become a request, or was one already. The reservation goes with the last that holds it.
-    pub fn release(&mut self, id: RequestId) {
-        match self.repeated.get_mut(&id) {
-            Some(1) => drop(self.repeated.remove(&id)),
-            Some(others) => *others -= 1,
-            None => drop(self.settle(id, U256::ZERO)),
+    /// A submission did not become a request, or was one already. The reservation goes with the last that holds it.
+    pub fn release(&mut self, tenant: &Arc<str>, id: RequestId) {
+        match self.reservations.get_mut(&(tenant.clone(), id)) {
+            Some(held) if held.repeated > 0 => held.repeated -= 1,
+            _ => drop(self.settle(tenant, id, U256::ZERO)),
         }
     }
 
-    /// Ends the reservation of `id` with what it really cost (zero if it never executed).
+    /// Ends the reservation of a request with what it really cost (zero if it never executed).
     ///
     /// Returns the reserved amount, `None` if nothing was reserved. A cost above the reservation is counted in full, so
     /// that the limit errs on the safe side; the caller reports it.
-    pub fn settle(&mut self, id: RequestId, cost_wei: U256) -> Option<U256> {
-        self.repeated.remove(&id);
-        let Reservation { tenant, chain_id, period, wei: reserved, .. } = self.reservations.remove(&id)?;
-        if let Some(account) = self.accounts.get_mut(&(tenant, chain_id))
-            && account.period == period
+    pub fn settle(&mut self, tenant: &Arc<str>, id: RequestId, cost_wei: U256) -> Option<U256> {
+        let held = self.reservations.remove(&(tenant.clone(), id))?;
+        if let Some(account) = self.accounts.get_mut(&(tenant.clone(), held.chain_id))
+            && account.period == held.period
         {
-            account.reserved = account.reserved.saturating_sub(reserved);
-            account.spent = account.spent.saturating_add(cost_wei);
+            account.settle(&held.shares, held.wei, cost_wei);
         }
-        Some(reserved)
+        Some(held.wei)
     }
 
     /// Counts what an account of the tenant bears: it belongs to no request, and is paid already.
-    pub fn spend(&mut self, tenant: &str, chain_id: u64, budget: &Budget, wei: U256, now: Timestamp) {
+    pub fn spend(&mut self, tenant: &Arc<str>, chain_id: u64, budget: &Budget, wei: U256, now: Timestamp) {
         let period = budget.period_start(now);
-        let account = self.accounts.entry((tenant.to_owned(), chain_id)).or_default();
+        let account = self.accounts.entry((tenant.clone(), chain_id)).or_default();
         if account.period < period {
             *account = Account { period, ..Account::default() };
         }
-        account.spent = account.spent.saturating_add(wei);
+        account.sums.spent = account.sums.spent.saturating_add(wei);
     }
 
     /// What of `budget` is neither reserved nor spent in the period of `now`, wei.
-    pub fn free(&self, tenant: &str, chain_id: u64, budget: &Budget, now: Timestamp) -> U256 {
-        match self.accounts.get(&(tenant.to_owned(), chain_id)) {
-            Some(account) if account.period >= budget.period_start(now) => {
-                budget.limit_wei.saturating_sub(account.reserved).saturating_sub(account.spent)
-            }
+    pub fn free(&self, tenant: &Arc<str>, chain_id: u64, budget: &Budget, now: Timestamp) -> U256 {
+        match self.accounts.get(&(tenant.clone(), chain_id)) {
+            Some(account) if account.period >= budget.period_start(now) => account.sums.left(budget.limit_wei),
             _ => budget.limit_wei,
         }
     }
@@ -196,9 +345,15 @@ impl BudgetBook {
     /// (reserved, spent) of a tenant on a chain, wei.
     pub fn totals(&self, tenant: &str, chain_id: u64) -> (U256, U256) {
         self.accounts
-            .get(&(tenant.to_owned(), chain_id))
-            .map_or((U256::ZERO, U256::ZERO), |account| (account.reserved, account.spent))
+            .get(&(Arc::from(tenant), chain_id))
+            .map_or((U256::ZERO, U256::ZERO), |account| (account.sums.reserved, account.sums.spent))
     }
+}
+
+/// Whose sums hold a claim.
+fn held_by(claim: &Claim, shares: BudgetShares) -> Vec<BudgetShare> {
+    let parties = shares.parties(claim.signer(), claim.target).map(|(share, _)| share);
+    std::iter::once(BudgetShare::Tenant).chain(parties).collect()
 }
 
 #[cfg(test)]
@@ -212,10 +367,93 @@ mod tests {
         RequestId(B256::from(U256::from(n)))
     }
 
+    fn claim(id: RequestId, tenant: &str, chain_id: u64, wei: U256) -> Claim {
+        let sequence = Some((Address::ZERO, Address::repeat_byte(1), 0));
+        Claim { tenant: tenant.into(), id, chain_id, sequence, target: Address::repeat_byte(2), bytes: 0, wei }
+    }
+
+    /// The book, with everything by name.
+    #[derive(Default)]
+    struct Book(BudgetBook);
+
+    impl Book {
+        fn reserve(
+            &mut self,
+            id: RequestId,
+            tenant: &str,
+            chain_id: u64,
+            budget: &Budget,
+            wei: U256,
+            now: Timestamp,
+        ) -> Result<(), BudgetError> {
+            self.0.reserve(&claim(id, tenant, chain_id, wei), budget, BudgetShares::default(), now)
+        }
+
+        fn accept(&mut self, id: RequestId) {
+            self.0.accept(&"a".into(), id);
+        }
+
+        fn release(&mut self, id: RequestId) {
+            self.0.release(&"a".into(), id);
+        }
+
+        fn settle(&mut self, id: RequestId, cost: U256) -> Option<U256> {
+            self.0.settle(&"a".into(), id, cost)
+        }
+
+        fn totals(&self, tenant: &str, chain_id: u64) -> (U256, U256) {
+            self.0.totals(tenant, chain_id)
+        }
+
+        fn restore_reserved(&mut self, id: RequestId, tenant: &str, chain_id: u64, period: Timestamp, wei: U256) {
+            self.0.restore_reserved(&claim(id, tenant, chain_id, wei), BudgetShares::default(), period);
+        }
+    }
+
+    #[test]
+    fn one_signer_or_target_has_its_share_only() {
+        let budget = Budget { limit_wei: U256::from(1_000), period: Duration::ZERO };
+        let shares = BudgetShares { signer_percent: 10, target_percent: 30 };
+        let mut book = BudgetBook::new();
+        let of = |n: u64, signer: u8, wei: u64| Claim {
+            sequence: Some((Address::ZERO, Address::repeat_byte(signer), n)),
+            ..claim(id(n), "a", 1, U256::from(wei))
+        };
+        let tenant: Arc<str> = "a".into();
+        book.reserve(&of(1, 1, 60), &budget, shares, Timestamp(0)).unwrap();
+        let error = book.reserve(&of(2, 1, 41), &budget, shares, Timestamp(0)).unwrap_err();
+        assert_eq!((error.code(), error.available_wei), ("signer_budget_exhausted", U256::from(40)));
+        // What it burnt counts.
+        book.settle(&tenant, id(1), U256::from(50));
+        assert!(book.reserve(&of(2, 1, 51), &budget, shares, Timestamp(0)).is_err());
+        book.reserve(&of(2, 1, 50), &budget, shares, Timestamp(0)).unwrap();
+        book.reserve(&of(3, 2, 100), &budget, shares, Timestamp(0)).unwrap();
+        book.reserve(&of(4, 3, 100), &budget, shares, Timestamp(0)).unwrap();
+        let error = book.reserve(&of(5, 4, 1), &budget, shares, Timestamp(0)).unwrap_err();
+        assert_eq!(error.code(), "target_budget_exhausted");
+        book.release(&tenant, id(4));
+        book.reserve(&of(5, 4, 100), &budget, shares, Timestamp(0)).unwrap();
+    }
+
+    /// Two tenants submit the same signed request at once: each holds its own, and gives its own back.
+    #[test]
+    fn a_request_of_two_tenants_is_reserved_by_each() {
+        let budget = Budget { limit_wei: U256::from(100), period: Duration::ZERO };
+        let (mut book, shares) = (BudgetBook::new(), BudgetShares::default());
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        book.reserve(&claim(id(1), "a", 1, U256::from(60)), &budget, shares, Timestamp(0)).unwrap();
+        book.reserve(&claim(id(1), "b", 1, U256::from(70)), &budget, shares, Timestamp(0)).unwrap();
+        book.accept(&b, id(1));
+        book.release(&a, id(1));
+        assert_eq!((book.totals("a", 1).0, book.totals("b", 1).0), (U256::ZERO, U256::from(70)));
+        assert_eq!(book.settle(&b, id(1), U256::from(9)), Some(U256::from(70)));
+        assert_eq!((book.totals("a", 1).1, book.totals("b", 1).1), (U256::ZERO, U256::from(9)));
+    }
+
     #[test]
     fn a_reservation_is_released_by_settlement() {
         let budget = Budget { limit_wei: U256::from(100), period: Duration::ZERO };
-        let mut book = BudgetBook::new();
+        let mut book = Book::default();
         let now = Timestamp(5);
         book.reserve(id(1), "a", 1, &budget, U256::from(60), now).unwrap();
         book.reserve(id(1), "a", 1, &budget, U256::from(60), now).unwrap();
@@ -234,7 +472,7 @@ mod tests {
     #[test]
     fn the_dearer_of_two_quotes_is_held() {
         let budget = Budget { limit_wei: U256::from(100), period: Duration::ZERO };
-        let (mut book, now) = (BudgetBook::new(), Timestamp(5));
+        let (mut book, now) = (Book::default(), Timestamp(5));
         book.reserve(id(1), "a", 1, &budget, U256::from(40), now).unwrap();
         book.reserve(id(1), "a", 1, &budget, U256::from(60), now).unwrap();
         assert_eq!(book.totals("a", 1).0, U256::from(60));
@@ -257,22 +495,22 @@ mod tests {
     #[test]
     fn what_an_account_bears_is_spent() {
         let budget = Budget { limit_wei: U256::from(100), period: Duration::from_secs(1) };
-        let mut book = BudgetBook::new();
+        let mut book = Book::default();
         book.reserve(id(1), "a", 1, &budget, U256::from(60), Timestamp(5)).unwrap();
-        assert_eq!(book.free("a", 1, &budget, Timestamp(6)), U256::from(40));
-        book.spend("a", 1, &budget, U256::from(30), Timestamp(6));
-        assert_eq!(book.free("a", 1, &budget, Timestamp(6)), U256::from(10));
+        assert_eq!(book.0.free(&"a".into(), 1, &budget, Timestamp(6)), U256::from(40));
+        book.0.spend(&"a".into(), 1, &budget, U256::from(30), Timestamp(6));
+        assert_eq!(book.0.free(&"a".into(), 1, &budget, Timestamp(6)), U256::from(10));
         assert!(book.reserve(id(2), "a", 1, &budget, U256::from(11), Timestamp(7)).is_err());
         // The next period has its own.
-        assert_eq!(book.free("a", 1, &budget, Timestamp(1_000)), U256::from(100));
-        assert_eq!(book.free("b", 1, &budget, Timestamp(0)), U256::from(100));
+        assert_eq!(book.0.free(&"a".into(), 1, &budget, Timestamp(1_000)), U256::from(100));
+        assert_eq!(book.0.free(&"b".into(), 1, &budget, Timestamp(0)), U256::from(100));
     }
 
     /// Two submissions of one request at once, and the first meets a full disk: the second keeps the reservation.
     #[test]
     fn a_failed_twin_releases_nothing() {
         let budget = Budget { limit_wei: U256::from(100), period: Duration::ZERO };
-        let mut book = BudgetBook::new();
+        let mut book = Book::default();
         for _ in 0..2 {
             book.reserve(id(1), "a", 1, &budget, U256::from(60), Timestamp(5)).unwrap();
         }
@@ -285,7 +523,7 @@ mod tests {
     #[test]
     fn a_new_period_starts_afresh() {
         let budget = Budget { limit_wei: U256::from(100), period: Duration::from_secs(1) };
-        let mut book = BudgetBook::new();
+        let mut book = Book::default();
         book.reserve(id(1), "a", 1, &budget, U256::from(100), Timestamp(999)).unwrap();
         book.reserve(id(2), "a", 1, &budget, U256::from(100), Timestamp(1_000)).unwrap();
         // The old period's settlement does not touch the new one.
@@ -296,7 +534,7 @@ mod tests {
     #[test]
     fn a_clock_that_steps_back_leaks_nothing() {
         let budget = Budget { limit_wei: U256::from(100), period: Duration::from_secs(1) };
-        let mut book = BudgetBook::new();
+        let mut book = Book::default();
         book.reserve(id(1), "a", 1, &budget, U256::from(10), Timestamp(1_000)).unwrap();
         book.reserve(id(2), "a", 1, &budget, U256::from(90), Timestamp(999)).unwrap();
         book.settle(id(2), U256::ZERO);
@@ -306,9 +544,9 @@ mod tests {
     #[test]
     fn a_restart_counts_the_same() {
         let budget = Budget { limit_wei: U256::from(100), period: Duration::from_secs(1) };
-        let mut book = BudgetBook::new();
+        let mut book = Book::default();
         let period = budget.period_start(Timestamp(5_700));
-        book.restore_spent("a", 1, period, U256::from(30));
+        book.0.restore_spent(&"a".into(), 1, period, U256::from(30));
         book.restore_reserved(id(1), "a", 1, period, U256::from(50));
         book.restore_reserved(id(1), "a", 1, period, U256::from(50));
         // Reserved in a period that is over: it is settled there, not here.
@@ -327,7 +565,7 @@ mod tests {
         #[test]
         fn never_overspent(ops in proptest::collection::vec((0u64..20, 0u64..60, any::<bool>()), 0..200)) {
             let budget = Budget { limit_wei: U256::from(100), period: Duration::ZERO };
-            let mut book = BudgetBook::new();
+            let mut book = Book::default();
             let mut held = BTreeMap::new();
             for (n, wei, settle) in ops {
                 if settle {
@@ -335,10 +573,10 @@ mod tests {
                         book.settle(id(n), U256::from(reserved / 2));
                     }
                 } else if !held.contains_key(&n)
-                    && book.reserve(id(n), "t", 1, &budget, U256::from(wei), Timestamp(0)).is_ok() {
+                    && book.reserve(id(n), "a", 1, &budget, U256::from(wei), Timestamp(0)).is_ok() {
                     held.insert(n, wei);
                 }
-                let (reserved, spent) = book.totals("t", 1);
+                let (reserved, spent) = book.totals("a", 1);
                 prop_assert!(reserved + spent <= budget.limit_wei);
                 prop_assert_eq!(reserved, U256::from(held.values().sum::<u64>()));
             }

@@ -1,11 +1,14 @@
 //! What one tenant may ask for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use alloy_primitives::{Address, FixedBytes, U256, fixed_bytes};
 use serde::{Deserialize, Serialize};
 
-use super::Budget;
+use super::{Budget, BudgetShares};
 use crate::request::{RequestKind, VerifiedRequest, vehicle::Company};
 
 /// `multicall(bytes[])`: with an ERC-2771 recipient older than OpenZeppelin 4.9.4 / 5.0.1 it lets the caller forge the
@@ -55,14 +58,29 @@ pub struct TenantPolicy {
     pub max_value_wei: U256,
     /// Longest calldata of one request (`max_calldata_bytes`).
     pub max_calldata_bytes: usize,
-    /// Most requests that may be open at a time (`max_open_requests`).
+    /// Most requests that may be open at a time, not in a block (`max_open_requests`).
     pub max_open_requests: u64,
+    /// Most bytes of calldata in open requests (`max_open_bytes`).
+    pub max_open_bytes: u64,
+    /// Most open requests of one signer (`max_open_per_signer`).
+    pub max_open_per_signer: u64,
+    /// Most open requests of one signer behind a nonce that nobody has brought (`max_gapped_per_signer`).
+    pub max_gapped_per_signer: u64,
+    /// Share of the budget that all such requests together may hold, percent (`gapped_budget_percent`).
+    pub gapped_budget_percent: u32,
+    /// How long such a request waits for the missing nonce while the chain is well (`gap_timeout_ms`).
+    pub gap_timeout: Duration,
     /// Share of the sending capacity when tenants compete; 1 is normal.
     pub weight: u32,
-    /// Accepted requests per second, sustained; `None` is unlimited (`rate_per_s`).
+    /// Requests per second, sustained, with bursts of ten seconds' worth; `None` is unlimited (`rate_per_s`).
     pub rate_per_s: Option<u32>,
+    /// Signers' nonces per second that nodes are asked for again because of its requests; `None` is unlimited
+    /// (`nonce_lookups_per_s`).
+    pub nonce_lookups_per_s: Option<u32>,
     /// Money; `None` is unlimited.
     pub budget: Option<Budget>,
+    /// What one signer, and one target, may hold and spend of it.
+    pub budget_shares: BudgetShares,
 }
 
 impl TenantPolicy {
@@ -75,10 +93,17 @@ impl TenantPolicy {
             max_gas: 2_000_000,
             max_value_wei: U256::ZERO,
             max_calldata_bytes: 16_384,
-            max_open_requests: 1_000_000,
+            max_open_requests: 50_000,
+            max_open_bytes: 134_217_728,
+            max_open_per_signer: 10_000,
+            max_gapped_per_signer: 64,
+            gapped_budget_percent: 10,
+            gap_timeout: Duration::from_secs(60),
             weight: 1,
-            rate_per_s: None,
+            rate_per_s: Some(1_000),
+            nonce_lookups_per_s: Some(100),
             budget: None,
+            budget_shares: BudgetShares::default(),
         }
     }
 

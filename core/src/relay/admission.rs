@@ -1,11 +1,8 @@
 //! From a submission to a durable, promised request.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, RwLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, RwLock},
     time::Duration,
 };
 
@@ -14,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::{
     chain_service::Message,
-    clock,
+    chance, clock,
     data_fee::usual_forward,
     error::SubmitError,
     fees::Price,
@@ -24,7 +21,7 @@ use super::{
     signer::IdentityKey,
     simulate::{AgreedNonce, agreed_nonces, forwarder_nonces},
     status::{Acceptance, ChainStatus, LaneStatus, Quote, SubmitItem},
-    tenants::{Tenant, Tenants},
+    tenants::{Tenant, Tenants, claim},
     tuning::ChainTuning,
 };
 use crate::{
@@ -37,14 +34,15 @@ use crate::{
         Write, WriteOutcome,
     },
     market::SourceStatus,
-    policy::BudgetError,
+    policy::{BudgetError, BudgetShare, OpenError},
     protection::Protection,
     request::{
-        Deadline, ForwarderDomain, Promise, Status, Submission, SubmissionKind, VerifiedRequest, VerifyContext,
+        Deadline, ForwarderDomain, Promise, RequestId, Status, Submission, SubmissionKind, VerifiedRequest,
+        VerifyContext, VerifyError, identify,
         vehicle::{VehicleKey, VehicleParams},
         verify,
     },
-    schedule::QueuedRequest,
+    schedule::{Backlog, QueuedRequest},
     time::Timestamp,
 };
 
@@ -76,7 +74,11 @@ pub(super) struct ChainShared {
     pub(super) pauses: Arc<PauseBoard>,
     /// (forwarder, user) → next nonce on chain, at least.
     pub(super) nonces: moka::future::Cache<(Address, Address), u64>,
+    /// (forwarder, user) → the head at which all nodes were asked for that nonce.
+    pub(super) agreed_at: moka::future::Cache<(Address, Address), u64>,
     pub(super) view: RwLock<ChainView>,
+    /// Time to inclusion that a request is given for which nobody named one, and again when that is missed.
+    pub(super) default_within: Duration,
 }
 
 /// The chain service's newest word about itself.
@@ -93,11 +95,18 @@ pub(super) struct ChainView {
     pub(super) data_fee: Option<DataFeeModel>,
     /// Why it could not be read at the last head.
     pub(super) data_fee_fault: Option<String>,
+    /// What each tenant has waiting, as of the newest head, where its pace is measured.
+    pub(super) backlogs: Arc<BTreeMap<Arc<str>, Backlog>>,
 }
 
 impl ChainShared {
     pub(super) fn view(&self) -> ChainView {
         self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Number of the newest head.
+    fn head(&self) -> Option<u64> {
+        self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner).status.head
     }
 
     /// Prices of gas and of data as of the newest head.
@@ -156,10 +165,84 @@ pub(super) struct Admission {
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) identity: IdentityKey,
     pub(super) default_within: Duration,
+    pub(super) default_expiry: Duration,
     pub(super) max_within: Duration,
-    pub(super) salt: AtomicU64,
     /// Longest wait for a commit, where the ledger is shared or its storage is away.
     pub(super) accept_timeout: Duration,
+}
+
+/// Why a submission was refused, and which request it is, as far as that is known.
+struct Refused {
+    error: SubmitError,
+    id: Option<RequestId>,
+}
+
+impl<E: Into<SubmitError>> From<E> for Refused {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), id: None }
+    }
+}
+
+impl Refused {
+    /// The same submission may have been accepted before, when there was time, or a chain, or another policy.
+    const fn may_be_known(&self) -> bool {
+        !matches!(
+            self.error,
+            SubmitError::Invalid(
+                VerifyError::Signature(_)
+                    | VerifyError::WrongSigner { .. }
+                    | VerifyError::WrongChain { .. }
+                    | VerifyError::UnknownForwarder(_)
+            ) | SubmitError::IdempotencyKey { .. }
+        )
+    }
+}
+
+/// An answer, or what is still to be decided.
+type Undecided = Result<Prepared, Refused>;
+
+/// Whose turn it is in an order: (chain, forwarder, signer).
+type Line = (ChainId, Address, Address);
+
+/// Signers whose requests were refused because too much is here already: what follows in their order would wait behind a
+/// gap.
+#[derive(Debug, Default)]
+struct Halted(HashMap<Line, SubmitError>);
+
+impl Halted {
+    fn error(&self, line: Option<Line>) -> Option<SubmitError> {
+        self.0.get(&line?).cloned()
+    }
+
+    fn note(&mut self, line: Option<Line>, error: &SubmitError) {
+        if let Some(line) = line
+            && matches!(error, SubmitError::RateLimited { .. } | SubmitError::Open(_) | SubmitError::Budget(_))
+        {
+            self.0.entry(line).or_insert_with(|| error.clone());
+        }
+    }
+}
+
+/// In which order these are decided: as they came, but each signer's by nonce, on the places that they have.
+fn in_order(lines: &[Option<(Line, U256)>]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..lines.len()).collect();
+    let mut places: HashMap<Line, Vec<usize>> = HashMap::new();
+    for (index, line) in lines.iter().enumerate() {
+        if let Some((line, _)) = line {
+            places.entry(*line).or_default().push(index);
+        }
+    }
+    for places in places.into_values() {
+        if places.is_sorted_by_key(|index| lines[*index].map(|(_, nonce)| nonce)) {
+            continue;
+        }
+        let mut sorted = places.clone();
+        sorted.sort_by_key(|index| lines[*index].map(|(_, nonce)| nonce));
+        for (place, index) in places.into_iter().zip(sorted) {
+            order[place] = index;
+        }
+    }
+    order
 }
 
 /// A submission that passed every check which needs no I/O.
@@ -206,9 +289,6 @@ impl Admission {
         let Some(tenant) = self.tenants.get(tenant) else {
             return vec![Err(SubmitError::UnknownTenant(tenant.to_owned())); count];
         };
-        if let Err(error) = tenant.admit(count) {
-            return vec![Err(error); count];
-        }
         let limit = self.accept_timeout;
         let (is_shared, group) = (self.tenants.is_shared(), self.group.clone());
         let mut submitted = tokio::spawn(self.submit_to_end(tenant, items));
@@ -233,25 +313,45 @@ impl Admission {
         items: Vec<SubmitItem>,
     ) -> Vec<Result<Acceptance, SubmitError>> {
         let now = clock::now();
-        let mut prepared = self.clone().prepare_all(&tenant, items, now).await;
-        self.check_nonces(&mut prepared).await;
-        let mut answers: Vec<Option<Result<Acceptance, SubmitError>>> = Vec::with_capacity(prepared.len());
-        let mut writes = Vec::with_capacity(prepared.len());
-        let mut waiting = Vec::with_capacity(prepared.len());
-        for (index, item) in prepared.into_iter().enumerate() {
-            let reserved = item.and_then(|item| {
-                let id = item.request.id();
-                let chain_id = item.chain.spec.chain_id;
-                self.tenants.reserve(&tenant, id, chain_id, item.quote.max_cost_wei, now)?;
-                Ok(item)
-            });
+        let lines: Vec<_> = items.iter().map(line_of).collect();
+        let order = in_order(&lines);
+        let line = |index: usize| lines[index].map(|(line, _)| line);
+        let mut answers: Vec<Option<Result<Acceptance, SubmitError>>> = items.iter().map(|_| None).collect();
+        let mut halted = Halted::default();
+        let mut refused = 0;
+        for &index in &order {
+            let error = halted.error(line(index)).map_or_else(|| tenant.admit(refused), Err).err();
+            if let Some(error) = error {
+                refused = refused.saturating_add(1);
+                halted.note(line(index), &error);
+                answers[index] = Some(Err(error));
+            }
+        }
+        let admitted: Vec<usize> = (0..items.len()).filter(|index| answers[*index].is_none()).collect();
+        let items = items.into_iter().enumerate().filter(|(index, _)| answers[*index].is_none()).map(|(_, item)| item);
+        let mut prepared = self.clone().prepare_all(&tenant, items.collect(), now).await;
+        let seen = self.check_nonces(&tenant, &mut prepared).await;
+        let mut undecided: BTreeMap<usize, Undecided> = admitted.into_iter().zip(prepared).collect();
+        let mut writes = Vec::with_capacity(undecided.len());
+        let mut waiting = Vec::with_capacity(undecided.len());
+        for index in order {
+            let Some(item) = undecided.remove(&index) else { continue };
+            let reserved = match item {
+                Ok(item) => self.reserve(&tenant, item, &seen, halted.error(line(index)), now).await,
+                Err(refused) => Err(refused),
+            };
             match reserved {
                 Ok(item) => {
                     writes.push(Write::Accept(Box::new(self.new_request(&tenant, &item, now))));
                     waiting.push((index, item));
-                    answers.push(None);
                 }
-                Err(error) => answers.push(Some(Err(error))),
+                Err(refused) => {
+                    let answer = self.recall(&tenant, refused).await;
+                    if let Err(error) = &answer {
+                        halted.note(line(index), error);
+                    }
+                    answers[index] = Some(answer);
+                }
             }
         }
         match self.group.try_submit_all(writes).await {
@@ -265,7 +365,6 @@ impl Admission {
                         // Whoever drives the lanes learns of them from the ledger.
                         continue;
                     }
-                    self.tenants.opened(&tenant, entries.len() as u64);
                     if let Some(chain) = self.chains.get(&chain_id) {
                         // A service that is gone is restarted with the process, and reads them from the ledger then.
                         let _ = chain.inbox.send(Message::Accepted(entries)).await;
@@ -285,12 +384,79 @@ impl Admission {
         answers.into_iter().map(|answer| answer.unwrap_or(Err(SubmitError::ShuttingDown))).collect()
     }
 
+    /// Takes a place and money for a request; where its signer seems to have a gap, after a fresh look.
+    async fn reserve(
+        &self,
+        tenant: &Tenant,
+        item: Prepared,
+        seen: &BTreeMap<(ChainId, User), u64>,
+        halted: Option<SubmitError>,
+        now: Timestamp,
+    ) -> Result<Prepared, Refused> {
+        let id = item.request.id();
+        let refused = |error| Refused { error, id: Some(id) };
+        if let Some(error) = halted {
+            return Err(refused(error));
+        }
+        let chain_id = item.chain.spec.chain_id;
+        let user = item.request.sequence().map(|(forwarder, signer, _)| (forwarder, signer));
+        let next = user.and_then(|user| seen.get(&(chain_id, user)).copied());
+        let claim = claim(&tenant.name, &item.request, item.quote.max_cost_wei);
+        match self.tenants.reserve(tenant, &claim, next, now) {
+            Ok(()) => return Ok(item),
+            Err(SubmitError::Open(OpenError::Gapped { .. } | OpenError::GappedBudget { .. })) => {}
+            Err(error) => return Err(refused(error)),
+        }
+        if let Some(user) = user {
+            self.look_at_gap(tenant, &item.chain, user).await;
+        }
+        self.tenants.reserve(tenant, &claim, None, now).map_err(refused)?;
+        Ok(item)
+    }
+
+    /// Nobody is refused for a gap that is none: the nodes, and a shared ledger, may know of its nonces.
+    async fn look_at_gap(&self, tenant: &Tenant, chain: &ChainShared, (forwarder, signer): User) {
+        let line = (chain.spec.chain_id, forwarder, signer);
+        if let Some(head) = chain.head()
+            && chain.agreed_at.get(&(forwarder, signer)).await != Some(head)
+            && tenant.may_look_up(1)
+        {
+            let block = serde_json::json!("latest");
+            let users = [(forwarder, signer)];
+            let lookup = forwarder_nonces(&chain.pool, &users, chain.has_multicall, &block);
+            if let Ok(Ok(nonces)) = tokio::time::timeout(chain.tuning.nonce_lookup, lookup).await
+                && let Some(nonce) = nonces.first().copied().flatten()
+            {
+                chain.agreed_at.insert((forwarder, signer), head).await;
+                let known = chain.nonces.get(&(forwarder, signer)).await;
+                if known.is_none_or(|known| known < nonce) {
+                    chain.nonces.insert((forwarder, signer), nonce).await;
+                    self.tenants.set_chain_nonce(line, nonce);
+                }
+            }
+        }
+        if self.tenants.is_shared()
+            && let Ok(nonces) = self.ledger.nonces_of(line.0, forwarder, signer).await
+        {
+            self.tenants.set_elsewhere(line, nonces);
+        }
+    }
+
+    /// What was accepted before gets its first answer again, whatever stands against accepting it now.
+    async fn recall(&self, tenant: &Tenant, refused: Refused) -> Result<Acceptance, SubmitError> {
+        let Some(id) = refused.id.filter(|_| refused.may_be_known()) else { return Err(refused.error) };
+        match self.ledger.request(id).await {
+            Ok(Some(record)) if record.tenant == tenant.policy.id => self.record_acceptance(Box::new(record)),
+            _ => Err(refused.error),
+        }
+    }
+
     async fn prepare_all(
         self: Arc<Self>,
         tenant: &Arc<Tenant>,
         items: Vec<SubmitItem>,
         now: Timestamp,
-    ) -> Vec<Result<Prepared, SubmitError>> {
+    ) -> Vec<Undecided> {
         if items.len() < VERIFY_CHUNK / 8 {
             return items.into_iter().map(|item| self.prepare(tenant, item, now)).collect();
         }
@@ -310,14 +476,14 @@ impl Admission {
         for (count, chunk) in chunks {
             match chunk.await {
                 Ok(Ok(results)) => prepared.extend(results),
-                Ok(Err(_)) | Err(_) => prepared.extend((0..count).map(|_| Err(SubmitError::ShuttingDown))),
+                Ok(Err(_)) | Err(_) => prepared.extend((0..count).map(|_| Err(SubmitError::ShuttingDown.into()))),
             }
         }
         prepared
     }
 
     /// Every check that needs no I/O, and the promise's signature.
-    fn prepare(&self, tenant: &Tenant, item: SubmitItem, now: Timestamp) -> Result<Prepared, SubmitError> {
+    fn prepare(&self, tenant: &Tenant, item: SubmitItem, now: Timestamp) -> Undecided {
         let SubmitItem { mut submission, idempotency_key } = item;
         let chain_id = submission.chain_id;
         let chain = self.chains.get(&chain_id).ok_or(SubmitError::UnknownChain(chain_id))?.clone();
@@ -325,13 +491,14 @@ impl Admission {
             && call.salt.is_empty()
         {
             // Without a key from the caller every call is a new one.
-            call.salt = idempotency_key
-                .clone()
-                .unwrap_or_else(|| format!("{}-{}", now.0, self.salt.fetch_add(1, Ordering::Relaxed)));
+            call.salt = match &idempotency_key {
+                Some(key) => key.clone(),
+                None => chance::salt().map_err(|error| SubmitError::Randomness(error.to_string()))?,
+            };
         }
         let idempotency = match idempotency_key {
             Some(key) if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY_BYTES => {
-                return Err(SubmitError::IdempotencyKey { bytes: key.len(), limit: MAX_IDEMPOTENCY_KEY_BYTES });
+                return Err(SubmitError::IdempotencyKey { bytes: key.len(), limit: MAX_IDEMPOTENCY_KEY_BYTES }.into());
             }
             Some(key) => Some(Idempotency { body_hash: body_hash(&submission), key }),
             None => None,
@@ -341,12 +508,29 @@ impl Admission {
             chain_id,
             forwarders: &chain.forwarders,
             default_within: self.default_within,
+            default_expiry: self.default_expiry,
             max_within: self.max_within,
             guard: chain.tuning.guard,
             skew: Duration::from_secs(chain.spec.deadline_skew_s),
         };
-        let request = verify(submission, &context, now)?;
+        let id = identify(&submission, &context);
+        self.judge(tenant, &chain, submission, idempotency, &context, now).map_err(|error| Refused { error, id })
+    }
+
+    fn judge(
+        &self,
+        tenant: &Tenant,
+        chain: &Arc<ChainShared>,
+        submission: Submission,
+        idempotency: Option<Idempotency>,
+        context: &VerifyContext<'_>,
+        now: Timestamp,
+    ) -> Result<Prepared, SubmitError> {
+        let chain = chain.clone();
+        let is_named = submission.deadline.is_some();
+        let request = verify(submission, context, now)?;
         tenant.policy.check(&request)?;
+        let request = reachable(&chain, tenant, request, is_named, now)?;
         let member_gas = chain.params.member_gas(&request);
         let gas_alone = chain.gas_alone(member_gas);
         if gas_alone > chain.tuning.max_batch_gas {
@@ -386,7 +570,8 @@ impl Admission {
     }
 
     /// Refuses nonces that the forwarder has consumed, as far as we can see within `nonce_lookup`.
-    async fn check_nonces(&self, prepared: &mut [Result<Prepared, SubmitError>]) {
+    /// Returns what is known of them.
+    async fn check_nonces(&self, tenant: &Tenant, prepared: &mut [Undecided]) -> BTreeMap<(ChainId, User), u64> {
         let mut unseen: BTreeMap<ChainId, (Arc<ChainShared>, BTreeSet<User>)> = BTreeMap::new();
         let mut seen = BTreeMap::new();
         for item in prepared.iter().flatten() {
@@ -421,48 +606,82 @@ impl Admission {
                 }
             }
         }
-        self.look_again(prepared, &mut seen).await;
+        let unsure = self.look_again(tenant, prepared, &mut seen).await;
         for slot in prepared.iter_mut() {
             let Ok(item) = slot else { continue };
             let Some((forwarder, signer, nonce)) = item.request.sequence() else { continue };
-            let Some(expected) = seen.get(&(item.chain.spec.chain_id, (forwarder, signer))).copied() else { continue };
+            let key = (item.chain.spec.chain_id, (forwarder, signer));
+            let Some(expected) = seen.get(&key).copied() else { continue };
             let limit = item.chain.tuning.max_nonce_gap;
+            // What we executed ourselves and is submitted again gets its first answer, from the ledger.
+            let id = Some(item.request.id());
             if nonce > expected.saturating_add(limit) {
-                *slot = Err(SubmitError::NonceTooFar { nonce, expected, limit });
-            } else if nonce < expected && !matches!(self.ledger.request(item.request.id()).await, Ok(Some(_))) {
-                // What we executed ourselves and is submitted again gets its first answer, from the ledger.
-                *slot = Err(SubmitError::NonceUsed { nonce, expected });
+                *slot = Err(Refused { error: SubmitError::NonceTooFar { nonce, expected, limit }, id });
+            } else if nonce < expected {
+                let error = if unsure.contains(&key) {
+                    SubmitError::RateLimited {
+                        what: "too many signers' nonces had to be looked up again (`tenant.nonce_lookups_per_s`)"
+                            .to_owned(),
+                        retry_after: Duration::from_secs(1),
+                    }
+                } else {
+                    SubmitError::NonceUsed { nonce, expected }
+                };
+                *slot = Err(Refused { error, id });
             }
         }
+        seen
     }
 
-    /// Nobody is refused for what was remembered: a reorg may have taken the nonce back since.
-    async fn look_again(&self, prepared: &[Result<Prepared, SubmitError>], seen: &mut BTreeMap<(ChainId, User), u64>) {
+    /// Nobody is refused for what was remembered: a reorg may have taken the nonce back since. Once a block, all nodes are
+    /// asked for such a signer's nonce. Returns those who could not be looked at, since the tenant has had too many.
+    async fn look_again(
+        &self,
+        tenant: &Tenant,
+        prepared: &[Undecided],
+        seen: &mut BTreeMap<(ChainId, User), u64>,
+    ) -> BTreeSet<(ChainId, User)> {
         let mut doubtful: BTreeMap<ChainId, (Arc<ChainShared>, BTreeSet<User>)> = BTreeMap::new();
+        let mut unsure = BTreeSet::new();
         for item in prepared.iter().flatten() {
             let Some((forwarder, signer, nonce)) = item.request.sequence() else { continue };
-            let chain_id = item.chain.spec.chain_id;
-            let is_below = seen.get(&(chain_id, (forwarder, signer))).is_some_and(|expected| nonce < *expected);
-            if is_below && !matches!(self.ledger.request(item.request.id()).await, Ok(Some(_))) {
-                doubtful
-                    .entry(chain_id)
-                    .or_insert_with(|| (item.chain.clone(), BTreeSet::new()))
-                    .1
-                    .insert((forwarder, signer));
+            let (chain_id, user) = (item.chain.spec.chain_id, (forwarder, signer));
+            let is_below = seen.get(&(chain_id, user)).is_some_and(|expected| nonce < *expected);
+            let is_queued = doubtful.get(&chain_id).is_some_and(|(_, users)| users.contains(&user));
+            if !is_below || is_queued || unsure.contains(&(chain_id, user)) {
+                continue;
+            }
+            let head = item.chain.head();
+            if head.is_some() && item.chain.agreed_at.get(&user).await == head {
+                continue;
+            }
+            if matches!(self.ledger.request(item.request.id()).await, Ok(Some(_))) {
+                continue;
+            }
+            if tenant.may_look_up(1) {
+                doubtful.entry(chain_id).or_insert_with(|| (item.chain.clone(), BTreeSet::new())).1.insert(user);
+            } else {
+                unsure.insert((chain_id, user));
             }
         }
         for (chain_id, (chain, signers)) in doubtful {
             let signers: Vec<_> = signers.into_iter().collect();
+            let head = chain.head();
             let lookup = agreed_nonces(&chain.pool, &signers, chain.has_multicall, None);
             let Ok(nonces) = tokio::time::timeout(chain.tuning.nonce_lookup, lookup).await else { continue };
             for (signer, nonce) in signers.into_iter().zip(nonces) {
                 let Some(AgreedNonce { at_most, .. }) = nonce else { continue };
+                if let Some(head) = head {
+                    chain.agreed_at.insert(signer, head).await;
+                }
                 if seen.get(&(chain_id, signer)).is_some_and(|known| at_most < *known) {
                     chain.nonces.insert(signer, at_most).await;
+                    self.tenants.set_chain_nonce((chain_id, signer.0, signer.1), at_most);
                     seen.insert((chain_id, signer), at_most);
                 }
             }
         }
+        unsure
     }
 
     fn answer(
@@ -491,6 +710,8 @@ impl Admission {
                     company: tenant.policy.company(&item.request),
                     simulations: 0,
                     batch_failures: 0,
+                    due: item.request.deadline(),
+                    is_late: false,
                 });
                 let promise = self.promise(&item.request);
                 let promise_signature = item.promise_signature.clone();
@@ -501,7 +722,7 @@ impl Admission {
                 self.tenants.release(tenant, id);
                 if record.tenant != tenant.policy.id {
                     // Somebody else's request: known, but not shown.
-                    return Err(SubmitError::NonceConflict { existing: record.id });
+                    return Err(SubmitError::AlreadySubmitted { id: record.id });
                 }
                 metrics::counter!("slackwater_requests_repeated_total").increment(1);
                 self.record_acceptance(record)
@@ -516,7 +737,8 @@ impl Admission {
             }
             WriteOutcome::Accept(AcceptOutcome::BudgetExhausted { needed_wei, available_wei, limit_wei }) => {
                 self.tenants.release(tenant, id);
-                Err(BudgetError { needed_wei, available_wei, limit_wei }.into())
+                let share = BudgetShare::Tenant;
+                Err(BudgetError { needed_wei, available_wei, limit_wei, share }.into())
             }
             WriteOutcome::Applied(_) | WriteOutcome::Refused(_) | WriteOutcome::Fenced { .. } => {
                 unreachable!("an acceptance has an acceptance's outcome")
@@ -536,6 +758,7 @@ impl Admission {
             sequence: item.request.sequence(),
             target: item.request.target(),
             deadline: item.request.deadline(),
+            valid_until: item.request.valid_until(),
             accepted_at: now,
             reserved_wei: item.quote.max_cost_wei,
             ceiling_wei_per_gas: item.ceiling,
@@ -559,6 +782,41 @@ impl Admission {
         };
         let promise_signature = record.promise_signature.clone();
         Ok(Acceptance { record, promise, promise_signature, quote, is_duplicate: true })
+    }
+}
+
+/// A promise that the tenant's own backlog makes unreachable is refused if the caller named it, else given the time that is
+/// reachable.
+fn reachable(
+    chain: &ChainShared,
+    tenant: &Tenant,
+    request: VerifiedRequest,
+    is_named: bool,
+    now: Timestamp,
+) -> Result<VerifiedRequest, VerifyError> {
+    let view = chain.view.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let Some(backlog) = view.backlogs.get(&tenant.name) else { return Ok(request) };
+    let (slack, guard) = (request.deadline().since(now), chain.tuning.guard);
+    let needed = backlog.wait(request.deadline(), chain.spec.block_time()).saturating_add(guard);
+    if needed <= slack {
+        return Ok(request);
+    }
+    if is_named {
+        let (slack_ms, guard_ms) = (crate::time::millis(slack), crate::time::millis(needed));
+        return Err(VerifyError::DeadlineUnreachable { slack_ms, guard_ms });
+    }
+    // Later ones of the tenant that are due before that wait as well: asked once more, it is far enough.
+    let needed = backlog.wait(now.saturating_add(needed), chain.spec.block_time()).saturating_add(guard).max(needed);
+    Ok(request.promised_by(now.saturating_add(needed)))
+}
+
+/// Whose order a submission belongs to, as it says itself, and its nonce there.
+fn line_of(item: &SubmitItem) -> Option<(Line, U256)> {
+    match &item.submission.kind {
+        SubmissionKind::Forward(forward) => {
+            Some(((item.submission.chain_id, forward.forwarder, forward.from), forward.nonce))
+        }
+        SubmissionKind::Call(_) => None,
     }
 }
 
@@ -657,6 +915,8 @@ fn fresh_record(
         status: Status::Queued,
         reason: None,
         deadline: request.deadline(),
+        valid_until: request.valid_until(),
+        late_at: None,
         accepted_at: now,
         updated_at: now,
         batch: None,

@@ -16,7 +16,7 @@ use crate::{
     chain::ChainSpec,
     ledger::{GroupCommitConfig, SqliteConfig},
     market::MAX_HISTORY_BLOCKS,
-    policy::TenantPolicy,
+    policy::{OpenLimits, TenantPolicy},
 };
 
 /// One chain to serve.
@@ -98,6 +98,8 @@ pub struct RelayConfig {
     pub chains: Vec<ChainSetup>,
     /// Who may ask for what.
     pub tenants: BTreeMap<String, TenantPolicy>,
+    /// What all tenants together may have open.
+    pub open_limits: OpenLimits,
     /// The database.
     pub ledger: LedgerSetup,
     /// How the work is shared, where the database is.
@@ -106,8 +108,10 @@ pub struct RelayConfig {
     pub group_commit: GroupCommitConfig,
     /// Signs inclusion promises.
     pub identity: IdentityKey,
-    /// Deadline of a request that names none (`request.default_within_ms`).
+    /// Time to the promised inclusion of a request that names none (`request.default_within_ms`).
     pub default_within: Duration,
+    /// How long such a request is valid, as far as it is signed (`request.default_expiry_ms`).
+    pub default_expiry: Duration,
     /// Furthest deadline that is accepted (`request.max_within_ms`).
     pub max_within: Duration,
 }
@@ -123,7 +127,9 @@ pub struct RelayBuilder {
     group_commit: GroupCommitConfig,
     identity: Option<IdentityKey>,
     default_within: Option<Duration>,
+    default_expiry: Option<Duration>,
     max_within: Option<Duration>,
+    open_limits: OpenLimits,
 }
 
 impl RelayBuilder {
@@ -175,15 +181,28 @@ impl RelayBuilder {
         self
     }
 
-    /// Deadline of a request that names none; 60 s by default.
+    /// Time to the promised inclusion of a request that names none; 60 s by default.
     pub fn default_within(mut self, within: Duration) -> Self {
         self.default_within = Some(within);
+        self
+    }
+
+    /// How long a request is valid for which the caller names no time, as far as it is signed; an hour by default. When its
+    /// promise is missed it goes on, late, until then.
+    pub fn default_expiry(mut self, expiry: Duration) -> Self {
+        self.default_expiry = Some(expiry);
         self
     }
 
     /// Furthest deadline that is accepted; 24 h by default.
     pub fn max_within(mut self, within: Duration) -> Self {
         self.max_within = Some(within);
+        self
+    }
+
+    /// What all tenants together may have open; 200 000 requests and 256 MiB by default.
+    pub fn open_limits(mut self, limits: OpenLimits) -> Self {
+        self.open_limits = limits;
         self
     }
 
@@ -238,11 +257,13 @@ impl RelayBuilder {
         Ok(RelayConfig {
             chains: self.chains,
             tenants,
+            open_limits: self.open_limits,
             ledger,
             cluster: self.cluster,
             group_commit: self.group_commit,
             identity,
             default_within: self.default_within.unwrap_or(Duration::from_secs(60)),
+            default_expiry: self.default_expiry.unwrap_or(Duration::from_secs(3_600)),
             max_within: self.max_within.unwrap_or(Duration::from_secs(24 * 3_600)),
         })
     }

@@ -23,6 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use endings::Gap;
 use nonces::Confirmed;
 
 use super::{
@@ -52,12 +53,15 @@ use crate::{
     market::FeePoint,
     provenance::Decision,
     request::{BatchId, Reason, RequestId, Status, outcome::TxReceipt},
-    schedule::{PercentileOutlook, Queue, QueuedRequest},
+    schedule::{Backlog, PercentileOutlook, Queue, QueuedRequest, TenantPace},
     time::Timestamp,
 };
 
 /// Messages that may wait for the service.
 pub(super) const INBOX_LEN: usize = 8_192;
+
+/// A chain is not well any longer than so many block times after its last head.
+const LATE_BLOCKS: u32 = 4;
 
 /// How often deadlines and linger times are looked at.
 const TICK: Duration = Duration::from_millis(25);
@@ -181,6 +185,15 @@ pub(super) struct ChainService {
     pub(super) is_at_gaps: bool,
     /// The user at whom the last look at gaps ended.
     pub(super) gaps_after: Option<(Address, Address)>,
+    /// Users with requests behind a nonce that nobody has.
+    pub(super) gaps: BTreeMap<(Address, Address), Gap>,
+    /// How long the chain was well: the time between heads, as far as they came.
+    pub(super) healthy: Duration,
+    /// How fast each tenant's requests leave.
+    pub(super) paces: BTreeMap<Arc<str>, TenantPace>,
+    pub(super) backlogs: Arc<BTreeMap<Arc<str>, Backlog>>,
+    /// Something changed in this turn of the loop, at this time.
+    pub(super) dispatch_at: Option<Timestamp>,
     pub(super) is_confirming: bool,
     pub(super) is_stopping: bool,
     /// `None` where no other instance shares the ledger.
@@ -234,6 +247,10 @@ impl ChainService {
                         self.publish();
                     }
                 }
+            }
+            // What was decided may decide more.
+            while let Some(now) = self.dispatch_at.take() {
+                self.dispatch_now(now);
             }
             self.flush();
         }
@@ -299,7 +316,7 @@ impl ChainService {
                 self.reign(*reign);
                 self.publish();
             }
-            Message::News(news) => self.on_news(now, *news),
+            Message::News(news) => self.on_news(*news),
         }
     }
 
@@ -350,13 +367,16 @@ impl ChainService {
         }
         self.gate.set_price(price.next_base_fee.saturating_add(tip));
         self.foresee(info.number, &points);
+        if self.head.is_some() {
+            self.healthy += now.since(self.head_at).min(self.shared.spec.block_time() * LATE_BLOCKS);
+        }
         self.head = Some(info);
         self.price = Some(price);
         self.head_at = now;
         self.learn_data_fee(&update.data_fee);
         // What failed in simulation gets another block to try.
         for id in std::mem::take(&mut self.held) {
-            if self.is_withdrawn(now, id) {
+            if self.is_withdrawn(id) {
                 continue;
             }
             self.queue.put_back(id);
@@ -391,9 +411,26 @@ impl ChainService {
             self.drain(index);
         }
         self.confirm_suspects();
+        self.measure_paces(now);
+        self.end_gapped(now);
         self.look_at_gaps();
         self.expire(now);
         self.dispatch(now);
+    }
+
+    /// A block came: how many of each tenant's requests left since the last, while some waited.
+    fn measure_paces(&mut self, now: Timestamp) {
+        let Some(limits) = self.limits() else { return };
+        let near = now.saturating_add(limits.urgent);
+        let mut backlogs = BTreeMap::new();
+        for (tenant, left, fresh) in self.queue.paces() {
+            let pace = self.paces.entry(tenant.clone()).or_default();
+            pace.block(left, fresh.until(near));
+            if let Some(backlog) = Backlog::of(pace, fresh) {
+                backlogs.insert(tenant.clone(), backlog);
+            }
+        }
+        self.backlogs = Arc::new(backlogs);
     }
 
     /// Forecasts anew, values waiting, and starts refits that are due.
@@ -450,6 +487,9 @@ impl ChainService {
             Done::Gaps { found } => {
                 self.is_at_gaps = false;
                 for ((forwarder, signer), nonce) in found {
+                    if let Some(gap) = self.gaps.get_mut(&(forwarder, signer)) {
+                        gap.is_seen = true;
+                    }
                     self.learn_nonce(forwarder, signer, nonce);
                 }
                 self.dispatch(now);

@@ -37,12 +37,22 @@ pub mod simulated {
 
     thread_local! {
         static CLOCK: Cell<Option<(Instant, Timestamp)>> = const { Cell::new(None) };
+        static SALT: Cell<u64> = const { Cell::new(0) };
     }
 
     /// From now on it is `now` on this thread, and time passes as tokio's does; `None` gives the wall clock back. Long work
     /// runs in place meanwhile.
     pub fn set_clock(now: Option<Timestamp>) {
         CLOCK.set(now.map(|now| (Instant::now(), now)));
+        SALT.set(0);
+    }
+
+    /// A salt that no other call on this thread gets since the clock was set; `None` with the wall clock.
+    pub(super) fn next_salt() -> Option<String> {
+        let now = now()?;
+        let salt = SALT.get();
+        SALT.set(salt + 1);
+        Some(format!("{}-{salt}", now.0))
     }
 
     pub(super) fn now() -> Option<Timestamp> {

@@ -33,9 +33,8 @@ use super::{
 };
 use crate::{
     ledger::{EventFilter, EventRecord, Fence, GroupCommit, LeaseOutcome, Ledger, LedgerError, RequestRecord},
-    request::{Reason, RequestId, Status, VerifiedRequest},
+    request::{RequestId, Status, VerifiedRequest},
     schedule::{Queue, QueuedRequest},
-    time::Timestamp,
 };
 
 /// Most events, or requests, that are read at a time.
@@ -104,15 +103,7 @@ pub(super) struct Reign {
 pub(super) struct News {
     token: u64,
     accepted: Vec<QueuedRequest>,
-    withdrawn: Vec<Withdrawn>,
-}
-
-#[derive(Debug)]
-struct Withdrawn {
-    id: RequestId,
-    at: Timestamp,
-    /// Forwarder, signer, and the signer's nonce there.
-    sequence: Option<(Address, Address, u64)>,
+    withdrawn: Vec<RequestId>,
 }
 
 /// Gets, keeps and gives back the lease of one chain.
@@ -295,13 +286,8 @@ impl Keeper {
             };
             let news: Vec<&EventRecord> =
                 group.iter().filter(|event| event.seq > seen && event.chain_id == chain_id).collect();
-            let mut withdrawn = Vec::new();
-            for event in news.iter().filter(|event| event.status == Status::Cancelled) {
-                let found =
-                    self.insist(|| async { Ok(self.ledger.request(event.request_id).await?.into_iter().collect()) });
-                let sequence = found.await.pop().and_then(|record: RequestRecord| record.sequence);
-                withdrawn.push(Withdrawn { id: event.request_id, at: Timestamp(event.at_ms), sequence });
-            }
+            let cancelled = news.iter().filter(|event| event.status == Status::Cancelled);
+            let withdrawn = cancelled.map(|event| event.request_id).collect();
             let has_new = news.iter().any(|event| event.status == Status::Queued && event.request_seq == 1);
             seen = seen.max(group.last().map_or(0, |event| event.seq));
             let mut accepted = Vec::new();
@@ -373,6 +359,37 @@ fn queued(chain: &ChainShared, tenants: &Tenants, record: RequestRecord) -> Resu
     Ok(restore::queued(&chain.params, tenants, tenant, &record, request))
 }
 
+/// How often open requests are counted anew in a shared ledger.
+const RECOUNT: Duration = Duration::from_secs(1);
+
+/// Whether a request with this status counts as open no more, and has used its nonce.
+const fn is_closed(status: Status) -> Option<bool> {
+    match status {
+        Status::Included | Status::Finalized | Status::Reverted => Some(true),
+        Status::Rejected | Status::Expired | Status::Cancelled => Some(false),
+        Status::Queued | Status::Batched | Status::Broadcast => None,
+    }
+}
+
+fn tell_closed(tenants: &Tenants, events: &[EventRecord]) {
+    for event in events {
+        if let Some(is_consumed) = is_closed(event.status) {
+            tenants.told_closed(&event.tenant, event.request_id, is_consumed);
+        }
+    }
+}
+
+/// Asks what became of those whose events were missed.
+async fn look_for_closed(ledger: &Arc<dyn Ledger>, tenants: &Tenants) {
+    for (tenant, id) in tenants.counted() {
+        if let Ok(Some(record)) = ledger.request(id).await
+            && let Some(is_consumed) = is_closed(record.status)
+        {
+            tenants.told_closed(&tenant, id, is_consumed);
+        }
+    }
+}
+
 /// Keeps the numbers of open requests per tenant, whoever accepted them. Runs until `stop`.
 pub(super) async fn count_open(
     ledger: Arc<dyn Ledger>,
@@ -387,16 +404,21 @@ pub(super) async fn count_open(
         let counting = async {
             let Ok((newest, open)) = leases.open_by_tenant().await else { return };
             tenants.set_open(&open);
-            loop {
-                // After a gap everything is counted anew.
-                let Ok(group) = events.recv().await else { return };
+            let counted_at = Instant::now();
+            // What was included is told by counting anew: an event does not say what was before.
+            while counted_at.elapsed() < RECOUNT {
+                let group = match tokio::time::timeout(RECOUNT, events.recv()).await {
+                    Ok(Ok(group)) => group,
+                    // After a gap everything is looked at anew.
+                    Ok(Err(_)) => return look_for_closed(&ledger, &tenants).await,
+                    Err(_) => return,
+                };
                 for event in group.iter().filter(|event| event.seq > newest) {
                     if event.status == Status::Queued && event.request_seq == 1 {
-                        tenants.count_open(&event.tenant, true);
-                    } else if event.status.is_terminal() {
-                        tenants.count_open(&event.tenant, false);
+                        tenants.count_open(&event.tenant);
                     }
                 }
+                tell_closed(&tenants, &group);
             }
         };
         tokio::select! {
@@ -476,42 +498,30 @@ impl ChainService {
     }
 
     /// Takes notice of what others accepted and withdrew.
-    pub(super) fn on_news(&mut self, now: Timestamp, news: News) {
+    pub(super) fn on_news(&mut self, news: News) {
         if self.lease().is_none_or(|lease| lease.fence().token != news.token) {
             return;
         }
         for entry in news.accepted {
             self.queue.push(entry);
         }
-        for Withdrawn { id, at, sequence } in news.withdrawn {
+        for id in news.withdrawn {
             if self.queue.is_waiting(id) {
-                self.drop_withdrawn(now, id);
+                self.queue.remove(id, false);
             } else if self.queue.get(id).is_some() {
                 if let Some(membership) = &mut self.membership {
                     membership.withdrawn.insert(id);
                 }
-            } else if let Some((forwarder, signer, nonce)) = sequence {
-                // Accepted and withdrawn between two looks: it never got here, but those behind it did. Whoever came later
-                // may be followed by another request with its nonce.
-                let mut behind = self.queue.stranded_behind(forwarder, signer, nonce);
-                behind.retain(|id| self.queue.get(*id).is_some_and(|entry| entry.accepted_at <= at));
-                self.end_waiting(now, &behind, Status::Rejected, Reason::PredecessorFailed, None);
             }
         }
     }
 
     /// Whether `id` was withdrawn elsewhere, and so must not go back to the queue. It is gone then.
-    pub(super) fn is_withdrawn(&mut self, now: Timestamp, id: RequestId) -> bool {
+    pub(super) fn is_withdrawn(&mut self, id: RequestId) -> bool {
         let is_withdrawn = self.membership.as_mut().is_some_and(|membership| membership.withdrawn.remove(&id));
         if is_withdrawn {
-            self.drop_withdrawn(now, id);
+            self.queue.remove(id, false);
         }
         is_withdrawn
-    }
-
-    fn drop_withdrawn(&mut self, now: Timestamp, id: RequestId) {
-        let successors = self.queue.successors(id);
-        self.queue.remove(id, false);
-        self.end_waiting(now, &successors, Status::Rejected, Reason::PredecessorFailed, None);
     }
 }

@@ -46,8 +46,13 @@ pub(super) struct Candidate {
 }
 
 impl ChainService {
+    /// Something changed: what can be sent is sent at the end of this turn of the loop, once, however much changed in it.
+    pub(super) const fn dispatch(&mut self, now: Timestamp) {
+        self.dispatch_at = Some(now);
+    }
+
     /// Lets every lane that can send choose what to send.
-    pub(super) fn dispatch(&mut self, now: Timestamp) {
+    pub(super) fn dispatch_now(&mut self, now: Timestamp) {
         if self.is_stopping || !self.may_send() {
             return;
         }
@@ -260,9 +265,7 @@ impl ChainService {
             for held in behind {
                 self.queue.put_back(held);
             }
-            let successors = self.queue.successors(id);
             self.end_waiting(now, &[id], Status::Rejected, reason, detail);
-            self.end_waiting(now, &successors, Status::Rejected, Reason::PredecessorFailed, None);
         } else {
             self.held.push(id);
         }
@@ -284,7 +287,7 @@ impl ChainService {
             .collect();
         let plan = Plan {
             payload: payload.clone(),
-            deadline: selection.deadline,
+            deadline: selection.valid_until,
             ceiling_wei_per_gas: selection.ceiling_wei_per_gas,
             extra_wei,
         };
@@ -301,7 +304,7 @@ impl ChainService {
                     to: payload.to,
                     value: payload.value,
                     gas_limit: payload.gas_limit,
-                    deadline: selection.deadline,
+                    deadline: selection.valid_until,
                     ceiling_wei_per_gas: selection.ceiling_wei_per_gas,
                     trigger: selection.trigger.as_str().to_owned(),
                     created_at: now,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     ledger::LedgerError,
-    policy::{BudgetError, PauseScope, PolicyDenial},
+    policy::{BudgetError, OpenError, PauseScope, PolicyDenial},
     request::{RequestId, Status, VerifyError},
 };
 
@@ -95,7 +95,19 @@ pub enum SubmitError {
         /// The limit.
         limit: u64,
     },
-    /// The tenant asks faster than `tenant.rate_per_s`, or has `tenant.max_open_requests` open.
+    /// Too much is open: of all tenants, of the tenant, of the signer, or behind a missing nonce.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Another tenant has submitted the same signed request. Caller.
+    #[error("request {id} was submitted through another tenant, and has not ended")]
+    AlreadySubmitted {
+        /// The request.
+        id: RequestId,
+    },
+    /// The operating system has no randomness for a call's salt.
+    #[error("no randomness: {0}")]
+    Randomness(String),
+    /// The tenant asks faster than `tenant.rate_per_s`.
     #[error("{what}; retry in {} ms", retry_after.as_millis())]
     RateLimited {
         /// Which limit, with its key.
@@ -126,6 +138,7 @@ impl SubmitError {
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::RateLimited { .. }
+            | Self::Open(_)
             | Self::ChainUnavailable { .. }
             | Self::ShuttingDown
             | Self::Paused(_)
@@ -144,7 +157,7 @@ impl SubmitError {
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. } | Self::ChainUnavailable { retry_after, .. } => Some(*retry_after),
-            Self::Ledger(_) | Self::ShuttingDown => Some(Duration::from_secs(1)),
+            Self::Ledger(_) | Self::ShuttingDown | Self::Open(_) => Some(Duration::from_secs(1)),
             Self::Paused(_) => Some(PAUSED_RETRY),
             _ => None,
         }
@@ -159,7 +172,10 @@ impl SubmitError {
             Self::GasTooHigh { .. } => "gas_out_of_range",
             Self::TooLarge { .. } => "request_too_large",
             Self::Policy(_) => "policy_denied",
-            Self::Budget(_) => "budget_exhausted",
+            Self::Budget(error) => error.code(),
+            Self::Open(error) => error.code(),
+            Self::AlreadySubmitted { .. } => "already_submitted",
+            Self::Randomness(_) => "internal",
             Self::CeilingTooLow { .. } => "max_cost_too_low",
             Self::Paused(_) => "paused",
             Self::IdempotencyKey { .. } => "invalid_idempotency_key",

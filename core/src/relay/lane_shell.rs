@@ -14,6 +14,7 @@ use super::{
     settle::Settlement,
     signer::LocalSigner,
     spender::{self, Spender},
+    tenants::claim,
 };
 use crate::{
     chain::RpcErrorClass,
@@ -348,6 +349,14 @@ impl ChainService {
             self.note(Vec::new(), vec![decision]);
         }
         self.report(now, index, nonce, BatchState::Broadcast, Status::Broadcast);
+        // They count as open again; what they reserved was never given back.
+        let members = self.lanes[index].flights.get(&nonce).map(|flight| flight.members.clone()).unwrap_or_default();
+        let claims: Vec<_> = members
+            .iter()
+            .filter_map(|member| Some(claim(&self.queue.get(member.id())?.tenant, member, U256::ZERO)))
+            .collect();
+        self.tenants.reopened(claims);
+        members.iter().for_each(|member| self.queue.taken_back(member.id()));
     }
 
     fn included(&mut self, now: Timestamp, index: usize, nonce: u64, kind: AttemptKind, receipt: &TxReceipt) {
@@ -385,6 +394,9 @@ impl ChainService {
                 change
             })
             .collect();
+        let executed =
+            flight.members.iter().zip(&outcomes).filter(|(_, outcome)| **outcome != MemberOutcome::Untouched);
+        let executed: Vec<Arc<VerifiedRequest>> = executed.map(|(member, _)| member.clone()).collect();
         let waited = now.since(flight.record.created_at);
         metrics::histogram!("slackwater_inclusion_delay_seconds").record(waited.as_secs_f64());
         metrics::counter!("slackwater_batches_included_total").increment(1);
@@ -407,6 +419,11 @@ impl ChainService {
             at: now,
         };
         self.note(vec![write], vec![decision]);
+        let open =
+            executed.iter().filter_map(|member| Some((self.queue.get(member.id())?.tenant.clone(), member.id())));
+        self.tenants.included(open);
+        executed.iter().for_each(|member| self.queue.landed(member.id()));
+        self.remember_nonces(&executed);
     }
 
     fn alert(&mut self, index: usize, alert: &LaneAlert) {

@@ -4,6 +4,7 @@ mod admission;
 mod api;
 mod builder;
 mod chain_service;
+mod chance;
 mod clock;
 mod cluster;
 mod data_fee;

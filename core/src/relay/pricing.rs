@@ -220,6 +220,7 @@ impl ChainService {
             urgent: self.pricing.guard().saturating_add(tuning.linger.min(self.shared.spec.block_time())),
             next_base_fee: price.next_base_fee,
             quote_max_fee: price.quote.max_fee_per_gas,
+            slots: tuning.max_in_flight,
         })
     }
 }

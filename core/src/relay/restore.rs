@@ -15,7 +15,7 @@ use super::{
     data_fee::beyond_gas,
     lane_shell::{Flight, LaneShell},
     signer::LocalSigner,
-    tenants::Tenants,
+    tenants::{Tenants, claim},
 };
 use crate::{
     chain::data_fee::{DataFeeModel, TxSize},
@@ -121,8 +121,9 @@ pub(super) async fn restore(
     // By id; the in-flight ones are placed by their batches, the rest waits.
     let mut open = load_open(ledger, chain_id, &chain.params, tenants).await?;
     let newest = open.values().map(|(record, _)| record.seq).max().unwrap_or(0);
-    for (record, _) in open.values() {
-        tenants.restore_open(&record.tenant, record.id, chain_id, record.reserved_wei, record.accepted_at);
+    for (record, entry) in open.values() {
+        let claim = claim(&entry.tenant, &entry.request, record.reserved_wei);
+        tenants.restore_open(claim, record.status == Status::Included, record.accepted_at);
     }
     let senders: Vec<Address> = signers.iter().map(LocalSigner::address).collect();
     let uncertain = find_uncertain(ledger, chain, &senders, &open).await?;
@@ -187,6 +188,8 @@ pub(super) fn queued(
         company,
         simulations: 0,
         batch_failures: record.batch_failures,
+        due: record.deadline,
+        is_late: record.late_at.is_some(),
         request: Arc::new(request),
     }
 }

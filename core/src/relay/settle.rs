@@ -109,7 +109,6 @@ impl ChainService {
         let mut decisions = Vec::new();
         let mut costs_wei = Vec::new();
         let mut back = Vec::new();
-        let mut failed: Vec<RequestId> = Vec::new();
         let mut ended: BTreeMap<(Status, Option<Reason>), u64> = BTreeMap::new();
         for ((member, outcome), charged_wei) in flight.members.iter().zip(&outcomes).zip(charged) {
             let request = member.id();
@@ -127,7 +126,7 @@ impl ChainService {
                         Some((on_chain, own)) if on_chain > own => {
                             RequestChange::to(request, Status::Rejected).because(Reason::NonceUsedElsewhere)
                         }
-                        _ if member.deadline() <= now => {
+                        _ if member.valid_until() <= now => {
                             RequestChange::to(request, Status::Expired).because(Reason::DeadlinePassed)
                         }
                         _ if !pays_another => {
@@ -164,9 +163,6 @@ impl ChainService {
             } else {
                 *ended.entry((change.to, change.reason)).or_default() += 1;
                 let is_consumed = *outcome != MemberOutcome::Untouched;
-                if !is_consumed && change.reason != Some(Reason::NonceUsedElsewhere) {
-                    failed.extend(self.queue.successors(request));
-                }
                 if let Some(entry) = self.queue.remove(request, is_consumed) {
                     costs_wei.push((entry.tenant, request, entry.spent_wei));
                 }
@@ -202,8 +198,10 @@ impl ChainService {
         for ((forwarder, signer), nonce) in nonces {
             self.learn_nonce(*forwarder, *signer, *nonce);
         }
-        self.remember_nonces(&flight, &outcomes);
-        self.end_waiting(now, &failed, Status::Rejected, Reason::PredecessorFailed, None);
+        let executed =
+            flight.members.iter().zip(&outcomes).filter(|(_, outcome)| **outcome != MemberOutcome::Untouched);
+        let executed: Vec<_> = executed.map(|(member, _)| member.clone()).collect();
+        self.remember_nonces(&executed);
         self.dispatch(now);
     }
 
@@ -298,15 +296,11 @@ impl ChainService {
     }
 
     /// Keeps the nonce cache of admission fresh.
-    fn remember_nonces(&mut self, flight: &Flight, outcomes: &[MemberOutcome]) {
+    pub(super) fn remember_nonces(&mut self, executed: &[Arc<VerifiedRequest>]) {
         let mut newest: BTreeMap<(Address, Address), u64> = BTreeMap::new();
-        for (member, outcome) in flight.members.iter().zip(outcomes) {
-            if *outcome != MemberOutcome::Untouched
-                && let Some((forwarder, signer, nonce)) = member.sequence()
-            {
-                let next = newest.entry((forwarder, signer)).or_default();
-                *next = (*next).max(nonce + 1);
-            }
+        for (forwarder, signer, nonce) in executed.iter().filter_map(|member| member.sequence()) {
+            let next = newest.entry((forwarder, signer)).or_default();
+            *next = (*next).max(nonce.saturating_add(1));
         }
         if newest.is_empty() {
             return;

@@ -45,6 +45,7 @@ use super::{
 use crate::{
     chain::data_fee::DataFeeModel,
     ledger::{GroupCommit, Ledger, LedgerError, SqliteLedger},
+    policy::BudgetShares,
     request::{ForwarderDomain, vehicle::VehicleParams},
     schedule::{PercentileOutlook, Queue},
 };
@@ -61,6 +62,9 @@ const CHAIN_START_TIMEOUT: Duration = Duration::from_secs(30);
 /// A subscription to heads is made anew after so many times `subscription_silence_ms` without one, but not before
 /// [`LEAST_SILENCE`]: on a quiet chain there is nothing to tell.
 const SILENCES: u32 = 8;
+
+/// Costs of ended requests read from the ledger at a time.
+const COSTS_PAGE: usize = 10_000;
 
 /// See [`SILENCES`].
 const LEAST_SILENCE: Duration = Duration::from_secs(30);
@@ -109,7 +113,7 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
         tracing::warn!(%known, %identity, "the identity key changed: promises given before were signed by another key");
     }
     let is_shared = ledger.leases().is_some();
-    let tenants = Arc::new(Tenants::new(config.tenants, is_shared));
+    let tenants = Arc::new(Tenants::new(config.tenants, config.open_limits, is_shared));
     restore_spent(&ledger, &tenants).await?;
     let told = Told::new(identity, &config.chains).with_tenants(&tenants);
 
@@ -144,8 +148,16 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
         let chain_id = chain.setup.spec.chain_id;
         let holder = is_shared.then(Arc::<Mutex<String>>::default);
         let signers = chain.setup.signers.clone();
-        let (service, shared, inbox) =
-            build_service(chain, &ledger, &tenants, &pauses, journal_sender.clone(), holder.clone()).await?;
+        let (service, shared, inbox) = build_service(
+            chain,
+            &ledger,
+            &tenants,
+            &pauses,
+            journal_sender.clone(),
+            holder.clone(),
+            config.default_within,
+        )
+        .await?;
         let (updates, heads) = mpsc::channel::<Arc<HeadUpdate>>(16);
         let senders = signers.iter().map(LocalSigner::address).collect();
         if let Some(holder) = holder {
@@ -221,8 +233,8 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
         ledger: ledger.clone(),
         identity: config.identity,
         default_within: config.default_within,
+        default_expiry: config.default_expiry,
         max_within: config.max_within,
-        salt: AtomicU64::new(0),
         accept_timeout: config.cluster.accept_timeout,
     });
     let ended = CancellationToken::new();
@@ -297,7 +309,18 @@ async fn restore_spent(ledger: &Arc<dyn Ledger>, tenants: &Tenants) -> Result<()
         let period = budget.period_start(now);
         for row in ledger.spent(period.0).await? {
             if row.tenant == tenant.policy.id {
-                tenants.restore_spent(&row.tenant, row.chain_id, period, row.spent_wei);
+                tenants.restore_spent(tenant, row.chain_id, period, row.spent_wei);
+            }
+        }
+        if tenant.policy.budget_shares != BudgetShares::default() {
+            let mut after = 0;
+            loop {
+                let page = ledger.costs_of(&tenant.policy.id, period, after, COSTS_PAGE).await?;
+                let Some(last) = page.last() else { break };
+                after = last.seq;
+                for row in page {
+                    tenants.restore_shares(tenant, row.chain_id, (row.signer, row.target), row.cost_wei);
+                }
             }
         }
     }
@@ -430,6 +453,7 @@ async fn build_service(
     pauses: &Arc<PauseBoard>,
     journal: mpsc::Sender<JournalEntry>,
     holder: Option<Arc<Mutex<String>>>,
+    default_within: Duration,
 ) -> Result<(ChainService, Arc<ChainShared>, mpsc::Receiver<Message>), BuildError> {
     let CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, head, data_fee } = chain;
     let ChainSetup { spec, signers, tuning, .. } = setup;
@@ -494,6 +518,8 @@ async fn build_service(
         inbox: inbox_sender,
         pauses: pauses.clone(),
         nonces: moka::future::Cache::new(NONCE_CACHE_LEN),
+        agreed_at: moka::future::Cache::new(NONCE_CACHE_LEN),
+        default_within,
         view: RwLock::new(ChainView {
             status,
             lanes: Vec::new(),
@@ -502,6 +528,7 @@ async fn build_service(
             sources: Vec::new(),
             data_fee: None,
             data_fee_fault: None,
+            backlogs: Arc::default(),
         }),
     });
     let (queue, lanes, uncertain, membership) = match holder {
@@ -542,6 +569,11 @@ async fn build_service(
         uncertain,
         is_looking_up: false,
         is_at_gaps: false,
+        gaps: BTreeMap::new(),
+        dispatch_at: None,
+        paces: BTreeMap::new(),
+        backlogs: Arc::default(),
+        healthy: Duration::ZERO,
         gaps_after: None,
         is_confirming: false,
         is_stopping: false,

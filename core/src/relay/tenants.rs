@@ -10,16 +10,22 @@ use std::{
     time::Duration,
 };
 
-use alloy_primitives::U256;
+use alloy_primitives::{Address, U256};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
 
 use super::error::SubmitError;
 use crate::{
-    policy::{BudgetBook, TenantPolicy},
+    policy::{BudgetBook, Claim, LineKey, OpenBook, OpenError, OpenLimits, TenantPolicy},
     protection::Protection,
-    request::RequestId,
+    request::{RequestId, VerifiedRequest},
     time::Timestamp,
 };
+
+/// Seconds' worth of a rate that may come at once.
+const BURST_S: u32 = 10;
+
+/// How long requests of a tenant that is not configured any more wait for a missing nonce.
+const USUAL_GAP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One tenant with its counters.
 #[derive(Debug)]
@@ -27,32 +33,64 @@ pub(super) struct Tenant {
     pub(super) policy: TenantPolicy,
     pub(super) name: Arc<str>,
     limiter: Option<DefaultDirectRateLimiter>,
+    lookups: Option<DefaultDirectRateLimiter>,
+    /// Open requests of all instances, where several share the ledger.
     open: AtomicU64,
 }
 
-/// All tenants and the book of budgets.
+/// What is reserved, and what is open.
+#[derive(Debug, Default)]
+struct Books {
+    budgets: BudgetBook,
+    open: OpenBook,
+}
+
+/// All tenants and their books.
 #[derive(Debug)]
 pub(super) struct Tenants {
     tenants: BTreeMap<String, Arc<Tenant>>,
-    book: Mutex<BudgetBook>,
+    books: Mutex<Books>,
+    limits: OpenLimits,
     /// Other instances accept too: the ledger keeps the budgets, and tells what is open.
     is_shared: bool,
 }
 
+/// A request as the books see it.
+pub(super) fn claim(tenant: &Arc<str>, request: &VerifiedRequest, wei: U256) -> Claim {
+    Claim {
+        tenant: tenant.clone(),
+        id: request.id(),
+        chain_id: request.chain_id(),
+        sequence: request.sequence(),
+        target: request.target(),
+        bytes: request.data().len() as u64,
+        wei,
+    }
+}
+
+fn limiter(rate: Option<u32>) -> Option<DefaultDirectRateLimiter> {
+    let rate = rate.and_then(NonZeroU32::new)?;
+    let burst = rate.saturating_mul(NonZeroU32::new(BURST_S)?);
+    Some(RateLimiter::direct(Quota::per_second(rate).allow_burst(burst)))
+}
+
 impl Tenants {
-    pub(super) fn new(policies: BTreeMap<String, TenantPolicy>, is_shared: bool) -> Self {
+    pub(super) fn new(policies: BTreeMap<String, TenantPolicy>, limits: OpenLimits, is_shared: bool) -> Self {
         let tenants = policies
             .into_iter()
             .map(|(id, policy)| {
-                let limiter = policy
-                    .rate_per_s
-                    .and_then(NonZeroU32::new)
-                    .map(|rate| RateLimiter::direct(Quota::per_second(rate)));
-                let tenant = Tenant { name: id.as_str().into(), policy, limiter, open: AtomicU64::new(0) };
+                let tenant = Tenant {
+                    name: id.as_str().into(),
+                    limiter: limiter(policy.rate_per_s),
+                    lookups: limiter(policy.nonce_lookups_per_s),
+                    policy,
+                    open: AtomicU64::new(0),
+                };
                 (id, Arc::new(tenant))
             })
             .collect();
-        Self { tenants, book: Mutex::default(), is_shared }
+        let books = Books { open: OpenBook::new(limits), ..Books::default() };
+        Self { tenants, books: Mutex::new(books), limits, is_shared }
     }
 
     pub(super) const fn is_shared(&self) -> bool {
@@ -67,11 +105,11 @@ impl Tenants {
         }
     }
 
-    /// A request was accepted, or has ended, somewhere.
-    pub(super) fn count_open(&self, tenant: &str, is_new: bool) {
-        let Some(tenant) = self.tenants.get(tenant) else { return };
-        let change = |open: u64| Some(if is_new { open.saturating_add(1) } else { open.saturating_sub(1) });
-        let _ = tenant.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
+    /// A request was accepted somewhere.
+    pub(super) fn count_open(&self, tenant: &str) {
+        if let Some(tenant) = self.tenants.get(tenant) {
+            tenant.open.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn get(&self, id: &str) -> Option<Arc<Tenant>> {
@@ -82,65 +120,122 @@ impl Tenants {
         self.tenants.values()
     }
 
-    fn book(&self) -> std::sync::MutexGuard<'_, BudgetBook> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn books(&self) -> std::sync::MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the worst case of a request from the tenant's budget, if it has one.
+    fn name_of(&self, tenant: &str) -> Arc<str> {
+        self.tenants.get(tenant).map_or_else(|| tenant.into(), |tenant| tenant.name.clone())
+    }
+
+    /// Takes a place among the open requests, and the worst case from the tenant's budget, if it has one.
     pub(super) fn reserve(
         &self,
         tenant: &Tenant,
-        id: RequestId,
-        chain_id: u64,
-        wei: U256,
+        claim: &Claim,
+        chain_next: Option<u64>,
         now: Timestamp,
     ) -> Result<(), SubmitError> {
-        match tenant.policy.budget.as_ref().filter(|_| !self.is_shared) {
-            Some(budget) => Ok(self.book().reserve(id, &tenant.policy.id, chain_id, budget, wei, now)?),
-            None => Ok(()),
+        if self.is_shared {
+            self.check_shared(tenant)?;
         }
+        let mut books = self.books();
+        books.open.take(&tenant.policy, claim, chain_next)?;
+        if let Some(budget) = tenant.policy.budget.as_ref().filter(|_| !self.is_shared)
+            && let Err(error) = books.budgets.reserve(claim, budget, tenant.policy.budget_shares, now)
+        {
+            books.open.release(&claim.tenant, claim.id);
+            return Err(error.into());
+        }
+        Ok(())
     }
 
-    /// A reservation became a request's.
+    /// What all instances together have open.
+    fn check_shared(&self, tenant: &Tenant) -> Result<(), OpenError> {
+        let (open, limit) = (tenant.open.load(Ordering::Relaxed), tenant.policy.max_open_requests);
+        if open >= limit {
+            return Err(OpenError::TenantRequests { open, limit });
+        }
+        let all =
+            self.tenants.values().fold(0_u64, |sum, other| sum.saturating_add(other.open.load(Ordering::Relaxed)));
+        let limit = self.limits.max_requests;
+        if all >= limit {
+            return Err(OpenError::ServerRequests { open: all, limit });
+        }
+        Ok(())
+    }
+
+    /// What was taken became a request's.
     pub(super) fn accepted(&self, tenant: &Tenant, id: RequestId) {
+        let mut books = self.books();
+        books.open.accept(&tenant.name, id);
         if tenant.policy.budget.is_some() && !self.is_shared {
-            self.book().accept(id);
+            books.budgets.accept(&tenant.name, id);
         }
     }
 
-    /// Gives a reservation back that did not become a request.
+    /// Gives back what was taken for a submission that did not become a request.
     pub(super) fn release(&self, tenant: &Tenant, id: RequestId) {
+        let mut books = self.books();
+        books.open.release(&tenant.name, id);
         if tenant.policy.budget.is_some() && !self.is_shared {
-            self.book().release(id);
+            books.budgets.release(&tenant.name, id);
         }
     }
 
     /// Counts what the ledger remembers at start.
-    pub(super) fn restore_open(&self, tenant: &str, id: RequestId, chain_id: u64, wei: U256, accepted_at: Timestamp) {
-        let Some(tenant) = self.tenants.get(tenant).filter(|_| !self.is_shared) else { return };
-        tenant.open.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn restore_open(&self, claim: Claim, is_included: bool, accepted_at: Timestamp) {
+        let Some(tenant) = self.tenants.get(&*claim.tenant).filter(|_| !self.is_shared) else { return };
+        let mut books = self.books();
         if let Some(budget) = &tenant.policy.budget
             && Protection::RestoreReservations.is_on()
         {
-            let period = budget.period_start(accepted_at);
-            self.book().restore_reserved(id, &tenant.policy.id, chain_id, period, wei);
+            books.budgets.restore_reserved(&claim, tenant.policy.budget_shares, budget.period_start(accepted_at));
+        }
+        if !is_included {
+            books.open.restore(claim);
         }
     }
 
     /// Counts what was spent in the current period before the start.
-    pub(super) fn restore_spent(&self, tenant: &str, chain_id: u64, period: Timestamp, wei: U256) {
-        self.book().restore_spent(tenant, chain_id, period, wei);
+    pub(super) fn restore_spent(&self, tenant: &Tenant, chain_id: u64, period: Timestamp, wei: U256) {
+        self.books().budgets.restore_spent(&tenant.name, chain_id, period, wei);
     }
 
-    pub(super) fn opened(&self, tenant: &Tenant, count: u64) {
-        tenant.open.fetch_add(count, Ordering::Relaxed);
+    /// Counts what one signer's requests to one target cost in the current period before the start.
+    pub(super) fn restore_shares(
+        &self,
+        tenant: &Tenant,
+        chain_id: u64,
+        parties: (Option<Address>, Address),
+        wei: U256,
+    ) {
+        let shares = tenant.policy.budget_shares;
+        self.books().budgets.restore_shares(&tenant.name, chain_id, parties, shares, wei);
+    }
+
+    /// Requests are in a block: they count as open no more. Their nonces are used.
+    pub(super) fn included(&self, ids: impl IntoIterator<Item = (Arc<str>, RequestId)>) {
+        let mut books = self.books();
+        for (tenant, id) in ids {
+            books.open.close(&tenant, id, true);
+        }
+    }
+
+    /// A reorg put requests back: they count again, whatever the limits are.
+    pub(super) fn reopened(&self, claims: impl IntoIterator<Item = Claim>) {
+        if self.is_shared {
+            return;
+        }
+        let mut books = self.books();
+        claims.into_iter().for_each(|claim| books.open.restore(claim));
     }
 
     /// What an account of the tenant bears, from now on.
     pub(super) fn spend(&self, tenant: &str, chain_id: u64, wei: U256, now: Timestamp) {
         let Some(tenant) = self.tenants.get(tenant).filter(|_| !self.is_shared) else { return };
         if let Some(budget) = &tenant.policy.budget {
-            self.book().spend(&tenant.policy.id, chain_id, budget, wei, now);
+            self.books().budgets.spend(&tenant.name, chain_id, budget, wei, now);
         }
     }
 
@@ -151,50 +246,69 @@ impl Tenants {
         match &tenant.policy.budget {
             None => U256::MAX,
             Some(_) if self.is_shared => U256::ZERO,
-            Some(budget) => self.book().free(&tenant.policy.id, chain_id, budget, now),
+            Some(budget) => self.books().budgets.free(&tenant.name, chain_id, budget, now),
         }
     }
 
     /// A request has ended with this cost.
     pub(super) fn settled(&self, tenant: &str, id: RequestId, cost_wei: U256) {
-        let Some(tenant) = self.tenants.get(tenant).filter(|_| !self.is_shared) else { return };
-        // Saturating: a tenant that was reconfigured may have fewer counted than open.
-        let _ = tenant.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| Some(open.saturating_sub(1)));
-        if tenant.policy.budget.is_some()
-            && let Some(reserved) = self.book().settle(id, cost_wei)
+        let name = self.name_of(tenant);
+        let mut books = self.books();
+        books.open.close(&name, id, false);
+        if !self.is_shared
+            && let Some(reserved) = books.budgets.settle(&name, id, cost_wei)
             && cost_wei > reserved
         {
+            drop(books);
             tracing::error!(%id, %cost_wei, %reserved, "a request cost more than was reserved for it");
             metrics::counter!("slackwater_budget_overruns_total").increment(1);
         }
     }
+
+    /// A request that this instance accepted is in a block, or has ended, as the shared ledger tells.
+    pub(super) fn told_closed(&self, tenant: &str, id: RequestId, is_consumed: bool) {
+        self.books().open.close(&self.name_of(tenant), id, is_consumed);
+    }
+
+    /// Requests that this instance has counted as open.
+    pub(super) fn counted(&self) -> Vec<(Arc<str>, RequestId)> {
+        self.books().open.accepted()
+    }
+
+    /// A signer's nonce at the forwarder, read afresh.
+    pub(super) fn set_chain_nonce(&self, line: LineKey, nonce: u64) {
+        self.books().open.set_chain_nonce(line, nonce);
+    }
+
+    /// How long a tenant's requests wait for a missing nonce.
+    pub(super) fn gap_timeout(&self, tenant: &str) -> Duration {
+        self.tenants.get(tenant).map_or(USUAL_GAP_TIMEOUT, |tenant| tenant.policy.gap_timeout)
+    }
+
+    /// Nonces of a signer that requests of other instances have.
+    pub(super) fn set_elsewhere(&self, line: LineKey, nonces: Vec<u64>) {
+        self.books().open.set_elsewhere(line, nonces);
+    }
 }
 
 impl Tenant {
-    /// Room for `count` more requests now?
-    pub(super) fn admit(&self, count: usize) -> Result<(), SubmitError> {
-        let open = self.open.load(Ordering::Relaxed);
-        let limit = self.policy.max_open_requests;
-        if open.saturating_add(count as u64) > limit {
-            return Err(SubmitError::RateLimited {
-                what: format!("{open} requests are open, limit {limit} (`tenant.max_open_requests`)"),
-                retry_after: Duration::from_secs(1),
-            });
-        }
-        let (Some(limiter), Some(count)) = (&self.limiter, u32::try_from(count).ok().and_then(NonZeroU32::new)) else {
-            return Ok(());
-        };
-        let rate = self.policy.rate_per_s.unwrap_or(0);
-        match limiter.check_n(count) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(not_until)) => Err(SubmitError::RateLimited {
+    /// Whether one more request may come now; `ahead` others were refused just before it.
+    pub(super) fn admit(&self, ahead: u32) -> Result<(), SubmitError> {
+        let Some(limiter) = &self.limiter else { return Ok(()) };
+        let rate = self.policy.rate_per_s.unwrap_or(1).max(1);
+        limiter.check().map_err(|not_until| {
+            let wait = not_until.wait_time_from(governor::clock::DefaultClock::default().now());
+            SubmitError::RateLimited {
                 what: format!("more than {rate} requests per second (`tenant.rate_per_s`)"),
-                retry_after: not_until.wait_time_from(governor::clock::DefaultClock::default().now()),
-            }),
-            Err(_) => Err(SubmitError::RateLimited {
-                what: format!("{count} requests at once are more than {rate} per second allow (`tenant.rate_per_s`)"),
-                retry_after: Duration::from_secs(1),
-            }),
-        }
+                retry_after: wait.saturating_add(Duration::from_secs(ahead.into()) / rate),
+            }
+        })
+    }
+
+    /// Whether `count` more nonces may be looked up at the nodes for this tenant now.
+    pub(super) fn may_look_up(&self, count: usize) -> bool {
+        let Some(limiter) = &self.lookups else { return true };
+        let count = u32::try_from(count).ok().and_then(NonZeroU32::new);
+        count.is_none_or(|count| matches!(limiter.check_n(count), Ok(Ok(()))))
     }
 }

@@ -25,6 +25,6 @@ pub use promise::Promise;
 pub use signature::{SignatureError, recover};
 pub use status::{Reason, Status};
 pub use verify::{
-    Deadline, RequestKind, Submission, SubmissionKind, VerifiedRequest, VerifyContext, VerifyError, verify,
+    Deadline, RequestKind, Submission, SubmissionKind, VerifiedRequest, VerifyContext, VerifyError, identify, verify,
 };
 pub use withdrawal::Withdrawal;

@@ -137,6 +137,8 @@ reasons! {
     PredecessorFailed = "predecessor_failed",
     /// No transaction with it could land before its deadline.
     DeadlinePassed = "deadline_passed",
+    /// It is not in a block by the time that was promised, but still valid: it goes on. The request's status stays what it is.
+    PromiseMissed = "promise_missed",
     /// Its owner withdrew it.
     CancelledByOwner = "cancelled_by_owner",
     /// Transactions that carried it failed as a whole, even alone.

@@ -59,8 +59,10 @@ pub struct VerifyContext<'a> {
     pub chain_id: ChainId,
     /// Forwarders whose code is known on this chain.
     pub forwarders: &'a BTreeMap<Address, ForwarderDomain>,
-    /// Deadline if the caller names none (`request.default_within_ms`).
+    /// Time to the promised inclusion if the caller names none (`request.default_within_ms`).
     pub default_within: Duration,
+    /// How long a request for which the caller names no time is valid, as far as it is signed (`request.default_expiry_ms`).
+    pub default_expiry: Duration,
     /// Longest slack that is accepted (`request.max_within_ms`).
     pub max_within: Duration,
     /// Shortest slack that can be kept: the chain's guard time.
@@ -78,6 +80,7 @@ pub struct VerifiedRequest {
     gas: u64,
     nonce: u64,
     deadline: Timestamp,
+    valid_until: Timestamp,
     chain_deadline_s: Option<u64>,
     max_cost_wei: Option<U256>,
 }
@@ -111,9 +114,22 @@ impl VerifiedRequest {
         self.gas
     }
 
-    /// Latest acceptable inclusion. Never later than the on-chain deadline minus the skew margin.
+    /// When its inclusion is promised by. Never later than [`Self::valid_until`].
     pub const fn deadline(&self) -> Timestamp {
         self.deadline
+    }
+
+    /// Latest acceptable inclusion (invariant I7): the promised one where the caller named it, else as long as it is signed, at
+    /// most [`VerifyContext::default_expiry`]. Never later than the on-chain deadline minus the skew margin.
+    pub const fn valid_until(&self) -> Timestamp {
+        self.valid_until
+    }
+
+    /// The same request, with its inclusion promised later, but not after it ends.
+    #[must_use]
+    pub fn promised_by(mut self, deadline: Timestamp) -> Self {
+        self.deadline = deadline.min(self.valid_until);
+        self
     }
 
     /// The deadline that the chain enforces, in block-timestamp seconds, if the kind has one.
@@ -248,8 +264,7 @@ impl VerifyError {
 
 /// Checks form, ranges, deadline and signature of `submission` at `now`; cheap checks first.
 ///
-/// The effective deadline is the earlier of what the caller asked for and the on-chain deadline minus
-/// [`VerifyContext::skew`].
+/// Promised and latest inclusion are not later than the on-chain deadline minus [`VerifyContext::skew`].
 ///
 /// # Errors
 /// [`VerifyError`]; nothing is kept of a refused submission.
@@ -262,16 +277,19 @@ pub fn verify(
     if chain_id != context.chain_id {
         return Err(VerifyError::WrongChain { requested: chain_id, served: context.chain_id });
     }
-    let wanted = match deadline {
+    let (wanted, valid) = match deadline {
         Some(deadline) => {
             let deadline = match deadline {
                 Deadline::At(at) => at,
                 Deadline::Within(within) => now.saturating_add(within),
             };
             check_far(deadline, context, now)?;
-            deadline
+            (deadline, deadline)
         }
-        None => now.saturating_add(context.default_within),
+        None => {
+            let promised = now.saturating_add(context.default_within);
+            (promised, now.saturating_add(context.default_expiry).max(promised))
+        }
     };
     match kind {
         SubmissionKind::Forward(forward) => {
@@ -299,6 +317,7 @@ pub fn verify(
                 gas,
                 nonce,
                 deadline,
+                valid_until: valid.min(chain_deadline),
                 chain_deadline_s: Some(forward.deadline),
                 max_cost_wei,
                 kind: RequestKind::Forward(forward),
@@ -313,11 +332,24 @@ pub fn verify(
                 gas,
                 nonce: 0,
                 deadline: wanted,
+                valid_until: valid,
                 chain_deadline_s: None,
                 max_cost_wei,
                 kind: RequestKind::Call(call),
             })
         }
+    }
+}
+
+/// Which request a submission is, without checking anything else of it; `None` where that can't be said.
+///
+/// It says nothing about who signed, so it only finds what was accepted before.
+pub fn identify(submission: &Submission, context: &VerifyContext<'_>) -> Option<RequestId> {
+    match &submission.kind {
+        SubmissionKind::Forward(forward) => {
+            Some(RequestId(context.forwarders.get(&forward.forwarder)?.digest(forward)))
+        }
+        SubmissionKind::Call(call) => Some(call.id(context.tenant, submission.chain_id)),
     }
 }
 
@@ -370,6 +402,9 @@ mod stored {
         gas: u64,
         nonce: u64,
         deadline: Timestamp,
+        /// Absent where it was stored before requests could outlive their promise.
+        #[serde(default)]
+        valid_until: Option<Timestamp>,
         chain_deadline_s: Option<u64>,
         max_cost_wei: Option<U256>,
         kind: StoredKind,
@@ -391,6 +426,7 @@ mod stored {
                 gas: self.gas,
                 nonce: self.nonce,
                 deadline: self.deadline,
+                valid_until: Some(self.valid_until),
                 chain_deadline_s: self.chain_deadline_s,
                 max_cost_wei: self.max_cost_wei,
                 kind: match &self.kind {
@@ -417,6 +453,7 @@ mod stored {
                 gas: stored.gas,
                 nonce: stored.nonce,
                 deadline: stored.deadline,
+                valid_until: stored.valid_until.unwrap_or(stored.deadline),
                 chain_deadline_s: stored.chain_deadline_s,
                 max_cost_wei: stored.max_cost_wei,
             })

@@ -142,7 +142,7 @@ impl Patience {
         // Thousandths of a setup. Beyond a million setups nobody waits anyway; it keeps the products small.
         let alone = setup.saturating_add(limits.own_wei(entry)).saturating_mul(1_000) / setup;
         let per_setup = SETUP * u128::from(limits.waiting_cost_percent) / 100_000;
-        let slack = entry.request.deadline().since(since);
+        let slack = entry.due.since(since);
         let rate = per_setup * alone.min(1_000_000_000) / slack.as_millis().max(1);
         self.rate = self.rate.saturating_add(rate);
         self.paid = self.paid.saturating_add(rate.saturating_mul(now.since(since).as_millis()));

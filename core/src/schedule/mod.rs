@@ -17,6 +17,7 @@ mod company;
 mod guard;
 mod offer;
 mod outlook;
+mod pace;
 mod queue;
 mod targets;
 pub mod timing;
@@ -26,4 +27,5 @@ pub use offer::{Inclusion, Judged, OfferLog, urgency_blocks};
 #[cfg(feature = "relay")]
 pub(crate) use outlook::less;
 pub use outlook::{FeeOutlook, PercentileOutlook};
+pub use pace::{Backlog, DueCounts, TenantPace};
 pub use queue::{ComposeLimits, Queue, QueuedRequest, Selection, Trigger};

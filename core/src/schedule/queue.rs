@@ -17,6 +17,7 @@ use signer::SignerState;
 use super::{
     FeeOutlook,
     company::{Habit, Patience},
+    pace::DueCounts,
     targets::TargetRecords,
 };
 use crate::{
@@ -54,6 +55,10 @@ pub struct QueuedRequest {
     pub simulations: u32,
     /// Transactions with it that failed as a whole: it travels in ever smaller company.
     pub batch_failures: u32,
+    /// When it should be in a block: promised by, or, since that was missed, planned anew.
+    pub due: Timestamp,
+    /// Its promise was missed. It goes on until [`VerifiedRequest::valid_until`].
+    pub is_late: bool,
 }
 
 /// What a transaction may hold, and what it would offer.
@@ -86,6 +91,8 @@ pub struct ComposeLimits {
     pub next_base_fee: u128,
     /// What an attempt would offer at most, wei per gas.
     pub quote_max_fee: u128,
+    /// Transactions that the lane may have in flight: what tenants share.
+    pub slots: usize,
 }
 
 impl ComposeLimits {
@@ -130,8 +137,10 @@ pub struct Selection {
     pub members: Vec<RequestId>,
     /// Why now.
     pub trigger: Trigger,
-    /// Earliest deadline.
+    /// When the first of them is due.
     pub deadline: Timestamp,
+    /// Until when all of them are valid.
+    pub valid_until: Timestamp,
     /// Lowest ceiling.
     pub ceiling_wei_per_gas: u128,
 }
@@ -149,29 +158,139 @@ fn group_key(request: &VerifiedRequest) -> VehicleKey {
 type Signer = (Address, Address);
 
 /// What stands in a ready list: a signer with a run of executable nonces, or a request without order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Head {
     Signer(Signer),
     Request(RequestId),
 }
 
+/// Place in a line: when it is due, then order of acceptance.
+type Rank = (Timestamp, u64, Head);
+
+/// Who could be sent, in order.
 #[derive(Debug, Default)]
-struct TenantShare {
-    /// Gas served, divided by the weight: who has the least goes first.
-    virtual_time: u64,
-    ready: BTreeSet<(Timestamp, u64, Head)>,
+struct Ready {
+    /// Whose promise can still be kept.
+    fresh: BTreeSet<Rank>,
+    /// Whose promise was missed.
+    late: BTreeSet<Rank>,
+}
+
+impl Ready {
+    fn is_empty(&self) -> bool {
+        self.fresh.is_empty() && self.late.is_empty()
+    }
+
+    const fn of(&mut self, is_late: bool) -> &mut BTreeSet<Rank> {
+        if is_late { &mut self.late } else { &mut self.fresh }
+    }
+
+    fn first(&self) -> Option<Timestamp> {
+        let due = |set: &BTreeSet<Rank>| set.first().map(|(due, ..)| *due);
+        due(&self.fresh).into_iter().chain(due(&self.late)).min()
+    }
+}
+
+/// What one tenant has in one line.
+#[derive(Debug, Default)]
+struct TenantLine {
+    /// For any lane.
+    free: Ready,
+    /// Behind what a lane carries: for that lane only.
+    bound: BTreeMap<LaneId, Ready>,
+}
+
+impl TenantLine {
+    fn is_empty(&self) -> bool {
+        self.free.is_empty() && self.bound.is_empty()
+    }
+
+    /// When the first that `lane` could carry is due.
+    fn first_for(&self, lane: LaneId) -> Option<Timestamp> {
+        let bound = self.bound.get(&lane).and_then(Ready::first);
+        self.free.first().into_iter().chain(bound).min()
+    }
+
+    fn lists(&self) -> impl Iterator<Item = &Ready> {
+        std::iter::once(&self.free).chain(self.bound.values())
+    }
 }
 
 #[derive(Debug, Default)]
 struct Group {
-    tenants: BTreeMap<Arc<str>, TenantShare>,
+    tenants: BTreeMap<Arc<str>, TenantLine>,
     /// Until when company is waited for, as far as it was looked at since the last change.
     held_until: Option<Timestamp>,
 }
 
 impl Group {
     fn is_empty(&self) -> bool {
-        self.tenants.values().all(|share| share.ready.is_empty())
+        self.tenants.values().all(TenantLine::is_empty)
+    }
+}
+
+/// Where a head stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    key: VehicleKey,
+    tenant: Arc<str>,
+    due: Timestamp,
+    seq: u64,
+    is_late: bool,
+    /// The lane that it is bound to.
+    lane: Option<LaneId>,
+    ceiling: u128,
+    /// Its ceiling is below the base fee: it stands aside until that falls.
+    is_asleep: bool,
+}
+
+/// What a request in flight occupies.
+#[derive(Debug, Clone, Copy)]
+struct Flying {
+    lane: LaneId,
+    /// Its part of a transaction, millionths.
+    part: u64,
+    /// The transaction, by number.
+    number: u64,
+}
+
+/// What one tenant has in flight on one lane.
+#[derive(Debug, Clone, Copy, Default)]
+struct Held {
+    /// Transactions, millionths.
+    slots: u64,
+    /// Transactions that carry something of it.
+    transactions: u64,
+}
+
+/// One transaction, in millionths of which its members have parts.
+const WHOLE: u64 = 1_000_000;
+
+/// Of so many of a tenant's places one goes to its oldest late request, if there is one.
+const LATE_SHARE: u32 = 8;
+
+/// Entries that can't join a transaction are passed over, but not more of them than this.
+const MAX_PASSED: usize = 1_024;
+
+/// A tenant among the others.
+#[derive(Debug)]
+struct TenantState {
+    weight: u64,
+    /// What it was served, in transactions and divided by its weight: who has the least goes first.
+    virtual_time: u64,
+    /// Heads of it that are ready.
+    ready: usize,
+    /// Places that it got since the last one of a late request.
+    since_late: u32,
+    /// Waiting ones whose promise can be kept.
+    fresh: DueCounts,
+    /// Those that left since that was last asked.
+    left: u64,
+}
+
+impl Default for TenantState {
+    fn default() -> Self {
+        Self { weight: 1, virtual_time: 0, ready: 0, since_late: 0, fresh: DueCounts::default(), left: 0 }
     }
 }
 
@@ -179,16 +298,39 @@ impl Group {
 ///
 /// **Invariant:** a signer's requests leave in nonce order, and while some are in flight their successors only follow on
 /// the same lane.
+///
+/// **Invariant I14:** tenants are served by weight, whatever their deadlines, counted in transactions, full or not. While others could be sent, a tenant holds at most its share of a lane's transactions, but
+/// always one. Within a tenant those whose promise can still be kept go first, by when they are due; one place in
+/// eight, and all that is left, goes to those that are late, the oldest first. One signer fills a transaction only with what the
+/// others leave.
+///
+/// Work is proportional to what changed: who can't be sent, since it is bound to another lane or its ceiling is below the base fee,
+/// is not in the lists that a composition walks.
 #[derive(Debug, Default)]
 pub struct Queue {
     entries: HashMap<RequestId, QueuedRequest>,
     signers: BTreeMap<Signer, SignerState>,
+    /// Signers whose forwarder nonce nobody has looked at.
+    unknown: BTreeSet<Signer>,
+    /// Signers with requests behind a nonce that nobody has.
+    gapped: BTreeSet<Signer>,
     groups: BTreeMap<VehicleKey, Group>,
     habits: BTreeMap<VehicleKey, Habit>,
-    deadlines: BTreeSet<(Timestamp, RequestId)>,
+    places: HashMap<Head, Place>,
+    /// Heads that stand aside, by ceiling.
+    asleep: BTreeSet<(u128, Head)>,
+    /// The waiting ones by when they end.
+    valid: BTreeSet<(Timestamp, RequestId)>,
+    /// Those with a promise that may be missed, or was, by when they are due.
+    dues: BTreeSet<(Timestamp, RequestId)>,
+    flying: HashMap<RequestId, Flying>,
+    held: BTreeMap<LaneId, BTreeMap<Arc<str>, Held>>,
+    /// Members in flight by transaction and tenant.
+    members: HashMap<(u64, Arc<str>), usize>,
+    tenants: BTreeMap<Arc<str>, TenantState>,
+    transactions: u64,
     /// What unnamed targets showed on chain.
     targets: TargetRecords,
-    weights: BTreeMap<Arc<str>, u32>,
     /// Tenants whose requests are left out.
     paused: BTreeSet<Arc<str>>,
     waiting: usize,
@@ -202,7 +344,7 @@ impl Queue {
 
     /// Sets a tenant's share of the capacity; 1 without.
     pub fn set_weight(&mut self, tenant: &str, weight: u32) {
-        self.weights.insert(tenant.into(), weight.max(1));
+        self.tenants.entry(tenant.into()).or_default().weight = u64::from(weight.max(1));
     }
 
     /// A transaction with these requests was included. A clean one (nothing failed as a whole, nobody was skipped) earns its
@@ -257,7 +399,7 @@ impl Queue {
 
     /// Whether the request waits (and is not in a transaction).
     pub fn is_waiting(&self, id: RequestId) -> bool {
-        self.entries.get(&id).is_some_and(|entry| self.deadlines.contains(&(entry.request.deadline(), id)))
+        self.entries.get(&id).is_some_and(|entry| self.valid.contains(&(entry.request.valid_until(), id)))
     }
 
     /// Requests of these tenants, and only of these, stay where they are: [`Self::compose`] leaves them out.
@@ -283,86 +425,225 @@ impl Queue {
     pub fn push_in_flight(&mut self, entry: QueuedRequest, lane: LaneId) {
         let id = entry.request.id();
         if let Some((forwarder, signer, nonce)) = entry.request.sequence() {
-            let state = self.signers.entry((forwarder, signer)).or_default();
-            state.in_flight.insert(nonce, id);
+            let state = self.signer((forwarder, signer));
+            state.fly(nonce, id);
             state.lane = Some(lane);
         }
+        self.watch_due(&entry);
         self.entries.insert(id, entry);
+    }
+
+    fn signer(&mut self, signer: Signer) -> &mut SignerState {
+        self.signers.entry(signer).or_insert_with(|| {
+            self.unknown.insert(signer);
+            SignerState::default()
+        })
+    }
+
+    /// A request waits no more.
+    fn leave(&mut self, tenant: &Arc<str>, due: Timestamp, is_late: bool) {
+        self.waiting -= 1;
+        if !is_late && let Some(tenant) = self.tenants.get_mut(tenant) {
+            tenant.fresh.take(due);
+        }
+    }
+
+    /// Of each tenant: how many of its requests left since this was last asked, and those that wait whose promise can be kept.
+    pub fn paces(&mut self) -> impl Iterator<Item = (&Arc<str>, u64, &DueCounts)> {
+        self.tenants.iter_mut().map(|(name, tenant)| (name, std::mem::take(&mut tenant.left), &tenant.fresh))
+    }
+
+    /// A reorg took it out of its block: its promise may be missed yet.
+    pub fn taken_back(&mut self, id: RequestId) {
+        if let Some(entry) = self.entries.get(&id)
+            && entry.due < entry.request.valid_until()
+        {
+            self.dues.insert((entry.due, id));
+        }
+    }
+
+    fn watch_due(&mut self, entry: &QueuedRequest) {
+        if entry.due < entry.request.valid_until() {
+            self.dues.insert((entry.due, entry.request.id()));
+        }
     }
 
     fn enter(&mut self, id: RequestId, sequence: Option<(Address, Address, u64)>) {
         let Some(entry) = self.entries.get(&id) else { return };
         self.waiting += 1;
-        self.deadlines.insert((entry.request.deadline(), id));
+        let (due, is_late) = (entry.due, entry.is_late);
+        self.valid.insert((entry.request.valid_until(), id));
+        if !is_late {
+            self.tenants.entry(entry.tenant.clone()).or_default().fresh.add(due);
+        }
+        if due < entry.request.valid_until() {
+            self.dues.insert((due, id));
+        }
         match sequence {
             Some((forwarder, signer, nonce)) => {
-                let deadline = entry.request.deadline();
-                self.signers.entry((forwarder, signer)).or_default().wait(nonce, id, deadline);
+                self.signer((forwarder, signer)).wait(nonce, id, due, is_late);
                 self.refresh((forwarder, signer));
             }
-            None => {
-                let key = group_key(&entry.request);
-                let (tenant, place) = (entry.tenant.clone(), (entry.request.deadline(), entry.seq, Head::Request(id)));
-                self.ready(key, tenant, place);
-            }
+            None => self.place(Head::Request(id)),
         }
     }
 
-    fn ready(&mut self, key: VehicleKey, tenant: Arc<str>, place: (Timestamp, u64, Head)) {
-        let group = self.groups.entry(key).or_default();
-        group.held_until = None;
-        // A tenant that comes back does not get credit for its absence.
-        let least = group
-            .tenants
-            .values()
-            .filter(|share| !share.ready.is_empty())
-            .map(|share| share.virtual_time)
-            .min()
-            .unwrap_or(0);
-        let share = group.tenants.entry(tenant).or_default();
-        if share.ready.is_empty() {
-            share.virtual_time = share.virtual_time.max(least);
-        }
-        share.ready.insert(place);
+    /// Where a head should stand now, if anywhere.
+    fn wanted(&self, head: Head) -> Option<Place> {
+        let (entry, (is_late, due), lane) = match head {
+            Head::Request(id) => {
+                let entry = self.entries.get(&id).filter(|_| self.is_waiting(id))?;
+                (entry, (entry.is_late, entry.due), None)
+            }
+            Head::Signer(signer) => {
+                let state = self.signers.get(&signer)?;
+                let entry = self.entries.get(state.waiting.get(&state.next()?)?)?;
+                (entry, state.urgency()?, state.lane)
+            }
+        };
+        Some(Place {
+            key: group_key(&entry.request),
+            tenant: entry.tenant.clone(),
+            due,
+            seq: entry.seq,
+            is_late,
+            lane,
+            ceiling: entry.ceiling_wei_per_gas,
+            is_asleep: false,
+        })
     }
 
-    fn unready(&mut self, key: VehicleKey, tenant: &Arc<str>, place: (Timestamp, u64, Head)) {
-        if let Some(group) = self.groups.get_mut(&key) {
-            if let Some(share) = group.tenants.get_mut(tenant) {
-                share.ready.remove(&place);
-            }
-            group.held_until = None;
-            if group.is_empty() {
-                self.groups.remove(&key);
-            }
+    /// Puts a head where it belongs after anything about it changed.
+    fn place(&mut self, head: Head) {
+        let mut wanted = self.wanted(head);
+        let old = self.places.get(&head).cloned();
+        if let (Some(wanted), Some(old)) = (&mut wanted, &old) {
+            // Until the base fee falls, a new ceiling that is no higher changes nothing.
+            wanted.is_asleep = old.is_asleep && wanted.ceiling <= old.ceiling;
         }
-    }
-
-    /// Puts a signer where it belongs in the ready list after anything about it changed.
-    fn refresh(&mut self, signer: Signer) {
-        let Some(state) = self.signers.get(&signer) else { return };
-        let wanted = state.next().and_then(|next| state.waiting.get(&next)).and_then(|(id, _)| {
-            let entry = self.entries.get(id)?;
-            // A later nonce may have less time: it can't overtake, so it pulls the whole run forward.
-            let (deadline, _) = *state.deadlines.first()?;
-            Some((group_key(&entry.request), entry.tenant.clone(), deadline, entry.seq))
-        });
-        if wanted == state.ready {
+        if wanted == old {
             return;
         }
-        let old = state.ready.clone();
-        if state.waiting.is_empty() && state.in_flight.is_empty() {
+        // The new place first: a tenant that has nothing for a moment would lose what it waits for.
+        match wanted {
+            Some(place) => {
+                self.stand(head, &place);
+                if let Some(old) = self.places.insert(head, place.clone()) {
+                    // What is the same in both stands there once.
+                    let is_same = old.is_asleep == place.is_asleep
+                        && (old.is_asleep && old.ceiling == place.ceiling
+                            || !old.is_asleep && list_of(&old) == list_of(&place));
+                    self.unstand(head, &old, is_same);
+                }
+            }
+            None => {
+                if let Some(old) = self.places.remove(&head) {
+                    self.unstand(head, &old, false);
+                }
+            }
+        }
+    }
+
+    fn stand(&mut self, head: Head, place: &Place) {
+        if place.is_asleep {
+            self.asleep.insert((place.ceiling, head));
+            return;
+        }
+        let least = self.tenants.values().filter(|tenant| tenant.ready > 0).map(|tenant| tenant.virtual_time).min();
+        let tenant = self.tenants.entry(place.tenant.clone()).or_default();
+        if tenant.ready == 0 {
+            // A tenant that comes back does not get credit for its absence.
+            tenant.virtual_time = tenant.virtual_time.max(least.unwrap_or(0));
+        }
+        tenant.ready += 1;
+        let group = self.groups.entry(place.key).or_default();
+        group.held_until = None;
+        let line = group.tenants.entry(place.tenant.clone()).or_default();
+        let ready = match place.lane {
+            None => &mut line.free,
+            Some(lane) => line.bound.entry(lane).or_default(),
+        };
+        ready.of(place.is_late).insert((place.due, place.seq, head));
+    }
+
+    /// `is_same`: it stands there again by now, counted twice.
+    fn unstand(&mut self, head: Head, place: &Place, is_same: bool) {
+        if place.is_asleep {
+            if !is_same {
+                self.asleep.remove(&(place.ceiling, head));
+            }
+            return;
+        }
+        if let Some(tenant) = self.tenants.get_mut(&place.tenant) {
+            tenant.ready = tenant.ready.saturating_sub(1);
+        }
+        let Some(group) = self.groups.get_mut(&place.key) else { return };
+        group.held_until = None;
+        if is_same {
+            return;
+        }
+        if let Some(line) = group.tenants.get_mut(&place.tenant) {
+            let rank = (place.due, place.seq, head);
+            match place.lane {
+                None => {
+                    line.free.of(place.is_late).remove(&rank);
+                }
+                Some(lane) => {
+                    if let Some(ready) = line.bound.get_mut(&lane) {
+                        ready.of(place.is_late).remove(&rank);
+                        if ready.is_empty() {
+                            line.bound.remove(&lane);
+                        }
+                    }
+                }
+            }
+            if line.is_empty() {
+                group.tenants.remove(&place.tenant);
+            }
+        }
+        if group.is_empty() {
+            self.groups.remove(&place.key);
+        }
+    }
+
+    /// Those whose ceiling is below the base fee stand aside; who stood aside and can pay it comes back.
+    fn sort_out(&mut self, next_base_fee: u128, priced_out: Vec<Head>) {
+        for head in priced_out {
+            if let Some(place) = self.places.get_mut(&head).filter(|place| !place.is_asleep) {
+                let old = place.clone();
+                place.is_asleep = true;
+                let ceiling = place.ceiling;
+                self.asleep.insert((ceiling, head));
+                self.unstand(head, &old, false);
+            }
+        }
+        while let Some(&(ceiling, head)) = self.asleep.last().filter(|(ceiling, _)| *ceiling >= next_base_fee) {
+            self.asleep.remove(&(ceiling, head));
+            if let Some(place) = self.places.get_mut(&head) {
+                place.is_asleep = false;
+                let place = place.clone();
+                self.stand(head, &place);
+            }
+        }
+    }
+
+    /// Puts a signer where it belongs after anything about it changed.
+    fn refresh(&mut self, signer: Signer) {
+        let Some(state) = self.signers.get(&signer) else { return };
+        let (is_empty, is_gapped, is_unknown) = (state.is_empty(), state.is_gapped(), state.chain_next().is_none());
+        if is_empty {
             self.signers.remove(&signer);
-        } else if let Some(state) = self.signers.get_mut(&signer) {
-            state.ready = wanted.clone();
         }
-        // The new place first: a group that is empty for a moment would forget whom it served.
-        if let Some((key, tenant, deadline, seq)) = wanted {
-            self.ready(key, tenant, (deadline, seq, Head::Signer(signer)));
-        }
-        if let Some((key, tenant, deadline, seq)) = old {
-            self.unready(key, &tenant, (deadline, seq, Head::Signer(signer)));
-        }
+        let keep = |set: &mut BTreeSet<Signer>, keep: bool| {
+            if keep {
+                set.insert(signer)
+            } else {
+                set.remove(&signer)
+            };
+        };
+        keep(&mut self.gapped, is_gapped && !is_empty);
+        keep(&mut self.unknown, is_unknown && !is_empty);
+        self.place(Head::Signer(signer));
     }
 
     /// Removes a request that has ended, waiting or in flight.
@@ -370,64 +651,132 @@ impl Queue {
     /// `consumed`: its nonce at the forwarder is used up, so the signer goes on with the next.
     pub fn remove(&mut self, id: RequestId, consumed: bool) -> Option<QueuedRequest> {
         let entry = self.entries.remove(&id)?;
-        let place = (entry.request.deadline(), id);
-        let was_waiting = self.deadlines.remove(&place);
-        if was_waiting {
-            self.waiting -= 1;
+        if self.valid.remove(&(entry.request.valid_until(), id)) {
+            self.leave(&entry.tenant, entry.due, entry.is_late);
         }
+        self.dues.remove(&(entry.due, id));
+        self.vacate(id, &entry.tenant);
         match entry.request.sequence() {
             Some((forwarder, signer, nonce)) => {
                 if let Some(state) = self.signers.get_mut(&(forwarder, signer)) {
-                    state.leave(nonce, id);
-                    if state.in_flight.get(&nonce) == Some(&id) {
-                        state.in_flight.remove(&nonce);
-                    }
+                    state.leave(nonce, id, entry.due, entry.is_late);
                     if consumed {
-                        state.chain_next = Some(state.chain_next.unwrap_or(0).max(nonce.saturating_add(1)));
-                        state.consumed = state.consumed.max(nonce.saturating_add(1));
+                        let after = nonce.saturating_add(1);
+                        state.set_chain(state.chain_next().unwrap_or(0).max(after));
+                        state.consumed = state.consumed.max(after);
                     }
-                    if state.in_flight.is_empty() {
-                        state.lane = None;
-                    }
-                    if state.waiting.is_empty() && state.in_flight.is_empty() && state.ready.is_none() {
-                        self.signers.remove(&(forwarder, signer));
-                    } else {
-                        self.refresh((forwarder, signer));
+                    state.land(nonce, id);
+                    self.refresh((forwarder, signer));
+                }
+            }
+            None => self.place(Head::Request(id)),
+        }
+        Some(entry)
+    }
+
+    /// It is in a block: its promise was kept, or missed before, and its transaction's place on the lane is free.
+    pub fn landed(&mut self, id: RequestId) {
+        let Some(entry) = self.entries.get(&id) else { return };
+        let (due, tenant) = (entry.due, entry.tenant.clone());
+        self.dues.remove(&(due, id));
+        self.vacate(id, &tenant);
+    }
+
+    /// Gives back what a request occupied of its lane.
+    fn vacate(&mut self, id: RequestId, tenant: &Arc<str>) {
+        let Some(Flying { lane, part, number }) = self.flying.remove(&id) else { return };
+        let key = (number, tenant.clone());
+        let is_last = self.members.get_mut(&key).is_none_or(|members| {
+            *members = members.saturating_sub(1);
+            *members == 0
+        });
+        if is_last {
+            self.members.remove(&key);
+        }
+        if let Some(tenants) = self.held.get_mut(&lane) {
+            if let Some(held) = tenants.get_mut(tenant) {
+                held.slots = held.slots.saturating_sub(part);
+                if is_last {
+                    held.transactions = held.transactions.saturating_sub(1);
+                    if held.transactions == 0 {
+                        tenants.remove(tenant);
                     }
                 }
             }
-            None if was_waiting => {
-                let key = group_key(&entry.request);
-                self.unready(key, &entry.tenant, (place.0, entry.seq, Head::Request(id)));
+            if tenants.is_empty() {
+                self.held.remove(&lane);
             }
-            None => {}
         }
-        Some(entry)
+        // Whoever stood back for others may go now.
+        self.groups.values_mut().for_each(|group| group.held_until = None);
     }
 
     /// Gives members of a transaction that did not happen back to the waiting ones.
     pub fn put_back(&mut self, id: RequestId) {
         let Some(entry) = self.entries.get(&id) else { return };
-        if self.deadlines.contains(&(entry.request.deadline(), id)) {
+        if self.valid.contains(&(entry.request.valid_until(), id)) {
             return;
         }
-        let sequence = entry.request.sequence();
+        let (sequence, tenant) = (entry.request.sequence(), entry.tenant.clone());
+        self.vacate(id, &tenant);
+        // It waits before it leaves the ones in flight: so the end of its signer's run stays known.
+        self.enter(id, sequence);
         if let Some((forwarder, signer, nonce)) = sequence
             && let Some(state) = self.signers.get_mut(&(forwarder, signer))
         {
-            if state.in_flight.get(&nonce) == Some(&id) {
-                state.in_flight.remove(&nonce);
-            }
-            if state.in_flight.is_empty() {
-                state.lane = None;
-            }
+            state.land(nonce, id);
+            self.refresh((forwarder, signer));
         }
-        self.enter(id, sequence);
     }
 
-    /// Waiting requests whose deadline has passed.
+    /// Waiting requests that are not valid any more.
     pub fn expired(&self, now: Timestamp) -> Vec<RequestId> {
-        self.deadlines.iter().take_while(|(deadline, _)| *deadline <= now).map(|(_, id)| *id).collect()
+        self.valid.iter().take_while(|(until, _)| *until <= now).map(|(_, id)| *id).collect()
+    }
+
+    /// Plans those anew, with `within` from now, whose time is over but not their validity, waiting or in flight. Returns those
+    /// whose promise is missed by that: each once.
+    pub fn overdue(&mut self, now: Timestamp, within: Duration) -> Vec<RequestId> {
+        let mut missed = Vec::new();
+        while let Some(&(due, id)) = self.dues.first().filter(|(due, _)| *due <= now) {
+            self.dues.remove(&(due, id));
+            let is_waiting = self.is_waiting(id);
+            let Some(entry) = self.entries.get_mut(&id) else { continue };
+            let before = (entry.due, entry.is_late);
+            if entry.request.valid_until() <= now {
+                continue;
+            }
+            if !entry.is_late {
+                missed.push(id);
+            }
+            // Always later than now, so that this ends.
+            let next = now.saturating_add(within.max(Duration::from_millis(1)));
+            entry.due = next.min(entry.request.valid_until());
+            entry.is_late = true;
+            let (after, sequence) = ((entry.due, true), entry.request.sequence());
+            if is_waiting
+                && !before.1
+                && let Some(tenant) = self.tenants.get_mut(&entry.tenant)
+            {
+                tenant.fresh.take(before.0);
+            }
+            if entry.due < entry.request.valid_until() {
+                self.dues.insert((entry.due, id));
+            }
+            if !is_waiting {
+                continue;
+            }
+            match sequence {
+                Some((forwarder, signer, nonce)) => {
+                    if let Some(state) = self.signers.get_mut(&(forwarder, signer)) {
+                        state.postpone(nonce, before, after);
+                    }
+                    self.refresh((forwarder, signer));
+                }
+                None => self.place(Head::Request(id)),
+            }
+        }
+        missed
     }
 
     /// When to ask [`Self::compose`] again if it has just chosen nothing and nothing else happens until then: before that it
@@ -437,9 +786,9 @@ impl Queue {
         let later = |than: Timestamp| Timestamp(than.0.saturating_add(1));
         let cutoff = now.saturating_add(window);
         let held = self.groups.values().filter_map(|group| {
-            let first = group.tenants.values().filter_map(|share| share.ready.first()).min()?;
+            let first = group.tenants.values().flat_map(TenantLine::lists).filter_map(Ready::first).min()?;
             // What changed since it was looked at may be due at once.
-            (first.0 <= cutoff).then(|| group.held_until.unwrap_or_else(|| later(now)))
+            (first <= cutoff).then(|| group.held_until.unwrap_or_else(|| later(now)))
         });
         // Whose slack falls next into the window in which it may be sent.
         let first = Head::Signer((Address::ZERO, Address::ZERO));
@@ -447,8 +796,10 @@ impl Queue {
             .groups
             .values()
             .flat_map(|group| group.tenants.values())
-            .filter_map(|share| share.ready.range((later(cutoff), 0, first)..).next())
-            .map(|(deadline, _, _)| deadline.saturating_sub(window))
+            .flat_map(TenantLine::lists)
+            .flat_map(|ready| [&ready.fresh, &ready.late])
+            .filter_map(|set| set.range((later(cutoff), 0, first)..).next())
+            .map(|(due, ..)| due.saturating_sub(window))
             .min();
         held.min().into_iter().chain(eligible).filter(|due| *due > now).min()
     }
@@ -458,8 +809,7 @@ impl Queue {
     /// A request is eligible when its slack is within [`FeeOutlook::send_within`] or `limits.urgent`. A batch of eligible ones
     /// goes when no more fits, when no further company is worth its members' wait (the module's documentation has the rule),
     /// or when a member has waited for company as long as it may. Others join it if what they save by that makes now the
-    /// better moment for them too ([`FeeOutlook::send_within_saving`]). Urgent requests come first, by deadline; the rest
-    /// by weighted fair share of the tenants, by deadline within a tenant.
+    /// better moment for them too ([`FeeOutlook::send_within_saving`]). Who comes first, the invariants of [`Queue`] say.
     pub fn compose(
         &mut self,
         now: Timestamp,
@@ -467,24 +817,33 @@ impl Queue {
         limits: &ComposeLimits,
         outlook: &impl FeeOutlook,
     ) -> Option<Selection> {
+        self.sort_out(limits.next_base_fee, Vec::new());
         let cutoff = now.saturating_add(outlook.send_within().max(limits.urgent));
-        // The most urgent group first.
-        let mut keys: Vec<(Timestamp, VehicleKey)> = self
-            .groups
-            .iter()
-            .filter_map(|(key, group)| {
-                let shares = group.tenants.iter().filter(|(tenant, _)| !self.paused.contains(*tenant));
-                let first = shares.filter_map(|(_, share)| share.ready.first()).min()?;
-                Some((first.0, *key))
-            })
-            .filter(|(deadline, _)| *deadline <= cutoff)
-            .collect();
-        keys.sort_unstable();
-        for (_, key) in keys {
-            let Some(group) = self.groups.get(&key) else { continue };
-            let mut picker = Picker::new(self, key, group, lane, limits);
-            picker.fill(cutoff, now.saturating_add(limits.urgent));
-            let trigger = match self.trigger(now, key, &picker.room, limits) {
+        let full = self.full(lane, limits.slots, cutoff);
+        // The tenant that was served least comes first, then the most urgent one. Whoever waits for company holds up nobody.
+        let mut lines: Vec<(u64, Timestamp, VehicleKey, Arc<str>)> = Vec::new();
+        for (key, group) in &self.groups {
+            for (tenant, line) in
+                group.tenants.iter().filter(|(tenant, _)| !full.contains(*tenant) && !self.paused.contains(*tenant))
+            {
+                if let Some(due) = line.first_for(lane).filter(|due| *due <= cutoff) {
+                    let time = self.tenants.get(tenant).map_or(0, |tenant| tenant.virtual_time);
+                    lines.push((time, due, *key, tenant.clone()));
+                }
+            }
+        }
+        lines.sort_unstable();
+        for (_, _, key, tenant) in lines {
+            let Some(line) = self.groups.get(&key).and_then(|group| group.tenants.get(&tenant)) else { continue };
+            let mut picker = Picker::new(self, key, line, lane, limits, &tenant);
+            picker.fill(cutoff);
+            let decided = self.trigger(now, key, &picker.room, limits);
+            if decided.is_ok() {
+                picker.join(now, outlook, self.habits.get(&key));
+            }
+            let (members, priced_out) = (picker.room.members, picker.priced_out);
+            self.sort_out(limits.next_base_fee, priced_out);
+            let trigger = match decided {
                 Ok(trigger) => trigger,
                 Err(until) => {
                     if let Some(group) = self.groups.get_mut(&key) {
@@ -495,19 +854,50 @@ impl Queue {
                     continue;
                 }
             };
-            picker.join(now, outlook, self.habits.get(&key));
-            let members = picker.room.members;
             let Some(first) = members.first().and_then(|id| self.entries.get(id)) else { continue };
             let vehicle = VehicleKey::of(&first.request);
-            let (mut deadline, mut ceiling) = (Timestamp(u64::MAX), u128::MAX);
+            let (mut deadline, mut valid_until, mut ceiling) = (Timestamp(u64::MAX), Timestamp(u64::MAX), u128::MAX);
             for entry in members.iter().filter_map(|id| self.entries.get(id)) {
-                deadline = deadline.min(entry.request.deadline());
+                deadline = deadline.min(entry.due);
+                valid_until = valid_until.min(entry.request.valid_until());
                 ceiling = ceiling.min(entry.ceiling_wei_per_gas);
             }
-            self.take(key, lane, &members);
-            return Some(Selection { key: vehicle, members, trigger, deadline, ceiling_wei_per_gas: ceiling });
+            self.take(key, lane, &members, limits.base_gas);
+            return Some(Selection {
+                key: vehicle,
+                members,
+                trigger,
+                deadline,
+                valid_until,
+                ceiling_wei_per_gas: ceiling,
+            });
         }
         None
+    }
+
+    /// Tenants that have their share of the lane's transactions in flight, while others that have not could be sent.
+    fn full(&self, lane: LaneId, slots: usize, cutoff: Timestamp) -> BTreeSet<Arc<str>> {
+        let Some(held) = self.held.get(&lane) else { return BTreeSet::new() };
+        let mut able: BTreeSet<&Arc<str>> = BTreeSet::new();
+        for group in self.groups.values() {
+            let ready = group.tenants.iter().filter(|(tenant, line)| {
+                !self.paused.contains(*tenant) && line.first_for(lane).is_some_and(|due| due <= cutoff)
+            });
+            able.extend(ready.map(|(tenant, _)| tenant));
+        }
+        let weight = |tenant: &Arc<str>| self.tenants.get(tenant).map_or(1, |tenant| tenant.weight);
+        let competing: BTreeSet<&Arc<str>> = able.iter().copied().chain(held.keys()).collect();
+        let weights = competing.into_iter().map(weight).fold(0_u64, u64::saturating_add).max(1);
+        let whole = (slots as u64).saturating_mul(WHOLE);
+        let has_its_share = |tenant: &&Arc<str>| {
+            let Some(held) = held.get(*tenant) else { return false };
+            let share = u128::from(whole) * u128::from(weight(tenant)) / u128::from(weights);
+            let share = u64::try_from(share).unwrap_or(u64::MAX).max(WHOLE);
+            // What it usually has of one more.
+            held.slots.saturating_add(held.slots / held.transactions.max(1)) > share
+        };
+        let (full, others): (Vec<_>, Vec<_>) = able.into_iter().partition(has_its_share);
+        if others.is_empty() { BTreeSet::new() } else { full.into_iter().cloned().collect() }
     }
 
     /// Why these go now, or until when they wait for company.
@@ -527,7 +917,7 @@ impl Queue {
         let mut patience = Patience::default();
         let mut deadline = Timestamp(u64::MAX);
         for entry in room.members.iter().filter_map(|id| self.entries.get(id)) {
-            deadline = deadline.min(entry.request.deadline());
+            deadline = deadline.min(entry.due);
             patience.add(limits, now, entry);
         }
         let none = Habit::default();
@@ -549,34 +939,50 @@ impl Queue {
             Head::Request(id) => self.entries.get(&id),
             Head::Signer(signer) => {
                 let state = self.signers.get(&signer)?;
-                self.entries.get(&state.waiting.get(&state.next()?)?.0)
+                self.entries.get(state.waiting.get(&state.next()?)?)
             }
         }
     }
 
-    fn take(&mut self, key: VehicleKey, lane: LaneId, members: &[RequestId]) {
+    fn take(&mut self, key: VehicleKey, lane: LaneId, members: &[RequestId], base_gas: u64) {
+        self.transactions += 1;
+        let number = self.transactions;
+        // Base gas included: each member has an equal part of it.
+        let base = base_gas / (members.len() as u64).max(1);
+        let gas_of = |entry: &QueuedRequest| entry.gas.saturating_add(base);
+        let gas: u64 = members.iter().filter_map(|id| self.entries.get(id)).map(gas_of).fold(0, u64::saturating_add);
         let mut touched = BTreeSet::new();
         for id in members {
             let Some(entry) = self.entries.get(id) else { continue };
-            let (deadline, seq, gas, tenant) = (entry.request.deadline(), entry.seq, entry.gas, entry.tenant.clone());
-            let sequence = entry.request.sequence();
-            if self.deadlines.remove(&(deadline, *id)) {
-                self.waiting -= 1;
+            let (due, is_late, tenant) = (entry.due, entry.is_late, entry.tenant.clone());
+            let (sequence, valid_until) = (entry.request.sequence(), entry.request.valid_until());
+            let part =
+                u64::try_from(u128::from(gas_of(entry)) * u128::from(WHOLE) / u128::from(gas.max(1))).unwrap_or(WHOLE);
+            if self.valid.remove(&(valid_until, *id)) {
+                self.leave(&tenant, due, is_late);
             }
-            let weight = u64::from(self.weights.get(&tenant).copied().unwrap_or(1));
-            if let Some(share) = self.groups.get_mut(&key).and_then(|group| group.tenants.get_mut(&tenant)) {
-                share.virtual_time = share.virtual_time.saturating_add(gas / weight);
-            }
+            let state = self.tenants.entry(tenant.clone()).or_default();
+            state.left += 1;
+            state.virtual_time = state.virtual_time.saturating_add(part / state.weight.max(1));
+            state.since_late = if is_late { 0 } else { state.since_late.saturating_add(1) };
+            self.flying.insert(*id, Flying { lane, part, number });
+            let members = self.members.entry((number, tenant.clone())).or_default();
+            *members += 1;
+            let is_first = *members == 1;
+            let held = self.held.entry(lane).or_default().entry(tenant).or_default();
+            held.slots = held.slots.saturating_add(part);
+            held.transactions += u64::from(is_first);
             match sequence {
                 Some((forwarder, signer, nonce)) => {
                     if let Some(state) = self.signers.get_mut(&(forwarder, signer)) {
-                        state.leave(nonce, *id);
-                        state.in_flight.insert(nonce, *id);
+                        // In this order the end of its run stays known.
+                        state.fly(nonce, *id);
+                        state.leave(nonce, *id, due, is_late);
                         state.lane = Some(lane);
                     }
                     touched.insert((forwarder, signer));
                 }
-                None => self.unready(key, &tenant, (deadline, seq, Head::Request(*id))),
+                None => self.place(Head::Request(*id)),
             }
         }
         for signer in touched {
@@ -584,4 +990,9 @@ impl Queue {
         }
         self.habits.entry(key).or_default().left(members.len());
     }
+}
+
+/// The list that a head stands in, and its place there.
+const fn list_of(place: &Place) -> (&VehicleKey, &Arc<str>, Option<LaneId>, bool, Timestamp, u64) {
+    (&place.key, &place.tenant, place.lane, place.is_late, place.due, place.seq)
 }

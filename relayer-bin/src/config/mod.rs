@@ -22,7 +22,7 @@ use std::{
 use slackwater::{
     chain::ChainSpec,
     ledger::{GroupCommitConfig, PostgresConfig, SqliteConfig},
-    policy::TenantPolicy,
+    policy::{OpenLimits, TenantPolicy},
     relay::{
         ChainSetup, ChainTuning, ClusterConfig, ForwarderSetup, IdentityKey, LocalSigner, Relay, RelayBuilder,
         RpcEndpoint,
@@ -348,6 +348,10 @@ pub struct Config {
     pub default_within: Duration,
     /// Furthest deadline.
     pub max_within: Duration,
+    /// How long a request is valid that names no time.
+    pub default_expiry: Duration,
+    /// What all tenants together may have open.
+    pub open_limits: OpenLimits,
     /// Logs.
     pub log: LogConfig,
     /// The chains.
@@ -455,7 +459,9 @@ impl Config {
             .sqlite(self.sqlite.clone())
             .group_commit(self.group_commit)
             .default_within(self.default_within)
-            .max_within(self.max_within);
+            .default_expiry(self.default_expiry)
+            .max_within(self.max_within)
+            .open_limits(self.open_limits);
         if let (Some(postgres), Some(shared)) = (resolved.postgres, &self.shared) {
             builder = builder.postgres(postgres).cluster(shared.cluster.clone());
         }

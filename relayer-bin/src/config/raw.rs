@@ -130,6 +130,14 @@ pub struct RawServer {
     /// all. None by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cors_origins: Option<Vec<String>>,
+    /// Most requests of all tenants that may be open at a time, not in a block.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub max_open_requests: Option<u64>,
+    /// Most bytes of calldata in open requests of all tenants.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1_024))]
+    pub max_open_bytes: Option<u64>,
     /// Who may read `/metrics`: `open`, `operator` (by API key) or `off`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<RawMetrics>,
@@ -290,10 +298,14 @@ pub struct RawIdentity {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawRequest {
-    /// Deadline of a request that names none.
+    /// Time to the promised inclusion of a request that names none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 31_536_000_000_u64))]
     pub default_within_ms: Option<u64>,
+    /// How long such a request is valid, as far as it is signed. When its promise is missed it goes on, late, until then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 31_536_000_000_u64))]
+    pub default_expiry_ms: Option<u64>,
     /// Furthest deadline that is accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 31_536_000_000_u64))]
@@ -621,10 +633,31 @@ pub struct RawTenant {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_048_576), extend("x-default" = "16384"))]
     pub max_calldata_bytes: Option<u64>,
-    /// Most requests that may be open at a time.
+    /// Most requests that may be open at a time, not in a block.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1), extend("x-default" = "1000000"))]
+    #[schemars(range(min = 1), extend("x-default" = "50000"))]
     pub max_open_requests: Option<u64>,
+    /// Most bytes of calldata in open requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1_024), extend("x-default" = "134217728"))]
+    pub max_open_bytes: Option<u64>,
+    /// Most open requests of one signer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1), extend("x-default" = "10000"))]
+    pub max_open_per_signer: Option<u64>,
+    /// Most open requests of one signer that wait behind a nonce which nobody has brought.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0), extend("x-default" = "64"))]
+    pub max_gapped_per_signer: Option<u64>,
+    /// Share of the budget that all such requests together may hold, percent. Beyond it each signer may still have 8, as long
+    /// as its own hold less than 1 %.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100), extend("x-default" = "10"))]
+    pub gapped_budget_percent: Option<u32>,
+    /// How long a request waits behind a missing nonce while the chain is well; then it ends `predecessor_failed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 86_400_000), extend("x-default" = "60000"))]
+    pub gap_timeout_ms: Option<u64>,
     /// Share of the sending capacity when tenants compete.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000), extend("x-default" = "1"))]
@@ -633,10 +666,23 @@ pub struct RawTenant {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "128"))]
     pub max_streams: Option<u64>,
-    /// Accepted requests per second, sustained; 0 is unlimited.
+    /// Requests per second, sustained, with bursts of ten seconds' worth; in each instance. 0 is unlimited.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "0"))]
+    #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "1000"))]
     pub rate_per_s: Option<u32>,
+    /// Signers' nonces per second that all nodes are asked for because a request's nonce seems to be used, or to leave a gap,
+    /// with bursts of ten seconds' worth; in each instance. 0 is unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "100"))]
+    pub nonce_lookups_per_s: Option<u32>,
+    /// Share of the budget that one signer's requests may hold and spend, percent; 100 is no limit. Not with `ledger.url`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100), extend("x-default" = "100"))]
+    pub signer_budget_percent: Option<u32>,
+    /// Share of the budget that requests to one target may hold and spend, percent; 100 is no limit. Not with `ledger.url`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100), extend("x-default" = "100"))]
+    pub target_budget_percent: Option<u32>,
     /// Money, per chain; unlimited by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<RawBudget>,

@@ -8,12 +8,15 @@ mod tenant;
 use std::{net::SocketAddr, time::Duration};
 
 use alloy_primitives::{Address, hex};
-use slackwater::ledger::{GroupCommitConfig, SqliteConfig};
+use slackwater::{
+    ledger::{GroupCommitConfig, SqliteConfig},
+    policy::OpenLimits,
+};
 
 use self::{
     chain::chain_config,
     entries::entries,
-    server::{check_periods, http_limits, shared_ledger, storage},
+    server::{check_periods, check_shares, http_limits, shared_ledger, storage},
     tenant::tenant_config,
 };
 use super::{
@@ -32,6 +35,8 @@ const DEFAULT_PATH: &str = "slackwater.db";
 const DEFAULT_PERIOD_S: u64 = 86_400;
 /// Deadline of a request that names none.
 const DEFAULT_WITHIN: Duration = Duration::from_secs(60);
+/// How long a request is valid that names no time.
+const DEFAULT_EXPIRY: Duration = Duration::from_secs(3_600);
 /// Furthest deadline.
 const DEFAULT_MAX_WITHIN: Duration = Duration::from_secs(24 * 3_600);
 
@@ -40,6 +45,7 @@ impl RawConfig {
     /// them, so that the reference can't drift.
     pub fn defaults() -> Self {
         let http = HttpLimits::default();
+        let open = OpenLimits::default();
         let sqlite = SqliteConfig::new(DEFAULT_PATH);
         let shared = SharedLedger::default();
         let group = GroupCommitConfig::default();
@@ -68,6 +74,8 @@ impl RawConfig {
                 trusted_proxies: Some(Vec::new()),
                 hosts: Some(http.hosts),
                 cors_origins: Some(Vec::new()),
+                max_open_requests: Some(open.max_requests),
+                max_open_bytes: Some(open.max_bytes),
                 metrics: Some(RawMetrics::Open),
             },
             page_key: RawPageKey {
@@ -100,6 +108,7 @@ impl RawConfig {
             },
             request: RawRequest {
                 default_within_ms: Some(millis(DEFAULT_WITHIN)),
+                default_expiry_ms: Some(millis(DEFAULT_EXPIRY)),
                 max_within_ms: Some(millis(DEFAULT_MAX_WITHIN)),
             },
             log: RawLog { format: Some(RawLogFormat::Text), level: Some(log.filter) },
@@ -227,6 +236,11 @@ pub(super) fn validate(
             "add a [[tenant]] with id = \"default\", or remove the others",
         );
     }
+    let usual = OpenLimits::default();
+    let open_limits = OpenLimits {
+        max_requests: server.max_open_requests.unwrap_or(usual.max_requests),
+        max_bytes: server.max_open_bytes.unwrap_or(usual.max_bytes),
+    };
     let http = http_limits(&mut check, server, &page_key);
     let shared = shared_ledger(&mut check, &ledger, listen_text);
     let (sqlite, group_commit) = storage(&mut check, ledger);
@@ -239,6 +253,15 @@ pub(super) fn validate(
             Some(&millis(default_within).to_string()),
             format!("is above `request.max_within_ms` = {}", millis(max_within)),
             "lower the first or raise the second",
+        );
+    }
+    let default_expiry = span(request.default_expiry_ms, DEFAULT_EXPIRY.max(default_within));
+    if default_expiry < default_within {
+        check.fail(
+            "request.default_expiry_ms",
+            Some(&millis(default_expiry).to_string()),
+            format!("is below `request.default_within_ms` = {}", millis(default_within)),
+            "raise the first or lower the second",
         );
     }
     let log_defaults = LogConfig::default();
@@ -295,6 +318,7 @@ pub(super) fn validate(
     }
     if shared.is_some() {
         check_periods(&mut check, &tenants);
+        check_shares(&mut check, &tenants);
     }
     let mut config = Config {
         listen: listen?,
@@ -306,6 +330,8 @@ pub(super) fn validate(
         identity,
         default_within,
         max_within,
+        default_expiry,
+        open_limits,
         log,
         chains,
         tenants,

@@ -51,6 +51,8 @@ codes! {
     "unauthorized" 401 "A valid API key is needed" => "send `Authorization: Bearer sw_…` or `X-Api-Key`";
     "budget_exhausted" 402 "The tenant's budget does not cover the worst case" => "raise `tenant.budget`, wait for the next period, or ask for less gas";
     "max_cost_too_low" 402 "The request's maxCost is below its worst case now" => "raise `maxCost`, or try when gas is cheaper";
+    "signer_budget_exhausted" 402 "The signer's share of the tenant's budget does not cover the worst case" => "raise `tenant.signer_budget_percent`, or wait for the next period";
+    "target_budget_exhausted" 402 "The target's share of the tenant's budget does not cover the worst case" => "raise `tenant.target_budget_percent`, or wait for the next period";
     "host_refused" 403 "The relayer has no such name" => "name it in `server.hosts`, or use an address";
     "operator_only" 403 "This needs an operator's API key" => "use a key with the scope `operate`";
     "origin_refused" 403 "Pages of this origin may not call" => "name the origin in `server.cors_origins`";
@@ -62,10 +64,12 @@ codes! {
     "not_found" 404 "There is nothing here" => "check the path, the id, and whose API key it is";
     "method_not_allowed" 405 "The path does not take this method" => "see the `Allow` header";
     "body_timeout" 408 "The body took too long to arrive" => "send it again";
+    "already_submitted" 409 "Another tenant has submitted the same signed request" => "ask its tenant, or wait until it has ended";
     "idempotency_conflict" 409 "The idempotency key came with another body before" => "use a new key for a new request";
     "needs_restart" 409 "This can only be changed by a restart" => "restart the relayer, or take the change back";
     "no_earlier_model" 409 "There is no earlier model to go back to" => "promote one of `GET /v1/models`";
     "nonce_conflict" 409 "Another live request holds this nonce" => "ask about `existing`, or sign the next nonce";
+    "nonce_gap" 409 "Too many requests wait behind a missing nonce" => "submit nonce `missing` first; come back after `retryAfterMs`";
     "too_late" 409 "It is too late for that" => "watch the request instead";
     "batch_too_large" 413 "Too many requests in one batch" => "split the batch";
     "body_too_large" 413 "The body is too large" => "send less; relay the hash of large data instead of the data";
@@ -86,6 +90,7 @@ codes! {
     "unknown_forwarder" 422 "The forwarder is not served" => "use one of the chain's `forwarders` in `GET /v1/chains`";
     "wrong_chain" 422 "The chain is not served" => "use one of the chains in `GET /v1/chains`";
     "rate_limited" 429 "Too fast" => "come back after `Retry-After`";
+    "too_many_open" 429 "Too many requests are open" => "come back after `Retry-After`; the detail names the limit";
     "too_many_streams" 429 "Too many event streams" => "come back after `Retry-After`, or ask for the request now and then";
     "internal" 500 "The relayer failed" => "report it with the time of the request";
     "chain_unavailable" 503 "The chain can't be served now" => "come back after `Retry-After`";
@@ -131,6 +136,9 @@ struct Extra {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     existing: Option<RequestId>,
+    /// The nonce that nobody has brought, behind which the request would wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing: Option<u64>,
     /// The value that would have been right, such as the signer's next nonce.
     #[serde(skip_serializing_if = "Option::is_none")]
     expected: Option<u64>,
@@ -285,6 +293,8 @@ impl From<SubmitError> for Problem {
             SubmitError::NonceUsed { expected, .. } | SubmitError::NonceTooFar { expected, .. } => {
                 problem.0.extra.expected = Some(expected);
             }
+            SubmitError::AlreadySubmitted { id } => problem.0.extra.existing = Some(id),
+            SubmitError::Open(error) => problem.0.extra.missing = error.missing(),
             _ => {}
         }
         problem

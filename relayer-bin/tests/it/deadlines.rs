@@ -84,7 +84,8 @@ async fn the_payload_is_mined_although_a_cancel_was_sent() -> Result<()> {
 
 #[tokio::test]
 async fn withdrawn_by_its_owner() -> Result<()> {
-    let stage = Stage::at(Pace::Manual).raise().await?;
+    let tenant = "[[tenant]]\nid = \"default\"\noperator = true\ngap_timeout_ms = 1000\n";
+    let stage = Stage::at(Pace::Manual).extra(tenant).raise().await?;
     let mut crowd = Crowd::new(&stage.world, 2);
     let requests: Vec<_> = (0..3).map(|_| crowd.mark_within(0, "5m")).collect();
     // Without the first, the others wait.
@@ -96,6 +97,15 @@ async fn withdrawn_by_its_owner() -> Result<()> {
     };
     let answer = delete(&requests[1]).await?;
     assert_eq!(answer.status, 200, "{:?}", answer.body);
+    // Another one might take its place: for a while the next one waits.
+    assert_eq!(stage.client().request(requests[2].id).await?.status, "queued");
+    for _ in 0..30 {
+        stage.mine(1).await?;
+        if stage.client().request(requests[2].id).await?.is_terminal() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    }
     for (request, status, reason) in
         [(&requests[1], "cancelled", "cancelled_by_owner"), (&requests[2], "rejected", "predecessor_failed")]
     {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use alloy_primitives::{Address, B256, U256};
 use slackwater::{
     ledger::LedgerError,
-    policy::{BudgetError, PolicyDenial},
+    policy::{BudgetError, BudgetShare, PolicyDenial},
     relay::{CancelError, SubmitError, WaitError},
     request::{RequestId, SignatureError, Status, VerifyError},
 };
@@ -33,7 +33,7 @@ fn submissions() {
     check(SubmitError::GasTooHigh { gas: 2, limit: 1 }, 422, "gas_out_of_range");
     check(SubmitError::TooLarge { bytes: 2, limit: 1 }, 413, "request_too_large");
     check(SubmitError::Policy(PolicyDenial::Gas { gas: 2, limit: 1 }), 403, "policy_denied");
-    let budget = BudgetError { needed_wei: one, available_wei: one, limit_wei: one };
+    let budget = BudgetError { needed_wei: one, available_wei: one, limit_wei: one, share: BudgetShare::Tenant };
     check(SubmitError::Budget(budget), 402, "budget_exhausted");
     check(SubmitError::CeilingTooLow { needed_wei: one, max_cost_wei: one }, 402, "max_cost_too_low");
     check(SubmitError::IdempotencyConflict { existing: id }, 409, "idempotency_conflict");

@@ -271,6 +271,8 @@ impl LocalRelay {
             company: Company::Named,
             simulations: 0,
             batch_failures: record.batch_failures,
+            due: request.deadline(),
+            is_late: false,
             request: request.clone(),
         };
         self.entries.insert(request.id(), Entry::open(request, record.accepted_at, record.ceiling_wei_per_gas));

@@ -169,6 +169,7 @@ impl LocalRelay {
             linger: config.linger,
             urgent: self.guard_time().saturating_add(config.linger.min(config.block_time)),
             next_base_fee: head.next_base_fee,
+            slots: config.max_in_flight,
             quote_max_fee: head.quote.max_fee_per_gas,
         })
     }

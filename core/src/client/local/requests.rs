@@ -207,6 +207,8 @@ impl LocalRelay {
             chain_id: config.chain_id,
             forwarders: &forwarders,
             default_within: config.default_within,
+            // In a page a request ends with its promise.
+            default_expiry: config.default_within,
             max_within: config.max_within,
             guard: config.guard,
             skew: config.deadline_skew,

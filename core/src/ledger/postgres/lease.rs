@@ -68,7 +68,7 @@ impl Leases for PostgresLedger {
         // One statement, so one moment.
         let query = sqlx::query(
             "SELECT (SELECT coalesce(max(seq), 0) FROM events), t.tenant, t.open FROM (VALUES (1)) AS v (one) \
-             LEFT JOIN (SELECT tenant, count(*) AS open FROM requests WHERE open = 1 GROUP BY tenant) AS t ON TRUE",
+             LEFT JOIN (SELECT tenant, count(*) AS open FROM requests WHERE status < 3 GROUP BY tenant) AS t ON TRUE",
         );
         let (mut newest, mut open) = (0, Vec::new());
         for row in self.read_on(&self.readers, query).await? {

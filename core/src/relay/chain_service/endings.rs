@@ -1,6 +1,6 @@
 //! Requests that end without a transaction: withdrawn, expired, impossible.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
@@ -11,6 +11,16 @@ use crate::{
     time::Timestamp,
 };
 
+/// A nonce that nobody has, with requests waiting behind it.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::relay) struct Gap {
+    missing: u64,
+    /// When it was noticed, by the time in which the chain was well.
+    since: Duration,
+    /// The forwarder was asked for the nonce since.
+    pub(super) is_seen: bool,
+}
+
 impl ChainService {
     pub(super) fn cancel(&mut self, now: Timestamp, id: RequestId, reply: oneshot::Sender<Result<(), CancelError>>) {
         if !self.queue.is_waiting(id) {
@@ -18,22 +28,47 @@ impl ChainService {
             let _ = reply.send(Err(CancelError::TooLate { id, status }));
             return;
         }
-        let successors = self.queue.successors(id);
         let written = self.end(now, &[(id, Reason::CancelledByOwner)], Status::Cancelled, None);
         // Without a durable end there is no answer: the caller learns that the relay stopped.
         self.tasks.spawn(async move { if written.await { Done::Cancelled { id, reply } } else { Done::Noted } });
-        self.end_waiting(now, &successors, Status::Rejected, Reason::PredecessorFailed, None);
     }
 
     pub(super) fn expire(&mut self, now: Timestamp) {
+        let missed = self.queue.overdue(now, self.shared.default_within);
+        if !missed.is_empty() {
+            metrics::counter!("slackwater_promises_missed_total").increment(missed.len() as u64);
+            self.note(vec![Write::Late { requests: missed, at: now }], Vec::new());
+        }
         let expired = self.queue.expired(now);
         if expired.is_empty() {
             return;
         }
-        let successors: Vec<RequestId> =
-            expired.iter().flat_map(|id| self.queue.successors(*id)).filter(|id| !expired.contains(id)).collect();
         self.end_waiting(now, &expired, Status::Expired, Reason::DeadlinePassed, None);
-        self.end_waiting(now, &successors, Status::Rejected, Reason::PredecessorFailed, None);
+    }
+
+    /// Ends those who have waited behind a missing nonce for too long, whatever made it missing. Time counts while heads come,
+    /// and only after the nonce was looked at again.
+    pub(super) fn end_gapped(&mut self, now: Timestamp) {
+        let mut gaps = BTreeMap::new();
+        for (user, missing) in self.queue.gaps() {
+            let known = self.gaps.get(&user).copied().filter(|gap| gap.missing == missing);
+            let gap = known.unwrap_or(Gap { missing, since: self.healthy, is_seen: false });
+            gaps.insert(user, gap);
+            if !gap.is_seen {
+                continue;
+            }
+            let waited = self.healthy.saturating_sub(gap.since);
+            let (forwarder, signer) = user;
+            let mut behind = self.queue.waiting_from(forwarder, signer, missing);
+            behind.retain(|id| {
+                let Some(entry) = self.queue.get(*id) else { return false };
+                let timeout = self.tenants.gap_timeout(&entry.tenant);
+                waited.min(now.since(entry.accepted_at)) >= timeout
+            });
+            let detail = format!("nonce {missing} is missing (`tenant.gap_timeout_ms`)");
+            self.end_waiting(now, &behind, Status::Rejected, Reason::PredecessorFailed, Some(&detail));
+        }
+        self.gaps = gaps;
     }
 
     /// Ends waiting requests for a reason; the write is retried until it is durable.

@@ -97,6 +97,7 @@ impl ChainService {
             sources: self.market.sources(),
             forecast: self.forecast.clone(),
             data_fee: self.data_fee(),
+            backlogs: self.backlogs.clone(),
             data_fee_fault: self.data_fee_fault.as_ref().map(ToString::to_string),
         };
     }

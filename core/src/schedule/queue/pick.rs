@@ -1,10 +1,14 @@
 //! Who travels in one transaction.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeSet, btree_set},
+    iter::Peekable,
+    sync::Arc,
+};
 
 use alloy_primitives::Address;
 
-use super::{ComposeLimits, Group, Head, Queue, QueuedRequest, group_key};
+use super::{ComposeLimits, Head, LATE_SHARE, MAX_PASSED, Queue, QueuedRequest, Rank, Ready, TenantLine, group_key};
 use crate::{
     request::{
         LaneId, RequestId,
@@ -14,117 +18,173 @@ use crate::{
     time::Timestamp,
 };
 
-type Ready<'a> = std::iter::Peekable<std::collections::btree_set::Iter<'a, (Timestamp, u64, Head)>>;
+/// Two lists as one: what any lane may carry, and what this one must.
+struct Merged<'a> {
+    free: Peekable<btree_set::Iter<'a, Rank>>,
+    bound: Option<Peekable<btree_set::Iter<'a, Rank>>>,
+}
+
+impl<'a> Merged<'a> {
+    fn new(line: &'a TenantLine, lane: LaneId, list: impl Fn(&'a Ready) -> &'a BTreeSet<Rank>) -> Self {
+        let bound = line.bound.get(&lane).map(|ready| list(ready).iter().peekable());
+        Self { free: list(&line.free).iter().peekable(), bound }
+    }
+
+    fn peek(&mut self) -> Option<&'a Rank> {
+        let (free, bound) = (self.free.peek().copied(), self.bound.as_mut().and_then(|bound| bound.peek().copied()));
+        free.into_iter().chain(bound).min()
+    }
+
+    fn pass(&mut self) {
+        let Some(first) = self.peek() else { return };
+        if self.free.next_if(|rank| *rank == first).is_none()
+            && let Some(bound) = &mut self.bound
+        {
+            bound.next();
+        }
+    }
+}
+
+/// Which of a tenant's lists comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Fresh,
+    Late,
+    /// More of a signer that had its turn.
+    Again,
+}
 
 /// A tenant's requests, as far as they were looked at.
 struct Cursor<'a> {
-    tenant: &'a Arc<str>,
-    virtual_time: u64,
-    weight: u64,
-    ready: Ready<'a>,
+    since_late: u32,
+    fresh: Merged<'a>,
+    late: Merged<'a>,
+    /// Signers with more to send, by how many turns they had.
+    again: BTreeSet<(u32, Rank, u64)>,
 }
 
-/// Puts one transaction together.
+impl Cursor<'_> {
+    /// What comes next of those that `may` go.
+    fn next(&mut self, may: &impl Fn(Timestamp, Head) -> bool) -> Option<Source> {
+        let allowed = |rank: &&Rank| may(rank.0, rank.2);
+        let (fresh, late) = (self.fresh.peek().filter(allowed), self.late.peek().filter(allowed));
+        let is_lates_turn = self.since_late + 1 >= LATE_SHARE;
+        match (fresh, late) {
+            (Some(_), Some(_)) if is_lates_turn => Some(Source::Late),
+            (Some(_), _) => Some(Source::Fresh),
+            (None, Some(_)) => Some(Source::Late),
+            (None, None) => self.again.first().map(|_| Source::Again),
+        }
+    }
+}
+
+/// Puts one transaction together, of one tenant, that pays for it.
 pub(super) struct Picker<'a> {
     queue: &'a Queue,
     key: VehicleKey,
     lane: LaneId,
     limits: &'a ComposeLimits,
-    cursors: Vec<Cursor<'a>>,
+    cursor: Cursor<'a>,
     pub(super) room: Room,
+    /// Heads whose ceiling is below the base fee.
+    pub(super) priced_out: Vec<Head>,
+    /// Most nonces of one signer at a turn.
+    turn: usize,
+    passed: usize,
 }
 
 impl<'a> Picker<'a> {
     pub(super) fn new(
         queue: &'a Queue,
         key: VehicleKey,
-        group: &'a Group,
+        line: &'a TenantLine,
         lane: LaneId,
         limits: &'a ComposeLimits,
+        tenant: &Arc<str>,
     ) -> Self {
-        let cursors = group
-            .tenants
-            .iter()
-            .filter(|(tenant, share)| !share.ready.is_empty() && !queue.paused.contains(*tenant))
-            .map(|(tenant, share)| Cursor {
-                tenant,
-                virtual_time: share.virtual_time,
-                weight: u64::from(queue.weights.get(tenant).copied().unwrap_or(1)),
-                ready: share.ready.iter().peekable(),
-            })
-            .collect();
+        let cursor = Cursor {
+            since_late: queue.tenants.get(tenant).map_or(0, |state| state.since_late),
+            fresh: Merged::new(line, lane, |ready| &ready.fresh),
+            late: Merged::new(line, lane, |ready| &ready.late),
+            again: BTreeSet::new(),
+        };
         let mut room = Room::new(limits);
         if matches!(key, VehicleKey::Single(_)) {
             room.max_members = 1;
         }
-        Self { queue, key, lane, limits, cursors, room }
+        let turn = limits.max_batch.div_ceil(8).max(1);
+        Self { queue, key, lane, limits, cursor, room, priced_out: Vec::new(), turn, passed: 0 }
     }
 
-    /// Those with deadlines until `cutoff`: the ones until `urgent` first, by deadline; then of the tenant that was served least.
-    pub(super) fn fill(&mut self, cutoff: Timestamp, urgent: Timestamp) {
-        while !self.room.is_full {
-            let Some((_, _, _, index)) = self.next(|deadline, _, time| {
-                (deadline <= cutoff).then(|| if deadline <= urgent { (0, deadline.0) } else { (1, time) })
-            }) else {
-                break;
-            };
-            self.advance(index);
-        }
+    /// Those that are due until `cutoff`.
+    pub(super) fn fill(&mut self, cutoff: Timestamp) {
+        self.take_while(|due, _| due <= cutoff);
         self.room.close_if_alone(&self.queue.targets);
     }
 
     /// Those who are not yet eligible, but save so much by joining these that now is the better moment for them too.
     pub(super) fn join(&mut self, now: Timestamp, outlook: &impl FeeOutlook, habit: Option<&Habit>) {
-        let (Some(habit), limits) = (habit, self.limits) else { return };
+        let (Some(habit), limits, queue) = (habit, self.limits, self.queue) else { return };
         if limits.setup_wei == 0 {
             return;
         }
-        while !self.room.is_full {
-            let Some((_, _, _, index)) = self.next(|deadline, entry, time| {
-                let saving = habit.saving_permille(limits.setup_wei, limits.own_wei(entry?));
-                (deadline <= now.saturating_add(outlook.send_within_saving(saving))).then_some((1, time))
-            }) else {
-                break;
-            };
-            self.advance(index);
+        self.take_while(|due, head| {
+            let Some(entry) = queue.head(head) else { return false };
+            let saving = habit.saving_permille(limits.setup_wei, limits.own_wei(entry));
+            due <= now.saturating_add(outlook.send_within_saving(saving))
+        });
+    }
+
+    fn take_while(&mut self, may: impl Fn(Timestamp, Head) -> bool) {
+        while !self.room.is_full && self.passed < MAX_PASSED {
+            let Some(from) = self.cursor.next(&may) else { break };
+            self.advance(from);
         }
     }
 
-    /// The tenant whose first request comes next, by the rank that is given to it; without a rank it does not come. Once a
-    /// tenant has something in the room, only its own: every transaction has one tenant that pays.
-    fn next(
-        &mut self,
-        rank: impl Fn(Timestamp, Option<&QueuedRequest>, u64) -> Option<(u8, u64)>,
-    ) -> Option<((u8, u64), Timestamp, u64, usize)> {
-        let queue = self.queue;
-        let owner = self.room.tenant.clone();
-        let ranked = self.cursors.iter_mut().enumerate().filter_map(|(index, cursor)| {
-            if owner.as_ref().is_some_and(|owner| owner != cursor.tenant) {
-                return None;
+    /// Takes the next request, with some that follow it in order, as far as they fit.
+    fn advance(&mut self, from: Source) {
+        let cursor = &mut self.cursor;
+        let (turns, rank, start) = match from {
+            Source::Again => {
+                let Some((turns, rank, nonce)) = cursor.again.pop_first() else { return };
+                (turns, rank, Some(nonce))
             }
-            let (deadline, seq, head) = **cursor.ready.peek()?;
-            Some((rank(deadline, queue.head(head), cursor.virtual_time)?, deadline, seq, index))
-        });
-        ranked.min()
-    }
-
-    /// Takes the tenant's first request, with all that follow it in order, as far as they fit.
-    fn advance(&mut self, index: usize) {
-        let Some((_, _, head)) = self.cursors[index].ready.next() else { return };
-        let before = self.room.gas;
-        match head {
+            Source::Fresh | Source::Late => {
+                let list = if from == Source::Late { &mut cursor.late } else { &mut cursor.fresh };
+                let Some(rank) = list.peek().copied() else { return };
+                list.pass();
+                (0, rank, None)
+            }
+        };
+        let members = self.room.members.len();
+        match rank.2 {
             Head::Request(id) => {
-                if let Some(entry) = self.queue.entries.get(id) {
+                if let Some(entry) = self.queue.entries.get(&id) {
+                    if entry.ceiling_wei_per_gas < self.limits.next_base_fee {
+                        self.priced_out.push(rank.2);
+                        return;
+                    }
                     self.room.add(entry, self.limits, &self.queue.targets);
                 }
             }
             Head::Signer(signer) => {
-                let Some(state) = self.queue.signers.get(signer) else { return };
+                let Some(state) = self.queue.signers.get(&signer) else { return };
                 if state.lane.is_some_and(|bound| bound != self.lane) {
                     return;
                 }
-                let Some(mut nonce) = state.next() else { return };
-                while let Some(entry) = state.waiting.get(&nonce).and_then(|(id, _)| self.queue.entries.get(id)) {
+                let Some(mut nonce) = start.or_else(|| state.next()) else { return };
+                let mut left = self.turn;
+                while let Some(entry) = state.waiting.get(&nonce).and_then(|id| self.queue.entries.get(id)) {
+                    if start.is_none() && left == self.turn && entry.ceiling_wei_per_gas < self.limits.next_base_fee {
+                        self.priced_out.push(rank.2);
+                        return;
+                    }
+                    if left == 0 {
+                        self.cursor.again.insert((turns + 1, rank, nonce));
+                        break;
+                    }
+                    left -= 1;
                     if group_key(&entry.request) != self.key || !self.room.add(entry, self.limits, &self.queue.targets)
                     {
                         break;
@@ -134,8 +194,13 @@ impl<'a> Picker<'a> {
                 }
             }
         }
-        let cursor = &mut self.cursors[index];
-        cursor.virtual_time = cursor.virtual_time.saturating_add((self.room.gas - before) / cursor.weight);
+        let taken = &self.room.members[members..];
+        self.passed += usize::from(taken.is_empty());
+        if !taken.is_empty() {
+            let is_late = taken.iter().any(|id| self.queue.entries[id].is_late);
+            let count = u32::try_from(taken.len()).unwrap_or(u32::MAX);
+            self.cursor.since_late = if is_late { 0 } else { self.cursor.since_late.saturating_add(count) };
+        }
     }
 }
 
@@ -150,8 +215,6 @@ pub(super) struct Room {
     bytes: usize,
     max_members: usize,
     least_ceiling: Option<u128>,
-    /// Who pays.
-    tenant: Option<Arc<str>>,
     /// Whose requests are in it; `None` for a tenant's own calls.
     signers: Vec<Option<Address>>,
     /// The target of all of them, while it is one.
@@ -173,7 +236,6 @@ impl Room {
             bytes: 0,
             max_members: limits.max_batch,
             least_ceiling: None,
-            tenant: None,
             signers: Vec::new(),
             target: None,
             has_unnamed: false,
@@ -236,7 +298,6 @@ impl Room {
         (self.gas, self.bytes) = (gas, bytes);
         let target = entry.request.target();
         self.target = (self.members.is_empty() || self.target == Some(target)).then_some(target);
-        self.tenant.get_or_insert_with(|| entry.tenant.clone());
         self.has_unnamed |= entry.company == Company::Unnamed;
         let signer = signer_of(entry);
         if !self.signers.contains(&signer) {

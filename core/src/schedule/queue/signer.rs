@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
-    sync::Arc,
 };
 
 use alloy_primitives::Address;
@@ -11,48 +10,156 @@ use alloy_primitives::Address;
 use super::Queue;
 use crate::{
     protection::Protection,
-    request::{LaneId, RequestId, vehicle::VehicleKey},
+    request::{LaneId, RequestId},
     time::Timestamp,
 };
 
 #[derive(Debug, Default)]
 pub(super) struct SignerState {
     /// The forwarder's nonce, final as far as we know; `None` until somebody looked.
-    pub(super) chain_next: Option<u64>,
+    chain_next: Option<u64>,
     /// Nonces below were consumed by what we settled.
     pub(super) consumed: u64,
-    pub(super) waiting: BTreeMap<u64, (RequestId, Timestamp)>,
-    /// Deadlines of the waiting ones: a later nonce may have less time, and pulls the earlier ones forward.
-    pub(super) deadlines: BTreeSet<(Timestamp, u64)>,
-    pub(super) in_flight: BTreeMap<u64, RequestId>,
+    pub(super) waiting: BTreeMap<u64, RequestId>,
+    /// The waiting ones by when they are due: a later nonce may have less time, and pulls the earlier ones forward. Those that
+    /// are late stand apart.
+    fresh: BTreeSet<(Timestamp, u64)>,
+    late: BTreeSet<(Timestamp, u64)>,
+    in_flight: BTreeMap<u64, RequestId>,
+    /// First nonce from the forwarder's on that is not in flight: what may be batched next.
+    next: u64,
+    /// First nonce from there on that does not wait: what waits behind it can't execute yet.
+    run_end: u64,
     /// The lane that carries the ones in flight: successors must follow them there.
     pub(super) lane: Option<LaneId>,
-    /// Where it stands in the ready list.
-    pub(super) ready: Option<(VehicleKey, Arc<str>, Timestamp, u64)>,
 }
 
 impl SignerState {
+    pub(super) const fn chain_next(&self) -> Option<u64> {
+        self.chain_next
+    }
+
     /// The nonce that may be batched next.
     pub(super) fn next(&self) -> Option<u64> {
-        let mut next = self.chain_next?;
+        self.chain_next.map(|_| self.next)
+    }
+
+    pub(super) const fn in_flight(&self) -> &BTreeMap<u64, RequestId> {
+        &self.in_flight
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.in_flight.is_empty()
+    }
+
+    /// The forwarder's nonce is `nonce` now.
+    pub(super) fn set_chain(&mut self, nonce: u64) {
+        let known = self.chain_next.replace(nonce);
+        // From there to the next one everything is in flight, as before.
+        if known.is_none_or(|known| nonce < known || nonce > self.next) {
+            self.move_next(nonce);
+        }
+    }
+
+    /// Finds the next nonce anew, from `from` on.
+    fn move_next(&mut self, from: u64) {
+        let mut next = from;
         while self.in_flight.contains_key(&next) {
-            next = next.checked_add(1)?;
+            let Some(after) = next.checked_add(1) else { break };
+            next = after;
         }
-        Some(next)
+        let before = std::mem::replace(&mut self.next, next);
+        // In front of the run, or inside it, changes nothing about its end.
+        let extends = next.checked_add(1) == Some(before) && self.waiting.contains_key(&next) && self.run_end >= before;
+        if !extends && !(before..=self.run_end).contains(&next) {
+            self.run_end = self.end_of_run(next);
+        } else if self.run_end == next {
+            self.run_end = self.end_of_run(next);
+        }
     }
 
-    pub(super) fn wait(&mut self, nonce: u64, id: RequestId, deadline: Timestamp) {
-        if let Some((_, replaced)) = self.waiting.insert(nonce, (id, deadline)) {
-            self.deadlines.remove(&(replaced, nonce));
+    fn end_of_run(&self, from: u64) -> u64 {
+        let mut end = from;
+        while self.waiting.contains_key(&end) {
+            let Some(after) = end.checked_add(1) else { break };
+            end = after;
         }
-        self.deadlines.insert((deadline, nonce));
+        end
     }
 
-    pub(super) fn leave(&mut self, nonce: u64, id: RequestId) {
-        if let Some((_, deadline)) = self.waiting.get(&nonce).filter(|(waiting, _)| *waiting == id) {
-            self.deadlines.remove(&(*deadline, nonce));
-            self.waiting.remove(&nonce);
+    pub(super) fn wait(&mut self, nonce: u64, id: RequestId, due: Timestamp, is_late: bool) {
+        self.waiting.insert(nonce, id);
+        self.by_due(is_late).insert((due, nonce));
+        if nonce == self.run_end {
+            self.run_end = self.end_of_run(nonce);
         }
+    }
+
+    /// A waiting request goes: `due` and `is_late` as it was entered.
+    pub(super) fn leave(&mut self, nonce: u64, id: RequestId, due: Timestamp, is_late: bool) {
+        if self.waiting.get(&nonce) != Some(&id) {
+            return;
+        }
+        self.waiting.remove(&nonce);
+        self.by_due(is_late).remove(&(due, nonce));
+        if (self.next..self.run_end).contains(&nonce) {
+            self.run_end = nonce;
+        }
+    }
+
+    /// A waiting request is due at another time.
+    pub(super) fn postpone(&mut self, nonce: u64, from: (Timestamp, bool), to: (Timestamp, bool)) {
+        if self.by_due(from.1).remove(&(from.0, nonce)) {
+            self.by_due(to.1).insert((to.0, nonce));
+        }
+    }
+
+    const fn by_due(&mut self, is_late: bool) -> &mut BTreeSet<(Timestamp, u64)> {
+        if is_late { &mut self.late } else { &mut self.fresh }
+    }
+
+    pub(super) fn fly(&mut self, nonce: u64, id: RequestId) {
+        self.in_flight.insert(nonce, id);
+        if self.chain_next.is_some() && nonce == self.next {
+            self.move_next(nonce);
+        }
+    }
+
+    /// A request is in flight no more.
+    pub(super) fn land(&mut self, nonce: u64, id: RequestId) {
+        if self.in_flight.get(&nonce) != Some(&id) {
+            return;
+        }
+        self.in_flight.remove(&nonce);
+        if self.in_flight.is_empty() {
+            self.lane = None;
+        }
+        if self.chain_next.is_some_and(|chain| chain <= nonce) && nonce < self.next {
+            self.move_next(nonce);
+        }
+    }
+
+    /// Whether the executable run is late, and when its most urgent member is due. What waits behind a gap pulls nobody.
+    pub(super) fn urgency(&self) -> Option<(bool, Timestamp)> {
+        let run = self.next..self.run_end;
+        let first = |set: &BTreeSet<(Timestamp, u64)>| set.iter().find(|(_, nonce)| run.contains(nonce)).copied();
+        first(&self.fresh).map(|(due, _)| (false, due)).or_else(|| first(&self.late).map(|(due, _)| (true, due)))
+    }
+
+    /// Whether something waits behind a nonce that neither waits nor is in flight.
+    pub(super) fn is_gapped(&self) -> bool {
+        self.chain_next.is_some()
+            && self.waiting.range(self.run_end..).next().is_some()
+            && !self.in_flight.contains_key(&self.run_end)
+    }
+
+    /// The first nonce that nobody has.
+    pub(super) fn missing(&self) -> Option<u64> {
+        let mut missing = self.chain_next?;
+        while self.in_flight.contains_key(&missing) || self.waiting.contains_key(&missing) {
+            missing = missing.checked_add(1)?;
+        }
+        Some(missing)
     }
 }
 
@@ -60,8 +167,8 @@ impl Queue {
     /// The forwarder's nonce of a signer became known (or advanced). A lower value than before is ignored.
     pub fn set_chain_nonce(&mut self, forwarder: Address, signer: Address, nonce: u64) {
         let Some(state) = self.signers.get_mut(&(forwarder, signer)) else { return };
-        if state.chain_next.is_none_or(|known| known < nonce) {
-            state.chain_next = Some(nonce);
+        if state.chain_next().is_none_or(|known| known < nonce) {
+            state.set_chain(nonce);
             self.refresh((forwarder, signer));
         }
     }
@@ -71,44 +178,46 @@ impl Queue {
     pub fn lower_chain_nonce(&mut self, forwarder: Address, signer: Address, nonce: u64) -> bool {
         let Some(state) = self.signers.get_mut(&(forwarder, signer)) else { return false };
         let nonce = nonce.max(state.consumed);
-        if !Protection::LowerUserNonce.is_on() || state.chain_next.is_none_or(|known| known <= nonce) {
+        if !Protection::LowerUserNonce.is_on() || state.chain_next().is_none_or(|known| known <= nonce) {
             return false;
         }
-        state.chain_next = Some(nonce);
+        state.set_chain(nonce);
         self.refresh((forwarder, signer));
         true
     }
 
     /// Whether an earlier nonce of the signer is in a transaction that is not settled.
     pub fn has_unsettled_before(&self, forwarder: Address, signer: Address, nonce: u64) -> bool {
-        self.signers.get(&(forwarder, signer)).is_some_and(|state| state.in_flight.range(..nonce).next().is_some())
+        self.signers.get(&(forwarder, signer)).is_some_and(|state| state.in_flight().range(..nonce).next().is_some())
     }
 
     /// Signers whose forwarder nonce nobody has looked at.
     pub fn unknown_signers(&self, limit: usize) -> Vec<(Address, Address)> {
-        self.signers
-            .iter()
-            .filter(|(_, state)| state.chain_next.is_none())
-            .map(|(signer, _)| *signer)
-            .take(limit)
-            .collect()
+        self.unknown.iter().copied().take(limit).collect()
     }
 
-    /// Signers after `after` who wait for a nonce that nobody brought, with nothing in flight: perhaps it was used without us.
+    /// Signers after `after` with requests behind a nonce that nobody has: perhaps it was used without us.
     pub fn gapped_signers(&self, after: Option<(Address, Address)>, limit: usize) -> Vec<(Address, Address)> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.signers
-            .range((from, Bound::Unbounded))
-            .filter(|(_, state)| state.chain_next.is_some() && state.ready.is_none() && state.in_flight.is_empty())
-            .map(|(signer, _)| *signer)
-            .take(limit)
-            .collect()
+        self.gapped.range((from, Bound::Unbounded)).copied().take(limit).collect()
+    }
+
+    /// Signers with a nonce that nobody has, and requests waiting behind it, with the first such nonce.
+    pub fn gaps(&self) -> Vec<((Address, Address), u64)> {
+        let missing = |signer: &(Address, Address)| Some((*signer, self.signers.get(signer)?.missing()?));
+        self.gapped.iter().filter_map(missing).collect()
+    }
+
+    /// Waiting requests of a signer from `nonce` on.
+    pub fn waiting_from(&self, forwarder: Address, signer: Address, nonce: u64) -> Vec<RequestId> {
+        let state = self.signers.get(&(forwarder, signer));
+        state.map_or_else(Vec::new, |state| state.waiting.range(nonce..).map(|(_, id)| *id).collect())
     }
 
     /// Waiting requests of a signer with a nonce below its forwarder nonce as known: they can't execute, unless a reorg takes
     /// that nonce back.
     pub fn stale(&self, forwarder: Address, signer: Address) -> Vec<RequestId> {
-        let next = self.signers.get(&(forwarder, signer)).and_then(|state| state.chain_next);
+        let next = self.signers.get(&(forwarder, signer)).and_then(SignerState::chain_next);
         next.map_or_else(Vec::new, |next| self.waiting_below(forwarder, signer, next))
     }
 
@@ -116,18 +225,7 @@ impl Queue {
     pub fn waiting_below(&self, forwarder: Address, signer: Address, nonce: u64) -> Vec<RequestId> {
         self.signers
             .get(&(forwarder, signer))
-            .map_or_else(Vec::new, |state| state.waiting.range(..nonce).map(|(_, (id, _))| *id).collect())
-    }
-
-    /// Waiting requests of a signer that can't execute because a request with this nonce has ended which never was here: those
-    /// with a higher nonce, unless another request has the nonce, or it is used.
-    pub fn stranded_behind(&self, forwarder: Address, signer: Address, nonce: u64) -> Vec<RequestId> {
-        let Some(state) = self.signers.get(&(forwarder, signer)) else { return Vec::new() };
-        let is_held = state.waiting.contains_key(&nonce) || state.in_flight.contains_key(&nonce);
-        if is_held || state.chain_next.is_some_and(|next| next > nonce) {
-            return Vec::new();
-        }
-        state.waiting.range(nonce.saturating_add(1)..).map(|(_, (id, _))| *id).collect()
+            .map_or_else(Vec::new, |state| state.waiting.range(..nonce).map(|(_, id)| *id).collect())
     }
 
     /// Waiting requests of the same signer with a higher nonce: they can't execute once this one is gone.
@@ -135,8 +233,8 @@ impl Queue {
         let Some((forwarder, signer, nonce)) = self.entries.get(&id).and_then(|entry| entry.request.sequence()) else {
             return Vec::new();
         };
-        self.signers.get(&(forwarder, signer)).map_or_else(Vec::new, |state| {
-            state.waiting.range(nonce.saturating_add(1)..).map(|(_, (id, _))| *id).collect()
-        })
+        self.signers
+            .get(&(forwarder, signer))
+            .map_or_else(Vec::new, |state| state.waiting.range(nonce.saturating_add(1)..).map(|(_, id)| *id).collect())
     }
 }

@@ -52,6 +52,7 @@ conformance! {
     new_request_reads_back
     same_id_is_a_duplicate_for_ever
     idempotency_key_answers_first
+    a_missed_promise_is_told_once
     sequence_has_one_holder
     sequence_is_released_and_taken_in_one_commit
     plan_binds_members

@@ -5,10 +5,12 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use alloy_primitives::Address;
 use async_trait::async_trait;
 use slackwater::{
+    Timestamp,
     ledger::{
-        AccountRow, AttemptRecord, BatchRecord, DecisionRow, Durable, EventFilter, EventRecord, GroupCommit,
+        AccountRow, AttemptRecord, BatchRecord, CostRow, DecisionRow, Durable, EventFilter, EventRecord, GroupCommit,
         GroupCommitConfig, Ledger, LedgerError, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
     },
     request::{BatchId, LaneId, RequestId, Status},
@@ -96,6 +98,18 @@ impl Ledger for Staged {
     }
     async fn accounts(&self) -> Result<Vec<AccountRow>, LedgerError> {
         self.inner.accounts().await
+    }
+    async fn costs_of(
+        &self,
+        tenant: &str,
+        since: Timestamp,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<CostRow>, LedgerError> {
+        self.inner.costs_of(tenant, since, after, limit).await
+    }
+    async fn nonces_of(&self, chain_id: u64, forwarder: Address, signer: Address) -> Result<Vec<u64>, LedgerError> {
+        self.inner.nonces_of(chain_id, forwarder, signer).await
     }
     async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<DecisionRow>, LedgerError> {
         self.inner.decisions(after, limit).await

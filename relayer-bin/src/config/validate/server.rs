@@ -179,6 +179,23 @@ pub(super) fn check_periods(check: &mut Check<'_>, tenants: &[TenantConfig]) {
     }
 }
 
+/// Nor does it sum what one signer or one target spends.
+pub(super) fn check_shares(check: &mut Check<'_>, tenants: &[TenantConfig]) {
+    for (index, tenant) in tenants.iter().enumerate() {
+        let shares = tenant.policy.budget_shares;
+        let percents =
+            [("signer_budget_percent", shares.signer_percent), ("target_budget_percent", shares.target_percent)];
+        for (key, percent) in percents.into_iter().filter(|(_, percent)| *percent < 100) {
+            check.fail(
+                &format!("tenant.{index}.{key}"),
+                Some(&percent.to_string()),
+                "is not counted across instances that share a ledger",
+                "leave it at 100, or choose a ledger without `ledger.url`",
+            );
+        }
+    }
+}
+
 pub(super) fn storage(check: &mut Check<'_>, raw: RawLedger) -> (SqliteConfig, GroupCommitConfig) {
     let path = raw.path.unwrap_or_else(|| DEFAULT_PATH.to_owned());
     if path.is_empty() || path == ":memory:" {

@@ -139,8 +139,10 @@ pub struct AcceptedView {
     status: Status,
     /// EIP-155 chain id.
     chain_id: u64,
-    /// Latest acceptable inclusion, Unix ms.
+    /// When its inclusion is promised by, Unix ms.
     deadline_at_ms: u64,
+    /// Latest acceptable inclusion, Unix ms: if the promise is missed it goes on until then.
+    valid_until_ms: u64,
     /// When it was accepted, Unix ms.
     accepted_at_ms: u64,
     /// The promise.
@@ -159,6 +161,7 @@ impl From<Acceptance> for AcceptedView {
             status: record.status,
             chain_id: record.chain_id,
             deadline_at_ms: record.deadline.0,
+            valid_until_ms: record.valid_until.0,
             accepted_at_ms: record.accepted_at.0,
             promise: PromiseView::new(&promise, &promise_signature),
             quote: QuoteView::from(&quote),

@@ -100,8 +100,13 @@ pub struct SummaryView {
     reason: Option<Reason>,
     /// Contract called in the end.
     target: Account,
-    /// Latest acceptable inclusion, Unix ms.
+    /// When its inclusion was promised by, Unix ms.
     deadline_at_ms: u64,
+    /// Latest acceptable inclusion, Unix ms.
+    valid_until_ms: u64,
+    /// When its promise was missed, Unix ms, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    late_at_ms: Option<u64>,
     /// When it was accepted, Unix ms.
     accepted_at_ms: u64,
     /// When it last changed, Unix ms.
@@ -134,6 +139,8 @@ impl From<&RequestRecord> for SummaryView {
             reason: record.reason,
             target: Account(record.target),
             deadline_at_ms: record.deadline.0,
+            valid_until_ms: record.valid_until.0,
+            late_at_ms: record.late_at.map(|at| at.0),
             accepted_at_ms: record.accepted_at.0,
             updated_at_ms: record.updated_at.0,
             batch: record.batch,

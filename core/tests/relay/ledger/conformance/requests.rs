@@ -55,6 +55,25 @@ pub(crate) async fn same_id_is_a_duplicate_for_ever(store: &impl Store) {
     assert_eq!(ledger.last_event_seq().await.unwrap(), 2);
 }
 
+pub(crate) async fn a_missed_promise_is_told_once(store: &impl Store) {
+    let ledger = store.open().await;
+    commit(&*ledger, vec![accept(new(1)), accept(new(2)), ended(&[2], Status::Rejected)]).await;
+    let late = |at: u64| Write::Late { requests: vec![id(1), id(2), id(3)], at: Timestamp(at) };
+    let told = one(&*ledger, late(NOW.0 + 30_000)).await;
+    let WriteOutcome::Applied(events) = told else { panic!("{told:?}") };
+    let one_event = events.first().map(|event| (event.request_id, event.request_seq, event.status, event.reason));
+    assert_eq!((events.len(), one_event), (1, Some((id(1), 2, Status::Queued, Some(Reason::PromiseMissed)))));
+    assert_eq!(one(&*ledger, late(NOW.0 + 60_000)).await, WriteOutcome::Applied(Vec::new()));
+    let expected = Timestamp(NOW.0 + 30_000);
+    assert_eq!(
+        request(&*ledger, 1).await,
+        RequestRecord { late_at: Some(expected), updated_at: expected, ..stored(new(1), 1) }
+    );
+    // It goes on, and stays late.
+    one(&*ledger, ended(&[1], Status::Expired)).await;
+    assert_eq!(request(&*ledger, 1).await.late_at, Some(expected));
+}
+
 pub(crate) async fn idempotency_key_answers_first(store: &impl Store) {
     let ledger = store.open().await;
     accepted(&one(&*ledger, accept(with_key(1, "k", 100))).await);
