@@ -1,7 +1,7 @@
 //! The relayer as its own process: started, killed, started again.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     env,
     ffi::OsString,
     fs::{self, File, OpenOptions},
@@ -12,6 +12,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
@@ -65,9 +66,16 @@ pub struct RelayerBuilder {
     environment: Vec<(OsString, OsString)>,
     database: Option<PathBuf>,
     listen: Option<SocketAddr>,
+    is_older: bool,
 }
 
 impl RelayerBuilder {
+    /// The program may be an older one: keys that its schema lacks are left out of the configuration, and named on stderr.
+    pub const fn may_be_older(mut self) -> Self {
+        self.is_older = true;
+        self
+    }
+
     /// The program; [`binary_path`] by default.
     pub fn binary(mut self, path: impl Into<PathBuf>) -> Self {
         self.binary = Some(path.into());
@@ -169,7 +177,14 @@ impl RelayerBuilder {
         let listen = listener.local_addr().map_err(BenchError::io("a free port"))?;
         drop(listener);
         let config_path = dir.path().join("slackwater.toml");
-        let config = self.toml(&listen.to_string(), &database);
+        let mut config = self.toml(&listen.to_string(), &database);
+        if self.is_older {
+            let (kept, left_out) = known_to(&config, &schema_of(&binary)?);
+            if !left_out.is_empty() {
+                eprintln!("left out of the configuration, unknown to {}: {}", binary.display(), left_out.join(", "));
+            }
+            config = kept;
+        }
         fs::write(&config_path, config).map_err(BenchError::io(config_path.display().to_string()))?;
         let url = format!("http://{listen}");
         let client = RelayerClient::new(&url)?;
@@ -225,6 +240,46 @@ pub fn default_tenant(world: &World) -> String {
     format!("[[tenant]]\nid = \"default\"\noperator = true\ntargets = {{ {chain} = {{ {targets} }} }}\n")
 }
 
+/// What `slackwater config schema` of `binary` says.
+fn schema_of(binary: &Path) -> Result<Value> {
+    let mut command = Command::new(binary);
+    command.args(["config", "schema"]).stdin(Stdio::null()).env_remove(BINARY_VAR);
+    let output = command.output().map_err(BenchError::io(format!("cannot start {}", binary.display())))?;
+    let failed = |detail: String| BenchError::Process { what: "slackwater config schema", detail };
+    serde_json::from_slice(&output.stdout).map_err(|error| failed(error.to_string()))
+}
+
+/// `config` without the lines `key = …` whose key no table of `schema` has, and those keys.
+fn known_to(config: &str, schema: &Value) -> (String, Vec<String>) {
+    fn names(value: &Value, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(members) => {
+                if let Some(Value::Object(properties)) = members.get("properties") {
+                    found.extend(properties.keys().cloned());
+                }
+                members.values().for_each(|member| names(member, found));
+            }
+            Value::Array(items) => items.iter().for_each(|item| names(item, found)),
+            _ => {}
+        }
+    }
+    let mut known = BTreeSet::new();
+    names(schema, &mut known);
+    let mut left_out = Vec::new();
+    let mut kept = String::with_capacity(config.len());
+    for line in config.lines() {
+        let key = line.split_once('=').map(|(key, _)| key.trim().trim_matches('"').to_owned());
+        match key.filter(|key| !known.contains(key)) {
+            Some(key) => left_out.push(key),
+            None => {
+                kept.push_str(line);
+                kept.push('\n');
+            }
+        }
+    }
+    (kept, left_out)
+}
+
 /// A relayer process. Ends when dropped.
 #[derive(Debug)]
 pub struct Relayer {
@@ -255,6 +310,7 @@ impl Relayer {
             environment: Vec::new(),
             database: None,
             listen: None,
+            is_older: false,
         }
     }
 
@@ -497,4 +553,23 @@ fn memory(pid: u32, field: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1_024)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_older_program_gets_the_keys_that_it_knows() {
+        let schema = json!({ "properties": {
+            "server": { "properties": { "listen": {} } },
+            "chain": { "items": { "properties": { "rpc": {}, "signers": {} } } },
+        } });
+        let config = "[server]\nlisten = \"a=b\"\nprobe = 1\n\n[[chain]]\nrpc = [{ url = \"x\" }]\nnewer = 2\n";
+        let (kept, left_out) = known_to(config, &schema);
+        assert_eq!(kept, "[server]\nlisten = \"a=b\"\n\n[[chain]]\nrpc = [{ url = \"x\" }]\n");
+        assert_eq!(left_out, ["probe", "newer"]);
+    }
 }

@@ -1,8 +1,10 @@
 //! Development tasks: `cargo xtask --help`.
 
 mod bench;
+mod compare;
 mod contracts;
 mod demo;
+mod fixture;
 mod fuzz;
 mod js;
 #[path = "../../benches/src/postgres.rs"]
@@ -36,6 +38,7 @@ enum Task {
     Demo(demo::Args),
     Test(test::Args),
     Bench(bench::Args),
+    Fixture(fixture::Args),
     Fuzz(fuzz::Args),
     Sbom(sbom::Args),
     Sim(sim::Args),
@@ -52,6 +55,7 @@ fn main() -> anyhow::Result<()> {
         Task::Demo(args) => demo::run_demo(&args),
         Task::Test(args) => test::run_all(args),
         Task::Bench(args) => bench::run_all(&args),
+        Task::Fixture(args) => fixture::make(&args),
         Task::Fuzz(args) => fuzz::run_all(&args),
         Task::Sbom(args) => sbom::write(&args),
         Task::Js(args) => js::run_js(&args),

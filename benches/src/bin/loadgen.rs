@@ -25,7 +25,7 @@ use slackwater_benches::{
     Anvil, BenchError, Node, Relayer, RelayerClient, Result, World,
     count::{Relayed, executions, executions_by_event},
     http::Http,
-    relayer::{cpu_time, peak_resident_bytes, resident_bytes},
+    relayer::{BINARY_VAR, cpu_time, peak_resident_bytes, resident_bytes},
     report::{Latencies, duration, ether, grouped, mebibytes},
     wallet::{Crowd, SignedRequest, batch_body},
 };
@@ -174,6 +174,9 @@ async fn place(args: &Args) -> Result<Place> {
             .ok_or_else(|| BenchError::Unexpected { what: pair.clone(), detail: "not KEY=VALUE".into() })?;
         builder = builder.chain_key(key, value);
     }
+    if std::env::var_os(BINARY_VAR).is_some_and(|path| !path.is_empty()) {
+        builder = builder.may_be_older();
+    }
     let relayer = builder.spawn().await?;
     let senders = world.relayer_addresses();
     Ok(Place {
@@ -203,7 +206,7 @@ async fn run(args: &Args) -> Result<bool> {
     let started = Instant::now();
     let load = load(args, &place, calls).await?;
     let cpu = place.cpu().map(|now| now.saturating_sub(cpu_before.unwrap_or_default()));
-    let mut report = Report { load, cpu, memory: memory.sample(), settled: None };
+    let mut report = Report { load, cpu, cpu_settled: None, memory: memory.sample(), settled: None };
     if args.hold {
         // What 100 000 queued requests cost is seen a moment after, when buffers are given back.
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -216,6 +219,7 @@ async fn run(args: &Args) -> Result<bool> {
             settle(args, &place, &requests, &report.load, Since { started: settle_started, from_block, total_before })
                 .await?,
         );
+        report.cpu_settled = place.cpu().map(|now| now.saturating_sub(cpu_before.unwrap_or_default()));
     }
     report.memory = MemoryUse { queued: report.memory.queued, ..memory.sample() };
     if args.json {
@@ -554,6 +558,8 @@ struct Report {
     load: Load,
     /// CPU time of the relayer during the load, whatever it did.
     cpu: Option<Duration>,
+    /// The same until everything was on the chain.
+    cpu_settled: Option<Duration>,
     memory: MemoryUse,
     settled: Option<Settled>,
 }
@@ -576,6 +582,12 @@ impl Report {
         self.cpu.map(|cpu| cpu / accepted)
     }
 
+    /// All of the relayer's time, from the first call to the last execution.
+    fn cpu_per_settled(&self, settled: &Settled) -> Option<Duration> {
+        let once = u32::try_from(settled.once).ok().filter(|once| *once > 0)?;
+        self.cpu_settled.map(|cpu| cpu / once)
+    }
+
     fn json(&self, args: &Args) -> Value {
         let load = &self.load;
         let settled = self.settled.as_ref().map(|settled| {
@@ -590,6 +602,7 @@ impl Report {
                 "requests_per_transaction": settled.requests_per_transaction_x100 as f64 / 100.0,
                 "gas_per_request": settled.gas_per_request,
                 "cost_wei": settled.cost_wei.to_string(),
+                "relayer_cpu_us_per_request": self.cpu_per_settled(settled).map(|cpu| cpu.as_micros()),
             })
         });
         json!({
@@ -655,6 +668,9 @@ impl Report {
                 "transactions",
                 format!("{}, {}.{:02} requests each", grouped(settled.transactions), ratio / 100, ratio % 100),
             );
+            if let Some(cpu) = self.cpu_per_settled(settled) {
+                row("relayer CPU per settled request", duration(cpu));
+            }
             row("gas per request", grouped(settled.gas_per_request));
             row("cost", ether(settled.cost_wei));
         }

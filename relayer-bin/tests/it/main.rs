@@ -44,4 +44,5 @@ mod stage;
 mod storage;
 mod truth;
 mod twins;
+mod upgrade;
 mod wallets;
