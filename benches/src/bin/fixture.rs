@@ -36,7 +36,7 @@ use slackwater_contracts::{
 /// Make a ledger with requests in every status, as the given version of the relayer writes it.
 ///
 /// Starts a chain, that relayer and, for --postgres, a PostgreSQL server; stops them at the end. Writes `ledger.db.gz` (or
-/// `ledger.sql.gz`), `chain.json.gz` (a state of anvil), `slackwater.toml` and `requests.json`. Needs `sqlite3` on the PATH, or
+/// `ledger.sql.gz`), `chain.json.gz` (a state of anvil), `slackwater.toml` and `requests.json.gz`. Needs `sqlite3` on the PATH, or
 /// `psql` and `pg_dump` of the server.
 #[derive(Debug, Parser)]
 #[command(name = "slackwater-fixture", version)]
