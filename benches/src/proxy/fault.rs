@@ -37,6 +37,11 @@ pub enum Fault {
         /// Blocks.
         blocks: u64,
     },
+    /// The node stands still: it knows no block after this one, and answers all the same.
+    FrozenAt {
+        /// Its newest block.
+        block: u64,
+    },
     /// Receipts are not what they are.
     Receipt(ReceiptLie),
     /// Base fees are this many times what they are, in headers and fee histories.
@@ -75,6 +80,7 @@ impl Fault {
             Self::Refuse { .. } => "refuse",
             Self::HttpStatus(_) => "http_status",
             Self::StaleHead { .. } => "stale_head",
+            Self::FrozenAt { .. } => "frozen_at",
             Self::Receipt(_) => "receipt",
             Self::Fees { .. } => "fees",
             Self::HalfTruth => "half_truth",

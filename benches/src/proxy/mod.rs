@@ -273,6 +273,7 @@ impl Shared {
         let sent = sent.map(|(sent, _)| sent);
         let faults = self.state().roll(&method);
         let mut stale = 0;
+        let mut frozen = None;
         for (fault, fraction) in &faults {
             match fault {
                 Fault::Delay { min, max } => {
@@ -283,10 +284,12 @@ impl Shared {
                 Fault::HttpStatus(status) => return Ok(Reply::Status(*status)),
                 Fault::Refuse { client, class } => return Ok(Reply::Answer(refusal(&id, client, *class))),
                 Fault::StaleHead { blocks } => stale = stale.max(*blocks),
+                Fault::FrozenAt { block } => frozen = Some(*block),
                 Fault::DropAfter | Fault::Duplicate | Fault::Receipt(_) | Fault::Fees { .. } | Fault::HalfTruth => {}
             }
         }
         let newest = if stale > 0 { self.newest(stale).await? } else { None };
+        let newest = frozen.or(newest);
         if let Some(newest) = newest {
             make_stale(&mut call, &method, newest);
         }

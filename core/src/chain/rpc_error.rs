@@ -16,6 +16,9 @@ pub use hint::{Hint, hint};
 /// Longest part of a message that is looked at, bytes. Texts of real nodes are below 300.
 pub const MAX_MATCHED_BYTES: usize = 2_048;
 
+/// Code of "Unknown block" (execution-apis; geth, Erigon).
+const UNKNOWN_BLOCK: i64 = -39_001;
+
 /// Could the transaction be in a pool or block after this answer?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -219,6 +222,22 @@ pub fn classify(code: i64, message: &str, data: Option<&str>) -> RpcErrorClass {
     }
 }
 
+/// Whether a JSON-RPC error says that the node does not have the block that was asked for: it knows no such block or tag, or
+/// keeps no state of it. Such an answer says nothing about what was asked, and nothing against the node.
+#[must_use]
+pub fn is_unknown_block(code: i64, message: &str) -> bool {
+    let text = normalise(message);
+    !rules::is_revert(&text) && (code == UNKNOWN_BLOCK || rules::is_unknown_block(&text))
+}
+
+/// Whether the error of an `eth_call` says that the execution itself failed without a revert: out of gas, a bad instruction. The
+/// call would fail on chain too.
+#[must_use]
+pub fn is_execution_failure(message: &str) -> bool {
+    let text = normalise(message);
+    !rules::is_revert(&text) && rules::is_execution_failure(&text)
+}
+
 /// Class that a code alone stands for. Conflicting codes (−32000…−32010, 3) stand for nothing.
 fn class_of_code(code: i64, data: Option<&str>) -> RpcErrorClass {
     match code {
@@ -330,6 +349,48 @@ mod tests {
         assert_eq!(classify(-32_602, "?", None), C::BadTransaction);
         for code in [3, 0, -32_000, -32_003, -32_005, -32_603, i64::MIN, i64::MAX] {
             assert_eq!(classify(code, "?", None), C::Unknown, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_block_that_a_node_does_not_have() {
+        for text in [
+            "header not found",
+            "finalized block not found",
+            "Unknown block",
+            "missing trie node 5f7c (path ) state 0x5f7c is not available",
+            "historical state 0a1b is not available",
+            "required historical state unavailable (reexec=128)",
+            "block not found: 0x12d687",
+            "BlockOutOfRangeError: block height is 100 but requested was 200",
+            "no state available for block 0x1",
+            "distance to target block exceeds maximum proof window",
+            "World state unavailable",
+            "old data not available due to pruning",
+        ] {
+            assert!(is_unknown_block(-32_000, text), "{text}");
+        }
+        assert!(is_unknown_block(-39_001, "?"));
+        for text in ["execution reverted: block not found", "method not found", "rate limit exceeded", ""] {
+            assert!(!is_unknown_block(-32_000, text), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_execution_that_fails_without_a_revert() {
+        for text in [
+            "out of gas",
+            "EVM error: OutOfGas",
+            "invalid opcode: INVALID",
+            "invalid jump destination",
+            "stack underflow (0 <=> 1)",
+            "Bad instruction fe",
+            "EVM error InvalidFEOpcode",
+        ] {
+            assert!(is_execution_failure(text), "{text}");
+        }
+        for text in ["method handler crashed", "execution reverted: out of gas", "rate limit", "header not found", ""] {
+            assert!(!is_execution_failure(text), "{text}");
         }
     }
 

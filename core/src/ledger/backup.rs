@@ -11,7 +11,7 @@ use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection, sqlite::Sqlit
 use super::{
     FaultKind, LedgerError, SqliteConfig, SqliteLedger, StorageFault,
     rows::storage_error,
-    sqlite::{check_origin, take_lock},
+    sqlite::{HeldLock, check_origin, take_lock},
 };
 
 /// Small value of a ledger that was put back from a copy and has not been started since: when the copy was made, Unix ms.
@@ -23,7 +23,7 @@ pub const UNCERTAIN_KEY: &str = "uncertain_through";
 
 /// Holds a ledger's file: no relayer starts on it meanwhile.
 #[derive(Debug)]
-pub struct FileLock(#[expect(dead_code, reason = "released when dropped")] std::fs::File);
+pub struct FileLock(#[expect(dead_code, reason = "released when dropped")] HeldLock);
 
 impl SqliteLedger {
     /// Copies the ledger of `config` as of one moment into the file `into`, which must be absent or empty, and marks the

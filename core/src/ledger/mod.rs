@@ -107,6 +107,12 @@ pub enum LedgerError {
         /// Its file.
         path: String,
     },
+    /// This process itself still holds the ledger: a relay that is being stopped, or one that runs. Caller's fault.
+    #[error("ledger {path} is still open in this process; wait for `shutdown()` of the relay that has it")]
+    InUseHere {
+        /// Its file.
+        path: String,
+    },
     /// The file is a database of another application. Configuration's fault (`ledger.path`).
     #[error("{path} is not a ledger: application id {found:#010x}, expected {expected:#010x}")]
     Foreign {

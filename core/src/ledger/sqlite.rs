@@ -4,6 +4,7 @@ mod sql;
 mod store;
 
 use std::{
+    collections::BTreeSet,
     fs::{File, TryLockError},
     path::{Path, PathBuf},
     sync::Arc,
@@ -125,7 +126,7 @@ pub struct SqliteLedger {
     /// Only for reading: no lock is held, and nothing is written.
     is_read_only: bool,
     /// Kept open for its lock; released at close.
-    lock: std::sync::Mutex<Option<File>>,
+    lock: std::sync::Mutex<Option<HeldLock>>,
 }
 
 /// The writing connection and what it remembers about the committed state.
@@ -143,7 +144,7 @@ impl SqliteLedger {
     /// [`LedgerError::InUse`], [`LedgerError::Foreign`], [`LedgerError::Corrupt`] and [`LedgerError::Newer`] before
     /// anything is changed; [`LedgerError::Storage`] if the file cannot be opened or migrated.
     pub async fn open(config: SqliteConfig) -> Result<Self, LedgerError> {
-        let lock = take_lock(&config)?;
+        let lock = wait_for_lock(&config).await?;
         check_origin(&config, config.options()).await?;
         if config.check_at_start && exists(&config.path)? {
             backup::quick_check(&config.path, config.options()).await?;
@@ -255,13 +256,59 @@ struct Doubt {
     outcomes: Vec<WriteOutcome>,
 }
 
-pub(super) fn take_lock(config: &SqliteConfig) -> Result<File, LedgerError> {
+/// How long an opening waits for a relay of this process that is being stopped.
+const OWN_LOCK_WAIT: Duration = Duration::from_secs(3);
+
+/// Pause between two tries meanwhile.
+const OWN_LOCK_PAUSE: Duration = Duration::from_millis(25);
+
+/// Lock files that this process holds: a lock tells only that somebody does.
+static HELD: std::sync::Mutex<BTreeSet<PathBuf>> = std::sync::Mutex::new(BTreeSet::new());
+
+/// A lock that this process holds, as long as it lives.
+#[derive(Debug)]
+pub(super) struct HeldLock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Drop for HeldLock {
+    fn drop(&mut self) {
+        HELD.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&self.path);
+    }
+}
+
+/// As [`take_lock`], but a relay of this process that is being stopped is given its time.
+async fn wait_for_lock(config: &SqliteConfig) -> Result<HeldLock, LedgerError> {
+    let since = tokio::time::Instant::now();
+    let mut was_own = false;
+    loop {
+        match take_lock(config) {
+            Err(LedgerError::InUseHere { .. }) if since.elapsed() < OWN_LOCK_WAIT => was_own = true,
+            // Let go by us a moment ago, and not told yet.
+            Err(LedgerError::InUse { .. }) if std::mem::take(&mut was_own) => {}
+            taken => return taken,
+        }
+        tokio::time::sleep(OWN_LOCK_PAUSE).await;
+    }
+}
+
+pub(super) fn take_lock(config: &SqliteConfig) -> Result<HeldLock, LedgerError> {
     let path = config.lock_path();
     let failed = |error: std::io::Error| backup::io_error(&path, &error);
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(LedgerError::InUse { path: config.path.display().to_string() }),
+        Ok(()) => {
+            let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+            HELD.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(path.clone());
+            Ok(HeldLock { path, _file: file })
+        }
+        Err(TryLockError::WouldBlock) => {
+            let held = path.canonicalize().unwrap_or_else(|_| path.clone());
+            let is_ours = HELD.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&held);
+            let path = config.path.display().to_string();
+            Err(if is_ours { LedgerError::InUseHere { path } } else { LedgerError::InUse { path } })
+        }
         Err(TryLockError::Error(error)) => Err(failed(error)),
     }
 }

@@ -16,10 +16,11 @@ use super::{
     error::SubmitError,
     fees::Price,
     foresight::{ForecastView, WaitQuote},
+    health,
     pause::PauseBoard,
     rpc::RpcPool,
     signer::IdentityKey,
-    simulate::{AgreedNonce, agreed_nonces, forwarder_nonces},
+    simulate::{AgreedNonce, At, agreed_nonces, forwarder_nonces},
     status::{Acceptance, ChainStatus, LaneStatus, Quote, SubmitItem},
     tenants::{Tenant, Tenants, claim},
     tuning::ChainTuning,
@@ -87,6 +88,10 @@ pub(super) struct ChainView {
     pub(super) status: ChainStatus,
     pub(super) lanes: Vec<LaneStatus>,
     pub(super) price: Option<Price>,
+    /// When the head came that the price follows.
+    pub(super) priced_at: Timestamp,
+    /// How far the chain's clock is ahead of ours, where that is more than usual.
+    pub(super) clock_ahead: Duration,
     /// The newest forecast.
     pub(super) forecast: Option<Arc<ForecastView>>,
     /// Fee sources by name.
@@ -100,6 +105,11 @@ pub(super) struct ChainView {
 }
 
 impl ChainShared {
+    /// Multicall3, where it is deployed.
+    pub(super) fn multicall3(&self) -> Option<Address> {
+        self.has_multicall.then_some(self.params.multicall3)
+    }
+
     pub(super) fn view(&self) -> ChainView {
         self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
@@ -117,9 +127,26 @@ impl ChainShared {
             detail: detail.to_owned(),
             retry_after: self.spec.block_time().max(Duration::from_secs(1)),
         };
-        let price = view.price.ok_or_else(|| unavailable("no block has been seen yet"))?;
+        let Some(price) = view.price else {
+            return Err(unavailable(view.status.detail.as_deref().unwrap_or("no block has been seen yet")));
+        };
+        let now = clock::now();
+        if health::is_stale(now, view.priced_at, self.tuning.max_head_age) {
+            let (age, limit) = (now.since(view.priced_at).as_secs(), self.tuning.max_head_age.as_millis());
+            return Err(unavailable(&format!("no new block for {age} s (`chain.max_head_age_ms` {limit})")));
+        }
         let fault = view.data_fee_fault.as_deref().unwrap_or("L1 fee parameters have not been read yet");
         Ok((price, view.data_fee.ok_or_else(|| unavailable(fault))?))
+    }
+
+    /// Refuses a deadline that the chain's clock, which is ahead, has reached before a transaction can land.
+    fn check_clock(&self, now: Timestamp, deadline: Timestamp) -> Result<(), SubmitError> {
+        let ahead = self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner).clock_ahead;
+        if ahead.is_zero() || deadline > now.saturating_add(ahead).saturating_add(self.tuning.guard) {
+            return Ok(());
+        }
+        let (deadline_ms, ahead_ms) = (deadline.0, crate::time::millis(ahead));
+        Err(SubmitError::ChainClockAhead { chain_id: self.spec.chain_id, deadline_ms, ahead_ms })
     }
 
     /// What a request costs in a transaction of its own at most, and by itself in the next block.
@@ -155,10 +182,86 @@ impl ChainShared {
     }
 }
 
+/// The chains that are served: those that answer, and those that could not be reached yet.
+#[derive(Debug, Default)]
+pub(super) struct Chains(RwLock<BTreeMap<ChainId, Served>>);
+
+/// How a chain is served.
+#[derive(Debug, Clone)]
+enum Served {
+    Up(Arc<ChainShared>),
+    /// No node could be reached since the start.
+    Awaited(Box<ChainStatus>),
+}
+
+impl Chains {
+    fn read<T>(&self, read: impl FnOnce(&BTreeMap<ChainId, Served>) -> T) -> T {
+        read(&self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    fn put(&self, chain_id: ChainId, served: Served) {
+        self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(chain_id, served);
+    }
+
+    /// It answers, and is served from now on.
+    pub(super) fn up(&self, chain: Arc<ChainShared>) {
+        self.put(chain.spec.chain_id, Served::Up(chain));
+    }
+
+    /// No node of it can be reached yet; that is its status.
+    pub(super) fn awaited(&self, status: ChainStatus) {
+        self.put(status.chain_id, Served::Awaited(Box::new(status)));
+    }
+
+    /// A chain that answers.
+    pub(super) fn get(&self, chain_id: ChainId) -> Option<Arc<ChainShared>> {
+        self.read(|chains| match chains.get(&chain_id) {
+            Some(Served::Up(chain)) => Some(chain.clone()),
+            _ => None,
+        })
+    }
+
+    /// Whether it is configured, reachable or not.
+    pub(super) fn is_served(&self, chain_id: ChainId) -> bool {
+        self.read(|chains| chains.contains_key(&chain_id))
+    }
+
+    /// A chain that answers, or why it can't be used.
+    pub(super) fn served(&self, chain_id: ChainId) -> Result<Arc<ChainShared>, SubmitError> {
+        self.read(|chains| match chains.get(&chain_id) {
+            Some(Served::Up(chain)) => Ok(chain.clone()),
+            Some(Served::Awaited(status)) => Err(SubmitError::ChainUnavailable {
+                chain_id,
+                detail: status.detail.clone().unwrap_or_default(),
+                retry_after: Duration::from_secs(5),
+            }),
+            None => Err(SubmitError::UnknownChain(chain_id)),
+        })
+    }
+
+    /// All chains that answer, by id.
+    pub(super) fn all(&self) -> Vec<Arc<ChainShared>> {
+        let up = |served: &Served| match served {
+            Served::Up(chain) => Some(chain.clone()),
+            Served::Awaited(_) => None,
+        };
+        self.read(|chains| chains.values().filter_map(up).collect())
+    }
+
+    /// Every chain's condition, by id.
+    pub(super) fn statuses(&self) -> Vec<ChainStatus> {
+        let status = |served: Served| match served {
+            Served::Up(chain) => chain.view().status,
+            Served::Awaited(status) => *status,
+        };
+        self.read(|chains| chains.values().cloned().collect::<Vec<_>>()).into_iter().map(status).collect()
+    }
+}
+
 /// The front door of all chains.
 #[derive(Debug)]
 pub(super) struct Admission {
-    pub(super) chains: BTreeMap<ChainId, Arc<ChainShared>>,
+    pub(super) chains: Arc<Chains>,
     pub(super) tenants: Arc<Tenants>,
     pub(super) pauses: Arc<PauseBoard>,
     pub(super) group: GroupCommit,
@@ -261,7 +364,7 @@ struct Prepared {
 impl Admission {
     /// Cost of a request with `gas` inner gas on a chain, as of now.
     pub(super) fn quote(&self, chain_id: ChainId, gas: u64) -> Result<Quote, SubmitError> {
-        let chain = self.chains.get(&chain_id).ok_or(SubmitError::UnknownChain(chain_id))?;
+        let chain = self.chains.served(chain_id)?;
         let prices = chain.prices()?;
         let member_gas = gas.saturating_add(chain.tuning.forward_overhead_gas);
         let size = if prices.1 == DataFeeModel::None { TxSize::default() } else { usual_forward() };
@@ -272,7 +375,7 @@ impl Admission {
 
     /// What waiting is worth on a chain.
     pub(super) fn quote_wait(&self, chain_id: ChainId, slack: Duration) -> Result<Option<WaitQuote>, SubmitError> {
-        let chain = self.chains.get(&chain_id).ok_or(SubmitError::UnknownChain(chain_id))?;
+        let chain = self.chains.served(chain_id)?;
         let cap = chain.prices()?.0.quote.max_fee_per_gas;
         Ok(chain.view().forecast.and_then(|view| view.quote(slack, cap)))
     }
@@ -365,7 +468,7 @@ impl Admission {
                         // Whoever drives the lanes learns of them from the ledger.
                         continue;
                     }
-                    if let Some(chain) = self.chains.get(&chain_id) {
+                    if let Some(chain) = self.chains.get(chain_id) {
                         // A service that is gone is restarted with the process, and reads them from the ledger then.
                         let _ = chain.inbox.send(Message::Accepted(entries)).await;
                     }
@@ -423,7 +526,7 @@ impl Admission {
         {
             let block = serde_json::json!("latest");
             let users = [(forwarder, signer)];
-            let lookup = forwarder_nonces(&chain.pool, &users, chain.has_multicall, &block);
+            let lookup = forwarder_nonces(&chain.pool, &users, chain.multicall3(), &block);
             if let Ok(Ok(nonces)) = tokio::time::timeout(chain.tuning.nonce_lookup, lookup).await
                 && let Some(nonce) = nonces.first().copied().flatten()
             {
@@ -486,7 +589,7 @@ impl Admission {
     fn prepare(&self, tenant: &Tenant, item: SubmitItem, now: Timestamp) -> Undecided {
         let SubmitItem { mut submission, idempotency_key } = item;
         let chain_id = submission.chain_id;
-        let chain = self.chains.get(&chain_id).ok_or(SubmitError::UnknownChain(chain_id))?.clone();
+        let chain = self.chains.served(chain_id)?;
         if let SubmissionKind::Call(call) = &mut submission.kind
             && call.salt.is_empty()
         {
@@ -529,6 +632,7 @@ impl Admission {
         let chain = chain.clone();
         let is_named = submission.deadline.is_some();
         let request = verify(submission, context, now)?;
+        chain.check_clock(now, request.valid_until())?;
         tenant.policy.check(&request)?;
         let request = reachable(&chain, tenant, request, is_named, now)?;
         let member_gas = chain.params.member_gas(&request);
@@ -593,7 +697,7 @@ impl Admission {
         for (chain_id, (chain, signers)) in unseen {
             let signers: Vec<_> = signers.into_iter().collect();
             let block = serde_json::json!("latest");
-            let lookup = forwarder_nonces(&chain.pool, &signers, chain.has_multicall, &block);
+            let lookup = forwarder_nonces(&chain.pool, &signers, chain.multicall3(), &block);
             let Ok(Ok(nonces)) = tokio::time::timeout(chain.tuning.nonce_lookup, lookup).await else {
                 // Never wait for a chain: accepted unseen, checked before it is sent.
                 metrics::counter!("slackwater_nonce_lookups_skipped_total").increment(1);
@@ -667,7 +771,7 @@ impl Admission {
         for (chain_id, (chain, signers)) in doubtful {
             let signers: Vec<_> = signers.into_iter().collect();
             let head = chain.head();
-            let lookup = agreed_nonces(&chain.pool, &signers, chain.has_multicall, None);
+            let lookup = agreed_nonces(&chain.pool, &signers, chain.multicall3(), At::Head);
             let Ok(nonces) = tokio::time::timeout(chain.tuning.nonce_lookup, lookup).await else { continue };
             for (signer, nonce) in signers.into_iter().zip(nonces) {
                 let Some(AgreedNonce { at_most, .. }) = nonce else { continue };

@@ -141,7 +141,7 @@ impl Relay {
     pub async fn pause(&self, scope: &PauseScope, by: &str) -> Result<Arc<Pauses>, PauseError> {
         match scope {
             PauseScope::All => {}
-            PauseScope::Chain(id) if self.inner.admission.chains.contains_key(id) => {}
+            PauseScope::Chain(id) if self.inner.admission.chains.is_served(*id) => {}
             PauseScope::Tenant(id) if self.inner.admission.tenants.get(id).is_some() => {}
             PauseScope::Chain(id) => return Err(PauseError::UnknownChain(*id)),
             PauseScope::Tenant(id) => return Err(PauseError::UnknownTenant(id.clone())),
@@ -233,7 +233,7 @@ impl Relay {
         if record.status != Status::Queued {
             return Err(CancelError::TooLate { id, status: record.status });
         }
-        let Some(chain) = self.inner.admission.chains.get(&record.chain_id) else {
+        let Some(chain) = self.inner.admission.chains.get(record.chain_id) else {
             return Err(CancelError::Unknown(id));
         };
         if self.inner.ledger.leases().is_some() {
@@ -291,25 +291,32 @@ impl Relay {
 
     /// Every chain's condition.
     pub fn chains(&self) -> Vec<ChainStatus> {
-        self.inner.admission.chains.values().map(|chain| chain.view().status).collect()
+        let mut chains = self.inner.admission.chains.statuses();
+        if self.inner.stop.is_cancelled() {
+            for chain in &mut chains {
+                chain.health = ChainHealth::Unavailable;
+                chain.detail = Some("the relay has stopped".to_owned());
+            }
+        }
+        chains
     }
 
     /// Every chain's fee sources: by how much their word counts, and why.
     pub fn fee_sources(&self) -> Vec<FeeSource> {
-        let of_chain = |(chain_id, chain): (&u64, &Arc<ChainShared>)| {
-            let chain_id = *chain_id;
+        let of_chain = |chain: Arc<ChainShared>| {
+            let chain_id = chain.spec.chain_id;
             chain.view().sources.into_iter().map(move |(endpoint, status)| FeeSource { chain_id, endpoint, status })
         };
-        self.inner.admission.chains.iter().flat_map(of_chain).collect()
+        self.inner.admission.chains.all().into_iter().flat_map(of_chain).collect()
     }
 
     /// The newest forecast of a chain; `None` if it is not served, has seen no block yet, or sends at once anyway.
     pub fn forecast(&self, chain_id: u64) -> Option<Arc<ForecastView>> {
-        self.inner.admission.chains.get(&chain_id)?.view().forecast
+        self.inner.admission.chains.get(chain_id)?.view().forecast
     }
 
     async fn ask_models(&self, chain_id: u64, command: ModelCommand) -> Result<ModelAnswer, ModelError> {
-        let chain = self.inner.admission.chains.get(&chain_id).ok_or(ModelError::UnknownChain(chain_id))?;
+        let chain = self.inner.admission.chains.get(chain_id).ok_or(ModelError::UnknownChain(chain_id))?;
         let (reply, answer) = oneshot::channel();
         let message = Message::Models { command, reply };
         chain.inbox.send(message).await.map_err(|_| ModelError::ShuttingDown)?;
@@ -373,7 +380,7 @@ impl Relay {
     /// # Errors
     /// [`ModelError`]; nothing is changed then.
     pub async fn import_models(&self, chain_id: u64, export: String) -> Result<Vec<ModelInfo>, ModelError> {
-        let chain = self.inner.admission.chains.get(&chain_id).ok_or(ModelError::UnknownChain(chain_id))?;
+        let chain = self.inner.admission.chains.get(chain_id).ok_or(ModelError::UnknownChain(chain_id))?;
         let (bytes, limit) = (export.len(), chain.tuning.learned_max_bytes);
         if bytes > limit {
             return Err(ModelError::TooLarge { bytes, limit });
@@ -386,7 +393,7 @@ impl Relay {
     /// Every lane's condition.
     pub fn lanes(&self) -> Vec<LaneStatus> {
         let mut lanes: Vec<LaneStatus> =
-            self.inner.admission.chains.values().flat_map(|chain| chain.view().lanes).collect();
+            self.inner.admission.chains.all().iter().flat_map(|chain| chain.view().lanes).collect();
         if self.storage_fault().is_some() {
             for lane in &mut lanes {
                 lane.paused = Some("storage".to_owned());
@@ -405,6 +412,9 @@ impl Relay {
     /// # Errors
     /// [`SubmitError::UnknownChain`] or [`SubmitError::ChainUnavailable`].
     pub fn quote(&self, chain_id: u64, gas: u64) -> Result<Quote, SubmitError> {
+        if self.inner.stop.is_cancelled() {
+            return Err(SubmitError::ShuttingDown);
+        }
         self.inner.admission.quote(chain_id, gas)
     }
 

@@ -278,13 +278,14 @@ impl RelayBuilder {
 }
 
 fn check_tuning(chain_id: u64, block: Duration, tuning: &ChainTuning) -> Result<(), BuildError> {
-    let positive: [(&str, u128); 12] = [
+    let positive: [(&str, u128); 13] = [
         ("poll_interval_ms", tuning.poll_interval.as_millis()),
         ("subscribed_poll_interval_ms", tuning.subscribed_poll_interval.as_millis()),
         ("subscription_silence_ms", tuning.subscription_silence.as_millis()),
         ("hedge_floor_ms", tuning.hedge_floor.as_millis()),
         ("rate_limit_pause_ms", tuning.rate_limit_pause.as_millis()),
         ("rpc_timeout_ms", tuning.rpc_timeout.as_millis()),
+        ("max_receipt_polls", tuning.max_receipt_polls as u128),
         ("max_batch", tuning.max_batch as u128),
         ("max_batch_gas", u128::from(tuning.max_batch_gas)),
         ("max_in_flight", tuning.max_in_flight as u128),

@@ -9,6 +9,7 @@ mod view;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -17,8 +18,9 @@ use std::{
 };
 
 use alloy_primitives::{Address, B256, keccak256};
+use futures_util::FutureExt as _;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -41,7 +43,9 @@ use super::{
     market::ChainMarket,
     pricing::Pricing,
     settle::Settlement,
-    simulate::Verdict,
+    simulate::Simulation,
+    start::final_block_key,
+    status::ChainHealth,
     tenants::Tenants,
     tuning::TimingMode,
     watcher::HeadUpdate,
@@ -52,7 +56,7 @@ use crate::{
     ledger::{Tracked, Write},
     market::FeePoint,
     provenance::Decision,
-    request::{BatchId, Reason, RequestId, Status, outcome::TxReceipt},
+    request::{BatchId, Reason, RequestId, Status, gate::Doubt, outcome::TxReceipt},
     schedule::{Backlog, PercentileOutlook, Queue, QueuedRequest, TenantPace},
     time::Timestamp,
 };
@@ -108,7 +112,7 @@ pub(super) enum Done {
     Simulated {
         lane: usize,
         candidate: Box<Candidate>,
-        verdict: Verdict,
+        simulation: Simulation,
         told: Told,
     },
     /// Forwarder nonces of the members that a transaction left untouched.
@@ -171,11 +175,27 @@ pub(super) struct ChainService {
     /// Why it could not be read at the last head.
     pub(super) data_fee_fault: Option<DataFeeFault>,
     pub(super) head_at: Timestamp,
+    /// How far the newest head's time was ahead of ours when it came, ms; negative is behind.
+    pub(super) clock_skew_ms: i64,
+    /// When it was last written down which block is final.
+    pub(super) final_kept_at: Option<Timestamp>,
+    /// The condition that was last told.
+    pub(super) told_health: ChainHealth,
     /// When what was learned was last kept.
     pub(super) kept_at: Timestamp,
     pub(super) tasks: JoinSet<Done>,
+    /// How many receipts may be asked for at the same time.
+    pub(super) polls: Arc<Semaphore>,
     /// Requests that failed a simulation: they wait for the next block.
     pub(super) held: Vec<RequestId>,
+    /// What nodes said against requests since one spoke for them.
+    pub(super) doubts: BTreeMap<RequestId, Doubt>,
+    /// Requests of which two nodes simulated different things: by place, who says yes and who says no.
+    pub(super) contradicted: BTreeMap<RequestId, (usize, usize)>,
+    /// Batches that were simulated.
+    pub(super) simulated: u64,
+    /// How many more are simulated by two nodes, after a surprise.
+    pub(super) wary: u64,
     /// Users with waiting requests below their forwarder nonce, until that nonce is final.
     pub(super) suspects: BTreeSet<(Address, Address)>,
     /// Calls that may have been executed without the ledger's knowledge: they are watched if they are in flight, never sent
@@ -227,9 +247,9 @@ impl ChainService {
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => match done {
                     Ok(done) => self.on_done(done),
                     Err(error) => {
-                        // A task panicked: what it was to report is unknown, and guessing is worse than a restart.
+                        // A task panicked that reports nothing which anybody waits for.
                         tracing::error!(chain_id = self.chain_id(), %error, "a task of the chain service died");
-                        return;
+                        metrics::counter!("slackwater_task_panics_total", "chain_id" => self.chain_id().to_string()).increment(1);
                     }
                 },
                 count = inbox.recv_many(&mut messages, 64) => {
@@ -373,7 +393,9 @@ impl ChainService {
         self.head = Some(info);
         self.price = Some(price);
         self.head_at = now;
+        self.note_clock(now, info.timestamp_s);
         self.learn_data_fee(&update.data_fee);
+        self.keep_final(now, update.final_block.zip(update.final_hash));
         // What failed in simulation gets another block to try.
         for id in std::mem::take(&mut self.held) {
             if self.is_withdrawn(id) {
@@ -388,6 +410,8 @@ impl ChainService {
                 self.suspects.insert((forwarder, signer));
             }
         }
+        let queue = &self.queue;
+        self.doubts.retain(|id, _| queue.get(*id).is_some());
         let cancel_extra_wei = self.cancel_extra_wei();
         for index in 0..self.lanes.len() {
             let lane = &mut self.lanes[index];
@@ -433,6 +457,18 @@ impl ChainService {
         self.backlogs = Arc::new(backlogs);
     }
 
+    /// Writes down now and then which block is final: a start on a chain that has another one there is refused.
+    fn keep_final(&mut self, now: Timestamp, found: Option<(u64, B256)>) {
+        let Some((number, hash)) = found else { return };
+        let is_due = self.final_kept_at.is_none_or(|at| now.since(at) >= self.shared.tuning.learned_save);
+        if !is_due || self.is_following() {
+            return;
+        }
+        self.final_kept_at = Some(now);
+        let key = final_block_key(self.chain_id());
+        self.note(vec![Write::Meta { key, value: format!("{number} {hash}") }], Vec::new());
+    }
+
     /// Forecasts anew, values waiting, and starts refits that are due.
     pub(super) fn foresee(&mut self, head: u64, points: &[FeePoint]) {
         if let Some(foresight) = &mut self.foresight {
@@ -466,9 +502,9 @@ impl ChainService {
                 self.lane_event(now, lane, Event::Receipts { nonce, purpose, found, is_complete, at_block });
                 self.dispatch(now);
             }
-            Done::Simulated { lane, mut candidate, verdict, told } => {
+            Done::Simulated { lane, mut candidate, simulation, told } => {
                 candidate.told = told;
-                self.on_verdict(now, lane, *candidate, verdict);
+                self.on_simulated(now, lane, *candidate, simulation);
             }
             Done::Inspected { settlement, nonces } => self.conclude(now, *settlement, &nonces),
             Done::Nonces { found } => {
@@ -515,6 +551,23 @@ impl ChainService {
                 let _ = reply.send(Ok(()));
             }
         }
+    }
+
+    /// Starts a task. If it panics, which is told loudly, `lost` stands for what it would have brought back: nothing waits for it
+    /// for ever.
+    pub(super) fn start(
+        &mut self,
+        work: impl Future<Output = Done> + Send + 'static,
+        lost: impl FnOnce() -> Done + Send + 'static,
+    ) {
+        let chain_id = self.chain_id();
+        self.tasks.spawn(async move {
+            AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+                tracing::error!(chain_id, "a task of the chain service panicked; its call counts as failed");
+                metrics::counter!("slackwater_task_panics_total", "chain_id" => chain_id.to_string()).increment(1);
+                lost()
+            })
+        });
     }
 
     fn lane_event(&mut self, now: Timestamp, lane: usize, event: Event) {

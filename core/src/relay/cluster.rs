@@ -271,7 +271,7 @@ impl Keeper {
         let mut seen = self.ledger.last_event_seq().await?;
         let data_fee = self.chain.view().data_fee;
         let signers = self.signers.clone();
-        let restored = restore::restore(&self.ledger, &self.chain, &self.tenants, signers, data_fee).await?;
+        let restored = restore::restore(&self.ledger, &self.chain, &self.tenants, signers, data_fee, false).await?;
         let mut newest = restored.newest;
         let reign = Reign { lease: lease.clone(), restored, asked: asked.0 };
         if self.chain.inbox.send(Message::Reign(Box::new(reign))).await.is_err() {

@@ -66,14 +66,16 @@ impl From<RpcError> for DataFeeFault {
     }
 }
 
-/// The chain's data fee model at `header`.
+/// The chain's data fee model at block `number`, as a majority of the nodes tells it (I15): it should be one that they all know,
+/// at `header` or a little before.
 pub(super) async fn read(
     pool: &RpcPool,
     family: ChainFamily,
     multicall3: Option<Address>,
     header: &Header,
+    number: u64,
 ) -> Result<DataFeeModel, DataFeeFault> {
-    let block = json!(U64::from(header.number()));
+    let block = json!(U64::from(number));
     match family {
         ChainFamily::OpStack => op_stack(pool, multicall3, &block, &header.extra_data).await,
         ChainFamily::Arbitrum => arbitrum(pool, &block).await,
@@ -338,8 +340,13 @@ async fn words<const N: usize>(
     Ok(words)
 }
 
+/// What a majority of the nodes answers at a block by number; at their own heads, which differ, one node's answer.
 async fn eth_call(pool: &RpcPool, to: Address, input: Vec<u8>, block: &Value) -> Result<Bytes, RpcError> {
-    pool.call("eth_call", json!([{ "to": to, "input": Bytes::from(input) }, block])).await
+    let params = json!([{ "to": to, "input": Bytes::from(input) }, block]);
+    match block.as_str() {
+        Some("latest") => pool.call("eth_call", params).await,
+        _ => pool.call_agreed("eth_call", params).await,
+    }
 }
 
 fn word(data: &[u8]) -> Option<U256> {

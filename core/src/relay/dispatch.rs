@@ -12,14 +12,16 @@ use super::{
     data_fee::{self, Told},
     lane_shell::Flight,
     pricing::Foreseen,
-    simulate::{Environment, MemberSimulation, Verdict, simulate},
+    simulate::{Question, Simulation, simulate},
 };
 use crate::{
     lane::{LaneError, Plan},
     ledger::{BatchRecord, BatchState},
     request::{
         Reason, RequestId, Status, VerifiedRequest,
+        gate::{self, RejectRule, SECOND_OPINION_EVERY, Unsure, Word},
         outcome::MemberOutcome,
+        simulation::Environment,
         vehicle::{Payload, VehicleKey},
     },
     schedule::Selection,
@@ -30,7 +32,7 @@ use crate::{
 pub(super) const MAX_BATCH_FAILURES: u32 = 6;
 
 /// A batch on its way through the simulation.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Candidate {
     pub(super) selection: Selection,
     pub(super) members: Vec<Arc<VerifiedRequest>>,
@@ -64,7 +66,13 @@ impl ChainService {
         self.queue.set_paused(&pauses.tenants);
         let Some(limits) = self.limits() else { return };
         for index in 0..self.lanes.len() {
-            if self.lanes[index].is_simulating || self.lanes[index].machine.ready().is_err() {
+            let lane = &self.lanes[index];
+            if lane.is_simulating || lane.signer.is_none() || lane.machine.ready().is_err() {
+                continue;
+            }
+            // No node could simulate what it chose at this head: the next one may bring one that can.
+            let head = self.head.map(|head| head.number);
+            if head.is_some() && self.lanes[index].blind_at == head {
                 continue;
             }
             let lane = self.lanes[index].machine.id();
@@ -109,27 +117,39 @@ impl ChainService {
     fn simulate(&mut self, index: usize, candidate: Candidate) {
         self.lanes[index].is_simulating = true;
         let shared = self.shared.clone();
-        let vehicle = self.lanes[index].params;
+        let params = self.lanes[index].params;
         let environment = self.environment(super::clock::now(), index, candidate.selection.deadline);
         let model = self.data_fee().unwrap_or_default();
-        self.tasks.spawn(async move {
-            let is_known = match candidate.selection.key {
+        let block = self.head.map_or(0, |head| head.number);
+        let is_wary = gate::needs_second_opinion(self.simulated, self.wary);
+        self.simulated = self.simulated.wrapping_add(1);
+        self.wary = self.wary.saturating_sub(1);
+        let lost = candidate.clone();
+        let work = async move {
+            let is_known_forwarder = match candidate.selection.key {
                 VehicleKey::Forwarder(forwarder) => shared.known_forwarders.contains(&forwarder),
                 _ => true,
             };
             let told = data_fee::ask(&shared.pool, &model, &candidate.payload);
-            let verdict = simulate(
-                &shared.pool,
-                &vehicle,
-                &candidate.payload,
-                candidate.selection.key,
-                &candidate.members,
-                &candidate.ahead,
-                &environment,
-                is_known,
-            );
-            let (told, verdict) = tokio::join!(told, verdict);
-            Done::Simulated { lane: index, candidate: Box::new(candidate), verdict, told }
+            let question = Question {
+                key: candidate.selection.key,
+                members: &candidate.members,
+                ahead: &candidate.ahead,
+                is_known_forwarder,
+                params: &params,
+                environment,
+                multicall3: shared.multicall3(),
+                block,
+                patience: shared.tuning.patience(shared.spec.block_time()),
+                is_wary,
+            };
+            let simulation = simulate(&shared.pool, &question);
+            let (told, simulation) = tokio::join!(told, simulation);
+            Done::Simulated { lane: index, candidate: Box::new(candidate), simulation, told }
+        };
+        self.start(work, move || {
+            let simulation = Simulation { words: vec![Word::Unknown; lost.members.len()], ..Simulation::default() };
+            Done::Simulated { lane: index, candidate: Box::new(lost), simulation, told: Told::default() }
         });
     }
 
@@ -138,78 +158,90 @@ impl ChainService {
         let base_fee_per_gas = self.price.map_or(0, |price| price.next_base_fee);
         let priority_fee_per_gas = self.offer(now, deadline).map_or(0, |offer| offer.max_priority_fee_per_gas);
         let balance_wei = self.lanes[index].machine.balance();
-        // On each node's newest block: one that is a block ahead or behind still answers.
+        // The simulation says on which block.
         Environment { base_fee_per_gas, priority_fee_per_gas, balance_wei, parent: None }
     }
 
-    pub(super) fn on_verdict(&mut self, now: Timestamp, index: usize, candidate: Candidate, verdict: Verdict) {
+    pub(super) fn on_simulated(&mut self, now: Timestamp, index: usize, candidate: Candidate, found: Simulation) {
         self.lanes[index].is_simulating = false;
-        match verdict {
-            Verdict::Unknown => self.launch(now, index, candidate),
-            Verdict::Members(simulated) => self.sift(now, index, candidate, simulated),
-            Verdict::Whole(detail) => {
+        for (id, yes, no) in &found.contradicted {
+            self.contradicted.insert(*id, (*yes, *no));
+        }
+        match found.whole {
+            Some(_) => {
+                // Who is to blame is not known: each in smaller company, until it is alone.
                 metrics::counter!("slackwater_simulations_failed_total").increment(1);
-                let is_alone = candidate.members.len() == 1;
                 for member in &candidate.members {
                     let id = member.id();
-                    if is_alone {
-                        self.failed_simulation(now, id, &candidate.ahead, Reason::SimulationReverted, Some(&detail));
-                    } else {
-                        if let Some(entry) = self.queue.get_mut(id) {
-                            entry.batch_failures += 1;
-                        }
-                        self.queue.put_back(id);
+                    if let Some(entry) = self.queue.get_mut(id) {
+                        entry.batch_failures += 1;
                     }
+                    self.queue.put_back(id);
                 }
             }
+            None => self.sift(now, index, candidate, &found),
         }
         self.dispatch(now);
     }
 
     /// Sends those who would succeed; the others wait for another block, or end.
-    fn sift(&mut self, now: Timestamp, index: usize, mut candidate: Candidate, simulated: Vec<MemberSimulation>) {
-        if simulated.iter().all(|member| member.outcome == MemberOutcome::Executed) {
-            candidate.used = simulated.iter().map(|member| member.gas_used).collect();
+    fn sift(&mut self, now: Timestamp, index: usize, mut candidate: Candidate, found: &Simulation) {
+        if found.words.iter().all(|word| *word == Word::Executes) {
+            candidate.used = found.used.clone();
             self.launch(now, index, candidate);
             return;
         }
-        metrics::counter!("slackwater_simulations_failed_total").increment(1);
         let Candidate { mut selection, members, ahead, told, foreseen, .. } = candidate;
         let mut used = Vec::with_capacity(members.len());
         let mut broken: BTreeSet<(Address, Address)> = BTreeSet::new();
         let mut good = Vec::with_capacity(members.len());
         let mut failed = Vec::new();
-        for (member, MemberSimulation { outcome, gas_used, detail }) in members.into_iter().zip(simulated) {
+        let mut unsure = Vec::new();
+        for (place, member) in members.into_iter().enumerate() {
             let sequence = member.sequence().map(|(forwarder, signer, _)| (forwarder, signer));
             if sequence.is_some_and(|sequence| broken.contains(&sequence)) {
                 // Its predecessor stays behind, so its own outcome says nothing.
                 self.held.push(member.id());
                 continue;
             }
-            match outcome {
-                MemberOutcome::Executed => {
+            let (reason, detail) = match found.words.get(place) {
+                Some(Word::Executes) => {
                     good.push(member);
-                    used.push(gas_used);
+                    used.push(found.used.get(place).copied().flatten());
+                    continue;
                 }
-                MemberOutcome::Failed | MemberOutcome::Untouched => {
+                Some(Word::Reverts(detail)) => (Reason::SimulationReverted, detail.clone()),
+                Some(Word::Skipped(detail)) => (Reason::InvalidOnChain, detail.clone()),
+                Some(Word::Unknown) | None => {
                     broken.extend(sequence);
-                    let reason = if outcome == MemberOutcome::Failed || member.sequence().is_none() {
-                        Reason::SimulationReverted
-                    } else {
-                        Reason::InvalidOnChain
-                    };
-                    failed.push((member.id(), sequence, reason, detail));
+                    unsure.push(member);
+                    continue;
                 }
-            }
+            };
+            broken.extend(sequence);
+            let against = found.against.get(place).cloned().unwrap_or_default();
+            failed.push((member.id(), sequence, reason, detail, against));
         }
-        for (id, sequence, reason, detail) in failed {
+        if !failed.is_empty() {
+            metrics::counter!("slackwater_simulations_failed_total").increment(1);
+        }
+        if good.is_empty() && failed.is_empty() {
+            self.lanes[index].blind_at = self.head.map(|head| head.number);
+        }
+        for (id, sequence, reason, detail, against) in failed {
             if reason == Reason::InvalidOnChain
                 && let Some(signer) = sequence
             {
                 // Perhaps somebody else used the nonce: look again before judging.
                 self.recheck(signer);
             }
-            self.failed_simulation(now, id, &ahead, reason, detail.as_deref());
+            self.failed_simulation(now, id, &ahead, reason, detail.as_deref(), &against, found.block);
+        }
+        if let Some(alone) = self.unsimulated(now, unsure) {
+            // No later block can take it: it goes before those who have time, and by itself.
+            good.into_iter().for_each(|member| self.queue.put_back(member.id()));
+            good = vec![alone];
+            used = vec![None];
         }
         if good.is_empty() {
             return;
@@ -220,12 +252,56 @@ impl ChainService {
         self.launch(now, index, Candidate { selection, members: good, payload, ahead, told, foreseen, used });
     }
 
+    /// What becomes of members that no node simulates: they wait, until no later block can take them. Returns one that is to be
+    /// sent alone then, if the configuration wants that.
+    fn unsimulated(&mut self, now: Timestamp, unsure: Vec<Arc<VerifiedRequest>>) -> Option<Arc<VerifiedRequest>> {
+        let (block, then) = (self.shared.spec.block_time(), self.shared.tuning.unsimulated);
+        let mut alone = None;
+        for member in unsure {
+            let id = member.id();
+            match gate::unsure(now, member.valid_until(), block, then) {
+                Unsure::Wait => self.held.push(id),
+                Unsure::Send if alone.is_none() => alone = Some(member),
+                Unsure::Send => self.queue.put_back(id),
+                Unsure::End => {
+                    let successors = self.queue.successors(id);
+                    let detail = "no node could simulate it (`chain.unsimulated` is `hold`)";
+                    self.end_waiting(now, &[id], Status::Rejected, Reason::NotSimulated, Some(detail));
+                    self.end_waiting(now, &successors, Status::Rejected, Reason::PredecessorFailed, None);
+                }
+            }
+        }
+        alone
+    }
+
+    /// A final receipt says which of two nodes simulated truly.
+    pub(super) fn judge_witnesses(&mut self, members: &[Arc<VerifiedRequest>], outcomes: &[MemberOutcome]) {
+        for (member, outcome) in members.iter().zip(outcomes) {
+            let Some((yes, no)) = self.contradicted.remove(&member.id()) else { continue };
+            match outcome {
+                MemberOutcome::Executed => self.shared.pool.demote(no),
+                MemberOutcome::Failed => self.shared.pool.demote(yes),
+                // Somebody else may have been faster: that says nothing about either.
+                MemberOutcome::Untouched => {}
+            }
+        }
+        let queue = &self.queue;
+        self.contradicted.retain(|id, _| queue.get(*id).is_some());
+    }
+
+    /// After a transaction that did other things than simulated, two nodes simulate for a while.
+    pub(super) fn note_surprise(&mut self, outcomes: &[MemberOutcome]) {
+        if outcomes.iter().any(|outcome| *outcome != MemberOutcome::Executed) {
+            self.wary = SECOND_OPINION_EVERY;
+        }
+    }
+
     /// Reads a user's forwarder nonce afresh.
     fn recheck(&mut self, signer: (Address, Address)) {
         let shared = self.shared.clone();
         self.tasks.spawn(async move {
             let block = serde_json::json!("latest");
-            let nonces = super::simulate::forwarder_nonces(&shared.pool, &[signer], false, &block).await;
+            let nonces = super::simulate::forwarder_nonces(&shared.pool, &[signer], None, &block).await;
             let found = match nonces.ok().and_then(|nonces| nonces.first().copied().flatten()) {
                 Some(nonce) => {
                     shared.nonces.insert(signer, nonce).await;
@@ -237,6 +313,7 @@ impl ChainService {
         });
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what was asked, and what each node said")]
     fn failed_simulation(
         &mut self,
         now: Timestamp,
@@ -244,16 +321,23 @@ impl ChainService {
         ahead: &BTreeMap<(Address, Address), u64>,
         reason: Reason,
         detail: Option<&str>,
+        against: &[usize],
+        block: u64,
     ) {
-        let limit = self.shared.tuning.max_simulations;
+        let tuning = &self.shared.tuning;
+        let (heads, after) = (tuning.max_simulations, tuning.reject_after);
+        let rule = RejectRule { nodes: self.shared.pool.len(), heads, after };
         let Some(entry) = self.queue.get_mut(id) else { return };
         let depends =
             entry.request.sequence().is_some_and(|(forwarder, signer, _)| ahead.contains_key(&(forwarder, signer)));
+        let mut is_rejected = false;
         if !depends {
             // With predecessors in flight the state it will meet is not the state it was simulated on.
             entry.simulations += 1;
+            is_rejected = self.doubts.entry(id).or_default().refused(against, block, now, &rule);
         }
-        if entry.simulations >= limit {
+        if is_rejected {
+            self.doubts.remove(&id);
             // Those of the same user that are held with it have lost their predecessor like those that wait.
             let signer = entry.request.sequence().map(|(forwarder, signer, _)| (forwarder, signer));
             let is_behind = |held: &RequestId| {
@@ -274,6 +358,9 @@ impl ChainService {
     /// Gives the plan to the lane; what the lane does not take goes back to the queue.
     fn launch(&mut self, now: Timestamp, index: usize, candidate: Candidate) {
         let Candidate { selection, members, mut payload, told, foreseen, used, .. } = candidate;
+        for member in &members {
+            self.doubts.remove(&member.id());
+        }
         let extra_wei = self.charge_data(&mut payload, told);
         let params = &self.lanes[index].params;
         let base_gas = params.schedule.tx_base_gas;

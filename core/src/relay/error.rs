@@ -125,6 +125,19 @@ pub enum SubmitError {
         /// When to come back.
         retry_after: Duration,
     },
+    /// The chain's clock is so far ahead of the relayer's that the deadline is over there before a transaction can land. The
+    /// operator's, or the chain's.
+    #[error(
+        "deadline {deadline_ms} ms can't be kept: the clock of chain {chain_id} is {ahead_ms} ms ahead of the relayer's"
+    )]
+    ChainClockAhead {
+        /// The chain.
+        chain_id: u64,
+        /// The request's deadline, Unix ms.
+        deadline_ms: u64,
+        /// How far ahead, ms.
+        ahead_ms: u64,
+    },
     /// Storage.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -185,6 +198,7 @@ impl SubmitError {
             Self::NonceTooFar { .. } => "nonce_too_far",
             Self::RateLimited { .. } => "rate_limited",
             Self::ChainUnavailable { .. } => "chain_unavailable",
+            Self::ChainClockAhead { .. } => "deadline_unreachable",
             Self::Ledger(_) => "storage_unavailable",
             Self::ShuttingDown => "shutting_down",
         }

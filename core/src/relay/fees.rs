@@ -13,7 +13,7 @@ use crate::{
 const CAP_HORIZON_BLOCKS: u64 = 6;
 
 /// A block header, reduced to what is used here.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Header {
     pub(super) number: U64,

@@ -6,6 +6,7 @@ use std::{
 };
 
 use alloy_primitives::{Address, U256};
+use tokio::sync::oneshot;
 
 use super::{
     chain_service::{ChainService, Done, batch_hash},
@@ -54,7 +55,8 @@ impl Flight {
 #[derive(Debug)]
 pub(super) struct LaneShell {
     pub(super) machine: Lane,
-    pub(super) signer: LocalSigner,
+    /// `None` where it is not configured any more: what was sent is watched to its end.
+    pub(super) signer: Option<LocalSigner>,
     pub(super) params: VehicleParams,
     pub(super) flights: BTreeMap<u64, Flight>,
     /// Signed, not yet committed.
@@ -63,6 +65,8 @@ pub(super) struct LaneShell {
     pub(super) durable: BTreeMap<AttemptKey, Durable<AttemptRecord>>,
     /// A batch is being simulated.
     pub(super) is_simulating: bool,
+    /// The head at which no node could simulate anything of what it chose.
+    pub(super) blind_at: Option<u64>,
 }
 
 impl LaneShell {
@@ -89,7 +93,11 @@ impl ChainService {
         match command {
             Command::Sign { key, tx } => {
                 let lane = &mut self.lanes[index];
-                let (hash, raw) = lane.signer.sign_transaction(&tx);
+                let Some(signer) = &lane.signer else {
+                    lane.machine.handle_event(now, Event::Abandoned { key });
+                    return;
+                };
+                let (hash, raw) = signer.sign_transaction(&tx);
                 let record = AttemptRecord {
                     batch: lane.batch_id(key.nonce),
                     index: key.index,
@@ -117,15 +125,17 @@ impl ChainService {
                 let lease = self.lease();
                 let until = self.lanes[index].flights.get(&key.nonce).map(|flight| flight.record.deadline);
                 let until = until.filter(|_| attempt.get().kind == AttemptKind::Payload);
+                let (taken, told) = oneshot::channel();
                 self.tasks.spawn(async move {
-                    let outcome = match lease {
-                        None => pool.broadcast(&attempt, until).await,
-                        Some(lease) => {
-                            let outcome = lease.guard(pool.broadcast(&attempt, until)).await;
-                            // Whether another instance sends it now is not known here.
-                            outcome.unwrap_or(SendOutcome::Maybe(RpcErrorClass::NodeUnavailable))
-                        }
-                    };
+                    match lease {
+                        None => pool.broadcast(&attempt, until, taken).await,
+                        Some(lease) => drop(lease.guard(pool.broadcast(&attempt, until, taken)).await),
+                    }
+                    Done::Noted
+                });
+                self.tasks.spawn(async move {
+                    // Nothing is told where the lease ended: whether another instance sends it now is not known here.
+                    let outcome = told.await.unwrap_or(SendOutcome::Maybe(RpcErrorClass::NodeUnavailable));
                     Done::Sent { lane: index, key, outcome }
                 });
             }
@@ -134,7 +144,10 @@ impl ChainService {
                 let at_block = self.head.map_or(0, |head| head.number);
                 let sender = self.lanes[index].machine.id().sender;
                 let last = self.head.and_then(|head| head.final_block);
-                self.tasks.spawn(async move {
+                let polls = self.polls.clone();
+                let work = async move {
+                    // Many become final at once: a few at a time, in order, so that the nodes' quotas hold. Never closed.
+                    let _turn = polls.acquire_owned().await;
                     let found = receipts::find(&pool, &hashes, purpose, last).await;
                     let (found, mut is_complete, mut purpose) = (found.receipt, found.is_complete, found.purpose);
                     if found.is_none()
@@ -155,7 +168,9 @@ impl ChainService {
                         tracing::debug!(%sender, nonce, ?used, "no node shows a receipt for a nonce that should be final");
                     }
                     Done::Receipts { lane: index, nonce, purpose, found, is_complete, at_block }
-                });
+                };
+                let lost = Done::Receipts { lane: index, nonce, purpose, found: None, is_complete: false, at_block };
+                self.start(work, move || lost);
             }
             Command::ReportBroadcast { nonce } => {
                 self.report(now, index, nonce, BatchState::Broadcast, Status::Broadcast)
@@ -169,6 +184,10 @@ impl ChainService {
                 self.lanes[index].forget(nonce);
                 self.pricing.forget(index, nonce);
                 if let Some(flight) = self.lanes[index].flights.remove(&nonce) {
+                    if kind == AttemptKind::Payload {
+                        let outcomes = decode(flight.key, &flight.members, receipt.is_success, &receipt.logs);
+                        self.judge_witnesses(&flight.members, &outcomes);
+                    }
                     self.settle(now, Settlement { id, flight, kind: Some(kind), receipt: Some(receipt) });
                 }
             }
@@ -398,6 +417,9 @@ impl ChainService {
             flight.members.iter().zip(&outcomes).filter(|(_, outcome)| **outcome != MemberOutcome::Untouched);
         let executed: Vec<Arc<VerifiedRequest>> = executed.map(|(member, _)| member.clone()).collect();
         let waited = now.since(flight.record.created_at);
+        if kind == AttemptKind::Payload {
+            self.note_surprise(&outcomes);
+        }
         metrics::histogram!("slackwater_inclusion_delay_seconds").record(waited.as_secs_f64());
         metrics::counter!("slackwater_batches_included_total").increment(1);
         let decision = Decision::Included {

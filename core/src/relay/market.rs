@@ -13,7 +13,7 @@ use crate::{
     chain::RpcErrorClass,
     market::{
         BookConfig, FeeBook, FeeHistory, FeePoint, MAX_HISTORY_BLOCKS, REWARD_PERCENTILES, Report, SourceId,
-        SourceStatus, UTILISATION_TOLERANCE, Utilisation,
+        SourceStatus, Tips, UTILISATION_TOLERANCE, Utilisation,
     },
 };
 
@@ -172,6 +172,7 @@ impl ChainMarket {
             if is_known && !is_replacing && agreeing * 2 >= reports.len() {
                 continue;
             }
+            let witnesses = reports.len();
             for (source, report) in reports {
                 self.book.report(source, report);
             }
@@ -182,7 +183,12 @@ impl ChainMarket {
                     .increment(1);
             }
             is_replacing |= outcome.replaced > 0;
-            settled.push(outcome.point);
+            let mut point = outcome.point;
+            if self.names.len() > 2 && witnesses < 2 {
+                // One of several alone: what it says that others paid teaches nothing (I15).
+                point.tips = Tips::default();
+            }
+            settled.push(point);
         }
         settled
     }

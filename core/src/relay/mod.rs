@@ -12,6 +12,7 @@ mod dispatch;
 mod error;
 mod fees;
 mod foresight;
+mod health;
 mod journal;
 mod lane_shell;
 mod learned;

@@ -111,6 +111,7 @@ pub(super) async fn restore(
     tenants: &Tenants,
     signers: Vec<LocalSigner>,
     data_fee: Option<DataFeeModel>,
+    is_counted: bool,
 ) -> Result<Restored, LedgerError> {
     let (spec, tuning) = (&chain.spec, &chain.tuning);
     let chain_id = spec.chain_id;
@@ -121,15 +122,30 @@ pub(super) async fn restore(
     // By id; the in-flight ones are placed by their batches, the rest waits.
     let mut open = load_open(ledger, chain_id, &chain.params, tenants).await?;
     let newest = open.values().map(|(record, _)| record.seq).max().unwrap_or(0);
-    for (record, entry) in open.values() {
+    for (record, entry) in open.values().filter(|_| !is_counted) {
         let claim = claim(&entry.tenant, &entry.request, record.reserved_wei);
         tenants.restore_open(claim, record.status == Status::Included, record.accepted_at);
     }
     let senders: Vec<Address> = signers.iter().map(LocalSigner::address).collect();
     let uncertain = find_uncertain(ledger, chain, &senders, &open).await?;
+    // Transactions of a signer that is not configured any more are watched to their end all the same: that needs no key.
+    let in_batches = open.values().filter(|(record, _)| record.status != Status::Queued);
+    let removed: BTreeSet<Address> = in_batches
+        .filter_map(|(record, _)| record.batch.map(|batch| batch.lane.sender))
+        .filter(|sender| !senders.contains(sender))
+        .collect();
+    for sender in &removed {
+        tracing::warn!(
+            chain_id,
+            %sender,
+            "a sender has open transactions and is not configured: they are watched to their end, but neither replaced nor \
+             cancelled; add its signer again for that"
+        );
+    }
     let mut lanes = Vec::new();
-    for signer in signers {
-        let id = LaneId { chain_id, sender: signer.address() };
+    let configured = signers.into_iter().map(|signer| (signer.address(), Some(signer)));
+    for (sender, signer) in configured.chain(removed.into_iter().map(|sender| (sender, None))) {
+        let id = LaneId { chain_id, sender };
         let params = VehicleParams { sender: id.sender, ..chain.params };
         let lane_config = LaneConfig {
             id,
@@ -153,8 +169,7 @@ pub(super) async fn restore(
     let waiting = rest.len();
     for (record, entry) in rest {
         if record.status != Status::Queued {
-            // Its batch belongs to a sender that is not configured any more: only that key can say what became of it.
-            tracing::error!(id = %record.id, status = %record.status, batch = ?record.batch, "request is in a batch of a sender that is not configured; add its signer again");
+            tracing::error!(id = %record.id, status = %record.status, batch = ?record.batch, "request is in a batch that the ledger does not have as open");
             continue;
         }
         queue.push(entry);
@@ -194,6 +209,22 @@ pub(super) fn queued(
     }
 }
 
+/// Counts what the open requests of a chain hold of the budgets, before the chain can be reached.
+pub(super) async fn count_open(ledger: &Arc<dyn Ledger>, tenants: &Tenants, chain_id: u64) -> Result<(), LedgerError> {
+    let mut after = 0;
+    loop {
+        let page = ledger.open_requests(chain_id, after, RESTORE_PAGE).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = last.seq;
+        for record in &page {
+            let request = VerifiedRequest::from_stored(&record.payload)
+                .map_err(|error| LedgerError::Damaged { what: "request payload", detail: error.to_string() })?;
+            let claim = claim(&record.tenant.as_str().into(), &request, record.reserved_wei);
+            tenants.restore_open(claim, record.status == Status::Included, record.accepted_at);
+        }
+    }
+}
+
 type Open = HashMap<RequestId, (RequestRecord, QueuedRequest)>;
 
 async fn load_open(
@@ -223,7 +254,7 @@ async fn load_open(
 async fn restore_lane(
     ledger: &Arc<dyn Ledger>,
     config: LaneConfig,
-    signer: LocalSigner,
+    signer: Option<LocalSigner>,
     params: VehicleParams,
     open: &mut Open,
     queue: &mut Queue,
@@ -290,5 +321,6 @@ async fn restore_lane(
         signed: HashMap::new(),
         durable,
         is_simulating: false,
+        blind_at: None,
     })
 }

@@ -8,7 +8,7 @@ use super::{
     chain_service::{ChainService, Done, batch_hash, count_ended},
     dispatch::MAX_BATCH_FAILURES,
     lane_shell::Flight,
-    simulate::agreed_nonces,
+    simulate::settled_nonces,
 };
 use crate::{
     chain::data_fee::TxSize,
@@ -63,14 +63,7 @@ impl ChainService {
         let block = self.head.and_then(|head| head.final_block);
         self.tasks.spawn(async move {
             // Without a majority's answer nothing can be said about them, so ask until there is one.
-            let nonces = loop {
-                let nonces = agreed_nonces(&shared.pool, &untouched, shared.has_multicall, block).await;
-                if nonces.iter().all(Option::is_some) {
-                    break nonces;
-                }
-                tracing::warn!("too few nodes tell the users' nonces; settlement waits");
-                tokio::time::sleep(shared.tuning.poll_interval).await;
-            };
+            let nonces = settled_nonces(&shared, &untouched, block).await;
             let nonces = untouched
                 .into_iter()
                 .zip(nonces)

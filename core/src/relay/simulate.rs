@@ -1,100 +1,419 @@
-//! Simulation gates sending: one call per batch tells who would succeed, so that one poison item harms only itself (I11).
+//! Simulation gates sending: one call per batch tells who would succeed, so that one poison item harms only itself (I11). A
+//! second node is asked before anybody is refused (I15).
 
-use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
-use alloy_primitives::{Address, Bytes, U64, U256};
+use alloy_primitives::{Address, B256, Bytes, U64, U256};
 use alloy_sol_types::SolCall;
-use serde_json::json;
+use futures_util::{
+    StreamExt as _,
+    stream::{self, FuturesUnordered},
+};
+use serde_json::{Value, json};
 use slackwater_contracts::{forwarder, multicall3};
+use tokio::time::Instant;
 
-use super::rpc::{RpcError, RpcPool};
-pub(super) use crate::request::simulation::{Environment, MemberSimulation, Verdict};
+use super::{
+    admission::ChainShared,
+    fees::Header,
+    rpc::{RpcError, RpcPool},
+};
 use crate::{
-    chain::RpcErrorClass,
+    chain::{RpcErrorClass, is_execution_failure},
     request::{
-        VerifiedRequest,
+        RequestId, VerifiedRequest,
+        gate::Word,
         outcome::MemberOutcome,
-        simulation::{self, SimulatedBlock},
-        vehicle::{Payload, VehicleKey, VehicleParams, forward_data},
+        simulation::{self, Environment, MemberSimulation, SimulatedBlock, Verdict},
+        vehicle::{VehicleKey, VehicleParams, forward_data},
     },
 };
 
-/// Simulates `members`, one after the other, in `environment`; `payload` is all of them, for nodes that can't.
-///
-/// `ahead` holds forwarder nonces of members whose predecessors are in flight: they are assumed to have executed. That
-/// needs to know where the forwarder stores them, hence only known code (`is_known_forwarder`).
-#[expect(clippy::too_many_arguments, reason = "everything that a simulation depends on")]
-pub(super) async fn simulate(
-    pool: &RpcPool,
-    vehicle: &VehicleParams,
-    payload: &Payload,
-    key: VehicleKey,
-    members: &[Arc<VerifiedRequest>],
-    ahead: &BTreeMap<(Address, Address), u64>,
-    environment: &Environment,
-    is_known_forwarder: bool,
-) -> Verdict {
-    if !ahead.is_empty() && !is_known_forwarder {
-        return Verdict::Unknown;
+const SIMULATE: &str = "eth_simulateV1";
+
+/// Members of a batch that are simulated one by one at the same time, where a node simulates no batches.
+const CALLS_AT_ONCE: usize = 8;
+
+/// Members of a batch whose failure is looked into, so that people learn why.
+const MAX_EXPLAINED: usize = 8;
+
+/// How much longer than usual another node is waited for, once one has said its word.
+const SECOND_PATIENCE: u32 = 4;
+
+/// What is asked about a batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Question<'a> {
+    pub(super) key: VehicleKey,
+    pub(super) members: &'a [Arc<VerifiedRequest>],
+    /// Forwarder nonces of members whose predecessors are in flight: they are assumed to have executed. That needs to know where
+    /// the forwarder stores them.
+    pub(super) ahead: &'a BTreeMap<(Address, Address), u64>,
+    /// The forwarder's storage is known.
+    pub(super) is_known_forwarder: bool,
+    pub(super) params: &'a VehicleParams,
+    /// The block that is to take it.
+    pub(super) environment: Environment,
+    /// Multicall3, where it is deployed.
+    pub(super) multicall3: Option<Address>,
+    /// The block on which it is simulated: the head that is followed, not whatever a node has.
+    pub(super) block: u64,
+    /// How long a node gets to learn of that block.
+    pub(super) patience: Duration,
+    /// Two nodes are to say yes, too.
+    pub(super) is_wary: bool,
+}
+
+/// What the nodes say of a batch together.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Simulation {
+    /// Of each member, in order.
+    pub(super) words: Vec<Word>,
+    /// Gas of each member in a transaction of its own, as it was simulated; the least that was heard.
+    pub(super) used: Vec<Option<u64>>,
+    /// The transaction as a whole would fail, say all that were heard.
+    pub(super) whole: Option<String>,
+    /// Which nodes speak against each member, by place.
+    pub(super) against: Vec<Vec<usize>>,
+    /// Members of which two nodes say different things on the same block: who says yes, who says no.
+    pub(super) contradicted: Vec<(RequestId, usize, usize)>,
+    /// The block on which it was simulated.
+    pub(super) block: u64,
+}
+
+/// What one node says of a batch.
+#[derive(Debug, Clone)]
+struct Heard {
+    place: usize,
+    words: Vec<Word>,
+    /// As measured.
+    used: Vec<Option<u64>>,
+    whole: Option<String>,
+    /// By one simulation of all, on the block that was asked for.
+    is_batch: bool,
+}
+
+/// Simulates a batch. One node that says yes is enough, unless two are wanted; before a no is one, another node is asked. For
+/// another node's word nobody waits much longer than it usually takes.
+pub(super) async fn simulate(pool: &RpcPool, question: &Question<'_>) -> Simulation {
+    let mut waiting: VecDeque<usize> = order(pool).into();
+    let mut heard: Vec<Heard> = Vec::new();
+    let mut reason = "no_node";
+    let mut running = FuturesUnordered::new();
+    let ask = |place: usize| async move { (place, ask_one(pool, place, question).await) };
+    let Some(first) = waiting.pop_front() else { return together(question, &heard, reason) };
+    pool.note_read();
+    let mut hedge_at = Instant::now() + pool.patience_at(first, SIMULATE);
+    let mut hedged = Vec::new();
+    let mut enough_at = None;
+    running.push(ask(first));
+    while !running.is_empty() {
+        tokio::select! {
+            biased;
+            Some((place, answer)) = running.next() => {
+                match answer {
+                    Ok(answer) => {
+                        if hedged.contains(&place) {
+                            pool.note_hedge_won(place);
+                        }
+                        heard.push(answer);
+                    }
+                    Err(why) => reason = why,
+                }
+                let is_yes = |heard: &Heard| heard.words.iter().all(|word| *word == Word::Executes);
+                if heard.len() > 1 || heard.first().is_some_and(|heard| !question.is_wary && is_yes(heard)) {
+                    break;
+                }
+                // Another node's word is needed.
+                if running.is_empty()
+                    && let Some(next) = waiting.pop_front()
+                {
+                    let patience = pool.patience_at(next, SIMULATE);
+                    hedge_at = Instant::now() + patience;
+                    running.push(ask(next));
+                }
+                if !heard.is_empty() {
+                    enough_at.get_or_insert_with(|| Instant::now() + pool.patience_at(place, SIMULATE) * SECOND_PATIENCE);
+                }
+            }
+            () = tokio::time::sleep_until(hedge_at), if !waiting.is_empty() => {
+                let next = waiting.front().copied().filter(|next| pool.take_hedge_at(*next));
+                if let Some(next) = next {
+                    waiting.pop_front();
+                    hedged.push(next);
+                    running.push(ask(next));
+                }
+                hedge_at = Instant::now() + pool.patience_at(next.unwrap_or(first), SIMULATE);
+            }
+            () = tokio::time::sleep_until(enough_at.unwrap_or(hedge_at)), if enough_at.is_some() => break,
+        }
     }
-    let params = simulation::params(vehicle, key, members, ahead, environment);
-    let answer: Result<Vec<SimulatedBlock>, RpcError> = pool.call("eth_simulateV1", params).await;
-    match answer {
-        Ok(blocks) => simulation::verdict(blocks, key, members),
-        Err(error) if error.class == RpcErrorClass::EndpointUnusable => {
-            by_call(pool, vehicle.sender, payload, key, members, ahead).await
+    drop(running);
+    together(question, &heard, reason)
+}
+
+/// Nodes to ask for simulations, by place: the healthiest and fastest first, those that said false things last.
+fn order(pool: &RpcPool) -> Vec<usize> {
+    let mut places: Vec<usize> =
+        pool.ranked_places(SIMULATE).into_iter().filter(|place| pool.len() == 1 || pool.is_usable(*place)).collect();
+    places.sort_by_key(|place| pool.false_simulations(*place));
+    places
+}
+
+fn together(question: &Question<'_>, heard: &[Heard], reason: &'static str) -> Simulation {
+    let count = question.members.len();
+    let mut found = Simulation {
+        words: vec![Word::Unknown; count],
+        used: vec![None; count],
+        against: vec![Vec::new(); count],
+        block: question.block,
+        ..Simulation::default()
+    };
+    for one in heard {
+        for (place, word) in one.words.iter().enumerate().take(count) {
+            let known = std::mem::replace(&mut found.words[place], Word::Unknown);
+            found.words[place] = known.and(word.clone());
+            if word.is_no() {
+                found.against[place].push(one.place);
+            }
         }
+        for (known, used) in found.used.iter_mut().zip(&one.used) {
+            *known = match (*known, *used) {
+                (Some(known), Some(used)) => Some(known.min(used)),
+                (known, used) => known.or(used),
+            };
+        }
+    }
+    if !heard.is_empty() && heard.iter().all(|one| one.whole.is_some()) {
+        found.whole = heard[0].whole.clone();
+    }
+    if let [first, second] = heard
+        && first.is_batch
+        && second.is_batch
+    {
+        for (index, member) in question.members.iter().enumerate() {
+            match (first.words.get(index), second.words.get(index)) {
+                (Some(Word::Executes), Some(no)) if no.is_no() => {
+                    found.contradicted.push((member.id(), first.place, second.place));
+                }
+                (Some(no), Some(Word::Executes)) if no.is_no() => {
+                    found.contradicted.push((member.id(), second.place, first.place));
+                }
+                _ => {}
+            }
+        }
+    }
+    if found.whole.is_none() && found.words.contains(&Word::Unknown) {
+        let reason = if heard.is_empty() { reason } else { "no_answer_for_a_member" };
+        metrics::counter!("slackwater_simulations_unknown_total", "reason" => reason).increment(1);
+    }
+    found
+}
+
+/// Asks one node: for a simulation of the whole batch, else, whatever its error but a revert, for one call per member.
+async fn ask_one(pool: &RpcPool, place: usize, question: &Question<'_>) -> Result<Heard, &'static str> {
+    // Where an unknown forwarder stores its nonces is not known.
+    let is_simulated = question.ahead.is_empty() || question.is_known_forwarder;
+    if is_simulated && pool.may_have(place, SIMULATE) {
+        match at_once(pool, place, question).await {
+            Ok(mut heard) => {
+                pool.note_use(place, SIMULATE, true);
+                explain(pool, question, &mut heard).await;
+                return Ok(heard);
+            }
+            Err(error) => {
+                tracing::debug!(endpoint = %error.endpoint, class = error.class.as_str(), message = %error.message, "no simulation; one call per member instead");
+                // Whoever is away, or has no quota left, is no judge of the method.
+                let is_away = matches!(
+                    error.class,
+                    RpcErrorClass::NodeUnavailable | RpcErrorClass::Timeout | RpcErrorClass::RateLimited
+                );
+                if !is_away && !error.is_missing_method() && !error.is_unknown_block() {
+                    pool.note_use(place, SIMULATE, false);
+                }
+            }
+        }
+    }
+    one_by_one(pool, place, question).await
+}
+
+/// One `eth_simulateV1`.
+async fn at_once(pool: &RpcPool, place: usize, question: &Question<'_>) -> Result<Heard, RpcError> {
+    let Question { key, members, ahead, .. } = *question;
+    let environment = Environment { parent: Some(question.block), ..question.environment };
+    let params = simulation::params(question.params, key, members, ahead, &environment);
+    let mut answer = pool.call_at::<Value>(place, SIMULATE, &params).await;
+    if answer.as_ref().is_err_and(RpcError::is_unknown_block) {
+        // It may hear of that block in a moment.
+        tokio::time::sleep(question.patience).await;
+        answer = pool.call_at::<Value>(place, SIMULATE, &params).await;
+    }
+    let verdict = match answer {
+        Ok(blocks) => serde_json::from_value::<Vec<SimulatedBlock>>(blocks)
+            .map_or(Verdict::Unknown, |blocks| simulation::verdict(blocks, key, members)),
         Err(error) if error.class == RpcErrorClass::Reverted => Verdict::Whole(error.message),
-        Err(error) => {
-            tracing::debug!(class = error.class.as_str(), message = %error.message, "simulation gave no answer");
-            Verdict::Unknown
+        Err(error) => return Err(error),
+    };
+    let count = members.len();
+    let (words, used, whole) = match verdict {
+        Verdict::Members(simulated) => {
+            let used = simulated.iter().map(|member| member.gas_used).collect();
+            let word = |(simulated, member): (MemberSimulation, &Arc<VerifiedRequest>)| match simulated.outcome {
+                // A call of its own that fails is its target's doing.
+                MemberOutcome::Untouched if member.sequence().is_none() => Word::Reverts(simulated.detail),
+                outcome => Word::of(outcome),
+            };
+            (simulated.into_iter().zip(members).map(word).collect(), used, None)
         }
+        Verdict::Whole(text) if count == 1 => (vec![Word::Reverts(Some(text))], Vec::new(), None),
+        Verdict::Whole(text) => (vec![Word::Unknown; count], Vec::new(), Some(text)),
+        Verdict::Unknown => return Err(RpcError::useless(SIMULATE)),
+    };
+    Ok(Heard { place, words, used, whole, is_batch: true })
+}
+
+/// One `eth_call` per member, as its target will see it, and the forwarder's own check of those that it can tell about now.
+async fn one_by_one(pool: &RpcPool, place: usize, question: &Question<'_>) -> Result<Heard, &'static str> {
+    let members = question.members;
+    let calls: Vec<_> = (0..members.len()).map(|index| call_one(pool, place, question, index)).collect();
+    let answers: Vec<Result<Word, &'static str>> = stream::iter(calls).buffered(CALLS_AT_ONCE).collect().await;
+    let reason = answers.iter().find_map(|answer| answer.as_ref().err()).copied();
+    let mut words: Vec<Word> = answers.into_iter().map(|answer| answer.unwrap_or(Word::Unknown)).collect();
+    if let VehicleKey::Forwarder(forwarder) = question.key {
+        let firsts = simulation::verifiable(members, question.ahead);
+        let valid = verified(pool, place, question, forwarder, &firsts).await;
+        for (index, word) in words.iter_mut().enumerate() {
+            match firsts.iter().position(|first| *first == index) {
+                Some(first) => match valid.get(first).copied().flatten() {
+                    Some(true) => {}
+                    Some(false) => *word = Word::Skipped(Some(why_skipped(pool, place, question, index).await)),
+                    None => *word = Word::Unknown,
+                },
+                // The state that it will meet is not the state on which it was called.
+                None if word.is_no() => *word = Word::Unknown,
+                None => {}
+            }
+        }
+    }
+    match reason {
+        Some(reason) if words.iter().all(|word| *word == Word::Unknown) => Err(reason),
+        _ => Ok(Heard { place, words, used: Vec::new(), whole: None, is_batch: false }),
     }
 }
 
-/// For nodes without `eth_simulateV1`: one `eth_call` of the whole, and `verify` of each forward through Multicall3.
-async fn by_call(
-    pool: &RpcPool,
-    sender: Address,
-    payload: &Payload,
-    key: VehicleKey,
-    members: &[Arc<VerifiedRequest>],
-    ahead: &BTreeMap<(Address, Address), u64>,
-) -> Verdict {
-    let call = simulation::call(sender, payload);
-    let answer: Result<Bytes, RpcError> = pool.call("eth_call", json!([call, "latest"])).await;
-    match answer {
-        Err(error) if error.class == RpcErrorClass::Reverted => return Verdict::Whole(error.message),
-        Err(_) => return Verdict::Unknown,
-        Ok(_) => {}
+async fn call_one(pool: &RpcPool, place: usize, question: &Question<'_>, index: usize) -> Result<Word, &'static str> {
+    let member = &question.members[index];
+    let block = json!(U64::from(question.block));
+    let params = simulation::member_params(question.params.sender, question.key, question.params, member, &block);
+    let mut answer = pool.call_at::<Bytes>(place, "eth_call", &params).await;
+    if index == 0 && answer.as_ref().is_err_and(RpcError::is_unknown_block) {
+        tokio::time::sleep(question.patience).await;
+        answer = pool.call_at::<Bytes>(place, "eth_call", &params).await;
     }
-    let VehicleKey::Forwarder(forwarder) = key else {
-        return Verdict::Members(vec![MemberSimulation::of(MemberOutcome::Executed); members.len()]);
+    match answer {
+        Ok(_) => Ok(Word::Executes),
+        Err(error) if error.class == RpcErrorClass::Reverted => {
+            Ok(Word::Reverts(Some(simulation::call_revert_text(&error.message, error.data.as_deref()))))
+        }
+        Err(error) if error.code.is_some() && is_execution_failure(&error.message) => {
+            let text = format!("{} (with {} gas for the call)", error.message, member.gas());
+            Ok(Word::Reverts(Some(text)))
+        }
+        Err(error) => Err(error.class.as_str()),
+    }
+}
+
+/// The forwarder's `verify` of the members at `firsts`, in order; `None` where nothing was answered.
+async fn verified(
+    pool: &RpcPool,
+    place: usize,
+    question: &Question<'_>,
+    forwarder: Address,
+    firsts: &[usize],
+) -> Vec<Option<bool>> {
+    let input = |index: &usize| {
+        let request = forward_data(&question.members[*index])?;
+        Some(Bytes::from(forwarder::verifyCall { request }.abi_encode()))
     };
-    let firsts: Vec<(usize, forwarder::ForwardRequestData)> = simulation::verifiable(members, ahead)
-        .into_iter()
-        .filter_map(|index| Some((index, forward_data(&members[index])?)))
-        .collect();
-    let calls = firsts
-        .iter()
-        .map(|(_, request)| multicall3::Call3 {
-            target: forwarder,
-            allowFailure: true,
-            callData: forwarder::verifyCall { request: request.clone() }.abi_encode().into(),
-        })
-        .collect();
-    let input: Bytes = multicall3::aggregate3Call { calls }.abi_encode().into();
-    let params = json!([{ "to": multicall3::ADDRESS, "input": input }, "latest"]);
-    let Ok(output) = pool.call::<Bytes>("eth_call", params).await else { return Verdict::Unknown };
-    let Ok(results) = multicall3::aggregate3Call::abi_decode_returns(&output) else { return Verdict::Unknown };
-    let mut outcomes = vec![MemberSimulation::of(MemberOutcome::Executed); members.len()];
-    for ((index, _), result) in firsts.iter().zip(results) {
-        let is_valid = result.success && result.returnData.last() == Some(&1);
-        if !is_valid {
-            outcomes[*index].outcome = MemberOutcome::Untouched;
+    let inputs: Vec<Bytes> = firsts.iter().map(|index| input(index).unwrap_or_default()).collect();
+    let block = json!(U64::from(question.block));
+    if let Some(multicall3) = question.multicall3
+        && inputs.len() > 1
+    {
+        let calls = inputs
+            .iter()
+            .map(|input| multicall3::Call3 { target: forwarder, allowFailure: true, callData: input.clone() })
+            .collect();
+        let input: Bytes = multicall3::aggregate3Call { calls }.abi_encode().into();
+        let params = json!([{ "to": multicall3, "input": input }, block]);
+        if let Ok(output) = pool.call_at::<Bytes>(place, "eth_call", &params).await
+            && let Ok(results) = multicall3::aggregate3Call::abi_decode_returns(&output)
+            && results.len() == inputs.len()
+        {
+            return results.iter().map(|result| Some(result.success && word(&result.returnData) == Some(1))).collect();
         }
     }
-    Verdict::Members(outcomes)
+    let ask = |input: Bytes| {
+        let params = json!([{ "to": forwarder, "input": input }, block]);
+        async move {
+            match pool.call_at::<Bytes>(place, "eth_call", &params).await {
+                Ok(output) => Some(word(&output) == Some(1)),
+                Err(error) if error.class == RpcErrorClass::Reverted => Some(false),
+                Err(_) => None,
+            }
+        }
+    };
+    let asked: Vec<_> = inputs.into_iter().map(ask).collect();
+    stream::iter(asked).buffered(CALLS_AT_ONCE).collect().await
+}
+
+/// Finds out why members fail, for people: a simulated batch says only that they do.
+async fn explain(pool: &RpcPool, question: &Question<'_>, heard: &mut Heard) {
+    let place = heard.place;
+    let mut left = MAX_EXPLAINED;
+    for index in 0..heard.words.len() {
+        let text = match &heard.words[index] {
+            Word::Reverts(None) if left > 0 => match call_one(pool, place, question, index).await {
+                Ok(Word::Reverts(text)) => Word::Reverts(text),
+                _ => continue,
+            },
+            Word::Skipped(None) if left > 0 => Word::Skipped(Some(why_skipped(pool, place, question, index).await)),
+            _ => continue,
+        };
+        left -= 1;
+        heard.words[index] = text;
+    }
+}
+
+/// Why the forwarder skips a member, for people.
+async fn why_skipped(pool: &RpcPool, place: usize, question: &Question<'_>, index: usize) -> String {
+    let member = &question.members[index];
+    let Some((forwarder, signer, nonce)) = member.sequence() else { return "it would not execute".to_owned() };
+    let block = json!(U64::from(question.block));
+    let read = async |to: Address, input: Vec<u8>| {
+        let params = json!([{ "to": to, "input": Bytes::from(input) }, block]);
+        pool.call_at::<Bytes>(place, "eth_call", &params).await
+    };
+    let trusts = forwarder::isTrustedForwarderCall { forwarder }.abi_encode();
+    match read(member.target(), trusts).await {
+        Ok(output) if word(&output) == Some(1) => {}
+        Ok(_) => return format!("the target {} does not trust the forwarder {forwarder}", member.target()),
+        Err(error) if error.class == RpcErrorClass::Reverted => {
+            return format!("the target {} does not say whether it trusts the forwarder {forwarder}", member.target());
+        }
+        Err(_) => {}
+    }
+    let next = read(forwarder, forwarder::noncesCall { owner: signer }.abi_encode()).await;
+    match next.ok().and_then(|output| word(&output)) {
+        Some(next) if next != nonce && !question.ahead.contains_key(&(forwarder, signer)) => {
+            format!("the signer's next nonce at the forwarder is {next}, not {nonce}")
+        }
+        _ => "the forwarder would skip it: its signature, nonce or deadline does not hold there".to_owned(),
+    }
 }
 
 /// A user's forwarder nonce as a majority of the nodes sees it.
@@ -109,29 +428,36 @@ pub(super) struct AgreedNonce {
 /// The forwarder's nonces of many signers, in order, by a majority: what a statement for good needs (I9). `None` where fewer
 /// answered.
 ///
-/// At the final block `settled`, as those nodes see it for which it is final; without one, at each node's head.
+/// One call through Multicall3 where it is deployed; one per signer where that gives nothing.
 pub(super) async fn agreed_nonces(
     pool: &RpcPool,
     signers: &[(Address, Address)],
-    has_multicall: bool,
-    settled: Option<u64>,
+    multicall3: Option<Address>,
+    at: At,
 ) -> Vec<Option<AgreedNonce>> {
     let mut told: Vec<Vec<u64>> = vec![Vec::new(); signers.len()];
     let mut note = |place: usize, nonce: Option<u64>| told[place].extend(nonce);
     let ask = async |to: Address, input: Bytes| -> Vec<Bytes> {
         let call = json!({ "to": to, "input": input });
-        match settled {
-            Some(block) => pool.call_settled("eth_call", json!([call, U64::from(block)]), block).await,
-            None => pool.call_all("eth_call", json!([call, "latest"])).await.into_iter().flatten().collect(),
+        match at {
+            At::Final(block) => pool.call_settled("eth_call", json!([call, U64::from(block)]), block).await,
+            At::Block(block) => {
+                pool.call_all("eth_call", json!([call, U64::from(block)])).await.into_iter().flatten().collect()
+            }
+            At::Head => pool.call_all("eth_call", json!([call, "latest"])).await.into_iter().flatten().collect(),
         }
     };
-    if has_multicall && signers.len() > 1 {
-        for output in ask(multicall3::ADDRESS, nonces_input(signers)).await {
-            for (place, nonce) in nonces_output(&output, signers.len()).into_iter().flatten().enumerate() {
-                note(place, nonce);
-            }
+    let mut answers = 0;
+    if let Some(multicall3) = multicall3.filter(|_| signers.len() > 1) {
+        for output in ask(multicall3, nonces_input(signers)).await {
+            let Some(nonces) = nonces_output(&output, signers.len()) else { continue };
+            answers += 1;
+            nonces.into_iter().enumerate().for_each(|(place, nonce)| note(place, nonce));
         }
-    } else {
+    }
+    if !pool.is_majority(answers) {
+        told.iter_mut().for_each(Vec::clear);
+        let mut note = |place: usize, nonce: Option<u64>| told[place].extend(nonce);
         for (place, (forwarder, signer)) in signers.iter().enumerate() {
             for output in ask(*forwarder, forwarder::noncesCall { owner: *signer }.abi_encode().into()).await {
                 note(place, word(&output));
@@ -143,6 +469,80 @@ pub(super) async fn agreed_nonces(
         Some(AgreedNonce { at_least: pool.reached(told)?, at_most })
     };
     told.into_iter().map(agree).collect()
+}
+
+/// Users' nonces as they are for good: at a final block, by a majority. Asks until there is one.
+///
+/// Every round takes the newest final block: a node keeps the state of none for ever. Where nodes keep none of a block that is
+/// final, they are asked at their head, and that counts as soon as that very block is final.
+pub(super) async fn settled_nonces(
+    shared: &ChainShared,
+    signers: &[(Address, Address)],
+    block: Option<u64>,
+) -> Vec<Option<AgreedNonce>> {
+    let pool = &shared.pool;
+    let mut seen: Option<Seen> = None;
+    let mut has_told = false;
+    loop {
+        if let Some(block) = pool.final_block().max(block) {
+            let nonces = agreed_nonces(pool, signers, shared.multicall3(), At::Final(block)).await;
+            if nonces.iter().all(Option::is_some) {
+                return nonces;
+            }
+            if let Some(known) = seen.take_if(|known| known.number <= block)
+                && block_hash(pool, known.number).await == Some(known.hash)
+            {
+                return known.nonces;
+            }
+        }
+        if !std::mem::replace(&mut has_told, true) {
+            tracing::warn!(
+                chain_id = shared.spec.chain_id,
+                "too few nodes tell the users' nonces at the newest final block; settlement waits"
+            );
+        }
+        if seen.is_none() {
+            seen = Seen::now(pool, signers, shared.multicall3()).await;
+        }
+        tokio::time::sleep(shared.tuning.poll_interval).await;
+    }
+}
+
+/// Nonces at a block that is not final yet.
+struct Seen {
+    number: u64,
+    hash: B256,
+    nonces: Vec<Option<AgreedNonce>>,
+}
+
+impl Seen {
+    /// Nonces at the newest block that most nodes know, if most of them tell all.
+    async fn now(pool: &RpcPool, signers: &[(Address, Address)], multicall3: Option<Address>) -> Option<Self> {
+        let number = pool.reference()?;
+        let hash = block_hash(pool, number).await?;
+        let nonces = agreed_nonces(pool, signers, multicall3, At::Block(number)).await;
+        // The same block before and after: so they are of this one.
+        let is_same = nonces.iter().all(Option::is_some) && block_hash(pool, number).await == Some(hash);
+        is_same.then_some(Self { number, hash, nonces })
+    }
+}
+
+/// The hash of a block, as a majority has it.
+async fn block_hash(pool: &RpcPool, number: u64) -> Option<B256> {
+    let params = json!([U64::from(number), false]);
+    let header: Option<Header> = pool.call_agreed("eth_getBlockByNumber", params).await.ok()?;
+    header.map(|header| header.hash)
+}
+
+/// At which block nonces are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum At {
+    /// At this final block, as those nodes see it for which it is final.
+    Final(u64),
+    /// At this block, as all that know it see it.
+    Block(u64),
+    /// At each node's head.
+    Head,
 }
 
 fn nonces_input(signers: &[(Address, Address)]) -> Bytes {
@@ -167,14 +567,14 @@ fn nonces_output(output: &[u8], count: usize) -> Option<Vec<Option<u64>>> {
 pub(super) async fn forwarder_nonces(
     pool: &RpcPool,
     signers: &[(Address, Address)],
-    has_multicall: bool,
+    multicall3: Option<Address>,
     block: &serde_json::Value,
 ) -> Result<Vec<Option<u64>>, RpcError> {
-    if has_multicall && signers.len() > 1 {
+    if let Some(multicall3) = multicall3.filter(|_| signers.len() > 1) {
         let input = nonces_input(signers);
-        let output: Bytes =
-            pool.call("eth_call", json!([{ "to": multicall3::ADDRESS, "input": input }, block])).await?;
-        if let Some(nonces) = nonces_output(&output, signers.len()) {
+        let output: Result<Bytes, RpcError> =
+            pool.call("eth_call", json!([{ "to": multicall3, "input": input }, block])).await;
+        if let Some(nonces) = output.ok().and_then(|output| nonces_output(&output, signers.len())) {
             return Ok(nonces);
         }
     }
@@ -191,3 +591,6 @@ fn word(data: &[u8]) -> Option<u64> {
     let word: [u8; 32] = data.get(..32)?.try_into().ok()?;
     u64::try_from(U256::from_be_bytes(word)).ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,31 +2,35 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, RwLock, atomic::AtomicU64},
     time::Duration,
 };
 
-use alloy_primitives::{Address, Bytes, U256};
+use alloy_primitives::{Address, B256, Bytes, U64, U256};
 use alloy_sol_types::SolCall;
+use futures_util::{FutureExt as _, future::join_all};
 use serde_json::json;
 use slackwater_contracts::{forwarder, multicall3};
 use tokio::{
-    sync::mpsc,
-    task::{JoinHandle, JoinSet},
+    sync::{Semaphore, mpsc},
+    task::{AbortHandle, JoinHandle, JoinSet},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    admission::{Admission, ChainShared, ChainView, NONCE_CACHE_LEN},
+    admission::{Admission, ChainShared, ChainView, Chains, NONCE_CACHE_LEN},
     api::{Inner, Relay},
     builder::{ChainSetup, LedgerSetup, RelayConfig},
     chain_service::{ChainService, INBOX_LEN, Message},
     clock,
-    cluster::{Keeper, Membership, count_open},
+    cluster::{ClusterConfig, Keeper, Membership, count_open},
     data_fee,
     error::BuildError,
     fees::{Header, prime},
     foresight::{Foresight, Outlook},
+    health,
     journal::{Journal, JournalEntry},
     learned::{self, Kept},
     market::{ChainMarket, Histories},
@@ -35,9 +39,9 @@ use super::{
     pause::{self, PauseBoard},
     pricing::Pricing,
     restore::{self, restore},
-    rpc::RpcPool,
+    rpc::{RpcEndpoint, RpcError, RpcPool, standing::Place},
     signer::LocalSigner,
-    status::{ChainHealth, ChainStatus},
+    status::{ChainHealth, ChainStatus, EndpointStatus},
     tenants::Tenants,
     tuning::TimingMode,
     watcher::{HeadUpdate, Watcher},
@@ -56,8 +60,17 @@ const OUTLOOK_BLOCKS: usize = 200;
 /// How long a shutdown waits for the last commits.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a start waits for a chain to answer.
-const CHAIN_START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a start waits for a chain to answer; then it comes later.
+const CHAIN_START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pause before a chain that could not be reached is tried again.
+const AWAITED_PAUSE: Duration = Duration::from_secs(2);
+
+/// Pause before a task that panicked is started anew.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// Age of a node's newest block up to which the node is at the end of its chain, and not still reading it.
+const FRESH_HEAD: Duration = Duration::from_secs(600);
 
 /// A subscription to heads is made anew after so many times `subscription_silence_ms` without one, but not before
 /// [`LEAST_SILENCE`]: on a quiet chain there is nothing to tell.
@@ -94,8 +107,13 @@ impl Relay {
     /// [`BuildError`]; nothing is left running then, and the ledger is closed.
     pub async fn start_on(config: RelayConfig, ledger: Arc<dyn Ledger>) -> Result<Self, BuildError> {
         let stop = CancellationToken::new();
+        // A start that is dropped half way stops what it has started.
+        let unfinished = stop.clone().drop_guard();
         match assemble(config, ledger.clone(), stop.clone()).await {
-            Ok(relay) => Ok(relay),
+            Ok(relay) => {
+                unfinished.disarm();
+                Ok(relay)
+            }
             Err(error) => {
                 stop.cancel();
                 ledger.close().await;
@@ -117,10 +135,26 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
     restore_spent(&ledger, &tenants).await?;
     let told = Told::new(identity, &config.chains).with_tenants(&tenants);
 
-    // Check every chain before anything runs.
+    // Look at every chain before anything runs. One that can't be reached stops no other: it comes later.
     let mut checked = Vec::new();
-    for setup in config.chains {
-        checked.push(check_chain(setup).await?);
+    let mut awaited = Vec::new();
+    let looks = config.chains.into_iter().map(|setup| {
+        let ledger = ledger.clone();
+        async move {
+            let known = KnownFinal::read(ledger.as_ref(), setup.spec.chain_id).await?;
+            Ok::<_, BuildError>((check_chain(setup.clone(), known).await, setup))
+        }
+    });
+    for look in join_all(looks).await {
+        match look? {
+            (Ok(chain), _) => checked.push(chain),
+            (Err(StartFault::Wrong(error)), _) => return Err(error),
+            (Err(StartFault::Away(error)), setup) => {
+                let chain_id = setup.spec.chain_id;
+                tracing::error!(chain_id, %error, "the chain can't be reached; it is served as soon as it can");
+                awaited.push((setup, error.to_string()));
+            }
+        }
     }
 
     if let Some(leases) = ledger.leases() {
@@ -129,6 +163,8 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
     restore::take_notice(&ledger).await?;
     let pauses = PauseBoard::restore(&ledger).await?;
     let (group, group_task) = GroupCommit::spawn(ledger.clone(), config.group_commit);
+    // Watched by one of the tasks, but not one of them: it would go on with the ledger if this start were dropped.
+    let writing = AbortUnless(Some(group_task.abort_handle()));
     group.submit(crate::ledger::Write::Meta { key: "identity".to_owned(), value: identity.to_string() }).await?;
     let (journal, journal_sender) = Journal::open(group.clone(), &identity.to_string());
     let newest = ledger.last_event_seq().await?;
@@ -143,64 +179,30 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
     });
     tasks.spawn(watch_group(group_task));
 
-    let mut chains = BTreeMap::new();
+    let wiring = Wiring {
+        ledger: ledger.clone(),
+        group: group.clone(),
+        tenants: tenants.clone(),
+        journal: journal_sender,
+        pauses: pauses.clone(),
+        default_within: config.default_within,
+        cluster: config.cluster.clone(),
+        chains: Arc::default(),
+        stop: stop.clone(),
+    };
     for chain in checked {
-        let chain_id = chain.setup.spec.chain_id;
-        let holder = is_shared.then(Arc::<Mutex<String>>::default);
-        let signers = chain.setup.signers.clone();
-        let (service, shared, inbox) = build_service(
-            chain,
-            &ledger,
-            &tenants,
-            &pauses,
-            journal_sender.clone(),
-            holder.clone(),
-            config.default_within,
-        )
-        .await?;
-        let (updates, heads) = mpsc::channel::<Arc<HeadUpdate>>(16);
-        let senders = signers.iter().map(LocalSigner::address).collect();
-        if let Some(holder) = holder {
-            let keeper = Keeper {
-                ledger: ledger.clone(),
-                group: group.clone(),
-                config: config.cluster.clone(),
-                chain: shared.clone(),
-                tenants: tenants.clone(),
-                signers,
-                holder,
-            };
-            let keeper_stop = stop.clone();
-            tasks.spawn(async move {
-                keeper.run(keeper_stop).await;
-                Ended::Chain(chain_id)
-            });
-        }
-        let multicall3 = shared.has_multicall.then_some(shared.params.multicall3);
-        let (spec, pool) = (shared.spec.clone(), shared.pool.clone());
-        let tuning = &shared.tuning;
-        let (believed, fee_history_blocks) = (service.believed.clone(), tuning.fee_history_blocks);
-        let pace = PaceRule::new(tuning, spec.block_time());
-        for subscription in pool.subscriptions(chain_id, LEAST_SILENCE.max(tuning.subscription_silence * SILENCES)) {
-            let stop = stop.clone();
-            tasks.spawn(async move {
-                subscription.run(stop).await;
-                Ended::Chain(chain_id)
-            });
-        }
-        let watcher = Watcher::new(spec, pool, senders, pace, multicall3, believed, fee_history_blocks);
-        let (watch_stop, service_stop) = (stop.clone(), stop.clone());
-        tasks.spawn(async move {
-            watcher.run(updates, watch_stop).await;
-            Ended::Chain(chain_id)
-        });
-        tasks.spawn(async move {
-            service.run(inbox, heads, service_stop).await;
-            Ended::Chain(chain_id)
-        });
-        chains.insert(chain_id, shared);
+        wiring.run_chain(chain, &mut tasks).await?;
     }
-    drop(journal_sender);
+    for (setup, detail) in awaited {
+        if !is_shared {
+            // What its open requests hold of the budgets is held all the same.
+            restore::count_open(&ledger, &tenants, setup.spec.chain_id).await?;
+        }
+        wiring.chains.awaited(awaited_status(&setup, detail));
+        tasks.spawn(wiring.clone().come_later(setup));
+    }
+    let chains = wiring.chains.clone();
+    drop(wiring);
     if is_shared {
         let (follow_group, follow_stop) = (group.clone(), stop.clone());
         let interval = config.cluster.follow_interval;
@@ -241,10 +243,215 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
     let failed = CancellationToken::new();
     let supervisor =
         tokio::spawn(supervise(tasks, group.clone(), ledger.clone(), stop.clone(), failed.clone(), ended.clone()));
+    writing.keep();
     let inner = Arc::new(Inner::new(admission, group, ledger, stop, failed, ended, supervisor));
     let relay = Relay { inner };
     relay.wait_for_first_heads().await;
     Ok(relay)
+}
+
+/// What the tasks of a chain need of the relay.
+#[derive(Clone)]
+struct Wiring {
+    ledger: Arc<dyn Ledger>,
+    group: GroupCommit,
+    tenants: Arc<Tenants>,
+    journal: mpsc::Sender<JournalEntry>,
+    pauses: Arc<PauseBoard>,
+    default_within: Duration,
+    cluster: ClusterConfig,
+    chains: Arc<Chains>,
+    stop: CancellationToken,
+}
+
+impl Wiring {
+    /// Starts the tasks of a chain that answered, and serves it.
+    async fn run_chain(&self, chain: CheckedChain, tasks: &mut JoinSet<Ended>) -> Result<(), BuildError> {
+        let chain_id = chain.setup.spec.chain_id;
+        let holder = self.ledger.leases().is_some().then(Arc::<Mutex<String>>::default);
+        let signers = chain.setup.signers.clone();
+        let (service, shared, inbox) = build_service(
+            chain,
+            &self.ledger,
+            &self.tenants,
+            &self.pauses,
+            self.journal.clone(),
+            holder.clone(),
+            self.default_within,
+        )
+        .await?;
+        let (updates, heads) = mpsc::channel::<Arc<HeadUpdate>>(16);
+        let mut senders: Vec<Address> = signers.iter().map(LocalSigner::address).collect();
+        let watched = service.lanes.iter().map(|lane| lane.machine.id().sender);
+        senders.extend(watched.filter(|sender| !signers.iter().any(|signer| signer.address() == *sender)));
+        if let Some(holder) = holder {
+            let keeper = Keeper {
+                ledger: self.ledger.clone(),
+                group: self.group.clone(),
+                config: self.cluster.clone(),
+                chain: shared.clone(),
+                tenants: self.tenants.clone(),
+                signers,
+                holder,
+            };
+            let keeper_stop = self.stop.clone();
+            tasks.spawn(async move {
+                keeper.run(keeper_stop).await;
+                Ended::Chain(chain_id)
+            });
+        }
+        let multicall3 = shared.multicall3();
+        let (spec, pool) = (shared.spec.clone(), shared.pool.clone());
+        let tuning = &shared.tuning;
+        let (believed, fee_history_blocks) = (service.believed.clone(), tuning.fee_history_blocks);
+        let pace = PaceRule::new(tuning, spec.block_time());
+        let silence = LEAST_SILENCE.max(tuning.subscription_silence * SILENCES);
+        for place in 0..pool.subscriptions(chain_id, silence).len() {
+            let (pool, stop) = (pool.clone(), self.stop.clone());
+            tasks.spawn(async move {
+                restarted(chain_id, "subscription", &stop, || {
+                    let subscription = pool.subscriptions(chain_id, silence).into_iter().nth(place);
+                    let stop = stop.clone();
+                    async move {
+                        if let Some(subscription) = subscription {
+                            subscription.run(stop).await;
+                        }
+                    }
+                })
+                .await;
+                Ended::Chain(chain_id)
+            });
+        }
+        let watch_stop = self.stop.clone();
+        tasks.spawn(async move {
+            restarted(chain_id, "watcher", &watch_stop, || {
+                let (spec, pool, senders) = (spec.clone(), pool.clone(), senders.clone());
+                let watcher = Watcher::new(spec, pool, senders, pace, multicall3, believed.clone(), fee_history_blocks);
+                watcher.run(updates.clone(), watch_stop.clone())
+            })
+            .await;
+            Ended::Chain(chain_id)
+        });
+        let service_stop = self.stop.clone();
+        tasks.spawn(async move {
+            service.run(inbox, heads, service_stop).await;
+            Ended::Chain(chain_id)
+        });
+        self.chains.up(shared);
+        Ok(())
+    }
+
+    /// Tries until a chain that could not be reached at the start can be, then serves it.
+    async fn come_later(self, setup: ChainSetup) -> Ended {
+        let chain_id = setup.spec.chain_id;
+        let mut told = String::new();
+        let checked = loop {
+            let check = async {
+                tokio::time::sleep(AWAITED_PAUSE).await;
+                let known = KnownFinal::read(self.ledger.as_ref(), chain_id).await.unwrap_or_default();
+                check_chain(setup.clone(), known).await
+            };
+            let checked = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Ended::Chain(chain_id),
+                checked = check => checked,
+            };
+            let error = match checked {
+                Ok(checked) => break checked,
+                Err(StartFault::Away(error) | StartFault::Wrong(error)) => error.to_string(),
+            };
+            if told != error {
+                tracing::error!(chain_id, %error, "the chain is not served yet");
+                self.chains.awaited(awaited_status(&setup, error.clone()));
+                told = error;
+            }
+        };
+        let checked = CheckedChain { is_counted: true, ..checked };
+        let mut tasks = JoinSet::new();
+        if let Err(error) = self.run_chain(checked, &mut tasks).await {
+            return Ended::Failed(format!("chain {chain_id}: {error}"));
+        }
+        tracing::info!(chain_id, "the chain can be reached now and is served");
+        let stop = self.stop.clone();
+        // The journal ends with those who can write to it.
+        drop(self);
+        while let Some(ended) = tasks.join_next().await {
+            match ended {
+                Ok(_) if stop.is_cancelled() => {}
+                Ok(ended) => return ended,
+                Err(error) => return Ended::Failed(error.to_string()),
+            }
+        }
+        Ended::Chain(chain_id)
+    }
+}
+
+/// Runs a task that keeps nothing which could be lost: should it panic, which is told loudly, it is started anew.
+async fn restarted<F: Future<Output = ()>>(
+    chain_id: u64,
+    what: &'static str,
+    stop: &CancellationToken,
+    run: impl Fn() -> F,
+) {
+    while AssertUnwindSafe(run()).catch_unwind().await.is_err() && !stop.is_cancelled() {
+        tracing::error!(chain_id, what, "a task panicked; it is started anew");
+        metrics::counter!("slackwater_task_panics_total", "chain_id" => chain_id.to_string()).increment(1);
+        tokio::time::sleep(RESTART_PAUSE).await;
+    }
+}
+
+/// The status of a chain of which no node could be reached yet.
+fn awaited_status(setup: &ChainSetup, detail: String) -> ChainStatus {
+    let names = |endpoint: &RpcEndpoint| EndpointStatus {
+        name: endpoint.name().to_owned(),
+        is_healthy: false,
+        head: None,
+        place: Place::default().as_str().to_owned(),
+        false_simulations: 0,
+        calls: 0,
+        failures: 0,
+        latency_ms: 0,
+        last_error: None,
+        is_subscribed: None,
+    };
+    ChainStatus {
+        chain_id: setup.spec.chain_id,
+        name: setup.spec.name.clone(),
+        health: ChainHealth::Unavailable,
+        detail: Some(format!("not reached since the start: {detail}")),
+        head: None,
+        head_timestamp_s: None,
+        final_block: None,
+        next_base_fee_wei_per_gas: None,
+        quote: None,
+        queued: 0,
+        in_flight: 0,
+        guard_ms: crate::time::millis(setup.tuning.guard),
+        guard_time_ms: crate::time::millis(setup.tuning.urgent_within),
+        inclusions_measured: 0,
+        forwarders: setup.forwarders.iter().map(|forwarder| forwarder.address).collect(),
+        forwarder_names: setup.forwarders.iter().map(|_| String::new()).collect(),
+        finality_stalled_since_ms: None,
+        warnings: health::cost_of_few(setup.endpoints.len()).map(str::to_owned).into_iter().collect(),
+        endpoints: setup.endpoints.iter().map(names).collect(),
+    }
+}
+
+/// Ends a task when dropped, unless it is to go on.
+struct AbortUnless(Option<AbortHandle>);
+
+impl AbortUnless {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for AbortUnless {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.take() {
+            task.abort();
+        }
+    }
 }
 
 /// Why a task ended.
@@ -339,13 +546,81 @@ struct CheckedChain {
     head: Option<u64>,
     /// What L1 costs; `None` if it could not be read, which the first head tells.
     data_fee: Option<DataFeeModel>,
+    /// What its open requests hold of the budgets has been counted already.
+    is_counted: bool,
 }
 
-async fn check_chain(setup: ChainSetup) -> Result<CheckedChain, BuildError> {
+/// Why a chain can't be served.
+enum StartFault {
+    /// No node answers, or none as much as is needed: it may later.
+    Away(BuildError),
+    /// It is not what was configured, or not what the ledger knows: somebody must decide.
+    Wrong(BuildError),
+}
+
+/// A block that was final when the relay ran last: a chain that has another one there is another chain.
+#[derive(Debug, Clone, Copy, Default)]
+struct KnownFinal(Option<(u64, B256)>);
+
+impl KnownFinal {
+    /// As the ledger has it.
+    async fn read(ledger: &dyn Ledger, chain_id: u64) -> Result<Self, LedgerError> {
+        let text = ledger.meta(&final_block_key(chain_id)).await?;
+        let parsed = text.as_deref().and_then(|text| {
+            let (number, hash) = text.split_once(' ')?;
+            Some((number.parse().ok()?, hash.parse().ok()?))
+        });
+        Ok(Self(parsed))
+    }
+
+    /// Refuses a chain that has another block there, or none although it is at its end.
+    async fn check(self, pool: &RpcPool, chain_id: u64, deadline: Instant) -> Result<(), StartFault> {
+        let Some((number, hash)) = self.0 else { return Ok(()) };
+        let away = |error: RpcError| StartFault::Away(BuildError::Chain { chain_id, detail: error.to_string() });
+        let wrong = |found: String| {
+            StartFault::Wrong(BuildError::Chain {
+                chain_id,
+                detail: format!(
+                    "{found}, but the ledger knows block {number} as final with hash {hash}: it belongs to another chain with \
+                     this id, perhaps one that was started anew. Use another `ledger.path` (or move the old file away) for this \
+                     chain, or the endpoints of the old one"
+                ),
+            })
+        };
+        let params = json!([U64::from(number), false]);
+        let header: Option<Header> = match ask(pool, "eth_getBlockByNumber", params, deadline).await {
+            Err(error) if error.is_unknown_block() => None,
+            answer => answer.map_err(away)?,
+        };
+        match header {
+            Some(header) if header.hash == hash => Ok(()),
+            Some(header) => Err(wrong(format!("block {number} of this chain is {}", header.hash))),
+            None => {
+                let newest: Option<Header> =
+                    pool.call("eth_getBlockByNumber", json!(["latest", false])).await.map_err(away)?;
+                let Some(newest) = newest else { return Ok(()) };
+                let made_at = crate::time::Timestamp::from_secs(newest.timestamp.to());
+                // Nodes that are still reading their chain will have it.
+                if newest.number() < number && clock::now().since(made_at) <= FRESH_HEAD {
+                    return Err(wrong(format!("this chain ends at block {}", newest.number())));
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Where the ledger keeps the newest final block of a chain.
+pub(super) fn final_block_key(chain_id: u64) -> String {
+    format!("final_block:{chain_id}")
+}
+
+async fn check_chain(setup: ChainSetup, known: KnownFinal) -> Result<CheckedChain, StartFault> {
     let chain_id = setup.spec.chain_id;
-    let fault = |detail: String| BuildError::Chain { chain_id, detail };
-    let pool = RpcPool::of_chain(setup.endpoints.clone(), &setup.tuning);
-    let deadline = tokio::time::Instant::now() + CHAIN_START_TIMEOUT;
+    let fault = |detail: String| StartFault::Wrong(BuildError::Chain { chain_id, detail });
+    let away = |detail: String| StartFault::Away(BuildError::Chain { chain_id, detail });
+    let pool = RpcPool::of_chain(setup.endpoints.clone(), &setup.tuning, setup.spec.block_time());
+    let deadline = Instant::now() + CHAIN_START_TIMEOUT;
     loop {
         let answers = pool.chain_ids().await;
         for (name, answer) in &answers {
@@ -358,16 +633,20 @@ async fn check_chain(setup: ChainSetup) -> Result<CheckedChain, BuildError> {
         if answers.iter().any(|(_, answer)| answer.is_ok()) {
             break;
         }
-        if tokio::time::Instant::now() >= deadline {
+        if Instant::now() >= deadline {
             let last = answers.into_iter().find_map(|(_, answer)| answer.err());
             let detail = last.map_or_else(|| "no endpoint".to_owned(), |error| error.to_string());
-            return Err(fault(format!("no endpoint answered within {} s: {detail}", CHAIN_START_TIMEOUT.as_secs())));
+            return Err(away(format!("no endpoint answered within {} s: {detail}", CHAIN_START_TIMEOUT.as_secs())));
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
+    if let Some(cost) = health::cost_of_few(pool.len()) {
+        tracing::warn!(chain_id, "{cost}");
+    }
     // Those that are away may belong to another chain.
     pool.expect_chain(chain_id);
-    let unreachable = |error: super::rpc::RpcError| fault(error.to_string());
+    let unreachable = |error: RpcError| away(error.to_string());
+    known.check(&pool, chain_id, deadline).await?;
     let mut forwarders = BTreeMap::new();
     let mut known_forwarders = BTreeSet::new();
     for wanted in &setup.forwarders {
@@ -423,10 +702,14 @@ async fn check_chain(setup: ChainSetup) -> Result<CheckedChain, BuildError> {
     }
     let head = told.max(market.book().newest().map(|point| point.number));
     let data_fee = match &header {
-        Some(header) => data_fee::read(&pool, setup.spec.family, has_multicall.then_some(multicall), header).await.ok(),
+        Some(header) => {
+            let common = pool.reference().map_or(header.number(), |reference| reference.min(header.number()));
+            data_fee::read(&pool, setup.spec.family, has_multicall.then_some(multicall), header, common).await.ok()
+        }
         None => None,
     };
-    Ok(CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, head, data_fee })
+    let is_counted = false;
+    Ok(CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, head, data_fee, is_counted })
 }
 
 /// Asks until most nodes agree or the deadline is over: one lost answer must not stop a start, nor one node that lags or lies.
@@ -434,11 +717,11 @@ async fn ask<T: serde::de::DeserializeOwned + PartialEq>(
     pool: &RpcPool,
     method: &'static str,
     params: serde_json::Value,
-    deadline: tokio::time::Instant,
-) -> Result<T, super::rpc::RpcError> {
+    deadline: Instant,
+) -> Result<T, RpcError> {
     loop {
         match pool.call_agreed(method, params.clone()).await {
-            Err(error) if error.is_retryable() && tokio::time::Instant::now() < deadline => {
+            Err(error) if error.is_retryable() && Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(250)).await;
             }
             answer => return answer,
@@ -455,7 +738,8 @@ async fn build_service(
     holder: Option<Arc<Mutex<String>>>,
     default_within: Duration,
 ) -> Result<(ChainService, Arc<ChainShared>, mpsc::Receiver<Message>), BuildError> {
-    let CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, head, data_fee } = chain;
+    let CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, head, data_fee, is_counted } =
+        chain;
     let ChainSetup { spec, signers, tuning, .. } = setup;
     let chain_id = spec.chain_id;
     let params = VehicleParams {
@@ -505,6 +789,8 @@ async fn build_service(
         inclusions_measured: pricing.measured() as u64,
         forwarders: forwarders.keys().copied().collect(),
         forwarder_names: forwarders.values().map(|domain| domain.name().to_owned()).collect(),
+        finality_stalled_since_ms: None,
+        warnings: health::cost_of_few(pool.len()).map(str::to_owned).into_iter().collect(),
         endpoints: pool.status(),
     };
     let shared = Arc::new(ChainShared {
@@ -524,6 +810,8 @@ async fn build_service(
             status,
             lanes: Vec::new(),
             price: None,
+            priced_at: clock::now(),
+            clock_ahead: Duration::ZERO,
             forecast: None,
             sources: Vec::new(),
             data_fee: None,
@@ -533,7 +821,7 @@ async fn build_service(
     });
     let (queue, lanes, uncertain, membership) = match holder {
         None => {
-            let restored = restore(ledger, &shared, tenants, signers, data_fee).await?;
+            let restored = restore(ledger, &shared, tenants, signers, data_fee, is_counted).await?;
             (restored.queue, restored.lanes, restored.uncertain, None)
         }
         // Whoever holds the lease reads them back.
@@ -543,6 +831,7 @@ async fn build_service(
         }
     };
     let now = clock::now();
+    let polls = Arc::new(Semaphore::new(shared.tuning.max_receipt_polls.clamp(1, Semaphore::MAX_PERMITS)));
     let service = ChainService {
         shared: shared.clone(),
         tenants: tenants.clone(),
@@ -562,9 +851,17 @@ async fn build_service(
         data_fee,
         data_fee_fault: None,
         head_at: now,
+        clock_skew_ms: 0,
+        final_kept_at: None,
+        told_health: ChainHealth::Starting,
         kept_at: now,
         tasks: JoinSet::new(),
+        polls,
         held: Vec::new(),
+        doubts: BTreeMap::new(),
+        contradicted: BTreeMap::new(),
+        simulated: 0,
+        wary: 0,
         suspects: BTreeSet::new(),
         uncertain,
         is_looking_up: false,
@@ -581,3 +878,6 @@ async fn build_service(
     };
     Ok((service, shared, inbox))
 }
+
+#[cfg(test)]
+mod tests;

@@ -64,9 +64,10 @@ pub enum ChainHealth {
     Starting,
     /// Heads arrive and at least one lane can send.
     Healthy,
-    /// Heads arrive but no lane can send (unfunded, for instance).
+    /// Heads arrive, but something is wrong: no lane can send (unfunded, for instance), nothing becomes final, the clock is
+    /// off, the newest block is late.
     Impaired,
-    /// No endpoint answers, or the head is stale.
+    /// No endpoint answers, or the head is older than `chain.max_head_age_ms`: nothing is accepted.
     Unavailable,
 }
 
@@ -80,6 +81,11 @@ pub struct EndpointStatus {
     pub is_healthy: bool,
     /// Newest block number it told us.
     pub head: Option<u64>,
+    /// How that stands to the other endpoints' heads: `with_the_others`, `behind`, `frozen` or `ahead`. In the last three cases it
+    /// is asked last.
+    pub place: String,
+    /// Simulations of it that a receipt contradicted.
+    pub false_simulations: u64,
     /// Calls made.
     pub calls: u64,
     /// Calls that failed in transport or with an endpoint-level error.
@@ -128,6 +134,10 @@ pub struct ChainStatus {
     pub forwarders: Vec<Address>,
     /// Forwarder names (EIP-712 domain), same order.
     pub forwarder_names: Vec<String>,
+    /// Since when too few endpoints tell what is final, Unix ms; nothing becomes final meanwhile.
+    pub finality_stalled_since_ms: Option<u64>,
+    /// What the operator should know of the configuration: what few endpoints cost, for instance.
+    pub warnings: Vec<String>,
     /// RPC endpoints.
     pub endpoints: Vec<EndpointStatus>,
 }

@@ -7,6 +7,7 @@ use crate::{
     chain::{ChainFamily, ChainSpec},
     forecast::{MAX_HORIZONS, MAX_STEPS},
     market::BookConfig,
+    request::Unsimulated,
     schedule::timing::MAX_SLACK,
 };
 
@@ -54,6 +55,16 @@ pub struct ChainTuning {
     /// How long a node that says that it is asked too often is left alone at first (`rate_limit_pause_ms`); every further time in
     /// a row is twice as long, up to 60 times this.
     pub rate_limit_pause: Duration,
+    /// Age of the newest head from which on nothing is accepted, and the chain is unavailable (`max_head_age_ms`). Zero: none,
+    /// for chains that make blocks on demand.
+    pub max_head_age: Duration,
+    /// Receipts that are asked for at a time (`max_receipt_polls`).
+    pub max_receipt_polls: usize,
+    /// Least time between two failed simulations at the same node that together reject a request, where no second node can be
+    /// asked (`reject_after_ms`).
+    pub reject_after: Duration,
+    /// What becomes of a request that no node can simulate until the last block that can take it (`unsimulated`).
+    pub unsimulated: Unsimulated,
     /// Most requests in one transaction (`max_batch`).
     pub max_batch: usize,
     /// Highest gas limit of one transaction (`max_batch_gas`).
@@ -126,7 +137,8 @@ pub struct ChainTuning {
     /// Longest wait for a first look at a new signer's nonce at admission (`nonce_lookup_ms`); afterwards it is
     /// accepted unseen and checked before it is sent.
     pub nonce_lookup: Duration,
-    /// Failed simulations after which a request is rejected (`max_simulations`).
+    /// Heads at which a request must fail in simulation before it is rejected (`max_simulations`); where there are several nodes,
+    /// two must have said so.
     pub max_simulations: u32,
     /// Shortest deadline that is accepted (`guard_ms`).
     pub guard: Duration,
@@ -149,6 +161,10 @@ impl ChainTuning {
             hedge_floor: hedge::FLOOR,
             hedge_budget_percent: hedge::BUDGET_PERCENT,
             rate_limit_pause: backoff::FIRST_PAUSE,
+            max_head_age: (block * 10).max(Duration::from_secs(15)),
+            max_receipt_polls: 8,
+            reject_after: Duration::from_secs(10),
+            unsimulated: Unsimulated::Hold,
             max_batch: 100,
             max_batch_gas: spec.tx_gas_cap().unwrap_or(16_777_216).min(16_777_216),
             linger: block.clamp(Duration::from_millis(50), Duration::from_secs(2)),

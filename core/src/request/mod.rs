@@ -6,6 +6,8 @@
 
 mod call;
 mod forward;
+#[cfg_attr(not(feature = "relay"), allow(dead_code, reason = "a page's relay has one node, and asks it again"))]
+pub(crate) mod gate;
 mod id;
 pub mod outcome;
 mod promise;
@@ -20,6 +22,7 @@ mod withdrawal;
 
 pub use call::Call;
 pub use forward::{Forward, ForwarderDomain};
+pub use gate::Unsimulated;
 pub use id::{BatchId, LaneId, ParseIdError, RequestId};
 pub use promise::Promise;
 pub use signature::{SignatureError, recover};

@@ -146,6 +146,37 @@ pub(crate) fn params(
     json!([{ "blockStateCalls": [{ "blockOverrides": block, "stateOverrides": overrides, "calls": calls }] }, parent])
 }
 
+/// `member` as a call of its own, as its target will see it: a forward comes from its forwarder, with the user's address behind
+/// the data and the gas that the user signed; a call from `sender`, or from Multicall3. For nodes that simulate no batches.
+///
+/// Whoever calls gets the value that it passes on; a node without such overrides refuses the call, which says nothing.
+pub(crate) fn member_params(
+    sender: Address,
+    key: VehicleKey,
+    params: &VehicleParams,
+    member: &VerifiedRequest,
+    block: &Value,
+) -> Value {
+    let (from, data) = match key {
+        VehicleKey::Forwarder(forwarder) => {
+            let user = member.sequence().map_or(Address::ZERO, |(_, user, _)| user);
+            (forwarder, [&member.data()[..], user.as_slice()].concat())
+        }
+        VehicleKey::Multicall => (params.multicall3, member.data().to_vec()),
+        VehicleKey::Single(_) => (sender, member.data().to_vec()),
+    };
+    // A call pays for its own calldata, which the forwarder's call does not.
+    let own = params.schedule.intrinsic_gas(&data).saturating_add(member.gas());
+    let gas = own.max(params.schedule.floor_gas(&data));
+    let call = json!({
+        "from": from, "to": member.target(), "value": member.value(), "input": Bytes::from(data), "gas": U64::from(gas),
+    });
+    if member.value().is_zero() {
+        return json!([call, block]);
+    }
+    json!([call, block, { (from.to_string()): { "balance": U256::MAX >> 8 } }])
+}
+
 /// What the answer to [`params`] means.
 pub(crate) fn verdict(blocks: Vec<SimulatedBlock>, key: VehicleKey, members: &[Arc<VerifiedRequest>]) -> Verdict {
     let calls = blocks.into_iter().next().map(|block| block.calls).unwrap_or_default();
@@ -178,6 +209,15 @@ pub(crate) fn verifiable(members: &[Arc<VerifiedRequest>], ahead: &BTreeMap<(Add
         })
         .map(|(index, _)| index)
         .collect()
+}
+
+/// A revert of an `eth_call` as people read it: what the contract said, else what the node says of it.
+pub(crate) fn call_revert_text(message: &str, data: Option<&str>) -> String {
+    let data = data.and_then(|data| alloy_primitives::hex::decode(data.trim_matches('"')).ok());
+    match data {
+        Some(data) if !data.is_empty() => revert_text(&data),
+        _ => message.chars().take(MAX_DETAIL_BYTES).collect(),
+    }
 }
 
 /// Revert data as people read it: `Error(string)` decoded, anything else in bounded hex.

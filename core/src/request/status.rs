@@ -129,6 +129,8 @@ reasons! {
     TargetReverted = "target_reverted",
     /// The target reverts in simulation, repeatedly; nothing was sent.
     SimulationReverted = "simulation_reverted",
+    /// No node could simulate it before the last block that could take it (`chain.unsimulated` is `hold`); nothing was sent.
+    NotSimulated = "not_simulated",
     /// The forwarder would skip it: signature, trust or deadline do not hold on chain.
     InvalidOnChain = "invalid_on_chain",
     /// The user's nonce was consumed by another transaction, perhaps somebody else submitting this very request.

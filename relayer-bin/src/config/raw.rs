@@ -186,6 +186,26 @@ pub enum RawMetrics {
     Off,
 }
 
+/// What becomes of a request that no node can simulate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum RawUnsimulated {
+    /// It ends.
+    Hold,
+    /// It is sent alone.
+    Send,
+}
+
+impl From<RawUnsimulated> for slackwater::request::Unsimulated {
+    fn from(then: RawUnsimulated) -> Self {
+        match then {
+            RawUnsimulated::Hold => Self::Hold,
+            RawUnsimulated::Send => Self::Send,
+        }
+    }
+}
+
 /// When a request that can wait goes out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -392,6 +412,15 @@ pub struct RawChain {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10, max = 600_000), extend("x-default" = "500"))]
     pub rate_limit_pause_ms: Option<u64>,
+    /// Age of the newest block from which on the chain is `unavailable` and nothing is accepted (`chain_unavailable`): its
+    /// prices are too old. 0: none, for chains that make blocks on demand only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 86_400_000), extend("x-default" = "10 block times, at least 15000"))]
+    pub max_head_age_ms: Option<u64>,
+    /// Receipts that are asked for at a time: where many transactions become final at once, a node's quota must hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000), extend("x-default" = "8"))]
+    pub max_receipt_polls: Option<u64>,
     /// Most requests in one transaction.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000), extend("x-default" = "100"))]
@@ -544,10 +573,20 @@ pub struct RawChain {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 60_000), extend("x-default" = "250"))]
     pub nonce_lookup_ms: Option<u64>,
-    /// Failed simulations after which a request is rejected.
+    /// Heads at which a request must fail in simulation before it is rejected. Where there are several endpoints, two of them must
+    /// have said so, or the same one at two heads `reject_after_ms` apart.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000), extend("x-default" = "3"))]
     pub max_simulations: Option<u32>,
+    /// Time between two failed simulations at the same node that together reject a request, where no second node can be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 3_600_000), extend("x-default" = "10000"))]
+    pub reject_after_ms: Option<u64>,
+    /// What becomes of a request that no node can simulate. It waits until the next block is the last that can take it; then
+    /// `hold` ends it (`rejected: not_simulated`), and `send` sends it alone, whatever it does being paid for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "hold"))]
+    pub unsimulated: Option<RawUnsimulated>,
     /// Shortest deadline that is accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 3_600_000), extend("x-default" = "2 block times + 500"))]

@@ -107,3 +107,68 @@ async fn a_node_that_is_asked_too_often_is_left_alone() -> Result<()> {
     assert_eq!(truth.count("finalized", None), all.len());
     stage.close().await
 }
+
+/// The node that is asked first stands still, and answers as fast as ever: the others' heads are followed.
+#[tokio::test]
+async fn a_fast_node_that_stands_still_holds_up_nothing() -> Result<()> {
+    let stage = Stage::at(Pace::Quarter).endpoints(&[Via::Proxy, Via::Slow, Via::Slow]).raise().await?;
+    let mut crowd = Crowd::new(&stage.world, 4);
+    let mut all = crowd.marks(4);
+    stage.submit(&all).await?;
+    stage.settle().await?;
+    let block = stage.node().block_number().await?;
+    stage.proxy().add(Rule::always(Fault::FrozenAt { block }));
+    let requests: Vec<_> = (0..8).map(|user| crowd.mark_within(user % 4, "20s")).collect();
+    stage.submit(&requests).await?;
+    all.extend(requests);
+    stage.settle().await?;
+    let truth = stage.check(&all).await?;
+    assert_eq!(truth.count("finalized", None), all.len());
+    let chains: serde_json::Value = stage.client().chains().await?;
+    let place = &chains["chains"][0]["endpoints"][0]["place"];
+    assert!(place == "frozen" || place == "behind", "{place}");
+    assert!(stage.metric("slackwater_rpc_heads_astray_total", &["rpc-0"]).await? >= 1.0);
+    stage.close().await
+}
+
+/// The only node stands still: nothing is promised by old prices, and that is over when it moves again.
+#[tokio::test]
+async fn nothing_is_accepted_while_the_chain_can_not_be_followed() -> Result<()> {
+    let stage = Stage::at(Pace::Quarter).proxied().chain_key("max_head_age_ms", 3_000).raise().await?;
+    let mut crowd = Crowd::new(&stage.world, 1);
+    let block = stage.node().block_number().await?;
+    let frozen = stage.proxy().add(Rule::always(Fault::FrozenAt { block }));
+    let mut all = Vec::new();
+    until("a refusal", PATIENCE, async || {
+        let request = crowd.mark_within(0, "5m");
+        let answer = stage.client().submit(&request.body).await?;
+        match answer.refused_with() {
+            Some(code) => {
+                assert_eq!(code, "chain_unavailable");
+                Ok(Some(()))
+            }
+            None => {
+                all.push(request);
+                Ok(None)
+            }
+        }
+    })
+    .await?;
+    stage.proxy().remove(frozen);
+    // The refused one's nonce is still free.
+    crowd.users[0].next_nonce -= 1;
+    until("acceptance", PATIENCE, async || {
+        let mut next = crowd.clone();
+        let request = next.mark_within(0, "5m");
+        let is_accepted = stage.client().submit(&request.body).await?.refused_with().is_none();
+        if is_accepted {
+            all.push(request);
+        }
+        Ok(is_accepted.then_some(()))
+    })
+    .await?;
+    stage.settle().await?;
+    let truth = stage.check(&all).await?;
+    assert_eq!(truth.count("finalized", None), all.len());
+    stage.close().await
+}

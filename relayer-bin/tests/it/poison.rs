@@ -246,14 +246,16 @@ async fn a_node_that_cannot_simulate_blocks() -> Result<()> {
     stage.proxy().add(Rule::always(refusal).on("eth_simulateV1"));
     let mut crowd = Crowd::new(&stage.world, 6);
     let good = crowd.marks(12);
-    // `eth_call` does not show that the target reverts: it is found out on chain.
+    // One `eth_call` for each member shows it, before anything is paid.
     let bad = crowd.sign(0, &ask(&stage, &revertAlwaysCall { reason: "no".to_owned() }));
     let mut all = good.clone();
     all.push(bad.clone());
     stage.submit(&all).await?;
     stage.settle().await?;
     assert!(stage.proxy().injected().faults["refuse"] > 0, "the relayer never tried");
-    stage.expect(&bad, "reverted", Some("target_reverted"), "the bad one").await?;
+    stage.expect(&bad, "rejected", Some("simulation_reverted"), "the bad one").await?;
+    let state: serde_json::Value = stage.client().get_json(&format!("/v1/requests/{}", bad.id)).await?;
+    assert_eq!(state["detail"], "no", "beside the reason: {state}");
     for request in &good {
         stage.expect(request, "finalized", None, "a good one").await?;
     }

@@ -42,6 +42,48 @@ pub(super) fn is_revert(text: &str) -> bool {
     REVERT_MARKERS.iter().any(|marker| marker.matches(text))
 }
 
+/// What clients say of an execution that ended without a revert and failed.
+const EXECUTION_FAILURE: [Pattern; 9] = [
+    Has("out of gas"),
+    Has("outofgas"),
+    Has("invalid opcode"),
+    Has("feopcode"),
+    Has("bad instruction"),
+    Has("invalid jump"),
+    Has("stack underflow"),
+    Has("stack limit reached"),
+    Has("max call depth exceeded"),
+];
+
+/// Whether an execution failed without a revert.
+pub(super) fn is_execution_failure(text: &str) -> bool {
+    EXECUTION_FAILURE.iter().any(|pattern| pattern.matches(text))
+}
+
+/// What clients say of a block, or of a block's state, that they do not have.
+const UNKNOWN_BLOCK: [Pattern; 15] = [
+    Has("header not found"),
+    Has("block not found"),
+    Has("header for hash not found"),
+    Has("unknown block"),
+    Has("could not find block"),
+    Has("blockoutofrange"),
+    Has("block number out of range"),
+    Has("missing trie node"),
+    InOrder(&["state", "not available"]),
+    InOrder(&["state", "unavailable"]),
+    Has("no state available"),
+    Has("state is pruned"),
+    Has("due to pruning"),
+    Has("exceeds maximum proof window"),
+    Has("resource not found"),
+];
+
+/// Whether a node says that it does not have the block, or its state.
+pub(super) fn is_unknown_block(text: &str) -> bool {
+    UNKNOWN_BLOCK.iter().any(|pattern| pattern.matches(text))
+}
+
 /// Rules 2–21 of `rpc_errors.md` §3; conditional submission (EIP-7796) is ours, its texts unverified.
 const RULES: &[(C, &[Pattern])] = &[
     (

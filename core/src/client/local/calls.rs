@@ -91,8 +91,9 @@ pub(super) enum Purpose {
     Simulate {
         candidate: u64,
     },
-    Whole {
+    Member {
         candidate: u64,
+        place: usize,
     },
     Verify {
         candidate: u64,
@@ -186,7 +187,7 @@ impl LocalRelay {
             Purpose::Code { candidate, forwarder } => self.on_code(now, candidate, forwarder, answer.read()),
             Purpose::DataFee { candidate } => self.on_data_fee(now, candidate, answer.read()),
             Purpose::Simulate { candidate } => self.on_simulated(now, candidate, answer),
-            Purpose::Whole { candidate } => self.on_whole(now, candidate, answer),
+            Purpose::Member { candidate, place } => self.on_member(now, candidate, place, answer),
             Purpose::Verify { candidate, place } => self.on_verified(now, candidate, place, answer),
             Purpose::UserNonce { user, at } => {
                 let nonce = answer.read::<Bytes>().and_then(|data| word(&data));

@@ -17,7 +17,7 @@ use super::{
     record::End,
 };
 use crate::{
-    chain::RpcErrorClass,
+    chain::{RpcErrorClass, is_execution_failure},
     lane::{Event, LaneError, Plan},
     request::{
         Reason, RequestId, Status, VerifiedRequest,
@@ -50,6 +50,8 @@ pub(super) struct Candidate {
     extra_wei: U256,
     /// Without `eth_simulateV1`: what each member's verification said so far.
     outcomes: Vec<MemberSimulation>,
+    /// Some call was not answered.
+    is_silent: bool,
     waits: usize,
 }
 
@@ -98,7 +100,8 @@ impl LocalRelay {
         let outcomes = vec![MemberSimulation::of(MemberOutcome::Executed); members.len()];
         let extra_wei = U256::ZERO;
         let id = self.next_id;
-        self.candidate = Some(Candidate { id, selection, members, payload, ahead, extra_wei, outcomes, waits: 0 });
+        self.candidate =
+            Some(Candidate { id, selection, members, payload, ahead, extra_wei, outcomes, is_silent: false, waits: 0 });
         self.check_code(now);
     }
 
@@ -190,8 +193,19 @@ impl LocalRelay {
         }
         let sender = self.key.address();
         if self.lacks_simulate {
-            let params = json!([simulation::call(sender, &candidate.payload), "latest"]);
-            self.call(now, Purpose::Whole { candidate: id }, "eth_call", params);
+            // The whole succeeds whatever its members do: each is called as its target will see it.
+            let block = json!("latest");
+            let calls: Vec<Value> = candidate
+                .members
+                .iter()
+                .map(|member| simulation::member_params(sender, key, &self.params, member, &block))
+                .collect();
+            if let Some(candidate) = &mut self.candidate {
+                candidate.waits = calls.len();
+            }
+            for (place, params) in calls.into_iter().enumerate() {
+                self.call(now, Purpose::Member { candidate: id, place }, "eth_call", params);
+            }
         } else {
             let priority_fee_per_gas =
                 self.offer(now, candidate.selection.deadline).map_or(0, |fees| fees.max_priority_fee_per_gas);
@@ -221,16 +235,37 @@ impl LocalRelay {
         self.on_verdict(now, verdict);
     }
 
-    pub(super) fn on_whole(&mut self, now: Timestamp, id: u64, answer: CallAnswer) {
+    pub(super) fn on_member(&mut self, now: Timestamp, id: u64, place: usize, answer: CallAnswer) {
         let Some(candidate) = self.candidate.as_mut().filter(|candidate| candidate.id == id) else { return };
+        candidate.waits = candidate.waits.saturating_sub(1);
         match (answer.class(), &answer) {
-            (Some(RpcErrorClass::Reverted), CallAnswer::Error { message, .. }) => {
-                let detail = message.clone();
-                return self.on_verdict(now, Verdict::Whole(detail));
-            }
             (None, CallAnswer::Result(_)) => {}
-            _ => return self.on_verdict(now, Verdict::Unknown),
+            (Some(class), CallAnswer::Error { message, .. })
+                if class == RpcErrorClass::Reverted || is_execution_failure(message) =>
+            {
+                // The state that a later one of the same user will meet is not this one.
+                let is_first = candidate.members.get(place).is_some_and(|member| member.sequence().is_none())
+                    || simulation::verifiable(&candidate.members, &candidate.ahead).contains(&place);
+                if is_first && let Some(outcome) = candidate.outcomes.get_mut(place) {
+                    outcome.outcome = MemberOutcome::Failed;
+                    outcome.detail = Some(simulation::call_revert_text(message, None));
+                }
+            }
+            _ => candidate.is_silent = true,
         }
+        if candidate.waits > 0 {
+            return;
+        }
+        if candidate.is_silent {
+            return self.on_verdict(now, Verdict::Unknown);
+        }
+        self.verify_members(now);
+    }
+
+    /// Asks the forwarder for its own check of the members that it can tell about now.
+    fn verify_members(&mut self, now: Timestamp) {
+        let Some(candidate) = self.candidate.as_mut() else { return };
+        let id = candidate.id;
         let VehicleKey::Forwarder(forwarder) = candidate.selection.key else {
             let outcomes = candidate.outcomes.clone();
             return self.on_verdict(now, Verdict::Members(outcomes));

@@ -3,7 +3,7 @@
 use alloy_primitives::Address;
 
 use super::{
-    super::simulate::{agreed_nonces, forwarder_nonces},
+    super::simulate::{At, agreed_nonces, forwarder_nonces},
     ChainService, Done,
 };
 use crate::{
@@ -36,9 +36,9 @@ impl ChainService {
         let signers: Vec<_> = self.suspects.iter().copied().take(NONCE_LOOKUP_LEN).collect();
         let shared = self.shared.clone();
         self.tasks.spawn(async move {
-            let (pool, has_multicall) = (&shared.pool, shared.has_multicall);
-            let settled = agreed_nonces(pool, &signers, has_multicall, Some(block));
-            let latest = agreed_nonces(pool, &signers, has_multicall, None);
+            let (pool, multicall3) = (&shared.pool, shared.multicall3());
+            let settled = agreed_nonces(pool, &signers, multicall3, At::Final(block));
+            let latest = agreed_nonces(pool, &signers, multicall3, At::Head);
             let (settled, latest) = tokio::join!(settled, latest);
             let found = signers.into_iter().zip(settled.into_iter().zip(latest)).map(|(signer, (settled, latest))| {
                 (signer, settled.map(|nonce| nonce.at_least), latest.map(|nonce| nonce.at_most))
@@ -91,7 +91,7 @@ impl ChainService {
             }
             if !missing.is_empty() {
                 let block = serde_json::json!("latest");
-                match forwarder_nonces(&shared.pool, &missing, shared.has_multicall, &block).await {
+                match forwarder_nonces(&shared.pool, &missing, shared.multicall3(), &block).await {
                     Ok(nonces) => {
                         for (signer, nonce) in missing.into_iter().zip(nonces) {
                             if let Some(nonce) = nonce {
@@ -122,7 +122,7 @@ impl ChainService {
         let shared = self.shared.clone();
         self.tasks.spawn(async move {
             let block = serde_json::json!("latest");
-            let nonces = forwarder_nonces(&shared.pool, &signers, shared.has_multicall, &block).await;
+            let nonces = forwarder_nonces(&shared.pool, &signers, shared.multicall3(), &block).await;
             let mut found = Vec::new();
             for (signer, nonce) in signers.into_iter().zip(nonces.unwrap_or_default()) {
                 if let Some(nonce) = nonce {

@@ -2,39 +2,29 @@
 
 use std::{sync::PoisonError, time::Duration};
 
+use alloy_primitives::U256;
+
 use super::{
     super::{
         admission::ChainView,
         clock,
+        health::{self, Signs},
+        lane_shell::LaneShell,
+        rpc::Conditions,
         status::{ChainHealth, LaneStatus},
     },
     ChainService,
 };
-
-/// Head silence after which the chain counts as unavailable, in block times and at least this long.
-const STALE_HEAD_BLOCKS: u32 = 20;
-const STALE_HEAD_LEAST: Duration = Duration::from_secs(30);
+use crate::time::Timestamp;
 
 impl ChainService {
     /// Refreshes what the outside sees.
-    pub(super) fn publish(&self) {
+    pub(super) fn publish(&mut self) {
         let now = clock::now();
+        let conditions = self.shared.pool.conditions();
+        let (health, detail) = health::judge(&self.signs(now, &conditions));
+        self.tell_health(health, detail.as_deref());
         let tuning = &self.shared.tuning;
-        let silence = now.since(self.head_at);
-        let stale = (self.shared.spec.block_time() * STALE_HEAD_BLOCKS).max(STALE_HEAD_LEAST);
-        let can_send = self.is_following()
-            || self.lanes.iter().any(|lane| lane.machine.next_nonce().is_some() && !lane.machine.is_underfunded());
-        let (health, detail) = match self.head {
-            None => (ChainHealth::Starting, Some("no block has been seen yet".to_owned())),
-            Some(_) if silence > stale => {
-                (ChainHealth::Unavailable, Some(format!("no new block for {} s", silence.as_secs())))
-            }
-            Some(_) if self.data_fee().is_none() => {
-                (ChainHealth::Impaired, self.data_fee_fault.as_ref().map(ToString::to_string))
-            }
-            Some(_) if !can_send => (ChainHealth::Impaired, Some("no lane can send".to_owned())),
-            Some(_) => (ChainHealth::Healthy, None),
-        };
         let chain_id = self.chain_id();
         let mut lanes: Vec<LaneStatus> = self
             .lanes
@@ -47,7 +37,9 @@ impl ChainService {
                 unfinal: lane.machine.unfinal(),
                 max_in_flight: tuning.max_in_flight,
                 balance_wei: lane.machine.balance(),
-                paused: if lane.machine.is_underfunded() {
+                paused: if lane.signer.is_none() {
+                    Some("watched only: its signer is not configured".to_owned())
+                } else if self.is_poor(lane) {
                     Some("underfunded".to_owned())
                 } else if lane.machine.next_nonce().is_none() {
                     Some("not reconciled yet".to_owned())
@@ -88,17 +80,97 @@ impl ChainService {
         status.inclusions_measured = self.pricing.measured() as u64;
         status.queued = self.queue.waiting() as u64;
         status.in_flight = self.queue.in_flight() as u64;
+        status.finality_stalled_since_ms = conditions.no_majority_since.map(|since| since.0);
         status.endpoints = self.shared.pool.status();
         let status = status.clone();
         *view = ChainView {
             status,
             lanes,
             price: self.price,
+            priced_at: self.head_at,
+            clock_ahead: self.clock_ahead(),
             sources: self.market.sources(),
             forecast: self.forecast.clone(),
             data_fee: self.data_fee(),
             backlogs: self.backlogs.clone(),
             data_fee_fault: self.data_fee_fault.as_ref().map(ToString::to_string),
         };
+    }
+    fn signs<'a>(&self, now: Timestamp, conditions: &'a Conditions) -> Signs<'a> {
+        let is_known = self.data_fee().is_some();
+        let fault = || self.data_fee_fault.as_ref().map_or_else(|| "not read yet".to_owned(), ToString::to_string);
+        let can_send = self.is_following()
+            || self
+                .lanes
+                .iter()
+                .any(|lane| lane.signer.is_some() && lane.machine.next_nonce().is_some() && !self.is_poor(lane));
+        let mut own = self.lanes.iter().filter(|lane| lane.signer.is_some()).peekable();
+        let is_poor = own.peek().is_some() && own.all(|lane| self.is_poor(lane));
+        let why = if is_poor { "no lane can send: all are underfunded" } else { "no lane can send" };
+        Signs {
+            now,
+            block: self.shared.spec.block_time(),
+            head_at: self.head.map(|_| self.head_at),
+            started_at: self.head_at,
+            max_head_age: self.shared.tuning.max_head_age,
+            conditions,
+            clock_skew_ms: self.clock_skew_ms,
+            data_fee_fault: (!is_known).then(fault),
+            no_lane: (!can_send).then(|| why.to_owned()),
+        }
+    }
+
+    /// The lane waits for a top-up, or could not even pay for an empty transaction.
+    fn is_poor(&self, lane: &LaneShell) -> bool {
+        let price = self.price.map_or(0, |price| price.next_base_fee).max(1);
+        let least = U256::from(price).saturating_mul(U256::from(self.shared.tuning.cancel_gas));
+        lane.machine.is_underfunded() || lane.machine.balance().is_some_and(|balance| balance < least)
+    }
+
+    /// Logs, once, that the condition has changed.
+    fn tell_health(&mut self, health: ChainHealth, detail: Option<&str>) {
+        let was = std::mem::replace(&mut self.told_health, health);
+        if was == health {
+            return;
+        }
+        let chain_id = self.chain_id();
+        let detail = detail.unwrap_or_default();
+        match health {
+            ChainHealth::Healthy if was == ChainHealth::Starting => {}
+            ChainHealth::Healthy => tracing::info!(chain_id, ?was, "the chain is healthy again"),
+            ChainHealth::Starting => {}
+            ChainHealth::Impaired => tracing::warn!(chain_id, detail, "the chain is impaired"),
+            ChainHealth::Unavailable => {
+                tracing::error!(
+                    chain_id,
+                    detail,
+                    "the chain can't be followed: submissions are refused (chain_unavailable)"
+                );
+            }
+        }
+    }
+
+    /// How far the chain's clock is ahead of ours; zero where that is usual.
+    fn clock_ahead(&self) -> Duration {
+        let ahead = Duration::from_millis(u64::try_from(self.clock_skew_ms).unwrap_or(0));
+        if ahead > health::CLOCK_TOLERANCE { ahead } else { Duration::ZERO }
+    }
+
+    /// Notes how far the newest head's time is from ours, and tells once if that is too far.
+    pub(super) fn note_clock(&mut self, now: Timestamp, timestamp_s: u64) {
+        let told = i64::try_from(Timestamp::from_secs(timestamp_s).0).unwrap_or(i64::MAX);
+        let ours = i64::try_from(now.0).unwrap_or(i64::MAX);
+        let block = self.shared.spec.block_time();
+        let had_fault = health::clock_fault(self.clock_skew_ms, block).is_some();
+        self.clock_skew_ms = told.saturating_sub(ours);
+        let chain_id = self.chain_id();
+        let label = chain_id.to_string();
+        metrics::gauge!("slackwater_chain_clock_ahead_seconds", "chain_id" => label)
+            .set(self.clock_skew_ms as f64 / 1_000.0);
+        match health::clock_fault(self.clock_skew_ms, block) {
+            Some(fault) if !had_fault => tracing::error!(chain_id, "{fault}"),
+            None if had_fault => tracing::info!(chain_id, "the chain's clock agrees with this machine's again"),
+            _ => {}
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Why a call failed.
 
-use crate::chain::{RpcErrorClass, Taken};
+use crate::chain::{RpcErrorClass, Taken, is_unknown_block};
 
 /// Why a call failed, at one node or at all.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -16,6 +16,8 @@ pub struct RpcError {
     pub taken: Taken,
     /// Bounded text without secrets.
     pub message: String,
+    /// The JSON-RPC error's code; `None` where the node answered none.
+    pub code: Option<i64>,
     /// `data` of a JSON-RPC error: revert data, for instance.
     pub data: Option<String>,
 }
@@ -29,7 +31,17 @@ impl RpcError {
             class: RpcErrorClass::EndpointUnusable,
             taken: Taken::No,
             message: "no endpoint is configured".to_owned(),
+            code: None,
             data: None,
+        }
+    }
+
+    /// An answer that gives no use: it is understood, and says nothing.
+    pub(in crate::relay) fn useless(method: &'static str) -> Self {
+        Self {
+            class: RpcErrorClass::Unknown,
+            message: "the answer says nothing".to_owned(),
+            ..Self::no_endpoint(method)
         }
     }
 
@@ -41,6 +53,7 @@ impl RpcError {
             class: RpcErrorClass::NodeUnavailable,
             taken: Taken::No,
             message: format!("{answered} nodes answered, and no answer has more than half of them"),
+            code: None,
             data: None,
         }
     }
@@ -48,6 +61,17 @@ impl RpcError {
     /// The same call may succeed later, or elsewhere.
     pub const fn is_retryable(&self) -> bool {
         self.class.is_retryable()
+    }
+
+    /// The node answered that it does not have this method.
+    pub(in crate::relay) fn is_missing_method(&self) -> bool {
+        self.class == RpcErrorClass::EndpointUnusable && self.code.is_some()
+    }
+
+    /// The node answered that it does not have the block that was asked for: it has no such tag, does not know it yet, or has
+    /// no state of it any more.
+    pub(in crate::relay) fn is_unknown_block(&self) -> bool {
+        self.code.is_some_and(|code| is_unknown_block(code, &self.message))
     }
 
     /// The call reached a node that answered: other nodes would answer the same.

@@ -11,6 +11,7 @@ mod heads_tests;
 pub(in crate::relay) mod hedge;
 mod node;
 mod pool;
+pub(in crate::relay) mod standing;
 mod subscription;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ mod tests;
 pub use endpoint::{RpcEndpoint, RpcReply, RpcTransport};
 pub use error::RpcError;
 pub(in crate::relay) use feed::HeadFeed;
+pub(in crate::relay) use pool::Conditions;
 pub use pool::RpcPool;
 pub use subscription::SubscriptionError;
 #[cfg(feature = "fuzzing")]

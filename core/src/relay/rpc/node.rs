@@ -4,13 +4,16 @@ use std::{
     collections::BTreeMap,
     fmt,
     num::NonZeroU32,
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use alloy_primitives::U64;
+use futures_util::FutureExt as _;
 use governor::{
     Quota, RateLimiter,
     clock::Clock,
@@ -18,7 +21,10 @@ use governor::{
     nanos::Nanos,
     state::{InMemoryState, NotKeyed},
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::{Value, json, value::RawValue};
 use tokio::time::Instant;
 
@@ -29,6 +35,7 @@ use super::{
     endpoint::{MAX_REPLY_BYTES, RpcEndpoint, RpcReply, RpcTransport},
     error::RpcError,
     hedge::Latency,
+    standing::{OwnHead, Place},
 };
 use crate::{
     chain::{RpcErrorClass, Taken, TransportFailure, classify, classify_http},
@@ -40,9 +47,38 @@ use crate::{
 /// Consecutive failures after which an endpoint is asked last.
 const UNHEALTHY_AFTER: u64 = 3;
 
+/// How long a method that a node does not have is not asked for there.
+const MISSING_METHOD_PAUSE: Duration = Duration::from_secs(600);
+
+/// Useless answers to a method in a row after which it is not asked for at this node for [`USELESS_METHOD_PAUSE`].
+const USELESS_AFTER: u32 = 3;
+
+/// How long a method that gives no use is not asked for.
+const USELESS_METHOD_PAUSE: Duration = Duration::from_secs(30);
+
+/// What a node told of its newest block, by any answer.
+#[derive(Debug, Clone, Copy)]
+struct ToldHead {
+    number: u64,
+    timestamp_s: Option<u64>,
+    rose_at: Instant,
+}
+
+/// A method that a node does not serve, as far as is known.
+#[derive(Debug, Clone, Copy, Default)]
+struct Lack {
+    useless: u32,
+    until: Option<Instant>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    pub(super) head: Option<u64>,
+    head: Option<ToldHead>,
+    /// How its head stood to the others' when that was last looked at.
+    place: Place,
+    /// Its simulations that a receipt contradicted.
+    pub(super) false_simulations: u64,
+    lacks: BTreeMap<&'static str, Lack>,
     /// Newest block that is final for this node, by its own last word.
     pub(super) final_block: Option<u64>,
     pub(super) last_error: Option<String>,
@@ -72,23 +108,60 @@ impl Clock for TokioClock {
 struct Limiter {
     clock: TokioClock,
     limiter: RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Nanos>>,
+    /// Between two turns.
+    interval: Duration,
+    /// How many wait for a turn to send.
+    senders: AtomicUsize,
 }
 
 impl Limiter {
     fn new(calls_per_s: NonZeroU32) -> Self {
         let clock = TokioClock { start: Instant::now() };
         let limiter = RateLimiter::direct_with_clock(Quota::per_second(calls_per_s), clock.clone());
-        Self { clock, limiter }
+        let interval = Duration::from_secs(1) / calls_per_s.get();
+        Self { clock, limiter, interval, senders: AtomicUsize::new(0) }
     }
 
     fn try_turn(&self) -> Result<(), Duration> {
         self.limiter.check().map_err(|not_until| not_until.wait_time_from(self.clock.now()))
     }
 
+    /// Waits for a turn. Whoever sends goes before all that read: see [`Self::turn_to_send`].
     async fn turn(&self) {
+        loop {
+            let wait = match self.senders.load(Ordering::Relaxed) {
+                0 => match self.try_turn() {
+                    Ok(()) => return,
+                    Err(wait) => wait,
+                },
+                _ => self.interval,
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Waits for a turn before all that read: a transaction must not wait behind them.
+    async fn turn_to_send(&self) {
+        let _waiting = Waiting::one_more(&self.senders);
         while let Err(wait) = self.try_turn() {
             tokio::time::sleep(wait).await;
         }
+    }
+}
+
+/// Counts somebody who waits, as long as it lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn one_more(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -183,11 +256,60 @@ impl Node {
         self.chain_id.load(Ordering::Relaxed)
     }
 
-    /// The lower, the sooner it is asked.
-    pub(super) fn rank(&self, now: Instant) -> impl Ord + use<> {
+    /// The lower, the sooner it is asked: `place` is how its head stands to the others'.
+    pub(super) fn rank(&self, now: Instant, place: Place) -> impl Ord + use<> {
         let health = self.health();
         let is_bad = health.failures_in_a_row >= UNHEALTHY_AFTER;
-        (health.pause.left(now), is_bad, std::cmp::Reverse(health.head.unwrap_or(0)), health.latency)
+        (health.pause.left(now), is_bad, place != Place::With, health.latency)
+    }
+
+    /// Its newest block, by its own word.
+    pub(super) fn own_head(&self, now: Instant) -> Option<OwnHead> {
+        self.health().head.map(|head| OwnHead {
+            number: head.number,
+            timestamp_s: head.timestamp_s,
+            since_rise: now.saturating_duration_since(head.rose_at),
+        })
+    }
+
+    /// Notes how its head stands to the others'. Returns what it was before, if that has changed.
+    pub(super) fn put(&self, place: Place) -> Option<Place> {
+        let was = std::mem::replace(&mut self.health().place, place);
+        (was != place).then_some(was)
+    }
+
+    /// It told its newest block.
+    pub(super) fn note_head(&self, number: u64, timestamp_s: Option<u64>) {
+        let now = Instant::now();
+        let mut health = self.health();
+        health.head = Some(match health.head {
+            Some(known) if known.number == number => {
+                ToldHead { timestamp_s: timestamp_s.or(known.timestamp_s), ..known }
+            }
+            Some(known) if known.number > number => ToldHead { number, timestamp_s, ..known },
+            _ => ToldHead { number, timestamp_s, rose_at: now },
+        });
+    }
+
+    /// It is not known to lack `method`.
+    pub(super) fn may_have(&self, method: &str) -> bool {
+        let until = self.health().lacks.get(method).and_then(|lack| lack.until);
+        until.is_none_or(|until| until <= Instant::now())
+    }
+
+    /// Whether an answer to `method` was of use. One that the node does not have is not asked for again for a while, nor one that
+    /// is answered but gives no use: a method that crashes, or that the plan does not hold. It is nobody's failure.
+    pub(super) fn note_use(&self, method: &'static str, is_of_use: bool) {
+        let mut health = self.health();
+        if is_of_use {
+            health.lacks.remove(method);
+            return;
+        }
+        let lack = health.lacks.entry(method).or_default();
+        lack.useless += 1;
+        if lack.useless >= USELESS_AFTER {
+            lack.until = Some(Instant::now() + USELESS_METHOD_PAUSE);
+        }
     }
 
     /// It answers, as far as is known, and has not asked to be left alone.
@@ -218,19 +340,14 @@ impl Node {
         self.health().by_method.get(method).copied()
     }
 
-    pub(super) fn note_head(&self, head: u64) {
-        let mut health = self.health();
-        if health.failures_in_a_row == 0 {
-            health.head = Some(head);
-        }
-    }
-
     pub(super) fn status(&self) -> EndpointStatus {
         let health = self.health();
         EndpointStatus {
             name: self.endpoint.name().to_owned(),
             is_healthy: health.failures_in_a_row < UNHEALTHY_AFTER,
-            head: health.head,
+            head: health.head.map(|head| head.number),
+            place: health.place.as_str().to_owned(),
+            false_simulations: health.false_simulations,
             calls: self.calls.load(Ordering::Relaxed),
             failures: self.failures.load(Ordering::Relaxed),
             latency_ms: millis(health.latency),
@@ -241,7 +358,7 @@ impl Node {
 
     fn error(&self, method: &'static str, class: RpcErrorClass, taken: Taken, message: impl Into<String>) -> RpcError {
         let endpoint = self.endpoint.name().to_owned();
-        RpcError { endpoint, method, class, taken, message: bounded(message), data: None }
+        RpcError { endpoint, method, class, taken, message: bounded(message), code: None, data: None }
     }
 
     /// One call with its own deadline. Failures count towards the node's health unless the node answered. A node that asked to
@@ -268,7 +385,9 @@ impl Node {
         timeout: Duration,
         until: Option<Timestamp>,
     ) -> Result<T, RpcError> {
-        self.turn().await;
+        if let Some(limiter) = &self.limiter {
+            limiter.turn_to_send().await;
+        }
         self.ask(method, params, timeout, until).await
     }
 
@@ -286,7 +405,8 @@ impl Node {
 
     /// Takes a turn if that needs no waiting.
     pub(super) fn try_turn(&self) -> bool {
-        self.limiter.as_ref().is_none_or(|limiter| limiter.try_turn().is_ok())
+        let is_free = |limiter: &Limiter| limiter.senders.load(Ordering::Relaxed) == 0 && limiter.try_turn().is_ok();
+        self.limiter.as_ref().is_none_or(is_free)
     }
 
     /// One call whose turn it is.
@@ -324,6 +444,7 @@ impl Node {
         let mut health = self.health();
         match &result {
             Ok(_) => {
+                health.lacks.remove(method);
                 health.failures_in_a_row = 0;
                 health.latency = if health.latency.is_zero() { took } else { (health.latency * 7 + took) / 8 };
                 health
@@ -331,6 +452,12 @@ impl Node {
                     .entry(method)
                     .and_modify(|latency| latency.measured(took))
                     .or_insert_with(|| Latency::first(took));
+            }
+            // It answers, and does not have this: no failure, and it is known for a while.
+            Err(error) if error.is_missing_method() => {
+                health.failures_in_a_row = 0;
+                let lack = health.lacks.entry(method).or_default();
+                lack.until = Some(Instant::now() + MISSING_METHOD_PAUSE);
             }
             Err(error) => {
                 if matches!(
@@ -378,8 +505,20 @@ impl Node {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let body = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }).to_string();
         let asked = Instant::now();
-        let reply = self.transport.exchange(body).await.map_err(|failure| self.transport_error(method, failure))?;
-        let result = self.read(method, id, &reply);
+        // A transport is the embedder's code: a panic in it fails the call, which may have been delivered, and nothing else.
+        let exchanged = AssertUnwindSafe(self.transport.exchange(body)).catch_unwind().await;
+        let reply = exchanged.unwrap_or_else(|_| {
+            tracing::error!(
+                endpoint = self.endpoint.name(),
+                method,
+                "the transport panicked; the call counts as interrupted"
+            );
+            metrics::counter!("slackwater_rpc_panics_total", "endpoint" => self.endpoint.name().to_owned())
+                .increment(1);
+            Err(TransportFailure::Interrupted)
+        });
+        let reply = reply.map_err(|failure| self.transport_error(method, failure))?;
+        let result = self.read(method, params, id, &reply);
         let is_refused = reply.status == 429
             || (reply.status == 503 && reply.retry_after.is_some())
             || result.as_ref().is_err_and(|error| error.class == RpcErrorClass::RateLimited);
@@ -395,7 +534,13 @@ impl Node {
         result
     }
 
-    fn read<T: DeserializeOwned>(&self, method: &'static str, id: u64, reply: &RpcReply) -> Result<T, RpcError> {
+    fn read<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        params: &Value,
+        id: u64,
+        reply: &RpcReply,
+    ) -> Result<T, RpcError> {
         let RpcReply { status, body: bytes, .. } = reply;
         let Ok(reply) = serde_json::from_slice::<Reply<'_>>(bytes) else {
             if (200..300).contains(status) {
@@ -413,6 +558,7 @@ impl Node {
             });
             let class = classify(error.code, &error.message, data.as_deref());
             let mut failure = self.error(method, class, class.taken(), error.message);
+            failure.code = Some(error.code);
             failure.data = data;
             return Err(failure);
         }
@@ -424,7 +570,11 @@ impl Node {
             return Err(nonsense("answer carries another id"));
         }
         let result = reply.result.map_or("null", RawValue::get);
-        serde_json::from_str(result).map_err(|_| nonsense("result has an unexpected form"))
+        let read = serde_json::from_str(result).map_err(|_| nonsense("result has an unexpected form"))?;
+        if let Some((number, timestamp_s)) = told_head(method, params, result) {
+            self.note_head(number, timestamp_s);
+        }
+        Ok(read)
     }
 
     fn transport_error(&self, method: &'static str, failure: TransportFailure) -> RpcError {
@@ -435,5 +585,34 @@ impl Node {
             _ => "connection broke".to_owned(),
         };
         self.error(method, failure.class(), failure.taken(), text)
+    }
+}
+
+/// The newest block of the node that answered `result`, and its time in seconds, if this answer tells it.
+fn told_head(method: &str, params: &Value, result: &str) -> Option<(u64, Option<u64>)> {
+    #[derive(Deserialize)]
+    struct Block {
+        number: U64,
+        timestamp: U64,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct History {
+        oldest_block: U64,
+        base_fee_per_gas: Vec<IgnoredAny>,
+    }
+    match method {
+        "eth_blockNumber" => serde_json::from_str::<U64>(result).ok().map(|number| (number.to(), None)),
+        "eth_getBlockByNumber" if params[0] == "latest" => {
+            let block: Block = serde_json::from_str(result).ok()?;
+            Some((block.number.to(), Some(block.timestamp.to())))
+        }
+        "eth_feeHistory" if params[1] == "latest" => {
+            let history: History = serde_json::from_str(result).ok()?;
+            // The last fee is the next block's.
+            let blocks = u64::try_from(history.base_fee_per_gas.len()).ok()?.checked_sub(2)?;
+            Some((history.oldest_block.to::<u64>().saturating_add(blocks), None))
+        }
+        _ => None,
     }
 }

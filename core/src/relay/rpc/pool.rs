@@ -14,7 +14,10 @@ use futures_util::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
 use super::{
     backoff::PauseRule,
@@ -23,6 +26,7 @@ use super::{
     feed::HeadFeed,
     hedge::{HedgeBudget, HedgeRule, hedge_after, is_read},
     node::Node,
+    standing::{HeadRule, OwnHead, Place},
     subscription::HeadSubscription,
 };
 use crate::{
@@ -30,9 +34,12 @@ use crate::{
     lane::SendOutcome,
     ledger::{AttemptRecord, Durable},
     protection::Protection,
-    relay::{status::EndpointStatus, tuning::ChainTuning},
+    relay::{clock, status::EndpointStatus, tuning::ChainTuning},
     time::Timestamp,
 };
+
+/// Time between blocks where nobody said.
+const USUAL_BLOCK: Duration = Duration::from_secs(12);
 
 /// All endpoints of one chain.
 #[derive(Debug, Clone)]
@@ -42,6 +49,19 @@ pub struct RpcPool {
     hedge: HedgeRule,
     budget: Arc<Mutex<HedgeBudget>>,
     heads: Arc<watch::Sender<HeadFeed>>,
+    head_rule: HeadRule,
+    conditions: Arc<Mutex<Conditions>>,
+}
+
+/// What is wrong with following the chain, as the watcher last found it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::relay) struct Conditions {
+    /// Since when no node tells its head, and what the last one said.
+    pub(in crate::relay) unfollowed: Option<(Timestamp, String)>,
+    /// Since when too few nodes tell what is final.
+    pub(in crate::relay) no_majority_since: Option<Timestamp>,
+    /// The nodes keep no state of the newest final block: what needs it waits.
+    pub(in crate::relay) has_no_final_state: bool,
 }
 
 /// Why a node is asked.
@@ -60,15 +80,24 @@ impl RpcPool {
     }
 
     /// A chain's pool.
-    pub(in crate::relay) fn of_chain(endpoints: Vec<RpcEndpoint>, tuning: &ChainTuning) -> Self {
+    pub(in crate::relay) fn of_chain(endpoints: Vec<RpcEndpoint>, tuning: &ChainTuning, block: Duration) -> Self {
         let hedge = HedgeRule { floor: tuning.hedge_floor, budget_percent: tuning.hedge_budget_percent };
-        Self::by_rules(endpoints, tuning.rpc_timeout, hedge, PauseRule { first: tuning.rate_limit_pause })
+        let pool = Self::by_rules(endpoints, tuning.rpc_timeout, hedge, PauseRule { first: tuning.rate_limit_pause });
+        Self { head_rule: HeadRule::new(block), ..pool }
     }
 
     pub(super) fn by_rules(endpoints: Vec<RpcEndpoint>, timeout: Duration, hedge: HedgeRule, pause: PauseRule) -> Self {
         let nodes = endpoints.into_iter().map(|endpoint| Node::new(endpoint, timeout, pause)).collect();
         let budget = Arc::new(Mutex::new(HedgeBudget::new(hedge.budget_percent)));
-        Self { nodes: Arc::new(nodes), timeout, hedge, budget, heads: Arc::new(watch::Sender::default()) }
+        Self {
+            nodes: Arc::new(nodes),
+            timeout,
+            hedge,
+            budget,
+            heads: Arc::new(watch::Sender::default()),
+            head_rule: HeadRule::new(USUAL_BLOCK),
+            conditions: Arc::default(),
+        }
     }
 
     /// From now on every node is asked for its chain id before anything else, and refused if it is another.
@@ -105,12 +134,167 @@ impl RpcPool {
         self.nodes.is_empty()
     }
 
-    /// Endpoints, the healthiest and fastest first; those that want to be left alone last.
-    pub(super) fn ranked(&self) -> VecDeque<&Node> {
+    /// Endpoints to ask for `method`, the healthiest and fastest first. Those whose head is far from the others', then those that
+    /// are not known to have the method, and at last those that want to be left alone.
+    pub(super) fn ranked(&self, method: &str) -> VecDeque<&Node> {
+        self.ranked_places(method).into_iter().map(|place| &self.nodes[place]).collect()
+    }
+
+    /// As [`Self::ranked`], by place in the configuration.
+    pub(in crate::relay) fn ranked_places(&self, method: &str) -> Vec<usize> {
         let now = Instant::now();
-        let mut nodes: Vec<_> = self.nodes.iter().map(|node| (node.rank(now), node)).collect();
+        let reference = self.reference();
+        let mut nodes: Vec<_> = self
+            .nodes
+            .iter()
+            .enumerate()
+            .map(|(place, node)| ((!node.may_have(method), node.rank(now, self.place_of(node, reference, now))), place))
+            .collect();
         nodes.sort_by(|(a, _), (b, _)| a.cmp(b));
-        nodes.into_iter().map(|(_, node)| node).collect()
+        nodes.into_iter().map(|(_, place)| place).collect()
+    }
+
+    fn place_of(&self, node: &Node, reference: Option<u64>, now: Instant) -> Place {
+        match (node.own_head(now), reference) {
+            (Some(head), Some(reference)) => self.head_rule.place(&head, reference),
+            _ => Place::With,
+        }
+    }
+
+    /// The height that most of the nodes that move have reached, by their own words.
+    pub(in crate::relay) fn reference(&self) -> Option<u64> {
+        let now = Instant::now();
+        let heads: Vec<OwnHead> = self.nodes.iter().filter_map(|node| node.own_head(now)).collect();
+        self.head_rule.reference(&heads, clock::now().as_secs())
+    }
+
+    /// How far heads may differ.
+    pub(in crate::relay) const fn head_rule(&self) -> &HeadRule {
+        &self.head_rule
+    }
+
+    /// Tells, once each, of nodes whose head is far from the others'.
+    pub(in crate::relay) fn tell_places(&self) {
+        let now = Instant::now();
+        let Some(reference) = self.reference() else { return };
+        for node in self.nodes.iter() {
+            let place = self.place_of(node, Some(reference), now);
+            let Some(was) = node.put(place) else { continue };
+            let (chain_id, endpoint) = (node.expected_chain(), node.endpoint.name());
+            let head = node.own_head(now).map(|head| head.number);
+            if place == Place::With {
+                tracing::info!(chain_id, endpoint, head, was = was.as_str(), "a node's head is with the others' again");
+            } else {
+                let place = place.as_str();
+                tracing::warn!(
+                    chain_id,
+                    endpoint,
+                    head,
+                    others = reference,
+                    place,
+                    "a node's head is far from the others'; it is asked last"
+                );
+                let (chain_id, endpoint) = (chain_id.to_string(), endpoint.to_owned());
+                metrics::counter!("slackwater_rpc_heads_astray_total", "chain_id" => chain_id, "endpoint" => endpoint, "place" => place)
+                    .increment(1);
+            }
+        }
+    }
+
+    /// What is wrong with following the chain.
+    pub(in crate::relay) fn conditions(&self) -> Conditions {
+        self.conditions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes what is wrong with following the chain.
+    pub(in crate::relay) fn note_conditions(&self, change: impl FnOnce(&mut Conditions)) {
+        change(&mut self.conditions.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Asks the node at `place`.
+    pub(in crate::relay) async fn call_at<T: DeserializeOwned>(
+        &self,
+        place: usize,
+        method: &'static str,
+        params: &Value,
+    ) -> Result<T, RpcError> {
+        match self.nodes.get(place) {
+            Some(node) => node.call(method, params, self.timeout).await,
+            None => Err(RpcError::no_endpoint(method)),
+        }
+    }
+
+    /// How long the node at `place` is waited for, before another one is asked for `method` too.
+    pub(in crate::relay) fn patience_at(&self, place: usize, method: &'static str) -> Duration {
+        let latency = self.nodes.get(place).and_then(|node| node.latency_of(method));
+        hedge_after(latency.as_ref(), self.hedge.floor, self.timeout)
+    }
+
+    /// A read is made that may be hedged.
+    pub(in crate::relay) fn note_read(&self) {
+        self.budget(HedgeBudget::called);
+    }
+
+    /// Whether the node at `place` may be asked beside another that is slow: it works, has a turn left, and the budget allows it.
+    pub(in crate::relay) fn take_hedge_at(&self, place: usize) -> bool {
+        let Some(node) = self.nodes.get(place) else { return false };
+        if !self.budget(HedgeBudget::take) {
+            metrics::counter!("slackwater_rpc_hedges_withheld_total", "reason" => "budget").increment(1);
+            return false;
+        }
+        let is_free = node.is_usable(Instant::now()) && node.try_turn();
+        if is_free {
+            count("slackwater_rpc_hedges_total", node);
+        } else {
+            self.budget(HedgeBudget::give_back);
+        }
+        is_free
+    }
+
+    /// The answer of a node that was asked because another is slow was used.
+    pub(in crate::relay) fn note_hedge_won(&self, place: usize) {
+        if let Some(node) = self.nodes.get(place) {
+            count("slackwater_rpc_hedges_won_total", node);
+        }
+    }
+
+    /// Whether the node at `place` is not known to lack `method`.
+    pub(in crate::relay) fn may_have(&self, place: usize, method: &str) -> bool {
+        self.nodes.get(place).is_some_and(|node| node.may_have(method))
+    }
+
+    /// Whether an answer of the node at `place` to `method` was of use.
+    pub(in crate::relay) fn note_use(&self, place: usize, method: &'static str, is_of_use: bool) {
+        if let Some(node) = self.nodes.get(place) {
+            node.note_use(method, is_of_use);
+        }
+    }
+
+    /// Whether the node at `place` answers and has not asked to be left alone.
+    pub(in crate::relay) fn is_usable(&self, place: usize) -> bool {
+        self.nodes.get(place).is_some_and(|node| node.is_usable(Instant::now()))
+    }
+
+    /// A receipt contradicted what the node at `place` simulated, and agreed with another node's simulation.
+    pub(in crate::relay) fn demote(&self, place: usize) {
+        let Some(node) = self.nodes.get(place) else { return };
+        let count = {
+            let mut health = node.health();
+            health.false_simulations += 1;
+            health.false_simulations
+        };
+        tracing::warn!(
+            chain_id = node.expected_chain(),
+            endpoint = node.endpoint.name(),
+            count,
+            "a receipt contradicts a node's simulation; others are asked first"
+        );
+        self::count("slackwater_simulations_false_total", node);
+    }
+
+    /// How often receipts have contradicted the simulations of the node at `place`.
+    pub(in crate::relay) fn false_simulations(&self, place: usize) -> u64 {
+        self.nodes.get(place).map_or(0, |node| node.health().false_simulations)
     }
 
     /// Asks one node after the other until one answers. Where that is a read, and a node takes longer than it usually does, the
@@ -119,7 +303,7 @@ impl RpcPool {
     /// # Errors
     /// The last [`RpcError`]; a revert is an answer and is not asked for elsewhere.
     pub async fn call<T: DeserializeOwned>(&self, method: &'static str, params: Value) -> Result<T, RpcError> {
-        let mut waiting = self.ranked();
+        let mut waiting = self.ranked(method);
         let is_hedged = self.hedge.budget_percent > 0 && waiting.len() > 1 && is_read(method);
         if is_hedged {
             self.budget(HedgeBudget::called);
@@ -313,6 +497,11 @@ impl RpcPool {
         answers.into_iter().filter_map(|(answer, _)| answer.ok()).collect()
     }
 
+    /// Newest block that a majority of the nodes has said to be final.
+    pub(in crate::relay) fn final_block(&self) -> Option<u64> {
+        self.reached(self.nodes.iter().filter_map(|node| node.health().final_block).collect())
+    }
+
     /// Whether so many nodes are a majority.
     pub(in crate::relay) fn is_majority(&self, count: usize) -> bool {
         let all = if Protection::ReadQuorum.is_on() { self.nodes.len() } else { 1 };
@@ -345,7 +534,8 @@ impl RpcPool {
         answers.await
     }
 
-    /// Sends a committed attempt to every node.
+    /// Sends a committed attempt to every node. `taken` is told as soon as one has it, or what they say together at the end:
+    /// a node that hangs delays nobody, and gets its time all the same.
     ///
     /// **Invariant I2:** only a [`Durable`] attempt can be sent.
     /// **Invariant I7:** nothing leaves from `until` on.
@@ -353,12 +543,33 @@ impl RpcPool {
         &self,
         attempt: &Durable<AttemptRecord>,
         until: Option<Timestamp>,
-    ) -> SendOutcome {
-        let params = json!([attempt.get().raw]);
+        taken: oneshot::Sender<SendOutcome>,
+    ) {
+        let params = &json!([attempt.get().raw]);
         let hash = attempt.get().hash;
-        let send = |node| Node::call_before::<B256>(node, "eth_sendRawTransaction", &params, self.timeout, until);
-        let answers = join_all(self.nodes.iter().map(send)).await;
-        let outcomes = answers.into_iter().zip(self.nodes.iter()).map(|(answer, node)| match answer {
+        let mut taken = Some(taken);
+        let mut together = None;
+        let send = |node| async move {
+            (node, Node::call_before::<B256>(node, "eth_sendRawTransaction", params, self.timeout, until).await)
+        };
+        let mut running: FuturesUnordered<_> = self.nodes.iter().map(send).collect();
+        while let Some((node, answer)) = running.next().await {
+            let outcome = Self::sent(node, answer, hash);
+            together = Some(together.map_or(outcome, |others| merge(others, outcome)));
+            if outcome == SendOutcome::Taken
+                && let Some(taken) = taken.take()
+            {
+                let _ = taken.send(outcome);
+            }
+        }
+        if let Some(taken) = taken {
+            let _ = taken.send(together.unwrap_or(SendOutcome::Refused(RpcErrorClass::EndpointUnusable)));
+        }
+    }
+
+    /// What a node's answer to a transaction means.
+    fn sent(node: &Node, answer: Result<B256, RpcError>, hash: B256) -> SendOutcome {
+        match answer {
             Ok(answered) if answered == hash => SendOutcome::Taken,
             // A node that names another hash is broken; what it did with the bytes is unknown.
             Ok(_) => {
@@ -374,14 +585,6 @@ impl RpcPool {
                     Taken::No => SendOutcome::Refused(error.class),
                 }
             }
-        });
-        outcomes.reduce(merge).unwrap_or(SendOutcome::Refused(RpcErrorClass::EndpointUnusable))
-    }
-
-    /// Newest head that a node told.
-    pub(in crate::relay) fn note_head(&self, head: u64) {
-        for node in self.nodes.iter() {
-            node.note_head(head);
         }
     }
 

@@ -24,7 +24,7 @@ use crate::chain::{RpcErrorClass, TransportFailure};
 const TIMEOUT: Duration = Duration::from_secs(10);
 const FLOOR: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_millis(500);
-const READ: &str = "eth_blockNumber";
+const READ: &str = "eth_getBalance";
 
 /// What a scripted node does with a call, after a while.
 #[derive(Debug, Clone)]
@@ -252,7 +252,7 @@ async fn the_budget_bounds_the_load() {
     let (calls, mut overtaken) = (400, 0);
     for _ in 0..calls {
         // Whoever is asked first hangs, in every single read.
-        let first_asked = if pool.ranked()[0].endpoint.name() == "node-0" { &first } else { &second };
+        let first_asked = if pool.ranked(READ)[0].endpoint.name() == "node-0" { &first } else { &second };
         first_asked.then(0, Does::Never);
         let (answer, took) = read(&pool).await;
         assert!(answer.is_ok());
@@ -529,4 +529,78 @@ async fn without_a_majority_a_node_is_waited_for() {
         assert_eq!(last_of_all(&pool).await, (None, 10_000));
     }
     assert_eq!(last_of_all(&pool).await, (None, 50));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transaction_waits_behind_no_read() {
+    let node = Script::usually(1, Does::Answer(1));
+    let limited = vec![RpcEndpoint::over("node-0", node.clone()).rate_limit_per_s(2)];
+    let pool = hedged(limited, 0);
+    let reads = async {
+        futures_util::future::join_all((0..40).map(|_| read(&pool))).await;
+    };
+    let send = async {
+        // While all of them wait.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let start = Instant::now();
+        let params = json!(["0x02"]);
+        let sent = pool.nodes[0].call_before::<U64>("eth_sendRawTransaction", &params, TIMEOUT, None).await;
+        assert!(sent.is_ok());
+        start.elapsed()
+    };
+    let ((), waited) = tokio::join!(reads, send);
+    assert!(waited <= Duration::from_millis(1_100), "{waited:?}");
+}
+
+#[derive(Debug)]
+struct Panics;
+
+#[async_trait]
+impl RpcTransport for Panics {
+    async fn exchange(&self, _: String) -> Result<RpcReply, TransportFailure> {
+        panic!("a transport that is not well made");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transport_that_panics_fails_the_call_and_nothing_else() {
+    let good = Script::usually(10, Does::Answer(7));
+    let endpoints = vec![RpcEndpoint::over("bad", Arc::new(Panics)), RpcEndpoint::over("good", good)];
+    let pool = hedged(endpoints, 10);
+    assert_eq!(read(&pool).await.0, Ok(7));
+    let alone = hedged(vec![RpcEndpoint::over("bad", Arc::new(Panics))], 10);
+    let error = alone.call::<U64>(READ, json!([])).await.unwrap_err();
+    assert_eq!((error.class, error.taken), (RpcErrorClass::NodeUnavailable, crate::chain::Taken::Maybe));
+}
+
+#[derive(Debug)]
+struct Lacks(AtomicU64);
+
+#[async_trait]
+impl RpcTransport for Lacks {
+    async fn exchange(&self, body: String) -> Result<RpcReply, TransportFailure> {
+        let call: Value = serde_json::from_str(&body).unwrap();
+        let answer = if call["method"] == READ {
+            json!({ "jsonrpc": "2.0", "id": call["id"], "result": "0x1" })
+        } else {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            json!({ "jsonrpc": "2.0", "id": call["id"], "error": { "code": -32_601, "message": "Method not found" } })
+        };
+        Ok(RpcReply::new(200, answer.to_string().into_bytes()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_method_that_a_node_lacks_is_no_failure_and_is_asked_elsewhere() {
+    let (lacks, has) = (Arc::new(Lacks(AtomicU64::new(0))), Script::usually(30, Does::Answer(5)));
+    let endpoints = vec![RpcEndpoint::over("lacks", lacks.clone()), RpcEndpoint::over("has", has.clone())];
+    let pool = hedged(endpoints, 10);
+    for _ in 0..20 {
+        assert_eq!(ask(&pool, "eth_simulateV1").await.0, Ok(5));
+    }
+    assert_eq!(lacks.0.load(Ordering::Relaxed), 1, "asked once");
+    let status = &pool.status()[0];
+    assert!(status.is_healthy && status.failures == 0, "{status:?}");
+    // Everything else is asked of it as ever.
+    assert_eq!(read(&pool).await.0, Ok(1));
 }

@@ -38,7 +38,7 @@ async fn two_owners_are_refused() {
     let store = TempStore::new();
     let first = store.open().await;
     let second = SqliteLedger::open(store.config()).await;
-    assert!(matches!(second, Err(LedgerError::InUse { path }) if path.ends_with("ledger.db")));
+    assert!(matches!(second, Err(LedgerError::InUseHere { path }) if path.ends_with("ledger.db")));
     first.close().await;
     store.open().await;
 }

@@ -36,6 +36,11 @@ pub struct EndpointView {
     healthy: bool,
     /// Newest block that it told.
     head: Option<u64>,
+    /// How that stands to the other endpoints' heads: `with_the_others`, `behind`, `frozen` or `ahead`; in the last three cases
+    /// it is asked last.
+    place: String,
+    /// Simulations of it that a receipt contradicted.
+    false_simulations: u64,
     /// Calls made.
     calls: u64,
     /// Calls that failed.
@@ -54,6 +59,8 @@ impl From<EndpointStatus> for EndpointView {
             name: status.name,
             healthy: status.is_healthy,
             head: status.head,
+            place: status.place,
+            false_simulations: status.false_simulations,
             calls: status.calls,
             failures: status.failures,
             latency_ms: status.latency_ms,
@@ -99,6 +106,11 @@ pub struct ChainView {
     inclusions_measured: u64,
     /// Forwarders that are served.
     forwarders: Vec<ForwarderView>,
+    /// Since when too few endpoints tell what is final, Unix ms: nothing becomes final meanwhile. `null` if enough do.
+    finality_stalled_since_ms: Option<u64>,
+    /// What the operator should know of the configuration: what one or two endpoints cost, for instance. For operators.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warnings: Option<Vec<String>>,
     /// RPC endpoints; for operators.
     #[serde(skip_serializing_if = "Option::is_none")]
     endpoints: Option<Vec<EndpointView>>,
@@ -132,6 +144,8 @@ impl ChainView {
             guard_time_ms: status.guard_time_ms,
             inclusions_measured: status.inclusions_measured,
             forwarders,
+            finality_stalled_since_ms: status.finality_stalled_since_ms,
+            warnings: is_operator.then_some(status.warnings),
             endpoints: is_operator.then(|| status.endpoints.into_iter().map(EndpointView::from).collect()),
         }
     }

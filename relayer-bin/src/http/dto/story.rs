@@ -172,6 +172,9 @@ pub struct RequestPage {
 pub struct RequestView<'a> {
     #[serde(flatten)]
     summary: SummaryView,
+    /// What there is to say about `reason`, for people: a target's revert text, for instance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
     /// The content, for kind `forward`.
     #[serde(skip_serializing_if = "Option::is_none")]
     forward: Option<ForwardBody>,
@@ -212,6 +215,10 @@ impl<'a> RequestView<'a> {
         let quote: Option<Quote> = serde_json::from_str(&record.quote).ok();
         Self {
             summary: SummaryView::from(record),
+            detail: timeline
+                .last()
+                .filter(|event| event.status == record.status && event.reason == record.reason)
+                .and_then(|event| event.detail.as_deref()),
             forward,
             call,
             max_cost_wei,

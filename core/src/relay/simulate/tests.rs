@@ -1,0 +1,303 @@
+//! What nodes say of a batch, and what they are asked: nodes are scripted, and tokio's clock is paused.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use alloy_primitives::{Address, B256, Bytes, U256};
+use alloy_sol_types::{SolCall, SolEvent};
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use slackwater_contracts::forwarder::{ExecutedForwardRequest, noncesCall, verifyCall};
+
+use super::{At, Question, Simulation, agreed_nonces, simulate};
+use crate::{
+    chain::{ChainSpec, TransportFailure},
+    relay::{
+        rpc::{RpcEndpoint, RpcPool, RpcReply, RpcTransport},
+        tuning::ChainTuning,
+    },
+    request::{
+        RequestId, VerifiedRequest,
+        gate::Word,
+        simulation::Environment,
+        vehicle::{VehicleKey, VehicleParams},
+    },
+};
+
+const FORWARDER: Address = Address::repeat_byte(0xf0);
+/// A target that reverts.
+const POISON: Address = Address::repeat_byte(0xbb);
+/// A target that runs out of gas.
+const GLUTTON: Address = Address::repeat_byte(0xcc);
+const GOOD: Address = Address::repeat_byte(0xaa);
+
+/// What a node answers to `eth_simulateV1`.
+#[derive(Debug, Clone, PartialEq)]
+enum Simulates {
+    /// The truth.
+    Truly,
+    /// That the first member fails, and all others execute.
+    FirstFails,
+    /// That all execute.
+    AllExecute,
+    /// An error.
+    Error(i64, &'static str),
+    /// Nothing.
+    Never,
+}
+
+#[derive(Debug)]
+struct Node {
+    latency_ms: u64,
+    simulates: Simulates,
+    /// Answers `eth_call` too.
+    calls: bool,
+    members: Vec<Arc<VerifiedRequest>>,
+    asked: Mutex<Vec<String>>,
+}
+
+impl Node {
+    fn asked(&self, method: &str) -> usize {
+        self.asked.lock().unwrap().iter().filter(|asked| *asked == method).count()
+    }
+
+    fn simulated(&self, fails: impl Fn(usize, &VerifiedRequest) -> bool) -> Value {
+        let log = |(place, member): (usize, &Arc<VerifiedRequest>)| {
+            let (_, signer, nonce) = member.sequence().unwrap();
+            let event = ExecutedForwardRequest { signer, nonce: U256::from(nonce), success: !fails(place, member) };
+            let log = event.encode_log_data();
+            json!({ "address": FORWARDER, "topics": log.topics(), "data": log.data })
+        };
+        let call = |member| json!({ "status": "0x1", "gasUsed": "0x186a0", "returnData": "0x", "logs": [log(member)] });
+        let calls: Vec<Value> = self.members.iter().enumerate().map(call).collect();
+        json!([{ "calls": calls }])
+    }
+
+    fn called(&self, call: &Value) -> Result<Value, Value> {
+        let to: Address = serde_json::from_value(call["to"].clone()).unwrap();
+        let input: Bytes = serde_json::from_value(call["input"].clone()).unwrap();
+        let word = |value: u64| json!(B256::from(U256::from(value)));
+        if to == FORWARDER {
+            return match verifyCall::abi_decode(&input) {
+                Ok(_) => Ok(word(1)),
+                Err(_) if noncesCall::abi_decode(&input).is_ok() => Ok(word(0)),
+                Err(_) => Err(json!({ "code": 3, "message": "execution reverted" })),
+            };
+        }
+        match to {
+            POISON => Err(json!({ "code": 3, "message": "execution reverted: guest list is closed" })),
+            GLUTTON => Err(json!({ "code": -32_000, "message": "out of gas" })),
+            GOOD => Ok(json!("0x")),
+            // No Multicall3 there.
+            _ => Ok(json!("0x")),
+        }
+    }
+}
+
+#[async_trait]
+impl RpcTransport for Node {
+    async fn exchange(&self, body: String) -> Result<RpcReply, TransportFailure> {
+        let call: Value = serde_json::from_str(&body).unwrap();
+        let method = call["method"].as_str().unwrap().to_owned();
+        self.asked.lock().unwrap().push(method.clone());
+        tokio::time::sleep(Duration::from_millis(self.latency_ms)).await;
+        let answer = match method.as_str() {
+            "eth_simulateV1" => match self.simulates {
+                Simulates::Truly => Ok(self.simulated(|_, member| member.target() != GOOD)),
+                Simulates::FirstFails => Ok(self.simulated(|place, _| place == 0)),
+                Simulates::AllExecute => Ok(self.simulated(|_, _| false)),
+                Simulates::Error(code, message) => Err(json!({ "code": code, "message": message })),
+                Simulates::Never => std::future::pending().await,
+            },
+            "eth_call" if self.calls => self.called(&call["params"][0]),
+            _ => Err(json!({ "code": -32_601, "message": "the method does not exist" })),
+        };
+        let mut reply = json!({ "jsonrpc": "2.0", "id": call["id"] });
+        match answer {
+            Ok(result) => reply["result"] = result,
+            Err(error) => reply["error"] = error,
+        }
+        Ok(RpcReply::new(200, reply.to_string().into_bytes()))
+    }
+}
+
+/// A request of user `user` to `to`, read back as from the ledger.
+fn request(user: u8, nonce: u64, to: Address) -> Arc<VerifiedRequest> {
+    let stored = json!({
+        "id": RequestId(B256::repeat_byte(user.wrapping_mul(16).wrapping_add(u8::try_from(nonce).unwrap()))),
+        "chainId": 1, "gas": 100_000, "nonce": nonce,
+        "deadline": 2_000_000_000_000_u64, "chainDeadlineS": 2_000_000_000, "maxCostWei": null,
+        "kind": { "forward": {
+            "forwarder": FORWARDER, "from": Address::repeat_byte(user), "to": to, "value": "0x0", "gas": "0x186a0",
+            "nonce": U256::from(nonce), "deadline": 2_000_000_000, "data": "0x12345678", "signature": "0x",
+        } },
+    });
+    Arc::new(VerifiedRequest::from_stored(stored.to_string().as_bytes()).expect("it is well formed"))
+}
+
+struct World {
+    nodes: Vec<Arc<Node>>,
+    pool: RpcPool,
+    members: Vec<Arc<VerifiedRequest>>,
+    params: VehicleParams,
+}
+
+impl World {
+    /// A batch with `targets`, one user each, before nodes with these answers, and whether they answer calls; each is 20 ms slower
+    /// than the one before.
+    fn new(targets: &[Address], nodes: &[(Simulates, bool)]) -> Self {
+        let users = 1..=u8::try_from(targets.len()).unwrap();
+        let members: Vec<_> = users.zip(targets).map(|(user, to)| request(user, 0, *to)).collect();
+        let nodes: Vec<Arc<Node>> = nodes
+            .iter()
+            .zip(1..)
+            .map(|((simulates, calls), place)| {
+                Arc::new(Node {
+                    latency_ms: place * 20,
+                    simulates: simulates.clone(),
+                    calls: *calls,
+                    members: members.clone(),
+                    asked: Mutex::default(),
+                })
+            })
+            .collect();
+        let named = nodes.iter().enumerate();
+        let endpoints = named.map(|(place, node)| RpcEndpoint::over(format!("node-{place}"), node.clone())).collect();
+        let spec = ChainSpec::preset("ethereum").unwrap();
+        let pool = RpcPool::of_chain(endpoints, &ChainTuning::for_spec(&spec), Duration::from_secs(12));
+        let params = VehicleParams {
+            sender: Address::repeat_byte(1),
+            multicall3: Address::repeat_byte(0x33),
+            schedule: *spec.gas_schedule(),
+            forward_overhead_gas: 45_000,
+        };
+        Self { nodes, pool, members, params }
+    }
+
+    async fn ask(&self, is_wary: bool) -> Simulation {
+        let key = VehicleKey::Forwarder(FORWARDER);
+        let question = Question {
+            key,
+            members: &self.members,
+            ahead: &BTreeMap::new(),
+            is_known_forwarder: true,
+            params: &self.params,
+            environment: Environment::default(),
+            multicall3: None,
+            block: 100,
+            patience: Duration::from_millis(100),
+            is_wary,
+        };
+        simulate(&self.pool, &question).await
+    }
+}
+
+fn texts(found: &Simulation) -> Vec<String> {
+    let text = |word: &Word| match word {
+        Word::Executes => "yes".to_owned(),
+        Word::Reverts(text) | Word::Skipped(text) => text.clone().unwrap_or_default(),
+        Word::Unknown => "?".to_owned(),
+    };
+    found.words.iter().map(text).collect()
+}
+
+/// Answers of real nodes that are no simulations.
+const NO_SIMULATIONS: [(i64, &str); 8] = [
+    (-32_603, "method handler crashed"),
+    (-32_600, "eth_simulateV1 is not available on the Free tier - upgrade to Pay As You Go"),
+    (-32_604, "Method not enabled"),
+    (-32_601, "the method eth_simulateV1 does not exist/is not available"),
+    (-32_000, "unsupported method: eth_simulateV1"),
+    (-32_005, "daily request count exceeded, request limit reached"),
+    (-32_602, "invalid params: unknown field"),
+    (0, "?"),
+];
+
+#[tokio::test(start_paused = true)]
+async fn whatever_is_no_simulation_never_means_send() {
+    for (code, message) in NO_SIMULATIONS {
+        let world = World::new(&[GOOD, POISON, GLUTTON, GOOD], &[(Simulates::Error(code, message), true)]);
+        let found = world.ask(false).await;
+        if message.contains("request limit") {
+            // Asked too often: it is left alone, and nothing is known.
+            assert_eq!(found.words, vec![Word::Unknown; 4], "{message}");
+            continue;
+        }
+        let texts = texts(&found);
+        assert_eq!((texts[0].as_str(), texts[3].as_str()), ("yes", "yes"), "{message}: {texts:?}");
+        assert!(texts[1].contains("guest list is closed"), "{message}: {texts:?}");
+        assert!(texts[2].contains("out of gas"), "{message}: {texts:?}");
+        assert_eq!(found.against, [vec![], vec![0], vec![0], vec![]]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_has_no_simulation_is_not_asked_for_it_each_time() {
+    for (code, message, most) in [(-32_601, "method not found", 1), (-32_603, "method handler crashed", 3)] {
+        let world = World::new(&[GOOD], &[(Simulates::Error(code, message), true)]);
+        for _ in 0..10 {
+            assert_eq!(world.ask(false).await.words, [Word::Executes]);
+        }
+        assert_eq!(world.nodes[0].asked("eth_simulateV1"), most, "{message}");
+        let status = &world.pool.status()[0];
+        assert!(status.is_healthy && status.failures == 0, "{message}: {status:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_no_node_answers_nothing_is_known() {
+    let lacks = || (Simulates::Error(-32_601, "method not found"), false);
+    let world = World::new(&[GOOD, POISON], &[lacks(), lacks()]);
+    assert_eq!(world.ask(false).await.words, vec![Word::Unknown; 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_nodes_no_is_asked_of_another() {
+    // The fastest lies.
+    let world =
+        World::new(&[GOOD, GOOD], &[(Simulates::FirstFails, true), (Simulates::Truly, true), (Simulates::Truly, true)]);
+    let found = world.ask(false).await;
+    assert_eq!(found.words, vec![Word::Executes; 2]);
+    assert_eq!(found.contradicted, [(world.members[0].id(), 1, 0)]);
+    assert_eq!(world.nodes[2].asked("eth_simulateV1"), 0, "two are enough");
+    // A true no is said by both, and why.
+    let world = World::new(&[POISON, GOOD], &[(Simulates::Truly, true), (Simulates::Truly, true)]);
+    let found = world.ask(false).await;
+    assert!(texts(&found)[0].contains("guest list is closed"), "{found:?}");
+    assert_eq!(found.against, [vec![0, 1], vec![]]);
+    assert!(found.contradicted.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_yes_is_asked_of_another_only_where_two_are_wanted() {
+    let nodes = [(Simulates::AllExecute, true), (Simulates::Truly, true)];
+    let world = World::new(&[POISON], &nodes);
+    assert_eq!(world.ask(false).await.words, [Word::Executes]);
+    assert_eq!(world.nodes[1].asked("eth_simulateV1"), 0);
+    let found = world.ask(true).await;
+    assert_eq!(found.words, [Word::Executes], "an acceptance needs one");
+    assert_eq!(found.contradicted, [(world.members[0].id(), 0, 1)], "and the receipt will tell who was right");
+    // Who was wrong is asked last.
+    world.pool.demote(0);
+    assert!(texts(&world.ask(false).await)[0] != "yes" || world.nodes[1].asked("eth_simulateV1") > 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_hangs_holds_up_no_batch() {
+    let world = World::new(&[GOOD], &[(Simulates::Never, true), (Simulates::Truly, true)]);
+    let started = tokio::time::Instant::now();
+    assert_eq!(world.ask(false).await.words, [Word::Executes]);
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nonces_are_asked_for_one_by_one_where_multicall_gives_nothing() {
+    let truly = || (Simulates::Truly, true);
+    let world = World::new(&[GOOD, GOOD], &[truly(), truly(), truly()]);
+    let signers: Vec<_> = (1..=2).map(|user| (FORWARDER, Address::repeat_byte(user))).collect();
+    let nonces = agreed_nonces(&world.pool, &signers, Some(Address::repeat_byte(0x33)), At::Head).await;
+    assert_eq!(nonces.iter().map(|nonce| nonce.map(|nonce| nonce.at_least)).collect::<Vec<_>>(), [Some(0), Some(0)]);
+}
