@@ -276,21 +276,21 @@ pub(super) struct Admission {
 
 /// Why a submission was refused, and which request it is, as far as that is known.
 struct Refused {
-    error: SubmitError,
+    error: Box<SubmitError>,
     id: Option<RequestId>,
 }
 
 impl<E: Into<SubmitError>> From<E> for Refused {
     fn from(error: E) -> Self {
-        Self { error: error.into(), id: None }
+        Self { error: Box::new(error.into()), id: None }
     }
 }
 
 impl Refused {
     /// The same submission may have been accepted before, when there was time, or a chain, or another policy.
-    const fn may_be_known(&self) -> bool {
+    fn may_be_known(&self) -> bool {
         !matches!(
-            self.error,
+            *self.error,
             SubmitError::Invalid(
                 VerifyError::Signature(_)
                     | VerifyError::WrongSigner { .. }
@@ -497,7 +497,7 @@ impl Admission {
         now: Timestamp,
     ) -> Result<Prepared, Refused> {
         let id = item.request.id();
-        let refused = |error| Refused { error, id: Some(id) };
+        let refused = |error| Refused { error: Box::new(error), id: Some(id) };
         if let Some(error) = halted {
             return Err(refused(error));
         }
@@ -547,10 +547,10 @@ impl Admission {
 
     /// What was accepted before gets its first answer again, whatever stands against accepting it now.
     async fn recall(&self, tenant: &Tenant, refused: Refused) -> Result<Acceptance, SubmitError> {
-        let Some(id) = refused.id.filter(|_| refused.may_be_known()) else { return Err(refused.error) };
+        let Some(id) = refused.id.filter(|_| refused.may_be_known()) else { return Err(*refused.error) };
         match self.ledger.request(id).await {
             Ok(Some(record)) if record.tenant == tenant.policy.id => self.record_acceptance(Box::new(record)),
-            _ => Err(refused.error),
+            _ => Err(*refused.error),
         }
     }
 
@@ -617,7 +617,8 @@ impl Admission {
             skew: Duration::from_secs(chain.spec.deadline_skew_s),
         };
         let id = identify(&submission, &context);
-        self.judge(tenant, &chain, submission, idempotency, &context, now).map_err(|error| Refused { error, id })
+        self.judge(tenant, &chain, submission, idempotency, &context, now)
+            .map_err(|error| Refused { error: Box::new(error), id })
     }
 
     fn judge(
@@ -720,7 +721,7 @@ impl Admission {
             // What we executed ourselves and is submitted again gets its first answer, from the ledger.
             let id = Some(item.request.id());
             if nonce > expected.saturating_add(limit) {
-                *slot = Err(Refused { error: SubmitError::NonceTooFar { nonce, expected, limit }, id });
+                *slot = Err(Refused { error: Box::new(SubmitError::NonceTooFar { nonce, expected, limit }), id });
             } else if nonce < expected {
                 let error = if unsure.contains(&key) {
                     SubmitError::RateLimited {
@@ -731,7 +732,7 @@ impl Admission {
                 } else {
                     SubmitError::NonceUsed { nonce, expected }
                 };
-                *slot = Err(Refused { error, id });
+                *slot = Err(Refused { error: Box::new(error), id });
             }
         }
         seen
