@@ -508,10 +508,10 @@ impl ChainService {
         for id in news.withdrawn {
             if self.queue.is_waiting(id) {
                 self.queue.remove(id, false);
-            } else if self.queue.get(id).is_some() {
-                if let Some(membership) = &mut self.membership {
-                    membership.withdrawn.insert(id);
-                }
+            } else if self.queue.get(id).is_some()
+                && let Some(membership) = &mut self.membership
+            {
+                membership.withdrawn.insert(id);
             }
         }
     }

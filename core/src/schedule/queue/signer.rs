@@ -71,9 +71,7 @@ impl SignerState {
         let before = std::mem::replace(&mut self.next, next);
         // In front of the run, or inside it, changes nothing about its end.
         let extends = next.checked_add(1) == Some(before) && self.waiting.contains_key(&next) && self.run_end >= before;
-        if !extends && !(before..=self.run_end).contains(&next) {
-            self.run_end = self.end_of_run(next);
-        } else if self.run_end == next {
+        if (!extends && !(before..=self.run_end).contains(&next)) || self.run_end == next {
             self.run_end = self.end_of_run(next);
         }
     }
