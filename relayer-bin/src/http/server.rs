@@ -246,7 +246,8 @@ impl Door {
 
     /// A place, once the peer has something to say: whoever is silent takes none from the others.
     async fn place_for(&self, stream: &TcpStream) -> Result<OwnedSemaphorePermit, AcquireError> {
-        let _ = stream.readable().await;
+        // Only looked at. Readiness alone may be told without anything to read.
+        let _ = stream.peek(&mut [0]).await;
         Arc::clone(&self.places).acquire_owned().await
     }
 
