@@ -6,7 +6,7 @@
 //   here from the published source: both must be equal to the byte.
 // - forwarder_builds.rs: the runtime code of each published forwarder, immutables and metadata
 //   masked, as a table for `slackwater_contracts::forwarder`.
-// - Guestbook, Nasty: compiled from `bindings/contracts/sol`.
+// - Guestbook, Nasty, FakeForwarder: compiled from `bindings/contracts/sol`.
 // - Multicall3, GasPriceOracle, L1Block: not generated; the committed code is compared with the canonical hash.
 //
 // `cargo xtask contracts` runs this.
@@ -54,7 +54,7 @@ mkdirSync(out, { recursive: true })
 
 writeForwarder()
 writeForwarderBuilds()
-for (const name of ['Guestbook', 'Nasty']) writeTarget(name)
+for (const name of ['Guestbook', 'Nasty', 'FakeForwarder']) writeTarget(name)
 checkMulticall3()
 checkPredeploys()
 

@@ -28,13 +28,15 @@ mod scalar;
 use wasm_bindgen::prelude::wasm_bindgen;
 
 #[cfg(feature = "client")]
-pub use client::{Exchange, Follow, InclusionCheck, Outbox, verify_accepted};
+pub use client::{Exchange, Follow, ForwarderCheck, InclusionCheck, Outbox, verify_accepted};
 #[cfg(feature = "client")]
 pub use fees::{max_base_fee_after, next_base_fee};
 #[cfg(feature = "client")]
 pub use forecaster::Forecaster;
 pub use interop::Failure;
-pub use node::{checked_signature, forwarder_domain_call, nonce_call, read_forwarder_domain, read_nonce};
+pub use node::{checked_signature, nonce_call, read_nonce};
+#[cfg(feature = "page")]
+pub use node::{forwarder_domain_call, read_forwarder_domain};
 #[cfg(feature = "page")]
 pub use page::LocalRelay;
 #[cfg(feature = "client")]

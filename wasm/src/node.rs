@@ -6,6 +6,7 @@ use serde_json::Value;
 use slackwater::{
     chain::FinalityRule,
     client::rpc::{self, BlockRef, RpcCall, RpcError},
+    request::ForwarderDomain,
 };
 use wasm_bindgen::prelude::wasm_bindgen;
 
@@ -77,6 +78,7 @@ pub fn read_nonce(result: &JsUnknown) -> Result<String, Failure> {
 ///
 /// # Errors
 /// `invalid_argument`.
+#[cfg(feature = "page")]
 #[wasm_bindgen(js_name = forwarderDomainCall)]
 pub fn forwarder_domain_call(forwarder: &str) -> Result<JsRpcRequest, Failure> {
     request(&rpc::forwarder_domain(address("forwarder", forwarder)?))
@@ -94,10 +96,15 @@ struct DomainView<'a> {
 ///
 /// # Errors
 /// `invalid_argument`, `node_error` where there is no forwarder.
+#[cfg(feature = "page")]
 #[wasm_bindgen(js_name = readForwarderDomain)]
 pub fn read_forwarder_domain(result: &JsUnknown) -> Result<JsDomainOut, Failure> {
     let call = rpc::forwarder_domain(Address::ZERO);
-    let domain = call.parse_result(read("result", result)?).map_err(node_error)?;
+    domain_out(&call.parse_result(read("result", result)?).map_err(node_error)?)
+}
+
+/// A domain as JavaScript has it.
+pub(crate) fn domain_out(domain: &ForwarderDomain) -> Result<JsDomainOut, Failure> {
     write(&DomainView {
         name: domain.name(),
         chain_id: domain.chain_id().to_string(),

@@ -314,4 +314,8 @@ export type Verdict =
     }
   | { kind: 'pending' }
   | { kind: 'mismatch'; detail: string }
+  /** The target does not trust the forwarder: whatever that says, nothing happened there in the user's name. */
+  | { kind: 'untrusted_forwarder'; detail: string }
+  /** The forwarder's code is no known one, and it is not pinned: it may say that it ran what it did not run. */
+  | { kind: 'unknown_forwarder'; detail: string }
   | { kind: 'unknown'; detail: string }

@@ -247,8 +247,11 @@ fn address() -> SocketAddr {
 /// What the example page is told in its address.
 fn page_query(relayer: &Relayer, anvil: &Anvil, world: &World, identity: &str) -> String {
     let address = |url: &str| url.replace(':', "%3A").replace('/', "%2F");
-    let (relayer, rpc, chain, book) = (address(relayer.url()), address(anvil.url()), world.chain_id, world.guestbook);
-    format!("relayer={relayer}&rpc={rpc}&chain={chain}&guestbook={book}&identity={identity}&depth=2&blockTimeMs=1000")
+    let (relayer, rpc, chain) = (address(relayer.url()), address(anvil.url()), world.chain_id);
+    let (forwarder, book) = (world.forwarder, world.guestbook);
+    format!(
+        "relayer={relayer}&rpc={rpc}&chain={chain}&forwarder={forwarder}&guestbook={book}&identity={identity}&depth=2&blockTimeMs=1000"
+    )
 }
 
 /// A line that turns while something happens.

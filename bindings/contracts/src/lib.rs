@@ -21,6 +21,7 @@
 extern crate alloc;
 
 mod code;
+pub mod fake_forwarder;
 pub mod forwarder;
 pub mod guestbook;
 pub mod multicall3;

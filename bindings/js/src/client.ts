@@ -1,13 +1,12 @@
 import {
   Exchange,
   Follow,
+  ForwarderCheck,
   InclusionCheck,
   checkedSignature,
   forwardDigest,
   forwardTypedData,
-  forwarderDomainCall,
   nonceCall,
-  readForwarderDomain,
   readNonce,
   verifyAccepted,
 } from '../wasm/slackwater.js'
@@ -33,7 +32,7 @@ import type {
 import { SlackwaterError } from '../wasm/interop.js'
 import { init } from './init.js'
 import type { ModuleSource } from './init.js'
-import { Outbox } from './outbox.js'
+import { DEADLINE_MARGIN_S, Outbox } from './outbox.js'
 import type { Submission } from './outbox.js'
 import { ask as askNode } from './provider.js'
 import type { Eip1193Provider } from './provider.js'
@@ -47,9 +46,15 @@ import type { Wallet } from './wallet.js'
 export interface SlackwaterOptions extends TransportOptions {
   /** The user's own node, not the relayer's: nonces, domains and verification come from it. */
   provider?: Eip1193Provider
-  /** The relayer's identity, known from elsewhere. Then no promise of anybody else is accepted. */
-  relayer?: string
-  /** Where submissions wait. Default: IndexedDB where there is one, else memory. */
+  /**
+   * The relayer's identity, known from elsewhere: then no promise of anybody else is accepted, and nobody is asked to sign for
+   * a relayer that calls itself otherwise. Several while an identity is rotated: the old and the new one.
+   */
+  relayer?: string | readonly string[]
+  /**
+   * Where submissions wait. Default: IndexedDB where there is one, under a name with the relayer's address, else memory. What
+   * waits for another relayer is left alone.
+   */
   storage?: OutboxStorage
   /** The WebAssembly module, if it is not beside this file. */
   module?: ModuleSource | Promise<ModuleSource>
@@ -64,7 +69,10 @@ export interface Ask {
   gas?: Quantity
   /** Wei, paid by the relayer. Default 0. */
   value?: Quantity
-  /** One of the chain's forwarders; the first where absent. */
+  /**
+   * The forwarder, known from elsewhere than the relayer: pinned. Where absent, the first that the relayer names, if its code
+   * is a known one. In both cases the target must trust it.
+   */
   forwarder?: string
   /** The user's nonce at the forwarder; read from the node where absent. */
   nonce?: Quantity
@@ -83,6 +91,8 @@ export interface UnsignedRequest {
   domain: ForwarderDomain
   request: ForwardRequest
   typedData: ForwardTypedData
+  /** The caller named the forwarder. Otherwise its code is compared with the known ones, here and in `verify`. */
+  isForwarderPinned?: boolean
   withinMs?: number
   maxCost?: Quantity
 }
@@ -101,8 +111,10 @@ export interface FollowOptions {
 /** Default gas for the target. */
 const DEFAULT_GAS = 200_000
 const DEFAULT_WITHIN_MS = 600_000
-/** What the signed deadline leaves beyond the wanted one: the relayer keeps a margin for the chain's clock. */
-const DEADLINE_MARGIN_S = 300
+/** How long a relayer is waited for that is only asked whether it is the right one, ms. */
+const PATIENCE_MS = 5_000
+
+const isSame = (one: string, other: string) => one.toLowerCase() === other.toLowerCase()
 
 const place = ({ domain, request }: UnsignedRequest) => ({
   user: { chainId: domain.chainId, forwarder: domain.verifyingContract, from: request.from },
@@ -114,23 +126,30 @@ export class Slackwater {
   /** Submissions that earlier pages have left. They go on by themselves. */
   readonly resumed: readonly Submission[]
   readonly #options: SlackwaterOptions
+  readonly #relayers: readonly string[]
   readonly #transport: Transport
   readonly #outbox: Outbox
 
-  private constructor(options: SlackwaterOptions, transport: Transport, outbox: Outbox, resumed: Submission[]) {
+  private constructor(options: SlackwaterOptions, relayers: readonly string[], transport: Transport, outbox: Outbox, resumed: Submission[]) {
     this.#options = options
+    this.#relayers = relayers
     this.#transport = transport
     this.#outbox = outbox
     this.resumed = resumed
   }
 
-  /** Loads the WebAssembly module and what earlier pages have left to submit. */
+  /** Loads the WebAssembly module and what earlier pages have left to submit to this relayer. */
   static async open(options: SlackwaterOptions): Promise<Slackwater> {
     await init(options.module)
+    const { relayer } = options
+    const relayers = relayer === undefined ? [] : typeof relayer === 'string' ? [relayer] : [...relayer]
+    // None would be anybody.
+    if (relayer !== undefined && relayers.length === 0) throw new SlackwaterError('invalid_argument', 'relayer: no identity is given')
     const transport = new Transport(options)
-    const storage = options.storage ?? (typeof indexedDB === 'undefined' ? memoryStorage() : indexedDbStorage())
-    const outbox = new Outbox(storage, transport)
-    return new Slackwater(options, transport, outbox, await outbox.load())
+    const name = `slackwater-outbox-${transport.base}`
+    const storage = options.storage ?? (typeof indexedDB === 'undefined' ? memoryStorage() : indexedDbStorage(name))
+    const outbox = new Outbox(storage, transport, relayers)
+    return new Slackwater(options, relayers, transport, outbox, await outbox.load())
   }
 
   /** Stops everything. What was not acknowledged goes on with the next {@link open} on the same storage. */
@@ -170,15 +189,24 @@ export class Slackwater {
     return request
   }
 
-  /** Prepares a request for its user's signature. Asks the user's node for what is not given. */
+  /**
+   * Prepares a request for its user's signature. Asks the relayer whether it is the one that is pinned, and serves this; asks
+   * the user's node whether the forwarder is one, and for what is not given. `wrong_relayer`, `wrong_chain`,
+   * `unknown_forwarder`, `untrusted_forwarder`, `deadline_unreachable`: nothing was signed, and nothing sent.
+   */
   async prepare(from: string, ask: Ask): Promise<UnsignedRequest> {
-    const forwarder = ask.forwarder ?? (await this.#forwarder(ask.chainId))
-    const domain = readForwarderDomain(await this.#ask(forwarderDomainCall(forwarder)))
-    if (BigInt(domain.chainId) !== BigInt(ask.chainId) || domain.verifyingContract.toLowerCase() !== forwarder.toLowerCase()) {
-      throw new SlackwaterError('wrong_chain', `the node is of chain ${domain.chainId}, not ${ask.chainId}`)
-    }
+    const isPinned = ask.forwarder !== undefined
+    const served = this.#served(ask)
+    const forwarder = ask.forwarder ?? (await served)
+    const known = Promise.all([
+      this.#domain(ask, forwarder, isPinned),
+      ask.nonce === undefined ? this.#onChain(forwarder, from) : 0n,
+    ])
+    // The relayer's refusal comes first, if there is one.
+    await Promise.allSettled([known, served])
+    await served
+    const [domain, onChain] = await known
     const user = { chainId: domain.chainId, forwarder, from }
-    const onChain = ask.nonce === undefined ? BigInt(readNonce(await this.#ask(nonceCall(forwarder, from)))) : 0n
     const nonce = ask.nonce ?? this.#outbox.nonces.next(user, onChain, Date.now())
     const { to, data = '0x', gas = DEFAULT_GAS, value = 0, withinMs, maxCost } = ask
     const end = Math.floor((Date.now() + (withinMs ?? DEFAULT_WITHIN_MS)) / 1_000) + DEADLINE_MARGIN_S
@@ -189,6 +217,7 @@ export class Slackwater {
       domain,
       request,
       typedData: forwardTypedData(domain, request),
+      isForwarderPinned: isPinned,
       ...(withinMs === undefined ? {} : { withinMs }),
       ...(maxCost === undefined ? {} : { maxCost }),
     }
@@ -237,21 +266,17 @@ export class Slackwater {
       ...(withinMs === undefined ? {} : { within: `${Math.ceil(withinMs)}ms` }),
       ...(maxCost === undefined ? {} : { maxCost: number(maxCost) }),
     }
-    return this.#outbox.enqueue(JSON.stringify(body), place(signed), id)
+    return this.#outbox.enqueue(JSON.stringify(body), place(signed), Number(deadline) * 1_000, id)
   }
 
-  /** The acceptance in an outcome, with its promise checked if the relayer is pinned; throws for every other outcome. */
+  /**
+   * The acceptance in an outcome; throws for every other outcome. With a pinned relayer, no outcome is `accepted` whose promise
+   * is not its word: it is `refused` with `bad_promise`, and ambiguous, because whoever took the request can have it executed.
+   */
   accepted(outcome: Awaited<Submission['outcome']>, request: { id: Hex; domain: ForwarderDomain }): Accepted {
     if (outcome.kind === 'accepted') {
-      const { relayer } = this.#options
       const { accepted } = outcome
-      try {
-        if (relayer !== undefined) verifyAccepted(JSON.stringify(accepted), request.id, request.domain.chainId, relayer)
-      } catch (error) {
-        // Nobody whose word counts has it: the next request may take its nonce.
-        this.#outbox.nonces.told(request.id, 'rejected', Date.now())
-        throw error
-      }
+      if (this.#relayers.length > 0) verifyAccepted(JSON.stringify(accepted), request.id, request.domain.chainId, this.#relayers)
       return accepted
     }
     const isAmbiguous = outcome.mayBeAccepted
@@ -339,19 +364,16 @@ export class Slackwater {
     return last
   }
 
-  /** Checks at the user's own node what an event of the relayer claims: `included`, `finalized` or `reverted`. */
+  /**
+   * Checks at the user's own node what an event of the relayer claims: `included`, `finalized` or `reverted`. Nothing is
+   * `confirmed` whose forwarder the target does not trust, or that is neither pinned (`Ask.forwarder`) nor of known code.
+   */
   async verify(signed: SignedRequest, event: RequestEvent, finality?: Finality): Promise<Verdict> {
-    const check = new InclusionCheck(signed.domain, signed.request, signed.signature, event, finality)
+    const isPinned = signed.isForwarderPinned === true
+    const check = new InclusionCheck(signed.domain, signed.request, signed.signature, event, finality, isPinned)
     const node = this.#node()
     try {
-      for (let body; (body = check.nextBody()) !== undefined; ) {
-        const { method, params } = JSON.parse(body) as { method: string; params: unknown[] }
-        const reply = await askNode(node, method, params).then(
-          (result) => ({ result }),
-          (error: unknown) => ({ error: { code: -32000, message: error instanceof Error ? error.message : String(error) } }),
-        )
-        check.answer(JSON.stringify({ jsonrpc: '2.0', id: 1, ...reply }))
-      }
+      for (let body; (body = check.nextBody()) !== undefined; ) check.answer(await answerTo(node, body))
       return check.verdict() ?? { kind: 'unknown', detail: 'no verdict' }
     } finally {
       check.free()
@@ -364,19 +386,53 @@ export class Slackwater {
     return provider
   }
 
-  #ask({ method, params }: { method: string; params: unknown[] }): Promise<unknown> {
-    return askNode(this.#node(), method, params)
+  /** The user's next nonce by the chain. */
+  async #onChain(forwarder: string, from: string): Promise<bigint> {
+    const { method, params } = nonceCall(forwarder, from)
+    return BigInt(readNonce(await askNode(this.#node(), method, params)))
   }
 
-  async #forwarder(chainId: Quantity): Promise<string> {
-    const { chains } = await this.chains()
-    const chain = chains.find((chain) => BigInt(chain.chainId) === BigInt(chainId))
-    const forwarder = chain?.forwarders[0]?.address
-    if (!forwarder) throw new SlackwaterError('wrong_chain', `the relayer has no forwarder on chain ${chainId}`)
-    return forwarder
+  /** The domain of a forwarder that is one, by the user's node. */
+  async #domain({ chainId, to }: Ask, forwarder: string, isPinned: boolean): Promise<ForwarderDomain> {
+    const check = new ForwarderCheck(chainId, forwarder, to, isPinned)
+    const node = this.#node()
+    try {
+      return check.judge(await Promise.all(check.bodies().map((body) => answerTo(node, body))))
+    } finally {
+      check.free()
+    }
   }
 
-  async #call<T>(exchange: Exchange): Promise<T> {
+  /**
+   * The forwarder, by what the relayer says of itself: before a user is asked to sign what it would not take, or somebody else
+   * would. Where the caller has named the forwarder, a relayer that can't be reached is none of the user's business: what is
+   * signed waits for it, and its promise is checked then.
+   */
+  async #served({ chainId, forwarder, withinMs, deadline }: Ask): Promise<string> {
+    let told: Chains
+    try {
+      told = await this.#call(Exchange.chains(), forwarder !== undefined)
+    } catch (error) {
+      const { problem } = error as { problem?: { status?: number } }
+      if (forwarder === undefined || problem?.status === 401) throw error
+      return forwarder
+    }
+    if (this.#relayers.length > 0 && !this.#relayers.some((relayer) => isSame(relayer, told.relayer))) {
+      throw new SlackwaterError('wrong_relayer', `the relayer calls itself ${told.relayer}, not ${this.#relayers.join(' or ')}`)
+    }
+    const chain = told.chains.find((chain) => BigInt(chain.chainId) === BigInt(chainId))
+    if (!chain) throw new SlackwaterError('wrong_chain', `the relayer does not serve chain ${chainId}`)
+    const found = chain.forwarders.find(({ address }) => forwarder === undefined || isSame(address, forwarder))
+    if (!found) throw new SlackwaterError('unknown_forwarder', `the relayer does not serve ${forwarder ?? 'any forwarder'} on chain ${chainId}`)
+    const left = Math.min(withinMs ?? Infinity, deadline === undefined ? Infinity : deadline * 1_000 - Date.now())
+    if (left < chain.guardMs) {
+      throw new SlackwaterError('deadline_unreachable', `${Math.floor(left)} ms are left, and the relayer needs ${chain.guardMs}`)
+    }
+    return forwarder ?? found.address
+  }
+
+  /** Makes a call, with repetitions unless one attempt has to do. */
+  async #call<T>(exchange: Exchange, isOnce = false): Promise<T> {
     try {
       for (;;) {
         const step = exchange.step(Date.now())
@@ -384,14 +440,33 @@ export class Slackwater {
           await until(step.wait)
           continue
         }
-        const sent = await this.#transport.send(step.send)
+        const sent = await this.#transport.send(step.send, isOnce ? AbortSignal.timeout(PATIENCE_MS) : undefined)
         const result = 'answer' in sent
           ? exchange.answered(Date.now(), sent.answer.status, sent.answer.retryAfter, sent.answer.body, Math.random())
           : exchange.failed(Date.now(), sent.kind, sent.detail, Math.random())
         if (result !== undefined) return result as T
+        if (isOnce) throw new SlackwaterError('unreachable', 'the relayer does not answer now')
       }
     } finally {
       exchange.free()
     }
   }
+}
+
+/** What a node answers to a JSON-RPC body, as a body. */
+async function answerTo(node: Eip1193Provider, body: string): Promise<string> {
+  const { method, params } = JSON.parse(body) as { method: string; params: unknown[] }
+  const reply = await askNode(node, method, params).then(
+    (result) => ({ result }),
+    (error: unknown) => ({ error: { code: codeOf(error), message: error instanceof Error ? error.message : String(error) } }),
+  )
+  return JSON.stringify({ jsonrpc: '2.0', id: 1, ...reply })
+}
+
+/** The code of a node's error: `httpProvider` has it beside its own, wallets and libraries have it there or within. */
+function codeOf(error: unknown): number {
+  for (let each = error as { rpcCode?: unknown; code?: unknown; cause?: unknown } | undefined; each; each = each.cause as typeof each) {
+    for (const code of [each.rpcCode, each.code]) if (Number.isSafeInteger(code)) return code as number
+  }
+  return -32_000
 }

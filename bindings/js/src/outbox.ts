@@ -15,6 +15,8 @@ export interface Submission {
 
 /** How long after the relayer's deadline for it a request may still be executed, ms. */
 const MINED_LATE_MS = 60_000
+/** @internal What the signed deadline leaves beyond the wanted one, seconds: the relayer keeps a margin for the chain's clock. */
+export const DEADLINE_MARGIN_S = 300
 
 /** @internal Does what the core's outbox says, in storage, on the network and with the clock. */
 export class Outbox {
@@ -22,8 +24,9 @@ export class Outbox {
     (key, record) => this.#write(() => this.#storage.put(key, record)),
     (key) => this.#write(() => this.#storage.remove(key)),
   )
-  readonly #places = new Map<string, Place>()
-  readonly #machine = new Machine()
+  /** What entries hold, and until when the chain takes it, Unix ms. */
+  readonly #places = new Map<string, { place: Place; until: number; id: string }>()
+  readonly #machine: Machine
   readonly #storage: OutboxStorage
   readonly #transport: Transport
   readonly #ended = new Map<string, { promise: Promise<Outcome>; resolve(outcome: Outcome): void }>()
@@ -31,26 +34,27 @@ export class Outbox {
   #writing: Promise<unknown> = Promise.resolve()
   #timer: ReturnType<typeof setTimeout> | undefined
 
-  constructor(storage: OutboxStorage, transport: Transport) {
+  constructor(storage: OutboxStorage, transport: Transport, relayers: readonly string[]) {
     this.#storage = storage
     this.#transport = transport
+    this.#machine = new Machine(transport.base, relayers)
   }
 
   /** What earlier pages have left. */
   async load(): Promise<Submission[]> {
     const records = this.nonces.load(Date.now(), await this.#storage.load())
     this.#machine.load(Date.now(), JSON.stringify(records))
-    const left = this.#machine.entries().map(({ key, place }) => {
-      this.#hold(key, place)
+    const left = this.#machine.entries().map(({ key, place, expiresAt }) => {
+      this.#hold(key, place, expiresAt + DEADLINE_MARGIN_S * 1_000)
       return this.submission(key)
     })
     this.#drain()
     return left
   }
 
-  enqueue(submission: string, place: Place, id?: Hex): Submission {
+  enqueue(submission: string, place: Place, until: number, id: Hex): Submission {
     const key = this.#machine.enqueue(Date.now(), submission, undefined, id)
-    this.#hold(key, place)
+    this.#hold(key, place, until, id)
     const taken = this.submission(key)
     this.#drain()
     return taken
@@ -62,31 +66,35 @@ export class Outbox {
 
   withdraw(key: string): boolean {
     const isGone = this.#machine.withdraw(Date.now(), key)
-    const place = this.#places.get(key)
-    if (isGone && place) this.nonces.free(place)
+    const held = this.#places.get(key)
+    if (isGone && held) this.nonces.free(held.place)
     this.#drain()
     return isGone
   }
 
   /** An entry holds its nonce until it has ended. */
-  #hold(key: string, place: Place | undefined): void {
+  #hold(key: string, place: Place | undefined, until: number, id = key): void {
     if (!place) return
-    this.#places.set(key, place)
+    this.#places.set(key, { place, until, id })
     this.nonces.hold(place, Infinity)
   }
 
   /** Who holds the nonce now. Stored before the entry is forgotten. */
   #settle(key: string, outcome: Outcome): void {
-    const place = this.#places.get(key)
-    if (!place) return
+    const held = this.#places.get(key)
+    if (!held) return
+    const { place, until, id } = held
     this.#places.delete(key)
     if (outcome.kind === 'accepted') {
       const { deadlineAtMs, validUntilMs = deadlineAtMs, id, status } = outcome.accepted
       this.nonces.keep(place, validUntilMs + MINED_LATE_MS, id)
       this.nonces.told(id, status, Date.now())
-    } else if (outcome.mayBeAccepted || (outcome.kind === 'refused' && /^nonce_(conflict|used)$/.test(outcome.code)))
+    } else if (outcome.mayBeAccepted) {
+      // Whoever has it can have it executed until the chain refuses it.
+      this.nonces.keep(place, until + MINED_LATE_MS, id)
+    } else if (outcome.kind === 'refused' && /^nonce_(conflict|used)$/.test(outcome.code)) {
       this.nonces.hold(place, Date.now() + IN_DOUBT_MS)
-    else this.nonces.free(place)
+    } else this.nonces.free(place)
   }
 
   close(): void {

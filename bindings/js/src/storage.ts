@@ -20,7 +20,11 @@ export function memoryStorage(): OutboxStorage {
 
 const STORE = 'outbox'
 
-/** The browser's database: survives a reload, a crash of the page and a restart of the browser. */
+/**
+ * The browser's database: survives a reload, a crash of the page and a restart of the browser. Give each relayer a name of its
+ * own; `Slackwater.open` does so by itself. Earlier versions had one database, `slackwater`, for all: what they left there is
+ * not touched, and goes on with `Slackwater.open({ storage: indexedDbStorage('slackwater'), … })`.
+ */
 export function indexedDbStorage(name = 'slackwater'): OutboxStorage {
   let opened: Promise<IDBDatabase> | undefined
   const open = () =>

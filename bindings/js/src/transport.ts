@@ -1,4 +1,5 @@
 import type { HttpCall } from '../wasm/slackwater.js'
+import { SlackwaterError } from '../wasm/interop.js'
 
 /** Largest answer that is read; the core refuses more. */
 const MAX_ANSWER_BYTES = 8 << 20
@@ -26,11 +27,16 @@ export type SendResult = { answer: Answer } | { kind: 'unreachable' | 'timeout' 
 
 /** @internal Moves the core's calls. */
 export class Transport {
-  readonly #base: string
+  /** The relayer's address, as every page of this origin writes it. */
+  readonly base: string
   readonly #options: TransportOptions
 
   constructor(options: TransportOptions) {
-    this.#base = String(options.url).replace(/\/+$/, '')
+    try {
+      this.base = new URL(options.url, globalThis.location?.href).href.replace(/\/+$/, '')
+    } catch {
+      throw new SlackwaterError('invalid_argument', `url: ${String(options.url)} is no address`)
+    }
     this.#options = options
   }
 
@@ -38,7 +44,7 @@ export class Transport {
     const { apiKey, fetch: send = fetch } = this.#options
     const headers = new Headers(call.headers)
     if (apiKey !== undefined) headers.set('authorization', `Bearer ${apiKey}`)
-    return send(this.#base + call.path, {
+    return send(this.base + call.path, {
       method: call.method,
       headers,
       signal,

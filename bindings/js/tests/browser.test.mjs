@@ -12,6 +12,8 @@ import { forwardDigest, init } from 'slackwater'
 import { PACKAGE, ROOT, World, end, eventually, firstLine, serve, vectors } from './world.mjs'
 
 const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+// A name that is not this machine's, for a server that is.
+FLAGS.push('--host-resolver-rules=MAP tidebook.test 127.0.0.1')
 const OUT = process.env.SLACKWATER_JS_OUT ?? join(ROOT, 'target/js')
 const SHOTS = join(OUT, 'screenshots')
 let world, pages, profile, context
@@ -73,8 +75,8 @@ test('works in a web worker', async () => {
 })
 
 const appUrl = (extra = {}) => {
-  const { url, guestbook, chainId } = world.ready
-  return `${pages.url}/app/?${new URLSearchParams({ relayer: url, rpc: world.chain.url, guestbook, chain: chainId, depth: 1, identity: world.ready.relayer, ...extra })}`
+  const { url, guestbook, chainId, forwarder } = world.ready
+  return `${pages.url}/app/?${new URLSearchParams({ relayer: url, rpc: world.chain.url, forwarder, guestbook, chain: chainId, depth: 1, identity: world.ready.relayer, ...extra })}`
 }
 
 async function openApp(extra) {
@@ -139,15 +141,16 @@ test('reload in mid-flight: the outbox goes on', async () => {
   await inState(entry, 'sending')
   const stored = () =>
     page.evaluate(
-      () =>
+      (name) =>
         new Promise((resolve, reject) => {
-          const request = indexedDB.open('slackwater')
+          const request = indexedDB.open(name)
           request.onerror = () => reject(request.error)
           request.onsuccess = () => {
             const all = request.result.transaction('outbox').objectStore('outbox').count()
             all.onsuccess = () => (request.result.close(), resolve(all.result))
           }
         }),
+      `slackwater-outbox-${world.ready.url}`,
     )
   await eventually('a record in IndexedDB', async () => (await stored()) === 1)
   await page.unroute(`${world.ready.url}/v1/requests**`)
@@ -217,10 +220,14 @@ test('an injected wallet signs in the example', async () => {
   await page.close()
 })
 
-/** A relayer that takes requests, does nothing with them, and says whatever `events` says. */
-async function liar(events) {
+/**
+ * A relayer that takes requests, does nothing with them (or what `take` does), and says whatever `events` says, also as a
+ * function of the request. It names the real relayer's chains, or `forwarder` instead of the real one.
+ */
+async function liar(events, { fake, take } = {}) {
   const { chainId, forwarder, forwarderName } = world.ready
-  const domain = { name: forwarderName, chainId, verifyingContract: forwarder }
+  const domain = { name: fake ? 'Looks Fine' : forwarderName, chainId, verifyingContract: fake ?? forwarder }
+  const claims = new Map()
   const open = { 'access-control-allow-origin': '*', 'access-control-allow-headers': '*', 'access-control-allow-methods': '*' }
   const server = createServer(async (request, response) => {
     const say = (status, body, type = 'application/json') =>
@@ -231,18 +238,20 @@ async function liar(events) {
     if (request.method === 'POST' && request.url === '/v1/requests') {
       const { from, to, value, gas, nonce, deadline, data } = JSON.parse(text).forward
       const id = forwardDigest(domain, { from, to, value, gas, nonce, deadline, data })
+      claims.set(id, take ? events(await take(JSON.parse(text).forward)) : events)
       const promise = { requestHash: id, chainId, deadline: Number(deadline), relayer: `0x${'66'.repeat(20)}`, signature: `0x${'11'.repeat(65)}` }
       const now = Date.now()
       return say(202, { id, status: 'queued', chainId, deadlineAtMs: now + 15_000, acceptedAtMs: now, promise, duplicate: false })
     }
     const [, id] = /^\/v1\/requests\/(0x[0-9a-f]{64})\/events/.exec(request.url) ?? []
     if (id) {
-      const told = events.map((event, at) => ({ ...event, seq: at + 1, requestId: id, requestSeq: at + 1, chainId, atMs: Date.now() }))
+      const told = claims.get(id).map((event, at) => ({ ...event, seq: at + 1, requestId: id, requestSeq: at + 1, chainId, atMs: Date.now() }))
       return say(200, told.map((event) => `id: ${event.requestSeq}\ndata: ${JSON.stringify(event)}\n\n`).join(''), 'text/event-stream')
     }
     // Everything else is the real relayer's.
     const answer = await fetch(world.ready.url + request.url, { method: request.method, ...(text ? { body: text, headers: { 'content-type': 'application/json' } } : {}) })
-    say(answer.status, await answer.text())
+    const body = await answer.text()
+    say(answer.status, fake ? body.replaceAll(new RegExp(forwarder, 'gi'), fake).replaceAll(forwarderName, 'Looks Fine') : body)
   })
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
   return { url: `http://127.0.0.1:${server.address().port}`, close: () => (server.closeAllConnections(), server.close()) }
@@ -295,6 +304,101 @@ test('a relayer that lies is caught in the page', async () => {
     await each.close()
   }
   invented.close()
+})
+
+test('a relayer that names a forwarder of its own is caught, before the signature and after', async () => {
+  const { encodeFunctionData, parseAbi } = await import('viem')
+  const { generatePrivateKey, privateKeyToAccount } = await import('viem/accounts')
+  const abi = parseAbi([
+    'struct Request { address from; address to; uint256 value; uint256 gas; uint48 deadline; bytes data; bytes signature; }',
+    'function executeBatch(Request[] requests, address refundReceiver) payable',
+  ])
+  const fake = await world.fakeForwarder()
+  const execute = ({ from, to, value, gas, deadline, data, signature }) => {
+    const request = { from, to, value: BigInt(value), gas: BigInt(gas), deadline, data, signature }
+    return world.transact({ to: fake, data: encodeFunctionData({ abi, functionName: 'executeBatch', args: [[request], `0x${'00'.repeat(20)}`] }) })
+  }
+  const claims = ({ transactionHash: txHash, blockNumber }) =>
+    ['queued', 'included', 'finalized'].map((status) => (status === 'queued' ? { status } : { status, txHash, blockNumber: Number(blockNumber) }))
+  const mine = await liar(claims, { fake, take: execute })
+  const account = privateKeyToAccount(generatePrivateKey())
+  const page = await context.newPage()
+  await page.exposeFunction('signWithKey', (typed) => account.signTypedData(typed))
+  await page.goto(`${pages.url}/tests/page/`)
+  await page.waitForSelector('html[data-ready]', { state: 'attached' })
+  const targets = { book: world.ready.guestbook, flatterer: await world.flatterer() }
+  const told = await page.evaluate(
+    async ({ url, rpc, chainId, from, fake, targets }) => {
+      const { Slackwater, httpProvider, forwardDigest, forwardTypedData, memoryStorage } = window.slackwater
+      const slackwater = await Slackwater.open({ url, provider: httpProvider(rpc), storage: memoryStorage() })
+      const prepared = (ask) => slackwater.prepare(from, { chainId, ...ask }).then(() => 'prepared', ({ code }) => code)
+      const { book, flatterer } = targets
+      const before = [await prepared({ to: book }), await prepared({ to: book, forwarder: fake }), await prepared({ to: flatterer }), await prepared({ to: flatterer, forwarder: fake })]
+      const verdicts = []
+      // Signed all the same, "executed", and said to be final.
+      for (const [nonce, to, isForwarderPinned] of [[0, book, false], [1, book, true], [2, flatterer, false], [3, flatterer, true]]) {
+        const domain = { name: 'Looks Fine', chainId, verifyingContract: fake }
+        const request = { from, to, gas: 120_000, nonce, deadline: Math.floor(Date.now() / 1_000) + 600, data: '0xd09de08a' }
+        const typedData = forwardTypedData(domain, request)
+        const { domain: _, types: { ForwardRequest }, ...rest } = typedData
+        const signature = await window.signWithKey({ domain: typedData.domain, types: { ForwardRequest }, ...rest })
+        const signed = { id: forwardDigest(domain, request), domain, request, typedData, signature, isForwarderPinned }
+        await slackwater.submit(signed)
+        const event = await slackwater.settled(signed.id)
+        verdicts.push({ status: event.status, ...(await slackwater.verify(signed, event, { kind: 'depth', blocks: 0 })) })
+      }
+      slackwater.close()
+      return { before, verdicts }
+    },
+    { url: mine.url, rpc: world.chain.url, chainId: world.ready.chainId, from: account.address, fake, targets },
+  )
+  assert.deepEqual(told.before, ['untrusted_forwarder', 'untrusted_forwarder', 'unknown_forwarder', 'prepared'])
+  assert.deepEqual(told.verdicts.map(({ status }) => status), Array(4).fill('finalized'), 'that is what the relayer says')
+  assert.deepEqual(told.verdicts.map(({ kind }) => kind), ['untrusted_forwarder', 'untrusted_forwarder', 'unknown_forwarder', 'confirmed'])
+  assert.equal(told.verdicts[3].binding, 'content', 'pinned: the caller knows better')
+  assert.equal(await world.count(account.address), 0, 'nothing happened')
+  await page.close()
+
+  // The example pins the forwarder: a relayer that serves another one gets no signature; nor does a link that names it.
+  for (const [extra, code] of [[{}, 'unknown_forwarder'], [{ forwarder: fake }, 'untrusted_forwarder']]) {
+    const app = await openApp({ relayer: mine.url, ...extra })
+    await app.fill('#message', 'Not through that one.')
+    await app.click('#send')
+    await app.locator('#problem', { hasText: code }).waitFor()
+    assert.equal(await app.locator('.entry', { hasText: 'Not through that one.' }).count(), 0)
+    await app.close()
+  }
+  mine.close()
+})
+
+test('a link chooses nothing, but on this machine, and then it is said', async () => {
+  const linked = await openApp()
+  assert.match(await linked.textContent('#notice'), /link .* has chosen .*relayer.*rpc/)
+  const policy = await linked.getAttribute('meta[http-equiv=Content-Security-Policy]', 'content')
+  assert.match(policy, /default-src 'none'/)
+  assert.doesNotMatch(policy, /unsafe-inline|unsafe-eval(?<!wasm-unsafe-eval)/)
+  await linked.evaluate(() => {
+    window.violations = []
+    document.addEventListener('securitypolicyviolation', ({ violatedDirective }) => window.violations.push(violatedDirective))
+    document.head.append(Object.assign(document.createElement('script'), { textContent: 'window.injected = true' }))
+    void fetch('http://elsewhere.test/').catch(() => undefined)
+  })
+  await eventually('both are refused', async () => {
+    const seen = await linked.evaluate(() => [...window.violations, window.injected ?? 'nothing'])
+    return ['connect-src', 'nothing', 'script-src-elem'].every((what) => seen.includes(what))
+  })
+  await linked.close()
+
+  const page = await context.newPage()
+  const asked = []
+  page.on('request', (request) => asked.push(request.url()))
+  await page.goto(appUrl({ relayer: 'http://127.0.0.1:9', rpc: 'http://127.0.0.1:9' }).replace('127.0.0.1', 'tidebook.test'))
+  await page.waitForSelector('#send:enabled')
+  await page.waitForSelector('#net[data-state=bad]')
+  assert.doesNotMatch(await page.textContent('#notice'), /chosen/)
+  const elsewhere = asked.filter((url) => !url.startsWith('http://tidebook.test') && !url.startsWith('data:'))
+  assert.ok(elsewhere.length > 0 && elsewhere.every((url) => /^http:\/\/127\.0\.0\.1:(7700|8545)\//.test(url)), elsewhere.join(' '))
+  await page.close()
 })
 
 test('on a phone, in the dark, by keyboard', async () => {

@@ -175,10 +175,140 @@ test('a quote of this page agrees with the relayer about now', async () => {
   slackwater.close()
 })
 
-test('errors of the relayer and of the wallet keep their codes', async () => {
-  const slackwater = await open({ relayer: `0x${'12'.repeat(20)}` })
+/** The real relayer through a proxy, which may change answers and counts what is posted. */
+async function proxy(change = (body) => body) {
+  const made = { posts: [] }
+  const server = createServer(async (request, response) => {
+    let text = ''
+    for await (const chunk of request) text += chunk
+    if (request.method === 'POST') made.posts.push(text)
+    const { authorization = '' } = request.headers
+    const answer = await fetch(world.ready.url + request.url, {
+      method: request.method,
+      ...(text ? { body: text, headers: { 'content-type': 'application/json', authorization } } : {}),
+    })
+    const body = change(await answer.text(), request)
+    response.writeHead(answer.status, { 'content-type': answer.headers.get('content-type') ?? 'text/plain' }).end(body)
+  })
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
+  made.url = `http://127.0.0.1:${server.address().port}`
+  made.close = () => (server.closeAllConnections(), server.close())
+  return made
+}
+
+const STRANGER = `0x${'12'.repeat(20)}`
+
+test('a relayer that is not the one that is pinned: nobody is asked to sign', async () => {
+  const { url, close, posts } = await proxy()
+  const account = fromViem(privateKeyToAccount(generatePrivateKey()))
+  let prompts = 0
+  const wallet = { address: account.address, signTypedData: (typed) => (prompts++, account.signTypedData(typed)) }
+  const slackwater = await open({ url, relayer: STRANGER })
+  for (const forwarder of [undefined, world.ready.forwarder]) {
+    const wrong = { ...ask(), ...(forwarder ? { forwarder } : {}) }
+    for (let i = 0; i < 2; i++) await assert.rejects(slackwater.send(wallet, wrong), { code: 'wrong_relayer' })
+  }
+  slackwater.close()
+  const other = await open({ url, relayer: world.ready.relayer.toLowerCase() })
+  await assert.rejects(other.send(wallet, { ...ask(), chainId: 1 }), { code: 'wrong_chain' })
+  await assert.rejects(other.send(wallet, { ...ask(), forwarder: STRANGER }), { code: 'unknown_forwarder' })
+  await assert.rejects(other.send(wallet, { ...ask(), to: STRANGER }), { code: 'untrusted_forwarder' })
+  await assert.rejects(other.send(wallet, { ...ask(), withinMs: 1 }), { code: 'deadline_unreachable' })
+  assert.deepEqual([prompts, posts.length, await world.count(await wallet.address())], [0, 0, 0])
+  // While it is rotated, old and new are pinned.
+  const rotating = await open({ url, relayer: [STRANGER, world.ready.relayer] })
+  const { accepted } = await rotating.send(wallet, { ...ask(), forwarder: world.ready.forwarder })
+  assert.equal((await rotating.settled(accepted.id)).status, 'finalized')
+  assert.equal(prompts, 1)
+  for (const relayer of ['foo', [], ['0x12'], [world.ready.relayer, 'foo']]) await assert.rejects(open({ url, relayer }), { code: 'invalid_argument' })
+  for (const each of [other, rotating]) each.close()
+  close()
+})
+
+test('a promise of a stranger is ambiguous, and holds its nonce', async () => {
+  // It takes requests for the pinned relayer, and promises in another name.
+  const { url, close } = await proxy((body, { method }) => (method === 'POST' ? body.replaceAll(new RegExp(world.ready.relayer, 'gi'), STRANGER) : body))
+  const storage = memoryStorage()
+  const slackwater = await open({ url, relayer: world.ready.relayer, storage })
   const wallet = fromViem(privateKeyToAccount(generatePrivateKey()))
-  await assert.rejects(slackwater.send(wallet, ask()), { code: 'bad_promise' })
+  const from = await wallet.address()
+  await world.rpc('evm_setIntervalMining', [0])
+  try {
+    await assert.rejects(slackwater.send(wallet, ask()), (error) => error.code === 'bad_promise' && error.isAmbiguous === true && /0x1212/i.test(error.message))
+    const nonces = async (each) => (await each.prepare(from, ask())).request.nonce
+    assert.equal(await nonces(slackwater), '1', 'it may be executed')
+    slackwater.close()
+    // Neither after a reload, until the chain takes it no more.
+    const again = await open({ url, relayer: world.ready.relayer, storage })
+    assert.equal(await nonces(again), '1')
+    again.close()
+  } finally {
+    await world.rpc('evm_setIntervalMining', [1])
+  }
+  await eventually('executed all the same', async () => (await world.count(from)) === 1)
+  close()
+})
+
+test('what is resumed after a reload is checked against the pin, too', async () => {
+  const storage = memoryStorage()
+  const wallet = fromViem(privateKeyToAccount(generatePrivateKey()))
+  const offline = { storage, fetch: (url, init) => (init.method === 'POST' ? Promise.reject(new TypeError('no network')) : fetch(url, init)) }
+  const first = await open({ ...offline, relayer: world.ready.relayer })
+  const signed = await first.sign(wallet, await first.prepare(await wallet.address(), ask()))
+  first.enqueue(signed)
+  await eventually('attempts', () => first.pending().every(({ attempts }) => attempts > 0))
+  first.close()
+  const { url, close } = await proxy((body, { method }) => (method === 'POST' ? body.replaceAll(new RegExp(world.ready.relayer, 'gi'), STRANGER) : body))
+  const again = await open({ url, relayer: world.ready.relayer, storage })
+  assert.equal(again.resumed.length, 1, 'the relayer is known by its identity, wherever it is')
+  const outcome = await again.resumed[0].outcome
+  assert.deepEqual([outcome.kind, outcome.code, outcome.mayBeAccepted], ['refused', 'bad_promise', true])
+  assert.throws(() => again.accepted(outcome, signed), { code: 'bad_promise', isAmbiguous: true })
+  again.close()
+  close()
+})
+
+test('what waits for one relayer is never sent to another', async () => {
+  const storage = memoryStorage()
+  const wallet = fromViem(privateKeyToAccount(generatePrivateKey()))
+  const nowhere = 'http://127.0.0.1:9'
+  const first = await open({ url: nowhere, storage })
+  const { forwarder } = world.ready
+  const { key } = first.enqueue(await first.sign(wallet, await first.prepare(await wallet.address(), { ...ask(), forwarder })))
+  await eventually('stored', () => first.pending().every(({ attempts }) => attempts > 0))
+  first.close()
+  const { url, close, posts } = await proxy()
+  const other = await open({ url, storage })
+  assert.deepEqual([other.resumed.length, other.pending().length], [0, 0])
+  const sent = await other.send(wallet, { ...ask('another'), nonce: 0 })
+  assert.equal((await other.settled(sent.accepted.id)).status, 'finalized')
+  assert.equal(posts.length, 1, 'and that was its own')
+  other.close()
+  const back = await open({ url: `${nowhere}/`, storage })
+  assert.deepEqual(back.resumed.map(({ key }) => key), [key])
+  back.close()
+  close()
+})
+
+test('a forwarder of the relayer’s own confirms nothing', async () => {
+  const fake = await world.fakeForwarder()
+  const flatterer = await world.flatterer()
+  const { forwarder } = world.ready
+  const { url, close } = await proxy((body) => body.replaceAll(new RegExp(forwarder, 'gi'), fake))
+  const slackwater = await open({ url })
+  const wallet = fromViem(privateKeyToAccount(generatePrivateKey()))
+  await assert.rejects(slackwater.send(wallet, ask()), { code: 'untrusted_forwarder' })
+  await assert.rejects(slackwater.send(wallet, { ...ask(), to: flatterer }), { code: 'unknown_forwarder' })
+  await assert.rejects(slackwater.send(wallet, { ...ask(), forwarder }), { code: 'unknown_forwarder' })
+  const pinned = await slackwater.prepare(await wallet.address(), { ...ask(), to: flatterer, forwarder: fake })
+  assert.equal(pinned.isForwarderPinned, true)
+  slackwater.close()
+  close()
+})
+
+test('errors of the relayer and of the wallet keep their codes', async () => {
+  const slackwater = await open()
+  const wallet = fromViem(privateKeyToAccount(generatePrivateKey()))
   await assert.rejects(slackwater.request(`0x${'00'.repeat(32)}`), (error) => error instanceof SlackwaterError && error.code === 'not_found' && error.problem.status === 404)
   const other = fromViem(privateKeyToAccount(generatePrivateKey()))
   const liar = { address: wallet.address, signTypedData: other.signTypedData }

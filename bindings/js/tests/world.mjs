@@ -65,6 +65,22 @@ export class World {
     return rpc(this.chain.url, method, params)
   }
 
+  /** Sends a transaction of an account that the relayer does not use, and returns its receipt. */
+  async transact(transaction) {
+    const from = (await this.rpc('eth_accounts')).at(-1)
+    return mined((method, params) => this.rpc(method, params), { from, gas: '0x500000', ...transaction })
+  }
+
+  /** A contract that has a domain and nonces, runs nothing, and says that it did: what a lying relayer would name. */
+  async fakeForwarder() {
+    return (await this.transact({ data: `${creation('FakeForwarder')}${textParam('Looks Fine')}` })).contractAddress
+  }
+
+  /** A contract that answers 1 to everything, so that it trusts every forwarder. */
+  async flatterer() {
+    return (await this.transact({ data: '0x69600160005260206000f3600052600a6016f3' })).contractAddress
+  }
+
   /** Entries of a user in the guest book, by the chain. */
   count(user) {
     return count(this.chain.url, this.ready.guestbook, user)
@@ -84,20 +100,30 @@ async function count(url, guestbook, user) {
   return Number(await rpc(url, 'eth_call', [{ to: guestbook, data }, 'latest']))
 }
 
+const word = (hex) => hex.slice(2).toLowerCase().padStart(64, '0')
+const creation = (artifact) => `0x${readFileSync(join(ROOT, `bindings/contracts/artifacts/${artifact}.creation.hex`), 'utf8').trim()}`
+
+function textParam(text) {
+  const bytes = Buffer.from(text)
+  return `${word('0x20')}${word(`0x${bytes.length.toString(16)}`)}${bytes.toString('hex').padEnd(64, '0')}`
+}
+
+async function deployed(ask, from, data) {
+  return (await mined(ask, { from, data, gas: '0x500000' })).contractAddress
+}
+
+async function mined(ask, transaction) {
+  const hash = await ask('eth_sendTransaction', [transaction])
+  return eventually('a receipt', () => ask('eth_getTransactionReceipt', [hash]))
+}
+
 /** A chain with a forwarder and a guest book, and no relayer. */
 export async function startContracts() {
   const chain = await startChain()
   const ask = (method, params = []) => rpc(chain.url, method, params)
-  const word = (hex) => hex.slice(2).toLowerCase().padStart(64, '0')
   const [from] = await ask('eth_accounts')
-  const deploy = async (artifact, params) => {
-    const code = readFileSync(join(ROOT, `bindings/contracts/artifacts/${artifact}.creation.hex`), 'utf8').trim()
-    const hash = await ask('eth_sendTransaction', [{ from, data: `0x${code}${params}`, gas: '0x500000' }])
-    return (await eventually('a deployment', () => ask('eth_getTransactionReceipt', [hash]))).contractAddress
-  }
-  const name = Buffer.from('Slackwater')
-  const text = `${word('0x20')}${word(`0x${name.length.toString(16)}`)}${name.toString('hex').padEnd(64, '0')}`
-  const forwarder = await deploy('ERC2771Forwarder', text)
+  const deploy = (artifact, params) => deployed(ask, from, `${creation(artifact)}${params}`)
+  const forwarder = await deploy('ERC2771Forwarder', textParam('Slackwater'))
   const guestbook = await deploy('Guestbook', word(forwarder))
   return {
     url: chain.url,

@@ -34,8 +34,9 @@ class Notary:
         # A key of this run: its nonces start anew, whatever an earlier run has signed and the relayer still has in hand.
         self.key = sw.Key(os.urandom(32))
         node = sw.Node(args.node)
-        self.domain = node.domain(args.forwarder)
         self.target = args.guestbook
+        # The forwarder is an argument, and not the relayer's word: still, the target must trust it.
+        self.domain = node.trusted_domain(args.forwarder, self.target, pinned=True)
         self.client = sw.Client(args.relayer, outbox=args.outbox, on_outcome=self.report)
         self.nonces = itertools.count(node.nonce(args.forwarder, self.key.address))
         self.lock = threading.Lock()

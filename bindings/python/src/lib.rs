@@ -27,7 +27,7 @@ mod _native {
         follow::Follow,
         forecaster::Forecaster,
         forward::{Forward, ForwarderDomain, Key, UnsignedForward, recover_signer},
-        node::{InclusionCheck, NodeCall},
+        node::{ForwarderCheck, InclusionCheck, NodeCall},
         outbox::Outbox,
         submission::Submission,
         verify::{merkle_leaf, verify_accepted, verify_log, verify_log_proof, verify_merkle_proof},

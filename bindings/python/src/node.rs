@@ -15,7 +15,7 @@ use slackwater::{
 use crate::{
     error::{argument, failure},
     forward::{Forward, ForwarderDomain},
-    value::{int, parse, text, write},
+    value::{Uint, int, parse, text, write},
 };
 
 #[derive(Debug)]
@@ -67,6 +67,31 @@ impl NodeCall {
     }
 }
 
+/// Whether a forwarder may be signed for: send all `bodies`, give the answers to `judge`.
+#[pyclass(frozen, module = "slackwater")]
+#[derive(Debug)]
+pub(crate) struct ForwarderCheck(verify::ForwarderCheck);
+
+#[pymethods]
+impl ForwarderCheck {
+    #[new]
+    #[pyo3(signature = (chain_id, forwarder, target, *, pinned=false))]
+    fn new(chain_id: Uint<u64>, forwarder: &str, target: &str, pinned: bool) -> PyResult<Self> {
+        let check = verify::ForwarderCheck::new(chain_id.0, text("forwarder", forwarder)?, text("to", target)?);
+        Ok(Self(if pinned { check.pinned() } else { check }))
+    }
+
+    #[getter]
+    fn bodies(&self) -> Vec<String> {
+        self.0.bodies()
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "a list of Python's comes as a value")]
+    fn judge(&self, answers: Vec<Vec<u8>>) -> PyResult<ForwarderDomain> {
+        self.0.judge(&answers).map(ForwarderDomain).map_err(|fault| failure(fault.code(), fault))
+    }
+}
+
 /// Checks at the user's own node what a relayer says about the chain.
 #[pyclass(module = "slackwater")]
 #[derive(Debug)]
@@ -74,10 +99,11 @@ pub(crate) struct InclusionCheck(verify::InclusionCheck);
 
 #[pymethods]
 impl InclusionCheck {
-    /// `claim` is an event or a request of the API. `depth` replaces the node's `finalized` tag.
+    /// `claim` is an event or a request of the API. `depth` replaces the node's `finalized` tag. The code of a forwarder that
+    /// is `pinned` may be any.
     #[new]
-    #[pyo3(signature = (forward, claim, *, finality="finalized", depth=None))]
-    fn new(forward: &Forward, claim: &str, finality: &str, depth: Option<u64>) -> PyResult<Self> {
+    #[pyo3(signature = (forward, claim, *, finality="finalized", depth=None, pinned=false))]
+    fn new(forward: &Forward, claim: &str, finality: &str, depth: Option<u64>, pinned: bool) -> PyResult<Self> {
         let claim = match serde_json::from_str::<RequestDetail>(claim) {
             Ok(detail) if detail.summary.id.to_string() != forward.id() => {
                 return Err(argument("claim: it is about another request"));
@@ -98,7 +124,8 @@ impl InclusionCheck {
             ("depth", Some(blocks)) => FinalityRule::Depth { blocks },
             _ => return Err(argument("finality: `finalized`, `safe`, or `depth` with `depth=`")),
         };
-        Ok(Self(verify::InclusionCheck::new(forward.domain.clone(), forward.inner.clone(), claim, rule)))
+        let check = verify::InclusionCheck::new(forward.domain.clone(), forward.inner.clone(), claim, rule);
+        Ok(Self(if pinned { check.pinned() } else { check }))
     }
 
     fn next_body(&self) -> Option<String> {
@@ -128,6 +155,13 @@ impl InclusionCheck {
                 },
             }),
             Verdict::Pending => json!({ "kind": "pending" }),
+            Verdict::UntrustedForwarder => {
+                json!({ "kind": "untrusted_forwarder", "detail": "the target does not trust the forwarder" })
+            }
+            Verdict::UnknownForwarder { code_hash } => json!({
+                "kind": "unknown_forwarder",
+                "detail": format!("code with hash {code_hash} is no known forwarder"),
+            }),
             Verdict::Mismatch(mismatch) => json!({ "kind": "mismatch", "detail": mismatch.to_string() }),
             Verdict::Unknown(detail) => json!({ "kind": "unknown", "detail": detail }),
         };

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use slackwater::client::{self, Command, Enqueue, EntryView, IdempotencyKey, OutboxConfig};
+use slackwater::client::{self, Addressee, Command, Enqueue, EntryView, IdempotencyKey, OutboxConfig};
 
 use crate::{
     error::{client as client_error, failure},
     submission::Submission,
     value::{Call, Came, call, instant, span, text, write},
+    verify::Relayers,
 };
 
 /// After every call do what `next_command` says, until there is nothing left, and come back at `next_timeout`.
@@ -26,8 +27,11 @@ type CommandOut = (&'static str, Option<String>, u64, Option<String>, Option<Cal
 #[pymethods]
 impl Outbox {
     #[new]
-    #[pyo3(signature = (*, max_entries=None, max_batch_items=None, max_calls=None, linger=None))]
+    #[pyo3(signature = (*, url, relayer=None, max_entries=None, max_batch_items=None, max_calls=None, linger=None))]
+    #[expect(clippy::needless_pass_by_value, reason = "what is read of Python comes as a value")]
     fn new(
+        url: &str,
+        relayer: Option<Relayers>,
         max_entries: Option<usize>,
         max_batch_items: Option<usize>,
         max_calls: Option<usize>,
@@ -36,18 +40,22 @@ impl Outbox {
         let default = OutboxConfig::default();
         let at_least_one = |value: Option<usize>, default: usize| value.unwrap_or(default).max(1);
         let linger: Option<Duration> = span("linger", linger)?;
-        Ok(Self(client::Outbox::new(OutboxConfig {
+        let identities = relayer.map(|relayer| relayer.addresses()).transpose()?.unwrap_or_default();
+        let outbox = client::Outbox::new(OutboxConfig {
             max_entries: at_least_one(max_entries, default.max_entries),
             max_batch_items: at_least_one(max_batch_items, default.max_batch_items),
             max_calls: at_least_one(max_calls, default.max_calls),
             linger: linger.unwrap_or(default.linger),
             ..default
-        })))
+        });
+        Ok(Self(outbox.addressed_to(Addressee::new(url, identities))))
     }
 
-    /// Takes what storage holds; the keys of records that can't be read.
-    fn load(&mut self, now: u64, records: Vec<(String, String)>) -> Vec<String> {
-        self.0.load(instant(now), records).damaged
+    /// Takes what storage holds; the keys of records that can't be read, and the addresses of other relayers that entries
+    /// are for.
+    fn load(&mut self, now: u64, records: Vec<(String, String)>) -> (Vec<String>, Vec<String>) {
+        let report = self.0.load(instant(now), records);
+        (report.damaged, report.foreign)
     }
 
     #[pyo3(signature = (now, submission, expires_at=None))]

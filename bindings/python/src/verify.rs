@@ -1,35 +1,61 @@
 //! Whether what a relayer claims is true.
 
-use alloy_primitives::B256;
+use alloy_primitives::{Address, B256};
 use pyo3::prelude::*;
 use slackwater::{
-    client::verify::{self, ExpectedPromise, LogProof},
+    client::{
+        Accepted,
+        verify::{self, ExpectedPromise, LogProof},
+    },
     provenance::{self, Entry, Head},
 };
 
 use crate::{
-    error::failure,
+    error::{argument, client, failure},
     value::{Uint, hash, instant, parse, text},
 };
 
-/// Raises unless `accepted` (JSON) is the word of `relayer` about this request.
+/// Identities as Python gives them: one address, or several.
+#[derive(FromPyObject)]
+pub(crate) enum Relayers {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Relayers {
+    /// The addresses, at least one.
+    pub(crate) fn addresses(&self) -> PyResult<Vec<Address>> {
+        let texts = match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Several(several) => several,
+        };
+        if texts.is_empty() {
+            // None would be anybody.
+            return Err(argument("relayer: no identity is given"));
+        }
+        texts.iter().map(|one| text("relayer", one)).collect()
+    }
+}
+
+/// Raises unless `accepted` (JSON) is the word of `relayer`, or of one of several, about this request.
 #[pyfunction]
 #[pyo3(signature = (accepted, request_id, chain_id, relayer, not_after=None))]
+#[expect(clippy::needless_pass_by_value, reason = "what is read of Python comes as a value")]
 pub(crate) fn verify_accepted(
     accepted: &str,
     request_id: &str,
     chain_id: Uint<u64>,
-    relayer: &str,
+    relayer: Relayers,
     not_after: Option<u64>,
 ) -> PyResult<()> {
+    let accepted: Accepted = parse("accepted", accepted)?;
     let expected = ExpectedPromise {
         request: text("request_id", request_id)?,
         chain_id: chain_id.0,
-        relayer: text("relayer", relayer)?,
+        relayer: verify::pin_for(&relayer.addresses()?, &accepted.promise.promise).unwrap_or_default(),
         not_after: not_after.map(instant),
     };
-    let accepted = parse("accepted", accepted)?;
-    verify::verify_accepted(&accepted, &expected).map_err(|fault| failure("bad_promise", fault))
+    verify::verify_accepted(&accepted, &expected).map_err(|fault| client(&fault.into()))
 }
 
 /// Raises unless the entries (JSON) lead from one head to the other.

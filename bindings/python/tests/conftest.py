@@ -73,6 +73,15 @@ class World:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.loads(answer.read())["result"]
 
+    def deploy(self, code: str) -> str:
+        """A contract, by an account that the relayer does not use."""
+        sender = self.rpc("eth_accounts")[-1]
+        return str(self.mined(self.rpc("eth_sendTransaction", {"from": sender, "data": code}))["contractAddress"])
+
+    def mined(self, tx_hash: str) -> Any:
+        """A transaction's receipt, once it has one."""
+        return eventually("mined", lambda: self.rpc("eth_getTransactionReceipt", tx_hash))
+
     def signed(self) -> list[tuple[str, str]]:
         """Every entry in the guest book, by the chain's logs: user, tag."""
         logs = self.rpc("eth_getLogs", {"fromBlock": "0x0", "toBlock": "latest", "address": self.ready["guestbook"]})

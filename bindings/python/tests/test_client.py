@@ -7,8 +7,11 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 from conftest import MARK, World, assert_once, eventually, requests
@@ -248,4 +251,72 @@ def test_a_timeout_ends_the_waiting_and_not_the_request(world: World) -> None:
         assert client.wait(id, until="included", timeout=300).status in ("included", "finalized")
         assert time.monotonic() - started < 300
         assert client.wait(id, timeout=300).is_success
+    assert_once(world, marks)
+
+
+class Counting(BaseHTTPRequestHandler):
+    """A relayer that refuses everything, and counts what it is sent."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.server.posts += 1  # type: ignore[attr-defined]
+        self.send_response(503)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_an_outbox_belongs_to_its_relayer(tmp_path: pathlib.Path) -> None:
+    """What was handed over for one relayer is never sent to another; one that moves is known by its identity."""
+    key, domain = sw.Key(bytes([72]) * 32), sw.ForwarderDomain("Slackwater", 31_337, "0x" + "f0" * 20)
+    unsigned = sw.UnsignedForward(domain, key.address, "0x" + "07" * 20, nonce=0, deadline=int(time.time()) + 3_600)
+    submission = sw.Submission.forward(sw.sign(unsigned, key))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Counting)
+    server.posts = 0  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    here, nowhere = f"http://127.0.0.1:{server.server_address[1]}", "http://127.0.0.1:9"
+    path, identity, other = tmp_path / "outbox.db", "0x" + "11" * 20, "0x" + "22" * 20
+
+    def refused(url: str, **options: Any) -> str:
+        with pytest.raises(sw.OutboxRefused) as caught:
+            sw.Client(url, outbox=path, **options)
+        return caught.value.code
+
+    def posts() -> int:
+        return server.posts  # type: ignore[attr-defined, no-any-return]
+
+    try:
+        with sw.Client(nowhere, outbox=path) as client:
+            client.enqueue(submission)
+            eventually("stored", lambda: all(entry.state != "storing" for entry in client.entries()))
+        assert refused(here) == refused(here, relayer=identity) == "outbox_of_other_relayer"
+        assert posts() == 0
+        # From now on it is the identity's, wherever that is; while it is rotated, both count.
+        with sw.Client(nowhere + "/", outbox=path, relayer=identity) as client:
+            assert len(client.tickets()) == 1
+            eventually("stored", lambda: client.entries()[0].attempts > 0)
+        assert refused(nowhere, relayer=other) == "outbox_of_other_relayer"
+        assert posts() == 0
+        with sw.Client(here, outbox=path, relayer=[other, identity]) as client:
+            eventually("sent", lambda: posts() > 0)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("relayer", ["foo", [], ["0x12"], ["0x" + "11" * 20, "foo"]])
+def test_an_identity_that_is_none_is_refused_at_once(tmp_path: pathlib.Path, relayer: Any) -> None:
+    for _ in range(2):
+        # The file is free again.
+        with pytest.raises(sw.InvalidArgument):
+            sw.Client("http://127.0.0.1:9", outbox=tmp_path / "outbox.db", relayer=relayer)
+
+
+def test_a_promise_counts_by_any_pinned_identity(world: World) -> None:
+    forwards, marks = requests(world, 1, 31, users=1)
+    with sw.Client(world.url, relayer=["0x" + "99" * 20, world.ready["relayer"]], poll=0.5) as client:
+        accepted = client.submit(sw.Submission.forward(forwards[0]), 60)
+        assert client.wait(accepted.id, timeout=300).is_success
     assert_once(world, marks)

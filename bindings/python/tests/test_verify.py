@@ -12,7 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Iterator
 
 import pytest
-from conftest import World, assert_once, requests, vectors
+from conftest import MARK, ROOT, World, assert_once, requests, vectors
+from eth_abi import encode
 from eth_account import Account
 from eth_utils import keccak
 
@@ -213,4 +214,60 @@ def test_an_honest_claim_is_confirmed(world: World, honest: "tuple[sw.Forward, s
     node = sw.Node(world.rpc_url)
     verdict = node.check_inclusion(forward, claim, finality="depth", depth=1)
     assert (verdict.kind, verdict.is_success, verdict.block_number) == ("confirmed", True, claim.block_number), verdict
+    node.close()
+
+
+def execute_batch(forwarder: str, forward: "dict[str, Any]") -> "dict[str, str]":
+    """A transaction that has a request executed, or said to be."""
+    kind = "(address,address,uint256,uint256,uint48,bytes,bytes)"
+    request = tuple(forward[name] for name in ("from", "to", "value", "gas", "deadline", "data", "signature"))
+    arguments = encode([f"{kind}[]", "address"], [[request], "0x" + "00" * 20])
+    return {"to": forwarder, "data": "0x" + (keccak(f"executeBatch({kind}[],address)".encode())[:4] + arguments).hex()}
+
+
+#: A contract that answers 1 to everything: so it trusts every forwarder.
+FLATTERER = "0x69600160005260206000f3600052600a6016f3"
+
+
+def test_an_event_of_a_fake_forwarder_confirms_nothing(world: World) -> None:
+    """It has a domain and nonces, calls nobody, and emits the event: the lie of a relayer that chooses the forwarder."""
+    code = (ROOT / "bindings/contracts/artifacts/FakeForwarder.creation.hex").read_text().strip()
+    fake = world.deploy("0x" + code + encode(["string"], ["Looks Fine"]).hex())
+    flatterer, book = world.deploy(FLATTERER), world.ready["guestbook"]
+    node, key = sw.Node(world.rpc_url), sw.Key(bytes([77]) * 32)
+    entries = world.signed()
+    deadline = int(time.time()) + 3_600
+
+    def refused(to: str, pinned: bool) -> str:
+        with pytest.raises(sw.VerificationFailed) as caught:
+            node.prepare(fake, key.address, to, deadline=deadline, pinned=pinned)
+        return caught.value.code
+
+    # Before anything is signed.
+    assert [refused(book, pinned) for pinned in (False, True)] == ["untrusted_forwarder"] * 2
+    assert refused(flatterer, False) == "unknown_forwarder"
+    assert node.prepare(fake, key.address, flatterer, deadline=deadline, pinned=True).nonce == 0
+    honest = node.prepare(world.ready["forwarder"], key.address, book, deadline=deadline, data=b"x")
+    assert (honest.nonce, honest.sender) == (0, key.address)
+    with pytest.raises(sw.VerificationFailed) as caught:
+        node.trusted_domain(world.ready["forwarder"], flatterer, chain_id=1)
+    assert caught.value.code == "wrong_chain"
+
+    # Signed all the same, "executed", and claimed to be.
+    for target, nonce, kinds in ((book, 0, ("untrusted_forwarder",) * 2), (flatterer, 1, ("unknown_forwarder", "confirmed"))):
+        unsigned = sw.UnsignedForward(node.domain(fake), key.address, target, nonce=nonce, deadline=deadline, data=MARK + bytes(32))
+        forward = sw.sign(unsigned, key)
+        content = {"from": key.address, "to": target, "value": 0, "gas": 200_000, "deadline": deadline,
+                   "data": MARK + bytes(32), "signature": forward.signature}
+        call = {"from": world.rpc("eth_accounts")[-1], **execute_batch(fake, content)}
+        receipt = world.mined(world.rpc("eth_sendTransaction", call))
+        assert receipt["status"] == "0x1"
+        claim = sw.types.Event(
+            seq=1, request_id=forward.id, request_seq=1, chain_id=world.ready["chainId"], status="finalized",
+            at_ms=0, tx_hash=receipt["transactionHash"], block_number=int(receipt["blockNumber"], 16),
+        )
+        found = [node.check_inclusion(forward, claim, finality="depth", depth=0, pinned=pinned) for pinned in (False, True)]
+        assert tuple(verdict.kind for verdict in found) == kinds, found
+        assert found[0].binding is None and found[0].detail
+    assert world.signed() == entries, "nothing happened"
     node.close()

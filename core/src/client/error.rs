@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::http::{TransportError, TransportErrorKind, excerpt};
+use super::{
+    http::{TransportError, TransportErrorKind, excerpt},
+    verify::PromiseFault,
+};
 use crate::request::RequestId;
 
 /// Longest problem that is read, bytes.
@@ -98,6 +101,10 @@ pub enum ClientError {
     /// No answer.
     #[error(transparent)]
     Transport(#[from] TransportError),
+    /// It was accepted by a promise that is not worth anything: by an identity that is not pinned, or about something else.
+    /// Whoever made it may execute the request all the same.
+    #[error(transparent)]
+    Promise(#[from] PromiseFault),
     /// The call can't be made from what was given. Caller.
     #[error("{field}: {detail}")]
     Invalid {
@@ -109,12 +116,15 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// Code of [`Self::Promise`].
+    pub(super) const BAD_PROMISE: &'static str = "bad_promise";
+
     pub(super) fn invalid(field: &'static str, detail: impl Into<String>) -> Self {
         Self::Invalid { field, detail: detail.into() }
     }
 
     /// The stable code: the relayer's own, or one of `unexpected_status`, `unreadable_answer`, `answer_too_large`,
-    /// `unreachable`, `timeout`, `connection_broken`, `invalid_argument`.
+    /// `unreachable`, `timeout`, `connection_broken`, `bad_promise`, `invalid_argument`.
     pub fn code(&self) -> &str {
         match self {
             Self::Problem(problem) => &problem.code,
@@ -126,6 +136,7 @@ impl ClientError {
                 TransportErrorKind::Timeout => "timeout",
                 TransportErrorKind::Broken => "connection_broken",
             },
+            Self::Promise(_) => Self::BAD_PROMISE,
             Self::Invalid { .. } => "invalid_argument",
         }
     }
@@ -138,7 +149,7 @@ impl ClientError {
             }
             Self::Status { status, retry_after_ms } => is_passing(*status) || retry_after_ms.is_some(),
             Self::Unreadable { .. } | Self::Transport(_) => true,
-            Self::TooLarge { .. } | Self::Invalid { .. } => false,
+            Self::TooLarge { .. } | Self::Promise(_) | Self::Invalid { .. } => false,
         }
     }
 
@@ -149,7 +160,7 @@ impl ClientError {
             Self::Problem(problem) => problem.ambiguous || problem.code == "internal",
             // Who answered is not known, nor what it had passed on before.
             Self::Status { status, .. } => *status >= 500 || *status == 408 || (*status >= 200 && *status < 400),
-            Self::Unreadable { .. } | Self::TooLarge { .. } => true,
+            Self::Unreadable { .. } | Self::TooLarge { .. } | Self::Promise(_) => true,
             Self::Transport(error) => error.kind != TransportErrorKind::Unreachable,
             Self::Invalid { .. } => false,
         }

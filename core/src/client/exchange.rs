@@ -2,6 +2,8 @@
 
 use std::{fmt, future::Future, time::Duration};
 
+use alloy_primitives::Address;
+
 use super::{
     answer::{Accepted, Batch, ChainFees, Chains, Forecast, Quote, RequestDetail, RequestPage, RequestSummary},
     api,
@@ -9,6 +11,7 @@ use super::{
     http::{ApiCall, HttpAnswer, HttpCall, TransportError},
     retry::{Retry, RetryPolicy},
     submit::Submit,
+    verify::{ExpectedPromise, pin_for, verify_accepted},
 };
 use crate::{
     request::{BatchId, RequestId},
@@ -112,6 +115,7 @@ pub trait Transport {
 pub struct Client<T> {
     transport: T,
     policy: RetryPolicy,
+    identities: Vec<Address>,
 }
 
 impl<T> fmt::Debug for Client<T> {
@@ -123,7 +127,7 @@ impl<T> fmt::Debug for Client<T> {
 impl<T: Transport> Client<T> {
     /// A client over `transport` with the default [`RetryPolicy`].
     pub fn over(transport: T) -> Self {
-        Self { transport, policy: RetryPolicy::default() }
+        Self { transport, policy: RetryPolicy::default(), identities: Vec::new() }
     }
 
     /// The same client with another policy.
@@ -136,7 +140,20 @@ impl<T: Transport> Client<T> {
     /// The same client over a changed transport.
     #[must_use]
     pub fn map_transport(self, change: impl FnOnce(T) -> T) -> Self {
-        Self { transport: change(self.transport), policy: self.policy }
+        Self { transport: change(self.transport), policy: self.policy, identities: self.identities }
+    }
+
+    /// The same client, which takes promises of these identities only: of a relayer that is known from elsewhere. Several
+    /// while an identity is rotated. Default: any promise, for the caller to check.
+    #[must_use]
+    pub fn identities(mut self, identities: impl IntoIterator<Item = Address>) -> Self {
+        self.identities = identities.into_iter().collect();
+        self
+    }
+
+    /// The identities whose promises it takes; empty for any.
+    pub fn pinned(&self) -> &[Address] {
+        &self.identities
     }
 
     /// What moves its bytes.
@@ -178,7 +195,17 @@ impl<T: Transport> Client<T> {
     /// [`ClientError`]; if it [is ambiguous](ClientError::is_ambiguous), submit the same again later, or ask by id.
     pub async fn submit(&self, submit: &Submit) -> Result<Accepted, ClientError> {
         let deadline = submit.expires_at(self.transport.now());
-        self.call_until(api::submit(submit), deadline).await
+        self.checked(submit, self.call_until(api::submit(submit), deadline).await?)
+    }
+
+    /// What is accepted, by an identity that counts. The request's id is taken as the relayer says it: only whoever signed
+    /// knows it, and compares.
+    fn checked(&self, submit: &Submit, accepted: Accepted) -> Result<Accepted, ClientError> {
+        if let Some(relayer) = pin_for(&self.identities, &accepted.promise.promise) {
+            let (request, chain_id) = (accepted.id, submit.chain_id());
+            verify_accepted(&accepted, &ExpectedPromise { request, chain_id, relayer, not_after: None })?;
+        }
+        Ok(accepted)
     }
 
     /// Submits many requests; see [`api::submit_batch`].
@@ -191,7 +218,8 @@ impl<T: Transport> Client<T> {
             let detail = format!("{} results for {} requests", results.len(), submits.len());
             return Err(ClientError::Unreadable { status: 207, detail });
         }
-        Ok(results)
+        let checked = |(submit, result): (_, Result<Accepted, _>)| result.and_then(|one| self.checked(submit, one));
+        Ok(submits.iter().zip(results).map(checked).collect())
     }
 
     /// A price; see [`api::quote`].

@@ -6,7 +6,7 @@ use alloy_primitives::{Address, B256, Bytes, Log, U64, U256};
 use alloy_sol_types::SolCall;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use slackwater_contracts::forwarder::{eip712DomainCall, noncesCall};
+use slackwater_contracts::forwarder::{eip712DomainCall, isTrustedForwarderCall, noncesCall};
 
 use super::http::{MAX_ANSWER_BYTES, excerpt};
 use crate::request::ForwarderDomain;
@@ -63,6 +63,13 @@ struct NodeError {
     code: i64,
     #[serde(default)]
     message: String,
+}
+
+impl RpcError {
+    /// The contract that was called reverted. Nodes that say so in another way than by code 3 are not understood here.
+    pub const fn is_revert(&self) -> bool {
+        matches!(self, Self::Node { code: 3, .. })
+    }
 }
 
 impl<T> RpcCall<T> {
@@ -164,6 +171,21 @@ pub fn forwarder_domain(forwarder: Address) -> RpcCall<ForwarderDomain> {
             return Err(RpcError::Unreadable(format!("the domain has version {:?}", excerpt(&domain.version))));
         }
         Ok(ForwarderDomain::new(domain.name, chain_id, domain.verifyingContract))
+    })
+}
+
+/// The code of an account (`eth_getCode`); empty where there is none.
+pub fn code(account: Address, block: BlockRef) -> RpcCall<Bytes> {
+    RpcCall::new("eth_getCode", json!([account, block.param()]), read)
+}
+
+/// Whether `target` takes the sender that `forwarder` appends (ERC-2771), read as OpenZeppelin's forwarder reads it: an
+/// account without code, or a contract that answers less than a word, trusts nobody.
+pub fn is_trusted_forwarder(target: Address, forwarder: Address, block: BlockRef) -> RpcCall<bool> {
+    let data = isTrustedForwarderCall { forwarder }.abi_encode();
+    RpcCall::new("eth_call", eth_call(target, data, block), |result| {
+        let answer: Bytes = read(result)?;
+        Ok(answer.get(..32).is_some_and(|word| word.iter().any(|byte| *byte != 0)))
     })
 }
 

@@ -2,7 +2,9 @@ use alloy_primitives::{Address, B256, Bytes, Log, U256, keccak256};
 use alloy_sol_types::{SolCall, SolEvent};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use slackwater_contracts::forwarder::{ExecutedForwardRequest, executeBatchCall};
+use slackwater_contracts::forwarder::{
+    ExecutedForwardRequest, eip712DomainCall, eip712DomainReturn, executeBatchCall, isTrustedForwarderCall,
+};
 
 use super::{verify::*, *};
 use crate::{
@@ -171,6 +173,14 @@ struct Node {
     input: Bytes,
     to: Address,
     next_nonce: u64,
+    /// The forwarder's code: now, and before the block of the receipt.
+    code: [Bytes; 2],
+    /// What the target answers when it is asked whether it trusts the forwarder; `None`: it reverts.
+    trust: Option<Bytes>,
+    /// It has forgotten the states of past blocks.
+    is_pruned: bool,
+    /// Questions about the forwarder.
+    asked: std::cell::RefCell<Vec<String>>,
 }
 
 const TX: B256 = B256::repeat_byte(0xAA);
@@ -193,7 +203,17 @@ impl Node {
             input: executeBatchCall { requests, refundReceiver: Address::ZERO }.abi_encode().into(),
             to: request.forwarder,
             next_nonce: 0,
+            code: [forwarder_code(), forwarder_code()],
+            trust: Some(word(1)),
+            is_pruned: false,
+            asked: std::cell::RefCell::default(),
         }
+    }
+
+    /// As above, by a contract that runs nothing and emits the event.
+    fn with_fake(request: &Forward) -> Self {
+        let code = Bytes::from_static(&[0x60, 0x01, 0x60, 0x00]);
+        Self { code: [code.clone(), code], trust: Some(word(0)), ..Self::with(request, true) }
     }
 
     fn answer(&self, body: &str) -> Vec<u8> {
@@ -208,11 +228,60 @@ impl Node {
             }
             ("eth_getTransactionReceipt", _) => self.receipt.clone(),
             ("eth_getTransactionByHash", _) => json!({ "hash": TX, "to": self.to, "input": self.input }),
-            ("eth_call", _) => json!(B256::from(U256::from(self.next_nonce))),
+            ("eth_getCode" | "eth_call", _) if self.is_pruned && call["params"][1] != json!("latest") => {
+                return br#"{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"missing trie node"}}"#.to_vec();
+            }
+            ("eth_getCode", _) => {
+                assert_eq!(call["params"][0], json!(domain().forwarder()));
+                self.asked.borrow_mut().push(format!("code {}", call["params"][1]));
+                json!(self.code[usize::from(call["params"][1] == json!("0x63"))])
+            }
+            ("eth_call", _) => {
+                let data: Bytes = serde_json::from_value(call["params"][0]["data"].clone()).unwrap();
+                if data.starts_with(&eip712DomainCall::SELECTOR) {
+                    return json!({ "jsonrpc": "2.0", "id": 1, "result": domain_answer(self.chain_id) })
+                        .to_string()
+                        .into_bytes();
+                }
+                let Ok(question) = isTrustedForwarderCall::abi_decode(&data) else {
+                    let nonce = json!(B256::from(U256::from(self.next_nonce)));
+                    return json!({ "jsonrpc": "2.0", "id": 1, "result": nonce }).to_string().into_bytes();
+                };
+                assert_eq!(question.forwarder, domain().forwarder());
+                assert_eq!(call["params"][0]["to"], json!(unsigned(0, b"").forward().to), "the target is asked");
+                self.asked.borrow_mut().push(format!("trust {}", call["params"][1]));
+                let Some(answer) = &self.trust else {
+                    return br#"{"jsonrpc":"2.0","id":1,"error":{"code":3,"message":"execution reverted"}}"#.to_vec();
+                };
+                json!(answer)
+            }
             (other, _) => panic!("{other}"),
         };
         json!({ "jsonrpc": "2.0", "id": 1, "result": result }).to_string().into_bytes()
     }
+}
+
+fn word(value: u64) -> Bytes {
+    B256::from(U256::from(value)).0.into()
+}
+
+/// Code as a node gives it after a deployment.
+fn forwarder_code() -> Bytes {
+    let hex = include_str!("../../../bindings/contracts/tests/fixtures/forwarder-5.7.0.deployed.hex");
+    hex.trim().parse().unwrap()
+}
+
+fn domain_answer(chain_id: u64) -> Bytes {
+    let answer = eip712DomainReturn {
+        fields: [0x0f].into(),
+        name: "Slackwater".to_owned(),
+        version: "1".to_owned(),
+        chainId: U256::from(chain_id),
+        verifyingContract: domain().forwarder(),
+        salt: B256::ZERO,
+        extensions: Vec::new(),
+    };
+    eip712DomainCall::abi_encode_returns(&answer).into()
 }
 
 fn data_of(forward: &Forward) -> slackwater_contracts::forwarder::ForwardRequestData {
@@ -227,11 +296,17 @@ fn data_of(forward: &Forward) -> slackwater_contracts::forwarder::ForwardRequest
     }
 }
 
-fn judge(node: &Node, request: &Forward, status: Status) -> Verdict {
+fn check_of(request: &Forward, status: Status) -> InclusionCheck {
     let claim = InclusionClaim { status, tx_hash: TX, block_number: Some(100) };
-    let mut check =
-        InclusionCheck::new(domain(), request.clone(), claim, FinalityRule::FinalizedTag { fallback_depth: 0 });
-    for _ in 0..10 {
+    InclusionCheck::new(domain(), request.clone(), claim, FinalityRule::FinalizedTag { fallback_depth: 0 })
+}
+
+fn judge(node: &Node, request: &Forward, status: Status) -> Verdict {
+    run(check_of(request, status), node)
+}
+
+fn run(mut check: InclusionCheck, node: &Node) -> Verdict {
+    for _ in 0..12 {
         let Some(body) = check.next_body() else { return check.verdict().unwrap().clone() };
         check.answer(&node.answer(&body));
     }
@@ -255,6 +330,74 @@ fn inclusion_is_confirmed() {
     assert_eq!(judge(&node, &request, Status::Included), confirmed(false, true, Binding::Nonce));
     let failed = Node::with(&request, false);
     assert_eq!(judge(&failed, &request, Status::Reverted), confirmed(true, false, Binding::Content));
+}
+
+/// The forwarder that the relayer chose has a domain, counts nonces, runs nothing, and says that it did.
+#[test]
+fn an_event_of_a_fake_forwarder_confirms_nothing() {
+    let request = signed(3, b"x");
+    let fake = || Node::with_fake(&request);
+    assert_eq!(judge(&fake(), &request, Status::Finalized), Verdict::UntrustedForwarder);
+    // A target that trusts everybody does not make it one.
+    for trust in [word(1), word(7), [word(1), word(0)].concat().into()] {
+        let node = Node { trust: Some(trust), ..fake() };
+        let code_hash = keccak256(&node.code[0]);
+        assert_eq!(judge(&node, &request, Status::Finalized), Verdict::UnknownForwarder { code_hash });
+        assert_eq!(judge(&node, &request, Status::Included), Verdict::UnknownForwarder { code_hash });
+        // Pinned, it is the caller's own choice; the target is asked all the same.
+        let pinned = run(check_of(&request, Status::Finalized).pinned(), &node);
+        assert_eq!(pinned, confirmed(true, true, Binding::Content));
+    }
+    let pinned = |node: &Node| run(check_of(&request, Status::Finalized).pinned(), node);
+    assert_eq!(pinned(&fake()), Verdict::UntrustedForwarder);
+    // No answer is no trust: an account without code, a contract without the function, half a word.
+    for trust in [None, Some(Bytes::new()), Some(Bytes::from_static(&[1; 31]))] {
+        let node = Node { trust, ..Node::with(&request, true) };
+        assert_eq!(judge(&node, &request, Status::Finalized), Verdict::UntrustedForwarder);
+        assert_eq!(pinned(&node), Verdict::UntrustedForwarder);
+    }
+    // Put there after the deed.
+    let node = Node { code: [forwarder_code(), Bytes::new()], ..Node::with(&request, true) };
+    assert!(matches!(judge(&node, &request, Status::Finalized), Verdict::UnknownForwarder { .. }));
+    assert_eq!(*node.asked.borrow(), ["trust \"0x64\"", "code \"0x63\""]);
+    // A claim of failure is no better.
+    let node = Node { code: fake().code, ..Node::with(&request, false) };
+    assert!(matches!(judge(&node, &request, Status::Reverted), Verdict::UnknownForwarder { .. }));
+}
+
+#[test]
+fn a_node_without_old_states_is_asked_about_now() {
+    let request = signed(3, b"x");
+    let node = Node { is_pruned: true, ..Node::with(&request, true) };
+    assert_eq!(judge(&node, &request, Status::Finalized), confirmed(true, true, Binding::Content));
+    assert_eq!(*node.asked.borrow(), ["trust \"latest\"", "code \"latest\""]);
+    let node = Node { is_pruned: true, ..Node::with_fake(&request) };
+    assert_eq!(judge(&node, &request, Status::Finalized), Verdict::UntrustedForwarder);
+}
+
+#[test]
+fn a_forwarder_is_checked_before_it_is_signed_for() {
+    let request = signed(3, b"x");
+    let check = || ForwarderCheck::new(31_337, domain().forwarder(), request.to);
+    let judged = |check: ForwarderCheck, node: &Node| {
+        let answers: Vec<_> = check.bodies().iter().map(|body| node.answer(body)).collect();
+        check.judge(&answers)
+    };
+    let honest = || Node::with(&request, true);
+    assert_eq!(judged(check(), &honest()), Ok(domain()));
+    assert_eq!(judged(check().pinned(), &honest()), Ok(domain()));
+    let code = |check, node: &Node| judged(check, node).unwrap_err().code();
+    let fake = || Node::with_fake(&request);
+    assert_eq!(code(check(), &fake()), "untrusted_forwarder");
+    assert_eq!(code(check().pinned(), &fake()), "untrusted_forwarder");
+    assert_eq!(code(check(), &Node { trust: None, ..honest() }), "untrusted_forwarder");
+    let flattered = Node { trust: Some(word(1)), ..fake() };
+    assert_eq!(code(check(), &flattered), "unknown_forwarder");
+    assert_eq!(judged(check().pinned(), &flattered), Ok(domain()));
+    assert_eq!(code(check(), &Node { code: [Bytes::new(), Bytes::new()], ..honest() }), "unknown_forwarder");
+    assert_eq!(code(check(), &Node { chain_id: 1, ..honest() }), "wrong_chain");
+    assert_eq!(check().judge(&[b"{}"]).unwrap_err().code(), "node_error");
+    assert_eq!(check().judge(&[] as &[&[u8]]).unwrap_err().code(), "node_error");
 }
 
 #[test]

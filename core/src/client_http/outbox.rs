@@ -16,7 +16,7 @@ use super::{
     transport::{HttpTransport, RelayerClient, entropy, now},
 };
 use crate::client::{
-    Command, Enqueue, EntryState, EntryView, HttpAnswer, IdempotencyKey, Outbox, OutboxConfig, OutboxError, Outcome,
+    Addressee, Command, Enqueue, EntryState, EntryView, HttpAnswer, IdempotencyKey, Outbox, OutboxConfig, OutboxError, Outcome,
     Submit, Transport, TransportError,
 };
 
@@ -30,6 +30,16 @@ pub enum DurableOutboxError {
     /// The file.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The file holds entries for another relayer. Open it for that one, until it is empty; or pin an identity that both
+    /// addresses share ([`Client::identities`](crate::client::Client::identities)), if it is the same relayer; or use another
+    /// file.
+    #[error("the outbox file holds {entries} entries for the relayer at {url}, and is opened for another one")]
+    OtherRelayer {
+        /// How many.
+        entries: usize,
+        /// Address of one of them.
+        url: String,
+    },
     /// The request was not taken.
     #[error(transparent)]
     Refused(#[from] OutboxError),
@@ -74,20 +84,28 @@ impl DurableOutbox {
     /// Opens the file at `path` and goes on with what it holds. Must be called in a `tokio` runtime. Drop the outbox and
     /// everything stops where it is; nothing is lost.
     ///
+    /// Entries belong to the relayer of `client`: to its pinned identities or, where none are pinned, to its address. What
+    /// an earlier version left, without a name on it, is taken for this relayer's.
+    ///
     /// # Errors
-    /// [`DurableOutboxError::Storage`], also if records can't be read.
+    /// [`DurableOutboxError::Storage`], also if records can't be read; [`DurableOutboxError::OtherRelayer`], before anything
+    /// is sent.
     pub fn open(
         path: impl AsRef<Path>,
         client: &RelayerClient,
         config: OutboxConfig,
     ) -> Result<(Self, Outcomes), DurableOutboxError> {
         let storage = FileStorage::open(path)?;
-        let mut outbox = Outbox::new(config);
+        let addressee = Addressee::new(client.transport().url(), client.pinned().iter().copied());
+        let mut outbox = Outbox::new(config).addressed_to(addressee);
         let report = outbox.load(now(), storage.records());
         if !report.damaged.is_empty() {
             let keys = report.damaged.join(", ");
             let error = std::io::Error::other(format!("records can't be read: {keys}"));
             return Err(StorageError::Io(error).into());
+        }
+        if let Some(url) = report.foreign.first() {
+            return Err(DurableOutboxError::OtherRelayer { entries: report.foreign.len(), url: url.clone() });
         }
         let (messages, inbox) = mpsc::channel(QUEUE);
         let (outcomes, receiver) = mpsc::channel(QUEUE);
@@ -277,5 +295,48 @@ impl Driver {
             }
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy_primitives::{Address, U256};
+
+    use super::*;
+    use crate::client::CallAsk;
+
+    fn submit(salt: &[u8]) -> Submit {
+        let ask = CallAsk {
+            to: Address::ZERO,
+            value: U256::ZERO,
+            gas: 60_000,
+            data: alloy_primitives::Bytes::new(),
+            any_sender: true,
+        };
+        Submit::call(31_337, ask, salt)
+    }
+
+    #[tokio::test]
+    async fn a_file_of_one_relayer_is_not_sent_to_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("outbox");
+        // Nobody listens at any of these.
+        let client = |port: u16| RelayerClient::new(&format!("http://127.0.0.1:{port}")).unwrap();
+        let open = |client: &RelayerClient| DurableOutbox::open(&path, client, OutboxConfig::default());
+        let (outbox, _outcomes) = open(&client(1)).unwrap();
+        outbox.enqueue(submit(b"1"), Enqueue::default()).await.unwrap();
+        outbox.close().await;
+        let Err(DurableOutboxError::OtherRelayer { entries: 1, url }) = open(&client(2)) else { panic!("sent to another") };
+        assert_eq!(url, "http://127.0.0.1:1");
+        // The same address; then, by an identity that is pinned since, another one.
+        let identity = Address::repeat_byte(7);
+        let (outbox, _outcomes) = open(&client(1).identities([identity])).unwrap();
+        outbox.enqueue(submit(b"2"), Enqueue::default()).await.unwrap();
+        outbox.close().await;
+        let (outbox, _outcomes) = open(&client(2).identities([Address::ZERO, identity])).unwrap();
+        assert_eq!(outbox.entries().await.unwrap().len(), 2);
+        outbox.close().await;
+        let other = client(2).identities([Address::repeat_byte(8)]);
+        assert!(matches!(open(&other), Err(DurableOutboxError::OtherRelayer { entries: 2, .. })));
     }
 }

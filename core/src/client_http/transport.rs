@@ -75,6 +75,11 @@ impl HttpTransport {
         Ok(Self { http, base: url.trim_end_matches('/').to_owned(), key: None, timeout: TIMEOUT })
     }
 
+    /// Where calls go, without a slash at the end.
+    pub fn url(&self) -> &str {
+        &self.base
+    }
+
     /// Sends this API key.
     #[must_use]
     pub fn api_key(mut self, key: impl Into<String>) -> Self {

@@ -3,14 +3,18 @@
 use std::{io::Read, path::PathBuf, time::Duration};
 
 use alloy_primitives::{Address, Bytes, U256};
-use alloy_sol_types::SolCall;
 use clap::{Args, Subcommand};
+use reqwest::header;
 use serde_json::{Value, json};
 use slackwater::{
-    relay::{IdentityKey, RpcEndpoint, RpcPool},
+    client::{
+        MAX_ANSWER_BYTES,
+        rpc::{self, BlockRef},
+        verify::{ForwarderCheck, ForwarderFault},
+    },
+    relay::IdentityKey,
     request::{Forward, ForwarderDomain},
 };
-use slackwater_contracts::forwarder::noncesCall;
 
 use super::{
     client::{Client, RelayerArgs},
@@ -25,6 +29,8 @@ use crate::{
 
 /// Time between the deadline that is asked for and the one that is signed, so that the first always counts.
 const SIGNED_MARGIN_S: u64 = 120;
+/// Longest wait for the node's answer to one question.
+const NODE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(super) struct SendArgs {
@@ -56,7 +62,8 @@ enum What {
     Forward {
         #[command(flatten)]
         content: Content,
-        /// The forwarder; otherwise the chain's only one.
+        /// The forwarder, known from elsewhere than the relayer: its code may be any. Otherwise the chain's only one, if its
+        /// code at the node is that of a known forwarder.
         #[arg(long, value_parser = address)]
         forwarder: Option<Address>,
         /// Where the user's key is: `env:NAME`, `file:PATH` or `keystore:PATH,password=REF`.
@@ -65,7 +72,8 @@ enum What {
         /// The user's nonce at the forwarder; otherwise it is read from the chain (`--rpc`).
         #[arg(long)]
         nonce: Option<u64>,
-        /// A node, to read the nonce from.
+        /// A node of your own: it says whether the target trusts the forwarder, and what the forwarder's code, domain and
+        /// nonces are.
         #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8545")]
         rpc: String,
         /// Print the signed body instead of submitting it.
@@ -153,11 +161,16 @@ pub(super) async fn run(args: SendArgs) -> Result<(), CliError> {
             let client = Client::new(&common.relayer)?;
             let chain = chain(&client, content.chain_id).await?;
             let chain_id = chain_id(&chain)?;
-            let (forwarder, name) = pick_forwarder(&chain, forwarder)?;
+            let served = pick_forwarder(&chain, forwarder)?;
             let key = sign_key_of(&sign_key)?;
+            let node = Node::new(rpc)?;
+            let check = ForwarderCheck::new(chain_id, served, content.to);
+            let check = if forwarder.is_some() { check.pinned() } else { check };
+            let forwarder = served;
+            let domain = node.domain(&check).await?;
             let nonce = match nonce {
                 Some(nonce) => U256::from(nonce),
-                None => nonce_of(&rpc, chain_id, forwarder, key.address()).await?,
+                None => node.nonce(forwarder, key.address()).await?,
             };
             let now_s = jiff::Timestamp::now().as_second().unsigned_abs();
             let mut forward = Forward {
@@ -171,7 +184,7 @@ pub(super) async fn run(args: SendArgs) -> Result<(), CliError> {
                 data: content.data.clone(),
                 signature: Bytes::new(),
             };
-            forward.signature = key.sign(ForwarderDomain::new(name, chain_id, forwarder).digest(&forward));
+            forward.signature = key.sign(domain.digest(&forward));
             let mut body = envelope(&content, chain_id, "forward");
             body["forward"] = json!(ForwardBody::from(forward));
             if dry_run {
@@ -220,15 +233,15 @@ fn chain_id(chain: &Value) -> Result<u64, CliError> {
     chain["chainId"].as_u64().ok_or_else(|| CliError::failed("the relayer's answer has no chainId"))
 }
 
-fn pick_forwarder(chain: &Value, wanted: Option<Address>) -> Result<(Address, String), CliError> {
+fn pick_forwarder(chain: &Value, wanted: Option<Address>) -> Result<Address, CliError> {
     let all = chain["forwarders"].as_array().cloned().unwrap_or_default();
     let mut served = all.iter().filter_map(|forwarder| {
         let at: Account = serde_json::from_value(forwarder["address"].clone()).ok()?;
-        Some((at.0, forwarder["name"].as_str()?.to_owned()))
+        Some(at.0)
     });
     match wanted {
         Some(wanted) => served
-            .find(|(at, _)| *at == wanted)
+            .find(|at| *at == wanted)
             .ok_or_else(|| CliError::usage(format!("the relayer does not serve the forwarder {wanted}"))),
         None => match (served.next(), served.next()) {
             (Some(only), None) => Ok(only),
@@ -245,23 +258,58 @@ fn sign_key_of(text: &str) -> Result<IdentityKey, CliError> {
     IdentityKey::from_hex(secret.expose()).map_err(|error| fail(error.to_string()))
 }
 
-async fn nonce_of(rpc: &str, chain_id: u64, forwarder: Address, user: Address) -> Result<U256, CliError> {
-    let pool = RpcPool::new(vec![RpcEndpoint::new("rpc", rpc)], Duration::from_secs(10));
-    let hint =
-        |problem: String| CliError::new(Exit::Unreachable, format!("{problem}; name --nonce, or a node with --rpc"));
-    let id: alloy_primitives::U64 =
-        pool.call("eth_chainId", json!([])).await.map_err(|error| hint(error.to_string()))?;
-    if id.to::<u64>() != chain_id {
-        return Err(CliError::usage(format!("the node at --rpc is of chain {id}, the relayer serves {chain_id}")));
+/// The user's own node, which is believed where the relayer is not.
+struct Node {
+    http: reqwest::Client,
+    url: String,
+}
+
+impl Node {
+    fn new(url: String) -> Result<Self, CliError> {
+        let http = reqwest::Client::builder().timeout(NODE_TIMEOUT).redirect(reqwest::redirect::Policy::none());
+        let http = http.build().map_err(|error| CliError::failed(error.to_string()))?;
+        Ok(Self { http, url })
     }
-    let data = Bytes::from(noncesCall { owner: user }.abi_encode());
-    let answer: Bytes = pool
-        .call("eth_call", json!([{ "to": forwarder, "data": data }, "latest"]))
-        .await
-        .map_err(|error| hint(error.to_string()))?;
-    U256::try_from_be_slice(&answer)
-        .filter(|_| answer.len() == 32)
-        .ok_or_else(|| CliError::failed(format!("{forwarder} is no forwarder: nonces({user}) answers nothing")))
+
+    async fn ask(&self, body: String) -> Result<Vec<u8>, CliError> {
+        let unreachable = |error: reqwest::Error| {
+            // Its address may hold a key.
+            let detail = error.without_url();
+            CliError::new(Exit::Unreachable, format!("the node does not answer ({detail}); name one with --rpc"))
+        };
+        let request = self.http.post(&self.url).header(header::CONTENT_TYPE, "application/json").body(body);
+        let mut response = request.send().await.map_err(unreachable)?;
+        let mut answer = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+            answer.extend_from_slice(&chunk);
+            if answer.len() > MAX_ANSWER_BYTES {
+                break;
+            }
+        }
+        Ok(answer)
+    }
+
+    /// The forwarder's domain, if it may be signed for.
+    async fn domain(&self, check: &ForwarderCheck) -> Result<ForwarderDomain, CliError> {
+        let mut answers = Vec::new();
+        for body in check.bodies() {
+            answers.push(self.ask(body).await?);
+        }
+        check.judge(&answers).map_err(|fault| {
+            let hint = match fault {
+                ForwarderFault::UnknownCode { .. } => " with --forwarder",
+                ForwarderFault::OtherChain { .. } | ForwarderFault::Node(_) => "; --rpc names the node",
+                _ => "",
+            };
+            CliError::failed(format!("{fault}{hint} ({})", fault.code()))
+        })
+    }
+
+    async fn nonce(&self, forwarder: Address, user: Address) -> Result<U256, CliError> {
+        let call = rpc::nonces(forwarder, user, BlockRef::Tag("latest"));
+        let answer = self.ask(call.body()).await?;
+        call.parse(&answer).map_err(|error| CliError::failed(format!("nonces({user}) at {forwarder}: {error}")))
+    }
 }
 
 async fn submit(client: &Client, body: String, common: &Common) -> Result<(), CliError> {

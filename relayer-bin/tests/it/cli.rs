@@ -1,8 +1,17 @@
 //! The command line: what it prints, and how it ends.
 
-use std::process::{Command, Output};
+use std::{
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    process::{Command, Output},
+    sync::{Arc, Mutex},
+};
 
+use alloy_primitives::{Address, B256, Bytes, U256};
+use alloy_sol_types::SolCall as _;
 use clap::CommandFactory;
+use serde_json::{Value, json};
+use slackwater_contracts::forwarder::{eip712DomainCall, eip712DomainReturn, isTrustedForwarderCall, noncesCall};
 use slackwater_relayer::cli::Cli;
 
 fn run(args: &[&str]) -> Output {
@@ -93,4 +102,113 @@ fn the_page_names_every_command() {
         }
     }
     Cli::command().debug_assert();
+}
+
+/// A relayer and a node at one address, for one forwarder. Requests that were submitted are kept.
+struct Scripted {
+    url: String,
+    submitted: Arc<Mutex<Vec<Value>>>,
+}
+
+const FORWARDER: Address = Address::repeat_byte(0xF0);
+
+impl Scripted {
+    fn start(code: &str, is_trusted: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let submitted = Arc::new(Mutex::new(Vec::new()));
+        let (kept, code) = (submitted.clone(), format!("0x{}", code.trim().trim_start_matches("0x")));
+        std::thread::spawn(move || {
+            while let Ok((stream, _)) = listener.accept() {
+                Self::answer(stream, &code, is_trusted, &kept);
+            }
+        });
+        Self { url, submitted }
+    }
+
+    fn answer(mut stream: TcpStream, code: &str, is_trusted: bool, kept: &Mutex<Vec<Value>>) {
+        let mut bytes = Vec::new();
+        let (head, body) = loop {
+            let mut chunk = [0; 4_096];
+            let read = stream.read(&mut chunk).unwrap();
+            bytes.extend_from_slice(&chunk[..read]);
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+            let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+            if body.len() >= length.unwrap_or(0) {
+                break (head.to_owned(), body.to_owned());
+            }
+        };
+        let answer = if head.starts_with("GET /v1/chains ") {
+            json!({ "relayer": Address::ZERO, "chains": [{ "chainId": 31_337, "name": "anvil", "health": "healthy",
+                "forwarders": [{ "address": FORWARDER, "name": "Looks Fine" }] }] })
+        } else if head.starts_with("POST /v1/requests ") {
+            kept.lock().unwrap().push(serde_json::from_str(&body).unwrap());
+            json!({ "id": B256::ZERO, "status": "queued" })
+        } else {
+            let call: Value = serde_json::from_str(&body).unwrap();
+            json!({ "jsonrpc": "2.0", "id": 1, "result": Self::node(&call, code, is_trusted) })
+        };
+        let answer = answer.to_string();
+        write!(stream, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{answer}", answer.len()).unwrap();
+    }
+
+    fn node(call: &Value, code: &str, is_trusted: bool) -> Value {
+        match call["method"].as_str().unwrap() {
+            "eth_chainId" => json!("0x7a69"),
+            "eth_getCode" => json!(code),
+            _ => {
+                let data: Bytes = serde_json::from_value(call["params"][0]["data"].clone()).unwrap();
+                let word = |value: u64| json!(B256::from(U256::from(value)));
+                if data.starts_with(&isTrustedForwarderCall::SELECTOR) {
+                    return word(is_trusted.into());
+                }
+                if data.starts_with(&noncesCall::SELECTOR) {
+                    return word(4);
+                }
+                let domain = eip712DomainReturn {
+                    fields: [0x0f].into(),
+                    name: "Looks Fine".to_owned(),
+                    version: "1".to_owned(),
+                    chainId: U256::from(31_337),
+                    verifyingContract: FORWARDER,
+                    salt: B256::ZERO,
+                    extensions: Vec::new(),
+                };
+                json!(Bytes::from(eip712DomainCall::abi_encode_returns(&domain)))
+            }
+        }
+    }
+}
+
+/// The relayer chooses the forwarder, and the node and the target say whether it is one.
+#[test]
+fn nothing_is_signed_for_a_fake_forwarder() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("key");
+    std::fs::write(&key, "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80").unwrap();
+    let key = format!("file:{}", key.display());
+    let genuine = include_str!("../../../bindings/contracts/tests/fixtures/forwarder-5.7.0.deployed.hex");
+    let (fake, forwarder) = ("0x60016000", FORWARDER.to_string());
+    for (code, is_trusted, is_pinned, fault) in [
+        (genuine, true, false, None),
+        (genuine, false, false, Some("untrusted_forwarder")),
+        (fake, true, false, Some("unknown_forwarder")),
+        (fake, false, false, Some("untrusted_forwarder")),
+        (fake, true, true, None),
+        (fake, false, true, Some("untrusted_forwarder")),
+    ] {
+        let world = Scripted::start(code, is_trusted);
+        let mut args = vec!["send", "forward", "--to", "0x0707070707070707070707070707070707070707"];
+        args.extend(["--sign-key", &key, "--url", &world.url, "--rpc", &world.url, "--json"]);
+        if is_pinned {
+            args.extend(["--forwarder", &forwarder]);
+        }
+        check(&args, i32::from(fault.is_some()), "", fault.unwrap_or_default());
+        let submitted = world.submitted.lock().unwrap();
+        assert_eq!(submitted.len(), usize::from(fault.is_none()), "{fault:?}");
+        if let Some(body) = submitted.first() {
+            assert_eq!(body["forward"]["nonce"], json!("4"));
+        }
+    }
 }

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alloy_primitives::B256;
+use alloy_primitives::{Address, B256};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, Response, body::Bytes, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -359,6 +359,9 @@ async fn a_lying_relayer_is_caught() -> Result<()> {
     let front = Front::spawn(stage.relayer.url(), Trick::LaterPromise, 1).await?;
     let liar = RelayerClient::new(&front.url).expect("a URL");
     let third = crowd.mark(0);
+    let pinned = liar.clone().identities([Address::repeat_byte(1), relayer]);
+    let refused = pinned.submit(&submit(&third)).await.expect_err("no promise of who is pinned");
+    assert!(refused.code() == "bad_promise" && refused.is_ambiguous() && !refused.is_retryable(), "{refused}");
     let accepted = liar.submit(&submit(&third)).await.expect("accepted");
     let expected = ExpectedPromise { request: id(&third), chain_id: 31_337, relayer, not_after: None };
     assert_eq!(verify_accepted(&accepted, &expected), Err(PromiseFault::NotSigned(relayer)));

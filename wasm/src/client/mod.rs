@@ -10,7 +10,7 @@ use slackwater::client::{HttpAnswer, HttpCall, TransportError, TransportErrorKin
 
 pub use exchange::Exchange;
 pub use follow::Follow;
-pub use node::{InclusionCheck, verify_accepted};
+pub use node::{ForwarderCheck, InclusionCheck, verify_accepted};
 pub use outbox::Outbox;
 
 /// A call as JavaScript sends it.

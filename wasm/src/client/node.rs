@@ -1,10 +1,11 @@
 //! Checks of a relayer's word at the user's own node.
 
+use alloy_primitives::Address;
 use serde::Serialize;
 use slackwater::{
     chain::FinalityRule,
     client::{
-        Event,
+        Accepted, ClientError, Event,
         verify::{self, Binding, InclusionClaim, Verdict},
     },
     request::Forward,
@@ -13,9 +14,9 @@ use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
 use crate::{
     interop::{Failure, parse, read, write},
-    node::{Finality, JsFinality, address},
+    node::{Finality, JsDomainOut, JsFinality, address, domain_out},
     request::{JsDomain, JsForward, bytes, read_forward},
-    scalar::{JsQuantity, Quantity, instant, request_id},
+    scalar::{Account, JsQuantity, Quantity, instant, request_id},
 };
 
 #[wasm_bindgen]
@@ -28,6 +29,20 @@ extern "C" {
     #[wasm_bindgen(typescript_type = "Verdict | undefined")]
     #[derive(Debug)]
     pub type JsVerdict;
+    /// JSON texts.
+    #[wasm_bindgen(typescript_type = "string[]")]
+    #[derive(Debug)]
+    pub type JsBodies;
+    /// Texts.
+    #[wasm_bindgen(typescript_type = "readonly string[]")]
+    #[derive(Debug)]
+    pub type JsTexts;
+}
+
+/// Addresses of identities.
+pub(super) fn identities(texts: &JsTexts) -> Result<Vec<Address>, Failure> {
+    let texts: Vec<Account> = read("relayer", texts)?;
+    Ok(texts.into_iter().map(|account| account.0).collect())
 }
 
 #[derive(Debug, Serialize)]
@@ -43,6 +58,14 @@ enum VerdictView {
     },
     Pending,
     Mismatch {
+        detail: String,
+    },
+    #[serde(rename = "untrusted_forwarder")]
+    UntrustedForwarder {
+        detail: &'static str,
+    },
+    #[serde(rename = "unknown_forwarder")]
+    UnknownForwarder {
         detail: String,
     },
     Unknown {
@@ -65,6 +88,12 @@ impl From<&Verdict> for VerdictView {
             },
             Verdict::Pending => Self::Pending,
             Verdict::Mismatch(mismatch) => Self::Mismatch { detail: mismatch.to_string() },
+            Verdict::UntrustedForwarder => {
+                Self::UntrustedForwarder { detail: "the target does not trust the forwarder" }
+            }
+            Verdict::UnknownForwarder { code_hash } => {
+                Self::UnknownForwarder { detail: format!("code with hash {code_hash} is no known forwarder") }
+            }
             Verdict::Unknown(detail) => Self::Unknown { detail: detail.clone() },
         }
     }
@@ -80,7 +109,8 @@ pub struct InclusionCheck {
 
 #[wasm_bindgen]
 impl InclusionCheck {
-    /// A check of what `event` claims about a request. Without `signature` the check is the same, and binds less.
+    /// A check of what `event` claims about a request. Without `signature` the check is the same, and binds less. The code of
+    /// a forwarder that is `pinned` may be any.
     ///
     /// # Errors
     /// `invalid_argument`; `no_claim` for an event that claims no execution.
@@ -91,6 +121,7 @@ impl InclusionCheck {
         signature: Option<String>,
         event: &JsClaim,
         finality: &JsFinality,
+        pinned: bool,
     ) -> Result<Self, Failure> {
         let (domain, forward) = read_forward(domain, forward)?;
         let signature = signature.map(|text| bytes("signature", &text)).transpose()?.unwrap_or_default();
@@ -102,7 +133,8 @@ impl InclusionCheck {
         } else {
             read::<Finality>("finality", finality)?.rule()?
         };
-        Ok(Self { inner: verify::InclusionCheck::new(domain, Forward { signature, ..forward }, claim, rule) })
+        let check = verify::InclusionCheck::new(domain, Forward { signature, ..forward }, claim, rule);
+        Ok(Self { inner: if pinned { check.pinned() } else { check } })
     }
 
     /// The next JSON-RPC body to send; `undefined` once there is a verdict.
@@ -134,7 +166,47 @@ impl InclusionCheck {
     }
 }
 
-/// Checks that an acceptance is the word of `relayer` about this request; see the package's `Slackwater`.
+/// Whether a forwarder may be signed for, asked at the user's own node: send all [`Self::bodies`], then [`Self::judge`].
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct ForwarderCheck {
+    inner: verify::ForwarderCheck,
+}
+
+#[wasm_bindgen]
+impl ForwarderCheck {
+    /// A check of `forwarder` for requests to `target`. The code of one that is `pinned` may be any.
+    ///
+    /// # Errors
+    /// `invalid_argument`.
+    #[wasm_bindgen(constructor)]
+    pub fn new(chain_id: &JsQuantity, forwarder: &str, target: &str, pinned: bool) -> Result<Self, Failure> {
+        let chain_id: Quantity<u64> = read("chainId", chain_id)?;
+        let (forwarder, target) = (address("forwarder", forwarder)?, address("to", target)?);
+        let check = verify::ForwarderCheck::new(chain_id.0, forwarder, target);
+        Ok(Self { inner: if pinned { check.pinned() } else { check } })
+    }
+
+    /// JSON-RPC bodies to send.
+    ///
+    /// # Errors
+    /// `internal` only.
+    pub fn bodies(&self) -> Result<JsBodies, Failure> {
+        write(&self.inner.bodies())
+    }
+
+    /// The forwarder's domain, from the bodies of the node's answers, in order.
+    ///
+    /// # Errors
+    /// `wrong_chain`, `untrusted_forwarder`, `unknown_forwarder`, `node_error`.
+    pub fn judge(&self, answers: &JsTexts) -> Result<JsDomainOut, Failure> {
+        let answers: Vec<String> = read("answers", answers)?;
+        let domain = self.inner.judge(&answers).map_err(|fault| Failure::new(fault.code(), fault))?;
+        domain_out(&domain)
+    }
+}
+
+/// Checks that an acceptance is the word of one of `relayers` about this request; see the package's `Slackwater`.
 ///
 /// # Errors
 /// `invalid_argument`; `bad_promise` with what is wrong.
@@ -143,16 +215,18 @@ pub fn verify_accepted(
     accepted: &str,
     request: &str,
     chain_id: &JsQuantity,
-    relayer: &str,
+    relayers: &JsTexts,
     not_after_ms: Option<f64>,
 ) -> Result<(), Failure> {
     let chain_id: Quantity<u64> = read("chainId", chain_id)?;
+    let relayers = identities(relayers)?;
+    let accepted: Accepted = parse("accepted", accepted)?;
     let expected = verify::ExpectedPromise {
         request: request_id(request)?,
         chain_id: chain_id.0,
-        relayer: address("relayer", relayer)?,
+        relayer: verify::pin_for(&relayers, &accepted.promise.promise)
+            .ok_or_else(|| Failure::argument("relayer: none is given"))?,
         not_after: not_after_ms.map(instant),
     };
-    let accepted = parse("accepted", accepted)?;
-    verify::verify_accepted(&accepted, &expected).map_err(|fault| Failure::new("bad_promise", fault))
+    verify::verify_accepted(&accepted, &expected).map_err(|fault| ClientError::from(fault).into())
 }

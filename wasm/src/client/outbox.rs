@@ -2,12 +2,16 @@
 
 use serde::Serialize;
 use slackwater::{
-    client::{self, Command, Enqueue, EntryView, IdempotencyKey, OutboxConfig, Submit},
+    client::{self, Addressee, Command, Enqueue, EntryView, IdempotencyKey, OutboxConfig, Submit},
     request::RequestId,
 };
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
-use super::{HttpView, answer, entropy, transport_error};
+use super::{
+    HttpView, answer, entropy,
+    node::{JsTexts, identities},
+    transport_error,
+};
 use crate::{
     interop::{Failure, parse, write},
     scalar::{instant, number, request_id, whole},
@@ -63,14 +67,18 @@ fn key(text: &str) -> Result<IdempotencyKey, Failure> {
 
 #[wasm_bindgen]
 impl Outbox {
-    /// An empty outbox.
+    /// An empty outbox for the relayer at `url`. Of `relayers`, where there are any, one must have signed each promise.
+    ///
+    /// # Errors
+    /// `invalid_argument` for what is no address.
     #[wasm_bindgen(constructor)]
-    pub fn new() -> Self {
-        Self { inner: client::Outbox::new(OutboxConfig::default()) }
+    pub fn new(url: &str, relayers: &JsTexts) -> Result<Self, Failure> {
+        let addressee = Addressee::new(url, identities(relayers)?);
+        Ok(Self { inner: client::Outbox::new(OutboxConfig::default()).addressed_to(addressee) })
     }
 
     /// Takes what storage holds, as a JSON list of pairs of key and record: once, before anything else. Returns the keys of
-    /// records that can't be read; they stay where they are.
+    /// records that can't be read; they stay where they are, as do those for other relayers.
     ///
     /// # Errors
     /// `invalid_argument` if it is no such list.
@@ -181,11 +189,5 @@ impl Outbox {
     /// `internal` only.
     pub fn entries(&self) -> Result<JsEntries, Failure> {
         write(&self.inner.entries().collect::<Vec<EntryView>>())
-    }
-}
-
-impl Default for Outbox {
-    fn default() -> Self {
-        Self::new()
     }
 }

@@ -5,7 +5,7 @@ use alloy_sol_types::SolValue;
 use slackwater_contracts::forwarder::{
     ForwarderVersion, KNOWN_BUILDS, StrictValueFailure, forwarder_build, forwarder_version,
 };
-use slackwater_contracts::{forwarder, guestbook, multicall3, nasty, rollup};
+use slackwater_contracts::{fake_forwarder, forwarder, guestbook, multicall3, nasty, rollup};
 
 /// Code as `eth_getCode` gave it after a deployment on a local chain.
 const DEPLOYED_5_6_1: &str = include_str!("../fixtures/forwarder-5.6.1.deployed.hex");
@@ -17,6 +17,7 @@ fn creation_code_is_what_the_description_says() {
         (forwarder::creation_code(), include_str!("../../artifacts/ERC2771Forwarder.json")),
         (guestbook::creation_code(), include_str!("../../artifacts/Guestbook.json")),
         (nasty::creation_code(), include_str!("../../artifacts/Nasty.json")),
+        (fake_forwarder::creation_code(), include_str!("../../artifacts/FakeForwarder.json")),
     ] {
         let description: serde_json::Value = serde_json::from_str(description).unwrap();
         assert_eq!(description["creationCodeHash"], keccak256(code).to_string());

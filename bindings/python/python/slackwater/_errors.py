@@ -52,11 +52,11 @@ class Expired(SlackwaterError):
 
 
 class VerificationFailed(SlackwaterError):
-    """A promise, log or claim is not what it should be."""
+    """A promise, log, claim or forwarder is not what it should be."""
 
 
 class OutboxRefused(SlackwaterError):
-    """The outbox takes nothing: it is full, closed, in use, or the request is too old or too large."""
+    """The outbox takes nothing: it is full, closed, in use, another relayer's, or the request is too old or too large."""
 
 
 class NodeFailed(SlackwaterError):
@@ -79,6 +79,10 @@ _CLASSES: Mapping[str, type[SlackwaterError]] = {
     "outbox_refused": OutboxRefused,
     "outbox_closed": OutboxRefused,
     "outbox_in_use": OutboxRefused,
+    "outbox_of_other_relayer": OutboxRefused,
+    "wrong_chain": VerificationFailed,
+    "unknown_forwarder": VerificationFailed,
+    "untrusted_forwarder": VerificationFailed,
     "node_error": NodeFailed,
 }
 

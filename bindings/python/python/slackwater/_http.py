@@ -44,6 +44,9 @@ class Transport:
         self._base = parts.path.rstrip("/")
         self._query = f"?{parts.query}" if parts.query else ""
         self._api_key, self._timeout = api_key, timeout
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        #: Where calls go; without query and credentials.
+        self.url = f"{parts.scheme}://{host}{'' if self._port is None else f':{self._port}'}{self._base}"
         self._ssl = (ssl_context or ssl.create_default_context()) if self._is_tls else None
         self._idle: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Callable, Iterable, Optional
+from typing import Any, Callable, Iterable, Optional, Sequence, Union
 
 from . import _native
 from ._errors import Expired, OutboxRefused, Refused, SlackwaterError, VerificationFailed
@@ -36,12 +36,11 @@ def entropy() -> int:
 class Ticket:
     """A request in the outbox. It is kept until its outcome was taken: by :meth:`result`, ``await``, or ``on_outcome``."""
 
-    def __init__(self, key: str, id: Optional[str], chain_id: Optional[int], sender: "Sender") -> None:
+    def __init__(self, key: str, id: Optional[str], sender: "Sender") -> None:
         #: Idempotency key.
         self.key = key
         #: The request's id, where it is known before the relayer says so.
         self.id = id
-        self._chain_id = chain_id
         self._sender = sender
         self._future: Future[Accepted] = Future()
         self._on_outcome: list[OnOutcome] = []
@@ -78,15 +77,19 @@ class Sender:
         transport: Transport,
         storage: Storage,
         *,
-        relayer: Optional[str],
+        relayer: Union[None, str, Sequence[str]],
         on_outcome: Optional[OnOutcome],
         max_calls: int = 4,
         **limits: Any,
     ) -> None:
         self._transport, self._storage = transport, storage
-        self._relayer, self._default_on_outcome = relayer, on_outcome
+        self._default_on_outcome = on_outcome
         self._max_calls = max_calls
-        self._outbox = _native.Outbox(max_calls=max_calls, **limits)
+        try:
+            self._outbox = _native.Outbox(url=transport.url, relayer=relayer, max_calls=max_calls, **limits)
+        except BaseException:
+            storage.close()
+            raise
         self._tickets: dict[str, Ticket] = {}
         self._answers: deque[tuple[int, Came]] = deque()
         # Guards the machine and everything above. Nothing that takes time is done under it.
@@ -94,10 +97,17 @@ class Sender:
         self._thread: Optional[threading.Thread] = None
         self._is_closed = False
         records = list(storage.load())
-        self.damaged = self._outbox.load(now_ms(), records)
+        self.damaged, foreign = self._outbox.load(now_ms(), records)
+        if foreign:
+            storage.close()
+            raise OutboxRefused(
+                "outbox_of_other_relayer",
+                f"the outbox holds {len(foreign)} entries for the relayer at {foreign[0]}: open it for that one until it is "
+                "empty, pin with `relayer` an identity that both addresses share, or give this one a file of its own",
+            )
         if records:
             for entry in self.entries():
-                self._tickets[entry.key] = Ticket(entry.key, None, None, self)
+                self._tickets[entry.key] = Ticket(entry.key, None, self)
             with self._wake:
                 self._start()
 
@@ -123,7 +133,7 @@ class Sender:
                     key = self._outbox.enqueue(now_ms(), submission)
                     ticket = self._tickets.get(key)
                     if ticket is None:
-                        ticket = Ticket(key, submission.id, submission.chain_id, self)
+                        ticket = Ticket(key, submission.id, self)
                         self._tickets[key] = ticket
                     if on_outcome is not None and not ticket.done():
                         ticket._on_outcome.append(on_outcome)
@@ -253,7 +263,7 @@ class Sender:
         if ticket is None or ticket.done():
             return
         try:
-            accepted = self._accepted(ticket, outcome)
+            accepted = self._accepted(outcome)
         except SlackwaterError as error:
             ticket._future.set_exception(error)
         else:
@@ -268,21 +278,17 @@ class Sender:
         if calls:
             ticket.acknowledge()
 
-    def _accepted(self, ticket: Ticket, outcome: dict[str, Any]) -> Accepted:
+    @staticmethod
+    def _accepted(outcome: dict[str, Any]) -> Accepted:
         if outcome["kind"] == "accepted":
-            accepted = outcome["accepted"]
-            if self._relayer is not None:
-                # Of a call, and of what an earlier process left, only the relayer's own name of it is known.
-                id, chain_id = ticket.id or accepted["id"], ticket._chain_id or int(accepted["chainId"])
-                try:
-                    _native.verify_accepted(json.dumps(accepted), id, chain_id, self._relayer)
-                except VerificationFailed as error:
-                    error.is_ambiguous = True
-                    raise
-            return read(Accepted, accepted)
+            # Its promise was checked by the outbox, if identities are pinned.
+            return read(Accepted, outcome["accepted"])
         may_be_accepted = bool(outcome["mayBeAccepted"])
         if outcome["kind"] == "expired":
             raise Expired("expired", "its time was over before it was accepted", is_ambiguous=may_be_accepted)
         problem = outcome.get("problem") or {}
         message = problem.get("detail") or problem.get("title") or outcome["code"]
+        if outcome["code"] == "bad_promise":
+            # Whoever took it may have it executed.
+            raise VerificationFailed(outcome["code"], message, is_ambiguous=True)
         raise Refused(outcome["code"], message, is_ambiguous=may_be_accepted, problem=problem)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, AsyncIterator, Callable, Iterable, Optional, TypeVar
 
 from ._follow import follow
-from ._native import Forward, ForwarderDomain, Submission
+from ._native import Forward, ForwarderDomain, Submission, UnsignedForward
 from ._sender import OnOutcome, Ticket
 from .client import Client, Node
 from .types import (
@@ -177,10 +177,28 @@ class AsyncNode:
         """See :meth:`Node.domain`."""
         return await asyncio.to_thread(self._node.domain, forwarder)
 
+    async def trusted_domain(
+        self, forwarder: str, to: str, *, chain_id: Optional[int] = None, pinned: bool = False
+    ) -> ForwarderDomain:
+        """See :meth:`Node.trusted_domain`."""
+        return await asyncio.to_thread(
+            lambda: self._node.trusted_domain(forwarder, to, chain_id=chain_id, pinned=pinned)
+        )
+
+    async def prepare(self, forwarder: str, sender: str, to: str, **more: Any) -> UnsignedForward:
+        """See :meth:`Node.prepare`; the same arguments."""
+        return await asyncio.to_thread(lambda: self._node.prepare(forwarder, sender, to, **more))
+
     async def check_inclusion(
-        self, forward: Forward, claim: Event, *, finality: str = "finalized", depth: Optional[int] = None
+        self,
+        forward: Forward,
+        claim: Event,
+        *,
+        finality: str = "finalized",
+        depth: Optional[int] = None,
+        pinned: bool = False,
     ) -> Verdict:
         """See :meth:`Node.check_inclusion`."""
         return await asyncio.to_thread(
-            lambda: self._node.check_inclusion(forward, claim, finality=finality, depth=depth)
+            lambda: self._node.check_inclusion(forward, claim, finality=finality, depth=depth, pinned=pinned)
         )

@@ -7,13 +7,13 @@ import os
 import ssl
 import time
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Any, Iterable, Iterator, Optional, TypeVar, Union
+from typing import Any, Iterable, Iterator, Optional, Sequence, TypeVar, Union
 
 from . import _native
 from ._errors import NodeFailed
 from ._follow import Watcher, follow
 from ._http import Transport
-from ._native import Forward, ForwarderDomain, Submission
+from ._native import Forward, ForwarderDomain, Submission, UnsignedForward
 from ._sender import OnOutcome, Sender, Ticket, entropy, now_ms
 from ._storage import FileStorage, MemoryStorage, Storage
 from .types import (
@@ -40,8 +40,10 @@ class Client:
     """A relayer's client. Safe to use from several threads; make it after a fork, not before.
 
     ``outbox`` is the path of a file that keeps requests through crashes (with ``fsync`` through power loss), or a
-    :class:`Storage`; without it they are kept in memory. ``relayer`` is the identity, from elsewhere, whose promises are
-    demanded: an acceptance without its signature is no acceptance. ``on_outcome`` takes what nobody waits for.
+    :class:`Storage`; without it they are kept in memory. Its entries belong to this relayer: opened for another one, it is
+    refused (``outbox_of_other_relayer``). ``relayer`` is the identity, from elsewhere, whose promises are demanded (or several,
+    while it is rotated): an acceptance without its signature is no acceptance, but ``bad_promise``, which is ambiguous.
+    ``on_outcome`` takes what nobody waits for.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class Client:
         timeout: float = 30.0,
         outbox: Union[None, str, os.PathLike[str], Storage] = None,
         fsync: bool = True,
-        relayer: Optional[str] = None,
+        relayer: Union[None, str, Sequence[str]] = None,
         on_outcome: Optional[OnOutcome] = None,
         poll: float = 2.0,
         max_entries: Optional[int] = None,
@@ -216,10 +218,49 @@ class Node:
         assert isinstance(domain, ForwarderDomain)
         return domain
 
+    def trusted_domain(
+        self, forwarder: str, to: str, *, chain_id: Optional[int] = None, pinned: bool = False
+    ) -> ForwarderDomain:
+        """A forwarder's domain, if it may be signed for: ``to``, the target, trusts it, and its code is that of a known
+        forwarder, or may be any because the caller knows it from elsewhere than the relayer (``pinned``). Otherwise
+        ``untrusted_forwarder`` or ``unknown_forwarder``."""
+        check = _native.ForwarderCheck(self.chain_id() if chain_id is None else chain_id, forwarder, to, pinned=pinned)
+        return check.judge([self._post(body) for body in check.bodies])
+
+    def prepare(
+        self,
+        forwarder: str,
+        sender: str,
+        to: str,
+        *,
+        deadline: int,
+        nonce: Optional[int] = None,
+        data: bytes = b"",
+        value: Optional[int] = None,
+        gas: Optional[int] = None,
+        chain_id: Optional[int] = None,
+        pinned: bool = False,
+    ) -> UnsignedForward:
+        """A request for ``sender`` to sign: the forwarder is checked as by :meth:`trusted_domain`, and the nonce is read
+        where it is not given (count in what is signed and not executed yet)."""
+        domain = self.trusted_domain(forwarder, to, chain_id=chain_id, pinned=pinned)
+        next_nonce = self.nonce(forwarder, sender) if nonce is None else nonce
+        return UnsignedForward(
+            domain, sender, to, nonce=next_nonce, deadline=deadline, data=data, value=value, gas=gas
+        )
+
     def check_inclusion(
-        self, forward: Forward, claim: Event, *, finality: str = "finalized", depth: Optional[int] = None
+        self,
+        forward: Forward,
+        claim: Event,
+        *,
+        finality: str = "finalized",
+        depth: Optional[int] = None,
+        pinned: bool = False,
     ) -> Verdict:
-        """Whether what a relayer says of a request is true. ``finality``: ``finalized``, ``safe``, or ``depth``."""
+        """Whether what a relayer says of a request is true. ``finality``: ``finalized``, ``safe``, or ``depth``. Nothing is
+        ``confirmed`` whose forwarder the target does not trust (``untrusted_forwarder``), or whose code is that of no known
+        forwarder (``unknown_forwarder``) unless the caller knows it from elsewhere than the relayer (``pinned``)."""
         event = {
             "seq": claim.seq,
             "requestId": claim.request_id,
@@ -230,7 +271,7 @@ class Node:
             "blockNumber": claim.block_number,
             "atMs": claim.at_ms,
         }
-        check = _native.InclusionCheck(forward, json.dumps(event), finality=finality, depth=depth)
+        check = _native.InclusionCheck(forward, json.dumps(event), finality=finality, depth=depth, pinned=pinned)
         while (body := check.next_body()) is not None:
             try:
                 check.answer(self._post(body))

@@ -315,7 +315,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the user's own node says of a claim. ``kind``: confirmed, pending, mismatch or unknown."""
+    """What the user's own node says of a claim. ``kind``: confirmed, pending, mismatch, untrusted_forwarder,
+    unknown_forwarder or unknown."""
 
     kind: str
     is_final: bool = False

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{
-    Command, Enqueue, EntryView, LoadReport, OutboxConfig, OutboxError, Outcome,
+    Addressee, Command, Enqueue, EntryView, LoadReport, OutboxConfig, OutboxError, Outcome,
     index::{Entry, Index, State},
     record::Record,
 };
@@ -11,9 +11,10 @@ use crate::{
     client::{
         answer::Accepted,
         api::{self, BatchResults, SUBMIT_PATH},
-        error::ClientError,
+        error::{ClientError, Problem},
         http::{self, ApiCall, HttpAnswer, HttpCall, TransportError},
         submit::{IdempotencyKey, MAX_SUBMIT_BYTES, Submit},
+        verify::{ExpectedPromise, PromiseFault, pin_for, verify_accepted},
     },
     request::RequestId,
     time::Timestamp,
@@ -65,6 +66,9 @@ enum Call {
 #[derive(Debug)]
 pub struct Outbox {
     config: OutboxConfig,
+    addressee: Option<Addressee>,
+    /// Keys in storage of entries for other relayers.
+    foreign: BTreeSet<String>,
     index: Index,
     calls: BTreeMap<u64, Call>,
     commands: VecDeque<Command>,
@@ -82,6 +86,8 @@ impl Outbox {
         Self {
             batch_items: config.max_batch_items.max(1),
             config,
+            addressee: None,
+            foreign: BTreeSet::new(),
             index: Index::default(),
             calls: BTreeMap::new(),
             commands: VecDeque::new(),
@@ -91,8 +97,19 @@ impl Outbox {
         }
     }
 
+    /// The relayer to which everything is sent. Records say for whom they are: those for another one are left alone. With
+    /// identities, an acceptance that none of them has promised is none: it ends as `bad_promise`, and may be executed.
+    ///
+    /// Without this, the outbox takes any promise, and its storage must be used for one relayer only.
+    #[must_use]
+    pub fn addressed_to(mut self, addressee: Addressee) -> Self {
+        self.addressee = Some(addressee);
+        self
+    }
+
     /// Takes what storage holds: once, before anything else. What has not ended is sent again, with the same key and the
-    /// same bytes; what has ended is reported again.
+    /// same bytes; what has ended is reported again. Records that don't say for whom they are, of earlier versions, are
+    /// taken for this outbox's.
     pub fn load<K, R>(&mut self, now: Timestamp, records: impl IntoIterator<Item = (K, R)>) -> LoadReport
     where
         K: AsRef<str>,
@@ -107,6 +124,11 @@ impl Outbox {
             if self.index.order_of(&record.key).is_some() {
                 continue;
             }
+            if let Some(other) = self.foreign_addressee(&record) {
+                report.foreign.push(http::excerpt(&other.url));
+                self.foreign.insert(record.key.as_str().to_owned());
+                continue;
+            }
             report.loaded += 1;
             // Two tabs may have given the same number: the next free one keeps both.
             let mut order = record.order;
@@ -114,11 +136,16 @@ impl Outbox {
                 order = order.saturating_add(1);
             }
             let mut entry = Entry::new(record);
-            match &entry.record.outcome {
+            let is_moved = self.addressee.is_some() && entry.record.addressee != self.addressee;
+            entry.record.addressee.clone_from(&self.addressee);
+            match entry.record.outcome.take() {
                 Some(outcome) => {
                     entry.state = State::Ended;
-                    let (key, outcome) = (entry.record.key.clone(), outcome.clone());
-                    self.commands.push_back(Command::Report { key, outcome });
+                    // Nobody has taken it yet, and the pins may be newer than it.
+                    let outcome = self.checked(&entry.record, outcome);
+                    let key = entry.record.key.clone();
+                    self.commands.push_back(Command::Report { key, outcome: outcome.clone() });
+                    entry.record.outcome = Some(outcome);
                 }
                 None => {
                     // It may have been sent before the crash.
@@ -127,6 +154,10 @@ impl Outbox {
                 }
             }
             self.index.insert(order, entry);
+            if is_moved {
+                // The relayer's address or identities have changed: the next change starts from these.
+                self.store(order);
+            }
         }
         self.next_order = self.next_order.max(self.index.last_order().saturating_add(1));
         self.pump(now);
@@ -153,6 +184,9 @@ impl Outbox {
             }
             return Ok(key);
         }
+        if self.foreign.contains(key.as_str()) {
+            return Err(OutboxError::OtherRelayer(key));
+        }
         if self.index.len() >= self.config.max_entries {
             return Err(OutboxError::Full { entries: self.index.len(), limit: self.config.max_entries });
         }
@@ -166,7 +200,8 @@ impl Outbox {
         }
         let order = self.next_order;
         self.next_order += 1;
-        let record = Record::new(submit, key.clone(), body, order, expires_at, options.request_id);
+        let mut record = Record::new(submit, key.clone(), body, order, expires_at, options.request_id);
+        record.addressee.clone_from(&self.addressee);
         self.index.insert(order, Entry::new(record));
         self.store(order);
         Ok(key)
@@ -307,6 +342,41 @@ impl Outbox {
             Command::Store { key: entry.record.key.clone(), revision, record: entry.record.encode() }
         });
         self.commands.extend(command);
+    }
+
+    /// Where a record is for another relayer: for which.
+    fn foreign_addressee<'a>(&self, record: &'a Record) -> Option<&'a Addressee> {
+        let addressee = record.addressee.as_ref()?;
+        (!self.addressee.as_ref().is_some_and(|own| own.is_same(addressee))).then_some(addressee)
+    }
+
+    fn accept(&mut self, order: u64, accepted: Accepted) {
+        let Some(entry) = self.index.get(order) else { return };
+        let outcome = self.checked(&entry.record, Outcome::Accepted { accepted: Box::new(accepted) });
+        self.end(order, outcome);
+    }
+
+    /// An acceptance only by a pinned identity. What a stranger has taken may be executed, so it is no plain refusal; and to
+    /// ask the stranger about it proves nothing.
+    fn checked(&self, record: &Record, outcome: Outcome) -> Outcome {
+        let Outcome::Accepted { accepted } = &outcome else { return outcome };
+        match self.check_promise(record, accepted) {
+            Ok(()) => outcome,
+            Err(fault) => bad_promise(&fault),
+        }
+    }
+
+    fn check_promise(&self, record: &Record, accepted: &Accepted) -> Result<(), PromiseFault> {
+        let identities = self.addressee.as_ref().map(|addressee| addressee.identities.as_slice()).unwrap_or_default();
+        let Some(relayer) = pin_for(identities, &accepted.promise.promise) else { return Ok(()) };
+        let expected = ExpectedPromise {
+            // Of a call only the relayer knows the id.
+            request: record.request_id.unwrap_or(accepted.id),
+            chain_id: record.place.map_or(accepted.chain_id, |place| place.user.chain_id),
+            relayer,
+            not_after: None,
+        };
+        verify_accepted(accepted, &expected)
     }
 
     fn end(&mut self, order: u64, outcome: Outcome) {
@@ -479,7 +549,7 @@ impl Outbox {
         let Some(entry) = self.index.get(order) else { return };
         let result = result.and_then(|accepted| check_id(entry.record.request_id, accepted));
         let error = match result {
-            Ok(accepted) => return self.end(order, Outcome::Accepted { accepted: Box::new(accepted) }),
+            Ok(accepted) => return self.accept(order, accepted),
             Err(error) => error,
         };
         let may_be_accepted = entry.may_be_accepted || error.is_ambiguous();
@@ -516,7 +586,7 @@ impl Outbox {
         let otherwise = entry.lookup.clone().unwrap_or(Outcome::Expired { may_be_accepted: true });
         let result = result.and_then(|accepted| check_id(entry.record.request_id, accepted));
         let error = match result {
-            Ok(accepted) => return self.end(order, Outcome::Accepted { accepted: Box::new(accepted) }),
+            Ok(accepted) => return self.accept(order, accepted),
             Err(error) => error,
         };
         if error.code() == "not_found" {
@@ -548,6 +618,24 @@ fn check_id(expected: Option<RequestId>, accepted: Accepted) -> Result<Accepted,
         }
         _ => Ok(accepted),
     }
+}
+
+/// The request was taken by somebody whose promise does not count.
+fn bad_promise(fault: &PromiseFault) -> Outcome {
+    let code = ClientError::BAD_PROMISE.to_owned();
+    let problem = Problem {
+        code: code.clone(),
+        status: 0,
+        title: "The promise is not of a relayer that is pinned".to_owned(),
+        detail: fault.to_string(),
+        field: None,
+        existing: None,
+        expected: None,
+        retry_after_ms: None,
+        retryable: false,
+        ambiguous: true,
+    };
+    Outcome::Refused { code, problem: Some(Box::new(problem)), may_be_accepted: true }
 }
 
 fn in_doubt(outcome: Outcome) -> Outcome {

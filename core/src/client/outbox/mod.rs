@@ -13,6 +13,8 @@
 //!
 //! **Invariant:** of one user's requests at one forwarder, a later nonce is sent in the same call as the earlier ones and
 //! behind them, or after the earlier ones have ended.
+//!
+//! **Invariant:** an entry is sent to the relayer that it was enqueued for ([`Addressee`]), and to no other.
 
 mod index;
 mod machine;
@@ -34,7 +36,7 @@ use super::{
 use crate::{request::RequestId, time::Timestamp};
 
 pub use machine::Outbox;
-pub use record::{Place, User};
+pub use record::{Addressee, Place, User};
 
 /// Limits and rhythm of an [`Outbox`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +110,9 @@ pub enum OutboxError {
         /// The limit.
         limit: usize,
     },
+    /// The storage holds an entry with this key for another relayer.
+    #[error("idempotency key {0} belongs to an entry for another relayer; give each relayer a storage of its own")]
+    OtherRelayer(IdempotencyKey),
     /// Its time is over.
     #[error("the request expired at {expired_at}")]
     Expired {
@@ -120,12 +125,14 @@ pub enum OutboxError {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase", try_from = "super::flat::OutcomeJson")]
 pub enum Outcome {
-    /// The relayer has it, and has promised. Check the promise with [`verify_accepted`](super::verify::verify_accepted).
+    /// The relayer has it, and has promised. Of an outbox with identities ([`Outbox::addressed_to`]) the promise is checked;
+    /// otherwise check it with [`verify_accepted`](super::verify::verify_accepted).
     Accepted {
         /// Its answer, or what a look-up found.
         accepted: Box<Accepted>,
     },
-    /// The relayer does not want it.
+    /// The relayer does not want it; or, with the code `bad_promise`, whoever took it has promised in a name that is not
+    /// pinned, and may execute it all the same.
     Refused {
         /// Stable code.
         code: String,
@@ -220,4 +227,7 @@ pub struct LoadReport {
     pub loaded: usize,
     /// Keys of records that can't be read. They stay where they are: somebody should look.
     pub damaged: Vec<String>,
+    /// Addresses of other relayers, one for each entry that is for one. The entries stay where they are, and go on when the
+    /// storage is opened for that relayer.
+    pub foreign: Vec<String>,
 }

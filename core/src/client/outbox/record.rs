@@ -48,6 +48,32 @@ impl Place {
     }
 }
 
+/// The relayer that entries are for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addressee {
+    /// Its base address, without a slash at the end.
+    pub url: String,
+    /// Its identities, known from elsewhere: only their promises count. Several while one is rotated. Empty: any promise
+    /// counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub identities: Vec<Address>,
+}
+
+impl Addressee {
+    /// The relayer at `url` with these identities.
+    pub fn new(url: &str, identities: impl IntoIterator<Item = Address>) -> Self {
+        Self { url: url.trim_end_matches('/').to_owned(), identities: identities.into_iter().collect() }
+    }
+
+    /// Whether both are one relayer: they share an identity or, where one of them has none, the address.
+    pub fn is_same(&self, other: &Self) -> bool {
+        if self.identities.is_empty() || other.identities.is_empty() {
+            return self.url == other.url;
+        }
+        self.identities.iter().any(|identity| other.identities.contains(identity))
+    }
+}
+
 /// An entry as it is stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -63,6 +89,9 @@ pub(super) struct Record {
     pub(super) place: Option<Place>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) request_id: Option<RequestId>,
+    /// Absent in records of versions that did not know it, and of outboxes that don't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) addressee: Option<Addressee>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) outcome: Option<Outcome>,
 }
@@ -77,7 +106,7 @@ impl Record {
         request_id: Option<RequestId>,
     ) -> Self {
         let place = Place::of(submit);
-        Self { version: VERSION, key, order, body, expires_at, place, request_id, outcome: None }
+        Self { version: VERSION, key, order, body, expires_at, place, request_id, addressee: None, outcome: None }
     }
 
     pub(super) fn encode(&self) -> String {

@@ -6,8 +6,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    client::{HttpAnswer, Method, RetryPolicy, Submit, TransportError, TransportErrorKind},
-    request::Forward,
+    client::{
+        HttpAnswer, KeySigner, Method, RetryPolicy, SignDigest as _, Submit, TransportError, TransportErrorKind,
+    },
+    request::{Forward, Promise},
 };
 
 const START: Timestamp = Timestamp(1_000_000);
@@ -54,6 +56,134 @@ fn answer(status: u16, body: &Value) -> HttpAnswer {
 
 fn broken() -> Result<HttpAnswer, TransportError> {
     Err(TransportError::new(TransportErrorKind::Broken, "x"))
+}
+
+/// A relayer's key.
+fn relayer(seed: u8) -> KeySigner {
+    KeySigner::from_bytes(&[seed; 32]).unwrap()
+}
+
+/// An acceptance with `signer`'s promise.
+fn promised_json(key: &str, signer: &KeySigner) -> Value {
+    let promise = Promise { request_hash: id_of(key), chain_id: 31_337, deadline: 1, relayer: signer.address() };
+    let mut accepted = accepted_json(key, false);
+    accepted["deadlineAtMs"] = json!(1_000);
+    accepted["promise"] = json!({
+        "requestHash": promise.request_hash, "chainId": promise.chain_id, "deadline": promise.deadline,
+        "relayer": promise.relayer, "signature": Bytes::from(signer.sign_digest(promise.digest()).unwrap()),
+    });
+    accepted
+}
+
+fn outbox_for(url: &str, identities: &[&KeySigner]) -> Outbox {
+    let identities = identities.iter().map(|signer| signer.address());
+    Outbox::new(quick()).addressed_to(Addressee::new(url, identities))
+}
+
+/// What storage holds after all commands.
+fn records(outbox: &mut Outbox) -> BTreeMap<String, String> {
+    let mut records = BTreeMap::new();
+    while let Some(command) = outbox.next_command() {
+        match command {
+            Command::Store { key, record, revision } => {
+                records.insert(key.to_string(), record);
+                outbox.stored(START, &key, revision);
+            }
+            Command::Remove { key } => drop(records.remove(key.as_str())),
+            Command::Send { .. } | Command::Report { .. } => {}
+        }
+    }
+    records
+}
+
+#[test]
+fn only_pinned_identities_accept() {
+    let (old, new, stranger) = (relayer(1), relayer(2), relayer(3));
+    for (signer, is_good) in [(&old, true), (&new, true), (&stranger, false)] {
+        let mut outbox = outbox_for("http://a", &[&old, &new]);
+        let key = enqueue(&mut outbox, &submit(1, 0, 9_000_000));
+        let (sends, _) = settle(&mut outbox, START);
+        outbox.answered(START, sends[0].0, Ok(answer(202, &promised_json(key.as_str(), signer))), 0);
+        let (sends, reports) = settle(&mut outbox, START);
+        assert!(sends.is_empty(), "a stranger's word about itself is worth nothing");
+        match &reports[0].1 {
+            Outcome::Accepted { accepted } => {
+                assert!(is_good);
+                assert_eq!(accepted.promise.promise.relayer, signer.address());
+            }
+            Outcome::Refused { code, problem: Some(problem), may_be_accepted: true } => {
+                assert!(!is_good && code == "bad_promise" && problem.ambiguous);
+                assert!(problem.detail.contains(&stranger.address().to_string()), "{}", problem.detail);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_resumed_is_checked_against_the_pin_too() {
+    let (pinned, stranger) = (relayer(1), relayer(2));
+    let mut outbox = outbox_for("http://a", &[]);
+    let key = enqueue(&mut outbox, &submit(1, 0, 9_000_000));
+    let waiting = records(&mut outbox);
+    outbox.timeout(START);
+    let bad = |reports: &Reports| matches!(&reports[0].1, Outcome::Refused { code, .. } if code == "bad_promise");
+    // It was waiting when the page went away.
+    let mut again = outbox_for("http://a", &[&pinned]);
+    assert_eq!(again.load(START, &waiting).loaded, 1);
+    let (sends, _) = settle(&mut again, START);
+    again.answered(START, sends[0].0, Ok(answer(202, &promised_json(key.as_str(), &stranger))), 0);
+    assert!(bad(&settle(&mut again, START).1));
+    // It had been accepted, by whom nobody asked then.
+    let mut former = outbox_for("http://a", &[]);
+    former.load(START, &waiting);
+    let (sends, _) = settle(&mut former, START);
+    former.answered(START, sends[0].0, Ok(answer(202, &promised_json(key.as_str(), &stranger))), 0);
+    let ended = records(&mut former);
+    let mut again = outbox_for("http://a", &[&pinned]);
+    again.load(START, &ended);
+    assert!(bad(&settle(&mut again, START).1));
+}
+
+#[test]
+fn entries_go_to_the_relayer_that_they_are_for() {
+    let (old, new, other) = (relayer(1), relayer(2), relayer(3));
+    let taken = |records: &BTreeMap<String, String>, url: &str, identities: &[&KeySigner]| {
+        let mut outbox = outbox_for(url, identities);
+        let report = outbox.load(START, records);
+        assert_eq!((report.loaded + report.foreign.len(), report.damaged.len()), (1, 0));
+        let (sends, _) = settle(&mut outbox, START.saturating_add(Duration::from_secs(1)));
+        assert_eq!(sends.len(), report.loaded, "what is another's is not sent");
+        (report.loaded == 1, outbox)
+    };
+    let stored = |url: &str, identities: &[&KeySigner]| {
+        let mut outbox = outbox_for(url, identities);
+        enqueue(&mut outbox, &submit(1, 0, 9_000_000));
+        records(&mut outbox)
+    };
+    // By address, where no identity is known.
+    let by_url = stored("http://a/", &[]);
+    assert!(taken(&by_url, "http://a", &[]).0 && !taken(&by_url, "http://b", &[]).0);
+    assert!(taken(&by_url, "http://a", &[&old]).0 && !taken(&by_url, "http://b", &[&old]).0);
+    // By identity, whatever the address; through a rotation, in which both are pinned.
+    let by_identity = stored("http://a", &[&old]);
+    assert!(taken(&by_identity, "http://b", &[&new, &old]).0);
+    assert!(!taken(&by_identity, "http://a", &[&other]).0, "another relayer took its place");
+    let mut rotating = outbox_for("http://a", &[&old, &new]);
+    rotating.load(START, &by_identity);
+    let rotated = records(&mut rotating);
+    assert!(taken(&rotated, "http://c", &[&new]).0, "what is loaded is stored with the identities of now");
+    // Somebody else's entry is not replaced, nor the same request sent twice under its key.
+    let (is_taken, mut outbox) = taken(&by_identity, "http://b", &[&other]);
+    assert!(!is_taken);
+    let refused = outbox.enqueue(START, &submit(1, 0, 9_000_000), Enqueue::default());
+    assert!(matches!(refused, Err(OutboxError::OtherRelayer(_))));
+    // An outbox that does not know its relayer can't tell.
+    assert_eq!(Outbox::new(quick()).load(START, &by_url).foreign, ["http://a"]);
+    // What an earlier version left has no name on it.
+    let mut nameless = Outbox::new(quick());
+    enqueue(&mut nameless, &submit(1, 0, 9_000_000));
+    assert!(taken(&records(&mut nameless), "http://a", &[&old]).0);
 }
 
 /// Bodies in a call, as sent.

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use alloy_primitives::{B256, Bytes, U256};
+use alloy_primitives::{B256, Bytes, U256, keccak256};
 use alloy_sol_types::SolCall;
-use slackwater_contracts::forwarder::{ForwardRequestData, executeBatchCall, executeCall};
+use slackwater_contracts::forwarder::{ForwardRequestData, executeBatchCall, executeCall, forwarder_build};
 
+use super::forwarder::trusts;
 use crate::{
     chain::FinalityRule,
     client::{
@@ -121,6 +122,14 @@ pub enum Verdict {
     Pending,
     /// It is not true.
     Mismatch(Mismatch),
+    /// The target does not trust the forwarder: whatever the forwarder says, nothing happened there in the user's name.
+    UntrustedForwarder,
+    /// The forwarder says that it ran the request, and need not have: its code was no published build of OpenZeppelin's
+    /// `ERC2771Forwarder`, and the caller did not [pin](InclusionCheck::pinned) it.
+    UnknownForwarder {
+        /// Keccak-256 of its code.
+        code_hash: B256,
+    },
     /// The node can't tell: it refused, is of another chain, is behind, has no old receipts, or changed its mind in
     /// between. Ask again, or ask another node.
     Unknown(String),
@@ -136,12 +145,22 @@ enum Ask {
     Transaction,
     /// The user's nonce at a block that is final.
     NonceAt(u64),
+    /// Whether the target trusts the forwarder, as of the block that executed the request or, where the node has forgotten
+    /// that state, now.
+    Trust(BlockRef),
+    /// The forwarder's code before that block, or now. Before: what a transaction deploys and removes again could have had
+    /// any code in between, what was there before can't have changed.
+    Code(BlockRef),
     Done,
 }
 
+const NOW: BlockRef = BlockRef::Tag("latest");
+
 /// Checks one claim: a machine that asks the user's node question after question.
 ///
-/// Heads are read before the receipt, so that what they call final was so when the receipt was read.
+/// Heads are read before the receipt, so that what they call final was so when the receipt was read. An event proves no more
+/// than the contract that emits it: before anything is confirmed, the target is asked whether it trusts the forwarder, and
+/// the forwarder's code is compared with the known builds.
 ///
 /// ```
 /// # use alloy_primitives::{Address, B256, Bytes, U256};
@@ -164,10 +183,13 @@ pub struct InclusionCheck {
     forward: Forward,
     claim: InclusionClaim,
     rule: FinalityRule,
+    is_pinned: bool,
     ask: Ask,
     tagged: Option<u64>,
     head: u64,
     receipt: Option<Receipt>,
+    /// What it will be, if the forwarder is one.
+    confirmed: Option<Verdict>,
     verdict: Option<Verdict>,
 }
 
@@ -175,7 +197,27 @@ impl InclusionCheck {
     /// A check that `claim` about `forward`, signed for `domain`, is true. `rule` is what the user counts as final, such
     /// as the preset's of the chain.
     pub const fn new(domain: ForwarderDomain, forward: Forward, claim: InclusionClaim, rule: FinalityRule) -> Self {
-        Self { domain, forward, claim, rule, ask: Ask::ChainId, tagged: None, head: 0, receipt: None, verdict: None }
+        Self {
+            domain,
+            forward,
+            claim,
+            rule,
+            is_pinned: false,
+            ask: Ask::ChainId,
+            tagged: None,
+            head: 0,
+            receipt: None,
+            confirmed: None,
+            verdict: None,
+        }
+    }
+
+    /// The caller knows the forwarder from elsewhere than the relayer: its code is not compared. The target is asked all
+    /// the same.
+    #[must_use]
+    pub const fn pinned(mut self) -> Self {
+        self.is_pinned = true;
+        self
     }
 
     /// The next JSON-RPC body to send; `None` once there is a verdict.
@@ -188,8 +230,18 @@ impl InclusionCheck {
             Ask::Canonical(number) => Some(rpc::block(BlockRef::Number(number)).body()),
             Ask::Transaction => Some(rpc::transaction(self.claim.tx_hash).body()),
             Ask::NonceAt(number) => Some(self.nonce_call(number).body()),
+            Ask::Trust(block) => Some(self.trust_call(block).body()),
+            Ask::Code(block) => Some(self.code_call(block).body()),
             Ask::Done => None,
         }
+    }
+
+    fn trust_call(&self, block: BlockRef) -> RpcCall<bool> {
+        rpc::is_trusted_forwarder(self.forward.to, self.forward.forwarder, block)
+    }
+
+    fn code_call(&self, block: BlockRef) -> RpcCall<Bytes> {
+        rpc::code(self.forward.forwarder, block)
     }
 
     fn nonce_call(&self, number: u64) -> RpcCall<U256> {
@@ -254,8 +306,22 @@ impl InclusionCheck {
             }
             Ask::Transaction => {
                 let transaction = rpc::transaction(self.claim.tx_hash).parse(body).map_err(unknown)?;
-                return Err(self.judge(transaction));
+                self.confirmed = Some(self.judge(transaction)?);
+                self.ask = Ask::Trust(BlockRef::Number(self.place().0));
             }
+            Ask::Trust(block) => match trusts(self.trust_call(block).parse(body)) {
+                Err(_) if block != NOW => self.ask = Ask::Trust(NOW),
+                Err(error) => return Err(unknown(error)),
+                Ok(false) => return Err(Verdict::UntrustedForwarder),
+                Ok(true) if self.is_pinned => return Err(self.confirmed()),
+                Ok(true) => self.ask = Ask::Code(BlockRef::Number(self.place().0.saturating_sub(1))),
+            },
+            Ask::Code(block) => match self.code_call(block).parse(body) {
+                Err(_) if block != NOW => self.ask = Ask::Code(NOW),
+                Err(error) => return Err(unknown(error)),
+                Ok(code) if forwarder_build(&code).is_some() => return Err(self.confirmed()),
+                Ok(code) => return Err(Verdict::UnknownForwarder { code_hash: keccak256(&code) }),
+            },
             Ask::NonceAt(number) => {
                 let next_nonce = self.nonce_call(number).parse(body).map_err(unknown)?;
                 return Err(if next_nonce <= self.forward.nonce {
@@ -319,20 +385,22 @@ impl InclusionCheck {
         self.receipt.as_ref().and_then(|receipt| receipt.block).unwrap_or_default()
     }
 
-    fn judge(&self, transaction: Option<Transaction>) -> Verdict {
-        let Some(receipt) = &self.receipt else { return Verdict::Pending };
+    fn confirmed(&mut self) -> Verdict {
+        self.confirmed.take().unwrap_or(Verdict::Pending)
+    }
+
+    /// What it amounts to, if the forwarder is one; otherwise why not.
+    fn judge(&self, transaction: Option<Transaction>) -> Result<Verdict, Verdict> {
+        let Some(receipt) = &self.receipt else { return Err(Verdict::Pending) };
         if !receipt.is_success {
-            return Verdict::Mismatch(Mismatch::TransactionReverted);
+            return Err(Verdict::Mismatch(Mismatch::TransactionReverted));
         }
-        let Some(is_success) = self.outcome(receipt) else { return Verdict::Mismatch(Mismatch::NotInTransaction) };
+        let is_success = self.outcome(receipt).ok_or(Verdict::Mismatch(Mismatch::NotInTransaction))?;
         let transaction = transaction.filter(|transaction| transaction.hash == self.claim.tx_hash);
-        let binding = match self.binding(transaction.as_ref()) {
-            Ok(binding) => binding,
-            Err(verdict) => return verdict,
-        };
+        let binding = self.binding(transaction.as_ref())?;
         match (self.claim.status, is_success) {
-            (Status::Reverted, true) => return Verdict::Mismatch(Mismatch::TargetSucceeded),
-            (Status::Finalized, false) => return Verdict::Mismatch(Mismatch::TargetFailed),
+            (Status::Reverted, true) => return Err(Verdict::Mismatch(Mismatch::TargetSucceeded)),
+            (Status::Finalized, false) => return Err(Verdict::Mismatch(Mismatch::TargetFailed)),
             _ => {}
         }
         let (block_number, block_hash) = self.place();
@@ -340,15 +408,15 @@ impl InclusionCheck {
         match self.claim.block_number {
             Some(claimed) if claimed != block_number && self.claim.status != Status::Included => {
                 // While it is not final here, the relayer may have seen the later chain.
-                if is_final {
+                Err(if is_final {
                     Verdict::Mismatch(Mismatch::OtherBlock { claimed, found: block_number })
                 } else {
                     Verdict::Unknown(format!(
                         "the node has it in block {block_number}, not final, instead of {claimed}"
                     ))
-                }
+                })
             }
-            _ => Verdict::Confirmed { is_final, is_success, block_number, block_hash, binding },
+            _ => Ok(Verdict::Confirmed { is_final, is_success, block_number, block_hash, binding }),
         }
     }
 

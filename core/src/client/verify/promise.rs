@@ -4,7 +4,7 @@ use alloy_primitives::Address;
 
 use crate::{
     client::answer::{Accepted, SignedPromise},
-    request::{RequestId, SignatureError},
+    request::{Promise, RequestId, SignatureError},
     time::Timestamp,
 };
 
@@ -71,6 +71,12 @@ pub enum PromiseFault {
         /// In the promise.
         promise: String,
     },
+}
+
+/// Of the identities that are pinned, the one that a promise is held against: the one that it names or, if it names none of
+/// them, the first. `None` if none is pinned. While an identity is rotated, old and new are pinned together.
+pub fn pin_for(relayers: &[Address], promise: &Promise) -> Option<Address> {
+    relayers.iter().copied().find(|relayer| *relayer == promise.relayer).or_else(|| relayers.first().copied())
 }
 
 /// Checks that `signed` is `expected.relayer`'s word about this request, chain and deadline.

@@ -30,5 +30,9 @@ export function saveEntries(entries: Entry[]): void {
   localStorage.setItem(KEY, JSON.stringify(entries.slice(0, 50), (_, value: unknown) => (typeof value === 'bigint' ? value.toString() : value)))
 }
 
+/** Whether the visitor's node denies what the relayer says. */
+export const isDenied = (verdict: Verdict | undefined): boolean =>
+  verdict?.kind === 'mismatch' || verdict?.kind === 'untrusted_forwarder' || verdict?.kind === 'unknown_forwarder'
+
 export const last = (entry: Entry): RequestEvent | undefined => entry.events.at(-1)
 export const isOver = (entry: Entry): boolean => entry.problem !== undefined || ENDS.includes(last(entry)?.status ?? '')

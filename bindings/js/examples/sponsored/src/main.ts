@@ -2,11 +2,11 @@ import { Forecaster, Slackwater, SlackwaterError, fromProvider, fromViem, httpPr
 import type { Chains, Eip1193Provider, Wallet } from 'slackwater'
 import { encodeFunctionData, parseAbi } from 'viem'
 import { generatePrivateKey, privateKeyToAccount } from 'viem/accounts'
-import { isOver, last, loadEntries, saveEntries } from './entries'
+import { isDenied, isOver, last, loadEntries, saveEntries } from './entries'
 import type { Entry } from './entries'
 import { drawFan } from './fan'
 import { ether, perGas, short, span } from './format'
-import { settings } from './settings'
+import { linked, settings } from './settings'
 import { showEntries } from './show'
 
 const ABI = parseAbi(['function sign(string message)', 'function total() view returns (uint256)'])
@@ -32,7 +32,10 @@ function complain(error: unknown): void {
   at('problem').hidden = false
 }
 
-/** A key of this browser only: enough for somebody who has no wallet, and owns nothing. */
+/**
+ * A key of this browser only: enough for somebody who has no wallet, and owns nothing. It lies in the storage as it is, where
+ * every script of this origin can read it: sign nothing with it that is worth anything, and use a wallet in a page of your own.
+ */
 function burner(): Wallet {
   const key = localStorage.getItem('tidebook.key') ?? generatePrivateKey()
   localStorage.setItem('tidebook.key', key)
@@ -46,7 +49,10 @@ async function useWallet(chosen: Wallet, name: string): Promise<void> {
 
 /** What happens to visitors, for people. */
 const WORDS: Record<string, string> = {
-  bad_promise: 'Whoever answered is not the relayer that this page knows; the entry was not taken by it',
+  bad_promise: 'Whoever took the entry is not the relayer that this page knows, and may have it executed or not',
+  wrong_relayer: 'This is not the relayer that this page knows; nothing was signed',
+  untrusted_forwarder: 'The relayer would use a contract that the guest book does not trust; nothing was signed',
+  unknown_forwarder: 'The relayer would use a contract that this page does not know; nothing was signed',
   expired: 'The relayer could not be reached in time',
 }
 
@@ -79,7 +85,7 @@ const CLAIMS = ['included', 'finalized', 'reverted']
 
 /** Whether the visitor's node has said all that there is to say about the last claim. */
 function isSettled({ verdict, events }: Entry): boolean {
-  return verdict?.kind === 'mismatch' || (verdict?.kind === 'confirmed' && (verdict.isFinal || events.at(-1)?.status === 'included'))
+  return isDenied(verdict) || (verdict?.kind === 'confirmed' && (verdict.isFinal || events.at(-1)?.status === 'included'))
 }
 
 async function check(entry: Entry): Promise<void> {
@@ -117,8 +123,8 @@ async function send(event: SubmitEvent): Promise<void> {
   button.textContent = 'Waiting for your signature…'
   try {
     const data = encodeFunctionData({ abi: ABI, functionName: 'sign', args: [message] })
-    const { chainId, guestbook: to } = settings
-    const unsigned = await slackwater.prepare(await wallet.address(), { chainId, to, data, gas: GAS, withinMs: within() })
+    const { chainId, guestbook: to, forwarder } = settings
+    const unsigned = await slackwater.prepare(await wallet.address(), { chainId, forwarder, to, data, gas: GAS, withinMs: within() })
     const signed = await slackwater.sign(wallet, unsigned)
     const entry: Entry = { id: signed.id, message, signedAt: Date.now(), signed, events: [] }
     entries.unshift(entry)
@@ -203,7 +209,17 @@ function repeat(act: () => Promise<void>, everyMs: number): void {
   void run()
 }
 
+/** What a visitor should know before trusting this page. */
+function warn(): void {
+  const notes = []
+  if (linked.length > 0) notes.push(`The link to this page has chosen what it trusts (${linked.join(', ')}): believe it as far as you believe whoever made the link.`)
+  if (settings.identity === undefined) notes.push('No identity of the relayer is known: its promises are not checked.')
+  at('notice').textContent = notes.join(' ')
+  at('notice').hidden = notes.length === 0
+}
+
 async function main(): Promise<void> {
+  warn()
   const { relayer: url, identity } = settings
   slackwater = await Slackwater.open({ url, provider: node, ...(identity === undefined ? {} : { relayer: identity }) })
   at('book').textContent = short(settings.guestbook)

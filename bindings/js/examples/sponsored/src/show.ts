@@ -1,4 +1,4 @@
-import { isOver, last } from './entries'
+import { isDenied, isOver, last } from './entries'
 import type { Entry } from './entries'
 import { short } from './format'
 
@@ -26,7 +26,9 @@ function badge(entry: Entry): HTMLElement | undefined {
   switch (verdict?.kind) {
     case 'confirmed':
       return element('span', 'badge good', verdict.isFinal ? 'final, checked at your node' : 'in a block, checked at your node')
-    case 'mismatch': {
+    case 'mismatch':
+    case 'untrusted_forwarder':
+    case 'unknown_forwarder': {
       const alarm = element('p', 'alarm')
       alarm.append(element('strong', '', `The relayer says that this is ${claim}. It is not.`))
       alarm.append(` Your own node says: ${verdict.detail}. Don't rely on this entry, and don't trust this relayer.`)
@@ -54,12 +56,12 @@ function show(entry: Entry): HTMLElement {
   STEPS.forEach((step, index) => {
     const isReached = index <= reached
     // What the visitor's node contradicts has not happened, whatever the relayer says.
-    const isDenied = isReached && entry.verdict?.kind === 'mismatch' && step in CLAIMS
-    const mark = element('li', isDenied ? 'denied' : isReached ? 'done' : index === reached + 1 && !isOver(entry) ? 'next' : '', step)
-    if (isDenied) mark.append(element('span', 'unseen', ', contradicted by your node'))
+    const isContradicted = isReached && isDenied(entry.verdict) && step in CLAIMS
+    const mark = element('li', isContradicted ? 'denied' : isReached ? 'done' : index === reached + 1 && !isOver(entry) ? 'next' : '', step)
+    if (isContradicted) mark.append(element('span', 'unseen', ', contradicted by your node'))
     else if (isReached) mark.append(element('span', 'unseen', ', reached'))
     const first = entry.events.find(({ status }) => status === step)
-    if (first && isReached && !isDenied) mark.append(element('small', '', `+${Math.max(0, (first.atMs - entry.signedAt) / 1_000).toFixed(1)} s`))
+    if (first && isReached && !isContradicted) mark.append(element('small', '', `+${Math.max(0, (first.atMs - entry.signedAt) / 1_000).toFixed(1)} s`))
     track.append(mark)
   })
   item.append(head, track)
@@ -85,7 +87,7 @@ let said = ''
 
 function say(entry: Entry | undefined): void {
   if (!entry) return
-  const word = entry.verdict?.kind === 'mismatch' ? 'contradicted by your node' : state(entry)
+  const word = isDenied(entry.verdict) ? 'contradicted by your node' : state(entry)
   const text = `Entry “${entry.message}”: ${word}`
   const place = document.getElementById('said')
   if (place && text !== said) place.textContent = said = text
