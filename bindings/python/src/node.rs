@@ -86,7 +86,6 @@ impl ForwarderCheck {
         self.0.bodies()
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "a list of Python's comes as a value")]
     fn judge(&self, answers: Vec<Vec<u8>>) -> PyResult<ForwarderDomain> {
         self.0.judge(&answers).map(ForwarderDomain).map_err(|fault| failure(fault.code(), fault))
     }

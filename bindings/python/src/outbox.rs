@@ -28,7 +28,6 @@ type CommandOut = (&'static str, Option<String>, u64, Option<String>, Option<Cal
 impl Outbox {
     #[new]
     #[pyo3(signature = (*, url, relayer=None, max_entries=None, max_batch_items=None, max_calls=None, linger=None))]
-    #[expect(clippy::needless_pass_by_value, reason = "what is read of Python comes as a value")]
     fn new(
         url: &str,
         relayer: Option<Relayers>,

@@ -40,7 +40,6 @@ impl Relayers {
 /// Raises unless `accepted` (JSON) is the word of `relayer`, or of one of several, about this request.
 #[pyfunction]
 #[pyo3(signature = (accepted, request_id, chain_id, relayer, not_after=None))]
-#[expect(clippy::needless_pass_by_value, reason = "what is read of Python comes as a value")]
 pub(crate) fn verify_accepted(
     accepted: &str,
     request_id: &str,

@@ -131,6 +131,7 @@ impl Scripted {
         let (head, body) = loop {
             let mut chunk = [0; 4_096];
             let read = stream.read(&mut chunk).unwrap();
+            assert!(read > 0, "cut off");
             bytes.extend_from_slice(&chunk[..read]);
             let text = String::from_utf8_lossy(&bytes).into_owned();
             let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };

@@ -16,7 +16,7 @@ use crate::{
     interop::{Failure, parse, read, write},
     node::{Finality, JsDomainOut, JsFinality, address, domain_out},
     request::{JsDomain, JsForward, bytes, read_forward},
-    scalar::{Account, JsQuantity, Quantity, instant, request_id},
+    scalar::{JsQuantity, Quantity, instant, request_id},
 };
 
 #[wasm_bindgen]
@@ -41,8 +41,8 @@ extern "C" {
 
 /// Addresses of identities.
 pub(super) fn identities(texts: &JsTexts) -> Result<Vec<Address>, Failure> {
-    let texts: Vec<Account> = read("relayer", texts)?;
-    Ok(texts.into_iter().map(|account| account.0).collect())
+    let texts: Vec<String> = read("relayer", texts)?;
+    texts.iter().map(|text| address("relayer", text)).collect()
 }
 
 #[derive(Debug, Serialize)]

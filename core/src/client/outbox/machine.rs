@@ -68,7 +68,7 @@ pub struct Outbox {
     config: OutboxConfig,
     addressee: Option<Addressee>,
     /// Keys in storage of entries for other relayers.
-    foreign: BTreeSet<String>,
+    foreign: Vec<String>,
     index: Index,
     calls: BTreeMap<u64, Call>,
     commands: VecDeque<Command>,
@@ -87,7 +87,7 @@ impl Outbox {
             batch_items: config.max_batch_items.max(1),
             config,
             addressee: None,
-            foreign: BTreeSet::new(),
+            foreign: Vec::new(),
             index: Index::default(),
             calls: BTreeMap::new(),
             commands: VecDeque::new(),
@@ -126,7 +126,7 @@ impl Outbox {
             }
             if let Some(other) = self.foreign_addressee(&record) {
                 report.foreign.push(http::excerpt(&other.url));
-                self.foreign.insert(record.key.as_str().to_owned());
+                self.foreign.push(record.key.as_str().to_owned());
                 continue;
             }
             report.loaded += 1;
@@ -136,8 +136,9 @@ impl Outbox {
                 order = order.saturating_add(1);
             }
             let mut entry = Entry::new(record);
-            let is_moved = self.addressee.is_some() && entry.record.addressee != self.addressee;
-            entry.record.addressee.clone_from(&self.addressee);
+            let own = self.addressee.as_ref().map(Addressee::encode);
+            let is_moved = own.is_some() && entry.record.addressee != own;
+            entry.record.addressee = own;
             match entry.record.outcome.take() {
                 Some(outcome) => {
                     entry.state = State::Ended;
@@ -184,7 +185,7 @@ impl Outbox {
             }
             return Ok(key);
         }
-        if self.foreign.contains(key.as_str()) {
+        if self.foreign.iter().any(|foreign| foreign == key.as_str()) {
             return Err(OutboxError::OtherRelayer(key));
         }
         if self.index.len() >= self.config.max_entries {
@@ -201,7 +202,7 @@ impl Outbox {
         let order = self.next_order;
         self.next_order += 1;
         let mut record = Record::new(submit, key.clone(), body, order, expires_at, options.request_id);
-        record.addressee.clone_from(&self.addressee);
+        record.addressee = self.addressee.as_ref().map(Addressee::encode);
         self.index.insert(order, Entry::new(record));
         self.store(order);
         Ok(key)
@@ -345,9 +346,9 @@ impl Outbox {
     }
 
     /// Where a record is for another relayer: for which.
-    fn foreign_addressee<'a>(&self, record: &'a Record) -> Option<&'a Addressee> {
-        let addressee = record.addressee.as_ref()?;
-        (!self.addressee.as_ref().is_some_and(|own| own.is_same(addressee))).then_some(addressee)
+    fn foreign_addressee(&self, record: &Record) -> Option<Addressee> {
+        let addressee = Addressee::decode(record.addressee.as_deref()?);
+        (!self.addressee.as_ref().is_some_and(|own| own.is_same(&addressee))).then_some(addressee)
     }
 
     fn accept(&mut self, order: u64, accepted: Accepted) {

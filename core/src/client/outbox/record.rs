@@ -49,13 +49,12 @@ impl Place {
 }
 
 /// The relayer that entries are for.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Addressee {
     /// Its base address, without a slash at the end.
     pub url: String,
     /// Its identities, known from elsewhere: only their promises count. Several while one is rotated. Empty: any promise
     /// counts.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub identities: Vec<Address>,
 }
 
@@ -63,6 +62,22 @@ impl Addressee {
     /// The relayer at `url` with these identities.
     pub fn new(url: &str, identities: impl IntoIterator<Item = Address>) -> Self {
         Self { url: url.trim_end_matches('/').to_owned(), identities: identities.into_iter().collect() }
+    }
+
+    /// As it is stored: address and identities, one a line. In WASM a text is smaller than the code that reads a structure.
+    pub(super) fn encode(&self) -> String {
+        let mut text = self.url.clone();
+        for identity in &self.identities {
+            text.push('\n');
+            text.push_str(&identity.to_string());
+        }
+        text
+    }
+
+    pub(super) fn decode(text: &str) -> Self {
+        let mut lines = text.split('\n');
+        let url = lines.next().unwrap_or_default().to_owned();
+        Self { url, identities: lines.filter_map(|line| line.parse().ok()).collect() }
     }
 
     /// Whether both are one relayer: they share an identity or, where one of them has none, the address.
@@ -89,9 +104,9 @@ pub(super) struct Record {
     pub(super) place: Option<Place>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) request_id: Option<RequestId>,
-    /// Absent in records of versions that did not know it, and of outboxes that don't.
+    /// [`Addressee::encode`]. Absent in records of versions that did not know it, and of outboxes that don't.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) addressee: Option<Addressee>,
+    pub(super) addressee: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) outcome: Option<Outcome>,
 }
