@@ -34,7 +34,8 @@ pub use forward::{DEFAULT_FORWARD_GAS, ForwardBuilder, KeySigner, SignDigest, Si
 pub use http::{ApiCall, HttpAnswer, HttpCall, MAX_ANSWER_BYTES, Method, TransportError, TransportErrorKind};
 pub use open::{Named, Open};
 pub use outbox::{
-    Addressee, Command, Enqueue, EntryState, EntryView, LoadReport, Outbox, OutboxConfig, OutboxError, Outcome, Place, User,
+    Addressee, Command, Enqueue, EntryState, EntryView, LoadReport, Outbox, OutboxConfig, OutboxError, Outcome, Place,
+    User,
 };
 pub use retry::{GiveUp, Retry, RetryPolicy};
 pub use sse::{MAX_MESSAGE_BYTES, SseError, SseMessage, SseParser};

@@ -16,8 +16,8 @@ use super::{
     transport::{HttpTransport, RelayerClient, entropy, now},
 };
 use crate::client::{
-    Addressee, Command, Enqueue, EntryState, EntryView, HttpAnswer, IdempotencyKey, Outbox, OutboxConfig, OutboxError, Outcome,
-    Submit, Transport, TransportError,
+    Addressee, Command, Enqueue, EntryState, EntryView, HttpAnswer, IdempotencyKey, Outbox, OutboxConfig, OutboxError,
+    Outcome, Submit, Transport, TransportError,
 };
 
 /// Messages to the task, and outcomes from it, that wait at most.
@@ -326,7 +326,9 @@ mod tests {
         let (outbox, _outcomes) = open(&client(1)).unwrap();
         outbox.enqueue(submit(b"1"), Enqueue::default()).await.unwrap();
         outbox.close().await;
-        let Err(DurableOutboxError::OtherRelayer { entries: 1, url }) = open(&client(2)) else { panic!("sent to another") };
+        let Err(DurableOutboxError::OtherRelayer { entries: 1, url }) = open(&client(2)) else {
+            panic!("sent to another")
+        };
         assert_eq!(url, "http://127.0.0.1:1");
         // The same address; then, by an identity that is pinned since, another one.
         let identity = Address::repeat_byte(7);

@@ -6,9 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    client::{
-        HttpAnswer, KeySigner, Method, RetryPolicy, SignDigest as _, Submit, TransportError, TransportErrorKind,
-    },
+    client::{HttpAnswer, KeySigner, Method, RetryPolicy, SignDigest as _, Submit, TransportError, TransportErrorKind},
     request::{Forward, Promise},
 };
 
