@@ -55,7 +55,7 @@ fn requests(count: usize, users: usize, now: Timestamp) -> Vec<Arc<VerifiedReque
 fn params(spec: &ChainSpec) -> VehicleParams {
     VehicleParams {
         sender: Address::repeat_byte(0x5e),
-        multicall3: Address::repeat_byte(0xca),
+        multicall3: Some(Address::repeat_byte(0xca)),
         schedule: *spec.gas_schedule(),
         forward_overhead_gas: 45_000,
     }

@@ -221,7 +221,14 @@ impl RelayerBuilder {
         let keys = |table: &BTreeMap<String, String>| -> String {
             table.iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
         };
-        let (server, ledger, chain) = (keys(&self.server), keys(&self.ledger), keys(&self.chain));
+        let mut chain = self.chain.clone();
+        let spec = chain.entry("spec".to_owned()).or_insert_with(|| "{ }".to_owned());
+        if !spec.contains("multicall3") {
+            let members = spec.trim().trim_start_matches('{').trim_end_matches('}').trim();
+            let comma = if members.is_empty() { "" } else { ", " };
+            *spec = format!("{{ multicall3 = \"{}\"{comma}{members} }}", self.world.multicall3);
+        }
+        let (server, ledger, chain) = (keys(&self.server), keys(&self.ledger), keys(&chain));
         let tenant = if self.extra.contains("[[tenant]]") { String::new() } else { default_tenant(&self.world) };
         format!(
             "[server]\nlisten = {listen:?}\nallow_anonymous = true\n{server}\n[ledger]\npath = {database:?}\n{ledger}\n\

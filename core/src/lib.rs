@@ -51,6 +51,8 @@ pub mod forecast;
 pub mod lane;
 pub mod market;
 pub mod policy;
+#[cfg(any(feature = "client-http", feature = "relay"))]
+mod private;
 #[cfg(not(feature = "simulation"))]
 #[cfg_attr(not(feature = "relay"), allow(dead_code, reason = "the pure rooms keep some of them"))]
 #[expect(unreachable_pub, reason = "the simulator sees it")]

@@ -42,7 +42,7 @@ pub fn encrypt(key: &[u8; 32], address: Address, password: &str) -> Result<Value
     ctr::Ctr128BE::<aes::Aes128>::new_from_slices(&derived[..16], iv)
         .unwrap_or_else(|error| unreachable!("16 bytes each: {error}"))
         .apply_keystream(&mut ciphertext);
-    let mac = keccak256([&derived[16..], &ciphertext].concat());
+    let mac = keccak256(Zeroizing::new([&derived[16..], &ciphertext].concat()).as_slice());
     Ok(json!({
         "version": 3,
         "id": uuid(id),

@@ -272,7 +272,7 @@ impl World {
             }
             "eth_getCode" => Answer::Result(match address(&params[0]) {
                 FORWARDER => json!(forwarder_code()),
-                MULTICALL => json!("0x6001"),
+                MULTICALL => json!(Bytes::from_static(multicall3::runtime_code())),
                 _ => json!("0x"),
             }),
             "eth_simulateV1" if self.nodes[node].has_simulate => self.simulate(node, &params[0]),

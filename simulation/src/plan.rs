@@ -11,7 +11,7 @@ use slackwater::{
 };
 
 use crate::{
-    chain::{BURNS, FORWARDER, GOOD, REVERTS, Signatures, TRAP, op_data},
+    chain::{BURNS, FORWARDER, GOOD, MULTICALL, REVERTS, Signatures, TRAP, op_data},
     rng::Rng,
     world::{EPOCH_MS, key},
 };
@@ -244,6 +244,7 @@ impl Plan {
 
     pub(crate) fn spec(&self) -> ChainSpec {
         let mut spec = ChainSpec::preset("anvil").expect("an embedded preset");
+        spec.multicall3 = Some(MULTICALL);
         spec.finality = if self.has_tag {
             FinalityRule::FinalizedTag { fallback_depth: 0 }
         } else {

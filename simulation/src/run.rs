@@ -231,7 +231,10 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
     let chain_id = spec.chain_id;
     let mut setup = ChainSetup::new(spec);
     setup.tuning = tuning;
-    setup.signers = locked.keys.clone();
+    // Both tenants' calls, on any lane.
+    for key in locked.keys.clone() {
+        setup = setup.signer_for(key, ["alpha", "beta"]);
+    }
     setup.forwarders = vec![ForwarderSetup { address: FORWARDER, allow_unknown_code: false }];
     setup.endpoints = (0..locked.nodes.len())
         .map(|node| RpcEndpoint::over(format!("node-{node}"), Arc::new(Wire { world: world.clone(), node })))

@@ -7,7 +7,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::js;
 use crate::steps::say;
-use crate::test::{cargo, released};
+use crate::test::{cargo, released, without_paths};
 use crate::tools::{ANVIL_VAR, anvil, repo_root, run};
 
 /// Relay real meta-transactions on a local chain and show what happens.
@@ -68,16 +68,9 @@ fn example() -> Result<PathBuf> {
 /// Builds relayer, demonstration and load generator as a user would run them.
 pub(crate) fn build() -> Result<()> {
     say("building (release profile); the first time takes some minutes")?;
-    run(&mut cargo(&[
-        "build",
-        "--release",
-        "--locked",
-        "-p",
-        "slackwater-relayer",
-        "-p",
-        "slackwater-benches",
-        "--bins",
-    ]))
+    let mut build =
+        cargo(&["build", "--release", "--locked", "-p", "slackwater-relayer", "-p", "slackwater-benches", "--bins"]);
+    run(without_paths(&mut build))
 }
 
 /// Says what is missing before anything takes long.

@@ -189,7 +189,16 @@ fn environment(interpreter: &str) -> Result<PathBuf> {
     say("installing Python packages into target/python/venv")?;
     run(Command::new(interpreter).args(["-m", "venv", "--clear"]).arg(&dir))?;
     let mut install = Command::new(bin.join("python"));
-    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", "requirements-test.txt"]);
+    install.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--require-hashes",
+        "-r",
+        "requirements-test.txt",
+    ]);
     run(install.current_dir(package()))?;
     ensure!(bin.is_dir(), "{} is missing", bin.display());
     fs::write(marker, wanted)?;

@@ -25,6 +25,9 @@ pub(crate) struct Args {
 /// Crates that are shipped, with their folders.
 const SHIPPED: [(&str, &str); 2] = [("slackwater-relayer", "relayer-bin"), ("slackwater", "core")];
 
+/// The tool's version: what it says must not change from one day to the next.
+const CYCLONEDX: &str = "0.5.9";
+
 /// File that the tool writes, without its extension.
 const NAME: &str = "slackwater-sbom";
 
@@ -63,13 +66,16 @@ fn members() -> Result<Vec<PathBuf>> {
 }
 
 fn cyclonedx() -> Result<PathBuf> {
-    let root = target_dir().join("tools");
+    let root = target_dir().join(format!("tools/cargo-cyclonedx-{CYCLONEDX}"));
     let program = root.join("bin").join(format!("cargo-cyclonedx{}", env::consts::EXE_SUFFIX));
     let works =
         Command::new(&program).args(["cyclonedx", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !works.is_ok_and(|status| status.success()) {
-        say("installing cargo-cyclonedx, which takes some minutes")?;
-        run(cargo(&["install", "cargo-cyclonedx", "--locked", "--debug", "--root"]).arg(&root))?;
+        say(&format!("installing cargo-cyclonedx {CYCLONEDX}, which takes some minutes"))?;
+        let version = format!("={CYCLONEDX}");
+        let mut install =
+            cargo(&["install", "cargo-cyclonedx", "--version", &version, "--locked", "--debug", "--root"]);
+        run(install.arg(&root))?;
     }
     Ok(program)
 }

@@ -183,6 +183,38 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
     command
 }
 
+/// Lets what `build` makes hold no folder of the machine that built it: they name its user, and two builds would differ.
+pub(crate) fn without_paths(build: &mut Command) -> &mut Command {
+    let folders = private_folders();
+    let flags = |name: &str, each: &dyn Fn(&str, &str) -> String| {
+        let given = env::var(name).into_iter();
+        given.chain(folders.iter().map(|(from, to)| each(from, to))).collect::<Vec<_>>().join(" ")
+    };
+    let rust = flags("RUSTFLAGS", &|from, to| format!("--remap-path-prefix={from}={to}"));
+    // SQLite and secp256k1 are C.
+    let c = flags("CFLAGS", &|from, to| format!("-ffile-prefix-map={from}={to}"));
+    build.env("RUSTFLAGS", rust).env("CFLAGS", c)
+}
+
+/// Folders and what stands for them. Of two that match, the last one counts.
+fn private_folders() -> Vec<(String, &'static str)> {
+    let home = env::var_os("HOME").map(PathBuf::from);
+    let below_home = |name: &str| home.as_ref().map(|home| home.join(name));
+    let set = |name: &str| env::var_os(name).map(PathBuf::from);
+    let folders = [
+        (home.clone(), "/home"),
+        (set("RUSTUP_HOME").or_else(|| below_home(".rustup")), "/rustup"),
+        (set("CARGO_HOME").or_else(|| below_home(".cargo")), "/cargo"),
+        (Some(repo_root()), "/slackwater"),
+    ];
+    let told = |(path, name): (Option<PathBuf>, &'static str)| {
+        // A folder with a space can't be told in these variables.
+        let path = path?.to_str().filter(|path| path.len() > 1 && !path.contains(char::is_whitespace))?.to_owned();
+        Some((path, name))
+    };
+    folders.into_iter().filter_map(told).collect()
+}
+
 /// Where cargo builds.
 pub(crate) fn target_dir() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| repo_root().join("target"), |dir| repo_root().join(dir))

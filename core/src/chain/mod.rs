@@ -40,4 +40,7 @@ pub use rpc_error::{
     Hint, MAX_MATCHED_BYTES, RpcErrorClass, Taken, TransportFailure, classify, classify_http, hint,
     is_execution_failure, is_unknown_block,
 };
-pub use spec::{ChainSpec, DEFAULT_DEADLINE_SKEW_S, DEFAULT_MAX_TX_BYTES, MIN_BUMP_BPS, SpecError};
+pub use spec::{
+    ChainSpec, DEFAULT_DEADLINE_SKEW_S, DEFAULT_FEE_CEILING, DEFAULT_MAX_TX_BYTES, DEFAULT_TIP_CEILING, MIN_BUMP_BPS,
+    SpecError,
+};

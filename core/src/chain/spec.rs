@@ -14,6 +14,12 @@ use super::replacement::ReplacementRule;
 
 /// Default of [`ChainSpec::max_tx_bytes`]: geth's `txMaxSize`, 128 KiB.
 pub const DEFAULT_MAX_TX_BYTES: u64 = 131_072;
+/// Default of [`ChainSpec::tip_ceiling_wei_per_gas`]: 1 gwei, as on rollups.
+pub const DEFAULT_TIP_CEILING: u128 = 1_000_000_000;
+/// Default of [`ChainSpec::max_fee_ceiling_wei_per_gas`]: 1 000 gwei.
+pub const DEFAULT_FEE_CEILING: u128 = 1_000_000_000_000;
+/// A tip ceiling leaves room for so many times the least tip.
+const LEAST_TIPS: u128 = 4;
 /// Default of [`ChainSpec::deadline_skew_s`].
 pub const DEFAULT_DEADLINE_SKEW_S: u64 = 15;
 /// Least bump that [`ChainSpec::validate`] allows: every known client demands 10 % (invariant I6).
@@ -61,6 +67,13 @@ pub struct ChainSpec {
     /// they don't.
     #[serde(default, with = "decimal::option", skip_serializing_if = "Option::is_none")]
     pub rpc_tx_fee_cap_wei: Option<u128>,
+    /// No learned tip is higher unless the operator says so, wei per gas: one node that lies must not set the price. Not below
+    /// four times the least tip.
+    #[serde(default = "default_tip_ceiling", with = "decimal")]
+    pub tip_ceiling_wei_per_gas: u128,
+    /// No transaction offers more per gas unless the operator says so, wei. Not below the highest base fee that was recorded.
+    #[serde(default = "default_fee_ceiling", with = "decimal")]
+    pub max_fee_ceiling_wei_per_gas: u128,
     /// Where Multicall3 is deployed; `None` if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multicall3: Option<Address>,
@@ -77,6 +90,14 @@ pub struct ChainSpec {
 
 const fn default_max_tx_bytes() -> u64 {
     DEFAULT_MAX_TX_BYTES
+}
+
+const fn default_tip_ceiling() -> u128 {
+    DEFAULT_TIP_CEILING
+}
+
+const fn default_fee_ceiling() -> u128 {
+    DEFAULT_FEE_CEILING
 }
 
 const fn default_deadline_skew_s() -> u64 {
@@ -166,6 +187,9 @@ impl ChainSpec {
         range("block_time_ms", self.block_time_ms.into(), 1, MAX_BLOCK_TIME_MS.into());
         range("max_tx_bytes", self.max_tx_bytes.into(), 1_024, 16 * 1_024 * 1_024);
         range("deadline_skew_s", self.deadline_skew_s.into(), 0, MAX_DEADLINE_SKEW_S.into());
+        let least = self.min_priority_fee_wei_per_gas.saturating_mul(LEAST_TIPS);
+        range("tip_ceiling_wei_per_gas", self.tip_ceiling_wei_per_gas, least.max(1), u128::MAX);
+        range("max_fee_ceiling_wei_per_gas", self.max_fee_ceiling_wei_per_gas, self.tip_ceiling_wei_per_gas, u128::MAX);
         if let Some(cap) = self.tx_gas_cap_override {
             range("tx_gas_cap_gas", cap.into(), self.gas_schedule().tx_base_gas.into(), u64::MAX.into());
         }

@@ -2,12 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
+
+use crate::private;
 
 /// The journal is written anew when it is larger than this and than [`COMPACT_FACTOR`] times what it holds.
 const COMPACT_BYTES: u64 = 1 << 20;
@@ -67,13 +69,14 @@ impl FileStorage {
     /// [`StorageError`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StorageError> {
         let path = path.as_ref().to_owned();
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(with_suffix(&path, ".lock"))?;
+        let lock = private::options().create(true).truncate(false).write(true).open(with_suffix(&path, ".lock"))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Err(StorageError::InUse),
             Err(fs::TryLockError::Error(error)) => return Err(error.into()),
         }
-        let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
+        let mut file = private::options().create(true).truncate(false).read(true).write(true).open(&path)?;
+        private::tighten(&path)?;
         sync_directory(&path)?;
         let mut text = Vec::new();
         file.read_to_end(&mut text)?;
@@ -144,7 +147,8 @@ impl FileStorage {
             serde_json::to_writer(&mut text, &Line { key: key.into(), record: Some(record.into()) })?;
             text.push(b'\n');
         }
-        let mut file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&beside)?;
+        let mut file = private::options().create(true).truncate(true).read(true).write(true).open(&beside)?;
+        private::tighten(&beside)?;
         file.write_all(&text)?;
         file.sync_all()?;
         fs::rename(&beside, &self.path)?;
@@ -177,6 +181,24 @@ mod tests {
 
     fn put(key: &str, record: &str) -> FileWrite {
         FileWrite::Put(key.to_owned(), record.to_owned())
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn an_outbox_is_for_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("outbox");
+        // One that was made by an older version, or copied.
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let mut storage = FileStorage::open(&path).unwrap();
+        storage.apply(&[put("a", "signed")]).unwrap();
+        storage.compact().unwrap();
+        for entry in fs::read_dir(directory.path()).unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
+        }
     }
 
     #[test]

@@ -27,6 +27,7 @@ use super::{
     rows::storage_error,
     sql::{Query, SqlStore, impl_sql},
 };
+use crate::private;
 use store::SpentCache;
 
 static MIGRATOR: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -149,6 +150,7 @@ impl SqliteLedger {
         if config.check_at_start && exists(&config.path)? {
             backup::quick_check(&config.path, config.options()).await?;
         }
+        keep_private(&config)?;
         let opened = async {
             let mut writer = connect(&config).await?;
             MIGRATOR.run(&mut writer.connection).await.map_err(|error| match error {
@@ -296,7 +298,7 @@ async fn wait_for_lock(config: &SqliteConfig) -> Result<HeldLock, LedgerError> {
 pub(super) fn take_lock(config: &SqliteConfig) -> Result<HeldLock, LedgerError> {
     let path = config.lock_path();
     let failed = |error: std::io::Error| backup::io_error(&path, &error);
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    let file = private::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {
             let path = path.canonicalize().unwrap_or_else(|_| path.clone());
@@ -311,6 +313,24 @@ pub(super) fn take_lock(config: &SqliteConfig) -> Result<HeldLock, LedgerError> 
         }
         Err(TryLockError::Error(error)) => Err(failed(error)),
     }
+}
+
+/// Makes the file readable by its owner only before anything is in it. SQLite gives its log and its index the same mode; those
+/// that a crash left are tightened too.
+fn keep_private(config: &SqliteConfig) -> Result<(), LedgerError> {
+    if !exists(&config.path)? {
+        // What keeps it from being made is told when it is opened.
+        let _ = private::options().create_new(true).append(true).open(&config.path);
+    }
+    for suffix in ["", "-wal", "-shm", ".lock"] {
+        let mut path = config.path.clone().into_os_string();
+        path.push(suffix);
+        if let Err(error) = private::tighten(path.as_ref()) {
+            let path = path.display();
+            tracing::warn!(%path, %error, "others may read the ledger, and its mode can't be changed");
+        }
+    }
+    Ok(())
 }
 
 /// Checks that the file, if there is one, is ours and not from the future, before anything in it is changed.
@@ -468,5 +488,36 @@ impl SqlStore for SqliteLedger {
 
     fn state(&self) -> Arc<Health> {
         self.health.clone()
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use super::*;
+    use crate::ledger::Ledger;
+
+    fn modes(directory: &Path) -> Vec<(String, u32)> {
+        let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+        let mode = |entry: fs::DirEntry| {
+            let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+            (entry.file_name().into_string().unwrap(), mode)
+        };
+        entries.map(mode).collect()
+    }
+
+    #[tokio::test]
+    async fn a_ledger_is_for_its_owner_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = SqliteConfig::new(directory.path().join("ledger.db"));
+        for _ in 0..2 {
+            let ledger = SqliteLedger::open(config.clone()).await.unwrap();
+            let found = modes(directory.path());
+            assert!(found.len() >= 3 && found.iter().all(|(_, mode)| *mode == 0o600), "{found:?}");
+            ledger.close().await;
+            // The second time it was made by an older version, or put back from a backup.
+            fs::set_permissions(&config.path, fs::Permissions::from_mode(0o644)).unwrap();
+        }
     }
 }

@@ -50,8 +50,13 @@ pub struct TenantPolicy {
     pub id: String,
     /// Kinds it may use. `call` acts with the relayer's own account: only for trusted backends.
     pub kinds: BTreeSet<KindName>,
-    /// Allowed targets per chain; a chain without an entry, or `None`, allows any target.
+    /// Named targets per chain (`targets`); everything else is closed, a chain without an entry too, unless [`Self::others`]
+    /// opens it. `None` allows any target of any chain, none of them named.
     pub targets: Option<BTreeMap<u64, BTreeMap<Address, TargetRule>>>,
+    /// Chains on which targets that are not named are allowed too (`"*"` in `targets`), with what may be called there.
+    pub others: BTreeMap<u64, TargetRule>,
+    /// Money for any target is meant to be unlimited, and calls to any target to be made (`open`).
+    pub is_open: bool,
     /// Highest inner gas of one request (`max_gas`).
     pub max_gas: u64,
     /// Highest wei sent along with one request (`max_value_wei`).
@@ -84,12 +89,15 @@ pub struct TenantPolicy {
 }
 
 impl TenantPolicy {
-    /// A tenant with safe defaults: `forward` only, no value, 2 000 000 gas, 16 KiB of calldata, no budget.
+    /// A tenant with safe defaults: `forward` only, no value, 2 000 000 gas, 16 KiB of calldata. It names no targets and has no
+    /// budget: [`Self::problems`] wants one of them, or [`Self::is_open`].
     pub fn new(id: impl Into<String>) -> Self {
         Self {
             id: id.into(),
             kinds: BTreeSet::from([KindName::Forward]),
             targets: None,
+            others: BTreeMap::new(),
+            is_open: false,
             max_gas: 2_000_000,
             max_value_wei: U256::ZERO,
             max_calldata_bytes: 16_384,
@@ -109,9 +117,42 @@ impl TenantPolicy {
 
     /// With whom `request` may share a transaction: the policy names its target, or it doesn't.
     pub fn company(&self, request: &VerifiedRequest) -> Company {
-        let named = self.targets.as_ref().and_then(|chains| chains.get(&request.chain_id()));
-        let is_named = named.is_some_and(|targets| targets.contains_key(&request.target()));
-        if is_named { Company::Named } else { Company::Unnamed }
+        if self.names(request.chain_id(), request.target()) { Company::Named } else { Company::Unnamed }
+    }
+
+    /// Whether the policy names `target` on that chain: its operator knows the contract. What `"*"` allows is not named.
+    pub fn names(&self, chain_id: u64, target: Address) -> bool {
+        let named = self.targets.as_ref().and_then(|chains| chains.get(&chain_id));
+        named.is_some_and(|targets| targets.contains_key(&target))
+    }
+
+    /// What makes the policy a faucet: the key of the tenant's table, what is wrong, and what to write.
+    pub fn problems(&self) -> Vec<(&'static str, &'static str, &'static str)> {
+        let mut problems = Vec::new();
+        let allows_any = self.targets.is_none() || !self.others.is_empty();
+        if allows_any && self.budget.is_none() && !self.is_open {
+            problems.push((
+                "targets",
+                "anybody who may ask could spend without limit, on any contract",
+                "name the contracts in `targets`, set a `budget`, or write `open = true`",
+            ));
+        }
+        if self.kinds.contains(&KindName::Call) {
+            if self.targets.is_none() {
+                problems.push((
+                    "targets",
+                    "kind `call` acts with the relayer's own account: its targets must be named",
+                    "write targets = { \"CHAIN_ID\" = { \"0x…\" = [] } }",
+                ));
+            } else if !self.others.is_empty() && !self.is_open {
+                problems.push((
+                    "targets",
+                    "kind `call` acts with the relayer's own account: \"*\" lets it call any contract",
+                    "name the contracts, or write `open = true`",
+                ));
+            }
+        }
+        problems
     }
 
     /// Whether the policy allows `request`. Budget and rates are separate decisions.
@@ -135,9 +176,12 @@ impl TenantPolicy {
         }
         let target = request.target();
         let selector = request.selector().map(FixedBytes);
-        let rule = match self.targets.as_ref().and_then(|chains| chains.get(&request.chain_id())) {
+        let rule = match &self.targets {
             None => None,
-            Some(targets) => Some(targets.get(&target).ok_or(PolicyDenial::Target { target })?),
+            Some(chains) => {
+                let named = chains.get(&request.chain_id()).and_then(|targets| targets.get(&target));
+                Some(named.or_else(|| self.others.get(&request.chain_id())).ok_or(PolicyDenial::Target { target })?)
+            }
         };
         match rule.and_then(|rule| rule.selectors.as_ref()) {
             Some(selectors) => {
@@ -192,7 +236,7 @@ pub enum PolicyDenial {
         limit: usize,
     },
     /// `tenant.targets`.
-    #[error("target {target} is not on the tenant's allowlist (`tenant.targets`)")]
+    #[error("target {target} is not among the tenant's targets on this chain (`tenant.targets`)")]
     Target {
         /// The target.
         target: Address,
@@ -311,8 +355,43 @@ mod tests {
         let mut elsewhere = allowing(None);
         elsewhere.targets = Some(BTreeMap::from([(1, BTreeMap::new())]));
         refused(&elsewhere, &forward(&some), PolicyDenial::Target { target: TARGET });
-        // A chain without an entry is not limited.
-        assert_eq!(elsewhere.check(&request(2, 1, 0, &some, KindName::Forward)), Ok(()));
+    }
+
+    #[test]
+    fn a_chain_that_is_not_named_is_closed() {
+        let policy = allowing(None);
+        assert_eq!(policy.check(&forward(&[1])), Ok(()));
+        refused(&policy, &request(2, 1, 0, &[1], KindName::Forward), PolicyDenial::Target { target: TARGET });
+        let empty = TenantPolicy { targets: Some(BTreeMap::new()), ..TenantPolicy::new("t") };
+        refused(&empty, &forward(&[1]), PolicyDenial::Target { target: TARGET });
+    }
+
+    #[test]
+    fn a_star_allows_the_others_on_its_chain_without_naming_them() {
+        let mut policy = allowing(Some(&[[1, 2, 3, 4]]));
+        policy.others = BTreeMap::from([(2, TargetRule::default())]);
+        assert_eq!(policy.check(&request(2, 1, 0, &[9], KindName::Forward)), Ok(()));
+        assert!(policy.names(1, TARGET) && !policy.names(2, TARGET));
+        refused(&policy, &request(3, 1, 0, &[9], KindName::Forward), PolicyDenial::Target { target: TARGET });
+        // A named target keeps its own rule.
+        policy.others.insert(1, TargetRule::default());
+        assert!(policy.check(&forward(&[9])).is_err());
+    }
+
+    #[test]
+    fn a_tenant_for_any_target_needs_a_budget_or_says_that_it_is_open() {
+        let budget = Some(Budget { limit_wei: U256::from(1), period: std::time::Duration::ZERO });
+        let faults = |policy: &TenantPolicy| policy.problems().len();
+        assert_eq!(faults(&TenantPolicy::new("t")), 1);
+        assert_eq!(faults(&TenantPolicy { is_open: true, ..TenantPolicy::new("t") }), 0);
+        assert_eq!(faults(&TenantPolicy { budget: budget.clone(), ..TenantPolicy::new("t") }), 0);
+        // Both kinds, named targets.
+        assert_eq!(faults(&allowing(None)), 0);
+        // Calls to anything.
+        let star = BTreeMap::from([(1, TargetRule::default())]);
+        assert_eq!(faults(&TenantPolicy { others: star.clone(), budget: budget.clone(), ..allowing(None) }), 1);
+        assert_eq!(faults(&TenantPolicy { others: star, is_open: true, ..allowing(None) }), 0);
+        assert_eq!(faults(&TenantPolicy { targets: None, is_open: true, budget, ..allowing(None) }), 1);
     }
 
     #[test]

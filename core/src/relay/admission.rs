@@ -39,11 +39,9 @@ use crate::{
     protection::Protection,
     request::{
         Deadline, ForwarderDomain, Promise, RequestId, Status, Submission, SubmissionKind, VerifiedRequest,
-        VerifyContext, VerifyError, identify,
-        vehicle::{VehicleKey, VehicleParams},
-        verify,
+        VerifyContext, VerifyError, identify, vehicle::VehicleParams, verify,
     },
-    schedule::{Backlog, QueuedRequest},
+    schedule::{Backlog, Callers, QueuedRequest},
     time::Timestamp,
 };
 
@@ -68,9 +66,10 @@ pub(super) struct ChainShared {
     pub(super) forwarders: BTreeMap<Address, ForwarderDomain>,
     /// Forwarders whose storage layout is known.
     pub(super) known_forwarders: BTreeSet<Address>,
-    pub(super) has_multicall: bool,
     /// Gas and size arithmetic; its sender is the first lane's, which changes neither.
     pub(super) params: VehicleParams,
+    /// Whose calls each lane makes; `None`: every lane makes everybody's.
+    pub(super) callers: Option<Callers>,
     pub(super) inbox: mpsc::Sender<Message>,
     pub(super) pauses: Arc<PauseBoard>,
     /// (forwarder, user) → next nonce on chain, at least.
@@ -107,7 +106,7 @@ pub(super) struct ChainView {
 impl ChainShared {
     /// Multicall3, where it is deployed.
     pub(super) fn multicall3(&self) -> Option<Address> {
-        self.has_multicall.then_some(self.params.multicall3)
+        self.params.multicall3
     }
 
     pub(super) fn view(&self) -> ChainView {
@@ -651,7 +650,7 @@ impl Admission {
         let size = match prices.1 {
             DataFeeModel::None => TxSize::default(),
             _ => TxSize::of_unsigned(
-                &chain.params.payload(VehicleKey::of(&request), std::slice::from_ref(&request)).data,
+                &chain.params.payload(chain.params.vehicle(&request), std::slice::from_ref(&request)).data,
             ),
         };
         // What may take its place costs as much as an empty transaction, at the same price.

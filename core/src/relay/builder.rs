@@ -1,6 +1,10 @@
 //! Configuration of a relay, and how it is started.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 
 use alloy_primitives::Address;
 
@@ -9,13 +13,13 @@ use super::{
     cluster::ClusterConfig,
     error::BuildError,
     rpc::RpcEndpoint,
+    setup::{SetupFault, call_problems},
     signer::{IdentityKey, LocalSigner},
     tuning::ChainTuning,
 };
 use crate::{
     chain::ChainSpec,
     ledger::{GroupCommitConfig, SqliteConfig},
-    market::MAX_HISTORY_BLOCKS,
     policy::{OpenLimits, TenantPolicy},
 };
 
@@ -30,6 +34,8 @@ pub struct ChainSetup {
     pub signers: Vec<LocalSigner>,
     /// Forwarders to serve. Empty is fine for `call` requests only.
     pub forwarders: Vec<ForwarderSetup>,
+    /// Whose calls each sender makes; see [`Self::signer_for`].
+    pub callers: BTreeMap<Address, BTreeSet<String>>,
     /// Limits and pace.
     pub tuning: ChainTuning,
 }
@@ -38,7 +44,14 @@ impl ChainSetup {
     /// A chain with default tuning and no forwarder.
     pub fn new(spec: ChainSpec) -> Self {
         let tuning = ChainTuning::for_spec(&spec);
-        Self { spec, endpoints: Vec::new(), signers: Vec::new(), forwarders: Vec::new(), tuning }
+        Self {
+            spec,
+            endpoints: Vec::new(),
+            signers: Vec::new(),
+            forwarders: Vec::new(),
+            callers: BTreeMap::new(),
+            tuning,
+        }
     }
 
     /// Adds an RPC endpoint by URL, named `rpc-0`, `rpc-1`, ….
@@ -54,6 +67,15 @@ impl ChainSetup {
     pub fn signer(mut self, signer: LocalSigner) -> Self {
         self.signers.push(signer);
         self
+    }
+
+    /// Adds a sender account that also makes the calls of these tenants. Where there are several tenants, every other account
+    /// sends forward requests only: a contract that trusts an account for one tenant must not be called by another.
+    #[must_use]
+    pub fn signer_for(mut self, signer: LocalSigner, tenants: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let tenants = tenants.into_iter().map(Into::into);
+        self.callers.entry(signer.address()).or_default().extend(tenants);
+        self.signer(signer)
     }
 
     /// Adds a forwarder whose code must be a known version.
@@ -232,19 +254,26 @@ impl RelayBuilder {
                     detail: errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
                 });
             }
-            check_tuning(chain_id, setup.spec.block_time(), &setup.tuning)?;
-            if setup.endpoints.iter().any(RpcEndpoint::has_heads)
-                && let Some(detail) = setup.tuning.pace_problem()
-            {
-                return Err(BuildError::Config {
-                    key: format!("chain {chain_id}: subscribed_poll_interval_ms"),
-                    detail,
-                });
+            if let Some(fault) = setup.problems().into_iter().next() {
+                return Err(fault_of(format!("chain {chain_id}"), fault));
             }
         }
         let mut tenants = self.tenants;
         if tenants.is_empty() {
-            tenants.insert("default".to_owned(), TenantPolicy::new("default"));
+            // Whoever embeds a relay without tenants is the only one who asks.
+            let policy = TenantPolicy { is_open: true, ..TenantPolicy::new("default") };
+            tenants.insert("default".to_owned(), policy);
+        }
+        for (id, policy) in &tenants {
+            if let Some((key, detail, fix)) = policy.problems().into_iter().next() {
+                return Err(BuildError::Config {
+                    key: format!("tenant {id}: {key}"),
+                    detail: format!("{detail}; {fix}"),
+                });
+            }
+        }
+        if let Some((chain_id, fault)) = call_problems(&self.chains, &tenants).into_iter().next() {
+            return Err(fault_of(format!("chain {chain_id}"), fault));
         }
         let identity = match self.identity {
             Some(identity) => identity,
@@ -277,44 +306,7 @@ impl RelayBuilder {
     }
 }
 
-fn check_tuning(chain_id: u64, block: Duration, tuning: &ChainTuning) -> Result<(), BuildError> {
-    let positive: [(&str, u128); 13] = [
-        ("poll_interval_ms", tuning.poll_interval.as_millis()),
-        ("subscribed_poll_interval_ms", tuning.subscribed_poll_interval.as_millis()),
-        ("subscription_silence_ms", tuning.subscription_silence.as_millis()),
-        ("hedge_floor_ms", tuning.hedge_floor.as_millis()),
-        ("rate_limit_pause_ms", tuning.rate_limit_pause.as_millis()),
-        ("rpc_timeout_ms", tuning.rpc_timeout.as_millis()),
-        ("max_receipt_polls", tuning.max_receipt_polls as u128),
-        ("max_batch", tuning.max_batch as u128),
-        ("max_batch_gas", u128::from(tuning.max_batch_gas)),
-        ("max_in_flight", tuning.max_in_flight as u128),
-        ("bump_after_blocks", u128::from(tuning.bump_after_blocks)),
-        ("rebroadcast_after_blocks", u128::from(tuning.rebroadcast_after_blocks)),
-        ("max_attempts", u128::from(tuning.max_attempts)),
-    ];
-    for (name, value) in positive {
-        if value == 0 {
-            return Err(BuildError::Config {
-                key: format!("chain {chain_id}: {name}"),
-                detail: "must be above 0".to_owned(),
-            });
-        }
-    }
-    if !(1..=MAX_HISTORY_BLOCKS).contains(&tuning.fee_history_blocks) {
-        return Err(BuildError::Config {
-            key: format!("chain {chain_id}: fee_history_blocks"),
-            detail: format!("{} is not between 1 and {MAX_HISTORY_BLOCKS}", tuning.fee_history_blocks),
-        });
-    }
-    if let Some((key, detail)) = tuning.problems(block).into_iter().next() {
-        return Err(BuildError::Config { key: format!("chain {chain_id}: {key}"), detail });
-    }
-    if tuning.patience_percentile > 100 {
-        return Err(BuildError::Config {
-            key: format!("chain {chain_id}: patience_percentile"),
-            detail: format!("{} is not between 0 and 100", tuning.patience_percentile),
-        });
-    }
-    Ok(())
+fn fault_of(whose: String, fault: SetupFault) -> BuildError {
+    let SetupFault { key, detail, fix } = fault;
+    BuildError::Config { key: format!("{whose}: {key}"), detail: format!("{detail}; {fix}") }
 }

@@ -383,9 +383,10 @@ impl ChainService {
         let id = lane.batch_id(nonce);
         let attempt =
             lane.durable.iter().find(|(key, attempt)| key.nonce == nonce && attempt.get().hash == receipt.hash);
-        if let Some(key) = attempt.map(|(key, _)| *key) {
+        if let Some((key, tip)) = attempt.map(|(key, attempt)| (*key, attempt.get().fees.max_priority_fee_per_gas)) {
             let is_payload = kind == AttemptKind::Payload;
-            self.pricing.included(&self.shared.tuning, index, key, receipt.block_number, is_payload, now);
+            let number = receipt.block_number;
+            self.pricing.included(&self.shared.tuning, index, key, number, is_payload, tip, now);
         }
         let Some(flight) = lane.flights.get_mut(&nonce) else { return };
         flight.record.state = BatchState::Included;

@@ -27,6 +27,7 @@ mod replies;
 mod restore;
 mod rpc;
 mod settle;
+mod setup;
 mod signer;
 mod simulate;
 mod spender;
@@ -49,6 +50,7 @@ pub use pause::PauseError;
 #[cfg(feature = "fuzzing")]
 pub use replies::read_any_reply;
 pub use rpc::{RpcEndpoint, RpcError, RpcPool, RpcReply, RpcTransport, SubscriptionError};
+pub use setup::{SetupFault, UrlFault, call_problems, check_http_url, check_ws_url};
 pub use signer::{IdentityKey, LocalSigner, SignerError};
 pub use status::{
     Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, FeeSource, LaneStatus, Quote, SubmitItem,

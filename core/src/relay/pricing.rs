@@ -19,7 +19,7 @@ use crate::{
     lane::AttemptKey,
     ledger::AttemptRecord,
     market::{FeePoint, Utilisation},
-    schedule::{ComposeLimits, GuardTime, Judged, OfferLog, TipEstimator, fee_cap, urgency_blocks},
+    schedule::{ComposeLimits, GuardTime, Judged, OfferLog, PaidTips, TipEstimator, fee_cap, urgency_blocks},
     time::Timestamp,
 };
 
@@ -38,6 +38,7 @@ pub(super) struct Foreseen {
 #[derive(Debug)]
 pub(super) struct Pricing {
     tips: TipEstimator,
+    paid: PaidTips,
     offers: OfferLog<usize>,
     delays: GuardTime,
     guard: Duration,
@@ -59,6 +60,7 @@ impl Pricing {
         let start = tuning.urgent_within.saturating_sub(block_time.saturating_mul(bump_blocks));
         let mut pricing = Self {
             tips: TipEstimator::new(tuning.tip_window_blocks),
+            paid: PaidTips::default(),
             offers: OfferLog::new(tuning.tip_within_blocks),
             delays: GuardTime::new(start, block_time, bump_blocks),
             guard: Duration::ZERO,
@@ -100,6 +102,9 @@ impl Pricing {
     /// Takes in a believed block.
     pub(super) fn block(&mut self, point: &FeePoint) {
         self.offers.block(point.number, point.base_fee);
+        if let Some(at) = point.timestamp {
+            self.paid.forget(Timestamp::from_secs(at.0));
+        }
         // An empty block says nothing about what it would have taken.
         let is_empty = point.utilisation.and_then(Utilisation::ratio) == Some(0.0);
         if let Some(tip) = point.tips.min.filter(|_| !is_empty) {
@@ -111,7 +116,9 @@ impl Pricing {
     fn tip(&self, spec: &ChainSpec, tuning: &ChainTuning, blocks: u32) -> u128 {
         let wanted = f64::from(tuning.tip_target_permille) / 1_000.0;
         let learned = self.tips.tip(wanted, blocks).unwrap_or(0);
-        learned.min(tuning.tip_ceiling_wei_per_gas).max(spec.min_priority_fee_wei_per_gas).max(1)
+        // Whoever tells the tips of blocks must not set the price.
+        let usual = self.paid.bound(spec.min_priority_fee_wei_per_gas).unwrap_or(u128::MAX);
+        learned.min(usual).min(tuning.tip_ceiling_wei_per_gas).max(spec.min_priority_fee_wei_per_gas).max(1)
     }
 
     /// What to offer when nothing is known of the deadline: the usual tip, and a cap by the fixed rule.
@@ -155,8 +162,10 @@ impl Pricing {
         key: AttemptKey,
         number: u64,
         is_payload: bool,
+        tip: u128,
         now: Timestamp,
     ) {
+        self.paid.record(now, tip);
         let inclusion = self.offers.included(lane, key.nonce, key.index, number, now);
         self.judge(inclusion.offer);
         if let Some(delay) = inclusion.delay.filter(|_| is_payload) {
@@ -402,6 +411,7 @@ mod tests {
         let (spec, tuning) = ethereum();
         let spec = ChainSpec { min_priority_fee_wei_per_gas: 5, ..spec };
         let mut pricing = Pricing::new(&spec, &tuning);
+        let tuning = ChainTuning { tip_ceiling_wei_per_gas: 200 * GWEI, ..tuning };
         assert_eq!(pricing.tip(&spec, &tuning, 3), 5, "nothing is known");
         (1..=100_u32).for_each(|block| pricing.block(&point(block.into(), GWEI, 15_000_000, u128::from(block) * GWEI)));
         // Empty blocks would have taken anything: they say nothing.
@@ -414,6 +424,9 @@ mod tests {
         assert_eq!(pricing.tip(&dear, &capped, 1), 99 * GWEI, "what the chain asks for is paid");
         let quote = pricing.quote(&spec, &tuning, GWEI, Bytes::new()).quote;
         assert_eq!(quote.max_priority_fee_per_gas, 54 * GWEI);
+        // What we paid bounds what blocks seem to ask for.
+        (0..50).for_each(|_| pricing.paid.record(Timestamp(1), 2 * GWEI));
+        assert_eq!(pricing.tip(&spec, &tuning, 1), 20 * GWEI);
         let mut free = Pricing::new(&spec, &tuning);
         (1..=100).for_each(|block| free.block(&point(block, GWEI, 15_000_000, 0)));
         assert_eq!(free.tip(&spec, &tuning, 1), 5);
@@ -445,7 +458,7 @@ mod tests {
             pricing.sent(0, key, &attempt(GWEI), head, sent);
             (1..=blocks).for_each(|ahead| pricing.block(&point(head + ahead, GWEI, 15_000_000, GWEI)));
             head += blocks;
-            pricing.included(&tuning, 0, key, head, true, Timestamp(head * 12_000));
+            pricing.included(&tuning, 0, key, head, true, usual, Timestamp(head * 12_000));
         };
         (0..30).for_each(|_| round(&mut pricing, 5));
         assert!(pricing.tip(&spec, &tuning, 3) > usual, "thirty of ours waited five blocks");

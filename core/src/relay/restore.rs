@@ -116,6 +116,10 @@ pub(super) async fn restore(
     let (spec, tuning) = (&chain.spec, &chain.tuning);
     let chain_id = spec.chain_id;
     let mut queue = Queue::new();
+    queue.set_multicall(chain.params.multicall3.is_some());
+    if let Some(callers) = &chain.callers {
+        queue.bind_calls(callers.clone());
+    }
     for tenant in tenants.iter() {
         queue.set_weight(&tenant.name, tenant.policy.weight);
     }
@@ -285,9 +289,10 @@ async fn restore_lane(
                 queue.push_in_flight(entry, id);
             }
         }
-        let key = requests
-            .first()
-            .map_or(VehicleKey::Single(RequestId(alloy_primitives::B256::ZERO)), |request| VehicleKey::of(request));
+        // Where it went says how it travelled, whatever would be chosen today.
+        let key = requests.first().map_or(VehicleKey::Single(RequestId(alloy_primitives::B256::ZERO)), |request| {
+            VehicleKey::of(request, record.to != request.target())
+        });
         let payload = Payload { to: record.to, value: record.value, data, gas_limit: record.gas_limit };
         slots.push(RestoredSlot {
             nonce,

@@ -6,7 +6,7 @@ use alloy_consensus::{SignableTransaction, TxEip1559};
 use alloy_eips::eip2718::Encodable2718;
 use alloy_primitives::{Address, B256, Bytes, Signature, TxKind, U256, keccak256};
 use secp256k1::{Message, PublicKey, SECP256K1, SecretKey, ecdsa::RecoveryId};
-use secrecy::{ExposeSecret, SecretBox};
+use secrecy::{ExposeSecret, SecretBox, zeroize::Zeroizing};
 
 use crate::lane::TxToSign;
 
@@ -34,8 +34,9 @@ impl LocalSigner {
     /// # Errors
     /// [`SignerError::OutOfRange`].
     pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, SignerError> {
-        let secret = SecretKey::from_byte_array(*bytes).map_err(|_| SignerError::OutOfRange)?;
+        let mut secret = SecretKey::from_byte_array(*bytes).map_err(|_| SignerError::OutOfRange)?;
         let point = PublicKey::from_secret_key(SECP256K1, &secret).serialize_uncompressed();
+        secret.non_secure_erase();
         let address = Address::from_slice(&keccak256(&point[1..])[12..]);
         Ok(Self { key: SecretBox::new(Box::new(*bytes)), address })
     }
@@ -45,8 +46,11 @@ impl LocalSigner {
     /// # Errors
     /// [`SignerError`].
     pub fn from_hex(text: &str) -> Result<Self, SignerError> {
-        let bytes: B256 = text.trim().parse().map_err(|_| SignerError::Malformed)?;
-        Self::from_bytes(&bytes.0)
+        let text = text.trim();
+        let mut bytes = Zeroizing::new([0u8; 32]);
+        alloy_primitives::hex::decode_to_slice(text.strip_prefix("0x").unwrap_or(text), bytes.as_mut_slice())
+            .map_err(|_| SignerError::Malformed)?;
+        Self::from_bytes(&bytes)
     }
 
     /// The account.
@@ -60,10 +64,11 @@ impl LocalSigner {
     }
 
     fn sign_digest(&self, digest: B256) -> (u8, [u8; 64]) {
-        let secret = SecretKey::from_byte_array(*self.key.expose_secret())
+        let mut secret = SecretKey::from_byte_array(*self.key.expose_secret())
             .unwrap_or_else(|_| unreachable!("the key was checked when the signer was made"));
         // RFC 6979, low s; the context was blinded with system randomness when it was first used.
         let signature = SECP256K1.sign_ecdsa_recoverable(Message::from_digest(digest.0), &secret);
+        secret.non_secure_erase();
         let (id, bytes) = signature.serialize_compact();
         (u8::from(matches!(id, RecoveryId::One | RecoveryId::Three)), bytes)
     }

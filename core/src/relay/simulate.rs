@@ -563,7 +563,7 @@ fn nonces_output(output: &[u8], count: usize) -> Option<Vec<Option<u64>>> {
     (results.len() == count).then(|| results.into_iter().map(nonce).collect())
 }
 
-/// The forwarder's nonces of many signers at `block`, in order; one call through Multicall3 where it is deployed.
+/// The forwarder's nonces of many signers at `block`, in order; one call through Multicall3 where its code was seen.
 pub(super) async fn forwarder_nonces(
     pool: &RpcPool,
     signers: &[(Address, Address)],

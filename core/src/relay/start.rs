@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use alloy_primitives::{Address, B256, Bytes, U64, U256};
+use alloy_primitives::{Address, B256, Bytes, U64, U256, keccak256};
 use alloy_sol_types::SolCall;
 use futures_util::{FutureExt as _, future::join_all};
 use serde_json::json;
@@ -540,7 +540,8 @@ struct CheckedChain {
     pool: RpcPool,
     forwarders: BTreeMap<Address, ForwarderDomain>,
     known_forwarders: BTreeSet<Address>,
-    has_multicall: bool,
+    /// Multicall3, if its known code is there.
+    multicall3: Option<Address>,
     market: ChainMarket,
     /// Newest block that a node told, if one did.
     head: Option<u64>,
@@ -685,9 +686,19 @@ async fn check_chain(setup: ChainSetup, known: KnownFinal) -> Result<CheckedChai
         }
         forwarders.insert(wanted.address, ForwarderDomain::new(domain.name, chain_id, wanted.address));
     }
-    let multicall = setup.spec.multicall3.unwrap_or(multicall3::ADDRESS);
-    let code: Bytes = ask(&pool, "eth_getCode", json!([multicall, "latest"]), deadline).await.map_err(unreachable)?;
-    let has_multicall = !code.is_empty();
+    let multicall3 = match setup.spec.multicall3 {
+        None => None,
+        Some(address) => {
+            let code: Bytes =
+                ask(&pool, "eth_getCode", json!([address, "latest"]), deadline).await.map_err(unreachable)?;
+            let is_known = keccak256(&code) == multicall3::RUNTIME_CODE_HASH;
+            if !is_known {
+                let found = if code.is_empty() { "there is no contract" } else { "its code is not the known one" };
+                tracing::warn!(chain_id, multicall3 = %address, found, "calls with anySender go alone, without Multicall3");
+            }
+            is_known.then_some(address)
+        }
+    };
     let header: Option<Header> = pool.call("eth_getBlockByNumber", json!(["latest", false])).await.ok();
     let told = header.as_ref().map(Header::number);
     let tuning = &setup.tuning;
@@ -704,12 +715,12 @@ async fn check_chain(setup: ChainSetup, known: KnownFinal) -> Result<CheckedChai
     let data_fee = match &header {
         Some(header) => {
             let common = pool.reference().map_or(header.number(), |reference| reference.min(header.number()));
-            data_fee::read(&pool, setup.spec.family, has_multicall.then_some(multicall), header, common).await.ok()
+            data_fee::read(&pool, setup.spec.family, multicall3, header, common).await.ok()
         }
         None => None,
     };
     let is_counted = false;
-    Ok(CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, head, data_fee, is_counted })
+    Ok(CheckedChain { setup, pool, forwarders, known_forwarders, multicall3, market, head, data_fee, is_counted })
 }
 
 /// Asks until most nodes agree or the deadline is over: one lost answer must not stop a start, nor one node that lags or lies.
@@ -738,13 +749,14 @@ async fn build_service(
     holder: Option<Arc<Mutex<String>>>,
     default_within: Duration,
 ) -> Result<(ChainService, Arc<ChainShared>, mpsc::Receiver<Message>), BuildError> {
-    let CheckedChain { setup, pool, forwarders, known_forwarders, has_multicall, market, head, data_fee, is_counted } =
+    let CheckedChain { setup, pool, forwarders, known_forwarders, multicall3, market, head, data_fee, is_counted } =
         chain;
+    let callers = tenants.callers(&setup);
     let ChainSetup { spec, signers, tuning, .. } = setup;
     let chain_id = spec.chain_id;
     let params = VehicleParams {
         sender: signers[0].address(),
-        multicall3: spec.multicall3.unwrap_or(multicall3::ADDRESS),
+        multicall3,
         schedule: *spec.gas_schedule(),
         forward_overhead_gas: tuning.forward_overhead_gas,
     };
@@ -799,8 +811,8 @@ async fn build_service(
         pool,
         forwarders,
         known_forwarders,
-        has_multicall,
         params,
+        callers,
         inbox: inbox_sender,
         pauses: pauses.clone(),
         nonces: moka::future::Cache::new(NONCE_CACHE_LEN),

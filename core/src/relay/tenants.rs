@@ -1,7 +1,7 @@
 //! Tenants at run time: policies, budgets, rates, open requests.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     num::NonZeroU32,
     sync::{
         Arc, Mutex, PoisonError,
@@ -13,11 +13,12 @@ use std::{
 use alloy_primitives::{Address, U256};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
 
-use super::error::SubmitError;
+use super::{builder::ChainSetup, error::SubmitError};
 use crate::{
     policy::{BudgetBook, Claim, LineKey, OpenBook, OpenError, OpenLimits, TenantPolicy},
     protection::Protection,
     request::{RequestId, VerifiedRequest},
+    schedule::Callers,
     time::Timestamp,
 };
 
@@ -91,6 +92,18 @@ impl Tenants {
             .collect();
         let books = Books { open: OpenBook::new(limits), ..Books::default() };
         Self { tenants, books: Mutex::new(books), limits, is_shared }
+    }
+
+    /// Whose calls each lane of the chain makes. One tenant alone has them all.
+    pub(super) fn callers(&self, setup: &ChainSetup) -> Option<Callers> {
+        let bound = |sender: Address| -> BTreeSet<Arc<str>> {
+            let names = setup.callers.get(&sender);
+            names.into_iter().flatten().filter_map(|id| Some(self.tenants.get(id)?.name.clone())).collect()
+        };
+        if self.tenants.len() <= 1 && setup.callers.is_empty() {
+            return None;
+        }
+        Some(setup.signers.iter().map(|signer| (signer.address(), bound(signer.address()))).collect())
     }
 
     pub(super) const fn is_shared(&self) -> bool {

@@ -173,7 +173,7 @@ impl ChainTuning {
             bump_after_blocks: 3,
             rebroadcast_after_blocks: 2,
             max_attempts: 32,
-            max_fee_ceiling_wei_per_gas: 1_000_000_000_000,
+            max_fee_ceiling_wei_per_gas: spec.max_fee_ceiling_wei_per_gas,
             budget_headroom_percent: 300,
             l1_fee_margin_percent: 100,
             forward_overhead_gas: 45_000,
@@ -188,7 +188,7 @@ impl ChainTuning {
             tip_target_permille: 900,
             tip_within_blocks: 3,
             tip_window_blocks: 200,
-            tip_ceiling_wei_per_gas: 200_000_000_000,
+            tip_ceiling_wei_per_gas: spec.tip_ceiling_wei_per_gas,
             cap_target_permille: 990,
             forecast_blocks: BLOCK_HORIZONS.to_vec(),
             forecast_times: TIME_HORIZONS.into_iter().filter(|time| is_forecast(block, *time)).collect(),
@@ -227,6 +227,26 @@ impl ChainTuning {
             slacks.push(last);
         }
         slacks
+    }
+
+    /// Keys that are 0 and must not be.
+    pub(super) fn zeroes(&self) -> Vec<&'static str> {
+        let positive: [(&str, u138); 13] = [
+            ("poll_interval_ms", self.poll_interval.as_millis()),
+            ("subscribed_poll_interval_ms", self.subscribed_poll_interval.as_millis()),
+            ("subscription_silence_ms", self.subscription_silence.as_millis()),
+            ("hedge_floor_ms", self.hedge_floor.as_millis()),
+            ("rate_limit_pause_ms", self.rate_limit_pause.as_millis()),
+            ("rpc_timeout_ms", self.rpc_timeout.as_millis()),
+            ("max_receipt_polls", self.max_receipt_polls as u128),
+            ("max_batch", self.max_batch as u128),
+            ("max_batch_gas", u128::from(self.max_batch_gas)),
+            ("max_in_flight", self.max_in_flight as u128),
+            ("bump_after_blocks", u128::from(self.bump_after_blocks)),
+            ("rebroadcast_after_blocks", u128::from(self.rebroadcast_after_blocks)),
+            ("max_attempts", u128::from(self.max_attempts)),
+        ];
+        positive.into_iter().filter(|(_, value)| *value == 0).map(|(key, _)| key).collect()
     }
 
     /// What is wrong with the keys of pricing and forecasting on a chain with this time between blocks: key, and why.

@@ -162,7 +162,7 @@ pub(crate) fn member_params(
             let user = member.sequence().map_or(Address::ZERO, |(_, user, _)| user);
             (forwarder, [&member.data()[..], user.as_slice()].concat())
         }
-        VehicleKey::Multicall => (params.multicall3, member.data().to_vec()),
+        VehicleKey::Multicall => (params.multicall3.unwrap_or(sender), member.data().to_vec()),
         VehicleKey::Single(_) => (sender, member.data().to_vec()),
     };
     // A call pays for its own calldata, which the forwarder's call does not.

@@ -22,11 +22,12 @@ pub enum VehicleKey {
 }
 
 impl VehicleKey {
-    /// How `request` travels.
-    pub const fn of(request: &VerifiedRequest) -> Self {
+    /// How `request` travels. A call that any sender may make goes through Multicall3 only where its code was seen
+    /// (`has_multicall`): what is sent to an address without code succeeds and does nothing, and the value is gone.
+    pub const fn of(request: &VerifiedRequest, has_multicall: bool) -> Self {
         match request.kind() {
             RequestKind::Forward(forward) => Self::Forwarder(forward.forwarder),
-            RequestKind::Call(call) if call.any_sender => Self::Multicall,
+            RequestKind::Call(call) if call.any_sender && has_multicall => Self::Multicall,
             RequestKind::Call(_) => Self::Single(request.id()),
         }
     }
@@ -61,8 +62,8 @@ pub struct Payload {
 pub struct VehicleParams {
     /// Refund receiver of `executeBatch`: the lane's sender.
     pub sender: Address,
-    /// Multicall3 on this chain.
-    pub multicall3: Address,
+    /// Multicall3 on this chain, where its known code was seen.
+    pub multicall3: Option<Address>,
     /// Intrinsic gas and calldata floor.
     pub schedule: GasSchedule,
     /// Gas that the forwarder itself needs per request: recovery, nonce write, trust check, event.
@@ -79,6 +80,11 @@ const BATCH_MARGIN_GAS: u64 = 30_000;
 const FORWARD_ENVELOPE_BYTES: usize = 15 * 32;
 
 impl VehicleParams {
+    /// How `request` travels on this chain.
+    pub const fn vehicle(&self, request: &VerifiedRequest) -> VehicleKey {
+        VehicleKey::of(request, self.multicall3.is_some())
+    }
+
     /// Upper bound of the gas that `request` adds to a transaction, calldata included. What the composer adds up.
     pub fn member_gas(&self, request: &VerifiedRequest) -> u64 {
         let data = request.data().len();
@@ -139,7 +145,8 @@ impl VehicleParams {
                         callData: member.data().clone(),
                     })
                     .collect();
-                (self.multicall3, multicall3::aggregate3ValueCall { calls }.abi_encode())
+                let Some(multicall3) = self.multicall3 else { unreachable!("chosen only where its code was seen") };
+                (multicall3, multicall3::aggregate3ValueCall { calls }.abi_encode())
             }
             VehicleKey::Single(_) => match members.first() {
                 Some(member) => (member.target(), member.data().to_vec()),

@@ -147,12 +147,15 @@ pub struct Selection {
 
 /// Where a request stands in line. Requests that travel alone share one line, or a hundred thousand of them would be as
 /// many groups to look at.
-fn group_key(request: &VerifiedRequest) -> VehicleKey {
-    match VehicleKey::of(request) {
+fn group_key(request: &VerifiedRequest, has_multicall: bool) -> VehicleKey {
+    match VehicleKey::of(request, has_multicall) {
         VehicleKey::Single(_) => VehicleKey::Single(RequestId(B256::ZERO)),
         shared => shared,
     }
 }
+
+/// Whose calls each sender account makes: a contract that trusts the account for one tenant must not be called by another.
+pub type Callers = BTreeMap<Address, BTreeSet<Arc<str>>>;
 
 /// (forwarder, user).
 type Signer = (Address, Address);
@@ -333,6 +336,8 @@ pub struct Queue {
     targets: TargetRecords,
     /// Tenants whose requests are left out.
     paused: BTreeSet<Arc<str>>,
+    has_multicall: bool,
+    callers: Option<Callers>,
     waiting: usize,
 }
 
@@ -340,6 +345,27 @@ impl Queue {
     /// An empty queue.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Says that Multicall3 is there: calls that any sender may make share transactions. Before anything is pushed.
+    pub const fn set_multicall(&mut self, has_multicall: bool) {
+        self.has_multicall = has_multicall;
+    }
+
+    /// Binds lanes to the tenants whose calls they make; a lane that is not named makes nobody's. Without it every lane makes
+    /// everybody's. Forward requests go on any lane: their target sees the user.
+    pub fn bind_calls(&mut self, callers: Callers) {
+        self.callers = Some(callers);
+    }
+
+    /// Whether `lane` may send what travels by `key` for `tenant`.
+    fn may_send(&self, lane: LaneId, key: VehicleKey, tenant: &str) -> bool {
+        match (key, &self.callers) {
+            (VehicleKey::Forwarder(_), _) | (_, None) => true,
+            (VehicleKey::Multicall | VehicleKey::Single(_), Some(callers)) => {
+                callers.get(&lane.sender).is_some_and(|tenants| tenants.contains(tenant))
+            }
+        }
     }
 
     /// Sets a tenant's share of the capacity; 1 without.
@@ -416,7 +442,7 @@ impl Queue {
             return;
         }
         let sequence = entry.request.sequence();
-        self.habits.entry(group_key(&entry.request)).or_default().arrived(entry.accepted_at);
+        self.habits.entry(group_key(&entry.request, self.has_multicall)).or_default().arrived(entry.accepted_at);
         self.entries.insert(id, entry);
         self.enter(id, sequence);
     }
@@ -502,7 +528,7 @@ impl Queue {
             }
         };
         Some(Place {
-            key: group_key(&entry.request),
+            key: group_key(&entry.request, self.has_multicall),
             tenant: entry.tenant.clone(),
             due,
             seq: entry.seq,
@@ -822,10 +848,15 @@ impl Queue {
         let full = self.full(lane, limits.slots, cutoff);
         // The tenant that was served least comes first, then the most urgent one. Whoever waits for company holds up nobody.
         let mut lines: Vec<(u64, Timestamp, VehicleKey, Arc<str>)> = Vec::new();
+        let mut barred = Vec::new();
         for (key, group) in &self.groups {
             for (tenant, line) in
                 group.tenants.iter().filter(|(tenant, _)| !full.contains(*tenant) && !self.paused.contains(*tenant))
             {
+                if !self.may_send(lane, *key, tenant) {
+                    barred.push(*key);
+                    continue;
+                }
                 if let Some(due) = line.first_for(lane).filter(|due| *due <= cutoff) {
                     let time = self.tenants.get(tenant).map_or(0, |tenant| tenant.virtual_time);
                     lines.push((time, due, *key, tenant.clone()));
@@ -855,7 +886,7 @@ impl Queue {
                 }
             };
             let Some(first) = members.first().and_then(|id| self.entries.get(id)) else { continue };
-            let vehicle = VehicleKey::of(&first.request);
+            let vehicle = VehicleKey::of(&first.request, self.has_multicall);
             let (mut deadline, mut valid_until, mut ceiling) = (Timestamp(u64::MAX), Timestamp(u64::MAX), u128::MAX);
             for entry in members.iter().filter_map(|id| self.entries.get(id)) {
                 deadline = deadline.min(entry.due);
@@ -872,6 +903,12 @@ impl Queue {
                 ceiling_wei_per_gas: ceiling,
             });
         }
+        // What another lane has to send waits for that lane, not for the clock.
+        for key in barred {
+            if let Some(group) = self.groups.get_mut(&key) {
+                group.held_until.get_or_insert(Timestamp(u64::MAX));
+            }
+        }
         None
     }
 
@@ -879,9 +916,11 @@ impl Queue {
     fn full(&self, lane: LaneId, slots: usize, cutoff: Timestamp) -> BTreeSet<Arc<str>> {
         let Some(held) = self.held.get(&lane) else { return BTreeSet::new() };
         let mut able: BTreeSet<&Arc<str>> = BTreeSet::new();
-        for group in self.groups.values() {
+        for (key, group) in &self.groups {
             let ready = group.tenants.iter().filter(|(tenant, line)| {
-                !self.paused.contains(*tenant) && line.first_for(lane).is_some_and(|due| due <= cutoff)
+                self.may_send(lane, *key, tenant)
+                    && !self.paused.contains(*tenant)
+                    && line.first_for(lane).is_some_and(|due| due <= cutoff)
             });
             able.extend(ready.map(|(tenant, _)| tenant));
         }

@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, fs, path::Path, process::Command};
 const ROOMS: &[(&str, &[&str])] = &[
     ("time", &[]),
     ("protection", &[]),
+    ("private", &[]),
     ("chain", &["time", "protection"]),
     ("request", &["time", "protection", "chain"]),
     ("market", &["time", "chain"]),
@@ -16,8 +17,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("provenance", &["time", "chain", "request"]),
     ("sim", &["time", "chain", "request", "market", "forecast", "schedule", "policy", "lane", "provenance"]),
     ("client", &["time", "chain", "request", "market", "schedule", "lane", "provenance"]),
-    ("client_http", &["time", "client", "request"]),
-    ("ledger", &["time", "protection", "chain", "request", "policy", "lane", "provenance"]),
+    ("client_http", &["time", "private", "client", "request"]),
+    ("ledger", &["time", "protection", "private", "chain", "request", "policy", "lane", "provenance"]),
     (
         "relay",
         &[

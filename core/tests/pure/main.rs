@@ -1,5 +1,6 @@
 //! Tests of what needs no runtime: vectors, requests, queue, timing, lanes, the page's relay, and the direction of rooms.
 
+mod ceilings;
 mod chain_vectors;
 mod data_fee_vectors;
 mod direction;

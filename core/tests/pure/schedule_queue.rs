@@ -99,6 +99,12 @@ fn unnamed(from: u16, nonce: u64, target: u8, tenant: &str, seq: u64) -> QueuedR
     QueuedRequest { company: Company::Unnamed, ..entry(stored(id, nonce, 100_000, &kind), tenant, seq) }
 }
 
+fn with_multicall() -> Queue {
+    let mut queue = Queue::new();
+    queue.set_multicall(true);
+    queue
+}
+
 fn limits() -> ComposeLimits {
     ComposeLimits {
         max_batch: 8,
@@ -252,7 +258,7 @@ impl Model {
         let first = entries[0].ceiling_wei_per_gas.min(limits.quote_max_fee);
         assert!(*ceiling_wei_per_gas >= first);
         for entry in &entries {
-            assert_eq!(VehicleKey::of(&entry.request), *key);
+            assert_eq!(VehicleKey::of(&entry.request, true), *key);
             let company = [8, 2, 1, 1][entry.batch_failures as usize];
             assert!(members.len() <= company, "{} failures travel with {}", entry.batch_failures, members.len());
         }
@@ -305,7 +311,7 @@ proptest! {
     ) {
         let linger = Duration::from_millis(linger);
         let limits = ComposeLimits { max_gas: 3_000_000, waiting_cost_percent, linger, ..limits() };
-        let (mut queue, mut model, mut now) = (Queue::new(), Model::default(), Timestamp(1_000_000));
+        let (mut queue, mut model, mut now) = (with_multicall(), Model::default(), Timestamp(1_000_000));
         for (seq, op) in ops.into_iter().enumerate() {
             match op {
                 Op::Push { from, nonce, slack, tenant, gas, ceiling, failures } => {
@@ -419,7 +425,7 @@ proptest! {
         urgent in prop_oneof![Just(0u64), Just(10_000_000)], is_single in any::<bool>(),
     ) {
         let limits = ComposeLimits { urgent: Duration::from_millis(urgent), ..limits() };
-        let mut queue = Queue::new();
+        let mut queue = with_multicall();
         queue.set_weight("a", a);
         queue.set_weight("b", b);
         for salt in 0..400 {
@@ -454,7 +460,7 @@ proptest! {
         landings in prop::collection::vec(any::<prop::sample::Index>(), 40),
     ) {
         let limits = ComposeLimits { slots, ..limits() };
-        let mut queue = Queue::new();
+        let mut queue = with_multicall();
         let name = |index: usize| format!("t{}", index % weights.len());
         for (index, weight) in weights.iter().enumerate() {
             queue.set_weight(&name(index), *weight);
@@ -484,7 +490,7 @@ proptest! {
     #[test]
     fn what_is_late_goes_on(slacks in prop::collection::vec((1u64..20_000, 0u64..60_000), 1..60), within in 1u64..5_000) {
         let limits = ComposeLimits { max_batch: 4, ..limits() };
-        let mut queue = Queue::new();
+        let mut queue = with_multicall();
         let mut left: BTreeMap<RequestId, (u64, u64)> = BTreeMap::new();
         for (salt, (promised, more)) in slacks.into_iter().enumerate() {
             let entry = outliving(call(salt as u64, promised, "t", true), promised + more);
@@ -539,7 +545,7 @@ fn tenant_of<'a>(queue: &'a Queue, id: &RequestId) -> &'a str {
 #[test]
 fn urgent_ones_come_first_within_a_tenant() {
     let limits = ComposeLimits { max_batch: 2, ..limits() };
-    let mut queue = Queue::new();
+    let mut queue = with_multicall();
     for salt in 0..10 {
         queue.push(call(salt, 1_000_000, "t", true));
     }
@@ -553,7 +559,7 @@ fn urgent_ones_come_first_within_a_tenant() {
 #[test]
 fn a_flood_of_short_deadlines_leaves_others_their_share() {
     let limits = ComposeLimits { max_batch: 100, max_gas: u64::MAX, urgent: Duration::from_secs(180), ..limits() };
-    let mut queue = Queue::new();
+    let mut queue = with_multicall();
     let mut salt = 0;
     for block in 0..20_u64 {
         let now = block * 12_000;
@@ -575,7 +581,7 @@ fn a_flood_of_short_deadlines_leaves_others_their_share() {
 #[test]
 fn one_signer_fills_only_what_the_others_leave() {
     let limits = ComposeLimits { max_batch: 100, max_gas: u64::MAX, max_bytes: usize::MAX, ..limits() };
-    let mut queue = Queue::new();
+    let mut queue = with_multicall();
     for nonce in 0..1_000 {
         // The most urgent of all.
         queue.push(forward(0, nonce, 50_000, "t", nonce));
@@ -597,7 +603,7 @@ fn one_signer_fills_only_what_the_others_leave() {
 #[test]
 fn single_transactions_and_full_batches_share_a_lane() {
     let limits = ComposeLimits { slots: 16, ..limits() };
-    let mut queue = Queue::new();
+    let mut queue = with_multicall();
     (0..200).for_each(|salt| queue.push(call(salt, 30_000, "singles", false)));
     (200..1_000).for_each(|salt| queue.push(call(salt, 60_000, "batches", true)));
     let mut held = BTreeMap::new();
@@ -620,7 +626,7 @@ fn single_transactions_and_full_batches_share_a_lane() {
 #[test]
 fn a_hundred_small_tenants_all_get_a_turn_on_one_lane() {
     let limits = ComposeLimits { slots: 16, ..limits() };
-    let mut queue = Queue::new();
+    let mut queue = with_multicall();
     for salt in 0..1_000 {
         queue.push(call(salt, 30_000, "greedy", false));
     }
@@ -646,7 +652,7 @@ fn a_hundred_small_tenants_all_get_a_turn_on_one_lane() {
 #[test]
 fn late_ones_get_one_place_in_eight_and_what_is_left() {
     let limits = ComposeLimits { max_batch: 16, max_gas: u64::MAX, ..limits() };
-    let mut queue = Queue::new();
+    let mut queue = with_multicall();
     for salt in 0..10 {
         queue.push(outliving(call(salt, 1_000, "t", true), 1_000_000));
     }
@@ -670,7 +676,7 @@ fn late_ones_get_one_place_in_eight_and_what_is_left() {
 #[test]
 fn whoever_waits_behind_a_gap_pulls_nobody() {
     let gate = Within(Duration::from_secs(20), Duration::ZERO);
-    let mut queue = Queue::new();
+    let mut queue = with_multicall();
     queue.push(forward(1, 0, 1_000_000, "t", 0));
     queue.push(forward(1, 2, 15_000, "t", 2));
     queue.set_chain_nonce(FORWARDER, signer(1), 0);
@@ -683,7 +689,7 @@ fn whoever_waits_behind_a_gap_pulls_nobody() {
 
 #[test]
 fn whoever_is_priced_out_comes_back_when_the_fee_falls() {
-    let mut queue = Queue::new();
+    let mut queue = with_multicall();
     for salt in 0..10 {
         queue.push(QueuedRequest { ceiling_wei_per_gas: 20 + u128::from(salt), ..call(salt, 100_000, "t", true) });
     }
@@ -699,7 +705,7 @@ fn a_later_nonce_with_less_time_pulls_its_predecessors() {
     let limits = limits();
     let gate = Within(Duration::from_secs(20), Duration::ZERO);
     for order in [[0, 1, 2], [2, 1, 0], [0, 2, 1], [1, 0, 2]] {
-        let mut queue = Queue::new();
+        let mut queue = with_multicall();
         for nonce in order {
             let deadline = if nonce == 1 { 15_000 } else { 1_000_000 };
             queue.push(forward(1, nonce, deadline, "t", nonce));
@@ -713,7 +719,7 @@ fn a_later_nonce_with_less_time_pulls_its_predecessors() {
 #[test]
 fn who_left_pulls_nobody() {
     let gate = Within(Duration::from_secs(20), Duration::ZERO);
-    let mut queue = Queue::new();
+    let mut queue = with_multicall();
     let hurried = forward(1, 1, 15_000, "t", 1);
     queue.push(forward(1, 0, 1_000_000, "t", 0));
     queue.push(hurried.clone());
@@ -725,7 +731,7 @@ fn who_left_pulls_nobody() {
 #[test]
 fn linger_waits_for_company_but_not_for_ever() {
     let limits = ComposeLimits { linger: Duration::from_millis(500), ..limits() };
-    let mut queue = Queue::new();
+    let mut queue = with_multicall();
     let at = |at, entry| QueuedRequest { accepted_at: Timestamp(at), ..entry };
     queue.push(at(1_000, forward(1, 0, 100_000, "t", 0)));
     queue.set_chain_nonce(FORWARDER, signer(1), 0);
@@ -733,7 +739,7 @@ fn linger_waits_for_company_but_not_for_ever() {
     assert_eq!((trigger(1_000), trigger(1_499), trigger(1_500)), (None, None, Some(Trigger::Linger)));
 
     // New company, ever more urgent, does not start the wait afresh.
-    let mut queue = Queue::new();
+    let mut queue = with_multicall();
     for nonce in 0..5u64 {
         let now = Timestamp(1_000 + 100 * nonce);
         queue.push(at(now.0, forward(1, nonce, 100_000 - nonce, "t", nonce)));
@@ -743,7 +749,7 @@ fn linger_waits_for_company_but_not_for_ever() {
     assert_eq!(compose(&mut queue, 1_500, &limits).members.len(), 5);
 
     // Somebody who has little time waits through a quarter of it.
-    let mut queue = Queue::new();
+    let mut queue = with_multicall();
     queue.push(at(1_000, call(1, 1_400, "t", true)));
     assert!(queue.compose(Timestamp(1_099), lane(0), &limits, &ANY_PRICE).is_none());
     assert_eq!(compose(&mut queue, 1_100, &limits).trigger, Trigger::Deadline);
@@ -752,7 +758,7 @@ fn linger_waits_for_company_but_not_for_ever() {
 #[test]
 fn a_successor_follows_on_the_same_lane_only() {
     let limits = ComposeLimits { max_batch: 1, ..limits() };
-    let mut queue = Queue::new();
+    let mut queue = with_multicall();
     (0..3).for_each(|nonce| queue.push(forward(1, nonce, 100_000, "t", nonce)));
     queue.set_chain_nonce(FORWARDER, signer(1), 0);
     let first = compose(&mut queue, 1, &limits).members[0];
@@ -767,7 +773,7 @@ fn a_successor_follows_on_the_same_lane_only() {
 
 #[test]
 fn a_restart_finds_the_lane_of_those_in_flight() {
-    let mut queue = Queue::new();
+    let mut queue = with_multicall();
     queue.push_in_flight(forward(1, 4, 100_000, "t", 0), lane(1));
     queue.push(forward(1, 5, 100_000, "t", 1));
     assert_eq!((queue.waiting(), queue.in_flight()), (1, 1));
@@ -783,7 +789,7 @@ fn a_restart_finds_the_lane_of_those_in_flight() {
 fn failures_travel_in_ever_smaller_company() {
     let limits = ComposeLimits { max_batch: 32, ..limits() };
     for (failures, most) in [(0, 32), (1, 8), (2, 2), (3, 1), (6, 1)] {
-        let mut queue = Queue::new();
+        let mut queue = with_multicall();
         for salt in 0..64 {
             queue.push(QueuedRequest { batch_failures: failures, ..call(salt, 100_000, "t", true) });
         }
@@ -793,7 +799,7 @@ fn failures_travel_in_ever_smaller_company() {
 
 #[test]
 fn a_low_ceiling_does_not_hold_others_down() {
-    let mut queue = Queue::new();
+    let mut queue = with_multicall();
     let with = |salt, ceiling| QueuedRequest { ceiling_wei_per_gas: ceiling, ..call(salt, 100_000 + salt, "t", true) };
     for (salt, ceiling) in [(0, 100), (1, 12), (2, 40), (3, 9), (4, 30)] {
         queue.push(with(salt, ceiling));
@@ -808,7 +814,7 @@ fn a_low_ceiling_does_not_hold_others_down() {
 
 #[test]
 fn singles_travel_alone() {
-    let mut queue = Queue::new();
+    let mut queue = with_multicall();
     (0..3).for_each(|salt| queue.push(call(salt, 100_000 + salt, "t", false)));
     for salt in 0..3 {
         let id = call(salt, 0, "t", false).request.id();
@@ -818,8 +824,45 @@ fn singles_travel_alone() {
 }
 
 #[test]
+fn calls_go_alone_where_nobody_has_seen_the_code_that_would_join_them() {
+    let mut queue = with_multicall();
+    (0..3).for_each(|salt| queue.push(call(salt, 100_000 + salt, "t", true)));
+    for salt in 0..3 {
+        let id = call(salt, 0, "t", true).request.id();
+        let chosen = compose(&mut queue, 1, &limits());
+        assert_eq!((chosen.key, chosen.members), (VehicleKey::Single(id), vec![id]));
+    }
+}
+
+#[test]
+fn a_lane_makes_the_calls_of_its_own_tenants_only() {
+    let name = |tenant: &str| -> Arc<str> { tenant.into() };
+    for any_sender in [false, true] {
+        let mut queue = with_multicall();
+        // Lane 0 is the shop's, lane 1 nobody's.
+        queue.bind_calls([(lane(0).sender, [name("shop")].into())].into());
+        queue.push(call(0, 100_000, "bank", any_sender));
+        queue.push(call(1, 200_000, "shop", any_sender));
+        queue.push(forward(1, 0, 300_000, "bank", 2));
+        queue.set_chain_nonce(FORWARDER, signer(1), 0);
+        let mut sent = |of: u8| {
+            let mut members = Vec::new();
+            while let Some(chosen) = queue.compose(Timestamp(1), lane(of), &limits(), &ANY_PRICE) {
+                members.extend(chosen.members);
+            }
+            members
+        };
+        let id = |entry: QueuedRequest| entry.request.id();
+        let forward = id(forward(1, 0, 0, "bank", 2));
+        assert_eq!(sent(1), [forward], "any lane sends forward requests, and no calls of others");
+        assert_eq!(sent(0), [id(call(1, 0, "shop", any_sender))], "the bank's call is not made as the shop's account");
+        assert_eq!(queue.waiting(), 1);
+    }
+}
+
+#[test]
 fn the_last_nonces_do_not_overflow() {
-    let mut queue = Queue::new();
+    let mut queue = with_multicall();
     let last = u64::MAX;
     for nonce in [last - 1, last] {
         queue.push(forward(1, nonce, 100_000, "t", nonce));
@@ -835,7 +878,7 @@ fn the_last_nonces_do_not_overflow() {
 /// 100 000 requests: a quadratic walk over them would not end.
 fn many(signers: u16, each: u64) {
     let limits = ComposeLimits { max_batch: 200, max_gas: u64::MAX, max_bytes: usize::MAX, ..limits() };
-    let mut queue = Queue::new();
+    let mut queue = with_multicall();
     for nonce in 0..each {
         for from in 0..signers {
             // The urgent ones come last, so every push changes what the run's deadline is.
@@ -887,7 +930,7 @@ fn sent(queue: &mut Queue) -> Vec<(String, usize)> {
 
 #[test]
 fn tenants_never_share_a_transaction() {
-    let mut queue = Queue::new();
+    let mut queue = with_multicall();
     for i in 0..6 {
         queue.push(forward(i, 0, 100_000, if i % 2 == 0 { "a" } else { "b" }, u64::from(i)));
         queue.set_chain_nonce(FORWARDER, signer(i), 0);
@@ -899,7 +942,7 @@ fn tenants_never_share_a_transaction() {
 /// A target that no policy names meets one signer's requests only; each clean transaction earns it one more signer.
 #[test]
 fn an_unnamed_target_earns_its_company() {
-    let mut queue = Queue::new();
+    let mut queue = with_multicall();
     let mut seq = 0;
     let mut fill = |queue: &mut Queue, round: u64| {
         for i in 0..6 {
@@ -928,7 +971,7 @@ fn an_unnamed_target_earns_its_company() {
 /// Other targets' requests never share with an unnamed one's, but for the same signer's.
 #[test]
 fn an_unnamed_target_shares_with_no_other() {
-    let mut queue = Queue::new();
+    let mut queue = with_multicall();
     queue.push(unnamed(0, 0, 0x66, "a", 0));
     queue.push(unnamed(0, 1, 0x67, "a", 1));
     queue.push(unnamed(1, 0, 0x67, "a", 2));

@@ -17,7 +17,7 @@ use slackwater::{
     request::{RequestId, Status},
 };
 
-use super::{ConfigArgs, error::CliError};
+use super::{ConfigArgs, error::CliError, printable::printable};
 
 /// Rows read at a time.
 const PAGE: usize = 2_000;
@@ -98,7 +98,7 @@ pub(super) async fn run(args: AuditArgs) -> Result<(), CliError> {
             println!("{name:<16} {value}");
         }
         for problem in &findings.problems {
-            println!("BROKEN: {problem}");
+            println!("BROKEN: {}", printable(problem));
         }
         if findings.count > findings.problems.len() as u64 {
             println!("… and {} more", findings.count - findings.problems.len() as u64);

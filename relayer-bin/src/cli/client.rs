@@ -7,13 +7,20 @@ use reqwest::{Method, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::error::{CliError, Exit};
+use super::{
+    error::{CliError, Exit},
+    printable::{printable, printable_json},
+};
 use crate::config::{Secret, SecretRef};
 
 /// Longest wait for an answer that is not a stream.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest line of an event stream.
 const MAX_LINE_BYTES: usize = 1 << 20;
+/// Longest answer that is read: an export of models is the longest that there is.
+const MAX_ANSWER_BYTES: usize = 288 << 20;
+/// Longest explanation of a refusal that is read.
+const MAX_PROBLEM_BYTES: usize = 1 << 20;
 
 /// Which relayer, and as whom.
 #[derive(Debug, Clone, Args)]
@@ -94,20 +101,32 @@ impl Client {
         CliError::new(Exit::Unreachable, format!("{} {what}", self.base))
     }
 
+    async fn read(&self, mut response: reqwest::Response, limit: usize) -> Result<Vec<u8>, CliError> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(&error))? {
+            if bytes.len() + chunk.len() > limit {
+                return Err(CliError::failed(format!("{} sent an answer of more than {limit} bytes", self.base)));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    }
+
     async fn answer<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, CliError> {
         let response = request.timeout(TIMEOUT).send().await.map_err(|error| self.unreachable(&error))?;
         let status = response.status();
-        let bytes = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        let limit = if status.is_success() { MAX_ANSWER_BYTES } else { MAX_PROBLEM_BYTES };
+        let bytes = self.read(response, limit).await?;
         if status.is_success() {
             return serde_json::from_slice(&bytes)
                 .map_err(|error| CliError::failed(format!("{} is no Slackwater relayer: {error}", self.base)));
         }
-        let problem = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        let problem = serde_json::from_slice(&bytes).map_or(Value::Null, printable_json);
         Err(Refusal { status, problem }.into())
     }
 
     pub(super) async fn get(&self, path: &str) -> Result<Value, CliError> {
-        self.answer(self.request(Method::GET, path)).await
+        self.answer(self.request(Method::GET, path)).await.map(printable_json)
     }
 
     /// The answer as it came: to be written down, not read.
@@ -117,7 +136,7 @@ impl Client {
     }
 
     pub(super) async fn delete(&self, path: &str) -> Result<Value, CliError> {
-        self.answer(self.request(Method::DELETE, path)).await
+        self.answer(self.request(Method::DELETE, path)).await.map(printable_json)
     }
 
     pub(super) async fn post(
@@ -130,7 +149,7 @@ impl Client {
         if let Some(key) = idempotency_key {
             request = request.header("Idempotency-Key", key);
         }
-        self.answer(request).await
+        self.answer(request).await.map(printable_json)
     }
 
     /// Opens an event stream after event `after`; `None` if it has ended for good.
@@ -144,7 +163,8 @@ impl Client {
             StatusCode::NO_CONTENT => Ok(None),
             StatusCode::OK => Ok(Some(EventStream { response, parser: SseParser::default() })),
             status => {
-                let problem = response.bytes().await.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+                let bytes = self.read(response, MAX_PROBLEM_BYTES).await.ok();
+                let problem = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).map(printable_json);
                 Err(Refusal { status, problem: problem.unwrap_or(Value::Null) }.into())
             }
         }
@@ -163,7 +183,7 @@ impl EventStream {
     pub(super) async fn next(&mut self) -> Result<Option<String>, CliError> {
         loop {
             if let Some(data) = self.parser.next_event() {
-                return Ok(Some(data));
+                return Ok(Some(printable(&data).into_owned()));
             }
             // A broken connection is an end like any other: the caller resumes after the last event.
             let Ok(Some(chunk)) = self.response.chunk().await else { return Ok(None) };
@@ -195,7 +215,7 @@ impl SseParser {
             start = end + 1;
         }
         self.buffer.drain(..start);
-        self.buffer.len() <= MAX_LINE_BYTES
+        self.buffer.len() <= MAX_LINE_BYTES && self.data.as_ref().is_none_or(|data| data.len() <= MAX_LINE_BYTES)
     }
 
     fn line(&mut self, line: &str) {

@@ -101,7 +101,7 @@ pub(super) async fn run(args: DevArgs) -> Result<(), CliError> {
     let scratch = tempfile::Builder::new().prefix("slackwater-dev-").tempdir()?;
     let data = match &args.data {
         Some(dir) => {
-            std::fs::create_dir_all(dir)?;
+            super::keys::private_dir(dir)?;
             dir.clone()
         }
         None => scratch.path().to_owned(),
@@ -154,7 +154,7 @@ async fn serve_dev(args: &DevArgs, data: &Path, rpc: &str) -> Result<serve::Runn
         signers.push(format!("\"inline:{}\"", hex::encode(key)));
     }
     let database = data.join("slackwater.db");
-    let config = configuration(args, rpc, chain_id, &database, &signers, contracts.forwarder)?;
+    let config = configuration(args, rpc, chain_id, &database, &signers, contracts)?;
     telemetry::init_logs(&config.log);
     let running = serve::start(&config, None).await?;
     let ready = Ready {
@@ -180,7 +180,7 @@ fn configuration(
     chain_id: u64,
     database: &Path,
     signers: &[String],
-    forwarder: Address,
+    contracts: Contracts,
 ) -> Result<crate::config::Config, CliError> {
     let block_time_ms = match args.rpc {
         Some(_) => 1_000,
@@ -192,16 +192,19 @@ fn configuration(
          [ledger]\npath = {database:?}\n\
          [identity]\nkey = \"inline:{identity}\"\n\
          [log]\nlevel = {level:?}\n\
-         [[chain]]\npreset = \"anvil\"\nchain_id = {chain_id}\nrpc = [{{ name = \"anvil\", url = {rpc:?} }}]\n\
+         [[chain]]\npreset = \"anvil\"\nchain_id = {chain_id}\nrpc = [{{ name = \"anvil\", url = {rpc:?}, insecure = true }}]\n\
          signers = [{signers}]\nforwarders = [{{ address = \"{forwarder}\" }}]\n\
          spec = {{ block_time_ms = {block_time_ms}, multicall3 = \"{multicall3}\" }}\n\
-         [[tenant]]\nid = \"default\"\nkinds = [\"forward\", \"call\"]\noperator = true\n\
+         [[tenant]]\nid = \"default\"\nkinds = [\"forward\", \"call\"]\noperator = true\nopen = true\n\
+         targets = {{ \"{chain_id}\" = {{ \"{guestbook}\" = [], \"*\" = [] }} }}\n\
          max_value_wei = \"1000000000000000000\"\nmax_gas = 10000000\n",
         listen = args.listen,
         database = database.display().to_string(),
         identity = hex::encode(dev_key("identity")),
         level = args.log_level,
         signers = signers.join(", "),
+        forwarder = contracts.forwarder,
+        guestbook = contracts.guestbook,
         multicall3 = multicall3::ADDRESS,
     );
     let mut sources = Sources { allow_inline_secrets: true, ..Sources::of_process(None) };
@@ -294,7 +297,7 @@ fn announce(ready: &Ready<'_>, is_json: bool) -> Result<(), CliError> {
     println!("{bold}Slackwater dev{plain} is ready\n");
     println!("  API        {bold}{}{plain}   (dashboard: /, API: /docs, metrics: /metrics)", ready.url);
     println!("  chain      {}   chain id {}", ready.rpc, ready.chain_id);
-    println!("  tenant     {} (no API key needed)", ready.tenant);
+    println!("  tenant     {} (no API key needed, open: any target, no budget)", ready.tenant);
     println!("  relayer    {} signs promises", ready.relayer);
     println!("  forwarder  {} \"{}\"", ready.forwarder, ready.forwarder_name);
     println!("  guestbook  {}", ready.guestbook);

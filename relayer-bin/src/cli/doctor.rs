@@ -14,8 +14,13 @@ use slackwater::{
 };
 use slackwater_contracts::{forwarder, multicall3};
 
-use super::{ConfigArgs, error::CliError, watch::instant};
-use crate::config::Config;
+use super::{
+    ConfigArgs,
+    error::CliError,
+    printable::{printable, printable_json},
+    watch::instant,
+};
+use crate::config::{Config, Readers};
 
 /// Blocks whose base fee is computed and compared.
 const BLOCKS: u64 = 8;
@@ -103,6 +108,7 @@ pub(super) async fn run(args: DoctorArgs) -> Result<(), CliError> {
     let mut report = Report::default();
     report.ok("configuration", format!("valid, {} values", config.entries.len()));
     check_settings(&mut report, &config);
+    check_readers(&mut report, &config);
     match config.resolve() {
         Err(errors) => {
             for error in errors.0 {
@@ -137,7 +143,7 @@ pub(super) async fn run(args: DoctorArgs) -> Result<(), CliError> {
 
 fn print(report: &Report, is_json: bool) {
     if is_json {
-        println!("{}", json!(report.0));
+        println!("{}", printable_json(json!(report.0)));
         return;
     }
     let colours = std::io::stdout().is_terminal();
@@ -148,10 +154,22 @@ fn print(report: &Report, is_json: bool) {
             Grade::Fail => ("FAIL", "\x1b[31m"),
         };
         let name = if colours { format!("{colour}{name}\x1b[0m") } else { name.to_owned() };
-        println!("{name}  {}: {}", finding.subject, finding.finding);
+        println!("{name}  {}: {}", printable(&finding.subject), printable(&finding.finding));
         if let Some(fix) = &finding.fix {
             println!("      → {fix}");
         }
+    }
+}
+
+/// Files that others may read.
+fn check_readers(report: &mut Report, config: &Config) {
+    for exposed in config.exposed() {
+        let subject = format!("file {}", exposed.path.display());
+        let (grade, who) = match exposed.readers {
+            Readers::Everybody => (Grade::Fail, "everybody on this machine"),
+            Readers::Group => (Grade::Warn, "its group"),
+        };
+        report.add(grade, &subject, format!("{who} may read {}", exposed.what), "chmod 600, as the relayer's user");
     }
 }
 
@@ -175,9 +193,24 @@ fn check_settings(report: &mut Report, config: &Config) {
         );
     }
     for tenant in &config.tenants {
-        if tenant.policy.budget.is_none() {
-            let subject = format!("tenant {}", tenant.policy.id);
+        let (policy, subject) = (&tenant.policy, format!("tenant {}", tenant.policy.id));
+        if policy.budget.is_none() {
             report.add(Grade::Warn, &subject, "has no budget: its spending is unlimited", "set `budget`");
+        }
+        if policy.targets.is_none() || !policy.others.is_empty() {
+            report.add(Grade::Warn, &subject, "may use any contract", "name the contracts in `targets`");
+            if !policy.max_value_wei.is_zero() {
+                let finding = "may send the relayer's own money to anybody";
+                report.add(
+                    Grade::Warn,
+                    &subject,
+                    finding,
+                    "name the contracts in `targets`, or leave out `max_value_wei`",
+                );
+            }
+        }
+        if policy.rate_per_s.is_none() {
+            report.add(Grade::Warn, &subject, "may ask as often as it likes", "set `rate_per_s`");
         }
     }
     for chain in &config.chains {

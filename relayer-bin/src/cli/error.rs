@@ -4,6 +4,7 @@ use std::{fmt, process::ExitCode};
 
 use slackwater::relay::{BuildError, RpcError};
 
+use super::printable::printable_lines;
 use crate::{config::ConfigErrors, http::ServeError};
 
 /// Exit codes, as documented in `--help`.
@@ -48,7 +49,7 @@ impl CliError {
     /// Tells it on standard error. An empty message has been told already.
     pub(super) fn report(&self) -> ExitCode {
         if !self.message.is_empty() {
-            eprintln!("slackwater: {}", self.message);
+            eprintln!("slackwater: {}", printable_lines(&self.message));
         }
         ExitCode::from(self.exit as u8)
     }

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Write,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -15,10 +15,13 @@ use zeroize::Zeroizing;
 
 use super::error::CliError;
 use crate::{
-    config::{Secret, SecretRef},
+    config::{Secret, SecretRef, SecretText},
     http::auth::{KeyHash, new_key},
     keystore,
 };
+
+/// Shortest password that is taken without a warning.
+const PASSWORD_LEN: usize = 12;
 
 #[derive(Debug, Args)]
 pub(super) struct KeysArgs {
@@ -106,9 +109,19 @@ pub(super) fn run(args: KeysArgs) -> Result<(), CliError> {
 }
 
 fn resolve(flag: &str, text: &str) -> Result<Secret, CliError> {
-    SecretRef::parse(text)
-        .and_then(|reference| reference.resolve())
-        .map_err(|error| CliError::usage(format!("{flag}: {error}")))
+    let fail = |problem: String| CliError::usage(format!("{flag}: {problem}"));
+    let reference = SecretRef::parse(text).map_err(|error| fail(error.to_string()))?;
+    if reference.is_inline() {
+        let problem = "inline: leaves the secret in the shell's history and in the list of processes";
+        return Err(fail(format!("{problem}; write env:NAME or file:PATH")));
+    }
+    reference.resolve().map_err(|error| fail(error.to_string()))
+}
+
+/// Makes a directory that only its owner may look into. One that is there keeps its mode: it may be shared on purpose, and
+/// the files in it are the owner's.
+pub(super) fn private_dir(path: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 fn save(store: &Store, key: &[u8; 32], address: Address) -> Result<(), CliError> {
@@ -117,7 +130,12 @@ fn save(store: &Store, key: &[u8; 32], address: Address) -> Result<(), CliError>
     if Path::new(&name).components().count() != 1 {
         return Err(CliError::usage("--name must be a file name, not a path"));
     }
-    fs::create_dir_all(&store.dir)?;
+    if password.expose().chars().count() < PASSWORD_LEN {
+        eprintln!(
+            "slackwater: the password has fewer than {PASSWORD_LEN} characters: whoever gets the file can guess it"
+        );
+    }
+    private_dir(&store.dir)?;
     let document = keystore::encrypt(key, address, password.expose())
         .map_err(|error| CliError::failed(format!("can't encrypt the key: {error}")))?;
     let path = store.dir.join(&name);
@@ -129,7 +147,8 @@ fn save(store: &Store, key: &[u8; 32], address: Address) -> Result<(), CliError>
         .map_err(|error| CliError::failed(format!("can't create {}: {error}", path.display())))?;
     file.write_all(document.to_string().as_bytes())?;
     file.sync_all()?;
-    let reference = format!("keystore:{},password={}", path.display(), store.password);
+    let password = SecretText(store.password.clone());
+    let reference = format!("keystore:{},password={}", path.display(), password.shown());
     if store.json {
         println!("{}", json!({ "address": address, "file": path, "reference": reference }));
     } else {
@@ -211,6 +230,7 @@ mod tests {
         save(&store, &[7; 32], signer.address()).unwrap();
         let path = store.dir.join("lane.json");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(&store.dir).unwrap().permissions().mode() & 0o777, 0o700);
         let opened = SecretRef::parse(&format!("keystore:{},password={reference}", path.display())).unwrap().resolve();
         assert_eq!(opened.unwrap().expose(), hex::encode([7; 32]));
         assert!(save(&store, &[7; 32], signer.address()).is_err(), "never overwritten");

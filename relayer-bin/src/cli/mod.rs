@@ -17,6 +17,7 @@ mod history;
 mod keys;
 mod models;
 mod pause;
+mod printable;
 mod send;
 mod serve;
 mod watch;
@@ -27,7 +28,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use error::{CliError, Exit};
 
-use crate::config::Sources;
+use crate::config::{Sources, hidden, looks_secret};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -128,7 +129,11 @@ struct ServeArgs {
 
 /// Parses the command line, runs the command, and says how it ended.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    keep_memory_private();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => without_secrets(error).exit(),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -139,6 +144,44 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),
     }
+}
+
+/// No core file, and no other process of the same user that reads this one's memory: keys are in it. Where the system has no
+/// such thing, it goes on without.
+fn keep_memory_private() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
+}
+
+/// What is wrong with the command line, without what may be a secret that was put in the wrong place. The value of `--set`
+/// may be one anywhere.
+fn without_secrets(mut error: clap::Error) -> clap::Error {
+    use clap::error::{ContextKind, ContextValue};
+    let is_set =
+        matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(name)) if name.starts_with("--set"));
+    let hide = |text: &str, is_value: bool| match is_value && is_set || looks_secret(text) {
+        true => hidden(text),
+        false => text.to_owned(),
+    };
+    let contexts: Vec<(ContextKind, ContextValue)> =
+        error.context().map(|(kind, value)| (kind, value.clone())).collect();
+    for (kind, value) in contexts {
+        let is_value = kind == ContextKind::InvalidValue;
+        let value = match value {
+            ContextValue::String(text) => ContextValue::String(hide(&text, is_value)),
+            ContextValue::Strings(texts) => {
+                ContextValue::Strings(texts.iter().map(|text| hide(text, is_value)).collect())
+            }
+            _ => continue,
+        };
+        error.insert(kind, value);
+    }
+    error
 }
 
 impl Command {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::{
     client::{Client, RelayerArgs},
     error::CliError,
+    printable::printable_lines,
 };
 
 /// Largest export that is read from standard input or a file, bytes: more than any relayer takes.
@@ -141,7 +142,7 @@ fn write(out: Option<&Path>, text: &str) -> Result<(), CliError> {
         Some(path) => fs::write(path, text).map_err(|error| CliError::failed(format!("{}: {error}", path.display()))),
         None => {
             let mut out = std::io::stdout().lock();
-            out.write_all(text.as_bytes())
+            out.write_all(printable_lines(text).as_bytes())
                 .and_then(|()| out.write_all(b"\n"))
                 .map_err(|error| CliError::failed(format!("standard output: {error}")))
         }

@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::error::CliError;
 use crate::{
-    config::{Config, Sources},
+    config::{Config, Readers, Sources},
     http::{App, HttpLimits, Server, reload::Reloader},
     telemetry,
 };
@@ -16,6 +16,13 @@ use crate::{
 pub(super) async fn run(sources: Sources) -> Result<(), CliError> {
     let config = sources.clone().load()?;
     telemetry::init_logs(&config.log);
+    for exposed in config.exposed() {
+        let (what, path) = (exposed.what, exposed.path.display());
+        match exposed.readers {
+            Readers::Everybody => tracing::warn!(%what, %path, "everybody on this machine may read it: chmod 600"),
+            Readers::Group => tracing::info!(%what, %path, "its group may read it"),
+        }
+    }
     let stop = stop_signal()?;
     let running = start(&config, Some(sources)).await?;
     running.serve(stop).await

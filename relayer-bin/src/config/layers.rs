@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 use serde_json::Value as Schema;
 use toml::{Table, Value};
 
-use super::{ConfigError, schema};
+use super::{ConfigError, plain, schema};
 
 /// Prefix of environment variables that are configuration keys.
 pub(super) const ENV_PREFIX: &str = "SLACKWATER_";
@@ -47,7 +47,7 @@ impl fmt::Display for Origin {
             Self::Default => f.write_str("default"),
             Self::Preset(name) => write!(f, "preset {name}"),
             Self::File { name, line } => write!(f, "{name}:{line}"),
-            Self::Env(name) => write!(f, "${name}"),
+            Self::Env(name) => write!(f, "${}", plain::variable(name)),
             Self::Flag(name) => f.write_str(name),
         }
     }
@@ -69,7 +69,7 @@ impl Layers {
             Err(error) => {
                 let line = error.span().map_or(1, |span| line_of(text, span.start));
                 let origin = Origin::File { name, line };
-                errors.push(ConfigError::new(Some(origin), "", error.message()).fix("mend the TOML"));
+                errors.push(ConfigError::new(Some(origin), "", plain::unquoted(error.message())).fix("mend the TOML"));
                 return;
             }
         };
@@ -102,10 +102,9 @@ impl Layers {
                         collect_references(&value, &mut referenced);
                         self.set(&path, value, origin, errors);
                     } else {
-                        let shown = if schema::is_secret(&leaf) { None } else { Some(text.as_str()) };
                         errors.push(
                             ConfigError::new(Some(origin), &path, format!("expected {}", schema::type_name(&leaf)))
-                                .value(shown),
+                                .value(Some(&plain::hidden(text))),
                         );
                     }
                 }

@@ -4,7 +4,9 @@
 //! secrets. Code sees only [`Config`].
 
 mod layers;
+mod plain;
 mod raw;
+mod readers;
 mod reference;
 mod schema;
 mod secret;
@@ -25,15 +27,17 @@ use slackwater::{
     policy::{OpenLimits, TenantPolicy},
     relay::{
         ChainSetup, ChainTuning, ClusterConfig, ForwarderSetup, IdentityKey, LocalSigner, Relay, RelayBuilder,
-        RpcEndpoint,
+        RpcEndpoint, call_problems,
     },
 };
 
 pub use layers::Origin;
+pub(crate) use plain::{hidden, looks_secret};
 pub use raw::{
-    RawBudget, RawChain, RawConfig, RawForwarder, RawIdentity, RawKey, RawKind, RawLedger, RawLog, RawLogFormat,
-    RawMetrics, RawPageKey, RawRequest, RawRpc, RawScope, RawServer, RawTenant,
+    RawBoundSigner, RawBudget, RawChain, RawConfig, RawForwarder, RawIdentity, RawKey, RawKind, RawLedger, RawLog,
+    RawLogFormat, RawMetrics, RawPageKey, RawRequest, RawRpc, RawScope, RawServer, RawSigner, RawTenant,
 };
+pub use readers::{Exposed, Readers};
 pub use reference::{example, reference};
 pub use schema::json_schema;
 pub use secret::{Secret, SecretError, SecretRef, SecretText};
@@ -61,7 +65,7 @@ pub struct ConfigError {
 
 impl ConfigError {
     fn new(origin: Option<Origin>, key: &str, problem: impl Into<String>) -> Self {
-        Self { origin, key: key.to_owned(), value: None, problem: problem.into(), fix: None }
+        Self { origin, key: plain::path(key), value: None, problem: problem.into(), fix: None }
     }
 
     fn value(mut self, value: Option<&str>) -> Self {
@@ -157,7 +161,10 @@ impl Sources {
                 Some((name, text))
             }
         };
-        self.load_text(text)
+        let file = self.file.clone();
+        let mut config = self.load_text(text)?;
+        config.file = file;
+        Ok(config)
     }
 
     /// The same with the file's name and content instead of a path.
@@ -165,19 +172,19 @@ impl Sources {
     /// # Errors
     /// As [`Self::load`].
     pub fn load_text(self, file: Option<(String, String)>) -> Result<Config, ConfigErrors> {
-        let schema = json_schema();
+        let schema = schema::schema();
         let mut errors = Vec::new();
         let mut layers = layers::Layers::default();
         if let Some((name, text)) = &file {
             layers.add_toml(name, text, &mut errors);
         }
-        layers.add_env(&self.env, &schema, &mut errors);
+        layers.add_env(&self.env, schema, &mut errors);
         for (flag, key, text) in &self.flags {
             let origin = Origin::Flag(flag.clone());
             let rest = key.replace('.', "_").to_uppercase();
-            match schema::path_of_variable(&schema, &rest) {
+            match schema::path_of_variable(schema, &rest) {
                 None => {
-                    let paths = schema::paths(&schema);
+                    let paths = schema::paths(schema);
                     let mut error = ConfigError::new(Some(origin), key, "is not a key");
                     if let Some(near) = schema::nearest(key, paths.iter().map(String::as_str)) {
                         error = error.fix(format!("did you mean `{near}`?"));
@@ -188,12 +195,12 @@ impl Sources {
                     Some(value) => layers.set(&path, value, origin, &mut errors),
                     None => errors.push(
                         ConfigError::new(Some(origin), &path, format!("expected {}", schema::type_name(&leaf)))
-                            .value((!schema::is_secret(&leaf)).then_some(text)),
+                            .value(Some(&plain::hidden(text))),
                     ),
                 },
             }
         }
-        schema::check(&mut layers, &schema, &mut errors);
+        schema::check(&mut layers, schema, &mut errors);
         let raw = match serde_path_to_error::deserialize(toml::Value::Table(layers.tree.clone())) {
             Ok(raw) => raw,
             Err(error) => {
@@ -201,7 +208,7 @@ impl Sources {
                 let path = error.path().to_string().replace('[', ".").replace(']', "");
                 let origin = layers.origin(&path).cloned();
                 let message = error.into_inner().to_string();
-                errors.push(ConfigError::new(origin, &path, message.lines().next().unwrap_or_default()));
+                errors.push(ConfigError::new(origin, &path, plain::expectation(&message)));
                 return Err(ConfigErrors(errors));
             }
         };
@@ -237,8 +244,19 @@ pub struct EndpointConfig {
     pub url: SecretRef,
     /// WebSocket URL, or where it is.
     pub ws_url: Option<SecretRef>,
+    /// Clear text to another machine is wanted.
+    pub is_insecure: bool,
     /// Calls per second; 0 is unlimited.
     pub rate_limit_per_s: u32,
+}
+
+/// One sender account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignerConfig {
+    /// Where its key is.
+    pub key: SecretRef,
+    /// Tenants whose calls it makes.
+    pub tenants: Vec<String>,
 }
 
 /// One chain.
@@ -250,8 +268,8 @@ pub struct ChainConfig {
     pub tuning: ChainTuning,
     /// Its nodes.
     pub endpoints: Vec<EndpointConfig>,
-    /// Where the senders' keys are.
-    pub signers: Vec<SecretRef>,
+    /// Where the senders' keys are, and whose calls each makes.
+    pub signers: Vec<SignerConfig>,
     /// Forwarders to serve.
     pub forwarders: Vec<ForwarderSetup>,
 }
@@ -270,6 +288,8 @@ pub struct TenantConfig {
 pub struct SharedLedger {
     /// URL, or where it is.
     pub url: SecretRef,
+    /// A server on another machine that is not checked is wanted.
+    pub is_insecure: bool,
     /// Schema of the tables.
     pub schema: String,
     /// Connections for reading.
@@ -288,6 +308,7 @@ impl Default for SharedLedger {
     fn default() -> Self {
         Self {
             url: SecretRef::Env("DATABASE_URL".to_owned()),
+            is_insecure: false,
             schema: "slackwater".to_owned(),
             read_connections: 4,
             connect_timeout: Duration::from_secs(5),
@@ -307,6 +328,13 @@ impl SharedLedger {
         let fail = |problem: String| ConfigErrors(vec![ConfigError::new(None, "ledger.url", problem)]);
         let url = self.url.resolve().map_err(|error| fail(error.to_string()))?;
         let mut config = PostgresConfig::new(url.expose()).map_err(|error| fail(error.to_string()))?;
+        if !config.is_private() && !self.is_insecure {
+            let problem =
+                "the way to the database is not checked: somebody in between could read and change what it stores";
+            return Err(fail(format!(
+                "{problem}; add sslmode=verify-full to the URL, or write ledger.insecure = true"
+            )));
+        }
         config.schema.clone_from(&self.schema);
         config.read_connections = self.read_connections;
         config.connect_timeout = self.connect_timeout;
@@ -330,6 +358,8 @@ pub struct Entry {
 /// The validated configuration: everything present and consistent, secrets still references.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// The file that it was read from, if any.
+    pub file: Option<PathBuf>,
     /// Address to listen on.
     pub listen: SocketAddr,
     /// Serve callers without API key.
@@ -391,21 +421,16 @@ impl Config {
                         fail(key("ws_url"), error.to_string());
                         None
                     }
-                    Some(Ok(url)) if !validate::is_ws_url(url.expose()) => {
-                        fail(key("ws_url"), "the referenced text is not a ws:// or wss:// URL".to_owned());
-                        None
-                    }
                     Some(Ok(url)) => Some(url),
                     None => None,
                 };
                 match endpoint.url.resolve() {
                     Err(error) => fail(key("url"), error.to_string()),
-                    Ok(url) if !validate::is_http_url(url.expose()) => {
-                        fail(key("url"), "the referenced text is not an http:// or https:// URL".to_owned());
-                    }
                     Ok(url) => {
                         let limit = endpoint.rate_limit_per_s;
-                        let endpoint = RpcEndpoint::new(&endpoint.name, url.expose()).rate_limit_per_s(limit);
+                        let endpoint = RpcEndpoint::new(&endpoint.name, url.expose())
+                            .rate_limit_per_s(limit)
+                            .insecure(endpoint.is_insecure);
                         setup.endpoints.push(match heads {
                             Some(heads) => endpoint.heads(heads.expose()),
                             None => endpoint,
@@ -415,22 +440,22 @@ impl Config {
             }
             for (at, signer) in chain.signers.iter().enumerate() {
                 let key = format!("chain.{index}.signers.{at}");
-                match signer
+                let resolved = signer
+                    .key
                     .resolve()
                     .map_err(|error| error.to_string())
-                    .and_then(|secret| LocalSigner::from_hex(secret.expose()).map_err(|error| error.to_string()))
-                {
+                    .and_then(|secret| LocalSigner::from_hex(secret.expose()).map_err(|error| error.to_string()));
+                match resolved {
                     Err(problem) => fail(key, problem),
-                    Ok(signer) if setup.signers.iter().any(|other| other.address() == signer.address()) => {
-                        fail(
-                            key,
-                            format!("{} is listed twice: two lanes would fight over its nonces", signer.address()),
-                        );
-                    }
-                    Ok(signer) => setup.signers.push(signer),
+                    Ok(local) if signer.tenants.is_empty() => setup.signers.push(local),
+                    Ok(local) => setup = setup.signer_for(local, &signer.tenants),
                 }
             }
             setup.forwarders.clone_from(&chain.forwarders);
+            // What can be told only now; the builder of the library would refuse it too.
+            for fault in setup.problems() {
+                fail(format!("chain.{index}.{}", fault.key), format!("{}; {}", fault.detail, fault.fix));
+            }
             chains.push(setup);
         }
         let mut identity = None;
@@ -450,7 +475,44 @@ impl Config {
             Some(Ok(config)) => postgres = Some(config),
             Some(Err(more)) => errors.extend(more.0),
         }
+        let tenants = self.tenants.iter().map(|tenant| (tenant.policy.id.clone(), tenant.policy.clone())).collect();
+        for (chain_id, fault) in call_problems(&chains, &tenants) {
+            let index = chains.iter().position(|chain| chain.spec.chain_id == chain_id).unwrap_or_default();
+            let problem = format!("{}; {}", fault.detail, fault.fix);
+            errors.push(ConfigError::new(None, &format!("chain.{index}.{}", fault.key), problem));
+        }
         if errors.is_empty() { Ok(Resolved { chains, identity, postgres }) } else { Err(ConfigErrors(errors)) }
+    }
+
+    /// Files with secrets, the configuration and the ledger, as far as others may read them.
+    pub fn exposed(&self) -> Vec<Exposed> {
+        let mut files: Vec<(String, PathBuf)> = Vec::new();
+        files.extend(self.file.clone().map(|path| ("the configuration".to_owned(), path)));
+        let mut add = |key: String, reference: &SecretRef| {
+            files.extend(reference.files().into_iter().map(|path| (format!("the secret of `{key}`"), path)));
+        };
+        for (index, chain) in self.chains.iter().enumerate() {
+            for (at, endpoint) in chain.endpoints.iter().enumerate() {
+                add(format!("chain.{index}.rpc.{at}.url"), &endpoint.url);
+                endpoint.ws_url.iter().for_each(|url| add(format!("chain.{index}.rpc.{at}.ws_url"), url));
+            }
+            for (at, signer) in chain.signers.iter().enumerate() {
+                add(format!("chain.{index}.signers.{at}"), &signer.key);
+            }
+        }
+        self.identity.iter().for_each(|key| add("identity.key".to_owned(), key));
+        match &self.shared {
+            Some(shared) => add("ledger.url".to_owned(), &shared.url),
+            None => {
+                for suffix in ["", "-wal", "-shm"] {
+                    let mut path = self.sqlite.path.clone().into_os_string();
+                    path.push(suffix);
+                    files.push(("the ledger, with requests that have not run yet".to_owned(), path.into()));
+                }
+            }
+        }
+        let exposed = |(what, path): (String, PathBuf)| Some(Exposed { what, readers: readers::readers(&path)?, path });
+        files.into_iter().filter_map(exposed).collect()
     }
 
     /// A builder with all of it.

@@ -3,7 +3,7 @@
 //! These types are the single source of names, texts, types and ranges: the JSON Schema, the example file and the
 //! reference page are generated from them, and values are checked against that schema before they are read.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -42,8 +42,8 @@ pub struct RawServer {
     /// Address and port to listen on. TLS belongs to a proxy in front.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
-    /// Serve callers without API key, as tenant `default` with an operator's view. Refused unless `listen` is a
-    /// loopback address.
+    /// Serve callers without API key, as tenant `default` with an operator's view: a [[tenant]] with that id must say what they
+    /// may. Refused unless `listen` is a loopback address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_anonymous: Option<bool>,
     /// Largest body of a single request.
@@ -267,6 +267,10 @@ pub struct RawLedger {
     /// reference (`env:NAME`, `file:PATH`) if it holds a password. See `docs/scaling.md`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<UrlText>,
+    /// Allow a PostgreSQL server on another machine without `sslmode=verify-full` or `verify-ca` in its URL: whoever is in
+    /// between reads and changes what is stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub insecure: Option<bool>,
     /// Schema of the tables in PostgreSQL, created if absent: a-z, 0-9 and `_`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schema: Option<String>,
@@ -371,8 +375,10 @@ pub struct RawChain {
     pub name: Option<String>,
     /// RPC endpoints, at least one; two of different providers are safer.
     pub rpc: Vec<RawRpc>,
-    /// Keys of the sender accounts, by reference; each is a lane with its own nonces and balance.
-    pub signers: Vec<SecretText>,
+    /// Keys of the sender accounts, by reference; each is a lane with its own nonces and balance. With several tenants a signer
+    /// makes calls (kind `call`) only for those that it is bound to: `{ key = "env:NAME", tenants = ["shop"] }`; forward
+    /// requests go on any.
+    pub signers: Vec<RawSigner>,
     /// ERC-2771 forwarders to serve. None is fine for `call` requests.
     pub forwarders: Vec<RawForwarder>,
     /// Facts of the chain that differ from the preset, or all of them without a preset; the keys are those of
@@ -456,7 +462,7 @@ pub struct RawChain {
     pub max_attempts: Option<u32>,
     /// No transaction offers more per gas.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-default" = "1000000000000"))]
+    #[schemars(extend("x-default" = "the preset's: 3000 gwei on Ethereum, 5000 on Polygon, 200 or 1000 on rollups"))]
     pub max_fee_ceiling_wei_per_gas: Option<Uint>,
     /// How far the worst case that is reserved lies above the price at acceptance, percent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -530,9 +536,9 @@ pub struct RawChain {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000), extend("x-default" = "200"))]
     pub tip_window_blocks: Option<u64>,
-    /// No learned tip is higher. A replacement may need more.
+    /// No learned tip is higher, nor ten times as high as the median that was paid in the last day. A replacement may need more.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-default" = "200000000000"))]
+    #[schemars(extend("x-default" = "the preset's: 20 gwei on Ethereum, 300 on Polygon, 1 on rollups"))]
     pub tip_ceiling_wei_per_gas: Option<Uint>,
     /// Wanted chance that the base fee stays below the fee cap until the deadline (or as far as is forecast), thousandths.
     /// Without a forecast the cap survives six full blocks.
@@ -601,6 +607,55 @@ pub struct RawChain {
     pub cancel_gas: Option<u64>,
 }
 
+/// A sender account: its key, or a table with the key and the tenants whose calls it makes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum RawSigner {
+    /// Forward requests of all tenants; calls only if there is one tenant.
+    Key(SecretText),
+    /// Calls of some tenants too.
+    Bound(RawBoundSigner),
+}
+
+impl RawSigner {
+    /// The key.
+    pub const fn key(&self) -> Option<&SecretText> {
+        match self {
+            Self::Key(key) => Some(key),
+            Self::Bound(bound) => bound.key.as_ref(),
+        }
+    }
+}
+
+/// A sender account with tenants of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawBoundSigner {
+    /// The account's key, by reference. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<SecretText>,
+    /// Tenants whose calls this account makes. A contract that trusts the account trusts all of them.
+    pub tenants: Vec<String>,
+}
+
+impl JsonSchema for RawSigner {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        Cow::Borrowed("Signer")
+    }
+
+    /// One schema with both forms, which the checks of written values can follow.
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let mut schema = RawBoundSigner::json_schema(generator);
+        schema.insert("type".to_owned(), serde_json::json!(["string", "object"]));
+        schema.insert("format".to_owned(), serde_json::json!("secret"));
+        schema
+    }
+}
+
 /// An RPC endpoint.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -615,6 +670,11 @@ pub struct RawRpc {
     /// less often (`subscribed_poll_interval_ms`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ws_url: Option<UrlText>,
+    /// Allow `http://` and `ws://` to another machine: whoever is in between reads the access key and decides what the chain
+    /// looks like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "false"))]
+    pub insecure: Option<bool>,
     /// Calls per second that the provider allows; 0 is unlimited.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "0"))]
@@ -656,10 +716,16 @@ pub struct RawTenant {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = "[\"forward\"]"))]
     pub kinds: Option<Vec<RawKind>>,
-    /// Allowed targets: chain id → contract → function selectors (`[]` is all). A chain that is not named allows any.
+    /// Named targets: chain id → contract → function selectors (`[]` is all). Everything else is closed, a chain that is not
+    /// named too. `"*"` in the place of a contract allows the others on that chain. With `"*"`, or without this key, `budget`
+    /// or `open = true` is needed. Kind `call` needs it, and takes `"*"` only with `open = true`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-default" = "any"))]
+    #[schemars(extend("x-default" = "any target, with a budget"))]
     pub targets: Option<BTreeMap<String, BTreeMap<String, Vec<String>>>>,
+    /// Spend without a budget on targets that are not named, and make calls to any of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "false"))]
+    pub open: Option<bool>,
     /// Highest gas of one request.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1), extend("x-default" = "2000000"))]

@@ -21,6 +21,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("chain.0.forwarders", "[{ address = \"0x1111111111111111111111111111111111111111\" }]"),
     ("tenant.0.id", "\"shop\""),
     ("tenant.0.api_keys", "[\"sha256:0000000000000000000000000000000000000000000000000000000000000000\"]"),
+    ("tenant.0.targets", "{ \"8453\" = { \"0x2222222222222222222222222222222222222222\" = [] } }"),
     ("tenant.0.budget", "{ limit_wei = \"50000000000000000\", period_s = 86400 }"),
 ];
 
@@ -167,8 +168,12 @@ pub fn reference() -> String {
 
 fn row(out: &mut String, key: &str, schema: &Schema, default: Option<String>) {
     let kind = if children(schema).is_some() { "table".to_owned() } else { type_name(schema) };
-    let kind =
-        if schema.get("items").is_some() && children(schema).is_some() { "list of tables".to_owned() } else { kind };
+    let is_text_too = schema.get("items").is_some_and(|items| items.get("format").is_some());
+    let kind = if schema.get("items").is_some() && children(schema).is_some() {
+        if is_text_too { "list of secret references or tables" } else { "list of tables" }.to_owned()
+    } else {
+        kind
+    };
     let range = range_name(schema).unwrap_or_default();
     let default = default.map(|default| if is_toml(&default) { format!("`{default}`") } else { default });
     let _ = writeln!(

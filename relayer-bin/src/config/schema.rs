@@ -1,5 +1,7 @@
 //! The JSON Schema of the configuration, and the checks that are driven by it: unknown keys, types, ranges, choices.
 
+use std::sync::LazyLock;
+
 use schemars::generate::SchemaSettings;
 use serde_json::Value as Schema;
 use toml::Value;
@@ -7,6 +9,7 @@ use toml::Value;
 use super::{
     ConfigError,
     layers::{ENV_PREFIX, Layers, join},
+    plain,
     raw::RawConfig,
 };
 
@@ -17,6 +20,16 @@ const fn max_distance(len: usize) -> usize {
 
 /// The schema, with everything inline.
 pub fn json_schema() -> Schema {
+    schema().clone()
+}
+
+/// The same, made once.
+pub(super) fn schema() -> &'static Schema {
+    static SCHEMA: LazyLock<Schema> = LazyLock::new(generate);
+    &SCHEMA
+}
+
+fn generate() -> Schema {
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     settings.into_generator().into_root_schema_for::<RawConfig>().into()
 }
@@ -52,12 +65,6 @@ pub(super) fn choices(schema: &Schema) -> Vec<&str> {
         Some(Schema::Array(options)) => options.iter().filter_map(|option| option.get("const")?.as_str()).collect(),
         _ => Vec::new(),
     }
-}
-
-/// Whether values must not be shown.
-pub(super) fn is_secret(schema: &Schema) -> bool {
-    let format = unwrap(schema).get("format").and_then(Schema::as_str);
-    matches!(format, Some("secret" | "secret-url"))
 }
 
 /// Type for people, with choices.
@@ -132,7 +139,7 @@ struct Checker<'a> {
 impl Checker<'_> {
     fn fail(&mut self, path: &str, value: Option<&Value>, schema: &Schema, problem: String, fix: Option<String>) {
         let origin = self.layers.origin(path).cloned();
-        let shown = value.filter(|_| !is_secret(schema)).map(shown);
+        let shown = value.map(|value| shown(path, value, schema));
         let mut error = ConfigError::new(origin, path, problem).value(shown.as_deref());
         if let Some(fix) = fix {
             error = error.fix(fix);
@@ -229,14 +236,26 @@ impl Checker<'_> {
     }
 }
 
-fn shown(value: &Value) -> String {
-    let text = match value {
-        Value::String(text) => format!("{:?}", text.chars().take(80).collect::<String>()),
-        Value::Array(_) => "a list".to_owned(),
-        Value::Table(_) => "a table".to_owned(),
-        other => other.to_string(),
-    };
-    text.chars().take(100).collect()
+/// A value that is wrong, as far as it can't be a secret that was put in the wrong place.
+fn shown(path: &str, value: &Value, schema: &Schema) -> String {
+    let expected = types(unwrap(schema));
+    let is_number = expected.iter().any(|name| matches!(*name, "integer" | "number" | "boolean"));
+    match value {
+        Value::String(text) => {
+            let choices = choices(schema);
+            let is_near_choice = nearest(text, choices.iter().copied()).is_some();
+            if is_near_choice || plain::is_plain(path) && expected.contains(&"string") && !plain::looks_secret(text) {
+                format!("{text:?}")
+            } else {
+                plain::hidden(text)
+            }
+        }
+        Value::Array(_) => "(a list)".to_owned(),
+        Value::Table(_) => "(a table)".to_owned(),
+        Value::Boolean(flag) => flag.to_string(),
+        number if is_number => number.to_string(),
+        _ => "(a number)".to_owned(),
+    }
 }
 
 /// Every path to a leaf; list items have index 0.
@@ -312,7 +331,8 @@ pub(super) fn value_of_text(schema: &Schema, text: &str) -> Option<Value> {
         },
         ["array"] => {
             let item = inner.get("items")?;
-            if unwrap(item).get("properties").is_some() {
+            let is_table = unwrap(item).get("properties").is_some() && !types(unwrap(item)).contains(&"string");
+            if is_table {
                 return inline_toml(text);
             }
             // A comma inside an item, as in a keystore reference, needs the TOML form.

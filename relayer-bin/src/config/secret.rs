@@ -1,10 +1,16 @@
 //! Secrets by reference: the configuration names where a secret is, never what it is.
 
-use std::{borrow::Cow, fmt, fs, path::PathBuf};
+use std::{
+    borrow::Cow,
+    fmt, fs,
+    path::{Path, PathBuf},
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use zeroize::Zeroizing;
+
+use super::plain;
 
 /// Largest secret file that is read.
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
@@ -19,8 +25,8 @@ impl SecretText {
     /// The text if it may be shown, else what it is.
     pub fn shown(&self) -> Cow<'_, str> {
         match SecretRef::parse(&self.0) {
-            Ok(SecretRef::Inline(_)) | Err(_) => Cow::Borrowed("(hidden)"),
-            Ok(_) => Cow::Borrowed(&self.0),
+            Ok(reference) => Cow::Owned(reference.to_string()),
+            Err(_) => Cow::Borrowed("(hidden)"),
         }
     }
 }
@@ -82,8 +88,8 @@ impl PartialEq for Secret {
 
 impl Eq for Secret {}
 
-/// Where a secret is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where a secret is. Shown without what could be the secret itself: somebody may have written it behind `env:` or `file:`.
+#[derive(Clone, PartialEq, Eq)]
 pub enum SecretRef {
     /// `env:NAME`: an environment variable.
     Env(String),
@@ -114,7 +120,7 @@ pub enum SecretError {
     #[error("environment variable {0} is not set")]
     NoVariable(String),
     /// The file can't be read.
-    #[error("can't read {path}: {problem}")]
+    #[error("can't read {}: {problem}", shown_path(path))]
     File {
         /// The file.
         path: PathBuf,
@@ -122,13 +128,34 @@ pub enum SecretError {
         problem: String,
     },
     /// The key file could not be decrypted.
-    #[error("can't open keystore {path}: {problem}")]
+    #[error("can't open keystore {}: {problem}", shown_path(path))]
     Keystore {
         /// The key file.
         path: PathBuf,
         /// Wrong password, or not a key file.
         problem: String,
     },
+}
+
+fn shown_path(path: &Path) -> String {
+    plain::shown(&path.display().to_string()).into_owned()
+}
+
+impl fmt::Display for SecretRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Env(name) => write!(f, "env:{}", plain::variable(name)),
+            Self::File(path) => write!(f, "file:{}", shown_path(path)),
+            Self::Keystore { path, password } => write!(f, "keystore:{},password={password}", shown_path(path)),
+            Self::Inline(_) => f.write_str("(hidden)"),
+        }
+    }
+}
+
+impl fmt::Debug for SecretRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// What every message about a malformed reference says.
@@ -172,6 +199,15 @@ impl SecretRef {
         }
     }
 
+    /// The files in which it is.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Env(_) | Self::Inline(_) => Vec::new(),
+            Self::File(path) => vec![path.clone()],
+            Self::Keystore { path, password } => [vec![path.clone()], password.files()].concat(),
+        }
+    }
+
     /// Fetches the secret. A keystore gives its private key as hex.
     ///
     /// # Errors
@@ -180,11 +216,11 @@ impl SecretRef {
         match self {
             Self::Inline(secret) => Ok(secret.clone()),
             Self::Env(name) => match std::env::var(name) {
-                Ok(value) if !value.trim().is_empty() => Ok(Secret::new(value.trim())),
-                _ => Err(SecretError::NoVariable(name.clone())),
+                Ok(value) if !value.trim().is_empty() => Ok(Secret::new(Zeroizing::new(value).trim())),
+                _ => Err(SecretError::NoVariable(plain::variable(name).into_owned())),
             },
             Self::File(path) => {
-                let failed = |problem: String| SecretError::File { path: path.clone(), problem };
+                let failed = |problem: String| SecretError::File { path: shown_path(path).into(), problem };
                 let size = fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
                 if size > MAX_SECRET_BYTES {
                     return Err(failed(format!("{size} bytes, limit {MAX_SECRET_BYTES}")));
@@ -197,8 +233,10 @@ impl SecretRef {
             }
             Self::Keystore { path, password } => {
                 let password = password.resolve()?;
-                let key = crate::keystore::open(path, password.expose())
-                    .map_err(|error| SecretError::Keystore { path: path.clone(), problem: error.to_string() })?;
+                let key = crate::keystore::open(path, password.expose()).map_err(|error| SecretError::Keystore {
+                    path: shown_path(path).into(),
+                    problem: error.to_string(),
+                })?;
                 Ok(Secret::new(alloy_primitives::hex::encode(key.as_slice())))
             }
         }
@@ -247,6 +285,27 @@ mod tests {
             assert!(!format!("{:?}", SecretRef::parse(&text)).contains("ac0974"));
         }
         assert_eq!(format!("{:?}", SecretText("env:KEY".to_owned())), "env:KEY");
+    }
+
+    #[test]
+    fn a_key_behind_a_scheme_is_never_shown() {
+        let key = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
+        for text in [
+            format!("env:{key}"),
+            format!("env:{}", key.to_uppercase()),
+            format!("file:{key}"),
+            format!("file:0x{key}"),
+            format!("keystore:{key},password=env:PW"),
+            format!("keystore:a.json,password=env:{key}"),
+            format!("keystore:a.json,password=file:{key}"),
+            format!("keystore:a.json,password=inline:{key}"),
+        ] {
+            let reference = SecretRef::parse(&text).unwrap();
+            let error = reference.resolve().map(|_| ()).err();
+            let told = format!("{:?} {reference} {reference:?} {error:?}", SecretText(text.clone())).to_lowercase();
+            let told = told + &error.map(|error| error.to_string().to_lowercase()).unwrap_or_default();
+            assert!(!told.contains("ac0974") || told.contains("is the key"), "{text}: {told}");
+        }
     }
 
     #[test]

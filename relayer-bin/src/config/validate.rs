@@ -11,6 +11,7 @@ use alloy_primitives::{Address, hex};
 use slackwater::{
     ledger::{GroupCommitConfig, SqliteConfig},
     policy::OpenLimits,
+    relay::{UrlFault, check_http_url, check_ws_url},
 };
 
 use self::{
@@ -23,6 +24,7 @@ use super::{
     ChainConfig, Config, ConfigError, LogConfig, RawConfig, RawLedger, RawLog, RawLogFormat, RawMetrics, RawPageKey,
     RawRequest, RawServer, SharedLedger, TenantConfig,
     layers::Layers,
+    plain,
     secret::{REFERENCE_FORMS, SecretError, SecretRef, SecretText},
 };
 use crate::{http::HttpLimits, scalar::Uint};
@@ -97,6 +99,7 @@ impl RawConfig {
                 max_group: Some(group.max_group as u64),
                 event_backlog: Some(group.event_backlog as u64),
                 url: None,
+                insecure: Some(false),
                 schema: Some(shared.schema),
                 instance: None,
                 lease_ms: Some(millis(shared.cluster.lease)),
@@ -131,17 +134,12 @@ fn span(value: Option<u64>, default: Duration) -> Duration {
 
 /// Whether `text` could be the URL of a node.
 pub(super) fn is_http_url(text: &str) -> bool {
-    is_url(text, ["https://", "http://"])
+    !matches!(check_http_url(text), Err(UrlFault::Malformed))
 }
 
 /// Whether `text` could be the WebSocket URL of a node.
 pub(super) fn is_ws_url(text: &str) -> bool {
-    is_url(text, ["wss://", "ws://"])
-}
-
-fn is_url(text: &str, schemes: [&str; 2]) -> bool {
-    let host = schemes.iter().find_map(|scheme| text.strip_prefix(scheme));
-    host.is_some_and(|host| !host.is_empty() && !host.starts_with('/') && !text.contains(char::is_whitespace))
+    !matches!(check_ws_url(text), Err(UrlFault::Malformed))
 }
 
 /// Collects errors with the origins of the values at fault.
@@ -154,7 +152,8 @@ struct Check<'a> {
 impl Check<'_> {
     fn fail(&mut self, key: &str, value: Option<&str>, problem: impl Into<String>, fix: impl Into<String>) {
         let fix: String = fix.into();
-        let mut error = ConfigError::new(self.layers.origin(key).cloned(), key, problem).value(value);
+        let value = value.map(plain::shown);
+        let mut error = ConfigError::new(self.layers.origin(key).cloned(), key, problem).value(value.as_deref());
         if !fix.is_empty() {
             error = error.fix(fix);
         }
@@ -176,6 +175,13 @@ impl Check<'_> {
                 self.fail(key, None, error.to_string(), REFERENCE_FORMS);
                 None
             }
+        }
+    }
+
+    /// A name that logs, metrics and the API show must be none that looks like a key.
+    fn name(&mut self, key: &str, text: &str) {
+        if plain::looks_secret(text) {
+            self.fail(key, Some(text), "looks like a key or a URL, and names are shown", "choose another name");
         }
     }
 
@@ -228,12 +234,12 @@ pub(super) fn validate(
             "listen on 127.0.0.1, or give every tenant an API key",
         );
     }
-    if allow_anonymous && !tenant.is_empty() && !tenant.iter().any(|tenant| tenant.id.as_deref() == Some("default")) {
+    if allow_anonymous && !tenant.iter().any(|tenant| tenant.id.as_deref() == Some("default")) {
         check.fail(
             "server.allow_anonymous",
             Some("true"),
             "callers without key are the tenant `default`, which is not among the tenants",
-            "add a [[tenant]] with id = \"default\", or remove the others",
+            "add a [[tenant]] with id = \"default\" that says what they may: `targets`, or a `budget`",
         );
     }
     let usual = OpenLimits::default();
@@ -308,6 +314,14 @@ pub(super) fn validate(
             tenants.push(tenant);
         }
     }
+    for (at, chain) in chains.iter().enumerate() {
+        for (index, signer) in chain.signers.iter().enumerate() {
+            for stranger in signer.tenants.iter().filter(|id| !tenants.iter().any(|tenant| tenant.policy.id == **id)) {
+                let key = format!("chain.{at}.signers.{index}.tenants");
+                check.fail(&key, Some(stranger), "is no tenant", "write the id of a [[tenant]]");
+            }
+        }
+    }
     if tenants.is_empty() && !allow_anonymous && check.errors.is_empty() {
         check.fail(
             "tenant",
@@ -321,6 +335,7 @@ pub(super) fn validate(
         check_shares(&mut check, &tenants);
     }
     let mut config = Config {
+        file: None,
         listen: listen?,
         allow_anonymous,
         http,
@@ -345,7 +360,7 @@ pub(super) fn validate(
 fn check_filter(filter: &str) -> Result<(), String> {
     let is_level = |word: &str| word.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
     if let Some(word) = filter.split(',').find(|part| !part.contains('=') && !is_level(part.trim())) {
-        return Err(format!("{word:?} is no level"));
+        return Err(format!("{:?} is no level", plain::shown(word)));
     }
-    filter.parse::<tracing_subscriber::filter::Targets>().map(|_| ()).map_err(|error| error.to_string())
+    filter.parse::<tracing_subscriber::filter::Targets>().map(|_| ()).map_err(|_| "is no filter".to_owned())
 }

@@ -220,7 +220,7 @@ fn stream(
 }
 
 /// Tenant, key, address.
-type PageClient = (Arc<str>, Arc<str>, Network);
+pub(super) type PageClient = (Arc<str>, Arc<str>, Network);
 
 struct Feed {
     app: Shared,
@@ -237,8 +237,11 @@ struct Feed {
     is_new: bool,
     /// Committed together, and how many of them are dealt with.
     live: Option<(Arc<[EventRecord]>, usize)>,
-    _places: (OwnedSemaphorePermit, Presence<(Arc<str>, bool)>, Option<Presence<PageClient>>),
+    _places: Places,
 }
+
+/// What a stream holds as long as it lasts: a place among all, one of its tenant's, one of its page client's.
+type Places = (OwnedSemaphorePermit, Presence<(Arc<str>, bool)>, Option<Presence<PageClient>>);
 
 impl Feed {
     /// The next messages; `None` ends the stream.

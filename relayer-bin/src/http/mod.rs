@@ -190,7 +190,7 @@ pub struct App {
     /// What page keys have used.
     pages: PageBook,
     /// Streams of page keys, by key and address.
-    page_listeners: Arc<Crowd<(Arc<str>, Arc<str>, Network)>>,
+    page_listeners: Arc<Crowd<events::PageClient>>,
     born: Instant,
     has_warned: AtomicBool,
     reloader: Option<reload::Reloader>,

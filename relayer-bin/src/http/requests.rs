@@ -154,7 +154,12 @@ async fn submit_items(
     }
     let mut answers = app.relay.submit_many(&caller.tenant, good).await.into_iter();
     let mut holds = holds.into_iter();
-    let mut answer = || {
+    let mut told = Vec::with_capacity(results.len());
+    for result in results {
+        if let Some(refused) = result {
+            told.push(refused);
+            continue;
+        }
         let answer = answers.next().unwrap_or_else(|| unreachable!("the relay answers every item"));
         if let Some(hold) = holds.next() {
             match &answer {
@@ -164,9 +169,9 @@ async fn submit_items(
                 _ => app.pages.released(&hold),
             }
         }
-        answer.map_err(Problem::from)
-    };
-    results.into_iter().map(|result| result.unwrap_or_else(&mut answer)).collect()
+        told.push(answer.map_err(Problem::from));
+    }
+    told
 }
 
 /// Whether a page key may ask for this, and the place that it takes.

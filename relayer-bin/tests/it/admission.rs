@@ -88,7 +88,7 @@ async fn one_signers_missing_nonce_takes_nothing_from_the_others() -> Result<()>
 
 #[tokio::test]
 async fn of_a_batch_as_many_as_fit_are_accepted() -> Result<()> {
-    let tenant = "[[tenant]]\nid = \"default\"\noperator = true\nrate_per_s = 1\n";
+    let tenant = "[[tenant]]\nid = \"default\"\noperator = true\nopen = true\nrate_per_s = 1\n";
     let stage = Stage::at(Pace::Quarter).extra(tenant).raise().await?;
     let mut crowd = Crowd::new(&stage.world, 2);
     let mut open: Vec<SignedRequest> = (0..16).map(|i| crowd.mark(i % 2)).collect();
@@ -132,7 +132,7 @@ async fn of_a_batch_as_many_as_fit_are_accepted() -> Result<()> {
 
 #[tokio::test]
 async fn limits_of_open_requests_name_their_keys() -> Result<()> {
-    let tenant = "[[tenant]]\nid = \"default\"\noperator = true\nmax_open_requests = 6\nmax_open_per_signer = 3\n";
+    let tenant = "[[tenant]]\nid = \"default\"\noperator = true\nopen = true\nmax_open_requests = 6\nmax_open_per_signer = 3\n";
     let stage = Stage::at(Pace::Manual).extra(tenant).raise().await?;
     let mut crowd = Crowd::new(&stage.world, 4);
     let requests: Vec<_> = (0..4).flat_map(|_| (0..3).collect::<Vec<_>>()).map(|user| crowd.mark(user)).collect();

@@ -23,7 +23,8 @@ use crate::{
 };
 
 /// The tenant of callers without key may call.
-pub(crate) const TENANT: &str = "[[tenant]]\nid = \"default\"\nkinds = [\"forward\", \"call\"]\noperator = true\n";
+pub(crate) const TENANT: &str = "[[tenant]]\nid = \"default\"\nkinds = [\"forward\", \"call\"]\noperator = true\nopen = true\n\
+     targets = { \"31337\" = { \"*\" = [] } }\n";
 
 fn stage(pace: Pace) -> StageBuilder {
     Stage::at(pace).extra(TENANT)
@@ -152,6 +153,29 @@ async fn alone_and_together() -> Result<()> {
         let told = state.timeline.last().and_then(|event| event.detail.clone()).unwrap_or_default();
         assert!(told.contains(detail), "{told:?} does not say why");
     }
+    stage.check_calls().await?;
+    stage.close().await
+}
+
+/// At an address without code everything succeeds and nothing happens.
+#[tokio::test]
+async fn where_multicall_is_not_calls_go_alone_and_nothing_is_sent_there() -> Result<()> {
+    let absent = Address::repeat_byte(0xab);
+    let stage = stage(Pace::Quarter).spec(&format!("multicall3 = \"{absent}\"")).raise().await?;
+    let mut ids = Vec::new();
+    for i in 0..5 {
+        let body = call(stage.world.guestbook, &markCall { tag: tag("absent", i) }, true);
+        ids.push(stage.submit_call(&body, &format!("absent {i}")).await?);
+    }
+    stage.settle().await?;
+    let mut transactions = std::collections::BTreeSet::new();
+    for (i, id) in ids.into_iter().enumerate() {
+        transactions.insert(stage.finalized(id).await?.tx_hash);
+        assert_eq!(stage.marked(tag("absent", i)).await?, 1);
+        assert_eq!(stage.last_sender(tag("absent", i)).await?, stage.lane());
+    }
+    assert_eq!(transactions.len(), 5);
+    assert_eq!(stage.node().balance(absent).await?, U256::ZERO);
     stage.check_calls().await?;
     stage.close().await
 }

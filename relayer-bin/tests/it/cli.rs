@@ -215,3 +215,55 @@ fn nothing_is_signed_for_a_fake_forwarder() {
         }
     }
 }
+
+/// The commonest mistakes with secrets, as they reach a terminal or the journal.
+#[test]
+fn no_command_prints_a_secret_that_was_put_in_the_wrong_place() {
+    const KEY: &str = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("slackwater.toml");
+    let chain = "[server]\nallow_anonymous = true\n[[tenant]]\nid = \"default\"\nbudget = { limit_wei = 1 }\n\
+                 [[chain]]\npreset = \"anvil\"\n";
+    let rpc = "rpc = [{ url = \"http://127.0.0.1:1\" }]\n";
+    for text in [
+        format!("{chain}{rpc}signers = \"0x{KEY}\"\n"),
+        format!("{chain}{rpc}signers = [\"env:{KEY}\"]\n"),
+        format!("{chain}{rpc}signers = [\"file:{KEY}\"]\n"),
+        format!("{chain}{rpc}signers = [0x{KEY}]\n"),
+        format!("{chain}rpc = \"https://eth.example.org/v2/{KEY}\"\nsigners = [\"env:A\"]\n"),
+        format!("{chain}rpc = [\"https://eth.example.org/v2/{KEY}\"]\nsigners = [\"env:A\"]\n"),
+        format!("identity = \"0x{KEY}\"\n{chain}{rpc}signers = [\"env:A\"]\n"),
+        format!("ledger = \"postgres://relay:{KEY}@db\"\n{chain}{rpc}signers = [\"env:A\"]\n"),
+        format!("{chain}{rpc}signers = [\"env:A\"]\n[[tenant]]\nid = \"shop\"\napi_keys = \"sw_shop_{KEY}\"\n"),
+    ] {
+        std::fs::write(&path, &text).unwrap();
+        let path = path.to_str().unwrap();
+        for args in [
+            &["config", "check", "-c", path][..],
+            &["config", "show", "-c", path],
+            &["serve", "-c", path],
+            &["doctor", "-c", path],
+        ] {
+            let output = run(args);
+            let told = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+            assert!(!told.to_lowercase().contains("ac0974"), "{args:?} with\n{text}\nprinted {told}");
+        }
+    }
+    let set = format!("chain.0.rpc=https://eth.example.org/v2/{KEY}");
+    let (plain, nested) = (format!("0x{KEY}"), format!("inline:{KEY}"));
+    for args in [
+        &["config", "check", "--set", &set][..],
+        &["config", "check", "--set", KEY],
+        &["config", "check", "--set", "hunter2-ac0974"],
+        &["serve", &plain],
+        &["keys", &plain],
+        &["keys", "import", "--key", &plain],
+        &["keys", "import", "--key", &nested, "--dir", "/nowhere/keys"],
+        &["send", "forward", "--to", "0x1111111111111111111111111111111111111111", "--sign-key", &plain],
+    ] {
+        let output = run(args);
+        assert_ne!(output.status.code(), Some(0), "{args:?}");
+        let told = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        assert!(!told.contains("ac0974"), "{args:?} printed {told}");
+    }
+}

@@ -114,7 +114,7 @@ async fn three_instances_share_the_load() -> Result<()> {
 
 #[tokio::test]
 async fn a_request_is_cancelled_at_any_instance() -> Result<()> {
-    let tenant = "[[tenant]]\nid = \"default\"\noperator = true\ngap_timeout_ms = 1000\n";
+    let tenant = "[[tenant]]\nid = \"default\"\noperator = true\nopen = true\ngap_timeout_ms = 1000\n";
     let cluster = cluster(2).extra(tenant).raise().await?;
     let owner = cluster.wait_owner().await?;
     let mut crowd = Crowd::new(&cluster.world, 1);

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use slackwater_relayer::config::{Config, ConfigErrors, Origin, Sources, example, json_schema, reference};
 
-const MINIMAL: &str = r#"
+const MINIMAL: &str = r#"tenant = [{ id = "default", open = true }]
 [server]
 allow_anonymous = true
 [[chain]]
@@ -71,6 +71,7 @@ fn a_configuration_can_come_from_the_environment_alone() {
         ("SLACKWATER_TENANT_0_ID", "shop"),
         ("SLACKWATER_TENANT_0_API_KEYS", "sha256:0000000000000000000000000000000000000000000000000000000000000000"),
         ("SLACKWATER_TENANT_0_KINDS", "forward,call"),
+        ("SLACKWATER_TENANT_0_TARGETS", "{ 31337 = { 0x2222222222222222222222222222222222222222 = [] } }"),
         ("SLACKWATER_TENANT_0_BUDGET_LIMIT_WEI", "100000000000000000000000"),
         // What is referred to is no key; other programs' variables with our prefix are known.
         ("SLACKWATER_URL", "x"),
@@ -136,7 +137,7 @@ api_keys = ["sw_shop_secretsecret"]
         "test.toml:3: `server.listen` = nowhere: is not an address with port",
         "test.toml:4: `server.max_batch_items` = 0: allowed is 1 to 10000",
         "test.toml:5: `server.metrics` = \"opn\": must be one of open, operator, off; did you mean \"open\"?",
-        "test.toml:6: `server.body_timeout_ms` = \"long\": expected integer",
+        "test.toml:6: `server.body_timeout_ms` = (a text of 4 characters): expected integer",
         "`log.level` = inffo: \"inffo\" is no level",
         "`request.default_within_ms` = 2000: is above `request.max_within_ms` = 1000",
         "test.toml:14: `chain.0.rpc.0.url` is neither",
@@ -163,7 +164,7 @@ fn syntax_errors_name_the_line() {
 #[test]
 fn money_is_not_open_to_the_network() {
     refused(&MINIMAL.replace("[server]", "[server]\nlisten = \"0.0.0.0:1\""), &[], &["could spend your money"]);
-    refused(&MINIMAL.replace("allow_anonymous = true", ""), &[], &["nobody could call"]);
+    refused(&MINIMAL.replace("allow_anonymous = true", ""), &[], &["the tenant could not call"]);
 }
 
 #[test]
@@ -237,7 +238,7 @@ fn the_schema_has_a_text_for_every_key() {
 
 /// A minimal configuration with these lines about the ledger.
 fn with_ledger(lines: &str) -> String {
-    format!("[ledger]\n{lines}\n{MINIMAL}")
+    format!("{MINIMAL}[ledger]\n{lines}\n")
 }
 
 #[test]
@@ -271,8 +272,8 @@ fn a_shared_ledger_is_checked_and_its_password_hidden() {
         &[],
         &["is not below `ledger.lease_ms` = 1000"],
     );
-    let odd = "[[tenant]]\nid = \"default\"\nbudget = { limit_wei = 1, period_s = 60 }\n";
-    refused(&format!("{}{odd}", with_ledger("url = \"env:DB\"")), &[], &["is not a multiple of 3600"]);
+    let odd = with_ledger("url = \"env:DB\"").replace("open = true", "budget = { limit_wei = 1, period_s = 60 }");
+    refused(&odd, &[], &["is not a multiple of 3600"]);
 }
 
 #[test]
@@ -314,4 +315,246 @@ fn polls_beside_a_subscription_are_not_more_frequent() {
     assert_eq!(tuning("subscribed_poll_interval_ms = 9000").subscribed_poll_interval, Duration::from_secs(9));
     let text = format!("{MINIMAL}poll_interval_ms = 500\nsubscribed_poll_interval_ms = 499\n");
     refused(&text, &[], &["499 is below poll_interval_ms = 500"]);
+}
+
+/// Secrets in every form in which one pastes them, each with [`NEEDLE`] in it.
+const SECRETS: &[&str] = &[
+    "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80",
+    "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80",
+    "sw_shop_ac0974bec39a17e3",
+    "https://eth.example.org/v2/ac0974bec39a17e3",
+    "postgres://relay:ac0974bec39a17e3@db.example.org/money",
+    "postgres://relay:ac0974bec39a17e3/2@db.example.org/money",
+    "env:ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80",
+    "env:AC0974BEC39A17E36BA4A6B4D238FF944BACB478CBED5EFCAE784D7BF4F2FF80",
+    "file:ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80",
+    "inline:ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80",
+    "keystore:a.json,password=ac0974bec39a17e3",
+];
+
+/// What must not be seen, in any case.
+const NEEDLE: &str = "ac0974";
+
+/// Every path of the schema, of tables and lists too; list items have index 0.
+fn all_paths(schema: &serde_json::Value, path: &str, out: &mut Vec<String>) {
+    if !path.is_empty() {
+        out.push(path.to_owned());
+    }
+    let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    for (key, sub) in schema["properties"].as_object().into_iter().flatten() {
+        all_paths(sub, &below(key), out);
+    }
+    if schema["items"].is_object() {
+        all_paths(&schema["items"], &below("0"), out);
+    }
+    for option in schema["anyOf"].as_array().into_iter().flatten() {
+        if option["properties"].is_object() || option["items"].is_object() {
+            let at = out.len();
+            all_paths(option, path, out);
+            out.remove(at);
+        }
+    }
+}
+
+/// Puts `value` at `path`, in place of what stands in the way.
+fn put(root: &mut toml::Value, path: &str, value: toml::Value) {
+    let mut at = root;
+    for part in path.split('.') {
+        at = match part.parse::<usize>() {
+            Ok(_) => {
+                if at.as_array().is_none_or(Vec::is_empty) {
+                    *at = toml::Value::Array(vec![toml::Value::Table(toml::Table::new())]);
+                }
+                &mut at.as_array_mut().unwrap()[0]
+            }
+            Err(_) => {
+                if !at.is_table() {
+                    *at = toml::Value::Table(toml::Table::new());
+                }
+                at.as_table_mut().unwrap().entry(part).or_insert(toml::Value::Boolean(true))
+            }
+        };
+    }
+    *at = value;
+}
+
+/// All that is ever told of a configuration.
+fn everything_told(loaded: Result<Config, ConfigErrors>) -> String {
+    match loaded {
+        Err(errors) => format!("{errors} {errors:?}"),
+        Ok(config) => {
+            let resolved = config.resolve().map(|_| ());
+            let told = resolved.as_ref().err().map(ToString::to_string);
+            format!("{config:?} {:?} {resolved:?} {told:?}", config.entries)
+        }
+    }
+}
+
+#[test]
+fn no_message_shows_a_secret_wherever_and_however_it_was_written() {
+    let mut paths = Vec::new();
+    all_paths(&json_schema(), "", &mut paths);
+    assert!(paths.len() > 150 && paths.contains(&"chain.0.rpc.0.url".to_owned()), "{paths:?}");
+    let base: toml::Value = toml::from_str(MINIMAL).unwrap();
+    let mut turn = 0;
+    for path in &paths {
+        // Where a secret, a list or a table belongs, every form; elsewhere they take turns.
+        let is_likely = ["url", "key", "signers", "rpc", "ledger", "identity", "tenant", "chain", "forwarders"]
+            .iter()
+            .any(|part| path.trim_end_matches(".0").ends_with(part));
+        let here: Vec<&str> = if is_likely { SECRETS.to_vec() } else { vec![SECRETS[turn % SECRETS.len()]] };
+        turn += 1;
+        for secret in here {
+            let text = toml::Value::String(secret.to_owned());
+            let table: toml::Table = [("x".to_owned(), text.clone())].into_iter().collect();
+            let key: toml::Table = [(secret.to_owned(), text.clone())].into_iter().collect();
+            let forms = [
+                text.clone(),
+                toml::Value::Array(vec![text]),
+                toml::Value::Table(table.clone()),
+                toml::Value::Table(key),
+                toml::Value::Array(vec![toml::Value::Table(table)]),
+            ];
+            for form in forms {
+                let written = form.as_str().map_or_else(|| form.to_string(), str::to_owned);
+                let mut tree = base.clone();
+                put(&mut tree, path, form);
+                let variable = format!("SLACKWATER_{}", path.replace('.', "_").to_uppercase());
+                for told in [
+                    everything_told(load(&toml::to_string(&tree).unwrap(), &[], &[])),
+                    everything_told(load(MINIMAL, &[(&variable, &written)], &[])),
+                    everything_told(load(MINIMAL, &[], &[(path, &written)])),
+                ] {
+                    assert!(!told.to_lowercase().contains(NEEDLE), "{path} = {written}: {told}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn broken_toml_shows_nothing_of_what_stands_there() {
+    let key = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
+    for text in [
+        format!("signers = [\"{key}"),
+        format!("signers = {key}"),
+        format!("signers = 0x{key}"),
+        format!("signers = [0x{key}]"),
+        format!("{key}"),
+        format!("{key} = "),
+        format!("{key} = 1\n{key} = 2"),
+        format!("[{key}\n"),
+        format!("[[{key}]]\n[{key}]"),
+        format!("a = '{key}\n"),
+        format!("a = \"\\{key}\""),
+        format!("a = {{ {key} = }}"),
+    ] {
+        let told = everything_told(load(&text, &[], &[]));
+        assert!(!told.contains(NEEDLE), "{text}: {told}");
+    }
+    let told = everything_told(load(MINIMAL, &[("SLACKWATER_CHAIN_0_RPC", key)], &[(key, "1"), ("x", key)]));
+    assert!(!told.contains(NEEDLE), "{told}");
+}
+
+#[test]
+fn a_tenant_must_say_what_it_may() {
+    let with = |tenant: &str| MINIMAL.replace("id = \"default\", open = true", &format!("id = \"default\"{tenant}"));
+    let named = "targets = { \"31337\" = { \"0x2222222222222222222222222222222222222222\" = [] } }";
+    let star = "targets = { \"31337\" = { \"*\" = [] } }";
+    refused(&with(""), &[], &["`tenant.0.targets` anybody who may ask could spend without limit"]);
+    refused(&with(&format!(", {star}")), &[], &["could spend without limit"]);
+    for good in
+        [", budget = { limit_wei = 1 }", &format!(", {named}"), &format!(", {star}, budget = {{ limit_wei = 1 }}")]
+    {
+        assert!(load(&with(good), &[], &[]).is_ok(), "{good}");
+    }
+    // Calls act with the relayer's own account.
+    let call = ", kinds = [\"call\"], ";
+    refused(&with(&format!("{call}open = true")), &[], &["its targets must be named"]);
+    refused(&with(&format!("{call}budget = {{ limit_wei = 1 }}, {star}")), &[], &["lets it call any contract"]);
+    assert!(load(&with(&format!("{call}{named}")), &[], &[]).is_ok());
+    assert!(load(&with(&format!("{call}{star}, open = true")), &[], &[]).is_ok());
+    // Callers without key need a tenant that says what they may.
+    let nobody = MINIMAL.replace("tenant = [{ id = \"default\", open = true }]", "");
+    refused(&nobody, &[], &["callers without key are the tenant `default`"]);
+    let policy = &load(&with(&format!(", {named}")), &[], &[]).unwrap().tenants[0].policy;
+    assert!(policy.names(31_337, "0x2222222222222222222222222222222222222222".parse().unwrap()));
+}
+
+#[test]
+fn calls_of_several_tenants_are_bound_to_signers() {
+    let hash = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+    let tenant = |id: &str, kind: &str| {
+        format!(
+            "{{ id = \"{id}\", api_keys = [\"{hash}\"], kinds = [\"{kind}\"], \
+             targets = {{ \"31337\" = {{ \"0x2222222222222222222222222222222222222222\" = [] }} }} }}"
+        )
+    };
+    let key = |byte: &str| byte.repeat(32);
+    let with = |signers: &str| {
+        let tenants = format!("tenant = [{}, {}]", tenant("shop", "call"), tenant("bank", "forward"));
+        MINIMAL
+            .replace("tenant = [{ id = \"default\", open = true }]", &tenants)
+            .replace("allow_anonymous = true", "")
+            .replace("[\"env:SOME_KEY\"]", signers)
+    };
+    let resolve = |signers: &str| {
+        let sources = Sources { allow_inline_secrets: true, ..Sources::default() };
+        let config = sources.load_text(Some(("test.toml".to_owned(), with(signers)))).unwrap();
+        config.resolve().map(|resolved| resolved.chains[0].callers.clone())
+    };
+    let bare = format!("[\"inline:{}\"]", key("11"));
+    let told = resolve(&bare).unwrap_err().to_string();
+    assert!(
+        told.contains("`chain.0.signers` tenant `shop` may make calls here, but no signer is bound to it"),
+        "{told}"
+    );
+    let bound = format!("[\"inline:{}\", {{ key = \"inline:{}\", tenants = [\"shop\"] }}]", key("11"), key("22"));
+    let callers = resolve(&bound).unwrap();
+    assert_eq!(callers.len(), 1);
+    assert!(callers.values().all(|tenants| tenants.contains("shop")));
+    refused(&with("[{ key = \"env:A\", tenants = [\"nobody\"] }]"), &[], &["is no tenant"]);
+    refused(&with("[{ tenants = [\"shop\"] }]"), &[], &["`chain.0.signers.0.key` is missing"]);
+    // Written in the environment, in both forms.
+    let config =
+        load(&with("[]"), &[("SLACKWATER_CHAIN_0_SIGNERS", "[{ key = \"env:A\", tenants = [\"shop\"] }]")], &[]);
+    assert_eq!(config.unwrap().chains[0].signers[0].tenants, ["shop"]);
+    let config = load(&with("[]"), &[("SLACKWATER_CHAIN_0_SIGNERS", "env:A,env:B")], &[]);
+    assert_eq!(config.unwrap().chains[0].signers.len(), 2);
+}
+
+#[test]
+fn clear_text_to_another_machine_must_be_wanted() {
+    let with = |rpc: &str| MINIMAL.replace("{ url = \"http://user:hunter2@127.0.0.1:8545/v3/deadbeef\" }", rpc);
+    refused(&with("{ url = \"http://node.example.org:8545\" }"), &[], &["`chain.0.rpc.0.url` goes in clear text"]);
+    refused(
+        &with("{ url = \"https://node.example.org\", ws_url = \"ws://node.example.org\" }"),
+        &[],
+        &["`chain.0.rpc.0.ws_url` goes in clear text"],
+    );
+    assert!(load(&with("{ url = \"http://node.example.org:8545\", insecure = true }"), &[], &[]).is_ok());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "http://node.example.org:8545").unwrap();
+    let by_reference = |more: &str| {
+        let rpc = format!("{{ url = \"file:{}\"{more} }}", file.path().display());
+        load(&with(&rpc), &[], &[]).unwrap().resolve().unwrap_err().to_string()
+    };
+    assert!(by_reference("").contains("`chain.0.rpc.0.url` goes in clear text"));
+    assert!(!by_reference(", insecure = true").contains("clear text"));
+}
+
+#[test]
+fn a_database_on_another_machine_is_checked_unless_that_is_not_wanted() {
+    for (url, is_refused) in [
+        ("postgres://relay@db.example.org/money", true),
+        ("postgres://relay@db.example.org/money?sslmode=require", true),
+        ("postgres://relay@db.example.org/money?sslmode=verify-ca", false),
+        ("postgres://relay@127.0.0.1/money", false),
+    ] {
+        let of = |more: &str| {
+            load(&with_ledger(&format!("url = {url:?}{more}")), &[], &[]).unwrap().shared.unwrap().resolve()
+        };
+        assert_eq!(of("").is_err(), is_refused, "{url}");
+        assert!(of("\ninsecure = true").is_ok());
+    }
 }

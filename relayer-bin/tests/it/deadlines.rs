@@ -84,7 +84,7 @@ async fn the_payload_is_mined_although_a_cancel_was_sent() -> Result<()> {
 
 #[tokio::test]
 async fn withdrawn_by_its_owner() -> Result<()> {
-    let tenant = "[[tenant]]\nid = \"default\"\noperator = true\ngap_timeout_ms = 1000\n";
+    let tenant = "[[tenant]]\nid = \"default\"\noperator = true\nopen = true\ngap_timeout_ms = 1000\n";
     let stage = Stage::at(Pace::Manual).extra(tenant).raise().await?;
     let mut crowd = Crowd::new(&stage.world, 2);
     let requests: Vec<_> = (0..3).map(|_| crowd.mark_within(0, "5m")).collect();

@@ -49,16 +49,18 @@ impl Api {
         let dir = tempfile::tempdir().unwrap();
         let tenant = |id: &str, key: &str, more: &str| {
             format!(
-                "[[tenant]]\nid = \"{id}\"\napi_keys = [\"{}\"]\nkinds = [\"forward\", \"call\"]\n{more}\n",
+                "[[tenant]]\nid = \"{id}\"\napi_keys = [\"{}\"]\nkinds = [\"forward\", \"call\"]\nopen = true\n\
+                 targets = {{ \"31337\" = {{ \"*\" = [] }} }}\n{more}\n",
                 KeyHash::of(key)
             )
         };
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\nkeep_alive_ms = 200\nmax_body_bytes = 4096\n{server}\n[ledger]\npath = {:?}\n\
-             [[chain]]\npreset = \"anvil\"\nrpc = [{{ url = \"{}\" }}]\nsigners = [\"inline:{}\"]\nlinger_ms = 3600000\nwaiting_cost_percent = 0\ntiming = \"percentile\"\n{}{}{}{}{more}",
+             [[chain]]\npreset = \"anvil\"\nrpc = [{{ url = \"{}\" }}]\nsigners = [{{ key = \"inline:{}\", tenants = [\"{}\", \"bank\", \"admin\", \"slow\"] }}]\nlinger_ms = 3600000\nwaiting_cost_percent = 0\ntiming = \"percentile\"\n{}{}{}{}{more}",
             dir.path().join("test.db"),
             node::start().await,
             "59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d",
+            if has_keys { "shop" } else { "default" },
             if has_keys { tenant("shop", SHOP, "max_streams = 2") } else { tenant("default", SHOP, "") },
             tenant("bank", BANK, ""),
             tenant("admin", ADMIN, "operator = true"),

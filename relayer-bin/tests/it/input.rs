@@ -298,8 +298,8 @@ async fn keys_and_budgets() -> Result<()> {
         format!("[[tenant]]\nid = \"{id}\"\napi_keys = [\"{}\"]\n{more}\n", KeyHash::of(&key(id)))
     };
     let extra = [
-        tenant("boss", "operator = true"),
-        tenant("rich", "rate_per_s = 1"),
+        tenant("boss", "operator = true\nopen = true"),
+        tenant("rich", "rate_per_s = 1\nopen = true"),
         tenant("poor", "budget = { limit_wei = \"1000\" }"),
     ]
     .concat();

@@ -51,7 +51,8 @@ fn ask(stage: &Stage, data: Vec<u8>, value: U256) -> Ask {
 
 #[tokio::test]
 async fn costs_add_up_to_what_the_account_lost() -> Result<()> {
-    let tenant = "[[tenant]]\nid = \"default\"\noperator = true\nmax_value_wei = \"1000000000000000000\"\n";
+    let tenant =
+        "[[tenant]]\nid = \"default\"\noperator = true\nopen = true\nmax_value_wei = \"1000000000000000000\"\n";
     let stage = Stage::at(Pace::Quarter).chain_key("simulate", false).extra(tenant).raise().await?;
     let before = stage.node().balance(stage.lane()).await?;
     let mut crowd = Crowd::new(&stage.world, 12);

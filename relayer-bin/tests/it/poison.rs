@@ -71,7 +71,7 @@ impl Stage {
 
 #[tokio::test]
 async fn found_by_simulation() -> Result<()> {
-    let tenant = "[[tenant]]\nid = \"default\"\noperator = true\ngap_timeout_ms = 6000\n";
+    let tenant = "[[tenant]]\nid = \"default\"\noperator = true\nopen = true\ngap_timeout_ms = 6000\n";
     let stage = Stage::at(Pace::Quarter).extra(tenant).raise().await?;
     let mut crowd = Crowd::new(&stage.world, 12);
     let user = |crowd: &Crowd, i: usize| crowd.users[i].account.address;

@@ -139,7 +139,7 @@ impl Rollup {
         let anvil = Anvil::builder().arg("--chain-id").arg("10").arg("--block-time").arg("0.25").spawn().await?;
         let world = World::deploy(anvil.node(), 1).await?;
         let config = format!(
-            "[server]\nlisten = \"{{listen}}\"\nallow_anonymous = true\n\n[ledger]\npath = \"{{database}}\"\n\n\
+            "[server]\nlisten = \"{{listen}}\"\nallow_anonymous = true\n\n[[tenant]]\nid = \"default\"\nopen = true\n\n[ledger]\npath = \"{{database}}\"\n\n\
              [[chain]]\npreset = \"op-mainnet\"\nrpc = [{{ url = \"{{rpc}}\" }}]\nsigners = [\"env:RELAYER_KEY_0\"]\n\
              forwarders = [{{ address = \"{}\" }}]\nmax_fee_ceiling_wei_per_gas = \"100000000000\"\n\
              poll_interval_ms = 100\nspec = {{ block_time_ms = 250 }}\n",

@@ -55,7 +55,8 @@ impl Fort {
             "[server]\nlisten = \"{address}\"\n{server}\n[ledger]\npath = {:?}\n\
              [[chain]]\npreset = \"anvil\"\nrpc = [{{ url = \"{}\" }}]\nsigners = [\"env:KEY\"]\n\
              linger_ms = 3600000\nwaiting_cost_percent = 0\ntiming = \"percentile\"\n\
-             [[tenant]]\nid = \"shop\"\napi_keys = [\"{}\"]\nkinds = [\"forward\", \"call\"]\n",
+             [[tenant]]\nid = \"shop\"\napi_keys = [\"{}\"]\nkinds = [\"forward\", \"call\"]\n\
+             targets = {{ \"31337\" = {{ \"0x0101010101010101010101010101010101010101\" = [] }} }}\n",
             dir.path().join("test.db"),
             node::start().await,
             KeyHash::of(SHOP),

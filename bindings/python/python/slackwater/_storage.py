@@ -36,11 +36,28 @@ class MemoryStorage:
         """Nothing to do."""
 
 
+def _keep_private(path: Union[str, os.PathLike[str]]) -> None:
+    """Signed requests that have not run yet are for their owner only: whoever has them may execute them."""
+    if os.name != "posix" or os.fspath(path) in ("", ":memory:"):
+        return
+    # SQLite gives its log and its index the mode of the file.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    for suffix in ("", "-wal", "-shm"):
+        beside = os.fspath(path) + suffix
+        try:
+            mode = os.stat(beside).st_mode & 0o7777
+            if mode & 0o077:
+                os.chmod(beside, mode & ~0o077)
+        except FileNotFoundError:
+            pass
+
+
 class FileStorage:
     """A file (SQLite) that one process at a time may have. With ``fsync`` records survive power loss, without it a crash
     of the process."""
 
     def __init__(self, path: Union[str, os.PathLike[str]], *, fsync: bool = True) -> None:
+        _keep_private(path)
         # The outbox has a thread of its own, which is not the one that opens it.
         self._db = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
         try:

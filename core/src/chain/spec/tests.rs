@@ -15,6 +15,8 @@ fn spec() -> ChainSpec {
         max_tx_bytes: DEFAULT_MAX_TX_BYTES,
         min_priority_fee_wei_per_gas: 1,
         rpc_tx_fee_cap_wei: Some(1_000_000_000_000_000_000),
+        tip_ceiling_wei_per_gas: DEFAULT_TIP_CEILING,
+        max_fee_ceiling_wei_per_gas: DEFAULT_FEE_CEILING,
         multicall3: None,
         has_mempool: true,
         deadline_skew_s: DEFAULT_DEADLINE_SKEW_S,

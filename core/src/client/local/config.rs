@@ -142,7 +142,7 @@ impl LocalConfig {
             urgent_within,
             tip_target: 0.9,
             tip_within_blocks: 3,
-            tip_ceiling_wei_per_gas: 200_000_000_000,
+            tip_ceiling_wei_per_gas: 20_000_000_000,
             fee_history_blocks: 100,
             default_within: Duration::from_secs(600),
             max_within: Duration::from_secs(24 * 3_600),

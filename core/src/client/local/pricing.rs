@@ -96,7 +96,9 @@ impl Pricing {
     /// The smallest tip with the wanted chance of inclusion within `blocks`, wei per gas.
     pub(super) fn tip(&self, config: &LocalConfig, blocks: u32) -> u128 {
         let learned = self.tips.tip(config.tip_target, blocks).unwrap_or(0);
-        learned.min(config.tip_ceiling_wei_per_gas).max(config.min_priority_fee_wei_per_gas).max(1)
+        // One node tells the tips: it must not set the price. Where the chain takes no less, there is room above that.
+        let ceiling = config.tip_ceiling_wei_per_gas.max(config.min_priority_fee_wei_per_gas.saturating_mul(4));
+        learned.min(ceiling).max(config.min_priority_fee_wei_per_gas).max(1)
     }
 
     /// What to offer when the next block charges `next_base_fee`.

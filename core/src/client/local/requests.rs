@@ -249,7 +249,7 @@ impl LocalRelay {
         let most = self.config.max_fee_ceiling_wei_per_gas;
         let Some(max_cost_wei) = request.max_cost_wei() else { return most };
         let fixed = request.value().saturating_add(extra_wei);
-        let gas = match VehicleKey::of(request) {
+        let gas = match VehicleKey::of(request, false) {
             // Nobody else pays for its transaction, and nothing else is in it.
             key @ VehicleKey::Single(_) => self.params.payload(key, &[Arc::new(request.clone())]).gas_limit,
             _ => self.gas_alone(request),

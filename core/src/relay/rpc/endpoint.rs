@@ -10,10 +10,16 @@ use std::{
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::subscription::{self, SubscriptionError};
+use super::{
+    discreet,
+    subscription::{self, SubscriptionError},
+};
 use crate::{
     chain::TransportFailure,
-    relay::clock,
+    relay::{
+        clock,
+        setup::{UrlFault, check_http_url, check_ws_url},
+    },
     time::{Timestamp, millis},
 };
 
@@ -55,6 +61,8 @@ pub struct RpcEndpoint {
     route: Route,
     heads: Option<SecretString>,
     rate_limit_per_s: Option<NonZeroU32>,
+    /// Clear text to another machine is wanted.
+    is_insecure: bool,
 }
 
 #[derive(Clone)]
@@ -75,7 +83,7 @@ impl RpcEndpoint {
     }
 
     const fn by(name: String, route: Route) -> Self {
-        Self { name, route, heads: None, rate_limit_per_s: None }
+        Self { name, route, heads: None, rate_limit_per_s: None, is_insecure: false }
     }
 
     /// The WebSocket (`ws://` or `wss://`) at which it tells new heads. They are hints when to look, and nothing else: what is
@@ -91,6 +99,25 @@ impl RpcEndpoint {
     pub fn rate_limit_per_s(mut self, calls: u32) -> Self {
         self.rate_limit_per_s = NonZeroU32::new(calls);
         self
+    }
+
+    /// Allows `http://` and `ws://` to other machines: whoever is in between reads the access key and decides what the chain
+    /// looks like.
+    #[must_use]
+    pub const fn insecure(mut self, is_insecure: bool) -> Self {
+        self.is_insecure = is_insecure;
+        self
+    }
+
+    /// What is wrong with its URL, and with that of its heads.
+    pub(in crate::relay) fn url_faults(&self) -> (Option<UrlFault>, Option<UrlFault>) {
+        let relevant = |fault: &UrlFault| !(self.is_insecure && *fault == UrlFault::ClearText);
+        let http = match &self.route {
+            Route::Http(url) => check_http_url(url.expose_secret()).err(),
+            Route::Own(_) => None,
+        };
+        let heads = self.heads.as_ref().and_then(|url| check_ws_url(url.expose_secret()).err());
+        (http.filter(relevant), heads.filter(relevant))
     }
 
     /// Its name in logs and metrics.
@@ -119,6 +146,16 @@ impl RpcEndpoint {
 
     pub(super) const fn limit(&self) -> Option<NonZeroU32> {
         self.rate_limit_per_s
+    }
+
+    /// What its answers must not repeat: parts of its URLs.
+    pub(super) fn hidden_parts(&self) -> Vec<SecretString> {
+        let http = match &self.route {
+            Route::Http(url) => Some(url),
+            Route::Own(_) => None,
+        };
+        let urls = http.into_iter().chain(&self.heads);
+        urls.flat_map(|url| discreet::parts(url.expose_secret())).map(SecretString::from).collect()
     }
 
     /// What carries calls to it.

@@ -3,6 +3,7 @@
 //! tell when to look.
 
 pub(in crate::relay) mod backoff;
+mod discreet;
 mod endpoint;
 mod error;
 mod feed;

@@ -21,6 +21,7 @@ use governor::{
     nanos::Nanos,
     state::{InMemoryState, NotKeyed},
 };
+use secrecy::{ExposeSecret, SecretString};
 use serde::{
     Deserialize,
     de::{DeserializeOwned, IgnoredAny},
@@ -31,7 +32,7 @@ use tokio::time::Instant;
 use super::{
     MAX_ERROR_BYTES,
     backoff::{Pause, PauseRule},
-    bounded,
+    bounded, discreet,
     endpoint::{MAX_REPLY_BYTES, RpcEndpoint, RpcReply, RpcTransport},
     error::RpcError,
     hedge::Latency,
@@ -168,6 +169,8 @@ impl Drop for Waiting<'_> {
 pub(super) struct Node {
     pub(super) endpoint: RpcEndpoint,
     transport: Arc<dyn RpcTransport>,
+    /// What its answers must not repeat.
+    hidden: Vec<SecretString>,
     limiter: Option<Limiter>,
     pause_rule: PauseRule,
     ids: AtomicU64,
@@ -230,6 +233,7 @@ impl Node {
         Self {
             limiter: endpoint.limit().map(Limiter::new),
             transport: endpoint.transport(timeout),
+            hidden: endpoint.hidden_parts(),
             pause_rule,
             ids: AtomicU64::new(1),
             calls: AtomicU64::new(0),
@@ -356,9 +360,15 @@ impl Node {
         }
     }
 
+    /// A text of the node without what its URL must not tell.
+    fn discreet(&self, text: &str) -> String {
+        discreet::cut(text, self.hidden.iter().map(ExposeSecret::expose_secret))
+    }
+
     fn error(&self, method: &'static str, class: RpcErrorClass, taken: Taken, message: impl Into<String>) -> RpcError {
         let endpoint = self.endpoint.name().to_owned();
-        RpcError { endpoint, method, class, taken, message: bounded(message), code: None, data: None }
+        let message = bounded(self.discreet(&message.into()));
+        RpcError { endpoint, method, class, taken, message, code: None, data: None }
     }
 
     /// One call with its own deadline. Failures count towards the node's health unless the node answered. A node that asked to
@@ -559,7 +569,8 @@ impl Node {
             let class = classify(error.code, &error.message, data.as_deref());
             let mut failure = self.error(method, class, class.taken(), error.message);
             failure.code = Some(error.code);
-            failure.data = data;
+            // What a contract says is hex; anything else is the node's own text.
+            failure.data = data.map(|data| if data.starts_with("0x") { data } else { self.discreet(&data) });
             return Err(failure);
         }
         let nonsense = |what: &str| {

@@ -170,7 +170,7 @@ impl World {
         let pool = RpcPool::of_chain(endpoints, &ChainTuning::for_spec(&spec), Duration::from_secs(12));
         let params = VehicleParams {
             sender: Address::repeat_byte(1),
-            multicall3: Address::repeat_byte(0x33),
+            multicall3: Some(Address::repeat_byte(0x33)),
             schedule: *spec.gas_schedule(),
             forward_overhead_gas: 45_000,
         };

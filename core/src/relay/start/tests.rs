@@ -6,12 +6,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use alloy_primitives::{B256, U64, keccak256};
 use async_trait::async_trait;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::{
     chain::{ChainSpec, TransportFailure},

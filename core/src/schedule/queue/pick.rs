@@ -185,7 +185,8 @@ impl<'a> Picker<'a> {
                         break;
                     }
                     left -= 1;
-                    if group_key(&entry.request) != self.key || !self.room.add(entry, self.limits, &self.queue.targets)
+                    if group_key(&entry.request, self.queue.has_multicall) != self.key
+                        || !self.room.add(entry, self.limits, &self.queue.targets)
                     {
                         break;
                     }

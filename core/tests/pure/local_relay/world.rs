@@ -151,7 +151,7 @@ impl World {
     fn params(&self) -> VehicleParams {
         VehicleParams {
             sender: self.key.address(),
-            multicall3: Address::ZERO,
+            multicall3: None,
             schedule: *self.config.fork.gas_schedule(),
             forward_overhead_gas: self.config.forward_overhead_gas,
         }

@@ -73,14 +73,14 @@ fn poisson(count: u64, mean_ms: f64) -> Vec<u64> {
 
 #[test]
 fn the_worked_example_holds() {
-    let mut queue = Queue::new();
+    let mut queue = super::with_multicall();
     let regular: Vec<u64> = (0..400).map(|index| index * 200).collect();
     let left = run(&mut queue, &usual(), &regular, 60_000, 0);
     let usual_batches = left.iter().filter(|(_, members)| *members == 15).count();
     assert!(usual_batches >= 24, "{left:?}");
     assert!((2_900..3_200).contains(&(left[10].0 - left[9].0)), "{left:?}");
     // Alone for the first time it may wait, for a while; when all came alone so far, it does not.
-    let mut queue = Queue::new();
+    let mut queue = super::with_multicall();
     let lonely: Vec<u64> = (0..20).map(|index| index * 60_000).collect();
     let left = run(&mut queue, &usual(), &lonely, 60_000, 0);
     assert_eq!(left.len(), 20);
@@ -92,13 +92,13 @@ fn the_worked_example_holds() {
 fn who_has_less_slack_waits_less() {
     let mut size = Vec::new();
     for slack in [6_000, 60_000, 600_000, 6_000_000] {
-        let left = run(&mut Queue::new(), &usual(), &poisson(600, 200.0), slack, 0);
+        let left = run(&mut super::with_multicall(), &usual(), &poisson(600, 200.0), slack, 0);
         #[expect(clippy::cast_precision_loss, reason = "small numbers")]
         size.push(600.0 / left.len() as f64);
     }
     assert!(size.is_sorted_by(|a, b| a * 1.5 < *b), "members by slack: {size:?}");
     // One in a hurry takes the others along.
-    let mut queue = Queue::new();
+    let mut queue = super::with_multicall();
     let patient: Vec<u64> = (0..50).map(|index| index * 100).collect();
     run(&mut queue, &usual(), &patient, HOUR, 0);
     let now = 100_000;
@@ -116,7 +116,8 @@ fn who_has_less_slack_waits_less() {
 
 #[test]
 fn what_data_costs_counts() {
-    let batches = |limits: &ComposeLimits| run(&mut Queue::new(), limits, &poisson(600, 200.0), 60_000, 0).len();
+    let batches =
+        |limits: &ComposeLimits| run(&mut super::with_multicall(), limits, &poisson(600, 200.0), 60_000, 0).len();
     let usual = usual();
     // Calldata that costs ten times the gas: a setup is a small part of it, and not worth the same wait.
     let data = ComposeLimits { data_wei_per_byte: 700 * GWEI, ..usual };
@@ -139,7 +140,7 @@ fn what_data_costs_counts() {
 
 #[test]
 fn a_burst_after_a_quiet_time_is_recognised() {
-    let mut queue = Queue::new();
+    let mut queue = super::with_multicall();
     let lonely: Vec<u64> = (0..60).map(|index| index * 60_000).collect();
     run(&mut queue, &usual(), &lonely, 60_000, 0);
     let burst: Vec<u64> = (0..90).map(|index| 7_200_000 + index * 5).collect();
@@ -154,7 +155,7 @@ fn who_saves_by_joining_does_not_wait_for_the_price() {
     let outlook = Within(Duration::from_secs(60), Duration::from_secs(600));
     let limits = ComposeLimits { linger: Duration::ZERO, ..usual() };
     let queued = |slacks: &[u64]| {
-        let mut queue = Queue::new();
+        let mut queue = super::with_multicall();
         slacks.iter().zip(1..).for_each(|(slack, salt)| queue.push(request(salt, 0, *slack)));
         queue
     };
@@ -215,7 +216,7 @@ fn it_is_near_what_foresight_would_cost() {
     ];
     for (name, arrivals, most) in cases {
         let limits = ComposeLimits { max_batch: 1_000, ..usual() };
-        let left = run(&mut Queue::new(), &limits, &arrivals, 60_000, 0);
+        let left = run(&mut super::with_multicall(), &limits, &arrivals, 60_000, 0);
         let (paid, best) = costs(&left, &arrivals, rate);
         #[allow(clippy::print_stdout, reason = "docs/scheduling.md shows it")]
         {
@@ -236,7 +237,7 @@ proptest! {
         let rate = (56.0 / 21.0) / 60_000.0;
         let arrivals: Vec<u64> = gaps.iter().scan(0, |at, gap| { *at += gap; Some(*at) }).collect();
         let limits = ComposeLimits { max_batch: 1_000, ..usual() };
-        let left = run(&mut Queue::new(), &limits, &arrivals, 60_000, 0);
+        let left = run(&mut super::with_multicall(), &limits, &arrivals, 60_000, 0);
         prop_assert_eq!(left.iter().map(|(_, members)| members).sum::<usize>(), arrivals.len());
         let (paid, best) = costs(&left, &arrivals, rate);
         prop_assert!(paid <= 2.5 * best + 3.0, "{} against {}", paid, best);

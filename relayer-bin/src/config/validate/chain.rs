@@ -3,26 +3,28 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use slackwater::{
-    chain::{ChainSpec, preset_for_chain_id},
+    chain::{ChainSpec, PresetError, SpecError, preset_for_chain_id, preset_names},
     market::{BenchRule, BookConfig},
-    relay::{ChainTuning, ForwarderSetup, TimingMode},
+    relay::{ChainTuning, ForwarderSetup, TimingMode, UrlFault, check_http_url, check_ws_url},
 };
 
 use super::{Check, is_http_url, is_ws_url, millis, size, span};
 use crate::config::{
-    ChainConfig, EndpointConfig, RawChain, RawForwarder, RawRpc, UrlText,
+    ChainConfig, EndpointConfig, RawChain, RawForwarder, RawRpc, RawSigner, SignerConfig, UrlText,
     layers::{join, merge},
+    plain,
+    schema::nearest,
     secret::SecretRef,
 };
 
 pub(super) fn chain_config(check: &mut Check<'_>, key: &str, raw: RawChain) -> Option<ChainConfig> {
     let spec = chain_spec(check, key, &raw);
     let endpoints = endpoints(check, key, &raw.rpc);
-    let signers: Vec<_> = raw
+    let signers: Vec<SignerConfig> = raw
         .signers
         .iter()
         .enumerate()
-        .filter_map(|(index, text)| check.secret(&format!("{key}.signers.{index}"), text))
+        .filter_map(|(index, signer)| signer_config(check, &format!("{key}.signers.{index}"), signer))
         .collect();
     if raw.signers.is_empty() {
         check.fail(
@@ -33,7 +35,7 @@ pub(super) fn chain_config(check: &mut Check<'_>, key: &str, raw: RawChain) -> O
         );
     }
     for (index, signer) in signers.iter().enumerate() {
-        if signers[..index].contains(signer) {
+        if signers[..index].iter().any(|other| other.key == signer.key) {
             check.fail(
                 &format!("{key}.signers.{index}"),
                 None,
@@ -42,10 +44,25 @@ pub(super) fn chain_config(check: &mut Check<'_>, key: &str, raw: RawChain) -> O
             );
         }
     }
+    if let Some(name) = &raw.name {
+        check.name(&join(key, "name"), name);
+    }
     let forwarders = forwarders(check, key, &raw.forwarders);
     let spec = spec?;
     let tuning = tuning(check, key, &raw, &spec);
     Some(ChainConfig { spec, tuning, endpoints, signers, forwarders })
+}
+
+fn signer_config(check: &mut Check<'_>, key: &str, raw: &RawSigner) -> Option<SignerConfig> {
+    let (key, tenants) = match raw {
+        RawSigner::Key(_) => (key.to_owned(), Vec::new()),
+        RawSigner::Bound(bound) => (join(key, "key"), bound.tenants.clone()),
+    };
+    let Some(text) = raw.key() else {
+        check.fail(&key, None, "is missing", "name the account's key by reference");
+        return None;
+    };
+    Some(SignerConfig { key: check.secret(&key, text)?, tenants })
 }
 
 /// The preset with the operator's facts over it.
@@ -58,7 +75,17 @@ pub(super) fn chain_spec(check: &mut Check<'_>, key: &str, raw: &RawChain) -> Op
                 Err(error) => check.fail(&join(key, "preset"), Some(name), error.to_string(), ""),
             },
             Err(error) => {
-                check.fail(&join(key, "preset"), Some(&format!("{name:?}")), error.to_string(), "");
+                let known = preset_names();
+                let near = nearest(name, known.iter().copied());
+                let fix = near.map_or_else(
+                    || format!("known are {}", known.join(", ")),
+                    |near| format!("did you mean {near:?}?"),
+                );
+                let problem = match error {
+                    PresetError::Unknown { .. } => "is no chain preset".to_owned(),
+                    other => other.to_string(),
+                };
+                check.fail(&join(key, "preset"), Some(name), problem, fix);
                 return None;
             }
         },
@@ -98,13 +125,19 @@ pub(super) fn chain_spec(check: &mut Check<'_>, key: &str, raw: &RawChain) -> Op
             let path = error.path().to_string();
             let at = if path == "." { spec_key } else { join(&spec_key, &path) };
             let message = error.into_inner().to_string();
-            check.fail(&at, None, message.lines().next().unwrap_or_default(), "see core/presets for the keys");
+            check.fail(&at, None, plain::expectation(&message), "see core/presets for the keys");
             return None;
         }
     };
     if let Err(errors) = spec.validate() {
         for error in errors {
-            check.fail(&spec_key, None, error.to_string(), "");
+            let told = match error {
+                SpecError::Malformed { key, value, expected } => {
+                    format!("{key} = {:?} must be {expected}", plain::shown(&value))
+                }
+                other => other.to_string(),
+            };
+            check.fail(&spec_key, None, told, "");
         }
         return None;
     }
@@ -125,6 +158,7 @@ pub(super) fn endpoints(check: &mut Check<'_>, key: &str, raw: &[RawRpc]) -> Vec
     for (index, rpc) in raw.iter().enumerate() {
         let key = format!("{key}.rpc.{index}");
         let name = rpc.name.clone().unwrap_or_else(|| format!("rpc-{index}"));
+        check.name(&join(&key, "name"), &name);
         if !names.insert(name.clone()) {
             check.fail(&join(&key, "name"), Some(&name), "is used twice", "give each endpoint its own name");
         }
@@ -144,10 +178,24 @@ pub(super) fn endpoints(check: &mut Check<'_>, key: &str, raw: &[RawRpc]) -> Vec
             }
             reference
         });
+        let is_insecure = rpc.insecure.unwrap_or(false);
+        let clear_text = |text: &UrlText| {
+            !is_insecure && [check_http_url(&text.0), check_ws_url(&text.0)].contains(&Err(UrlFault::ClearText))
+        };
+        for (name, text) in [("url", Some(url)), ("ws_url", rpc.ws_url.as_ref())] {
+            if text.is_some_and(clear_text) {
+                check.fail(
+                    &join(&key, name),
+                    None,
+                    "goes in clear text to another machine: whoever is in between decides what the chain looks like (hidden)",
+                    "use https:// or wss://, or write insecure = true beside it",
+                );
+            }
+        }
         match url_reference(url, is_http_url) {
             Some(url) => {
                 let rate_limit_per_s = rpc.rate_limit_per_s.unwrap_or(0);
-                endpoints.push(EndpointConfig { name, url, ws_url, rate_limit_per_s });
+                endpoints.push(EndpointConfig { name, url, ws_url, is_insecure, rate_limit_per_s });
             }
             None => check.fail(
                 &join(&key, "url"),

@@ -1,20 +1,24 @@
 //! Every value in force, and where it comes from.
 
 use super::chain::tuning_values;
-use crate::config::{
-    Config, Entry, Origin, RawConfig, UrlText,
-    layers::{Layers, join},
-    secret::SecretText,
+use crate::{
+    config::{
+        Config, Entry, Origin, RawConfig, UrlText,
+        layers::{Layers, join},
+        plain,
+        secret::SecretText,
+    },
+    http::auth::KeyHash,
 };
 
 /// Every effective value with its origin.
 pub(super) fn entries(config: &Config, layers: &Layers, presets: &[Option<String>]) -> Vec<Entry> {
     let mut entries = Vec::new();
-    let schema = crate::config::schema::json_schema();
+    let schema = crate::config::schema::schema();
     let given = toml::Value::Table(layers.tree.clone());
     flatten(&given, "", &mut |path, value| {
         let origin = layers.origin(path).cloned().unwrap_or(Origin::Default);
-        entries.push(Entry { key: path.to_owned(), value: shown(&schema, path, value), origin });
+        entries.push(Entry { key: path.to_owned(), value: shown(schema, path, value), origin });
     });
     let is_given = |entries: &[Entry], key: &str| {
         entries
@@ -74,6 +78,12 @@ pub(super) fn shown(schema: &serde_json::Value, path: &str, value: &toml::Value)
     match format {
         Some("secret") => SecretText(text.clone()).shown().into_owned(),
         Some("secret-url") => UrlText(text.clone()).shown(),
+        _ if plain::looks_secret(text) && !is_hash(text) => plain::hidden(text),
         _ => value.to_string(),
     }
+}
+
+/// Whether this is the hash of an API key, which opens nothing.
+fn is_hash(text: &str) -> bool {
+    KeyHash::parse(text).is_some()
 }

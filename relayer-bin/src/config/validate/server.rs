@@ -126,6 +126,10 @@ pub(super) fn shared_ledger(check: &mut Check<'_>, raw: &RawLedger, listen: &str
     if schema.is_empty() || schema.len() > 63 || !schema.chars().all(is_name) {
         check.fail("ledger.schema", Some(&schema), "is no name of a schema", "use at most 63 of a-z, 0-9 and _");
     }
+    if let Some(instance) = &raw.instance {
+        check.name("ledger.instance", instance);
+    }
+    check.name("ledger.schema", &schema);
     let lease = span(raw.lease_ms, defaults.cluster.lease);
     let idle_timeout = span(raw.idle_timeout_ms, defaults.idle_timeout.min(lease / 2));
     if idle_timeout >= lease {
@@ -139,6 +143,7 @@ pub(super) fn shared_ledger(check: &mut Check<'_>, raw: &RawLedger, listen: &str
     let instance = raw.instance.clone().unwrap_or_else(|| format!("{listen}#{}", std::process::id()));
     Some(SharedLedger {
         url: url?,
+        is_insecure: raw.insecure.unwrap_or(false),
         schema,
         read_connections: raw.read_connections.unwrap_or(defaults.read_connections),
         connect_timeout: span(raw.connect_timeout_ms, defaults.connect_timeout),
@@ -200,6 +205,16 @@ pub(super) fn storage(check: &mut Check<'_>, raw: RawLedger) -> (SqliteConfig, G
     let path = raw.path.unwrap_or_else(|| DEFAULT_PATH.to_owned());
     if path.is_empty() || path == ":memory:" {
         check.fail("ledger.path", Some(&path), "would lose what was accepted", "name a file on a disk that survives");
+    }
+    if path.contains("://") {
+        check.fail(
+            "ledger.path",
+            Some(&path),
+            "is a URL, not a file",
+            "the URL of a database belongs in ledger.url, by reference: env:NAME or file:PATH",
+        );
+    } else if !path.contains(['/', '.']) {
+        check.name("ledger.path", &path);
     }
     let defaults = SqliteConfig::new(&path);
     let sqlite = SqliteConfig {

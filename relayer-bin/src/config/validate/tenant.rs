@@ -11,7 +11,7 @@ use slackwater::policy::{Budget, KindName, TargetRule, TenantPolicy};
 
 use super::{Check, DEFAULT_PERIOD_S, server::is_origin, size};
 use crate::{
-    config::{RawBudget, RawKind, RawTenant, TenantConfig, layers::join},
+    config::{RawBudget, RawKind, RawTenant, TenantConfig, layers::join, plain},
     http::{
         auth::{ApiKey, KeyHash, Scope, Scopes, TenantDoor},
         page::{Functions, PageTenant},
@@ -32,15 +32,19 @@ pub(super) fn tenant_config(
         return None;
     };
     if !is_name(&id) {
-        check.fail(&id_key, Some(&format!("{id:?}")), "must be 1 to 64 of a-z, 0-9, '-' and '_'", "choose another id");
+        let shown = format!("{:?}", plain::shown(&id));
+        check.fail(&id_key, Some(&shown), "must be 1 to 64 of a-z, 0-9, '-' and '_'", "choose another id");
+    } else {
+        check.name(&id_key, &id);
     }
-    let keys = api_keys(check, key, &id, &raw);
+    let who = if plain::looks_secret(&id) { "NAME" } else { id.as_str() };
+    let keys = api_keys(check, key, who, &raw);
     if keys.is_empty() && raw.api_keys.is_empty() && raw.keys.is_empty() && !allow_anonymous {
         check.fail(
             &join(key, "api_keys"),
             None,
             "is missing: the tenant could not call",
-            format!("`slackwater keys api --tenant {id}`"),
+            format!("`slackwater keys api --tenant {who}`"),
         );
     }
     let mut policy = TenantPolicy::new(&id);
@@ -56,7 +60,11 @@ pub(super) fn tenant_config(
             check.fail(&join(key, "kinds"), Some("[]"), "the tenant could ask for nothing", "name a kind");
         }
     }
-    policy.targets = raw.targets.map(|targets| target_rules(check, &join(key, "targets"), &targets));
+    if let Some(targets) = &raw.targets {
+        let (named, others) = target_rules(check, &join(key, "targets"), targets);
+        (policy.targets, policy.others) = (Some(named), others);
+    }
+    policy.is_open = raw.open.unwrap_or(false);
     policy.max_gas = raw.max_gas.unwrap_or(policy.max_gas);
     policy.max_value_wei = raw.max_value_wei.map_or(policy.max_value_wei, |wei| wei.0);
     policy.max_calldata_bytes = size(raw.max_calldata_bytes, policy.max_calldata_bytes);
@@ -74,6 +82,9 @@ pub(super) fn tenant_config(
     shares.signer_percent = raw.signer_budget_percent.unwrap_or(shares.signer_percent);
     shares.target_percent = raw.target_budget_percent.unwrap_or(shares.target_percent);
     policy.budget = raw.budget.and_then(|budget| budget_of(check, &join(key, "budget"), &budget));
+    for (name, problem, fix) in policy.problems() {
+        check.fail(&join(key, name), None, problem, fix);
+    }
     let max_streams = size(raw.max_streams, TenantDoor::default().max_streams);
     let page = page_tenant(&policy);
     if keys.iter().any(|key| key.page.is_some()) {
@@ -206,23 +217,34 @@ pub(super) fn budget_of(check: &mut Check<'_>, key: &str, raw: &RawBudget) -> Op
     Some(Budget { limit_wei, period: Duration::from_secs(raw.period_s.unwrap_or(DEFAULT_PERIOD_S)) })
 }
 
-type TargetRules = BTreeMap<u64, BTreeMap<Address, TargetRule>>;
+type TargetRules = (BTreeMap<u64, BTreeMap<Address, TargetRule>>, BTreeMap<u64, TargetRule>);
+
+/// In the place of a contract: all that are not named.
+const OTHERS: &str = "*";
 
 pub(super) fn target_rules(
     check: &mut Check<'_>,
     key: &str,
     raw: &BTreeMap<String, BTreeMap<String, Vec<String>>>,
 ) -> TargetRules {
-    let mut rules = TargetRules::new();
+    let (mut named, mut others) = TargetRules::default();
     for (chain, targets) in raw {
         let key = join(key, chain);
         let Ok(chain_id) = chain.parse::<u64>() else {
             check.fail(&key, Some(chain), "is not a chain id", "write the decimal EIP-155 id in quotes");
             continue;
         };
+        // A chain without contracts is closed, as if it were not named.
+        named.entry(chain_id).or_default();
         for (text, selectors) in targets {
             let key = join(&key, text);
-            let Some(address) = check.address(&key, text) else { continue };
+            let address = match text.as_str() {
+                OTHERS => None,
+                _ => match check.address(&key, text) {
+                    Some(address) => Some(address),
+                    None => continue,
+                },
+            };
             let mut allowed = BTreeSet::new();
             for selector in selectors {
                 let mut bytes = [0u8; 4];
@@ -234,8 +256,11 @@ pub(super) fn target_rules(
                 }
             }
             let rule = TargetRule { selectors: (!selectors.is_empty()).then_some(allowed) };
-            rules.entry(chain_id).or_default().insert(address, rule);
+            match address {
+                Some(address) => drop(named.entry(chain_id).or_default().insert(address, rule)),
+                None => drop(others.insert(chain_id, rule)),
+            }
         }
     }
-    rules
+    (named, others)
 }

@@ -1,0 +1,81 @@
+//! The tips that we paid: what was usual yesterday bounds what a node can make us offer today.
+
+use std::{collections::VecDeque, time::Duration};
+
+use crate::time::Timestamp;
+
+/// How long a payment counts.
+const WINDOW: Duration = Duration::from_secs(24 * 3_600);
+/// Payments below which nothing is usual yet.
+const LEAST: usize = 50;
+/// Payments that are remembered: the newest of the day.
+const MOST: usize = 2_048;
+/// How many times the usual a learned tip may be.
+const FACTOR: u128 = 10;
+
+/// Tips of our transactions that were included in the last day, wei per gas.
+#[derive(Debug, Clone, Default)]
+pub struct PaidTips {
+    paid: VecDeque<(Timestamp, u128)>,
+}
+
+impl PaidTips {
+    /// A transaction of ours was included with this tip.
+    pub fn record(&mut self, now: Timestamp, tip: u128) {
+        if self.paid.len() == MOST {
+            self.paid.pop_front();
+        }
+        self.paid.push_back((now, tip));
+        self.forget(now);
+    }
+
+    /// Leaves out what is older than a day.
+    pub fn forget(&mut self, now: Timestamp) {
+        while self.paid.front().is_some_and(|(at, _)| now.since(*at) > WINDOW) {
+            self.paid.pop_front();
+        }
+    }
+
+    /// A learned tip stays below this: ten times the larger of the median and `least_tip`. `None` while fewer than 50
+    /// payments are known: at 49 nothing bounds it, at 50 payments of 1 gwei it stays below 10 gwei.
+    pub fn bound(&self, least_tip: u128) -> Option<u128> {
+        if self.paid.len() < LEAST {
+            return None;
+        }
+        let mut tips: Vec<u128> = self.paid.iter().map(|(_, tip)| *tip).collect();
+        let middle = tips.len() / 2;
+        let (_, median, _) = tips.select_nth_unstable(middle);
+        Some((*median).max(least_tip).max(1).saturating_mul(FACTOR))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GWEI: u128 = 1_000_000_000;
+
+    #[test]
+    fn a_learned_tip_stays_near_what_was_paid() {
+        let mut paid = PaidTips::default();
+        let at = |second: u64| Timestamp(second * 1_000);
+        for second in 0..49 {
+            paid.record(at(second), GWEI);
+        }
+        assert_eq!(paid.bound(1), None, "nothing is usual yet");
+        paid.record(at(49), 500 * GWEI);
+        assert_eq!(paid.bound(1), Some(10 * GWEI), "one dear one changes nothing");
+        assert_eq!(paid.bound(3 * GWEI), Some(30 * GWEI), "the chain's least tip counts where it is larger");
+        paid.forget(at(24 * 3_600 + 1));
+        assert_eq!(paid.bound(1), None, "the day is over");
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut paid = PaidTips::default();
+        for tip in 0..10_000 {
+            paid.record(Timestamp(1), tip);
+        }
+        assert_eq!(paid.paid.len(), MOST);
+    }
+}
