@@ -231,7 +231,7 @@ impl ChainTuning {
 
     /// Keys that are 0 and must not be.
     pub(super) fn zeroes(&self) -> Vec<&'static str> {
-        let positive: [(&str, u138); 13] = [
+        let positive: [(&str, u128); 13] = [
             ("poll_interval_ms", self.poll_interval.as_millis()),
             ("subscribed_poll_interval_ms", self.subscribed_poll_interval.as_millis()),
             ("subscription_silence_ms", self.subscription_silence.as_millis()),

@@ -30,7 +30,11 @@ use tempfile::TempDir;
 use crate::stage::{PATIENCE, until};
 
 /// Keys of that configuration that mean something else now: path, what stands there, and what to write instead.
-const CHANGED: &[(&str, &str, &str)] = &[];
+const CHANGED: &[(&str, &str, &str)] = &[(
+    "tenant.0.targets",
+    "operator = true\n",
+    "operator = true\nopen = true\ntargets = { \"31337\" = { \"*\" = [] } }\n",
+)];
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
