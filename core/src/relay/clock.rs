@@ -48,7 +48,7 @@ pub mod simulated {
     }
 
     /// A salt that no other call on this thread gets since the clock was set; `None` with the wall clock.
-    pub(super) fn next_salt() -> Option<String> {
+    pub(in crate::relay) fn next_salt() -> Option<String> {
         let now = now()?;
         let salt = SALT.get();
         SALT.set(salt + 1);

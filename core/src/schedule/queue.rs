@@ -843,6 +843,11 @@ impl Queue {
         limits: &ComposeLimits,
         outlook: &impl FeeOutlook,
     ) -> Option<Selection> {
+        // Until when each group waits, as far as any lane or tenant has seen: putting others aside must not forget it.
+        let mut waits: BTreeMap<VehicleKey, Timestamp> = BTreeMap::new();
+        for (key, group) in &self.groups {
+            waits.extend(group.held_until.filter(|held| *held > now).map(|held| (*key, held)));
+        }
         self.sort_out(limits.next_base_fee, Vec::new());
         let cutoff = now.saturating_add(outlook.send_within().max(limits.urgent));
         let full = self.full(lane, limits.slots, cutoff);
@@ -877,10 +882,10 @@ impl Queue {
             let trigger = match decided {
                 Ok(trigger) => trigger,
                 Err(until) => {
+                    let wait = waits.entry(key).or_insert(until);
+                    *wait = until.min(*wait);
                     if let Some(group) = self.groups.get_mut(&key) {
-                        // Another lane may have seen others.
-                        let held = group.held_until.filter(|held| *held > now);
-                        group.held_until = Some(held.map_or(until, |held| held.min(until)));
+                        group.held_until = Some(*wait);
                     }
                     continue;
                 }

@@ -825,7 +825,7 @@ fn singles_travel_alone() {
 
 #[test]
 fn calls_go_alone_where_nobody_has_seen_the_code_that_would_join_them() {
-    let mut queue = with_multicall();
+    let mut queue = Queue::new();
     (0..3).for_each(|salt| queue.push(call(salt, 100_000 + salt, "t", true)));
     for salt in 0..3 {
         let id = call(salt, 0, "t", true).request.id();

@@ -43,8 +43,12 @@ async fn pauses_and_resumes_by_itself() -> Result<()> {
     stage.submit(&requests).await?;
     all.extend(requests);
     stage.wait_paused(Some("underfunded")).await?;
-    let alerts = stage.metric("slackwater_lane_alerts_total", &["underfunded"]).await?;
-    assert!(alerts >= 1.0, "no alert");
+    // The balance is known before a batch meets it.
+    let alerts = until("an alert", PATIENCE, async || {
+        let alerts = stage.metric("slackwater_lane_alerts_total", &["underfunded"]).await?;
+        Ok((alerts >= 1.0).then_some(alerts))
+    })
+    .await?;
     let (nonce, next) = (stage.node().nonce(stage.lane()).await?, stage.lane_state(0).await?["nextNonce"].clone());
     let head = stage.node().block_number().await?;
     until("eight more blocks", PATIENCE, async || Ok((stage.node().block_number().await? >= head + 8).then_some(())))

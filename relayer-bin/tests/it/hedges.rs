@@ -124,9 +124,11 @@ async fn a_fast_node_that_stands_still_holds_up_nothing() -> Result<()> {
     stage.settle().await?;
     let truth = stage.check(&all).await?;
     assert_eq!(truth.count("finalized", None), all.len());
-    let chains: serde_json::Value = stage.client().chains().await?;
-    let place = &chains["chains"][0]["endpoints"][0]["place"];
-    assert!(place == "frozen" || place == "behind", "{place}");
+    until("the node to be known to stand still", PATIENCE, async || {
+        let chains: serde_json::Value = stage.client().chains().await?;
+        Ok((chains["chains"][0]["endpoints"][0]["place"] == "frozen").then_some(()))
+    })
+    .await?;
     assert!(stage.metric("slackwater_rpc_heads_astray_total", &["rpc-0"]).await? >= 1.0);
     stage.close().await
 }

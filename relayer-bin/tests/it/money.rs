@@ -14,7 +14,7 @@ use slackwater_contracts::{
     nasty::INasty::{paidCall, payCall, revertAlwaysCall, setTrustCall},
 };
 
-use crate::stage::{Pace, Stage};
+use crate::stage::{PATIENCE, Pace, Stage, until};
 
 /// `isTrustedForwarder` of the target burns all the gas there is.
 const BURN: u8 = 2;
@@ -97,7 +97,8 @@ async fn a_burnt_transaction_is_paid_by_its_tenant() -> Result<()> {
     let from = node.accounts().await?[0];
     let data = Bytes::from(setTrustCall { mode: BURN }.abi_encode());
     let burn = json!({ "from": from, "to": stage.world.nasty, "data": data });
-    let _: B256 = node.call("eth_sendTransaction", json!([burn])).await?;
+    let hash: B256 = node.call("eth_sendTransaction", json!([burn])).await?;
+    until("the target to burn", PATIENCE, async || Ok(node.receipt(hash).await?.map(drop))).await?;
     let before = node.balance(stage.lane()).await?;
     let mut crowd = Crowd::new(&stage.world, 8);
     let bad: Vec<_> = (0..8)

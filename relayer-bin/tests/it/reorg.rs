@@ -144,7 +144,6 @@ impl Table {
         assert!(metric >= f64::from(taken_back), "only {metric} batches were taken back");
         stage.settle_mining().await?;
         let truth = stage.check(&all).await?;
-        let mut costs: BTreeMap<B256, U256> = BTreeMap::new();
         for (id, (row, expected)) in &expected {
             let state = stage.client().request(*id).await?;
             let told: Vec<&str> = state.timeline.iter().map(|event| event.status.as_str()).collect();
@@ -153,15 +152,15 @@ impl Table {
             let in_story: Vec<&Event> = truth.story.iter().filter(|event| event.request_id == *id).collect();
             let seqs = |events: &mut dyn Iterator<Item = &Event>| events.map(|event| event.seq).collect::<Vec<_>>();
             assert_eq!(seqs(&mut state.timeline.iter()), seqs(&mut in_story.into_iter()), "{row}");
-            if let (Some(hash), Some(cost)) = (state.tx_hash, &state.cost_wei) {
-                *costs.entry(hash).or_default() += cost.parse::<U256>().expect("a number");
-            }
         }
-        // What they paid is what their transaction cost in the branch that is final.
-        for (hash, cost) in costs {
-            let receipt = stage.node().receipt(hash).await?.expect("it is on the chain");
-            assert_eq!(cost, receipt.cost_wei(), "cost of {hash}");
+        // What they paid, and what accounts bear, is what left the lane in the branch that is final.
+        let mut costs = U256::ZERO;
+        for request in &all {
+            let cost = stage.client().request(request.id).await?.cost_wei;
+            costs += cost.map_or(U256::ZERO, |cost| cost.parse().expect("a number"));
         }
+        let (spent, borne) = stage.spent_and_borne().await?;
+        assert_eq!(costs + borne, spent);
         println!("{} requests, {} events", all.len(), truth.story.len());
         stage.close().await
     }

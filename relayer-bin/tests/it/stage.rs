@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use alloy_primitives::{Address, B256};
+use alloy_primitives::{Address, B256, U256};
 use serde_json::{Value, json};
 use slackwater_benches::{
     Anvil, BenchError, Forwarder, Node, Proxy, Relayer, RelayerClient, Result, World,
@@ -388,6 +388,20 @@ impl Stage {
     }
 
     /// Lane `index` as the API shows it.
+    /// What left the first lane since the world was made, as the chain says; and what accounts bear of it, as the ledger says,
+    /// wei.
+    pub(crate) async fn spent_and_borne(&self) -> Result<(U256, U256)> {
+        use sqlx::{Connection as _, Row as _};
+        let funded = U256::from(10_000) * U256::from(10_u64.pow(18));
+        let spent = funded - self.node().balance(self.lane()).await?;
+        let url = format!("sqlite://{}", self.relayer.database().display());
+        let mut ledger = sqlx::SqliteConnection::connect(&url).await.expect("a connection");
+        let rows = sqlx::query("SELECT wei FROM batch_accounts").fetch_all(&mut ledger).await.expect("rows");
+        let borne = rows.iter().map(|row| row.get::<String, _>(0).parse::<U256>().expect("a number")).sum();
+        ledger.close().await.expect("closes");
+        Ok((spent, borne))
+    }
+
     pub(crate) async fn lane_state(&self, index: usize) -> Result<Value> {
         let sender = self.world.relayers[index].address;
         let lanes = self.client().lanes().await?;
