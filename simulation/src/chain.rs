@@ -275,7 +275,8 @@ pub(crate) fn run(
         Content::Call(to, op) => {
             gas += 25_000;
             if fails(*to) {
-                return (false, gas.min(gas_limit), logs, executed);
+                // Its own transaction failed: that is its outcome.
+                return (false, gas.min(gas_limit), logs, vec![(*op, false)]);
             }
             executed.push((*op, true));
         }

@@ -9,7 +9,7 @@ use alloy_primitives::{Address, Bytes, U256, keccak256};
 use slackwater::{
     chain::ClientRule,
     ledger::{BatchState, MemoryStore},
-    request::{BatchId, LaneId, Reason, RequestId, Status, VerifiedRequest},
+    request::{BatchId, LaneId, Reason, RequestId, Status, VerifiedRequest, settlement::CostAccount},
 };
 
 use crate::{
@@ -357,6 +357,13 @@ impl World {
             if record.tenant == "alpha" {
                 spent += cost;
             }
+        }
+        // What a transaction took beyond its members' shares: without one that failed there is nothing that they did not cover.
+        let overrun = self.store.accounts().into_iter().filter(|row| row.account == CostAccount::Overrun);
+        let overrun = overrun.fold(U256::ZERO, |sum, row| sum + row.wei);
+        let has_failed = self.head.back().any(|block| block.txs.iter().any(|(_, receipt)| !receipt.is_success));
+        if !overrun.is_zero() && !has_failed {
+            self.violate(format!("I13: {overrun} wei were not reserved, and no transaction failed"));
         }
         if let Some(budget) = self.plan.budget
             && spent > budget

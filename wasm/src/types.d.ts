@@ -167,6 +167,8 @@ export interface Accepted {
   status: Status
   chainId: number
   deadlineAtMs: number
+  /** Until when it may still be executed, Unix ms; later than the deadline where the caller named none. */
+  validUntilMs?: number
   acceptedAtMs: number
   promise: SignedPromise
   quote?: Quote

@@ -15,8 +15,8 @@ const KEY_DIGITS: usize = 32;
 const ADDRESS_DIGITS: usize = 40;
 /// Letters and digits in a row that are taken for a token if they are well mixed.
 const TOKEN_LEN: usize = 20;
-/// How references to secrets begin.
-const REFERENCES: [&str; 4] = ["inline:", "keystore:", "env:", "file:"];
+/// How API keys and references to secrets begin.
+const MARKS: [&str; 5] = ["sw_", "inline:", "keystore:", "env:", "file:"];
 /// Words that are taken for a mnemonic phrase.
 const PHRASE_WORDS: usize = 12;
 
@@ -84,11 +84,11 @@ fn part(part: &str) -> Cow<'_, str> {
 
 /// Whether `text` could be a key, an access token, a password in a URL or a phrase.
 pub(crate) fn looks_secret(text: &str) -> bool {
-    if text.chars().count() > MAX_SHOWN || text.starts_with("sw_") || text.chars().any(char::is_control) {
+    if text.chars().count() > MAX_SHOWN || text.chars().any(char::is_control) {
         return true;
     }
-    // A reference to a secret: whatever follows belongs to it.
-    if text.contains("password") || REFERENCES.iter().any(|scheme| text.starts_with(scheme)) {
+    // An API key, or a reference to a secret, also inside a list or a table: whatever follows belongs to it.
+    if text.contains("password") || MARKS.iter().any(|mark| text.contains(mark)) {
         return true;
     }
     if text.split_whitespace().count() >= PHRASE_WORDS {
