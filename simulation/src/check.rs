@@ -22,6 +22,8 @@ const CEILING: u128 = 1_000_000_000_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
+    /// A transaction failed as a whole, in some block.
+    has_failed: bool,
     events: usize,
     /// Status and number of events.
     requests: BTreeMap<RequestId, (Status, u32)>,
@@ -78,6 +80,7 @@ impl World {
     /// I1 on the chain.
     pub(crate) fn check_block(&mut self, block: &Arc<Block>) {
         let Some(parent) = &block.parent else { return };
+        self.checker.has_failed |= block.txs.iter().any(|(_, receipt)| !receipt.is_success);
         for (tx, receipt) in &block.txs {
             for (op, _) in &receipt.executed {
                 let is_double = parent.back().any(|block| {
@@ -361,8 +364,7 @@ impl World {
         // What a transaction took beyond its members' shares: without one that failed there is nothing that they did not cover.
         let overrun = self.store.accounts().into_iter().filter(|row| row.account == CostAccount::Overrun);
         let overrun = overrun.fold(U256::ZERO, |sum, row| sum + row.wei);
-        let has_failed = self.head.back().any(|block| block.txs.iter().any(|(_, receipt)| !receipt.is_success));
-        if !overrun.is_zero() && !has_failed {
+        if !overrun.is_zero() && !self.checker.has_failed {
             self.violate(format!("I13: {overrun} wei were not reserved, and no transaction failed"));
         }
         if let Some(budget) = self.plan.budget

@@ -155,6 +155,7 @@ impl Pricing {
     }
 
     /// An attempt is in block `number`. A cancel's delay is not that of a payload.
+    #[expect(clippy::too_many_arguments, reason = "facts of one inclusion")]
     pub(super) fn included(
         &mut self,
         tuning: &ChainTuning,

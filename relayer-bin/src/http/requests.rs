@@ -138,12 +138,16 @@ async fn submit_items(
     let mut results: Vec<Option<Result<Acceptance, Problem>>> = Vec::with_capacity(items.len());
     let (mut good, mut holds) = (Vec::with_capacity(items.len()), Vec::new());
     for item in items {
-        let admitted = item.and_then(|mut item| {
-            if caller.is_page {
-                holds.push(hold_for_page(app, caller, &mut item)?);
-            }
-            Ok(item)
-        });
+        let admitted = match item {
+            Ok(mut item) if caller.is_page => match hold_for_page(app, caller, &mut item) {
+                Ok(hold) => {
+                    holds.push(hold);
+                    Ok(item)
+                }
+                Err(problem) => Err(problem),
+            },
+            item => item,
+        };
         match admitted {
             Ok(item) => {
                 good.push(item);
@@ -160,7 +164,7 @@ async fn submit_items(
             told.push(refused);
             continue;
         }
-        let answer = answers.next().unwrap_or_else(|| unreachable!("the relay answers every item"));
+        let Some(answer) = answers.next() else { unreachable!("the relay answers every item") };
         if let Some(hold) = holds.next() {
             match &answer {
                 Ok(accepted) if !accepted.record.status.is_terminal() => {

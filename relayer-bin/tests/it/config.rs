@@ -396,14 +396,12 @@ fn no_message_shows_a_secret_wherever_and_however_it_was_written() {
     all_paths(&json_schema(), "", &mut paths);
     assert!(paths.len() > 150 && paths.contains(&"chain.0.rpc.0.url".to_owned()), "{paths:?}");
     let base: toml::Value = toml::from_str(MINIMAL).unwrap();
-    let mut turn = 0;
-    for path in &paths {
+    for (turn, path) in paths.iter().enumerate() {
         // Where a secret, a list or a table belongs, every form; elsewhere they take turns.
         let is_likely = ["url", "key", "signers", "rpc", "ledger", "identity", "tenant", "chain", "forwarders"]
             .iter()
             .any(|part| path.trim_end_matches(".0").ends_with(part));
         let here: Vec<&str> = if is_likely { SECRETS.to_vec() } else { vec![SECRETS[turn % SECRETS.len()]] };
-        turn += 1;
         for secret in here {
             let text = toml::Value::String(secret.to_owned());
             let table: toml::Table = [("x".to_owned(), text.clone())].into_iter().collect();
@@ -440,7 +438,7 @@ fn broken_toml_shows_nothing_of_what_stands_there() {
         format!("signers = {key}"),
         format!("signers = 0x{key}"),
         format!("signers = [0x{key}]"),
-        format!("{key}"),
+        key.to_owned(),
         format!("{key} = "),
         format!("{key} = 1\n{key} = 2"),
         format!("[{key}\n"),

@@ -154,7 +154,7 @@ impl Inheritance {
         Ok(())
     }
 
-    async fn is_finished_once(mut self) -> Result<()> {
+    async fn finish_once(mut self) -> Result<()> {
         let mut left: BTreeMap<&str, u32> = BTreeMap::new();
         for known in &self.manifest.requests {
             *left.entry(&known.status).or_default() += 1;
@@ -209,10 +209,10 @@ impl Inheritance {
 
 #[tokio::test]
 async fn a_file_of_an_older_version_is_finished() -> Result<()> {
-    Inheritance::take_over("sqlite").await?.is_finished_once().await
+    Inheritance::take_over("sqlite").await?.finish_once().await
 }
 
 #[tokio::test]
 async fn a_dump_of_an_older_version_is_finished() -> Result<()> {
-    Inheritance::take_over("postgres").await?.is_finished_once().await
+    Inheritance::take_over("postgres").await?.finish_once().await
 }
