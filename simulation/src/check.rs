@@ -364,7 +364,8 @@ impl World {
         // What a transaction took beyond its members' shares: without one that failed there is nothing that they did not cover.
         let overrun = self.store.accounts().into_iter().filter(|row| row.account == CostAccount::Overrun);
         let overrun = overrun.fold(U256::ZERO, |sum, row| sum + row.wei);
-        if !overrun.is_zero() && !self.checker.has_failed {
+        // Where most nodes lag by more than finality, what is settled may not be final.
+        if !overrun.is_zero() && !self.checker.has_failed && self.plan.behind_ms == 0 {
             self.violate(format!("I13: {overrun} wei were not reserved, and no transaction failed"));
         }
         if let Some(budget) = self.plan.budget

@@ -42,7 +42,7 @@ pub struct RawServer {
     /// Address and port to listen on. TLS belongs to a proxy in front.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
-    /// Serve callers without API key, as tenant `default` with an operator's view: a [[tenant]] with that id must say what they
+    /// Serve callers without API key, as tenant `default` with an operator's view: a `[[tenant]]` with that id must say what they
     /// may. Refused unless `listen` is a loopback address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_anonymous: Option<bool>,
