@@ -74,6 +74,7 @@ fn entry(params: &VehicleParams, seq: usize, request: &Arc<VerifiedRequest>, now
         company: Company::Named,
         simulations: 0,
         batch_failures: 0,
+        refusals: Default::default(),
     }
 }
 
@@ -104,6 +105,9 @@ fn benches(criterion: &mut Criterion) {
         urgent: Duration::from_secs(15),
         next_base_fee: 1_000_000_000,
         quote_max_fee: 2_000_000_000,
+        next_price: 1,
+        fee_cap_wei: None,
+        available_wei: None,
     };
     let outlook = PercentileOutlook::new(100, 40, Duration::from_secs(15), Duration::from_secs(3_600));
     let lane = LaneId { chain_id: 31_337, sender: params.sender };

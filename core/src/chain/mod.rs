@@ -36,5 +36,8 @@ pub use op_extra_data::{OpBaseFeeParams, OpExtraDataError};
 #[cfg(feature = "presets")]
 pub use presets::{PresetError, preset_for_chain_id, preset_names, preset_toml};
 pub use replacement::{ClientRule, PriceComparison, ReplacementError, ReplacementRule};
-pub use rpc_error::{Hint, MAX_MATCHED_BYTES, RpcErrorClass, Taken, TransportFailure, classify, classify_http, hint};
+pub use rpc_error::{
+    Hint, MAX_MATCHED_BYTES, RpcErrorClass, Taken, TransportFailure, classify, classify_http, hint, least_price,
+    refused_fee_cap,
+};
 pub use spec::{ChainSpec, DEFAULT_DEADLINE_SKEW_S, DEFAULT_MAX_TX_BYTES, MIN_BUMP_BPS, SpecError};

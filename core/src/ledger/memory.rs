@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use super::{
     AccountRow, AttemptRecord, BatchRecord, DecisionRow, Durable, EventFilter, EventRecord, Ledger, LedgerError,
     RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
-    apply::{Cursor, HOUR_MS, Key, Needs, NewAccount, Sequence, WorkingSet, holds_nonce},
+    apply::{Cursor, HOUR_MS, Key, MEMBERS_OF_CONTENT, Needs, NewAccount, Sequence, WorkingSet, holds_nonce},
 };
 use crate::request::{BatchId, LaneId, RequestId, Status, settlement::CostAccount};
 
@@ -223,9 +223,12 @@ impl Tables {
                 }
             }
         }
-        for (batch, _, request) in set.new_members {
+        for (batch, position, request) in set.new_members {
             let id = self.requests[&request].0.id;
             if let Some(batch) = self.batches.get_mut(&batch) {
+                if position.is_multiple_of(MEMBERS_OF_CONTENT) {
+                    batch.members.clear();
+                }
                 batch.members.push(id);
             }
         }

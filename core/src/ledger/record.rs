@@ -27,6 +27,9 @@ pub enum Write {
     /// skip nonces that a stranger consumed, and a batch without members may fill a hole below); the attempt's hash must be
     /// new. Otherwise the outcome is [`WriteOutcome::Refused`]
     /// and nothing of this write is applied. A batch without members is allowed: it fills a hole.
+    ///
+    /// A batch whose payload every node refused, and whose members ([`PlannedBatch::left`]) have all left it, gets new content
+    /// by a plan with the next attempt's index: nobody can hold the old one.
     Plan(Box<PlannedBatch>),
     /// Store a further signed attempt (replacement or cancel) of a batch that is not final, with an index above the
     /// newest. The same hash again is applied without effect.
@@ -452,8 +455,10 @@ pub struct PlannedBatch {
     pub batch: BatchRecord,
     /// Members in execution order.
     pub members: Vec<RequestId>,
-    /// The first attempt.
+    /// The first attempt that carries it: index 0, or the next one of a batch whose content it replaces.
     pub attempt: AttemptRecord,
+    /// Who was in the content that it replaces: none of them may be in the batch any more.
+    pub left: Vec<RequestId>,
     /// When.
     pub at: Timestamp,
 }

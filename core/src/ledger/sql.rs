@@ -292,7 +292,8 @@ async fn whole_batches<S: SqlStore>(store: &S, query: Query) -> Result<Vec<Whole
             .collect::<Result<_, _>>()?;
         let members = Query::new(
             "SELECT r.id FROM batch_members AS m JOIN requests AS r ON r.seq = m.request \
-             WHERE m.batch = $1 ORDER BY m.position",
+             WHERE m.batch = $1 AND m.position >= \
+             (SELECT max(position) / 1048576 * 1048576 FROM batch_members WHERE batch = $1) ORDER BY m.position",
         );
         let members = S::fetch_in(&mut snapshot, members.int(seq.cast_signed())).await?;
         let members = members.iter().map(|row| Cells::of("batch member", row).request_id());

@@ -39,6 +39,7 @@ use super::{
     learned::{ModelCommand, ModelError, ModelReply, Written},
     market::ChainMarket,
     pricing::Pricing,
+    rpc::SendReport,
     settle::Settlement,
     simulate::Verdict,
     tenants::Tenants,
@@ -47,7 +48,7 @@ use super::{
 };
 use crate::{
     chain::data_fee::DataFeeModel,
-    lane::{AttemptKey, Event, HeadInfo, PollPurpose, SendOutcome},
+    lane::{AttemptKey, Event, HeadInfo, PollPurpose},
     ledger::{Tracked, Write},
     market::FeePoint,
     provenance::Decision,
@@ -91,8 +92,10 @@ pub(super) enum Done {
     Sent {
         lane: usize,
         key: AttemptKey,
-        outcome: SendOutcome,
+        report: SendReport,
     },
+    /// The tip that a majority of the nodes suggests; `None` if too few answered.
+    Suggested(Option<u128>),
     Receipts {
         lane: usize,
         nonce: u64,
@@ -336,6 +339,7 @@ impl ChainService {
             alloy_primitives::Bytes::new()
         };
         let (spec, tuning) = (&self.shared.spec, &self.shared.tuning);
+        self.pricing.refresh_tips(now, spec, tuning);
         let price = self.pricing.quote(spec, tuning, word.next_base_fee, extra_data);
         let info = HeadInfo {
             number: header.number(),
@@ -368,13 +372,19 @@ impl ChainService {
                 self.suspects.insert((forwarder, signer));
             }
         }
+        if word.is_header_believed {
+            self.pricing.block_gas_limit(header.gas_limit.to());
+        }
+        self.ask_suggested_tip();
         let cancel_extra_wei = self.cancel_extra_wei();
+        let terms = self.terms(now);
         for index in 0..self.lanes.len() {
             let lane = &mut self.lanes[index];
             let sender = lane.machine.id().sender;
             if let Some(wei) = cancel_extra_wei {
                 lane.machine.handle_event(now, Event::CancelExtra(wei));
             }
+            lane.machine.handle_event(now, Event::Terms(terms));
             for (number, hash) in &update.canonical {
                 lane.machine.handle_event(now, Event::Canonical { number: *number, hash: *hash });
             }
@@ -419,12 +429,8 @@ impl ChainService {
         let now = clock::now();
         match done {
             Done::Persisted { lane, key, outcomes } => self.on_persisted(now, lane, key, outcomes),
-            Done::Sent { lane, key, outcome } => {
-                if matches!(outcome, SendOutcome::Refused(_)) {
-                    self.pricing.refused(lane, key);
-                }
-                self.lane_event(now, lane, Event::Sent { key, outcome });
-            }
+            Done::Sent { lane, key, report } => self.on_sent(now, lane, key, report),
+            Done::Suggested(tip) => self.on_suggested_tip(now, tip),
             Done::Receipts { lane, nonce, purpose, found, is_complete, at_block } => {
                 self.lane_event(now, lane, Event::Receipts { nonce, purpose, found, is_complete, at_block });
                 self.dispatch(now);
@@ -477,7 +483,7 @@ impl ChainService {
         }
     }
 
-    fn lane_event(&mut self, now: Timestamp, lane: usize, event: Event) {
+    pub(super) fn lane_event(&mut self, now: Timestamp, lane: usize, event: Event) {
         if let Some(shell) = self.lanes.get_mut(lane) {
             shell.machine.handle_event(now, event);
         }

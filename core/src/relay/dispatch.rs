@@ -15,14 +15,14 @@ use super::{
     simulate::{Environment, MemberSimulation, Verdict, simulate},
 };
 use crate::{
-    lane::{LaneError, Plan},
+    lane::{Event, LaneError, Plan},
     ledger::{BatchRecord, BatchState},
     request::{
         Reason, RequestId, Status, VerifiedRequest,
         outcome::MemberOutcome,
         vehicle::{Payload, VehicleKey},
     },
-    schedule::Selection,
+    schedule::{ComposeLimits, Selection, Short},
     time::Timestamp,
 };
 
@@ -52,13 +52,21 @@ impl ChainService {
             return;
         }
         self.end_uncertain(now);
-        let Some(limits) = self.limits() else { return };
+        let Some(limits) = self.limits(now) else { return };
         for index in 0..self.lanes.len() {
             if self.lanes[index].is_simulating || self.lanes[index].machine.ready().is_err() {
                 continue;
             }
             let lane = self.lanes[index].machine.id();
-            let Some(selection) = self.queue.compose(now, lane, &limits, &self.outlook) else { continue };
+            let available_wei = Some(self.lanes[index].machine.available_wei());
+            let limits = ComposeLimits { available_wei, ..limits };
+            let Some(selection) = self.queue.compose(now, lane, &limits, &self.outlook) else {
+                if let Some(Short { needed_wei, until }) = self.queue.short() {
+                    self.lanes[index].machine.handle_event(now, Event::Short { needed_wei, until });
+                    self.drain(index);
+                }
+                continue;
+            };
             let candidate = self.candidate(now, index, selection);
             if self.shared.tuning.simulate {
                 self.simulate(index, candidate);
@@ -282,6 +290,8 @@ impl ChainService {
             deadline: selection.deadline,
             ceiling_wei_per_gas: selection.ceiling_wei_per_gas,
             extra_wei,
+            is_guarded: members.iter().all(|member| member.sequence().is_some()),
+            is_alone: members.len() == 1,
         };
         let offer = self.offer(now, selection.deadline);
         let lane = &mut self.lanes[index];
@@ -305,8 +315,9 @@ impl ChainService {
                     gas_used: None,
                     cost_wei: None,
                 };
-                let key = selection.key;
-                let flight = Flight { key, members, weights, record, foreseen, clean: Vec::new() };
+                let left = lane.flights.remove(&id.nonce).map_or_else(Vec::new, |before| before.left);
+                let (key, is_planned, clean) = (selection.key, false, Vec::new());
+                let flight = Flight { key, members, weights, record, foreseen, clean, is_planned, left };
                 lane.flights.insert(id.nonce, flight);
             }
             Err(error) => {

@@ -8,9 +8,10 @@ use std::{
 use alloy_primitives::{Address, U256};
 
 use super::{
-    chain_service::{ChainService, Done, batch_hash},
+    chain_service::{ChainService, Done, batch_hash, count_ended},
     pricing::Foreseen,
     receipts,
+    rpc::SendReport,
     settle::Settlement,
     signer::LocalSigner,
     spender::{self, Spender},
@@ -29,6 +30,20 @@ use crate::{
     time::Timestamp,
 };
 
+/// Refusals for good after which a request that is alone in its transaction ends: one node's word may be wrong, and the others
+/// may have been away.
+const MAX_REFUSALS: u32 = 3;
+
+/// Why a request ends that nodes refuse with `class`, if that is what its end is about.
+const fn reason_of(class: RpcErrorClass) -> Option<Reason> {
+    match class {
+        RpcErrorClass::Underpriced => Some(Reason::BelowNodeMinimum),
+        RpcErrorClass::InvalidFees => Some(Reason::AboveNodeFeeCap),
+        class if class.is_permanent() => Some(Reason::RefusedByNodes),
+        _ => None,
+    }
+}
+
 /// What a nonce carries, beyond what the machine needs to know.
 #[derive(Debug)]
 pub(super) struct Flight {
@@ -41,11 +56,28 @@ pub(super) struct Flight {
     pub(super) foreseen: Option<Foreseen>,
     /// Unnamed targets for which its inclusion counts as a clean transaction.
     pub(super) clean: Vec<Address>,
+    /// Its content is in the ledger.
+    pub(super) is_planned: bool,
+    /// Who left the nonce's earlier content, which every node refused.
+    pub(super) left: Vec<RequestId>,
 }
 
 impl Flight {
     pub(super) fn ids(&self) -> impl Iterator<Item = RequestId> {
         self.members.iter().map(|member| member.id())
+    }
+
+    /// The same nonce without anybody in it.
+    fn vacated(&self) -> Self {
+        Self {
+            key: self.key,
+            members: Vec::new(),
+            weights: Vec::new(),
+            record: self.record.clone(),
+            foreseen: None,
+            is_planned: true,
+            left: self.left.clone(),
+        }
     }
 }
 
@@ -116,16 +148,17 @@ impl ChainService {
                 let lease = self.lease();
                 let until = self.lanes[index].flights.get(&key.nonce).map(|flight| flight.record.deadline);
                 let until = until.filter(|_| attempt.get().kind == AttemptKind::Payload);
+                let gas_limit = self.gas_limit(index, key, attempt.get().kind);
                 self.tasks.spawn(async move {
-                    let outcome = match lease {
-                        None => pool.broadcast(&attempt, until).await,
+                    let report = match lease {
+                        None => pool.broadcast(&attempt, gas_limit, until).await,
                         Some(lease) => {
-                            let outcome = lease.guard(pool.broadcast(&attempt, until)).await;
+                            let report = lease.guard(pool.broadcast(&attempt, gas_limit, until)).await;
                             // Whether another instance sends it now is not known here.
-                            outcome.unwrap_or(SendOutcome::Maybe(RpcErrorClass::NodeUnavailable))
+                            report.unwrap_or(SendReport::of(SendOutcome::Maybe(RpcErrorClass::NodeUnavailable)))
                         }
                     };
-                    Done::Sent { lane: index, key, outcome }
+                    Done::Sent { lane: index, key, report }
                 });
             }
             Command::Poll { nonce, hashes, purpose } => {
@@ -180,7 +213,16 @@ impl ChainService {
                     self.settle(now, Settlement { id, flight, kind: None, receipt: None });
                 }
             }
+            Command::ReportRefused { nonce, class } => self.refused(now, index, nonce, class),
             Command::Alert(alert) => self.alert(index, &alert),
+        }
+    }
+
+    fn gas_limit(&self, index: usize, key: AttemptKey, kind: AttemptKind) -> u64 {
+        let flight = self.lanes[index].flights.get(&key.nonce);
+        match kind {
+            AttemptKind::Payload => flight.map_or(0, |flight| flight.record.gas_limit),
+            AttemptKind::Cancel => self.shared.tuning.cancel_gas,
         }
     }
 
@@ -212,8 +254,10 @@ impl ChainService {
             },
             foreseen: None,
             clean: Vec::new(),
+            is_planned: false,
+            left: Vec::new(),
         });
-        let (write, decision) = if key.index == 0 {
+        let (write, decision) = if !flight.is_planned {
             let foreseen = flight.foreseen;
             let decision = Decision::Planned {
                 batch: batch_hash(id),
@@ -230,8 +274,8 @@ impl ChainService {
                 model: foreseen.map(|foreseen| foreseen.model),
                 inputs: foreseen.map(|foreseen| foreseen.inputs),
             };
-            let planned =
-                PlannedBatch { batch: flight.record.clone(), members: flight.ids().collect(), attempt, at: now };
+            let (batch, members, left) = (flight.record.clone(), flight.ids().collect(), flight.left.clone());
+            let planned = PlannedBatch { batch, members, attempt, left, at: now };
             (Write::Plan(Box::new(planned)), decision)
         } else {
             let before = AttemptKey { nonce: key.nonce, index: key.index - 1 };
@@ -248,7 +292,13 @@ impl ChainService {
                     max_priority_fee_wei_per_gas: attempt.fees.max_priority_fee_per_gas,
                 },
                 AttemptKind::Cancel => {
-                    Decision::Cancelling { batch: batch_hash(id), attempt: attempt.hash, reason: "deadline".to_owned() }
+                    let reason = match flight.record.deadline <= now {
+                        true => "deadline",
+                        false if flight.members.is_empty() => "vacant",
+                        false if next_base_fee > flight.record.ceiling_wei_per_gas => "priced_out",
+                        false => "refused",
+                    };
+                    Decision::Cancelling { batch: batch_hash(id), attempt: attempt.hash, reason: reason.to_owned() }
                 }
             };
             metrics::counter!("slackwater_replacements_total").increment(1);
@@ -295,13 +345,20 @@ impl ChainService {
         match durable {
             Some(attempt) => {
                 lane.durable.insert(key, attempt);
+                if let Some(flight) = lane.flights.get_mut(&key.nonce) {
+                    flight.is_planned = true;
+                }
                 lane.machine.handle_event(now, Event::Persisted { key });
             }
             None => {
                 lane.machine.handle_event(now, Event::Abandoned { key });
-                if key.index == 0
+                if lane.flights.get(&key.nonce).is_some_and(|flight| !flight.is_planned)
                     && let Some(flight) = lane.flights.remove(&key.nonce)
                 {
+                    if lane.machine.holds(key.nonce) {
+                        // The nonce is as vacant as before.
+                        lane.flights.insert(key.nonce, flight.vacated());
+                    }
                     // Nothing of it is durable, so they are as free as before; not before the next block, or a refusal
                     // that lasts would be asked for without end.
                     self.held.extend(flight.ids());
@@ -333,6 +390,78 @@ impl ChainService {
         self.note(vec![write], Vec::new());
     }
 
+    /// Nobody can hold what was signed for this nonce: its members are free at once. Those of a batch come back in half the
+    /// company; one that is refused for good while it is alone ends.
+    fn refused(&mut self, now: Timestamp, index: usize, nonce: u64, class: Option<RpcErrorClass>) {
+        self.pricing.forget(index, nonce);
+        let lane = &mut self.lanes[index];
+        let id = lane.batch_id(nonce);
+        let Some(flight) = lane.flights.get_mut(&nonce) else { return };
+        let members = std::mem::take(&mut flight.members);
+        flight.weights.clear();
+        flight.left = members.iter().map(|member| member.id()).collect();
+        let (state, company) = (flight.record.state, members.len().div_ceil(2));
+        let is_alone = members.len() == 1;
+        tracing::info!(batch = %id, class = class.map_or("not sent", RpcErrorClass::as_str), members = members.len(), "no node took it");
+        metrics::counter!("slackwater_refused_batches_total").increment(1);
+        let (mut changes, mut decisions, mut ended, mut orphaned) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for member in &members {
+            let request = member.id();
+            let refusals = self.queue.get_mut(request).map(|entry| {
+                if class.is_some_and(RpcErrorClass::is_about_size) {
+                    entry.refusals.company = Some(company);
+                    entry.refusals.alone += u32::from(is_alone);
+                }
+                entry.refusals
+            });
+            let is_for_good = refusals.is_some_and(|refusals| refusals.alone >= MAX_REFUSALS)
+                && class.is_some_and(RpcErrorClass::is_permanent);
+            let end = match class.and_then(reason_of) {
+                reason if member.deadline() <= now => Some((Status::Expired, reason.unwrap_or(Reason::DeadlinePassed))),
+                Some(reason) if is_for_good => Some((Status::Rejected, reason)),
+                _ => None,
+            };
+            let Some((status, reason)) = end else {
+                let reason = Reason::RefusedByNodes;
+                changes.push(RequestChange::to(request, Status::Queued).because(reason));
+                let (batch, reason) = (batch_hash(id), reason.as_str().to_owned());
+                decisions.push(Decision::Requeued { request: request.0, batch, reason });
+                // What was alone would be refused at once again.
+                if is_alone || !class.is_some_and(RpcErrorClass::is_about_size) {
+                    self.held.push(request);
+                } else {
+                    self.queue.put_back(request);
+                }
+                continue;
+            };
+            let mut change = RequestChange::to(request, status).because(reason);
+            change.detail = class.map(|class| format!("nodes answer: {class}"));
+            changes.push(change);
+            count_ended(status, Some(reason), 1);
+            orphaned.extend(self.queue.successors(request));
+            if let Some(entry) = self.queue.remove(request, false) {
+                ended.push((entry.tenant, request, U256::ZERO));
+            }
+        }
+        let write = Write::Batch {
+            id,
+            state,
+            included_hash: None,
+            block: None,
+            gas_used: None,
+            cost_wei: None,
+            changes,
+            at: now,
+        };
+        let written = self.write(vec![write], decisions);
+        let settled = self.settled(written, ended);
+        self.tasks.spawn(async move {
+            settled.await;
+            Done::Noted
+        });
+        self.end_waiting(now, &orphaned, Status::Rejected, Reason::PredecessorFailed, None);
+    }
+
     fn unincluded(&mut self, now: Timestamp, index: usize, nonce: u64) {
         let lane = &mut self.lanes[index];
         let id = lane.batch_id(nonce);
@@ -340,6 +469,7 @@ impl ChainService {
         metrics::counter!("slackwater_reorged_batches_total").increment(1);
         if let Some(flight) = lane.flights.get_mut(&nonce) {
             self.queue.unran(&std::mem::take(&mut flight.clean));
+            flight.ids().for_each(|id| self.queue.note_in_block(id, false));
         }
         let gone =
             lane.flights.get_mut(&nonce).map(|flight| (flight.record.included_hash.take(), flight.record.block.take()));
@@ -355,9 +485,9 @@ impl ChainService {
         let id = lane.batch_id(nonce);
         let attempt =
             lane.durable.iter().find(|(key, attempt)| key.nonce == nonce && attempt.get().hash == receipt.hash);
-        if let Some(key) = attempt.map(|(key, _)| *key) {
+        if let Some((key, tip)) = attempt.map(|(key, attempt)| (*key, attempt.get().fees.max_priority_fee_per_gas)) {
             let is_payload = kind == AttemptKind::Payload;
-            self.pricing.included(&self.shared.tuning, index, key, receipt.block_number, is_payload, now);
+            self.pricing.included(&self.shared.tuning, index, key, receipt.block_number, is_payload, tip, now);
         }
         let Some(flight) = lane.flights.get_mut(&nonce) else { return };
         flight.record.state = BatchState::Included;
@@ -385,6 +515,11 @@ impl ChainService {
                 change
             })
             .collect();
+        // Where a simulation can assume their nonces, their users' next requests need not follow on this lane.
+        if matches!(flight.key, VehicleKey::Forwarder(forwarder) if self.shared.known_forwarders.contains(&forwarder)) {
+            let executed = flight.ids().zip(&outcomes).filter(|(_, outcome)| **outcome != MemberOutcome::Untouched);
+            executed.for_each(|(id, _)| self.queue.note_in_block(id, true));
+        }
         let waited = now.since(flight.record.created_at);
         metrics::histogram!("slackwater_inclusion_delay_seconds").record(waited.as_secs_f64());
         metrics::counter!("slackwater_batches_included_total").increment(1);

@@ -26,7 +26,8 @@ use crate::{
         settlement::ceiling_left,
         vehicle::{Company, Payload, VehicleKey, VehicleParams},
     },
-    schedule::{Queue, QueuedRequest},
+    schedule::{Queue, QueuedRequest, Refusals},
+    time::Timestamp,
 };
 
 /// Open requests read from the ledger at a time.
@@ -187,6 +188,7 @@ pub(super) fn queued(
         company,
         simulations: 0,
         batch_failures: record.batch_failures,
+        refusals: Refusals::default(),
         request: Arc::new(request),
     }
 }
@@ -233,8 +235,9 @@ async fn restore_lane(
     let mut slots = Vec::new();
     for (record, attempts, members) in ledger.open_batches(id).await? {
         let nonce = record.id.nonce;
-        let first = attempts.iter().find(|attempt| attempt.get().kind == AttemptKind::Payload);
-        let data = match first {
+        // The newest: what every node refused before may have been something else.
+        let newest = attempts.iter().rfind(|attempt| attempt.get().kind == AttemptKind::Payload);
+        let data = match newest {
             Some(attempt) => TxEnvelope::decode_2718(&mut attempt.get().raw.as_ref())
                 .map_err(|error| LedgerError::Damaged { what: "attempt", detail: error.to_string() })?
                 .input()
@@ -244,24 +247,30 @@ async fn restore_lane(
         let mut requests = Vec::new();
         let mut weights = Vec::new();
         for member in &members {
-            // A member that has ended already (a crash between two writes) stays ended.
-            if let Some((_, entry)) = open.remove(member) {
+            // A member that has ended already (a crash between two writes) stays ended, and one that left waits.
+            let is_in_it = open.get(member).is_some_and(|(stored, _)| stored.status != Status::Queued);
+            if let Some((_, entry)) = is_in_it.then(|| open.remove(member)).flatten() {
                 requests.push(entry.request.clone());
                 weights.push(entry.gas);
                 queue.push_in_flight(entry, id);
             }
         }
+        let has_left = requests.is_empty() && !members.is_empty();
         let key = requests
             .first()
             .map_or(VehicleKey::Single(RequestId(alloy_primitives::B256::ZERO)), |request| VehicleKey::of(request));
         let payload = Payload { to: record.to, value: record.value, data, gas_limit: record.gas_limit };
+        let is_guarded = !requests.is_empty() && requests.iter().all(|request| request.sequence().is_some());
         slots.push(RestoredSlot {
             nonce,
             plan: Plan {
                 extra_wei: extra(&payload),
                 payload,
-                deadline: record.deadline,
+                // Its members left when every node had refused it: it is not sent again.
+                deadline: if has_left { Timestamp(0) } else { record.deadline },
                 ceiling_wei_per_gas: record.ceiling_wei_per_gas,
+                is_guarded,
+                is_alone: requests.len() == 1,
             },
             attempts: attempts
                 .iter()
@@ -274,7 +283,10 @@ async fn restore_lane(
             let key = AttemptKey { nonce, index: attempt.get().index };
             durable.insert(key, attempt);
         }
-        flights.insert(nonce, Flight { key, members: requests, weights, record, foreseen: None, clean: Vec::new() });
+        let left = if has_left { members } else { Vec::new() };
+        let (foreseen, clean, is_planned) = (None, Vec::new(), true);
+        let flight = Flight { key, members: requests, weights, record, foreseen, clean, is_planned, left };
+        flights.insert(nonce, flight);
     }
     if !slots.is_empty() {
         tracing::info!(lane = %id, batches = slots.len(), "open batches read back; the chain will tell what became of them");

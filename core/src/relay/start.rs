@@ -32,7 +32,7 @@ use super::{
     market::{ChainMarket, Histories},
     members::{self, Told},
     pace::PaceRule,
-    pricing::Pricing,
+    pricing::{DoorLimits, Pricing},
     restore::{self, restore},
     rpc::RpcPool,
     signer::LocalSigner,
@@ -485,6 +485,7 @@ async fn build_service(
         inbox: inbox_sender,
         nonces: moka::future::Cache::new(NONCE_CACHE_LEN),
         view: RwLock::new(ChainView {
+            door: DoorLimits::default(),
             status,
             lanes: Vec::new(),
             price: None,

@@ -143,8 +143,13 @@ reasons! {
     BatchFailed = "batch_failed",
     /// What transactions with it burnt leaves too little of its reservation for another.
     ReservationSpent = "reservation_spent",
-    /// Nodes refuse a transaction with it for good (too large, too much gas).
+    /// Nodes refuse a transaction with it for good (too large, too much gas). With `queued`: they refused one in which it had
+    /// company, and it travels in a smaller one.
     RefusedByNodes = "refused_by_nodes",
+    /// Until its time was over, nodes asked for a higher price than it could be offered at.
+    BelowNodeMinimum = "below_node_minimum",
+    /// Until its time was over, its gas limit × the fee cap that the next block needs was above what nodes take.
+    AboveNodeFeeCap = "above_node_fee_cap",
     /// The lane's nonce was consumed by a transaction that is not ours.
     LaneNonceTaken = "lane_nonce_taken",
     /// The ledger was put back from a backup, which has this call as waiting although it may have been sent since. Nothing on

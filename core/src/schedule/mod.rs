@@ -15,6 +15,7 @@
 
 mod company;
 mod guard;
+mod least_tip;
 mod offer;
 mod outlook;
 mod queue;
@@ -22,8 +23,9 @@ mod targets;
 pub mod timing;
 
 pub use guard::{GuardTime, TipEstimator, fee_cap};
+pub use least_tip::LeastTip;
 pub use offer::{Inclusion, Judged, OfferLog, urgency_blocks};
 #[cfg(feature = "relay")]
 pub(crate) use outlook::less;
 pub use outlook::{FeeOutlook, PercentileOutlook};
-pub use queue::{ComposeLimits, Queue, QueuedRequest, Selection, Trigger};
+pub use queue::{ComposeLimits, Queue, QueuedRequest, Refusals, Selection, Short, Trigger};

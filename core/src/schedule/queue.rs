@@ -54,6 +54,17 @@ pub struct QueuedRequest {
     pub simulations: u32,
     /// Transactions with it that failed as a whole: it travels in ever smaller company.
     pub batch_failures: u32,
+    /// What nodes said of transactions with it.
+    pub refusals: Refusals,
+}
+
+/// What came of transactions with a request that every node refused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Refusals {
+    /// Most members of a transaction with it; `None`: as many as fit.
+    pub company: Option<usize>,
+    /// Times that it was refused while it had a transaction for itself.
+    pub alone: u32,
 }
 
 /// What a transaction may hold, and what it would offer.
@@ -86,9 +97,38 @@ pub struct ComposeLimits {
     pub next_base_fee: u128,
     /// What an attempt would offer at most, wei per gas.
     pub quote_max_fee: u128,
+    /// What inclusion in the next block costs at the least, tip included, wei per gas.
+    pub next_price: u128,
+    /// Nodes refuse a transaction whose gas limit × fee cap is above this, wei; `None` if nothing is known.
+    pub fee_cap_wei: Option<u128>,
+    /// What the lane has beside everything in flight, wei; `None` if it is not known.
+    pub available_wei: Option<U256>,
 }
 
+/// Bumps of a tenth each for which a batch leaves room under the nodes' fee cap, as a factor: 121 %.
+const BUMP_ROOM_PERCENT: u128 = 121;
+
+/// Data that is not cheaper than expected: the balance must hold this many times its expected cost.
+const DATA_ROOM: u128 = 4;
+
 impl ComposeLimits {
+    /// Most that a transaction under `ceiling` may offer, bumps included, wei per gas.
+    pub(super) fn bumped_fee(&self, ceiling: u128) -> u128 {
+        (self.quote_max_fee.saturating_mul(BUMP_ROOM_PERCENT) / 100).max(self.next_price).min(ceiling)
+    }
+
+    /// Whether `gas` can't be offered what the next block costs under the nodes' fee cap.
+    pub fn is_too_dear(&self, gas: u64) -> bool {
+        self.fee_cap_wei.is_some_and(|cap| u128::from(gas).saturating_mul(self.next_price) > cap)
+    }
+
+    /// What the balance must hold for a transaction, wei.
+    pub(super) fn worst_wei(&self, gas: u64, bytes: usize, value: U256, ceiling: u128) -> U256 {
+        let price = U256::from(self.quote_max_fee.min(ceiling));
+        let data = self.data_wei_per_byte.saturating_mul(bytes as u128).saturating_mul(DATA_ROOM);
+        U256::from(gas).saturating_mul(price).saturating_add(value).saturating_add(U256::from(data))
+    }
+
     /// What a request is expected to cost besides its transaction's setup, wei.
     pub(super) fn own_wei(&self, entry: &QueuedRequest) -> u128 {
         let gas = u128::from(entry.gas).saturating_mul(self.price_wei_per_gas);
@@ -190,6 +230,16 @@ pub struct Queue {
     targets: TargetRecords,
     weights: BTreeMap<Arc<str>, u32>,
     waiting: usize,
+    short: Option<Short>,
+}
+
+/// What the last look for something to send left behind for lack of money.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Short {
+    /// The least that one of them needs, wei.
+    pub needed_wei: U256,
+    /// Latest of their deadlines.
+    pub until: Timestamp,
 }
 
 impl Queue {
@@ -370,9 +420,7 @@ impl Queue {
             Some((forwarder, signer, nonce)) => {
                 if let Some(state) = self.signers.get_mut(&(forwarder, signer)) {
                     state.leave(nonce, id);
-                    if state.in_flight.get(&nonce) == Some(&id) {
-                        state.in_flight.remove(&nonce);
-                    }
+                    state.land(nonce, id);
                     if consumed {
                         state.chain_next = Some(state.chain_next.unwrap_or(0).max(nonce.saturating_add(1)));
                         state.consumed = state.consumed.max(nonce.saturating_add(1));
@@ -406,9 +454,7 @@ impl Queue {
         if let Some((forwarder, signer, nonce)) = sequence
             && let Some(state) = self.signers.get_mut(&(forwarder, signer))
         {
-            if state.in_flight.get(&nonce) == Some(&id) {
-                state.in_flight.remove(&nonce);
-            }
+            state.land(nonce, id);
             if state.in_flight.is_empty() {
                 state.lane = None;
             }
@@ -458,6 +504,7 @@ impl Queue {
         limits: &ComposeLimits,
         outlook: &impl FeeOutlook,
     ) -> Option<Selection> {
+        self.short = None;
         let cutoff = now.saturating_add(outlook.send_within().max(limits.urgent));
         // The most urgent group first.
         let mut keys: Vec<(Timestamp, VehicleKey)> = self
@@ -472,11 +519,13 @@ impl Queue {
         keys.sort_unstable();
         for (_, key) in keys {
             let Some(group) = self.groups.get(&key) else { continue };
-            let mut picker = Picker::new(self, key, group, lane, limits);
+            let mut picker = Picker::new(self, key, group, lane, limits, now);
             picker.fill(cutoff, now.saturating_add(limits.urgent));
             let trigger = match self.trigger(now, key, &picker.room, limits) {
                 Ok(trigger) => trigger,
                 Err(until) => {
+                    let short = picker.room.short.filter(|_| picker.room.members.is_empty());
+                    self.note_short(short);
                     if let Some(group) = self.groups.get_mut(&key) {
                         // Another lane may have seen others.
                         let held = group.held_until.filter(|held| *held > now);
@@ -498,6 +547,20 @@ impl Queue {
             return Some(Selection { key: vehicle, members, trigger, deadline, ceiling_wei_per_gas: ceiling });
         }
         None
+    }
+
+    fn note_short(&mut self, found: Option<Short>) {
+        self.short = match (self.short, found) {
+            (Some(a), Some(b)) => {
+                Some(Short { needed_wei: a.needed_wei.min(b.needed_wei), until: a.until.max(b.until) })
+            }
+            (a, b) => a.or(b),
+        };
+    }
+
+    /// What [`Self::compose`] left behind for lack of money when it last chose nothing.
+    pub const fn short(&self) -> Option<Short> {
+        self.short
     }
 
     /// Why these go now, or until when they wait for company.

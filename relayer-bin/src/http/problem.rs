@@ -48,6 +48,8 @@ codes! {
     "malformed_json" 400 "The body is not JSON" => "mend the JSON at `line` and `column`";
     "unauthorized" 401 "A valid API key is needed" => "send `Authorization: Bearer sw_…` or `X-Api-Key`";
     "budget_exhausted" 402 "The tenant's budget does not cover the worst case" => "raise `tenant.budget`, wait for the next period, or ask for less gas";
+    "above_node_fee_cap" 422 "Nodes refuse a transaction with it for what it may cost, at the usual price too" => "ask for less gas, or use nodes with a higher cap (geth: `--rpc.txfeecap`)";
+    "above_lane_balance" 422 "No lane has the value that it sends" => "send less value, or fund a lane";
     "max_cost_too_low" 402 "The request's maxCost is below its worst case now" => "raise `maxCost`, or try when gas is cheaper";
     "operator_only" 403 "This needs an operator's API key" => "use a key of a tenant with `operator = true`";
     "policy_denied" 403 "The tenant's policy does not allow it" => "the detail names the policy key";

@@ -26,13 +26,25 @@ impl ChainService {
     }
 
     pub(super) fn expire(&mut self, now: Timestamp) {
+        // What is held for the next block ends with its time, not with that block.
+        let is_over = |id: &RequestId| self.queue.get(*id).is_some_and(|entry| entry.request.deadline() <= now);
+        let (over, held): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held).into_iter().partition(is_over);
+        self.held = held;
+        over.into_iter().for_each(|id| self.queue.put_back(id));
         let expired = self.queue.expired(now);
         if expired.is_empty() {
             return;
         }
         let successors: Vec<RequestId> =
             expired.iter().flat_map(|id| self.queue.successors(*id)).filter(|id| !expired.contains(id)).collect();
-        self.end_waiting(now, &expired, Status::Expired, Reason::DeadlinePassed, None);
+        let limits = self.limits(now);
+        let is_too_dear = |id: &RequestId| {
+            let gas = self.queue.get(*id).map_or(0, |entry| entry.gas.saturating_add(self.shared.params.base_gas()));
+            limits.as_ref().is_some_and(|limits| limits.is_too_dear(gas))
+        };
+        let (dear, late): (Vec<_>, Vec<_>) = expired.into_iter().partition(is_too_dear);
+        self.end_waiting(now, &dear, Status::Expired, Reason::AboveNodeFeeCap, None);
+        self.end_waiting(now, &late, Status::Expired, Reason::DeadlinePassed, None);
         self.end_waiting(now, &successors, Status::Rejected, Reason::PredecessorFailed, None);
     }
 

@@ -10,6 +10,7 @@ use super::{
     },
     ChainService,
 };
+use crate::lane::Blockage;
 
 /// Head silence after which the chain counts as unavailable, in block times and at least this long.
 const STALE_HEAD_BLOCKS: u32 = 20;
@@ -23,7 +24,11 @@ impl ChainService {
         let silence = now.since(self.head_at);
         let stale = (self.shared.spec.block_time() * STALE_HEAD_BLOCKS).max(STALE_HEAD_LEAST);
         let can_send = self.is_following()
-            || self.lanes.iter().any(|lane| lane.machine.next_nonce().is_some() && !lane.machine.is_underfunded());
+            || self.lanes.iter().any(|lane| {
+                let is_working = !lane.machine.is_underfunded() || lane.machine.in_flight() > 0;
+                lane.machine.next_nonce().is_some() && is_working
+            });
+        let blocked = self.lanes.iter().find_map(|lane| Some((lane.machine.id(), lane.machine.blockage()?)));
         let (health, detail) = match self.head {
             None => (ChainHealth::Starting, Some("no block has been seen yet".to_owned())),
             Some(_) if silence > stale => {
@@ -33,6 +38,12 @@ impl ChainService {
                 (ChainHealth::Impaired, self.data_fee_fault.as_ref().map(ToString::to_string))
             }
             Some(_) if !can_send => (ChainHealth::Impaired, Some("no lane can send".to_owned())),
+            Some(_) if blocked.is_some() => (
+                ChainHealth::Impaired,
+                blocked.map(|(lane, Blockage { nonce, trouble })| {
+                    format!("lane {} is blocked at nonce {nonce}: {}", lane.sender, trouble.name())
+                }),
+            ),
             Some(_) => (ChainHealth::Healthy, None),
         };
         let chain_id = self.chain_id();
@@ -49,6 +60,8 @@ impl ChainService {
                 balance_wei: lane.machine.balance(),
                 paused: if lane.machine.is_underfunded() {
                     Some("underfunded".to_owned())
+                } else if let Some(Blockage { nonce, trouble }) = lane.machine.blockage() {
+                    Some(format!("blocked at nonce {nonce}: {}", trouble.name()))
                 } else if lane.machine.next_nonce().is_none() {
                     Some("not reconciled yet".to_owned())
                 } else {
@@ -91,6 +104,7 @@ impl ChainService {
         status.endpoints = self.shared.pool.status();
         let status = status.clone();
         *view = ChainView {
+            door: self.pricing.door(self.shared.pool.fee_cap(self.shared.spec.rpc_tx_fee_cap_wei)),
             status,
             lanes,
             price: self.price,

@@ -11,6 +11,7 @@ mod heads_tests;
 pub(in crate::relay) mod hedge;
 mod node;
 mod pool;
+mod report;
 mod subscription;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ pub use endpoint::{RpcEndpoint, RpcReply, RpcTransport};
 pub use error::RpcError;
 pub(in crate::relay) use feed::HeadFeed;
 pub use pool::RpcPool;
+pub(in crate::relay) use report::SendReport;
 pub use subscription::SubscriptionError;
 #[cfg(feature = "fuzzing")]
 pub(in crate::relay) use subscription::is_understood;

@@ -23,6 +23,7 @@ use super::{
     feed::HeadFeed,
     hedge::{HedgeBudget, HedgeRule, hedge_after, is_read},
     node::Node,
+    report::{SendReport, chain_cap},
     subscription::HeadSubscription,
 };
 use crate::{
@@ -345,21 +346,33 @@ impl RpcPool {
         answers.await
     }
 
-    /// Sends a committed attempt to every node.
+    /// Sends a committed attempt to every node, without those that are known to refuse what it may cost, unless all do.
     ///
     /// **Invariant I2:** only a [`Durable`] attempt can be sent.
     /// **Invariant I7:** nothing leaves from `until` on.
     pub(in crate::relay) async fn broadcast(
         &self,
         attempt: &Durable<AttemptRecord>,
+        gas_limit: u64,
         until: Option<Timestamp>,
-    ) -> SendOutcome {
+    ) -> SendReport {
         let params = json!([attempt.get().raw]);
-        let hash = attempt.get().hash;
+        let (hash, fees) = (attempt.get().hash, attempt.get().fees);
+        let worst_wei = u128::from(gas_limit).saturating_mul(fees.max_fee_per_gas);
+        let now = Instant::now();
+        let takes = |node: &&Node| node.fee_cap().get(now).is_none_or(|cap| worst_wei <= cap);
+        let mut nodes: Vec<&Node> = self.nodes.iter().filter(takes).collect();
+        if nodes.is_empty() {
+            nodes = self.nodes.iter().collect();
+        }
         let send = |node| Node::call_before::<B256>(node, "eth_sendRawTransaction", &params, self.timeout, until);
-        let answers = join_all(self.nodes.iter().map(send)).await;
-        let outcomes = answers.into_iter().zip(self.nodes.iter()).map(|(answer, node)| match answer {
-            Ok(answered) if answered == hash => SendOutcome::Taken,
+        let answers = join_all(nodes.iter().copied().map(send)).await;
+        let mut report = SendReport::of(SendOutcome::Refused(RpcErrorClass::EndpointUnusable));
+        let outcomes = answers.into_iter().zip(nodes).map(|(answer, node)| match answer {
+            Ok(answered) if answered == hash => {
+                node.fee_cap().taken(worst_wei);
+                SendOutcome::Taken
+            }
             // A node that names another hash is broken; what it did with the bytes is unknown.
             Ok(_) => {
                 node.health().last_error = Some("returned another transaction hash".to_owned());
@@ -368,6 +381,8 @@ impl RpcPool {
             Err(error) => {
                 tracing::debug!(endpoint = %error.endpoint, class = error.class.as_str(), message = %error.message, %hash, "broadcast answer");
                 metrics::counter!("slackwater_broadcast_errors_total", "class" => error.class.as_str()).increment(1);
+                report.learn(&error, fees);
+                node.fee_cap().refused(&error, worst_wei, now);
                 match error.taken {
                     Taken::Yes => SendOutcome::Taken,
                     Taken::Maybe => SendOutcome::Maybe(error.class),
@@ -375,7 +390,17 @@ impl RpcPool {
                 }
             }
         });
-        outcomes.reduce(merge).unwrap_or(SendOutcome::Refused(RpcErrorClass::EndpointUnusable))
+        let outcome = outcomes.reduce(merge);
+        SendReport { outcome: outcome.unwrap_or(report.outcome), ..report }
+    }
+
+    /// Most that the healthy nodes take as gas limit × fee cap, wei; `configured` where their refusals say nothing else. `None`
+    /// if nothing is known.
+    pub(in crate::relay) fn fee_cap(&self, configured: Option<u128>) -> Option<u128> {
+        let now = Instant::now();
+        let usable = self.nodes.iter().filter(|node| node.is_usable(now));
+        let learned: Vec<Option<u128>> = usable.map(|node| node.fee_cap().get(now)).collect();
+        chain_cap(&learned, self.nodes.len(), configured)
     }
 
     /// Newest head that a node told.

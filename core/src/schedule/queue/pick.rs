@@ -1,10 +1,10 @@
 //! Who travels in one transaction.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use alloy_primitives::Address;
+use alloy_primitives::{Address, U256};
 
-use super::{ComposeLimits, Group, Head, Queue, QueuedRequest, group_key};
+use super::{ComposeLimits, Group, Head, Queue, QueuedRequest, Short, group_key};
 use crate::{
     request::{
         LaneId, RequestId,
@@ -41,6 +41,7 @@ impl<'a> Picker<'a> {
         group: &'a Group,
         lane: LaneId,
         limits: &'a ComposeLimits,
+        now: Timestamp,
     ) -> Self {
         let cursors = group
             .tenants
@@ -53,7 +54,7 @@ impl<'a> Picker<'a> {
                 ready: share.ready.iter().peekable(),
             })
             .collect();
-        let mut room = Room::new(limits);
+        let mut room = Room::new(limits, now);
         if matches!(key, VehicleKey::Single(_)) {
             room.max_members = 1;
         }
@@ -62,7 +63,7 @@ impl<'a> Picker<'a> {
 
     /// Those with deadlines until `cutoff`: the ones until `urgent` first, by deadline; then of the tenant that was served least.
     pub(super) fn fill(&mut self, cutoff: Timestamp, urgent: Timestamp) {
-        while !self.room.is_full {
+        while !self.room.is_closed() {
             let Some((_, _, _, index)) = self.next(|deadline, _, time| {
                 (deadline <= cutoff).then(|| if deadline <= urgent { (0, deadline.0) } else { (1, time) })
             }) else {
@@ -79,7 +80,7 @@ impl<'a> Picker<'a> {
         if limits.setup_wei == 0 {
             return;
         }
-        while !self.room.is_full {
+        while !self.room.is_closed() {
             let Some((_, _, _, index)) = self.next(|deadline, entry, time| {
                 let saving = habit.saving_permille(limits.setup_wei, limits.own_wei(entry?));
                 (deadline <= now.saturating_add(outlook.send_within_saving(saving))).then_some((1, time))
@@ -120,7 +121,7 @@ impl<'a> Picker<'a> {
             }
             Head::Signer(signer) => {
                 let Some(state) = self.queue.signers.get(signer) else { return };
-                if state.lane.is_some_and(|bound| bound != self.lane) {
+                if state.bound().is_some_and(|bound| bound != self.lane) {
                     return;
                 }
                 let Some(mut nonce) = state.next() else { return };
@@ -142,12 +143,15 @@ impl<'a> Picker<'a> {
 fn signer_of(entry: &QueuedRequest) -> Option<Address> {
     entry.request.sequence().map(|(_, signer, _)| signer)
 }
+/// Requests that did not fit, after which nothing more is tried for the same transaction.
+const MAX_MISFITS: u32 = 64;
 
 /// What still fits.
 pub(super) struct Room {
     pub(super) members: Vec<RequestId>,
     gas: u64,
     bytes: usize,
+    value: U256,
     max_members: usize,
     least_ceiling: Option<u128>,
     /// Who pays.
@@ -159,6 +163,14 @@ pub(super) struct Room {
     has_unnamed: bool,
     /// Looks at requests that can't join because of their company.
     misses: usize,
+    /// Lowest of the members' ceilings.
+    ceiling: u128,
+    /// Time left of the member with the least, and of the one with the most.
+    slacks: Option<(Duration, Duration)>,
+    now: Timestamp,
+    misfits: u32,
+    /// What did not fit although nothing else was there, because the lane's balance does not cover it.
+    pub(super) short: Option<Short>,
     pub(super) is_full: bool,
 }
 
@@ -166,11 +178,12 @@ pub(super) struct Room {
 const MAX_MISSES: usize = 256;
 
 impl Room {
-    fn new(limits: &ComposeLimits) -> Self {
+    fn new(limits: &ComposeLimits, now: Timestamp) -> Self {
         Self {
             members: Vec::new(),
             gas: limits.base_gas,
             bytes: 0,
+            value: U256::ZERO,
             max_members: limits.max_batch,
             least_ceiling: None,
             tenant: None,
@@ -178,6 +191,11 @@ impl Room {
             target: None,
             has_unnamed: false,
             misses: 0,
+            ceiling: u128::MAX,
+            slacks: None,
+            now,
+            misfits: 0,
+            short: None,
             is_full: false,
         }
     }
@@ -212,10 +230,12 @@ impl Room {
             return false;
         }
         // A member with a low ceiling would hold the others' fee cap down.
-        let least = *self.least_ceiling.get_or_insert_with(|| entry.ceiling_wei_per_gas.min(limits.quote_max_fee));
+        let least = self.least_ceiling.unwrap_or_else(|| entry.ceiling_wei_per_gas.min(limits.quote_max_fee));
         if entry.ceiling_wei_per_gas < least {
             return false;
         }
+        let ceiling = self.ceiling.min(entry.ceiling_wei_per_gas);
+        let Some(slacks) = self.shared_slacks(entry, limits) else { return false };
         // After failures as a whole: a quarter, a sixteenth, alone.
         let company = match entry.batch_failures {
             0 => limits.max_batch,
@@ -223,17 +243,31 @@ impl Room {
             2 => limits.max_batch.div_ceil(16),
             _ => 1,
         };
+        let company = company.min(entry.refusals.company.unwrap_or(usize::MAX)).max(1);
         if self.members.len() >= company {
             return false;
         }
         let (gas, bytes) = (self.gas.saturating_add(entry.gas), self.bytes + entry.bytes);
-        // The first always fits: what is too large alone was refused at admission.
-        if !self.members.is_empty() && (gas > limits.max_gas || bytes > limits.max_bytes) {
-            self.is_full = true;
+        let value = self.value.saturating_add(entry.request.value());
+        let is_first = self.members.is_empty();
+        // What is too large alone was refused at admission, or is refused by the nodes. What is too dear waits for a lower price.
+        let is_too_large = !is_first && (gas > limits.max_gas || bytes > limits.max_bytes);
+        let price = if is_first { limits.next_price } else { limits.bumped_fee(ceiling) };
+        let is_too_dear = limits.fee_cap_wei.is_some_and(|cap| u128::from(gas).saturating_mul(price) > cap);
+        let needed_wei = limits.worst_wei(gas, bytes, value, ceiling);
+        let is_short = limits.available_wei.is_some_and(|available| needed_wei > available);
+        if is_too_large || is_too_dear || is_short {
+            if is_first && is_short {
+                let until = entry.request.deadline();
+                let (least, last) = self.short.map_or((needed_wei, until), |short| (short.needed_wei, short.until));
+                self.short = Some(Short { needed_wei: needed_wei.min(least), until: until.max(last) });
+            }
+            self.misfit(limits);
             return false;
         }
         self.max_members = self.max_members.min(company);
-        (self.gas, self.bytes) = (gas, bytes);
+        (self.gas, self.bytes, self.value) = (gas, bytes, value);
+        (self.least_ceiling, self.ceiling, self.slacks) = (Some(least), ceiling, Some(slacks));
         let target = entry.request.target();
         self.target = (self.members.is_empty() || self.target == Some(target)).then_some(target);
         self.tenant.get_or_insert_with(|| entry.tenant.clone());
@@ -247,5 +281,29 @@ impl Room {
             self.is_full = true;
         }
         !self.is_full
+    }
+
+    /// The least and the most time left with `entry` in it; `None` if it must not share: whoever has so little time left that it
+    /// may well miss its deadline would take others down with it, if their own are much later.
+    fn shared_slacks(&self, entry: &QueuedRequest, limits: &ComposeLimits) -> Option<(Duration, Duration)> {
+        let slack = entry.request.deadline().since(self.now);
+        let (least, most) = self.slacks.map_or((slack, slack), |(least, most)| (least.min(slack), most.max(slack)));
+        (least >= limits.urgent || least.saturating_mul(2) >= most).then_some((least, most))
+    }
+
+    /// Something did not fit. Smaller ones may: it is full only if not much room is left.
+    fn misfit(&mut self, limits: &ComposeLimits) {
+        if self.members.is_empty() {
+            // Whoever fits nowhere keeps nobody else out.
+            return;
+        }
+        self.misfits += 1;
+        let (gas, bytes) = (limits.max_gas - limits.max_gas / 4, limits.max_bytes - limits.max_bytes / 4);
+        self.is_full |= self.gas >= gas || self.bytes >= bytes;
+    }
+
+    /// Nothing more is tried.
+    pub(super) const fn is_closed(&self) -> bool {
+        self.is_full || self.misfits >= MAX_MISFITS
     }
 }

@@ -25,7 +25,9 @@ pub(super) struct SignerState {
     /// Deadlines of the waiting ones: a later nonce may have less time, and pulls the earlier ones forward.
     pub(super) deadlines: BTreeSet<(Timestamp, u64)>,
     pub(super) in_flight: BTreeMap<u64, RequestId>,
-    /// The lane that carries the ones in flight: successors must follow them there.
+    /// Those in flight that are in a block: whoever comes next need not follow them on their lane.
+    pub(super) in_block: BTreeSet<u64>,
+    /// The lane that carries the newest ones in flight: successors must follow them there.
     pub(super) lane: Option<LaneId>,
     /// Where it stands in the ready list.
     pub(super) ready: Option<(VehicleKey, Arc<str>, Timestamp, u64)>,
@@ -39,6 +41,19 @@ impl SignerState {
             next = next.checked_add(1)?;
         }
         Some(next)
+    }
+
+    /// The lane that its next request must take, if any.
+    pub(super) fn bound(&self) -> Option<LaneId> {
+        self.lane.filter(|_| self.in_flight.keys().any(|nonce| !self.in_block.contains(nonce)))
+    }
+
+    /// Not in flight any more.
+    pub(super) fn land(&mut self, nonce: u64, id: RequestId) {
+        if self.in_flight.get(&nonce) == Some(&id) {
+            self.in_flight.remove(&nonce);
+            self.in_block.remove(&nonce);
+        }
     }
 
     pub(super) fn wait(&mut self, nonce: u64, id: RequestId, deadline: Timestamp) {
@@ -57,6 +72,23 @@ impl SignerState {
 }
 
 impl Queue {
+    /// A request in flight is in a block (or is not any more): while all of a signer's are, the next one may take any lane.
+    /// For requests whose nonce a simulation can assume.
+    pub fn note_in_block(&mut self, id: RequestId, is_in_block: bool) {
+        let Some((forwarder, signer, nonce)) = self.entries.get(&id).and_then(|entry| entry.request.sequence()) else {
+            return;
+        };
+        let Some(state) = self.signers.get_mut(&(forwarder, signer)) else { return };
+        if state.in_flight.get(&nonce) != Some(&id) {
+            return;
+        }
+        if is_in_block {
+            state.in_block.insert(nonce);
+        } else {
+            state.in_block.remove(&nonce);
+        }
+    }
+
     /// The forwarder's nonce of a signer became known (or advanced). A lower value than before is ignored.
     pub fn set_chain_nonce(&mut self, forwarder: Address, signer: Address, nonce: u64) {
         let Some(state) = self.signers.get_mut(&(forwarder, signer)) else { return };

@@ -180,6 +180,10 @@ struct Ledger {
     is_broadcast: BTreeSet<u64>,
     is_included: BTreeSet<u64>,
     ended: BTreeSet<u64>,
+    /// Nonces that carry nothing: nobody took what they carried.
+    vacant: BTreeSet<u64>,
+    /// Where the attempts of what a nonce carries begin, if that is not the first thing it carried.
+    plan_from: BTreeMap<u64, usize>,
 }
 
 struct World {
