@@ -75,6 +75,7 @@ impl Flight {
             weights: Vec::new(),
             record: self.record.clone(),
             foreseen: None,
+            clean: Vec::new(),
             is_planned: true,
             left: self.left.clone(),
         }
@@ -440,7 +441,7 @@ impl ChainService {
             count_ended(status, Some(reason), 1);
             orphaned.extend(self.queue.successors(request));
             if let Some(entry) = self.queue.remove(request, false) {
-                ended.push((entry.tenant, request, U256::ZERO));
+                ended.push((entry.tenant, request, entry.spent_wei));
             }
         }
         let write = Write::Batch {
@@ -450,6 +451,7 @@ impl ChainService {
             block: None,
             gas_used: None,
             cost_wei: None,
+            bill: None,
             changes,
             at: now,
         };
