@@ -77,6 +77,7 @@ fn entry(params: &VehicleParams, seq: usize, request: &Arc<VerifiedRequest>, now
         batch_failures: 0,
         due: request.deadline(),
         is_late: false,
+        refusals: Default::default(),
     }
 }
 
@@ -108,6 +109,9 @@ fn benches(criterion: &mut Criterion) {
         next_base_fee: 1_000_000_000,
         quote_max_fee: 2_000_000_000,
         slots: 16,
+        next_price: 1,
+        fee_cap_wei: None,
+        available_wei: None,
     };
     let outlook = PercentileOutlook::new(100, 40, Duration::from_secs(15), Duration::from_secs(3_600));
     let lane = LaneId { chain_id: 31_337, sender: params.sender };

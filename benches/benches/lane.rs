@@ -36,6 +36,8 @@ fn plan() -> Plan {
         deadline: Timestamp(NOW.0 + 600_000),
         ceiling_wei_per_gas: 100 * GWEI,
         extra_wei: U256::ZERO,
+        is_guarded: true,
+        is_alone: false,
     }
 }
 

@@ -47,6 +47,7 @@ fn forward(user: usize, nonce: u64, ceiling: u128) -> QueuedRequest {
         company: Company::Named,
         simulations: 0,
         batch_failures: 0,
+        refusals: Default::default(),
     }
 }
 
@@ -77,6 +78,9 @@ fn benches(criterion: &mut Criterion) {
         urgent: Duration::from_secs(900),
         next_base_fee: 1_000,
         quote_max_fee: 2_000,
+        next_price: 1,
+        fee_cap_wei: None,
+        available_wei: None,
         slots: 16,
     };
     let outlook = PercentileOutlook::new(100, 40, Duration::from_secs(15), Duration::from_secs(3_600));

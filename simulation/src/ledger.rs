@@ -120,6 +120,10 @@ impl Ledger for FaultyLedger {
         self.inner.open_batches(lane).await
     }
 
+    async fn earlier_members(&self, id: BatchId) -> Result<Vec<(u32, Vec<RequestId>)>, LedgerError> {
+        self.inner.earlier_members(id).await
+    }
+
     async fn next_nonce(&self, lane: LaneId) -> Result<Option<u64>, LedgerError> {
         self.inner.next_nonce(lane).await
     }

@@ -56,6 +56,57 @@ pub struct StrictPool {
     pub max_tx_gas: Option<u64>,
 }
 
+/// What a node takes, in geth's words where it refuses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NodeLimits {
+    /// Most gas of one transaction.
+    pub max_gas: Option<u64>,
+    /// Most that a transaction may cost: gas limit × fee cap, wei (`--rpc.txfeecap`).
+    pub max_fee_wei: Option<u128>,
+    /// Least tip, wei per gas.
+    pub min_tip_wei: Option<u128>,
+    /// How a refusal for the tip is worded.
+    pub tip_words: TipWords,
+}
+
+/// How a node refuses a tip.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TipWords {
+    /// With the number, as geth does.
+    #[default]
+    Geth,
+    /// With the number in another form.
+    Other,
+    /// Without a number.
+    Bare,
+}
+
+impl NodeLimits {
+    /// The answer to a transaction that the node does not take.
+    fn refuse(self, id: &Value, sent: &Sent) -> Option<Value> {
+        let ether = |wei: u128| format!("{:.2} ether", wei as f64 / 1e18);
+        let tip = sent.fees.max_priority_fee_per_gas;
+        let worst = u128::from(sent.gas).saturating_mul(sent.fees.max_fee_per_gas);
+        let message = match self {
+            Self { max_gas: Some(most), .. } if sent.gas > most => "exceeds block gas limit".to_owned(),
+            Self { max_fee_wei: Some(most), .. } if worst > most => {
+                format!("tx fee ({}) exceeds the configured cap ({})", ether(worst), ether(most))
+            }
+            Self { min_tip_wei: Some(least), .. } if tip < least => match self.tip_words {
+                TipWords::Geth => {
+                    format!("transaction gas price below minimum: gas tip cap {tip}, minimum needed {least}")
+                }
+                TipWords::Other => {
+                    format!("FeeTooLow: offered {tip} wei, this node wants {} gwei", least / 1_000_000_000)
+                }
+                TipWords::Bare => "transaction underpriced".to_owned(),
+            },
+            _ => return None,
+        };
+        Some(json!({ "jsonrpc": "2.0", "id": id, "error": { "code": -32_000, "message": message } }))
+    }
+}
+
 /// What was done so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Injected {
@@ -69,6 +120,8 @@ pub struct Injected {
     pub replacements_refused: u64,
     /// Transactions that the strict pool refused for their gas.
     pub gas_refused: u64,
+    /// Transactions that [`NodeLimits`] refused.
+    pub limits_refused: u64,
     /// Transactions that the node took: hash of each, in order.
     pub taken: Vec<B256>,
 }
@@ -111,6 +164,7 @@ struct State {
     rules: BTreeMap<u64, Rule>,
     storm: Option<Storm>,
     strict: Option<StrictPool>,
+    limits: NodeLimits,
     held: BTreeMap<(Address, u64), (Fees, B256)>,
     injected: Injected,
     arrivals: Vec<Arrival>,
@@ -135,6 +189,7 @@ impl Proxy {
             rules: BTreeMap::new(),
             storm: None,
             strict: None,
+            limits: NodeLimits::default(),
             held: BTreeMap::new(),
             injected: Injected::default(),
             arrivals: Vec::new(),
@@ -178,6 +233,11 @@ impl Proxy {
     /// Enforces a pool's rules, or none.
     pub fn strict(&self, pool: Option<StrictPool>) {
         self.shared.state().strict = pool;
+    }
+
+    /// Refuses what is beyond these limits from now on.
+    pub fn limits(&self, limits: NodeLimits) {
+        self.shared.state().limits = limits;
     }
 
     /// What was done so far.
@@ -342,7 +402,11 @@ impl Shared {
     /// The strict pool's answer to a transaction, if it refuses it.
     async fn refuse(&self, id: &Value, sent: &Sent) -> Result<Option<Value>, Dropped> {
         let (strict, held) = {
-            let state = self.state();
+            let mut state = self.state();
+            if let Some(refused) = state.limits.refuse(id, sent) {
+                state.injected.limits_refused += 1;
+                return Ok(Some(refused));
+            }
             let Some(strict) = state.strict.clone() else { return Ok(None) };
             (strict, state.held.get(&(sent.sender, sent.nonce)).copied())
         };

@@ -38,7 +38,7 @@ pub use presets::{PresetError, preset_for_chain_id, preset_names, preset_toml};
 pub use replacement::{ClientRule, PriceComparison, ReplacementError, ReplacementRule};
 pub use rpc_error::{
     Hint, MAX_MATCHED_BYTES, RpcErrorClass, Taken, TransportFailure, classify, classify_http, hint,
-    is_execution_failure, is_unknown_block,
+    is_execution_failure, is_unknown_block, least_price, refused_fee_cap,
 };
 pub use spec::{
     ChainSpec, DEFAULT_DEADLINE_SKEW_S, DEFAULT_FEE_CEILING, DEFAULT_MAX_TX_BYTES, DEFAULT_TIP_CEILING, MIN_BUMP_BPS,

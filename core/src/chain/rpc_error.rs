@@ -11,7 +11,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use hint::{Hint, hint};
+pub use hint::{Hint, hint, least_price, refused_fee_cap};
 
 /// Longest part of a message that is looked at, bytes. Texts of real nodes are below 300.
 pub const MAX_MATCHED_BYTES: usize = 2_048;
@@ -166,6 +166,21 @@ impl RpcErrorClass {
             | Self::EndpointUnusable
             | Self::RateLimited => Taken::No,
         }
+    }
+
+    /// Whether the same content will be refused again, whatever is paid for it.
+    #[must_use]
+    pub const fn is_permanent(self) -> bool {
+        matches!(
+            self,
+            Self::GasTooLow | Self::GasTooHigh | Self::BadTransaction | Self::Reverted | Self::ConditionNotMet
+        )
+    }
+
+    /// Whether smaller content may be taken.
+    #[must_use]
+    pub const fn is_about_size(self) -> bool {
+        self.is_permanent() || matches!(self, Self::InvalidFees)
     }
 
     /// Whether the node may hold the transaction in spite of the error: the attempt counts as sent (invariant I5), its fees

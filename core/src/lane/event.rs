@@ -41,6 +41,24 @@ pub struct Plan {
     pub ceiling_wei_per_gas: u128,
     /// Wei beyond gas that the balance must cover (value is in the payload; this is L1 data fee and the like).
     pub extra_wei: U256,
+    /// Every member's replay guard is on chain (a forward's nonce): what every node refused may be planned anew at once.
+    pub is_guarded: bool,
+    /// It has one member: it can't be made smaller.
+    pub is_alone: bool,
+}
+
+/// What nodes are known to take, beyond what a header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NodeTerms {
+    /// They refuse a transaction whose gas limit × fee cap is above this, wei; `None` if nothing is known.
+    pub fee_cap_wei: Option<u128>,
+    /// Least tip that they take, wei per gas, as far as their answers tell.
+    pub least_tip_wei_per_gas: u128,
+    /// Tip that nodes suggest, wei per gas, if they were asked lately: what is not taken is raised to it. 0: nothing is known.
+    pub suggested_tip_wei_per_gas: u128,
+    /// No tip is raised above this because of refusals or of patience, wei per gas. 0: such tips are not raised at all. The
+    /// chain's rule of replacement may still ask for more.
+    pub tip_bound_wei_per_gas: u128,
 }
 
 /// The newest block, and what an attempt would offer now.
@@ -162,6 +180,15 @@ pub enum Event {
     },
     /// Wei beyond gas that a cancel must be able to pay from now on: L1 data fee and the like.
     CancelExtra(U256),
+    /// What nodes take from now on.
+    Terms(NodeTerms),
+    /// What waits for this lane needs more than it has, at the least `needed_wei`; nobody needs it any more from `until` on.
+    Short {
+        /// Wei.
+        needed_wei: U256,
+        /// Latest deadline of what waits.
+        until: Timestamp,
+    },
     /// A new head.
     Head(HeadInfo),
     /// The canonical block at `number` is `hash`: included transactions in another block there are orphaned.
@@ -238,6 +265,14 @@ pub enum Command {
         /// Which nonce.
         nonce: u64,
     },
+    /// Every node refused whatever was signed for it (or nothing was sent), so that nobody can hold it: give the members back.
+    /// The next plan gets the nonce, or a cancel closes it if younger ones wait too long.
+    ReportRefused {
+        /// Which nonce.
+        nonce: u64,
+        /// What they said last; `None` if nothing was sent.
+        class: Option<RpcErrorClass>,
+    },
     /// Tell the operator.
     Alert(LaneAlert),
 }
@@ -271,10 +306,24 @@ pub enum LaneAlert {
         /// Allowed per gas, wei.
         ceiling_wei_per_gas: u128,
     },
-    /// A nonce has had `max_attempts` attempts.
+    /// A nonce has had `max_attempts` attempts that somebody may hold. It goes on slowly, at the market's price.
     AttemptsExhausted {
         /// The nonce.
         nonce: u64,
+    },
+    /// Its price has left its ceiling behind, and others wait: it is replaced by a cancel.
+    PricedOut {
+        /// The nonce.
+        nonce: u64,
+        /// Allowed per gas, wei.
+        ceiling_wei_per_gas: u128,
+    },
+    /// Nodes want a higher tip than may be offered; the lane waits.
+    TipRefused {
+        /// The nonce.
+        nonce: u64,
+        /// What was offered, wei per gas.
+        tip_wei_per_gas: u128,
     },
     /// Nonces from `lowest` on, below ours, that nothing explains: a restored backup, a chain that was reset, a lying node.
     /// They are filled with cancels, unless there are too many of them: then the lane stops and needs a decision.
@@ -286,7 +335,7 @@ pub enum LaneAlert {
         /// Whether they are filled.
         is_filled: bool,
     },
-    /// Every node refuses it for good; it is replaced by a cancel.
+    /// Every node refuses it for good; its members travel in smaller company, or a cancel takes its place.
     Refused {
         /// The nonce.
         nonce: u64,
@@ -304,10 +353,44 @@ impl LaneAlert {
             Self::ForeignNonce { .. } => "foreign_nonce",
             Self::CeilingReached { .. } => "ceiling_reached",
             Self::AttemptsExhausted { .. } => "attempts_exhausted",
+            Self::PricedOut { .. } => "priced_out",
+            Self::TipRefused { .. } => "tip_refused",
             Self::NonceGap { .. } => "nonce_gap",
             Self::Refused { .. } => "refused",
         }
     }
+}
+
+/// What keeps a lane's lowest open nonce out of blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Trouble {
+    /// The least working price is above its ceiling.
+    AboveCeiling,
+    /// It has had `max_attempts` attempts.
+    AttemptsExhausted,
+    /// Every node refuses it.
+    Refused(RpcErrorClass),
+}
+
+impl Trouble {
+    /// Name in the API and in logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AboveCeiling => "ceiling_reached",
+            Self::AttemptsExhausted => "attempts_exhausted",
+            Self::Refused(class) => class.as_str(),
+        }
+    }
+}
+
+/// A lane whose lowest open nonce does not get into a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blockage {
+    /// The nonce.
+    pub nonce: u64,
+    /// Why.
+    pub trouble: Trouble,
 }
 
 /// Why a lane refused a plan. Nothing was allocated.

@@ -9,16 +9,17 @@ use std::collections::{BTreeMap, VecDeque};
 use alloy_primitives::{Address, B256, Bytes, U256};
 
 use funds::Shortage;
+use replace::Urge;
 
 use super::{
     event::{
-        AttemptKey, AttemptKind, Command, Event, HeadInfo, LaneAlert, LaneConfig, LaneError, Plan, PollPurpose,
-        RestoredSlot, SendOutcome, TxToSign,
+        AttemptKey, AttemptKind, Blockage, Command, Event, HeadInfo, LaneAlert, LaneConfig, LaneError, NodeTerms, Plan,
+        PollPurpose, RestoredSlot, SendOutcome, Trouble, TxToSign,
     },
     slot::{Attempt, CancelCost, Held, Phase, Slot, worst_case_wei},
 };
 use crate::{
-    chain::{Fees, RpcErrorClass},
+    chain::{Fees, ReplacementRule, RpcErrorClass},
     protection::Protection,
     request::{BatchId, LaneId, outcome::TxReceipt, vehicle::Payload},
     time::Timestamp,
@@ -35,6 +36,8 @@ pub struct Lane {
     balance: Option<U256>,
     /// Wei beyond gas that a cancel costs now.
     cancel_extra_wei: U256,
+    /// What nodes take.
+    terms: NodeTerms,
     shortage: Option<Shortage>,
     chain_nonce: u64,
     /// One more than the highest nonce that was ever ours.
@@ -80,6 +83,7 @@ impl Lane {
             head: None,
             balance: None,
             cancel_extra_wei: U256::ZERO,
+            terms: NodeTerms::default(),
             shortage: None,
             chain_nonce: 0,
             own_next,
@@ -102,12 +106,26 @@ impl Lane {
 
     /// Transactions outside blocks.
     pub fn in_flight(&self) -> usize {
-        self.slots.values().filter(|slot| !slot.is_included()).count()
+        self.slots.values().filter(|slot| slot.is_in_flight()).count()
     }
 
     /// Transactions in blocks that are not final.
     pub fn unfinal(&self) -> usize {
-        self.slots.len() - self.in_flight()
+        self.slots.values().filter(|slot| slot.is_included()).count()
+    }
+
+    /// Blocks for which the newest attempt of the lowest open nonce has waited.
+    pub fn waiting_blocks(&self) -> u64 {
+        let waits = self.slots.values().find(|slot| slot.is_in_flight() && slot.was_broadcast);
+        let since = waits.and_then(|slot| slot.attempted_at);
+        self.head.zip(since).map_or(0, |(head, since)| head.number.saturating_sub(since))
+    }
+
+    /// Why the lowest open nonce does not get into a block, if anything is known to be wrong with it: all younger ones wait for
+    /// it.
+    pub fn blockage(&self) -> Option<Blockage> {
+        let (nonce, slot) = self.slots.iter().find(|(_, slot)| slot.is_in_flight())?;
+        Some(Blockage { nonce: *nonce, trouble: slot.trouble? })
     }
 
     /// Balance when last read, wei.
@@ -115,7 +133,7 @@ impl Lane {
         self.balance
     }
 
-    /// The lane waits for a top-up.
+    /// What waits, or what is in flight, needs a top-up. Other plans are taken all the same, as far as the balance reaches.
     pub const fn is_underfunded(&self) -> bool {
         self.shortage.is_some()
     }
@@ -145,17 +163,17 @@ impl Lane {
         if in_flight >= self.config.max_in_flight {
             return Err(LaneError::Full { in_flight, limit: self.config.max_in_flight });
         }
-        if let Some(shortage) = self.shortage {
-            let needed_wei = shortage.needed_wei();
+        if let Some(Shortage::Refused { needed_wei, .. }) = self.shortage {
             return Err(LaneError::Underfunded { needed_wei, available_wei: self.available_wei() });
         }
         Ok(())
     }
 
-    /// Takes a plan and allocates the next nonce for it; `Sign` follows.
+    /// Takes a plan and allocates the next nonce for it, or a lower one that became vacant; `Sign` follows.
     ///
     /// # Errors
-    /// [`LaneError`]; no nonce is allocated then. An underfunded lane also raises an alert and resumes by itself.
+    /// [`LaneError`]; no nonce is allocated then. A plan that the balance does not cover raises an alert; others are taken all
+    /// the same.
     pub fn submit(&mut self, now: Timestamp, plan: Plan) -> Result<BatchId, LaneError> {
         self.submit_offering(now, plan, None)
     }
@@ -171,26 +189,56 @@ impl Lane {
         if is_past(now, head, plan.deadline) {
             return Err(LaneError::DeadlinePassed);
         }
-        let fees = clamp(offer.unwrap_or(head.quote), plan.ceiling_wei_per_gas);
+        let ceiling = self.ceiling_of(&plan);
+        let offer = with_tip(offer.unwrap_or(head.quote), self.least_tip());
+        let fees = first_offer(offer, ceiling, self.config.replacement, head);
         // A cap below the next base fee can't be included: not worth a nonce.
         if fees.max_fee_per_gas < head.next_base_fee {
             return Err(LaneError::AboveCeiling {
                 quote_wei_per_gas: head.next_base_fee,
-                ceiling_wei_per_gas: plan.ceiling_wei_per_gas,
+                ceiling_wei_per_gas: ceiling,
             });
         }
         let needed_wei = worst_case_wei(&plan, fees.max_fee_per_gas);
         let available_wei = self.available_wei();
         if self.balance.is_some() && available_wei < needed_wei {
-            self.pause(Shortage::Plan { needed_wei, until: plan.deadline });
+            self.short(needed_wei, plan.deadline);
             return Err(LaneError::Underfunded { needed_wei, available_wei });
+        }
+        let nonce = self.take_nonce(plan);
+        self.sign(nonce, AttemptKind::Payload, fees);
+        Ok(BatchId { lane: self.config.id, nonce })
+    }
+
+    /// The lowest vacant nonce, else the next one, with `plan` in its slot.
+    fn take_nonce(&mut self, plan: Plan) -> u64 {
+        let chain_nonce = self.chain_nonce;
+        let vacant = self.slots.iter_mut().find(|(nonce, slot)| slot.is_vacant && **nonce >= chain_nonce);
+        if let Some((nonce, slot)) = vacant {
+            let attempts = std::mem::take(&mut slot.attempts);
+            *slot = Slot { plan_from: attempts.len(), is_polling: slot.is_polling, ..Slot::new(plan, attempts) };
+            return *nonce;
         }
         let nonce = self.next_nonce;
         self.next_nonce += 1;
         self.own_next = self.own_next.max(self.next_nonce);
         self.slots.insert(nonce, Slot::new(plan, Vec::new()));
-        self.sign(nonce, AttemptKind::Payload, fees);
-        Ok(BatchId { lane: self.config.id, nonce })
+        nonce
+    }
+
+    /// Highest fee cap that the plan and the nodes allow, wei per gas.
+    fn ceiling_of(&self, plan: &Plan) -> u128 {
+        plan.ceiling_wei_per_gas.min(self.most_for(plan.payload.gas_limit))
+    }
+
+    /// Highest fee cap at which nodes take a transaction with this gas limit, wei per gas.
+    fn most_for(&self, gas_limit: u64) -> u128 {
+        self.terms.fee_cap_wei.map_or(u128::MAX, |cap| cap / u128::from(gas_limit.max(1)))
+    }
+
+    /// Least tip that nodes are known to take, as far as it may be offered.
+    fn least_tip(&self) -> u128 {
+        self.terms.least_tip_wei_per_gas.min(self.terms.tip_bound_wei_per_gas)
     }
 
     /// Applies `event`, which happened at `now`. Drain [`Self::poll_command`] afterwards.
@@ -213,6 +261,8 @@ impl Lane {
                 self.on_receipts(nonce, purpose, found, is_complete, at_block);
             }
             Event::CancelExtra(wei) => self.cancel_extra_wei = wei,
+            Event::Terms(terms) => self.terms = terms,
+            Event::Short { needed_wei, until } => self.short(needed_wei, until),
             Event::Head(head) => self.on_head(now, head),
             Event::Canonical { number, hash } => self.on_canonical(number, hash),
             Event::Balance(wei) => self.on_balance(now, wei),
@@ -280,7 +330,10 @@ impl Lane {
             return;
         }
         slot.attempts.pop();
-        if slot.attempts.is_empty() && !slot.is_abandoned {
+        if slot.plan_from > 0 && slot.attempts.len() == slot.plan_from {
+            // Nothing of the new plan left the process: it is as vacant as before.
+            (slot.is_vacant, slot.is_abandoned) = (true, false);
+        } else if slot.attempts.is_empty() && !slot.is_abandoned {
             // Nothing of this nonce ever left the process: it is free again. It is the newest one (I4).
             self.slots.remove(&key.nonce);
             if self.next_nonce == key.nonce + 1 {
@@ -303,6 +356,7 @@ impl Lane {
         if attempt.is_sending {
             return;
         }
+        slot.is_vacant = false;
         attempt.is_sending = true;
         attempt.sent_at = Some(head.number);
         attempt.held_before = attempt.held;
@@ -323,13 +377,20 @@ impl Lane {
     fn on_sent(&mut self, now: Timestamp, key: AttemptKey, outcome: SendOutcome) {
         let cancel = self.cancel_cost();
         let Some(slot) = self.slots.get_mut(&key.nonce) else { return };
-        let is_first = slot.attempts.len() == 1;
         let is_included = slot.is_included();
         let needed_wei = slot.worst_case_wei(cancel);
         let Some(attempt) = slot.attempts.get_mut(key.index as usize) else { return };
         attempt.is_sending = false;
         match outcome {
-            SendOutcome::Taken => attempt.held = Held::Yes,
+            SendOutcome::Taken => {
+                (attempt.held, attempt.refused) = (Held::Yes, None);
+                if matches!(slot.trouble, Some(Trouble::Refused(_))) {
+                    slot.trouble = None;
+                }
+                if matches!(self.shortage, Some(Shortage::Refused { .. })) {
+                    self.resume();
+                }
+            }
             SendOutcome::Maybe(_) if !Protection::AmbiguityIsHeld.is_on() => {
                 attempt.held = attempt.held_before.max(Held::Refused);
             }
@@ -340,11 +401,16 @@ impl Lane {
                 if attempt.held == Held::Maybe {
                     attempt.held = attempt.held_before.max(Held::Refused);
                 }
+                attempt.refused = Some(class);
                 if is_included {
                     return;
                 }
+                let is_held_by_nobody = slot.is_held_by_nobody();
+                if is_held_by_nobody {
+                    slot.trouble = Some(Trouble::Refused(class));
+                }
                 match class {
-                    RpcErrorClass::InsufficientFunds => self.pause(Shortage::Refused { needed_wei }),
+                    RpcErrorClass::InsufficientFunds => self.refused_for_funds(needed_wei),
                     RpcErrorClass::NonceTooLow => {
                         // One of our attempts, or a stranger, used the nonce: the receipts tell.
                         if let Some(attempt) = self.attempt_mut(key) {
@@ -367,28 +433,46 @@ impl Lane {
                     RpcErrorClass::NonceGap => {
                         let lower: Vec<u64> = self.slots.range(..key.nonce).map(|(nonce, _)| *nonce).collect();
                         for nonce in lower {
-                            if self.slots.get(&nonce).is_some_and(|slot| !slot.is_included() && !slot.is_busy()) {
+                            if self.slots.get(&nonce).is_some_and(|slot| slot.is_in_flight() && !slot.is_busy()) {
                                 self.broadcast(now, nonce);
                             }
                         }
                     }
-                    class if is_permanent(class) && is_first => {
-                        let may_be_held = self
-                            .slots
-                            .get(&key.nonce)
-                            .is_some_and(|slot| slot.attempts.iter().any(|attempt| attempt.held >= Held::Maybe));
-                        if !may_be_held {
-                            self.commands.push_back(Command::Alert(LaneAlert::Refused { nonce: key.nonce, class }));
-                            if let Some(slot) = self.slots.get_mut(&key.nonce) {
-                                slot.is_abandoned = true;
-                            }
-                            self.replace(key.nonce);
-                        }
-                    }
+                    RpcErrorClass::Underpriced => self.on_underpriced(key),
+                    RpcErrorClass::InvalidFees if is_held_by_nobody => self.on_too_dear(key.nonce),
+                    class if class.is_permanent() && is_held_by_nobody => self.on_refused(key.nonce, class),
                     _ => {}
+                }
+                if self.slots.get(&key.nonce).is_some_and(|slot| slot.is_abandoned) {
+                    self.vacate(key.nonce);
                 }
             }
         }
+    }
+
+    /// Every node refuses the payload for good, and nobody can hold it.
+    fn on_refused(&mut self, nonce: u64, class: RpcErrorClass) {
+        self.commands.push_back(Command::Alert(LaneAlert::Refused { nonce, class }));
+        if let Some(slot) = self.slots.get_mut(&nonce) {
+            slot.is_abandoned = true;
+        }
+        if !self.vacate(nonce) {
+            self.replace(nonce, Urge::Price);
+        }
+    }
+
+    /// Gives the nonce to the next plan if nobody can hold anything that was signed for it: no cancel is paid for what no node
+    /// took. What has no replay guard on chain waits for the nonce to be used (I3), whatever nodes said.
+    fn vacate(&mut self, nonce: u64) -> bool {
+        let Some(slot) = self.slots.get_mut(&nonce) else { return false };
+        let may = slot.plan.is_guarded && slot.is_in_flight() && !slot.is_filler && nonce >= self.chain_nonce;
+        if !may || !slot.is_held_by_nobody() || slot.attempts.len() <= slot.plan_from {
+            return false;
+        }
+        (slot.is_vacant, slot.is_abandoned, slot.trouble, slot.vacant_since) = (true, false, None, None);
+        let class = slot.refused();
+        self.commands.push_back(Command::ReportRefused { nonce, class });
+        true
     }
 
     fn on_receipts(
@@ -424,7 +508,7 @@ impl Lane {
                 } else if is_new {
                     let Some(slot) = self.slots.get_mut(&nonce) else { return };
                     slot.phase = Phase::Included { receipt: receipt.clone(), is_confirming: false };
-                    slot.is_reported_included = true;
+                    (slot.is_reported_included, slot.is_vacant, slot.trouble) = (true, false, None);
                     self.commands.push_back(Command::ReportIncluded { nonce, kind, receipt });
                 }
             }
@@ -492,7 +576,7 @@ impl Lane {
         if let Some(Shortage::Plan { until, .. }) = self.shortage
             && is_past(now, head, until)
         {
-            // Nobody needs it any more; a cheaper plan may fit.
+            // Nobody needs it any more.
             self.resume();
         }
         self.close_gaps(head);
@@ -518,18 +602,6 @@ impl Lane {
     }
 }
 
-/// Answers that will be the same next time, whatever is paid.
-const fn is_permanent(class: RpcErrorClass) -> bool {
-    matches!(
-        class,
-        RpcErrorClass::GasTooLow
-            | RpcErrorClass::GasTooHigh
-            | RpcErrorClass::BadTransaction
-            | RpcErrorClass::Reverted
-            | RpcErrorClass::ConditionNotMet
-    )
-}
-
 /// I7: past by the wall clock or by the chain's.
 fn is_past(now: Timestamp, head: HeadInfo, deadline: Timestamp) -> bool {
     if !Protection::Deadline.is_on() {
@@ -542,6 +614,29 @@ fn is_past(now: Timestamp, head: HeadInfo, deadline: Timestamp) -> bool {
 fn clamp(fees: Fees, ceiling: u128) -> Fees {
     let max_fee_per_gas = fees.max_fee_per_gas.min(ceiling);
     Fees { max_fee_per_gas, max_priority_fee_per_gas: fees.max_priority_fee_per_gas.min(max_fee_per_gas) }
+}
+
+/// `fees` with at least this tip, on top of what they offer for the base fee.
+fn with_tip(fees: Fees, tip: u128) -> Fees {
+    let more = tip.saturating_sub(fees.max_priority_fee_per_gas);
+    Fees::new(fees.max_fee_per_gas.saturating_add(more), fees.max_priority_fee_per_gas.saturating_add(more))
+}
+
+/// What a new transaction offers under `ceiling`. Where the ceiling cuts it, room for one bump is left, as long as the next
+/// block takes what remains.
+fn first_offer(offer: Fees, ceiling: u128, rule: ReplacementRule, head: HeadInfo) -> Fees {
+    let fees = clamp(offer, ceiling);
+    let is_bumpable = |fees: Fees| {
+        let bumped = rule.min_replacement(fees, head.next_base_fee);
+        bumped.is_none_or(|bumped| bumped.max_fee_per_gas <= ceiling)
+    };
+    if is_bumpable(fees) {
+        return fees;
+    }
+    // A bump of a tenth needs less than an eighth.
+    let lower = clamp(fees, ceiling - ceiling / 8);
+    let takes = lower.max_fee_per_gas >= head.next_base_fee.saturating_add(lower.max_priority_fee_per_gas);
+    if takes && is_bumpable(lower) { lower } else { fees }
 }
 
 /// A transfer of nothing to oneself.

@@ -10,11 +10,13 @@
 //! | signing | nonce allocated, first attempt being signed and committed | `Persisted` → pending · `Abandoned` → gone, nonce free again |
 //! | pending | at least one durable attempt; a node may hold it | receipt → included · nonce finally taken by an unknown hash → lost |
 //! | included | an attempt is in a block | block orphaned → pending · final → settled |
+//! | vacant | nobody can hold anything that was signed for it; its members are gone | the next plan → signing · younger ones wait too long → pending with a cancel |
 //! | settled, lost | reported upward, slot removed | – |
 //!
 //! Invariants kept here: **I2** `Broadcast` is only emitted for an attempt whose `Persisted` arrived. **I3** a slot
-//! never changes its payload; it leaves only through a final receipt of one of its own hashes, or a final nonce that none
-//! of them explains. **I4** no second nonce is allocated while one is being committed. **I5** an ambiguous answer only
+//! never changes its payload while somebody may hold it (what every node refused, and is guarded on chain against a second
+//! execution, makes way for the next plan); it leaves only through a final receipt of one of its own hashes, or a final nonce
+//! that none of them explains. **I4** no second nonce is allocated while one is being committed. **I5** an ambiguous answer only
 //! ever leads to polling and to the same bytes. **I6** replacements come from [`crate::chain::ReplacementRule`], from the
 //! highest attempt that a node may hold. **I7** no payload is emitted after its deadline. **I9** included is revocable.
 
@@ -23,7 +25,7 @@ mod machine;
 mod slot;
 
 pub use event::{
-    AttemptKey, AttemptKind, Command, Event, HeadInfo, LaneAlert, LaneConfig, LaneError, Plan, PollPurpose,
-    RestoredSlot, SendOutcome, TxToSign,
+    AttemptKey, AttemptKind, Blockage, Command, Event, HeadInfo, LaneAlert, LaneConfig, LaneError, NodeTerms, Plan,
+    PollPurpose, RestoredSlot, SendOutcome, Trouble, TxToSign,
 };
 pub use machine::Lane;

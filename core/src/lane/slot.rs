@@ -2,8 +2,12 @@
 
 use alloy_primitives::{B256, U256};
 
-use super::event::{AttemptKind, Plan};
-use crate::{chain::Fees, protection::Protection, request::outcome::TxReceipt};
+use super::event::{AttemptKind, Plan, Trouble};
+use crate::{
+    chain::{Fees, RpcErrorClass},
+    protection::Protection,
+    request::outcome::TxReceipt,
+};
 
 /// Whether a node may hold an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +35,8 @@ pub(super) struct Attempt {
     pub(super) sent_at: Option<u64>,
     /// A broadcast is under way.
     pub(super) is_sending: bool,
+    /// Why every node refused it last.
+    pub(super) refused: Option<RpcErrorClass>,
 }
 
 #[derive(Debug, Clone)]
@@ -57,8 +63,18 @@ pub(super) struct Slot {
     pub(super) consumed_from: Option<u64>,
     /// A receipt poll is under way.
     pub(super) is_polling: bool,
-    /// An alert about the ceiling or the number of attempts was given.
-    pub(super) is_alerted: bool,
+    /// What the operator was told about it last.
+    pub(super) trouble: Option<Trouble>,
+    /// Index of the first attempt that carries the plan: those before carried one that every node refused.
+    pub(super) plan_from: usize,
+    /// Nobody can hold anything that was signed for it, and its members are gone: the next plan gets it.
+    pub(super) is_vacant: bool,
+    /// Head since when younger ones wait behind the vacancy.
+    pub(super) vacant_since: Option<u64>,
+    /// Least tip that the next attempt offers, wei per gas: nodes refused lower ones, or nobody took them.
+    pub(super) tip_floor: u128,
+    /// The operator was told that no higher tip may be offered.
+    pub(super) is_tip_told: bool,
 }
 
 impl Attempt {
@@ -72,6 +88,7 @@ impl Attempt {
             held_before: Held::Unsent,
             sent_at: None,
             is_sending: false,
+            refused: None,
         }
     }
 
@@ -100,7 +117,12 @@ impl Slot {
             consumed_from: None,
             attempted_at: None,
             is_polling: false,
-            is_alerted: false,
+            trouble: None,
+            plan_from: 0,
+            is_vacant: false,
+            vacant_since: None,
+            tip_floor: 0,
+            is_tip_told: false,
         }
     }
 
@@ -116,9 +138,29 @@ impl Slot {
         matches!(self.phase, Phase::Included { .. })
     }
 
-    /// The first attempt is not durable yet.
+    /// The plan's first attempt is not durable yet.
     pub(super) fn is_signing(&self) -> bool {
-        self.attempts.first().is_some_and(|attempt| !attempt.is_durable)
+        self.attempts.get(self.plan_from).is_some_and(|attempt| !attempt.is_durable)
+    }
+
+    /// Takes room in the lane: not in a block, and it carries something.
+    pub(super) const fn is_in_flight(&self) -> bool {
+        !self.is_included() && !self.is_vacant
+    }
+
+    /// Nobody can hold anything that was ever signed for it: it was never sent, or every node refused it.
+    pub(super) fn is_held_by_nobody(&self) -> bool {
+        self.attempts.iter().all(|attempt| attempt.is_durable && !attempt.is_sending && attempt.held <= Held::Refused)
+    }
+
+    /// Why every node refused what was sent last.
+    pub(super) fn refused(&self) -> Option<RpcErrorClass> {
+        self.attempts.last().and_then(|attempt| attempt.refused)
+    }
+
+    /// Attempts that a node may hold.
+    pub(super) fn held_attempts(&self) -> usize {
+        self.attempts.iter().filter(|attempt| attempt.held >= Held::Maybe).count()
     }
 
     /// An attempt is being signed or committed.
@@ -143,9 +185,11 @@ impl Slot {
 
     /// The attempt to send: the newest durable one whose payload may still be sent, else the newest cancel.
     pub(super) fn best(&self) -> Option<usize> {
-        self.attempts
-            .iter()
-            .rposition(|attempt| attempt.is_durable && (attempt.kind == AttemptKind::Cancel || !self.is_abandoned))
+        let is_sendable = |(index, attempt): &(usize, &Attempt)| {
+            let is_current = attempt.kind == AttemptKind::Cancel || (!self.is_abandoned && *index >= self.plan_from);
+            attempt.is_durable && is_current
+        };
+        self.attempts.iter().enumerate().rfind(is_sendable).map(|(index, _)| index)
     }
 
     /// Most that any attempt of this slot can take from the balance, cancels included.

@@ -24,6 +24,9 @@ const MAX_KEY_BYTES: usize = 255;
 /// Milliseconds of the buckets in which `spent` is kept.
 pub(super) const HOUR_MS: u64 = 3_600_000;
 
+/// Positions that one content of a batch may use for its members; the newest content has the highest.
+pub(super) const MEMBERS_OF_CONTENT: u64 = 1 << 20;
+
 /// (tenant, idempotency key).
 pub(super) type Key = (String, String);
 /// (chain, forwarder, signer, nonce).
@@ -91,6 +94,7 @@ impl Needs {
                 }
                 Write::Plan(plan) => {
                     needs.requests.extend_from_slice(&plan.members);
+                    needs.requests.extend_from_slice(&plan.left);
                     needs.lanes.push(plan.batch.id.lane);
                     needs.batches.push(plan.batch.id);
                     needs.attempts.push(plan.attempt.hash);
@@ -376,40 +380,62 @@ impl WorkingSet {
     }
 
     fn plan(&mut self, plan: PlannedBatch) -> WriteOutcome {
-        let PlannedBatch { batch, members, attempt, at } = plan;
-        if let Some(why) = self.refusal_of_plan(&batch, &members, &attempt) {
+        if let Some(why) = self.refusal_of_plan(&plan) {
             return WriteOutcome::Refused(why);
         }
+        let PlannedBatch { batch, members, attempt, at, .. } = plan;
         let id = batch.id;
-        self.cursor.batch += 1;
-        let seq = self.cursor.batch;
-        let highest = self.highest_nonces.entry(id.lane).or_insert(id.nonce);
-        *highest = (*highest).max(id.nonce);
+        let first_position = u64::from(attempt.index) * MEMBERS_OF_CONTENT;
+        let seq = match self.by_batch.get(&id) {
+            Some(&known) => {
+                let entry = &mut self.batches[known];
+                (entry.record, entry.last_attempt, entry.changed) = (batch, attempt.index, true);
+                entry.seq
+            }
+            None => {
+                self.cursor.batch += 1;
+                let seq = self.cursor.batch;
+                let highest = self.highest_nonces.entry(id.lane).or_insert(id.nonce);
+                *highest = (*highest).max(id.nonce);
+                self.by_batch.insert(id, self.batches.len());
+                let last_attempt = attempt.index;
+                self.batches.push(BatchEntry { record: batch, seq, last_attempt, is_new: true, changed: false });
+                seq
+            }
+        };
         self.attempt_owners.insert(attempt.hash, id);
-        self.by_batch.insert(id, self.batches.len());
-        self.batches.push(BatchEntry { record: batch, seq, last_attempt: attempt.index, is_new: true, changed: false });
         self.new_attempts.push((seq, attempt));
         let mut events = Vec::with_capacity(members.len());
         for (position, member) in members.into_iter().enumerate() {
             let index = self.by_id[&member];
-            self.new_members.push((seq, position as u64, self.requests[index].record.seq));
+            self.new_members.push((seq, first_position + position as u64, self.requests[index].record.seq));
             self.set(index, RequestChange::to(member, Status::Batched), Some(id), at);
             events.push(self.emit(index, None, Some(id)));
         }
         WriteOutcome::Applied(events)
     }
 
-    fn refusal_of_plan(&self, batch: &BatchRecord, members: &[RequestId], attempt: &AttemptRecord) -> Option<String> {
+    fn refusal_of_plan(&self, plan: &PlannedBatch) -> Option<String> {
+        let PlannedBatch { batch, members, attempt, left, .. } = plan;
         let id = batch.id;
+        let known = self.by_batch.get(&id).map(|&at| &self.batches[at]);
+        let next_attempt = known.map_or(0, |known| known.last_attempt.saturating_add(1));
+        let is_open = |known: &BatchEntry| matches!(known.record.state, BatchState::Signed | BatchState::Broadcast);
+        let replaces = attempt.index > 0 && attempt.index == next_attempt && known.is_some_and(is_open);
         if batch.state != BatchState::Signed {
             return Some(format!("batch {id} is planned as {:?}, expected Signed", batch.state));
         }
-        if attempt.batch != id || attempt.index != 0 {
+        if attempt.batch != id || (attempt.index != 0 && !replaces) {
             let AttemptRecord { batch: other, index, .. } = attempt;
             return Some(format!("first attempt of batch {id} says batch {other}, index {index}"));
         }
-        if self.by_batch.contains_key(&id) {
+        if known.is_some() && !replaces {
             return Some(format!("batch {id} exists"));
+        }
+        let stays =
+            |member: &&RequestId| self.by_id.get(*member).is_some_and(|&at| self.requests[at].record.batch == Some(id));
+        if let Some(member) = left.iter().find(stays) {
+            return Some(format!("batch {id} exists, and request {member} is in it"));
         }
         if i64::try_from(id.nonce).is_err() {
             return Some(format!("nonce {} is above the limit {}", id.nonce, i64::MAX));
@@ -419,6 +445,7 @@ impl WorkingSet {
         if let Some(&highest) = self.highest_nonces.get(&id.lane)
             && id.nonce <= highest
             && !members.is_empty()
+            && !replaces
         {
             return Some(format!("nonce {} of lane {} is not above {highest} (I4)", id.nonce, id.lane));
         }
@@ -540,7 +567,15 @@ impl WorkingSet {
             }
             return None;
         }
-        if entry.record.batch != batch || to == Status::Batched || !from.can_become(to) {
+        // What a node kept of an earlier transaction executes a request wherever that is now.
+        let is_its_own = entry.record.batch == batch || (change.is_kept && batch.is_some() && to.is_terminal());
+        let may = match from {
+            Status::Queued => {
+                from.can_become(to) && (change.is_kept || !matches!(to, Status::Finalized | Status::Reverted))
+            }
+            _ => from.can_become(to),
+        };
+        if !is_its_own || to == Status::Batched || !may {
             let holder = entry.record.batch;
             tracing::warn!(%request, %from, %to, ?holder, by = ?batch, "change of a request skipped");
             return None;

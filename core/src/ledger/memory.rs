@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use super::{
     AccountRow, AttemptRecord, BatchRecord, CostRow, DecisionRow, Durable, EventFilter, EventRecord, Ledger,
     LedgerError, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
-    apply::{Cursor, HOUR_MS, Key, Needs, NewAccount, Sequence, WorkingSet, holds_nonce},
+    apply::{Cursor, HOUR_MS, Key, MEMBERS_OF_CONTENT, Needs, NewAccount, Sequence, WorkingSet, holds_nonce},
 };
 use crate::{
     request::{BatchId, LaneId, RequestId, Status, settlement::CostAccount},
@@ -26,6 +26,7 @@ struct Batch {
     record: BatchRecord,
     attempts: Vec<AttemptRecord>,
     members: Vec<RequestId>,
+    earlier: Vec<(u32, Vec<RequestId>)>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -221,14 +222,19 @@ impl Tables {
             match self.batches.get_mut(&entry.seq) {
                 Some(batch) => batch.record = entry.record,
                 None => {
-                    let batch = Batch { record: entry.record, attempts: Vec::new(), members: Vec::new() };
+                    let (attempts, members, earlier) = Default::default();
+                    let batch = Batch { record: entry.record, attempts, members, earlier };
                     self.batches.insert(entry.seq, batch);
                 }
             }
         }
-        for (batch, _, request) in set.new_members {
+        for (batch, position, request) in set.new_members {
             let id = self.requests[&request].0.id;
             if let Some(batch) = self.batches.get_mut(&batch) {
+                if position.is_multiple_of(MEMBERS_OF_CONTENT) && position > 0 {
+                    let until = u32::try_from(position / MEMBERS_OF_CONTENT).unwrap_or(u32::MAX);
+                    batch.earlier.push((until, std::mem::take(&mut batch.members)));
+                }
                 batch.members.push(id);
             }
         }
@@ -311,6 +317,12 @@ impl Ledger for MemoryLedger {
                 (batch.record, attempts, batch.members)
             })
             .collect())
+    }
+
+    async fn earlier_members(&self, id: BatchId) -> Result<Vec<(u32, Vec<RequestId>)>, LedgerError> {
+        let tables = self.tables()?;
+        let batch = tables.batch_ids.get(&id).map(|seq| &tables.batches[seq]);
+        Ok(batch.map(|batch| batch.earlier.clone()).unwrap_or_default())
     }
 
     async fn next_nonce(&self, lane: LaneId) -> Result<Option<u64>, LedgerError> {

@@ -192,6 +192,10 @@ pub trait Ledger: Send + Sync + std::fmt::Debug + 'static {
         lane: LaneId,
     ) -> Result<Vec<(BatchRecord, Vec<Durable<AttemptRecord>>, Vec<RequestId>)>, LedgerError>;
 
+    /// What a batch carried before every node refused it, oldest first: index of the first attempt with other content, and its
+    /// members.
+    async fn earlier_members(&self, id: BatchId) -> Result<Vec<(u32, Vec<RequestId>)>, LedgerError>;
+
     /// One above the highest nonce that a batch of this lane was ever bound to; `None` for a lane without batches.
     async fn next_nonce(&self, lane: LaneId) -> Result<Option<u64>, LedgerError>;
 

@@ -27,6 +27,9 @@ pub enum Write {
     /// skip nonces that a stranger consumed, and a batch without members may fill a hole below); the attempt's hash must be
     /// new. Otherwise the outcome is [`WriteOutcome::Refused`]
     /// and nothing of this write is applied. A batch without members is allowed: it fills a hole.
+    ///
+    /// A batch whose payload every node refused, and whose members ([`PlannedBatch::left`]) have all left it, gets new content
+    /// by a plan with the next attempt's index: nobody can hold the old one.
     Plan(Box<PlannedBatch>),
     /// Store a further signed attempt (replacement or cancel) of a batch that is not final, with an index above the
     /// newest. The same hash again is applied without effect.
@@ -304,6 +307,8 @@ pub struct RequestChange {
     pub charged_wei: U256,
     /// Count a failure of the whole transaction against it.
     pub batch_failed: bool,
+    /// Executed by what the transaction's nonce carried before every node refused it: it may be in another batch by now, or wait.
+    pub is_kept: bool,
 }
 
 impl RequestChange {
@@ -319,6 +324,7 @@ impl RequestChange {
             gas_used: None,
             charged_wei: U256::ZERO,
             batch_failed: false,
+            is_kept: false,
         }
     }
 
@@ -466,8 +472,10 @@ pub struct PlannedBatch {
     pub batch: BatchRecord,
     /// Members in execution order.
     pub members: Vec<RequestId>,
-    /// The first attempt.
+    /// The first attempt that carries it: index 0, or the next one of a batch whose content it replaces.
     pub attempt: AttemptRecord,
+    /// Who was in the content that it replaces: none of them may be in the batch any more.
+    pub left: Vec<RequestId>,
     /// When.
     pub at: Timestamp,
 }

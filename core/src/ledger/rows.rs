@@ -535,11 +535,19 @@ pub(super) fn bind_batch(args: &mut impl Bind, entry: BatchEntry) {
     bind_block(args, &record);
 }
 
-/// `seq, state, included_hash … cost_wei` of a changed batch.
+/// `seq, state, recipient … created_at_ms, included_hash … cost_wei` of a changed batch.
 pub(super) fn bind_batch_change(args: &mut impl Bind, entry: &BatchEntry) {
+    let record = &entry.record;
     args.u64(entry.seq);
-    args.int(Some(entry.record.state as i64));
-    bind_block(args, &entry.record);
+    args.int(Some(record.state as i64));
+    args.bytes(record.to.as_slice());
+    args.decimal(record.value);
+    args.u64(record.gas_limit);
+    args.u64(record.deadline.0);
+    args.decimal(record.ceiling_wei_per_gas);
+    args.str(record.trigger.as_str());
+    args.u64(record.created_at.0);
+    bind_block(args, record);
 }
 
 fn bind_block(args: &mut impl Bind, record: &BatchRecord) {

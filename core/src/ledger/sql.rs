@@ -190,6 +190,29 @@ impl<S: SqlStore> Ledger for S {
         whole_batches(self, query.int(lane.chain_id.cast_signed()).address(&lane.sender)).await
     }
 
+    async fn earlier_members(&self, id: BatchId) -> Result<Vec<(u32, Vec<RequestId>)>, LedgerError> {
+        let query = Query::new(
+            "SELECT m.position / 1048576, r.id FROM batch_members AS m JOIN requests AS r ON r.seq = m.request \
+             JOIN batches AS b ON b.seq = m.batch WHERE b.chain_id = $1 AND b.sender = $2 AND b.nonce = $3 \
+             ORDER BY m.position",
+        )
+        .int(id.lane.chain_id.cast_signed())
+        .address(&id.lane.sender)
+        .int(id.nonce.cast_signed());
+        let mut contents: Vec<(u32, Vec<RequestId>)> = Vec::new();
+        for row in self.fetch(query).await? {
+            let mut cells = Cells::of("batch member", &row);
+            let (first, member) = (cells.u32()?, cells.request_id()?);
+            match contents.last_mut().filter(|(known, _)| *known == first) {
+                Some((_, members)) => members.push(member),
+                None => contents.push((first, vec![member])),
+            }
+        }
+        // Each ends where the next one begins.
+        let ends: Vec<u32> = contents.iter().skip(1).map(|(first, _)| *first).collect();
+        Ok(contents.into_iter().zip(ends).map(|((_, members), until)| (until, members)).collect())
+    }
+
     async fn next_nonce(&self, lane: LaneId) -> Result<Option<u64>, LedgerError> {
         let query = Query::new("SELECT max(nonce) + 1 FROM batches WHERE chain_id = $1 AND sender = $2")
             .int(lane.chain_id.cast_signed())
@@ -328,7 +351,8 @@ async fn whole_batches<S: SqlStore>(store: &S, query: Query) -> Result<Vec<Whole
             .collect::<Result<_, _>>()?;
         let members = Query::new(
             "SELECT r.id FROM batch_members AS m JOIN requests AS r ON r.seq = m.request \
-             WHERE m.batch = $1 ORDER BY m.position",
+             WHERE m.batch = $1 AND m.position >= \
+             (SELECT max(position) / 1048576 * 1048576 FROM batch_members WHERE batch = $1) ORDER BY m.position",
         );
         let members = S::fetch_in(&mut snapshot, members.int(seq.cast_signed())).await?;
         let members = members.iter().map(|row| Cells::of("batch member", row).request_id());

@@ -18,6 +18,7 @@ use super::{
     foresight::{ForecastView, WaitQuote},
     health,
     pause::PauseBoard,
+    pricing::DoorLimits,
     rpc::RpcPool,
     signer::IdentityKey,
     simulate::{AgreedNonce, At, agreed_nonces, forwarder_nonces},
@@ -41,7 +42,7 @@ use crate::{
         Deadline, ForwarderDomain, Promise, RequestId, Status, Submission, SubmissionKind, VerifiedRequest,
         VerifyContext, VerifyError, identify, vehicle::VehicleParams, verify,
     },
-    schedule::{Backlog, Callers, QueuedRequest},
+    schedule::{Backlog, Callers, QueuedRequest, Refusals},
     time::Timestamp,
 };
 
@@ -91,6 +92,7 @@ pub(super) struct ChainView {
     pub(super) priced_at: Timestamp,
     /// How far the chain's clock is ahead of ours, where that is more than usual.
     pub(super) clock_ahead: Duration,
+    pub(super) door: DoorLimits,
     /// The newest forecast.
     pub(super) forecast: Option<Arc<ForecastView>>,
     /// Fee sources by name.
@@ -146,6 +148,26 @@ impl ChainShared {
         }
         let (deadline_ms, ahead_ms) = (deadline.0, crate::time::millis(ahead));
         Err(SubmitError::ChainClockAhead { chain_id: self.spec.chain_id, deadline_ms, ahead_ms })
+    }
+
+    fn door(&self) -> DoorLimits {
+        self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner).door
+    }
+
+    /// Refuses value that no lane has: gas can wait for a top-up, but a balance is not made for one transfer.
+    fn check_value(&self, value_wei: U256) -> Result<(), SubmitError> {
+        if value_wei.is_zero() {
+            return Ok(());
+        }
+        let view = self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let balances: Option<Vec<U256>> = view.lanes.iter().map(|lane| lane.balance_wei).collect();
+        match balances.and_then(|balances| balances.into_iter().max()) {
+            Some(balance_wei) if balance_wei < value_wei => {
+                Err(SubmitError::AboveLaneBalance { value_wei, balance_wei })
+            }
+            // Not read yet, or driven elsewhere.
+            _ => Ok(()),
+        }
     }
 
     /// What a request costs in a transaction of its own at most, and by itself in the next block.
@@ -637,8 +659,10 @@ impl Admission {
         let request = reachable(&chain, tenant, request, is_named, now)?;
         let member_gas = chain.params.member_gas(&request);
         let gas_alone = chain.gas_alone(member_gas);
-        if gas_alone > chain.tuning.max_batch_gas {
-            return Err(SubmitError::GasTooHigh { gas: gas_alone, limit: chain.tuning.max_batch_gas });
+        let door = chain.door();
+        let limit = chain.tuning.max_batch_gas.min(door.block_gas.unwrap_or(u64::MAX));
+        if gas_alone > limit {
+            return Err(SubmitError::GasTooHigh { gas: gas_alone, limit });
         }
         let bytes = chain.params.member_bytes(&request);
         let limit = max_payload_bytes(&chain.spec);
@@ -646,6 +670,8 @@ impl Admission {
             return Err(SubmitError::TooLarge { bytes, limit });
         }
         let prices = chain.prices()?;
+        check_node_fee_cap(door, prices.0, gas_alone)?;
+        chain.check_value(request.value())?;
         let request = Arc::new(request);
         let size = match prices.1 {
             DataFeeModel::None => TxSize::default(),
@@ -816,6 +842,7 @@ impl Admission {
                     batch_failures: 0,
                     due: item.request.deadline(),
                     is_late: false,
+                    refusals: Refusals::default(),
                 });
                 let promise = self.promise(&item.request);
                 let promise_signature = item.promise_signature.clone();
@@ -929,6 +956,16 @@ pub(super) fn max_payload_bytes(spec: &ChainSpec) -> usize {
     usize::try_from(spec.max_tx_bytes).unwrap_or(usize::MAX).saturating_sub(1_024)
 }
 
+/// Refuses what nodes would not take at the price that is usual either. What is too dear only now waits.
+fn check_node_fee_cap(door: DoorLimits, price: Price, gas: u64) -> Result<(), SubmitError> {
+    let Some(cap_wei) = door.fee_cap_wei else { return Ok(()) };
+    let worst_wei =
+        |base_fee: u128| u128::from(gas).saturating_mul(base_fee.saturating_add(price.quote.max_priority_fee_per_gas));
+    let usual = door.usual_base_fee.unwrap_or(price.next_base_fee).min(price.next_base_fee);
+    let needed_wei = worst_wei(usual);
+    if needed_wei > cap_wei { Err(SubmitError::AboveNodeFeeCap { needed_wei, cap_wei }) } else { Ok(()) }
+}
+
 /// Highest price of gas that this request may be sent at (invariant I8).
 fn ceiling(
     chain: &ChainShared,
@@ -951,8 +988,12 @@ fn ceiling(
         let affordable = max_cost_wei.saturating_sub(fixed) / U256::from(gas);
         let effective = price.quote.effective_gas_price(price.next_base_fee);
         let affordable = u128::try_from(affordable).unwrap_or(u128::MAX);
-        if affordable < effective {
-            let needed_wei = U256::from(gas).saturating_mul(U256::from(effective)).saturating_add(fixed);
+        // A ceiling that leaves no room for one bump could only be cancelled when the price moves.
+        let offer = Fees::new(effective, price.quote.max_priority_fee_per_gas.min(effective));
+        let bumped = chain.spec.replacement.min_replacement(offer, price.next_base_fee);
+        let least = bumped.map_or(effective, |bumped| bumped.max_fee_per_gas.max(effective));
+        if affordable < least {
+            let needed_wei = U256::from(gas).saturating_mul(U256::from(least)).saturating_add(fixed);
             return Err(SubmitError::CeilingTooLow { needed_wei, max_cost_wei });
         }
         ceiling = ceiling.min(affordable);

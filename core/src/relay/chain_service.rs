@@ -42,6 +42,7 @@ use super::{
     learned::{ModelCommand, ModelError, ModelReply, Written},
     market::ChainMarket,
     pricing::Pricing,
+    rpc::SendReport,
     settle::Settlement,
     simulate::Simulation,
     start::final_block_key,
@@ -52,7 +53,7 @@ use super::{
 };
 use crate::{
     chain::data_fee::DataFeeModel,
-    lane::{AttemptKey, Event, HeadInfo, PollPurpose, SendOutcome},
+    lane::{AttemptKey, Event, HeadInfo, PollPurpose},
     ledger::{Tracked, Write},
     market::FeePoint,
     provenance::Decision,
@@ -99,8 +100,10 @@ pub(super) enum Done {
     Sent {
         lane: usize,
         key: AttemptKey,
-        outcome: SendOutcome,
+        report: SendReport,
     },
+    /// The tip that a majority of the nodes suggests; `None` if too few answered.
+    Suggested(Option<u128>),
     Receipts {
         lane: usize,
         nonce: u64,
@@ -373,6 +376,7 @@ impl ChainService {
             alloy_primitives::Bytes::new()
         };
         let (spec, tuning) = (&self.shared.spec, &self.shared.tuning);
+        self.pricing.refresh_tips(now);
         let price = self.pricing.quote(spec, tuning, word.next_base_fee, extra_data);
         let info = HeadInfo {
             number: header.number(),
@@ -412,13 +416,19 @@ impl ChainService {
         }
         let queue = &self.queue;
         self.doubts.retain(|id, _| queue.get(*id).is_some());
+        if word.is_header_believed {
+            self.pricing.block_gas_limit(header.gas_limit.to());
+        }
+        self.ask_suggested_tip();
         let cancel_extra_wei = self.cancel_extra_wei();
+        let terms = self.terms(now);
         for index in 0..self.lanes.len() {
             let lane = &mut self.lanes[index];
             let sender = lane.machine.id().sender;
             if let Some(wei) = cancel_extra_wei {
                 lane.machine.handle_event(now, Event::CancelExtra(wei));
             }
+            lane.machine.handle_event(now, Event::Terms(terms));
             for (number, hash) in &update.canonical {
                 lane.machine.handle_event(now, Event::Canonical { number: *number, hash: *hash });
             }
@@ -444,7 +454,7 @@ impl ChainService {
 
     /// A block came: how many of each tenant's requests left since the last, while some waited.
     fn measure_paces(&mut self, now: Timestamp) {
-        let Some(limits) = self.limits() else { return };
+        let Some(limits) = self.limits(now) else { return };
         let near = now.saturating_add(limits.urgent);
         let mut backlogs = BTreeMap::new();
         for (tenant, left, fresh) in self.queue.paces() {
@@ -492,12 +502,8 @@ impl ChainService {
         let now = clock::now();
         match done {
             Done::Persisted { lane, key, outcomes } => self.on_persisted(now, lane, key, outcomes),
-            Done::Sent { lane, key, outcome } => {
-                if matches!(outcome, SendOutcome::Refused(_)) {
-                    self.pricing.refused(lane, key);
-                }
-                self.lane_event(now, lane, Event::Sent { key, outcome });
-            }
+            Done::Sent { lane, key, report } => self.on_sent(now, lane, key, report),
+            Done::Suggested(tip) => self.on_suggested_tip(now, tip),
             Done::Receipts { lane, nonce, purpose, found, is_complete, at_block } => {
                 self.lane_event(now, lane, Event::Receipts { nonce, purpose, found, is_complete, at_block });
                 self.dispatch(now);
@@ -570,7 +576,7 @@ impl ChainService {
         });
     }
 
-    fn lane_event(&mut self, now: Timestamp, lane: usize, event: Event) {
+    pub(super) fn lane_event(&mut self, now: Timestamp, lane: usize, event: Event) {
         if let Some(shell) = self.lanes.get_mut(lane) {
             shell.machine.handle_event(now, event);
         }

@@ -15,7 +15,7 @@ use super::{
     simulate::{Question, Simulation, simulate},
 };
 use crate::{
-    lane::{LaneError, Plan},
+    lane::{Event, LaneError, Plan},
     ledger::{BatchRecord, BatchState},
     request::{
         Reason, RequestId, Status, VerifiedRequest,
@@ -24,7 +24,7 @@ use crate::{
         simulation::Environment,
         vehicle::{Payload, VehicleKey},
     },
-    schedule::Selection,
+    schedule::{ComposeLimits, Selection, Short},
     time::Timestamp,
 };
 
@@ -64,7 +64,7 @@ impl ChainService {
             return;
         }
         self.queue.set_paused(&pauses.tenants);
-        let Some(limits) = self.limits() else { return };
+        let Some(limits) = self.limits(now) else { return };
         for index in 0..self.lanes.len() {
             let lane = &self.lanes[index];
             if lane.is_simulating || lane.signer.is_none() || lane.machine.ready().is_err() {
@@ -76,7 +76,15 @@ impl ChainService {
                 continue;
             }
             let lane = self.lanes[index].machine.id();
-            let Some(selection) = self.queue.compose(now, lane, &limits, &self.outlook) else { continue };
+            let available_wei = Some(self.lanes[index].machine.available_wei());
+            let limits = ComposeLimits { available_wei, ..limits };
+            let Some(selection) = self.queue.compose(now, lane, &limits, &self.outlook) else {
+                if let Some(Short { needed_wei, until }) = self.queue.short() {
+                    self.lanes[index].machine.handle_event(now, Event::Short { needed_wei, until });
+                    self.drain(index);
+                }
+                continue;
+            };
             let candidate = self.candidate(now, index, selection);
             if self.shared.tuning.simulate {
                 self.simulate(index, candidate);
@@ -377,6 +385,8 @@ impl ChainService {
             deadline: selection.valid_until,
             ceiling_wei_per_gas: selection.ceiling_wei_per_gas,
             extra_wei,
+            is_guarded: members.iter().all(|member| member.sequence().is_some()),
+            is_alone: members.len() == 1,
         };
         let offer = self.offer(now, selection.deadline);
         let lane = &mut self.lanes[index];
@@ -400,8 +410,10 @@ impl ChainService {
                     gas_used: None,
                     cost_wei: None,
                 };
-                let key = selection.key;
-                let flight = Flight { key, members, weights, record, foreseen, clean: Vec::new() };
+                let before = lane.flights.remove(&id.nonce);
+                let (left, earlier) = before.map_or_else(Default::default, |before| (before.left, before.earlier));
+                let (key, is_planned, clean) = (selection.key, false, Vec::new());
+                let flight = Flight { key, members, weights, record, foreseen, clean, is_planned, left, earlier };
                 lane.flights.insert(id.nonce, flight);
             }
             Err(error) => {

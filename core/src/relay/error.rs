@@ -57,6 +57,25 @@ pub enum SubmitError {
     /// It is paused, by an operator. Nothing is lost: try again later.
     #[error("{0} is paused: nothing new is accepted for now (`slackwater resume`)")]
     Paused(PauseScope),
+    /// Nodes would refuse it for what it may cost at most: gas limit × the fee cap that the next block needs, now and at the
+    /// last day's median price. Caller, or the nodes' operator (geth's `--rpc.txfeecap`).
+    #[error(
+        "gas limit × fee cap is {needed_wei} wei even at the usual price, nodes take {cap_wei} wei (`chain.rpc_tx_fee_cap_wei`, or what they say)"
+    )]
+    AboveNodeFeeCap {
+        /// At the lower of both prices, wei.
+        needed_wei: u128,
+        /// What nodes take, wei.
+        cap_wei: u128,
+    },
+    /// More value than any lane has. Operator.
+    #[error("value is {value_wei} wei, no lane has more than {balance_wei} wei: fund one (`chain.signers`)")]
+    AboveLaneBalance {
+        /// The request's value.
+        value_wei: alloy_primitives::U256,
+        /// The richest lane's balance.
+        balance_wei: alloy_primitives::U256,
+    },
     /// The idempotency key is empty or too long. Caller.
     #[error("idempotency key has {bytes} bytes, 1 to {limit} are allowed")]
     IdempotencyKey {
@@ -191,6 +210,8 @@ impl SubmitError {
             Self::Randomness(_) => "internal",
             Self::CeilingTooLow { .. } => "max_cost_too_low",
             Self::Paused(_) => "paused",
+            Self::AboveNodeFeeCap { .. } => "above_node_fee_cap",
+            Self::AboveLaneBalance { .. } => "above_lane_balance",
             Self::IdempotencyKey { .. } => "invalid_idempotency_key",
             Self::IdempotencyConflict { .. } => "idempotency_conflict",
             Self::NonceConflict { .. } => "nonce_conflict",

@@ -4,13 +4,16 @@ use alloy_primitives::{B256, Bytes, U64, U128};
 use serde::Deserialize;
 
 use crate::{
-    chain::{ChainSpec, FeeHeader, Fees},
+    chain::{BaseFeeRule, ChainSpec, FeeHeader, Fees},
     market::{FeePoint, Utilisation},
     schedule::PercentileOutlook,
 };
 
 /// Full blocks that the fee cap must survive: what a transaction may have to wait before a bump reaches it.
 const CAP_HORIZON_BLOCKS: u64 = 6;
+
+/// Fee cap over base fee where the base fee follows a backlog (Arbitrum): it doubles in some twenty seconds at the worst.
+const BACKLOG_CAP_TIMES: u128 = 3;
 
 /// A block header, reduced to what is used here.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -83,15 +86,35 @@ pub(super) fn next_base_fee(spec: &ChainSpec, header: &Header) -> u128 {
 /// What to offer when the next block charges `next_base_fee`: `tip`, and a cap that survives [`CAP_HORIZON_BLOCKS`] full
 /// blocks. Reservations follow this cap, forecast or not.
 pub(super) fn price_at(spec: &ChainSpec, next_base_fee: u128, tip: u128, extra_data: &[u8]) -> Price {
-    let cap = spec
-        .base_fee
-        .max_after(next_base_fee, CAP_HORIZON_BLOCKS, extra_data)
-        .unwrap_or_else(|| next_base_fee.saturating_mul(2))
-        .saturating_add(tip);
-    Price { next_base_fee, quote: Fees::new(cap, tip) }
+    let bound = spec.base_fee.max_after(next_base_fee, CAP_HORIZON_BLOCKS, extra_data);
+    let cap = match spec.base_fee {
+        // Nothing waits in a pool there, so the cap has to hold for seconds; the curve's end is hundreds of times the price.
+        BaseFeeRule::Backlog { .. } => {
+            bound.unwrap_or(u128::MAX).min(next_base_fee.saturating_mul(BACKLOG_CAP_TIMES)).max(next_base_fee)
+        }
+        _ => bound.unwrap_or_else(|| next_base_fee.saturating_mul(2)),
+    };
+    Price { next_base_fee, quote: Fees::new(cap.saturating_add(tip), tip) }
 }
 
 /// Fills the outlook with the blocks that are known, each with the `tip` that is usual now.
 pub(super) fn prime<'a>(outlook: &mut PercentileOutlook, blocks: impl Iterator<Item = &'a FeePoint>, tip: u128) {
     blocks.for_each(|point| outlook.record(point.base_fee.saturating_add(tip)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_nothing_waits_in_a_pool_the_cap_holds_for_seconds() {
+        let spec = ChainSpec::preset("arbitrum-one").unwrap();
+        let floor = 20_000_000;
+        let price = price_at(&spec, floor, 0, &[]);
+        assert_eq!(price.quote.max_fee_per_gas, 3 * floor, "a reservation is four times that: below 20 prices");
+        let highest = spec.base_fee.max_after(floor, 6, &[]).unwrap();
+        assert_eq!(price_at(&spec, highest, 0, &[]).quote.max_fee_per_gas, highest, "never above the curve");
+        let ethereum = ChainSpec::preset("ethereum").unwrap();
+        assert!(price_at(&ethereum, 1_000_000_000, 0, &[]).quote.max_fee_per_gas > 2_000_000_000);
+    }
 }

@@ -35,7 +35,7 @@ pub(super) struct Signs<'a> {
     pub(super) clock_skew_ms: i64,
     /// Why the L1 data fee is not known, if it must be.
     pub(super) data_fee_fault: Option<String>,
-    /// Why no lane can send.
+    /// Why no lane can send, or one is blocked.
     pub(super) no_lane: Option<String>,
 }
 

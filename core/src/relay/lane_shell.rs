@@ -5,13 +5,14 @@ use std::{
     sync::Arc,
 };
 
-use alloy_primitives::{Address, U256};
+use alloy_primitives::{Address, B256, U256};
 use tokio::sync::oneshot;
 
 use super::{
-    chain_service::{ChainService, Done, batch_hash},
+    chain_service::{ChainService, Done, batch_hash, count_ended},
     pricing::Foreseen,
     receipts,
+    rpc::SendReport,
     settle::Settlement,
     signer::LocalSigner,
     spender::{self, Spender},
@@ -31,6 +32,20 @@ use crate::{
     time::Timestamp,
 };
 
+/// Refusals for good after which a request that is alone in its transaction ends: one node's word may be wrong, and the others
+/// may have been away.
+const MAX_REFUSALS: u32 = 3;
+
+/// Why a request ends that nodes refuse with `class`, if that is what its end is about.
+const fn reason_of(class: RpcErrorClass) -> Option<Reason> {
+    match class {
+        RpcErrorClass::Underpriced => Some(Reason::BelowNodeMinimum),
+        RpcErrorClass::InvalidFees => Some(Reason::AboveNodeFeeCap),
+        class if class.is_permanent() => Some(Reason::RefusedByNodes),
+        _ => None,
+    }
+}
+
 /// What a nonce carries, beyond what the machine needs to know.
 #[derive(Debug)]
 pub(super) struct Flight {
@@ -43,11 +58,47 @@ pub(super) struct Flight {
     pub(super) foreseen: Option<Foreseen>,
     /// Unnamed targets for which its inclusion counts as a clean transaction.
     pub(super) clean: Vec<Address>,
+    /// Its content is in the ledger.
+    pub(super) is_planned: bool,
+    /// Who left the nonce's earlier content, which every node refused.
+    pub(super) left: Vec<RequestId>,
+    /// What the nonce carried before. A node may have kept it in spite of its refusal.
+    pub(super) earlier: Vec<Content>,
+}
+
+/// What a nonce carried before every node refused it, oldest first.
+#[derive(Debug, Clone)]
+pub(super) struct Content {
+    /// Index of the first attempt that carries something else.
+    pub(super) until: u32,
+    pub(super) key: VehicleKey,
+    pub(super) members: Vec<Arc<VerifiedRequest>>,
+    pub(super) weights: Vec<u64>,
 }
 
 impl Flight {
     pub(super) fn ids(&self) -> impl Iterator<Item = RequestId> {
         self.members.iter().map(|member| member.id())
+    }
+
+    /// The same nonce without anybody in it.
+    fn vacated(&self) -> Self {
+        Self {
+            key: self.key,
+            members: Vec::new(),
+            weights: Vec::new(),
+            record: self.record.clone(),
+            foreseen: None,
+            clean: Vec::new(),
+            is_planned: true,
+            left: self.left.clone(),
+            earlier: self.earlier.clone(),
+        }
+    }
+
+    /// The earlier content that the attempt with this index carries; `None` if it carries the present one.
+    fn content_before(&self, index: u32) -> Option<&Content> {
+        self.earlier.iter().find(|content| index < content.until)
     }
 }
 
@@ -72,6 +123,12 @@ pub(super) struct LaneShell {
 impl LaneShell {
     const fn batch_id(&self, nonce: u64) -> BatchId {
         BatchId { lane: self.machine.id(), nonce }
+    }
+
+    /// Which attempt of a nonce has this hash.
+    fn index_of(&self, nonce: u64, hash: B256) -> Option<u32> {
+        let mut attempts = self.durable.iter().filter(|(key, _)| key.nonce == nonce);
+        attempts.find(|(_, attempt)| attempt.get().hash == hash).map(|(key, _)| key.index)
     }
 
     fn forget(&mut self, nonce: u64) {
@@ -125,18 +182,19 @@ impl ChainService {
                 let lease = self.lease();
                 let until = self.lanes[index].flights.get(&key.nonce).map(|flight| flight.record.deadline);
                 let until = until.filter(|_| attempt.get().kind == AttemptKind::Payload);
+                let gas_limit = self.gas_limit(index, key, attempt.get().kind);
                 let (taken, told) = oneshot::channel();
                 self.tasks.spawn(async move {
                     match lease {
-                        None => pool.broadcast(&attempt, until, taken).await,
-                        Some(lease) => drop(lease.guard(pool.broadcast(&attempt, until, taken)).await),
+                        None => pool.broadcast(&attempt, gas_limit, until, taken).await,
+                        Some(lease) => drop(lease.guard(pool.broadcast(&attempt, gas_limit, until, taken)).await),
                     }
                     Done::Noted
                 });
                 self.tasks.spawn(async move {
                     // Nothing is told where the lease ended: whether another instance sends it now is not known here.
-                    let outcome = told.await.unwrap_or(SendOutcome::Maybe(RpcErrorClass::NodeUnavailable));
-                    Done::Sent { lane: index, key, outcome }
+                    let unknown = || SendReport::of(SendOutcome::Maybe(RpcErrorClass::NodeUnavailable));
+                    Done::Sent { lane: index, key, report: told.await.unwrap_or_else(|_| unknown()) }
                 });
             }
             Command::Poll { nonce, hashes, purpose } => {
@@ -181,14 +239,17 @@ impl ChainService {
             Command::ReportIncluded { nonce, kind, receipt } => self.included(now, index, nonce, kind, &receipt),
             Command::ReportFinal { nonce, kind, receipt } => {
                 let id = self.lanes[index].batch_id(nonce);
+                let mined = self.lanes[index].index_of(nonce, receipt.hash);
                 self.lanes[index].forget(nonce);
                 self.pricing.forget(index, nonce);
                 if let Some(flight) = self.lanes[index].flights.remove(&nonce) {
-                    if kind == AttemptKind::Payload {
+                    let earlier = mined.and_then(|mined| flight.content_before(mined)).cloned();
+                    let earlier = earlier.filter(|_| kind == AttemptKind::Payload);
+                    if kind == AttemptKind::Payload && earlier.is_none() {
                         let outcomes = decode(flight.key, &flight.members, receipt.is_success, &receipt.logs);
                         self.judge_witnesses(&flight.members, &outcomes);
                     }
-                    self.settle(now, Settlement { id, flight, kind: Some(kind), receipt: Some(receipt) });
+                    self.settle(now, Settlement { id, flight, kind: Some(kind), receipt: Some(receipt), earlier });
                 }
             }
             Command::ReportLost { nonce } => {
@@ -197,10 +258,19 @@ impl ChainService {
                 self.lanes[index].forget(nonce);
                 self.pricing.forget(index, nonce);
                 if let Some(flight) = self.lanes[index].flights.remove(&nonce) {
-                    self.settle(now, Settlement { id, flight, kind: None, receipt: None });
+                    self.settle(now, Settlement { id, flight, kind: None, receipt: None, earlier: None });
                 }
             }
+            Command::ReportRefused { nonce, class } => self.refused(now, index, nonce, class),
             Command::Alert(alert) => self.alert(index, &alert),
+        }
+    }
+
+    fn gas_limit(&self, index: usize, key: AttemptKey, kind: AttemptKind) -> u64 {
+        let flight = self.lanes[index].flights.get(&key.nonce);
+        match kind {
+            AttemptKind::Payload => flight.map_or(0, |flight| flight.record.gas_limit),
+            AttemptKind::Cancel => self.shared.tuning.cancel_gas,
         }
     }
 
@@ -232,8 +302,11 @@ impl ChainService {
             },
             foreseen: None,
             clean: Vec::new(),
+            is_planned: false,
+            left: Vec::new(),
+            earlier: Vec::new(),
         });
-        let (write, decision) = if key.index == 0 {
+        let (write, decision) = if !flight.is_planned {
             let foreseen = flight.foreseen;
             let decision = Decision::Planned {
                 batch: batch_hash(id),
@@ -250,8 +323,8 @@ impl ChainService {
                 model: foreseen.map(|foreseen| foreseen.model),
                 inputs: foreseen.map(|foreseen| foreseen.inputs),
             };
-            let planned =
-                PlannedBatch { batch: flight.record.clone(), members: flight.ids().collect(), attempt, at: now };
+            let (batch, members, left) = (flight.record.clone(), flight.ids().collect(), flight.left.clone());
+            let planned = PlannedBatch { batch, members, attempt, left, at: now };
             (Write::Plan(Box::new(planned)), decision)
         } else {
             let before = AttemptKey { nonce: key.nonce, index: key.index - 1 };
@@ -268,7 +341,13 @@ impl ChainService {
                     max_priority_fee_wei_per_gas: attempt.fees.max_priority_fee_per_gas,
                 },
                 AttemptKind::Cancel => {
-                    Decision::Cancelling { batch: batch_hash(id), attempt: attempt.hash, reason: "deadline".to_owned() }
+                    let reason = match flight.record.deadline <= now {
+                        true => "deadline",
+                        false if flight.members.is_empty() => "vacant",
+                        false if next_base_fee > flight.record.ceiling_wei_per_gas => "priced_out",
+                        false => "refused",
+                    };
+                    Decision::Cancelling { batch: batch_hash(id), attempt: attempt.hash, reason: reason.to_owned() }
                 }
             };
             metrics::counter!("slackwater_replacements_total").increment(1);
@@ -315,13 +394,20 @@ impl ChainService {
         match durable {
             Some(attempt) => {
                 lane.durable.insert(key, attempt);
+                if let Some(flight) = lane.flights.get_mut(&key.nonce) {
+                    flight.is_planned = true;
+                }
                 lane.machine.handle_event(now, Event::Persisted { key });
             }
             None => {
                 lane.machine.handle_event(now, Event::Abandoned { key });
-                if key.index == 0
+                if lane.flights.get(&key.nonce).is_some_and(|flight| !flight.is_planned)
                     && let Some(flight) = lane.flights.remove(&key.nonce)
                 {
+                    if lane.machine.holds(key.nonce) {
+                        // The nonce is as vacant as before.
+                        lane.flights.insert(key.nonce, flight.vacated());
+                    }
                     // Nothing of it is durable, so they are as free as before; not before the next block, or a refusal
                     // that lasts would be asked for without end.
                     self.held.extend(flight.ids());
@@ -353,6 +439,88 @@ impl ChainService {
         self.note(vec![write], Vec::new());
     }
 
+    /// Nobody can hold what was signed for this nonce: its members are free at once. Those of a batch come back in half the
+    /// company; one that is refused for good while it is alone ends.
+    fn refused(&mut self, now: Timestamp, index: usize, nonce: u64, class: Option<RpcErrorClass>) {
+        self.pricing.forget(index, nonce);
+        let lane = &mut self.lanes[index];
+        let id = lane.batch_id(nonce);
+        let Some(flight) = lane.flights.get_mut(&nonce) else { return };
+        let members = std::mem::take(&mut flight.members);
+        let weights = std::mem::take(&mut flight.weights);
+        if flight.is_planned {
+            let until = lane.durable.keys().filter(|key| key.nonce == nonce).map(|key| key.index + 1).max();
+            let (key, members) = (flight.key, members.clone());
+            flight.earlier.push(Content { until: until.unwrap_or(0), key, members, weights });
+        }
+        flight.left = members.iter().map(|member| member.id()).collect();
+        let (state, company) = (flight.record.state, members.len().div_ceil(2));
+        let is_alone = members.len() == 1;
+        tracing::info!(batch = %id, class = class.map_or("not sent", RpcErrorClass::as_str), members = members.len(), "no node took it");
+        metrics::counter!("slackwater_refused_batches_total").increment(1);
+        let (mut changes, mut decisions, mut ended, mut orphaned) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for member in &members {
+            let request = member.id();
+            let refusals = self.queue.get_mut(request).map(|entry| {
+                if class.is_some_and(RpcErrorClass::is_about_size) {
+                    entry.refusals.company = Some(company);
+                    entry.refusals.alone += u32::from(is_alone);
+                }
+                entry.refusals
+            });
+            let is_for_good = refusals.is_some_and(|refusals| refusals.alone >= MAX_REFUSALS)
+                && class.is_some_and(RpcErrorClass::is_permanent);
+            let end = match class.and_then(reason_of) {
+                reason if member.valid_until() <= now => {
+                    Some((Status::Expired, reason.unwrap_or(Reason::DeadlinePassed)))
+                }
+                Some(reason) if is_for_good => Some((Status::Rejected, reason)),
+                _ => None,
+            };
+            let Some((status, reason)) = end else {
+                let reason = Reason::RefusedByNodes;
+                changes.push(RequestChange::to(request, Status::Queued).because(reason));
+                let (batch, reason) = (batch_hash(id), reason.as_str().to_owned());
+                decisions.push(Decision::Requeued { request: request.0, batch, reason });
+                // What was alone would be refused at once again.
+                if is_alone || !class.is_some_and(RpcErrorClass::is_about_size) {
+                    self.held.push(request);
+                } else {
+                    self.queue.put_back(request);
+                }
+                continue;
+            };
+            let mut change = RequestChange::to(request, status).because(reason);
+            change.detail = class.map(|class| format!("nodes answer: {class}"));
+            changes.push(change);
+            count_ended(status, Some(reason), 1);
+            if status == Status::Rejected {
+                orphaned.extend(self.queue.successors(request));
+            }
+            if let Some(entry) = self.queue.remove(request, false) {
+                ended.push((entry.tenant, request, entry.spent_wei));
+            }
+        }
+        let write = Write::Batch {
+            id,
+            state,
+            included_hash: None,
+            block: None,
+            gas_used: None,
+            cost_wei: None,
+            bill: None,
+            changes,
+            at: now,
+        };
+        let written = self.write(vec![write], decisions);
+        let settled = self.settled(written, ended);
+        self.tasks.spawn(async move {
+            settled.await;
+            Done::Noted
+        });
+        self.end_waiting(now, &orphaned, Status::Rejected, Reason::PredecessorFailed, None);
+    }
+
     fn unincluded(&mut self, now: Timestamp, index: usize, nonce: u64) {
         let lane = &mut self.lanes[index];
         let id = lane.batch_id(nonce);
@@ -360,6 +528,7 @@ impl ChainService {
         metrics::counter!("slackwater_reorged_batches_total").increment(1);
         if let Some(flight) = lane.flights.get_mut(&nonce) {
             self.queue.unran(&std::mem::take(&mut flight.clean));
+            flight.ids().for_each(|id| self.queue.note_in_block(id, false));
         }
         let gone =
             lane.flights.get_mut(&nonce).map(|flight| (flight.record.included_hash.take(), flight.record.block.take()));
@@ -385,18 +554,25 @@ impl ChainService {
             lane.durable.iter().find(|(key, attempt)| key.nonce == nonce && attempt.get().hash == receipt.hash);
         if let Some((key, tip)) = attempt.map(|(key, attempt)| (*key, attempt.get().fees.max_priority_fee_per_gas)) {
             let is_payload = kind == AttemptKind::Payload;
-            let number = receipt.block_number;
-            self.pricing.included(&self.shared.tuning, index, key, number, is_payload, tip, now);
+            self.pricing.included(&self.shared.tuning, index, key, receipt.block_number, is_payload, tip, now);
         }
+        let mined = lane.index_of(nonce, receipt.hash);
         let Some(flight) = lane.flights.get_mut(&nonce) else { return };
         flight.record.state = BatchState::Included;
         flight.record.included_hash = Some(receipt.hash);
         flight.record.block = Some((receipt.block_number, receipt.block_hash));
+        let is_earlier = mined.is_some_and(|mined| flight.content_before(mined).is_some());
+        if is_earlier {
+            tracing::warn!(batch = %id, "a node kept what it said it refused, and it was mined");
+        }
+        // Who was in an earlier content learns it when that is final.
         let outcomes = match kind {
-            AttemptKind::Payload => decode(flight.key, &flight.members, receipt.is_success, &receipt.logs),
-            AttemptKind::Cancel => vec![MemberOutcome::Untouched; flight.members.len()],
+            AttemptKind::Payload if !is_earlier => {
+                decode(flight.key, &flight.members, receipt.is_success, &receipt.logs)
+            }
+            AttemptKind::Payload | AttemptKind::Cancel => vec![MemberOutcome::Untouched; flight.members.len()],
         };
-        if kind == AttemptKind::Payload {
+        if kind == AttemptKind::Payload && !is_earlier {
             let has_skipped = outcomes.contains(&MemberOutcome::Untouched);
             flight.clean = self.queue.ran(flight.ids(), receipt.is_success, has_skipped);
         }
@@ -417,8 +593,13 @@ impl ChainService {
         let executed =
             flight.members.iter().zip(&outcomes).filter(|(_, outcome)| **outcome != MemberOutcome::Untouched);
         let executed: Vec<Arc<VerifiedRequest>> = executed.map(|(member, _)| member.clone()).collect();
+        // Where a simulation can assume their nonces, their users' next requests need not follow on this lane.
+        if matches!(flight.key, VehicleKey::Forwarder(forwarder) if self.shared.known_forwarders.contains(&forwarder)) {
+            let executed = flight.ids().zip(&outcomes).filter(|(_, outcome)| **outcome != MemberOutcome::Untouched);
+            executed.for_each(|(id, _)| self.queue.note_in_block(id, true));
+        }
         let waited = now.since(flight.record.created_at);
-        if kind == AttemptKind::Payload {
+        if kind == AttemptKind::Payload && !is_earlier {
             self.note_surprise(&outcomes);
         }
         metrics::histogram!("slackwater_inclusion_delay_seconds").record(waited.as_secs_f64());

@@ -1,25 +1,29 @@
 //! What a batch offers, and how early it must go: learned tip, fee cap from the forecast, guard time.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
-use alloy_primitives::{B256, Bytes, U256};
+use alloy_primitives::{B256, Bytes, U128, U256};
 
 use super::{
-    chain_service::ChainService,
+    chain_service::{ChainService, Done},
     data_fee::usual_forward,
     fees::{Price, price_at},
+    rpc::SendReport,
     tuning::ChainTuning,
 };
 use crate::{
     chain::{
-        ChainSpec, Fees,
+        ChainSpec, Fees, RpcErrorClass,
         data_fee::{DataFeeModel, TxSize},
     },
     forecast::Forecast,
-    lane::AttemptKey,
+    lane::{AttemptKey, Event, NodeTerms, SendOutcome},
     ledger::AttemptRecord,
-    market::{FeePoint, Utilisation},
-    schedule::{ComposeLimits, GuardTime, Judged, OfferLog, PaidTips, TipEstimator, fee_cap, urgency_blocks},
+    market::{DayFees, FeePoint, Utilisation},
+    schedule::{
+        ComposeLimits, GuardTime, Judged, LeastTip, OfferLog, PaidTips, TipEstimator, fee_cap, tip_bound,
+        urgency_blocks,
+    },
     time::Timestamp,
 };
 
@@ -34,6 +38,17 @@ pub(super) struct Foreseen {
     pub(super) threshold: u128,
 }
 
+/// What no transaction gets past, as far as is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct DoorLimits {
+    /// Gas limit of a block.
+    pub(super) block_gas: Option<u64>,
+    /// Nodes refuse gas limit × fee cap above this, wei.
+    pub(super) fee_cap_wei: Option<u128>,
+    /// Median base fee of the last day, wei per gas.
+    pub(super) usual_base_fee: Option<u128>,
+}
+
 /// What one chain's blocks and our own transactions teach about prices and delays.
 #[derive(Debug)]
 pub(super) struct Pricing {
@@ -44,8 +59,30 @@ pub(super) struct Pricing {
     guard: Duration,
     /// Of the newest header: the base fee rule of some chains is in there.
     extra_data: Bytes,
+    least_tip: LeastTip,
+    /// Least tip that nodes demand, as of the newest head, wei per gas.
+    demanded: u128,
+    /// What nodes suggested, and the head then.
+    suggested: Option<(u128, u64)>,
+    is_asking_tip: bool,
+    day: DayFees,
+    /// Gas limits of the newest blocks: one odd block bounds nothing.
+    block_gas_limits: VecDeque<u64>,
+    /// Gas limit above which nodes refused a transaction lately.
+    refused_gas: Option<(u64, Timestamp)>,
     label: String,
 }
+
+/// A tip that was taken after others were left out, and is so many times what blocks are said to take, is what they really want.
+const HIDDEN_TIMES: u128 = 8;
+/// Blocks whose gas limit is remembered.
+const GAS_LIMITS_LEN: usize = 8;
+/// Blocks for which the nodes' suggestion of a tip counts.
+const SUGGESTION_LASTS_BLOCKS: u64 = 10;
+/// How long a gas limit that nodes refused is remembered.
+const REFUSED_GAS_LASTS: Duration = Duration::from_secs(3_600);
+/// Share of a block that one transaction may take, percent: the rest is other people's, and the limit may be voted down.
+const BLOCK_SHARE_PERCENT: u64 = 75;
 
 /// Blocks that one bump needs: to be noticed, and to be included.
 const fn bump_blocks(tuning: &ChainTuning) -> u64 {
@@ -65,6 +102,13 @@ impl Pricing {
             delays: GuardTime::new(start, block_time, bump_blocks),
             guard: Duration::ZERO,
             extra_data: Bytes::new(),
+            least_tip: LeastTip::default(),
+            demanded: 0,
+            suggested: None,
+            is_asking_tip: false,
+            day: DayFees::default(),
+            block_gas_limits: VecDeque::new(),
+            refused_gas: None,
             label: spec.chain_id.to_string(),
         };
         pricing.refresh_guard(tuning);
@@ -104,6 +148,7 @@ impl Pricing {
         self.offers.block(point.number, point.base_fee);
         if let Some(at) = point.timestamp {
             self.paid.forget(Timestamp::from_secs(at.0));
+            self.day.record(at, point.base_fee);
         }
         // An empty block says nothing about what it would have taken.
         let is_empty = point.utilisation.and_then(Utilisation::ratio) == Some(0.0);
@@ -112,13 +157,50 @@ impl Pricing {
         }
     }
 
+    /// What is known of tips counts from now on.
+    pub(super) fn refresh_tips(&mut self, now: Timestamp) {
+        self.demanded = self.least_tip.demanded(now);
+    }
+
+    /// A believed header says so.
+    pub(super) fn block_gas_limit(&mut self, gas: u64) {
+        if self.block_gas_limits.len() == GAS_LIMITS_LEN {
+            self.block_gas_limits.pop_front();
+        }
+        self.block_gas_limits.push_back(gas);
+    }
+
+    /// Most gas that blocks hold.
+    fn block_gas(&self) -> Option<u64> {
+        self.block_gas_limits.iter().copied().max()
+    }
+
+    /// What the front door has to know.
+    pub(super) fn door(&self, fee_cap_wei: Option<u128>) -> DoorLimits {
+        DoorLimits { block_gas: self.block_gas(), fee_cap_wei, usual_base_fee: self.day.median() }
+    }
+
+    /// Highest gas limit that nodes and blocks take.
+    pub(super) fn most_gas(&self, now: Timestamp) -> u64 {
+        let refused = self.refused_gas.filter(|(_, at)| now.since(*at) < REFUSED_GAS_LASTS).map(|(gas, _)| gas);
+        let block = self.block_gas().map(|gas| gas / 100 * BLOCK_SHARE_PERCENT);
+        refused.into_iter().chain(block).min().unwrap_or(u64::MAX)
+    }
+
+    /// Most that a tip may be that is learned, demanded or tried, wei per gas.
+    fn tip_bound(&self, spec: &ChainSpec, tuning: &ChainTuning) -> u128 {
+        let least = spec.min_priority_fee_wei_per_gas;
+        tip_bound(least, tuning.tip_ceiling_wei_per_gas, self.paid.bound(least))
+    }
+
     /// The smallest tip with the wanted chance of inclusion within `blocks`, wei per gas.
     fn tip(&self, spec: &ChainSpec, tuning: &ChainTuning, blocks: u32) -> u128 {
         let wanted = f64::from(tuning.tip_target_permille) / 1_000.0;
         let learned = self.tips.tip(wanted, blocks).unwrap_or(0);
         // Whoever tells the tips of blocks must not set the price.
-        let usual = self.paid.bound(spec.min_priority_fee_wei_per_gas).unwrap_or(u128::MAX);
-        learned.min(usual).min(tuning.tip_ceiling_wei_per_gas).max(spec.min_priority_fee_wei_per_gas).max(1)
+        let bound = self.tip_bound(spec, tuning);
+        let learned = learned.min(tuning.tip_ceiling_wei_per_gas).min(bound);
+        learned.max(self.demanded.min(bound)).max(spec.min_priority_fee_wei_per_gas).max(1)
     }
 
     /// What to offer when nothing is known of the deadline: the usual tip, and a cap by the fixed rule.
@@ -169,6 +251,11 @@ impl Pricing {
         self.paid.record(now, tip);
         let inclusion = self.offers.included(lane, key.nonce, key.index, number, now);
         self.judge(inclusion.offer);
+        // Histories that show nothing like it did not tell what blocks want.
+        let usual = self.tips.tip(0.5, 1).unwrap_or(0);
+        if key.index > 0 && usual < tip / HIDDEN_TIMES {
+            self.least_tip.demand(now, tip);
+        }
         if let Some(delay) = inclusion.delay.filter(|_| is_payload) {
             self.delays.record(delay);
             self.refresh_guard(tuning);
@@ -209,15 +296,91 @@ impl ChainService {
         Some(Foreseen { model: view.forecast.model.0, inputs: view.inputs, threshold })
     }
 
+    /// What nodes take, as far as their answers tell.
+    pub(super) fn terms(&self, now: Timestamp) -> NodeTerms {
+        let (spec, tuning) = (&self.shared.spec, &self.shared.tuning);
+        let head = self.head.map_or(0, |head| head.number);
+        let suggested = self.pricing.suggested.filter(|(_, at)| head.saturating_sub(*at) <= SUGGESTION_LASTS_BLOCKS);
+        NodeTerms {
+            fee_cap_wei: self.shared.pool.fee_cap(spec.rpc_tx_fee_cap_wei),
+            least_tip_wei_per_gas: self.pricing.least_tip.demanded(now),
+            suggested_tip_wei_per_gas: suggested.map_or(0, |(tip, _)| tip),
+            tip_bound_wei_per_gas: self.pricing.tip_bound(spec, tuning),
+        }
+    }
+
+    /// A broadcast came back: what it teaches about prices and sizes goes to the lane first.
+    pub(super) fn on_sent(&mut self, now: Timestamp, lane: usize, key: AttemptKey, report: SendReport) {
+        let SendReport { outcome, least_tip, most_gas } = report;
+        let shell = self.lanes.get(lane);
+        let tip = shell.and_then(|shell| shell.durable.get(&key));
+        let tip = tip.map_or(0, |attempt| attempt.get().fees.max_priority_fee_per_gas);
+        let gas = shell.and_then(|shell| shell.flights.get(&key.nonce)).map_or(0, |flight| flight.record.gas_limit);
+        match outcome {
+            SendOutcome::Taken => self.pricing.least_tip.taken(now, tip),
+            SendOutcome::Refused(class) => {
+                self.pricing.refused(lane, key);
+                if class == RpcErrorClass::Underpriced {
+                    self.pricing.least_tip.refused(now, tip, least_tip);
+                    self.ask_tip();
+                }
+                if class == RpcErrorClass::GasTooHigh {
+                    // Without their number: half of it.
+                    let most = most_gas.filter(|most| *most < gas).unwrap_or(gas / 2);
+                    self.pricing.refused_gas = Some((most, now));
+                }
+            }
+            SendOutcome::Maybe(_) => {}
+        }
+        let terms = self.terms(now);
+        self.lane_event(now, lane, Event::Terms(terms));
+        self.lane_event(now, lane, Event::Sent { key, outcome });
+    }
+
+    /// Asks nodes which tip they suggest, if some transaction waits although its price would do.
+    pub(super) fn ask_suggested_tip(&mut self) {
+        let patience = self.shared.tuning.bump_after_blocks.saturating_sub(1).max(1);
+        if self.lanes.iter().any(|lane| lane.machine.waiting_blocks() >= patience) {
+            self.ask_tip();
+        }
+    }
+
+    fn ask_tip(&mut self) {
+        let is_useful = self.shared.spec.replacement.is_supported() || self.shared.spec.has_mempool;
+        if !is_useful || self.pricing.is_asking_tip || self.is_stopping {
+            return;
+        }
+        self.pricing.is_asking_tip = true;
+        let pool = self.shared.pool.clone();
+        self.tasks.spawn(async move {
+            let told = pool.call_all::<U128>("eth_maxPriorityFeePerGas", serde_json::json!([])).await;
+            let told = told.into_iter().flatten().map(|tip| tip.to::<u128>()).collect();
+            // One node alone raises no tip where there are more.
+            Done::Suggested(pool.reached(told))
+        });
+    }
+
+    pub(super) fn on_suggested_tip(&mut self, now: Timestamp, tip: Option<u128>) {
+        self.pricing.is_asking_tip = false;
+        let head = self.head.map_or(0, |head| head.number);
+        if let Some(tip) = tip {
+            self.pricing.suggested = Some((tip, head));
+        }
+        let terms = self.terms(now);
+        for index in 0..self.lanes.len() {
+            self.lane_event(now, index, Event::Terms(terms));
+        }
+    }
+
     /// What a transaction may hold now; `None` while no price is known.
-    pub(super) fn limits(&self) -> Option<ComposeLimits> {
+    pub(super) fn limits(&self, now: Timestamp) -> Option<ComposeLimits> {
         let price = self.price?;
         let model = self.data_fee()?;
         let tuning = &self.shared.tuning;
         let expected = Expected::of(&model, &self.shared.spec, price);
         Some(ComposeLimits {
             max_batch: tuning.max_batch,
-            max_gas: tuning.max_batch_gas,
+            max_gas: tuning.max_batch_gas.min(self.pricing.most_gas(now)),
             max_bytes: super::admission::max_payload_bytes(&self.shared.spec),
             base_gas: self.shared.params.base_gas(),
             setup_wei: expected.setup_wei,
@@ -231,6 +394,9 @@ impl ChainService {
             next_base_fee: price.next_base_fee,
             quote_max_fee: price.quote.max_fee_per_gas,
             slots: tuning.max_in_flight,
+            next_price: price.next_base_fee.saturating_add(price.quote.max_priority_fee_per_gas),
+            fee_cap_wei: self.shared.pool.fee_cap(self.shared.spec.rpc_tx_fee_cap_wei),
+            available_wei: None,
         })
     }
 }

@@ -13,20 +13,24 @@ use serde_json::json;
 use super::{
     admission::ChainShared,
     data_fee::beyond_gas,
-    lane_shell::{Flight, LaneShell},
+    lane_shell::{Content, Flight, LaneShell},
     signer::LocalSigner,
     tenants::{Tenants, claim},
 };
 use crate::{
     chain::data_fee::{DataFeeModel, TxSize},
     lane::{AttemptKey, AttemptKind, Lane, LaneConfig, Plan, RestoredSlot},
-    ledger::{BatchState, Ledger, LedgerError, MARK_KEY, RequestFilter, RequestRecord, UNCERTAIN_KEY, Write},
+    ledger::{
+        AttemptRecord, BatchState, Durable, Ledger, LedgerError, MARK_KEY, RequestFilter, RequestRecord, UNCERTAIN_KEY,
+        Write,
+    },
     request::{
         LaneId, RequestId, Status, VerifiedRequest,
         settlement::ceiling_left,
         vehicle::{Company, Payload, VehicleKey, VehicleParams},
     },
-    schedule::{Queue, QueuedRequest},
+    schedule::{Queue, QueuedRequest, Refusals},
+    time::Timestamp,
 };
 
 /// Open requests read from the ledger at a time.
@@ -209,6 +213,7 @@ pub(super) fn queued(
         batch_failures: record.batch_failures,
         due: record.deadline,
         is_late: record.late_at.is_some(),
+        refusals: Refusals::default(),
         request: Arc::new(request),
     }
 }
@@ -255,6 +260,14 @@ async fn load_open(
     }
 }
 
+/// What an attempt calls.
+fn calldata(attempt: &Durable<AttemptRecord>) -> Result<Bytes, LedgerError> {
+    let envelope = TxEnvelope::decode_2718(&mut attempt.get().raw.as_ref());
+    let damaged =
+        |error: alloy_eips::eip2718::Eip2718Error| LedgerError::Damaged { what: "attempt", detail: error.to_string() };
+    envelope.map(|envelope| envelope.input().clone()).map_err(damaged)
+}
+
 async fn restore_lane(
     ledger: &Arc<dyn Ledger>,
     config: LaneConfig,
@@ -271,19 +284,31 @@ async fn restore_lane(
     let mut slots = Vec::new();
     for (record, attempts, members) in ledger.open_batches(id).await? {
         let nonce = record.id.nonce;
-        let first = attempts.iter().find(|attempt| attempt.get().kind == AttemptKind::Payload);
-        let data = match first {
-            Some(attempt) => TxEnvelope::decode_2718(&mut attempt.get().raw.as_ref())
-                .map_err(|error| LedgerError::Damaged { what: "attempt", detail: error.to_string() })?
-                .input()
-                .clone(),
-            None => Bytes::new(),
+        // The newest: what every node refused before may have been something else.
+        let mut payloads = attempts.iter().filter(|attempt| attempt.get().kind == AttemptKind::Payload);
+        let oldest = payloads.next().map(calldata).transpose()?.unwrap_or_default();
+        let data = payloads.next_back().map_or(Ok(oldest.clone()), calldata)?;
+        let earlier = match data == oldest {
+            true => Vec::new(),
+            false => ledger.earlier_members(record.id).await?,
         };
+        let known = |id: &RequestId| {
+            let entry = open.get(id).map(|(_, entry)| entry).or_else(|| queue.get(*id));
+            entry.map(|entry| (entry.request.clone(), entry.gas))
+        };
+        // Who has ended since needs nobody to look after it.
+        let earlier = earlier.into_iter().filter_map(|(until, members)| {
+            let (members, weights): (Vec<_>, _) = members.iter().filter_map(known).unzip();
+            let key = VehicleKey::of(members.first()?, false);
+            Some(Content { until, key, members, weights })
+        });
+        let earlier: Vec<Content> = earlier.collect();
         let mut requests = Vec::new();
         let mut weights = Vec::new();
         for member in &members {
-            // A member that has ended already (a crash between two writes) stays ended.
-            if let Some((_, entry)) = open.remove(member) {
+            // A member that has ended already (a crash between two writes) stays ended, and one that left waits.
+            let is_in_it = open.get(member).is_some_and(|(stored, _)| stored.status != Status::Queued);
+            if let Some((_, entry)) = is_in_it.then(|| open.remove(member)).flatten() {
                 requests.push(entry.request.clone());
                 weights.push(entry.gas);
                 queue.push_in_flight(entry, id);
@@ -293,14 +318,19 @@ async fn restore_lane(
         let key = requests.first().map_or(VehicleKey::Single(RequestId(alloy_primitives::B256::ZERO)), |request| {
             VehicleKey::of(request, record.to != request.target())
         });
+        let has_left = requests.is_empty() && !members.is_empty();
         let payload = Payload { to: record.to, value: record.value, data, gas_limit: record.gas_limit };
+        let is_guarded = !requests.is_empty() && requests.iter().all(|request| request.sequence().is_some());
         slots.push(RestoredSlot {
             nonce,
             plan: Plan {
                 extra_wei: extra(&payload),
                 payload,
-                deadline: record.deadline,
+                // Its members left when every node had refused it: it is not sent again.
+                deadline: if has_left { Timestamp(0) } else { record.deadline },
                 ceiling_wei_per_gas: record.ceiling_wei_per_gas,
+                is_guarded,
+                is_alone: requests.len() == 1,
             },
             attempts: attempts
                 .iter()
@@ -313,7 +343,10 @@ async fn restore_lane(
             let key = AttemptKey { nonce, index: attempt.get().index };
             durable.insert(key, attempt);
         }
-        flights.insert(nonce, Flight { key, members: requests, weights, record, foreseen: None, clean: Vec::new() });
+        let left = if has_left { members } else { Vec::new() };
+        let (foreseen, clean, is_planned) = (None, Vec::new(), true);
+        let flight = Flight { key, members: requests, weights, record, foreseen, clean, is_planned, left, earlier };
+        flights.insert(nonce, flight);
     }
     if !slots.is_empty() {
         tracing::info!(lane = %id, batches = slots.len(), "open batches read back; the chain will tell what became of them");

@@ -7,7 +7,7 @@ use alloy_primitives::{Address, U256};
 use super::{
     chain_service::{ChainService, Done, batch_hash, count_ended},
     dispatch::MAX_BATCH_FAILURES,
-    lane_shell::Flight,
+    lane_shell::{Content, Flight},
     simulate::settled_nonces,
 };
 use crate::{
@@ -31,12 +31,14 @@ pub(super) struct Settlement {
     /// What was mined; `None` if it was not ours.
     pub(super) kind: Option<AttemptKind>,
     pub(super) receipt: Option<Box<TxReceipt>>,
+    /// What it carried, if that is not what the flight carries now: every node had refused it, and one kept it.
+    pub(super) earlier: Option<Content>,
 }
 
 impl Settlement {
     fn outcomes(&self) -> Vec<MemberOutcome> {
         match (&self.receipt, self.kind) {
-            (Some(receipt), Some(AttemptKind::Payload)) => {
+            (Some(receipt), Some(AttemptKind::Payload)) if self.earlier.is_none() => {
                 decode(self.flight.key, &self.flight.members, receipt.is_success, &receipt.logs)
             }
             _ => vec![MemberOutcome::Untouched; self.flight.members.len()],
@@ -81,7 +83,7 @@ impl ChainService {
         nonces: &BTreeMap<(Address, Address), u64>,
     ) {
         let outcomes = settlement.outcomes();
-        let Settlement { id, flight, kind, receipt } = settlement;
+        let Settlement { id, flight, kind, receipt, earlier } = settlement;
         let state = match kind {
             Some(AttemptKind::Payload) => BatchState::Finalized,
             Some(AttemptKind::Cancel) => BatchState::Cancelled,
@@ -90,21 +92,62 @@ impl ChainService {
         let has_failed = receipt.as_ref().is_some_and(|receipt| !receipt.is_success);
         let cost = receipt.as_ref().map(|receipt| receipt.cost_wei());
         let gas_used = receipt.as_ref().map(|receipt| receipt.gas_used);
+        let content = Content { until: 0, key: flight.key, members: flight.members, weights: flight.weights };
         let weights: Vec<u64> = outcomes
             .iter()
-            .zip(&flight.weights)
+            .zip(&content.weights)
             .filter(|(outcome, _)| **outcome != MemberOutcome::Untouched)
             .map(|(_, weight)| *weight)
             .collect();
         let mut gases = shares(U256::from(gas_used.unwrap_or(0)), &weights).into_iter();
-        let (charged, bill) = self.attribute(now, id, &flight, &outcomes, kind, receipt.as_deref());
+        let (charged, mut bill) = match earlier {
+            Some(_) => (vec![U256::ZERO; content.members.len()], None),
+            None => self.attribute(now, id, &content, &outcomes, kind, receipt.as_deref()),
+        };
+        // To those who are in it now another transaction has taken the nonce.
+        let own = kind.filter(|_| earlier.is_none());
         let mut changes = Vec::with_capacity(outcomes.len());
         let mut decisions = Vec::new();
         let mut costs_wei = Vec::new();
         let mut back = Vec::new();
         let mut ended: BTreeMap<(Status, Option<Reason>), u64> = BTreeMap::new();
-        for ((member, outcome), charged_wei) in flight.members.iter().zip(&outcomes).zip(charged) {
+        // Those whom it executed are in other transactions by now, or wait.
+        if let Some((earlier, receipt)) = earlier.as_ref().zip(receipt.as_deref()) {
+            let outcomes = decode(earlier.key, &earlier.members, receipt.is_success, &receipt.logs);
+            let (parts, its_bill) = self.attribute(now, id, earlier, &outcomes, kind, Some(receipt));
+            let mut unbooked = U256::ZERO;
+            for ((member, outcome), charged_wei) in earlier.members.iter().zip(&outcomes).zip(parts) {
+                let request = member.id();
+                let mut change = match outcome {
+                    MemberOutcome::Executed => RequestChange::to(request, Status::Finalized),
+                    MemberOutcome::Failed => {
+                        RequestChange::to(request, Status::Reverted).because(Reason::TargetReverted)
+                    }
+                    MemberOutcome::Untouched => {
+                        unbooked += charged_wei;
+                        continue;
+                    }
+                };
+                let Some(entry) = self.queue.remove(request, true) else {
+                    unbooked += charged_wei;
+                    continue;
+                };
+                (change.tx_hash, change.block_number) = (Some(receipt.hash), Some(receipt.block_number));
+                (change.charged_wei, change.is_kept) = (charged_wei, true);
+                *ended.entry((change.to, change.reason)).or_default() += 1;
+                costs_wei.push((entry.tenant, request, entry.spent_wei.saturating_add(charged_wei)));
+                changes.push(change);
+            }
+            bill = its_bill;
+            if let Some(bill) = bill.as_mut().filter(|_| !unbooked.is_zero()) {
+                bill.accounts.push(AccountEntry { account: CostAccount::Replan, tenant: None, wei: unbooked });
+            }
+        }
+        for ((member, outcome), charged_wei) in content.members.iter().zip(&outcomes).zip(charged) {
             let request = member.id();
+            if changes.iter().any(|change: &RequestChange| change.id == request) {
+                continue;
+            }
             // What it burnt without being executed is not there for the next try.
             let pays_another = self.draw(request, charged_wei);
             let mut change = match outcome {
@@ -116,7 +159,8 @@ impl ChainService {
                         .and_then(|(forwarder, signer, nonce)| Some((*nonces.get(&(forwarder, signer))?, nonce)));
                     let failures = self.queue.get(request).map_or(0, |entry| entry.batch_failures);
                     match nonce {
-                        Some((on_chain, own)) if on_chain > own => {
+                        // Perhaps it was executed by what a node kept of an earlier transaction: its end tells.
+                        Some((on_chain, used)) if on_chain > used && !self.is_entangled(request) => {
                             RequestChange::to(request, Status::Rejected).because(Reason::NonceUsedElsewhere)
                         }
                         _ if member.valid_until() <= now => {
@@ -125,10 +169,10 @@ impl ChainService {
                         _ if !pays_another => {
                             RequestChange::to(request, Status::Rejected).because(Reason::ReservationSpent)
                         }
-                        _ if kind == Some(AttemptKind::Payload) && failures + 1 >= MAX_BATCH_FAILURES => {
+                        _ if own == Some(AttemptKind::Payload) && failures + 1 >= MAX_BATCH_FAILURES => {
                             RequestChange::to(request, Status::Rejected).because(Reason::BatchFailed)
                         }
-                        _ => RequestChange::to(request, Status::Queued).because(match kind {
+                        _ => RequestChange::to(request, Status::Queued).because(match own {
                             Some(AttemptKind::Payload) if has_failed => Reason::BatchFailed,
                             Some(AttemptKind::Payload) => Reason::SkippedByForwarder,
                             Some(AttemptKind::Cancel) => Reason::BatchCancelled,
@@ -146,7 +190,7 @@ impl ChainService {
             }
             change.charged_wei = charged_wei;
             if change.to == Status::Queued {
-                change.batch_failed = kind == Some(AttemptKind::Payload);
+                change.batch_failed = own == Some(AttemptKind::Payload);
                 decisions.push(Decision::Requeued {
                     request: request.0,
                     batch: batch_hash(id),
@@ -192,10 +236,17 @@ impl ChainService {
             self.learn_nonce(*forwarder, *signer, *nonce);
         }
         let executed =
-            flight.members.iter().zip(&outcomes).filter(|(_, outcome)| **outcome != MemberOutcome::Untouched);
+            content.members.iter().zip(&outcomes).filter(|(_, outcome)| **outcome != MemberOutcome::Untouched);
         let executed: Vec<_> = executed.map(|(member, _)| member.clone()).collect();
         self.remember_nonces(&executed);
         self.dispatch(now);
+    }
+
+    /// Whether a node may have kept an earlier transaction with this request whose nonce is not settled: what became of the
+    /// request is known when that is.
+    pub(super) fn is_entangled(&self, id: RequestId) -> bool {
+        let flights = self.lanes.iter().flat_map(|lane| lane.flights.values());
+        flights.flat_map(|flight| &flight.earlier).any(|content| content.members.iter().any(|member| member.id() == id))
     }
 
     /// Who pays for a final transaction: each member's part, and what goes to accounts (invariant I12).
@@ -203,7 +254,7 @@ impl ChainService {
         &self,
         now: Timestamp,
         id: BatchId,
-        flight: &Flight,
+        flight: &Content,
         outcomes: &[MemberOutcome],
         kind: Option<AttemptKind>,
         receipt: Option<&TxReceipt>,
@@ -249,7 +300,11 @@ impl ChainService {
                 };
                 let base_gas = params.schedule.tx_base_gas;
                 let parts = attribute(receipt, base_gas, &payers, culprit, free);
-                let account = if tenant.is_some() { CostAccount::Overrun } else { CostAccount::Unfound };
+                let account = match (tenant, first) {
+                    (Some(_), _) => CostAccount::Overrun,
+                    (None, Some(_)) => CostAccount::Unfound,
+                    (None, None) => CostAccount::Replan,
+                };
                 (parts, value_moved(&payers), account, tenant)
             }
             AttemptKind::Cancel => {

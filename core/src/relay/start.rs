@@ -37,7 +37,7 @@ use super::{
     members::{self, Told},
     pace::PaceRule,
     pause::{self, PauseBoard},
-    pricing::Pricing,
+    pricing::{DoorLimits, Pricing},
     restore::{self, restore},
     rpc::{RpcEndpoint, RpcError, RpcPool, standing::Place},
     signer::LocalSigner,
@@ -819,6 +819,7 @@ async fn build_service(
         agreed_at: moka::future::Cache::new(NONCE_CACHE_LEN),
         default_within,
         view: RwLock::new(ChainView {
+            door: DoorLimits::default(),
             status,
             lanes: Vec::new(),
             price: None,

@@ -21,11 +21,13 @@ pub enum CostAccount {
     GapFill,
     /// The operator's: as [`Self::Overrun`], for a transaction of several tenants.
     Unfound,
+    /// The operator's: a transaction was skipped, or burnt, because another one of ours had executed its requests.
+    Replan,
 }
 
 impl CostAccount {
     /// Every account.
-    pub const ALL: [Self; 4] = [Self::Overrun, Self::Cancel, Self::GapFill, Self::Unfound];
+    pub const ALL: [Self; 5] = [Self::Overrun, Self::Cancel, Self::GapFill, Self::Unfound, Self::Replan];
 
     /// Name in the ledger, the API and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -34,6 +36,7 @@ impl CostAccount {
             Self::Cancel => "cancel",
             Self::GapFill => "gap_fill",
             Self::Unfound => "unfound",
+            Self::Replan => "replan",
         }
     }
 

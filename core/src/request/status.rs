@@ -63,7 +63,8 @@ impl Status {
     pub const fn can_become(self, next: Self) -> bool {
         use Status::{Batched, Broadcast, Cancelled, Expired, Finalized, Included, Queued, Rejected, Reverted};
         match self {
-            Queued => matches!(next, Batched | Rejected | Expired | Cancelled),
+            // A node may keep what it refuses, and execute it after the request went back.
+            Queued => matches!(next, Batched | Rejected | Expired | Cancelled | Finalized | Reverted),
             // A crash may hide that it was sent, and the restart finds it final.
             Batched => matches!(next, Broadcast | Included | Queued | Rejected | Expired | Reverted | Finalized),
             Broadcast => matches!(next, Included | Queued | Rejected | Expired | Reverted | Finalized),
@@ -147,8 +148,13 @@ reasons! {
     BatchFailed = "batch_failed",
     /// What transactions with it burnt leaves too little of its reservation for another.
     ReservationSpent = "reservation_spent",
-    /// Nodes refuse a transaction with it for good (too large, too much gas).
+    /// Nodes refuse a transaction with it for good (too large, too much gas). With `queued`: they refused one in which it had
+    /// company, and it travels in a smaller one.
     RefusedByNodes = "refused_by_nodes",
+    /// Until its time was over, nodes asked for a higher price than it could be offered at.
+    BelowNodeMinimum = "below_node_minimum",
+    /// Until its time was over, its gas limit × the fee cap that the next block needs was above what nodes take.
+    AboveNodeFeeCap = "above_node_fee_cap",
     /// The lane's nonce was consumed by a transaction that is not ours.
     LaneNonceTaken = "lane_nonce_taken",
     /// The ledger was put back from a backup, which has this call as waiting although it may have been sent since. Nothing on

@@ -15,6 +15,7 @@
 
 mod company;
 mod guard;
+mod least_tip;
 mod offer;
 mod outlook;
 mod pace;
@@ -24,10 +25,11 @@ mod targets;
 pub mod timing;
 
 pub use guard::{GuardTime, TipEstimator, fee_cap};
+pub use least_tip::{LeastTip, tip_bound};
 pub use offer::{Inclusion, Judged, OfferLog, urgency_blocks};
 #[cfg(feature = "relay")]
 pub(crate) use outlook::less;
 pub use outlook::{FeeOutlook, PercentileOutlook};
 pub use pace::{Backlog, DueCounts, TenantPace};
 pub use paid::PaidTips;
-pub use queue::{Callers, ComposeLimits, Queue, QueuedRequest, Selection, Trigger};
+pub use queue::{Callers, ComposeLimits, Queue, QueuedRequest, Refusals, Selection, Short, Trigger};

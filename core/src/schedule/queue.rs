@@ -59,6 +59,17 @@ pub struct QueuedRequest {
     pub due: Timestamp,
     /// Its promise was missed. It goes on until [`VerifiedRequest::valid_until`].
     pub is_late: bool,
+    /// What nodes said of transactions with it.
+    pub refusals: Refusals,
+}
+
+/// What came of transactions with a request that every node refused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Refusals {
+    /// Most members of a transaction with it; `None`: as many as fit.
+    pub company: Option<usize>,
+    /// Times that it was refused while it had a transaction for itself.
+    pub alone: u32,
 }
 
 /// What a transaction may hold, and what it would offer.
@@ -93,9 +104,38 @@ pub struct ComposeLimits {
     pub quote_max_fee: u128,
     /// Transactions that the lane may have in flight: what tenants share.
     pub slots: usize,
+    /// What inclusion in the next block costs at the least, tip included, wei per gas.
+    pub next_price: u128,
+    /// Nodes refuse a transaction whose gas limit × fee cap is above this, wei; `None` if nothing is known.
+    pub fee_cap_wei: Option<u128>,
+    /// What the lane has beside everything in flight, wei; `None` if it is not known.
+    pub available_wei: Option<U256>,
 }
 
+/// Bumps of a tenth each for which a batch leaves room under the nodes' fee cap, as a factor: 121 %.
+const BUMP_ROOM_PERCENT: u128 = 121;
+
+/// Data that is not cheaper than expected: the balance must hold this many times its expected cost.
+const DATA_ROOM: u128 = 4;
+
 impl ComposeLimits {
+    /// Most that a transaction under `ceiling` may offer, bumps included, wei per gas.
+    pub(super) fn bumped_fee(&self, ceiling: u128) -> u128 {
+        (self.quote_max_fee.saturating_mul(BUMP_ROOM_PERCENT) / 100).max(self.next_price).min(ceiling)
+    }
+
+    /// Whether `gas` can't be offered what the next block costs under the nodes' fee cap.
+    pub fn is_too_dear(&self, gas: u64) -> bool {
+        self.fee_cap_wei.is_some_and(|cap| u128::from(gas).saturating_mul(self.next_price) > cap)
+    }
+
+    /// What the balance must hold for a transaction, wei.
+    pub(super) fn worst_wei(&self, gas: u64, bytes: usize, value: U256, ceiling: u128) -> U256 {
+        let price = U256::from(self.quote_max_fee.min(ceiling));
+        let data = self.data_wei_per_byte.saturating_mul(bytes as u128).saturating_mul(DATA_ROOM);
+        U256::from(gas).saturating_mul(price).saturating_add(value).saturating_add(U256::from(data))
+    }
+
     /// What a request is expected to cost besides its transaction's setup, wei.
     pub(super) fn own_wei(&self, entry: &QueuedRequest) -> u128 {
         let gas = u128::from(entry.gas).saturating_mul(self.price_wei_per_gas);
@@ -339,6 +379,16 @@ pub struct Queue {
     has_multicall: bool,
     callers: Option<Callers>,
     waiting: usize,
+    short: Option<Short>,
+}
+
+/// What the last look for something to send left behind for lack of money.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Short {
+    /// The least that one of them needs, wei.
+    pub needed_wei: U256,
+    /// Latest of their deadlines.
+    pub until: Timestamp,
 }
 
 impl Queue {
@@ -524,7 +574,7 @@ impl Queue {
             Head::Signer(signer) => {
                 let state = self.signers.get(&signer)?;
                 let entry = self.entries.get(state.waiting.get(&state.next()?)?)?;
-                (entry, state.urgency()?, state.lane)
+                (entry, state.urgency()?, state.bound())
             }
         };
         Some(Place {
@@ -843,6 +893,7 @@ impl Queue {
         limits: &ComposeLimits,
         outlook: &impl FeeOutlook,
     ) -> Option<Selection> {
+        self.short = None;
         // Until when each group waits, as far as any lane or tenant has seen: putting others aside must not forget it.
         let mut waits: BTreeMap<VehicleKey, Timestamp> = BTreeMap::new();
         for (key, group) in &self.groups {
@@ -871,17 +922,18 @@ impl Queue {
         lines.sort_unstable();
         for (_, _, key, tenant) in lines {
             let Some(line) = self.groups.get(&key).and_then(|group| group.tenants.get(&tenant)) else { continue };
-            let mut picker = Picker::new(self, key, line, lane, limits, &tenant);
+            let mut picker = Picker::new(self, key, line, lane, limits, now, &tenant);
             picker.fill(cutoff);
             let decided = self.trigger(now, key, &picker.room, limits);
             if decided.is_ok() {
                 picker.join(now, outlook, self.habits.get(&key));
             }
-            let (members, priced_out) = (picker.room.members, picker.priced_out);
+            let (members, priced_out, short) = (picker.room.members, picker.priced_out, picker.room.short);
             self.sort_out(limits.next_base_fee, priced_out);
             let trigger = match decided {
                 Ok(trigger) => trigger,
                 Err(until) => {
+                    self.note_short(short.filter(|_| members.is_empty()));
                     let wait = waits.entry(key).or_insert(until);
                     *wait = until.min(*wait);
                     if let Some(group) = self.groups.get_mut(&key) {
@@ -942,6 +994,20 @@ impl Queue {
         };
         let (full, others): (Vec<_>, Vec<_>) = able.into_iter().partition(has_its_share);
         if others.is_empty() { BTreeSet::new() } else { full.into_iter().cloned().collect() }
+    }
+
+    fn note_short(&mut self, found: Option<Short>) {
+        self.short = match (self.short, found) {
+            (Some(a), Some(b)) => {
+                Some(Short { needed_wei: a.needed_wei.min(b.needed_wei), until: a.until.max(b.until) })
+            }
+            (a, b) => a.or(b),
+        };
+    }
+
+    /// What [`Self::compose`] left behind for lack of money when it last chose nothing.
+    pub const fn short(&self) -> Option<Short> {
+        self.short
     }
 
     /// Why these go now, or until when they wait for company.

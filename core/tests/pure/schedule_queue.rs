@@ -16,7 +16,7 @@ use slackwater::{
         LaneId, RequestId, VerifiedRequest,
         vehicle::{Company, VehicleKey},
     },
-    schedule::{ComposeLimits, FeeOutlook, Queue, QueuedRequest, Selection, Trigger},
+    schedule::{ComposeLimits, FeeOutlook, Queue, QueuedRequest, Refusals, Selection, Trigger},
 };
 
 const FORWARDER: Address = Address::repeat_byte(0xf0);
@@ -68,6 +68,7 @@ fn entry(request: Arc<VerifiedRequest>, tenant: &str, seq: u64) -> QueuedRequest
         company: Company::Named,
         simulations: 0,
         batch_failures: 0,
+        refusals: Refusals::default(),
     }
 }
 
@@ -120,6 +121,9 @@ fn limits() -> ComposeLimits {
         next_base_fee: 10,
         quote_max_fee: 30,
         slots: 16,
+        next_price: 11,
+        fee_cap_wei: None,
+        available_wei: None,
     }
 }
 
@@ -553,7 +557,8 @@ fn urgent_ones_come_first_within_a_tenant() {
     queue.push(hurried.clone());
     let chosen = compose(&mut queue, 2, &limits);
     assert_eq!(chosen.members[0], hurried.request.id());
-    assert_eq!((chosen.deadline, chosen.trigger), (Timestamp(9_000), Trigger::Full));
+    assert_eq!((chosen.deadline, chosen.trigger), (Timestamp(9_000), Trigger::Deadline));
+    assert_eq!(chosen.members.len(), 1, "if it misses its deadline, it takes nobody with it");
 }
 
 #[test]
@@ -769,6 +774,108 @@ fn a_successor_follows_on_the_same_lane_only() {
     assert!(queue.compose(Timestamp(4), lane(1), &limits, &ANY_PRICE).is_none());
     queue.remove(forward(1, 1, 0, "t", 0).request.id(), true);
     assert!(queue.compose(Timestamp(6), lane(1), &limits, &ANY_PRICE).is_some());
+}
+
+#[test]
+fn a_user_is_free_to_take_another_lane_once_the_last_request_is_in_a_block() {
+    let limits = ComposeLimits { max_batch: 1, ..limits() };
+    let mut queue = with_multicall();
+    (0..3).for_each(|nonce| queue.push(forward(1, nonce, 100_000, "t", nonce)));
+    queue.set_chain_nonce(FORWARDER, signer(1), 0);
+    let first = compose(&mut queue, 1, &limits).members[0];
+    queue.note_in_block(first, true);
+    let second =
+        queue.compose(Timestamp(2), lane(1), &limits, &ANY_PRICE).expect("the first lane may be paused").members;
+    assert!(queue.compose(Timestamp(3), lane(0), &limits, &ANY_PRICE).is_none(), "now the second lane carries one");
+    // A reorg takes the block back, and the chain finds it again.
+    queue.note_in_block(second[0], true);
+    queue.note_in_block(first, false);
+    assert!(queue.compose(Timestamp(4), lane(0), &limits, &ANY_PRICE).is_none());
+    queue.note_in_block(first, true);
+    assert!(queue.compose(Timestamp(5), lane(0), &limits, &ANY_PRICE).is_some());
+}
+
+#[test]
+fn a_large_request_does_not_make_a_nearly_empty_batch_full() {
+    let limits = ComposeLimits { linger: Duration::from_secs(5), ..limits() };
+    let mut queue = with_multicall();
+    let gas = |salt, gas| QueuedRequest { gas, accepted_at: Timestamp(1), ..call(salt, 100_000, "t", true) };
+    queue.push(gas(0, 100_000));
+    queue.push(gas(1, 9_900_000));
+    queue.push(gas(2, 100_000));
+    assert!(queue.compose(Timestamp(2), lane(0), &limits, &ANY_PRICE).is_none(), "company is waited for");
+    assert_eq!(compose(&mut queue, 5_002, &limits).members.len(), 2, "the small ones, and the large one next");
+    assert_eq!(compose(&mut queue, 5_003, &limits).members.len(), 1);
+    // Three quarters are nearly full.
+    queue.push(gas(3, 8_000_000));
+    queue.push(gas(4, 9_900_000));
+    assert_eq!(compose(&mut queue, 2, &limits).trigger, Trigger::Full);
+}
+
+#[test]
+fn deadlines_far_apart_share_no_transaction_unless_the_nearer_one_is_safe() {
+    let limits = limits();
+    for (near, far, together) in
+        [(9_000, 60_000, false), (9_000, 17_000, true), (11_000, 600_000, true), (4_000, 9_000, false)]
+    {
+        let mut queue = with_multicall();
+        queue.push(call(1, 1 + near, "t", true));
+        (2..6).for_each(|salt| queue.push(call(salt, 1 + far, "t", true)));
+        let first = compose(&mut queue, 1, &limits).members.len();
+        assert_eq!(first, if together { 5 } else { 1 }, "{near} and {far} ms");
+    }
+}
+
+#[test]
+fn a_batch_stays_under_the_nodes_fee_cap_with_room_for_bumps() {
+    let mut queue = with_multicall();
+    let gas =
+        |salt, gas, ceiling_wei_per_gas| QueuedRequest { gas, ceiling_wei_per_gas, ..call(salt, 100_000, "t", true) };
+    (0..8).for_each(|salt| queue.push(gas(salt, 100_000, 1_000)));
+    // 30 wei are offered, 36 after two bumps: three members at 350 000 gas.
+    let limits = ComposeLimits { fee_cap_wei: Some(350_000 * 36), ..limits() };
+    assert_eq!(compose(&mut queue, 1, &limits).members.len(), 3);
+    // No bump goes above a ceiling.
+    let mut queue = with_multicall();
+    (0..8).for_each(|salt| queue.push(gas(salt, 100_000, 30)));
+    assert_eq!(compose(&mut queue, 1, &limits).members.len(), 3);
+    let wide = ComposeLimits { fee_cap_wei: Some(450_000 * 30), ..limits };
+    assert_eq!(compose(&mut queue, 1, &wide).members.len(), 4);
+    // Alone it need only get into the next block; what can't even do that waits.
+    let mut queue = with_multicall();
+    queue.push(gas(0, 1_000_000, 1_000));
+    assert!(
+        queue
+            .compose(Timestamp(1), lane(0), &ComposeLimits { fee_cap_wei: Some(1_050_000 * 10), ..limits }, &ANY_PRICE)
+            .is_none()
+    );
+    let low = ComposeLimits { fee_cap_wei: Some(1_050_000 * 11), ..limits };
+    assert_eq!(compose(&mut queue, 1, &low).members.len(), 1);
+}
+
+#[test]
+fn what_the_lane_can_not_pay_waits_and_the_others_go() {
+    let mut queue = with_multicall();
+    let gas = |salt, gas| QueuedRequest { gas, ..call(salt, 100_000, "t", true) };
+    queue.push(gas(0, 5_000_000));
+    (1..7).for_each(|salt| queue.push(gas(salt, 100_000)));
+    // Four of the small ones at 30 wei.
+    let poor = ComposeLimits { available_wei: Some(U256::from(450_000 * 30)), ..limits() };
+    assert_eq!(compose(&mut queue, 1, &poor).members.len(), 4);
+    assert_eq!(compose(&mut queue, 1, &poor).members.len(), 2);
+    assert!(queue.compose(Timestamp(1), lane(0), &poor, &ANY_PRICE).is_none());
+    let short = queue.short().expect("one is left");
+    assert_eq!((short.needed_wei, short.until), (U256::from(5_050_000 * 30), Timestamp(100_000)));
+    assert_eq!(compose(&mut queue, 1, &limits()).members.len(), 1);
+    assert_eq!(queue.short(), None);
+}
+
+#[test]
+fn who_was_refused_travels_in_half_the_company() {
+    let mut queue = with_multicall();
+    let refusals = Refusals { company: Some(3), alone: 0 };
+    (0..8).for_each(|salt| queue.push(QueuedRequest { refusals, ..call(salt, 100_000, "t", true) }));
+    assert_eq!(compose(&mut queue, 1, &limits()).members.len(), 3);
 }
 
 #[test]

@@ -75,6 +75,8 @@ codes! {
     "body_too_large" 413 "The body is too large" => "send less; relay the hash of large data instead of the data";
     "request_too_large" 413 "The transaction would be too large for the chain" => "send less calldata; relay the hash of large data";
     "unsupported_media_type" 415 "The body must be JSON" => "send `Content-Type: application/json`";
+    "above_lane_balance" 422 "No lane has the value that it sends" => "send less value, or fund a lane";
+    "above_node_fee_cap" 422 "Nodes refuse a transaction with it for what it may cost, at the usual price too" => "ask for less gas, or use nodes with a higher cap (geth: `--rpc.txfeecap`)";
     "deadline_expired" 422 "The deadline has passed" => "sign again with a later deadline";
     "deadline_out_of_range" 422 "The on-chain deadline does not fit uint48" => "use Unix seconds, not milliseconds";
     "deadline_too_far" 422 "The deadline is too far away" => "ask for an earlier one";

@@ -27,6 +27,7 @@ mod hedges;
 mod http;
 mod input;
 mod lanes;
+mod limits;
 mod market;
 mod models;
 mod money;

@@ -35,6 +35,8 @@ fn submissions() {
     check(SubmitError::Policy(PolicyDenial::Gas { gas: 2, limit: 1 }), 403, "policy_denied");
     let budget = BudgetError { needed_wei: one, available_wei: one, limit_wei: one, share: BudgetShare::Tenant };
     check(SubmitError::Budget(budget), 402, "budget_exhausted");
+    check(SubmitError::AboveNodeFeeCap { needed_wei: 2, cap_wei: 1 }, 422, "above_node_fee_cap");
+    check(SubmitError::AboveLaneBalance { value_wei: one, balance_wei: one }, 422, "above_lane_balance");
     check(SubmitError::CeilingTooLow { needed_wei: one, max_cost_wei: one }, 402, "max_cost_too_low");
     check(SubmitError::IdempotencyConflict { existing: id }, 409, "idempotency_conflict");
     check(SubmitError::NonceConflict { existing: id }, 409, "nonce_conflict");

@@ -452,39 +452,20 @@ async fn reverting(table: &mut Table, depth: u64, reverts_at_first: bool) -> Res
     Ok(())
 }
 
-/// Why the payload is given up, and an empty transaction frees its nonce.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum GivenUp {
-    /// The node refused it for good; but it may have kept it.
-    Refused,
-    /// The deadline passed before it was mined, and the pool lost it.
-    Late,
-}
-
-/// The block that is taken back has a cancel.
-async fn cancelled(table: &mut Table, depth: u64, why: GivenUp, branch: Branch) -> Result<()> {
-    let row = format!("cancelled, {why:?}, depth {depth}, {branch:?}");
+/// The deadline passed before it was mined, and the pool lost it: an empty transaction frees its nonce. The block that is taken
+/// back has that.
+async fn cancelled(table: &mut Table, depth: u64, branch: Branch) -> Result<()> {
+    let row = format!("cancelled, depth {depth}, {branch:?}");
     println!("{row}");
     let mut crowd = table.crowd(2);
-    let within = if why == GivenUp::Late { "3s" } else { "10m" };
-    let requests: Vec<SignedRequest> = (0..2).map(|user| crowd.mark_within(user, within)).collect();
+    let requests: Vec<SignedRequest> = (0..2).map(|user| crowd.mark_within(user, "3s")).collect();
     let stage = &table.stage;
-    let payload = match why {
-        GivenUp::Refused => {
-            let refuse = Fault::Refuse { client: "geth".to_owned(), class: RpcErrorClass::GasTooHigh };
-            stage.proxy().add(Rule::always(refuse).on(SEND).times(1));
-            table.pool(&requests).await?
-        }
-        GivenUp::Late => {
-            let payload = table.pool(&requests).await?;
-            let now_ms = || SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis());
-            let deadline_ms = stage.client().submit(&requests[1].body).await?.accepted()?.deadline_at_ms;
-            until("the deadline", PATIENCE, async || Ok((now_ms() > u128::from(deadline_ms)).then_some(()))).await?;
-            stage.node().drop_all_transactions().await?;
-            stage.mine(1).await?;
-            payload
-        }
-    };
+    let payload = table.pool(&requests).await?;
+    let now_ms = || SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis());
+    let deadline_ms = stage.client().submit(&requests[1].body).await?.accepted()?.deadline_at_ms;
+    until("the deadline", PATIENCE, async || Ok((now_ms() > u128::from(deadline_ms)).then_some(()))).await?;
+    stage.node().drop_all_transactions().await?;
+    stage.mine(1).await?;
     let attempts = stage.wait_attempts(&requests[0], 2).await?;
     assert_eq!((attempts[0].tx_hash, attempts[1].kind.as_str()), (payload, "cancel"), "{row}");
     let cancel = attempts[1].tx_hash;
@@ -507,18 +488,47 @@ async fn cancelled(table: &mut Table, depth: u64, why: GivenUp, branch: Branch) 
     };
     table.reorg(depth, &transactions).await?;
     table.finish(&requests).await?;
-    let given_up = ["queued", "batched", "broadcast"];
-    match (branch, why) {
-        (Branch::Other(_), _) => {
-            for request in &requests {
-                assert_eq!(table.stage.client().request(request.id).await?.tx_hash, Some(payload), "{row}");
-            }
-            table.expect(&row, &requests, &LANDS);
+    if let Branch::Other(_) = branch {
+        for request in &requests {
+            assert_eq!(table.stage.client().request(request.id).await?.tx_hash, Some(payload), "{row}");
         }
-        // Under another nonce.
-        (_, GivenUp::Refused) => table.expect(&row, &requests, &[&given_up[..], &LANDS[..]].concat()),
-        (_, GivenUp::Late) => table.expect(&row, &requests, &[&given_up[..], &["expired"]].concat()),
+        table.expect(&row, &requests, &LANDS);
+    } else {
+        table.expect(&row, &requests, &["queued", "batched", "broadcast", "expired"]);
     }
+    Ok(())
+}
+
+/// The node refuses a transaction for good, and keeps it: its members travel anew, and then it is mined after all. `is_taken_back`:
+/// and a reorganisation has what they travel in now instead.
+async fn kept(table: &mut Table, is_taken_back: bool) -> Result<()> {
+    let row = format!("refused and kept{}", if is_taken_back { ", and taken back" } else { "" });
+    println!("{row}");
+    let mut crowd = table.crowd(2);
+    let requests: Vec<SignedRequest> = (0..2).map(|user| crowd.mark_within(user, "10m")).collect();
+    let refuse = Fault::Refuse { client: "geth".to_owned(), class: RpcErrorClass::BadTransaction };
+    table.stage.proxy().add(Rule::always(refuse).on(SEND).times(1));
+    table.stage.submit(&requests).await?;
+    table.stage.pooled(2).await?;
+    let mut batches = [table.stage.batch_of(&requests[0]).await?, table.stage.batch_of(&requests[1]).await?];
+    batches.sort_by_key(|batch| batch.attempts.len());
+    let [single, reused] = batches;
+    assert_eq!((single.attempts.len(), reused.attempts.len()), (1, 2), "{row}: the refused one's nonce is used again");
+    let (refused, anew) = (reused.attempts[0].tx_hash, reused.attempts[1].tx_hash);
+    table.stage.node().drop_all_transactions().await?;
+    table.stage.node().send_raw(table.raw(refused)).await?;
+    table.stage.mine(1).await?;
+    if is_taken_back {
+        table.reorg(1, &[(table.raw(anew), 0)]).await?;
+    }
+    table.finish(&requests).await?;
+    let twice = ["queued", "batched", "broadcast", "queued", "batched", "broadcast"];
+    for request in &requests {
+        let is_kept = table.stage.client().request(request.id).await?.tx_hash == Some(refused);
+        assert_eq!(is_kept, !is_taken_back, "{row}");
+    }
+    let end: &[&str] = if is_taken_back { &["included", "finalized"] } else { &["finalized"] };
+    table.expect(&row, &requests, &[&twice[..], end].concat());
     Ok(())
 }
 
@@ -568,16 +578,13 @@ async fn reverts_cancels_and_nonces() -> Result<()> {
     let mut table = Table::on(stage().chain_key("bump_after_blocks", 100)).await?;
     for depth in 1..=6 {
         reverting(&mut table, depth, depth % 2 == 1).await?;
-        let branch = match depth % 3 {
-            0 => Branch::Empty,
-            1 => Branch::Same(depth - 1),
-            _ => Branch::Other(depth / 2),
-        };
-        cancelled(&mut table, depth, GivenUp::Refused, branch).await?;
         nonce_taken(&mut table, depth, depth % 2 == 0).await?;
     }
-    for (depth, branch) in [(2, Branch::Empty), (4, Branch::Same(1)), (6, Branch::Other(5))] {
-        cancelled(&mut table, depth, GivenUp::Late, branch).await?;
+    let branches = [Branch::Same(0), Branch::Empty, Branch::Empty, Branch::Same(1), Branch::Other(2), Branch::Other(5)];
+    for (depth, branch) in (1..).zip(branches) {
+        cancelled(&mut table, depth, branch).await?;
     }
+    kept(&mut table, false).await?;
+    kept(&mut table, true).await?;
     table.close(6 + 6 + 6).await
 }

@@ -59,6 +59,63 @@ pub fn hint(class: C, message: &str, data: Option<&str>) -> Option<Hint> {
     }
 }
 
+/// The smallest number in a refusal's text that may be the price it asks for: above `offered`, the tip that was refused, wei
+/// per gas. Numbers may have decimals and a unit, `wei` (as without one), `gwei` or `ether`.
+///
+/// For texts that [`hint`] does not know; whatever stands there, the caller bounds it.
+#[must_use]
+pub fn least_price(message: &str, offered: u128) -> Option<u128> {
+    amounts(&normalise(message)).filter(|price| *price > offered).min()
+}
+
+/// Whether a refusal is about the node's cap on gas limit × fee cap, and that cap in wei, if it is named.
+///
+/// geth prints it in ether with two decimals, rounded.
+#[must_use]
+pub fn refused_fee_cap(message: &str) -> Option<Option<u128>> {
+    let text = normalise(message);
+    if let Some((_, named)) = text.split_once("configured cap") {
+        return Some(amounts(named).next().filter(|cap| *cap > 0));
+    }
+    text.contains("fee cap exceeded").then_some(None)
+}
+
+/// Amounts in a text, in order, in wei. Numbers inside words and hashes are none.
+fn amounts(text: &str) -> impl Iterator<Item = u128> {
+    let mut words = text
+        .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '.'))
+        .map(|word| word.trim_matches('.'))
+        .filter(|word| !word.is_empty())
+        .peekable();
+    std::iter::from_fn(move || {
+        loop {
+            let word = words.next()?;
+            let split = word.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(word.len());
+            let (number, unit) = word.split_at(split);
+            let unit = if unit.is_empty() { words.peek().copied().unwrap_or("") } else { unit };
+            let exponent = match unit {
+                "gwei" => 9,
+                "ether" | "eth" => 18,
+                _ if split < word.len() && unit != "wei" => continue,
+                _ => 0,
+            };
+            if let Some(amount) = scaled(number, exponent) {
+                return Some(amount);
+            }
+        }
+    })
+}
+
+/// A decimal number times 10^`exponent`, rounded down.
+fn scaled(number: &str, exponent: usize) -> Option<u128> {
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    if part.contains('.') || (whole.is_empty() && part.is_empty()) {
+        return None;
+    }
+    let digits: String = whole.chars().chain(part.chars().chain(std::iter::repeat('0')).take(exponent)).collect();
+    digits.parse().ok()
+}
+
 /// Decimal number directly after `prefix`; ends at any other character.
 fn number_after(text: &str, prefix: &str) -> Option<u128> {
     let (_, rest) = text.split_once(prefix)?;
@@ -120,6 +177,31 @@ mod tests {
         let capped = Some(Hint::MaxGas(16_777_216));
         check("transaction gas limit too high (cap: 16777216, tx: 20000000)", None, 0, capped);
         check("TxGasLimitCapExceeded: Gas limit 20000000 exceeded cap of 16777216.", None, 0, capped);
+    }
+
+    #[test]
+    fn prices_in_unknown_forms() {
+        let gwei = 1_000_000_000;
+        for text in [
+            "transaction underpriced: tip 1200000000 is below 2000000000",
+            "underpriced, want 2 gwei, got 1.2 gwei",
+            "FeeTooLow: effective tip 1.2gwei, required 2.0gwei.",
+            "fee too low for 0x12ab34cd5678ef9012ab34cd5678ef9012ab34cd: offered 1200000000 wei, least 2000000000 wei",
+        ] {
+            assert_eq!(least_price(text, 1_200_000_000), Some(2 * gwei), "{text}");
+        }
+        assert_eq!(least_price("transaction underpriced", 0), None);
+        assert_eq!(least_price("underpriced 99999999999999999999999999999999999999999999", 0), None);
+    }
+
+    #[test]
+    fn fee_caps() {
+        let ether = 1_000_000_000_000_000_000;
+        assert_eq!(refused_fee_cap("tx fee (1.50 ether) exceeds the configured cap (1.00 ether)"), Some(Some(ether)));
+        let wei = "tx fee (1500000000000000000 wei) exceeds the configured cap (500000000000000000 wei)";
+        assert_eq!(refused_fee_cap(wei), Some(Some(ether / 2)));
+        assert_eq!(refused_fee_cap("Transaction fee cap exceeded"), Some(None));
+        assert_eq!(refused_fee_cap("max priority fee per gas higher than max fee per gas"), None);
     }
 
     #[test]

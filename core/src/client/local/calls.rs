@@ -225,6 +225,11 @@ impl LocalRelay {
         if matches!(outcome, SendOutcome::Refused(_)) {
             self.pricing.refused(key);
         }
+        let message = match &answer {
+            CallAnswer::Error { message, .. } => message.as_str(),
+            _ => "",
+        };
+        self.learn_terms(now, key, outcome, message);
         self.lane_event(now, Event::Sent { key, outcome });
     }
 }

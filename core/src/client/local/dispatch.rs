@@ -25,7 +25,7 @@ use crate::{
         simulation::{self, Environment, MemberSimulation, SimulatedBlock, Verdict},
         vehicle::{Payload, VehicleKey, forward_data},
     },
-    schedule::Selection,
+    schedule::{Selection, Short},
     time::Timestamp,
 };
 
@@ -80,7 +80,12 @@ impl LocalRelay {
         }
         let Some(limits) = self.limits() else { return };
         let lane = self.lane.id();
-        let Some(selection) = self.queue.compose(now, lane, &limits, &self.pricing.outlook) else { return };
+        let Some(selection) = self.queue.compose(now, lane, &limits, &self.pricing.outlook) else {
+            if let Some(Short { needed_wei, until }) = self.queue.short() {
+                self.lane_event(now, Event::Short { needed_wei, until });
+            }
+            return;
+        };
         let members: Vec<Arc<VerifiedRequest>> =
             selection.members.iter().filter_map(|id| self.queue.get(*id)).map(|entry| entry.request.clone()).collect();
         let mut ahead = BTreeMap::new();
@@ -436,7 +441,14 @@ impl LocalRelay {
         let Candidate { selection, members, payload, extra_wei, .. } = candidate;
         let weights: Vec<u64> = members.iter().map(|member| self.params.member_gas(member)).collect();
         let ceiling = self.batch_ceiling(&members, &weights, extra_wei).min(selection.ceiling_wei_per_gas);
-        let plan = Plan { payload, deadline: selection.deadline, ceiling_wei_per_gas: ceiling, extra_wei };
+        let plan = Plan {
+            payload,
+            deadline: selection.deadline,
+            ceiling_wei_per_gas: ceiling,
+            extra_wei,
+            is_guarded: members.iter().all(|member| member.sequence().is_some()),
+            is_alone: members.len() == 1,
+        };
         let offer = self.offer(now, selection.deadline);
         match self.lane.submit_offering(now, plan.clone(), offer) {
             Ok(batch) => {
@@ -446,7 +458,8 @@ impl LocalRelay {
                     }
                 }
                 let planned_block = self.heads.nonce_floor;
-                let flight = Flight { key: selection.key, members, weights, absent_weight: None, plan, planned_block };
+                let (key, absent_weight, is_stored) = (selection.key, None, false);
+                let flight = Flight { key, members, weights, absent_weight, plan, planned_block, is_stored };
                 self.flights.insert(batch.nonce, flight);
             }
             Err(error) => {

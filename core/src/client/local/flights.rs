@@ -11,6 +11,7 @@ use super::{
     record::{AttemptRecord, BatchForm, End, LANE_KEY, LaneRecord, RequestRecord, attempt_key, request_key},
 };
 use crate::{
+    chain::RpcErrorClass,
     lane::{AttemptKey, AttemptKind, Command, Event, LaneAlert, Plan, PollPurpose, TxToSign},
     request::{
         Reason, RequestId, Status, VerifiedRequest,
@@ -33,6 +34,8 @@ pub(super) struct Flight {
     pub(super) plan: Plan,
     /// A block that was final when it was planned: the nonce was free there.
     pub(super) planned_block: u64,
+    /// Its content is in storage, or on its way there.
+    pub(super) is_stored: bool,
 }
 
 impl Flight {
@@ -101,7 +104,53 @@ impl LocalRelay {
                 self.command(LocalCommand::Alert { code: "nonce_lost", detail });
                 self.settle(now, nonce, None);
             }
+            Command::ReportRefused { nonce, class } => self.refused(now, nonce, class),
             Command::Alert(alert) => self.alert(&alert),
+        }
+    }
+
+    /// Nobody can hold what was signed for this nonce: its members are free at once, in half the company.
+    fn refused(&mut self, now: Timestamp, nonce: u64, class: Option<RpcErrorClass>) {
+        self.pricing.forget(nonce);
+        let Some(flight) = self.flights.get_mut(&nonce) else { return };
+        let members = std::mem::take(&mut flight.members);
+        (flight.weights, flight.absent_weight) = (Vec::new(), None);
+        let (company, is_alone) = (members.len().div_ceil(2), members.len() == 1);
+        let is_about_size = class.is_some_and(RpcErrorClass::is_about_size);
+        for member in &members {
+            let id = member.id();
+            let mut alone = 0;
+            if let Some(queued) = self.queue.get_mut(id).filter(|_| is_about_size) {
+                queued.refusals.company = Some(company);
+                queued.refusals.alone += u32::from(is_alone);
+                alone = queued.refusals.alone;
+            }
+            let end = match class {
+                Some(class) if class.is_permanent() && alone >= self.config.max_simulations => {
+                    Some((Status::Rejected, Reason::RefusedByNodes))
+                }
+                _ if member.deadline() > now => None,
+                Some(RpcErrorClass::Underpriced) => Some((Status::Expired, Reason::BelowNodeMinimum)),
+                Some(RpcErrorClass::InvalidFees) => Some((Status::Expired, Reason::AboveNodeFeeCap)),
+                _ => Some((Status::Expired, Reason::DeadlinePassed)),
+            };
+            if let Some(entry) = self.entries.get_mut(&id) {
+                entry.is_bound = false;
+            }
+            match end {
+                Some((status, reason)) => {
+                    self.queue.put_back(id);
+                    self.end_with_successors(now, id, End::new(status, Some(reason), now));
+                }
+                None => {
+                    self.set_status(id, Status::Queued, Some(Reason::RefusedByNodes));
+                    if is_alone || !is_about_size {
+                        self.held.push(id);
+                    } else {
+                        self.queue.put_back(id);
+                    }
+                }
+            }
         }
     }
 
@@ -118,7 +167,8 @@ impl LocalRelay {
             self.lane.handle_event(now, Event::Abandoned { key });
             return;
         };
-        let batch = (key.index == 0).then(|| self.batch_form(key.nonce, &tx));
+        let is_new = self.flights.get(&key.nonce).is_none_or(|flight| !flight.is_stored);
+        let batch = is_new.then(|| self.batch_form(key.nonce, &tx));
         self.signed.insert(key, AttemptRecord::new(tx.kind, tx.fees, hash, raw, batch));
         self.lane.handle_event(now, Event::Signed { key, hash });
     }
@@ -126,7 +176,9 @@ impl LocalRelay {
     /// What is remembered of a nonce's batch. A hole that is filled has none: it is a batch without members.
     fn batch_form(&mut self, nonce: u64, tx: &TxToSign) -> BatchForm {
         let settled = self.heads.nonce_floor;
-        if let Some(flight) = self.flights.get(&nonce) {
+        if let Some(flight) = self.flights.get_mut(&nonce) {
+            flight.is_stored = true;
+            let flight = &*flight;
             return BatchForm::new(flight.ids(), flight.weights.clone(), &flight.plan, flight.planned_block);
         }
         let filler = Plan {
@@ -134,6 +186,8 @@ impl LocalRelay {
             deadline: Timestamp(u64::MAX),
             ceiling_wei_per_gas: self.config.max_fee_ceiling_wei_per_gas,
             extra_wei: U256::ZERO,
+            is_guarded: false,
+            is_alone: true,
         };
         let form = BatchForm::new(Vec::new(), Vec::new(), &filler, settled);
         let key = VehicleKey::Single(RequestId(B256::ZERO));
@@ -144,6 +198,7 @@ impl LocalRelay {
             absent_weight: None,
             plan: filler,
             planned_block: settled,
+            is_stored: true,
         };
         self.flights.insert(nonce, flight);
         form
@@ -151,8 +206,9 @@ impl LocalRelay {
 
     pub(super) fn attempt_stored(&mut self, now: Timestamp, key: AttemptKey) {
         let Some(record) = self.signed.remove(&key) else { return };
+        let is_new = record.batch.is_some();
         self.durable.insert(key, record);
-        if key.index == 0 {
+        if is_new {
             for id in self.members(key.nonce) {
                 self.set_status(id, Status::Batched, None);
             }

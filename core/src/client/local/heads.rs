@@ -30,6 +30,8 @@ pub(super) struct Header {
     parent_hash: B256,
     timestamp: U64,
     #[serde(default)]
+    gas_limit: Option<U64>,
+    #[serde(default)]
     base_fee_per_gas: Option<U128>,
 }
 
@@ -270,6 +272,12 @@ impl LocalRelay {
         if let Some(wei) = look.balance {
             self.lane.handle_event(now, Event::Balance(wei));
         }
+        if let Some(gas) = header.gas_limit.map(|gas| gas.to::<u64>()) {
+            // As much of a block as a transaction gets into one with.
+            self.pricing.most_gas = Some(self.pricing.most_gas.unwrap_or(u64::MAX).min(gas - gas / 4));
+        }
+        let terms = self.terms(now);
+        self.lane.handle_event(now, Event::Terms(terms));
         self.lane.handle_event(now, Event::Head(info));
         self.drain(now);
         self.confirm_users(now, number, header.hash, final_block);

@@ -25,7 +25,7 @@ use crate::{
         LaneId, RequestId, Status, VerifiedRequest,
         vehicle::{Company, VehicleKey, VehicleParams},
     },
-    schedule::{Queue, QueuedRequest},
+    schedule::{Queue, QueuedRequest, Refusals},
     time::Timestamp,
 };
 
@@ -274,6 +274,7 @@ impl LocalRelay {
             batch_failures: record.batch_failures,
             due: request.deadline(),
             is_late: false,
+            refusals: Refusals::default(),
             request: request.clone(),
         };
         self.entries.insert(request.id(), Entry::open(request, record.accepted_at, record.ceiling_wei_per_gas));
@@ -294,7 +295,7 @@ impl LocalRelay {
             }
             let Some((_, of_nonce)) = nonces.last_mut() else { continue };
             // Attempts are counted without gaps, and the first one has the batch.
-            if key.index as usize != of_nonce.len() || (key.index == 0) != record.batch.is_some() {
+            if key.index as usize != of_nonce.len() || (key.index == 0 && record.batch.is_none()) {
                 return Err(LocalError::Damaged { key: attempt_key(*key) });
             }
             of_nonce.push(record.clone());
@@ -303,7 +304,8 @@ impl LocalRelay {
         let mut slots = Vec::new();
         // A request that an older batch has given back is with the newest one that names it.
         for (nonce, records) in nonces.into_iter().rev() {
-            let Some(batch) = records.first().and_then(|record| record.batch.clone()) else { continue };
+            // What every node refused made way for the newest one.
+            let Some(batch) = records.iter().rev().find_map(|record| record.batch.clone()) else { continue };
             let mut members: Vec<Arc<VerifiedRequest>> = Vec::new();
             let (mut weights, mut absent_weight) = (Vec::new(), None);
             for (id, weight) in batch.members.iter().zip(&batch.weights) {
@@ -331,7 +333,15 @@ impl LocalRelay {
             });
             self.flights.insert(
                 nonce,
-                Flight { key, members, weights, absent_weight, plan: batch.plan(), planned_block: batch.planned_block },
+                Flight {
+                    key,
+                    members,
+                    weights,
+                    absent_weight,
+                    plan: batch.plan(),
+                    planned_block: batch.planned_block,
+                    is_stored: true,
+                },
             );
         }
         slots.reverse();

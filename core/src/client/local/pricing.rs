@@ -7,11 +7,12 @@ use super::{
     machine::LocalRelay,
 };
 use crate::{
-    chain::Fees,
-    lane::AttemptKey,
+    chain::{Fees, RpcErrorClass, least_price, refused_fee_cap},
+    lane::{AttemptKey, Event, NodeTerms, SendOutcome},
     market::{FeePoint, Utilisation},
     schedule::{
-        ComposeLimits, FeeOutlook, GuardTime, Judged, OfferLog, PercentileOutlook, TipEstimator, urgency_blocks,
+        ComposeLimits, FeeOutlook, GuardTime, Judged, LeastTip, OfferLog, PercentileOutlook, TipEstimator, tip_bound,
+        urgency_blocks,
     },
     time::Timestamp,
 };
@@ -52,6 +53,11 @@ pub(super) struct Pricing {
     tips: TipEstimator,
     offers: OfferLog<()>,
     delays: GuardTime,
+    pub(super) least_tip: LeastTip,
+    /// What the node takes as gas limit × fee cap, as its refusals tell.
+    pub(super) fee_cap_wei: Option<u128>,
+    /// Gas limit that the node and its blocks take.
+    pub(super) most_gas: Option<u64>,
     pub(super) outlook: Outlook,
 }
 
@@ -67,6 +73,9 @@ impl Pricing {
             tips: TipEstimator::new(window),
             offers: OfferLog::new(config.tip_within_blocks),
             delays: GuardTime::new(start, config.block_time, bump_blocks),
+            least_tip: LeastTip::default(),
+            fee_cap_wei: None,
+            most_gas: None,
             outlook: match config.timing {
                 LocalTiming::Immediate => Outlook::Now,
                 LocalTiming::Percentile => Outlook::Gate(gate()),
@@ -97,7 +106,7 @@ impl Pricing {
     pub(super) fn tip(&self, config: &LocalConfig, blocks: u32) -> u128 {
         let learned = self.tips.tip(config.tip_target, blocks).unwrap_or(0);
         // One node tells the tips: it must not set the price. Where the chain takes no less, there is room above that.
-        let ceiling = config.tip_ceiling_wei_per_gas.max(config.min_priority_fee_wei_per_gas.saturating_mul(4));
+        let ceiling = tip_bound(config.min_priority_fee_wei_per_gas, config.tip_ceiling_wei_per_gas, None);
         learned.min(ceiling).max(config.min_priority_fee_wei_per_gas).max(1)
     }
 
@@ -154,6 +163,40 @@ impl LocalRelay {
         Some(self.pricing.fees(config, head.next_base_fee, blocks))
     }
 
+    /// What the node takes, as far as its answers tell.
+    pub(super) fn terms(&self, now: Timestamp) -> NodeTerms {
+        let (least, ceiling) = (self.config.min_priority_fee_wei_per_gas, self.config.tip_ceiling_wei_per_gas);
+        NodeTerms {
+            fee_cap_wei: self.pricing.fee_cap_wei,
+            least_tip_wei_per_gas: self.pricing.least_tip.demanded(now),
+            suggested_tip_wei_per_gas: 0,
+            tip_bound_wei_per_gas: tip_bound(least, ceiling, None),
+        }
+    }
+
+    /// A send came back: what the node says about prices and sizes goes to the lane first.
+    pub(super) fn learn_terms(&mut self, now: Timestamp, key: AttemptKey, outcome: SendOutcome, message: &str) {
+        let fees = self.durable.get(&key).map(|attempt| attempt.fees()).unwrap_or_default();
+        let gas = self.flights.get(&key.nonce).map_or(0, |flight| flight.plan.payload.gas_limit);
+        let tip = fees.max_priority_fee_per_gas;
+        match outcome {
+            SendOutcome::Taken => self.pricing.least_tip.taken(now, tip),
+            SendOutcome::Refused(RpcErrorClass::Underpriced) => {
+                self.pricing.least_tip.refused(now, tip, least_price(message, tip));
+            }
+            SendOutcome::Refused(RpcErrorClass::InvalidFees) => {
+                if let Some(named) = refused_fee_cap(message) {
+                    let below = u128::from(gas).saturating_mul(fees.max_fee_per_gas).saturating_sub(1);
+                    self.pricing.fee_cap_wei = Some(named.unwrap_or(below).min(below));
+                }
+            }
+            SendOutcome::Refused(RpcErrorClass::GasTooHigh) => self.pricing.most_gas = Some(gas / 2),
+            SendOutcome::Refused(_) | SendOutcome::Maybe(_) => {}
+        }
+        let terms = self.terms(now);
+        self.lane.handle_event(now, Event::Terms(terms));
+    }
+
     /// What a transaction may hold now; `None` while no price is known.
     pub(super) fn limits(&self) -> Option<ComposeLimits> {
         let head = self.head?;
@@ -161,7 +204,7 @@ impl LocalRelay {
         let price = head.next_base_fee.saturating_add(head.quote.max_priority_fee_per_gas);
         Some(ComposeLimits {
             max_batch: config.max_batch,
-            max_gas: config.max_batch_gas,
+            max_gas: config.max_batch_gas.min(self.pricing.most_gas.unwrap_or(u64::MAX)),
             max_bytes: config.max_batch_bytes,
             base_gas: self.params.base_gas(),
             setup_wei: price.saturating_mul(u128::from(self.params.schedule.tx_base_gas)),
@@ -173,6 +216,9 @@ impl LocalRelay {
             next_base_fee: head.next_base_fee,
             slots: config.max_in_flight,
             quote_max_fee: head.quote.max_fee_per_gas,
+            next_price: price,
+            fee_cap_wei: self.pricing.fee_cap_wei,
+            available_wei: Some(self.lane.available_wei()),
         })
     }
 

@@ -128,6 +128,9 @@ impl BatchForm {
             deadline: self.deadline,
             ceiling_wei_per_gas: self.ceiling,
             extra_wei: self.extra,
+            // Nobody knows any more what nodes said of it.
+            is_guarded: false,
+            is_alone: self.members.len() == 1,
         }
     }
 }

@@ -5,7 +5,7 @@ use alloy_primitives::U256;
 use super::{
     super::{
         event::{Command, LaneAlert},
-        slot::Held,
+        slot::{Held, Slot},
     },
     Lane,
 };
@@ -14,32 +14,55 @@ use crate::time::Timestamp;
 /// Why the lane waits for a top-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shortage {
-    /// A plan needs more than what is left beside everything in flight. It ends with the plan's deadline at the latest.
+    /// Plans need more than what is left beside everything in flight, the cheapest of them `needed_wei`. Others are taken
+    /// all the same. It ends with the plans' deadlines at the latest.
     Plan { needed_wei: U256, until: Timestamp },
-    /// Nodes refuse what is in flight.
-    Refused { needed_wei: U256 },
+    /// Nodes refuse what is in flight. `lowest_wei` is the lowest balance that was seen since: only more than that is a top-up,
+    /// because nodes count what we do not know of.
+    Refused { needed_wei: U256, lowest_wei: U256, tried_at: u64 },
 }
 
 impl Shortage {
-    pub(super) const fn needed_wei(self) -> U256 {
+    const fn needed_wei(self) -> U256 {
         match self {
-            Self::Plan { needed_wei, .. } | Self::Refused { needed_wei } => needed_wei,
+            Self::Plan { needed_wei, .. } | Self::Refused { needed_wei, .. } => needed_wei,
         }
     }
 }
 
 impl Lane {
     /// Balance minus the worst case of everything that is not settled.
-    pub(super) fn available_wei(&self) -> U256 {
+    pub fn available_wei(&self) -> U256 {
         let committed = self
             .slots
             .values()
-            .filter(|slot| !slot.is_included())
+            .filter(|slot| slot.is_in_flight())
             .fold(U256::ZERO, |sum, slot| sum.saturating_add(slot.worst_case_wei(self.cancel_cost())));
         self.balance.unwrap_or(U256::MAX).saturating_sub(committed)
     }
 
-    pub(super) fn pause(&mut self, shortage: Shortage) {
+    /// A plan needs more than there is. The cheapest one decides when it is over, the latest one when nobody waits any more.
+    pub(super) fn short(&mut self, needed_wei: U256, until: Timestamp) {
+        match self.shortage {
+            Some(Shortage::Plan { needed_wei: least, until: last }) => {
+                let (needed_wei, until) = (least.min(needed_wei), last.max(until));
+                self.shortage = Some(Shortage::Plan { needed_wei, until });
+            }
+            Some(Shortage::Refused { .. }) => {}
+            None => self.pause(Shortage::Plan { needed_wei, until }),
+        }
+    }
+
+    pub(super) fn refused_for_funds(&mut self, needed_wei: U256) {
+        let lowest_wei = match self.shortage {
+            Some(Shortage::Refused { lowest_wei, .. }) => lowest_wei,
+            _ => self.balance.unwrap_or(U256::ZERO),
+        };
+        let tried_at = self.head.map_or(0, |head| head.number);
+        self.pause(Shortage::Refused { needed_wei, lowest_wei, tried_at });
+    }
+
+    fn pause(&mut self, shortage: Shortage) {
         if self.shortage.is_none() {
             let balance_wei = self.balance.unwrap_or(U256::ZERO);
             let needed_wei = shortage.needed_wei();
@@ -59,24 +82,47 @@ impl Lane {
             None => {}
             Some(Shortage::Plan { needed_wei, .. }) if self.available_wei() < needed_wei => {}
             Some(Shortage::Plan { .. }) => self.resume(),
-            Some(Shortage::Refused { .. }) => {
+            Some(Shortage::Refused { needed_wei, lowest_wei, tried_at }) => {
+                let refused_wei = needed_wei;
+                let lowest = lowest_wei.min(wei);
+                self.shortage = Some(Shortage::Refused { needed_wei: refused_wei, lowest_wei: lowest, tried_at });
                 // What is refused is itself in flight: compare with the whole balance.
-                let pending = self.slots.values().filter(|slot| !slot.is_included());
+                let pending = self.slots.values().filter(|slot| slot.is_in_flight());
                 let cancel = self.cancel_cost();
                 let needed_wei = pending.fold(U256::ZERO, |sum, slot| sum.saturating_add(slot.worst_case_wei(cancel)));
                 if wei < needed_wei {
                     return;
                 }
-                self.resume();
-                let refused: Vec<u64> = self
-                    .slots
-                    .iter()
-                    .filter(|(_, slot)| !slot.is_included() && !slot.is_busy())
-                    .filter(|(_, slot)| slot.best().is_some_and(|best| slot.attempts[best].held == Held::Refused))
-                    .map(|(nonce, _)| *nonce)
-                    .collect();
-                for nonce in refused {
-                    self.broadcast(now, nonce);
+                let is_topped_up = wei > lowest;
+                if is_topped_up {
+                    self.resume();
+                } else {
+                    // It should do, and a node says that it does not: asked again now and then, until one takes it.
+                    let head = self.head.map_or(0, |head| head.number);
+                    if head.saturating_sub(tried_at) < self.config.rebroadcast_after_blocks {
+                        return;
+                    }
+                    let shortage = Shortage::Refused { needed_wei: refused_wei, lowest_wei: lowest, tried_at: head };
+                    self.shortage = Some(shortage);
+                }
+                // A node that did not answer the last try may hold nothing either.
+                let is_untaken = |slot: &Slot| {
+                    let best = slot.best().map(|best| &slot.attempts[best]);
+                    slot.is_in_flight() && (slot.is_busy() || best.is_some_and(|best| best.held < Held::Yes))
+                };
+                let untaken: Vec<u64> =
+                    self.slots.iter().filter(|(_, slot)| is_untaken(slot)).map(|(nonce, _)| *nonce).collect();
+                if untaken.is_empty() && self.shortage.is_some() {
+                    // Nothing that was refused is left.
+                    self.resume();
+                }
+                for nonce in untaken {
+                    let may = |slot: &Slot| {
+                        !slot.is_busy() && slot.best().is_some_and(|best| !slot.attempts[best].is_sending)
+                    };
+                    if self.slots.get(&nonce).is_some_and(may) {
+                        self.broadcast(now, nonce);
+                    }
                 }
             }
         }

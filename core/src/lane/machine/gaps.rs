@@ -101,6 +101,8 @@ impl Lane {
                 ceiling_wei_per_gas: self.config.max_fee_ceiling_wei_per_gas,
                 // Counted with every cancel, as it is now.
                 extra_wei: U256::ZERO,
+                is_guarded: false,
+                is_alone: true,
             };
             self.slots.insert(nonce, Slot { is_abandoned: true, is_filler: true, ..Slot::new(plan, Vec::new()) });
         }

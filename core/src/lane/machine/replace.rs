@@ -1,20 +1,60 @@
 //! Replacements: bumps, cancels, the same bytes again (invariant I6).
 
+use alloy_primitives::U256;
+
 use super::{
-    super::event::{AttemptKind, Command, HeadInfo, LaneAlert},
-    super::slot::Held,
+    super::event::{AttemptKey, AttemptKind, Command, HeadInfo, LaneAlert, Trouble},
+    super::slot::{Attempt, Held},
     Lane, clamp,
     funds::Shortage,
-    is_past,
+    is_past, with_tip,
 };
-use crate::{chain::Fees, time::Timestamp};
+use crate::{
+    chain::{Fees, RpcErrorClass},
+    time::Timestamp,
+};
+
+/// Why a replacement is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Urge {
+    /// The next block costs more than what is offered, or the payload is given up.
+    Price,
+    /// Nobody takes it, although its price would do.
+    Patience,
+    /// Every node refuses it for its tip.
+    Refusal,
+}
+
+/// A tip that does not do is doubled, from this part of the bound on: ten steps lead from nothing to the bound.
+const FIRST_STEP: u128 = 1_024;
+
+/// A payload is given up when a cancel would cost this part of what its members have left, percent.
+const CANCEL_SHARE_PERCENT: u64 = 75;
+
+/// A higher price may do.
+const fn is_about_price(refused: Option<RpcErrorClass>) -> bool {
+    matches!(refused, Some(RpcErrorClass::Underpriced | RpcErrorClass::FeeCapBelowBaseFee))
+}
 
 impl Lane {
     /// What a pending slot needs at a new head: a cancel, a bump, the same bytes again, or patience.
     pub(super) fn advance_pending(&mut self, now: Timestamp, head: HeadInfo, nonce: u64, is_oldest: bool) {
+        let has_younger = self.has_younger(nonce);
         let Some(slot) = self.slots.get_mut(&nonce) else { return };
         if slot.is_busy() {
             return;
+        }
+        if slot.is_vacant {
+            // The next plan gets it. Younger ones must not wait for that for ever.
+            if !has_younger {
+                slot.vacant_since = None;
+                return;
+            }
+            let since = *slot.vacant_since.get_or_insert(head.number);
+            if nonce < self.chain_nonce || head.number.saturating_sub(since) < self.config.bump_after_blocks {
+                return;
+            }
+            (slot.is_vacant, slot.is_abandoned, slot.is_filler) = (false, true, true);
         }
         if !slot.is_abandoned && is_past(now, head, slot.plan.deadline) {
             slot.is_abandoned = true;
@@ -24,9 +64,13 @@ impl Lane {
         if nonce < self.chain_nonce {
             return;
         }
+        if slot.is_abandoned && self.vacate(nonce) {
+            return;
+        }
+        let Some(slot) = self.slots.get_mut(&nonce) else { return };
         let Some(index) = slot.best() else {
             // Only payloads that may not be sent any more, or a hole: free the nonce.
-            self.replace(nonce);
+            self.replace(nonce, Urge::Price);
             return;
         };
         let attempt = &slot.attempts[index];
@@ -35,40 +79,132 @@ impl Lane {
         }
         let is_priced_out = attempt.fees.max_fee_per_gas < head.next_base_fee;
         let is_stuck = is_oldest && head.number.saturating_sub(attempted_at) >= self.config.bump_after_blocks;
-        let is_refused = attempt.held == Held::Refused;
+        let (is_refused, refused, is_abandoned) = (attempt.held == Held::Refused, attempt.refused, slot.is_abandoned);
         let is_stale =
             attempt.sent_at.is_none_or(|sent| head.number.saturating_sub(sent) >= self.config.rebroadcast_after_blocks);
         if matches!(self.shortage, Some(Shortage::Refused { .. })) {
             // No new price while the balance can't cover the old one: failed sends must not ratchet (S9).
             return;
         }
-        if is_priced_out || is_stuck {
-            if !self.replace(nonce) && (is_refused || is_stale) {
-                self.broadcast(now, nonce);
-            }
-        } else if is_refused || is_stale {
+        let is_replaced = if is_priced_out && !is_abandoned && self.gives_up(head, nonce) {
+            true
+        } else if is_priced_out {
+            self.replace(nonce, Urge::Price)
+        } else if is_refused && is_about_price(refused) {
+            self.replace(nonce, Urge::Refusal)
+        } else if is_stuck {
+            // What is refused was not ignored.
+            self.replace(nonce, if is_refused { Urge::Price } else { Urge::Patience })
+        } else {
+            false
+        };
+        if !is_replaced && (is_refused || is_stale) {
             self.broadcast(now, nonce);
         }
     }
 
+    fn has_younger(&self, nonce: u64) -> bool {
+        self.slots.range(nonce.saturating_add(1)..).any(|(_, slot)| slot.is_in_flight() && !slot.is_filler)
+    }
+
+    /// Gives up a payload that its ceiling keeps out of the next block, if others wait behind it, or if what its members have
+    /// left would soon not pay for a cancel any more.
+    fn gives_up(&mut self, head: HeadInfo, nonce: u64) -> bool {
+        let Some(slot) = self.slots.get(&nonce) else { return false };
+        let ceiling = self.ceiling_of(&slot.plan);
+        let needed = match slot.held_fees() {
+            Some(held) if self.config.replacement.is_supported() => {
+                self.config.replacement.min_replacement(held, head.next_base_fee).map(|least| least.max_fee_per_gas)
+            }
+            _ => Some(head.next_base_fee),
+        };
+        if needed.is_some_and(|needed| needed.max(head.next_base_fee) <= ceiling) {
+            return false;
+        }
+        let price = head.next_base_fee.saturating_add(head.quote.max_priority_fee_per_gas);
+        let wei = |gas: u64, price: u128| U256::from(gas).saturating_mul(U256::from(price));
+        let cancel = wei(self.config.cancel_gas, price).saturating_add(self.cancel_extra_wei);
+        let left = wei(slot.plan.payload.gas_limit, slot.plan.ceiling_wei_per_gas).saturating_add(slot.plan.extra_wei);
+        let is_last_chance =
+            cancel.saturating_mul(U256::from(100)) >= left.saturating_mul(U256::from(CANCEL_SHARE_PERCENT));
+        if !is_last_chance && !self.has_younger(nonce) {
+            return false;
+        }
+        let Some(slot) = self.slots.get_mut(&nonce) else { return false };
+        slot.is_abandoned = true;
+        self.commands.push_back(Command::Alert(LaneAlert::PricedOut { nonce, ceiling_wei_per_gas: ceiling }));
+        self.vacate(nonce) || self.replace(nonce, Urge::Price)
+    }
+
+    /// A node wants a higher tip than an attempt offers.
+    pub(super) fn on_underpriced(&mut self, key: AttemptKey) {
+        let Some(slot) = self.slots.get(&key.nonce) else { return };
+        // What somebody holds is outbid by the rule, when it has had its time.
+        if slot.is_held_by_nobody() && key.index as usize + 1 == slot.attempts.len() && !slot.is_vacant {
+            self.replace(key.nonce, Urge::Refusal);
+        }
+    }
+
+    /// Nodes refuse what it may cost at most, and nobody can hold it: a single request offers less, a batch is made smaller.
+    pub(super) fn on_too_dear(&mut self, nonce: u64) {
+        let Some(slot) = self.slots.get(&nonce) else { return };
+        let is_guarded = slot.plan.is_guarded;
+        let is_batch = is_guarded && !slot.plan.is_alone && !slot.is_abandoned;
+        if !is_batch && self.replace(nonce, Urge::Price) {
+            return;
+        }
+        if is_guarded {
+            self.commands.push_back(Command::Alert(LaneAlert::Refused { nonce, class: RpcErrorClass::InvalidFees }));
+            self.vacate(nonce);
+        }
+    }
+
+    /// The tip that follows one that did not do: what nodes are known to take, else twice as much, within the bound.
+    fn next_tip(&self, tip: u128) -> u128 {
+        let bound = self.terms.tip_bound_wei_per_gas;
+        let known = self.least_tip().max(self.terms.suggested_tip_wei_per_gas.min(bound));
+        if known > tip {
+            return known;
+        }
+        tip.saturating_mul(2).max(bound / FIRST_STEP).max(tip.saturating_add(1)).min(bound)
+    }
+
     /// Makes a replacement (a cancel once the payload is abandoned). Returns whether one was made.
-    pub(super) fn replace(&mut self, nonce: u64) -> bool {
+    pub(super) fn replace(&mut self, nonce: u64, urge: Urge) -> bool {
         let Some(head) = self.head else { return false };
+        let (cancel_ceiling, least_tip) = (self.most_for(self.config.cancel_gas), self.least_tip());
+        let Some(slot) = self.slots.get(&nonce) else { return false };
+        let plan_ceiling = self.ceiling_of(&slot.plan);
+        let last = slot.best().map(|best| &slot.attempts[best]);
+        let refused = last.and_then(|attempt| attempt.refused).filter(|_| urge == Urge::Refusal);
+        let last = last.map_or_else(Fees::default, |attempt| attempt.fees);
+        let floor = match urge {
+            // Only what could have been taken at its price tells something about its tip.
+            Urge::Patience => slot.tip_floor.max(self.next_tip(last.max_priority_fee_per_gas)),
+            Urge::Refusal if refused == Some(RpcErrorClass::Underpriced) => {
+                slot.tip_floor.max(self.next_tip(last.max_priority_fee_per_gas))
+            }
+            Urge::Price | Urge::Refusal => slot.tip_floor,
+        };
         let config = &self.config;
         let Some(slot) = self.slots.get_mut(&nonce) else { return false };
         let (kind, ceiling) = if slot.is_abandoned {
-            (AttemptKind::Cancel, config.max_fee_ceiling_wei_per_gas)
+            (AttemptKind::Cancel, config.max_fee_ceiling_wei_per_gas.min(cancel_ceiling))
         } else {
-            (AttemptKind::Payload, slot.plan.ceiling_wei_per_gas)
+            (AttemptKind::Payload, plan_ceiling)
         };
         let has_cancel = slot.attempts.iter().any(|attempt| attempt.kind == AttemptKind::Cancel);
         let is_first_cancel = kind == AttemptKind::Cancel && !has_cancel;
-        if slot.attempts.len() >= config.max_attempts as usize && !is_first_cancel {
-            if !slot.is_alerted {
-                slot.is_alerted = true;
+        let quiet = slot.attempted_at.map_or(0, |at| head.number.saturating_sub(at));
+        // Attempts that nobody holds cost nothing. When the others are used up it goes on slowly: nothing else frees the nonce.
+        if slot.held_attempts() >= config.max_attempts as usize && !is_first_cancel {
+            if !matches!(slot.trouble, Some(Trouble::AttemptsExhausted)) {
+                slot.trouble = Some(Trouble::AttemptsExhausted);
                 self.commands.push_back(Command::Alert(LaneAlert::AttemptsExhausted { nonce }));
             }
-            return false;
+            if quiet < config.bump_after_blocks.saturating_mul(2) {
+                return false;
+            }
         }
         // The least that works: what a node may hold must be outbid, and the next block must take it.
         let needed = match slot.held_fees() {
@@ -86,8 +222,8 @@ impl Lane {
             && slot.quiet_blocks(head.number) >= config.bump_after_blocks.saturating_mul(2);
         let least = least.or_else(|| is_forgotten.then(|| Fees::new(head.next_base_fee, 0)));
         let Some(least) = least.filter(|_| head.next_base_fee <= ceiling) else {
-            if !slot.is_alerted {
-                slot.is_alerted = true;
+            if slot.trouble.is_none() {
+                slot.trouble = Some(Trouble::AboveCeiling);
                 self.commands.push_back(Command::Alert(LaneAlert::CeilingReached {
                     nonce,
                     needed_wei_per_gas: needed.map_or(u128::MAX, |least| least.max_fee_per_gas.max(head.next_base_fee)),
@@ -96,13 +232,43 @@ impl Lane {
             }
             return false;
         };
-        // A quote above the ceiling is cut to it; the replacement rule is kept.
-        let fees = clamp(least.max_of_each(head.quote), ceiling).max_of_each(least);
-        if slot.attempts.iter().any(|attempt| (attempt.kind, attempt.fees) == (kind, fees)) {
-            // The very same bytes: send them again instead.
+        // A quote above the ceiling is cut to it; the replacement rule is kept. A tip is worth something only if the cap holds
+        // it beside the next block's base fee.
+        let mut wanted = with_tip(least.max_of_each(head.quote), floor.max(least_tip));
+        let holds_tip = head.next_base_fee.saturating_add(wanted.max_priority_fee_per_gas);
+        wanted.max_fee_per_gas = wanted.max_fee_per_gas.max(holds_tip);
+        let fees = clamp(wanted, ceiling).max_of_each(least);
+        // All cancels of a nonce say the same; a payload may be another than the one before.
+        let is_same = |(index, attempt): (usize, &Attempt)| {
+            (attempt.kind, attempt.fees) == (kind, fees) && (kind == AttemptKind::Cancel || index >= slot.plan_from)
+        };
+        let is_known = slot.attempts.iter().enumerate().any(is_same);
+        // The very same bytes are sent again instead, and so are those that are refused for a price that can't rise.
+        let is_in_vain = match refused {
+            Some(RpcErrorClass::Underpriced) => fees.max_priority_fee_per_gas <= last.max_priority_fee_per_gas,
+            Some(RpcErrorClass::FeeCapBelowBaseFee) => fees.max_fee_per_gas <= last.max_fee_per_gas,
+            Some(_) | None => false,
+        };
+        if is_in_vain || is_known {
+            if refused == Some(RpcErrorClass::Underpriced) {
+                self.tip_is_refused(nonce, last.max_priority_fee_per_gas);
+            }
             return false;
+        }
+        slot.tip_floor = slot.tip_floor.max(floor.min(fees.max_priority_fee_per_gas));
+        if matches!(slot.trouble, Some(Trouble::AboveCeiling)) {
+            slot.trouble = None;
         }
         self.sign(nonce, kind, fees);
         true
+    }
+
+    /// No higher tip may be offered: says so once.
+    fn tip_is_refused(&mut self, nonce: u64, tip_wei_per_gas: u128) {
+        let Some(slot) = self.slots.get_mut(&nonce) else { return };
+        if !slot.is_tip_told {
+            slot.is_tip_told = true;
+            self.commands.push_back(Command::Alert(LaneAlert::TipRefused { nonce, tip_wei_per_gas }));
+        }
     }
 }

@@ -128,10 +128,13 @@ static SET_SPENT: Rows = Rows::new(
      spent_wei = excluded.spent_wei",
 );
 static UPDATE_BATCHES: Rows = Rows::new(
-    "UPDATE batches AS b SET state = v.state, included_hash = v.included_hash, block_number = v.block_number, \
-     block_hash = v.block_hash, gas_used = v.gas_used, cost_wei = v.cost_wei FROM ",
-    "nnbnbnt",
-    " AS v (seq, state, included_hash, block_number, block_hash, gas_used, cost_wei) WHERE b.seq = v.seq",
+    "UPDATE batches AS b SET state = v.state, recipient = v.recipient, value_wei = v.value_wei, \
+     gas_limit = v.gas_limit, deadline_ms = v.deadline_ms, ceiling_wei_per_gas = v.ceiling_wei_per_gas, \
+     trigger = v.trigger, created_at_ms = v.created_at_ms, included_hash = v.included_hash, \
+     block_number = v.block_number, block_hash = v.block_hash, gas_used = v.gas_used, cost_wei = v.cost_wei FROM ",
+    "nnbtnnttnbnbnt",
+    " AS v (seq, state, recipient, value_wei, gas_limit, deadline_ms, ceiling_wei_per_gas, trigger, created_at_ms, \
+     included_hash, block_number, block_hash, gas_used, cost_wei) WHERE b.seq = v.seq",
 );
 
 macro_rules! change_head {

@@ -146,9 +146,11 @@ static SET_SPENT: Rows = Rows::new(
      reserved_wei = excluded.reserved_wei, spent_wei = excluded.spent_wei",
 );
 static UPDATE_BATCHES: Rows = Rows::new(
-    "UPDATE OR ROLLBACK batches SET state = v.column2, included_hash = v.column3, block_number = v.column4, \
-     block_hash = v.column5, gas_used = v.column6, cost_wei = v.column7 FROM (VALUES ",
-    7,
+    "UPDATE OR ROLLBACK batches SET state = v.column2, recipient = v.column3, value_wei = v.column4, \
+     gas_limit = v.column5, deadline_ms = v.column6, ceiling_wei_per_gas = v.column7, trigger = v.column8, \
+     created_at_ms = v.column9, included_hash = v.column10, block_number = v.column11, block_hash = v.column12, \
+     gas_used = v.column13, cost_wei = v.column14 FROM (VALUES ",
+    14,
     ") AS v WHERE batches.seq = v.column1",
 );
 

@@ -28,6 +28,10 @@ impl ChainService {
             let _ = reply.send(Err(CancelError::TooLate { id, status }));
             return;
         }
+        if self.is_entangled(id) {
+            let _ = reply.send(Err(CancelError::TooLate { id, status: Status::Broadcast }));
+            return;
+        }
         let written = self.end(now, &[(id, Reason::CancelledByOwner)], Status::Cancelled, None);
         // Without a durable end there is no answer: the caller learns that the relay stopped.
         self.tasks.spawn(async move { if written.await { Done::Cancelled { id, reply } } else { Done::Noted } });
@@ -39,11 +43,23 @@ impl ChainService {
             metrics::counter!("slackwater_promises_missed_total").increment(missed.len() as u64);
             self.note(vec![Write::Late { requests: missed, at: now }], Vec::new());
         }
+        // What is held for the next block ends with its time, not with that block.
+        let is_over = |id: &RequestId| self.queue.get(*id).is_some_and(|entry| entry.request.valid_until() <= now);
+        let (over, held): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held).into_iter().partition(is_over);
+        self.held = held;
+        over.into_iter().for_each(|id| self.queue.put_back(id));
         let expired = self.queue.expired(now);
         if expired.is_empty() {
             return;
         }
-        self.end_waiting(now, &expired, Status::Expired, Reason::DeadlinePassed, None);
+        let limits = self.limits(now);
+        let is_too_dear = |id: &RequestId| {
+            let gas = self.queue.get(*id).map_or(0, |entry| entry.gas.saturating_add(self.shared.params.base_gas()));
+            limits.as_ref().is_some_and(|limits| limits.is_too_dear(gas))
+        };
+        let (dear, late): (Vec<_>, Vec<_>) = expired.into_iter().partition(is_too_dear);
+        self.end_waiting(now, &dear, Status::Expired, Reason::AboveNodeFeeCap, None);
+        self.end_waiting(now, &late, Status::Expired, Reason::DeadlinePassed, None);
     }
 
     /// Ends those who have waited behind a missing nonce for too long, whatever made it missing. Time counts while heads come,
@@ -83,7 +99,11 @@ impl ChainService {
         if ids.is_empty() {
             return;
         }
-        let ended: Vec<_> = ids.iter().map(|id| (*id, reason)).collect();
+        let ended = ids.iter().filter(|id| !self.is_entangled(**id));
+        let ended: Vec<_> = ended.map(|id| (*id, reason)).collect();
+        if ended.is_empty() {
+            return;
+        }
         let written = self.end(now, &ended, to, detail);
         self.tasks.spawn(async move {
             written.await;

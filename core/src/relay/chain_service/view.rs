@@ -15,7 +15,7 @@ use super::{
     },
     ChainService,
 };
-use crate::time::Timestamp;
+use crate::{lane::Blockage, time::Timestamp};
 
 impl ChainService {
     /// Refreshes what the outside sees.
@@ -41,6 +41,8 @@ impl ChainService {
                     Some("watched only: its signer is not configured".to_owned())
                 } else if self.is_poor(lane) {
                     Some("underfunded".to_owned())
+                } else if let Some(Blockage { nonce, trouble }) = lane.machine.blockage() {
+                    Some(format!("blocked at nonce {nonce}: {}", trouble.name()))
                 } else if lane.machine.next_nonce().is_none() {
                     Some("not reconciled yet".to_owned())
                 } else {
@@ -84,6 +86,7 @@ impl ChainService {
         status.endpoints = self.shared.pool.status();
         let status = status.clone();
         *view = ChainView {
+            door: self.pricing.door(self.shared.pool.fee_cap(self.shared.spec.rpc_tx_fee_cap_wei)),
             status,
             lanes,
             price: self.price,
@@ -96,6 +99,7 @@ impl ChainService {
             data_fee_fault: self.data_fee_fault.as_ref().map(ToString::to_string),
         };
     }
+
     fn signs<'a>(&self, now: Timestamp, conditions: &'a Conditions) -> Signs<'a> {
         let is_known = self.data_fee().is_some();
         let fault = || self.data_fee_fault.as_ref().map_or_else(|| "not read yet".to_owned(), ToString::to_string);
@@ -116,7 +120,11 @@ impl ChainService {
             conditions,
             clock_skew_ms: self.clock_skew_ms,
             data_fee_fault: (!is_known).then(fault),
-            no_lane: (!can_send).then(|| why.to_owned()),
+            no_lane: (!can_send).then(|| why.to_owned()).or_else(|| {
+                let blocked = |lane: &LaneShell| Some((lane.machine.id(), lane.machine.blockage()?));
+                let (lane, Blockage { nonce, trouble }) = self.lanes.iter().find_map(blocked)?;
+                Some(format!("lane {} is blocked at nonce {nonce}: {}", lane.sender, trouble.name()))
+            }),
         }
     }
 

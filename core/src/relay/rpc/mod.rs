@@ -12,6 +12,7 @@ mod heads_tests;
 pub(in crate::relay) mod hedge;
 mod node;
 mod pool;
+mod report;
 pub(in crate::relay) mod standing;
 mod subscription;
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub use error::RpcError;
 pub(in crate::relay) use feed::HeadFeed;
 pub(in crate::relay) use pool::Conditions;
 pub use pool::RpcPool;
+pub(in crate::relay) use report::SendReport;
 pub use subscription::SubscriptionError;
 #[cfg(feature = "fuzzing")]
 pub(in crate::relay) use subscription::is_understood;

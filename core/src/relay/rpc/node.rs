@@ -36,6 +36,7 @@ use super::{
     endpoint::{MAX_REPLY_BYTES, RpcEndpoint, RpcReply, RpcTransport},
     error::RpcError,
     hedge::Latency,
+    report::LearnedCap,
     standing::{OwnHead, Place},
 };
 use crate::{
@@ -177,6 +178,8 @@ pub(super) struct Node {
     calls: AtomicU64,
     failures: AtomicU64,
     health: Mutex<Health>,
+    /// Most that it takes as gas limit × fee cap.
+    fee_cap: Mutex<LearnedCap>,
     /// The chain that it must serve; 0 while nobody said.
     chain_id: AtomicU64,
     /// It has said so, and was not away since.
@@ -239,6 +242,7 @@ impl Node {
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             health: Mutex::default(),
+            fee_cap: Mutex::default(),
             chain_id: AtomicU64::new(0),
             is_verified: AtomicBool::new(false),
             is_subscribed: AtomicBool::new(false),
@@ -248,6 +252,11 @@ impl Node {
 
     pub(super) fn health(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Most that it takes as gas limit × fee cap, as its refusals tell.
+    pub(super) fn fee_cap(&self) -> MutexGuard<'_, LearnedCap> {
+        self.fee_cap.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on it is asked for its chain id before anything else, and refused if that is another.

@@ -26,6 +26,7 @@ use super::{
     feed::HeadFeed,
     hedge::{HedgeBudget, HedgeRule, hedge_after, is_read},
     node::Node,
+    report::{SendReport, chain_cap},
     standing::{HeadRule, OwnHead, Place},
     subscription::HeadSubscription,
 };
@@ -534,37 +535,64 @@ impl RpcPool {
         answers.await
     }
 
-    /// Sends a committed attempt to every node. `taken` is told as soon as one has it, or what they say together at the end:
-    /// a node that hangs delays nobody, and gets its time all the same.
+    /// Sends a committed attempt to every node, without those that are known to refuse what it may cost, unless all do.
+    /// `taken` is told as soon as one has it, or what they say together at the end: a node that hangs delays nobody, and gets
+    /// its time all the same.
     ///
     /// **Invariant I2:** only a [`Durable`] attempt can be sent.
     /// **Invariant I7:** nothing leaves from `until` on.
     pub(in crate::relay) async fn broadcast(
         &self,
         attempt: &Durable<AttemptRecord>,
+        gas_limit: u64,
         until: Option<Timestamp>,
-        taken: oneshot::Sender<SendOutcome>,
+        taken: oneshot::Sender<SendReport>,
     ) {
         let params = &json!([attempt.get().raw]);
-        let hash = attempt.get().hash;
-        let mut taken = Some(taken);
-        let mut together = None;
+        let (hash, fees) = (attempt.get().hash, attempt.get().fees);
+        let worst_wei = u128::from(gas_limit).saturating_mul(fees.max_fee_per_gas);
+        let now = Instant::now();
+        let takes = |node: &&Node| node.fee_cap().get(now).is_none_or(|cap| worst_wei <= cap);
+        let mut nodes: Vec<&Node> = self.nodes.iter().filter(takes).collect();
+        if nodes.is_empty() {
+            nodes = self.nodes.iter().collect();
+        }
         let send = |node| async move {
             (node, Node::call_before::<B256>(node, "eth_sendRawTransaction", params, self.timeout, until).await)
         };
-        let mut running: FuturesUnordered<_> = self.nodes.iter().map(send).collect();
+        let mut report = SendReport::of(SendOutcome::Refused(RpcErrorClass::EndpointUnusable));
+        let mut taken = Some(taken);
+        let mut together = None;
+        let mut running: FuturesUnordered<_> = nodes.into_iter().map(send).collect();
         while let Some((node, answer)) = running.next().await {
+            match &answer {
+                Ok(answered) if *answered == hash => node.fee_cap().taken(worst_wei),
+                Ok(_) => {}
+                Err(error) => {
+                    report.learn(error, fees);
+                    node.fee_cap().refused(error, worst_wei, now);
+                }
+            }
             let outcome = Self::sent(node, answer, hash);
             together = Some(together.map_or(outcome, |others| merge(others, outcome)));
             if outcome == SendOutcome::Taken
                 && let Some(taken) = taken.take()
             {
-                let _ = taken.send(outcome);
+                let _ = taken.send(SendReport { outcome, ..report });
             }
         }
         if let Some(taken) = taken {
-            let _ = taken.send(together.unwrap_or(SendOutcome::Refused(RpcErrorClass::EndpointUnusable)));
+            let _ = taken.send(SendReport { outcome: together.unwrap_or(report.outcome), ..report });
         }
+    }
+
+    /// Most that the healthy nodes take as gas limit × fee cap, wei; `configured` where their refusals say nothing else. `None`
+    /// if nothing is known.
+    pub(in crate::relay) fn fee_cap(&self, configured: Option<u128>) -> Option<u128> {
+        let now = Instant::now();
+        let usable = self.nodes.iter().filter(|node| node.is_usable(now));
+        let learned: Vec<Option<u128>> = usable.map(|node| node.fee_cap().get(now)).collect();
+        chain_cap(&learned, self.nodes.len(), configured)
     }
 
     /// What a node's answer to a transaction means.

@@ -4,11 +4,14 @@ use std::{
     collections::{BTreeSet, btree_set},
     iter::Peekable,
     sync::Arc,
+    time::Duration,
 };
 
-use alloy_primitives::Address;
+use alloy_primitives::{Address, U256};
 
-use super::{ComposeLimits, Head, LATE_SHARE, MAX_PASSED, Queue, QueuedRequest, Rank, Ready, TenantLine, group_key};
+use super::{
+    ComposeLimits, Head, LATE_SHARE, MAX_PASSED, Queue, QueuedRequest, Rank, Ready, Short, TenantLine, group_key,
+};
 use crate::{
     request::{
         LaneId, RequestId,
@@ -100,6 +103,7 @@ impl<'a> Picker<'a> {
         line: &'a TenantLine,
         lane: LaneId,
         limits: &'a ComposeLimits,
+        now: Timestamp,
         tenant: &Arc<str>,
     ) -> Self {
         let cursor = Cursor {
@@ -108,7 +112,7 @@ impl<'a> Picker<'a> {
             late: Merged::new(line, lane, |ready| &ready.late),
             again: BTreeSet::new(),
         };
-        let mut room = Room::new(limits);
+        let mut room = Room::new(limits, now);
         if matches!(key, VehicleKey::Single(_)) {
             room.max_members = 1;
         }
@@ -136,7 +140,7 @@ impl<'a> Picker<'a> {
     }
 
     fn take_while(&mut self, may: impl Fn(Timestamp, Head) -> bool) {
-        while !self.room.is_full && self.passed < MAX_PASSED {
+        while !self.room.is_closed() && self.passed < MAX_PASSED {
             let Some(from) = self.cursor.next(&may) else { break };
             self.advance(from);
         }
@@ -170,7 +174,7 @@ impl<'a> Picker<'a> {
             }
             Head::Signer(signer) => {
                 let Some(state) = self.queue.signers.get(&signer) else { return };
-                if state.lane.is_some_and(|bound| bound != self.lane) {
+                if state.bound().is_some_and(|bound| bound != self.lane) {
                     return;
                 }
                 let Some(mut nonce) = start.or_else(|| state.next()) else { return };
@@ -208,12 +212,15 @@ impl<'a> Picker<'a> {
 fn signer_of(entry: &QueuedRequest) -> Option<Address> {
     entry.request.sequence().map(|(_, signer, _)| signer)
 }
+/// Requests that did not fit, after which nothing more is tried for the same transaction.
+const MAX_MISFITS: u32 = 64;
 
 /// What still fits.
 pub(super) struct Room {
     pub(super) members: Vec<RequestId>,
     gas: u64,
     bytes: usize,
+    value: U256,
     max_members: usize,
     least_ceiling: Option<u128>,
     /// Whose requests are in it; `None` for a tenant's own calls.
@@ -223,6 +230,14 @@ pub(super) struct Room {
     has_unnamed: bool,
     /// Looks at requests that can't join because of their company.
     misses: usize,
+    /// Lowest of the members' ceilings.
+    ceiling: u128,
+    /// Time left of the member with the least, and of the one with the most.
+    slacks: Option<(Duration, Duration)>,
+    now: Timestamp,
+    misfits: u32,
+    /// What did not fit although nothing else was there, because the lane's balance does not cover it.
+    pub(super) short: Option<Short>,
     pub(super) is_full: bool,
 }
 
@@ -230,17 +245,23 @@ pub(super) struct Room {
 const MAX_MISSES: usize = 256;
 
 impl Room {
-    fn new(limits: &ComposeLimits) -> Self {
+    fn new(limits: &ComposeLimits, now: Timestamp) -> Self {
         Self {
             members: Vec::new(),
             gas: limits.base_gas,
             bytes: 0,
+            value: U256::ZERO,
             max_members: limits.max_batch,
             least_ceiling: None,
             signers: Vec::new(),
             target: None,
             has_unnamed: false,
             misses: 0,
+            ceiling: u128::MAX,
+            slacks: None,
+            now,
+            misfits: 0,
+            short: None,
             is_full: false,
         }
     }
@@ -275,10 +296,12 @@ impl Room {
             return false;
         }
         // A member with a low ceiling would hold the others' fee cap down.
-        let least = *self.least_ceiling.get_or_insert_with(|| entry.ceiling_wei_per_gas.min(limits.quote_max_fee));
+        let least = self.least_ceiling.unwrap_or_else(|| entry.ceiling_wei_per_gas.min(limits.quote_max_fee));
         if entry.ceiling_wei_per_gas < least {
             return false;
         }
+        let ceiling = self.ceiling.min(entry.ceiling_wei_per_gas);
+        let Some(slacks) = self.shared_slacks(entry, limits) else { return false };
         // After failures as a whole: a quarter, a sixteenth, alone.
         let company = match entry.batch_failures {
             0 => limits.max_batch,
@@ -286,17 +309,31 @@ impl Room {
             2 => limits.max_batch.div_ceil(16),
             _ => 1,
         };
+        let company = company.min(entry.refusals.company.unwrap_or(usize::MAX)).max(1);
         if self.members.len() >= company {
             return false;
         }
         let (gas, bytes) = (self.gas.saturating_add(entry.gas), self.bytes + entry.bytes);
-        // The first always fits: what is too large alone was refused at admission.
-        if !self.members.is_empty() && (gas > limits.max_gas || bytes > limits.max_bytes) {
-            self.is_full = true;
+        let value = self.value.saturating_add(entry.request.value());
+        let is_first = self.members.is_empty();
+        // What is too large alone was refused at admission, or is refused by the nodes. What is too dear waits for a lower price.
+        let is_too_large = !is_first && (gas > limits.max_gas || bytes > limits.max_bytes);
+        let price = if is_first { limits.next_price } else { limits.bumped_fee(ceiling) };
+        let is_too_dear = limits.fee_cap_wei.is_some_and(|cap| u128::from(gas).saturating_mul(price) > cap);
+        let needed_wei = limits.worst_wei(gas, bytes, value, ceiling);
+        let is_short = limits.available_wei.is_some_and(|available| needed_wei > available);
+        if is_too_large || is_too_dear || is_short {
+            if is_first && is_short {
+                let until = entry.request.valid_until();
+                let (least, last) = self.short.map_or((needed_wei, until), |short| (short.needed_wei, short.until));
+                self.short = Some(Short { needed_wei: needed_wei.min(least), until: until.max(last) });
+            }
+            self.misfit(limits);
             return false;
         }
         self.max_members = self.max_members.min(company);
-        (self.gas, self.bytes) = (gas, bytes);
+        (self.gas, self.bytes, self.value) = (gas, bytes, value);
+        (self.least_ceiling, self.ceiling, self.slacks) = (Some(least), ceiling, Some(slacks));
         let target = entry.request.target();
         self.target = (self.members.is_empty() || self.target == Some(target)).then_some(target);
         self.has_unnamed |= entry.company == Company::Unnamed;
@@ -309,5 +346,29 @@ impl Room {
             self.is_full = true;
         }
         !self.is_full
+    }
+
+    /// The least and the most time left with `entry` in it; `None` if it must not share: whoever has so little time left that it
+    /// may well miss its deadline would take others down with it, if their own are much later.
+    fn shared_slacks(&self, entry: &QueuedRequest, limits: &ComposeLimits) -> Option<(Duration, Duration)> {
+        let slack = entry.due.since(self.now);
+        let (least, most) = self.slacks.map_or((slack, slack), |(least, most)| (least.min(slack), most.max(slack)));
+        (least >= limits.urgent || least.saturating_mul(2) >= most).then_some((least, most))
+    }
+
+    /// Something did not fit. Smaller ones may: it is full only if not much room is left.
+    fn misfit(&mut self, limits: &ComposeLimits) {
+        if self.members.is_empty() {
+            // Whoever fits nowhere keeps nobody else out.
+            return;
+        }
+        self.misfits += 1;
+        let (gas, bytes) = (limits.max_gas - limits.max_gas / 4, limits.max_bytes - limits.max_bytes / 4);
+        self.is_full |= self.gas >= gas || self.bytes >= bytes;
+    }
+
+    /// Nothing more is tried.
+    pub(super) const fn is_closed(&self) -> bool {
+        self.is_full || self.misfits >= MAX_MISFITS
     }
 }

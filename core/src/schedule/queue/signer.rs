@@ -30,7 +30,9 @@ pub(super) struct SignerState {
     next: u64,
     /// First nonce from there on that does not wait: what waits behind it can't execute yet.
     run_end: u64,
-    /// The lane that carries the ones in flight: successors must follow them there.
+    /// Those in flight that are in a block: whoever comes next need not follow them on their lane.
+    in_block: BTreeSet<u64>,
+    /// The lane that carries the newest ones in flight: successors must follow them there.
     pub(super) lane: Option<LaneId>,
 }
 
@@ -129,12 +131,18 @@ impl SignerState {
             return;
         }
         self.in_flight.remove(&nonce);
+        self.in_block.remove(&nonce);
         if self.in_flight.is_empty() {
             self.lane = None;
         }
         if self.chain_next.is_some_and(|chain| chain <= nonce) && nonce < self.next {
             self.move_next(nonce);
         }
+    }
+
+    /// The lane that its next request must take, if any.
+    pub(super) fn bound(&self) -> Option<LaneId> {
+        self.lane.filter(|_| self.in_block.len() < self.in_flight.len())
     }
 
     /// Whether the executable run is late, and when its most urgent member is due. What waits behind a gap pulls nobody.
@@ -162,6 +170,24 @@ impl SignerState {
 }
 
 impl Queue {
+    /// A request in flight is in a block (or is not any more): while all of a signer's are, the next one may take any lane.
+    /// For requests whose nonce a simulation can assume.
+    pub fn note_in_block(&mut self, id: RequestId, is_in_block: bool) {
+        let Some((forwarder, signer, nonce)) = self.entries.get(&id).and_then(|entry| entry.request.sequence()) else {
+            return;
+        };
+        let Some(state) = self.signers.get_mut(&(forwarder, signer)) else { return };
+        if state.in_flight.get(&nonce) != Some(&id) {
+            return;
+        }
+        if is_in_block {
+            state.in_block.insert(nonce);
+        } else {
+            state.in_block.remove(&nonce);
+        }
+        self.refresh((forwarder, signer));
+    }
+
     /// The forwarder's nonce of a signer became known (or advanced). A lower value than before is ignored.
     pub fn set_chain_nonce(&mut self, forwarder: Address, signer: Address, nonce: u64) {
         let Some(state) = self.signers.get_mut(&(forwarder, signer)) else { return };

@@ -5,8 +5,8 @@ use slackwater::{
     Timestamp,
     chain::{ClientRule, Fees, ReplacementRule, RpcErrorClass},
     lane::{
-        AttemptKey, AttemptKind, Command, Event, HeadInfo, Lane, LaneAlert, LaneConfig, LaneError, Plan, PollPurpose,
-        RestoredSlot, SendOutcome, TxToSign,
+        AttemptKey, AttemptKind, Blockage, Command, Event, HeadInfo, Lane, LaneAlert, LaneConfig, LaneError, NodeTerms,
+        Plan, PollPurpose, RestoredSlot, SendOutcome, Trouble, TxToSign,
     },
     request::{BatchId, LaneId, outcome::TxReceipt, vehicle::Payload},
 };
@@ -16,6 +16,7 @@ mod deadlines;
 mod money;
 mod nonces;
 mod prices;
+mod refusals;
 mod reorgs;
 mod states;
 
@@ -47,6 +48,8 @@ fn plan(deadline_s: u64) -> Plan {
         deadline: Timestamp::from_secs(deadline_s),
         ceiling_wei_per_gas: 500 * GWEI,
         extra_wei: U256::ZERO,
+        is_guarded: false,
+        is_alone: true,
     }
 }
 

@@ -43,17 +43,69 @@ fn s9_pause_and_resume_without_burning_a_nonce_or_a_price() {
 }
 
 #[test]
-fn s9_a_plan_that_is_too_dear_does_not_block_the_lane_for_ever() {
+fn s9_a_plan_that_is_too_dear_waits_alone() {
     let mut rig = Rig::new(0);
     rig.head(100);
     rig.event(Event::Balance(U256::from(10u128.pow(18))));
     let dear = Plan { payload: Payload { value: U256::from(10u128.pow(19)), ..plan(0).payload }, ..plan(220) };
     assert!(matches!(rig.lane.submit(rig.now, dear), Err(LaneError::Underfunded { .. })));
     assert_eq!(alerts(&rig.drain()), ["underfunded"]);
-    assert_eq!(rig.head(109), []);
-    assert!(rig.lane.ready().is_err());
-    assert_eq!(alerts(&rig.head(110)), ["resumed"], "second 220: nobody needs it any more");
+    assert_eq!(rig.lane.ready(), Ok(()), "whoever can be paid for goes on");
     assert_eq!(rig.send(plan(100_000)), 0);
+    rig.taken(key(0, 0));
+    assert_eq!(alerts(&rig.head(101)), Vec::<&str>::new());
+    assert!(rig.lane.is_underfunded());
+    assert_eq!(alerts(&rig.head(110)), ["resumed"], "second 220: nobody needs it any more");
+}
+
+/// A node counts what we do not know of: its refusal stands as long as the balance does, and is told once.
+#[test]
+fn s9_a_node_that_sees_less_money_than_we_makes_no_noise() {
+    let mut rig = Rig::new(0);
+    rig.head(100);
+    rig.send(plan(100_000));
+    let refused = SendOutcome::Refused(RpcErrorClass::InsufficientFunds);
+    let mut said = alerts(&rig.sent(key(0, 0), refused));
+    let mut tries = 0;
+    for number in 101..141 {
+        let mut commands = rig.event(Event::Balance(U256::from(10u128.pow(20))));
+        commands.extend(rig.head(number));
+        said.extend(alerts(&commands));
+        for key in sends(&commands) {
+            tries += 1;
+            said.extend(alerts(&rig.sent(key, refused)));
+        }
+    }
+    assert_eq!(said, ["underfunded"]);
+    assert!((10..=20).contains(&tries), "asked again now and then: {tries}");
+    let commands = rig.event(Event::Balance(U256::from(10u128.pow(20))));
+    assert_eq!(sends(&commands).len() + sends(&rig.head(142)).len(), 0, "not at every head");
+    rig.event(Event::Balance(U256::from(10u128.pow(20))));
+    assert_eq!(alerts(&rig.sent(key(0, 0), SendOutcome::Taken)), ["resumed"], "one took it");
+}
+
+#[test]
+fn s9_a_try_that_nobody_answers_is_not_the_last() {
+    let mut rig = Rig::new(0);
+    rig.head(100);
+    rig.send(plan(100_000));
+    rig.send(plan(100_000));
+    let refused = SendOutcome::Refused(RpcErrorClass::InsufficientFunds);
+    let silent = SendOutcome::Maybe(RpcErrorClass::NodeUnavailable);
+    rig.taken(key(1, 0));
+    rig.sent(key(0, 0), refused);
+    let mut outcomes = [silent, refused, silent, SendOutcome::Taken].into_iter();
+    for number in 101..120 {
+        let mut commands = rig.event(Event::Balance(U256::from(10u128.pow(20))));
+        commands.extend(rig.head(number));
+        for key in sends(&commands).into_iter().filter(|key| key.nonce == 0) {
+            if let Some(outcome) = outcomes.next() {
+                rig.sent(key, outcome);
+            }
+        }
+    }
+    assert_eq!(outcomes.next(), None, "asked until one takes it");
+    assert!(!rig.lane.is_underfunded());
 }
 
 #[test]
@@ -132,20 +184,47 @@ fn s9_cancels_hold_back_what_l1_costs() {
     assert_eq!(balance - available(&mut rig), U256::from(21_000 * fees.max_fee_per_gas) + extra);
 }
 
+const fn spike(number: u64, base_fee: u128) -> HeadInfo {
+    HeadInfo { next_base_fee: base_fee, quote: Fees::new(2 * base_fee, GWEI), ..head(number) }
+}
+
 #[test]
-fn s9_above_the_ceiling_it_waits_and_says_so_once() {
+fn s9_above_the_ceiling_it_waits_and_says_so_once_while_nobody_else_does() {
     let mut rig = Rig::new(0);
     rig.head(100);
     rig.send(plan(100_000));
     rig.taken(key(0, 0));
     let mut said = Vec::new();
     for number in 101..141 {
-        let spike = HeadInfo { next_base_fee: 1_000 * GWEI, quote: Fees::new(2_000 * GWEI, GWEI), ..head(number) };
-        let commands = rig.head_with(spike);
+        let commands = rig.head_with(spike(number, 900 * GWEI));
         assert_eq!(signs(&commands), []);
         said.extend(alerts(&commands));
         sends(&commands).into_iter().for_each(|key| rig.taken(key));
     }
     assert_eq!(said, ["ceiling_reached"]);
     assert_eq!(rig.lane.attempts(0), 1);
+    assert_eq!(rig.lane.blockage(), Some(Blockage { nonce: 0, trouble: Trouble::AboveCeiling }));
+    // Others come: it makes way.
+    rig.lane.submit(rig.now, Plan { ceiling_wei_per_gas: 2_000 * GWEI, ..plan(100_000) }).unwrap();
+    rig.drain();
+    rig.commit(key(1, 0));
+    rig.taken(key(1, 0));
+    let commands = rig.head_with(spike(141, 900 * GWEI));
+    assert_eq!((signs(&commands), alerts(&commands)), (vec![key(0, 1)], vec!["priced_out"]));
+    assert_eq!(rig.kind(key(0, 1)), AttemptKind::Cancel);
+    assert!(rig.fees(key(0, 1)).max_fee_per_gas >= 900 * GWEI);
+}
+
+#[test]
+fn s9_a_payload_is_given_up_while_its_members_can_pay_for_the_cancel() {
+    let mut rig = Rig::new(0);
+    rig.head(100);
+    // 100 000 gas at 30 gwei are left: three quarters of that pay for 21 000 gas at 107 gwei.
+    rig.send(Plan { ceiling_wei_per_gas: 30 * GWEI, ..plan(100_000) });
+    rig.taken(key(0, 0));
+    let commands = rig.head_with(spike(101, 100 * GWEI));
+    assert_eq!(signs(&commands), [], "it may wait");
+    let commands = rig.head_with(spike(102, 107 * GWEI));
+    assert_eq!((signs(&commands), alerts(&commands)), (vec![key(0, 1)], vec!["priced_out"]));
+    assert_eq!(rig.kind(key(0, 1)), AttemptKind::Cancel);
 }

@@ -124,12 +124,24 @@ fn s5_under_a_ceiling_below_the_quote() {
     rig.head(100);
     // The quote is 21 gwei; 15 would do for the next block.
     let nonce = rig.send(Plan { ceiling_wei_per_gas: 15 * GWEI, ..plan(100_000) });
-    assert_eq!(rig.fees(key(nonce, 0)), Fees::new(15 * GWEI, GWEI));
+    let first = rig.fees(key(nonce, 0));
+    assert_eq!(first, Fees::new(13_125_000_000, GWEI), "room for one bump is left");
     rig.sent(key(0, 0), SendOutcome::Refused(RpcErrorClass::Underpriced));
+    let mut bumps = Vec::new();
     for number in 101..120 {
         let commands = rig.head(number);
-        assert_eq!(signs(&commands), [], "the same bytes, not new ones");
+        bumps.extend(signs(&commands));
+        for key in signs(&commands) {
+            rig.commit(key);
+            rig.taken(key);
+        }
         sends(&commands).into_iter().for_each(|key| drop(rig.sent(key, SendOutcome::Taken)));
+    }
+    assert_eq!(bumps, [key(0, 1)], "and used; afterwards the same bytes");
+    let second = rig.fees(key(0, 1));
+    assert!(second.max_fee_per_gas <= 15 * GWEI);
+    for client in ClientRule::PRICED {
+        assert!(client.accepts(first, second, 10 * GWEI), "{client:?}");
     }
     // Below the next block's fee a nonce is not worth it.
     let refused = rig.lane.submit(rig.now, Plan { ceiling_wei_per_gas: 9 * GWEI, ..plan(100_000) });

@@ -88,6 +88,16 @@ impl World {
                 assert!(number + FINALITY <= self.height(), "nonce {nonce}: not final at all");
                 self.ledger.ended.insert(nonce);
             }
+            Command::ReportRefused { nonce, .. } => {
+                let attempts = self.ledger.attempts.get(&nonce).map_or(&[][..], Vec::as_slice);
+                assert!(self.ledger.plans[&nonce].is_guarded, "nonce {nonce}: nothing on chain guards it");
+                assert!(!attempts.iter().any(Attempt::is_held), "nonce {nonce}: somebody may hold it");
+                assert!(!self.ledger.ended.contains(&nonce));
+                self.ledger.vacant.insert(nonce);
+                self.ledger.plan_from.insert(nonce, attempts.len());
+                self.ledger.is_broadcast.remove(&nonce);
+                self.sent_once.remove(&nonce);
+            }
             Command::Alert(alert) => self.alerts.push(alert),
         }
     }
@@ -97,15 +107,16 @@ impl World {
         assert_eq!((tx.nonce, tx.chain_id), (key.nonce, 1));
         let attempts = self.ledger.attempts.get(&key.nonce).map_or(&[][..], Vec::as_slice);
         assert_eq!(key.index as usize, attempts.len(), "nonce {}: attempts are counted without gaps", key.nonce);
-        assert!(key.index <= MAX_ATTEMPTS, "nonce {}: {} attempts", key.nonce, key.index);
+        let plan_from = self.ledger.plan_from.get(&key.nonce).copied().unwrap_or(0);
         let Fees { max_fee_per_gas: cap, max_priority_fee_per_gas: tip } = tx.fees;
         assert!(tip <= cap, "nonce {}: tip {tip} above cap {cap}", key.nonce);
         match tx.kind {
             AttemptKind::Payload => {
-                let plan = self.ledger.plans.get(&key.nonce).or_else(|| self.planned.get(&key.nonce)).expect("planned");
+                let plan = self.planned.get(&key.nonce).or_else(|| self.ledger.plans.get(&key.nonce)).expect("planned");
                 assert_eq!(tx.payload, plan.payload, "nonce {}: the payload changed (I3)", key.nonce);
                 assert!(cap <= plan.ceiling_wei_per_gas, "nonce {}: above the ceiling", key.nonce);
-                let gave_up = attempts.iter().any(|attempt| attempt.kind == AttemptKind::Cancel);
+                let mut current = attempts.iter().skip(plan_from);
+                let gave_up = current.any(|attempt| attempt.kind == AttemptKind::Cancel);
                 assert!(!gave_up, "nonce {}: the payload comes back after a cancel", key.nonce);
             }
             AttemptKind::Cancel => {
@@ -219,13 +230,21 @@ impl World {
         if self.ledger.ended.contains(&key.nonce) {
             return false;
         }
-        let plan = self.planned.remove(&key.nonce).unwrap_or_else(|| Plan {
+        if let Some(plan) = self.planned.remove(&key.nonce) {
+            self.ledger.plans.insert(key.nonce, plan);
+            self.ledger.vacant.remove(&key.nonce);
+        }
+        self.ledger.plans.entry(key.nonce).or_insert_with(|| Plan {
             payload: tx.payload.clone(),
             deadline: Timestamp(u64::MAX),
             ceiling_wei_per_gas: CANCEL_CEILING,
             extra_wei: U256::ZERO,
+            is_guarded: false,
+            is_alone: true,
         });
-        self.ledger.plans.entry(key.nonce).or_insert(plan);
+        if tx.kind == AttemptKind::Cancel {
+            self.ledger.vacant.remove(&key.nonce);
+        }
         let attempts = self.ledger.attempts.entry(key.nonce).or_default();
         assert_eq!(attempts.len(), key.index as usize);
         let hash = hash_of(&tx);

@@ -57,6 +57,7 @@ conformance! {
     sequence_is_released_and_taken_in_one_commit
     plan_binds_members
     plan_is_refused
+    what_every_node_refused_makes_way
     nonces_skip_and_holes_are_filled
     attempts_are_appended
     batch_moves_its_members

@@ -128,6 +128,7 @@ pub(crate) fn planned(nonce: u64, members: &[u64]) -> PlannedBatch {
         },
         members: members.iter().copied().map(id).collect(),
         attempt: attempt(nonce, 0),
+        left: Vec::new(),
         at: NOW,
     }
 }

@@ -70,6 +70,56 @@ pub(crate) async fn plan_is_refused(store: &impl Store) {
     applied(&outcomes[3]);
 }
 
+/// A batch that nobody can hold gets new content under the same nonce, once its members have left it.
+pub(crate) async fn what_every_node_refused_makes_way(store: &impl Store) {
+    let ledger = store.open().await;
+    accept_all(&*ledger, 1..=4).await;
+    applied(&one(&*ledger, plan(5, &[1, 2, 3])).await);
+    applied(&one(&*ledger, plan(6, &[4])).await);
+    let again = |index: u32, members: &[u64], left: &[u64]| {
+        let mut plan = planned(5, members);
+        (plan.attempt, plan.left) = (attempt(5, index), left.iter().copied().map(id).collect());
+        plan.batch.gas_limit = 100_000;
+        Write::Plan(Box::new(plan))
+    };
+    refused(&one(&*ledger, again(1, &[], &[1, 2, 3])).await, "is in it");
+    applied(&one(&*ledger, moved(5, BatchState::Signed, &[1, 2, 3], Status::Queued)).await);
+    refused(&one(&*ledger, again(2, &[1], &[1, 2, 3])).await, "index 2");
+    let outcome = one(&*ledger, again(1, &[1, 2], &[1, 2, 3])).await;
+    assert_eq!(statuses(&outcome), [Status::Batched, Status::Batched]);
+    let (batch, attempts, members) = ledger.batch(batch_id(5)).await.unwrap().unwrap();
+    assert_eq!((batch.gas_limit, attempts.len(), members), (100_000, 2, vec![id(1), id(2)]));
+    ledger.close().await;
+    let ledger = store.open().await;
+    let open = ledger.open_batches(lane()).await.unwrap();
+    assert_eq!((open.len(), &open[0].2), (2, &vec![id(1), id(2)]), "as after a restart");
+    let earlier = ledger.earlier_members(batch_id(5)).await.unwrap();
+    assert_eq!(earlier, [(1, vec![id(1), id(2), id(3)])], "a node may have kept it");
+    assert_eq!(ledger.earlier_members(batch_id(6)).await.unwrap(), []);
+    assert_eq!(request(&*ledger, 3).await.batch, None);
+    applied(&one(&*ledger, Write::Attempt(Box::new(attempt(5, 2)))).await);
+    // One that left is executed by what was kept: only by the batch, and only if it is said so.
+    let mut kept = RequestChange::to(id(3), Status::Finalized);
+    kept.tx_hash = Some(attempt(5, 0).hash);
+    let told = |change: &RequestChange, at| Write::Batch {
+        id: at,
+        state: BatchState::Signed,
+        included_hash: None,
+        block: None,
+        gas_used: None,
+        cost_wei: None,
+        bill: None,
+        changes: vec![change.clone()],
+        at: NOW,
+    };
+    assert_eq!(applied(&one(&*ledger, told(&kept, batch_id(5))).await), []);
+    kept.is_kept = true;
+    assert_eq!(statuses(&one(&*ledger, told(&kept, batch_id(5))).await), [Status::Finalized]);
+    // What is in a block stays.
+    applied(&one(&*ledger, moved(5, BatchState::Included, &[1, 2], Status::Included)).await);
+    refused(&one(&*ledger, again(3, &[3], &[1, 2])).await, "index 3");
+}
+
 pub(crate) async fn nonces_skip_and_holes_are_filled(store: &impl Store) {
     let ledger = store.open().await;
     accept_all(&*ledger, 1..=3).await;

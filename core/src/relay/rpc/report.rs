@@ -1,0 +1,108 @@
+//! What became of a broadcast, and what the nodes' refusals tell about what they would take.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::RpcError;
+use crate::{
+    chain::{Fees, Hint, RpcErrorClass, hint, least_price, refused_fee_cap},
+    lane::SendOutcome,
+};
+
+/// How long a node's fee cap is believed after a refusal: it may have been started anew with another.
+const CAP_LASTS: Duration = Duration::from_secs(3_600);
+
+/// What the nodes said together, and the numbers that their refusals name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::relay) struct SendReport {
+    pub(in crate::relay) outcome: SendOutcome,
+    /// Least tip or price that one of them asks for, wei per gas.
+    pub(in crate::relay) least_tip: Option<u128>,
+    /// Highest gas limit that one of them allows.
+    pub(in crate::relay) most_gas: Option<u64>,
+}
+
+impl SendReport {
+    pub(in crate::relay) const fn of(outcome: SendOutcome) -> Self {
+        Self { outcome, least_tip: None, most_gas: None }
+    }
+
+    /// Takes in what a refusal of these fees names. One node that takes it is enough, so the lowest demand counts.
+    pub(super) fn learn(&mut self, error: &RpcError, fees: Fees) {
+        let named = hint(error.class, &error.message, error.data.as_deref());
+        match (error.class, named) {
+            (RpcErrorClass::Underpriced, named) => {
+                let named = match named {
+                    Some(Hint::MinPrice(price)) => Some(price),
+                    _ => None,
+                };
+                let wanted = named.filter(|price| *price > fees.max_priority_fee_per_gas);
+                let wanted = wanted.or_else(|| least_price(&error.message, fees.max_priority_fee_per_gas));
+                self.least_tip = self.least_tip.into_iter().chain(wanted).min();
+            }
+            (RpcErrorClass::GasTooHigh, Some(Hint::MaxGas(gas))) => {
+                self.most_gas = self.most_gas.max(Some(gas));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Most that one node takes as gas limit × fee cap, as its refusals tell.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct LearnedCap(Option<(u128, Instant)>);
+
+impl LearnedCap {
+    pub(super) fn get(self, now: Instant) -> Option<u128> {
+        self.0.filter(|(_, at)| now.duration_since(*at) < CAP_LASTS).map(|(cap, _)| cap)
+    }
+
+    /// It refused `worst_wei` for its cap.
+    pub(super) fn refused(&mut self, error: &RpcError, worst_wei: u128, now: Instant) {
+        if error.class == RpcErrorClass::InvalidFees
+            && let Some(named) = refused_fee_cap(&error.message)
+        {
+            let below = worst_wei.saturating_sub(1);
+            let known = self.get(now).unwrap_or(u128::MAX);
+            self.0 = Some((named.unwrap_or(known).min(below), now));
+        }
+    }
+
+    /// It took `worst_wei`.
+    pub(super) fn taken(&mut self, worst_wei: u128) {
+        if self.0.is_some_and(|(cap, _)| cap < worst_wei) {
+            self.0 = None;
+        }
+    }
+}
+
+/// The cap of a chain whose nodes have these caps, those that are healthy: the highest. `None` where one has none. What a
+/// single one of several nodes says is not believed below what is `configured`.
+pub(super) fn chain_cap(learned: &[Option<u128>], nodes: usize, configured: Option<u128>) -> Option<u128> {
+    let caps = learned.iter().map(|cap| cap.or(configured)).collect::<Option<Vec<u128>>>()?;
+    let highest = caps.into_iter().max().or(configured)?;
+    let Some(configured) = configured else { return Some(highest) };
+    let is_one_word = learned.iter().flatten().filter(|cap| **cap < configured).count() == 1 && nodes > 1;
+    Some(if is_one_word { highest.max(configured) } else { highest })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_cap_counts_and_no_single_word_lowers_the_configured_one() {
+        let ether = 1_000_000_000_000_000_000;
+        assert_eq!(chain_cap(&[None, None], 2, None), None);
+        assert_eq!(chain_cap(&[None, None], 2, Some(ether)), Some(ether));
+        assert_eq!(chain_cap(&[Some(ether / 2), None], 2, Some(ether)), Some(ether));
+        assert_eq!(chain_cap(&[Some(ether / 2), None], 2, None), None, "the other has none, as far as is known");
+        assert_eq!(chain_cap(&[Some(ether / 2)], 3, Some(ether)), Some(ether), "the others are away");
+        assert_eq!(chain_cap(&[Some(ether / 2), Some(ether / 4)], 2, Some(ether)), Some(ether / 2));
+        assert_eq!(chain_cap(&[Some(ether / 2)], 1, Some(ether)), Some(ether / 2), "there is nobody else");
+        assert_eq!(chain_cap(&[Some(2 * ether), None], 2, Some(ether)), Some(2 * ether));
+        assert_eq!(chain_cap(&[], 2, Some(ether)), Some(ether));
+        assert_eq!(chain_cap(&[], 2, None), None);
+    }
+}
