@@ -136,13 +136,12 @@ async fn between_simulation_and_inclusion() -> Result<()> {
     let mut all = good.clone();
     all.extend([reverting.clone(), burning.clone(), overtaken.clone(), late.clone()]);
     stage.submit(&all).await?;
-    stage.pooled(1).await?;
+    // Whoever has so little time travels alone.
+    stage.pooled(2).await?;
     let batch = stage.client().request(all[0].id).await?.batch;
     for request in all.iter().filter(|request| request.id != late.id) {
         assert_eq!(stage.client().request(request.id).await?.batch, batch, "all in one transaction");
     }
-    // Whoever has so little time travels alone.
-    stage.pooled(2).await?;
     assert_ne!(stage.client().request(late.id).await?.batch, batch);
 
     // Simulated and sent. Now the world changes before the block is made.
