@@ -109,6 +109,7 @@ impl World {
     pub(crate) fn extend(&mut self, now: u64, parent: Arc<Block>, txs: Vec<(Arc<Tx>, Receipt)>, state: State) {
         let block = self.build(now, &parent, txs, state);
         self.head = block.clone();
+        self.note_depth();
         self.note_block(&block);
         self.see(&block);
     }
@@ -213,6 +214,7 @@ impl World {
             parent = block;
         }
         self.head = parent.clone();
+        self.note_depth();
         self.see(&parent);
     }
 

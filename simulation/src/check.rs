@@ -9,7 +9,8 @@ use alloy_primitives::{Address, Bytes, U256, keccak256};
 use slackwater::{
     chain::ClientRule,
     ledger::{BatchState, MemoryStore},
-    request::{BatchId, LaneId, Reason, RequestId, Status, VerifiedRequest, settlement::CostAccount},
+    relay::LocalSigner,
+    request::{BatchId, LaneId, Reason, RequestId, Status, SubmissionKind, VerifiedRequest, settlement::CostAccount},
 };
 
 use crate::{
@@ -19,6 +20,9 @@ use crate::{
 
 /// What no attempt exceeds, wei per gas: the tuning's default.
 const CEILING: u128 = 1_000_000_000_000;
+
+/// The tuning's default.
+const REPLAN_AFTER_BLOCKS: u64 = 3;
 
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
@@ -34,6 +38,8 @@ pub(crate) struct Checker {
     payloads: BTreeMap<(Address, u64), (Address, Bytes)>,
     /// Nonces under which an operation was sent.
     carried: BTreeMap<u64, BTreeSet<(Address, u64)>>,
+    /// Nonces of the lanes that were used so deep that forwards left out there may be sent again, at any time.
+    deep: BTreeMap<Address, u64>,
     /// Operations about which the ledger was told something that it forgot: what became of them is unknown.
     pub(crate) forgotten: BTreeSet<u64>,
 }
@@ -130,6 +136,23 @@ impl World {
         }
     }
 
+    /// A block came: what is `replan_after_blocks` deep now.
+    pub(crate) fn note_depth(&mut self) {
+        let Some(block) = self.head.at(self.head.number.saturating_sub(REPLAN_AFTER_BLOCKS - 1)).cloned() else {
+            return;
+        };
+        let senders: Vec<Address> = self.keys.iter().map(LocalSigner::address).collect();
+        for sender in senders {
+            let deepest = self.checker.deep.entry(sender).or_default();
+            *deepest = block.state.nonce(sender).max(*deepest);
+        }
+    }
+
+    fn is_forward(&self, op: u64) -> bool {
+        let mut operations = self.operations.iter().filter(|operation| operation.op == op);
+        operations.all(|operation| matches!(operation.item.submission.kind, SubmissionKind::Forward(_)))
+    }
+
     fn check_payload(&mut self, id: BatchId, tx: &Tx, now: u64) {
         let deadline = self.store.batch(id).map_or(0, |(batch, _)| batch.deadline.0);
         if now >= deadline {
@@ -156,7 +179,9 @@ impl World {
                 if is_known {
                     continue;
                 }
-                if settled.state.nonce(sender) <= nonce {
+                // What has its guard on chain need not wait for finality (the exception of I3).
+                let is_deep = self.checker.deep.get(&sender).is_some_and(|next| *next > nonce);
+                if settled.state.nonce(sender) <= nonce && !(is_deep && self.is_forward(op)) {
                     return self.violate(format!(
                         "I3: op #{op} is sent under nonce={} although nonce={nonce} is not used at finality",
                         tx.nonce

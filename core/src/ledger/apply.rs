@@ -10,7 +10,7 @@ use alloy_primitives::{Address, B256, U256};
 
 use super::record::{
     AcceptOutcome, AccountEntry, AttemptRecord, BatchRecord, BatchState, Bill, BudgetLimit, DecisionRow, EventRecord,
-    NewRequest, PlannedBatch, RequestChange, RequestRecord, Write, WriteOutcome,
+    NewRequest, PlannedBatch, Reach, RequestChange, RequestRecord, Write, WriteOutcome,
 };
 use crate::{
     protection::Protection,
@@ -558,6 +558,9 @@ impl WorkingSet {
         };
         let entry = &mut self.requests[index];
         let from = entry.record.status;
+        if change.reach == Reach::Cost {
+            return None;
+        }
         if from == to {
             // A repetition, or another block for the same inclusion: no event, but the facts are kept.
             if batch.is_some() && entry.record.batch == batch && !from.is_terminal() {
@@ -567,14 +570,11 @@ impl WorkingSet {
             }
             return None;
         }
-        // What a node kept of an earlier transaction executes a request wherever that is now.
-        let is_its_own = entry.record.batch == batch || (change.is_kept && batch.is_some() && to.is_terminal());
-        let may = match from {
-            Status::Queued => {
-                from.can_become(to) && (change.is_kept || !matches!(to, Status::Finalized | Status::Reverted))
-            }
-            _ => from.can_become(to),
-        };
+        let is_anywhere = change.reach == Reach::Anywhere && batch.is_some() && to.is_terminal();
+        let is_its_own = entry.record.batch == batch || is_anywhere;
+        // What waits can't have been executed, unless it left a transaction early.
+        let may = from.can_become(to)
+            && (from != Status::Queued || is_anywhere || !matches!(to, Status::Finalized | Status::Reverted));
         if !is_its_own || to == Status::Batched || !may {
             let holder = entry.record.batch;
             tracing::warn!(%request, %from, %to, ?holder, by = ?batch, "change of a request skipped");

@@ -36,7 +36,7 @@ pub use memory::{MemoryLedger, MemoryStore};
 pub use postgres::{PostgresConfig, PostgresLedger};
 pub use record::{
     AcceptOutcome, AccountEntry, AccountRow, AttemptKind, AttemptRecord, BatchRecord, BatchState, Bill, BudgetLimit,
-    CostRow, DecisionRow, EventFilter, EventRecord, Fence, Idempotency, NewRequest, PlannedBatch, RequestChange,
+    CostRow, DecisionRow, EventFilter, EventRecord, Fence, Idempotency, NewRequest, PlannedBatch, Reach, RequestChange,
     RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
 };
 pub use sqlite::{SqliteConfig, SqliteLedger};

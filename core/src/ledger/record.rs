@@ -307,8 +307,20 @@ pub struct RequestChange {
     pub charged_wei: U256,
     /// Count a failure of the whole transaction against it.
     pub batch_failed: bool,
-    /// Executed by what the transaction's nonce carried before every node refused it: it may be in another batch by now, or wait.
-    pub is_kept: bool,
+    /// Where the request must be for this to apply.
+    pub reach: Reach,
+}
+
+/// Where a request must be for a change by a batch to apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reach {
+    /// In that batch.
+    #[default]
+    Batch,
+    /// Anywhere: it left the batch early, and was executed by it all the same.
+    Anywhere,
+    /// Anywhere, and only its cost is added: it left the batch early.
+    Cost,
 }
 
 impl RequestChange {
@@ -324,7 +336,7 @@ impl RequestChange {
             gas_used: None,
             charged_wei: U256::ZERO,
             batch_failed: false,
-            is_kept: false,
+            reach: Reach::Batch,
         }
     }
 

@@ -42,6 +42,7 @@ use super::{
     learned::{ModelCommand, ModelError, ModelReply, Written},
     market::ChainMarket,
     pricing::Pricing,
+    replan::Shown,
     rpc::SendReport,
     settle::Settlement,
     simulate::Simulation,
@@ -123,6 +124,8 @@ pub(super) enum Done {
         settlement: Box<Settlement>,
         nonces: BTreeMap<(Address, Address), u64>,
     },
+    /// What a majority says of a transaction that left somebody out.
+    Shown(Shown),
     Nonces {
         found: Vec<((Address, Address), u64)>,
     },
@@ -444,6 +447,7 @@ impl ChainService {
             lane.machine.handle_event(now, Event::Head(info));
             self.drain(index);
         }
+        self.look_at_left_out(now);
         self.confirm_suspects();
         self.measure_paces(now);
         self.end_gapped(now);
@@ -512,6 +516,7 @@ impl ChainService {
                 candidate.told = told;
                 self.on_simulated(now, lane, *candidate, simulation);
             }
+            Done::Shown(shown) => self.on_shown(now, &shown),
             Done::Inspected { settlement, nonces } => self.conclude(now, *settlement, &nonces),
             Done::Nonces { found } => {
                 self.is_looking_up = false;

@@ -1,7 +1,7 @@
 //! Carries out what a lane commands.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -12,6 +12,7 @@ use super::{
     chain_service::{ChainService, Done, batch_hash, count_ended},
     pricing::Foreseen,
     receipts,
+    replan::Mined,
     rpc::SendReport,
     settle::Settlement,
     signer::LocalSigner,
@@ -64,6 +65,12 @@ pub(super) struct Flight {
     pub(super) left: Vec<RequestId>,
     /// What the nonce carried before. A node may have kept it in spite of its refusal.
     pub(super) earlier: Vec<Content>,
+    /// What its block holds, while that is not final.
+    pub(super) mined: Option<Mined>,
+    /// Members that left before it is final: they wait, or are in another transaction.
+    pub(super) gone: BTreeSet<RequestId>,
+    /// What was drawn of their reservations for it already, wei.
+    pub(super) drawn: BTreeMap<RequestId, U256>,
 }
 
 /// What a nonce carried before every node refused it, oldest first.
@@ -81,6 +88,11 @@ impl Flight {
         self.members.iter().map(|member| member.id())
     }
 
+    /// Members that did not leave.
+    fn still_in(&self) -> impl Iterator<Item = &Arc<VerifiedRequest>> {
+        self.members.iter().filter(|member| !self.gone.contains(&member.id()))
+    }
+
     /// The same nonce without anybody in it.
     fn vacated(&self) -> Self {
         Self {
@@ -93,6 +105,9 @@ impl Flight {
             is_planned: true,
             left: self.left.clone(),
             earlier: self.earlier.clone(),
+            mined: None,
+            gone: BTreeSet::new(),
+            drawn: BTreeMap::new(),
         }
     }
 
@@ -305,6 +320,9 @@ impl ChainService {
             is_planned: false,
             left: Vec::new(),
             earlier: Vec::new(),
+            mined: None,
+            gone: BTreeSet::new(),
+            drawn: BTreeMap::new(),
         });
         let (write, decision) = if !flight.is_planned {
             let foreseen = flight.foreseen;
@@ -424,7 +442,7 @@ impl ChainService {
         let id = lane.batch_id(nonce);
         let Some(flight) = lane.flights.get_mut(&nonce) else { return };
         flight.record.state = state;
-        let changes = flight.ids().map(|id| RequestChange::to(id, status)).collect();
+        let changes = flight.still_in().map(|member| RequestChange::to(member.id(), status)).collect();
         let write = Write::Batch {
             id,
             state,
@@ -528,6 +546,7 @@ impl ChainService {
         metrics::counter!("slackwater_reorged_batches_total").increment(1);
         if let Some(flight) = lane.flights.get_mut(&nonce) {
             self.queue.unran(&std::mem::take(&mut flight.clean));
+            flight.mined = None;
             flight.ids().for_each(|id| self.queue.note_in_block(id, false));
         }
         let gone =
@@ -538,7 +557,8 @@ impl ChainService {
         }
         self.report(now, index, nonce, BatchState::Broadcast, Status::Broadcast);
         // They count as open again; what they reserved was never given back.
-        let members = self.lanes[index].flights.get(&nonce).map(|flight| flight.members.clone()).unwrap_or_default();
+        let flight = self.lanes[index].flights.get(&nonce);
+        let members = flight.map_or_else(Vec::new, |flight| flight.still_in().cloned().collect());
         let claims: Vec<_> = members
             .iter()
             .filter_map(|member| Some(claim(&self.queue.get(member.id())?.tenant, member, U256::ZERO)))
@@ -572,6 +592,13 @@ impl ChainService {
             }
             AttemptKind::Payload | AttemptKind::Cancel => vec![MemberOutcome::Untouched; flight.members.len()],
         };
+        flight.mined = (!is_earlier).then(|| Mined {
+            kind,
+            receipt: receipt.clone(),
+            outcomes: outcomes.clone(),
+            is_asked: false,
+        });
+        let gone = flight.gone.clone();
         if kind == AttemptKind::Payload && !is_earlier {
             let has_skipped = outcomes.contains(&MemberOutcome::Untouched);
             flight.clean = self.queue.ran(flight.ids(), receipt.is_success, has_skipped);
@@ -579,7 +606,7 @@ impl ChainService {
         let changes = flight
             .ids()
             .zip(&outcomes)
-            .filter(|(_, outcome)| **outcome != MemberOutcome::Untouched)
+            .filter(|(id, outcome)| **outcome != MemberOutcome::Untouched && !gone.contains(id))
             .map(|(id, outcome)| {
                 let mut change = RequestChange::to(id, Status::Included);
                 change.tx_hash = Some(receipt.hash);
@@ -592,6 +619,7 @@ impl ChainService {
             .collect();
         let executed =
             flight.members.iter().zip(&outcomes).filter(|(_, outcome)| **outcome != MemberOutcome::Untouched);
+        let executed = executed.filter(|(member, _)| !gone.contains(&member.id()));
         let executed: Vec<Arc<VerifiedRequest>> = executed.map(|(member, _)| member.clone()).collect();
         // Where a simulation can assume their nonces, their users' next requests need not follow on this lane.
         if matches!(flight.key, VehicleKey::Forwarder(forwarder) if self.shared.known_forwarders.contains(&forwarder)) {

@@ -22,6 +22,7 @@ mod pace;
 mod pause;
 mod pricing;
 mod receipts;
+mod replan;
 #[cfg(feature = "fuzzing")]
 mod replies;
 mod restore;

@@ -268,6 +268,12 @@ fn calldata(attempt: &Durable<AttemptRecord>) -> Result<Bytes, LedgerError> {
     envelope.map(|envelope| envelope.input().clone()).map_err(damaged)
 }
 
+/// An open request, wherever it was put by now, and its gas.
+fn known(open: &Open, queue: &Queue, id: RequestId) -> Option<(Arc<VerifiedRequest>, u64)> {
+    let entry = open.get(&id).map(|(_, entry)| entry).or_else(|| queue.get(id))?;
+    Some((entry.request.clone(), entry.gas))
+}
+
 async fn restore_lane(
     ledger: &Arc<dyn Ledger>,
     config: LaneConfig,
@@ -292,26 +298,28 @@ async fn restore_lane(
             true => Vec::new(),
             false => ledger.earlier_members(record.id).await?,
         };
-        let known = |id: &RequestId| {
-            let entry = open.get(id).map(|(_, entry)| entry).or_else(|| queue.get(*id));
-            entry.map(|entry| (entry.request.clone(), entry.gas))
-        };
         // Who has ended since needs nobody to look after it.
         let earlier = earlier.into_iter().filter_map(|(until, members)| {
-            let (members, weights): (Vec<_>, _) = members.iter().filter_map(known).unzip();
+            let (members, weights): (Vec<_>, _) = members.iter().filter_map(|id| known(open, queue, *id)).unzip();
             let key = VehicleKey::of(members.first()?, false);
             Some(Content { until, key, members, weights })
         });
         let earlier: Vec<Content> = earlier.collect();
-        let mut requests = Vec::new();
-        let mut weights = Vec::new();
+        let (mut requests, mut weights, mut gone) = (Vec::new(), Vec::new(), BTreeSet::new());
         for member in &members {
             // A member that has ended already (a crash between two writes) stays ended, and one that left waits.
-            let is_in_it = open.get(member).is_some_and(|(stored, _)| stored.status != Status::Queued);
+            let is_in_it = open.get(member).is_some_and(|(stored, _)| stored.batch == Some(record.id));
             if let Some((_, entry)) = is_in_it.then(|| open.remove(member)).flatten() {
                 requests.push(entry.request.clone());
                 weights.push(entry.gas);
                 queue.push_in_flight(entry, id);
+            } else if record.state == BatchState::Included
+                && let Some((request, gas)) = known(open, queue, *member)
+            {
+                // It left the block early.
+                gone.insert(*member);
+                requests.push(request);
+                weights.push(gas);
             }
         }
         // Where it went says how it travelled, whatever would be chosen today.
@@ -345,7 +353,22 @@ async fn restore_lane(
         }
         let left = if has_left { members } else { Vec::new() };
         let (foreseen, clean, is_planned) = (None, Vec::new(), true);
-        let flight = Flight { key, members: requests, weights, record, foreseen, clean, is_planned, left, earlier };
+        // Where the chain still shows it as included, the lane says so again.
+        let (mined, drawn) = Default::default();
+        let flight = Flight {
+            key,
+            members: requests,
+            weights,
+            record,
+            foreseen,
+            clean,
+            is_planned,
+            left,
+            earlier,
+            mined,
+            gone,
+            drawn,
+        };
         flights.insert(nonce, flight);
     }
     if !slots.is_empty() {

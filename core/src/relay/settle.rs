@@ -8,12 +8,13 @@ use super::{
     chain_service::{ChainService, Done, batch_hash, count_ended},
     dispatch::MAX_BATCH_FAILURES,
     lane_shell::{Content, Flight},
+    replan::undrawn,
     simulate::settled_nonces,
 };
 use crate::{
     chain::data_fee::TxSize,
     lane::AttemptKind,
-    ledger::{AccountEntry, BatchState, Bill, RequestChange, Write},
+    ledger::{AccountEntry, BatchState, Bill, Reach, RequestChange, Write},
     provenance::Decision,
     request::{
         BatchId, Reason, RequestId, Status, VerifiedRequest,
@@ -46,6 +47,17 @@ impl Settlement {
     }
 }
 
+/// What came of those who left a transaction before it was final.
+#[derive(Default)]
+struct LeftEarly {
+    changes: Vec<RequestChange>,
+    /// Tenant, request, what it cost in all.
+    costs_wei: Vec<(Arc<str>, RequestId, U256)>,
+    ended: BTreeMap<(Status, Option<Reason>), u64>,
+    /// Parts of the cost that nobody's reservation holds.
+    unbooked_wei: U256,
+}
+
 impl ChainService {
     /// Settles at once where the receipt says everything; otherwise looks at the users' nonces first.
     pub(super) fn settle(&mut self, now: Timestamp, settlement: Settlement) {
@@ -53,7 +65,9 @@ impl ChainService {
             .outcomes()
             .iter()
             .zip(&settlement.flight.members)
-            .filter(|(outcome, _)| **outcome == MemberOutcome::Untouched)
+            .filter(|(outcome, member)| {
+                **outcome == MemberOutcome::Untouched && !settlement.flight.gone.contains(&member.id())
+            })
             .filter_map(|(_, member)| member.sequence())
             .map(|(forwarder, signer, _)| (forwarder, signer))
             .collect();
@@ -106,50 +120,35 @@ impl ChainService {
         };
         // To those who are in it now another transaction has taken the nonce.
         let own = kind.filter(|_| earlier.is_none());
-        let mut changes = Vec::with_capacity(outcomes.len());
+        let mut early = LeftEarly::default();
         let mut decisions = Vec::new();
-        let mut costs_wei = Vec::new();
         let mut back = Vec::new();
-        let mut ended: BTreeMap<(Status, Option<Reason>), u64> = BTreeMap::new();
-        // Those whom it executed are in other transactions by now, or wait.
         if let Some((earlier, receipt)) = earlier.as_ref().zip(receipt.as_deref()) {
             let outcomes = decode(earlier.key, &earlier.members, receipt.is_success, &receipt.logs);
             let (parts, its_bill) = self.attribute(now, id, earlier, &outcomes, kind, Some(receipt));
-            let mut unbooked = U256::ZERO;
-            for ((member, outcome), charged_wei) in earlier.members.iter().zip(&outcomes).zip(parts) {
-                let request = member.id();
-                let mut change = match outcome {
-                    MemberOutcome::Executed => RequestChange::to(request, Status::Finalized),
-                    MemberOutcome::Failed => {
-                        RequestChange::to(request, Status::Reverted).because(Reason::TargetReverted)
-                    }
-                    MemberOutcome::Untouched => {
-                        unbooked += charged_wei;
-                        continue;
-                    }
-                };
-                let Some(entry) = self.queue.remove(request, true) else {
-                    unbooked += charged_wei;
-                    continue;
-                };
-                (change.tx_hash, change.block_number) = (Some(receipt.hash), Some(receipt.block_number));
-                (change.charged_wei, change.is_kept) = (charged_wei, true);
-                *ended.entry((change.to, change.reason)).or_default() += 1;
-                costs_wei.push((entry.tenant, request, entry.spent_wei.saturating_add(charged_wei)));
-                changes.push(change);
+            for ((member, outcome), part) in earlier.members.iter().zip(&outcomes).zip(parts) {
+                self.end_early(&mut early, member.id(), *outcome, part, None, Some(receipt));
             }
             bill = its_bill;
-            if let Some(bill) = bill.as_mut().filter(|_| !unbooked.is_zero()) {
-                bill.accounts.push(AccountEntry { account: CostAccount::Replan, tenant: None, wei: unbooked });
+        }
+        for ((member, outcome), part) in content.members.iter().zip(&outcomes).zip(&charged) {
+            if flight.gone.contains(&member.id()) {
+                let drawn = Some(flight.drawn.get(&member.id()).copied().unwrap_or_default());
+                self.end_early(&mut early, member.id(), *outcome, *part, drawn, receipt.as_deref());
             }
+        }
+        let LeftEarly { mut changes, mut costs_wei, mut ended, unbooked_wei } = early;
+        if let Some(bill) = bill.as_mut().filter(|_| !unbooked_wei.is_zero()) {
+            bill.accounts.push(AccountEntry { account: CostAccount::Replan, tenant: None, wei: unbooked_wei });
         }
         for ((member, outcome), charged_wei) in content.members.iter().zip(&outcomes).zip(charged) {
             let request = member.id();
-            if changes.iter().any(|change: &RequestChange| change.id == request) {
+            let has_ended = || changes.iter().any(|change: &RequestChange| change.id == request);
+            if flight.gone.contains(&request) || (earlier.is_some() && has_ended()) {
                 continue;
             }
             // What it burnt without being executed is not there for the next try.
-            let pays_another = self.draw(request, charged_wei);
+            let pays_another = self.draw(request, undrawn(charged_wei, flight.drawn.get(&request).copied()));
             let mut change = match outcome {
                 MemberOutcome::Executed => RequestChange::to(request, Status::Finalized),
                 MemberOutcome::Failed => RequestChange::to(request, Status::Reverted).because(Reason::TargetReverted),
@@ -159,8 +158,11 @@ impl ChainService {
                         .and_then(|(forwarder, signer, nonce)| Some((*nonces.get(&(forwarder, signer))?, nonce)));
                     let failures = self.queue.get(request).map_or(0, |entry| entry.batch_failures);
                     match nonce {
-                        // Perhaps it was executed by what a node kept of an earlier transaction: its end tells.
-                        Some((on_chain, used)) if on_chain > used && !self.is_entangled(request) => {
+                        // Perhaps another transaction of ours executes it: its end tells.
+                        _ if self.is_entangled(request) => {
+                            RequestChange::to(request, Status::Queued).because(Reason::SkippedByForwarder)
+                        }
+                        Some((on_chain, used)) if on_chain > used => {
                             RequestChange::to(request, Status::Rejected).because(Reason::NonceUsedElsewhere)
                         }
                         _ if member.valid_until() <= now => {
@@ -242,15 +244,52 @@ impl ChainService {
         self.dispatch(now);
     }
 
-    /// Whether a node may have kept an earlier transaction with this request whose nonce is not settled: what became of the
-    /// request is known when that is.
-    pub(super) fn is_entangled(&self, id: RequestId) -> bool {
-        let flights = self.lanes.iter().flat_map(|lane| lane.flights.values());
-        flights.flat_map(|flight| &flight.earlier).any(|content| content.members.iter().any(|member| member.id() == id))
+    /// What a final transaction means for a request that left it early. `drawn_wei`: what was drawn of its reservation then.
+    fn end_early(
+        &mut self,
+        early: &mut LeftEarly,
+        request: RequestId,
+        outcome: MemberOutcome,
+        charged_wei: U256,
+        drawn_wei: Option<U256>,
+        receipt: Option<&TxReceipt>,
+    ) {
+        let to = match outcome {
+            MemberOutcome::Executed => RequestChange::to(request, Status::Finalized),
+            MemberOutcome::Failed => RequestChange::to(request, Status::Reverted).because(Reason::TargetReverted),
+            MemberOutcome::Untouched => {
+                // What was drawn stays its own; more only if there is something left to draw from.
+                let own_wei = match (drawn_wei, self.queue.get(request).is_some()) {
+                    (Some(_), true) => charged_wei,
+                    (Some(drawn), false) => charged_wei.min(drawn),
+                    (None, _) => U256::ZERO,
+                };
+                self.draw(request, undrawn(own_wei, drawn_wei));
+                early.unbooked_wei += charged_wei - own_wei;
+                let mut change = RequestChange::to(request, Status::Queued);
+                (change.charged_wei, change.reach) = (own_wei, Reach::Cost);
+                early.changes.push(change);
+                return;
+            }
+        };
+        // It has ended already where another transaction of ours was final first.
+        let Some(entry) = self.queue.remove(request, true) else {
+            early.unbooked_wei += charged_wei;
+            return;
+        };
+        let mut change = to;
+        if let Some(receipt) = receipt {
+            (change.tx_hash, change.block_number) = (Some(receipt.hash), Some(receipt.block_number));
+        }
+        (change.charged_wei, change.reach) = (charged_wei, Reach::Anywhere);
+        *early.ended.entry((change.to, change.reason)).or_default() += 1;
+        let spent_wei = entry.spent_wei.saturating_add(undrawn(charged_wei, drawn_wei));
+        early.costs_wei.push((entry.tenant, request, spent_wei));
+        early.changes.push(change);
     }
 
     /// Who pays for a final transaction: each member's part, and what goes to accounts (invariant I12).
-    fn attribute(
+    pub(super) fn attribute(
         &self,
         now: Timestamp,
         id: BatchId,
@@ -331,7 +370,7 @@ impl ChainService {
     }
 
     /// Takes what a request was charged from what it may still spend; whether the rest pays for another transaction.
-    fn draw(&mut self, id: RequestId, charged_wei: U256) -> bool {
+    pub(super) fn draw(&mut self, id: RequestId, charged_wei: U256) -> bool {
         let price = self.price.map_or(0, |price| price.quote.effective_gas_price(price.next_base_fee));
         let Some(entry) = self.queue.get_mut(id) else { return true };
         if charged_wei.is_zero() {

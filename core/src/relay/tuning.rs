@@ -80,6 +80,9 @@ pub struct ChainTuning {
     pub bump_after_blocks: u64,
     /// Blocks without inclusion after which the same bytes are sent again (`rebroadcast_after_blocks`).
     pub rebroadcast_after_blocks: u64,
+    /// Blocks, its own included, that a transaction is deep before forwards that it left out enter another one
+    /// (`replan_after_blocks`): the chain's usual reorganisations are shorter.
+    pub replan_after_blocks: u64,
     /// Most attempts for one nonce (`max_attempts`).
     pub max_attempts: u32,
     /// No attempt offers more per gas (`max_fee_ceiling_wei_per_gas`).
@@ -172,6 +175,7 @@ impl ChainTuning {
             max_in_flight: 16,
             bump_after_blocks: 3,
             rebroadcast_after_blocks: 2,
+            replan_after_blocks: 3,
             max_attempts: 32,
             max_fee_ceiling_wei_per_gas: spec.max_fee_ceiling_wei_per_gas,
             budget_headroom_percent: 300,
@@ -231,7 +235,7 @@ impl ChainTuning {
 
     /// Keys that are 0 and must not be.
     pub(super) fn zeroes(&self) -> Vec<&'static str> {
-        let positive: [(&str, u128); 13] = [
+        let positive: [(&str, u128); 14] = [
             ("poll_interval_ms", self.poll_interval.as_millis()),
             ("subscribed_poll_interval_ms", self.subscribed_poll_interval.as_millis()),
             ("subscription_silence_ms", self.subscription_silence.as_millis()),
@@ -244,6 +248,7 @@ impl ChainTuning {
             ("max_in_flight", self.max_in_flight as u128),
             ("bump_after_blocks", u128::from(self.bump_after_blocks)),
             ("rebroadcast_after_blocks", u128::from(self.rebroadcast_after_blocks)),
+            ("replan_after_blocks", u128::from(self.replan_after_blocks)),
             ("max_attempts", u128::from(self.max_attempts)),
         ];
         positive.into_iter().filter(|(_, value)| *value == 0).map(|(key, _)| key).collect()

@@ -456,6 +456,11 @@ pub struct RawChain {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000), extend("x-default" = "2"))]
     pub rebroadcast_after_blocks: Option<u64>,
+    /// Blocks that a transaction is deep, its own included, before forwards that it skipped, or that a cancel left out, enter
+    /// another one. The chain's usual reorganisations are shorter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000), extend("x-default" = "3"))]
+    pub replan_after_blocks: Option<u64>,
     /// Most signed transactions for one nonce.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000), extend("x-default" = "32"))]

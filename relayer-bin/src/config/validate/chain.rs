@@ -264,6 +264,7 @@ pub(super) fn tuning(check: &mut Check<'_>, key: &str, raw: &RawChain, spec: &Ch
         max_in_flight: size(raw.max_in_flight, defaults.max_in_flight),
         bump_after_blocks: raw.bump_after_blocks.unwrap_or(defaults.bump_after_blocks),
         rebroadcast_after_blocks: raw.rebroadcast_after_blocks.unwrap_or(defaults.rebroadcast_after_blocks),
+        replan_after_blocks: raw.replan_after_blocks.unwrap_or(defaults.replan_after_blocks),
         max_attempts: raw.max_attempts.unwrap_or(defaults.max_attempts),
         max_fee_ceiling_wei_per_gas: check.narrow(
             &ceiling_key,
@@ -341,6 +342,7 @@ pub(super) fn tuning_values(tuning: &ChainTuning) -> Vec<(&'static str, String)>
         max_in_flight,
         bump_after_blocks,
         rebroadcast_after_blocks,
+        replan_after_blocks,
         max_attempts,
         max_fee_ceiling_wei_per_gas,
         budget_headroom_percent,
@@ -391,6 +393,7 @@ pub(super) fn tuning_values(tuning: &ChainTuning) -> Vec<(&'static str, String)>
         ("max_in_flight", max_in_flight.to_string()),
         ("bump_after_blocks", bump_after_blocks.to_string()),
         ("rebroadcast_after_blocks", rebroadcast_after_blocks.to_string()),
+        ("replan_after_blocks", replan_after_blocks.to_string()),
         ("max_attempts", max_attempts.to_string()),
         ("max_fee_ceiling_wei_per_gas", max_fee_ceiling_wei_per_gas.to_string()),
         ("budget_headroom_percent", budget_headroom_percent.to_string()),

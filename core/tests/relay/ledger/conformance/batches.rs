@@ -113,7 +113,7 @@ pub(crate) async fn what_every_node_refused_makes_way(store: &impl Store) {
         at: NOW,
     };
     assert_eq!(applied(&one(&*ledger, told(&kept, batch_id(5))).await), []);
-    kept.is_kept = true;
+    kept.reach = slackwater::ledger::Reach::Anywhere;
     assert_eq!(statuses(&one(&*ledger, told(&kept, batch_id(5))).await), [Status::Finalized]);
     // What is in a block stays.
     applied(&one(&*ledger, moved(5, BatchState::Included, &[1, 2], Status::Included)).await);
