@@ -59,8 +59,20 @@ impl World {
         found
     }
 
+    /// Whether the next block carries nothing, as slots do now and then, in runs.
+    fn is_empty_slot(&mut self) -> bool {
+        let chance = self.plan.hostility.empty_slots;
+        if self.empty_slots == 0 && !self.is_calm && chance > 0 && self.hostile_rng.permille(chance) {
+            self.empty_slots = self.hostile_rng.within(1, 3);
+            self.count("empty slots");
+        }
+        let is_empty = self.empty_slots > 0;
+        self.empty_slots = self.empty_slots.saturating_sub(1);
+        is_empty
+    }
+
     pub(crate) fn mine(&mut self, now: u64) {
-        let candidates = self.candidates();
+        let candidates = if self.is_empty_slot() { BTreeMap::new() } else { self.candidates() };
         let head = self.head.clone();
         let (state, txs) = self.fill(&head, now, candidates);
         self.extend(now, head, txs, state);
@@ -80,6 +92,11 @@ impl World {
         let timestamp_s = self.timestamp(now, parent);
         let mut state = parent.state.clone();
         let mut txs = Vec::new();
+        if self.plan.hostility.flips > 0 && self.hostile_rng.permille(self.plan.hostility.flips) {
+            // Only for this block: in front of it, and flipped back behind it.
+            state.is_flipped = true;
+            self.count("target flipped");
+        }
         for (_, variants) in candidates {
             if self.rng.permille(self.faults.ignored_by_miner) {
                 continue;
@@ -103,6 +120,7 @@ impl World {
                 txs.push((tx, receipt));
             }
         }
+        state.is_flipped = false;
         (state, txs)
     }
 
@@ -214,6 +232,10 @@ impl World {
         }
         self.head = parent.clone();
         self.see(&parent);
+        if self.is_calm && self.plan.top_up_after_ms > 0 {
+            // Whoever gave the lanes money looks whether it has arrived for good.
+            self.at(now + 10, Event::TopUp);
+        }
     }
 
     /// Somebody else uses a lane's key.
@@ -322,8 +344,13 @@ impl World {
         if state.balance(tx.sender) < pending + tx.worst_case() {
             return Err(Refusal::Funds);
         }
-        if tx.nonce > account + 64 {
+        let has_all_below = (account..tx.nonce).all(|nonce| place.pool.contains_key(&(tx.sender, nonce)));
+        if tx.nonce > account + 64 || (self.plan.hostility.has_no_pool && !has_all_below) {
             return Err(Refusal::Gap);
+        }
+        let cap = self.plan.hostility.fee_cap_wei;
+        if cap > 0 && tx.worst_case() > U256::from(cap) {
+            return Err(Refusal::FeeCap { cost: tx.worst_case(), cap });
         }
         place.pool.insert(key, tx.clone());
         // Pools forget.
@@ -338,10 +365,17 @@ impl World {
 /// Why a pool does not take a transaction.
 #[derive(Debug, Clone)]
 pub(crate) enum Refusal {
+    /// By the node's own limit of what a transaction may cost, wei.
+    FeeCap {
+        cost: U256,
+        cap: u128,
+    },
     Malformed,
     NonceTooLow,
     Known,
-    Replacement { held: Arc<Tx> },
+    Replacement {
+        held: Arc<Tx>,
+    },
     Funds,
     Gap,
 }

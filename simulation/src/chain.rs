@@ -14,6 +14,8 @@ use slackwater::{
     contracts::{forwarder, multicall3},
 };
 
+use crate::hostile;
+
 pub(crate) const FORWARDER: Address = Address::repeat_byte(0xf0);
 pub(crate) const MULTICALL: Address = multicall3::ADDRESS;
 /// Takes every call.
@@ -153,6 +155,10 @@ pub(crate) struct State {
     pub(crate) balances: BTreeMap<Address, U256>,
     /// Forwarder nonces.
     pub(crate) users: BTreeMap<Address, u64>,
+    /// A transaction in front has flipped the target that waits for it.
+    pub(crate) is_flipped: bool,
+    /// How often the patient target was asked.
+    pub(crate) served: u64,
 }
 
 impl State {
@@ -297,9 +303,11 @@ pub(crate) fn run(
                     continue;
                 }
                 let nonce = state.user(item.user);
-                let success = !fails(item.to);
+                let is_burning = hostile::burns(item.to, state.is_flipped, state.served, is_real);
+                state.served += u64::from(item.to == hostile::PATIENT);
+                let success = !fails(item.to) && !is_burning;
                 state.users.insert(item.user, nonce + 1);
-                gas += 30_000 + if item.to == BURNS { item.gas } else { item.gas / 3 };
+                gas += 30_000 + if item.to == BURNS || is_burning { item.gas } else { item.gas / 3 };
                 executed.push((item.op, success));
                 let event = forwarder::ExecutedForwardRequest { signer: item.user, nonce: U256::from(nonce), success };
                 logs.push(Log { address: FORWARDER, data: event.encode_log_data() });

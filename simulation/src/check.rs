@@ -14,6 +14,7 @@ use slackwater::{
 
 use crate::{
     chain::{self, Block, Tx, op_of},
+    hostile,
     world::{World, short},
 };
 
@@ -327,8 +328,53 @@ impl World {
         }
     }
 
+    /// I12: what final transactions took from the lanes is what requests and accounts bear, to the wei. And what a hostile
+    /// tenant cost beyond what others were charged is at most its budget and one cancel.
+    fn check_conservation(&mut self) {
+        if self.plan.faults.restores_backup {
+            return;
+        }
+        let head = self.head.clone();
+        let mut taken = U256::ZERO;
+        let mut dearest = 0u128;
+        for batch in self.store.batches() {
+            if !matches!(batch.state, BatchState::Finalized | BatchState::Cancelled) {
+                continue;
+            }
+            if let Some((tx, receipt)) = head.spender(batch.id.lane.sender, batch.id.nonce)
+                && !tx.is_stranger
+            {
+                taken += receipt.cost();
+                dearest = dearest.max(receipt.price);
+            }
+        }
+        let (mut borne, mut honest) = (U256::ZERO, U256::ZERO);
+        for record in self.store.requests() {
+            let cost = record.cost_wei.unwrap_or_default();
+            borne += cost;
+            honest += if record.tenant == hostile::TENANT { U256::ZERO } else { cost };
+        }
+        for row in self.store.accounts() {
+            borne += row.wei;
+            let is_honest = row.tenant.as_ref().is_some_and(|tenant| tenant != hostile::TENANT);
+            honest += if is_honest { row.wei } else { U256::ZERO };
+        }
+        if taken != borne {
+            self.violate(format!("I12: final transactions took {taken} wei, requests and accounts bear {borne}"));
+        }
+        if self.plan.hostility.operations > 0 {
+            let budget = self.plan.hostile_budget();
+            let loss = taken.saturating_sub(honest);
+            let most = budget + U256::from(21_000) * U256::from(dearest);
+            if loss > most {
+                self.violate(format!("a tenant with a budget of {budget} wei cost others {loss} wei"));
+            }
+        }
+    }
+
     /// Nothing is left to happen.
     pub(crate) fn check_final(&mut self) {
+        self.check_conservation();
         let last = self.head.number;
         let chain_id = self.spec.chain_id;
         let mut spent = U256::ZERO;

@@ -8,6 +8,7 @@
 mod blocks;
 mod chain;
 mod check;
+mod hostile;
 mod ledger;
 mod node;
 mod plan;
@@ -16,7 +17,8 @@ mod run;
 mod scenario;
 mod world;
 
-pub use plan::{Faults, Plan};
+pub use hostile::{HostileSigner, HostileTarget, Hostility};
+pub use plan::{Faults, Happening, Plan};
 pub use run::{Report, run, run_scenario};
 pub use scenario::Scenario;
 pub use slackwater::protection::Protection;

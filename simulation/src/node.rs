@@ -167,7 +167,9 @@ impl World {
             if self.rng.permille(500) { there += wait } else { back += wait }
         }
         let now = self.now();
-        let fate = if self.nodes[node].is_down_until > now {
+        let fate = if self.is_gone(node) {
+            Fate::Garbage
+        } else if self.nodes[node].is_down_until > now {
             Fate::Unreachable
         } else if self.rng.permille(faults.lost_before) {
             self.count("lost before delivery");
@@ -254,7 +256,12 @@ impl World {
 
     fn answer(&mut self, node: usize, method: &str, params: &Value) -> Answer {
         let missing = || Answer::Error(-32_000, "header not found".to_owned(), None);
+        let is_simulation = method == "eth_simulateV1" || params[0].get("from").is_some();
         match method {
+            "eth_simulateV1" | "eth_call" if is_simulation && self.lies_in_simulation(node) => {
+                self.count("lie in simulation");
+                reverted()
+            }
             "eth_chainId" => Answer::Result(quantity(self.spec.chain_id)),
             "eth_blockNumber" => Answer::Result(quantity(self.nodes[node].tip.number)),
             "eth_getBlockByNumber" => {
@@ -264,6 +271,11 @@ impl World {
             "eth_feeHistory" => Answer::Result(self.fee_history(node, number(&params[0]).unwrap_or(1))),
             "eth_getTransactionCount" | "eth_getBalance" | "eth_call" => {
                 let Some(block) = self.block(node, &params[1]) else { return missing() };
+                let kept = self.plan.hostility.state_blocks;
+                if kept > 0 && block.number + kept < self.nodes[node].tip.number {
+                    self.count("state pruned");
+                    return Answer::Error(-32_000, "missing trie node (path )".to_owned(), None);
+                }
                 match method {
                     "eth_getTransactionCount" => Answer::Result(quantity(block.state.nonce(address(&params[0])))),
                     "eth_getBalance" => Answer::Result(json!(block.state.balance(address(&params[0])))),
@@ -278,6 +290,10 @@ impl World {
             "eth_simulateV1" if self.nodes[node].has_simulate => self.simulate(node, &params[0]),
             "eth_getTransactionReceipt" => {
                 let hash: B256 = params[0].as_str().and_then(|text| text.parse().ok()).unwrap_or_default();
+                if self.elapsed() < self.plan.hostility.receipts_after_ms {
+                    self.count("receipt not told");
+                    return Answer::Result(Value::Null);
+                }
                 if self.rng.permille(self.faults.missing_receipts) {
                     self.count("receipt not told");
                     return Answer::Result(Value::Null);
@@ -307,6 +323,15 @@ impl World {
             }
             Err(Refusal::Funds) => "InsufficientFunds",
             Err(Refusal::Gap) => "NonceGap",
+            Err(Refusal::FeeCap { cost, cap }) => {
+                self.count("fee cap");
+                self.note(format_args!("node {node} refuses {shown}: costs up to {cost}, cap {cap}"));
+                // As geth says it, in ether with two digits.
+                let ether = |wei: f64| wei / 1e18;
+                let (cost, cap) = (ether(cost.to_string().parse().unwrap_or(0.0)), ether(*cap as f64));
+                let message = format!("tx fee ({cost:.2} ether) exceeds the configured cap ({cap:.2} ether)");
+                return Answer::Error(-32_000, message, None);
+            }
         };
         let (code, message) = self.text(class);
         self.note(format_args!("node {node} refuses {shown}: {class}"));
@@ -384,27 +409,25 @@ impl World {
         None
     }
 
+    /// Whether this node says now that what it is asked to simulate fails: one of them does, where there are others.
+    fn lies_in_simulation(&mut self, node: usize) -> bool {
+        let lies = self.plan.hostility.simulation_lies;
+        lies > 0 && node == 0 && !self.is_calm && self.nodes.len() > 2 && self.hostile_rng.permille(lies)
+    }
+
     fn simulate(&self, node: usize, request: &Value) -> Answer {
         let block = &self.nodes[node].tip;
-        let wanted = &request["blockStateCalls"][0];
         let mut state = block.state.clone();
-        if let Some(slots) = wanted["stateOverrides"][FORWARDER.to_string()]["stateDiff"].as_object() {
-            for user in self.plan.users.iter().map(slackwater::relay::LocalSigner::address) {
-                let slot = keccak256((user, U256::from(2)).abi_encode()).to_string();
-                if let Some(value) = slots.get(&slot).and_then(Value::as_str).and_then(|text| text.parse::<U256>().ok())
-                {
-                    state.users.insert(user, value.saturating_to());
-                }
-            }
-        }
-        let calls = wanted["calls"].as_array().map_or(&[][..], Vec::as_slice);
-        let calls: Vec<Value> = calls
-            .iter()
-            .map(|call| {
+        let wanted = request["blockStateCalls"].as_array().map_or(&[][..], Vec::as_slice);
+        let mut blocks = Vec::with_capacity(wanted.len());
+        for (place, wanted) in (1..).zip(wanted) {
+            self.override_state(&mut state, wanted);
+            let calls = wanted["calls"].as_array().map_or(&[][..], Vec::as_slice);
+            let run = |call: &Value, state: &mut State| {
                 let (to, from) = (address(&call["to"]), address(&call["from"]));
                 let content = chain::content(to, from, &bytes(&call["input"]), &self.signatures);
                 let limit = number(&call["gas"]).unwrap_or(BLOCK_GAS);
-                let (is_success, gas, logs, _) = chain::run(&content, limit, &mut state, block.timestamp_s + 1, false);
+                let (is_success, gas, logs, _) = chain::run(&content, limit, state, block.timestamp_s + place, false);
                 let logs: Vec<Value> = logs
                     .iter()
                     .map(|log| json!({ "address": log.address, "topics": log.data.topics(), "data": log.data.data }))
@@ -413,9 +436,22 @@ impl World {
                     "status": if is_success { "0x1" } else { "0x0" }, "gasUsed": format!("{gas:#x}"),
                     "returnData": "0x", "logs": logs,
                 })
-            })
-            .collect();
-        Answer::Result(json!([{ "calls": calls }]))
+            };
+            let calls: Vec<Value> = calls.iter().map(|call| run(call, &mut state)).collect();
+            blocks.push(json!({ "calls": calls }));
+        }
+        Answer::Result(json!(blocks))
+    }
+
+    fn override_state(&self, state: &mut State, wanted: &Value) {
+        let Some(slots) = wanted["stateOverrides"][FORWARDER.to_string()]["stateDiff"].as_object() else { return };
+        let users = self.plan.users.iter().chain(&self.plan.hostile_users);
+        for user in users.map(slackwater::relay::LocalSigner::address) {
+            let slot = keccak256((user, U256::from(2)).abi_encode()).to_string();
+            if let Some(value) = slots.get(&slot).and_then(Value::as_str).and_then(|text| text.parse::<U256>().ok()) {
+                state.users.insert(user, value.saturating_to());
+            }
+        }
     }
 
     /// What a liar says instead.

@@ -12,6 +12,7 @@ use slackwater::{
 
 use crate::{
     chain::{BURNS, FORWARDER, GOOD, MULTICALL, REVERTS, Signatures, TRAP, op_data},
+    hostile::Hostility,
     rng::Rng,
     world::{EPOCH_MS, key},
 };
@@ -125,6 +126,15 @@ impl Faults {
     }
 }
 
+/// Something that happens at a moment that the scenario names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Happening {
+    /// The lanes get money.
+    TopUp,
+    /// The newest blocks are replaced, as deep as can be.
+    Reorg,
+}
+
 /// A run's frame.
 #[derive(Debug)]
 pub struct Plan {
@@ -180,6 +190,12 @@ pub struct Plan {
     pub behind_ms: u64,
     /// Nothing keeps a request from being sent: what expires although it could have been executed has starved.
     pub is_strict: bool,
+    /// What happens when, ms; beside what faults bring.
+    pub timeline: Vec<(u64, Happening)>,
+    /// Those who mean harm.
+    pub hostility: Hostility,
+    /// Users who sign for them.
+    pub hostile_users: Vec<LocalSigner>,
 }
 
 impl Plan {
@@ -213,6 +229,9 @@ impl Plan {
             has_forecast: false,
             behind_ms: 0,
             is_strict: false,
+            timeline: Vec::new(),
+            hostility: Hostility::NONE,
+            hostile_users: (0..3).map(|user| key(seed, 0x0bad_0000 + user)).collect(),
         }
     }
 

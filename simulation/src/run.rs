@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::{
     chain::{BURNS, FORWARDER, GOOD, REVERTS, TRAP, op_data},
+    hostile,
     ledger::FaultyLedger,
     node::{Shared, Wire, lock},
     plan::Plan,
@@ -59,10 +60,13 @@ pub fn run_scenario(scenario: Scenario, seed: u64) -> Report {
 pub fn run(plan: Plan, seed: u64, off: Option<Protection>) -> Report {
     Protection::switch_off(off);
     let spec = plan.spec();
-    let mut world = World::new(mix(seed ^ 0x7071), plan, spec.clone());
+    let mut world = World::new(mix(seed ^ 0x7071), hostile::generator(!seed), plan, spec.clone());
     let mut rng = Rng::new(mix(seed ^ 0x0935));
     let mut signatures = std::mem::take(&mut world.signatures);
     world.operations = world.plan.operations(&mut rng, spec.chain_id, &mut signatures);
+    let mut second = hostile::generator(seed);
+    let others = world.plan.hostile_operations(&mut second, spec.chain_id, &mut signatures);
+    world.operations.extend(others);
     world.signatures = signatures;
     let world: Shared = Arc::new(Mutex::new(world));
     loop {
@@ -232,7 +236,11 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
     let mut setup = ChainSetup::new(spec);
     setup.tuning = tuning;
     // Both tenants' calls, on any lane.
-    for key in locked.keys.clone() {
+    let mut keys = locked.keys.clone();
+    if locked.is_signer_removed && keys.len() > 1 {
+        keys.pop();
+    }
+    for key in keys {
         setup = setup.signer_for(key, ["alpha", "beta"]);
     }
     setup.forwarders = vec![ForwarderSetup { address: FORWARDER, allow_unknown_code: false }];
@@ -245,20 +253,20 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
         policy.budget = budget;
         // By name, so that they share transactions.
         let targets = [GOOD, REVERTS, TRAP, BURNS].map(|target| (target, TargetRule::default()));
-        policy.targets = Some([(chain_id, targets.into())].into());
+        // Except a stranger's: every target, none by name.
+        policy.targets = (id != hostile::TENANT).then(|| [(chain_id, targets.into())].into());
         // Counted by the wall clock, which a simulated second does not know.
         (policy.rate_per_s, policy.nonce_lookups_per_s) = (None, None);
         policy
     };
     let budget = plan.budget.map(|limit_wei| Budget { limit_wei, period: Duration::ZERO });
-    let mut config = Relay::builder()
-        .chain(setup)
-        .tenant(tenant("alpha", budget))
-        .tenant(tenant("beta", None))
-        .database("nowhere")
-        .max_within(Duration::from_secs(3_600))
-        .build()
-        .expect("a valid configuration");
+    let mut builder = Relay::builder().chain(setup).tenant(tenant("alpha", budget)).tenant(tenant("beta", None));
+    if plan.hostility.operations > 0 {
+        let limit_wei = plan.hostile_budget();
+        builder = builder.tenant(tenant(hostile::TENANT, Some(Budget { limit_wei, period: Duration::ZERO })));
+    }
+    let mut config =
+        builder.database("nowhere").max_within(Duration::from_secs(3_600)).build().expect("a valid configuration");
     config.group_commit = GroupCommitConfig { queue_len: 256, max_group: 64, event_backlog: 16 };
     config
 }
@@ -354,7 +362,11 @@ impl World {
         let pause = self.rng.within(200, 1_500);
         match answer {
             Ok(id) => {
-                self.note(format_args!("#{op} is acknowledged"));
+                let kind = match &self.operations[place].item.submission.kind {
+                    SubmissionKind::Call(_) => "call",
+                    _ => "forward",
+                };
+                self.note(format_args!("#{op}, a {kind}, is acknowledged"));
                 if self.store.request(id).is_none() {
                     self.violate(format!("I2: op #{op} is acknowledged before it is durable"));
                 }

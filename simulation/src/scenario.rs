@@ -3,7 +3,8 @@
 use alloy_primitives::U256;
 
 use crate::{
-    plan::{Faults, Plan},
+    hostile::{self, HostileSigner, HostileTarget},
+    plan::{Faults, Happening, Plan},
     rng::{Rng, mix},
 };
 
@@ -36,6 +37,40 @@ pub enum Scenario {
     Funds,
     /// S10: duplicates and ambiguity.
     Duplicate,
+    /// S9: the money that ends a shortage is taken back by a reorg, with transactions in flight.
+    MoneyTakenBack,
+    /// S11: no pool: a nonce is refused while one below it is missing, and broadcasts get lost.
+    NoPool,
+    /// S12: receipts are null for 45 minutes.
+    LateReceipts,
+    /// S13: slots stay empty, in runs.
+    EmptySlots,
+    /// S15: a provider is gone for good, the others have neither simulation nor old states.
+    Gone,
+    /// S16: a target that is honest in simulations and burns on chain.
+    Mirage,
+    /// S16: a target that a transaction in front flips.
+    Flipped,
+    /// S16: another target for each request.
+    Fresh,
+    /// S16: a target that behaves twenty times.
+    Patient,
+    /// S17: a signer who leaves out a nonce.
+    Gap,
+    /// S17: the shortest deadline in each batch.
+    Hasty,
+    /// S17: ceilings just above the price.
+    Tight,
+    /// S17: the largest calldata beside small members.
+    Bulky,
+    /// S18: nodes that take no transaction above a cost.
+    FeeCap,
+    /// S19: a node stands still.
+    Frozen,
+    /// S19: a node lies in simulations.
+    SimulationLies,
+    /// S20: the operator takes out a key with transactions in flight.
+    RemovedSigner,
 }
 
 impl Scenario {
@@ -54,6 +89,28 @@ impl Scenario {
         Self::Poison,
         Self::Funds,
         Self::Duplicate,
+    ];
+
+    /// Those in which somebody means harm, or whose faults come from a second generator. They are run by name: the seeds of
+    /// all scenarios in turn keep their meaning.
+    pub const HOSTILE: [Self; 17] = [
+        Self::MoneyTakenBack,
+        Self::NoPool,
+        Self::LateReceipts,
+        Self::EmptySlots,
+        Self::Gone,
+        Self::Mirage,
+        Self::Flipped,
+        Self::Fresh,
+        Self::Patient,
+        Self::Gap,
+        Self::Hasty,
+        Self::Tight,
+        Self::Bulky,
+        Self::FeeCap,
+        Self::Frozen,
+        Self::SimulationLies,
+        Self::RemovedSigner,
     ];
 
     /// Its plan for a seed.
@@ -199,7 +256,94 @@ impl Scenario {
                     ..plan.faults
                 };
             }
+            Self::MoneyTakenBack => {
+                plan.nodes = 1;
+                plan.finality = 6;
+                plan.bump_after = 1;
+                plan.is_burst = true;
+                plan.slack_ms = 10_000..20_000;
+                plan.spike = 3..14;
+                plan.balance = U256::from(plan.base_fee + 2_000_000_000) * U256::from(rng.within(300_000, 3_000_000));
+                // It comes when all is calm, and the block that brought it is replaced a second later.
+                plan.top_up_after_ms = plan.calm_after_ms;
+                plan.timeline = vec![(plan.calm_after_ms + 1_024, Happening::Reorg)];
+                plan.faults = Faults { ignored_by_miner: 800, ..plan.faults };
+            }
+            _ => self.harm(&mut plan, seed, &mut rng),
         }
         plan
+    }
+
+    /// What is hostile in it, from the second generator.
+    fn harm(self, plan: &mut Plan, seed: u64, rng: &mut Rng) {
+        let mut second = hostile::generator(mix(seed));
+        plan.nodes = *rng.pick(&[1, 3, 3, 5]);
+        plan.slack_ms = 20_000..40_000;
+        plan.max_batch = usize::try_from(rng.within(2, 8)).unwrap_or(2);
+        let hostility = &mut plan.hostility;
+        if matches!(
+            self,
+            Self::Mirage | Self::Flipped | Self::Fresh | Self::Gap | Self::Hasty | Self::Tight | Self::Bulky
+        ) {
+            hostility.operations = second.within(8, 24);
+            hostility.budget_gas = second.within(2_000_000, 40_000_000);
+        }
+        match self {
+            Self::NoPool => {
+                plan.max_in_flight = 4;
+                hostility.has_no_pool = true;
+                plan.faults.lost_before = 100;
+            }
+            Self::LateReceipts => {
+                plan.nodes = 1;
+                plan.operations = 4;
+                // What is not calm lasts until there are receipts again.
+                plan.calm_after_ms = 2_760_000;
+                plan.is_burst = true;
+                hostility.receipts_after_ms = 2_700_000;
+            }
+            Self::EmptySlots => hostility.empty_slots = u32::try_from(second.within(10, 60)).unwrap_or(10),
+            Self::Gone => {
+                plan.nodes = 3;
+                hostility.gone_at_ms = second.within(3_000, 30_000);
+                hostility.has_no_simulation = true;
+                hostility.state_blocks = plan.finality + 8;
+            }
+            Self::Mirage => hostility.target = HostileTarget::Mirage,
+            Self::Flipped => {
+                hostility.target = HostileTarget::Flipped;
+                hostility.flips = u32::try_from(second.within(300, 1_000)).unwrap_or(300);
+            }
+            Self::Fresh => hostility.target = HostileTarget::Fresh,
+            Self::Patient => {
+                hostility.target = HostileTarget::Patient;
+                hostility.operations = second.within(25, 40);
+                hostility.budget_gas = 80_000_000;
+            }
+            Self::Gap => hostility.signer = HostileSigner::Gap,
+            Self::Hasty => hostility.signer = HostileSigner::Hasty,
+            Self::Tight => hostility.signer = HostileSigner::Tight,
+            Self::Bulky => hostility.signer = HostileSigner::Bulky,
+            Self::FeeCap => {
+                let gas = second.within(400_000, 1_500_000);
+                hostility.fee_cap_wei = (plan.base_fee + 3_000_000_000) * 2 * u128::from(gas);
+                plan.is_burst = true;
+            }
+            Self::Frozen => {
+                plan.nodes = 3;
+                hostility.frozen_at_ms = second.within(2_000, 30_000);
+            }
+            Self::SimulationLies => {
+                plan.nodes = 3;
+                hostility.simulation_lies = u32::try_from(second.within(300, 1_000)).unwrap_or(300);
+            }
+            Self::RemovedSigner => {
+                plan.lanes = 2;
+                plan.faults.stops = 1;
+                plan.faults.ignored_by_miner = 300;
+                hostility.removes_signer = true;
+            }
+            _ => {}
+        }
     }
 }

@@ -19,7 +19,7 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{
     chain::{self, BLOCK_GAS, Block, Signatures, State, Tx},
     check::Checker,
-    plan::{Faults, Operation, Plan},
+    plan::{Faults, Happening, Operation, Plan},
     rng::{Rng, mix},
 };
 
@@ -137,10 +137,16 @@ pub(crate) struct World {
     pub(crate) incarnation: u32,
     /// The operator stops the process.
     pub(crate) wants_stop: bool,
+    /// Chance for those who mean harm.
+    pub(crate) hostile_rng: Rng,
+    /// The last lane's key is not configured any more.
+    pub(crate) is_signer_removed: bool,
+    /// Blocks that are still to be empty.
+    pub(crate) empty_slots: u64,
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, plan: Plan, spec: ChainSpec) -> Self {
+    pub(crate) fn new(seed: u64, hostile_rng: Rng, plan: Plan, spec: ChainSpec) -> Self {
         let mut rng = Rng::new(seed);
         let keys: Vec<LocalSigner> = (0..plan.lanes).map(|lane| key(seed, 0x1a0e + lane as u64)).collect();
         let mut state = State::default();
@@ -168,7 +174,7 @@ impl World {
                 // A minority at most.
                 is_liar: place * 2 + 2 < plan.nodes && plan.faults.lies > 0 && rng.permille(700),
                 is_down_until: 0,
-                has_simulate: rng.permille(850),
+                has_simulate: rng.permille(850) && !plan.hostility.has_no_simulation,
                 has_tag: true,
             })
             .collect();
@@ -202,6 +208,9 @@ impl World {
             salt: 0,
             incarnation: 0,
             wants_stop: false,
+            hostile_rng,
+            is_signer_removed: false,
+            empty_slots: 0,
             rng,
             plan,
         };
@@ -246,6 +255,13 @@ impl World {
         }
         if self.plan.top_up_after_ms > 0 {
             self.at(from + self.plan.top_up_after_ms, Event::TopUp);
+        }
+        for (at, happening) in self.plan.timeline.clone() {
+            let event = match happening {
+                Happening::TopUp => Event::TopUp,
+                Happening::Reorg => Event::TakeBack,
+            };
+            self.at(from + at, event);
         }
     }
 
@@ -368,6 +384,18 @@ impl World {
         }
     }
 
+    /// A node that stands still for good: the first, which is as likely to be the fastest as any.
+    fn is_frozen(&self, node: usize) -> bool {
+        let at = self.plan.hostility.frozen_at_ms;
+        at > 0 && node == 0 && self.elapsed() >= at
+    }
+
+    /// A provider that has gone for good: the last one.
+    pub(crate) fn is_gone(&self, node: usize) -> bool {
+        let at = self.plan.hostility.gone_at_ms;
+        at > 0 && node + 1 == self.nodes.len() && self.elapsed() >= at
+    }
+
     fn happen(&mut self, now: u64, event: Event) {
         match event {
             Event::Block => {
@@ -378,7 +406,7 @@ impl World {
                 self.at(now + wait, Event::Block);
             }
             Event::See { node, tip, seen } => {
-                if self.nodes[node].seen < seen {
+                if self.nodes[node].seen < seen && !self.is_frozen(node) {
                     self.nodes[node].seen = seen;
                     self.nodes[node].tip = tip;
                     self.tidy(node);
@@ -394,6 +422,7 @@ impl World {
             Event::Reorg if !self.is_calm => self.reorg(now, false),
             Event::TakeBack => self.reorg(now, true),
             Event::Stop if !self.is_calm => {
+                self.is_signer_removed |= self.plan.hostility.removes_signer;
                 self.count("orderly stop");
                 self.wants_stop = true;
             }

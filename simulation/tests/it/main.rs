@@ -96,6 +96,15 @@ fn s9_funds_and_fees() {
     happened(&holds(Scenario::Funds, 0..SEEDS), &["full block", "finalized", "not accepted"]);
 }
 
+/// The operator's money comes when a transaction in flight can't be paid any more, a reorg takes it back a second later, and
+/// it is sent again. In this run of the mixed scenario a lane was left without money for ever, with op #1 in flight.
+#[test]
+fn s9_money_is_taken_back() {
+    let counts = holds(Scenario::MoneyTakenBack, 0..SEEDS);
+    happened(&counts, &["reorg", "full block", "finalized"]);
+    holds(Scenario::Random, 700_834..700_835);
+}
+
 #[test]
 fn s10_duplicates_and_ambiguity() {
     happened(&holds(Scenario::Duplicate, 0..SEEDS), &["duplicate", "lost after delivery", "finalized"]);
