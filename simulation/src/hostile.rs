@@ -1,5 +1,5 @@
-//! Those who mean harm: a tenant, its targets and its signers, nodes with limits and lies of their own, other people's
-//! transactions. All of it is drawn from a second generator, so that a seed without them stays the run that it was.
+//! Those who mean harm: a tenant, its targets and its signers, nodes with limits and lies of their own. All of it is drawn from a
+//! second generator, so that a seed without them stays the run that it was.
 
 use std::collections::BTreeSet;
 
@@ -11,41 +11,120 @@ use slackwater::{
 };
 
 use crate::{
-    chain::{FORWARDER, Signatures, op_data},
+    chain::{FORWARDER, GOOD, Signatures, State, Surroundings, op_data},
     plan::{DOMAIN, Operation, Plan},
     rng::Rng,
     world::EPOCH_MS,
 };
 
-/// Honest in every simulation, burns all its gas on chain: it looks at fee, block or time fields.
-pub(crate) const MIRAGE: Address = Address::repeat_byte(0xa5);
-/// Burns where a transaction in front has flipped it.
-pub(crate) const FLIPPED: Address = Address::repeat_byte(0xa6);
-/// Honest [`PATIENCE`] times, then as [`MIRAGE`].
-pub(crate) const PATIENT: Address = Address::repeat_byte(0xa7);
-/// First byte of targets that are used once, each as [`MIRAGE`].
-const FRESH: u8 = 0xb0;
-/// See [`PATIENT`].
+/// How often [`HostileTarget::Patient`] behaves.
 pub(crate) const PATIENCE: u64 = 20;
 
 /// The tenant that means harm.
 pub(crate) const TENANT: &str = "mallory";
-/// Its operations are numbered from here.
-const FIRST_OP: u64 = 1_000_000;
 
-/// A target that deceives.
+/// First byte of hostile targets' addresses; kind, way and, for fresh ones, the operation follow.
+const MARK: u8 = 0xbd;
+
+/// Its operations are numbered from here.
+pub(crate) const FIRST_OP: u64 = 1_000_000;
+
+/// A target that is honest in simulations, and what tells it that it is on chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub enum HostileTarget {
     /// Harmless; its signer may not be.
     None,
-    /// Honest in simulation, burns on chain.
-    Mirage,
-    /// Flipped by a transaction in front.
+    /// The transaction has a price.
+    GasPrice,
+    /// The block has a base fee.
+    BaseFee,
+    /// The block has a proposer.
+    Coinbase,
+    /// The block's number is a multiple of three.
+    BlockNumber,
+    /// The block's time is a multiple of three.
+    Clock,
+    /// A transaction in front of the batch has flipped it.
     Flipped,
-    /// Another one for each request.
+    /// As [`Self::Coinbase`], another address for each request.
     Fresh,
-    /// Honest twenty times.
+    /// Honest twenty times, then as [`Self::Coinbase`].
     Patient,
+    /// As [`Self::Coinbase`], and it does not burn: it fails.
+    Reverting,
+}
+
+impl HostileTarget {
+    const ALL: [Self; 10] = [
+        Self::None,
+        Self::GasPrice,
+        Self::BaseFee,
+        Self::Coinbase,
+        Self::BlockNumber,
+        Self::Clock,
+        Self::Flipped,
+        Self::Fresh,
+        Self::Patient,
+        Self::Reverting,
+    ];
+
+    /// Its address: one that takes all gas in the forwarder's trust check, or one that uses what it was given.
+    fn address(self, takes_all: bool, op: u64) -> Address {
+        if self == Self::None {
+            return GOOD;
+        }
+        let mut bytes = [MARK; 20];
+        (bytes[1], bytes[2]) = (self as u8, u8::from(takes_all));
+        if self == Self::Fresh {
+            bytes[12..].copy_from_slice(&op.to_be_bytes());
+        }
+        Address::from(bytes)
+    }
+
+    /// Which one stands at `address`, and whether it takes all gas.
+    pub(crate) fn at(address: Address) -> Option<(Self, bool)> {
+        let kind = Self::ALL.into_iter().find(|kind| *kind as u8 == address[1])?;
+        (address[0] == MARK && address[3] == MARK).then_some((kind, address[2] == 1))
+    }
+
+    /// Simulations in the surroundings in which it will run show what it does.
+    pub(crate) const fn shows_in_simulation(self) -> bool {
+        matches!(self, Self::GasPrice | Self::BaseFee)
+    }
+}
+
+/// What a target does with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deed {
+    Honest,
+    /// It takes all gas that is left when it is asked whether it trusts the forwarder, but the last 64th.
+    TakesAll,
+    /// It uses the gas of its request.
+    UsesOwn,
+    Fails,
+}
+
+/// What the target at `to` does.
+pub(crate) fn deed(to: Address, state: &State, around: &Surroundings) -> Deed {
+    let Some((kind, takes_all)) = HostileTarget::at(to) else { return Deed::Honest };
+    let has_proposer = around.coinbase != Address::ZERO;
+    let is_real = match kind {
+        HostileTarget::None => false,
+        HostileTarget::GasPrice => around.gas_price != 0,
+        HostileTarget::BaseFee => around.base_fee != 0,
+        HostileTarget::Coinbase | HostileTarget::Fresh | HostileTarget::Reverting => has_proposer,
+        HostileTarget::BlockNumber => around.number.is_multiple_of(3),
+        HostileTarget::Clock => around.timestamp_s.is_multiple_of(3),
+        HostileTarget::Flipped => state.is_flipped,
+        HostileTarget::Patient => has_proposer && state.served >= PATIENCE,
+    };
+    match (is_real, kind, takes_all) {
+        (false, ..) => Deed::Honest,
+        (true, HostileTarget::Reverting, _) => Deed::Fails,
+        (true, _, true) => Deed::TakesAll,
+        (true, _, false) => Deed::UsesOwn,
+    }
 }
 
 /// A signer who deceives.
@@ -57,10 +136,31 @@ pub enum HostileSigner {
     Gap,
     /// Always the shortest deadline.
     Hasty,
-    /// A ceiling just above the price.
+    /// A ceiling at the next block's price, and the shortest deadline.
     Tight,
     /// The largest calldata beside small members.
     Bulky,
+    /// Uses the nonce itself, in front of the batch, so that the forwarder skips the request.
+    Skipped,
+}
+
+/// A node that lies in one thing, always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lie {
+    /// None does.
+    None,
+    /// Simulations fail, it says.
+    Refuses,
+    /// Simulations succeed, it says.
+    Praises,
+    /// Its blocks are an hour ahead.
+    Time,
+    /// Tips are a thousand times what they are.
+    Tip,
+    /// Its head is a thousand blocks further.
+    Head,
+    /// L1 costs a thousand times what it does.
+    DataFee,
 }
 
 /// What is hostile in a run. [`Self::NONE`] by default.
@@ -72,23 +172,33 @@ pub struct Hostility {
     pub budget_gas: u64,
     /// Its targets.
     pub target: HostileTarget,
+    /// They take all gas that is left, not only their request's.
+    pub takes_all: bool,
     /// Its signers.
     pub signer: HostileSigner,
-    /// Blocks in whose front the target is flipped, thousandths.
-    pub flips: u32,
-    /// Simulations of one node that it answers with a refusal, thousandths.
-    pub simulation_lies: u32,
-    /// When one node stands still for good, ms; 0 for never.
+    /// Blocks in whose front something is done against a batch, thousandths.
+    pub in_front: u32,
+    /// What the first node lies about.
+    pub lie: Lie,
+    /// When the first node stands still for good, ms; 0 for never.
     pub frozen_at_ms: u64,
-    /// When one node is gone for good and answers with a web page, ms; 0 for never.
+    /// The first node is so many ms behind, and moves; 0 for not.
+    pub behind_ms: u64,
+    /// When the last node is gone for good and answers anything but JSON-RPC, ms; 0 for never.
     pub gone_at_ms: u64,
     /// Most that each node lets a transaction cost, wei; 0 for no limit.
     pub fee_cap_wei: u128,
+    /// Most gas of a block; 0 for the chain's usual limit.
+    pub block_gas: u64,
+    /// Least tip that nodes take, wei per gas; 0 for any.
+    pub least_tip: u128,
+    /// Most transactions of one account in a node's pool; 0 for the usual.
+    pub pool_limit: u64,
     /// No node has `eth_simulateV1`.
     pub has_no_simulation: bool,
     /// Blocks of which nodes still have the state; 0 for all.
     pub state_blocks: u64,
-    /// Nodes refuse a nonce above what they hold: there is no pool.
+    /// There is no pool: nodes hold a nonce above the next one for a second, and then refuse it.
     pub has_no_pool: bool,
     /// Until when no node shows a receipt, ms.
     pub receipts_after_ms: u64,
@@ -96,6 +206,8 @@ pub struct Hostility {
     pub empty_slots: u32,
     /// The operator takes the last lane's key out at the next orderly stop.
     pub removes_signer: bool,
+    /// The last lane's key comes with the next start after an orderly stop.
+    pub adds_signer: bool,
 }
 
 impl Hostility {
@@ -104,19 +216,32 @@ impl Hostility {
         operations: 0,
         budget_gas: 0,
         target: HostileTarget::None,
+        takes_all: false,
         signer: HostileSigner::None,
-        flips: 0,
-        simulation_lies: 0,
+        in_front: 0,
+        lie: Lie::None,
         frozen_at_ms: 0,
+        behind_ms: 0,
         gone_at_ms: 0,
         fee_cap_wei: 0,
+        block_gas: 0,
+        least_tip: 0,
+        pool_limit: 0,
         has_no_simulation: false,
         state_blocks: 0,
         has_no_pool: false,
         receipts_after_ms: 0,
         empty_slots: 0,
         removes_signer: false,
+        adds_signer: false,
     };
+}
+
+impl Hostility {
+    /// Most gas of a block.
+    pub(crate) const fn block_gas_or(&self, usual: u64) -> u64 {
+        if self.block_gas == 0 { usual } else { self.block_gas }
+    }
 }
 
 impl Default for Hostility {
@@ -128,22 +253,6 @@ impl Default for Hostility {
 /// The second generator of a seed.
 pub(crate) const fn generator(seed: u64) -> Rng {
     Rng::new(crate::rng::mix(seed ^ 0x4057_11e5))
-}
-
-/// Whether a target that is asked to do something honest burns its gas instead.
-pub(crate) fn burns(to: Address, is_flipped: bool, served: u64, is_real: bool) -> bool {
-    match to {
-        MIRAGE => is_real,
-        FLIPPED => is_flipped,
-        PATIENT => is_real && served >= PATIENCE,
-        _ => is_real && to[0] == FRESH && to[1] == FRESH,
-    }
-}
-
-fn fresh(op: u64) -> Address {
-    let mut bytes = [FRESH; 20];
-    bytes[12..].copy_from_slice(&op.to_be_bytes());
-    Address::from(bytes)
 }
 
 impl Plan {
@@ -194,29 +303,23 @@ impl Plan {
         signatures: &mut Signatures,
     ) -> Operation {
         let hostility = &self.hostility;
-        let to = match hostility.target {
-            HostileTarget::None => crate::chain::GOOD,
-            HostileTarget::Mirage => MIRAGE,
-            HostileTarget::Flipped => FLIPPED,
-            HostileTarget::Fresh => fresh(op),
-            HostileTarget::Patient => PATIENT,
-        };
         let slack = match hostility.signer {
-            HostileSigner::Hasty => 2_600,
+            HostileSigner::Hasty | HostileSigner::Tight => 2_600,
             _ => rng.within(self.slack_ms.start, self.slack_ms.end),
         };
-        let gas = U256::from(rng.within(60_000, 400_000));
         let mut data = op_data(op).to_vec();
         if hostility.signer == HostileSigner::Bulky {
-            data.resize(20_000, 0xa5);
+            // What no compression makes shorter.
+            let words = rng.within(200, 2_500);
+            data.extend((0..words).flat_map(|_| rng.next().to_be_bytes()));
         }
         let deadline_s = (at + slack) / 1_000 + 3;
         let mut forward = Forward {
             forwarder: FORWARDER,
             from: signer.address(),
-            to,
+            to: hostility.target.address(hostility.takes_all, op),
             value: U256::ZERO,
-            gas,
+            gas: U256::from(rng.within(60_000, 400_000)),
             nonce: U256::from(nonce),
             deadline: deadline_s,
             data: data.into(),
@@ -225,10 +328,8 @@ impl Plan {
         forward.signature = signer.identity().sign(domain.digest(&forward));
         signatures.insert(forward.signature.clone(), (signer.address(), nonce));
         let deadline = Deadline::At(Timestamp((at + slack).min((deadline_s - 2) * 1_000)));
-        let max_cost_wei = (hostility.signer == HostileSigner::Tight)
-            .then(|| U256::from(self.base_fee + self.base_fee / 8 + 1_000_000_000) * (gas + U256::from(120_000)));
-        let submission =
-            Submission { chain_id, kind: SubmissionKind::Forward(forward), deadline: Some(deadline), max_cost_wei };
+        let kind = SubmissionKind::Forward(forward);
+        let submission = Submission { chain_id, kind, deadline: Some(deadline), max_cost_wei: None };
         Operation {
             op,
             tenant: TENANT,
@@ -242,5 +343,12 @@ impl Plan {
             under_way: 0,
             was_lost: false,
         }
+    }
+
+    /// A ceiling at the price of the next block, for a request with so much gas of its own, wei.
+    pub(crate) fn tight_ceiling(next_base_fee: u128, gas: U256, rng: &mut Rng) -> U256 {
+        // The transaction around it, and the cancel that may take its place.
+        let whole = gas + U256::from(130_000);
+        U256::from(next_base_fee + rng.within(1_000_000_000, 2_500_000_000) as u128) * whole
     }
 }

@@ -17,9 +17,9 @@ mod run;
 mod scenario;
 mod world;
 
-pub use hostile::{HostileSigner, HostileTarget, Hostility};
-pub use plan::{Faults, Happening, Plan};
-pub use run::{Report, run, run_scenario};
+pub use hostile::{HostileSigner, HostileTarget, Hostility, Lie};
+pub use plan::{DataFee, Faults, Happening, Plan};
+pub use run::{Report, run, run_scenario, run_without};
 pub use scenario::Scenario;
 pub use slackwater::protection::Protection;
 pub use world::Counts;

@@ -3,7 +3,7 @@
 
 use std::{process::ExitCode, time::Instant};
 
-use slackwater_simulation::{Counts, Protection, Scenario, run};
+use slackwater_simulation::{Counts, Protection, Scenario, run_without};
 
 fn main() -> ExitCode {
     let number = |name: &str| {
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
                         (_, 0) => Scenario::Random,
                         (count, _) => scenarios[1 + (seed as usize / 2) % (count - 1)],
                     };
-                    let report = run(scenario.plan(seed), seed, off);
+                    let report = run_without(scenario, seed, off);
                     counts.add(&report.counts);
                     hash ^= report.hash.rotate_left((seed % 64) as u32);
                     if report.violation.is_some() {
