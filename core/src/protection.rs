@@ -41,12 +41,30 @@ pub enum Protection {
     LowerUserNonce,
     /// Members leave a batch for good only if the chain executed or skipped them, by their events (I11).
     OutcomeByEvent,
+    /// A second node is asked before a simulation refuses a request (I15).
+    SecondWord,
+    /// Simulations run in the surroundings in which the transaction will (I11).
+    Surroundings,
+    /// A target that no policy names meets one signer's requests only, until it has a record (I13).
+    NamedCompany,
+    /// What no request bears of a final transaction goes to an account (I12).
+    EveryWei,
+    /// What was burnt is not there for another try (I8).
+    SpentReservation,
+    /// Tenants have shares of a lane, whatever their deadlines (I14).
+    TenantShares,
+    /// The head that is followed is one that most nodes have reached (I15).
+    OthersHeads,
+    /// What L1 charges is what most nodes say (I15).
+    AgreedPrices,
+    /// Transactions of a signer that is not configured any more are watched to their end (I1).
+    WatchRemoved,
 }
 
 impl Protection {
     /// Every protection.
     #[cfg(feature = "simulation")]
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 26] = [
         Self::PersistFirst,
         Self::PollEveryAttempt,
         Self::ReadQuorum,
@@ -64,6 +82,15 @@ impl Protection {
         Self::StopInDoubt,
         Self::LowerUserNonce,
         Self::OutcomeByEvent,
+        Self::SecondWord,
+        Self::Surroundings,
+        Self::NamedCompany,
+        Self::EveryWei,
+        Self::SpentReservation,
+        Self::TenantShares,
+        Self::OthersHeads,
+        Self::AgreedPrices,
+        Self::WatchRemoved,
     ];
 
     /// Whether it works.

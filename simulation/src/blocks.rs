@@ -10,7 +10,7 @@ use slackwater::{
 
 use crate::{
     chain::{self, BLOCK_GAS, Block, Content, Receipt, State, Tx},
-    hostile::{FIRST_OP, HostileSigner},
+    hostile::{FIRST_OP, HostileSigner, HostileTarget},
     rng::{Rng, mix},
     world::{Event, World, short},
 };
@@ -130,6 +130,12 @@ impl World {
             }
             if let Some(receipt) = chain::include(&tx, &mut state, number, base_fee, timestamp_s, &model) {
                 left = left.saturating_sub(tx.gas_limit);
+                if let Content::Batch(items) = &tx.content
+                    && items.iter().any(|item| HostileTarget::at(item.to).is_some())
+                    && (receipt.executed.len() < items.len() || receipt.executed.iter().any(|(_, is_good)| !is_good))
+                {
+                    self.count("deceived");
+                }
                 if tx.is_payload() && !receipt.is_success {
                     self.count("transaction reverted");
                 }
@@ -274,8 +280,9 @@ impl World {
 
     /// Whoever gave the lanes money looks whether it has arrived for good, and sends it again where a reorg took it back.
     fn look_after_money(&mut self, now: u64, before: Arc<Block>) {
-        let is_less =
-            |key: &LocalSigner| self.head.state.balance(key.address()) < before.state.balance(key.address()) / U256::from(2);
+        let is_less = |key: &LocalSigner| {
+            self.head.state.balance(key.address()) < before.state.balance(key.address()) / U256::from(2)
+        };
         if self.is_calm && self.plan.watches_money && self.keys.iter().any(is_less) {
             self.count("money taken back");
             self.at(now + 10, Event::TopUp);
@@ -308,16 +315,14 @@ impl World {
         let block = self.head.clone();
         let mut state = block.state.clone();
         let now = self.now();
-        if let Some(receipt) =
-            chain::include(
-                &tx,
-                &mut state,
-                block.number + 1,
-                block.next_base_fee(&self.spec),
-                self.timestamp(now, &block),
-                &self.data_fee_at(block.number + 1),
-            )
-        {
+        if let Some(receipt) = chain::include(
+            &tx,
+            &mut state,
+            block.number + 1,
+            block.next_base_fee(&self.spec),
+            self.timestamp(now, &block),
+            &self.data_fee_at(block.number + 1),
+        ) {
             self.known.insert(hash, tx.clone());
             self.extend(now, block, vec![(tx, receipt)], state);
         }
@@ -402,9 +407,7 @@ impl World {
         if tx.nonce > account + 64 {
             return Err(Refusal::Gap);
         }
-        if hostility.has_no_pool
-            && !(account..tx.nonce).all(|nonce| place.pool.contains_key(&(tx.sender, nonce)))
-        {
+        if hostility.has_no_pool && !(account..tx.nonce).all(|nonce| place.pool.contains_key(&(tx.sender, nonce))) {
             return Err(Refusal::Gap);
         }
         if tx.gas_limit > limit {

@@ -168,6 +168,8 @@ pub enum Lie {
 pub struct Hostility {
     /// Requests of the hostile tenant.
     pub operations: u64,
+    /// They come within two seconds.
+    pub is_flood: bool,
     /// Its budget, gas at the first base fee.
     pub budget_gas: u64,
     /// Its targets.
@@ -214,6 +216,7 @@ impl Hostility {
     /// Nobody means harm.
     pub const NONE: Self = Self {
         operations: 0,
+        is_flood: false,
         budget_gas: 0,
         target: HostileTarget::None,
         takes_all: false,
@@ -270,8 +273,8 @@ impl Plan {
     ) -> Vec<Operation> {
         let hostility = &self.hostility;
         let domain = ForwarderDomain::new(DOMAIN, chain_id, FORWARDER);
-        let mut ats: Vec<u64> =
-            (0..hostility.operations).map(|_| EPOCH_MS + rng.within(500, self.calm_after_ms * 3 / 4)).collect();
+        let (from, until) = if hostility.is_flood { (2_000, 4_000) } else { (500, self.calm_after_ms * 3 / 4) };
+        let mut ats: Vec<u64> = (0..hostility.operations).map(|_| EPOCH_MS + rng.within(from, until)).collect();
         ats.sort_unstable();
         let is_gapped = hostility.signer == HostileSigner::Gap;
         let mut nonces = vec![u64::from(is_gapped); self.hostile_users.len()];

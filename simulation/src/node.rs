@@ -195,6 +195,7 @@ impl World {
             (there, back) = (1, 1);
         }
         let fate = if self.is_gone(node) {
+            self.count("gone");
             Fate::Gone(now)
         } else if self.nodes[node].is_down_until > now {
             Fate::Unreachable
@@ -547,11 +548,16 @@ impl World {
             Lie::Refuses => is_simulation,
             Lie::Time => method == "eth_getBlockByNumber",
             Lie::Tip => method == "eth_feeHistory",
-            Lie::Head => method == "eth_blockNumber" || (method == "eth_getBlockByNumber" && params[0] == json!("latest")),
+            Lie::Head => {
+                method == "eth_blockNumber" || (method == "eth_getBlockByNumber" && params[0] == json!("latest"))
+            }
             // Told where it is made up.
             Lie::Praises | Lie::DataFee | Lie::None => false,
         };
         let Answer::Result(mut value) = truth else { return truth };
+        if matches!(self.plan.hostility.lie, Lie::Praises | Lie::DataFee) && method == "eth_call" {
+            self.count("lie in one thing");
+        }
         if !is_lie || value.is_null() {
             return Answer::Result(value);
         }
@@ -643,7 +649,8 @@ impl World {
         let hash: B256 = params[0].as_str().and_then(|text| text.parse().ok()).unwrap_or_default();
         let Some(tx) = self.known.get(&hash) else { return Vec::new() };
         let mut state = self.head.state.clone();
-        let around = Surroundings::real(self.head.number + 1, self.now() / 1_000, self.head.base_fee, self.head.base_fee);
+        let around =
+            Surroundings::real(self.head.number + 1, self.now() / 1_000, self.head.base_fee, self.head.base_fee);
         let (_, _, logs, _) = chain::run(&tx.content, tx.gas_limit, &mut state, &around);
         logs.iter()
             .map(|log| json!({ "address": log.address, "topics": log.data.topics(), "data": log.data.data }))

@@ -112,11 +112,16 @@ impl Report {
     fn compare(&self, alone: &Self) -> Option<(u64, String)> {
         let worse = |op: u64, is: &Landing, was: &Landing| {
             if is.status != was.status {
-                return Some(format!("I14: op #{op} ends {:?}, without the hostile tenant {:?}", is.status, was.status));
+                return Some(format!(
+                    "I14: op #{op} ends {:?}, without the hostile tenant {:?}",
+                    is.status, was.status
+                ));
             }
             let (block, before) = (is.block?, was.block?);
             if block > before + MAX_DELAY_BLOCKS {
-                return Some(format!("I14: op #{op} is executed in block {block}, without the hostile tenant in {before}"));
+                return Some(format!(
+                    "I14: op #{op} is executed in block {block}, without the hostile tenant in {before}"
+                ));
             }
             // An empty transaction's part depends on the company.
             let most = was.charged_gas + was.charged_gas / 20 + 21_000;

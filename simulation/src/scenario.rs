@@ -410,6 +410,11 @@ impl Scenario {
         hostility.operations = second.within(8, 30);
         hostility.budget_gas = second.within(2_000_000, 40_000_000);
         hostility.takes_all = second.permille(500);
+        hostility.is_flood = second.permille(300);
+        if hostility.is_flood {
+            (hostility.operations, hostility.budget_gas) =
+                (second.within(30, 60), second.within(40_000_000, 120_000_000));
+        }
         match self {
             Self::GasPrice => hostility.target = HostileTarget::GasPrice,
             Self::BaseFee => hostility.target = HostileTarget::BaseFee,
