@@ -349,7 +349,7 @@ impl Plan {
                 let deadline = Deadline::At(Timestamp((at + slack).min((deadline_s - 2) * 1_000)));
                 (SubmissionKind::Forward(forward), deadline)
             };
-            let has_limit = rng.permille(150) && !self.is_strict;
+            let has_limit = rng.permille(150) && !self.is_strict && !self.must_land;
             let max_cost_wei = has_limit
                 .then(|| U256::from(self.base_fee + 2_500_000_000) * U256::from(rng.within(150_000, 3_000_000)));
             let submission = Submission { chain_id, kind, deadline: Some(deadline), max_cost_wei };
