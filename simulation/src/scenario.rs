@@ -77,6 +77,14 @@ pub enum Scenario {
     Bulky,
     /// S17: members whose nonce is used in front of the batch.
     Skipped,
+    /// S18: nodes that take no transaction above a cost, in geth's words.
+    FeeCap,
+    /// S18: blocks with less gas than a batch may have.
+    BlockGas,
+    /// S18: nodes that want a tip, and say which.
+    LeastTip,
+    /// S18: pools that hold few transactions of one account.
+    PoolLimit,
     /// S19: a node stands still.
     Frozen,
     /// S19: a node lags, and moves.
@@ -121,7 +129,7 @@ impl Scenario {
 
     /// Those in which somebody means harm, or whose faults come from a second generator. They are run by name: the seeds of
     /// all scenarios in turn keep their meaning.
-    pub const HOSTILE: [Self; 31] = [
+    pub const HOSTILE: [Self; 35] = [
         Self::MoneyTakenBack,
         Self::NoPool,
         Self::LateReceipts,
@@ -142,6 +150,10 @@ impl Scenario {
         Self::Tight,
         Self::Bulky,
         Self::Skipped,
+        Self::FeeCap,
+        Self::BlockGas,
+        Self::LeastTip,
+        Self::PoolLimit,
         Self::Frozen,
         Self::Lagging,
         Self::Refuses,
@@ -333,6 +345,7 @@ impl Scenario {
             | Self::LyingTip
             | Self::LyingHead
             | Self::LyingDataFee => self.bad_node(plan, &mut second),
+            Self::FeeCap | Self::BlockGas | Self::LeastTip | Self::PoolLimit => self.limits(plan, &mut second),
             Self::RemovedSigner | Self::AddedSigner | Self::WrongClock => self.operations(plan, &mut second),
             _ => self.bad_tenant(plan, &mut second),
         }
@@ -382,6 +395,30 @@ impl Scenario {
             _ => {
                 plan.data_fee = Some(data_fee(second, 0..0));
                 hostility.lie = Lie::DataFee;
+            }
+        }
+    }
+
+    fn limits(self, plan: &mut Plan, second: &mut Rng) {
+        plan.operations = second.within(10, 24);
+        plan.is_burst = second.permille(500);
+        match self {
+            Self::FeeCap => {
+                // As much as a few requests cost at most; told in ether with two digits.
+                plan.base_fee = 400_000_000_000;
+                plan.max_batch = 8;
+                plan.balance = U256::from(10u128.pow(21));
+                plan.hostility.fee_cap_wei = u128::from(second.within(25, 60)) * 10_000_000_000_000_000;
+            }
+            Self::BlockGas => {
+                plan.max_batch = 100;
+                plan.hostility.block_gas = second.within(600_000, 2_000_000);
+            }
+            Self::LeastTip => plan.hostility.least_tip = u128::from(second.within(3, 30)) * 1_000_000_000,
+            _ => {
+                plan.max_in_flight = 8;
+                plan.max_batch = 1;
+                plan.hostility.pool_limit = second.within(1, 4);
             }
         }
     }

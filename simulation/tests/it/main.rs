@@ -179,6 +179,14 @@ fn s17_signers_who_deceive() {
 }
 
 #[test]
+fn s18_nodes_with_limits_of_their_own() {
+    happened(&holds(Scenario::FeeCap, 0..HOSTILE_SEEDS), &["finalized"]);
+    happened(&holds(Scenario::BlockGas, 0..HOSTILE_SEEDS), &["finalized"]);
+    happened(&holds(Scenario::LeastTip, 0..HOSTILE_SEEDS), &["least tip", "finalized"]);
+    happened(&holds(Scenario::PoolLimit, 0..HOSTILE_SEEDS), &["pool limit", "finalized"]);
+}
+
+#[test]
 fn s19_a_node_stands_still_lags_or_lies() {
     for scenario in [Scenario::Frozen, Scenario::Lagging] {
         happened(&holds(scenario, 0..HOSTILE_SEEDS), &["finalized"]);
