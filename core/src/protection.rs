@@ -59,12 +59,20 @@ pub enum Protection {
     AgreedPrices,
     /// Transactions of a signer that is not configured any more are watched to their end (I1).
     WatchRemoved,
+    /// A transaction stays within what blocks and nodes hold, as their refusals say (I14).
+    NodeLimits,
+    /// A tip that nodes demand is offered (I14).
+    DemandedTip,
+    /// What its ceiling keeps out of the next block makes way for those behind it (I14).
+    PricedOutYields,
+    /// A lane takes what its balance holds, whatever comes first (I14).
+    BalanceAware,
 }
 
 impl Protection {
     /// Every protection.
     #[cfg(feature = "simulation")]
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 30] = [
         Self::PersistFirst,
         Self::PollEveryAttempt,
         Self::ReadQuorum,
@@ -91,6 +99,10 @@ impl Protection {
         Self::OthersHeads,
         Self::AgreedPrices,
         Self::WatchRemoved,
+        Self::NodeLimits,
+        Self::DemandedTip,
+        Self::PricedOutYields,
+        Self::BalanceAware,
     ];
 
     /// Whether it works.
@@ -103,17 +115,17 @@ impl Protection {
     /// Whether it works on this thread.
     #[cfg(feature = "simulation")]
     pub(crate) fn is_on(self) -> bool {
-        OFF.get() & (1 << self as u32) == 0
+        OFF.get() & (1 << self as u64) == 0
     }
 
     /// Switches it off on this thread, and all others on.
     #[cfg(feature = "simulation")]
     pub fn switch_off(only: Option<Self>) {
-        OFF.set(only.map_or(0, |protection| 1 << protection as u32));
+        OFF.set(only.map_or(0, |protection| 1 << protection as u64));
     }
 }
 
 #[cfg(feature = "simulation")]
 thread_local! {
-    static OFF: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+    static OFF: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }

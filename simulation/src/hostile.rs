@@ -138,6 +138,10 @@ pub enum HostileSigner {
     Hasty,
     /// A ceiling at the next block's price, and the shortest deadline.
     Tight,
+    /// As [`Self::Tight`], with the usual deadlines.
+    PricedOut,
+    /// So much gas that the lanes can't pay for it.
+    Huge,
     /// The largest calldata beside small members.
     Bulky,
     /// Uses the nonce itself, in front of the batch, so that the forwarder skips the request.
@@ -322,7 +326,10 @@ impl Plan {
             from: signer.address(),
             to: hostility.target.address(hostility.takes_all, op),
             value: U256::ZERO,
-            gas: U256::from(rng.within(60_000, 400_000)),
+            gas: U256::from(match hostility.signer {
+                HostileSigner::Huge => rng.within(9_000_000, 13_000_000),
+                _ => rng.within(60_000, 400_000),
+            }),
             nonce: U256::from(nonce),
             deadline: deadline_s,
             data: data.into(),

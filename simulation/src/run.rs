@@ -400,7 +400,7 @@ impl World {
                 continue;
             }
             if operation.op >= FIRST_OP
-                && hostility.signer == HostileSigner::Tight
+                && matches!(hostility.signer, HostileSigner::Tight | HostileSigner::PricedOut)
                 && let SubmissionKind::Forward(forward) = &operation.item.submission.kind
             {
                 let ceiling = Plan::tight_ceiling(next_base_fee, forward.gas, &mut self.hostile_rng);

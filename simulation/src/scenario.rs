@@ -73,6 +73,10 @@ pub enum Scenario {
     Hasty,
     /// S17: ceilings at the next block's price with the shortest deadline, so that lanes must cancel.
     Tight,
+    /// S17: ceilings at the next block's price and usual deadlines, so that lanes are blocked by what is priced out.
+    PricedOut,
+    /// S9: requests for which the lanes have not enough money, in front of those for which they have.
+    Huge,
     /// S17: the largest calldata before L1's price rises.
     Bulky,
     /// S17: members whose nonce is used in front of the batch.
@@ -129,7 +133,7 @@ impl Scenario {
 
     /// Those in which somebody means harm, or whose faults come from a second generator. They are run by name: the seeds of
     /// all scenarios in turn keep their meaning.
-    pub const HOSTILE: [Self; 35] = [
+    pub const HOSTILE: [Self; 37] = [
         Self::MoneyTakenBack,
         Self::NoPool,
         Self::LateReceipts,
@@ -148,6 +152,8 @@ impl Scenario {
         Self::Gap,
         Self::Hasty,
         Self::Tight,
+        Self::PricedOut,
+        Self::Huge,
         Self::Bulky,
         Self::Skipped,
         Self::FeeCap,
@@ -479,6 +485,15 @@ impl Scenario {
             Self::Tight => {
                 hostility.signer = HostileSigner::Tight;
                 plan.spike = 4..second.within(10, 24);
+            }
+            Self::PricedOut => {
+                hostility.signer = HostileSigner::PricedOut;
+                plan.spike = 4..second.within(10, 24);
+            }
+            Self::Huge => {
+                hostility.signer = HostileSigner::Huge;
+                hostility.budget_gas = 2_000_000_000;
+                plan.balance = U256::from(plan.base_fee + 2_000_000_000) * U256::from(8_000_000);
             }
             Self::Bulky => {
                 hostility.signer = HostileSigner::Bulky;

@@ -108,6 +108,12 @@ fn s9_money_is_taken_back() {
     holds(Scenario::Random, 700_834..700_835);
 }
 
+/// Requests that the lanes can't pay for keep nobody waiting.
+#[test]
+fn s9_money_for_some() {
+    happened(&holds(Scenario::Huge, 0..HOSTILE_SEEDS), &["finalized", "expired"]);
+}
+
 /// Where nobody sends the money again, what is in flight stays there: its lane has nothing for it, nor for its cancel.
 #[test]
 fn s9_money_that_is_not_sent_again() {
@@ -174,6 +180,7 @@ fn s17_signers_who_deceive() {
     holds(Scenario::Gap, 0..HOSTILE_SEEDS);
     holds(Scenario::Hasty, 0..HOSTILE_SEEDS);
     happened(&holds(Scenario::Tight, 0..HOSTILE_SEEDS), &["full block"]);
+    happened(&holds(Scenario::PricedOut, 0..HOSTILE_SEEDS), &["full block"]);
     holds(Scenario::Bulky, 0..HOSTILE_SEEDS);
     happened(&holds(Scenario::Skipped, 0..HOSTILE_SEEDS), &["user nonce spent"]);
 }
@@ -237,6 +244,10 @@ const fn scenario_of(protection: Protection) -> Scenario {
         Protection::OthersHeads => Scenario::LyingHead,
         Protection::AgreedPrices => Scenario::LyingDataFee,
         Protection::WatchRemoved => Scenario::RemovedSigner,
+        Protection::NodeLimits => Scenario::BlockGas,
+        Protection::DemandedTip => Scenario::LeastTip,
+        Protection::PricedOutYields => Scenario::PricedOut,
+        Protection::BalanceAware => Scenario::Huge,
         _ => Scenario::Crash,
     }
 }
