@@ -41,12 +41,38 @@ pub enum Protection {
     LowerUserNonce,
     /// Members leave a batch for good only if the chain executed or skipped them, by their events (I11).
     OutcomeByEvent,
+    /// A second node is asked before a simulation refuses a request (I15).
+    SecondWord,
+    /// Simulations run in the surroundings in which the transaction will (I11).
+    Surroundings,
+    /// A target that no policy names meets one signer's requests only, until it has a record (I13).
+    NamedCompany,
+    /// What no request bears of a final transaction goes to an account (I12).
+    EveryWei,
+    /// What was burnt is not there for another try (I8).
+    SpentReservation,
+    /// Tenants have shares of a lane, whatever their deadlines (I14).
+    TenantShares,
+    /// The head that is followed is one that most nodes have reached (I15).
+    OthersHeads,
+    /// What L1 charges is what most nodes say (I15).
+    AgreedPrices,
+    /// Transactions of a signer that is not configured any more are watched to their end (I1).
+    WatchRemoved,
+    /// A transaction stays within what blocks and nodes hold, as their refusals say (I14).
+    NodeLimits,
+    /// A tip that nodes demand is offered (I14).
+    DemandedTip,
+    /// What its ceiling keeps out of the next block makes way for those behind it (I14).
+    PricedOutYields,
+    /// A lane takes what its balance holds, whatever comes first (I14).
+    BalanceAware,
 }
 
 impl Protection {
     /// Every protection.
     #[cfg(feature = "simulation")]
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 30] = [
         Self::PersistFirst,
         Self::PollEveryAttempt,
         Self::ReadQuorum,
@@ -64,6 +90,19 @@ impl Protection {
         Self::StopInDoubt,
         Self::LowerUserNonce,
         Self::OutcomeByEvent,
+        Self::SecondWord,
+        Self::Surroundings,
+        Self::NamedCompany,
+        Self::EveryWei,
+        Self::SpentReservation,
+        Self::TenantShares,
+        Self::OthersHeads,
+        Self::AgreedPrices,
+        Self::WatchRemoved,
+        Self::NodeLimits,
+        Self::DemandedTip,
+        Self::PricedOutYields,
+        Self::BalanceAware,
     ];
 
     /// Whether it works.
@@ -76,17 +115,17 @@ impl Protection {
     /// Whether it works on this thread.
     #[cfg(feature = "simulation")]
     pub(crate) fn is_on(self) -> bool {
-        OFF.get() & (1 << self as u32) == 0
+        OFF.get() & (1 << self as u64) == 0
     }
 
     /// Switches it off on this thread, and all others on.
     #[cfg(feature = "simulation")]
     pub fn switch_off(only: Option<Self>) {
-        OFF.set(only.map_or(0, |protection| 1 << protection as u32));
+        OFF.set(only.map_or(0, |protection| 1 << protection as u64));
     }
 }
 
 #[cfg(feature = "simulation")]
 thread_local! {
-    static OFF: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+    static OFF: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }

@@ -4,12 +4,14 @@ use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use slackwater::{
-    chain::{Fees, ReplacementRule},
+    chain::{Fees, ReplacementRule, data_fee::TxSize},
     relay::LocalSigner,
 };
 
 use crate::{
     chain::{self, BLOCK_GAS, Block, Content, Receipt, State, Tx},
+    hostile::{FIRST_OP, HostileSigner, HostileTarget},
+    rng::{Rng, mix},
     world::{Event, World, short},
 };
 
@@ -59,8 +61,24 @@ impl World {
         found
     }
 
+    /// Whether the next block carries nothing, as slots do now and then, in runs.
+    fn is_empty_slot(&mut self) -> bool {
+        let chance = self.plan.hostility.empty_slots;
+        if self.empty_slots == 0 && !self.is_calm && chance > 0 && self.hostile_rng.permille(chance) {
+            self.empty_slots = self.hostile_rng.within(1, 3);
+            self.count("empty slots");
+        }
+        let is_empty = self.empty_slots > 0;
+        self.empty_slots = self.empty_slots.saturating_sub(1);
+        is_empty
+    }
+
     pub(crate) fn mine(&mut self, now: u64) {
-        let candidates = self.candidates();
+        if let Some(seed) = self.paired {
+            // With and without somebody else the same chance.
+            self.rng = Rng::new(mix(seed ^ (2 * self.head.number)));
+        }
+        let candidates = if self.is_empty_slot() { BTreeMap::new() } else { self.candidates() };
         let head = self.head.clone();
         let (state, txs) = self.fill(&head, now, candidates);
         self.extend(now, head, txs, state);
@@ -80,6 +98,13 @@ impl World {
         let timestamp_s = self.timestamp(now, parent);
         let mut state = parent.state.clone();
         let mut txs = Vec::new();
+        let in_front = self.plan.hostility.in_front;
+        let is_in_front = in_front > 0 && self.hostile_rng.permille(in_front);
+        // Only for this block: in front of it, and back behind it.
+        state.is_flipped = is_in_front;
+        let number = parent.number + 1;
+        let model = self.data_fee_at(number);
+        let mut left = self.block_gas();
         for (_, variants) in candidates {
             if self.rng.permille(self.faults.ignored_by_miner) {
                 continue;
@@ -93,17 +118,48 @@ impl World {
                 best.clone()
             };
             // A tip too small for this builder.
-            if self.rng.permille(150) && tx.fees.effective_tip(base_fee) < 2_000_000_000 {
+            if self.paired.is_none() && self.rng.permille(150) && tx.fees.effective_tip(base_fee) < 2_000_000_000 {
                 continue;
             }
-            if let Some(receipt) = chain::include(&tx, &mut state, base_fee, timestamp_s) {
+            let is_too_much = self.plan.hostility.block_gas > 0 && tx.gas_limit > left;
+            if is_too_much || tx.fees.effective_tip(base_fee) < self.plan.hostility.least_tip {
+                continue;
+            }
+            if is_in_front && self.plan.hostility.signer == HostileSigner::Skipped {
+                self.use_nonces(&tx, &mut state);
+            }
+            if let Some(receipt) = chain::include(&tx, &mut state, number, base_fee, timestamp_s, &model) {
+                left = left.saturating_sub(tx.gas_limit);
+                if let Content::Batch(items) = &tx.content
+                    && items.iter().any(|item| HostileTarget::at(item.to).is_some())
+                    && (receipt.executed.len() < items.len() || receipt.executed.iter().any(|(_, is_good)| !is_good))
+                {
+                    self.count("deceived");
+                }
                 if tx.is_payload() && !receipt.is_success {
                     self.count("transaction reverted");
                 }
                 txs.push((tx, receipt));
             }
         }
+        state.is_flipped = false;
         (state, txs)
+    }
+
+    /// Hostile signers use the nonces of what `tx` carries of theirs.
+    fn use_nonces(&mut self, tx: &Tx, state: &mut State) {
+        let Content::Batch(items) = &tx.content else { return };
+        for item in items {
+            if item.op >= FIRST_OP && item.nonce == Some(state.user(item.user)) {
+                state.users.insert(item.user, state.user(item.user) + 1);
+                self.count("user nonce spent");
+            }
+        }
+    }
+
+    /// Most gas of a block.
+    pub(crate) const fn block_gas(&self) -> u64 {
+        self.plan.hostility.block_gas_or(BLOCK_GAS)
     }
 
     pub(crate) fn extend(&mut self, now: u64, parent: Arc<Block>, txs: Vec<(Arc<Tx>, Receipt)>, state: State) {
@@ -145,6 +201,9 @@ impl World {
 
     fn build(&mut self, now: u64, parent: &Arc<Block>, txs: Vec<(Arc<Tx>, Receipt)>, state: State) -> Arc<Block> {
         self.salt += 1;
+        if let Some(seed) = self.paired {
+            self.rng = Rng::new(mix(seed ^ (2 * parent.number + 1)));
+        }
         if !self.is_calm && self.rng.permille(60) {
             self.pressure = *self.rng.pick(&[200, 400, 500, 600, 800, 1_000]);
         }
@@ -154,14 +213,16 @@ impl World {
         } else if self.plan.spike.end == parent.number - 999 && !self.plan.spike.is_empty() {
             self.pressure = 100;
         }
-        let others = BLOCK_GAS / 1_000 * self.pressure.saturating_sub(self.rng.below(60)).min(1_000);
+        let limit = self.block_gas();
+        let others = limit / 1_000 * self.pressure.saturating_sub(self.rng.below(60)).min(1_000);
         let ours: u64 = txs.iter().map(|(_, receipt)| receipt.gas_used).sum();
         Arc::new(Block {
             number: parent.number + 1,
             hash: chain::block_hash(parent.hash, parent.number + 1, self.salt),
             timestamp_s: self.timestamp(now, parent),
             base_fee: parent.next_base_fee(&self.spec),
-            gas_used: (others + ours).min(BLOCK_GAS),
+            gas_used: (others + ours).min(limit),
+            gas_limit: limit,
             tip: self.rng.within(500_000_000, 2_000_000_000).into(),
             txs,
             state,
@@ -213,9 +274,21 @@ impl World {
             self.note_block(&block);
             parent = block;
         }
-        self.head = parent.clone();
+        let before = std::mem::replace(&mut self.head, parent.clone());
         self.note_depth();
         self.see(&parent);
+        self.look_after_money(now, before);
+    }
+
+    /// Whoever gave the lanes money looks whether it has arrived for good, and sends it again where a reorg took it back.
+    fn look_after_money(&mut self, now: u64, before: Arc<Block>) {
+        let is_less = |key: &LocalSigner| {
+            self.head.state.balance(key.address()) < before.state.balance(key.address()) / U256::from(2)
+        };
+        if self.is_calm && self.plan.watches_money && self.keys.iter().any(is_less) {
+            self.count("money taken back");
+            self.at(now + 10, Event::TopUp);
+        }
     }
 
     /// Somebody else uses a lane's key.
@@ -236,6 +309,7 @@ impl World {
             to,
             data: Bytes::new(),
             content: Content::Nothing,
+            size: TxSize::of_signed(&[]),
             is_stranger: true,
         });
         self.count("stranger");
@@ -243,9 +317,14 @@ impl World {
         let block = self.head.clone();
         let mut state = block.state.clone();
         let now = self.now();
-        if let Some(receipt) =
-            chain::include(&tx, &mut state, block.next_base_fee(&self.spec), self.timestamp(now, &block))
-        {
+        if let Some(receipt) = chain::include(
+            &tx,
+            &mut state,
+            block.number + 1,
+            block.next_base_fee(&self.spec),
+            self.timestamp(now, &block),
+            &self.data_fee_at(block.number + 1),
+        ) {
             self.known.insert(hash, tx.clone());
             self.extend(now, block, vec![(tx, receipt)], state);
         }
@@ -300,6 +379,9 @@ impl World {
 
     /// Whether a node's pool takes a transaction.
     pub(crate) fn take(&mut self, node: usize, tx: &Arc<Tx>) -> Result<(), Refusal> {
+        let data_fee = self.data_fee_at(self.nodes[node].tip.number).data_fee(&tx.size);
+        let limit = self.block_gas();
+        let hostility = self.plan.hostility;
         let is_capped = matches!(self.spec.replacement, ReplacementRule::Bump { .. });
         let place = &mut self.nodes[node];
         let state = &place.tip.state;
@@ -321,11 +403,27 @@ impl World {
             }
             _ => {}
         }
-        if state.balance(tx.sender) < pending + tx.worst_case() {
+        if state.balance(tx.sender) < pending + tx.worst_case() + data_fee {
             return Err(Refusal::Funds);
         }
         if tx.nonce > account + 64 {
             return Err(Refusal::Gap);
+        }
+        if hostility.has_no_pool && !(account..tx.nonce).all(|nonce| place.pool.contains_key(&(tx.sender, nonce))) {
+            return Err(Refusal::Gap);
+        }
+        if tx.gas_limit > limit {
+            return Err(Refusal::BlockGas);
+        }
+        if tx.fees.max_priority_fee_per_gas < hostility.least_tip {
+            return Err(Refusal::Tip { least: hostility.least_tip });
+        }
+        if hostility.fee_cap_wei > 0 && tx.worst_case() > U256::from(hostility.fee_cap_wei) {
+            return Err(Refusal::FeeCap { cost: tx.worst_case(), cap: hostility.fee_cap_wei });
+        }
+        let held = place.pool.range((tx.sender, 0)..(tx.sender, u64::MAX)).count() as u64;
+        if hostility.pool_limit > 0 && held >= hostility.pool_limit && !place.pool.contains_key(&key) {
+            return Err(Refusal::PoolLimit { held });
         }
         place.pool.insert(key, tx.clone());
         // Pools forget.
@@ -343,7 +441,24 @@ pub(crate) enum Refusal {
     Malformed,
     NonceTooLow,
     Known,
-    Replacement { held: Arc<Tx> },
+    Replacement {
+        held: Arc<Tx>,
+    },
     Funds,
     Gap,
+    /// By the node's own limit of what a transaction may cost, wei.
+    FeeCap {
+        cost: U256,
+        cap: u128,
+    },
+    /// More gas than a block has.
+    BlockGas,
+    /// A tip below what the node wants, wei per gas.
+    Tip {
+        least: u128,
+    },
+    /// So many of one account are enough.
+    PoolLimit {
+        held: u64,
+    },
 }

@@ -10,9 +10,14 @@ use alloy_eips::eip2718::Decodable2718 as _;
 use alloy_primitives::{Address, B256, Bytes, Log, U256, keccak256};
 use alloy_sol_types::{SolCall as _, SolEvent as _};
 use slackwater::{
-    chain::{ChainSpec, FeeHeader, Fees},
+    chain::{
+        ChainSpec, FeeHeader, Fees,
+        data_fee::{DataFeeModel, TxSize},
+    },
     contracts::{forwarder, multicall3},
 };
+
+use crate::hostile::{self, Deed, HostileTarget};
 
 pub(crate) const FORWARDER: Address = Address::repeat_byte(0xf0);
 pub(crate) const MULTICALL: Address = multicall3::ADDRESS;
@@ -61,6 +66,8 @@ pub(crate) struct Tx {
     pub(crate) to: Address,
     pub(crate) data: Bytes,
     pub(crate) content: Content,
+    /// What of it L1 charges for.
+    pub(crate) size: TxSize,
     /// Not one of the relay's.
     pub(crate) is_stranger: bool,
 }
@@ -142,6 +149,7 @@ pub(crate) fn decode(raw: &Bytes, signatures: &Signatures) -> Option<Tx> {
         gas_limit: tx.gas_limit(),
         to,
         content: content(to, sender, &data, signatures),
+        size: TxSize::of_signed(raw),
         data,
         is_stranger: false,
     })
@@ -153,6 +161,10 @@ pub(crate) struct State {
     pub(crate) balances: BTreeMap<Address, U256>,
     /// Forwarder nonces.
     pub(crate) users: BTreeMap<Address, u64>,
+    /// A transaction in front has flipped the target that waits for it.
+    pub(crate) is_flipped: bool,
+    /// How often the patient target was honest.
+    pub(crate) served: u64,
 }
 
 impl State {
@@ -175,13 +187,42 @@ pub(crate) struct Receipt {
     pub(crate) gas_used: u64,
     pub(crate) price: u128,
     pub(crate) logs: Vec<Log>,
+    /// What L1 charged for its data, wei.
+    pub(crate) data_fee: U256,
     /// (operation, whether the target succeeded).
     pub(crate) executed: Vec<(u64, bool)>,
 }
 
 impl Receipt {
     pub(crate) fn cost(&self) -> U256 {
-        U256::from(self.gas_used) * U256::from(self.price)
+        U256::from(self.gas_used) * U256::from(self.price) + self.data_fee
+    }
+}
+
+/// What a contract can see of where it runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Surroundings {
+    pub(crate) number: u64,
+    pub(crate) timestamp_s: u64,
+    pub(crate) base_fee: u128,
+    pub(crate) gas_price: u128,
+    pub(crate) coinbase: Address,
+    /// In a block, not in a simulation: nobody sees that but a target of the simulator's own.
+    pub(crate) is_real: bool,
+}
+
+/// Who proposes blocks.
+pub(crate) const PROPOSER: Address = Address::repeat_byte(0x9b);
+
+impl Surroundings {
+    /// In a block.
+    pub(crate) const fn real(number: u64, timestamp_s: u64, base_fee: u128, gas_price: u128) -> Self {
+        Self { number, timestamp_s, base_fee, gas_price, coinbase: PROPOSER, is_real: true }
+    }
+
+    /// In a plain call on the state of a block: no fees, nobody proposes it.
+    pub(crate) const fn call(number: u64, timestamp_s: u64) -> Self {
+        Self { number, timestamp_s, base_fee: 0, gas_price: 0, coinbase: Address::ZERO, is_real: false }
     }
 }
 
@@ -193,6 +234,7 @@ pub(crate) struct Block {
     pub(crate) timestamp_s: u64,
     pub(crate) base_fee: u128,
     pub(crate) gas_used: u64,
+    pub(crate) gas_limit: u64,
     pub(crate) tip: u128,
     pub(crate) txs: Vec<(Arc<Tx>, Receipt)>,
     pub(crate) state: State,
@@ -234,7 +276,7 @@ impl Block {
             timestamp: self.timestamp_s,
             base_fee_per_gas: self.base_fee,
             gas_used: self.gas_used,
-            gas_limit: BLOCK_GAS,
+            gas_limit: self.gas_limit,
             blob_gas_used: None,
             excess_blob_gas: None,
         }
@@ -260,15 +302,14 @@ impl Drop for Block {
     }
 }
 
-/// Runs what a transaction says on `state`, which is changed. `is_real`: in a block, not in a simulation.
+/// Runs what a transaction says on `state`, which is changed.
 pub(crate) fn run(
     content: &Content,
     gas_limit: u64,
     state: &mut State,
-    timestamp_s: u64,
-    is_real: bool,
+    around: &Surroundings,
 ) -> (bool, u64, Vec<Log>, Vec<(u64, bool)>) {
-    let fails = |to: Address| to == REVERTS || (to == TRAP && is_real);
+    let fails = |to: Address| to == REVERTS || (to == TRAP && around.is_real);
     let (mut gas, mut logs, mut executed) = (21_000u64, Vec::new(), Vec::new());
     match content {
         Content::Nothing => {}
@@ -288,25 +329,34 @@ pub(crate) fn run(
             executed.extend(calls.iter().map(|(_, op)| (*op, true)));
         }
         Content::Batch(items) => {
-            let before = state.users.clone();
+            let (before, served) = (state.users.clone(), state.served);
             for item in items {
                 gas += 12_000;
-                let is_valid =
-                    item.nonce.is_some_and(|nonce| nonce == state.user(item.user)) && item.deadline_s >= timestamp_s;
+                let is_valid = item.nonce.is_some_and(|nonce| nonce == state.user(item.user))
+                    && item.deadline_s >= around.timestamp_s;
                 if !is_valid {
                     continue;
                 }
+                let deed = hostile::deed(item.to, state, around);
+                if deed == Deed::TakesAll {
+                    // The trust check gets all but a 64th of what is left, and does not say yes: the request is skipped.
+                    let left = gas_limit.saturating_sub(gas);
+                    gas += left - left / 64;
+                    continue;
+                }
+                let is_patient = HostileTarget::at(item.to).is_some_and(|(kind, _)| kind == HostileTarget::Patient);
+                state.served += u64::from(is_patient);
                 let nonce = state.user(item.user);
-                let success = !fails(item.to);
+                let success = !fails(item.to) && deed == Deed::Honest;
                 state.users.insert(item.user, nonce + 1);
-                gas += 30_000 + if item.to == BURNS { item.gas } else { item.gas / 3 };
+                gas += 30_000 + if item.to == BURNS || deed == Deed::UsesOwn { item.gas } else { item.gas / 3 };
                 executed.push((item.op, success));
                 let event = forwarder::ExecutedForwardRequest { signer: item.user, nonce: U256::from(nonce), success };
                 logs.push(Log { address: FORWARDER, data: event.encode_log_data() });
             }
             if gas > gas_limit {
                 // Everything is burnt.
-                state.users = before;
+                (state.users, state.served) = (before, served);
                 return (false, gas_limit, Vec::new(), Vec::new());
             }
         }
@@ -315,14 +365,23 @@ pub(crate) fn run(
 }
 
 /// Puts `tx` into the block that is being built, if it can go there.
-pub(crate) fn include(tx: &Tx, state: &mut State, base_fee: u128, timestamp_s: u64) -> Option<Receipt> {
+pub(crate) fn include(
+    tx: &Tx,
+    state: &mut State,
+    number: u64,
+    base_fee: u128,
+    timestamp_s: u64,
+    model: &DataFeeModel,
+) -> Option<Receipt> {
     let (cap, balance) = (tx.fees.max_fee_per_gas, state.balance(tx.sender));
-    if state.nonce(tx.sender) != tx.nonce || cap < base_fee || balance < tx.worst_case() {
+    let data_fee = model.data_fee(&tx.size);
+    if state.nonce(tx.sender) != tx.nonce || cap < base_fee || balance < tx.worst_case() + data_fee {
         return None;
     }
     let price = tx.fees.effective_gas_price(base_fee);
-    let (is_success, gas_used, logs, executed) = run(&tx.content, tx.gas_limit, state, timestamp_s, true);
-    let receipt = Receipt { is_success, gas_used, price, logs, executed };
+    let around = Surroundings::real(number, timestamp_s, base_fee, price);
+    let (is_success, gas_used, logs, executed) = run(&tx.content, tx.gas_limit, state, &around);
+    let receipt = Receipt { is_success, gas_used, price, logs, data_fee, executed };
     state.nonces.insert(tx.sender, tx.nonce + 1);
     state.balances.insert(tx.sender, balance - receipt.cost());
     Some(receipt)

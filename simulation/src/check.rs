@@ -9,12 +9,14 @@ use alloy_primitives::{Address, Bytes, U256, keccak256};
 use slackwater::{
     chain::ClientRule,
     ledger::{BatchState, MemoryStore},
-    relay::LocalSigner,
+    relay::{LaneStatus, LocalSigner},
     request::{BatchId, LaneId, Reason, RequestId, Status, SubmissionKind, VerifiedRequest, settlement::CostAccount},
 };
 
 use crate::{
-    chain::{self, Block, Tx, op_of},
+    chain::{self, Block, Content, GOOD, Item, Receipt, Tx, op_of},
+    hostile::{self, HostileTarget, Lie},
+    run::Landing,
     world::{World, short},
 };
 
@@ -23,11 +25,15 @@ const CEILING: u128 = 1_000_000_000_000;
 
 /// The tuning's default.
 const REPLAN_AFTER_BLOCKS: u64 = 3;
+/// More than replacements of an honest tip come to, wei per gas.
+const MOST_TIP: u128 = 100_000_000_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
     /// A transaction failed as a whole, in some block.
     has_failed: bool,
+    /// Lanes that the relay said to lack money.
+    underfunded: BTreeSet<Address>,
     events: usize,
     /// Status and number of events.
     requests: BTreeMap<RequestId, (Status, u32)>,
@@ -131,6 +137,10 @@ impl World {
             tx.fees.max_priority_fee_per_gas,
             ops.join(" ")
         ));
+        if self.plan.hostility.lie == Lie::Tip && tx.fees.max_priority_fee_per_gas > MOST_TIP {
+            let tip = tx.fees.max_priority_fee_per_gas;
+            return self.violate(format!("I15: {} offers a tip of {tip}, which one node alone says", short(hash)));
+        }
         if tx.is_payload() {
             self.check_payload(batch, &tx, now);
         }
@@ -168,6 +178,9 @@ impl World {
         let said = self.checker.payloads.entry(place).or_insert_with(|| (tx.to, tx.data.clone()));
         if *said != (tx.to, tx.data.clone()) {
             return self.violate(format!("I3: nonce={} carries two payloads", tx.nonce));
+        }
+        if is_new {
+            self.check_company(tx);
         }
         let last = self.final_number();
         let Some(settled) = self.head.at(last).cloned() else { return };
@@ -352,8 +365,153 @@ impl World {
         }
     }
 
+    /// I12: what final transactions took from the lanes is what requests and accounts bear, to the wei. And what a hostile
+    /// tenant cost beyond what others were charged is at most its budget and one cancel.
+    fn check_conservation(&mut self) {
+        if self.plan.faults.restores_backup {
+            return;
+        }
+        let head = self.head.clone();
+        let (mut taken, mut dearest) = (U256::ZERO, U256::ZERO);
+        for batch in self.store.batches() {
+            if !matches!(batch.state, BatchState::Finalized | BatchState::Cancelled) {
+                continue;
+            }
+            if let Some((tx, receipt)) = head.spender(batch.id.lane.sender, batch.id.nonce)
+                && !tx.is_stranger
+            {
+                taken += receipt.cost();
+                let cancel = U256::from(21_000) * U256::from(receipt.price) + receipt.data_fee;
+                dearest = dearest.max(cancel);
+            }
+        }
+        let (mut borne, mut honest) = (U256::ZERO, U256::ZERO);
+        for record in self.store.requests() {
+            let cost = record.cost_wei.unwrap_or_default();
+            borne += cost;
+            honest += if record.tenant == hostile::TENANT { U256::ZERO } else { cost };
+        }
+        for row in self.store.accounts() {
+            borne += row.wei;
+            let is_honest = row.tenant.as_ref().is_some_and(|tenant| tenant != hostile::TENANT);
+            honest += if is_honest { row.wei } else { U256::ZERO };
+        }
+        if taken != borne {
+            self.violate(format!("I12: final transactions took {taken} wei, requests and accounts bear {borne}"));
+        }
+        if self.plan.hostility.operations > 0 {
+            let budget = self.plan.hostile_budget();
+            let loss = taken.saturating_sub(honest);
+            if loss > budget + dearest {
+                self.violate(format!("loss: a tenant with a budget of {budget} wei cost others {loss} wei"));
+            }
+        }
+    }
+
+    /// What became of honest tenants' operations.
+    pub(crate) fn landed(&self) -> BTreeMap<u64, Landing> {
+        let honest = self.operations.iter().filter(|operation| operation.op < hostile::FIRST_OP);
+        honest
+            .map(|operation| {
+                let record = operation.accepted.first().and_then(|id| self.store.request(*id));
+                let mut landing =
+                    Landing { status: record.as_ref().map(|record| record.status), block: None, charged_gas: 0 };
+                let executes = |receipt: &Receipt| receipt.executed.iter().any(|(op, _)| *op == operation.op);
+                let found = self.head.back().find_map(|block| {
+                    block.txs.iter().find(|(_, receipt)| executes(receipt)).map(|(_, receipt)| (block.number, receipt))
+                });
+                if let Some((block, receipt)) = found {
+                    landing.block = Some(block);
+                    let cost = record.and_then(|record| record.cost_wei).unwrap_or_default();
+                    landing.charged_gas = (cost / U256::from(receipt.price.max(1))).saturating_to();
+                }
+                (operation.op, landing)
+            })
+            .collect()
+    }
+
+    /// I14: faults and hostile tenants end no honest request.
+    fn check_landed(&mut self) {
+        if !self.plan.must_land {
+            return;
+        }
+        // Users whose earlier request may have ended otherwise: those behind it wait for it.
+        let mut behind: BTreeSet<Address> = BTreeSet::new();
+        for place in 0..self.operations.len() {
+            let operation = &self.operations[place];
+            let record = operation.accepted.first().and_then(|id| self.store.request(*id));
+            let target = match &operation.item.submission.kind {
+                SubmissionKind::Forward(forward) => forward.to,
+                SubmissionKind::Call(call) => call.to,
+            };
+            let op = operation.op;
+            if let SubmissionKind::Forward(forward) = &operation.item.submission.kind {
+                if target != GOOD {
+                    behind.insert(forward.from);
+                }
+                if behind.contains(&forward.from) {
+                    continue;
+                }
+            }
+            if op >= hostile::FIRST_OP || target != GOOD {
+                continue;
+            }
+            match record {
+                None => {
+                    let why = operation.end.clone().unwrap_or_default();
+                    self.violate(format!("I14: op #{op} is refused: {why}"));
+                }
+                Some(record) if record.status != Status::Finalized => {
+                    self.violate(format!("I14: op #{op} ends as {} ({:?})", record.status, record.reason));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// What the relay says of its lanes: one whose transaction was refused for want of money is named as such.
+    pub(crate) fn look_at_lanes(&mut self, lanes: &[LaneStatus]) {
+        for lane in lanes.iter().filter(|lane| lane.paused.as_deref() == Some("underfunded")) {
+            if self.checker.underfunded.insert(lane.sender) {
+                self.count("lane says that it lacks money");
+            }
+        }
+    }
+
+    /// Who shares a transaction with a target that its tenant does not name: one signer, or the same target's of as many
+    /// further signers as it has clean runs. And a target that looks at fees finds in a simulation what it will find on chain.
+    fn check_company(&mut self, tx: &Tx) {
+        let Content::Batch(items) = &tx.content else { return };
+        if !items.iter().any(|item| HostileTarget::at(item.to).is_some()) {
+            return;
+        }
+        let signers: BTreeSet<Address> = items.iter().map(|item| item.user).collect();
+        let targets: BTreeSet<Address> = items.iter().map(|item| item.to).collect();
+        let mut runs = 0;
+        for block in self.head.back() {
+            for (tx, receipt) in &block.txs {
+                let Content::Batch(items) = &tx.content else { continue };
+                runs += usize::from(receipt.is_success && items.iter().any(|item| targets.contains(&item.to)));
+            }
+        }
+        if signers.len() > 1 && (targets.len() > 1 || signers.len() > 1 + runs) {
+            self.violate(format!(
+                "I11: nonce={} holds {} signers' requests to {} targets that nobody names, with {runs} clean runs",
+                tx.nonce,
+                signers.len(),
+                targets.len()
+            ));
+        }
+        let shown = |item: &Item| HostileTarget::at(item.to).is_some_and(|(kind, _)| kind.shows_in_simulation());
+        if items.iter().any(shown) {
+            self.violate(format!("I11: nonce={} holds a target that a simulation in its surroundings shows", tx.nonce));
+        }
+    }
+
     /// Nothing is left to happen.
     pub(crate) fn check_final(&mut self) {
+        self.check_conservation();
+        self.check_landed();
         let last = self.head.number;
         let chain_id = self.spec.chain_id;
         let mut spent = U256::ZERO;
@@ -390,7 +548,8 @@ impl World {
         let overrun = self.store.accounts().into_iter().filter(|row| row.account == CostAccount::Overrun);
         let overrun = overrun.fold(U256::ZERO, |sum, row| sum + row.wei);
         // Where most nodes lag by more than finality, what is settled may not be final.
-        if !overrun.is_zero() && !self.checker.has_failed && self.plan.behind_ms == 0 {
+        let is_honest = self.plan.hostility.operations == 0;
+        if is_honest && !overrun.is_zero() && !self.checker.has_failed && self.plan.behind_ms == 0 {
             self.violate(format!("I13: {overrun} wei were not reserved, and no transaction failed"));
         }
         if let Some(budget) = self.plan.budget

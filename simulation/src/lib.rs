@@ -8,6 +8,7 @@
 mod blocks;
 mod chain;
 mod check;
+mod hostile;
 mod ledger;
 mod node;
 mod plan;
@@ -16,8 +17,9 @@ mod run;
 mod scenario;
 mod world;
 
-pub use plan::{Faults, Plan};
-pub use run::{Report, run, run_scenario};
+pub use hostile::{HostileSigner, HostileTarget, Hostility, Lie};
+pub use plan::{DataFee, Faults, Happening, Plan};
+pub use run::{Report, run, run_scenario, run_without};
 pub use scenario::Scenario;
 pub use slackwater::protection::Protection;
 pub use world::Counts;

@@ -3,7 +3,7 @@
 
 use std::{process::ExitCode, time::Instant};
 
-use slackwater_simulation::{Counts, Protection, Scenario, run};
+use slackwater_simulation::{Counts, Protection, Scenario, run_without};
 
 fn main() -> ExitCode {
     let number = |name: &str| {
@@ -16,10 +16,19 @@ fn main() -> ExitCode {
     let off: Option<String> = std::env::args().skip_while(|arg| arg != "--without").nth(1);
     let off = Protection::ALL.into_iter().find(|protection| off.as_ref() == Some(&format!("{protection:?}")));
     let wanted: Option<String> = std::env::args().skip_while(|arg| arg != "--scenario").nth(1);
-    let scenarios: Vec<Scenario> = Scenario::ALL
-        .into_iter()
-        .filter(|scenario| wanted.as_ref().is_none_or(|wanted| format!("{scenario:?}").eq_ignore_ascii_case(wanted)))
-        .collect();
+    let is_wanted = |scenario: &Scenario| {
+        wanted.as_ref().is_some_and(|wanted| format!("{scenario:?}").eq_ignore_ascii_case(wanted))
+    };
+    let scenarios: Vec<Scenario> = match wanted {
+        None => Scenario::ALL.to_vec(),
+        Some(_) => Scenario::ALL.into_iter().chain(Scenario::HOSTILE).filter(is_wanted).collect(),
+    };
+    if scenarios.is_empty() {
+        let names: Vec<String> =
+            Scenario::ALL.iter().chain(&Scenario::HOSTILE).map(|scenario| format!("{scenario:?}")).collect();
+        println!("no such scenario; there are {}", names.join(", "));
+        return ExitCode::FAILURE;
+    }
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let threads = number("--threads").unwrap_or(threads);
     let started = Instant::now();
@@ -35,7 +44,7 @@ fn main() -> ExitCode {
                         (_, 0) => Scenario::Random,
                         (count, _) => scenarios[1 + (seed as usize / 2) % (count - 1)],
                     };
-                    let report = run(scenario.plan(seed), seed, off);
+                    let report = run_without(scenario, seed, off);
                     counts.add(&report.counts);
                     hash ^= report.hash.rotate_left((seed % 64) as u32);
                     if report.violation.is_some() {

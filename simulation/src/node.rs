@@ -11,14 +11,18 @@ use alloy_sol_types::{SolCall as _, SolValue as _};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use slackwater::{
-    chain::{Fees, TransportFailure},
-    contracts::{forwarder, multicall3},
+    chain::{Fees, TransportFailure, data_fee::DataFeeModel},
+    contracts::{
+        forwarder, multicall3,
+        rollup::{self, GasPriceOracle, L1Block},
+    },
     relay::{RpcReply, RpcTransport},
 };
 
 use crate::{
     blocks::Refusal,
-    chain::{self, BLOCK_GAS, Block, FORWARDER, MULTICALL, State},
+    chain::{self, BLOCK_GAS, Block, Content, FORWARDER, GOOD, MULTICALL, State, Surroundings},
+    hostile::Lie,
     plan::DOMAIN,
     world::{EPOCH_MS, Event, World, short},
 };
@@ -73,6 +77,8 @@ enum Fate {
     Twice,
     Error(i64, String),
     Garbage,
+    /// For good, at this time.
+    Gone(u64),
     Unclear(i64, String),
 }
 
@@ -94,11 +100,16 @@ impl RpcTransport for Wire {
         };
         let Some(journey) = journey else { return dead().await };
         tokio::time::sleep(Duration::from_millis(journey.there)).await;
-        let answer = {
+        let arrive = || {
             let mut world = lock(&self.world);
             if world.is_crashed { None } else { Some(world.arrive(self.node, &method, params, &journey.fate)) }
         };
-        let Some(answer) = answer else { return dead().await };
+        let Some(mut answer) = arrive() else { return dead().await };
+        if matches!(answer, Answer::Held(..)) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let Some(later) = arrive() else { return dead().await };
+            answer = later;
+        }
         tokio::time::sleep(Duration::from_millis(journey.back)).await;
         if lock(&self.world).is_crashed {
             return dead().await;
@@ -112,9 +123,16 @@ impl RpcTransport for Wire {
             Fate::LostBefore | Fate::LostAfter => Err(TransportFailure::Interrupted),
             Fate::Late => std::future::pending().await,
             Fate::Error(code, message) | Fate::Unclear(code, message) => Ok(error(code, &message)),
+            Fate::Gone(now) => Ok(match now % 4 {
+                0 => RpcReply::new(403, b"Forbidden".to_vec()),
+                1 => RpcReply::new(200, b"<html>this service has ended</html>".to_vec()),
+                2 => RpcReply::new(404, br#"{"message":"no such project"}"#.to_vec()),
+                _ => error(-32_099, "this endpoint was retired; see our blog"),
+            }),
             Fate::Garbage => Ok(RpcReply::new(502, b"<html>bad gateway</html>".to_vec())),
             Fate::Normal | Fate::Twice => Ok(match answer {
                 Answer::Result(value) => reply(json!({ "jsonrpc": "2.0", "id": id, "result": value })),
+                Answer::Held(code, message) => error(code, &message),
                 Answer::Error(code, message, data) => reply(
                     json!({ "jsonrpc": "2.0", "id": id, "error": { "code": code, "message": message, "data": data } }),
                 ),
@@ -131,6 +149,8 @@ async fn dead<T>() -> T {
 enum Answer {
     Result(Value),
     Error(i64, String, Option<String>),
+    /// A nonce above the next one, where there is no pool: it is tried again in a second.
+    Held(i64, String),
 }
 
 fn quantity(value: u64) -> Value {
@@ -139,6 +159,10 @@ fn quantity(value: u64) -> Value {
 
 fn number(value: &Value) -> Option<u64> {
     u64::from_str_radix(value.as_str()?.strip_prefix("0x")?, 16).ok()
+}
+
+fn wei(value: &Value) -> u128 {
+    value.as_str().and_then(|text| u128::from_str_radix(text.strip_prefix("0x")?, 16).ok()).unwrap_or(0)
 }
 
 fn address(value: &Value) -> Address {
@@ -167,7 +191,13 @@ impl World {
             if self.rng.permille(500) { there += wait } else { back += wait }
         }
         let now = self.now();
-        let fate = if self.nodes[node].is_down_until > now {
+        if self.is_harmful(node) {
+            (there, back) = (1, 1);
+        }
+        let fate = if self.is_gone(node) {
+            self.count("gone");
+            Fate::Gone(now)
+        } else if self.nodes[node].is_down_until > now {
             Fate::Unreachable
         } else if self.rng.permille(faults.lost_before) {
             self.count("lost before delivery");
@@ -213,7 +243,7 @@ impl World {
     fn arrive(&mut self, node: usize, method: &str, params: &Value, fate: &Fate) -> Answer {
         let nothing = Answer::Result(Value::Null);
         match fate {
-            Fate::Unreachable | Fate::LostBefore | Fate::Garbage | Fate::Error(..) => nothing,
+            Fate::Unreachable | Fate::LostBefore | Fate::Garbage | Fate::Gone(_) | Fate::Error(..) => nothing,
             Fate::Late => {
                 if method == "eth_sendRawTransaction" && self.rng.permille(500) {
                     let at = self.now() + self.rng.within(100, 8_000);
@@ -228,7 +258,9 @@ impl World {
             }
             Fate::Normal | Fate::LostAfter | Fate::Unclear(..) => {
                 let answer = self.answer(node, method, params);
-                if self.nodes[node].is_liar && self.rng.permille(self.faults.lies) {
+                if self.is_harmful(node) && self.plan.hostility.lie != Lie::None {
+                    self.lie_in_one_thing(node, method, params, answer)
+                } else if self.nodes[node].is_liar && self.rng.permille(self.faults.lies) {
                     self.lie(node, method, params, answer)
                 } else {
                     answer
@@ -264,10 +296,15 @@ impl World {
             "eth_feeHistory" => Answer::Result(self.fee_history(node, number(&params[0]).unwrap_or(1))),
             "eth_getTransactionCount" | "eth_getBalance" | "eth_call" => {
                 let Some(block) = self.block(node, &params[1]) else { return missing() };
+                let kept = self.plan.hostility.state_blocks;
+                if kept > 0 && block.number + kept < self.nodes[node].tip.number {
+                    self.count("state pruned");
+                    return Answer::Error(-32_000, "missing trie node (path )".to_owned(), None);
+                }
                 match method {
                     "eth_getTransactionCount" => Answer::Result(quantity(block.state.nonce(address(&params[0])))),
                     "eth_getBalance" => Answer::Result(json!(block.state.balance(address(&params[0])))),
-                    _ => self.call(&params[0], &block),
+                    _ => self.call(node, &params[0], &block),
                 }
             }
             "eth_getCode" => Answer::Result(match address(&params[0]) {
@@ -275,9 +312,17 @@ impl World {
                 MULTICALL => json!(Bytes::from_static(multicall3::runtime_code())),
                 _ => json!("0x"),
             }),
-            "eth_simulateV1" if self.nodes[node].has_simulate => self.simulate(node, &params[0]),
+            "eth_simulateV1" if self.nodes[node].has_simulate => {
+                let asked = self.plan.is_paired.then(|| self.block(node, &params[1]));
+                let Some(block) = asked.unwrap_or_else(|| Some(self.nodes[node].tip.clone())) else { return missing() };
+                self.simulate(node, &params[0], &block)
+            }
             "eth_getTransactionReceipt" => {
                 let hash: B256 = params[0].as_str().and_then(|text| text.parse().ok()).unwrap_or_default();
+                if self.elapsed() < self.plan.hostility.receipts_after_ms {
+                    self.count("receipt not told");
+                    return Answer::Result(Value::Null);
+                }
                 if self.rng.permille(self.faults.missing_receipts) {
                     self.count("receipt not told");
                     return Answer::Result(Value::Null);
@@ -307,9 +352,34 @@ impl World {
             }
             Err(Refusal::Funds) => "InsufficientFunds",
             Err(Refusal::Gap) => "NonceGap",
+            Err(Refusal::BlockGas) => "GasTooHigh",
+            Err(Refusal::Tip { least }) => {
+                self.count("least tip");
+                let message = format!("transaction underpriced: gas tip cap 1, minimum needed {least}");
+                self.note(format_args!("node {node} refuses {shown}: {message}"));
+                return Answer::Error(-32_000, message, None);
+            }
+            Err(Refusal::PoolLimit { held }) => {
+                self.count("pool limit");
+                self.note(format_args!("node {node} refuses {shown}: pooled {held} already"));
+                return Answer::Error(-32_000, format!("account limit exceeded: pooled {held} txs"), None);
+            }
+            Err(Refusal::FeeCap { cost, cap }) => {
+                self.count("fee cap");
+                self.note(format_args!("node {node} refuses {shown}: costs up to {cost}, cap {cap}"));
+                // As geth says it, in ether with two digits.
+                let ether = |wei: f64| wei / 1e18;
+                let (cost, cap) = (ether(cost.to_string().parse().unwrap_or(0.0)), ether(*cap as f64));
+                let message = format!("tx fee ({cost:.2} ether) exceeds the configured cap ({cap:.2} ether)");
+                return Answer::Error(-32_000, message, None);
+            }
         };
         let (code, message) = self.text(class);
         self.note(format_args!("node {node} refuses {shown}: {class}"));
+        if class == "NonceGap" && self.plan.hostility.has_no_pool {
+            self.count("nonce held");
+            return Answer::Held(code, message);
+        }
         Answer::Error(code, message, None)
     }
 
@@ -319,7 +389,7 @@ impl World {
         blocks.reverse();
         let mut fees: Vec<String> = blocks.iter().map(|block| format!("{:#x}", block.base_fee)).collect();
         fees.push(format!("{:#x}", tip.next_base_fee(&self.spec)));
-        let ratios: Vec<f64> = blocks.iter().map(|block| block.gas_used as f64 / BLOCK_GAS as f64).collect();
+        let ratios: Vec<f64> = blocks.iter().map(|block| block.gas_used as f64 / block.gas_limit as f64).collect();
         let reward = |block: &&Arc<Block>| {
             let tip = |share: u128| format!("{:#x}", block.tip * share / 100);
             [tip(50), tip(100), tip(200)]
@@ -331,22 +401,60 @@ impl World {
         })
     }
 
-    fn call(&self, call: &Value, block: &Block) -> Answer {
+    fn call(&self, node: usize, call: &Value, block: &Block) -> Answer {
         let (to, input) = (address(&call["to"]), bytes(&call["input"]));
         if call.get("from").is_some() {
-            let content = chain::content(to, address(&call["from"]), &input, &self.signatures);
+            let content = self.content(node, to, address(&call["from"]), &input);
             let mut state = block.state.clone();
             let limit = number(&call["gas"]).unwrap_or(BLOCK_GAS);
-            let (is_success, ..) = chain::run(&content, limit, &mut state, block.timestamp_s + 1, false);
+            let around = Surroundings::call(block.number, block.timestamp_s + 1);
+            let (is_success, ..) = chain::run(&content, limit, &mut state, &around);
             return if is_success { Answer::Result(json!("0x")) } else { reverted() };
         }
-        match self.view(to, &input, &block.state, block.timestamp_s) {
+        match self.view(node, to, &input, block) {
             Some(output) => Answer::Result(json!(output)),
             None => reverted(),
         }
     }
 
-    fn view(&self, to: Address, input: &Bytes, state: &State, timestamp_s: u64) -> Option<Bytes> {
+    /// What a call says; at a node that praises everything its targets are good ones.
+    fn content(&self, node: usize, to: Address, from: Address, input: &Bytes) -> Content {
+        let mut content = chain::content(to, from, input, &self.signatures);
+        if self.is_harmful(node) && self.plan.hostility.lie == Lie::Praises {
+            match &mut content {
+                Content::Batch(items) => items.iter_mut().for_each(|item| item.to = GOOD),
+                Content::Multicall(calls) => calls.iter_mut().for_each(|call| call.0 = GOOD),
+                Content::Call(to, _) => *to = GOOD,
+                Content::Nothing => {}
+            }
+        }
+        content
+    }
+
+    /// What L1's prices are, by this node.
+    fn l1_answer(&self, node: usize, to: Address, input: &Bytes, block: &Block) -> Option<Bytes> {
+        let DataFeeModel::OpStack(_, mut params) = self.data_fee_at(block.number) else { return None };
+        if self.is_harmful(node) && self.plan.hostility.lie == Lie::DataFee {
+            params.l1_base_fee *= U256::from(1_000);
+        }
+        let selector: [u8; 4] = input.get(..4)?.try_into().ok()?;
+        let value = match (to, selector) {
+            (rollup::L1_BLOCK, L1Block::basefeeCall::SELECTOR) => params.l1_base_fee,
+            (rollup::L1_BLOCK, L1Block::baseFeeScalarCall::SELECTOR) => U256::from(params.base_fee_scalar),
+            (rollup::L1_BLOCK, L1Block::blobBaseFeeCall::SELECTOR) => params.blob_base_fee,
+            (rollup::L1_BLOCK, L1Block::blobBaseFeeScalarCall::SELECTOR) => U256::from(params.blob_base_fee_scalar),
+            (rollup::GAS_PRICE_ORACLE, GasPriceOracle::l1BaseFeeCall::SELECTOR) => params.l1_base_fee,
+            (
+                rollup::GAS_PRICE_ORACLE,
+                GasPriceOracle::isEcotoneCall::SELECTOR | GasPriceOracle::isFjordCall::SELECTOR,
+            ) => U256::from(1),
+            _ => return None,
+        };
+        Some(value.abi_encode().into())
+    }
+
+    fn view(&self, node: usize, to: Address, input: &Bytes, block: &Block) -> Option<Bytes> {
+        let (state, timestamp_s) = (&block.state, block.timestamp_s);
         if to == FORWARDER {
             if forwarder::eip712DomainCall::abi_decode(input).is_ok() {
                 let domain = forwarder::eip712DomainReturn {
@@ -375,36 +483,37 @@ impl World {
                 .calls
                 .iter()
                 .map(|call| {
-                    let output = self.view(call.target, &call.callData, state, timestamp_s);
+                    let output = self.view(node, call.target, &call.callData, block);
                     multicall3::Result { success: output.is_some(), returnData: output.unwrap_or_default() }
                 })
                 .collect();
             return Some(multicall3::aggregate3Call::abi_encode_returns(&results).into());
         }
-        None
+        self.l1_answer(node, to, input, block)
     }
 
-    fn simulate(&self, node: usize, request: &Value) -> Answer {
-        let block = &self.nodes[node].tip;
-        let wanted = &request["blockStateCalls"][0];
+    fn simulate(&self, node: usize, request: &Value, block: &Block) -> Answer {
         let mut state = block.state.clone();
-        if let Some(slots) = wanted["stateOverrides"][FORWARDER.to_string()]["stateDiff"].as_object() {
-            for user in self.plan.users.iter().map(slackwater::relay::LocalSigner::address) {
-                let slot = keccak256((user, U256::from(2)).abi_encode()).to_string();
-                if let Some(value) = slots.get(&slot).and_then(Value::as_str).and_then(|text| text.parse::<U256>().ok())
-                {
-                    state.users.insert(user, value.saturating_to());
-                }
-            }
-        }
-        let calls = wanted["calls"].as_array().map_or(&[][..], Vec::as_slice);
-        let calls: Vec<Value> = calls
-            .iter()
-            .map(|call| {
+        let wanted = request["blockStateCalls"].as_array().map_or(&[][..], Vec::as_slice);
+        let mut blocks = Vec::with_capacity(wanted.len());
+        for (place, wanted) in (1..).zip(wanted) {
+            self.override_state(&mut state, wanted);
+            let given = &wanted["blockOverrides"];
+            let (base_fee, coinbase) = (wei(&given["baseFeePerGas"]), address(&given["feeRecipient"]));
+            let run = |call: &Value, state: &mut State| {
                 let (to, from) = (address(&call["to"]), address(&call["from"]));
-                let content = chain::content(to, from, &bytes(&call["input"]), &self.signatures);
+                let content = self.content(node, to, from, &bytes(&call["input"]));
                 let limit = number(&call["gas"]).unwrap_or(BLOCK_GAS);
-                let (is_success, gas, logs, _) = chain::run(&content, limit, &mut state, block.timestamp_s + 1, false);
+                let tip = wei(&call["maxPriorityFeePerGas"]);
+                let around = Surroundings {
+                    number: block.number + place,
+                    timestamp_s: block.timestamp_s + place,
+                    base_fee,
+                    gas_price: wei(&call["maxFeePerGas"]).min(base_fee + tip),
+                    coinbase,
+                    is_real: false,
+                };
+                let (is_success, gas, logs, _) = chain::run(&content, limit, state, &around);
                 let logs: Vec<Value> = logs
                     .iter()
                     .map(|log| json!({ "address": log.address, "topics": log.data.topics(), "data": log.data.data }))
@@ -413,9 +522,65 @@ impl World {
                     "status": if is_success { "0x1" } else { "0x0" }, "gasUsed": format!("{gas:#x}"),
                     "returnData": "0x", "logs": logs,
                 })
-            })
-            .collect();
-        Answer::Result(json!([{ "calls": calls }]))
+            };
+            let calls = wanted["calls"].as_array().map_or(&[][..], Vec::as_slice);
+            let calls: Vec<Value> = calls.iter().map(|call| run(call, &mut state)).collect();
+            blocks.push(json!({ "calls": calls }));
+        }
+        Answer::Result(json!(blocks))
+    }
+
+    fn override_state(&self, state: &mut State, wanted: &Value) {
+        let Some(slots) = wanted["stateOverrides"][FORWARDER.to_string()]["stateDiff"].as_object() else { return };
+        let users = self.plan.users.iter().chain(&self.plan.hostile_users);
+        for user in users.map(slackwater::relay::LocalSigner::address) {
+            let slot = keccak256((user, U256::from(2)).abi_encode()).to_string();
+            if let Some(value) = slots.get(&slot).and_then(Value::as_str).and_then(|text| text.parse::<U256>().ok()) {
+                state.users.insert(user, value.saturating_to());
+            }
+        }
+    }
+
+    /// What a node says that lies in one thing.
+    fn lie_in_one_thing(&mut self, node: usize, method: &str, params: &Value, truth: Answer) -> Answer {
+        let is_simulation = method == "eth_simulateV1" || (method == "eth_call" && params[0].get("from").is_some());
+        let is_lie = match self.plan.hostility.lie {
+            Lie::Refuses => is_simulation,
+            Lie::Time => method == "eth_getBlockByNumber",
+            Lie::Tip => method == "eth_feeHistory",
+            Lie::Head => {
+                method == "eth_blockNumber" || (method == "eth_getBlockByNumber" && params[0] == json!("latest"))
+            }
+            // Told where it is made up.
+            Lie::Praises | Lie::DataFee | Lie::None => false,
+        };
+        let Answer::Result(mut value) = truth else { return truth };
+        if matches!(self.plan.hostility.lie, Lie::Praises | Lie::DataFee) && method == "eth_call" {
+            self.count("lie in one thing");
+        }
+        if !is_lie || value.is_null() {
+            return Answer::Result(value);
+        }
+        self.count("lie in one thing");
+        match self.plan.hostility.lie {
+            Lie::Refuses => return reverted(),
+            Lie::Time => value["timestamp"] = quantity(number(&value["timestamp"]).unwrap_or(0) + 3_600),
+            Lie::Tip => {
+                let tips = value["reward"].as_array_mut().into_iter().flatten();
+                for tip in tips.filter_map(Value::as_array_mut).flatten() {
+                    *tip = json!(format!("{:#x}", wei(tip) * 1_000));
+                }
+            }
+            _ => {
+                let ahead = self.nodes[node].tip.number + 1_000;
+                if method == "eth_blockNumber" {
+                    return Answer::Result(quantity(ahead));
+                }
+                value["number"] = quantity(ahead);
+                value["hash"] = json!(keccak256(ahead.to_be_bytes()));
+            }
+        }
+        Answer::Result(value)
     }
 
     /// What a liar says instead.
@@ -484,7 +649,9 @@ impl World {
         let hash: B256 = params[0].as_str().and_then(|text| text.parse().ok()).unwrap_or_default();
         let Some(tx) = self.known.get(&hash) else { return Vec::new() };
         let mut state = self.head.state.clone();
-        let (_, _, logs, _) = chain::run(&tx.content, tx.gas_limit, &mut state, self.now() / 1_000, true);
+        let around =
+            Surroundings::real(self.head.number + 1, self.now() / 1_000, self.head.base_fee, self.head.base_fee);
+        let (_, _, logs, _) = chain::run(&tx.content, tx.gas_limit, &mut state, &around);
         logs.iter()
             .map(|log| json!({ "address": log.address, "topics": log.data.topics(), "data": log.data.data }))
             .collect()
@@ -508,7 +675,7 @@ fn header(block: &Block, is_full: bool) -> Value {
     let parent = block.parent.as_ref().map_or(B256::ZERO, |parent| parent.hash);
     let mut value = json!({
         "number": quantity(block.number), "hash": block.hash, "parentHash": parent, "timestamp": quantity(block.timestamp_s),
-        "gasUsed": quantity(block.gas_used), "gasLimit": quantity(BLOCK_GAS),
+        "gasUsed": quantity(block.gas_used), "gasLimit": quantity(block.gas_limit),
         "baseFeePerGas": format!("{:#x}", block.base_fee), "extraData": "0x",
     });
     if is_full {
@@ -525,9 +692,13 @@ fn receipt(block: &Block, place: usize) -> Value {
         .iter()
         .map(|log| json!({ "address": log.address, "topics": log.data.topics(), "data": log.data.data }))
         .collect();
-    json!({
+    let mut value = json!({
         "transactionHash": tx.hash, "blockNumber": quantity(block.number), "blockHash": block.hash,
         "status": if receipt.is_success { "0x1" } else { "0x0" }, "gasUsed": quantity(receipt.gas_used),
         "effectiveGasPrice": format!("{:#x}", receipt.price), "logs": logs,
-    })
+    });
+    if !receipt.data_fee.is_zero() {
+        value["l1Fee"] = json!(receipt.data_fee);
+    }
+    value
 }

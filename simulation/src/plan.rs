@@ -5,13 +5,14 @@ use std::{collections::BTreeSet, ops::Range, time::Duration};
 use alloy_primitives::U256;
 use slackwater::{
     Timestamp,
-    chain::{ChainSpec, FinalityRule},
+    chain::{ChainFamily, ChainSpec, FinalityRule},
     relay::{LocalSigner, SubmitItem},
     request::{Call, Deadline, Forward, ForwarderDomain, RequestId, Submission, SubmissionKind},
 };
 
 use crate::{
     chain::{BURNS, FORWARDER, GOOD, MULTICALL, REVERTS, Signatures, TRAP, op_data},
+    hostile::Hostility,
     rng::Rng,
     world::{EPOCH_MS, key},
 };
@@ -125,6 +126,26 @@ impl Faults {
     }
 }
 
+/// Something that happens at a moment that the scenario names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Happening {
+    /// The lanes get money.
+    TopUp,
+    /// The newest blocks are replaced, as deep as can be.
+    Reorg,
+}
+
+/// What L1 charges for data: OP Stack, Fjord.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataFee {
+    /// L1 base fee, wei per gas.
+    pub l1_base_fee: u64,
+    /// Blocks with another price, from the first one on.
+    pub rise: Range<u64>,
+    /// How many times as much it is then.
+    pub factor: u64,
+}
+
 /// A run's frame.
 #[derive(Debug)]
 pub struct Plan {
@@ -180,6 +201,22 @@ pub struct Plan {
     pub behind_ms: u64,
     /// Nothing keeps a request from being sent: what expires although it could have been executed has starved.
     pub is_strict: bool,
+    /// Whoever gave the lanes money looks whether a reorg took it back.
+    pub watches_money: bool,
+    /// Time between blocks, ms; 0 for the preset's.
+    pub block_ms: u64,
+    /// What L1 charges for data, if it does.
+    pub data_fee: Option<DataFee>,
+    /// Chance does not depend on what is asked, so that the run can be compared with another one.
+    pub is_paired: bool,
+    /// Every accepted request of an honest tenant to an honest target is finalized.
+    pub must_land: bool,
+    /// What happens when, ms; beside what faults bring.
+    pub timeline: Vec<(u64, Happening)>,
+    /// Those who mean harm.
+    pub hostility: Hostility,
+    /// Users who sign for them.
+    pub hostile_users: Vec<LocalSigner>,
 }
 
 impl Plan {
@@ -213,6 +250,14 @@ impl Plan {
             has_forecast: false,
             behind_ms: 0,
             is_strict: false,
+            watches_money: true,
+            block_ms: 0,
+            data_fee: None,
+            is_paired: false,
+            must_land: false,
+            timeline: Vec::new(),
+            hostility: Hostility::NONE,
+            hostile_users: (0..3).map(|user| key(seed, 0x0bad_0000 + user)).collect(),
         }
     }
 
@@ -245,6 +290,13 @@ impl Plan {
     pub(crate) fn spec(&self) -> ChainSpec {
         let mut spec = ChainSpec::preset("anvil").expect("an embedded preset");
         spec.multicall3 = Some(MULTICALL);
+        if self.block_ms > 0 {
+            spec.block_time_ms = self.block_ms;
+        }
+        if self.data_fee.is_some() {
+            let rollup = ChainSpec::preset("base").expect("an embedded preset");
+            (spec.family, spec.base_fee) = (ChainFamily::OpStack, rollup.base_fee);
+        }
         spec.finality = if self.has_tag {
             FinalityRule::FinalizedTag { fallback_depth: 0 }
         } else {
@@ -297,7 +349,7 @@ impl Plan {
                 let deadline = Deadline::At(Timestamp((at + slack).min((deadline_s - 2) * 1_000)));
                 (SubmissionKind::Forward(forward), deadline)
             };
-            let has_limit = rng.permille(150) && !self.is_strict;
+            let has_limit = rng.permille(150) && !self.is_strict && !self.must_land;
             let max_cost_wei = has_limit
                 .then(|| U256::from(self.base_fee + 2_500_000_000) * U256::from(rng.within(150_000, 3_000_000)));
             let submission = Submission { chain_id, kind, deadline: Some(deadline), max_cost_wei };

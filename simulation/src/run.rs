@@ -1,6 +1,10 @@
 //! One run: processes that live and die in a world.
 
-use std::{sync::Arc, sync::Mutex, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use slackwater::{
     chain::ChainSpec,
@@ -10,12 +14,13 @@ use slackwater::{
     relay::{
         ChainSetup, ChainTuning, ForwarderSetup, Relay, RelayConfig, RpcEndpoint, SubmitError, SubmitItem, TimingMode,
     },
-    request::SubmissionKind,
+    request::{Status, SubmissionKind},
 };
 use tokio::time::Instant;
 
 use crate::{
     chain::{BURNS, FORWARDER, GOOD, REVERTS, TRAP, op_data},
+    hostile::{self, FIRST_OP, HostileSigner},
     ledger::FaultyLedger,
     node::{Shared, Wire, lock},
     plan::Plan,
@@ -40,6 +45,19 @@ pub struct Report {
     pub timeline: Vec<String>,
     /// Faults and results by kind.
     pub counts: Counts,
+    /// What became of honest tenants' operations.
+    pub landed: BTreeMap<u64, Landing>,
+}
+
+/// What became of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Landing {
+    /// How it ended; `None` if it was not accepted.
+    pub status: Option<Status>,
+    /// The block that executed it.
+    pub block: Option<u64>,
+    /// What its tenant was charged for it, gas at the price that its transaction paid, data fee included.
+    pub charged_gas: u64,
 }
 
 impl std::fmt::Display for Report {
@@ -52,17 +70,84 @@ impl std::fmt::Display for Report {
 
 /// Runs `scenario` with `seed`.
 pub fn run_scenario(scenario: Scenario, seed: u64) -> Report {
-    run(scenario.plan(seed), seed, None)
+    run_without(scenario, seed, None)
+}
+
+/// How many blocks later a request may be executed because of somebody else (`chain.max_delay_blocks`).
+const MAX_DELAY_BLOCKS: u64 = 3;
+
+/// Runs `scenario` with `seed`, without the protection `off`; where a tenant means harm a second time without that tenant, and what
+/// honest tenants have is compared (I14).
+pub fn run_without(scenario: Scenario, seed: u64, off: Option<Protection>) -> Report {
+    let plan = scenario.plan(seed);
+    let is_compared = plan.is_paired && plan.hostility.operations > 0;
+    let mut report = run(plan, seed, off);
+    if !is_compared || report.violation.is_some() {
+        return report;
+    }
+    let alone = |wants_lines| {
+        let mut plan = scenario.plan(seed);
+        plan.hostility.operations = 0;
+        tell(plan, seed, off, wants_lines)
+    };
+    let other = alone(false);
+    report.hash ^= other.hash.rotate_left(32);
+    if other.violation.is_some() {
+        return Report { hash: report.hash, ..other };
+    }
+    if let Some((op, violation)) = report.compare(&other) {
+        let name = format!("#{op} ");
+        let is_near = |line: &String| line.contains("block ") || format!("{line} ").contains(&name);
+        let told = tell(scenario.plan(seed), seed, off, true).timeline;
+        report.timeline = told.into_iter().filter(is_near).collect();
+        report.timeline.push("without the hostile tenant:".to_owned());
+        report.timeline.extend(alone(true).timeline.into_iter().filter(is_near));
+        report.violation = Some(violation);
+    }
+    report
+}
+
+impl Report {
+    /// I14 and I13: an operation of an honest tenant that has it worse than in the run `alone`.
+    fn compare(&self, alone: &Self) -> Option<(u64, String)> {
+        let worse = |op: u64, is: &Landing, was: &Landing| {
+            if is.status != was.status {
+                return Some(format!(
+                    "I14: op #{op} ends {:?}, without the hostile tenant {:?}",
+                    is.status, was.status
+                ));
+            }
+            let (block, before) = (is.block?, was.block?);
+            if block > before + MAX_DELAY_BLOCKS {
+                return Some(format!(
+                    "I14: op #{op} is executed in block {block}, without the hostile tenant in {before}"
+                ));
+            }
+            // An empty transaction's part depends on the company.
+            let most = was.charged_gas + was.charged_gas / 20 + 21_000;
+            let (is, was) = (is.charged_gas, was.charged_gas);
+            (is > most).then(|| format!("I13: op #{op} is charged {is} gas, without the hostile tenant {was}"))
+        };
+        alone.landed.iter().find_map(|(op, was)| Some((*op, worse(*op, self.landed.get(op)?, was)?)))
+    }
 }
 
 /// Runs `plan` with `seed`, without the protection `off`.
 pub fn run(plan: Plan, seed: u64, off: Option<Protection>) -> Report {
+    tell(plan, seed, off, false)
+}
+
+/// [`run`]; with all its lines even if nothing is wrong.
+fn tell(plan: Plan, seed: u64, off: Option<Protection>, wants_lines: bool) -> Report {
     Protection::switch_off(off);
     let spec = plan.spec();
-    let mut world = World::new(mix(seed ^ 0x7071), plan, spec.clone());
+    let mut world = World::new(mix(seed ^ 0x7071), hostile::generator(!seed), plan, spec.clone());
     let mut rng = Rng::new(mix(seed ^ 0x0935));
     let mut signatures = std::mem::take(&mut world.signatures);
     world.operations = world.plan.operations(&mut rng, spec.chain_id, &mut signatures);
+    let mut second = hostile::generator(seed);
+    let others = world.plan.hostile_operations(&mut second, spec.chain_id, &mut signatures);
+    world.operations.extend(others);
     world.signatures = signatures;
     let world: Shared = Arc::new(Mutex::new(world));
     loop {
@@ -85,16 +170,17 @@ pub fn run(plan: Plan, seed: u64, off: Option<Protection>) -> Report {
         world.check_final();
     }
     tally(&mut world);
-    let timeline = if world.violation.is_some() {
-        if std::env::var_os("SIM_ALL_LINES").is_some() {
-            world.all_lines().cloned().collect()
-        } else {
-            world.timeline()
-        }
+    let wants_lines = wants_lines || (world.violation.is_some() && std::env::var_os("SIM_ALL_LINES").is_some());
+    let timeline = if wants_lines {
+        world.all_lines().cloned().collect()
+    } else if world.violation.is_some() {
+        world.timeline()
     } else {
         Vec::new()
     };
-    Report { seed, hash: world.hash, violation: world.violation.clone(), timeline, counts: world.counts.clone() }
+    let landed = world.landed();
+    let (violation, counts) = (world.violation.clone(), world.counts.clone());
+    Report { seed, hash: world.hash, violation, timeline, counts, landed }
 }
 
 fn tally(world: &mut World) {
@@ -172,7 +258,8 @@ async fn serve(world: Shared, spec: ChainSpec, delay: u64) -> bool {
             return false;
         }
     };
-    let callers = tokio::spawn(call(world.clone(), relay.clone()));
+    let pace = lock(&world).plan.block_ms / 40;
+    let callers = tokio::spawn(call(world.clone(), relay.clone(), pace.max(50)));
     let is_over = loop {
         tokio::select! {
             biased;
@@ -180,7 +267,10 @@ async fn serve(world: Shared, spec: ChainSpec, delay: u64) -> bool {
                 lock(&world).note(format_args!("the relay stopped"));
                 break false;
             }
-            () = tokio::time::sleep(Duration::from_millis(100)) => {}
+            () = tokio::time::sleep(Duration::from_millis(pace.max(100))) => {}
+        }
+        if lock(&world).plan.top_up_after_ms > 0 {
+            lock(&world).look_at_lanes(&relay.lanes());
         }
         if lock(&world).wants_stop {
             lock(&world).note(format_args!("orderly stop, then start"));
@@ -219,7 +309,7 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
     let locked = lock(world);
     let plan = &locked.plan;
     let mut tuning = ChainTuning::for_spec(&spec);
-    tuning.poll_interval = Duration::from_millis(300);
+    tuning.poll_interval = Duration::from_millis(if plan.block_ms > 0 { plan.block_ms / 4 } else { 300 });
     tuning.rpc_timeout = Duration::from_secs(2);
     tuning.linger = Duration::from_millis(200);
     tuning.max_in_flight = plan.max_in_flight;
@@ -232,7 +322,11 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
     let mut setup = ChainSetup::new(spec);
     setup.tuning = tuning;
     // Both tenants' calls, on any lane.
-    for key in locked.keys.clone() {
+    let mut keys = locked.keys.clone();
+    if (locked.is_signer_removed || locked.is_signer_missing) && keys.len() > 1 {
+        keys.pop();
+    }
+    for key in keys {
         setup = setup.signer_for(key, ["alpha", "beta"]);
     }
     setup.forwarders = vec![ForwarderSetup { address: FORWARDER, allow_unknown_code: false }];
@@ -242,29 +336,33 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
     let tenant = |id: &str, budget: Option<Budget>| {
         let mut policy = TenantPolicy::new(id);
         policy.kinds = [KindName::Forward, KindName::Call].into();
+        if id == hostile::TENANT {
+            // Calls need named targets.
+            policy.kinds.remove(&KindName::Call);
+        }
         policy.budget = budget;
         // By name, so that they share transactions.
         let targets = [GOOD, REVERTS, TRAP, BURNS].map(|target| (target, TargetRule::default()));
-        policy.targets = Some([(chain_id, targets.into())].into());
+        // Except a stranger's: every target, none by name.
+        policy.targets = (id != hostile::TENANT).then(|| [(chain_id, targets.into())].into());
         // Counted by the wall clock, which a simulated second does not know.
         (policy.rate_per_s, policy.nonce_lookups_per_s) = (None, None);
         policy
     };
     let budget = plan.budget.map(|limit_wei| Budget { limit_wei, period: Duration::ZERO });
-    let mut config = Relay::builder()
-        .chain(setup)
-        .tenant(tenant("alpha", budget))
-        .tenant(tenant("beta", None))
-        .database("nowhere")
-        .max_within(Duration::from_secs(3_600))
-        .build()
-        .expect("a valid configuration");
+    let mut builder = Relay::builder().chain(setup).tenant(tenant("alpha", budget)).tenant(tenant("beta", None));
+    if plan.hostility.operations > 0 {
+        let limit_wei = plan.hostile_budget();
+        builder = builder.tenant(tenant(hostile::TENANT, Some(Budget { limit_wei, period: Duration::ZERO })));
+    }
+    let mut config =
+        builder.database("nowhere").max_within(Duration::from_secs(3_600)).build().expect("a valid configuration");
     config.group_commit = GroupCommitConfig { queue_len: 256, max_group: 64, event_backlog: 16 };
     config
 }
 
 /// The callers: submit, and submit again until there is an answer.
-async fn call(world: Shared, relay: Relay) {
+async fn call(world: Shared, relay: Relay, pace_ms: u64) {
     loop {
         let due = lock(&world).due();
         for (place, tenant, item, is_impostor) in due {
@@ -277,7 +375,7 @@ async fn call(world: Shared, relay: Relay) {
                 let _ = relay.cancel(tenant, id).await;
             });
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(pace_ms)).await;
     }
 }
 
@@ -294,10 +392,19 @@ impl World {
     fn due(&mut self) -> Vec<(usize, &'static str, SubmitItem, bool)> {
         let now = self.now();
         let mut due = Vec::new();
+        let hostility = self.plan.hostility;
+        let next_base_fee = self.head.next_base_fee(&self.spec);
         for place in 0..self.operations.len() {
             let operation = &mut self.operations[place];
             if operation.end.is_some() || operation.under_way > 0 || operation.tries == 0 || operation.next_at > now {
                 continue;
+            }
+            if operation.op >= FIRST_OP
+                && matches!(hostility.signer, HostileSigner::Tight | HostileSigner::PricedOut)
+                && let SubmissionKind::Forward(forward) = &operation.item.submission.kind
+            {
+                let ceiling = Plan::tight_ceiling(next_base_fee, forward.gas, &mut self.hostile_rng);
+                operation.item.submission.max_cost_wei.get_or_insert(ceiling);
             }
             for _ in 0..operation.tries {
                 due.push((place, operation.tenant, operation.item.clone(), false));

@@ -3,7 +3,8 @@
 use alloy_primitives::U256;
 
 use crate::{
-    plan::{Faults, Plan},
+    hostile::{self, HostileSigner, HostileTarget, Lie},
+    plan::{DataFee, Faults, Happening, Plan},
     rng::{Rng, mix},
 };
 
@@ -36,6 +37,80 @@ pub enum Scenario {
     Funds,
     /// S10: duplicates and ambiguity.
     Duplicate,
+    /// S9: the money that ends a shortage is taken back by a reorg, with transactions in flight.
+    MoneyTakenBack,
+    /// S11: no pool: a nonce is refused while one below it is missing, and one broadcast in ten gets lost.
+    NoPool,
+    /// S12: receipts are null for 45 minutes.
+    LateReceipts,
+    /// S13: slots stay empty, in runs.
+    EmptySlots,
+    /// S15: a provider is gone for good, the others have neither simulations nor old states.
+    Gone,
+    /// S16: honest in simulation, burns on chain: it looks at the transaction's price.
+    GasPrice,
+    /// S16: at the base fee.
+    BaseFee,
+    /// S16: at who proposes the block.
+    Coinbase,
+    /// S16: at the block's number.
+    BlockNumber,
+    /// S16: at the block's time.
+    Clock,
+    /// S16: a target that a transaction in front flips.
+    Flipped,
+    /// S16: another target for each request.
+    Fresh,
+    /// S16: a target that behaves twenty times.
+    Patient,
+    /// S16: one that burns again whenever its requests are planned anew.
+    Relapse,
+    /// S16: calls that revert on chain only.
+    Reverting,
+    /// S17: a signer who leaves out a nonce.
+    Gap,
+    /// S17: the shortest deadline in each batch.
+    Hasty,
+    /// S17: ceilings at the next block's price with the shortest deadline, so that lanes must cancel.
+    Tight,
+    /// S17: ceilings at the next block's price and usual deadlines, so that lanes are blocked by what is priced out.
+    PricedOut,
+    /// S9: requests for which the lanes have not enough money, in front of those for which they have.
+    Huge,
+    /// S17: the largest calldata before L1's price rises.
+    Bulky,
+    /// S17: members whose nonce is used in front of the batch.
+    Skipped,
+    /// S18: nodes that take no transaction above a cost, in geth's words.
+    FeeCap,
+    /// S18: blocks with less gas than a batch may have.
+    BlockGas,
+    /// S18: nodes that want a tip, and say which.
+    LeastTip,
+    /// S18: pools that hold few transactions of one account.
+    PoolLimit,
+    /// S19: a node stands still.
+    Frozen,
+    /// S19: a node lags, and moves.
+    Lagging,
+    /// S19: a node says that simulations fail.
+    Refuses,
+    /// S19: a node says that simulations succeed.
+    Praises,
+    /// S19: a node lies about time.
+    LyingTime,
+    /// S19: a node lies about tips.
+    LyingTip,
+    /// S19: a node lies about its head.
+    LyingHead,
+    /// S19: a node lies about what L1 charges.
+    LyingDataFee,
+    /// S20: the operator takes out a key with transactions in flight.
+    RemovedSigner,
+    /// S20: the operator adds one.
+    AddedSigner,
+    /// S20: the chain's clock is ahead, or behind.
+    WrongClock,
 }
 
 impl Scenario {
@@ -54,6 +129,48 @@ impl Scenario {
         Self::Poison,
         Self::Funds,
         Self::Duplicate,
+    ];
+
+    /// Those in which somebody means harm, or whose faults come from a second generator. They are run by name: the seeds of
+    /// all scenarios in turn keep their meaning.
+    pub const HOSTILE: [Self; 37] = [
+        Self::MoneyTakenBack,
+        Self::NoPool,
+        Self::LateReceipts,
+        Self::EmptySlots,
+        Self::Gone,
+        Self::GasPrice,
+        Self::BaseFee,
+        Self::Coinbase,
+        Self::BlockNumber,
+        Self::Clock,
+        Self::Flipped,
+        Self::Fresh,
+        Self::Patient,
+        Self::Relapse,
+        Self::Reverting,
+        Self::Gap,
+        Self::Hasty,
+        Self::Tight,
+        Self::PricedOut,
+        Self::Huge,
+        Self::Bulky,
+        Self::Skipped,
+        Self::FeeCap,
+        Self::BlockGas,
+        Self::LeastTip,
+        Self::PoolLimit,
+        Self::Frozen,
+        Self::Lagging,
+        Self::Refuses,
+        Self::Praises,
+        Self::LyingTime,
+        Self::LyingTip,
+        Self::LyingHead,
+        Self::LyingDataFee,
+        Self::RemovedSigner,
+        Self::AddedSigner,
+        Self::WrongClock,
     ];
 
     /// Its plan for a seed.
@@ -199,7 +316,198 @@ impl Scenario {
                     ..plan.faults
                 };
             }
+            Self::MoneyTakenBack => {
+                plan.nodes = 1;
+                plan.finality = 6;
+                plan.bump_after = 1;
+                plan.is_burst = true;
+                plan.slack_ms = 10_000..20_000;
+                plan.spike = 3..14;
+                plan.balance = U256::from(plan.base_fee + 2_000_000_000) * U256::from(rng.within(300_000, 3_000_000));
+                // It comes when all is calm, and the block that brought it is replaced a second later.
+                plan.top_up_after_ms = plan.calm_after_ms;
+                plan.timeline = vec![(plan.calm_after_ms + 1_024, Happening::Reorg)];
+                plan.faults = Faults { ignored_by_miner: 800, ..plan.faults };
+            }
+            _ => self.harm(&mut plan, seed, &mut rng),
         }
         plan
     }
+
+    /// What is hostile in it, from the second generator.
+    fn harm(self, plan: &mut Plan, seed: u64, rng: &mut Rng) {
+        let mut second = hostile::generator(mix(seed));
+        plan.nodes = *rng.pick(&[1, 3, 3, 5]);
+        plan.slack_ms = 20_000..40_000;
+        plan.max_batch = usize::try_from(rng.within(2, 8)).unwrap_or(2);
+        (plan.is_paired, plan.must_land) = (true, true);
+        match self {
+            Self::NoPool | Self::LateReceipts | Self::EmptySlots | Self::Gone => self.trouble(plan, &mut second),
+            Self::Frozen
+            | Self::Lagging
+            | Self::Refuses
+            | Self::Praises
+            | Self::LyingTime
+            | Self::LyingTip
+            | Self::LyingHead
+            | Self::LyingDataFee => self.bad_node(plan, &mut second),
+            Self::FeeCap | Self::BlockGas | Self::LeastTip | Self::PoolLimit => self.limits(plan, &mut second),
+            Self::RemovedSigner | Self::AddedSigner | Self::WrongClock => self.operations(plan, &mut second),
+            _ => self.bad_tenant(plan, &mut second),
+        }
+    }
+
+    fn trouble(self, plan: &mut Plan, second: &mut Rng) {
+        let hostility = &mut plan.hostility;
+        match self {
+            Self::NoPool => {
+                plan.max_in_flight = 4;
+                plan.faults.lost_before = 100;
+                hostility.has_no_pool = true;
+            }
+            Self::LateReceipts => {
+                (plan.operations, plan.max_in_flight) = (4, 8);
+                plan.block_ms = 12_000;
+                plan.slack_ms = 60_000..120_000;
+                // What is not calm lasts until there are receipts again.
+                plan.calm_after_ms = 2_760_000;
+                plan.is_burst = true;
+                hostility.receipts_after_ms = 2_700_000;
+            }
+            Self::EmptySlots => hostility.empty_slots = u32::try_from(second.within(10, 60)).unwrap_or(10),
+            _ => {
+                plan.nodes = 3;
+                hostility.gone_at_ms = second.within(3_000, 30_000);
+                hostility.has_no_simulation = true;
+                hostility.state_blocks = plan.finality + 8;
+            }
+        }
+    }
+
+    fn bad_node(self, plan: &mut Plan, second: &mut Rng) {
+        plan.nodes = 3;
+        let hostility = &mut plan.hostility;
+        match self {
+            Self::Frozen => hostility.frozen_at_ms = second.within(2_000, 30_000),
+            Self::Lagging => hostility.behind_ms = second.within(5_000, 40_000),
+            Self::Refuses => hostility.lie = Lie::Refuses,
+            Self::Praises => {
+                plan.poison = 300;
+                hostility.lie = Lie::Praises;
+            }
+            Self::LyingTime => hostility.lie = Lie::Time,
+            Self::LyingTip => hostility.lie = Lie::Tip,
+            Self::LyingHead => hostility.lie = Lie::Head,
+            _ => {
+                plan.data_fee = Some(data_fee(second, 0..0));
+                hostility.lie = Lie::DataFee;
+            }
+        }
+    }
+
+    fn limits(self, plan: &mut Plan, second: &mut Rng) {
+        plan.operations = second.within(10, 24);
+        plan.is_burst = second.permille(500);
+        match self {
+            Self::FeeCap => {
+                // As much as a few requests cost at most; told in ether with two digits.
+                plan.base_fee = 400_000_000_000;
+                plan.max_batch = 8;
+                plan.balance = U256::from(10u128.pow(21));
+                plan.hostility.fee_cap_wei = u128::from(second.within(25, 60)) * 10_000_000_000_000_000;
+            }
+            Self::BlockGas => {
+                plan.max_batch = 100;
+                plan.hostility.block_gas = second.within(600_000, 2_000_000);
+            }
+            Self::LeastTip => plan.hostility.least_tip = u128::from(second.within(3, 30)) * 1_000_000_000,
+            _ => {
+                plan.max_in_flight = 8;
+                plan.max_batch = 1;
+                plan.hostility.pool_limit = second.within(1, 4);
+            }
+        }
+    }
+
+    fn operations(self, plan: &mut Plan, second: &mut Rng) {
+        plan.lanes = 2;
+        plan.faults.stops = 1;
+        match self {
+            Self::RemovedSigner => {
+                plan.faults.ignored_by_miner = 300;
+                plan.hostility.removes_signer = true;
+            }
+            Self::AddedSigner => plan.hostility.adds_signer = true,
+            _ => {
+                plan.must_land = false;
+                plan.skew_s = i64::try_from(second.below(81)).unwrap_or(0) - 40;
+            }
+        }
+    }
+
+    fn bad_tenant(self, plan: &mut Plan, second: &mut Rng) {
+        plan.calm_after_ms = 24_000;
+        plan.slack_ms = 15_000..25_000;
+        plan.max_in_flight = usize::try_from(second.within(3, 8)).unwrap_or(3);
+        let hostility = &mut plan.hostility;
+        hostility.operations = second.within(8, 30);
+        hostility.budget_gas = second.within(2_000_000, 40_000_000);
+        hostility.takes_all = second.permille(500);
+        hostility.is_flood = second.permille(300);
+        if hostility.is_flood {
+            (hostility.operations, hostility.budget_gas) =
+                (second.within(30, 60), second.within(40_000_000, 120_000_000));
+        }
+        match self {
+            Self::GasPrice => hostility.target = HostileTarget::GasPrice,
+            Self::BaseFee => hostility.target = HostileTarget::BaseFee,
+            Self::Coinbase => hostility.target = HostileTarget::Coinbase,
+            Self::BlockNumber => hostility.target = HostileTarget::BlockNumber,
+            Self::Clock => hostility.target = HostileTarget::Clock,
+            Self::Flipped => {
+                hostility.target = HostileTarget::Flipped;
+                hostility.in_front = u32::try_from(second.within(300, 1_000)).unwrap_or(300);
+            }
+            Self::Fresh => hostility.target = HostileTarget::Fresh,
+            Self::Patient => {
+                hostility.target = HostileTarget::Patient;
+                hostility.operations = second.within(25, 40);
+                hostility.budget_gas = 80_000_000;
+            }
+            Self::Relapse => {
+                // Each of its requests is skipped, and its nonce stays free.
+                (hostility.target, hostility.takes_all) = (HostileTarget::Coinbase, true);
+                hostility.budget_gas = second.within(20_000_000, 80_000_000);
+            }
+            Self::Reverting => hostility.target = HostileTarget::Reverting,
+            Self::Gap => hostility.signer = HostileSigner::Gap,
+            Self::Hasty => hostility.signer = HostileSigner::Hasty,
+            Self::Tight => {
+                hostility.signer = HostileSigner::Tight;
+                plan.spike = 4..second.within(10, 24);
+            }
+            Self::PricedOut => {
+                hostility.signer = HostileSigner::PricedOut;
+                plan.spike = 4..second.within(10, 24);
+            }
+            Self::Huge => {
+                hostility.signer = HostileSigner::Huge;
+                hostility.budget_gas = 2_000_000_000;
+                plan.balance = U256::from(plan.base_fee + 2_000_000_000) * U256::from(8_000_000);
+            }
+            Self::Bulky => {
+                hostility.signer = HostileSigner::Bulky;
+                let from = second.within(4, 20);
+                plan.data_fee = Some(data_fee(second, from..from + 30));
+            }
+            _ => {
+                hostility.signer = HostileSigner::Skipped;
+                hostility.in_front = 800;
+            }
+        }
+    }
+}
+
+fn data_fee(second: &mut Rng, rise: std::ops::Range<u64>) -> DataFee {
+    DataFee { l1_base_fee: second.within(1_000_000_000, 50_000_000_000), rise, factor: second.within(2, 10) }
 }

@@ -9,7 +9,10 @@ use std::{
 use alloy_primitives::{Address, B256, Bytes, U256};
 use slackwater::{
     Timestamp,
-    chain::{ChainSpec, ClientRule},
+    chain::{
+        ChainSpec, ClientRule,
+        data_fee::{DataFeeModel, OpFork, OpL1Params},
+    },
     ledger::MemoryStore,
     relay::LocalSigner,
     request::RequestId,
@@ -19,7 +22,8 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{
     chain::{self, BLOCK_GAS, Block, Signatures, State, Tx},
     check::Checker,
-    plan::{Faults, Operation, Plan},
+    hostile::Lie,
+    plan::{Faults, Happening, Operation, Plan},
     rng::{Rng, mix},
 };
 
@@ -137,10 +141,20 @@ pub(crate) struct World {
     pub(crate) incarnation: u32,
     /// The operator stops the process.
     pub(crate) wants_stop: bool,
+    /// Chance for those who mean harm.
+    pub(crate) hostile_rng: Rng,
+    /// The last lane's key is not configured any more.
+    pub(crate) is_signer_removed: bool,
+    /// It is not configured yet.
+    pub(crate) is_signer_missing: bool,
+    /// Blocks that are still to be empty.
+    pub(crate) empty_slots: u64,
+    /// What chance is drawn from, block by block, where runs are compared.
+    pub(crate) paired: Option<u64>,
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, plan: Plan, spec: ChainSpec) -> Self {
+    pub(crate) fn new(seed: u64, hostile_rng: Rng, plan: Plan, spec: ChainSpec) -> Self {
         let mut rng = Rng::new(seed);
         let keys: Vec<LocalSigner> = (0..plan.lanes).map(|lane| key(seed, 0x1a0e + lane as u64)).collect();
         let mut state = State::default();
@@ -153,7 +167,8 @@ impl World {
             parent: None,
             timestamp_s: EPOCH_MS / 1_000,
             base_fee: plan.base_fee,
-            gas_used: BLOCK_GAS / 2,
+            gas_used: plan.hostility.block_gas_or(BLOCK_GAS) / 2,
+            gas_limit: plan.hostility.block_gas_or(BLOCK_GAS),
             tip: 1_000_000_000,
             txs: Vec::new(),
             state,
@@ -168,7 +183,7 @@ impl World {
                 // A minority at most.
                 is_liar: place * 2 + 2 < plan.nodes && plan.faults.lies > 0 && rng.permille(700),
                 is_down_until: 0,
-                has_simulate: rng.permille(850),
+                has_simulate: (rng.permille(850) || plan.is_paired) && !plan.hostility.has_no_simulation,
                 has_tag: true,
             })
             .collect();
@@ -202,6 +217,11 @@ impl World {
             salt: 0,
             incarnation: 0,
             wants_stop: false,
+            hostile_rng,
+            is_signer_removed: false,
+            is_signer_missing: plan.hostility.adds_signer,
+            empty_slots: 0,
+            paired: plan.is_paired.then(|| mix(seed)),
             rng,
             plan,
         };
@@ -213,9 +233,14 @@ impl World {
         for node in world.nodes.iter_mut().take(behind) {
             node.lag_ms = world.rng.within(0, world.plan.behind_ms);
         }
+        if world.plan.hostility.behind_ms > 0 {
+            world.nodes[0].lag_ms = world.plan.hostility.behind_ms;
+        }
         // Which of the nodes lies is chance.
         let turn = world.rng.below(world.nodes.len() as u64) as usize;
-        world.nodes.rotate_left(turn);
+        if world.plan.hostility.behind_ms == 0 {
+            world.nodes.rotate_left(turn);
+        }
         world.schedule();
         world
     }
@@ -246,6 +271,13 @@ impl World {
         }
         if self.plan.top_up_after_ms > 0 {
             self.at(from + self.plan.top_up_after_ms, Event::TopUp);
+        }
+        for (at, happening) in self.plan.timeline.clone() {
+            let event = match happening {
+                Happening::TopUp => Event::TopUp,
+                Happening::Reorg => Event::TakeBack,
+            };
+            self.at(from + at, event);
         }
     }
 
@@ -368,6 +400,38 @@ impl World {
         }
     }
 
+    /// What L1 charges for data in a block.
+    pub(crate) fn data_fee_at(&self, number: u64) -> DataFeeModel {
+        let Some(fee) = &self.plan.data_fee else { return DataFeeModel::None };
+        let factor = if fee.rise.contains(&(number - 1_000)) { fee.factor } else { 1 };
+        let params = OpL1Params {
+            l1_base_fee: U256::from(fee.l1_base_fee.saturating_mul(factor)),
+            base_fee_scalar: 5_227,
+            blob_base_fee: U256::from(factor),
+            blob_base_fee_scalar: 1_014_213,
+            ..OpL1Params::default()
+        };
+        DataFeeModel::OpStack(OpFork::Fjord, params)
+    }
+
+    /// The first node, which is the fastest one where it does harm.
+    pub(crate) const fn is_harmful(&self, node: usize) -> bool {
+        let hostility = &self.plan.hostility;
+        node == 0 && (hostility.frozen_at_ms > 0 || hostility.behind_ms > 0 || !matches!(hostility.lie, Lie::None))
+    }
+
+    /// A node that stands still for good.
+    fn is_frozen(&self, node: usize) -> bool {
+        let at = self.plan.hostility.frozen_at_ms;
+        at > 0 && node == 0 && self.elapsed() >= at
+    }
+
+    /// A provider that has gone for good: the last one.
+    pub(crate) fn is_gone(&self, node: usize) -> bool {
+        let at = self.plan.hostility.gone_at_ms;
+        at > 0 && node + 1 == self.nodes.len() && self.elapsed() >= at
+    }
+
     fn happen(&mut self, now: u64, event: Event) {
         match event {
             Event::Block => {
@@ -378,7 +442,7 @@ impl World {
                 self.at(now + wait, Event::Block);
             }
             Event::See { node, tip, seen } => {
-                if self.nodes[node].seen < seen {
+                if self.nodes[node].seen < seen && !self.is_frozen(node) {
                     self.nodes[node].seen = seen;
                     self.nodes[node].tip = tip;
                     self.tidy(node);
@@ -394,6 +458,8 @@ impl World {
             Event::Reorg if !self.is_calm => self.reorg(now, false),
             Event::TakeBack => self.reorg(now, true),
             Event::Stop if !self.is_calm => {
+                self.is_signer_removed |= self.plan.hostility.removes_signer;
+                self.is_signer_missing = false;
                 self.count("orderly stop");
                 self.wants_stop = true;
             }
@@ -445,6 +511,9 @@ impl World {
                     node.is_liar = false;
                     node.is_down_until = 0;
                     node.lag_ms = 20;
+                }
+                if self.plan.hostility.behind_ms > 0 {
+                    self.nodes[0].lag_ms = self.plan.hostility.behind_ms;
                 }
                 self.pressure = 450;
                 if self.plan.top_up_after_ms > 0 {

@@ -22,6 +22,7 @@ use crate::{
         ChainFamily, OpBaseFeeParams, RpcErrorClass,
         data_fee::{ArbitrumPoster, DataFeeModel, OpFork, OpL1Params, ScrollFork, ScrollL1Params, TxSize, with_margin},
     },
+    protection::Protection,
     provenance::Decision,
     request::vehicle::Payload,
 };
@@ -345,6 +346,7 @@ async fn eth_call(pool: &RpcPool, to: Address, input: Vec<u8>, block: &Value) ->
     let params = json!([{ "to": to, "input": Bytes::from(input) }, block]);
     match block.as_str() {
         Some("latest") => pool.call("eth_call", params).await,
+        _ if !Protection::AgreedPrices.is_on() => pool.call("eth_call", params).await,
         _ => pool.call_agreed("eth_call", params).await,
     }
 }

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     lane::{Event, LaneError, Plan},
     ledger::{BatchRecord, BatchState},
+    protection::Protection,
     request::{
         Reason, RequestId, Status, VerifiedRequest,
         gate::{self, RejectRule, SECOND_OPINION_EVERY, Unsure, Word},
@@ -76,7 +77,8 @@ impl ChainService {
                 continue;
             }
             let lane = self.lanes[index].machine.id();
-            let available_wei = Some(self.lanes[index].machine.available_wei());
+            let available_wei = self.lanes[index].machine.available_wei();
+            let available_wei = Protection::BalanceAware.is_on().then_some(available_wei);
             let limits = ComposeLimits { available_wei, ..limits };
             let Some(selection) = self.queue.compose(now, lane, &limits, &self.outlook) else {
                 if let Some(Short { needed_wei, until }) = self.queue.short() {

@@ -20,6 +20,7 @@ use crate::{
     lane::{AttemptKey, Event, NodeTerms, SendOutcome},
     ledger::AttemptRecord,
     market::{DayFees, FeePoint, Utilisation},
+    protection::Protection,
     schedule::{
         ComposeLimits, GuardTime, Judged, LeastTip, OfferLog, PaidTips, TipEstimator, fee_cap, tip_bound,
         urgency_blocks,
@@ -183,6 +184,9 @@ impl Pricing {
     /// Highest gas limit that nodes and blocks take.
     pub(super) fn most_gas(&self, now: Timestamp) -> u64 {
         let refused = self.refused_gas.filter(|(_, at)| now.since(*at) < REFUSED_GAS_LASTS).map(|(gas, _)| gas);
+        if !Protection::NodeLimits.is_on() {
+            return u64::MAX;
+        }
         let block = self.block_gas().map(|gas| gas / 100 * BLOCK_SHARE_PERCENT);
         refused.into_iter().chain(block).min().unwrap_or(u64::MAX)
     }
@@ -199,8 +203,9 @@ impl Pricing {
         let learned = self.tips.tip(wanted, blocks).unwrap_or(0);
         // Whoever tells the tips of blocks must not set the price.
         let bound = self.tip_bound(spec, tuning);
+        let demanded = if Protection::DemandedTip.is_on() { self.demanded } else { 0 };
         let learned = learned.min(tuning.tip_ceiling_wei_per_gas).min(bound);
-        learned.max(self.demanded.min(bound)).max(spec.min_priority_fee_wei_per_gas).max(1)
+        learned.max(demanded.min(bound)).max(spec.min_priority_fee_wei_per_gas).max(1)
     }
 
     /// What to offer when nothing is known of the deadline: the usual tip, and a cap by the fixed rule.
@@ -305,7 +310,11 @@ impl ChainService {
             fee_cap_wei: self.shared.pool.fee_cap(spec.rpc_tx_fee_cap_wei),
             least_tip_wei_per_gas: self.pricing.least_tip.demanded(now),
             suggested_tip_wei_per_gas: suggested.map_or(0, |(tip, _)| tip),
-            tip_bound_wei_per_gas: self.pricing.tip_bound(spec, tuning),
+            tip_bound_wei_per_gas: if Protection::DemandedTip.is_on() {
+                self.pricing.tip_bound(spec, tuning)
+            } else {
+                0
+            },
         }
     }
 
@@ -395,7 +404,11 @@ impl ChainService {
             quote_max_fee: price.quote.max_fee_per_gas,
             slots: tuning.max_in_flight,
             next_price: price.next_base_fee.saturating_add(price.quote.max_priority_fee_per_gas),
-            fee_cap_wei: self.shared.pool.fee_cap(self.shared.spec.rpc_tx_fee_cap_wei),
+            fee_cap_wei: self
+                .shared
+                .pool
+                .fee_cap(self.shared.spec.rpc_tx_fee_cap_wei)
+                .filter(|_| Protection::NodeLimits.is_on()),
             available_wei: None,
         })
     }

@@ -24,6 +24,7 @@ use crate::{
         AttemptRecord, BatchState, Durable, Ledger, LedgerError, MARK_KEY, RequestFilter, RequestRecord, UNCERTAIN_KEY,
         Write,
     },
+    protection::Protection,
     request::{
         LaneId, RequestId, Status, VerifiedRequest,
         settlement::ceiling_left,
@@ -140,7 +141,7 @@ pub(super) async fn restore(
     let in_batches = open.values().filter(|(record, _)| record.status != Status::Queued);
     let removed: BTreeSet<Address> = in_batches
         .filter_map(|(record, _)| record.batch.map(|batch| batch.lane.sender))
-        .filter(|sender| !senders.contains(sender))
+        .filter(|sender| !senders.contains(sender) && Protection::WatchRemoved.is_on())
         .collect();
     for sender in &removed {
         tracing::warn!(

@@ -15,6 +15,7 @@ use crate::{
     chain::data_fee::TxSize,
     lane::AttemptKind,
     ledger::{AccountEntry, BatchState, Bill, Reach, RequestChange, Write},
+    protection::Protection,
     provenance::Decision,
     request::{
         BatchId, Reason, RequestId, Status, VerifiedRequest,
@@ -355,7 +356,7 @@ impl ChainService {
             }
         };
         let mut bill = Bill { value_wei, accounts: Vec::new() };
-        if !parts.rest_wei.is_zero() {
+        if !parts.rest_wei.is_zero() && Protection::EveryWei.is_on() {
             let wei = parts.rest_wei;
             tracing::warn!(batch = %id, account = account.as_str(), tenant = owner.map(|owner| &**owner), %wei, "an account bears a part of a transaction's cost");
             metrics::counter!("slackwater_account_gwei_total", "account" => account.as_str())
@@ -373,7 +374,7 @@ impl ChainService {
     pub(super) fn draw(&mut self, id: RequestId, charged_wei: U256) -> bool {
         let price = self.price.map_or(0, |price| price.quote.effective_gas_price(price.next_base_fee));
         let Some(entry) = self.queue.get_mut(id) else { return true };
-        if charged_wei.is_zero() {
+        if charged_wei.is_zero() || !Protection::SpentReservation.is_on() {
             return true;
         }
         entry.spent_wei = entry.spent_wei.saturating_add(charged_wei);

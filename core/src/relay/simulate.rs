@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     chain::{RpcErrorClass, is_execution_failure},
+    protection::Protection,
     request::{
         RequestId, VerifiedRequest,
         gate::Word,
@@ -125,7 +126,8 @@ pub(super) async fn simulate(pool: &RpcPool, question: &Question<'_>) -> Simulat
                     Err(why) => reason = why,
                 }
                 let is_yes = |heard: &Heard| heard.words.iter().all(|word| *word == Word::Executes);
-                if heard.len() > 1 || heard.first().is_some_and(|heard| !question.is_wary && is_yes(heard)) {
+                let is_enough = |heard: &Heard| !question.is_wary && is_yes(heard) || !Protection::SecondWord.is_on();
+                if heard.len() > 1 || heard.first().is_some_and(is_enough) {
                     break;
                 }
                 // Another node's word is needed.

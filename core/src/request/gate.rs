@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::outcome::MemberOutcome;
-use crate::time::Timestamp;
+use crate::{protection::Protection, time::Timestamp};
 
 /// What becomes of a request that no node can simulate until the last block that can take it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -96,7 +96,7 @@ impl Doubt {
             let (first, since) = *self.first.entry(*place).or_insert((block, now));
             is_repeated |= first != block && now.since(since) >= rule.after;
         }
-        let is_heard = rule.nodes <= 1 || self.first.len() > 1 || is_repeated;
+        let is_heard = rule.nodes <= 1 || !Protection::SecondWord.is_on() || self.first.len() > 1 || is_repeated;
         is_heard && self.heads >= rule.heads
     }
 }

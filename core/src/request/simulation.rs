@@ -12,6 +12,7 @@ use super::{
     outcome::{MemberOutcome, decode},
     vehicle::{Payload, VehicleKey, VehicleParams},
 };
+use crate::protection::Protection;
 
 /// Storage slot of `_nonces` in every published `ERC2771Forwarder` 5.x: after the two fallback strings of `EIP712`.
 const NONCES_SLOT: u64 = 2;
@@ -120,7 +121,12 @@ pub(crate) fn params(
             .collect();
         overrides.insert(forwarder.to_string(), json!({ "stateDiff": slots }));
     }
-    let Environment { base_fee_per_gas: base, priority_fee_per_gas: tip, balance_wei, parent } = *environment;
+    let Environment { balance_wei, parent, .. } = *environment;
+    let (base, tip) = if Protection::Surroundings.is_on() {
+        (environment.base_fee_per_gas, environment.priority_fee_per_gas)
+    } else {
+        (0, 0)
+    };
     let price = base.saturating_add(tip);
     let mut needed_wei = U256::ZERO;
     let mut randao = Keccak256::new();

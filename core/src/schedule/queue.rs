@@ -21,6 +21,7 @@ use super::{
     targets::TargetRecords,
 };
 use crate::{
+    protection::Protection,
     request::{
         LaneId, RequestId, VerifiedRequest,
         vehicle::{Company, VehicleKey},
@@ -914,7 +915,8 @@ impl Queue {
                     continue;
                 }
                 if let Some(due) = line.first_for(lane).filter(|due| *due <= cutoff) {
-                    let time = self.tenants.get(tenant).map_or(0, |tenant| tenant.virtual_time);
+                    let served = self.tenants.get(tenant).filter(|_| Protection::TenantShares.is_on());
+                    let time = served.map_or(0, |tenant| tenant.virtual_time);
                     lines.push((time, due, *key, tenant.clone()));
                 }
             }
@@ -971,7 +973,9 @@ impl Queue {
 
     /// Tenants that have their share of the lane's transactions in flight, while others that have not could be sent.
     fn full(&self, lane: LaneId, slots: usize, cutoff: Timestamp) -> BTreeSet<Arc<str>> {
-        let Some(held) = self.held.get(&lane) else { return BTreeSet::new() };
+        let Some(held) = self.held.get(&lane).filter(|_| Protection::TenantShares.is_on()) else {
+            return BTreeSet::new();
+        };
         let mut able: BTreeSet<&Arc<str>> = BTreeSet::new();
         for (key, group) in &self.groups {
             let ready = group.tenants.iter().filter(|(tenant, line)| {

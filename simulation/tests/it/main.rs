@@ -2,10 +2,13 @@
 //!
 //! Longer: `cargo xtask sim --seeds 10000`.
 
-use slackwater_simulation::{Counts, Protection, Report, Scenario, run, run_scenario};
+use slackwater_simulation::{Counts, Protection, Report, Scenario, run, run_scenario, run_without};
 
 /// Seeds of each scenario here; the long run has more.
 const SEEDS: u64 = 40;
+
+/// Seeds of each scenario in which somebody means harm.
+const HOSTILE_SEEDS: u64 = 12;
 
 /// Seeds within which the lack of a protection must show.
 const MUTANT_SEEDS: u64 = 150;
@@ -96,9 +99,122 @@ fn s9_funds_and_fees() {
     happened(&holds(Scenario::Funds, 0..SEEDS), &["full block", "finalized", "not accepted"]);
 }
 
+/// The operator's money comes when a transaction in flight can't be paid any more, a reorg takes it back a second later, and
+/// it is sent again. The relay names the lane that lacks money.
+#[test]
+fn s9_money_is_taken_back() {
+    let counts = holds(Scenario::MoneyTakenBack, 0..SEEDS);
+    happened(&counts, &["money taken back", "lane says that it lacks money", "full block", "finalized"]);
+    holds(Scenario::Random, 700_834..700_835);
+}
+
+/// Requests that the lanes can't pay for keep nobody waiting.
+#[test]
+fn s9_money_for_some() {
+    happened(&holds(Scenario::Huge, 0..HOSTILE_SEEDS), &["finalized", "expired"]);
+}
+
+/// Where nobody sends the money again, what is in flight stays there: its lane has nothing for it, nor for its cancel.
+#[test]
+fn s9_money_that_is_not_sent_again() {
+    for (scenario, seeds) in [(Scenario::MoneyTakenBack, 0..SEEDS), (Scenario::Random, 700_834..700_835)] {
+        let unwatched = |seed| {
+            let mut plan = scenario.plan(seed);
+            plan.watches_money = false;
+            run(plan, seed, None)
+        };
+        let stuck = seeds.map(unwatched).find_map(|report| report.violation).unwrap_or_default();
+        assert!(stuck.contains("stuck as broadcast"), "{scenario:?}: {stuck}");
+    }
+}
+
 #[test]
 fn s10_duplicates_and_ambiguity() {
     happened(&holds(Scenario::Duplicate, 0..SEEDS), &["duplicate", "lost after delivery", "finalized"]);
+}
+
+#[test]
+fn s11_no_pool() {
+    happened(&holds(Scenario::NoPool, 0..HOSTILE_SEEDS), &["nonce held", "lost before delivery", "finalized"]);
+}
+
+#[test]
+fn s12_receipts_come_late() {
+    happened(&holds(Scenario::LateReceipts, 0..3), &["receipt not told", "finalized"]);
+}
+
+#[test]
+fn s13_empty_slots() {
+    happened(&holds(Scenario::EmptySlots, 0..HOSTILE_SEEDS), &["empty slots", "finalized"]);
+}
+
+#[test]
+fn s15_a_provider_is_gone() {
+    happened(&holds(Scenario::Gone, 0..HOSTILE_SEEDS), &["gone", "finalized"]);
+}
+
+/// Each seed with and without the hostile tenant: what it costs others, and what they get.
+#[test]
+fn s16_targets_that_deceive() {
+    for scenario in [
+        Scenario::GasPrice,
+        Scenario::BaseFee,
+        Scenario::Coinbase,
+        Scenario::BlockNumber,
+        Scenario::Clock,
+        Scenario::Flipped,
+        Scenario::Fresh,
+        Scenario::Patient,
+        Scenario::Relapse,
+        Scenario::Reverting,
+    ] {
+        let counts = holds(scenario, 0..HOSTILE_SEEDS);
+        let is_shown = matches!(scenario, Scenario::GasPrice | Scenario::BaseFee);
+        happened(&counts, &["finalized", if is_shown { "rejected" } else { "deceived" }]);
+    }
+}
+
+/// As [`s16_targets_that_deceive`].
+#[test]
+fn s17_signers_who_deceive() {
+    holds(Scenario::Gap, 0..HOSTILE_SEEDS);
+    holds(Scenario::Hasty, 0..HOSTILE_SEEDS);
+    happened(&holds(Scenario::Tight, 0..HOSTILE_SEEDS), &["full block"]);
+    happened(&holds(Scenario::PricedOut, 0..HOSTILE_SEEDS), &["full block"]);
+    holds(Scenario::Bulky, 0..HOSTILE_SEEDS);
+    happened(&holds(Scenario::Skipped, 0..HOSTILE_SEEDS), &["user nonce spent"]);
+}
+
+#[test]
+fn s18_nodes_with_limits_of_their_own() {
+    happened(&holds(Scenario::FeeCap, 0..HOSTILE_SEEDS), &["finalized"]);
+    happened(&holds(Scenario::BlockGas, 0..HOSTILE_SEEDS), &["finalized"]);
+    happened(&holds(Scenario::LeastTip, 0..HOSTILE_SEEDS), &["least tip", "finalized"]);
+    happened(&holds(Scenario::PoolLimit, 0..HOSTILE_SEEDS), &["pool limit", "finalized"]);
+}
+
+#[test]
+fn s19_a_node_stands_still_lags_or_lies() {
+    for scenario in [Scenario::Frozen, Scenario::Lagging] {
+        happened(&holds(scenario, 0..HOSTILE_SEEDS), &["finalized"]);
+    }
+    for scenario in [
+        Scenario::Refuses,
+        Scenario::Praises,
+        Scenario::LyingTime,
+        Scenario::LyingTip,
+        Scenario::LyingHead,
+        Scenario::LyingDataFee,
+    ] {
+        happened(&holds(scenario, 0..HOSTILE_SEEDS), &["lie in one thing", "finalized"]);
+    }
+}
+
+#[test]
+fn s20_signers_come_and_go_and_clocks_are_wrong() {
+    happened(&holds(Scenario::RemovedSigner, 0..HOSTILE_SEEDS), &["orderly stop", "finalized"]);
+    happened(&holds(Scenario::AddedSigner, 0..HOSTILE_SEEDS), &["orderly stop", "finalized"]);
+    holds(Scenario::WrongClock, 0..HOSTILE_SEEDS);
 }
 
 #[test]
@@ -121,6 +237,17 @@ const fn scenario_of(protection: Protection) -> Scenario {
         Protection::Idempotency | Protection::StopInDoubt => Scenario::Duplicate,
         Protection::Deadline => Scenario::Deadline,
         Protection::OutcomeByEvent => Scenario::Poison,
+        Protection::SecondWord => Scenario::Refuses,
+        Protection::Surroundings => Scenario::GasPrice,
+        Protection::NamedCompany | Protection::TenantShares => Scenario::Fresh,
+        Protection::EveryWei | Protection::SpentReservation => Scenario::Relapse,
+        Protection::OthersHeads => Scenario::LyingHead,
+        Protection::AgreedPrices => Scenario::LyingDataFee,
+        Protection::WatchRemoved => Scenario::RemovedSigner,
+        Protection::NodeLimits => Scenario::BlockGas,
+        Protection::DemandedTip => Scenario::LeastTip,
+        Protection::PricedOutYields => Scenario::PricedOut,
+        Protection::BalanceAware => Scenario::Huge,
         _ => Scenario::Crash,
     }
 }
@@ -129,7 +256,7 @@ fn first_violation(protection: Protection) -> Option<Report> {
     let scenario = scenario_of(protection);
     (0..MUTANT_SEEDS)
         .flat_map(|seed| [(scenario, seed), (Scenario::Random, seed)])
-        .map(|(scenario, seed)| run(scenario.plan(seed), seed, Some(protection)))
+        .map(|(scenario, seed)| run_without(scenario, seed, Some(protection)))
         .find(|report| report.violation.is_some())
 }
 

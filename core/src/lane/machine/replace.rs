@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     chain::{Fees, RpcErrorClass},
+    protection::Protection,
     time::Timestamp,
 };
 
@@ -86,7 +87,8 @@ impl Lane {
             // No new price while the balance can't cover the old one: failed sends must not ratchet (S9).
             return;
         }
-        let is_replaced = if is_priced_out && !is_abandoned && self.gives_up(head, nonce) {
+        let may_yield = !is_abandoned && Protection::PricedOutYields.is_on();
+        let is_replaced = if is_priced_out && may_yield && self.gives_up(head, nonce) {
             true
         } else if is_priced_out {
             self.replace(nonce, Urge::Price)

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::protection::Protection;
+
 /// Blocks that a node may be behind the others, or ahead of them, at least.
 const LEAST_TOLERANCE_BLOCKS: u64 = 3;
 
@@ -79,6 +81,9 @@ impl HeadRule {
     /// The height that most of the nodes that move have reached; all count while none moves. Where just half have reached it, it
     /// is the higher one of the two in the middle, if that is plausible: nodes lag more often than they lie.
     pub(in crate::relay) fn reference(&self, heads: &[OwnHead], now_s: u64) -> Option<u64> {
+        if !Protection::OthersHeads.is_on() {
+            return heads.iter().map(|head| head.number).max();
+        }
         let moving = heads.iter().filter(|head| head.since_rise <= self.frozen_after);
         let mut counted: Vec<OwnHead> = moving.copied().collect();
         if counted.is_empty() {

@@ -13,6 +13,7 @@ use super::{
     ComposeLimits, Head, LATE_SHARE, MAX_PASSED, Queue, QueuedRequest, Rank, Ready, Short, TenantLine, group_key,
 };
 use crate::{
+    protection::Protection,
     request::{
         LaneId, RequestId,
         vehicle::{Company, VehicleKey},
@@ -269,7 +270,8 @@ impl Room {
     /// Whether `entry` may share with those that are in: with an unnamed target among them there is one signer, or one target,
     /// of as many signers as its record allows.
     fn may_share(&self, entry: &QueuedRequest, targets: &TargetRecords) -> bool {
-        if self.members.is_empty() || (!self.has_unnamed && entry.company == Company::Named) {
+        let is_free = !self.has_unnamed && entry.company == Company::Named;
+        if self.members.is_empty() || is_free || !Protection::NamedCompany.is_on() {
             return true;
         }
         let signer = signer_of(entry);
@@ -281,7 +283,7 @@ impl Room {
     /// Nobody else may join a signer whose target has no record: there is no company to wait for.
     fn close_if_alone(&mut self, targets: &TargetRecords) {
         let further = self.target.map_or(0, |target| targets.further_signers(target));
-        self.is_full |= self.has_unnamed && further == 0;
+        self.is_full |= self.has_unnamed && further == 0 && Protection::NamedCompany.is_on();
     }
 
     /// Adds `entry` if it fits; `false` if it can't join this transaction.

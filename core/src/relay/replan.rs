@@ -1,0 +1,190 @@
+//! Requests that leave a transaction before it is final.
+//!
+//! What a transaction skipped, or a cancel left out, need not wait for finality: a forward's nonce guards it on chain. So once a
+//! majority shows the block, `replan_after_blocks` deep, and the user's nonce unused, the request may enter a second transaction
+//! (the exception in invariant I3). If a reorganisation turns things round, only one of the two executes it; that one ends it.
+
+use alloy_primitives::{Address, B256, U256};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    chain_service::{ChainService, Done, batch_hash},
+    dispatch::MAX_BATCH_FAILURES,
+    lane_shell::Content,
+    simulate::{At, agreed_nonces},
+};
+use crate::{
+    lane::AttemptKind,
+    ledger::{BatchState, RequestChange, Write},
+    provenance::Decision,
+    request::{
+        Reason, RequestId, Status,
+        outcome::{MemberOutcome, TxReceipt},
+    },
+    time::Timestamp,
+};
+
+/// What a nonce's block is believed to hold, while it is not final.
+#[derive(Debug, Clone)]
+pub(super) struct Mined {
+    pub(super) kind: AttemptKind,
+    pub(super) receipt: TxReceipt,
+    /// Of the present members, in their order.
+    pub(super) outcomes: Vec<MemberOutcome>,
+    /// A majority is asked about it, or was.
+    pub(super) is_asked: bool,
+}
+
+/// What a majority says of a transaction that is not final.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) lane: usize,
+    pub(super) nonce: u64,
+    pub(super) hash: B256,
+    /// It is in that block.
+    pub(super) is_shown: bool,
+    /// Users whose nonce is unused, at most so far.
+    pub(super) unused: Vec<((Address, Address), u64)>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Place {
+    block_hash: Option<B256>,
+}
+
+impl ChainService {
+    /// Asks about transactions that are deep enough and left somebody out.
+    pub(super) fn look_at_left_out(&mut self, now: Timestamp) {
+        let Some(head) = self.head.map(|head| head.number) else { return };
+        let depth = self.shared.tuning.replan_after_blocks;
+        if self.is_stopping {
+            return;
+        }
+        for index in 0..self.lanes.len() {
+            for (nonce, flight) in &mut self.lanes[index].flights {
+                let Some(mined) = &mut flight.mined else { continue };
+                let is_deep = head.saturating_sub(mined.receipt.block_number).saturating_add(1) >= depth;
+                if !is_deep || mined.is_asked {
+                    continue;
+                }
+                mined.is_asked = true;
+                let left_out = flight.members.iter().zip(&mined.outcomes).filter(|(member, outcome)| {
+                    **outcome == MemberOutcome::Untouched
+                        && member.valid_until() > now
+                        && !flight.gone.contains(&member.id())
+                });
+                let users: Vec<(Address, Address)> = left_out
+                    .filter_map(|(member, _)| member.sequence())
+                    .map(|(forwarder, signer, _)| (forwarder, signer))
+                    .collect();
+                if users.is_empty() {
+                    continue;
+                }
+                let (shared, nonce) = (self.shared.clone(), *nonce);
+                let (hash, block) = (mined.receipt.hash, mined.receipt.block_hash);
+                self.tasks.spawn(async move {
+                    let pool = &shared.pool;
+                    let places = pool.call_all::<Option<Place>>("eth_getTransactionReceipt", json!([hash])).await;
+                    let shown = places.into_iter().flatten().flatten().filter(|place| place.block_hash == Some(block));
+                    let is_shown = pool.is_majority(shown.count());
+                    let nonces = agreed_nonces(pool, &users, shared.multicall3(), At::Head).await;
+                    let unused = users.into_iter().zip(nonces).filter_map(|(user, nonce)| Some((user, nonce?.at_most)));
+                    Done::Shown(Shown { lane: index, nonce, hash, is_shown, unused: unused.collect() })
+                });
+            }
+        }
+    }
+
+    /// Lets those go that a transaction left out, each with its part of the cost drawn from what it may still spend.
+    pub(super) fn on_shown(&mut self, now: Timestamp, shown: &Shown) {
+        let Shown { lane: index, nonce, hash, is_shown, unused } = shown;
+        let Some(flight) = self.lanes.get_mut(*index).and_then(|lane| lane.flights.get_mut(nonce)) else { return };
+        let Some(mined) = flight.mined.as_mut().filter(|mined| mined.receipt.hash == *hash) else { return };
+        if !is_shown {
+            // Asked again at the next head.
+            mined.is_asked = false;
+            return;
+        }
+        let (mined, record) = (mined.clone(), flight.record.clone());
+        let content =
+            Content { until: 0, key: flight.key, members: flight.members.clone(), weights: flight.weights.clone() };
+        let id = record.id;
+        let kind = mined.kind;
+        let (parts, _) = self.attribute(now, id, &content, &mined.outcomes, Some(kind), Some(&mined.receipt));
+        let reason = match kind {
+            AttemptKind::Payload if !mined.receipt.is_success => Reason::BatchFailed,
+            AttemptKind::Payload => Reason::SkippedByForwarder,
+            AttemptKind::Cancel => Reason::BatchCancelled,
+        };
+        let is_payload = kind == AttemptKind::Payload;
+        let (mut changes, mut decisions, mut back) = (Vec::new(), Vec::new(), Vec::new());
+        for ((member, outcome), part) in content.members.iter().zip(&mined.outcomes).zip(parts) {
+            let Some((forwarder, signer, own)) = member.sequence() else { continue };
+            let request = member.id();
+            let is_unused = unused.iter().any(|(user, next)| *user == (forwarder, signer) && *next <= own);
+            let failures = self.queue.get(request).map(|entry| entry.batch_failures);
+            let may = failures.is_some_and(|failures| !is_payload || failures + 1 < MAX_BATCH_FAILURES);
+            if *outcome != MemberOutcome::Untouched || !is_unused || !may || member.valid_until() <= now {
+                continue;
+            }
+            let pays_another = self.draw(request, part);
+            back.push((request, part, pays_another));
+            if !pays_another {
+                continue;
+            }
+            let mut change = RequestChange::to(request, Status::Queued).because(reason);
+            change.batch_failed = is_payload;
+            changes.push(change);
+            let (batch, reason) = (batch_hash(id), reason.as_str().to_owned());
+            decisions.push(Decision::Requeued { request: request.0, batch, reason });
+        }
+        if back.is_empty() {
+            return;
+        }
+        let lane = &mut self.lanes[*index];
+        if let Some(flight) = lane.flights.get_mut(nonce) {
+            for (request, part, pays_another) in &back {
+                flight.drawn.insert(*request, *part);
+                if *pays_another {
+                    flight.gone.insert(*request);
+                }
+            }
+        }
+        for (request, _, _) in back.into_iter().filter(|(_, _, pays_another)| *pays_another) {
+            if is_payload && let Some(entry) = self.queue.get_mut(request) {
+                entry.batch_failures += 1;
+            }
+            self.queue.put_back(request);
+        }
+        metrics::counter!("slackwater_replanned_requests_total").increment(changes.len() as u64);
+        let write = Write::Batch {
+            id,
+            state: BatchState::Included,
+            included_hash: Some(mined.receipt.hash),
+            block: Some((mined.receipt.block_number, mined.receipt.block_hash)),
+            gas_used: Some(mined.receipt.gas_used),
+            cost_wei: Some(mined.receipt.cost_wei()),
+            changes,
+            bill: None,
+            at: now,
+        };
+        self.note(vec![write], decisions);
+        self.dispatch(now);
+    }
+
+    /// Whether another transaction of ours that is not settled may have executed the request, or may yet: one that a node kept
+    /// although all refused it, or one that a reorganisation may bring back. What became of the request is known when that is.
+    pub(super) fn is_entangled(&self, id: RequestId) -> bool {
+        self.lanes.iter().flat_map(|lane| lane.flights.values()).any(|flight| {
+            let is_earlier = |content: &Content| content.members.iter().any(|member| member.id() == id);
+            flight.gone.contains(&id) || flight.earlier.iter().any(is_earlier)
+        })
+    }
+}
+
+/// What is still to be drawn of `charged_wei`, of which `drawn_wei` was.
+pub(super) fn undrawn(charged_wei: U256, drawn_wei: Option<U256>) -> U256 {
+    charged_wei.saturating_sub(drawn_wei.unwrap_or_default())
+}

@@ -1,0 +1,364 @@
+//! Those who mean harm: a tenant, its targets and its signers, nodes with limits and lies of their own. All of it is drawn from a
+//! second generator, so that a seed without them stays the run that it was.
+
+use std::collections::BTreeSet;
+
+use alloy_primitives::{Address, U256};
+use slackwater::{
+    Timestamp,
+    relay::{LocalSigner, SubmitItem},
+    request::{Deadline, Forward, ForwarderDomain, Submission, SubmissionKind},
+};
+
+use crate::{
+    chain::{FORWARDER, GOOD, Signatures, State, Surroundings, op_data},
+    plan::{DOMAIN, Operation, Plan},
+    rng::Rng,
+    world::EPOCH_MS,
+};
+
+/// How often [`HostileTarget::Patient`] behaves.
+pub(crate) const PATIENCE: u64 = 20;
+
+/// The tenant that means harm.
+pub(crate) const TENANT: &str = "mallory";
+
+/// First byte of hostile targets' addresses; kind, way and, for fresh ones, the operation follow.
+const MARK: u8 = 0xbd;
+
+/// Its operations are numbered from here.
+pub(crate) const FIRST_OP: u64 = 1_000_000;
+
+/// A target that is honest in simulations, and what tells it that it is on chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum HostileTarget {
+    /// Harmless; its signer may not be.
+    None,
+    /// The transaction has a price.
+    GasPrice,
+    /// The block has a base fee.
+    BaseFee,
+    /// The block has a proposer.
+    Coinbase,
+    /// The block's number is a multiple of three.
+    BlockNumber,
+    /// The block's time is a multiple of three.
+    Clock,
+    /// A transaction in front of the batch has flipped it.
+    Flipped,
+    /// As [`Self::Coinbase`], another address for each request.
+    Fresh,
+    /// Honest twenty times, then as [`Self::Coinbase`].
+    Patient,
+    /// As [`Self::Coinbase`], and it does not burn: it fails.
+    Reverting,
+}
+
+impl HostileTarget {
+    const ALL: [Self; 10] = [
+        Self::None,
+        Self::GasPrice,
+        Self::BaseFee,
+        Self::Coinbase,
+        Self::BlockNumber,
+        Self::Clock,
+        Self::Flipped,
+        Self::Fresh,
+        Self::Patient,
+        Self::Reverting,
+    ];
+
+    /// Its address: one that takes all gas in the forwarder's trust check, or one that uses what it was given.
+    fn address(self, takes_all: bool, op: u64) -> Address {
+        if self == Self::None {
+            return GOOD;
+        }
+        let mut bytes = [MARK; 20];
+        (bytes[1], bytes[2]) = (self as u8, u8::from(takes_all));
+        if self == Self::Fresh {
+            bytes[12..].copy_from_slice(&op.to_be_bytes());
+        }
+        Address::from(bytes)
+    }
+
+    /// Which one stands at `address`, and whether it takes all gas.
+    pub(crate) fn at(address: Address) -> Option<(Self, bool)> {
+        let kind = Self::ALL.into_iter().find(|kind| *kind as u8 == address[1])?;
+        (address[0] == MARK && address[3] == MARK).then_some((kind, address[2] == 1))
+    }
+
+    /// Simulations in the surroundings in which it will run show what it does.
+    pub(crate) const fn shows_in_simulation(self) -> bool {
+        matches!(self, Self::GasPrice | Self::BaseFee)
+    }
+}
+
+/// What a target does with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deed {
+    Honest,
+    /// It takes all gas that is left when it is asked whether it trusts the forwarder, but the last 64th.
+    TakesAll,
+    /// It uses the gas of its request.
+    UsesOwn,
+    Fails,
+}
+
+/// What the target at `to` does.
+pub(crate) fn deed(to: Address, state: &State, around: &Surroundings) -> Deed {
+    let Some((kind, takes_all)) = HostileTarget::at(to) else { return Deed::Honest };
+    let has_proposer = around.coinbase != Address::ZERO;
+    let is_real = match kind {
+        HostileTarget::None => false,
+        HostileTarget::GasPrice => around.gas_price != 0,
+        HostileTarget::BaseFee => around.base_fee != 0,
+        HostileTarget::Coinbase | HostileTarget::Fresh | HostileTarget::Reverting => has_proposer,
+        HostileTarget::BlockNumber => around.number.is_multiple_of(3),
+        HostileTarget::Clock => around.timestamp_s.is_multiple_of(3),
+        HostileTarget::Flipped => state.is_flipped,
+        HostileTarget::Patient => has_proposer && state.served >= PATIENCE,
+    };
+    match (is_real, kind, takes_all) {
+        (false, ..) => Deed::Honest,
+        (true, HostileTarget::Reverting, _) => Deed::Fails,
+        (true, _, true) => Deed::TakesAll,
+        (true, _, false) => Deed::UsesOwn,
+    }
+}
+
+/// A signer who deceives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostileSigner {
+    /// Signs as others do.
+    None,
+    /// Leaves out a nonce, and sends it last or never.
+    Gap,
+    /// Always the shortest deadline.
+    Hasty,
+    /// A ceiling at the next block's price, and the shortest deadline.
+    Tight,
+    /// As [`Self::Tight`], with the usual deadlines.
+    PricedOut,
+    /// So much gas that the lanes can't pay for it.
+    Huge,
+    /// The largest calldata beside small members.
+    Bulky,
+    /// Uses the nonce itself, in front of the batch, so that the forwarder skips the request.
+    Skipped,
+}
+
+/// A node that lies in one thing, always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lie {
+    /// None does.
+    None,
+    /// Simulations fail, it says.
+    Refuses,
+    /// Simulations succeed, it says.
+    Praises,
+    /// Its blocks are an hour ahead.
+    Time,
+    /// Tips are a thousand times what they are.
+    Tip,
+    /// Its head is a thousand blocks further.
+    Head,
+    /// L1 costs a thousand times what it does.
+    DataFee,
+}
+
+/// What is hostile in a run. [`Self::NONE`] by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hostility {
+    /// Requests of the hostile tenant.
+    pub operations: u64,
+    /// They come within two seconds.
+    pub is_flood: bool,
+    /// Its budget, gas at the first base fee.
+    pub budget_gas: u64,
+    /// Its targets.
+    pub target: HostileTarget,
+    /// They take all gas that is left, not only their request's.
+    pub takes_all: bool,
+    /// Its signers.
+    pub signer: HostileSigner,
+    /// Blocks in whose front something is done against a batch, thousandths.
+    pub in_front: u32,
+    /// What the first node lies about.
+    pub lie: Lie,
+    /// When the first node stands still for good, ms; 0 for never.
+    pub frozen_at_ms: u64,
+    /// The first node is so many ms behind, and moves; 0 for not.
+    pub behind_ms: u64,
+    /// When the last node is gone for good and answers anything but JSON-RPC, ms; 0 for never.
+    pub gone_at_ms: u64,
+    /// Most that each node lets a transaction cost, wei; 0 for no limit.
+    pub fee_cap_wei: u128,
+    /// Most gas of a block; 0 for the chain's usual limit.
+    pub block_gas: u64,
+    /// Least tip that nodes take, wei per gas; 0 for any.
+    pub least_tip: u128,
+    /// Most transactions of one account in a node's pool; 0 for the usual.
+    pub pool_limit: u64,
+    /// No node has `eth_simulateV1`.
+    pub has_no_simulation: bool,
+    /// Blocks of which nodes still have the state; 0 for all.
+    pub state_blocks: u64,
+    /// There is no pool: nodes hold a nonce above the next one for a second, and then refuse it.
+    pub has_no_pool: bool,
+    /// Until when no node shows a receipt, ms.
+    pub receipts_after_ms: u64,
+    /// Blocks that begin a run of empty ones, thousandths.
+    pub empty_slots: u32,
+    /// The operator takes the last lane's key out at the next orderly stop.
+    pub removes_signer: bool,
+    /// The last lane's key comes with the next start after an orderly stop.
+    pub adds_signer: bool,
+}
+
+impl Hostility {
+    /// Nobody means harm.
+    pub const NONE: Self = Self {
+        operations: 0,
+        is_flood: false,
+        budget_gas: 0,
+        target: HostileTarget::None,
+        takes_all: false,
+        signer: HostileSigner::None,
+        in_front: 0,
+        lie: Lie::None,
+        frozen_at_ms: 0,
+        behind_ms: 0,
+        gone_at_ms: 0,
+        fee_cap_wei: 0,
+        block_gas: 0,
+        least_tip: 0,
+        pool_limit: 0,
+        has_no_simulation: false,
+        state_blocks: 0,
+        has_no_pool: false,
+        receipts_after_ms: 0,
+        empty_slots: 0,
+        removes_signer: false,
+        adds_signer: false,
+    };
+}
+
+impl Hostility {
+    /// Most gas of a block.
+    pub(crate) const fn block_gas_or(&self, usual: u64) -> u64 {
+        if self.block_gas == 0 { usual } else { self.block_gas }
+    }
+}
+
+impl Default for Hostility {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
+/// The second generator of a seed.
+pub(crate) const fn generator(seed: u64) -> Rng {
+    Rng::new(crate::rng::mix(seed ^ 0x4057_11e5))
+}
+
+impl Plan {
+    /// What the hostile tenant may spend, wei.
+    pub(crate) fn hostile_budget(&self) -> U256 {
+        U256::from(self.base_fee + 3_000_000_000).saturating_mul(U256::from(self.hostility.budget_gas))
+    }
+
+    /// What the hostile tenant asks for: forwards of its own users, all through the time in which honest ones come.
+    pub(crate) fn hostile_operations(
+        &self,
+        rng: &mut Rng,
+        chain_id: u64,
+        signatures: &mut Signatures,
+    ) -> Vec<Operation> {
+        let hostility = &self.hostility;
+        let domain = ForwarderDomain::new(DOMAIN, chain_id, FORWARDER);
+        let (from, until) = if hostility.is_flood { (2_000, 4_000) } else { (500, self.calm_after_ms * 3 / 4) };
+        let mut ats: Vec<u64> = (0..hostility.operations).map(|_| EPOCH_MS + rng.within(from, until)).collect();
+        ats.sort_unstable();
+        let is_gapped = hostility.signer == HostileSigner::Gap;
+        let mut nonces = vec![u64::from(is_gapped); self.hostile_users.len()];
+        let mut operations = Vec::new();
+        for (op, at) in (FIRST_OP..).zip(ats) {
+            let place = usize::try_from(rng.below(self.hostile_users.len() as u64)).unwrap_or(0);
+            let Some(signer) = self.hostile_users.get(place) else { continue };
+            let nonce = nonces[place];
+            nonces[place] += 1;
+            operations.push(self.hostile_operation(rng, &domain, signer, (op, at, nonce), chain_id, signatures));
+        }
+        if is_gapped && rng.permille(500) {
+            // The missing ones come after all.
+            for (op, signer) in (FIRST_OP + hostility.operations..).zip(&self.hostile_users) {
+                let at = EPOCH_MS + self.calm_after_ms * 4 / 5;
+                operations.push(self.hostile_operation(rng, &domain, signer, (op, at, 0), chain_id, signatures));
+            }
+        }
+        operations
+    }
+
+    fn hostile_operation(
+        &self,
+        rng: &mut Rng,
+        domain: &ForwarderDomain,
+        signer: &LocalSigner,
+        (op, at, nonce): (u64, u64, u64),
+        chain_id: u64,
+        signatures: &mut Signatures,
+    ) -> Operation {
+        let hostility = &self.hostility;
+        let slack = match hostility.signer {
+            HostileSigner::Hasty | HostileSigner::Tight => 2_600,
+            _ => rng.within(self.slack_ms.start, self.slack_ms.end),
+        };
+        let mut data = op_data(op).to_vec();
+        if hostility.signer == HostileSigner::Bulky {
+            // What no compression makes shorter.
+            let words = rng.within(200, 2_500);
+            data.extend((0..words).flat_map(|_| rng.next().to_be_bytes()));
+        }
+        let deadline_s = (at + slack) / 1_000 + 3;
+        let mut forward = Forward {
+            forwarder: FORWARDER,
+            from: signer.address(),
+            to: hostility.target.address(hostility.takes_all, op),
+            value: U256::ZERO,
+            gas: U256::from(match hostility.signer {
+                HostileSigner::Huge => rng.within(9_000_000, 13_000_000),
+                _ => rng.within(60_000, 400_000),
+            }),
+            nonce: U256::from(nonce),
+            deadline: deadline_s,
+            data: data.into(),
+            signature: alloy_primitives::Bytes::new(),
+        };
+        forward.signature = signer.identity().sign(domain.digest(&forward));
+        signatures.insert(forward.signature.clone(), (signer.address(), nonce));
+        let deadline = Deadline::At(Timestamp((at + slack).min((deadline_s - 2) * 1_000)));
+        let kind = SubmissionKind::Forward(forward);
+        let submission = Submission { chain_id, kind, deadline: Some(deadline), max_cost_wei: None };
+        Operation {
+            op,
+            tenant: TENANT,
+            item: SubmitItem { submission, idempotency_key: None },
+            next_at: at,
+            gives_up_at: at + slack,
+            tries: 1,
+            withdraw_at: None,
+            accepted: BTreeSet::new(),
+            end: None,
+            under_way: 0,
+            was_lost: false,
+        }
+    }
+
+    /// A ceiling at the price of the next block, for a request with so much gas of its own, wei.
+    pub(crate) fn tight_ceiling(next_base_fee: u128, gas: U256, rng: &mut Rng) -> U256 {
+        // The transaction around it, and the cancel that may take its place.
+        let whole = gas + U256::from(130_000);
+        U256::from(next_base_fee + rng.within(1_000_000_000, 2_500_000_000) as u128) * whole
+    }
+}
