@@ -4,7 +4,7 @@ mod funds;
 mod gaps;
 mod replace;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 
@@ -21,6 +21,7 @@ use crate::{
     chain::{Fees, RpcErrorClass},
     protection::Protection,
     request::{BatchId, LaneId, outcome::TxReceipt, vehicle::Payload},
+    table::Table,
     time::Timestamp,
 };
 
@@ -30,7 +31,7 @@ pub struct Lane {
     config: LaneConfig,
     next_nonce: u64,
     is_reconciled: bool,
-    slots: BTreeMap<u64, Slot>,
+    slots: Table<u64, Slot>,
     head: Option<HeadInfo>,
     balance: Option<U256>,
     /// Wei beyond gas that a cancel costs now.
@@ -53,30 +54,28 @@ impl Lane {
     ///
     /// It refuses plans until the chain's nonce is known ([`Event::AccountNonce`]).
     pub fn restore(config: LaneConfig, next_nonce: Option<u64>, slots: Vec<RestoredSlot>) -> Self {
-        let slots: BTreeMap<u64, Slot> = slots
-            .into_iter()
-            .map(|restored| {
-                let attempts = restored.attempts.into_iter();
-                let attempts: Vec<Attempt> =
-                    attempts.map(|(kind, fees, hash)| Attempt::restored(kind, fees, hash)).collect();
-                // What was given up stays given up (I7), whatever the reason was.
-                let is_abandoned = attempts.iter().any(|attempt| attempt.kind == AttemptKind::Cancel);
-                let slot = Slot {
-                    was_broadcast: restored.was_broadcast,
-                    is_reported_included: restored.was_included,
-                    is_abandoned,
-                    ..Slot::new(restored.plan, attempts)
-                };
-                (restored.nonce, slot)
-            })
-            .collect();
-        let above = slots.keys().next_back().map_or(0, |nonce| nonce + 1);
+        let mut open = Table::new();
+        for restored in slots {
+            let attempts = restored.attempts.into_iter();
+            let attempts: Vec<Attempt> =
+                attempts.map(|(kind, fees, hash)| Attempt::restored(kind, fees, hash)).collect();
+            // What was given up stays given up (I7), whatever the reason was.
+            let is_abandoned = attempts.iter().any(|attempt| attempt.kind == AttemptKind::Cancel);
+            let slot = Slot {
+                was_broadcast: restored.was_broadcast,
+                is_reported_included: restored.was_included,
+                is_abandoned,
+                ..Slot::new(restored.plan, attempts)
+            };
+            open.insert(restored.nonce, slot);
+        }
+        let above = open.keys().next_back().map_or(0, |nonce| nonce + 1);
         let own_next = next_nonce.unwrap_or(0).max(above);
         Self {
             config,
             next_nonce: own_next,
             is_reconciled: !Protection::Reconcile.is_on(),
-            slots,
+            slots: open,
             head: None,
             balance: None,
             cancel_extra_wei: U256::ZERO,
@@ -365,7 +364,8 @@ impl Lane {
                         }
                     }
                     RpcErrorClass::NonceGap => {
-                        let lower: Vec<u64> = self.slots.range(..key.nonce).map(|(nonce, _)| *nonce).collect();
+                        let lower: Vec<u64> =
+                            self.slots.keys().copied().take_while(|nonce| *nonce < key.nonce).collect();
                         for nonce in lower {
                             if self.slots.get(&nonce).is_some_and(|slot| !slot.is_included() && !slot.is_busy()) {
                                 self.broadcast(now, nonce);

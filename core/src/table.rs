@@ -1,8 +1,9 @@
-//! A small ordered map. What a page has under way is little, and each `BTreeMap` of other types costs a download its code.
+//! A small ordered map, for what is few: lanes, forwarders, what one lane or one page has under way. Each `BTreeMap` of other
+//! types costs a download its code.
 
 /// Keys and values in ascending order of the keys.
 #[derive(Debug, Clone)]
-pub(super) struct Table<K, V>(Vec<(K, V)>);
+pub(crate) struct Table<K, V>(Vec<(K, V)>);
 
 impl<K, V> Default for Table<K, V> {
     fn default() -> Self {
@@ -11,7 +12,7 @@ impl<K, V> Default for Table<K, V> {
 }
 
 impl<K: Ord, V> Table<K, V> {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(Vec::new())
     }
 
@@ -22,21 +23,21 @@ impl<K: Ord, V> Table<K, V> {
         self.0.binary_search_by(|(own, _)| own.borrow().cmp(key))
     }
 
-    pub(super) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    pub(crate) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: std::borrow::Borrow<Q>,
     {
         self.place(key).ok().map(|place| &self.0[place].1)
     }
 
-    pub(super) fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    pub(crate) fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
     where
         K: std::borrow::Borrow<Q>,
     {
         self.place(key).ok().map(|place| &mut self.0[place].1)
     }
 
-    pub(super) fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
+    pub(crate) fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
     where
         K: std::borrow::Borrow<Q>,
     {
@@ -44,7 +45,7 @@ impl<K: Ord, V> Table<K, V> {
     }
 
     /// Whether the key is new.
-    pub(super) fn insert(&mut self, key: K, value: V) -> bool {
+    pub(crate) fn insert(&mut self, key: K, value: V) -> bool {
         match self.place(&key) {
             Ok(place) => {
                 self.0[place].1 = value;
@@ -57,38 +58,55 @@ impl<K: Ord, V> Table<K, V> {
         }
     }
 
-    pub(super) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
+    /// The value, made if the key is new.
+    pub(crate) fn get_or_insert_with(&mut self, key: K, make: impl FnOnce() -> V) -> &mut V {
+        let place = self.place(&key).unwrap_or_else(|place| {
+            self.0.insert(place, (key, make()));
+            place
+        });
+        &mut self.0[place].1
+    }
+
+    pub(crate) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: std::borrow::Borrow<Q>,
     {
         self.place(key).ok().map(|place| self.0.remove(place).1)
     }
 
-    pub(super) fn retain(&mut self, keep: impl FnMut(&(K, V)) -> bool) {
+    pub(crate) fn pop_first(&mut self) -> Option<(K, V)> {
+        (!self.0.is_empty()).then(|| self.0.remove(0))
+    }
+
+    pub(crate) fn retain(&mut self, keep: impl FnMut(&(K, V)) -> bool) {
         self.0.retain(keep);
     }
 
-    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &(K, V)> {
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &(K, V)> {
         self.0.iter()
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut (K, V)> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut (K, V)> {
         self.0.iter_mut()
     }
 
-    pub(super) fn keys(&self) -> impl DoubleEndedIterator<Item = &K> {
+    pub(crate) fn keys(&self) -> impl DoubleEndedIterator<Item = &K> {
         self.0.iter().map(|(key, _)| key)
     }
 
-    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
         self.0.iter().map(|(_, value)| value)
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.0.iter_mut().map(|(_, value)| value)
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.0.len()
     }
 }
