@@ -119,3 +119,30 @@ impl<K, V> IntoIterator for Table<K, V> {
         self.0.into_iter()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_stand_in_order_and_once() {
+        let mut table = Table::new();
+        for key in [3, 1, 2] {
+            assert!(table.insert(key, "first"));
+        }
+        assert!(!table.insert(2, "second"));
+        *table.get_or_insert_with(0, || "new") = "changed";
+        assert_eq!(*table.get_or_insert_with(0, || "other"), "changed");
+        assert_eq!(
+            table.iter().copied().collect::<Vec<_>>(),
+            [(0, "changed"), (1, "first"), (2, "second"), (3, "first")]
+        );
+        assert_eq!(
+            (table.pop_first(), table.remove(&3), table.remove(&3)),
+            (Some((0, "changed")), Some("first"), None)
+        );
+        table.values_mut().for_each(|value| *value = "last");
+        assert_eq!(table.into_iter().collect::<Vec<_>>(), [(1, "last"), (2, "last")]);
+        assert_eq!(Table::<u8, u8>::default().pop_first(), None);
+    }
+}
