@@ -63,6 +63,7 @@ pub mod provenance;
 pub mod request;
 pub mod schedule;
 pub mod sim;
+mod table;
 mod time;
 
 #[cfg(feature = "relay")]

@@ -82,7 +82,8 @@ fn node(dir: &Path, script: &str, args: &[&str]) -> Result<()> {
 
 fn tests(files: &[&str]) -> Result<()> {
     let mut node = Command::new("node");
-    node.args(["--test", "--test-force-exit", "--test-reporter=spec"]);
+    // Each file has chains and relayers of its own, and mostly waits for blocks.
+    node.args(["--test", "--test-concurrency=2", "--test-force-exit", "--test-reporter=spec"]);
     node.args(files.iter().map(|file| format!("tests/{file}.test.mjs"))).current_dir(folder());
     node.env("SLACKWATER_TARBALL", tarball()).env("SLACKWATER_BIN", built("slackwater")?).env(ANVIL_VAR, anvil()?);
     node.env("SLACKWATER_DEMO", built("slackwater-demo")?).env("SLACKWATER_JS_OUT", target_dir().join("js"));

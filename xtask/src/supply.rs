@@ -140,11 +140,16 @@ pub(crate) fn cargo_tool(name: &str, package: &str, version: &str, args: &[&str]
     let program = root.join("bin").join(format!("{name}{}", env::consts::EXE_SUFFIX));
     if !is_it(&program) {
         say(&format!("installing {name} {version}, which takes some minutes"))?;
-        // Without optimisation: it builds in half the time and runs for a second.
+        // Without optimisation and lines for debuggers: it builds in half the time and runs for a second.
         let version = format!("={version}");
         let mut install =
             cargo(&["install", package, "--version", &version, "--locked", "--debug", "--force", "--root"]);
-        run(install.arg(&root).args(args).env("CARGO_TARGET_DIR", root.join("build")))?;
+        install
+            .arg(&root)
+            .args(args)
+            .env("CARGO_TARGET_DIR", root.join("build"))
+            .env("CARGO_PROFILE_DEV_DEBUG", "false");
+        run(&mut install)?;
         let _ = fs::remove_dir_all(root.join("build"));
     }
     ensure!(is_it(&program), "{} is not {name} {version}", program.display());

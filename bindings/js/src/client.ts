@@ -263,8 +263,8 @@ export class Slackwater {
         data,
         signature,
       },
-      ...(withinMs === undefined ? {} : { within: `${Math.ceil(withinMs)}ms` }),
-      ...(maxCost === undefined ? {} : { maxCost: number(maxCost) }),
+      within: withinMs === undefined ? undefined : `${Math.ceil(withinMs)}ms`,
+      maxCost: maxCost === undefined ? undefined : number(maxCost),
     }
     return this.#outbox.enqueue(JSON.stringify(body), place(signed), Number(deadline) * 1_000, id)
   }
@@ -332,21 +332,16 @@ export class Slackwater {
           try {
             const response = await this.#transport.open(step.open, connection.signal)
             const isStream = response.status === 200
-            const { status, retryAfter, body } = isStream
-              ? { status: 200, retryAfter: undefined, body: new Uint8Array() }
-              : await read(response)
+            const answer = isStream ? ([200, undefined, new Uint8Array()] as const) : await read(response)
             stream = isStream ? response.body?.getReader() : undefined
-            machine.opened(Date.now(), status, retryAfter, body, Math.random())
+            machine.opened(Date.now(), ...answer, Math.random())
           } catch (error) {
-            const { kind, detail } = lost(error, false)
-            machine.failed(Date.now(), kind, detail, Math.random())
+            machine.failed(Date.now(), ...lost(error, false), Math.random())
           }
         } else if ('look' in step) {
           const sent = await this.#transport.send(step.look, connection.signal)
-          if ('answer' in sent) {
-            const { status, retryAfter, body } = sent.answer
-            machine.looked(Date.now(), status, retryAfter, body, Math.random())
-          } else machine.failed(Date.now(), sent.kind, sent.detail, Math.random())
+          if ('answer' in sent) machine.looked(Date.now(), ...sent.answer, Math.random())
+          else machine.failed(Date.now(), ...sent.lost, Math.random())
         } else await until(step.wait, connection.signal)
       }
     } finally {
@@ -442,8 +437,8 @@ export class Slackwater {
         }
         const sent = await this.#transport.send(step.send, isOnce ? AbortSignal.timeout(PATIENCE_MS) : undefined)
         const result = 'answer' in sent
-          ? exchange.answered(Date.now(), sent.answer.status, sent.answer.retryAfter, sent.answer.body, Math.random())
-          : exchange.failed(Date.now(), sent.kind, sent.detail, Math.random())
+          ? exchange.answered(Date.now(), ...sent.answer, Math.random())
+          : exchange.failed(Date.now(), ...sent.lost, Math.random())
         if (result !== undefined) return result as T
         if (isOnce) throw new SlackwaterError('unreachable', 'the relayer does not answer now')
       }

@@ -161,10 +161,8 @@ export class Outbox {
         const { id, http } = command.send
         void this.#transport.send(http, this.#closed.signal).then((sent) => {
           if (this.#closed.signal.aborted) return
-          if ('answer' in sent) {
-            const { status, retryAfter, body } = sent.answer
-            machine.answered(Date.now(), id, status, retryAfter, body, Math.random())
-          } else machine.failed(Date.now(), id, sent.kind, sent.detail, Math.random())
+          if ('answer' in sent) machine.answered(Date.now(), id, ...sent.answer, Math.random())
+          else machine.failed(Date.now(), id, ...sent.lost, Math.random())
           this.#drain()
         })
       } else {

@@ -16,14 +16,12 @@ export interface TransportOptions {
   timeoutMs?: number
 }
 
+/** @internal As the core's machines take it. */
+export type Answer = readonly [status: number, retryAfter: string | undefined, body: Uint8Array]
+/** @internal Likewise. */
+export type Lost = readonly [kind: 'unreachable' | 'timeout' | 'broken', detail: string]
 /** @internal */
-export interface Answer {
-  status: number
-  retryAfter: string | undefined
-  body: Uint8Array
-}
-/** @internal */
-export type SendResult = { answer: Answer } | { kind: 'unreachable' | 'timeout' | 'broken'; detail: string }
+export type SendResult = { answer: Answer } | { lost: Lost }
 
 /** @internal Moves the core's calls. */
 export class Transport {
@@ -61,7 +59,7 @@ export class Transport {
       const response = await this.open(call, signal ? AbortSignal.any([signal, limit]) : limit)
       return { answer: await read(response) }
     } catch (error) {
-      return lost(error, limit.aborted)
+      return { lost: lost(error, limit.aborted) }
     }
   }
 }
@@ -86,15 +84,15 @@ export async function read(response: Response): Promise<Answer> {
     body.set(chunk, at)
     at += chunk.length
   }
-  return { status: response.status, retryAfter: response.headers.get('retry-after') ?? undefined, body }
+  return [response.status, response.headers.get('retry-after') ?? undefined, body]
 }
 
 /** @internal `fetch` does not say how far a call got: only offline it is certain that it stayed here. */
-export function lost(error: unknown, isLate: boolean): { kind: 'unreachable' | 'timeout' | 'broken'; detail: string } {
+export function lost(error: unknown, isLate: boolean): Lost {
   const detail = error instanceof Error ? error.message : String(error)
-  if (isLate) return { kind: 'timeout', detail }
+  if (isLate) return ['timeout', detail]
   const isOffline = typeof navigator !== 'undefined' && navigator.onLine === false
-  return { kind: isOffline ? 'unreachable' : 'broken', detail }
+  return [isOffline ? 'unreachable' : 'broken', detail]
 }
 
 /** @internal Waits until an instant, or until the machine is online again, or the signal. */

@@ -4,7 +4,7 @@ mod funds;
 mod gaps;
 mod replace;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 
@@ -22,6 +22,7 @@ use crate::{
     chain::{Fees, ReplacementRule, RpcErrorClass},
     protection::Protection,
     request::{BatchId, LaneId, outcome::TxReceipt, vehicle::Payload},
+    table::Table,
     time::Timestamp,
 };
 
@@ -31,7 +32,7 @@ pub struct Lane {
     config: LaneConfig,
     next_nonce: u64,
     is_reconciled: bool,
-    slots: BTreeMap<u64, Slot>,
+    slots: Table<u64, Slot>,
     head: Option<HeadInfo>,
     balance: Option<U256>,
     /// Wei beyond gas that a cancel costs now.
@@ -56,30 +57,28 @@ impl Lane {
     ///
     /// It refuses plans until the chain's nonce is known ([`Event::AccountNonce`]).
     pub fn restore(config: LaneConfig, next_nonce: Option<u64>, slots: Vec<RestoredSlot>) -> Self {
-        let slots: BTreeMap<u64, Slot> = slots
-            .into_iter()
-            .map(|restored| {
-                let attempts = restored.attempts.into_iter();
-                let attempts: Vec<Attempt> =
-                    attempts.map(|(kind, fees, hash)| Attempt::restored(kind, fees, hash)).collect();
-                // What was given up stays given up (I7), whatever the reason was.
-                let is_abandoned = attempts.iter().any(|attempt| attempt.kind == AttemptKind::Cancel);
-                let slot = Slot {
-                    was_broadcast: restored.was_broadcast,
-                    is_reported_included: restored.was_included,
-                    is_abandoned,
-                    ..Slot::new(restored.plan, attempts)
-                };
-                (restored.nonce, slot)
-            })
-            .collect();
-        let above = slots.keys().next_back().map_or(0, |nonce| nonce + 1);
+        let mut open = Table::new();
+        for restored in slots {
+            let attempts = restored.attempts.into_iter();
+            let attempts: Vec<Attempt> =
+                attempts.map(|(kind, fees, hash)| Attempt::restored(kind, fees, hash)).collect();
+            // What was given up stays given up (I7), whatever the reason was.
+            let is_abandoned = attempts.iter().any(|attempt| attempt.kind == AttemptKind::Cancel);
+            let slot = Slot {
+                was_broadcast: restored.was_broadcast,
+                is_reported_included: restored.was_included,
+                is_abandoned,
+                ..Slot::new(restored.plan, attempts)
+            };
+            open.insert(restored.nonce, slot);
+        }
+        let above = open.keys().next_back().map_or(0, |nonce| nonce + 1);
         let own_next = next_nonce.unwrap_or(0).max(above);
         Self {
             config,
             next_nonce: own_next,
             is_reconciled: !Protection::Reconcile.is_on(),
-            slots,
+            slots: open,
             head: None,
             balance: None,
             cancel_extra_wei: U256::ZERO,
@@ -213,7 +212,7 @@ impl Lane {
     /// The lowest vacant nonce, else the next one, with `plan` in its slot.
     fn take_nonce(&mut self, plan: Plan) -> u64 {
         let chain_nonce = self.chain_nonce;
-        let vacant = self.slots.iter_mut().find(|(nonce, slot)| slot.is_vacant && **nonce >= chain_nonce);
+        let vacant = self.slots.iter_mut().find(|(nonce, slot)| slot.is_vacant && *nonce >= chain_nonce);
         if let Some((nonce, slot)) = vacant {
             let attempts = std::mem::take(&mut slot.attempts);
             *slot = Slot { plan_from: attempts.len(), is_polling: slot.is_polling, ..Slot::new(plan, attempts) };
@@ -431,7 +430,8 @@ impl Lane {
                         }
                     }
                     RpcErrorClass::NonceGap => {
-                        let lower: Vec<u64> = self.slots.range(..key.nonce).map(|(nonce, _)| *nonce).collect();
+                        let lower: Vec<u64> =
+                            self.slots.keys().copied().take_while(|nonce| *nonce < key.nonce).collect();
                         for nonce in lower {
                             if self.slots.get(&nonce).is_some_and(|slot| slot.is_in_flight() && !slot.is_busy()) {
                                 self.broadcast(now, nonce);

@@ -14,6 +14,7 @@ mod health;
 mod lease;
 #[cfg(feature = "simulation")]
 mod memory;
+mod migrations;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod record;

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Durable, FaultKind, Health, Leases, LedgerError, StorageFault, Write, WriteOutcome,
     apply::{Cursor, Needs},
+    migrations,
     rows::{Cells, storage_error},
     sql::{Query, SqlStore, impl_sql},
 };
@@ -358,7 +359,7 @@ async fn migrate(config: &PostgresConfig, connection: &mut PgConnection) -> Resu
         let detail = format!("{place} runs with fsync = off and would lose what was accepted");
         return Err(LedgerError::Storage(detail.into()));
     }
-    let mut migrator = sqlx::migrate!("migrations/postgres");
+    let mut migrator = migrations::migrator(&migrations::POSTGRES);
     let table = format!("\"{}\"._sqlx_migrations", config.schema);
     let is_there: Option<String> = sqlx::query_scalar("SELECT to_regclass($1)::TEXT")
         .bind(&table)
@@ -370,7 +371,7 @@ async fn migrate(config: &PostgresConfig, connection: &mut PgConnection) -> Resu
             .fetch_one(&mut *connection)
             .await
             .map_err(failed)?;
-        let supported = migrator.iter().map(|migration| migration.version).max().unwrap_or_default();
+        let supported = migrations::newest(&migrations::POSTGRES);
         if let Some(found) = found.filter(|found| *found > supported) {
             return Err(LedgerError::Newer { path: config.place(), found, supported });
         }

@@ -13,7 +13,6 @@ use std::{
 
 use sqlx::{
     ConnectOptions, Connection, Executor, Sqlite, SqliteConnection, SqlitePool,
-    migrate::Migrator,
     sqlite::{
         SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
     },
@@ -23,14 +22,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Durable, FaultKind, Health, LedgerError, StorageFault, Write, WriteOutcome,
     apply::{Cursor, Needs},
-    backup,
+    backup, migrations,
     rows::storage_error,
     sql::{Query, SqlStore, impl_sql},
 };
 use crate::private;
 use store::SpentCache;
-
-static MIGRATOR: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// Pauses between looks at what became of a commit.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
@@ -153,10 +150,12 @@ impl SqliteLedger {
         keep_private(&config)?;
         let opened = async {
             let mut writer = connect(&config).await?;
-            MIGRATOR.run(&mut writer.connection).await.map_err(|error| match error {
-                sqlx::migrate::MigrateError::Execute(error) => storage_error(&error),
-                error => LedgerError::Storage(error.to_string().into()),
-            })?;
+            migrations::migrator(&migrations::SQLITE).run(&mut writer.connection).await.map_err(
+                |error| match error {
+                    sqlx::migrate::MigrateError::Execute(error) => storage_error(&error),
+                    error => LedgerError::Storage(error.to_string().into()),
+                },
+            )?;
             writer.cursor = Some(store::load_cursor(&mut writer.connection).await?);
             Ok(writer)
         };
@@ -359,7 +358,7 @@ pub(super) async fn check_origin(config: &SqliteConfig, options: SqliteConnectOp
         .fetch_one(&mut connection)
         .await
         .map_err(failed)?;
-    let supported = MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or_default();
+    let supported = migrations::newest(&migrations::SQLITE);
     match version {
         Some(found) if found > supported => Err(LedgerError::Newer { path: path(), found, supported }),
         _ => connection.close().await.map_err(failed),

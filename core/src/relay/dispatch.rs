@@ -1,9 +1,6 @@
 //! From the composer's choice to a plan that a lane takes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use alloy_primitives::Address;
 
@@ -22,7 +19,7 @@ use crate::{
         Reason, RequestId, Status, VerifiedRequest,
         gate::{self, RejectRule, SECOND_OPINION_EVERY, Unsure, Word},
         outcome::MemberOutcome,
-        simulation::Environment,
+        simulation::{Ahead, Environment},
         vehicle::{Payload, VehicleKey},
     },
     schedule::{ComposeLimits, Selection, Short},
@@ -39,7 +36,7 @@ pub(super) struct Candidate {
     pub(super) members: Vec<Arc<VerifiedRequest>>,
     pub(super) payload: Payload,
     /// Users with predecessors in flight, with the nonce they will have then.
-    pub(super) ahead: BTreeMap<(Address, Address), u64>,
+    pub(super) ahead: Ahead,
     /// What the chain said of its data's cost.
     pub(super) told: Told,
     /// The forecast by which it was composed: another one may be in force when it is signed.
@@ -109,7 +106,7 @@ impl ChainService {
     fn candidate(&self, now: Timestamp, index: usize, selection: Selection) -> Candidate {
         let members: Vec<Arc<VerifiedRequest>> =
             selection.members.iter().filter_map(|id| self.queue.get(*id)).map(|entry| entry.request.clone()).collect();
-        let mut ahead = BTreeMap::new();
+        let mut ahead = Ahead::new();
         let mut seen = BTreeSet::new();
         for member in &members {
             if let Some((forwarder, signer, nonce)) = member.sequence()
@@ -328,7 +325,7 @@ impl ChainService {
         &mut self,
         now: Timestamp,
         id: RequestId,
-        ahead: &BTreeMap<(Address, Address), u64>,
+        ahead: &Ahead,
         reason: Reason,
         detail: Option<&str>,
         against: &[usize],

@@ -1,12 +1,7 @@
 //! Simulation gates sending: one call per batch tells who would succeed, so that one poison item harms only itself (I11). A
 //! second node is asked before anybody is refused (I15).
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{cmp::Reverse, collections::VecDeque, sync::Arc, time::Duration};
 
 use alloy_primitives::{Address, B256, Bytes, U64, U256};
 use alloy_sol_types::SolCall;
@@ -30,7 +25,7 @@ use crate::{
         RequestId, VerifiedRequest,
         gate::Word,
         outcome::MemberOutcome,
-        simulation::{self, Environment, MemberSimulation, SimulatedBlock, Verdict},
+        simulation::{self, Ahead, Environment, MemberSimulation, SimulatedBlock, Verdict},
         vehicle::{VehicleKey, VehicleParams, forward_data},
     },
 };
@@ -53,7 +48,7 @@ pub(super) struct Question<'a> {
     pub(super) members: &'a [Arc<VerifiedRequest>],
     /// Forwarder nonces of members whose predecessors are in flight: they are assumed to have executed. That needs to know where
     /// the forwarder stores them.
-    pub(super) ahead: &'a BTreeMap<(Address, Address), u64>,
+    pub(super) ahead: &'a Ahead,
     /// The forwarder's storage is known.
     pub(super) is_known_forwarder: bool,
     pub(super) params: &'a VehicleParams,

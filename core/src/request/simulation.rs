@@ -1,6 +1,6 @@
 //! What a node is asked before a batch is sent, and what its answers mean for each member (invariant I11).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use alloy_primitives::{Address, B256, Bytes, Keccak256, Log, U64, U128, U256, keccak256};
 use alloy_sol_types::SolValue;
@@ -12,7 +12,7 @@ use super::{
     outcome::{MemberOutcome, decode},
     vehicle::{Payload, VehicleKey, VehicleParams},
 };
-use crate::protection::Protection;
+use crate::{protection::Protection, table::Table};
 
 /// Storage slot of `_nonces` in every published `ERC2771Forwarder` 5.x: after the two fallback strings of `EIP712`.
 const NONCES_SLOT: u64 = 2;
@@ -96,6 +96,9 @@ pub(crate) fn call(sender: Address, payload: &Payload) -> Value {
     })
 }
 
+/// Forwarder nonces of signers, by forwarder and signer.
+pub(crate) type Ahead = Table<(Address, Address), u64>;
+
 /// Parameters of `eth_simulateV1`: each of `members` as a transaction of its own, one after the other.
 ///
 /// Alone, a member meets its own gas limit: what its target burns beyond that shows here, and what it used is its share of
@@ -105,7 +108,7 @@ pub(crate) fn params(
     vehicle: &VehicleParams,
     key: VehicleKey,
     members: &[Arc<VerifiedRequest>],
-    ahead: &BTreeMap<(Address, Address), u64>,
+    ahead: &Ahead,
     environment: &Environment,
 ) -> Value {
     let mut overrides = serde_json::Map::new();
@@ -203,7 +206,7 @@ pub(crate) fn verdict(blocks: Vec<SimulatedBlock>, key: VehicleKey, members: &[A
 
 /// Places of the members that `verify` can tell about without a simulation: a signer's first one, unless a predecessor is in
 /// flight, since only that is valid in the current state.
-pub(crate) fn verifiable(members: &[Arc<VerifiedRequest>], ahead: &BTreeMap<(Address, Address), u64>) -> Vec<usize> {
+pub(crate) fn verifiable(members: &[Arc<VerifiedRequest>], ahead: &Ahead) -> Vec<usize> {
     let signer = |member: &VerifiedRequest| member.sequence().map(|(forwarder, signer, _)| (forwarder, signer));
     members
         .iter()

@@ -1,8 +1,8 @@
 //! What became of our own offers, and how much of a deadline an offer may use.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use crate::{chain::Fees, time::Timestamp};
+use crate::{chain::Fees, table::Table, time::Timestamp};
 
 /// An offer whose outcome is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,14 +48,14 @@ struct Offered {
 /// block before that one, so it is no failure, and no success within 2 blocks either: no verdict.
 #[derive(Debug, Clone)]
 pub struct OfferLog<L> {
-    open: BTreeMap<(L, u64), Offered>,
+    open: Table<(L, u64), Offered>,
     within: u32,
 }
 
 impl<L: Ord + Copy> OfferLog<L> {
     /// Offers are to be included `within` blocks; 0 counts as 1.
     pub const fn new(within: u32) -> Self {
-        Self { open: BTreeMap::new(), within: if within == 0 { 1 } else { within } }
+        Self { open: Table::new(), within: if within == 0 { 1 } else { within } }
     }
 
     /// Attempt `index` for `nonce` goes out while `head` is the newest block. The verdict is about the attempt that it
@@ -82,7 +82,7 @@ impl<L: Ord + Copy> OfferLog<L> {
     pub fn block(&mut self, number: u64, base_fee: u128) {
         let within = self.within;
         let mut lane = None;
-        for ((of, _), offered) in &mut self.open {
+        for ((of, _), offered) in self.open.iter_mut() {
             if lane == Some(*of) {
                 continue;
             }

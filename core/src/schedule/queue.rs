@@ -26,6 +26,7 @@ use crate::{
         LaneId, RequestId, VerifiedRequest,
         vehicle::{Company, VehicleKey},
     },
+    table::Table,
     time::Timestamp,
 };
 
@@ -241,7 +242,7 @@ struct TenantLine {
     /// For any lane.
     free: Ready,
     /// Behind what a lane carries: for that lane only.
-    bound: BTreeMap<LaneId, Ready>,
+    bound: Table<LaneId, Ready>,
 }
 
 impl TenantLine {
@@ -262,14 +263,15 @@ impl TenantLine {
 
 #[derive(Debug, Default)]
 struct Group {
-    tenants: BTreeMap<Arc<str>, TenantLine>,
+    /// Boxed, as the queue's own: one map's code for both.
+    tenants: BTreeMap<Arc<str>, Box<TenantLine>>,
     /// Until when company is waited for, as far as it was looked at since the last change.
     held_until: Option<Timestamp>,
 }
 
 impl Group {
     fn is_empty(&self) -> bool {
-        self.tenants.values().all(TenantLine::is_empty)
+        self.tenants.values().all(|line| line.is_empty())
     }
 }
 
@@ -353,13 +355,13 @@ impl Default for TenantState {
 #[derive(Debug, Default)]
 pub struct Queue {
     entries: HashMap<RequestId, QueuedRequest>,
-    signers: BTreeMap<Signer, SignerState>,
+    signers: HashMap<Signer, SignerState>,
     /// Signers whose forwarder nonce nobody has looked at.
     unknown: BTreeSet<Signer>,
     /// Signers with requests behind a nonce that nobody has.
     gapped: BTreeSet<Signer>,
-    groups: BTreeMap<VehicleKey, Group>,
-    habits: BTreeMap<VehicleKey, Habit>,
+    groups: Table<VehicleKey, Group>,
+    habits: Table<VehicleKey, Habit>,
     places: HashMap<Head, Place>,
     /// Heads that stand aside, by ceiling.
     asleep: BTreeSet<(u128, Head)>,
@@ -368,17 +370,17 @@ pub struct Queue {
     /// Those with a promise that may be missed, or was, by when they are due.
     dues: BTreeSet<(Timestamp, RequestId)>,
     flying: HashMap<RequestId, Flying>,
-    held: BTreeMap<LaneId, BTreeMap<Arc<str>, Held>>,
+    held: Table<LaneId, Table<Arc<str>, Held>>,
     /// Members in flight by transaction and tenant.
     members: HashMap<(u64, Arc<str>), usize>,
-    tenants: BTreeMap<Arc<str>, TenantState>,
+    tenants: BTreeMap<Arc<str>, Box<TenantState>>,
     transactions: u64,
     /// What unnamed targets showed on chain.
     targets: TargetRecords,
     /// Tenants whose requests are left out.
     paused: BTreeSet<Arc<str>>,
     has_multicall: bool,
-    callers: Option<Callers>,
+    callers: Option<Table<Address, BTreeSet<Arc<str>>>>,
     waiting: usize,
     short: Option<Short>,
 }
@@ -406,7 +408,11 @@ impl Queue {
     /// Binds lanes to the tenants whose calls they make; a lane that is not named makes nobody's. Without it every lane makes
     /// everybody's. Forward requests go on any lane: their target sees the user.
     pub fn bind_calls(&mut self, callers: Callers) {
-        self.callers = Some(callers);
+        let mut bound = Table::new();
+        for (sender, tenants) in callers {
+            bound.insert(sender, tenants);
+        }
+        self.callers = Some(bound);
     }
 
     /// Whether `lane` may send what travels by `key` for `tenant`.
@@ -435,9 +441,12 @@ impl Queue {
     ) -> Vec<Address> {
         let entries = members.filter_map(|id| self.entries.get(&id));
         let unnamed = entries.filter(|entry| entry.company == Company::Unnamed);
-        let mut targets: Vec<Address> = unnamed.map(|entry| entry.request.target()).collect();
-        targets.sort_unstable();
-        targets.dedup();
+        let mut targets: Vec<Address> = Vec::new();
+        for target in unnamed.map(|entry| entry.request.target()) {
+            if !targets.contains(&target) {
+                targets.push(target);
+            }
+        }
         match (is_success, has_skipped, targets.as_slice()) {
             (true, false, _) => targets.iter().for_each(|target| self.targets.ran(*target, true)),
             (false, _, [target]) => {
@@ -493,7 +502,9 @@ impl Queue {
             return;
         }
         let sequence = entry.request.sequence();
-        self.habits.entry(group_key(&entry.request, self.has_multicall)).or_default().arrived(entry.accepted_at);
+        self.habits
+            .get_or_insert_with(group_key(&entry.request, self.has_multicall), Habit::default)
+            .arrived(entry.accepted_at);
         self.entries.insert(id, entry);
         self.enter(id, sequence);
     }
@@ -633,12 +644,12 @@ impl Queue {
             tenant.virtual_time = tenant.virtual_time.max(least.unwrap_or(0));
         }
         tenant.ready += 1;
-        let group = self.groups.entry(place.key).or_default();
+        let group = self.groups.get_or_insert_with(place.key, Group::default);
         group.held_until = None;
         let line = group.tenants.entry(place.tenant.clone()).or_default();
         let ready = match place.lane {
             None => &mut line.free,
-            Some(lane) => line.bound.entry(lane).or_default(),
+            Some(lane) => line.bound.get_or_insert_with(lane, Ready::default),
         };
         ready.of(place.is_late).insert((place.due, place.seq, head));
     }
@@ -863,7 +874,7 @@ impl Queue {
         let later = |than: Timestamp| Timestamp(than.0.saturating_add(1));
         let cutoff = now.saturating_add(window);
         let held = self.groups.values().filter_map(|group| {
-            let first = group.tenants.values().flat_map(TenantLine::lists).filter_map(Ready::first).min()?;
+            let first = group.tenants.values().flat_map(|line| line.lists()).filter_map(Ready::first).min()?;
             // What changed since it was looked at may be due at once.
             (first <= cutoff).then(|| group.held_until.unwrap_or_else(|| later(now)))
         });
@@ -873,7 +884,7 @@ impl Queue {
             .groups
             .values()
             .flat_map(|group| group.tenants.values())
-            .flat_map(TenantLine::lists)
+            .flat_map(|line| line.lists())
             .flat_map(|ready| [&ready.fresh, &ready.late])
             .filter_map(|set| set.range((later(cutoff), 0, first)..).next())
             .map(|(due, ..)| due.saturating_sub(window))
@@ -896,9 +907,11 @@ impl Queue {
     ) -> Option<Selection> {
         self.short = None;
         // Until when each group waits, as far as any lane or tenant has seen: putting others aside must not forget it.
-        let mut waits: BTreeMap<VehicleKey, Timestamp> = BTreeMap::new();
-        for (key, group) in &self.groups {
-            waits.extend(group.held_until.filter(|held| *held > now).map(|held| (*key, held)));
+        let mut waits: Table<VehicleKey, Timestamp> = Table::new();
+        for (key, group) in self.groups.iter() {
+            if let Some(held) = group.held_until.filter(|held| *held > now) {
+                waits.insert(*key, held);
+            }
         }
         self.sort_out(limits.next_base_fee, Vec::new());
         let cutoff = now.saturating_add(outlook.send_within().max(limits.urgent));
@@ -906,7 +919,7 @@ impl Queue {
         // The tenant that was served least comes first, then the most urgent one. Whoever waits for company holds up nobody.
         let mut lines: Vec<(u64, Timestamp, VehicleKey, Arc<str>)> = Vec::new();
         let mut barred = Vec::new();
-        for (key, group) in &self.groups {
+        for (key, group) in self.groups.iter() {
             for (tenant, line) in
                 group.tenants.iter().filter(|(tenant, _)| !full.contains(*tenant) && !self.paused.contains(*tenant))
             {
@@ -936,7 +949,7 @@ impl Queue {
                 Ok(trigger) => trigger,
                 Err(until) => {
                     self.note_short(short.filter(|_| members.is_empty()));
-                    let wait = waits.entry(key).or_insert(until);
+                    let wait = waits.get_or_insert_with(key, || until);
                     *wait = until.min(*wait);
                     if let Some(group) = self.groups.get_mut(&key) {
                         group.held_until = Some(*wait);
@@ -976,28 +989,28 @@ impl Queue {
         let Some(held) = self.held.get(&lane).filter(|_| Protection::TenantShares.is_on()) else {
             return BTreeSet::new();
         };
-        let mut able: BTreeSet<&Arc<str>> = BTreeSet::new();
-        for (key, group) in &self.groups {
+        let mut able: BTreeSet<Arc<str>> = BTreeSet::new();
+        for (key, group) in self.groups.iter() {
             let ready = group.tenants.iter().filter(|(tenant, line)| {
                 self.may_send(lane, *key, tenant)
                     && !self.paused.contains(*tenant)
                     && line.first_for(lane).is_some_and(|due| due <= cutoff)
             });
-            able.extend(ready.map(|(tenant, _)| tenant));
+            able.extend(ready.map(|(tenant, _)| tenant.clone()));
         }
         let weight = |tenant: &Arc<str>| self.tenants.get(tenant).map_or(1, |tenant| tenant.weight);
-        let competing: BTreeSet<&Arc<str>> = able.iter().copied().chain(held.keys()).collect();
-        let weights = competing.into_iter().map(weight).fold(0_u64, u64::saturating_add).max(1);
+        let competing = able.iter().chain(held.keys().filter(|tenant| !able.contains(*tenant)));
+        let weights = competing.map(weight).fold(0_u64, u64::saturating_add).max(1);
         let whole = (slots as u64).saturating_mul(WHOLE);
-        let has_its_share = |tenant: &&Arc<str>| {
-            let Some(held) = held.get(*tenant) else { return false };
+        let has_its_share = |tenant: &Arc<str>| {
+            let Some(held) = held.get(tenant) else { return false };
             let share = u128::from(whole) * u128::from(weight(tenant)) / u128::from(weights);
             let share = u64::try_from(share).unwrap_or(u64::MAX).max(WHOLE);
             // What it usually has of one more.
             held.slots.saturating_add(held.slots / held.transactions.max(1)) > share
         };
-        let (full, others): (Vec<_>, Vec<_>) = able.into_iter().partition(has_its_share);
-        if others.is_empty() { BTreeSet::new() } else { full.into_iter().cloned().collect() }
+        let (full, others): (BTreeSet<_>, BTreeSet<_>) = able.into_iter().partition(has_its_share);
+        if others.is_empty() { BTreeSet::new() } else { full }
     }
 
     fn note_short(&mut self, found: Option<Short>) {
@@ -1083,7 +1096,7 @@ impl Queue {
             let members = self.members.entry((number, tenant.clone())).or_default();
             *members += 1;
             let is_first = *members == 1;
-            let held = self.held.entry(lane).or_default().entry(tenant).or_default();
+            let held = self.held.get_or_insert_with(lane, Table::new).get_or_insert_with(tenant, Held::default);
             held.slots = held.slots.saturating_add(part);
             held.transactions += u64::from(is_first);
             match sequence {
@@ -1102,7 +1115,7 @@ impl Queue {
         for signer in touched {
             self.refresh(signer);
         }
-        self.habits.entry(key).or_default().left(members.len());
+        self.habits.get_or_insert_with(key, Habit::default).left(members.len());
     }
 }
 

@@ -4,7 +4,7 @@
 //! bounds what is risked: after `n` clean transactions its requests travel with those of `n` more signers, all of one tenant,
 //! whose budget pays.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use alloy_primitives::Address;
 
@@ -14,7 +14,7 @@ const MAX_TARGETS: usize = 10_000;
 /// Clean transactions by target.
 #[derive(Debug, Default)]
 pub(super) struct TargetRecords {
-    clean: BTreeMap<Address, usize>,
+    clean: HashMap<Address, usize>,
     /// Oldest first, for forgetting.
     order: VecDeque<Address>,
 }

@@ -2,21 +2,22 @@
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
-/// Each room with the rooms it may use. `time` is for everybody.
+/// Each room with the rooms it may use. `time` and `table` are for everybody.
 const ROOMS: &[(&str, &[&str])] = &[
     ("time", &[]),
+    ("table", &[]),
     ("protection", &[]),
     ("private", &[]),
     ("chain", &["time", "protection"]),
-    ("request", &["time", "protection", "chain"]),
+    ("request", &["time", "table", "protection", "chain"]),
     ("market", &["time", "chain"]),
     ("forecast", &["time", "chain", "market"]),
-    ("schedule", &["time", "protection", "chain", "request", "market"]),
+    ("schedule", &["time", "table", "protection", "chain", "request", "market"]),
     ("policy", &["time", "chain", "request"]),
-    ("lane", &["time", "protection", "chain", "request"]),
+    ("lane", &["time", "table", "protection", "chain", "request"]),
     ("provenance", &["time", "chain", "request"]),
     ("sim", &["time", "chain", "request", "market", "forecast", "schedule", "policy", "lane", "provenance"]),
-    ("client", &["time", "chain", "request", "market", "schedule", "lane", "provenance"]),
+    ("client", &["time", "table", "chain", "request", "market", "schedule", "lane", "provenance"]),
     ("client_http", &["time", "private", "client", "request"]),
     ("ledger", &["time", "protection", "private", "chain", "request", "policy", "lane", "provenance"]),
     (
@@ -38,8 +39,20 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms without clock, socket, thread or file.
-const PURE: &[&str] =
-    &["time", "chain", "request", "market", "forecast", "schedule", "policy", "lane", "provenance", "sim", "client"];
+const PURE: &[&str] = &[
+    "time",
+    "table",
+    "chain",
+    "request",
+    "market",
+    "forecast",
+    "schedule",
+    "policy",
+    "lane",
+    "provenance",
+    "sim",
+    "client",
+];
 
 fn sources(at: &Path, found: &mut Vec<(String, String)>) {
     let mut entries: Vec<_> = fs::read_dir(at).unwrap().map(|entry| entry.unwrap().path()).collect();

@@ -1,6 +1,6 @@
 //! From the composer's choice to a plan that the lane takes: the forwarder's code, the L1 data fee, the simulation.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use alloy_primitives::{Bytes, U256};
 use alloy_sol_types::SolCall;
@@ -22,7 +22,7 @@ use crate::{
     request::{
         Reason, RequestId, Status, VerifiedRequest,
         outcome::MemberOutcome,
-        simulation::{self, Environment, MemberSimulation, SimulatedBlock, Verdict},
+        simulation::{self, Ahead, Environment, MemberSimulation, SimulatedBlock, Verdict},
         vehicle::{Payload, VehicleKey, forward_data},
     },
     schedule::{Selection, Short},
@@ -46,7 +46,7 @@ pub(super) struct Candidate {
     pub(super) members: Vec<Arc<VerifiedRequest>>,
     payload: Payload,
     /// Users with predecessors in flight, with the nonce that they will have then.
-    ahead: BTreeMap<User, u64>,
+    ahead: Ahead,
     extra_wei: U256,
     /// Without `eth_simulateV1`: what each member's verification said so far.
     outcomes: Vec<MemberSimulation>,
@@ -88,7 +88,7 @@ impl LocalRelay {
         };
         let members: Vec<Arc<VerifiedRequest>> =
             selection.members.iter().filter_map(|id| self.queue.get(*id)).map(|entry| entry.request.clone()).collect();
-        let mut ahead = BTreeMap::new();
+        let mut ahead = Ahead::new();
         let mut seen: Vec<User> = Vec::new();
         for member in &members {
             if let Some((forwarder, signer, nonce)) = member.sequence()
@@ -401,7 +401,7 @@ impl LocalRelay {
         &mut self,
         now: Timestamp,
         id: RequestId,
-        ahead: &BTreeMap<User, u64>,
+        ahead: &Ahead,
         reason: Reason,
         detail: Option<&str>,
     ) {

@@ -7,11 +7,11 @@ use serde_json::json;
 use super::{
     calls::{CallAnswer, Purpose, height},
     machine::LocalRelay,
-    table::Table,
 };
 use crate::{
     lane::{Event, HeadInfo},
     market::{FeeHistory, FeePoint, HistoryFeed, REWARD_PERCENTILES},
+    table::Table,
     time::Timestamp,
 };
 

@@ -17,7 +17,6 @@ use super::{
     record::{AttemptRecord, End, LANE_KEY, LaneRecord, RequestRecord, attempt_key, parse_attempt_key, request_key},
     requests::{Entry, LocalError},
     spender::Spenders,
-    table::Table,
 };
 use crate::{
     lane::{AttemptKey, Event, HeadInfo, Lane, LaneConfig, RestoredSlot},
@@ -26,6 +25,7 @@ use crate::{
         vehicle::{Company, VehicleKey, VehicleParams},
     },
     schedule::{Queue, QueuedRequest, Refusals},
+    table::Table,
     time::Timestamp,
 };
 
@@ -211,7 +211,7 @@ impl LocalRelay {
         records: impl IntoIterator<Item = (String, String)>,
     ) -> Result<LocalReport, LocalError> {
         let mut report = LocalReport::default();
-        let mut requests: Vec<RequestRecord> = Vec::new();
+        let mut requests = Table::new();
         let mut attempts: Table<AttemptKey, AttemptRecord> = Table::new();
         let mut next_nonce = None;
         for (key, text) in records {
@@ -225,14 +225,15 @@ impl LocalRelay {
                 attempts.insert(key, record);
             } else if key.starts_with("r:") {
                 match is_short.then(|| RequestRecord::decode(&key, &text)).flatten() {
-                    Some(record) if record.request.chain_id() == self.config.chain_id => requests.push(record),
+                    Some(record) if record.request.chain_id() == self.config.chain_id => {
+                        requests.insert((record.accepted_at, record.request.id()), record);
+                    }
                     _ => report.damaged.push(key),
                 }
             }
         }
-        requests.sort_by_key(|record| (record.accepted_at, record.request.id()));
         let mut open = Table::new();
-        for record in requests {
+        for (_, record) in requests {
             match record.end.clone() {
                 None => {
                     report.open += 1;
@@ -246,10 +247,12 @@ impl LocalRelay {
             }
         }
         self.restore_lane(next_nonce, attempts, &mut open)?;
-        let mut rest: Vec<QueuedRequest> = open.into_iter().map(|(_, queued)| queued).collect();
-        rest.sort_by_key(|entry| entry.seq);
-        for entry in rest {
-            self.queue.push(entry);
+        let mut rest = Table::new();
+        for (_, queued) in open {
+            rest.insert(queued.seq, queued);
+        }
+        for (_, queued) in rest {
+            self.queue.push(queued);
         }
         self.wake(now);
         Ok(report)

@@ -45,7 +45,6 @@ mod pricing;
 mod record;
 mod requests;
 mod spender;
-mod table;
 mod view;
 
 pub use calls::CallAnswer;

@@ -2,9 +2,10 @@
 
 use alloy_primitives::B256;
 
-use super::{calls::User, machine::LocalRelay, record::End, table::Table};
+use super::{calls::User, machine::LocalRelay, record::End};
 use crate::{
     request::{Reason, RequestId, Status},
+    table::Table,
     time::Timestamp,
 };
 

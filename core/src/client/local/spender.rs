@@ -11,9 +11,8 @@ use super::{
     calls::{Purpose, height},
     flights::PollRun,
     machine::LocalRelay,
-    table::Table,
 };
-use crate::{lane::PollPurpose, time::Timestamp};
+use crate::{lane::PollPurpose, table::Table, time::Timestamp};
 
 /// A block with its transactions.
 #[derive(Debug, Deserialize)]

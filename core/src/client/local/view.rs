@@ -7,6 +7,7 @@ use super::{machine::LocalRelay, requests::Entry};
 use crate::{
     chain::decimal,
     request::{Reason, RequestId, Status},
+    table::Table,
     time::Timestamp,
 };
 
@@ -109,9 +110,11 @@ impl LocalRelay {
 
     /// All requests that are known, in order of arrival.
     pub fn requests(&self) -> Vec<LocalView> {
-        let mut views: Vec<LocalView> = self.entries.values().map(Entry::view).collect();
-        views.sort_by_key(|view| (view.accepted_at, view.id));
-        views
+        let mut views = Table::new();
+        for view in self.entries.values().map(Entry::view) {
+            views.insert((view.accepted_at, view.id), view);
+        }
+        views.into_iter().map(|(_, view)| view).collect()
     }
 
     /// The account that pays.

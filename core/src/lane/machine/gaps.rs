@@ -28,16 +28,17 @@ impl Lane {
         }
         let finalized = if Protection::LostAtFinality.is_on() { finalized } else { Some(latest) };
         let next_head = self.head.map_or(0, |head| head.number.saturating_add(1));
-        for (_, slot) in self.slots.range_mut(..finalized.unwrap_or(0)) {
+        let below = finalized.unwrap_or(0);
+        for (_, slot) in self.slots.iter_mut().take_while(|(nonce, _)| *nonce < below) {
             slot.consumed_from.get_or_insert(next_head);
         }
         // A filler that was never signed, for a nonce that is used after all.
-        self.slots.retain(|nonce, slot| !(slot.is_filler && slot.attempts.is_empty() && *nonce < latest));
+        self.slots.retain(|(nonce, slot)| !(slot.is_filler && slot.attempts.is_empty() && *nonce < latest));
         let polls: Vec<(u64, PollPurpose)> = self
             .slots
             .iter()
             .filter(|(_, slot)| !slot.is_included() && !slot.is_signing() && !slot.is_polling)
-            .filter(|(nonce, _)| **nonce < latest)
+            .filter(|(nonce, _)| *nonce < latest)
             .map(|(nonce, _)| {
                 let is_final = finalized.is_some_and(|finalized| *nonce < finalized);
                 (*nonce, if is_final { PollPurpose::Finality } else { PollPurpose::Inclusion })

@@ -106,7 +106,8 @@ impl Lane {
     }
 
     fn has_younger(&self, nonce: u64) -> bool {
-        self.slots.range(nonce.saturating_add(1)..).any(|(_, slot)| slot.is_in_flight() && !slot.is_filler)
+        let mut younger = self.slots.iter().rev().take_while(|(other, _)| *other > nonce);
+        younger.any(|(_, slot)| slot.is_in_flight() && !slot.is_filler)
     }
 
     /// Gives up a payload that its ceiling keeps out of the next block, if others wait behind it, or if what its members have

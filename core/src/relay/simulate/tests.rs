@@ -1,7 +1,6 @@
 //! What nodes say of a batch, and what they are asked: nodes are scripted, and tokio's clock is paused.
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -22,7 +21,7 @@ use crate::{
     request::{
         RequestId, VerifiedRequest,
         gate::Word,
-        simulation::Environment,
+        simulation::{Ahead, Environment},
         vehicle::{VehicleKey, VehicleParams},
     },
 };
@@ -182,7 +181,7 @@ impl World {
         let question = Question {
             key,
             members: &self.members,
-            ahead: &BTreeMap::new(),
+            ahead: &Ahead::new(),
             is_known_forwarder: true,
             params: &self.params,
             environment: Environment::default(),

@@ -19,6 +19,7 @@ use crate::{
         vehicle::{Company, VehicleKey},
     },
     schedule::{FeeOutlook, company::Habit, targets::TargetRecords},
+    table::Table,
     time::Timestamp,
 };
 
@@ -64,7 +65,7 @@ struct Cursor<'a> {
     fresh: Merged<'a>,
     late: Merged<'a>,
     /// Signers with more to send, by how many turns they had.
-    again: BTreeSet<(u32, Rank, u64)>,
+    again: Table<(u32, Rank, u64), ()>,
 }
 
 impl Cursor<'_> {
@@ -77,7 +78,7 @@ impl Cursor<'_> {
             (Some(_), Some(_)) if is_lates_turn => Some(Source::Late),
             (Some(_), _) => Some(Source::Fresh),
             (None, Some(_)) => Some(Source::Late),
-            (None, None) => self.again.first().map(|_| Source::Again),
+            (None, None) => (!self.again.is_empty()).then_some(Source::Again),
         }
     }
 }
@@ -111,7 +112,7 @@ impl<'a> Picker<'a> {
             since_late: queue.tenants.get(tenant).map_or(0, |state| state.since_late),
             fresh: Merged::new(line, lane, |ready| &ready.fresh),
             late: Merged::new(line, lane, |ready| &ready.late),
-            again: BTreeSet::new(),
+            again: Table::new(),
         };
         let mut room = Room::new(limits, now);
         if matches!(key, VehicleKey::Single(_)) {
@@ -152,7 +153,7 @@ impl<'a> Picker<'a> {
         let cursor = &mut self.cursor;
         let (turns, rank, start) = match from {
             Source::Again => {
-                let Some((turns, rank, nonce)) = cursor.again.pop_first() else { return };
+                let Some(((turns, rank, nonce), ())) = cursor.again.pop_first() else { return };
                 (turns, rank, Some(nonce))
             }
             Source::Fresh | Source::Late => {
@@ -186,7 +187,7 @@ impl<'a> Picker<'a> {
                         return;
                     }
                     if left == 0 {
-                        self.cursor.again.insert((turns + 1, rank, nonce));
+                        self.cursor.again.insert((turns + 1, rank, nonce), ());
                         break;
                     }
                     left -= 1;

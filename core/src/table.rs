@@ -1,0 +1,151 @@
+//! A small ordered map, for what is few: lanes, forwarders, what one lane or one page has under way. Each `BTreeMap` of other
+//! types costs a download its code.
+
+use std::collections::{VecDeque, vec_deque};
+
+/// Keys and values in ascending order of the keys. What leaves at the front, as nonces do, moves nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct Table<K, V>(VecDeque<(K, V)>);
+
+impl<K, V> Default for Table<K, V> {
+    fn default() -> Self {
+        Self(VecDeque::new())
+    }
+}
+
+impl<K: Ord, V> Table<K, V> {
+    pub(crate) const fn new() -> Self {
+        Self(VecDeque::new())
+    }
+
+    fn place<Q: Ord + ?Sized>(&self, key: &Q) -> Result<usize, usize>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.0.binary_search_by(|(own, _)| own.borrow().cmp(key))
+    }
+
+    pub(crate) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.place(key).ok().map(|place| &self.0[place].1)
+    }
+
+    pub(crate) fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.place(key).ok().map(|place| &mut self.0[place].1)
+    }
+
+    pub(crate) fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.place(key).is_ok()
+    }
+
+    /// Whether the key is new.
+    pub(crate) fn insert(&mut self, key: K, value: V) -> bool {
+        match self.place(&key) {
+            Ok(place) => {
+                self.0[place].1 = value;
+                false
+            }
+            Err(place) => {
+                self.0.insert(place, (key, value));
+                true
+            }
+        }
+    }
+
+    /// The value, made if the key is new.
+    pub(crate) fn get_or_insert_with(&mut self, key: K, make: impl FnOnce() -> V) -> &mut V {
+        let place = self.place(&key).unwrap_or_else(|place| {
+            self.0.insert(place, (key, make()));
+            place
+        });
+        &mut self.0[place].1
+    }
+
+    pub(crate) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        let place = self.place(key).ok()?;
+        self.0.remove(place).map(|(_, value)| value)
+    }
+
+    pub(crate) fn pop_first(&mut self) -> Option<(K, V)> {
+        self.0.pop_front()
+    }
+
+    pub(crate) fn retain(&mut self, keep: impl FnMut(&(K, V)) -> bool) {
+        self.0.retain(keep);
+    }
+
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &(K, V)> {
+        self.0.iter()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut (K, V)> {
+        self.0.iter_mut()
+    }
+
+    pub(crate) fn keys(&self) -> impl DoubleEndedIterator<Item = &K> {
+        self.0.iter().map(|(key, _)| key)
+    }
+
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.0.iter().map(|(_, value)| value)
+    }
+
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.0.iter_mut().map(|(_, value)| value)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl<K, V> IntoIterator for Table<K, V> {
+    type Item = (K, V);
+    type IntoIter = vec_deque::IntoIter<(K, V)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_stand_in_order_and_once() {
+        let mut table = Table::new();
+        for key in [3, 1, 2] {
+            assert!(table.insert(key, "first"));
+        }
+        assert!(!table.insert(2, "second"));
+        *table.get_or_insert_with(0, || "new") = "changed";
+        assert_eq!(*table.get_or_insert_with(0, || "other"), "changed");
+        assert_eq!(
+            table.iter().copied().collect::<Vec<_>>(),
+            [(0, "changed"), (1, "first"), (2, "second"), (3, "first")]
+        );
+        assert_eq!(
+            (table.pop_first(), table.remove(&3), table.remove(&3)),
+            (Some((0, "changed")), Some("first"), None)
+        );
+        table.values_mut().for_each(|value| *value = "last");
+        assert_eq!(table.into_iter().collect::<Vec<_>>(), [(1, "last"), (2, "last")]);
+        assert_eq!(Table::<u8, u8>::default().pop_first(), None);
+    }
+}
