@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use alloy_primitives::{Address, Bytes, U256, keccak256};
+use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use slackwater::{
     chain::ClientRule,
     ledger::{BatchState, MemoryStore},
@@ -30,6 +30,8 @@ const MOST_TIP: u128 = 100_000_000_000;
 pub(crate) struct Checker {
     /// A transaction failed as a whole, in some block.
     has_failed: bool,
+    /// Transactions that some node took.
+    pub(crate) taken: BTreeSet<B256>,
     /// Lanes that the relay said to lack money.
     underfunded: BTreeSet<Address>,
     events: usize,
@@ -142,6 +144,15 @@ impl World {
         }
     }
 
+    /// Some node took a payload with this nonce, or may have.
+    fn was_taken(&self, (sender, nonce): (Address, u64)) -> bool {
+        // A call whose answer was lost, or that comes later, counts as one that arrived.
+        let faults = &self.plan.faults;
+        let is_plain = faults.lost_before + faults.lost_after + faults.late + faults.unclear + faults.slow == 0;
+        let is_it = |tx: &&Arc<Tx>| tx.sender == sender && tx.nonce == nonce && tx.is_payload();
+        !is_plain || self.known.values().filter(is_it).any(|tx| self.checker.taken.contains(&tx.hash))
+    }
+
     fn check_payload(&mut self, id: BatchId, tx: &Tx, now: u64) {
         let deadline = self.store.batch(id).map_or(0, |(batch, _)| batch.deadline.0);
         if now >= deadline {
@@ -153,6 +164,12 @@ impl World {
             ));
         }
         let place = (tx.sender, tx.nonce);
+        // What no node took may make way for another payload, and its members go elsewhere.
+        let is_other = self.checker.payloads.get(&place).is_some_and(|said| *said != (tx.to, tx.data.clone()));
+        if is_other && !self.was_taken(place) {
+            self.count("refused by all nodes, replaced");
+            self.checker.payloads.remove(&place);
+        }
         let is_new = !self.checker.payloads.contains_key(&place);
         let said = self.checker.payloads.entry(place).or_insert_with(|| (tx.to, tx.data.clone()));
         if *said != (tx.to, tx.data.clone()) {
@@ -168,7 +185,7 @@ impl World {
             // Under this nonce already: a replacement changes nothing.
             let is_known = before.contains(&place);
             for (sender, nonce) in before {
-                if is_known {
+                if is_known || !self.was_taken((sender, nonce)) {
                     continue;
                 }
                 if settled.state.nonce(sender) <= nonce {

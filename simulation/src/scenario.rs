@@ -406,7 +406,7 @@ impl Scenario {
     }
 
     fn limits(self, plan: &mut Plan, second: &mut Rng) {
-        plan.operations = second.within(10, 24);
+        plan.operations = second.within(8, 16);
         plan.is_burst = second.permille(500);
         match self {
             Self::FeeCap => {
@@ -488,7 +488,8 @@ impl Scenario {
             }
             Self::PricedOut => {
                 hostility.signer = HostileSigner::PricedOut;
-                plan.spike = 4..second.within(10, 24);
+                plan.base_fee = 20_000_000_000;
+                plan.spike = 6..second.within(14, 18);
             }
             Self::Huge => {
                 hostility.signer = HostileSigner::Huge;
