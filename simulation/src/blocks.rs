@@ -364,6 +364,9 @@ impl World {
         };
         self.known.insert(tx.hash, tx.clone());
         let answer = self.take(node, &tx);
+        if matches!(answer, Ok(()) | Err(Refusal::Known)) {
+            self.checker.taken.insert(tx.hash);
+        }
         if answer.is_ok() {
             // To its neighbours.
             let now = self.now();
@@ -422,7 +425,9 @@ impl World {
             return Err(Refusal::FeeCap { cost: tx.worst_case(), cap: hostility.fee_cap_wei });
         }
         let held = place.pool.range((tx.sender, 0)..(tx.sender, u64::MAX)).count() as u64;
-        if hostility.pool_limit > 0 && held >= hostility.pool_limit && !place.pool.contains_key(&key) {
+        // The account's next one is always let in.
+        let is_full = hostility.pool_limit > 0 && held >= hostility.pool_limit && tx.nonce > account;
+        if is_full && !place.pool.contains_key(&key) {
             return Err(Refusal::PoolLimit { held });
         }
         place.pool.insert(key, tx.clone());

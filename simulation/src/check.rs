@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use alloy_primitives::{Address, Bytes, U256, keccak256};
+use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use slackwater::{
     chain::ClientRule,
     ledger::{BatchState, MemoryStore},
@@ -28,10 +28,18 @@ const REPLAN_AFTER_BLOCKS: u64 = 3;
 /// More than replacements of an honest tip come to, wei per gas.
 const MOST_TIP: u128 = 100_000_000_000;
 
+/// Most gas of an honest request in a transaction of its own.
+const LARGEST_ALONE_GAS: u128 = 250_000;
+
+/// More than a request reserves where gas costs next to nothing and L1 what it does, wei.
+const MOST_RESERVED: u64 = 20_000_000_000_000_000;
+
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
     /// A transaction failed as a whole, in some block.
     has_failed: bool,
+    /// Transactions that some node took.
+    pub(crate) taken: BTreeSet<B256>,
     /// Lanes that the relay said to lack money.
     underfunded: BTreeSet<Address>,
     events: usize,
@@ -163,6 +171,17 @@ impl World {
         operations.all(|operation| matches!(operation.item.submission.kind, SubmissionKind::Forward(_)))
     }
 
+    /// Some node took a payload with this nonce, and with `op` if one is named; or may have.
+    fn was_taken(&self, (sender, nonce): (Address, u64), op: Option<u64>) -> bool {
+        // A call whose answer was lost, or that comes later, counts as one that arrived.
+        let faults = &self.plan.faults;
+        let is_plain = faults.lost_before + faults.lost_after + faults.late + faults.unclear + faults.slow == 0;
+        let is_it = |tx: &&Arc<Tx>| {
+            tx.sender == sender && tx.nonce == nonce && tx.is_payload() && op.is_none_or(|op| tx.ops().contains(&op))
+        };
+        !is_plain || self.known.values().filter(is_it).any(|tx| self.checker.taken.contains(&tx.hash))
+    }
+
     fn check_payload(&mut self, id: BatchId, tx: &Tx, now: u64) {
         let deadline = self.store.batch(id).map_or(0, |(batch, _)| batch.deadline.0);
         if now >= deadline {
@@ -174,6 +193,12 @@ impl World {
             ));
         }
         let place = (tx.sender, tx.nonce);
+        // What no node took may make way for another payload, and its members go elsewhere.
+        let is_other = self.checker.payloads.get(&place).is_some_and(|said| *said != (tx.to, tx.data.clone()));
+        if is_other && !self.was_taken(place, None) {
+            self.count("refused by all nodes, replaced");
+            self.checker.payloads.remove(&place);
+        }
         let is_new = !self.checker.payloads.contains_key(&place);
         let said = self.checker.payloads.entry(place).or_insert_with(|| (tx.to, tx.data.clone()));
         if *said != (tx.to, tx.data.clone()) {
@@ -189,7 +214,7 @@ impl World {
             // Under this nonce already: a replacement changes nothing.
             let is_known = before.contains(&place);
             for (sender, nonce) in before {
-                if is_known {
+                if is_known || !self.was_taken((sender, nonce), Some(op)) {
                     continue;
                 }
                 // What has its guard on chain need not wait for finality (the exception of I3).
@@ -295,6 +320,14 @@ impl World {
                     "I10: op #{op} goes from {before:?} to {} as event {}",
                     event.status, event.request_seq
                 ));
+            }
+            if before.is_none() && self.plan.hostility.lie == Lie::DataFee {
+                let reserved = self.store.request(id).map_or(U256::ZERO, |record| record.reserved_wei);
+                if reserved > U256::from(MOST_RESERVED) {
+                    self.violate(format!(
+                        "I15: {reserved} wei are reserved for op #{op}, as one node alone says of L1"
+                    ));
+                }
             }
             if event.status.is_terminal() {
                 self.check_end(id, op, event.status, event.reason);
@@ -433,6 +466,12 @@ impl World {
     /// I14: faults and hostile tenants end no honest request.
     fn check_landed(&mut self) {
         if !self.plan.must_land {
+            return;
+        }
+        // Above their ceilings, or where a single one costs more than nodes take, nobody can land.
+        let cap = self.plan.hostility.fee_cap_wei;
+        let most = if cap == 0 { CEILING / 2 } else { cap / LARGEST_ALONE_GAS };
+        if self.head.back().any(|block| block.base_fee > most) {
             return;
         }
         // Users whose earlier request may have ended otherwise: those behind it wait for it.

@@ -163,7 +163,7 @@ pub enum Lie {
     Tip,
     /// Its head is a thousand blocks further.
     Head,
-    /// L1 costs a thousand times what it does.
+    /// L1 costs a hundred thousand times what it does.
     DataFee,
 }
 
@@ -358,7 +358,7 @@ impl Plan {
     /// A ceiling at the price of the next block, for a request with so much gas of its own, wei.
     pub(crate) fn tight_ceiling(next_base_fee: u128, gas: U256, rng: &mut Rng) -> U256 {
         // The transaction around it, and the cancel that may take its place.
-        let whole = gas + U256::from(130_000);
+        let whole = gas + U256::from(110_000);
         U256::from(next_base_fee + rng.within(1_000_000_000, 2_500_000_000) as u128) * whole
     }
 }

@@ -19,7 +19,7 @@ use slackwater::{
 use tokio::time::Instant;
 
 use crate::{
-    chain::{BURNS, FORWARDER, GOOD, REVERTS, TRAP, op_data},
+    chain::{BLOCK_GAS, BURNS, FORWARDER, GOOD, REVERTS, TRAP, op_data},
     hostile::{self, FIRST_OP, HostileSigner},
     ledger::FaultyLedger,
     node::{Shared, Wire, lock},
@@ -339,6 +339,7 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
         if id == hostile::TENANT {
             // Calls need named targets.
             policy.kinds.remove(&KindName::Call);
+            policy.max_gas = BLOCK_GAS;
         }
         policy.budget = budget;
         // By name, so that they share transactions.

@@ -399,22 +399,23 @@ impl Scenario {
             Self::LyingTip => hostility.lie = Lie::Tip,
             Self::LyingHead => hostility.lie = Lie::Head,
             _ => {
-                plan.data_fee = Some(data_fee(second, 0..0));
+                // Gas costs next to nothing: a reservation shows what L1 is believed to charge.
+                plan.base_fee = 7;
+                plan.data_fee = Some(DataFee { l1_base_fee: 30_000_000_000, ..data_fee(second, 0..0) });
                 hostility.lie = Lie::DataFee;
             }
         }
     }
 
     fn limits(self, plan: &mut Plan, second: &mut Rng) {
-        plan.operations = second.within(10, 24);
+        plan.operations = second.within(8, 16);
         plan.is_burst = second.permille(500);
         match self {
             Self::FeeCap => {
                 // As much as a few requests cost at most; told in ether with two digits.
-                plan.base_fee = 400_000_000_000;
+                plan.base_fee = 40_000_000_000;
                 plan.max_batch = 8;
-                plan.balance = U256::from(10u128.pow(21));
-                plan.hostility.fee_cap_wei = u128::from(second.within(25, 60)) * 10_000_000_000_000_000;
+                plan.hostility.fee_cap_wei = u128::from(second.within(3, 6)) * 10_000_000_000_000_000;
             }
             Self::BlockGas => {
                 plan.max_batch = 100;
@@ -488,7 +489,8 @@ impl Scenario {
             }
             Self::PricedOut => {
                 hostility.signer = HostileSigner::PricedOut;
-                plan.spike = 4..second.within(10, 24);
+                plan.base_fee = 20_000_000_000;
+                plan.spike = 6..second.within(14, 18);
             }
             Self::Huge => {
                 hostility.signer = HostileSigner::Huge;
