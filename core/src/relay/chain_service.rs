@@ -124,6 +124,8 @@ pub(super) enum Done {
         nonces: BTreeMap<(Address, Address), u64>,
     },
     Nonces {
+        /// Of whom the nodes were asked; none if no node was there.
+        asked: Vec<(Address, Address)>,
         found: Vec<((Address, Address), u64)>,
     },
     /// One user's forwarder nonce, read afresh.
@@ -513,11 +515,12 @@ impl ChainService {
                 self.on_simulated(now, lane, *candidate, simulation);
             }
             Done::Inspected { settlement, nonces } => self.conclude(now, *settlement, &nonces),
-            Done::Nonces { found } => {
+            Done::Nonces { asked, found } => {
                 self.is_looking_up = false;
                 for ((forwarder, signer), nonce) in found {
                     self.learn_nonce(forwarder, signer, nonce);
                 }
+                self.queue.note_lookup(now, &asked);
                 self.dispatch(now);
             }
             Done::Rechecked { found } => {

@@ -3,7 +3,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -579,12 +579,29 @@ pub(super) async fn forwarder_nonces(
         }
     }
     let mut nonces = Vec::with_capacity(signers.len());
+    let mut failed = BTreeSet::new();
     for (forwarder, signer) in signers {
+        if failed.contains(forwarder) {
+            nonces.push(None);
+            continue;
+        }
         let input: Bytes = forwarder::noncesCall { owner: *signer }.abi_encode().into();
-        let output: Bytes = pool.call("eth_call", json!([{ "to": forwarder, "input": input }, block])).await?;
-        nonces.push(word(&output));
+        match pool.call::<Bytes>("eth_call", json!([{ "to": forwarder, "input": input }, block])).await {
+            Ok(output) => nonces.push(word(&output)),
+            // Its contract's fault: others are asked all the same.
+            Err(error) if is_execution(&error) => {
+                failed.insert(*forwarder);
+                nonces.push(None);
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(nonces)
+}
+
+/// Whether the call itself failed: nodes are well.
+fn is_execution(error: &RpcError) -> bool {
+    error.class == RpcErrorClass::Reverted || (error.code.is_some() && is_execution_failure(&error.message))
 }
 
 fn word(data: &[u8]) -> Option<u64> {

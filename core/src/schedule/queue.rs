@@ -2,6 +2,7 @@
 
 mod pick;
 mod signer;
+mod unknown;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -13,6 +14,7 @@ use alloy_primitives::{Address, B256, U256};
 
 use pick::{Picker, Room};
 use signer::SignerState;
+use unknown::Unknown;
 
 use super::{
     FeeOutlook,
@@ -354,7 +356,7 @@ pub struct Queue {
     entries: HashMap<RequestId, QueuedRequest>,
     signers: BTreeMap<Signer, SignerState>,
     /// Signers whose forwarder nonce nobody has looked at.
-    unknown: BTreeSet<Signer>,
+    unknown: Unknown,
     /// Signers with requests behind a nonce that nobody has.
     gapped: BTreeSet<Signer>,
     groups: BTreeMap<VehicleKey, Group>,
@@ -511,7 +513,7 @@ impl Queue {
 
     fn signer(&mut self, signer: Signer) -> &mut SignerState {
         self.signers.entry(signer).or_insert_with(|| {
-            self.unknown.insert(signer);
+            self.unknown.signers.insert(signer);
             SignerState::default()
         })
     }
@@ -718,7 +720,7 @@ impl Queue {
             };
         };
         keep(&mut self.gapped, is_gapped && !is_empty);
-        keep(&mut self.unknown, is_unknown && !is_empty);
+        keep(&mut self.unknown.signers, is_unknown && !is_empty);
         self.place(Head::Signer(signer));
     }
 

@@ -222,7 +222,7 @@ impl Model {
             assert!(told.get(signer).is_none_or(|told| told == missing), "{told:?}, {gaps:?}");
         }
         assert!(told.keys().all(|signer| gaps.contains_key(signer)), "{told:?}, {gaps:?}");
-        assert_eq!(queue.unknown_signers(100).into_iter().collect::<BTreeSet<_>>(), unknown);
+        assert_eq!(queue.unknown_signers().collect::<BTreeSet<_>>(), unknown);
         assert_eq!((queue.waiting(), queue.in_flight()), (self.waiting.len(), self.in_flight.len()));
         for id in self.waiting.keys() {
             assert!(queue.is_waiting(*id) && queue.get(*id).is_some());
@@ -884,7 +884,7 @@ fn a_restart_finds_the_lane_of_those_in_flight() {
     queue.push_in_flight(forward(1, 4, 100_000, "t", 0), lane(1));
     queue.push(forward(1, 5, 100_000, "t", 1));
     assert_eq!((queue.waiting(), queue.in_flight()), (1, 1));
-    assert_eq!(queue.unknown_signers(10), [(FORWARDER, signer(1))]);
+    assert_eq!(queue.unknown_signers().collect::<Vec<_>>(), [(FORWARDER, signer(1))]);
     assert!(queue.compose(Timestamp(1), lane(1), &limits(), &ANY_PRICE).is_none(), "the nonce is unknown");
     queue.set_chain_nonce(FORWARDER, signer(1), 4);
     assert!(queue.compose(Timestamp(2), lane(0), &limits(), &ANY_PRICE).is_none());
@@ -909,6 +909,61 @@ fn a_low_ceiling_does_not_hold_others_down() {
     let mut queue = with_multicall();
     let with = |salt, ceiling| QueuedRequest { ceiling_wei_per_gas: ceiling, ..call(salt, 100_000 + salt, "t", true) };
     for (salt, ceiling) in [(0, 100), (1, 12), (2, 40), (3, 9), (4, 30)] {
+/// A request of a user of a forwarder, of which nothing is known.
+fn at_forwarder(forwarder: u8, from: u16) -> QueuedRequest {
+    let (forwarder, from_address) = (Address::repeat_byte(forwarder), signer(from));
+    let kind = format!(
+        r#"{{"forward":{{"forwarder":"{forwarder}","from":"{from_address}","to":"{forwarder}","value":"0x0","gas":"0xc350","nonce":"0x0","deadline":1000000,"data":"0x","signature":"0x"}}}}"#
+    );
+    entry(stored(keccak256([forwarder.as_slice(), &from.to_be_bytes()].concat()), 0, 900_000, &kind), "t", 0)
+}
+
+#[test]
+fn a_forwarder_that_answers_nothing_keeps_no_user_of_another_from_being_looked_up() {
+    let mut queue = with_multicall();
+    (0..300).for_each(|from| queue.push(at_forwarder(0x01, from)));
+    (0..3).for_each(|from| queue.push(at_forwarder(0xee, from)));
+    let is_broken = |signer: &(Address, Address)| signer.0 == Address::repeat_byte(0x01);
+    let (mut lookups, mut broken_asked, mut answered_at) = (0, Vec::new(), None);
+    for now in (0..600_000).step_by(25).map(Timestamp) {
+        let asked = queue.next_unknown(now, 200);
+        lookups += u32::from(!asked.is_empty());
+        assert_eq!(asked.iter().collect::<BTreeSet<_>>().len(), asked.len(), "nobody twice");
+        if asked.iter().any(is_broken) {
+            broken_asked.push(now.0);
+        }
+        for (forwarder, signer) in asked.iter().filter(|signer| !is_broken(signer)) {
+            queue.set_chain_nonce(*forwarder, *signer, 0);
+            answered_at.get_or_insert(now);
+        }
+        queue.note_lookup(now, &asked);
+    }
+    assert_eq!(answered_at, Some(Timestamp(25)), "at the next tick");
+    assert_eq!(queue.unknown_signers().count(), 300);
+    // 250 ms, 500 ms, … then once a minute.
+    assert_eq!(broken_asked[..5], [0, 250, 750, 1_750, 3_750]);
+    assert!(lookups < 20, "{lookups}");
+    // It answers again: all are looked at, in turn.
+    let now = Timestamp(700_000);
+    let first = queue.next_unknown(now, 200);
+    for (forwarder, signer) in &first {
+        queue.set_chain_nonce(*forwarder, *signer, 0);
+    }
+    queue.note_lookup(now, &first);
+    assert_eq!((first.len(), queue.next_unknown(now, 200).len()), (200, 100));
+}
+
+#[test]
+fn unknown_users_are_looked_up_in_turn() {
+    let mut queue = with_multicall();
+    (0..5).for_each(|from| queue.push(at_forwarder(0x01, from)));
+    let asked: Vec<usize> = (0..5)
+        .flat_map(|now| queue.next_unknown(Timestamp(now), 2))
+        .map(|(_, user)| (0..5).position(|from| signer(from) == user).unwrap())
+        .collect();
+    assert_eq!(asked, [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]);
+}
+
         queue.push(with(salt, ceiling));
     }
     let chosen = compose(&mut queue, 1, &limits());
