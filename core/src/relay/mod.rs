@@ -21,6 +21,7 @@ mod members;
 mod pace;
 mod pause;
 mod pricing;
+mod pruned;
 mod receipts;
 #[cfg(feature = "fuzzing")]
 mod replies;
