@@ -263,7 +263,9 @@ impl Relay {
     /// Waits until a request is in a block, or has ended.
     ///
     /// # Errors
-    /// [`WaitError`]. There is no timeout: every accepted request ends by its deadline, or wrap this in one.
+    /// [`WaitError`]. There is no timeout; wrap this in one. A request that waits ends when it is not valid any more. One that is in
+    /// a transaction then may still be executed by it: it ends when the transaction, or the cancel that takes its place, is
+    /// final. That its promise was missed is told at once ([`Reason::PromiseMissed`](crate::request::Reason::PromiseMissed)).
     pub async fn wait(&self, id: RequestId, until: WaitFor) -> Result<RequestRecord, WaitError> {
         let mut events = self.subscribe();
         loop {

@@ -534,14 +534,14 @@ impl Queue {
     /// A reorg took it out of its block: its promise may be missed yet.
     pub fn taken_back(&mut self, id: RequestId) {
         if let Some(entry) = self.entries.get(&id)
-            && entry.due < entry.request.valid_until()
+            && (!entry.is_late || entry.due < entry.request.valid_until())
         {
             self.dues.insert((entry.due, id));
         }
     }
 
     fn watch_due(&mut self, entry: &QueuedRequest) {
-        if entry.due < entry.request.valid_until() {
+        if !entry.is_late || entry.due < entry.request.valid_until() {
             self.dues.insert((entry.due, entry.request.id()));
         }
     }
@@ -554,7 +554,7 @@ impl Queue {
         if !is_late {
             self.tenants.entry(entry.tenant.clone()).or_default().fresh.add(due);
         }
-        if due < entry.request.valid_until() {
+        if !is_late || due < entry.request.valid_until() {
             self.dues.insert((due, id));
         }
         match sequence {
@@ -813,7 +813,8 @@ impl Queue {
     }
 
     /// Plans those anew, with `within` from now, whose time is over but not their validity, waiting or in flight. Returns those
-    /// whose promise is missed by that: each once.
+    /// whose promise is missed by that: each once. Also those in flight that are not valid any more: they may be executed until
+    /// their transaction's nonce is final. (Those that wait [expire](Self::expired).)
     pub fn overdue(&mut self, now: Timestamp, within: Duration) -> Vec<RequestId> {
         let mut missed = Vec::new();
         while let Some(&(due, id)) = self.dues.first().filter(|(due, _)| *due <= now) {
@@ -822,6 +823,10 @@ impl Queue {
             let Some(entry) = self.entries.get_mut(&id) else { continue };
             let before = (entry.due, entry.is_late);
             if entry.request.valid_until() <= now {
+                if !is_waiting && !entry.is_late {
+                    entry.is_late = true;
+                    missed.push(id);
+                }
                 continue;
             }
             if !entry.is_late {

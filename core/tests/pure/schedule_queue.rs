@@ -655,6 +655,23 @@ fn a_hundred_small_tenants_all_get_a_turn_on_one_lane() {
 }
 
 #[test]
+fn what_is_in_flight_when_its_validity_ends_is_told_once() {
+    let mut queue = with_multicall();
+    (0..3).for_each(|salt| queue.push(call(salt, 1_000, "t", true)));
+    let flying = queue.compose(Timestamp(1), lane(0), &ComposeLimits { max_batch: 2, ..limits() }, &ANY_PRICE).unwrap();
+    queue.landed(flying.members[1]);
+    assert_eq!(queue.overdue(Timestamp(999), Duration::from_secs(60)), []);
+    // One waits and expires, one may be executed yet, and one is in a block.
+    assert_eq!(queue.overdue(Timestamp(1_000), Duration::from_secs(60)), flying.members[..1]);
+    assert_eq!(queue.expired(Timestamp(1_000)).len(), 1);
+    assert_eq!(queue.overdue(Timestamp(5_000), Duration::from_secs(60)), [], "told once");
+    // Its transaction was cancelled: it ends.
+    queue.put_back(flying.members[0]);
+    assert_eq!(queue.overdue(Timestamp(6_000), Duration::from_secs(60)), []);
+    assert_eq!(queue.expired(Timestamp(6_000)).len(), 2);
+}
+
+#[test]
 fn late_ones_get_one_place_in_eight_and_what_is_left() {
     let limits = ComposeLimits { max_batch: 16, max_gas: u64::MAX, ..limits() };
     let mut queue = with_multicall();
@@ -892,23 +909,6 @@ fn a_restart_finds_the_lane_of_those_in_flight() {
     assert_eq!(chosen.members, [forward(1, 5, 0, "t", 0).request.id()]);
 }
 
-#[test]
-fn failures_travel_in_ever_smaller_company() {
-    let limits = ComposeLimits { max_batch: 32, ..limits() };
-    for (failures, most) in [(0, 32), (1, 8), (2, 2), (3, 1), (6, 1)] {
-        let mut queue = with_multicall();
-        for salt in 0..64 {
-            queue.push(QueuedRequest { batch_failures: failures, ..call(salt, 100_000, "t", true) });
-        }
-        assert_eq!(compose(&mut queue, 1, &limits).members.len(), most);
-    }
-}
-
-#[test]
-fn a_low_ceiling_does_not_hold_others_down() {
-    let mut queue = with_multicall();
-    let with = |salt, ceiling| QueuedRequest { ceiling_wei_per_gas: ceiling, ..call(salt, 100_000 + salt, "t", true) };
-    for (salt, ceiling) in [(0, 100), (1, 12), (2, 40), (3, 9), (4, 30)] {
 /// A request of a user of a forwarder, of which nothing is known.
 fn at_forwarder(forwarder: u8, from: u16) -> QueuedRequest {
     let (forwarder, from_address) = (Address::repeat_byte(forwarder), signer(from));
@@ -964,6 +964,23 @@ fn unknown_users_are_looked_up_in_turn() {
     assert_eq!(asked, [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]);
 }
 
+#[test]
+fn failures_travel_in_ever_smaller_company() {
+    let limits = ComposeLimits { max_batch: 32, ..limits() };
+    for (failures, most) in [(0, 32), (1, 8), (2, 2), (3, 1), (6, 1)] {
+        let mut queue = with_multicall();
+        for salt in 0..64 {
+            queue.push(QueuedRequest { batch_failures: failures, ..call(salt, 100_000, "t", true) });
+        }
+        assert_eq!(compose(&mut queue, 1, &limits).members.len(), most);
+    }
+}
+
+#[test]
+fn a_low_ceiling_does_not_hold_others_down() {
+    let mut queue = with_multicall();
+    let with = |salt, ceiling| QueuedRequest { ceiling_wei_per_gas: ceiling, ..call(salt, 100_000 + salt, "t", true) };
+    for (salt, ceiling) in [(0, 100), (1, 12), (2, 40), (3, 9), (4, 30)] {
         queue.push(with(salt, ceiling));
     }
     let chosen = compose(&mut queue, 1, &limits());
