@@ -64,8 +64,11 @@ static SPENT: Rows = Rows::new(
 static BUDGETS: Rows = Rows::new(
     "SELECT v.tenant, v.chain_id, v.hour, s.reserved_wei, s.spent_wei FROM ",
     "tnn",
-    " AS v (tenant, chain_id, hour) JOIN spent AS s ON s.tenant = v.tenant AND s.chain_id = v.chain_id \
-     AND s.hour >= v.hour",
+    " AS v (tenant, chain_id, hour) CROSS JOIN LATERAL ( \
+     SELECT h.reserved_wei, h.spent_wei FROM spent AS h \
+     WHERE v.hour > 0 AND h.tenant = v.tenant AND h.chain_id = v.chain_id AND h.hour >= v.hour \
+     UNION ALL SELECT t.reserved_wei::TEXT, t.spent_wei::TEXT FROM spent_totals AS t \
+     WHERE v.hour = 0 AND t.tenant = v.tenant AND t.chain_id = v.chain_id) AS s",
 );
 // Locked against a change of owner until the commit is over.
 static FENCES: Rows = Rows::new(
