@@ -43,7 +43,7 @@ pub use builder::{ChainSetup, ForwarderSetup, LedgerSetup, RelayBuilder, RelayCo
 #[cfg(feature = "simulation")]
 pub use clock::simulated;
 pub use cluster::ClusterConfig;
-pub use error::{BuildError, CancelError, SubmitError, WaitError};
+pub use error::{BuildError, CancelError, PolicyError, SubmitError, WaitError};
 pub use foresight::{ForecastView, ModelInfo, WaitQuote};
 pub use learned::ModelError;
 pub use members::{Discord, Told, compare as compare_members};
