@@ -69,7 +69,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 deadline: Some(Deadline::Within(Duration::from_secs(60))),
                 max_cost_wei: None,
             };
-            SubmitItem { submission, idempotency_key: None }
+            SubmitItem { submission, idempotency_key: None, submitted_by: None }
         })
         .collect();
 

@@ -25,7 +25,7 @@
 //!     max_cost_wei: None,
 //! };
 //! // Durable and promised when this returns; no chain was waited for.
-//! let accepted = relay.submit("default", SubmitItem { submission, idempotency_key: None }).await?;
+//! let accepted = relay.submit("default", SubmitItem { submission, idempotency_key: None, submitted_by: None }).await?;
 //! let done = relay.wait(accepted.record.id, WaitFor::Terminal).await?;
 //! println!("{} in {:?}", done.status, done.tx_hash);
 //! relay.shutdown().await;

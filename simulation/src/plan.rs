@@ -357,7 +357,7 @@ impl Plan {
             operations.push(Operation {
                 op,
                 tenant,
-                item: SubmitItem { submission, idempotency_key: key },
+                item: SubmitItem { submission, idempotency_key: key, submitted_by: None },
                 next_at: at,
                 gives_up_at: at + slack,
                 tries: if rng.permille(self.twins) { 2 } else { 1 },

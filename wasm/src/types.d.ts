@@ -212,6 +212,8 @@ export interface RequestSummary {
   gasUsed: number | null
   costWei: string | null
   reservedWei: string | null
+  /** The id of the API key that submitted it. */
+  submittedBy?: string
 }
 /** The two prices that a transaction signs, wei per gas. */
 export interface OfferedFees {

@@ -195,6 +195,9 @@ pub struct RequestSummary {
     /// Worst case taken from the budget.
     #[serde(default, with = "decimal::option")]
     pub reserved_wei: Option<U256>,
+    /// The id of the API key that submitted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submitted_by: Option<String>,
 }
 
 /// A request with what is known about it.

@@ -83,6 +83,8 @@ pub(super) struct RequestDetailJson {
     cost_wei: Option<U256>,
     #[serde(default, with = "decimal::option")]
     reserved_wei: Option<U256>,
+    #[serde(default)]
+    submitted_by: Option<String>,
     promise: SignedPromise,
     #[serde(default)]
     quote: Option<Quote>,
@@ -113,6 +115,7 @@ impl From<RequestDetailJson> for RequestDetail {
                 gas_used: json.gas_used,
                 cost_wei: json.cost_wei,
                 reserved_wei: json.reserved_wei,
+                submitted_by: json.submitted_by,
             },
             promise: json.promise,
             quote: json.quote,

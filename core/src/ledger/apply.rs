@@ -356,6 +356,7 @@ impl WorkingSet {
                 promise_signature: new.promise_signature,
                 quote: new.quote,
                 batch_failures: 0,
+                submitted_by: new.submitted_by,
             },
             events: 0,
             stored: None,

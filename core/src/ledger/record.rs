@@ -227,6 +227,8 @@ pub struct NewRequest {
     pub quote: String,
     /// The caller's idempotency key.
     pub idempotency: Option<Idempotency>,
+    /// Who submitted it: the id of an API key.
+    pub submitted_by: Option<String>,
     /// The budget that must cover it, where several instances spend it; one alone checks before it writes.
     pub budget: Option<BudgetLimit>,
 }
@@ -284,6 +286,8 @@ pub struct RequestRecord {
     pub quote: String,
     /// How many transactions that carried it failed as a whole.
     pub batch_failures: u32,
+    /// Who submitted it: the id of an API key.
+    pub submitted_by: Option<String>,
 }
 
 /// A change of one request. Applied only if the request's status allows it ([`Status::can_become`]).

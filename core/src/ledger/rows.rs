@@ -86,7 +86,7 @@ macro_rules! request_columns {
     () => {
         "r.seq, r.id, r.tenant, r.chain_id, r.kind, r.forwarder, r.signer, r.signer_nonce, r.target, r.status, \
          r.reason, r.deadline_ms, coalesce(r.valid_until_ms, r.deadline_ms), r.late_at_ms, r.accepted_at_ms, r.updated_at_ms, r.batch_sender, r.batch_nonce, r.reserved_wei, \
-         r.ceiling_wei_per_gas, r.cost_wei, r.gas_used, r.tx_hash, r.block_number, r.batch_failures, r.events"
+         r.ceiling_wei_per_gas, r.cost_wei, r.gas_used, r.tx_hash, r.block_number, r.batch_failures, r.submitted_by, r.events"
     };
 }
 /// Columns that [`Cells::payload`] reads, of `payloads AS p`.
@@ -288,6 +288,7 @@ impl<'r> Cells<'r> {
             tx_hash: self.optional_fixed()?,
             block_number: self.optional_u64()?,
             batch_failures: self.u32()?,
+            submitted_by: self.optional_text()?,
             payload: Vec::new(),
             promise_signature: alloy_primitives::Bytes::new(),
             quote: String::new(),
@@ -492,6 +493,7 @@ pub(super) fn bind_request(args: &mut impl Bind, entry: &RequestEntry, holds_non
     bind_facts(args, entry);
     args.int(Some(i64::from(!record.status.is_terminal())));
     args.int(Some(i64::from(holds_nonce)));
+    args.text(record.submitted_by.clone());
 }
 
 /// `seq, status … events` of a changed request.

@@ -115,6 +115,20 @@ impl TenantPolicy {
         }
     }
 
+    /// The first key in which `other` differs and that can't change while a relay runs; `None` if all that differs can.
+    pub fn needs_restart(&self, other: &Self) -> Option<&'static str> {
+        let (shares, others) = (&self.budget_shares, &other.budget_shares);
+        let fixed = [
+            ("id", self.id != other.id),
+            ("kinds", self.kinds != other.kinds),
+            ("weight", self.weight != other.weight),
+            ("budget", self.budget != other.budget),
+            ("signer_budget_percent", shares.signer_percent != others.signer_percent),
+            ("target_budget_percent", shares.target_percent != others.target_percent),
+        ];
+        fixed.into_iter().find(|(_, differs)| *differs).map(|(key, _)| key)
+    }
+
     /// With whom `request` may share a transaction: the policy names its target, or it doesn't.
     pub fn company(&self, request: &VerifiedRequest) -> Company {
         if self.names(request.chain_id(), request.target()) { Company::Named } else { Company::Unnamed }

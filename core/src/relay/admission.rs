@@ -380,6 +380,7 @@ struct Prepared {
     idempotency: Option<Idempotency>,
     promise_signature: Bytes,
     payload: Vec<u8>,
+    submitted_by: Option<Arc<str>>,
 }
 
 impl Admission {
@@ -608,7 +609,7 @@ impl Admission {
 
     /// Every check that needs no I/O, and the promise's signature.
     fn prepare(&self, tenant: &Tenant, item: SubmitItem, now: Timestamp) -> Undecided {
-        let SubmitItem { mut submission, idempotency_key } = item;
+        let SubmitItem { mut submission, idempotency_key, submitted_by } = item;
         let chain_id = submission.chain_id;
         let chain = self.chains.served(chain_id)?;
         if let SubmissionKind::Call(call) = &mut submission.kind
@@ -639,6 +640,7 @@ impl Admission {
         };
         let id = identify(&submission, &context);
         self.judge(tenant, &chain, submission, idempotency, &context, now)
+            .map(|prepared| Prepared { submitted_by, ..prepared })
             .map_err(|error| Refused { error: Box::new(error), id })
     }
 
@@ -687,7 +689,18 @@ impl Admission {
         let promise = self.promise(&request);
         let promise_signature = self.identity.sign(promise.digest());
         let payload = request.to_stored();
-        Ok(Prepared { chain, request, member_gas, bytes, ceiling, quote, idempotency, promise_signature, payload })
+        Ok(Prepared {
+            chain,
+            request,
+            member_gas,
+            bytes,
+            ceiling,
+            quote,
+            idempotency,
+            promise_signature,
+            payload,
+            submitted_by: None,
+        })
     }
 
     fn promise(&self, request: &VerifiedRequest) -> Promise {
@@ -897,6 +910,7 @@ impl Admission {
             promise_signature: item.promise_signature.clone(),
             quote: serde_json::to_string(&item.quote).unwrap_or_default(),
             idempotency: item.idempotency.clone(),
+            submitted_by: item.submitted_by.as_deref().map(str::to_owned),
             budget,
         }
     }
@@ -1075,5 +1089,6 @@ fn fresh_record(
         promise_signature: item.promise_signature.clone(),
         quote: String::new(),
         batch_failures: 0,
+        submitted_by: item.submitted_by.as_deref().map(str::to_owned),
     }
 }

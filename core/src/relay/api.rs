@@ -14,7 +14,7 @@ use super::{
     builder::RelayBuilder,
     chain_service::{Message, count_ended},
     clock,
-    error::{CancelError, SubmitError, WaitError},
+    error::{CancelError, PolicyError, SubmitError, WaitError},
     foresight::{ForecastView, ModelInfo, WaitQuote},
     learned::{self, ModelAnswer, ModelCommand, ModelError},
     pause::PauseError,
@@ -25,7 +25,7 @@ use crate::{
         AccountRow, DecisionRow, EventFilter, EventRecord, GroupCommit, Ledger, LedgerError, RequestChange,
         RequestFilter, RequestRecord, StorageFault, Write, WriteOutcome,
     },
-    policy::{PauseScope, Pauses},
+    policy::{PauseScope, Pauses, TenantPolicy},
     provenance::Decision,
     request::{BatchId, Reason, RequestId, Status},
 };
@@ -163,6 +163,27 @@ impl Relay {
         Ok(admission.pauses.change(place, scope, by, is_paused).await?)
     }
 
+    /// Other policies for tenants that it has, all of them or none: what is allowed, and the limits of what may be open and asked
+    /// for. What was accepted stays accepted.
+    ///
+    /// # Errors
+    /// [`PolicyError`]; nothing is changed then.
+    pub fn set_policies(&self, policies: Vec<TenantPolicy>) -> Result<(), PolicyError> {
+        let tenants = &self.inner.admission.tenants;
+        for policy in &policies {
+            let id = || policy.id.clone();
+            let known = tenants.get(&policy.id).ok_or_else(|| PolicyError::Unknown(id()))?;
+            if let Some(key) = known.policy.needs_restart(policy) {
+                return Err(PolicyError::NeedsRestart { tenant: id(), key });
+            }
+            if let Some((key, detail, _)) = policy.problems().into_iter().next() {
+                return Err(PolicyError::Invalid { tenant: id(), key, detail });
+            }
+        }
+        tenants.set_policies(policies);
+        Ok(())
+    }
+
     /// Writes into the decision log who did what to the relay: `key` is the id of an API key, `action` a stable code.
     ///
     /// # Errors
@@ -263,7 +284,9 @@ impl Relay {
     /// Waits until a request is in a block, or has ended.
     ///
     /// # Errors
-    /// [`WaitError`]. There is no timeout: every accepted request ends by its deadline, or wrap this in one.
+    /// [`WaitError`]. There is no timeout; wrap this in one. A request that waits ends when it is not valid any more. One that is in
+    /// a transaction then may still be executed by it: it ends when the transaction, or the cancel that takes its place, is
+    /// final. That its promise was missed is told at once ([`Reason::PromiseMissed`](crate::request::Reason::PromiseMissed)).
     pub async fn wait(&self, id: RequestId, until: WaitFor) -> Result<RequestRecord, WaitError> {
         let mut events = self.subscribe();
         loop {

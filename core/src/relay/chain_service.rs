@@ -127,6 +127,8 @@ pub(super) enum Done {
     /// What a majority says of a transaction that left somebody out.
     Shown(Shown),
     Nonces {
+        /// Of whom the nodes were asked; none if no node was there.
+        asked: Vec<(Address, Address)>,
         found: Vec<((Address, Address), u64)>,
     },
     /// One user's forwarder nonce, read afresh.
@@ -518,11 +520,12 @@ impl ChainService {
             }
             Done::Shown(shown) => self.on_shown(now, &shown),
             Done::Inspected { settlement, nonces } => self.conclude(now, *settlement, &nonces),
-            Done::Nonces { found } => {
+            Done::Nonces { asked, found } => {
                 self.is_looking_up = false;
                 for ((forwarder, signer), nonce) in found {
                     self.learn_nonce(forwarder, signer, nonce);
                 }
+                self.queue.note_lookup(now, &asked);
                 self.dispatch(now);
             }
             Done::Rechecked { found } => {

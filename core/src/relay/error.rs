@@ -249,6 +249,33 @@ pub enum CancelError {
     ShuttingDown,
 }
 
+/// Why no policy was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// It has no such tenant.
+    #[error("no tenant `{0}`: adding one needs a restart")]
+    Unknown(String),
+    /// That can't change while it runs.
+    #[error("`tenant.{key}` of `{tenant}` can only be changed by a restart")]
+    NeedsRestart {
+        /// The tenant.
+        tenant: String,
+        /// The key.
+        key: &'static str,
+    },
+    /// The new policy is not safe.
+    #[error("`tenant.{key}` of `{tenant}` {detail}")]
+    Invalid {
+        /// The tenant.
+        tenant: String,
+        /// The key.
+        key: &'static str,
+        /// What is wrong.
+        detail: &'static str,
+    },
+}
+
 /// Why waiting for a request ended without an answer.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]

@@ -11,12 +11,12 @@ use tokio::sync::oneshot;
 use super::{
     chain_service::{ChainService, Done, batch_hash, count_ended},
     pricing::Foreseen,
-    receipts,
+    pruned, receipts,
     replan::Mined,
     rpc::SendReport,
     settle::Settlement,
     signer::LocalSigner,
-    spender::{self, Spender},
+    spender::{self, Scans, Spender},
     tenants::claim,
 };
 use crate::{
@@ -133,6 +133,8 @@ pub(super) struct LaneShell {
     pub(super) is_simulating: bool,
     /// The head at which no node could simulate anything of what it chose.
     pub(super) blind_at: Option<u64>,
+    /// Where searches for the transactions that took its nonces stopped.
+    pub(super) scans: Arc<Scans>,
 }
 
 impl LaneShell {
@@ -146,7 +148,22 @@ impl LaneShell {
         attempts.find(|(_, attempt)| attempt.get().hash == hash).map(|(key, _)| key.index)
     }
 
+    /// Attempts of a nonce that carry calls: no user's nonce tells what became of those.
+    fn calls(&self, nonce: u64) -> Vec<B256> {
+        let Some(flight) = self.flights.get(&nonce) else { return Vec::new() };
+        let attempts = self.durable.iter().filter(|(key, _)| key.nonce == nonce);
+        let is_call = |key: &AttemptKey, attempt: &AttemptRecord| {
+            let (vehicle, members) = flight
+                .content_before(key.index)
+                .map_or((flight.key, &flight.members), |content| (content.key, &content.members));
+            attempt.kind == AttemptKind::Payload && !members.is_empty() && !matches!(vehicle, VehicleKey::Forwarder(_))
+        };
+        let calls = attempts.filter(|(key, attempt)| is_call(key, attempt.get()));
+        calls.map(|(_, attempt)| attempt.get().hash).collect()
+    }
+
     fn forget(&mut self, nonce: u64) {
+        self.scans.forget(nonce);
         self.durable.retain(|key, _| key.nonce != nonce);
         self.signed.retain(|key, _| key.nonce != nonce);
     }
@@ -218,11 +235,14 @@ impl ChainService {
                 let sender = self.lanes[index].machine.id().sender;
                 let last = self.head.and_then(|head| head.final_block);
                 let polls = self.polls.clone();
+                let calls = self.lanes[index].calls(nonce);
+                let scans = self.lanes[index].scans.clone();
+                let scan_blocks = self.shared.tuning.spender_scan_blocks;
                 let work = async move {
                     // Many become final at once: a few at a time, in order, so that the nodes' quotas hold. Never closed.
                     let _turn = polls.acquire_owned().await;
                     let found = receipts::find(&pool, &hashes, purpose, last).await;
-                    let (found, mut is_complete, mut purpose) = (found.receipt, found.is_complete, found.purpose);
+                    let (mut found, mut is_complete, mut purpose) = (found.receipt, found.is_complete, found.purpose);
                     if found.is_none()
                         && is_complete
                         && purpose == PollPurpose::Finality
@@ -230,11 +250,27 @@ impl ChainService {
                     {
                         // I3: no receipt is no proof; only a known transaction of somebody else is.
                         let used = match last {
-                            Some(last) => spender::find(&pool, sender, nonce, last).await,
+                            Some(last) => spender::find(&pool, sender, nonce, last, &scans, scan_blocks).await,
                             None => Spender::Unknown,
                         };
                         match used {
-                            Spender::Known(hash) => is_complete = !hashes.contains(&hash),
+                            // Ours, and its receipt is gone.
+                            Spender::Known { hash, block } if hashes.contains(&hash) => {
+                                let last = last.unwrap_or(block);
+                                found = pruned::rebuild(&pool, hash, block, last, calls.contains(&hash))
+                                    .await
+                                    .map(Box::new);
+                                is_complete = found.is_some();
+                                match is_complete {
+                                    true => {
+                                        tracing::warn!(%sender, nonce, %hash, block, "no node has the receipt: settled by what is left of it")
+                                    }
+                                    false => {
+                                        tracing::error!(%sender, nonce, %hash, block, "no node has the receipt, or the events, of calls: an endpoint that keeps them is needed to settle")
+                                    }
+                                }
+                            }
+                            Spender::Known { .. } => {}
                             Spender::Nobody => purpose = PollPurpose::Inclusion,
                             Spender::Unknown => is_complete = false,
                         }

@@ -160,7 +160,13 @@ pub(super) async fn join(leases: &dyn Leases, config: &ClusterConfig, told: &Tol
 }
 
 /// Goes on telling and looking until `stop`.
-pub(super) async fn attend(ledger: Arc<dyn Ledger>, config: ClusterConfig, told: Told, stop: CancellationToken) {
+pub(super) async fn attend(
+    ledger: Arc<dyn Ledger>,
+    config: ClusterConfig,
+    mut told: Told,
+    tenants: Arc<Tenants>,
+    stop: CancellationToken,
+) {
     let Some(leases) = ledger.leases() else { return };
     let mut known = BTreeSet::new();
     loop {
@@ -168,6 +174,8 @@ pub(super) async fn attend(ledger: Arc<dyn Ledger>, config: ClusterConfig, told:
             () = tokio::time::sleep(TELL_INTERVAL) => {}
             () = stop.cancelled() => break,
         }
+        // Policies may have changed.
+        told = told.with_tenants(&tenants);
         if let Err(error) = leases.tell(&config.instance, &text(&told)).await {
             tracing::debug!(%error, "can't tell the other instances about this one");
         }

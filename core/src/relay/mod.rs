@@ -21,6 +21,7 @@ mod members;
 mod pace;
 mod pause;
 mod pricing;
+mod pruned;
 mod receipts;
 mod replan;
 #[cfg(feature = "fuzzing")]
@@ -43,7 +44,7 @@ pub use builder::{ChainSetup, ForwarderSetup, LedgerSetup, RelayBuilder, RelayCo
 #[cfg(feature = "simulation")]
 pub use clock::simulated;
 pub use cluster::ClusterConfig;
-pub use error::{BuildError, CancelError, SubmitError, WaitError};
+pub use error::{BuildError, CancelError, PolicyError, SubmitError, WaitError};
 pub use foresight::{ForecastView, ModelInfo, WaitQuote};
 pub use learned::ModelError;
 pub use members::{Discord, Told, compare as compare_members};

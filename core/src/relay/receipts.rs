@@ -59,19 +59,11 @@ async fn find_settled(pool: &RpcPool, hashes: &[B256], last: u64) -> Found {
     for hash in hashes {
         let answers: Vec<Option<RpcReceipt>> =
             pool.call_settled("eth_getTransactionReceipt", json!([hash]), last).await;
-        let mut votes: Vec<(usize, TxReceipt)> = Vec::new();
-        let mut absent = 0;
-        for answer in answers {
-            let receipt = answer.filter(|receipt| receipt.transaction_hash == *hash).and_then(RpcReceipt::into_receipt);
-            match receipt {
-                Some(receipt) => match votes.iter_mut().find(|(_, other)| says_the_same(other, &receipt)) {
-                    Some((count, _)) => *count += 1,
-                    None => votes.push((1, receipt)),
-                },
-                None => absent += 1,
-            }
-        }
-        if let Some((_, receipt)) = votes.into_iter().find(|(count, _)| pool.is_majority(*count)) {
+        let count = answers.len();
+        let its = |answer: RpcReceipt| answer.into_receipt().filter(|receipt| receipt.hash == *hash);
+        let receipts: Vec<TxReceipt> = answers.into_iter().flatten().filter_map(its).collect();
+        let absent = count - receipts.len();
+        if let Some(receipt) = agreed(pool, receipts) {
             if receipt.block_number > last && Protection::SettleAtFinality.is_on() {
                 found.purpose = PollPurpose::Inclusion;
             }
@@ -80,6 +72,18 @@ async fn find_settled(pool: &RpcPool, hashes: &[B256], last: u64) -> Found {
         found.is_complete &= pool.is_majority(absent);
     }
     found
+}
+
+/// What a majority of all nodes tells.
+pub(super) fn agreed(pool: &RpcPool, told: impl IntoIterator<Item = TxReceipt>) -> Option<TxReceipt> {
+    let mut votes: Vec<(usize, TxReceipt)> = Vec::new();
+    for receipt in told {
+        match votes.iter_mut().find(|(_, other)| says_the_same(other, &receipt)) {
+            Some((count, _)) => *count += 1,
+            None => votes.push((1, receipt)),
+        }
+    }
+    votes.into_iter().find(|(count, _)| pool.is_majority(*count)).map(|(_, receipt)| receipt)
 }
 
 /// Whether two nodes tell the same about a transaction. Fees beyond gas are left out: not every node names them.

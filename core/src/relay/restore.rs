@@ -384,5 +384,6 @@ async fn restore_lane(
         durable,
         is_simulating: false,
         blind_at: None,
+        scans: Arc::default(),
     })
 }

@@ -1,7 +1,12 @@
 //! Simulation gates sending: one call per batch tells who would succeed, so that one poison item harms only itself (I11). A
 //! second node is asked before anybody is refused (I15).
 
-use std::{cmp::Reverse, collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use alloy_primitives::{Address, B256, Bytes, U64, U256};
 use alloy_sol_types::SolCall;
@@ -576,12 +581,29 @@ pub(super) async fn forwarder_nonces(
         }
     }
     let mut nonces = Vec::with_capacity(signers.len());
+    let mut failed = BTreeSet::new();
     for (forwarder, signer) in signers {
+        if failed.contains(forwarder) {
+            nonces.push(None);
+            continue;
+        }
         let input: Bytes = forwarder::noncesCall { owner: *signer }.abi_encode().into();
-        let output: Bytes = pool.call("eth_call", json!([{ "to": forwarder, "input": input }, block])).await?;
-        nonces.push(word(&output));
+        match pool.call::<Bytes>("eth_call", json!([{ "to": forwarder, "input": input }, block])).await {
+            Ok(output) => nonces.push(word(&output)),
+            // Its contract's fault: others are asked all the same.
+            Err(error) if is_execution(&error) => {
+                failed.insert(*forwarder);
+                nonces.push(None);
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(nonces)
+}
+
+/// Whether the call itself failed: nodes are well.
+fn is_execution(error: &RpcError) -> bool {
+    error.class == RpcErrorClass::Reverted || (error.code.is_some() && is_execution_failure(&error.message))
 }
 
 fn word(data: &[u8]) -> Option<u64> {

@@ -3,14 +3,16 @@
 //! Missing receipts prove nothing: nodes index them late, or lose them. Before a batch is planned anew, the transaction that
 //! took its nonce must be known (invariant I3).
 
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
 use alloy_primitives::{Address, B256, U64};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::rpc::RpcPool;
-
-/// Blocks that are read one by one where nodes have no state for a search.
-const MAX_SCAN_BLOCKS: u64 = 1_024;
 
 #[derive(Debug, Deserialize)]
 struct Block {
@@ -34,19 +36,50 @@ impl Block {
 /// What is known about the use of a nonce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Spender {
-    /// This transaction used it, as a majority of the nodes has it.
-    Known(B256),
+    /// This transaction used it, in this block, as a majority of the nodes has it.
+    Known { hash: B256, block: u64 },
     /// It is still free.
     Nobody,
     /// It can't be told now.
     Unknown,
 }
 
-/// Which transaction of `sender` with `nonce` is in a block up to `last`.
-pub(super) async fn find(pool: &RpcPool, sender: Address, nonce: u64, last: u64) -> Spender {
+/// By nonce of one sender: the block with which a search through blocks goes on. Those above were read, and are final.
+#[derive(Debug, Default)]
+pub(super) struct Scans(Mutex<BTreeMap<u64, u64>>);
+
+impl Scans {
+    fn next(&self, nonce: u64) -> Option<u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&nonce).copied()
+    }
+
+    fn set(&self, nonce: u64, next: Option<u64>) {
+        let mut scans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match next {
+            Some(next) => scans.insert(nonce, next),
+            None => scans.remove(&nonce),
+        };
+    }
+
+    /// The nonce is settled.
+    pub(super) fn forget(&self, nonce: u64) {
+        self.set(nonce, None);
+    }
+}
+
+/// Which transaction of `sender` with `nonce` is in a block up to `last`. Where nodes have no state for a search, at most
+/// `blocks` are read one by one, and the next call goes on there.
+pub(super) async fn find(
+    pool: &RpcPool,
+    sender: Address,
+    nonce: u64,
+    last: u64,
+    scans: &Scans,
+    blocks: u64,
+) -> Spender {
     let number = match first_above(pool, sender, nonce, last).await {
         Search::Found(number) => Some(number),
-        Search::NoState { below } => scan(pool, sender, nonce, below).await,
+        Search::NoState { below } => scan(pool, sender, nonce, below, scans, blocks).await,
         Search::Nowhere => return Spender::Nobody,
     };
     let Some(number) = number else { return Spender::Unknown };
@@ -54,7 +87,7 @@ pub(super) async fn find(pool: &RpcPool, sender: Address, nonce: u64, last: u64)
         pool.call_settled("eth_getBlockByNumber", json!([U64::from(number), true]), last).await;
     let used: Vec<B256> = blocks.into_iter().flatten().filter_map(|block| block.used(sender, nonce)).collect();
     let agree = |hash: &B256| pool.is_majority(used.iter().filter(|other| *other == hash).count());
-    used.iter().find(|hash| agree(hash)).map_or(Spender::Unknown, |hash| Spender::Known(*hash))
+    used.iter().find(|hash| agree(hash)).map_or(Spender::Unknown, |hash| Spender::Known { hash: *hash, block: number })
 }
 
 enum Search {
@@ -100,14 +133,20 @@ async fn count(pool: &RpcPool, sender: Address, block: u64) -> Option<u64> {
     count.ok().map(|count| count.to())
 }
 
-/// Looks into the blocks themselves, from `last` backwards.
-async fn scan(pool: &RpcPool, sender: Address, nonce: u64, last: u64) -> Option<u64> {
-    for number in (last.saturating_sub(MAX_SCAN_BLOCKS)..=last).rev() {
+/// Looks into the blocks themselves, from `below` backwards, or from where it stopped.
+async fn scan(pool: &RpcPool, sender: Address, nonce: u64, below: u64, scans: &Scans, blocks: u64) -> Option<u64> {
+    let mut number = scans.next(nonce).map_or(below, |next| next.min(below));
+    for _ in 0..blocks {
         let block: Option<Block> =
             pool.call("eth_getBlockByNumber", json!([U64::from(number), true])).await.ok().flatten();
         if block?.used(sender, nonce).is_some() {
+            scans.set(nonce, Some(number));
             return Some(number);
         }
+        // After the first block of all: from the start, a node may have left something out.
+        let next = number.checked_sub(1);
+        scans.set(nonce, next);
+        number = next?;
     }
     None
 }

@@ -210,7 +210,7 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
             follow_group.follow(newest, interval, follow_stop).await;
             Ended::Follower
         });
-        let attending = members::attend(ledger.clone(), config.cluster.clone(), told, stop.clone());
+        let attending = members::attend(ledger.clone(), config.cluster.clone(), told, tenants.clone(), stop.clone());
         tasks.spawn(async move {
             attending.await;
             Ended::Follower
@@ -516,7 +516,7 @@ async fn restore_spent(ledger: &Arc<dyn Ledger>, tenants: &Tenants) -> Result<()
         let period = budget.period_start(now);
         for row in ledger.spent(period.0).await? {
             if row.tenant == tenant.policy.id {
-                tenants.restore_spent(tenant, row.chain_id, period, row.spent_wei);
+                tenants.restore_spent(&tenant, row.chain_id, period, row.spent_wei);
             }
         }
         if tenant.policy.budget_shares != BudgetShares::default() {
@@ -526,7 +526,7 @@ async fn restore_spent(ledger: &Arc<dyn Ledger>, tenants: &Tenants) -> Result<()
                 let Some(last) = page.last() else { break };
                 after = last.seq;
                 for row in page {
-                    tenants.restore_shares(tenant, row.chain_id, (row.signer, row.target), row.cost_wei);
+                    tenants.restore_shares(&tenant, row.chain_id, (row.signer, row.target), row.cost_wei);
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! What the relay takes and tells: submissions and their answers, the state of chains, endpoints and lanes.
 
+use std::sync::Arc;
+
 use alloy_primitives::{Address, Bytes, U256};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +19,8 @@ pub struct SubmitItem {
     pub submission: Submission,
     /// At most 255 bytes; the same key with the same body gets the first answer.
     pub idempotency_key: Option<String>,
+    /// Who submits it, for the records: the id of an API key.
+    pub submitted_by: Option<Arc<str>>,
 }
 
 /// What was answered about cost and time at acceptance.

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroU32,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -33,10 +33,10 @@ const USUAL_GAP_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) struct Tenant {
     pub(super) policy: TenantPolicy,
     pub(super) name: Arc<str>,
-    limiter: Option<DefaultDirectRateLimiter>,
-    lookups: Option<DefaultDirectRateLimiter>,
+    limiter: Option<Arc<DefaultDirectRateLimiter>>,
+    lookups: Option<Arc<DefaultDirectRateLimiter>>,
     /// Open requests of all instances, where several share the ledger.
-    open: AtomicU64,
+    open: Arc<AtomicU64>,
 }
 
 /// What is reserved, and what is open.
@@ -49,7 +49,7 @@ struct Books {
 /// All tenants and their books.
 #[derive(Debug)]
 pub(super) struct Tenants {
-    tenants: BTreeMap<String, Arc<Tenant>>,
+    tenants: RwLock<BTreeMap<String, Arc<Tenant>>>,
     books: Mutex<Books>,
     limits: OpenLimits,
     /// Other instances accept too: the ledger keeps the budgets, and tells what is open.
@@ -69,10 +69,10 @@ pub(super) fn claim(tenant: &Arc<str>, request: &VerifiedRequest, wei: U256) -> 
     }
 }
 
-fn limiter(rate: Option<u32>) -> Option<DefaultDirectRateLimiter> {
+fn limiter(rate: Option<u32>) -> Option<Arc<DefaultDirectRateLimiter>> {
     let rate = rate.and_then(NonZeroU32::new)?;
     let burst = rate.saturating_mul(NonZeroU32::new(BURST_S)?);
-    Some(RateLimiter::direct(Quota::per_second(rate).allow_burst(burst)))
+    Some(Arc::new(RateLimiter::direct(Quota::per_second(rate).allow_burst(burst))))
 }
 
 impl Tenants {
@@ -85,22 +85,43 @@ impl Tenants {
                     limiter: limiter(policy.rate_per_s),
                     lookups: limiter(policy.nonce_lookups_per_s),
                     policy,
-                    open: AtomicU64::new(0),
+                    open: Arc::default(),
                 };
                 (id, Arc::new(tenant))
             })
             .collect();
         let books = Books { open: OpenBook::new(limits), ..Books::default() };
-        Self { tenants, books: Mutex::new(books), limits, is_shared }
+        Self { tenants: RwLock::new(tenants), books: Mutex::new(books), limits, is_shared }
+    }
+
+    /// Other policies for tenants that are here, from now on: what was accepted stays accepted. Only in what
+    /// [`TenantPolicy::needs_restart`] lets pass.
+    pub(super) fn set_policies(&self, policies: impl IntoIterator<Item = TenantPolicy>) {
+        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        for policy in policies {
+            let Some(tenant) = tenants.get_mut(&policy.id).filter(|tenant| tenant.policy != policy) else { continue };
+            // A rate that did not change goes on with what is left of it.
+            let paced = |limit: fn(&TenantPolicy) -> Option<u32>, known: &Option<Arc<_>>| {
+                if limit(&policy) == limit(&tenant.policy) { known.clone() } else { limiter(limit(&policy)) }
+            };
+            let changed = Tenant {
+                name: tenant.name.clone(),
+                limiter: paced(|policy| policy.rate_per_s, &tenant.limiter),
+                lookups: paced(|policy| policy.nonce_lookups_per_s, &tenant.lookups),
+                open: tenant.open.clone(),
+                policy,
+            };
+            *tenant = Arc::new(changed);
+        }
     }
 
     /// Whose calls each lane of the chain makes. One tenant alone has them all.
     pub(super) fn callers(&self, setup: &ChainSetup) -> Option<Callers> {
         let bound = |sender: Address| -> BTreeSet<Arc<str>> {
             let names = setup.callers.get(&sender);
-            names.into_iter().flatten().filter_map(|id| Some(self.tenants.get(id)?.name.clone())).collect()
+            names.into_iter().flatten().filter_map(|id| Some(self.get(id)?.name.clone())).collect()
         };
-        if self.tenants.len() <= 1 && setup.callers.is_empty() {
+        if self.iter().len() <= 1 && setup.callers.is_empty() {
             return None;
         }
         Some(setup.signers.iter().map(|signer| (signer.address(), bound(signer.address()))).collect())
@@ -112,25 +133,27 @@ impl Tenants {
 
     /// Numbers of open requests, as the shared ledger has them.
     pub(super) fn set_open(&self, open: &[(String, u64)]) {
-        for (id, tenant) in &self.tenants {
-            let count = open.iter().find(|(other, _)| other == id).map_or(0, |(_, count)| *count);
+        for tenant in self.iter() {
+            let count = open.iter().find(|(other, _)| *other == tenant.policy.id).map_or(0, |(_, count)| *count);
             tenant.open.store(count, Ordering::Relaxed);
         }
     }
 
     /// A request was accepted somewhere.
     pub(super) fn count_open(&self, tenant: &str) {
-        if let Some(tenant) = self.tenants.get(tenant) {
+        if let Some(tenant) = self.get(tenant) {
             tenant.open.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     pub(super) fn get(&self, id: &str) -> Option<Arc<Tenant>> {
-        self.tenants.get(id).cloned()
+        self.tenants.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Tenant>> {
-        self.tenants.values()
+    /// All of them, as they are now.
+    pub(super) fn iter(&self) -> std::vec::IntoIter<Arc<Tenant>> {
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        tenants.values().cloned().collect::<Vec<_>>().into_iter()
     }
 
     fn books(&self) -> std::sync::MutexGuard<'_, Books> {
@@ -138,7 +161,7 @@ impl Tenants {
     }
 
     fn name_of(&self, tenant: &str) -> Arc<str> {
-        self.tenants.get(tenant).map_or_else(|| tenant.into(), |tenant| tenant.name.clone())
+        self.get(tenant).map_or_else(|| tenant.into(), |tenant| tenant.name.clone())
     }
 
     /// Takes a place among the open requests, and the worst case from the tenant's budget, if it has one.
@@ -169,8 +192,7 @@ impl Tenants {
         if open >= limit {
             return Err(OpenError::TenantRequests { open, limit });
         }
-        let all =
-            self.tenants.values().fold(0_u64, |sum, other| sum.saturating_add(other.open.load(Ordering::Relaxed)));
+        let all = self.iter().fold(0_u64, |sum, other| sum.saturating_add(other.open.load(Ordering::Relaxed)));
         let limit = self.limits.max_requests;
         if all >= limit {
             return Err(OpenError::ServerRequests { open: all, limit });
@@ -198,7 +220,7 @@ impl Tenants {
 
     /// Counts what the ledger remembers at start.
     pub(super) fn restore_open(&self, claim: Claim, is_included: bool, accepted_at: Timestamp) {
-        let Some(tenant) = self.tenants.get(&*claim.tenant).filter(|_| !self.is_shared) else { return };
+        let Some(tenant) = self.get(&claim.tenant).filter(|_| !self.is_shared) else { return };
         let mut books = self.books();
         if let Some(budget) = &tenant.policy.budget
             && Protection::RestoreReservations.is_on()
@@ -246,7 +268,7 @@ impl Tenants {
 
     /// What an account of the tenant bears, from now on.
     pub(super) fn spend(&self, tenant: &str, chain_id: u64, wei: U256, now: Timestamp) {
-        let Some(tenant) = self.tenants.get(tenant).filter(|_| !self.is_shared) else { return };
+        let Some(tenant) = self.get(tenant).filter(|_| !self.is_shared) else { return };
         if let Some(budget) = &tenant.policy.budget {
             self.books().budgets.spend(&tenant.name, chain_id, budget, wei, now);
         }
@@ -255,7 +277,7 @@ impl Tenants {
     /// What a tenant's account may bear without taking anything from what its requests hold, wei. Nothing where only the
     /// ledger knows.
     pub(super) fn free(&self, tenant: &str, chain_id: u64, now: Timestamp) -> U256 {
-        let Some(tenant) = self.tenants.get(tenant) else { return U256::MAX };
+        let Some(tenant) = self.get(tenant) else { return U256::MAX };
         match &tenant.policy.budget {
             None => U256::MAX,
             Some(_) if self.is_shared => U256::ZERO,
@@ -295,7 +317,7 @@ impl Tenants {
 
     /// How long a tenant's requests wait for a missing nonce.
     pub(super) fn gap_timeout(&self, tenant: &str) -> Duration {
-        self.tenants.get(tenant).map_or(USUAL_GAP_TIMEOUT, |tenant| tenant.policy.gap_timeout)
+        self.get(tenant).map_or(USUAL_GAP_TIMEOUT, |tenant| tenant.policy.gap_timeout)
     }
 
     /// Nonces of a signer that requests of other instances have.
@@ -323,5 +345,31 @@ impl Tenant {
         let Some(limiter) = &self.lookups else { return true };
         let count = u32::try_from(count).ok().and_then(NonZeroU32::new);
         count.is_none_or(|count| matches!(limiter.check_n(count), Ok(Ok(()))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tenants(policy: TenantPolicy) -> Tenants {
+        Tenants::new(BTreeMap::from([(policy.id.clone(), policy)]), OpenLimits::default(), false)
+    }
+
+    #[test]
+    fn a_policy_changes_and_counters_and_rates_go_on() {
+        let before = TenantPolicy { rate_per_s: Some(1), ..TenantPolicy::new("shop") };
+        let tenants = tenants(before.clone());
+        tenants.count_open("shop");
+        let old = tenants.get("shop").unwrap();
+        (0..10).for_each(|_| old.admit(0).unwrap());
+        assert!(old.admit(0).is_err());
+        tenants.set_policies([TenantPolicy { max_gas: 21_000, ..before.clone() }, TenantPolicy::new("stranger")]);
+        let new = tenants.get("shop").unwrap();
+        assert_eq!((new.policy.max_gas, new.open.load(Ordering::Relaxed)), (21_000, 1));
+        assert!(new.admit(0).is_err(), "a reload gives nobody a new burst");
+        assert!(tenants.get("stranger").is_none());
+        tenants.set_policies([TenantPolicy { rate_per_s: Some(2), ..before }]);
+        assert!(tenants.get("shop").unwrap().admit(0).is_ok());
     }
 }

@@ -60,6 +60,9 @@ pub struct ChainTuning {
     pub max_head_age: Duration,
     /// Receipts that are asked for at a time (`max_receipt_polls`).
     pub max_receipt_polls: usize,
+    /// Blocks that are read one by one at each head in search of the transaction that took a nonce, where nodes show no receipt
+    /// and have no state that old (`spender_scan_blocks`).
+    pub spender_scan_blocks: u64,
     /// Least time between two failed simulations at the same node that together reject a request, where no second node can be
     /// asked (`reject_after_ms`).
     pub reject_after: Duration,
@@ -166,6 +169,7 @@ impl ChainTuning {
             rate_limit_pause: backoff::FIRST_PAUSE,
             max_head_age: (block * 10).max(Duration::from_secs(15)),
             max_receipt_polls: 8,
+            spender_scan_blocks: 128,
             reject_after: Duration::from_secs(10),
             unsimulated: Unsimulated::Hold,
             max_batch: 100,
@@ -235,7 +239,7 @@ impl ChainTuning {
 
     /// Keys that are 0 and must not be.
     pub(super) fn zeroes(&self) -> Vec<&'static str> {
-        let positive: [(&str, u128); 14] = [
+        let positive: [(&str, u128); 15] = [
             ("poll_interval_ms", self.poll_interval.as_millis()),
             ("subscribed_poll_interval_ms", self.subscribed_poll_interval.as_millis()),
             ("subscription_silence_ms", self.subscription_silence.as_millis()),
@@ -243,6 +247,7 @@ impl ChainTuning {
             ("rate_limit_pause_ms", self.rate_limit_pause.as_millis()),
             ("rpc_timeout_ms", self.rpc_timeout.as_millis()),
             ("max_receipt_polls", self.max_receipt_polls as u128),
+            ("spender_scan_blocks", u128::from(self.spender_scan_blocks)),
             ("max_batch", self.max_batch as u128),
             ("max_batch_gas", u128::from(self.max_batch_gas)),
             ("max_in_flight", self.max_in_flight as u128),

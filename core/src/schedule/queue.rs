@@ -2,6 +2,7 @@
 
 mod pick;
 mod signer;
+mod unknown;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -13,6 +14,7 @@ use alloy_primitives::{Address, B256, U256};
 
 use pick::{Picker, Room};
 use signer::SignerState;
+use unknown::Unknown;
 
 use super::{
     FeeOutlook,
@@ -357,7 +359,7 @@ pub struct Queue {
     entries: HashMap<RequestId, QueuedRequest>,
     signers: HashMap<Signer, SignerState>,
     /// Signers whose forwarder nonce nobody has looked at.
-    unknown: BTreeSet<Signer>,
+    unknown: Unknown,
     /// Signers with requests behind a nonce that nobody has.
     gapped: BTreeSet<Signer>,
     groups: Table<VehicleKey, Group>,
@@ -523,7 +525,7 @@ impl Queue {
 
     fn signer(&mut self, signer: Signer) -> &mut SignerState {
         self.signers.entry(signer).or_insert_with(|| {
-            self.unknown.insert(signer);
+            self.unknown.signers.insert(signer);
             SignerState::default()
         })
     }
@@ -544,14 +546,14 @@ impl Queue {
     /// A reorg took it out of its block: its promise may be missed yet.
     pub fn taken_back(&mut self, id: RequestId) {
         if let Some(entry) = self.entries.get(&id)
-            && entry.due < entry.request.valid_until()
+            && (!entry.is_late || entry.due < entry.request.valid_until())
         {
             self.dues.insert((entry.due, id));
         }
     }
 
     fn watch_due(&mut self, entry: &QueuedRequest) {
-        if entry.due < entry.request.valid_until() {
+        if !entry.is_late || entry.due < entry.request.valid_until() {
             self.dues.insert((entry.due, entry.request.id()));
         }
     }
@@ -564,7 +566,7 @@ impl Queue {
         if !is_late {
             self.tenants.entry(entry.tenant.clone()).or_default().fresh.add(due);
         }
-        if due < entry.request.valid_until() {
+        if !is_late || due < entry.request.valid_until() {
             self.dues.insert((due, id));
         }
         match sequence {
@@ -730,7 +732,7 @@ impl Queue {
             };
         };
         keep(&mut self.gapped, is_gapped && !is_empty);
-        keep(&mut self.unknown, is_unknown && !is_empty);
+        keep(&mut self.unknown.signers, is_unknown && !is_empty);
         self.place(Head::Signer(signer));
     }
 
@@ -823,7 +825,8 @@ impl Queue {
     }
 
     /// Plans those anew, with `within` from now, whose time is over but not their validity, waiting or in flight. Returns those
-    /// whose promise is missed by that: each once.
+    /// whose promise is missed by that: each once. Also those in flight that are not valid any more: they may be executed until
+    /// their transaction's nonce is final. (Those that wait [expire](Self::expired).)
     pub fn overdue(&mut self, now: Timestamp, within: Duration) -> Vec<RequestId> {
         let mut missed = Vec::new();
         while let Some(&(due, id)) = self.dues.first().filter(|(due, _)| *due <= now) {
@@ -832,6 +835,10 @@ impl Queue {
             let Some(entry) = self.entries.get_mut(&id) else { continue };
             let before = (entry.due, entry.is_late);
             if entry.request.valid_until() <= now {
+                if !is_waiting && !entry.is_late {
+                    entry.is_late = true;
+                    missed.push(id);
+                }
                 continue;
             }
             if !entry.is_late {

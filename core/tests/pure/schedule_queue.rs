@@ -222,7 +222,7 @@ impl Model {
             assert!(told.get(signer).is_none_or(|told| told == missing), "{told:?}, {gaps:?}");
         }
         assert!(told.keys().all(|signer| gaps.contains_key(signer)), "{told:?}, {gaps:?}");
-        assert_eq!(queue.unknown_signers(100).into_iter().collect::<BTreeSet<_>>(), unknown);
+        assert_eq!(queue.unknown_signers().collect::<BTreeSet<_>>(), unknown);
         assert_eq!((queue.waiting(), queue.in_flight()), (self.waiting.len(), self.in_flight.len()));
         for id in self.waiting.keys() {
             assert!(queue.is_waiting(*id) && queue.get(*id).is_some());
@@ -655,6 +655,23 @@ fn a_hundred_small_tenants_all_get_a_turn_on_one_lane() {
 }
 
 #[test]
+fn what_is_in_flight_when_its_validity_ends_is_told_once() {
+    let mut queue = with_multicall();
+    (0..3).for_each(|salt| queue.push(call(salt, 1_000, "t", true)));
+    let flying = queue.compose(Timestamp(1), lane(0), &ComposeLimits { max_batch: 2, ..limits() }, &ANY_PRICE).unwrap();
+    queue.landed(flying.members[1]);
+    assert_eq!(queue.overdue(Timestamp(999), Duration::from_secs(60)), []);
+    // One waits and expires, one may be executed yet, and one is in a block.
+    assert_eq!(queue.overdue(Timestamp(1_000), Duration::from_secs(60)), flying.members[..1]);
+    assert_eq!(queue.expired(Timestamp(1_000)).len(), 1);
+    assert_eq!(queue.overdue(Timestamp(5_000), Duration::from_secs(60)), [], "told once");
+    // Its transaction was cancelled: it ends.
+    queue.put_back(flying.members[0]);
+    assert_eq!(queue.overdue(Timestamp(6_000), Duration::from_secs(60)), []);
+    assert_eq!(queue.expired(Timestamp(6_000)).len(), 2);
+}
+
+#[test]
 fn late_ones_get_one_place_in_eight_and_what_is_left() {
     let limits = ComposeLimits { max_batch: 16, max_gas: u64::MAX, ..limits() };
     let mut queue = with_multicall();
@@ -884,12 +901,67 @@ fn a_restart_finds_the_lane_of_those_in_flight() {
     queue.push_in_flight(forward(1, 4, 100_000, "t", 0), lane(1));
     queue.push(forward(1, 5, 100_000, "t", 1));
     assert_eq!((queue.waiting(), queue.in_flight()), (1, 1));
-    assert_eq!(queue.unknown_signers(10), [(FORWARDER, signer(1))]);
+    assert_eq!(queue.unknown_signers().collect::<Vec<_>>(), [(FORWARDER, signer(1))]);
     assert!(queue.compose(Timestamp(1), lane(1), &limits(), &ANY_PRICE).is_none(), "the nonce is unknown");
     queue.set_chain_nonce(FORWARDER, signer(1), 4);
     assert!(queue.compose(Timestamp(2), lane(0), &limits(), &ANY_PRICE).is_none());
     let chosen = queue.compose(Timestamp(2), lane(1), &limits(), &ANY_PRICE).unwrap();
     assert_eq!(chosen.members, [forward(1, 5, 0, "t", 0).request.id()]);
+}
+
+/// A request of a user of a forwarder, of which nothing is known.
+fn at_forwarder(forwarder: u8, from: u16) -> QueuedRequest {
+    let (forwarder, from_address) = (Address::repeat_byte(forwarder), signer(from));
+    let kind = format!(
+        r#"{{"forward":{{"forwarder":"{forwarder}","from":"{from_address}","to":"{forwarder}","value":"0x0","gas":"0xc350","nonce":"0x0","deadline":1000000,"data":"0x","signature":"0x"}}}}"#
+    );
+    entry(stored(keccak256([forwarder.as_slice(), &from.to_be_bytes()].concat()), 0, 900_000, &kind), "t", 0)
+}
+
+#[test]
+fn a_forwarder_that_answers_nothing_keeps_no_user_of_another_from_being_looked_up() {
+    let mut queue = with_multicall();
+    (0..300).for_each(|from| queue.push(at_forwarder(0x01, from)));
+    (0..3).for_each(|from| queue.push(at_forwarder(0xee, from)));
+    let is_broken = |signer: &(Address, Address)| signer.0 == Address::repeat_byte(0x01);
+    let (mut lookups, mut broken_asked, mut answered_at) = (0, Vec::new(), None);
+    for now in (0..600_000).step_by(25).map(Timestamp) {
+        let asked = queue.next_unknown(now, 200);
+        lookups += u32::from(!asked.is_empty());
+        assert_eq!(asked.iter().collect::<BTreeSet<_>>().len(), asked.len(), "nobody twice");
+        if asked.iter().any(is_broken) {
+            broken_asked.push(now.0);
+        }
+        for (forwarder, signer) in asked.iter().filter(|signer| !is_broken(signer)) {
+            queue.set_chain_nonce(*forwarder, *signer, 0);
+            answered_at.get_or_insert(now);
+        }
+        queue.note_lookup(now, &asked);
+    }
+    assert_eq!(answered_at, Some(Timestamp(25)), "at the next tick");
+    assert_eq!(queue.unknown_signers().count(), 300);
+    // 250 ms, 500 ms, … then once a minute.
+    assert_eq!(broken_asked[..5], [0, 250, 750, 1_750, 3_750]);
+    assert!(lookups < 20, "{lookups}");
+    // It answers again: all are looked at, in turn.
+    let now = Timestamp(700_000);
+    let first = queue.next_unknown(now, 200);
+    for (forwarder, signer) in &first {
+        queue.set_chain_nonce(*forwarder, *signer, 0);
+    }
+    queue.note_lookup(now, &first);
+    assert_eq!((first.len(), queue.next_unknown(now, 200).len()), (200, 100));
+}
+
+#[test]
+fn unknown_users_are_looked_up_in_turn() {
+    let mut queue = with_multicall();
+    (0..5).for_each(|from| queue.push(at_forwarder(0x01, from)));
+    let asked: Vec<usize> = (0..5)
+        .flat_map(|now| queue.next_unknown(Timestamp(now), 2))
+        .map(|(_, user)| (0..5).position(|from| signer(from) == user).unwrap())
+        .collect();
+    assert_eq!(asked, [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]);
 }
 
 #[test]

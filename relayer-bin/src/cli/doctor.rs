@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 use slackwater::{
-    chain::{ChainFamily, ChainSpec, FeeHeader, LineaPricing, NextBaseFee, OpBaseFeeParams},
+    chain::{ChainFamily, ChainSpec, FeeHeader, FinalityRule, LineaPricing, NextBaseFee, OpBaseFeeParams},
     ledger::{Leases, Ledger, PostgresConfig, PostgresLedger, SqliteConfig, SqliteLedger},
     relay::{ChainSetup, IdentityKey, LocalSigner, RpcEndpoint, RpcPool, SubscriptionError, Told, compare_members},
 };
@@ -28,6 +28,22 @@ const BLOCKS: u64 = 8;
 const STALE_BLOCKS: u64 = 10;
 /// Least age at which the head is called stale: some chains make blocks on demand.
 const STALE_FLOOR_S: u64 = 60;
+
+/// An account that nobody has, and code that returns 42: what a node that takes overrides answers.
+const PROBE: Address = Address::repeat_byte(0x5a);
+const PROBE_CODE: &str = "0x602a60005260206000f3";
+
+/// What `eth_simulateV1` says of a block.
+#[derive(Debug, Deserialize)]
+struct SimulatedBlock {
+    calls: Vec<SimulatedCall>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SimulatedCall {
+    return_data: Bytes,
+}
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
@@ -292,6 +308,8 @@ async fn check_chain(report: &mut Report, setup: &ChainSetup) {
         let pool = RpcPool::new(vec![endpoint.clone()], setup.tuning.rpc_timeout.min(Duration::from_secs(15)));
         let subject = format!("{subject} rpc {}", endpoint.name());
         if check_endpoint(report, &subject, &pool, spec).await {
+            check_simulation(report, &subject, &pool).await;
+            check_final_state(report, &subject, &pool, spec).await;
             usable.push(endpoint.clone());
         }
         check_heads(report, &subject, endpoint, setup).await;
@@ -355,6 +373,73 @@ async fn check_endpoint(report: &mut Report, subject: &str, pool: &RpcPool, spec
         report.ok(subject, finding);
     }
     true
+}
+
+/// Whether batches can be simulated at once, and on an assumed state.
+async fn check_simulation(report: &mut Report, subject: &str, pool: &RpcPool) {
+    let subject = format!("{subject} simulation");
+    let overrides = json!({ PROBE.to_string(): { "code": PROBE_CODE } });
+    let is_answer = |data: &Bytes| U256::try_from_be_slice(data) == Some(U256::from(42));
+    let call = json!({ "to": PROBE });
+    let block = json!({ "blockStateCalls": [{ "stateOverrides": overrides, "calls": [call] }] });
+    match pool.call::<Vec<SimulatedBlock>>("eth_simulateV1", json!([block, "latest"])).await {
+        Ok(blocks) if blocks.iter().flat_map(|block| &block.calls).any(|call| is_answer(&call.return_data)) => {
+            return report.ok(&subject, "batches at once, on an assumed state");
+        }
+        Ok(_) => report.add(
+            Grade::Warn,
+            &subject,
+            "eth_simulateV1 ignores state overrides",
+            "the requests of a user go out one block after the other only, and values can't be simulated: use another node",
+        ),
+        Err(error) => report.add(
+            Grade::Warn,
+            &subject,
+            error.to_string(),
+            "each request of a batch is simulated by a call of its own: slower, and what one does to the next is not seen",
+        ),
+    }
+    match pool.call::<Bytes>("eth_call", json!([call, "latest", overrides])).await {
+        Ok(data) if is_answer(&data) => report.ok(&subject, "single calls on an assumed state"),
+        Ok(_) => {
+            let fix = "requests that move value can't be simulated here: use another node";
+            report.add(Grade::Warn, &subject, "eth_call ignores state overrides", fix);
+        }
+        Err(error) => {
+            let fix = "requests that move value can't be simulated here: use another node";
+            report.add(Grade::Warn, &subject, format!("with state overrides: {error}"), fix);
+        }
+    }
+}
+
+/// Whether the state of the newest final block is there.
+async fn check_final_state(report: &mut Report, subject: &str, pool: &RpcPool, spec: &ChainSpec) {
+    let subject = format!("{subject} final state");
+    let head = |tag: &'static str| pool.call::<Option<Header>>("eth_getBlockByNumber", json!([tag, false]));
+    let tagged = match spec.finality.tag() {
+        Some(tag) => head(tag).await.ok().flatten().map(|header| header.number.to::<u64>()),
+        None => None,
+    };
+    let depth = match spec.finality {
+        FinalityRule::Depth { blocks } | FinalityRule::FinalizedTag { fallback_depth: blocks } => blocks,
+        _ => 0,
+    };
+    let last = match tagged {
+        Some(number) => number,
+        None => {
+            let Ok(Some(header)) = head("latest").await else { return };
+            header.number.to::<u64>().saturating_sub(depth)
+        }
+    };
+    match pool.call::<U64>("eth_getTransactionCount", json!([PROBE, U64::from(last)])).await {
+        Ok(_) => report.ok(&subject, format!("is kept of block {last}")),
+        Err(error) => report.add(
+            Grade::Warn,
+            &subject,
+            format!("of block {last}: {error}"),
+            "cancelled and failed transactions are settled as much later as that block is old: use a node that keeps more states",
+        ),
+    }
 }
 
 /// The subscription to heads, if the endpoint has one.

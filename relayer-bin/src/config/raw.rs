@@ -427,6 +427,11 @@ pub struct RawChain {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000), extend("x-default" = "8"))]
     pub max_receipt_polls: Option<u64>,
+    /// Blocks that are read one by one at each head in search of the transaction that took a nonce, where nodes show no receipt and
+    /// have no state that old. The search goes on where it stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000), extend("x-default" = "128"))]
+    pub spender_scan_blocks: Option<u64>,
     /// Most requests in one transaction.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000), extend("x-default" = "100"))]

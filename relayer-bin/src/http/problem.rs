@@ -362,7 +362,9 @@ impl From<ReloadError> for Problem {
     fn from(error: ReloadError) -> Self {
         match error {
             ReloadError::Invalid(errors) => Self::new("invalid_configuration", errors.to_string()),
-            ReloadError::Unsupported | ReloadError::NeedsRestart(_) => Self::new("needs_restart", error.to_string()),
+            ReloadError::Unsupported | ReloadError::NeedsRestart(_) | ReloadError::Policy(_) => {
+                Self::new("needs_restart", error.to_string())
+            }
         }
     }
 }

@@ -7,13 +7,32 @@ use std::{
 };
 
 use serde::Serialize;
+use slackwater::relay::PolicyError;
 use utoipa::ToSchema;
 
 use super::App;
 use crate::config::{Config, ConfigErrors, Entry, Sources};
 
 /// Keys below `tenant.N.` that are taken over while the relayer runs.
-const RELOADABLE: &[&str] = &["api_keys", "keys", "operator", "max_streams"];
+const RELOADABLE: &[&str] = &[
+    "api_keys",
+    "keys",
+    "operator",
+    "max_streams",
+    "targets",
+    "open",
+    "max_gas",
+    "max_value_wei",
+    "max_calldata_bytes",
+    "max_open_requests",
+    "max_open_bytes",
+    "max_open_per_signer",
+    "max_gapped_per_signer",
+    "gapped_budget_percent",
+    "gap_timeout_ms",
+    "rate_per_s",
+    "nonce_lookups_per_s",
+];
 
 /// Where the configuration comes from, and what is in force.
 pub struct Reloader {
@@ -40,6 +59,9 @@ pub enum ReloadError {
     /// Something changed that needs a restart.
     #[error("{} can only be changed by a restart; nothing was taken over", .0.join(", "))]
     NeedsRestart(Vec<String>),
+    /// A policy that the relay does not take.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
 }
 
 /// One value that changed.
@@ -105,6 +127,8 @@ impl App {
             return Err(ReloadError::NeedsRestart(fixed));
         }
         if !changes.is_empty() {
+            let policies = config.tenants.iter().map(|tenant| tenant.policy.clone()).collect();
+            self.relay.set_policies(policies)?;
             self.set_access(config.access());
             *entries = now;
         }
@@ -120,11 +144,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_and_streams_of_tenants_are_reloadable_and_money_is_not() {
-        for key in ["tenant.0.api_keys.1", "tenant.12.keys.0.hash", "tenant.0.operator", "tenant.3.max_streams"] {
+    fn doors_and_limits_of_tenants_are_reloadable_and_money_is_not() {
+        for key in [
+            "tenant.0.api_keys.1",
+            "tenant.12.keys.0.hash",
+            "tenant.0.operator",
+            "tenant.3.max_streams",
+            "tenant.0.targets.1",
+            "tenant.0.max_gas",
+        ] {
             assert!(is_reloadable(key), "{key}");
         }
-        for key in ["tenant.0.id", "tenant.0.budget.limit_wei", "server.listen", "chain.0.keys", "tenant", "tenant.0"] {
+        for key in [
+            "tenant.0.id",
+            "tenant.0.weight",
+            "tenant.0.kinds",
+            "tenant.0.budget.limit_wei",
+            "server.listen",
+            "chain.0.keys",
+            "tenant",
+            "tenant.0",
+        ] {
             assert!(!is_reloadable(key), "{key}");
         }
     }

@@ -138,6 +138,7 @@ async fn submit_items(
     let mut results: Vec<Option<Result<Acceptance, Problem>>> = Vec::with_capacity(items.len());
     let (mut good, mut holds) = (Vec::with_capacity(items.len()), Vec::new());
     for item in items {
+        let item = item.map(|item| SubmitItem { submitted_by: Some(caller.key.clone()), ..item });
         let admitted = match item {
             Ok(mut item) if caller.is_page => match hold_for_page(app, caller, &mut item) {
                 Ok(hold) => {
@@ -253,7 +254,10 @@ pub(super) async fn list(
 )]
 pub(super) async fn show(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
     let id = parse_id(&id)?;
-    let record = find(&app, &caller, id).await?;
+    let mut record = find(&app, &caller, id).await?;
+    if caller.is_page {
+        record.submitted_by = None;
+    }
     let batch = match record.batch {
         Some(batch) => app.relay.batch(batch).await?,
         None => None,

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use hyper::Method;
 use slackwater_benches::{
     Result,
-    client::problem,
+    client::{Event, problem},
     http::get,
     proxy::{Fault, Rule},
     wallet::{Crowd, SignedRequest},
@@ -35,6 +35,13 @@ async fn a_deadline_that_passes_in_the_pool() -> Result<()> {
     let mut crowd = Crowd::new(&stage.world, 5);
     let requests = stage.overdue(&mut crowd).await?;
     let sent = stage.proxy().injected().taken;
+    // It may be executed yet, and its owner knows that the promise was missed.
+    until("word of the missed promise", PATIENCE, async || {
+        let state = stage.client().request(requests[0].id).await?;
+        let is_told = |event: &Event| event.reason.as_deref() == Some("promise_missed") && event.status == "broadcast";
+        Ok((state.status == "broadcast" && state.timeline.iter().any(is_told)).then_some(()))
+    })
+    .await?;
     stage.mine_tight(next_base_fee(stage.node()).await?).await?;
     let attempts = stage.wait_attempts(&requests[0], 2).await?;
     assert_eq!((attempts[0].kind.as_str(), attempts[1].kind.as_str()), ("payload", "cancel"));

@@ -6,6 +6,7 @@ use serde_json::Value;
 use slackwater_benches::{
     Anvil, Result,
     forwarder::Line,
+    proxy::{Fault, Rule},
     relayer::KEY_VAR,
     wallet::{Crowd, SignedRequest},
 };
@@ -66,19 +67,39 @@ impl Stage {
     }
 }
 
-/// The doctor's grade and finding on the subscription.
-fn finding(report: &Value) -> (String, String) {
-    fn search(value: &Value) -> Option<&Value> {
+/// The doctor's grade and finding on an ability of an endpoint, such as `heads`.
+fn finding(report: &Value, ability: &str) -> (String, String) {
+    fn search<'a>(value: &'a Value, ability: &str) -> Option<&'a Value> {
         match value {
-            Value::Object(map) if map.get("subject")?.as_str()?.ends_with(" heads") => Some(value),
-            Value::Array(items) => items.iter().find_map(search),
+            Value::Object(map) if map.get("subject")?.as_str()?.ends_with(&format!(" {ability}")) => Some(value),
+            Value::Array(items) => items.iter().find_map(|item| search(item, ability)),
             _ => None,
         }
     }
-    let found = search(report).or_else(|| report.as_object()?.values().find_map(search));
+    let found =
+        search(report, ability).or_else(|| report.as_object()?.values().find_map(|value| search(value, ability)));
     let found = found.unwrap_or_else(|| panic!("no finding: {report}"));
     let text = |key: &str| found[key].as_str().expect("text").to_owned();
     (text("grade"), text("finding"))
+}
+
+/// What an endpoint can't do, and what that costs, is said before it costs it.
+#[tokio::test]
+async fn the_doctor_tells_what_an_endpoint_can() -> Result<()> {
+    let stage = Stage::at(Pace::Manual).proxied().raise().await?;
+    let report = stage.doctor().await;
+    assert_eq!(finding(&report, "simulation"), ("ok".to_owned(), "batches at once, on an assumed state".to_owned()));
+    let (grade, text) = finding(&report, "final state");
+    assert!(grade == "ok" && text.starts_with("is kept of block "), "{text}");
+    for method in ["eth_simulateV1", "eth_getTransactionCount"] {
+        stage.proxy().add(Rule::always(Fault::HttpStatus(400)).on(method));
+    }
+    let report = stage.doctor().await;
+    for ability in ["simulation", "final state"] {
+        let (grade, text) = finding(&report, ability);
+        assert!(grade == "warn" && text.contains("400"), "{ability}: {text}");
+    }
+    stage.close().await
 }
 
 /// Nothing is polled for ten minutes: what is seen was told.
@@ -94,7 +115,7 @@ async fn heads_come_by_subscription() -> Result<()> {
     let polled = stage.metric(HEADS, &["source=\"poll\""]).await?;
     assert!(polled <= 1.0, "{polled} heads by polling");
     assert_eq!(stage.metric("slackwater_head_subscription_up", &["rpc-0"]).await?, 1.0);
-    let (grade, text) = finding(&stage.doctor().await);
+    let (grade, text) = finding(&stage.doctor().await, "heads");
     assert_eq!((grade.as_str(), text.as_str()), ("ok", "told by subscription"));
     stage.all_final(&all).await?;
     stage.close().await
@@ -154,7 +175,7 @@ async fn a_websocket_of_another_chain_is_refused() -> Result<()> {
     assert_eq!(stage.metric("slackwater_heads_told_total", &[]).await?, 0.0);
     let log = stage.relayer.log();
     assert!(log.contains("serves chain 31338, not 31337"), "{log}");
-    let (grade, text) = finding(&stage.doctor().await);
+    let (grade, text) = finding(&stage.doctor().await, "heads");
     assert_eq!((grade.as_str(), text.as_str()), ("fail", "serves chain 31338, not 31337"));
     stage.all_final(&all).await?;
     stage.close().await

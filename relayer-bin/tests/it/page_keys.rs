@@ -116,6 +116,11 @@ async fn a_page_key_submits_and_follows_and_takes_back_with_the_users_signature(
     let response = page.request(Method::GET, &format!("/v1/requests/{}", mark.id)).send().await.expect("an answer");
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["access-control-allow-origin"], ORIGIN);
+    // Its owner sees which key it was that submitted, and visitors do not.
+    let shop = Page { key: key("shop", "own"), client: Client::new(), url: page.url.clone() };
+    let path = format!("/v1/requests/{}", mark.id);
+    assert_eq!(answer(shop.request(Method::GET, &path)).await.1["submittedBy"], "web");
+    assert_eq!(answer(page.request(Method::GET, &path)).await.1.get("submittedBy"), None);
     for path in ["/v1/chains", "/v1/chains/31337/fees"] {
         assert_eq!(answer(page.request(Method::GET, path)).await.0, 200, "{path}");
     }

@@ -60,8 +60,18 @@ async fn keys_come_and_go_without_a_restart_all_or_nothing() {
     let ended = async { while let Ok(Some(_)) = stream.chunk().await {} };
     tokio::time::timeout(Duration::from_secs(10), ended).await.expect("the stream of a revoked key ends");
 
-    // What needs a restart, and what is wrong, leaves everything as it was.
+    // Limits of tenants, and what they may call.
     let back = format!("{first}{admin}");
+    for (change, status) in [("max_gas = 40000", 403), ("max_open_requests = 1", 202), ("max_open_requests = 1", 429)] {
+        fs::write(fort.config(), back.replace("api_keys", &format!("{change}\napi_keys"))).unwrap();
+        assert_eq!(reload(&fort).await.0, 200, "{change}");
+        assert_eq!(fort.submit().await.as_u16(), status, "{change}");
+    }
+    fs::write(fort.config(), back.replace("api_keys", "weight = 2\napi_keys")).unwrap();
+    let (status, problem) = reload(&fort).await;
+    assert!(status == 409 && problem["detail"].as_str().unwrap().contains("`tenant.0.weight`"), "{problem}");
+
+    // What needs a restart, and what is wrong, leaves everything as it was.
     fs::write(fort.config(), back.replace("linger_ms = 3600000", "linger_ms = 3500000")).unwrap();
     let (status, problem) = reload(&fort).await;
     assert_eq!((status, &problem["code"]), (409, &json!("needs_restart")), "{problem}");
@@ -70,5 +80,5 @@ async fn keys_come_and_go_without_a_restart_all_or_nothing() {
     let (status, problem) = reload(&fort).await;
     assert_eq!((status, &problem["code"]), (422, &json!("invalid_configuration")), "{problem}");
     hang_up();
-    assert_eq!((ask(&fort, "/v1/lanes", SHOP).await, ask(&fort, "/v1/lanes", NEW).await), (401, 200));
+    assert_eq!((ask(&fort, "/v1/lanes", SHOP).await, ask(&fort, "/v1/lanes", NEW).await), (200, 401));
 }

@@ -109,7 +109,7 @@ impl Fort {
     }
 
     /// One request submitted over a new connection.
-    async fn submit(&self) -> StatusCode {
+    pub(crate) async fn submit(&self) -> StatusCode {
         let client = reqwest::Client::new();
         let body = json!({ "chainId": 31_337, "kind": "call", "call": { "to": "0x0101010101010101010101010101010101010101", "gas": "50000" }, "within": "1h" });
         let request = client.post(format!("http://{}/v1/requests", self.address)).bearer_auth(SHOP);

@@ -114,6 +114,7 @@ class RequestSummary:
     gas_used: Optional[int] = None
     cost_wei: Optional[int] = None
     reserved_wei: Optional[int] = None
+    submitted_by: Optional[str] = None
 
 
 @dataclass(frozen=True)

@@ -190,8 +190,14 @@ impl LocalRelay {
             Purpose::Member { candidate, place } => self.on_member(now, candidate, place, answer),
             Purpose::Verify { candidate, place } => self.on_verified(now, candidate, place, answer),
             Purpose::UserNonce { user, at } => {
+                // A node that is away, or busy, says nothing of the forwarder.
+                let is_told =
+                    matches!(answer, CallAnswer::Result(_)) || answer.class() == Some(RpcErrorClass::Reverted);
                 let nonce = answer.read::<Bytes>().and_then(|data| word(&data));
                 self.on_user_nonce(user, at, nonce);
+                if is_told {
+                    self.queue.note_lookup(now, &[user]);
+                }
             }
         }
     }

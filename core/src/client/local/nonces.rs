@@ -28,11 +28,10 @@ impl LocalRelay {
     /// Asks for the nonces of users whom nobody has looked at.
     pub(super) fn look_up_users(&mut self, now: Timestamp) {
         let room = LOOKUPS.saturating_sub(self.users.asking.len());
-        // Those that are asked for are among the unknown ones.
-        let unknown = self.queue.unknown_signers(LOOKUPS);
-        for user in
-            unknown.into_iter().filter(|user| !self.users.asking.contains_key(user)).take(room).collect::<Vec<_>>()
-        {
+        if room == 0 {
+            return;
+        }
+        for user in self.queue.next_unknown(now, room) {
             self.ask_user(now, user, None);
         }
     }

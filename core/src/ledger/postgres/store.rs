@@ -61,11 +61,15 @@ static SPENT: Rows = Rows::new(
     " AS v (hour, tenant, chain_id) JOIN spent AS s ON s.hour = v.hour AND s.tenant = v.tenant \
      AND s.chain_id = v.chain_id",
 );
+// Since the beginning (hour 0) there is a total: nobody sums all hours in every commit.
 static BUDGETS: Rows = Rows::new(
     "SELECT v.tenant, v.chain_id, v.hour, s.reserved_wei, s.spent_wei FROM ",
     "tnn",
-    " AS v (tenant, chain_id, hour) JOIN spent AS s ON s.tenant = v.tenant AND s.chain_id = v.chain_id \
-     AND s.hour >= v.hour",
+    " AS v (tenant, chain_id, hour) CROSS JOIN LATERAL ( \
+     SELECT h.reserved_wei, h.spent_wei FROM spent AS h \
+     WHERE v.hour > 0 AND h.tenant = v.tenant AND h.chain_id = v.chain_id AND h.hour >= v.hour \
+     UNION ALL SELECT t.reserved_wei::TEXT, t.spent_wei::TEXT FROM spent_totals AS t \
+     WHERE v.hour = 0 AND t.tenant = v.tenant AND t.chain_id = v.chain_id) AS s",
 );
 // Locked against a change of owner until the commit is over.
 static FENCES: Rows = Rows::new(
@@ -77,9 +81,10 @@ static FENCES: Rows = Rows::new(
 static INSERT_REQUESTS: Rows = Rows::new(
     "INSERT INTO requests (seq, id, tenant, chain_id, kind, forwarder, signer, signer_nonce, target, status, reason, \
      deadline_ms, valid_until_ms, accepted_at_ms, updated_at_ms, batch_sender, batch_nonce, reserved_wei, \
-     ceiling_wei_per_gas, cost_wei, gas_used, tx_hash, block_number, batch_failures, events, late_at_ms, open, holds_nonce) \
+     ceiling_wei_per_gas, cost_wei, gas_used, tx_hash, block_number, batch_failures, events, late_at_ms, open, holds_nonce, \
+     submitted_by) \
      SELECT * FROM ",
-    "nbtntbbnbntnnnnbntttnbnnnnnn",
+    "nbtntbbnbntnnnnbntttnbnnnnnnt",
     "",
 );
 static INSERT_PAYLOADS: Rows =

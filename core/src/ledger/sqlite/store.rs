@@ -87,9 +87,10 @@ const NEW_ROWS: &str = ") WHERE column1 IS NOT NULL";
 static INSERT_REQUESTS: Rows = Rows::new(
     "INSERT OR ROLLBACK INTO requests (seq, id, tenant, chain_id, kind, forwarder, signer, signer_nonce, target, status, reason, \
      deadline_ms, valid_until_ms, accepted_at_ms, updated_at_ms, batch_sender, batch_nonce, reserved_wei, \
-     ceiling_wei_per_gas, cost_wei, gas_used, tx_hash, block_number, batch_failures, events, late_at_ms, open, holds_nonce) \
+     ceiling_wei_per_gas, cost_wei, gas_used, tx_hash, block_number, batch_failures, events, late_at_ms, open, holds_nonce, \
+     submitted_by) \
      SELECT * FROM (VALUES ",
-    28,
+    29,
     NEW_ROWS,
 );
 static INSERT_PAYLOADS: Rows = Rows::new(

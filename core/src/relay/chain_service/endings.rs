@@ -38,16 +38,16 @@ impl ChainService {
     }
 
     pub(super) fn expire(&mut self, now: Timestamp) {
-        let missed = self.queue.overdue(now, self.shared.default_within);
-        if !missed.is_empty() {
-            metrics::counter!("slackwater_promises_missed_total").increment(missed.len() as u64);
-            self.note(vec![Write::Late { requests: missed, at: now }], Vec::new());
-        }
         // What is held for the next block ends with its time, not with that block.
         let is_over = |id: &RequestId| self.queue.get(*id).is_some_and(|entry| entry.request.valid_until() <= now);
         let (over, held): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held).into_iter().partition(is_over);
         self.held = held;
         over.into_iter().for_each(|id| self.queue.put_back(id));
+        let missed = self.queue.overdue(now, self.shared.default_within);
+        if !missed.is_empty() {
+            metrics::counter!("slackwater_promises_missed_total").increment(missed.len() as u64);
+            self.note(vec![Write::Late { requests: missed, at: now }], Vec::new());
+        }
         let expired = self.queue.expired(now);
         if expired.is_empty() {
             return;

@@ -3,7 +3,10 @@
 use alloy_primitives::Address;
 
 use super::{
-    super::simulate::{At, agreed_nonces, forwarder_nonces},
+    super::{
+        clock,
+        simulate::{At, agreed_nonces, forwarder_nonces},
+    },
     ChainService, Done,
 };
 use crate::{
@@ -74,13 +77,14 @@ impl ChainService {
         if self.is_looking_up || self.is_stopping {
             return;
         }
-        let signers = self.queue.unknown_signers(NONCE_LOOKUP_LEN);
+        let signers = self.queue.next_unknown(clock::now(), NONCE_LOOKUP_LEN);
         if signers.is_empty() {
             return;
         }
         self.is_looking_up = true;
         let shared = self.shared.clone();
         self.tasks.spawn(async move {
+            let mut asked = signers.clone();
             let mut found = Vec::with_capacity(signers.len());
             let mut missing = Vec::new();
             for signer in signers {
@@ -100,10 +104,14 @@ impl ChainService {
                             }
                         }
                     }
-                    Err(_) => tokio::time::sleep(shared.tuning.poll_interval).await,
+                    Err(_) => {
+                        // No node is there: that says nothing of any forwarder.
+                        asked.clear();
+                        tokio::time::sleep(shared.tuning.poll_interval).await;
+                    }
                 }
             }
-            Done::Nonces { found }
+            Done::Nonces { asked, found }
         });
     }
 

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use slackwater_contracts::forwarder::{ExecutedForwardRequest, noncesCall, verifyCall};
 
-use super::{At, Question, Simulation, agreed_nonces, simulate};
+use super::{At, Question, Simulation, agreed_nonces, forwarder_nonces, simulate};
 use crate::{
     chain::{ChainSpec, TransportFailure},
     relay::{
@@ -299,4 +299,15 @@ async fn nonces_are_asked_for_one_by_one_where_multicall_gives_nothing() {
     let signers: Vec<_> = (1..=2).map(|user| (FORWARDER, Address::repeat_byte(user))).collect();
     let nonces = agreed_nonces(&world.pool, &signers, Some(Address::repeat_byte(0x33)), At::Head).await;
     assert_eq!(nonces.iter().map(|nonce| nonce.map(|nonce| nonce.at_least)).collect::<Vec<_>>(), [Some(0), Some(0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forwarder_that_reverts_keeps_no_other_from_being_asked() {
+    let world = World::new(&[GOOD], &[(Simulates::Truly, true)]);
+    let users = (1..=3).map(Address::repeat_byte);
+    let signers: Vec<_> = users.flat_map(|user| [(POISON, user), (GLUTTON, user), (FORWARDER, user)]).collect();
+    let nonces = forwarder_nonces(&world.pool, &signers, None, &json!("latest")).await.expect("the node is well");
+    let expected: Vec<_> = signers.iter().map(|(forwarder, _)| (*forwarder == FORWARDER).then_some(0)).collect();
+    assert_eq!(nonces, expected);
+    assert_eq!(world.nodes[0].asked("eth_call"), 5, "each broken one once");
 }

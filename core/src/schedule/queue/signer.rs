@@ -215,11 +215,6 @@ impl Queue {
         self.signers.get(&(forwarder, signer)).is_some_and(|state| state.in_flight().range(..nonce).next().is_some())
     }
 
-    /// Signers whose forwarder nonce nobody has looked at.
-    pub fn unknown_signers(&self, limit: usize) -> Vec<(Address, Address)> {
-        self.unknown.iter().copied().take(limit).collect()
-    }
-
     /// Signers after `after` with requests behind a nonce that nobody has: perhaps it was used without us.
     pub fn gapped_signers(&self, after: Option<(Address, Address)>, limit: usize) -> Vec<(Address, Address)> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);

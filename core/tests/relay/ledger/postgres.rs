@@ -230,6 +230,45 @@ async fn a_budget_is_never_overspent_by_two() {
     accepted_once(&one(&*b, accept(fresh)).await);
 }
 
+#[tokio::test]
+async fn a_budget_without_a_period_reads_one_total_and_not_every_hour() {
+    let store = TempSchema::new();
+    let ledger = store.ledger().await;
+    // A ledger of the version before, with two years of hours.
+    let mut raw = store.raw().await;
+    let old = "DROP TRIGGER spent_totals ON spent; DROP FUNCTION add_to_spent_totals; DROP TABLE spent_totals; \
+               DELETE FROM _sqlx_migrations WHERE version = 21; \
+               INSERT INTO spent SELECT 'acme', 1, h, '7', '3' FROM generate_series(1, 17520) AS h";
+    drop(ledger);
+    store.execute(&mut raw, &old.replace("'acme', 1", &format!("'{}', {CHAIN}", new(0).tenant))).await;
+    let (a, b) = (store.ledger().await, store.ledger().await);
+    let used = 17_520 * 10;
+    let limit = BudgetLimit { limit_wei: alloy_primitives::U256::from(used + 2_000), since: slackwater::Timestamp(0) };
+    let within = |n: u64| accept(NewRequest { budget: Some(limit), ..new(n) });
+    accepted_once(&one(&*a, within(0)).await);
+    accepted_once(&one(&*b, within(1)).await);
+    let refused = one(&*a, within(2)).await;
+    let WriteOutcome::Accept(AcceptOutcome::BudgetExhausted { available_wei, .. }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(available_wei.is_zero(), "{available_wei}");
+    // What ends without cost makes room, and an older version that still writes is counted.
+    let open = a.open_requests(CHAIN, 0, 1).await.unwrap();
+    let end = Write::Requests { changes: vec![RequestChange::to(open[0].id, Status::Expired)], at: NOW };
+    applied(&one(&*a, end).await);
+    accepted_once(&one(&*b, within(2)).await);
+    store.execute(&mut raw, "UPDATE spent SET reserved_wei = '0' WHERE hour <= 100").await;
+    let refused = one(&*a, within(3)).await;
+    assert!(
+        matches!(&refused, WriteOutcome::Accept(AcceptOutcome::BudgetExhausted { available_wei, .. }) if *available_wei == alloy_primitives::U256::from(700)),
+        "{refused:?}"
+    );
+    let sums = "SELECT count(*) FROM spent_totals AS t WHERE (reserved_wei, spent_wei) <> (SELECT \
+                sum(reserved_wei::NUMERIC), sum(spent_wei::NUMERIC) FROM spent AS s WHERE s.tenant = t.tenant AND s.chain_id = t.chain_id)";
+    let wrong: i64 = sqlx::query_scalar(sums).fetch_one(&mut raw).await.unwrap();
+    assert_eq!(wrong, 0);
+}
+
 #[track_caller]
 fn accepted_once(outcome: &WriteOutcome) {
     accepted(outcome);

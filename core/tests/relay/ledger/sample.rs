@@ -49,6 +49,7 @@ pub(crate) fn new(n: u64) -> NewRequest {
         promise_signature: Bytes::from(vec![0xbb; 65]),
         quote: r#"{"cost":"1"}"#.to_owned(),
         idempotency: None,
+        submitted_by: Some("web-1".to_owned()),
         budget: None,
     }
 }
@@ -94,6 +95,7 @@ pub(crate) fn stored(new: NewRequest, seq: u64) -> RequestRecord {
         promise_signature: new.promise_signature,
         quote: new.quote,
         batch_failures: 0,
+        submitted_by: new.submitted_by,
     }
 }
 

@@ -125,6 +125,9 @@ pub struct SummaryView {
     cost_wei: Option<Uint>,
     /// Worst case taken from the budget.
     reserved_wei: Uint,
+    /// The id of the API key that submitted it. Page keys do not see it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    submitted_by: Option<String>,
 }
 
 impl From<&RequestRecord> for SummaryView {
@@ -149,6 +152,7 @@ impl From<&RequestRecord> for SummaryView {
             gas_used: record.gas_used,
             cost_wei: record.cost_wei.map(Uint),
             reserved_wei: Uint(record.reserved_wei),
+            submitted_by: record.submitted_by.clone(),
         }
     }
 }

@@ -213,6 +213,7 @@ impl SubmitBody<'_> {
                 max_cost_wei: self.max_cost.map(|wei| wei.0),
             },
             idempotency_key,
+            submitted_by: None,
         })
     }
 }

@@ -1,0 +1,164 @@
+//! Nodes whose receipts, and old states, are gone.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use alloy_primitives::{Address, B256, U64, U256, keccak256};
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use super::rebuild;
+use crate::{
+    chain::{ChainSpec, TransportFailure},
+    lane::PollPurpose,
+    relay::{
+        receipts,
+        rpc::{RpcEndpoint, RpcPool, RpcReply, RpcTransport},
+        spender::{Scans, Spender, find},
+        tuning::ChainTuning,
+    },
+};
+
+const SENDER: Address = Address::repeat_byte(0x5e);
+const FORWARDER: Address = Address::repeat_byte(0xf0);
+const OURS: B256 = B256::repeat_byte(0x0a);
+const NONCE: u64 = 7;
+/// The block with our transaction, and the newest final one.
+const MINED: u64 = 2_000;
+const LAST: u64 = 3_000;
+/// Blocks before the newest final one of which nodes have the state.
+const STATES: u64 = 100;
+
+/// What a node still has beside its blocks.
+#[derive(Debug, Clone, Copy, Default)]
+struct Kept {
+    block_receipts: bool,
+    logs: bool,
+}
+
+#[derive(Debug)]
+struct Node {
+    kept: Kept,
+    asked: Mutex<BTreeMap<String, u64>>,
+}
+
+fn hash_of(number: u64) -> B256 {
+    keccak256(number.to_be_bytes())
+}
+
+fn log() -> Value {
+    json!({
+        "address": FORWARDER, "topics": [B256::repeat_byte(0xee)], "data": "0x01", "transactionHash": OURS,
+        "blockHash": hash_of(MINED), "blockNumber": U64::from(MINED),
+    })
+}
+
+impl Node {
+    fn answer(&self, method: &str, params: &Value) -> Result<Value, Value> {
+        let number = |value: &Value| value.as_str().unwrap().parse::<U64>().unwrap().to::<u64>();
+        let pruned = || json!({ "code": -32_000, "message": "missing trie node" });
+        match method {
+            "eth_getTransactionCount" if number(&params[1]) + STATES < LAST => Err(pruned()),
+            "eth_getTransactionCount" => Ok(json!(U64::from(NONCE + 1))),
+            "eth_getBlockByNumber" => {
+                let number = number(&params[0]);
+                let transaction = json!({
+                    "hash": OURS, "from": SENDER, "nonce": U64::from(NONCE), "gas": U64::from(90_000), "gasPrice": "0x64",
+                });
+                let other = json!({
+                    "hash": hash_of(number + 1), "from": FORWARDER, "nonce": "0x0", "gas": "0x5208", "gasPrice": "0x64",
+                });
+                let transactions = if number == MINED { vec![other, transaction] } else { vec![other] };
+                Ok(json!({ "hash": hash_of(number), "gasUsed": U64::from(71_000), "transactions": transactions }))
+            }
+            "eth_getTransactionReceipt" => Ok(Value::Null),
+            "eth_getBlockReceipts" if self.kept.block_receipts => Ok(json!([{
+                "transactionHash": OURS, "blockNumber": U64::from(MINED), "blockHash": hash_of(MINED), "status": "0x0",
+                "gasUsed": U64::from(50_000), "effectiveGasPrice": "0x64", "logs": [],
+            }])),
+            "eth_getLogs" if self.kept.logs => Ok(json!([log()])),
+            "eth_getLogs" => Ok(json!([])),
+            _ => Err(json!({ "code": -32_601, "message": "the method does not exist" })),
+        }
+    }
+
+    fn asked(&self, method: &str) -> u64 {
+        self.asked.lock().unwrap().get(method).copied().unwrap_or(0)
+    }
+}
+
+#[async_trait]
+impl RpcTransport for Node {
+    async fn exchange(&self, body: String) -> Result<RpcReply, TransportFailure> {
+        let call: Value = serde_json::from_str(&body).unwrap();
+        let method = call["method"].as_str().unwrap();
+        *self.asked.lock().unwrap().entry(method.to_owned()).or_default() += 1;
+        let mut reply = json!({ "jsonrpc": "2.0", "id": call["id"] });
+        match self.answer(method, &call["params"]) {
+            Ok(result) => reply["result"] = result,
+            Err(error) => reply["error"] = error,
+        }
+        Ok(RpcReply::new(200, reply.to_string().into_bytes()))
+    }
+}
+
+fn world(kept: &[Kept]) -> (Vec<Arc<Node>>, RpcPool) {
+    let nodes: Vec<_> = kept.iter().map(|kept| Arc::new(Node { kept: *kept, asked: Mutex::default() })).collect();
+    let named = nodes.iter().zip(0..);
+    let endpoints = named.map(|(node, place)| RpcEndpoint::over(format!("node-{place}"), node.clone())).collect();
+    let tuning = ChainTuning::for_spec(&ChainSpec::preset("ethereum").unwrap());
+    let pool = RpcPool::of_chain(endpoints, &tuning, Duration::from_secs(12));
+    pool.note_final(nodes.iter().map(|_| Some(LAST)));
+    (nodes, pool)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_search_through_blocks_goes_on_where_it_stopped() {
+    let (nodes, pool) = world(&[Kept::default(); 1]);
+    let (scans, mut turns) = (Scans::default(), 0);
+    let found = receipts::find(&pool, &[OURS], PollPurpose::Finality, Some(LAST)).await;
+    assert!(found.receipt.is_none() && found.is_complete, "no receipt is what they say");
+    loop {
+        let before = nodes[0].asked("eth_getBlockByNumber");
+        let used = find(&pool, SENDER, NONCE, LAST, &scans, 128).await;
+        let read = nodes[0].asked("eth_getBlockByNumber") - before;
+        assert!(read <= 129, "{read}");
+        turns += 1;
+        match used {
+            Spender::Unknown => {}
+            Spender::Known { hash, block } => break assert_eq!((hash, block), (OURS, MINED)),
+            Spender::Nobody => panic!("it is used"),
+        }
+    }
+    // Each block once, and the one that has it once more, of all nodes.
+    assert_eq!(turns, 8);
+    assert!(nodes[0].asked("eth_getBlockByNumber") < LAST - MINED);
+    // From then on it is known where.
+    let before = nodes[0].asked("eth_getBlockByNumber");
+    assert_eq!(find(&pool, SENDER, NONCE, LAST, &scans, 128).await, Spender::Known { hash: OURS, block: MINED });
+    assert_eq!(nodes[0].asked("eth_getBlockByNumber") - before, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_a_pruned_transaction_tells_what_it_did() {
+    let of = |block_receipts, logs| Kept { block_receipts, logs };
+    let told = async |kept: &[Kept], has_calls| {
+        let (_, pool) = world(kept);
+        let receipt = rebuild(&pool, OURS, MINED, LAST, has_calls).await?;
+        assert_eq!((receipt.hash, receipt.block_number, receipt.block_hash), (OURS, MINED, hash_of(MINED)));
+        Some((receipt.is_success, receipt.cost_wei(), receipt.logs.len()))
+    };
+    let (exact, at_most) = (U256::from(50_000 * 100), U256::from(71_000 * 100));
+    // By the block's receipts, where nodes only lost the index.
+    assert_eq!(told(&[of(true, false); 3], true).await, Some((false, exact, 0)));
+    // By its events.
+    assert_eq!(told(&[of(false, true); 3], true).await, Some((true, at_most, 1)));
+    // One node alone is not believed.
+    assert_eq!(told(&[of(true, true), of(false, false), of(false, false)], true).await, None);
+    // Nothing of either: users' nonces tell, and of calls nothing does.
+    assert_eq!(told(&[of(false, false); 3], false).await, Some((true, at_most, 0)));
+    assert_eq!(told(&[of(false, false); 3], true).await, None);
+}

@@ -1,0 +1,114 @@
+//! Signers whose forwarder nonce nobody has looked at: in turn, with pauses where no node answers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    time::Duration,
+};
+
+use alloy_primitives::Address;
+
+use super::{Queue, Signer};
+use crate::time::Timestamp;
+
+/// How long a forwarder is left alone after its nonces were asked for in vain. Doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone, Copy)]
+struct Pause {
+    until: Timestamp,
+    length: Duration,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Unknown {
+    pub(super) signers: BTreeSet<Signer>,
+    /// At whom the last look ended.
+    after: Option<Signer>,
+    /// By forwarder.
+    pauses: BTreeMap<Address, Pause>,
+}
+
+impl Unknown {
+    /// The next ones in turn, once around at most.
+    fn next(&mut self, now: Timestamp, limit: usize) -> Vec<Signer> {
+        let Self { signers, pauses, .. } = self;
+        pauses.retain(|forwarder, _| {
+            signers.range((*forwarder, Address::ZERO)..).next().is_some_and(|(next, _)| next == forwarder)
+        });
+        let mut chosen = Vec::new();
+        let start = self.after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.take(now, start, None, limit, &mut chosen);
+        if self.after.is_some() {
+            self.take(now, Bound::Unbounded, self.after, limit, &mut chosen);
+        }
+        self.after = chosen.last().copied().or(self.after);
+        chosen
+    }
+
+    fn take(
+        &self,
+        now: Timestamp,
+        mut from: Bound<Signer>,
+        last: Option<Signer>,
+        limit: usize,
+        chosen: &mut Vec<Signer>,
+    ) {
+        while chosen.len() < limit
+            && let Some(signer) = self.signers.range((from, Bound::Unbounded)).next()
+            && last.is_none_or(|last| *signer <= last)
+        {
+            let is_paused = self.pauses.get(&signer.0).is_some_and(|pause| now < pause.until);
+            // Past all of a forwarder that pauses.
+            from = Bound::Excluded(if is_paused { (signer.0, Address::repeat_byte(0xff)) } else { *signer });
+            if !is_paused {
+                chosen.push(*signer);
+            }
+        }
+    }
+
+    fn note(&mut self, now: Timestamp, forwarder: Address, has_answered: bool) {
+        let pause = self.pauses.entry(forwarder).or_insert(Pause { until: now, length: Duration::ZERO });
+        if has_answered {
+            *pause = Pause { until: now.saturating_add(FIRST_PAUSE), length: FIRST_PAUSE };
+        } else if pause.until <= now {
+            pause.length = pause.length.saturating_mul(2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+            pause.until = now.saturating_add(pause.length);
+        }
+    }
+}
+
+impl Queue {
+    /// Signers whose forwarder nonce nobody has looked at.
+    pub fn unknown_signers(&self) -> impl Iterator<Item = Signer> + '_ {
+        self.unknown.signers.iter().copied()
+    }
+
+    /// Those whose forwarder nonce is to be looked at now: in turn, so that nobody keeps others from being looked at, and none
+    /// of a forwarder that pauses. Say with [`Self::note_lookup`] what came of it.
+    pub fn next_unknown(&mut self, now: Timestamp, limit: usize) -> Vec<Signer> {
+        self.unknown.next(now, limit)
+    }
+
+    /// Nodes were asked for the nonces of `asked`, and what they answered is entered. A forwarder of whom nothing became known
+    /// pauses, longer each time; one of whom something stayed unknown pauses shortly.
+    pub fn note_lookup(&mut self, now: Timestamp, asked: &[Signer]) {
+        let mut forwarders: BTreeMap<Address, (bool, bool)> = BTreeMap::new();
+        for signer in asked {
+            let (known, unknown) = forwarders.entry(signer.0).or_default();
+            let is_unknown = self.unknown.signers.contains(signer);
+            *unknown |= is_unknown;
+            *known |= !is_unknown;
+        }
+        for (forwarder, (known, unknown)) in forwarders {
+            if unknown {
+                self.unknown.note(now, forwarder, known);
+            } else {
+                self.unknown.pauses.remove(&forwarder);
+            }
+        }
+    }
+}
