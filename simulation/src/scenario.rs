@@ -399,8 +399,6 @@ impl Scenario {
             Self::LyingTip => hostility.lie = Lie::Tip,
             Self::LyingHead => hostility.lie = Lie::Head,
             _ => {
-                // Gas costs next to nothing: a reservation shows what L1 is believed to charge.
-                plan.base_fee = 7;
                 plan.data_fee = Some(DataFee { l1_base_fee: 30_000_000_000, ..data_fee(second, 0..0) });
                 hostility.lie = Lie::DataFee;
             }
