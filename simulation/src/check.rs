@@ -31,8 +31,8 @@ const MOST_TIP: u128 = 100_000_000_000;
 /// Most gas of an honest request in a transaction of its own.
 const LARGEST_ALONE_GAS: u128 = 250_000;
 
-/// More than a request reserves where gas costs next to nothing and L1 what it does, wei.
-const MOST_RESERVED: u64 = 20_000_000_000_000_000;
+/// More than a request reserves where L1 charges what it does: [`CEILING`] for a million gas, wei.
+const MOST_RESERVED: u64 = 1_000_000_000_000_000_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
@@ -148,6 +148,11 @@ impl World {
         if self.plan.hostility.lie == Lie::Tip && tx.fees.max_priority_fee_per_gas > MOST_TIP {
             let tip = tx.fees.max_priority_fee_per_gas;
             return self.violate(format!("I15: {} offers a tip of {tip}, which one node alone says", short(hash)));
+        }
+        if tx.gas_limit > self.block_gas() {
+            let gas = tx.gas_limit;
+            return self
+                .violate(format!("I14: {} has {gas} gas, more than a block, as every header says", short(hash)));
         }
         if tx.is_payload() {
             self.check_payload(batch, &tx, now);

@@ -163,7 +163,7 @@ pub enum Lie {
     Tip,
     /// Its head is a thousand blocks further.
     Head,
-    /// L1 costs a hundred thousand times what it does.
+    /// L1 costs a hundred million times what it does.
     DataFee,
 }
 

@@ -435,7 +435,7 @@ impl World {
     fn l1_answer(&self, node: usize, to: Address, input: &Bytes, block: &Block) -> Option<Bytes> {
         let DataFeeModel::OpStack(_, mut params) = self.data_fee_at(block.number) else { return None };
         if self.is_harmful(node) && self.plan.hostility.lie == Lie::DataFee {
-            params.l1_base_fee *= U256::from(100_000);
+            params.l1_base_fee *= U256::from(100_000_000);
         }
         let selector: [u8; 4] = input.get(..4)?.try_into().ok()?;
         let value = match (to, selector) {

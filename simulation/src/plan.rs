@@ -129,8 +129,8 @@ impl Faults {
 /// Something that happens at a moment that the scenario names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Happening {
-    /// The lanes get money.
-    TopUp,
+    /// Somebody with the lanes' keys takes their money.
+    Drain,
     /// The newest blocks are replaced, as deep as can be.
     Reorg,
 }

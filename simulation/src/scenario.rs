@@ -322,12 +322,11 @@ impl Scenario {
                 plan.bump_after = 1;
                 plan.is_burst = true;
                 plan.slack_ms = 10_000..20_000;
-                plan.spike = 3..14;
-                plan.balance = U256::from(plan.base_fee + 2_000_000_000) * U256::from(rng.within(300_000, 3_000_000));
-                // It comes when all is calm, and the block that brought it is replaced a second later.
+                // Transactions are in a pool, and not in a block, when their lane's money goes. More comes when all is calm,
+                // and the block that brought it is replaced a second later.
+                plan.faults = Faults { ignored_by_miner: 1_000, ..plan.faults };
                 plan.top_up_after_ms = plan.calm_after_ms;
-                plan.timeline = vec![(plan.calm_after_ms + 1_024, Happening::Reorg)];
-                plan.faults = Faults { ignored_by_miner: 800, ..plan.faults };
+                plan.timeline = vec![(5_000, Happening::Drain), (plan.calm_after_ms + 1_024, Happening::Reorg)];
             }
             _ => self.harm(&mut plan, seed, &mut rng),
         }
@@ -399,8 +398,6 @@ impl Scenario {
             Self::LyingTip => hostility.lie = Lie::Tip,
             Self::LyingHead => hostility.lie = Lie::Head,
             _ => {
-                // Gas costs next to nothing: a reservation shows what L1 is believed to charge.
-                plan.base_fee = 7;
                 plan.data_fee = Some(DataFee { l1_base_fee: 30_000_000_000, ..data_fee(second, 0..0) });
                 hostility.lie = Lie::DataFee;
             }

@@ -72,6 +72,7 @@ pub(crate) enum Event {
     Stranger,
     Spend,
     TopUp,
+    Drain,
     CalmDown,
     Backup,
     Stop,
@@ -274,7 +275,7 @@ impl World {
         }
         for (at, happening) in self.plan.timeline.clone() {
             let event = match happening {
-                Happening::TopUp => Event::TopUp,
+                Happening::Drain => Event::Drain,
                 Happening::Reorg => Event::TakeBack,
             };
             self.at(from + at, event);
@@ -432,6 +433,16 @@ impl World {
         at > 0 && node + 1 == self.nodes.len() && self.elapsed() >= at
     }
 
+    /// With the next block.
+    fn set_balances(&mut self, now: u64, wei: U256) {
+        let head = self.head.clone();
+        let mut state = head.state.clone();
+        for key in &self.keys {
+            state.balances.insert(key.address(), wei);
+        }
+        self.extend(now, head, Vec::new(), state);
+    }
+
     fn happen(&mut self, now: u64, event: Event) {
         match event {
             Event::Block => {
@@ -493,14 +504,13 @@ impl World {
                 }
             },
             Event::TopUp => {
-                let head = self.head.clone();
-                let mut state = head.state.clone();
-                for key in &self.keys {
-                    state.balances.insert(key.address(), U256::from(10u128.pow(21)));
-                }
                 self.note(format_args!("top-up"));
-                // It comes with the next block.
-                self.extend(now, head, Vec::new(), state);
+                self.set_balances(now, U256::from(10u128.pow(21)));
+            }
+            Event::Drain => {
+                self.count("drained");
+                self.note(format_args!("somebody takes the lanes' money"));
+                self.set_balances(now, U256::ZERO);
             }
             Event::CalmDown => {
                 self.note(format_args!("calm from here on"));
