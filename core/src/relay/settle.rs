@@ -48,6 +48,17 @@ impl Settlement {
     }
 }
 
+/// The gas that each member used, of those that did something.
+fn gas_of_each(outcomes: &[MemberOutcome], weights: &[u64], gas_used: Option<u64>) -> Vec<Option<u64>> {
+    let active = outcomes.iter().zip(weights).filter(|(outcome, _)| **outcome != MemberOutcome::Untouched);
+    let active: Vec<u64> = active.map(|(_, weight)| *weight).collect();
+    let mut parts = shares(U256::from(gas_used.unwrap_or(0)), &active).into_iter();
+    let part = |outcome: &MemberOutcome| {
+        (*outcome != MemberOutcome::Untouched).then(|| parts.next()).flatten().and_then(|gas| u64::try_from(gas).ok())
+    };
+    outcomes.iter().map(part).collect()
+}
+
 /// What came of those who left a transaction before it was final.
 #[derive(Default)]
 struct LeftEarly {
@@ -108,13 +119,7 @@ impl ChainService {
         let cost = receipt.as_ref().map(|receipt| receipt.cost_wei());
         let gas_used = receipt.as_ref().map(|receipt| receipt.gas_used);
         let content = Content { until: 0, key: flight.key, members: flight.members, weights: flight.weights };
-        let weights: Vec<u64> = outcomes
-            .iter()
-            .zip(&content.weights)
-            .filter(|(outcome, _)| **outcome != MemberOutcome::Untouched)
-            .map(|(_, weight)| *weight)
-            .collect();
-        let mut gases = shares(U256::from(gas_used.unwrap_or(0)), &weights).into_iter();
+        let gas = gas_of_each(&outcomes, &content.weights, gas_used);
         let (charged, mut bill) = match earlier {
             Some(_) => (vec![U256::ZERO; content.members.len()], None),
             None => self.attribute(now, id, &content, &outcomes, kind, receipt.as_deref()),
@@ -127,25 +132,33 @@ impl ChainService {
         if let Some((earlier, receipt)) = earlier.as_ref().zip(receipt.as_deref()) {
             let outcomes = decode(earlier.key, &earlier.members, receipt.is_success, &receipt.logs);
             let (parts, its_bill) = self.attribute(now, id, earlier, &outcomes, kind, Some(receipt));
-            for ((member, outcome), part) in earlier.members.iter().zip(&outcomes).zip(parts) {
-                self.end_early(&mut early, member.id(), *outcome, part, None, Some(receipt));
+            let gas = gas_of_each(&outcomes, &earlier.weights, gas_used);
+            for (((member, outcome), part), gas) in earlier.members.iter().zip(&outcomes).zip(parts).zip(gas) {
+                self.end_early(&mut early, member.id(), (*outcome, gas), part, None, Some(receipt));
             }
             bill = its_bill;
         }
-        for ((member, outcome), part) in content.members.iter().zip(&outcomes).zip(&charged) {
+        for (((member, outcome), part), gas) in content.members.iter().zip(&outcomes).zip(&charged).zip(&gas) {
             if flight.gone.contains(&member.id()) {
                 let drawn = Some(flight.drawn.get(&member.id()).copied().unwrap_or_default());
-                self.end_early(&mut early, member.id(), *outcome, *part, drawn, receipt.as_deref());
+                self.end_early(&mut early, member.id(), (*outcome, *gas), *part, drawn, receipt.as_deref());
             }
         }
         let LeftEarly { mut changes, mut costs_wei, mut ended, unbooked_wei } = early;
         if let Some(bill) = bill.as_mut().filter(|_| !unbooked_wei.is_zero()) {
             bill.accounts.push(AccountEntry { account: CostAccount::Replan, tenant: None, wei: unbooked_wei });
         }
-        for ((member, outcome), charged_wei) in content.members.iter().zip(&outcomes).zip(charged) {
+        for (((member, outcome), charged_wei), gas) in content.members.iter().zip(&outcomes).zip(charged).zip(gas) {
             let request = member.id();
             let has_ended = || changes.iter().any(|change: &RequestChange| change.id == request);
             if flight.gone.contains(&request) || (earlier.is_some() && has_ended()) {
+                continue;
+            }
+            if *outcome == MemberOutcome::Untouched && self.queue.get(request).is_none() {
+                // Another transaction of ours has executed it.
+                let mut change = RequestChange::to(request, Status::Queued);
+                (change.charged_wei, change.reach) = (charged_wei, Reach::Cost);
+                changes.push(change);
                 continue;
             }
             // What it burnt without being executed is not there for the next try.
@@ -189,7 +202,7 @@ impl ChainService {
             {
                 change.tx_hash = Some(receipt.hash);
                 change.block_number = Some(receipt.block_number);
-                change.gas_used = gases.next().and_then(|gas| u64::try_from(gas).ok());
+                change.gas_used = gas;
             }
             change.charged_wei = charged_wei;
             if change.to == Status::Queued {
@@ -250,7 +263,7 @@ impl ChainService {
         &mut self,
         early: &mut LeftEarly,
         request: RequestId,
-        outcome: MemberOutcome,
+        (outcome, gas_used): (MemberOutcome, Option<u64>),
         charged_wei: U256,
         drawn_wei: Option<U256>,
         receipt: Option<&TxReceipt>,
@@ -279,6 +292,7 @@ impl ChainService {
             return;
         };
         let mut change = to;
+        change.gas_used = gas_used;
         if let Some(receipt) = receipt {
             (change.tx_hash, change.block_number) = (Some(receipt.hash), Some(receipt.block_number));
         }
