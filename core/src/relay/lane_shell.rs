@@ -148,20 +148,6 @@ impl LaneShell {
         attempts.find(|(_, attempt)| attempt.get().hash == hash).map(|(key, _)| key.index)
     }
 
-    /// Attempts of a nonce that carry calls: no user's nonce tells what became of those.
-    fn calls(&self, nonce: u64) -> Vec<B256> {
-        let Some(flight) = self.flights.get(&nonce) else { return Vec::new() };
-        let attempts = self.durable.iter().filter(|(key, _)| key.nonce == nonce);
-        let is_call = |key: &AttemptKey, attempt: &AttemptRecord| {
-            let (vehicle, members) = flight
-                .content_before(key.index)
-                .map_or((flight.key, &flight.members), |content| (content.key, &content.members));
-            attempt.kind == AttemptKind::Payload && !members.is_empty() && !matches!(vehicle, VehicleKey::Forwarder(_))
-        };
-        let calls = attempts.filter(|(key, attempt)| is_call(key, attempt.get()));
-        calls.map(|(_, attempt)| attempt.get().hash).collect()
-    }
-
     fn forget(&mut self, nonce: u64) {
         self.scans.forget(nonce);
         self.durable.retain(|key, _| key.nonce != nonce);
@@ -235,7 +221,6 @@ impl ChainService {
                 let sender = self.lanes[index].machine.id().sender;
                 let last = self.head.and_then(|head| head.final_block);
                 let polls = self.polls.clone();
-                let calls = self.lanes[index].calls(nonce);
                 let scans = self.lanes[index].scans.clone();
                 let scan_blocks = self.shared.tuning.spender_scan_blocks;
                 let work = async move {
@@ -257,16 +242,14 @@ impl ChainService {
                             // Ours, and its receipt is gone.
                             Spender::Known { hash, block } if hashes.contains(&hash) => {
                                 let last = last.unwrap_or(block);
-                                found = pruned::rebuild(&pool, hash, block, last, calls.contains(&hash))
-                                    .await
-                                    .map(Box::new);
+                                found = pruned::rebuild(&pool, hash, block, last).await.map(Box::new);
                                 is_complete = found.is_some();
                                 match is_complete {
                                     true => {
-                                        tracing::warn!(%sender, nonce, %hash, block, "no node has the receipt: settled by what is left of it")
+                                        tracing::warn!(%sender, nonce, %hash, block, "no node has the receipt by its hash: settled by its block's receipts")
                                     }
                                     false => {
-                                        tracing::error!(%sender, nonce, %hash, block, "no node has the receipt, or the events, of calls: an endpoint that keeps them is needed to settle")
+                                        tracing::error!(%sender, nonce, %hash, block, "no node has the receipt: an endpoint that keeps it is needed to settle")
                                     }
                                 }
                             }

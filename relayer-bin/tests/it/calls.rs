@@ -243,6 +243,7 @@ async fn once_although_receipts_are_missing() -> Result<()> {
     // Mined and final, and the only node has no receipts: sending again would be twice.
     let stage = stage(Pace::Manual).proxied().raise().await?;
     stage.proxy().add(Rule::always(Fault::Receipt(ReceiptLie::Null)).on("eth_getTransactionReceipt"));
+    stage.proxy().add(Rule::always(Fault::Receipt(ReceiptLie::Null)).on("eth_getBlockReceipts"));
     let mut ids = Vec::new();
     for i in 0..6 {
         let body = call(stage.world.guestbook, &markCall { tag: tag("missing", i) }, i % 2 == 0);

@@ -145,6 +145,7 @@ async fn receipts_that_are_not_there_for_a_while() -> Result<()> {
     // that is no proof that somebody else used the nonce.
     let stage = Stage::at(Pace::Manual).proxied().raise().await?;
     stage.proxy().add(Rule::always(Fault::Receipt(ReceiptLie::Null)).on("eth_getTransactionReceipt"));
+    stage.proxy().add(Rule::always(Fault::Receipt(ReceiptLie::Null)).on("eth_getBlockReceipts"));
     let mut crowd = Crowd::new(&stage.world, 20);
     let requests: Vec<_> = (0..40).map(|i| crowd.mark_within(i % 20, "5m")).collect();
     stage.submit(&requests).await?;

@@ -492,9 +492,10 @@ async fn cancelled(table: &mut Table, depth: u64, branch: Branch) -> Result<()> 
         for request in &requests {
             assert_eq!(table.stage.client().request(request.id).await?.tx_hash, Some(payload), "{row}");
         }
-        table.expect(&row, &requests, &LANDS);
+        table.expect(&row, &requests, &["queued", "batched", "broadcast", "broadcast", "included", "finalized"]);
     } else {
-        table.expect(&row, &requests, &["queued", "batched", "broadcast", "expired"]);
+        // Told twice: that it is late, when its time is over, and in the end.
+        table.expect(&row, &requests, &["queued", "batched", "broadcast", "broadcast", "expired"]);
     }
     Ok(())
 }

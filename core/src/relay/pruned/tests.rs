@@ -36,7 +36,6 @@ const STATES: u64 = 100;
 #[derive(Debug, Clone, Copy, Default)]
 struct Kept {
     block_receipts: bool,
-    logs: bool,
 }
 
 #[derive(Debug)]
@@ -47,13 +46,6 @@ struct Node {
 
 fn hash_of(number: u64) -> B256 {
     keccak256(number.to_be_bytes())
-}
-
-fn log() -> Value {
-    json!({
-        "address": FORWARDER, "topics": [B256::repeat_byte(0xee)], "data": "0x01", "transactionHash": OURS,
-        "blockHash": hash_of(MINED), "blockNumber": U64::from(MINED),
-    })
 }
 
 impl Node {
@@ -79,8 +71,6 @@ impl Node {
                 "transactionHash": OURS, "blockNumber": U64::from(MINED), "blockHash": hash_of(MINED), "status": "0x0",
                 "gasUsed": U64::from(50_000), "effectiveGasPrice": "0x64", "logs": [],
             }])),
-            "eth_getLogs" if self.kept.logs => Ok(json!([log()])),
-            "eth_getLogs" => Ok(json!([])),
             _ => Err(json!({ "code": -32_601, "message": "the method does not exist" })),
         }
     }
@@ -143,22 +133,14 @@ async fn a_search_through_blocks_goes_on_where_it_stopped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_left_of_a_pruned_transaction_tells_what_it_did() {
-    let of = |block_receipts, logs| Kept { block_receipts, logs };
-    let told = async |kept: &[Kept], has_calls| {
-        let (_, pool) = world(kept);
-        let receipt = rebuild(&pool, OURS, MINED, LAST, has_calls).await?;
+async fn the_receipts_of_its_block_tell_what_a_transaction_did() {
+    let told = async |kept: [bool; 3]| {
+        let (_, pool) = world(&kept.map(|block_receipts| Kept { block_receipts }));
+        let receipt = rebuild(&pool, OURS, MINED, LAST).await?;
         assert_eq!((receipt.hash, receipt.block_number, receipt.block_hash), (OURS, MINED, hash_of(MINED)));
-        Some((receipt.is_success, receipt.cost_wei(), receipt.logs.len()))
+        Some((receipt.is_success, receipt.cost_wei()))
     };
-    let (exact, at_most) = (U256::from(50_000 * 100), U256::from(71_000 * 100));
-    // By the block's receipts, where nodes only lost the index.
-    assert_eq!(told(&[of(true, false); 3], true).await, Some((false, exact, 0)));
-    // By its events.
-    assert_eq!(told(&[of(false, true); 3], true).await, Some((true, at_most, 1)));
-    // One node alone is not believed.
-    assert_eq!(told(&[of(true, true), of(false, false), of(false, false)], true).await, None);
-    // Nothing of either: users' nonces tell, and of calls nothing does.
-    assert_eq!(told(&[of(false, false); 3], false).await, Some((true, at_most, 0)));
-    assert_eq!(told(&[of(false, false); 3], true).await, None);
+    assert_eq!(told([true; 3]).await, Some((false, U256::from(50_000 * 100))));
+    assert_eq!(told([true, false, false]).await, None, "one node alone is not believed");
+    assert_eq!(told([false; 3]).await, None, "without a receipt nobody knows what it cost");
 }
