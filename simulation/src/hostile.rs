@@ -343,7 +343,7 @@ impl Plan {
         Operation {
             op,
             tenant: TENANT,
-            item: SubmitItem { submission, idempotency_key: None },
+            item: SubmitItem { submission, idempotency_key: None, submitted_by: None },
             next_at: at,
             gives_up_at: at + slack,
             tries: 1,
