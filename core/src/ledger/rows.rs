@@ -173,7 +173,6 @@ impl<'r> Cells<'r> {
         self.str().map(str::to_owned)
     }
 
-    #[cfg(feature = "postgres")]
     pub(super) fn optional_text(&mut self) -> Result<Option<String>, LedgerError> {
         Ok(self.optional_str()?.map(str::to_owned))
     }

@@ -270,6 +270,8 @@ impl ChainService {
                 Unsure::Wait => self.held.push(id),
                 Unsure::Send if alone.is_none() => alone = Some(member),
                 Unsure::Send => self.queue.put_back(id),
+                // What became of it another transaction tells.
+                Unsure::End if self.is_entangled(id) => self.held.push(id),
                 Unsure::End => {
                     let successors = self.queue.successors(id);
                     let detail = "no node could simulate it (`chain.unsimulated` is `hold`)";

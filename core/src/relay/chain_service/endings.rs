@@ -87,7 +87,8 @@ impl ChainService {
         self.gaps = gaps;
     }
 
-    /// Ends waiting requests for a reason; the write is retried until it is durable.
+    /// Ends waiting requests, and those taken for a transaction that is not planned, for a reason; the write is retried until it
+    /// is durable.
     pub(in crate::relay) fn end_waiting(
         &mut self,
         now: Timestamp,
@@ -99,8 +100,10 @@ impl ChainService {
         if ids.is_empty() {
             return;
         }
-        let ended = ids.iter().filter(|id| !self.is_entangled(**id));
-        let ended: Vec<_> = ended.map(|id| (*id, reason)).collect();
+        let (entangled, free): (Vec<_>, Vec<_>) = ids.iter().partition(|id| self.is_entangled(**id));
+        // Looked at again with the next block, until it is known what became of them.
+        self.held.extend(entangled.into_iter().filter(|id| !self.queue.is_waiting(*id)));
+        let ended: Vec<_> = free.into_iter().map(|id| (id, reason)).collect();
         if ended.is_empty() {
             return;
         }
