@@ -70,6 +70,7 @@ fn entry(params: &VehicleParams, seq: usize, request: &Arc<VerifiedRequest>, now
         gas: params.member_gas(request),
         bytes: params.member_bytes(request),
         ceiling_wei_per_gas: 1_000_000_000_000,
+        first_ceiling_wei_per_gas: 1_000_000_000_000,
         reserved_wei: U256::MAX,
         spent_wei: U256::ZERO,
         company: Company::Named,

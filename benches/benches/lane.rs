@@ -49,6 +49,7 @@ fn lane() -> Lane {
         bump_after_blocks: 3,
         rebroadcast_after_blocks: 2,
         max_attempts: 32,
+        max_refused_plans: 8,
         max_fee_ceiling_wei_per_gas: 1_000 * GWEI,
         cancel_gas: 21_000,
     };

@@ -42,6 +42,7 @@ fn forward(user: usize, nonce: u64, ceiling: u128) -> QueuedRequest {
         gas: 100_000,
         bytes: 500,
         ceiling_wei_per_gas: ceiling,
+        first_ceiling_wei_per_gas: ceiling,
         reserved_wei: U256::MAX,
         spent_wei: U256::ZERO,
         company: Company::Named,

@@ -41,6 +41,6 @@ pub use rpc_error::{
     is_execution_failure, is_unknown_block, least_price, refused_fee_cap,
 };
 pub use spec::{
-    ChainSpec, DEFAULT_DEADLINE_SKEW_S, DEFAULT_FEE_CEILING, DEFAULT_MAX_TX_BYTES, DEFAULT_TIP_CEILING, MIN_BUMP_BPS,
-    SpecError,
+    ChainSpec, DEFAULT_DEADLINE_SKEW_S, DEFAULT_FEE_CEILING, DEFAULT_MAX_TX_BYTES, DEFAULT_REPLAN_AFTER_BLOCKS,
+    DEFAULT_TIP_CEILING, MIN_BUMP_BPS, SpecError,
 };

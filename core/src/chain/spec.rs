@@ -16,6 +16,8 @@ use super::replacement::ReplacementRule;
 pub const DEFAULT_MAX_TX_BYTES: u64 = 131_072;
 /// Default of [`ChainSpec::tip_ceiling_wei_per_gas`]: 1 gwei, as on rollups.
 pub const DEFAULT_TIP_CEILING: u128 = 1_000_000_000;
+/// Default of [`ChainSpec::replan_after_blocks`].
+pub const DEFAULT_REPLAN_AFTER_BLOCKS: u64 = 3;
 /// Default of [`ChainSpec::max_fee_ceiling_wei_per_gas`]: 1 000 gwei.
 pub const DEFAULT_FEE_CEILING: u128 = 1_000_000_000_000;
 /// A tip ceiling leaves room for so many times the least tip.
@@ -74,6 +76,10 @@ pub struct ChainSpec {
     /// No transaction offers more per gas unless the operator says so, wei. Not below the highest base fee that was recorded.
     #[serde(default = "default_fee_ceiling", with = "decimal")]
     pub max_fee_ceiling_wei_per_gas: u128,
+    /// Blocks that a transaction is deep before forwards that it left out enter another one, unless the operator says
+    /// otherwise: usual reorganisations are shorter.
+    #[serde(default = "default_replan_after_blocks")]
+    pub replan_after_blocks: u64,
     /// Where Multicall3 is deployed; `None` if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multicall3: Option<Address>,
@@ -98,6 +104,10 @@ const fn default_tip_ceiling() -> u128 {
 
 const fn default_fee_ceiling() -> u128 {
     DEFAULT_FEE_CEILING
+}
+
+const fn default_replan_after_blocks() -> u64 {
+    DEFAULT_REPLAN_AFTER_BLOCKS
 }
 
 const fn default_deadline_skew_s() -> u64 {
@@ -189,6 +199,7 @@ impl ChainSpec {
         range("deadline_skew_s", self.deadline_skew_s.into(), 0, MAX_DEADLINE_SKEW_S.into());
         let least = self.min_priority_fee_wei_per_gas.saturating_mul(LEAST_TIPS);
         range("tip_ceiling_wei_per_gas", self.tip_ceiling_wei_per_gas, least.max(1), u128::MAX);
+        range("replan_after_blocks", self.replan_after_blocks.into(), 1, 100_000);
         range("max_fee_ceiling_wei_per_gas", self.max_fee_ceiling_wei_per_gas, self.tip_ceiling_wei_per_gas, u128::MAX);
         if let Some(cap) = self.tx_gas_cap_override {
             range("tx_gas_cap_gas", cap.into(), self.gas_schedule().tx_base_gas.into(), u64::MAX.into());

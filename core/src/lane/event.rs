@@ -24,6 +24,8 @@ pub struct LaneConfig {
     pub rebroadcast_after_blocks: u64,
     /// Most attempts for one nonce; a cancel is always possible once more.
     pub max_attempts: u32,
+    /// Most plans of one nonce that every node refuses before it is cancelled instead of given to the next.
+    pub max_refused_plans: u32,
     /// No cancel offers more per gas.
     pub max_fee_ceiling_wei_per_gas: u128,
     /// Gas of a plain transfer, for cancels.
@@ -444,6 +446,8 @@ pub struct RestoredSlot {
     pub plan: Plan,
     /// Durable attempts in order: kind, fees, hash.
     pub attempts: Vec<(AttemptKind, Fees, B256)>,
+    /// Plans that it carried before this one.
+    pub refused_plans: u32,
     /// It was reported as broadcast before.
     pub was_broadcast: bool,
     /// It was reported as included before: the chain decides again.

@@ -215,7 +215,11 @@ impl Lane {
         let vacant = self.slots.iter_mut().find(|(nonce, slot)| slot.is_vacant && *nonce >= chain_nonce);
         if let Some((nonce, slot)) = vacant {
             let attempts = std::mem::take(&mut slot.attempts);
-            *slot = Slot { plan_from: attempts.len(), is_polling: slot.is_polling, ..Slot::new(plan, attempts) };
+            // One that could not be committed was not refused.
+            let was_refused = attempts.len() > slot.plan_from;
+            let refused_plans = slot.refused_plans.saturating_add(was_refused.into());
+            let plan_from = attempts.len();
+            *slot = Slot { plan_from, refused_plans, is_polling: slot.is_polling, ..Slot::new(plan, attempts) };
             return *nonce;
         }
         let nonce = self.next_nonce;
@@ -462,11 +466,13 @@ impl Lane {
     }
 
     /// Gives the nonce to the next plan if nobody can hold anything that was signed for it: no cancel is paid for what no node
-    /// took. What has no replay guard on chain waits for the nonce to be used (I3), whatever nodes said.
+    /// took, unless too many plans were refused. What has no replay guard on chain waits for the nonce to be used (I3), whatever nodes
+    /// said.
     fn vacate(&mut self, nonce: u64) -> bool {
         let Some(slot) = self.slots.get_mut(&nonce) else { return false };
         let may = slot.plan.is_guarded && slot.is_in_flight() && !slot.is_filler && nonce >= self.chain_nonce;
-        if !may || !slot.is_held_by_nobody() || slot.attempts.len() <= slot.plan_from {
+        let is_over = slot.refused_plans.saturating_add(1) >= self.config.max_refused_plans;
+        if !may || is_over || !slot.is_held_by_nobody() || slot.attempts.len() <= slot.plan_from {
             return false;
         }
         (slot.is_vacant, slot.is_abandoned, slot.trouble, slot.vacant_since) = (true, false, None, None);

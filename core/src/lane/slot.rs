@@ -67,6 +67,8 @@ pub(super) struct Slot {
     pub(super) trouble: Option<Trouble>,
     /// Index of the first attempt that carries the plan: those before carried one that every node refused.
     pub(super) plan_from: usize,
+    /// Plans that every node refused, the present one not among them.
+    pub(super) refused_plans: u32,
     /// Nobody can hold anything that was signed for it, and its members are gone: the next plan gets it.
     pub(super) is_vacant: bool,
     /// Head since when younger ones wait behind the vacancy.
@@ -119,6 +121,7 @@ impl Slot {
             is_polling: false,
             trouble: None,
             plan_from: 0,
+            refused_plans: 0,
             is_vacant: false,
             vacant_since: None,
             tip_floor: 0,

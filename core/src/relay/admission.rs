@@ -848,6 +848,7 @@ impl Admission {
                     gas: item.member_gas,
                     bytes: item.bytes,
                     ceiling_wei_per_gas: item.ceiling,
+                    first_ceiling_wei_per_gas: item.ceiling,
                     reserved_wei: item.quote.max_cost_wei,
                     spent_wei: U256::ZERO,
                     company: tenant.policy.company(&item.request),

@@ -413,22 +413,7 @@ impl ChainService {
                 };
                 let before = lane.flights.remove(&id.nonce);
                 let (left, earlier) = before.map_or_else(Default::default, |before| (before.left, before.earlier));
-                let (key, is_planned, clean) = (selection.key, false, Vec::new());
-                let (mined, gone, drawn) = Default::default();
-                let flight = Flight {
-                    key,
-                    members,
-                    weights,
-                    record,
-                    foreseen,
-                    clean,
-                    is_planned,
-                    left,
-                    earlier,
-                    mined,
-                    gone,
-                    drawn,
-                };
+                let flight = Flight { foreseen, left, earlier, ..Flight::new(selection.key, members, weights, record) };
                 lane.flights.insert(id.nonce, flight);
             }
             Err(error) => {

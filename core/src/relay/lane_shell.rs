@@ -33,10 +33,6 @@ use crate::{
     time::Timestamp,
 };
 
-/// Refusals for good after which a request that is alone in its transaction ends: one node's word may be wrong, and the others
-/// may have been away.
-const MAX_REFUSALS: u32 = 3;
-
 /// Why a request ends that nodes refuse with `class`, if that is what its end is about.
 const fn reason_of(class: RpcErrorClass) -> Option<Reason> {
     match class {
@@ -93,22 +89,34 @@ impl Flight {
         self.members.iter().filter(|member| !self.gone.contains(&member.id()))
     }
 
-    /// The same nonce without anybody in it.
-    fn vacated(&self) -> Self {
+    /// A new content of a nonce.
+    pub(super) const fn new(
+        key: VehicleKey,
+        members: Vec<Arc<VerifiedRequest>>,
+        weights: Vec<u64>,
+        record: BatchRecord,
+    ) -> Self {
         Self {
-            key: self.key,
-            members: Vec::new(),
-            weights: Vec::new(),
-            record: self.record.clone(),
+            key,
+            members,
+            weights,
+            record,
             foreseen: None,
             clean: Vec::new(),
-            is_planned: true,
-            left: self.left.clone(),
-            earlier: self.earlier.clone(),
+            is_planned: false,
+            left: Vec::new(),
+            earlier: Vec::new(),
             mined: None,
             gone: BTreeSet::new(),
             drawn: BTreeMap::new(),
         }
+    }
+
+    /// The same nonce without anybody in it.
+    fn vacated(&self) -> Self {
+        let (left, earlier) = (self.left.clone(), self.earlier.clone());
+        let empty = Self::new(self.key, Vec::new(), Vec::new(), self.record.clone());
+        Self { is_planned: true, left, earlier, ..empty }
     }
 
     /// The earlier content that the attempt with this index carries; `None` if it carries the present one.
@@ -480,6 +488,7 @@ impl ChainService {
     /// company; one that is refused for good while it is alone ends.
     fn refused(&mut self, now: Timestamp, index: usize, nonce: u64, class: Option<RpcErrorClass>) {
         self.pricing.forget(index, nonce);
+        let max_refusals = self.shared.tuning.max_refusals;
         let lane = &mut self.lanes[index];
         let id = lane.batch_id(nonce);
         let Some(flight) = lane.flights.get_mut(&nonce) else { return };
@@ -490,13 +499,14 @@ impl ChainService {
             let (key, members) = (flight.key, members.clone());
             flight.earlier.push(Content { until: until.unwrap_or(0), key, members, weights });
         }
+        let (gone, drawn) = (std::mem::take(&mut flight.gone), std::mem::take(&mut flight.drawn));
         flight.left = members.iter().map(|member| member.id()).collect();
         let (state, company) = (flight.record.state, members.len().div_ceil(2));
         let is_alone = members.len() == 1;
         tracing::info!(batch = %id, class = class.map_or("not sent", RpcErrorClass::as_str), members = members.len(), "no node took it");
         metrics::counter!("slackwater_refused_batches_total").increment(1);
         let (mut changes, mut decisions, mut ended, mut orphaned) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for member in &members {
+        for member in members.iter().filter(|member| !gone.contains(&member.id())) {
             let request = member.id();
             let refusals = self.queue.get_mut(request).map(|entry| {
                 if class.is_some_and(RpcErrorClass::is_about_size) {
@@ -505,7 +515,7 @@ impl ChainService {
                 }
                 entry.refusals
             });
-            let is_for_good = refusals.is_some_and(|refusals| refusals.alone >= MAX_REFUSALS)
+            let is_for_good = refusals.is_some_and(|refusals| refusals.alone >= max_refusals)
                 && class.is_some_and(RpcErrorClass::is_permanent);
             let end = match class.and_then(reason_of) {
                 reason if member.valid_until() <= now => {
@@ -555,6 +565,9 @@ impl ChainService {
             settled.await;
             Done::Noted
         });
+        for (request, drawn_wei) in drawn {
+            self.draw(request, drawn_wei, U256::ZERO);
+        }
         self.end_waiting(now, &orphaned, Status::Rejected, Reason::PredecessorFailed, None);
     }
 

@@ -4,7 +4,7 @@
 //! majority shows the block, `replan_after_blocks` deep, and the user's nonce unused, the request may enter a second transaction
 //! (the exception in invariant I3). If a reorganisation turns things round, only one of the two executes it; that one ends it.
 
-use alloy_primitives::{Address, B256, U256};
+use alloy_primitives::{Address, B256};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -107,12 +107,12 @@ impl ChainService {
             mined.is_asked = false;
             return;
         }
-        let (mined, record) = (mined.clone(), flight.record.clone());
+        let (mined, record, drawn) = (mined.clone(), flight.record.clone(), flight.drawn.clone());
         let content =
             Content { until: 0, key: flight.key, members: flight.members.clone(), weights: flight.weights.clone() };
         let id = record.id;
         let kind = mined.kind;
-        let (parts, _) = self.attribute(now, id, &content, &mined.outcomes, Some(kind), Some(&mined.receipt));
+        let (parts, _) = self.attribute(now, id, &content, &drawn, &mined.outcomes, Some(kind), Some(&mined.receipt));
         let reason = match kind {
             AttemptKind::Payload if !mined.receipt.is_success => Reason::BatchFailed,
             AttemptKind::Payload => Reason::SkippedByForwarder,
@@ -129,7 +129,8 @@ impl ChainService {
             if *outcome != MemberOutcome::Untouched || !is_unused || !may || member.valid_until() <= now {
                 continue;
             }
-            let pays_another = self.draw(request, part);
+            let drawn_wei = drawn.get(&request).copied().unwrap_or_default();
+            let pays_another = self.draw(request, drawn_wei, part);
             back.push((request, part, pays_another));
             if !pays_another {
                 continue;
@@ -182,9 +183,4 @@ impl ChainService {
             flight.gone.contains(&id) || flight.earlier.iter().any(is_earlier)
         })
     }
-}
-
-/// What is still to be drawn of `charged_wei`, of which `drawn_wei` was.
-pub(super) fn undrawn(charged_wei: U256, drawn_wei: Option<U256>) -> U256 {
-    charged_wei.saturating_sub(drawn_wei.unwrap_or_default())
 }

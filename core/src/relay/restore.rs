@@ -163,6 +163,7 @@ pub(super) async fn restore(
             bump_after_blocks: tuning.bump_after_blocks,
             rebroadcast_after_blocks: tuning.rebroadcast_after_blocks,
             max_attempts: tuning.max_attempts,
+            max_refused_plans: tuning.max_refused_plans,
             max_fee_ceiling_wei_per_gas: tuning.max_fee_ceiling_wei_per_gas,
             cancel_gas: tuning.cancel_gas,
         };
@@ -207,6 +208,7 @@ pub(super) fn queued(
         gas,
         bytes: params.member_bytes(&request),
         ceiling_wei_per_gas: ceiling_left(record.ceiling_wei_per_gas, params.reserved_gas(gas), spent_wei),
+        first_ceiling_wei_per_gas: record.ceiling_wei_per_gas,
         reserved_wei: record.reserved_wei,
         spent_wei,
         company,
@@ -345,6 +347,7 @@ async fn restore_lane(
                 .iter()
                 .map(|attempt| (attempt.get().kind, attempt.get().fees, attempt.get().hash))
                 .collect(),
+            refused_plans: u32::try_from(earlier.len()).unwrap_or(u32::MAX),
             was_broadcast: record.state != BatchState::Signed,
             was_included: record.state == BatchState::Included,
         });
@@ -353,23 +356,8 @@ async fn restore_lane(
             durable.insert(key, attempt);
         }
         let left = if has_left { members } else { Vec::new() };
-        let (foreseen, clean, is_planned) = (None, Vec::new(), true);
         // Where the chain still shows it as included, the lane says so again.
-        let (mined, drawn) = Default::default();
-        let flight = Flight {
-            key,
-            members: requests,
-            weights,
-            record,
-            foreseen,
-            clean,
-            is_planned,
-            left,
-            earlier,
-            mined,
-            gone,
-            drawn,
-        };
+        let flight = Flight { is_planned: true, left, earlier, gone, ..Flight::new(key, requests, weights, record) };
         flights.insert(nonce, flight);
     }
     if !slots.is_empty() {

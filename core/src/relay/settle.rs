@@ -8,7 +8,6 @@ use super::{
     chain_service::{ChainService, Done, batch_hash, count_ended},
     dispatch::MAX_BATCH_FAILURES,
     lane_shell::{Content, Flight},
-    replan::undrawn,
     simulate::settled_nonces,
 };
 use crate::{
@@ -122,7 +121,7 @@ impl ChainService {
         let gas = gas_of_each(&outcomes, &content.weights, gas_used);
         let (charged, mut bill) = match earlier {
             Some(_) => (vec![U256::ZERO; content.members.len()], None),
-            None => self.attribute(now, id, &content, &outcomes, kind, receipt.as_deref()),
+            None => self.attribute(now, id, &content, &flight.drawn, &outcomes, kind, receipt.as_deref()),
         };
         // To those who are in it now another transaction has taken the nonce.
         let own = kind.filter(|_| earlier.is_none());
@@ -131,7 +130,7 @@ impl ChainService {
         let mut back = Vec::new();
         if let Some((earlier, receipt)) = earlier.as_ref().zip(receipt.as_deref()) {
             let outcomes = decode(earlier.key, &earlier.members, receipt.is_success, &receipt.logs);
-            let (parts, its_bill) = self.attribute(now, id, earlier, &outcomes, kind, Some(receipt));
+            let (parts, its_bill) = self.attribute(now, id, earlier, &BTreeMap::new(), &outcomes, kind, Some(receipt));
             let gas = gas_of_each(&outcomes, &earlier.weights, gas_used);
             for (((member, outcome), part), gas) in earlier.members.iter().zip(&outcomes).zip(parts).zip(gas) {
                 self.end_early(&mut early, member.id(), (*outcome, gas), part, None, Some(receipt));
@@ -162,7 +161,8 @@ impl ChainService {
                 continue;
             }
             // What it burnt without being executed is not there for the next try.
-            let pays_another = self.draw(request, undrawn(charged_wei, flight.drawn.get(&request).copied()));
+            let drawn_wei = flight.drawn.get(&request).copied().unwrap_or_default();
+            let pays_another = self.draw(request, drawn_wei, charged_wei);
             let mut change = match outcome {
                 MemberOutcome::Executed => RequestChange::to(request, Status::Finalized),
                 MemberOutcome::Failed => RequestChange::to(request, Status::Reverted).because(Reason::TargetReverted),
@@ -231,6 +231,9 @@ impl ChainService {
             }
             self.queue.put_back(request);
         }
+        if let Some(bill) = &bill {
+            self.book(now, id, bill);
+        }
         let write = Write::Batch {
             id,
             state,
@@ -278,7 +281,7 @@ impl ChainService {
                     (Some(drawn), false) => charged_wei.min(drawn),
                     (None, _) => U256::ZERO,
                 };
-                self.draw(request, undrawn(own_wei, drawn_wei));
+                self.draw(request, drawn_wei.unwrap_or_default(), own_wei);
                 early.unbooked_wei += charged_wei - own_wei;
                 let mut change = RequestChange::to(request, Status::Queued);
                 (change.charged_wei, change.reach) = (own_wei, Reach::Cost);
@@ -298,17 +301,20 @@ impl ChainService {
         }
         (change.charged_wei, change.reach) = (charged_wei, Reach::Anywhere);
         *early.ended.entry((change.to, change.reason)).or_default() += 1;
-        let spent_wei = entry.spent_wei.saturating_add(undrawn(charged_wei, drawn_wei));
+        let before_wei = entry.spent_wei.saturating_sub(drawn_wei.unwrap_or_default());
+        let spent_wei = before_wei.saturating_add(charged_wei);
         early.costs_wei.push((entry.tenant, request, spent_wei));
         early.changes.push(change);
     }
 
-    /// Who pays for a final transaction: each member's part, and what goes to accounts (invariant I12).
+    /// Who pays for a transaction: each member's part, and what goes to accounts (invariant I12). `drawn`: what members' own
+    /// reservations gave for it already, wei.
     pub(super) fn attribute(
         &self,
         now: Timestamp,
         id: BatchId,
         flight: &Content,
+        drawn: &BTreeMap<RequestId, U256>,
         outcomes: &[MemberOutcome],
         kind: Option<AttemptKind>,
         receipt: Option<&TxReceipt>,
@@ -334,7 +340,10 @@ impl ChainService {
                 skip_gas: params.skip_gas(member),
                 data_bytes: data_bytes(member),
                 value_wei: member.value(),
-                left_wei: entries[index].map_or(U256::ZERO, |entry| entry.reserved_wei.saturating_sub(entry.spent_wei)),
+                left_wei: entries[index].map_or(U256::ZERO, |entry| {
+                    let here = drawn.get(&member.id()).copied().unwrap_or_default();
+                    entry.reserved_wei.saturating_sub(entry.spent_wei.saturating_sub(here))
+                }),
                 outcome: outcomes[index],
             })
             .collect();
@@ -371,30 +380,39 @@ impl ChainService {
         };
         let mut bill = Bill { value_wei, accounts: Vec::new() };
         if !parts.rest_wei.is_zero() && Protection::EveryWei.is_on() {
-            let wei = parts.rest_wei;
-            tracing::warn!(batch = %id, account = account.as_str(), tenant = owner.map(|owner| &**owner), %wei, "an account bears a part of a transaction's cost");
-            metrics::counter!("slackwater_account_gwei_total", "account" => account.as_str())
-                .increment(u64::try_from(wei / U256::from(1_000_000_000)).unwrap_or(u64::MAX));
-            if let Some(owner) = owner {
-                self.tenants.spend(owner, chain_id, wei, now);
-            }
             let tenant = owner.map(|owner| owner.to_string());
-            bill.accounts.push(AccountEntry { account, tenant, wei });
+            bill.accounts.push(AccountEntry { account, tenant, wei: parts.rest_wei });
         }
         (parts.members, Some(Box::new(bill)))
     }
 
-    /// Takes what a request was charged from what it may still spend; whether the rest pays for another transaction.
-    pub(super) fn draw(&mut self, id: RequestId, charged_wei: U256) -> bool {
+    /// Takes what accounts bear of a final transaction from budgets, and tells it.
+    fn book(&self, now: Timestamp, id: BatchId, bill: &Bill) {
+        for AccountEntry { account, tenant, wei } in &bill.accounts {
+            let account = account.as_str();
+            tracing::warn!(batch = %id, account, tenant, %wei, "an account bears a part of a transaction's cost");
+            metrics::counter!("slackwater_account_gwei_total", "account" => account)
+                .increment(u64::try_from(*wei / U256::from(1_000_000_000)).unwrap_or(u64::MAX));
+            if let Some(tenant) = tenant {
+                self.tenants.spend(tenant, id.lane.chain_id, *wei, now);
+            }
+        }
+    }
+
+    /// Takes from what a request may still spend what a transaction charges it, of which `drawn_wei` was taken before; whether
+    /// the rest pays for another transaction.
+    pub(super) fn draw(&mut self, id: RequestId, drawn_wei: U256, charged_wei: U256) -> bool {
         let price = self.price.map_or(0, |price| price.quote.effective_gas_price(price.next_base_fee));
         let Some(entry) = self.queue.get_mut(id) else { return true };
-        if charged_wei.is_zero() || !Protection::SpentReservation.is_on() {
+        if !Protection::SpentReservation.is_on() {
             return true;
         }
-        entry.spent_wei = entry.spent_wei.saturating_add(charged_wei);
-        let gas = self.shared.params.reserved_gas(entry.gas);
-        entry.ceiling_wei_per_gas = ceiling_left(entry.ceiling_wei_per_gas, gas, charged_wei);
-        entry.ceiling_wei_per_gas >= price
+        if drawn_wei != charged_wei {
+            entry.spent_wei = entry.spent_wei.saturating_sub(drawn_wei).saturating_add(charged_wei);
+            let gas = self.shared.params.reserved_gas(entry.gas);
+            entry.ceiling_wei_per_gas = ceiling_left(entry.first_ceiling_wei_per_gas, gas, entry.spent_wei);
+        }
+        charged_wei.is_zero() || entry.ceiling_wei_per_gas >= price
     }
 
     /// Keeps the nonce cache of admission fresh.

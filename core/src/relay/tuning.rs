@@ -88,6 +88,10 @@ pub struct ChainTuning {
     pub replan_after_blocks: u64,
     /// Most attempts for one nonce (`max_attempts`).
     pub max_attempts: u32,
+    /// Most contents of one nonce that every node refused (`max_refused_plans`); then it is cancelled.
+    pub max_refused_plans: u32,
+    /// Times that every node refuses a request's own transaction for its size before it ends (`max_refusals`).
+    pub max_refusals: u32,
     /// No attempt offers more per gas (`max_fee_ceiling_wei_per_gas`).
     pub max_fee_ceiling_wei_per_gas: u128,
     /// How far a request with a budget may exceed the price at acceptance, percent (`budget_headroom_percent`).
@@ -179,8 +183,10 @@ impl ChainTuning {
             max_in_flight: 16,
             bump_after_blocks: 3,
             rebroadcast_after_blocks: 2,
-            replan_after_blocks: 3,
+            replan_after_blocks: spec.replan_after_blocks,
             max_attempts: 32,
+            max_refused_plans: 32,
+            max_refusals: 3,
             max_fee_ceiling_wei_per_gas: spec.max_fee_ceiling_wei_per_gas,
             budget_headroom_percent: 300,
             l1_fee_margin_percent: 100,
@@ -239,7 +245,7 @@ impl ChainTuning {
 
     /// Keys that are 0 and must not be.
     pub(super) fn zeroes(&self) -> Vec<&'static str> {
-        let positive: [(&str, u128); 15] = [
+        let positive: [(&str, u128); 17] = [
             ("poll_interval_ms", self.poll_interval.as_millis()),
             ("subscribed_poll_interval_ms", self.subscribed_poll_interval.as_millis()),
             ("subscription_silence_ms", self.subscription_silence.as_millis()),
@@ -255,6 +261,8 @@ impl ChainTuning {
             ("rebroadcast_after_blocks", u128::from(self.rebroadcast_after_blocks)),
             ("replan_after_blocks", u128::from(self.replan_after_blocks)),
             ("max_attempts", u128::from(self.max_attempts)),
+            ("max_refused_plans", u128::from(self.max_refused_plans)),
+            ("max_refusals", u128::from(self.max_refusals)),
         ];
         positive.into_iter().filter(|(_, value)| *value == 0).map(|(key, _)| key).collect()
     }

@@ -49,6 +49,8 @@ pub struct QueuedRequest {
     pub bytes: usize,
     /// Highest price of gas that its reservation covers. It falls with what was spent on transactions that did not end it.
     pub ceiling_wei_per_gas: u128,
+    /// The same before anything was spent.
+    pub first_ceiling_wei_per_gas: u128,
     /// What was reserved for it, wei.
     pub reserved_wei: U256,
     /// What of that went into final transactions, wei.

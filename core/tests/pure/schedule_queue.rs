@@ -63,6 +63,7 @@ fn entry(request: Arc<VerifiedRequest>, tenant: &str, seq: u64) -> QueuedRequest
         gas: 100_000,
         bytes: 500,
         ceiling_wei_per_gas: 100,
+        first_ceiling_wei_per_gas: 100,
         reserved_wei: U256::MAX,
         spent_wei: U256::ZERO,
         company: Company::Named,

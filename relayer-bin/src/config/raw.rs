@@ -464,12 +464,22 @@ pub struct RawChain {
     /// Blocks that a transaction is deep, its own included, before forwards that it skipped, or that a cancel left out, enter
     /// another one. The chain's usual reorganisations are shorter.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100_000), extend("x-default" = "3"))]
+    #[schemars(range(min = 1, max = 100_000), extend("x-default" = "the preset's: 2 on Ethereum and most rollups, 4 on Polygon and Arbitrum; else 3"))]
     pub replan_after_blocks: Option<u64>,
     /// Most signed transactions for one nonce.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000), extend("x-default" = "32"))]
     pub max_attempts: Option<u32>,
+    /// Most contents of one nonce that every node refused. Each refused one makes way for other requests; after so many the
+    /// nonce is cancelled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000), extend("x-default" = "32"))]
+    pub max_refused_plans: Option<u32>,
+    /// Times that every node refuses a request's own transaction because of its size before the request ends `rejected`. A
+    /// node may be wrong once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000), extend("x-default" = "3"))]
+    pub max_refusals: Option<u32>,
     /// No transaction offers more per gas.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = "the preset's: 3000 gwei on Ethereum, 5000 on Polygon, 200 or 1000 on rollups"))]

@@ -16,6 +16,7 @@ fn spec() -> ChainSpec {
         min_priority_fee_wei_per_gas: 1,
         rpc_tx_fee_cap_wei: Some(1_000_000_000_000_000_000),
         tip_ceiling_wei_per_gas: DEFAULT_TIP_CEILING,
+        replan_after_blocks: DEFAULT_REPLAN_AFTER_BLOCKS,
         max_fee_ceiling_wei_per_gas: DEFAULT_FEE_CEILING,
         multicall3: None,
         has_mempool: true,

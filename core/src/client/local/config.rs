@@ -64,6 +64,8 @@ pub struct LocalConfig {
     pub rebroadcast_after_blocks: u64,
     /// Most attempts for one nonce.
     pub max_attempts: u32,
+    /// Most contents of one nonce that the node refused; then it is cancelled.
+    pub max_refused_plans: u32,
     /// No attempt offers more per gas.
     pub max_fee_ceiling_wei_per_gas: u128,
     /// Fixed cost of one forward request inside `executeBatch`, gas.
@@ -134,6 +136,7 @@ impl LocalConfig {
             bump_after_blocks: 3,
             rebroadcast_after_blocks: 2,
             max_attempts: 16,
+            max_refused_plans: 8,
             max_fee_ceiling_wei_per_gas: 1_000_000_000_000,
             forward_overhead_gas: 45_000,
             cancel_gas: 21_000,
@@ -163,7 +166,7 @@ impl LocalConfig {
     /// The first [`ConfigError`].
     pub fn validate(&self) -> Result<(), ConfigError> {
         let ms = |time: Duration| u128::from(crate::time::millis(time));
-        let ranges: [(&'static str, u128, u128, u128); 14] = [
+        let ranges: [(&'static str, u128, u128, u128); 15] = [
             ("chain_id", self.chain_id.into(), 1, u64::MAX.into()),
             ("block_time_ms", ms(self.block_time), 1, 600_000),
             ("poll_interval_ms", ms(self.poll_interval), 10, 600_000),
@@ -174,6 +177,7 @@ impl LocalConfig {
             ("bump_after_blocks", self.bump_after_blocks.into(), 1, 1_000),
             ("rebroadcast_after_blocks", self.rebroadcast_after_blocks.into(), 1, 1_000),
             ("max_attempts", self.max_attempts.into(), 2, 100),
+            ("max_refused_plans", self.max_refused_plans.into(), 1, 100),
             ("fee_history_blocks", self.fee_history_blocks.into(), 1, 1_024),
             ("tip_within_blocks", self.tip_within_blocks.into(), 1, 100),
             ("max_open", self.max_open as u128, 1, 10_000),

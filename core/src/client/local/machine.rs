@@ -269,6 +269,7 @@ impl LocalRelay {
             gas: self.params.member_gas(&request),
             bytes: self.params.member_bytes(&request),
             ceiling_wei_per_gas: record.ceiling_wei_per_gas,
+            first_ceiling_wei_per_gas: record.ceiling_wei_per_gas,
             // One key pays for all, by whoever's choice they came.
             reserved_wei: U256::MAX,
             spent_wei: U256::ZERO,
@@ -331,6 +332,7 @@ impl LocalRelay {
                 nonce,
                 plan: batch.plan(),
                 attempts: records.iter().map(|record| (record.kind, record.fees(), record.hash)).collect(),
+                refused_plans: 0,
                 was_broadcast: true,
                 was_included: false,
             });
@@ -511,6 +513,7 @@ fn lane_config(config: &LocalConfig, sender: Address) -> LaneConfig {
         bump_after_blocks: config.bump_after_blocks,
         rebroadcast_after_blocks: config.rebroadcast_after_blocks,
         max_attempts: config.max_attempts,
+        max_refused_plans: config.max_refused_plans,
         max_fee_ceiling_wei_per_gas: config.max_fee_ceiling_wei_per_gas,
         cancel_gas: config.cancel_gas,
     }

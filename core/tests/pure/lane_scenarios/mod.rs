@@ -32,6 +32,7 @@ const fn config() -> LaneConfig {
         bump_after_blocks: BUMP_AFTER,
         rebroadcast_after_blocks: 2,
         max_attempts: 5,
+        max_refused_plans: 8,
         max_fee_ceiling_wei_per_gas: 1_000 * GWEI,
         cancel_gas: 21_000,
     }
@@ -205,6 +206,7 @@ fn restored(nonce: u64, kinds: &[AttemptKind], was_included: bool) -> RestoredSl
         nonce,
         plan: plan(10_000),
         attempts: attempts.map(|(i, kind)| (*kind, fees(i), hash(key(nonce, u32::try_from(i).unwrap())))).collect(),
+        refused_plans: 0,
         was_broadcast: true,
         was_included,
     }

@@ -46,6 +46,32 @@ fn what_no_node_took_makes_way_without_a_cancel() {
 }
 
 #[test]
+fn a_nonce_whose_every_content_is_refused_is_cancelled() {
+    let mut rig = Rig::new(0);
+    rig.head(100);
+    rig.send(guarded(100_000));
+    let most = config().max_refused_plans;
+    for index in 0..most {
+        let commands = rig.sent(key(0, index), SendOutcome::Refused(RpcErrorClass::GasTooHigh));
+        if index + 1 == most {
+            // Its members wait for the cancel.
+            assert!(!commands.contains(&refused(0, Some(RpcErrorClass::GasTooHigh))), "{commands:?}");
+            assert_eq!(signs(&commands), [key(0, most)]);
+            assert_eq!(rig.signed.last().unwrap().1.payload.gas_limit, config().cancel_gas);
+            break;
+        }
+        assert!(commands.contains(&refused(0, Some(RpcErrorClass::GasTooHigh))), "{index}: {commands:?}");
+        // What could not be committed was not refused.
+        rig.lane.submit(rig.now, guarded(100_000)).unwrap();
+        rig.drain();
+        rig.event(Event::Abandoned { key: key(0, index + 1) });
+        assert_eq!(rig.lane.submit(rig.now, guarded(100_000)).unwrap().nonce, 0);
+        rig.drain();
+        rig.commit(key(0, index + 1));
+    }
+}
+
+#[test]
 fn what_somebody_may_hold_does_not_make_way() {
     let mut rig = Rig::new(0);
     rig.head(100);

@@ -229,6 +229,7 @@ fn config(replacement: ReplacementRule) -> LaneConfig {
         bump_after_blocks: BUMP_AFTER,
         rebroadcast_after_blocks: 2,
         max_attempts: MAX_ATTEMPTS,
+        max_refused_plans: 8,
         max_fee_ceiling_wei_per_gas: CANCEL_CEILING,
         cancel_gas: CANCEL_GAS,
     }

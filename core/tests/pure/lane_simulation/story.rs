@@ -156,6 +156,7 @@ impl World {
                     ..self.ledger.plans[nonce].clone()
                 },
                 attempts: attempts.iter().map(|attempt| (attempt.kind, attempt.fees, attempt.hash)).collect(),
+                refused_plans: 0,
                 was_broadcast: self.ledger.is_broadcast.contains(nonce),
                 was_included: self.ledger.is_included.contains(nonce),
             })
