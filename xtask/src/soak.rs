@@ -11,13 +11,13 @@ use crate::tools::{ANVIL_VAR, anvil, repo_root};
 /// Kill relayers under load, again and again, and count on the chain what became of every request (docs/reliability.md).
 ///
 /// `kills`: one relayer on SQLite, `kill -9` in every round. `cluster`: three on one PostgreSQL, one killed in every round,
-/// mostly the one that drives the lanes. Callers submit in open loop and repeat the same bytes when an answer is lost; a
+/// mostly the one that drives the lanes. `outage`: the only node stands still, 75 s long. Callers submit in open loop and repeat the same bytes when an answer is lost; a
 /// proxy spoils a share of all calls to the node. The exit code is 0 only if every accepted request was executed exactly
 /// once. What comes after the name goes to `slackwater-soak`: `--help` there lists all.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Which run.
-    #[arg(value_parser = ["kills", "cluster"])]
+    #[arg(value_parser = ["kills", "cluster", "outage"])]
     run: String,
     /// Options of the run, such as `--rounds 30 --rate 200 --seed 7`.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -24,6 +24,8 @@ enum Run {
     Kills(Options),
     /// Three on one PostgreSQL; one of them killed in every round, mostly the one that drives the lanes.
     Cluster(Options),
+    /// One relayer whose only node stands still for a while in every round; callers name no deadline.
+    Outage(OutageOptions),
 }
 
 #[derive(Debug, Args)]
@@ -58,6 +60,41 @@ struct Options {
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+struct OutageOptions {
+    /// How many rounds.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    rounds: u32,
+    /// Requests per second, in open loop.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rate: u32,
+    /// How many users sign them, taking turns.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    users: u32,
+    /// How long the node stands still, s.
+    #[arg(long, default_value_t = 75, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    outage_s: u64,
+    /// A `slackwater` program; the one beside this program by default.
+    #[arg(long)]
+    binary: Option<PathBuf>,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+impl OutageOptions {
+    fn plan(&self) -> soak::Plan {
+        soak::Plan {
+            binary: self.binary.clone(),
+            rounds: self.rounds,
+            rate_per_s: self.rate,
+            users: usize::try_from(self.users).unwrap_or(1),
+            outage: Duration::from_secs(self.outage_s),
+            ..soak::Plan::of_outage()
+        }
+    }
 }
 
 impl Options {
@@ -95,17 +132,21 @@ fn main() -> ExitCode {
 }
 
 async fn run(run: &Run) -> Result<bool> {
-    let (Run::Kills(options) | Run::Cluster(options)) = run;
+    let is_json = match run {
+        Run::Kills(options) | Run::Cluster(options) => options.json,
+        Run::Outage(options) => options.json,
+    };
     let mut progress = |line: String| {
-        if !options.json {
+        if !is_json {
             println!("{line}");
         }
     };
     let report = match run {
-        Run::Kills(_) => soak::kills(&options.plan(30), &mut progress).await?,
-        Run::Cluster(_) => soak::takeovers(&options.plan(10), &mut progress).await?,
+        Run::Kills(options) => soak::kills(&options.plan(30), &mut progress).await?,
+        Run::Cluster(options) => soak::takeovers(&options.plan(10), &mut progress).await?,
+        Run::Outage(options) => soak::outages(&options.plan(), &mut progress).await?,
     };
-    if options.json {
+    if is_json {
         println!("{}", report.json());
     } else {
         println!("{report}");

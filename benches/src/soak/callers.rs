@@ -7,7 +7,7 @@ use std::{
 
 use alloy_primitives::B256;
 use tokio::{
-    sync::Notify,
+    sync::{Notify, oneshot},
     task::{JoinHandle, JoinSet},
 };
 
@@ -24,8 +24,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Pause before the same bytes are sent again.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The deadline that callers ask for: nothing here is to expire.
-const WITHIN: &str = "30m";
+/// The deadline that callers ask for where nothing is to expire.
+pub(super) const WITHIN: &str = "30m";
 
 /// What became of all calls.
 #[derive(Debug, Default)]
@@ -42,6 +42,8 @@ pub(super) struct Calls {
     pub(super) refused: Vec<(B256, String)>,
     /// From the first call to the last that was due.
     pub(super) took: Duration,
+    /// How many were due before the last outage was over.
+    pub(super) before: usize,
 }
 
 /// Callers at work.
@@ -53,12 +55,19 @@ pub(super) struct Callers {
 
 impl Callers {
     /// Starts calls at `rate_per_s` to `targets` in turn. A caller whose relayer gives no answer goes to the next one,
-    /// for as long as `patience`.
-    pub(super) fn start(targets: Vec<RelayerClient>, crowd: Crowd, rate_per_s: u32, patience: Duration) -> Self {
+    /// for as long as `patience`. `within`: what each request asks for. Without one it is the relayer's default, and users
+    /// send one after the other.
+    pub(super) fn start(
+        targets: Vec<RelayerClient>,
+        crowd: Crowd,
+        within: Option<&'static str>,
+        rate_per_s: u32,
+        patience: Duration,
+    ) -> Self {
         let targets: Arc<[RelayerClient]> =
             targets.into_iter().map(|client| client.with_timeout(ANSWER_WITHIN)).collect();
         let stop = Arc::new(Notify::new());
-        let task = tokio::spawn(drive(targets, crowd, rate_per_s, patience, Arc::clone(&stop)));
+        let task = tokio::spawn(drive(targets, crowd, within, rate_per_s, patience, Arc::clone(&stop)));
         Self { stop, task }
     }
 
@@ -72,6 +81,7 @@ impl Callers {
 async fn drive(
     targets: Arc<[RelayerClient]>,
     mut crowd: Crowd,
+    within: Option<&'static str>,
     rate_per_s: u32,
     patience: Duration,
     stop: Arc<Notify>,
@@ -81,6 +91,7 @@ async fn drive(
     let mut calls = Calls::default();
     let mut open: JoinSet<Result<Answer>> = JoinSet::new();
     let mut due = started;
+    let mut last: Vec<Option<oneshot::Receiver<()>>> = crowd.users.iter().map(|_| None).collect();
     loop {
         tokio::select! {
             biased;
@@ -88,9 +99,28 @@ async fn drive(
             () = tokio::time::sleep_until(due.into()) => {}
         }
         let index = calls.requests.len();
-        let request = crowd.mark_within(index % crowd.users.len().max(1), WITHIN);
+        let user = index % crowd.users.len().max(1);
+        let request = match within {
+            Some(within) => crowd.mark_within(user, within),
+            None => crowd.mark(user),
+        };
         calls.requests.push(request.clone());
-        open.spawn(call(Arc::clone(&targets), index, request, due, patience));
+        let (done, turn) = match within {
+            Some(_) => (None, None),
+            None => {
+                let (done, next) = oneshot::channel();
+                (Some(done), last.get_mut(user).and_then(|last| last.replace(next)))
+            }
+        };
+        let targets = Arc::clone(&targets);
+        open.spawn(async move {
+            if let Some(turn) = turn {
+                let _ = turn.await;
+            }
+            let answer = call(targets, index, request, due, patience).await;
+            drop(done);
+            answer
+        });
         due += interval;
         while let Some(done) = open.try_join_next() {
             calls.add(done)?;
@@ -138,7 +168,7 @@ async fn call(
             Ok(Submitted::Accepted(accepted)) => {
                 return Err(BenchError::unexpected("the id of a request", accepted.id));
             }
-            Ok(Submitted::Refused(problem)) if problem.status == 503 => None,
+            Ok(Submitted::Refused(problem)) if matches!(problem.status, 429 | 503) => None,
             Ok(Submitted::Refused(problem)) => Some(Err((request.id, problem.code))),
             Err(error) if error.is_ambiguous() => None,
             Err(error) => return Err(error),

@@ -5,6 +5,7 @@
 //! relayer's word. `cargo xtask soak` runs it long, the tests run it short.
 
 mod callers;
+mod outage;
 mod report;
 mod verdict;
 
@@ -14,10 +15,10 @@ use std::{
 };
 
 use self::{
-    callers::Callers,
+    callers::{Callers, WITHIN},
     verdict::{judge, settle},
 };
-pub use self::{report::Report, verdict::Verdict};
+pub use self::{outage::outages, report::Report, verdict::Verdict};
 use crate::{
     anvil::Anvil,
     client::RelayerClient,
@@ -36,7 +37,7 @@ use crate::{
 pub struct Plan {
     /// The program; [`crate::relayer::binary_path`] if absent.
     pub binary: Option<PathBuf>,
-    /// In each of them something is killed.
+    /// In each of them something is killed, or the node stands still.
     pub rounds: u32,
     /// Requests per second, whatever happens.
     pub rate_per_s: u32,
@@ -46,7 +47,9 @@ pub struct Plan {
     pub lanes: usize,
     /// Share of all calls to the node that something happens to, basis points.
     pub faults_bps: u32,
-    /// How long it goes on between being ready and the next kill, at most.
+    /// How long the node stands still in an outage.
+    pub outage: Duration,
+    /// How long it goes on between being ready and the next kill, at most; before and after an outage.
     pub calm: Duration,
     /// How long a lease lasts, where several instances share a database.
     pub lease: Duration,
@@ -65,6 +68,7 @@ impl Default for Plan {
             users: 200,
             lanes: 2,
             faults_bps: 500,
+            outage: Duration::from_secs(75),
             calm: Duration::from_secs(3),
             lease: Duration::from_secs(2),
             seed: 1,
@@ -106,7 +110,7 @@ pub async fn kills(plan: &Plan, progress: &mut dyn FnMut(String)) -> Result<Repo
     proxy.storm(Storm::of(plan.faults_bps));
     let client = relayer.client().clone();
     let crowd = Crowd::named(&world, "soak", plan.users);
-    let callers = Callers::start(vec![client.clone()], crowd, plan.rate_per_s, plan.patience);
+    let callers = Callers::start(vec![client.clone()], crowd, Some(WITHIN), plan.rate_per_s, plan.patience);
     let mut deaths = Deaths::default();
     for round in 1..=plan.rounds {
         tokio::time::sleep(plan.calm.mul_f64(rng.below(1_000) as f64 / 1_000.0)).await;
@@ -164,7 +168,7 @@ pub async fn takeovers(plan: &Plan, progress: &mut dyn FnMut(String)) -> Result<
     }
     let targets: Vec<RelayerClient> = (0..INSTANCES).map(|index| cluster.client(index)).collect();
     let crowd = Crowd::named(&cluster.world, "soak", plan.users);
-    let callers = Callers::start(targets, crowd, plan.rate_per_s, plan.patience);
+    let callers = Callers::start(targets, crowd, Some(WITHIN), plan.rate_per_s, plan.patience);
     let mut deaths = Deaths::default();
     for round in 1..=plan.rounds {
         tokio::time::sleep(plan.calm.mul_f64(rng.below(1_000) as f64 / 1_000.0)).await;
@@ -204,6 +208,8 @@ pub async fn takeovers(plan: &Plan, progress: &mut dyn FnMut(String)) -> Result<
 #[derive(Debug, Default)]
 struct Deaths {
     kills: u64,
+    /// Times that the node stood still.
+    outages: u64,
     /// From the start of the process to its being ready.
     ready: Latencies,
     /// From the death of who drove the lanes to another's driving them.

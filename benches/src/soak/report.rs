@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::{Value, json};
 
-use super::{Deaths, Plan, Verdict, callers::Calls};
+use super::{Deaths, Plan, Verdict, callers::Calls, outage::LATE_PERCENT};
 use crate::{
     proxy::Injected,
     report::{Latencies, duration, grouped},
@@ -62,7 +62,8 @@ impl Report {
     pub fn is_good(&self) -> bool {
         self.verdict.is_good()
             && self.audit.is_none()
-            && self.deaths.kills >= u64::from(self.plan.rounds)
+            && self.deaths.kills.max(self.deaths.outages) >= u64::from(self.plan.rounds)
+            && (self.deaths.outages == 0 || self.verdict.late_after * 100 <= self.after() * LATE_PERCENT)
             && (self.plan.faults_bps == 0 || self.injected() > 0)
     }
 
@@ -81,6 +82,11 @@ impl Report {
         &self.deaths.takeovers
     }
 
+    /// Requests that were due after the last outage.
+    const fn after(&self) -> usize {
+        self.calls.requests.len().saturating_sub(self.calls.before)
+    }
+
     /// Requests that were made per second.
     fn rate(&self) -> f64 {
         self.calls.requests.len() as f64 / self.calls.took.as_secs_f64().max(1e-9)
@@ -94,6 +100,10 @@ impl Report {
             "seed": self.plan.seed,
             "rounds": self.plan.rounds,
             "kills": self.deaths.kills,
+            "outages": self.deaths.outages,
+            "late": self.verdict.late.len(),
+            "after_outages": self.after(),
+            "late_after_outages": self.verdict.late_after,
             "requests": self.calls.requests.len(),
             "seconds": self.calls.took.as_secs_f64(),
             "per_second": self.rate(),
@@ -106,6 +116,7 @@ impl Report {
             "refused": refused,
             "disordered": disordered,
             "event_faults": events,
+            "ends": self.verdict.ends,
             "events": self.verdict.told,
             "audit": self.audit,
             "transactions": self.verdict.transactions,
@@ -140,7 +151,14 @@ impl fmt::Display for Report {
         row("seed", self.plan.seed.to_string());
         let seconds = Duration::from_millis(u64::try_from(self.calls.took.as_millis()).unwrap_or(u64::MAX));
         row("requests", format!("{} in {}, {:.0}/s", count(self.calls.requests.len()), duration(seconds), self.rate()));
-        row("rounds, kill -9", format!("{}, {}", self.plan.rounds, self.deaths.kills));
+        if self.deaths.outages > 0 {
+            row("times that the node stood still", format!("{}, {}", self.deaths.outages, duration(self.plan.outage)));
+            let (late, after) = (self.verdict.late.len(), self.verdict.late_after);
+            row("late, of all", format!("{} of {}", count(late), count(self.calls.requests.len())));
+            row("late, of those after the last outage", format!("{} of {}", count(after), count(self.after())));
+        } else {
+            row("rounds, kill -9", format!("{}, {}", self.plan.rounds, self.deaths.kills));
+        }
         row("calls of the relayer to the node", grouped(self.node_calls));
         let share = self.injected() as f64 * 100.0 / (self.node_calls as f64).max(1.0);
         row("faults injected", format!("{} ({share:.1} %)", grouped(self.injected())));
@@ -155,6 +173,9 @@ impl fmt::Display for Report {
             row("another drives the lanes, p50 / longest", spread(&self.deaths.takeovers));
         }
         row("transactions", format!("{}, {}.{:02} requests each", count(*transactions), per / 100, per % 100));
+        for (end, times) in &self.verdict.ends {
+            row(&format!("  {end}"), count(*times));
+        }
         row("events, without gap", grouped(*told));
         row("executed exactly once", format!("{} of {}", count(*once), count(*accepted)));
         let Verdict { lost, doubled, stuck, misreported, refused, disordered, events, .. } = &self.verdict;

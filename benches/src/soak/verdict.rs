@@ -40,6 +40,12 @@ pub struct Verdict {
     pub disordered: Vec<Address>,
     /// Gaps and impossible steps in the events.
     pub events: Vec<String>,
+    /// Accepted, and told late.
+    pub late: Vec<B256>,
+    /// Of those, due after the last outage.
+    pub late_after: usize,
+    /// How requests ended: status and reason.
+    pub ends: BTreeMap<String, usize>,
     /// How many events were told.
     pub told: u64,
     /// Transactions of the relayer's accounts.
@@ -134,7 +140,10 @@ pub(super) async fn judge(
             Some(_) => verdict.misreported.push(id),
         }
     }
-    (verdict.told, verdict.events) = story(client, &statuses).await?;
+    let Story { told, faults, late, ends } = story(client, &statuses).await?;
+    (verdict.told, verdict.events, verdict.late, verdict.ends) = (told, faults, late, ends);
+    let after: BTreeSet<B256> = calls.requests.iter().skip(calls.before).map(|request| request.id).collect();
+    verdict.late_after = verdict.late.iter().filter(|id| after.contains(*id)).count();
     Ok(verdict)
 }
 
@@ -166,11 +175,19 @@ async fn statuses(client: &RelayerClient) -> Result<BTreeMap<B256, Status>> {
     }
 }
 
-/// Reads all events back from the first: how many, and what is wrong with them.
-async fn story(client: &RelayerClient, statuses: &BTreeMap<B256, Status>) -> Result<(u64, Vec<String>)> {
+/// What all events say.
+struct Story {
+    told: u64,
+    faults: Vec<String>,
+    late: Vec<B256>,
+    ends: BTreeMap<String, usize>,
+}
+
+/// Reads all events back from the first.
+async fn story(client: &RelayerClient, statuses: &BTreeMap<B256, Status>) -> Result<Story> {
     let counts: Value = client.get_json("/v1/counts").await?;
     let newest = counts["lastEventSeq"].as_u64().unwrap_or(0);
-    let mut faults = Vec::new();
+    let (mut faults, mut late, mut ends) = (Vec::new(), Vec::new(), BTreeMap::<_, usize>::new());
     let mut last: BTreeMap<B256, (u64, Status)> = BTreeMap::new();
     let mut stream = client.events(0).await?;
     let mut told = 0;
@@ -187,10 +204,17 @@ async fn story(client: &RelayerClient, statuses: &BTreeMap<B256, Status>) -> Res
             faults.push(format!("event {told} has the status {}", event.status));
             continue;
         };
+        if status.is_terminal() {
+            let reason = event.reason.as_deref().map_or_else(String::new, |reason| format!(" {reason}"));
+            *ends.entry(format!("{status}{reason}")).or_default() += 1;
+        }
         let is_right = match last.insert(event.request_id, (event.request_seq, status)) {
             None => (event.request_seq, status) == (1, Status::Queued),
             Some((seq, before)) => {
                 let is_late = event.reason.as_deref() == Some("promise_missed") && before == status;
+                if is_late {
+                    late.push(event.request_id);
+                }
                 event.request_seq == seq + 1 && (is_late || before.can_become(status))
             }
         };
@@ -203,5 +227,5 @@ async fn story(client: &RelayerClient, statuses: &BTreeMap<B256, Status>) -> Res
             faults.push(format!("{id} is {status}, and its last event says otherwise"));
         }
     }
-    Ok((told, faults))
+    Ok(Story { told, faults, late, ends })
 }
