@@ -112,7 +112,7 @@ impl ChainService {
             Content { until: 0, key: flight.key, members: flight.members.clone(), weights: flight.weights.clone() };
         let id = record.id;
         let kind = mined.kind;
-        let (parts, _) = self.attribute(now, id, &content, &drawn, &mined.outcomes, Some(kind), Some(&mined.receipt));
+        let (parts, _) = self.attribute(now, id, &content, &drawn, &mined.outcomes, Some((kind, &mined.receipt)));
         let reason = match kind {
             AttemptKind::Payload if !mined.receipt.is_success => Reason::BatchFailed,
             AttemptKind::Payload => Reason::SkippedByForwarder,

@@ -121,7 +121,7 @@ impl ChainService {
         let gas = gas_of_each(&outcomes, &content.weights, gas_used);
         let (charged, mut bill) = match earlier {
             Some(_) => (vec![U256::ZERO; content.members.len()], None),
-            None => self.attribute(now, id, &content, &flight.drawn, &outcomes, kind, receipt.as_deref()),
+            None => self.attribute(now, id, &content, &flight.drawn, &outcomes, kind.zip(receipt.as_deref())),
         };
         // To those who are in it now another transaction has taken the nonce.
         let own = kind.filter(|_| earlier.is_none());
@@ -130,7 +130,8 @@ impl ChainService {
         let mut back = Vec::new();
         if let Some((earlier, receipt)) = earlier.as_ref().zip(receipt.as_deref()) {
             let outcomes = decode(earlier.key, &earlier.members, receipt.is_success, &receipt.logs);
-            let (parts, its_bill) = self.attribute(now, id, earlier, &BTreeMap::new(), &outcomes, kind, Some(receipt));
+            let (parts, its_bill) =
+                self.attribute(now, id, earlier, &BTreeMap::new(), &outcomes, kind.zip(Some(receipt)));
             let gas = gas_of_each(&outcomes, &earlier.weights, gas_used);
             for (((member, outcome), part), gas) in earlier.members.iter().zip(&outcomes).zip(parts).zip(gas) {
                 self.end_early(&mut early, member.id(), (*outcome, gas), part, None, Some(receipt));
@@ -316,12 +317,11 @@ impl ChainService {
         flight: &Content,
         drawn: &BTreeMap<RequestId, U256>,
         outcomes: &[MemberOutcome],
-        kind: Option<AttemptKind>,
-        receipt: Option<&TxReceipt>,
+        mined: Option<(AttemptKind, &TxReceipt)>,
     ) -> (Vec<U256>, Option<Box<Bill>>) {
         let nothing = vec![U256::ZERO; flight.members.len()];
         // Somebody else's transaction cost us nothing that we know of.
-        let (Some(kind), Some(receipt)) = (kind, receipt) else { return (nothing, None) };
+        let Some((kind, receipt)) = mined else { return (nothing, None) };
         let chain_id = id.lane.chain_id;
         let params = &self.shared.params;
         let entries: Vec<_> = flight.members.iter().map(|member| self.queue.get(member.id())).collect();
