@@ -358,7 +358,8 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
     }
     let mut config =
         builder.database("nowhere").max_within(Duration::from_secs(3_600)).build().expect("a valid configuration");
-    config.group_commit = GroupCommitConfig { queue_len: 256, max_group: 64, event_backlog: 16 };
+    config.group_commit =
+        GroupCommitConfig { queue_len: 256, max_group: 64, event_backlog: 16, ..GroupCommitConfig::default() };
     config
 }
 

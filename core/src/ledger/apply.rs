@@ -14,7 +14,7 @@ use super::record::{
 };
 use crate::{
     protection::Protection,
-    provenance::{Decision, Entry, Head},
+    provenance::{Acceptance, Decision, Ending, Entry, Head},
     request::{BatchId, LaneId, Reason, RequestId, Status},
     time::Timestamp,
 };
@@ -109,7 +109,11 @@ impl Needs {
                 }
                 Write::Late { requests, .. } => needs.requests.extend_from_slice(requests),
                 Write::Requests { changes, .. } => needs.requests.extend(changes.iter().map(|change| change.id)),
-                Write::Decision(_) | Write::Decide { .. } | Write::Meta { .. } | Write::Fenced(..) => {}
+                Write::Decision(_)
+                | Write::Decide { .. }
+                | Write::Meta { .. }
+                | Write::Summary { .. }
+                | Write::Fenced(..) => {}
             }
         }
         needs
@@ -263,6 +267,7 @@ impl WorkingSet {
                 in_force => WriteOutcome::Fenced { token: fence.token, in_force: in_force.copied() },
             },
             Write::Decide { owner, at_ms, decision } => self.decide(&owner, at_ms, &decision),
+            Write::Summary { owner, at } => self.summarise(&owner, at),
             Write::Accept(new) => self.accept(*new),
             Write::Plan(plan) => self.plan(*plan),
             Write::Attempt(attempt) => self.attempt(*attempt),
@@ -675,6 +680,41 @@ impl WorkingSet {
     }
 
     /// Links `decision` to the newest entry, whoever wrote that.
+    /// Enters what this commit accepted and ended.
+    fn summarise(&mut self, owner: &str, at: Timestamp) -> WriteOutcome {
+        let narrow = |wei: U256| u128::try_from(wei).unwrap_or(u128::MAX);
+        let accepted =
+            self.requests.iter().filter(|entry| entry.stored.is_none()).map(|RequestEntry { record, .. }| Acceptance {
+                request: record.id.0,
+                tenant: record.tenant.clone(),
+                key: record.submitted_by.clone(),
+                chain_id: record.chain_id,
+                deadline_s: record.deadline.0 / 1_000,
+                reserved_wei: narrow(record.reserved_wei),
+            });
+        let accepted: Vec<_> = accepted.collect();
+        let has_ended = |entry: &&RequestEntry| {
+            let was_open = entry.stored.is_none_or(|stored| !stored.status.is_terminal());
+            entry.record.status.is_terminal() && was_open
+        };
+        let ended = self.requests.iter().filter(has_ended).map(|RequestEntry { record, .. }| Ending {
+            request: record.id.0,
+            status: record.status.as_str().to_owned(),
+            attempt: record.tx_hash,
+            block_number: record.block_number,
+            cost_wei: narrow(record.cost_wei.unwrap_or_default()),
+            reason: record.reason.map(|reason| reason.as_str().to_owned()),
+        });
+        let ended: Vec<_> = ended.collect();
+        if !accepted.is_empty() {
+            self.decide(owner, at.0, &Decision::Accepted { requests: accepted });
+        }
+        if !ended.is_empty() {
+            self.decide(owner, at.0, &Decision::Settled { requests: ended });
+        }
+        WriteOutcome::Applied(Vec::new())
+    }
+
     fn decide(&mut self, owner: &str, at_ms: u64, decision: &Decision) -> WriteOutcome {
         let head = match self.cursor.decision {
             0 => Head::genesis(owner),

@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     AcceptOutcome, Durable, EventFilter, EventRecord, Health, Ledger, LedgerError, StorageFault, Write, WriteOutcome,
 };
-use crate::protection::Protection;
+use crate::{protection::Protection, time::Timestamp};
 
 /// Most events that [`GroupCommit::follow`] reads at a time.
 const FOLLOW_PAGE: usize = 1_000;
@@ -44,11 +44,14 @@ pub struct GroupCommitConfig {
     /// Most committed groups that a slow subscriber may lag behind (`ledger.event_backlog`) before it has to read what
     /// it missed from [`Ledger::events`].
     pub event_backlog: usize,
+    /// How often the decision log's head is told (`ledger.log_head_interval_ms`).
+    pub log_head_interval: Duration,
 }
 
 impl Default for GroupCommitConfig {
     fn default() -> Self {
-        Self { queue_len: 16_384, max_group: 1_024, event_backlog: 128 }
+        let log_head_interval = Duration::from_secs(3_600);
+        Self { queue_len: 16_384, max_group: 1_024, event_backlog: 128, log_head_interval }
     }
 }
 
@@ -72,6 +75,8 @@ struct Shared {
     committed: Notify,
     closing: CancellationToken,
     ended: CancellationToken,
+    /// Whose decision log tells what each commit accepted and ended; none, where nobody keeps one.
+    log: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -84,6 +89,23 @@ impl GroupCommit {
     /// Starts the writing task on the current tokio runtime. Whoever gets the [`JoinHandle`] must watch it: the task ends
     /// with `Ok` after [`Self::close`], and with the error if a commit is in doubt; nothing can be written after either.
     pub fn spawn(ledger: Arc<dyn Ledger>, config: GroupCommitConfig) -> (Self, JoinHandle<Result<(), LedgerError>>) {
+        Self::start(ledger, config, None)
+    }
+
+    /// As [`Self::spawn`]. Each commit enters in `owner`'s decision log what it accepted and ended.
+    pub fn spawn_logging(
+        ledger: Arc<dyn Ledger>,
+        config: GroupCommitConfig,
+        owner: Arc<str>,
+    ) -> (Self, JoinHandle<Result<(), LedgerError>>) {
+        Self::start(ledger, config, Some(owner))
+    }
+
+    fn start(
+        ledger: Arc<dyn Ledger>,
+        config: GroupCommitConfig,
+        log: Option<Arc<str>>,
+    ) -> (Self, JoinHandle<Result<(), LedgerError>>) {
         // Tokio's channels refuse a capacity of 0, and a semaphore holds at most `MAX_PERMITS`.
         let queue_len = config.queue_len.clamp(1, Semaphore::MAX_PERMITS);
         let config = GroupCommitConfig { queue_len, max_group: config.max_group.max(1), ..config };
@@ -101,6 +123,7 @@ impl GroupCommit {
             committed: Notify::new(),
             closing: CancellationToken::new(),
             ended: ended.clone(),
+            log,
         });
         let task = WritingTask {
             ledger,
@@ -256,6 +279,16 @@ impl GroupCommit {
             true => LedgerError::InDoubt("an earlier commit is in doubt; restart to reconcile".to_owned()),
             false => LedgerError::Closed,
         }
+    }
+}
+
+/// When a write says that it happened, if it may accept or end requests.
+fn time_of(write: &Write) -> Option<Timestamp> {
+    match write {
+        Write::Accept(new) => Some(new.accepted_at),
+        Write::Batch { at, .. } | Write::Requests { at, .. } => Some(*at),
+        Write::Fenced(_, write) => time_of(write),
+        _ => None,
     }
 }
 
@@ -435,10 +468,18 @@ impl WritingTask {
     }
 
     /// One transaction, and its events to the subscribers.
-    async fn commit(&self, writes: Vec<Write>) -> Result<Outcomes, LedgerError> {
+    async fn commit(&self, mut writes: Vec<Write>) -> Result<Outcomes, LedgerError> {
         let count = writes.len();
+        if let Some(owner) = &self.shared.log
+            && let Some(at) = writes.iter().filter_map(time_of).max()
+        {
+            writes.push(Write::Summary { owner: Arc::clone(owner), at });
+        }
         let started = Instant::now();
         let mut result = self.ledger.commit(writes).await;
+        if let Ok(outcomes) = &mut result {
+            outcomes.truncate(count);
+        }
         if let (Err(LedgerError::InDoubt(detail)), false) = (&result, Protection::StopInDoubt.is_on()) {
             result = Err(LedgerError::Storage(detail.clone().into()));
         }

@@ -72,6 +72,13 @@ pub enum Write {
         /// When.
         at: Timestamp,
     },
+    /// Enter in `owner`'s decision log what this commit has accepted and ended so far.
+    Summary {
+        /// Whose log.
+        owner: std::sync::Arc<str>,
+        /// When.
+        at: Timestamp,
+    },
     /// The promises of these requests were missed; they go on. Those that have ended, are in a block or were late before are
     /// skipped. Each of the others gets an event with its present status and [`Reason::PromiseMissed`].
     Late {

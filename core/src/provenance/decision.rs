@@ -20,6 +20,50 @@ use crate::chain::decimal;
 /// Separates these hashes from every other use of keccak256; carries the format's version.
 const DOMAIN: &[u8] = b"slackwater.decision.v1\0";
 
+/// One of [`Decision::Accepted`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Acceptance {
+    /// Request id.
+    pub request: B256,
+    /// Who pays.
+    pub tenant: String,
+    /// The id of the API key that submitted it, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Chain.
+    #[serde(with = "decimal")]
+    pub chain_id: u64,
+    /// Latest block time that was promised, Unix seconds.
+    #[serde(with = "decimal")]
+    pub deadline_s: u64,
+    /// What was reserved for it, wei.
+    #[serde(with = "decimal")]
+    pub reserved_wei: u128,
+}
+
+/// One of [`Decision::Settled`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ending {
+    /// Request id.
+    pub request: B256,
+    /// Terminal status.
+    pub status: String,
+    /// Transaction that did it, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<B256>,
+    /// Its block.
+    #[serde(default, with = "decimal::option", skip_serializing_if = "Option::is_none")]
+    pub block_number: Option<u64>,
+    /// What the request has cost by then, wei, L1 data fee included.
+    #[serde(with = "decimal")]
+    pub cost_wei: u128,
+    /// Stable reason code where the status alone does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
 /// Something the relayer decided or learned, with the numbers it decided on.
 ///
 /// Bodies outlive payloads, so no variant holds calldata, signatures or secrets; texts are short and stable codes where
@@ -27,30 +71,23 @@ const DOMAIN: &[u8] = b"slackwater.decision.v1\0";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Decision {
-    /// A request was committed and promised.
+    /// Requests were committed and promised, in one commit.
     Accepted {
-        /// Request id.
-        request: B256,
-        /// Who pays.
-        tenant: String,
-        /// Chain.
-        #[serde(with = "decimal")]
-        chain_id: u64,
-        /// Latest acceptable block time, Unix seconds.
-        #[serde(with = "decimal")]
-        deadline_s: u64,
-        /// Fee ceiling, wei.
-        #[serde(default, with = "decimal::option", skip_serializing_if = "Option::is_none")]
-        max_cost_wei: Option<u128>,
+        /// Which ones, in order.
+        requests: Vec<Acceptance>,
     },
-    /// A request was refused at the door.
-    Rejected {
-        /// Request id.
-        request: B256,
-        /// Who asked.
+    /// Requests were refused at the door within a minute, for the same reason.
+    Refused {
+        /// The id of the API key that asked, if there was one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
+        /// For whom.
         tenant: String,
         /// Stable error code.
         code: String,
+        /// How many.
+        #[serde(with = "decimal")]
+        count: u64,
     },
     /// Requests were bound to one nonce.
     Planned {
@@ -147,24 +184,10 @@ pub enum Decision {
         /// Its hash.
         block_hash: B256,
     },
-    /// A request reached its terminal status.
+    /// Requests ended, in one commit.
     Settled {
-        /// Request id.
-        request: B256,
-        /// Terminal status.
-        status: String,
-        /// Transaction that did it, if one did.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        attempt: Option<B256>,
-        /// Its block.
-        #[serde(default, with = "decimal::option", skip_serializing_if = "Option::is_none")]
-        block_number: Option<u64>,
-        /// What the request really cost, wei, L1 data fee included.
-        #[serde(with = "decimal")]
-        cost_wei: u128,
-        /// Stable reason code where the status alone does not say.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        reason: Option<String>,
+        /// Which ones.
+        requests: Vec<Ending>,
     },
     /// A request went back to the queue, its batch's nonce having been used by a known transaction.
     Requeued {

@@ -5,5 +5,7 @@
 mod decision;
 mod merkle;
 
-pub use decision::{ChainBreak, ChainFault, Decision, DecodeError, Entry, Head, verify_chain, verify_chain_from};
+pub use decision::{
+    Acceptance, ChainBreak, ChainFault, Decision, DecodeError, Ending, Entry, Head, verify_chain, verify_chain_from,
+};
 pub use merkle::{MAX_PROOF_LEN, MerkleTree, leaf_hash, node_hash, verify};

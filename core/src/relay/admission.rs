@@ -17,6 +17,7 @@ use super::{
     fees::Price,
     foresight::{ForecastView, WaitQuote},
     health,
+    log::RefusalSums,
     pause::PauseBoard,
     pricing::DoorLimits,
     rpc::RpcPool,
@@ -293,6 +294,8 @@ pub(super) struct Admission {
     pub(super) max_within: Duration,
     /// Longest wait for a commit, where the ledger is shared or its storage is away.
     pub(super) accept_timeout: Duration,
+    /// For the decision log.
+    pub(super) refusals: Arc<RefusalSums>,
 }
 
 /// Why a submission was refused, and which request it is, as far as that is known.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use alloy_primitives::Address;
+use alloy_primitives::{Address, B256};
 use tokio::{
     sync::{broadcast, oneshot},
     task::JoinHandle,
@@ -17,6 +17,7 @@ use super::{
     error::{CancelError, PolicyError, SubmitError, WaitError},
     foresight::{ForecastView, ModelInfo, WaitQuote},
     learned::{self, ModelAnswer, ModelCommand, ModelError},
+    log,
     pause::PauseError,
     status::{Acceptance, BatchView, ChainHealth, ChainStatus, FeeSource, LaneStatus, Quote, SubmitItem},
 };
@@ -26,7 +27,7 @@ use crate::{
         RequestFilter, RequestRecord, StorageFault, Write, WriteOutcome,
     },
     policy::{PauseScope, Pauses, TenantPolicy},
-    provenance::Decision,
+    provenance::{Decision, Head},
     request::{BatchId, Reason, RequestId, Status},
 };
 
@@ -112,6 +113,18 @@ impl Relay {
         if self.inner.stop.is_cancelled() {
             return items.iter().map(|_| Err(SubmitError::ShuttingDown)).collect();
         }
+        let keys: Vec<_> = items.iter().map(|item| item.submitted_by.clone()).collect();
+        let answers = self.take(tenant, items).await;
+        let payer: Arc<str> = tenant.into();
+        for (key, answer) in keys.into_iter().zip(&answers) {
+            if let Err(error) = answer {
+                self.inner.admission.refusals.add((key, Arc::clone(&payer), error.code()), 1);
+            }
+        }
+        answers
+    }
+
+    async fn take(&self, tenant: &str, items: Vec<SubmitItem>) -> Vec<Result<Acceptance, SubmitError>> {
         let pauses = self.pauses();
         if *pauses == Pauses::default() {
             return self.inner.admission.clone().submit(tenant, items).await;
@@ -184,6 +197,15 @@ impl Relay {
         Ok(())
     }
 
+    /// Writes into the decision log under which configuration the relay works: `config` is a hash of all that is in force,
+    /// without secrets.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn record_configuration(&self, config: B256, version: &str) -> Result<(), LedgerError> {
+        self.record(Decision::Configured { config, version: version.to_owned() }).await
+    }
+
     /// Writes into the decision log who did what to the relay: `key` is the id of an API key, `action` a stable code.
     ///
     /// # Errors
@@ -191,10 +213,22 @@ impl Relay {
     pub async fn record_action(&self, key: &str, action: &str, subject: &str) -> Result<(), LedgerError> {
         let decision =
             Decision::Administered { key: key.to_owned(), action: action.to_owned(), subject: subject.to_owned() };
+        tracing::warn!(key, action, subject, "administrative action");
+        self.record(decision).await
+    }
+
+    async fn record(&self, decision: Decision) -> Result<(), LedgerError> {
         let owner = self.identity().to_string().into();
         let write = Write::Decide { owner, at_ms: clock::now().0, decision: Box::new(decision) };
-        tracing::warn!(key, action, subject, "administrative action");
         self.inner.group.try_submit(write).await.map(drop)
+    }
+
+    /// The newest entry of the decision log, which all before it lead to; none before the first.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn log_head(&self) -> Result<Option<Head>, LedgerError> {
+        log::head(&*self.inner.ledger).await
     }
 
     /// A request as stored, whoever's it is.

@@ -16,6 +16,7 @@ mod health;
 mod journal;
 mod lane_shell;
 mod learned;
+mod log;
 mod market;
 mod members;
 mod pace;

@@ -33,6 +33,7 @@ use super::{
     health,
     journal::{Journal, JournalEntry},
     learned::{self, Kept},
+    log::{LogKeeper, RefusalSums},
     market::{ChainMarket, Histories},
     members::{self, Told},
     pace::PaceRule,
@@ -162,7 +163,8 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
     }
     restore::take_notice(&ledger).await?;
     let pauses = PauseBoard::restore(&ledger).await?;
-    let (group, group_task) = GroupCommit::spawn(ledger.clone(), config.group_commit);
+    let (group, group_task) =
+        GroupCommit::spawn_logging(ledger.clone(), config.group_commit, identity.to_string().into());
     // Watched by one of the tasks, but not one of them: it would go on with the ledger if this start were dropped.
     let writing = AbortUnless(Some(group_task.abort_handle()));
     group.submit(crate::ledger::Write::Meta { key: "identity".to_owned(), value: identity.to_string() }).await?;
@@ -178,6 +180,19 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
         }
     });
     tasks.spawn(watch_group(group_task));
+    let refusals = Arc::<RefusalSums>::default();
+    let keeper = LogKeeper {
+        refusals: Arc::clone(&refusals),
+        group: group.clone(),
+        ledger: ledger.clone(),
+        owner: identity.to_string().into(),
+        head_interval: config.group_commit.log_head_interval,
+    };
+    let log_stop = stop.clone();
+    tasks.spawn(async move {
+        keeper.run(log_stop).await;
+        Ended::Follower
+    });
 
     let wiring = Wiring {
         ledger: ledger.clone(),
@@ -238,6 +253,7 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
         default_expiry: config.default_expiry,
         max_within: config.max_within,
         accept_timeout: config.cluster.accept_timeout,
+        refusals,
     });
     let ended = CancellationToken::new();
     let failed = CancellationToken::new();

@@ -6,13 +6,15 @@ use std::{
     time::Duration,
 };
 
-use alloy_primitives::{B256, U64};
+use alloy_primitives::{B256, U64, U256};
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::json;
 use slackwater::{
-    ledger::{EventFilter, Ledger, LedgerError, PostgresLedger, RequestFilter, SqliteConfig, SqliteLedger},
-    provenance::{Entry, Head, verify_chain_from},
+    ledger::{
+        EventFilter, Ledger, LedgerError, PostgresLedger, RequestFilter, RequestRecord, SqliteConfig, SqliteLedger,
+    },
+    provenance::{Acceptance, Decision, Ending, Entry, Head, verify_chain_from},
     relay::RpcPool,
     request::{RequestId, Status},
 };
@@ -147,14 +149,14 @@ pub(super) async fn verify(
     expected: Option<(u64, B256)>,
 ) -> Result<(Summary, Findings), CliError> {
     let mut findings = Findings::default();
-    let head = decisions(ledger, &mut findings).await?;
+    let (head, logged) = decisions(ledger, &mut findings).await?;
     if let Some((seq, hash)) = expected
         && (head.seq < seq || (head.seq == seq && head.hash != hash))
     {
         findings.add(format!("the decision log ends at {}:{}, it was at {seq}:{hash} before", head.seq, head.hash));
     }
     let (events, last) = events(ledger, &mut findings).await?;
-    let (requests, executed) = requests(ledger, &last, &mut findings).await?;
+    let (requests, executed) = requests(ledger, &last, &logged, &mut findings).await?;
     let mut summary = vec![
         ("decisions", format!("{} (head {}:{})", head.seq, head.seq, head.hash)),
         ("events", events.to_string()),
@@ -168,9 +170,58 @@ pub(super) async fn verify(
     Ok((summary, findings))
 }
 
+/// What the decision log says of requests.
+#[derive(Debug, Default)]
+struct Logged {
+    accepted: HashMap<B256, Acceptance>,
+    ended: HashMap<B256, Ending>,
+}
+
+impl Logged {
+    fn read(&mut self, body: &str) {
+        match Decision::decode(body) {
+            Ok(Decision::Accepted { requests }) => {
+                self.accepted.extend(requests.into_iter().map(|accepted| (accepted.request, accepted)));
+            }
+            Ok(Decision::Settled { requests }) => {
+                self.ended.extend(requests.into_iter().map(|ended| (ended.request, ended)));
+            }
+            // What a later version writes is no fault of this ledger.
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    /// What the stored request says otherwise. An older version logged neither; what a request costs may grow after its end.
+    fn differs(&self, record: &RequestRecord) -> Option<String> {
+        let id = record.id;
+        if let Some(accepted) = self.accepted.get(&id.0) {
+            let same = accepted.tenant == record.tenant
+                && accepted.key == record.submitted_by
+                && accepted.chain_id == record.chain_id
+                && U256::from(accepted.reserved_wei) == record.reserved_wei.min(U256::from(u128::MAX));
+            if !same {
+                return Some(format!("request {id} was accepted otherwise, says the decision log"));
+            }
+        }
+        match self.ended.get(&id.0) {
+            Some(ended) if ended.status != record.status.as_str() => {
+                Some(format!("request {id} is {}, the decision log says {}", record.status, ended.status))
+            }
+            Some(ended) if U256::from(ended.cost_wei) > record.cost_wei.unwrap_or_default() => {
+                Some(format!("request {id} cost {} wei, says the decision log", ended.cost_wei))
+            }
+            None if self.accepted.contains_key(&id.0) && record.status.is_terminal() => {
+                Some(format!("request {id} is {}, of which the decision log says nothing", record.status))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// The decision log, page by page.
-async fn decisions(ledger: &dyn Ledger, findings: &mut Findings) -> Result<Head, CliError> {
+async fn decisions(ledger: &dyn Ledger, findings: &mut Findings) -> Result<(Head, Logged), CliError> {
     let mut head: Option<Head> = None;
+    let mut logged = Logged::default();
     let genesis = ledger.meta("identity").await?.map(|owner| Head::genesis(&owner));
     loop {
         let page = ledger.decisions(head.map_or(0, |head| head.seq), PAGE).await?;
@@ -185,6 +236,7 @@ async fn decisions(ledger: &dyn Ledger, findings: &mut Findings) -> Result<Head,
             }
         });
         let is_last = page.len() < PAGE;
+        page.iter().for_each(|row| logged.read(&row.body));
         let entries = page.into_iter().map(|row| Entry {
             seq: row.seq,
             at_ms: row.at_ms,
@@ -203,7 +255,7 @@ async fn decisions(ledger: &dyn Ledger, findings: &mut Findings) -> Result<Head,
             break;
         }
     }
-    Ok(head.unwrap_or(Head::GENESIS))
+    Ok((head.unwrap_or(Head::GENESIS), logged))
 }
 
 /// Where the events leave each request: number of the last one, and its status.
@@ -263,6 +315,7 @@ struct Executed {
 async fn requests(
     ledger: &dyn Ledger,
     last: &Last,
+    logged: &Logged,
     findings: &mut Findings,
 ) -> Result<(Vec<(Status, u64)>, Vec<Executed>), CliError> {
     let mut counts = BTreeMap::new();
@@ -280,6 +333,7 @@ async fn requests(
                 }
                 Some(_) => {}
             }
+            logged.differs(record).into_iter().for_each(|problem| findings.add(problem));
             if matches!(record.status, Status::Finalized | Status::Reverted) {
                 match record.tx_hash {
                     Some(tx_hash) => executed.push(Executed {

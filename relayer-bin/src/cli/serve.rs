@@ -9,7 +9,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::error::CliError;
 use crate::{
     config::{Config, Readers, Sources},
-    http::{App, HttpLimits, Server, reload::Reloader},
+    http::{
+        App, HttpLimits, Server,
+        reload::{self, Reloader},
+    },
     telemetry,
 };
 
@@ -49,6 +52,10 @@ pub(super) async fn start(config: &Config, sources: Option<Sources>) -> Result<R
     }
     raise_open_files(&config.http);
     let relay = config.relay_builder(resolved).start().await?;
+    let digest = reload::digest(&reload::table(&config.entries));
+    if let Err(error) = relay.record_configuration(digest, env!("CARGO_PKG_VERSION")).await {
+        tracing::warn!(%error, "the configuration's hash could not be written into the decision log");
+    }
     let mut app = App::new(relay.clone(), config.access(), config.http.clone(), exporter);
     if let Some(sources) = sources {
         app = app.with_reloader(Reloader::new(sources, config));
@@ -120,9 +127,7 @@ async fn reload_on_hangup(app: Arc<App>, mut hangup: Signal) {
             Ok(Ok(changed)) => {
                 let count = changed.len();
                 tracing::info!(changed = count, "configuration read again");
-                if let Err(error) =
-                    app.relay().record_action("SIGHUP", "reload", &format!("{count} keys changed")).await
-                {
+                if let Err(error) = app.record_reload("SIGHUP", count).await {
                     tracing::warn!(%error, "the reload could not be written down");
                 }
             }

@@ -263,6 +263,10 @@ pub struct RawLedger {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_group: Option<u64>,
+    /// How often the head of the decision log is told in a log line and a metric.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1_000, max = 604_800_000))]
+    pub log_head_interval_ms: Option<u64>,
     /// PostgreSQL instead of a file, for several instances: `postgres://user@host/database?sslmode=verify-full`, or a
     /// reference (`env:NAME`, `file:PATH`) if it holds a password. See `docs/scaling.md`.
     #[serde(skip_serializing_if = "Option::is_none")]

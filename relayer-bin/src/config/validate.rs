@@ -98,6 +98,7 @@ impl RawConfig {
                 queue_len: Some(group.queue_len as u64),
                 max_group: Some(group.max_group as u64),
                 event_backlog: Some(group.event_backlog as u64),
+                log_head_interval_ms: Some(millis(group.log_head_interval)),
                 url: None,
                 insecure: Some(false),
                 schema: Some(shared.schema),

@@ -151,7 +151,7 @@ pub(super) async fn reload(State(app): State<Shared>, caller: Caller) -> Answer 
     let reading = Arc::clone(&app);
     let reloaded = tokio::task::spawn_blocking(move || reading.reload()).await;
     let changed = reloaded.map_err(|_| Problem::shutting_down())??;
-    app.relay.record_action(&caller.name(), "reload", &format!("{} keys changed", changed.len())).await?;
+    app.record_reload(&caller.name(), changed.len()).await?;
     Ok(body::json(StatusCode::OK, &ReloadView { changed }))
 }
 

@@ -296,6 +296,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/lanes", get(operations::lanes))
         .route("/v1/counts", get(operations::counts))
         .route("/v1/batches/{id}", get(operations::batch))
+        .route("/v1/log/head", get(operations::log_head))
         .route("/v1/admin/pauses", get(admin::pauses))
         .route("/v1/admin/pause", post(admin::pause))
         .route("/v1/admin/resume", post(admin::resume))

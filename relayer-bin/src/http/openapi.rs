@@ -19,7 +19,7 @@ use super::{admin, events, models, operations, requests};
     paths(
         requests::submit, requests::submit_batch, requests::list, requests::show, requests::cancel, requests::quote,
         events::all, events::of_request,
-        operations::chains, operations::fees, operations::forecast, models::list, models::promote, models::pin, models::unpin, models::roll_back, models::export, models::import, operations::lanes, operations::sources, operations::counts, operations::batch,
+        operations::chains, operations::fees, operations::forecast, models::list, models::promote, models::pin, models::unpin, models::roll_back, models::export, models::import, operations::lanes, operations::sources, operations::counts, operations::batch, operations::log_head,
         admin::pauses, admin::pause, admin::resume, admin::reload,
         operations::healthz, operations::readyz, operations::metrics, operations::openapi,
     ),

@@ -25,7 +25,7 @@ use super::{
     body,
     dto::{
         BatchBody, ChainFeesView, ChainView, ChainsView, CountView, CountsView, ForecastBody, LaneView, LanesView,
-        SourceView, SourcesView,
+        LogHeadView, SourceView, SourcesView,
     },
     openapi,
     problem::{Problem, ProblemBody},
@@ -69,6 +69,20 @@ pub(super) async fn fees(State(app): State<Shared>, Path(id): Path<String>) -> A
 pub(super) async fn lanes(State(app): State<Shared>) -> Response<Body> {
     let lanes = app.relay.lanes().into_iter().map(LaneView::from).collect();
     body::json(StatusCode::OK, &LanesView { lanes })
+}
+
+/// The head of the decision log: whoever keeps it finds later changes of anything before it.
+#[utoipa::path(
+    get, path = "/v1/log/head", tag = "operations", security(()),
+    responses(
+        (status = 200, description = "Number and hash of the newest entry; number 0 before the first", body = LogHeadView),
+        (status = 503, description = "The storage is away", body = ProblemBody<'static>, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn log_head(State(app): State<Shared>) -> Answer {
+    let head = app.relay.log_head().await.map_err(Problem::from)?;
+    let head = head.unwrap_or_else(|| slackwater::provenance::Head::genesis(&app.relay.identity().to_string()));
+    Ok(body::json(StatusCode::OK, &LogHeadView { seq: head.seq, hash: head.hash }))
 }
 
 /// Which horizon.

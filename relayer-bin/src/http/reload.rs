@@ -6,8 +6,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use alloy_primitives::{B256, Keccak256};
 use serde::Serialize;
-use slackwater::relay::PolicyError;
+use slackwater::{ledger::LedgerError, relay::PolicyError};
 use utoipa::ToSchema;
 
 use super::App;
@@ -78,8 +79,17 @@ pub struct Change {
     pub now: Option<String>,
 }
 
-fn table(entries: &[Entry]) -> BTreeMap<String, String> {
+pub(crate) fn table(entries: &[Entry]) -> BTreeMap<String, String> {
     entries.iter().map(|entry| (entry.key.clone(), entry.value.clone())).collect()
+}
+
+/// Hash of all values in force, as `config show` prints them: secrets are hidden there.
+pub(crate) fn digest(entries: &BTreeMap<String, String>) -> B256 {
+    let mut hasher = Keccak256::new();
+    for (key, value) in entries {
+        hasher.update(format!("{key} = {value}\n"));
+    }
+    hasher.finalize()
 }
 
 /// What differs, in the order of the keys.
@@ -136,6 +146,17 @@ impl App {
             tracing::warn!(key, was, now, "configuration changed");
         }
         Ok(changes)
+    }
+
+    /// Writes into the decision log that `by` had the configuration read again, and what is in force now.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn record_reload(&self, by: &str, changed: usize) -> Result<(), LedgerError> {
+        self.relay.record_action(by, "reload", &format!("{changed} keys changed")).await?;
+        let Some(reloader) = self.reloader.as_ref().filter(|_| changed > 0) else { return Ok(()) };
+        let config = digest(&reloader.entries.lock().unwrap_or_else(PoisonError::into_inner));
+        self.relay.record_configuration(config, env!("CARGO_PKG_VERSION")).await
     }
 }
 

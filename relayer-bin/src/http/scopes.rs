@@ -71,6 +71,7 @@ pub const OPERATIONS: &[Operation] = {
         one_of("POST", "/v1/admin/pause", &[Operate]),
         one_of("POST", "/v1/admin/resume", &[Operate]),
         one_of("POST", "/v1/admin/reload", &[Operate]),
+        open("GET", "/v1/log/head"),
         open("GET", "/healthz"),
         open("GET", "/readyz"),
         Operation { method: "GET", path: "/metrics", need: Need::Metrics, is_for_pages: false },

@@ -397,15 +397,14 @@ fn no_message_shows_a_secret_wherever_and_however_it_was_written() {
     assert!(paths.len() > 150 && paths.contains(&"chain.0.rpc.0.url".to_owned()), "{paths:?}");
     let base: toml::Value = toml::from_str(MINIMAL).unwrap();
     for (turn, path) in paths.iter().enumerate() {
-        // Where a secret, a list or a table belongs, every form; elsewhere they take turns.
+        // Where a secret, a list or a table belongs, each in every form and from everywhere; elsewhere they take turns in that.
         let is_likely = ["url", "key", "signers", "rpc", "ledger", "identity", "tenant", "chain", "forwarders"]
             .iter()
             .any(|part| path.trim_end_matches(".0").ends_with(part));
-        let here: Vec<&str> = if is_likely { SECRETS.to_vec() } else { vec![SECRETS[turn % SECRETS.len()]] };
-        for secret in here {
-            let text = toml::Value::String(secret.to_owned());
+        for (index, secret) in SECRETS.iter().enumerate() {
+            let text = toml::Value::String((*secret).to_owned());
             let table: toml::Table = [("x".to_owned(), text.clone())].into_iter().collect();
-            let key: toml::Table = [(secret.to_owned(), text.clone())].into_iter().collect();
+            let key: toml::Table = [((*secret).to_owned(), text.clone())].into_iter().collect();
             let forms = [
                 text.clone(),
                 toml::Value::Array(vec![text]),
@@ -413,16 +412,18 @@ fn no_message_shows_a_secret_wherever_and_however_it_was_written() {
                 toml::Value::Table(key),
                 toml::Value::Array(vec![toml::Value::Table(table)]),
             ];
-            for form in forms {
+            let is_turn = is_likely || index == turn % SECRETS.len();
+            for form in forms.into_iter().take(if is_turn { usize::MAX } else { 1 }) {
                 let written = form.as_str().map_or_else(|| form.to_string(), str::to_owned);
                 let mut tree = base.clone();
                 put(&mut tree, path, form);
                 let variable = format!("SLACKWATER_{}", path.replace('.', "_").to_uppercase());
-                for told in [
-                    everything_told(load(&toml::to_string(&tree).unwrap(), &[], &[])),
-                    everything_told(load(MINIMAL, &[(&variable, &written)], &[])),
-                    everything_told(load(MINIMAL, &[], &[(path, &written)])),
-                ] {
+                let mut all = vec![everything_told(load(&toml::to_string(&tree).unwrap(), &[], &[]))];
+                if is_turn {
+                    all.push(everything_told(load(MINIMAL, &[(&variable, &written)], &[])));
+                    all.push(everything_told(load(MINIMAL, &[], &[(path, &written)])));
+                }
+                for told in all {
                     assert!(!told.to_lowercase().contains(NEEDLE), "{path} = {written}: {told}");
                 }
             }

@@ -28,6 +28,7 @@ mod http;
 mod input;
 mod lanes;
 mod limits;
+mod log;
 mod market;
 mod models;
 mod money;

@@ -23,14 +23,15 @@ fn samples() -> Vec<Decision> {
         model,
         inputs: model,
     };
-    let accepted = |max_cost_wei| Decision::Accepted {
+    let accepted = |key: Option<&str>, reserved_wei| Acceptance {
         request: hash(1),
         tenant: "acme \"é\"\n\u{1}".to_owned(),
+        key: key.map(str::to_owned),
         chain_id: 31_337,
         deadline_s: 1_790_000_000,
-        max_cost_wei,
+        reserved_wei,
     };
-    let settled = |attempt, block_number, reason| Decision::Settled {
+    let ending = |attempt, block_number, reason| Ending {
         request: hash(1),
         status: "finalized".to_owned(),
         attempt,
@@ -38,10 +39,16 @@ fn samples() -> Vec<Decision> {
         cost_wei: 1,
         reason,
     };
+    let refused = |key: Option<&str>| Decision::Refused {
+        key: key.map(str::to_owned),
+        tenant: "a".to_owned(),
+        code: "policy_denied".to_owned(),
+        count: 3,
+    };
     vec![
-        accepted(None),
-        accepted(Some(u128::MAX)),
-        Decision::Rejected { request: hash(1), tenant: "a".to_owned(), code: "policy_denied".to_owned() },
+        Decision::Accepted { requests: vec![accepted(None, 0), accepted(Some("shop-1"), u128::MAX)] },
+        refused(None),
+        refused(Some("shop-1")),
         planned(None, None),
         planned(Some(7), Some(hash(9))),
         Decision::Sent { batch: hash(2), attempt: hash(4) },
@@ -56,8 +63,9 @@ fn samples() -> Vec<Decision> {
         Decision::Cancelling { batch: hash(2), attempt: hash(6), reason: "deadline".to_owned() },
         Decision::Included { batch: hash(2), attempt: hash(5), block_number: 10, block_hash: hash(7) },
         Decision::Reorged { batch: hash(2), attempt: hash(5), block_number: 10, block_hash: hash(7) },
-        settled(None, None, None),
-        settled(Some(hash(5)), Some(11), Some("x".to_owned())),
+        Decision::Settled {
+            requests: vec![ending(None, None, None), ending(Some(hash(5)), Some(11), Some("x".to_owned()))],
+        },
         Decision::Requeued { request: hash(1), batch: hash(2), reason: "foreign_nonce".to_owned() },
         Decision::Alert { code: "low_balance".to_owned(), subject: "lane".to_owned(), detail: String::new() },
         Decision::Configured { config: hash(8), version: "0.1.0".to_owned() },
@@ -90,11 +98,12 @@ fn bodies_are_canonical_and_read_back() {
 #[test]
 fn the_encoding_does_not_drift() {
     // Published logs must stay verifiable: a change here needs a new version in DOMAIN.
-    let body = samples()[1].encode();
+    let body = samples()[0].encode();
     let id = "01".repeat(32);
     let expect = format!(
-        "{{\"chain_id\":\"31337\",\"deadline_s\":\"1790000000\",\"kind\":\"accepted\",\"max_cost_wei\":\"{}\",\
-         \"request\":\"0x{id}\",\"tenant\":\"acme \\\"é\\\"\\n\\u0001\"}}",
+        "{{\"kind\":\"accepted\",\"requests\":[{{\"chain_id\":\"31337\",\"deadline_s\":\"1790000000\",\"request\":\"0x{id}\",\
+         \"reserved_wei\":\"0\",\"tenant\":\"acme \\\"é\\\"\\n\\u0001\"}},{{\"chain_id\":\"31337\",\"deadline_s\":\"1790000000\",\
+         \"key\":\"shop-1\",\"request\":\"0x{id}\",\"reserved_wei\":\"{}\",\"tenant\":\"acme \\\"é\\\"\\n\\u0001\"}}]}}",
         u128::MAX
     );
     assert_eq!(body, expect);

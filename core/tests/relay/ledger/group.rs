@@ -11,9 +11,11 @@ use slackwater::{
     Timestamp,
     ledger::{
         AccountRow, AttemptRecord, BatchRecord, CostRow, DecisionRow, Durable, EventFilter, EventRecord, GroupCommit,
-        GroupCommitConfig, Ledger, LedgerError, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+        GroupCommitConfig, Ledger, LedgerError, RequestChange, RequestFilter, RequestRecord, SpentRow, Write,
+        WriteOutcome,
     },
-    request::{BatchId, LaneId, RequestId, Status},
+    provenance::Decision,
+    request::{BatchId, LaneId, Reason, RequestId, Status},
 };
 use tokio::sync::Semaphore;
 
@@ -362,4 +364,29 @@ async fn a_write_that_slips_through_is_no_recovery() {
     while group.fault().is_some() {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn each_commit_logs_what_it_accepted_and_ended() {
+    let ledger = Staged::new().await;
+    let config = GroupCommitConfig::default();
+    let (group, _task) = GroupCommit::spawn_logging(ledger.clone(), config, "relay".into());
+    ledger.allow(4);
+    let outcomes = group.submit_all(vec![accept(new(1)), accept(new(2)), accept(new(1))]).await.unwrap();
+    assert_eq!(outcomes.len(), 3, "the log's own write is nobody's");
+    let change = RequestChange::to(new(2).id, Status::Expired).because(Reason::DeadlinePassed);
+    group.submit(Write::Requests { changes: vec![change], at: Timestamp(7_000) }).await.unwrap();
+    // Nothing happened: nothing is logged.
+    group.submit(accept(new(1))).await.unwrap();
+    group.submit(Write::Meta { key: "a".to_owned(), value: "b".to_owned() }).await.unwrap();
+    let rows = ledger.decisions(0, 10).await.unwrap();
+    let decisions: Vec<_> = rows.iter().map(|row| Decision::decode(&row.body).unwrap()).collect();
+    let [Decision::Accepted { requests: accepted }, Decision::Settled { requests: ended }] = &decisions[..] else {
+        panic!("{decisions:?}");
+    };
+    assert_eq!(accepted.iter().map(|entry| entry.request).collect::<Vec<_>>(), [new(1).id.0, new(2).id.0]);
+    assert_eq!((&accepted[0].tenant, accepted[0].reserved_wei), (&new(1).tenant, new(1).reserved_wei.to::<u128>()));
+    assert_eq!((ended.len(), ended[0].request, ended[0].status.as_str()), (1, new(2).id.0, "expired"));
+    assert_eq!((ended[0].reason.as_deref(), ended[0].cost_wei), (Some("deadline_passed"), 0));
+    assert_eq!(rows[1].at_ms, 7_000);
 }

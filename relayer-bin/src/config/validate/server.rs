@@ -50,7 +50,7 @@ pub(super) fn http_limits(check: &mut Check<'_>, raw: RawServer, page_key: &RawP
     }
     let hosts = raw.hosts.unwrap_or_default();
     for (index, host) in hosts.iter().enumerate() {
-        if host.is_empty() || host.contains(|c: char| c == '/' || c == ':' || c == '*' || c.is_whitespace()) {
+        if !is_host_name(host) {
             let key = format!("server.hosts.{index}");
             check.fail(&key, Some(host), "is not a host's name", "write the name alone, such as relay.example.org");
         }
@@ -213,6 +213,10 @@ pub(super) fn storage(check: &mut Check<'_>, raw: RawLedger) -> (SqliteConfig, G
             "is a URL, not a file",
             "the URL of a database belongs in ledger.url, by reference: env:NAME or file:PATH",
         );
+    } else if path.contains("password=")
+        || ["env:", "file:", "inline:", "keystore:"].iter().any(|form| path.starts_with(form))
+    {
+        check.fail("ledger.path", Some(&path), "is a reference to a secret, and paths are shown", "name a file");
     } else if !path.contains(['/', '.']) {
         check.name("ledger.path", &path);
     }
@@ -230,6 +234,16 @@ pub(super) fn storage(check: &mut Check<'_>, raw: RawLedger) -> (SqliteConfig, G
         queue_len: size(raw.queue_len, defaults.queue_len),
         max_group: size(raw.max_group, defaults.max_group),
         event_backlog: size(raw.event_backlog, defaults.event_backlog),
+        log_head_interval: span(raw.log_head_interval_ms, defaults.log_head_interval),
     };
     (sqlite, group)
+}
+
+/// Labels of letters, digits and hyphens, of at most 63 characters (RFC 1123).
+fn is_host_name(text: &str) -> bool {
+    let is_label = |label: &str| {
+        let is_plain = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        (1..=63).contains(&label.len()) && is_plain && !label.starts_with('-') && !label.ends_with('-')
+    };
+    text.len() <= 253 && text.split('.').all(is_label)
 }

@@ -508,3 +508,14 @@ pub struct CountsView {
     /// Newest event's sequence number.
     pub last_event_seq: u64,
 }
+
+/// The newest entry of the decision log.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = LogHead)]
+pub struct LogHeadView {
+    /// Its number, from 1 on; 0 before the first.
+    pub seq: u64,
+    /// Its hash, to which all entries before lead.
+    #[schema(value_type = String)]
+    pub hash: B256,
+}

@@ -1,0 +1,97 @@
+//! The decision log beside single decisions: refusals in sums, and its head.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::clock;
+use crate::{
+    ledger::{GroupCommit, Ledger, LedgerError, Write},
+    provenance::{Decision, Head},
+};
+
+/// How often refusals are summed up: a row for each would let whoever holds a key fill the disk.
+const SUM_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Key, tenant, code. Keys and tenants are those of the configuration.
+type Refusal = (Option<Arc<str>>, Arc<str>, &'static str);
+
+/// RefusalSums of the present minute.
+#[derive(Debug, Default)]
+pub(super) struct RefusalSums(Mutex<BTreeMap<Refusal, u64>>);
+
+impl RefusalSums {
+    pub(super) fn add(&self, refusal: Refusal, count: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(refusal).or_default() += count;
+    }
+
+    fn take(&self) -> BTreeMap<Refusal, u64> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What the log's keeper works with.
+#[derive(Debug)]
+pub(super) struct LogKeeper {
+    pub(super) refusals: Arc<RefusalSums>,
+    pub(super) group: GroupCommit,
+    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) owner: Arc<str>,
+    pub(super) head_interval: Duration,
+}
+
+impl LogKeeper {
+    /// Until `stop`: sums up each minute, and tells the log's head now and then.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let mut sums = tokio::time::interval(SUM_INTERVAL);
+        let mut heads = tokio::time::interval(self.head_interval);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = sums.tick() => self.sum_up().await,
+                _ = heads.tick() => self.tell_head().await,
+            }
+        }
+        // The writing task goes on until the last of its callers is gone.
+        self.sum_up().await;
+    }
+
+    async fn sum_up(&self) {
+        let taken = self.refusals.take();
+        if taken.is_empty() {
+            return;
+        }
+        let at_ms = clock::now().0;
+        let write = |((key, tenant, code), count): (&Refusal, &u64)| {
+            let (key, tenant, code) = (key.as_deref().map(str::to_owned), tenant.to_string(), (*code).to_owned());
+            let decision = Box::new(Decision::Refused { key, tenant, code, count: *count });
+            Write::Decide { owner: Arc::clone(&self.owner), at_ms, decision }
+        };
+        if let Err(error) = self.group.try_submit_all(taken.iter().map(write).collect()).await {
+            tracing::debug!(%error, "refusals can't be written now; they are counted on");
+            if !error.is_ambiguous() {
+                taken.into_iter().for_each(|(refusal, count)| self.refusals.add(refusal, count));
+            }
+        }
+    }
+
+    async fn tell_head(&self) {
+        match head(&*self.ledger).await {
+            Ok(Some(head)) => {
+                metrics::gauge!("slackwater_log_entries").set(head.seq as f64);
+                tracing::info!(seq = head.seq, hash = %head.hash, "head of the decision log: keep it where nobody who can write the ledger can write");
+            }
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "the head of the decision log can't be read"),
+        }
+    }
+}
+
+/// The newest entry of the log; none before the first.
+pub(super) async fn head(ledger: &dyn Ledger) -> Result<Option<Head>, LedgerError> {
+    Ok(ledger.last_decision().await?.map(|row| Head { seq: row.seq, hash: row.hash }))
+}
