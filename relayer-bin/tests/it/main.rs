@@ -37,6 +37,7 @@ mod poison;
 mod problems;
 mod reload;
 mod reorg;
+mod replan;
 mod rollups;
 mod shutdown;
 mod siege;
