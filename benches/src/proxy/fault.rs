@@ -67,6 +67,13 @@ pub enum ReceiptLie {
     Failed,
     /// It is in a block that does not exist.
     OtherBlock,
+    /// Gas was paid a thousand times as dear.
+    Dear,
+    /// What is in no block failed in the block at this height, without events.
+    Invented {
+        /// Height.
+        block: u64,
+    },
 }
 
 impl Fault {

@@ -13,7 +13,7 @@ use std::{
 
 use alloy_consensus::{Transaction as _, TxEnvelope};
 use alloy_eips::eip2718::Decodable2718 as _;
-use alloy_primitives::{Address, B256, Bytes, keccak256};
+use alloy_primitives::{Address, B256, Bytes, U64, keccak256};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
     Request, Response,
@@ -41,7 +41,7 @@ pub use self::{
     words::error_text,
 };
 use self::{
-    lies::{hide_newer, inflate, lie_about, make_stale, quantity, tell_half_the_truth, wide_quantity},
+    lies::{hide_newer, inflate, invent, lie_about, make_stale, quantity, tell_half_the_truth, wide_quantity},
     words::refusal,
 };
 
@@ -372,6 +372,14 @@ impl Shared {
         }
         for (fault, _) in &faults {
             match fault {
+                Fault::Receipt(ReceiptLie::Invented { block }) => {
+                    let header = json!({
+                        "jsonrpc": "2.0", "id": 1, "method": "eth_getBlockByNumber", "params": [U64::from(*block), false],
+                    });
+                    if answer["result"].is_null() {
+                        answer["result"] = invent(&call["params"][0], &self.forward(&header).await?["result"]);
+                    }
+                }
                 Fault::Receipt(lie) => lie_about(&mut answer["result"], *lie),
                 Fault::Fees { times } => inflate(&mut answer["result"]["baseFeePerGas"], *times),
                 Fault::HalfTruth => tell_half_the_truth(&mut answer["result"]),

@@ -87,7 +87,7 @@ pub(super) fn agreed(pool: &RpcPool, told: impl IntoIterator<Item = TxReceipt>) 
 }
 
 /// Whether two nodes tell the same about a transaction. Fees beyond gas are left out: not every node names them.
-fn says_the_same(a: &TxReceipt, b: &TxReceipt) -> bool {
+pub(super) fn says_the_same(a: &TxReceipt, b: &TxReceipt) -> bool {
     a.block_hash == b.block_hash
         && a.is_success == b.is_success
         && a.gas_used == b.gas_used

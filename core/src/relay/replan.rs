@@ -5,13 +5,13 @@
 //! (the exception in invariant I3). If a reorganisation turns things round, only one of the two executes it; that one ends it.
 
 use alloy_primitives::{Address, B256};
-use serde::Deserialize;
 use serde_json::json;
 
 use super::{
     chain_service::{ChainService, Done, batch_hash},
     dispatch::MAX_BATCH_FAILURES,
     lane_shell::Content,
+    receipts::says_the_same,
     simulate::{At, agreed_nonces},
 };
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
     request::{
         Reason, RequestId, Status,
         outcome::{MemberOutcome, TxReceipt},
+        receipt::RpcReceipt,
     },
     time::Timestamp,
 };
@@ -42,16 +43,10 @@ pub(super) struct Shown {
     pub(super) lane: usize,
     pub(super) nonce: u64,
     pub(super) hash: B256,
-    /// It is in that block.
+    /// It is in that block, and did there what is believed of it.
     pub(super) is_shown: bool,
     /// Users whose nonce is unused, at most so far.
     pub(super) unused: Vec<((Address, Address), u64)>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Place {
-    block_hash: Option<B256>,
 }
 
 impl ChainService {
@@ -83,11 +78,13 @@ impl ChainService {
                     continue;
                 }
                 let (shared, nonce) = (self.shared.clone(), *nonce);
-                let (hash, block) = (mined.receipt.hash, mined.receipt.block_hash);
+                let believed = mined.receipt.clone();
                 self.tasks.spawn(async move {
-                    let pool = &shared.pool;
-                    let places = pool.call_all::<Option<Place>>("eth_getTransactionReceipt", json!([hash])).await;
-                    let shown = places.into_iter().flatten().flatten().filter(|place| place.block_hash == Some(block));
+                    let (pool, hash) = (&shared.pool, believed.hash);
+                    let told = pool.call_all::<Option<RpcReceipt>>("eth_getTransactionReceipt", json!([hash])).await;
+                    let told = told.into_iter().flatten().flatten().filter_map(RpcReceipt::into_receipt);
+                    // Not only its block: what is drawn for it is money too (I15).
+                    let shown = told.filter(|told| told.hash == hash && says_the_same(told, &believed));
                     let is_shown = pool.is_majority(shown.count());
                     let nonces = agreed_nonces(pool, &users, shared.multicall3(), At::Head).await;
                     let unused = users.into_iter().zip(nonces).filter_map(|(user, nonce)| Some((user, nonce?.at_most)));

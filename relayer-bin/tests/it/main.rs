@@ -38,6 +38,7 @@ mod poison;
 mod problems;
 mod reload;
 mod reorg;
+mod replan;
 mod rollups;
 mod shutdown;
 mod siege;

@@ -27,7 +27,7 @@ struct Cost {
 }
 
 impl Stage {
-    async fn costs(&self, requests: &[SignedRequest]) -> Result<U256> {
+    pub(crate) async fn costs(&self, requests: &[SignedRequest]) -> Result<U256> {
         let mut sum = U256::ZERO;
         for request in requests {
             let cost: Cost = self.client().get_json(&format!("/v1/requests/{}", request.id)).await?;

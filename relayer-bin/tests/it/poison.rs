@@ -46,7 +46,7 @@ fn tag(text: &str) -> B256 {
 
 impl Stage {
     /// Sends a transaction of somebody else that comes first in the next block.
-    async fn overtake(&self, to: Address, call: &impl SolCall) -> Result<B256> {
+    pub(crate) async fn overtake(&self, to: Address, call: &impl SolCall) -> Result<B256> {
         let from = self.node().accounts().await?[0];
         let gwei = 10_u64.pow(9);
         let transaction = json!({

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::SystemTime};
 
 use alloy_primitives::{Address, B256, Bytes, U64, U256};
 use alloy_sol_types::SolCall;
-use serde_json::json;
+use serde_json::{Value, json};
 use slackwater::chain::RpcErrorClass;
 use slackwater_benches::{
     Result,
@@ -118,7 +118,15 @@ impl Table {
 
     /// The chain takes back `depth` blocks, and has these transactions instead.
     async fn reorg(&self, depth: u64, transactions: &[(Bytes, u64)]) -> Result<()> {
-        self.stage.node().reorg_with(depth, transactions).await?;
+        let node = self.stage.node();
+        let (head, before) = (node.block_number().await?, node.head().await?);
+        // Where the chain's time is ahead, the same transaction would make the same block: another proposer's never is.
+        let proposer = Address::left_padding_from(&before.hash[..8]);
+        node.call::<Value>("anvil_setCoinbase", json!([proposer])).await?;
+        node.reorg_with(depth, transactions).await?;
+        let after = node.head().await?;
+        assert_eq!(node.block_number().await?, head);
+        assert_ne!(after.hash, before.hash, "the same blocks again");
         self.stage.follow().await
     }
 
@@ -520,6 +528,12 @@ async fn kept(table: &mut Table, is_taken_back: bool) -> Result<()> {
     table.stage.node().send_raw(table.raw(refused)).await?;
     table.stage.mine(1).await?;
     if is_taken_back {
+        // Else it was never seen where it is taken from.
+        let is_seen = async || {
+            let batches = [table.stage.batch_of(&requests[0]).await?, table.stage.batch_of(&requests[1]).await?];
+            Ok(batches.iter().any(|batch| batch.included_hash == Some(refused)).then_some(()))
+        };
+        until("the refused one to be included", PATIENCE, is_seen).await?;
         table.reorg(1, &[(table.raw(anew), 0)]).await?;
     }
     table.finish(&requests).await?;
@@ -587,5 +601,5 @@ async fn reverts_cancels_and_nonces() -> Result<()> {
     }
     kept(&mut table, false).await?;
     kept(&mut table, true).await?;
-    table.close(6 + 6 + 6).await
+    table.close(6 + 6 + 6 + 1).await
 }
