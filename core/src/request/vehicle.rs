@@ -73,8 +73,8 @@ pub struct VehicleParams {
 /// Gas that Multicall3 itself needs per call: cold account access, value transfer, memory.
 const MULTICALL_OVERHEAD_GAS: u64 = 20_000;
 
-/// Gas beyond the members: dispatch, refund call, loop.
-const BATCH_MARGIN_GAS: u64 = 30_000;
+/// Gas beyond the members: dispatch, refund call, loop. A call that travels alone needs none of it.
+pub(crate) const BATCH_MARGIN_GAS: u64 = 30_000;
 
 /// ABI words around one member's calldata: seven fields, three offsets and lengths, a padded signature.
 const FORWARD_ENVELOPE_BYTES: usize = 15 * 32;
@@ -105,7 +105,7 @@ impl VehicleParams {
         execution.max(floor)
     }
 
-    /// Gas of a transaction before its first member.
+    /// Gas of a transaction that may be shared, before its first member.
     pub const fn base_gas(&self) -> u64 {
         self.schedule.tx_base_gas + BATCH_MARGIN_GAS
     }

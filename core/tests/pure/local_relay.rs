@@ -201,6 +201,18 @@ fn a_top_up_resumes() {
 }
 
 #[test]
+fn a_balance_that_just_pays_for_a_call_is_enough() {
+    let mut world = calm();
+    // 62 147 gas at twice 10 gwei; a batch would need 30 000 more.
+    world.chain.balance = U256::from(1_400_000 * GWEI);
+    let id = world.call(TARGET, LONG, None);
+    world.until("final", 10_000, World::all_ended);
+    assert_eq!(world.status(id), Status::Finalized);
+    assert!(!world.alerts.contains("underfunded"));
+    world.check_rest();
+}
+
+#[test]
 fn an_unknown_forwarder_is_refused() {
     let mut world = calm();
     world.chain.code = Bytes::from_static(&[0x60, 0x00]);

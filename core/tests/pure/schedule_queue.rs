@@ -889,6 +889,18 @@ fn what_the_lane_can_not_pay_waits_and_the_others_go() {
 }
 
 #[test]
+fn a_call_that_travels_alone_needs_no_gas_for_company() {
+    let mut queue = with_multicall();
+    queue.push(call(0, 100_000, "t", false));
+    // 100 000 of its own after 20 000 of an empty transaction, at 30 wei.
+    let poor = ComposeLimits { available_wei: Some(U256::from(120_000 * 30 - 1)), ..limits() };
+    assert!(queue.compose(Timestamp(1), lane(0), &poor, &ANY_PRICE).is_none());
+    assert_eq!(queue.short().expect("it waits").needed_wei, U256::from(120_000 * 30));
+    let enough = ComposeLimits { available_wei: Some(U256::from(120_000 * 30)), ..limits() };
+    assert_eq!(compose(&mut queue, 1, &enough).members.len(), 1);
+}
+
+#[test]
 fn who_was_refused_travels_in_half_the_company() {
     let mut queue = with_multicall();
     let refusals = Refusals { company: Some(3), alone: 0 };

@@ -16,7 +16,7 @@ use crate::{
     protection::Protection,
     request::{
         LaneId, RequestId,
-        vehicle::{Company, VehicleKey},
+        vehicle::{BATCH_MARGIN_GAS, Company, VehicleKey},
     },
     schedule::{FeeOutlook, company::Habit, targets::TargetRecords},
     table::Table,
@@ -117,6 +117,8 @@ impl<'a> Picker<'a> {
         let mut room = Room::new(limits, now);
         if matches!(key, VehicleKey::Single(_)) {
             room.max_members = 1;
+            // Without what only shared ones need: the balance must not be short of gas that is never offered.
+            room.gas = room.gas.saturating_sub(BATCH_MARGIN_GAS);
         }
         let turn = limits.max_batch.div_ceil(8).max(1);
         Self { queue, key, lane, limits, cursor, room, priced_out: Vec::new(), turn, passed: 0 }
