@@ -1,21 +1,22 @@
 //! A small ordered map, for what is few: lanes, forwarders, what one lane or one page has under way. Each `BTreeMap` of other
 //! types costs a download its code.
 
-use std::collections::{VecDeque, vec_deque};
+use std::vec;
 
-/// Keys and values in ascending order of the keys. What leaves at the front, as nonces do, moves nothing.
+/// Keys and values in ascending order of the keys. A ring buffer would move less when the first one leaves, as nonces do, and
+/// costs several times the code for each pair of types.
 #[derive(Debug, Clone)]
-pub(crate) struct Table<K, V>(VecDeque<(K, V)>);
+pub(crate) struct Table<K, V>(Vec<(K, V)>);
 
 impl<K, V> Default for Table<K, V> {
     fn default() -> Self {
-        Self(VecDeque::new())
+        Self(Vec::new())
     }
 }
 
 impl<K: Ord, V> Table<K, V> {
     pub(crate) const fn new() -> Self {
-        Self(VecDeque::new())
+        Self(Vec::new())
     }
 
     fn place<Q: Ord + ?Sized>(&self, key: &Q) -> Result<usize, usize>
@@ -74,11 +75,11 @@ impl<K: Ord, V> Table<K, V> {
         K: std::borrow::Borrow<Q>,
     {
         let place = self.place(key).ok()?;
-        self.0.remove(place).map(|(_, value)| value)
+        Some(self.0.remove(place).1)
     }
 
     pub(crate) fn pop_first(&mut self) -> Option<(K, V)> {
-        self.0.pop_front()
+        (!self.0.is_empty()).then(|| self.0.remove(0))
     }
 
     pub(crate) fn retain(&mut self, keep: impl FnMut(&(K, V)) -> bool) {
@@ -116,7 +117,7 @@ impl<K: Ord, V> Table<K, V> {
 
 impl<K, V> IntoIterator for Table<K, V> {
     type Item = (K, V);
-    type IntoIter = vec_deque::IntoIter<(K, V)>;
+    type IntoIter = vec::IntoIter<(K, V)>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter()

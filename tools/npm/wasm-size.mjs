@@ -24,7 +24,9 @@ const opaque = raw.replace(/^[^}]*/, '\n    readonly memory: WebAssembly.Memory;
 const typed = `${surface}export interface InitOutput {${opaque}`.replace(/^\s*\[Symbol\.dispose\]\(\): void;\n/gm, '')
 writeFileSync(join(out, `${name}.d.ts`), typed)
 
-const flags = ['-Oz', '--gufa', '-Oz', '--strip-debug', '--strip-producers', '--strip-target-features', ...FEATURES.map((f) => `--enable-${f}`)]
+// Rust has nothing below address 1 024 but the last bytes of its stack, and the module's memory is its own, so zero at first.
+const assumed = ['--low-memory-unused', '--zero-filled-memory']
+const flags = ['-Oz', '--gufa', '-Oz', ...assumed, '--strip-debug', '--strip-producers', '--strip-target-features', ...FEATURES.map((f) => `--enable-${f}`)]
 execFileSync(process.execPath, [opt, join(made, MODULE), ...flags, '-o', join(out, MODULE)], { stdio: 'inherit' })
 
 const bytes = readFileSync(join(out, MODULE))

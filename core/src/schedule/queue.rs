@@ -87,7 +87,7 @@ pub struct ComposeLimits {
     pub max_gas: u64,
     /// Most bytes.
     pub max_bytes: usize,
-    /// Gas of an empty transaction.
+    /// Gas of an empty transaction that may be shared ([`VehicleParams::base_gas`](crate::request::vehicle::VehicleParams::base_gas)).
     pub base_gas: u64,
     /// What a transaction is expected to cost before its first member, wei: its gas at the price of the next block, and its
     /// envelope's L1 data. Who joins saves that. 0: company saves nothing and is not waited for.
@@ -267,8 +267,8 @@ impl TenantLine {
 
 #[derive(Debug, Default)]
 struct Group {
-    /// Boxed, as the queue's own: one map's code for both.
-    tenants: BTreeMap<Arc<str>, Box<TenantLine>>,
+    /// Boxed, as the queue's own: one table's code for both, and little to move.
+    tenants: Table<Arc<str>, Box<TenantLine>>,
     /// Until when company is waited for, as far as it was looked at since the last change.
     held_until: Option<Timestamp>,
 }
@@ -377,7 +377,7 @@ pub struct Queue {
     held: Table<LaneId, Table<Arc<str>, Held>>,
     /// Members in flight by transaction and tenant.
     members: HashMap<(u64, Arc<str>), usize>,
-    tenants: BTreeMap<Arc<str>, Box<TenantState>>,
+    tenants: Table<Arc<str>, Box<TenantState>>,
     transactions: u64,
     /// What unnamed targets showed on chain.
     targets: TargetRecords,
@@ -431,7 +431,7 @@ impl Queue {
 
     /// Sets a tenant's share of the capacity; 1 without.
     pub fn set_weight(&mut self, tenant: &str, weight: u32) {
-        self.tenants.entry(tenant.into()).or_default().weight = u64::from(weight.max(1));
+        self.tenants.get_or_insert_with(tenant.into(), Box::default).weight = u64::from(weight.max(1));
     }
 
     /// A transaction with these requests was included. A clean one (nothing failed as a whole, nobody was skipped) earns its
@@ -542,7 +542,7 @@ impl Queue {
 
     /// Of each tenant: how many of its requests left since this was last asked, and those that wait whose promise can be kept.
     pub fn paces(&mut self) -> impl Iterator<Item = (&Arc<str>, u64, &DueCounts)> {
-        self.tenants.iter_mut().map(|(name, tenant)| (name, std::mem::take(&mut tenant.left), &tenant.fresh))
+        self.tenants.iter_mut().map(|(name, tenant)| (&*name, std::mem::take(&mut tenant.left), &tenant.fresh))
     }
 
     /// A reorg took it out of its block: its promise may be missed yet.
@@ -566,7 +566,7 @@ impl Queue {
         let (due, is_late) = (entry.due, entry.is_late);
         self.valid.insert((entry.request.valid_until(), id));
         if !is_late {
-            self.tenants.entry(entry.tenant.clone()).or_default().fresh.add(due);
+            self.tenants.get_or_insert_with(entry.tenant.clone(), Box::default).fresh.add(due);
         }
         if !is_late || due < entry.request.valid_until() {
             self.dues.insert((due, id));
@@ -642,7 +642,7 @@ impl Queue {
             return;
         }
         let least = self.tenants.values().filter(|tenant| tenant.ready > 0).map(|tenant| tenant.virtual_time).min();
-        let tenant = self.tenants.entry(place.tenant.clone()).or_default();
+        let tenant = self.tenants.get_or_insert_with(place.tenant.clone(), Box::default);
         if tenant.ready == 0 {
             // A tenant that comes back does not get credit for its absence.
             tenant.virtual_time = tenant.virtual_time.max(least.unwrap_or(0));
@@ -650,7 +650,7 @@ impl Queue {
         tenant.ready += 1;
         let group = self.groups.get_or_insert_with(place.key, Group::default);
         group.held_until = None;
-        let line = group.tenants.entry(place.tenant.clone()).or_default();
+        let line = group.tenants.get_or_insert_with(place.tenant.clone(), Box::default);
         let ready = match place.lane {
             None => &mut line.free,
             Some(lane) => line.bound.get_or_insert_with(lane, Ready::default),
@@ -930,7 +930,7 @@ impl Queue {
         let mut barred = Vec::new();
         for (key, group) in self.groups.iter() {
             for (tenant, line) in
-                group.tenants.iter().filter(|(tenant, _)| !full.contains(*tenant) && !self.paused.contains(*tenant))
+                group.tenants.iter().filter(|(tenant, _)| !full.contains_key(tenant) && !self.paused.contains(tenant))
             {
                 if !self.may_send(lane, *key, tenant) {
                     barred.push(*key);
@@ -994,21 +994,23 @@ impl Queue {
     }
 
     /// Tenants that have their share of the lane's transactions in flight, while others that have not could be sent.
-    fn full(&self, lane: LaneId, slots: usize, cutoff: Timestamp) -> BTreeSet<Arc<str>> {
+    fn full(&self, lane: LaneId, slots: usize, cutoff: Timestamp) -> Table<Arc<str>, ()> {
         let Some(held) = self.held.get(&lane).filter(|_| Protection::TenantShares.is_on()) else {
-            return BTreeSet::new();
+            return Table::new();
         };
-        let mut able: BTreeSet<Arc<str>> = BTreeSet::new();
+        let mut able: Table<Arc<str>, ()> = Table::new();
         for (key, group) in self.groups.iter() {
             let ready = group.tenants.iter().filter(|(tenant, line)| {
                 self.may_send(lane, *key, tenant)
-                    && !self.paused.contains(*tenant)
+                    && !self.paused.contains(tenant)
                     && line.first_for(lane).is_some_and(|due| due <= cutoff)
             });
-            able.extend(ready.map(|(tenant, _)| tenant.clone()));
+            for (tenant, _) in ready {
+                able.insert(tenant.clone(), ());
+            }
         }
         let weight = |tenant: &Arc<str>| self.tenants.get(tenant).map_or(1, |tenant| tenant.weight);
-        let competing = able.iter().chain(held.keys().filter(|tenant| !able.contains(*tenant)));
+        let competing = able.keys().chain(held.keys().filter(|tenant| !able.contains_key(*tenant)));
         let weights = competing.map(weight).fold(0_u64, u64::saturating_add).max(1);
         let whole = (slots as u64).saturating_mul(WHOLE);
         let has_its_share = |tenant: &Arc<str>| {
@@ -1018,8 +1020,9 @@ impl Queue {
             // What it usually has of one more.
             held.slots.saturating_add(held.slots / held.transactions.max(1)) > share
         };
-        let (full, others): (BTreeSet<_>, BTreeSet<_>) = able.into_iter().partition(has_its_share);
-        if others.is_empty() { BTreeSet::new() } else { full }
+        let competitors = able.len();
+        able.retain(|(tenant, ())| has_its_share(tenant));
+        if able.len() == competitors { Table::new() } else { able }
     }
 
     fn note_short(&mut self, found: Option<Short>) {
@@ -1097,7 +1100,7 @@ impl Queue {
             if self.valid.remove(&(valid_until, *id)) {
                 self.leave(&tenant, due, is_late);
             }
-            let state = self.tenants.entry(tenant.clone()).or_default();
+            let state = self.tenants.get_or_insert_with(tenant.clone(), Box::default);
             state.left += 1;
             state.virtual_time = state.virtual_time.saturating_add(part / state.weight.max(1));
             state.since_late = if is_late { 0 } else { state.since_late.saturating_add(1) };

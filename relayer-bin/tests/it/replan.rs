@@ -535,9 +535,9 @@ async fn a_failure_that_one_node_invents_plans_nothing_anew() -> Result<()> {
     stage.close().await
 }
 
-/// The skip is true, its price is not: what one node says that it cost is drawn from nobody.
+/// The skip is true, its price is not: whatever one node says that it cost, it lands and pays what it did cost.
 #[tokio::test]
-async fn a_price_that_one_node_invents_is_drawn_from_nobody() -> Result<()> {
+async fn a_price_that_one_node_invents_is_paid_by_nobody() -> Result<()> {
     const FINAL_HERE: u64 = 12;
     let stage = one_of_three(FINAL_HERE).raise().await?;
     stage.proxy().add(Rule::always(Fault::Receipt(ReceiptLie::Dear)).on(RECEIPT));

@@ -11,6 +11,7 @@ use super::Queue;
 use crate::{
     protection::Protection,
     request::{LaneId, RequestId},
+    table::Table,
     time::Timestamp,
 };
 
@@ -31,7 +32,7 @@ pub(super) struct SignerState {
     /// First nonce from there on that does not wait: what waits behind it can't execute yet.
     run_end: u64,
     /// Those in flight that are in a block: whoever comes next need not follow them on their lane.
-    in_block: BTreeSet<u64>,
+    in_block: Table<u64, ()>,
     /// The lane that carries the newest ones in flight: successors must follow them there.
     pub(super) lane: Option<LaneId>,
 }
@@ -181,7 +182,7 @@ impl Queue {
             return;
         }
         if is_in_block {
-            state.in_block.insert(nonce);
+            state.in_block.insert(nonce, ());
         } else {
             state.in_block.remove(&nonce);
         }

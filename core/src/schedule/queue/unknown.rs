@@ -1,15 +1,11 @@
 //! Signers whose forwarder nonce nobody has looked at: in turn, with pauses where no node answers.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Bound,
-    time::Duration,
-};
+use std::{collections::BTreeSet, ops::Bound, time::Duration};
 
 use alloy_primitives::Address;
 
 use super::{Queue, Signer};
-use crate::time::Timestamp;
+use crate::{table::Table, time::Timestamp};
 
 /// How long a forwarder is left alone after its nonces were asked for in vain. Doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -29,14 +25,14 @@ pub(super) struct Unknown {
     /// At whom the last look ended.
     after: Option<Signer>,
     /// By forwarder.
-    pauses: BTreeMap<Address, Pause>,
+    pauses: Table<Address, Pause>,
 }
 
 impl Unknown {
     /// The next ones in turn, once around at most.
     fn next(&mut self, now: Timestamp, limit: usize) -> Vec<Signer> {
         let Self { signers, pauses, .. } = self;
-        pauses.retain(|forwarder, _| {
+        pauses.retain(|(forwarder, _)| {
             signers.range((*forwarder, Address::ZERO)..).next().is_some_and(|(next, _)| next == forwarder)
         });
         let mut chosen = Vec::new();
@@ -71,7 +67,7 @@ impl Unknown {
     }
 
     fn note(&mut self, now: Timestamp, forwarder: Address, has_answered: bool) {
-        let pause = self.pauses.entry(forwarder).or_insert(Pause { until: now, length: Duration::ZERO });
+        let pause = self.pauses.get_or_insert_with(forwarder, || Pause { until: now, length: Duration::ZERO });
         if has_answered {
             *pause = Pause { until: now.saturating_add(FIRST_PAUSE), length: FIRST_PAUSE };
         } else if pause.until <= now {
@@ -96,9 +92,9 @@ impl Queue {
     /// Nodes were asked for the nonces of `asked`, and what they answered is entered. A forwarder of whom nothing became known
     /// pauses, longer each time; one of whom something stayed unknown pauses shortly.
     pub fn note_lookup(&mut self, now: Timestamp, asked: &[Signer]) {
-        let mut forwarders: BTreeMap<Address, (bool, bool)> = BTreeMap::new();
+        let mut forwarders: Table<Address, (bool, bool)> = Table::new();
         for signer in asked {
-            let (known, unknown) = forwarders.entry(signer.0).or_default();
+            let (known, unknown) = forwarders.get_or_insert_with(signer.0, Default::default);
             let is_unknown = self.unknown.signers.contains(signer);
             *unknown |= is_unknown;
             *known |= !is_unknown;
