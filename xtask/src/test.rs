@@ -46,6 +46,8 @@ pub(crate) fn run_all(args: Args) -> Result<()> {
         run(cargo(&["clippy"]).args(sim::WORLD).args(targets).args(["--locked", "--", "-D", "warnings"]))?;
         Ok(Done::Passed)
     })?;
+    // Who embeds the crate has no other crate of this workspace to switch features on.
+    steps.run("crate alone", || passes(&["check", "-p", "slackwater", "--lib", "--locked"]))?;
     steps.run("documentation", || {
         // With an example, dependencies have the features that they have in the other steps.
         let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--lib", "--example", "embed", "--locked"]);
