@@ -1,5 +1,7 @@
 //! Replacements: accepted by every client's pool, and never the only one that may be mined.
 
+use std::time::Duration;
+
 use alloy_primitives::{Bytes, U64};
 use serde_json::{Value, json};
 use slackwater::chain::ClientRule;
@@ -130,6 +132,7 @@ async fn first_attempt_wins(twist: Twist) -> Result<()> {
     if twist == Twist::Denied {
         // The direct endpoint sends, so the pool would replace: take the replacement out again below.
         stage.proxy().add(Rule::always(Fault::Receipt(ReceiptLie::Null)).on("eth_getTransactionReceipt"));
+        stage.proxy().add(Rule::always(Fault::Receipt(ReceiptLie::Null)).on("eth_getBlockReceipts"));
     } else if twist != Twist::Forgotten {
         stage.proxy().add(Rule::always(Fault::DropBefore).on(send));
     }
@@ -150,8 +153,15 @@ async fn first_attempt_wins(twist: Twist) -> Result<()> {
                 Ok((!found.is_null()).then_some(()))
             })
             .await?;
-            stage.node().drop_transaction(second).await?;
-            stage.node().send_raw(raw).await?;
+            // It is sent through each endpoint, and the last one may come late and replace the first again.
+            for _ in 0..25 {
+                let found: Value = stage.node().call("eth_getTransactionByHash", json!([second])).await?;
+                if !found.is_null() {
+                    stage.node().drop_transaction(second).await?;
+                    stage.node().send_raw(raw.clone()).await?;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
         }
     }
     if twist == Twist::Restarted {
