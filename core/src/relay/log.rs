@@ -17,16 +17,23 @@ use crate::{
 /// How often refusals are summed up: a row for each would let whoever holds a key fill the disk.
 const SUM_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Key, tenant, code. Keys and tenants are those of the configuration.
+/// Most sums of one minute that name key and tenant; further ones name the code alone. An embedder may pass names that come
+/// from outside.
+const MAX_SUMS: usize = 1_000;
+
+/// Key, tenant, code.
 type Refusal = (Option<Arc<str>>, Arc<str>, &'static str);
 
-/// RefusalSums of the present minute.
+/// Refusals of the present minute.
 #[derive(Debug, Default)]
 pub(super) struct RefusalSums(Mutex<BTreeMap<Refusal, u64>>);
 
 impl RefusalSums {
     pub(super) fn add(&self, refusal: Refusal, count: u64) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(refusal).or_default() += count;
+        let mut sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_named = sums.len() < MAX_SUMS || sums.contains_key(&refusal);
+        let refusal = if is_named { refusal } else { (None, "".into(), refusal.2) };
+        *sums.entry(refusal).or_default() += count;
     }
 
     fn take(&self) -> BTreeMap<Refusal, u64> {
@@ -94,4 +101,21 @@ impl LogKeeper {
 /// The newest entry of the log; none before the first.
 pub(super) async fn head(ledger: &dyn Ledger) -> Result<Option<Head>, LedgerError> {
     Ok(ledger.last_decision().await?.map(|row| Head { seq: row.seq, hash: row.hash }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_from_outside_make_a_bounded_number_of_sums() {
+        let sums = RefusalSums::default();
+        for index in 0..3 * MAX_SUMS {
+            sums.add((None, format!("tenant {index}").into(), "unknown_tenant"), 1);
+        }
+        sums.add((None, "tenant 7".into(), "unknown_tenant"), 1);
+        let taken = sums.take();
+        assert_eq!((taken.len(), taken.values().sum::<u64>()), (MAX_SUMS + 1, 3 * MAX_SUMS as u64 + 1));
+        assert_eq!(taken[&(None, "tenant 7".into(), "unknown_tenant")], 2);
+    }
 }
