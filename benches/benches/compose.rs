@@ -113,6 +113,7 @@ fn benches(criterion: &mut Criterion) {
         next_price: 1,
         fee_cap_wei: None,
         available_wei: None,
+        block_gas: None,
     };
     let outlook = PercentileOutlook::new(100, 40, Duration::from_secs(15), Duration::from_secs(3_600));
     let lane = LaneId { chain_id: 31_337, sender: params.sender };

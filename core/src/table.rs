@@ -82,6 +82,10 @@ impl<K: Ord, V> Table<K, V> {
         (!self.0.is_empty()).then(|| self.0.remove(0))
     }
 
+    pub(crate) fn retain_mut(&mut self, keep: impl FnMut(&mut (K, V)) -> bool) {
+        self.0.retain_mut(keep);
+    }
+
     pub(crate) fn retain(&mut self, keep: impl FnMut(&(K, V)) -> bool) {
         self.0.retain(keep);
     }

@@ -342,6 +342,14 @@ impl BudgetBook {
         }
     }
 
+    /// Whether more is reserved and spent than `budget` allows in the period of `now`: a cancel may cost more than was reserved.
+    pub fn is_overdrawn(&self, tenant: &Arc<str>, chain_id: u64, budget: &Budget, now: Timestamp) -> bool {
+        self.accounts.get(&(tenant.clone(), chain_id)).is_some_and(|account| {
+            account.period >= budget.period_start(now)
+                && account.sums.reserved.saturating_add(account.sums.spent) > budget.limit_wei
+        })
+    }
+
     /// (reserved, spent) of a tenant on a chain, wei.
     pub fn totals(&self, tenant: &str, chain_id: u64) -> (U256, U256) {
         self.accounts
@@ -507,6 +515,20 @@ mod tests {
     }
 
     /// Two submissions of one request at once, and the first meets a full disk: the second keeps the reservation.
+    #[test]
+    fn a_cancel_beyond_the_budget_is_a_debt_until_the_period_ends() {
+        let budget = Budget { limit_wei: U256::from(100), period: Duration::from_secs(1) };
+        let mut book = BudgetBook::new();
+        let tenant: Arc<str> = "a".into();
+        let is_overdrawn = |book: &BudgetBook, at| book.is_overdrawn(&tenant, 1, &budget, Timestamp(at));
+        assert!(!is_overdrawn(&book, 1_500));
+        book.spend(&tenant, 1, &budget, U256::from(100), Timestamp(1_500));
+        assert!(!is_overdrawn(&book, 1_500), "just spent");
+        book.spend(&tenant, 1, &budget, U256::from(1), Timestamp(1_600));
+        assert!(is_overdrawn(&book, 1_999));
+        assert!(!is_overdrawn(&book, 2_000));
+    }
+
     #[test]
     fn a_failed_twin_releases_nothing() {
         let budget = Budget { limit_wei: U256::from(100), period: Duration::ZERO };

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     chain::{
         ChainSpec, Fees,
-        data_fee::{DataFeeModel, TransactionCost, TxShape, TxSize},
+        data_fee::{DataFeeModel, TransactionCost, TxShape, TxSize, with_margin},
     },
     ledger::{
         AcceptOutcome, BudgetLimit, Durable, GroupCommit, Idempotency, Ledger, LedgerError, NewRequest, RequestRecord,
@@ -41,7 +41,7 @@ use crate::{
     protection::Protection,
     request::{
         Deadline, ForwarderDomain, Promise, RequestId, Status, Submission, SubmissionKind, VerifiedRequest,
-        VerifyContext, VerifyError, identify, vehicle::VehicleParams, verify,
+        VerifyContext, VerifyError, identify, settlement::data_needed, vehicle::VehicleParams, verify,
     },
     schedule::{Backlog, Callers, QueuedRequest, Refusals},
     time::Timestamp,
@@ -459,11 +459,14 @@ impl Admission {
         let items = items.into_iter().enumerate().filter(|(index, _)| answers[*index].is_none()).map(|(_, item)| item);
         let mut prepared = self.clone().prepare_all(&tenant, items.collect(), now).await;
         let seen = self.check_nonces(&tenant, &mut prepared).await;
-        let mut undecided: BTreeMap<usize, Undecided> = admitted.into_iter().zip(prepared).collect();
-        let mut writes = Vec::with_capacity(undecided.len());
-        let mut waiting = Vec::with_capacity(undecided.len());
+        let mut writes = Vec::with_capacity(prepared.len());
+        let mut waiting = Vec::with_capacity(prepared.len());
+        let mut undecided: Vec<Option<Undecided>> = lines.iter().map(|_| None).collect();
+        for (index, item) in admitted.into_iter().zip(prepared) {
+            undecided[index] = Some(item);
+        }
         for index in order {
-            let Some(item) = undecided.remove(&index) else { continue };
+            let Some(item) = undecided[index].take() else { continue };
             let reserved = match item {
                 Ok(item) => self.reserve(&tenant, item, &seen, halted.error(line(index)), now).await,
                 Err(refused) => Err(refused),
@@ -688,7 +691,11 @@ impl Admission {
         let gas_limit = chain.reserved_gas(member_gas);
         let shape = TxShape { gas_used: member_gas, gas_limit, size: &size, value: request.value() };
         let ceiling = ceiling(&chain, tenant, prices, &request, &shape)?;
-        let quote = chain.quote(prices, &shape, ceiling);
+        let mut quote = chain.quote(prices, &shape, ceiling);
+        if let Some(max_cost_wei) = request.max_cost_wei() {
+            // Where that holds less of the data fee than is usually reserved, it is all that is reserved.
+            quote.max_cost_wei = quote.max_cost_wei.min(max_cost_wei);
+        }
         let promise = self.promise(&request);
         let promise_signature = self.identity.sign(promise.digest());
         let payload = request.to_stored();
@@ -1003,6 +1010,9 @@ fn ceiling(
         let gas = shape.gas_limit.saturating_add(model.poster_gas(shape.size).padded).max(1);
         // What is paid whatever gas costs.
         let fixed = chain.cost(prices, shape, 0).beyond_gas().max.saturating_add(request.value());
+        let data_wei = model.data_fee_bound(shape.size);
+        let margin = chain.tuning.l1_fee_margin_percent;
+        let spared = with_margin(data_wei, margin).saturating_sub(data_needed(data_wei, margin));
         let affordable = max_cost_wei.saturating_sub(fixed) / U256::from(gas);
         let effective = price.quote.effective_gas_price(price.next_base_fee);
         let affordable = u128::try_from(affordable).unwrap_or(u128::MAX);
@@ -1010,11 +1020,12 @@ fn ceiling(
         let offer = Fees::new(effective, price.quote.max_priority_fee_per_gas.min(effective));
         let bumped = chain.spec.replacement.min_replacement(offer, price.next_base_fee);
         let least = bumped.map_or(effective, |bumped| bumped.max_fee_per_gas.max(effective));
-        if affordable < least {
-            let needed_wei = U256::from(gas).saturating_mul(U256::from(least)).saturating_add(fixed);
+        let needed_wei = U256::from(gas).saturating_mul(U256::from(least)).saturating_add(fixed.saturating_sub(spared));
+        if needed_wei > max_cost_wei {
             return Err(SubmitError::CeilingTooLow { needed_wei, max_cost_wei });
         }
-        ceiling = ceiling.min(affordable);
+        // The rest of the data fee's margin makes way for gas.
+        ceiling = ceiling.min(affordable.max(least));
     }
     Ok(ceiling)
 }

@@ -449,6 +449,7 @@ impl ChainService {
             lane.machine.handle_event(now, Event::Head(info));
             self.drain(index);
         }
+        self.queue.set_debtors(self.tenants.debtors(self.chain_id(), now));
         self.look_at_left_out(now);
         self.confirm_suspects();
         self.measure_paces(now);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use alloy_primitives::Address;
+use alloy_primitives::{Address, U256};
 
 use super::{
     chain_service::{ChainService, Done},
@@ -12,13 +12,15 @@ use super::{
     simulate::{Question, Simulation, simulate},
 };
 use crate::{
+    chain::data_fee::TxSize,
     lane::{Event, LaneError, Plan},
     ledger::{BatchRecord, BatchState},
     protection::Protection,
     request::{
         Reason, RequestId, Status, VerifiedRequest,
         gate::{self, RejectRule, SECOND_OPINION_EVERY, Unsure, Word},
-        outcome::MemberOutcome,
+        outcome::{MemberOutcome, shares},
+        settlement::covers_data,
         simulation::{Ahead, Environment},
         vehicle::{Payload, VehicleKey},
     },
@@ -364,8 +366,64 @@ impl ChainService {
         }
     }
 
+    /// Holds those back whose reservations would not pay for their L1 data if that got dearer before it is posted.
+    fn keep_covered(&mut self, index: usize, candidate: Candidate) -> Option<Candidate> {
+        let model = self.data_fee().unwrap_or_default();
+        let told = candidate.told.data_fee;
+        let fee_wei = told.unwrap_or_else(|| model.data_fee_bound(&TxSize::of_unsigned(&candidate.payload.data)));
+        if fee_wei.is_zero() {
+            return Some(candidate);
+        }
+        let params = &self.lanes[index].params;
+        let margin = self.shared.tuning.l1_fee_margin_percent;
+        let key = candidate.selection.key;
+        let sizes: Vec<TxSize> = candidate.members.iter().map(|member| params.size_alone(key, member)).collect();
+        let parts = shares(fee_wei, &sizes.iter().map(|size| size.flz).collect::<Vec<_>>());
+        let is_covered = |member: &VerifiedRequest, size: &TxSize, part: U256| {
+            let Some(entry) = self.queue.get(member.id()) else { return true };
+            let poster = model.poster_gas(size).padded;
+            let gas = self.shared.reserved_gas(entry.gas).saturating_add(poster);
+            let gas_wei = U256::from(gas).saturating_mul(U256::from(entry.ceiling_wei_per_gas));
+            let left_wei = entry.reserved_wei.saturating_sub(entry.spent_wei);
+            covers_data(left_wei, gas_wei, member.value(), part, margin)
+        };
+        let mut broken: BTreeSet<(Address, Address)> = BTreeSet::new();
+        let mut kept: Vec<usize> = Vec::new();
+        for (place, (member, (size, part))) in candidate.members.iter().zip(sizes.iter().zip(parts)).enumerate() {
+            let signer = member.sequence().map(|(forwarder, signer, _)| (forwarder, signer));
+            if signer.is_some_and(|signer| broken.contains(&signer)) || !is_covered(member, size, part) {
+                broken.extend(signer);
+            } else {
+                kept.push(place);
+            }
+        }
+        if kept.len() == candidate.members.len() {
+            return Some(candidate);
+        }
+        metrics::counter!("slackwater_data_fee_waits_total", "chain_id" => self.chain_id().to_string())
+            .increment((candidate.members.len() - kept.len()) as u64);
+        let Candidate { mut selection, members, ahead, told, foreseen, used, .. } = candidate;
+        let mut good = Vec::with_capacity(kept.len());
+        let mut gas = Vec::with_capacity(kept.len());
+        for (place, member) in members.into_iter().enumerate() {
+            if kept.binary_search(&place).is_ok() {
+                gas.push(used.get(place).copied().flatten());
+                good.push(member);
+            } else {
+                self.held.push(member.id());
+            }
+        }
+        if good.is_empty() {
+            return None;
+        }
+        selection.members = good.iter().map(|member| member.id()).collect();
+        let payload = self.lanes[index].params.payload(selection.key, &good);
+        Some(Candidate { selection, members: good, payload, ahead, told, foreseen, used: gas })
+    }
+
     /// Gives the plan to the lane; what the lane does not take goes back to the queue.
     fn launch(&mut self, now: Timestamp, index: usize, candidate: Candidate) {
+        let Some(candidate) = self.keep_covered(index, candidate) else { return };
         let Candidate { selection, members, mut payload, told, foreseen, used, .. } = candidate;
         for member in &members {
             self.doubts.remove(&member.id());

@@ -11,7 +11,6 @@ use super::{
     simulate::settled_nonces,
 };
 use crate::{
-    chain::data_fee::TxSize,
     lane::AttemptKind,
     ledger::{AccountEntry, BatchState, Bill, Reach, RequestChange, Write},
     protection::Protection,
@@ -329,7 +328,7 @@ impl ChainService {
             if receipt.extra_fee_wei.is_zero() {
                 return 1;
             }
-            TxSize::of_unsigned(&params.payload(flight.key, std::slice::from_ref(member)).data).flz
+            params.size_alone(flight.key, member).flz
         };
         let payers: Vec<Payer> = flight
             .members

@@ -285,6 +285,20 @@ impl Tenants {
         }
     }
 
+    /// Tenants that have spent more than their budgets. None where only the ledger knows.
+    pub(super) fn debtors(&self, chain_id: u64, now: Timestamp) -> BTreeSet<Arc<str>> {
+        if self.is_shared {
+            return BTreeSet::new();
+        }
+        let tenants = self.iter();
+        let books = self.books();
+        let is_overdrawn = |tenant: &Arc<Tenant>| {
+            let budget = tenant.policy.budget.as_ref();
+            budget.is_some_and(|budget| books.budgets.is_overdrawn(&tenant.name, chain_id, budget, now))
+        };
+        tenants.filter(is_overdrawn).map(|tenant| tenant.name.clone()).collect()
+    }
+
     /// A request has ended with this cost.
     pub(super) fn settled(&self, tenant: &str, id: RequestId, cost_wei: U256) {
         let name = self.name_of(tenant);

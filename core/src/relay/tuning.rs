@@ -189,7 +189,7 @@ impl ChainTuning {
             max_refusals: 3,
             max_fee_ceiling_wei_per_gas: spec.max_fee_ceiling_wei_per_gas,
             budget_headroom_percent: 300,
-            l1_fee_margin_percent: 100,
+            l1_fee_margin_percent: 300,
             forward_overhead_gas: 45_000,
             fee_history_blocks: 1_024,
             market: BookConfig::default(),

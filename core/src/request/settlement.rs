@@ -180,6 +180,23 @@ pub fn ceiling_left(ceiling_wei_per_gas: u128, gas: u64, spent_wei: U256) -> u12
     u128::try_from(left).unwrap_or(u128::MAX).min(ceiling_wei_per_gas)
 }
 
+/// Whether what a request has left pays for its L1 data, which costs `fee_wei` now, if L1 gets dearer before the data is posted.
+///
+/// The reservation holds the fee at acceptance with `margin_percent` on top. Of that, thirteen parts in sixteen must be there when
+/// it is sent for the first time: with the usual 300 %, 3.25 times the fee of now, which is more than the next ten L1 blocks can
+/// ask (each raises the base fee by an eighth at most, EIP-1559).
+///
+/// `gas_wei`: what its gas may cost under its ceiling, that of a cancel included. `value_wei`: what it moves.
+pub fn covers_data(left_wei: U256, gas_wei: U256, value_wei: U256, fee_wei: U256, margin_percent: u32) -> bool {
+    data_needed(fee_wei, margin_percent) <= left_wei.saturating_sub(gas_wei).saturating_sub(value_wei)
+}
+
+/// The fee that must be there for L1 data when it is sent for the first time, as in [`covers_data`], rounded up.
+pub fn data_needed(fee_wei: U256, margin_percent: u32) -> U256 {
+    let parts = (U256::from(margin_percent) + U256::from(100)).saturating_mul(U256::from(13));
+    fee_wei.saturating_mul(parts).div_ceil(U256::from(1_600))
+}
+
 #[cfg(test)]
 mod tests {
     use alloy_primitives::B256;
@@ -252,6 +269,22 @@ mod tests {
         let mut both = [payer(2_000_000, RICH, MemberOutcome::Executed), payer(100_000, RICH, MemberOutcome::Executed)];
         both[1].data_bytes = 9_900;
         check(&receipt(21_000, 0, 1_000_000, true), &both, None, RICH, &[10_000, 990_000], 0);
+    }
+
+    #[test]
+    fn data_goes_only_while_a_rise_would_be_paid_too() {
+        let wei = |wei: u64| U256::from(wei);
+        // Four times 100 were reserved, beside 50 000 for gas and 7 of value.
+        let covers = |fee: u64| covers_data(wei(50_407), wei(50_000), wei(7), wei(fee), 300);
+        assert!(covers(100) && covers(123));
+        assert!(!covers(124), "403 of 400");
+        // Whatever the margin is, the fee at acceptance is covered.
+        for margin in [0, 1, 100, 225, 300, 10_000] {
+            let reserved = wei(1_000) * wei(100 + u64::from(margin)) / wei(100);
+            assert!(covers_data(reserved, U256::ZERO, U256::ZERO, wei(1_000), margin));
+            assert!(!covers_data(reserved, U256::ZERO, U256::ZERO, wei(1_240), margin));
+        }
+        assert!(covers_data(U256::ZERO, U256::ZERO, U256::ZERO, U256::ZERO, 300));
     }
 
     #[test]

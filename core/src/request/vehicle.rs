@@ -7,7 +7,7 @@ use alloy_sol_types::SolCall;
 use slackwater_contracts::{forwarder, multicall3};
 
 use super::{RequestId, RequestKind, VerifiedRequest};
-use crate::chain::GasSchedule;
+use crate::chain::{GasSchedule, data_fee::TxSize};
 
 /// Requests with the same key may share a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -124,6 +124,11 @@ impl VehicleParams {
     /// Bytes that `request` adds to a transaction.
     pub fn member_bytes(&self, request: &VerifiedRequest) -> usize {
         request.data().len().div_ceil(32) * 32 + FORWARD_ENVELOPE_BYTES
+    }
+
+    /// Sizes of the transaction that carries only `member`: by its compressed length members share a data fee.
+    pub fn size_alone(&self, key: VehicleKey, member: &Arc<VerifiedRequest>) -> TxSize {
+        TxSize::of_unsigned(&self.payload(key, std::slice::from_ref(member)).data)
     }
 
     /// The transaction that carries `members`, which must all have the key `key` and be in execution order.

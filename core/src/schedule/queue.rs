@@ -116,6 +116,8 @@ pub struct ComposeLimits {
     pub fee_cap_wei: Option<u128>,
     /// What the lane has beside everything in flight, wei; `None` if it is not known.
     pub available_wei: Option<U256>,
+    /// Gas of a block, which tenants share like slots; `None` if it is not known.
+    pub block_gas: Option<u64>,
 }
 
 /// Bumps of a tenth each for which a batch leaves room under the nodes' fee cap, as a factor: 121 %.
@@ -130,9 +132,39 @@ impl ComposeLimits {
         (self.quote_max_fee.saturating_mul(BUMP_ROOM_PERCENT) / 100).max(self.next_price).min(ceiling)
     }
 
+    /// What a transaction takes of what tenants share, in millionths of one: a slot, or its part of the gas that is beside all
+    /// slots if that is more.
+    fn size(&self, gas: u64) -> u64 {
+        let Some(block_gas) = self.block_gas.filter(|gas| *gas > 0) else { return WHOLE };
+        // Twice a block's: one block fills while the next is sent.
+        let part = u128::from(gas) * u128::from(WHOLE) * (self.slots as u128) / (2 * u128::from(block_gas));
+        u64::try_from(part).unwrap_or(u64::MAX).max(WHOLE)
+    }
+
     /// Whether `gas` can't be offered what the next block costs under the nodes' fee cap.
     pub fn is_too_dear(&self, gas: u64) -> bool {
         self.fee_cap_wei.is_some_and(|cap| u128::from(gas).saturating_mul(self.next_price) > cap)
+    }
+
+    /// Whether the lane's balance does not cover a transaction that needs so much, wei.
+    fn is_short(&self, needed_wei: U256) -> bool {
+        self.available_wei.is_some_and(|available| needed_wei > available)
+    }
+
+    /// What of the balance `entry` lacks by itself, if that is all.
+    fn short_of(&self, entry: &QueuedRequest) -> Option<Short> {
+        let ceiling = entry.ceiling_wei_per_gas;
+        let gas = self.base_gas.saturating_add(entry.gas);
+        let needed_wei = self.worst_wei(gas, entry.bytes, entry.request.value(), ceiling);
+        let is_short = ceiling >= self.next_base_fee && self.is_short(needed_wei);
+        is_short.then(|| Short { needed_wei, until: entry.request.valid_until() })
+    }
+
+    /// Whether price and balance let `entry` go in a transaction of its own.
+    fn can_go_alone(&self, entry: &QueuedRequest) -> bool {
+        entry.ceiling_wei_per_gas >= self.next_base_fee
+            && !self.is_too_dear(self.base_gas.saturating_add(entry.gas))
+            && self.short_of(entry).is_none()
     }
 
     /// What the balance must hold for a transaction, wei.
@@ -213,6 +245,9 @@ enum Head {
     Request(RequestId),
 }
 
+/// Before every other one.
+const FIRST_HEAD: Head = Head::Signer((Address::ZERO, Address::ZERO));
+
 /// Place in a line: when it is due, then order of acceptance.
 type Rank = (Timestamp, u64, Head);
 
@@ -247,6 +282,28 @@ struct TenantLine {
     free: Ready,
     /// Behind what a lane carries: for that lane only.
     bound: Table<LaneId, Ready>,
+    /// Lanes that could carry nobody when they last looked, until somebody who could go comes, or anybody leaves.
+    stuck: Table<LaneId, Stuck>,
+}
+
+/// What a lane found that could carry nobody, for lack of money or since the nodes' fee cap is too low.
+#[derive(Debug, Clone, Copy)]
+struct Stuck {
+    limits: ComposeLimits,
+    /// Those that are due until then were looked at.
+    until: Timestamp,
+    short: Option<Short>,
+}
+
+impl Stuck {
+    /// Whether it could not carry `entry` either.
+    fn holds(&mut self, entry: &QueuedRequest) -> bool {
+        let is_held = !self.limits.can_go_alone(entry);
+        if is_held && let Some(short) = self.limits.short_of(entry) {
+            self.short = Some(self.short.map_or(short, |other| other.and(short)));
+        }
+        is_held
+    }
 }
 
 impl TenantLine {
@@ -262,6 +319,17 @@ impl TenantLine {
 
     fn lists(&self) -> impl Iterator<Item = &Ready> {
         std::iter::once(&self.free).chain(self.bound.values())
+    }
+
+    /// Those that `lane` could carry and that are due after `since`, until `cutoff`.
+    fn due_between(&self, lane: LaneId, since: Timestamp, cutoff: Timestamp) -> impl Iterator<Item = Head> {
+        let first = |due: Timestamp| (Timestamp(due.0.saturating_add(1)), 0, FIRST_HEAD);
+        let range = first(since.min(cutoff))..first(cutoff);
+        let ready = std::iter::once(&self.free).chain(self.bound.get(&lane));
+        ready
+            .flat_map(|ready| [&ready.fresh, &ready.late])
+            .flat_map(move |set| set.range(range.clone()))
+            .map(|rank| rank.2)
     }
 }
 
@@ -298,7 +366,7 @@ struct Place {
 #[derive(Debug, Clone, Copy)]
 struct Flying {
     lane: LaneId,
-    /// Its part of a transaction, millionths.
+    /// Its part of its transaction's size, millionths.
     part: u64,
     /// The transaction, by number.
     number: u64,
@@ -307,7 +375,7 @@ struct Flying {
 /// What one tenant has in flight on one lane.
 #[derive(Debug, Clone, Copy, Default)]
 struct Held {
-    /// Transactions, millionths.
+    /// Sizes of its transactions, millionths.
     slots: u64,
     /// Transactions that carry something of it.
     transactions: u64,
@@ -326,7 +394,7 @@ const MAX_PASSED: usize = 1_024;
 #[derive(Debug)]
 struct TenantState {
     weight: u64,
-    /// What it was served, in transactions and divided by its weight: who has the least goes first.
+    /// What it was served, by the sizes of transactions and divided by its weight: who has the least goes first.
     virtual_time: u64,
     /// Heads of it that are ready.
     ready: usize,
@@ -349,8 +417,8 @@ impl Default for TenantState {
 /// **Invariant:** a signer's requests leave in nonce order, and while some are in flight their successors only follow on
 /// the same lane.
 ///
-/// **Invariant I14:** tenants are served by weight, whatever their deadlines, counted in transactions, full or not. While others could be sent, a tenant holds at most its share of a lane's transactions, but
-/// always one. Within a tenant those whose promise can still be kept go first, by when they are due; one place in
+/// **Invariant I14:** tenants are served by weight, whatever their deadlines, counted in transactions or in a block's gas, whichever is more. While
+/// others could be sent, a tenant holds at most its share of a lane's transactions, but always one. Within a tenant those whose promise can still be kept go first, by when they are due; one place in
 /// eight, and all that is left, goes to those that are late, the oldest first. One signer fills a transaction only with what the
 /// others leave.
 ///
@@ -383,6 +451,8 @@ pub struct Queue {
     targets: TargetRecords,
     /// Tenants whose requests are left out.
     paused: BTreeSet<Arc<str>>,
+    /// Tenants that have spent more than their budget: one transaction at a time.
+    debtors: BTreeSet<Arc<str>>,
     has_multicall: bool,
     callers: Option<Table<Address, BTreeSet<Arc<str>>>>,
     waiting: usize,
@@ -396,6 +466,12 @@ pub struct Short {
     pub needed_wei: U256,
     /// Latest of their deadlines.
     pub until: Timestamp,
+}
+
+impl Short {
+    fn and(self, other: Self) -> Self {
+        Self { needed_wei: self.needed_wei.min(other.needed_wei), until: self.until.max(other.until) }
+    }
 }
 
 impl Queue {
@@ -497,6 +573,16 @@ impl Queue {
         if !(self.paused.is_empty() && tenants.is_empty()) {
             self.paused = tenants.keys().map(|tenant| tenant.as_str().into()).collect();
         }
+    }
+
+    /// These tenants have spent more than their budgets: each has one transaction in flight at most, until the next call.
+    pub fn set_debtors(&mut self, debtors: BTreeSet<Arc<str>>) {
+        self.debtors = debtors;
+    }
+
+    /// Whether `tenant` owes what a further transaction might cost.
+    fn is_in_debt(&self, tenant: &Arc<str>) -> bool {
+        self.debtors.contains(tenant) && self.held.values().any(|held| held.contains_key(tenant))
     }
 
     /// Takes a durable request. Repeating it changes nothing.
@@ -648,9 +734,15 @@ impl Queue {
             tenant.virtual_time = tenant.virtual_time.max(least.unwrap_or(0));
         }
         tenant.ready += 1;
+        let entry = head_of(&self.entries, &self.signers, head);
         let group = self.groups.get_or_insert_with(place.key, Group::default);
         group.held_until = None;
         let line = group.tenants.get_or_insert_with(place.tenant.clone(), Box::default);
+        line.stuck.retain_mut(|(lane, stuck)| {
+            place.due > stuck.until
+                || place.lane.is_some_and(|other| other != *lane)
+                || entry.is_some_and(|entry| stuck.holds(entry))
+        });
         let ready = match place.lane {
             None => &mut line.free,
             Some(lane) => line.bound.get_or_insert_with(lane, Ready::default),
@@ -675,6 +767,7 @@ impl Queue {
             return;
         }
         if let Some(line) = group.tenants.get_mut(&place.tenant) {
+            line.stuck = Table::new();
             let rank = (place.due, place.seq, head);
             match place.lane {
                 None => {
@@ -888,14 +981,13 @@ impl Queue {
             (first <= cutoff).then(|| group.held_until.unwrap_or_else(|| later(now)))
         });
         // Whose slack falls next into the window in which it may be sent.
-        let first = Head::Signer((Address::ZERO, Address::ZERO));
         let eligible = self
             .groups
             .values()
             .flat_map(|group| group.tenants.values())
             .flat_map(|line| line.lists())
             .flat_map(|ready| [&ready.fresh, &ready.late])
-            .filter_map(|set| set.range((later(cutoff), 0, first)..).next())
+            .filter_map(|set| set.range((later(cutoff), 0, FIRST_HEAD)..).next())
             .map(|(due, ..)| due.saturating_sub(window))
             .min();
         held.min().into_iter().chain(eligible).filter(|due| *due > now).min()
@@ -929,9 +1021,10 @@ impl Queue {
         let mut lines: Vec<(u64, Timestamp, VehicleKey, Arc<str>)> = Vec::new();
         let mut barred = Vec::new();
         for (key, group) in self.groups.iter() {
-            for (tenant, line) in
-                group.tenants.iter().filter(|(tenant, _)| !full.contains_key(tenant) && !self.paused.contains(tenant))
-            {
+            let may_go = |tenant: &Arc<str>| {
+                !full.contains_key(tenant) && !self.paused.contains(tenant) && !self.is_in_debt(tenant)
+            };
+            for (tenant, line) in group.tenants.iter().filter(|(tenant, _)| may_go(tenant)) {
                 if !self.may_send(lane, *key, tenant) {
                     barred.push(*key);
                     continue;
@@ -946,23 +1039,32 @@ impl Queue {
         lines.sort_unstable();
         for (_, _, key, tenant) in lines {
             let Some(line) = self.groups.get(&key).and_then(|group| group.tenants.get(&tenant)) else { continue };
+            let limits = &limits.of_vehicle(key);
+            if let Some(stuck) = self.still_stuck(line, lane, limits, cutoff) {
+                self.note_short(stuck.short);
+                self.hold(&mut waits, key, Timestamp(u64::MAX));
+                self.set_stuck(key, &tenant, lane, stuck);
+                continue;
+            }
             let mut picker = Picker::new(self, key, line, lane, limits, now, &tenant);
             picker.fill(cutoff);
             let decided = self.trigger(now, key, &picker.room, limits);
             if decided.is_ok() {
                 picker.join(now, outlook, self.habits.get(&key));
             }
+            let has_passed = picker.has_passed();
             let (members, priced_out, short) = (picker.room.members, picker.priced_out, picker.room.short);
             self.sort_out(limits.next_base_fee, priced_out);
             let trigger = match decided {
                 Ok(trigger) => trigger,
                 Err(until) => {
-                    self.note_short(short.filter(|_| members.is_empty()));
-                    let wait = waits.get_or_insert_with(key, || until);
-                    *wait = until.min(*wait);
-                    if let Some(group) = self.groups.get_mut(&key) {
-                        group.held_until = Some(*wait);
+                    if members.is_empty() {
+                        self.note_short(short);
+                        if has_passed {
+                            self.set_stuck(key, &tenant, lane, Stuck { limits: *limits, until: cutoff, short });
+                        }
                     }
+                    self.hold(&mut waits, key, until);
                     continue;
                 }
             };
@@ -974,7 +1076,7 @@ impl Queue {
                 valid_until = valid_until.min(entry.request.valid_until());
                 ceiling = ceiling.min(entry.ceiling_wei_per_gas);
             }
-            self.take(key, lane, &members, limits.base_gas);
+            self.take(key, lane, &members, limits);
             return Some(Selection {
                 key: vehicle,
                 members,
@@ -993,6 +1095,28 @@ impl Queue {
         None
     }
 
+    /// What `lane` found in this line, if it would find the same again.
+    fn still_stuck(&self, line: &TenantLine, lane: LaneId, limits: &ComposeLimits, cutoff: Timestamp) -> Option<Stuck> {
+        let mut stuck = *line.stuck.get(&lane).filter(|stuck| stuck.limits == *limits && stuck.until <= cutoff)?;
+        let mut since = line.due_between(lane, stuck.until, cutoff).filter_map(|head| self.head(head));
+        since.all(|entry| stuck.holds(entry)).then_some(Stuck { until: cutoff, ..stuck })
+    }
+
+    fn set_stuck(&mut self, key: VehicleKey, tenant: &Arc<str>, lane: LaneId, stuck: Stuck) {
+        if let Some(line) = self.groups.get_mut(&key).and_then(|group| group.tenants.get_mut(tenant)) {
+            line.stuck.insert(lane, stuck);
+        }
+    }
+
+    /// Nothing of this group goes before `until`, or before what another tenant or lane waits for.
+    fn hold(&mut self, waits: &mut Table<VehicleKey, Timestamp>, key: VehicleKey, until: Timestamp) {
+        let wait = waits.get_or_insert_with(key, || until);
+        *wait = until.min(*wait);
+        if let Some(group) = self.groups.get_mut(&key) {
+            group.held_until = Some(*wait);
+        }
+    }
+
     /// Tenants that have their share of the lane's transactions in flight, while others that have not could be sent.
     fn full(&self, lane: LaneId, slots: usize, cutoff: Timestamp) -> Table<Arc<str>, ()> {
         let Some(held) = self.held.get(&lane).filter(|_| Protection::TenantShares.is_on()) else {
@@ -1003,6 +1127,7 @@ impl Queue {
             let ready = group.tenants.iter().filter(|(tenant, line)| {
                 self.may_send(lane, *key, tenant)
                     && !self.paused.contains(tenant)
+                    && !self.is_in_debt(tenant)
                     && line.first_for(lane).is_some_and(|due| due <= cutoff)
             });
             for (tenant, _) in ready {
@@ -1027,9 +1152,7 @@ impl Queue {
 
     fn note_short(&mut self, found: Option<Short>) {
         self.short = match (self.short, found) {
-            (Some(a), Some(b)) => {
-                Some(Short { needed_wei: a.needed_wei.min(b.needed_wei), until: a.until.max(b.until) })
-            }
+            (Some(a), Some(b)) => Some(a.and(b)),
             (a, b) => a.or(b),
         };
     }
@@ -1074,29 +1197,23 @@ impl Queue {
 
     /// The request that stands first there.
     fn head(&self, head: Head) -> Option<&QueuedRequest> {
-        match head {
-            Head::Request(id) => self.entries.get(&id),
-            Head::Signer(signer) => {
-                let state = self.signers.get(&signer)?;
-                self.entries.get(state.waiting.get(&state.next()?)?)
-            }
-        }
+        head_of(&self.entries, &self.signers, head)
     }
 
-    fn take(&mut self, key: VehicleKey, lane: LaneId, members: &[RequestId], base_gas: u64) {
+    fn take(&mut self, key: VehicleKey, lane: LaneId, members: &[RequestId], limits: &ComposeLimits) {
         self.transactions += 1;
         let number = self.transactions;
         // Base gas included: each member has an equal part of it.
-        let base = base_gas / (members.len() as u64).max(1);
+        let base = limits.base_gas / (members.len() as u64).max(1);
         let gas_of = |entry: &QueuedRequest| entry.gas.saturating_add(base);
         let gas: u64 = members.iter().filter_map(|id| self.entries.get(id)).map(gas_of).fold(0, u64::saturating_add);
+        let size = u128::from(limits.size(gas));
         let mut touched = BTreeSet::new();
         for id in members {
             let Some(entry) = self.entries.get(id) else { continue };
             let (due, is_late, tenant) = (entry.due, entry.is_late, entry.tenant.clone());
             let (sequence, valid_until) = (entry.request.sequence(), entry.request.valid_until());
-            let part =
-                u64::try_from(u128::from(gas_of(entry)) * u128::from(WHOLE) / u128::from(gas.max(1))).unwrap_or(WHOLE);
+            let part = u64::try_from(u128::from(gas_of(entry)) * size / u128::from(gas.max(1))).unwrap_or(u64::MAX);
             if self.valid.remove(&(valid_until, *id)) {
                 self.leave(&tenant, due, is_late);
             }
@@ -1134,4 +1251,18 @@ impl Queue {
 /// The list that a head stands in, and its place there.
 const fn list_of(place: &Place) -> (&VehicleKey, &Arc<str>, Option<LaneId>, bool, Timestamp, u64) {
     (&place.key, &place.tenant, place.lane, place.is_late, place.due, place.seq)
+}
+
+fn head_of<'a>(
+    entries: &'a HashMap<RequestId, QueuedRequest>,
+    signers: &HashMap<Signer, SignerState>,
+    head: Head,
+) -> Option<&'a QueuedRequest> {
+    match head {
+        Head::Request(id) => entries.get(&id),
+        Head::Signer(signer) => {
+            let state = signers.get(&signer)?;
+            entries.get(state.waiting.get(&state.next()?)?)
+        }
+    }
 }

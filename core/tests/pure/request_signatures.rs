@@ -308,6 +308,28 @@ fn deadlines() {
     assert!(matches!(with(0), Err(VerifyError::DeadlineExpired { .. })));
 }
 
+/// A promise that nobody asked for may be missed without an end; one that the caller named ends with it.
+#[test]
+fn who_names_no_time_is_valid_for_longer_than_promised() {
+    let (domain, good) = sample();
+    let times = |deadline: Option<Deadline>, before_s: u64| {
+        let now = Timestamp::from_secs(good.deadline - before_s);
+        let request = check_at(&domain, &good, deadline, now).unwrap();
+        let slack = |at: Timestamp| at.since(now).as_secs();
+        (slack(request.deadline()), slack(request.valid_until()))
+    };
+    // Ten minutes, and an hour.
+    assert_eq!(times(None, 90_000), (600, 3_600));
+    let named = [Deadline::Within(Duration::from_secs(60)), Deadline::At(Timestamp::from_secs(good.deadline - 89_940))];
+    for time in named {
+        assert_eq!(times(Some(time), 90_000), (60, 60));
+    }
+    // Neither is later than what is signed, less the skew of half a minute.
+    assert_eq!(times(None, 1_830), (600, 1_800));
+    assert_eq!(times(None, 330), (300, 300));
+    assert_eq!(times(Some(named[0]), 70), (40, 40));
+}
+
 #[test]
 fn another_chain_is_refused() {
     let (domain, forward) = sample();

@@ -1,6 +1,7 @@
 //! The queue against a model that keeps everything in plain lists, and what tenants and deadlines may expect of it.
 
 mod company;
+mod stuck;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -125,6 +126,7 @@ fn limits() -> ComposeLimits {
         next_price: 11,
         fee_cap_wei: None,
         available_wei: None,
+        block_gas: None,
     }
 }
 
@@ -627,6 +629,47 @@ fn single_transactions_and_full_batches_share_a_lane() {
         let chosen = compose(&mut queue, 2, &limits);
         assert_eq!(tenant_of(&queue, &chosen.members[0]), "late");
     }
+}
+
+/// A full batch takes half of a block here: as much as four singles' slots.
+#[test]
+fn where_blocks_are_small_their_gas_is_shared() {
+    let limits = ComposeLimits { slots: 16, block_gas: Some(1_700_000), ..limits() };
+    let mut queue = with_multicall();
+    (0..200).for_each(|salt| queue.push(call(salt, 30_000, "singles", false)));
+    (200..1_000).for_each(|salt| queue.push(call(salt, 60_000, "batches", true)));
+    let mut held = BTreeMap::new();
+    for _ in 0..10 {
+        let chosen = compose(&mut queue, 1, &limits);
+        *held.entry(tenant_of(&queue, &chosen.members[0]).to_owned()).or_insert(0) += 1;
+    }
+    assert_eq!(held, BTreeMap::from([("batches".to_owned(), 2), ("singles".to_owned(), 8)]));
+    // Nobody else wants the other slots: they go on as before, by what each was served.
+    for _ in 0..5 {
+        let chosen = compose(&mut queue, 1, &limits);
+        *held.entry(tenant_of(&queue, &chosen.members[0]).to_owned()).or_insert(0) += 1;
+    }
+    assert_eq!(held, BTreeMap::from([("batches".to_owned(), 3), ("singles".to_owned(), 12)]));
+}
+
+#[test]
+fn a_tenant_in_debt_has_one_transaction_in_flight() {
+    let mut queue = with_multicall();
+    (0..4).for_each(|salt| queue.push(call(salt, 30_000, "debtor", false)));
+    queue.push(call(9, 60_000, "honest", false));
+    queue.set_debtors(BTreeSet::from(["debtor".into()]));
+    let first = compose(&mut queue, 1, &limits()).members;
+    assert_eq!(tenant_of(&queue, &first[0]), "debtor");
+    let second = compose(&mut queue, 1, &limits()).members;
+    assert_eq!(tenant_of(&queue, &second[0]), "honest");
+    // Neither this lane nor another carries a second one before the first is in a block.
+    for index in 0..2 {
+        assert!(queue.compose(Timestamp(1), lane(index), &limits(), &ANY_PRICE).is_none());
+    }
+    queue.landed(first[0]);
+    assert_eq!(compose(&mut queue, 1, &limits()).members.len(), 1);
+    queue.set_debtors(BTreeSet::new());
+    assert_eq!(compose(&mut queue, 1, &limits()).members.len(), 1);
 }
 
 #[test]

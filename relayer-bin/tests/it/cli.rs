@@ -42,6 +42,33 @@ fn exit_codes() {
     check(&["keys", "api", "--tenant", "No Name"], 2, "", "--tenant");
 }
 
+/// Keys are in its memory.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_process_leaves_no_core_file_and_no_other_one_reads_its_memory() {
+    use std::{os::unix::fs::MetadataExt as _, process::Stdio};
+    // It waits for a password that nobody writes.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_slackwater"));
+    command.args(["keys", "import", "--password", "file:/dev/stdin"]).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let proc = std::path::PathBuf::from(format!("/proc/{}", child.id()));
+    let limits = || std::fs::read_to_string(proc.join("limits")).unwrap();
+    let is_private = || {
+        let core = limits().lines().find(|line| line.starts_with("Max core file size")).unwrap().to_owned();
+        // What is not dumpable belongs to root, whoever runs it.
+        let words: Vec<&str> = core.split_whitespace().collect();
+        words[4..6] == ["0", "0"] && std::fs::metadata(proc.join("mem")).unwrap().uid() == 0
+    };
+    let is_private = (0..200).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(25));
+        is_private()
+    });
+    let found = limits();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(is_private, "{found}");
+}
+
 #[test]
 fn the_configuration_commands_agree() {
     let dir = tempfile::tempdir().unwrap();

@@ -120,7 +120,7 @@ impl LocalConfig {
             replacement: ReplacementRule::SAFE_EVERYWHERE,
             fork: Fork::Osaka,
             l1_fee_oracle: None,
-            l1_fee_margin_percent: 100,
+            l1_fee_margin_percent: 300,
             min_priority_fee_wei_per_gas: 1,
             deadline_skew: Duration::from_secs(DEFAULT_DEADLINE_SKEW_S),
             poll_interval,

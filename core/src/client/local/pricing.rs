@@ -219,6 +219,7 @@ impl LocalRelay {
             next_price: price,
             fee_cap_wei: self.pricing.fee_cap_wei,
             available_wei: Some(self.lane.available_wei()),
+            block_gas: None,
         })
     }
 

@@ -117,11 +117,14 @@ impl<'a> Picker<'a> {
         let mut room = Room::new(limits, now);
         if matches!(key, VehicleKey::Single(_)) {
             room.max_members = 1;
-            // Without what only shared ones need: the balance must not be short of gas that is never offered.
-            room.gas = room.gas.saturating_sub(BATCH_MARGIN_GAS);
         }
         let turn = limits.max_batch.div_ceil(8).max(1);
         Self { queue, key, lane, limits, cursor, room, priced_out: Vec::new(), turn, passed: 0 }
+    }
+
+    /// Whether somebody was looked at who did not fit.
+    pub(super) const fn has_passed(&self) -> bool {
+        self.passed > 0
     }
 
     /// Those that are due until `cutoff`.
@@ -248,6 +251,15 @@ pub(super) struct Room {
 /// Requests in a row that may not join a transaction's company, after which no more are looked at.
 const MAX_MISSES: usize = 256;
 
+impl ComposeLimits {
+    /// The same for what travels by `key`.
+    pub(super) fn of_vehicle(&self, key: VehicleKey) -> Self {
+        // Without what only shared ones need: the balance must not be short of gas that is never offered.
+        let spare = if matches!(key, VehicleKey::Single(_)) { BATCH_MARGIN_GAS } else { 0 };
+        Self { base_gas: self.base_gas.saturating_sub(spare), ..*self }
+    }
+}
+
 impl Room {
     fn new(limits: &ComposeLimits, now: Timestamp) -> Self {
         Self {
@@ -326,7 +338,7 @@ impl Room {
         let price = if is_first { limits.next_price } else { limits.bumped_fee(ceiling) };
         let is_too_dear = limits.fee_cap_wei.is_some_and(|cap| u128::from(gas).saturating_mul(price) > cap);
         let needed_wei = limits.worst_wei(gas, bytes, value, ceiling);
-        let is_short = limits.available_wei.is_some_and(|available| needed_wei > available);
+        let is_short = limits.is_short(needed_wei);
         if is_too_large || is_too_dear || is_short {
             if is_first && is_short {
                 let until = entry.request.valid_until();
