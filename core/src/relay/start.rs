@@ -909,4 +909,4 @@ async fn build_service(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
