@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::clock;
@@ -20,6 +21,9 @@ const SUM_INTERVAL: Duration = Duration::from_secs(60);
 /// Most sums of one minute that name key and tenant; further ones name the code alone. An embedder may pass names that come
 /// from outside.
 const MAX_SUMS: usize = 1_000;
+
+/// How long a head that was read is told again. Everybody may ask for it, without a key.
+const HEAD_AGE: Duration = Duration::from_secs(1);
 
 /// Key, tenant, code.
 type Refusal = (Option<Arc<str>>, Arc<str>, &'static str);
@@ -103,9 +107,70 @@ pub(super) async fn head(ledger: &dyn Ledger) -> Result<Option<Head>, LedgerErro
     Ok(ledger.last_decision().await?.map(|row| Head { seq: row.seq, hash: row.hash }))
 }
 
+/// When it was read, and what the ledger said.
+type ReadHead = (Instant, Result<Option<Head>, LedgerError>);
+
+/// The log's head as it was told last, failures too.
+#[derive(Debug, Default)]
+pub(super) struct KnownHead(AsyncMutex<Option<ReadHead>>);
+
+impl KnownHead {
+    /// What is known, if that is at most [`HEAD_AGE`] old; else what `read` says. Of many who ask at once one reads.
+    pub(super) async fn get<F: Future<Output = Result<Option<Head>, LedgerError>>>(
+        &self,
+        read: impl FnOnce() -> F,
+    ) -> Result<Option<Head>, LedgerError> {
+        let mut known = self.0.lock().await;
+        if let Some((at, head)) = &*known
+            && at.elapsed() <= HEAD_AGE
+        {
+            return head.clone();
+        }
+        let head = read().await;
+        *known = Some((Instant::now(), head.clone()));
+        head
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use alloy_primitives::B256;
+    use futures_util::future::join_all;
+
     use super::*;
+    use crate::ledger::{FaultKind, StorageFault};
+
+    #[tokio::test(start_paused = true)]
+    async fn however_many_ask_for_the_head_the_ledger_is_read_once_in_a_second() {
+        let (known, reads) = (KnownHead::default(), AtomicU64::new(0));
+        let read = async || {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let seq = reads.fetch_add(1, Ordering::Relaxed) + 1;
+            match seq {
+                3 => Err(LedgerError::Storage(StorageFault::new(FaultKind::Other, "away".to_owned()))),
+                _ => Ok(Some(Head { seq, hash: B256::ZERO })),
+            }
+        };
+        let ask = async || {
+            let told = join_all((0..1_000).map(|_| known.get(&read))).await;
+            let mut told: Vec<_> = told.into_iter().map(|head| head.ok().flatten().map(|head| head.seq)).collect();
+            told.dedup();
+            told
+        };
+        assert_eq!(ask().await, [Some(1)]);
+        tokio::time::sleep(HEAD_AGE).await;
+        assert_eq!(ask().await, [Some(1)]);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(ask().await, [Some(2)]);
+        // Storage that fails is left alone as long.
+        tokio::time::sleep(HEAD_AGE * 2).await;
+        assert_eq!(ask().await, [None]);
+        tokio::time::sleep(HEAD_AGE * 2).await;
+        assert_eq!(ask().await, [Some(4)]);
+        assert_eq!(reads.load(Ordering::Relaxed), 4);
+    }
 
     #[test]
     fn names_from_outside_make_a_bounded_number_of_sums() {
