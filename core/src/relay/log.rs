@@ -18,10 +18,6 @@ use crate::{
 /// How often refusals are summed up: a row for each would let whoever holds a key fill the disk.
 const SUM_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Most sums of one minute that name key and tenant; further ones name the code alone. An embedder may pass names that come
-/// from outside.
-const MAX_SUMS: usize = 1_000;
-
 /// How long a head that was read is told again. Everybody may ask for it, without a key.
 const HEAD_AGE: Duration = Duration::from_secs(1);
 
@@ -29,19 +25,28 @@ const HEAD_AGE: Duration = Duration::from_secs(1);
 type Refusal = (Option<Arc<str>>, Arc<str>, &'static str);
 
 /// Refusals of the present minute.
-#[derive(Debug, Default)]
-pub(super) struct RefusalSums(Mutex<BTreeMap<Refusal, u64>>);
+#[derive(Debug)]
+pub(super) struct RefusalSums {
+    sums: Mutex<BTreeMap<Refusal, u64>>,
+    /// Most sums that name key and tenant (`ledger.max_refusal_sums`); further ones name the code alone. An embedder may pass
+    /// names that come from outside.
+    most: usize,
+}
 
 impl RefusalSums {
+    pub(super) const fn new(most: usize) -> Self {
+        Self { sums: Mutex::new(BTreeMap::new()), most }
+    }
+
     pub(super) fn add(&self, refusal: Refusal, count: u64) {
-        let mut sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_named = sums.len() < MAX_SUMS || sums.contains_key(&refusal);
+        let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_named = sums.len() < self.most || sums.contains_key(&refusal);
         let refusal = if is_named { refusal } else { (None, "".into(), refusal.2) };
         *sums.entry(refusal).or_default() += count;
     }
 
     fn take(&self) -> BTreeMap<Refusal, u64> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.sums.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -174,13 +179,14 @@ mod tests {
 
     #[test]
     fn names_from_outside_make_a_bounded_number_of_sums() {
-        let sums = RefusalSums::default();
-        for index in 0..3 * MAX_SUMS {
+        const MOST: usize = 1_000;
+        let sums = RefusalSums::new(MOST);
+        for index in 0..3 * MOST {
             sums.add((None, format!("tenant {index}").into(), "unknown_tenant"), 1);
         }
         sums.add((None, "tenant 7".into(), "unknown_tenant"), 1);
         let taken = sums.take();
-        assert_eq!((taken.len(), taken.values().sum::<u64>()), (MAX_SUMS + 1, 3 * MAX_SUMS as u64 + 1));
+        assert_eq!((taken.len(), taken.values().sum::<u64>()), (MOST + 1, 3 * MOST as u64 + 1));
         assert_eq!(taken[&(None, "tenant 7".into(), "unknown_tenant")], 2);
     }
 }

@@ -105,12 +105,12 @@ impl ChainService {
         // Whose nonce no majority tells may be told later. Each pause is twice as long as the one before, so there are few
         // until it is final.
         let is_told = |user| unused.iter().any(|(told, _)| *told == user);
-        let mut left_out = flight.members.iter().zip(&mined.outcomes).filter(|(member, outcome)| {
-            **outcome == MemberOutcome::Untouched && !flight.gone.contains(&member.id())
-        });
-        let is_open = left_out.any(|(member, _)| {
-            member.sequence().is_some_and(|(forwarder, signer, _)| !is_told((forwarder, signer)))
-        });
+        let mut left_out =
+            flight.members.iter().zip(&mined.outcomes).filter(|(member, outcome)| {
+                **outcome == MemberOutcome::Untouched && !flight.gone.contains(&member.id())
+            });
+        let is_open = left_out
+            .any(|(member, _)| member.sequence().is_some_and(|(forwarder, signer, _)| !is_told((forwarder, signer))));
         if let Some(head) = self.head.map(|head| head.number).filter(|_| is_open) {
             let depth = head.saturating_sub(mined.receipt.block_number).saturating_add(1);
             mined.ask_at = Some(head.saturating_add(depth));

@@ -208,7 +208,9 @@ mod tests {
         for form in ["env:LEDGER", "file:/run/secrets/ledger", "inline:hunter2", "keystore:key.json,password=env:A"] {
             assert!(is_reference(form) && looks_secret(form), "{form}");
         }
-        for path in ["/data/0a1b2c3d4e5f60718293a4b5c6d7e8f9/ledger.db", "/home/sw_ops/ledger.db", "profile:a/ledger.db"] {
+        for path in
+            ["/data/0a1b2c3d4e5f60718293a4b5c6d7e8f9/ledger.db", "/home/sw_ops/ledger.db", "profile:a/ledger.db"]
+        {
             assert!(!is_reference(path), "{path}");
         }
     }

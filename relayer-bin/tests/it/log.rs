@@ -119,7 +119,10 @@ async fn a_changed_row_is_named() -> Result<()> {
         (set("cost_wei = cost_wei || '0'"), &cost),
         (set("cost_wei = NULL"), &cost),
         (set("status = 5"), &format!("request {id} is reverted, the decision log says finalized")),
-        (set("status = 0, open = 1, batch_sender = NULL, batch_nonce = NULL"), &format!("request {id} is queued, the ")),
+        (
+            set("status = 0, open = 1, batch_sender = NULL, batch_nonce = NULL"),
+            &format!("request {id} is queued, the "),
+        ),
         (set("tenant = 'somebody'"), &otherwise),
         (set("submitted_by = 'another'"), &otherwise),
         (set("reserved_wei = '1'"), &otherwise),

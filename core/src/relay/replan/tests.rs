@@ -383,4 +383,3 @@ async fn who_left_is_not_taken_out_of_where_it_is() {
     assert!(!scene.service.queue.is_waiting(id));
     assert_eq!(scene.spent(1), spent);
 }
-

@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use slackwater::{
     Timestamp,
     ledger::{
-        AccountRow, AttemptRecord, BatchRecord, BatchState, CostRow, DecisionRow, Durable, EventFilter, EventRecord, GroupCommit,
-        GroupCommitConfig, Ledger, LedgerError, Reach, RequestChange, RequestFilter, RequestRecord, SpentRow, Write,
-        WriteOutcome,
+        AccountRow, AttemptRecord, BatchRecord, BatchState, CostRow, DecisionRow, Durable, EventFilter, EventRecord,
+        GroupCommit, GroupCommitConfig, Ledger, LedgerError, Reach, RequestChange, RequestFilter, RequestRecord,
+        SpentRow, Write, WriteOutcome,
     },
     provenance::Decision,
     request::{BatchId, LaneId, Reason, RequestId, Status},

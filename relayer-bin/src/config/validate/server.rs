@@ -233,6 +233,7 @@ pub(super) fn storage(check: &mut Check<'_>, raw: RawLedger) -> (SqliteConfig, G
         max_group: size(raw.max_group, defaults.max_group),
         event_backlog: size(raw.event_backlog, defaults.event_backlog),
         log_head_interval: span(raw.log_head_interval_ms, defaults.log_head_interval),
+        max_refusal_sums: size(raw.max_refusal_sums, defaults.max_refusal_sums),
     };
     (sqlite, group)
 }
