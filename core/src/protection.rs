@@ -67,12 +67,14 @@ pub enum Protection {
     PricedOutYields,
     /// A lane takes what its balance holds, whatever comes first (I14).
     BalanceAware,
+    /// What is refused for good while an earlier transaction may execute it waits for what becomes of that (I1).
+    HoldEntangled,
 }
 
 impl Protection {
     /// Every protection.
     #[cfg(feature = "simulation")]
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::PersistFirst,
         Self::PollEveryAttempt,
         Self::ReadQuorum,
@@ -103,6 +105,7 @@ impl Protection {
         Self::DemandedTip,
         Self::PricedOutYields,
         Self::BalanceAware,
+        Self::HoldEntangled,
     ];
 
     /// Whether it works.

@@ -73,7 +73,7 @@ pub fn run_scenario(scenario: Scenario, seed: u64) -> Report {
     run_without(scenario, seed, None)
 }
 
-/// How many blocks later a request may be executed because of somebody else (`chain.max_delay_blocks`).
+/// How many blocks later a request may be executed because of somebody else: what is checked, nothing that a relay decides by.
 const MAX_DELAY_BLOCKS: u64 = 3;
 
 /// Runs `scenario` with `seed`, without the protection `off`; where a tenant means harm a second time without that tenant, and what

@@ -37,6 +37,8 @@ pub enum Scenario {
     Funds,
     /// S10: duplicates and ambiguity.
     Duplicate,
+    /// S6: simulations refuse for good what an earlier transaction may have executed, and reorgs turn that round.
+    Entangled,
     /// S9: the money that ends a shortage is taken back by a reorg, with transactions in flight.
     MoneyTakenBack,
     /// S11: no pool: a nonce is refused while one below it is missing, and one broadcast in ten gets lost.
@@ -133,7 +135,8 @@ impl Scenario {
 
     /// Those in which somebody means harm, or whose faults come from a second generator. They are run by name: the seeds of
     /// all scenarios in turn keep their meaning.
-    pub const HOSTILE: [Self; 37] = [
+    pub const HOSTILE: [Self; 38] = [
+        Self::Entangled,
         Self::MoneyTakenBack,
         Self::NoPool,
         Self::LateReceipts,
@@ -313,6 +316,20 @@ impl Scenario {
                     late: 20,
                     in_doubt: 40,
                     storage_errors: 60,
+                    ..plan.faults
+                };
+            }
+            Self::Entangled => {
+                (plan.calls, plan.operations) = (0, 16);
+                plan.finality = 8;
+                plan.users.truncate(2);
+                plan.max_batch = usize::try_from(rng.within(2, 6)).unwrap_or(2);
+                plan.slack_ms = 25_000..40_000;
+                plan.faults = Faults {
+                    foreign_spends: rng.within(2, 6),
+                    takes_back_spends: true,
+                    reorgs: rng.within(3, 12),
+                    any_attempt: 300,
                     ..plan.faults
                 };
             }

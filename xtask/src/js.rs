@@ -114,7 +114,7 @@ pub(crate) fn browser_tests() -> Result<Done> {
     if shots.exists() {
         fs::remove_dir_all(&shots)?;
     }
-    let outcome = tests(&["browser", "page-browser"]);
+    let outcome = tests(&["browser", "page-browser", "page-keys-browser"]);
     let named = named_screenshots(&shots);
     if outcome.is_err() {
         // Then above all.

@@ -20,7 +20,7 @@ export const vectors = () => ({
   merkle: json('merkle.json'),
 })
 
-const freePort = () =>
+export const freePort = () =>
   new Promise((resolve, reject) => {
     const socket = createSocket()
     socket.once('error', reject).listen(0, '127.0.0.1', () => {

@@ -679,8 +679,7 @@ impl WorkingSet {
         WriteOutcome::Applied(Vec::new())
     }
 
-    /// Links `decision` to the newest entry, whoever wrote that.
-    /// Enters what this commit accepted and ended.
+    /// Enters what this commit accepted, what it ended, and what ended before and costs more since.
     fn summarise(&mut self, owner: &str, at: Timestamp) -> WriteOutcome {
         let narrow = |wei: U256| u128::try_from(wei).unwrap_or(u128::MAX);
         let accepted =
@@ -693,9 +692,9 @@ impl WorkingSet {
                 reserved_wei: narrow(record.reserved_wei),
             });
         let accepted: Vec<_> = accepted.collect();
-        let has_ended = |entry: &&RequestEntry| {
-            let was_open = entry.stored.is_none_or(|stored| !stored.status.is_terminal());
-            entry.record.status.is_terminal() && was_open
+        let has_ended = |RequestEntry { record, stored, .. }: &&RequestEntry| {
+            let is_known = stored.is_some_and(|was| was.status.is_terminal() && was.cost_wei == record.cost_wei);
+            record.status.is_terminal() && !is_known
         };
         let ended = self.requests.iter().filter(has_ended).map(|RequestEntry { record, .. }| Ending {
             request: record.id.0,
@@ -715,6 +714,7 @@ impl WorkingSet {
         WriteOutcome::Applied(Vec::new())
     }
 
+    /// Links `decision` to the newest entry, whoever wrote that.
     fn decide(&mut self, owner: &str, at_ms: u64, decision: &Decision) -> WriteOutcome {
         let head = match self.cursor.decision {
             0 => Head::genesis(owner),

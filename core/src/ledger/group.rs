@@ -46,12 +46,16 @@ pub struct GroupCommitConfig {
     pub event_backlog: usize,
     /// How often the decision log's head is told (`ledger.log_head_interval_ms`).
     pub log_head_interval: Duration,
+    /// Most sums of refusals of one minute that name key and tenant in the decision log (`ledger.max_refusal_sums`); further
+    /// ones name the code alone.
+    pub max_refusal_sums: usize,
 }
 
 impl Default for GroupCommitConfig {
     fn default() -> Self {
         let log_head_interval = Duration::from_secs(3_600);
-        Self { queue_len: 16_384, max_group: 1_024, event_backlog: 128, log_head_interval }
+        let max_refusal_sums = 1_000;
+        Self { queue_len: 16_384, max_group: 1_024, event_backlog: 128, log_head_interval, max_refusal_sums }
     }
 }
 

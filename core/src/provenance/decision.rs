@@ -184,7 +184,7 @@ pub enum Decision {
         /// Its hash.
         block_hash: B256,
     },
-    /// Requests ended, in one commit.
+    /// Requests ended, in one commit; or ended before, and cost more since. The newest entry of a request counts.
     Settled {
         /// Which ones.
         requests: Vec<Ending>,

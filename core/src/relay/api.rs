@@ -17,7 +17,7 @@ use super::{
     error::{CancelError, PolicyError, SubmitError, WaitError},
     foresight::{ForecastView, ModelInfo, WaitQuote},
     learned::{self, ModelAnswer, ModelCommand, ModelError},
-    log,
+    log::{self, KnownHead},
     pause::PauseError,
     status::{Acceptance, BatchView, ChainHealth, ChainStatus, FeeSource, LaneStatus, Quote, SubmitItem},
 };
@@ -55,10 +55,11 @@ pub(super) struct Inner {
     failed: CancellationToken,
     ended: CancellationToken,
     supervisor: JoinHandle<()>,
+    log_head: KnownHead,
 }
 
 impl Inner {
-    pub(super) const fn new(
+    pub(super) fn new(
         admission: Arc<Admission>,
         group: GroupCommit,
         ledger: Arc<dyn Ledger>,
@@ -67,7 +68,7 @@ impl Inner {
         ended: CancellationToken,
         supervisor: JoinHandle<()>,
     ) -> Self {
-        Self { admission, group, ledger, stop, failed, ended, supervisor }
+        Self { admission, group, ledger, stop, failed, ended, supervisor, log_head: KnownHead::default() }
     }
 }
 
@@ -223,12 +224,13 @@ impl Relay {
         self.inner.group.try_submit(write).await.map(drop)
     }
 
-    /// The newest entry of the decision log, which all before it lead to; none before the first.
+    /// The newest entry of the decision log, which all before it lead to; none before the first. It was the newest at most a
+    /// second ago: however often it is asked for, the ledger is read once in that time.
     ///
     /// # Errors
     /// [`LedgerError`].
     pub async fn log_head(&self) -> Result<Option<Head>, LedgerError> {
-        log::head(&*self.inner.ledger).await
+        self.inner.log_head.get(|| log::head(&*self.inner.ledger)).await
     }
 
     /// A request as stored, whoever's it is.

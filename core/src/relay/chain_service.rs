@@ -50,6 +50,7 @@ use super::{
     status::ChainHealth,
     tenants::Tenants,
     tuning::TimingMode,
+    turns::SimulationTurns,
     watcher::HeadUpdate,
 };
 use crate::{
@@ -200,6 +201,8 @@ pub(super) struct ChainService {
     pub(super) doubts: BTreeMap<RequestId, Doubt>,
     /// Requests of which two nodes simulated different things: by place, who says yes and who says no.
     pub(super) contradicted: BTreeMap<RequestId, (usize, usize)>,
+    /// Who had batches simulated at this head.
+    pub(super) turns: SimulationTurns,
     /// Batches that were simulated.
     pub(super) simulated: u64,
     /// How many more are simulated by two nodes, after a surprise.

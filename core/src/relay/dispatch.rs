@@ -1,6 +1,9 @@
 //! From the composer's choice to a plan that a lane takes.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use alloy_primitives::{Address, U256};
 
@@ -17,7 +20,7 @@ use crate::{
     ledger::{BatchRecord, BatchState},
     protection::Protection,
     request::{
-        Reason, RequestId, Status, VerifiedRequest,
+        LaneId, Reason, RequestId, Status, VerifiedRequest,
         gate::{self, RejectRule, SECOND_OPINION_EVERY, Unsure, Word},
         outcome::{MemberOutcome, shares},
         settlement::covers_data,
@@ -65,21 +68,32 @@ impl ChainService {
         }
         self.queue.set_paused(&pauses.tenants);
         let Some(limits) = self.limits(now) else { return };
+        let head = self.head.map(|head| head.number);
+        if self.shared.tuning.simulate {
+            let lanes = self.lanes.iter().filter(|lane| lane.signer.is_some()).count();
+            let (tuning, tenants) = (&self.shared.tuning, &self.tenants);
+            self.turns.at(head, tuning.simulations_at_head(lanes), || tenants.weights());
+        }
         for index in 0..self.lanes.len() {
             let lane = &self.lanes[index];
             if lane.is_simulating || lane.signer.is_none() || lane.machine.ready().is_err() {
                 continue;
             }
             // No node could simulate what it chose at this head: the next one may bring one that can.
-            let head = self.head.map(|head| head.number);
             if head.is_some() && self.lanes[index].blind_at == head {
                 continue;
+            }
+            if self.shared.tuning.simulate && self.turns.is_over() {
+                if self.queue.waiting() > 0 {
+                    metrics::counter!("slackwater_simulations_put_off_total").increment(1);
+                }
+                return;
             }
             let lane = self.lanes[index].machine.id();
             let available_wei = self.lanes[index].machine.available_wei();
             let available_wei = Protection::BalanceAware.is_on().then_some(available_wei);
             let limits = ComposeLimits { available_wei, ..limits };
-            let Some(selection) = self.queue.compose(now, lane, &limits, &self.outlook) else {
+            let Some(selection) = self.select(now, lane, &limits, &pauses.tenants) else {
                 if let Some(Short { needed_wei, until }) = self.queue.short() {
                     self.lanes[index].machine.handle_event(now, Event::Short { needed_wei, until });
                     self.drain(index);
@@ -93,6 +107,28 @@ impl ChainService {
                 self.launch(now, index, candidate);
             }
         }
+    }
+
+    /// What a lane is to carry: of tenants that had less than their share of this head's simulations, if they have something.
+    fn select<T>(
+        &mut self,
+        now: Timestamp,
+        lane: LaneId,
+        limits: &ComposeLimits,
+        paused: &BTreeMap<String, T>,
+    ) -> Option<Selection> {
+        let tenants = &self.tenants;
+        let mut satisfied = self.turns.satisfied(|tenant| tenants.get(tenant).map_or(1, |tenant| tenant.policy.weight));
+        if !satisfied.is_empty() {
+            satisfied.extend(paused.keys().map(|tenant| (tenant.clone(), ())));
+            self.queue.set_paused(&satisfied);
+            let found = self.queue.compose(now, lane, limits, &self.outlook);
+            self.queue.set_paused(paused);
+            if found.is_some() {
+                return found;
+            }
+        }
+        self.queue.compose(now, lane, limits, &self.outlook)
     }
 
     /// Ends calls that may have been executed without the ledger's knowledge, as soon as they are not in flight.
@@ -125,6 +161,9 @@ impl ChainService {
 
     fn simulate(&mut self, index: usize, candidate: Candidate) {
         self.lanes[index].is_simulating = true;
+        let entries = candidate.members.iter().filter_map(|member| self.queue.get(member.id()));
+        let tenants: BTreeSet<Arc<str>> = entries.map(|entry| Arc::clone(&entry.tenant)).collect();
+        tenants.iter().for_each(|tenant| self.turns.take(tenant));
         let shared = self.shared.clone();
         let params = self.lanes[index].params;
         let environment = self.environment(super::clock::now(), index, candidate.selection.deadline);

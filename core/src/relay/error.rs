@@ -25,7 +25,9 @@ pub enum SubmitError {
     #[error(transparent)]
     Invalid(#[from] VerifyError),
     /// More gas than a transaction can carry on this chain. Caller.
-    #[error("gas {gas} plus overhead does not fit a transaction, limit {limit} (`chain.max_batch_gas`)")]
+    #[error(
+        "gas {gas} plus overhead does not fit a transaction, limit {limit} (`chain.max_batch_gas`, and `chain.max_block_share_percent` of a block)"
+    )]
     GasTooHigh {
         /// Gas of a transaction with this request alone.
         gas: u64,

@@ -628,7 +628,7 @@ impl ChainService {
             kind,
             receipt: receipt.clone(),
             outcomes: outcomes.clone(),
-            is_asked: false,
+            ask_at: Some(receipt.block_number.saturating_add(self.shared.tuning.replan_after_blocks.saturating_sub(1))),
         });
         let gone = flight.gone.clone();
         if kind == AttemptKind::Payload && !is_earlier {

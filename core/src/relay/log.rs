@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::clock;
@@ -17,27 +18,35 @@ use crate::{
 /// How often refusals are summed up: a row for each would let whoever holds a key fill the disk.
 const SUM_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Most sums of one minute that name key and tenant; further ones name the code alone. An embedder may pass names that come
-/// from outside.
-const MAX_SUMS: usize = 1_000;
+/// How long a head that was read is told again. Everybody may ask for it, without a key.
+const HEAD_AGE: Duration = Duration::from_secs(1);
 
 /// Key, tenant, code.
 type Refusal = (Option<Arc<str>>, Arc<str>, &'static str);
 
 /// Refusals of the present minute.
-#[derive(Debug, Default)]
-pub(super) struct RefusalSums(Mutex<BTreeMap<Refusal, u64>>);
+#[derive(Debug)]
+pub(super) struct RefusalSums {
+    sums: Mutex<BTreeMap<Refusal, u64>>,
+    /// Most sums that name key and tenant (`ledger.max_refusal_sums`); further ones name the code alone. An embedder may pass
+    /// names that come from outside.
+    most: usize,
+}
 
 impl RefusalSums {
+    pub(super) const fn new(most: usize) -> Self {
+        Self { sums: Mutex::new(BTreeMap::new()), most }
+    }
+
     pub(super) fn add(&self, refusal: Refusal, count: u64) {
-        let mut sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_named = sums.len() < MAX_SUMS || sums.contains_key(&refusal);
+        let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_named = sums.len() < self.most || sums.contains_key(&refusal);
         let refusal = if is_named { refusal } else { (None, "".into(), refusal.2) };
         *sums.entry(refusal).or_default() += count;
     }
 
     fn take(&self) -> BTreeMap<Refusal, u64> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.sums.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -103,19 +112,81 @@ pub(super) async fn head(ledger: &dyn Ledger) -> Result<Option<Head>, LedgerErro
     Ok(ledger.last_decision().await?.map(|row| Head { seq: row.seq, hash: row.hash }))
 }
 
+/// When it was read, and what the ledger said.
+type ReadHead = (Instant, Result<Option<Head>, LedgerError>);
+
+/// The log's head as it was told last, failures too.
+#[derive(Debug, Default)]
+pub(super) struct KnownHead(AsyncMutex<Option<ReadHead>>);
+
+impl KnownHead {
+    /// What is known, if that is at most [`HEAD_AGE`] old; else what `read` says. Of many who ask at once one reads.
+    pub(super) async fn get<F: Future<Output = Result<Option<Head>, LedgerError>>>(
+        &self,
+        read: impl FnOnce() -> F,
+    ) -> Result<Option<Head>, LedgerError> {
+        let mut known = self.0.lock().await;
+        if let Some((at, head)) = &*known
+            && at.elapsed() <= HEAD_AGE
+        {
+            return head.clone();
+        }
+        let head = read().await;
+        *known = Some((Instant::now(), head.clone()));
+        head
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use alloy_primitives::B256;
+    use futures_util::future::join_all;
+
     use super::*;
+    use crate::ledger::{FaultKind, StorageFault};
+
+    #[tokio::test(start_paused = true)]
+    async fn however_many_ask_for_the_head_the_ledger_is_read_once_in_a_second() {
+        let (known, reads) = (KnownHead::default(), AtomicU64::new(0));
+        let read = async || {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let seq = reads.fetch_add(1, Ordering::Relaxed) + 1;
+            match seq {
+                3 => Err(LedgerError::Storage(StorageFault::new(FaultKind::Other, "away".to_owned()))),
+                _ => Ok(Some(Head { seq, hash: B256::ZERO })),
+            }
+        };
+        let ask = async || {
+            let told = join_all((0..1_000).map(|_| known.get(&read))).await;
+            let mut told: Vec<_> = told.into_iter().map(|head| head.ok().flatten().map(|head| head.seq)).collect();
+            told.dedup();
+            told
+        };
+        assert_eq!(ask().await, [Some(1)]);
+        tokio::time::sleep(HEAD_AGE).await;
+        assert_eq!(ask().await, [Some(1)]);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(ask().await, [Some(2)]);
+        // Storage that fails is left alone as long.
+        tokio::time::sleep(HEAD_AGE * 2).await;
+        assert_eq!(ask().await, [None]);
+        tokio::time::sleep(HEAD_AGE * 2).await;
+        assert_eq!(ask().await, [Some(4)]);
+        assert_eq!(reads.load(Ordering::Relaxed), 4);
+    }
 
     #[test]
     fn names_from_outside_make_a_bounded_number_of_sums() {
-        let sums = RefusalSums::default();
-        for index in 0..3 * MAX_SUMS {
+        const MOST: usize = 1_000;
+        let sums = RefusalSums::new(MOST);
+        for index in 0..3 * MOST {
             sums.add((None, format!("tenant {index}").into(), "unknown_tenant"), 1);
         }
         sums.add((None, "tenant 7".into(), "unknown_tenant"), 1);
         let taken = sums.take();
-        assert_eq!((taken.len(), taken.values().sum::<u64>()), (MAX_SUMS + 1, 3 * MAX_SUMS as u64 + 1));
+        assert_eq!((taken.len(), taken.values().sum::<u64>()), (MOST + 1, 3 * MOST as u64 + 1));
         assert_eq!(taken[&(None, "tenant 7".into(), "unknown_tenant")], 2);
     }
 }

@@ -38,6 +38,7 @@ mod start;
 mod status;
 mod tenants;
 mod tuning;
+mod turns;
 mod watcher;
 
 pub use api::{Relay, WaitFor};

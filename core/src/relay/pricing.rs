@@ -42,7 +42,7 @@ pub(super) struct Foreseen {
 /// What no transaction gets past, as far as is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct DoorLimits {
-    /// Gas limit of a block.
+    /// Most gas of a transaction, as blocks have it (`max_block_share_percent`).
     pub(super) block_gas: Option<u64>,
     /// Nodes refuse gas limit × fee cap above this, wei.
     pub(super) fee_cap_wei: Option<u128>,
@@ -82,8 +82,6 @@ const GAS_LIMITS_LEN: usize = 8;
 const SUGGESTION_LASTS_BLOCKS: u64 = 10;
 /// How long a gas limit that nodes refused is remembered.
 const REFUSED_GAS_LASTS: Duration = Duration::from_secs(3_600);
-/// Share of a block that one transaction may take, percent: the rest is other people's, and the limit may be voted down.
-const BLOCK_SHARE_PERCENT: u64 = 75;
 
 /// Blocks that one bump needs: to be noticed, and to be included.
 const fn bump_blocks(tuning: &ChainTuning) -> u64 {
@@ -171,24 +169,24 @@ impl Pricing {
         self.block_gas_limits.push_back(gas);
     }
 
-    /// Most gas that blocks hold.
-    fn block_gas(&self) -> Option<u64> {
-        self.block_gas_limits.iter().copied().max()
+    /// Most gas of a block that one transaction may have.
+    fn block_gas(&self, tuning: &ChainTuning) -> Option<u64> {
+        let most = self.block_gas_limits.iter().copied().max()?;
+        Some(most / 100 * u64::from(tuning.max_block_share_percent.min(100)))
     }
 
     /// What the front door has to know.
-    pub(super) fn door(&self, fee_cap_wei: Option<u128>) -> DoorLimits {
-        DoorLimits { block_gas: self.block_gas(), fee_cap_wei, usual_base_fee: self.day.median() }
+    pub(super) fn door(&self, tuning: &ChainTuning, fee_cap_wei: Option<u128>) -> DoorLimits {
+        DoorLimits { block_gas: self.block_gas(tuning), fee_cap_wei, usual_base_fee: self.day.median() }
     }
 
     /// Highest gas limit that nodes and blocks take.
-    pub(super) fn most_gas(&self, now: Timestamp) -> u64 {
+    pub(super) fn most_gas(&self, tuning: &ChainTuning, now: Timestamp) -> u64 {
         let refused = self.refused_gas.filter(|(_, at)| now.since(*at) < REFUSED_GAS_LASTS).map(|(gas, _)| gas);
         if !Protection::NodeLimits.is_on() {
             return u64::MAX;
         }
-        let block = self.block_gas().map(|gas| gas / 100 * BLOCK_SHARE_PERCENT);
-        refused.into_iter().chain(block).min().unwrap_or(u64::MAX)
+        refused.into_iter().chain(self.block_gas(tuning)).min().unwrap_or(u64::MAX)
     }
 
     /// Most that a tip may be that is learned, demanded or tried, wei per gas.
@@ -389,7 +387,7 @@ impl ChainService {
         let expected = Expected::of(&model, &self.shared.spec, price);
         Some(ComposeLimits {
             max_batch: tuning.max_batch,
-            max_gas: tuning.max_batch_gas.min(self.pricing.most_gas(now)),
+            max_gas: tuning.max_batch_gas.min(self.pricing.most_gas(tuning, now)),
             max_bytes: super::admission::max_payload_bytes(&self.shared.spec),
             base_gas: self.shared.params.base_gas(),
             setup_wei: expected.setup_wei,

@@ -33,8 +33,8 @@ pub(super) struct Mined {
     pub(super) receipt: TxReceipt,
     /// Of the present members, in their order.
     pub(super) outcomes: Vec<MemberOutcome>,
-    /// A majority is asked about it, or was.
-    pub(super) is_asked: bool,
+    /// The head at which a majority is asked about it; `None` while it is, and when there is nothing left to ask.
+    pub(super) ask_at: Option<u64>,
 }
 
 /// What a majority says of a transaction that is not final.
@@ -53,18 +53,16 @@ impl ChainService {
     /// Asks about transactions that are deep enough and left somebody out.
     pub(super) fn look_at_left_out(&mut self, now: Timestamp) {
         let Some(head) = self.head.map(|head| head.number) else { return };
-        let depth = self.shared.tuning.replan_after_blocks;
         if self.is_stopping {
             return;
         }
         for index in 0..self.lanes.len() {
             for (nonce, flight) in &mut self.lanes[index].flights {
                 let Some(mined) = &mut flight.mined else { continue };
-                let is_deep = head.saturating_sub(mined.receipt.block_number).saturating_add(1) >= depth;
-                if !is_deep || mined.is_asked {
+                if mined.ask_at.is_none_or(|at| head < at) {
                     continue;
                 }
-                mined.is_asked = true;
+                mined.ask_at = None;
                 let left_out = flight.members.iter().zip(&mined.outcomes).filter(|(member, outcome)| {
                     **outcome == MemberOutcome::Untouched
                         && member.valid_until() > now
@@ -101,10 +99,24 @@ impl ChainService {
         let Some(mined) = flight.mined.as_mut().filter(|mined| mined.receipt.hash == *hash) else { return };
         if !is_shown {
             // Asked again at the next head.
-            mined.is_asked = false;
+            mined.ask_at = Some(0);
             return;
         }
+        // Whose nonce no majority tells may be told later. Each pause is twice as long as the one before, so there are few
+        // until it is final.
+        let is_told = |user| unused.iter().any(|(told, _)| *told == user);
+        let mut left_out =
+            flight.members.iter().zip(&mined.outcomes).filter(|(member, outcome)| {
+                **outcome == MemberOutcome::Untouched && !flight.gone.contains(&member.id())
+            });
+        let is_open = left_out
+            .any(|(member, _)| member.sequence().is_some_and(|(forwarder, signer, _)| !is_told((forwarder, signer))));
+        if let Some(head) = self.head.map(|head| head.number).filter(|_| is_open) {
+            let depth = head.saturating_sub(mined.receipt.block_number).saturating_add(1);
+            mined.ask_at = Some(head.saturating_add(depth));
+        }
         let (mined, record, drawn) = (mined.clone(), flight.record.clone(), flight.drawn.clone());
+        let gone = flight.gone.clone();
         let content =
             Content { until: 0, key: flight.key, members: flight.members.clone(), weights: flight.weights.clone() };
         let id = record.id;
@@ -120,6 +132,10 @@ impl ChainService {
         for ((member, outcome), part) in content.members.iter().zip(&mined.outcomes).zip(parts) {
             let Some((forwarder, signer, own)) = member.sequence() else { continue };
             let request = member.id();
+            // Who left is elsewhere by now, though its user is asked for because of another request.
+            if gone.contains(&request) {
+                continue;
+            }
             let is_unused = unused.iter().any(|(user, next)| *user == (forwarder, signer) && *next <= own);
             let failures = self.queue.get(request).map(|entry| entry.batch_failures);
             let may = failures.is_some_and(|failures| !is_payload || failures + 1 < MAX_BATCH_FAILURES);
@@ -181,3 +197,6 @@ impl ChainService {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

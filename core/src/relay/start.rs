@@ -45,6 +45,7 @@ use super::{
     status::{ChainHealth, ChainStatus, EndpointStatus},
     tenants::Tenants,
     tuning::TimingMode,
+    turns::SimulationTurns,
     watcher::{HeadUpdate, Watcher},
 };
 use crate::{
@@ -180,7 +181,7 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
         }
     });
     tasks.spawn(watch_group(group_task));
-    let refusals = Arc::<RefusalSums>::default();
+    let refusals = Arc::new(RefusalSums::new(config.group_commit.max_refusal_sums));
     let keeper = LogKeeper {
         refusals: Arc::clone(&refusals),
         group: group.clone(),
@@ -889,6 +890,7 @@ async fn build_service(
         held: Vec::new(),
         doubts: BTreeMap::new(),
         contradicted: BTreeMap::new(),
+        turns: SimulationTurns::default(),
         simulated: 0,
         wary: 0,
         suspects: BTreeSet::new(),
@@ -909,4 +911,4 @@ async fn build_service(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

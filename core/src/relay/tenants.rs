@@ -156,6 +156,11 @@ impl Tenants {
         tenants.values().cloned().collect::<Vec<_>>().into_iter()
     }
 
+    /// The sum of all weights.
+    pub(super) fn weights(&self) -> u64 {
+        self.iter().map(|tenant| u64::from(tenant.policy.weight)).sum()
+    }
+
     fn books(&self) -> std::sync::MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -150,6 +150,12 @@ pub struct ChainTuning {
     /// Heads at which a request must fail in simulation before it is rejected (`max_simulations`); where there are several nodes,
     /// two must have said so.
     pub max_simulations: u32,
+    /// Most batches that are simulated at one head (`simulations_per_head`), shared by the tenants' weights; `None`: twice what
+    /// all lanes may have in flight. What comes beyond waits for the next head.
+    pub simulations_per_head: Option<u32>,
+    /// Most of a block's gas that one transaction may have, percent, 1 to 100 (`max_block_share_percent`): the rest is other
+    /// people's, and the limit of blocks may be voted down.
+    pub max_block_share_percent: u32,
     /// Shortest deadline that is accepted (`guard_ms`).
     pub guard: Duration,
     /// Simulate every batch before it is sent (`simulate`).
@@ -213,6 +219,8 @@ impl ChainTuning {
             max_nonce_gap: 65_536,
             nonce_lookup: Duration::from_millis(250),
             max_simulations: 3,
+            simulations_per_head: None,
+            max_block_share_percent: 75,
             guard: block * 2 + Duration::from_millis(500),
             simulate: true,
             cancel_gas: if spec.has_mempool { 21_000 } else { 1_000_000 },
@@ -222,6 +230,12 @@ impl ChainTuning {
     /// How often the head is polled while a subscription tells heads, unless told otherwise: a block time, or four intervals.
     pub fn usual_subscribed_poll(poll_interval: Duration, block: Duration) -> Duration {
         poll_interval.saturating_mul(4).max(block)
+    }
+
+    /// [`Self::simulations_per_head`] for so many lanes.
+    pub(super) fn simulations_at_head(&self, lanes: usize) -> u32 {
+        let usual = lanes.max(1).saturating_mul(self.max_in_flight).saturating_mul(2);
+        self.simulations_per_head.unwrap_or_else(|| u32::try_from(usual).unwrap_or(u32::MAX))
     }
 
     /// How long a node gets to learn of a block that others know.
@@ -245,7 +259,7 @@ impl ChainTuning {
 
     /// Keys that are 0 and must not be.
     pub(super) fn zeroes(&self) -> Vec<&'static str> {
-        let positive: [(&str, u128); 17] = [
+        let positive: [(&str, u128); 19] = [
             ("poll_interval_ms", self.poll_interval.as_millis()),
             ("subscribed_poll_interval_ms", self.subscribed_poll_interval.as_millis()),
             ("subscription_silence_ms", self.subscription_silence.as_millis()),
@@ -263,6 +277,8 @@ impl ChainTuning {
             ("max_attempts", u128::from(self.max_attempts)),
             ("max_refused_plans", u128::from(self.max_refused_plans)),
             ("max_refusals", u128::from(self.max_refusals)),
+            ("simulations_per_head", self.simulations_per_head.map_or(1, u128::from)),
+            ("max_block_share_percent", u128::from(self.max_block_share_percent)),
         ];
         positive.into_iter().filter(|(_, value)| *value == 0).map(|(key, _)| key).collect()
     }
@@ -286,6 +302,9 @@ impl ChainTuning {
             if !(1..=999).contains(&permille) {
                 fail(key, format!("{permille} is not between 1 and 999"));
             }
+        }
+        if self.max_block_share_percent > 100 {
+            fail("max_block_share_percent", format!("{} is above 100", self.max_block_share_percent));
         }
         if self.tip_within_blocks == 0 {
             fail("tip_within_blocks", "must be above 0".to_owned());

@@ -1,7 +1,7 @@
 //! `audit`: does the ledger tell one unbroken, consistent story, and does the chain agree?
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::PathBuf,
     time::Duration,
 };
@@ -16,7 +16,7 @@ use slackwater::{
     },
     provenance::{Acceptance, Decision, Ending, Entry, Head, verify_chain_from},
     relay::RpcPool,
-    request::{RequestId, Status},
+    request::{Reason, RequestId, Status},
 };
 
 use super::{ConfigArgs, error::CliError, printable::printable};
@@ -149,14 +149,14 @@ pub(super) async fn verify(
     expected: Option<(u64, B256)>,
 ) -> Result<(Summary, Findings), CliError> {
     let mut findings = Findings::default();
-    let (head, logged) = decisions(ledger, &mut findings).await?;
+    let (head, mut logged) = decisions(ledger, &mut findings).await?;
     if let Some((seq, hash)) = expected
         && (head.seq < seq || (head.seq == seq && head.hash != hash))
     {
         findings.add(format!("the decision log ends at {}:{}, it was at {seq}:{hash} before", head.seq, head.hash));
     }
     let (events, last) = events(ledger, &mut findings).await?;
-    let (requests, executed) = requests(ledger, &last, &logged, &mut findings).await?;
+    let (requests, executed) = requests(ledger, &last, &mut logged, &mut findings).await?;
     let mut summary = vec![
         ("decisions", format!("{} (head {}:{})", head.seq, head.seq, head.hash)),
         ("events", events.to_string()),
@@ -191,30 +191,44 @@ impl Logged {
         }
     }
 
-    /// What the stored request says otherwise. An older version logged neither; what a request costs may grow after its end.
-    fn differs(&self, record: &RequestRecord) -> Option<String> {
+    /// What the stored request says otherwise; each is asked for once. An older version logged neither.
+    fn differs(&mut self, record: &RequestRecord) -> Option<String> {
         let id = record.id;
-        if let Some(accepted) = self.accepted.get(&id.0) {
+        let (accepted, ended) = (self.accepted.remove(&id.0), self.ended.remove(&id.0));
+        let narrow = |wei: U256| u128::try_from(wei).unwrap_or(u128::MAX);
+        if let Some(accepted) = &accepted {
             let same = accepted.tenant == record.tenant
                 && accepted.key == record.submitted_by
                 && accepted.chain_id == record.chain_id
-                && U256::from(accepted.reserved_wei) == record.reserved_wei.min(U256::from(u128::MAX));
+                && accepted.deadline_s == record.deadline.0 / 1_000
+                && accepted.reserved_wei == narrow(record.reserved_wei);
             if !same {
                 return Some(format!("request {id} was accepted otherwise, says the decision log"));
             }
         }
-        match self.ended.get(&id.0) {
+        match ended {
             Some(ended) if ended.status != record.status.as_str() => {
                 Some(format!("request {id} is {}, the decision log says {}", record.status, ended.status))
             }
-            Some(ended) if U256::from(ended.cost_wei) > record.cost_wei.unwrap_or_default() => {
+            Some(ended) if ended.cost_wei != narrow(record.cost_wei.unwrap_or_default()) => {
                 Some(format!("request {id} cost {} wei, says the decision log", ended.cost_wei))
             }
-            None if self.accepted.contains_key(&id.0) && record.status.is_terminal() => {
+            Some(ended) => {
+                let same = ended.attempt == record.tx_hash
+                    && ended.block_number == record.block_number
+                    && ended.reason.as_deref() == record.reason.map(Reason::as_str);
+                (!same).then(|| format!("request {id} ended otherwise, says the decision log"))
+            }
+            None if accepted.is_some() && record.status.is_terminal() => {
                 Some(format!("request {id} is {}, of which the decision log says nothing", record.status))
             }
-            _ => None,
+            None => None,
         }
+    }
+
+    /// Requests that no stored one was compared with.
+    fn missing(&self) -> BTreeSet<&B256> {
+        self.accepted.keys().chain(self.ended.keys()).collect()
     }
 }
 
@@ -315,7 +329,7 @@ struct Executed {
 async fn requests(
     ledger: &dyn Ledger,
     last: &Last,
-    logged: &Logged,
+    logged: &mut Logged,
     findings: &mut Findings,
 ) -> Result<(Vec<(Status, u64)>, Vec<Executed>), CliError> {
     let mut counts = BTreeMap::new();
@@ -350,6 +364,9 @@ async fn requests(
         if page.len() < PAGE {
             break;
         }
+    }
+    for id in logged.missing() {
+        findings.add(format!("request {id} is not stored, the decision log has it"));
     }
     if counts.values().sum::<u64>() != last.len() as u64 {
         findings.add(format!("{} requests have events, {} are stored", last.len(), counts.values().sum::<u64>()));

@@ -15,8 +15,10 @@ const KEY_DIGITS: usize = 32;
 const ADDRESS_DIGITS: usize = 40;
 /// Letters and digits in a row that are taken for a token if they are well mixed.
 const TOKEN_LEN: usize = 20;
-/// How API keys and references to secrets begin.
-const MARKS: [&str; 5] = ["sw_", "inline:", "keystore:", "env:", "file:"];
+/// How API keys begin.
+const KEY_MARK: &str = "sw_";
+/// How references to secrets begin.
+const REFERENCES: [&str; 4] = ["inline:", "keystore:", "env:", "file:"];
 /// Words that are taken for a mnemonic phrase.
 const PHRASE_WORDS: usize = 12;
 
@@ -88,7 +90,7 @@ pub(crate) fn looks_secret(text: &str) -> bool {
         return true;
     }
     // An API key, or a reference to a secret, also inside a list or a table: whatever follows belongs to it.
-    if text.contains("password") || MARKS.iter().any(|mark| text.contains(mark)) {
+    if text.contains("password") || text.contains(KEY_MARK) || REFERENCES.iter().any(|form| text.contains(form)) {
         return true;
     }
     if text.split_whitespace().count() >= PHRASE_WORDS {
@@ -102,6 +104,11 @@ pub(crate) fn looks_secret(text: &str) -> bool {
         }
     }
     text.split(|c: char| !c.is_ascii_alphanumeric()).any(is_token)
+}
+
+/// Whether a path is a reference to a secret. What else looks secret may be a path: directories have long names.
+pub(super) fn is_reference(path: &str) -> bool {
+    path.contains("password=") || REFERENCES.iter().any(|form| path.starts_with(form))
 }
 
 /// Whether these letters and digits are a key or a token.
@@ -193,6 +200,18 @@ mod tests {
             "",
         ] {
             assert!(!looks_secret(plain), "{plain}");
+        }
+    }
+
+    #[test]
+    fn a_reference_is_no_path() {
+        for form in ["env:LEDGER", "file:/run/secrets/ledger", "inline:hunter2", "keystore:key.json,password=env:A"] {
+            assert!(is_reference(form) && looks_secret(form), "{form}");
+        }
+        for path in
+            ["/data/0a1b2c3d4e5f60718293a4b5c6d7e8f9/ledger.db", "/home/sw_ops/ledger.db", "profile:a/ledger.db"]
+        {
+            assert!(!is_reference(path), "{path}");
         }
     }
 

@@ -267,6 +267,10 @@ pub struct RawLedger {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1_000, max = 604_800_000))]
     pub log_head_interval_ms: Option<u64>,
+    /// Most sums of refusals of one minute that name key and tenant in the decision log; further ones name the code alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_refusal_sums: Option<u64>,
     /// PostgreSQL instead of a file, for several instances: `postgres://user@host/database?sslmode=verify-full`, or a
     /// reference (`env:NAME`, `file:PATH`) if it holds a password. See `docs/scaling.md`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -608,6 +612,16 @@ pub struct RawChain {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000), extend("x-default" = "3"))]
     pub max_simulations: Option<u32>,
+    /// Most batches that are simulated at one head. Each tenant has a share by its weight, and what others do not need goes
+    /// round; what comes beyond waits for the next head.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000), extend("x-default" = "twice the `max_in_flight` of all lanes"))]
+    pub simulations_per_head: Option<u32>,
+    /// Most of a block's gas that one transaction may have, percent. A request that needs more is refused
+    /// (`gas_out_of_range`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100), extend("x-default" = "75"))]
+    pub max_block_share_percent: Option<u32>,
     /// Time between two failed simulations at the same node that together reject a request, where no second node can be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 3_600_000), extend("x-default" = "10000"))]

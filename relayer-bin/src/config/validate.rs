@@ -99,6 +99,7 @@ impl RawConfig {
                 max_group: Some(group.max_group as u64),
                 event_backlog: Some(group.event_backlog as u64),
                 log_head_interval_ms: Some(millis(group.log_head_interval)),
+                max_refusal_sums: Some(group.max_refusal_sums as u64),
                 url: None,
                 insecure: Some(false),
                 schema: Some(shared.schema),

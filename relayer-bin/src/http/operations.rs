@@ -71,7 +71,7 @@ pub(super) async fn lanes(State(app): State<Shared>) -> Response<Body> {
     body::json(StatusCode::OK, &LanesView { lanes })
 }
 
-/// The head of the decision log: whoever keeps it finds later changes of anything before it.
+/// The head of the decision log, at most a second old: whoever keeps it finds later changes of anything before it.
 #[utoipa::path(
     get, path = "/v1/log/head", tag = "operations", security(()),
     responses(

@@ -1,12 +1,15 @@
 //! What nodes do not take: too dear, too large, for too small a tip. Everything gets in all the same, and no cancel is paid for.
 
+use alloy_primitives::U256;
 use slackwater_benches::{
     Result,
+    client::Submitted,
     proxy::{NodeLimits, TipWords},
-    wallet::{Crowd, SignedRequest},
+    wallet::{Ask, Crowd, SignedRequest, unix_seconds},
 };
+use slackwater_relayer::http::auth::KeyHash;
 
-use crate::stage::{Pace, Stage};
+use crate::stage::{PATIENCE, Pace, Stage, submit_all, until};
 
 const GWEI: u128 = 1_000_000_000;
 
@@ -70,4 +73,99 @@ async fn a_least_tip_is_offered_however_nodes_ask_for_it() -> Result<()> {
         all_land(stage, &requests).await?;
     }
     Ok(())
+}
+
+/// What no transaction may carry is refused at the door, and the answer names the key.
+#[tokio::test]
+async fn a_request_that_needs_too_much_of_a_block_is_refused_with_the_keys_name() -> Result<()> {
+    let stage = Stage::at(Pace::Quarter).chain_key("max_block_share_percent", 60).raise().await?;
+    stage.set_block_gas_limit(2_000_000).await?;
+    // One odd block bounds nothing.
+    let enough = stage.node().block_number().await? + 10;
+    until("ten blocks", PATIENCE, async || Ok((stage.node().block_number().await? >= enough).then_some(()))).await?;
+    stage.follow().await?;
+    let mut crowd = Crowd::new(&stage.world, 1);
+    let mark = crowd.mark(0);
+    let ask = |gas: u64| Ask {
+        to: stage.world.guestbook,
+        value: U256::ZERO,
+        gas,
+        data: mark.data().data,
+        deadline_s: unix_seconds() + 3_600,
+        within: None,
+        max_cost_wei: None,
+    };
+    let large = crowd.sign(0, &ask(1_200_000));
+    let Submitted::Refused(problem) = stage.client().submit(&large.body).await? else { panic!("it is too large") };
+    assert_eq!((problem.status, problem.code.as_str()), (422, "gas_out_of_range"));
+    assert!(
+        problem.detail.contains("1200000") && problem.detail.contains("`chain.max_block_share_percent`"),
+        "{problem:?}"
+    );
+    stage.submit(std::slice::from_ref(&mark)).await?;
+    stage.ended(mark.id).await?;
+    stage.close().await
+}
+
+/// Many requests that fail in simulations cost no more of them at a head than is configured, and another tenant has its turn.
+#[tokio::test]
+async fn simulations_at_a_head_are_shared() -> Result<()> {
+    const MOST: u64 = 3;
+    const SHOP: &str = "sw_shop_3mJr7AoUXx2Wqd";
+    const MALLORY: &str = "sw_mallory_9vTz4KeRYb5Lnc";
+    const BOSS: &str = "sw_boss_7pNq2XsGJd8Wmf";
+    let tenant = |id: &str, key: &str, more: &str| {
+        format!("[[tenant]]\nid = \"{id}\"\napi_keys = [\"{}\"]\nopen = true\n{more}\n", KeyHash::of(key))
+    };
+    let tenants = [tenant("shop", SHOP, ""), tenant("mallory", MALLORY, ""), tenant("boss", BOSS, "operator = true")];
+    let stage = Stage::at(Pace::Manual)
+        .proxied()
+        .chain_key("simulations_per_head", MOST)
+        .env("SLACKWATER_SERVER_ALLOW_ANONYMOUS", "false")
+        .extra(&tenants.concat())
+        .api_key(BOSS)
+        .raise()
+        .await?;
+    let (shop, mallory) = (stage.client().clone().with_key(SHOP), stage.client().clone().with_key(MALLORY));
+    let (mut users, mut others) = (Crowd::named(&stage.world, "shop", 1), Crowd::named(&stage.world, "mallory", 12));
+    let simulated = || stage.proxy().injected().calls.get("eth_simulateV1").copied().unwrap_or_default();
+    // Nobody names the target, so each travels alone; there is no such function.
+    let ask = Ask {
+        to: stage.world.guestbook,
+        value: U256::ZERO,
+        gas: 100_000,
+        data: vec![0xde, 0xad, 0xbe, 0xef].into(),
+        deadline_s: unix_seconds() + 3_600,
+        within: None,
+        max_cost_wei: None,
+    };
+    let bad: Vec<_> = (0..12).map(|user| others.sign(user, &ask)).collect();
+    let before = simulated();
+    submit_all(&mallory, &bad).await?;
+    until("the head's simulations", PATIENCE, async || Ok((simulated() >= before + MOST).then_some(()))).await?;
+    let good = users.mark(0);
+    submit_all(&shop, std::slice::from_ref(&good)).await?;
+    let mut blocks = 0;
+    let mut last = simulated();
+    assert!(last - before <= MOST);
+    while !shop.request(good.id).await?.is_terminal() {
+        assert!(blocks < 20, "it has its turn");
+        stage.mine(1).await?;
+        // Time for more, were there no limit.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        let now = simulated();
+        assert!(now - last <= MOST, "{} at one head", now - last);
+        (last, blocks) = (now, blocks + 1);
+    }
+    let state = shop.request(good.id).await?;
+    assert_eq!(state.status, "finalized");
+    let waited = state.block_number.expect("a block") - stage.born;
+    println!("in block {waited} of the relayer's, with {} more simulations", last - before);
+    assert!(stage.metric("slackwater_simulations_put_off_total", &[]).await? > 0.0);
+    stage.settle_mining().await?;
+    for request in &bad {
+        let state = mallory.request(request.id).await?;
+        assert_eq!((state.status.as_str(), state.reason.as_deref()), ("rejected", Some("simulation_reverted")));
+    }
+    stage.close().await
 }

@@ -71,3 +71,73 @@ async fn acceptances_refusals_ends_and_the_configuration() -> Result<()> {
     assert!(!verify(format!("{}:{}", rows.len() + 1, B256::ZERO)).await);
     stage.close().await
 }
+
+/// Whoever writes into the ledger what did not happen is found out by the log, row by row.
+#[tokio::test]
+async fn a_changed_row_is_named() -> Result<()> {
+    use sqlx::{Connection as _, Executor as _, sqlite::SqliteConnectOptions};
+
+    let mut stage = Stage::at(Pace::Quarter).raise().await?;
+    let mut crowd = Crowd::new(&stage.world, 2);
+    let requests = [crowd.mark(0), crowd.mark(1)];
+    stage.submit(&requests).await?;
+    for request in &requests {
+        assert_eq!(stage.ended(request.id).await?.status, "finalized");
+    }
+    assert!(stage.relayer.terminate(Duration::from_secs(30)).await?);
+    let id = requests[0].id;
+    let changed = async |sql: Option<String>| {
+        let copy = stage.relayer.database().with_file_name("changed.db");
+        for end in ["", "-wal", "-shm"] {
+            let of = |path: &std::path::Path| std::path::PathBuf::from(format!("{}{end}", path.display()));
+            let _ = std::fs::remove_file(of(&copy));
+            let _ = std::fs::copy(of(stage.relayer.database()), of(&copy));
+        }
+        if let Some(sql) = sql {
+            let options = SqliteConnectOptions::new().filename(&copy).foreign_keys(false);
+            let mut ledger = sqlx::SqliteConnection::connect_with(&options).await.expect("a connection");
+            let done = ledger.execute(sqlx::AssertSqlSafe(sql.clone())).await.expect("it is changed");
+            assert!(done.rows_affected() > 0, "{sql}");
+            ledger.close().await.expect("closes");
+        }
+        let mut verify = stage.relayer.command(&["audit", "verify", &copy.to_string_lossy(), "--json"]);
+        let output = tokio::task::spawn_blocking(move || verify.output()).await.expect("a task").expect("it runs");
+        let told: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(told["ok"], output.status.success());
+        let problems = told["problems"].as_array().into_iter().flatten();
+        problems.filter_map(|problem| problem.as_str().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    assert_eq!(changed(None).await, [""; 0]);
+    let row = format!("WHERE id = x'{}'", alloy_primitives::hex::encode(id));
+    let set = |what: &str| format!("UPDATE requests SET {what} {row}");
+    let of = |table: &str| format!("DELETE FROM {table} WHERE request = (SELECT seq FROM requests {row})");
+    let otherwise = format!("request {id} was accepted otherwise, says the decision log");
+    let ended = format!("request {id} ended otherwise, says the decision log");
+    let cost = format!("request {id} cost ");
+    for (sql, expected) in [
+        (set("cost_wei = '1'"), &cost),
+        (set("cost_wei = cost_wei || '0'"), &cost),
+        (set("cost_wei = NULL"), &cost),
+        (set("status = 5"), &format!("request {id} is reverted, the decision log says finalized")),
+        (
+            set("status = 0, open = 1, batch_sender = NULL, batch_nonce = NULL"),
+            &format!("request {id} is queued, the "),
+        ),
+        (set("tenant = 'somebody'"), &otherwise),
+        (set("submitted_by = 'another'"), &otherwise),
+        (set("reserved_wei = '1'"), &otherwise),
+        (set("deadline_ms = deadline_ms + 3600000"), &otherwise),
+        (set("tx_hash = zeroblob(32)"), &ended),
+        (set("block_number = block_number + 1"), &ended),
+        (set("reason = 'target_reverted'"), &ended),
+        // With everything that leads to it.
+        (
+            format!("{}; {}; DELETE FROM requests {row}", of("events"), of("payloads")),
+            &format!("request {id} is not stored, the decision log has it"),
+        ),
+    ] {
+        let problems = changed(Some(sql.clone())).await;
+        assert!(problems.iter().any(|problem| problem.starts_with(expected)), "{sql}: {problems:?}");
+    }
+    stage.close().await
+}

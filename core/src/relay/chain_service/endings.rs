@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use super::{super::error::CancelError, ChainService, Done, count_ended};
 use crate::{
     ledger::{RequestChange, Tracked, Write},
+    protection::Protection,
     request::{Reason, RequestId, Status},
     time::Timestamp,
 };
@@ -102,7 +103,8 @@ impl ChainService {
         }
         let (entangled, free): (Vec<_>, Vec<_>) = ids.iter().partition(|id| self.is_entangled(**id));
         // Looked at again with the next block, until it is known what became of them.
-        self.held.extend(entangled.into_iter().filter(|id| !self.queue.is_waiting(*id)));
+        let is_taken = |id: &RequestId| !self.queue.is_waiting(*id) && Protection::HoldEntangled.is_on();
+        self.held.extend(entangled.into_iter().filter(is_taken));
         let ended: Vec<_> = free.into_iter().map(|id| (id, reason)).collect();
         if ended.is_empty() {
             return;

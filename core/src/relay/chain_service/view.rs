@@ -86,7 +86,7 @@ impl ChainService {
         status.endpoints = self.shared.pool.status();
         let status = status.clone();
         *view = ChainView {
-            door: self.pricing.door(self.shared.pool.fee_cap(self.shared.spec.rpc_tx_fee_cap_wei)),
+            door: self.pricing.door(&self.shared.tuning, self.shared.pool.fee_cap(self.shared.spec.rpc_tx_fee_cap_wei)),
             status,
             lanes,
             price: self.price,

@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-const FORWARDER: Address = Address::repeat_byte(0xf0);
+pub(in crate::relay) const FORWARDER: Address = Address::repeat_byte(0xf0);
 /// A target that reverts.
 const POISON: Address = Address::repeat_byte(0xbb);
 /// A target that runs out of gas.
@@ -124,7 +124,7 @@ impl RpcTransport for Node {
 }
 
 /// A request of user `user` to `to`, read back as from the ledger.
-fn request(user: u8, nonce: u64, to: Address) -> Arc<VerifiedRequest> {
+pub(in crate::relay) fn request(user: u8, nonce: u64, to: Address) -> Arc<VerifiedRequest> {
     let stored = json!({
         "id": RequestId(B256::repeat_byte(user.wrapping_mul(16).wrapping_add(u8::try_from(nonce).unwrap()))),
         "chainId": 1, "gas": 100_000, "nonce": nonce,

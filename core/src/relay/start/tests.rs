@@ -12,13 +12,15 @@ use std::{
 use alloy_primitives::{B256, U64, keccak256};
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 
+use super::{KnownFinal, build_service, check_chain};
 use crate::{
     chain::{ChainSpec, TransportFailure},
+    ledger::{Ledger, SqliteConfig, SqliteLedger},
     relay::{
         BuildError, ChainHealth, ChainSetup, LocalSigner, Relay, RelayBuilder, RpcEndpoint, RpcReply, RpcTransport,
-        SubmitError, clock,
+        SubmitError, chain_service::ChainService, clock, journal::JournalEntry, pause::PauseBoard, tenants::Tenants,
     },
 };
 
@@ -97,6 +99,20 @@ fn chain(node: &Arc<Node>) -> ChainSetup {
     let mut setup = ChainSetup::new(spec).signer(LocalSigner::from_bytes(&[7; 32]).unwrap());
     setup.endpoints.push(RpcEndpoint::over("node", node.clone()));
     setup
+}
+
+/// The service of chain 1 by itself, with one lane, and what it writes.
+pub(in crate::relay) async fn service(
+    ledger: &Path,
+    tenants: &Arc<Tenants>,
+) -> (ChainService, mpsc::Receiver<JournalEntry>) {
+    let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::open(SqliteConfig::new(ledger)).await.unwrap());
+    let Ok(checked) = check_chain(chain(&Node::of_chain(1)), KnownFinal::default()).await else { panic!("a node") };
+    let (sender, journal) = mpsc::channel(64);
+    let pauses = PauseBoard::restore(&ledger).await.unwrap();
+    let within = Duration::from_secs(60);
+    let (service, ..) = build_service(checked, &ledger, tenants, &pauses, sender, None, within).await.unwrap();
+    (service, journal)
 }
 
 fn relay(nodes: &[&Arc<Node>], ledger: &Path) -> RelayBuilder {

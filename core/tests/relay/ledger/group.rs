@@ -5,14 +5,14 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use alloy_primitives::Address;
+use alloy_primitives::{Address, U256};
 use async_trait::async_trait;
 use slackwater::{
     Timestamp,
     ledger::{
-        AccountRow, AttemptRecord, BatchRecord, CostRow, DecisionRow, Durable, EventFilter, EventRecord, GroupCommit,
-        GroupCommitConfig, Ledger, LedgerError, RequestChange, RequestFilter, RequestRecord, SpentRow, Write,
-        WriteOutcome,
+        AccountRow, AttemptRecord, BatchRecord, BatchState, CostRow, DecisionRow, Durable, EventFilter, EventRecord,
+        GroupCommit, GroupCommitConfig, Ledger, LedgerError, Reach, RequestChange, RequestFilter, RequestRecord,
+        SpentRow, Write, WriteOutcome,
     },
     provenance::Decision,
     request::{BatchId, LaneId, Reason, RequestId, Status},
@@ -389,4 +389,31 @@ async fn each_commit_logs_what_it_accepted_and_ended() {
     assert_eq!((ended.len(), ended[0].request, ended[0].status.as_str()), (1, new(2).id.0, "expired"));
     assert_eq!((ended[0].reason.as_deref(), ended[0].cost_wei), (Some("deadline_passed"), 0));
     assert_eq!(rows[1].at_ms, 7_000);
+}
+
+/// What a request that has ended is charged since: an earlier transaction with it became final later.
+#[tokio::test]
+async fn a_cost_that_comes_after_the_end_is_logged_too() {
+    let ledger = Staged::new().await;
+    let (group, _task) = GroupCommit::spawn_logging(ledger.clone(), GroupCommitConfig::default(), "relay".into());
+    ledger.allow(4);
+    group.submit_all(vec![accept(new(1)), plan(0, &[1])]).await.unwrap();
+    group.submit(moved(0, BatchState::Included, &[1], Status::Queued)).await.unwrap();
+    group.submit(ended(&[1], Status::Cancelled)).await.unwrap();
+    let mut change = RequestChange::to(new(1).id, Status::Queued);
+    (change.charged_wei, change.reach) = (U256::from(700), Reach::Cost);
+    let mut last = moved(0, BatchState::Finalized, &[], Status::Queued);
+    if let Write::Batch { cost_wei, changes, .. } = &mut last {
+        (*cost_wei, *changes) = (Some(U256::from(700)), vec![change]);
+    }
+    applied(group.submit(last).await.unwrap().get());
+    assert_eq!(request(&*ledger, 1).await.cost_wei, Some(U256::from(700)));
+    let rows = ledger.decisions(0, 10).await.unwrap();
+    let ended = rows.iter().filter_map(|row| match Decision::decode(&row.body).unwrap() {
+        Decision::Settled { requests } => Some(requests),
+        _ => None,
+    });
+    let ended: Vec<_> = ended.flatten().map(|ended| (ended.request, ended.status, ended.cost_wei)).collect();
+    let told = |cost| (new(1).id.0, "cancelled".to_owned(), cost);
+    assert_eq!(ended, [told(0), told(700)]);
 }

@@ -10,7 +10,7 @@ use slackwater::{
 use super::{Check, DEFAULT_PATH, is_http_url, millis, size, span};
 use crate::{
     config::{
-        RawLedger, RawMetrics, RawPageKey, RawServer, SharedLedger, TenantConfig,
+        RawLedger, RawMetrics, RawPageKey, RawServer, SharedLedger, TenantConfig, plain,
         secret::{REFERENCE_FORMS, SecretRef},
     },
     http::{HttpLimits, MetricsAccess, page::PageLimits, peer::Cidr, web::Origins},
@@ -213,9 +213,7 @@ pub(super) fn storage(check: &mut Check<'_>, raw: RawLedger) -> (SqliteConfig, G
             "is a URL, not a file",
             "the URL of a database belongs in ledger.url, by reference: env:NAME or file:PATH",
         );
-    } else if path.contains("password=")
-        || ["env:", "file:", "inline:", "keystore:"].iter().any(|form| path.starts_with(form))
-    {
+    } else if plain::is_reference(&path) {
         check.fail("ledger.path", Some(&path), "is a reference to a secret, and paths are shown", "name a file");
     } else if !path.contains(['/', '.']) {
         check.name("ledger.path", &path);
@@ -235,6 +233,7 @@ pub(super) fn storage(check: &mut Check<'_>, raw: RawLedger) -> (SqliteConfig, G
         max_group: size(raw.max_group, defaults.max_group),
         event_backlog: size(raw.event_backlog, defaults.event_backlog),
         log_head_interval: span(raw.log_head_interval_ms, defaults.log_head_interval),
+        max_refusal_sums: size(raw.max_refusal_sums, defaults.max_refusal_sums),
     };
     (sqlite, group)
 }

@@ -1,0 +1,385 @@
+//! Who leaves a transaction before it is final, and what is drawn for that: one service by itself, without a node that mines.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use alloy_primitives::{Address, B256, Log, U256};
+use alloy_sol_types::SolEvent as _;
+use slackwater_contracts::forwarder::ExecutedForwardRequest;
+use tokio::sync::mpsc;
+
+use super::{Mined, Shown};
+use crate::{
+    chain::Fees,
+    lane::{AttemptKind, HeadInfo},
+    ledger::{BatchRecord, BatchState, Bill, Reach, RequestChange, Write},
+    policy::{Budget, OpenLimits, TenantPolicy},
+    relay::{
+        chain_service::ChainService,
+        clock,
+        fees::Price,
+        journal::JournalEntry,
+        lane_shell::Flight,
+        settle::Settlement,
+        simulate::tests::{FORWARDER, request},
+        start::tests::service,
+        tenants::{Tenants, claim},
+    },
+    request::{
+        BatchId, Reason, RequestId, Status, VerifiedRequest,
+        outcome::{TxReceipt, decode},
+        vehicle::{Company, VehicleKey},
+    },
+    schedule::{QueuedRequest, Refusals},
+};
+
+const GWEI: u128 = 1_000_000_000;
+/// What requests reserve for, and what they pay.
+const CEILING: u128 = 10 * GWEI;
+const BUDGET: u128 = 1_000_000_000 * GWEI;
+/// Gas of a transaction that took no more than its members' own.
+const USUAL: u64 = 300_000;
+/// The block of the transaction.
+const BLOCK: u64 = 100;
+
+/// Three users' requests in one transaction.
+struct Scene {
+    service: ChainService,
+    journal: mpsc::Receiver<JournalEntry>,
+    tenants: Arc<Tenants>,
+    all: Vec<Arc<VerifiedRequest>>,
+    _ledger: tempfile::TempDir,
+}
+
+/// What a write said.
+struct Told {
+    changes: Vec<RequestChange>,
+    bill: Option<Box<Bill>>,
+}
+
+impl Told {
+    fn of(&self, id: RequestId) -> Option<&RequestChange> {
+        self.changes.iter().find(|change| change.id == id)
+    }
+
+    /// What accounts bear, wei.
+    fn borne(&self) -> U256 {
+        let accounts = self.bill.iter().flat_map(|bill| &bill.accounts);
+        accounts.fold(U256::ZERO, |sum, entry| sum + entry.wei)
+    }
+
+    /// What requests are charged, wei.
+    fn charged(&self) -> U256 {
+        self.changes.iter().fold(U256::ZERO, |sum, change| sum + change.charged_wei)
+    }
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let budget = Some(Budget { limit_wei: U256::from(BUDGET), period: std::time::Duration::ZERO });
+        let policy = TenantPolicy { budget, ..TenantPolicy::new("shop") };
+        let tenants = BTreeMap::from([("shop".to_owned(), policy)]);
+        let tenants = Arc::new(Tenants::new(tenants, OpenLimits::default(), false));
+        let ledger = tempfile::tempdir().unwrap();
+        let (mut service, journal) = service(&ledger.path().join("ledger.db"), &tenants).await;
+        let quote = Fees { max_fee_per_gas: 2 * GWEI, max_priority_fee_per_gas: 0 };
+        service.price = Some(Price { next_base_fee: GWEI, quote });
+        let all: Vec<_> = (1..4).map(|user| request(user, 0, Address::repeat_byte(0xaa))).collect();
+        let tenant = tenants.get("shop").unwrap();
+        let lane = service.lanes[0].machine.id();
+        for (request, seq) in all.iter().zip(1..) {
+            let params = service.shared.params;
+            let gas = params.member_gas(request);
+            let reserved_wei = U256::from(params.reserved_gas(gas)) * U256::from(CEILING);
+            tenants.reserve(&tenant, &claim(&tenant.name, request, reserved_wei), None, clock::now()).unwrap();
+            tenants.accepted(&tenant, request.id());
+            let entry = QueuedRequest {
+                request: Arc::clone(request),
+                tenant: tenant.name.clone(),
+                seq,
+                accepted_at: clock::now(),
+                gas,
+                bytes: params.member_bytes(request),
+                ceiling_wei_per_gas: CEILING,
+                first_ceiling_wei_per_gas: CEILING,
+                reserved_wei,
+                spent_wei: U256::ZERO,
+                company: Company::Named,
+                simulations: 0,
+                batch_failures: 0,
+                due: request.deadline(),
+                is_late: false,
+                refusals: Refusals::default(),
+            };
+            service.queue.push_in_flight(entry, lane);
+        }
+        Self { service, journal, tenants, all, _ledger: ledger }
+    }
+
+    fn id(&self, user: usize) -> RequestId {
+        self.all[user].id()
+    }
+
+    fn batch(&self, nonce: u64) -> BatchId {
+        BatchId { lane: self.service.lanes[0].machine.id(), nonce }
+    }
+
+    /// Its transaction in a block, in which `executed` were.
+    fn receipt(nonce: u64, gas_used: u64, price: u128, executed: &[&Arc<VerifiedRequest>]) -> TxReceipt {
+        let log = |request: &&Arc<VerifiedRequest>| {
+            let (_, signer, nonce) = request.sequence().unwrap();
+            let event = ExecutedForwardRequest { signer, nonce: U256::from(nonce), success: true };
+            Log { address: FORWARDER, data: event.encode_log_data() }
+        };
+        TxReceipt {
+            hash: B256::with_last_byte(u8::try_from(nonce).unwrap() + 1),
+            block_number: BLOCK,
+            block_hash: B256::repeat_byte(0xb1),
+            is_success: true,
+            gas_used,
+            effective_gas_price: price,
+            extra_fee_wei: U256::ZERO,
+            logs: executed.iter().map(log).collect(),
+        }
+    }
+
+    /// `members` are in a transaction under `nonce`, which is in a block.
+    fn included(&mut self, nonce: u64, members: &[usize], receipt: &TxReceipt) {
+        let members: Vec<_> = members.iter().map(|user| Arc::clone(&self.all[*user])).collect();
+        let weights = members.iter().map(|member| self.service.shared.params.member_gas(member)).collect();
+        let record = BatchRecord {
+            id: self.batch(nonce),
+            state: BatchState::Included,
+            to: FORWARDER,
+            value: U256::ZERO,
+            gas_limit: 10_000_000,
+            deadline: members[0].deadline(),
+            ceiling_wei_per_gas: CEILING,
+            trigger: "full".to_owned(),
+            created_at: clock::now(),
+            included_hash: Some(receipt.hash),
+            block: Some((receipt.block_number, receipt.block_hash)),
+            gas_used: None,
+            cost_wei: None,
+        };
+        let key = VehicleKey::Forwarder(FORWARDER);
+        let outcomes = decode(key, &members, receipt.is_success, &receipt.logs);
+        let mut flight = Flight::new(key, members, weights, record);
+        flight.is_planned = true;
+        let (kind, receipt) = (AttemptKind::Payload, receipt.clone());
+        flight.mined = Some(Mined { kind, receipt, outcomes, ask_at: None });
+        self.service.lanes[0].flights.insert(nonce, flight);
+    }
+
+    fn flight(&mut self) -> &mut Flight {
+        self.service.lanes[0].flights.get_mut(&0).unwrap()
+    }
+
+    /// A majority shows the first transaction, and that these users' nonces are unused.
+    fn shown(&mut self, unused: &[usize]) -> Option<Told> {
+        let user = |user: &usize| {
+            let (forwarder, signer, nonce) = self.all[*user].sequence().unwrap();
+            ((forwarder, signer), nonce)
+        };
+        let unused = unused.iter().map(user).collect();
+        let hash = self.flight().mined.as_ref().unwrap().receipt.hash;
+        self.service.on_shown(clock::now(), &Shown { lane: 0, nonce: 0, hash, is_shown: true, unused });
+        self.told()
+    }
+
+    /// A nonce is final, taken by `receipt` or by somebody else. Nobody's own nonce is used.
+    fn settled(&mut self, nonce: u64, receipt: Option<TxReceipt>) -> Told {
+        let flight = self.service.lanes[0].flights.remove(&nonce).unwrap();
+        let kind = receipt.as_ref().map(|_| AttemptKind::Payload);
+        let nonces = flight.members.iter().filter_map(|member| member.sequence());
+        let nonces = nonces.map(|(forwarder, signer, nonce)| ((forwarder, signer), nonce)).collect();
+        let receipt = receipt.map(Box::new);
+        let settlement = Settlement { id: self.batch(nonce), flight, kind, receipt, earlier: None };
+        self.service.conclude(clock::now(), settlement, &nonces);
+        self.told().expect("a write")
+    }
+
+    /// The next write, which is durable now.
+    fn told(&mut self) -> Option<Told> {
+        let entry = self.journal.try_recv().ok()?;
+        let _ = entry.done.send(Vec::new());
+        let mut writes = entry.writes.into_iter();
+        let Some(Write::Batch { changes, bill, .. }) = writes.next() else { panic!("what a batch did") };
+        Some(Told { changes, bill })
+    }
+
+    fn spent(&self, user: usize) -> U256 {
+        self.service.queue.get(self.id(user)).unwrap().spent_wei
+    }
+
+    fn ceiling(&self, user: usize) -> u128 {
+        self.service.queue.get(self.id(user)).unwrap().ceiling_wei_per_gas
+    }
+
+    /// What the tenant's budget has left beside what is reserved, wei.
+    fn free(&self) -> U256 {
+        self.tenants.free("shop", 1, clock::now())
+    }
+
+    /// Lets what waits for a durable write go on.
+    async fn go_on(&mut self) {
+        while self.service.tasks.join_next().await.is_some() {}
+    }
+
+    fn head(&mut self, number: u64) {
+        let quote = self.service.price.unwrap().quote;
+        let head = HeadInfo { number, timestamp_s: 0, next_base_fee: GWEI, quote, final_block: None };
+        self.service.head = Some(head);
+    }
+
+    /// Whether a majority is asked at this head.
+    fn asks(&mut self, number: u64) -> bool {
+        self.head(number);
+        let before = self.service.tasks.len();
+        self.service.look_at_left_out(clock::now());
+        self.service.tasks.len() > before
+    }
+}
+
+fn wei(gas: u64, price: u128) -> U256 {
+    U256::from(gas) * U256::from(price)
+}
+
+/// The only one that was skipped bears what no simulation showed: all that it reserved.
+#[tokio::test]
+async fn who_can_pay_no_other_try_stays_and_ends_with_its_transaction() {
+    let mut scene = Scene::new().await;
+    let receipt = Scene::receipt(0, 6_000_000, GWEI, &[&scene.all[0], &scene.all[1]]);
+    scene.included(0, &[0, 1, 2], &receipt);
+    let told = scene.shown(&[2]).expect("what was drawn");
+    assert_eq!(told.changes, [], "it stays where it is");
+    assert!(!scene.service.queue.is_waiting(scene.id(2)));
+    let reserved = scene.service.queue.get(scene.id(2)).unwrap().reserved_wei;
+    assert_eq!((scene.spent(2), scene.ceiling(2)), (reserved, 0));
+    let id = scene.id(2);
+    let told = scene.settled(0, Some(receipt));
+    let change = told.of(id).unwrap();
+    assert_eq!((change.to, change.reason), (Status::Rejected, Some(Reason::ReservationSpent)));
+    assert_eq!((change.reach, change.charged_wei), (Reach::Batch, reserved), "once");
+    assert_eq!(told.charged() + told.borne(), wei(6_000_000, GWEI));
+    assert!(scene.service.queue.get(id).is_none());
+}
+
+/// A reorganisation lets somebody else's transaction have the nonce, so what was drawn was never paid.
+#[tokio::test]
+async fn what_was_drawn_is_given_back_where_nothing_was_paid() {
+    let mut scene = Scene::new().await;
+    let receipt = Scene::receipt(0, USUAL, GWEI, &[&scene.all[0], &scene.all[1]]);
+    scene.included(0, &[0, 1, 2], &receipt);
+    let told = scene.shown(&[2]).expect("it leaves");
+    let id = scene.id(2);
+    assert_eq!(told.of(id).map(|change| (change.to, change.charged_wei)), Some((Status::Queued, U256::ZERO)));
+    assert!(scene.spent(2) > U256::ZERO && scene.ceiling(2) < CEILING);
+    let told = scene.settled(0, None);
+    assert_eq!((told.charged(), told.borne()), (U256::ZERO, U256::ZERO));
+    assert_eq!((scene.spent(2), scene.ceiling(2)), (U256::ZERO, CEILING));
+    assert!(scene.service.queue.is_waiting(id));
+}
+
+/// The other branch has it at another price, or executes it: the first price counts no more.
+#[tokio::test]
+async fn what_was_drawn_is_set_anew_by_the_branch_that_stays() {
+    for is_executed in [false, true] {
+        let mut scene = Scene::new().await;
+        let first = Scene::receipt(0, USUAL, 8 * GWEI, &[&scene.all[0], &scene.all[1]]);
+        scene.included(0, &[0, 1, 2], &first);
+        scene.shown(&[2]).expect("it leaves");
+        let drawn = scene.spent(2);
+        let (held, id) = (scene.free(), scene.id(2));
+        let executed: Vec<_> = scene.all.iter().take(if is_executed { 3 } else { 2 }).collect();
+        let second = Scene::receipt(0, USUAL, GWEI, &executed);
+        let told = scene.settled(0, Some(second));
+        assert_eq!(told.charged() + told.borne(), wei(USUAL, GWEI));
+        let change = told.of(id).unwrap().clone();
+        assert!(!change.charged_wei.is_zero() && change.charged_wei < drawn);
+        scene.go_on().await;
+        if is_executed {
+            assert_eq!((change.to, change.reach), (Status::Finalized, Reach::Anywhere));
+            assert_eq!(scene.free() + wei(USUAL, GWEI), U256::from(BUDGET), "what it cost, and nothing else");
+        } else {
+            assert_eq!((change.to, change.reach), (Status::Queued, Reach::Cost));
+            assert_eq!(scene.spent(2), change.charged_wei, "not {drawn} too");
+            let reserved = scene.service.queue.get(id).unwrap().reserved_wei;
+            assert_eq!(scene.free() + reserved + told.charged() - change.charged_wei, U256::from(BUDGET));
+            assert!(scene.free() > held);
+        }
+    }
+}
+
+/// What no member bears is the tenant's: when that is final, and only then.
+#[tokio::test]
+async fn an_account_is_charged_once_however_early_somebody_leaves() {
+    let mut scene = Scene::new().await;
+    // Two are skipped, so that none of them is found guilty.
+    let receipt = Scene::receipt(0, 3_000_000, GWEI, &[&scene.all[0]]);
+    scene.included(0, &[0, 1, 2], &receipt);
+    let before = scene.free();
+    let told = scene.shown(&[1, 2]).expect("both leave");
+    assert_eq!(told.changes.len(), 2);
+    assert_eq!((scene.free(), told.bill.is_none()), (before, true), "nothing is charged yet");
+    let drawn = [scene.spent(1), scene.spent(2)];
+    let ids = [scene.id(1), scene.id(2)];
+    let told = scene.settled(0, Some(receipt));
+    assert!(told.borne() > U256::ZERO);
+    assert_eq!(before - scene.free(), told.borne(), "once");
+    assert_eq!(told.charged() + told.borne(), wei(3_000_000, GWEI));
+    assert_eq!(ids.map(|id| told.of(id).unwrap().charged_wei), drawn, "as was drawn");
+    assert_eq!([scene.spent(1), scene.spent(2)], drawn, "not twice");
+    // They are executed in a transaction of their own.
+    let again = Scene::receipt(1, USUAL, GWEI, &[&scene.all[1], &scene.all[2]]);
+    scene.included(1, &[1, 2], &again);
+    scene.settled(1, Some(again));
+    scene.go_on().await;
+    assert_eq!(scene.free() + wei(3_000_000 + USUAL, GWEI), U256::from(BUDGET), "all that left the lane, once");
+}
+
+/// A majority that tells no nonce of a user today may tell it later: it is asked again, ever more rarely.
+#[tokio::test]
+async fn a_nonce_that_no_majority_tells_is_asked_for_again() {
+    let mut scene = Scene::new().await;
+    let receipt = Scene::receipt(0, USUAL, GWEI, &[&scene.all[0]]);
+    scene.included(0, &[0, 1, 2], &receipt);
+    scene.flight().mined.as_mut().unwrap().ask_at = Some(BLOCK + 2);
+    assert!(!scene.asks(BLOCK + 1), "not deep enough");
+    assert!(scene.asks(BLOCK + 2));
+    assert!(!scene.asks(BLOCK + 3), "while it is being asked");
+    scene.head(BLOCK + 2);
+    let told = scene.shown(&[1]).expect("one leaves");
+    assert_eq!(told.changes.len(), 1);
+    // Once for each doubling: until 1 000 blocks deep eight times more.
+    let mut asked = Vec::new();
+    for head in BLOCK + 3..BLOCK + 1_000 {
+        if scene.asks(head) {
+            asked.push(head + 1 - BLOCK);
+            assert!(scene.shown(&[]).is_none());
+        }
+    }
+    assert_eq!(asked, [6, 12, 24, 48, 96, 192, 384, 768]);
+    assert!(scene.asks(BLOCK + 2_000));
+    let told = scene.shown(&[2]).expect("the other one leaves at last");
+    assert_eq!(told.changes.iter().map(|change| change.id).collect::<Vec<_>>(), [scene.id(2)]);
+    assert!(!scene.asks(BLOCK + 10_000), "nothing is left to ask");
+}
+
+/// Who left may be in another transaction by now, whatever is asked about those who stayed.
+#[tokio::test]
+async fn who_left_is_not_taken_out_of_where_it_is() {
+    let mut scene = Scene::new().await;
+    let receipt = Scene::receipt(0, USUAL, GWEI, &[&scene.all[0]]);
+    scene.included(0, &[0, 1, 2], &receipt);
+    scene.shown(&[1]).expect("it leaves");
+    let (spent, id) = (scene.spent(1), scene.id(1));
+    assert!(scene.service.queue.is_waiting(id));
+    let entry = scene.service.queue.remove(id, false).unwrap();
+    let lane = scene.service.lanes[0].machine.id();
+    scene.service.queue.push_in_flight(entry, lane);
+    // Its user is told again.
+    let told = scene.shown(&[1, 2]).expect("the other one leaves");
+    assert_eq!(told.changes.iter().map(|change| change.id).collect::<Vec<_>>(), [scene.id(2)]);
+    assert!(!scene.service.queue.is_waiting(id));
+    assert_eq!(scene.spent(1), spent);
+}

@@ -1,0 +1,91 @@
+//! Whose batches are simulated at a head.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+/// The simulations of batches at one head: at most so many (`chain.simulations_per_head`), and of these each tenant has a share
+/// by weight. What others do not need goes round.
+#[derive(Debug, Default)]
+pub(super) struct SimulationTurns {
+    head: Option<u64>,
+    limit: u32,
+    /// Of all tenants together.
+    weights: u64,
+    used: BTreeMap<Arc<str>, u32>,
+    sum: u32,
+}
+
+impl SimulationTurns {
+    /// Begins anew at another head, with the sum of all tenants' weights then.
+    pub(super) fn at(&mut self, head: Option<u64>, limit: u32, weights: impl FnOnce() -> u64) {
+        if self.head != head || self.weights == 0 {
+            *self = Self { head, limit, weights: weights().max(1), ..Self::default() };
+        }
+    }
+
+    /// There is none left until the next head.
+    pub(super) const fn is_over(&self) -> bool {
+        self.sum >= self.limit
+    }
+
+    /// A batch of this tenant is simulated.
+    pub(super) fn take(&mut self, tenant: &Arc<str>) {
+        *self.used.entry(Arc::clone(tenant)).or_default() += 1;
+        self.sum = self.sum.saturating_add(1);
+    }
+
+    /// Tenants that had their share, by their weights: others go first. A share is at least one.
+    pub(super) fn satisfied(&self, weight: impl Fn(&str) -> u32) -> BTreeMap<String, ()> {
+        let has_its_share = |tenant: &str, used: u32| {
+            let share = u64::from(self.limit).saturating_mul(u64::from(weight(tenant))) / self.weights.max(1);
+            u64::from(used) >= share.max(1)
+        };
+        let satisfied = self.used.iter().filter(|(tenant, used)| has_its_share(tenant, **used));
+        satisfied.map(|(tenant, _)| (tenant.to_string(), ())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(turns: &SimulationTurns) -> Vec<String> {
+        turns.satisfied(|tenant| if tenant == "large" { 3 } else { 1 }).into_keys().collect()
+    }
+
+    #[test]
+    fn each_has_its_share_and_the_rest_goes_round() {
+        let mut turns = SimulationTurns::default();
+        let [large, small]: [Arc<str>; 2] = ["large".into(), "small".into()];
+        turns.at(Some(1), 8, || 4);
+        for _ in 0..2 {
+            turns.take(&small);
+        }
+        assert_eq!(names(&turns), ["small"], "two of eight are its quarter");
+        for _ in 0..5 {
+            turns.take(&large);
+        }
+        assert_eq!((names(&turns), turns.is_over()), (vec!["small".to_owned()], false));
+        turns.take(&large);
+        assert_eq!((names(&turns).len(), turns.is_over()), (2, true));
+        turns.at(Some(1), 8, || 4);
+        assert!(turns.is_over(), "until the next head");
+        turns.at(Some(2), 8, || 4);
+        assert_eq!((names(&turns).len(), turns.is_over()), (0, false));
+        // Nobody else wants any: what is left is whoever's who asks.
+        for _ in 0..8 {
+            assert!(!turns.is_over());
+            turns.take(&small);
+        }
+        assert!(turns.is_over());
+    }
+
+    #[test]
+    fn more_tenants_than_turns_have_one_each() {
+        let mut turns = SimulationTurns::default();
+        turns.at(None, 2, || 1_000);
+        turns.take(&"a".into());
+        assert_eq!((names(&turns), turns.is_over()), (vec!["a".to_owned()], false));
+        turns.take(&"b".into());
+        assert!(turns.is_over());
+    }
+}
