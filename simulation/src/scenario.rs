@@ -395,7 +395,9 @@ impl Scenario {
                 plan.nodes = 3;
                 hostility.gone_at_ms = second.within(3_000, 30_000);
                 hostility.has_no_simulation = true;
-                hostility.state_blocks = plan.finality + 8;
+                // Some providers have no state of a block any more when it becomes final.
+                let kept = [plan.finality + 8, plan.finality / 2 + 2];
+                hostility.state_blocks = *second.pick(&kept);
             }
         }
     }

@@ -408,7 +408,7 @@ impl ChainService {
                 .fee_cap(self.shared.spec.rpc_tx_fee_cap_wei)
                 .filter(|_| Protection::NodeLimits.is_on()),
             available_wei: None,
-            block_gas: self.pricing.block_gas(),
+            block_gas: self.pricing.block_gas(tuning),
         })
     }
 }

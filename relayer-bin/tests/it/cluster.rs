@@ -6,7 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alloy_primitives::{Address, B256};
+use alloy_primitives::{Address, B256, U256};
+use alloy_sol_types::SolCall as _;
 use hyper::Method;
 use serde_json::Value;
 use slackwater_benches::{
@@ -20,6 +21,7 @@ use slackwater_benches::{
     rng::Rng,
     wallet::{Crowd, SignedRequest},
 };
+use slackwater_contracts::guestbook::IGuestbook::{markCall, marksCall};
 
 use crate::stage::{PATIENCE, seed, submit_all, until};
 
@@ -140,6 +142,28 @@ async fn a_request_is_cancelled_at_any_instance() -> Result<()> {
     submit_all(&client, std::slice::from_ref(&first)).await?;
     assert_eq!(client.wait_terminal(first.id, PATIENCE).await?.status, "finalized");
     assert_eq!(delete(&first).await?.status, 409);
+    cluster.close().await
+}
+
+/// Two callers that ask for the same without an idempotency key mean two calls, though they ask two instances at the same time.
+#[tokio::test]
+async fn equal_calls_without_a_key_are_two_on_two_instances_too() -> Result<()> {
+    let cluster = cluster(2).extra(crate::calls::TENANT).raise().await?;
+    cluster.wait_owner().await?;
+    let tag = crate::calls::tag("equal", 0);
+    let body = Bytes::from(crate::calls::call(cluster.world.guestbook, &markCall { tag }, false).to_string());
+    let mut ids = BTreeSet::new();
+    for _ in 0..3 {
+        let clients = (cluster.client(0), cluster.client(1));
+        let (a, b) = tokio::join!(clients.0.submit(&body), clients.1.submit(&body));
+        ids.extend([a?.accepted()?.id, b?.accepted()?.id]);
+    }
+    assert_eq!(ids.len(), 6);
+    for id in ids {
+        assert_eq!(cluster.client(0).wait_terminal(id, PATIENCE).await?.status, "finalized");
+    }
+    let word = cluster.anvil.node().read(cluster.world.guestbook, marksCall { tag }.abi_encode()).await?;
+    assert_eq!(U256::from_be_slice(&word), U256::from(6));
     cluster.close().await
 }
 

@@ -148,7 +148,7 @@ fn s13_empty_slots() {
 
 #[test]
 fn s15_a_provider_is_gone() {
-    happened(&holds(Scenario::Gone, 0..HOSTILE_SEEDS), &["gone", "finalized"]);
+    happened(&holds(Scenario::Gone, 0..HOSTILE_SEEDS), &["gone", "state pruned", "finalized"]);
 }
 
 /// Each seed with and without the hostile tenant: what it costs others, and what they get.
