@@ -321,7 +321,8 @@ impl Scenario {
             }
             Self::Entangled => {
                 (plan.calls, plan.operations) = (0, 16);
-                plan.finality = 8;
+                // Longer than it takes until simulations refuse for good.
+                plan.finality = 14;
                 plan.users.truncate(2);
                 plan.max_batch = usize::try_from(rng.within(2, 6)).unwrap_or(2);
                 plan.slack_ms = 25_000..40_000;
@@ -329,7 +330,6 @@ impl Scenario {
                     foreign_spends: rng.within(2, 6),
                     takes_back_spends: true,
                     reorgs: rng.within(3, 12),
-                    any_attempt: 300,
                     ..plan.faults
                 };
             }

@@ -84,7 +84,11 @@ impl ChainService {
                 continue;
             }
             if self.shared.tuning.simulate && self.turns.is_over() {
-                if self.queue.waiting() > 0 {
+                if self.queue.waiting() > 0 && self.turns.tell() {
+                    tracing::debug!(
+                        ?head,
+                        "no more simulations at this head (`chain.simulations_per_head`): the rest waits"
+                    );
                     metrics::counter!("slackwater_simulations_put_off_total").increment(1);
                 }
                 return;

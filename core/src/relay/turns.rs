@@ -12,6 +12,8 @@ pub(super) struct SimulationTurns {
     weights: u64,
     used: BTreeMap<Arc<str>, u32>,
     sum: u32,
+    /// That there is none left was told.
+    is_told: bool,
 }
 
 impl SimulationTurns {
@@ -25,6 +27,11 @@ impl SimulationTurns {
     /// There is none left until the next head.
     pub(super) const fn is_over(&self) -> bool {
         self.sum >= self.limit
+    }
+
+    /// Whether that is to be told: once at each head.
+    pub(super) const fn tell(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_told, true)
     }
 
     /// A batch of this tenant is simulated.
@@ -69,7 +76,9 @@ mod tests {
         assert_eq!((names(&turns).len(), turns.is_over()), (2, true));
         turns.at(Some(1), 8, || 4);
         assert!(turns.is_over(), "until the next head");
+        assert!(turns.tell() && !turns.tell(), "once");
         turns.at(Some(2), 8, || 4);
+        assert!(turns.tell());
         assert_eq!((names(&turns).len(), turns.is_over()), (0, false));
         // Nobody else wants any: what is left is whoever's who asks.
         for _ in 0..8 {

@@ -78,6 +78,16 @@ fn s6_a_user_nonce_is_taken_back() {
     happened(&holds(Scenario::TakenBack, 0..SEEDS), &["user nonce spent", "reorg", "finalized"]);
 }
 
+/// What simulations refuse for good while an earlier transaction may have executed it is looked at again with each block, until it
+/// is known what became of it; else nobody would hold it.
+#[test]
+fn s6_what_an_earlier_transaction_may_have_executed_is_held() {
+    happened(&holds(Scenario::Entangled, 0..SEEDS), &["user nonce spent", "reorg", "finalized"]);
+    let forgotten = |seed| run_without(Scenario::Entangled, seed, Some(Protection::HoldEntangled));
+    let stuck = (0..SEEDS).map(forgotten).find_map(|report| report.violation).unwrap_or_default();
+    assert!(stuck.contains("stuck as queued"), "{stuck}");
+}
+
 /// A branch that is gone settles nothing, however many nodes still show it.
 #[test]
 fn s6_most_nodes_are_behind() {
@@ -246,6 +256,7 @@ const fn scenario_of(protection: Protection) -> Scenario {
         Protection::DemandedTip => Scenario::LeastTip,
         Protection::PricedOutYields => Scenario::PricedOut,
         Protection::BalanceAware => Scenario::Huge,
+        Protection::HoldEntangled => Scenario::Entangled,
         _ => Scenario::Crash,
     }
 }
