@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::{
     chain_service::{ChainService, Done, batch_hash},
+    company::is_surprise,
     dispatch::MAX_BATCH_FAILURES,
     lane_shell::Content,
     receipts::says_the_same,
@@ -66,9 +67,10 @@ impl ChainService {
                 }
                 mined.is_asked = true;
                 let left_out = flight.members.iter().zip(&mined.outcomes).filter(|(member, outcome)| {
+                    // Who left before is looked at again only for what its target showed.
                     **outcome == MemberOutcome::Untouched
                         && member.valid_until() > now
-                        && !flight.gone.contains(&member.id())
+                        && (flight.shown.accused.is_some() || !flight.gone.contains(&member.id()))
                 });
                 let users: Vec<(Address, Address)> = left_out
                     .filter_map(|(member, _)| member.sequence())
@@ -105,8 +107,22 @@ impl ChainService {
             return;
         }
         let (mined, record, drawn) = (mined.clone(), flight.record.clone(), flight.drawn.clone());
+        let (shown, gone) = (flight.shown.clone(), flight.gone.clone());
         let content =
             Content { until: 0, key: flight.key, members: flight.members.clone(), weights: flight.weights.clone() };
+        if let Some(accused) = shown.accused {
+            let members = content.members.iter().map(|member| &**member).zip(mined.outcomes.iter().copied());
+            let next =
+                |forwarder, signer| unused.iter().find(|(user, _)| *user == (forwarder, signer)).map(|(_, next)| *next);
+            if accused.has_failed || is_surprise(members, next) {
+                self.accuse(now, accused, shown.hash);
+                if !accused.is_named
+                    && let Some(flight) = self.lanes[*index].flights.get_mut(nonce)
+                {
+                    flight.shown.accused = None;
+                }
+            }
+        }
         let id = record.id;
         let kind = mined.kind;
         let (parts, _) = self.attribute(now, id, &content, &drawn, &mined.outcomes, Some((kind, &mined.receipt)));
@@ -123,7 +139,8 @@ impl ChainService {
             let is_unused = unused.iter().any(|(user, next)| *user == (forwarder, signer) && *next <= own);
             let failures = self.queue.get(request).map(|entry| entry.batch_failures);
             let may = failures.is_some_and(|failures| !is_payload || failures + 1 < MAX_BATCH_FAILURES);
-            if *outcome != MemberOutcome::Untouched || !is_unused || !may || member.valid_until() <= now {
+            let has_left = gone.contains(&request);
+            if *outcome != MemberOutcome::Untouched || has_left || !is_unused || !may || member.valid_until() <= now {
                 continue;
             }
             let drawn_wei = drawn.get(&request).copied().unwrap_or_default();
@@ -138,7 +155,11 @@ impl ChainService {
             let (batch, reason) = (batch_hash(id), reason.as_str().to_owned());
             decisions.push(Decision::Requeued { request: request.0, batch, reason });
         }
+        let targets = self.target_changes();
         if back.is_empty() {
+            if let Some(write) = targets {
+                self.note(vec![write], Vec::new());
+            }
             return;
         }
         let lane = &mut self.lanes[*index];
@@ -168,7 +189,7 @@ impl ChainService {
             bill: None,
             at: now,
         };
-        self.note(vec![write], decisions);
+        self.note(std::iter::once(write).chain(targets).collect(), decisions);
         self.dispatch(now);
     }
 
