@@ -47,6 +47,8 @@ pub enum Protection {
     Surroundings,
     /// A target that no policy names meets one signer's requests only, until it has a record (I13).
     NamedCompany,
+    /// A named target whose request surprised alone meets the same signer's requests only, for a while (I14).
+    SuspectTargets,
     /// What no request bears of a final transaction goes to an account (I12).
     EveryWei,
     /// What was burnt is not there for another try (I8).

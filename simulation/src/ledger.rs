@@ -10,7 +10,7 @@ use slackwater::{
         AccountRow, AttemptRecord, BatchRecord, CostRow, DecisionRow, Durable, EventFilter, EventRecord, Ledger,
         LedgerError, MemoryLedger, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
     },
-    request::{BatchId, LaneId, RequestId, Status},
+    request::{BatchId, LaneId, RequestId, Status, TargetRecord},
 };
 
 use crate::node::{Shared, lock};
@@ -168,6 +168,10 @@ impl Ledger for FaultyLedger {
 
     async fn counts(&self) -> Result<Vec<(u64, Status, u64)>, LedgerError> {
         self.inner.counts().await
+    }
+
+    async fn targets(&self, chain_id: u64) -> Result<Vec<TargetRecord>, LedgerError> {
+        self.inner.targets(chain_id).await
     }
 
     async fn meta(&self, key: &str) -> Result<Option<String>, LedgerError> {

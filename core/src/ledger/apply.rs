@@ -15,7 +15,7 @@ use super::record::{
 use crate::{
     protection::Protection,
     provenance::{Acceptance, Decision, Ending, Entry, Head},
-    request::{BatchId, LaneId, Reason, RequestId, Status},
+    request::{BatchId, LaneId, Reason, RequestId, Status, TargetRecord},
     time::Timestamp,
 };
 
@@ -111,6 +111,7 @@ impl Needs {
                 Write::Requests { changes, .. } => needs.requests.extend(changes.iter().map(|change| change.id)),
                 Write::Decision(_)
                 | Write::Decide { .. }
+                | Write::Targets { .. }
                 | Write::Meta { .. }
                 | Write::Summary { .. }
                 | Write::Fenced(..) => {}
@@ -204,6 +205,7 @@ pub(super) struct WorkingSet {
     pub(super) new_events: Vec<(u64, EventRecord)>,
     pub(super) new_decisions: Vec<DecisionRow>,
     pub(super) new_meta: BTreeMap<String, String>,
+    pub(super) new_targets: BTreeMap<(u64, Address), TargetRecord>,
     pub(super) new_accounts: Vec<NewAccount>,
 }
 
@@ -278,6 +280,10 @@ impl WorkingSet {
             Write::Requests { changes, at } => WriteOutcome::Applied(self.change_all(changes, None, at)),
             Write::Late { requests, at } => WriteOutcome::Applied(self.late(&requests, at)),
             Write::Decision(row) => self.decision(row),
+            Write::Targets { chain_id, records } => {
+                self.new_targets.extend(records.into_iter().map(|record| ((chain_id, record.target), record)));
+                WriteOutcome::Applied(Vec::new())
+            }
             Write::Meta { key, value } => {
                 self.new_meta.insert(key, value);
                 WriteOutcome::Applied(Vec::new())

@@ -17,7 +17,7 @@ use super::{
     apply::{Cursor, HOUR_MS, Key, MEMBERS_OF_CONTENT, Needs, NewAccount, Sequence, WorkingSet, holds_nonce},
 };
 use crate::{
-    request::{BatchId, LaneId, RequestId, Status, settlement::CostAccount},
+    request::{BatchId, LaneId, RequestId, Status, TargetRecord, settlement::CostAccount},
     time::Timestamp,
 };
 
@@ -45,6 +45,7 @@ struct Tables {
     accounts: Vec<NewAccount>,
     decisions: Vec<DecisionRow>,
     meta: BTreeMap<String, String>,
+    targets: BTreeMap<(u64, Address), TargetRecord>,
 }
 
 /// What outlives the [`MemoryLedger`]s that are opened on it, one after the other.
@@ -252,6 +253,8 @@ impl Tables {
         self.accounts.extend(set.new_accounts);
         self.decisions.extend(set.new_decisions);
         self.meta.extend(set.new_meta);
+        self.targets.extend(set.new_targets);
+        self.targets.retain(|_, record| !record.is_empty());
     }
 }
 
@@ -423,6 +426,14 @@ impl Ledger for MemoryLedger {
             counts.entry((record.chain_id, record.status as u8)).or_insert((record.status, 0)).1 += 1;
         }
         Ok(counts.into_iter().map(|((chain_id, _), (status, count))| (chain_id, status, count)).collect())
+    }
+
+    async fn targets(&self, chain_id: u64) -> Result<Vec<TargetRecord>, LedgerError> {
+        let tables = self.tables()?;
+        let here = tables.targets.iter().filter(|((chain, _), _)| *chain == chain_id);
+        let mut found: Vec<TargetRecord> = here.map(|(_, record)| *record).collect();
+        found.sort_by_key(|record| (record.seen_at, record.target));
+        Ok(found)
     }
 
     async fn meta(&self, key: &str) -> Result<Option<String>, LedgerError> {

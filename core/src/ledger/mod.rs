@@ -43,7 +43,7 @@ pub use record::{
 pub use sqlite::{SqliteConfig, SqliteLedger};
 
 use crate::{
-    request::{BatchId, LaneId, RequestId},
+    request::{BatchId, LaneId, RequestId, TargetRecord},
     time::Timestamp,
 };
 
@@ -236,6 +236,9 @@ pub trait Ledger: Send + Sync + std::fmt::Debug + 'static {
 
     /// Number of requests by (chain, status), without zeros. From running numbers: cheap enough to poll.
     async fn counts(&self) -> Result<Vec<(u64, crate::request::Status, u64)>, LedgerError>;
+
+    /// What targets of a chain have shown, by [`Write::Targets`]; the oldest first.
+    async fn targets(&self, chain_id: u64) -> Result<Vec<TargetRecord>, LedgerError>;
 
     /// A small value kept with the ledger, such as the identity's address.
     async fn meta(&self, key: &str) -> Result<Option<String>, LedgerError>;

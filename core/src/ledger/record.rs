@@ -9,7 +9,7 @@ pub use crate::lane::AttemptKind;
 use crate::{
     chain::Fees,
     provenance::Decision,
-    request::{BatchId, Reason, RequestId, Status, settlement::CostAccount},
+    request::{BatchId, Reason, RequestId, Status, TargetRecord, settlement::CostAccount},
     time::Timestamp,
 };
 
@@ -102,6 +102,13 @@ pub enum Write {
     /// database's clock, checked in the same transaction. Otherwise the outcome is [`WriteOutcome::Fenced`]. A ledger
     /// without leases refuses it always.
     Fenced(Fence, Box<Self>),
+    /// Keep what targets of a chain have shown, in the place of what was kept of them. An empty record is forgotten.
+    Targets {
+        /// Where.
+        chain_id: u64,
+        /// What.
+        records: Vec<TargetRecord>,
+    },
     /// Set a [`super::Ledger::meta`] value.
     Meta {
         /// Name.

@@ -12,7 +12,7 @@ use crate::{
         AccountRow, AttemptKind, AttemptRecord, BatchRecord, BatchState, CostRow, DecisionRow, EventRecord, FaultKind,
         LedgerError, RequestRecord, SpentRow, StorageFault,
     },
-    request::{BatchId, LaneId, Reason, RequestId, Status, settlement::CostAccount},
+    request::{BatchId, LaneId, Reason, RequestId, Status, TargetRecord, settlement::CostAccount},
     time::Timestamp,
 };
 
@@ -364,6 +364,18 @@ impl<'r> Cells<'r> {
         })
     }
 
+    /// All columns of `targets` but `chain_id`.
+    pub(super) fn target(&mut self) -> Result<TargetRecord, LedgerError> {
+        Ok(TargetRecord {
+            target: self.fixed()?,
+            clean_runs: self.u64()?,
+            surprises: self.u32()?,
+            suspect_until: self.instant()?,
+            shown_by: self.optional_fixed()?,
+            seen_at: self.instant()?,
+        })
+    }
+
     /// All columns of `decisions`.
     pub(super) fn decision(&mut self) -> Result<DecisionRow, LedgerError> {
         Ok(DecisionRow {
@@ -605,4 +617,15 @@ pub(super) fn bind_decision(args: &mut impl Bind, row: DecisionRow) {
     args.bytes(row.prev.as_slice());
     args.bytes(row.hash.as_slice());
     args.str(row.body);
+}
+
+/// A row of `targets`.
+pub(super) fn bind_target(args: &mut impl Bind, (chain_id, record): (u64, TargetRecord)) {
+    args.u64(chain_id);
+    args.bytes(record.target.as_slice());
+    args.u64(record.clean_runs);
+    args.int(Some(i64::from(record.surprises)));
+    args.u64(record.suspect_until.0);
+    args.optional_bytes(record.shown_by);
+    args.u64(record.seen_at.0);
 }

@@ -13,7 +13,7 @@ use super::{
     rows::{Cells, Row, batch_columns, payload_columns, request_columns, sum_accounts, sum_spent},
 };
 use crate::{
-    request::{BatchId, LaneId, RequestId, Status},
+    request::{BatchId, LaneId, RequestId, Status, TargetRecord},
     time::Timestamp,
 };
 
@@ -314,6 +314,15 @@ impl<S: SqlStore> Ledger for S {
             Ok((cells.u64()?, cells.status()?, cells.u64()?))
         };
         rows.iter().map(count).collect()
+    }
+
+    async fn targets(&self, chain_id: u64) -> Result<Vec<TargetRecord>, LedgerError> {
+        let query = Query::new(
+            "SELECT target, clean_runs, surprises, suspect_until_ms, shown_by, seen_at_ms FROM targets \
+             WHERE chain_id = $1 ORDER BY seen_at_ms, target",
+        );
+        let rows = self.fetch(query.int(chain_id.cast_signed())).await?;
+        rows.iter().map(|row| Cells::of("target", row).target()).collect()
     }
 
     async fn meta(&self, key: &str) -> Result<Option<String>, LedgerError> {

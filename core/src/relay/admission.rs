@@ -78,6 +78,8 @@ pub(super) struct ChainShared {
     pub(super) nonces: moka::future::Cache<(Address, Address), u64>,
     /// (forwarder, user) → the head at which all nodes were asked for that nonce.
     pub(super) agreed_at: moka::future::Cache<(Address, Address), u64>,
+    /// Targets by whether their code is theirs for good, as a majority told.
+    pub(super) contracts: moka::future::Cache<Address, bool>,
     pub(super) view: RwLock<ChainView>,
     /// Time to inclusion that a request is given for which nobody named one, and again when that is missed.
     pub(super) default_within: Duration,

@@ -124,6 +124,15 @@ pub(super) enum Done {
     Inspected {
         settlement: Box<Settlement>,
         nonces: BTreeMap<(Address, Address), u64>,
+        /// Which of its unnamed targets are contracts, of those of whom that was not known.
+        contracts: Vec<Address>,
+    },
+    /// Which targets of a clean transaction are contracts.
+    Contracts {
+        lane: usize,
+        nonce: u64,
+        hash: B256,
+        contracts: Vec<Address>,
     },
     /// What a majority says of a transaction that left somebody out.
     Shown(Shown),
@@ -523,7 +532,10 @@ impl ChainService {
                 self.on_simulated(now, lane, *candidate, simulation);
             }
             Done::Shown(shown) => self.on_shown(now, &shown),
-            Done::Inspected { settlement, nonces } => self.conclude(now, *settlement, &nonces),
+            Done::Inspected { settlement, nonces, contracts } => {
+                self.conclude(now, *settlement, &nonces, &contracts);
+            }
+            Done::Contracts { lane, nonce, hash, contracts } => self.on_contracts(now, lane, nonce, hash, &contracts),
             Done::Nonces { asked, found } => {
                 self.is_looking_up = false;
                 for ((forwarder, signer), nonce) in found {

@@ -5,11 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use alloy_primitives::{Address, B256, U256};
+use alloy_primitives::{B256, U256};
 use tokio::sync::oneshot;
 
 use super::{
     chain_service::{ChainService, Done, batch_hash, count_ended},
+    company::Shown,
     pricing::Foreseen,
     pruned, receipts,
     replan::Mined,
@@ -53,8 +54,8 @@ pub(super) struct Flight {
     pub(super) record: BatchRecord,
     /// The forecast by which it was composed.
     pub(super) foreseen: Option<Foreseen>,
-    /// Unnamed targets for which its inclusion counts as a clean transaction.
-    pub(super) clean: Vec<Address>,
+    /// What its block showed of its members' targets.
+    pub(super) shown: Shown,
     /// Its content is in the ledger.
     pub(super) is_planned: bool,
     /// Who left the nonce's earlier content, which every node refused.
@@ -102,7 +103,7 @@ impl Flight {
             weights,
             record,
             foreseen: None,
-            clean: Vec::new(),
+            shown: Shown::NOTHING,
             is_planned: false,
             left: Vec::new(),
             earlier: Vec::new(),
@@ -282,6 +283,7 @@ impl ChainService {
             Command::ReportFinal { nonce, kind, receipt } => {
                 let id = self.lanes[index].batch_id(nonce);
                 let mined = self.lanes[index].index_of(nonce, receipt.hash);
+                self.show_final(now, index, nonce, kind, mined, &receipt);
                 self.lanes[index].forget(nonce);
                 self.pricing.forget(index, nonce);
                 if let Some(flight) = self.lanes[index].flights.remove(&nonce) {
@@ -297,6 +299,7 @@ impl ChainService {
             Command::ReportLost { nonce } => {
                 let id = self.lanes[index].batch_id(nonce);
                 tracing::error!(batch = %id, "the nonce was consumed by a transaction that is not ours: somebody else uses the lane's key");
+                self.take_back(index, nonce);
                 self.lanes[index].forget(nonce);
                 self.pricing.forget(index, nonce);
                 if let Some(flight) = self.lanes[index].flights.remove(&nonce) {
@@ -305,6 +308,26 @@ impl ChainService {
             }
             Command::ReportRefused { nonce, class } => self.refused(now, index, nonce, class),
             Command::Alert(alert) => self.alert(index, &alert),
+        }
+    }
+
+    /// Where nothing told before that this transaction is in a block, notes what it shows.
+    fn show_final(
+        &mut self,
+        now: Timestamp,
+        index: usize,
+        nonce: u64,
+        kind: AttemptKind,
+        mined: Option<u32>,
+        receipt: &TxReceipt,
+    ) {
+        let Some(flight) = self.lanes[index].flights.get(&nonce) else { return };
+        let is_earlier = mined.is_some_and(|mined| flight.content_before(mined).is_some());
+        if kind != AttemptKind::Payload || is_earlier {
+            self.take_back(index, nonce);
+        } else if flight.shown.hash != receipt.hash {
+            let outcomes = decode(flight.key, &flight.members, receipt.is_success, &receipt.logs);
+            self.show(now, index, nonce, &outcomes, receipt);
         }
     }
 
@@ -343,7 +366,7 @@ impl ChainService {
                 cost_wei: None,
             },
             foreseen: None,
-            clean: Vec::new(),
+            shown: Shown::NOTHING,
             is_planned: false,
             left: Vec::new(),
             earlier: Vec::new(),
@@ -577,10 +600,14 @@ impl ChainService {
         tracing::warn!(batch = %id, "inclusion was taken back by a reorg");
         metrics::counter!("slackwater_reorged_batches_total").increment(1);
         if let Some(flight) = lane.flights.get_mut(&nonce) {
-            self.queue.unran(&std::mem::take(&mut flight.clean));
             flight.mined = None;
             flight.ids().for_each(|id| self.queue.note_in_block(id, false));
         }
+        self.take_back(index, nonce);
+        if let Some(write) = self.target_changes() {
+            self.note(vec![write], Vec::new());
+        }
+        let lane = &mut self.lanes[index];
         let gone =
             lane.flights.get_mut(&nonce).map(|flight| (flight.record.included_hash.take(), flight.record.block.take()));
         if let Some((Some(attempt), Some((block_number, block_hash)))) = gone {
@@ -630,11 +657,14 @@ impl ChainService {
             outcomes: outcomes.clone(),
             ask_at: Some(receipt.block_number.saturating_add(self.shared.tuning.replan_after_blocks.saturating_sub(1))),
         });
-        let gone = flight.gone.clone();
         if kind == AttemptKind::Payload && !is_earlier {
-            let has_skipped = outcomes.contains(&MemberOutcome::Untouched);
-            flight.clean = self.queue.ran(flight.ids(), receipt.is_success, has_skipped);
+            self.show(now, index, nonce, &outcomes, receipt);
+            self.prove(index, nonce);
+        } else {
+            self.take_back(index, nonce);
         }
+        let Some(flight) = self.lanes[index].flights.get(&nonce) else { return };
+        let gone = flight.gone.clone();
         let changes = flight
             .ids()
             .zip(&outcomes)
@@ -682,7 +712,8 @@ impl ChainService {
             bill: None,
             at: now,
         };
-        self.note(vec![write], vec![decision]);
+        let writes = std::iter::once(write).chain(self.target_changes()).collect();
+        self.note(writes, vec![decision]);
         let open =
             executed.iter().filter_map(|member| Some((self.queue.get(member.id())?.tenant.clone(), member.id())));
         self.tenants.included(open);

@@ -7,6 +7,7 @@ mod chain_service;
 mod chance;
 mod clock;
 mod cluster;
+mod company;
 mod data_fee;
 mod dispatch;
 mod error;

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::{
     chain_service::{ChainService, Done, batch_hash},
+    company::is_surprise,
     dispatch::MAX_BATCH_FAILURES,
     lane_shell::Content,
     receipts::says_the_same,
@@ -64,9 +65,10 @@ impl ChainService {
                 }
                 mined.ask_at = None;
                 let left_out = flight.members.iter().zip(&mined.outcomes).filter(|(member, outcome)| {
+                    // Who left before is looked at again only for what its target showed.
                     **outcome == MemberOutcome::Untouched
                         && member.valid_until() > now
-                        && !flight.gone.contains(&member.id())
+                        && (flight.shown.accused.is_some() || !flight.gone.contains(&member.id()))
                 });
                 let users: Vec<(Address, Address)> = left_out
                     .filter_map(|(member, _)| member.sequence())
@@ -116,9 +118,22 @@ impl ChainService {
             mined.ask_at = Some(head.saturating_add(depth));
         }
         let (mined, record, drawn) = (mined.clone(), flight.record.clone(), flight.drawn.clone());
-        let gone = flight.gone.clone();
+        let (shown, gone) = (flight.shown.clone(), flight.gone.clone());
         let content =
             Content { until: 0, key: flight.key, members: flight.members.clone(), weights: flight.weights.clone() };
+        if let Some(accused) = shown.accused {
+            let members = content.members.iter().map(|member| &**member).zip(mined.outcomes.iter().copied());
+            let next =
+                |forwarder, signer| unused.iter().find(|(user, _)| *user == (forwarder, signer)).map(|(_, next)| *next);
+            if accused.has_failed || is_surprise(members, next) {
+                self.accuse(now, accused, shown.hash);
+                if !accused.is_named
+                    && let Some(flight) = self.lanes[*index].flights.get_mut(nonce)
+                {
+                    flight.shown.accused = None;
+                }
+            }
+        }
         let id = record.id;
         let kind = mined.kind;
         let (parts, _) = self.attribute(now, id, &content, &drawn, &mined.outcomes, Some((kind, &mined.receipt)));
@@ -154,7 +169,11 @@ impl ChainService {
             let (batch, reason) = (batch_hash(id), reason.as_str().to_owned());
             decisions.push(Decision::Requeued { request: request.0, batch, reason });
         }
+        let targets = self.target_changes();
         if back.is_empty() {
+            if let Some(write) = targets {
+                self.note(vec![write], Vec::new());
+            }
             return;
         }
         let lane = &mut self.lanes[*index];
@@ -184,7 +203,7 @@ impl ChainService {
             bill: None,
             at: now,
         };
-        self.note(vec![write], decisions);
+        self.note(std::iter::once(write).chain(targets).collect(), decisions);
         self.dispatch(now);
     }
 

@@ -30,7 +30,7 @@ use crate::{
         settlement::ceiling_left,
         vehicle::{Company, Payload, VehicleKey, VehicleParams},
     },
-    schedule::{Queue, QueuedRequest, Refusals},
+    schedule::{Queue, QueuedRequest, RecordRule, Refusals},
     time::Timestamp,
 };
 
@@ -125,6 +125,8 @@ pub(super) async fn restore(
     if let Some(callers) = &chain.callers {
         queue.bind_calls(callers.clone());
     }
+    let rule = RecordRule { suspect: tuning.suspect, max_records: tuning.max_target_records };
+    queue.recall_targets(rule, ledger.targets(chain_id).await?);
     for tenant in tenants.iter() {
         queue.set_weight(&tenant.name, tenant.policy.weight);
     }

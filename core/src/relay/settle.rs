@@ -6,6 +6,7 @@ use alloy_primitives::{Address, U256};
 
 use super::{
     chain_service::{ChainService, Done, batch_hash, count_ended},
+    company::{Shown, contracts_among},
     dispatch::MAX_BATCH_FAILURES,
     lane_shell::{Content, Flight},
     simulate::settled_nonces,
@@ -69,7 +70,7 @@ struct LeftEarly {
 }
 
 impl ChainService {
-    /// Settles at once where the receipt says everything; otherwise looks at the users' nonces first.
+    /// Settles at once where the receipt says everything; otherwise looks at the users' nonces, and at targets' code, first.
     pub(super) fn settle(&mut self, now: Timestamp, settlement: Settlement) {
         let untouched: Vec<(Address, Address)> = settlement
             .outcomes()
@@ -81,21 +82,26 @@ impl ChainService {
             .filter_map(|(_, member)| member.sequence())
             .map(|(forwarder, signer, _)| (forwarder, signer))
             .collect();
-        if untouched.is_empty() {
-            self.conclude(now, settlement, &BTreeMap::new());
+        let unproven = settlement.flight.shown.unproven.clone();
+        if untouched.is_empty() && unproven.is_empty() {
+            self.conclude(now, settlement, &BTreeMap::new(), &[]);
             return;
         }
         let shared = self.shared.clone();
         let block = self.head.and_then(|head| head.final_block);
         self.tasks.spawn(async move {
+            let contracts = contracts_among(&shared, &unproven).await;
             // Without a majority's answer nothing can be said about them, so ask until there is one.
-            let nonces = settled_nonces(&shared, &untouched, block).await;
+            let nonces = match untouched.is_empty() {
+                true => Vec::new(),
+                false => settled_nonces(&shared, &untouched, block).await,
+            };
             let nonces = untouched
                 .into_iter()
                 .zip(nonces)
                 .filter_map(|(signer, nonce)| Some((signer, nonce?.at_least)))
                 .collect();
-            Done::Inspected { settlement: Box::new(settlement), nonces }
+            Done::Inspected { settlement: Box::new(settlement), nonces, contracts }
         });
     }
 
@@ -105,9 +111,12 @@ impl ChainService {
         now: Timestamp,
         settlement: Settlement,
         nonces: &BTreeMap<(Address, Address), u64>,
+        contracts: &[Address],
     ) {
         let outcomes = settlement.outcomes();
-        let Settlement { id, flight, kind, receipt, earlier } = settlement;
+        let Settlement { id, mut flight, kind, receipt, earlier } = settlement;
+        let shown = std::mem::replace(&mut flight.shown, Shown::NOTHING);
+        self.show_for_good(now, shown, &flight.members, &outcomes, nonces, contracts);
         let state = match kind {
             Some(AttemptKind::Payload) => BatchState::Finalized,
             Some(AttemptKind::Cancel) => BatchState::Cancelled,
@@ -245,7 +254,8 @@ impl ChainService {
             bill,
             at: now,
         };
-        let written = self.write(vec![write], decisions);
+        let writes = std::iter::once(write).chain(self.target_changes()).collect();
+        let written = self.write(writes, decisions);
         let settled = self.settled(written, costs_wei);
         self.tasks.spawn(async move {
             settled.await;

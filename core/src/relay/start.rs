@@ -56,6 +56,9 @@ use crate::{
     schedule::{PercentileOutlook, Queue},
 };
 
+/// How long it is believed that a target has no code of its own.
+const CODE_KEPT: Duration = Duration::from_secs(600);
+
 /// Blocks of fee history behind the percentile gate.
 const OUTLOOK_BLOCKS: usize = 200;
 
@@ -822,6 +825,7 @@ async fn build_service(
         warnings: health::cost_of_few(pool.len()).map(str::to_owned).into_iter().collect(),
         endpoints: pool.status(),
     };
+    let contracts_len = tuning.max_target_records as u64;
     let shared = Arc::new(ChainShared {
         spec,
         tuning,
@@ -834,6 +838,7 @@ async fn build_service(
         pauses: pauses.clone(),
         nonces: moka::future::Cache::new(NONCE_CACHE_LEN),
         agreed_at: moka::future::Cache::new(NONCE_CACHE_LEN),
+        contracts: moka::future::Cache::builder().max_capacity(contracts_len).time_to_live(CODE_KEPT).build(),
         default_within,
         view: RwLock::new(ChainView {
             door: DoorLimits::default(),

@@ -8,7 +8,7 @@ use crate::{
     forecast::{MAX_HORIZONS, MAX_STEPS},
     market::BookConfig,
     request::Unsimulated,
-    schedule::timing::MAX_SLACK,
+    schedule::{RecordRule, timing::MAX_SLACK},
 };
 
 /// When a request goes out, with regard to the price.
@@ -86,6 +86,11 @@ pub struct ChainTuning {
     /// Blocks, its own included, that a transaction is deep before forwards that it left out enter another one
     /// (`replan_after_blocks`): the chain's usual reorganisations are shorter.
     pub replan_after_blocks: u64,
+    /// Longest time that a named target is suspect after a surprise (`suspect_ms`): a 64th of it after the first, twice as long
+    /// after each further one.
+    pub suspect: Duration,
+    /// Most targets of which is remembered what they showed (`max_target_records`); whoever is forgotten is new again.
+    pub max_target_records: usize,
     /// Most attempts for one nonce (`max_attempts`).
     pub max_attempts: u32,
     /// Most contents of one nonce that every node refused (`max_refused_plans`); then it is cancelled.
@@ -190,6 +195,8 @@ impl ChainTuning {
             bump_after_blocks: 3,
             rebroadcast_after_blocks: 2,
             replan_after_blocks: spec.replan_after_blocks,
+            suspect: RecordRule::default().suspect,
+            max_target_records: RecordRule::default().max_records,
             max_attempts: 32,
             max_refused_plans: 32,
             max_refusals: 3,
@@ -259,7 +266,7 @@ impl ChainTuning {
 
     /// Keys that are 0 and must not be.
     pub(super) fn zeroes(&self) -> Vec<&'static str> {
-        let positive: [(&str, u128); 19] = [
+        let positive: [(&str, u128); 21] = [
             ("poll_interval_ms", self.poll_interval.as_millis()),
             ("subscribed_poll_interval_ms", self.subscribed_poll_interval.as_millis()),
             ("subscription_silence_ms", self.subscription_silence.as_millis()),
@@ -274,6 +281,8 @@ impl ChainTuning {
             ("bump_after_blocks", u128::from(self.bump_after_blocks)),
             ("rebroadcast_after_blocks", u128::from(self.rebroadcast_after_blocks)),
             ("replan_after_blocks", u128::from(self.replan_after_blocks)),
+            ("suspect_ms", self.suspect.as_millis()),
+            ("max_target_records", self.max_target_records as u128),
             ("max_attempts", u128::from(self.max_attempts)),
             ("max_refused_plans", u128::from(self.max_refused_plans)),
             ("max_refusals", u128::from(self.max_refusals)),

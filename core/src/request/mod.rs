@@ -16,6 +16,7 @@ pub mod settlement;
 mod signature;
 pub(crate) mod simulation;
 mod status;
+mod target;
 pub mod vehicle;
 mod verify;
 mod withdrawal;
@@ -27,6 +28,7 @@ pub use id::{BatchId, LaneId, ParseIdError, RequestId};
 pub use promise::Promise;
 pub use signature::{SignatureError, recover};
 pub use status::{Reason, Status};
+pub use target::TargetRecord;
 pub use verify::{
     Deadline, RequestKind, Submission, SubmissionKind, VerifiedRequest, VerifyContext, VerifyError, identify, verify,
 };

@@ -38,7 +38,7 @@ impl VehicleKey {
 /// money is at risk. Requests of different tenants never share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Company {
-    /// With all of its tenant's whose targets the tenant's policy names.
+    /// With all of its tenant's whose targets the tenant's policy names; while its target is suspect, with the same signer's only.
     Named,
     /// With the same signer's only, or with the same target's as far as that target's record reaches.
     Unnamed,

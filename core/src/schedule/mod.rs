@@ -33,3 +33,4 @@ pub use outlook::{FeeOutlook, PercentileOutlook};
 pub use pace::{Backlog, DueCounts, TenantPace};
 pub use paid::PaidTips;
 pub use queue::{Callers, ComposeLimits, Queue, QueuedRequest, Refusals, Selection, Short, Trigger};
+pub use targets::{Accused, RecordRule, Showing};

@@ -20,12 +20,13 @@ use super::{
     FeeOutlook,
     company::{Habit, Patience},
     pace::DueCounts,
-    targets::TargetRecords,
+    targets::{self, Accused, RecordRule, Showing, TargetRecords},
 };
 use crate::{
     protection::Protection,
     request::{
-        LaneId, RequestId, VerifiedRequest,
+        LaneId, RequestId, TargetRecord, VerifiedRequest,
+        outcome::MemberOutcome,
         vehicle::{Company, VehicleKey},
     },
     table::Table,
@@ -447,7 +448,7 @@ pub struct Queue {
     members: HashMap<(u64, Arc<str>), usize>,
     tenants: Table<Arc<str>, Box<TenantState>>,
     transactions: u64,
-    /// What unnamed targets showed on chain.
+    /// What targets showed on chain.
     targets: TargetRecords,
     /// Tenants whose requests are left out.
     paused: BTreeSet<Arc<str>>,
@@ -510,37 +511,64 @@ impl Queue {
         self.tenants.get_or_insert_with(tenant.into(), Box::default).weight = u64::from(weight.max(1));
     }
 
-    /// A transaction with these requests was included. A clean one (nothing failed as a whole, nobody was skipped) earns its
-    /// unnamed targets company; gives those for which it counts. One that failed as a whole, with requests to one target
-    /// only, costs that target what it has earned.
-    pub fn ran(
-        &mut self,
-        members: impl Iterator<Item = RequestId>,
-        is_success: bool,
-        has_skipped: bool,
-    ) -> Vec<Address> {
-        let entries = members.filter_map(|id| self.entries.get(&id));
-        let unnamed = entries.filter(|entry| entry.company == Company::Unnamed);
-        let mut targets: Vec<Address> = Vec::new();
-        for target in unnamed.map(|entry| entry.request.target()) {
-            if !targets.contains(&target) {
-                targets.push(target);
-            }
-        }
-        match (is_success, has_skipped, targets.as_slice()) {
-            (true, false, _) => targets.iter().for_each(|target| self.targets.ran(*target, true)),
-            (false, _, [target]) => {
-                self.targets.ran(*target, false);
-                targets.clear();
-            }
-            _ => targets.clear(),
-        }
-        targets
+    /// Starts from what targets have shown before.
+    pub fn recall_targets(&mut self, rule: RecordRule, records: Vec<TargetRecord>) {
+        self.targets = TargetRecords::recalled(rule, records);
+    }
+
+    /// What a transaction in a block, with these requests and outcomes, shows of its targets. Nothing is noted yet.
+    pub fn showing(&self, members: &[RequestId], outcomes: &[MemberOutcome], is_success: bool) -> Showing {
+        let known = |id: &RequestId| {
+            let entry = self.entries.get(id)?;
+            Some((entry.request.target(), entry.company))
+        };
+        targets::showing(&members.iter().map(known).collect::<Vec<_>>(), outcomes, is_success)
+    }
+
+    /// A transaction that is clean for these targets is in a block: each earns company.
+    pub fn ran(&mut self, targets: &[Address], now: Timestamp) {
+        targets.iter().for_each(|target| self.targets.ran(*target, now));
     }
 
     /// A reorg took back what [`Self::ran`] counted for these targets.
     pub fn unran(&mut self, targets: &[Address]) {
         targets.iter().for_each(|target| self.targets.unran(*target));
+    }
+
+    /// What [`Self::ran`] counted for these targets is final.
+    pub fn ran_for_good(&mut self, targets: &[Address], now: Timestamp) {
+        targets.iter().for_each(|target| self.targets.settled(*target, now));
+    }
+
+    /// The target surprised in a transaction of its own: one that no policy names loses its clean runs; one that is named is
+    /// suspect. Until when, if that is news; repeating it for the transaction with this hash changes nothing.
+    pub fn surprised(&mut self, accused: Accused, hash: B256, now: Timestamp) -> Option<Timestamp> {
+        if accused.is_named {
+            return self.targets.surprised(accused.target, hash, now);
+        }
+        self.targets.lost(accused.target);
+        None
+    }
+
+    /// A reorg took back what [`Self::surprised`] noted of a named target for the transaction with this hash.
+    pub fn unsurprised(&mut self, target: Address, hash: B256) {
+        self.targets.unsurprised(target, hash);
+    }
+
+    /// Whether requests to `target` may share a transaction with the same signer's only, because it surprised.
+    pub fn is_suspect(&self, target: Address, now: Timestamp) -> bool {
+        self.targets.is_suspect(target, now)
+    }
+
+    /// Signers beyond the first with whom requests to `target` may share a transaction where no policy names it.
+    pub fn further_signers(&self, target: Address) -> usize {
+        self.targets.further_signers(target)
+    }
+
+    /// Records of targets that have changed since this was last asked, to be kept. An [empty](TargetRecord::is_empty) one is to be
+    /// forgotten.
+    pub fn take_target_changes(&mut self) -> Vec<TargetRecord> {
+        self.targets.take_changes()
     }
 
     /// Requests that wait.

@@ -1,54 +1,262 @@
-//! What targets that no policy names have shown on chain: how much company their requests get.
+//! What targets have shown on chain: how much company their requests get.
 //!
 //! A contract can behave in every simulation and burn all gas on chain, so its past says little about its next transaction. It
-//! bounds what is risked: after `n` clean transactions its requests travel with those of `n` more signers, all of one tenant,
-//! whose budget pays.
+//! bounds what is risked. One that no policy names earns company: after `n` clean transactions its requests travel with those
+//! of `n` more signers, all of one tenant, whose budget pays. One that is named is trusted, until a request to it *surprises*
+//! alone: then it is suspect, and its requests share with the same signer's only.
+//!
+//! # A worked example
+//! With a longest suspicion of a day, a named target is suspect for 22.5 minutes after its first surprise, 45 after the second,
+//! and for a day after the seventh and every further one.
 
-use std::collections::{HashMap, VecDeque};
+use std::{collections::HashMap, time::Duration};
 
-use alloy_primitives::Address;
+use alloy_primitives::{Address, B256};
 
-/// Targets that are remembered. One that is forgotten is new again.
-const MAX_TARGETS: usize = 10_000;
+use crate::{
+    protection::Protection,
+    request::{TargetRecord, outcome::MemberOutcome, vehicle::Company},
+    table::Table,
+    time::Timestamp,
+};
 
-/// Clean transactions by target.
+/// The first suspicion is so small a part of the longest one.
+const FIRST_PART: u32 = 64;
+
+/// How long targets are suspect, and how many are remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordRule {
+    /// Longest suspicion (`suspect_ms`): the first is a 64th of it, each further one twice as long.
+    pub suspect: Duration,
+    /// Most targets with a record (`max_target_records`). One that is forgotten is new again; those that surprised are forgotten
+    /// last.
+    pub max_records: usize,
+}
+
+impl Default for RecordRule {
+    fn default() -> Self {
+        Self { suspect: Duration::from_secs(24 * 3_600), max_records: 10_000 }
+    }
+}
+
+impl RecordRule {
+    /// How long a target is suspect after so many surprises.
+    fn suspicion(&self, surprises: u32) -> Duration {
+        let times = match surprises {
+            0 => 0,
+            more => 1 << (more - 1).min(FIRST_PART.trailing_zeros()),
+        };
+        self.suspect.saturating_mul(times) / FIRST_PART
+    }
+}
+
+/// What one transaction in a block shows of its targets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Showing {
+    /// Unnamed targets for which it is a clean run, if they are contracts.
+    pub clean: Vec<Address>,
+    /// Whom its surprise is the doing of.
+    pub accused: Option<Accused>,
+}
+
+/// The only target of a transaction that failed as a whole, or that skipped somebody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accused {
+    /// The contract.
+    pub target: Address,
+    /// Its tenant's policy names it.
+    pub is_named: bool,
+    /// The transaction failed as a whole. Else it is a surprise only if who was skipped had an unused nonce, and none missing
+    /// before it.
+    pub has_failed: bool,
+}
+
+/// What a transaction shows whose members have these targets, with what their policies say of them: `None` where that is not
+/// known any more.
+pub(super) fn showing(members: &[Option<(Address, Company)>], outcomes: &[MemberOutcome], is_success: bool) -> Showing {
+    let is_left_out = outcomes.contains(&MemberOutcome::Untouched);
+    if is_success && !is_left_out {
+        let mut clean: Vec<Address> = Vec::new();
+        for (target, _) in members.iter().flatten().copied().filter(|known| known.1 == Company::Unnamed) {
+            if !clean.contains(&target) {
+                clean.push(target);
+            }
+        }
+        return Showing { clean, accused: None };
+    }
+    // Who takes the gas in a transaction with other targets, others may have to bear: only alone it is known.
+    let accused = || {
+        let (target, company) = (*members.first()?)?;
+        let is_named = company == Company::Named;
+        let is_of_its_own = members.iter().all(|known| *known == Some((target, company)));
+        (is_left_out && is_of_its_own && (!is_named || members.len() == 1)).then_some(Accused {
+            target,
+            is_named,
+            has_failed: !is_success,
+        })
+    };
+    Showing { clean: Vec::new(), accused: accused() }
+}
+
+/// What is known of one target.
+#[derive(Debug)]
+struct Known {
+    /// What is kept.
+    record: TargetRecord,
+    /// Clean runs in blocks that are not final.
+    pending: u64,
+    /// Runs among those in blocks that came before a surprise: they count no more.
+    forfeited: u64,
+}
+
+impl Known {
+    fn clean_runs(&self) -> u64 {
+        self.record.clean_runs.saturating_add(self.pending)
+    }
+
+    const fn place(&self) -> Place {
+        (self.record.surprises > 0, self.record.seen_at, self.record.target)
+    }
+}
+
+/// Who is forgotten first: those that never surprised, of them the one that was not seen for longest.
+type Place = (bool, Timestamp, Address);
+
+/// What targets have shown.
 #[derive(Debug, Default)]
 pub(super) struct TargetRecords {
-    clean: HashMap<Address, usize>,
-    /// Oldest first, for forgetting.
-    order: VecDeque<Address>,
+    rule: RecordRule,
+    known: HashMap<Address, Known>,
+    order: Table<Place, ()>,
+    /// Whose record is other than what is kept.
+    changed: Table<Address, ()>,
+    /// When the last suspicion ends.
+    suspects_until: Timestamp,
 }
 
 impl TargetRecords {
-    pub(super) fn ran(&mut self, target: Address, is_clean: bool) {
-        if !is_clean {
-            if let Some(runs) = self.clean.get_mut(&target) {
-                *runs = 0;
-            }
-            return;
+    /// With what was kept.
+    pub(super) fn recalled(rule: RecordRule, records: Vec<TargetRecord>) -> Self {
+        let mut all = Self { rule, ..Self::default() };
+        for record in records {
+            all.change(record.target, record.seen_at, |known| known.record = record);
+            all.suspects_until = all.suspects_until.max(record.suspect_until);
         }
-        if let Some(runs) = self.clean.get_mut(&target) {
-            *runs = runs.saturating_add(1);
-            return;
-        }
-        if self.order.len() >= MAX_TARGETS
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.clean.remove(&oldest);
-        }
-        self.order.push_back(target);
-        self.clean.insert(target, 1);
+        all
     }
 
-    pub(super) fn unran(&mut self, target: Address) {
-        if let Some(runs) = self.clean.get_mut(&target) {
-            *runs = runs.saturating_sub(1);
+    /// Changes what is known of a target; somebody else may be forgotten for it.
+    fn change<T>(&mut self, target: Address, now: Timestamp, change: impl FnOnce(&mut Known) -> T) -> T {
+        if let Some(known) = self.known.get(&target) {
+            self.order.remove(&known.place());
+        } else if self.known.len() >= self.rule.max_records
+            && let Some(((_, _, oldest), ())) = self.order.pop_first()
+            && self.known.remove(&oldest).is_some_and(|gone| !gone.record.is_empty())
+        {
+            self.changed.insert(oldest, ());
         }
+        let new = || Known { record: TargetRecord::new(target, now), pending: 0, forfeited: 0 };
+        let known = self.known.entry(target).or_insert_with(new);
+        known.record.seen_at = now;
+        let changed = change(known);
+        self.order.insert(known.place(), ());
+        changed
+    }
+
+    /// A clean transaction is in a block.
+    pub(super) fn ran(&mut self, target: Address, now: Timestamp) {
+        self.change(target, now, |known| known.pending += 1);
+    }
+
+    /// That block is gone.
+    pub(super) fn unran(&mut self, target: Address) {
+        let Some(known) = self.known.get_mut(&target) else { return };
+        let of = if known.forfeited > 0 { &mut known.forfeited } else { &mut known.pending };
+        *of = of.saturating_sub(1);
+    }
+
+    /// That block is final.
+    pub(super) fn settled(&mut self, target: Address, now: Timestamp) {
+        let counts = self.change(target, now, |known| {
+            if known.forfeited > 0 {
+                known.forfeited -= 1;
+                return false;
+            }
+            known.pending = known.pending.saturating_sub(1);
+            known.record.clean_runs += 1;
+            true
+        });
+        if counts {
+            self.changed.insert(target, ());
+        }
+    }
+
+    /// A surprise costs it what it has earned.
+    pub(super) fn lost(&mut self, target: Address) {
+        let Some(known) = self.known.get_mut(&target) else { return };
+        known.forfeited += std::mem::take(&mut known.pending);
+        if std::mem::take(&mut known.record.clean_runs) > 0 {
+            self.changed.insert(target, ());
+        }
+    }
+
+    /// The transaction with this hash surprised, by a request to this named target alone. Until when it is suspect for that;
+    /// `None` if that was known.
+    pub(super) fn surprised(&mut self, target: Address, hash: B256, now: Timestamp) -> Option<Timestamp> {
+        if self.known.get(&target).is_some_and(|known| known.record.shown_by == Some(hash)) {
+            return None;
+        }
+        self.lost(target);
+        let rule = self.rule;
+        let until = self.change(target, now, |Known { record, .. }| {
+            record.surprises = record.surprises.saturating_add(1);
+            let until = now.saturating_add(rule.suspicion(record.surprises));
+            record.suspect_until = record.suspect_until.max(until);
+            record.shown_by = Some(hash);
+            record.suspect_until
+        });
+        self.suspects_until = self.suspects_until.max(until);
+        self.changed.insert(target, ());
+        Some(until)
+    }
+
+    /// The block with that transaction is gone: it is suspect for no longer than it was for those before.
+    pub(super) fn unsurprised(&mut self, target: Address, hash: B256) {
+        let rule = self.rule;
+        let Some(known) = self.known.get(&target).filter(|known| known.record.shown_by == Some(hash)) else { return };
+        self.change(target, known.record.seen_at, |Known { record, .. }| {
+            let longer = rule.suspicion(record.surprises);
+            record.surprises = record.surprises.saturating_sub(1);
+            let shorter = rule.suspicion(record.surprises);
+            record.suspect_until = match record.surprises {
+                0 => Timestamp(0),
+                _ => record.suspect_until.saturating_sub(longer.saturating_sub(shorter)),
+            };
+            record.shown_by = None;
+        });
+        self.changed.insert(target, ());
+    }
+
+    /// Whether its requests may share with the same signer's only.
+    pub(super) fn is_suspect(&self, target: Address, now: Timestamp) -> bool {
+        now < self.suspects_until
+            && Protection::SuspectTargets.is_on()
+            && self.known.get(&target).is_some_and(|known| now < known.record.suspect_until)
     }
 
     /// Signers beyond the first with whom requests to `target` may share a transaction.
     pub(super) fn further_signers(&self, target: Address) -> usize {
-        self.clean.get(&target).copied().unwrap_or(0)
+        let runs = self.known.get(&target).map_or(0, Known::clean_runs);
+        usize::try_from(runs).unwrap_or(usize::MAX)
+    }
+
+    /// Records that are other than when this was last asked; an empty one is to be forgotten.
+    pub(super) fn take_changes(&mut self) -> Vec<TargetRecord> {
+        let changed = std::mem::take(&mut self.changed);
+        let record = |target: &Address| {
+            self.known.get(target).map_or(TargetRecord::new(*target, Timestamp(0)), |known| known.record)
+        };
+        changed.keys().map(record).collect()
     }
 }
 
@@ -56,28 +264,119 @@ impl TargetRecords {
 mod tests {
     use super::*;
 
+    const NOW: Timestamp = Timestamp(1_000_000);
+    const DAY: Duration = Duration::from_secs(24 * 3_600);
+
+    fn target(n: u64) -> Address {
+        Address::from_word(alloy_primitives::U256::from(n).into())
+    }
+
+    fn hash(n: u8) -> B256 {
+        B256::repeat_byte(n)
+    }
+
+    /// What would be kept.
+    fn kept(records: &mut TargetRecords) -> Vec<(Address, u64, u32)> {
+        let changes = records.take_changes();
+        changes.iter().map(|record| (record.target, record.clean_runs, record.surprises)).collect()
+    }
+
     #[test]
     fn company_grows_with_clean_runs_and_ends_with_a_surprise() {
-        let (target, mut records) = (Address::repeat_byte(1), TargetRecords::default());
+        let (target, mut records) = (target(1), TargetRecords::default());
         assert_eq!(records.further_signers(target), 0);
         for _ in 0..3 {
-            records.ran(target, true);
+            records.ran(target, NOW);
         }
         assert_eq!(records.further_signers(target), 3);
         records.unran(target);
         assert_eq!(records.further_signers(target), 2);
-        records.ran(target, false);
+        records.lost(target);
         assert_eq!(records.further_signers(target), 0);
     }
 
     #[test]
-    fn the_oldest_is_forgotten() {
-        let mut records = TargetRecords::default();
-        let target = |n: usize| Address::from_word(alloy_primitives::U256::from(n).into());
-        for n in 0..=MAX_TARGETS {
-            records.ran(target(n), true);
+    fn what_is_kept_is_final() {
+        let (target, mut records) = (target(1), TargetRecords::default());
+        records.ran(target, NOW);
+        records.ran(target, NOW);
+        assert!(records.take_changes().is_empty(), "no block is final");
+        records.settled(target, NOW);
+        assert_eq!(kept(&mut records), [(target, 1, 0)]);
+        assert_eq!(records.further_signers(target), 2);
+        // What ran before a surprise and is final after it earns nothing; what runs then does.
+        records.lost(target);
+        assert_eq!(kept(&mut records), [(target, 0, 0)]);
+        records.ran(target, NOW);
+        records.settled(target, NOW);
+        assert!(records.take_changes().is_empty());
+        records.settled(target, NOW);
+        assert_eq!(kept(&mut records), [(target, 1, 0)]);
+    }
+
+    #[test]
+    fn suspicion_doubles_up_to_its_longest() {
+        let (target, mut records) = (target(1), TargetRecords::default());
+        let mut now = NOW;
+        for n in 1..=9_u8 {
+            let until = records.surprised(target, hash(n), now).unwrap();
+            let expected = (DAY / 64 * (1 << (n - 1).min(6))).as_millis();
+            assert_eq!(u128::from(until.0 - now.0), expected, "surprise {n}");
+            assert!(records.is_suspect(target, now) && records.is_suspect(target, Timestamp(until.0 - 1)));
+            assert!(!records.is_suspect(target, until));
+            assert_eq!(records.surprised(target, hash(n), now), None, "the same transaction counts once");
+            now = until;
         }
-        assert_eq!((records.further_signers(target(0)), records.further_signers(target(1))), (0, 1));
-        assert_eq!((records.clean.len(), records.order.len()), (MAX_TARGETS, MAX_TARGETS));
+    }
+
+    #[test]
+    fn a_surprise_in_an_orphaned_block_is_taken_back() {
+        let (target, mut records) = (target(1), TargetRecords::default());
+        records.surprised(target, hash(1), NOW);
+        let first = records.take_changes();
+        records.surprised(target, hash(2), NOW);
+        records.unsurprised(target, hash(1));
+        assert_eq!(kept(&mut records), [(target, 0, 2)], "an older one stands");
+        records.unsurprised(target, hash(2));
+        let second = records.take_changes();
+        assert_eq!((second[0].surprises, second[0].suspect_until), (1, first[0].suspect_until));
+        // It comes again in another block, then goes for good.
+        records.surprised(target, hash(2), NOW);
+        records.unsurprised(target, hash(2));
+        let mut records = TargetRecords::recalled(RecordRule::default(), first);
+        records.unsurprised(target, hash(1));
+        assert!(!records.is_suspect(target, NOW));
+        assert_eq!(kept(&mut records), [(target, 0, 0)]);
+    }
+
+    #[test]
+    fn what_was_kept_counts_again() {
+        let (named, unnamed) = (target(1), target(2));
+        let mut records = TargetRecords::default();
+        records.surprised(named, hash(1), NOW);
+        records.ran(unnamed, NOW);
+        records.settled(unnamed, NOW);
+        let again = TargetRecords::recalled(RecordRule::default(), records.take_changes());
+        assert!(again.is_suspect(named, NOW) && !again.is_suspect(unnamed, NOW));
+        assert_eq!(again.further_signers(unnamed), 1);
+    }
+
+    #[test]
+    fn the_oldest_is_forgotten_and_those_that_surprised_last() {
+        let rule = RecordRule { max_records: 100, ..RecordRule::default() };
+        let mut records = TargetRecords::recalled(rule, Vec::new());
+        records.surprised(target(0), hash(1), NOW);
+        for n in 1..=100 {
+            records.ran(target(n), Timestamp(NOW.0 + n));
+            records.settled(target(n), Timestamp(NOW.0 + n));
+        }
+        assert!(records.is_suspect(target(0), NOW));
+        assert_eq!((records.further_signers(target(1)), records.further_signers(target(2))), (0, 1));
+        assert_eq!((records.known.len(), records.order.len()), (100, 100));
+        let changes = records.take_changes();
+        assert_eq!(
+            changes.iter().filter(|record| record.is_empty()).map(|record| record.target).collect::<Vec<_>>(),
+            [target(1)]
+        );
     }
 }

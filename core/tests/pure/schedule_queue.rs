@@ -14,10 +14,13 @@ use proptest::prelude::*;
 use slackwater::{
     Timestamp,
     request::{
-        LaneId, RequestId, VerifiedRequest,
+        LaneId, RequestId, TargetRecord, VerifiedRequest,
+        outcome::MemberOutcome,
         vehicle::{Company, VehicleKey},
     },
-    schedule::{ComposeLimits, FeeOutlook, Queue, QueuedRequest, Refusals, Selection, Trigger},
+    schedule::{
+        Accused, ComposeLimits, FeeOutlook, Queue, QueuedRequest, RecordRule, Refusals, Selection, Showing, Trigger,
+    },
 };
 
 const FORWARDER: Address = Address::repeat_byte(0xf0);
@@ -1189,18 +1192,130 @@ fn an_unnamed_target_earns_its_company() {
     fill(&mut queue, 0);
     let first = queue.compose(Timestamp(99_999), lane(0), &limits(), &ANY_PRICE).unwrap();
     assert_eq!(first.members.len(), 1);
-    assert_eq!(queue.ran(first.members.iter().copied(), true, false), [Address::repeat_byte(0x66)]);
+    let target = Address::repeat_byte(0x66);
+    let clean = queue.showing(&first.members, &[MemberOutcome::Executed], true);
+    assert_eq!(clean, Showing { clean: vec![target], accused: None });
+    queue.ran(&clean.clean, Timestamp(1));
     let second = queue.compose(Timestamp(99_999), lane(0), &limits(), &ANY_PRICE).unwrap();
     assert_eq!(second.members.len(), 2, "one clean transaction, one signer more");
     // A skip earns nothing, a reorg takes back, a failure as a whole forgets.
-    assert!(queue.ran(second.members.iter().copied(), true, true).is_empty());
-    queue.unran(&[Address::repeat_byte(0x66)]);
+    let skipped = queue.showing(&second.members, &[MemberOutcome::Executed, MemberOutcome::Untouched], true);
+    assert!(skipped.clean.is_empty());
+    queue.unran(&[target]);
     let third = queue.compose(Timestamp(99_999), lane(0), &limits(), &ANY_PRICE).unwrap();
     assert_eq!(third.members.len(), 1);
-    queue.ran(third.members.iter().copied(), true, false);
-    queue.ran(third.members.iter().copied(), false, true);
+    queue.ran(&[target], Timestamp(1));
+    let failed = queue.showing(&third.members, &[MemberOutcome::Untouched], false).accused.unwrap();
+    assert_eq!(failed, Accused { target, is_named: false, has_failed: true });
+    assert_eq!(queue.surprised(failed, B256::ZERO, Timestamp(1)), None, "nobody is suspect who has no name");
     let fourth = queue.compose(Timestamp(99_999), lane(0), &limits(), &ANY_PRICE).unwrap();
     assert_eq!(fourth.members.len(), 1);
+}
+
+/// A named target, by the transaction that surprised.
+fn suspect(queue: &mut Queue, target: u8, transaction: u8, at: Timestamp) -> Timestamp {
+    let accused = Accused { target: Address::repeat_byte(target), is_named: true, has_failed: false };
+    queue.surprised(accused, B256::repeat_byte(transaction), at).unwrap()
+}
+
+/// Forwards to a suspect and to a good target, of each of `signers` signers.
+fn beside_a_suspect(queue: &mut Queue, signers: u16, round: u64) {
+    for i in 0..signers {
+        let bad = QueuedRequest { company: Company::Named, ..unnamed(i, 2 * round, 0x66, "a", u64::from(2 * i)) };
+        let good =
+            QueuedRequest { company: Company::Named, ..unnamed(i, 2 * round + 1, 0x67, "a", u64::from(2 * i) + 1) };
+        queue.push(bad);
+        queue.push(good);
+        queue.set_chain_nonce(FORWARDER, signer(i), 2 * round);
+    }
+}
+
+/// So long as it is suspect, a target that a policy names shares with the same signer's requests only.
+#[test]
+fn a_suspect_shares_with_its_own_signer_only() {
+    let mut queue = with_multicall();
+    let until = suspect(&mut queue, 0x66, 1, Timestamp(0));
+    assert_eq!(until, Timestamp(24 * 3_600_000 / 64));
+    beside_a_suspect(&mut queue, 4, 0);
+    for _ in 0..4 {
+        let selection = queue.compose(Timestamp(99_999), lane(0), &limits(), &ANY_PRICE).unwrap();
+        let signers: BTreeSet<_> =
+            selection.members.iter().map(|id| queue.get(*id).unwrap().request.sequence().unwrap().1).collect();
+        assert_eq!((signers.len(), selection.members.len()), (1, 2), "both of one signer");
+        assert_eq!(selection.trigger, Trigger::Full, "there is no company to wait for");
+    }
+    assert_eq!(queue.waiting(), 0);
+    // Clean runs elsewhere don't help a suspect: another tenant may not name it.
+    queue.ran(&[Address::repeat_byte(0x66); 8], Timestamp(0));
+    for i in 0..3 {
+        queue.push(unnamed(10 + i, 0, 0x66, "b", 100 + u64::from(i)));
+        queue.set_chain_nonce(FORWARDER, signer(10 + i), 0);
+    }
+    let sizes: Vec<usize> = sent(&mut queue).into_iter().map(|(_, size)| size).collect();
+    assert_eq!(sizes, [1; 3]);
+}
+
+#[test]
+fn a_suspicion_ends_and_the_next_is_longer() {
+    let mut queue = with_multicall();
+    let first = suspect(&mut queue, 0x66, 1, Timestamp(0));
+    assert!(queue.is_suspect(Address::repeat_byte(0x66), Timestamp(first.0 - 1)));
+    assert!(!queue.is_suspect(Address::repeat_byte(0x66), first));
+    let second = suspect(&mut queue, 0x66, 2, first);
+    assert_eq!(second.0 - first.0, 2 * first.0);
+    // Short enough that the requests are valid when it ends.
+    let rule = RecordRule { suspect: Duration::from_millis(64_000), ..RecordRule::default() };
+    queue.recall_targets(rule, Vec::new());
+    let until = suspect(&mut queue, 0x66, 1, Timestamp(0));
+    assert_eq!(until, Timestamp(1_000));
+    beside_a_suspect(&mut queue, 4, 0);
+    let selection =
+        queue.compose(until, lane(0), &ComposeLimits { urgent: Duration::from_secs(1_000), ..limits() }, &ANY_PRICE);
+    assert_eq!(selection.map(|selection| selection.members.len()), Some(8), "as ever");
+}
+
+/// What a restart reads back counts; what a reorg removed does not.
+#[test]
+fn what_targets_showed_is_kept() {
+    let mut queue = with_multicall();
+    suspect(&mut queue, 0x66, 1, Timestamp(5));
+    queue.ran(&[Address::repeat_byte(0x67); 2], Timestamp(6));
+    queue.ran_for_good(&[Address::repeat_byte(0x67)], Timestamp(7));
+    let kept = queue.take_target_changes();
+    assert_eq!(kept.len(), 2);
+    assert!(queue.take_target_changes().is_empty(), "once");
+    let mut again = with_multicall();
+    again.recall_targets(RecordRule::default(), kept);
+    assert!(again.is_suspect(Address::repeat_byte(0x66), Timestamp(5)));
+    assert_eq!(again.further_signers(Address::repeat_byte(0x67)), 1, "the second was not final");
+    again.unsurprised(Address::repeat_byte(0x66), B256::repeat_byte(1));
+    assert!(!again.is_suspect(Address::repeat_byte(0x66), Timestamp(5)));
+    assert!(again.take_target_changes().iter().all(TargetRecord::is_empty));
+}
+
+/// Whose doing a surprise is, is known only of one that had the transaction for itself.
+#[test]
+fn only_alone_a_target_is_accused() {
+    use MemberOutcome::{Executed, Failed, Untouched};
+    let mut queue = with_multicall();
+    let named = |i, target| QueuedRequest { company: Company::Named, ..unnamed(i, 0, target, "a", u64::from(i)) };
+    let entries =
+        [named(0, 0x66), named(1, 0x66), named(2, 0x67), unnamed(3, 0, 0x68, "a", 3), unnamed(4, 0, 0x68, "a", 4)];
+    let ids: Vec<_> = entries.iter().map(|entry| entry.request.id()).collect();
+    entries.into_iter().for_each(|entry| queue.push(entry));
+    let accused = |members: &[usize], outcomes: &[MemberOutcome], is_success| {
+        let members: Vec<_> = members.iter().map(|place| ids[*place]).collect();
+        queue.showing(&members, outcomes, is_success).accused.map(|accused| (accused.target[0], accused.is_named))
+    };
+    assert_eq!(accused(&[0], &[Untouched], true), Some((0x66, true)));
+    assert_eq!(accused(&[0], &[Untouched], false), Some((0x66, true)));
+    assert_eq!(accused(&[0], &[Failed], true), None, "a revert is no surprise");
+    assert_eq!(accused(&[0], &[Failed], false), None, "nor is that of a call in its own transaction");
+    assert_eq!(accused(&[0, 2], &[Untouched, Executed], true), None, "the other may have taken the gas");
+    assert_eq!(accused(&[0, 1], &[Untouched; 2], false), None, "they go on in smaller company");
+    assert_eq!(accused(&[3, 4], &[Untouched; 2], false), Some((0x68, false)));
+    assert_eq!(accused(&[3, 4], &[Executed, Untouched], true), Some((0x68, false)));
+    assert_eq!(accused(&[0, 3], &[Untouched; 2], false), None);
 }
 
 /// Other targets' requests never share with an unnamed one's, but for the same signer's.

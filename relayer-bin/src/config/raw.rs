@@ -474,6 +474,17 @@ pub struct RawChain {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000), extend("x-default" = "the preset's: 2 on Ethereum and most rollups, 4 on Polygon and Arbitrum; else 3"))]
     pub replan_after_blocks: Option<u64>,
+    /// Longest time that a target which `targets` names is suspect, and its requests share transactions with the same signer's
+    /// only: after a request to it alone did on chain what no simulation showed. A 64th of it after the first surprise, twice as
+    /// long after each further one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 31_536_000_000_u64), extend("x-default" = "86400000"))]
+    pub suspect_ms: Option<u64>,
+    /// Most targets of which is remembered what they showed on chain: clean runs and surprises. One that is forgotten is new
+    /// again; those that surprised are forgotten last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000), extend("x-default" = "10000"))]
+    pub max_target_records: Option<u64>,
     /// Most signed transactions for one nonce.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000), extend("x-default" = "32"))]

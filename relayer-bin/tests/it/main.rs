@@ -14,6 +14,7 @@ mod chaos;
 mod cli;
 mod clients;
 mod cluster;
+mod company;
 mod config;
 mod crash;
 mod deadlines;

@@ -70,7 +70,7 @@ fn told(state: &RequestState) -> Vec<&str> {
 
 impl Stage {
     /// A block in which the target denies, though not in the state before it nor in the one after it.
-    async fn mine_denying(&self) -> Result<()> {
+    pub(crate) async fn mine_denying(&self) -> Result<()> {
         self.overtake(self.world.nasty, &setTrustCall { mode: DENY }).await?;
         let data = Bytes::from(setTrustCall { mode: HONEST }.abi_encode());
         let from = self.node().accounts().await?[1];
@@ -101,7 +101,7 @@ impl Stage {
     }
 
     /// The signed bytes of a transaction that came to be sent.
-    fn sent(&self, hash: B256) -> Bytes {
+    pub(crate) fn sent(&self, hash: B256) -> Bytes {
         self.proxy().arrivals().into_iter().find(|arrival| arrival.hash == hash).expect("it was to be sent").raw
     }
 
@@ -564,7 +564,7 @@ async fn a_price_that_one_node_invents_is_paid_by_nobody() -> Result<()> {
 
 impl Stage {
     /// Lets the relayer do what it would do wrong: nothing tells when it does nothing.
-    async fn settled_down(&self) {
+    pub(crate) async fn settled_down(&self) {
         tokio::time::sleep(std::time::Duration::from_millis(150)).await;
     }
 }

@@ -194,7 +194,7 @@ impl LocalRelay {
                 let is_told =
                     matches!(answer, CallAnswer::Result(_)) || answer.class() == Some(RpcErrorClass::Reverted);
                 let nonce = answer.read::<Bytes>().and_then(|data| word(&data));
-                self.on_user_nonce(user, at, nonce);
+                self.on_user_nonce(now, user, at, nonce);
                 if is_told {
                     self.queue.note_lookup(now, &[user]);
                 }

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use alloy_primitives::Address;
 
-use crate::chain::{DEFAULT_DEADLINE_SKEW_S, DEFAULT_MAX_TX_BYTES, FinalityRule, Fork, ReplacementRule};
+use crate::{
+    chain::{DEFAULT_DEADLINE_SKEW_S, DEFAULT_MAX_TX_BYTES, FinalityRule, Fork, ReplacementRule},
+    schedule::RecordRule,
+};
 
 /// When a request that can wait goes out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +69,8 @@ pub struct LocalConfig {
     pub max_attempts: u32,
     /// Most contents of one nonce that the node refused; then it is cancelled.
     pub max_refused_plans: u32,
+    /// How long targets are suspect that surprised, and how many are remembered: in memory, until the page is left.
+    pub targets: RecordRule,
     /// No attempt offers more per gas.
     pub max_fee_ceiling_wei_per_gas: u128,
     /// Fixed cost of one forward request inside `executeBatch`, gas.
@@ -137,6 +142,7 @@ impl LocalConfig {
             rebroadcast_after_blocks: 2,
             max_attempts: 16,
             max_refused_plans: 8,
+            targets: RecordRule { max_records: 1_000, ..RecordRule::default() },
             max_fee_ceiling_wei_per_gas: 1_000_000_000_000,
             forward_overhead_gas: 45_000,
             cancel_gas: 21_000,
@@ -166,7 +172,7 @@ impl LocalConfig {
     /// The first [`ConfigError`].
     pub fn validate(&self) -> Result<(), ConfigError> {
         let ms = |time: Duration| u128::from(crate::time::millis(time));
-        let ranges: [(&'static str, u128, u128, u128); 15] = [
+        let ranges: [(&'static str, u128, u128, u128); 17] = [
             ("chain_id", self.chain_id.into(), 1, u64::MAX.into()),
             ("block_time_ms", ms(self.block_time), 1, 600_000),
             ("poll_interval_ms", ms(self.poll_interval), 10, 600_000),
@@ -178,6 +184,8 @@ impl LocalConfig {
             ("rebroadcast_after_blocks", self.rebroadcast_after_blocks.into(), 1, 1_000),
             ("max_attempts", self.max_attempts.into(), 2, 100),
             ("max_refused_plans", self.max_refused_plans.into(), 1, 100),
+            ("suspect_ms", ms(self.targets.suspect), 1, 31_536_000_000),
+            ("max_target_records", self.targets.max_records as u128, 1, 1_000_000),
             ("fee_history_blocks", self.fee_history_blocks.into(), 1, 1_024),
             ("tip_within_blocks", self.tip_within_blocks.into(), 1, 100),
             ("max_open", self.max_open as u128, 1, 10_000),

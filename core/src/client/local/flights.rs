@@ -332,6 +332,16 @@ impl LocalRelay {
         let costs = shares(cost, &weights);
         let has_failed = mined.is_some_and(|(_, receipt)| !receipt.is_success);
         let is_payload = mined.is_some_and(|(kind, _)| kind == AttemptKind::Payload);
+        if let Some((AttemptKind::Payload, receipt)) = mined {
+            let accused = self.queue.showing(&flight.ids(), &outcomes, receipt.is_success).accused;
+            // The only member: the page's targets are all named.
+            if let Some((accused, member)) = accused.zip(flight.members.first())
+                && (accused.has_failed || member.deadline() > now)
+                && flight.absent_weight.is_none()
+            {
+                self.accuse(now, member, accused, receipt.hash);
+            }
+        }
         for ((member, outcome), cost) in flight.members.iter().zip(&outcomes).zip(costs) {
             let id = member.id();
             let end = match outcome {

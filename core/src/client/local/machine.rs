@@ -167,13 +167,15 @@ impl LocalRelay {
             schedule: *config.fork.gas_schedule(),
             forward_overhead_gas: config.forward_overhead_gas,
         };
+        let mut queue = Queue::new();
+        queue.recall_targets(config.targets, Vec::new());
         Ok(Self {
             lane: Lane::restore(lane_config(&config, sender), None, Vec::new()),
             pricing: Pricing::new(&config),
             config,
             key,
             params,
-            queue: Queue::new(),
+            queue,
             entries: Table::new(),
             flights: Table::new(),
             signed: Table::new(),

@@ -4,7 +4,8 @@ use alloy_primitives::B256;
 
 use super::{calls::User, machine::LocalRelay, record::End};
 use crate::{
-    request::{Reason, RequestId, Status},
+    request::{Reason, RequestId, Status, VerifiedRequest},
+    schedule::Accused,
     table::Table,
     time::Timestamp,
 };
@@ -20,6 +21,8 @@ pub(super) struct Users {
     suspects: Table<User, ()>,
     /// A suspect's nonce, with the block at which it was read.
     read_at: Table<User, (u64, B256, u64)>,
+    /// Users whom a transaction of their own left out: their nonce, whose target is accused of it, and the transaction.
+    accusing: Table<User, (u64, Accused, B256)>,
     /// The user at whom the last look at gaps ended.
     gaps_after: Option<User>,
 }
@@ -47,9 +50,30 @@ impl LocalRelay {
         self.ask_user(now, user, None);
     }
 
-    pub(super) fn on_user_nonce(&mut self, user: User, at: Option<(u64, B256)>, nonce: Option<u64>) {
+    /// A final transaction of one request left it out. It is its target's doing unless the user's nonce was used elsewhere.
+    pub(super) fn accuse(&mut self, now: Timestamp, member: &VerifiedRequest, accused: Accused, hash: B256) {
+        match member.sequence() {
+            _ if accused.has_failed => {
+                self.queue.surprised(accused, hash, now);
+            }
+            Some((forwarder, signer, nonce)) if self.users.accusing.len() < self.config.max_open => {
+                self.users.accusing.insert((forwarder, signer), (nonce, accused, hash));
+            }
+            _ => {}
+        }
+        // Nothing is kept beyond the page.
+        self.queue.take_target_changes();
+    }
+
+    pub(super) fn on_user_nonce(&mut self, now: Timestamp, user: User, at: Option<(u64, B256)>, nonce: Option<u64>) {
         self.users.asking.remove(&user);
         let Some(nonce) = nonce else { return };
+        if let Some((own, accused, hash)) = self.users.accusing.remove(&user)
+            && own == nonce
+        {
+            self.queue.surprised(accused, hash, now);
+            self.queue.take_target_changes();
+        }
         let (forwarder, signer) = user;
         if let Some((number, hash)) = at
             && self.users.suspects.contains_key(&user)

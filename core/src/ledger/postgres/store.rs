@@ -12,7 +12,7 @@ use crate::{
         apply::{BatchEntry, Cursor, Needs, RequestEntry, SpentKey, WorkingSet, holds_nonce},
         rows::{
             Bind, Cells, batch_columns, bind_account, bind_attempt, bind_batch, bind_batch_change, bind_change,
-            bind_decision, bind_event, bind_request, payload_columns, request_columns,
+            bind_decision, bind_event, bind_request, bind_target, payload_columns, request_columns,
         },
     },
     request::LaneId,
@@ -120,6 +120,18 @@ static SET_META: Rows = Rows::new(
     "INSERT INTO meta (key, value) SELECT * FROM ",
     "tt",
     " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+);
+static SET_TARGETS: Rows = Rows::new(
+    "INSERT INTO targets (chain_id, target, clean_runs, surprises, suspect_until_ms, shown_by, seen_at_ms) SELECT * FROM ",
+    "nbnnnbn",
+    " ON CONFLICT (chain_id, target) DO UPDATE SET clean_runs = excluded.clean_runs, \
+     surprises = excluded.surprises, suspect_until_ms = excluded.suspect_until_ms, shown_by = excluded.shown_by, \
+     seen_at_ms = excluded.seen_at_ms",
+);
+static FORGET_TARGETS: Rows = Rows::new(
+    "DELETE FROM targets AS t USING ",
+    "nb",
+    " AS v (chain_id, target) WHERE t.chain_id = v.chain_id AND t.target = v.target",
 );
 static ADD_COUNTS: Rows = Rows::new(
     "INSERT INTO request_counts AS c (chain_id, status, requests) SELECT * FROM ",
@@ -318,6 +330,17 @@ pub(super) async fn store(connection: &mut PgConnection, mut set: WorkingSet) ->
     INSERT_EVENTS.run(connection, set.new_events, |args, (request, event)| bind_event(args, request, event)).await?;
     INSERT_DECISIONS.run(connection, set.new_decisions, bind_decision).await?;
     INSERT_ACCOUNTS.run(connection, set.new_accounts, bind_account).await?;
+    let (gone, shown): (Vec<_>, Vec<_>) = set
+        .new_targets
+        .into_iter()
+        .map(|((chain_id, _), record)| (chain_id, record))
+        .partition(|(_, record)| record.is_empty());
+    let gone = FORGET_TARGETS.run(connection, gone, |args, (chain_id, record)| {
+        args.u64(chain_id);
+        args.bytes(record.target.as_slice());
+    });
+    gone.await?;
+    SET_TARGETS.run(connection, shown, bind_target).await?;
     let meta = SET_META.run(connection, set.new_meta, |args, (key, value)| {
         args.str(key);
         args.str(value);

@@ -15,7 +15,7 @@ use crate::{
         apply::{BatchEntry, Cursor, Needs, RequestEntry, SpentKey, WorkingSet, holds_nonce},
         rows::{
             Bind, Cells, batch_columns, bind_account, bind_attempt, bind_batch, bind_batch_change, bind_change,
-            bind_decision, bind_event, bind_request, payload_columns, request_columns, storage_error,
+            bind_decision, bind_event, bind_request, bind_target, payload_columns, request_columns, storage_error,
         },
     },
     request::LaneId,
@@ -135,6 +135,15 @@ static SET_META: Rows = Rows::new(
     2,
     ") WHERE column1 IS NOT NULL ON CONFLICT (key) DO UPDATE SET value = excluded.value",
 );
+static SET_TARGETS: Rows = Rows::new(
+    "INSERT INTO targets (chain_id, target, clean_runs, surprises, suspect_until_ms, shown_by, seen_at_ms) \
+     SELECT * FROM (VALUES ",
+    7,
+    ") WHERE column1 IS NOT NULL ON CONFLICT (chain_id, target) DO UPDATE SET clean_runs = excluded.clean_runs, \
+     surprises = excluded.surprises, suspect_until_ms = excluded.suspect_until_ms, shown_by = excluded.shown_by, \
+     seen_at_ms = excluded.seen_at_ms",
+);
+static FORGET_TARGETS: Rows = Rows::new("DELETE FROM targets WHERE (chain_id, target) IN (VALUES ", 2, ")");
 static ADD_COUNTS: Rows = Rows::new(
     "INSERT INTO request_counts (chain_id, status, requests) SELECT * FROM (VALUES ",
     3,
@@ -355,6 +364,16 @@ pub(super) async fn store(
     script.add(THEN, &INSERT_EVENTS, set.new_events, |args, (request, event)| bind_event(args, request, event));
     script.add(THEN, &INSERT_DECISIONS, set.new_decisions, bind_decision);
     script.add(THEN, &INSERT_ACCOUNTS, set.new_accounts, bind_account);
+    let (gone, shown): (Vec<_>, Vec<_>) = set
+        .new_targets
+        .into_iter()
+        .map(|((chain_id, _), record)| (chain_id, record))
+        .partition(|(_, record)| record.is_empty());
+    script.add(FIRST, &FORGET_TARGETS, gone, |args, (chain_id, record)| {
+        args.u64(chain_id);
+        args.bytes(record.target.as_slice());
+    });
+    script.add(THEN, &SET_TARGETS, shown, bind_target);
     script.add(THEN, &SET_META, set.new_meta, |args, (key, value)| {
         args.str(key);
         args.str(value);

@@ -194,7 +194,7 @@ impl Scene {
         let nonces = nonces.map(|(forwarder, signer, nonce)| ((forwarder, signer), nonce)).collect();
         let receipt = receipt.map(Box::new);
         let settlement = Settlement { id: self.batch(nonce), flight, kind, receipt, earlier: None };
-        self.service.conclude(clock::now(), settlement, &nonces);
+        self.service.conclude(clock::now(), settlement, &nonces, &[]);
         self.told().expect("a write")
     }
 

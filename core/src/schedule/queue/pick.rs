@@ -235,6 +235,7 @@ pub(super) struct Room {
     /// The target of all of them, while it is one.
     target: Option<Address>,
     has_unnamed: bool,
+    has_suspect: bool,
     /// Looks at requests that can't join because of their company.
     misses: usize,
     /// Lowest of the members' ceilings.
@@ -272,6 +273,7 @@ impl Room {
             signers: Vec::new(),
             target: None,
             has_unnamed: false,
+            has_suspect: false,
             misses: 0,
             ceiling: u128::MAX,
             slacks: None,
@@ -282,23 +284,25 @@ impl Room {
         }
     }
 
-    /// Whether `entry` may share with those that are in: with an unnamed target among them there is one signer, or one target,
-    /// of as many signers as its record allows.
+    /// Whether `entry` may share with those that are in: with a suspect among them there is one signer; with an unnamed target
+    /// there is one signer, or one target, of as many signers as its record allows.
     fn may_share(&self, entry: &QueuedRequest, targets: &TargetRecords) -> bool {
-        let is_free = !self.has_unnamed && entry.company == Company::Named;
-        if self.members.is_empty() || is_free || !Protection::NamedCompany.is_on() {
+        let target = entry.request.target();
+        let has_suspect = self.has_suspect || targets.is_suspect(target, self.now);
+        let is_named = (!self.has_unnamed && entry.company == Company::Named) || !Protection::NamedCompany.is_on();
+        if self.members.is_empty() || (is_named && !has_suspect) {
             return true;
         }
         let signer = signer_of(entry);
         let signers = self.signers.len() + usize::from(!self.signers.contains(&signer));
-        let target = entry.request.target();
-        signers == 1 || (self.target == Some(target) && signers <= 1 + targets.further_signers(target))
+        let is_known = !has_suspect && self.target == Some(target);
+        signers == 1 || (is_known && signers <= 1 + targets.further_signers(target))
     }
 
-    /// Nobody else may join a signer whose target has no record: there is no company to wait for.
+    /// Nobody else may join a signer whose target has no record, or is suspect: there is no company to wait for.
     fn close_if_alone(&mut self, targets: &TargetRecords) {
         let further = self.target.map_or(0, |target| targets.further_signers(target));
-        self.is_full |= self.has_unnamed && further == 0 && Protection::NamedCompany.is_on();
+        self.is_full |= self.has_suspect || (self.has_unnamed && further == 0 && Protection::NamedCompany.is_on());
     }
 
     /// Adds `entry` if it fits; `false` if it can't join this transaction.
@@ -354,6 +358,7 @@ impl Room {
         let target = entry.request.target();
         self.target = (self.members.is_empty() || self.target == Some(target)).then_some(target);
         self.has_unnamed |= entry.company == Company::Unnamed;
+        self.has_suspect |= targets.is_suspect(target, self.now);
         let signer = signer_of(entry);
         if !self.signers.contains(&signer) {
             self.signers.push(signer);

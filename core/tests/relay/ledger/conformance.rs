@@ -6,7 +6,7 @@ mod whole;
 
 use std::sync::Arc;
 
-use alloy_primitives::{Address, U256};
+use alloy_primitives::{Address, B256, U256};
 use slackwater::{
     Timestamp,
     ledger::{
@@ -15,7 +15,7 @@ use slackwater::{
         RequestRecord, SpentRow, Write, WriteOutcome,
     },
     provenance::{Decision, Entry, Head, verify_chain_from},
-    request::{BatchId, LaneId, Reason, Status, settlement::CostAccount},
+    request::{BatchId, LaneId, Reason, Status, TargetRecord, settlement::CostAccount},
 };
 
 use crate::ledger::{Store, sample::*};
@@ -75,6 +75,7 @@ conformance! {
     budgets_are_checked_in_the_commit
     writes_without_a_lease_are_fenced
     meta_is_overwritten
+    what_targets_showed_survives
     events_have_no_gaps
     requests_are_listed
     open_requests_are_paged

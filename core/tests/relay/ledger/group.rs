@@ -15,7 +15,7 @@ use slackwater::{
         SpentRow, Write, WriteOutcome,
     },
     provenance::Decision,
-    request::{BatchId, LaneId, Reason, RequestId, Status},
+    request::{BatchId, LaneId, Reason, RequestId, Status, TargetRecord},
 };
 use tokio::sync::Semaphore;
 
@@ -125,6 +125,9 @@ impl Ledger for Staged {
     }
     async fn counts(&self) -> Result<Vec<(u64, Status, u64)>, LedgerError> {
         self.inner.counts().await
+    }
+    async fn targets(&self, chain_id: u64) -> Result<Vec<TargetRecord>, LedgerError> {
+        self.inner.targets(chain_id).await
     }
     async fn meta(&self, key: &str) -> Result<Option<String>, LedgerError> {
         self.inner.meta(key).await

@@ -111,6 +111,41 @@ pub(crate) async fn meta_is_overwritten(store: &impl Store) {
     assert_eq!(ledger.meta("b").await.unwrap().as_deref(), Some("2"));
 }
 
+pub(crate) async fn what_targets_showed_survives(store: &impl Store) {
+    let ledger = store.open().await;
+    assert!(ledger.targets(CHAIN).await.unwrap().is_empty());
+    let record = |n: u8, seen_at: u64| TargetRecord {
+        clean_runs: u64::from(n),
+        surprises: 7,
+        suspect_until: Timestamp(u64::MAX),
+        shown_by: (n > 1).then_some(B256::repeat_byte(n)),
+        ..TargetRecord::new(Address::repeat_byte(n), Timestamp(seen_at))
+    };
+    let set = |chain_id: u64, records: Vec<TargetRecord>| Write::Targets { chain_id, records };
+    let writes = vec![
+        set(CHAIN, vec![record(1, 30), record(2, 10), record(3, 20)]),
+        set(1, vec![record(1, 5)]),
+        // The same one again in the same commit, and one that is forgotten before it was kept.
+        set(CHAIN, vec![record(1, 40), TargetRecord::new(Address::repeat_byte(9), NOW)]),
+    ];
+    commit(&*ledger, writes).await;
+    ledger.close().await;
+    let ledger = store.open().await;
+    assert_eq!(ledger.targets(CHAIN).await.unwrap(), [record(2, 10), record(3, 20), record(1, 40)], "the oldest first");
+    assert_eq!(ledger.targets(1).await.unwrap(), [record(1, 5)]);
+    // Many at a time: some changed, some forgotten, some new.
+    let gone = |n: u8| TargetRecord::new(Address::repeat_byte(n), NOW);
+    let mut records = vec![gone(2), TargetRecord { clean_runs: 1, ..record(3, 60) }];
+    records.extend((10..=210).map(|n| record(n, u64::from(n) + 100)));
+    one(&*ledger, set(CHAIN, records)).await;
+    let found = ledger.targets(CHAIN).await.unwrap();
+    assert_eq!((found.len(), found[0], found[1].clean_runs), (203, record(1, 40), 1));
+    let records = (10..=210).map(gone).collect();
+    one(&*ledger, set(CHAIN, records)).await;
+    assert_eq!(ledger.targets(CHAIN).await.unwrap().len(), 2);
+    assert_eq!(ledger.targets(1).await.unwrap().len(), 1);
+}
+
 pub(crate) async fn events_have_no_gaps(store: &impl Store) {
     let ledger = store.open().await;
     assert_eq!(ledger.last_event_seq().await.unwrap(), 0);
