@@ -44,7 +44,7 @@ use super::{
     pricing::Pricing,
     replan::Shown,
     rpc::SendReport,
-    settle::Settlement,
+    settle::Waiting,
     simulate::Simulation,
     start::final_block_key,
     status::ChainHealth,
@@ -121,7 +121,7 @@ pub(super) enum Done {
     },
     /// Forwarder nonces of the members that a transaction left untouched.
     Inspected {
-        settlement: Box<Settlement>,
+        order: (Timestamp, BatchId),
         nonces: BTreeMap<(Address, Address), u64>,
     },
     /// What a majority says of a transaction that left somebody out.
@@ -175,6 +175,8 @@ pub(super) struct ChainService {
     /// `None` where the tuning asks for none.
     pub(super) foresight: Option<Foresight>,
     pub(super) lanes: Vec<LaneShell>,
+    /// Transactions that are final and not settled, in the order in which they were planned.
+    pub(super) settlements: BTreeMap<(Timestamp, BatchId), Waiting>,
     pub(super) head: Option<HeadInfo>,
     pub(super) price: Option<Price>,
     pub(super) forecast: Option<Arc<ForecastView>>,
@@ -449,6 +451,7 @@ impl ChainService {
             lane.machine.handle_event(now, Event::Head(info));
             self.drain(index);
         }
+        self.settle_in_order(now);
         self.look_at_left_out(now);
         self.confirm_suspects();
         self.measure_paces(now);
@@ -519,7 +522,7 @@ impl ChainService {
                 self.on_simulated(now, lane, *candidate, simulation);
             }
             Done::Shown(shown) => self.on_shown(now, &shown),
-            Done::Inspected { settlement, nonces } => self.conclude(now, *settlement, &nonces),
+            Done::Inspected { order, nonces } => self.on_inspected(now, order, &nonces),
             Done::Nonces { asked, found } => {
                 self.is_looking_up = false;
                 for ((forwarder, signer), nonce) in found {

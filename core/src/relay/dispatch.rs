@@ -390,6 +390,7 @@ impl ChainService {
             is_alone: members.len() == 1,
         };
         let offer = self.offer(now, selection.deadline);
+        let tenant = self.tenant_of(&members);
         let lane = &mut self.lanes[index];
         match lane.machine.submit_offering(now, plan, offer) {
             Ok(id) => {
@@ -413,7 +414,8 @@ impl ChainService {
                 };
                 let before = lane.flights.remove(&id.nonce);
                 let (left, earlier) = before.map_or_else(Default::default, |before| (before.left, before.earlier));
-                let flight = Flight { foreseen, left, earlier, ..Flight::new(selection.key, members, weights, record) };
+                let flight = Flight::new(selection.key, members, weights, record);
+                let flight = Flight { foreseen, left, earlier, tenant, ..flight };
                 lane.flights.insert(id.nonce, flight);
             }
             Err(error) => {

@@ -874,6 +874,7 @@ async fn build_service(
         pricing,
         foresight,
         lanes,
+        settlements: BTreeMap::new(),
         head: None,
         price: None,
         forecast: None,
