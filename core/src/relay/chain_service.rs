@@ -178,6 +178,8 @@ pub(super) struct ChainService {
     /// Transactions that are final and not settled, in the order in which they were planned.
     pub(super) settlements: BTreeMap<(Timestamp, BatchId), Waiting>,
     pub(super) head: Option<HeadInfo>,
+    /// Who proposed the newest block that was believed.
+    pub(super) proposer: Option<Address>,
     pub(super) price: Option<Price>,
     pub(super) forecast: Option<Arc<ForecastView>>,
     /// What L1 costs, as last read.
@@ -369,6 +371,7 @@ impl ChainService {
             self.pricing.block(point);
         }
         let extra_data = if word.is_header_believed {
+            self.proposer = header.miner;
             header.extra_data.clone()
         } else {
             tracing::warn!(

@@ -12,6 +12,7 @@ use super::{
     simulate::{Question, Simulation, simulate},
 };
 use crate::{
+    chain::BaseFeeRule,
     lane::{Event, LaneError, Plan},
     ledger::{BatchRecord, BatchState},
     protection::Protection,
@@ -165,8 +166,20 @@ impl ChainService {
         let base_fee_per_gas = self.price.map_or(0, |price| price.next_base_fee);
         let priority_fee_per_gas = self.offer(now, deadline).map_or(0, |offer| offer.max_priority_fee_per_gas);
         let balance_wei = self.lanes[index].machine.balance();
-        // The simulation says on which block.
-        Environment { base_fee_per_gas, priority_fee_per_gas, balance_wei, parent: None }
+        let spec = &self.shared.spec;
+        // A second later at least: nodes take no block that is not after its parent. Arbitrum's contracts see L1's number.
+        let step_s = spec.block_time().as_secs().max(1);
+        let sees_number = !matches!(spec.base_fee, BaseFeeRule::Backlog { .. });
+        Environment {
+            base_fee_per_gas,
+            priority_fee_per_gas,
+            balance_wei,
+            // The simulation says on which block.
+            parent: None,
+            number: self.head.map(|head| head.number.saturating_add(1)).filter(|_| sees_number),
+            timestamp_s: self.head.map(|head| head.timestamp_s.saturating_add(step_s)),
+            fee_recipient: self.proposer,
+        }
     }
 
     pub(super) fn on_simulated(&mut self, now: Timestamp, index: usize, candidate: Candidate, found: Simulation) {
@@ -178,10 +191,16 @@ impl ChainService {
             Some(_) => {
                 // Who is to blame is not known: each in smaller company, until it is alone.
                 metrics::counter!("slackwater_simulations_failed_total").increment(1);
+                let is_sure = gate::fails_as_a_whole(found.whole_words, self.shared.pool.len());
+                let company = candidate.members.len().div_ceil(2);
                 for member in &candidate.members {
                     let id = member.id();
                     if let Some(entry) = self.queue.get_mut(id) {
-                        entry.batch_failures += 1;
+                        match is_sure {
+                            true => entry.batch_failures += 1,
+                            // It may be the node's: that ends nobody.
+                            false => entry.refusals.company = Some(company),
+                        }
                     }
                     self.queue.put_back(id);
                 }

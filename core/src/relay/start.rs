@@ -876,6 +876,7 @@ async fn build_service(
         lanes,
         settlements: BTreeMap::new(),
         head: None,
+        proposer: None,
         price: None,
         forecast: None,
         data_fee,
