@@ -385,6 +385,15 @@ impl ChainService {
 
     /// Gives the plan to the lane; what the lane does not take goes back to the queue.
     fn launch(&mut self, now: Timestamp, index: usize, candidate: Candidate) {
+        let pauses = self.shared.pauses.current();
+        let is_paused = |member: &Arc<VerifiedRequest>| {
+            self.queue.get(member.id()).is_some_and(|entry| pauses.tenants.contains_key(&*entry.tenant))
+        };
+        if pauses.stops_chain(self.chain_id()) || candidate.members.iter().any(is_paused) {
+            // Paused while it was simulated: nothing new starts.
+            candidate.members.iter().for_each(|member| self.queue.put_back(member.id()));
+            return;
+        }
         let Candidate { selection, members, mut payload, told, foreseen, used, .. } = candidate;
         for member in &members {
             self.doubts.remove(&member.id());

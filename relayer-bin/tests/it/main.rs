@@ -34,6 +34,7 @@ mod models;
 mod money;
 mod node;
 mod page_keys;
+mod pauses;
 mod poison;
 mod problems;
 mod reload;
