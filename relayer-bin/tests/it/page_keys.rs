@@ -194,3 +194,38 @@ async fn a_page_key_submits_and_follows_and_takes_back_with_the_users_signature(
     stage.settle_mining().await?;
     stage.close().await
 }
+
+/// What the page's keys have used does not begin anew with the relayer.
+#[tokio::test]
+async fn the_caps_of_page_keys_outlive_a_restart() -> Result<()> {
+    let mut stage = raise().await?;
+    let crowd = Crowd::new(&stage.world, 1);
+    let mark = Ask {
+        to: stage.world.guestbook,
+        value: U256::ZERO,
+        gas: 100_000,
+        data: Bytes::from_static(&[0xd0, 0x9d, 0xe0, 0x8a]),
+        deadline_s: unix_seconds() + 3_600,
+        within: None,
+        max_cost_wei: None,
+    };
+    let of = |user: u64| crowd.sign_at(&Account::derive("one of many visitors", user), 0, &mark);
+    let page =
+        |stage: &Stage| Page { client: Client::new(), url: stage.relayer.url().to_owned(), key: key("shop", "page") };
+    let nothing = |_: &mut Value| {};
+    for user in 0..4 {
+        let (status, accepted) = page(&stage).submit(&of(user), nothing).await;
+        assert_eq!(status, 202, "{accepted}");
+    }
+    stage.relayer.restart().await?;
+    for user in 4..6 {
+        let (status, accepted) = page(&stage).submit(&of(user), nothing).await;
+        assert_eq!(status, 202, "{accepted}");
+    }
+    let last = page(&stage).submit(&of(6), nothing).await;
+    refused(last, 429, "rate_limited", "page_key.max_requests_per_hour");
+    stage.relayer.restart().await?;
+    let last = page(&stage).submit(&of(7), nothing).await;
+    refused(last, 429, "rate_limited", "page_key.max_requests_per_hour");
+    stage.close().await
+}
