@@ -19,7 +19,8 @@ pub enum Write {
     /// Take a new request. Outcome: [`WriteOutcome::Accept`].
     ///
     /// Checked in this order: the idempotency key (same body: the first answer, other body: conflict), the id (however
-    /// the request ended: the same signed bytes are never executed again), the sequence. A key that comes with the id of
+    /// the request ended: the same signed bytes are never executed again; but one that ended without having been in a
+    /// transaction makes way for the same signed request of another tenant), the sequence. A key that comes with the id of
     /// a known request belongs to that request from then on. A refused request leaves no key behind.
     Accept(Box<NewRequest>),
     /// Bind queued requests to a (lane, nonce) and store the first signed attempt (index 0). Every member must be

@@ -318,6 +318,12 @@ impl PageBook {
         self.lock().held.contains_key(&id)
     }
 
+    /// Whether request `id` is held for another tenant than this one: the same signed request, which that one has submitted
+    /// since.
+    fn is_of_another(&self, id: RequestId, tenant: &str) -> bool {
+        self.lock().held.get(&id).is_some_and(|hold| *hold.tenant != *tenant)
+    }
+
     fn held(&self) -> Vec<RequestId> {
         self.lock().held.keys().copied().collect()
     }
@@ -406,6 +412,7 @@ pub(super) async fn follow(app: Arc<App>, mut events: Receiver<Arc<[EventRecord]
 
 async fn settle(relay: &Relay, pages: &PageBook, id: RequestId) {
     match relay.request(id).await {
+        Ok(Some(record)) if pages.is_of_another(id, &record.tenant) => pages.settled(id, U256::ZERO),
         Ok(Some(record)) if record.status.is_terminal() => pages.settled(id, record.cost_wei.unwrap_or_default()),
         Ok(_) => {}
         // Held until the start after: too much counts rather than too little.
