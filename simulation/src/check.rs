@@ -446,6 +446,31 @@ impl World {
         }
     }
 
+    /// I3: a transaction is the operator's cost (`replan`) only where others had executed all that it holds before.
+    fn check_replans(&mut self) {
+        if self.plan.faults.restores_backup {
+            return;
+        }
+        let rows = self.store.accounts().into_iter().filter(|row| row.account == CostAccount::Replan);
+        let borne = rows.fold(U256::ZERO, |sum, row| sum + row.wei);
+        let head = self.head.clone();
+        let mut blocks: Vec<_> = head.back().collect();
+        blocks.reverse();
+        let (mut executed, mut most) = (BTreeSet::new(), U256::ZERO);
+        for (tx, receipt) in blocks.into_iter().flat_map(|block| &block.txs) {
+            if let Content::Batch(items) = &tx.content
+                && !tx.is_stranger
+                && items.iter().all(|item| executed.contains(&item.op))
+            {
+                most += receipt.cost();
+            }
+            executed.extend(receipt.executed.iter().map(|(op, _)| *op));
+        }
+        if borne > most {
+            self.violate(format!("I3: the operator bears {borne} wei of transactions for nothing, which took {most}"));
+        }
+    }
+
     /// What became of honest tenants' operations.
     pub(crate) fn landed(&self) -> BTreeMap<u64, Landing> {
         let honest = self.operations.iter().filter(|operation| operation.op < hostile::FIRST_OP);
@@ -555,6 +580,7 @@ impl World {
     /// Nothing is left to happen.
     pub(crate) fn check_final(&mut self) {
         self.check_conservation();
+        self.check_replans();
         self.check_landed();
         let last = self.head.number;
         let chain_id = self.spec.chain_id;

@@ -47,16 +47,18 @@ pub enum HostileTarget {
     Clock,
     /// A transaction in front of the batch has flipped it.
     Flipped,
-    /// As [`Self::Coinbase`], another address for each request.
+    /// As [`Self::Hidden`], another address for each request.
     Fresh,
-    /// Honest twenty times, then as [`Self::Coinbase`].
+    /// Honest twenty times, then as [`Self::Hidden`].
     Patient,
-    /// As [`Self::Coinbase`], and it does not burn: it fails.
+    /// As [`Self::Hidden`], and it does not burn: it fails.
     Reverting,
+    /// Whatever simulations tell it of the block, it knows one.
+    Hidden,
 }
 
 impl HostileTarget {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::None,
         Self::GasPrice,
         Self::BaseFee,
@@ -67,6 +69,7 @@ impl HostileTarget {
         Self::Fresh,
         Self::Patient,
         Self::Reverting,
+        Self::Hidden,
     ];
 
     /// Its address: one that takes all gas in the forwarder's trust check, or one that uses what it was given.
@@ -90,7 +93,7 @@ impl HostileTarget {
 
     /// Simulations in the surroundings in which it will run show what it does.
     pub(crate) const fn shows_in_simulation(self) -> bool {
-        matches!(self, Self::GasPrice | Self::BaseFee)
+        matches!(self, Self::GasPrice | Self::BaseFee | Self::Coinbase)
     }
 }
 
@@ -108,16 +111,16 @@ pub(crate) enum Deed {
 /// What the target at `to` does.
 pub(crate) fn deed(to: Address, state: &State, around: &Surroundings) -> Deed {
     let Some((kind, takes_all)) = HostileTarget::at(to) else { return Deed::Honest };
-    let has_proposer = around.coinbase != Address::ZERO;
     let is_real = match kind {
         HostileTarget::None => false,
         HostileTarget::GasPrice => around.gas_price != 0,
         HostileTarget::BaseFee => around.base_fee != 0,
-        HostileTarget::Coinbase | HostileTarget::Fresh | HostileTarget::Reverting => has_proposer,
+        HostileTarget::Coinbase => around.coinbase != Address::ZERO,
+        HostileTarget::Hidden | HostileTarget::Fresh | HostileTarget::Reverting => around.is_real,
         HostileTarget::BlockNumber => around.number.is_multiple_of(3),
         HostileTarget::Clock => around.timestamp_s.is_multiple_of(3),
         HostileTarget::Flipped => state.is_flipped,
-        HostileTarget::Patient => has_proposer && state.served >= PATIENCE,
+        HostileTarget::Patient => around.is_real && state.served >= PATIENCE,
     };
     match (is_real, kind, takes_all) {
         (false, ..) => Deed::Honest,
@@ -200,6 +203,8 @@ pub struct Hostility {
     pub least_tip: u128,
     /// Most transactions of one account in a node's pool; 0 for the usual.
     pub pool_limit: u64,
+    /// Blocks that become final at once where the nodes have the tag, as epochs do; 0 for one by one.
+    pub finality_step: u64,
     /// No node has `eth_simulateV1`.
     pub has_no_simulation: bool,
     /// Blocks of which nodes still have the state; 0 for all.
@@ -234,6 +239,7 @@ impl Hostility {
         block_gas: 0,
         least_tip: 0,
         pool_limit: 0,
+        finality_step: 0,
         has_no_simulation: false,
         state_blocks: 0,
         has_no_pool: false,

@@ -21,7 +21,7 @@ use slackwater::{
 
 use crate::{
     blocks::Refusal,
-    chain::{self, BLOCK_GAS, Block, Content, FORWARDER, GOOD, MULTICALL, State, Surroundings},
+    chain::{self, BLOCK_GAS, Block, Content, FORWARDER, GOOD, MULTICALL, PROPOSER, State, Surroundings},
     hostile::Lie,
     plan::DOMAIN,
     world::{EPOCH_MS, Event, World, short},
@@ -281,6 +281,7 @@ impl World {
     fn finalized(&self, node: usize) -> Option<Arc<Block>> {
         let place = &self.nodes[node];
         let last = place.tip.number.saturating_sub(self.plan.finality).max(1_000).min(self.final_number());
+        let last = (last - last % self.plan.hostility.finality_step.max(1)).max(1_000);
         if place.has_tag { place.tip.at(last).cloned() } else { None }
     }
 
@@ -506,8 +507,8 @@ impl World {
                 let limit = number(&call["gas"]).unwrap_or(BLOCK_GAS);
                 let tip = wei(&call["maxPriorityFeePerGas"]);
                 let around = Surroundings {
-                    number: block.number + place,
-                    timestamp_s: block.timestamp_s + place,
+                    number: number(&given["number"]).unwrap_or(block.number + place),
+                    timestamp_s: number(&given["time"]).unwrap_or(block.timestamp_s + place),
                     base_fee,
                     gas_price: wei(&call["maxFeePerGas"]).min(base_fee + tip),
                     coinbase,
@@ -676,7 +677,7 @@ fn header(block: &Block, is_full: bool) -> Value {
     let mut value = json!({
         "number": quantity(block.number), "hash": block.hash, "parentHash": parent, "timestamp": quantity(block.timestamp_s),
         "gasUsed": quantity(block.gas_used), "gasLimit": quantity(block.gas_limit),
-        "baseFeePerGas": format!("{:#x}", block.base_fee), "extraData": "0x",
+        "baseFeePerGas": format!("{:#x}", block.base_fee), "extraData": "0x", "miner": PROPOSER,
     });
     if is_full {
         let of = |(tx, _): &(Arc<chain::Tx>, chain::Receipt)| json!({ "hash": tx.hash, "from": tx.sender, "nonce": quantity(tx.nonce) });

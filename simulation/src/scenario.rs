@@ -371,6 +371,10 @@ impl Scenario {
             Self::RemovedSigner | Self::AddedSigner | Self::WrongClock => self.operations(plan, &mut second),
             _ => self.bad_tenant(plan, &mut second),
         }
+        // Drawn last: nothing else of a seed depends on it.
+        if second.permille(400) {
+            plan.hostility.finality_step = second.within(4, 12);
+        }
     }
 
     fn trouble(self, plan: &mut Plan, second: &mut Rng) {
@@ -493,7 +497,7 @@ impl Scenario {
             }
             Self::Relapse => {
                 // Each of its requests is skipped, and its nonce stays free.
-                (hostility.target, hostility.takes_all) = (HostileTarget::Coinbase, true);
+                (hostility.target, hostility.takes_all) = (HostileTarget::Hidden, true);
                 hostility.budget_gas = second.within(20_000_000, 80_000_000);
             }
             Self::Reverting => hostility.target = HostileTarget::Reverting,

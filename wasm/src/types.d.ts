@@ -204,6 +204,11 @@ export interface RequestSummary {
   reason: string | null
   target: Hex
   deadlineAtMs: number
+  /**
+   * It ended without being executed, before the deadline that its user signed: until then, Unix seconds, whoever has the
+   * signature can still use it. The user's next request takes the same nonce.
+   */
+  executableUntil?: number
   acceptedAtMs: number
   updatedAtMs: number
   batch: string | null

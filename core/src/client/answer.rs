@@ -173,6 +173,10 @@ pub struct RequestSummary {
     /// When its promise was missed, Unix ms, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late_at_ms: Option<Timestamp>,
+    /// It ended without being executed, before the deadline that its user signed: until then, Unix seconds, whoever has the
+    /// signature can still use it. The user's next request takes the same nonce.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executable_until: Option<u64>,
     /// When it was accepted, Unix ms.
     pub accepted_at_ms: Timestamp,
     /// When it last changed, Unix ms.

@@ -69,6 +69,8 @@ pub(super) struct RequestDetailJson {
     valid_until_ms: Option<Timestamp>,
     #[serde(default)]
     late_at_ms: Option<Timestamp>,
+    #[serde(default)]
+    executable_until: Option<u64>,
     accepted_at_ms: Timestamp,
     updated_at_ms: Timestamp,
     #[serde(default)]
@@ -107,6 +109,7 @@ impl From<RequestDetailJson> for RequestDetail {
                 deadline_at_ms: json.deadline_at_ms,
                 valid_until_ms: json.valid_until_ms,
                 late_at_ms: json.late_at_ms,
+                executable_until: json.executable_until,
                 accepted_at_ms: json.accepted_at_ms,
                 updated_at_ms: json.updated_at_ms,
                 batch: json.batch,

@@ -144,6 +144,23 @@ pub(super) struct RequestEntry {
     /// As it was stored; `None` if this commit accepted it.
     pub(super) stored: Option<Stored>,
     pub(super) changed: bool,
+    /// Another tenant has submitted the same signed request since it ended: its row makes way.
+    pub(super) is_replaced: bool,
+}
+
+impl RequestEntry {
+    /// It ended and was never in a transaction, so that nothing is owed for it, and its signer's next try may be another
+    /// tenant's: accepted, late perhaps, ended, and nothing else has happened to it.
+    fn is_untried(&self) -> bool {
+        let RequestRecord { status, sequence, late_at, cost_wei, .. } = &self.record;
+        let told = 2 + u32::from(late_at.is_some());
+        !holds_nonce(*status)
+            && sequence.is_some()
+            && cost_wei.is_none_or(|cost| cost.is_zero())
+            && self.events == told
+            && self.stored.is_some()
+            && !self.changed
+    }
 }
 
 /// What the running numbers need of a stored request.
@@ -221,7 +238,7 @@ impl WorkingSet {
     pub(super) fn load_request(&mut self, record: RequestRecord, events: u32) {
         let stored = Stored { status: record.status, cost_wei: record.cost_wei };
         self.by_id.insert(record.id, self.requests.len());
-        self.requests.push(RequestEntry { record, events, stored: Some(stored), changed: false });
+        self.requests.push(RequestEntry { record, events, stored: Some(stored), changed: false, is_replaced: false });
     }
 
     pub(super) fn load_key(&mut self, key: Key, body_hash: B256, request: RequestId) {
@@ -307,7 +324,10 @@ impl WorkingSet {
                 None => {}
             }
         }
-        if let Some(&at) = self.by_id.get(&new.id) {
+        let known = self.by_id.get(&new.id).copied();
+        let is_free = |at: &usize| self.requests[*at].record.tenant != new.tenant && self.requests[*at].is_untried();
+        let replaced = known.filter(is_free);
+        if let Some(at) = known.filter(|_| replaced.is_none()) {
             // The same content under a new key: from now on that key belongs to it too.
             if let Some((key, body_hash)) = key {
                 self.remember_key(key, body_hash, at);
@@ -335,6 +355,10 @@ impl WorkingSet {
         }
         if let Some(sequence) = sequence {
             self.holders.insert(sequence, new.id);
+        }
+
+        if let Some(replaced) = replaced {
+            self.requests[replaced].is_replaced = true;
         }
 
         self.cursor.request += 1;
@@ -372,6 +396,7 @@ impl WorkingSet {
             events: 0,
             stored: None,
             changed: true,
+            is_replaced: false,
         });
         if let Some((key, body_hash)) = key {
             self.remember_key(key, body_hash, at);
@@ -733,9 +758,11 @@ impl WorkingSet {
     /// How the numbers of requests by (chain, status) change.
     pub(super) fn count_changes(&self) -> HashMap<(u64, Status), i64> {
         let mut changes = HashMap::new();
-        for RequestEntry { record, stored, .. } in &self.requests {
+        for RequestEntry { record, stored, is_replaced, .. } in &self.requests {
             let before = stored.map(|stored| stored.status);
-            if before != Some(record.status) {
+            if let Some(before) = before.filter(|_| *is_replaced) {
+                *changes.entry((record.chain_id, before)).or_default() -= 1;
+            } else if before != Some(record.status) {
                 *changes.entry((record.chain_id, record.status)).or_default() += 1;
                 if let Some(before) = before {
                     *changes.entry((record.chain_id, before)).or_default() -= 1;

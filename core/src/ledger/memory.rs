@@ -205,6 +205,9 @@ impl Tables {
 
     fn store(&mut self, set: WorkingSet) {
         self.cursor = set.cursor;
+        for entry in set.requests.iter().filter(|entry| entry.is_replaced) {
+            self.requests.remove(&entry.record.seq);
+        }
         for entry in set.requests.into_iter().filter(|entry| entry.changed) {
             let record = entry.record;
             if let Some((forwarder, signer, nonce)) = record.sequence {

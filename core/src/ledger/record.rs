@@ -9,7 +9,7 @@ pub use crate::lane::AttemptKind;
 use crate::{
     chain::Fees,
     provenance::Decision,
-    request::{BatchId, Reason, RequestId, Status, TargetRecord, settlement::CostAccount},
+    request::{BatchId, Reason, RequestId, Status, TargetRecord, VerifiedRequest, settlement::CostAccount},
     time::Timestamp,
 };
 
@@ -19,7 +19,8 @@ pub enum Write {
     /// Take a new request. Outcome: [`WriteOutcome::Accept`].
     ///
     /// Checked in this order: the idempotency key (same body: the first answer, other body: conflict), the id (however
-    /// the request ended: the same signed bytes are never executed again), the sequence. A key that comes with the id of
+    /// the request ended: the same signed bytes are never executed again; but one that ended without having been in a
+    /// transaction makes way for the same signed request of another tenant), the sequence. A key that comes with the id of
     /// a known request belongs to that request from then on. A refused request leaves no key behind.
     Accept(Box<NewRequest>),
     /// Bind queued requests to a (lane, nonce) and store the first signed attempt (index 0). Every member must be
@@ -302,6 +303,20 @@ pub struct RequestRecord {
     pub batch_failures: u32,
     /// Who submitted it: the id of an API key.
     pub submitted_by: Option<String>,
+}
+
+impl RequestRecord {
+    /// Until when whoever has the signature of a request that ended can still use it: its signed deadline, Unix seconds. `None`
+    /// while it is open, if it was executed, if its nonce is used, for kinds that nobody signs, and if it ended at its deadline.
+    ///
+    /// The user's next request takes the same nonce; the first of the two to be executed makes the other one void.
+    pub fn executable_until_s(&self) -> Option<u64> {
+        let is_unused = matches!(self.status, Status::Rejected | Status::Expired | Status::Cancelled)
+            && self.reason != Some(Reason::NonceUsedElsewhere);
+        self.sequence.filter(|_| is_unused)?;
+        let deadline_s = VerifiedRequest::from_stored(&self.payload).ok()?.chain_deadline_s()?;
+        (self.updated_at < Timestamp::from_secs(deadline_s)).then_some(deadline_s)
+    }
 }
 
 /// A change of one request. Applied only if the request's status allows it ([`Status::can_become`]).

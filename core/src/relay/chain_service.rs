@@ -44,7 +44,7 @@ use super::{
     pricing::Pricing,
     replan::Shown,
     rpc::SendReport,
-    settle::Settlement,
+    settle::Waiting,
     simulate::Simulation,
     start::final_block_key,
     status::ChainHealth,
@@ -122,7 +122,7 @@ pub(super) enum Done {
     },
     /// Forwarder nonces of the members that a transaction left untouched.
     Inspected {
-        settlement: Box<Settlement>,
+        order: (Timestamp, BatchId),
         nonces: BTreeMap<(Address, Address), u64>,
         /// Which of its unnamed targets are contracts, of those of whom that was not known.
         contracts: Vec<Address>,
@@ -185,7 +185,11 @@ pub(super) struct ChainService {
     /// `None` where the tuning asks for none.
     pub(super) foresight: Option<Foresight>,
     pub(super) lanes: Vec<LaneShell>,
+    /// Transactions that are final and not settled, in the order in which they were planned.
+    pub(super) settlements: BTreeMap<(Timestamp, BatchId), Waiting>,
     pub(super) head: Option<HeadInfo>,
+    /// Who proposed the newest block that was believed.
+    pub(super) proposer: Option<Address>,
     pub(super) price: Option<Price>,
     pub(super) forecast: Option<Arc<ForecastView>>,
     /// What L1 costs, as last read.
@@ -379,6 +383,7 @@ impl ChainService {
             self.pricing.block(point);
         }
         let extra_data = if word.is_header_believed {
+            self.proposer = header.miner;
             header.extra_data.clone()
         } else {
             tracing::warn!(
@@ -462,6 +467,7 @@ impl ChainService {
             self.drain(index);
         }
         self.queue.set_debtors(self.tenants.debtors(self.chain_id(), now));
+        self.settle_in_order(now);
         self.look_at_left_out(now);
         self.confirm_suspects();
         self.measure_paces(now);
@@ -532,9 +538,7 @@ impl ChainService {
                 self.on_simulated(now, lane, *candidate, simulation);
             }
             Done::Shown(shown) => self.on_shown(now, &shown),
-            Done::Inspected { settlement, nonces, contracts } => {
-                self.conclude(now, *settlement, &nonces, &contracts);
-            }
+            Done::Inspected { order, nonces, contracts } => self.on_inspected(now, order, &nonces, &contracts),
             Done::Contracts { lane, nonce, hash, contracts } => self.on_contracts(now, lane, nonce, hash, &contracts),
             Done::Nonces { asked, found } => {
                 self.is_looking_up = false;

@@ -483,6 +483,7 @@ impl ChainService {
             lane.flights.keys().for_each(|nonce| self.pricing.forget(index, *nonce));
         }
         self.lanes.clear();
+        self.settlements.clear();
         self.queue = Queue::new();
         self.backlog.clear();
         self.held.clear();

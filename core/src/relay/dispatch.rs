@@ -15,7 +15,7 @@ use super::{
     simulate::{Question, Simulation, simulate},
 };
 use crate::{
-    chain::data_fee::TxSize,
+    chain::{BaseFeeRule, data_fee::TxSize},
     lane::{Event, LaneError, Plan},
     ledger::{BatchRecord, BatchState},
     protection::Protection,
@@ -210,8 +210,20 @@ impl ChainService {
         let base_fee_per_gas = self.price.map_or(0, |price| price.next_base_fee);
         let priority_fee_per_gas = self.offer(now, deadline).map_or(0, |offer| offer.max_priority_fee_per_gas);
         let balance_wei = self.lanes[index].machine.balance();
-        // The simulation says on which block.
-        Environment { base_fee_per_gas, priority_fee_per_gas, balance_wei, parent: None }
+        let spec = &self.shared.spec;
+        // A second later at least: nodes take no block that is not after its parent. Arbitrum's contracts see L1's number.
+        let step_s = spec.block_time().as_secs().max(1);
+        let sees_number = !matches!(spec.base_fee, BaseFeeRule::Backlog { .. });
+        Environment {
+            base_fee_per_gas,
+            priority_fee_per_gas,
+            balance_wei,
+            // The simulation says on which block.
+            parent: None,
+            number: self.head.map(|head| head.number.saturating_add(1)).filter(|_| sees_number),
+            timestamp_s: self.head.map(|head| head.timestamp_s.saturating_add(step_s)),
+            fee_recipient: self.proposer,
+        }
     }
 
     pub(super) fn on_simulated(&mut self, now: Timestamp, index: usize, candidate: Candidate, found: Simulation) {
@@ -223,10 +235,16 @@ impl ChainService {
             Some(_) => {
                 // Who is to blame is not known: each in smaller company, until it is alone.
                 metrics::counter!("slackwater_simulations_failed_total").increment(1);
+                let is_sure = gate::fails_as_a_whole(found.whole_words, self.shared.pool.len());
+                let company = candidate.members.len().div_ceil(2);
                 for member in &candidate.members {
                     let id = member.id();
                     if let Some(entry) = self.queue.get_mut(id) {
-                        entry.batch_failures += 1;
+                        match is_sure {
+                            true => entry.batch_failures += 1,
+                            // It may be the node's: that ends nobody.
+                            false => entry.refusals.company = Some(company),
+                        }
                     }
                     self.queue.put_back(id);
                 }
@@ -466,6 +484,15 @@ impl ChainService {
 
     /// Gives the plan to the lane; what the lane does not take goes back to the queue.
     fn launch(&mut self, now: Timestamp, index: usize, candidate: Candidate) {
+        let pauses = self.shared.pauses.current();
+        let is_paused = |member: &Arc<VerifiedRequest>| {
+            self.queue.get(member.id()).is_some_and(|entry| pauses.tenants.contains_key(&*entry.tenant))
+        };
+        if pauses.stops_chain(self.chain_id()) || candidate.members.iter().any(is_paused) {
+            // Paused while it was simulated: nothing new starts.
+            candidate.members.iter().for_each(|member| self.queue.put_back(member.id()));
+            return;
+        }
         let Some(candidate) = self.keep_covered(index, candidate) else { return };
         let Candidate { selection, members, mut payload, told, foreseen, used, .. } = candidate;
         for member in &members {
@@ -491,6 +518,7 @@ impl ChainService {
             is_alone: members.len() == 1,
         };
         let offer = self.offer(now, selection.deadline);
+        let tenant = self.tenant_of(&members);
         let lane = &mut self.lanes[index];
         match lane.machine.submit_offering(now, plan, offer) {
             Ok(id) => {
@@ -514,7 +542,8 @@ impl ChainService {
                 };
                 let before = lane.flights.remove(&id.nonce);
                 let (left, earlier) = before.map_or_else(Default::default, |before| (before.left, before.earlier));
-                let flight = Flight { foreseen, left, earlier, ..Flight::new(selection.key, members, weights, record) };
+                let flight = Flight::new(selection.key, members, weights, record);
+                let flight = Flight { foreseen, left, earlier, tenant, ..flight };
                 lane.flights.insert(id.nonce, flight);
             }
             Err(error) => {

@@ -1,6 +1,6 @@
 //! What a block's header and the fee history say about the next attempt's price.
 
-use alloy_primitives::{B256, Bytes, U64, U128};
+use alloy_primitives::{Address, B256, Bytes, U64, U128};
 use serde::Deserialize;
 
 use crate::{
@@ -33,6 +33,9 @@ pub(super) struct Header {
     pub(super) excess_blob_gas: Option<U64>,
     #[serde(default)]
     pub(super) extra_data: Bytes,
+    /// Who proposed it.
+    #[serde(default)]
+    pub(super) miner: Option<Address>,
 }
 
 impl Header {

@@ -51,6 +51,8 @@ pub(super) struct Flight {
     pub(super) members: Vec<Arc<VerifiedRequest>>,
     /// Each member's own gas: as simulated, without the empty transaction's; else as declared.
     pub(super) weights: Vec<u64>,
+    /// Whose they are; `None` if of several tenants, or nobody's.
+    pub(super) tenant: Option<Arc<str>>,
     pub(super) record: BatchRecord,
     /// The forecast by which it was composed.
     pub(super) foreseen: Option<Foreseen>,
@@ -68,6 +70,10 @@ pub(super) struct Flight {
     pub(super) gone: BTreeSet<RequestId>,
     /// What was drawn of their reservations for it already, wei.
     pub(super) drawn: BTreeMap<RequestId, U256>,
+    /// Members that another transaction of ours executed earlier in the chain: a skip of theirs is the operator's cost.
+    pub(super) elsewhere: BTreeSet<RequestId>,
+    /// Members that had ended before this instance read it back: no budget in memory counts what they are charged.
+    pub(super) uncounted: BTreeSet<RequestId>,
 }
 
 /// What a nonce carried before every node refused it, oldest first.
@@ -78,9 +84,26 @@ pub(super) struct Content {
     pub(super) key: VehicleKey,
     pub(super) members: Vec<Arc<VerifiedRequest>>,
     pub(super) weights: Vec<u64>,
+    /// Whose they are; `None` if of several tenants, or nobody's.
+    pub(super) tenant: Option<Arc<str>>,
 }
 
 impl Flight {
+    /// What it carries now.
+    pub(super) fn content(&self) -> Content {
+        let (members, weights, tenant) = (self.members.clone(), self.weights.clone(), self.tenant.clone());
+        Content { until: 0, key: self.key, members, weights, tenant }
+    }
+
+    /// Which of two was planned first: a request that left one can only be in one that was planned later.
+    pub(super) const fn order(&self) -> (Timestamp, BatchId) {
+        (self.record.created_at, self.record.id)
+    }
+
+    pub(super) fn holds(&self, id: RequestId) -> bool {
+        self.members.iter().any(|member| member.id() == id)
+    }
+
     pub(super) fn ids(&self) -> impl Iterator<Item = RequestId> {
         self.members.iter().map(|member| member.id())
     }
@@ -101,6 +124,7 @@ impl Flight {
             key,
             members,
             weights,
+            tenant: None,
             record,
             foreseen: None,
             shown: Shown::NOTHING,
@@ -110,6 +134,8 @@ impl Flight {
             mined: None,
             gone: BTreeSet::new(),
             drawn: BTreeMap::new(),
+            elsewhere: BTreeSet::new(),
+            uncounted: BTreeSet::new(),
         }
     }
 
@@ -345,12 +371,8 @@ impl ChainService {
         let Some(attempt) = lane.signed.get(&key).cloned() else { return };
         let id = lane.batch_id(key.nonce);
         let sender = lane.machine.id().sender;
-        let flight = lane.flights.entry(key.nonce).or_insert_with(|| Flight {
-            // A hole that is filled: a batch without members.
-            key: VehicleKey::Single(RequestId(alloy_primitives::B256::ZERO)),
-            members: Vec::new(),
-            weights: Vec::new(),
-            record: BatchRecord {
+        let flight = lane.flights.entry(key.nonce).or_insert_with(|| {
+            let record = BatchRecord {
                 id,
                 state: BatchState::Signed,
                 to: sender,
@@ -364,15 +386,9 @@ impl ChainService {
                 block: None,
                 gas_used: None,
                 cost_wei: None,
-            },
-            foreseen: None,
-            shown: Shown::NOTHING,
-            is_planned: false,
-            left: Vec::new(),
-            earlier: Vec::new(),
-            mined: None,
-            gone: BTreeSet::new(),
-            drawn: BTreeMap::new(),
+            };
+            // A hole that is filled: a batch without members.
+            Flight::new(VehicleKey::Single(RequestId(alloy_primitives::B256::ZERO)), Vec::new(), Vec::new(), record)
         });
         let (write, decision) = if !flight.is_planned {
             let foreseen = flight.foreseen;
@@ -519,8 +535,8 @@ impl ChainService {
         let weights = std::mem::take(&mut flight.weights);
         if flight.is_planned {
             let until = lane.durable.keys().filter(|key| key.nonce == nonce).map(|key| key.index + 1).max();
-            let (key, members) = (flight.key, members.clone());
-            flight.earlier.push(Content { until: until.unwrap_or(0), key, members, weights });
+            let (key, members, tenant) = (flight.key, members.clone(), flight.tenant.take());
+            flight.earlier.push(Content { until: until.unwrap_or(0), key, members, weights, tenant });
         }
         let (gone, drawn) = (std::mem::take(&mut flight.gone), std::mem::take(&mut flight.drawn));
         flight.left = members.iter().map(|member| member.id()).collect();
@@ -599,9 +615,15 @@ impl ChainService {
         let id = lane.batch_id(nonce);
         tracing::warn!(batch = %id, "inclusion was taken back by a reorg");
         metrics::counter!("slackwater_reorged_batches_total").increment(1);
+        let mut drawn = BTreeMap::new();
         if let Some(flight) = lane.flights.get_mut(&nonce) {
             flight.mined = None;
             flight.ids().for_each(|id| self.queue.note_in_block(id, false));
+            drawn = std::mem::take(&mut flight.drawn);
+        }
+        // Who left it owes nothing for it any more.
+        for (request, drawn_wei) in drawn {
+            self.draw(request, drawn_wei, U256::ZERO);
         }
         self.take_back(index, nonce);
         if let Some(write) = self.target_changes() {
@@ -657,6 +679,7 @@ impl ChainService {
             outcomes: outcomes.clone(),
             ask_at: Some(receipt.block_number.saturating_add(self.shared.tuning.replan_after_blocks.saturating_sub(1))),
         });
+        self.draw_for_gone(now, index, nonce);
         if kind == AttemptKind::Payload && !is_earlier {
             self.show(now, index, nonce, &outcomes, receipt);
             self.prove(index, nonce);

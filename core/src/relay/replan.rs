@@ -13,6 +13,7 @@ use super::{
     dispatch::MAX_BATCH_FAILURES,
     lane_shell::Content,
     receipts::says_the_same,
+    settle::Owed,
     simulate::{At, agreed_nonces},
 };
 use crate::{
@@ -117,10 +118,9 @@ impl ChainService {
             let depth = head.saturating_sub(mined.receipt.block_number).saturating_add(1);
             mined.ask_at = Some(head.saturating_add(depth));
         }
-        let (mined, record, drawn) = (mined.clone(), flight.record.clone(), flight.drawn.clone());
-        let (shown, gone) = (flight.shown.clone(), flight.gone.clone());
-        let content =
-            Content { until: 0, key: flight.key, members: flight.members.clone(), weights: flight.weights.clone() };
+        let (mined, drawn, gone) = (mined.clone(), flight.drawn.clone(), flight.gone.clone());
+        let (content, id, elsewhere) = (flight.content(), flight.record.id, flight.elsewhere.clone());
+        let shown = flight.shown.clone();
         if let Some(accused) = shown.accused {
             let members = content.members.iter().map(|member| &**member).zip(mined.outcomes.iter().copied());
             let next =
@@ -134,9 +134,9 @@ impl ChainService {
                 }
             }
         }
-        let id = record.id;
         let kind = mined.kind;
-        let (parts, _) = self.attribute(now, id, &content, &drawn, &mined.outcomes, Some((kind, &mined.receipt)));
+        let owed = Owed { drawn: &drawn, elsewhere: &elsewhere };
+        let (parts, _) = self.attribute(now, id, &content, owed, &mined.outcomes, Some((kind, &mined.receipt)));
         let reason = match kind {
             AttemptKind::Payload if !mined.receipt.is_success => Reason::BatchFailed,
             AttemptKind::Payload => Reason::SkippedByForwarder,
@@ -154,7 +154,8 @@ impl ChainService {
             let is_unused = unused.iter().any(|(user, next)| *user == (forwarder, signer) && *next <= own);
             let failures = self.queue.get(request).map(|entry| entry.batch_failures);
             let may = failures.is_some_and(|failures| !is_payload || failures + 1 < MAX_BATCH_FAILURES);
-            if *outcome != MemberOutcome::Untouched || !is_unused || !may || member.valid_until() <= now {
+            let stays = *outcome != MemberOutcome::Untouched || gone.contains(&request);
+            if stays || !is_unused || !may || member.valid_until() <= now {
                 continue;
             }
             let drawn_wei = drawn.get(&request).copied().unwrap_or_default();
@@ -207,10 +208,30 @@ impl ChainService {
         self.dispatch(now);
     }
 
+    /// Draws anew what those who left a transaction owe for it, which is in a block, perhaps in another one than before.
+    pub(super) fn draw_for_gone(&mut self, now: Timestamp, index: usize, nonce: u64) {
+        let Some(flight) = self.lanes.get(index).and_then(|lane| lane.flights.get(&nonce)) else { return };
+        let Some(mined) = flight.mined.clone().filter(|_| !flight.gone.is_empty()) else { return };
+        let (content, id, gone) = (flight.content(), flight.record.id, flight.gone.clone());
+        let (drawn, elsewhere) = (flight.drawn.clone(), flight.elsewhere.clone());
+        let owed = Owed { drawn: &drawn, elsewhere: &elsewhere };
+        let (parts, _) = self.attribute(now, id, &content, owed, &mined.outcomes, Some((mined.kind, &mined.receipt)));
+        for (request, part) in content.members.iter().map(|member| member.id()).zip(parts) {
+            if !gone.contains(&request) || self.queue.get(request).is_none() {
+                continue;
+            }
+            self.draw(request, drawn.get(&request).copied().unwrap_or_default(), part);
+            if let Some(flight) = self.lanes[index].flights.get_mut(&nonce) {
+                flight.drawn.insert(request, part);
+            }
+        }
+    }
+
     /// Whether another transaction of ours that is not settled may have executed the request, or may yet: one that a node kept
     /// although all refused it, or one that a reorganisation may bring back. What became of the request is known when that is.
     pub(super) fn is_entangled(&self, id: RequestId) -> bool {
-        self.lanes.iter().flat_map(|lane| lane.flights.values()).any(|flight| {
+        let settling = self.settlements.values().map(|waiting| &waiting.settlement.flight);
+        self.lanes.iter().flat_map(|lane| lane.flights.values()).chain(settling).any(|flight| {
             let is_earlier = |content: &Content| content.members.iter().any(|member| member.id() == id);
             flight.gone.contains(&id) || flight.earlier.iter().any(is_earlier)
         })

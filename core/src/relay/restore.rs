@@ -273,10 +273,17 @@ fn calldata(attempt: &Durable<AttemptRecord>) -> Result<Bytes, LedgerError> {
     envelope.map(|envelope| envelope.input().clone()).map_err(damaged)
 }
 
-/// An open request, wherever it was put by now, and its gas.
-fn known(open: &Open, queue: &Queue, id: RequestId) -> Option<(Arc<VerifiedRequest>, u64)> {
-    let entry = open.get(&id).map(|(_, entry)| entry).or_else(|| queue.get(id))?;
-    Some((entry.request.clone(), entry.gas))
+/// An open request, wherever it was put by now.
+fn known<'a>(open: &'a mut Open, queue: &'a mut Queue, id: RequestId) -> Option<&'a mut QueuedRequest> {
+    match open.get_mut(&id) {
+        Some((_, entry)) => Some(entry),
+        None => queue.get_mut(id),
+    }
+}
+
+/// The tenant of all of them, if it is one.
+fn only(tenants: &BTreeSet<Arc<str>>) -> Option<Arc<str>> {
+    tenants.first().filter(|_| tenants.len() == 1).cloned()
 }
 
 async fn restore_lane(
@@ -305,26 +312,63 @@ async fn restore_lane(
         };
         // Who has ended since needs nobody to look after it.
         let earlier = earlier.into_iter().filter_map(|(until, members)| {
-            let (members, weights): (Vec<_>, _) = members.iter().filter_map(|id| known(open, queue, *id)).unzip();
-            let key = VehicleKey::of(members.first()?, false);
-            Some(Content { until, key, members, weights })
+            let (mut requests, mut weights, mut tenants) = (Vec::new(), Vec::new(), BTreeSet::new());
+            for id in members {
+                let Some(entry) = known(open, queue, id) else { continue };
+                requests.push(entry.request.clone());
+                weights.push(entry.gas);
+                tenants.insert(entry.tenant.clone());
+            }
+            let key = VehicleKey::of(requests.first()?, false);
+            Some(Content { until, key, members: requests, weights, tenant: only(&tenants) })
         });
         let earlier: Vec<Content> = earlier.collect();
-        let (mut requests, mut weights, mut gone) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let (mut requests, mut weights, mut tenants) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let (mut gone, mut drawn) = (BTreeSet::new(), BTreeMap::new());
+        let (mut elsewhere, mut uncounted) = (BTreeSet::new(), BTreeSet::new());
+        // What it cost, until its receipt tells each one's part of it: too much is held back for a moment rather than too little.
+        let cost_wei = record.cost_wei.unwrap_or_default();
         for member in &members {
-            // A member that has ended already (a crash between two writes) stays ended, and one that left waits.
             let is_in_it = open.get(member).is_some_and(|(stored, _)| stored.batch == Some(record.id));
             if let Some((_, entry)) = is_in_it.then(|| open.remove(member)).flatten() {
                 requests.push(entry.request.clone());
                 weights.push(entry.gas);
+                tenants.insert(entry.tenant.clone());
                 queue.push_in_flight(entry, id);
-            } else if record.state == BatchState::Included
-                && let Some((request, gas)) = known(open, queue, *member)
-            {
-                // It left the block early.
+                continue;
+            }
+            if record.state != BatchState::Included {
+                continue;
+            }
+            // It left the block early.
+            if let Some(entry) = known(open, queue, *member) {
+                requests.push(entry.request.clone());
+                weights.push(entry.gas);
+                tenants.insert(entry.tenant.clone());
                 gone.insert(*member);
-                requests.push(request);
-                weights.push(gas);
+                let drawn_wei = cost_wei.min(entry.reserved_wei.saturating_sub(entry.spent_wei));
+                drawn.insert(*member, drawn_wei);
+                entry.spent_wei = entry.spent_wei.saturating_add(drawn_wei);
+                let gas = params.reserved_gas(entry.gas);
+                entry.ceiling_wei_per_gas = ceiling_left(entry.first_ceiling_wei_per_gas, gas, entry.spent_wei);
+                continue;
+            }
+            // And has ended since. One that this one ended (a crash between two writes) stays ended.
+            let stored = ledger.request(*member).await?.filter(|stored| stored.batch != Some(record.id));
+            let Some(stored) = stored.filter(|stored| stored.status.is_terminal()) else { continue };
+            let request = VerifiedRequest::from_stored(&stored.payload)
+                .map_err(|error| LedgerError::Damaged { what: "request payload", detail: error.to_string() })?;
+            weights.push(params.member_gas(&request));
+            requests.push(Arc::new(request));
+            tenants.insert(stored.tenant.as_str().into());
+            gone.insert(*member);
+            let is_executed = matches!(stored.status, Status::Finalized | Status::Reverted);
+            if is_executed && stored.block_number <= record.block.map(|(number, _)| number) {
+                elsewhere.insert(*member);
+            } else {
+                let left_wei = stored.reserved_wei.saturating_sub(stored.cost_wei.unwrap_or_default());
+                drawn.insert(*member, cost_wei.min(left_wei));
+                uncounted.insert(*member);
             }
         }
         // Where it went says how it travelled, whatever would be chosen today.
@@ -359,7 +403,9 @@ async fn restore_lane(
         }
         let left = if has_left { members } else { Vec::new() };
         // Where the chain still shows it as included, the lane says so again.
-        let flight = Flight { is_planned: true, left, earlier, gone, ..Flight::new(key, requests, weights, record) };
+        let flight = Flight::new(key, requests, weights, record);
+        let tenant = only(&tenants);
+        let flight = Flight { is_planned: true, left, earlier, tenant, gone, drawn, elsewhere, uncounted, ..flight };
         flights.insert(nonce, flight);
     }
     if !slots.is_empty() {

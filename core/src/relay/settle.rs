@@ -1,6 +1,10 @@
 //! What a final transaction means for each of its members.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use alloy_primitives::{Address, U256};
 
@@ -47,6 +51,32 @@ impl Settlement {
     }
 }
 
+/// A [`Settlement`] that has not happened.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) settlement: Settlement,
+    /// The nodes are asked for its users' nonces.
+    is_asked: bool,
+    since: Timestamp,
+}
+
+/// How long a transaction that is final waits for an earlier one, which is final too, whose receipt nobody has told yet. What
+/// each costs is right in any order; but the end of a request tells its whole cost only if this one comes last.
+const WAIT_FOR_EARLIER: Duration = Duration::from_secs(30);
+
+/// What members owe for a transaction that they left.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Owed<'a> {
+    /// What their own reservations gave for it already, wei.
+    pub(super) drawn: &'a BTreeMap<RequestId, U256>,
+    /// Members that another transaction of ours executed, earlier in the chain.
+    pub(super) elsewhere: &'a BTreeSet<RequestId>,
+}
+
+impl Owed<'_> {
+    const NOTHING: Owed<'static> = Owed { drawn: &BTreeMap::new(), elsewhere: &BTreeSet::new() };
+}
+
 /// The gas that each member used, of those that did something.
 fn gas_of_each(outcomes: &[MemberOutcome], weights: &[u64], gas_used: Option<u64>) -> Vec<Option<u64>> {
     let active = outcomes.iter().zip(weights).filter(|(outcome, _)| **outcome != MemberOutcome::Untouched);
@@ -70,8 +100,50 @@ struct LeftEarly {
 }
 
 impl ChainService {
-    /// Settles at once where the receipt says everything; otherwise looks at the users' nonces, and at targets' code, first.
+    /// Whose these requests are; `None` if of several tenants, or nobody's.
+    pub(super) fn tenant_of(&self, members: &[Arc<VerifiedRequest>]) -> Option<Arc<str>> {
+        let mut tenants = members.iter().filter_map(|member| self.queue.get(member.id())).map(|entry| &entry.tenant);
+        let first = tenants.next()?;
+        tenants.all(|tenant| tenant == first).then(|| Arc::clone(first))
+    }
+
+    /// Settles what is final, after what was planned before it and holds requests that left for it.
     pub(super) fn settle(&mut self, now: Timestamp, settlement: Settlement) {
+        let order = settlement.flight.order();
+        self.settlements.insert(order, Waiting { settlement, is_asked: false, since: now });
+        self.settle_in_order(now);
+    }
+
+    /// Settles what waits for nothing any more.
+    pub(super) fn settle_in_order(&mut self, now: Timestamp) {
+        let mut after = None;
+        loop {
+            let next = self.settlements.iter().find(|(order, waiting)| {
+                after.is_none_or(|after| **order > after)
+                    && !waiting.is_asked
+                    && (now.since(waiting.since) >= WAIT_FOR_EARLIER || !self.has_earlier(**order, waiting))
+            });
+            let Some(order) = next.map(|(order, _)| *order) else { return };
+            after = Some(order);
+            self.inspect(now, order);
+        }
+    }
+
+    /// Whether a transaction that is final and was planned earlier holds requests that left it for this one.
+    fn has_earlier(&self, order: (Timestamp, BatchId), waiting: &Waiting) -> bool {
+        let flight = &waiting.settlement.flight;
+        let final_block = self.head.and_then(|head| head.final_block);
+        let is_final = |flight: &&Flight| flight.record.block.is_some_and(|(number, _)| Some(number) <= final_block);
+        let in_lanes = self.lanes.iter().flat_map(|lane| lane.flights.values()).filter(is_final);
+        let settling = self.settlements.values().map(|waiting| &waiting.settlement.flight);
+        in_lanes.chain(settling).any(|other| {
+            !other.gone.is_empty() && other.order() < order && other.gone.iter().any(|id| flight.holds(*id))
+        })
+    }
+
+    /// Settles at once where the receipt says everything; otherwise looks at the users' nonces, and at targets' code, first.
+    fn inspect(&mut self, now: Timestamp, order: (Timestamp, BatchId)) {
+        let Some(Waiting { settlement, is_asked, .. }) = self.settlements.get_mut(&order) else { return };
         let untouched: Vec<(Address, Address)> = settlement
             .outcomes()
             .iter()
@@ -84,9 +156,10 @@ impl ChainService {
             .collect();
         let unproven = settlement.flight.shown.unproven.clone();
         if untouched.is_empty() && unproven.is_empty() {
-            self.conclude(now, settlement, &BTreeMap::new(), &[]);
+            self.on_inspected(now, order, &BTreeMap::new(), &[]);
             return;
         }
+        *is_asked = true;
         let shared = self.shared.clone();
         let block = self.head.and_then(|head| head.final_block);
         self.tasks.spawn(async move {
@@ -101,8 +174,53 @@ impl ChainService {
                 .zip(nonces)
                 .filter_map(|(signer, nonce)| Some((signer, nonce?.at_least)))
                 .collect();
-            Done::Inspected { settlement: Box::new(settlement), nonces, contracts }
+            Done::Inspected { order, nonces, contracts }
         });
+    }
+
+    /// Settles a transaction of whose users the nonces are known now, and what waited for it.
+    pub(super) fn on_inspected(
+        &mut self,
+        now: Timestamp,
+        order: (Timestamp, BatchId),
+        nonces: &BTreeMap<(Address, Address), u64>,
+        contracts: &[Address],
+    ) {
+        if let Some(waiting) = self.settlements.remove(&order) {
+            self.conclude(now, waiting.settlement, nonces, contracts);
+            self.settle_in_order(now);
+        }
+    }
+
+    /// What others that hold `executed` as well need to know of it: in those that are not earlier in the chain than `block`
+    /// their skip is for nothing, and what was drawn for it is given back.
+    ///
+    /// `gone`: those who left it. Nobody is in two transactions without having left one.
+    fn tell_others(&mut self, executed: &[RequestId], gone: &BTreeSet<RequestId>, block: u64) {
+        let came: Vec<RequestId> = executed.iter().filter(|id| gone.contains(*id)).copied().collect();
+        let settling = self.settlements.values_mut().map(|waiting| {
+            let settlement = &mut waiting.settlement;
+            let own = settlement.receipt.as_ref().map(|receipt| receipt.block_number);
+            (own, &mut settlement.flight)
+        });
+        let in_lanes = self.lanes.iter_mut().flat_map(|lane| lane.flights.values_mut());
+        let in_lanes = in_lanes.map(|flight| (flight.record.block.map(|(number, _)| number), flight));
+        let mut given_back = Vec::new();
+        for (own, flight) in in_lanes.chain(settling) {
+            if own.is_some_and(|own| own < block) || flight.members.is_empty() {
+                continue;
+            }
+            let has_lost = !flight.gone.is_empty() || !flight.earlier.is_empty();
+            for id in if has_lost { executed } else { &came } {
+                if flight.holds(*id) {
+                    flight.elsewhere.insert(*id);
+                    given_back.extend(flight.drawn.remove(id).map(|drawn_wei| (*id, drawn_wei)));
+                }
+            }
+        }
+        for (id, drawn_wei) in given_back {
+            self.draw(id, drawn_wei, U256::ZERO);
+        }
     }
 
     /// Writes every member's end (or return to the queue) and updates the queue accordingly.
@@ -125,11 +243,19 @@ impl ChainService {
         let has_failed = receipt.as_ref().is_some_and(|receipt| !receipt.is_success);
         let cost = receipt.as_ref().map(|receipt| receipt.cost_wei());
         let gas_used = receipt.as_ref().map(|receipt| receipt.gas_used);
-        let content = Content { until: 0, key: flight.key, members: flight.members, weights: flight.weights };
+        let content = flight.content();
+        let has_run = |(member, outcome): (&Arc<VerifiedRequest>, &MemberOutcome)| {
+            (*outcome != MemberOutcome::Untouched).then(|| member.id())
+        };
+        let executed: Vec<RequestId> = content.members.iter().zip(&outcomes).filter_map(has_run).collect();
+        if let Some(receipt) = &receipt {
+            self.tell_others(&executed, &flight.gone, receipt.block_number);
+        }
+        let owed = Owed { drawn: &flight.drawn, elsewhere: &flight.elsewhere };
         let gas = gas_of_each(&outcomes, &content.weights, gas_used);
         let (charged, mut bill) = match earlier {
             Some(_) => (vec![U256::ZERO; content.members.len()], None),
-            None => self.attribute(now, id, &content, &flight.drawn, &outcomes, kind.zip(receipt.as_deref())),
+            None => self.attribute(now, id, &content, owed, &outcomes, kind.zip(receipt.as_deref())),
         };
         // To those who are in it now another transaction has taken the nonce.
         let own = kind.filter(|_| earlier.is_none());
@@ -138,8 +264,7 @@ impl ChainService {
         let mut back = Vec::new();
         if let Some((earlier, receipt)) = earlier.as_ref().zip(receipt.as_deref()) {
             let outcomes = decode(earlier.key, &earlier.members, receipt.is_success, &receipt.logs);
-            let (parts, its_bill) =
-                self.attribute(now, id, earlier, &BTreeMap::new(), &outcomes, kind.zip(Some(receipt)));
+            let (parts, its_bill) = self.attribute(now, id, earlier, Owed::NOTHING, &outcomes, kind.zip(Some(receipt)));
             let gas = gas_of_each(&outcomes, &earlier.weights, gas_used);
             for (((member, outcome), part), gas) in earlier.members.iter().zip(&outcomes).zip(parts).zip(gas) {
                 self.end_early(&mut early, member.id(), (*outcome, gas), part, None, Some(receipt));
@@ -150,6 +275,11 @@ impl ChainService {
             if flight.gone.contains(&member.id()) {
                 let drawn = Some(flight.drawn.get(&member.id()).copied().unwrap_or_default());
                 self.end_early(&mut early, member.id(), (*outcome, *gas), *part, drawn, receipt.as_deref());
+                if flight.uncounted.contains(&member.id())
+                    && let Some(tenant) = &flight.tenant
+                {
+                    self.tenants.spend(tenant, id.lane.chain_id, *part, now);
+                }
             }
         }
         let LeftEarly { mut changes, mut costs_wei, mut ended, unbooked_wei } = early;
@@ -317,14 +447,14 @@ impl ChainService {
         early.changes.push(change);
     }
 
-    /// Who pays for a transaction: each member's part, and what goes to accounts (invariant I12). `drawn`: what members' own
-    /// reservations gave for it already, wei.
+    /// Who pays for a transaction: each member's part, and what goes to accounts (invariant I12). Who left it and has ended pays
+    /// what was drawn for it; where another transaction of ours had executed all of them before, the operator does.
     pub(super) fn attribute(
         &self,
         now: Timestamp,
         id: BatchId,
         flight: &Content,
-        drawn: &BTreeMap<RequestId, U256>,
+        owed: Owed<'_>,
         outcomes: &[MemberOutcome],
         mined: Option<(AttemptKind, &TxReceipt)>,
     ) -> (Vec<U256>, Option<Box<Bill>>) {
@@ -349,16 +479,16 @@ impl ChainService {
                 skip_gas: params.skip_gas(member),
                 data_bytes: data_bytes(member),
                 value_wei: member.value(),
-                left_wei: entries[index].map_or(U256::ZERO, |entry| {
-                    let here = drawn.get(&member.id()).copied().unwrap_or_default();
-                    entry.reserved_wei.saturating_sub(entry.spent_wei.saturating_sub(here))
-                }),
+                left_wei: {
+                    let here = owed.drawn.get(&member.id()).copied().unwrap_or_default();
+                    entries[index]
+                        .map_or(here, |entry| entry.reserved_wei.saturating_sub(entry.spent_wei.saturating_sub(here)))
+                },
                 outcome: outcomes[index],
             })
             .collect();
-        let mut tenants = entries.iter().flatten().map(|entry| &entry.tenant);
-        let first = tenants.next();
-        let tenant = first.filter(|first| tenants.all(|tenant| tenant == *first));
+        let is_for_nothing = flight.members.iter().all(|member| owed.elsewhere.contains(&member.id()));
+        let tenant = flight.tenant.as_ref().filter(|_| !is_for_nothing);
         let free = tenant.map_or(U256::MAX, |tenant| self.tenants.free(tenant, chain_id, now));
         let (parts, value_wei, account, owner) = match kind {
             AttemptKind::Payload => {
@@ -372,17 +502,17 @@ impl ChainService {
                 };
                 let base_gas = params.schedule.tx_base_gas;
                 let parts = attribute(receipt, base_gas, &payers, culprit, free);
-                let account = match (tenant, first) {
-                    (Some(_), _) => CostAccount::Overrun,
-                    (None, Some(_)) => CostAccount::Unfound,
-                    (None, None) => CostAccount::Replan,
+                let account = match tenant {
+                    Some(_) => CostAccount::Overrun,
+                    None if is_for_nothing => CostAccount::Replan,
+                    None => CostAccount::Unfound,
                 };
                 (parts, value_moved(&payers), account, tenant)
             }
             AttemptKind::Cancel => {
                 // Of several tenants it is the one whose request had the least time.
                 let urgent = entries.iter().flatten().min_by_key(|entry| entry.request.deadline());
-                let owner = urgent.map(|entry| &entry.tenant);
+                let owner = tenant.or_else(|| urgent.map(|entry| &entry.tenant));
                 let account = if owner.is_some() { CostAccount::Cancel } else { CostAccount::GapFill };
                 (attribute_cancel(receipt, &payers, free), U256::ZERO, account, owner)
             }

@@ -36,6 +36,8 @@ use crate::{
 };
 
 const SIMULATE: &str = "eth_simulateV1";
+/// An `eth_call` in the surroundings of another block.
+const CALL_IN_BLOCK: &str = "eth_call in another block";
 
 /// Members of a batch that are simulated one by one at the same time, where a node simulates no batches.
 const CALLS_AT_ONCE: usize = 8;
@@ -78,6 +80,8 @@ pub(super) struct Simulation {
     pub(super) used: Vec<Option<u64>>,
     /// The transaction as a whole would fail, say all that were heard.
     pub(super) whole: Option<String>,
+    /// How many nodes say that.
+    pub(super) whole_words: usize,
     /// Which nodes speak against each member, by place.
     pub(super) against: Vec<Vec<usize>>,
     /// Members of which two nodes say different things on the same block: who says yes, who says no.
@@ -191,7 +195,7 @@ fn together(question: &Question<'_>, heard: &[Heard], reason: &'static str) -> S
         }
     }
     if !heard.is_empty() && heard.iter().all(|one| one.whole.is_some()) {
-        found.whole = heard[0].whole.clone();
+        (found.whole, found.whole_words) = (heard[0].whole.clone(), heard.len());
     }
     if let [first, second] = heard
         && first.is_batch
@@ -310,8 +314,23 @@ async fn one_by_one(pool: &RpcPool, place: usize, question: &Question<'_>) -> Re
 async fn call_one(pool: &RpcPool, place: usize, question: &Question<'_>, index: usize) -> Result<Word, &'static str> {
     let member = &question.members[index];
     let block = json!(U64::from(question.block));
-    let params = simulation::member_params(question.params.sender, question.key, question.params, member, &block);
+    let params_in = |environment: Environment| {
+        simulation::member_params(question.params.sender, question.key, question.params, member, &block, &environment)
+    };
+    let is_told = question.environment.names_block() && pool.may_have(place, CALL_IN_BLOCK);
+    let mut params = params_in(if is_told { question.environment } else { Environment::default() });
     let mut answer = pool.call_at::<Bytes>(place, "eth_call", &params).await;
+    if is_told {
+        let is_refused = answer.as_ref().is_err_and(RpcError::is_invalid_params);
+        if answer.is_ok() || is_refused {
+            pool.note_use(place, CALL_IN_BLOCK, !is_refused);
+        }
+        if is_refused {
+            // It takes no such overrides: as well as it can.
+            params = params_in(Environment::default());
+            answer = pool.call_at::<Bytes>(place, "eth_call", &params).await;
+        }
+    }
     if index == 0 && answer.as_ref().is_err_and(RpcError::is_unknown_block) {
         tokio::time::sleep(question.patience).await;
         answer = pool.call_at::<Bytes>(place, "eth_call", &params).await;

@@ -101,6 +101,12 @@ impl Doubt {
     }
 }
 
+/// Whether a transaction fails as a whole, as the simulations of `words` of the chain's `nodes` say: that counts against its
+/// members, and enough of it ends them. One node's word is enough only where there is no other.
+pub(crate) fn fails_as_a_whole(words: usize, nodes: usize) -> bool {
+    words > 1 || nodes <= 1 || !Protection::SecondWord.is_on()
+}
+
 /// What to do with a request that no node simulates now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unsure {
@@ -145,6 +151,13 @@ mod tests {
         let mut doubt = Doubt::default();
         words.iter().map(|(places, block, ms)| doubt.refused(places, *block, Timestamp(START.0 + ms), &rule)).last()
             == Some(true)
+    }
+
+    #[test]
+    fn one_node_of_several_fails_nothing_as_a_whole() {
+        assert!(fails_as_a_whole(1, 1), "there is no other");
+        assert!(!fails_as_a_whole(1, 2) && !fails_as_a_whole(1, 3));
+        assert!(fails_as_a_whole(2, 2) && fails_as_a_whole(2, 3));
     }
 
     #[test]

@@ -61,6 +61,40 @@ pub(crate) struct Environment {
     pub(crate) balance_wei: Option<U256>,
     /// Parent block, on whose state it runs; the node's newest without one.
     pub(crate) parent: Option<u64>,
+    /// Number of that block, where it is known.
+    pub(crate) number: Option<u64>,
+    /// Its time, seconds, where it is known.
+    pub(crate) timestamp_s: Option<u64>,
+    /// Who proposes it, as far as the newest block tells. Nodes simulate with nobody, whom no block has.
+    pub(crate) fee_recipient: Option<Address>,
+}
+
+impl Environment {
+    /// Number, time and proposer as a node's block overrides; empty where nothing is known.
+    ///
+    /// `feeRecipient` is what `eth_simulateV1` takes, and `eth_call` of geth since 1.14.9, reth, Nethermind and anvil. An older
+    /// geth, which says `coinbase`, leaves it out and calls with the block's own; both names at once some nodes refuse.
+    fn block_overrides(&self) -> serde_json::Map<String, Value> {
+        let mut block = serde_json::Map::new();
+        if !Protection::Surroundings.is_on() {
+            return block;
+        }
+        if let Some(number) = self.number {
+            block.insert("number".to_owned(), json!(U64::from(number)));
+        }
+        if let Some(time) = self.timestamp_s {
+            block.insert("time".to_owned(), json!(U64::from(time)));
+        }
+        if let Some(proposer) = self.fee_recipient {
+            block.insert("feeRecipient".to_owned(), json!(proposer));
+        }
+        block
+    }
+
+    /// Whether there is anything that an `eth_call` can be told of the block.
+    pub(crate) const fn names_block(&self) -> bool {
+        self.number.is_some() || self.timestamp_s.is_some() || self.fee_recipient.is_some()
+    }
 }
 
 /// Answer of `eth_simulateV1`, one for each block.
@@ -150,7 +184,9 @@ pub(crate) fn params(
         .collect();
     let balance = balance_wei.unwrap_or_default().max(needed_wei);
     overrides.insert(vehicle.sender.to_string(), json!({ "balance": balance }));
-    let block = json!({ "baseFeePerGas": U128::from(base), "prevRandao": randao.finalize() });
+    let mut block = environment.block_overrides();
+    block.insert("baseFeePerGas".to_owned(), json!(U128::from(base)));
+    block.insert("prevRandao".to_owned(), json!(randao.finalize()));
     let parent = parent.map_or_else(|| json!("latest"), |number| json!(U64::from(number)));
     json!([{ "blockStateCalls": [{ "blockOverrides": block, "stateOverrides": overrides, "calls": calls }] }, parent])
 }
@@ -158,13 +194,15 @@ pub(crate) fn params(
 /// `member` as a call of its own, as its target will see it: a forward comes from its forwarder, with the user's address behind
 /// the data and the gas that the user signed; a call from `sender`, or from Multicall3. For nodes that simulate no batches.
 ///
-/// Whoever calls gets the value that it passes on; a node without such overrides refuses the call, which says nothing.
+/// Whoever calls gets the value that it passes on; a node without such overrides refuses the call, which says nothing. What
+/// `environment` knows of the block goes with it, for a node that takes that too.
 pub(crate) fn member_params(
     sender: Address,
     key: VehicleKey,
     params: &VehicleParams,
     member: &VerifiedRequest,
     block: &Value,
+    environment: &Environment,
 ) -> Value {
     let (from, data) = match key {
         VehicleKey::Forwarder(forwarder) => {
@@ -180,10 +218,17 @@ pub(crate) fn member_params(
     let call = json!({
         "from": from, "to": member.target(), "value": member.value(), "input": Bytes::from(data), "gas": U64::from(gas),
     });
-    if member.value().is_zero() {
-        return json!([call, block]);
+    let mut params = vec![call, block.clone()];
+    let surroundings = environment.block_overrides();
+    if !member.value().is_zero() {
+        params.push(json!({ (from.to_string()): { "balance": U256::MAX >> 8 } }));
+    } else if !surroundings.is_empty() {
+        params.push(json!({}));
     }
-    json!([call, block, { (from.to_string()): { "balance": U256::MAX >> 8 } }])
+    if !surroundings.is_empty() {
+        params.push(surroundings.into());
+    }
+    params.into()
 }
 
 /// What the answer to [`params`] means.

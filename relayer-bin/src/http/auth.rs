@@ -1,6 +1,11 @@
 //! Who asks, and what may they do? API keys, hashed at rest and compared in constant time, each with its scopes.
 
-use std::{collections::BTreeMap, fmt, num::NonZeroU32, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    num::NonZeroU32,
+    sync::Arc,
+};
 
 use axum::http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
@@ -373,6 +378,15 @@ impl Access {
     /// What page keys of `caller`'s tenant are held to.
     pub(crate) fn page_tenant(&self, caller: &Caller) -> Arc<PageTenant> {
         self.tenants.get(&caller.tenant).map(|entry| Arc::clone(&entry.page)).unwrap_or_default()
+    }
+
+    /// Tenants with page keys, the ids of these, and what they are held to.
+    pub(crate) fn page_doors(&self) -> Vec<(Arc<str>, BTreeSet<Arc<str>>, Arc<PageTenant>)> {
+        let door = |entry: &Entry| {
+            let keys = entry.keys.iter().filter(|key| key.origins.is_some()).map(|key| Arc::clone(&key.caller.key));
+            (Arc::clone(&entry.tenant), keys.collect::<BTreeSet<_>>(), Arc::clone(&entry.page))
+        };
+        self.tenants.values().map(door).filter(|(_, keys, _)| !keys.is_empty()).collect()
     }
 
     /// Whether a page key is for pages of `origin`.

@@ -1,29 +1,34 @@
 //! Keys that may stand in a web page: whoever reads the page has them. So they have caps of their own, within those of their
 //! tenant, whose own server always gets through.
 //!
-//! Counted in each instance, from its start on; the tenant's budget itself is kept by the ledger.
+//! Counted in each instance; at its start what the ledger has of the hour and of the budget's period is counted again. The
+//! tenant's budget itself is kept by the ledger.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use alloy_primitives::{Address, FixedBytes, U256};
 use slackwater::{
     Timestamp,
-    ledger::EventRecord,
+    ledger::{EventRecord, LedgerError, RequestFilter, RequestRecord},
     policy::Budget,
     relay::{Relay, SubmitItem},
     request::{Deadline, RequestId, SubmissionKind},
 };
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{App, auth::Caller, problem::Problem};
 
 /// An hour, by which requests and money are counted.
 const HOUR_MS: u64 = 3_600_000;
+/// Requests of a tenant with page keys that are read at a start, newest first.
+const MAX_RECALLED: usize = 100_000;
+/// Requests that are read at a time.
+const RECALL_PAGE: usize = 1_000;
 
 /// Caps of page keys. Every field is a configuration key `page_key.<name>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +76,12 @@ pub struct PageTenant {
     pub budget: Option<Budget>,
     /// The tenant's open requests (`tenant.max_open_requests`).
     pub max_open_requests: u64,
+}
+
+/// The time by the clock.
+pub(super) fn now() -> Timestamp {
+    let elapsed = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    Timestamp(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// What a page key may ask for at all.
@@ -263,8 +274,54 @@ impl PageBook {
         }
     }
 
+    /// Counts a request of page key `key` that the ledger has from before this start.
+    fn recall(&self, tenant: &Arc<str>, key: &Arc<str>, page: &PageTenant, record: &RequestRecord, now: Timestamp) {
+        let mut books = self.lock();
+        if books.held.contains_key(&record.id) {
+            return;
+        }
+        let (hour, of_now) = (record.accepted_at.0 / HOUR_MS, now.0 / HOUR_MS);
+        if hour == of_now {
+            let count = books.keys.entry((Arc::clone(tenant), Arc::clone(key))).or_default();
+            *count = (hour, if count.0 == hour { count.1 + 1 } else { 1 });
+        }
+        let hold = |period: Timestamp, wei: U256| Hold {
+            tenant: Arc::clone(tenant),
+            chain_id: record.chain_id,
+            hour,
+            period,
+            wei,
+        };
+        let is_open = !record.status.is_terminal();
+        let wei = if is_open { record.reserved_wei } else { record.cost_wei.unwrap_or_default() };
+        let mut period = Timestamp(0);
+        if let Some(budget) = &page.budget {
+            period = budget.period_start(record.accepted_at);
+            let account = books.accounts.entry((Arc::clone(tenant), record.chain_id)).or_default();
+            if account.hour != of_now {
+                (account.hour, account.of_hour) = (of_now, U256::ZERO);
+            }
+            let of_now = budget.period_start(now);
+            if account.period != of_now {
+                (account.period, account.of_period) = (of_now, U256::ZERO);
+            }
+            // Nothing of it counts yet.
+            account.change(&hold(period, U256::ZERO), wei);
+        }
+        if is_open {
+            *books.open.entry(Arc::clone(tenant)).or_default() += 1;
+            books.held.insert(record.id, hold(period, wei));
+        }
+    }
+
     fn holds(&self, id: RequestId) -> bool {
         self.lock().held.contains_key(&id)
+    }
+
+    /// Whether request `id` is held for another tenant than this one: the same signed request, which that one has submitted
+    /// since.
+    fn is_of_another(&self, id: RequestId, tenant: &str) -> bool {
+        self.lock().held.get(&id).is_some_and(|hold| *hold.tenant != *tenant)
     }
 
     fn held(&self) -> Vec<RequestId> {
@@ -283,9 +340,57 @@ impl Books {
     }
 }
 
+/// Counts what page keys have submitted, held and spent before this start, as the ledger has it. Before anybody may call.
+pub(super) async fn recall(app: &App) {
+    let now = now();
+    for (tenant, keys, page) in app.access().page_doors() {
+        let since = page.budget.as_ref().map_or(now, |budget| budget.period_start(now)).0;
+        let oldest = Timestamp(now.0.saturating_sub(open_for(&app.limits.page_key)).min(since));
+        match recall_tenant(app, &tenant, &keys, &page, (oldest, now)).await {
+            Ok(read) if read >= MAX_RECALLED => {
+                tracing::warn!(%tenant, read, "more requests than are read at a start: earlier ones of page keys do not count for `page_key.budget_percent`");
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::error!(%tenant, %error, "what page keys have used can't be read: their caps begin anew");
+            }
+        }
+    }
+}
+
+/// How long ago an open request of a page key, or one of this hour, was accepted at most, ms.
+fn open_for(limits: &PageLimits) -> u64 {
+    u64::try_from(limits.max_within.as_millis()).unwrap_or(u64::MAX).max(HOUR_MS)
+}
+
+async fn recall_tenant(
+    app: &App,
+    tenant: &Arc<str>,
+    keys: &BTreeSet<Arc<str>>,
+    page: &PageTenant,
+    (oldest, now): (Timestamp, Timestamp),
+) -> Result<usize, LedgerError> {
+    let mut filter = RequestFilter { tenant: Some(tenant.to_string()), limit: RECALL_PAGE, ..RequestFilter::default() };
+    let mut read = 0;
+    while read < MAX_RECALLED {
+        let records = app.relay.requests(&filter).await?;
+        let Some(last) = records.last() else { break };
+        filter.before = Some(last.seq);
+        read += records.len();
+        for record in records.iter().filter(|record| record.accepted_at >= oldest) {
+            if let Some(key) = record.submitted_by.as_deref().and_then(|key| keys.get(key)) {
+                app.pages.recall(tenant, key, page, record, now);
+            }
+        }
+        if last.accepted_at < oldest {
+            break;
+        }
+    }
+    Ok(read)
+}
+
 /// Gives back what requests of page keys held when they end. Runs as long as the API.
-pub(super) async fn follow(app: Arc<App>) {
-    let mut events = app.relay.subscribe();
+pub(super) async fn follow(app: Arc<App>, mut events: Receiver<Arc<[EventRecord]>>) {
     loop {
         let received = tokio::select! {
             () = app.closing.cancelled() => return,
@@ -307,6 +412,7 @@ pub(super) async fn follow(app: Arc<App>) {
 
 async fn settle(relay: &Relay, pages: &PageBook, id: RequestId) {
     match relay.request(id).await {
+        Ok(Some(record)) if pages.is_of_another(id, &record.tenant) => pages.settled(id, U256::ZERO),
         Ok(Some(record)) if record.status.is_terminal() => pages.settled(id, record.cost_wei.unwrap_or_default()),
         Ok(_) => {}
         // Held until the start after: too much counts rather than too little.

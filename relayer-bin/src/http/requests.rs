@@ -1,6 +1,6 @@
 //! Requests: submit, ask, list, cancel, quote.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use alloy_primitives::Bytes;
 use axum::{
@@ -11,7 +11,6 @@ use axum::{
 use hyper::body::Body as _;
 use serde::Deserialize;
 use slackwater::{
-    Timestamp,
     ledger::{EventFilter, RequestFilter, RequestRecord},
     relay::{Acceptance, SubmitItem},
     request::{Promise, RequestId, Status, Withdrawal},
@@ -182,8 +181,7 @@ async fn submit_items(
 /// Whether a page key may ask for this, and the place that it takes.
 fn hold_for_page(app: &Shared, caller: &Caller, item: &mut SubmitItem) -> Result<Hold, Problem> {
     let (limits, tenant) = (&app.limits.page_key, app.access().page_tenant(caller));
-    let elapsed = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    let now = Timestamp(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+    let now = page::now();
     let gas = page::check(limits, &tenant, item, now)?;
     let chain_id = item.submission.chain_id;
     let quote = app.relay.quote(chain_id, gas)?;

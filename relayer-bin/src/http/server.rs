@@ -112,7 +112,9 @@ impl Server {
         let door = Arc::new(Door::new(Arc::clone(&app)));
         let graceful = GracefulShutdown::new();
         let mut connections = tokio::task::JoinSet::new();
-        connections.spawn(super::page::follow(Arc::clone(&app)));
+        let events = app.relay.subscribe();
+        super::page::recall(&app).await;
+        connections.spawn(super::page::follow(Arc::clone(&app), events));
         tokio::pin!(stop);
         loop {
             let accepted = tokio::select! {

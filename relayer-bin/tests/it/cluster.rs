@@ -151,7 +151,8 @@ async fn equal_calls_without_a_key_are_two_on_two_instances_too() -> Result<()> 
     let cluster = cluster(2).extra(crate::calls::TENANT).raise().await?;
     cluster.wait_owner().await?;
     let tag = crate::calls::tag("equal", 0);
-    let body = Bytes::from(crate::calls::call(cluster.world.guestbook, &markCall { tag }, false).to_string());
+    let body =
+        hyper::body::Bytes::from(crate::calls::call(cluster.world.guestbook, &markCall { tag }, false).to_string());
     let mut ids = BTreeSet::new();
     for _ in 0..3 {
         let clients = (cluster.client(0), cluster.client(1));

@@ -35,6 +35,7 @@ mod models;
 mod money;
 mod node;
 mod page_keys;
+mod pauses;
 mod poison;
 mod problems;
 mod reload;

@@ -194,3 +194,82 @@ async fn a_page_key_submits_and_follows_and_takes_back_with_the_users_signature(
     stage.settle_mining().await?;
     stage.close().await
 }
+
+/// What the page's keys have used does not begin anew with the relayer.
+#[tokio::test]
+async fn the_caps_of_page_keys_outlive_a_restart() -> Result<()> {
+    let mut stage = raise().await?;
+    let crowd = Crowd::new(&stage.world, 1);
+    let mark = Ask {
+        to: stage.world.guestbook,
+        value: U256::ZERO,
+        gas: 100_000,
+        data: Bytes::from_static(&[0xd0, 0x9d, 0xe0, 0x8a]),
+        deadline_s: unix_seconds() + 3_600,
+        within: None,
+        max_cost_wei: None,
+    };
+    let of = |user: u64| crowd.sign_at(&Account::derive("one of many visitors", user), 0, &mark);
+    let page =
+        |stage: &Stage| Page { client: Client::new(), url: stage.relayer.url().to_owned(), key: key("shop", "page") };
+    let nothing = |_: &mut Value| {};
+    for user in 0..4 {
+        let (status, accepted) = page(&stage).submit(&of(user), nothing).await;
+        assert_eq!(status, 202, "{accepted}");
+    }
+    stage.relayer.restart().await?;
+    for user in 4..6 {
+        let (status, accepted) = page(&stage).submit(&of(user), nothing).await;
+        assert_eq!(status, 202, "{accepted}");
+    }
+    let last = page(&stage).submit(&of(6), nothing).await;
+    refused(last, 429, "rate_limited", "page_key.max_requests_per_hour");
+    stage.relayer.restart().await?;
+    let last = page(&stage).submit(&of(7), nothing).await;
+    refused(last, 429, "rate_limited", "page_key.max_requests_per_hour");
+    stage.close().await
+}
+
+/// The same signed request through another tenant: not while the first one has it. Once that has ended, untried, it is the other
+/// one's like any; until then it told how long the signature could be used.
+#[tokio::test]
+async fn what_ended_untried_another_tenant_may_submit() -> Result<()> {
+    let stage = raise().await?;
+    let crowd = Crowd::new(&stage.world, 1);
+    let user = Account::derive("a user of two services", 0);
+    let deadline_s = unix_seconds() + 3_600;
+    let mark = Ask {
+        to: stage.world.guestbook,
+        value: U256::ZERO,
+        gas: 100_000,
+        data: Bytes::from_static(&[0xd0, 0x9d, 0xe0, 0x8a]),
+        deadline_s,
+        within: None,
+        max_cost_wei: None,
+    };
+    let of =
+        |tenant: &str| Page { client: Client::new(), url: stage.relayer.url().to_owned(), key: key(tenant, "own") };
+    let (shop, bank) = (of("shop"), of("bank"));
+    let nothing = |_: &mut Value| {};
+    // It waits for the nonce before it.
+    let second = crowd.sign_at(&user, 1, &mark);
+    let path = format!("/v1/requests/{}", second.id);
+    assert_eq!(shop.submit(&second, nothing).await.0, 202);
+    refused(bank.submit(&second, nothing).await, 409, "already_submitted", "");
+    let (_, open) = answer(shop.request(Method::GET, &path)).await;
+    assert!(open["executableUntil"].is_null(), "{open}");
+    assert_eq!(answer(shop.request(Method::DELETE, &path)).await.0, 200);
+    let (_, ended) = answer(shop.request(Method::GET, &path)).await;
+    assert_eq!((&ended["status"], &ended["executableUntil"]), (&json!("cancelled"), &json!(deadline_s)), "{ended}");
+
+    let (status, accepted) = bank.submit(&second, nothing).await;
+    assert_eq!((status, &accepted["duplicate"]), (202, &json!(false)), "{accepted}");
+    refused(answer(shop.request(Method::GET, &path)).await, 404, "not_found", "");
+    refused(shop.submit(&second, nothing).await, 409, "already_submitted", "");
+    assert_eq!(shop.submit(&crowd.sign_at(&user, 0, &mark), nothing).await.0, 202);
+    stage.settle_mining().await?;
+    let (_, executed) = answer(bank.request(Method::GET, &path)).await;
+    assert_eq!((&executed["status"], &executed["tenant"]), (&json!("finalized"), &json!("bank")), "{executed}");
+    assert!(executed["executableUntil"].is_null(), "{executed}");
+    stage.close().await
+}

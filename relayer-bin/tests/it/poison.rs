@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use alloy_primitives::{Address, B256, Bytes, U64, U256, keccak256};
 use alloy_sol_types::SolCall;
-use serde_json::json;
+use serde_json::{Value, json};
 use slackwater_benches::{
     Result,
     wallet::{Ask, Crowd, SignedRequest, unix_seconds},
@@ -209,6 +209,39 @@ async fn a_target_that_burns_the_whole_batch() -> Result<()> {
     stage.settle_mining().await?;
     stage.expect(&again, "finalized", None, "signed again").await?;
     assert_eq!(stage.nasty_marks(tag("again")).await?, U256::from(1));
+    stage.close().await
+}
+
+/// Whether it trusts the forwarder depends on the block's number: it reverts in odd ones. A simulation is one of the block that is
+/// to come, not of the one that was, so it is sent for an even one.
+#[tokio::test]
+async fn a_target_that_looks_at_the_block_finds_the_block_that_takes_it() -> Result<()> {
+    let stage = Stage::at(Pace::Manual).raise().await?;
+    let target = Address::repeat_byte(0x77);
+    let even_only = "0x4360011615600b575f5ffd5b60015f5260205ff3";
+    stage.node().call::<Value>("anvil_setCode", json!([target, even_only])).await?;
+    let is_odd = |number: u64| number % 2 == 1;
+    if is_odd(stage.node().block_number().await?) {
+        stage.mine(1).await?;
+    }
+    let mut crowd = Crowd::new(&stage.world, 1);
+    let request = crowd.sign(0, &Ask { to: target, data: Bytes::new(), ..ask(&stage, &burnCall {}) });
+    stage.submit(std::slice::from_ref(&request)).await?;
+    until("a simulation of the next block", PATIENCE, async || {
+        let failed = stage.metric("slackwater_simulations_failed_total", &[]).await?;
+        Ok((failed >= 1.0 || stage.node().pool().await?.0 > 0).then_some(()))
+    })
+    .await?;
+    assert_eq!(stage.node().pool().await?.0, 0, "not for an odd block");
+    stage.mine(1).await?;
+    stage.pooled(1).await?;
+    stage.mine(1).await?;
+    let state = stage.wait_status(request.id, "included").await?;
+    assert!(!is_odd(state.block_number.expect("a block")));
+    stage.settle_mining().await?;
+    stage.expect(&request, "finalized", None, "in an even block").await?;
+    let truth = stage.check(std::slice::from_ref(&request)).await?;
+    assert_eq!(truth.relayed.transactions.len(), 1, "and nothing else was sent");
     stage.close().await
 }
 

@@ -1,6 +1,9 @@
 //! Who is left out of a transaction does not wait for its finality; and nobody gains by being left out.
 
-use std::{collections::BTreeSet, time::SystemTime};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime},
+};
 
 use alloy_primitives::{B256, Bytes, U64, U256, keccak256};
 use alloy_sol_types::SolCall;
@@ -28,6 +31,9 @@ const FINAL_BLOCKS: u64 = 40;
 const REPLAN_BLOCKS: u64 = 3;
 /// `MAX_BATCH_FAILURES` of the relayer.
 const MAX_TRIES: usize = 6;
+
+/// How late a receipt comes that is told last.
+const LATE_BY: Duration = Duration::from_secs(2);
 
 const RECEIPT: &str = "eth_getTransactionReceipt";
 
@@ -199,6 +205,65 @@ async fn a_skipped_one_travels_again_before_its_transaction_is_final() -> Result
     // It pays for the second one alone, and for its part in the first.
     let (own, alone) = (stage.costs(std::slice::from_ref(&scene.skipped)).await?, stage.paid(*second).await?);
     assert!(own > alone && own < alone + stage.paid(*first).await? / U256::from(2), "{own} for {alone}");
+    stage.close().await
+}
+
+/// A look at the chain makes both final, and the receipt of the first comes last: the skipped one pays for its part in both all
+/// the same, and nobody else does. It tells its whole cost when it ends.
+#[tokio::test]
+async fn whichever_is_read_first_who_was_skipped_pays_for_both() -> Result<()> {
+    let stage = stage(FINAL_BLOCKS).raise().await?;
+    let scene = Skipped::on(&stage).await?;
+    let ((_, first, _), (_, second)) = (&scene.first, &scene.second);
+    stage.mine(1).await?;
+    stage.wait_status(scene.skipped.id, "included").await?;
+    let late = Fault::Delay { min: LATE_BY, max: LATE_BY };
+    stage.proxy().add(Rule::always(late).on(RECEIPT).times(1));
+    stage.mine(FINAL_BLOCKS + REPLAN_BLOCKS).await?;
+    let state = stage.ended(scene.skipped.id).await?;
+    assert_eq!((state.status.as_str(), state.tx_hash), ("finalized", Some(*second)));
+    let at_its_end = stage.costs(std::slice::from_ref(&scene.skipped)).await?;
+    stage.settle_mining().await?;
+    let truth = stage.check(&scene.all).await?;
+    assert_eq!(truth.count("finalized", None), scene.all.len());
+    assert_eq!(stage.all_is_paid(&scene.all, &[*first, *second]).await?, U256::ZERO);
+    let (own, alone) = (stage.costs(std::slice::from_ref(&scene.skipped)).await?, stage.paid(*second).await?);
+    assert!(own > alone && own < alone + stage.paid(*first).await? / U256::from(2), "{own} for {alone}");
+    assert_eq!(at_its_end, own, "its end tells all of it");
+    stage.close().await
+}
+
+/// The same for one that was alone, whose relayer has started anew in between: nothing is the operator's.
+#[tokio::test]
+async fn a_restart_forgets_nothing_of_what_a_skip_costs() -> Result<()> {
+    let mut stage = stage(FINAL_BLOCKS).raise().await?;
+    let mut crowd = Crowd::new(&stage.world, 1);
+    let all = [crowd.sign(0, &ask(&stage, "alone"))];
+    stage.submit(&all).await?;
+    stage.pooled(1).await?;
+    let batch = stage.client().request(all[0].id).await?.batch.expect("a batch");
+    let first = stage.batch(&batch).await?.attempts[0].tx_hash;
+    stage.mine_denying().await?;
+    stage.mine(REPLAN_BLOCKS - 1).await?;
+    stage.pooled(1).await?;
+    let is_another = async || Ok(stage.client().request(all[0].id).await?.batch.filter(|now| *now != batch));
+    let again = until("a second transaction", PATIENCE, is_another).await?;
+    let second = stage.batch(&again).await?.attempts[0].tx_hash;
+    stage.mine(1).await?;
+    stage.wait_status(all[0].id, "included").await?;
+    assert_eq!(stage.batch(&batch).await?.state, "included");
+    stage.relayer.restart().await?;
+    stage.follow().await?;
+    let late = Fault::Delay { min: LATE_BY, max: LATE_BY };
+    stage.proxy().add(Rule::always(late).on(RECEIPT).times(1));
+    stage.mine(FINAL_BLOCKS + REPLAN_BLOCKS).await?;
+    let state = stage.ended(all[0].id).await?;
+    assert_eq!((state.status.as_str(), state.tx_hash), ("finalized", Some(second)));
+    stage.batch_becomes(&batch, "finalized").await?;
+    stage.settle_mining().await?;
+    stage.check(&all).await?;
+    let borne = stage.all_is_paid(&all, &[first, second]).await?;
+    assert_eq!((borne, stage.bearers().await?), (U256::ZERO, Vec::new()));
     stage.close().await
 }
 
@@ -565,6 +630,6 @@ async fn a_price_that_one_node_invents_is_paid_by_nobody() -> Result<()> {
 impl Stage {
     /// Lets the relayer do what it would do wrong: nothing tells when it does nothing.
     pub(crate) async fn settled_down(&self) {
-        tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+        tokio::time::sleep(Duration::from_millis(150)).await;
     }
 }

@@ -115,6 +115,9 @@ class RequestSummary:
     cost_wei: Optional[int] = None
     reserved_wei: Optional[int] = None
     submitted_by: Optional[str] = None
+    #: It ended without being executed, before the deadline that its user signed: until then, Unix seconds, whoever has the
+    #: signature can still use it. The user's next request takes the same nonce.
+    executable_until: Optional[int] = None
 
 
 @dataclass(frozen=True)

@@ -197,13 +197,22 @@ impl LocalRelay {
             return self.launch(now);
         }
         let sender = self.key.address();
+        let priority_fee_per_gas =
+            self.offer(now, candidate.selection.deadline).map_or(0, |fees| fees.max_priority_fee_per_gas);
+        let environment = Environment {
+            base_fee_per_gas: self.head.map_or(0, |head| head.next_base_fee),
+            priority_fee_per_gas,
+            fee_recipient: self.heads.proposer,
+            ..Environment::default()
+        };
         if self.lacks_simulate {
             // The whole succeeds whatever its members do: each is called as its target will see it.
             let block = json!("latest");
+            let environment = Environment::default();
             let calls: Vec<Value> = candidate
                 .members
                 .iter()
-                .map(|member| simulation::member_params(sender, key, &self.params, member, &block))
+                .map(|member| simulation::member_params(sender, key, &self.params, member, &block, &environment))
                 .collect();
             if let Some(candidate) = &mut self.candidate {
                 candidate.waits = calls.len();
@@ -212,10 +221,6 @@ impl LocalRelay {
                 self.call(now, Purpose::Member { candidate: id, place }, "eth_call", params);
             }
         } else {
-            let priority_fee_per_gas =
-                self.offer(now, candidate.selection.deadline).map_or(0, |fees| fees.max_priority_fee_per_gas);
-            let base_fee_per_gas = self.head.map_or(0, |head| head.next_base_fee);
-            let environment = Environment { base_fee_per_gas, priority_fee_per_gas, ..Environment::default() };
             let params = simulation::params(&self.params, key, &candidate.members, &candidate.ahead, &environment);
             self.call(now, Purpose::Simulate { candidate: id }, "eth_simulateV1", params);
         }

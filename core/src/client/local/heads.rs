@@ -1,6 +1,6 @@
 //! One look at the chain after the other, while something is under way.
 
-use alloy_primitives::{B256, U64, U128, U256};
+use alloy_primitives::{Address, B256, U64, U128, U256};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -33,12 +33,16 @@ pub(super) struct Header {
     gas_limit: Option<U64>,
     #[serde(default)]
     base_fee_per_gas: Option<U128>,
+    #[serde(default)]
+    miner: Option<Address>,
 }
 
 /// What is known of the chain's blocks.
 #[derive(Debug, Default)]
 pub(super) struct Heads {
     hash: Option<B256>,
+    /// Who proposed the newest block.
+    pub(super) proposer: Option<Address>,
     /// When the newest head was last seen to be the newest.
     pub(super) looked_at: Option<Timestamp>,
     pub(super) next_poll: Option<Timestamp>,
@@ -252,6 +256,7 @@ impl LocalRelay {
         let info = HeadInfo { number, timestamp_s: header.timestamp.to(), next_base_fee, quote, final_block };
         self.head = Some(info);
         self.heads.hash = Some(header.hash);
+        self.heads.proposer = header.miner;
         self.heads.looked_at = Some(look.started);
         self.heads.failures = 0;
         self.plan_poll(now);

@@ -87,10 +87,16 @@ static INSERT_REQUESTS: Rows = Rows::new(
     "nbtntbbnbntnnnnbntttnbnnnnnnt",
     "",
 );
+static REMOVE_REQUESTS: Rows = Rows::new("DELETE FROM requests WHERE seq IN (SELECT * FROM ", "n", ")");
+static REMOVE_PAYLOADS: Rows = Rows::new("DELETE FROM payloads WHERE request IN (SELECT * FROM ", "n", ")");
 static INSERT_PAYLOADS: Rows =
     Rows::new("INSERT INTO payloads (request, payload, promise_signature, quote) SELECT * FROM ", "nbbt", "");
-static INSERT_KEYS: Rows =
-    Rows::new("INSERT INTO idempotency (tenant, key, body_hash, request) SELECT * FROM ", "ttbn", "");
+static INSERT_KEYS: Rows = Rows::new(
+    "INSERT INTO idempotency (tenant, key, body_hash, request) SELECT * FROM ",
+    "ttbn",
+    // A key whose request made way is free.
+    " ON CONFLICT (tenant, key) DO UPDATE SET body_hash = excluded.body_hash, request = excluded.request",
+);
 static INSERT_BATCHES: Rows = Rows::new(
     "INSERT INTO batches (seq, chain_id, sender, nonce, state, recipient, value_wei, gas_limit, deadline_ms, \
      ceiling_wei_per_gas, trigger, created_at_ms, included_hash, block_number, block_hash, gas_used, cost_wei) \
@@ -351,6 +357,11 @@ pub(super) async fn store(connection: &mut PgConnection, mut set: WorkingSet) ->
 
 async fn store_requests(connection: &mut PgConnection, entries: Vec<RequestEntry>) -> Result<(), StoreError> {
     let (mut new, mut moved, mut ended, mut released) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let replaced = entries.iter().filter(|entry| entry.is_replaced).map(|entry| entry.record.seq);
+    let replaced: Vec<u64> = replaced.collect();
+    for statement in [&REMOVE_REQUESTS, &REMOVE_PAYLOADS] {
+        statement.run(connection, &replaced, |args, seq| args.u64(*seq)).await?;
+    }
     for entry in entries.into_iter().filter(|entry| entry.changed) {
         match entry.stored {
             None => new.push(entry),

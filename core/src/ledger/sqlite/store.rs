@@ -93,15 +93,19 @@ static INSERT_REQUESTS: Rows = Rows::new(
     29,
     NEW_ROWS,
 );
+static REMOVE_REQUESTS: Rows = Rows::new("DELETE FROM requests WHERE seq IN (", 1, ")");
+static REMOVE_PAYLOADS: Rows = Rows::new("DELETE FROM payloads WHERE request IN (", 1, ")");
 static INSERT_PAYLOADS: Rows = Rows::new(
     "INSERT OR ROLLBACK INTO payloads (request, payload, promise_signature, quote) SELECT * FROM (VALUES ",
     4,
     NEW_ROWS,
 );
 static INSERT_KEYS: Rows = Rows::new(
-    "INSERT OR ROLLBACK INTO idempotency (tenant, key, body_hash, request) SELECT * FROM (VALUES ",
+    // A key whose request made way is free.
+    "INSERT INTO idempotency (tenant, key, body_hash, request) SELECT * FROM (VALUES ",
     4,
-    NEW_ROWS,
+    ") WHERE column1 IS NOT NULL ON CONFLICT (tenant, key) DO UPDATE SET body_hash = excluded.body_hash, \
+     request = excluded.request",
 );
 static INSERT_BATCHES: Rows = Rows::new(
     "INSERT OR ROLLBACK INTO batches (seq, chain_id, sender, nonce, state, recipient, value_wei, gas_limit, deadline_ms, \
@@ -387,6 +391,11 @@ pub(super) async fn store(
 fn add_requests(script: &mut Script<'_>, entries: Vec<RequestEntry>) {
     let (mut new, mut bodies) = (Vec::new(), Vec::new());
     let (mut moved, mut ended, mut released) = (Vec::new(), Vec::new(), Vec::new());
+    let replaced = entries.iter().filter(|entry| entry.is_replaced).map(|entry| entry.record.seq);
+    let replaced: Vec<u64> = replaced.collect();
+    for statement in [&REMOVE_REQUESTS, &REMOVE_PAYLOADS] {
+        script.add(FIRST, statement, replaced.clone(), |args, seq| args.u64(seq));
+    }
     for mut entry in entries.into_iter().filter(|entry| entry.changed) {
         let record = &mut entry.record;
         match entry.stored {

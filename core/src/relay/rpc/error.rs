@@ -74,6 +74,11 @@ impl RpcError {
         self.code.is_some_and(|code| is_unknown_block(code, &self.message))
     }
 
+    /// The node does not take the parameters in this form.
+    pub(in crate::relay) fn is_invalid_params(&self) -> bool {
+        self.code == Some(-32_602)
+    }
+
     /// The call reached a node that answered: other nodes would answer the same.
     pub(super) const fn is_answer(&self) -> bool {
         matches!(

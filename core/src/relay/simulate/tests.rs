@@ -1,7 +1,10 @@
 //! What nodes say of a batch, and what they are asked: nodes are scripted, and tokio's clock is paused.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -55,10 +58,24 @@ struct Node {
     /// Answers `eth_call` too.
     calls: bool,
     members: Vec<Arc<VerifiedRequest>>,
+    /// Most parameters that it takes.
+    most_params: AtomicUsize,
     asked: Mutex<Vec<String>>,
+    /// What it was asked, method by method.
+    params: Mutex<Vec<(String, Vec<Value>)>>,
 }
 
 impl Node {
+    /// The block that calls of `method` name as the one in which they run, of those that name one.
+    fn told(&self, method: &str) -> Vec<Value> {
+        let params = self.params.lock().unwrap();
+        let block = |params: &Vec<Value>| match method {
+            "eth_simulateV1" => Some(params[0]["blockStateCalls"][0]["blockOverrides"].clone()),
+            _ => params.get(3).cloned(),
+        };
+        params.iter().filter(|(asked, _)| asked == method).filter_map(|(_, params)| block(params)).collect()
+    }
+
     fn asked(&self, method: &str) -> usize {
         self.asked.lock().unwrap().iter().filter(|asked| *asked == method).count()
     }
@@ -102,6 +119,8 @@ impl RpcTransport for Node {
         let call: Value = serde_json::from_str(&body).unwrap();
         let method = call["method"].as_str().unwrap().to_owned();
         self.asked.lock().unwrap().push(method.clone());
+        let params = call["params"].as_array().cloned().unwrap_or_default();
+        self.params.lock().unwrap().push((method.clone(), params.clone()));
         tokio::time::sleep(Duration::from_millis(self.latency_ms)).await;
         let answer = match method.as_str() {
             "eth_simulateV1" => match self.simulates {
@@ -111,6 +130,9 @@ impl RpcTransport for Node {
                 Simulates::Error(code, message) => Err(json!({ "code": code, "message": message })),
                 Simulates::Never => std::future::pending().await,
             },
+            "eth_call" if params.len() > self.most_params.load(Ordering::Relaxed) => {
+                Err(json!({ "code": -32_602, "message": "too many arguments, want at most 3" }))
+            }
             "eth_call" if self.calls => self.called(&call["params"][0]),
             _ => Err(json!({ "code": -32_601, "message": "the method does not exist" })),
         };
@@ -142,6 +164,7 @@ struct World {
     pool: RpcPool,
     members: Vec<Arc<VerifiedRequest>>,
     params: VehicleParams,
+    environment: Environment,
 }
 
 impl World {
@@ -159,7 +182,9 @@ impl World {
                     simulates: simulates.clone(),
                     calls: *calls,
                     members: members.clone(),
+                    most_params: AtomicUsize::new(4),
                     asked: Mutex::default(),
+                    params: Mutex::default(),
                 })
             })
             .collect();
@@ -173,7 +198,7 @@ impl World {
             schedule: *spec.gas_schedule(),
             forward_overhead_gas: 45_000,
         };
-        Self { nodes, pool, members, params }
+        Self { nodes, pool, members, params, environment: Environment::default() }
     }
 
     async fn ask(&self, is_wary: bool) -> Simulation {
@@ -184,7 +209,7 @@ impl World {
             ahead: &Ahead::new(),
             is_known_forwarder: true,
             params: &self.params,
-            environment: Environment::default(),
+            environment: self.environment,
             multicall3: None,
             block: 100,
             patience: Duration::from_millis(100),
@@ -214,6 +239,58 @@ const NO_SIMULATIONS: [(i64, &str); 8] = [
     (-32_602, "invalid params: unknown field"),
     (0, "?"),
 ];
+
+/// A target that looks around finds the block that is to take it, and neither the one before nor a block of nobody's.
+#[tokio::test(start_paused = true)]
+async fn nodes_are_told_of_the_block_that_is_to_come() {
+    let proposer = Address::repeat_byte(0x9b);
+    let environment = Environment {
+        number: Some(101),
+        timestamp_s: Some(1_800_000_012),
+        fee_recipient: Some(proposer),
+        ..Environment::default()
+    };
+    let is_it = |block: &Value| {
+        block["number"] == json!("0x65")
+            && block["time"] == json!("0x6b49d20c")
+            && block["feeRecipient"] == json!(proposer)
+    };
+    let simulates = World { environment, ..World::new(&[GOOD, GOOD], &[(Simulates::Truly, false)]) };
+    assert_eq!(simulates.ask(false).await.words, [Word::Executes, Word::Executes]);
+    let told = simulates.nodes[0].told("eth_simulateV1");
+    assert!(told.len() == 1 && told.iter().all(is_it), "{told:?}");
+
+    let lacks = || Simulates::Error(-32_601, "the method eth_simulateV1 does not exist/is not available");
+    let calls = World { environment, ..World::new(&[GOOD, GOOD], &[(lacks(), true)]) };
+    assert_eq!(calls.ask(false).await.words, [Word::Executes, Word::Executes]);
+    let told = calls.nodes[0].told("eth_call");
+    assert!(told.len() == 2 && told.iter().all(is_it), "{told:?}");
+
+    // One that takes no such thing calls as well as it can, and is not asked in vain for ever.
+    let simple = World { environment, ..World::new(&[GOOD, GOOD], &[(lacks(), true)]) };
+    simple.nodes[0].most_params.store(3, Ordering::Relaxed);
+    for _ in 0..8 {
+        assert_eq!(simple.ask(false).await.words, [Word::Executes, Word::Executes]);
+    }
+    let told = simple.nodes[0].told("eth_call");
+    assert!((2..8).contains(&told.len()), "{}", told.len());
+}
+
+/// That a transaction fails as a whole is one node's word, or two nodes'.
+#[tokio::test(start_paused = true)]
+async fn who_says_that_a_batch_fails_as_a_whole_is_counted() {
+    let fails = || Simulates::Error(3, "execution reverted");
+    for (nodes, words) in [
+        (vec![(fails(), false)], 1),
+        (vec![(fails(), false), (Simulates::Never, false)], 1),
+        (vec![(fails(), false), (fails(), false)], 2),
+    ] {
+        let found = World::new(&[GOOD, GOOD], &nodes).ask(false).await;
+        assert_eq!((found.whole.is_some(), found.whole_words), (true, words), "{nodes:?}");
+    }
+    let found = World::new(&[GOOD, GOOD], &[(fails(), false), (Simulates::Truly, false)]).ask(false).await;
+    assert_eq!((found.whole, found.words), (None, vec![Word::Executes; 2]));
+}
 
 #[tokio::test(start_paused = true)]
 async fn whatever_is_no_simulation_never_means_send() {

@@ -51,6 +51,7 @@ macro_rules! conformance {
 conformance! {
     new_request_reads_back
     same_id_is_a_duplicate_for_ever
+    what_ended_untried_is_anothers_to_submit
     idempotency_key_answers_first
     a_missed_promise_is_told_once
     sequence_has_one_holder

@@ -107,6 +107,10 @@ pub struct SummaryView {
     /// When its promise was missed, Unix ms, if it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     late_at_ms: Option<u64>,
+    /// It ended without being executed, before the deadline that its user signed: until then, Unix seconds as
+    /// `forward.deadline`, whoever has the signature can still use it. The user's next request takes the same nonce.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    executable_until: Option<u64>,
     /// When it was accepted, Unix ms.
     accepted_at_ms: u64,
     /// When it last changed, Unix ms.
@@ -144,6 +148,7 @@ impl From<&RequestRecord> for SummaryView {
             deadline_at_ms: record.deadline.0,
             valid_until_ms: record.valid_until.0,
             late_at_ms: record.late_at.map(|at| at.0),
+            executable_until: record.executable_until_s(),
             accepted_at_ms: record.accepted_at.0,
             updated_at_ms: record.updated_at.0,
             batch: record.batch,

@@ -55,6 +55,46 @@ pub(crate) async fn same_id_is_a_duplicate_for_ever(store: &impl Store) {
     assert_eq!(ledger.last_event_seq().await.unwrap(), 2);
 }
 
+/// The same signed request, submitted by another tenant: not while the first one has it, nor once it was in a transaction; else
+/// as one of its own, with nothing of the first one's.
+pub(crate) async fn what_ended_untried_is_anothers_to_submit(store: &impl Store) {
+    let ledger = store.open().await;
+    let anothers = |n: u64| NewRequest { tenant: "zeta".into(), accepted_at: Timestamp(NOW.0 + 60_000), ..new(n) };
+    accepted(&one(&*ledger, accept(with_key(1, "k", 1))).await);
+    assert_eq!(duplicate(&one(&*ledger, accept(anothers(1))).await).tenant, "acme");
+    one(&*ledger, ended(&[1], Status::Cancelled)).await;
+    // Still the first answer for whom it was.
+    assert_eq!(duplicate(&one(&*ledger, accept(new(1))).await).status, Status::Cancelled);
+    let events = ledger.last_event_seq().await.unwrap();
+    accepted(&one(&*ledger, accept(anothers(1))).await);
+    assert_eq!(request(&*ledger, 1).await, stored(anothers(1), 2));
+    assert_eq!(ledger.last_event_seq().await.unwrap(), events + 1);
+    assert_eq!(ledger.counts().await.unwrap(), [(CHAIN, Status::Queued, 1)]);
+    let spent = ledger.spent(0).await.unwrap();
+    let held: Vec<_> = spent.iter().filter(|row| !row.reserved_wei.is_zero()).map(|row| &*row.tenant).collect();
+    assert_eq!(held, ["zeta"]);
+    let told = EventFilter { tenant: Some("acme".into()), limit: 9, ..EventFilter::default() };
+    assert_eq!(ledger.events(&told).await.unwrap().len(), 2, "what happened to the first one's stays told");
+    assert_eq!(duplicate(&one(&*ledger, accept(new(1))).await).tenant, "zeta");
+    // The first one's key is nobody's request any more.
+    let again = one(&*ledger, accept(with_key(3, "k", 3))).await;
+    let taken = WriteOutcome::Accept(AcceptOutcome::IdempotencyConflict { existing: id(1) });
+    assert!(again == taken || accepted(&again).request_id == id(3), "{again:?}");
+
+    // Late, and never tried.
+    accepted(&one(&*ledger, accept(new(4))).await);
+    one(&*ledger, Write::Late { requests: vec![id(4)], at: Timestamp(NOW.0 + 30_000) }).await;
+    one(&*ledger, ended(&[4], Status::Expired)).await;
+    accepted(&one(&*ledger, accept(anothers(4))).await);
+
+    // One that was in a transaction may owe something for it.
+    accepted(&one(&*ledger, accept(new(2))).await);
+    commit(&*ledger, vec![plan(0, &[2]), moved(0, BatchState::Broadcast, &[2], Status::Broadcast)]).await;
+    commit(&*ledger, vec![moved(0, BatchState::Broadcast, &[2], Status::Queued), ended(&[2], Status::Expired)]).await;
+    assert_eq!(request(&*ledger, 2).await.status, Status::Expired);
+    assert_eq!(duplicate(&one(&*ledger, accept(anothers(2))).await).tenant, "acme");
+}
+
 pub(crate) async fn a_missed_promise_is_told_once(store: &impl Store) {
     let ledger = store.open().await;
     commit(&*ledger, vec![accept(new(1)), accept(new(2)), ended(&[2], Status::Rejected)]).await;
