@@ -12,7 +12,8 @@ use serde::Deserialize;
 use serde_json::json;
 use slackwater::{
     ledger::{
-        EventFilter, Ledger, LedgerError, PostgresLedger, RequestFilter, RequestRecord, SqliteConfig, SqliteLedger,
+        EventFilter, EventRecord, Ledger, LedgerError, PostgresLedger, RequestFilter, RequestRecord, SqliteConfig,
+        SqliteLedger,
     },
     provenance::{Acceptance, Decision, Ending, Entry, Head, verify_chain_from},
     relay::RpcPool,
@@ -275,6 +276,13 @@ async fn decisions(ledger: &dyn Ledger, findings: &mut Findings) -> Result<(Head
 /// Where the events leave each request: number of the last one, and its status.
 type Last = HashMap<RequestId, (u32, Status)>;
 
+/// Whether `event` is the first one of another tenant's request, after that of the first tenant ended without having been in a
+/// transaction: accepted, late perhaps, ended.
+fn is_taken_over(seq: u32, status: Status, event: &EventRecord) -> bool {
+    let is_untried = matches!(status, Status::Rejected | Status::Expired | Status::Cancelled) && seq <= 3;
+    is_untried && event.request_seq == 1 && event.status == Status::Queued
+}
+
 async fn events(ledger: &dyn Ledger, findings: &mut Findings) -> Result<(u64, Last), CliError> {
     let mut last = Last::new();
     let mut after = 0;
@@ -294,6 +302,7 @@ async fn events(ledger: &dyn Ledger, findings: &mut Findings) -> Result<(u64, La
                     findings.add(format!("request {id} begins as {}", event.status));
                 }
                 None => {}
+                Some((seq, status)) if is_taken_over(seq, status, event) => {}
                 Some((seq, status)) => {
                     if event.request_seq != seq + 1 {
                         findings.add(format!("request {id} has event {} after {seq}", event.request_seq));

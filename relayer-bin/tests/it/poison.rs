@@ -216,7 +216,8 @@ async fn a_target_that_burns_the_whole_batch() -> Result<()> {
 /// to come, not of the one that was, so it is sent for an even one.
 #[tokio::test]
 async fn a_target_that_looks_at_the_block_finds_the_block_that_takes_it() -> Result<()> {
-    let stage = Stage::at(Pace::Manual).raise().await?;
+    let tenant = "[[tenant]]\nid = \"default\"\noperator = true\nopen = true\n";
+    let stage = Stage::at(Pace::Manual).extra(tenant).raise().await?;
     let target = Address::repeat_byte(0x77);
     let even_only = "0x4360011615600b575f5ffd5b60015f5260205ff3";
     stage.node().call::<Value>("anvil_setCode", json!([target, even_only])).await?;
