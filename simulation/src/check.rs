@@ -8,7 +8,7 @@ use std::{
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use slackwater::{
     chain::ClientRule,
-    ledger::{BatchState, MemoryStore},
+    ledger::{BatchState, MemoryStore, RequestRecord},
     relay::{LaneStatus, LocalSigner},
     request::{BatchId, LaneId, Reason, RequestId, Status, SubmissionKind, VerifiedRequest, settlement::CostAccount},
 };
@@ -16,6 +16,7 @@ use slackwater::{
 use crate::{
     chain::{self, Block, Content, GOOD, Item, Receipt, Tx, op_of},
     hostile::{self, HostileTarget, Lie},
+    plan::Operation,
     run::Landing,
     world::{World, short},
 };
@@ -471,10 +472,28 @@ impl World {
         }
     }
 
-    /// What became of honest tenants' operations.
+    /// Whether a request was accepted before L1 asked more than was reserved for its data, and ended before that was over: it
+    /// must not be sent for the first time then.
+    fn is_data_too_dear(&self, record: &RequestRecord) -> bool {
+        let Some(fee) = &self.plan.data_fee else { return false };
+        // From the block before it on, whose price it was accepted at.
+        let since = record.accepted_at.as_secs().saturating_sub(self.spec.block_time_ms.div_ceil(1_000) + 1);
+        let life = since..=record.updated_at.as_secs();
+        let blocks = self.head.back().filter(|block| life.contains(&block.timestamp_s));
+        let (mut is_dear, mut was_cheap) = (false, false);
+        for block in blocks {
+            let is_risen = fee.rise.contains(&(block.number - 1_000));
+            (is_dear, was_cheap) = (is_dear || is_risen, !is_risen);
+        }
+        is_dear && was_cheap && record.status == Status::Expired
+    }
+
+    /// What became of honest tenants' operations, as far as the rules let them go.
     pub(crate) fn landed(&self) -> BTreeMap<u64, Landing> {
         let honest = self.operations.iter().filter(|operation| operation.op < hostile::FIRST_OP);
+        let record = |operation: &Operation| operation.accepted.first().and_then(|id| self.store.request(*id));
         honest
+            .filter(|operation| record(operation).is_none_or(|record| !self.is_data_too_dear(&record)))
             .map(|operation| {
                 let record = operation.accepted.first().and_then(|id| self.store.request(*id));
                 let mut landing =
@@ -530,7 +549,7 @@ impl World {
                     let why = operation.end.clone().unwrap_or_default();
                     self.violate(format!("I14: op #{op} is refused: {why}"));
                 }
-                Some(record) if record.status != Status::Finalized => {
+                Some(record) if record.status != Status::Finalized && !self.is_data_too_dear(&record) => {
                     self.violate(format!("I14: op #{op} ends as {} ({:?})", record.status, record.reason));
                 }
                 Some(_) => {}

@@ -266,6 +266,9 @@ pub struct Access {
     ended: CancellationToken,
 }
 
+/// A tenant with page keys, the ids of these, and what they are held to.
+type PageDoor = (Arc<str>, BTreeSet<Arc<str>>, Arc<PageTenant>);
+
 impl Access {
     /// A door that needs keys.
     pub fn by_keys() -> Self {
@@ -380,8 +383,8 @@ impl Access {
         self.tenants.get(&caller.tenant).map(|entry| Arc::clone(&entry.page)).unwrap_or_default()
     }
 
-    /// Tenants with page keys, the ids of these, and what they are held to.
-    pub(crate) fn page_doors(&self) -> Vec<(Arc<str>, BTreeSet<Arc<str>>, Arc<PageTenant>)> {
+    /// Tenants with page keys.
+    pub(crate) fn page_doors(&self) -> Vec<PageDoor> {
         let door = |entry: &Entry| {
             let keys = entry.keys.iter().filter(|key| key.origins.is_some()).map(|key| Arc::clone(&key.caller.key));
             (Arc::clone(&entry.tenant), keys.collect::<BTreeSet<_>>(), Arc::clone(&entry.page))
