@@ -165,6 +165,7 @@ impl Scene {
         let outcomes = decode(key, &members, receipt.is_success, &receipt.logs);
         let mut flight = Flight::new(key, members, weights, record);
         flight.is_planned = true;
+        flight.tenant = self.service.tenant_of(&flight.members);
         let (kind, receipt) = (AttemptKind::Payload, receipt.clone());
         flight.mined = Some(Mined { kind, receipt, outcomes, ask_at: None });
         self.service.lanes[0].flights.insert(nonce, flight);
