@@ -510,7 +510,7 @@ pub struct RawChain {
     /// How far the L1 data fee that is reserved lies above the current one, percent. It follows L1 until inclusion, and no
     /// signature caps it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 100_000), extend("x-default" = "100"))]
+    #[schemars(range(min = 0, max = 100_000), extend("x-default" = "300"))]
     pub l1_fee_margin_percent: Option<u32>,
     /// Gas of one forward request inside a batch, beyond the gas that the user signed.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -244,21 +244,21 @@ async fn the_l1_fee_is_quoted_reserved_and_must_be_there() -> Result<()> {
     println!("L1 data fee: quoted {fee}, really {real}");
     assert!(real <= fee && fee <= real * U256::from(5) / U256::from(4), "quoted {fee}, really {real}");
 
-    // Reserved with a margin of 100 %: dearer by so much, twice that is reserved.
+    // Reserved with a margin of 300 %: dearer by so much, four times that is reserved.
     set(node, OpFork::Fjord, &dear(3)).await?;
     rollup.follow().await?;
     let second = crowd.mark_within(1, "90s");
     // The lane can pay for gas, but not for L1.
     let lane = rollup.world.relayers[0].address;
-    let gas_only = wei(&once, "maxCostWei") - fee * U256::from(2) + fee;
+    let gas_only = wei(&once, "maxCostWei") - fee * U256::from(4) + fee;
     node.set_balance(lane, gas_only).await?;
     rollup.follow().await?;
     let thrice = rollup.accept(&second).await?.quote;
     let more = wei(&thrice, "l1DataFeeWei") - fee;
     assert!(more > fee, "three times as dear");
     let reserved = wei(&thrice, "maxCostWei") - wei(&once, "maxCostWei");
-    let twice = more * U256::from(2);
-    assert!(reserved.abs_diff(twice) <= U256::from(2), "{reserved} more reserved, not {twice}");
+    let four = more * U256::from(4);
+    assert!(reserved.abs_diff(four) <= U256::from(4), "{reserved} more reserved, not {four}");
     rollup.wait_paused(Some("underfunded")).await?;
     let nonce = node.nonce(lane).await?;
     rollup.follow().await?;
@@ -276,6 +276,31 @@ async fn the_l1_fee_is_quoted_reserved_and_must_be_there() -> Result<()> {
     rollup.wait_paused(None).await?;
     until("the second to be in a block", Duration::from_secs(60), async || {
         Ok(rollup.client().request(second.id).await?.block_number)
+    })
+    .await?;
+
+    // It waits for money at today's price; when that comes, L1 asks more than a third of what is reserved.
+    set(node, OpFork::Fjord, &dear(1)).await?;
+    rollup.follow().await?;
+    node.set_balance(lane, U256::from(1)).await?;
+    rollup.follow().await?;
+    let fourth = crowd.mark_within(3, "90s");
+    rollup.accept(&fourth).await?;
+    set(node, OpFork::Fjord, &dear(2)).await?;
+    rollup.follow().await?;
+    node.set_balance(lane, U256::from(10_u64.pow(18)) * U256::from(100)).await?;
+    until("the fourth to wait for a lower price of data", Duration::from_secs(60), async || {
+        rollup.follow().await?;
+        let metrics = rollup.client().metrics().await?;
+        let waits = metrics.iter().find(|(name, _)| name.starts_with("slackwater_data_fee_waits_total"));
+        Ok(waits.map(drop))
+    })
+    .await?;
+    assert_eq!(rollup.client().request(fourth.id).await?.tx_hash, None);
+    set(node, OpFork::Fjord, &dear(1)).await?;
+    until("the fourth to be in a block", Duration::from_secs(60), async || {
+        rollup.follow().await?;
+        Ok(rollup.client().request(fourth.id).await?.block_number)
     })
     .await?;
     Ok(())
