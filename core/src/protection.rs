@@ -97,6 +97,7 @@ impl Protection {
         Self::SecondWord,
         Self::Surroundings,
         Self::NamedCompany,
+        Self::SuspectTargets,
         Self::EveryWei,
         Self::SpentReservation,
         Self::TenantShares,
