@@ -76,7 +76,7 @@ pub enum Protection {
 impl Protection {
     /// Every protection.
     #[cfg(feature = "simulation")]
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::PersistFirst,
         Self::PollEveryAttempt,
         Self::ReadQuorum,
@@ -97,6 +97,7 @@ impl Protection {
         Self::SecondWord,
         Self::Surroundings,
         Self::NamedCompany,
+        Self::SuspectTargets,
         Self::EveryWei,
         Self::SpentReservation,
         Self::TenantShares,

@@ -26,6 +26,8 @@ const CEILING: u128 = 1_000_000_000_000;
 
 /// The tuning's default.
 const REPLAN_AFTER_BLOCKS: u64 = 3;
+/// Depth of a surprise from which on the relay must know of it: it asks about it at [`REPLAN_AFTER_BLOCKS`].
+const SUSPECT_BLOCKS: u64 = REPLAN_AFTER_BLOCKS + 5;
 /// More than replacements of an honest tip come to, wei per gas.
 const MOST_TIP: u128 = 100_000_000_000;
 
@@ -566,6 +568,17 @@ impl World {
         }
     }
 
+    /// Whether a request to `target` had a transaction for itself that did not execute it, so deep that every node has shown it.
+    fn is_suspect(&self, target: Address) -> bool {
+        let is_alone =
+            |tx: &Tx| matches!(&tx.content, Content::Batch(items) if items.len() == 1 && items[0].to == target);
+        let is_deep = |block: &Arc<Block>| block.number + SUSPECT_BLOCKS <= self.head.number;
+        self.head
+            .back()
+            .filter(|block| is_deep(block))
+            .any(|block| block.txs.iter().any(|(tx, receipt)| is_alone(tx) && receipt.executed.is_empty()))
+    }
+
     /// Who shares a transaction with a target that its tenant does not name: one signer, or the same target's of as many
     /// further signers as it has clean runs. And a target that looks at fees finds in a simulation what it will find on chain.
     fn check_company(&mut self, tx: &Tx) {
@@ -574,6 +587,13 @@ impl World {
             return;
         }
         let signers: BTreeSet<Address> = items.iter().map(|item| item.user).collect();
+        if let Some(target) = self.plan.hostility.named_target() {
+            if signers.len() > 1 && self.is_suspect(target) {
+                let (nonce, count) = (tx.nonce, signers.len());
+                self.violate(format!("I14: nonce={nonce} holds {count} signers' requests beside a suspect's"));
+            }
+            return;
+        }
         let targets: BTreeSet<Address> = items.iter().map(|item| item.to).collect();
         let mut runs = 0;
         for block in self.head.back() {

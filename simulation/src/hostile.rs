@@ -183,6 +183,8 @@ pub struct Hostility {
     pub target: HostileTarget,
     /// They take all gas that is left, not only their request's.
     pub takes_all: bool,
+    /// The tenant's policy names its target.
+    pub is_named: bool,
     /// Its signers.
     pub signer: HostileSigner,
     /// Blocks in whose front something is done against a batch, thousandths.
@@ -229,6 +231,7 @@ impl Hostility {
         budget_gas: 0,
         target: HostileTarget::None,
         takes_all: false,
+        is_named: false,
         signer: HostileSigner::None,
         in_front: 0,
         lie: Lie::None,
@@ -251,6 +254,11 @@ impl Hostility {
 }
 
 impl Hostility {
+    /// The target that the tenant's policy names.
+    pub(crate) fn named_target(&self) -> Option<Address> {
+        self.is_named.then(|| self.target.address(self.takes_all, 0))
+    }
+
     /// Most gas of a block.
     pub(crate) const fn block_gas_or(&self, usual: u64) -> u64 {
         if self.block_gas == 0 { usual } else { self.block_gas }

@@ -344,8 +344,12 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
         policy.budget = budget;
         // By name, so that they share transactions.
         let targets = [GOOD, REVERTS, TRAP, BURNS].map(|target| (target, TargetRule::default()));
-        // Except a stranger's: every target, none by name.
-        policy.targets = (id != hostile::TENANT).then(|| [(chain_id, targets.into())].into());
+        // Except a stranger's: every target, none by name; but for one that it knows and should not.
+        policy.targets = match plan.hostility.named_target() {
+            _ if id != hostile::TENANT => Some([(chain_id, targets.into())].into()),
+            Some(target) => Some([(chain_id, [(target, TargetRule::default())].into())].into()),
+            None => None,
+        };
         // Counted by the wall clock, which a simulated second does not know.
         (policy.rate_per_s, policy.nonce_lookups_per_s) = (None, None);
         policy

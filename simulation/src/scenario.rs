@@ -67,6 +67,8 @@ pub enum Scenario {
     Patient,
     /// S16: one that burns again whenever its requests are planned anew.
     Relapse,
+    /// S16: one that its tenant's policy names.
+    Suspect,
     /// S16: calls that revert on chain only.
     Reverting,
     /// S17: a signer who leaves out a nonce.
@@ -135,7 +137,7 @@ impl Scenario {
 
     /// Those in which somebody means harm, or whose faults come from a second generator. They are run by name: the seeds of
     /// all scenarios in turn keep their meaning.
-    pub const HOSTILE: [Self; 38] = [
+    pub const HOSTILE: [Self; 39] = [
         Self::Entangled,
         Self::MoneyTakenBack,
         Self::NoPool,
@@ -151,6 +153,7 @@ impl Scenario {
         Self::Fresh,
         Self::Patient,
         Self::Relapse,
+        Self::Suspect,
         Self::Reverting,
         Self::Gap,
         Self::Hasty,
@@ -499,6 +502,13 @@ impl Scenario {
                 // Each of its requests is skipped, and its nonce stays free.
                 (hostility.target, hostility.takes_all) = (HostileTarget::Hidden, true);
                 hostility.budget_gas = second.within(20_000_000, 80_000_000);
+            }
+            Self::Suspect => {
+                // After one failure each travels alone; the next ones come while that is known.
+                (hostility.target, hostility.takes_all) = (HostileTarget::Hidden, true);
+                (hostility.is_named, hostility.is_flood) = (true, false);
+                (hostility.operations, hostility.budget_gas) = (second.within(30, 50), 300_000_000);
+                (plan.max_batch, plan.calm_after_ms) = (4, 45_000);
             }
             Self::Reverting => hostility.target = HostileTarget::Reverting,
             Self::Gap => hostility.signer = HostileSigner::Gap,

@@ -174,6 +174,7 @@ fn s16_targets_that_deceive() {
         Scenario::Fresh,
         Scenario::Patient,
         Scenario::Relapse,
+        Scenario::Suspect,
         Scenario::Reverting,
     ] {
         let counts = holds(scenario, 0..HOSTILE_SEEDS);
@@ -248,6 +249,7 @@ const fn scenario_of(protection: Protection) -> Scenario {
         Protection::SecondWord => Scenario::Refuses,
         Protection::Surroundings => Scenario::GasPrice,
         Protection::NamedCompany | Protection::TenantShares => Scenario::Fresh,
+        Protection::SuspectTargets => Scenario::Suspect,
         Protection::EveryWei | Protection::SpentReservation => Scenario::Relapse,
         Protection::OthersHeads => Scenario::LyingHead,
         Protection::AgreedPrices => Scenario::LyingDataFee,
