@@ -143,7 +143,7 @@ fn s10_duplicates_and_ambiguity() {
 
 #[test]
 fn s11_no_pool() {
-    happened(&holds(Scenario::NoPool, 0..HOSTILE_SEEDS), &["nonce held", "lost before delivery", "finalized"]);
+    happened(&holds(Scenario::NoPool, 0..2 * HOSTILE_SEEDS), &["nonce held", "lost before delivery", "finalized"]);
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn s16_targets_that_deceive() {
         Scenario::Reverting,
     ] {
         let counts = holds(scenario, 0..HOSTILE_SEEDS);
-        let is_shown = matches!(scenario, Scenario::GasPrice | Scenario::BaseFee);
+        let is_shown = matches!(scenario, Scenario::GasPrice | Scenario::BaseFee | Scenario::Coinbase);
         happened(&counts, &["finalized", if is_shown { "rejected" } else { "deceived" }]);
     }
 }
