@@ -227,7 +227,7 @@ async fn the_l1_fee_is_quoted_reserved_and_must_be_there() -> Result<()> {
     rollup.wait_health("healthy").await?;
     rollup.follow().await?;
 
-    let mut crowd = Crowd::new(&rollup.world, 3);
+    let mut crowd = Crowd::new(&rollup.world, 4);
     let first = crowd.mark_within(0, "60s");
     let once = rollup.accept(&first).await?.quote;
     let fee = wei(&once, "l1DataFeeWei");
