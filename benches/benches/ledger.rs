@@ -38,6 +38,7 @@ fn acceptance(n: u64) -> Write {
             .to_owned(),
         idempotency: None,
         budget: None,
+        takes_over: true,
         submitted_by: None,
     }))
 }

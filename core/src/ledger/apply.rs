@@ -326,7 +326,7 @@ impl WorkingSet {
         }
         let known = self.by_id.get(&new.id).copied();
         let is_free = |at: &usize| self.requests[*at].record.tenant != new.tenant && self.requests[*at].is_untried();
-        let replaced = known.filter(is_free);
+        let replaced = known.filter(|_| new.takes_over).filter(is_free);
         if let Some(at) = known.filter(|_| replaced.is_none()) {
             // The same content under a new key: from now on that key belongs to it too.
             if let Some((key, body_hash)) = key {

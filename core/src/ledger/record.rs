@@ -246,6 +246,9 @@ pub struct NewRequest {
     pub submitted_by: Option<String>,
     /// The budget that must cover it, where several instances spend it; one alone checks before it writes.
     pub budget: Option<BudgetLimit>,
+    /// Whether it may take the place of another tenant's request with the same content that ended untried. Only where this
+    /// instance alone drives the lanes: another one may not know yet that it ended.
+    pub takes_over: bool,
 }
 
 /// A request as stored.

@@ -925,6 +925,7 @@ impl Admission {
             idempotency: item.idempotency.clone(),
             submitted_by: item.submitted_by.as_deref().map(str::to_owned),
             budget,
+            takes_over: !self.tenants.is_shared(),
         }
     }
 

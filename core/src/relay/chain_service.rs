@@ -127,6 +127,8 @@ pub(super) enum Done {
         /// Which of its unnamed targets are contracts, of those of whom that was not known.
         contracts: Vec<Address>,
     },
+    /// Nothing was found out about them: they are looked at again with the next block.
+    InspectionLost((Timestamp, BatchId)),
     /// Which targets of a clean transaction are contracts.
     Contracts {
         lane: usize,
@@ -539,6 +541,11 @@ impl ChainService {
             }
             Done::Shown(shown) => self.on_shown(now, &shown),
             Done::Inspected { order, nonces, contracts } => self.on_inspected(now, order, &nonces, &contracts),
+            Done::InspectionLost(order) => {
+                if let Some(waiting) = self.settlements.get_mut(&order) {
+                    waiting.is_asked = false;
+                }
+            }
             Done::Contracts { lane, nonce, hash, contracts } => self.on_contracts(now, lane, nonce, hash, &contracts),
             Done::Nonces { asked, found } => {
                 self.is_looking_up = false;

@@ -34,6 +34,9 @@ use crate::{
 /// Failures of the whole transaction after which a request is given up.
 pub(super) const MAX_BATCH_FAILURES: u32 = 6;
 
+/// Batches of which nobody's reservation covers today's price of data that a lane passes over in one look.
+const MAX_UNCOVERED: usize = 64;
+
 /// A batch on its way through the simulation.
 #[derive(Debug, Clone)]
 pub(super) struct Candidate {
@@ -72,7 +75,8 @@ impl ChainService {
         if self.shared.tuning.simulate {
             let lanes = self.lanes.iter().filter(|lane| lane.signer.is_some()).count();
             let (tuning, tenants) = (&self.shared.tuning, &self.tenants);
-            self.turns.at(head, tuning.simulations_at_head(lanes), || tenants.weights());
+            let block = self.shared.spec.block_time();
+            self.turns.at(now, head, block, tuning.simulations_at_head(lanes), || tenants.weights());
         }
         for index in 0..self.lanes.len() {
             let lane = &self.lanes[index];
@@ -97,14 +101,23 @@ impl ChainService {
             let available_wei = self.lanes[index].machine.available_wei();
             let available_wei = Protection::BalanceAware.is_on().then_some(available_wei);
             let limits = ComposeLimits { available_wei, ..limits };
-            let Some(selection) = self.select(now, lane, &limits, &pauses.tenants) else {
-                if let Some(Short { needed_wei, until }) = self.queue.short() {
-                    self.lanes[index].machine.handle_event(now, Event::Short { needed_wei, until });
-                    self.drain(index);
+            // Who can't be sent at today's price of data takes nobody's turn.
+            let mut candidate = None;
+            for _ in 0..MAX_UNCOVERED {
+                let Some(selection) = self.select(now, lane, &limits, &pauses.tenants) else {
+                    if let Some(Short { needed_wei, until }) = self.queue.short() {
+                        self.lanes[index].machine.handle_event(now, Event::Short { needed_wei, until });
+                        self.drain(index);
+                    }
+                    break;
+                };
+                let chosen = self.candidate(now, index, selection);
+                candidate = self.keep_covered(index, chosen);
+                if candidate.is_some() {
+                    break;
                 }
-                continue;
-            };
-            let candidate = self.candidate(now, index, selection);
+            }
+            let Some(candidate) = candidate else { continue };
             if self.shared.tuning.simulate {
                 self.simulate(index, candidate);
             } else {

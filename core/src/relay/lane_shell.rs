@@ -702,6 +702,8 @@ impl ChainService {
                 change
             })
             .collect();
+        let untouched = flight.ids().zip(&outcomes).filter(|(_, outcome)| **outcome == MemberOutcome::Untouched);
+        let passed_over: Vec<RequestId> = untouched.map(|(id, _)| id).filter(|id| !gone.contains(id)).collect();
         let executed =
             flight.members.iter().zip(&outcomes).filter(|(_, outcome)| **outcome != MemberOutcome::Untouched);
         let executed = executed.filter(|(member, _)| !gone.contains(&member.id()));
@@ -741,6 +743,7 @@ impl ChainService {
             executed.iter().filter_map(|member| Some((self.queue.get(member.id())?.tenant.clone(), member.id())));
         self.tenants.included(open);
         executed.iter().for_each(|member| self.queue.landed(member.id()));
+        passed_over.iter().for_each(|id| self.queue.passed_over(*id));
         self.remember_nonces(&executed);
     }
 

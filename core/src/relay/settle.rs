@@ -56,7 +56,7 @@ impl Settlement {
 pub(super) struct Waiting {
     pub(super) settlement: Settlement,
     /// The nodes are asked for its users' nonces.
-    is_asked: bool,
+    pub(super) is_asked: bool,
     since: Timestamp,
 }
 
@@ -162,7 +162,7 @@ impl ChainService {
         *is_asked = true;
         let shared = self.shared.clone();
         let block = self.head.and_then(|head| head.final_block);
-        self.tasks.spawn(async move {
+        let work = async move {
             let contracts = contracts_among(&shared, &unproven).await;
             // Without a majority's answer nothing can be said about them, so ask until there is one.
             let nonces = match untouched.is_empty() {
@@ -175,7 +175,8 @@ impl ChainService {
                 .filter_map(|(signer, nonce)| Some((signer, nonce?.at_least)))
                 .collect();
             Done::Inspected { order, nonces, contracts }
-        });
+        };
+        self.start(work, move || Done::InspectionLost(order));
     }
 
     /// Settles a transaction of whose users the nonces are known now, and what waited for it.
@@ -542,16 +543,18 @@ impl ChainService {
     /// the rest pays for another transaction.
     pub(super) fn draw(&mut self, id: RequestId, drawn_wei: U256, charged_wei: U256) -> bool {
         let price = self.price.map_or(0, |price| price.quote.effective_gas_price(price.next_base_fee));
-        let Some(entry) = self.queue.get_mut(id) else { return true };
+        let Some(entry) = self.queue.get(id) else { return true };
         if !Protection::SpentReservation.is_on() {
             return true;
         }
+        let mut ceiling = entry.ceiling_wei_per_gas;
         if drawn_wei != charged_wei {
-            entry.spent_wei = entry.spent_wei.saturating_sub(drawn_wei).saturating_add(charged_wei);
+            let spent_wei = entry.spent_wei.saturating_sub(drawn_wei).saturating_add(charged_wei);
             let gas = self.shared.params.reserved_gas(entry.gas);
-            entry.ceiling_wei_per_gas = ceiling_left(entry.first_ceiling_wei_per_gas, gas, entry.spent_wei);
+            ceiling = ceiling_left(entry.first_ceiling_wei_per_gas, gas, spent_wei);
+            self.queue.reprice(id, spent_wei, ceiling);
         }
-        charged_wei.is_zero() || entry.ceiling_wei_per_gas >= price
+        charged_wei.is_zero() || ceiling >= price
     }
 
     /// Keeps the nonce cache of admission fresh.

@@ -1,12 +1,15 @@
 //! Whose batches are simulated at a head.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use crate::time::Timestamp;
 
 /// The simulations of batches at one head: at most so many (`chain.simulations_per_head`), and of these each tenant has a share
 /// by weight. What others do not need goes round.
 #[derive(Debug, Default)]
 pub(super) struct SimulationTurns {
     head: Option<u64>,
+    began: Timestamp,
     limit: u32,
     /// Of all tenants together.
     weights: u64,
@@ -17,10 +20,18 @@ pub(super) struct SimulationTurns {
 }
 
 impl SimulationTurns {
-    /// Begins anew at another head, with the sum of all tenants' weights then.
-    pub(super) fn at(&mut self, head: Option<u64>, limit: u32, weights: impl FnOnce() -> u64) {
-        if self.head != head || self.weights == 0 {
-            *self = Self { head, limit, weights: weights().max(1), ..Self::default() };
+    /// Begins anew at another head, or after `block_time` without one: a chain whose blocks come on demand has none while nothing
+    /// is sent. With the sum of all tenants' weights then.
+    pub(super) fn at(
+        &mut self,
+        now: Timestamp,
+        head: Option<u64>,
+        block_time: Duration,
+        limit: u32,
+        weights: impl FnOnce() -> u64,
+    ) {
+        if self.head != head || self.weights == 0 || now.since(self.began) >= block_time {
+            *self = Self { head, began: now, limit, weights: weights().max(1), ..Self::default() };
         }
     }
 
@@ -55,6 +66,8 @@ impl SimulationTurns {
 mod tests {
     use super::*;
 
+    const BLOCK: Duration = Duration::from_secs(2);
+
     fn names(turns: &SimulationTurns) -> Vec<String> {
         turns.satisfied(|tenant| if tenant == "large" { 3 } else { 1 }).into_keys().collect()
     }
@@ -63,7 +76,7 @@ mod tests {
     fn each_has_its_share_and_the_rest_goes_round() {
         let mut turns = SimulationTurns::default();
         let [large, small]: [Arc<str>; 2] = ["large".into(), "small".into()];
-        turns.at(Some(1), 8, || 4);
+        turns.at(Timestamp(0), Some(1), BLOCK, 8, || 4);
         for _ in 0..2 {
             turns.take(&small);
         }
@@ -74,10 +87,10 @@ mod tests {
         assert_eq!((names(&turns), turns.is_over()), (vec!["small".to_owned()], false));
         turns.take(&large);
         assert_eq!((names(&turns).len(), turns.is_over()), (2, true));
-        turns.at(Some(1), 8, || 4);
+        turns.at(Timestamp(0), Some(1), BLOCK, 8, || 4);
         assert!(turns.is_over(), "until the next head");
         assert!(turns.tell() && !turns.tell(), "once");
-        turns.at(Some(2), 8, || 4);
+        turns.at(Timestamp(0), Some(2), BLOCK, 8, || 4);
         assert!(turns.tell());
         assert_eq!((names(&turns).len(), turns.is_over()), (0, false));
         // Nobody else wants any: what is left is whoever's who asks.
@@ -88,10 +101,22 @@ mod tests {
         assert!(turns.is_over());
     }
 
+    /// Where blocks come on demand, whoever had all simulations of a head would stop the chain.
+    #[test]
+    fn without_a_new_head_they_begin_anew_after_a_block_time() {
+        let mut turns = SimulationTurns::default();
+        turns.at(Timestamp(1_000), Some(1), BLOCK, 1, || 1);
+        turns.take(&"a".into());
+        turns.at(Timestamp(2_999), Some(1), BLOCK, 1, || 1);
+        assert!(turns.is_over());
+        turns.at(Timestamp(3_000), Some(1), BLOCK, 1, || 1);
+        assert!(!turns.is_over());
+    }
+
     #[test]
     fn more_tenants_than_turns_have_one_each() {
         let mut turns = SimulationTurns::default();
-        turns.at(None, 2, || 1_000);
+        turns.at(Timestamp(0), None, BLOCK, 2, || 1_000);
         turns.take(&"a".into());
         assert_eq!((names(&turns), turns.is_over()), (vec!["a".to_owned()], false));
         turns.take(&"b".into());

@@ -287,6 +287,9 @@ struct TenantLine {
     stuck: Table<LaneId, Stuck>,
 }
 
+/// What lanes found is remembered. A page has one lane and few requests: it looks again, and downloads less.
+const REMEMBERS: bool = cfg!(feature = "relay");
+
 /// What a lane found that could carry nobody, for lack of money or since the nodes' fee cap is too low.
 #[derive(Debug, Clone, Copy)]
 struct Stuck {
@@ -591,6 +594,18 @@ impl Queue {
         self.entries.get_mut(&id)
     }
 
+    /// Something was taken from what a request may spend, or given back: `spent_wei` of its reservation, and the price of gas that
+    /// the rest covers.
+    pub fn reprice(&mut self, id: RequestId, spent_wei: U256, ceiling_wei_per_gas: u128) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        (entry.spent_wei, entry.ceiling_wei_per_gas) = (spent_wei, ceiling_wei_per_gas);
+        // It may have stood aside, or may have to.
+        match entry.request.sequence() {
+            Some((forwarder, signer, _)) => self.place(Head::Signer((forwarder, signer))),
+            None => self.place(Head::Request(id)),
+        }
+    }
+
     /// Whether the request waits (and is not in a transaction).
     pub fn is_waiting(&self, id: RequestId) -> bool {
         self.entries.get(&id).is_some_and(|entry| self.valid.contains(&(entry.request.valid_until(), id)))
@@ -762,15 +777,17 @@ impl Queue {
             tenant.virtual_time = tenant.virtual_time.max(least.unwrap_or(0));
         }
         tenant.ready += 1;
-        let entry = head_of(&self.entries, &self.signers, head);
+        let entry = if REMEMBERS { head_of(&self.entries, &self.signers, head) } else { None };
         let group = self.groups.get_or_insert_with(place.key, Group::default);
         group.held_until = None;
         let line = group.tenants.get_or_insert_with(place.tenant.clone(), Box::default);
-        line.stuck.retain_mut(|(lane, stuck)| {
-            place.due > stuck.until
-                || place.lane.is_some_and(|other| other != *lane)
-                || entry.is_some_and(|entry| stuck.holds(entry))
-        });
+        if REMEMBERS {
+            line.stuck.retain_mut(|(lane, stuck)| {
+                place.due > stuck.until
+                    || place.lane.is_some_and(|other| other != *lane)
+                    || entry.is_some_and(|entry| stuck.holds(entry))
+            });
+        }
         let ready = match place.lane {
             None => &mut line.free,
             Some(lane) => line.bound.get_or_insert_with(lane, Ready::default),
@@ -893,6 +910,13 @@ impl Queue {
         let (due, tenant) = (entry.due, entry.tenant.clone());
         self.dues.remove(&(due, id));
         self.vacate(id, &tenant);
+    }
+
+    /// Its transaction is in a block, which did nothing for it: the place on the lane is free, its promise is still to be kept.
+    pub fn passed_over(&mut self, id: RequestId) {
+        if let Some(tenant) = self.entries.get(&id).map(|entry| entry.tenant.clone()) {
+            self.vacate(id, &tenant);
+        }
     }
 
     /// Gives back what a request occupied of its lane.
@@ -1044,7 +1068,7 @@ impl Queue {
         }
         self.sort_out(limits.next_base_fee, Vec::new());
         let cutoff = now.saturating_add(outlook.send_within().max(limits.urgent));
-        let full = self.full(lane, limits.slots, cutoff);
+        let full = self.full(lane, limits, cutoff);
         // The tenant that was served least comes first, then the most urgent one. Whoever waits for company holds up nobody.
         let mut lines: Vec<(u64, Timestamp, VehicleKey, Arc<str>)> = Vec::new();
         let mut barred = Vec::new();
@@ -1068,7 +1092,7 @@ impl Queue {
         for (_, _, key, tenant) in lines {
             let Some(line) = self.groups.get(&key).and_then(|group| group.tenants.get(&tenant)) else { continue };
             let limits = &limits.of_vehicle(key);
-            if let Some(stuck) = self.still_stuck(line, lane, limits, cutoff) {
+            if REMEMBERS && let Some(stuck) = self.still_stuck(line, lane, limits, cutoff) {
                 self.note_short(stuck.short);
                 self.hold(&mut waits, key, Timestamp(u64::MAX));
                 self.set_stuck(key, &tenant, lane, stuck);
@@ -1088,7 +1112,7 @@ impl Queue {
                 Err(until) => {
                     if members.is_empty() {
                         self.note_short(short);
-                        if has_passed {
+                        if REMEMBERS && has_passed {
                             self.set_stuck(key, &tenant, lane, Stuck { limits: *limits, until: cutoff, short });
                         }
                     }
@@ -1146,7 +1170,7 @@ impl Queue {
     }
 
     /// Tenants that have their share of the lane's transactions in flight, while others that have not could be sent.
-    fn full(&self, lane: LaneId, slots: usize, cutoff: Timestamp) -> Table<Arc<str>, ()> {
+    fn full(&self, lane: LaneId, limits: &ComposeLimits, cutoff: Timestamp) -> Table<Arc<str>, ()> {
         let Some(held) = self.held.get(&lane).filter(|_| Protection::TenantShares.is_on()) else {
             return Table::new();
         };
@@ -1157,6 +1181,7 @@ impl Queue {
                     && !self.paused.contains(tenant)
                     && !self.is_in_debt(tenant)
                     && line.first_for(lane).is_some_and(|due| due <= cutoff)
+                    && !(REMEMBERS && self.still_stuck(line, lane, &limits.of_vehicle(*key), cutoff).is_some())
             });
             for (tenant, _) in ready {
                 able.insert(tenant.clone(), ());
@@ -1165,7 +1190,7 @@ impl Queue {
         let weight = |tenant: &Arc<str>| self.tenants.get(tenant).map_or(1, |tenant| tenant.weight);
         let competing = able.keys().chain(held.keys().filter(|tenant| !able.contains_key(*tenant)));
         let weights = competing.map(weight).fold(0_u64, u64::saturating_add).max(1);
-        let whole = (slots as u64).saturating_mul(WHOLE);
+        let whole = (limits.slots as u64).saturating_mul(WHOLE);
         let has_its_share = |tenant: &Arc<str>| {
             let Some(held) = held.get(tenant) else { return false };
             let share = u128::from(whole) * u128::from(weight(tenant)) / u128::from(weights);

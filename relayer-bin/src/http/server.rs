@@ -113,9 +113,12 @@ impl Server {
         let graceful = GracefulShutdown::new();
         let mut connections = tokio::task::JoinSet::new();
         let events = app.relay.subscribe();
-        super::page::recall(&app).await;
-        connections.spawn(super::page::follow(Arc::clone(&app), events));
         tokio::pin!(stop);
+        tokio::select! {
+            () = &mut stop => return app.close(),
+            () = super::page::recall(&app) => {}
+        }
+        connections.spawn(super::page::follow(Arc::clone(&app), events));
         loop {
             let accepted = tokio::select! {
                 () = &mut stop => break,

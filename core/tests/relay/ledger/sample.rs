@@ -51,6 +51,7 @@ pub(crate) fn new(n: u64) -> NewRequest {
         idempotency: None,
         submitted_by: Some("web-1".to_owned()),
         budget: None,
+        takes_over: true,
     }
 }
 
