@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use alloy_primitives::{Address, U256};
@@ -75,8 +76,8 @@ impl ChainService {
         if self.shared.tuning.simulate {
             let lanes = self.lanes.iter().filter(|lane| lane.signer.is_some()).count();
             let (tuning, tenants) = (&self.shared.tuning, &self.tenants);
-            let block = self.shared.spec.block_time();
-            self.turns.at(now, head, block, tuning.simulations_at_head(lanes), || tenants.weights());
+            let patience = (self.shared.spec.block_time() * 4).max(Duration::from_secs(1));
+            self.turns.at(now, head, patience, tuning.simulations_at_head(lanes), || tenants.weights());
         }
         for index in 0..self.lanes.len() {
             let lane = &self.lanes[index];

@@ -20,17 +20,17 @@ pub(super) struct SimulationTurns {
 }
 
 impl SimulationTurns {
-    /// Begins anew at another head, or after `block_time` without one: a chain whose blocks come on demand has none while nothing
+    /// Begins anew at another head, or after `patience` without one: a chain whose blocks come on demand has none while nothing
     /// is sent. With the sum of all tenants' weights then.
     pub(super) fn at(
         &mut self,
         now: Timestamp,
         head: Option<u64>,
-        block_time: Duration,
+        patience: Duration,
         limit: u32,
         weights: impl FnOnce() -> u64,
     ) {
-        if self.head != head || self.weights == 0 || now.since(self.began) >= block_time {
+        if self.head != head || self.weights == 0 || now.since(self.began) >= patience {
             *self = Self { head, began: now, limit, weights: weights().max(1), ..Self::default() };
         }
     }
@@ -66,7 +66,7 @@ impl SimulationTurns {
 mod tests {
     use super::*;
 
-    const BLOCK: Duration = Duration::from_secs(2);
+    const PATIENCE: Duration = Duration::from_secs(2);
 
     fn names(turns: &SimulationTurns) -> Vec<String> {
         turns.satisfied(|tenant| if tenant == "large" { 3 } else { 1 }).into_keys().collect()
@@ -76,7 +76,7 @@ mod tests {
     fn each_has_its_share_and_the_rest_goes_round() {
         let mut turns = SimulationTurns::default();
         let [large, small]: [Arc<str>; 2] = ["large".into(), "small".into()];
-        turns.at(Timestamp(0), Some(1), BLOCK, 8, || 4);
+        turns.at(Timestamp(0), Some(1), PATIENCE, 8, || 4);
         for _ in 0..2 {
             turns.take(&small);
         }
@@ -87,10 +87,10 @@ mod tests {
         assert_eq!((names(&turns), turns.is_over()), (vec!["small".to_owned()], false));
         turns.take(&large);
         assert_eq!((names(&turns).len(), turns.is_over()), (2, true));
-        turns.at(Timestamp(0), Some(1), BLOCK, 8, || 4);
+        turns.at(Timestamp(0), Some(1), PATIENCE, 8, || 4);
         assert!(turns.is_over(), "until the next head");
         assert!(turns.tell() && !turns.tell(), "once");
-        turns.at(Timestamp(0), Some(2), BLOCK, 8, || 4);
+        turns.at(Timestamp(0), Some(2), PATIENCE, 8, || 4);
         assert!(turns.tell());
         assert_eq!((names(&turns).len(), turns.is_over()), (0, false));
         // Nobody else wants any: what is left is whoever's who asks.
@@ -103,20 +103,20 @@ mod tests {
 
     /// Where blocks come on demand, whoever had all simulations of a head would stop the chain.
     #[test]
-    fn without_a_new_head_they_begin_anew_after_a_block_time() {
+    fn without_a_new_head_they_begin_anew_after_a_while() {
         let mut turns = SimulationTurns::default();
-        turns.at(Timestamp(1_000), Some(1), BLOCK, 1, || 1);
+        turns.at(Timestamp(1_000), Some(1), PATIENCE, 1, || 1);
         turns.take(&"a".into());
-        turns.at(Timestamp(2_999), Some(1), BLOCK, 1, || 1);
+        turns.at(Timestamp(2_999), Some(1), PATIENCE, 1, || 1);
         assert!(turns.is_over());
-        turns.at(Timestamp(3_000), Some(1), BLOCK, 1, || 1);
+        turns.at(Timestamp(3_000), Some(1), PATIENCE, 1, || 1);
         assert!(!turns.is_over());
     }
 
     #[test]
     fn more_tenants_than_turns_have_one_each() {
         let mut turns = SimulationTurns::default();
-        turns.at(Timestamp(0), None, BLOCK, 2, || 1_000);
+        turns.at(Timestamp(0), None, PATIENCE, 2, || 1_000);
         turns.take(&"a".into());
         assert_eq!((names(&turns), turns.is_over()), (vec!["a".to_owned()], false));
         turns.take(&"b".into());

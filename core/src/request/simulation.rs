@@ -92,6 +92,7 @@ impl Environment {
     }
 
     /// Whether there is anything that an `eth_call` can be told of the block.
+    #[cfg(feature = "relay")]
     pub(crate) const fn names_block(&self) -> bool {
         self.number.is_some() || self.timestamp_s.is_some() || self.fee_recipient.is_some()
     }

@@ -287,8 +287,9 @@ struct TenantLine {
     stuck: Table<LaneId, Stuck>,
 }
 
-/// What lanes found is remembered. A page has one lane and few requests: it looks again, and downloads less.
-const REMEMBERS: bool = cfg!(feature = "relay");
+/// Whether this is the queue of many tenants and requests. A page has one tenant, whom nobody pauses and who owes nothing, one
+/// lane and few requests: it remembers nothing of what lanes found, and downloads less.
+const IS_SHARED: bool = cfg!(feature = "relay");
 
 /// What a lane found that could carry nobody, for lack of money or since the nodes' fee cap is too low.
 #[derive(Debug, Clone, Copy)]
@@ -777,11 +778,11 @@ impl Queue {
             tenant.virtual_time = tenant.virtual_time.max(least.unwrap_or(0));
         }
         tenant.ready += 1;
-        let entry = if REMEMBERS { head_of(&self.entries, &self.signers, head) } else { None };
+        let entry = if IS_SHARED { head_of(&self.entries, &self.signers, head) } else { None };
         let group = self.groups.get_or_insert_with(place.key, Group::default);
         group.held_until = None;
         let line = group.tenants.get_or_insert_with(place.tenant.clone(), Box::default);
-        if REMEMBERS {
+        if IS_SHARED {
             line.stuck.retain_mut(|(lane, stuck)| {
                 place.due > stuck.until
                     || place.lane.is_some_and(|other| other != *lane)
@@ -1068,13 +1069,13 @@ impl Queue {
         }
         self.sort_out(limits.next_base_fee, Vec::new());
         let cutoff = now.saturating_add(outlook.send_within().max(limits.urgent));
-        let full = self.full(lane, limits, cutoff);
+        let full = if IS_SHARED { self.full(lane, limits, cutoff) } else { Table::new() };
         // The tenant that was served least comes first, then the most urgent one. Whoever waits for company holds up nobody.
         let mut lines: Vec<(u64, Timestamp, VehicleKey, Arc<str>)> = Vec::new();
         let mut barred = Vec::new();
         for (key, group) in self.groups.iter() {
             let may_go = |tenant: &Arc<str>| {
-                !full.contains_key(tenant) && !self.paused.contains(tenant) && !self.is_in_debt(tenant)
+                !IS_SHARED || !full.contains_key(tenant) && !self.paused.contains(tenant) && !self.is_in_debt(tenant)
             };
             for (tenant, line) in group.tenants.iter().filter(|(tenant, _)| may_go(tenant)) {
                 if !self.may_send(lane, *key, tenant) {
@@ -1092,7 +1093,7 @@ impl Queue {
         for (_, _, key, tenant) in lines {
             let Some(line) = self.groups.get(&key).and_then(|group| group.tenants.get(&tenant)) else { continue };
             let limits = &limits.of_vehicle(key);
-            if REMEMBERS && let Some(stuck) = self.still_stuck(line, lane, limits, cutoff) {
+            if IS_SHARED && let Some(stuck) = self.still_stuck(line, lane, limits, cutoff) {
                 self.note_short(stuck.short);
                 self.hold(&mut waits, key, Timestamp(u64::MAX));
                 self.set_stuck(key, &tenant, lane, stuck);
@@ -1112,7 +1113,7 @@ impl Queue {
                 Err(until) => {
                     if members.is_empty() {
                         self.note_short(short);
-                        if REMEMBERS && has_passed {
+                        if IS_SHARED && has_passed {
                             self.set_stuck(key, &tenant, lane, Stuck { limits: *limits, until: cutoff, short });
                         }
                     }
@@ -1181,7 +1182,7 @@ impl Queue {
                     && !self.paused.contains(tenant)
                     && !self.is_in_debt(tenant)
                     && line.first_for(lane).is_some_and(|due| due <= cutoff)
-                    && !(REMEMBERS && self.still_stuck(line, lane, &limits.of_vehicle(*key), cutoff).is_some())
+                    && !(IS_SHARED && self.still_stuck(line, lane, &limits.of_vehicle(*key), cutoff).is_some())
             });
             for (tenant, _) in ready {
                 able.insert(tenant.clone(), ());
