@@ -272,7 +272,7 @@ impl ChainService {
     fn sift(&mut self, now: Timestamp, index: usize, mut candidate: Candidate, found: &Simulation) {
         if found.words.iter().all(|word| *word == Word::Executes) {
             candidate.used = found.used.clone();
-            self.launch(now, index, candidate);
+            self.launch_covered(now, index, candidate);
             return;
         }
         let Candidate { mut selection, members, ahead, told, foreseen, .. } = candidate;
@@ -333,7 +333,7 @@ impl ChainService {
         selection.members = good.iter().map(|member| member.id()).collect();
         let payload = self.lanes[index].params.payload(selection.key, &good);
         // What was told of more members is enough for fewer.
-        self.launch(now, index, Candidate { selection, members: good, payload, ahead, told, foreseen, used });
+        self.launch_covered(now, index, Candidate { selection, members: good, payload, ahead, told, foreseen, used });
     }
 
     /// What becomes of members that no node simulates: they wait, until no later block can take them. Returns one that is to be
@@ -496,6 +496,13 @@ impl ChainService {
         Some(Candidate { selection, members: good, payload, ahead, told, foreseen, used: gas })
     }
 
+    /// As [`Self::launch`], after the chain was asked what the data costs.
+    fn launch_covered(&mut self, now: Timestamp, index: usize, candidate: Candidate) {
+        if let Some(candidate) = self.keep_covered(index, candidate) {
+            self.launch(now, index, candidate);
+        }
+    }
+
     /// Gives the plan to the lane; what the lane does not take goes back to the queue.
     fn launch(&mut self, now: Timestamp, index: usize, candidate: Candidate) {
         let pauses = self.shared.pauses.current();
@@ -507,7 +514,6 @@ impl ChainService {
             candidate.members.iter().for_each(|member| self.queue.put_back(member.id()));
             return;
         }
-        let Some(candidate) = self.keep_covered(index, candidate) else { return };
         let Candidate { selection, members, mut payload, told, foreseen, used, .. } = candidate;
         for member in &members {
             self.doubts.remove(&member.id());

@@ -154,8 +154,7 @@ impl ChainService {
             let is_unused = unused.iter().any(|(user, next)| *user == (forwarder, signer) && *next <= own);
             let failures = self.queue.get(request).map(|entry| entry.batch_failures);
             let may = failures.is_some_and(|failures| !is_payload || failures + 1 < MAX_BATCH_FAILURES);
-            let stays = *outcome != MemberOutcome::Untouched || gone.contains(&request);
-            if stays || !is_unused || !may || member.valid_until() <= now {
+            if *outcome != MemberOutcome::Untouched || !is_unused || !may || member.valid_until() <= now {
                 continue;
             }
             let drawn_wei = drawn.get(&request).copied().unwrap_or_default();

@@ -422,10 +422,10 @@ impl Default for TenantState {
 /// **Invariant:** a signer's requests leave in nonce order, and while some are in flight their successors only follow on
 /// the same lane.
 ///
-/// **Invariant I14:** tenants are served by weight, whatever their deadlines, counted in transactions or in a block's gas, whichever is more. While
-/// others could be sent, a tenant holds at most its share of a lane's transactions, but always one. Within a tenant those whose promise can still be kept go first, by when they are due; one place in
-/// eight, and all that is left, goes to those that are late, the oldest first. One signer fills a transaction only with what the
-/// others leave.
+/// **Invariant I14:** tenants are served by weight, whatever their deadlines, counted in transactions or in a block's gas, whichever
+/// is more. While others could be sent, a tenant holds at most its share of a lane's transactions, but always one. Within a tenant
+/// those whose promise can still be kept go first, by when they are due; one place in eight, and all that is left, goes to those
+/// that are late, the oldest first. One signer fills a transaction only with what the others leave.
 ///
 /// Work is proportional to what changed: who can't be sent, since it is bound to another lane or its ceiling is below the base fee,
 /// is not in the lists that a composition walks.

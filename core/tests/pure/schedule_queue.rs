@@ -675,6 +675,44 @@ fn a_tenant_in_debt_has_one_transaction_in_flight() {
     assert_eq!(compose(&mut queue, 1, &limits()).members.len(), 1);
 }
 
+/// What a block passed over has no place on the lane any more: a debtor whose users see to that waits for no finality.
+#[test]
+fn a_debtor_goes_on_when_a_block_has_passed_over_its_transaction() {
+    let mut queue = with_multicall();
+    (0..2).for_each(|salt| queue.push(call(salt, 30_000, "debtor", false)));
+    queue.set_debtors(BTreeSet::from(["debtor".into()]));
+    let first = compose(&mut queue, 1, &limits()).members;
+    assert!(queue.compose(Timestamp(1), lane(0), &limits(), &ANY_PRICE).is_none());
+    queue.passed_over(first[0]);
+    assert_eq!(compose(&mut queue, 1, &limits()).members.len(), 1);
+    // Its promise is still to be kept.
+    assert_eq!(queue.overdue(Timestamp(30_000), Duration::from_secs(1)).len(), 2);
+}
+
+/// Whom the lane can't pay for keeps no slots free.
+#[test]
+fn a_tenant_whose_only_request_is_too_dear_holds_nobody_down() {
+    let poor = ComposeLimits { slots: 4, available_wei: Some(U256::from(1_000_000 * 30)), ..limits() };
+    let mut queue = with_multicall();
+    queue.push(QueuedRequest { gas: 5_000_000, ..call(100, 20_000, "dear", false) });
+    (0..6).for_each(|salt| queue.push(call(salt, 30_000, "usual", false)));
+    for _ in 0..4 {
+        let chosen = compose(&mut queue, 1, &poor);
+        assert_eq!(tenant_of(&queue, &chosen.members[0]), "usual");
+    }
+}
+
+#[test]
+fn who_gets_money_back_stands_aside_no_longer() {
+    let mut queue = with_multicall();
+    let poor = QueuedRequest { ceiling_wei_per_gas: 5, ..call(0, 30_000, "t", false) };
+    let id = poor.request.id();
+    queue.push(poor);
+    assert!(queue.compose(Timestamp(1), lane(0), &limits(), &ANY_PRICE).is_none(), "below the base fee");
+    queue.reprice(id, U256::ZERO, 50);
+    assert_eq!(compose(&mut queue, 1, &limits()).members, [id]);
+}
+
 #[test]
 fn a_hundred_small_tenants_all_get_a_turn_on_one_lane() {
     let limits = ComposeLimits { slots: 16, ..limits() };

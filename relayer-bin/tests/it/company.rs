@@ -34,7 +34,7 @@ fn stage() -> StageBuilder {
 }
 
 /// A call of the target that can deny, or of an account with its code.
-fn ask(to: Address, tag: &str) -> Ask {
+pub(crate) fn ask(to: Address, tag: &str) -> Ask {
     Ask {
         to,
         value: U256::ZERO,

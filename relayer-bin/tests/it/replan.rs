@@ -12,16 +12,17 @@ use slackwater_benches::{
     RelayerClient, Result,
     client::RequestState,
     proxy::{Fault, ReceiptLie, Rule},
-    wallet::{Ask, Crowd, SignedRequest, unix_seconds},
+    wallet::{Ask, Crowd, SignedRequest},
 };
 use slackwater_contracts::{
     forwarder::executeCall,
-    nasty::INasty::{ifArmedRevertCall, marksCall, setTrustCall},
+    nasty::INasty::{marksCall, setTrustCall},
 };
 use slackwater_relayer::http::auth::KeyHash;
 
 use crate::{
     attempts::{Batch, next_base_fee},
+    company,
     stage::{PATIENCE, Pace, Stage, StageBuilder, Via, submit_all, until},
 };
 
@@ -58,15 +59,7 @@ fn replacing(final_blocks: u64) -> StageBuilder {
 
 /// A call of the target that can deny.
 fn ask(stage: &Stage, tag: &str) -> Ask {
-    Ask {
-        to: stage.world.nasty,
-        value: U256::ZERO,
-        gas: 150_000,
-        data: ifArmedRevertCall { tag: keccak256(tag) }.abi_encode().into(),
-        deadline_s: unix_seconds() + 3_600,
-        within: None,
-        max_cost_wei: None,
-    }
+    company::ask(stage.world.nasty, tag)
 }
 
 /// The events of a request, by status.

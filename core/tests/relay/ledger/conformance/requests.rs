@@ -63,6 +63,9 @@ pub(crate) async fn what_ended_untried_is_anothers_to_submit(store: &impl Store)
     accepted(&one(&*ledger, accept(with_key(1, "k", 1))).await);
     assert_eq!(duplicate(&one(&*ledger, accept(anothers(1))).await).tenant, "acme");
     one(&*ledger, ended(&[1], Status::Cancelled)).await;
+    // Where another instance drives the lanes, that one may not know yet.
+    let early = NewRequest { takes_over: false, ..anothers(1) };
+    assert_eq!(duplicate(&one(&*ledger, accept(early)).await).tenant, "acme");
     // Still the first answer for whom it was.
     assert_eq!(duplicate(&one(&*ledger, accept(new(1))).await).status, Status::Cancelled);
     let events = ledger.last_event_seq().await.unwrap();
