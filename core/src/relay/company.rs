@@ -35,10 +35,18 @@ pub(super) struct Shown {
     /// Those for which it does once nodes have told that they are contracts.
     pub(super) unproven: Vec<Address>,
     pub(super) accused: Option<Accused>,
+    /// The accusation was heard: it counts once, however many others there are of the same target meanwhile.
+    pub(super) is_noted: bool,
 }
 
 impl Shown {
-    pub(super) const NOTHING: Self = Self { hash: B256::ZERO, clean: Vec::new(), unproven: Vec::new(), accused: None };
+    pub(super) const NOTHING: Self =
+        Self { hash: B256::ZERO, clean: Vec::new(), unproven: Vec::new(), accused: None, is_noted: false };
+
+    /// Who is accused and was not heard yet.
+    pub(super) fn open(&self) -> Option<Accused> {
+        self.accused.filter(|_| !self.is_noted)
+    }
 }
 
 /// Whether somebody of those that a transaction left out had an unused nonce, with none missing before it. `next`: users' next
@@ -104,7 +112,7 @@ impl ChainService {
             self.accuse(now, accused, receipt.hash);
         }
         if let Some(flight) = self.lanes[index].flights.get_mut(&nonce) {
-            flight.shown = Shown { hash: receipt.hash, clean, unproven, accused };
+            flight.shown = Shown { hash: receipt.hash, clean, unproven, accused, is_noted: false };
         }
     }
 
@@ -168,7 +176,8 @@ impl ChainService {
         nonces: &BTreeMap<(Address, Address), u64>,
         contracts: &[Address],
     ) {
-        let Shown { hash, mut clean, unproven, accused } = shown;
+        let accused = shown.open();
+        let Shown { hash, mut clean, unproven, .. } = shown;
         let proved: Vec<Address> = unproven.into_iter().filter(|target| contracts.contains(target)).collect();
         self.queue.ran(&proved, now);
         clean.extend(proved);

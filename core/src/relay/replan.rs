@@ -69,7 +69,7 @@ impl ChainService {
                     // Who left before is looked at again only for what its target showed.
                     **outcome == MemberOutcome::Untouched
                         && member.valid_until() > now
-                        && (flight.shown.accused.is_some() || !flight.gone.contains(&member.id()))
+                        && (flight.shown.open().is_some() || !flight.gone.contains(&member.id()))
                 });
                 let users: Vec<(Address, Address)> = left_out
                     .filter_map(|(member, _)| member.sequence())
@@ -121,16 +121,14 @@ impl ChainService {
         let (mined, drawn, gone) = (mined.clone(), flight.drawn.clone(), flight.gone.clone());
         let (content, id, elsewhere) = (flight.content(), flight.record.id, flight.elsewhere.clone());
         let shown = flight.shown.clone();
-        if let Some(accused) = shown.accused {
+        if let Some(accused) = shown.open() {
             let members = content.members.iter().map(|member| &**member).zip(mined.outcomes.iter().copied());
             let next =
                 |forwarder, signer| unused.iter().find(|(user, _)| *user == (forwarder, signer)).map(|(_, next)| *next);
             if accused.has_failed || is_surprise(members, next) {
                 self.accuse(now, accused, shown.hash);
-                if !accused.is_named
-                    && let Some(flight) = self.lanes[*index].flights.get_mut(nonce)
-                {
-                    flight.shown.accused = None;
+                if let Some(flight) = self.lanes[*index].flights.get_mut(nonce) {
+                    flight.shown.is_noted = true;
                 }
             }
         }

@@ -26,7 +26,7 @@ use crate::{
     },
     request::{
         BatchId, Reason, RequestId, Status, VerifiedRequest,
-        outcome::{TxReceipt, decode},
+        outcome::{MemberOutcome, TxReceipt, decode},
         vehicle::{Company, VehicleKey},
     },
     schedule::{QueuedRequest, Refusals},
@@ -383,4 +383,30 @@ async fn who_left_is_not_taken_out_of_where_it_is() {
     assert_eq!(told.changes.iter().map(|change| change.id).collect::<Vec<_>>(), [scene.id(2)]);
     assert!(!scene.service.queue.is_waiting(id));
     assert_eq!(scene.spent(1), spent);
+}
+
+/// Two transactions of one target surprise at the same time: each counts once, though it is heard of again when it is final.
+#[tokio::test]
+async fn surprises_that_overlap_count_once_each() {
+    let mut scene = Scene::new().await;
+    let receipts = [0, 1].map(|nonce| Scene::receipt(nonce, USUAL, GWEI, &[]));
+    for (nonce, receipt) in (0_u8..).zip(&receipts) {
+        scene.included(nonce.into(), &[nonce.into()], receipt);
+        scene.service.show(clock::now(), 0, nonce.into(), &[MemberOutcome::Untouched], receipt);
+    }
+    for (nonce, receipt) in (0_u8..).zip(&receipts) {
+        let (forwarder, signer, own) = scene.all[usize::from(nonce)].sequence().unwrap();
+        let unused = vec![((forwarder, signer), own)];
+        let shown = Shown { lane: 0, nonce: nonce.into(), hash: receipt.hash, is_shown: true, unused };
+        scene.service.on_shown(clock::now(), &shown);
+        scene.told().expect("it leaves");
+    }
+    for (nonce, receipt) in (0..).zip(receipts) {
+        scene.settled(nonce, Some(receipt));
+    }
+    // Two 64ths of a day, not eight.
+    let in_minutes = |minutes: u64| clock::now().saturating_add(std::time::Duration::from_secs(60 * minutes));
+    let is_suspect = |at| scene.service.queue.is_suspect(Address::repeat_byte(0xaa), at);
+    assert!(is_suspect(in_minutes(44)));
+    assert!(!is_suspect(in_minutes(46)));
 }
