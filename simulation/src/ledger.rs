@@ -116,8 +116,10 @@ impl Ledger for FaultyLedger {
     async fn open_batches(
         &self,
         lane: LaneId,
+        from: u64,
+        limit: usize,
     ) -> Result<Vec<(BatchRecord, Vec<Durable<AttemptRecord>>, Vec<RequestId>)>, LedgerError> {
-        self.inner.open_batches(lane).await
+        self.inner.open_batches(lane, from, limit).await
     }
 
     async fn earlier_members(&self, id: BatchId) -> Result<Vec<(u32, Vec<RequestId>)>, LedgerError> {

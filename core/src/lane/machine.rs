@@ -16,7 +16,7 @@ use super::{
         AttemptKey, AttemptKind, Blockage, Command, Event, HeadInfo, LaneAlert, LaneConfig, LaneError, NodeTerms, Plan,
         PollPurpose, RestoredSlot, SendOutcome, Trouble, TxToSign,
     },
-    slot::{Attempt, CancelCost, Held, Phase, Slot, worst_case_wei},
+    slot::{Attempt, CancelCost, Held, MinedIn, Phase, Slot, worst_case_wei},
 };
 use crate::{
     chain::{Fees, ReplacementRule, RpcErrorClass},
@@ -32,7 +32,8 @@ pub struct Lane {
     config: LaneConfig,
     next_nonce: u64,
     is_reconciled: bool,
-    slots: Table<u64, Slot>,
+    /// Boxed: there may be thousands in blocks, and the first ones leave.
+    slots: Table<u64, Box<Slot>>,
     head: Option<HeadInfo>,
     balance: Option<U256>,
     /// Wei beyond gas that a cancel costs now.
@@ -70,7 +71,7 @@ impl Lane {
                 is_abandoned,
                 ..Slot::new(restored.plan, attempts)
             };
-            open.insert(restored.nonce, slot);
+            open.insert(restored.nonce, Box::new(slot));
         }
         let above = open.keys().next_back().map_or(0, |nonce| nonce + 1);
         let own_next = next_nonce.unwrap_or(0).max(above);
@@ -140,6 +141,19 @@ impl Lane {
     /// Whether some transaction with this batch id is still tracked.
     pub fn holds(&self, nonce: u64) -> bool {
         self.slots.contains_key(&nonce)
+    }
+
+    /// Forgets the calldata for `nonce`, which is in a block. Before anything is signed for it again it has to be
+    /// [given back](Self::give_calldata).
+    pub fn forget_calldata(&mut self, nonce: u64) {
+        self.give_calldata(nonce, Bytes::new());
+    }
+
+    /// The calldata of what `nonce` carries, again.
+    pub fn give_calldata(&mut self, nonce: u64, data: Bytes) {
+        if let Some(slot) = self.slots.get_mut(&nonce) {
+            slot.plan.payload.data = data;
+        }
     }
 
     /// Number of attempts that were made for `nonce`.
@@ -219,13 +233,13 @@ impl Lane {
             let was_refused = attempts.len() > slot.plan_from;
             let refused_plans = slot.refused_plans.saturating_add(was_refused.into());
             let plan_from = attempts.len();
-            *slot = Slot { plan_from, refused_plans, is_polling: slot.is_polling, ..Slot::new(plan, attempts) };
+            **slot = Slot { plan_from, refused_plans, is_polling: slot.is_polling, ..Slot::new(plan, attempts) };
             return *nonce;
         }
         let nonce = self.next_nonce;
         self.next_nonce += 1;
         self.own_next = self.own_next.max(self.next_nonce);
-        self.slots.insert(nonce, Slot::new(plan, Vec::new()));
+        self.slots.insert(nonce, Box::new(Slot::new(plan, Vec::new())));
         nonce
     }
 
@@ -502,9 +516,7 @@ impl Lane {
                 let kind = slot.attempts[index].kind;
                 slot.attempts[index].held = Held::Yes;
                 let is_new = match &slot.phase {
-                    Phase::Included { receipt: known, .. } => {
-                        known.hash != receipt.hash || known.block_hash != receipt.block_hash
-                    }
+                    Phase::Included { block, .. } => *block != MinedIn::of(&receipt),
                     Phase::Pending => true,
                 };
                 if purpose == PollPurpose::Finality && self.is_final(receipt.block_number) && is_complete {
@@ -513,7 +525,7 @@ impl Lane {
                     self.commands.push_back(Command::ReportFinal { nonce, kind, receipt });
                 } else if is_new {
                     let Some(slot) = self.slots.get_mut(&nonce) else { return };
-                    slot.phase = Phase::Included { receipt: receipt.clone(), is_confirming: false };
+                    slot.phase = Phase::Included { block: MinedIn::of(&receipt), is_confirming: false };
                     (slot.is_reported_included, slot.is_vacant, slot.trouble) = (true, false, None);
                     self.commands.push_back(Command::ReportIncluded { nonce, kind, receipt });
                 }
@@ -555,7 +567,7 @@ impl Lane {
             .slots
             .iter()
             .filter(|(_, slot)| match &slot.phase {
-                Phase::Included { receipt, .. } => receipt.block_number == number && receipt.block_hash != hash,
+                Phase::Included { block, .. } => block.number == number && block.block_hash != hash,
                 Phase::Pending => false,
             })
             .map(|(nonce, _)| *nonce)
@@ -591,9 +603,8 @@ impl Lane {
         for nonce in nonces {
             let Some(slot) = self.slots.get_mut(&nonce) else { continue };
             match &mut slot.phase {
-                Phase::Included { receipt, is_confirming, .. } => {
-                    let block = receipt.block_number;
-                    let is_final = head.final_block.is_some_and(|last| block <= last);
+                Phase::Included { block, is_confirming } => {
+                    let is_final = head.final_block.is_some_and(|last| block.number <= last);
                     if !*is_confirming && (is_final || !Protection::SettleAtFinality.is_on()) {
                         *is_confirming = true;
                         self.poll(nonce, PollPurpose::Finality);

@@ -39,10 +39,24 @@ pub(super) struct Attempt {
     pub(super) refused: Option<RpcErrorClass>,
 }
 
+/// Which transaction is in which block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct MinedIn {
+    pub(super) hash: B256,
+    pub(super) number: u64,
+    pub(super) block_hash: B256,
+}
+
+impl MinedIn {
+    pub(super) const fn of(receipt: &TxReceipt) -> Self {
+        Self { hash: receipt.hash, number: receipt.block_number, block_hash: receipt.block_hash }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(super) enum Phase {
     Pending,
-    Included { receipt: Box<TxReceipt>, is_confirming: bool },
+    Included { block: MinedIn, is_confirming: bool },
 }
 
 #[derive(Debug, Clone)]

@@ -312,12 +312,15 @@ impl Ledger for MemoryLedger {
     async fn open_batches(
         &self,
         lane: LaneId,
+        from: u64,
+        limit: usize,
     ) -> Result<Vec<(BatchRecord, Vec<Durable<AttemptRecord>>, Vec<RequestId>)>, LedgerError> {
         let tables = self.tables()?;
-        let all = BatchId { lane, nonce: 0 }..=BatchId { lane, nonce: u64::MAX };
+        let all = BatchId { lane, nonce: from }..=BatchId { lane, nonce: u64::MAX };
         let open = tables.batch_ids.range(all).map(|(_, seq)| tables.batches[seq].clone());
         Ok(open
             .filter(|batch| !batch.record.state.is_final())
+            .take(limit)
             .map(|batch| {
                 let attempts = batch.attempts.into_iter().map(Durable::committed).collect();
                 (batch.record, attempts, batch.members)

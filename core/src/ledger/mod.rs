@@ -66,6 +66,12 @@ impl<T> Durable<T> {
         Self(value)
     }
 
+    /// As true as before of a value with less in it.
+    pub(crate) fn reduced(mut self, reduce: impl FnOnce(&mut T)) -> Self {
+        reduce(&mut self.0);
+        self
+    }
+
     /// A false proof, for the simulator's check that it is noticed.
     #[cfg(feature = "simulation")]
     pub(crate) const fn pretended(value: T) -> Self {
@@ -187,10 +193,13 @@ pub trait Ledger: Send + Sync + std::fmt::Debug + 'static {
         id: BatchId,
     ) -> Result<Option<(BatchRecord, Vec<AttemptRecord>, Vec<RequestId>)>, LedgerError>;
 
-    /// Batches of a lane that are not final, by nonce, with all their attempts: what a restart must watch.
+    /// Batches of a lane that are not final, from nonce `from` on, at most `limit`, with all their attempts and members: what a
+    /// restart must watch.
     async fn open_batches(
         &self,
         lane: LaneId,
+        from: u64,
+        limit: usize,
     ) -> Result<Vec<(BatchRecord, Vec<Durable<AttemptRecord>>, Vec<RequestId>)>, LedgerError>;
 
     /// What a batch carried before every node refused it, oldest first: index of the first attempt with other content, and its

@@ -181,13 +181,18 @@ impl<S: SqlStore> Ledger for S {
         }))
     }
 
-    async fn open_batches(&self, lane: LaneId) -> Result<Vec<WholeBatch>, LedgerError> {
+    async fn open_batches(&self, lane: LaneId, from: u64, limit: usize) -> Result<Vec<WholeBatch>, LedgerError> {
         let query = Query::new(concat!(
             "SELECT ",
             batch_columns!(),
-            " FROM batches AS b WHERE b.state < 3 AND b.chain_id = $1 AND b.sender = $2 ORDER BY b.nonce"
-        ));
-        whole_batches(self, query.int(lane.chain_id.cast_signed()).address(&lane.sender)).await
+            " FROM batches AS b WHERE b.state < 3 AND b.chain_id = $1 AND b.sender = $2 AND b.nonce >= $3 \
+             ORDER BY b.nonce LIMIT $4"
+        ))
+        .int(lane.chain_id.cast_signed())
+        .address(&lane.sender)
+        .int(limit_of(from))
+        .int(limit_of(limit as u64));
+        whole_batches(self, query).await
     }
 
     async fn earlier_members(&self, id: BatchId) -> Result<Vec<(u32, Vec<RequestId>)>, LedgerError> {

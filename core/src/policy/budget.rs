@@ -139,26 +139,45 @@ impl Account {
         sums.copied().unwrap_or_default().left(limit)
     }
 
-    fn hold(&mut self, shares: &[BudgetShare], wei: U256) {
-        for share in shares {
-            let sums = self.party(*share);
+    fn hold(&mut self, parties: Parties, wei: U256) {
+        for share in parties.shares() {
+            let sums = self.party(share);
             sums.reserved = sums.reserved.saturating_add(wei);
         }
     }
 
-    fn settle(&mut self, shares: &[BudgetShare], reserved: U256, cost: U256) {
-        for share in shares {
-            let sums = self.party(*share);
+    fn settle(&mut self, parties: Parties, reserved: U256, cost: U256) {
+        for share in parties.shares() {
+            let sums = self.party(share);
             sums.reserved = sums.reserved.saturating_sub(reserved);
             sums.spent = sums.spent.saturating_add(cost);
             if *sums == Sums::default() {
                 match share {
                     BudgetShare::Tenant => {}
-                    BudgetShare::Signer(signer) => drop(self.signers.remove(signer)),
-                    BudgetShare::Target(target) => drop(self.targets.remove(target)),
+                    BudgetShare::Signer(signer) => drop(self.signers.remove(&signer)),
+                    BudgetShare::Target(target) => drop(self.targets.remove(&target)),
                 }
             }
         }
+    }
+}
+
+/// Whose sums hold a reservation, beside the tenant's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Parties {
+    signer: Option<Address>,
+    target: Option<Address>,
+}
+
+impl Parties {
+    fn of(claim: &Claim, shares: BudgetShares) -> Self {
+        let signer = claim.signer().filter(|_| shares.signer_percent < 100);
+        Self { signer, target: (shares.target_percent < 100).then_some(claim.target) }
+    }
+
+    fn shares(self) -> impl Iterator<Item = BudgetShare> {
+        let signer = self.signer.map(BudgetShare::Signer);
+        std::iter::once(BudgetShare::Tenant).chain(signer).chain(self.target.map(BudgetShare::Target))
     }
 }
 
@@ -167,8 +186,7 @@ struct Reservation {
     chain_id: u64,
     period: Timestamp,
     wei: U256,
-    /// Whose sums hold it; the tenant's own first.
-    shares: Vec<BudgetShare>,
+    parties: Parties,
     /// It belongs to a request, not only to submissions that are under way.
     is_accepted: bool,
     /// Further submissions of the same request that are under way: only the last one may give the reservation back.
@@ -224,16 +242,16 @@ impl BudgetBook {
         if self.reservations.contains_key(&key) {
             return;
         }
-        let shares = held_by(claim, shares);
+        let parties = Parties::of(claim, shares);
         let account = self.accounts.entry((claim.tenant.clone(), claim.chain_id)).or_default();
         if account.period <= period {
             if account.period < period {
                 *account = Account { period, ..Account::default() };
             }
-            account.hold(&shares, claim.wei);
+            account.hold(parties, claim.wei);
         }
         let (chain_id, wei) = (claim.chain_id, claim.wei);
-        self.reservations.insert(key, Reservation { chain_id, period, wei, shares, is_accepted: true, repeated: 0 });
+        self.reservations.insert(key, Reservation { chain_id, period, wei, parties, is_accepted: true, repeated: 0 });
     }
 
     /// Reserves the worst case of a request from its tenant's budget, and from its signer's and target's shares of it.
@@ -269,7 +287,7 @@ impl BudgetBook {
                         return Err(BudgetError { needed_wei: wei, available_wei, limit_wei, share });
                     }
                 }
-                account.hold(&held.shares, more);
+                account.hold(held.parties, more);
                 held.wei = wei;
             }
             held.repeated += 1;
@@ -288,10 +306,10 @@ impl BudgetBook {
                 return Err(BudgetError { needed_wei: wei, available_wei, limit_wei, share });
             }
         }
-        let shares = held_by(claim, shares);
-        account.hold(&shares, wei);
+        let parties = Parties::of(claim, shares);
+        account.hold(parties, wei);
         let chain_id = claim.chain_id;
-        self.reservations.insert(key, Reservation { chain_id, period, wei, shares, is_accepted: false, repeated: 0 });
+        self.reservations.insert(key, Reservation { chain_id, period, wei, parties, is_accepted: false, repeated: 0 });
         Ok(())
     }
 
@@ -319,7 +337,7 @@ impl BudgetBook {
         if let Some(account) = self.accounts.get_mut(&(tenant.clone(), held.chain_id))
             && account.period == held.period
         {
-            account.settle(&held.shares, held.wei, cost_wei);
+            account.settle(held.parties, held.wei, cost_wei);
         }
         Some(held.wei)
     }
@@ -359,11 +377,6 @@ impl BudgetBook {
 }
 
 /// Whose sums hold a claim.
-fn held_by(claim: &Claim, shares: BudgetShares) -> Vec<BudgetShare> {
-    let parties = shares.parties(claim.signer(), claim.target).map(|(share, _)| share);
-    std::iter::once(BudgetShare::Tenant).chain(parties).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use alloy_primitives::B256;

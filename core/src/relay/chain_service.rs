@@ -48,6 +48,7 @@ use super::{
     simulate::Simulation,
     start::final_block_key,
     status::ChainHealth,
+    stow::Fetched,
     tenants::Tenants,
     tuning::TimingMode,
     turns::SimulationTurns,
@@ -56,7 +57,7 @@ use super::{
 use crate::{
     chain::data_fee::DataFeeModel,
     lane::{AttemptKey, Event, HeadInfo, PollPurpose},
-    ledger::{Tracked, Write},
+    ledger::{Ledger, Tracked, Write},
     market::FeePoint,
     provenance::Decision,
     request::{BatchId, Reason, RequestId, Status, gate::Doubt, outcome::TxReceipt},
@@ -138,6 +139,8 @@ pub(super) enum Done {
     },
     /// What a majority says of a transaction that left somebody out.
     Shown(Shown),
+    /// The bytes of a transaction that left its block.
+    Fetched(Fetched),
     Nonces {
         /// Of whom the nodes were asked; none if no node was there.
         asked: Vec<(Address, Address)>,
@@ -171,6 +174,7 @@ pub(super) enum Done {
 #[derive(Debug)]
 pub(super) struct ChainService {
     pub(super) shared: Arc<ChainShared>,
+    pub(super) ledger: Arc<dyn Ledger>,
     pub(super) tenants: Arc<Tenants>,
     pub(super) journal: mpsc::Sender<JournalEntry>,
     /// Entries for which the journal had no room yet, in order.
@@ -471,6 +475,7 @@ impl ChainService {
         self.queue.set_debtors(self.tenants.debtors(self.chain_id(), now));
         self.settle_in_order(now);
         self.look_at_left_out(now);
+        self.fetch_again();
         self.confirm_suspects();
         self.measure_paces(now);
         self.end_gapped(now);
@@ -525,7 +530,7 @@ impl ChainService {
         };
     }
 
-    fn on_done(&mut self, done: Done) {
+    pub(super) fn on_done(&mut self, done: Done) {
         let now = clock::now();
         match done {
             Done::Persisted { lane, key, outcomes } => self.on_persisted(now, lane, key, outcomes),
@@ -540,6 +545,7 @@ impl ChainService {
                 self.on_simulated(now, lane, *candidate, simulation);
             }
             Done::Shown(shown) => self.on_shown(now, &shown),
+            Done::Fetched(fetched) => self.on_fetched(fetched),
             Done::Inspected { order, nonces, contracts } => self.on_inspected(now, order, &nonces, &contracts),
             Done::InspectionLost(order) => {
                 if let Some(waiting) = self.settlements.get_mut(&order) {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ops::RangeInclusive,
     sync::Arc,
 };
 
@@ -18,6 +19,7 @@ use super::{
     settle::Settlement,
     signer::LocalSigner,
     spender::{self, Scans, Spender},
+    stow::{MemberSize, Stowed, without_bytes},
     tenants::claim,
 };
 use crate::{
@@ -51,6 +53,10 @@ pub(super) struct Flight {
     pub(super) members: Vec<Arc<VerifiedRequest>>,
     /// Each member's own gas: as simulated, without the empty transaction's; else as declared.
     pub(super) weights: Vec<u64>,
+    /// Each member's size, once its bytes may be elsewhere; else empty.
+    pub(super) sizes: Vec<MemberSize>,
+    /// Its bytes are in the ledger only.
+    pub(super) stowed: Option<Stowed>,
     /// Whose they are; `None` if of several tenants, or nobody's.
     pub(super) tenant: Option<Arc<str>>,
     pub(super) record: BatchRecord,
@@ -84,6 +90,8 @@ pub(super) struct Content {
     pub(super) key: VehicleKey,
     pub(super) members: Vec<Arc<VerifiedRequest>>,
     pub(super) weights: Vec<u64>,
+    /// As of a [`Flight`].
+    pub(super) sizes: Vec<MemberSize>,
     /// Whose they are; `None` if of several tenants, or nobody's.
     pub(super) tenant: Option<Arc<str>>,
 }
@@ -92,7 +100,7 @@ impl Flight {
     /// What it carries now.
     pub(super) fn content(&self) -> Content {
         let (members, weights, tenant) = (self.members.clone(), self.weights.clone(), self.tenant.clone());
-        Content { until: 0, key: self.key, members, weights, tenant }
+        Content { until: 0, key: self.key, members, weights, sizes: self.sizes.clone(), tenant }
     }
 
     /// Which of two was planned first: a request that left one can only be in one that was planned later.
@@ -124,6 +132,8 @@ impl Flight {
             key,
             members,
             weights,
+            sizes: Vec::new(),
+            stowed: None,
             tenant: None,
             record,
             foreseen: None,
@@ -152,6 +162,11 @@ impl Flight {
     }
 }
 
+/// All attempts of a nonce.
+const fn attempts_of(nonce: u64) -> RangeInclusive<AttemptKey> {
+    AttemptKey { nonce, index: 0 }..=AttemptKey { nonce, index: u32::MAX }
+}
+
 /// A lane with its key, its flights and its attempts.
 #[derive(Debug)]
 pub(super) struct LaneShell {
@@ -173,20 +188,45 @@ pub(super) struct LaneShell {
 }
 
 impl LaneShell {
-    const fn batch_id(&self, nonce: u64) -> BatchId {
+    /// What a transaction that is in a block did for each present member of its nonce. Who was in an earlier content learns it
+    /// when that is final.
+    fn outcomes(&self, nonce: u64, kind: AttemptKind, receipt: &TxReceipt) -> Vec<MemberOutcome> {
+        let Some(flight) = self.flights.get(&nonce) else { return Vec::new() };
+        let mined = self.index_of(nonce, receipt.hash);
+        let is_earlier = mined.is_some_and(|mined| flight.content_before(mined).is_some());
+        match kind {
+            AttemptKind::Payload if !is_earlier => {
+                decode(flight.key, &flight.members, receipt.is_success, &receipt.logs)
+            }
+            AttemptKind::Payload | AttemptKind::Cancel => vec![MemberOutcome::Untouched; flight.members.len()],
+        }
+    }
+
+    pub(super) const fn batch_id(&self, nonce: u64) -> BatchId {
         BatchId { lane: self.machine.id(), nonce }
     }
 
     /// Which attempt of a nonce has this hash.
     fn index_of(&self, nonce: u64, hash: B256) -> Option<u32> {
-        let mut attempts = self.durable.iter().filter(|(key, _)| key.nonce == nonce);
+        let mut attempts = self.durable.range(attempts_of(nonce));
         attempts.find(|(_, attempt)| attempt.get().hash == hash).map(|(key, _)| key.index)
     }
 
     fn forget(&mut self, nonce: u64) {
         self.scans.forget(nonce);
-        self.durable.retain(|key, _| key.nonce != nonce);
+        let keys: Vec<AttemptKey> = self.durable.range(attempts_of(nonce)).map(|(key, _)| *key).collect();
+        keys.iter().for_each(|key| drop(self.durable.remove(key)));
         self.signed.retain(|key, _| key.nonce != nonce);
+    }
+
+    /// Forgets the bytes of what is committed for a nonce.
+    pub(super) fn reduce_attempts(&mut self, nonce: u64) {
+        let keys: Vec<AttemptKey> = self.durable.range(attempts_of(nonce)).map(|(key, _)| *key).collect();
+        for key in keys {
+            if let Some(attempt) = self.durable.remove(&key) {
+                self.durable.insert(key, without_bytes(attempt));
+            }
+        }
     }
 }
 
@@ -198,8 +238,9 @@ impl ChainService {
         }
     }
 
-    fn obey(&mut self, index: usize, command: Command) {
+    pub(super) fn obey(&mut self, index: usize, command: Command) {
         let now = super::clock::now();
+        let Some(command) = self.wait_for_bytes(index, command) else { return };
         match command {
             Command::Sign { key, tx } => {
                 let lane = &mut self.lanes[index];
@@ -305,21 +346,34 @@ impl ChainService {
             Command::ReportUnincluded { nonce } => {
                 self.unincluded(now, index, nonce);
             }
-            Command::ReportIncluded { nonce, kind, receipt } => self.included(now, index, nonce, kind, &receipt),
+            Command::ReportIncluded { nonce, kind, receipt } => {
+                let outcomes = self.lanes[index].outcomes(nonce, kind, &receipt);
+                if self.lacks_bytes(index, nonce, &outcomes) {
+                    self.hold_back(index, nonce, Command::ReportIncluded { nonce, kind, receipt });
+                } else {
+                    self.included(now, index, nonce, kind, *receipt, outcomes);
+                    self.stow(index, nonce);
+                }
+            }
             Command::ReportFinal { nonce, kind, receipt } => {
+                let outcomes = self.lanes[index].outcomes(nonce, kind, &receipt);
+                if self.lacks_bytes(index, nonce, &outcomes) {
+                    self.hold_back(index, nonce, Command::ReportFinal { nonce, kind, receipt });
+                    return;
+                }
                 let id = self.lanes[index].batch_id(nonce);
                 let mined = self.lanes[index].index_of(nonce, receipt.hash);
-                self.show_final(now, index, nonce, kind, mined, &receipt);
+                self.show_final(now, index, nonce, kind, mined, &receipt, &outcomes);
                 self.lanes[index].forget(nonce);
                 self.pricing.forget(index, nonce);
                 if let Some(flight) = self.lanes[index].flights.remove(&nonce) {
                     let earlier = mined.and_then(|mined| flight.content_before(mined)).cloned();
                     let earlier = earlier.filter(|_| kind == AttemptKind::Payload);
                     if kind == AttemptKind::Payload && earlier.is_none() {
-                        let outcomes = decode(flight.key, &flight.members, receipt.is_success, &receipt.logs);
                         self.judge_witnesses(&flight.members, &outcomes);
                     }
-                    self.settle(now, Settlement { id, flight, kind: Some(kind), receipt: Some(receipt), earlier });
+                    let (kind, receipt) = (Some(kind), Some(receipt));
+                    self.settle(now, Settlement { id, flight, kind, receipt, outcomes, earlier });
                 }
             }
             Command::ReportLost { nonce } => {
@@ -329,7 +383,8 @@ impl ChainService {
                 self.lanes[index].forget(nonce);
                 self.pricing.forget(index, nonce);
                 if let Some(flight) = self.lanes[index].flights.remove(&nonce) {
-                    self.settle(now, Settlement { id, flight, kind: None, receipt: None, earlier: None });
+                    let outcomes = vec![MemberOutcome::Untouched; flight.members.len()];
+                    self.settle(now, Settlement { id, flight, kind: None, receipt: None, outcomes, earlier: None });
                 }
             }
             Command::ReportRefused { nonce, class } => self.refused(now, index, nonce, class),
@@ -346,14 +401,14 @@ impl ChainService {
         kind: AttemptKind,
         mined: Option<u32>,
         receipt: &TxReceipt,
+        outcomes: &[MemberOutcome],
     ) {
         let Some(flight) = self.lanes[index].flights.get(&nonce) else { return };
         let is_earlier = mined.is_some_and(|mined| flight.content_before(mined).is_some());
         if kind != AttemptKind::Payload || is_earlier {
             self.take_back(index, nonce);
         } else if flight.shown.hash != receipt.hash {
-            let outcomes = decode(flight.key, &flight.members, receipt.is_success, &receipt.logs);
-            self.show(now, index, nonce, &outcomes, receipt);
+            self.show(now, index, nonce, outcomes, receipt);
         }
     }
 
@@ -532,11 +587,11 @@ impl ChainService {
         let id = lane.batch_id(nonce);
         let Some(flight) = lane.flights.get_mut(&nonce) else { return };
         let members = std::mem::take(&mut flight.members);
-        let weights = std::mem::take(&mut flight.weights);
+        let (weights, sizes) = (std::mem::take(&mut flight.weights), std::mem::take(&mut flight.sizes));
         if flight.is_planned {
             let until = lane.durable.keys().filter(|key| key.nonce == nonce).map(|key| key.index + 1).max();
             let (key, members, tenant) = (flight.key, members.clone(), flight.tenant.take());
-            flight.earlier.push(Content { until: until.unwrap_or(0), key, members, weights, tenant });
+            flight.earlier.push(Content { until: until.unwrap_or(0), key, members, weights, sizes, tenant });
         }
         let (gone, drawn) = (std::mem::take(&mut flight.gone), std::mem::take(&mut flight.drawn));
         flight.left = members.iter().map(|member| member.id()).collect();
@@ -648,11 +703,20 @@ impl ChainService {
         members.iter().for_each(|member| self.queue.taken_back(member.id()));
     }
 
-    fn included(&mut self, now: Timestamp, index: usize, nonce: u64, kind: AttemptKind, receipt: &TxReceipt) {
+    fn included(
+        &mut self,
+        now: Timestamp,
+        index: usize,
+        nonce: u64,
+        kind: AttemptKind,
+        mut receipt: TxReceipt,
+        outcomes: Vec<MemberOutcome>,
+    ) {
+        let logs = std::mem::take(&mut receipt.logs);
         let lane = &mut self.lanes[index];
         let id = lane.batch_id(nonce);
-        let attempt =
-            lane.durable.iter().find(|(key, attempt)| key.nonce == nonce && attempt.get().hash == receipt.hash);
+        let mut attempts = lane.durable.range(attempts_of(nonce));
+        let attempt = attempts.find(|(_, attempt)| attempt.get().hash == receipt.hash);
         if let Some((key, tip)) = attempt.map(|(key, attempt)| (*key, attempt.get().fees.max_priority_fee_per_gas)) {
             let is_payload = kind == AttemptKind::Payload;
             self.pricing.included(&self.shared.tuning, index, key, receipt.block_number, is_payload, tip, now);
@@ -666,22 +730,15 @@ impl ChainService {
         if is_earlier {
             tracing::warn!(batch = %id, "a node kept what it said it refused, and it was mined");
         }
-        // Who was in an earlier content learns it when that is final.
-        let outcomes = match kind {
-            AttemptKind::Payload if !is_earlier => {
-                decode(flight.key, &flight.members, receipt.is_success, &receipt.logs)
-            }
-            AttemptKind::Payload | AttemptKind::Cancel => vec![MemberOutcome::Untouched; flight.members.len()],
-        };
         flight.mined = (!is_earlier).then(|| Mined {
             kind,
-            receipt: receipt.clone(),
+            receipt: TxReceipt { logs, ..receipt.clone() },
             outcomes: outcomes.clone(),
             ask_at: Some(receipt.block_number.saturating_add(self.shared.tuning.replan_after_blocks.saturating_sub(1))),
         });
         self.draw_for_gone(now, index, nonce);
         if kind == AttemptKind::Payload && !is_earlier {
-            self.show(now, index, nonce, &outcomes, receipt);
+            self.show(now, index, nonce, &outcomes, &receipt);
             self.prove(index, nonce);
         } else {
             self.take_back(index, nonce);

@@ -37,6 +37,7 @@ mod simulate;
 mod spender;
 mod start;
 mod status;
+mod stow;
 mod tenants;
 mod tuning;
 mod turns;

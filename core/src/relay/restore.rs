@@ -1,7 +1,7 @@
 //! Reads back what is open: the queue and the lanes of a chain, as the ledger has them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -15,6 +15,7 @@ use super::{
     data_fee::beyond_gas,
     lane_shell::{Content, Flight, LaneShell},
     signer::LocalSigner,
+    stow::{MemberSize, Stowed, without_bytes},
     tenants::{Tenants, claim},
 };
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
     },
     protection::Protection,
     request::{
-        LaneId, RequestId, Status, VerifiedRequest,
+        BatchId, LaneId, RequestId, Status, VerifiedRequest,
         settlement::ceiling_left,
         vehicle::{Company, Payload, VehicleKey, VehicleParams},
     },
@@ -34,8 +35,11 @@ use crate::{
     time::Timestamp,
 };
 
-/// Open requests read from the ledger at a time.
-const RESTORE_PAGE: usize = 2_000;
+/// Open requests read from the ledger at a time: each may have a hundred kilobytes.
+const RESTORE_PAGE: usize = 250;
+
+/// Open batches read from the ledger at a time.
+const BATCHES_PAGE: usize = 50;
 
 /// What is open on a chain.
 #[derive(Debug)]
@@ -78,8 +82,8 @@ async fn find_uncertain(
     senders: &[Address],
     open: &Open,
 ) -> Result<BTreeSet<RequestId>, LedgerError> {
-    let calls: Vec<&RequestRecord> =
-        open.values().map(|(record, _)| record).filter(|record| record.sequence.is_none()).collect();
+    let calls: Vec<&QueuedRequest> =
+        open.values().map(|opened| &opened.entry).filter(|entry| entry.request.sequence().is_none()).collect();
     if calls.is_empty() {
         return Ok(BTreeSet::new());
     }
@@ -98,7 +102,7 @@ async fn find_uncertain(
         }
     }
     let uncertain: BTreeSet<RequestId> =
-        calls.into_iter().filter(|record| record.seq <= through).map(|record| record.id).collect();
+        calls.into_iter().filter(|entry| entry.seq <= through).map(|entry| entry.request.id()).collect();
     if !uncertain.is_empty() {
         tracing::error!(
             chain_id = chain.spec.chain_id,
@@ -131,18 +135,18 @@ pub(super) async fn restore(
         queue.set_weight(&tenant.name, tenant.policy.weight);
     }
     // By id; the in-flight ones are placed by their batches, the rest waits.
-    let mut open = load_open(ledger, chain_id, &chain.params, tenants).await?;
-    let newest = open.values().map(|(record, _)| record.seq).max().unwrap_or(0);
-    for (record, entry) in open.values().filter(|_| !is_counted) {
-        let claim = claim(&entry.tenant, &entry.request, record.reserved_wei);
-        tenants.restore_open(claim, record.status == Status::Included, record.accepted_at);
+    let mut open = load_open(ledger, chain, tenants).await?;
+    let newest = open.values().map(|opened| opened.entry.seq).max().unwrap_or(0);
+    for Opened { status, entry, .. } in open.values().map(|opened| &**opened).filter(|_| !is_counted) {
+        let claim = claim(&entry.tenant, &entry.request, entry.reserved_wei);
+        tenants.restore_open(claim, *status == Status::Included, entry.accepted_at);
     }
     let senders: Vec<Address> = signers.iter().map(LocalSigner::address).collect();
     let uncertain = find_uncertain(ledger, chain, &senders, &open).await?;
     // Transactions of a signer that is not configured any more are watched to their end all the same: that needs no key.
-    let in_batches = open.values().filter(|(record, _)| record.status != Status::Queued);
+    let in_batches = open.values().filter(|opened| opened.status != Status::Queued);
     let removed: BTreeSet<Address> = in_batches
-        .filter_map(|(record, _)| record.batch.map(|batch| batch.lane.sender))
+        .filter_map(|opened| opened.batch.map(|batch| batch.lane.sender))
         .filter(|sender| !senders.contains(sender) && Protection::WatchRemoved.is_on())
         .collect();
     for sender in &removed {
@@ -174,14 +178,14 @@ pub(super) async fn restore(
             let size = TxSize::of_unsigned(&payload.data);
             beyond_gas(&model, &size, payload.gas_limit, None, tuning.l1_fee_margin_percent)
         };
-        lanes.push(restore_lane(ledger, lane_config, signer, params, &mut open, &mut queue, extra).await?);
+        lanes.push(restore_lane(ledger, chain, lane_config, signer, params, &mut open, &mut queue, extra).await?);
     }
     let mut rest: Vec<_> = open.into_values().collect();
-    rest.sort_by_key(|(record, _)| record.seq);
+    rest.sort_by_key(|opened| opened.entry.seq);
     let waiting = rest.len();
-    for (record, entry) in rest {
-        if record.status != Status::Queued {
-            tracing::error!(id = %record.id, status = %record.status, batch = ?record.batch, "request is in a batch that the ledger does not have as open");
+    for Opened { status, batch, entry, .. } in rest.into_iter().map(|opened| *opened) {
+        if status != Status::Queued {
+            tracing::error!(id = %entry.request.id(), %status, ?batch, "request is in a batch that the ledger does not have as open");
             continue;
         }
         queue.push(entry);
@@ -231,22 +235,27 @@ pub(super) async fn count_open(ledger: &Arc<dyn Ledger>, tenants: &Tenants, chai
         let Some(last) = page.last() else { return Ok(()) };
         after = last.seq;
         for record in &page {
-            let request = VerifiedRequest::from_stored(&record.payload)
-                .map_err(|error| LedgerError::Damaged { what: "request payload", detail: error.to_string() })?;
+            let request = parse(record)?;
             let claim = claim(&record.tenant.as_str().into(), &request, record.reserved_wei);
             tenants.restore_open(claim, record.status == Status::Included, record.accepted_at);
         }
     }
 }
 
-type Open = HashMap<RequestId, (RequestRecord, QueuedRequest)>;
+/// An open request as it was read.
+struct Opened {
+    status: Status,
+    batch: Option<BatchId>,
+    entry: QueuedRequest,
+    /// Of one whose bytes stay in the ledger.
+    size: Option<MemberSize>,
+}
 
-async fn load_open(
-    ledger: &Arc<dyn Ledger>,
-    chain_id: u64,
-    params: &VehicleParams,
-    tenants: &Tenants,
-) -> Result<Open, LedgerError> {
+type Open = HashMap<RequestId, Box<Opened>>;
+
+/// All open requests of a chain; of those in a block an outline, or what is in blocks would not fit.
+async fn load_open(ledger: &Arc<dyn Ledger>, chain: &ChainShared, tenants: &Tenants) -> Result<Open, LedgerError> {
+    let (chain_id, params) = (chain.spec.chain_id, &chain.params);
     let mut open = HashMap::new();
     let mut after = 0;
     let mut names: BTreeMap<String, Arc<str>> = BTreeMap::new();
@@ -254,13 +263,18 @@ async fn load_open(
         let page = ledger.open_requests(chain_id, after, RESTORE_PAGE).await?;
         let Some(last) = page.last() else { return Ok(open) };
         after = last.seq;
-        for mut record in page {
-            let request = VerifiedRequest::from_stored(&record.payload)
-                .map_err(|error| LedgerError::Damaged { what: "request payload", detail: error.to_string() })?;
-            record.payload = Vec::new();
+        for record in page {
+            let request = parse(&record)?;
             let tenant = names.entry(record.tenant.clone()).or_insert_with(|| record.tenant.as_str().into()).clone();
-            let entry = queued(params, tenants, tenant, &record, request);
-            open.insert(record.id, (record, entry));
+            let mut entry = queued(params, tenants, tenant, &record, request);
+            let mut size = None;
+            if record.status == Status::Included {
+                let key = params.vehicle(&entry.request);
+                size = Some(chain.size_of(key, &entry.request, chain.spec.family.has_data_fee()));
+                entry.request = Arc::new(entry.request.outline());
+            }
+            let (status, batch) = (record.status, record.batch);
+            open.insert(record.id, Box::new(Opened { status, batch, entry, size }));
         }
     }
 }
@@ -276,9 +290,18 @@ fn calldata(attempt: &Durable<AttemptRecord>) -> Result<Bytes, LedgerError> {
 /// An open request, wherever it was put by now.
 fn known<'a>(open: &'a mut Open, queue: &'a mut Queue, id: RequestId) -> Option<&'a mut QueuedRequest> {
     match open.get_mut(&id) {
-        Some((_, entry)) => Some(entry),
+        Some(opened) => Some(&mut opened.entry),
         None => queue.get_mut(id),
     }
+}
+
+/// What the newest payload among the attempts of a batch calls, and the oldest one: what every node refused before may have been
+/// something else.
+pub(super) fn newest_calldata(attempts: &[Durable<AttemptRecord>]) -> Result<(Bytes, Bytes), LedgerError> {
+    let mut payloads = attempts.iter().filter(|attempt| attempt.get().kind == AttemptKind::Payload);
+    let oldest = payloads.next().map(calldata).transpose()?.unwrap_or_default();
+    let newest = payloads.next_back().map_or(Ok(oldest.clone()), calldata)?;
+    Ok((newest, oldest))
 }
 
 /// The tenant of all of them, if it is one.
@@ -286,8 +309,29 @@ fn only(tenants: &BTreeSet<Arc<str>>) -> Option<Arc<str>> {
     tenants.first().filter(|_| tenants.len() == 1).cloned()
 }
 
+/// The request with its bytes.
+async fn whole(ledger: &dyn Ledger, request: Arc<VerifiedRequest>) -> Result<Arc<VerifiedRequest>, LedgerError> {
+    if !request.is_outline() {
+        return Ok(request);
+    }
+    stored(ledger, request.id()).await.map(Arc::new)
+}
+
+/// A request as the ledger has it.
+pub(super) async fn stored(ledger: &dyn Ledger, id: RequestId) -> Result<VerifiedRequest, LedgerError> {
+    let missing = || LedgerError::Damaged { what: "request", detail: format!("{id} is not there") };
+    parse(&ledger.request(id).await?.ok_or_else(missing)?)
+}
+
+/// The request in a record.
+fn parse(record: &RequestRecord) -> Result<VerifiedRequest, LedgerError> {
+    VerifiedRequest::from_stored(&record.payload)
+        .map_err(|error| LedgerError::Damaged { what: "request payload", detail: error.to_string() })
+}
+
 async fn restore_lane(
     ledger: &Arc<dyn Ledger>,
+    chain: &ChainShared,
     config: LaneConfig,
     signer: Option<LocalSigner>,
     params: VehicleParams,
@@ -300,49 +344,66 @@ async fn restore_lane(
     let mut flights = BTreeMap::new();
     let mut durable = BTreeMap::new();
     let mut slots = Vec::new();
-    for (record, attempts, members) in ledger.open_batches(id).await? {
+    let (mut from, mut page) = (0, VecDeque::new());
+    loop {
+        if page.is_empty() {
+            page = ledger.open_batches(id, from, BATCHES_PAGE).await?.into();
+        }
+        let Some((record, attempts, members)) = page.pop_front() else { break };
+        from = record.id.nonce.saturating_add(1);
         let nonce = record.id.nonce;
-        // The newest: what every node refused before may have been something else.
-        let mut payloads = attempts.iter().filter(|attempt| attempt.get().kind == AttemptKind::Payload);
-        let oldest = payloads.next().map(calldata).transpose()?.unwrap_or_default();
-        let data = payloads.next_back().map_or(Ok(oldest.clone()), calldata)?;
+        let (data, oldest) = newest_calldata(&attempts)?;
         let earlier = match data == oldest {
             true => Vec::new(),
             false => ledger.earlier_members(record.id).await?,
         };
         // Who has ended since needs nobody to look after it.
-        let earlier = earlier.into_iter().filter_map(|(until, members)| {
+        let refused_plans = u32::try_from(earlier.len()).unwrap_or(u32::MAX);
+        let is_in_it = |open: &Open, id| open.get(id).is_some_and(|opened| opened.batch == Some(record.id));
+        // Every node had refused it, or its block was taken back after all had left.
+        let has_left = record.state != BatchState::Included
+            && !members.is_empty()
+            && !members.iter().any(|member| is_in_it(open, member));
+        let until = attempts.iter().map(|attempt| attempt.get().index.saturating_add(1)).max().unwrap_or(0);
+        let newest = has_left.then(|| (until, members.clone()));
+        let mut contents = Vec::new();
+        for (until, members) in earlier.into_iter().chain(newest) {
             let (mut requests, mut weights, mut tenants) = (Vec::new(), Vec::new(), BTreeSet::new());
             for id in members {
                 let Some(entry) = known(open, queue, id) else { continue };
-                requests.push(entry.request.clone());
                 weights.push(entry.gas);
                 tenants.insert(entry.tenant.clone());
+                let request = entry.request.clone();
+                requests.push(whole(&**ledger, request).await?);
             }
-            let key = VehicleKey::of(requests.first()?, false);
-            Some(Content { until, key, members: requests, weights, tenant: only(&tenants) })
-        });
-        let earlier: Vec<Content> = earlier.collect();
+            let Some(first) = requests.first() else { continue };
+            let key = VehicleKey::of(first, false);
+            let (sizes, tenant) = (Vec::new(), only(&tenants));
+            contents.push(Content { until, key, members: requests, weights, sizes, tenant });
+        }
+        let earlier = contents;
         let (mut requests, mut weights, mut tenants) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let mut sizes = Vec::new();
         let (mut gone, mut drawn) = (BTreeSet::new(), BTreeMap::new());
         let (mut elsewhere, mut uncounted) = (BTreeSet::new(), BTreeSet::new());
         // What it cost, until its receipt tells each one's part of it: too much is held back for a moment rather than too little.
-        let cost_wei = record.cost_wei.unwrap_or_default();
+        let is_included = record.state == BatchState::Included;
+        let cost_wei = record.cost_wei.filter(|_| is_included).unwrap_or_default();
         for member in &members {
-            let is_in_it = open.get(member).is_some_and(|(stored, _)| stored.batch == Some(record.id));
-            if let Some((_, entry)) = is_in_it.then(|| open.remove(member)).flatten() {
+            if let Some(opened) = is_in_it(open, member).then(|| open.remove(member)).flatten() {
+                let Opened { entry, size, .. } = *opened;
+                sizes.push(size);
                 requests.push(entry.request.clone());
                 weights.push(entry.gas);
                 tenants.insert(entry.tenant.clone());
                 queue.push_in_flight(entry, id);
                 continue;
             }
-            if record.state != BatchState::Included {
+            if has_left {
                 continue;
             }
-            // It left the block early.
+            // It left early: the block that skipped it, which a reorg may have taken back since.
             if let Some(entry) = known(open, queue, *member) {
-                requests.push(entry.request.clone());
                 weights.push(entry.gas);
                 tenants.insert(entry.tenant.clone());
                 gone.insert(*member);
@@ -351,19 +412,23 @@ async fn restore_lane(
                 entry.spent_wei = entry.spent_wei.saturating_add(drawn_wei);
                 let gas = params.reserved_gas(entry.gas);
                 entry.ceiling_wei_per_gas = ceiling_left(entry.first_ceiling_wei_per_gas, gas, entry.spent_wei);
+                let request = entry.request.clone();
+                requests.push(whole(&**ledger, request).await?);
+                sizes.push(None);
                 continue;
             }
             // And has ended since. One that this one ended (a crash between two writes) stays ended.
             let stored = ledger.request(*member).await?.filter(|stored| stored.batch != Some(record.id));
             let Some(stored) = stored.filter(|stored| stored.status.is_terminal()) else { continue };
-            let request = VerifiedRequest::from_stored(&stored.payload)
-                .map_err(|error| LedgerError::Damaged { what: "request payload", detail: error.to_string() })?;
+            let request = parse(&stored)?;
+            sizes.push(None);
             weights.push(params.member_gas(&request));
             requests.push(Arc::new(request));
             tenants.insert(stored.tenant.as_str().into());
             gone.insert(*member);
             let is_executed = matches!(stored.status, Status::Finalized | Status::Reverted);
-            if is_executed && stored.block_number <= record.block.map(|(number, _)| number) {
+            let was_first = !is_included || stored.block_number <= record.block.map(|(number, _)| number);
+            if is_executed && was_first {
                 elsewhere.insert(*member);
             } else {
                 let left_wei = stored.reserved_wei.saturating_sub(stored.cost_wei.unwrap_or_default());
@@ -375,15 +440,23 @@ async fn restore_lane(
         let key = requests.first().map_or(VehicleKey::Single(RequestId(alloy_primitives::B256::ZERO)), |request| {
             VehicleKey::of(request, record.to != request.target())
         });
-        let has_left = requests.is_empty() && !members.is_empty();
         let payload = Payload { to: record.to, value: record.value, data, gas_limit: record.gas_limit };
+        let extra_wei = extra(&payload);
+        // What is in a block keeps its bytes in the ledger.
+        let is_stowed = requests.iter().any(|request| request.is_outline());
+        let payload = if is_stowed { Payload { data: Bytes::new(), ..payload } } else { payload };
+        let is_data_charged = chain.spec.family.has_data_fee();
+        let size = |(size, member): (Option<MemberSize>, _)| {
+            size.unwrap_or_else(|| chain.size_of(key, member, is_data_charged))
+        };
+        let sizes = if is_stowed { sizes.into_iter().zip(&requests).map(size).collect() } else { Vec::new() };
         let is_guarded = !requests.is_empty() && requests.iter().all(|request| request.sequence().is_some());
         slots.push(RestoredSlot {
             nonce,
             plan: Plan {
-                extra_wei: extra(&payload),
+                extra_wei,
                 payload,
-                // Its members left when every node had refused it: it is not sent again.
+                // It is not sent again.
                 deadline: if has_left { Timestamp(0) } else { record.deadline },
                 ceiling_wei_per_gas: record.ceiling_wei_per_gas,
                 is_guarded,
@@ -393,19 +466,21 @@ async fn restore_lane(
                 .iter()
                 .map(|attempt| (attempt.get().kind, attempt.get().fees, attempt.get().hash))
                 .collect(),
-            refused_plans: u32::try_from(earlier.len()).unwrap_or(u32::MAX),
+            refused_plans,
             was_broadcast: record.state != BatchState::Signed,
             was_included: record.state == BatchState::Included,
         });
         for attempt in attempts {
             let key = AttemptKey { nonce, index: attempt.get().index };
-            durable.insert(key, attempt);
+            durable.insert(key, if is_stowed { without_bytes(attempt) } else { attempt });
         }
         let left = if has_left { members } else { Vec::new() };
         // Where the chain still shows it as included, the lane says so again.
         let flight = Flight::new(key, requests, weights, record);
         let tenant = only(&tenants);
+        let stowed = is_stowed.then(Stowed::default);
         let flight = Flight { is_planned: true, left, earlier, tenant, gone, drawn, elsewhere, uncounted, ..flight };
+        let flight = Flight { sizes, stowed, ..flight };
         flights.insert(nonce, flight);
     }
     if !slots.is_empty() {

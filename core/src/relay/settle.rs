@@ -36,19 +36,10 @@ pub(super) struct Settlement {
     /// What was mined; `None` if it was not ours.
     pub(super) kind: Option<AttemptKind>,
     pub(super) receipt: Option<Box<TxReceipt>>,
+    /// What it did for each of its present members.
+    pub(super) outcomes: Vec<MemberOutcome>,
     /// What it carried, if that is not what the flight carries now: every node had refused it, and one kept it.
     pub(super) earlier: Option<Content>,
-}
-
-impl Settlement {
-    fn outcomes(&self) -> Vec<MemberOutcome> {
-        match (&self.receipt, self.kind) {
-            (Some(receipt), Some(AttemptKind::Payload)) if self.earlier.is_none() => {
-                decode(self.flight.key, &self.flight.members, receipt.is_success, &receipt.logs)
-            }
-            _ => vec![MemberOutcome::Untouched; self.flight.members.len()],
-        }
-    }
 }
 
 /// A [`Settlement`] that has not happened.
@@ -145,7 +136,7 @@ impl ChainService {
     fn inspect(&mut self, now: Timestamp, order: (Timestamp, BatchId)) {
         let Some(Waiting { settlement, is_asked, .. }) = self.settlements.get_mut(&order) else { return };
         let untouched: Vec<(Address, Address)> = settlement
-            .outcomes()
+            .outcomes
             .iter()
             .zip(&settlement.flight.members)
             .filter(|(outcome, member)| {
@@ -232,8 +223,7 @@ impl ChainService {
         nonces: &BTreeMap<(Address, Address), u64>,
         contracts: &[Address],
     ) {
-        let outcomes = settlement.outcomes();
-        let Settlement { id, mut flight, kind, receipt, earlier } = settlement;
+        let Settlement { id, mut flight, kind, receipt, outcomes, earlier } = settlement;
         let shown = std::mem::replace(&mut flight.shown, Shown::NOTHING);
         self.show_for_good(now, shown, &flight.members, &outcomes, nonces, contracts);
         let state = match kind {
@@ -265,6 +255,9 @@ impl ChainService {
         let mut back = Vec::new();
         if let Some((earlier, receipt)) = earlier.as_ref().zip(receipt.as_deref()) {
             let outcomes = decode(earlier.key, &earlier.members, receipt.is_success, &receipt.logs);
+            // All of them had left.
+            let executed: Vec<RequestId> = earlier.members.iter().zip(&outcomes).filter_map(has_run).collect();
+            self.tell_others(&executed, &executed.iter().copied().collect(), receipt.block_number);
             let (parts, its_bill) = self.attribute(now, id, earlier, Owed::NOTHING, &outcomes, kind.zip(Some(receipt)));
             let gas = gas_of_each(&outcomes, &earlier.weights, gas_used);
             for (((member, outcome), part), gas) in earlier.members.iter().zip(&outcomes).zip(parts).zip(gas) {
@@ -465,20 +458,14 @@ impl ChainService {
         let chain_id = id.lane.chain_id;
         let params = &self.shared.params;
         let entries: Vec<_> = flight.members.iter().map(|member| self.queue.get(member.id())).collect();
-        let data_bytes = |member: &Arc<VerifiedRequest>| {
-            if receipt.extra_fee_wei.is_zero() {
-                return 1;
-            }
-            params.size_alone(flight.key, member).flz
-        };
-        let payers: Vec<Payer> = flight
-            .members
-            .iter()
-            .enumerate()
-            .map(|(index, member)| Payer {
+        let payer = |(index, member): (usize, &Arc<VerifiedRequest>)| {
+            let is_data_charged = !receipt.extra_fee_wei.is_zero();
+            let size = flight.sizes.get(index).copied();
+            let size = size.unwrap_or_else(|| self.shared.size_of(flight.key, member, is_data_charged));
+            Payer {
                 own_gas: flight.weights.get(index).copied().unwrap_or_else(|| params.member_gas(member)),
-                skip_gas: params.skip_gas(member),
-                data_bytes: data_bytes(member),
+                skip_gas: size.skip_gas,
+                data_bytes: size.data_bytes,
                 value_wei: member.value(),
                 left_wei: {
                     let here = owed.drawn.get(&member.id()).copied().unwrap_or_default();
@@ -486,8 +473,9 @@ impl ChainService {
                         .map_or(here, |entry| entry.reserved_wei.saturating_sub(entry.spent_wei.saturating_sub(here)))
                 },
                 outcome: outcomes[index],
-            })
-            .collect();
+            }
+        };
+        let payers: Vec<Payer> = flight.members.iter().enumerate().map(payer).collect();
         let is_for_nothing = flight.members.iter().all(|member| owed.elsewhere.contains(&member.id()));
         let tenant = flight.tenant.as_ref().filter(|_| !is_for_nothing);
         let free = tenant.map_or(U256::MAX, |tenant| self.tenants.free(tenant, chain_id, now));

@@ -869,6 +869,7 @@ async fn build_service(
     let polls = Arc::new(Semaphore::new(shared.tuning.max_receipt_polls.clamp(1, Semaphore::MAX_PERMITS)));
     let service = ChainService {
         shared: shared.clone(),
+        ledger: ledger.clone(),
         tenants: tenants.clone(),
         journal,
         backlog: VecDeque::new(),

@@ -184,6 +184,7 @@ impl VehicleParams {
 /// The forwarder's calldata struct of a forward request.
 pub fn forward_data(request: &VerifiedRequest) -> Option<forwarder::ForwardRequestData> {
     let RequestKind::Forward(forward) = request.kind() else { return None };
+    debug_assert!(!request.is_outline(), "its bytes are not here");
     Some(forwarder::ForwardRequestData {
         from: forward.from,
         to: forward.to,

@@ -83,9 +83,28 @@ pub struct VerifiedRequest {
     valid_until: Timestamp,
     chain_deadline_s: Option<u64>,
     max_cost_wei: Option<U256>,
+    is_outline: bool,
 }
 
 impl VerifiedRequest {
+    /// The same request without calldata and signature: what is remembered of it while its bytes are in the ledger only. No
+    /// transaction can carry it.
+    #[must_use]
+    pub fn outline(&self) -> Self {
+        let kind = match &self.kind {
+            RequestKind::Forward(forward) => {
+                RequestKind::Forward(Forward { data: Bytes::new(), signature: Bytes::new(), ..forward.clone() })
+            }
+            RequestKind::Call(call) => RequestKind::Call(Call { data: Bytes::new(), ..call.clone() }),
+        };
+        Self { kind, is_outline: true, ..*self }
+    }
+
+    /// Whether it is an [`Self::outline`].
+    pub const fn is_outline(&self) -> bool {
+        self.is_outline
+    }
+
     /// Content-derived identity.
     pub const fn id(&self) -> RequestId {
         self.id
@@ -320,6 +339,7 @@ pub fn verify(
                 valid_until: valid.min(chain_deadline),
                 chain_deadline_s: Some(forward.deadline),
                 max_cost_wei,
+                is_outline: false,
                 kind: RequestKind::Forward(forward),
             })
         }
@@ -335,6 +355,7 @@ pub fn verify(
                 valid_until: valid,
                 chain_deadline_s: None,
                 max_cost_wei,
+                is_outline: false,
                 kind: RequestKind::Call(call),
             })
         }
@@ -456,6 +477,7 @@ mod stored {
                 valid_until: stored.valid_until.unwrap_or(stored.deadline),
                 chain_deadline_s: stored.chain_deadline_s,
                 max_cost_wei: stored.max_cost_wei,
+                is_outline: false,
             })
         }
     }

@@ -431,7 +431,8 @@ impl Default for TenantState {
 /// is not in the lists that a composition walks.
 #[derive(Debug, Default)]
 pub struct Queue {
-    entries: HashMap<RequestId, QueuedRequest>,
+    /// Boxed: a map of what is large holds twice as much.
+    entries: HashMap<RequestId, Box<QueuedRequest>>,
     signers: HashMap<Signer, SignerState>,
     /// Signers whose forwarder nonce nobody has looked at.
     unknown: Unknown,
@@ -587,12 +588,19 @@ impl Queue {
 
     /// A request, if it is still here.
     pub fn get(&self, id: RequestId) -> Option<&QueuedRequest> {
-        self.entries.get(&id)
+        self.entries.get(&id).map(|entry| &**entry)
     }
 
     /// A request, to count failures.
     pub fn get_mut(&mut self, id: RequestId) -> Option<&mut QueuedRequest> {
-        self.entries.get_mut(&id)
+        self.entries.get_mut(&id).map(|entry| &mut **entry)
+    }
+
+    /// Keeps this of the request: an [outline](VerifiedRequest::outline) while it is in a block, or the whole one again.
+    pub fn replace(&mut self, request: Arc<VerifiedRequest>) {
+        if let Some(entry) = self.entries.get_mut(&request.id()) {
+            entry.request = request;
+        }
     }
 
     /// Something was taken from what a request may spend, or given back: `spent_wei` of its reservation, and the price of gas that
@@ -639,7 +647,7 @@ impl Queue {
         self.habits
             .get_or_insert_with(group_key(&entry.request, self.has_multicall), Habit::default)
             .arrived(entry.accepted_at);
-        self.entries.insert(id, entry);
+        self.entries.insert(id, Box::new(entry));
         self.enter(id, sequence);
     }
 
@@ -652,7 +660,7 @@ impl Queue {
             state.lane = Some(lane);
         }
         self.watch_due(&entry);
-        self.entries.insert(id, entry);
+        self.entries.insert(id, Box::new(entry));
     }
 
     fn signer(&mut self, signer: Signer) -> &mut SignerState {
@@ -902,7 +910,7 @@ impl Queue {
             }
             None => self.place(Head::Request(id)),
         }
-        Some(entry)
+        Some(*entry)
     }
 
     /// It is in a block: its promise was kept, or missed before, and its transaction's place on the lane is free.
@@ -1259,7 +1267,7 @@ impl Queue {
         let number = self.transactions;
         // Base gas included: each member has an equal part of it.
         let base = limits.base_gas / (members.len() as u64).max(1);
-        let gas_of = |entry: &QueuedRequest| entry.gas.saturating_add(base);
+        let gas_of = |entry: &Box<QueuedRequest>| entry.gas.saturating_add(base);
         let gas: u64 = members.iter().filter_map(|id| self.entries.get(id)).map(gas_of).fold(0, u64::saturating_add);
         let size = u128::from(limits.size(gas));
         let mut touched = BTreeSet::new();
@@ -1308,15 +1316,16 @@ const fn list_of(place: &Place) -> (&VehicleKey, &Arc<str>, Option<LaneId>, bool
 }
 
 fn head_of<'a>(
-    entries: &'a HashMap<RequestId, QueuedRequest>,
+    entries: &'a HashMap<RequestId, Box<QueuedRequest>>,
     signers: &HashMap<Signer, SignerState>,
     head: Head,
 ) -> Option<&'a QueuedRequest> {
-    match head {
-        Head::Request(id) => entries.get(&id),
+    let id = match head {
+        Head::Request(id) => id,
         Head::Signer(signer) => {
             let state = signers.get(&signer)?;
-            entries.get(state.waiting.get(&state.next()?)?)
+            *state.waiting.get(&state.next()?)?
         }
-    }
+    };
+    entries.get(&id).map(|entry| &**entry)
 }

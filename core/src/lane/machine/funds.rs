@@ -120,7 +120,7 @@ impl Lane {
                     let may = |slot: &Slot| {
                         !slot.is_busy() && slot.best().is_some_and(|best| !slot.attempts[best].is_sending)
                     };
-                    if self.slots.get(&nonce).is_some_and(may) {
+                    if self.slots.get(&nonce).is_some_and(|slot| may(slot)) {
                         self.broadcast(now, nonce);
                     }
                 }

@@ -105,7 +105,8 @@ impl Lane {
                 is_guarded: false,
                 is_alone: true,
             };
-            self.slots.insert(nonce, Slot { is_abandoned: true, is_filler: true, ..Slot::new(plan, Vec::new()) });
+            let slot = Slot { is_abandoned: true, is_filler: true, ..Slot::new(plan, Vec::new()) };
+            self.slots.insert(nonce, Box::new(slot));
         }
     }
 }

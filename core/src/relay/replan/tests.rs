@@ -194,7 +194,11 @@ impl Scene {
         let nonces = flight.members.iter().filter_map(|member| member.sequence());
         let nonces = nonces.map(|(forwarder, signer, nonce)| ((forwarder, signer), nonce)).collect();
         let receipt = receipt.map(Box::new);
-        let settlement = Settlement { id: self.batch(nonce), flight, kind, receipt, earlier: None };
+        let outcomes = match &receipt {
+            Some(receipt) => decode(flight.key, &flight.members, receipt.is_success, &receipt.logs),
+            None => vec![MemberOutcome::Untouched; flight.members.len()],
+        };
+        let settlement = Settlement { id: self.batch(nonce), flight, kind, receipt, outcomes, earlier: None };
         self.service.conclude(clock::now(), settlement, &nonces, &[]);
         self.told().expect("a write")
     }

@@ -117,7 +117,13 @@ pub(crate) async fn snapshot(ledger: &dyn Ledger) -> Snapshot {
         events: ledger.events(&EventFilter { limit, ..EventFilter::default() }).await.unwrap(),
         decisions: ledger.decisions(0, limit).await.unwrap(),
         batches,
-        open_batches: ledger.open_batches(lane()).await.unwrap().into_iter().map(|(batch, _, _)| batch.id).collect(),
+        open_batches: ledger
+            .open_batches(lane(), 0, usize::MAX)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|(batch, _, _)| batch.id)
+            .collect(),
         counts: ledger.counts().await.unwrap(),
         spent: ledger.spent(0).await.unwrap(),
     }

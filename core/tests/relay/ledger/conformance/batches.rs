@@ -16,7 +16,7 @@ pub(crate) async fn plan_binds_members(store: &impl Store) {
     let expected = (batch.clone(), vec![attempt.clone()], members.clone());
     assert_eq!(ledger.batch(batch_id(7)).await.unwrap(), Some(expected));
     assert_eq!(ledger.batch(batch_id(6)).await.unwrap(), None);
-    let open = ledger.open_batches(lane()).await.unwrap();
+    let open = ledger.open_batches(lane(), 0, usize::MAX).await.unwrap();
     assert_eq!(open.len(), 1);
     assert_eq!((&open[0].0, open[0].1[0].get(), &open[0].2), (&batch, &attempt, &members));
     let record = request(&*ledger, 3).await;
@@ -91,7 +91,7 @@ pub(crate) async fn what_every_node_refused_makes_way(store: &impl Store) {
     assert_eq!((batch.gas_limit, attempts.len(), members), (100_000, 2, vec![id(1), id(2)]));
     ledger.close().await;
     let ledger = store.open().await;
-    let open = ledger.open_batches(lane()).await.unwrap();
+    let open = ledger.open_batches(lane(), 0, usize::MAX).await.unwrap();
     assert_eq!((open.len(), &open[0].2), (2, &vec![id(1), id(2)]), "as after a restart");
     let earlier = ledger.earlier_members(batch_id(5)).await.unwrap();
     assert_eq!(earlier, [(1, vec![id(1), id(2), id(3)])], "a node may have kept it");
@@ -130,7 +130,7 @@ pub(crate) async fn nonces_skip_and_holes_are_filled(store: &impl Store) {
     }
     refused(&outcomes[3], "is not above 9 (I4)");
     assert_eq!(ledger.next_nonce(lane()).await.unwrap(), Some(10));
-    let open = ledger.open_batches(lane()).await.unwrap();
+    let open = ledger.open_batches(lane(), 0, usize::MAX).await.unwrap();
     assert_eq!(open.iter().map(|(batch, _, _)| batch.id.nonce).collect::<Vec<_>>(), [5, 7, 9]);
     applied(&one(&*ledger, plan(6, &[])).await);
     refused(&one(&*ledger, plan(9, &[3])).await, "exists");
@@ -201,7 +201,7 @@ pub(crate) async fn batch_moves_its_members(store: &impl Store) {
     assert_eq!((finalized.status, finalized.updated_at), (Status::Finalized, NOW));
     let expected = RequestRecord { status: Status::Finalized, updated_at: NOW, ..expected };
     assert_eq!(finalized, expected);
-    assert!(ledger.open_batches(lane()).await.unwrap().is_empty());
+    assert!(ledger.open_batches(lane(), 0, usize::MAX).await.unwrap().is_empty());
 }
 
 pub(crate) async fn batch_write_repeated_is_harmless(store: &impl Store) {
@@ -265,7 +265,7 @@ pub(crate) async fn reorganisation_takes_back_inclusion(store: &impl Store) {
     assert_eq!((record.tx_hash, record.block_number, record.gas_used), (None, None, None));
     let (batch, _, _) = ledger.batch(batch_id(0)).await.unwrap().unwrap();
     assert_eq!((batch.block, batch.cost_wei, batch.gas_used, batch.included_hash), (None, None, None, None));
-    assert_eq!(ledger.open_batches(lane()).await.unwrap().len(), 1);
+    assert_eq!(ledger.open_batches(lane(), 0, usize::MAX).await.unwrap().len(), 1);
 }
 
 /// What a final transaction took and what requests and accounts bear is the same, to the wei, or nothing is written.

@@ -292,7 +292,7 @@ pub(crate) async fn large_commits_cross_chunks(store: &impl Store) {
     assert_eq!(ledger.counts().await.unwrap(), counts);
     let events = ledger.events(&EventFilter { limit: usize::MAX, ..EventFilter::default() }).await.unwrap();
     assert!(events.iter().map(|event| event.seq).eq(1..=2_200));
-    assert_eq!(ledger.open_batches(lane()).await.unwrap().len(), 101);
+    assert_eq!(ledger.open_batches(lane(), 0, usize::MAX).await.unwrap().len(), 101);
     assert_eq!(ledger.open_requests(CHAIN, 0, usize::MAX).await.unwrap().len(), 700);
 }
 
@@ -330,7 +330,7 @@ pub(crate) async fn closed_ledger_refuses(store: &impl Store) {
     ledger.close().await;
     assert!(matches!(ledger.commit(vec![accept(new(2))]).await, Err(LedgerError::Closed)));
     assert!(matches!(ledger.request(id(1)).await, Err(LedgerError::Closed)));
-    assert!(matches!(ledger.open_batches(lane()).await, Err(LedgerError::Closed)));
+    assert!(matches!(ledger.open_batches(lane(), 0, usize::MAX).await, Err(LedgerError::Closed)));
     // What it held can be opened again at once.
     assert_eq!(store.open().await.last_event_seq().await.unwrap(), 1);
 }

@@ -1,0 +1,264 @@
+//! One service with a real ledger and journal, whose transactions get into blocks and out of them.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use alloy_primitives::{Address, B256, Bytes, Log, U256};
+use alloy_sol_types::SolEvent as _;
+use slackwater_contracts::forwarder::ExecutedForwardRequest;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    chain::Fees,
+    lane::{AttemptKey, Event, HeadInfo, Plan, PollPurpose},
+    ledger::{BatchRecord, BatchState, GroupCommit, GroupCommitConfig, NewRequest, Write},
+    policy::{OpenLimits, TenantPolicy},
+    relay::{
+        chain_service::ChainService,
+        clock,
+        fees::Price,
+        journal::Journal,
+        lane_shell::Flight,
+        restore::queued,
+        simulate::tests::{FORWARDER, request},
+        start::tests::service,
+        tenants::Tenants,
+    },
+    request::{Status, VerifiedRequest, outcome::TxReceipt, vehicle::VehicleKey},
+};
+
+const GWEI: u128 = 1_000_000_000;
+const BLOCK: u64 = 100;
+
+/// Three users' requests in a transaction that was sent.
+struct Scene {
+    service: ChainService,
+    all: Vec<Arc<VerifiedRequest>>,
+    tenants: Arc<Tenants>,
+    directory: tempfile::TempDir,
+}
+
+fn tenants() -> Arc<Tenants> {
+    let tenants = BTreeMap::from([("shop".to_owned(), TenantPolicy::new("shop"))]);
+    Arc::new(Tenants::new(tenants, OpenLimits::default(), false))
+}
+
+/// The service on the ledger in `directory`, with its journal at work and its lane ready.
+async fn start(directory: &tempfile::TempDir, tenants: &Arc<Tenants>) -> ChainService {
+    let (mut service, mut entries) = service(&directory.path().join("ledger.db"), tenants).await;
+    let (group, _) = GroupCommit::spawn(service.ledger.clone(), GroupCommitConfig::default());
+    let (journal, sender) = Journal::open(group, "test");
+    tokio::spawn(journal.run(CancellationToken::new()));
+    tokio::spawn(async move {
+        while let Some(entry) = entries.recv().await {
+            let _ = sender.send(entry).await;
+        }
+    });
+    let quote = Fees { max_fee_per_gas: 2 * GWEI, max_priority_fee_per_gas: 0 };
+    service.price = Some(Price { next_base_fee: GWEI, quote });
+    let head = HeadInfo { number: BLOCK, timestamp_s: 0, next_base_fee: GWEI, quote, final_block: None };
+    service.head = Some(head);
+    for event in [
+        Event::AccountNonce { latest: 0, finalized: Some(0) },
+        Event::Head(head),
+        Event::Balance(U256::from(1_000_000_000_000_000_000_u128)),
+    ] {
+        service.lane_event(clock::now(), 0, event);
+    }
+    service
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let tenants = tenants();
+        let mut service = start(&directory, &tenants).await;
+        let all: Vec<_> = (1..4).map(|user| request(user, 0, Address::repeat_byte(0xaa))).collect();
+        let params = service.shared.params;
+        let lane = service.lanes[0].machine.id();
+        for request in &all {
+            let new = NewRequest {
+                id: request.id(),
+                tenant: "shop".to_owned(),
+                chain_id: 1,
+                kind: "forward",
+                sequence: request.sequence(),
+                target: request.target(),
+                deadline: request.deadline(),
+                valid_until: request.valid_until(),
+                accepted_at: clock::now(),
+                reserved_wei: U256::from(params.reserved_gas(params.member_gas(request))) * U256::from(10 * GWEI),
+                ceiling_wei_per_gas: 10 * GWEI,
+                payload: request.to_stored(),
+                promise_signature: Bytes::new(),
+                quote: "{}".to_owned(),
+                idempotency: None,
+                submitted_by: None,
+                budget: None,
+                takes_over: false,
+            };
+            service.ledger.commit(vec![Write::Accept(Box::new(new))]).await.unwrap();
+            let record = service.ledger.request(request.id()).await.unwrap().unwrap();
+            let entry = queued(&params, &tenants, "shop".into(), &record, (**request).clone());
+            service.queue.push_in_flight(entry, lane);
+        }
+        let key = VehicleKey::Forwarder(FORWARDER);
+        let payload = params.payload(key, &all);
+        let plan = Plan {
+            payload: payload.clone(),
+            deadline: all[0].valid_until(),
+            ceiling_wei_per_gas: 10 * GWEI,
+            extra_wei: U256::ZERO,
+            is_guarded: true,
+            is_alone: false,
+        };
+        let id = service.lanes[0].machine.submit(clock::now(), plan).unwrap();
+        let record = BatchRecord {
+            id,
+            state: BatchState::Signed,
+            to: payload.to,
+            value: payload.value,
+            gas_limit: payload.gas_limit,
+            deadline: all[0].valid_until(),
+            ceiling_wei_per_gas: 10 * GWEI,
+            trigger: "full".to_owned(),
+            created_at: clock::now(),
+            included_hash: None,
+            block: None,
+            gas_used: None,
+            cost_wei: None,
+        };
+        let weights = all.iter().map(|member| params.member_gas(member)).collect();
+        let mut flight = Flight::new(key, all.clone(), weights, record);
+        flight.tenant = service.tenant_of(&all);
+        service.lanes[0].flights.insert(0, flight);
+        service.drain(0);
+        let mut scene = Self { service, all, tenants, directory };
+        scene.go_on().await;
+        assert_eq!(scene.attempt().len(), 1, "it is signed and durable");
+        scene
+    }
+
+    /// Ends the service; another one reads the ledger.
+    async fn restart(&mut self) {
+        self.service.ledger.close().await;
+        let other = tempfile::tempdir().unwrap();
+        drop(std::mem::replace(&mut self.service, start(&other, &self.tenants).await));
+        self.service = start(&self.directory, &self.tenants).await;
+    }
+
+    /// Lets all tasks end, and what they cause.
+    async fn go_on(&mut self) {
+        while let Some(done) = self.service.tasks.join_next().await {
+            self.service.on_done(done.unwrap());
+        }
+    }
+
+    /// Raw bytes of the attempts.
+    fn attempt(&self) -> Vec<Bytes> {
+        self.service.lanes[0].durable.values().map(|attempt| attempt.get().raw.clone()).collect()
+    }
+
+    fn members(&self) -> Vec<Arc<VerifiedRequest>> {
+        self.service.lanes[0].flights[&0].members.clone()
+    }
+
+    /// The transaction in a block, in which `executed` were.
+    fn receipt(&self, executed: &[usize]) -> TxReceipt {
+        let log = |user: &usize| {
+            let (_, signer, nonce) = self.all[*user].sequence().unwrap();
+            let event = ExecutedForwardRequest { signer, nonce: U256::from(nonce), success: true };
+            Log { address: FORWARDER, data: event.encode_log_data() }
+        };
+        TxReceipt {
+            hash: self.service.lanes[0].durable[&AttemptKey { nonce: 0, index: 0 }].get().hash,
+            block_number: BLOCK,
+            block_hash: B256::repeat_byte(0xb1),
+            is_success: true,
+            gas_used: 300_000,
+            effective_gas_price: GWEI,
+            extra_fee_wei: U256::ZERO,
+            logs: executed.iter().map(log).collect(),
+        }
+    }
+
+    async fn told(&mut self, purpose: PollPurpose, receipt: TxReceipt) {
+        let (nonce, found) = (0, Some(Box::new(receipt)));
+        let event = Event::Receipts { nonce, purpose, found, is_complete: true, at_block: BLOCK };
+        self.service.lane_event(clock::now(), 0, event);
+    }
+
+    /// Everything is outline: no bytes are left in memory.
+    fn assert_stowed(&self) {
+        assert!(self.members().iter().all(|member| member.is_outline() && member.data().is_empty()));
+        for request in &self.all {
+            assert!(self.service.queue.get(request.id()).unwrap().request.is_outline());
+        }
+        assert!(self.attempt().iter().all(|raw| raw.is_empty()));
+    }
+
+    /// Everything is as it was when it was sent.
+    fn assert_whole(&self, raw: &[Bytes]) {
+        assert_eq!(self.members(), self.all);
+        for request in &self.all {
+            assert_eq!(self.service.queue.get(request.id()).unwrap().request, *request);
+        }
+        assert_eq!(self.attempt(), raw);
+    }
+}
+
+#[tokio::test]
+async fn what_is_in_a_block_keeps_its_bytes_in_the_ledger_and_a_reorg_brings_them_back() {
+    let mut scene = Scene::new().await;
+    let raw = scene.attempt();
+    let receipt = scene.receipt(&[0, 1, 2]);
+    scene.told(PollPurpose::Inclusion, receipt.clone()).await;
+    scene.assert_stowed();
+    scene.go_on().await;
+    let event = Event::Canonical { number: BLOCK, hash: B256::repeat_byte(0xb2) };
+    scene.service.lane_event(clock::now(), 0, event);
+    scene.assert_stowed();
+    // Where the ledger can't be read the next head asks again.
+    scene.service.on_fetched(super::Fetched { lane: 0, nonce: 0, found: None });
+    scene.service.fetch_again();
+    scene.go_on().await;
+    scene.assert_whole(&raw);
+    let status = scene.service.ledger.request(scene.all[0].id()).await.unwrap().unwrap().status;
+    assert_eq!(status, Status::Broadcast, "what the lane said of it waited, and was done");
+    scene.told(PollPurpose::Inclusion, receipt).await;
+    scene.assert_stowed();
+}
+
+#[tokio::test]
+async fn who_was_not_executed_after_all_comes_back_whole() {
+    let mut scene = Scene::new().await;
+    scene.told(PollPurpose::Inclusion, scene.receipt(&[0, 1, 2])).await;
+    scene.go_on().await;
+    scene.assert_stowed();
+    // Another block, in which the forwarder skipped one.
+    let receipt = TxReceipt { block_hash: B256::repeat_byte(0xb2), ..scene.receipt(&[0, 1]) };
+    scene.told(PollPurpose::Inclusion, receipt).await;
+    scene.assert_stowed();
+    scene.go_on().await;
+    let members = scene.members();
+    assert!(members[0].is_outline() && members[1].is_outline(), "the two are in a block again");
+    assert_eq!(members[2], scene.all[2]);
+    assert_eq!(scene.service.queue.get(scene.all[2].id()).unwrap().request, scene.all[2]);
+}
+
+#[tokio::test]
+async fn a_restart_reads_outlines_of_what_is_in_a_block_and_sends_the_same_bytes_again() {
+    let mut scene = Scene::new().await;
+    let raw = scene.attempt();
+    let receipt = scene.receipt(&[0, 1, 2]);
+    scene.told(PollPurpose::Inclusion, receipt).await;
+    scene.go_on().await;
+    scene.restart().await;
+    scene.assert_stowed();
+    // No node shows it in a block any more, and it has not been sent for long.
+    let Some(head) = scene.service.head else { panic!("a head") };
+    for number in BLOCK + 1..BLOCK + 50 {
+        scene.service.lane_event(clock::now(), 0, Event::Head(HeadInfo { number, ..head }));
+    }
+    scene.go_on().await;
+    scene.assert_whole(&raw);
+}
