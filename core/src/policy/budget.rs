@@ -193,9 +193,6 @@ struct Reservation {
     repeated: u32,
 }
 
-/// (tenant, request): two tenants may submit the same signed request at once.
-type Key = (Arc<str>, RequestId);
-
 /// What every tenant has reserved and spent, per chain.
 ///
 /// **Invariant I8:** at every moment `reserved + spent ≤ limit` for every period, because `reserve` checks it and
@@ -203,13 +200,23 @@ type Key = (Arc<str>, RequestId);
 #[derive(Debug, Clone, Default)]
 pub struct BudgetBook {
     accounts: BTreeMap<(Arc<str>, u64), Account>,
-    reservations: HashMap<Key, Reservation>,
+    /// By tenant and request: two tenants may submit the same signed request at once. Boxed: there may be a million, and a map of
+    /// what is large holds twice as much.
+    reservations: HashMap<Arc<str>, HashMap<RequestId, Box<Reservation>>>,
 }
 
 impl BudgetBook {
     /// An empty book.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    fn held(&mut self, tenant: &Arc<str>, id: RequestId) -> Option<&mut Box<Reservation>> {
+        self.reservations.get_mut(tenant)?.get_mut(&id)
+    }
+
+    fn hold(&mut self, claim: &Claim, reservation: Reservation) {
+        self.reservations.entry(claim.tenant.clone()).or_default().insert(claim.id, Box::new(reservation));
     }
 
     /// Puts back what the ledger remembers: `spent_wei` in the current period.
@@ -238,8 +245,7 @@ impl BudgetBook {
 
     /// Puts back the reservation of a live request, without checking the limit (it was checked at acceptance).
     pub fn restore_reserved(&mut self, claim: &Claim, shares: BudgetShares, period: Timestamp) {
-        let key = (claim.tenant.clone(), claim.id);
-        if self.reservations.contains_key(&key) {
+        if self.held(&claim.tenant, claim.id).is_some() {
             return;
         }
         let parties = Parties::of(claim, shares);
@@ -251,7 +257,7 @@ impl BudgetBook {
             account.hold(parties, claim.wei);
         }
         let (chain_id, wei) = (claim.chain_id, claim.wei);
-        self.reservations.insert(key, Reservation { chain_id, period, wei, parties, is_accepted: true, repeated: 0 });
+        self.hold(claim, Reservation { chain_id, period, wei, parties, is_accepted: true, repeated: 0 });
     }
 
     /// Reserves the worst case of a request from its tenant's budget, and from its signer's and target's shares of it.
@@ -268,13 +274,14 @@ impl BudgetBook {
         shares: BudgetShares,
         now: Timestamp,
     ) -> Result<(), BudgetError> {
-        let (key, wei) = ((claim.tenant.clone(), claim.id), claim.wei);
+        let wei = claim.wei;
         let limits = || {
             let parties = shares.parties(claim.signer(), claim.target);
             let parties = parties.map(|(share, percent)| (share, percent_of(budget.limit_wei, percent)));
             std::iter::once((BudgetShare::Tenant, budget.limit_wei)).chain(parties)
         };
-        if let Some(held) = self.reservations.get_mut(&key) {
+        let of_tenant = self.reservations.get_mut(&claim.tenant);
+        if let Some(held) = of_tenant.and_then(|held| held.get_mut(&claim.id)) {
             let more = if held.is_accepted { U256::ZERO } else { wei.saturating_sub(held.wei) };
             if !more.is_zero()
                 && let Some(account) = self.accounts.get_mut(&(claim.tenant.clone(), held.chain_id))
@@ -309,20 +316,20 @@ impl BudgetBook {
         let parties = Parties::of(claim, shares);
         account.hold(parties, wei);
         let chain_id = claim.chain_id;
-        self.reservations.insert(key, Reservation { chain_id, period, wei, parties, is_accepted: false, repeated: 0 });
+        self.hold(claim, Reservation { chain_id, period, wei, parties, is_accepted: false, repeated: 0 });
         Ok(())
     }
 
     /// A submission became a request: what others quote for it does not count any more.
     pub fn accept(&mut self, tenant: &Arc<str>, id: RequestId) {
-        if let Some(held) = self.reservations.get_mut(&(tenant.clone(), id)) {
+        if let Some(held) = self.held(tenant, id) {
             held.is_accepted = true;
         }
     }
 
     /// A submission did not become a request, or was one already. The reservation goes with the last that holds it.
     pub fn release(&mut self, tenant: &Arc<str>, id: RequestId) {
-        match self.reservations.get_mut(&(tenant.clone(), id)) {
+        match self.held(tenant, id) {
             Some(held) if held.repeated > 0 => held.repeated -= 1,
             _ => drop(self.settle(tenant, id, U256::ZERO)),
         }
@@ -333,7 +340,7 @@ impl BudgetBook {
     /// Returns the reserved amount, `None` if nothing was reserved. A cost above the reservation is counted in full, so
     /// that the limit errs on the safe side; the caller reports it.
     pub fn settle(&mut self, tenant: &Arc<str>, id: RequestId, cost_wei: U256) -> Option<U256> {
-        let held = self.reservations.remove(&(tenant.clone(), id))?;
+        let held = self.reservations.get_mut(tenant)?.remove(&id)?;
         if let Some(account) = self.accounts.get_mut(&(tenant.clone(), held.chain_id))
             && account.period == held.period
         {
