@@ -41,7 +41,8 @@ struct Tables {
     /// By (chain, sender, nonce).
     batch_ids: BTreeMap<BatchId, u64>,
     attempts: HashMap<B256, BatchId>,
-    events: Vec<EventRecord>,
+    /// With the number of the request.
+    events: Vec<(u64, EventRecord)>,
     accounts: Vec<NewAccount>,
     decisions: Vec<DecisionRow>,
     meta: BTreeMap<String, String>,
@@ -102,7 +103,8 @@ impl MemoryStore {
 
     /// Events from the one with this place on, counted from 0.
     pub fn events_from(&self, place: usize) -> Vec<EventRecord> {
-        self.tables().events.get(place..).unwrap_or_default().to_vec()
+        let tables = self.tables();
+        tables.events.iter().skip(place).map(|(_, event)| event.clone()).collect()
     }
 }
 
@@ -207,6 +209,7 @@ impl Tables {
         self.cursor = set.cursor;
         for entry in set.requests.iter().filter(|entry| entry.is_replaced) {
             self.requests.remove(&entry.record.seq);
+            self.keys.retain(|_, (_, request)| *request != entry.record.id);
         }
         for entry in set.requests.into_iter().filter(|entry| entry.changed) {
             let record = entry.record;
@@ -252,7 +255,7 @@ impl Tables {
             let id = self.requests[&new.request_seq].0.id;
             self.keys.insert(new.key, (new.body_hash, id));
         }
-        self.events.extend(set.new_events.into_iter().map(|(_, event)| event));
+        self.events.extend(set.new_events);
         self.accounts.extend(set.new_accounts);
         self.decisions.extend(set.new_decisions);
         self.meta.extend(set.new_meta);
@@ -340,7 +343,8 @@ impl Ledger for MemoryLedger {
         let place = usize::try_from(filter.after).unwrap_or(usize::MAX).min(tables.events.len());
         Ok(tables.events[place..]
             .iter()
-            .filter(|event| filter.request.is_none_or(|request| request == event.request_id))
+            .filter(|(request, _)| filter.request.is_none_or(|wanted| wanted == *request))
+            .map(|(_, event)| event)
             .filter(|event| filter.tenant.as_ref().is_none_or(|tenant| *tenant == event.tenant))
             .take(filter.limit)
             .cloned()

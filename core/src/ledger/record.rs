@@ -21,7 +21,8 @@ pub enum Write {
     /// Checked in this order: the idempotency key (same body: the first answer, other body: conflict), the id (however
     /// the request ended: the same signed bytes are never executed again; but one that ended without having been in a
     /// transaction makes way for the same signed request of another tenant), the sequence. A key that comes with the id of
-    /// a known request belongs to that request from then on. A refused request leaves no key behind.
+    /// a known request of its tenant belongs to that request from then on. A refused request leaves no key behind, nor does
+    /// one that made way: its keys are free.
     Accept(Box<NewRequest>),
     /// Bind queued requests to a (lane, nonce) and store the first signed attempt (index 0). Every member must be
     /// `queued`, once in the list, and of the lane's chain; the nonce must be above the lane's highest (invariant I4; it may
@@ -583,8 +584,9 @@ pub struct RequestFilter {
 pub struct EventFilter {
     /// Only with a greater `seq`.
     pub after: u64,
-    /// Only this request's.
-    pub request: Option<RequestId>,
+    /// Only those of the request that was accepted with this number ([`RequestRecord::seq`]). Not by id: that may have become
+    /// another tenant's ([`NewRequest::takes_over`]).
+    pub request: Option<u64>,
     /// Only this tenant's.
     pub tenant: Option<String>,
     /// At most so many.

@@ -230,9 +230,7 @@ impl<S: SqlStore> Ledger for S {
         );
         query.push_bind(" WHERE seq > ", Value::Int(limit_of(filter.after)));
         if let Some(request) = filter.request {
-            let id = Value::Blob(request.0.to_vec());
-            query.push_bind(" AND request = (SELECT seq FROM requests WHERE id = ", id);
-            query.push(")");
+            query.push_bind(" AND request = ", Value::Int(limit_of(request)));
         }
         if let Some(tenant) = &filter.tenant {
             query.push_bind(" AND tenant = ", Value::Text(tenant.clone()));

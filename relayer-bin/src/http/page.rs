@@ -138,8 +138,12 @@ struct Books {
     /// By tenant: open requests.
     open: HashMap<Arc<str>, u64>,
     accounts: HashMap<(Arc<str>, u64), Account>,
-    held: HashMap<RequestId, Hold>,
+    /// By tenant too: the same signed request may be another one's since.
+    held: HashMap<Held, Hold>,
 }
+
+/// Whose request, and which.
+type Held = (Arc<str>, RequestId);
 
 /// Wei of a tenant's page keys on a chain.
 #[derive(Debug, Default)]
@@ -250,7 +254,8 @@ impl PageBook {
     /// The submission became request `id`, for which `wei` are reserved.
     pub(super) fn accepted(&self, mut hold: Hold, id: RequestId, wei: U256) {
         let mut books = self.lock();
-        if books.held.contains_key(&id) {
+        let key = (Arc::clone(&hold.tenant), id);
+        if books.held.contains_key(&key) {
             // The same request again.
             return books.end(&hold, U256::ZERO);
         }
@@ -258,7 +263,7 @@ impl PageBook {
             account.change(&hold, wei);
         }
         hold.wei = wei;
-        books.held.insert(id, hold);
+        books.held.insert(key, hold);
     }
 
     /// The submission became none.
@@ -266,10 +271,10 @@ impl PageBook {
         self.lock().end(hold, U256::ZERO);
     }
 
-    /// Request `id` has ended with this cost.
-    fn settled(&self, id: RequestId, cost: U256) {
+    /// A request has ended with this cost.
+    fn settled(&self, key: &Held, cost: U256) {
         let mut books = self.lock();
-        if let Some(hold) = books.held.remove(&id) {
+        if let Some(hold) = books.held.remove(key) {
             books.end(&hold, cost);
         }
     }
@@ -277,7 +282,8 @@ impl PageBook {
     /// Counts a request of page key `key` that the ledger has from before this start.
     fn recall(&self, tenant: &Arc<str>, key: &Arc<str>, page: &PageTenant, record: &RequestRecord, now: Timestamp) {
         let mut books = self.lock();
-        if books.held.contains_key(&record.id) {
+        let held = (Arc::clone(tenant), record.id);
+        if books.held.contains_key(&held) {
             return;
         }
         let (hour, of_now) = (record.accepted_at.0 / HOUR_MS, now.0 / HOUR_MS);
@@ -310,22 +316,16 @@ impl PageBook {
         }
         if is_open {
             *books.open.entry(Arc::clone(tenant)).or_default() += 1;
-            books.held.insert(record.id, hold(period, wei));
+            books.held.insert(held, hold(period, wei));
         }
     }
 
-    fn holds(&self, id: RequestId) -> bool {
-        self.lock().held.contains_key(&id)
+    fn holds(&self, key: &Held) -> bool {
+        self.lock().held.contains_key(key)
     }
 
-    /// Whether request `id` is held for another tenant than this one: the same signed request, which that one has submitted
-    /// since.
-    fn is_of_another(&self, id: RequestId, tenant: &str) -> bool {
-        self.lock().held.get(&id).is_some_and(|hold| *hold.tenant != *tenant)
-    }
-
-    fn held(&self) -> Vec<RequestId> {
-        self.lock().held.keys().copied().collect()
+    fn held(&self) -> Vec<Held> {
+        self.lock().held.keys().cloned().collect()
     }
 }
 
@@ -396,25 +396,28 @@ pub(super) async fn follow(app: Arc<App>, mut events: Receiver<Arc<[EventRecord]
             () = app.closing.cancelled() => return,
             received = events.recv() => received,
         };
-        let ended: Vec<RequestId> = match received {
+        let ended: Vec<Held> = match received {
             Ok(group) => {
-                let is_ours = |event: &&EventRecord| event.status.is_terminal() && app.pages.holds(event.request_id);
-                group.iter().filter(is_ours).map(|event| event.request_id).collect()
+                let ended = group.iter().filter(|event| event.status.is_terminal());
+                let held = ended.map(|event| (Arc::from(event.tenant.as_str()), event.request_id));
+                held.filter(|key| app.pages.holds(key)).collect()
             }
             Err(RecvError::Lagged(_)) => app.pages.held(),
             Err(RecvError::Closed) => return,
         };
-        for id in ended {
-            settle(&app.relay, &app.pages, id).await;
+        for key in ended {
+            settle(&app.relay, &app.pages, &key).await;
         }
     }
 }
 
-async fn settle(relay: &Relay, pages: &PageBook, id: RequestId) {
-    match relay.request(id).await {
-        Ok(Some(record)) if pages.is_of_another(id, &record.tenant) => pages.settled(id, U256::ZERO),
-        Ok(Some(record)) if record.status.is_terminal() => pages.settled(id, record.cost_wei.unwrap_or_default()),
-        Ok(_) => {}
+async fn settle(relay: &Relay, pages: &PageBook, key: &Held) {
+    let (tenant, id) = key;
+    match relay.request(*id).await {
+        Ok(Some(record)) if record.tenant == **tenant && !record.status.is_terminal() => {}
+        Ok(Some(record)) if record.tenant == **tenant => pages.settled(key, record.cost_wei.unwrap_or_default()),
+        // It is another tenant's since: it ended untried, for nothing.
+        Ok(_) => pages.settled(key, U256::ZERO),
         // Held until the start after: too much counts rather than too little.
         Err(error) => tracing::warn!(%id, %error, "what a page key's request cost could not be read"),
     }
@@ -438,6 +441,10 @@ mod tests {
         RequestId(alloy_primitives::B256::repeat_byte(n))
     }
 
+    fn held(tenant: &str, n: u8) -> Held {
+        (tenant.into(), id(n))
+    }
+
     const T0: Timestamp = Timestamp(HOUR_MS * 1_000);
 
     #[test]
@@ -452,7 +459,7 @@ mod tests {
         book.accepted(first, id(1), U256::from(60));
         let second = reserve(40, T0).unwrap();
         book.released(&second);
-        book.settled(id(1), U256::from(20));
+        book.settled(&held("shop", 1), U256::from(20));
         let second = reserve(80, T0).unwrap();
         book.accepted(second, id(2), U256::from(80));
         // The next hours, up to half of the budget.
@@ -462,6 +469,24 @@ mod tests {
         }
         let problem = reserve(1, Timestamp(T0.0 + 5 * HOUR_MS)).unwrap_err();
         assert!(problem.detail().contains("page_key.budget_percent"), "{}", problem.detail());
+    }
+
+    /// Submitted through another tenant's page before it is known here that the first tenant's has ended.
+    #[test]
+    fn the_same_signed_request_is_held_for_each_tenant_that_has_it() {
+        let (book, limits, tenant) = (PageBook::default(), PageLimits::default(), tenant(1_000, 86_400));
+        let reserve = |tenant_id: &str| {
+            let caller = Caller { tenant: tenant_id.into(), ..caller() };
+            book.reserve(&limits, &tenant, &caller, (1, U256::from(90)), T0).unwrap()
+        };
+        book.accepted(reserve("shop"), id(1), U256::from(90));
+        book.accepted(reserve("bank"), id(1), U256::from(90));
+        book.settled(&held("shop", 1), U256::ZERO);
+        assert_eq!(book.lock().open[&*held("bank", 1).0], 1);
+        assert_eq!(book.lock().open[&*held("shop", 1).0], 0);
+        book.settled(&held("bank", 1), U256::from(80));
+        assert_eq!(book.lock().accounts[&("bank".into(), 1)].of_hour, U256::from(80));
+        assert_eq!(book.lock().accounts[&("shop".into(), 1)].of_hour, U256::ZERO);
     }
 
     #[test]
@@ -475,8 +500,8 @@ mod tests {
         let problem = reserve(T0).unwrap_err();
         assert!(problem.detail().contains("page_key.budget_percent"), "{}", problem.detail());
         for n in 0..5 {
-            book.settled(id(n), U256::ZERO);
-            book.settled(id(n), U256::ZERO);
+            book.settled(&held("shop", n), U256::ZERO);
+            book.settled(&held("shop", n), U256::ZERO);
         }
         book.accepted(reserve(T0).unwrap(), id(6), U256::ZERO);
         // The same request again takes one place.

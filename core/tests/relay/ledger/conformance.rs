@@ -52,6 +52,7 @@ conformance! {
     new_request_reads_back
     same_id_is_a_duplicate_for_ever
     what_ended_untried_is_anothers_to_submit
+    a_key_belongs_to_its_own_tenants_request
     idempotency_key_answers_first
     a_missed_promise_is_told_once
     sequence_has_one_holder

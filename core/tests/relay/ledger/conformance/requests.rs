@@ -79,10 +79,18 @@ pub(crate) async fn what_ended_untried_is_anothers_to_submit(store: &impl Store)
     let told = EventFilter { tenant: Some("acme".into()), limit: 9, ..EventFilter::default() };
     assert_eq!(ledger.events(&told).await.unwrap().len(), 2, "what happened to the first one's stays told");
     assert_eq!(duplicate(&one(&*ledger, accept(new(1))).await).tenant, "zeta");
-    // The first one's key is nobody's request any more.
-    let again = one(&*ledger, accept(with_key(3, "k", 3))).await;
-    let taken = WriteOutcome::Accept(AcceptOutcome::IdempotencyConflict { existing: id(1) });
-    assert!(again == taken || accepted(&again).request_id == id(3), "{again:?}");
+    // Each has its own events, by the number of its acceptance.
+    let of = async |seq: u64| {
+        let events =
+            ledger.events(&EventFilter { request: Some(seq), limit: 9, ..EventFilter::default() }).await.unwrap();
+        events.into_iter().map(|event| (event.tenant, event.status)).collect::<Vec<_>>()
+    };
+    let told = |tenant: &str, status| (tenant.to_owned(), status);
+    assert_eq!(of(1).await, [told("acme", Status::Queued), told("acme", Status::Cancelled)]);
+    assert_eq!(of(2).await, [told("zeta", Status::Queued)]);
+    // The first one's key is nobody's request any more: free for another body, and not bound to what is another's.
+    assert_eq!(duplicate(&one(&*ledger, accept(with_key(1, "k", 1))).await).tenant, "zeta");
+    assert_eq!(accepted(&one(&*ledger, accept(with_key(3, "k", 3))).await).request_id, id(3));
 
     // Late, and never tried.
     accepted(&one(&*ledger, accept(new(4))).await);
@@ -96,6 +104,23 @@ pub(crate) async fn what_ended_untried_is_anothers_to_submit(store: &impl Store)
     commit(&*ledger, vec![moved(0, BatchState::Broadcast, &[2], Status::Queued), ended(&[2], Status::Expired)]).await;
     assert_eq!(request(&*ledger, 2).await.status, Status::Expired);
     assert_eq!(duplicate(&one(&*ledger, accept(anothers(2))).await).tenant, "acme");
+}
+
+/// A refused try leaves its key free: the same body under the same key is accepted once the other tenant's has ended.
+pub(crate) async fn a_key_belongs_to_its_own_tenants_request(store: &impl Store) {
+    let ledger = store.open().await;
+    let anothers = |n: u64, body: u64| NewRequest { tenant: "zeta".into(), ..with_key(n, "z", body) };
+    accepted(&one(&*ledger, accept(new(1))).await);
+    assert_eq!(duplicate(&one(&*ledger, accept(anothers(1, 1))).await).tenant, "acme");
+    one(&*ledger, ended(&[1], Status::Cancelled)).await;
+    // In one commit, with a key that the first one's gets just before and another body under it just after.
+    let writes = vec![accept(with_key(1, "k", 1)), accept(anothers(1, 1)), accept(with_key(2, "k", 2))];
+    let outcomes = commit(&*ledger, writes).await;
+    assert_eq!(duplicate(&outcomes[0]).status, Status::Cancelled);
+    assert_eq!(accepted(&outcomes[1]).tenant, "zeta");
+    assert_eq!(accepted(&outcomes[2]).request_id, id(2));
+    assert_eq!(duplicate(&one(&*ledger, accept(anothers(1, 1))).await).tenant, "zeta");
+    assert_eq!(duplicate(&one(&*ledger, accept(with_key(2, "k", 2))).await).id, id(2));
 }
 
 pub(crate) async fn a_missed_promise_is_told_once(store: &impl Store) {
