@@ -1,7 +1,7 @@
 //! A ledger in memory, for the simulator: the decisions of [`super::apply`] over plain maps. Nothing survives the process.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -12,8 +12,8 @@ use alloy_primitives::{Address, B256, U256};
 use async_trait::async_trait;
 
 use super::{
-    AccountRow, AttemptRecord, BatchRecord, CostRow, DecisionRow, Durable, EventFilter, EventRecord, Ledger,
-    LedgerError, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+    AccountRow, AttemptRecord, BatchRecord, CostRow, DecisionRow, Durable, EndedByKey, EventFilter, EventRecord,
+    KeyUse, Ledger, LedgerError, OpenByKey, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
     apply::{Cursor, HOUR_MS, Key, MEMBERS_OF_CONTENT, Needs, NewAccount, Sequence, WorkingSet, holds_nonce},
 };
 use crate::{
@@ -402,6 +402,31 @@ impl Ledger for MemoryLedger {
             Some(CostRow { seq: record.seq, chain_id: record.chain_id, signer, target: record.target, cost_wei })
         });
         Ok(costs.take(limit).collect())
+    }
+
+    async fn used_by_keys(
+        &self,
+        tenant: &str,
+        keys: &BTreeSet<Arc<str>>,
+        since: [Timestamp; 2],
+    ) -> Result<KeyUse, LedgerError> {
+        let tables = self.tables()?;
+        let (mut open, mut ended) = (Vec::new(), BTreeMap::new());
+        for (record, _) in tables.requests.values().filter(|(record, _)| record.tenant == tenant) {
+            let Some(key) = record.submitted_by.clone().filter(|key| keys.contains(key.as_str())) else { continue };
+            let RequestRecord { id, chain_id, accepted_at, reserved_wei, .. } = *record;
+            if !record.status.is_terminal() {
+                open.push(OpenByKey { key, id, chain_id, accepted_at, reserved_wei });
+                continue;
+            }
+            let is_after = since.map(|since| accepted_at >= since);
+            if is_after.contains(&true) {
+                let sums = EndedByKey { key: key.clone(), chain_id, since: Default::default() };
+                let sums = ended.entry((key, chain_id)).or_insert(sums);
+                sums.add(is_after, 1, record.cost_wei.unwrap_or_default());
+            }
+        }
+        Ok(KeyUse { open, ended: ended.into_values().collect() })
     }
 
     async fn nonces_of(&self, chain_id: u64, forwarder: Address, signer: Address) -> Result<Vec<u64>, LedgerError> {

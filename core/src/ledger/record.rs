@@ -593,6 +593,51 @@ pub struct EventFilter {
     pub limit: usize,
 }
 
+/// Requests that were submitted with some API keys of one tenant, as of one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeyUse {
+    /// Those that have not ended, whenever they were accepted.
+    pub open: Vec<OpenByKey>,
+    /// Those that have ended, counted.
+    pub ended: Vec<EndedByKey>,
+}
+
+/// An open request, and the key that submitted it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenByKey {
+    /// The key's id.
+    pub key: String,
+    /// The request.
+    pub id: RequestId,
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// Worst case taken from the budget, wei.
+    pub reserved_wei: U256,
+}
+
+/// What one key's ended requests on one chain come to, of those accepted since each of two instants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedByKey {
+    /// The key's id.
+    pub key: String,
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// Their number, and their cost, wei.
+    pub since: [(u64, U256); 2],
+}
+
+impl EndedByKey {
+    /// Adds requests, which lie after the instants that `is_after` names.
+    pub(super) fn add(&mut self, is_after: [bool; 2], requests: u64, cost_wei: U256) {
+        for ((count, sum), _) in self.since.iter_mut().zip(is_after).filter(|(_, is_after)| *is_after) {
+            *count = count.saturating_add(requests);
+            *sum = sum.saturating_add(cost_wei);
+        }
+    }
+}
+
 /// Sum of what a tenant's requests hold or cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpentRow {

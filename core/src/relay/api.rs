@@ -1,6 +1,6 @@
 //! The handle: what embedders and the HTTP API call.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use alloy_primitives::{Address, B256};
 use tokio::{
@@ -24,12 +24,13 @@ use super::{
 };
 use crate::{
     ledger::{
-        AccountRow, DecisionRow, EventFilter, EventRecord, GroupCommit, Ledger, LedgerError, RequestChange,
+        AccountRow, DecisionRow, EventFilter, EventRecord, GroupCommit, KeyUse, Ledger, LedgerError, RequestChange,
         RequestFilter, RequestRecord, StorageFault, Write, WriteOutcome,
     },
     policy::{PauseScope, Pauses, TenantPolicy},
     provenance::{Decision, Head},
     request::{BatchId, Reason, RequestId, Status},
+    time::Timestamp,
 };
 
 /// How far to wait.
@@ -248,6 +249,19 @@ impl Relay {
     /// [`LedgerError`].
     pub async fn requests(&self, filter: &RequestFilter) -> Result<Vec<RequestRecord>, LedgerError> {
         self.inner.ledger.requests(filter).await
+    }
+
+    /// What requests of `tenant` come to that were submitted with `keys` ([`Ledger::used_by_keys`]).
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn used_by_keys(
+        &self,
+        tenant: &str,
+        keys: &BTreeSet<Arc<str>>,
+        since: [Timestamp; 2],
+    ) -> Result<KeyUse, LedgerError> {
+        self.inner.ledger.used_by_keys(tenant, keys, since).await
     }
 
     /// A batch with attempts and members.

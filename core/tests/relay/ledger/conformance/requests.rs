@@ -227,3 +227,61 @@ pub(crate) async fn sequence_is_released_and_taken_in_one_commit(store: &impl St
     assert_eq!(request(&*ledger, 2).await.status, Status::Cancelled);
     assert_eq!(request(&*ledger, 3).await.status, Status::Queued);
 }
+
+/// What requests of some keys come to, without reading them: the open ones one by one, the ended ones as sums.
+pub(crate) async fn use_of_keys_is_counted(store: &impl Store) {
+    let ledger = store.open().await;
+    let large = U256::from(10).pow(U256::from(70));
+    let at = |n: u64, key: &str, ago_ms: u64| NewRequest {
+        submitted_by: Some(key.to_owned()),
+        accepted_at: Timestamp(NOW.0 - ago_ms),
+        ..new(n)
+    };
+    let others = NewRequest { tenant: "zeta".into(), ..at(9, "web-1", 0) };
+    let elsewhere = NewRequest { chain_id: 1, ..at(10, "web-1", 0) };
+    let writes = [
+        at(7, "web-1", 5 * HOUR_MS),
+        at(1, "web-1", 4 * HOUR_MS),
+        at(2, "web-1", HOUR_MS),
+        at(3, "web-1", 10),
+        at(4, "web-1", 10),
+        at(5, "web-2", 10),
+        at(6, "own", 10),
+        NewRequest { submitted_by: None, ..at(8, "", 10) },
+        others,
+        elsewhere,
+    ];
+    for outcome in &commit(&*ledger, writes.into_iter().map(accept).collect()).await {
+        accepted(outcome);
+    }
+    one(&*ledger, plan(0, &[1, 2, 3])).await;
+    let mut settled = moved(0, BatchState::Finalized, &[1, 2, 3], Status::Finalized);
+    if let Write::Batch { changes, cost_wei, .. } = &mut settled {
+        let costs = [U256::from(5), large, large + U256::from(999_999_999)];
+        changes.iter_mut().zip(costs).for_each(|(change, cost)| change.charged_wei = cost);
+        *cost_wei = Some(costs.into_iter().sum());
+    }
+    applied(&one(&*ledger, settled).await);
+    one(&*ledger, ended(&[6, 8, 9, 10], Status::Cancelled)).await;
+    let keys = ["web-1", "web-2", "none"].map(std::sync::Arc::from).into();
+    let since = |hours: u64| Timestamp(NOW.0 - hours * HOUR_MS);
+    let used = ledger.used_by_keys("acme", &keys, [since(0), since(2)]).await.unwrap();
+    let open = |n: u64, key: &str, ago_ms: u64| OpenByKey {
+        key: key.to_owned(),
+        id: id(n),
+        chain_id: CHAIN,
+        accepted_at: Timestamp(NOW.0 - ago_ms),
+        reserved_wei: U256::from(1_000),
+    };
+    let both = large + large + U256::from(999_999_999);
+    let ended = |chain_id: u64, since: [(u64, U256); 2]| EndedByKey { key: "web-1".to_owned(), chain_id, since };
+    let expected = KeyUse {
+        open: vec![open(7, "web-1", 5 * HOUR_MS), open(4, "web-1", 10), open(5, "web-2", 10)],
+        ended: vec![ended(1, [(1, U256::ZERO), (1, U256::ZERO)]), ended(CHAIN, [(0, U256::ZERO), (2, both)])],
+    };
+    assert_eq!(used, expected);
+    // Each instant by itself, and from the beginning.
+    let used = ledger.used_by_keys("acme", &keys, [since(3), Timestamp(0)]).await.unwrap();
+    assert_eq!(used.ended[1].since, [(2, both), (3, both + U256::from(5))]);
+    assert_eq!(ledger.used_by_keys("acme", &Default::default(), [since(0); 2]).await.unwrap(), KeyUse::default());
+}
