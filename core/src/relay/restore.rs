@@ -328,13 +328,14 @@ async fn restore_lane(
         let (mut elsewhere, mut uncounted) = (BTreeSet::new(), BTreeSet::new());
         // What it cost, until its receipt tells each one's part of it: too much is held back for a moment rather than too little.
         let cost_wei = record.cost_wei.unwrap_or_default();
+        let mut flying = Vec::new();
         for member in &members {
             let is_in_it = open.get(member).is_some_and(|(stored, _)| stored.batch == Some(record.id));
             if let Some((_, entry)) = is_in_it.then(|| open.remove(member)).flatten() {
                 requests.push(entry.request.clone());
                 weights.push(entry.gas);
                 tenants.insert(entry.tenant.clone());
-                queue.push_in_flight(entry, id);
+                flying.push(entry);
                 continue;
             }
             if record.state != BatchState::Included {
@@ -371,6 +372,7 @@ async fn restore_lane(
                 uncounted.insert(*member);
             }
         }
+        queue.push_in_flight(flying, id, params.base_gas());
         // Where it went says how it travelled, whatever would be chosen today.
         let key = requests.first().map_or(VehicleKey::Single(RequestId(alloy_primitives::B256::ZERO)), |request| {
             VehicleKey::of(request, record.to != request.target())
