@@ -112,7 +112,7 @@ fn benches(criterion: &mut Criterion) {
     for size in sizes() {
         let mut queue = Queue::new();
         for nonce in 0..size as u64 {
-            queue.push_in_flight(forward(0, nonce, 10_000), LANE);
+            queue.push_in_flight(vec![forward(0, nonce, 10_000)], LANE, 0);
         }
         let next = forward(0, size as u64, 10_000);
         let Some((forwarder, signer, _)) = next.request.sequence() else { unreachable!("a forward has an order") };

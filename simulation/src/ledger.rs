@@ -1,14 +1,14 @@
 //! The ledger with storage that fails, and a process that dies around a commit.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use alloy_primitives::Address;
 use async_trait::async_trait;
 use slackwater::{
     Timestamp,
     ledger::{
-        AccountRow, AttemptRecord, BatchRecord, CostRow, DecisionRow, Durable, EventFilter, EventRecord, Ledger,
-        LedgerError, MemoryLedger, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+        AccountRow, AttemptRecord, BatchRecord, CostRow, DecisionRow, Durable, EventFilter, EventRecord, KeyUse,
+        Ledger, LedgerError, MemoryLedger, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
     },
     request::{BatchId, LaneId, RequestId, Status, TargetRecord},
 };
@@ -154,6 +154,15 @@ impl Ledger for FaultyLedger {
         limit: usize,
     ) -> Result<Vec<CostRow>, LedgerError> {
         self.inner.costs_of(tenant, since, after, limit).await
+    }
+
+    async fn used_by_keys(
+        &self,
+        tenant: &str,
+        keys: &BTreeSet<Arc<str>>,
+        since: [Timestamp; 2],
+    ) -> Result<KeyUse, LedgerError> {
+        self.inner.used_by_keys(tenant, keys, since).await
     }
 
     async fn nonces_of(&self, chain_id: u64, forwarder: Address, signer: Address) -> Result<Vec<u64>, LedgerError> {

@@ -112,6 +112,17 @@ impl ReplacementRule {
         matches!(self, Self::Bump { .. })
     }
 
+    /// This rule where pools compare caps only: what the others ask beyond may not fit under a ceiling.
+    #[must_use]
+    pub const fn by_caps(self) -> Self {
+        match self {
+            Self::Bump { bump_bps, extra_wei_per_gas, blob_bump_bps, compares: _ } => {
+                Self::Bump { bump_bps, extra_wei_per_gas, blob_bump_bps, compares: PriceComparison::Caps }
+            }
+            other => other,
+        }
+    }
+
     /// Smallest fees that every pool of this chain accepts in place of `old`; `None` when the chain has no replacement
     /// or the price would overflow. [`Self::replacement`] says which.
     ///

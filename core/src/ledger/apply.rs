@@ -328,8 +328,8 @@ impl WorkingSet {
         let is_free = |at: &usize| self.requests[*at].record.tenant != new.tenant && self.requests[*at].is_untried();
         let replaced = known.filter(|_| new.takes_over).filter(is_free);
         if let Some(at) = known.filter(|_| replaced.is_none()) {
-            // The same content under a new key: from now on that key belongs to it too.
-            if let Some((key, body_hash)) = key {
+            // The same content under a new key: from now on that key belongs to it too, unless it is another tenant's.
+            if let Some((key, body_hash)) = key.filter(|_| self.requests[at].record.tenant == new.tenant) {
                 self.remember_key(key, body_hash, at);
             }
             return self.duplicate(new.id);
@@ -359,6 +359,10 @@ impl WorkingSet {
 
         if let Some(replaced) = replaced {
             self.requests[replaced].is_replaced = true;
+            // Its keys are nobody's request any more.
+            let seq = self.requests[replaced].record.seq;
+            self.keys.retain(|_, (_, request)| *request != new.id);
+            self.new_keys.retain(|known| known.request_seq != seq);
         }
 
         self.cursor.request += 1;

@@ -1,7 +1,7 @@
 //! A ledger in memory, for the simulator: the decisions of [`super::apply`] over plain maps. Nothing survives the process.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -12,8 +12,8 @@ use alloy_primitives::{Address, B256, U256};
 use async_trait::async_trait;
 
 use super::{
-    AccountRow, AttemptRecord, BatchRecord, CostRow, DecisionRow, Durable, EventFilter, EventRecord, Ledger,
-    LedgerError, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+    AccountRow, AttemptRecord, BatchRecord, CostRow, DecisionRow, Durable, EndedByKey, EventFilter, EventRecord,
+    KeyUse, Ledger, LedgerError, OpenByKey, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
     apply::{Cursor, HOUR_MS, Key, MEMBERS_OF_CONTENT, Needs, NewAccount, Sequence, WorkingSet, holds_nonce},
 };
 use crate::{
@@ -41,7 +41,8 @@ struct Tables {
     /// By (chain, sender, nonce).
     batch_ids: BTreeMap<BatchId, u64>,
     attempts: HashMap<B256, BatchId>,
-    events: Vec<EventRecord>,
+    /// With the number of the request.
+    events: Vec<(u64, EventRecord)>,
     accounts: Vec<NewAccount>,
     decisions: Vec<DecisionRow>,
     meta: BTreeMap<String, String>,
@@ -102,7 +103,8 @@ impl MemoryStore {
 
     /// Events from the one with this place on, counted from 0.
     pub fn events_from(&self, place: usize) -> Vec<EventRecord> {
-        self.tables().events.get(place..).unwrap_or_default().to_vec()
+        let tables = self.tables();
+        tables.events.iter().skip(place).map(|(_, event)| event.clone()).collect()
     }
 }
 
@@ -207,6 +209,7 @@ impl Tables {
         self.cursor = set.cursor;
         for entry in set.requests.iter().filter(|entry| entry.is_replaced) {
             self.requests.remove(&entry.record.seq);
+            self.keys.retain(|_, (_, request)| *request != entry.record.id);
         }
         for entry in set.requests.into_iter().filter(|entry| entry.changed) {
             let record = entry.record;
@@ -252,7 +255,7 @@ impl Tables {
             let id = self.requests[&new.request_seq].0.id;
             self.keys.insert(new.key, (new.body_hash, id));
         }
-        self.events.extend(set.new_events.into_iter().map(|(_, event)| event));
+        self.events.extend(set.new_events);
         self.accounts.extend(set.new_accounts);
         self.decisions.extend(set.new_decisions);
         self.meta.extend(set.new_meta);
@@ -343,7 +346,8 @@ impl Ledger for MemoryLedger {
         let place = usize::try_from(filter.after).unwrap_or(usize::MAX).min(tables.events.len());
         Ok(tables.events[place..]
             .iter()
-            .filter(|event| filter.request.is_none_or(|request| request == event.request_id))
+            .filter(|(request, _)| filter.request.is_none_or(|wanted| wanted == *request))
+            .map(|(_, event)| event)
             .filter(|event| filter.tenant.as_ref().is_none_or(|tenant| *tenant == event.tenant))
             .take(filter.limit)
             .cloned()
@@ -401,6 +405,31 @@ impl Ledger for MemoryLedger {
             Some(CostRow { seq: record.seq, chain_id: record.chain_id, signer, target: record.target, cost_wei })
         });
         Ok(costs.take(limit).collect())
+    }
+
+    async fn used_by_keys(
+        &self,
+        tenant: &str,
+        keys: &BTreeSet<Arc<str>>,
+        since: [Timestamp; 2],
+    ) -> Result<KeyUse, LedgerError> {
+        let tables = self.tables()?;
+        let (mut open, mut ended) = (Vec::new(), BTreeMap::new());
+        for (record, _) in tables.requests.values().filter(|(record, _)| record.tenant == tenant) {
+            let Some(key) = record.submitted_by.clone().filter(|key| keys.contains(key.as_str())) else { continue };
+            let RequestRecord { id, chain_id, accepted_at, reserved_wei, .. } = *record;
+            if !record.status.is_terminal() {
+                open.push(OpenByKey { key, id, chain_id, accepted_at, reserved_wei });
+                continue;
+            }
+            let is_after = since.map(|since| accepted_at >= since);
+            if is_after.contains(&true) {
+                let sums = EndedByKey { key: key.clone(), chain_id, since: Default::default() };
+                let sums = ended.entry((key, chain_id)).or_insert(sums);
+                sums.add(is_after, 1, record.cost_wei.unwrap_or_default());
+            }
+        }
+        Ok(KeyUse { open, ended: ended.into_values().collect() })
     }
 
     async fn nonces_of(&self, chain_id: u64, forwarder: Address, signer: Address) -> Result<Vec<u64>, LedgerError> {

@@ -22,7 +22,7 @@ mod rows;
 mod sql;
 mod sqlite;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use alloy_primitives::Address;
 use async_trait::async_trait;
@@ -37,8 +37,8 @@ pub use memory::{MemoryLedger, MemoryStore};
 pub use postgres::{PostgresConfig, PostgresLedger};
 pub use record::{
     AcceptOutcome, AccountEntry, AccountRow, AttemptKind, AttemptRecord, BatchRecord, BatchState, Bill, BudgetLimit,
-    CostRow, DecisionRow, EventFilter, EventRecord, Fence, Idempotency, NewRequest, PlannedBatch, Reach, RequestChange,
-    RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+    CostRow, DecisionRow, EndedByKey, EventFilter, EventRecord, Fence, Idempotency, KeyUse, NewRequest, OpenByKey,
+    PlannedBatch, Reach, RequestChange, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
 };
 pub use sqlite::{SqliteConfig, SqliteLedger};
 
@@ -233,6 +233,18 @@ pub trait Ledger: Send + Sync + std::fmt::Debug + 'static {
         after: u64,
         limit: usize,
     ) -> Result<Vec<CostRow>, LedgerError>;
+
+    /// What requests of `tenant` come to that were submitted with `keys`, as of one moment: the open ones, by chain and number, and
+    /// the ended ones accepted since each of two instants, by key and chain.
+    ///
+    /// Counted in the database, which reads what was accepted since the earlier instant and no more. For that, times of acceptance
+    /// are taken to follow the numbers to within an hour.
+    async fn used_by_keys(
+        &self,
+        tenant: &str,
+        keys: &BTreeSet<Arc<str>>,
+        since: [Timestamp; 2],
+    ) -> Result<KeyUse, LedgerError>;
 
     /// Nonces of a signer at a forwarder that open requests have, ascending.
     async fn nonces_of(&self, chain_id: u64, forwarder: Address, signer: Address) -> Result<Vec<u64>, LedgerError>;

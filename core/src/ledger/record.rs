@@ -21,7 +21,8 @@ pub enum Write {
     /// Checked in this order: the idempotency key (same body: the first answer, other body: conflict), the id (however
     /// the request ended: the same signed bytes are never executed again; but one that ended without having been in a
     /// transaction makes way for the same signed request of another tenant), the sequence. A key that comes with the id of
-    /// a known request belongs to that request from then on. A refused request leaves no key behind.
+    /// a known request of its tenant belongs to that request from then on. A refused request leaves no key behind, nor does
+    /// one that made way: its keys are free.
     Accept(Box<NewRequest>),
     /// Bind queued requests to a (lane, nonce) and store the first signed attempt (index 0). Every member must be
     /// `queued`, once in the list, and of the lane's chain; the nonce must be above the lane's highest (invariant I4; it may
@@ -583,12 +584,58 @@ pub struct RequestFilter {
 pub struct EventFilter {
     /// Only with a greater `seq`.
     pub after: u64,
-    /// Only this request's.
-    pub request: Option<RequestId>,
+    /// Only those of the request that was accepted with this number ([`RequestRecord::seq`]). Not by id: that may have become
+    /// another tenant's ([`NewRequest::takes_over`]).
+    pub request: Option<u64>,
     /// Only this tenant's.
     pub tenant: Option<String>,
     /// At most so many.
     pub limit: usize,
+}
+
+/// Requests that were submitted with some API keys of one tenant, as of one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeyUse {
+    /// Those that have not ended, whenever they were accepted.
+    pub open: Vec<OpenByKey>,
+    /// Those that have ended, counted.
+    pub ended: Vec<EndedByKey>,
+}
+
+/// An open request, and the key that submitted it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenByKey {
+    /// The key's id.
+    pub key: String,
+    /// The request.
+    pub id: RequestId,
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// Worst case taken from the budget, wei.
+    pub reserved_wei: U256,
+}
+
+/// What one key's ended requests on one chain come to, of those accepted since each of two instants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedByKey {
+    /// The key's id.
+    pub key: String,
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// Their number, and their cost, wei.
+    pub since: [(u64, U256); 2],
+}
+
+impl EndedByKey {
+    /// Adds requests, which lie after the instants that `is_after` names.
+    pub(super) fn add(&mut self, is_after: [bool; 2], requests: u64, cost_wei: U256) {
+        for ((count, sum), _) in self.since.iter_mut().zip(is_after).filter(|(_, is_after)| *is_after) {
+            *count = count.saturating_add(requests);
+            *sum = sum.saturating_add(cost_wei);
+        }
+    }
 }
 
 /// Sum of what a tenant's requests hold or cost.

@@ -10,7 +10,7 @@ use crate::{
     chain::Fees,
     ledger::{
         AccountRow, AttemptKind, AttemptRecord, BatchRecord, BatchState, CostRow, DecisionRow, EventRecord, FaultKind,
-        LedgerError, RequestRecord, SpentRow, StorageFault,
+        LedgerError, OpenByKey, RequestRecord, SpentRow, StorageFault,
     },
     request::{BatchId, LaneId, Reason, RequestId, Status, TargetRecord, settlement::CostAccount},
     time::Timestamp,
@@ -103,7 +103,38 @@ macro_rules! batch_columns {
          b.gas_used, b.cost_wei"
     };
 }
-pub(super) use {batch_columns, payload_columns, request_columns};
+/// An amount of wei, which is decimal text or NULL, with leading zeros to 81 digits: every 256-bit number has fewer.
+macro_rules! padded_wei {
+    ($column:literal) => {
+        concat!(
+            "substr('000000000000000000000000000000000000000000000000000000000000000000000000000000000' || coalesce(",
+            $column,
+            ", ''), length(coalesce(",
+            $column,
+            ", '')) + 1, 81)"
+        )
+    };
+}
+/// Columns that [`Cells::wei_sum`] reads: the sums of each nine digits of such amounts, which no database overflows with.
+macro_rules! wei_sums {
+    ($padded:literal) => {
+        concat!(
+            wei_sums!($padded, "1"),
+            wei_sums!($padded, "10"),
+            wei_sums!($padded, "19"),
+            wei_sums!($padded, "28"),
+            wei_sums!($padded, "37"),
+            wei_sums!($padded, "46"),
+            wei_sums!($padded, "55"),
+            wei_sums!($padded, "64"),
+            wei_sums!($padded, "73")
+        )
+    };
+    ($padded:literal, $from:literal) => {
+        concat!(", CAST(sum(CAST(substr(", $padded, ", ", $from, ", 9) AS BIGINT)) AS BIGINT)")
+    };
+}
+pub(super) use {batch_columns, padded_wei, payload_columns, request_columns, wei_sums};
 
 /// The cells of a row, from left to right.
 pub(super) struct Cells<'r> {
@@ -230,6 +261,26 @@ impl<'r> Cells<'r> {
         let sender = self.optional_fixed()?;
         let nonce = self.optional_u64()?;
         Ok(sender.zip(nonce).map(|(sender, nonce)| BatchId { lane: LaneId { chain_id, sender }, nonce }))
+    }
+
+    /// An open request with the key that submitted it.
+    pub(super) fn open_by_key(&mut self) -> Result<OpenByKey, LedgerError> {
+        Ok(OpenByKey {
+            key: self.text()?,
+            id: self.request_id()?,
+            chain_id: self.u64()?,
+            accepted_at: self.instant()?,
+            reserved_wei: self.decimal()?,
+        })
+    }
+
+    /// A sum of wei, by nine digits each, the highest first.
+    pub(super) fn wei_sum(&mut self) -> Result<U256, LedgerError> {
+        let mut sum = U256::ZERO;
+        for _ in 0..9 {
+            sum = sum.saturating_mul(U256::from(1_000_000_000)).saturating_add(U256::from(self.u64()?));
+        }
+        Ok(sum)
     }
 
     /// What an ended request cost.

@@ -1,16 +1,18 @@
 //! The reading side of every SQL ledger, written once. What differs between databases is how a query is run, and all of
 //! the writing.
 
-use std::{borrow::Cow, fmt, future::Future, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, fmt, future::Future, sync::Arc};
 
 use alloy_primitives::Address;
 use async_trait::async_trait;
 
 use super::{
-    AccountRow, AttemptRecord, BatchRecord, CostRow, DecisionRow, Durable, EventFilter, EventRecord, Health, Leases,
-    Ledger, LedgerError, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+    AccountRow, AttemptRecord, BatchRecord, CostRow, DecisionRow, Durable, EndedByKey, EventFilter, EventRecord,
+    Health, KeyUse, Leases, Ledger, LedgerError, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
     apply::HOUR_MS,
-    rows::{Cells, Row, batch_columns, payload_columns, request_columns, sum_accounts, sum_spent},
+    rows::{
+        Cells, Row, batch_columns, padded_wei, payload_columns, request_columns, sum_accounts, sum_spent, wei_sums,
+    },
 };
 use crate::{
     request::{BatchId, LaneId, RequestId, Status, TargetRecord},
@@ -50,6 +52,17 @@ impl Query {
         self.values.push(value);
         let number = self.values.len();
         self.push(&format!("{text}${number}"));
+    }
+
+    /// Adds that `column` is one of `values`.
+    fn push_one_of<'a>(&mut self, column: &str, values: impl IntoIterator<Item = &'a Arc<str>>) {
+        self.push(column);
+        let mut before = " IN (";
+        for value in values {
+            self.push_bind(before, Value::Text(value.to_string()));
+            before = ", ";
+        }
+        self.push(")");
     }
 
     /// The value of the next placeholder that is in the text.
@@ -235,9 +248,7 @@ impl<S: SqlStore> Ledger for S {
         );
         query.push_bind(" WHERE seq > ", Value::Int(limit_of(filter.after)));
         if let Some(request) = filter.request {
-            let id = Value::Blob(request.0.to_vec());
-            query.push_bind(" AND request = (SELECT seq FROM requests WHERE id = ", id);
-            query.push(")");
+            query.push_bind(" AND request = ", Value::Int(limit_of(request)));
         }
         if let Some(tenant) = &filter.tenant {
             query.push_bind(" AND tenant = ", Value::Text(tenant.clone()));
@@ -280,6 +291,62 @@ impl<S: SqlStore> Ledger for S {
         .int(limit_of(since.0))
         .int(limit_of(limit as u64));
         self.fetch(query).await?.iter().map(|row| Cells::of("request", row).cost()).collect()
+    }
+
+    async fn used_by_keys(
+        &self,
+        tenant: &str,
+        keys: &BTreeSet<Arc<str>>,
+        since: [Timestamp; 2],
+    ) -> Result<KeyUse, LedgerError> {
+        if keys.is_empty() {
+            return Ok(KeyUse::default());
+        }
+        // Tenant and number lead through everything that a tenant ever had, so the open ones are found by chain.
+        let mut open = Query::new(
+            "SELECT r.submitted_by, r.id, r.chain_id, r.accepted_at_ms, r.reserved_wei FROM requests AS r \
+             WHERE r.open = 1 AND r.chain_id IN (SELECT chain_id FROM request_counts) AND r.tenant || '' = $1",
+        )
+        .text(tenant);
+        open.push_one_of(" AND r.submitted_by", keys);
+        open.push(" ORDER BY r.chain_id, r.seq");
+        let mut ended = Query::new(concat!(
+            "SELECT t.submitted_by, t.chain_id, t.is_after, count(*)",
+            wei_sums!("t.wei"),
+            " FROM (SELECT r.submitted_by, r.chain_id, ",
+            padded_wei!("r.cost_wei"),
+            " AS wei, CAST(CASE WHEN r.accepted_at_ms >= $2 THEN 1 ELSE 0 END + \
+             CASE WHEN r.accepted_at_ms >= $3 THEN 2 ELSE 0 END AS BIGINT) AS is_after \
+             FROM requests AS r WHERE r.tenant = $1 AND r.open = 0 AND r.accepted_at_ms >= $4 AND r.seq > \
+             coalesce((SELECT o.seq FROM requests AS o WHERE o.tenant = $1 AND o.accepted_at_ms < $5 \
+             ORDER BY o.seq DESC LIMIT 1), 0)"
+        ))
+        .text(tenant);
+        let earliest = since[0].min(since[1]).0;
+        for at in [since[0].0, since[1].0, earliest, earliest.saturating_sub(HOUR_MS)] {
+            ended = ended.int(limit_of(at));
+        }
+        ended.push_one_of(" AND r.submitted_by", keys);
+        ended.push(") AS t GROUP BY t.submitted_by, t.chain_id, t.is_after ORDER BY t.submitted_by, t.chain_id");
+
+        let mut snapshot = self.snapshot().await?;
+        let open = S::fetch_in(&mut snapshot, open).await?;
+        let ended = S::fetch_in(&mut snapshot, ended).await?;
+        S::end(snapshot).await?;
+        let open = open.iter().map(|row| Cells::of("request", row).open_by_key()).collect::<Result<_, _>>()?;
+        let mut sums: Vec<EndedByKey> = Vec::new();
+        for row in &ended {
+            let mut cells = Cells::of("sum of requests", row);
+            let (key, chain_id) = (cells.text()?, cells.u64()?);
+            let (is_after, requests, cost_wei) = (cells.u64()?, cells.u64()?, cells.wei_sum()?);
+            if sums.last().is_none_or(|last| (&last.key, last.chain_id) != (&key, chain_id)) {
+                sums.push(EndedByKey { key, chain_id, since: Default::default() });
+            }
+            if let Some(sum) = sums.last_mut() {
+                sum.add([is_after & 1 != 0, is_after & 2 != 0], requests, cost_wei);
+            }
+        }
+        Ok(KeyUse { open, ended: sums })
     }
 
     async fn nonces_of(&self, chain_id: u64, forwarder: Address, signer: Address) -> Result<Vec<u64>, LedgerError> {

@@ -1,6 +1,6 @@
 //! The handle: what embedders and the HTTP API call.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use alloy_primitives::{Address, B256};
 use tokio::{
@@ -10,6 +10,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    acceptance,
     admission::{Admission, ChainShared},
     builder::RelayBuilder,
     chain_service::{Message, count_ended},
@@ -23,12 +24,13 @@ use super::{
 };
 use crate::{
     ledger::{
-        AccountRow, DecisionRow, EventFilter, EventRecord, GroupCommit, Ledger, LedgerError, RequestChange,
+        AccountRow, DecisionRow, EventFilter, EventRecord, GroupCommit, KeyUse, Ledger, LedgerError, RequestChange,
         RequestFilter, RequestRecord, StorageFault, Write, WriteOutcome,
     },
     policy::{PauseScope, Pauses, TenantPolicy},
     provenance::{Decision, Head},
     request::{BatchId, Reason, RequestId, Status},
+    time::Timestamp,
 };
 
 /// How far to wait.
@@ -249,6 +251,19 @@ impl Relay {
         self.inner.ledger.requests(filter).await
     }
 
+    /// What requests of `tenant` come to that were submitted with `keys` ([`Ledger::used_by_keys`]).
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn used_by_keys(
+        &self,
+        tenant: &str,
+        keys: &BTreeSet<Arc<str>>,
+        since: [Timestamp; 2],
+    ) -> Result<KeyUse, LedgerError> {
+        self.inner.ledger.used_by_keys(tenant, keys, since).await
+    }
+
     /// A batch with attempts and members.
     ///
     /// # Errors
@@ -279,10 +294,11 @@ impl Relay {
         self.inner.ledger.last_event_seq().await
     }
 
-    /// Withdraws a request of `tenant` that is not in a transaction yet. Later nonces of the same user end with it.
+    /// Withdraws a request of `tenant` that is not in a transaction yet. Later nonces of the same user end with it. Another
+    /// tenant's request is never touched, nor shown, even where it is the same signed one.
     ///
     /// # Errors
-    /// [`CancelError::TooLate`] once it is batched: a signed transaction may be mined whatever we do.
+    /// [`CancelError::TooLate`] once it is batched, since a signed transaction may be mined whatever we do, or has ended.
     pub async fn cancel(&self, tenant: &str, id: RequestId) -> Result<RequestRecord, CancelError> {
         let Some(record) = self.inner.ledger.request(id).await?.filter(|record| record.tenant == tenant) else {
             return Err(CancelError::Unknown(id));
@@ -294,20 +310,27 @@ impl Relay {
             return Err(CancelError::Unknown(id));
         };
         if self.inner.ledger.leases().is_some() {
-            return self.cancel_in_ledger(id).await;
+            return self.cancel_in_ledger(record).await;
         }
         let (reply, answer) = oneshot::channel();
-        chain.inbox.send(Message::Cancel { id, reply }).await.map_err(|_| CancelError::ShuttingDown)?;
-        answer.await.map_err(|_| CancelError::ShuttingDown)??;
-        self.inner.ledger.request(id).await?.ok_or(CancelError::Unknown(id))
+        let message = Message::Cancel { tenant: tenant.to_owned(), id, reply };
+        chain.inbox.send(message).await.map_err(|_| CancelError::ShuttingDown)?;
+        let answer = answer.await.map_err(|_| CancelError::ShuttingDown)?;
+        let record = acceptance::now(&*self.inner.ledger, record).await?.ok_or(CancelError::Unknown(id))?;
+        match answer {
+            Ok(()) => Ok(record),
+            Err(_) if record.status.is_terminal() => Err(CancelError::TooLate { id, status: record.status }),
+            Err(error) => Err(error),
+        }
     }
 
     /// The ledger decides between this and a plan of whoever drives the lanes, who learns of it from the event.
-    async fn cancel_in_ledger(&self, id: RequestId) -> Result<RequestRecord, CancelError> {
+    async fn cancel_in_ledger(&self, record: RequestRecord) -> Result<RequestRecord, CancelError> {
+        let id = record.id;
         let change = RequestChange::to(id, Status::Cancelled).because(Reason::CancelledByOwner);
         let write = Write::Requests { changes: vec![change], at: clock::now() };
         let outcome = self.inner.group.try_submit(write).await?.into_inner();
-        let record = self.inner.ledger.request(id).await?.ok_or(CancelError::Unknown(id))?;
+        let record = acceptance::now(&*self.inner.ledger, record).await?.ok_or(CancelError::Unknown(id))?;
         match outcome {
             WriteOutcome::Applied(events) if !events.is_empty() => {
                 count_ended(Status::Cancelled, Some(Reason::CancelledByOwner), 1);
@@ -317,7 +340,9 @@ impl Relay {
         }
     }
 
-    /// Waits until a request is in a block, or has ended.
+    /// Waits until a request is in a block, or has ended: the one that has this id when the call begins. If it ends without
+    /// having been in a transaction and another tenant submits the same signed request then, that one is neither waited for nor
+    /// shown.
     ///
     /// # Errors
     /// [`WaitError`]. There is no timeout; wrap this in one. A request that waits ends when it is not valid any more. One that is in
@@ -325,8 +350,9 @@ impl Relay {
     /// final. That its promise was missed is told at once ([`Reason::PromiseMissed`](crate::request::Reason::PromiseMissed)).
     pub async fn wait(&self, id: RequestId, until: WaitFor) -> Result<RequestRecord, WaitError> {
         let mut events = self.subscribe();
+        let ledger = &*self.inner.ledger;
+        let mut record = ledger.request(id).await?.ok_or(WaitError::Unknown(id))?;
         loop {
-            let record = self.inner.ledger.request(id).await?.ok_or(WaitError::Unknown(id))?;
             let is_there =
                 record.status.is_terminal() || (until == WaitFor::Included && record.status == Status::Included);
             if is_there {
@@ -345,6 +371,7 @@ impl Relay {
                     Err(broadcast::error::RecvError::Closed) => return Err(WaitError::ShuttingDown),
                 }
             }
+            record = acceptance::now(ledger, record).await?.ok_or(WaitError::Unknown(id))?;
         }
     }
 

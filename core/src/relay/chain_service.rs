@@ -83,7 +83,7 @@ pub(super) enum Message {
     /// Durable requests.
     Accepted(Vec<QueuedRequest>),
     /// Withdraw a request that still waits.
-    Cancel { id: RequestId, reply: oneshot::Sender<Result<(), CancelError>> },
+    Cancel { tenant: String, id: RequestId, reply: oneshot::Sender<Result<(), CancelError>> },
     /// What an operator wants of the models.
     Models { command: ModelCommand, reply: ModelReply },
     /// The lease on the lanes is ours now.
@@ -357,7 +357,7 @@ impl ChainService {
                     self.dispatch(now);
                 }
             }
-            Message::Cancel { id, reply } => self.cancel(now, id, reply),
+            Message::Cancel { tenant, id, reply } => self.cancel(now, &tenant, id, reply),
             Message::Models { command, reply } => {
                 self.on_models(command, reply);
                 self.publish();

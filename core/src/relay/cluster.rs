@@ -379,15 +379,16 @@ fn tell_closed(tenants: &Tenants, events: &[EventRecord]) {
     }
 }
 
-/// Asks what became of those whose events were missed.
-async fn look_for_closed(ledger: &Arc<dyn Ledger>, tenants: &Tenants) {
+/// Asks what became of those whose events were missed. Until that is known of all, they count as open.
+async fn look_for_closed(ledger: &dyn Ledger, tenants: &Tenants) -> Result<(), LedgerError> {
     for (tenant, id) in tenants.counted() {
-        if let Ok(Some(record)) = ledger.request(id).await
-            && let Some(is_consumed) = is_closed(record.status)
-        {
+        let record = ledger.request(id).await?.filter(|record| *record.tenant == *tenant);
+        // One that is gone has made way for another tenant's.
+        if let Some(is_consumed) = record.map_or(Some(false), |record| is_closed(record.status)) {
             tenants.told_closed(&tenant, id, is_consumed);
         }
     }
+    Ok(())
 }
 
 /// Keeps the numbers of open requests per tenant, whoever accepted them. Runs until `stop`.
@@ -399,32 +400,49 @@ pub(super) async fn count_open(
     stop: CancellationToken,
 ) {
     let Some(leases) = ledger.leases() else { return };
-    while !stop.is_cancelled() {
-        let mut events = group.subscribe();
-        let counting = async {
-            let Ok((newest, open)) = leases.open_by_tenant().await else { return };
+    let events = group.subscribe();
+    let counting = follow_open(&*ledger, &tenants, events, pause, || leases.open_by_tenant());
+    tokio::select! {
+        () = counting => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// Counts anew now and then, and by the events in between. One subscription for all the time: whose end is missed would be open
+/// for ever.
+async fn follow_open<F: Future<Output = Result<(u64, Vec<(String, u64)>), LedgerError>>>(
+    ledger: &dyn Ledger,
+    tenants: &Tenants,
+    mut events: broadcast::Receiver<Arc<[EventRecord]>>,
+    pause: Duration,
+    count: impl Fn() -> F,
+) {
+    let mut has_gap = false;
+    loop {
+        // After a gap everything is looked at anew, as often as it takes.
+        has_gap = has_gap && look_for_closed(ledger, tenants).await.is_err();
+        if let Ok((newest, open)) = count().await {
             tenants.set_open(&open);
-            let counted_at = Instant::now();
+            let until = Instant::now() + RECOUNT;
             // What was included is told by counting anew: an event does not say what was before.
-            while counted_at.elapsed() < RECOUNT {
-                let group = match tokio::time::timeout(RECOUNT, events.recv()).await {
-                    Ok(Ok(group)) => group,
-                    // After a gap everything is looked at anew.
-                    Ok(Err(_)) => return look_for_closed(&ledger, &tenants).await,
-                    Err(_) => return,
+            while let Ok(received) = tokio::time::timeout_at(until, events.recv()).await {
+                let group = match received {
+                    Ok(group) => group,
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        has_gap = true;
+                        break;
+                    }
+                    Err(broadcast::error::RecvError::Closed) => return,
                 };
                 for event in group.iter().filter(|event| event.seq > newest) {
                     if event.status == Status::Queued && event.request_seq == 1 {
                         tenants.count_open(&event.tenant);
                     }
                 }
-                tell_closed(&tenants, &group);
+                tell_closed(tenants, &group);
             }
-        };
-        tokio::select! {
-            () = counting => tokio::time::sleep(pause).await,
-            () = stop.cancelled() => {}
         }
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -526,3 +544,6 @@ impl ChainService {
         is_withdrawn
     }
 }
+
+#[cfg(test)]
+mod tests;

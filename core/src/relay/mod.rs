@@ -1,5 +1,6 @@
 //! Who does the work? [`Relay`]: builder and handle over tasks, RPC pool, signers, broadcaster and watcher.
 
+mod acceptance;
 mod admission;
 mod api;
 mod builder;

@@ -389,6 +389,7 @@ async fn restore_lane(
         // What it cost, until its receipt tells each one's part of it: too much is held back for a moment rather than too little.
         let is_included = record.state == BatchState::Included;
         let cost_wei = record.cost_wei.filter(|_| is_included).unwrap_or_default();
+        let mut flying = Vec::new();
         for member in &members {
             if let Some(opened) = is_in_it(open, member).then(|| open.remove(member)).flatten() {
                 let Opened { entry, size, .. } = *opened;
@@ -396,7 +397,7 @@ async fn restore_lane(
                 requests.push(entry.request.clone());
                 weights.push(entry.gas);
                 tenants.insert(entry.tenant.clone());
-                queue.push_in_flight(entry, id);
+                flying.push(entry);
                 continue;
             }
             if has_left {
@@ -435,6 +436,10 @@ async fn restore_lane(
                 drawn.insert(*member, cost_wei.min(left_wei));
                 uncounted.insert(*member);
             }
+        }
+        queue.push_in_flight(flying, id, params.base_gas());
+        if is_included {
+            members.iter().for_each(|member| queue.passed_over(*member));
         }
         // Where it went says how it travelled, whatever would be chosen today.
         let key = requests.first().map_or(VehicleKey::Single(RequestId(alloy_primitives::B256::ZERO)), |request| {

@@ -453,6 +453,8 @@ pub struct Queue {
     members: HashMap<(u64, Arc<str>), usize>,
     tenants: Table<Arc<str>, Box<TenantState>>,
     transactions: u64,
+    /// Transactions that a restart found, by number, with the gas of each member: sized when a block's gas is known.
+    unsized_gas: Vec<(u64, Vec<(RequestId, u64)>)>,
     /// What targets showed on chain.
     targets: TargetRecords,
     /// Tenants whose requests are left out.
@@ -651,16 +653,54 @@ impl Queue {
         self.enter(id, sequence);
     }
 
-    /// Takes a request that is in a transaction already: what a restart finds.
-    pub fn push_in_flight(&mut self, entry: QueuedRequest, lane: LaneId) {
-        let id = entry.request.id();
-        if let Some((forwarder, signer, nonce)) = entry.request.sequence() {
-            let state = self.signer((forwarder, signer));
-            state.fly(nonce, id);
-            state.lane = Some(lane);
+    /// Takes requests that one transaction carries already: what a restart finds. They hold their places on the lane as if they
+    /// had been composed: one slot together, or their part of a block's gas, once that is known, where it is more.
+    pub fn push_in_flight(&mut self, members: Vec<QueuedRequest>, lane: LaneId, base_gas: u64) {
+        self.transactions += 1;
+        let number = self.transactions;
+        let base = base_gas / (members.len() as u64).max(1);
+        let mut gas_of = Vec::with_capacity(members.len());
+        for entry in members {
+            let id = entry.request.id();
+            if let Some((forwarder, signer, nonce)) = entry.request.sequence() {
+                let state = self.signer((forwarder, signer));
+                state.fly(nonce, id);
+                state.lane = Some(lane);
+            }
+            self.watch_due(&entry);
+            gas_of.push((id, entry.gas.saturating_add(base)));
+            self.occupy(id, entry.tenant.clone(), Flying { lane, part: 0, number });
+            self.entries.insert(id, Box::new(entry));
         }
-        self.watch_due(&entry);
-        self.entries.insert(id, Box::new(entry));
+        self.weigh(number, &gas_of, |_| WHOLE);
+        self.unsized_gas.push((number, gas_of));
+    }
+
+    /// Gives the members in flight of one transaction their parts of its size.
+    fn weigh(&mut self, number: u64, gas_of: &[(RequestId, u64)], size: impl Fn(u64) -> u64) {
+        let gas = gas_of.iter().fold(0_u64, |sum, (_, gas)| sum.saturating_add(*gas));
+        let size = size(gas);
+        for (id, own) in gas_of {
+            let Some(flying) = self.flying.get_mut(id).filter(|flying| flying.number == number) else { continue };
+            let part = part_of(*own, gas, size);
+            let before = std::mem::replace(&mut flying.part, part);
+            let held = self.held.get_mut(&flying.lane);
+            if let Some(held) = held.zip(self.entries.get(id)).and_then(|(held, entry)| held.get_mut(&entry.tenant)) {
+                held.slots = held.slots.saturating_sub(before).saturating_add(part);
+            }
+        }
+    }
+
+    /// A request takes its place on a lane.
+    fn occupy(&mut self, id: RequestId, tenant: Arc<str>, flying: Flying) {
+        let Flying { lane, part, number } = flying;
+        self.flying.insert(id, flying);
+        let members = self.members.entry((number, tenant.clone())).or_default();
+        *members += 1;
+        let is_first = *members == 1;
+        let held = self.held.get_or_insert_with(lane, Table::new).get_or_insert_with(tenant, Held::default);
+        held.slots = held.slots.saturating_add(part);
+        held.transactions += u64::from(is_first);
     }
 
     fn signer(&mut self, signer: Signer) -> &mut SignerState {
@@ -1076,6 +1116,11 @@ impl Queue {
             }
         }
         self.sort_out(limits.next_base_fee, Vec::new());
+        if limits.block_gas.is_some() {
+            for (number, gas_of) in std::mem::take(&mut self.unsized_gas) {
+                self.weigh(number, &gas_of, |gas| limits.size(gas));
+            }
+        }
         let cutoff = now.saturating_add(outlook.send_within().max(limits.urgent));
         let full = if IS_SHARED { self.full(lane, limits, cutoff) } else { Table::new() };
         // The tenant that was served least comes first, then the most urgent one. Whoever waits for company holds up nobody.
@@ -1269,13 +1314,13 @@ impl Queue {
         let base = limits.base_gas / (members.len() as u64).max(1);
         let gas_of = |entry: &Box<QueuedRequest>| entry.gas.saturating_add(base);
         let gas: u64 = members.iter().filter_map(|id| self.entries.get(id)).map(gas_of).fold(0, u64::saturating_add);
-        let size = u128::from(limits.size(gas));
+        let size = limits.size(gas);
         let mut touched = BTreeSet::new();
         for id in members {
             let Some(entry) = self.entries.get(id) else { continue };
             let (due, is_late, tenant) = (entry.due, entry.is_late, entry.tenant.clone());
             let (sequence, valid_until) = (entry.request.sequence(), entry.request.valid_until());
-            let part = u64::try_from(u128::from(gas_of(entry)) * size / u128::from(gas.max(1))).unwrap_or(u64::MAX);
+            let part = part_of(gas_of(entry), gas, size);
             if self.valid.remove(&(valid_until, *id)) {
                 self.leave(&tenant, due, is_late);
             }
@@ -1283,13 +1328,7 @@ impl Queue {
             state.left += 1;
             state.virtual_time = state.virtual_time.saturating_add(part / state.weight.max(1));
             state.since_late = if is_late { 0 } else { state.since_late.saturating_add(1) };
-            self.flying.insert(*id, Flying { lane, part, number });
-            let members = self.members.entry((number, tenant.clone())).or_default();
-            *members += 1;
-            let is_first = *members == 1;
-            let held = self.held.get_or_insert_with(lane, Table::new).get_or_insert_with(tenant, Held::default);
-            held.slots = held.slots.saturating_add(part);
-            held.transactions += u64::from(is_first);
+            self.occupy(*id, tenant, Flying { lane, part, number });
             match sequence {
                 Some((forwarder, signer, nonce)) => {
                     if let Some(state) = self.signers.get_mut(&(forwarder, signer)) {
@@ -1308,6 +1347,11 @@ impl Queue {
         }
         self.habits.get_or_insert_with(key, Habit::default).left(members.len());
     }
+}
+
+/// What a member with this gas has of a transaction's size.
+fn part_of(own: u64, gas: u64, size: u64) -> u64 {
+    u64::try_from(u128::from(own) * u128::from(size) / u128::from(gas.max(1))).unwrap_or(u64::MAX)
 }
 
 /// The list that a head stands in, and its place there.

@@ -675,6 +675,58 @@ fn a_tenant_in_debt_has_one_transaction_in_flight() {
     assert_eq!(compose(&mut queue, 1, &limits()).members.len(), 1);
 }
 
+/// The transactions that a restart finds count like those that were composed: towards a debtor's one, and towards shares.
+#[test]
+fn a_tenant_in_debt_has_one_transaction_in_flight_after_a_restart() {
+    let mut queue = with_multicall();
+    let found: Vec<_> = (0..2).map(|salt| call(salt, 30_000, "debtor", true)).collect();
+    let ids: Vec<_> = found.iter().map(|entry| entry.request.id()).collect();
+    queue.push_in_flight(found, lane(1), 21_000);
+    (2..4).for_each(|salt| queue.push(call(salt, 30_000, "debtor", false)));
+    queue.set_debtors(BTreeSet::from(["debtor".into()]));
+    for index in 0..2 {
+        assert!(queue.compose(Timestamp(1), lane(index), &limits(), &ANY_PRICE).is_none());
+    }
+    queue.landed(ids[0]);
+    assert!(queue.compose(Timestamp(1), lane(0), &limits(), &ANY_PRICE).is_none(), "the other one has not landed");
+    queue.landed(ids[1]);
+    assert_eq!(compose(&mut queue, 1, &limits()).members.len(), 1);
+}
+
+#[test]
+fn shares_of_a_lane_hold_after_a_restart() {
+    let limits = ComposeLimits { slots: 4, ..limits() };
+    let mut queue = with_multicall();
+    (0..2).for_each(|salt| queue.push_in_flight(vec![call(salt, 30_000, "before", false)], lane(0), 21_000));
+    (2..4).for_each(|salt| queue.push(call(salt, 30_000, "before", false)));
+    (4..8).for_each(|salt| queue.push(call(salt, 30_000, "after", false)));
+    for _ in 0..2 {
+        let chosen = compose(&mut queue, 1, &limits);
+        assert_eq!(tenant_of(&queue, &chosen.members[0]), "after");
+    }
+}
+
+/// A block's gas is known only some time after a start.
+#[test]
+fn gas_of_what_a_restart_found_counts_once_a_blocks_is_known() {
+    let small = ComposeLimits { slots: 4, block_gas: Some(100_000), ..limits() };
+    let mut queue = with_multicall();
+    // Half of the gas that is beside all slots.
+    queue.push_in_flight(vec![call(0, 79_000, "before", false)], lane(0), 21_000);
+    (2..4).for_each(|salt| queue.push(call(salt, 30_000, "before", false)));
+    (4..8).for_each(|salt| queue.push(call(salt, 5_000, "after", false)));
+    let chosen = compose(&mut queue, 1, &small);
+    assert_eq!(tenant_of(&queue, &chosen.members[0]), "after");
+    // It gives everything back.
+    queue.landed(call(0, 79_000, "before", false).request.id());
+    let mut next = Vec::new();
+    for _ in 0..2 {
+        let chosen = compose(&mut queue, 1, &small);
+        next.push(tenant_of(&queue, &chosen.members[0]).to_owned());
+    }
+    assert!(next.contains(&"before".to_owned()), "{next:?}");
+}
+
 /// What a block passed over has no place on the lane any more: a debtor whose users see to that waits for no finality.
 #[test]
 fn a_debtor_goes_on_when_a_block_has_passed_over_its_transaction() {
@@ -995,7 +1047,7 @@ fn who_was_refused_travels_in_half_the_company() {
 #[test]
 fn a_restart_finds_the_lane_of_those_in_flight() {
     let mut queue = with_multicall();
-    queue.push_in_flight(forward(1, 4, 100_000, "t", 0), lane(1));
+    queue.push_in_flight(vec![forward(1, 4, 100_000, "t", 0)], lane(1), 21_000);
     queue.push(forward(1, 5, 100_000, "t", 1));
     assert_eq!((queue.waiting(), queue.in_flight()), (1, 1));
     assert_eq!(queue.unknown_signers().collect::<Vec<_>>(), [(FORWARDER, signer(1))]);

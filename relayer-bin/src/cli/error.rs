@@ -71,7 +71,10 @@ impl From<ConfigErrors> for CliError {
 
 impl From<ServeError> for CliError {
     fn from(error: ServeError) -> Self {
-        Self::usage(error.to_string())
+        match error {
+            ServeError::Listen { .. } => Self::usage(error.to_string()),
+            ServeError::Recall(_) => Self::failed(error.to_string()),
+        }
     }
 }
 

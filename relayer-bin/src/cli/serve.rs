@@ -106,9 +106,10 @@ impl Running {
                 () = watched.stopped() => tracing::error!("the relay stopped by itself"),
             }
         };
-        server.run(app, ended).await;
+        let served = server.run(app, ended).await;
         reloading.abort();
         relay.shutdown().await;
+        served?;
         if relay.has_failed() {
             return Err(CliError::failed(
                 "a task of the relay failed; see the log. What was accepted goes on at the next start",

@@ -3,7 +3,13 @@
 //! A stream first replays from the ledger, then follows the live feed. Whenever it can't be sure to have seen
 //! everything (it lagged, or a sequence number is missing) it reads from the ledger again.
 
-use std::{collections::BTreeSet, convert::Infallible, fmt::Write as _, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    fmt::Write as _,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     body::{Body, Bytes},
@@ -134,12 +140,12 @@ async fn of_ids(
     after: u64,
 ) -> Result<Response<Body>, Problem> {
     let receiver = app.relay.subscribe();
-    let mut open = BTreeSet::new();
+    let mut open = Followed::new();
     for &id in &ids {
         let record = find(app, caller, id).await?;
-        let filter = EventFilter { after, request: Some(id), tenant: None, limit: 1 };
+        let filter = EventFilter { after, request: Some(record.seq), tenant: None, limit: 1 };
         if !record.status.is_terminal() || !app.relay.events(&filter).await?.is_empty() {
-            open.insert(id);
+            open.insert(id, (record.seq, record.tenant));
         }
     }
     if open.is_empty() {
@@ -170,7 +176,7 @@ fn stream(
     peer: &Peer,
     receiver: broadcast::Receiver<Arc<[EventRecord]>>,
     after: u64,
-    requests: Option<BTreeSet<RequestId>>,
+    requests: Option<Followed>,
 ) -> Result<Response<Body>, Problem> {
     let tenant = if requests.is_some() { None } else { caller.scope() };
     let too_many = |limit: usize, what: &str| {
@@ -219,6 +225,9 @@ fn stream(
     Ok(response)
 }
 
+/// By id: the number of the acceptance, and whose it was when the stream began. The id may become another tenant's.
+type Followed = BTreeMap<RequestId, (u64, String)>;
+
 /// Tenant, key, address.
 pub(super) type PageClient = (Arc<str>, Arc<str>, Network);
 
@@ -231,7 +240,7 @@ struct Feed {
     seen: u64,
     tenant: Option<String>,
     /// Those that have not ended, if it is only about some.
-    requests: Option<BTreeSet<RequestId>>,
+    requests: Option<Followed>,
     is_behind: bool,
     has_ended: bool,
     is_new: bool,
@@ -294,7 +303,7 @@ impl Feed {
     async fn catch_up(&mut self) -> Result<String, LedgerError> {
         // Read before the page: up to here a page that is not full has everything.
         let horizon = self.app.relay.last_event_seq().await?;
-        let (page, mut is_whole) = self.page().await?;
+        let (page, mut is_whole) = self.page(horizon).await?;
         let mut chunk = String::with_capacity(page.len() * 320);
         for event in &page {
             if chunk.len() >= PIECE_BYTES {
@@ -310,8 +319,8 @@ impl Feed {
         Ok(chunk)
     }
 
-    /// The next events from the ledger, and whether there are no more now.
-    async fn page(&self) -> Result<(Vec<EventRecord>, bool), LedgerError> {
+    /// The next events from the ledger, of those up to `horizon` all there are, and whether there are no more.
+    async fn page(&self, horizon: u64) -> Result<(Vec<EventRecord>, bool), LedgerError> {
         let of = |request, tenant| EventFilter { after: self.seen, request, tenant, limit: PAGE };
         let Some(requests) = &self.requests else {
             let page = self.app.relay.events(&of(None, self.tenant.clone())).await?;
@@ -319,18 +328,20 @@ impl Feed {
             return Ok((page, is_whole));
         };
         let mut events = Vec::new();
-        // Up to here the pages of all requests go.
-        let mut end = u64::MAX;
-        for &id in requests {
-            let page = self.app.relay.events(&of(Some(id), None)).await?;
+        // Up to here the pages of all requests go: each is read at another moment.
+        let mut end = horizon;
+        let mut is_whole = true;
+        for (seq, _) in requests.values() {
+            let page = self.app.relay.events(&of(Some(*seq), None)).await?;
             if let Some(last) = page.last().filter(|_| page.len() >= PAGE) {
                 end = end.min(last.seq);
+                is_whole = false;
             }
             events.extend(page);
         }
         events.retain(|event| event.seq <= end);
         events.sort_by_key(|event| event.seq);
-        Ok((events, end == u64::MAX))
+        Ok((events, is_whole))
     }
 
     /// Takes live events, a piece of them, and tells how many; falls behind if one is missing before them.
@@ -348,7 +359,10 @@ impl Feed {
                 break;
             }
             self.seen = event.seq;
-            let is_ours = self.requests.as_ref().is_none_or(|ids| ids.contains(&event.request_id))
+            let is_followed = |followed: &Followed| {
+                followed.get(&event.request_id).is_some_and(|(_, tenant)| *tenant == event.tenant)
+            };
+            let is_ours = self.requests.as_ref().is_none_or(is_followed)
                 && self.tenant.as_deref().is_none_or(|tenant| tenant == event.tenant);
             if is_ours {
                 self.push(&mut chunk, event);

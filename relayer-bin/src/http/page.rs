@@ -1,8 +1,8 @@
 //! Keys that may stand in a web page: whoever reads the page has them. So they have caps of their own, within those of their
 //! tenant, whose own server always gets through.
 //!
-//! Counted in each instance; at its start what the ledger has of the hour and of the budget's period is counted again. The
-//! tenant's budget itself is kept by the ledger.
+//! Counted in each instance; at its start the ledger counts what it has of the hour and of the budget's period, and without that
+//! no call is answered. The tenant's budget itself is kept by the ledger.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -14,7 +14,7 @@ use std::{
 use alloy_primitives::{Address, FixedBytes, U256};
 use slackwater::{
     Timestamp,
-    ledger::{EventRecord, LedgerError, RequestFilter, RequestRecord},
+    ledger::{EndedByKey, EventRecord, KeyUse, LedgerError, OpenByKey},
     policy::Budget,
     relay::{Relay, SubmitItem},
     request::{Deadline, RequestId, SubmissionKind},
@@ -25,11 +25,6 @@ use super::{App, auth::Caller, problem::Problem};
 
 /// An hour, by which requests and money are counted.
 const HOUR_MS: u64 = 3_600_000;
-/// Requests of a tenant with page keys that are read at a start, newest first.
-const MAX_RECALLED: usize = 100_000;
-/// Requests that are read at a time.
-const RECALL_PAGE: usize = 1_000;
-
 /// Caps of page keys. Every field is a configuration key `page_key.<name>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageLimits {
@@ -138,8 +133,12 @@ struct Books {
     /// By tenant: open requests.
     open: HashMap<Arc<str>, u64>,
     accounts: HashMap<(Arc<str>, u64), Account>,
-    held: HashMap<RequestId, Hold>,
+    /// By tenant too: the same signed request may be another one's since.
+    held: HashMap<Held, Hold>,
 }
+
+/// Whose request, and which.
+type Held = (Arc<str>, RequestId);
 
 /// Wei of a tenant's page keys on a chain.
 #[derive(Debug, Default)]
@@ -220,13 +219,7 @@ impl PageBook {
         let mut period = Timestamp(0);
         if let Some(budget) = &tenant.budget {
             period = budget.period_start(now);
-            let account = books.accounts.entry((Arc::clone(&caller.tenant), chain_id)).or_default();
-            if account.hour != hour {
-                (account.hour, account.of_hour) = (hour, U256::ZERO);
-            }
-            if account.period != period {
-                (account.period, account.of_period) = (period, U256::ZERO);
-            }
+            let account = books.account(&caller.tenant, chain_id, hour, period);
             let caps = [
                 (account.of_hour, limits.hourly_budget_percent, "page_key.hourly_budget_percent"),
                 (account.of_period, limits.budget_percent, "page_key.budget_percent"),
@@ -250,7 +243,8 @@ impl PageBook {
     /// The submission became request `id`, for which `wei` are reserved.
     pub(super) fn accepted(&self, mut hold: Hold, id: RequestId, wei: U256) {
         let mut books = self.lock();
-        if books.held.contains_key(&id) {
+        let key = (Arc::clone(&hold.tenant), id);
+        if books.held.contains_key(&key) {
             // The same request again.
             return books.end(&hold, U256::ZERO);
         }
@@ -258,7 +252,7 @@ impl PageBook {
             account.change(&hold, wei);
         }
         hold.wei = wei;
-        books.held.insert(id, hold);
+        books.held.insert(key, hold);
     }
 
     /// The submission became none.
@@ -266,70 +260,70 @@ impl PageBook {
         self.lock().end(hold, U256::ZERO);
     }
 
-    /// Request `id` has ended with this cost.
-    fn settled(&self, id: RequestId, cost: U256) {
+    /// A request has ended with this cost.
+    fn settled(&self, key: &Held, cost: U256) {
         let mut books = self.lock();
-        if let Some(hold) = books.held.remove(&id) {
+        if let Some(hold) = books.held.remove(key) {
             books.end(&hold, cost);
         }
     }
 
-    /// Counts a request of page key `key` that the ledger has from before this start.
-    fn recall(&self, tenant: &Arc<str>, key: &Arc<str>, page: &PageTenant, record: &RequestRecord, now: Timestamp) {
+    /// Counts what the ledger has of page keys of `tenant` from before this start.
+    fn recall(&self, tenant: &Arc<str>, page: &PageTenant, used: KeyUse, now: Timestamp) {
         let mut books = self.lock();
-        if books.held.contains_key(&record.id) {
-            return;
+        let of_now = now.0 / HOUR_MS;
+        for EndedByKey { key, chain_id, since: [(requests, hour_wei), (_, period_wei)] } in used.ended {
+            books.count(tenant, key, of_now, requests);
+            let Some(budget) = &page.budget else { continue };
+            let account = books.account(tenant, chain_id, of_now, budget.period_start(now));
+            account.of_hour = account.of_hour.saturating_add(hour_wei);
+            account.of_period = account.of_period.saturating_add(period_wei);
         }
-        let (hour, of_now) = (record.accepted_at.0 / HOUR_MS, now.0 / HOUR_MS);
-        if hour == of_now {
-            let count = books.keys.entry((Arc::clone(tenant), Arc::clone(key))).or_default();
-            *count = (hour, if count.0 == hour { count.1 + 1 } else { 1 });
-        }
-        let hold = |period: Timestamp, wei: U256| Hold {
-            tenant: Arc::clone(tenant),
-            chain_id: record.chain_id,
-            hour,
-            period,
-            wei,
-        };
-        let is_open = !record.status.is_terminal();
-        let wei = if is_open { record.reserved_wei } else { record.cost_wei.unwrap_or_default() };
-        let mut period = Timestamp(0);
-        if let Some(budget) = &page.budget {
-            period = budget.period_start(record.accepted_at);
-            let account = books.accounts.entry((Arc::clone(tenant), record.chain_id)).or_default();
-            if account.hour != of_now {
-                (account.hour, account.of_hour) = (of_now, U256::ZERO);
+        for OpenByKey { key, id, chain_id, accepted_at, reserved_wei } in used.open {
+            let hour = accepted_at.0 / HOUR_MS;
+            if hour == of_now {
+                books.count(tenant, key, of_now, 1);
             }
-            let of_now = budget.period_start(now);
-            if account.period != of_now {
-                (account.period, account.of_period) = (of_now, U256::ZERO);
+            let period = page.budget.as_ref().map_or(Timestamp(0), |budget| budget.period_start(accepted_at));
+            let mut hold = Hold { tenant: Arc::clone(tenant), chain_id, hour, period, wei: U256::ZERO };
+            if let Some(budget) = &page.budget {
+                // Nothing of it counts yet.
+                books.account(tenant, chain_id, of_now, budget.period_start(now)).change(&hold, reserved_wei);
+                hold.wei = reserved_wei;
             }
-            // Nothing of it counts yet.
-            account.change(&hold(period, U256::ZERO), wei);
-        }
-        if is_open {
             *books.open.entry(Arc::clone(tenant)).or_default() += 1;
-            books.held.insert(record.id, hold(period, wei));
+            books.held.insert((Arc::clone(tenant), id), hold);
         }
     }
 
-    fn holds(&self, id: RequestId) -> bool {
-        self.lock().held.contains_key(&id)
+    fn holds(&self, key: &Held) -> bool {
+        self.lock().held.contains_key(key)
     }
 
-    /// Whether request `id` is held for another tenant than this one: the same signed request, which that one has submitted
-    /// since.
-    fn is_of_another(&self, id: RequestId, tenant: &str) -> bool {
-        self.lock().held.get(&id).is_some_and(|hold| *hold.tenant != *tenant)
-    }
-
-    fn held(&self) -> Vec<RequestId> {
-        self.lock().held.keys().copied().collect()
+    fn held(&self) -> Vec<Held> {
+        self.lock().held.keys().cloned().collect()
     }
 }
 
 impl Books {
+    /// Adds to what a key has submitted in the present hour.
+    fn count(&mut self, tenant: &Arc<str>, key: String, hour: u64, requests: u64) {
+        let count = self.keys.entry((Arc::clone(tenant), key.into())).or_default();
+        *count = (hour, if count.0 == hour { count.1.saturating_add(requests) } else { requests });
+    }
+
+    /// A tenant's account on a chain, in this hour and period.
+    fn account(&mut self, tenant: &Arc<str>, chain_id: u64, hour: u64, period: Timestamp) -> &mut Account {
+        let account = self.accounts.entry((Arc::clone(tenant), chain_id)).or_default();
+        if account.hour != hour {
+            (account.hour, account.of_hour) = (hour, U256::ZERO);
+        }
+        if account.period != period {
+            (account.period, account.of_period) = (period, U256::ZERO);
+        }
+        account
+    }
+
     fn end(&mut self, hold: &Hold, cost: U256) {
         if let Some(account) = self.accounts.get_mut(&(Arc::clone(&hold.tenant), hold.chain_id)) {
             account.change(hold, cost);
@@ -340,53 +334,17 @@ impl Books {
     }
 }
 
-/// Counts what page keys have submitted, held and spent before this start, as the ledger has it. Before anybody may call.
-pub(super) async fn recall(app: &App) {
+/// Counts what page keys have submitted, held and spent before this start, as the ledger has it. Before anybody may call: without
+/// it their caps would begin anew.
+pub(super) async fn recall(app: &App) -> Result<(), LedgerError> {
     let now = now();
+    let hour = Timestamp(now.0 - now.0 % HOUR_MS);
     for (tenant, keys, page) in app.access().page_doors() {
-        let since = page.budget.as_ref().map_or(now, |budget| budget.period_start(now)).0;
-        let oldest = Timestamp(now.0.saturating_sub(open_for(&app.limits.page_key)).min(since));
-        match recall_tenant(app, &tenant, &keys, &page, (oldest, now)).await {
-            Ok(read) if read >= MAX_RECALLED => {
-                tracing::warn!(%tenant, read, "more requests than are read at a start: earlier ones of page keys do not count for `page_key.budget_percent`");
-            }
-            Ok(_) => {}
-            Err(error) => {
-                tracing::error!(%tenant, %error, "what page keys have used can't be read: their caps begin anew");
-            }
-        }
+        let period = page.budget.as_ref().map_or(hour, |budget| budget.period_start(now));
+        let used = app.relay.used_by_keys(&tenant, &keys, [hour, period]).await?;
+        app.pages.recall(&tenant, &page, used, now);
     }
-}
-
-/// How long ago an open request of a page key, or one of this hour, was accepted at most, ms.
-fn open_for(limits: &PageLimits) -> u64 {
-    u64::try_from(limits.max_within.as_millis()).unwrap_or(u64::MAX).max(HOUR_MS)
-}
-
-async fn recall_tenant(
-    app: &App,
-    tenant: &Arc<str>,
-    keys: &BTreeSet<Arc<str>>,
-    page: &PageTenant,
-    (oldest, now): (Timestamp, Timestamp),
-) -> Result<usize, LedgerError> {
-    let mut filter = RequestFilter { tenant: Some(tenant.to_string()), limit: RECALL_PAGE, ..RequestFilter::default() };
-    let mut read = 0;
-    while read < MAX_RECALLED {
-        let records = app.relay.requests(&filter).await?;
-        let Some(last) = records.last() else { break };
-        filter.before = Some(last.seq);
-        read += records.len();
-        for record in records.iter().filter(|record| record.accepted_at >= oldest) {
-            if let Some(key) = record.submitted_by.as_deref().and_then(|key| keys.get(key)) {
-                app.pages.recall(tenant, key, page, record, now);
-            }
-        }
-        if last.accepted_at < oldest {
-            break;
-        }
-    }
-    Ok(read)
+    Ok(())
 }
 
 /// Gives back what requests of page keys held when they end. Runs as long as the API.
@@ -396,25 +354,28 @@ pub(super) async fn follow(app: Arc<App>, mut events: Receiver<Arc<[EventRecord]
             () = app.closing.cancelled() => return,
             received = events.recv() => received,
         };
-        let ended: Vec<RequestId> = match received {
+        let ended: Vec<Held> = match received {
             Ok(group) => {
-                let is_ours = |event: &&EventRecord| event.status.is_terminal() && app.pages.holds(event.request_id);
-                group.iter().filter(is_ours).map(|event| event.request_id).collect()
+                let ended = group.iter().filter(|event| event.status.is_terminal());
+                let held = ended.map(|event| (Arc::from(event.tenant.as_str()), event.request_id));
+                held.filter(|key| app.pages.holds(key)).collect()
             }
             Err(RecvError::Lagged(_)) => app.pages.held(),
             Err(RecvError::Closed) => return,
         };
-        for id in ended {
-            settle(&app.relay, &app.pages, id).await;
+        for key in ended {
+            settle(&app.relay, &app.pages, &key).await;
         }
     }
 }
 
-async fn settle(relay: &Relay, pages: &PageBook, id: RequestId) {
-    match relay.request(id).await {
-        Ok(Some(record)) if pages.is_of_another(id, &record.tenant) => pages.settled(id, U256::ZERO),
-        Ok(Some(record)) if record.status.is_terminal() => pages.settled(id, record.cost_wei.unwrap_or_default()),
-        Ok(_) => {}
+async fn settle(relay: &Relay, pages: &PageBook, key: &Held) {
+    let (tenant, id) = key;
+    match relay.request(*id).await {
+        Ok(Some(record)) if record.tenant == **tenant && !record.status.is_terminal() => {}
+        Ok(Some(record)) if record.tenant == **tenant => pages.settled(key, record.cost_wei.unwrap_or_default()),
+        // It is another tenant's since: it ended untried, for nothing.
+        Ok(_) => pages.settled(key, U256::ZERO),
         // Held until the start after: too much counts rather than too little.
         Err(error) => tracing::warn!(%id, %error, "what a page key's request cost could not be read"),
     }
@@ -438,6 +399,10 @@ mod tests {
         RequestId(alloy_primitives::B256::repeat_byte(n))
     }
 
+    fn held(tenant: &str, n: u8) -> Held {
+        (tenant.into(), id(n))
+    }
+
     const T0: Timestamp = Timestamp(HOUR_MS * 1_000);
 
     #[test]
@@ -452,7 +417,7 @@ mod tests {
         book.accepted(first, id(1), U256::from(60));
         let second = reserve(40, T0).unwrap();
         book.released(&second);
-        book.settled(id(1), U256::from(20));
+        book.settled(&held("shop", 1), U256::from(20));
         let second = reserve(80, T0).unwrap();
         book.accepted(second, id(2), U256::from(80));
         // The next hours, up to half of the budget.
@@ -462,6 +427,59 @@ mod tests {
         }
         let problem = reserve(1, Timestamp(T0.0 + 5 * HOUR_MS)).unwrap_err();
         assert!(problem.detail().contains("page_key.budget_percent"), "{}", problem.detail());
+    }
+
+    /// Submitted through another tenant's page before it is known here that the first tenant's has ended.
+    #[test]
+    fn the_same_signed_request_is_held_for_each_tenant_that_has_it() {
+        let (book, limits, tenant) = (PageBook::default(), PageLimits::default(), tenant(1_000, 86_400));
+        let reserve = |tenant_id: &str| {
+            let caller = Caller { tenant: tenant_id.into(), ..caller() };
+            book.reserve(&limits, &tenant, &caller, (1, U256::from(90)), T0).unwrap()
+        };
+        book.accepted(reserve("shop"), id(1), U256::from(90));
+        book.accepted(reserve("bank"), id(1), U256::from(90));
+        book.settled(&held("shop", 1), U256::ZERO);
+        assert_eq!(book.lock().open[&*held("bank", 1).0], 1);
+        assert_eq!(book.lock().open[&*held("shop", 1).0], 0);
+        book.settled(&held("bank", 1), U256::from(80));
+        assert_eq!(book.lock().accounts[&("bank".into(), 1)].of_hour, U256::from(80));
+        assert_eq!(book.lock().accounts[&("shop".into(), 1)].of_hour, U256::ZERO);
+    }
+
+    #[test]
+    fn what_the_ledger_counted_goes_on_after_a_start() {
+        let limits = PageLimits { max_requests_per_hour: 4, ..PageLimits::default() };
+        let (book, tenant) = (PageBook::default(), tenant(1_000, 86_400));
+        let ended = |key: &str, requests, hour: u64, period: u64| EndedByKey {
+            key: key.to_owned(),
+            chain_id: 1,
+            since: [(requests, U256::from(hour)), (requests + 9, U256::from(period))],
+        };
+        let open = |n: u8, at: u64| OpenByKey {
+            key: "web".to_owned(),
+            id: id(n),
+            chain_id: 1,
+            accepted_at: Timestamp(at),
+            reserved_wei: U256::from(20),
+        };
+        let used = KeyUse { open: vec![open(1, T0.0), open(2, T0.0 - 1)], ended: vec![ended("web", 1, 30, 400)] };
+        book.recall(&"shop".into(), &tenant, used, T0);
+        // The hour has 30 spent and 20 held, the period 400 and 40.
+        let reserve = |wei: u64, at: Timestamp| book.reserve(&limits, &tenant, &caller(), (1, U256::from(wei)), at);
+        assert!(reserve(51, T0).unwrap_err().detail().contains("50 of 100 wei"));
+        let hold = reserve(50, T0).unwrap();
+        // The fourth of the hour was the second that was submitted in it, with one that has ended.
+        book.accepted(hold, id(3), U256::from(50));
+        reserve(0, T0).unwrap();
+        assert!(reserve(0, T0).unwrap_err().detail().contains("page_key.max_requests_per_hour"));
+        // Later in the day 500 - 400 - 40 - 50 are left, and what was held comes back.
+        let later = Timestamp(T0.0 + HOUR_MS);
+        assert!(reserve(11, later).unwrap_err().detail().contains("10 of 500 wei"));
+        book.settled(&held("shop", 1), U256::ZERO);
+        book.settled(&held("shop", 2), U256::from(5));
+        assert!(reserve(46, later).unwrap_err().detail().contains("45 of 500 wei"));
+        reserve(45, later).unwrap();
     }
 
     #[test]
@@ -475,8 +493,8 @@ mod tests {
         let problem = reserve(T0).unwrap_err();
         assert!(problem.detail().contains("page_key.budget_percent"), "{}", problem.detail());
         for n in 0..5 {
-            book.settled(id(n), U256::ZERO);
-            book.settled(id(n), U256::ZERO);
+            book.settled(&held("shop", n), U256::ZERO);
+            book.settled(&held("shop", n), U256::ZERO);
         }
         book.accepted(reserve(T0).unwrap(), id(6), U256::ZERO);
         // The same request again takes one place.

@@ -260,7 +260,7 @@ pub(super) async fn show(State(app): State<Shared>, caller: Caller, Path(id): Pa
         Some(batch) => app.relay.batch(batch).await?,
         None => None,
     };
-    let filter = EventFilter { after: 0, request: Some(id), tenant: None, limit: MAX_TIMELINE };
+    let filter = EventFilter { after: 0, request: Some(record.seq), tenant: None, limit: MAX_TIMELINE };
     let timeline = app.relay.events(&filter).await?;
     let promise = promise_of(&app, &record);
     let attempts = batch.map(|view| view.attempts).unwrap_or_default();
@@ -328,9 +328,12 @@ pub(super) async fn cancel(
         }
         record
     };
-    let cancelled = app.relay.cancel(&record.tenant, id).await?;
+    let mut cancelled = app.relay.cancel(&record.tenant, id).await?;
     if *record.tenant != *caller.tenant && caller.is_operator() {
         app.relay.record_action(&caller.name(), "cancel", &id.to_string()).await?;
+    }
+    if caller.is_page || !caller.sees(&cancelled.tenant) {
+        cancelled.submitted_by = None;
     }
     Ok(body::json(StatusCode::OK, &SummaryView::from(&cancelled)))
 }

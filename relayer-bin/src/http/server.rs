@@ -12,6 +12,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::{GracefulShutdown, Watcher},
 };
+use slackwater::ledger::LedgerError;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
@@ -38,7 +39,7 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Most connections to the probes' own listener (`server.probe_listen`).
 const MAX_PROBES: usize = 64;
 
-/// Why the server could not listen. Configuration's or the machine's fault.
+/// Why the server could not start. Configuration's, the machine's or the storage's fault.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
@@ -52,6 +53,9 @@ pub enum ServeError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// What page keys have used could not be counted: their caps (`page_key.*`) would begin anew.
+    #[error("the ledger can't tell what page keys have used, so their caps (`page_key.*`) would begin anew: {0}")]
+    Recall(LedgerError),
 }
 
 /// A listening server.
@@ -108,15 +112,24 @@ impl Server {
 
     /// Serves `app` until `stop` resolves; then stops accepting, ends event streams, and waits for calls in progress
     /// for at most `server.shutdown_grace_ms`.
-    pub async fn run(self, app: Arc<App>, stop: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// [`ServeError::Recall`]; no call was answered then.
+    pub async fn run(self, app: Arc<App>, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
         let door = Arc::new(Door::new(Arc::clone(&app)));
         let graceful = GracefulShutdown::new();
         let mut connections = tokio::task::JoinSet::new();
         let events = app.relay.subscribe();
         tokio::pin!(stop);
         tokio::select! {
-            () = &mut stop => return app.close(),
-            () = super::page::recall(&app) => {}
+            () = &mut stop => {
+                app.close();
+                return Ok(());
+            }
+            recalled = super::page::recall(&app) => if let Err(error) = recalled {
+                app.close();
+                return Err(ServeError::Recall(error));
+            },
         }
         connections.spawn(super::page::follow(Arc::clone(&app), events));
         loop {
@@ -162,6 +175,7 @@ impl Server {
             tracing::warn!(open, grace_ms = grace.as_millis(), "connections cut off (`server.shutdown_grace_ms`)");
         }
         connections.shutdown().await;
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header};
 use serde_json::{Value, json};
+use slackwater::relay::Relay;
 use slackwater_relayer::{
     config::Sources,
     http::{
@@ -46,6 +47,22 @@ impl Api {
     }
 
     async fn with(server: &str, has_keys: bool, more: &str) -> Self {
+        let (relay, server, app, dir) = Self::raise(server, has_keys, more).await;
+        let url = format!("http://{}", server.address());
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            server
+                .run(app, async {
+                    let _ = stopped.await;
+                })
+                .await
+                .expect("it serves");
+            relay.shutdown().await;
+        });
+        Self { url, client: Client::new(), stop: Some(stop), task: Some(task), _dir: dir }
+    }
+
+    async fn raise(server: &str, has_keys: bool, more: &str) -> (Relay, Server, Arc<App>, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let tenant = |id: &str, key: &str, more: &str| {
             format!(
@@ -70,18 +87,8 @@ impl Api {
         let config = sources.load_text(Some(("test".to_owned(), text))).unwrap();
         let relay = config.relay_builder(config.resolve().unwrap()).start().await.unwrap();
         let server = Server::bind(config.listen).unwrap();
-        let url = format!("http://{}", server.address());
         let app = Arc::new(App::new(relay.clone(), config.access(), config.http.clone(), None));
-        let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(async move {
-            server
-                .run(app, async {
-                    let _ = stopped.await;
-                })
-                .await;
-            relay.shutdown().await;
-        });
-        Self { url, client: Client::new(), stop: Some(stop), task: Some(task), _dir: dir }
+        (relay, server, app, dir)
     }
 
     fn request(&self, method: Method, path: &str, key: &str) -> RequestBuilder {
@@ -102,6 +109,25 @@ impl Api {
         let _ = self.stop.take().unwrap().send(());
         tokio::time::timeout(Duration::from_secs(20), self.task.take().unwrap()).await.unwrap().unwrap();
     }
+}
+
+/// Where the ledger can't tell what page keys have used, no call is answered: their caps would be open.
+#[tokio::test]
+async fn without_what_page_keys_have_used_nothing_is_served() {
+    let (key, target) = (KeyHash::of("sw_pages_4WbTnMkLpQ7Rxd"), "0x11".to_owned() + &"11".repeat(19));
+    let page = format!(
+        "[[tenant]]\nid = \"pages\"\nbudget = {{ limit_wei = \"1000000\" }}\n\
+         targets.31337 = {{ \"{target}\" = [\"0xd09de08a\"] }}\n\
+         [[tenant.keys]]\nid = \"web\"\nhash = \"{key}\"\norigins = [\"https://app.example.org\"]\n"
+    );
+    let (relay, server, app, _dir) = Api::raise("", true, &page).await;
+    // Its ledger is closed.
+    relay.shutdown().await;
+    let address = server.address();
+    let served = tokio::time::timeout(Duration::from_secs(20), server.run(app, std::future::pending())).await;
+    let refused = served.expect("it ends at once").unwrap_err().to_string();
+    assert!(refused.contains("page_key.*") && refused.contains("ledger is closed"), "{refused}");
+    assert!(tokio::net::TcpStream::connect(address).await.is_err(), "nobody listens");
 }
 
 async fn answer(request: RequestBuilder) -> (StatusCode, Value) {

@@ -84,6 +84,15 @@ async fn answer(request: RequestBuilder) -> (u16, Value) {
     (status, serde_json::from_slice(&response.bytes().await.expect("a body")).unwrap_or_default())
 }
 
+/// What a stream has told, and tells within a second.
+async fn heard(mut stream: reqwest::Response) -> String {
+    let mut text = String::new();
+    while let Ok(Ok(Some(chunk))) = tokio::time::timeout(Duration::from_secs(1), stream.chunk()).await {
+        text.push_str(&String::from_utf8_lossy(&chunk));
+    }
+    text
+}
+
 #[track_caller]
 fn refused((status, problem): (u16, Value), expect: u16, code: &str, what: &str) {
     assert_eq!((status, problem["code"].as_str().unwrap_or_default()), (expect, code), "{problem}");
@@ -258,18 +267,37 @@ async fn what_ended_untried_another_tenant_may_submit() -> Result<()> {
     refused(bank.submit(&second, nothing).await, 409, "already_submitted", "");
     let (_, open) = answer(shop.request(Method::GET, &path)).await;
     assert!(open["executableUntil"].is_null(), "{open}");
+    // One stream tells all, the other begins after the end that is to come.
+    let (_, counts) = answer(of("boss").request(Method::GET, "/v1/counts")).await;
+    let last = counts["lastEventSeq"].as_u64().expect("a number");
+    let follow = async |after: u64| {
+        let stream = shop.request(Method::GET, &format!("{path}/events?after={after}")).send().await;
+        stream.expect("a stream")
+    };
+    let (told, after_the_end) = (follow(0).await, follow(last + 1).await);
     assert_eq!(answer(shop.request(Method::DELETE, &path)).await.0, 200);
     let (_, ended) = answer(shop.request(Method::GET, &path)).await;
     assert_eq!((&ended["status"], &ended["executableUntil"]), (&json!("cancelled"), &json!(deadline_s)), "{ended}");
 
     let (status, accepted) = bank.submit(&second, nothing).await;
     assert_eq!((status, &accepted["duplicate"]), (202, &json!(false)), "{accepted}");
-    refused(answer(shop.request(Method::GET, &path)).await, 404, "not_found", "");
+    for (method, path) in [
+        (Method::GET, path.clone()),
+        (Method::DELETE, path.clone()),
+        (Method::GET, format!("{path}/events?after=0")),
+        (Method::GET, format!("/v1/events?after=0&requests={}", second.id)),
+    ] {
+        refused(answer(shop.request(method, &path)).await, 404, "not_found", "");
+    }
     refused(shop.submit(&second, nothing).await, 409, "already_submitted", "");
     assert_eq!(shop.submit(&crowd.sign_at(&user, 0, &mark), nothing).await.0, 202);
     stage.settle_mining().await?;
     let (_, executed) = answer(bank.request(Method::GET, &path)).await;
     assert_eq!((&executed["status"], &executed["tenant"]), (&json!("finalized"), &json!("bank")), "{executed}");
     assert!(executed["executableUntil"].is_null(), "{executed}");
+    // What the first one follows tells its own end, and nothing of the other one's.
+    let (told, after_the_end) = (heard(told).await, heard(after_the_end).await);
+    assert!(told.contains("cancelled") && !told.contains("bank"), "{told}");
+    assert!(!after_the_end.contains("data:"), "{after_the_end}");
     stage.close().await
 }

@@ -313,7 +313,7 @@ impl LocalRelay {
             // What every node refused made way for the newest one.
             let Some(batch) = records.iter().rev().find_map(|record| record.batch.clone()) else { continue };
             let mut members: Vec<Arc<VerifiedRequest>> = Vec::new();
-            let (mut weights, mut absent_weight) = (Vec::new(), None);
+            let (mut weights, mut absent_weight, mut flying) = (Vec::new(), None, Vec::new());
             for (id, weight) in batch.members.iter().zip(&batch.weights) {
                 // One that has ended already (a crash between two writes) stays ended.
                 let Some(queued) = open.remove(id) else {
@@ -322,12 +322,13 @@ impl LocalRelay {
                 };
                 weights.push(*weight);
                 members.push(queued.request.clone());
-                self.queue.push_in_flight(queued, lane);
+                flying.push(queued);
                 if let Some(entry) = self.entries.get_mut(id) {
                     entry.status = Status::Broadcast;
                     entry.is_bound = true;
                 }
             }
+            self.queue.push_in_flight(flying, lane, self.params.base_gas());
             let key =
                 members.first().map_or(VehicleKey::Single(RequestId(B256::ZERO)), |first| VehicleKey::of(first, false));
             slots.push(RestoredSlot {

@@ -219,11 +219,15 @@ impl Lane {
         };
         let least = needed.filter(|least| least.max_fee_per_gas <= ceiling);
         // A payload that may not be sent any more, can't be outbid under the ceiling and is not mined although it could
-        // pay: most likely nobody holds it. A cancel at the market's price frees the nonce then, and is refused if not.
+        // pay: most likely nobody holds it. A cancel frees the nonce then, and may be refused if not: it outbids what pools that
+        // compare caps hold, where the ceiling allows that, and else offers the market's price.
         let is_forgotten = is_first_cancel
             && slot.held_fees().is_some_and(|held| held.max_fee_per_gas >= head.next_base_fee)
             && slot.quiet_blocks(head.number) >= config.bump_after_blocks.saturating_mul(2);
-        let least = least.or_else(|| is_forgotten.then(|| Fees::new(head.next_base_fee, 0)));
+        let by_caps = |held: Fees| config.replacement.by_caps().min_replacement(held, head.next_base_fee);
+        let outbids = slot.held_fees().and_then(by_caps).filter(|least| least.max_fee_per_gas <= ceiling);
+        let market = Fees::new(head.next_base_fee, 0);
+        let least = least.or_else(|| is_forgotten.then(|| outbids.map_or(market, |least| least.max_of_each(market))));
         let Some(least) = least.filter(|_| head.next_base_fee <= ceiling) else {
             if slot.trouble.is_none() {
                 slot.trouble = Some(Trouble::AboveCeiling);

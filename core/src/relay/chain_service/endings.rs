@@ -23,7 +23,18 @@ pub(in crate::relay) struct Gap {
 }
 
 impl ChainService {
-    pub(super) fn cancel(&mut self, now: Timestamp, id: RequestId, reply: oneshot::Sender<Result<(), CancelError>>) {
+    pub(super) fn cancel(
+        &mut self,
+        now: Timestamp,
+        tenant: &str,
+        id: RequestId,
+        reply: oneshot::Sender<Result<(), CancelError>>,
+    ) {
+        // The tenant's may have ended since it was looked for, and the same signed request be another's.
+        if self.queue.get(id).is_some_and(|entry| *entry.tenant != *tenant) {
+            let _ = reply.send(Err(CancelError::Unknown(id)));
+            return;
+        }
         if !self.queue.is_waiting(id) {
             let status = if self.queue.get(id).is_some() { Status::Batched } else { Status::Finalized };
             let _ = reply.send(Err(CancelError::TooLate { id, status }));
@@ -153,5 +164,55 @@ impl ChainService {
             }
             is_durable
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use alloy_primitives::{Address, U256};
+
+    use super::*;
+    use crate::{
+        policy::{OpenLimits, TenantPolicy},
+        relay::{clock, simulate::tests::request, start::tests::service, tenants::Tenants},
+        request::vehicle::Company,
+        schedule::{QueuedRequest, Refusals},
+    };
+
+    #[tokio::test]
+    async fn what_has_become_another_tenants_is_not_withdrawn() {
+        let policies = ["shop", "bank"].map(|id| (id.to_owned(), TenantPolicy::new(id)));
+        let tenants = Arc::new(Tenants::new(BTreeMap::from(policies), OpenLimits::default(), false));
+        let ledger = tempfile::tempdir().unwrap();
+        let (mut service, mut journal) = service(&ledger.path().join("ledger.db"), &tenants).await;
+        let request = request(1, 0, Address::repeat_byte(0xaa));
+        let id = request.id();
+        service.queue.push(QueuedRequest {
+            tenant: tenants.get("bank").unwrap().name.clone(),
+            seq: 2,
+            accepted_at: clock::now(),
+            gas: 100_000,
+            bytes: 100,
+            ceiling_wei_per_gas: 1,
+            first_ceiling_wei_per_gas: 1,
+            reserved_wei: U256::ZERO,
+            spent_wei: U256::ZERO,
+            company: Company::Named,
+            simulations: 0,
+            batch_failures: 0,
+            due: request.deadline(),
+            is_late: false,
+            refusals: Refusals::default(),
+            request,
+        });
+        let (reply, mut answer) = oneshot::channel();
+        service.cancel(clock::now(), "shop", id, reply);
+        assert!(matches!(answer.try_recv(), Ok(Err(CancelError::Unknown(unknown))) if unknown == id));
+        assert!(service.queue.is_waiting(id) && journal.try_recv().is_err());
+        let (reply, _answer) = oneshot::channel();
+        service.cancel(clock::now(), "bank", id, reply);
+        assert!(!service.queue.is_waiting(id) && journal.try_recv().is_ok());
     }
 }

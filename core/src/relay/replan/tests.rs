@@ -110,7 +110,7 @@ impl Scene {
                 is_late: false,
                 refusals: Refusals::default(),
             };
-            service.queue.push_in_flight(entry, lane);
+            service.queue.push_in_flight(vec![entry], lane, 0);
         }
         Self { service, journal, tenants, all, _ledger: ledger }
     }
@@ -381,7 +381,7 @@ async fn who_left_is_not_taken_out_of_where_it_is() {
     assert!(scene.service.queue.is_waiting(id));
     let entry = scene.service.queue.remove(id, false).unwrap();
     let lane = scene.service.lanes[0].machine.id();
-    scene.service.queue.push_in_flight(entry, lane);
+    scene.service.queue.push_in_flight(vec![entry], lane, 0);
     // Its user is told again.
     let told = scene.shown(&[1, 2]).expect("the other one leaves");
     assert_eq!(told.changes.iter().map(|change| change.id).collect::<Vec<_>>(), [scene.id(2)]);

@@ -99,7 +99,7 @@ impl Scene {
             service.ledger.commit(vec![Write::Accept(Box::new(new))]).await.unwrap();
             let record = service.ledger.request(request.id()).await.unwrap().unwrap();
             let entry = queued(&params, &tenants, "shop".into(), &record, (**request).clone());
-            service.queue.push_in_flight(entry, lane);
+            service.queue.push_in_flight(vec![entry], lane, 0);
         }
         let key = VehicleKey::Forwarder(FORWARDER);
         let payload = params.payload(key, &all);

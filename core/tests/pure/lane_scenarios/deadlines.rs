@@ -94,3 +94,28 @@ fn s7_a_forgotten_payload_at_the_ceiling_does_not_block_the_lane() {
     assert!(number >= 100 + 2 * BUMP_AFTER, "not before it had its chance");
     assert_eq!((rig.kind(key(0, 1)), rig.fees(key(0, 1))), (AttemptKind::Cancel, head(number).quote));
 }
+
+/// Where only pools that compare effective prices would ask for more than the ceiling, the others are outbid: both prices rise.
+#[test]
+fn s7_a_forgotten_payload_is_outbid_by_its_caps_where_the_ceiling_holds_that() {
+    let mut rig = Rig::new(0);
+    let at = |number, base: u128, cap: u128| HeadInfo {
+        next_base_fee: base * GWEI,
+        quote: Fees::new(cap * GWEI, 50 * GWEI),
+        ..head(number)
+    };
+    rig.head_with(at(100, 600, 875));
+    rig.send(Plan { ceiling_wei_per_gas: 1_000 * GWEI, ..plan(203) });
+    let held = rig.fees(key(0, 0));
+    assert_eq!(held, Fees::new(875 * GWEI, 50 * GWEI));
+    rig.sent(key(0, 0), SendOutcome::Maybe(RpcErrorClass::Timeout));
+    let spike = 860;
+    let signed = (102..140).find(|number| !signs(&rig.head_with(at(*number, spike, 990))).is_empty());
+    assert!(signed.is_some_and(|number| number >= 100 + 2 * BUMP_AFTER), "{signed:?}");
+    let (kind, fees) = (rig.kind(key(0, 1)), rig.fees(key(0, 1)));
+    assert_eq!(kind, AttemptKind::Cancel);
+    assert!(fees.max_fee_per_gas <= 1_000 * GWEI, "{fees:?}");
+    for rule in [ClientRule::Geth, ClientRule::Reth, ClientRule::RethOld, ClientRule::Erigon, ClientRule::Nethermind] {
+        assert!(rule.accepts(held, fees, spike * GWEI), "{rule:?}: {fees:?}");
+    }
+}

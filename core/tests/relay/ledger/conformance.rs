@@ -11,8 +11,8 @@ use slackwater::{
     Timestamp,
     ledger::{
         AcceptOutcome, AccountEntry, AttemptKind, AttemptRecord, BatchRecord, BatchState, Bill, BudgetLimit,
-        DecisionRow, EventFilter, EventRecord, Fence, Ledger, NewRequest, PlannedBatch, RequestChange, RequestFilter,
-        RequestRecord, SpentRow, Write, WriteOutcome,
+        DecisionRow, EndedByKey, EventFilter, EventRecord, Fence, KeyUse, Ledger, NewRequest, OpenByKey, PlannedBatch,
+        RequestChange, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
     },
     provenance::{Decision, Entry, Head, verify_chain_from},
     request::{BatchId, LaneId, Reason, Status, TargetRecord, settlement::CostAccount},
@@ -52,6 +52,7 @@ conformance! {
     new_request_reads_back
     same_id_is_a_duplicate_for_ever
     what_ended_untried_is_anothers_to_submit
+    a_key_belongs_to_its_own_tenants_request
     idempotency_key_answers_first
     a_missed_promise_is_told_once
     sequence_has_one_holder
@@ -79,6 +80,7 @@ conformance! {
     what_targets_showed_survives
     events_have_no_gaps
     requests_are_listed
+    use_of_keys_is_counted
     open_requests_are_paged
     running_numbers_agree
     large_commits_cross_chunks

@@ -1,7 +1,7 @@
 //! Group commit, on a ledger whose commits can be held back and made to fail.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::{Arc, Mutex},
 };
 
@@ -11,8 +11,8 @@ use slackwater::{
     Timestamp,
     ledger::{
         AccountRow, AttemptRecord, BatchRecord, BatchState, CostRow, DecisionRow, Durable, EventFilter, EventRecord,
-        GroupCommit, GroupCommitConfig, Ledger, LedgerError, Reach, RequestChange, RequestFilter, RequestRecord,
-        SpentRow, Write, WriteOutcome,
+        GroupCommit, GroupCommitConfig, KeyUse, Ledger, LedgerError, Reach, RequestChange, RequestFilter,
+        RequestRecord, SpentRow, Write, WriteOutcome,
     },
     provenance::Decision,
     request::{BatchId, LaneId, Reason, RequestId, Status, TargetRecord},
@@ -115,6 +115,14 @@ impl Ledger for Staged {
         limit: usize,
     ) -> Result<Vec<CostRow>, LedgerError> {
         self.inner.costs_of(tenant, since, after, limit).await
+    }
+    async fn used_by_keys(
+        &self,
+        tenant: &str,
+        keys: &BTreeSet<Arc<str>>,
+        since: [Timestamp; 2],
+    ) -> Result<KeyUse, LedgerError> {
+        self.inner.used_by_keys(tenant, keys, since).await
     }
     async fn nonces_of(&self, chain_id: u64, forwarder: Address, signer: Address) -> Result<Vec<u64>, LedgerError> {
         self.inner.nonces_of(chain_id, forwarder, signer).await

@@ -79,10 +79,18 @@ pub(crate) async fn what_ended_untried_is_anothers_to_submit(store: &impl Store)
     let told = EventFilter { tenant: Some("acme".into()), limit: 9, ..EventFilter::default() };
     assert_eq!(ledger.events(&told).await.unwrap().len(), 2, "what happened to the first one's stays told");
     assert_eq!(duplicate(&one(&*ledger, accept(new(1))).await).tenant, "zeta");
-    // The first one's key is nobody's request any more.
-    let again = one(&*ledger, accept(with_key(3, "k", 3))).await;
-    let taken = WriteOutcome::Accept(AcceptOutcome::IdempotencyConflict { existing: id(1) });
-    assert!(again == taken || accepted(&again).request_id == id(3), "{again:?}");
+    // Each has its own events, by the number of its acceptance.
+    let of = async |seq: u64| {
+        let events =
+            ledger.events(&EventFilter { request: Some(seq), limit: 9, ..EventFilter::default() }).await.unwrap();
+        events.into_iter().map(|event| (event.tenant, event.status)).collect::<Vec<_>>()
+    };
+    let told = |tenant: &str, status| (tenant.to_owned(), status);
+    assert_eq!(of(1).await, [told("acme", Status::Queued), told("acme", Status::Cancelled)]);
+    assert_eq!(of(2).await, [told("zeta", Status::Queued)]);
+    // The first one's key is nobody's request any more: free for another body, and not bound to what is another's.
+    assert_eq!(duplicate(&one(&*ledger, accept(with_key(1, "k", 1))).await).tenant, "zeta");
+    assert_eq!(accepted(&one(&*ledger, accept(with_key(3, "k", 3))).await).request_id, id(3));
 
     // Late, and never tried.
     accepted(&one(&*ledger, accept(new(4))).await);
@@ -96,6 +104,23 @@ pub(crate) async fn what_ended_untried_is_anothers_to_submit(store: &impl Store)
     commit(&*ledger, vec![moved(0, BatchState::Broadcast, &[2], Status::Queued), ended(&[2], Status::Expired)]).await;
     assert_eq!(request(&*ledger, 2).await.status, Status::Expired);
     assert_eq!(duplicate(&one(&*ledger, accept(anothers(2))).await).tenant, "acme");
+}
+
+/// A refused try leaves its key free: the same body under the same key is accepted once the other tenant's has ended.
+pub(crate) async fn a_key_belongs_to_its_own_tenants_request(store: &impl Store) {
+    let ledger = store.open().await;
+    let anothers = |n: u64, body: u64| NewRequest { tenant: "zeta".into(), ..with_key(n, "z", body) };
+    accepted(&one(&*ledger, accept(new(1))).await);
+    assert_eq!(duplicate(&one(&*ledger, accept(anothers(1, 1))).await).tenant, "acme");
+    one(&*ledger, ended(&[1], Status::Cancelled)).await;
+    // In one commit, with a key that the first one's gets just before and another body under it just after.
+    let writes = vec![accept(with_key(1, "k", 1)), accept(anothers(1, 1)), accept(with_key(2, "k", 2))];
+    let outcomes = commit(&*ledger, writes).await;
+    assert_eq!(duplicate(&outcomes[0]).status, Status::Cancelled);
+    assert_eq!(accepted(&outcomes[1]).tenant, "zeta");
+    assert_eq!(accepted(&outcomes[2]).request_id, id(2));
+    assert_eq!(duplicate(&one(&*ledger, accept(anothers(1, 1))).await).tenant, "zeta");
+    assert_eq!(duplicate(&one(&*ledger, accept(with_key(2, "k", 2))).await).id, id(2));
 }
 
 pub(crate) async fn a_missed_promise_is_told_once(store: &impl Store) {
@@ -201,4 +226,62 @@ pub(crate) async fn sequence_is_released_and_taken_in_one_commit(store: &impl St
     accepted(&outcomes[4]);
     assert_eq!(request(&*ledger, 2).await.status, Status::Cancelled);
     assert_eq!(request(&*ledger, 3).await.status, Status::Queued);
+}
+
+/// What requests of some keys come to, without reading them: the open ones one by one, the ended ones as sums.
+pub(crate) async fn use_of_keys_is_counted(store: &impl Store) {
+    let ledger = store.open().await;
+    let large = U256::from(10).pow(U256::from(70));
+    let at = |n: u64, key: &str, ago_ms: u64| NewRequest {
+        submitted_by: Some(key.to_owned()),
+        accepted_at: Timestamp(NOW.0 - ago_ms),
+        ..new(n)
+    };
+    let others = NewRequest { tenant: "zeta".into(), ..at(9, "web-1", 0) };
+    let elsewhere = NewRequest { chain_id: 1, ..at(10, "web-1", 0) };
+    let writes = [
+        at(7, "web-1", 5 * HOUR_MS),
+        at(1, "web-1", 4 * HOUR_MS),
+        at(2, "web-1", HOUR_MS),
+        at(3, "web-1", 10),
+        at(4, "web-1", 10),
+        at(5, "web-2", 10),
+        at(6, "own", 10),
+        NewRequest { submitted_by: None, ..at(8, "", 10) },
+        others,
+        elsewhere,
+    ];
+    for outcome in &commit(&*ledger, writes.into_iter().map(accept).collect()).await {
+        accepted(outcome);
+    }
+    one(&*ledger, plan(0, &[1, 2, 3])).await;
+    let mut settled = moved(0, BatchState::Finalized, &[1, 2, 3], Status::Finalized);
+    if let Write::Batch { changes, cost_wei, .. } = &mut settled {
+        let costs = [U256::from(5), large, large + U256::from(999_999_999)];
+        changes.iter_mut().zip(costs).for_each(|(change, cost)| change.charged_wei = cost);
+        *cost_wei = Some(costs.into_iter().sum());
+    }
+    applied(&one(&*ledger, settled).await);
+    one(&*ledger, ended(&[6, 8, 9, 10], Status::Cancelled)).await;
+    let keys = ["web-1", "web-2", "none"].map(std::sync::Arc::from).into();
+    let since = |hours: u64| Timestamp(NOW.0 - hours * HOUR_MS);
+    let used = ledger.used_by_keys("acme", &keys, [since(0), since(2)]).await.unwrap();
+    let open = |n: u64, key: &str, ago_ms: u64| OpenByKey {
+        key: key.to_owned(),
+        id: id(n),
+        chain_id: CHAIN,
+        accepted_at: Timestamp(NOW.0 - ago_ms),
+        reserved_wei: U256::from(1_000),
+    };
+    let both = large + large + U256::from(999_999_999);
+    let ended = |chain_id: u64, since: [(u64, U256); 2]| EndedByKey { key: "web-1".to_owned(), chain_id, since };
+    let expected = KeyUse {
+        open: vec![open(7, "web-1", 5 * HOUR_MS), open(4, "web-1", 10), open(5, "web-2", 10)],
+        ended: vec![ended(1, [(1, U256::ZERO), (1, U256::ZERO)]), ended(CHAIN, [(0, U256::ZERO), (2, both)])],
+    };
+    assert_eq!(used, expected);
+    // Each instant by itself, and from the beginning.
+    let used = ledger.used_by_keys("acme", &keys, [since(3), Timestamp(0)]).await.unwrap();
+    assert_eq!(used.ended[1].since, [(2, both), (3, both + U256::from(5))]);
+    assert_eq!(ledger.used_by_keys("acme", &Default::default(), [since(0); 2]).await.unwrap(), KeyUse::default());
 }

@@ -162,13 +162,13 @@ pub(crate) async fn events_have_no_gaps(store: &impl Store) {
     assert_eq!(ledger.last_event_seq().await.unwrap(), 10);
     let page = read(EventFilter { after: 3, limit: 2, ..EventFilter::default() }).await;
     assert_eq!(page, all[3..5]);
-    let of_one = read(EventFilter { request: Some(id(4)), limit: 10, ..EventFilter::default() }).await;
+    let of_one = read(EventFilter { request: Some(4), limit: 10, ..EventFilter::default() }).await;
     assert_eq!(of_one.iter().map(|event| event.request_seq).collect::<Vec<_>>(), [1, 2, 3]);
     let of_tenant = read(EventFilter { tenant: Some("zeta".into()), limit: 10, ..EventFilter::default() }).await;
     assert_eq!(of_tenant, of_one);
     let rest = read(EventFilter { after: u64::MAX, limit: 10, ..EventFilter::default() }).await;
     assert_eq!(rest, []);
-    let unknown = read(EventFilter { request: Some(id(99)), limit: 10, ..EventFilter::default() }).await;
+    let unknown = read(EventFilter { request: Some(99), limit: 10, ..EventFilter::default() }).await;
     assert_eq!(unknown, []);
 }
 
