@@ -27,7 +27,7 @@ use crate::{
     },
     protection::Protection,
     request::{
-        BatchId, LaneId, RequestId, Status, VerifiedRequest,
+        LaneId, RequestId, Status, VerifiedRequest,
         settlement::ceiling_left,
         vehicle::{Company, Payload, VehicleKey, VehicleParams},
     },
@@ -83,7 +83,7 @@ async fn find_uncertain(
     open: &Open,
 ) -> Result<BTreeSet<RequestId>, LedgerError> {
     let calls: Vec<&QueuedRequest> =
-        open.values().map(|opened| &opened.entry).filter(|entry| entry.request.sequence().is_none()).collect();
+        open.values().map(|opened| &*opened.entry).filter(|entry| entry.request.sequence().is_none()).collect();
     if calls.is_empty() {
         return Ok(BTreeSet::new());
     }
@@ -137,7 +137,7 @@ pub(super) async fn restore(
     // By id; the in-flight ones are placed by their batches, the rest waits.
     let mut open = load_open(ledger, chain, tenants).await?;
     let newest = open.values().map(|opened| opened.entry.seq).max().unwrap_or(0);
-    for Opened { status, entry, .. } in open.values().map(|opened| &**opened).filter(|_| !is_counted) {
+    for Opened { status, entry, .. } in open.values().filter(|_| !is_counted) {
         let claim = claim(&entry.tenant, &entry.request, entry.reserved_wei);
         tenants.restore_open(claim, *status == Status::Included, entry.accepted_at);
     }
@@ -146,7 +146,7 @@ pub(super) async fn restore(
     // Transactions of a signer that is not configured any more are watched to their end all the same: that needs no key.
     let in_batches = open.values().filter(|opened| opened.status != Status::Queued);
     let removed: BTreeSet<Address> = in_batches
-        .filter_map(|opened| opened.batch.map(|batch| batch.lane.sender))
+        .filter_map(|opened| opened.batch.map(|(sender, _)| sender))
         .filter(|sender| !senders.contains(sender) && Protection::WatchRemoved.is_on())
         .collect();
     for sender in &removed {
@@ -180,15 +180,15 @@ pub(super) async fn restore(
         };
         lanes.push(restore_lane(ledger, chain, lane_config, signer, params, &mut open, &mut queue, extra).await?);
     }
-    let mut rest: Vec<_> = open.into_values().collect();
+    let mut rest: Vec<Opened> = open.into_values().collect();
     rest.sort_by_key(|opened| opened.entry.seq);
     let waiting = rest.len();
-    for Opened { status, batch, entry, .. } in rest.into_iter().map(|opened| *opened) {
+    for Opened { status, batch, entry, .. } in rest {
         if status != Status::Queued {
             tracing::error!(id = %entry.request.id(), %status, ?batch, "request is in a batch that the ledger does not have as open");
             continue;
         }
-        queue.push(entry);
+        queue.push(*entry);
     }
     if waiting > 0 {
         tracing::info!(chain_id, waiting, "requests read back from the ledger");
@@ -244,14 +244,16 @@ pub(super) async fn count_open(ledger: &Arc<dyn Ledger>, tenants: &Tenants, chai
 
 /// An open request as it was read.
 struct Opened {
+    entry: Box<QueuedRequest>,
+    /// Sender and nonce of its batch.
+    batch: Option<(Address, u64)>,
     status: Status,
-    batch: Option<BatchId>,
-    entry: QueuedRequest,
-    /// Of one whose bytes stay in the ledger.
-    size: Option<MemberSize>,
+    /// Of one whose bytes stay in the ledger: [`MemberSize::data_bytes`].
+    data_bytes: u64,
 }
 
-type Open = HashMap<RequestId, Box<Opened>>;
+/// It may hold a million: what is in it is small.
+type Open = HashMap<RequestId, Opened>;
 
 /// All open requests of a chain; of those in a block an outline, or what is in blocks would not fit.
 async fn load_open(ledger: &Arc<dyn Ledger>, chain: &ChainShared, tenants: &Tenants) -> Result<Open, LedgerError> {
@@ -267,14 +269,14 @@ async fn load_open(ledger: &Arc<dyn Ledger>, chain: &ChainShared, tenants: &Tena
             let request = parse(&record)?;
             let tenant = names.entry(record.tenant.clone()).or_insert_with(|| record.tenant.as_str().into()).clone();
             let mut entry = queued(params, tenants, tenant, &record, request);
-            let mut size = None;
+            let mut data_bytes = 0;
             if record.status == Status::Included {
                 let key = params.vehicle(&entry.request);
-                size = Some(chain.size_of(key, &entry.request, chain.spec.family.has_data_fee()));
+                data_bytes = chain.size_of(key, &entry.request, chain.spec.family.has_data_fee()).data_bytes;
                 entry.request = Arc::new(entry.request.outline());
             }
-            let (status, batch) = (record.status, record.batch);
-            open.insert(record.id, Box::new(Opened { status, batch, entry, size }));
+            let batch = record.batch.map(|batch| (batch.lane.sender, batch.nonce));
+            open.insert(record.id, Opened { entry: Box::new(entry), batch, status: record.status, data_bytes });
         }
     }
 }
@@ -359,7 +361,8 @@ async fn restore_lane(
         };
         // Who has ended since needs nobody to look after it.
         let refused_plans = u32::try_from(earlier.len()).unwrap_or(u32::MAX);
-        let is_in_it = |open: &Open, id| open.get(id).is_some_and(|opened| opened.batch == Some(record.id));
+        let own = Some((record.id.lane.sender, record.id.nonce));
+        let is_in_it = |open: &Open, id| open.get(id).is_some_and(|opened| opened.batch == own);
         // Every node had refused it, or its block was taken back after all had left.
         let has_left = record.state != BatchState::Included
             && !members.is_empty()
@@ -392,8 +395,10 @@ async fn restore_lane(
         let mut flying = Vec::new();
         for member in &members {
             if let Some(opened) = is_in_it(open, member).then(|| open.remove(member)).flatten() {
-                let Opened { entry, size, .. } = *opened;
-                sizes.push(size);
+                let Opened { entry, data_bytes, .. } = opened;
+                let called = entry.request.gas().saturating_add(entry.request.gas() / 63);
+                let skip_gas = entry.gas.saturating_sub(called);
+                sizes.push(entry.request.is_outline().then_some(MemberSize { skip_gas, data_bytes }));
                 requests.push(entry.request.clone());
                 weights.push(entry.gas);
                 tenants.insert(entry.tenant.clone());

@@ -433,7 +433,7 @@ impl Default for TenantState {
 pub struct Queue {
     /// Boxed: a map of what is large holds twice as much.
     entries: HashMap<RequestId, Box<QueuedRequest>>,
-    signers: HashMap<Signer, SignerState>,
+    signers: HashMap<Signer, Box<SignerState>>,
     /// Signers whose forwarder nonce nobody has looked at.
     unknown: Unknown,
     /// Signers with requests behind a nonce that nobody has.
@@ -655,12 +655,13 @@ impl Queue {
 
     /// Takes requests that one transaction carries already: what a restart finds. They hold their places on the lane as if they
     /// had been composed: one slot together, or their part of a block's gas, once that is known, where it is more.
-    pub fn push_in_flight(&mut self, members: Vec<QueuedRequest>, lane: LaneId, base_gas: u64) {
+    pub fn push_in_flight(&mut self, members: Vec<impl Into<Box<QueuedRequest>>>, lane: LaneId, base_gas: u64) {
         self.transactions += 1;
         let number = self.transactions;
         let base = base_gas / (members.len() as u64).max(1);
         let mut gas_of = Vec::with_capacity(members.len());
         for entry in members {
+            let entry = entry.into();
             let id = entry.request.id();
             if let Some((forwarder, signer, nonce)) = entry.request.sequence() {
                 let state = self.signer((forwarder, signer));
@@ -670,10 +671,12 @@ impl Queue {
             self.watch_due(&entry);
             gas_of.push((id, entry.gas.saturating_add(base)));
             self.occupy(id, entry.tenant.clone(), Flying { lane, part: 0, number });
-            self.entries.insert(id, Box::new(entry));
+            self.entries.insert(id, entry);
         }
-        self.weigh(number, &gas_of, |_| WHOLE);
-        self.unsized_gas.push((number, gas_of));
+        if IS_SHARED {
+            self.weigh(number, &gas_of, |_| WHOLE);
+            self.unsized_gas.push((number, gas_of));
+        }
     }
 
     /// Gives the members in flight of one transaction their parts of its size.
@@ -693,6 +696,9 @@ impl Queue {
 
     /// A request takes its place on a lane.
     fn occupy(&mut self, id: RequestId, tenant: Arc<str>, flying: Flying) {
+        if !IS_SHARED {
+            return;
+        }
         let Flying { lane, part, number } = flying;
         self.flying.insert(id, flying);
         let members = self.members.entry((number, tenant.clone())).or_default();
@@ -706,7 +712,7 @@ impl Queue {
     fn signer(&mut self, signer: Signer) -> &mut SignerState {
         self.signers.entry(signer).or_insert_with(|| {
             self.unknown.signers.insert(signer);
-            SignerState::default()
+            Box::default()
         })
     }
 
@@ -970,6 +976,9 @@ impl Queue {
 
     /// Gives back what a request occupied of its lane.
     fn vacate(&mut self, id: RequestId, tenant: &Arc<str>) {
+        if !IS_SHARED {
+            return;
+        }
         let Some(Flying { lane, part, number }) = self.flying.remove(&id) else { return };
         let key = (number, tenant.clone());
         let is_last = self.members.get_mut(&key).is_none_or(|members| {
@@ -1116,7 +1125,7 @@ impl Queue {
             }
         }
         self.sort_out(limits.next_base_fee, Vec::new());
-        if limits.block_gas.is_some() {
+        if IS_SHARED && limits.block_gas.is_some() {
             for (number, gas_of) in std::mem::take(&mut self.unsized_gas) {
                 self.weigh(number, &gas_of, |gas| limits.size(gas));
             }
@@ -1361,7 +1370,7 @@ const fn list_of(place: &Place) -> (&VehicleKey, &Arc<str>, Option<LaneId>, bool
 
 fn head_of<'a>(
     entries: &'a HashMap<RequestId, Box<QueuedRequest>>,
-    signers: &HashMap<Signer, SignerState>,
+    signers: &HashMap<Signer, Box<SignerState>>,
     head: Head,
 ) -> Option<&'a QueuedRequest> {
     let id = match head {

@@ -237,7 +237,7 @@ impl Queue {
     /// Waiting requests of a signer with a nonce below its forwarder nonce as known: they can't execute, unless a reorg takes
     /// that nonce back.
     pub fn stale(&self, forwarder: Address, signer: Address) -> Vec<RequestId> {
-        let next = self.signers.get(&(forwarder, signer)).and_then(SignerState::chain_next);
+        let next = self.signers.get(&(forwarder, signer)).and_then(|state| state.chain_next());
         next.map_or_else(Vec::new, |next| self.waiting_below(forwarder, signer, next))
     }
 
