@@ -646,10 +646,11 @@ impl Admission {
             guard: chain.tuning.guard,
             skew: Duration::from_secs(chain.spec.deadline_skew_s),
         };
-        let id = identify(&submission, &context);
+        // Its id is looked for only where it is refused: a copy costs less than three digests.
+        let copy = submission.clone();
         self.judge(tenant, &chain, submission, idempotency, &context, now)
             .map(|prepared| Prepared { submitted_by, ..prepared })
-            .map_err(|error| Refused { error: Box::new(error), id })
+            .map_err(|error| Refused { error: Box::new(error), id: identify(&copy, &context) })
     }
 
     fn judge(

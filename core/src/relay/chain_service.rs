@@ -214,6 +214,8 @@ pub(super) struct ChainService {
     pub(super) tasks: JoinSet<Done>,
     /// How many receipts may be asked for at the same time.
     pub(super) polls: Arc<Semaphore>,
+    /// How many transactions' bytes may be read back at the same time.
+    pub(super) reads: Arc<Semaphore>,
     /// Requests that failed a simulation: they wait for the next block.
     pub(super) held: Vec<RequestId>,
     /// What nodes said against requests since one spoke for them.

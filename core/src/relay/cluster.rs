@@ -419,8 +419,23 @@ async fn follow_open<F: Future<Output = Result<(u64, Vec<(String, u64)>), Ledger
 ) {
     let mut has_gap = false;
     loop {
-        // After a gap everything is looked at anew, as often as it takes.
-        has_gap = has_gap && look_for_closed(ledger, tenants).await.is_err();
+        // After a gap everything is looked at anew, as often as it takes. What comes meanwhile is heard: a look that takes long
+        // would leave the next gap behind.
+        if has_gap {
+            let look = look_for_closed(ledger, tenants);
+            tokio::pin!(look);
+            let mut has_missed = false;
+            has_gap = loop {
+                tokio::select! {
+                    looked = &mut look => break has_missed || looked.is_err(),
+                    received = events.recv() => match received {
+                        Ok(group) => tell_closed(tenants, &group),
+                        Err(broadcast::error::RecvError::Lagged(_)) => has_missed = true,
+                        Err(broadcast::error::RecvError::Closed) => return,
+                    },
+                }
+            };
+        }
         if let Ok((newest, open)) = count().await {
             tenants.set_open(&open);
             let until = Instant::now() + RECOUNT;

@@ -15,6 +15,7 @@ use super::{
     receipts::says_the_same,
     settle::Owed,
     simulate::{At, agreed_nonces},
+    stow::Stowed,
 };
 use crate::{
     lane::AttemptKind,
@@ -99,6 +100,10 @@ impl ChainService {
     pub(super) fn on_shown(&mut self, now: Timestamp, shown: &Shown) {
         let Shown { lane: index, nonce, hash, is_shown, unused } = shown;
         let Some(flight) = self.lanes.get_mut(*index).and_then(|lane| lane.flights.get_mut(nonce)) else { return };
+        // A block that the lane knows is gone: only bytes are waited for.
+        if flight.stowed.as_ref().is_some_and(Stowed::has_commands) {
+            return;
+        }
         let Some(mined) = flight.mined.as_mut().filter(|mined| mined.receipt.hash == *hash) else { return };
         if !is_shown {
             // Asked again at the next head.

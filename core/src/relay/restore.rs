@@ -392,17 +392,25 @@ async fn restore_lane(
         // What it cost, until its receipt tells each one's part of it: too much is held back for a moment rather than too little.
         let is_included = record.state == BatchState::Included;
         let cost_wei = record.cost_wei.filter(|_| is_included).unwrap_or_default();
-        let mut flying = Vec::new();
+        let (mut flying, mut skipped) = (Vec::new(), Vec::new());
         for member in &members {
             if let Some(opened) = is_in_it(open, member).then(|| open.remove(member)).flatten() {
-                let Opened { entry, data_bytes, .. } = opened;
+                let Opened { entry, data_bytes, status, .. } = opened;
                 let called = entry.request.gas().saturating_add(entry.request.gas() / 63);
                 let skip_gas = entry.gas.saturating_sub(called);
                 sizes.push(entry.request.is_outline().then_some(MemberSize { skip_gas, data_bytes }));
                 requests.push(entry.request.clone());
                 weights.push(entry.gas);
                 tenants.insert(entry.tenant.clone());
-                flying.push(entry);
+                // The block that it is in, or that skipped it, has freed its place.
+                if is_included && status == Status::Included {
+                    queue.push_in_block(entry, id);
+                } else if is_included {
+                    skipped.push(*member);
+                    flying.push(entry);
+                } else {
+                    flying.push(entry);
+                }
                 continue;
             }
             if has_left {
@@ -443,9 +451,7 @@ async fn restore_lane(
             }
         }
         queue.push_in_flight(flying, id, params.base_gas());
-        if is_included {
-            members.iter().for_each(|member| queue.passed_over(*member));
-        }
+        skipped.into_iter().for_each(|member| queue.passed_over(member));
         // Where it went says how it travelled, whatever would be chosen today.
         let key = requests.first().map_or(VehicleKey::Single(RequestId(alloy_primitives::B256::ZERO)), |request| {
             VehicleKey::of(request, record.to != request.target())

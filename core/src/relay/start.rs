@@ -895,6 +895,7 @@ async fn build_service(
         kept_at: now,
         tasks: JoinSet::new(),
         polls,
+        reads: Arc::new(Semaphore::new(2)),
         held: Vec::new(),
         doubts: BTreeMap::new(),
         contradicted: BTreeMap::new(),

@@ -43,6 +43,13 @@ pub(super) struct Stowed {
     commands: Vec<Command>,
 }
 
+impl Stowed {
+    /// The transaction has left its block, or did something else there: what follows waits for the bytes.
+    pub(super) const fn has_commands(&self) -> bool {
+        !self.commands.is_empty()
+    }
+}
+
 /// What was read back.
 #[derive(Debug)]
 pub(super) struct Fetched {
@@ -115,7 +122,7 @@ impl ChainService {
             let comes_back = |(member, outcome): (&Arc<VerifiedRequest>, &MemberOutcome)| {
                 member.is_outline() && *outcome == MemberOutcome::Untouched
             };
-            flight.stowed.as_ref().is_some_and(|stowed| !stowed.commands.is_empty())
+            flight.stowed.as_ref().is_some_and(Stowed::has_commands)
                 || flight.members.iter().zip(outcomes).any(comes_back)
         })
     }
@@ -153,8 +160,10 @@ impl ChainService {
         stowed.is_fetching = true;
         let outlines = flight.members.iter().filter(|member| member.is_outline());
         let members: Vec<RequestId> = outlines.map(|member| member.id()).collect();
-        let ledger = self.ledger.clone();
+        let (ledger, reads) = (self.ledger.clone(), self.reads.clone());
         let work = async move {
+            // Never closed. Many leave their blocks at once: others want to read too.
+            let _turn = reads.acquire_owned().await;
             let found = read(&*ledger, id, &members).await;
             let found = found.inspect_err(|error| {
                 tracing::error!(batch = %id, %error, "a transaction that left its block can't be read back: tried again with the next head");
@@ -168,7 +177,7 @@ impl ChainService {
     pub(super) fn fetch_again(&mut self) {
         for index in 0..self.lanes.len() {
             let waits = |flight: &super::lane_shell::Flight| {
-                flight.stowed.as_ref().is_some_and(|stowed| !stowed.commands.is_empty() && !stowed.is_fetching)
+                flight.stowed.as_ref().is_some_and(|stowed| stowed.has_commands() && !stowed.is_fetching)
             };
             let flights = self.lanes[index].flights.iter();
             let waiting: Vec<u64> = flights.filter(|(_, flight)| waits(flight)).map(|(nonce, _)| *nonce).collect();

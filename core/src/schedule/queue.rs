@@ -663,11 +663,7 @@ impl Queue {
         for entry in members {
             let entry = entry.into();
             let id = entry.request.id();
-            if let Some((forwarder, signer, nonce)) = entry.request.sequence() {
-                let state = self.signer((forwarder, signer));
-                state.fly(nonce, id);
-                state.lane = Some(lane);
-            }
+            self.fly(&entry, lane);
             self.watch_due(&entry);
             gas_of.push((id, entry.gas.saturating_add(base)));
             self.occupy(id, entry.tenant.clone(), Flying { lane, part: 0, number });
@@ -676,6 +672,21 @@ impl Queue {
         if IS_SHARED {
             self.weigh(number, &gas_of, |_| WHOLE);
             self.unsized_gas.push((number, gas_of));
+        }
+    }
+
+    /// Takes a request that is in a block already: what a restart finds. Its promise was kept, or missed, before.
+    pub fn push_in_block(&mut self, entry: Box<QueuedRequest>, lane: LaneId) {
+        self.fly(&entry, lane);
+        self.entries.insert(entry.request.id(), entry);
+    }
+
+    /// Its signer's next requests come after it, on the same lane.
+    fn fly(&mut self, entry: &QueuedRequest, lane: LaneId) {
+        if let Some((forwarder, signer, nonce)) = entry.request.sequence() {
+            let state = self.signer((forwarder, signer));
+            state.fly(nonce, entry.request.id());
+            state.lane = Some(lane);
         }
     }
 

@@ -25,6 +25,9 @@ use super::{App, auth::Caller, problem::Problem};
 
 /// An hour, by which requests and money are counted.
 const HOUR_MS: u64 = 3_600_000;
+/// How often everything that is held is looked at.
+const SWEEP: Duration = Duration::from_secs(60);
+
 /// Caps of page keys. Every field is a configuration key `page_key.<name>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageLimits {
@@ -349,10 +352,13 @@ pub(super) async fn recall(app: &App) -> Result<(), LedgerError> {
 
 /// Gives back what requests of page keys held when they end. Runs as long as the API.
 pub(super) async fn follow(app: Arc<App>, mut events: Receiver<Arc<[EventRecord]>>) {
+    let mut sweep = tokio::time::interval(SWEEP);
     loop {
         let received = tokio::select! {
             () = app.closing.cancelled() => return,
             received = events.recv() => received,
+            // An end may have come before the hold, or when the ledger could not be read.
+            _ = sweep.tick() => Err(RecvError::Lagged(0)),
         };
         let ended: Vec<Held> = match received {
             Ok(group) => {
@@ -376,7 +382,7 @@ async fn settle(relay: &Relay, pages: &PageBook, key: &Held) {
         Ok(Some(record)) if record.tenant == **tenant => pages.settled(key, record.cost_wei.unwrap_or_default()),
         // It is another tenant's since: it ended untried, for nothing.
         Ok(_) => pages.settled(key, U256::ZERO),
-        // Held until the start after: too much counts rather than too little.
+        // Held until the next look: too much counts rather than too little.
         Err(error) => tracing::warn!(%id, %error, "what a page key's request cost could not be read"),
     }
 }

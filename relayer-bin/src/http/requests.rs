@@ -167,7 +167,11 @@ async fn submit_items(
         let Some(answer) = answers.next() else { unreachable!("the relay answers every item") };
         if let Some(hold) = holds.next() {
             match &answer {
-                Ok(accepted) if !accepted.record.status.is_terminal() => {
+                // What somebody else submitted before is counted there, whoever repeats its signed bytes.
+                Ok(accepted)
+                    if !accepted.record.status.is_terminal()
+                        && accepted.record.submitted_by.as_deref() == Some(&*caller.key) =>
+                {
                     app.pages.accepted(hold, accepted.record.id, accepted.quote.max_cost_wei);
                 }
                 _ => app.pages.released(&hold),

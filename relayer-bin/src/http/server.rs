@@ -121,15 +121,29 @@ impl Server {
         let mut connections = tokio::task::JoinSet::new();
         let events = app.relay.subscribe();
         tokio::pin!(stop);
-        tokio::select! {
-            () = &mut stop => {
-                app.close();
-                return Ok(());
+        {
+            let recalled = super::page::recall(&app);
+            tokio::pin!(recalled);
+            loop {
+                tokio::select! {
+                    () = &mut stop => {
+                        app.close();
+                        return Ok(());
+                    }
+                    recalled = &mut recalled => match recalled {
+                        Ok(()) => break,
+                        Err(error) => {
+                            app.close();
+                            return Err(ServeError::Recall(error));
+                        }
+                    },
+                    // A long history takes long to count: the process is alive meanwhile.
+                    accepted = accept(self.probes.as_ref()) => if let Ok((stream, peer)) = accepted {
+                        let (door, watcher) = (Arc::clone(&door), graceful.watcher());
+                        connections.spawn(async move { door.answer_probes(stream, peer, watcher).await });
+                    },
+                }
             }
-            recalled = super::page::recall(&app) => if let Err(error) = recalled {
-                app.close();
-                return Err(ServeError::Recall(error));
-            },
         }
         connections.spawn(super::page::follow(Arc::clone(&app), events));
         loop {

@@ -42,6 +42,8 @@ async fn a_deadline_that_passes_in_the_pool() -> Result<()> {
         Ok((state.status == "broadcast" && state.timeline.iter().any(is_told)).then_some(()))
     })
     .await?;
+    let missed = stage.client().metrics().await?.get("slackwater_promises_missed_total").copied();
+    assert_eq!(missed.map(|missed| missed.to_string()).as_deref(), Some("5"), "each is counted, once");
     stage.mine_tight(next_base_fee(stage.node()).await?).await?;
     let attempts = stage.wait_attempts(&requests[0], 2).await?;
     assert_eq!((attempts[0].kind.as_str(), attempts[1].kind.as_str()), ("payload", "cancel"));

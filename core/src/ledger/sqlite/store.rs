@@ -102,7 +102,7 @@ static INSERT_PAYLOADS: Rows = Rows::new(
 );
 static INSERT_KEYS: Rows = Rows::new(
     // A key whose request made way is free.
-    "INSERT INTO idempotency (tenant, key, body_hash, request) SELECT * FROM (VALUES ",
+    "INSERT OR ROLLBACK INTO idempotency (tenant, key, body_hash, request) SELECT * FROM (VALUES ",
     4,
     ") WHERE column1 IS NOT NULL ON CONFLICT (tenant, key) DO UPDATE SET body_hash = excluded.body_hash, \
      request = excluded.request",
@@ -135,12 +135,12 @@ static INSERT_ACCOUNTS: Rows = Rows::new(
     NEW_ROWS,
 );
 static SET_META: Rows = Rows::new(
-    "INSERT INTO meta (key, value) SELECT * FROM (VALUES ",
+    "INSERT OR ROLLBACK INTO meta (key, value) SELECT * FROM (VALUES ",
     2,
     ") WHERE column1 IS NOT NULL ON CONFLICT (key) DO UPDATE SET value = excluded.value",
 );
 static SET_TARGETS: Rows = Rows::new(
-    "INSERT INTO targets (chain_id, target, clean_runs, surprises, suspect_until_ms, shown_by, seen_at_ms) \
+    "INSERT OR ROLLBACK INTO targets (chain_id, target, clean_runs, surprises, suspect_until_ms, shown_by, seen_at_ms) \
      SELECT * FROM (VALUES ",
     7,
     ") WHERE column1 IS NOT NULL ON CONFLICT (chain_id, target) DO UPDATE SET clean_runs = excluded.clean_runs, \
@@ -149,12 +149,12 @@ static SET_TARGETS: Rows = Rows::new(
 );
 static FORGET_TARGETS: Rows = Rows::new("DELETE FROM targets WHERE (chain_id, target) IN (VALUES ", 2, ")");
 static ADD_COUNTS: Rows = Rows::new(
-    "INSERT INTO request_counts (chain_id, status, requests) SELECT * FROM (VALUES ",
+    "INSERT OR ROLLBACK INTO request_counts (chain_id, status, requests) SELECT * FROM (VALUES ",
     3,
     ") WHERE column1 IS NOT NULL ON CONFLICT (chain_id, status) DO UPDATE SET requests = requests + excluded.requests",
 );
 static SET_SPENT: Rows = Rows::new(
-    "INSERT INTO spent (hour, tenant, chain_id, reserved_wei, spent_wei) SELECT * FROM (VALUES ",
+    "INSERT OR ROLLBACK INTO spent (hour, tenant, chain_id, reserved_wei, spent_wei) SELECT * FROM (VALUES ",
     5,
     ") WHERE column1 IS NOT NULL ON CONFLICT (hour, tenant, chain_id) DO UPDATE SET \
      reserved_wei = excluded.reserved_wei, spent_wei = excluded.spent_wei",

@@ -12,6 +12,9 @@ use crate::{
     time::Timestamp,
 };
 
+/// Missed promises in one write: the ledger loads them together.
+const MAX_LATE: usize = 1_000;
+
 /// A nonce that nobody has, with requests waiting behind it.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::relay) struct Gap {
@@ -49,7 +52,7 @@ impl ChainService {
         self.tasks.spawn(async move { if written.await { Done::Cancelled { id, reply } } else { Done::Noted } });
     }
 
-    pub(super) fn expire(&mut self, now: Timestamp) {
+    pub(in crate::relay) fn expire(&mut self, now: Timestamp) {
         // What is held for the next block ends with its time, not with that block.
         let is_over = |id: &RequestId| self.queue.get(*id).is_some_and(|entry| entry.request.valid_until() <= now);
         let (over, held): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held).into_iter().partition(is_over);
@@ -58,7 +61,9 @@ impl ChainService {
         let missed = self.queue.overdue(now, self.shared.default_within);
         if !missed.is_empty() {
             metrics::counter!("slackwater_promises_missed_total").increment(missed.len() as u64);
-            self.note(vec![Write::Late { requests: missed, at: now }], Vec::new());
+        }
+        for missed in missed.chunks(MAX_LATE) {
+            self.note(vec![Write::Late { requests: missed.to_vec(), at: now }], Vec::new());
         }
         let expired = self.queue.expired(now);
         if expired.is_empty() {

@@ -245,6 +245,25 @@ impl Scene {
     }
 }
 
+#[tokio::test]
+async fn what_is_held_for_the_next_block_ends_with_its_time() {
+    let mut scene = Scene::new().await;
+    let (id, until) = (scene.id(0), scene.all[0].valid_until());
+    scene.service.held.push(id);
+    scene.service.expire(until.saturating_sub(std::time::Duration::from_millis(1)));
+    assert_eq!(scene.service.held, [id]);
+    scene.service.expire(until);
+    let mut ended = Vec::new();
+    while let Ok(entry) = scene.journal.try_recv() {
+        for write in entry.writes {
+            let Write::Requests { changes, .. } = write else { continue };
+            ended.extend(changes.into_iter().map(|change| (change.id, change.to, change.reason)));
+        }
+    }
+    assert_eq!(ended, [(id, Status::Expired, Some(Reason::DeadlinePassed))]);
+    assert!(scene.service.held.is_empty());
+}
+
 fn wei(gas: u64, price: u128) -> U256 {
     U256::from(gas) * U256::from(price)
 }

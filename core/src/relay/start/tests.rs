@@ -1,6 +1,7 @@
 //! Starts: with a chain that is away, on a ledger of another chain, and dropped half way.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{
         Arc,
@@ -18,9 +19,15 @@ use super::{KnownFinal, build_service, check_chain};
 use crate::{
     chain::{ChainSpec, TransportFailure},
     ledger::{Ledger, SqliteConfig, SqliteLedger},
+    policy::OpenLimits,
     relay::{
         BuildError, ChainHealth, ChainSetup, LocalSigner, Relay, RelayBuilder, RpcEndpoint, RpcReply, RpcTransport,
-        SubmitError, chain_service::ChainService, clock, journal::JournalEntry, pause::PauseBoard, tenants::Tenants,
+        SubmitError,
+        chain_service::{ChainService, Done},
+        clock,
+        journal::JournalEntry,
+        pause::PauseBoard,
+        tenants::Tenants,
     },
 };
 
@@ -33,13 +40,15 @@ struct Node {
     /// Which chain of that id it is.
     salt: AtomicU64,
     is_away: AtomicBool,
+    /// Accounts have no money.
+    is_poor: AtomicBool,
     started: Instant,
 }
 
 impl Node {
     fn of_chain(chain_id: u64) -> Arc<Self> {
-        let (salt, is_away) = (AtomicU64::new(0), AtomicBool::new(false));
-        Arc::new(Self { chain_id, salt, is_away, started: Instant::now() })
+        let (salt, is_away, is_poor) = Default::default();
+        Arc::new(Self { chain_id, salt, is_away, is_poor, started: Instant::now() })
     }
 
     fn hash(&self, number: u64) -> B256 {
@@ -73,6 +82,7 @@ impl Node {
                 })
             }
             "eth_getTransactionCount" => json!("0x0"),
+            "eth_getBalance" if self.is_poor.load(Ordering::Relaxed) => json!("0x0"),
             "eth_getBalance" => json!("0xde0b6b3a7640000"),
             _ => json!("0x"),
         }
@@ -149,6 +159,30 @@ async fn a_chain_that_is_away_at_start_stops_no_other_and_comes_later() {
     // And nothing is said of a relay that has stopped but that.
     assert_eq!(health(&relay, 1_001), ChainHealth::Unavailable);
     assert!(matches!(relay.quote(1_001, 100_000), Err(SubmitError::ShuttingDown)));
+}
+
+#[tokio::test]
+async fn a_chain_whose_signers_have_no_money_is_not_called_healthy() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::of_chain(1_005);
+    node.is_poor.store(true, Ordering::Relaxed);
+    let relay = relay(&[&node], &dir.path().join("ledger.db")).start().await.expect("it starts");
+    let [chain] = relay.chains().try_into().expect("one chain");
+    assert_eq!(chain.health, ChainHealth::Impaired, "{:?}", chain.detail);
+    assert!(chain.detail.as_ref().is_some_and(|detail| detail.contains("no lane can send")), "{:?}", chain.detail);
+    node.is_poor.store(false, Ordering::Relaxed);
+    until("money", || health(&relay, 1_005) == ChainHealth::Healthy).await;
+    relay.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_task_that_panics_ends_as_if_its_call_had_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let tenants = Arc::new(Tenants::new(BTreeMap::new(), OpenLimits::default(), false));
+    let (mut service, _journal) = service(&dir.path().join("ledger.db"), &tenants).await;
+    service.start(async { panic!("a task") }, || Done::Suggested(Some(7)));
+    let done = service.tasks.join_next().await.expect("a task").expect("what it brings back");
+    assert!(matches!(done, Done::Suggested(Some(7))), "{done:?}");
 }
 
 #[tokio::test]

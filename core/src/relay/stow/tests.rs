@@ -18,6 +18,7 @@ use crate::{
         fees::Price,
         journal::Journal,
         lane_shell::Flight,
+        replan::Shown,
         restore::queued,
         simulate::tests::{FORWARDER, request},
         start::tests::service,
@@ -261,4 +262,35 @@ async fn a_restart_reads_outlines_of_what_is_in_a_block_and_sends_the_same_bytes
     }
     scene.go_on().await;
     scene.assert_whole(&raw);
+}
+
+#[tokio::test]
+async fn a_start_remembers_who_had_left_a_block_that_was_taken_back() {
+    for left in [&[2][..], &[0, 1, 2]] {
+        let mut scene = Scene::new().await;
+        let executed: Vec<usize> = (0..3).filter(|user| !left.contains(user)).collect();
+        let receipt = scene.receipt(&executed);
+        let hash = receipt.hash;
+        scene.told(PollPurpose::Inclusion, receipt).await;
+        let user = |user: &usize| {
+            let (forwarder, signer, nonce) = scene.all[*user].sequence().unwrap();
+            ((forwarder, signer), nonce)
+        };
+        let unused = left.iter().map(user).collect();
+        scene.service.on_shown(clock::now(), &Shown { lane: 0, nonce: 0, hash, is_shown: true, unused });
+        scene.go_on().await;
+        let event = Event::Canonical { number: BLOCK, hash: B256::repeat_byte(0xb2) };
+        scene.service.lane_event(clock::now(), 0, event);
+        scene.go_on().await;
+        scene.restart().await;
+        for (user, request) in scene.all.iter().enumerate() {
+            let (id, has_left) = (request.id(), left.contains(&user));
+            assert_eq!(scene.service.queue.is_waiting(id), has_left, "{left:?}, {user}");
+            assert_eq!(
+                scene.service.is_entangled(id),
+                has_left,
+                "that transaction may still execute it: {left:?}, {user}"
+            );
+        }
+    }
 }
