@@ -363,7 +363,10 @@ impl ChainService {
                 }
                 let id = self.lanes[index].batch_id(nonce);
                 let mined = self.lanes[index].index_of(nonce, receipt.hash);
-                self.show_final(now, index, nonce, kind, mined, &receipt, &outcomes);
+                let flight = self.lanes[index].flights.get(&nonce);
+                let carried = flight.zip(mined).and_then(|(flight, mined)| flight.content_before(mined));
+                let is_present = kind == AttemptKind::Payload && carried.is_none();
+                self.show_final(now, index, nonce, is_present, &receipt, &outcomes);
                 self.lanes[index].forget(nonce);
                 self.pricing.forget(index, nonce);
                 if let Some(flight) = self.lanes[index].flights.remove(&nonce) {
@@ -392,20 +395,19 @@ impl ChainService {
         }
     }
 
-    /// Where nothing told before that this transaction is in a block, notes what it shows.
+    /// Where nothing told before that this transaction is in a block, notes what it shows. `is_present`: it carries the nonce's
+    /// present members.
     fn show_final(
         &mut self,
         now: Timestamp,
         index: usize,
         nonce: u64,
-        kind: AttemptKind,
-        mined: Option<u32>,
+        is_present: bool,
         receipt: &TxReceipt,
         outcomes: &[MemberOutcome],
     ) {
         let Some(flight) = self.lanes[index].flights.get(&nonce) else { return };
-        let is_earlier = mined.is_some_and(|mined| flight.content_before(mined).is_some());
-        if kind != AttemptKind::Payload || is_earlier {
+        if !is_present {
             self.take_back(index, nonce);
         } else if flight.shown.hash != receipt.hash {
             self.show(now, index, nonce, outcomes, receipt);

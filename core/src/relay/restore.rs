@@ -161,7 +161,6 @@ pub(super) async fn restore(
     let configured = signers.into_iter().map(|signer| (signer.address(), Some(signer)));
     for (sender, signer) in configured.chain(removed.into_iter().map(|sender| (sender, None))) {
         let id = LaneId { chain_id, sender };
-        let params = VehicleParams { sender: id.sender, ..chain.params };
         let lane_config = LaneConfig {
             id,
             max_in_flight: tuning.max_in_flight,
@@ -178,7 +177,7 @@ pub(super) async fn restore(
             let size = TxSize::of_unsigned(&payload.data);
             beyond_gas(&model, &size, payload.gas_limit, None, tuning.l1_fee_margin_percent)
         };
-        lanes.push(restore_lane(ledger, chain, lane_config, signer, params, &mut open, &mut queue, extra).await?);
+        lanes.push(restore_lane(ledger, chain, lane_config, signer, &mut open, &mut queue, extra).await?);
     }
     let mut rest: Vec<Opened> = open.into_values().collect();
     rest.sort_by_key(|opened| opened.entry.seq);
@@ -336,12 +335,12 @@ async fn restore_lane(
     chain: &ChainShared,
     config: LaneConfig,
     signer: Option<LocalSigner>,
-    params: VehicleParams,
     open: &mut Open,
     queue: &mut Queue,
     extra: impl Fn(&Payload) -> U256,
 ) -> Result<LaneShell, LedgerError> {
     let id = config.id;
+    let params = VehicleParams { sender: id.sender, ..chain.params };
     let next_nonce = ledger.next_nonce(id).await?;
     let mut flights = BTreeMap::new();
     let mut durable = BTreeMap::new();

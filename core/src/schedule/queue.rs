@@ -1332,8 +1332,8 @@ impl Queue {
         let number = self.transactions;
         // Base gas included: each member has an equal part of it.
         let base = limits.base_gas / (members.len() as u64).max(1);
-        let gas_of = |entry: &Box<QueuedRequest>| entry.gas.saturating_add(base);
-        let gas: u64 = members.iter().filter_map(|id| self.entries.get(id)).map(gas_of).fold(0, u64::saturating_add);
+        let gas_of = |entry: &QueuedRequest| entry.gas.saturating_add(base);
+        let gas = members.iter().filter_map(|id| self.get(*id)).map(gas_of).fold(0, u64::saturating_add);
         let size = limits.size(gas);
         let mut touched = BTreeSet::new();
         for id in members {
