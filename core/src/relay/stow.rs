@@ -18,6 +18,9 @@ use crate::{
     request::{BatchId, RequestId, VerifiedRequest, outcome::MemberOutcome, vehicle::VehicleKey},
 };
 
+/// Transactions whose bytes are read back at the same time: the ledger has few readers, and others want them too.
+pub(super) const MAX_READS: usize = 2;
+
 /// What a member's share of a cost depends on that its bytes tell.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MemberSize {
@@ -162,7 +165,7 @@ impl ChainService {
         let members: Vec<RequestId> = outlines.map(|member| member.id()).collect();
         let (ledger, reads) = (self.ledger.clone(), self.reads.clone());
         let work = async move {
-            // Never closed. Many leave their blocks at once: others want to read too.
+            // Never closed.
             let _turn = reads.acquire_owned().await;
             let found = read(&*ledger, id, &members).await;
             let found = found.inspect_err(|error| {

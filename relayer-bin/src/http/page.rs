@@ -25,8 +25,9 @@ use super::{App, auth::Caller, problem::Problem};
 
 /// An hour, by which requests and money are counted.
 const HOUR_MS: u64 = 3_600_000;
-/// How often everything that is held is looked at.
-const SWEEP: Duration = Duration::from_secs(60);
+/// How often some of what is held is looked at, and how many: all at once would take so long that events are missed meanwhile.
+const SWEEP: Duration = Duration::from_secs(2);
+const SWEEP_LEN: usize = 100;
 
 /// Caps of page keys. Every field is a configuration key `page_key.<name>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -352,13 +353,21 @@ pub(super) async fn recall(app: &App) -> Result<(), LedgerError> {
 
 /// Gives back what requests of page keys held when they end. Runs as long as the API.
 pub(super) async fn follow(app: Arc<App>, mut events: Receiver<Arc<[EventRecord]>>) {
-    let mut sweep = tokio::time::interval(SWEEP);
+    let (mut sweep, mut swept) = (tokio::time::interval(SWEEP), 0);
     loop {
         let received = tokio::select! {
             () = app.closing.cancelled() => return,
             received = events.recv() => received,
             // An end may have come before the hold, or when the ledger could not be read.
-            _ = sweep.tick() => Err(RecvError::Lagged(0)),
+            _ = sweep.tick() => {
+                let held = app.pages.held();
+                swept = if swept < held.len() { swept } else { 0 };
+                for key in held.iter().skip(swept).take(SWEEP_LEN) {
+                    settle(&app.relay, &app.pages, key).await;
+                }
+                swept += SWEEP_LEN;
+                continue;
+            }
         };
         let ended: Vec<Held> = match received {
             Ok(group) => {
