@@ -25,6 +25,7 @@ mod fees;
 mod funds;
 mod heads;
 mod hedges;
+mod hostile;
 mod http;
 mod input;
 mod lanes;

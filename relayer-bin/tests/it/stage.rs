@@ -72,6 +72,7 @@ pub(crate) struct StageBuilder {
     database: Option<PathBuf>,
     spec: String,
     extra: String,
+    tenants: Option<fn(&World) -> String>,
     environment: Vec<(&'static str, String)>,
     api_key: Option<String>,
 }
@@ -139,6 +140,12 @@ impl StageBuilder {
     /// Further tables of the configuration.
     pub(crate) fn extra(mut self, toml: &str) -> Self {
         self.extra.push_str(toml);
+        self
+    }
+
+    /// The tenants, as TOML, for those that name a contract of the world.
+    pub(crate) fn tenants(mut self, toml: fn(&World) -> String) -> Self {
+        self.tenants = Some(toml);
         self
     }
 
@@ -221,6 +228,9 @@ impl StageBuilder {
         for (name, value) in &self.environment {
             builder = builder.env(name, value);
         }
+        if let Some(tenants) = self.tenants {
+            builder = builder.extra(&tenants(&world));
+        }
         let relayer = builder.extra(&self.extra).prepare()?;
         let client = match &self.api_key {
             Some(key) => relayer.client().clone().with_key(key),
@@ -268,6 +278,7 @@ impl Stage {
             database: None,
             spec: String::new(),
             extra: String::new(),
+            tenants: None,
             environment: Vec::new(),
             api_key: None,
         }
