@@ -74,15 +74,18 @@ pub(crate) fn build() -> Result<()> {
 }
 
 /// Says what is missing before anything takes long.
-fn prerequisites() -> Result<()> {
+pub(crate) fn prerequisites() -> Result<()> {
     let has = |program: &str| {
         let mut command = Command::new(program);
         command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     };
-    // libsecp256k1 and SQLite are C.
+    // libsecp256k1, SQLite and jemalloc are C.
     if !["cc", "clang", "gcc"].into_iter().any(has) && std::env::var_os("CC").is_none() {
         bail!("a C compiler is needed: install gcc or clang (Debian: `apt-get install build-essential`), or set CC");
+    }
+    if cfg!(unix) && !["make", "gmake"].into_iter().any(has) {
+        bail!("make is needed: install it (Debian: `apt-get install build-essential`)");
     }
     let anvil_is_set = std::env::var_os(ANVIL_VAR).is_some_and(|path| !path.is_empty());
     let npm = if cfg!(windows) { "npm.cmd" } else { "npm" };

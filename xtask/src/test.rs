@@ -8,6 +8,7 @@ use std::thread;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::contracts;
+use crate::demo::prerequisites;
 use crate::js;
 use crate::postgres::{self, PostgresServer, URL_VAR};
 use crate::python;
@@ -32,6 +33,7 @@ const RUNTIME_CRATES: [&str; 7] = ["tokio", "reqwest", "tungstenite", "moka", "g
 
 /// Runs `cargo xtask test`.
 pub(crate) fn run_all(args: Args) -> Result<()> {
+    prerequisites()?;
     let mut steps = Steps::new(args.only);
     steps.run("format", || passes(&["fmt", "--all", "--check"]))?;
     steps.run("pure core dependencies", pure_core)?;

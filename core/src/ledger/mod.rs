@@ -72,8 +72,8 @@ impl<T> Durable<T> {
         self
     }
 
-    /// A false proof, for the simulator's check that it is noticed.
-    #[cfg(feature = "simulation")]
+    /// A false proof, for tests, and for the simulator's check that it is noticed.
+    #[cfg(any(test, feature = "simulation"))]
     pub(crate) const fn pretended(value: T) -> Self {
         Self(value)
     }

@@ -179,7 +179,7 @@ pub(super) async fn restore(
         };
         lanes.push(restore_lane(ledger, chain, lane_config, signer, &mut open, &mut queue, extra).await?);
     }
-    let mut rest: Vec<Opened> = open.into_values().collect();
+    let mut rest: Vec<Opened> = open.0.into_iter().filter_map(|(_, opened)| opened).collect();
     rest.sort_by_key(|opened| opened.entry.seq);
     let waiting = rest.len();
     for Opened { status, batch, entry, .. } in rest {
@@ -251,18 +251,39 @@ struct Opened {
     data_bytes: u64,
 }
 
-/// It may hold a million: what is in it is small.
-type Open = HashMap<RequestId, Opened>;
+/// Open requests in the order of their ids, as far as they are not placed. There may be a million: a table takes twice as much.
+struct Open(Vec<(RequestId, Option<Opened>)>);
+
+impl Open {
+    fn new(mut requests: Vec<(RequestId, Option<Opened>)>) -> Self {
+        requests.sort_unstable_by_key(|(id, _)| *id);
+        Self(requests)
+    }
+
+    fn slot(&mut self, id: RequestId) -> Option<&mut Option<Opened>> {
+        let place = self.0.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        Some(&mut self.0[place].1)
+    }
+
+    fn get(&self, id: RequestId) -> Option<&Opened> {
+        let place = self.0.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        self.0[place].1.as_ref()
+    }
+
+    fn values(&self) -> impl Iterator<Item = &Opened> {
+        self.0.iter().filter_map(|(_, opened)| opened.as_ref())
+    }
+}
 
 /// All open requests of a chain; of those in a block an outline, or what is in blocks would not fit.
 async fn load_open(ledger: &Arc<dyn Ledger>, chain: &ChainShared, tenants: &Tenants) -> Result<Open, LedgerError> {
     let (chain_id, params) = (chain.spec.chain_id, &chain.params);
-    let mut open = HashMap::new();
+    let mut open = Vec::new();
     let mut after = 0;
     let mut names: BTreeMap<String, Arc<str>> = BTreeMap::new();
     loop {
         let page = ledger.open_requests(chain_id, after, RESTORE_PAGE).await?;
-        let Some(last) = page.last() else { return Ok(open) };
+        let Some(last) = page.last() else { return Ok(Open::new(open)) };
         after = last.seq;
         for record in page {
             let request = parse(&record)?;
@@ -275,7 +296,8 @@ async fn load_open(ledger: &Arc<dyn Ledger>, chain: &ChainShared, tenants: &Tena
                 entry.request = Arc::new(entry.request.outline());
             }
             let batch = record.batch.map(|batch| (batch.lane.sender, batch.nonce));
-            open.insert(record.id, Opened { entry: Box::new(entry), batch, status: record.status, data_bytes });
+            let opened = Opened { entry: Box::new(entry), batch, status: record.status, data_bytes };
+            open.push((record.id, Some(opened)));
         }
     }
 }
@@ -290,7 +312,7 @@ fn calldata(attempt: &Durable<AttemptRecord>) -> Result<Bytes, LedgerError> {
 
 /// An open request, wherever it was put by now.
 fn known<'a>(open: &'a mut Open, queue: &'a mut Queue, id: RequestId) -> Option<&'a mut QueuedRequest> {
-    match open.get_mut(&id) {
+    match open.slot(id).and_then(Option::as_mut) {
         Some(opened) => Some(&mut opened.entry),
         None => queue.get_mut(id),
     }
@@ -361,7 +383,7 @@ async fn restore_lane(
         // Who has ended since needs nobody to look after it.
         let refused_plans = u32::try_from(earlier.len()).unwrap_or(u32::MAX);
         let own = Some((record.id.lane.sender, record.id.nonce));
-        let is_in_it = |open: &Open, id| open.get(id).is_some_and(|opened| opened.batch == own);
+        let is_in_it = |open: &Open, id: &RequestId| open.get(*id).is_some_and(|opened| opened.batch == own);
         // Every node had refused it, or its block was taken back after all had left.
         let has_left = record.state != BatchState::Included
             && !members.is_empty()
@@ -393,7 +415,7 @@ async fn restore_lane(
         let cost_wei = record.cost_wei.filter(|_| is_included).unwrap_or_default();
         let (mut flying, mut skipped) = (Vec::new(), Vec::new());
         for member in &members {
-            if let Some(opened) = is_in_it(open, member).then(|| open.remove(member)).flatten() {
+            if let Some(opened) = is_in_it(open, member).then(|| open.slot(*member)?.take()).flatten() {
                 let Opened { entry, data_bytes, status, .. } = opened;
                 let called = entry.request.gas().saturating_add(entry.request.gas() / 63);
                 let skip_gas = entry.gas.saturating_sub(called);

@@ -5,10 +5,10 @@ use std::time::SystemTime;
 use hyper::Method;
 use slackwater_benches::{
     Result,
-    client::{Event, problem},
+    client::{Event, Submitted, problem},
     http::get,
     proxy::{Fault, Rule},
-    wallet::{Crowd, SignedRequest},
+    wallet::{Crowd, SignedRequest, unix_seconds},
 };
 
 use crate::{
@@ -130,5 +130,32 @@ async fn withdrawn_by_its_owner() -> Result<()> {
     stage.settle_mining().await?;
     let truth = stage.check(&requests).await?;
     assert_eq!(truth.count("finalized", None), 1);
+    stage.close().await
+}
+
+/// The chain's clock is a minute ahead of the machine's: a deadline that is over there before a transaction can land is refused, and
+/// everybody is told why.
+#[tokio::test]
+async fn where_the_chains_clock_is_ahead_deadlines_that_it_has_passed_are_refused() -> Result<()> {
+    let stage = Stage::at(Pace::Manual).raise().await?;
+    stage.node().set_next_timestamp(unix_seconds() + 60).await?;
+    stage.mine(1).await?;
+    let told = until("the clock to be told", PATIENCE, async || {
+        let chains = stage.client().chains().await?;
+        let detail = chains["chains"][0]["detail"].as_str().unwrap_or_default().to_owned();
+        Ok(detail.contains("ahead of this machine's").then_some(detail))
+    })
+    .await?;
+    assert!(told.contains("set the clock right"), "{told}");
+    let mut crowd = Crowd::new(&stage.world, 2);
+    let near = stage.client().submit(&crowd.mark_within(0, "20s").body).await?;
+    let Submitted::Refused(problem) = near else { panic!("it can't be kept: {near:?}") };
+    assert_eq!((problem.status, problem.code.as_str()), (422, "deadline_unreachable"));
+    assert!(problem.detail.contains("ahead of the relayer's"), "{problem:?}");
+    let far = crowd.mark_within(1, "5m");
+    stage.submit(std::slice::from_ref(&far)).await?;
+    stage.settle_mining().await?;
+    let truth = stage.check(std::slice::from_ref(&far)).await?;
+    assert_eq!(truth.count("finalized", None), 1, "what has the time is sent as ever");
     stage.close().await
 }

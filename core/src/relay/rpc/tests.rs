@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use alloy_primitives::U64;
+use alloy_primitives::{Address, B256, Bytes, U64};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -19,7 +19,13 @@ use super::{
     backoff::PauseRule,
     hedge::{HedgeRule, UNMEASURED},
 };
-use crate::chain::{RpcErrorClass, TransportFailure};
+use crate::{
+    chain::{Fees, RpcErrorClass, TransportFailure},
+    lane::{AttemptKind, SendOutcome},
+    ledger::{AttemptRecord, Durable},
+    request::{BatchId, LaneId},
+    time::Timestamp,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const FLOOR: Duration = Duration::from_millis(50);
@@ -34,6 +40,8 @@ enum Does {
     Break,
     Throttle(Option<Duration>),
     Never,
+    /// A hash: it has taken the transaction.
+    Take(B256),
 }
 
 /// A node that does what it is told: first what is queued, then `usual`.
@@ -104,6 +112,7 @@ impl RpcTransport for Script {
                 Ok(RpcReply { status: 429, body, retry_after })
             }
             Does::Never => std::future::pending().await,
+            Does::Take(hash) => reply(json!({ "jsonrpc": "2.0", "id": id, "result": hash })),
         }
     }
 }
@@ -550,6 +559,43 @@ async fn a_transaction_waits_behind_no_read() {
     };
     let ((), waited) = tokio::join!(reads, send);
     assert!(waited <= Duration::from_millis(1_100), "{waited:?}");
+}
+
+/// What is known of a transaction after a while, and when everybody was heard, ms.
+async fn send(pool: &RpcPool, hash: B256) -> (SendOutcome, u64, u64) {
+    let lane = LaneId { chain_id: 1, sender: Address::repeat_byte(1) };
+    let attempt = Durable::pretended(AttemptRecord {
+        batch: BatchId { lane, nonce: 0 },
+        index: 0,
+        kind: AttemptKind::Payload,
+        fees: Fees::new(10, 1),
+        hash,
+        raw: Bytes::from_static(&[2]),
+        created_at: Timestamp(0),
+    });
+    let (taken, told) = tokio::sync::oneshot::channel::<super::report::SendReport>();
+    let start = Instant::now();
+    let first = async { (told.await.unwrap().outcome, start.elapsed()) };
+    let ((outcome, waited), ()) = tokio::join!(first, pool.broadcast(&attempt, 21_000, None, taken));
+    (outcome, crate::time::millis(waited), crate::time::millis(start.elapsed()))
+}
+
+/// The lane goes on as soon as one node has a transaction; the node that hangs gets its time to take it too.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_hangs_does_not_hold_up_what_another_has_taken() {
+    let hash = B256::repeat_byte(7);
+    let (hangs, takes) = (Script::usually(0, Does::Never), Script::usually(20, Does::Take(hash)));
+    assert_eq!(send(&pool(&[&hangs, &takes]), hash).await, (SendOutcome::Taken, 20, 10_000));
+    assert_eq!((hangs.asked(), takes.asked()), (1, 1));
+    // Where nobody says that it has it, everybody is heard first: the one that hangs may have it.
+    let fails = Script::usually(20, Does::Revert);
+    let (outcome, told_ms, _) = send(&pool(&[&hangs, &fails]), hash).await;
+    assert!(matches!(outcome, SendOutcome::Maybe(_)), "{outcome:?}");
+    assert_eq!(told_ms, 10_000);
+    // A hash of something else proves nothing.
+    let lies = Script::usually(20, Does::Take(B256::repeat_byte(8)));
+    let (outcome, ..) = send(&pool(&[&lies]), hash).await;
+    assert!(matches!(outcome, SendOutcome::Maybe(_)), "{outcome:?}");
 }
 
 #[derive(Debug)]
