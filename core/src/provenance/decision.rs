@@ -127,7 +127,7 @@ pub enum Decision {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         inputs: Option<B256>,
     },
-    /// The first attempt was committed for broadcast.
+    /// The first attempt was committed for broadcast, with the plan: this is the entry after [`Self::Planned`].
     Sent {
         /// Batch id.
         batch: B256,

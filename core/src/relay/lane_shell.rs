@@ -447,9 +447,10 @@ impl ChainService {
             // A hole that is filled: a batch without members.
             Flight::new(VehicleKey::Single(RequestId(alloy_primitives::B256::ZERO)), Vec::new(), Vec::new(), record)
         });
-        let (write, decision) = if !flight.is_planned {
+        let (write, decisions) = if !flight.is_planned {
             let foreseen = flight.foreseen;
-            let decision = Decision::Planned {
+            let sent = Decision::Sent { batch: batch_hash(id), attempt: attempt.hash };
+            let planned = Decision::Planned {
                 batch: batch_hash(id),
                 chain_id: id.lane.chain_id,
                 sender: id.lane.sender,
@@ -465,8 +466,8 @@ impl ChainService {
                 inputs: foreseen.map(|foreseen| foreseen.inputs),
             };
             let (batch, members, left) = (flight.record.clone(), flight.ids().collect(), flight.left.clone());
-            let planned = PlannedBatch { batch, members, attempt, left, at: now };
-            (Write::Plan(Box::new(planned)), decision)
+            let content = PlannedBatch { batch, members, attempt, left, at: now };
+            (Write::Plan(Box::new(content)), vec![planned, sent])
         } else {
             let before = AttemptKey { nonce: key.nonce, index: key.index - 1 };
             let replaced = lane.durable.get(&before).map(|attempt| (attempt.get().hash, attempt.get().fees));
@@ -493,11 +494,11 @@ impl ChainService {
             };
             metrics::counter!("slackwater_replacements_total").increment(1);
             tracing::info!(batch = %id, index = key.index, kind = ?attempt.kind, max_fee = attempt.fees.max_fee_per_gas, tip = attempt.fees.max_priority_fee_per_gas, "replacing");
-            (Write::Attempt(Box::new(attempt)), decision)
+            (Write::Attempt(Box::new(attempt)), vec![decision])
         };
         #[cfg(feature = "simulation")]
         self.pretend_persisted(now, index, key);
-        let written = self.write(vec![write], vec![decision]);
+        let written = self.write(vec![write], decisions);
         self.tasks.spawn(async move { Done::Persisted { lane: index, key, outcomes: written.await.ok() } });
     }
 

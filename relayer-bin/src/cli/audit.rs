@@ -1,7 +1,7 @@
 //! `audit`: does the ledger tell one unbroken, consistent story, and does the chain agree?
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     path::PathBuf,
     time::Duration,
 };
@@ -160,6 +160,7 @@ pub(super) async fn verify(
     let (requests, executed) = requests(ledger, &last, &mut logged, &mut findings).await?;
     let mut summary = vec![
         ("decisions", format!("{} (head {}:{})", head.seq, head.seq, head.hash)),
+        ("sent", format!("{} transactions", logged.sent.attempts.len())),
         ("events", events.to_string()),
         ("requests", requests.iter().map(|(_, count)| count).sum::<u64>().to_string()),
     ];
@@ -176,20 +177,69 @@ pub(super) async fn verify(
 struct Logged {
     accepted: HashMap<B256, Acceptance>,
     ended: HashMap<B256, Ending>,
+    sent: Sent,
+}
+
+/// Which transactions the decision log says were sent. Those of a batch are known if the entry after its plan names the first of
+/// them; an older version wrote none.
+#[derive(Debug, Default)]
+struct Sent {
+    /// The batch that the newest entry planned.
+    planned: Option<B256>,
+    /// Batches of which every transaction is known.
+    known: HashSet<B256>,
+    /// Batches of which some may be missing.
+    partly: HashSet<B256>,
+    attempts: HashSet<B256>,
+}
+
+impl Sent {
+    /// What is wrong with the next entry, if something is.
+    fn read(&mut self, decision: &Decision) -> Option<String> {
+        let planned = self.planned.take();
+        match decision {
+            Decision::Sent { batch, attempt } if planned == Some(*batch) => {
+                self.known.insert(*batch);
+                self.attempts.insert(*attempt);
+                return None;
+            }
+            Decision::Sent { batch, .. } => {
+                return Some(format!("batch {batch} was sent without a plan, says the decision log"));
+            }
+            Decision::Planned { batch, .. } => self.planned = Some(*batch),
+            Decision::Bumped { attempt, .. } | Decision::Cancelling { attempt, .. } => {
+                self.attempts.insert(*attempt);
+            }
+            _ => {}
+        }
+        self.partly.extend(planned);
+        match decision {
+            Decision::Included { batch, attempt, .. }
+                if self.known.contains(batch) && !self.partly.contains(batch) && !self.attempts.contains(attempt) =>
+            {
+                Some(format!("transaction {attempt} was in a block and never sent, says the decision log"))
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Logged {
-    fn read(&mut self, body: &str) {
-        match Decision::decode(body) {
-            Ok(Decision::Accepted { requests }) => {
+    /// What is wrong with the next entry, if something is.
+    fn read(&mut self, body: &str) -> Option<String> {
+        // What a later version writes is no fault of this ledger.
+        let decision = Decision::decode(body).ok()?;
+        let problem = self.sent.read(&decision);
+        match decision {
+            Decision::Accepted { requests } => {
                 self.accepted.extend(requests.into_iter().map(|accepted| (accepted.request, accepted)));
             }
-            Ok(Decision::Settled { requests }) => {
+            Decision::Settled { requests } => {
                 self.ended.extend(requests.into_iter().map(|ended| (ended.request, ended)));
             }
-            // What a later version writes is no fault of this ledger.
-            Ok(_) | Err(_) => {}
+            _ => {}
         }
+        problem
     }
 
     /// What the stored request says otherwise; each is asked for once. An older version logged neither.
@@ -251,7 +301,7 @@ async fn decisions(ledger: &dyn Ledger, findings: &mut Findings) -> Result<(Head
             }
         });
         let is_last = page.len() < PAGE;
-        page.iter().for_each(|row| logged.read(&row.body));
+        page.iter().filter_map(|row| logged.read(&row.body)).for_each(|problem| findings.add(problem));
         let entries = page.into_iter().map(|row| Entry {
             seq: row.seq,
             at_ms: row.at_ms,
@@ -420,4 +470,57 @@ async fn on_chain(
         }
     }
     Ok(found.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy_primitives::Address;
+
+    use super::*;
+
+    fn read(decisions: &[Decision]) -> Vec<String> {
+        let mut logged = Logged::default();
+        decisions.iter().filter_map(|decision| logged.read(&decision.encode())).collect()
+    }
+
+    #[test]
+    fn what_is_in_a_block_was_sent() {
+        let hash = B256::repeat_byte;
+        let planned = |batch| Decision::Planned {
+            batch,
+            chain_id: 1,
+            sender: Address::ZERO,
+            nonce: 0,
+            members: Vec::new(),
+            reason: "full".to_owned(),
+            base_fee_wei_per_gas: 1,
+            threshold_wei_per_gas: None,
+            max_fee_wei_per_gas: 2,
+            max_priority_fee_wei_per_gas: 1,
+            gas_limit_gas: 21_000,
+            model: None,
+            inputs: None,
+        };
+        let included = |batch, attempt| Decision::Included { batch, attempt, block_number: 1, block_hash: hash(9) };
+        let (batch, first, second) = (hash(1), hash(2), hash(3));
+        let sent = Decision::Sent { batch, attempt: first };
+        let bumped = Decision::Bumped {
+            batch,
+            replaced: first,
+            attempt: second,
+            reason: "stuck".to_owned(),
+            max_fee_wei_per_gas: 3,
+            max_priority_fee_wei_per_gas: 2,
+        };
+        assert_eq!(read(&[planned(batch), sent.clone(), included(batch, first)]), [""; 0]);
+        assert_eq!(read(&[planned(batch), sent.clone(), bumped, included(batch, second)]), [""; 0]);
+        let never = format!("transaction {second} was in a block and never sent, says the decision log");
+        assert_eq!(read(&[planned(batch), sent.clone(), included(batch, second)]), [never]);
+        let unplanned = || format!("batch {batch} was sent without a plan, says the decision log");
+        assert_eq!(read(std::slice::from_ref(&sent)), [unplanned()]);
+        assert_eq!(read(&[planned(hash(7)), sent.clone()]), [unplanned()]);
+        // An older version planned it, and this one gave its nonce to others.
+        assert_eq!(read(&[planned(batch), included(batch, second)]), [""; 0]);
+        assert_eq!(read(&[planned(batch), planned(batch), sent, included(batch, second)]), [""; 0]);
+    }
 }

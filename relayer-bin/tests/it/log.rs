@@ -1,6 +1,6 @@
 //! The decision log from outside: who asked for what, under which configuration, and a head that anybody may keep.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use alloy_primitives::B256;
 use serde_json::Value;
@@ -53,6 +53,31 @@ async fn acceptances_refusals_ends_and_the_configuration() -> Result<()> {
     sorted.sort_unstable();
     assert_eq!(accepted, sorted);
     assert_eq!(ended, sorted.map(|id| (id, "finalized", true)));
+    // One entry for each transaction, right after its plan.
+    let planned = decisions.windows(2).filter_map(|pair| match pair {
+        [Decision::Planned { batch, .. }, next] => Some((*batch, next)),
+        _ => None,
+    });
+    let planned: Vec<_> = planned.collect();
+    for (batch, next) in &planned {
+        assert!(matches!(next, Decision::Sent { batch: sent, .. } if sent == batch), "{next:?}");
+    }
+    let sent = decisions.iter().filter_map(|decision| match decision {
+        Decision::Sent { attempt, .. } => Some(*attempt),
+        _ => None,
+    });
+    let sent: Vec<B256> = sent.collect();
+    assert!(!sent.is_empty() && sent.len() == planned.len(), "{decisions:?}");
+    let bumped = decisions.iter().filter_map(|decision| match decision {
+        Decision::Bumped { attempt, .. } => Some(*attempt),
+        _ => None,
+    });
+    let attempts: BTreeSet<B256> = bumped.chain(sent).collect();
+    let executed = decisions.iter().flat_map(|decision| match decision {
+        Decision::Settled { requests } => requests.iter().filter_map(|ended| ended.attempt).collect(),
+        _ => Vec::new(),
+    });
+    assert!(executed.collect::<BTreeSet<_>>().is_subset(&attempts), "{decisions:?}");
     let refused = decisions.iter().filter_map(|decision| match decision {
         Decision::Refused { code, count, .. } => Some((code.as_str(), *count)),
         _ => None,
