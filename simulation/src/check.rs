@@ -413,14 +413,13 @@ impl World {
             return;
         }
         let head = self.head.clone();
-        let (mut taken, mut dearest) = (U256::ZERO, U256::ZERO);
+        let (mut taken, mut dearest, mut strangers) = (U256::ZERO, U256::ZERO, U256::ZERO);
         for batch in self.store.batches() {
-            if !matches!(batch.state, BatchState::Finalized | BatchState::Cancelled) {
-                continue;
+            let Some((tx, receipt)) = head.spender(batch.id.lane.sender, batch.id.nonce) else { continue };
+            if batch.state == BatchState::Lost && tx.is_stranger {
+                strangers += receipt.cost();
             }
-            if let Some((tx, receipt)) = head.spender(batch.id.lane.sender, batch.id.nonce)
-                && !tx.is_stranger
-            {
+            if matches!(batch.state, BatchState::Finalized | BatchState::Cancelled) && !tx.is_stranger {
                 taken += receipt.cost();
                 let cancel = U256::from(21_000) * U256::from(receipt.price) + receipt.data_fee;
                 dearest = dearest.max(cancel);
@@ -432,13 +431,24 @@ impl World {
             borne += cost;
             honest += if record.tenant == hostile::TENANT { U256::ZERO } else { cost };
         }
+        let mut foreign = U256::ZERO;
         for row in self.store.accounts() {
+            if row.account == CostAccount::Foreign {
+                foreign += row.wei;
+                continue;
+            }
             borne += row.wei;
             let is_honest = row.tenant.as_ref().is_some_and(|tenant| tenant != hostile::TENANT);
             honest += if is_honest { row.wei } else { U256::ZERO };
         }
         if taken != borne {
             self.violate(format!("I12: final transactions took {taken} wei, requests and accounts bear {borne}"));
+        }
+        if foreign > strangers || (foreign < strangers && !self.store.has_alert("foreign_unbooked")) {
+            self.violate(format!("I12: strangers took {strangers} wei with nonces of ours, {foreign} are booked"));
+        }
+        if !foreign.is_zero() {
+            self.count("stranger booked");
         }
         if self.plan.hostility.operations > 0 {
             let budget = self.plan.hostile_budget();

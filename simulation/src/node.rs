@@ -680,7 +680,7 @@ fn header(block: &Block, is_full: bool) -> Value {
         "baseFeePerGas": format!("{:#x}", block.base_fee), "extraData": "0x", "miner": PROPOSER,
     });
     if is_full {
-        let of = |(tx, _): &(Arc<chain::Tx>, chain::Receipt)| json!({ "hash": tx.hash, "from": tx.sender, "nonce": quantity(tx.nonce) });
+        let of = |(tx, _): &(Arc<chain::Tx>, chain::Receipt)| json!({ "hash": tx.hash, "from": tx.sender, "nonce": quantity(tx.nonce), "to": tx.to, "value": "0x0" });
         value["transactions"] = block.txs.iter().map(of).collect();
     }
     value

@@ -17,6 +17,7 @@ use super::{
     apply::{Cursor, HOUR_MS, Key, MEMBERS_OF_CONTENT, Needs, NewAccount, Sequence, WorkingSet, holds_nonce},
 };
 use crate::{
+    provenance::Decision,
     request::{BatchId, LaneId, RequestId, Status, TargetRecord, settlement::CostAccount},
     time::Timestamp,
 };
@@ -99,6 +100,12 @@ impl MemoryStore {
     /// What accounts have borne.
     pub fn accounts(&self) -> Vec<AccountRow> {
         self.tables().accounts()
+    }
+
+    /// Whether the decision log has an alert with this code.
+    pub fn has_alert(&self, code: &str) -> bool {
+        let is_it = |row: &DecisionRow| matches!(Decision::decode(&row.body), Ok(Decision::Alert { code: told, .. }) if told == code);
+        self.tables().decisions.iter().any(is_it)
     }
 
     /// Events from the one with this place on, counted from 0.

@@ -49,6 +49,7 @@ use super::{
     start::final_block_key,
     status::ChainHealth,
     stow::Fetched,
+    stranger::Stranger,
     tenants::Tenants,
     tuning::TimingMode,
     turns::SimulationTurns,
@@ -114,6 +115,8 @@ pub(super) enum Done {
         found: Option<Box<TxReceipt>>,
         is_complete: bool,
         at_block: u64,
+        /// Whose transaction took the nonce, if it was not ours.
+        stranger: Option<Stranger>,
     },
     Simulated {
         lane: usize,
@@ -538,7 +541,10 @@ impl ChainService {
             Done::Persisted { lane, key, outcomes } => self.on_persisted(now, lane, key, outcomes),
             Done::Sent { lane, key, report } => self.on_sent(now, lane, key, report),
             Done::Suggested(tip) => self.on_suggested_tip(now, tip),
-            Done::Receipts { lane, nonce, purpose, found, is_complete, at_block } => {
+            Done::Receipts { lane, nonce, purpose, found, mut is_complete, at_block, stranger } => {
+                if let Some(stranger) = stranger {
+                    is_complete &= self.meet(now, lane, nonce, stranger);
+                }
                 self.lane_event(now, lane, Event::Receipts { nonce, purpose, found, is_complete, at_block });
                 self.dispatch(now);
             }

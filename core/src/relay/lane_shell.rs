@@ -20,6 +20,7 @@ use super::{
     signer::LocalSigner,
     spender::{self, Scans, Spender},
     stow::{MemberSize, Stowed, without_bytes},
+    stranger::{self, Stranger},
     tenants::claim,
 };
 use crate::{
@@ -80,6 +81,8 @@ pub(super) struct Flight {
     pub(super) elsewhere: BTreeSet<RequestId>,
     /// Members that had ended before this instance read it back: no budget in memory counts what they are charged.
     pub(super) uncounted: BTreeSet<RequestId>,
+    /// Whose transaction took the nonce, as last told, and since when that is known.
+    pub(super) stranger: Option<(Stranger, Timestamp)>,
 }
 
 /// What a nonce carried before every node refused it, oldest first.
@@ -146,6 +149,7 @@ impl Flight {
             drawn: BTreeMap::new(),
             elsewhere: BTreeSet::new(),
             uncounted: BTreeSet::new(),
+            stranger: None,
         }
     }
 
@@ -304,6 +308,7 @@ impl ChainService {
                     let _turn = polls.acquire_owned().await;
                     let found = receipts::find(&pool, &hashes, purpose, last).await;
                     let (mut found, mut is_complete, mut purpose) = (found.receipt, found.is_complete, found.purpose);
+                    let mut stranger = None;
                     if found.is_none()
                         && is_complete
                         && purpose == PollPurpose::Finality
@@ -316,7 +321,7 @@ impl ChainService {
                         };
                         match used {
                             // Ours, and its receipt is gone.
-                            Spender::Known { hash, block } if hashes.contains(&hash) => {
+                            Spender::Known { hash, block, .. } if hashes.contains(&hash) => {
                                 let last = last.unwrap_or(block);
                                 found = pruned::rebuild(&pool, hash, block, last).await.map(Box::new);
                                 is_complete = found.is_some();
@@ -329,15 +334,26 @@ impl ChainService {
                                     }
                                 }
                             }
-                            Spender::Known { .. } => {}
+                            Spender::Known { hash, block, value_wei } => {
+                                let last = last.unwrap_or(block);
+                                stranger = Some(stranger::look(&pool, hash, block, value_wei, last).await);
+                            }
                             Spender::Nobody => purpose = PollPurpose::Inclusion,
                             Spender::Unknown => is_complete = false,
                         }
                         tracing::debug!(%sender, nonce, ?used, "no node shows a receipt for a nonce that should be final");
                     }
-                    Done::Receipts { lane: index, nonce, purpose, found, is_complete, at_block }
+                    Done::Receipts { lane: index, nonce, purpose, found, is_complete, at_block, stranger }
                 };
-                let lost = Done::Receipts { lane: index, nonce, purpose, found: None, is_complete: false, at_block };
+                let lost = Done::Receipts {
+                    lane: index,
+                    nonce,
+                    purpose,
+                    found: None,
+                    is_complete: false,
+                    at_block,
+                    stranger: None,
+                };
                 self.start(work, move || lost);
             }
             Command::ReportBroadcast { nonce } => {
@@ -386,6 +402,9 @@ impl ChainService {
                 self.lanes[index].forget(nonce);
                 self.pricing.forget(index, nonce);
                 if let Some(flight) = self.lanes[index].flights.remove(&nonce) {
+                    if let Some((stranger, _)) = flight.stranger.filter(|(stranger, _)| stranger.taken.is_none()) {
+                        self.tell_unbooked(id, &stranger);
+                    }
                     let outcomes = vec![MemberOutcome::Untouched; flight.members.len()];
                     self.settle(now, Settlement { id, flight, kind: None, receipt: None, outcomes, earlier: None });
                 }

@@ -39,6 +39,7 @@ mod spender;
 mod start;
 mod status;
 mod stow;
+mod stranger;
 mod tenants;
 mod tuning;
 mod turns;

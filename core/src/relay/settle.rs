@@ -232,8 +232,10 @@ impl ChainService {
             None => BatchState::Lost,
         };
         let has_failed = receipt.as_ref().is_some_and(|receipt| !receipt.is_success);
-        let cost = receipt.as_ref().map(|receipt| receipt.cost_wei());
-        let gas_used = receipt.as_ref().map(|receipt| receipt.gas_used);
+        // What somebody else's transaction took, where that used the nonce.
+        let taken = flight.stranger.and_then(|(stranger, _)| stranger.taken).filter(|_| kind.is_none());
+        let cost = receipt.as_ref().map(|receipt| receipt.cost_wei()).or(taken.map(|taken| taken.cost_wei));
+        let gas_used = receipt.as_ref().map(|receipt| receipt.gas_used).or(taken.map(|taken| taken.gas_used));
         let content = flight.content();
         let has_run = |(member, outcome): (&Arc<VerifiedRequest>, &MemberOutcome)| {
             (*outcome != MemberOutcome::Untouched).then(|| member.id())
@@ -248,6 +250,9 @@ impl ChainService {
             Some(_) => (vec![U256::ZERO; content.members.len()], None),
             None => self.attribute(now, id, &content, owed, &outcomes, kind.zip(receipt.as_deref())),
         };
+        if let Some(taken) = taken {
+            bill = Some(Box::new(taken.bill()));
+        }
         // To those who are in it now another transaction has taken the nonce.
         let own = kind.filter(|_| earlier.is_none());
         let mut early = LeftEarly::default();
@@ -453,7 +458,7 @@ impl ChainService {
         mined: Option<(AttemptKind, &TxReceipt)>,
     ) -> (Vec<U256>, Option<Box<Bill>>) {
         let nothing = vec![U256::ZERO; flight.members.len()];
-        // Somebody else's transaction cost us nothing that we know of.
+        // Somebody else's transaction is nobody's here: [`super::stranger`] has what it took.
         let Some((kind, receipt)) = mined else { return (nothing, None) };
         let chain_id = id.lane.chain_id;
         let params = &self.shared.params;

@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use alloy_primitives::{Address, B256, U64};
+use alloy_primitives::{Address, B256, U64, U256};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -24,20 +24,33 @@ struct Transaction {
     hash: B256,
     from: Address,
     nonce: U64,
+    /// None where it creates a contract.
+    #[serde(default)]
+    to: Option<Address>,
+    #[serde(default)]
+    value: Option<U256>,
+}
+
+impl Transaction {
+    /// What it moves to others if it succeeds, wei; `None` if the node does not say.
+    fn moves(&self) -> Option<U256> {
+        if self.to == Some(self.from) { Some(U256::ZERO) } else { self.value }
+    }
 }
 
 impl Block {
-    fn used(&self, sender: Address, nonce: u64) -> Option<B256> {
+    fn used(&self, sender: Address, nonce: u64) -> Option<&Transaction> {
         let is_it = |transaction: &&Transaction| transaction.from == sender && transaction.nonce == U64::from(nonce);
-        self.transactions.iter().find(is_it).map(|transaction| transaction.hash)
+        self.transactions.iter().find(is_it)
     }
 }
 
 /// What is known about the use of a nonce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Spender {
-    /// This transaction used it, in this block, as a majority of the nodes has it.
-    Known { hash: B256, block: u64 },
+    /// This transaction used it, in this block, as a majority of the nodes has it. `value_wei`: what it moves to others if it
+    /// succeeds, if a majority says so.
+    Known { hash: B256, block: u64, value_wei: Option<U256> },
     /// It is still free.
     Nobody,
     /// It can't be told now.
@@ -85,9 +98,14 @@ pub(super) async fn find(
     let Some(number) = number else { return Spender::Unknown };
     let blocks: Vec<Option<Block>> =
         pool.call_settled("eth_getBlockByNumber", json!([U64::from(number), true]), last).await;
-    let used: Vec<B256> = blocks.into_iter().flatten().filter_map(|block| block.used(sender, nonce)).collect();
-    let agree = |hash: &B256| pool.is_majority(used.iter().filter(|other| *other == hash).count());
-    used.iter().find(|hash| agree(hash)).map_or(Spender::Unknown, |hash| Spender::Known { hash: *hash, block: number })
+    let used = blocks.iter().flatten().filter_map(|block| block.used(sender, nonce));
+    let used: Vec<(B256, Option<U256>)> = used.map(|transaction| (transaction.hash, transaction.moves())).collect();
+    let agree = |hash: B256| pool.is_majority(used.iter().filter(|(other, _)| *other == hash).count());
+    let Some(&(hash, _)) = used.iter().find(|(hash, _)| agree(*hash)) else { return Spender::Unknown };
+    let is_agreed = |told: &&(B256, Option<U256>)| pool.is_majority(used.iter().filter(|other| other == told).count());
+    let value_wei =
+        used.iter().filter(|(other, _)| *other == hash).find(is_agreed).and_then(|(_, value_wei)| *value_wei);
+    Spender::Known { hash, block: number, value_wei }
 }
 
 enum Search {

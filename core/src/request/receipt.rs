@@ -30,6 +30,11 @@ pub(crate) struct RpcReceipt {
     /// OP Stack from Jovian, which counts the operator fee in larger units.
     #[serde(default)]
     da_footprint_gas_scalar: Option<U64>,
+    /// Of a transaction with blobs: none of ours, but somebody else's may be.
+    #[serde(default)]
+    blob_gas_used: Option<U64>,
+    #[serde(default)]
+    blob_gas_price: Option<U128>,
     #[serde(default)]
     logs: Vec<RpcLog>,
 }
@@ -51,6 +56,8 @@ impl RpcReceipt {
             ..OpL1Params::default()
         };
         let operator_fee = params.operator_fee(fork, self.gas_used.to());
+        let blob_gas = U256::from(self.blob_gas_used.map_or(0, |gas| gas.to::<u64>()));
+        let blob_fee = blob_gas.saturating_mul(U256::from(self.blob_gas_price.map_or(0, |price| price.to::<u128>())));
         Some(TxReceipt {
             hash: self.transaction_hash,
             block_number: self.block_number?.to(),
@@ -59,7 +66,7 @@ impl RpcReceipt {
             is_success: self.status.is_some_and(|status| status == U64::from(1)),
             gas_used: self.gas_used.to(),
             effective_gas_price: self.effective_gas_price.map_or(0, |price| price.to()),
-            extra_fee_wei: self.l1_fee.unwrap_or(U256::ZERO).saturating_add(operator_fee),
+            extra_fee_wei: self.l1_fee.unwrap_or(U256::ZERO).saturating_add(operator_fee).saturating_add(blob_fee),
             logs: self.logs.into_iter().filter_map(|log| Log::new(log.address, log.topics, log.data)).collect(),
         })
     }
@@ -87,5 +94,6 @@ mod tests {
         assert_eq!(extra(isthmus), U256::from(100 + 11));
         let jovian = format!(r#"{isthmus},"daFootprintGasScalar":"0x190""#);
         assert_eq!(extra(&jovian), U256::from(100 + 100_000_010));
+        assert_eq!(extra(r#","blobGasUsed":"0x20000","blobGasPrice":"0x3""#), U256::from(131_072 * 3));
     }
 }

@@ -23,11 +23,13 @@ pub enum CostAccount {
     Unfound,
     /// The operator's: a transaction was skipped, or burnt, because another one of ours had executed its requests.
     Replan,
+    /// The operator's: somebody else used the lane's key, and their transaction took a nonce of ours.
+    Foreign,
 }
 
 impl CostAccount {
     /// Every account.
-    pub const ALL: [Self; 5] = [Self::Overrun, Self::Cancel, Self::GapFill, Self::Unfound, Self::Replan];
+    pub const ALL: [Self; 6] = [Self::Overrun, Self::Cancel, Self::GapFill, Self::Unfound, Self::Replan, Self::Foreign];
 
     /// Name in the ledger, the API and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -37,6 +39,7 @@ impl CostAccount {
             Self::GapFill => "gap_fill",
             Self::Unfound => "unfound",
             Self::Replan => "replan",
+            Self::Foreign => "foreign",
         }
     }
 

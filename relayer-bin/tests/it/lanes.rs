@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use alloy_primitives::{B256, U64};
+use alloy_primitives::{Address, B256, U64, U256};
 use serde_json::json;
 use slackwater_benches::{Result, count, node::TestTransaction, wallet::Crowd};
 
@@ -11,9 +11,14 @@ use crate::stage::{Pace, Stage};
 impl Stage {
     /// Somebody else sends from the lane's account, and wins. The node must be told before that it need not see the key.
     async fn use_key(&self, nonce: u64) -> Result<B256> {
+        self.use_key_for(nonce, self.lane(), 0).await
+    }
+
+    /// As [`Self::use_key`], and takes money.
+    async fn use_key_for(&self, nonce: u64, to: Address, value: u64) -> Result<B256> {
         let gwei = 10_u64.pow(9);
         let transaction = json!({
-            "from": self.lane(), "to": self.lane(), "gas": U64::from(21_000), "nonce": U64::from(nonce),
+            "from": self.lane(), "to": to, "gas": U64::from(21_000), "nonce": U64::from(nonce), "value": U64::from(value),
             "maxFeePerGas": U64::from(1_000 * gwei), "maxPriorityFeePerGas": U64::from(500 * gwei),
         });
         self.node().call("eth_sendTransaction", json!([transaction])).await
@@ -52,6 +57,34 @@ async fn somebody_else_uses_the_key() -> Result<()> {
     let all: Vec<_> = requests.into_iter().chain(more).collect();
     let truth = stage.check(&all).await?;
     assert_eq!(truth.count("finalized", None), all.len());
+    stage.close().await
+}
+
+/// What somebody else's transactions took with nonces of ours is on the books, to the wei, and nobody's cost.
+#[tokio::test]
+async fn what_a_stranger_took_is_on_the_books() -> Result<()> {
+    let stage = Stage::at(Pace::Manual).chain_key("max_batch", 5).raise().await?;
+    let mut crowd = Crowd::new(&stage.world, 10);
+    let requests: Vec<_> = (0..10).map(|i| crowd.mark_within(i, "5m")).collect();
+    stage.submit(&requests).await?;
+    stage.pooled(2).await?;
+    stage.node().impersonate(stage.lane()).await?;
+    let value = 123_456_789_012_345_678;
+    let paid = stage.use_key_for(0, Address::repeat_byte(0xee), value).await?;
+    let to_itself = stage.use_key_for(1, stage.lane(), value).await?;
+    stage.mine(1).await?;
+    stage.settle_mining().await?;
+    let truth = stage.check(&requests).await?;
+    assert_eq!(truth.count("finalized", None), requests.len());
+    let mut taken = U256::from(value);
+    for hash in [paid, to_itself] {
+        taken += stage.node().receipt(hash).await?.expect("it is in a block").cost_wei();
+    }
+    let (spent, borne) = stage.spent_and_borne().await?;
+    assert_eq!(borne, taken, "what the strangers took is the operator's");
+    assert_eq!(stage.costs(&requests).await? + borne, spent);
+    assert!(stage.metric("slackwater_account_gwei_total", &["foreign"]).await? >= 123_456_789.0);
+    assert_eq!(stage.metric("slackwater_foreign_unbooked_total", &[]).await?, 0.0);
     stage.close().await
 }
 

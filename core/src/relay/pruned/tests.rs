@@ -18,6 +18,7 @@ use crate::{
         receipts,
         rpc::{RpcEndpoint, RpcPool, RpcReply, RpcTransport},
         spender::{Scans, Spender, find},
+        stranger::{Stranger, Taken, look},
         tuning::ChainTuning,
     },
 };
@@ -36,6 +37,10 @@ const STATES: u64 = 100;
 #[derive(Debug, Clone, Copy, Default)]
 struct Kept {
     block_receipts: bool,
+    /// The transaction succeeded, says its receipt.
+    is_success: bool,
+    /// What it says beyond the truth of the value that it moves, wei.
+    more_value: u64,
 }
 
 #[derive(Debug)]
@@ -59,6 +64,7 @@ impl Node {
                 let number = number(&params[0]);
                 let transaction = json!({
                     "hash": OURS, "from": SENDER, "nonce": U64::from(NONCE), "gas": U64::from(90_000), "gasPrice": "0x64",
+                    "to": FORWARDER, "value": U64::from(7 + self.kept.more_value),
                 });
                 let other = json!({
                     "hash": hash_of(number + 1), "from": FORWARDER, "nonce": "0x0", "gas": "0x5208", "gasPrice": "0x64",
@@ -68,7 +74,8 @@ impl Node {
             }
             "eth_getTransactionReceipt" => Ok(Value::Null),
             "eth_getBlockReceipts" if self.kept.block_receipts => Ok(json!([{
-                "transactionHash": OURS, "blockNumber": U64::from(MINED), "blockHash": hash_of(MINED), "status": "0x0",
+                "transactionHash": OURS, "blockNumber": U64::from(MINED), "blockHash": hash_of(MINED),
+                "status": U64::from(self.kept.is_success),
                 "gasUsed": U64::from(50_000), "effectiveGasPrice": "0x64", "logs": [],
             }])),
             _ => Err(json!({ "code": -32_601, "message": "the method does not exist" })),
@@ -119,7 +126,7 @@ async fn a_search_through_blocks_goes_on_where_it_stopped() {
         turns += 1;
         match used {
             Spender::Unknown => {}
-            Spender::Known { hash, block } => break assert_eq!((hash, block), (OURS, MINED)),
+            Spender::Known { hash, block, .. } => break assert_eq!((hash, block), (OURS, MINED)),
             Spender::Nobody => panic!("it is used"),
         }
     }
@@ -128,14 +135,15 @@ async fn a_search_through_blocks_goes_on_where_it_stopped() {
     assert!(nodes[0].asked("eth_getBlockByNumber") < LAST - MINED);
     // From then on it is known where.
     let before = nodes[0].asked("eth_getBlockByNumber");
-    assert_eq!(find(&pool, SENDER, NONCE, LAST, &scans, 128).await, Spender::Known { hash: OURS, block: MINED });
+    let known = Spender::Known { hash: OURS, block: MINED, value_wei: Some(U256::from(7)) };
+    assert_eq!(find(&pool, SENDER, NONCE, LAST, &scans, 128).await, known);
     assert_eq!(nodes[0].asked("eth_getBlockByNumber") - before, 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_receipts_of_its_block_tell_what_a_transaction_did() {
     let told = async |kept: [bool; 3]| {
-        let (_, pool) = world(&kept.map(|block_receipts| Kept { block_receipts }));
+        let (_, pool) = world(&kept.map(|block_receipts| Kept { block_receipts, ..Kept::default() }));
         let receipt = rebuild(&pool, OURS, MINED, LAST).await?;
         assert_eq!((receipt.hash, receipt.block_number, receipt.block_hash), (OURS, MINED, hash_of(MINED)));
         Some((receipt.is_success, receipt.cost_wei()))
@@ -143,4 +151,33 @@ async fn the_receipts_of_its_block_tell_what_a_transaction_did() {
     assert_eq!(told([true; 3]).await, Some((false, U256::from(50_000 * 100))));
     assert_eq!(told([true, false, false]).await, None, "one node alone is not believed");
     assert_eq!(told([false; 3]).await, None, "without a receipt nobody knows what it cost");
+}
+
+/// Receipt and value of somebody else's transaction: as a majority has them, or not at all.
+#[tokio::test(start_paused = true)]
+async fn what_a_stranger_took_is_what_a_majority_tells() {
+    let told = async |kept: [Kept; 3]| {
+        let (_, pool) = world(&kept);
+        let scans = Scans::default();
+        let Spender::Known { hash, block, value_wei } = find(&pool, SENDER, NONCE, LAST, &scans, 2_000).await else {
+            panic!("it is known who used it");
+        };
+        let Stranger { hash, taken, .. } = look(&pool, hash, block, value_wei, LAST).await;
+        assert_eq!(hash, OURS);
+        taken
+    };
+    let whole = Kept { block_receipts: true, is_success: true, more_value: 0 };
+    let (failed, boasts, gone) =
+        (Kept { is_success: false, ..whole }, Kept { more_value: 1, ..whole }, Kept { block_receipts: false, ..whole });
+    let taken = |value: u64| {
+        let (gas_used, cost_wei, value_wei) = (50_000, U256::from(5_000_000), U256::from(value));
+        Some(Taken { gas_used, cost_wei, value_wei })
+    };
+    assert_eq!(told([whole; 3]).await, taken(7));
+    assert_eq!(told([failed; 3]).await, taken(0), "it moved nothing");
+    assert_eq!(told([whole, boasts, whole]).await, taken(7));
+    assert_eq!(told([boasts, whole, Kept { more_value: 2, ..whole }]).await, None);
+    assert_eq!(told([gone, whole, whole]).await, taken(7));
+    assert_eq!(told([gone, gone, whole]).await, None);
+    assert_eq!(told([failed, whole, gone]).await, None);
 }

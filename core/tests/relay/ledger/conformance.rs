@@ -10,9 +10,9 @@ use alloy_primitives::{Address, B256, U256};
 use slackwater::{
     Timestamp,
     ledger::{
-        AcceptOutcome, AccountEntry, AttemptKind, AttemptRecord, BatchRecord, BatchState, Bill, BudgetLimit,
-        DecisionRow, EndedByKey, EventFilter, EventRecord, Fence, KeyUse, Ledger, NewRequest, OpenByKey, PlannedBatch,
-        RequestChange, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+        AcceptOutcome, AccountEntry, AccountRow, AttemptKind, AttemptRecord, BatchRecord, BatchState, Bill,
+        BudgetLimit, DecisionRow, EndedByKey, EventFilter, EventRecord, Fence, KeyUse, Ledger, NewRequest, OpenByKey,
+        PlannedBatch, RequestChange, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
     },
     provenance::{Decision, Entry, Head, verify_chain_from},
     request::{BatchId, LaneId, Reason, Status, TargetRecord, settlement::CostAccount},
@@ -65,6 +65,7 @@ conformance! {
     batch_moves_its_members
     batch_write_repeated_is_harmless
     a_bill_that_does_not_add_up_is_refused
+    what_a_stranger_took_is_booked_once
     costs_add_up_over_transactions
     batch_state_never_goes_back
     reorganisation_takes_back_inclusion

@@ -285,6 +285,33 @@ pub(crate) async fn a_bill_that_does_not_add_up_is_refused(store: &impl Store) {
     applied(&one(&*ledger, included(BatchState::Finalized, Status::Finalized, 5)).await);
 }
 
+/// What somebody else's transaction took with a nonce of a lane is the operator's, once, and on no budget.
+pub(crate) async fn what_a_stranger_took_is_booked_once(store: &impl Store) {
+    let ledger = store.open().await;
+    accept_all(&*ledger, 1..=1).await;
+    one(&*ledger, plan(0, &[1])).await;
+    let of = |value: u64| {
+        let mut write = lost(0, 1);
+        if let Write::Batch { cost_wei, gas_used, bill, .. } = &mut write {
+            (*cost_wei, *gas_used) = (Some(U256::from(700)), Some(21_000));
+            let entry = AccountEntry { account: CostAccount::Foreign, tenant: None, wei: U256::from(750) };
+            *bill = Some(Box::new(Bill { value_wei: U256::from(value), accounts: vec![entry] }));
+        }
+        write
+    };
+    refused(&one(&*ledger, of(51)).await, "751 wei");
+    assert_eq!(statuses(&one(&*ledger, of(50)).await), [Status::Queued]);
+    let accounts = ledger.accounts().await.unwrap();
+    assert_eq!(applied(&one(&*ledger, of(50)).await), []);
+    assert_eq!(ledger.accounts().await.unwrap(), accounts);
+    let row = AccountRow { chain_id: CHAIN, account: CostAccount::Foreign, tenant: None, wei: U256::from(750) };
+    assert_eq!(accounts, [row]);
+    let record = request(&*ledger, 1).await;
+    assert_eq!((record.status, record.cost_wei), (Status::Queued, None));
+    let spent: U256 = ledger.spent(0).await.unwrap().into_iter().map(|row| row.spent_wei).sum();
+    assert_eq!(spent, U256::ZERO);
+}
+
 /// What a transaction burnt without ending its members stays with them.
 pub(crate) async fn costs_add_up_over_transactions(store: &impl Store) {
     let ledger = store.open().await;
