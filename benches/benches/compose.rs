@@ -73,6 +73,7 @@ fn entry(params: &VehicleParams, seq: usize, request: &Arc<VerifiedRequest>, now
         first_ceiling_wei_per_gas: 1_000_000_000_000,
         reserved_wei: U256::MAX,
         spent_wei: U256::ZERO,
+        price_percent: 100,
         company: Company::Named,
         simulations: 0,
         batch_failures: 0,

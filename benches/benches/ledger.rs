@@ -30,6 +30,7 @@ fn acceptance(n: u64) -> Write {
         valid_until: Timestamp(NOW.0 + 600_000),
         accepted_at: NOW,
         reserved_wei: U256::from(10_u64.pow(15)),
+        price_percent: 100,
         ceiling_wei_per_gas: 8_000_000_000,
         // As large as a stored request that marks a tag.
         payload: B256::repeat_byte(0xaa).repeat(18),

@@ -45,6 +45,7 @@ fn forward(user: usize, nonce: u64, ceiling: u128) -> QueuedRequest {
         first_ceiling_wei_per_gas: ceiling,
         reserved_wei: U256::MAX,
         spent_wei: U256::ZERO,
+        price_percent: 100,
         company: Company::Named,
         simulations: 0,
         batch_failures: 0,

@@ -356,7 +356,7 @@ impl World {
         let Some(limit) = self.plan.budget.filter(|_| !self.plan.faults.restores_backup) else { return };
         let mut sum = U256::ZERO;
         for record in self.store.requests().iter().filter(|record| record.tenant == "alpha") {
-            sum += if record.status.is_terminal() { record.cost_wei.unwrap_or_default() } else { record.reserved_wei };
+            sum += if record.status.is_terminal() { record.counted_wei() } else { record.reserved_wei };
         }
         for row in self.store.accounts().iter().filter(|row| row.tenant.as_deref() == Some("alpha")) {
             sum += row.wei;
@@ -656,11 +656,16 @@ impl World {
                 ));
             }
             let cost = record.cost_wei.unwrap_or_default();
-            if cost > record.reserved_wei {
-                self.violate(format!("I8: op #{op} cost {cost} wei, reserved {}", record.reserved_wei));
+            let (price, counted) = (record.price_wei().unwrap_or_default(), record.counted_wei());
+            if counted > record.reserved_wei {
+                self.violate(format!("I8: op #{op} counts {counted} wei, reserved {}", record.reserved_wei));
+            }
+            let percent = if record.tenant == "alpha" { self.plan.price_percent() } else { 100 };
+            if price != (cost * U256::from(percent)).div_ceil(U256::from(100)) {
+                self.violate(format!("I12: op #{op} cost {cost} wei, and is charged {price} at {percent} %"));
             }
             if record.tenant == "alpha" {
-                spent += cost;
+                spent += counted;
             }
         }
         // What a transaction took beyond its members' shares: without one that failed there is nothing that they did not cover.

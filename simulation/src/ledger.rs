@@ -8,7 +8,7 @@ use slackwater::{
     Timestamp,
     ledger::{
         AccountRow, AttemptRecord, BatchRecord, CostRow, DecisionRow, Durable, EventFilter, EventRecord, KeyUse,
-        Ledger, LedgerError, MemoryLedger, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+        Ledger, LedgerError, MarginRow, MemoryLedger, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
     },
     request::{BatchId, LaneId, RequestId, Status, TargetRecord},
 };
@@ -144,6 +144,10 @@ impl Ledger for FaultyLedger {
 
     async fn accounts(&self) -> Result<Vec<AccountRow>, LedgerError> {
         self.inner.accounts().await
+    }
+
+    async fn margins(&self) -> Result<Vec<MarginRow>, LedgerError> {
+        self.inner.margins().await
     }
 
     async fn costs_of(

@@ -287,6 +287,12 @@ impl Plan {
         plan
     }
 
+    /// What the tenant with the budget is charged, percent of cost.
+    pub(crate) fn price_percent(&self) -> u32 {
+        let choice = self.budget.map_or(0, |wei| (wei % U256::from(3)).saturating_to::<usize>());
+        [100, 150, 50][choice]
+    }
+
     pub(crate) fn spec(&self) -> ChainSpec {
         let mut spec = ChainSpec::preset("anvil").expect("an embedded preset");
         spec.multicall3 = Some(MULTICALL);

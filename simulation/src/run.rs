@@ -341,6 +341,7 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
             policy.kinds.remove(&KindName::Call);
             policy.max_gas = BLOCK_GAS;
         }
+        policy.price_percent = if budget.is_some() && id == "alpha" { plan.price_percent() } else { 100 };
         policy.budget = budget;
         // By name, so that they share transactions.
         let targets = [GOOD, REVERTS, TRAP, BURNS].map(|target| (target, TargetRule::default()));

@@ -216,6 +216,8 @@ export interface RequestSummary {
   blockNumber: number | null
   gasUsed: number | null
   costWei: string | null
+  /** What its tenant is charged for that; the cost itself, unless the operator chose otherwise. */
+  priceWei: string | null
   reservedWei: string | null
   /** The id of the API key that submitted it. */
   submittedBy?: string

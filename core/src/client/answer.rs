@@ -196,6 +196,10 @@ pub struct RequestSummary {
     /// Its share of the cost, once final.
     #[serde(default, with = "decimal::option")]
     pub cost_wei: Option<U256>,
+    /// What its tenant is charged for that; the cost itself, unless the operator chose otherwise. `None` from a relayer that does
+    /// not say.
+    #[serde(default, with = "decimal::option")]
+    pub price_wei: Option<U256>,
     /// Worst case taken from the budget.
     #[serde(default, with = "decimal::option")]
     pub reserved_wei: Option<U256>,

@@ -84,6 +84,8 @@ pub(super) struct RequestDetailJson {
     #[serde(default, with = "decimal::option")]
     cost_wei: Option<U256>,
     #[serde(default, with = "decimal::option")]
+    price_wei: Option<U256>,
+    #[serde(default, with = "decimal::option")]
     reserved_wei: Option<U256>,
     #[serde(default)]
     submitted_by: Option<String>,
@@ -117,6 +119,7 @@ impl From<RequestDetailJson> for RequestDetail {
                 block_number: json.block_number,
                 gas_used: json.gas_used,
                 cost_wei: json.cost_wei,
+                price_wei: json.price_wei,
                 reserved_wei: json.reserved_wei,
                 submitted_by: json.submitted_by,
             },

@@ -386,6 +386,7 @@ impl WorkingSet {
                 updated_at: new.accepted_at,
                 batch: None,
                 reserved_wei: new.reserved_wei,
+                price_percent: new.price_percent,
                 ceiling_wei_per_gas: new.ceiling_wei_per_gas,
                 cost_wei: None,
                 gas_used: None,
@@ -737,6 +738,7 @@ impl WorkingSet {
             attempt: record.tx_hash,
             block_number: record.block_number,
             cost_wei: narrow(record.cost_wei.unwrap_or_default()),
+            price_wei: record.other_price_wei().map(narrow),
             reason: record.reason.map(|reason| reason.as_str().to_owned()),
         });
         let ended: Vec<_> = ended.collect();
@@ -783,7 +785,7 @@ impl WorkingSet {
         let mut changes: HashMap<SpentKey, (U256, U256)> = HashMap::new();
         for RequestEntry { record, stored, .. } in &self.requests {
             let share = |status: Status, cost: Option<U256>| match status.is_terminal() {
-                true => (U256::ZERO, cost.unwrap_or_default()),
+                true => (U256::ZERO, record.counted_of(cost)),
                 false => (record.reserved_wei, U256::ZERO),
             };
             let before = stored.map_or((U256::ZERO, U256::ZERO), |stored| share(stored.status, stored.cost_wei));

@@ -13,8 +13,9 @@ use async_trait::async_trait;
 
 use super::{
     AccountRow, AttemptRecord, BatchRecord, CostRow, DecisionRow, Durable, EndedByKey, EventFilter, EventRecord,
-    KeyUse, Ledger, LedgerError, OpenByKey, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+    KeyUse, Ledger, LedgerError, MarginRow, OpenByKey, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
     apply::{Cursor, HOUR_MS, Key, MEMBERS_OF_CONTENT, Needs, NewAccount, Sequence, WorkingSet, holds_nonce},
+    rows::Margins,
 };
 use crate::{
     provenance::Decision,
@@ -181,7 +182,7 @@ impl Tables {
                     record.tenant == *tenant && record.chain_id == *chain_id && record.accepted_at.0 / HOUR_MS >= *hour;
                 if counts {
                     let is_open = !record.status.is_terminal();
-                    let used = if is_open { record.reserved_wei } else { record.cost_wei.unwrap_or_default() };
+                    let used = if is_open { record.reserved_wei } else { record.counted_wei() };
                     set.load_budget(key.clone(), used);
                 }
             }
@@ -374,7 +375,7 @@ impl Ledger for MemoryLedger {
             }
             let sum = sums.entry((record.tenant.clone(), record.chain_id)).or_default();
             if record.status.is_terminal() {
-                sum.1 = sum.1.saturating_add(record.cost_wei.unwrap_or_default());
+                sum.1 = sum.1.saturating_add(record.counted_wei());
             } else {
                 sum.0 = sum.0.saturating_add(record.reserved_wei);
             }
@@ -397,6 +398,17 @@ impl Ledger for MemoryLedger {
         Ok(self.tables()?.accounts())
     }
 
+    async fn margins(&self) -> Result<Vec<MarginRow>, LedgerError> {
+        let tables = self.tables()?;
+        let mut sums = Margins::default();
+        for (record, _) in tables.requests.values() {
+            if let Some((cost, price)) = record.cost_wei.zip(record.other_price_wei()) {
+                sums.add(record.tenant.clone(), record.chain_id, cost, price);
+            }
+        }
+        Ok(sums.rows())
+    }
+
     async fn costs_of(
         &self,
         tenant: &str,
@@ -408,8 +420,9 @@ impl Ledger for MemoryLedger {
         let records = tables.requests.range(after.saturating_add(1)..).map(|(_, (record, _))| record);
         let ended = records.filter(|record| record.status.is_terminal() && record.accepted_at >= since);
         let costs = ended.filter(|record| record.tenant == tenant).filter_map(|record| {
-            let (signer, cost_wei) = (record.sequence.map(|(_, signer, _)| signer), record.cost_wei?);
-            Some(CostRow { seq: record.seq, chain_id: record.chain_id, signer, target: record.target, cost_wei })
+            record.cost_wei?;
+            let (signer, counted_wei) = (record.sequence.map(|(_, signer, _)| signer), record.counted_wei());
+            Some(CostRow { seq: record.seq, chain_id: record.chain_id, signer, target: record.target, counted_wei })
         });
         Ok(costs.take(limit).collect())
     }
@@ -433,7 +446,7 @@ impl Ledger for MemoryLedger {
             if is_after.contains(&true) {
                 let sums = EndedByKey { key: key.clone(), chain_id, since: Default::default() };
                 let sums = ended.entry((key, chain_id)).or_insert(sums);
-                sums.add(is_after, 1, record.cost_wei.unwrap_or_default());
+                sums.add(is_after, 1, record.counted_wei());
             }
         }
         Ok(KeyUse { open, ended: ended.into_values().collect() })

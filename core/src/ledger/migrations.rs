@@ -10,18 +10,19 @@ use sqlx::{
 type File = (i64, &'static str, &'static str);
 
 /// Of the embedded ledger.
-pub(super) const SQLITE: [File; 6] = [
+pub(super) const SQLITE: [File; 7] = [
     (1, "ledger", include_str!("../../migrations/sqlite/0001_ledger.sql")),
     (10, "accounts", include_str!("../../migrations/sqlite/0010_accounts.sql")),
     (11, "late", include_str!("../../migrations/sqlite/0011_late.sql")),
     (20, "events by tenant", include_str!("../../migrations/sqlite/0020_events_by_tenant.sql")),
     (22, "submitted by", include_str!("../../migrations/sqlite/0022_submitted_by.sql")),
     (23, "targets", include_str!("../../migrations/sqlite/0023_targets.sql")),
+    (24, "price", include_str!("../../migrations/sqlite/0024_price.sql")),
 ];
 
 /// Of the shared ledger.
 #[cfg(feature = "postgres")]
-pub(super) const POSTGRES: [File; 8] = [
+pub(super) const POSTGRES: [File; 9] = [
     (1, "ledger", include_str!("../../migrations/postgres/0001_ledger.sql")),
     (2, "members", include_str!("../../migrations/postgres/0002_members.sql")),
     (10, "accounts", include_str!("../../migrations/postgres/0010_accounts.sql")),
@@ -30,6 +31,7 @@ pub(super) const POSTGRES: [File; 8] = [
     (21, "spent totals", include_str!("../../migrations/postgres/0021_spent_totals.sql")),
     (22, "submitted by", include_str!("../../migrations/postgres/0022_submitted_by.sql")),
     (23, "targets", include_str!("../../migrations/postgres/0023_targets.sql")),
+    (24, "price", include_str!("../../migrations/postgres/0024_price.sql")),
 ];
 
 /// What brings tables up to date by `files`.

@@ -37,8 +37,8 @@ pub use memory::{MemoryLedger, MemoryStore};
 pub use postgres::{PostgresConfig, PostgresLedger};
 pub use record::{
     AcceptOutcome, AccountEntry, AccountRow, AttemptKind, AttemptRecord, BatchRecord, BatchState, Bill, BudgetLimit,
-    CostRow, DecisionRow, EndedByKey, EventFilter, EventRecord, Fence, Idempotency, KeyUse, NewRequest, OpenByKey,
-    PlannedBatch, Reach, RequestChange, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+    CostRow, DecisionRow, EndedByKey, EventFilter, EventRecord, Fence, Idempotency, KeyUse, MarginRow, NewRequest,
+    OpenByKey, PlannedBatch, Reach, RequestChange, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
 };
 pub use sqlite::{SqliteConfig, SqliteLedger};
 
@@ -225,7 +225,12 @@ pub trait Ledger: Send + Sync + std::fmt::Debug + 'static {
     /// up to what left the lanes (invariant I12).
     async fn accounts(&self) -> Result<Vec<AccountRow>, LedgerError>;
 
-    /// What a tenant's ended requests cost that were accepted since `since`, after number `after`, in order, at most `limit`.
+    /// By how much prices differ from costs, of those requests where they do, by tenant and chain, in that order: accounts
+    /// `margin` and `rebate`. They are no part of what [`Self::accounts`] adds up to.
+    async fn margins(&self) -> Result<Vec<MarginRow>, LedgerError>;
+
+    /// What budgets count of a tenant's ended requests that were accepted since `since`, after number `after`, in order, at most
+    /// `limit`.
     async fn costs_of(
         &self,
         tenant: &str,

@@ -9,7 +9,10 @@ pub use crate::lane::AttemptKind;
 use crate::{
     chain::Fees,
     provenance::Decision,
-    request::{BatchId, Reason, RequestId, Status, TargetRecord, VerifiedRequest, settlement::CostAccount},
+    request::{
+        BatchId, Reason, RequestId, Status, TargetRecord, VerifiedRequest,
+        settlement::{CostAccount, price_of},
+    },
     time::Timestamp,
 };
 
@@ -231,8 +234,10 @@ pub struct NewRequest {
     pub valid_until: Timestamp,
     /// When it arrived.
     pub accepted_at: Timestamp,
-    /// Worst case taken from the budget, wei.
+    /// Worst case taken from the budget, wei: the larger of cost and price.
     pub reserved_wei: U256,
+    /// What its tenant is charged, percent of its cost.
+    pub price_percent: u32,
     /// Highest price of gas that the reservation covers, wei per gas.
     pub ceiling_wei_per_gas: u128,
     /// [`crate::request::VerifiedRequest::to_stored`].
@@ -285,8 +290,10 @@ pub struct RequestRecord {
     pub updated_at: Timestamp,
     /// The batch it is in, or ended in; none while it is queued.
     pub batch: Option<BatchId>,
-    /// Worst case taken from the budget, wei.
+    /// Worst case taken from the budget, wei: the larger of cost and price.
     pub reserved_wei: U256,
+    /// What its tenant is charged, percent of its cost ([`Self::price_wei`]).
+    pub price_percent: u32,
     /// Highest price of gas that the reservation covers, wei per gas.
     pub ceiling_wei_per_gas: u128,
     /// Its share of what final transactions cost, wei: also of those that did not execute it.
@@ -310,6 +317,27 @@ pub struct RequestRecord {
 }
 
 impl RequestRecord {
+    /// What its tenant is charged for its cost until now, wei (invariant I12).
+    pub fn price_wei(&self) -> Option<U256> {
+        self.cost_wei.map(|cost| price_of(cost, self.price_percent, self.reserved_wei))
+    }
+
+    /// The price, where it is not the cost.
+    pub(super) fn other_price_wei(&self) -> Option<U256> {
+        self.price_wei().filter(|price| Some(*price) != self.cost_wei)
+    }
+
+    /// What budgets count of it once it has ended, wei: the larger of cost and price.
+    pub fn counted_wei(&self) -> U256 {
+        self.counted_of(self.cost_wei)
+    }
+
+    /// The same, if it had cost so much.
+    pub(super) fn counted_of(&self, cost_wei: Option<U256>) -> U256 {
+        let cost = cost_wei.unwrap_or_default();
+        price_of(cost, self.price_percent, self.reserved_wei).max(cost)
+    }
+
     /// Until when whoever has the signature of a request that ended can still use it: its signed deadline, Unix seconds. `None`
     /// while it is open, if it was executed, if its nonce is used, for kinds that nobody signs, and if it ended at its deadline.
     ///
@@ -416,6 +444,20 @@ pub struct AccountRow {
     pub tenant: Option<String>,
     /// Wei that it bore.
     pub wei: U256,
+}
+
+/// By how much the prices of a tenant's requests differ from their costs, since the ledger began. None of it is part of what left
+/// the lanes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MarginRow {
+    /// The tenant.
+    pub tenant: String,
+    /// The chain.
+    pub chain_id: u64,
+    /// Account `margin`: what it is charged above cost, wei.
+    pub margin_wei: U256,
+    /// Account `rebate`: what the operator bears of the cost, wei.
+    pub rebate_wei: U256,
 }
 
 /// Where a batch stands.
@@ -624,16 +666,16 @@ pub struct EndedByKey {
     pub key: String,
     /// EIP-155 chain id.
     pub chain_id: u64,
-    /// Their number, and their cost, wei.
+    /// Their number, and what budgets count of them, wei.
     pub since: [(u64, U256); 2],
 }
 
 impl EndedByKey {
     /// Adds requests, which lie after the instants that `is_after` names.
-    pub(super) fn add(&mut self, is_after: [bool; 2], requests: u64, cost_wei: U256) {
+    pub(super) fn add(&mut self, is_after: [bool; 2], requests: u64, counted_wei: U256) {
         for ((count, sum), _) in self.since.iter_mut().zip(is_after).filter(|(_, is_after)| *is_after) {
             *count = count.saturating_add(requests);
-            *sum = sum.saturating_add(cost_wei);
+            *sum = sum.saturating_add(counted_wei);
         }
     }
 }
@@ -647,11 +689,11 @@ pub struct SpentRow {
     pub chain_id: u64,
     /// Reserved by live requests, wei.
     pub reserved_wei: U256,
-    /// Cost of final requests, wei.
+    /// What ended requests count, the larger of cost and price, and what accounts bear, wei.
     pub spent_wei: U256,
 }
 
-/// What a request cost, and who signed it.
+/// What budgets count of a request, and who signed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CostRow {
     /// Order of acceptance.
@@ -662,8 +704,8 @@ pub struct CostRow {
     pub signer: Option<Address>,
     /// Contract called in the end.
     pub target: Address,
-    /// Its cost, wei.
-    pub cost_wei: U256,
+    /// The larger of its cost and its price, wei.
+    pub counted_wei: U256,
 }
 
 /// An entry of the hash-chained decision log, as stored. See [`crate::provenance`].

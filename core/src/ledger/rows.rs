@@ -10,7 +10,7 @@ use crate::{
     chain::Fees,
     ledger::{
         AccountRow, AttemptKind, AttemptRecord, BatchRecord, BatchState, CostRow, DecisionRow, EventRecord, FaultKind,
-        LedgerError, OpenByKey, RequestRecord, SpentRow, StorageFault,
+        LedgerError, MarginRow, OpenByKey, RequestRecord, SpentRow, StorageFault,
     },
     request::{BatchId, LaneId, Reason, RequestId, Status, TargetRecord, settlement::CostAccount},
     time::Timestamp,
@@ -86,7 +86,7 @@ macro_rules! request_columns {
     () => {
         "r.seq, r.id, r.tenant, r.chain_id, r.kind, r.forwarder, r.signer, r.signer_nonce, r.target, r.status, \
          r.reason, r.deadline_ms, coalesce(r.valid_until_ms, r.deadline_ms), r.late_at_ms, r.accepted_at_ms, r.updated_at_ms, r.batch_sender, r.batch_nonce, r.reserved_wei, \
-         r.ceiling_wei_per_gas, r.cost_wei, r.gas_used, r.tx_hash, r.block_number, r.batch_failures, r.submitted_by, r.events"
+         r.ceiling_wei_per_gas, r.cost_wei, r.gas_used, r.tx_hash, r.block_number, r.batch_failures, r.submitted_by, r.price_percent, r.events"
     };
 }
 /// Columns that [`Cells::payload`] reads, of `payloads AS p`.
@@ -116,6 +116,22 @@ macro_rules! padded_wei {
     };
 }
 /// Columns that [`Cells::wei_sum`] reads: the sums of each nine digits of such amounts, which no database overflows with.
+/// What budgets count of `requests AS r`, padded: the larger of cost and price.
+macro_rules! counted_wei {
+    () => {
+        concat!(
+            "CASE WHEN ",
+            padded_wei!("r.price_wei"),
+            " > ",
+            padded_wei!("r.cost_wei"),
+            " THEN ",
+            padded_wei!("r.price_wei"),
+            " ELSE ",
+            padded_wei!("r.cost_wei"),
+            " END"
+        )
+    };
+}
 macro_rules! wei_sums {
     ($padded:literal) => {
         concat!(
@@ -134,7 +150,7 @@ macro_rules! wei_sums {
         concat!(", CAST(sum(CAST(substr(", $padded, ", ", $from, ", 9) AS BIGINT)) AS BIGINT)")
     };
 }
-pub(super) use {batch_columns, padded_wei, payload_columns, request_columns, wei_sums};
+pub(super) use {batch_columns, counted_wei, padded_wei, payload_columns, request_columns, wei_sums};
 
 /// The cells of a row, from left to right.
 pub(super) struct Cells<'r> {
@@ -283,14 +299,17 @@ impl<'r> Cells<'r> {
         Ok(sum)
     }
 
-    /// What an ended request cost.
+    /// What budgets count of an ended request.
     pub(super) fn cost(&mut self) -> Result<CostRow, LedgerError> {
         Ok(CostRow {
             seq: self.u64()?,
             chain_id: self.u64()?,
             signer: self.optional_fixed()?,
             target: self.fixed()?,
-            cost_wei: self.decimal()?,
+            counted_wei: {
+                let cost: U256 = self.decimal()?;
+                self.optional_decimal::<U256>()?.map_or(cost, |price| price.max(cost))
+            },
         })
     }
 
@@ -339,6 +358,7 @@ impl<'r> Cells<'r> {
             block_number: self.optional_u64()?,
             batch_failures: self.u32()?,
             submitted_by: self.optional_text()?,
+            price_percent: self.u32()?,
             payload: Vec::new(),
             promise_signature: alloy_primitives::Bytes::new(),
             quote: String::new(),
@@ -468,6 +488,34 @@ pub(super) fn sum_spent<'r>(rows: impl Iterator<Item = &'r dyn Row>) -> Result<V
     Ok(sums.into_values().filter(is_something).collect())
 }
 
+/// Sums of `tenant, chain_id, cost_wei, price_wei` by the first two, in that order.
+pub(super) fn sum_margins<'r>(rows: impl Iterator<Item = &'r dyn Row>) -> Result<Vec<MarginRow>, LedgerError> {
+    let mut sums = Margins::default();
+    for row in rows {
+        let mut cells = Cells::of("price", row);
+        sums.add(cells.text()?, cells.u64()?, cells.decimal()?, cells.decimal()?);
+    }
+    Ok(sums.rows())
+}
+
+/// Sums of what prices differ from costs, by tenant and chain.
+#[derive(Debug, Default)]
+pub(super) struct Margins(BTreeMap<(String, u64), (U256, U256)>);
+
+impl Margins {
+    pub(super) fn add(&mut self, tenant: String, chain_id: u64, cost_wei: U256, price_wei: U256) {
+        let (margin, rebate) = self.0.entry((tenant, chain_id)).or_default();
+        *margin = margin.saturating_add(price_wei.saturating_sub(cost_wei));
+        *rebate = rebate.saturating_add(cost_wei.saturating_sub(price_wei));
+    }
+
+    pub(super) fn rows(self) -> Vec<MarginRow> {
+        let row =
+            |((tenant, chain_id), (margin_wei, rebate_wei))| MarginRow { tenant, chain_id, margin_wei, rebate_wei };
+        self.0.into_iter().map(row).collect()
+    }
+}
+
 /// Sums of `chain_id, account, tenant, wei` by the first three, in that order.
 pub(super) fn sum_accounts<'r>(rows: impl Iterator<Item = &'r dyn Row>) -> Result<Vec<AccountRow>, LedgerError> {
     let mut sums: BTreeMap<(u64, CostAccount, String), U256> = BTreeMap::new();
@@ -556,6 +604,7 @@ pub(super) fn bind_request(args: &mut impl Bind, entry: &RequestEntry, holds_non
     args.int(Some(i64::from(!record.status.is_terminal())));
     args.int(Some(i64::from(holds_nonce)));
     args.text(record.submitted_by.clone());
+    args.int(Some(i64::from(record.price_percent)));
 }
 
 /// `seq, status … events` of a changed request.
@@ -569,10 +618,11 @@ pub(super) fn bind_change(args: &mut impl Bind, entry: &RequestEntry) {
     bind_facts(args, entry);
 }
 
-/// `cost_wei, gas_used, tx_hash, block_number, batch_failures, events, late_at_ms`.
+/// `cost_wei, price_wei, gas_used, tx_hash, block_number, batch_failures, events, late_at_ms`.
 fn bind_facts(args: &mut impl Bind, entry: &RequestEntry) {
     let record = &entry.record;
     args.text(record.cost_wei.map(|cost| cost.to_string()));
+    args.text(record.other_price_wei().map(|price| price.to_string()));
     args.optional_u64(record.gas_used);
     args.optional_bytes(record.tx_hash);
     args.optional_u64(record.block_number);

@@ -8,10 +8,12 @@ use async_trait::async_trait;
 
 use super::{
     AccountRow, AttemptRecord, BatchRecord, CostRow, DecisionRow, Durable, EndedByKey, EventFilter, EventRecord,
-    Health, KeyUse, Leases, Ledger, LedgerError, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+    Health, KeyUse, Leases, Ledger, LedgerError, MarginRow, RequestFilter, RequestRecord, SpentRow, Write,
+    WriteOutcome,
     apply::HOUR_MS,
     rows::{
-        Cells, Row, batch_columns, padded_wei, payload_columns, request_columns, sum_accounts, sum_spent, wei_sums,
+        Cells, Row, batch_columns, counted_wei, padded_wei, payload_columns, request_columns, sum_accounts,
+        sum_margins, sum_spent, wei_sums,
     },
 };
 use crate::{
@@ -274,6 +276,12 @@ impl<S: SqlStore> Ledger for S {
         sum_accounts(rows.iter().map(|row| row as &dyn Row))
     }
 
+    async fn margins(&self) -> Result<Vec<MarginRow>, LedgerError> {
+        let query =
+            "SELECT tenant, chain_id, coalesce(cost_wei, '0'), price_wei FROM requests WHERE price_wei IS NOT NULL";
+        sum_margins(self.fetch(Query::new(query)).await?.iter().map(|row| row as &dyn Row))
+    }
+
     async fn costs_of(
         &self,
         tenant: &str,
@@ -282,7 +290,7 @@ impl<S: SqlStore> Ledger for S {
         limit: usize,
     ) -> Result<Vec<CostRow>, LedgerError> {
         let query = Query::new(
-            "SELECT seq, chain_id, signer, target, cost_wei FROM requests \
+            "SELECT seq, chain_id, signer, target, cost_wei, price_wei FROM requests \
              WHERE tenant = $1 AND seq > $2 AND accepted_at_ms >= $3 AND open = 0 AND cost_wei IS NOT NULL \
              ORDER BY seq LIMIT $4",
         )
@@ -314,7 +322,7 @@ impl<S: SqlStore> Ledger for S {
             "SELECT t.submitted_by, t.chain_id, t.is_after, count(*)",
             wei_sums!("t.wei"),
             " FROM (SELECT r.submitted_by, r.chain_id, ",
-            padded_wei!("r.cost_wei"),
+            counted_wei!(),
             " AS wei, CAST(CASE WHEN r.accepted_at_ms >= $2 THEN 1 ELSE 0 END + \
              CASE WHEN r.accepted_at_ms >= $3 THEN 2 ELSE 0 END AS BIGINT) AS is_after \
              FROM requests AS r WHERE r.tenant = $1 AND r.open = 0 AND r.accepted_at_ms >= $4 AND r.seq > \
@@ -338,12 +346,12 @@ impl<S: SqlStore> Ledger for S {
         for row in &ended {
             let mut cells = Cells::of("sum of requests", row);
             let (key, chain_id) = (cells.text()?, cells.u64()?);
-            let (is_after, requests, cost_wei) = (cells.u64()?, cells.u64()?, cells.wei_sum()?);
+            let (is_after, requests, counted_wei) = (cells.u64()?, cells.u64()?, cells.wei_sum()?);
             if sums.last().is_none_or(|last| (&last.key, last.chain_id) != (&key, chain_id)) {
                 sums.push(EndedByKey { key, chain_id, since: Default::default() });
             }
             if let Some(sum) = sums.last_mut() {
-                sum.add([is_after & 1 != 0, is_after & 2 != 0], requests, cost_wei);
+                sum.add([is_after & 1 != 0, is_after & 2 != 0], requests, counted_wei);
             }
         }
         Ok(KeyUse { open, ended: sums })

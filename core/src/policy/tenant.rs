@@ -86,6 +86,8 @@ pub struct TenantPolicy {
     pub budget: Option<Budget>,
     /// What one signer, and one target, may hold and spend of it.
     pub budget_shares: BudgetShares,
+    /// What it is charged for a request, percent of the request's cost (`price_percent`). Those that were accepted keep theirs.
+    pub price_percent: u32,
 }
 
 impl TenantPolicy {
@@ -112,6 +114,7 @@ impl TenantPolicy {
             nonce_lookups_per_s: Some(100),
             budget: None,
             budget_shares: BudgetShares::default(),
+            price_percent: 100,
         }
     }
 

@@ -59,6 +59,9 @@ pub struct Ending {
     /// What the request has cost by then, wei, L1 data fee included.
     #[serde(with = "decimal")]
     pub cost_wei: u128,
+    /// What its tenant is charged for that, wei, where it is not the cost.
+    #[serde(default, with = "decimal::option", skip_serializing_if = "Option::is_none")]
+    pub price_wei: Option<u128>,
     /// Stable reason code where the status alone does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

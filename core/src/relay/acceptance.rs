@@ -53,6 +53,7 @@ mod tests {
             valid_until: Timestamp(90_000),
             accepted_at: Timestamp(1_000),
             reserved_wei: U256::from(5),
+            price_percent: 100,
             ceiling_wei_per_gas: 1,
             payload: vec![1],
             promise_signature: Bytes::new(),

@@ -41,7 +41,10 @@ use crate::{
     protection::Protection,
     request::{
         Deadline, ForwarderDomain, Promise, RequestId, Status, Submission, SubmissionKind, VerifiedRequest,
-        VerifyContext, VerifyError, identify, settlement::data_needed, vehicle::VehicleParams, verify,
+        VerifyContext, VerifyError, identify,
+        settlement::{cost_within, data_needed, with_price},
+        vehicle::VehicleParams,
+        verify,
     },
     schedule::{Backlog, Callers, QueuedRequest, Refusals},
     time::Timestamp,
@@ -382,6 +385,7 @@ struct Prepared {
     bytes: usize,
     ceiling: u128,
     quote: Quote,
+    price_percent: u32,
     idempotency: Option<Idempotency>,
     promise_signature: Bytes,
     payload: Vec<u8>,
@@ -695,10 +699,13 @@ impl Admission {
         let shape = TxShape { gas_used: member_gas, gas_limit, size: &size, value: request.value() };
         let ceiling = ceiling(&chain, tenant, prices, &request, &shape)?;
         let mut quote = chain.quote(prices, &shape, ceiling);
+        let percent = tenant.policy.price_percent;
         if let Some(max_cost_wei) = request.max_cost_wei() {
             // Where that holds less of the data fee than is usually reserved, it is all that is reserved.
-            quote.max_cost_wei = quote.max_cost_wei.min(max_cost_wei);
+            quote.max_cost_wei = quote.max_cost_wei.min(cost_within(max_cost_wei, percent));
         }
+        // A budget holds the larger of cost and price.
+        quote.max_cost_wei = with_price(quote.max_cost_wei, percent);
         let promise = self.promise(&request);
         let promise_signature = self.identity.sign(promise.digest());
         let payload = request.to_stored();
@@ -709,6 +716,7 @@ impl Admission {
             bytes,
             ceiling,
             quote,
+            price_percent: percent,
             idempotency,
             promise_signature,
             payload,
@@ -862,8 +870,9 @@ impl Admission {
                     bytes: item.bytes,
                     ceiling_wei_per_gas: item.ceiling,
                     first_ceiling_wei_per_gas: item.ceiling,
-                    reserved_wei: item.quote.max_cost_wei,
+                    reserved_wei: cost_within(item.quote.max_cost_wei, item.price_percent),
                     spent_wei: U256::ZERO,
+                    price_percent: item.price_percent,
                     company: tenant.policy.company(&item.request),
                     simulations: 0,
                     batch_failures: 0,
@@ -919,6 +928,7 @@ impl Admission {
             valid_until: item.request.valid_until(),
             accepted_at: now,
             reserved_wei: item.quote.max_cost_wei,
+            price_percent: item.price_percent,
             ceiling_wei_per_gas: item.ceiling,
             payload: item.payload.clone(),
             promise_signature: item.promise_signature.clone(),
@@ -1011,13 +1021,15 @@ fn ceiling(
         ceiling = ceiling.min(price.quote.max_fee_per_gas.saturating_mul(percent) / 100);
     }
     if let Some(max_cost_wei) = request.max_cost_wei() {
+        let percent = tenant.policy.price_percent;
+        let most_wei = cost_within(max_cost_wei, percent);
         let gas = shape.gas_limit.saturating_add(model.poster_gas(shape.size).padded).max(1);
         // What is paid whatever gas costs.
         let fixed = chain.cost(prices, shape, 0).beyond_gas().max.saturating_add(request.value());
         let data_wei = model.data_fee_bound(shape.size);
         let margin = chain.tuning.l1_fee_margin_percent;
         let spared = with_margin(data_wei, margin).saturating_sub(data_needed(data_wei, margin));
-        let affordable = max_cost_wei.saturating_sub(fixed) / U256::from(gas);
+        let affordable = most_wei.saturating_sub(fixed) / U256::from(gas);
         let effective = price.quote.effective_gas_price(price.next_base_fee);
         let affordable = u128::try_from(affordable).unwrap_or(u128::MAX);
         // A ceiling that leaves no room for one bump could only be cancelled when the price moves.
@@ -1025,7 +1037,8 @@ fn ceiling(
         let bumped = chain.spec.replacement.min_replacement(offer, price.next_base_fee);
         let least = bumped.map_or(effective, |bumped| bumped.max_fee_per_gas.max(effective));
         let needed_wei = U256::from(gas).saturating_mul(U256::from(least)).saturating_add(fixed.saturating_sub(spared));
-        if needed_wei > max_cost_wei {
+        if needed_wei > most_wei {
+            let needed_wei = with_price(needed_wei, percent);
             return Err(SubmitError::CeilingTooLow { needed_wei, max_cost_wei });
         }
         // The rest of the data fee's margin makes way for gas.
@@ -1099,6 +1112,7 @@ fn fresh_record(
         updated_at: now,
         batch: None,
         reserved_wei: item.quote.max_cost_wei,
+        price_percent: item.price_percent,
         ceiling_wei_per_gas: item.ceiling,
         cost_wei: None,
         gas_used: None,

@@ -24,8 +24,8 @@ use super::{
 };
 use crate::{
     ledger::{
-        AccountRow, DecisionRow, EventFilter, EventRecord, GroupCommit, KeyUse, Ledger, LedgerError, RequestChange,
-        RequestFilter, RequestRecord, StorageFault, Write, WriteOutcome,
+        AccountRow, DecisionRow, EventFilter, EventRecord, GroupCommit, KeyUse, Ledger, LedgerError, MarginRow,
+        RequestChange, RequestFilter, RequestRecord, StorageFault, Write, WriteOutcome,
     },
     policy::{PauseScope, Pauses, TenantPolicy},
     provenance::{Decision, Head},
@@ -519,6 +519,14 @@ impl Relay {
     /// [`LedgerError`].
     pub async fn accounts(&self) -> Result<Vec<AccountRow>, LedgerError> {
         self.inner.ledger.accounts().await
+    }
+
+    /// By how much the prices of tenants' requests differ from their costs, by tenant and chain (`tenant.price_percent`), wei.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn margins(&self) -> Result<Vec<MarginRow>, LedgerError> {
+        self.inner.ledger.margins().await
     }
 
     /// Number of requests by chain and status.

@@ -79,8 +79,9 @@ pub(super) struct Flight {
     pub(super) drawn: BTreeMap<RequestId, U256>,
     /// Members that another transaction of ours executed earlier in the chain: a skip of theirs is the operator's cost.
     pub(super) elsewhere: BTreeSet<RequestId>,
-    /// Members that had ended before this instance read it back: no budget in memory counts what they are charged.
-    pub(super) uncounted: BTreeSet<RequestId>,
+    /// Members that had ended before this instance read it back, with what their tenant is charged, percent of their cost: no
+    /// budget in memory counts it.
+    pub(super) uncounted: BTreeMap<RequestId, u32>,
     /// Whose transaction took the nonce, as last told, and since when that is known.
     pub(super) stranger: Option<(Stranger, Timestamp)>,
 }
@@ -148,7 +149,7 @@ impl Flight {
             gone: BTreeSet::new(),
             drawn: BTreeMap::new(),
             elsewhere: BTreeSet::new(),
-            uncounted: BTreeSet::new(),
+            uncounted: BTreeMap::new(),
             stranger: None,
         }
     }
@@ -661,7 +662,8 @@ impl ChainService {
                 orphaned.extend(self.queue.successors(request));
             }
             if let Some(entry) = self.queue.remove(request, false) {
-                ended.push((entry.tenant, request, entry.spent_wei));
+                let counted_wei = entry.counted_wei(entry.spent_wei);
+                ended.push((entry.tenant, request, counted_wei));
             }
         }
         let write = Write::Batch {

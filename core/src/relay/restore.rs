@@ -28,7 +28,7 @@ use crate::{
     protection::Protection,
     request::{
         LaneId, RequestId, Status, VerifiedRequest,
-        settlement::ceiling_left,
+        settlement::{ceiling_left, cost_within},
         vehicle::{Company, Payload, VehicleKey, VehicleParams},
     },
     schedule::{Queue, QueuedRequest, RecordRule, Refusals},
@@ -138,7 +138,7 @@ pub(super) async fn restore(
     let mut open = load_open(ledger, chain, tenants).await?;
     let newest = open.values().map(|opened| opened.entry.seq).max().unwrap_or(0);
     for Opened { status, entry, .. } in open.values().filter(|_| !is_counted) {
-        let claim = claim(&entry.tenant, &entry.request, entry.reserved_wei);
+        let claim = claim(&entry.tenant, &entry.request, entry.budget_wei());
         tenants.restore_open(claim, *status == Status::Included, entry.accepted_at);
     }
     let senders: Vec<Address> = signers.iter().map(LocalSigner::address).collect();
@@ -214,8 +214,9 @@ pub(super) fn queued(
         bytes: params.member_bytes(&request),
         ceiling_wei_per_gas: ceiling_left(record.ceiling_wei_per_gas, params.reserved_gas(gas), spent_wei),
         first_ceiling_wei_per_gas: record.ceiling_wei_per_gas,
-        reserved_wei: record.reserved_wei,
+        reserved_wei: cost_within(record.reserved_wei, record.price_percent),
         spent_wei,
+        price_percent: record.price_percent,
         company,
         simulations: 0,
         batch_failures: record.batch_failures,
@@ -409,7 +410,7 @@ async fn restore_lane(
         let (mut requests, mut weights, mut tenants) = (Vec::new(), Vec::new(), BTreeSet::new());
         let mut sizes = Vec::new();
         let (mut gone, mut drawn) = (BTreeSet::new(), BTreeMap::new());
-        let (mut elsewhere, mut uncounted) = (BTreeSet::new(), BTreeSet::new());
+        let (mut elsewhere, mut uncounted) = (BTreeSet::new(), BTreeMap::new());
         // What it cost, until its receipt tells each one's part of it: too much is held back for a moment rather than too little.
         let is_included = record.state == BatchState::Included;
         let cost_wei = record.cost_wei.filter(|_| is_included).unwrap_or_default();
@@ -466,9 +467,10 @@ async fn restore_lane(
             if is_executed && was_first {
                 elsewhere.insert(*member);
             } else {
-                let left_wei = stored.reserved_wei.saturating_sub(stored.cost_wei.unwrap_or_default());
+                let most_wei = cost_within(stored.reserved_wei, stored.price_percent);
+                let left_wei = most_wei.saturating_sub(stored.cost_wei.unwrap_or_default());
                 drawn.insert(*member, cost_wei.min(left_wei));
-                uncounted.insert(*member);
+                uncounted.insert(*member, stored.price_percent);
             }
         }
         queue.push_in_flight(flying, id, params.base_gas());

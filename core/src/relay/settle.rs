@@ -23,7 +23,7 @@ use crate::{
     request::{
         BatchId, Reason, RequestId, Status, VerifiedRequest,
         outcome::{MemberOutcome, TxReceipt, decode, shares},
-        settlement::{CostAccount, Payer, attribute, attribute_cancel, ceiling_left, value_moved},
+        settlement::{CostAccount, Payer, attribute, attribute_cancel, ceiling_left, value_moved, with_price},
     },
     time::Timestamp,
 };
@@ -83,7 +83,7 @@ fn gas_of_each(outcomes: &[MemberOutcome], weights: &[u64], gas_used: Option<u64
 #[derive(Default)]
 struct LeftEarly {
     changes: Vec<RequestChange>,
-    /// Tenant, request, what it cost in all.
+    /// Tenant, request, what its budget counts of it.
     costs_wei: Vec<(Arc<str>, RequestId, U256)>,
     ended: BTreeMap<(Status, Option<Reason>), u64>,
     /// Parts of the cost that nobody's reservation holds.
@@ -274,10 +274,10 @@ impl ChainService {
             if flight.gone.contains(&member.id()) {
                 let drawn = Some(flight.drawn.get(&member.id()).copied().unwrap_or_default());
                 self.end_early(&mut early, member.id(), (*outcome, *gas), *part, drawn, receipt.as_deref());
-                if flight.uncounted.contains(&member.id())
+                if let Some(percent) = flight.uncounted.get(&member.id())
                     && let Some(tenant) = &flight.tenant
                 {
-                    self.tenants.spend(tenant, id.lane.chain_id, *part, now);
+                    self.tenants.spend(tenant, id.lane.chain_id, with_price(*part, *percent), now);
                 }
             }
         }
@@ -355,7 +355,8 @@ impl ChainService {
                 *ended.entry((change.to, change.reason)).or_default() += 1;
                 let is_consumed = *outcome != MemberOutcome::Untouched;
                 if let Some(entry) = self.queue.remove(request, is_consumed) {
-                    costs_wei.push((entry.tenant, request, entry.spent_wei));
+                    let counted_wei = entry.counted_wei(entry.spent_wei);
+                    costs_wei.push((entry.tenant, request, counted_wei));
                 }
             }
             changes.push(change);
@@ -442,7 +443,8 @@ impl ChainService {
         *early.ended.entry((change.to, change.reason)).or_default() += 1;
         let before_wei = entry.spent_wei.saturating_sub(drawn_wei.unwrap_or_default());
         let spent_wei = before_wei.saturating_add(charged_wei);
-        early.costs_wei.push((entry.tenant, request, spent_wei));
+        let counted_wei = entry.counted_wei(spent_wei);
+        early.costs_wei.push((entry.tenant, request, counted_wei));
         early.changes.push(change);
     }
 

@@ -547,7 +547,7 @@ async fn restore_spent(ledger: &Arc<dyn Ledger>, tenants: &Tenants) -> Result<()
                 let Some(last) = page.last() else { break };
                 after = last.seq;
                 for row in page {
-                    tenants.restore_shares(&tenant, row.chain_id, (row.signer, row.target), row.cost_wei);
+                    tenants.restore_shares(&tenant, row.chain_id, (row.signer, row.target), row.counted_wei);
                 }
             }
         }

@@ -41,7 +41,7 @@ pub struct Quote {
     pub operator_fee_wei: U256,
     /// Expected cost if sent now, wei.
     pub expected_cost_wei: U256,
-    /// Worst case that was reserved, wei.
+    /// Worst case that was reserved, wei: the larger of cost and price.
     pub max_cost_wei: U256,
 }
 

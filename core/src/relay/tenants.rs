@@ -304,17 +304,17 @@ impl Tenants {
         tenants.filter(is_overdrawn).map(|tenant| tenant.name.clone()).collect()
     }
 
-    /// A request has ended with this cost.
-    pub(super) fn settled(&self, tenant: &str, id: RequestId, cost_wei: U256) {
+    /// A request has ended, and counts so much: the larger of cost and price.
+    pub(super) fn settled(&self, tenant: &str, id: RequestId, counted_wei: U256) {
         let name = self.name_of(tenant);
         let mut books = self.books();
         books.open.close(&name, id, false);
         if !self.is_shared
-            && let Some(reserved) = books.budgets.settle(&name, id, cost_wei)
-            && cost_wei > reserved
+            && let Some(reserved) = books.budgets.settle(&name, id, counted_wei)
+            && counted_wei > reserved
         {
             drop(books);
-            tracing::error!(%id, %cost_wei, %reserved, "a request cost more than was reserved for it");
+            tracing::error!(%id, %counted_wei, %reserved, "a request cost more than was reserved for it");
             metrics::counter!("slackwater_budget_overruns_total").increment(1);
         }
     }

@@ -175,6 +175,34 @@ fn spread(mut rest: U256, left: &mut [U256], members: &mut [U256], culprit: Opti
     free + beyond
 }
 
+/// What a tenant is charged for a request that cost `cost_wei`, wei: `percent` of it, rounded up, and at most `reserved_wei`
+/// (invariants I12, I13). 100 % is the cost itself.
+pub fn price_of(cost_wei: U256, percent: u32, reserved_wei: U256) -> U256 {
+    match percent {
+        100 => cost_wei,
+        percent => part_of(cost_wei, percent).min(reserved_wei),
+    }
+}
+
+/// What a budget reserves for a request that costs at most `worst_wei`, wei: the larger of its cost and its price.
+pub fn with_price(worst_wei: U256, percent: u32) -> U256 {
+    if percent > 100 { part_of(worst_wei, percent) } else { worst_wei }
+}
+
+/// The most that a request may cost for which `reserved_wei` are there, wei: a mark-up pays for no gas. Of what [`with_price`] says
+/// for a worst case it is that again.
+pub fn cost_within(reserved_wei: U256, percent: u32) -> U256 {
+    match percent {
+        ..=100 => reserved_wei,
+        percent => reserved_wei.saturating_mul(U256::from(100)) / U256::from(percent),
+    }
+}
+
+/// So many percent, rounded up.
+fn part_of(wei: U256, percent: u32) -> U256 {
+    wei.saturating_mul(U256::from(percent)).div_ceil(U256::from(100))
+}
+
 /// Highest price of gas that a request's reservation still covers, wei per gas, after `spent_wei` of it went into transactions
 /// that did not end it. `gas` is what was reserved for: its own transaction, and a cancel of it.
 pub fn ceiling_left(ceiling_wei_per_gas: u128, gas: u64, spent_wei: U256) -> u128 {
@@ -299,6 +327,17 @@ mod tests {
     }
 
     #[test]
+    fn a_price_is_a_part_of_the_cost() {
+        let price = |cost: u64, percent, reserved: u64| price_of(U256::from(cost), percent, U256::from(reserved));
+        assert_eq!(price(7, 100, 0), U256::from(7), "the cost itself, whatever was reserved");
+        assert_eq!((price(7, 150, 100), price(7, 150, 10)), (U256::from(11), U256::from(10)));
+        assert_eq!((price(7, 50, 100), price(7, 0, 100), price(0, 150, 100)), (U256::from(4), U256::ZERO, U256::ZERO));
+        assert_eq!((with_price(U256::from(7), 50), with_price(U256::from(7), 150)), (U256::from(7), U256::from(11)));
+        assert_eq!(cost_within(U256::from(10), 150), U256::from(6), "maxCost 10: seven would be charged eleven");
+        assert_eq!(price_of(U256::MAX, 150, U256::MAX), U256::MAX.div_ceil(U256::from(100)), "no overflow");
+    }
+
+    #[test]
     fn a_ceiling_falls_with_what_was_burnt() {
         assert_eq!(ceiling_left(10, 100, U256::ZERO), 10);
         assert_eq!(ceiling_left(10, 100, U256::from(501)), 4);
@@ -307,6 +346,19 @@ mod tests {
     }
 
     proptest! {
+        /// What was reserved for a worst case covers it, and the price of whatever it costs.
+        #[test]
+        fn a_reservation_holds_cost_and_price(worst in 0u64..=u64::MAX, percent in 0u32..=1_000, part in 0u32..=1_000) {
+            let worst = U256::from(worst);
+            let reserved = with_price(worst, percent);
+            prop_assert_eq!(cost_within(reserved, percent), worst);
+            prop_assert!(with_price(cost_within(worst, percent), percent) <= worst);
+            let cost = worst * U256::from(part) / U256::from(1_000);
+            let price = price_of(cost, percent, reserved);
+            prop_assert!(price.max(cost) <= reserved);
+            prop_assert_eq!(price, (cost * U256::from(percent)).div_ceil(U256::from(100)), "nothing is cut off");
+        }
+
         #[test]
         fn the_parts_are_the_whole(
             gas_used in 0u64..30_000_000, price in 0u128..1_000, extra in 0u64..1_000_000, is_success in any::<bool>(),

@@ -27,6 +27,7 @@ use crate::{
     request::{
         LaneId, RequestId, TargetRecord, VerifiedRequest,
         outcome::MemberOutcome,
+        settlement::{price_of, with_price},
         vehicle::{Company, VehicleKey},
     },
     table::Table,
@@ -52,10 +53,12 @@ pub struct QueuedRequest {
     pub ceiling_wei_per_gas: u128,
     /// The same before anything was spent.
     pub first_ceiling_wei_per_gas: u128,
-    /// What was reserved for it, wei.
+    /// What it may cost, wei: what was reserved for it, without a mark-up.
     pub reserved_wei: U256,
     /// What of that went into final transactions, wei.
     pub spent_wei: U256,
+    /// What its tenant is charged, percent of its cost.
+    pub price_percent: u32,
     /// With whom it may share a transaction.
     pub company: Company,
     /// Simulations that it failed.
@@ -68,6 +71,18 @@ pub struct QueuedRequest {
     pub is_late: bool,
     /// What nodes said of transactions with it.
     pub refusals: Refusals,
+}
+
+impl QueuedRequest {
+    /// What its tenant's budget holds for it, wei.
+    pub fn budget_wei(&self) -> U256 {
+        with_price(self.reserved_wei, self.price_percent)
+    }
+
+    /// What its tenant's budget counts if it costs `cost_wei` in the end: the larger of cost and price, wei.
+    pub fn counted_wei(&self, cost_wei: U256) -> U256 {
+        price_of(cost_wei, self.price_percent, self.budget_wei()).max(cost_wei)
+    }
 }
 
 /// What came of transactions with a request that every node refused.

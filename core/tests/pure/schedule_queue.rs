@@ -70,6 +70,7 @@ fn entry(request: Arc<VerifiedRequest>, tenant: &str, seq: u64) -> QueuedRequest
         first_ceiling_wei_per_gas: 100,
         reserved_wei: U256::MAX,
         spent_wei: U256::ZERO,
+        price_percent: 100,
         company: Company::Named,
         simulations: 0,
         batch_failures: 0,

@@ -264,6 +264,12 @@ impl Logged {
             Some(ended) if ended.cost_wei != narrow(record.cost_wei.unwrap_or_default()) => {
                 Some(format!("request {id} cost {} wei, says the decision log", ended.cost_wei))
             }
+            Some(ended)
+                if ended.price_wei.unwrap_or(ended.cost_wei) != narrow(record.price_wei().unwrap_or_default()) =>
+            {
+                let price_wei = ended.price_wei.unwrap_or(ended.cost_wei);
+                Some(format!("the price of request {id} is {price_wei} wei, says the decision log"))
+            }
             Some(ended) => {
                 let same = ended.attempt == record.tx_hash
                     && ended.block_number == record.block_number

@@ -104,6 +104,7 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
             ("batch", "batch"),
             ("transaction", "txHash"),
             ("cost, wei", "costWei"),
+            ("price, wei", "priceWei"),
             ("reserved, wei", "reservedWei"),
         ] {
             if request[key].is_string() {

@@ -829,6 +829,11 @@ pub struct RawTenant {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "100"))]
     pub nonce_lookups_per_s: Option<u32>,
+    /// What it is charged for a request, percent of what the request costs: above 100 adds a margin, below 100 leaves the rest to
+    /// the operator. Its budget counts the larger of cost and price; `maxCost` bounds both. What was accepted keeps its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000), extend("x-default" = "100"))]
+    pub price_percent: Option<u32>,
     /// Share of the budget that one signer's requests may hold and spend, percent; 100 is no limit. Not with `ledger.url`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100), extend("x-default" = "100"))]

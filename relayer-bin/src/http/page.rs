@@ -75,6 +75,8 @@ pub struct PageTenant {
     pub budget: Option<Budget>,
     /// The tenant's open requests (`tenant.max_open_requests`).
     pub max_open_requests: u64,
+    /// What the tenant is charged, percent of cost (`tenant.price_percent`).
+    pub price_percent: u32,
 }
 
 /// The time by the clock.
@@ -388,7 +390,7 @@ async fn settle(relay: &Relay, pages: &PageBook, key: &Held) {
     let (tenant, id) = key;
     match relay.request(*id).await {
         Ok(Some(record)) if record.tenant == **tenant && !record.status.is_terminal() => {}
-        Ok(Some(record)) if record.tenant == **tenant => pages.settled(key, record.cost_wei.unwrap_or_default()),
+        Ok(Some(record)) if record.tenant == **tenant => pages.settled(key, record.counted_wei()),
         // It is another tenant's since: it ended untried, for nothing.
         Ok(_) => pages.settled(key, U256::ZERO),
         // Held until the next look: too much counts rather than too little.
@@ -407,7 +409,7 @@ mod tests {
 
     fn tenant(limit_wei: u64, period_s: u64) -> PageTenant {
         let budget = Budget { limit_wei: U256::from(limit_wei), period: Duration::from_secs(period_s) };
-        PageTenant { functions: Functions::new(), budget: Some(budget), max_open_requests: 10 }
+        PageTenant { functions: Functions::new(), budget: Some(budget), max_open_requests: 10, price_percent: 100 }
     }
 
     fn id(n: u8) -> RequestId {

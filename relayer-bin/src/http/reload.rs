@@ -33,6 +33,7 @@ const RELOADABLE: &[&str] = &[
     "gap_timeout_ms",
     "rate_per_s",
     "nonce_lookups_per_s",
+    "price_percent",
 ];
 
 /// Where the configuration comes from, and what is in force.

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use slackwater::{
     ledger::{EventFilter, RequestFilter, RequestRecord},
     relay::{Acceptance, SubmitItem},
-    request::{Promise, RequestId, Status, Withdrawal},
+    request::{Promise, RequestId, Status, Withdrawal, settlement::with_price},
 };
 use utoipa::{IntoParams, ToSchema};
 
@@ -189,7 +189,8 @@ fn hold_for_page(app: &Shared, caller: &Caller, item: &mut SubmitItem) -> Result
     let gas = page::check(limits, &tenant, item, now)?;
     let chain_id = item.submission.chain_id;
     let quote = app.relay.quote(chain_id, gas)?;
-    let wei = item.submission.max_cost_wei.map_or(quote.max_cost_wei, |most| most.min(quote.max_cost_wei));
+    let worst_wei = with_price(quote.max_cost_wei, tenant.price_percent);
+    let wei = item.submission.max_cost_wei.map_or(worst_wei, |most| most.min(worst_wei));
     app.pages.reserve(limits, &tenant, caller, (chain_id, wei), now)
 }
 

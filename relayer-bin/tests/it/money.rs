@@ -24,16 +24,27 @@ const BURN: u8 = 2;
 #[serde(rename_all = "camelCase")]
 struct Cost {
     cost_wei: Option<U256>,
+    price_wei: Option<U256>,
+    reserved_wei: U256,
 }
 
 impl Stage {
     pub(crate) async fn costs(&self, requests: &[SignedRequest]) -> Result<U256> {
-        let mut sum = U256::ZERO;
+        let each = self.cost_of_each(requests).await?;
+        Ok(each.iter().filter_map(|cost| cost.cost_wei).sum())
+    }
+
+    async fn prices(&self, requests: &[SignedRequest]) -> Result<U256> {
+        let each = self.cost_of_each(requests).await?;
+        Ok(each.iter().filter_map(|cost| cost.price_wei).sum())
+    }
+
+    async fn cost_of_each(&self, requests: &[SignedRequest]) -> Result<Vec<Cost>> {
+        let mut all = Vec::with_capacity(requests.len());
         for request in requests {
-            let cost: Cost = self.client().get_json(&format!("/v1/requests/{}", request.id)).await?;
-            sum += cost.cost_wei.unwrap_or_default();
+            all.push(self.client().get_json(&format!("/v1/requests/{}", request.id)).await?);
         }
-        Ok(sum)
+        Ok(all)
     }
 }
 
@@ -120,10 +131,21 @@ async fn a_burnt_transaction_is_paid_by_its_tenant() -> Result<()> {
 
 #[tokio::test]
 async fn a_budget_holds_under_pressure_and_over_a_kill() -> Result<()> {
+    press_a_budget(100).await
+}
+
+/// What is charged above cost is part of it, before and after a restart.
+#[tokio::test]
+async fn a_budget_holds_prices_above_cost() -> Result<()> {
+    press_a_budget(150).await
+}
+
+async fn press_a_budget(percent: u32) -> Result<()> {
     // Room for a little more than two reservations at the first block's price.
     let limit = U256::from(10_u64).pow(U256::from(16));
     let tenant = format!(
-        "[[tenant]]\nid = \"default\"\noperator = true\nbudget = {{ limit_wei = \"{limit}\", period_s = 0 }}\n"
+        "[[tenant]]\nid = \"default\"\noperator = true\nbudget = {{ limit_wei = \"{limit}\", period_s = 0 }}\n\
+         price_percent = {percent}\n"
     );
     let mut stage = Stage::at(Pace::Manual).extra(&tenant).raise().await?;
     let mut crowd = Crowd::new(&stage.world, 60);
@@ -131,7 +153,7 @@ async fn a_budget_holds_under_pressure_and_over_a_kill() -> Result<()> {
     let mut refusals = 0;
     for round in 0..4 {
         let requests: Vec<_> = (0..15).map(|i| crowd.mark(round * 15 + i)).collect();
-        let spent = stage.costs(&all).await?;
+        let spent = stage.prices(&all).await?;
         let callers: Vec<_> = requests
             .into_iter()
             .map(|request| {
@@ -166,10 +188,58 @@ async fn a_budget_holds_under_pressure_and_over_a_kill() -> Result<()> {
         stage.settle_mining().await?;
     }
     assert!(refusals > 0, "the budget never was an obstacle");
-    assert!(stage.costs(&all).await? <= limit);
+    let (costs, prices) = (stage.costs(&all).await?, stage.prices(&all).await?);
+    assert!(
+        prices <= limit && prices >= costs * U256::from(percent) / U256::from(100),
+        "{prices} for {costs} of {limit}"
+    );
     let truth = stage.check(&all).await?;
     assert_eq!(truth.count("finalized", None), all.len());
     stage.close().await
+}
+
+/// What a tenant is charged is so much of its cost; the costs are what left the lane all the same, and `maxCost` bounds the price.
+#[tokio::test]
+async fn a_price_is_a_part_of_the_cost() -> Result<()> {
+    for percent in [150, 50] {
+        let tenant = format!("[[tenant]]\nid = \"default\"\noperator = true\nopen = true\nprice_percent = {percent}\n");
+        let stage = Stage::at(Pace::Manual).extra(&tenant).raise().await?;
+        let mut crowd = Crowd::new(&stage.world, 8);
+        let mut all = crowd.marks(6);
+        stage.submit(&all).await?;
+        // The least that it takes, says the refusal, is taken; a wei less is not.
+        let account = crowd.users[6].account.clone();
+        let bounded = |most: U256| {
+            let data = markCall { tag: keccak256("bounded") }.abi_encode();
+            let ask = Ask { to: stage.world.guestbook, max_cost_wei: Some(most), ..ask(&stage, data, U256::ZERO) };
+            crowd.sign_at(&account, 0, &ask)
+        };
+        let Submitted::Refused(problem) = stage.client().submit(&bounded(U256::from(1)).body).await? else {
+            panic!("a wei pays for nothing");
+        };
+        assert_eq!(problem.code, "max_cost_too_low");
+        let mut words = problem.detail.split(' ').filter_map(|word| word.parse::<U256>().ok());
+        let needed = words.next().expect("what it would take");
+        let answer = stage.client().submit(&bounded(needed - U256::from(1)).body).await?;
+        assert_eq!(answer.refused_with(), Some("max_cost_too_low"));
+        let last = bounded(needed);
+        stage.submit(std::slice::from_ref(&last)).await?;
+        all.push(last);
+        stage.settle_mining().await?;
+        let truth = stage.check(&all).await?;
+        assert_eq!(truth.count("finalized", None), all.len());
+        let each = stage.cost_of_each(&all).await?;
+        for Cost { cost_wei, price_wei, reserved_wei } in &each {
+            let (cost, price) = (cost_wei.expect("a cost"), price_wei.expect("a price"));
+            assert_eq!(price, (cost * U256::from(percent)).div_ceil(U256::from(100)));
+            assert!(price.max(cost) <= *reserved_wei, "{price} and {cost} of {reserved_wei}");
+        }
+        assert!(each.last().is_some_and(|cost| cost.reserved_wei <= needed));
+        let (spent, borne) = stage.spent_and_borne().await?;
+        assert_eq!(stage.costs(&all).await? + borne, spent, "a price is no part of what left the lane");
+        stage.close().await?;
+    }
+    Ok(())
 }
 
 /// More than what is left once some requests are reserved.

@@ -140,6 +140,8 @@ impl Inheritance {
 
     async fn state(&self, id: B256) -> Result<(String, Option<String>)> {
         let state = self.relayer.client().request(id).await?;
+        let told: Value = self.relayer.client().get_json(&format!("/v1/requests/{id}")).await?;
+        assert_eq!(told["priceWei"], told["costWei"], "what was accepted before prices has its cost as price");
         Ok((state.status, state.reason))
     }
 

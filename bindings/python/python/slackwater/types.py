@@ -115,6 +115,8 @@ class RequestSummary:
     cost_wei: Optional[int] = None
     reserved_wei: Optional[int] = None
     submitted_by: Optional[str] = None
+    #: What the tenant is charged for that; the cost itself, unless the operator chose otherwise.
+    price_wei: Optional[int] = None
     #: It ended without being executed, before the deadline that its user signed: until then, Unix seconds, whoever has the
     #: signature can still use it. The user's next request takes the same nonce.
     executable_until: Optional[int] = None

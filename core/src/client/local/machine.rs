@@ -275,6 +275,7 @@ impl LocalRelay {
             // One key pays for all, by whoever's choice they came.
             reserved_wei: U256::MAX,
             spent_wei: U256::ZERO,
+            price_percent: 100,
             company: Company::Named,
             simulations: 0,
             batch_failures: record.batch_failures,

@@ -81,10 +81,10 @@ static FENCES: Rows = Rows::new(
 static INSERT_REQUESTS: Rows = Rows::new(
     "INSERT INTO requests (seq, id, tenant, chain_id, kind, forwarder, signer, signer_nonce, target, status, reason, \
      deadline_ms, valid_until_ms, accepted_at_ms, updated_at_ms, batch_sender, batch_nonce, reserved_wei, \
-     ceiling_wei_per_gas, cost_wei, gas_used, tx_hash, block_number, batch_failures, events, late_at_ms, open, holds_nonce, \
-     submitted_by) \
+     ceiling_wei_per_gas, cost_wei, price_wei, gas_used, tx_hash, block_number, batch_failures, events, late_at_ms, open, \
+     holds_nonce, submitted_by, price_percent) \
      SELECT * FROM ",
-    "nbtntbbnbntnnnnbntttnbnnnnnnt",
+    "nbtntbbnbntnnnnbnttttnbnnnnnntn",
     "",
 );
 static REMOVE_REQUESTS: Rows = Rows::new("DELETE FROM requests WHERE seq IN (SELECT * FROM ", "n", ")");
@@ -164,17 +164,17 @@ macro_rules! change_head {
     ($ends:literal) => {
         concat!(
             "UPDATE requests AS r SET status = v.status, reason = v.reason, updated_at_ms = v.updated_at_ms, \
-             batch_sender = v.batch_sender, batch_nonce = v.batch_nonce, cost_wei = v.cost_wei, gas_used = v.gas_used, \
-             tx_hash = v.tx_hash, block_number = v.block_number, batch_failures = v.batch_failures, events = v.events, \
-             late_at_ms = v.late_at_ms",
+             batch_sender = v.batch_sender, batch_nonce = v.batch_nonce, cost_wei = v.cost_wei, price_wei = v.price_wei, \
+             gas_used = v.gas_used, tx_hash = v.tx_hash, block_number = v.block_number, \
+             batch_failures = v.batch_failures, events = v.events, late_at_ms = v.late_at_ms",
             $ends,
             " FROM "
         )
     };
 }
-const CHANGE_TYPES: &str = "nntnbntnbnnnn";
-const CHANGE_TAIL: &str = " AS v (seq, status, reason, updated_at_ms, batch_sender, batch_nonce, cost_wei, gas_used, \
-                           tx_hash, block_number, batch_failures, events, late_at_ms) WHERE r.seq = v.seq";
+const CHANGE_TYPES: &str = "nntnbnttnbnnnn";
+const CHANGE_TAIL: &str = " AS v (seq, status, reason, updated_at_ms, batch_sender, batch_nonce, cost_wei, price_wei, \
+                           gas_used, tx_hash, block_number, batch_failures, events, late_at_ms) WHERE r.seq = v.seq";
 // What ends stays ended, so the flags need no values: the three ways to change have a statement each, as in SQLite.
 static MOVE_REQUESTS: Rows = Rows::new(change_head!(""), CHANGE_TYPES, CHANGE_TAIL);
 static END_REQUESTS: Rows = Rows::new(change_head!(", open = 0"), CHANGE_TYPES, CHANGE_TAIL);

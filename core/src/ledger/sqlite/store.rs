@@ -87,10 +87,10 @@ const NEW_ROWS: &str = ") WHERE column1 IS NOT NULL";
 static INSERT_REQUESTS: Rows = Rows::new(
     "INSERT OR ROLLBACK INTO requests (seq, id, tenant, chain_id, kind, forwarder, signer, signer_nonce, target, status, reason, \
      deadline_ms, valid_until_ms, accepted_at_ms, updated_at_ms, batch_sender, batch_nonce, reserved_wei, \
-     ceiling_wei_per_gas, cost_wei, gas_used, tx_hash, block_number, batch_failures, events, late_at_ms, open, holds_nonce, \
-     submitted_by) \
+     ceiling_wei_per_gas, cost_wei, price_wei, gas_used, tx_hash, block_number, batch_failures, events, late_at_ms, open, \
+     holds_nonce, submitted_by, price_percent) \
      SELECT * FROM (VALUES ",
-    29,
+    31,
     NEW_ROWS,
 );
 static REMOVE_REQUESTS: Rows = Rows::new("DELETE FROM requests WHERE seq IN (", 1, ")");
@@ -168,15 +168,15 @@ static UPDATE_BATCHES: Rows = Rows::new(
     ") AS v WHERE batches.seq = v.column1",
 );
 
-const CHANGE_WIDTH: usize = 13;
+const CHANGE_WIDTH: usize = 14;
 const CHANGE_TAIL: &str = ") AS v WHERE requests.seq = v.column1";
 macro_rules! change_head {
     ($more:literal) => {
         concat!(
             "UPDATE OR ROLLBACK requests SET status = v.column2, reason = v.column3, updated_at_ms = v.column4, \
-             batch_sender = v.column5, batch_nonce = v.column6, cost_wei = v.column7, gas_used = v.column8, \
-             tx_hash = v.column9, block_number = v.column10, batch_failures = v.column11, events = v.column12, \
-             late_at_ms = v.column13",
+             batch_sender = v.column5, batch_nonce = v.column6, cost_wei = v.column7, price_wei = v.column8, \
+             gas_used = v.column9, tx_hash = v.column10, block_number = v.column11, batch_failures = v.column12, \
+             events = v.column13, late_at_ms = v.column14",
             $more,
             " FROM (VALUES "
         )

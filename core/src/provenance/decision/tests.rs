@@ -37,6 +37,7 @@ fn samples() -> Vec<Decision> {
         attempt,
         block_number,
         cost_wei: 1,
+        price_wei: block_number.map(|_| 2),
         reason,
     };
     let refused = |key: Option<&str>| Decision::Refused {

@@ -144,7 +144,8 @@ impl ChainService {
         let mut costs = Vec::with_capacity(ended.len());
         for (id, reason) in ended {
             let Some(entry) = self.queue.remove(*id, false) else { continue };
-            costs.push((entry.tenant, *id, entry.spent_wei));
+            let counted_wei = entry.counted_wei(entry.spent_wei);
+            costs.push((entry.tenant, *id, counted_wei));
             count_ended(to, Some(*reason), 1);
             let mut change = RequestChange::to(*id, to).because(*reason);
             change.detail = detail.map(str::to_owned);
@@ -164,8 +165,8 @@ impl ChainService {
         let tenants = self.tenants.clone();
         async move {
             let is_durable = written.await.is_ok();
-            for (tenant, id, cost_wei) in costs.into_iter().filter(|_| is_durable) {
-                tenants.settled(&tenant, id, cost_wei);
+            for (tenant, id, counted_wei) in costs.into_iter().filter(|_| is_durable) {
+                tenants.settled(&tenant, id, counted_wei);
             }
             is_durable
         }
@@ -204,6 +205,7 @@ mod tests {
             first_ceiling_wei_per_gas: 1,
             reserved_wei: U256::ZERO,
             spent_wei: U256::ZERO,
+            price_percent: 100,
             company: Company::Named,
             simulations: 0,
             batch_failures: 0,

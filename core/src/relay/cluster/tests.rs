@@ -50,6 +50,7 @@ impl Scene {
             valid_until: request.valid_until(),
             accepted_at: clock::now(),
             reserved_wei: U256::from(1),
+            price_percent: 100,
             ceiling_wei_per_gas: 1,
             payload: request.to_stored(),
             promise_signature: Bytes::new(),

@@ -103,6 +103,7 @@ impl Scene {
                 first_ceiling_wei_per_gas: CEILING,
                 reserved_wei,
                 spent_wei: U256::ZERO,
+                price_percent: 100,
                 company: Company::Named,
                 simulations: 0,
                 batch_failures: 0,

@@ -88,6 +88,7 @@ impl Scene {
                 valid_until: request.valid_until(),
                 accepted_at: clock::now(),
                 reserved_wei: U256::from(params.reserved_gas(params.member_gas(request))) * U256::from(10 * GWEI),
+                price_percent: 100,
                 ceiling_wei_per_gas: 10 * GWEI,
                 payload: request.to_stored(),
                 promise_signature: Bytes::new(),

@@ -4,15 +4,15 @@ mod batches;
 mod requests;
 mod whole;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use alloy_primitives::{Address, B256, U256};
 use slackwater::{
     Timestamp,
     ledger::{
         AcceptOutcome, AccountEntry, AccountRow, AttemptKind, AttemptRecord, BatchRecord, BatchState, Bill,
-        BudgetLimit, DecisionRow, EndedByKey, EventFilter, EventRecord, Fence, KeyUse, Ledger, NewRequest, OpenByKey,
-        PlannedBatch, RequestChange, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+        BudgetLimit, DecisionRow, EndedByKey, EventFilter, EventRecord, Fence, KeyUse, Ledger, MarginRow, NewRequest,
+        OpenByKey, PlannedBatch, RequestChange, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
     },
     provenance::{Decision, Entry, Head, verify_chain_from},
     request::{BatchId, LaneId, Reason, Status, TargetRecord, settlement::CostAccount},
@@ -66,6 +66,7 @@ conformance! {
     batch_write_repeated_is_harmless
     a_bill_that_does_not_add_up_is_refused
     what_a_stranger_took_is_booked_once
+    a_price_stands_beside_the_cost
     costs_add_up_over_transactions
     batch_state_never_goes_back
     reorganisation_takes_back_inclusion

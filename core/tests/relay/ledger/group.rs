@@ -11,7 +11,7 @@ use slackwater::{
     Timestamp,
     ledger::{
         AccountRow, AttemptRecord, BatchRecord, BatchState, CostRow, DecisionRow, Durable, EventFilter, EventRecord,
-        GroupCommit, GroupCommitConfig, KeyUse, Ledger, LedgerError, Reach, RequestChange, RequestFilter,
+        GroupCommit, GroupCommitConfig, KeyUse, Ledger, LedgerError, MarginRow, Reach, RequestChange, RequestFilter,
         RequestRecord, SpentRow, Write, WriteOutcome,
     },
     provenance::Decision,
@@ -106,6 +106,10 @@ impl Ledger for Staged {
     }
     async fn accounts(&self) -> Result<Vec<AccountRow>, LedgerError> {
         self.inner.accounts().await
+    }
+
+    async fn margins(&self) -> Result<Vec<MarginRow>, LedgerError> {
+        self.inner.margins().await
     }
     async fn costs_of(
         &self,

@@ -78,6 +78,7 @@ pub(super) fn tenant_config(
     let rate = |raw: Option<u32>, usual| raw.map_or(usual, |rate| NonZeroU32::new(rate).map(NonZeroU32::get));
     policy.rate_per_s = rate(raw.rate_per_s, policy.rate_per_s);
     policy.nonce_lookups_per_s = rate(raw.nonce_lookups_per_s, policy.nonce_lookups_per_s);
+    policy.price_percent = raw.price_percent.unwrap_or(policy.price_percent);
     let shares = &mut policy.budget_shares;
     shares.signer_percent = raw.signer_budget_percent.unwrap_or(shares.signer_percent);
     shares.target_percent = raw.target_budget_percent.unwrap_or(shares.target_percent);
@@ -131,7 +132,12 @@ fn page_tenant(policy: &TenantPolicy) -> PageTenant {
             }
         }
     }
-    PageTenant { functions, budget: policy.budget.clone(), max_open_requests: policy.max_open_requests }
+    PageTenant {
+        functions,
+        budget: policy.budget.clone(),
+        max_open_requests: policy.max_open_requests,
+        price_percent: policy.price_percent,
+    }
 }
 
 /// 1 to 64 of a-z, 0-9, `-` and `_`.

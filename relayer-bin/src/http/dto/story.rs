@@ -127,7 +127,9 @@ pub struct SummaryView {
     gas_used: Option<u64>,
     /// Its share of the cost, once final.
     cost_wei: Option<Uint>,
-    /// Worst case taken from the budget.
+    /// What its tenant is charged for that (`tenant.price_percent`); the cost itself, unless the operator chose otherwise.
+    price_wei: Option<Uint>,
+    /// Worst case taken from the budget: the larger of cost and price.
     reserved_wei: Uint,
     /// The id of the API key that submitted it. Page keys do not see it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -156,6 +158,7 @@ impl From<&RequestRecord> for SummaryView {
             block_number: record.block_number,
             gas_used: record.gas_used,
             cost_wei: record.cost_wei.map(Uint),
+            price_wei: record.price_wei().map(Uint),
             reserved_wei: Uint(record.reserved_wei),
             submitted_by: record.submitted_by.clone(),
         }

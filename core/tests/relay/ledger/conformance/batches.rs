@@ -312,6 +312,48 @@ pub(crate) async fn what_a_stranger_took_is_booked_once(store: &impl Store) {
     assert_eq!(spent, U256::ZERO);
 }
 
+/// A price is so much of the cost. Budgets count the larger of the two, and the difference is on accounts of its own.
+pub(crate) async fn a_price_stands_beside_the_cost(store: &impl Store) {
+    let ledger = store.open().await;
+    let priced = |(n, price_percent)| accept(NewRequest { price_percent, ..new(n) });
+    commit(&*ledger, [(1, 150), (2, 50), (3, 100), (4, 0), (5, 150)].map(priced).into()).await;
+    one(&*ledger, plan(0, &[1, 2, 3, 4])).await;
+    let mut settled = moved(0, BatchState::Finalized, &[1, 2, 3, 4], Status::Finalized);
+    if let Write::Batch { changes, cost_wei, .. } = &mut settled {
+        changes.iter_mut().for_each(|change| change.charged_wei = U256::from(101));
+        *cost_wei = Some(U256::from(404));
+    }
+    commit(&*ledger, vec![settled, Write::Summary { owner: "owner".into(), at: NOW }]).await;
+    let wei = |wei: [u64; 4]| wei.map(U256::from);
+    for (n, price) in (1..).zip(wei([152, 51, 101, 0])) {
+        let record = request(&*ledger, n).await;
+        assert_eq!((record.cost_wei, record.price_wei()), (Some(U256::from(101)), Some(price)));
+    }
+    assert_eq!(request(&*ledger, 5).await.price_wei(), None);
+    let spent = ledger.spent(0).await.unwrap();
+    assert_eq!((spent[0].reserved_wei, spent[0].spent_wei), (U256::from(1_000), U256::from(455)));
+    let costs = ledger.costs_of("acme", Timestamp(0), 0, 10).await.unwrap();
+    assert_eq!(costs.iter().map(|row| row.counted_wei).collect::<Vec<_>>(), wei([152, 101, 101, 101]));
+    let used = ledger.used_by_keys("acme", &[Arc::from("web-1")].into(), [Timestamp(0); 2]).await.unwrap();
+    assert_eq!(used.ended[0].since, [(4, U256::from(455)); 2]);
+    let (margin_wei, rebate_wei) = (U256::from(51), U256::from(50 + 101));
+    let margins = [MarginRow { tenant: "acme".to_owned(), chain_id: CHAIN, margin_wei, rebate_wei }];
+    assert_eq!(ledger.margins().await.unwrap(), margins);
+    assert_eq!(ledger.accounts().await.unwrap(), [], "no part of what left the lanes");
+    let rows = ledger.decisions(0, 10).await.unwrap();
+    let Ok(Decision::Settled { requests: ended }) = Decision::decode(&rows.last().unwrap().body) else {
+        panic!("{rows:?}");
+    };
+    let prices = ended.iter().map(|ended| (ended.request, (ended.cost_wei, ended.price_wei)));
+    let expected = (1..).zip([Some(152), Some(51), None, Some(0)]).map(|(n, price)| (id(n).0, (101, price)));
+    assert_eq!(prices.collect::<BTreeMap<_, _>>(), expected.collect());
+    let limit_wei = U256::from(2_454);
+    let budget = Some(BudgetLimit { limit_wei, since: Timestamp(0) });
+    let (needed_wei, available_wei) = (U256::from(1_000), U256::from(999));
+    let refused = AcceptOutcome::BudgetExhausted { needed_wei, available_wei, limit_wei };
+    assert_eq!(one(&*ledger, accept(NewRequest { budget, ..new(6) })).await, WriteOutcome::Accept(refused));
+}
+
 /// What a transaction burnt without ending its members stays with them.
 pub(crate) async fn costs_add_up_over_transactions(store: &impl Store) {
     let ledger = store.open().await;
