@@ -2,4 +2,3 @@
 ALTER TABLE requests ADD COLUMN price_percent BIGINT NOT NULL DEFAULT 100;
 -- Wei; NULL where it is the cost.
 ALTER TABLE requests ADD COLUMN price_wei TEXT;
-CREATE INDEX requests_priced ON requests (seq) WHERE price_wei IS NOT NULL;

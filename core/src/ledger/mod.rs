@@ -226,7 +226,7 @@ pub trait Ledger: Send + Sync + std::fmt::Debug + 'static {
     async fn accounts(&self) -> Result<Vec<AccountRow>, LedgerError>;
 
     /// By how much prices differ from costs, of those requests where they do, by tenant and chain, in that order: accounts
-    /// `margin` and `rebate`. They are no part of what [`Self::accounts`] adds up to.
+    /// `margin` and `rebate`. They are no part of what [`Self::accounts`] adds up to. Reads every request: not for each call.
     async fn margins(&self) -> Result<Vec<MarginRow>, LedgerError>;
 
     /// What budgets count of a tenant's ended requests that were accepted since `since`, after number `after`, in order, at most

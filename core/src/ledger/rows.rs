@@ -488,12 +488,12 @@ pub(super) fn sum_spent<'r>(rows: impl Iterator<Item = &'r dyn Row>) -> Result<V
     Ok(sums.into_values().filter(is_something).collect())
 }
 
-/// Sums of `tenant, chain_id, cost_wei, price_wei` by the first two, in that order.
+/// Sums of `tenant, chain_id`, [`wei_sums`] of cost and of price, by the first two, in that order.
 pub(super) fn sum_margins<'r>(rows: impl Iterator<Item = &'r dyn Row>) -> Result<Vec<MarginRow>, LedgerError> {
     let mut sums = Margins::default();
     for row in rows {
         let mut cells = Cells::of("price", row);
-        sums.add(cells.text()?, cells.u64()?, cells.decimal()?, cells.decimal()?);
+        sums.add(cells.text()?, cells.u64()?, cells.wei_sum()?, cells.wei_sum()?);
     }
     Ok(sums.rows())
 }

@@ -277,9 +277,18 @@ impl<S: SqlStore> Ledger for S {
     }
 
     async fn margins(&self) -> Result<Vec<MarginRow>, LedgerError> {
-        let query =
-            "SELECT tenant, chain_id, coalesce(cost_wei, '0'), price_wei FROM requests WHERE price_wei IS NOT NULL";
-        sum_margins(self.fetch(Query::new(query)).await?.iter().map(|row| row as &dyn Row))
+        let query = Query::new(concat!(
+            "SELECT t.tenant, t.chain_id",
+            wei_sums!("t.cost"),
+            wei_sums!("t.price"),
+            " FROM (SELECT r.tenant, r.chain_id, ",
+            padded_wei!("r.cost_wei"),
+            " AS cost, ",
+            padded_wei!("r.price_wei"),
+            " AS price FROM requests AS r WHERE r.price_wei IS NOT NULL) AS t \
+             GROUP BY t.tenant, t.chain_id, CASE WHEN t.price > t.cost THEN 1 ELSE 0 END"
+        ));
+        sum_margins(self.fetch(query).await?.iter().map(|row| row as &dyn Row))
     }
 
     async fn costs_of(

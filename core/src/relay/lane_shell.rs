@@ -403,8 +403,8 @@ impl ChainService {
                 self.lanes[index].forget(nonce);
                 self.pricing.forget(index, nonce);
                 if let Some(flight) = self.lanes[index].flights.remove(&nonce) {
-                    if let Some((stranger, _)) = flight.stranger.filter(|(stranger, _)| stranger.taken.is_none()) {
-                        self.tell_unbooked(id, &stranger);
+                    if let Some((stranger, _)) = &flight.stranger {
+                        self.tell_stranger(id, stranger);
                     }
                     let outcomes = vec![MemberOutcome::Untouched; flight.members.len()];
                     self.settle(now, Settlement { id, flight, kind: None, receipt: None, outcomes, earlier: None });

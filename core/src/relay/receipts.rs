@@ -1,6 +1,6 @@
 //! Reading receipts: one node for a first look, a quorum before anything terminal is said.
 
-use alloy_primitives::B256;
+use alloy_primitives::{B256, U256};
 use serde_json::json;
 
 use super::rpc::RpcPool;
@@ -74,16 +74,22 @@ async fn find_settled(pool: &RpcPool, hashes: &[B256], last: u64) -> Found {
     found
 }
 
-/// What a majority of all nodes tells.
+/// What a majority of all nodes tells. Not every node names fees beyond gas: of those that do, the lower median counts, so that one
+/// that lies moves nothing where three name them.
 pub(super) fn agreed(pool: &RpcPool, told: impl IntoIterator<Item = TxReceipt>) -> Option<TxReceipt> {
-    let mut votes: Vec<(usize, TxReceipt)> = Vec::new();
+    let mut votes: Vec<(TxReceipt, Vec<U256>)> = Vec::new();
     for receipt in told {
-        match votes.iter_mut().find(|(_, other)| says_the_same(other, &receipt)) {
-            Some((count, _)) => *count += 1,
-            None => votes.push((1, receipt)),
+        let fee = receipt.extra_fee_wei;
+        match votes.iter_mut().find(|(other, _)| says_the_same(other, &receipt)) {
+            Some((_, fees)) => fees.push(fee),
+            None => votes.push((receipt, vec![fee])),
         }
     }
-    votes.into_iter().find(|(count, _)| pool.is_majority(*count)).map(|(_, receipt)| receipt)
+    let (mut receipt, mut fees) = votes.into_iter().find(|(_, fees)| pool.is_majority(fees.len()))?;
+    fees.retain(|fee| !fee.is_zero());
+    fees.sort_unstable();
+    receipt.extra_fee_wei = fees.get(fees.len().saturating_sub(1) / 2).copied().unwrap_or_default();
+    Some(receipt)
 }
 
 /// Whether two nodes tell the same about a transaction. Fees beyond gas are left out: not every node names them.

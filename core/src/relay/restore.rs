@@ -1,6 +1,7 @@
 //! Reads back what is open: the queue and the lanes of a chain, as the ledger has them.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
 };
@@ -257,7 +258,10 @@ struct Open(Vec<(RequestId, Option<Opened>)>);
 
 impl Open {
     fn new(mut requests: Vec<(RequestId, Option<Opened>)>) -> Self {
-        requests.sort_unstable_by_key(|(id, _)| *id);
+        // Of a request that a second tenant took over between two pages, the later acceptance counts.
+        let newest_first = |opened: &Option<Opened>| Reverse(opened.as_ref().map(|opened| opened.entry.seq));
+        requests.sort_unstable_by_key(|(id, opened)| (*id, newest_first(opened)));
+        requests.dedup_by_key(|(id, _)| *id);
         Self(requests)
     }
 

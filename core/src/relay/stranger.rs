@@ -76,13 +76,24 @@ impl ChainService {
         stranger.taken.is_some() || now.since(since) >= COST_WAIT
     }
 
-    /// Tells that what a transaction took is on no account.
-    pub(super) fn tell_unbooked(&mut self, id: BatchId, stranger: &Stranger) {
-        let Stranger { hash, block, .. } = stranger;
-        tracing::error!(batch = %id, %hash, block, "no majority of the nodes tells what somebody else's transaction took from the lane: it is not booked");
-        metrics::counter!("slackwater_foreign_unbooked_total", "chain_id" => id.lane.chain_id.to_string()).increment(1);
-        let detail = format!("nonce {} was used by {hash} in block {block}", id.nonce);
-        let alert = Decision::Alert { code: "foreign_unbooked".to_owned(), subject: id.lane.to_string(), detail };
+    /// Tells which transaction took a nonce, and what of it is on the operator's account.
+    pub(super) fn tell_stranger(&mut self, id: BatchId, stranger: &Stranger) {
+        let Stranger { hash, block, taken } = stranger;
+        let mut detail = format!("nonce {} was used by {hash} in block {block}", id.nonce);
+        let code = match taken {
+            Some(taken) => {
+                let wei = taken.cost_wei.saturating_add(taken.value_wei);
+                detail.push_str(&format!(", which took {wei} wei"));
+                "foreign_booked"
+            }
+            None => {
+                tracing::error!(batch = %id, %hash, block, "no majority of the nodes tells what somebody else's transaction took from the lane: it is not booked");
+                let chain = id.lane.chain_id.to_string();
+                metrics::counter!("slackwater_foreign_unbooked_total", "chain_id" => chain).increment(1);
+                "foreign_unbooked"
+            }
+        };
+        let alert = Decision::Alert { code: code.to_owned(), subject: id.lane.to_string(), detail };
         self.note(Vec::new(), vec![alert]);
     }
 }

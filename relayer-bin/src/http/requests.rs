@@ -352,11 +352,13 @@ pub(super) async fn cancel(
         (status = 503, description = "No price is known yet", body = ProblemBody<'static>, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn quote(State(app): State<Shared>, _caller: Caller, request: Request) -> Answer {
+pub(super) async fn quote(State(app): State<Shared>, caller: Caller, request: Request) -> Answer {
     let (parts, body) = request.into_parts();
     let body::Read { bytes, .. } = body::read(&app, &parts.headers, body, app.limits.single()).await?;
     let asked: QuoteBody = body::parse(&bytes)?;
-    let quote = app.relay.quote(asked.chain_id.0, asked.gas.0)?;
+    let mut quote = app.relay.quote(asked.chain_id.0, asked.gas.0)?;
+    // As it would be reserved for the caller's tenant.
+    quote.max_cost_wei = with_price(quote.max_cost_wei, app.access().page_tenant(&caller).price_percent);
     let wait = match asked.within {
         Some(within) => app.relay.quote_wait(asked.chain_id.0, Duration::from_millis(within.0))?,
         None => None,

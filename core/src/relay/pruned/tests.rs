@@ -41,6 +41,8 @@ struct Kept {
     is_success: bool,
     /// What it says beyond the truth of the value that it moves, wei.
     more_value: u64,
+    /// The L1 data fee that it names, wei; 0 is none.
+    data_fee: u64,
 }
 
 #[derive(Debug)]
@@ -76,7 +78,7 @@ impl Node {
             "eth_getBlockReceipts" if self.kept.block_receipts => Ok(json!([{
                 "transactionHash": OURS, "blockNumber": U64::from(MINED), "blockHash": hash_of(MINED),
                 "status": U64::from(self.kept.is_success),
-                "gasUsed": U64::from(50_000), "effectiveGasPrice": "0x64", "logs": [],
+                "gasUsed": U64::from(50_000), "effectiveGasPrice": "0x64", "logs": [], "l1Fee": U64::from(self.kept.data_fee),
             }])),
             _ => Err(json!({ "code": -32_601, "message": "the method does not exist" })),
         }
@@ -166,7 +168,7 @@ async fn what_a_stranger_took_is_what_a_majority_tells() {
         assert_eq!(hash, OURS);
         taken
     };
-    let whole = Kept { block_receipts: true, is_success: true, more_value: 0 };
+    let whole = Kept { block_receipts: true, is_success: true, ..Kept::default() };
     let (failed, boasts, gone) =
         (Kept { is_success: false, ..whole }, Kept { more_value: 1, ..whole }, Kept { block_receipts: false, ..whole });
     let taken = |value: u64| {
@@ -180,4 +182,10 @@ async fn what_a_stranger_took_is_what_a_majority_tells() {
     assert_eq!(told([gone, whole, whole]).await, taken(7));
     assert_eq!(told([gone, gone, whole]).await, None);
     assert_eq!(told([failed, whole, gone]).await, None);
+    // Of those who name a fee beyond gas the lower median: whoever invents one, or leaves it out, moves nothing.
+    let (true_fee, dear) = (Kept { data_fee: 5, ..whole }, Kept { data_fee: 1_000_000, ..whole });
+    for kept in [[dear, true_fee, true_fee], [true_fee, true_fee, dear], [whole, true_fee, true_fee]] {
+        let cost = told(kept).await.map(|taken| taken.cost_wei);
+        assert_eq!(cost, Some(U256::from(5_000_005)));
+    }
 }
