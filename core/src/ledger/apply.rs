@@ -214,6 +214,8 @@ pub(super) struct WorkingSet {
     attempt_owners: HashMap<B256, BatchId>,
     fences: HashMap<u64, u64>,
     budgets: HashMap<BudgetKey, U256>,
+    /// The last attempt was refused.
+    is_refused: bool,
 
     /// New rows, in order. Every event with its request's number.
     pub(super) new_keys: Vec<NewKey>,
@@ -285,11 +287,21 @@ impl WorkingSet {
                 Some(token) if *token == fence.token => self.apply(*write),
                 in_force => WriteOutcome::Fenced { token: fence.token, in_force: in_force.copied() },
             },
+            // Of a transaction that the ledger did not take there is nothing to tell: it is never sent.
+            Write::Decide { decision, .. } if self.is_refused && decision.is_of_new_attempt() => {
+                WriteOutcome::Applied(Vec::new())
+            }
             Write::Decide { owner, at_ms, decision } => self.decide(&owner, at_ms, &decision),
             Write::Summary { owner, at } => self.summarise(&owner, at),
             Write::Accept(new) => self.accept(*new),
-            Write::Plan(plan) => self.plan(*plan),
-            Write::Attempt(attempt) => self.attempt(*attempt),
+            Write::Plan(plan) => {
+                let outcome = self.plan(*plan);
+                self.noted(outcome)
+            }
+            Write::Attempt(attempt) => {
+                let outcome = self.attempt(*attempt);
+                self.noted(outcome)
+            }
             Write::Batch { id, state, included_hash, block, gas_used, cost_wei, changes, bill, at } => {
                 let facts = BatchFacts { state, included_hash, block, gas_used, cost_wei };
                 self.batch(id, facts, changes, bill.map(|bill| *bill).unwrap_or_default(), at)
@@ -306,6 +318,12 @@ impl WorkingSet {
                 WriteOutcome::Applied(Vec::new())
             }
         }
+    }
+
+    /// Remembers whether an attempt was refused, for the decisions that follow it.
+    fn noted(&mut self, outcome: WriteOutcome) -> WriteOutcome {
+        self.is_refused = matches!(outcome, WriteOutcome::Refused(_));
+        outcome
     }
 
     fn accept(&mut self, mut new: NewRequest) -> WriteOutcome {

@@ -255,6 +255,11 @@ pub enum DecodeError {
 }
 
 impl Decision {
+    /// Whether it tells of an attempt that is committed together with it.
+    pub(crate) const fn is_of_new_attempt(&self) -> bool {
+        matches!(self, Self::Planned { .. } | Self::Sent { .. } | Self::Bumped { .. } | Self::Cancelling { .. })
+    }
+
     /// The canonical body. Equal decisions have equal bodies.
     #[must_use]
     pub fn encode(&self) -> String {

@@ -616,7 +616,17 @@ impl KnownFinal {
         };
         match header {
             Some(header) if header.hash == hash => Ok(()),
-            Some(header) => Err(wrong(format!("block {number} of this chain is {}", header.hash))),
+            // One node may be on a branch of its own.
+            Some(_) => {
+                let params = json!([U64::from(number), false]);
+                let agreed: Option<Header> = pool.call_agreed("eth_getBlockByNumber", params).await.map_err(away)?;
+                match agreed {
+                    Some(header) if header.hash != hash => {
+                        Err(wrong(format!("block {number} of this chain is {}", header.hash)))
+                    }
+                    _ => Ok(()),
+                }
+            }
             None => {
                 let newest: Option<Header> =
                     pool.call("eth_getBlockByNumber", json!(["latest", false])).await.map_err(away)?;

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use alloy_primitives::{Address, B256, U64, U256};
@@ -41,6 +42,9 @@ const MAX_WITNESSED: usize = 16_384;
 
 /// Block times without a new head after which all nodes are asked for theirs: the one that is asked first may stand still.
 const STILL_BLOCKS: u32 = 2;
+
+/// How often all nodes are asked for the hash of a final block.
+const FINAL_HASH_EVERY: Duration = Duration::from_secs(60);
 
 /// What the chain looks like now.
 #[derive(Debug, Clone)]
@@ -93,8 +97,8 @@ pub(super) struct Watcher {
     last_final: Option<u64>,
     /// Balances as they were last believed, in the order of `senders`.
     balances: BTreeMap<Address, U256>,
-    /// The hash of a final block was asked for and told.
-    has_final_hash: bool,
+    /// When the hash of a final block was last told.
+    final_hash_at: Option<Instant>,
     /// Account nonces as a majority had them at a head, by its height: for nodes that keep no state of a final block.
     nonces: BTreeMap<u64, (B256, BTreeMap<Address, u64>)>,
 }
@@ -155,7 +159,7 @@ impl Watcher {
             surveyed_at: None,
             last_final: None,
             balances: BTreeMap::new(),
-            has_final_hash: false,
+            final_hash_at: None,
             nonces: BTreeMap::new(),
         }
     }
@@ -468,17 +472,15 @@ impl Watcher {
         self.last_final.map(|block| block.min(head))
     }
 
-    /// The hash of a final block: what was seen, or, of the first one after a start, what most nodes say.
+    /// The hash of a final block, now and then, as most nodes have it. What was seen of it on the way is one node's word, and would
+    /// keep the relay from starting for ever (invariant I15).
     async fn final_hash(&mut self, block: u64) -> Option<B256> {
-        if let Some(hash) = self.seen.get(&block) {
-            return Some(*hash);
-        }
-        if self.has_final_hash {
+        if self.final_hash_at.is_some_and(|at| at.elapsed() < FINAL_HASH_EVERY) {
             return None;
         }
         let header: Option<Header> =
             self.pool.call_agreed("eth_getBlockByNumber", json!([U64::from(block), false])).await.ok()?;
-        self.has_final_hash = header.is_some();
+        self.final_hash_at = header.as_ref().map(|_| Instant::now());
         header.map(|header| header.hash)
     }
 

@@ -50,10 +50,19 @@ struct Script {
     future_s: u64,
     tag: Tag,
     balance: u64,
+    /// Its blocks have other hashes.
+    is_on_other_branch: bool,
 }
 
-const HONEST: Script =
-    Script { latency_ms: 20, frozen: None, behind: 0, future_s: 0, tag: Tag::Behind(64), balance: 1_000 };
+const HONEST: Script = Script {
+    latency_ms: 20,
+    frozen: None,
+    behind: 0,
+    future_s: 0,
+    tag: Tag::Behind(64),
+    balance: 1_000,
+    is_on_other_branch: false,
+};
 
 /// A chain with a steady pace, and one node's view of it.
 #[derive(Debug)]
@@ -77,7 +86,8 @@ impl Node {
         script.frozen.unwrap_or_else(|| truth.saturating_add_signed(-script.behind))
     }
 
-    fn header(&self, number: u64, future_s: u64) -> Value {
+    fn header(&self, number: u64, future_s: u64, script: &Script) -> Value {
+        let hash = |number: u64| if script.is_on_other_branch { hash(u64::MAX - number) } else { hash(number) };
         let time_s = self.genesis_s + number * u64::try_from(self.block.as_millis()).unwrap() / 1_000 + future_s;
         json!({
             "number": U64::from(number), "hash": hash(number), "parentHash": hash(number - 1),
@@ -91,15 +101,15 @@ impl Node {
         Ok(match method {
             "eth_chainId" => json!("0x1"),
             "eth_getBlockByNumber" => match params[0].as_str().unwrap() {
-                "latest" => self.header(head, script.future_s),
+                "latest" => self.header(head, script.future_s, script),
                 "finalized" => match script.tag {
-                    Tag::Behind(blocks) => self.header(head - blocks, 0),
+                    Tag::Behind(blocks) => self.header(head - blocks, 0, script),
                     Tag::None => return Err((-39_001, "unknown block")),
                     Tag::Fails => return Err((-32_603, "internal error")),
                 },
                 number => {
                     let number: U64 = number.parse().unwrap();
-                    if number.to::<u64>() > head { Value::Null } else { self.header(number.to(), 0) }
+                    if number.to::<u64>() > head { Value::Null } else { self.header(number.to(), 0, script) }
                 }
             },
             "eth_feeHistory" => {
@@ -279,6 +289,20 @@ async fn depth_stands_in_for_a_tag_only_where_a_majority_has_none() {
     let mut world = world(BLOCK, &[told(Tag::None), lagging, lagging]);
     let update = world.follow(2).await.pop().expect("a head");
     assert!(update.final_block.expect("one") <= update.header.number() - 199);
+}
+
+/// It is kept in the ledger, and a start on a chain without it is refused: one node's branch must not get there.
+#[tokio::test(start_paused = true)]
+async fn the_hash_of_a_final_block_is_what_most_nodes_say() {
+    let other = Script { latency_ms: 1, is_on_other_branch: true, ..HONEST };
+    let mut world = world(Duration::from_secs(1), &[other, HONEST, HONEST]);
+    // Until blocks are final that were seen on the way.
+    let found = world.follow(200).await;
+    let told: Vec<(u64, B256)> = found.iter().filter_map(|update| update.final_block.zip(update.final_hash)).collect();
+    assert!((2..=5).contains(&told.len()), "now and then: {}", told.len());
+    for (number, found) in told {
+        assert_eq!(found, hash(number), "block {number}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

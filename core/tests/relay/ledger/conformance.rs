@@ -76,6 +76,7 @@ conformance! {
     refused_write_spares_its_neighbours
     decisions_are_a_sequence
     decisions_are_linked_in_the_commit
+    of_a_refused_plan_nothing_is_told
     budgets_are_checked_in_the_commit
     writes_without_a_lease_are_fenced
     meta_is_overwritten

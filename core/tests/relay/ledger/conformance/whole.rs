@@ -67,6 +67,26 @@ pub(crate) async fn decisions_are_linked_in_the_commit(store: &impl Store) {
     assert_eq!(head.seq, 3);
 }
 
+/// What the ledger does not take is not told as sent: not in the log either.
+pub(crate) async fn of_a_refused_plan_nothing_is_told(store: &impl Store) {
+    let ledger = store.open().await;
+    accept_all(&*ledger, 1..=1).await;
+    let decide = |decision: Decision| Write::Decide { owner: "us".into(), at_ms: 1, decision: Box::new(decision) };
+    let sent = |n: u64| decide(Decision::Sent { batch: B256::ZERO, attempt: attempt(n, 0).hash });
+    let alert = || decide(Decision::Alert { code: "c".to_owned(), subject: String::new(), detail: String::new() });
+    let outcomes =
+        commit(&*ledger, vec![plan(5, &[99]), sent(5), alert(), plan(6, &[1]), sent(6), plan(6, &[1]), sent(6)]).await;
+    refused(&outcomes[0], "is unknown");
+    applied(&outcomes[3]);
+    refused(&outcomes[5], "exists");
+    let told = ledger.decisions(0, 10).await.unwrap();
+    let told: Vec<Decision> = told.iter().map(|row| Decision::decode(&row.body).unwrap()).collect();
+    assert!(
+        matches!(&told[..], [Decision::Alert { .. }, Decision::Sent { attempt: hash, .. }] if *hash == attempt(6, 0).hash),
+        "{told:?}"
+    );
+}
+
 pub(crate) async fn budgets_are_checked_in_the_commit(store: &impl Store) {
     let ledger = store.open().await;
     let limited = |n: u64| {
