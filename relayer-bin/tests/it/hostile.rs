@@ -28,8 +28,8 @@ const HOSTILE: usize = 8;
 /// Gas for a hostile request, and what it may cost, wei.
 const GAS: u64 = 150_000;
 const MAX_COST_WEI: u64 = 1_000_000_000_000_000;
-/// What the hostile tenant may spend, wei: twelve requests at a time, and twenty that behave before those that don't.
-const BUDGET_WEI: u64 = 12_000_000_000_000_000;
+/// What the hostile tenant may spend, wei: twenty requests at a time, and twenty that behave long before it is spent.
+const BUDGET_WEI: u64 = 20_000_000_000_000_000;
 const GWEI: u128 = 1_000_000_000;
 /// Base fee of the block before a round. It rises by an eighth with each block of the round: what is signed at its ceiling is
 /// priced out soon.
