@@ -115,7 +115,6 @@ macro_rules! padded_wei {
         )
     };
 }
-/// Columns that [`Cells::wei_sum`] reads: the sums of each nine digits of such amounts, which no database overflows with.
 /// What budgets count of `requests AS r`, padded: the larger of cost and price.
 macro_rules! counted_wei {
     () => {
@@ -132,6 +131,7 @@ macro_rules! counted_wei {
         )
     };
 }
+/// Columns that [`Cells::wei_sum`] reads: the sums of each nine digits of such amounts, which no database overflows with.
 macro_rules! wei_sums {
     ($padded:literal) => {
         concat!(

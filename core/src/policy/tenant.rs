@@ -43,6 +43,9 @@ pub struct TargetRule {
     pub selectors: Option<BTreeSet<FixedBytes<4>>>,
 }
 
+/// Most that a tenant may be charged, percent of cost (`tenant.price_percent`).
+const MAX_PRICE_PERCENT: u32 = 1_000;
+
 /// Everything a tenant's requests must satisfy. Limits are inclusive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantPolicy {
@@ -143,7 +146,7 @@ impl TenantPolicy {
         named.is_some_and(|targets| targets.contains_key(&target))
     }
 
-    /// What makes the policy a faucet: the key of the tenant's table, what is wrong, and what to write.
+    /// What makes the policy a faucet, or a trap: the key of the tenant's table, what is wrong, and what to write.
     pub fn problems(&self) -> Vec<(&'static str, &'static str, &'static str)> {
         let mut problems = Vec::new();
         let allows_any = self.targets.is_none() || !self.others.is_empty();
@@ -168,6 +171,13 @@ impl TenantPolicy {
                     "name the contracts, or write `open = true`",
                 ));
             }
+        }
+        if self.price_percent > MAX_PRICE_PERCENT {
+            problems.push((
+                "price_percent",
+                "more than ten times its cost is taken for a slip",
+                "write at most 1000, which is ten times the cost",
+            ));
         }
         problems
     }

@@ -233,6 +233,10 @@ mod tests {
         let open = crate::relay::Relay::builder().chain(setup()).database("nowhere").tenant(TenantPolicy::new("shop"));
         let told = open.build().unwrap_err().to_string();
         assert!(told.starts_with("tenant shop: targets: ") && told.contains("`open = true`"), "{told}");
+        let slip = TenantPolicy { is_open: true, price_percent: 1_001, ..TenantPolicy::new("shop") };
+        let told = crate::relay::Relay::builder().chain(setup()).database("nowhere").tenant(slip).build();
+        let told = told.unwrap_err().to_string();
+        assert!(told.starts_with("tenant shop: price_percent: ") && told.contains("at most 1000"), "{told}");
     }
 
     #[test]

@@ -610,23 +610,17 @@ impl KnownFinal {
             })
         };
         let params = json!([U64::from(number), false]);
-        let header: Option<Header> = match ask(pool, "eth_getBlockByNumber", params, deadline).await {
+        let mut header: Option<Header> = match ask(pool, "eth_getBlockByNumber", params.clone(), deadline).await {
             Err(error) if error.is_unknown_block() => None,
             answer => answer.map_err(away)?,
         };
+        // One node may be on a branch of its own.
+        if header.as_ref().is_some_and(|header| header.hash != hash) {
+            header = pool.call_agreed("eth_getBlockByNumber", params).await.map_err(away)?;
+        }
         match header {
             Some(header) if header.hash == hash => Ok(()),
-            // One node may be on a branch of its own.
-            Some(_) => {
-                let params = json!([U64::from(number), false]);
-                let agreed: Option<Header> = pool.call_agreed("eth_getBlockByNumber", params).await.map_err(away)?;
-                match agreed {
-                    Some(header) if header.hash != hash => {
-                        Err(wrong(format!("block {number} of this chain is {}", header.hash)))
-                    }
-                    _ => Ok(()),
-                }
-            }
+            Some(header) => Err(wrong(format!("block {number} of this chain is {}", header.hash))),
             None => {
                 let newest: Option<Header> =
                     pool.call("eth_getBlockByNumber", json!(["latest", false])).await.map_err(away)?;

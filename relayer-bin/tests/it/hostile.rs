@@ -31,8 +31,7 @@ const MAX_COST_WEI: u64 = 1_000_000_000_000_000;
 /// What the hostile tenant may spend, wei: twenty requests at a time, and twenty that behave long before it is spent.
 const BUDGET_WEI: u64 = 20_000_000_000_000_000;
 const GWEI: u128 = 1_000_000_000;
-/// Base fee of the block before a round. It rises by an eighth with each block of the round: what is signed at its ceiling is
-/// priced out soon.
+/// Base fee of the block before a round. It rises by an eighth with each block of the round.
 const BASE_FEE: u128 = GWEI;
 /// `chain.max_delay_blocks`: how much later an honest request may be included because of somebody else's.
 const MAX_DELAY_BLOCKS: u64 = 3;
@@ -57,7 +56,7 @@ enum Way {
     BaseFee,
     /// Where the block has a proposer.
     Coinbase,
-    /// Where its number is a multiple of three. It is simulated for its block, and lands in another.
+    /// Where its number is a multiple of three. It is simulated for the block that is to come, and usually lands there.
     BlockNumber,
     /// Where its time is.
     Clock,
