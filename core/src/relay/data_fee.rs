@@ -1,6 +1,6 @@
 //! Reading what L1 costs from the chain: parameters at each head, and the chain's own word on one batch.
 
-use std::fmt;
+use std::{fmt, sync::LazyLock};
 
 use alloy_primitives::{Address, Bytes, U64, U256};
 use alloy_sol_types::SolCall;
@@ -287,7 +287,7 @@ impl ChainService {
     /// What the balance must hold for a cancel beyond its gas, wei; `None` while the L1 parameters are not known.
     pub(super) fn cancel_extra_wei(&self) -> Option<U256> {
         let (model, tuning) = (self.data_fee()?, &self.shared.tuning);
-        Some(beyond_gas(&model, &TxSize::of_unsigned(&[]), tuning.cancel_gas, None, tuning.l1_fee_margin_percent))
+        Some(beyond_gas(&model, &empty_tx(), tuning.cancel_gas, None, tuning.l1_fee_margin_percent))
     }
 }
 
@@ -355,8 +355,20 @@ fn word(data: &[u8]) -> Option<U256> {
     Some(U256::from_be_slice(data.get(..32)?))
 }
 
-/// Sizes of a usual forward request in a transaction of its own, for a quote without a request.
+/// Sizes of a usual forward request in a transaction of its own, for a quote without a request. Measured once: every price of a
+/// request asks for it.
 pub(super) fn usual_forward() -> TxSize {
+    static SIZE: LazyLock<TxSize> = LazyLock::new(measure_usual_forward);
+    *SIZE
+}
+
+/// Sizes of an empty transaction.
+pub(super) fn empty_tx() -> TxSize {
+    static SIZE: LazyLock<TxSize> = LazyLock::new(|| TxSize::of_unsigned(&[]));
+    *SIZE
+}
+
+fn measure_usual_forward() -> TxSize {
     let filled = |byte: u8| Address::from(std::array::from_fn(|index| byte.wrapping_mul(index as u8 * 2 + 1)));
     let request = forwarder::ForwardRequestData {
         from: filled(0x9D),

@@ -98,13 +98,22 @@ pub(super) struct Content {
     pub(super) sizes: Vec<MemberSize>,
     /// Whose they are; `None` if of several tenants, or nobody's.
     pub(super) tenant: Option<Arc<str>>,
+    /// As of a [`Flight`].
+    pub(super) elsewhere: BTreeSet<RequestId>,
+}
+
+impl Content {
+    pub(super) fn holds(&self, id: RequestId) -> bool {
+        self.members.iter().any(|member| member.id() == id)
+    }
 }
 
 impl Flight {
     /// What it carries now.
     pub(super) fn content(&self) -> Content {
         let (members, weights, tenant) = (self.members.clone(), self.weights.clone(), self.tenant.clone());
-        Content { until: 0, key: self.key, members, weights, sizes: self.sizes.clone(), tenant }
+        let (sizes, elsewhere) = (self.sizes.clone(), self.elsewhere.clone());
+        Content { until: 0, key: self.key, members, weights, sizes, tenant, elsewhere }
     }
 
     /// Which of two was planned first: a request that left one can only be in one that was planned later.
@@ -161,9 +170,9 @@ impl Flight {
         Self { is_planned: true, left, earlier, ..empty }
     }
 
-    /// The earlier content that the attempt with this index carries; `None` if it carries the present one.
-    fn content_before(&self, index: u32) -> Option<&Content> {
-        self.earlier.iter().find(|content| index < content.until)
+    /// Which of the earlier contents the attempt with this index carries; `None` if it carries the present one.
+    fn content_before(&self, index: u32) -> Option<usize> {
+        self.earlier.iter().position(|content| index < content.until)
     }
 }
 
@@ -387,8 +396,7 @@ impl ChainService {
                 self.lanes[index].forget(nonce);
                 self.pricing.forget(index, nonce);
                 if let Some(flight) = self.lanes[index].flights.remove(&nonce) {
-                    let earlier = mined.and_then(|mined| flight.content_before(mined)).cloned();
-                    let earlier = earlier.filter(|_| kind == AttemptKind::Payload);
+                    let earlier = carried.filter(|_| kind == AttemptKind::Payload);
                     if kind == AttemptKind::Payload && earlier.is_none() {
                         self.judge_witnesses(&flight.members, &outcomes);
                     }
@@ -614,7 +622,8 @@ impl ChainService {
         if flight.is_planned {
             let until = lane.durable.keys().filter(|key| key.nonce == nonce).map(|key| key.index + 1).max();
             let (key, members, tenant) = (flight.key, members.clone(), flight.tenant.take());
-            flight.earlier.push(Content { until: until.unwrap_or(0), key, members, weights, sizes, tenant });
+            let (until, elsewhere) = (until.unwrap_or(0), std::mem::take(&mut flight.elsewhere));
+            flight.earlier.push(Content { until, key, members, weights, sizes, tenant, elsewhere });
         }
         let (gone, drawn) = (std::mem::take(&mut flight.gone), std::mem::take(&mut flight.drawn));
         flight.left = members.iter().map(|member| member.id()).collect();

@@ -6,7 +6,7 @@ use alloy_primitives::{B256, Bytes, U128, U256};
 
 use super::{
     chain_service::{ChainService, Done},
-    data_fee::usual_forward,
+    data_fee::{empty_tx, usual_forward},
     fees::{Price, price_at},
     rpc::SendReport,
     tuning::ChainTuning,
@@ -435,7 +435,7 @@ impl Expected {
             let poster = u128::from(model.poster_gas(size).expected).saturating_mul(gas_price);
             wei(model.data_fee(size)).saturating_add(poster)
         };
-        let (empty, usual) = (TxSize::of_unsigned(&[]), usual_forward());
+        let (empty, usual) = (empty_tx(), usual_forward());
         let constant = wei(model.operator_fee(0));
         let per_gas = wei(model.operator_fee(MUCH_GAS)).saturating_sub(constant) / u128::from(MUCH_GAS);
         let wei_per_gas = gas_price.saturating_add(per_gas);

@@ -11,9 +11,7 @@ use super::{
     chain_service::{ChainService, Done, batch_hash},
     company::is_surprise,
     dispatch::MAX_BATCH_FAILURES,
-    lane_shell::Content,
     receipts::says_the_same,
-    settle::Owed,
     simulate::{At, agreed_nonces},
     stow::Stowed,
 };
@@ -124,7 +122,7 @@ impl ChainService {
             mined.ask_at = Some(head.saturating_add(depth));
         }
         let (mined, drawn, gone) = (mined.clone(), flight.drawn.clone(), flight.gone.clone());
-        let (content, id, elsewhere) = (flight.content(), flight.record.id, flight.elsewhere.clone());
+        let (content, id) = (flight.content(), flight.record.id);
         let shown = flight.shown.clone();
         if let Some(accused) = shown.open() {
             let members = content.members.iter().map(|member| &**member).zip(mined.outcomes.iter().copied());
@@ -138,8 +136,7 @@ impl ChainService {
             }
         }
         let kind = mined.kind;
-        let owed = Owed { drawn: &drawn, elsewhere: &elsewhere };
-        let (parts, _) = self.attribute(now, id, &content, owed, &mined.outcomes, Some((kind, &mined.receipt)));
+        let (parts, _) = self.attribute(now, id, &content, &drawn, &mined.outcomes, Some((kind, &mined.receipt)));
         let reason = match kind {
             AttemptKind::Payload if !mined.receipt.is_success => Reason::BatchFailed,
             AttemptKind::Payload => Reason::SkippedByForwarder,
@@ -215,9 +212,9 @@ impl ChainService {
         let Some(flight) = self.lanes.get(index).and_then(|lane| lane.flights.get(&nonce)) else { return };
         let Some(mined) = flight.mined.clone().filter(|_| !flight.gone.is_empty()) else { return };
         let (content, id, gone) = (flight.content(), flight.record.id, flight.gone.clone());
-        let (drawn, elsewhere) = (flight.drawn.clone(), flight.elsewhere.clone());
-        let owed = Owed { drawn: &drawn, elsewhere: &elsewhere };
-        let (parts, _) = self.attribute(now, id, &content, owed, &mined.outcomes, Some((mined.kind, &mined.receipt)));
+        let drawn = flight.drawn.clone();
+        let mined_as = Some((mined.kind, &mined.receipt));
+        let (parts, _) = self.attribute(now, id, &content, &drawn, &mined.outcomes, mined_as);
         for (request, part) in content.members.iter().map(|member| member.id()).zip(parts) {
             if !gone.contains(&request) || self.queue.get(request).is_none() {
                 continue;
@@ -233,10 +230,11 @@ impl ChainService {
     /// although all refused it, or one that a reorganisation may bring back. What became of the request is known when that is.
     pub(super) fn is_entangled(&self, id: RequestId) -> bool {
         let settling = self.settlements.values().map(|waiting| &waiting.settlement.flight);
-        self.lanes.iter().flat_map(|lane| lane.flights.values()).chain(settling).any(|flight| {
-            let is_earlier = |content: &Content| content.members.iter().any(|member| member.id() == id);
-            flight.gone.contains(&id) || flight.earlier.iter().any(is_earlier)
-        })
+        self.lanes
+            .iter()
+            .flat_map(|lane| lane.flights.values())
+            .chain(settling)
+            .any(|flight| flight.gone.contains(&id) || flight.earlier.iter().any(|content| content.holds(id)))
     }
 }
 

@@ -28,7 +28,7 @@ use crate::{
     },
     protection::Protection,
     request::{
-        LaneId, RequestId, Status, VerifiedRequest,
+        BatchId, LaneId, RequestId, Status, VerifiedRequest,
         settlement::{ceiling_left, cost_within},
         vehicle::{Company, Payload, VehicleKey, VehicleParams},
     },
@@ -357,6 +357,20 @@ fn parse(record: &RequestRecord) -> Result<VerifiedRequest, LedgerError> {
         .map_err(|error| LedgerError::Damaged { what: "request payload", detail: error.to_string() })
 }
 
+/// A request that has ended, though not by this batch: one that a crash between two writes left in it stays ended.
+async fn ended(
+    ledger: &dyn Ledger,
+    id: RequestId,
+    batch: BatchId,
+) -> Result<Option<(RequestRecord, VerifiedRequest)>, LedgerError> {
+    let stored = ledger.request(id).await?.filter(|stored| stored.status.is_terminal() && stored.batch != Some(batch));
+    stored.map(|stored| parse(&stored).map(|request| (stored, request))).transpose()
+}
+
+const fn is_executed(stored: &RequestRecord) -> bool {
+    matches!(stored.status, Status::Finalized | Status::Reverted)
+}
+
 async fn restore_lane(
     ledger: &Arc<dyn Ledger>,
     chain: &ChainShared,
@@ -385,7 +399,6 @@ async fn restore_lane(
             true => Vec::new(),
             false => ledger.earlier_members(record.id).await?,
         };
-        // Who has ended since needs nobody to look after it.
         let refused_plans = u32::try_from(earlier.len()).unwrap_or(u32::MAX);
         let own = Some((record.id.lane.sender, record.id.nonce));
         let is_in_it = |open: &Open, id: &RequestId| open.get(*id).is_some_and(|opened| opened.batch == own);
@@ -398,17 +411,26 @@ async fn restore_lane(
         let mut contents = Vec::new();
         for (until, members) in earlier.into_iter().chain(newest) {
             let (mut requests, mut weights, mut tenants) = (Vec::new(), Vec::new(), BTreeSet::new());
+            let mut elsewhere = BTreeSet::new();
             for id in members {
-                let Some(entry) = known(open, queue, id) else { continue };
-                weights.push(entry.gas);
-                tenants.insert(entry.tenant.clone());
-                let request = entry.request.clone();
-                requests.push(whole(&**ledger, request).await?);
+                if let Some(entry) = known(open, queue, id) {
+                    weights.push(entry.gas);
+                    tenants.insert(entry.tenant.clone());
+                    let request = entry.request.clone();
+                    requests.push(whole(&**ledger, request).await?);
+                } else if let Some((stored, request)) = ended(&**ledger, id, record.id).await? {
+                    weights.push(params.member_gas(&request));
+                    tenants.insert(stored.tenant.as_str().into());
+                    requests.push(Arc::new(request));
+                    if is_executed(&stored) {
+                        elsewhere.insert(id);
+                    }
+                }
             }
             let Some(first) = requests.first() else { continue };
             let key = VehicleKey::of(first, false);
             let (sizes, tenant) = (Vec::new(), only(&tenants));
-            contents.push(Content { until, key, members: requests, weights, sizes, tenant });
+            contents.push(Content { until, key, members: requests, weights, sizes, tenant, elsewhere });
         }
         let earlier = contents;
         let (mut requests, mut weights, mut tenants) = (Vec::new(), Vec::new(), BTreeSet::new());
@@ -457,18 +479,15 @@ async fn restore_lane(
                 sizes.push(None);
                 continue;
             }
-            // And has ended since. One that this one ended (a crash between two writes) stays ended.
-            let stored = ledger.request(*member).await?.filter(|stored| stored.batch != Some(record.id));
-            let Some(stored) = stored.filter(|stored| stored.status.is_terminal()) else { continue };
-            let request = parse(&stored)?;
+            // And has ended since.
+            let Some((stored, request)) = ended(&**ledger, *member, record.id).await? else { continue };
             sizes.push(None);
             weights.push(params.member_gas(&request));
             requests.push(Arc::new(request));
             tenants.insert(stored.tenant.as_str().into());
             gone.insert(*member);
-            let is_executed = matches!(stored.status, Status::Finalized | Status::Reverted);
             let was_first = !is_included || stored.block_number <= record.block.map(|(number, _)| number);
-            if is_executed && was_first {
+            if is_executed(&stored) && was_first {
                 elsewhere.insert(*member);
             } else {
                 let most_wei = cost_within(stored.reserved_wei, stored.price_percent);

@@ -38,8 +38,8 @@ pub(super) struct Settlement {
     pub(super) receipt: Option<Box<TxReceipt>>,
     /// What it did for each of its present members.
     pub(super) outcomes: Vec<MemberOutcome>,
-    /// What it carried, if that is not what the flight carries now: every node had refused it, and one kept it.
-    pub(super) earlier: Option<Content>,
+    /// Which of the flight's earlier contents it carried, if not the present one: every node had refused it, and one kept it.
+    pub(super) earlier: Option<usize>,
 }
 
 /// A [`Settlement`] that has not happened.
@@ -54,19 +54,6 @@ pub(super) struct Waiting {
 /// How long a transaction that is final waits for an earlier one, which is final too, whose receipt nobody has told yet. What
 /// each costs is right in any order; but the end of a request tells its whole cost only if this one comes last.
 const WAIT_FOR_EARLIER: Duration = Duration::from_secs(30);
-
-/// What members owe for a transaction that they left.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Owed<'a> {
-    /// What their own reservations gave for it already, wei.
-    pub(super) drawn: &'a BTreeMap<RequestId, U256>,
-    /// Members that another transaction of ours executed, earlier in the chain.
-    pub(super) elsewhere: &'a BTreeSet<RequestId>,
-}
-
-impl Owed<'_> {
-    const NOTHING: Owed<'static> = Owed { drawn: &BTreeMap::new(), elsewhere: &BTreeSet::new() };
-}
 
 /// The gas that each member used, of those that did something.
 fn gas_of_each(outcomes: &[MemberOutcome], weights: &[u64], gas_used: Option<u64>) -> Vec<Option<u64>> {
@@ -199,8 +186,12 @@ impl ChainService {
         let in_lanes = in_lanes.map(|flight| (flight.record.block.map(|(number, _)| number), flight));
         let mut given_back = Vec::new();
         for (own, flight) in in_lanes.chain(settling) {
-            if own.is_some_and(|own| own < block) || flight.members.is_empty() {
+            if own.is_some_and(|own| own < block) {
                 continue;
+            }
+            for content in &mut flight.earlier {
+                let held: Vec<RequestId> = executed.iter().copied().filter(|id| content.holds(*id)).collect();
+                content.elsewhere.extend(held);
             }
             let has_lost = !flight.gone.is_empty() || !flight.earlier.is_empty();
             for id in if has_lost { executed } else { &came } {
@@ -244,11 +235,10 @@ impl ChainService {
         if let Some(receipt) = &receipt {
             self.tell_others(&executed, &flight.gone, receipt.block_number);
         }
-        let owed = Owed { drawn: &flight.drawn, elsewhere: &flight.elsewhere };
         let gas = gas_of_each(&outcomes, &content.weights, gas_used);
         let (charged, mut bill) = match earlier {
             Some(_) => (vec![U256::ZERO; content.members.len()], None),
-            None => self.attribute(now, id, &content, owed, &outcomes, kind.zip(receipt.as_deref())),
+            None => self.attribute(now, id, &content, &flight.drawn, &outcomes, kind.zip(receipt.as_deref())),
         };
         if let Some(taken) = taken {
             bill = Some(Box::new(taken.bill()));
@@ -258,21 +248,22 @@ impl ChainService {
         let mut early = LeftEarly::default();
         let mut decisions = Vec::new();
         let mut back = Vec::new();
-        if let Some((earlier, receipt)) = earlier.as_ref().zip(receipt.as_deref()) {
+        if let Some((earlier, receipt)) = earlier.and_then(|place| flight.earlier.get(place)).zip(receipt.as_deref()) {
             let outcomes = decode(earlier.key, &earlier.members, receipt.is_success, &receipt.logs);
             // All of them had left.
             let executed: Vec<RequestId> = earlier.members.iter().zip(&outcomes).filter_map(has_run).collect();
             self.tell_others(&executed, &executed.iter().copied().collect(), receipt.block_number);
-            let (parts, its_bill) = self.attribute(now, id, earlier, Owed::NOTHING, &outcomes, kind.zip(Some(receipt)));
+            let mined = kind.zip(Some(receipt));
+            let (parts, its_bill) = self.attribute(now, id, earlier, &BTreeMap::new(), &outcomes, mined);
             let gas = gas_of_each(&outcomes, &earlier.weights, gas_used);
             for (((member, outcome), part), gas) in earlier.members.iter().zip(&outcomes).zip(parts).zip(gas) {
-                self.end_early(&mut early, member.id(), (*outcome, gas), part, None, Some(receipt));
+                self.end_early(&mut early, member.id(), (*outcome, gas), part, U256::ZERO, Some(receipt));
             }
             bill = its_bill;
         }
         for (((member, outcome), part), gas) in content.members.iter().zip(&outcomes).zip(&charged).zip(&gas) {
             if flight.gone.contains(&member.id()) {
-                let drawn = Some(flight.drawn.get(&member.id()).copied().unwrap_or_default());
+                let drawn = flight.drawn.get(&member.id()).copied().unwrap_or_default();
                 self.end_early(&mut early, member.id(), (*outcome, *gas), *part, drawn, receipt.as_deref());
                 if let Some(percent) = flight.uncounted.get(&member.id())
                     && let Some(tenant) = &flight.tenant
@@ -408,7 +399,7 @@ impl ChainService {
         request: RequestId,
         (outcome, gas_used): (MemberOutcome, Option<u64>),
         charged_wei: U256,
-        drawn_wei: Option<U256>,
+        drawn_wei: U256,
         receipt: Option<&TxReceipt>,
     ) {
         let to = match outcome {
@@ -416,12 +407,9 @@ impl ChainService {
             MemberOutcome::Failed => RequestChange::to(request, Status::Reverted).because(Reason::TargetReverted),
             MemberOutcome::Untouched => {
                 // What was drawn stays its own; more only if there is something left to draw from.
-                let own_wei = match (drawn_wei, self.queue.get(request).is_some()) {
-                    (Some(_), true) => charged_wei,
-                    (Some(drawn), false) => charged_wei.min(drawn),
-                    (None, _) => U256::ZERO,
-                };
-                self.draw(request, drawn_wei.unwrap_or_default(), own_wei);
+                let is_open = self.queue.get(request).is_some();
+                let own_wei = if is_open { charged_wei } else { charged_wei.min(drawn_wei) };
+                self.draw(request, drawn_wei, own_wei);
                 early.unbooked_wei += charged_wei - own_wei;
                 let mut change = RequestChange::to(request, Status::Queued);
                 (change.charged_wei, change.reach) = (own_wei, Reach::Cost);
@@ -441,7 +429,7 @@ impl ChainService {
         }
         (change.charged_wei, change.reach) = (charged_wei, Reach::Anywhere);
         *early.ended.entry((change.to, change.reason)).or_default() += 1;
-        let before_wei = entry.spent_wei.saturating_sub(drawn_wei.unwrap_or_default());
+        let before_wei = entry.spent_wei.saturating_sub(drawn_wei);
         let spent_wei = before_wei.saturating_add(charged_wei);
         let counted_wei = entry.counted_wei(spent_wei);
         early.costs_wei.push((entry.tenant, request, counted_wei));
@@ -449,13 +437,13 @@ impl ChainService {
     }
 
     /// Who pays for a transaction: each member's part, and what goes to accounts (invariant I12). Who left it and has ended pays
-    /// what was drawn for it; where another transaction of ours had executed all of them before, the operator does.
+    /// what was `drawn` for it, wei; where another transaction of ours had executed all of them before, the operator does.
     pub(super) fn attribute(
         &self,
         now: Timestamp,
         id: BatchId,
         flight: &Content,
-        owed: Owed<'_>,
+        drawn: &BTreeMap<RequestId, U256>,
         outcomes: &[MemberOutcome],
         mined: Option<(AttemptKind, &TxReceipt)>,
     ) -> (Vec<U256>, Option<Box<Bill>>) {
@@ -475,7 +463,7 @@ impl ChainService {
                 data_bytes: size.data_bytes,
                 value_wei: member.value(),
                 left_wei: {
-                    let here = owed.drawn.get(&member.id()).copied().unwrap_or_default();
+                    let here = drawn.get(&member.id()).copied().unwrap_or_default();
                     entries[index]
                         .map_or(here, |entry| entry.reserved_wei.saturating_sub(entry.spent_wei.saturating_sub(here)))
                 },
@@ -483,7 +471,7 @@ impl ChainService {
             }
         };
         let payers: Vec<Payer> = flight.members.iter().enumerate().map(payer).collect();
-        let is_for_nothing = flight.members.iter().all(|member| owed.elsewhere.contains(&member.id()));
+        let is_for_nothing = flight.members.iter().all(|member| flight.elsewhere.contains(&member.id()));
         let tenant = flight.tenant.as_ref().filter(|_| !is_for_nothing);
         let free = tenant.map_or(U256::MAX, |tenant| self.tenants.free(tenant, chain_id, now));
         let (parts, value_wei, account, owner) = match kind {

@@ -372,11 +372,13 @@ impl Stage {
     /// Waits until the relayer has seen the head.
     pub(crate) async fn follow(&self) -> Result<()> {
         let head = self.node().block_number().await?;
-        until("the relayer to see the head", PATIENCE, async || {
-            let chains: Value = self.client().chains().await?;
-            Ok((chains["chains"][0]["head"].as_u64() == Some(head)).then_some(()))
-        })
-        .await
+        until("the relayer to see the head", PATIENCE, async || Ok((self.head().await? == head).then_some(()))).await
+    }
+
+    /// Newest block that the relayer has seen; 0 before the first.
+    pub(crate) async fn head(&self) -> Result<u64> {
+        let chains: Value = self.client().chains().await?;
+        Ok(chains["chains"][0]["head"].as_u64().unwrap_or_default())
     }
 
     /// Waits until the node's pool holds at least so many transactions that can be mined.

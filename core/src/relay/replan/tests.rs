@@ -18,7 +18,7 @@ use crate::{
         clock,
         fees::Price,
         journal::JournalEntry,
-        lane_shell::Flight,
+        lane_shell::{Content, Flight},
         settle::Settlement,
         simulate::tests::{FORWARDER, request},
         start::tests::service,
@@ -27,6 +27,7 @@ use crate::{
     request::{
         BatchId, Reason, RequestId, Status, VerifiedRequest,
         outcome::{MemberOutcome, TxReceipt, decode},
+        settlement::CostAccount,
         vehicle::{Company, VehicleKey},
     },
     schedule::{QueuedRequest, Refusals},
@@ -188,9 +189,21 @@ impl Scene {
         self.told()
     }
 
+    /// All leave the transaction under `nonce`, and nobody remembers why: every node refused it, or a restart forgot its block.
+    fn vacated(&mut self, nonce: u64) {
+        let flight = self.service.lanes[0].flights.get_mut(&nonce).unwrap();
+        let content = Content { until: 1, ..flight.content() };
+        let record = flight.record.clone();
+        *flight = Flight::new(content.key, Vec::new(), Vec::new(), record);
+        let left: Vec<RequestId> = content.members.iter().map(|member| member.id()).collect();
+        flight.earlier.push(content);
+        left.into_iter().for_each(|id| self.service.queue.put_back(id));
+    }
+
     /// A nonce is final, taken by `receipt` or by somebody else. Nobody's own nonce is used.
     fn settled(&mut self, nonce: u64, receipt: Option<TxReceipt>) -> Told {
         let flight = self.service.lanes[0].flights.remove(&nonce).unwrap();
+        let earlier = (!flight.earlier.is_empty()).then_some(0);
         let kind = receipt.as_ref().map(|_| AttemptKind::Payload);
         let nonces = flight.members.iter().filter_map(|member| member.sequence());
         let nonces = nonces.map(|(forwarder, signer, nonce)| ((forwarder, signer), nonce)).collect();
@@ -199,7 +212,7 @@ impl Scene {
             Some(receipt) => decode(flight.key, &flight.members, receipt.is_success, &receipt.logs),
             None => vec![MemberOutcome::Untouched; flight.members.len()],
         };
-        let settlement = Settlement { id: self.batch(nonce), flight, kind, receipt, outcomes, earlier: None };
+        let settlement = Settlement { id: self.batch(nonce), flight, kind, receipt, outcomes, earlier };
         self.service.conclude(clock::now(), settlement, &nonces, &[]);
         self.told().expect("a write")
     }
@@ -332,6 +345,38 @@ async fn what_was_drawn_is_set_anew_by_the_branch_that_stays() {
             assert_eq!(scene.free() + reserved + told.charged() - change.charged_wei, U256::from(BUDGET));
             assert!(scene.free() > held);
         }
+    }
+}
+
+/// A transaction that all had left is mined all the same and skips them: that is theirs and their tenant's. The operator bears it
+/// only where another transaction of ours had executed all of them before.
+#[tokio::test]
+async fn who_left_before_it_was_in_a_block_pays_for_its_skip() {
+    for before in [0, 1, 3] {
+        let mut scene = Scene::new().await;
+        let skipped = Scene::receipt(0, USUAL, GWEI, &[]);
+        scene.included(0, &[0, 1, 2], &skipped);
+        scene.vacated(0);
+        scene.flight().record.block = None;
+        let ids: Vec<_> = (0..3).map(|user| scene.id(user)).collect();
+        if before > 0 {
+            let executed: Vec<_> = scene.all.iter().take(before).collect();
+            let another = Scene::receipt(1, USUAL, GWEI, &executed);
+            scene.included(1, &(0..before).collect::<Vec<_>>(), &another);
+            scene.settled(1, Some(another));
+        }
+        let told = scene.settled(0, Some(skipped));
+        assert_eq!(told.charged() + told.borne(), wei(USUAL, GWEI));
+        for id in &ids[before..] {
+            let change = told.of(*id).unwrap();
+            assert_eq!((change.to, change.reach), (Status::Queued, Reach::Cost));
+            assert!(change.charged_wei > U256::ZERO);
+            assert_eq!(scene.service.queue.get(*id).unwrap().spent_wei, change.charged_wei);
+        }
+        let replan =
+            told.bill.iter().flat_map(|bill| &bill.accounts).filter(|entry| entry.account == CostAccount::Replan);
+        let replan: Vec<U256> = replan.map(|entry| entry.wei).collect();
+        assert_eq!(replan, if before == 3 { vec![wei(USUAL, GWEI)] } else { vec![] }, "{before} executed before");
     }
 }
 
