@@ -43,6 +43,8 @@ pub(crate) struct Checker {
     has_failed: bool,
     /// Transactions that some node took.
     pub(crate) taken: BTreeSet<B256>,
+    /// Payloads that were sent, and how often without a clear no that was heard.
+    unrefused: BTreeMap<B256, (Arc<Tx>, u32)>,
     /// Lanes that the relay said to lack money.
     underfunded: BTreeSet<Address>,
     events: usize,
@@ -159,6 +161,14 @@ impl World {
         }
         if tx.is_payload() {
             self.check_payload(batch, &tx, now);
+            self.checker.unrefused.entry(hash).or_insert_with(|| (Arc::new(tx), 0)).1 += 1;
+        }
+    }
+
+    /// The relay hears that a node does not take these bytes.
+    pub(crate) fn note_refusal(&mut self, raw: &Bytes) {
+        if let Some((_, count)) = self.checker.unrefused.get_mut(&keccak256(raw)) {
+            *count = count.saturating_sub(1);
         }
     }
 
@@ -181,13 +191,13 @@ impl World {
 
     /// Some node took a payload with this nonce, and with `op` if one is named; or may have.
     fn was_taken(&self, (sender, nonce): (Address, u64), op: Option<u64>) -> bool {
-        // A call whose answer was lost, or that comes later, counts as one that arrived.
-        let faults = &self.plan.faults;
-        let is_plain = faults.lost_before + faults.lost_after + faults.late + faults.unclear + faults.slow == 0;
         let is_it = |tx: &&Arc<Tx>| {
             tx.sender == sender && tx.nonce == nonce && tx.is_payload() && op.is_none_or(|op| tx.ops().contains(&op))
         };
-        !is_plain || self.known.values().filter(is_it).any(|tx| self.checker.taken.contains(&tx.hash))
+        // A call whose answer was lost, or that comes later, counts as one that arrived.
+        let mut unrefused = self.checker.unrefused.values().filter(|(_, count)| *count > 0).map(|(tx, _)| tx);
+        unrefused.any(|tx| is_it(&tx))
+            || self.known.values().filter(is_it).any(|tx| self.checker.taken.contains(&tx.hash))
     }
 
     fn check_payload(&mut self, id: BatchId, tx: &Tx, now: u64) {

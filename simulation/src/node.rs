@@ -11,7 +11,7 @@ use alloy_sol_types::{SolCall as _, SolValue as _};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use slackwater::{
-    chain::{Fees, TransportFailure, data_fee::DataFeeModel},
+    chain::{Fees, Taken, TransportFailure, classify, data_fee::DataFeeModel},
     contracts::{
         forwarder, multicall3,
         rollup::{self, GasPriceOracle, L1Block},
@@ -114,6 +114,16 @@ impl RpcTransport for Wire {
         if lock(&self.world).is_crashed {
             return dead().await;
         }
+        if method == "eth_sendRawTransaction" {
+            let is_refused = match (&journey.fate, &answer) {
+                (Fate::Error(code, message), _) => is_clear(*code, message),
+                (Fate::Normal | Fate::Twice, Answer::Error(code, message, _)) => is_clear(*code, message),
+                (fate, _) => matches!(fate, Fate::Unreachable),
+            };
+            if is_refused {
+                lock(&self.world).note_refusal(&bytes(&params[0]));
+            }
+        }
         let reply = |value: Value| RpcReply::new(200, value.to_string().into_bytes());
         let error = |code: i64, message: &str| {
             reply(json!({ "jsonrpc": "2.0", "id": id, "error": { "code": code, "message": message } }))
@@ -139,6 +149,11 @@ impl RpcTransport for Wire {
             }),
         }
     }
+}
+
+/// An answer to bytes that says for sure that they were not taken.
+fn is_clear(code: i64, message: &str) -> bool {
+    classify(code, message, None).taken() == Taken::No
 }
 
 /// The process is dead: nothing goes on.

@@ -184,6 +184,11 @@ pub enum Event {
     CancelExtra(U256),
     /// What nodes take from now on.
     Terms(NodeTerms),
+    /// A vacant nonce is to be used without waiting for another plan: what became of its former members is known only then.
+    Fill {
+        /// Which.
+        nonce: u64,
+    },
     /// What waits for this lane needs more than it has, at the least `needed_wei`; nobody needs it any more from `until` on.
     Short {
         /// Wei.

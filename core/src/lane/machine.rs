@@ -279,6 +279,11 @@ impl Lane {
             }
             Event::CancelExtra(wei) => self.cancel_extra_wei = wei,
             Event::Terms(terms) => self.terms = terms,
+            Event::Fill { nonce } => {
+                if let Some(slot) = self.slots.get_mut(&nonce).filter(|slot| slot.is_vacant) {
+                    slot.fill();
+                }
+            }
             Event::Short { needed_wei, until } => self.short(needed_wei, until),
             Event::Head(head) => self.on_head(now, head),
             Event::Canonical { number, hash } => self.on_canonical(number, hash),

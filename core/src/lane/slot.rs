@@ -165,6 +165,11 @@ impl Slot {
         !self.is_included() && !self.is_vacant
     }
 
+    /// An empty transaction is to take a vacant nonce.
+    pub(super) const fn fill(&mut self) {
+        (self.is_vacant, self.is_abandoned, self.is_filler) = (false, true, true);
+    }
+
     /// Nobody can hold anything that was ever signed for it: it was never sent, or every node refused it.
     pub(super) fn is_held_by_nobody(&self) -> bool {
         self.attempts.iter().all(|attempt| attempt.is_durable && !attempt.is_sending && attempt.held <= Held::Refused)

@@ -130,6 +130,8 @@ pub(super) enum Done {
         nonces: BTreeMap<(Address, Address), u64>,
         /// Which of its unnamed targets are contracts, of those of whom that was not known.
         contracts: Vec<Address>,
+        /// The place of the member that took what no simulation had shown.
+        culprit: Option<usize>,
     },
     /// Nothing was found out about them: they are looked at again with the next block.
     InspectionLost((Timestamp, BatchId)),
@@ -554,7 +556,9 @@ impl ChainService {
             }
             Done::Shown(shown) => self.on_shown(now, &shown),
             Done::Fetched(fetched) => self.on_fetched(fetched),
-            Done::Inspected { order, nonces, contracts } => self.on_inspected(now, order, &nonces, &contracts),
+            Done::Inspected { order, nonces, contracts, culprit } => {
+                self.on_inspected(now, order, &nonces, &contracts, culprit);
+            }
             Done::InspectionLost(order) => {
                 if let Some(waiting) = self.settlements.get_mut(&order) {
                     waiting.is_asked = false;

@@ -102,7 +102,7 @@ impl ChainService {
             let available_wei = self.lanes[index].machine.available_wei();
             let available_wei = Protection::BalanceAware.is_on().then_some(available_wei);
             let limits = ComposeLimits { available_wei, ..limits };
-            // Who can't be sent at today's price of data takes nobody's turn.
+            // Who can't be sent, at today's price of data or any more, takes nobody's turn.
             let mut candidate = None;
             for _ in 0..MAX_UNCOVERED {
                 let Some(selection) = self.select(now, lane, &limits, &pauses.tenants) else {
@@ -113,7 +113,7 @@ impl ChainService {
                     break;
                 };
                 let chosen = self.candidate(now, index, selection);
-                candidate = self.keep_covered(index, chosen);
+                candidate = self.keep_valid(now, chosen).and_then(|chosen| self.keep_covered(index, chosen));
                 if candidate.is_some() {
                     break;
                 }
@@ -439,6 +439,26 @@ impl ChainService {
         } else {
             self.held.push(id);
         }
+    }
+
+    /// Holds back who is not valid any more, and whoever is behind it: it waits only for what becomes of another transaction of ours,
+    /// which may have executed it. The others are chosen anew.
+    fn keep_valid(&mut self, now: Timestamp, candidate: Candidate) -> Option<Candidate> {
+        let is_over = |member: &VerifiedRequest| member.valid_until() <= now && Protection::Deadline.is_on();
+        if !candidate.members.iter().any(|member| is_over(member)) {
+            return Some(candidate);
+        }
+        let mut broken: BTreeSet<(Address, Address)> = BTreeSet::new();
+        for member in candidate.members {
+            let signer = member.sequence().map(|(forwarder, signer, _)| (forwarder, signer));
+            if is_over(&member) || signer.is_some_and(|signer| broken.contains(&signer)) {
+                broken.extend(signer);
+                self.held.push(member.id());
+            } else {
+                self.queue.put_back(member.id());
+            }
+        }
+        None
     }
 
     /// Holds those back whose reservations would not pay for their L1 data if that got dearer before it is posted.

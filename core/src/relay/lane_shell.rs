@@ -396,12 +396,16 @@ impl ChainService {
                 self.lanes[index].forget(nonce);
                 self.pricing.forget(index, nonce);
                 if let Some(flight) = self.lanes[index].flights.remove(&nonce) {
-                    let earlier = carried.filter(|_| kind == AttemptKind::Payload);
+                    // An empty transaction in a nonce that nobody has is those members' who had it last.
+                    let is_vacant = kind == AttemptKind::Cancel && flight.members.is_empty();
+                    let last = flight.earlier.len().checked_sub(1).filter(|_| is_vacant);
+                    let earlier = carried.filter(|_| kind == AttemptKind::Payload).or(last);
                     if kind == AttemptKind::Payload && earlier.is_none() {
                         self.judge_witnesses(&flight.members, &outcomes);
                     }
                     let (kind, receipt) = (Some(kind), Some(receipt));
-                    self.settle(now, Settlement { id, flight, kind, receipt, outcomes, earlier });
+                    let culprit = None;
+                    self.settle(now, Settlement { id, flight, kind, receipt, outcomes, culprit, earlier });
                 }
             }
             Command::ReportLost { nonce } => {
@@ -415,7 +419,8 @@ impl ChainService {
                         self.tell_stranger(id, stranger);
                     }
                     let outcomes = vec![MemberOutcome::Untouched; flight.members.len()];
-                    self.settle(now, Settlement { id, flight, kind: None, receipt: None, outcomes, earlier: None });
+                    let (kind, receipt, culprit, earlier) = (None, None, None, None);
+                    self.settle(now, Settlement { id, flight, kind, receipt, outcomes, culprit, earlier });
                 }
             }
             Command::ReportRefused { nonce, class } => self.refused(now, index, nonce, class),

@@ -9,6 +9,7 @@ mod chance;
 mod clock;
 mod cluster;
 mod company;
+mod culprit;
 mod data_fee;
 mod dispatch;
 mod error;

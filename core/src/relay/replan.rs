@@ -12,6 +12,7 @@ use super::{
     company::is_surprise,
     dispatch::MAX_BATCH_FAILURES,
     receipts::says_the_same,
+    settle::Spent,
     simulate::{At, agreed_nonces},
     stow::Stowed,
 };
@@ -38,12 +39,20 @@ pub(super) struct Mined {
     pub(super) ask_at: Option<u64>,
 }
 
+impl Mined {
+    /// Its cost, as far as it is known before it is final.
+    fn spent(&self) -> Spent<'_> {
+        Spent { kind: self.kind, receipt: &self.receipt, outcomes: &self.outcomes, culprit: None }
+    }
+}
+
 /// What a majority says of a transaction that is not final.
 #[derive(Debug)]
 pub(super) struct Shown {
     pub(super) lane: usize,
     pub(super) nonce: u64,
-    pub(super) hash: B256,
+    /// The block that was asked about: after a reorganisation the same transaction is in another one, less deep.
+    pub(super) block_hash: B256,
     /// It is in that block, and did there what is believed of it.
     pub(super) is_shown: bool,
     /// Users whose nonce is unused, at most so far.
@@ -88,7 +97,8 @@ impl ChainService {
                     let is_shown = pool.is_majority(shown.count());
                     let nonces = agreed_nonces(pool, &users, shared.multicall3(), At::Head).await;
                     let unused = users.into_iter().zip(nonces).filter_map(|(user, nonce)| Some((user, nonce?.at_most)));
-                    Done::Shown(Shown { lane: index, nonce, hash, is_shown, unused: unused.collect() })
+                    let block_hash = believed.block_hash;
+                    Done::Shown(Shown { lane: index, nonce, block_hash, is_shown, unused: unused.collect() })
                 });
             }
         }
@@ -96,13 +106,13 @@ impl ChainService {
 
     /// Lets those go that a transaction left out, each with its part of the cost drawn from what it may still spend.
     pub(super) fn on_shown(&mut self, now: Timestamp, shown: &Shown) {
-        let Shown { lane: index, nonce, hash, is_shown, unused } = shown;
+        let Shown { lane: index, nonce, block_hash, is_shown, unused } = shown;
         let Some(flight) = self.lanes.get_mut(*index).and_then(|lane| lane.flights.get_mut(nonce)) else { return };
         // A block that the lane knows is gone: only bytes are waited for.
         if flight.stowed.as_ref().is_some_and(Stowed::has_commands) {
             return;
         }
-        let Some(mined) = flight.mined.as_mut().filter(|mined| mined.receipt.hash == *hash) else { return };
+        let Some(mined) = flight.mined.as_mut().filter(|mined| mined.receipt.block_hash == *block_hash) else { return };
         if !is_shown {
             // Asked again at the next head.
             mined.ask_at = Some(0);
@@ -136,7 +146,7 @@ impl ChainService {
             }
         }
         let kind = mined.kind;
-        let (parts, _) = self.attribute(now, id, &content, &drawn, &mined.outcomes, Some((kind, &mined.receipt)));
+        let (parts, _) = self.attribute(now, id, &content, &drawn, Some(mined.spent()));
         let reason = match kind {
             AttemptKind::Payload if !mined.receipt.is_success => Reason::BatchFailed,
             AttemptKind::Payload => Reason::SkippedByForwarder,
@@ -213,8 +223,7 @@ impl ChainService {
         let Some(mined) = flight.mined.clone().filter(|_| !flight.gone.is_empty()) else { return };
         let (content, id, gone) = (flight.content(), flight.record.id, flight.gone.clone());
         let drawn = flight.drawn.clone();
-        let mined_as = Some((mined.kind, &mined.receipt));
-        let (parts, _) = self.attribute(now, id, &content, &drawn, &mined.outcomes, mined_as);
+        let (parts, _) = self.attribute(now, id, &content, &drawn, Some(mined.spent()));
         for (request, part) in content.members.iter().map(|member| member.id()).zip(parts) {
             if !gone.contains(&request) || self.queue.get(request).is_none() {
                 continue;

@@ -11,6 +11,7 @@ use alloy_primitives::{Address, U256};
 use super::{
     chain_service::{ChainService, Done, batch_hash, count_ended},
     company::{Shown, contracts_among},
+    culprit::{self, Case},
     dispatch::MAX_BATCH_FAILURES,
     lane_shell::{Content, Flight},
     simulate::settled_nonces,
@@ -23,7 +24,9 @@ use crate::{
     request::{
         BatchId, Reason, RequestId, Status, VerifiedRequest,
         outcome::{MemberOutcome, TxReceipt, decode, shares},
-        settlement::{CostAccount, Payer, attribute, attribute_cancel, ceiling_left, value_moved, with_price},
+        settlement::{
+            CostAccount, Payer, attribute, attribute_cancel, ceiling_left, has_culprit, value_moved, with_price,
+        },
     },
     time::Timestamp,
 };
@@ -38,7 +41,10 @@ pub(super) struct Settlement {
     pub(super) receipt: Option<Box<TxReceipt>>,
     /// What it did for each of its present members.
     pub(super) outcomes: Vec<MemberOutcome>,
-    /// Which of the flight's earlier contents it carried, if not the present one: every node had refused it, and one kept it.
+    /// The place of the member that took what no simulation had shown, where it was looked for and found.
+    pub(super) culprit: Option<usize>,
+    /// Which of the flight's earlier contents it carried, if not the present one: every node had refused it, and one kept it. Of an
+    /// empty transaction in a nonce that nobody has: the last one.
     pub(super) earlier: Option<usize>,
 }
 
@@ -49,6 +55,27 @@ pub(super) struct Waiting {
     /// The nodes are asked for its users' nonces.
     pub(super) is_asked: bool,
     since: Timestamp,
+}
+
+/// A transaction of ours in a block, as far as its cost is concerned.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Spent<'a> {
+    pub(super) kind: AttemptKind,
+    pub(super) receipt: &'a TxReceipt,
+    /// What it did for each member.
+    pub(super) outcomes: &'a [MemberOutcome],
+    /// As of a [`Settlement`].
+    pub(super) culprit: Option<usize>,
+}
+
+/// Alone, or the only one that was skipped: what no simulation showed is its doing, and nothing needs to be looked for.
+fn lone_culprit(outcomes: &[MemberOutcome], is_success: bool) -> Option<usize> {
+    let mut skipped = outcomes.iter().enumerate().filter(|(_, outcome)| **outcome == MemberOutcome::Untouched);
+    match (outcomes.len(), skipped.next(), skipped.next()) {
+        (1, ..) => Some(0),
+        (_, Some((index, _)), None) if is_success => Some(index),
+        _ => None,
+    }
 }
 
 /// How long a transaction that is final waits for an earlier one, which is final too, whose receipt nobody has told yet. What
@@ -121,7 +148,7 @@ impl ChainService {
 
     /// Settles at once where the receipt says everything; otherwise looks at the users' nonces, and at targets' code, first.
     fn inspect(&mut self, now: Timestamp, order: (Timestamp, BatchId)) {
-        let Some(Waiting { settlement, is_asked, .. }) = self.settlements.get_mut(&order) else { return };
+        let Some(Waiting { settlement, .. }) = self.settlements.get(&order) else { return };
         let untouched: Vec<(Address, Address)> = settlement
             .outcomes
             .iter()
@@ -133,12 +160,15 @@ impl ChainService {
             .map(|(forwarder, signer, _)| (forwarder, signer))
             .collect();
         let unproven = settlement.flight.shown.unproven.clone();
-        if untouched.is_empty() && unproven.is_empty() {
-            self.on_inspected(now, order, &BTreeMap::new(), &[]);
+        let case = self.case(order);
+        if untouched.is_empty() && unproven.is_empty() && case.is_none() {
+            self.on_inspected(now, order, &BTreeMap::new(), &[], None);
             return;
         }
-        *is_asked = true;
-        let shared = self.shared.clone();
+        if let Some(waiting) = self.settlements.get_mut(&order) {
+            waiting.is_asked = true;
+        }
+        let (shared, ledger) = (self.shared.clone(), self.ledger.clone());
         let block = self.head.and_then(|head| head.final_block);
         let work = async move {
             let contracts = contracts_among(&shared, &unproven).await;
@@ -152,9 +182,29 @@ impl ChainService {
                 .zip(nonces)
                 .filter_map(|(signer, nonce)| Some((signer, nonce?.at_least)))
                 .collect();
-            Done::Inspected { order, nonces, contracts }
+            let culprit = match &case {
+                Some(case) => culprit::find(&shared, &*ledger, case).await,
+                None => None,
+            };
+            Done::Inspected { order, nonces, contracts, culprit }
         };
         self.start(work, move || Done::InspectionLost(order));
+    }
+
+    /// What is to be found out about a final transaction that took more than its members were known to take.
+    fn case(&self, order: (Timestamp, BatchId)) -> Option<Case> {
+        let settlement = &self.settlements.get(&order)?.settlement;
+        let receipt = settlement.receipt.as_deref()?;
+        let is_payload = settlement.kind == Some(AttemptKind::Payload) && settlement.earlier.is_none();
+        if !is_payload || lone_culprit(&settlement.outcomes, receipt.is_success).is_some() {
+            return None;
+        }
+        let flight = &settlement.flight;
+        let lane = self.lanes.iter().find(|lane| lane.machine.id() == settlement.id.lane)?;
+        let payers = self.payers(&flight.content(), &flight.drawn, &settlement.outcomes, receipt);
+        let has_culprit = has_culprit(receipt, lane.params.schedule.tx_base_gas, &payers);
+        let (key, members, receipt) = (flight.key, flight.members.clone(), receipt.clone());
+        has_culprit.then_some(Case { key, members, payers, receipt, params: lane.params })
     }
 
     /// Settles a transaction of whose users the nonces are known now, and what waited for it.
@@ -164,9 +214,10 @@ impl ChainService {
         order: (Timestamp, BatchId),
         nonces: &BTreeMap<(Address, Address), u64>,
         contracts: &[Address],
+        culprit: Option<usize>,
     ) {
         if let Some(waiting) = self.settlements.remove(&order) {
-            self.conclude(now, waiting.settlement, nonces, contracts);
+            self.conclude(now, Settlement { culprit, ..waiting.settlement }, nonces, contracts);
             self.settle_in_order(now);
         }
     }
@@ -214,7 +265,7 @@ impl ChainService {
         nonces: &BTreeMap<(Address, Address), u64>,
         contracts: &[Address],
     ) {
-        let Settlement { id, mut flight, kind, receipt, outcomes, earlier } = settlement;
+        let Settlement { id, mut flight, kind, receipt, outcomes, culprit, earlier } = settlement;
         let shown = std::mem::replace(&mut flight.shown, Shown::NOTHING);
         self.show_for_good(now, shown, &flight.members, &outcomes, nonces, contracts);
         let state = match kind {
@@ -238,7 +289,11 @@ impl ChainService {
         let gas = gas_of_each(&outcomes, &content.weights, gas_used);
         let (charged, mut bill) = match earlier {
             Some(_) => (vec![U256::ZERO; content.members.len()], None),
-            None => self.attribute(now, id, &content, &flight.drawn, &outcomes, kind.zip(receipt.as_deref())),
+            None => {
+                let mined = kind.zip(receipt.as_deref());
+                let mined = mined.map(|(kind, receipt)| Spent { kind, receipt, outcomes: &outcomes, culprit });
+                self.attribute(now, id, &content, &flight.drawn, mined)
+            }
         };
         if let Some(taken) = taken {
             bill = Some(Box::new(taken.bill()));
@@ -249,12 +304,15 @@ impl ChainService {
         let mut decisions = Vec::new();
         let mut back = Vec::new();
         if let Some((earlier, receipt)) = earlier.and_then(|place| flight.earlier.get(place)).zip(receipt.as_deref()) {
-            let outcomes = decode(earlier.key, &earlier.members, receipt.is_success, &receipt.logs);
+            let outcomes = match kind {
+                Some(AttemptKind::Payload) => decode(earlier.key, &earlier.members, receipt.is_success, &receipt.logs),
+                _ => vec![MemberOutcome::Untouched; earlier.members.len()],
+            };
             // All of them had left.
             let executed: Vec<RequestId> = earlier.members.iter().zip(&outcomes).filter_map(has_run).collect();
             self.tell_others(&executed, &executed.iter().copied().collect(), receipt.block_number);
-            let mined = kind.zip(Some(receipt));
-            let (parts, its_bill) = self.attribute(now, id, earlier, &BTreeMap::new(), &outcomes, mined);
+            let mined = kind.map(|kind| Spent { kind, receipt, outcomes: &outcomes, culprit: None });
+            let (parts, its_bill) = self.attribute(now, id, earlier, &BTreeMap::new(), mined);
             let gas = gas_of_each(&outcomes, &earlier.weights, gas_used);
             for (((member, outcome), part), gas) in earlier.members.iter().zip(&outcomes).zip(parts).zip(gas) {
                 self.end_early(&mut early, member.id(), (*outcome, gas), part, U256::ZERO, Some(receipt));
@@ -444,47 +502,20 @@ impl ChainService {
         id: BatchId,
         flight: &Content,
         drawn: &BTreeMap<RequestId, U256>,
-        outcomes: &[MemberOutcome],
-        mined: Option<(AttemptKind, &TxReceipt)>,
+        mined: Option<Spent<'_>>,
     ) -> (Vec<U256>, Option<Box<Bill>>) {
         let nothing = vec![U256::ZERO; flight.members.len()];
         // Somebody else's transaction is nobody's here: [`super::stranger`] has what it took.
-        let Some((kind, receipt)) = mined else { return (nothing, None) };
+        let Some(Spent { kind, receipt, outcomes, culprit }) = mined else { return (nothing, None) };
         let chain_id = id.lane.chain_id;
-        let params = &self.shared.params;
-        let entries: Vec<_> = flight.members.iter().map(|member| self.queue.get(member.id())).collect();
-        let payer = |(index, member): (usize, &Arc<VerifiedRequest>)| {
-            let is_data_charged = !receipt.extra_fee_wei.is_zero();
-            let size = flight.sizes.get(index).copied();
-            let size = size.unwrap_or_else(|| self.shared.size_of(flight.key, member, is_data_charged));
-            Payer {
-                own_gas: flight.weights.get(index).copied().unwrap_or_else(|| params.member_gas(member)),
-                skip_gas: size.skip_gas,
-                data_bytes: size.data_bytes,
-                value_wei: member.value(),
-                left_wei: {
-                    let here = drawn.get(&member.id()).copied().unwrap_or_default();
-                    entries[index]
-                        .map_or(here, |entry| entry.reserved_wei.saturating_sub(entry.spent_wei.saturating_sub(here)))
-                },
-                outcome: outcomes[index],
-            }
-        };
-        let payers: Vec<Payer> = flight.members.iter().enumerate().map(payer).collect();
+        let payers = self.payers(flight, drawn, outcomes, receipt);
         let is_for_nothing = flight.members.iter().all(|member| flight.elsewhere.contains(&member.id()));
         let tenant = flight.tenant.as_ref().filter(|_| !is_for_nothing);
         let free = tenant.map_or(U256::MAX, |tenant| self.tenants.free(tenant, chain_id, now));
         let (parts, value_wei, account, owner) = match kind {
             AttemptKind::Payload => {
-                // Alone, or the only one that was skipped: what no simulation showed is its doing.
-                let mut skipped =
-                    outcomes.iter().enumerate().filter(|(_, outcome)| **outcome == MemberOutcome::Untouched);
-                let culprit = match (outcomes.len(), skipped.next(), skipped.next()) {
-                    (1, ..) => Some(0),
-                    (_, Some((index, _)), None) if receipt.is_success => Some(index),
-                    _ => None,
-                };
-                let base_gas = params.schedule.tx_base_gas;
+                let culprit = lone_culprit(outcomes, receipt.is_success).or(culprit);
+                let base_gas = self.shared.params.schedule.tx_base_gas;
                 let parts = attribute(receipt, base_gas, &payers, culprit, free);
                 let account = match tenant {
                     Some(_) => CostAccount::Overrun,
@@ -495,7 +526,8 @@ impl ChainService {
             }
             AttemptKind::Cancel => {
                 // Of several tenants it is the one whose request had the least time.
-                let urgent = entries.iter().flatten().min_by_key(|entry| entry.request.deadline());
+                let entries = flight.members.iter().filter_map(|member| self.queue.get(member.id()));
+                let urgent = entries.min_by_key(|entry| entry.request.deadline());
                 let owner = tenant.or_else(|| urgent.map(|entry| &entry.tenant));
                 let account = if owner.is_some() { CostAccount::Cancel } else { CostAccount::GapFill };
                 (attribute_cancel(receipt, &payers, free), U256::ZERO, account, owner)
@@ -507,6 +539,36 @@ impl ChainService {
             bill.accounts.push(AccountEntry { account, tenant, wei: parts.rest_wei });
         }
         (parts.members, Some(Box::new(bill)))
+    }
+
+    /// What each member of a transaction in a block owes by itself, and has left.
+    fn payers(
+        &self,
+        flight: &Content,
+        drawn: &BTreeMap<RequestId, U256>,
+        outcomes: &[MemberOutcome],
+        receipt: &TxReceipt,
+    ) -> Vec<Payer> {
+        let params = &self.shared.params;
+        let payer = |(index, member): (usize, &Arc<VerifiedRequest>)| {
+            let is_data_charged = !receipt.extra_fee_wei.is_zero();
+            let size = flight.sizes.get(index).copied();
+            let size = size.unwrap_or_else(|| self.shared.size_of(flight.key, member, is_data_charged));
+            Payer {
+                own_gas: flight.weights.get(index).copied().unwrap_or_else(|| params.member_gas(member)),
+                skip_gas: size.skip_gas,
+                data_bytes: size.data_bytes,
+                value_wei: member.value(),
+                left_wei: {
+                    let here = drawn.get(&member.id()).copied().unwrap_or_default();
+                    self.queue
+                        .get(member.id())
+                        .map_or(here, |entry| entry.reserved_wei.saturating_sub(entry.spent_wei.saturating_sub(here)))
+                },
+                outcome: outcomes[index],
+            }
+        };
+        flight.members.iter().enumerate().map(payer).collect()
     }
 
     /// Takes what accounts bear of a final transaction from budgets, and tells it.

@@ -12,6 +12,7 @@ use alloy_primitives::{Address, B256, Bytes, U64, U256};
 use alloy_sol_types::SolCall;
 use futures_util::{
     StreamExt as _,
+    future::join_all,
     stream::{self, FuturesUnordered},
 };
 use serde_json::{Value, json};
@@ -227,24 +228,36 @@ async fn ask_one(pool: &RpcPool, place: usize, question: &Question<'_>) -> Resul
     if is_simulated && pool.may_have(place, SIMULATE) {
         match at_once(pool, place, question).await {
             Ok(mut heard) => {
-                pool.note_use(place, SIMULATE, true);
+                note_use(pool, place, SIMULATE, None);
                 explain(pool, question, &mut heard).await;
                 return Ok(heard);
             }
             Err(error) => {
                 tracing::debug!(endpoint = %error.endpoint, class = error.class.as_str(), message = %error.message, "no simulation; one call per member instead");
-                // Whoever is away, or has no quota left, is no judge of the method.
-                let is_away = matches!(
-                    error.class,
-                    RpcErrorClass::NodeUnavailable | RpcErrorClass::Timeout | RpcErrorClass::RateLimited
-                );
-                if !is_away && !error.is_missing_method() && !error.is_unknown_block() {
-                    pool.note_use(place, SIMULATE, false);
-                }
+                note_use(pool, place, SIMULATE, Some(&error));
             }
         }
     }
     one_by_one(pool, place, question).await
+}
+
+/// Notes whether `method` is of use at a node. Whoever is away, or has no quota left, is no judge of it.
+pub(super) fn note_use(pool: &RpcPool, place: usize, method: &'static str, error: Option<&RpcError>) {
+    let is_away = |error: &RpcError| {
+        use RpcErrorClass::{NodeUnavailable, RateLimited, Timeout};
+        matches!(error.class, NodeUnavailable | Timeout | RateLimited)
+    };
+    match error {
+        Some(error) if is_away(error) || error.is_missing_method() || error.is_unknown_block() => {}
+        error => pool.note_use(place, method, error.is_none()),
+    }
+}
+
+/// Gas of each member in a transaction of its own, by each node that simulates it.
+pub(super) async fn gas_alone(pool: &RpcPool, question: &Question<'_>) -> Vec<Vec<Option<u64>>> {
+    let places = (0..pool.len()).filter(|place| pool.may_have(*place, SIMULATE));
+    let heard = join_all(places.map(|place| at_once(pool, place, question))).await;
+    heard.into_iter().flatten().map(|heard| heard.used).collect()
 }
 
 /// One `eth_simulateV1`.

@@ -472,16 +472,19 @@ impl Watcher {
         self.last_final.map(|block| block.min(head))
     }
 
-    /// The hash of a final block, now and then, as most nodes have it. What was seen of it on the way is one node's word, and would
-    /// keep the relay from starting for ever (invariant I15).
+    /// The hash of a final block, now and then, as most nodes have it that have it as final themselves: one that lags may be on a
+    /// branch that was left. A wrong one would keep the relay from starting for ever (invariant I15).
     async fn final_hash(&mut self, block: u64) -> Option<B256> {
         if self.final_hash_at.is_some_and(|at| at.elapsed() < FINAL_HASH_EVERY) {
             return None;
         }
-        let header: Option<Header> =
-            self.pool.call_agreed("eth_getBlockByNumber", json!([U64::from(block), false])).await.ok()?;
-        self.final_hash_at = header.as_ref().map(|_| Instant::now());
-        header.map(|header| header.hash)
+        let params = json!([U64::from(block), false]);
+        let told: Vec<Option<Header>> = self.pool.call_settled("eth_getBlockByNumber", params, block).await;
+        let told: Vec<B256> = told.into_iter().flatten().map(|header| header.hash).collect();
+        let count = |hash: &B256| told.iter().filter(|other| *other == hash).count();
+        let agreed = told.iter().find(|hash| self.pool.is_majority(count(hash))).copied();
+        self.final_hash_at = agreed.map(|_| Instant::now());
+        agreed
     }
 
     /// Remembers the accounts' nonces at this head. Once it is final they are so too: what nodes can't tell that keep no state of a

@@ -17,6 +17,8 @@ mod signature;
 pub(crate) mod simulation;
 mod status;
 mod target;
+#[cfg(feature = "relay")]
+pub(crate) mod trace;
 pub mod vehicle;
 mod verify;
 mod withdrawal;

@@ -88,6 +88,33 @@ pub fn value_moved(payers: &[Payer]) -> U256 {
     executed.fold(U256::ZERO, |sum, payer| sum.saturating_add(payer.value_wei))
 }
 
+/// Gas that a member owes of its own: no more than a skip's where it was skipped.
+fn own_gas(receipt: &TxReceipt, payer: &Payer) -> u64 {
+    match payer.outcome {
+        MemberOutcome::Untouched if receipt.is_success => payer.own_gas.min(payer.skip_gas),
+        _ => payer.own_gas,
+    }
+}
+
+/// What a transaction takes beyond its members' own gas is somebody's doing if it is more than one part in so many of that. Less is
+/// what the state did since they were simulated.
+const SURPLUS_PART: u64 = 8;
+
+/// Whether a transaction took so much beyond an empty one's and its members' own gas that one of them must have done it.
+pub fn has_culprit(receipt: &TxReceipt, base_gas: u64, payers: &[Payer]) -> bool {
+    let own = payers.iter().fold(base_gas, |sum, payer| sum.saturating_add(own_gas(receipt, payer)));
+    receipt.gas_used.saturating_sub(own) > own / SURPLUS_PART
+}
+
+/// The member that took more beyond its own gas than all others together, if one did. `used`: what each really used of its own,
+/// without the empty transaction's.
+pub fn culprit(receipt: &TxReceipt, payers: &[Payer], used: &[u64]) -> Option<usize> {
+    let excess = |(payer, used): (&Payer, &u64)| used.saturating_sub(own_gas(receipt, payer));
+    let excess: Vec<u64> = payers.iter().zip(used).map(excess).collect();
+    let sum = excess.iter().fold(0_u64, |sum, gas| sum.saturating_add(*gas));
+    excess.iter().position(|gas| *gas > sum - gas)
+}
+
 /// Divides what a payload took: [`TxReceipt::cost_wei`] and the value that moved.
 ///
 /// Each member pays its own gas and an equal part of the empty transaction, at the price paid; where the receipt has less than
@@ -110,13 +137,7 @@ pub fn attribute(
     let price = U256::from(receipt.effective_gas_price);
     let wei = |gas: u64| U256::from(gas).saturating_mul(price);
     let base = base_gas.min(receipt.gas_used);
-    let own: Vec<u64> = payers
-        .iter()
-        .map(|payer| match payer.outcome {
-            MemberOutcome::Untouched if receipt.is_success => payer.own_gas.min(payer.skip_gas),
-            _ => payer.own_gas,
-        })
-        .collect();
+    let own: Vec<u64> = payers.iter().map(|payer| own_gas(receipt, payer)).collect();
     let sum = own.iter().fold(0u64, |sum, gas| sum.saturating_add(*gas));
     let beyond_base = receipt.gas_used - base;
     let equal = shares(wei(base), &vec![1; payers.len()]);
@@ -271,6 +292,23 @@ mod tests {
         // What no simulation showed is nobody's own.
         check(&receipt(500_000, 1, 0, true), &both, None, RICH, &[50_500, 70_500], 379_000);
         check(&receipt(500_000, 1, 0, true), &both, Some(1), RICH, &[50_500, 449_500], 0);
+    }
+
+    #[test]
+    fn the_culprit_took_more_than_all_others_of_what_nobody_expected() {
+        use MemberOutcome::{Executed, Untouched};
+        let all = [payer(40_000, RICH, Executed), payer(60_000, RICH, Untouched), payer(50_000, RICH, Executed)];
+        let burnt = receipt(921_000, 1, 0, true);
+        // The skipped one owes a skip, 20 000.
+        assert_eq!(culprit(&burnt, &all, &[40_000, 810_000, 50_000]), Some(1));
+        assert_eq!(culprit(&burnt, &all, &[440_000, 410_000, 50_000]), Some(0));
+        assert_eq!(culprit(&burnt, &all, &[435_000, 415_000, 50_000]), None, "half each");
+        assert_eq!(culprit(&burnt, &all, &[0, 0, 0]), None);
+        assert_eq!(culprit(&burnt, &all, &[]), None);
+        assert!(has_culprit(&burnt, 21_000, &all));
+        // An eighth of 131 000.
+        assert!(!has_culprit(&receipt(147_375, 1, 0, true), 21_000, &all));
+        assert!(has_culprit(&receipt(147_376, 1, 0, true), 21_000, &all));
     }
 
     /// Ninety-nine that are skipped do not charge the one that is executed.

@@ -1,12 +1,14 @@
 //! What it cost is what left the account, and no budget is exceeded.
 
-use alloy_primitives::{B256, Bytes, U256, keccak256};
+use alloy_primitives::{Address, B256, Bytes, U64, U256, keccak256};
 use alloy_sol_types::SolCall;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
+use slackwater::chain::RpcErrorClass;
 use slackwater_benches::{
-    Result,
+    Result, World,
     client::Submitted,
+    proxy::{Fault, Rule},
     wallet::{Ask, Crowd, SignedRequest, unix_seconds},
 };
 use slackwater_contracts::{
@@ -127,6 +129,48 @@ async fn a_burnt_transaction_is_paid_by_its_tenant() -> Result<()> {
     assert!(lost > U256::ZERO && lost <= limit, "{lost} of {limit}");
     assert_eq!(stage.costs(&bad).await?, lost, "what left the lane is what the requests cost");
     stage.close().await
+}
+
+/// One of three burns what its batch has, in a block with a proposer. The others pay their own, and it the rest: it is found in the
+/// trace, and where nodes serve none by simulating its block again.
+#[tokio::test]
+async fn who_burnt_a_transaction_shows_its_cost() -> Result<()> {
+    const TARGET: Address = Address::repeat_byte(0x77);
+    for has_traces in [true, false] {
+        let tenant = |world: &World| {
+            let (chain, guestbook) = (world.chain_id, world.guestbook);
+            let targets = format!("{chain} = {{ \"{guestbook}\" = [], \"{TARGET}\" = [] }}");
+            format!("[[tenant]]\nid = \"default\"\noperator = true\ntargets = {{ {targets} }}\n")
+        };
+        let stage = Stage::at(Pace::Manual).proxied().tenants(tenant).raise().await?;
+        if !has_traces {
+            let refusal = Fault::Refuse { client: "any".to_owned(), class: RpcErrorClass::EndpointUnusable };
+            stage.proxy().add(Rule::always(refusal).on("debug_traceTransaction"));
+        }
+        // Trusts every forwarder; with a proposer it burns all it gets.
+        let code: Bytes = "0x41600c5760015f5260205ff35bfe".parse().expect("hex");
+        stage.node().set_code(TARGET, code).await?;
+        let mut crowd = Crowd::new(&stage.world, 3);
+        let bad = crowd.sign(0, &Ask { to: TARGET, ..ask(&stage, Vec::new(), U256::ZERO) });
+        let all = [bad, crowd.mark(1), crowd.mark(2)];
+        stage.submit(&all).await?;
+        stage.pooled(1).await?;
+        stage.node().call::<Value>("anvil_setCoinbase", json!([Address::repeat_byte(0xb0)])).await?;
+        stage.mine(1).await?;
+        let burnt = stage.node().head().await?.transactions[0].hash;
+        let burnt = stage.node().receipt(burnt).await?.expect("mined");
+        assert_eq!(burnt.status, U64::ZERO, "the whole batch is burnt");
+        stage.settle_mining().await?;
+        for good in &all[1..] {
+            assert_eq!(stage.client().request(good.id).await?.status, "finalized");
+        }
+        let took = burnt.cost_wei();
+        let paid = stage.costs(&all[..1]).await?;
+        assert!(paid * U256::from(2) > took && paid <= took, "{paid} of {took}, traces: {has_traces}");
+        assert!(stage.proxy().injected().calls.contains_key("debug_traceTransaction"));
+        stage.close().await?;
+    }
+    Ok(())
 }
 
 #[tokio::test]

@@ -226,6 +226,15 @@ fn s20_signers_come_and_go_and_clocks_are_wrong() {
     holds(Scenario::WrongClock, 0..HOSTILE_SEEDS);
 }
 
+/// Each broke something once: a start that was refused for ever, a skip that was the operator's cost, an answer about a block that was
+/// left, and a request whose time was over in the way of all others.
+#[test]
+fn seeds_that_found_a_fault() {
+    for seed in [251_767_963, 251_770_809, 43_455_102, 43_456_472, 43_457_412] {
+        holds(Scenario::Random, seed..seed + 1);
+    }
+}
+
 #[test]
 fn everything_at_once() {
     let counts = holds(Scenario::Random, 0..2 * SEEDS);

@@ -55,7 +55,7 @@ impl Lane {
             if nonce < self.chain_nonce || head.number.saturating_sub(since) < self.config.bump_after_blocks {
                 return;
             }
-            (slot.is_vacant, slot.is_abandoned, slot.is_filler) = (false, true, true);
+            slot.fill();
         }
         if !slot.is_abandoned && is_past(now, head, slot.plan.deadline) {
             slot.is_abandoned = true;

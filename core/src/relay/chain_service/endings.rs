@@ -4,8 +4,15 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
-use super::{super::error::CancelError, ChainService, Done, count_ended};
+use super::{
+    super::{
+        error::CancelError,
+        lane_shell::{Content, Flight},
+    },
+    ChainService, Done, count_ended,
+};
 use crate::{
+    lane::Event,
     ledger::{RequestChange, Tracked, Write},
     protection::Protection,
     request::{Reason, RequestId, Status},
@@ -120,7 +127,8 @@ impl ChainService {
         let (entangled, free): (Vec<_>, Vec<_>) = ids.iter().partition(|id| self.is_entangled(**id));
         // Looked at again with the next block, until it is known what became of them.
         let is_taken = |id: &RequestId| !self.queue.is_waiting(*id) && Protection::HoldEntangled.is_on();
-        self.held.extend(entangled.into_iter().filter(is_taken));
+        self.held.extend(entangled.iter().copied().filter(is_taken));
+        self.use_up(now, &entangled);
         let ended: Vec<_> = free.into_iter().map(|id| (id, reason)).collect();
         if ended.is_empty() {
             return;
@@ -130,6 +138,22 @@ impl ChainService {
             written.await;
             Done::Noted
         });
+    }
+
+    /// Has the nonces used that no plan has taken since every node refused these requests under them. A node may have kept what it
+    /// refused, so without that nothing would ever tell what became of the requests.
+    fn use_up(&mut self, now: Timestamp, ids: &[RequestId]) {
+        for index in 0..self.lanes.len() {
+            let is_theirs = |flight: &Flight| {
+                let holds = |content: &Content| ids.iter().any(|id| content.holds(*id));
+                flight.members.is_empty() && flight.earlier.iter().any(holds)
+            };
+            let flights = self.lanes[index].flights.iter();
+            let nonces: Vec<u64> = flights.filter(|(_, flight)| is_theirs(flight)).map(|(nonce, _)| *nonce).collect();
+            for nonce in nonces {
+                self.lanes[index].machine.handle_event(now, Event::Fill { nonce });
+            }
+        }
     }
 
     /// Ends waiting requests; says when that is durable, or that it never will be.

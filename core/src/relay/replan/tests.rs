@@ -184,8 +184,12 @@ impl Scene {
             ((forwarder, signer), nonce)
         };
         let unused = unused.iter().map(user).collect();
-        let hash = self.flight().mined.as_ref().unwrap().receipt.hash;
-        self.service.on_shown(clock::now(), &Shown { lane: 0, nonce: 0, hash, is_shown: true, unused });
+        let block_hash = self.flight().mined.as_ref().unwrap().receipt.block_hash;
+        self.shown_in(block_hash, unused)
+    }
+
+    fn shown_in(&mut self, block_hash: B256, unused: Vec<((Address, Address), u64)>) -> Option<Told> {
+        self.service.on_shown(clock::now(), &Shown { lane: 0, nonce: 0, block_hash, is_shown: true, unused });
         self.told()
     }
 
@@ -212,7 +216,7 @@ impl Scene {
             Some(receipt) => decode(flight.key, &flight.members, receipt.is_success, &receipt.logs),
             None => vec![MemberOutcome::Untouched; flight.members.len()],
         };
-        let settlement = Settlement { id: self.batch(nonce), flight, kind, receipt, outcomes, earlier };
+        let settlement = Settlement { id: self.batch(nonce), flight, kind, receipt, outcomes, culprit: None, earlier };
         self.service.conclude(clock::now(), settlement, &nonces, &[]);
         self.told().expect("a write")
     }
@@ -435,6 +439,19 @@ async fn a_nonce_that_no_majority_tells_is_asked_for_again() {
     assert!(!scene.asks(BLOCK + 10_000), "nothing is left to ask");
 }
 
+/// What was asked before a reorganisation says nothing of the block that has the transaction now: that is not deep yet.
+#[tokio::test]
+async fn an_answer_about_another_block_lets_nobody_go() {
+    let mut scene = Scene::new().await;
+    let receipt = Scene::receipt(0, USUAL, GWEI, &[&scene.all[0]]);
+    scene.included(0, &[0, 1, 2], &receipt);
+    let user = |user: usize| scene.all[user].sequence().map(|(forwarder, signer, nonce)| ((forwarder, signer), nonce));
+    let unused: Vec<_> = [1, 2].into_iter().filter_map(user).collect();
+    assert!(scene.shown_in(B256::repeat_byte(0xb0), unused.clone()).is_none());
+    assert!(scene.flight().gone.is_empty());
+    assert!(scene.shown_in(receipt.block_hash, unused).is_some());
+}
+
 /// Who left may be in another transaction by now, whatever is asked about those who stayed.
 #[tokio::test]
 async fn who_left_is_not_taken_out_of_where_it_is() {
@@ -466,7 +483,7 @@ async fn surprises_that_overlap_count_once_each() {
     for (nonce, receipt) in (0_u8..).zip(&receipts) {
         let (forwarder, signer, own) = scene.all[usize::from(nonce)].sequence().unwrap();
         let unused = vec![((forwarder, signer), own)];
-        let shown = Shown { lane: 0, nonce: nonce.into(), hash: receipt.hash, is_shown: true, unused };
+        let shown = Shown { lane: 0, nonce: nonce.into(), block_hash: receipt.block_hash, is_shown: true, unused };
         scene.service.on_shown(clock::now(), &shown);
         scene.told().expect("it leaves");
     }

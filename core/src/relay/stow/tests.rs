@@ -271,14 +271,14 @@ async fn a_start_remembers_who_had_left_a_block_that_was_taken_back() {
         let mut scene = Scene::new().await;
         let executed: Vec<usize> = (0..3).filter(|user| !left.contains(user)).collect();
         let receipt = scene.receipt(&executed);
-        let hash = receipt.hash;
+        let block_hash = receipt.block_hash;
         scene.told(PollPurpose::Inclusion, receipt).await;
         let user = |user: &usize| {
             let (forwarder, signer, nonce) = scene.all[*user].sequence().unwrap();
             ((forwarder, signer), nonce)
         };
         let unused = left.iter().map(user).collect();
-        scene.service.on_shown(clock::now(), &Shown { lane: 0, nonce: 0, hash, is_shown: true, unused });
+        scene.service.on_shown(clock::now(), &Shown { lane: 0, nonce: 0, block_hash, is_shown: true, unused });
         scene.go_on().await;
         let event = Event::Canonical { number: BLOCK, hash: B256::repeat_byte(0xb2) };
         scene.service.lane_event(clock::now(), 0, event);

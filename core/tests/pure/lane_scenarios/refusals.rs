@@ -122,6 +122,25 @@ fn younger_ones_do_not_wait_for_a_vacant_nonce_for_ever() {
     assert_eq!(sends(&rig.commit(key(0, 1))), [key(0, 1)]);
 }
 
+/// What became of those who had it is known only once it is used.
+#[test]
+fn a_vacant_nonce_is_used_up_where_somebody_waits_to_know() {
+    let mut rig = Rig::new(0);
+    rig.head(100);
+    rig.send(guarded(100_000));
+    rig.event(Event::Fill { nonce: 0 });
+    assert_eq!((rig.head(101), rig.lane.in_flight()), (vec![], 1), "it is not vacant");
+    rig.sent(key(0, 0), SendOutcome::Refused(RpcErrorClass::GasTooHigh));
+    assert_eq!(rig.head(102), [], "nobody waits for it");
+    rig.event(Event::Fill { nonce: 0 });
+    rig.event(Event::Fill { nonce: 7 });
+    assert_eq!((signs(&rig.head(103)), rig.kind(key(0, 1))), (vec![key(0, 1)], AttemptKind::Cancel));
+    assert_eq!(sends(&rig.commit(key(0, 1))), [key(0, 1)]);
+    rig.taken(key(0, 1));
+    rig.event(Event::Fill { nonce: 0 });
+    assert_eq!(signs(&rig.head(104)), [], "once");
+}
+
 #[test]
 fn what_no_node_took_ends_with_its_time_and_costs_nothing() {
     let mut rig = Rig::new(0);

@@ -1,0 +1,123 @@
+//! What a node's trace of a transaction says of its members' gas.
+//!
+//! The trace is that of geth's `callTracer`, which reth, Nethermind, Erigon and anvil serve as well: the calls of a transaction,
+//! one in another, each with the gas that it used.
+
+use alloy_primitives::{Address, B256, Bytes, U64};
+use alloy_sol_types::SolCall as _;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use slackwater_contracts::forwarder::isTrustedForwarderCall;
+
+use super::vehicle::VehicleKey;
+
+/// Answer to `debug_traceTransaction`, reduced to what the transaction's own contract called.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Trace {
+    #[serde(default)]
+    calls: Vec<TracedCall>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TracedCall {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    to: Option<Address>,
+    #[serde(default)]
+    gas_used: U64,
+    #[serde(default)]
+    input: Bytes,
+}
+
+/// Parameters of `debug_traceTransaction`.
+pub(crate) fn params(hash: B256) -> Value {
+    json!([hash, { "tracer": "callTracer" }])
+}
+
+/// Gas that each member of a transaction used in its target, which `targets` are, in order; `None` where the calls are not those
+/// of `key`'s contract.
+///
+/// The forwarder asks each target whether it trusts it, whatever comes of the request, and calls those that pass. Multicall3
+/// calls one after the other. Where the transaction ran out of gas, the members behind that are missing: they used none.
+pub(crate) fn gas_of_members(trace: &Trace, key: VehicleKey, targets: &[Address]) -> Option<Vec<u64>> {
+    let mut used = vec![0_u64; targets.len()];
+    let mut begun = 0;
+    for call in &trace.calls {
+        let asks = call.kind == "STATICCALL" && call.input.starts_with(&isTrustedForwarderCall::SELECTOR);
+        let executes = call.kind == "CALL";
+        match key {
+            VehicleKey::Forwarder(_) if asks => begun += 1,
+            // What is left of the value goes back at the end, to an address that is nobody's target.
+            VehicleKey::Forwarder(_) if executes && begun > 0 && call.to == targets.get(begun - 1).copied() => {}
+            VehicleKey::Multicall if executes => begun += 1,
+            _ => continue,
+        }
+        let place = begun.checked_sub(1)?;
+        if call.to != Some(*targets.get(place)?) {
+            return None;
+        }
+        used[place] = used[place].saturating_add(call.gas_used.to());
+    }
+    Some(used)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy_primitives::hex;
+
+    use super::*;
+
+    const FORWARDER: Address = Address::repeat_byte(0xf0);
+
+    fn call(kind: &str, to: u8, gas: u64, input: &[u8]) -> Value {
+        let (to, gas) = (Address::repeat_byte(to), U64::from(gas));
+        json!({ "type": kind, "from": FORWARDER, "to": to, "gas": "0xffffff", "gasUsed": gas, "input": hex::encode_prefixed(input) })
+    }
+
+    fn asks(to: u8, gas: u64) -> Value {
+        call("STATICCALL", to, gas, &isTrustedForwarderCall::SELECTOR)
+    }
+
+    #[track_caller]
+    fn check(key: VehicleKey, calls: Vec<Value>, targets: &[u8], used: Option<&[u64]>) {
+        let targets: Vec<Address> = targets.iter().map(|target| Address::repeat_byte(*target)).collect();
+        let trace: Trace = serde_json::from_value(json!({ "type": "CALL", "gasUsed": "0x1", "calls": calls })).unwrap();
+        assert_eq!(gas_of_members(&trace, key, &targets).as_deref(), used);
+    }
+
+    #[test]
+    fn a_forwarders_calls_are_told_apart_by_its_questions() {
+        let key = VehicleKey::Forwarder(FORWARDER);
+        let recover = || call("STATICCALL", 0x01, 3_000, &[0; 128]);
+        let calls = vec![
+            recover(),
+            asks(0xa1, 400),
+            call("CALL", 0xa1, 20_000, &[1]),
+            recover(),
+            // Skipped.
+            asks(0xa2, 900_000),
+            recover(),
+            asks(0xa1, 400),
+            call("CALL", 0xa1, 30_000, &[]),
+            // Value that was not passed on.
+            call("CALL", 0xee, 0, &[]),
+        ];
+        check(key, calls, &[0xa1, 0xa2, 0xa1], Some(&[20_400, 900_000, 30_400]));
+        // It ran out of gas in the second one.
+        let calls = vec![asks(0xa1, 400), call("CALL", 0xa1, 20_000, &[]), asks(0xa2, 900_000)];
+        check(key, calls, &[0xa1, 0xa2, 0xa3], Some(&[20_400, 900_000, 0]));
+        check(key, Vec::new(), &[0xa1], Some(&[0]));
+        // Another contract, or another transaction.
+        check(key, vec![asks(0xa2, 400)], &[0xa1], None);
+        check(key, vec![asks(0xa1, 1), asks(0xa1, 1)], &[0xa1], None);
+    }
+
+    #[test]
+    fn multicalls_calls_come_in_order() {
+        let calls = vec![call("CALL", 0xa1, 5, &[]), call("CALL", 0xa1, 7, &[])];
+        check(VehicleKey::Multicall, calls, &[0xa1, 0xa1], Some(&[5, 7]));
+        check(VehicleKey::Multicall, vec![call("CALL", 0xa2, 5, &[])], &[0xa1], None);
+    }
+}
