@@ -492,8 +492,11 @@ impl WorkingSet {
         if known.is_some() && !replaces {
             return Some(format!("batch {id} exists"));
         }
-        let stays =
-            |member: &&RequestId| self.by_id.get(*member).is_some_and(|&at| self.requests[at].record.batch == Some(id));
+        // Who has ended in it goes nowhere.
+        let stays = |member: &&RequestId| {
+            let record = self.by_id.get(*member).map(|&at| &self.requests[at].record);
+            record.is_some_and(|record| record.batch == Some(id) && !record.status.is_terminal())
+        };
         if let Some(member) = left.iter().find(stays) {
             return Some(format!("batch {id} exists, and request {member} is in it"));
         }

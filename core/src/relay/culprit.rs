@@ -24,7 +24,6 @@ use crate::{
         trace::{self, Trace},
         vehicle::{VehicleKey, VehicleParams},
     },
-    table::Table,
 };
 
 const TRACE: &str = "debug_traceTransaction";
@@ -87,7 +86,7 @@ async fn simulated(shared: &ChainShared, ledger: &dyn Ledger, case: &Case) -> Op
             false => Arc::clone(member),
         });
     }
-    let ahead: Ahead = Table::default();
+    let ahead = Ahead::new();
     let question = Question {
         key: case.key,
         members: &members,

@@ -4,7 +4,7 @@
 //! majority shows the block, `replan_after_blocks` deep, and the user's nonce unused, the request may enter a second transaction
 //! (the exception in invariant I3). If a reorganisation turns things round, only one of the two executes it; that one ends it.
 
-use alloy_primitives::{Address, B256};
+use alloy_primitives::{Address, B256, U64};
 use serde_json::json;
 
 use super::{
@@ -88,10 +88,18 @@ impl ChainService {
                 }
                 let (shared, nonce) = (self.shared.clone(), *nonce);
                 let believed = mined.receipt.clone();
+                let deep = believed.block_number.saturating_add(shared.tuning.replan_after_blocks.saturating_sub(1));
                 self.tasks.spawn(async move {
                     let (pool, hash) = (&shared.pool, believed.hash);
+                    // Whoever has not come so far may be on a branch that was left: there it is less deep. Asked first: the other way
+                    // round a node could change branches in between.
+                    let heads = pool.call_all::<U64>("eth_blockNumber", json!([])).await;
                     let told = pool.call_all::<Option<RpcReceipt>>("eth_getTransactionReceipt", json!([hash])).await;
-                    let told = told.into_iter().flatten().flatten().filter_map(RpcReceipt::into_receipt);
+                    let told = heads
+                        .into_iter()
+                        .zip(told)
+                        .filter(|(head, _)| head.as_ref().is_ok_and(|head| head.to::<u64>() >= deep));
+                    let told = told.filter_map(|(_, told)| told.ok().flatten()).filter_map(RpcReceipt::into_receipt);
                     // Not only its block: what is drawn for it is money too (I15).
                     let shown = told.filter(|told| told.hash == hash && says_the_same(told, &believed));
                     let is_shown = pool.is_majority(shown.count());

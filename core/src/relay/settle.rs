@@ -25,7 +25,8 @@ use crate::{
         BatchId, Reason, RequestId, Status, VerifiedRequest,
         outcome::{MemberOutcome, TxReceipt, decode, shares},
         settlement::{
-            CostAccount, Payer, attribute, attribute_cancel, ceiling_left, has_culprit, value_moved, with_price,
+            CostAccount, Payer, attribute, attribute_cancel, ceiling_left, has_culprit, lone_culprit, value_moved,
+            with_price,
         },
     },
     time::Timestamp,
@@ -66,16 +67,6 @@ pub(super) struct Spent<'a> {
     pub(super) outcomes: &'a [MemberOutcome],
     /// As of a [`Settlement`].
     pub(super) culprit: Option<usize>,
-}
-
-/// Alone, or the only one that was skipped: what no simulation showed is its doing, and nothing needs to be looked for.
-fn lone_culprit(outcomes: &[MemberOutcome], is_success: bool) -> Option<usize> {
-    let mut skipped = outcomes.iter().enumerate().filter(|(_, outcome)| **outcome == MemberOutcome::Untouched);
-    match (outcomes.len(), skipped.next(), skipped.next()) {
-        (1, ..) => Some(0),
-        (_, Some((index, _)), None) if is_success => Some(index),
-        _ => None,
-    }
 }
 
 /// How long a transaction that is final waits for an earlier one, which is final too, whose receipt nobody has told yet. What

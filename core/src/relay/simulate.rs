@@ -77,7 +77,7 @@ pub(super) struct Question<'a> {
 pub(super) struct Simulation {
     /// Of each member, in order.
     pub(super) words: Vec<Word>,
-    /// Gas of each member in a transaction of its own, as it was simulated; the least that was heard.
+    /// Gas of each member in a transaction of its own, as it was simulated by those to whom it executes; the least that was heard.
     pub(super) used: Vec<Option<u64>>,
     /// The transaction as a whole would fail, say all that were heard.
     pub(super) whole: Option<String>,
@@ -188,7 +188,9 @@ fn together(question: &Question<'_>, heard: &[Heard], reason: &'static str) -> S
                 found.against[place].push(one.place);
             }
         }
-        for (known, used) in found.used.iter_mut().zip(&one.used) {
+        // Whoever skips it knows nothing of what it uses.
+        let executes = one.words.iter().map(|word| *word == Word::Executes);
+        for ((known, used), _) in found.used.iter_mut().zip(&one.used).zip(executes).filter(|(_, executes)| *executes) {
             *known = match (*known, *used) {
                 (Some(known), Some(used)) => Some(known.min(used)),
                 (known, used) => known.or(used),

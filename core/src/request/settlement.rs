@@ -106,6 +106,17 @@ pub fn has_culprit(receipt: &TxReceipt, base_gas: u64, payers: &[Payer]) -> bool
     receipt.gas_used.saturating_sub(own) > own / SURPLUS_PART
 }
 
+/// The member that was alone, or the only one that was skipped: what no simulation showed is its doing, and nothing needs to be
+/// looked for.
+pub fn lone_culprit(outcomes: &[MemberOutcome], is_success: bool) -> Option<usize> {
+    let mut skipped = outcomes.iter().enumerate().filter(|(_, outcome)| **outcome == MemberOutcome::Untouched);
+    match (outcomes.len(), skipped.next(), skipped.next()) {
+        (1, ..) => Some(0),
+        (_, Some((index, _)), None) if is_success => Some(index),
+        _ => None,
+    }
+}
+
 /// The member that took more beyond its own gas than all others together, if one did. `used`: what each really used of its own,
 /// without the empty transaction's.
 pub fn culprit(receipt: &TxReceipt, payers: &[Payer], used: &[u64]) -> Option<usize> {

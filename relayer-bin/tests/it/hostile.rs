@@ -43,6 +43,8 @@ const SWITCH: Address = Address::repeat_byte(0x51);
 /// Answers a word that it is given with nothing, and nothing with the last word.
 const SWITCH_CODE: &str = "0x3615600a575f355f55005b5f545f5260205ff3";
 const TARGET: Address = Address::repeat_byte(0x7a);
+const FILLER: Address = Address::repeat_byte(0xf1);
+const BLOCK_GAS: u64 = 30_000_000;
 const PROPOSER: Address = Address::repeat_byte(0xb0);
 
 /// How a request of the hostile tenant does harm.
@@ -138,10 +140,12 @@ struct Run {
     others: Crowd,
     bad: Vec<SignedRequest>,
     way: Way,
+    /// Blocks of each round that are full before they come to ours.
+    full: u64,
 }
 
 impl Run {
-    async fn new(way: Way) -> Result<Self> {
+    async fn new(way: Way, full: u64) -> Result<Self> {
         let stage = Stage::at(Pace::Manual)
             .proxied()
             .spec("finality = { kind = \"depth\", blocks = 6 }")
@@ -166,10 +170,13 @@ impl Run {
         node.call::<Value>("anvil_setCoinbase", json!([PROPOSER])).await?;
         node.set_code(SWITCH, SWITCH_CODE.parse::<Bytes>().expect("hex")).await?;
         node.set_code(TARGET, way.code()).await?;
+        // Uses all the gas that it gets.
+        node.set_code(FILLER, Bytes::from_static(&[0xfe])).await?;
+        stage.set_block_gas_limit(BLOCK_GAS).await?;
         stage.mine(1).await?;
         let (shop, mallory) = (stage.client().clone().with_key(SHOP), stage.client().clone().with_key(MALLORY));
         let others = Crowd::named(&stage.world, "mallory", ROUNDS * HOSTILE);
-        Ok(Self { stage, shop, mallory, others, bad: Vec::new(), way })
+        Ok(Self { stage, shop, mallory, others, bad: Vec::new(), way, full })
     }
 
     /// Somebody else's transaction that sets the switch, first or last in the next block.
@@ -189,6 +196,16 @@ impl Run {
         self.turn(true, 0, 1_000 * GWEI, 1).await?;
         self.turn(false, 1, base_fee, 0).await?;
         self.stage.mine(1).await
+    }
+
+    /// Somebody's transaction that leaves room in the next block for those who turn the switch, and for nobody else.
+    async fn fill(&self) -> Result<()> {
+        let from = self.stage.node().accounts().await?[2];
+        let transaction = json!({
+            "from": from, "to": FILLER, "gas": U64::from(BLOCK_GAS - 150_000),
+            "maxFeePerGas": U256::from(900 * GWEI), "maxPriorityFeePerGas": U256::from(1),
+        });
+        self.stage.node().call::<B256>("eth_sendTransaction", json!([transaction])).await.map(drop)
     }
 
     /// Submits what the tenant's budget takes.
@@ -263,6 +280,9 @@ impl Run {
                 Ok(Some(()))
             };
             let _ = slackwater_benches::wait::until("all to be sent", Duration::from_secs(2), ready).await;
+            if block < self.full {
+                self.fill().await?;
+            }
             self.mine(base_fee).await?;
             let mut open = 0;
             for (request, waited) in requests.iter().zip(&mut waited) {
@@ -337,6 +357,8 @@ impl Run {
             self.bad.len()
         );
         assert!(loss <= U256::from(BUDGET_WEI) + cancel, "{:?}: {loss}", self.way);
+        let is_cancelled = self.way == Way::Tight && self.full > 0;
+        assert!(!is_cancelled || !borne.is_zero(), "{ends:?} without a cancel");
         let accepted = self.bad.len();
         self.stage.close().await?;
         Ok((honest, accepted, burnt + borne))
@@ -345,10 +367,10 @@ impl Run {
 
 /// The honest tenant notices nothing: its requests are included in time, none much later than without the other, each for what
 /// it would have cost; and what was burnt is the other's.
-async fn beside(ways: &[Way]) -> Result<()> {
-    let (alone, ..) = Run::new(Way::Absent).await?.play().await?;
+async fn beside(ways: &[Way], full: u64) -> Result<()> {
+    let (alone, ..) = Run::new(Way::Absent, full).await?.play().await?;
     for way in ways {
-        let (honest, accepted, loss) = Run::new(*way).await?.play().await?;
+        let (honest, accepted, loss) = Run::new(*way, full).await?.play().await?;
         assert!(accepted >= 4, "{way:?}: only {accepted} were accepted, which proves nothing");
         assert_eq!(loss.is_zero(), way.is_seen(), "{way:?}: {loss}");
         for ((gas, waited), (gas_alone, waited_alone)) in honest.iter().zip(&alone) {
@@ -362,20 +384,26 @@ async fn beside(ways: &[Way]) -> Result<()> {
 
 #[tokio::test]
 async fn targets_that_look_at_prices_cost_others_nothing() -> Result<()> {
-    beside(&[Way::GasPrice, Way::BaseFee, Way::Coinbase]).await
+    beside(&[Way::GasPrice, Way::BaseFee, Way::Coinbase], 0).await
 }
 
 #[tokio::test]
 async fn targets_that_look_at_the_block_cost_others_nothing() -> Result<()> {
-    beside(&[Way::BlockNumber, Way::Clock]).await
+    beside(&[Way::BlockNumber, Way::Clock], 0).await
 }
 
 #[tokio::test]
 async fn targets_that_are_flipped_in_front_cost_others_nothing() -> Result<()> {
-    beside(&[Way::Flipped, Way::Fresh, Way::Patient, Way::Reverting]).await
+    beside(&[Way::Flipped, Way::Fresh, Way::Patient, Way::Reverting], 0).await
 }
 
 #[tokio::test]
 async fn signers_that_deceive_cost_others_nothing() -> Result<()> {
-    beside(&[Way::Skipped, Way::Tight]).await
+    beside(&[Way::Skipped, Way::Tight], 0).await
+}
+
+/// While blocks are full the base fee rises above the tight ceilings, and the lane must cancel.
+#[tokio::test]
+async fn ceilings_that_fall_behind_cost_others_nothing() -> Result<()> {
+    beside(&[Way::Tight], 4).await
 }

@@ -1,10 +1,11 @@
 //! What nodes do not take: too dear, too large, for too small a tip. Everything gets in all the same, and no cancel is paid for.
 
 use alloy_primitives::U256;
+use slackwater::chain::RpcErrorClass;
 use slackwater_benches::{
     Result,
     client::Submitted,
-    proxy::{NodeLimits, TipWords},
+    proxy::{Fault, NodeLimits, Rule, TipWords},
     wallet::{Ask, Crowd, SignedRequest, unix_seconds},
 };
 use slackwater_relayer::http::auth::KeyHash;
@@ -73,6 +74,25 @@ async fn a_least_tip_is_offered_however_nodes_ask_for_it() -> Result<()> {
         all_land(stage, &requests).await?;
     }
     Ok(())
+}
+
+/// A request that nodes refuse for good ends alone, and the next one has its nonce.
+#[tokio::test]
+async fn what_is_refused_for_good_stops_nobody() -> Result<()> {
+    let stage = Stage::at(Pace::Quarter).proxied().raise().await?;
+    let refusal = Fault::Refuse { client: "geth".to_owned(), class: RpcErrorClass::GasTooHigh };
+    let rule = stage.proxy().add(Rule::always(refusal).on("eth_sendRawTransaction"));
+    let mut crowd = Crowd::new(&stage.world, 2);
+    let refused = crowd.mark(0);
+    stage.submit(std::slice::from_ref(&refused)).await?;
+    let state = stage.ended(refused.id).await?;
+    assert_eq!((state.status.as_str(), state.reason.as_deref()), ("rejected", Some("refused_by_nodes")));
+    stage.proxy().remove(rule);
+    let next = crowd.mark(1);
+    stage.submit(std::slice::from_ref(&next)).await?;
+    assert_eq!(stage.ended(next.id).await?.status, "finalized");
+    assert_eq!(stage.node().nonce(stage.lane()).await?, 1, "no cancel was paid for");
+    stage.close().await
 }
 
 /// What no transaction may carry is refused at the door, and the answer names the key.

@@ -45,6 +45,8 @@ enum Simulates {
     FirstFails,
     /// That all execute.
     AllExecute,
+    /// That the first member is skipped, which takes little gas, and all others execute.
+    FirstSkipped,
     /// An error.
     Error(i64, &'static str),
     /// Nothing.
@@ -127,6 +129,12 @@ impl RpcTransport for Node {
                 Simulates::Truly => Ok(self.simulated(|_, member| member.target() != GOOD)),
                 Simulates::FirstFails => Ok(self.simulated(|place, _| place == 0)),
                 Simulates::AllExecute => Ok(self.simulated(|_, _| false)),
+                Simulates::FirstSkipped => {
+                    let mut blocks = self.simulated(|_, _| false);
+                    let first = &mut blocks[0]["calls"][0];
+                    (first["logs"], first["gasUsed"]) = (json!([]), json!("0x8000"));
+                    Ok(blocks)
+                }
                 Simulates::Error(code, message) => Err(json!({ "code": code, "message": message })),
                 Simulates::Never => std::future::pending().await,
             },
@@ -274,6 +282,17 @@ async fn nodes_are_told_of_the_block_that_is_to_come() {
     }
     let told = simple.nodes[0].told("eth_call");
     assert!((2..8).contains(&told.len()), "{}", told.len());
+}
+
+/// A member's own gas is what it uses where it executes. A node that says it is skipped would make it the others' cost.
+#[tokio::test(start_paused = true)]
+async fn whoever_skips_a_member_does_not_know_what_it_uses() {
+    for nodes in [[Simulates::FirstSkipped, Simulates::AllExecute], [Simulates::AllExecute, Simulates::FirstSkipped]] {
+        let found = World::new(&[GOOD, GOOD], &nodes.map(|simulates| (simulates, false))).ask(true).await;
+        assert_eq!((found.words, found.used), (vec![Word::Executes; 2], vec![Some(100_000); 2]));
+    }
+    let found = World::new(&[GOOD, GOOD], &[(Simulates::FirstSkipped, false)]).ask(false).await;
+    assert_eq!(found.used, [None, Some(100_000)]);
 }
 
 /// That a transaction fails as a whole is one node's word, or two nodes'.

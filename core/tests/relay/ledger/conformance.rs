@@ -60,6 +60,7 @@ conformance! {
     plan_binds_members
     plan_is_refused
     what_every_node_refused_makes_way
+    who_ended_with_a_refused_plan_keeps_no_nonce
     nonces_skip_and_holes_are_filled
     attempts_are_appended
     batch_moves_its_members

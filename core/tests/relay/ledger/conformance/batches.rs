@@ -120,6 +120,30 @@ pub(crate) async fn what_every_node_refused_makes_way(store: &impl Store) {
     refused(&one(&*ledger, again(3, &[3], &[1, 2])).await, "index 3");
 }
 
+/// A member whose time was over when every node refused its batch goes nowhere, and the nonce has its next content all the same.
+pub(crate) async fn who_ended_with_a_refused_plan_keeps_no_nonce(store: &impl Store) {
+    let ledger = store.open().await;
+    accept_all(&*ledger, 1..=3).await;
+    applied(&one(&*ledger, plan(5, &[1, 2])).await);
+    let left = Write::Batch {
+        id: batch_id(5),
+        state: BatchState::Signed,
+        included_hash: None,
+        block: None,
+        gas_used: None,
+        cost_wei: None,
+        bill: None,
+        changes: vec![RequestChange::to(id(1), Status::Queued), RequestChange::to(id(2), Status::Expired)],
+        at: NOW,
+    };
+    assert_eq!(statuses(&one(&*ledger, left).await), [Status::Queued, Status::Expired]);
+    let mut next = planned(5, &[3]);
+    (next.attempt, next.left) = (attempt(5, 1), vec![id(1), id(2)]);
+    assert_eq!(statuses(&one(&*ledger, Write::Plan(Box::new(next))).await), [Status::Batched]);
+    assert_eq!(ledger.batch(batch_id(5)).await.unwrap().unwrap().2, [id(3)]);
+    assert_eq!(request(&*ledger, 2).await.status, Status::Expired);
+}
+
 pub(crate) async fn nonces_skip_and_holes_are_filled(store: &impl Store) {
     let ledger = store.open().await;
     accept_all(&*ledger, 1..=3).await;
