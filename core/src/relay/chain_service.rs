@@ -60,8 +60,9 @@ use crate::{
     lane::{AttemptKey, Event, HeadInfo, PollPurpose},
     ledger::{Ledger, Tracked, Write},
     market::FeePoint,
+    protection::Protection,
     provenance::Decision,
-    request::{BatchId, Reason, RequestId, Status, gate::Doubt, outcome::TxReceipt},
+    request::{BatchId, Reason, RequestId, Status, gate::Doubt, outcome::TxReceipt, settlement::Culprit},
     schedule::{Backlog, PercentileOutlook, Queue, QueuedRequest, TenantPace},
     time::Timestamp,
 };
@@ -130,8 +131,8 @@ pub(super) enum Done {
         nonces: BTreeMap<(Address, Address), u64>,
         /// Which of its unnamed targets are contracts, of those of whom that was not known.
         contracts: Vec<Address>,
-        /// The place of the member that took what no simulation had shown.
-        culprit: Option<usize>,
+        /// The member that took what no simulation had shown.
+        culprit: Option<Culprit>,
     },
     /// Nothing was found out about them: they are looked at again with the next block.
     InspectionLost((Timestamp, BatchId)),
@@ -221,6 +222,8 @@ pub(super) struct ChainService {
     pub(super) polls: Arc<Semaphore>,
     /// How many transactions' bytes may be read back at the same time.
     pub(super) reads: Arc<Semaphore>,
+    /// Searches for who burnt a transaction: one at a time, as each may be large.
+    pub(super) searches: Arc<Semaphore>,
     /// Requests that failed a simulation: they wait for the next block.
     pub(super) held: Vec<RequestId>,
     /// What nodes said against requests since one spoke for them.
@@ -438,6 +441,12 @@ impl ChainService {
         // What failed in simulation gets another block to try.
         for id in std::mem::take(&mut self.held) {
             if self.is_withdrawn(id) {
+                continue;
+            }
+            // Not chosen again, until it is known what became of it.
+            let is_over = self.queue.get(id).is_some_and(|entry| entry.request.valid_until() <= now);
+            if is_over && Protection::Deadline.is_on() {
+                self.held.push(id);
                 continue;
             }
             self.queue.put_back(id);

@@ -1,25 +1,24 @@
 //! Looks for the request that took what no simulation had shown of a final transaction: in the transaction's trace where nodes serve
-//! one, else in a simulation on the block before it. A majority's word counts (I15), and it decides only which request shows that
-//! cost: the transaction is one tenant's.
+//! one, else in a simulation on the block before it. A majority's word counts (I15). It decides which request of the tenant, whose
+//! transaction it is, bears what it took.
 
 use std::sync::Arc;
 
 use alloy_primitives::{Address, U64};
-use futures_util::future::join_all;
 use serde_json::json;
 
 use super::{
     admission::ChainShared,
     fees::Header,
     restore::stored,
-    simulate::{Question, gas_alone, note_use},
+    simulate::{Question, gas_alone},
 };
 use crate::{
     ledger::Ledger,
     request::{
         VerifiedRequest,
         outcome::TxReceipt,
-        settlement::{Payer, culprit},
+        settlement::{Culprit, Payer, culprit},
         simulation::{Ahead, Environment},
         trace::{self, Trace},
         vehicle::{VehicleKey, VehicleParams},
@@ -32,6 +31,8 @@ const TRACE: &str = "debug_traceTransaction";
 #[derive(Debug)]
 pub(super) struct Case {
     pub(super) key: VehicleKey,
+    /// Whom the transaction called.
+    pub(super) contract: Address,
     pub(super) members: Vec<Arc<VerifiedRequest>>,
     pub(super) payers: Vec<Payer>,
     pub(super) receipt: TxReceipt,
@@ -39,41 +40,41 @@ pub(super) struct Case {
     pub(super) params: VehicleParams,
 }
 
-/// The place of the member that a majority of the nodes shows to be the one, if there is one.
-pub(super) async fn find(shared: &ChainShared, ledger: &dyn Ledger, case: &Case) -> Option<usize> {
+/// The member that a majority of the nodes shows to be the one, with the least that one of them says it took.
+pub(super) async fn find(shared: &ChainShared, ledger: &dyn Ledger, case: &Case) -> Option<Culprit> {
     let traced = traced(shared, case).await;
     let told = match shared.pool.is_majority(traced.len()) {
         true => traced,
         false => simulated(shared, ledger, case).await?,
     };
-    let count = |place: usize| told.iter().filter(|told| **told == Some(place)).count();
-    (0..case.members.len()).find(|place| shared.pool.is_majority(count(*place)))
+    let told: Vec<Culprit> = told.into_iter().flatten().collect();
+    (0..case.members.len()).find_map(|place| {
+        let named = told.iter().filter(|culprit| culprit.place == place);
+        let least = named.clone().min_by_key(|culprit| culprit.excess_gas)?;
+        shared.pool.is_majority(named.count()).then_some(*least)
+    })
 }
 
-/// What each node's trace shows, of those that have one.
-async fn traced(shared: &ChainShared, case: &Case) -> Vec<Option<usize>> {
+/// What each node's trace shows, of those that have one. One after the other: a trace may be large, as its transaction's members
+/// like it.
+async fn traced(shared: &ChainShared, case: &Case) -> Vec<Option<Culprit>> {
     let (pool, params) = (&shared.pool, trace::params(case.receipt.hash));
     let targets: Vec<Address> = case.members.iter().map(|member| member.target()).collect();
-    let ask = |place: usize| {
-        let (params, targets) = (&params, &targets);
-        async move {
-            if !pool.may_have(place, TRACE) {
-                return None;
-            }
-            let answer = pool.call_at::<Trace>(place, TRACE, params).await;
-            note_use(pool, place, TRACE, answer.as_ref().err());
-            let calls = trace::gas_of_members(&answer.ok()?, case.key, targets)?;
-            // Beside its calls, a member has its calldata and the forwarder's checks.
-            let used = calls.iter().zip(&case.payers).map(|(gas, payer)| gas.saturating_add(payer.skip_gas));
-            Some(culprit(&case.receipt, &case.payers, &used.collect::<Vec<_>>()))
-        }
-    };
-    join_all((0..pool.len()).map(ask)).await.into_iter().flatten().collect()
+    let mut told = Vec::new();
+    for place in (0..pool.len()).filter(|place| pool.may_have(*place, TRACE)) {
+        let answer = pool.call_at::<Trace>(place, TRACE, &params).await;
+        // One that is too large, or takes too long, is of no use either.
+        pool.note_use(place, TRACE, answer.is_ok());
+        let used = answer.ok().and_then(|trace| trace::gas_of_members(&trace, case.key, case.contract, &targets));
+        // Calldata and the forwarder's checks, which are not in it, are in what was known of each: nobody's is overstated.
+        told.extend(used.map(|used| culprit(&case.receipt, &case.payers, &used)));
+    }
+    told
 }
 
 /// What each node's simulation in the transaction's own block shows, on the state of the block before. `None` where a majority does
 /// not tell that block, or the requests can't be read.
-async fn simulated(shared: &ChainShared, ledger: &dyn Ledger, case: &Case) -> Option<Vec<Option<usize>>> {
+async fn simulated(shared: &ChainShared, ledger: &dyn Ledger, case: &Case) -> Option<Vec<Option<Culprit>>> {
     let number = case.receipt.block_number;
     let block: Option<Header> =
         shared.pool.call_agreed("eth_getBlockByNumber", json!([U64::from(number), false])).await.ok()?;

@@ -71,6 +71,8 @@ pub(super) struct Flight {
     pub(super) left: Vec<RequestId>,
     /// What the nonce carried before. A node may have kept it in spite of its refusal.
     pub(super) earlier: Vec<Content>,
+    /// For which of these an empty transaction uses the nonce, while it is vacant.
+    pub(super) filled_for: Option<usize>,
     /// What its block holds, while that is not final.
     pub(super) mined: Option<Mined>,
     /// Members that left before it is final: they wait, or are in another transaction.
@@ -154,6 +156,7 @@ impl Flight {
             is_planned: false,
             left: Vec::new(),
             earlier: Vec::new(),
+            filled_for: None,
             mined: None,
             gone: BTreeSet::new(),
             drawn: BTreeMap::new(),
@@ -396,10 +399,10 @@ impl ChainService {
                 self.lanes[index].forget(nonce);
                 self.pricing.forget(index, nonce);
                 if let Some(flight) = self.lanes[index].flights.remove(&nonce) {
-                    // An empty transaction in a nonce that nobody has is those members' who had it last.
+                    // An empty transaction in a nonce that nobody has is those members' for whom it was sent, or who had it last.
                     let is_vacant = kind == AttemptKind::Cancel && flight.members.is_empty();
-                    let last = flight.earlier.len().checked_sub(1).filter(|_| is_vacant);
-                    let earlier = carried.filter(|_| kind == AttemptKind::Payload).or(last);
+                    let last = flight.filled_for.or_else(|| flight.earlier.len().checked_sub(1));
+                    let earlier = carried.filter(|_| kind == AttemptKind::Payload).or(last.filter(|_| is_vacant));
                     if kind == AttemptKind::Payload && earlier.is_none() {
                         self.judge_witnesses(&flight.members, &outcomes);
                     }

@@ -23,12 +23,12 @@ use crate::{
     chain::data_fee::{DataFeeModel, TxSize},
     lane::{AttemptKey, AttemptKind, Lane, LaneConfig, Plan, RestoredSlot},
     ledger::{
-        AttemptRecord, BatchState, Durable, Ledger, LedgerError, MARK_KEY, RequestFilter, RequestRecord, UNCERTAIN_KEY,
-        Write,
+        AttemptRecord, BatchRecord, BatchState, Durable, Ledger, LedgerError, MARK_KEY, RequestFilter, RequestRecord,
+        UNCERTAIN_KEY, Write,
     },
     protection::Protection,
     request::{
-        BatchId, LaneId, RequestId, Status, VerifiedRequest,
+        LaneId, RequestId, Status, VerifiedRequest,
         settlement::{ceiling_left, cost_within},
         vehicle::{Company, Payload, VehicleKey, VehicleParams},
     },
@@ -357,14 +357,21 @@ fn parse(record: &RequestRecord) -> Result<VerifiedRequest, LedgerError> {
         .map_err(|error| LedgerError::Damaged { what: "request payload", detail: error.to_string() })
 }
 
-/// A request that has ended, though not by this batch: one that a crash between two writes left in it stays ended.
-async fn ended(
-    ledger: &dyn Ledger,
-    id: RequestId,
-    batch: BatchId,
-) -> Result<Option<(RequestRecord, VerifiedRequest)>, LedgerError> {
-    let stored = ledger.request(id).await?.filter(|stored| stored.status.is_terminal() && stored.batch != Some(batch));
+/// A request that has ended.
+async fn ended(ledger: &dyn Ledger, id: RequestId) -> Result<Option<(RequestRecord, VerifiedRequest)>, LedgerError> {
+    let stored = ledger.request(id).await?.filter(|stored| stored.status.is_terminal());
     stored.map(|stored| parse(&stored).map(|request| (stored, request))).transpose()
+}
+
+/// Whether a request that was executed was so before the batch's block, as far as that has one.
+fn was_first(batch: &BatchRecord, stored: &RequestRecord) -> bool {
+    batch.state != BatchState::Included || stored.block_number <= batch.block.map(|(number, _)| number)
+}
+
+/// How requests travel of which this is the first.
+fn key_of(first: Option<&Arc<VerifiedRequest>>, is_joined: bool) -> VehicleKey {
+    let nobody = VehicleKey::Single(RequestId(alloy_primitives::B256::ZERO));
+    first.map_or(nobody, |request| VehicleKey::of(request, is_joined))
 }
 
 const fn is_executed(stored: &RequestRecord) -> bool {
@@ -418,17 +425,17 @@ async fn restore_lane(
                     tenants.insert(entry.tenant.clone());
                     let request = entry.request.clone();
                     requests.push(whole(&**ledger, request).await?);
-                } else if let Some((stored, request)) = ended(&**ledger, id, record.id).await? {
+                } else if let Some((stored, request)) = ended(&**ledger, id).await? {
                     weights.push(params.member_gas(&request));
                     tenants.insert(stored.tenant.as_str().into());
                     requests.push(Arc::new(request));
-                    if is_executed(&stored) {
+                    if is_executed(&stored) && was_first(&record, &stored) {
                         elsewhere.insert(id);
                     }
                 }
             }
-            let Some(first) = requests.first() else { continue };
-            let key = VehicleKey::of(first, false);
+            // Also one without members: which attempts carried it must not be forgotten.
+            let key = key_of(requests.first(), false);
             let (sizes, tenant) = (Vec::new(), only(&tenants));
             contents.push(Content { until, key, members: requests, weights, sizes, tenant, elsewhere });
         }
@@ -479,15 +486,15 @@ async fn restore_lane(
                 sizes.push(None);
                 continue;
             }
-            // And has ended since.
-            let Some((stored, request)) = ended(&**ledger, *member, record.id).await? else { continue };
+            // And has ended since. One that a crash between two writes left in it stays ended.
+            let stored = ended(&**ledger, *member).await?.filter(|(stored, _)| stored.batch != Some(record.id));
+            let Some((stored, request)) = stored else { continue };
             sizes.push(None);
             weights.push(params.member_gas(&request));
             requests.push(Arc::new(request));
             tenants.insert(stored.tenant.as_str().into());
             gone.insert(*member);
-            let was_first = !is_included || stored.block_number <= record.block.map(|(number, _)| number);
-            if is_executed(&stored) && was_first {
+            if is_executed(&stored) && was_first(&record, &stored) {
                 elsewhere.insert(*member);
             } else {
                 let most_wei = cost_within(stored.reserved_wei, stored.price_percent);
@@ -499,9 +506,8 @@ async fn restore_lane(
         queue.push_in_flight(flying, id, params.base_gas());
         skipped.into_iter().for_each(|member| queue.passed_over(member));
         // Where it went says how it travelled, whatever would be chosen today.
-        let key = requests.first().map_or(VehicleKey::Single(RequestId(alloy_primitives::B256::ZERO)), |request| {
-            VehicleKey::of(request, record.to != request.target())
-        });
+        let first = requests.first();
+        let key = key_of(first, first.is_some_and(|request| record.to != request.target()));
         let payload = Payload { to: record.to, value: record.value, data, gas_limit: record.gas_limit };
         let extra_wei = extra(&payload);
         // What is in a block keeps its bytes in the ledger.

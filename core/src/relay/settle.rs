@@ -25,9 +25,10 @@ use crate::{
         BatchId, Reason, RequestId, Status, VerifiedRequest,
         outcome::{MemberOutcome, TxReceipt, decode, shares},
         settlement::{
-            CostAccount, Payer, attribute, attribute_cancel, ceiling_left, has_culprit, lone_culprit, value_moved,
-            with_price,
+            CostAccount, Culprit, Payer, attribute, attribute_cancel, ceiling_left, has_culprit, lone_culprit,
+            value_moved, with_price,
         },
+        vehicle::VehicleKey,
     },
     time::Timestamp,
 };
@@ -42,8 +43,8 @@ pub(super) struct Settlement {
     pub(super) receipt: Option<Box<TxReceipt>>,
     /// What it did for each of its present members.
     pub(super) outcomes: Vec<MemberOutcome>,
-    /// The place of the member that took what no simulation had shown, where it was looked for and found.
-    pub(super) culprit: Option<usize>,
+    /// The member that took what no simulation had shown, where it was looked for and found.
+    pub(super) culprit: Option<Culprit>,
     /// Which of the flight's earlier contents it carried, if not the present one: every node had refused it, and one kept it. Of an
     /// empty transaction in a nonce that nobody has: the last one.
     pub(super) earlier: Option<usize>,
@@ -66,7 +67,7 @@ pub(super) struct Spent<'a> {
     /// What it did for each member.
     pub(super) outcomes: &'a [MemberOutcome],
     /// As of a [`Settlement`].
-    pub(super) culprit: Option<usize>,
+    pub(super) culprit: Option<Culprit>,
 }
 
 /// How long a transaction that is final waits for an earlier one, which is final too, whose receipt nobody has told yet. What
@@ -159,7 +160,7 @@ impl ChainService {
         if let Some(waiting) = self.settlements.get_mut(&order) {
             waiting.is_asked = true;
         }
-        let (shared, ledger) = (self.shared.clone(), self.ledger.clone());
+        let (shared, ledger, searches) = (self.shared.clone(), self.ledger.clone(), self.searches.clone());
         let block = self.head.and_then(|head| head.final_block);
         let work = async move {
             let contracts = contracts_among(&shared, &unproven).await;
@@ -174,7 +175,11 @@ impl ChainService {
                 .filter_map(|(signer, nonce)| Some((signer, nonce?.at_least)))
                 .collect();
             let culprit = match &case {
-                Some(case) => culprit::find(&shared, &*ledger, case).await,
+                Some(case) => {
+                    // Never closed.
+                    let _turn = searches.acquire_owned().await;
+                    culprit::find(&shared, &*ledger, case).await
+                }
                 None => None,
             };
             Done::Inspected { order, nonces, contracts, culprit }
@@ -187,15 +192,17 @@ impl ChainService {
         let settlement = &self.settlements.get(&order)?.settlement;
         let receipt = settlement.receipt.as_deref()?;
         let is_payload = settlement.kind == Some(AttemptKind::Payload) && settlement.earlier.is_none();
-        if !is_payload || lone_culprit(&settlement.outcomes, receipt.is_success).is_some() {
+        let flight = &settlement.flight;
+        let lacks_contract = flight.key == VehicleKey::Multicall && self.shared.params.multicall3.is_none();
+        // Who is alone did it.
+        if !is_payload || settlement.outcomes.len() < 2 || lacks_contract {
             return None;
         }
-        let flight = &settlement.flight;
         let lane = self.lanes.iter().find(|lane| lane.machine.id() == settlement.id.lane)?;
         let payers = self.payers(&flight.content(), &flight.drawn, &settlement.outcomes, receipt);
         let has_culprit = has_culprit(receipt, lane.params.schedule.tx_base_gas, &payers);
-        let (key, members, receipt) = (flight.key, flight.members.clone(), receipt.clone());
-        has_culprit.then_some(Case { key, members, payers, receipt, params: lane.params })
+        let (key, contract, members) = (flight.key, flight.record.to, flight.members.clone());
+        has_culprit.then(|| Case { key, contract, members, payers, receipt: receipt.clone(), params: lane.params })
     }
 
     /// Settles a transaction of whose users the nonces are known now, and what waited for it.
@@ -205,7 +212,7 @@ impl ChainService {
         order: (Timestamp, BatchId),
         nonces: &BTreeMap<(Address, Address), u64>,
         contracts: &[Address],
-        culprit: Option<usize>,
+        culprit: Option<Culprit>,
     ) {
         if let Some(waiting) = self.settlements.remove(&order) {
             self.conclude(now, Settlement { culprit, ..waiting.settlement }, nonces, contracts);
@@ -327,7 +334,9 @@ impl ChainService {
         }
         for (((member, outcome), charged_wei), gas) in content.members.iter().zip(&outcomes).zip(charged).zip(gas) {
             let request = member.id();
-            let has_ended = || changes.iter().any(|change: &RequestChange| change.id == request);
+            // What it owes for the other content is no end.
+            let has_ended =
+                || changes.iter().any(|change: &RequestChange| change.id == request && change.to.is_terminal());
             if flight.gone.contains(&request) || (earlier.is_some() && has_ended()) {
                 continue;
             }
@@ -505,7 +514,7 @@ impl ChainService {
         let free = tenant.map_or(U256::MAX, |tenant| self.tenants.free(tenant, chain_id, now));
         let (parts, value_wei, account, owner) = match kind {
             AttemptKind::Payload => {
-                let culprit = lone_culprit(outcomes, receipt.is_success).or(culprit);
+                let culprit = culprit.or_else(|| lone_culprit(outcomes, receipt.is_success));
                 let base_gas = self.shared.params.schedule.tx_base_gas;
                 let parts = attribute(receipt, base_gas, &payers, culprit, free);
                 let account = match tenant {

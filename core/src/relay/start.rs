@@ -901,6 +901,7 @@ async fn build_service(
         tasks: JoinSet::new(),
         polls,
         reads: Arc::new(Semaphore::new(stow::MAX_READS)),
+        searches: Arc::new(Semaphore::new(1)),
         held: Vec::new(),
         doubts: BTreeMap::new(),
         contradicted: BTreeMap::new(),

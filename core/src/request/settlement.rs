@@ -96,6 +96,15 @@ fn own_gas(receipt: &TxReceipt, payer: &Payer) -> u64 {
     }
 }
 
+/// A member that took what no simulation had shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Culprit {
+    /// Which.
+    pub place: usize,
+    /// Gas beyond its own that it is known to have taken: it bears no more of what was unexpected.
+    pub excess_gas: u64,
+}
+
 /// What a transaction takes beyond its members' own gas is somebody's doing if it is more than one part in so many of that. Less is
 /// what the state did since they were simulated.
 const SURPLUS_PART: u64 = 8;
@@ -106,31 +115,33 @@ pub fn has_culprit(receipt: &TxReceipt, base_gas: u64, payers: &[Payer]) -> bool
     receipt.gas_used.saturating_sub(own) > own / SURPLUS_PART
 }
 
-/// The member that was alone, or the only one that was skipped: what no simulation showed is its doing, and nothing needs to be
-/// looked for.
-pub fn lone_culprit(outcomes: &[MemberOutcome], is_success: bool) -> Option<usize> {
+/// The member that was alone, or the only one that was skipped: what no simulation showed is its doing, unless another one's is
+/// found.
+pub fn lone_culprit(outcomes: &[MemberOutcome], is_success: bool) -> Option<Culprit> {
     let mut skipped = outcomes.iter().enumerate().filter(|(_, outcome)| **outcome == MemberOutcome::Untouched);
-    match (outcomes.len(), skipped.next(), skipped.next()) {
-        (1, ..) => Some(0),
-        (_, Some((index, _)), None) if is_success => Some(index),
-        _ => None,
-    }
+    let place = match (outcomes.len(), skipped.next(), skipped.next()) {
+        (1, ..) => 0,
+        (_, Some((place, _)), None) if is_success => place,
+        _ => return None,
+    };
+    Some(Culprit { place, excess_gas: u64::MAX })
 }
 
 /// The member that took more beyond its own gas than all others together, if one did. `used`: what each really used of its own,
 /// without the empty transaction's.
-pub fn culprit(receipt: &TxReceipt, payers: &[Payer], used: &[u64]) -> Option<usize> {
+pub fn culprit(receipt: &TxReceipt, payers: &[Payer], used: &[u64]) -> Option<Culprit> {
     let excess = |(payer, used): (&Payer, &u64)| used.saturating_sub(own_gas(receipt, payer));
     let excess: Vec<u64> = payers.iter().zip(used).map(excess).collect();
     let sum = excess.iter().fold(0_u64, |sum, gas| sum.saturating_add(*gas));
-    excess.iter().position(|gas| *gas > sum - gas)
+    let place = excess.iter().position(|gas| *gas > sum - gas)?;
+    Some(Culprit { place, excess_gas: excess[place] })
 }
 
 /// Divides what a payload took: [`TxReceipt::cost_wei`] and the value that moved.
 ///
 /// Each member pays its own gas and an equal part of the empty transaction, at the price paid; where the receipt has less than
 /// the sum, all shrink alike. The data fee goes by bytes. No member pays more than it has left. What remains is borne first by
-/// `culprit`, as far as it has left; then by the tenant, up to `free_wei`; then by the other members in proportion to what
+/// `culprit`, as far as it took it and has left; then by the tenant, up to `free_wei`; then by the other members in proportion to what
 /// they have left; and the tenant bears what even they can't.
 ///
 /// `base_gas` is an empty transaction's (21 000 on most chains).
@@ -138,7 +149,7 @@ pub fn attribute(
     receipt: &TxReceipt,
     base_gas: u64,
     payers: &[Payer],
-    culprit: Option<usize>,
+    culprit: Option<Culprit>,
     free_wei: U256,
 ) -> Attribution {
     let cost = receipt.cost_wei();
@@ -170,6 +181,7 @@ pub fn attribute(
         left.push(payable - part);
         members.push(part.saturating_add(value));
     }
+    let culprit = culprit.map(|culprit| (culprit.place, wei(culprit.excess_gas)));
     let rest_wei = spread(rest, &mut left, &mut members, culprit, free_wei);
     Attribution { members, rest_wei }
 }
@@ -183,16 +195,23 @@ pub fn attribute_cancel(receipt: &TxReceipt, payers: &[Payer], free_wei: U256) -
     Attribution { members, rest_wei }
 }
 
-/// Adds `rest` to the members' parts as far as it is theirs to bear; what is not, the result, goes to an account.
-fn spread(mut rest: U256, left: &mut [U256], members: &mut [U256], culprit: Option<usize>, free_wei: U256) -> U256 {
+/// Adds `rest` to the members' parts as far as it is theirs to bear; what is not, the result, goes to an account. Of a culprit: its
+/// place, and how much it bears at most, wei.
+fn spread(
+    mut rest: U256,
+    left: &mut [U256],
+    members: &mut [U256],
+    culprit: Option<(usize, U256)>,
+    free_wei: U256,
+) -> U256 {
     let mut take = |index: usize, rest: &mut U256, most: U256, left: &mut [U256]| {
         let more = left[index].min(*rest).min(most);
         left[index] -= more;
         *rest -= more;
         members[index] = members[index].saturating_add(more);
     };
-    if let Some(index) = culprit.filter(|index| *index < left.len()) {
-        take(index, &mut rest, U256::MAX, left);
+    if let Some((index, most)) = culprit.filter(|(index, _)| *index < left.len()) {
+        take(index, &mut rest, most, left);
     }
     let free = rest.min(free_wei);
     let mut beyond = rest - free;
@@ -288,6 +307,7 @@ mod tests {
 
     #[track_caller]
     fn check(receipt: &TxReceipt, payers: &[Payer], culprit: Option<usize>, free: u64, members: &[u64], rest: u64) {
+        let culprit = culprit.map(|place| Culprit { place, excess_gas: u64::MAX });
         let found = attribute(receipt, 21_000, payers, culprit, U256::from(free));
         let members: Vec<U256> = members.iter().map(|wei| U256::from(*wei)).collect();
         assert_eq!(found, Attribution { members, rest_wei: U256::from(rest) });
@@ -311,8 +331,13 @@ mod tests {
         let all = [payer(40_000, RICH, Executed), payer(60_000, RICH, Untouched), payer(50_000, RICH, Executed)];
         let burnt = receipt(921_000, 1, 0, true);
         // The skipped one owes a skip, 20 000.
-        assert_eq!(culprit(&burnt, &all, &[40_000, 810_000, 50_000]), Some(1));
-        assert_eq!(culprit(&burnt, &all, &[440_000, 410_000, 50_000]), Some(0));
+        let took = |place, excess_gas| Some(Culprit { place, excess_gas });
+        assert_eq!(culprit(&burnt, &all, &[40_000, 810_000, 50_000]), took(1, 790_000));
+        assert_eq!(culprit(&burnt, &all, &[440_000, 410_000, 50_000]), took(0, 400_000));
+        // It bears what it took, and not what nobody knows.
+        let found = attribute(&burnt, 21_000, &all, took(1, 300_000), U256::from(RICH));
+        let parts = [47_000, 327_000, 57_000].map(U256::from);
+        assert_eq!(found, Attribution { members: parts.to_vec(), rest_wei: U256::from(490_000) });
         assert_eq!(culprit(&burnt, &all, &[435_000, 415_000, 50_000]), None, "half each");
         assert_eq!(culprit(&burnt, &all, &[0, 0, 0]), None);
         assert_eq!(culprit(&burnt, &all, &[]), None);
@@ -412,7 +437,7 @@ mod tests {
         fn the_parts_are_the_whole(
             gas_used in 0u64..30_000_000, price in 0u128..1_000, extra in 0u64..1_000_000, is_success in any::<bool>(),
             members in proptest::collection::vec((0u64..2_000_000, 0u64..2_000_000_000, 0u64..1_000, 0u8..3), 0..12),
-            culprit in proptest::option::of(0usize..12), free in 0u64..3_000_000_000,
+            culprit in proptest::option::of(0usize..12), excess: u64, free in 0u64..3_000_000_000,
         ) {
             let receipt = receipt(gas_used, price, extra, is_success);
             let payers: Vec<Payer> = members.into_iter().map(|(own, left, value, outcome)| {
@@ -424,6 +449,7 @@ mod tests {
                 // Value is reserved with the rest.
                 Payer { value_wei: U256::from(value), ..payer(own, left + value, outcome) }
             }).collect();
+            let culprit = culprit.map(|place| Culprit { place, excess_gas: excess });
             let found = attribute(&receipt, 21_000, &payers, culprit, U256::from(free));
             prop_assert_eq!(found.total(), receipt.cost_wei() + value_moved(&payers));
             let mut left = U256::ZERO;

@@ -178,3 +178,25 @@ async fn the_first_answer_outlives_the_deadline() -> Result<()> {
     stage.check(std::slice::from_ref(&request)).await?;
     stage.close().await
 }
+
+/// Whoever has a nonce that is used may submit with it as often as they like: nodes are asked about it once in a block, not each time.
+#[tokio::test]
+async fn a_used_nonce_is_looked_up_once_in_a_block() -> Result<()> {
+    const TIMES: u64 = 30;
+    let stage = Stage::at(Pace::Manual).proxied().raise().await?;
+    let mut crowd = Crowd::new(&stage.world, 1);
+    stage.submit(&[crowd.mark(0)]).await?;
+    stage.settle_mining().await?;
+    stage.mine(1).await?;
+    let account = crowd.users[0].account.clone();
+    let calls = || stage.proxy().injected().calls.get("eth_call").copied().unwrap_or_default();
+    let before = calls();
+    for time in 0..TIMES {
+        let again = crowd.sign_at(&account, 0, &ask(&stage, 100_000, &format!("again {time}")));
+        let answer = stage.client().submit(&again.body).await?;
+        assert!(matches!(answer, Submitted::Refused(_)), "{answer:?}");
+    }
+    let asked = calls() - before;
+    assert!(asked < TIMES / 3, "{asked} calls for {TIMES} submissions");
+    stage.close().await
+}

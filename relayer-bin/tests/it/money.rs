@@ -166,7 +166,9 @@ async fn who_burnt_a_transaction_shows_its_cost() -> Result<()> {
         }
         let took = burnt.cost_wei();
         let paid = stage.costs(&all[..1]).await?;
-        assert!(paid * U256::from(2) > took && paid <= took, "{paid} of {took}, traces: {has_traces}");
+        // Alone it has less to burn than the whole batch, and what it is not seen to burn is its tenant's.
+        let part = U256::from(if has_traces { 2 } else { 4 });
+        assert!(paid * part > took && paid <= took, "{paid} of {took}, traces: {has_traces}");
         assert!(stage.proxy().injected().calls.contains_key("debug_traceTransaction"));
         stage.close().await?;
     }

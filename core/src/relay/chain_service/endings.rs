@@ -5,10 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 use super::{
-    super::{
-        error::CancelError,
-        lane_shell::{Content, Flight},
-    },
+    super::{error::CancelError, lane_shell::Content},
     ChainService, Done, count_ended,
 };
 use crate::{
@@ -60,11 +57,14 @@ impl ChainService {
     }
 
     pub(in crate::relay) fn expire(&mut self, now: Timestamp) {
-        // What is held for the next block ends with its time, not with that block.
+        // What is held for the next block ends with its time, not with that block; unless it is unknown what became of it.
         let is_over = |id: &RequestId| self.queue.get(*id).is_some_and(|entry| entry.request.valid_until() <= now);
         let (over, held): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held).into_iter().partition(is_over);
+        let (entangled, free): (Vec<_>, Vec<_>) = over.into_iter().partition(|id| self.is_entangled(*id));
         self.held = held;
-        over.into_iter().for_each(|id| self.queue.put_back(id));
+        self.held.extend(&entangled);
+        free.into_iter().for_each(|id| self.queue.put_back(id));
+        self.use_up(now, &entangled);
         let missed = self.queue.overdue(now, self.shared.default_within);
         if !missed.is_empty() {
             metrics::counter!("slackwater_promises_missed_total").increment(missed.len() as u64);
@@ -143,15 +143,17 @@ impl ChainService {
     /// Has the nonces used that no plan has taken since every node refused these requests under them. A node may have kept what it
     /// refused, so without that nothing would ever tell what became of the requests.
     fn use_up(&mut self, now: Timestamp, ids: &[RequestId]) {
-        for index in 0..self.lanes.len() {
-            let is_theirs = |flight: &Flight| {
-                let holds = |content: &Content| ids.iter().any(|id| content.holds(*id));
-                flight.members.is_empty() && flight.earlier.iter().any(holds)
-            };
-            let flights = self.lanes[index].flights.iter();
-            let nonces: Vec<u64> = flights.filter(|(_, flight)| is_theirs(flight)).map(|(nonce, _)| *nonce).collect();
-            for nonce in nonces {
-                self.lanes[index].machine.handle_event(now, Event::Fill { nonce });
+        if ids.is_empty() {
+            return;
+        }
+        let holds = |content: &Content| ids.iter().any(|id| content.holds(*id));
+        for lane in &mut self.lanes {
+            let vacant = lane.flights.iter_mut().filter(|(_, flight)| flight.members.is_empty());
+            for (nonce, flight) in vacant {
+                // Whoever waits pays for it.
+                let Some(content) = flight.earlier.iter().position(holds) else { continue };
+                flight.filled_for.get_or_insert(content);
+                lane.machine.handle_event(now, Event::Fill { nonce: *nonce });
             }
         }
     }

@@ -384,6 +384,27 @@ async fn who_left_before_it_was_in_a_block_pays_for_its_skip() {
     }
 }
 
+/// It travels again under the nonce under which every node refused it; then the first bytes are mined all the same and skip it. What it
+/// owes for that is no end: it waits again.
+#[tokio::test]
+async fn who_is_in_both_contents_of_a_nonce_is_not_forgotten() {
+    let mut scene = Scene::new().await;
+    let skipped = Scene::receipt(0, USUAL, GWEI, &[]);
+    scene.included(0, &[0, 1, 2], &skipped);
+    scene.vacated(0);
+    let (again, lane) = (Arc::clone(&scene.all[0]), scene.service.lanes[0].machine.id());
+    let id = again.id();
+    let entry = scene.service.queue.remove(id, false).unwrap();
+    scene.service.queue.push_in_flight(vec![entry], lane, 0);
+    let flight = scene.flight();
+    (flight.members, flight.weights) = (vec![again], vec![100_000]);
+    let told = scene.settled(0, Some(skipped));
+    assert!(scene.service.queue.is_waiting(id));
+    assert_eq!(told.charged() + told.borne(), wei(USUAL, GWEI));
+    let of_it: Vec<_> = told.changes.iter().filter(|change| change.id == id).map(|change| change.to).collect();
+    assert_eq!(of_it, [Status::Queued, Status::Queued]);
+}
+
 /// What no member bears is the tenant's: when that is final, and only then.
 #[tokio::test]
 async fn an_account_is_charged_once_however_early_somebody_leaves() {
