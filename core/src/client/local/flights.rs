@@ -15,9 +15,8 @@ use crate::{
     lane::{AttemptKey, AttemptKind, Command, Event, LaneAlert, Plan, PollPurpose, TxToSign},
     request::{
         Reason, RequestId, Status, VerifiedRequest,
-        outcome::{MemberOutcome, TxReceipt, decode},
+        outcome::{MemberOutcome, TxReceipt, decode, shares},
         receipt::RpcReceipt,
-        settlement::{Payer, attribute, lone_culprit},
         vehicle::VehicleKey,
     },
     time::Timestamp,
@@ -327,10 +326,10 @@ impl LocalRelay {
         let mined = mined.as_ref().map(|(kind, receipt)| (*kind, &**receipt));
         let outcomes = outcomes(flight, mined);
         let is_touched = |outcome: &MemberOutcome| *outcome != MemberOutcome::Untouched;
-        let costs = match mined {
-            Some((AttemptKind::Payload, receipt)) => self.costs(flight, &outcomes, receipt),
-            _ => vec![U256::ZERO; outcomes.len()],
-        };
+        // Each pays its own part and no other's (I8): what was skipped is a loss of its own.
+        let cost = mined.map_or(U256::ZERO, |(_, receipt)| receipt.cost_wei());
+        let weights: Vec<u64> = flight.weights.iter().copied().chain(flight.absent_weight).collect();
+        let costs = shares(cost, &weights);
         let has_failed = mined.is_some_and(|(_, receipt)| !receipt.is_success);
         let is_payload = mined.is_some_and(|(kind, _)| kind == AttemptKind::Payload);
         if let Some((AttemptKind::Payload, receipt)) = mined {
@@ -352,9 +351,10 @@ impl LocalRelay {
             };
             if let Some(mut end) = end {
                 if let Some((_, receipt)) = mined.filter(|_| is_touched(outcome)) {
+                    let value = if *outcome == MemberOutcome::Executed { member.value() } else { U256::ZERO };
                     end.tx_hash = Some(receipt.hash);
                     end.block_number = Some(receipt.block_number);
-                    end.cost_wei = Some(cost);
+                    end.cost_wei = Some(cost.saturating_add(value));
                 }
                 if is_touched(outcome) {
                     self.end(id, end, true);
@@ -379,34 +379,6 @@ impl LocalRelay {
                 self.recheck_user(now, (forwarder, signer));
             }
         }
-    }
-
-    /// What each member bears of a payload, wei, value included: its own part (I13), and what nobody's simulation knew by what each
-    /// could pay. All are the page's, so nothing is left for anybody else.
-    fn costs(&self, flight: &Flight, outcomes: &[MemberOutcome], receipt: &TxReceipt) -> Vec<U256> {
-        let cost = receipt.cost_wei();
-        let is_data_charged = !receipt.extra_fee_wei.is_zero();
-        let member = |((member, weight), outcome): ((&Arc<VerifiedRequest>, &u64), &MemberOutcome)| Payer {
-            own_gas: *weight,
-            skip_gas: self.params.skip_gas(member),
-            data_bytes: if is_data_charged { self.params.size_alone(flight.key, member).flz } else { 1 },
-            value_wei: member.value(),
-            left_wei: cost.saturating_add(member.value()),
-            outcome: *outcome,
-        };
-        let mut payers: Vec<Payer> = flight.members.iter().zip(&flight.weights).zip(outcomes).map(member).collect();
-        payers.extend(flight.absent_weight.map(|weight| Payer {
-            own_gas: weight,
-            skip_gas: weight,
-            data_bytes: 1,
-            value_wei: U256::ZERO,
-            left_wei: cost,
-            outcome: MemberOutcome::Untouched,
-        }));
-        let culprit = lone_culprit(outcomes, receipt.is_success).filter(|_| flight.absent_weight.is_none());
-        let mut parts = attribute(receipt, self.params.schedule.tx_base_gas, &payers, culprit, U256::ZERO).members;
-        parts.truncate(outcomes.len());
-        parts
     }
 
     /// How a member ends that its transaction did not execute; `None` if it may travel again.
