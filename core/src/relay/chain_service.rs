@@ -222,7 +222,7 @@ pub(super) struct ChainService {
     pub(super) polls: Arc<Semaphore>,
     /// How many transactions' bytes may be read back at the same time.
     pub(super) reads: Arc<Semaphore>,
-    /// Searches for who burnt a transaction: one at a time, as each may be large.
+    /// Searches for who burnt a transaction: few at a time, as each may be large.
     pub(super) searches: Arc<Semaphore>,
     /// Requests that failed a simulation: they wait for the next block.
     pub(super) held: Vec<RequestId>,

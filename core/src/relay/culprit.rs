@@ -25,6 +25,9 @@ use crate::{
     },
 };
 
+/// Transactions that are looked at at the same time: a trace may be as large as an answer may be.
+pub(super) const MAX_SEARCHES: usize = 1;
+
 const TRACE: &str = "debug_traceTransaction";
 
 /// A final transaction that took more gas than its members were known to take.

@@ -46,7 +46,7 @@ pub(super) struct Settlement {
     /// The member that took what no simulation had shown, where it was looked for and found.
     pub(super) culprit: Option<Culprit>,
     /// Which of the flight's earlier contents it carried, if not the present one: every node had refused it, and one kept it. Of an
-    /// empty transaction in a nonce that nobody has: the last one.
+    /// empty transaction in a nonce that nobody has: the one for which it was sent, else the last one.
     pub(super) earlier: Option<usize>,
 }
 

@@ -11,6 +11,9 @@ use slackwater_contracts::forwarder::isTrustedForwarderCall;
 
 use super::vehicle::VehicleKey;
 
+/// How long a node is to work on a trace, at most.
+const TIMEOUT: &str = "2s";
+
 /// Answer to `debug_traceTransaction`, reduced to what the transaction's own contract called.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Trace {
@@ -35,7 +38,7 @@ struct TracedCall {
 
 /// Parameters of `debug_traceTransaction`.
 pub(crate) fn params(hash: B256) -> Value {
-    json!([hash, { "tracer": "callTracer", "timeout": "2s" }])
+    json!([hash, { "tracer": "callTracer", "timeout": TIMEOUT }])
 }
 
 /// Gas that each member of a transaction used in its target, which `targets` are, in order; `None` where the calls are not those

@@ -125,18 +125,8 @@ pub(crate) async fn who_ended_with_a_refused_plan_keeps_no_nonce(store: &impl St
     let ledger = store.open().await;
     accept_all(&*ledger, 1..=3).await;
     applied(&one(&*ledger, plan(5, &[1, 2])).await);
-    let left = Write::Batch {
-        id: batch_id(5),
-        state: BatchState::Signed,
-        included_hash: None,
-        block: None,
-        gas_used: None,
-        cost_wei: None,
-        bill: None,
-        changes: vec![RequestChange::to(id(1), Status::Queued), RequestChange::to(id(2), Status::Expired)],
-        at: NOW,
-    };
-    assert_eq!(statuses(&one(&*ledger, left).await), [Status::Queued, Status::Expired]);
+    applied(&one(&*ledger, moved(5, BatchState::Signed, &[1], Status::Queued)).await);
+    applied(&one(&*ledger, moved(5, BatchState::Signed, &[2], Status::Expired)).await);
     let mut next = planned(5, &[3]);
     (next.attempt, next.left) = (attempt(5, 1), vec![id(1), id(2)]);
     assert_eq!(statuses(&one(&*ledger, Write::Plan(Box::new(next))).await), [Status::Batched]);
