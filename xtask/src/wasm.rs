@@ -5,6 +5,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -116,8 +117,18 @@ pub(crate) fn build(args: &[&str]) -> Result<Built> {
 /// Debian's packages that build for wasm32.
 const DEBIAN_WASM: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "lld-22"];
 
-/// Installs Debian packages, where that can be done; whoever asks looks for what it needs afterwards.
+static IS_APT_FORBIDDEN: AtomicBool = AtomicBool::new(false);
+
+/// From now on no Debian package is installed.
+pub(crate) fn forbid_apt() {
+    IS_APT_FORBIDDEN.store(true, Ordering::Relaxed);
+}
+
+/// Installs Debian packages, where that can be done and may be; whoever asks looks for what it needs afterwards.
 pub(crate) fn apt_install(packages: &[&str]) {
+    if IS_APT_FORBIDDEN.load(Ordering::Relaxed) {
+        return;
+    }
     let _ = Command::new("apt-get").args(["update", "-q"]).stdout(Stdio::null()).status();
     let mut install = Command::new("apt-get");
     install.args(["install", "-y", "-q", "--no-install-recommends"]).args(packages).stdout(Stdio::null());

@@ -25,7 +25,10 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use slackwater::{
-    chain::{ClientRule, Fees, RpcErrorClass},
+    chain::{
+        ClientRule, Fees, RpcErrorClass,
+        data_fee::{OpFork, OpL1Params, TxSize},
+    },
     request::recover,
 };
 use tokio::{net::TcpListener, task::AbortHandle, task::JoinSet};
@@ -112,6 +115,8 @@ impl NodeLimits {
 pub struct Injected {
     /// Calls by method.
     pub calls: BTreeMap<String, u64>,
+    /// Most calls that waited for an answer at the same time, by method.
+    pub most_at_once: BTreeMap<String, u64>,
     /// Faults by name.
     pub faults: BTreeMap<&'static str, u64>,
     /// Replacements that the strict pool took.
@@ -165,7 +170,10 @@ struct State {
     storm: Option<Storm>,
     strict: Option<StrictPool>,
     limits: NodeLimits,
+    l1: Option<OpL1Params>,
     held: BTreeMap<(Address, u64), (Fees, B256)>,
+    /// Calls that wait for an answer, by method.
+    open: BTreeMap<String, u64>,
     injected: Injected,
     arrivals: Vec<Arrival>,
 }
@@ -190,7 +198,9 @@ impl Proxy {
             storm: None,
             strict: None,
             limits: NodeLimits::default(),
+            l1: None,
             held: BTreeMap::new(),
+            open: BTreeMap::new(),
             injected: Injected::default(),
             arrivals: Vec::new(),
         };
@@ -240,6 +250,11 @@ impl Proxy {
         self.shared.state().limits = limits;
     }
 
+    /// From now on receipts tell an L1 data fee by these parameters (OP Stack since Fjord). The node itself charges none.
+    pub fn l1_fees(&self, params: OpL1Params) {
+        self.shared.state().l1 = Some(params);
+    }
+
     /// What was done so far.
     pub fn injected(&self) -> Injected {
         self.shared.state().injected.clone()
@@ -283,6 +298,33 @@ const SEND: &str = "eth_sendRawTransaction";
 #[error("dropped on purpose")]
 struct Dropped;
 
+/// A call until it is answered, or cut.
+struct Open<'a> {
+    shared: &'a Shared,
+    method: &'a str,
+}
+
+impl<'a> Open<'a> {
+    fn new(shared: &'a Shared, method: &'a str) -> Self {
+        let mut state = shared.state();
+        let open = state.open.entry(method.to_owned()).or_default();
+        *open += 1;
+        let open = *open;
+        let most = state.injected.most_at_once.entry(method.to_owned()).or_default();
+        *most = open.max(*most);
+        drop(state);
+        Self { shared, method }
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        if let Some(open) = self.shared.state().open.get_mut(self.method) {
+            *open -= 1;
+        }
+    }
+}
+
 enum Reply {
     Answer(Value),
     Status(u16),
@@ -325,6 +367,7 @@ impl Shared {
     async fn call(&self, mut call: Value, connected_at: Instant, at: Instant) -> Result<Reply, Dropped> {
         let id = call["id"].clone();
         let method = call["method"].as_str().unwrap_or_default().to_owned();
+        let _open = Open::new(self, &method);
         let sent = if method == SEND { decode(&call["params"][0]) } else { None };
         if let Some((Sent { sender, nonce, hash, .. }, raw)) = &sent {
             let arrival = Arrival { hash: *hash, sender: *sender, nonce: *nonce, raw: raw.clone(), connected_at, at };
@@ -387,7 +430,29 @@ impl Shared {
                 _ => {}
             }
         }
+        let l1 = self.state().l1;
+        if let Some(params) = l1 {
+            match (method.as_str(), &mut answer["result"]) {
+                ("eth_getTransactionReceipt", receipt) => self.add_l1_fee(receipt, &params).await?,
+                ("eth_getBlockReceipts", Value::Array(receipts)) => {
+                    for receipt in receipts {
+                        self.add_l1_fee(receipt, &params).await?;
+                    }
+                }
+                _ => {}
+            }
+        }
         Ok(Reply::Answer(answer))
+    }
+
+    async fn add_l1_fee(&self, receipt: &mut Value, params: &OpL1Params) -> Result<(), Dropped> {
+        if receipt.is_null() {
+            return Ok(());
+        }
+        let raw = self.ask("eth_getRawTransactionByHash", json!([receipt["transactionHash"]])).await?;
+        let raw: Bytes = serde_json::from_value(raw).map_err(|_| Dropped)?;
+        receipt["l1Fee"] = json!(params.l1_data_fee(OpFork::Fjord, &TxSize::of_signed(&raw)));
+        Ok(())
     }
 
     async fn forward(&self, call: &Value) -> Result<Value, Dropped> {

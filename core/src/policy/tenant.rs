@@ -124,11 +124,13 @@ impl TenantPolicy {
     /// The first key in which `other` differs and that can't change while a relay runs; `None` if all that differs can.
     pub fn needs_restart(&self, other: &Self) -> Option<&'static str> {
         let (shares, others) = (&self.budget_shares, &other.budget_shares);
+        // What was spent is counted from the start on, by period; against which limit is asked each time.
+        let period = |policy: &Self| policy.budget.as_ref().map(|budget| budget.period);
         let fixed = [
             ("id", self.id != other.id),
             ("kinds", self.kinds != other.kinds),
             ("weight", self.weight != other.weight),
-            ("budget", self.budget != other.budget),
+            ("budget", period(self) != period(other)),
             ("signer_budget_percent", shares.signer_percent != others.signer_percent),
             ("target_budget_percent", shares.target_percent != others.target_percent),
         ];

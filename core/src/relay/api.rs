@@ -121,10 +121,18 @@ impl Relay {
         let payer: Arc<str> = tenant.into();
         for (key, answer) in keys.into_iter().zip(&answers) {
             if let Err(error) = answer {
-                self.inner.admission.refusals.add((key, Arc::clone(&payer), error.code()), 1);
+                self.record_refusal(key, Arc::clone(&payer), error.code());
             }
         }
         answers
+    }
+
+    /// Counts a refusal for the metrics and, in the sums of its minute, for the decision log. [`Self::submit`] counts its own;
+    /// this is for what is refused before it: a wrong key, a call too many, a body that says nothing. `key` is the id of the API
+    /// key that asked, if there was one; `tenant` is empty where nobody is known.
+    pub fn record_refusal(&self, key: Option<Arc<str>>, tenant: Arc<str>, code: &'static str) {
+        metrics::counter!("slackwater_refusals_total", "code" => code).increment(1);
+        self.inner.admission.refusals.add((key, tenant, code), 1);
     }
 
     async fn take(&self, tenant: &str, items: Vec<SubmitItem>) -> Vec<Result<Acceptance, SubmitError>> {

@@ -266,6 +266,12 @@ impl App {
         self.access().is_open()
     }
 
+    /// The same problem, counted: a call or a request that comes no further. The relay counts what it refuses itself.
+    fn counted(&self, caller: &Caller, problem: Problem) -> Problem {
+        self.relay.record_refusal(Some(Arc::clone(&caller.key)), Arc::clone(&caller.tenant), problem.code());
+        problem
+    }
+
     /// Who may call, as of now.
     pub(crate) fn access(&self) -> Arc<Access> {
         Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner))
@@ -365,8 +371,13 @@ fn cors(app: &Shared) -> Option<CorsLayer> {
 async fn door(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let route = metrics::Route::of(&request);
-    let response = match admit(&app, &mut request, route) {
+    let access = app.access();
+    let caller = access.authenticate(request.headers());
+    let response = match admit(&app, &access, &caller, &mut request, route) {
         Ok(presence) => {
+            if let Ok(caller) = caller {
+                request.extensions_mut().insert(caller);
+            }
             let is_get = request.method() == Method::GET;
             let response = next.run(request).await;
             let response = if is_get { bound(&app, response) } else { response };
@@ -376,15 +387,24 @@ async fn door(State(app): State<Shared>, mut request: Request, next: Next) -> Re
                 None => response,
             }
         }
-        Err(problem) => problem.into_response(),
+        Err(problem) => match &caller {
+            Ok(caller) => app.counted(caller, problem),
+            Err(_) => {
+                app.relay.record_refusal(None, "".into(), problem.code());
+                problem
+            }
+        }
+        .into_response(),
     };
     app.routes.observe(route, response.status(), started.elapsed());
     response
 }
 
-/// Lets a call in, with its [`Peer`] and, if it has one, its [`Caller`].
+/// Lets a call in, with its [`Peer`].
 fn admit(
     app: &App,
+    access: &Access,
+    caller: &Result<Caller, Problem>,
     request: &mut Request,
     route: metrics::Route,
 ) -> Result<Option<connection::Presence<Network>>, Problem> {
@@ -392,7 +412,6 @@ fn admit(
         request.extensions().get().copied().unwrap_or_else(|| unreachable!("the server tells every call's connection"));
     let limits = &app.limits;
     let peer = Peer::of(connection, request.headers(), &limits.trusted_proxies);
-    let access = app.access();
     let rules = WebRules { is_open: access.is_open(), hosts: &limits.hosts, origins: &limits.cors_origins };
     rules.check(
         &peer,
@@ -404,7 +423,6 @@ fn admit(
             is_page: route == metrics::Route::Page,
         },
     )?;
-    let caller = access.authenticate(request.headers());
     let is_page = caller.as_ref().is_ok_and(|caller| caller.is_page);
     let known = caller.as_ref().ok().filter(|caller| caller.is_known);
     if route.is_limited() {
@@ -439,8 +457,8 @@ fn admit(
         Need::Nothing => {}
         Need::OneOf(_) if is_page && is_for_pages => {}
         Need::Metrics if limits.metrics != MetricsAccess::Operator => {}
-        Need::Metrics => check_scope(&caller, &[Scope::Metrics].into_iter().collect())?,
-        Need::OneOf(scopes) => check_scope(&caller, &scopes)?,
+        Need::Metrics => check_scope(caller, &[Scope::Metrics].into_iter().collect())?,
+        Need::OneOf(scopes) => check_scope(caller, &scopes)?,
     }
     let presence = match peer.is_proxied && peer.ip != peer.connection {
         true => Some(app.crowd.enter(peer.network(), limits.max_connections_per_ip).ok_or_else(|| {
@@ -451,9 +469,6 @@ fn admit(
         })?),
         false => None,
     };
-    if let Ok(caller) = caller {
-        request.extensions_mut().insert(caller);
-    }
     request.extensions_mut().insert(peer);
     Ok(presence)
 }

@@ -106,7 +106,14 @@ fn changes(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) ->
 /// Whether a running relayer can take over a change of `key`.
 fn is_reloadable(key: &str) -> bool {
     let mut parts = key.split('.');
-    parts.next() == Some("tenant") && parts.nth(1).is_some_and(|name| RELOADABLE.contains(&name))
+    if parts.next() != Some("tenant") {
+        return false;
+    }
+    match (parts.nth(1), parts.next()) {
+        // Its period is what the books count by.
+        (Some("budget"), key) => key == Some("limit_wei"),
+        (name, _) => name.is_some_and(|name| RELOADABLE.contains(&name)),
+    }
 }
 
 impl Reloader {
@@ -166,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn doors_and_limits_of_tenants_are_reloadable_and_money_is_not() {
+    fn doors_and_limits_of_tenants_are_reloadable() {
         for key in [
             "tenant.0.api_keys.1",
             "tenant.12.keys.0.hash",
@@ -174,6 +181,7 @@ mod tests {
             "tenant.3.max_streams",
             "tenant.0.targets.1",
             "tenant.0.max_gas",
+            "tenant.0.budget.limit_wei",
         ] {
             assert!(is_reloadable(key), "{key}");
         }
@@ -181,7 +189,8 @@ mod tests {
             "tenant.0.id",
             "tenant.0.weight",
             "tenant.0.kinds",
-            "tenant.0.budget.limit_wei",
+            "tenant.0.budget.period_s",
+            "tenant.0.budget",
             "server.listen",
             "chain.0.keys",
             "tenant",

@@ -82,11 +82,13 @@ pub(super) async fn find(app: &Shared, caller: &Caller, id: RequestId) -> Result
 )]
 pub(super) async fn submit(State(app): State<Shared>, caller: Caller, request: Request) -> Answer {
     let (parts, body) = request.into_parts();
-    let body::Read { bytes, held } = body::read(&app, &parts.headers, body, app.limits.single()).await?;
-    let key = idempotency_key(&parts.headers)?;
-    let item = body::parse::<SubmitBody<'_>>(&bytes)?.into_item(key)?;
+    let counted = |problem| app.counted(&caller, problem);
+    let body::Read { bytes, held } =
+        body::read(&app, &parts.headers, body, app.limits.single()).await.map_err(counted)?;
+    let key = idempotency_key(&parts.headers).map_err(counted)?;
+    let item = body::parse::<SubmitBody<'_>>(&bytes).and_then(|body| body.into_item(key));
     drop(bytes);
-    let acceptance = submit_items(&app, &caller, vec![Ok(item)]).await.pop();
+    let acceptance = submit_items(&app, &caller, vec![item]).await.pop();
     let acceptance = acceptance.unwrap_or_else(|| unreachable!("one item has one result"))?;
     drop(held);
     Ok(body::json_sized(StatusCode::ACCEPTED, &AcceptedView::from(acceptance), 1_024))
@@ -106,21 +108,22 @@ pub(super) async fn submit(State(app): State<Shared>, caller: Caller, request: R
 pub(super) async fn submit_batch(State(app): State<Shared>, caller: Caller, request: Request) -> Answer {
     let (parts, body) = request.into_parts();
     let limits = &app.limits;
-    let body::Read { bytes, held } = body::read(&app, &parts.headers, body, limits.batch()).await?;
+    let counted = |problem| app.counted(&caller, problem);
+    let body::Read { bytes, held } = body::read(&app, &parts.headers, body, limits.batch()).await.map_err(counted)?;
     if parts.headers.contains_key("idempotency-key") {
-        return Err(Problem::new(
+        return Err(counted(Problem::new(
             "invalid_header",
             "a batch has an `idempotencyKey` in each request instead of the Idempotency-Key header",
-        ));
+        )));
     }
-    let parsed = parse_batch(&bytes, limits.max_batch_items)?;
+    let parsed = parse_batch(&bytes, limits.max_batch_items).map_err(counted)?;
     let items: Vec<_> = parsed.into_iter().map(|body| body.and_then(|body| body.into_item(None))).collect();
     drop(bytes);
     let total = items.len();
     // Before anything is done: what is accepted must be answered.
     let mut answer = app.answers.hold();
     if !answer.grow_to(64 + total * ANSWER_BYTES) {
-        return Err(overloaded(&app));
+        return Err(counted(overloaded(&app)));
     }
     let results = submit_items(&app, &caller, items).await.into_iter().map(ItemResult::from).collect();
     drop(held);
@@ -153,7 +156,7 @@ async fn submit_items(
                 good.push(item);
                 results.push(None);
             }
-            Err(problem) => results.push(Some(Err(problem))),
+            Err(problem) => results.push(Some(Err(app.counted(caller, problem)))),
         }
     }
     let mut answers = app.relay.submit_many(&caller.tenant, good).await.into_iter();

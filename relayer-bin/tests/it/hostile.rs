@@ -4,17 +4,21 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use alloy_primitives::{Address, B256, Bytes, U64, U256};
+use alloy_primitives::{Address, B256, Bytes, U64, U256, keccak256};
 use serde_json::{Value, json};
+use slackwater::chain::data_fee::{OpFork, OpL1Params};
 use slackwater_benches::{
-    RelayerClient, Result,
+    Node, RelayerClient, Result,
     client::Submitted,
     wallet::{Ask, Crowd, SignedRequest, unix_seconds},
 };
 use slackwater_contracts::forwarder::executeCall;
 use slackwater_relayer::http::auth::KeyHash;
 
-use crate::stage::{PATIENCE, Pace, Stage, submit_all, until};
+use crate::{
+    rollups::{MAINNET, install, set},
+    stage::{PATIENCE, Pace, Stage, submit_all, until},
+};
 
 const SHOP: &str = "sw_shop_3mJr7AoUXx2Wqd";
 const MALLORY: &str = "sw_mallory_9vTz4KeRYb5Lnc";
@@ -74,6 +78,19 @@ enum Way {
     Skipped,
     /// The lowest ceiling that is accepted, and the least time. Its target is harmless.
     Tight,
+    /// As much calldata as the budget takes, where data is dearer in each block than it was before. Its target is harmless.
+    Bulky,
+}
+
+/// What the chain is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chain {
+    /// Blocks have room, and gas is all that is paid for.
+    Usual,
+    /// So many blocks of each round are full before they come to ours.
+    Full(u64),
+    /// Data is paid for too, and in each block three times as dear as it was before it.
+    Rollup,
 }
 
 impl Way {
@@ -88,6 +105,7 @@ impl Way {
             Self::Coinbase => vec![0x41],
             Self::BlockNumber => vec![0x60, 3, 0x43, 0x06, 0x15],
             Self::Clock => vec![0x60, 3, 0x42, 0x06, 0x15],
+            Self::Bulky => vec![0x5f],
             Self::Patient => [is_flipped, vec![0x60, 19, 0x5f, 0x54, 0x11, 0x16]].concat(),
             _ => is_flipped,
         }
@@ -140,16 +158,20 @@ struct Run {
     others: Crowd,
     bad: Vec<SignedRequest>,
     way: Way,
-    /// Blocks of each round that are full before they come to ours.
-    full: u64,
+    chain: Chain,
 }
 
 impl Run {
-    async fn new(way: Way, full: u64) -> Result<Self> {
+    async fn new(way: Way, chain: Chain) -> Result<Self> {
+        let rollup = "family = \"op_stack\", base_fee = { kind = \"op_stack\", fallback = { denominator = 8, target = { elasticity = 2 } } }, ";
         let stage = Stage::at(Pace::Manual)
             .proxied()
-            .spec("finality = { kind = \"depth\", blocks = 6 }")
+            .spec(&format!(
+                "{}finality = {{ kind = \"depth\", blocks = 6 }}",
+                if chain == Chain::Rollup { rollup } else { "" }
+            ))
             .chain_key("poll_interval_ms", 25)
+            .chain_key("timing", "\"immediate\"")
             .env("SLACKWATER_SERVER_ALLOW_ANONYMOUS", "false")
             .api_key(BOSS)
             .tenants(|world| {
@@ -172,11 +194,16 @@ impl Run {
         node.set_code(TARGET, way.code()).await?;
         // Uses all the gas that it gets.
         node.set_code(FILLER, Bytes::from_static(&[0xfe])).await?;
+        if chain == Chain::Rollup {
+            install(node).await?;
+            set(node, OpFork::Fjord, &l1(1)).await?;
+            stage.proxy().l1_fees(l1(3));
+        }
         stage.set_block_gas_limit(BLOCK_GAS).await?;
         stage.mine(1).await?;
         let (shop, mallory) = (stage.client().clone().with_key(SHOP), stage.client().clone().with_key(MALLORY));
         let others = Crowd::named(&stage.world, "mallory", ROUNDS * HOSTILE);
-        Ok(Self { stage, shop, mallory, others, bad: Vec::new(), way, full })
+        Ok(Self { stage, shop, mallory, others, bad: Vec::new(), way, chain })
     }
 
     /// Somebody else's transaction that sets the switch, first or last in the next block.
@@ -208,6 +235,18 @@ impl Run {
         self.stage.node().call::<B256>("eth_sendTransaction", json!([transaction])).await.map(drop)
     }
 
+    /// What L1 took for the lane's transactions, as their receipts tell, wei.
+    async fn data_fees(&self) -> Result<U256> {
+        let node = Node::new(self.stage.proxy().url())?;
+        let mut sum = U256::ZERO;
+        for hash in self.stage.proxy().injected().taken {
+            let receipt: Value = node.call("eth_getTransactionReceipt", json!([hash])).await?;
+            let fee = receipt["l1Fee"].as_str().map_or(U256::ZERO, |fee| fee.parse().expect("a number"));
+            sum += fee;
+        }
+        Ok(sum)
+    }
+
     /// Submits what the tenant's budget takes.
     async fn attack(&mut self, round: usize) -> Result<()> {
         if self.way == Way::Absent {
@@ -236,6 +275,9 @@ impl Run {
                 let within = ask.within;
                 ask = Ask { to: self.stage.world.nasty, ..crate::company::ask(ask.to, &format!("{user}")) };
                 (ask.within, ask.max_cost_wei) = (within, Some(U256::from(MAX_COST_WEI)));
+            }
+            if self.way == Way::Bulky {
+                (ask.data, ask.max_cost_wei) = (noise(user), None);
             }
             if is_tight {
                 ask.max_cost_wei = Some(U256::from(1));
@@ -280,7 +322,7 @@ impl Run {
                 Ok(Some(()))
             };
             let _ = slackwater_benches::wait::until("all to be sent", Duration::from_secs(2), ready).await;
-            if block < self.full {
+            if matches!(self.chain, Chain::Full(full) if block < full) {
                 self.fill().await?;
             }
             self.mine(base_fee).await?;
@@ -336,7 +378,10 @@ impl Run {
             own += cost;
             honest.push((cost / receipt.effective_gas_price, waited));
         }
-        let (spent, borne) = self.stage.spent_and_borne().await?;
+        let (mut spent, borne) = self.stage.spent_and_borne().await?;
+        if self.chain == Chain::Rollup {
+            spent += self.data_fees().await?;
+        }
         let mut burnt = U256::ZERO;
         let mut ends = BTreeSet::new();
         for request in &self.bad {
@@ -347,7 +392,7 @@ impl Run {
         assert_eq!(own + burnt + borne, spent, "{:?}", self.way);
         let is_harmed = |(status, _): &(String, Option<String>)| status != "finalized";
         // What looks at numbers and times may be lucky.
-        let is_alike = matches!(self.way, Way::Absent | Way::BlockNumber | Way::Clock | Way::Tight);
+        let is_alike = matches!(self.way, Way::Absent | Way::BlockNumber | Way::Clock | Way::Tight | Way::Bulky);
         assert!(is_alike || ends.iter().any(is_harmed), "{:?} did what it was to do: {ends:?}", self.way);
         let loss = spent - own;
         let cancel = U256::from(u128::from(CANCEL_GAS) * 2 * BASE_FEE);
@@ -357,20 +402,32 @@ impl Run {
             self.bad.len()
         );
         assert!(loss <= U256::from(BUDGET_WEI) + cancel, "{:?}: {loss}", self.way);
-        let is_cancelled = self.way == Way::Tight && self.full > 0;
-        assert!(!is_cancelled || !borne.is_zero(), "{ends:?} without a cancel");
+        let is_cancelled = self.way == Way::Tight && self.chain != Chain::Usual;
+        let cancels = self.stage.metric("slackwater_account_gwei_total", &["account=\"cancel\""]).await?;
+        assert!(!is_cancelled || cancels > 0.0, "{ends:?} without a cancel");
         let accepted = self.bad.len();
         self.stage.close().await?;
         Ok((honest, accepted, burnt + borne))
     }
 }
 
+/// L1 fee parameters of a block, data `times` as dear as at first.
+fn l1(times: u64) -> OpL1Params {
+    OpL1Params { l1_base_fee: U256::from(times) * U256::from(300 * GWEI), ..MAINNET }
+}
+
+/// 8 000 bytes that do not compress: the budget has room for a few of them.
+fn noise(user: usize) -> Bytes {
+    let words = (0..250).flat_map(|word| keccak256([user.to_be_bytes(), usize::to_be_bytes(word)].concat()));
+    words.collect()
+}
+
 /// The honest tenant notices nothing: its requests are included in time, none much later than without the other, each for what
 /// it would have cost; and what was burnt is the other's.
-async fn beside(ways: &[Way], full: u64) -> Result<()> {
-    let (alone, ..) = Run::new(Way::Absent, full).await?.play().await?;
+async fn beside(ways: &[Way], chain: Chain) -> Result<()> {
+    let (alone, ..) = Run::new(Way::Absent, chain).await?.play().await?;
     for way in ways {
-        let (honest, accepted, loss) = Run::new(*way, full).await?.play().await?;
+        let (honest, accepted, loss) = Run::new(*way, chain).await?.play().await?;
         assert!(accepted >= 4, "{way:?}: only {accepted} were accepted, which proves nothing");
         assert_eq!(loss.is_zero(), way.is_seen(), "{way:?}: {loss}");
         for ((gas, waited), (gas_alone, waited_alone)) in honest.iter().zip(&alone) {
@@ -384,26 +441,32 @@ async fn beside(ways: &[Way], full: u64) -> Result<()> {
 
 #[tokio::test]
 async fn targets_that_look_at_prices_cost_others_nothing() -> Result<()> {
-    beside(&[Way::GasPrice, Way::BaseFee, Way::Coinbase], 0).await
+    beside(&[Way::GasPrice, Way::BaseFee, Way::Coinbase], Chain::Usual).await
 }
 
 #[tokio::test]
 async fn targets_that_look_at_the_block_cost_others_nothing() -> Result<()> {
-    beside(&[Way::BlockNumber, Way::Clock], 0).await
+    beside(&[Way::BlockNumber, Way::Clock], Chain::Usual).await
 }
 
 #[tokio::test]
 async fn targets_that_are_flipped_in_front_cost_others_nothing() -> Result<()> {
-    beside(&[Way::Flipped, Way::Fresh, Way::Patient, Way::Reverting], 0).await
+    beside(&[Way::Flipped, Way::Fresh, Way::Patient, Way::Reverting], Chain::Usual).await
 }
 
 #[tokio::test]
 async fn signers_that_deceive_cost_others_nothing() -> Result<()> {
-    beside(&[Way::Skipped, Way::Tight], 0).await
+    beside(&[Way::Skipped, Way::Tight], Chain::Usual).await
 }
 
 /// While blocks are full the base fee rises above the tight ceilings, and the lane must cancel.
 #[tokio::test]
 async fn ceilings_that_fall_behind_cost_others_nothing() -> Result<()> {
-    beside(&[Way::Tight], 4).await
+    beside(&[Way::Tight], Chain::Full(4)).await
+}
+
+/// Much calldata, before a rise of the data fee.
+#[tokio::test]
+async fn calldata_before_its_price_rises_costs_others_nothing() -> Result<()> {
+    beside(&[Way::Bulky], Chain::Rollup).await
 }

@@ -1,5 +1,7 @@
 //! What nodes do not take: too dear, too large, for too small a tip. Everything gets in all the same, and no cancel is paid for.
 
+use std::time::Duration;
+
 use alloy_primitives::U256;
 use slackwater::chain::RpcErrorClass;
 use slackwater_benches::{
@@ -189,5 +191,36 @@ async fn simulations_at_a_head_are_shared() -> Result<()> {
         let state = mallory.request(request.id).await?;
         assert_eq!((state.status.as_str(), state.reason.as_deref()), ("rejected", Some("simulation_reverted")));
     }
+    stage.close().await
+}
+
+/// Many transactions that become final at once are asked for a few at a time, so that a node's quota holds.
+#[tokio::test]
+async fn where_many_become_final_at_once_receipts_are_asked_for_a_few_at_a_time() -> Result<()> {
+    const MANY: usize = 24;
+    let stage = Stage::at(Pace::Manual)
+        .proxied()
+        .chain_key("max_batch", 1)
+        .chain_key("max_in_flight", MANY)
+        .chain_key("max_receipt_polls", 3)
+        .raise()
+        .await?;
+    let mut crowd = Crowd::new(&stage.world, MANY);
+    let requests: Vec<_> = (0..MANY).map(|i| crowd.mark_within(i, "60s")).collect();
+    stage.submit(&requests).await?;
+    stage.pooled(MANY as u64).await?;
+    stage.mine(1).await?;
+    for request in &requests {
+        stage.wait_status(request.id, "included").await?;
+    }
+    let delay = Fault::Delay { min: Duration::from_millis(100), max: Duration::from_millis(100) };
+    stage.proxy().add(Rule::always(delay).on("eth_getTransactionReceipt"));
+    let asked = || stage.proxy().injected().calls["eth_getTransactionReceipt"];
+    let before = asked();
+    stage.settle_mining().await?;
+    assert!(asked() - before >= MANY as u64, "each is asked for again before it is final");
+    assert_eq!(stage.proxy().injected().most_at_once["eth_getTransactionReceipt"], 3);
+    let truth = stage.check(&requests).await?;
+    assert_eq!(truth.count("finalized", None), requests.len());
     stage.close().await
 }

@@ -1,11 +1,15 @@
 //! Keys that stand in web pages: what they may, what they may not, and whose requests they can take back.
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeMap, fs, time::Duration};
 
 use alloy_primitives::{B256, Bytes, U256, hex};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
-use slackwater::request::{RequestId, Withdrawal};
+use slackwater::{
+    ledger::{Ledger as _, SqliteConfig, SqliteLedger},
+    provenance::Decision,
+    request::{RequestId, Withdrawal},
+};
 use slackwater_benches::{
     Result,
     wallet::{Account, Ask, Crowd, SignedRequest, unix_seconds},
@@ -299,5 +303,93 @@ async fn what_ended_untried_another_tenant_may_submit() -> Result<()> {
     let (told, after_the_end) = (heard(told).await, heard(after_the_end).await);
     assert!(told.contains("cancelled") && !told.contains("bank"), "{told}");
     assert!(!after_the_end.contains("data:"), "{after_the_end}");
+    stage.close().await
+}
+
+/// Whoever tries keys, asks for more than a key may, or sends what says nothing, is counted: by key where one is known.
+#[tokio::test]
+async fn what_is_refused_at_the_door_is_counted_with_who_asked() -> Result<()> {
+    let mut stage = raise().await?;
+    let url = stage.relayer.url().to_owned();
+    let of = |key: String| Page { client: Client::new(), url: url.clone(), key };
+    let (wrong, page, shop) = (of(key("shop", "wrong")), of(key("shop", "page")), of(key("shop", "own")));
+    for _ in 0..3 {
+        refused(answer(wrong.request(Method::GET, "/v1/lanes")).await, 401, "unauthorized", "API key");
+    }
+    refused(answer(page.request(Method::GET, "/v1/lanes")).await, 403, "scope_missing", "page key");
+    let call = json!({ "chainId": 31_337, "kind": "call", "call": { "to": stage.world.guestbook, "gas": "50000", "data": "0xd09de08a" } });
+    refused(answer(page.post("/v1/requests", &call)).await, 403, "policy_denied", "forward");
+    refused(answer(shop.post("/v1/requests", &json!({ "chainId": 31_337 }))).await, 422, "invalid_field", "kind");
+    let batch = json!({ "requests": [{ "chainId": 31_337 }, { "chainId": 31_337 }] });
+    assert_eq!(answer(shop.post("/v1/requests/batch", &batch)).await.0, 207);
+    for (code, count) in [("unauthorized", 3.0), ("scope_missing", 1.0), ("policy_denied", 1.0), ("invalid_field", 3.0)]
+    {
+        assert_eq!(stage.metric("slackwater_refusals_total", &[code]).await?, count, "{code}");
+    }
+    assert!(stage.relayer.terminate(Duration::from_secs(30)).await?);
+
+    let ledger = SqliteLedger::open(SqliteConfig::new(stage.relayer.database())).await.expect("the ledger");
+    let rows = ledger.decisions(0, 1_000).await.expect("the log");
+    let refusals = rows.iter().filter_map(|row| match Decision::decode(&row.body).expect("a decision") {
+        Decision::Refused { key, tenant, code, count } => Some((tenant, key, code, count)),
+        _ => None,
+    });
+    let mut sums = BTreeMap::new();
+    refusals.for_each(|(tenant, key, code, count)| {
+        *sums.entry((tenant, key.unwrap_or_default(), code)).or_default() += count
+    });
+    let own = KeyHash::of(&key("shop", "own")).short_name();
+    let expect = [
+        (("", "", "unauthorized"), 3_u64),
+        (("shop", own.as_str(), "invalid_field"), 3),
+        (("shop", "web", "policy_denied"), 1),
+        (("shop", "web", "scope_missing"), 1),
+    ];
+    let named = |((tenant, key, code), count): ((&str, &str, &str), u64)| {
+        ((tenant.to_owned(), key.to_owned(), code.to_owned()), count)
+    };
+    assert_eq!(sums, expect.map(named).into());
+    drop(ledger);
+    stage.close().await
+}
+
+/// A budget that was too small is raised, or one that was too large lowered, without a restart.
+#[tokio::test]
+async fn the_limit_of_a_budget_is_taken_over_while_the_relayer_runs() -> Result<()> {
+    let stage = raise().await?;
+    let crowd = Crowd::new(&stage.world, 1);
+    let of = |key: String| Page { client: Client::new(), url: stage.relayer.url().to_owned(), key };
+    let (boss, shop, bank) = (of(key("boss", "own")), of(key("shop", "own")), of(key("bank", "own")));
+    let mark = Ask {
+        to: stage.world.guestbook,
+        value: U256::ZERO,
+        gas: 100_000,
+        data: Bytes::from_static(&[0xd0, 0x9d, 0xe0, 0x8a]),
+        deadline_s: unix_seconds() + 3_600,
+        within: None,
+        max_cost_wei: None,
+    };
+    let of = |user: u64| crowd.sign_at(&Account::derive("one whose tenant has little", user), 0, &mark);
+    let nothing = |_: &mut Value| {};
+    let path = stage.relayer.config_path().to_owned();
+    let first = fs::read_to_string(&path).expect("the configuration");
+    let limited = |limit: &str| {
+        // The last tenant is `shop`.
+        let (before, after) = first.rsplit_once("limit_wei = \"1000000000000000000\"").expect("a budget");
+        format!("{before}limit_wei = \"{limit}\"{after}")
+    };
+    assert_eq!(shop.submit(&of(0), nothing).await.0, 202);
+    fs::write(&path, limited("1")).expect("the configuration");
+    let (status, changed) = answer(boss.post("/v1/admin/reload", &json!({}))).await;
+    assert_eq!((status, &changed["changed"][0]["key"]), (200, &json!("tenant.2.budget.limit_wei")), "{changed}");
+    refused(shop.submit(&of(1), nothing).await, 402, "budget_exhausted", "tenant.budget");
+    assert_eq!(bank.submit(&of(2), nothing).await.0, 202);
+    fs::write(&path, &first).expect("the configuration");
+    assert_eq!(answer(boss.post("/v1/admin/reload", &json!({}))).await.0, 200);
+    assert_eq!(shop.submit(&of(1), nothing).await.0, 202);
+    // Its period is what is counted by.
+    fs::write(&path, limited("1\", period_s = 60 } # \"")).expect("the configuration");
+    refused(answer(boss.post("/v1/admin/reload", &json!({}))).await, 409, "needs_restart", "tenant.2.budget.period_s");
+    stage.settle_mining().await?;
     stage.close().await
 }

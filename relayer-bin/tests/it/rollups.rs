@@ -22,7 +22,7 @@ use slackwater_contracts::{
 use crate::stage::{PATIENCE, until};
 
 /// OP Mainnet at block 124 665 056.
-const MAINNET: OpL1Params = OpL1Params {
+pub(crate) const MAINNET: OpL1Params = OpL1Params {
     l1_base_fee: U256::from_limbs([1_055_991_687, 0, 0, 0]),
     overhead: U256::ZERO,
     scalar: U256::ZERO,
@@ -35,13 +35,13 @@ const MAINNET: OpL1Params = OpL1Params {
 };
 
 /// Puts the predeploys where the OP Stack has them.
-async fn install(node: &Node) -> Result<()> {
+pub(crate) async fn install(node: &Node) -> Result<()> {
     node.set_code(GAS_PRICE_ORACLE, Bytes::from_static(gas_price_oracle_code())).await?;
     node.set_code(L1_BLOCK, Bytes::from_static(l1_block_code())).await
 }
 
 /// What the sequencer's first transaction of a block and the upgrade's do.
-async fn set(node: &Node, fork: OpFork, params: &OpL1Params) -> Result<()> {
+pub(crate) async fn set(node: &Node, fork: OpFork, params: &OpL1Params) -> Result<()> {
     // `isEcotone`, `isFjord`.
     let flags = if fork >= OpFork::Fjord { 0x0101 } else { 1 };
     node.set_storage(GAS_PRICE_ORACLE, U256::ZERO, B256::from(U256::from(flags))).await?;
