@@ -361,7 +361,7 @@ impl World {
         self.check_budget();
     }
 
-    /// I8 at every moment: what is reserved and what is spent fit the budget.
+    /// I8 at every moment: what is reserved and what is spent fit the budget, but for what one cancel costs beyond it.
     fn check_budget(&mut self) {
         let Some(limit) = self.plan.budget.filter(|_| !self.plan.faults.restores_backup) else { return };
         let mut sum = U256::ZERO;
@@ -371,7 +371,12 @@ impl World {
         for row in self.store.accounts().iter().filter(|row| row.tenant.as_deref() == Some("alpha")) {
             sum += row.wei;
         }
-        if sum > limit {
+        let cancel = || {
+            let batches = self.store.batches();
+            let cancelled = batches.iter().filter(|batch| batch.state == BatchState::Cancelled);
+            cancelled.filter_map(|batch| batch.cost_wei).max().unwrap_or_default()
+        };
+        if sum > limit && sum > limit.saturating_add(cancel()) {
             self.violate(format!("I8: {sum} wei are reserved and spent of a budget of {limit}"));
         }
     }
@@ -510,12 +515,32 @@ impl World {
         is_dear && was_cheap && record.status == Status::Expired
     }
 
+    /// Operations for which data became too dear, and those of the same users behind them.
+    fn held_by_data(&self) -> BTreeSet<u64> {
+        let forwards = self.operations.iter().filter_map(|operation| match &operation.item.submission.kind {
+            SubmissionKind::Forward(forward) => Some((operation, forward)),
+            SubmissionKind::Call(_) => None,
+        });
+        let is_too_dear = |operation: &Operation| {
+            let record = operation.accepted.first().and_then(|id| self.store.request(*id));
+            record.is_some_and(|record| self.is_data_too_dear(&record))
+        };
+        let mut first = BTreeMap::new();
+        for (_, forward) in forwards.clone().filter(|(operation, _)| is_too_dear(operation)) {
+            let nonce = first.entry(forward.from).or_insert(forward.nonce);
+            *nonce = forward.nonce.min(*nonce);
+        }
+        let is_behind = |from: &Address, nonce: U256| first.get(from).is_some_and(|first| *first < nonce);
+        let behind = forwards.filter(|(_, forward)| is_behind(&forward.from, forward.nonce)).map(|(it, _)| it.op);
+        behind.chain(self.operations.iter().filter(|operation| is_too_dear(operation)).map(|it| it.op)).collect()
+    }
+
     /// What became of honest tenants' operations, as far as the rules let them go.
     pub(crate) fn landed(&self) -> BTreeMap<u64, Landing> {
         let honest = self.operations.iter().filter(|operation| operation.op < hostile::FIRST_OP);
-        let record = |operation: &Operation| operation.accepted.first().and_then(|id| self.store.request(*id));
+        let held = self.held_by_data();
         honest
-            .filter(|operation| record(operation).is_none_or(|record| !self.is_data_too_dear(&record)))
+            .filter(|operation| !held.contains(&operation.op))
             .map(|operation| {
                 let record = operation.accepted.first().and_then(|id| self.store.request(*id));
                 let mut landing =
@@ -545,6 +570,7 @@ impl World {
         if self.head.back().any(|block| block.base_fee > most) {
             return;
         }
+        let held = self.held_by_data();
         // Users whose earlier request may have ended otherwise: those behind it wait for it.
         let mut behind: BTreeSet<Address> = BTreeSet::new();
         for place in 0..self.operations.len() {
@@ -571,7 +597,7 @@ impl World {
                     let why = operation.end.clone().unwrap_or_default();
                     self.violate(format!("I14: op #{op} is refused: {why}"));
                 }
-                Some(record) if record.status != Status::Finalized && !self.is_data_too_dear(&record) => {
+                Some(record) if record.status != Status::Finalized && !held.contains(&op) => {
                     self.violate(format!("I14: op #{op} ends as {} ({:?})", record.status, record.reason));
                 }
                 Some(_) => {}

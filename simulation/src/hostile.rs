@@ -168,6 +168,10 @@ pub enum Lie {
     Head,
     /// L1 costs a hundred million times what it does.
     DataFee,
+    /// Transactions are in blocks that will never be there.
+    BlockAbove,
+    /// Transactions are in one of the first blocks.
+    BlockBelow,
 }
 
 /// What is hostile in a run. [`Self::NONE`] by default.

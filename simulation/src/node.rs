@@ -567,6 +567,7 @@ impl World {
             Lie::Head => {
                 method == "eth_blockNumber" || (method == "eth_getBlockByNumber" && params[0] == json!("latest"))
             }
+            Lie::BlockAbove | Lie::BlockBelow => method == "eth_getTransactionReceipt",
             // Told where it is made up.
             Lie::Praises | Lie::DataFee | Lie::None => false,
         };
@@ -580,6 +581,8 @@ impl World {
         self.count("lie in one thing");
         match self.plan.hostility.lie {
             Lie::Refuses => return reverted(),
+            Lie::BlockAbove => value["blockNumber"] = quantity(1 << 40),
+            Lie::BlockBelow => value["blockNumber"] = quantity(1_001),
             Lie::Time => value["timestamp"] = quantity(number(&value["timestamp"]).unwrap_or(0) + 3_600),
             Lie::Tip => {
                 let tips = value["reward"].as_array_mut().into_iter().flatten();

@@ -97,7 +97,8 @@ pub fn run_without(scenario: Scenario, seed: u64, off: Option<Protection>) -> Re
     }
     if let Some((op, violation)) = report.compare(&other) {
         let name = format!("#{op} ");
-        let is_near = |line: &String| line.contains("block ") || format!("{line} ").contains(&name);
+        let wants_all = wants_all_lines();
+        let is_near = |line: &String| wants_all || line.contains("block ") || format!("{line} ").contains(&name);
         let told = tell(scenario.plan(seed), seed, off, true).timeline;
         report.timeline = told.into_iter().filter(is_near).collect();
         report.timeline.push("without the hostile tenant:".to_owned());
@@ -105,6 +106,11 @@ pub fn run_without(scenario: Scenario, seed: u64, off: Option<Protection>) -> Re
         report.violation = Some(violation);
     }
     report
+}
+
+/// Whether everything that happened is to be told of a run that broke something.
+fn wants_all_lines() -> bool {
+    std::env::var_os("SIM_ALL_LINES").is_some()
 }
 
 impl Report {
@@ -170,7 +176,7 @@ fn tell(plan: Plan, seed: u64, off: Option<Protection>, wants_lines: bool) -> Re
         world.check_final();
     }
     tally(&mut world);
-    let wants_lines = wants_lines || (world.violation.is_some() && std::env::var_os("SIM_ALL_LINES").is_some());
+    let wants_lines = wants_lines || (world.violation.is_some() && wants_all_lines());
     let timeline = if wants_lines {
         world.all_lines().cloned().collect()
     } else if world.violation.is_some() {
@@ -468,7 +474,13 @@ impl World {
         let pause = self.rng.within(200, 1_500);
         match answer {
             Ok(id) => {
-                self.note(format_args!("#{op} is acknowledged"));
+                match &self.operations[place].item.submission.kind {
+                    SubmissionKind::Forward(forward) => {
+                        let (nonce, user) = (forward.nonce, forward.from);
+                        self.note(format_args!("#{op} is acknowledged: nonce {nonce} of {user}"));
+                    }
+                    SubmissionKind::Call(_) => self.note(format_args!("#{op} is acknowledged: a call")),
+                }
                 if self.store.request(id).is_none() {
                     self.violate(format!("I2: op #{op} is acknowledged before it is durable"));
                 }

@@ -109,6 +109,8 @@ pub enum Scenario {
     LyingHead,
     /// S19: a node lies about what L1 charges.
     LyingDataFee,
+    /// S19: a node lies about the blocks that transactions are in, some of which a reorg takes back.
+    LyingReceipts,
     /// S20: the operator takes out a key with transactions in flight.
     RemovedSigner,
     /// S20: the operator adds one.
@@ -137,7 +139,7 @@ impl Scenario {
 
     /// Those in which somebody means harm, or whose faults come from a second generator. They are run by name: the seeds of
     /// all scenarios in turn keep their meaning.
-    pub const HOSTILE: [Self; 39] = [
+    pub const HOSTILE: [Self; 40] = [
         Self::Entangled,
         Self::MoneyTakenBack,
         Self::NoPool,
@@ -174,6 +176,7 @@ impl Scenario {
         Self::LyingTip,
         Self::LyingHead,
         Self::LyingDataFee,
+        Self::LyingReceipts,
         Self::RemovedSigner,
         Self::AddedSigner,
         Self::WrongClock,
@@ -369,7 +372,8 @@ impl Scenario {
             | Self::LyingTime
             | Self::LyingTip
             | Self::LyingHead
-            | Self::LyingDataFee => self.bad_node(plan, &mut second),
+            | Self::LyingDataFee
+            | Self::LyingReceipts => self.bad_node(plan, &mut second),
             Self::FeeCap | Self::BlockGas | Self::LeastTip | Self::PoolLimit => self.limits(plan, &mut second),
             Self::RemovedSigner | Self::AddedSigner | Self::WrongClock => self.operations(plan, &mut second),
             _ => self.bad_tenant(plan, &mut second),
@@ -423,6 +427,10 @@ impl Scenario {
             Self::LyingTime => hostility.lie = Lie::Time,
             Self::LyingTip => hostility.lie = Lie::Tip,
             Self::LyingHead => hostility.lie = Lie::Head,
+            Self::LyingReceipts => {
+                hostility.lie = *second.pick(&[Lie::BlockAbove, Lie::BlockBelow]);
+                plan.faults.reorgs = second.within(1, 6);
+            }
             _ => {
                 plan.data_fee = Some(DataFee { l1_base_fee: 30_000_000_000, ..data_fee(second, 0..0) });
                 hostility.lie = Lie::DataFee;

@@ -26,6 +26,9 @@ use crate::{
     time::Timestamp,
 };
 
+/// A node may be so many blocks ahead of the head that is followed. Whatever it tells of later blocks is not believed.
+const MAX_AHEAD_BLOCKS: u64 = 16;
+
 /// One sender's transactions on one chain. See the module's table of states.
 #[derive(Debug)]
 pub struct Lane {
@@ -524,10 +527,14 @@ impl Lane {
                     Phase::Included { block, .. } => *block != MinedIn::of(&receipt),
                     Phase::Pending => true,
                 };
+                let highest = self.head.map_or(u64::MAX, |head| head.number.saturating_add(MAX_AHEAD_BLOCKS));
                 if purpose == PollPurpose::Finality && self.is_final(receipt.block_number) && is_complete {
                     self.slots.remove(&nonce);
                     self.settled_next = self.settled_next.max(nonce + 1);
                     self.commands.push_back(Command::ReportFinal { nonce, kind, receipt });
+                } else if nonce >= self.chain_nonce || receipt.block_number > highest {
+                    // I9: a majority does not count the nonce as used, or there is no such block: one node's word is not enough.
+                    // Asked again at the next head.
                 } else if is_new {
                     let Some(slot) = self.slots.get_mut(&nonce) else { return };
                     slot.phase = Phase::Included { block: MinedIn::of(&receipt), is_confirming: false };
@@ -609,7 +616,9 @@ impl Lane {
             let Some(slot) = self.slots.get_mut(&nonce) else { continue };
             match &mut slot.phase {
                 Phase::Included { block, is_confirming } => {
-                    let is_final = head.final_block.is_some_and(|last| block.number <= last);
+                    // Where its nonce is used for good, it is final in whatever block one node saw it.
+                    let is_final =
+                        slot.consumed_from.is_some() || head.final_block.is_some_and(|last| block.number <= last);
                     if !*is_confirming && (is_final || !Protection::SettleAtFinality.is_on()) {
                         *is_confirming = true;
                         self.poll(nonce, PollPurpose::Finality);

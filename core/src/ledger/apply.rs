@@ -53,6 +53,8 @@ pub(super) struct Cursor {
 pub(super) struct Needs {
     /// Requests that are changed.
     pub(super) requests: Vec<RequestId>,
+    /// Those of them that are to be cancelled: which batches that are not final they were in.
+    pub(super) cancelled: Vec<RequestId>,
     /// Requests that may be answered with as a whole, so that their payload is needed too.
     pub(super) answers: Vec<RequestId>,
     pub(super) keys: Vec<Key>,
@@ -108,7 +110,11 @@ impl Needs {
                     needs.requests.extend(changes.iter().map(|change| change.id));
                 }
                 Write::Late { requests, .. } => needs.requests.extend_from_slice(requests),
-                Write::Requests { changes, .. } => needs.requests.extend(changes.iter().map(|change| change.id)),
+                Write::Requests { changes, .. } => {
+                    needs.requests.extend(changes.iter().map(|change| change.id));
+                    let cancelled = changes.iter().filter(|change| change.to == Status::Cancelled);
+                    needs.cancelled.extend(cancelled.map(|change| change.id));
+                }
                 Write::Decision(_)
                 | Write::Decide { .. }
                 | Write::Targets { .. }
@@ -211,6 +217,8 @@ pub(super) struct WorkingSet {
     highest_nonces: HashMap<LaneId, u64>,
     pub(super) batches: Vec<BatchEntry>,
     by_batch: HashMap<BatchId, usize>,
+    /// Batches that were not final when they were loaded, by those of [`Needs::cancelled`] who were in them.
+    bound: HashMap<RequestId, Vec<BatchId>>,
     attempt_owners: HashMap<B256, BatchId>,
     fences: HashMap<u64, u64>,
     budgets: HashMap<BudgetKey, U256>,
@@ -258,6 +266,11 @@ impl WorkingSet {
     pub(super) fn load_batch(&mut self, record: BatchRecord, seq: u64, last_attempt: u32) {
         self.by_batch.insert(record.id, self.batches.len());
         self.batches.push(BatchEntry { record, seq, last_attempt, is_new: false, changed: false });
+    }
+
+    /// `request` is or was in this batch, which is not final.
+    pub(super) fn load_bound(&mut self, request: RequestId, batch: BatchId) {
+        self.bound.entry(request).or_default().push(batch);
     }
 
     pub(super) fn holds_batch(&self, id: BatchId) -> bool {
@@ -322,7 +335,7 @@ impl WorkingSet {
 
     /// Remembers whether an attempt was refused, for the decisions that follow it.
     fn noted(&mut self, outcome: WriteOutcome) -> WriteOutcome {
-        self.is_refused = matches!(outcome, WriteOutcome::Refused(_));
+        self.is_refused = matches!(outcome, WriteOutcome::Refused(_) | WriteOutcome::MembersEnded(_));
         outcome
     }
 
@@ -443,6 +456,11 @@ impl WorkingSet {
         if let Some(why) = self.refusal_of_plan(&plan) {
             return WriteOutcome::Refused(why);
         }
+        let has_ended = |id: &&RequestId| !holds_nonce(self.requests[self.by_id[*id]].record.status);
+        let ended: Vec<RequestId> = plan.members.iter().filter(has_ended).copied().collect();
+        if !ended.is_empty() {
+            return WriteOutcome::MembersEnded(ended);
+        }
         let PlannedBatch { batch, members, attempt, at, .. } = plan;
         let id = batch.id;
         let first_position = u64::from(attempt.index) * MEMBERS_OF_CONTENT;
@@ -519,7 +537,8 @@ impl WorkingSet {
         members.iter().find_map(|member| {
             let Some(&at) = self.by_id.get(member) else { return Some(format!("request {member} is unknown")) };
             let record = &self.requests[at].record;
-            if record.status != Status::Queued {
+            // Who has ended is named in the outcome instead.
+            if record.status != Status::Queued && holds_nonce(record.status) {
                 return Some(format!("request {member} is {}, not queued", record.status));
             }
             if record.chain_id != id.lane.chain_id {
@@ -643,9 +662,24 @@ impl WorkingSet {
             tracing::warn!(%request, %from, %to, ?holder, by = ?batch, "change of a request skipped");
             return None;
         }
+        if to == Status::Cancelled && batch.is_none() && self.is_bound(index) {
+            tracing::debug!(%request, "a transaction that is not final may yet execute it: not cancelled");
+            return None;
+        }
         let detail = change.detail.take();
         self.set(index, change, (to != Status::Queued).then_some(batch).flatten(), at);
         Some(self.emit(index, detail, batch))
+    }
+
+    /// Whether a batch that is not final had this request, which it may yet execute, though it waits: after a reorganisation, or
+    /// since a node kept what it refused.
+    fn is_bound(&self, index: usize) -> bool {
+        let record = &self.requests[index].record;
+        let loaded = self.bound.get(&record.id).into_iter().flatten().copied();
+        // An event names the batch that it is about.
+        let of_it = self.new_events.iter().filter(|(request, _)| *request == record.seq);
+        let is_open = |id: BatchId| self.by_batch.get(&id).is_none_or(|&at| !self.batches[at].record.state.is_final());
+        loaded.chain(of_it.filter_map(|(_, event)| event.batch)).any(is_open)
     }
 
     /// Writes `change` into the record, unconditionally.

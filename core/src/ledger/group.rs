@@ -520,7 +520,10 @@ impl WritingTask {
             .flat_map(|outcome| match outcome.get() {
                 WriteOutcome::Accept(AcceptOutcome::Accepted { event, .. }) => std::slice::from_ref(event),
                 WriteOutcome::Applied(events) => events.as_slice(),
-                WriteOutcome::Accept(_) | WriteOutcome::Refused(_) | WriteOutcome::Fenced { .. } => &[],
+                WriteOutcome::Accept(_)
+                | WriteOutcome::Refused(_)
+                | WriteOutcome::MembersEnded(_)
+                | WriteOutcome::Fenced { .. } => &[],
             })
             .cloned()
             .collect();

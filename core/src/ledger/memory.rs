@@ -151,6 +151,13 @@ impl Tables {
                 set.load_request(record.clone(), *events);
             }
         }
+        for batch in self.batches.values().filter(|batch| !batch.record.state.is_final() && !needs.cancelled.is_empty())
+        {
+            let members = batch.earlier.iter().flat_map(|(_, members)| members).chain(&batch.members);
+            for id in members.filter(|id| needs.cancelled.contains(id)) {
+                set.load_bound(*id, batch.record.id);
+            }
+        }
         for sequence in &needs.sequences {
             if let Some(holder) = self.holders.get(sequence) {
                 set.load_holder(*sequence, *holder);

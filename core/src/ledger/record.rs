@@ -30,7 +30,7 @@ pub enum Write {
     /// Bind queued requests to a (lane, nonce) and store the first signed attempt (index 0). Every member must be
     /// `queued`, once in the list, and of the lane's chain; the nonce must be above the lane's highest (invariant I4; it may
     /// skip nonces that a stranger consumed, and a batch without members may fill a hole below); the attempt's hash must be
-    /// new. Otherwise the outcome is [`WriteOutcome::Refused`]
+    /// new. Otherwise the outcome is [`WriteOutcome::Refused`], or [`WriteOutcome::MembersEnded`] where nothing else is wrong,
     /// and nothing of this write is applied. A batch without members is allowed: it fills a hole.
     ///
     /// A batch whose payload every node refused, and whose members ([`PlannedBatch::left`]) have all left it, gets new content
@@ -70,7 +70,8 @@ pub enum Write {
         at: Timestamp,
     },
     /// Changes of requests outside any batch: rejected, expired, cancelled while queued. A request that is in a batch by
-    /// now is skipped with a warning, and has no event in the outcome.
+    /// now is skipped with a warning, and has no event in the outcome. So is one to be cancelled that was in a batch which is
+    /// not final: that may yet execute it.
     Requests {
         /// The changes.
         changes: Vec<RequestChange>,
@@ -144,6 +145,8 @@ pub enum WriteOutcome {
     Applied(Vec<EventRecord>),
     /// The write's precondition did not hold; nothing of it was applied.
     Refused(String),
+    /// These members of a plan ended without being executed, such as by a withdrawal; nothing of it was applied.
+    MembersEnded(Vec<RequestId>),
     /// The lease under which it was written is not in force any more; nothing of it was applied.
     Fenced {
         /// The writer's token.

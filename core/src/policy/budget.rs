@@ -349,14 +349,24 @@ impl BudgetBook {
         Some(held.wei)
     }
 
-    /// Counts what an account of the tenant bears: it belongs to no request, and is paid already.
-    pub fn spend(&mut self, tenant: &Arc<str>, chain_id: u64, budget: &Budget, wei: U256, now: Timestamp) {
+    /// Counts what an account of the tenant bears: it belongs to no request, and is paid already. Returns the period that counts it.
+    pub fn spend(&mut self, tenant: &Arc<str>, chain_id: u64, budget: &Budget, wei: U256, now: Timestamp) -> Timestamp {
         let period = budget.period_start(now);
         let account = self.accounts.entry((tenant.clone(), chain_id)).or_default();
         if account.period < period {
             *account = Account { period, ..Account::default() };
         }
         account.sums.spent = account.sums.spent.saturating_add(wei);
+        account.period
+    }
+
+    /// Takes back what [`Self::spend`] counted in `period`.
+    pub fn unspend(&mut self, tenant: &Arc<str>, chain_id: u64, period: Timestamp, wei: U256) {
+        if let Some(account) = self.accounts.get_mut(&(tenant.clone(), chain_id))
+            && account.period == period
+        {
+            account.sums.spent = account.sums.spent.saturating_sub(wei);
+        }
     }
 
     /// What of `budget` is neither reserved nor spent in the period of `now`, wei.

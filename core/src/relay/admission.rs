@@ -183,6 +183,12 @@ impl ChainShared {
         TransactionCost::of(shape, fees, price.next_base_fee, &model, self.tuning.l1_fee_margin_percent)
     }
 
+    /// Highest price of gas that is reserved of a budget where `now` is offered for the next block, wei per gas.
+    fn budgeted_ceiling(&self, now: u128) -> u128 {
+        let percent = u128::from(self.tuning.budget_headroom_percent) + 100;
+        self.tuning.max_fee_ceiling_wei_per_gas.min(now.saturating_mul(percent) / 100)
+    }
+
     /// Gas of a transaction that carries only `member_gas`.
     fn gas_alone(&self, member_gas: u64) -> u64 {
         self.params.base_gas().saturating_add(member_gas)
@@ -393,15 +399,27 @@ struct Prepared {
 }
 
 impl Admission {
-    /// Cost of a request with `gas` inner gas on a chain, as of now.
-    pub(super) fn quote(&self, chain_id: ChainId, gas: u64) -> Result<Quote, SubmitError> {
+    /// Cost of a request of `tenant` with `gas` inner gas and usual calldata on a chain, as of now.
+    pub(super) fn quote(&self, tenant: &str, chain_id: ChainId, gas: u64) -> Result<Quote, SubmitError> {
+        let tenant = self.tenants.get(tenant).ok_or_else(|| SubmitError::UnknownTenant(tenant.to_owned()))?;
         let chain = self.chains.served(chain_id)?;
         let prices = chain.prices()?;
         let member_gas = gas.saturating_add(chain.tuning.forward_overhead_gas);
         let size = if prices.1 == DataFeeModel::None { TxSize::default() } else { usual_forward() };
         let gas_limit = chain.reserved_gas(member_gas);
         let shape = TxShape { gas_used: member_gas, gas_limit, size: &size, value: U256::ZERO };
-        Ok(chain.quote(prices, &shape, prices.0.quote.max_fee_per_gas))
+        let now = prices.0.quote.max_fee_per_gas;
+        let ceiling = if tenant.policy.budget.is_some() { chain.budgeted_ceiling(now) } else { now };
+        let quote = chain.quote(prices, &shape, ceiling);
+        Ok(Quote { max_cost_wei: with_price(quote.max_cost_wei, tenant.policy.price_percent), ..quote })
+    }
+
+    /// The id that `item` would have, and what it would be quoted and would hold of the tenant's budget, as of now: every check of
+    /// an acceptance that needs no I/O.
+    pub(super) fn assess(&self, tenant: &str, item: SubmitItem) -> Result<(RequestId, Quote), SubmitError> {
+        let tenant = self.tenants.get(tenant).ok_or_else(|| SubmitError::UnknownTenant(tenant.to_owned()))?;
+        let prepared = self.prepare(&tenant, item, clock::now()).map_err(|refused| *refused.error)?;
+        Ok((prepared.request.id(), prepared.quote))
     }
 
     /// What waiting is worth on a chain.
@@ -907,7 +925,10 @@ impl Admission {
                 let share = BudgetShare::Tenant;
                 Err(BudgetError { needed_wei, available_wei, limit_wei, share }.into())
             }
-            WriteOutcome::Applied(_) | WriteOutcome::Refused(_) | WriteOutcome::Fenced { .. } => {
+            WriteOutcome::Applied(_)
+            | WriteOutcome::Refused(_)
+            | WriteOutcome::MembersEnded(_)
+            | WriteOutcome::Fenced { .. } => {
                 unreachable!("an acceptance has an acceptance's outcome")
             }
         }
@@ -1014,12 +1035,11 @@ fn ceiling(
     shape: &TxShape<'_>,
 ) -> Result<u128, SubmitError> {
     let (price, model) = prices;
-    let mut ceiling = chain.tuning.max_fee_ceiling_wei_per_gas;
-    if tenant.policy.budget.is_some() {
+    let mut ceiling = match tenant.policy.budget {
         // A reservation at the absolute ceiling would eat the whole budget.
-        let percent = u128::from(chain.tuning.budget_headroom_percent) + 100;
-        ceiling = ceiling.min(price.quote.max_fee_per_gas.saturating_mul(percent) / 100);
-    }
+        Some(_) => chain.budgeted_ceiling(price.quote.max_fee_per_gas),
+        None => chain.tuning.max_fee_ceiling_wei_per_gas,
+    };
     if let Some(max_cost_wei) = request.max_cost_wei() {
         let percent = tenant.policy.price_percent;
         let most_wei = cost_within(max_cost_wei, percent);

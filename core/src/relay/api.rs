@@ -306,7 +306,8 @@ impl Relay {
     /// tenant's request is never touched, nor shown, even where it is the same signed one.
     ///
     /// # Errors
-    /// [`CancelError::TooLate`] once it is batched, since a signed transaction may be mined whatever we do, or has ended.
+    /// [`CancelError::TooLate`] once it is batched, since a signed transaction may be mined whatever we do, or has ended; also while
+    /// it waits again and a transaction that it left is not final.
     pub async fn cancel(&self, tenant: &str, id: RequestId) -> Result<RequestRecord, CancelError> {
         let Some(record) = self.inner.ledger.request(id).await?.filter(|record| record.tenant == tenant) else {
             return Err(CancelError::Unknown(id));
@@ -344,6 +345,8 @@ impl Relay {
                 count_ended(Status::Cancelled, Some(Reason::CancelledByOwner), 1);
                 Ok(record)
             }
+            // A transaction that it left may yet execute it.
+            _ if record.status == Status::Queued => Err(CancelError::TooLate { id, status: Status::Broadcast }),
             _ => Err(CancelError::TooLate { id, status: record.status }),
         }
     }
@@ -501,15 +504,28 @@ impl Relay {
         self.inner.group.fault()
     }
 
-    /// Cost of a forward request with `gas` inner gas, as of now.
+    /// Cost of a forward request of `tenant` with `gas` inner gas and usual calldata, as of now; at most what its budget would hold for
+    /// it, if it has one.
     ///
     /// # Errors
-    /// [`SubmitError::UnknownChain`] or [`SubmitError::ChainUnavailable`].
-    pub fn quote(&self, chain_id: u64, gas: u64) -> Result<Quote, SubmitError> {
+    /// [`SubmitError::UnknownTenant`], [`SubmitError::UnknownChain`] or [`SubmitError::ChainUnavailable`].
+    pub fn quote(&self, tenant: &str, chain_id: u64, gas: u64) -> Result<Quote, SubmitError> {
         if self.inner.stop.is_cancelled() {
             return Err(SubmitError::ShuttingDown);
         }
-        self.inner.admission.quote(chain_id, gas)
+        self.inner.admission.quote(tenant, chain_id, gas)
+    }
+
+    /// The id that `item` would have, and its quote, whose `max_cost_wei` is what a budget would hold for it: every check of
+    /// [`Self::submit`] that needs neither ledger nor nodes. Nothing is taken or kept.
+    ///
+    /// # Errors
+    /// [`SubmitError`].
+    pub fn assess(&self, tenant: &str, item: SubmitItem) -> Result<(RequestId, Quote), SubmitError> {
+        if self.inner.stop.is_cancelled() {
+            return Err(SubmitError::ShuttingDown);
+        }
+        self.inner.admission.assess(tenant, item)
     }
 
     /// What waiting up to `slack` is worth on a chain; `None` where nothing is forecast.

@@ -42,6 +42,7 @@ use super::{
     learned::{ModelCommand, ModelError, ModelReply, Written},
     market::ChainMarket,
     pricing::Pricing,
+    receipts,
     replan::Shown,
     rpc::SendReport,
     settle::Waiting,
@@ -73,11 +74,23 @@ pub(super) const INBOX_LEN: usize = 8_192;
 /// A chain is not well any longer than so many block times after its last head.
 const LATE_BLOCKS: u32 = 4;
 
+/// Of so many blocks it is remembered which are canonical, where nothing becomes final.
+const MAX_CANONICAL_BLOCKS: u64 = 16_384;
+
 /// How often deadlines and linger times are looked at.
 const TICK: Duration = Duration::from_millis(25);
 
 /// How often the view for the outside is refreshed when nothing else does it.
 const VIEW_EVERY_TICKS: u32 = 8;
+
+/// Looks of which one of a kind is enough at a time: those that a task is at. Its answer says when it is done.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct UnderWay {
+    pub(super) nonces: bool,
+    pub(super) gaps: bool,
+    pub(super) suspects: bool,
+    pub(super) tip: bool,
+}
 
 /// What others tell the service.
 #[derive(Debug)]
@@ -118,6 +131,13 @@ pub(super) enum Done {
         at_block: u64,
         /// Whose transaction took the nonce, if it was not ours.
         stranger: Option<Stranger>,
+    },
+    /// What a majority of the nodes says of a transaction, of which one told something odd.
+    Agreed {
+        lane: usize,
+        nonce: u64,
+        at_block: u64,
+        found: Option<Box<TxReceipt>>,
     },
     Simulated {
         lane: usize,
@@ -196,6 +216,8 @@ pub(super) struct ChainService {
     pub(super) pricing: Pricing,
     /// `None` where the tuning asks for none.
     pub(super) foresight: Option<Foresight>,
+    /// Canonical blocks that are not final, as far as they came.
+    pub(super) canonical: BTreeMap<u64, B256>,
     pub(super) lanes: Vec<LaneShell>,
     /// Transactions that are final and not settled, in the order in which they were planned.
     pub(super) settlements: BTreeMap<(Timestamp, BatchId), Waiting>,
@@ -218,6 +240,8 @@ pub(super) struct ChainService {
     /// When what was learned was last kept.
     pub(super) kept_at: Timestamp,
     pub(super) tasks: JoinSet<Done>,
+    /// Which looks are among them.
+    pub(super) under_way: UnderWay,
     /// How many receipts may be asked for at the same time.
     pub(super) polls: Arc<Semaphore>,
     /// How many transactions' bytes may be read back at the same time.
@@ -226,6 +250,10 @@ pub(super) struct ChainService {
     pub(super) searches: Arc<Semaphore>,
     /// Requests that failed a simulation: they wait for the next block.
     pub(super) held: Vec<RequestId>,
+    /// Requests that are not valid any more, of which another transaction of ours will tell what became.
+    pub(super) undecided: BTreeSet<RequestId>,
+    /// A transaction was settled, or left its nonce, since those were looked at.
+    pub(super) is_loosened: bool,
     /// What nodes said against requests since one spoke for them.
     pub(super) doubts: BTreeMap<RequestId, Doubt>,
     /// Requests of which two nodes simulated different things: by place, who says yes and who says no.
@@ -241,8 +269,6 @@ pub(super) struct ChainService {
     /// Calls that may have been executed without the ledger's knowledge: they are watched if they are in flight, never sent
     /// (again).
     pub(super) uncertain: BTreeSet<RequestId>,
-    pub(super) is_looking_up: bool,
-    pub(super) is_at_gaps: bool,
     /// The user at whom the last look at gaps ended.
     pub(super) gaps_after: Option<(Address, Address)>,
     /// Users with requests behind a nonce that nobody has.
@@ -254,7 +280,6 @@ pub(super) struct ChainService {
     pub(super) backlogs: Arc<BTreeMap<Arc<str>, Backlog>>,
     /// Something changed in this turn of the loop, at this time.
     pub(super) dispatch_at: Option<Timestamp>,
-    pub(super) is_confirming: bool,
     pub(super) is_stopping: bool,
     /// `None` where no other instance shares the ledger.
     pub(super) membership: Option<Membership>,
@@ -438,9 +463,11 @@ impl ChainService {
         self.note_clock(now, info.timestamp_s);
         self.learn_data_fee(&update.data_fee);
         self.keep_final(now, update.final_block.zip(update.final_hash));
+        self.keep_canonical(update);
         // What failed in simulation gets another block to try.
         for id in std::mem::take(&mut self.held) {
             if self.is_withdrawn(id) {
+                self.forget_withdrawn(id);
                 continue;
             }
             // Not chosen again, until it is known what became of it.
@@ -515,6 +542,41 @@ impl ChainService {
         self.backlogs = Arc::new(backlogs);
     }
 
+    /// Remembers which blocks are canonical, until they are final.
+    fn keep_canonical(&mut self, update: &HeadUpdate) {
+        self.canonical.extend(update.canonical.iter().copied());
+        let head = update.header.number();
+        self.canonical.split_off(&head.saturating_add(1));
+        let from = update.final_block.unwrap_or(0).max(head.saturating_sub(MAX_CANONICAL_BLOCKS));
+        self.canonical = self.canonical.split_off(&from);
+    }
+
+    /// Whether another block is known to be the canonical one where this receipt says that it is.
+    fn is_on_other_branch(&self, receipt: &TxReceipt) -> bool {
+        self.canonical.get(&receipt.block_number).is_some_and(|known| *known != receipt.block_hash)
+    }
+
+    /// Whether a receipt, which is to show an inclusion, does not fit what is known of the chain: its block is not there yet, is final
+    /// already, or is another one.
+    fn is_odd(&self, receipt: &TxReceipt) -> bool {
+        let Some(head) = self.head else { return false };
+        let highest = head.number.saturating_add(self.shared.pool.head_rule().tolerance());
+        receipt.block_number > highest
+            || Some(receipt.block_number) <= head.final_block
+            || self.is_on_other_branch(receipt)
+    }
+
+    /// One node says something odd of a transaction: all are asked for its receipt. Without a majority it is asked for again at the
+    /// next head.
+    fn ask_all(&mut self, lane: usize, nonce: u64, at_block: u64, hash: B256) {
+        let pool = self.shared.pool.clone();
+        let work = async move {
+            let found = receipts::find_agreed(&pool, hash).await.map(Box::new);
+            Done::Agreed { lane, nonce, at_block, found }
+        };
+        self.start(work, move || Done::Agreed { lane, nonce, at_block, found: None });
+    }
+
     /// Writes down now and then which block is final: a start on a chain that has another one there is refused.
     fn keep_final(&mut self, now: Timestamp, found: Option<(u64, B256)>) {
         let Some((number, hash)) = found else { return };
@@ -553,9 +615,21 @@ impl ChainService {
             Done::Sent { lane, key, report } => self.on_sent(now, lane, key, report),
             Done::Suggested(tip) => self.on_suggested_tip(now, tip),
             Done::Receipts { lane, nonce, purpose, found, mut is_complete, at_block, stranger } => {
+                if let Some(found) =
+                    found.as_ref().filter(|found| purpose == PollPurpose::Inclusion && self.is_odd(found))
+                {
+                    self.ask_all(lane, nonce, at_block, found.hash);
+                    return;
+                }
                 if let Some(stranger) = stranger {
                     is_complete &= self.meet(now, lane, nonce, stranger);
                 }
+                self.lane_event(now, lane, Event::Receipts { nonce, purpose, found, is_complete, at_block });
+                self.dispatch(now);
+            }
+            Done::Agreed { lane, nonce, at_block, found } => {
+                let found = found.filter(|found| !self.is_on_other_branch(found));
+                let (purpose, is_complete) = (PollPurpose::Inclusion, found.is_some());
                 self.lane_event(now, lane, Event::Receipts { nonce, purpose, found, is_complete, at_block });
                 self.dispatch(now);
             }
@@ -575,7 +649,7 @@ impl ChainService {
             }
             Done::Contracts { lane, nonce, hash, contracts } => self.on_contracts(now, lane, nonce, hash, &contracts),
             Done::Nonces { asked, found } => {
-                self.is_looking_up = false;
+                self.under_way.nonces = false;
                 for ((forwarder, signer), nonce) in found {
                     self.learn_nonce(forwarder, signer, nonce);
                 }
@@ -589,7 +663,7 @@ impl ChainService {
             }
             Done::Confirmed { found } => self.on_confirmed(now, found),
             Done::Gaps { found } => {
-                self.is_at_gaps = false;
+                self.under_way.gaps = false;
                 for ((forwarder, signer), nonce) in found {
                     if let Some(gap) = self.gaps.get_mut(&(forwarder, signer)) {
                         gap.is_seen = true;
@@ -636,6 +710,15 @@ impl ChainService {
                 lost()
             })
         });
+    }
+
+    /// Drops all tasks, and with them what waits for their answers.
+    pub(super) fn drop_tasks(&mut self) {
+        self.tasks = JoinSet::new();
+        self.under_way = UnderWay::default();
+        if let Some(foresight) = &mut self.foresight {
+            foresight.install(None);
+        }
     }
 
     pub(super) fn lane_event(&mut self, now: Timestamp, lane: usize, event: Event) {

@@ -520,14 +520,11 @@ impl ChainService {
         self.queue = Queue::new();
         self.backlog.clear();
         self.held.clear();
+        self.undecided.clear();
         self.suspects.clear();
         self.uncertain.clear();
         // What they would bring back is about lanes that are not ours.
-        self.tasks = tokio::task::JoinSet::new();
-        (self.is_looking_up, self.is_at_gaps, self.is_confirming) = (false, false, false);
-        if let Some(foresight) = &mut self.foresight {
-            foresight.install(None);
-        }
+        self.drop_tasks();
         tracing::warn!(chain_id = self.chain_id(), "not driving the chain's lanes any more");
     }
 
@@ -550,13 +547,31 @@ impl ChainService {
         }
     }
 
-    /// Whether `id` was withdrawn elsewhere, and so must not go back to the queue. It is gone then.
-    pub(super) fn is_withdrawn(&mut self, id: RequestId) -> bool {
-        let is_withdrawn = self.membership.as_mut().is_some_and(|membership| membership.withdrawn.remove(&id));
-        if is_withdrawn {
-            self.queue.remove(id, false);
+    /// Whether `id` was withdrawn elsewhere while it was on its way into a transaction.
+    pub(super) fn is_withdrawn(&self, id: RequestId) -> bool {
+        self.membership.as_ref().is_some_and(|membership| membership.withdrawn.contains(&id))
+    }
+
+    /// Forgets a request that was withdrawn elsewhere.
+    pub(super) fn forget_withdrawn(&mut self, id: RequestId) {
+        if let Some(membership) = &mut self.membership {
+            membership.withdrawn.remove(&id);
         }
-        is_withdrawn
+        self.queue.remove(id, false);
+    }
+
+    /// Forgets those of the withdrawn that wait again, whatever brought them back.
+    pub(super) fn forget_waiting_withdrawn(&mut self) {
+        let Some(membership) = self.membership.as_mut().filter(|membership| !membership.withdrawn.is_empty()) else {
+            return;
+        };
+        let queue = &mut self.queue;
+        membership.withdrawn.retain(|id| {
+            if queue.is_waiting(*id) {
+                queue.remove(*id, false);
+            }
+            queue.get(*id).is_some()
+        });
     }
 }
 

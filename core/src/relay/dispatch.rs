@@ -65,6 +65,7 @@ impl ChainService {
         if self.is_stopping || !self.may_send() {
             return;
         }
+        self.forget_waiting_withdrawn();
         self.end_uncertain(now);
         let pauses = self.shared.pauses.current();
         if pauses.stops_chain(self.chain_id()) {
@@ -159,7 +160,7 @@ impl ChainService {
         self.uncertain.retain(|id| self.queue.get(*id).is_some());
     }
 
-    fn candidate(&self, now: Timestamp, index: usize, selection: Selection) -> Candidate {
+    pub(super) fn candidate(&self, now: Timestamp, index: usize, selection: Selection) -> Candidate {
         let members: Vec<Arc<VerifiedRequest>> =
             selection.members.iter().filter_map(|id| self.queue.get(*id)).map(|entry| entry.request.clone()).collect();
         let mut ahead = Ahead::new();
@@ -257,7 +258,7 @@ impl ChainService {
                         match is_sure {
                             true => entry.batch_failures += 1,
                             // It may be the node's: that ends nobody.
-                            false => entry.refusals.company = Some(company),
+                            false => entry.refusals.company = u32::try_from(company).ok(),
                         }
                     }
                     self.queue.put_back(id);
@@ -441,21 +442,31 @@ impl ChainService {
         }
     }
 
-    /// Holds back who is not valid any more, and whoever is behind it: it waits only for what becomes of another transaction of ours,
-    /// which may have executed it. The others are chosen anew.
-    fn keep_valid(&mut self, now: Timestamp, candidate: Candidate) -> Option<Candidate> {
+    /// Holds back who is not valid any more: it waits only for what becomes of another transaction of ours, which may have executed
+    /// it. And whoever is behind it, or behind one that is held or waits for that already: it is in no transaction, so the forwarder
+    /// would skip who follows. The others are chosen anew.
+    pub(super) fn keep_valid(&mut self, now: Timestamp, candidate: Candidate) -> Option<Candidate> {
         let is_over = |member: &VerifiedRequest| member.valid_until() <= now && Protection::Deadline.is_on();
-        if !candidate.members.iter().any(|member| is_over(member)) {
+        // The first nonce of a signer that goes nowhere now.
+        let mut first: BTreeMap<(Address, Address), u64> = BTreeMap::new();
+        let held = self.held.iter().chain(&self.undecided);
+        let held = held.filter_map(|id| self.queue.get(*id)?.request.sequence());
+        let over = candidate.members.iter().filter(|member| is_over(member)).filter_map(|member| member.sequence());
+        for (forwarder, signer, nonce) in held.chain(over) {
+            let first = first.entry((forwarder, signer)).or_insert(nonce);
+            *first = nonce.min(*first);
+        }
+        let stays = |member: &VerifiedRequest| {
+            let is_behind = |(forwarder, signer, nonce)| first.get(&(forwarder, signer)).is_some_and(|at| *at < nonce);
+            is_over(member) || member.sequence().is_some_and(is_behind)
+        };
+        if !candidate.members.iter().any(|member| stays(member)) {
             return Some(candidate);
         }
-        let mut broken: BTreeSet<(Address, Address)> = BTreeSet::new();
-        for member in candidate.members {
-            let signer = member.sequence().map(|(forwarder, signer, _)| (forwarder, signer));
-            if is_over(&member) || signer.is_some_and(|signer| broken.contains(&signer)) {
-                broken.extend(signer);
-                self.held.push(member.id());
-            } else {
-                self.queue.put_back(member.id());
+        for member in &candidate.members {
+            match stays(member) {
+                true => self.held.push(member.id()),
+                false => self.queue.put_back(member.id()),
             }
         }
         None
@@ -497,6 +508,33 @@ impl ChainService {
         }
         metrics::counter!("slackwater_data_fee_waits_total", "chain_id" => self.chain_id().to_string())
             .increment((candidate.members.len() - kept.len()) as u64);
+        self.keep_only(index, candidate, &kept)
+    }
+
+    /// Lets those go who were withdrawn while they were simulated: the ledger would refuse the others with them. Whoever is behind
+    /// them has lost a predecessor.
+    fn keep_unwithdrawn(&mut self, index: usize, candidate: Candidate) -> Option<Candidate> {
+        let withdrawn: Vec<RequestId> =
+            candidate.selection.members.iter().copied().filter(|id| self.is_withdrawn(*id)).collect();
+        if withdrawn.is_empty() {
+            return Some(candidate);
+        }
+        let mut broken: BTreeSet<(Address, Address)> = BTreeSet::new();
+        let mut kept: Vec<usize> = Vec::new();
+        for (place, member) in candidate.members.iter().enumerate() {
+            let signer = member.sequence().map(|(forwarder, signer, _)| (forwarder, signer));
+            if signer.is_some_and(|signer| broken.contains(&signer)) || withdrawn.contains(&member.id()) {
+                broken.extend(signer);
+            } else {
+                kept.push(place);
+            }
+        }
+        withdrawn.into_iter().for_each(|id| self.forget_withdrawn(id));
+        self.keep_only(index, candidate, &kept)
+    }
+
+    /// The candidate with the members at these places, ascending. The others wait for the next block.
+    fn keep_only(&mut self, index: usize, candidate: Candidate, kept: &[usize]) -> Option<Candidate> {
         let Candidate { mut selection, members, ahead, told, foreseen, used, .. } = candidate;
         let mut good = Vec::with_capacity(kept.len());
         let mut gas = Vec::with_capacity(kept.len());
@@ -504,7 +542,7 @@ impl ChainService {
             if kept.binary_search(&place).is_ok() {
                 gas.push(used.get(place).copied().flatten());
                 good.push(member);
-            } else {
+            } else if self.queue.get(member.id()).is_some() {
                 self.held.push(member.id());
             }
         }
@@ -525,6 +563,7 @@ impl ChainService {
 
     /// Gives the plan to the lane; what the lane does not take goes back to the queue.
     fn launch(&mut self, now: Timestamp, index: usize, candidate: Candidate) {
+        let Some(candidate) = self.keep_unwithdrawn(index, candidate) else { return };
         let pauses = self.shared.pauses.current();
         let is_paused = |member: &Arc<VerifiedRequest>| {
             self.queue.get(member.id()).is_some_and(|entry| pauses.tenants.contains_key(&*entry.tenant))

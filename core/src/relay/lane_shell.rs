@@ -21,12 +21,14 @@ use super::{
     spender::{self, Scans, Spender},
     stow::{MemberSize, Stowed, without_bytes},
     stranger::{self, Stranger},
-    tenants::claim,
+    tenants::{Pending, claim},
 };
 use crate::{
     chain::RpcErrorClass,
     lane::{AttemptKey, AttemptKind, Command, Event, Lane, LaneAlert, PollPurpose, SendOutcome},
-    ledger::{AttemptRecord, BatchRecord, BatchState, Durable, PlannedBatch, RequestChange, Tracked, Write},
+    ledger::{
+        AttemptRecord, BatchRecord, BatchState, Durable, PlannedBatch, RequestChange, Tracked, Write, WriteOutcome,
+    },
     protection::Protection,
     provenance::Decision,
     request::{
@@ -75,6 +77,8 @@ pub(super) struct Flight {
     pub(super) filled_for: Option<usize>,
     /// What its block holds, while that is not final.
     pub(super) mined: Option<Mined>,
+    /// What its tenant's budget holds for what no member bears of it.
+    pub(super) pending: Option<Pending>,
     /// Members that left before it is final: they wait, or are in another transaction.
     pub(super) gone: BTreeSet<RequestId>,
     /// What was drawn of their reservations for it already, wei.
@@ -131,6 +135,12 @@ impl Flight {
         self.members.iter().map(|member| member.id())
     }
 
+    /// Requests that it may have executed, or may yet, although they are not with it any more.
+    pub(super) fn bound(&self) -> impl Iterator<Item = RequestId> {
+        let earlier = self.earlier.iter().flat_map(|content| &content.members);
+        self.gone.iter().copied().chain(earlier.map(|member| member.id()))
+    }
+
     /// Members that did not leave.
     fn still_in(&self) -> impl Iterator<Item = &Arc<VerifiedRequest>> {
         self.members.iter().filter(|member| !self.gone.contains(&member.id()))
@@ -158,6 +168,7 @@ impl Flight {
             earlier: Vec::new(),
             filled_for: None,
             mined: None,
+            pending: None,
             gone: BTreeSet::new(),
             drawn: BTreeMap::new(),
             elsewhere: BTreeSet::new(),
@@ -262,6 +273,7 @@ impl ChainService {
             Command::Sign { key, tx } => {
                 let lane = &mut self.lanes[index];
                 let Some(signer) = &lane.signer else {
+                    self.is_loosened = true;
                     lane.machine.handle_event(now, Event::Abandoned { key });
                     return;
                 };
@@ -561,12 +573,18 @@ impl ChainService {
             // The journal is gone, so the relay is going down: whether it is durable is unknown, and nothing is sent.
             return;
         };
-        let durable = outcomes.into_iter().next().and_then(|(outcome, attempt)| {
-            if attempt.is_none() {
-                tracing::error!(batch = %self.lanes[index].batch_id(key.nonce), outcome = ?outcome.get(), "the ledger refused an attempt");
+        let (outcome, durable) = outcomes.into_iter().next().unzip();
+        let durable = durable.flatten();
+        let ended = match outcome.map(Durable::into_inner) {
+            // Withdrawn elsewhere, before it was known here.
+            Some(WriteOutcome::MembersEnded(ended)) => ended,
+            outcome => {
+                if durable.is_none() {
+                    tracing::error!(batch = %self.lanes[index].batch_id(key.nonce), ?outcome, "the ledger refused an attempt");
+                }
+                Vec::new()
             }
-            attempt
-        });
+        };
         let lane = &mut self.lanes[index];
         lane.signed.remove(&key);
         match durable {
@@ -578,6 +596,7 @@ impl ChainService {
                 lane.machine.handle_event(now, Event::Persisted { key });
             }
             None => {
+                self.is_loosened = true;
                 lane.machine.handle_event(now, Event::Abandoned { key });
                 if lane.flights.get(&key.nonce).is_some_and(|flight| !flight.is_planned)
                     && let Some(flight) = lane.flights.remove(&key.nonce)
@@ -586,9 +605,16 @@ impl ChainService {
                         // The nonce is as vacant as before.
                         lane.flights.insert(key.nonce, flight.vacated());
                     }
-                    // Nothing of it is durable, so they are as free as before; not before the next block, or a refusal
-                    // that lasts would be asked for without end.
-                    self.held.extend(flight.ids());
+                    // Nothing of it is durable, so they are as free as before. The others go on at once without those who have
+                    // ended; else not before the next block, or a refusal that lasts would be asked for without end.
+                    let is_without_them = !ended.is_empty();
+                    ended.into_iter().for_each(|id| self.forget_withdrawn(id));
+                    for id in flight.ids() {
+                        match is_without_them {
+                            true => self.queue.put_back(id),
+                            false => self.held.push(id),
+                        }
+                    }
                 }
             }
         }
@@ -621,6 +647,7 @@ impl ChainService {
     /// company; one that is refused for good while it is alone ends.
     fn refused(&mut self, now: Timestamp, index: usize, nonce: u64, class: Option<RpcErrorClass>) {
         self.pricing.forget(index, nonce);
+        self.is_loosened = true;
         let max_refusals = self.shared.tuning.max_refusals;
         let lane = &mut self.lanes[index];
         let id = lane.batch_id(nonce);
@@ -644,7 +671,7 @@ impl ChainService {
             let request = member.id();
             let refusals = self.queue.get_mut(request).map(|entry| {
                 if class.is_some_and(RpcErrorClass::is_about_size) {
-                    entry.refusals.company = Some(company);
+                    entry.refusals.company = u32::try_from(company).ok();
                     entry.refusals.alone += u32::from(is_alone);
                 }
                 entry.refusals
@@ -714,6 +741,7 @@ impl ChainService {
         let mut drawn = BTreeMap::new();
         if let Some(flight) = lane.flights.get_mut(&nonce) {
             flight.mined = None;
+            flight.pending.take().iter().for_each(|pending| self.tenants.unpend(pending));
             flight.ids().for_each(|id| self.queue.note_in_block(id, false));
             drawn = std::mem::take(&mut flight.drawn);
         }
@@ -777,7 +805,9 @@ impl ChainService {
             outcomes: outcomes.clone(),
             ask_at: Some(receipt.block_number.saturating_add(self.shared.tuning.replan_after_blocks.saturating_sub(1))),
         });
+        self.unpend(index, nonce);
         self.draw_for_gone(now, index, nonce);
+        self.pend(now, index, nonce);
         if kind == AttemptKind::Payload && !is_earlier {
             self.show(now, index, nonce, &outcomes, &receipt);
             self.prove(index, nonce);

@@ -65,7 +65,6 @@ pub(super) struct Pricing {
     demanded: u128,
     /// What nodes suggested, and the head then.
     suggested: Option<(u128, u64)>,
-    is_asking_tip: bool,
     day: DayFees,
     /// Gas limits of the newest blocks: one odd block bounds nothing.
     block_gas_limits: VecDeque<u64>,
@@ -104,7 +103,6 @@ impl Pricing {
             least_tip: LeastTip::default(),
             demanded: 0,
             suggested: None,
-            is_asking_tip: false,
             day: DayFees::default(),
             block_gas_limits: VecDeque::new(),
             refused_gas: None,
@@ -352,23 +350,24 @@ impl ChainService {
         }
     }
 
-    fn ask_tip(&mut self) {
+    pub(super) fn ask_tip(&mut self) {
         let is_useful = self.shared.spec.replacement.is_supported() || self.shared.spec.has_mempool;
-        if !is_useful || self.pricing.is_asking_tip || self.is_stopping {
+        if !is_useful || self.under_way.tip || self.is_stopping {
             return;
         }
-        self.pricing.is_asking_tip = true;
+        self.under_way.tip = true;
         let pool = self.shared.pool.clone();
-        self.tasks.spawn(async move {
+        let work = async move {
             let told = pool.call_all::<U128>("eth_maxPriorityFeePerGas", serde_json::json!([])).await;
             let told = told.into_iter().flatten().map(|tip| tip.to::<u128>()).collect();
             // One node alone raises no tip where there are more.
             Done::Suggested(pool.reached(told))
-        });
+        };
+        self.start(work, || Done::Suggested(None));
     }
 
     pub(super) fn on_suggested_tip(&mut self, now: Timestamp, tip: Option<u128>) {
-        self.pricing.is_asking_tip = false;
+        self.under_way.tip = false;
         let head = self.head.map_or(0, |head| head.number);
         if let Some(tip) = tip {
             self.pricing.suggested = Some((tip, head));

@@ -53,6 +53,13 @@ async fn find_any(pool: &RpcPool, hashes: &[B256]) -> Found {
     found
 }
 
+/// The receipt of `hash` as a majority of all nodes tells it now.
+pub(super) async fn find_agreed(pool: &RpcPool, hash: B256) -> Option<TxReceipt> {
+    let told = pool.call_all::<Option<RpcReceipt>>("eth_getTransactionReceipt", json!([hash])).await;
+    let told = told.into_iter().filter_map(|told| told.ok().flatten()?.into_receipt());
+    agreed(pool, told.filter(|told| told.hash == hash))
+}
+
 /// **Invariant I9:** a majority of all nodes must tell the same, and only those count for which `last` is final.
 async fn find_settled(pool: &RpcPool, hashes: &[B256], last: u64) -> Found {
     let mut found = Found { receipt: None, is_complete: true, purpose: PollPurpose::Finality };
@@ -95,8 +102,39 @@ pub(super) fn agreed(pool: &RpcPool, told: impl IntoIterator<Item = TxReceipt>) 
 /// Whether two nodes tell the same about a transaction. Fees beyond gas are left out: not every node names them.
 pub(super) fn says_the_same(a: &TxReceipt, b: &TxReceipt) -> bool {
     a.block_hash == b.block_hash
+        // A hash says which number it is, but not to us.
+        && a.block_number == b.block_number
         && a.is_success == b.is_success
         && a.gas_used == b.gas_used
         && a.effective_gas_price == b.effective_gas_price
         && a.logs == b.logs
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::relay::rpc::RpcEndpoint;
+
+    /// The first of three nodes says that it has been final for long.
+    #[test]
+    fn one_nodes_block_number_is_no_majoritys() {
+        let receipt = |block_number| TxReceipt {
+            hash: B256::repeat_byte(1),
+            block_number,
+            block_hash: B256::repeat_byte(2),
+            is_success: true,
+            gas_used: 21_000,
+            effective_gas_price: 1,
+            extra_fee_wei: U256::ZERO,
+            logs: Vec::new(),
+        };
+        let endpoints = ["a", "b", "c"].map(|name| RpcEndpoint::new(name, "http://localhost:1"));
+        let pool = RpcPool::new(endpoints.into(), Duration::from_secs(1));
+        let number = |told: [u64; 3]| agreed(&pool, told.map(receipt)).map(|receipt| receipt.block_number);
+        assert_eq!(number([3, 101, 101]), Some(101));
+        assert_eq!(number([1 << 40, 101, 101]), Some(101));
+        assert_eq!(number([3, 101, 102]), None);
+    }
 }

@@ -4,6 +4,8 @@
 //! majority shows the block, `replan_after_blocks` deep, and the user's nonce unused, the request may enter a second transaction
 //! (the exception in invariant I3). If a reorganisation turns things round, only one of the two executes it; that one ends it.
 
+use std::collections::BTreeSet;
+
 use alloy_primitives::{Address, B256, U64};
 use serde_json::json;
 
@@ -11,6 +13,7 @@ use super::{
     chain_service::{ChainService, Done, batch_hash},
     company::is_surprise,
     dispatch::MAX_BATCH_FAILURES,
+    lane_shell::Flight,
     receipts::says_the_same,
     settle::Spent,
     simulate::{At, agreed_nonces},
@@ -41,7 +44,7 @@ pub(super) struct Mined {
 
 impl Mined {
     /// Its cost, as far as it is known before it is final.
-    fn spent(&self) -> Spent<'_> {
+    pub(super) fn spent(&self) -> Spent<'_> {
         Spent { kind: self.kind, receipt: &self.receipt, outcomes: &self.outcomes, culprit: None }
     }
 }
@@ -154,6 +157,7 @@ impl ChainService {
             }
         }
         let kind = mined.kind;
+        self.unpend(*index, *nonce);
         let (parts, _) = self.attribute(now, id, &content, &drawn, Some(mined.spent()));
         let reason = match kind {
             AttemptKind::Payload if !mined.receipt.is_success => Reason::BatchFailed,
@@ -189,6 +193,7 @@ impl ChainService {
         }
         let targets = self.target_changes();
         if back.is_empty() {
+            self.pend(now, *index, *nonce);
             if let Some(write) = targets {
                 self.note(vec![write], Vec::new());
             }
@@ -203,6 +208,7 @@ impl ChainService {
                 }
             }
         }
+        self.pend(now, *index, *nonce);
         for (request, _, _) in back.into_iter().filter(|(_, _, pays_another)| *pays_another) {
             if is_payload && let Some(entry) = self.queue.get_mut(request) {
                 entry.batch_failures += 1;
@@ -246,12 +252,23 @@ impl ChainService {
     /// Whether another transaction of ours that is not settled may have executed the request, or may yet: one that a node kept
     /// although all refused it, or one that a reorganisation may bring back. What became of the request is known when that is.
     pub(super) fn is_entangled(&self, id: RequestId) -> bool {
-        let settling = self.settlements.values().map(|waiting| &waiting.settlement.flight);
-        self.lanes
-            .iter()
-            .flat_map(|lane| lane.flights.values())
-            .chain(settling)
+        self.unsettled()
             .any(|flight| flight.gone.contains(&id) || flight.earlier.iter().any(|content| content.holds(id)))
+    }
+
+    /// Which of these [are entangled](Self::is_entangled): one look at all transactions, however many are asked for.
+    pub(super) fn entangled_among(&self, ids: &[RequestId]) -> BTreeSet<RequestId> {
+        if ids.is_empty() {
+            return BTreeSet::new();
+        }
+        let asked: BTreeSet<RequestId> = ids.iter().copied().collect();
+        self.unsettled().flat_map(Flight::bound).filter(|id| asked.contains(id)).collect()
+    }
+
+    /// Transactions of ours that are not settled.
+    fn unsettled(&self) -> impl Iterator<Item = &Flight> {
+        let settling = self.settlements.values().map(|waiting| &waiting.settlement.flight);
+        self.lanes.iter().flat_map(|lane| lane.flights.values()).chain(settling)
     }
 }
 

@@ -264,6 +264,8 @@ impl ChainService {
         contracts: &[Address],
     ) {
         let Settlement { id, mut flight, kind, receipt, outcomes, culprit, earlier } = settlement;
+        flight.pending.take().iter().for_each(|pending| self.tenants.unpend(pending));
+        self.is_loosened = true;
         let shown = std::mem::replace(&mut flight.shown, Shown::NOTHING);
         self.show_for_good(now, shown, &flight.members, &outcomes, nonces, contracts);
         let state = match kind {
@@ -569,6 +571,36 @@ impl ChainService {
             }
         };
         flight.members.iter().enumerate().map(payer).collect()
+    }
+
+    /// Holds what no member bears of a transaction in a block of its tenant's budget (invariant I8): until it is settled nothing else
+    /// is paid with it.
+    pub(super) fn pend(&mut self, now: Timestamp, index: usize, nonce: u64) {
+        let Some(flight) = self.lanes.get(index).and_then(|lane| lane.flights.get(&nonce)) else { return };
+        let Some(mined) = &flight.mined else { return };
+        let known =
+            flight.weights.iter().fold(self.shared.params.schedule.tx_base_gas, |sum, gas| sum.saturating_add(*gas));
+        let is_usual = mined.kind == AttemptKind::Payload
+            && mined.receipt.gas_used <= known
+            && !mined.outcomes.contains(&MemberOutcome::Untouched);
+        if is_usual {
+            return;
+        }
+        let (id, content) = (flight.record.id, flight.content());
+        let (_, bill) = self.attribute(now, id, &content, &flight.drawn, Some(mined.spent()));
+        let accounts = bill.into_iter().flat_map(|bill| bill.accounts);
+        let owed: Vec<_> = accounts.filter_map(|entry| Some((entry.tenant?, entry.wei))).collect();
+        // A transaction has one account at most.
+        let pending = owed.first().and_then(|(tenant, wei)| self.tenants.pend(tenant, id.lane.chain_id, *wei, now));
+        if let Some(flight) = self.lanes[index].flights.get_mut(&nonce) {
+            flight.pending = pending;
+        }
+    }
+
+    /// Gives back what [`Self::pend`] holds.
+    pub(super) fn unpend(&mut self, index: usize, nonce: u64) {
+        let flight = self.lanes.get_mut(index).and_then(|lane| lane.flights.get_mut(&nonce));
+        flight.and_then(|flight| flight.pending.take()).iter().for_each(|pending| self.tenants.unpend(pending));
     }
 
     /// Takes what accounts bear of a final transaction from budgets, and tells it.

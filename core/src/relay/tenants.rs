@@ -39,6 +39,15 @@ pub(super) struct Tenant {
     open: Arc<AtomicU64>,
 }
 
+/// What a tenant's account will bear of a transaction that is not settled, and counts as spent.
+#[derive(Debug)]
+pub(super) struct Pending {
+    tenant: Arc<str>,
+    chain_id: u64,
+    period: Timestamp,
+    wei: U256,
+}
+
 /// What is reserved, and what is open.
 #[derive(Debug, Default)]
 struct Books {
@@ -277,6 +286,21 @@ impl Tenants {
         if let Some(budget) = &tenant.policy.budget {
             self.books().budgets.spend(&tenant.name, chain_id, budget, wei, now);
         }
+    }
+
+    /// Counts what an account of the tenant will bear of a transaction that is in a block and not settled: the same money pays for
+    /// no other. Nothing where only the ledger knows.
+    pub(super) fn pend(&self, tenant: &str, chain_id: u64, wei: U256, now: Timestamp) -> Option<Pending> {
+        let tenant = self.get(tenant).filter(|_| !self.is_shared && !wei.is_zero())?;
+        let budget = tenant.policy.budget.as_ref()?;
+        let period = self.books().budgets.spend(&tenant.name, chain_id, budget, wei, now);
+        Some(Pending { tenant: Arc::clone(&tenant.name), chain_id, period, wei })
+    }
+
+    /// The transaction is settled, or in no block any more.
+    pub(super) fn unpend(&self, pending: &Pending) {
+        let Pending { tenant, chain_id, period, wei } = pending;
+        self.books().budgets.unspend(tenant, *chain_id, *period, *wei);
     }
 
     /// What a tenant's account may bear without taking anything from what its requests hold, wei. Nothing where only the

@@ -81,7 +81,6 @@ pub struct VerifiedRequest {
     nonce: u64,
     deadline: Timestamp,
     valid_until: Timestamp,
-    chain_deadline_s: Option<u64>,
     max_cost_wei: Option<U256>,
     is_outline: bool,
 }
@@ -153,7 +152,10 @@ impl VerifiedRequest {
 
     /// The deadline that the chain enforces, in block-timestamp seconds, if the kind has one.
     pub const fn chain_deadline_s(&self) -> Option<u64> {
-        self.chain_deadline_s
+        match &self.kind {
+            RequestKind::Forward(forward) => Some(forward.deadline),
+            RequestKind::Call(_) => None,
+        }
     }
 
     /// The caller's ceiling on total cost, in wei.
@@ -337,7 +339,6 @@ pub fn verify(
                 nonce,
                 deadline,
                 valid_until: valid.min(chain_deadline),
-                chain_deadline_s: Some(forward.deadline),
                 max_cost_wei,
                 is_outline: false,
                 kind: RequestKind::Forward(forward),
@@ -353,7 +354,6 @@ pub fn verify(
                 nonce: 0,
                 deadline: wanted,
                 valid_until: valid,
-                chain_deadline_s: None,
                 max_cost_wei,
                 is_outline: false,
                 kind: RequestKind::Call(call),
@@ -426,6 +426,7 @@ mod stored {
         /// Absent where it was stored before requests could outlive their promise.
         #[serde(default)]
         valid_until: Option<Timestamp>,
+        /// For older versions on the same ledger: it is the forward's own.
         chain_deadline_s: Option<u64>,
         max_cost_wei: Option<U256>,
         kind: StoredKind,
@@ -448,7 +449,7 @@ mod stored {
                 nonce: self.nonce,
                 deadline: self.deadline,
                 valid_until: Some(self.valid_until),
-                chain_deadline_s: self.chain_deadline_s,
+                chain_deadline_s: self.chain_deadline_s(),
                 max_cost_wei: self.max_cost_wei,
                 kind: match &self.kind {
                     RequestKind::Forward(forward) => StoredKind::Forward(forward.clone()),
@@ -475,7 +476,6 @@ mod stored {
                 nonce: stored.nonce,
                 deadline: stored.deadline,
                 valid_until: stored.valid_until.unwrap_or(stored.deadline),
-                chain_deadline_s: stored.chain_deadline_s,
                 max_cost_wei: stored.max_cost_wei,
                 is_outline: false,
             })

@@ -89,7 +89,7 @@ impl QueuedRequest {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Refusals {
     /// Most members of a transaction with it; `None`: as many as fit.
-    pub company: Option<usize>,
+    pub company: Option<u32>,
     /// Times that it was refused while it had a transaction for itself.
     pub alone: u32,
 }
@@ -1050,6 +1050,28 @@ impl Queue {
         }
     }
 
+    /// Takes a waiting request out of line, until it is [put back](Self::put_back) or [removed](Self::remove).
+    pub fn set_aside(&mut self, id: RequestId) {
+        let Some(entry) = self.entries.get(&id) else { return };
+        let (due, is_late, tenant) = (entry.due, entry.is_late, entry.tenant.clone());
+        let sequence = entry.request.sequence();
+        if !self.valid.remove(&(entry.request.valid_until(), id)) {
+            return;
+        }
+        self.leave(&tenant, due, is_late);
+        match sequence {
+            Some((forwarder, signer, nonce)) => {
+                if let Some(state) = self.signers.get_mut(&(forwarder, signer)) {
+                    // In this order the end of its run stays known.
+                    state.fly(nonce, id);
+                    state.leave(nonce, id, due, is_late);
+                }
+                self.refresh((forwarder, signer));
+            }
+            None => self.place(Head::Request(id)),
+        }
+    }
+
     /// Waiting requests that are not valid any more.
     pub fn expired(&self, now: Timestamp) -> Vec<RequestId> {
         self.valid.iter().take_while(|(until, _)| *until <= now).map(|(_, id)| *id).collect()
@@ -1407,4 +1429,17 @@ fn head_of<'a>(
         }
     };
     entries.get(&id).map(|entry| &**entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A million requests that are in a block fit into a gigabyte: each is remembered by these, in the sizes in which allocators give
+    /// memory.
+    #[test]
+    fn what_is_remembered_of_a_request_is_small() {
+        assert!(size_of::<VerifiedRequest>() + 2 * size_of::<usize>() <= 384, "{}", size_of::<VerifiedRequest>());
+        assert!(size_of::<QueuedRequest>() <= 192, "{}", size_of::<QueuedRequest>());
+    }
 }

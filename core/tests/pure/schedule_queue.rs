@@ -810,6 +810,29 @@ fn what_is_in_flight_when_its_validity_ends_is_told_once() {
 }
 
 #[test]
+fn what_is_held_is_in_no_line_until_it_is_put_back() {
+    for held in [call(0, 1_000, "t", true), forward(0, 0, 1_000, "t", 0)] {
+        let mut queue = with_multicall();
+        let id = held.request.id();
+        queue.push(held);
+        queue.set_chain_nonce(FORWARDER, signer(0), 0);
+        for _ in 0..2 {
+            queue.set_aside(id);
+            assert!(!queue.is_waiting(id) && queue.expired(Timestamp(1_000)).is_empty());
+            assert_eq!((queue.waiting(), queue.in_flight()), (0, 1));
+            assert!(queue.compose(Timestamp(1), lane(0), &limits(), &ANY_PRICE).is_none());
+        }
+        queue.put_back(id);
+        assert_eq!((queue.waiting(), queue.expired(Timestamp(1_000))), (1, vec![id]));
+        assert_eq!(compose(&mut queue, 1, &limits()).members, [id]);
+        queue.put_back(id);
+        queue.set_aside(id);
+        assert!(queue.remove(id, true).is_some());
+        assert_eq!((queue.waiting(), queue.in_flight()), (0, 0));
+    }
+}
+
+#[test]
 fn late_ones_get_one_place_in_eight_and_what_is_left() {
     let limits = ComposeLimits { max_batch: 16, max_gas: u64::MAX, ..limits() };
     let mut queue = with_multicall();

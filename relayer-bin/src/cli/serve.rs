@@ -52,7 +52,7 @@ pub(super) async fn start(config: &Config, sources: Option<Sources>) -> Result<R
     }
     raise_open_files(&config.http);
     let relay = config.relay_builder(resolved).start().await?;
-    let digest = reload::digest(&reload::table(&config.entries));
+    let digest = reload::digest(&config.entries);
     if let Err(error) = relay.record_configuration(digest, env!("CARGO_PKG_VERSION")).await {
         tracing::warn!(%error, "the configuration's hash could not be written into the decision log");
     }

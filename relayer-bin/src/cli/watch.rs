@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{
     client::{Client, RelayerArgs},
     error::{CliError, Exit},
+    printable::printable_json,
 };
 
 /// First wait before a broken stream is resumed; doubled up to [`MAX_RECONNECT`].
@@ -250,7 +251,8 @@ async fn next_event(
     seen: &mut Option<u64>,
 ) -> Result<Option<Value>, CliError> {
     while let Some(data) = stream.next().await? {
-        let Ok(event) = serde_json::from_str::<Value>(&data) else { continue };
+        // Its texts may hold what JSON writes as escapes.
+        let Ok(event) = serde_json::from_str::<Value>(&data).map(printable_json) else { continue };
         let seq = event["seq"].as_u64();
         if seq.is_some() && seq <= *seen {
             continue;
@@ -286,7 +288,7 @@ fn print_event(event: &Value) {
     for key in ["txHash", "reason", "detail"] {
         if let Some(value) = event[key].as_str() {
             line.push(' ');
-            line.extend(value.chars().filter(|c| !c.is_control()));
+            line.push_str(value);
         }
     }
     println!("{line}");

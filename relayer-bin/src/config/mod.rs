@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use alloy_primitives::{B256, keccak256};
 use slackwater::{
     chain::ChainSpec,
     ledger::{GroupCommitConfig, PostgresConfig, SqliteConfig},
@@ -351,8 +352,33 @@ pub struct Entry {
     pub key: String,
     /// The value; hidden if it may be a secret.
     pub value: String,
+    /// Tells it from another value that would be shown alike.
+    pub(crate) mark: Mark,
     /// Where it was set.
     pub origin: Origin,
+}
+
+/// The hash of a value, which is not shown: some values are easily guessed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark(B256);
+
+impl Mark {
+    pub(crate) fn of(value: &str) -> Self {
+        Self(keccak256(value))
+    }
+}
+
+impl Entry {
+    /// One whose value is shown as it is.
+    fn plain(key: String, value: String, origin: Origin) -> Self {
+        Self { key, mark: Mark::of(&value), value, origin }
+    }
+}
+
+impl fmt::Debug for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Mark")
+    }
 }
 
 /// The validated configuration: everything present and consistent, secrets still references.

@@ -249,7 +249,6 @@ pub(super) fn validate(
         max_requests: server.max_open_requests.unwrap_or(usual.max_requests),
         max_bytes: server.max_open_bytes.unwrap_or(usual.max_bytes),
     };
-    let http = http_limits(&mut check, server, &page_key);
     let shared = shared_ledger(&mut check, &ledger, listen_text);
     let (sqlite, group_commit) = storage(&mut check, ledger);
 
@@ -272,6 +271,7 @@ pub(super) fn validate(
             "raise the first or lower the second",
         );
     }
+    let http = http_limits(&mut check, server, &page_key, default_expiry);
     let log_defaults = LogConfig::default();
     let log =
         LogConfig { is_json: log.format == Some(RawLogFormat::Json), filter: log.level.unwrap_or(log_defaults.filter) };

@@ -16,6 +16,7 @@ use super::{
     auth::Caller,
     body,
     problem::{Problem, ProblemBody},
+    recorded,
     reload::Change,
 };
 use crate::scalar::Count;
@@ -147,11 +148,15 @@ pub(super) struct ReloadView {
     )
 )]
 pub(super) async fn reload(State(app): State<Shared>, caller: Caller) -> Answer {
-    // Reads files.
-    let reading = Arc::clone(&app);
-    let reloaded = tokio::task::spawn_blocking(move || reading.reload()).await;
-    let changed = reloaded.map_err(|_| Problem::shutting_down())??;
-    app.record_reload(&caller.name(), changed.len()).await?;
+    let changed = recorded(async move {
+        // Reads files.
+        let reading = Arc::clone(&app);
+        let reloaded = tokio::task::spawn_blocking(move || reading.reload()).await;
+        let changed = reloaded.map_err(|_| Problem::shutting_down())??;
+        app.record_reload(&caller.name(), changed.len()).await?;
+        Ok(changed)
+    })
+    .await?;
     Ok(body::json(StatusCode::OK, &ReloadView { changed }))
 }
 

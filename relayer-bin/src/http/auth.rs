@@ -292,6 +292,11 @@ impl Access {
         self.ended.cancel();
     }
 
+    /// Whether others have taken its place.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
     /// Resolves when others have taken its place.
     pub(crate) async fn ended(&self) {
         self.ended.cancelled().await;

@@ -260,7 +260,8 @@ impl Feed {
             return Some(Bytes::from_static(b"retry: 1000\n\n"));
         }
         loop {
-            if self.has_ended {
+            // Also while there is more to read: whose key is gone sees no further page.
+            if self.has_ended || self.app.closing.is_cancelled() || self.access.has_ended() {
                 return None;
             }
             if self.is_behind {

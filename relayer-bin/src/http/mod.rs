@@ -473,6 +473,13 @@ fn admit(
     Ok(presence)
 }
 
+/// Does what an administrator asks and writes it down, both of them even if the caller goes away in between.
+async fn recorded<T: Send + 'static>(
+    act: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::spawn(act).await.unwrap_or_else(|_| Err(Problem::shutting_down()))
+}
+
 fn check_scope(caller: &Result<Caller, Problem>, needed: &auth::Scopes) -> Result<(), Problem> {
     let caller = caller.as_ref().map_err(Clone::clone)?;
     if caller.scopes.has_any(*needed) {

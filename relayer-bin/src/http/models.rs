@@ -5,7 +5,7 @@ use axum::{
     extract::{Path, Request, State},
     http::{HeaderValue, Response, StatusCode, header},
 };
-use slackwater::relay::{ChainStatus, ModelError, ModelInfo};
+use slackwater::relay::{ChainStatus, ModelError, ModelInfo, Relay};
 
 use super::{
     Shared,
@@ -13,6 +13,7 @@ use super::{
     body,
     dto::{ModelView, ModelsView, VersionBody},
     problem::{Problem, ProblemBody},
+    recorded,
 };
 
 type Answer = Result<Response<Body>, Problem>;
@@ -34,17 +35,24 @@ fn parse_chain(id: &str) -> Result<u64, Problem> {
     id.parse().map_err(|_| Problem::new("malformed_id", "a chain's id is a decimal integer"))
 }
 
-/// The answer to a change, which is written down with who made it.
-async fn answer(
+/// Makes a change, writes down who made it, and answers with the chain's models.
+async fn change<F>(
     app: &Shared,
     caller: &Caller,
     action: &'static str,
     chain_id: u64,
-    models: Result<Vec<ModelInfo>, ModelError>,
-) -> Answer {
-    let models = models?;
-    app.relay.record_action(&caller.name(), action, &format!("models of chain {chain_id}")).await?;
-    Ok(body::json(StatusCode::OK, &ModelsView { models: ModelView::of(chain_id, &models) }))
+    act: impl FnOnce(Relay) -> F + Send + 'static,
+) -> Answer
+where
+    F: Future<Output = Result<Vec<ModelInfo>, ModelError>> + Send,
+{
+    let (relay, by) = (app.relay.clone(), caller.name());
+    let models = recorded(async move {
+        let models = act(relay.clone()).await?;
+        relay.record_action(&by, action, &format!("models of chain {chain_id}")).await?;
+        Ok(models)
+    });
+    Ok(body::json(StatusCode::OK, &ModelsView { models: ModelView::of(chain_id, &models.await?) }))
 }
 
 async fn version(app: &Shared, request: Request) -> Result<u32, Problem> {
@@ -71,8 +79,8 @@ pub(super) async fn promote(
 ) -> Answer {
     let chain_id = parse_chain(&id)?;
     let version = version(&app, request).await?;
-    let models = app.relay.promote_model(chain_id, version).await;
-    answer(&app, &caller, "promote", chain_id, models).await
+    change(&app, &caller, "promote", chain_id, move |relay| async move { relay.promote_model(chain_id, version).await })
+        .await
 }
 
 /// Puts a version of a chain's models in force and keeps it there, over restarts. Operators only.
@@ -88,8 +96,7 @@ pub(super) async fn promote(
 pub(super) async fn pin(State(app): State<Shared>, caller: Caller, Path(id): Path<String>, request: Request) -> Answer {
     let chain_id = parse_chain(&id)?;
     let version = version(&app, request).await?;
-    let models = app.relay.pin_model(chain_id, version).await;
-    answer(&app, &caller, "pin", chain_id, models).await
+    change(&app, &caller, "pin", chain_id, move |relay| async move { relay.pin_model(chain_id, version).await }).await
 }
 
 /// Lets the next version that is fitted come into force. Operators only.
@@ -103,8 +110,7 @@ pub(super) async fn pin(State(app): State<Shared>, caller: Caller, Path(id): Pat
 )]
 pub(super) async fn unpin(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
     let chain_id = parse_chain(&id)?;
-    let models = app.relay.unpin_models(chain_id).await;
-    answer(&app, &caller, "unpin", chain_id, models).await
+    change(&app, &caller, "unpin", chain_id, move |relay| async move { relay.unpin_models(chain_id).await }).await
 }
 
 /// Goes back to the version that was in force before. Operators only.
@@ -118,8 +124,8 @@ pub(super) async fn unpin(State(app): State<Shared>, caller: Caller, Path(id): P
 )]
 pub(super) async fn roll_back(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
     let chain_id = parse_chain(&id)?;
-    let models = app.relay.roll_back_models(chain_id).await;
-    answer(&app, &caller, "rollback", chain_id, models).await
+    change(&app, &caller, "rollback", chain_id, move |relay| async move { relay.roll_back_models(chain_id).await })
+        .await
 }
 
 /// All models of a chain with scores and pin, as one JSON for `/import`. Operators only.
@@ -158,6 +164,6 @@ pub(super) async fn import(
     let (parts, body) = request.into_parts();
     let body::Read { bytes, held: _held } = body::read(&app, &parts.headers, body, app.limits.import()).await?;
     let text = String::from_utf8(bytes.into()).map_err(|_| Problem::new("malformed_json", "the body is not UTF-8"))?;
-    let models = app.relay.import_models(chain_id, text).await;
-    answer(&app, &caller, "import", chain_id, models).await
+    change(&app, &caller, "import", chain_id, move |relay| async move { relay.import_models(chain_id, text).await })
+        .await
 }

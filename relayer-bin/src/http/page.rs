@@ -23,11 +23,17 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{App, auth::Caller, problem::Problem};
 
+mod submit;
+
+pub(super) use submit::submit;
+
 /// An hour, by which requests and money are counted.
 const HOUR_MS: u64 = 3_600_000;
 /// How often some of what is held is looked at, and how many: all at once would take so long that events are missed meanwhile.
 const SWEEP: Duration = Duration::from_secs(2);
 const SWEEP_LEN: usize = 100;
+/// How long a submission whose commit is in doubt may still come to be known.
+const DOUBT: Duration = Duration::from_secs(600);
 
 /// Caps of page keys. Every field is a configuration key `page_key.<name>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +100,7 @@ pub(super) fn check(
     tenant: &PageTenant,
     item: &mut SubmitItem,
     now: Timestamp,
-) -> Result<u64, Problem> {
+) -> Result<(), Problem> {
     let denied = |detail: String| Err(Problem::new("policy_denied", detail));
     let submission = &mut item.submission;
     let SubmissionKind::Forward(forward) = &submission.kind else {
@@ -125,7 +131,7 @@ pub(super) fn check(
     if let Some(most) = limits.max_cost_wei {
         submission.max_cost_wei = Some(submission.max_cost_wei.map_or(most, |asked| asked.min(most)));
     }
-    Ok(u64::try_from(forward.gas).unwrap_or(u64::MAX))
+    Ok(())
 }
 
 /// What page keys have used.
@@ -159,10 +165,13 @@ struct Account {
 #[derive(Debug, Clone)]
 pub(super) struct Hold {
     tenant: Arc<str>,
+    key: Arc<str>,
     chain_id: u64,
     hour: u64,
     period: Timestamp,
     wei: U256,
+    /// Until then it is held although nothing is known of it: its commit is in doubt.
+    doubted_until: Option<Timestamp>,
 }
 
 impl Account {
@@ -190,7 +199,7 @@ impl PageBook {
     ///
     /// # Errors
     /// `rate_limited`, `budget_exhausted`, with the key of the cap.
-    pub(super) fn reserve(
+    fn reserve(
         &self,
         limits: &PageLimits,
         tenant: &PageTenant,
@@ -202,11 +211,8 @@ impl PageBook {
         let hour = now.0 / HOUR_MS;
         let rest_of_hour = Duration::from_millis((hour + 1) * HOUR_MS - now.0);
         let key = (Arc::clone(&caller.tenant), Arc::clone(&caller.key));
-        let count = books.keys.entry(key.clone()).or_default();
-        if count.0 != hour {
-            *count = (hour, 0);
-        }
-        if count.1 >= limits.max_requests_per_hour {
+        let submitted = books.keys.get(&key).filter(|(of, _)| *of == hour).map_or(0, |(_, count)| *count);
+        if submitted >= limits.max_requests_per_hour {
             let limit = limits.max_requests_per_hour;
             let detail = format!(
                 "page key `{}` has submitted {limit} requests this hour, limit {limit} (`page_key.max_requests_per_hour`)",
@@ -222,10 +228,8 @@ impl PageBook {
             );
             return Err(Problem::new("rate_limited", detail).retry_after(Duration::from_secs(1)));
         }
-        let mut period = Timestamp(0);
         if let Some(budget) = &tenant.budget {
-            period = budget.period_start(now);
-            let account = books.account(&caller.tenant, chain_id, hour, period);
+            let account = books.account(&caller.tenant, chain_id, hour, budget.period_start(now));
             let caps = [
                 (account.of_hour, limits.hourly_budget_percent, "page_key.hourly_budget_percent"),
                 (account.of_period, limits.budget_percent, "page_key.budget_percent"),
@@ -238,21 +242,22 @@ impl PageBook {
                     return Err(Problem::new("budget_exhausted", detail));
                 }
             }
-            account.of_hour = account.of_hour.saturating_add(wei);
-            account.of_period = account.of_period.saturating_add(wei);
         }
-        *books.open.entry(Arc::clone(&caller.tenant)).or_default() += 1;
-        books.keys.entry(key).or_default().1 += 1;
-        Ok(Hold { tenant: Arc::clone(&caller.tenant), chain_id, hour, period, wei })
+        Ok(books.take(tenant, caller, (chain_id, wei), now))
+    }
+
+    /// Takes a place for a request that was accepted all the same. What is reserved for it is told by [`Self::accepted`].
+    fn take(&self, tenant: &PageTenant, caller: &Caller, chain_id: u64, now: Timestamp) -> Hold {
+        self.lock().take(tenant, caller, (chain_id, U256::ZERO), now)
     }
 
     /// The submission became request `id`, for which `wei` are reserved.
-    pub(super) fn accepted(&self, mut hold: Hold, id: RequestId, wei: U256) {
+    fn accepted(&self, mut hold: Hold, id: RequestId, wei: U256) {
         let mut books = self.lock();
         let key = (Arc::clone(&hold.tenant), id);
         if books.held.contains_key(&key) {
             // The same request again.
-            return books.end(&hold, U256::ZERO);
+            return books.give_back(&hold);
         }
         if let Some(account) = books.accounts.get_mut(&(Arc::clone(&hold.tenant), hold.chain_id)) {
             account.change(&hold, wei);
@@ -262,8 +267,23 @@ impl PageBook {
     }
 
     /// The submission became none.
-    pub(super) fn released(&self, hold: &Hold) {
-        self.lock().end(hold, U256::ZERO);
+    fn released(&self, hold: &Hold) {
+        self.lock().give_back(hold);
+    }
+
+    /// The submission may have become request `id`: nobody knows yet.
+    fn doubted(&self, hold: Hold, id: RequestId, now: Timestamp) {
+        let mut books = self.lock();
+        let key = (Arc::clone(&hold.tenant), id);
+        if books.held.contains_key(&key) {
+            return books.give_back(&hold);
+        }
+        books.held.insert(key, Hold { doubted_until: Some(now.saturating_add(DOUBT)), ..hold });
+    }
+
+    /// Whether a request that is held may still come to be known.
+    fn may_come(&self, key: &Held, now: Timestamp) -> bool {
+        self.lock().held.get(key).and_then(|hold| hold.doubted_until).is_some_and(|until| now < until)
     }
 
     /// A request has ended with this cost.
@@ -279,7 +299,7 @@ impl PageBook {
         let mut books = self.lock();
         let of_now = now.0 / HOUR_MS;
         for EndedByKey { key, chain_id, since: [(requests, hour_wei), (_, period_wei)] } in used.ended {
-            books.count(tenant, key, of_now, requests);
+            books.count(tenant, key.into(), of_now, requests);
             let Some(budget) = &page.budget else { continue };
             let account = books.account(tenant, chain_id, of_now, budget.period_start(now));
             account.of_hour = account.of_hour.saturating_add(hour_wei);
@@ -287,11 +307,14 @@ impl PageBook {
         }
         for OpenByKey { key, id, chain_id, accepted_at, reserved_wei } in used.open {
             let hour = accepted_at.0 / HOUR_MS;
+            let key: Arc<str> = key.into();
             if hour == of_now {
-                books.count(tenant, key, of_now, 1);
+                books.count(tenant, Arc::clone(&key), of_now, 1);
             }
             let period = page.budget.as_ref().map_or(Timestamp(0), |budget| budget.period_start(accepted_at));
-            let mut hold = Hold { tenant: Arc::clone(tenant), chain_id, hour, period, wei: U256::ZERO };
+            let tenant_id = Arc::clone(tenant);
+            let mut hold =
+                Hold { tenant: tenant_id, key, chain_id, hour, period, wei: U256::ZERO, doubted_until: None };
             if let Some(budget) = &page.budget {
                 // Nothing of it counts yet.
                 books.account(tenant, chain_id, of_now, budget.period_start(now)).change(&hold, reserved_wei);
@@ -313,8 +336,8 @@ impl PageBook {
 
 impl Books {
     /// Adds to what a key has submitted in the present hour.
-    fn count(&mut self, tenant: &Arc<str>, key: String, hour: u64, requests: u64) {
-        let count = self.keys.entry((Arc::clone(tenant), key.into())).or_default();
+    fn count(&mut self, tenant: &Arc<str>, key: Arc<str>, hour: u64, requests: u64) {
+        let count = self.keys.entry((Arc::clone(tenant), key)).or_default();
         *count = (hour, if count.0 == hour { count.1.saturating_add(requests) } else { requests });
     }
 
@@ -328,6 +351,31 @@ impl Books {
             (account.period, account.of_period) = (period, U256::ZERO);
         }
         account
+    }
+
+    /// Takes a place and `wei`, whatever the caps are.
+    fn take(&mut self, tenant: &PageTenant, caller: &Caller, (chain_id, wei): (u64, U256), now: Timestamp) -> Hold {
+        let (hour, key) = (now.0 / HOUR_MS, Arc::clone(&caller.key));
+        let mut period = Timestamp(0);
+        if let Some(budget) = &tenant.budget {
+            period = budget.period_start(now);
+            let account = self.account(&caller.tenant, chain_id, hour, period);
+            account.of_hour = account.of_hour.saturating_add(wei);
+            account.of_period = account.of_period.saturating_add(wei);
+        }
+        *self.open.entry(Arc::clone(&caller.tenant)).or_default() += 1;
+        self.count(&caller.tenant, Arc::clone(&key), hour, 1);
+        Hold { tenant: Arc::clone(&caller.tenant), key, chain_id, hour, period, wei, doubted_until: None }
+    }
+
+    /// As if it had not been submitted.
+    fn give_back(&mut self, hold: &Hold) {
+        if let Some(count) = self.keys.get_mut(&(Arc::clone(&hold.tenant), Arc::clone(&hold.key)))
+            && count.0 == hold.hour
+        {
+            count.1 = count.1.saturating_sub(1);
+        }
+        self.end(hold, U256::ZERO);
     }
 
     fn end(&mut self, hold: &Hold, cost: U256) {
@@ -391,6 +439,7 @@ async fn settle(relay: &Relay, pages: &PageBook, key: &Held) {
     match relay.request(*id).await {
         Ok(Some(record)) if record.tenant == **tenant && !record.status.is_terminal() => {}
         Ok(Some(record)) if record.tenant == **tenant => pages.settled(key, record.counted_wei()),
+        Ok(_) if pages.may_come(key, now()) => {}
         // It is another tenant's since: it ended untried, for nothing.
         Ok(_) => pages.settled(key, U256::ZERO),
         // Held until the next look: too much counts rather than too little.
@@ -514,9 +563,14 @@ mod tests {
             book.settled(&held("shop", n), U256::ZERO);
         }
         book.accepted(reserve(T0).unwrap(), id(6), U256::ZERO);
-        // The same request again takes one place.
+        // The same request again takes one place, and what is refused takes none.
         book.accepted(reserve(T0).unwrap(), id(6), U256::ZERO);
+        book.released(&reserve(T0).unwrap());
         assert_eq!(book.lock().open[&*caller().tenant], 1);
+        // What may have been accepted is held until it is known, or can come no more.
+        book.doubted(reserve(T0).unwrap(), id(7), T0);
+        assert!(book.may_come(&held("shop", 7), T0) && !book.may_come(&held("shop", 6), T0));
+        assert!(!book.may_come(&held("shop", 7), T0.saturating_add(DOUBT)));
         let problem = reserve(T0).unwrap_err();
         assert!(problem.detail().contains("page_key.max_requests_per_hour"), "{}", problem.detail());
         assert!(reserve(Timestamp(T0.0 + HOUR_MS)).is_ok());

@@ -224,6 +224,11 @@ impl Problem {
         self.0.info.code
     }
 
+    /// Whether what was asked may have been done all the same.
+    pub(crate) fn is_ambiguous(&self) -> bool {
+        self.0.extra.ambiguous
+    }
+
     /// Its HTTP status.
     pub fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.0.info.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)

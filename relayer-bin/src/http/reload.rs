@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use alloy_primitives::{B256, Keccak256};
@@ -12,7 +12,7 @@ use slackwater::{ledger::LedgerError, relay::PolicyError};
 use utoipa::ToSchema;
 
 use super::App;
-use crate::config::{Config, ConfigErrors, Entry, Sources};
+use crate::config::{Config, ConfigErrors, Entry, Mark, Sources};
 
 /// Keys below `tenant.N.` that are taken over while the relayer runs.
 const RELOADABLE: &[&str] = &[
@@ -39,7 +39,22 @@ const RELOADABLE: &[&str] = &[
 /// Where the configuration comes from, and what is in force.
 pub struct Reloader {
     sources: Sources,
-    entries: Mutex<BTreeMap<String, String>>,
+    state: Mutex<State>,
+}
+
+/// Values in force.
+#[derive(Clone, PartialEq, Eq)]
+struct Shown {
+    value: String,
+    mark: Mark,
+}
+
+type Table = BTreeMap<String, Shown>;
+
+struct State {
+    entries: Table,
+    /// Of the values that the decision log has as in force.
+    recorded: B256,
 }
 
 impl fmt::Debug for Reloader {
@@ -80,26 +95,32 @@ pub struct Change {
     pub now: Option<String>,
 }
 
-pub(crate) fn table(entries: &[Entry]) -> BTreeMap<String, String> {
-    entries.iter().map(|entry| (entry.key.clone(), entry.value.clone())).collect()
+fn table(entries: &[Entry]) -> Table {
+    let shown = |entry: &Entry| Shown { value: entry.value.clone(), mark: entry.mark };
+    entries.iter().map(|entry| (entry.key.clone(), shown(entry))).collect()
 }
 
 /// Hash of all values in force, as `config show` prints them: secrets are hidden there.
-pub(crate) fn digest(entries: &BTreeMap<String, String>) -> B256 {
+pub(crate) fn digest(entries: &[Entry]) -> B256 {
+    digest_of(&table(entries))
+}
+
+fn digest_of(entries: &Table) -> B256 {
     let mut hasher = Keccak256::new();
-    for (key, value) in entries {
+    for (key, Shown { value, .. }) in entries {
         hasher.update(format!("{key} = {value}\n"));
     }
     hasher.finalize()
 }
 
-/// What differs, in the order of the keys.
-fn changes(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Vec<Change> {
+/// What differs, in the order of the keys; what is shown alike too.
+fn changes(before: &Table, now: &Table) -> Vec<Change> {
     let mut keys: Vec<&String> = before.keys().chain(now.keys()).collect();
     keys.sort_unstable();
     keys.dedup();
     let differs = |key: &&String| before.get(*key) != now.get(*key);
-    let change = |key: &String| Change { key: key.clone(), was: before.get(key).cloned(), now: now.get(key).cloned() };
+    let shown = |table: &Table, key: &String| table.get(key).map(|shown| shown.value.clone());
+    let change = |key: &String| Change { key: key.clone(), was: shown(before, key), now: shown(now, key) };
     keys.into_iter().filter(differs).map(change).collect()
 }
 
@@ -117,9 +138,15 @@ fn is_reloadable(key: &str) -> bool {
 }
 
 impl Reloader {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Of a relayer that was started with `config`, from `sources`.
     pub fn new(sources: Sources, config: &Config) -> Self {
-        Self { sources, entries: Mutex::new(table(&config.entries)) }
+        let entries = table(&config.entries);
+        let recorded = digest_of(&entries);
+        Self { sources, state: Mutex::new(State { entries, recorded }) }
     }
 }
 
@@ -132,10 +159,10 @@ impl App {
     pub fn reload(&self) -> Result<Vec<Change>, ReloadError> {
         let reloader = self.reloader.as_ref().ok_or(ReloadError::Unsupported)?;
         // One at a time, so that the last one read is the last one taken over.
-        let mut entries = reloader.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = reloader.state();
         let config = reloader.sources.clone().load()?;
         let now = table(&config.entries);
-        let changes = changes(&entries, &now);
+        let changes = changes(&state.entries, &now);
         let fixed: Vec<String> = changes
             .iter()
             .filter(|change| !is_reloadable(&change.key))
@@ -148,7 +175,7 @@ impl App {
             let policies = config.tenants.iter().map(|tenant| tenant.policy.clone()).collect();
             self.relay.set_policies(policies)?;
             self.set_access(config.access());
-            *entries = now;
+            state.entries = now;
         }
         for Change { key, was, now } in &changes {
             tracing::warn!(key, was, now, "configuration changed");
@@ -162,9 +189,17 @@ impl App {
     /// [`LedgerError`].
     pub async fn record_reload(&self, by: &str, changed: usize) -> Result<(), LedgerError> {
         self.relay.record_action(by, "reload", &format!("{changed} keys changed")).await?;
-        let Some(reloader) = self.reloader.as_ref().filter(|_| changed > 0) else { return Ok(()) };
-        let config = digest(&reloader.entries.lock().unwrap_or_else(PoisonError::into_inner));
-        self.relay.record_configuration(config, env!("CARGO_PKG_VERSION")).await
+        let Some(reloader) = &self.reloader else { return Ok(()) };
+        // Not by what this reload has changed: an earlier one may not have come to be written down.
+        let config = {
+            let state = reloader.state();
+            Some(digest_of(&state.entries)).filter(|config| *config != state.recorded)
+        };
+        if let Some(config) = config {
+            self.relay.record_configuration(config, env!("CARGO_PKG_VERSION")).await?;
+            reloader.state().recorded = config;
+        }
+        Ok(())
     }
 }
 
@@ -202,13 +237,18 @@ mod tests {
 
     #[test]
     fn what_changed_is_told() {
-        let table = |pairs: &[(&str, &str)]| {
-            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>()
+        let table = |pairs: &[(&str, &str, &str)]| {
+            let shown = |value: &str, raw| Shown { value: value.to_owned(), mark: Mark::of(raw) };
+            pairs.iter().map(|(key, value, raw)| ((*key).to_owned(), shown(value, raw))).collect::<Table>()
         };
-        let found =
-            changes(&table(&[("a", "1"), ("b", "2"), ("c", "3")]), &table(&[("b", "2"), ("c", "4"), ("d", "5")]));
+        let found = changes(
+            &table(&[("a", "1", "1"), ("b", "2", "2"), ("c", "3", "3"), ("url", "https://host/…", "https://host/one")]),
+            &table(&[("b", "2", "2"), ("c", "4", "4"), ("d", "5", "5"), ("url", "https://host/…", "https://host/two")]),
+        );
         let text = |value: &str| Some(value.to_owned());
-        let expect = [("a", text("1"), None), ("c", text("3"), text("4")), ("d", None, text("5"))];
+        let hidden = || text("https://host/…");
+        let expect =
+            [("a", text("1"), None), ("c", text("3"), text("4")), ("d", None, text("5")), ("url", hidden(), hidden())];
         assert_eq!(found, expect.map(|(key, was, now)| Change { key: key.to_owned(), was, now }));
     }
 }

@@ -1,9 +1,10 @@
 //! Requests: submit, ask, list, cancel, quote.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use alloy_primitives::Bytes;
 use axum::{
+    Extension,
     body::Body,
     extract::{Path, Query, Request, State, rejection::QueryRejection},
     http::{HeaderMap, Response, StatusCode},
@@ -13,7 +14,7 @@ use serde::Deserialize;
 use slackwater::{
     ledger::{EventFilter, RequestFilter, RequestRecord},
     relay::{Acceptance, SubmitItem},
-    request::{Promise, RequestId, Status, Withdrawal, settlement::with_price},
+    request::{Promise, RequestId, Status, Withdrawal},
 };
 use utoipa::{IntoParams, ToSchema};
 
@@ -25,9 +26,10 @@ use super::{
         AcceptedView, BatchResults, ItemResult, QuoteBody, QuoteView, RequestPage, RequestView, SubmitBody,
         SummaryView, parse_batch,
     },
-    overloaded,
-    page::{self, Hold},
+    overloaded, page,
+    peer::{Network, Peer},
     problem::{Problem, ProblemBody},
+    recorded,
 };
 
 /// Requests on a page unless `limit` says otherwise.
@@ -80,7 +82,12 @@ pub(super) async fn find(app: &Shared, caller: &Caller, id: RequestId) -> Result
         (status = 503, description = "Come back after `Retry-After`", body = ProblemBody<'static>, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn submit(State(app): State<Shared>, caller: Caller, request: Request) -> Answer {
+pub(super) async fn submit(
+    State(app): State<Shared>,
+    caller: Caller,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> Answer {
     let (parts, body) = request.into_parts();
     let counted = |problem| app.counted(&caller, problem);
     let body::Read { bytes, held } =
@@ -88,7 +95,7 @@ pub(super) async fn submit(State(app): State<Shared>, caller: Caller, request: R
     let key = idempotency_key(&parts.headers).map_err(counted)?;
     let item = body::parse::<SubmitBody<'_>>(&bytes).and_then(|body| body.into_item(key));
     drop(bytes);
-    let acceptance = submit_items(&app, &caller, vec![item]).await.pop();
+    let acceptance = submit_items(&app, &caller, peer.network(), vec![item]).await.pop();
     let acceptance = acceptance.unwrap_or_else(|| unreachable!("one item has one result"))?;
     drop(held);
     Ok(body::json_sized(StatusCode::ACCEPTED, &AcceptedView::from(acceptance), 1_024))
@@ -105,7 +112,12 @@ pub(super) async fn submit(State(app): State<Shared>, caller: Caller, request: R
         (status = "4XX", description = "The batch as a whole was refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn submit_batch(State(app): State<Shared>, caller: Caller, request: Request) -> Answer {
+pub(super) async fn submit_batch(
+    State(app): State<Shared>,
+    caller: Caller,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> Answer {
     let (parts, body) = request.into_parts();
     let limits = &app.limits;
     let counted = |problem| app.counted(&caller, problem);
@@ -125,7 +137,7 @@ pub(super) async fn submit_batch(State(app): State<Shared>, caller: Caller, requ
     if !answer.grow_to(64 + total * ANSWER_BYTES) {
         return Err(counted(overloaded(&app)));
     }
-    let results = submit_items(&app, &caller, items).await.into_iter().map(ItemResult::from).collect();
+    let results = submit_items(&app, &caller, peer.network(), items).await.into_iter().map(ItemResult::from).collect();
     drop(held);
     let response = body::json_sized(StatusCode::MULTI_STATUS, &BatchResults { results }, 64 + total * ANSWER_BYTES);
     Ok(response.map(|body| answer.until_sent(body)))
@@ -135,66 +147,35 @@ pub(super) async fn submit_batch(State(app): State<Shared>, caller: Caller, requ
 async fn submit_items(
     app: &Shared,
     caller: &Caller,
+    network: Network,
     items: Vec<Result<SubmitItem, Problem>>,
 ) -> Vec<Result<Acceptance, Problem>> {
-    let mut results: Vec<Option<Result<Acceptance, Problem>>> = Vec::with_capacity(items.len());
-    let (mut good, mut holds) = (Vec::with_capacity(items.len()), Vec::new());
-    for item in items {
-        let item = item.map(|item| SubmitItem { submitted_by: Some(caller.key.clone()), ..item });
-        let admitted = match item {
-            Ok(mut item) if caller.is_page => match hold_for_page(app, caller, &mut item) {
-                Ok(hold) => {
-                    holds.push(hold);
-                    Ok(item)
-                }
-                Err(problem) => Err(problem),
-            },
-            item => item,
-        };
-        match admitted {
-            Ok(item) => {
-                good.push(item);
-                results.push(None);
-            }
-            Err(problem) => results.push(Some(Err(app.counted(caller, problem)))),
-        }
+    let signed = |item| SubmitItem { submitted_by: Some(Arc::clone(&caller.key)), ..item };
+    let items = items.into_iter().map(|item| item.map(signed));
+    if caller.is_page {
+        return page::submit(app, caller, network, items.collect()).await;
     }
-    let mut answers = app.relay.submit_many(&caller.tenant, good).await.into_iter();
-    let mut holds = holds.into_iter();
-    let mut told = Vec::with_capacity(results.len());
-    for result in results {
-        if let Some(refused) = result {
-            told.push(refused);
-            continue;
-        }
-        let Some(answer) = answers.next() else { unreachable!("the relay answers every item") };
-        if let Some(hold) = holds.next() {
-            match &answer {
-                // What somebody else submitted before is counted there, whoever repeats its signed bytes.
-                Ok(accepted)
-                    if !accepted.record.status.is_terminal()
-                        && accepted.record.submitted_by.as_deref() == Some(&*caller.key) =>
-                {
-                    app.pages.accepted(hold, accepted.record.id, accepted.quote.max_cost_wei);
-                }
-                _ => app.pages.released(&hold),
-            }
-        }
-        told.push(answer.map_err(Problem::from));
-    }
-    told
+    let items = items.map(|item| item.map_err(|problem| app.counted(caller, problem))).collect();
+    submit_admitted(app, caller, items).await
 }
 
-/// Whether a page key may ask for this, and the place that it takes.
-fn hold_for_page(app: &Shared, caller: &Caller, item: &mut SubmitItem) -> Result<Hold, Problem> {
-    let (limits, tenant) = (&app.limits.page_key, app.access().page_tenant(caller));
-    let now = page::now();
-    let gas = page::check(limits, &tenant, item, now)?;
-    let chain_id = item.submission.chain_id;
-    let quote = app.relay.quote(chain_id, gas)?;
-    let worst_wei = with_price(quote.max_cost_wei, tenant.price_percent);
-    let wei = item.submission.max_cost_wei.map_or(worst_wei, |most| most.min(worst_wei));
-    app.pages.reserve(limits, &tenant, caller, (chain_id, wei), now)
+/// Submits those that came so far, and gives one result for each item, in order.
+pub(super) async fn submit_admitted(
+    app: &Shared,
+    caller: &Caller,
+    items: Vec<Result<SubmitItem, Problem>>,
+) -> Vec<Result<Acceptance, Problem>> {
+    let mut good = Vec::with_capacity(items.len());
+    let refused: Vec<Option<Problem>> = items.into_iter().map(|item| item.map(|item| good.push(item)).err()).collect();
+    let mut answers = app.relay.submit_many(&caller.tenant, good).await.into_iter();
+    let answer = |refused: Option<Problem>| match refused {
+        Some(problem) => Err(problem),
+        None => match answers.next() {
+            Some(answer) => answer.map_err(Problem::from),
+            None => unreachable!("the relay answers every item"),
+        },
+    };
+    refused.into_iter().map(answer).collect()
 }
 
 /// Which requests to list.
@@ -336,10 +317,16 @@ pub(super) async fn cancel(
         }
         record
     };
-    let mut cancelled = app.relay.cancel(&record.tenant, id).await?;
-    if *record.tenant != *caller.tenant && caller.is_operator() {
-        app.relay.record_action(&caller.name(), "cancel", &id.to_string()).await?;
-    }
+    let by = (*record.tenant != *caller.tenant && caller.is_operator()).then(|| caller.name());
+    let acting = Arc::clone(&app);
+    let mut cancelled = recorded(async move {
+        let cancelled = acting.relay.cancel(&record.tenant, id).await?;
+        if let Some(by) = by {
+            acting.relay.record_action(&by, "cancel", &id.to_string()).await?;
+        }
+        Ok(cancelled)
+    })
+    .await?;
     if caller.is_page || !caller.sees(&cancelled.tenant) {
         cancelled.submitted_by = None;
     }
@@ -359,9 +346,7 @@ pub(super) async fn quote(State(app): State<Shared>, caller: Caller, request: Re
     let (parts, body) = request.into_parts();
     let body::Read { bytes, .. } = body::read(&app, &parts.headers, body, app.limits.single()).await?;
     let asked: QuoteBody = body::parse(&bytes)?;
-    let mut quote = app.relay.quote(asked.chain_id.0, asked.gas.0)?;
-    // As it would be reserved for the caller's tenant.
-    quote.max_cost_wei = with_price(quote.max_cost_wei, app.access().page_tenant(&caller).price_percent);
+    let quote = app.relay.quote(&caller.tenant, asked.chain_id.0, asked.gas.0)?;
     let wait = match asked.within {
         Some(within) => app.relay.quote_wait(asked.chain_id.0, Duration::from_millis(within.0))?,
         None => None,

@@ -145,6 +145,45 @@ async fn a_request_is_cancelled_at_any_instance() -> Result<()> {
     cluster.close().await
 }
 
+/// One that waits again after a transaction left it out may yet be executed by it.
+#[tokio::test]
+async fn who_left_a_transaction_is_withdrawn_at_no_instance_until_that_is_final() -> Result<()> {
+    let tenant = "[[tenant]]\nid = \"default\"\noperator = true\nopen = true\ngap_timeout_ms = 60000\n";
+    let cluster = cluster(2).extra(tenant).raise().await?;
+    cluster.wait_owner().await?;
+    let mut crowd = Crowd::new(&cluster.world, 1);
+    let requests: Vec<SignedRequest> = (0..3).map(|_| crowd.mark(0)).collect();
+    // Without the first, the others wait.
+    submit_all(&cluster.client(0), &requests[1..]).await?;
+    let delete = async |index: usize, request: &SignedRequest| {
+        let mut call = get(&format!("/v1/requests/{}", request.id));
+        *call.method_mut() = Method::DELETE;
+        cluster.client(index).send(call).await
+    };
+    // As if a transaction had had the second one.
+    let (sender, id) = (Address::repeat_byte(0x77), requests[1].id);
+    let hex = |bytes: &[u8]| format!("decode('{}', 'hex')", alloy_primitives::hex::encode(bytes));
+    let was_in = |sender: &str, nonce: &str| {
+        let its = hex(id.as_slice());
+        format!("UPDATE slackwater.events SET batch_sender = {sender}, batch_nonce = {nonce} WHERE request_id = {its}")
+    };
+    cluster.server.sql(&open_batch_of(sender)).expect("a batch");
+    cluster.server.sql(&was_in(&hex(sender.as_slice()), "0")).expect("updates");
+    for index in [0, 1] {
+        let answer = delete(index, &requests[1]).await?;
+        let problem: Value = serde_json::from_slice(&answer.body).expect("a problem");
+        assert_eq!((answer.status, problem["code"].as_str()), (409, Some("too_late")), "{problem}");
+        assert_eq!(cluster.client(index).request(id).await?.status, "queued");
+    }
+    assert_eq!(delete(1, &requests[2]).await?.status, 200, "another one's is no concern of it");
+    cluster.server.sql(&was_in("NULL", "NULL")).expect("updates");
+    cluster.server.sql(NO_OPEN_BATCH).expect("deletes");
+    // It goes on.
+    submit_all(&cluster.client(1), &requests[..1]).await?;
+    assert_eq!(cluster.client(1).wait_terminal(id, PATIENCE).await?.status, "finalized");
+    cluster.close().await
+}
+
 /// Two callers that ask for the same without an idempotency key mean two calls, though they ask two instances at the same time.
 #[tokio::test]
 async fn equal_calls_without_a_key_are_two_on_two_instances_too() -> Result<()> {

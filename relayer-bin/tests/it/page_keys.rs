@@ -393,3 +393,102 @@ async fn the_limit_of_a_budget_is_taken_over_while_the_relayer_runs() -> Result<
     stage.settle_mining().await?;
     stage.close().await
 }
+
+/// Whoever reads the page's key sends the longest calldata, one call for many requests, and hangs up: the tenant's own server keeps
+/// its part of the budget, and other visitors keep theirs of what the key may.
+#[tokio::test]
+async fn what_a_page_holds_is_what_is_reserved_and_comes_back() -> Result<()> {
+    let stage = raise().await?;
+    let crowd = Crowd::new(&stage.world, 1);
+    let of = |key: String| Page { client: Client::new(), url: stage.relayer.url().to_owned(), key };
+    let (boss, page, shop) = (of(key("boss", "own")), of(key("shop", "page")), of(key("shop", "own")));
+    let mut data = vec![0xd0, 0x9d, 0xe0, 0x8a];
+    data.resize(16_384, 0xff);
+    let large = Ask {
+        to: stage.world.guestbook,
+        value: U256::ZERO,
+        gas: 30_000,
+        data: data.into(),
+        deadline_s: unix_seconds() + 3_600,
+        within: None,
+        max_cost_wei: None,
+    };
+    let mark = Ask { data: Bytes::from_static(&[0xd0, 0x9d, 0xe0, 0x8a]), gas: 100_000, ..large.clone() };
+    let body = |request: &SignedRequest| serde_json::from_slice::<Value>(&request.body).expect("our own JSON");
+    let reserved = |answer: &Value| answer["quote"]["maxCostWei"].as_str().expect("wei").parse::<U256>().expect("wei");
+
+    // What one of them reserves. The tenant's own server is not held to the page's caps.
+    let sign = |user: u64, ask: &Ask| crowd.sign_at(&Account::derive("who reads the page's key", user), 0, ask);
+    let (status, accepted) = shop.submit(&sign(0, &large), |_| {}).await;
+    assert_eq!(status, 202, "{accepted}");
+    let each = reserved(&accepted);
+
+    // Room for one and a half of them in the page's tenth of the hour. All in one call: one is accepted.
+    let path = stage.relayer.config_path().to_owned();
+    let first = fs::read_to_string(&path).expect("the configuration");
+    let (before, after) = first.rsplit_once("limit_wei = \"1000000000000000000\"").expect("a budget");
+    fs::write(&path, format!("{before}limit_wei = \"{}\"{after}", each * U256::from(15))).expect("the configuration");
+    assert_eq!(answer(boss.post("/v1/admin/reload", &json!({}))).await.0, 200);
+    let batch = |asks: &[Value]| json!({ "requests": asks });
+    let codes = |answer: &Value| -> Vec<String> {
+        let results = answer["results"].as_array().expect("results");
+        results.iter().map(|result| result["problem"]["code"].as_str().unwrap_or("accepted").to_owned()).collect()
+    };
+    let many: Vec<Value> = (1..=4).map(|user| body(&sign(user, &large))).collect();
+    let (status, answered) = answer(page.post("/v1/requests/batch", &batch(&many))).await;
+    assert_eq!(status, 207, "{answered}");
+    assert_eq!(codes(&answered), ["accepted", "budget_exhausted", "budget_exhausted", "budget_exhausted"]);
+    // Its first answer again takes nothing.
+    let (status, again) = answer(page.post("/v1/requests", &many[0])).await;
+    assert_eq!((status, &again["id"]), (202, &answered["results"][0]["accepted"]["id"]), "{again}");
+
+    // What is refused does not use up the hour (six requests) for others, hung up on or not.
+    let unsigned = |user: u64| {
+        let mut body = body(&sign(user, &mark));
+        body["forward"]["signature"] = json!(format!("0x{}", "11".repeat(65)));
+        body
+    };
+    let many: Vec<Value> = (10..20).map(unsigned).collect();
+    let (_, answered) = answer(page.post("/v1/requests/batch", &batch(&many))).await;
+    assert_eq!(codes(&answered), vec!["invalid_signature"; 10], "{answered}");
+    for user in 20..30 {
+        let call = page.post("/v1/requests", &unsigned(user)).timeout(Duration::from_millis(1));
+        let _ = call.send().await;
+    }
+    let (status, accepted) = page.submit(&sign(30, &mark), |_| {}).await;
+    assert_eq!(status, 202, "{accepted}");
+    stage.settle_mining().await?;
+    stage.close().await
+}
+
+/// A visitor who guesses the server's idempotency keys takes none of them, and learns of no request.
+#[tokio::test]
+async fn idempotency_keys_of_visitors_are_their_own() -> Result<()> {
+    let stage = raise().await?;
+    let crowd = Crowd::new(&stage.world, 1);
+    let of = |key: String| Page { client: Client::new(), url: stage.relayer.url().to_owned(), key };
+    let (page, shop) = (of(key("shop", "page")), of(key("shop", "own")));
+    let mark = Ask {
+        to: stage.world.guestbook,
+        value: U256::ZERO,
+        gas: 100_000,
+        data: Bytes::from_static(&[0xd0, 0x9d, 0xe0, 0x8a]),
+        deadline_s: unix_seconds() + 3_600,
+        within: None,
+        max_cost_wei: None,
+    };
+    let sign = |user: u64| crowd.sign_at(&Account::derive("who guesses", user), 0, &mark);
+    let keyed = |name: &'static str| move |body: &mut Value| body["idempotencyKey"] = json!(name);
+    let (visitor, other, server) = (sign(0), sign(1), sign(2));
+    assert_eq!(page.submit(&visitor, keyed("order-1")).await.0, 202);
+    let (status, accepted) = shop.submit(&server, keyed("order-1")).await;
+    assert_eq!(status, 202, "{accepted}");
+    let (status, accepted) = page.submit(&other, keyed("order-1")).await;
+    assert_eq!(status, 202, "{accepted}");
+    // Each is still held to its own.
+    let next = crowd.sign_at(&Account::derive("who guesses", 0), 1, &mark);
+    let (status, problem) = page.submit(&next, keyed("order-1")).await;
+    assert_eq!((status, &problem["existing"]), (409, &json!(visitor.id)), "{problem}");
+    stage.settle_mining().await?;
+    stage.close().await
+}

@@ -214,6 +214,7 @@ fn s19_a_node_stands_still_lags_or_lies() {
         Scenario::LyingTip,
         Scenario::LyingHead,
         Scenario::LyingDataFee,
+        Scenario::LyingReceipts,
     ] {
         happened(&holds(scenario, 0..HOSTILE_SEEDS), &["lie in one thing", "finalized"]);
     }
@@ -227,11 +228,16 @@ fn s20_signers_come_and_go_and_clocks_are_wrong() {
 }
 
 /// Each broke something once: a start that was refused for ever, a skip that was the operator's cost, an answer about a block that was
-/// left, and a request whose time was over in the way of all others.
+/// left, a request whose time was over in the way of all others, a final block's hash by nodes that had no such block, and a member's gas
+/// by a node that skipped it.
 #[test]
 fn seeds_that_found_a_fault() {
-    for seed in [251_767_963, 251_770_809, 43_455_102, 43_456_472, 43_457_412] {
+    for seed in [251_767_963, 251_770_809, 43_455_102, 43_456_472, 43_457_412, 43_469_174, 43_470_998, 43_486_621] {
         holds(Scenario::Random, seed..seed + 1);
+    }
+    // Behind a request that was held for the next block its user's next one was sent, and skipped.
+    for seed in [5_000_157, 5_001_865] {
+        holds(Scenario::Huge, seed..seed + 1);
     }
 }
 
@@ -266,7 +272,6 @@ const fn scenario_of(protection: Protection) -> Scenario {
         Protection::NodeLimits => Scenario::BlockGas,
         Protection::DemandedTip => Scenario::LeastTip,
         Protection::PricedOutYields => Scenario::PricedOut,
-        Protection::BalanceAware => Scenario::Huge,
         Protection::HoldEntangled => Scenario::Entangled,
         _ => Scenario::Crash,
     }
@@ -280,13 +285,18 @@ fn first_violation(protection: Protection) -> Option<Report> {
         .find(|report| report.violation.is_some())
 }
 
+/// Those behind which another one stands, so that no run shows their lack: what a lane can't pay it sets aside by itself
+/// (`pure::lane_scenarios::money`), and without this one it only gets so far.
+const BACKED: [Protection; 1] = [Protection::BalanceAware];
+
 /// How many tests share the protections: together they are the longest here.
 const PARTS: usize = 4;
 
 #[track_caller]
 fn every_missing_protection_is_noticed(part: usize) {
     let mut missed = Vec::new();
-    for protection in Protection::ALL.into_iter().skip(part).step_by(PARTS) {
+    let protections = Protection::ALL.into_iter().filter(|protection| !BACKED.contains(protection));
+    for protection in protections.skip(part).step_by(PARTS) {
         match first_violation(protection) {
             Some(report) => eprintln!("{protection:?}: seed {}: {}", report.seed, report.violation.unwrap_or_default()),
             None => missed.push(protection),

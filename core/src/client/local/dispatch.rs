@@ -88,6 +88,17 @@ impl LocalRelay {
         };
         let members: Vec<Arc<VerifiedRequest>> =
             selection.members.iter().filter_map(|id| self.queue.get(*id)).map(|entry| entry.request.clone()).collect();
+        // Behind one that is held, in no transaction, the forwarder would skip it.
+        let behind: Vec<bool> = members.iter().map(|member| self.is_behind_held(member)).collect();
+        if behind.contains(&true) {
+            for (member, is_behind) in members.iter().zip(behind) {
+                match is_behind {
+                    true => self.held.push(member.id()),
+                    false => self.queue.put_back(member.id()),
+                }
+            }
+            return self.dispatch(now);
+        }
         let mut ahead = Ahead::new();
         let mut seen: Vec<User> = Vec::new();
         for member in &members {
@@ -108,6 +119,12 @@ impl LocalRelay {
         self.candidate =
             Some(Candidate { id, selection, members, payload, ahead, extra_wei, outcomes, is_silent: false, waits: 0 });
         self.check_code(now);
+    }
+
+    fn is_behind_held(&self, member: &VerifiedRequest) -> bool {
+        let Some((forwarder, signer, nonce)) = member.sequence() else { return false };
+        let held = self.held.iter().filter_map(|id| self.queue.get(*id)?.request.sequence());
+        held.into_iter().any(|(at, of, first)| (at, of) == (forwarder, signer) && first < nonce)
     }
 
     fn current(&self, id: u64) -> Option<&Candidate> {

@@ -121,7 +121,7 @@ impl LocalRelay {
             let id = member.id();
             let mut alone = 0;
             if let Some(queued) = self.queue.get_mut(id).filter(|_| is_about_size) {
-                queued.refusals.company = Some(company);
+                queued.refusals.company = u32::try_from(company).ok();
                 queued.refusals.alone += u32::from(is_alone);
                 alone = queued.refusals.alone;
             }

@@ -50,6 +50,14 @@ static BATCHES: Rows = Rows::new(
     " AS v (chain_id, sender, nonce) JOIN batches AS b ON b.chain_id = v.chain_id AND b.sender = v.sender \
      AND b.nonce = v.nonce",
 );
+// Every event names the batch that it is about.
+static BOUND: Rows = Rows::new(
+    "SELECT r.id, b.chain_id, b.sender, b.nonce FROM ",
+    "b",
+    " AS v (id) JOIN requests AS r ON r.id = v.id JOIN events AS e ON e.request = r.seq \
+     JOIN batches AS b ON b.chain_id = e.chain_id AND b.sender = e.batch_sender AND b.nonce = e.batch_nonce \
+     WHERE b.state < 3",
+);
 static ATTEMPTS: Rows = Rows::new(
     "SELECT a.hash, b.chain_id, b.sender, b.nonce FROM ",
     "b",
@@ -231,6 +239,10 @@ pub(super) async fn load(
         if !set.holds_request(record.id) {
             set.load_request(record, events);
         }
+    }
+    for row in BOUND.run(connection, &needs.cancelled, |args, id| args.bytes(id.0.as_slice())).await? {
+        let mut cells = Cells::of("batch of a request", &row);
+        set.load_bound(cells.request_id()?, cells.batch_id()?);
     }
     let holders = HOLDERS.run(connection, &needs.sequences, |args, (chain_id, forwarder, signer, nonce)| {
         args.u64(*chain_id);

@@ -64,6 +64,14 @@ static BATCHES: Rows = Rows::new(
     3,
     ") AS v CROSS JOIN batches AS b ON b.chain_id = v.column1 AND b.sender = v.column2 AND b.nonce = v.column3",
 );
+// Every event names the batch that it is about.
+static BOUND: Rows = Rows::new(
+    "SELECT r.id, b.chain_id, b.sender, b.nonce FROM requests AS r CROSS JOIN events AS e ON e.request = r.seq \
+     CROSS JOIN batches AS b ON b.chain_id = e.chain_id AND b.sender = e.batch_sender AND b.nonce = e.batch_nonce \
+     WHERE b.state < 3 AND r.id IN (",
+    1,
+    ")",
+);
 static ATTEMPTS: Rows = Rows::new(
     "SELECT a.hash, b.chain_id, b.sender, b.nonce FROM attempts AS a JOIN batches AS b ON b.seq = a.batch \
      WHERE a.hash IN (",
@@ -221,6 +229,7 @@ pub(super) async fn load(
     });
     script.add(0, &ANSWERS, &needs.answers, |args, id| args.bytes(id.0.as_slice()));
     script.add(0, &REQUESTS, &needs.requests, |args, id| args.bytes(id.0.as_slice()));
+    script.add(0, &BOUND, &needs.cancelled, |args, id| args.bytes(id.0.as_slice()));
     script.add(0, &HOLDERS, &needs.sequences, |args, (chain_id, forwarder, signer, nonce)| {
         args.u64(*chain_id);
         args.bytes(forwarder.as_slice());
@@ -271,6 +280,10 @@ pub(super) async fn load(
         if !set.holds_request(record.id) {
             set.load_request(record, events);
         }
+    }
+    for row in found.rows_of(&BOUND) {
+        let mut cells = Cells::of("batch of a request", row);
+        set.load_bound(cells.request_id()?, cells.batch_id()?);
     }
     for row in found.rows_of(&HOLDERS) {
         let mut cells = Cells::of("sequence of a request", row);

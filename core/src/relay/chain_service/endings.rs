@@ -1,6 +1,10 @@
 //! Requests that end without a transaction: withdrawn, expired, impossible.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::oneshot;
 
@@ -59,12 +63,20 @@ impl ChainService {
     pub(in crate::relay) fn expire(&mut self, now: Timestamp) {
         // What is held for the next block ends with its time, not with that block; unless it is unknown what became of it.
         let is_over = |id: &RequestId| self.queue.get(*id).is_some_and(|entry| entry.request.valid_until() <= now);
-        let (over, held): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held).into_iter().partition(is_over);
-        let (entangled, free): (Vec<_>, Vec<_>) = over.into_iter().partition(|id| self.is_entangled(*id));
+        let (mut over, held): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held).into_iter().partition(is_over);
         self.held = held;
-        self.held.extend(&entangled);
-        free.into_iter().for_each(|id| self.queue.put_back(id));
-        self.use_up(now, &entangled);
+        if std::mem::take(&mut self.is_loosened) {
+            for id in std::mem::take(&mut self.undecided) {
+                // Nobody else would let its signer's next requests go.
+                match self.is_withdrawn(id) {
+                    true => self.forget_withdrawn(id),
+                    false => over.extend(self.queue.get(id).map(|_| id)),
+                }
+            }
+        }
+        for id in self.set_aside_undecided(now, over) {
+            self.queue.put_back(id);
+        }
         let missed = self.queue.overdue(now, self.shared.default_within);
         if !missed.is_empty() {
             metrics::counter!("slackwater_promises_missed_total").increment(missed.len() as u64);
@@ -73,6 +85,7 @@ impl ChainService {
             self.note(vec![Write::Late { requests: missed.to_vec(), at: now }], Vec::new());
         }
         let expired = self.queue.expired(now);
+        let expired = self.set_aside_undecided(now, expired);
         if expired.is_empty() {
             return;
         }
@@ -84,6 +97,17 @@ impl ChainService {
         let (dear, late): (Vec<_>, Vec<_>) = expired.into_iter().partition(is_too_dear);
         self.end_waiting(now, &dear, Status::Expired, Reason::AboveNodeFeeCap, None);
         self.end_waiting(now, &late, Status::Expired, Reason::DeadlinePassed, None);
+    }
+
+    /// Keeps those of `ids`, which are not valid any more, of whom another transaction of ours will tell what became, and returns the
+    /// others. Nobody looks at the kept ones until one of those transactions is settled, or has left its nonce.
+    fn set_aside_undecided(&mut self, now: Timestamp, ids: Vec<RequestId>) -> Vec<RequestId> {
+        let entangled = self.entangled_among(&ids);
+        let (undecided, free): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| entangled.contains(id));
+        undecided.iter().for_each(|id| self.queue.set_aside(*id));
+        self.use_up(now, &undecided);
+        self.undecided.extend(undecided);
+        free
     }
 
     /// Ends those who have waited behind a missing nonce for too long, whatever made it missing. Time counts while heads come,
@@ -124,7 +148,8 @@ impl ChainService {
         if ids.is_empty() {
             return;
         }
-        let (entangled, free): (Vec<_>, Vec<_>) = ids.iter().partition(|id| self.is_entangled(**id));
+        let entangled = self.entangled_among(ids);
+        let (entangled, free): (Vec<_>, Vec<_>) = ids.iter().partition(|id| entangled.contains(*id));
         // Looked at again with the next block, until it is known what became of them.
         let is_taken = |id: &RequestId| !self.queue.is_waiting(*id) && Protection::HoldEntangled.is_on();
         self.held.extend(entangled.iter().copied().filter(is_taken));
@@ -146,7 +171,8 @@ impl ChainService {
         if ids.is_empty() {
             return;
         }
-        let holds = |content: &Content| ids.iter().any(|id| content.holds(*id));
+        let ids: BTreeSet<RequestId> = ids.iter().copied().collect();
+        let holds = |content: &Content| content.members.iter().any(|member| ids.contains(&member.id()));
         for lane in &mut self.lanes {
             let vacant = lane.flights.iter_mut().filter(|(_, flight)| flight.members.is_empty());
             for (nonce, flight) in vacant {

@@ -32,13 +32,13 @@ impl ChainService {
     /// Asks for the suspects' nonces at the newest final block: only what is used there is used for good (I9).
     pub(super) fn confirm_suspects(&mut self) {
         let Some(block) = self.head.and_then(|head| head.final_block) else { return };
-        if self.suspects.is_empty() || self.is_confirming || self.is_stopping {
+        if self.suspects.is_empty() || self.under_way.suspects || self.is_stopping {
             return;
         }
-        self.is_confirming = true;
+        self.under_way.suspects = true;
         let signers: Vec<_> = self.suspects.iter().copied().take(NONCE_LOOKUP_LEN).collect();
         let shared = self.shared.clone();
-        self.tasks.spawn(async move {
+        let work = async move {
             let (pool, multicall3) = (&shared.pool, shared.multicall3());
             let settled = agreed_nonces(pool, &signers, multicall3, At::Final(block));
             let latest = agreed_nonces(pool, &signers, multicall3, At::Head);
@@ -47,11 +47,12 @@ impl ChainService {
                 (signer, settled.map(|nonce| nonce.at_least), latest.map(|nonce| nonce.at_most))
             });
             Done::Confirmed { found: found.collect() }
-        });
+        };
+        self.start(work, || Done::Confirmed { found: Vec::new() });
     }
 
     pub(super) fn on_confirmed(&mut self, now: Timestamp, found: Vec<Confirmed>) {
-        self.is_confirming = false;
+        self.under_way.suspects = false;
         for ((forwarder, signer), settled, latest) in found {
             if let Some(nonce) = settled {
                 let used = self.queue.waiting_below(forwarder, signer, nonce);
@@ -74,16 +75,16 @@ impl ChainService {
     }
 
     pub(super) fn look_up_nonces(&mut self) {
-        if self.is_looking_up || self.is_stopping {
+        if self.under_way.nonces || self.is_stopping {
             return;
         }
         let signers = self.queue.next_unknown(clock::now(), NONCE_LOOKUP_LEN);
         if signers.is_empty() {
             return;
         }
-        self.is_looking_up = true;
+        self.under_way.nonces = true;
         let shared = self.shared.clone();
-        self.tasks.spawn(async move {
+        let work = async move {
             let mut asked = signers.clone();
             let mut found = Vec::with_capacity(signers.len());
             let mut missing = Vec::new();
@@ -112,13 +113,14 @@ impl ChainService {
                 }
             }
             Done::Nonces { asked, found }
-        });
+        };
+        self.start(work, || Done::Nonces { asked: Vec::new(), found: Vec::new() });
     }
 
     /// Reads the nonces of users whose next request never came: they may have used it elsewhere, and what we remember of
     /// them would keep their later requests waiting for ever. A few at each head, in turn.
     pub(super) fn look_at_gaps(&mut self) {
-        if self.is_at_gaps || self.is_stopping {
+        if self.under_way.gaps || self.is_stopping {
             return;
         }
         let signers = self.queue.gapped_signers(self.gaps_after, NONCE_LOOKUP_LEN);
@@ -126,9 +128,9 @@ impl ChainService {
         if signers.is_empty() {
             return;
         }
-        self.is_at_gaps = true;
+        self.under_way.gaps = true;
         let shared = self.shared.clone();
-        self.tasks.spawn(async move {
+        let work = async move {
             let block = serde_json::json!("latest");
             let nonces = forwarder_nonces(&shared.pool, &signers, shared.multicall3(), &block).await;
             let mut found = Vec::new();
@@ -142,6 +144,7 @@ impl ChainService {
                 }
             }
             Done::Gaps { found }
-        });
+        };
+        self.start(work, || Done::Gaps { found: Vec::new() });
     }
 }

@@ -1,15 +1,37 @@
-//! Open requests, as this instance counts them.
+//! Open requests, as this instance counts them; and an owner of the lanes whose requests others withdraw.
 
 use std::collections::BTreeMap;
 
 use alloy_primitives::{Bytes, U256};
+use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
-    ledger::{NewRequest, RequestChange, SqliteConfig, SqliteLedger, Write},
+    chain::Fees,
+    lane::{Event, HeadInfo},
+    ledger::{Durable, NewRequest, RequestChange, SqliteConfig, SqliteLedger, Write, WriteOutcome},
     policy::{OpenLimits, TenantPolicy},
-    relay::{clock, simulate::tests::request, tenants::claim},
-    request::Reason,
+    relay::{
+        chain_service::{Done, UnderWay},
+        clock,
+        data_fee::Told,
+        dispatch::Candidate,
+        fees::Price,
+        journal::JournalEntry,
+        simulate::{
+            Simulation,
+            tests::{FORWARDER, request},
+        },
+        start::tests::service,
+        tenants::claim,
+    },
+    request::{
+        Reason,
+        gate::Word,
+        simulation::Ahead,
+        vehicle::{Company, VehicleKey},
+    },
+    schedule::{Refusals, Selection, Trigger},
 };
 
 struct Scene {
@@ -129,4 +151,177 @@ async fn after_a_gap_in_the_events_everything_is_looked_at() {
         () = follow_open(&scene.ledger, &scene.tenants, events, pause, open) => panic!("it ended"),
         ended = tokio::time::timeout(Duration::from_secs(20), end) => ended.expect("it is noticed"),
     }
+}
+
+const GWEI: u128 = 1_000_000_000;
+
+/// Drives a lane that can send, with requests that were chosen for a transaction: two of the first user, one of each other.
+struct Owner {
+    service: ChainService,
+    journal: mpsc::Receiver<JournalEntry>,
+    all: Vec<Arc<VerifiedRequest>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Owner {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let policies = BTreeMap::from([("shop".to_owned(), TenantPolicy::new("shop"))]);
+        let tenants = Arc::new(Tenants::new(policies, OpenLimits::default(), true));
+        let (mut service, journal) = service(&dir.path().join("ledger.db"), &tenants).await;
+        let mut membership = Membership::new(Arc::default(), Vec::new());
+        let fence = Fence { chain_id: service.chain_id(), token: 1 };
+        membership.lease = Some(Lease::new(fence, Moment::now(), Duration::from_secs(3_600)));
+        service.membership = Some(membership);
+        let quote = Fees { max_fee_per_gas: 2 * GWEI, max_priority_fee_per_gas: 1 };
+        let head = HeadInfo { number: 1_000, timestamp_s: 0, next_base_fee: GWEI, quote, final_block: None };
+        (service.head, service.price) = (Some(head), Some(Price { next_base_fee: GWEI, quote }));
+        let latest = service.lanes[0].machine.next_nonce().unwrap_or_default();
+        let balance = Event::Balance(U256::from(1_000_000_000 * GWEI));
+        for event in [Event::AccountNonce { latest, finalized: None }, balance, Event::Head(head)] {
+            service.lane_event(clock::now(), 0, event);
+        }
+        let all =
+            [(1, 0), (1, 1), (2, 0), (3, 0)].map(|(user, nonce)| request(user, nonce, Address::repeat_byte(0xaa)));
+        let lane = service.lanes[0].machine.id();
+        for (request, seq) in all.iter().zip(1..) {
+            let entry = QueuedRequest {
+                request: request.clone(),
+                tenant: tenants.get("shop").unwrap().name.clone(),
+                seq,
+                accepted_at: clock::now(),
+                gas: 200_000,
+                bytes: 100,
+                ceiling_wei_per_gas: 10 * GWEI,
+                first_ceiling_wei_per_gas: 10 * GWEI,
+                reserved_wei: U256::from(10_000_000 * GWEI),
+                spent_wei: U256::ZERO,
+                price_percent: 100,
+                company: Company::Named,
+                simulations: 0,
+                batch_failures: 0,
+                due: request.deadline(),
+                is_late: false,
+                refusals: Refusals::default(),
+            };
+            service.queue.push_in_flight(vec![entry], lane, 0);
+        }
+        Self { service, journal, all: all.into(), _dir: dir }
+    }
+
+    fn ids(&self, places: &[usize]) -> Vec<RequestId> {
+        places.iter().map(|place| self.all[*place].id()).collect()
+    }
+
+    /// All were simulated, and would succeed.
+    fn simulated(&mut self) {
+        let members = self.all.clone();
+        let key = VehicleKey::Forwarder(FORWARDER);
+        let selection = Selection {
+            key,
+            members: self.ids(&[0, 1, 2, 3]),
+            trigger: Trigger::Full,
+            deadline: members[0].deadline(),
+            valid_until: members[0].valid_until(),
+            ceiling_wei_per_gas: 10 * GWEI,
+        };
+        let payload = self.service.lanes[0].params.payload(key, &members);
+        let used = (0..4).map(|place| Some(100_000 + place)).collect();
+        let words = vec![Word::Executes; 4];
+        let (ahead, told) = (Ahead::new(), Told::default());
+        let candidate = Candidate { selection, members, payload, ahead, told, foreseen: None, used: Vec::new() };
+        let simulation = Simulation { words, used, ..Simulation::default() };
+        self.service.on_done(Done::Simulated {
+            lane: 0,
+            candidate: Box::new(candidate),
+            simulation,
+            told: Told::default(),
+        });
+    }
+
+    fn withdrawn(&mut self, places: &[usize]) {
+        self.service.on_news(News { token: 1, accepted: Vec::new(), withdrawn: self.ids(places) });
+    }
+
+    /// The plan that waits to be written, by its members.
+    fn planned(&mut self) -> Option<(Vec<RequestId>, JournalEntry)> {
+        let entry = self.journal.try_recv().ok()?;
+        let Write::Plan(plan) = &entry.writes[0] else { panic!("a plan") };
+        Some((plan.members.clone(), entry))
+    }
+
+    /// The ledger refuses a plan.
+    async fn refuse(&mut self, entry: JournalEntry, outcome: WriteOutcome) {
+        entry.done.send(vec![(Durable::pretended(outcome), None)]).unwrap();
+        let done = self.service.tasks.join_next().await.expect("a task").expect("what it brings back");
+        self.service.on_done(done);
+    }
+
+    fn waiting(&self) -> Vec<RequestId> {
+        self.all.iter().map(|request| request.id()).filter(|id| self.service.queue.is_waiting(*id)).collect()
+    }
+}
+
+#[tokio::test]
+async fn who_was_withdrawn_during_the_simulation_keeps_nobody_else() {
+    let mut owner = Owner::new().await;
+    owner.withdrawn(&[0]);
+    owner.simulated();
+    let (members, _) = owner.planned().expect("the others go");
+    assert_eq!(members, owner.ids(&[2, 3]));
+    let weights = &owner.service.lanes[0].flights.values().next().unwrap().weights;
+    assert_eq!(weights[1] - weights[0], 1, "as each was simulated");
+    assert!(owner.service.queue.get(owner.all[0].id()).is_none());
+    assert_eq!(owner.service.held, owner.ids(&[1]), "without its predecessor");
+}
+
+#[tokio::test]
+async fn whom_the_ledger_knows_to_be_withdrawn_keeps_the_others_for_no_block() {
+    let mut owner = Owner::new().await;
+    owner.simulated();
+    let (members, entry) = owner.planned().expect("a plan");
+    assert_eq!(members, owner.ids(&[0, 1, 2, 3]));
+    owner.refuse(entry, WriteOutcome::MembersEnded(owner.ids(&[2]))).await;
+    assert_eq!(owner.waiting(), owner.ids(&[0, 1, 3]));
+    assert!(owner.service.held.is_empty() && owner.service.queue.get(owner.all[2].id()).is_none());
+    assert!(owner.service.lanes[0].machine.ready().is_ok());
+    // What is told of it later changes nothing.
+    owner.withdrawn(&[2]);
+    assert!(owner.service.membership.as_ref().unwrap().withdrawn.is_empty());
+}
+
+#[tokio::test]
+async fn a_plan_that_is_refused_for_another_reason_waits_for_a_block() {
+    let mut owner = Owner::new().await;
+    owner.simulated();
+    let (_, entry) = owner.planned().expect("a plan");
+    owner.refuse(entry, WriteOutcome::Refused("it exists".to_owned())).await;
+    assert_eq!((owner.waiting(), owner.service.held.clone()), (Vec::new(), owner.ids(&[0, 1, 2, 3])));
+}
+
+/// Whatever brings them back.
+#[tokio::test]
+async fn who_was_withdrawn_on_the_way_is_not_chosen_again() {
+    let mut owner = Owner::new().await;
+    owner.withdrawn(&[2, 3]);
+    owner.service.queue.put_back(owner.all[2].id());
+    owner.service.dispatch_now(clock::now());
+    assert!(owner.service.queue.get(owner.all[2].id()).is_none());
+    let withdrawn: Vec<RequestId> = owner.service.membership.as_ref().unwrap().withdrawn.iter().copied().collect();
+    assert_eq!(withdrawn, owner.ids(&[3]), "still on its way");
+}
+
+/// What was asked for dies with the lease, so it is asked for again.
+#[tokio::test]
+async fn who_lost_the_lease_looks_again_at_everything() {
+    let mut owner = Owner::new().await;
+    let service = &mut owner.service;
+    service.ask_tip();
+    assert!(service.under_way.tip);
+    service.under_way = UnderWay { nonces: true, gaps: true, suspects: true, tip: true };
+    service.lease().unwrap().revoke();
+    service.watch_lease();
+    assert_eq!((service.tasks.len(), service.under_way), (0, UnderWay::default()));
+    service.ask_tip();
+    assert_eq!(service.tasks.len(), 1);
 }

@@ -1,6 +1,9 @@
 //! Who leaves a transaction before it is final, and what is drawn for that: one service by itself, without a node that mines.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use alloy_primitives::{Address, B256, Log, U256};
 use alloy_sol_types::SolEvent as _;
@@ -10,7 +13,7 @@ use tokio::sync::mpsc;
 use super::{Mined, Shown};
 use crate::{
     chain::Fees,
-    lane::{AttemptKind, HeadInfo},
+    lane::{AttemptKind, Command, HeadInfo},
     ledger::{BatchRecord, BatchState, Bill, Reach, RequestChange, Write},
     policy::{Budget, OpenLimits, TenantPolicy},
     relay::{
@@ -171,6 +174,7 @@ impl Scene {
         let (kind, receipt) = (AttemptKind::Payload, receipt.clone());
         flight.mined = Some(Mined { kind, receipt, outcomes, ask_at: None });
         self.service.lanes[0].flights.insert(nonce, flight);
+        self.service.pend(clock::now(), 0, nonce);
     }
 
     fn flight(&mut self) -> &mut Flight {
@@ -230,6 +234,18 @@ impl Scene {
         Some(Told { changes, bill })
     }
 
+    /// Who ended without a transaction since this was last asked.
+    fn ended(&mut self) -> Vec<(RequestId, Status, Option<Reason>)> {
+        let mut ended = Vec::new();
+        while let Ok(entry) = self.journal.try_recv() {
+            for write in entry.writes {
+                let Write::Requests { changes, .. } = write else { continue };
+                ended.extend(changes.into_iter().map(|change| (change.id, change.to, change.reason)));
+            }
+        }
+        ended
+    }
+
     fn spent(&self, user: usize) -> U256 {
         self.service.queue.get(self.id(user)).unwrap().spent_wei
     }
@@ -271,15 +287,52 @@ async fn what_is_held_for_the_next_block_ends_with_its_time() {
     scene.service.expire(until.saturating_sub(std::time::Duration::from_millis(1)));
     assert_eq!(scene.service.held, [id]);
     scene.service.expire(until);
-    let mut ended = Vec::new();
-    while let Ok(entry) = scene.journal.try_recv() {
-        for write in entry.writes {
-            let Write::Requests { changes, .. } = write else { continue };
-            ended.extend(changes.into_iter().map(|change| (change.id, change.to, change.reason)));
-        }
-    }
-    assert_eq!(ended, [(id, Status::Expired, Some(Reason::DeadlinePassed))]);
+    assert_eq!(scene.ended(), [(id, Status::Expired, Some(Reason::DeadlinePassed))]);
     assert!(scene.service.held.is_empty());
+}
+
+/// Work is proportional to what changed, not to all that waits for it.
+#[tokio::test]
+async fn who_waits_to_know_is_looked_at_again_when_a_transaction_is_settled() {
+    for is_held in [false, true] {
+        let mut scene = Scene::new().await;
+        let receipt = Scene::receipt(0, USUAL, GWEI, &[&scene.all[0], &scene.all[1]]);
+        scene.included(0, &[0, 1, 2], &receipt);
+        scene.shown(&[2]).expect("it leaves");
+        let (id, until) = (scene.id(2), scene.all[2].valid_until());
+        if is_held {
+            scene.service.queue.set_aside(id);
+            scene.service.held.push(id);
+        }
+        for _ in 0..2 {
+            scene.service.expire(until);
+            assert!(scene.service.queue.expired(until).is_empty() && scene.service.held.is_empty());
+            assert_eq!((scene.ended(), scene.service.is_loosened), (Vec::new(), false));
+        }
+        scene.settled(0, Some(receipt));
+        assert_eq!(scene.ended(), []);
+        scene.service.expire(until);
+        assert_eq!(scene.ended(), [(id, Status::Expired, Some(Reason::DeadlinePassed))]);
+        assert!(scene.service.undecided.is_empty() && scene.service.queue.get(id).is_none());
+    }
+}
+
+/// Nothing else would ever tell what became of them.
+#[tokio::test]
+async fn a_nonce_that_is_left_later_is_used_up_for_those_who_wait_to_know() {
+    let mut scene = Scene::new().await;
+    let receipt = Scene::receipt(0, USUAL, GWEI, &[]);
+    scene.included(0, &[0], &receipt);
+    let content = Content { until: 1, members: vec![Arc::clone(&scene.all[1])], ..scene.flight().content() };
+    scene.flight().earlier.push(content);
+    let (id, until) = (scene.id(1), scene.all[1].valid_until());
+    scene.service.queue.put_back(id);
+    scene.service.expire(until);
+    assert_eq!(scene.flight().filled_for, None, "the present one uses it");
+    scene.service.obey(0, Command::ReportRefused { nonce: 0, class: None });
+    scene.service.expire(until);
+    assert_eq!(scene.flight().filled_for, Some(0));
+    assert!(scene.service.undecided.contains(&id));
 }
 
 fn wei(gas: u64, price: u128) -> U256 {
@@ -405,22 +458,24 @@ async fn who_is_in_both_contents_of_a_nonce_is_not_forgotten() {
     assert_eq!(of_it, [Status::Queued, Status::Queued]);
 }
 
-/// What no member bears is the tenant's: when that is final, and only then.
+/// What no member bears is the tenant's: held while it is in a block, charged when it is final, once.
 #[tokio::test]
 async fn an_account_is_charged_once_however_early_somebody_leaves() {
     let mut scene = Scene::new().await;
     // Two are skipped, so that none of them is found guilty.
     let receipt = Scene::receipt(0, 3_000_000, GWEI, &[&scene.all[0]]);
-    scene.included(0, &[0, 1, 2], &receipt);
     let before = scene.free();
+    scene.included(0, &[0, 1, 2], &receipt);
+    let held = scene.free();
+    assert!(held < before, "nothing else is paid with it");
     let told = scene.shown(&[1, 2]).expect("both leave");
     assert_eq!(told.changes.len(), 2);
-    assert_eq!((scene.free(), told.bill.is_none()), (before, true), "nothing is charged yet");
+    assert_eq!((scene.free(), told.bill.is_none()), (held, true), "nothing is charged yet");
     let drawn = [scene.spent(1), scene.spent(2)];
     let ids = [scene.id(1), scene.id(2)];
     let told = scene.settled(0, Some(receipt));
     assert!(told.borne() > U256::ZERO);
-    assert_eq!(before - scene.free(), told.borne(), "once");
+    assert_eq!((before - scene.free(), before - held), (told.borne(), told.borne()), "once");
     assert_eq!(told.charged() + told.borne(), wei(3_000_000, GWEI));
     assert_eq!(ids.map(|id| told.of(id).unwrap().charged_wei), drawn, "as was drawn");
     assert_eq!([scene.spent(1), scene.spent(2)], drawn, "not twice");
@@ -516,4 +571,61 @@ async fn surprises_that_overlap_count_once_each() {
     let is_suspect = |at| scene.service.queue.is_suspect(Address::repeat_byte(0xaa), at);
     assert!(is_suspect(in_minutes(44)));
     assert!(!is_suspect(in_minutes(46)));
+}
+
+/// Transactions that burn one after the other before anything is final: what the tenant's free budget pays for one is not there for
+/// the next, which takes what its members have left.
+#[tokio::test]
+async fn the_same_free_budget_pays_for_one_transaction_only() {
+    let mut scene = Scene::new().await;
+    let (all, before) = (wei(3_500_000, GWEI), scene.free());
+    // The first leaves little of what is free: who is alone did it, and bears what it has left.
+    let burnt = u64::try_from(before / U256::from(GWEI)).unwrap();
+    let first = Scene::receipt(0, burnt, GWEI, &[]);
+    scene.included(0, &[0], &first);
+    let left = scene.free();
+    assert!(left > U256::ZERO && left < all, "{left}");
+    let second = Scene::receipt(1, 3_500_000, GWEI, &[]);
+    scene.included(1, &[1, 2], &second);
+    assert_eq!(scene.free(), U256::ZERO);
+    // A reorganisation gives it back, and so does the end.
+    scene.service.unpend(0, 1);
+    assert_eq!(scene.free(), left);
+    scene.service.pend(clock::now(), 0, 1);
+    let told = scene.settled(0, Some(first));
+    assert_eq!(told.charged() + told.borne(), wei(burnt, GWEI));
+    assert_eq!(scene.free(), U256::ZERO);
+    let told = scene.settled(1, Some(second));
+    assert_eq!((told.charged(), told.borne()), (all - left, left), "its members bear what is not free");
+}
+
+/// The forwarder takes a user's requests in order: behind one that is in no transaction the next one would be skipped, and pay for it.
+#[tokio::test]
+async fn nobody_is_sent_behind_who_is_held_or_waits_to_know() {
+    let mut scene = Scene::new().await;
+    let (first, now) = (scene.id(0), clock::now());
+    let next = request(1, 1, Address::repeat_byte(0xaa));
+    let (forwarder, signer, nonce) = next.sequence().unwrap();
+    assert_eq!(scene.all[0].sequence(), Some((forwarder, signer, nonce - 1)));
+    let entry = scene.service.queue.get(first).unwrap().clone();
+    scene.service.queue.push(QueuedRequest { request: Arc::clone(&next), seq: 9, ..entry });
+    scene.service.queue.set_chain_nonce(forwarder, signer, 0);
+    scene.head(100);
+    let lane = scene.service.lanes[0].machine.id();
+    let limits = scene.service.limits(now).unwrap();
+    let mut kept = |held: Vec<RequestId>, undecided: BTreeSet<RequestId>| {
+        let service = &mut scene.service;
+        (service.held, service.undecided) = (held, undecided);
+        let later = now.saturating_add(std::time::Duration::from_secs(5));
+        let selection = service.queue.compose(later, lane, &limits, &service.outlook).expect("it waits");
+        assert_eq!(selection.members, [next.id()]);
+        let candidate = service.candidate(now, 0, selection);
+        let is_kept = service.keep_valid(now, candidate).is_none();
+        assert_eq!(service.held.contains(&next.id()), is_kept);
+        service.queue.put_back(next.id());
+        is_kept
+    };
+    assert!(kept(vec![first], BTreeSet::new()));
+    assert!(kept(Vec::new(), BTreeSet::from([first])));
+    assert!(!kept(Vec::new(), BTreeSet::new()), "in a transaction it may be followed");
 }

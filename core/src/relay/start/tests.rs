@@ -148,17 +148,17 @@ async fn a_chain_that_is_away_at_start_stops_no_other_and_comes_later() {
     away.is_away.store(true, Ordering::Relaxed);
     let relay = relay(&[&here, &away], &dir.path().join("ledger.db")).start().await.expect("it starts");
     assert_eq!((health(&relay, 1_001), health(&relay, 1_002)), (ChainHealth::Healthy, ChainHealth::Unavailable));
-    assert!(relay.quote(1_001, 100_000).is_ok());
-    let refused = relay.quote(1_002, 100_000);
+    assert!(relay.quote("default", 1_001, 100_000).is_ok());
+    let refused = relay.quote("default", 1_002, 100_000);
     assert!(matches!(refused, Err(SubmitError::ChainUnavailable { chain_id: 1_002, .. })), "{refused:?}");
     away.is_away.store(false, Ordering::Relaxed);
     until("the chain", || health(&relay, 1_002) == ChainHealth::Healthy).await;
-    assert!(relay.quote(1_002, 100_000).is_ok());
+    assert!(relay.quote("default", 1_002, 100_000).is_ok());
     relay.shutdown().await;
     assert!(!relay.has_failed());
     // And nothing is said of a relay that has stopped but that.
     assert_eq!(health(&relay, 1_001), ChainHealth::Unavailable);
-    assert!(matches!(relay.quote(1_001, 100_000), Err(SubmitError::ShuttingDown)));
+    assert!(matches!(relay.quote("default", 1_001, 100_000), Err(SubmitError::ShuttingDown)));
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::{
     ledger::{BatchRecord, BatchState, GroupCommit, GroupCommitConfig, NewRequest, Write},
     policy::{OpenLimits, TenantPolicy},
     relay::{
-        chain_service::ChainService,
+        chain_service::{ChainService, Done},
         clock,
         fees::Price,
         journal::Journal,
@@ -184,6 +184,8 @@ impl Scene {
     }
 
     async fn told(&mut self, purpose: PollPurpose, receipt: TxReceipt) {
+        let event = Event::AccountNonce { latest: 1, finalized: None };
+        self.service.lane_event(clock::now(), 0, event);
         let (nonce, found) = (0, Some(Box::new(receipt)));
         let event = Event::Receipts { nonce, purpose, found, is_complete: true, at_block: BLOCK };
         self.service.lane_event(clock::now(), 0, event);
@@ -228,6 +230,36 @@ async fn what_is_in_a_block_keeps_its_bytes_in_the_ledger_and_a_reorg_brings_the
     assert_eq!(status, Status::Broadcast, "what the lane said of it waited, and was done");
     scene.told(PollPurpose::Inclusion, receipt).await;
     scene.assert_stowed();
+}
+
+/// It may be of a branch that was left, or made up: then the others are asked too.
+#[tokio::test]
+async fn a_receipt_that_does_not_fit_the_chain_is_a_majoritys_matter() {
+    let mut scene = Scene::new().await;
+    let event = Event::AccountNonce { latest: 1, finalized: None };
+    scene.service.lane_event(clock::now(), 0, event);
+    let truth = scene.receipt(&[0, 1, 2]);
+    let (lane, nonce, at_block) = (0, 0, BLOCK);
+    scene.service.canonical.insert(BLOCK, truth.block_hash);
+    if let Some(head) = &mut scene.service.head {
+        head.final_block = Some(BLOCK - 10);
+    }
+    let other = TxReceipt { block_hash: B256::repeat_byte(0xb2), ..truth.clone() };
+    let tolerance = scene.service.shared.pool.head_rule().tolerance();
+    let above = TxReceipt { block_number: BLOCK + tolerance + 1, ..truth.clone() };
+    let below = TxReceipt { block_number: BLOCK - 10, ..truth.clone() };
+    for odd in [other.clone(), above, below] {
+        let (purpose, found) = (PollPurpose::Inclusion, Some(Box::new(odd)));
+        let before = scene.service.tasks.len();
+        let told = Done::Receipts { lane, nonce, purpose, found, is_complete: true, at_block, stranger: None };
+        scene.service.on_done(told);
+        assert_eq!((scene.service.lanes[0].machine.unfinal(), scene.service.tasks.len()), (0, before + 1));
+    }
+    // Most are on the branch that was left.
+    for (found, is_believed) in [(other, false), (truth, true)] {
+        scene.service.on_done(Done::Agreed { lane, nonce, at_block, found: Some(Box::new(found)) });
+        assert_eq!(scene.service.lanes[0].machine.unfinal(), usize::from(is_believed));
+    }
 }
 
 #[tokio::test]

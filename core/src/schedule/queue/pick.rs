@@ -330,7 +330,7 @@ impl Room {
             2 => limits.max_batch.div_ceil(16),
             _ => 1,
         };
-        let company = company.min(entry.refusals.company.unwrap_or(usize::MAX)).max(1);
+        let company = company.min(entry.refusals.company.map_or(usize::MAX, |company| company as usize)).max(1);
         if self.members.len() >= company {
             return false;
         }

@@ -13,6 +13,7 @@ use slackwater::{
 
 mod attempts;
 mod deadlines;
+mod lies;
 mod money;
 mod nonces;
 mod prices;

@@ -59,6 +59,7 @@ conformance! {
     sequence_is_released_and_taken_in_one_commit
     plan_binds_members
     plan_is_refused
+    a_plan_names_its_members_that_have_ended
     what_every_node_refused_makes_way
     who_ended_with_a_refused_plan_keeps_no_nonce
     nonces_skip_and_holes_are_filled
@@ -74,6 +75,7 @@ conformance! {
     members_go_back_to_the_queue
     old_batch_cannot_touch_new_membership
     changes_outside_batches
+    what_a_transaction_may_yet_execute_is_not_withdrawn
     refused_write_spares_its_neighbours
     decisions_are_a_sequence
     decisions_are_linked_in_the_commit

@@ -416,7 +416,7 @@ async fn a_cost_that_comes_after_the_end_is_logged_too() {
     ledger.allow(4);
     group.submit_all(vec![accept(new(1)), plan(0, &[1])]).await.unwrap();
     group.submit(moved(0, BatchState::Included, &[1], Status::Queued)).await.unwrap();
-    group.submit(ended(&[1], Status::Cancelled)).await.unwrap();
+    group.submit(ended(&[1], Status::Expired)).await.unwrap();
     let mut change = RequestChange::to(new(1).id, Status::Queued);
     (change.charged_wei, change.reach) = (U256::from(700), Reach::Cost);
     let mut last = moved(0, BatchState::Finalized, &[], Status::Queued);
@@ -431,6 +431,6 @@ async fn a_cost_that_comes_after_the_end_is_logged_too() {
         _ => None,
     });
     let ended: Vec<_> = ended.flatten().map(|ended| (ended.request, ended.status, ended.cost_wei)).collect();
-    let told = |cost| (new(1).id.0, "cancelled".to_owned(), cost);
+    let told = |cost| (new(1).id.0, "expired".to_owned(), cost);
     assert_eq!(ended, [told(0), told(700)]);
 }

@@ -128,7 +128,10 @@ macro_rules! random {
                                 match &outcome {
                                     WriteOutcome::Accept(slackwater::ledger::AcceptOutcome::Accepted { event, .. }) => told.push(event.clone()),
                                     WriteOutcome::Applied(events) => told.extend_from_slice(events),
-                                    WriteOutcome::Accept(_) | WriteOutcome::Refused(_) | WriteOutcome::Fenced { .. } => {}
+                                    WriteOutcome::Accept(_)
+                                    | WriteOutcome::Refused(_)
+                                    | WriteOutcome::MembersEnded(_)
+                                    | WriteOutcome::Fenced { .. } => {}
                                 }
                             }
                         }

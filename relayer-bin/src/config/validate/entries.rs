@@ -3,7 +3,7 @@
 use super::chain::tuning_values;
 use crate::{
     config::{
-        Config, Entry, Origin, RawConfig, UrlText,
+        Config, Entry, Mark, Origin, RawConfig, UrlText,
         layers::{Layers, join},
         plain,
         secret::SecretText,
@@ -18,7 +18,12 @@ pub(super) fn entries(config: &Config, layers: &Layers, presets: &[Option<String
     let given = toml::Value::Table(layers.tree.clone());
     flatten(&given, "", &mut |path, value| {
         let origin = layers.origin(path).cloned().unwrap_or(Origin::Default);
-        entries.push(Entry { key: path.to_owned(), value: shown(schema, path, value), origin });
+        entries.push(Entry {
+            key: path.to_owned(),
+            value: shown(schema, path, value),
+            mark: Mark::of(&value.to_string()),
+            origin,
+        });
     });
     let is_given = |entries: &[Entry], key: &str| {
         entries
@@ -28,7 +33,7 @@ pub(super) fn entries(config: &Config, layers: &Layers, presets: &[Option<String
     if let Ok(defaults) = toml::Value::try_from(RawConfig::defaults()) {
         flatten(&defaults, "", &mut |path, value| {
             if !is_given(&entries, path) {
-                entries.push(Entry { key: path.to_owned(), value: value.to_string(), origin: Origin::Default });
+                entries.push(Entry::plain(path.to_owned(), value.to_string(), Origin::Default));
             }
         });
     }
@@ -36,7 +41,7 @@ pub(super) fn entries(config: &Config, layers: &Layers, presets: &[Option<String
         for (name, value) in tuning_values(&chain.tuning) {
             let key = format!("chain.{index}.{name}");
             if !is_given(&entries, &key) {
-                entries.push(Entry { key, value, origin: Origin::Default });
+                entries.push(Entry::plain(key, value, Origin::Default));
             }
         }
         let origin = match presets.get(index) {
@@ -46,7 +51,7 @@ pub(super) fn entries(config: &Config, layers: &Layers, presets: &[Option<String
         if let Ok(spec) = toml::Value::try_from(&chain.spec) {
             flatten(&spec, &format!("chain.{index}.spec"), &mut |path, value| {
                 if !is_given(&entries, path) {
-                    entries.push(Entry { key: path.to_owned(), value: value.to_string(), origin: origin.clone() });
+                    entries.push(Entry::plain(path.to_owned(), value.to_string(), origin.clone()));
                 }
             });
         }

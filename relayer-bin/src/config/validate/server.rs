@@ -1,6 +1,6 @@
 //! Server, ledger, storage.
 
-use std::{net::SocketAddr, num::NonZeroU32};
+use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
 
 use slackwater::{
     ledger::{GroupCommitConfig, SqliteConfig},
@@ -21,7 +21,7 @@ pub(super) fn is_origin(text: &str) -> bool {
     is_http_url(text.strip_suffix(":*").unwrap_or(text)) && text.matches('/').count() == 2
 }
 
-fn page_limits(raw: &RawPageKey) -> PageLimits {
+fn page_limits(raw: &RawPageKey, max_within: Duration) -> PageLimits {
     let defaults = PageLimits::default();
     PageLimits {
         rate_per_ip_per_s: raw.rate_per_ip_per_s.and_then(NonZeroU32::new).unwrap_or(defaults.rate_per_ip_per_s),
@@ -30,11 +30,16 @@ fn page_limits(raw: &RawPageKey) -> PageLimits {
         hourly_budget_percent: raw.hourly_budget_percent.unwrap_or(defaults.hourly_budget_percent),
         budget_percent: raw.budget_percent.unwrap_or(defaults.budget_percent),
         max_cost_wei: raw.max_cost_wei.map(|wei| wei.0),
-        ..defaults
+        max_within,
     }
 }
 
-pub(super) fn http_limits(check: &mut Check<'_>, raw: RawServer, page_key: &RawPageKey) -> HttpLimits {
+pub(super) fn http_limits(
+    check: &mut Check<'_>,
+    raw: RawServer,
+    page_key: &RawPageKey,
+    default_expiry: Duration,
+) -> HttpLimits {
     let defaults = HttpLimits::default();
     let cors_origins = raw.cors_origins.unwrap_or_default();
     for (index, origin) in cors_origins.iter().enumerate() {
@@ -98,7 +103,7 @@ pub(super) fn http_limits(check: &mut Check<'_>, raw: RawServer, page_key: &RawP
             Some(RawMetrics::Operator) => MetricsAccess::Operator,
             Some(RawMetrics::Off) => MetricsAccess::Off,
         },
-        page_key: page_limits(page_key),
+        page_key: page_limits(page_key, default_expiry),
     }
 }
 

@@ -70,6 +70,23 @@ pub(crate) async fn plan_is_refused(store: &impl Store) {
     applied(&outcomes[3]);
 }
 
+/// So that the others can go on without them at once.
+pub(crate) async fn a_plan_names_its_members_that_have_ended(store: &impl Store) {
+    let ledger = store.open().await;
+    accept_all(&*ledger, 1..=4).await;
+    applied(&one(&*ledger, ended(&[2], Status::Cancelled)).await);
+    let before = snapshot(&*ledger).await;
+    let gone = |members: &[u64]| WriteOutcome::MembersEnded(members.iter().copied().map(id).collect());
+    assert_eq!(one(&*ledger, plan(5, &[1, 2, 3])).await, gone(&[2]));
+    assert_eq!(snapshot(&*ledger).await, before);
+    // What is wrong with the plan itself counts first.
+    refused(&one(&*ledger, plan(5, &[1, 2, 99])).await, "is unknown");
+    let outcomes =
+        commit(&*ledger, vec![ended(&[3, 4], Status::Cancelled), plan(5, &[3, 2, 1, 4]), plan(5, &[1])]).await;
+    assert_eq!(outcomes[1], gone(&[3, 2, 4]));
+    applied(&outcomes[2]);
+}
+
 /// A batch that nobody can hold gets new content under the same nonce, once its members have left it.
 pub(crate) async fn what_every_node_refused_makes_way(store: &impl Store) {
     let ledger = store.open().await;
@@ -463,4 +480,41 @@ pub(crate) async fn changes_outside_batches(store: &impl Store) {
     assert_eq!(request(&*ledger, 5).await.status, Status::Queued);
     // One change that is skipped does not stop the others.
     assert_eq!(statuses(&one(&*ledger, ended(&[4, 5, 99], Status::Expired)).await), [Status::Expired]);
+}
+
+/// Who left a transaction early may yet be executed by it, so an owner withdraws nothing until that is final.
+pub(crate) async fn what_a_transaction_may_yet_execute_is_not_withdrawn(store: &impl Store) {
+    let ledger = store.open().await;
+    accept_all(&*ledger, 1..=6).await;
+    // Left out by a block; left after a refusal, and another has the nonce; planned and left in one commit.
+    commit(&*ledger, vec![plan(5, &[1, 2]), plan(6, &[3])]).await;
+    applied(&one(&*ledger, moved(5, BatchState::Included, &[1], Status::Queued)).await);
+    applied(&one(&*ledger, moved(6, BatchState::Signed, &[3], Status::Queued)).await);
+    let mut next = planned(6, &[4]);
+    (next.attempt, next.left) = (attempt(6, 1), vec![id(3)]);
+    applied(&one(&*ledger, Write::Plan(Box::new(next))).await);
+    let withdrawn = |n: u64| ended(&[n], Status::Cancelled);
+    let at_once = vec![plan(7, &[5]), moved(7, BatchState::Broadcast, &[5], Status::Queued), withdrawn(5)];
+    assert_eq!(applied(&commit(&*ledger, at_once).await[2]), []);
+    let before = snapshot(&*ledger).await;
+    for n in [1, 3, 5] {
+        assert_eq!(request(&*ledger, n).await.status, Status::Queued);
+        assert_eq!(applied(&one(&*ledger, withdrawn(n)).await), []);
+    }
+    assert_eq!(snapshot(&*ledger).await, before);
+    ledger.close().await;
+    let ledger = store.open().await;
+    assert_eq!(applied(&one(&*ledger, withdrawn(1)).await), [], "as after a restart");
+    // They go on, some in another transaction.
+    applied(&one(&*ledger, plan(8, &[1])).await);
+    applied(&one(&*ledger, moved(8, BatchState::Lost, &[1], Status::Queued)).await);
+    assert_eq!(applied(&one(&*ledger, withdrawn(1)).await), [], "the first one is not final");
+    // Known at last: before, or in the same commit.
+    applied(&one(&*ledger, moved(5, BatchState::Finalized, &[2], Status::Finalized)).await);
+    assert_eq!(statuses(&one(&*ledger, withdrawn(1)).await), [Status::Cancelled]);
+    let outcomes =
+        commit(&*ledger, vec![withdrawn(3), moved(6, BatchState::Cancelled, &[], Status::Queued), withdrawn(3)]).await;
+    assert_eq!((applied(&outcomes[0]), statuses(&outcomes[2])), (&[][..], vec![Status::Cancelled]));
+    // Others are not concerned.
+    assert_eq!(statuses(&one(&*ledger, withdrawn(6)).await), [Status::Cancelled]);
 }
