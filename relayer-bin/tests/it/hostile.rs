@@ -413,7 +413,7 @@ impl Run {
 
 /// L1 fee parameters of a block, data `times` as dear as at first.
 fn l1(times: u64) -> OpL1Params {
-    OpL1Params { l1_base_fee: U256::from(times) * U256::from(300 * GWEI), ..MAINNET }
+    OpL1Params { l1_base_fee: U256::from(times) * U256::from(100 * GWEI), ..MAINNET }
 }
 
 /// 8 000 bytes that do not compress: the budget has room for a few of them.
