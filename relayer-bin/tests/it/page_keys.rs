@@ -59,6 +59,19 @@ async fn raise() -> Result<Stage> {
     Ok(stage)
 }
 
+/// A request that the page may submit.
+fn mark_of(stage: &Stage) -> Ask {
+    Ask {
+        to: stage.world.guestbook,
+        value: U256::ZERO,
+        gas: 100_000,
+        data: Bytes::from_static(&[0xd0, 0x9d, 0xe0, 0x8a]),
+        deadline_s: unix_seconds() + 3_600,
+        within: None,
+        max_cost_wei: None,
+    }
+}
+
 struct Page {
     client: Client,
     url: String,
@@ -213,15 +226,7 @@ async fn a_page_key_submits_and_follows_and_takes_back_with_the_users_signature(
 async fn the_caps_of_page_keys_outlive_a_restart() -> Result<()> {
     let mut stage = raise().await?;
     let crowd = Crowd::new(&stage.world, 1);
-    let mark = Ask {
-        to: stage.world.guestbook,
-        value: U256::ZERO,
-        gas: 100_000,
-        data: Bytes::from_static(&[0xd0, 0x9d, 0xe0, 0x8a]),
-        deadline_s: unix_seconds() + 3_600,
-        within: None,
-        max_cost_wei: None,
-    };
+    let mark = mark_of(&stage);
     let of = |user: u64| crowd.sign_at(&Account::derive("one of many visitors", user), 0, &mark);
     let page =
         |stage: &Stage| Page { client: Client::new(), url: stage.relayer.url().to_owned(), key: key("shop", "page") };
@@ -360,15 +365,7 @@ async fn the_limit_of_a_budget_is_taken_over_while_the_relayer_runs() -> Result<
     let crowd = Crowd::new(&stage.world, 1);
     let of = |key: String| Page { client: Client::new(), url: stage.relayer.url().to_owned(), key };
     let (boss, shop, bank) = (of(key("boss", "own")), of(key("shop", "own")), of(key("bank", "own")));
-    let mark = Ask {
-        to: stage.world.guestbook,
-        value: U256::ZERO,
-        gas: 100_000,
-        data: Bytes::from_static(&[0xd0, 0x9d, 0xe0, 0x8a]),
-        deadline_s: unix_seconds() + 3_600,
-        within: None,
-        max_cost_wei: None,
-    };
+    let mark = mark_of(&stage);
     let of = |user: u64| crowd.sign_at(&Account::derive("one whose tenant has little", user), 0, &mark);
     let nothing = |_: &mut Value| {};
     let path = stage.relayer.config_path().to_owned();
@@ -468,15 +465,7 @@ async fn idempotency_keys_of_visitors_are_their_own() -> Result<()> {
     let crowd = Crowd::new(&stage.world, 1);
     let of = |key: String| Page { client: Client::new(), url: stage.relayer.url().to_owned(), key };
     let (page, shop) = (of(key("shop", "page")), of(key("shop", "own")));
-    let mark = Ask {
-        to: stage.world.guestbook,
-        value: U256::ZERO,
-        gas: 100_000,
-        data: Bytes::from_static(&[0xd0, 0x9d, 0xe0, 0x8a]),
-        deadline_s: unix_seconds() + 3_600,
-        within: None,
-        max_cost_wei: None,
-    };
+    let mark = mark_of(&stage);
     let sign = |user: u64| crowd.sign_at(&Account::derive("who guesses", user), 0, &mark);
     let keyed = |name: &'static str| move |body: &mut Value| body["idempotencyKey"] = json!(name);
     let (visitor, other, server) = (sign(0), sign(1), sign(2));
