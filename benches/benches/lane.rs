@@ -48,6 +48,7 @@ fn lane() -> Lane {
         replacement: ReplacementRule::SAFE_EVERYWHERE,
         bump_after_blocks: 3,
         rebroadcast_after_blocks: 2,
+        abandon_after_blocks: 12,
         max_attempts: 32,
         max_refused_plans: 8,
         max_fee_ceiling_wei_per_gas: 1_000 * GWEI,

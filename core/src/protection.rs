@@ -67,6 +67,8 @@ pub enum Protection {
     DemandedTip,
     /// What its ceiling keeps out of the next block makes way for those behind it (I14).
     PricedOutYields,
+    /// What no block takes although its price would do makes way (I14).
+    IgnoredYields,
     /// A lane takes what its balance holds, whatever comes first (I14).
     BalanceAware,
     /// What is refused for good while an earlier transaction may execute it waits for what becomes of that (I1).
@@ -76,7 +78,7 @@ pub enum Protection {
 impl Protection {
     /// Every protection.
     #[cfg(feature = "simulation")]
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::PersistFirst,
         Self::PollEveryAttempt,
         Self::ReadQuorum,
@@ -107,6 +109,7 @@ impl Protection {
         Self::NodeLimits,
         Self::DemandedTip,
         Self::PricedOutYields,
+        Self::IgnoredYields,
         Self::BalanceAware,
         Self::HoldEntangled,
     ];

@@ -105,8 +105,12 @@ impl World {
         let number = parent.number + 1;
         let model = self.data_fee_at(number);
         let mut left = self.block_gas();
-        for (_, variants) in candidates {
+        for (_, mut variants) in candidates {
+            self.leave_out(&mut variants);
             if self.rng.permille(self.faults.ignored_by_miner) {
+                continue;
+            }
+            if variants.is_empty() {
                 continue;
             }
             // Usually the best offer, sometimes any.
@@ -144,6 +148,20 @@ impl World {
         }
         state.is_flipped = false;
         (state, txs)
+    }
+
+    /// No block takes what hostile signers ask for.
+    fn leave_out(&mut self, variants: &mut Vec<Arc<Tx>>) {
+        if self.plan.hostility.signer != HostileSigner::Ignored {
+            return;
+        }
+        let is_theirs =
+            |tx: &Arc<Tx>| matches!(&tx.content, Content::Batch(items) if items.iter().any(|item| item.op >= FIRST_OP));
+        let before = variants.len();
+        variants.retain(|tx| !is_theirs(tx));
+        if variants.len() < before {
+            self.count("left out");
+        }
     }
 
     /// Hostile signers use the nonces of what `tx` carries of theirs.

@@ -149,6 +149,8 @@ pub enum HostileSigner {
     Bulky,
     /// Uses the nonce itself, in front of the batch, so that the forwarder skips the request.
     Skipped,
+    /// What it asks for is in no block.
+    Ignored,
 }
 
 /// A node that lies in one thing, always.
@@ -172,6 +174,10 @@ pub enum Lie {
     BlockAbove,
     /// Transactions are in one of the first blocks.
     BlockBelow,
+    /// There is a next block, on a branch of its own, at a thousand times the price.
+    Branch,
+    /// No transaction has a receipt, and no nonce is used in older blocks.
+    NoReceipts,
 }
 
 /// What is hostile in a run. [`Self::NONE`] by default.

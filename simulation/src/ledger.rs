@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use slackwater::{
     Timestamp,
     ledger::{
-        AccountRow, AttemptRecord, BatchRecord, CostRow, DecisionRow, Durable, EventFilter, EventRecord, KeyUse,
-        Ledger, LedgerError, MarginRow, MemoryLedger, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+        AccountRow, AttemptRecord, BatchMember, BatchRecord, CostRow, DecisionRow, Durable, EventFilter, EventRecord,
+        KeyUse, Ledger, LedgerError, MarginRow, MemoryLedger, RequestFilter, RequestRecord, SpentRow, Write,
+        WriteOutcome,
     },
     request::{BatchId, LaneId, RequestId, Status, TargetRecord},
 };
@@ -109,7 +110,7 @@ impl Ledger for FaultyLedger {
     async fn batch(
         &self,
         id: BatchId,
-    ) -> Result<Option<(BatchRecord, Vec<AttemptRecord>, Vec<RequestId>)>, LedgerError> {
+    ) -> Result<Option<(BatchRecord, Vec<AttemptRecord>, Vec<BatchMember>)>, LedgerError> {
         self.inner.batch(id).await
     }
 
@@ -118,11 +119,11 @@ impl Ledger for FaultyLedger {
         lane: LaneId,
         from: u64,
         limit: usize,
-    ) -> Result<Vec<(BatchRecord, Vec<Durable<AttemptRecord>>, Vec<RequestId>)>, LedgerError> {
+    ) -> Result<Vec<(BatchRecord, Vec<Durable<AttemptRecord>>, Vec<BatchMember>)>, LedgerError> {
         self.inner.open_batches(lane, from, limit).await
     }
 
-    async fn earlier_members(&self, id: BatchId) -> Result<Vec<(u32, Vec<RequestId>)>, LedgerError> {
+    async fn earlier_members(&self, id: BatchId) -> Result<Vec<(u32, Vec<BatchMember>)>, LedgerError> {
         self.inner.earlier_members(id).await
     }
 

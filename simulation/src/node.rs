@@ -568,6 +568,13 @@ impl World {
                 method == "eth_blockNumber" || (method == "eth_getBlockByNumber" && params[0] == json!("latest"))
             }
             Lie::BlockAbove | Lie::BlockBelow => method == "eth_getTransactionReceipt",
+            Lie::Branch => method == "eth_blockNumber" || method == "eth_getBlockByNumber",
+            Lie::NoReceipts => {
+                method == "eth_getTransactionReceipt"
+                    || (method == "eth_getTransactionCount"
+                        && params[1] != json!("latest")
+                        && params[1] != json!("pending"))
+            }
             // Told where it is made up.
             Lie::Praises | Lie::DataFee | Lie::None => false,
         };
@@ -583,6 +590,19 @@ impl World {
             Lie::Refuses => return reverted(),
             Lie::BlockAbove => value["blockNumber"] = quantity(1 << 40),
             Lie::BlockBelow => value["blockNumber"] = quantity(1_001),
+            Lie::NoReceipts if method == "eth_getTransactionReceipt" => value = Value::Null,
+            Lie::NoReceipts => value = quantity(0),
+            Lie::Branch if method == "eth_blockNumber" => value = quantity(number(&value).unwrap_or(0) + 1),
+            Lie::Branch => {
+                let mut block = number(&value["number"]).unwrap_or(0);
+                if params[0] == json!("latest") {
+                    block += 1;
+                    value["number"] = quantity(block);
+                    value["baseFeePerGas"] = json!(format!("{:#x}", wei(&value["baseFeePerGas"]) * 1_000));
+                }
+                let hash = |number: u64| json!(keccak256([b"branch".as_slice(), &number.to_be_bytes()].concat()));
+                (value["hash"], value["parentHash"]) = (hash(block), hash(block - 1));
+            }
             Lie::Time => value["timestamp"] = quantity(number(&value["timestamp"]).unwrap_or(0) + 3_600),
             Lie::Tip => {
                 let tips = value["reward"].as_array_mut().into_iter().flatten();

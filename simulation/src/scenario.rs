@@ -41,6 +41,8 @@ pub enum Scenario {
     Entangled,
     /// S9: the money that ends a shortage is taken back by a reorg, with transactions in flight.
     MoneyTakenBack,
+    /// S9: money for a few requests at a time, and a whole batch of them waits.
+    Scarce,
     /// S11: no pool: a nonce is refused while one below it is missing, and one broadcast in ten gets lost.
     NoPool,
     /// S12: receipts are null for 45 minutes.
@@ -85,6 +87,8 @@ pub enum Scenario {
     Bulky,
     /// S17: members whose nonce is used in front of the batch.
     Skipped,
+    /// S17: transactions that pools have and no block takes, such as those for which a rollup's provers lack room.
+    Ignored,
     /// S18: nodes that take no transaction above a cost, in geth's words.
     FeeCap,
     /// S18: blocks with less gas than a batch may have.
@@ -111,6 +115,10 @@ pub enum Scenario {
     LyingDataFee,
     /// S19: a node lies about the blocks that transactions are in, some of which a reorg takes back.
     LyingReceipts,
+    /// S19: a node makes up the next block, and the branch below it.
+    LyingBranch,
+    /// S19: a node has no receipts, and counts no nonce as used in final blocks.
+    NoReceipts,
     /// S20: the operator takes out a key with transactions in flight.
     RemovedSigner,
     /// S20: the operator adds one.
@@ -139,9 +147,10 @@ impl Scenario {
 
     /// Those in which somebody means harm, or whose faults come from a second generator. They are run by name: the seeds of
     /// all scenarios in turn keep their meaning.
-    pub const HOSTILE: [Self; 40] = [
+    pub const HOSTILE: [Self; 44] = [
         Self::Entangled,
         Self::MoneyTakenBack,
+        Self::Scarce,
         Self::NoPool,
         Self::LateReceipts,
         Self::EmptySlots,
@@ -164,6 +173,7 @@ impl Scenario {
         Self::Huge,
         Self::Bulky,
         Self::Skipped,
+        Self::Ignored,
         Self::FeeCap,
         Self::BlockGas,
         Self::LeastTip,
@@ -177,6 +187,8 @@ impl Scenario {
         Self::LyingHead,
         Self::LyingDataFee,
         Self::LyingReceipts,
+        Self::LyingBranch,
+        Self::NoReceipts,
         Self::RemovedSigner,
         Self::AddedSigner,
         Self::WrongClock,
@@ -364,7 +376,9 @@ impl Scenario {
         plan.max_batch = usize::try_from(rng.within(2, 8)).unwrap_or(2);
         (plan.is_paired, plan.must_land) = (true, true);
         match self {
-            Self::NoPool | Self::LateReceipts | Self::EmptySlots | Self::Gone => self.trouble(plan, &mut second),
+            Self::Scarce | Self::NoPool | Self::LateReceipts | Self::EmptySlots | Self::Gone => {
+                self.trouble(plan, &mut second);
+            }
             Self::Frozen
             | Self::Lagging
             | Self::Refuses
@@ -373,7 +387,9 @@ impl Scenario {
             | Self::LyingTip
             | Self::LyingHead
             | Self::LyingDataFee
-            | Self::LyingReceipts => self.bad_node(plan, &mut second),
+            | Self::LyingReceipts
+            | Self::LyingBranch
+            | Self::NoReceipts => self.bad_node(plan, &mut second),
             Self::FeeCap | Self::BlockGas | Self::LeastTip | Self::PoolLimit => self.limits(plan, &mut second),
             Self::RemovedSigner | Self::AddedSigner | Self::WrongClock => self.operations(plan, &mut second),
             _ => self.bad_tenant(plan, &mut second),
@@ -387,6 +403,11 @@ impl Scenario {
     fn trouble(self, plan: &mut Plan, second: &mut Rng) {
         let hostility = &mut plan.hostility;
         match self {
+            Self::Scarce => {
+                (plan.lanes, plan.calls, plan.operations) = (1, 0, 8);
+                (plan.is_burst, plan.max_batch, plan.base_fee) = (true, 8, 20_000_000_000);
+                plan.balance = U256::from(plan.base_fee) * U256::from(second.within(1_300_000, 1_500_000));
+            }
             Self::NoPool => {
                 plan.max_in_flight = 4;
                 plan.faults.lost_before = 100;
@@ -427,6 +448,8 @@ impl Scenario {
             Self::LyingTime => hostility.lie = Lie::Time,
             Self::LyingTip => hostility.lie = Lie::Tip,
             Self::LyingHead => hostility.lie = Lie::Head,
+            Self::LyingBranch => hostility.lie = Lie::Branch,
+            Self::NoReceipts => hostility.lie = Lie::NoReceipts,
             Self::LyingReceipts => {
                 hostility.lie = *second.pick(&[Lie::BlockAbove, Lie::BlockBelow]);
                 plan.faults.reorgs = second.within(1, 6);
@@ -534,6 +557,13 @@ impl Scenario {
                 hostility.signer = HostileSigner::Huge;
                 hostility.budget_gas = 2_000_000_000;
                 plan.balance = U256::from(plan.base_fee + 2_000_000_000) * U256::from(8_000_000);
+            }
+            Self::Ignored => {
+                hostility.signer = HostileSigner::Ignored;
+                (hostility.is_flood, hostility.operations) = (false, second.within(2, 5));
+                (plan.calm_after_ms, plan.slack_ms) = (45_000, 100_000..150_000);
+                // Whoever is behind waits until it is given up.
+                plan.is_paired = false;
             }
             Self::Bulky => {
                 hostility.signer = HostileSigner::Bulky;

@@ -22,6 +22,9 @@ pub struct LaneConfig {
     pub bump_after_blocks: u64,
     /// Blocks without inclusion after which the same bytes are sent again.
     pub rebroadcast_after_blocks: u64,
+    /// Blocks for which the oldest transaction may stay out of blocks although its price would do, while others wait behind it: then it
+    /// is replaced by a cancel. 0 for never.
+    pub abandon_after_blocks: u64,
     /// Most attempts for one nonce; a cancel is always possible once more.
     pub max_attempts: u32,
     /// Most plans of one nonce that every node refuses before it is cancelled instead of given to the next.
@@ -325,6 +328,13 @@ pub enum LaneAlert {
         /// Allowed per gas, wei.
         ceiling_wei_per_gas: u128,
     },
+    /// No block takes it although its price would do, and others wait: it is replaced by a cancel.
+    Ignored {
+        /// The nonce.
+        nonce: u64,
+        /// Blocks that could have taken it.
+        blocks: u64,
+    },
     /// Nodes want a higher tip than may be offered; the lane waits.
     TipRefused {
         /// The nonce.
@@ -361,6 +371,7 @@ impl LaneAlert {
             Self::CeilingReached { .. } => "ceiling_reached",
             Self::AttemptsExhausted { .. } => "attempts_exhausted",
             Self::PricedOut { .. } => "priced_out",
+            Self::Ignored { .. } => "ignored",
             Self::TipRefused { .. } => "tip_refused",
             Self::NonceGap { .. } => "nonce_gap",
             Self::Refused { .. } => "refused",

@@ -95,7 +95,7 @@ impl Needs {
                     needs.sequences.extend(sequence_of(new.chain_id, new.sequence));
                 }
                 Write::Plan(plan) => {
-                    needs.requests.extend_from_slice(&plan.members);
+                    needs.requests.extend(plan.members.iter().map(|member| member.id));
                     needs.requests.extend_from_slice(&plan.left);
                     needs.lanes.push(plan.batch.id.lane);
                     needs.batches.push(plan.batch.id);
@@ -196,6 +196,15 @@ pub(super) struct NewKey {
     pub(super) request_seq: u64,
 }
 
+/// A request's place in a batch. Numbers as in storage.
+#[derive(Debug, Clone)]
+pub(super) struct NewMember {
+    pub(super) batch: u64,
+    pub(super) position: u64,
+    pub(super) request: u64,
+    pub(super) own_gas: Option<u64>,
+}
+
 /// What an account bears of a batch.
 #[derive(Debug, Clone)]
 pub(super) struct NewAccount {
@@ -227,7 +236,7 @@ pub(super) struct WorkingSet {
 
     /// New rows, in order. Every event with its request's number.
     pub(super) new_keys: Vec<NewKey>,
-    pub(super) new_members: Vec<(u64, u64, u64)>,
+    pub(super) new_members: Vec<NewMember>,
     pub(super) new_attempts: Vec<(u64, AttemptRecord)>,
     pub(super) new_events: Vec<(u64, EventRecord)>,
     pub(super) new_decisions: Vec<DecisionRow>,
@@ -457,7 +466,7 @@ impl WorkingSet {
             return WriteOutcome::Refused(why);
         }
         let has_ended = |id: &&RequestId| !holds_nonce(self.requests[self.by_id[*id]].record.status);
-        let ended: Vec<RequestId> = plan.members.iter().filter(has_ended).copied().collect();
+        let ended: Vec<RequestId> = plan.members.iter().map(|member| &member.id).filter(has_ended).copied().collect();
         if !ended.is_empty() {
             return WriteOutcome::MembersEnded(ended);
         }
@@ -485,9 +494,14 @@ impl WorkingSet {
         self.new_attempts.push((seq, attempt));
         let mut events = Vec::with_capacity(members.len());
         for (position, member) in members.into_iter().enumerate() {
-            let index = self.by_id[&member];
-            self.new_members.push((seq, first_position + position as u64, self.requests[index].record.seq));
-            self.set(index, RequestChange::to(member, Status::Batched), Some(id), at);
+            let index = self.by_id[&member.id];
+            self.new_members.push(NewMember {
+                batch: seq,
+                position: first_position + position as u64,
+                request: self.requests[index].record.seq,
+                own_gas: member.own_gas,
+            });
+            self.set(index, RequestChange::to(member.id, Status::Batched), Some(id), at);
             events.push(self.emit(index, None, Some(id)));
         }
         WriteOutcome::Applied(events)
@@ -534,7 +548,7 @@ impl WorkingSet {
             return Some(format!("attempt {} belongs to batch {owner}", attempt.hash));
         }
         let mut seen = HashSet::with_capacity(members.len());
-        members.iter().find_map(|member| {
+        members.iter().map(|member| &member.id).find_map(|member| {
             let Some(&at) = self.by_id.get(member) else { return Some(format!("request {member} is unknown")) };
             let record = &self.requests[at].record;
             // Who has ended is named in the outcome instead.

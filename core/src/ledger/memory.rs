@@ -12,9 +12,12 @@ use alloy_primitives::{Address, B256, U256};
 use async_trait::async_trait;
 
 use super::{
-    AccountRow, AttemptRecord, BatchRecord, CostRow, DecisionRow, Durable, EndedByKey, EventFilter, EventRecord,
-    KeyUse, Ledger, LedgerError, MarginRow, OpenByKey, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
-    apply::{Cursor, HOUR_MS, Key, MEMBERS_OF_CONTENT, Needs, NewAccount, Sequence, WorkingSet, holds_nonce},
+    AccountRow, AttemptRecord, BatchMember, BatchRecord, CostRow, DecisionRow, Durable, EndedByKey, EventFilter,
+    EventRecord, KeyUse, Ledger, LedgerError, MarginRow, OpenByKey, RequestFilter, RequestRecord, SpentRow, Write,
+    WriteOutcome,
+    apply::{
+        Cursor, HOUR_MS, Key, MEMBERS_OF_CONTENT, Needs, NewAccount, NewMember, Sequence, WorkingSet, holds_nonce,
+    },
     rows::Margins,
 };
 use crate::{
@@ -27,8 +30,8 @@ use crate::{
 struct Batch {
     record: BatchRecord,
     attempts: Vec<AttemptRecord>,
-    members: Vec<RequestId>,
-    earlier: Vec<(u32, Vec<RequestId>)>,
+    members: Vec<BatchMember>,
+    earlier: Vec<(u32, Vec<BatchMember>)>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -76,7 +79,7 @@ impl MemoryStore {
     }
 
     /// A batch with its members.
-    pub fn batch(&self, id: BatchId) -> Option<(BatchRecord, Vec<RequestId>)> {
+    pub fn batch(&self, id: BatchId) -> Option<(BatchRecord, Vec<BatchMember>)> {
         let tables = self.tables();
         let batch = &tables.batches[tables.batch_ids.get(&id)?];
         Some((batch.record.clone(), batch.members.clone()))
@@ -154,7 +157,7 @@ impl Tables {
         for batch in self.batches.values().filter(|batch| !batch.record.state.is_final() && !needs.cancelled.is_empty())
         {
             let members = batch.earlier.iter().flat_map(|(_, members)| members).chain(&batch.members);
-            for id in members.filter(|id| needs.cancelled.contains(id)) {
+            for id in members.map(|member| &member.id).filter(|id| needs.cancelled.contains(id)) {
                 set.load_bound(*id, batch.record.id);
             }
         }
@@ -250,14 +253,14 @@ impl Tables {
                 }
             }
         }
-        for (batch, position, request) in set.new_members {
+        for NewMember { batch, position, request, own_gas } in set.new_members {
             let id = self.requests[&request].0.id;
             if let Some(batch) = self.batches.get_mut(&batch) {
                 if position.is_multiple_of(MEMBERS_OF_CONTENT) && position > 0 {
                     let until = u32::try_from(position / MEMBERS_OF_CONTENT).unwrap_or(u32::MAX);
                     batch.earlier.push((until, std::mem::take(&mut batch.members)));
                 }
-                batch.members.push(id);
+                batch.members.push(BatchMember { id, own_gas });
             }
         }
         for (batch, attempt) in set.new_attempts {
@@ -319,7 +322,7 @@ impl Ledger for MemoryLedger {
     async fn batch(
         &self,
         id: BatchId,
-    ) -> Result<Option<(BatchRecord, Vec<AttemptRecord>, Vec<RequestId>)>, LedgerError> {
+    ) -> Result<Option<(BatchRecord, Vec<AttemptRecord>, Vec<BatchMember>)>, LedgerError> {
         let tables = self.tables()?;
         Ok(tables.batch_ids.get(&id).map(|seq| {
             let batch = tables.batches[seq].clone();
@@ -332,7 +335,7 @@ impl Ledger for MemoryLedger {
         lane: LaneId,
         from: u64,
         limit: usize,
-    ) -> Result<Vec<(BatchRecord, Vec<Durable<AttemptRecord>>, Vec<RequestId>)>, LedgerError> {
+    ) -> Result<Vec<(BatchRecord, Vec<Durable<AttemptRecord>>, Vec<BatchMember>)>, LedgerError> {
         let tables = self.tables()?;
         let all = BatchId { lane, nonce: from }..=BatchId { lane, nonce: u64::MAX };
         let open = tables.batch_ids.range(all).map(|(_, seq)| tables.batches[seq].clone());
@@ -346,7 +349,7 @@ impl Ledger for MemoryLedger {
             .collect())
     }
 
-    async fn earlier_members(&self, id: BatchId) -> Result<Vec<(u32, Vec<RequestId>)>, LedgerError> {
+    async fn earlier_members(&self, id: BatchId) -> Result<Vec<(u32, Vec<BatchMember>)>, LedgerError> {
         let tables = self.tables()?;
         let batch = tables.batch_ids.get(&id).map(|seq| &tables.batches[seq]);
         Ok(batch.map(|batch| batch.earlier.clone()).unwrap_or_default())

@@ -10,7 +10,7 @@ use sqlx::{
 type File = (i64, &'static str, &'static str);
 
 /// Of the embedded ledger.
-pub(super) const SQLITE: [File; 7] = [
+pub(super) const SQLITE: [File; 8] = [
     (1, "ledger", include_str!("../../migrations/sqlite/0001_ledger.sql")),
     (10, "accounts", include_str!("../../migrations/sqlite/0010_accounts.sql")),
     (11, "late", include_str!("../../migrations/sqlite/0011_late.sql")),
@@ -18,11 +18,12 @@ pub(super) const SQLITE: [File; 7] = [
     (22, "submitted by", include_str!("../../migrations/sqlite/0022_submitted_by.sql")),
     (23, "targets", include_str!("../../migrations/sqlite/0023_targets.sql")),
     (24, "price", include_str!("../../migrations/sqlite/0024_price.sql")),
+    (25, "own gas", include_str!("../../migrations/sqlite/0025_own_gas.sql")),
 ];
 
 /// Of the shared ledger.
 #[cfg(feature = "postgres")]
-pub(super) const POSTGRES: [File; 9] = [
+pub(super) const POSTGRES: [File; 10] = [
     (1, "ledger", include_str!("../../migrations/postgres/0001_ledger.sql")),
     (2, "members", include_str!("../../migrations/postgres/0002_members.sql")),
     (10, "accounts", include_str!("../../migrations/postgres/0010_accounts.sql")),
@@ -32,6 +33,7 @@ pub(super) const POSTGRES: [File; 9] = [
     (22, "submitted by", include_str!("../../migrations/postgres/0022_submitted_by.sql")),
     (23, "targets", include_str!("../../migrations/postgres/0023_targets.sql")),
     (24, "price", include_str!("../../migrations/postgres/0024_price.sql")),
+    (25, "own gas", include_str!("../../migrations/postgres/0025_own_gas.sql")),
 ];
 
 /// What brings tables up to date by `files`.

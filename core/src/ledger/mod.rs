@@ -36,9 +36,10 @@ pub use memory::{MemoryLedger, MemoryStore};
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresConfig, PostgresLedger};
 pub use record::{
-    AcceptOutcome, AccountEntry, AccountRow, AttemptKind, AttemptRecord, BatchRecord, BatchState, Bill, BudgetLimit,
-    CostRow, DecisionRow, EndedByKey, EventFilter, EventRecord, Fence, Idempotency, KeyUse, MarginRow, NewRequest,
-    OpenByKey, PlannedBatch, Reach, RequestChange, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+    AcceptOutcome, AccountEntry, AccountRow, AttemptKind, AttemptRecord, BatchMember, BatchRecord, BatchState, Bill,
+    BudgetLimit, CostRow, DecisionRow, EndedByKey, EventFilter, EventRecord, Fence, Idempotency, KeyUse, MarginRow,
+    NewRequest, OpenByKey, PlannedBatch, Reach, RequestChange, RequestFilter, RequestRecord, SpentRow, Write,
+    WriteOutcome,
 };
 pub use sqlite::{SqliteConfig, SqliteLedger};
 
@@ -191,7 +192,7 @@ pub trait Ledger: Send + Sync + std::fmt::Debug + 'static {
     async fn batch(
         &self,
         id: BatchId,
-    ) -> Result<Option<(BatchRecord, Vec<AttemptRecord>, Vec<RequestId>)>, LedgerError>;
+    ) -> Result<Option<(BatchRecord, Vec<AttemptRecord>, Vec<BatchMember>)>, LedgerError>;
 
     /// Batches of a lane that are not final, from nonce `from` on, at most `limit`, with all their attempts and members: what a
     /// restart must watch.
@@ -200,11 +201,11 @@ pub trait Ledger: Send + Sync + std::fmt::Debug + 'static {
         lane: LaneId,
         from: u64,
         limit: usize,
-    ) -> Result<Vec<(BatchRecord, Vec<Durable<AttemptRecord>>, Vec<RequestId>)>, LedgerError>;
+    ) -> Result<Vec<(BatchRecord, Vec<Durable<AttemptRecord>>, Vec<BatchMember>)>, LedgerError>;
 
     /// What a batch carried before every node refused it, oldest first: index of the first attempt with other content, and its
     /// members.
-    async fn earlier_members(&self, id: BatchId) -> Result<Vec<(u32, Vec<RequestId>)>, LedgerError>;
+    async fn earlier_members(&self, id: BatchId) -> Result<Vec<(u32, Vec<BatchMember>)>, LedgerError>;
 
     /// One above the highest nonce that a batch of this lane was ever bound to; `None` for a lane without batches.
     async fn next_nonce(&self, lane: LaneId) -> Result<Option<u64>, LedgerError>;

@@ -559,13 +559,30 @@ pub struct AttemptRecord {
     pub created_at: Timestamp,
 }
 
+/// A request's place in a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchMember {
+    /// The request.
+    pub id: RequestId,
+    /// Gas that it uses by itself, as simulated, or as declared where no simulation told it: by it the batch's cost is shared. `None` in
+    /// what was planned before the ledger kept it.
+    pub own_gas: Option<u64>,
+}
+
+impl From<RequestId> for BatchMember {
+    /// One of which nothing more is known.
+    fn from(id: RequestId) -> Self {
+        Self { id, own_gas: None }
+    }
+}
+
 /// A batch with its members and first attempt.
 #[derive(Debug, Clone)]
 pub struct PlannedBatch {
     /// The batch; its state is `Signed`.
     pub batch: BatchRecord,
     /// Members in execution order.
-    pub members: Vec<RequestId>,
+    pub members: Vec<BatchMember>,
     /// The first attempt that carries it: index 0, or the next one of a batch whose content it replaces.
     pub attempt: AttemptRecord,
     /// Who was in the content that it replaces: none of them may be in the batch any more.

@@ -9,8 +9,8 @@ use super::apply::{BatchEntry, NewAccount, RequestEntry};
 use crate::{
     chain::Fees,
     ledger::{
-        AccountRow, AttemptKind, AttemptRecord, BatchRecord, BatchState, CostRow, DecisionRow, EventRecord, FaultKind,
-        LedgerError, MarginRow, OpenByKey, RequestRecord, SpentRow, StorageFault,
+        AccountRow, AttemptKind, AttemptRecord, BatchMember, BatchRecord, BatchState, CostRow, DecisionRow,
+        EventRecord, FaultKind, LedgerError, MarginRow, OpenByKey, RequestRecord, SpentRow, StorageFault,
     },
     request::{BatchId, LaneId, Reason, RequestId, Status, TargetRecord, settlement::CostAccount},
     time::Timestamp,
@@ -320,6 +320,10 @@ impl<'r> Cells<'r> {
 
     pub(super) fn request_id(&mut self) -> Result<RequestId, LedgerError> {
         self.fixed().map(RequestId)
+    }
+
+    pub(super) fn batch_member(&mut self) -> Result<BatchMember, LedgerError> {
+        Ok(BatchMember { id: self.request_id()?, own_gas: self.optional_u64()? })
     }
 
     /// A request without its payload, and the number of its events.

@@ -7,8 +7,8 @@ use alloy_primitives::Address;
 use async_trait::async_trait;
 
 use super::{
-    AccountRow, AttemptRecord, BatchRecord, CostRow, DecisionRow, Durable, EndedByKey, EventFilter, EventRecord,
-    Health, KeyUse, Leases, Ledger, LedgerError, MarginRow, RequestFilter, RequestRecord, SpentRow, Write,
+    AccountRow, AttemptRecord, BatchMember, BatchRecord, CostRow, DecisionRow, Durable, EndedByKey, EventFilter,
+    EventRecord, Health, KeyUse, Leases, Ledger, LedgerError, MarginRow, RequestFilter, RequestRecord, SpentRow, Write,
     WriteOutcome,
     apply::HOUR_MS,
     rows::{
@@ -88,7 +88,7 @@ impl Query {
     }
 }
 
-type WholeBatch = (BatchRecord, Vec<Durable<AttemptRecord>>, Vec<RequestId>);
+type WholeBatch = (BatchRecord, Vec<Durable<AttemptRecord>>, Vec<BatchMember>);
 
 /// A database that runs queries, and does what is its own.
 pub trait SqlStore: Send + Sync + fmt::Debug + 'static {
@@ -181,7 +181,7 @@ impl<S: SqlStore> Ledger for S {
     async fn batch(
         &self,
         id: BatchId,
-    ) -> Result<Option<(BatchRecord, Vec<AttemptRecord>, Vec<RequestId>)>, LedgerError> {
+    ) -> Result<Option<(BatchRecord, Vec<AttemptRecord>, Vec<BatchMember>)>, LedgerError> {
         let query = Query::new(concat!(
             "SELECT ",
             batch_columns!(),
@@ -210,19 +210,19 @@ impl<S: SqlStore> Ledger for S {
         whole_batches(self, query).await
     }
 
-    async fn earlier_members(&self, id: BatchId) -> Result<Vec<(u32, Vec<RequestId>)>, LedgerError> {
+    async fn earlier_members(&self, id: BatchId) -> Result<Vec<(u32, Vec<BatchMember>)>, LedgerError> {
         let query = Query::new(
-            "SELECT m.position / 1048576, r.id FROM batch_members AS m JOIN requests AS r ON r.seq = m.request \
+            "SELECT m.position / 1048576, r.id, m.own_gas FROM batch_members AS m JOIN requests AS r ON r.seq = m.request \
              JOIN batches AS b ON b.seq = m.batch WHERE b.chain_id = $1 AND b.sender = $2 AND b.nonce = $3 \
              ORDER BY m.position",
         )
         .int(id.lane.chain_id.cast_signed())
         .address(&id.lane.sender)
         .int(id.nonce.cast_signed());
-        let mut contents: Vec<(u32, Vec<RequestId>)> = Vec::new();
+        let mut contents: Vec<(u32, Vec<BatchMember>)> = Vec::new();
         for row in self.fetch(query).await? {
             let mut cells = Cells::of("batch member", &row);
-            let (first, member) = (cells.u32()?, cells.request_id()?);
+            let (first, member) = (cells.u32()?, cells.batch_member()?);
             match contents.last_mut().filter(|(known, _)| *known == first) {
                 Some((_, members)) => members.push(member),
                 None => contents.push((first, vec![member])),
@@ -448,12 +448,12 @@ async fn whole_batches<S: SqlStore>(store: &S, query: Query) -> Result<Vec<Whole
             .map(|row| Cells::of("attempt", row).attempt(record.id).map(Durable::committed))
             .collect::<Result<_, _>>()?;
         let members = Query::new(
-            "SELECT r.id FROM batch_members AS m JOIN requests AS r ON r.seq = m.request \
+            "SELECT r.id, m.own_gas FROM batch_members AS m JOIN requests AS r ON r.seq = m.request \
              WHERE m.batch = $1 AND m.position >= \
              (SELECT max(position) / 1048576 * 1048576 FROM batch_members WHERE batch = $1) ORDER BY m.position",
         );
         let members = S::fetch_in(&mut snapshot, members.int(seq.cast_signed())).await?;
-        let members = members.iter().map(|row| Cells::of("batch member", row).request_id());
+        let members = members.iter().map(|row| Cells::of("batch member", row).batch_member());
         found.push((record, attempts, members.collect::<Result<_, _>>()?));
     }
     S::end(snapshot).await?;

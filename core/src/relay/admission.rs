@@ -751,8 +751,8 @@ impl Admission {
         }
     }
 
-    /// Refuses nonces that the forwarder has consumed, as far as we can see within `nonce_lookup`.
-    /// Returns what is known of them.
+    /// Refuses nonces that the forwarder has consumed, as far as we can see within `nonce_lookup` and the tenant's
+    /// `nonce_lookups_per_s`. Returns what is known of them.
     async fn check_nonces(&self, tenant: &Tenant, prepared: &mut [Undecided]) -> BTreeMap<(ChainId, User), u64> {
         let mut unseen: BTreeMap<ChainId, (Arc<ChainShared>, BTreeSet<User>)> = BTreeMap::new();
         let mut seen = BTreeMap::new();
@@ -773,6 +773,11 @@ impl Admission {
             }
         }
         for (chain_id, (chain, signers)) in unseen {
+            // A new key for each call must not use up what nodes answer. The others are accepted unseen, and checked before they are sent.
+            if !tenant.may_look_up(chain.multicall3().map_or(signers.len(), |_| 1)) {
+                metrics::counter!("slackwater_nonce_lookups_skipped_total").increment(1);
+                continue;
+            }
             let signers: Vec<_> = signers.into_iter().collect();
             let block = serde_json::json!("latest");
             let lookup = forwarder_nonces(&chain.pool, &signers, chain.multicall3(), &block);

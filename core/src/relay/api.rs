@@ -278,7 +278,10 @@ impl Relay {
     /// [`LedgerError`].
     pub async fn batch(&self, id: BatchId) -> Result<Option<BatchView>, LedgerError> {
         let found = self.inner.ledger.batch(id).await?;
-        Ok(found.map(|(batch, attempts, members)| BatchView { batch, attempts, members }))
+        Ok(found.map(|(batch, attempts, members)| {
+            let members = members.into_iter().map(|member| member.id).collect();
+            BatchView { batch, attempts, members }
+        }))
     }
 
     /// Committed events in order.

@@ -377,15 +377,7 @@ impl ChainService {
         let now = clock::now();
         match message {
             Message::Accepted(entries) => {
-                for entry in entries {
-                    let sequence = entry.request.sequence();
-                    self.queue.push(entry);
-                    if let Some((forwarder, signer, _)) = sequence
-                        && !self.queue.stale(forwarder, signer).is_empty()
-                    {
-                        self.suspects.insert((forwarder, signer));
-                    }
-                }
+                entries.into_iter().for_each(|entry| self.welcome(entry));
                 // A full batch goes at once; anything less waits for company until the tick anyway.
                 if self.queue.waiting() >= self.shared.tuning.max_batch {
                     self.look_up_nonces();
@@ -417,7 +409,8 @@ impl ChainService {
     fn on_head(&mut self, update: &HeadUpdate) {
         let now = clock::now();
         let header = &update.header;
-        let word = self.market.on_head(now, &update.histories, header, update.next_base_fee);
+        let rule = &self.shared.spec.base_fee;
+        let word = self.market.on_head(now, &update.histories, header, update.next_base_fee, rule);
         self.believed.store(self.market.book().newest().map_or(0, |point| point.number), Ordering::Relaxed);
         let points = word.points;
         for point in &points {
@@ -425,7 +418,8 @@ impl ChainService {
         }
         let extra_data = if word.is_header_believed {
             self.proposer = header.miner;
-            header.extra_data.clone()
+            // One node's word alone changes no rule.
+            if word.is_voted { header.extra_data.clone() } else { self.pricing.extra_data() }
         } else {
             tracing::warn!(
                 chain_id = self.chain_id(),
@@ -487,7 +481,7 @@ impl ChainService {
         }
         let queue = &self.queue;
         self.doubts.retain(|id, _| queue.get(*id).is_some());
-        if word.is_header_believed {
+        if word.is_header_believed && word.is_voted {
             self.pricing.block_gas_limit(header.gas_limit.to());
         }
         self.ask_suggested_tip();
@@ -525,6 +519,17 @@ impl ChainService {
         self.look_at_gaps();
         self.expire(now);
         self.dispatch(now);
+    }
+
+    /// Takes an accepted request into the queue. One whose nonce is used already is looked at.
+    pub(super) fn welcome(&mut self, entry: QueuedRequest) {
+        let sequence = entry.request.sequence();
+        self.queue.push(entry);
+        if let Some((forwarder, signer, _)) = sequence
+            && !self.queue.stale(forwarder, signer).is_empty()
+        {
+            self.suspects.insert((forwarder, signer));
+        }
     }
 
     /// A block came: how many of each tenant's requests left since the last, while some waited.

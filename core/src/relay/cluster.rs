@@ -533,9 +533,7 @@ impl ChainService {
         if self.lease().is_none_or(|lease| lease.fence().token != news.token) {
             return;
         }
-        for entry in news.accepted {
-            self.queue.push(entry);
-        }
+        news.accepted.into_iter().for_each(|entry| self.welcome(entry));
         for id in news.withdrawn {
             if self.queue.is_waiting(id) {
                 self.queue.remove(id, false);

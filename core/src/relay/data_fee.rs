@@ -209,15 +209,16 @@ pub(super) struct Told {
     pub(super) data_fee: Option<U256>,
 }
 
-/// Asks the chain about a payload. Without an answer the model's own arithmetic has to do.
-pub(super) async fn ask(pool: &RpcPool, model: &DataFeeModel, payload: &Payload) -> Told {
-    let latest = json!("latest");
+/// Asks the chain about a payload, at block `head` or the newest that most nodes have: a majority's word (invariant I15). Without one the
+/// model's own arithmetic has to do.
+pub(super) async fn ask(pool: &RpcPool, model: &DataFeeModel, payload: &Payload, head: u64) -> Told {
+    let block = json!(U64::from(pool.reference().map_or(head, |common| common.min(head))));
     match model {
         DataFeeModel::None | DataFeeModel::OpStack(..) => Told::default(),
         DataFeeModel::Arbitrum(poster) => {
             let call =
                 gasEstimateL1ComponentCall { to: payload.to, contractCreation: false, data: payload.data.clone() };
-            let answer = eth_call(pool, rollup::NODE_INTERFACE, call.abi_encode(), &latest).await;
+            let answer = eth_call(pool, rollup::NODE_INTERFACE, call.abi_encode(), &block).await;
             let gas = answer.ok().and_then(|output| gasEstimateL1ComponentCall::abi_decode_returns(&output).ok());
             let padded = gas.map(|gas| {
                 let poster = ArbitrumPoster { l2_base_fee: gas.baseFee.saturating_to(), ..*poster };
@@ -228,7 +229,7 @@ pub(super) async fn ask(pool: &RpcPool, model: &DataFeeModel, payload: &Payload)
         }
         DataFeeModel::Scroll(..) => {
             let call = ScrollOracle::getL1FeeCall { data: TxSize::sketch(&payload.data).into() };
-            let answer = eth_call(pool, rollup::SCROLL_ORACLE, call.abi_encode(), &latest).await;
+            let answer = eth_call(pool, rollup::SCROLL_ORACLE, call.abi_encode(), &block).await;
             Told { poster_gas: None, data_fee: answer.ok().and_then(|output| word(&output)) }
         }
     }

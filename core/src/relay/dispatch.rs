@@ -197,7 +197,7 @@ impl ChainService {
                 VehicleKey::Forwarder(forwarder) => shared.known_forwarders.contains(&forwarder),
                 _ => true,
             };
-            let told = data_fee::ask(&shared.pool, &model, &candidate.payload);
+            let told = data_fee::ask(&shared.pool, &model, &candidate.payload, block);
             let question = Question {
                 key: candidate.selection.key,
                 members: &candidate.members,

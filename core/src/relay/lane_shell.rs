@@ -27,7 +27,8 @@ use crate::{
     chain::RpcErrorClass,
     lane::{AttemptKey, AttemptKind, Command, Event, Lane, LaneAlert, PollPurpose, SendOutcome},
     ledger::{
-        AttemptRecord, BatchRecord, BatchState, Durable, PlannedBatch, RequestChange, Tracked, Write, WriteOutcome,
+        AttemptRecord, BatchMember, BatchRecord, BatchState, Durable, PlannedBatch, RequestChange, Tracked, Write,
+        WriteOutcome,
     },
     protection::Protection,
     provenance::Decision,
@@ -139,6 +140,17 @@ impl Flight {
     pub(super) fn bound(&self) -> impl Iterator<Item = RequestId> {
         let earlier = self.earlier.iter().flat_map(|content| &content.members);
         self.gone.iter().copied().chain(earlier.map(|member| member.id()))
+    }
+
+    /// Members of which the ledger has, since a restart, that this transaction executed them in this block; `None` if it does not have
+    /// the transaction as in it.
+    fn known(&self, receipt: &TxReceipt) -> Option<BTreeSet<RequestId>> {
+        let BatchRecord { state: BatchState::Included, included_hash, block, gas_used: Some(_), .. } = self.record
+        else {
+            return None;
+        };
+        let is_it = included_hash == Some(receipt.hash) && block == Some((receipt.block_number, receipt.block_hash));
+        is_it.then(|| self.members.iter().filter(|member| member.is_outline()).map(|member| member.id()).collect())
     }
 
     /// Members that did not leave.
@@ -513,7 +525,9 @@ impl ChainService {
                 model: foreseen.map(|foreseen| foreseen.model),
                 inputs: foreseen.map(|foreseen| foreseen.inputs),
             };
-            let (batch, members, left) = (flight.record.clone(), flight.ids().collect(), flight.left.clone());
+            let with_gas = |(index, id)| BatchMember { id, own_gas: flight.weights.get(index).copied() };
+            let members = flight.ids().enumerate().map(with_gas).collect();
+            let (batch, left) = (flight.record.clone(), flight.left.clone());
             let content = PlannedBatch { batch, members, attempt, left, at: now };
             (Write::Plan(Box::new(content)), vec![planned, sent])
         } else {
@@ -792,6 +806,8 @@ impl ChainService {
         }
         let mined = lane.index_of(nonce, receipt.hash);
         let Some(flight) = lane.flights.get_mut(&nonce) else { return };
+        // What a restart read back and a node tells again is not written again: there may be a million requests in blocks.
+        let known = flight.known(&receipt);
         flight.record.state = BatchState::Included;
         flight.record.included_hash = Some(receipt.hash);
         flight.record.block = Some((receipt.block_number, receipt.block_hash));
@@ -816,10 +832,11 @@ impl ChainService {
         }
         let Some(flight) = self.lanes[index].flights.get(&nonce) else { return };
         let gone = flight.gone.clone();
-        let changes = flight
+        let changes: Vec<RequestChange> = flight
             .ids()
             .zip(&outcomes)
             .filter(|(id, outcome)| **outcome != MemberOutcome::Untouched && !gone.contains(id))
+            .filter(|(id, _)| known.as_ref().is_none_or(|known| !known.contains(id)))
             .map(|(id, outcome)| {
                 let mut change = RequestChange::to(id, Status::Included);
                 change.tx_hash = Some(receipt.hash);
@@ -853,6 +870,7 @@ impl ChainService {
             block_number: receipt.block_number,
             block_hash: receipt.block_hash,
         };
+        let is_new = known.is_none() || !changes.is_empty();
         tracing::debug!(batch = %id, block = receipt.block_number, members = outcomes.len(), "included");
         let write = Write::Batch {
             id,
@@ -865,8 +883,11 @@ impl ChainService {
             bill: None,
             at: now,
         };
-        let writes = std::iter::once(write).chain(self.target_changes()).collect();
-        self.note(writes, vec![decision]);
+        let (write, decision) = if is_new { (Some(write), Some(decision)) } else { (None, None) };
+        let writes: Vec<Write> = write.into_iter().chain(self.target_changes()).collect();
+        if !writes.is_empty() {
+            self.note(writes, decision.into_iter().collect());
+        }
         let open =
             executed.iter().filter_map(|member| Some((self.queue.get(member.id())?.tenant.clone(), member.id())));
         self.tenants.included(open);
@@ -875,10 +896,32 @@ impl ChainService {
         self.remember_nonces(&executed);
     }
 
+    /// No block takes a transaction: its members go on in half the company, and who was alone has one try less.
+    fn part_company(&mut self, index: usize, nonce: u64) {
+        let Some(flight) = self.lanes[index].flights.get(&nonce) else { return };
+        let ids: Vec<RequestId> = flight.still_in().map(|member| member.id()).collect();
+        let (company, is_alone) = (u32::try_from(ids.len().div_ceil(2)).ok(), ids.len() == 1);
+        for id in ids {
+            let Some(entry) = self.queue.get_mut(id) else { continue };
+            entry.refusals.company = company;
+            entry.refusals.alone += u32::from(is_alone);
+        }
+    }
+
+    /// Whether neither nodes nor blocks take a request, even alone, however often it is tried.
+    pub(super) fn is_refused_for_good(&self, id: RequestId) -> bool {
+        let most = self.shared.tuning.max_refusals;
+        self.queue.get(id).is_some_and(|entry| entry.refusals.alone >= most)
+    }
+
     fn alert(&mut self, index: usize, alert: &LaneAlert) {
         let lane = self.lanes[index].machine.id();
         match alert {
             LaneAlert::Resumed => tracing::info!(%lane, "lane resumed"),
+            LaneAlert::Ignored { nonce, .. } => {
+                tracing::warn!(%lane, alert = alert.name(), detail = ?alert, "lane needs attention");
+                self.part_company(index, *nonce);
+            }
             _ => tracing::warn!(%lane, alert = alert.name(), detail = ?alert, "lane needs attention"),
         }
         metrics::counter!("slackwater_lane_alerts_total", "alert" => alert.name()).increment(1);

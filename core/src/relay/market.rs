@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     BlockTimestamp, Timestamp,
-    chain::RpcErrorClass,
+    chain::{BaseFeeRule, RpcErrorClass},
     market::{
         BookConfig, FeeBook, FeeHistory, FeePoint, MAX_HISTORY_BLOCKS, REWARD_PERCENTILES, Report, SourceId,
         SourceStatus, Tips, UTILISATION_TOLERANCE, Utilisation,
@@ -83,6 +83,8 @@ pub(super) struct HeadWord {
     pub(super) next_base_fee: u128,
     /// The header agrees with what the sources voted for.
     pub(super) is_header_believed: bool,
+    /// There was a vote about it.
+    pub(super) is_voted: bool,
 }
 
 /// One chain's fees as its sources see them.
@@ -104,23 +106,29 @@ impl ChainMarket {
     ///
     /// The head's `header` is one node's word. Where it agrees with what the sources voted for, it and the chain's own rule
     /// (`next_base_fee`) say it more exactly than a fee history does; where it does not, the vote counts. While only one
-    /// source spoke there was no vote.
+    /// source spoke there was no vote: then the header moves the fee no further from the newest block that was voted for than the
+    /// chain's `rule` allows (invariant I15).
     pub(super) fn on_head(
         &mut self,
         now: Timestamp,
         histories: &Histories,
         header: &Header,
         next_base_fee: u128,
+        rule: &BaseFeeRule,
     ) -> HeadWord {
         let number = header.number();
         let has_vote = histories.knowing(number) > 1;
         let mut points = self.absorb(now, histories);
         let known = || self.book.window().rev().find(|point| point.number == number).copied();
         let Some(voted) = points.iter().rfind(|point| point.number == number).copied().or_else(known) else {
-            return HeadWord { points, next_base_fee, is_header_believed: true };
+            let allowed = self.allowed(number, rule);
+            let next = allowed.map_or(next_base_fee, |(least, most)| next_base_fee.clamp(least, most.max(least)));
+            let is_header_believed = next == next_base_fee;
+            return HeadWord { points, next_base_fee: next, is_header_believed, is_voted: self.names.len() < 2 };
         };
         if voted.base_fee != header.base_fee() {
-            return HeadWord { points, next_base_fee: voted.price(), is_header_believed: false };
+            let next_base_fee = voted.price();
+            return HeadWord { points, next_base_fee, is_header_believed: false, is_voted: true };
         }
         let told = header.utilisation();
         let is_same_use = match (told.and_then(Utilisation::ratio), voted.utilisation.and_then(Utilisation::ratio)) {
@@ -143,7 +151,21 @@ impl ChainMarket {
             }
         }
         let next_base_fee = if is_same_next { next_base_fee } else { voted.price() };
-        HeadWord { points, next_base_fee, is_header_believed: is_same_next && is_same_use }
+        HeadWord { points, next_base_fee, is_header_believed: is_same_next && is_same_use, is_voted: true }
+    }
+
+    /// Least and highest base fee of the block after `number`, as the newest block that was voted for allows it, wei per gas.
+    fn allowed(&self, number: u64, rule: &BaseFeeRule) -> Option<(u128, u128)> {
+        let voted = self.book.newest()?;
+        let blocks = number.saturating_add(1).saturating_sub(voted.number);
+        let price = voted.price();
+        // Where no rule bounds it, twice as much for each block.
+        let doubled =
+            price.saturating_mul(1_u128.checked_shl(u32::try_from(blocks).unwrap_or(128)).unwrap_or(u128::MAX));
+        let most = rule.max_after(price, blocks, &[]).unwrap_or(doubled).min(doubled.max(1));
+        // No rule lets it fall by more than an eighth.
+        let least = (0..blocks.min(64)).fold(price, |fee, _| fee - fee / 8);
+        Some((least, most))
     }
 
     /// Takes what all nodes said and returns the blocks that are new or replaced, oldest first.
@@ -210,8 +232,11 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::chain::BaseFeeParams;
 
     const BASE_FEE: u64 = 1_000_000_000;
+
+    const RULE: BaseFeeRule = BaseFeeRule::Eip1559(BaseFeeParams::ETHEREUM);
 
     /// A chain of half-full blocks: the base fee stands still.
     fn history(head: u64, blocks: u64) -> Value {
@@ -266,11 +291,12 @@ mod tests {
                 &histories(&[truth.clone(), truth.clone(), truth.clone()]),
                 &header(head, 15_000_000),
                 next,
+                &RULE,
             );
             assert!(word.is_header_believed && word.next_base_fee == next);
             // Full blocks, by its header: the rule would make the next one an eighth dearer.
             let answers = histories(&[half_truth(truth.clone()), truth.clone(), truth.clone()]);
-            let told = lied_to.on_head(now, &answers, &header(head, 30_000_000), next * 9 / 8);
+            let told = lied_to.on_head(now, &answers, &header(head, 30_000_000), next * 9 / 8, &RULE);
             assert_eq!((told.next_base_fee, told.is_header_believed), (next, false), "block {head}");
             let seen = |points: &[FeePoint]| {
                 let of = |point: &FeePoint| {
@@ -298,16 +324,32 @@ mod tests {
             let mut market = market(nodes);
             let now = Timestamp(1_200_000);
             let answers = histories(&vec![history(100, 10); nodes]);
-            let word = market.on_head(now, &answers, &header(100, 15_000_001), u128::from(BASE_FEE) + 4);
+            let word = market.on_head(now, &answers, &header(100, 15_000_001), u128::from(BASE_FEE) + 4, &RULE);
             assert_eq!((word.next_base_fee, word.is_header_believed), (u128::from(BASE_FEE) + 4, true));
             let newest = word.points.last().unwrap();
             assert_eq!(newest.utilisation, Some(Utilisation::Gas { used: 15_000_001, limit: 30_000_000 }));
             assert_eq!(newest.next_base_fee, Some(u128::from(BASE_FEE) + 4));
-            let again = market.on_head(now, &answers, &header(100, 15_000_001), u128::from(BASE_FEE) + 4);
+            let again = market.on_head(now, &answers, &header(100, 15_000_001), u128::from(BASE_FEE) + 4, &RULE);
             assert!(again.points.is_empty() && again.is_header_believed);
             // Known before, and then told wrongly by the head.
-            let lie = market.on_head(now, &answers, &header(100, 30_000_000), u128::from(BASE_FEE) * 9 / 8);
+            let lie = market.on_head(now, &answers, &header(100, 30_000_000), u128::from(BASE_FEE) * 9 / 8, &RULE);
             assert_eq!(lie.is_header_believed, nodes == 1, "one source alone is believed");
+        }
+    }
+
+    /// The fastest node alone has a next block, and makes it up: the others have said which fee that has at most.
+    #[test]
+    fn a_block_that_one_node_alone_has_moves_the_fee_by_the_rule_only() {
+        let mut market = market(3);
+        let (now, truth, price) = (Timestamp(1_200_000), history(100, 10), u128::from(BASE_FEE));
+        let answers = histories(&[truth.clone(), truth.clone(), truth]);
+        market.on_head(now, &answers, &header(100, 15_000_000), price, &RULE);
+        for (told, believed) in
+            [(price * 1_000, price * 9 / 8 * 9 / 8), (0, price * 7 / 8 * 7 / 8), (price * 9 / 8, price * 9 / 8)]
+        {
+            let word = market.on_head(now, &answers, &header(101, 15_000_000), told, &RULE);
+            assert!(word.next_base_fee.abs_diff(believed) < 3, "{} for {told}", word.next_base_fee);
+            assert_eq!((word.is_header_believed, word.is_voted), (told == believed, false));
         }
     }
 }

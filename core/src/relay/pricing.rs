@@ -204,6 +204,11 @@ impl Pricing {
         learned.max(demanded.min(bound)).max(spec.min_priority_fee_wei_per_gas).max(1)
     }
 
+    /// Extra data of the newest header that was believed.
+    pub(super) fn extra_data(&self) -> Bytes {
+        self.extra_data.clone()
+    }
+
     /// What to offer when nothing is known of the deadline: the usual tip, and a cap by the fixed rule.
     pub(super) fn quote(
         &mut self,

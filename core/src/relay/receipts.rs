@@ -27,8 +27,8 @@ pub(super) struct Found {
     pub(super) purpose: PollPurpose,
 }
 
-/// Looks for a receipt of any of `hashes`: at one node for a first look, else at those for which `last`, the final block, is
-/// final too.
+/// Looks for a receipt of any of `hashes`: for a first look at one node, and at all where that one shows none, else at those for which
+/// `last`, the final block, is final too.
 pub(super) async fn find(pool: &RpcPool, hashes: &[B256], purpose: PollPurpose, last: Option<u64>) -> Found {
     match (purpose, last) {
         (PollPurpose::Finality, None) => Found { receipt: None, is_complete: false, purpose },
@@ -38,6 +38,20 @@ pub(super) async fn find(pool: &RpcPool, hashes: &[B256], purpose: PollPurpose, 
 }
 
 async fn find_any(pool: &RpcPool, hashes: &[B256]) -> Found {
+    let found = find_first(pool, hashes).await;
+    if found.receipt.is_some() || pool.len() < 2 {
+        return found;
+    }
+    // The account's nonce is used, and that node shows nothing: it may have no receipts, and alone must not stop the lane (I15).
+    for hash in hashes {
+        if let Some(receipt) = find_agreed(pool, *hash).await {
+            return Found { receipt: Some(Box::new(receipt)), is_complete: true, ..found };
+        }
+    }
+    found
+}
+
+async fn find_first(pool: &RpcPool, hashes: &[B256]) -> Found {
     let mut found = Found { receipt: None, is_complete: true, purpose: PollPurpose::Inclusion };
     for hash in hashes {
         match pool.call::<Option<RpcReceipt>>("eth_getTransactionReceipt", json!([hash])).await {

@@ -175,7 +175,10 @@ impl ChainService {
             }
             let is_unused = unused.iter().any(|(user, next)| *user == (forwarder, signer) && *next <= own);
             let failures = self.queue.get(request).map(|entry| entry.batch_failures);
-            let may = failures.is_some_and(|failures| !is_payload || failures + 1 < MAX_BATCH_FAILURES);
+            let may = failures.is_some_and(|failures| match is_payload {
+                true => failures + 1 < MAX_BATCH_FAILURES,
+                false => !self.is_refused_for_good(request),
+            });
             if *outcome != MemberOutcome::Untouched || !is_unused || !may || member.valid_until() <= now {
                 continue;
             }

@@ -4,6 +4,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use alloy_consensus::{Transaction, TxEnvelope};
@@ -13,6 +14,7 @@ use serde_json::json;
 
 use super::{
     admission::ChainShared,
+    clock,
     data_fee::beyond_gas,
     lane_shell::{Content, Flight, LaneShell},
     signer::LocalSigner,
@@ -23,8 +25,8 @@ use crate::{
     chain::data_fee::{DataFeeModel, TxSize},
     lane::{AttemptKey, AttemptKind, Lane, LaneConfig, Plan, RestoredSlot},
     ledger::{
-        AttemptRecord, BatchRecord, BatchState, Durable, Ledger, LedgerError, MARK_KEY, RequestFilter, RequestRecord,
-        UNCERTAIN_KEY, Write,
+        AttemptRecord, BatchMember, BatchRecord, BatchState, Durable, Ledger, LedgerError, MARK_KEY, RequestFilter,
+        RequestRecord, UNCERTAIN_KEY, Write,
     },
     protection::Protection,
     request::{
@@ -38,6 +40,9 @@ use crate::{
 
 /// Open requests read from the ledger at a time: each may have a hundred kilobytes.
 const RESTORE_PAGE: usize = 250;
+
+/// Least time for which a transaction may be left out by blocks.
+const LEAST_PATIENCE: Duration = Duration::from_secs(12);
 
 /// Open batches read from the ledger at a time.
 const BATCHES_PAGE: usize = 50;
@@ -168,6 +173,7 @@ pub(super) async fn restore(
             replacement: spec.replacement,
             bump_after_blocks: tuning.bump_after_blocks,
             rebroadcast_after_blocks: tuning.rebroadcast_after_blocks,
+            abandon_after_blocks: abandon_after(tuning.abandon_after_blocks, spec.block_time()),
             max_attempts: tuning.max_attempts,
             max_refused_plans: tuning.max_refused_plans,
             max_fee_ceiling_wei_per_gas: tuning.max_fee_ceiling_wei_per_gas,
@@ -178,7 +184,11 @@ pub(super) async fn restore(
             let size = TxSize::of_unsigned(&payload.data);
             beyond_gas(&model, &size, payload.gas_limit, None, tuning.l1_fee_margin_percent)
         };
-        lanes.push(restore_lane(ledger, chain, lane_config, signer, &mut open, &mut queue, extra).await?);
+        let mut lane = restore_lane(ledger, chain, lane_config, signer, &mut open, &mut queue, extra).await?;
+        for flight in lane.flights.values_mut() {
+            pend(flight, tenants, &chain.params, clock::now());
+        }
+        lanes.push(lane);
     }
     let mut rest: Vec<Opened> = open.0.into_iter().filter_map(|(_, opened)| opened).collect();
     rest.sort_by_key(|opened| opened.entry.seq);
@@ -307,6 +317,27 @@ async fn load_open(ledger: &Arc<dyn Ledger>, chain: &ChainShared, tenants: &Tena
     }
 }
 
+/// Blocks after which a transaction that none of them takes is given up: where they come fast, as many as come in [`LEAST_PATIENCE`].
+fn abandon_after(blocks: u64, block_time: Duration) -> u64 {
+    let least = LEAST_PATIENCE.as_millis().div_ceil(block_time.as_millis().max(1));
+    if blocks == 0 { 0 } else { blocks.max(u64::try_from(least).unwrap_or(u64::MAX)) }
+}
+
+/// Holds of a tenant's budget what a transaction in a block used beyond what its members were known to use, until its receipt is told
+/// again and tells it exactly.
+fn pend(flight: &mut Flight, tenants: &Tenants, params: &VehicleParams, now: Timestamp) {
+    let BatchRecord { id, state: BatchState::Included, gas_used: Some(gas_used), cost_wei: Some(cost_wei), .. } =
+        &flight.record
+    else {
+        return;
+    };
+    let known = flight.weights.iter().fold(params.schedule.tx_base_gas, |sum, gas| sum.saturating_add(*gas));
+    let beyond = U256::from(gas_used.saturating_sub(known));
+    let beyond_wei = cost_wei.saturating_mul(beyond) / U256::from((*gas_used).max(1));
+    let tenant = flight.tenant.as_ref().filter(|_| Protection::EveryWei.is_on());
+    flight.pending = tenant.and_then(|tenant| tenants.pend(tenant, id.lane.chain_id, beyond_wei, now));
+}
+
 /// What an attempt calls.
 fn calldata(attempt: &Durable<AttemptRecord>) -> Result<Bytes, LedgerError> {
     let envelope = TxEnvelope::decode_2718(&mut attempt.get().raw.as_ref());
@@ -408,25 +439,25 @@ async fn restore_lane(
         };
         let refused_plans = u32::try_from(earlier.len()).unwrap_or(u32::MAX);
         let own = Some((record.id.lane.sender, record.id.nonce));
-        let is_in_it = |open: &Open, id: &RequestId| open.get(*id).is_some_and(|opened| opened.batch == own);
+        let is_in_it = |open: &Open, id: RequestId| open.get(id).is_some_and(|opened| opened.batch == own);
         // Every node had refused it, or its block was taken back after all had left.
         let has_left = record.state != BatchState::Included
             && !members.is_empty()
-            && !members.iter().any(|member| is_in_it(open, member));
+            && !members.iter().any(|member| is_in_it(open, member.id));
         let until = attempts.iter().map(|attempt| attempt.get().index.saturating_add(1)).max().unwrap_or(0);
         let newest = has_left.then(|| (until, members.clone()));
         let mut contents = Vec::new();
         for (until, members) in earlier.into_iter().chain(newest) {
             let (mut requests, mut weights, mut tenants) = (Vec::new(), Vec::new(), BTreeSet::new());
             let mut elsewhere = BTreeSet::new();
-            for id in members {
+            for BatchMember { id, own_gas } in members {
                 if let Some(entry) = known(open, queue, id) {
-                    weights.push(entry.gas);
+                    weights.push(own_gas.unwrap_or(entry.gas));
                     tenants.insert(entry.tenant.clone());
                     let request = entry.request.clone();
                     requests.push(whole(&**ledger, request).await?);
                 } else if let Some((stored, request)) = ended(&**ledger, id).await? {
-                    weights.push(params.member_gas(&request));
+                    weights.push(own_gas.unwrap_or_else(|| params.member_gas(&request)));
                     tenants.insert(stored.tenant.as_str().into());
                     requests.push(Arc::new(request));
                     if is_executed(&stored) && was_first(&record, &stored) {
@@ -448,20 +479,20 @@ async fn restore_lane(
         let is_included = record.state == BatchState::Included;
         let cost_wei = record.cost_wei.filter(|_| is_included).unwrap_or_default();
         let (mut flying, mut skipped) = (Vec::new(), Vec::new());
-        for member in &members {
-            if let Some(opened) = is_in_it(open, member).then(|| open.slot(*member)?.take()).flatten() {
+        for &BatchMember { id: member, own_gas } in &members {
+            if let Some(opened) = is_in_it(open, member).then(|| open.slot(member)?.take()).flatten() {
                 let Opened { entry, data_bytes, status, .. } = opened;
                 let called = entry.request.gas().saturating_add(entry.request.gas() / 63);
                 let skip_gas = entry.gas.saturating_sub(called);
                 sizes.push(entry.request.is_outline().then_some(MemberSize { skip_gas, data_bytes }));
                 requests.push(entry.request.clone());
-                weights.push(entry.gas);
+                weights.push(own_gas.unwrap_or(entry.gas));
                 tenants.insert(entry.tenant.clone());
                 // The block that it is in, or that skipped it, has freed its place.
                 if is_included && status == Status::Included {
                     queue.push_in_block(entry, id);
                 } else if is_included {
-                    skipped.push(*member);
+                    skipped.push(member);
                     flying.push(entry);
                 } else {
                     flying.push(entry);
@@ -472,12 +503,12 @@ async fn restore_lane(
                 continue;
             }
             // It left early: the block that skipped it, which a reorg may have taken back since.
-            if let Some(entry) = known(open, queue, *member) {
-                weights.push(entry.gas);
+            if let Some(entry) = known(open, queue, member) {
+                weights.push(own_gas.unwrap_or(entry.gas));
                 tenants.insert(entry.tenant.clone());
-                gone.insert(*member);
+                gone.insert(member);
                 let drawn_wei = cost_wei.min(entry.reserved_wei.saturating_sub(entry.spent_wei));
-                drawn.insert(*member, drawn_wei);
+                drawn.insert(member, drawn_wei);
                 entry.spent_wei = entry.spent_wei.saturating_add(drawn_wei);
                 let gas = params.reserved_gas(entry.gas);
                 entry.ceiling_wei_per_gas = ceiling_left(entry.first_ceiling_wei_per_gas, gas, entry.spent_wei);
@@ -487,20 +518,20 @@ async fn restore_lane(
                 continue;
             }
             // And has ended since. One that a crash between two writes left in it stays ended.
-            let stored = ended(&**ledger, *member).await?.filter(|(stored, _)| stored.batch != Some(record.id));
+            let stored = ended(&**ledger, member).await?.filter(|(stored, _)| stored.batch != Some(record.id));
             let Some((stored, request)) = stored else { continue };
             sizes.push(None);
-            weights.push(params.member_gas(&request));
+            weights.push(own_gas.unwrap_or_else(|| params.member_gas(&request)));
             requests.push(Arc::new(request));
             tenants.insert(stored.tenant.as_str().into());
-            gone.insert(*member);
+            gone.insert(member);
             if is_executed(&stored) && was_first(&record, &stored) {
-                elsewhere.insert(*member);
+                elsewhere.insert(member);
             } else {
                 let most_wei = cost_within(stored.reserved_wei, stored.price_percent);
                 let left_wei = most_wei.saturating_sub(stored.cost_wei.unwrap_or_default());
-                drawn.insert(*member, cost_wei.min(left_wei));
-                uncounted.insert(*member, stored.price_percent);
+                drawn.insert(member, cost_wei.min(left_wei));
+                uncounted.insert(member, stored.price_percent);
             }
         }
         queue.push_in_flight(flying, id, params.base_gas());
@@ -542,7 +573,7 @@ async fn restore_lane(
             let key = AttemptKey { nonce, index: attempt.get().index };
             durable.insert(key, if is_stowed { without_bytes(attempt) } else { attempt });
         }
-        let left = if has_left { members } else { Vec::new() };
+        let left = if has_left { members.iter().map(|member| member.id).collect() } else { Vec::new() };
         // Where the chain still shows it as included, the lane says so again.
         let flight = Flight::new(key, requests, weights, record);
         let tenant = only(&tenants);

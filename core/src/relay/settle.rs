@@ -50,12 +50,17 @@ pub(super) struct Settlement {
     pub(super) earlier: Option<usize>,
 }
 
+/// Transactions of one tenant that a culprit is looked for at the same time: one search is done after the other, for all.
+const MAX_SEARCHES_OF_TENANT: usize = 4;
+
 /// A [`Settlement`] that has not happened.
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) settlement: Settlement,
     /// The nodes are asked for its users' nonces.
     pub(super) is_asked: bool,
+    /// A culprit is looked for.
+    is_searched: bool,
     since: Timestamp,
 }
 
@@ -107,7 +112,7 @@ impl ChainService {
     /// Settles what is final, after what was planned before it and holds requests that left for it.
     pub(super) fn settle(&mut self, now: Timestamp, settlement: Settlement) {
         let order = settlement.flight.order();
-        self.settlements.insert(order, Waiting { settlement, is_asked: false, since: now });
+        self.settlements.insert(order, Waiting { settlement, is_asked: false, is_searched: false, since: now });
         self.settle_in_order(now);
     }
 
@@ -152,13 +157,14 @@ impl ChainService {
             .map(|(forwarder, signer, _)| (forwarder, signer))
             .collect();
         let unproven = settlement.flight.shown.unproven.clone();
-        let case = self.case(order);
+        // Who has many of them gets some without: it only decides which of its own requests shows the cost.
+        let case = self.case(order).filter(|_| self.searched_for(order) < MAX_SEARCHES_OF_TENANT);
         if untouched.is_empty() && unproven.is_empty() && case.is_none() {
             self.on_inspected(now, order, &BTreeMap::new(), &[], None);
             return;
         }
         if let Some(waiting) = self.settlements.get_mut(&order) {
-            waiting.is_asked = true;
+            (waiting.is_asked, waiting.is_searched) = (true, case.is_some());
         }
         let (shared, ledger, searches) = (self.shared.clone(), self.ledger.clone(), self.searches.clone());
         let block = self.head.and_then(|head| head.final_block);
@@ -185,6 +191,13 @@ impl ChainService {
             Done::Inspected { order, nonces, contracts, culprit }
         };
         self.start(work, move || Done::InspectionLost(order));
+    }
+
+    /// For how many transactions of the same tenant a culprit is looked for.
+    fn searched_for(&self, order: (Timestamp, BatchId)) -> usize {
+        let tenant = self.settlements.get(&order).map(|waiting| &waiting.settlement.flight.tenant);
+        let is_its = |waiting: &&Waiting| waiting.is_searched && Some(&waiting.settlement.flight.tenant) == tenant;
+        self.settlements.values().filter(is_its).count()
     }
 
     /// What is to be found out about a final transaction that took more than its members were known to take.
@@ -373,6 +386,9 @@ impl ChainService {
                         }
                         _ if !pays_another => {
                             RequestChange::to(request, Status::Rejected).because(Reason::ReservationSpent)
+                        }
+                        _ if own == Some(AttemptKind::Cancel) && self.is_refused_for_good(request) => {
+                            RequestChange::to(request, Status::Rejected).because(Reason::RefusedByNodes)
                         }
                         _ if own == Some(AttemptKind::Payload) && failures + 1 >= MAX_BATCH_FAILURES => {
                             RequestChange::to(request, Status::Rejected).because(Reason::BatchFailed)

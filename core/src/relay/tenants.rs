@@ -45,7 +45,7 @@ pub(super) struct Pending {
     tenant: Arc<str>,
     chain_id: u64,
     period: Timestamp,
-    wei: U256,
+    pub(super) wei: U256,
 }
 
 /// What is reserved, and what is open.

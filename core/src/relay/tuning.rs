@@ -95,6 +95,8 @@ pub struct ChainTuning {
     pub max_attempts: u32,
     /// Most contents of one nonce that every node refused (`max_refused_plans`); then it is cancelled.
     pub max_refused_plans: u32,
+    /// Blocks that a transaction may be left out of although its price would do, while others wait behind it (`abandon_after_blocks`).
+    pub abandon_after_blocks: u64,
     /// Times that every node refuses a request's own transaction for its size before it ends (`max_refusals`).
     pub max_refusals: u32,
     /// No attempt offers more per gas (`max_fee_ceiling_wei_per_gas`).
@@ -199,6 +201,7 @@ impl ChainTuning {
             max_target_records: RecordRule::default().max_records,
             max_attempts: 32,
             max_refused_plans: 32,
+            abandon_after_blocks: 12,
             max_refusals: 3,
             max_fee_ceiling_wei_per_gas: spec.max_fee_ceiling_wei_per_gas,
             budget_headroom_percent: 300,

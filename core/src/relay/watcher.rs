@@ -1,6 +1,7 @@
 //! One head watcher per chain serves everything that waits.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     sync::{
         Arc,
@@ -23,7 +24,10 @@ use super::{
     pace::{Looks, PaceRule},
     rpc::{HeadFeed, RpcError, RpcPool},
 };
-use crate::chain::{ChainSpec, FinalityRule, RpcErrorClass, data_fee::DataFeeModel};
+use crate::{
+    chain::{ChainSpec, FinalityRule, RpcErrorClass, data_fee::DataFeeModel},
+    protection::Protection,
+};
 
 /// Blocks of history whose hashes are kept to notice reorgs, at least.
 const MIN_WINDOW_BLOCKS: u64 = 128;
@@ -257,12 +261,11 @@ impl Watcher {
         self.surveyed_at = Some(Instant::now());
         let (latest, tagged) = tokio::join!(self.latest(told.as_ref()), self.tagged());
         self.pool.tell_places();
-        let Some(mut header) = self.followed(told, &latest) else { return Ok(None) };
-        // A block that is known, of a node that is a little behind, is no news.
-        let is_known = self.head.is_some() && self.seen.get(&header.number()) == Some(&header.hash);
-        if is_known || self.head == Some(header.hash) {
+        let Some(followed) = self.followed(told, &latest) else { return Ok(None) };
+        if !self.is_news(&followed) {
             return Ok(None);
         }
+        let Some((mut header, canonical)) = self.branch(followed, &latest).await? else { return Ok(None) };
         self.believe_time(&mut header, &latest);
         let number = header.number();
         let heads: Vec<Option<u64>> = latest.iter().map(|header| header.as_ref().map(Header::number)).collect();
@@ -271,12 +274,10 @@ impl Watcher {
         let blocks = missing.clamp(LEAST_BLOCKS, self.longest);
         // What all the nodes that count have reached: a vote about a block needs several that know it.
         let common = self.pool.reference().map_or(number, |reference| reference.min(number));
-        let canonical = self.canonical(&header);
         let histories = Histories::read(&self.pool, blocks, number, self.pace.patience);
         let accounts = join_all(self.senders.iter().map(|sender| self.account(*sender, final_block)));
         let data_fee = data_fee::read(&self.pool, self.spec.family, self.multicall3, &header, common);
-        let (canonical, histories, mut accounts, data_fee) = tokio::join!(canonical, histories, accounts, data_fee);
-        let canonical = canonical?;
+        let (histories, mut accounts, data_fee) = tokio::join!(histories, accounts, data_fee);
         for account in &accounts {
             if let Some(balance) = account.balance {
                 self.balances.insert(account.sender, balance);
@@ -357,6 +358,62 @@ impl Watcher {
         }
         let known = latest.iter().flatten().chain(&told).filter(|header| header.number() <= highest);
         known.max_by_key(|header| header.number()).cloned().or(told)
+    }
+
+    /// A block that is known, of a node that is a little behind, is no news.
+    fn is_news(&self, header: &Header) -> bool {
+        let is_known = self.head.is_some() && self.seen.get(&header.number()) == Some(&header.hash);
+        !is_known && self.head != Some(header.hash)
+    }
+
+    /// The head to follow, with what is canonical up to it: `followed`, unless most of the nodes are on another branch (invariant I15).
+    /// Then the highest head of a node that is on theirs.
+    async fn branch(
+        &self,
+        followed: Header,
+        latest: &[Option<Header>],
+    ) -> Result<Option<(Header, Vec<(u64, B256)>)>, RpcError> {
+        let highest = self.pool.reference().map(|common| common.saturating_add(self.pool.head_rule().tolerance()));
+        let is_near = |header: &&Header| highest.is_none_or(|highest| header.number() <= highest);
+        let mut heads: Vec<&Header> = latest.iter().flatten().filter(is_near).collect();
+        heads.sort_by_key(|header| Reverse(header.number()));
+        let mut tried: Vec<B256> = Vec::new();
+        for header in std::iter::once(&followed).chain(heads) {
+            if tried.contains(&header.hash) || !self.is_news(header) {
+                continue;
+            }
+            tried.push(header.hash);
+            let canonical = self.canonical(header).await?;
+            if self.is_backed(header, &canonical, latest) {
+                return Ok(Some((header.clone(), canonical)));
+            }
+            let chain_id = self.spec.chain_id.to_string();
+            metrics::counter!("slackwater_branches_disbelieved_total", "chain_id" => chain_id).increment(1);
+        }
+        Ok(None)
+    }
+
+    /// Whether more nodes are on the branch of `head` than on others. Those that are further, or far behind, say nothing of it.
+    fn is_backed(&self, head: &Header, canonical: &[(u64, B256)], latest: &[Option<Header>]) -> bool {
+        if self.pool.len() < 2 || !Protection::OthersHeads.is_on() {
+            return true;
+        }
+        let lowest = head.number().saturating_sub(self.pool.head_rule().tolerance());
+        let on_branch = |number: u64| {
+            let found = canonical.iter().find(|(found, _)| *found == number).map(|(_, hash)| *hash);
+            let parent = || (number + 1 == head.number()).then_some(head.parent_hash);
+            found.or_else(parent).or_else(|| self.seen.get(&number).copied())
+        };
+        let (mut backing, mut others) = (0, 0);
+        for own in latest.iter().flatten().filter(|own| (lowest..=head.number()).contains(&own.number())) {
+            match on_branch(own.number()) {
+                Some(hash) if hash == own.hash => backing += 1,
+                Some(_) => others += 1,
+                None => {}
+            }
+        }
+        // The node that told it may have another head by now.
+        backing.max(1) > others
     }
 
     /// One node's word about the time moves nothing further than the others allow: a header from the future would end whatever
@@ -524,9 +581,8 @@ impl Watcher {
             let block = final_block?;
             let params = json!([sender, U64::from(block)]);
             let answers: Vec<U64> = self.pool.call_settled("eth_getTransactionCount", params, block).await;
-            // The lowest of a majority: a consumed nonce must be seen by all of them.
-            let is_agreed = self.pool.is_majority(answers.len());
-            answers.into_iter().min().filter(|_| is_agreed).map(|nonce| nonce.to())
+            // What a majority has seen consumed: one that tells less must not keep the lane from what is final.
+            self.pool.reached(answers).map(|nonce| nonce.to())
         };
         let ((agreed_nonce, latest_nonce), balance, final_nonce) = tokio::join!(latest, balance, finalized);
         Account { sender, latest_nonce, agreed_nonce, final_nonce, balance }

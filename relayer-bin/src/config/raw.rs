@@ -469,6 +469,11 @@ pub struct RawChain {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000), extend("x-default" = "2"))]
     pub rebroadcast_after_blocks: Option<u64>,
+    /// Blocks for which a lane's oldest transaction may stay out of blocks although its price would do, while others wait behind it: then
+    /// it is replaced by a cancel, and its requests go on in half the company; at least as many as come in 12 seconds. 0 for never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000), extend("x-default" = "12"))]
+    pub abandon_after_blocks: Option<u64>,
     /// Blocks that a transaction is deep, its own included, before forwards that it skipped, or that a cancel left out, enter
     /// another one. The chain's usual reorganisations are shorter.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -824,8 +829,8 @@ pub struct RawTenant {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "1000"))]
     pub rate_per_s: Option<u32>,
-    /// Signers' nonces per second that all nodes are asked for because a request's nonce seems to be used, or to leave a gap,
-    /// with bursts of ten seconds' worth; in each instance. 0 is unlimited.
+    /// Questions per second about the nonces of signers that are new here, or whose nonce seems to be used or to leave a gap, with
+    /// bursts of ten seconds' worth; in each instance. 0 is unlimited.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "100"))]
     pub nonce_lookups_per_s: Option<u32>,

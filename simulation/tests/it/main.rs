@@ -122,6 +122,8 @@ fn s9_money_is_taken_back() {
 #[test]
 fn s9_money_for_some() {
     happened(&holds(Scenario::Huge, 0..HOSTILE_SEEDS), &["finalized", "expired"]);
+    happened(&holds(Scenario::Scarce, 0..HOSTILE_SEEDS), &["finalized"]);
+    happened(&holds(Scenario::Ignored, 0..HOSTILE_SEEDS), &["finalized", "left out"]);
 }
 
 /// Where nobody sends the money again, what is in flight stays there: its lane has nothing for it, nor for its cancel.
@@ -215,6 +217,8 @@ fn s19_a_node_stands_still_lags_or_lies() {
         Scenario::LyingHead,
         Scenario::LyingDataFee,
         Scenario::LyingReceipts,
+        Scenario::LyingBranch,
+        Scenario::NoReceipts,
     ] {
         happened(&holds(scenario, 0..HOSTILE_SEEDS), &["lie in one thing", "finalized"]);
     }
@@ -273,6 +277,8 @@ const fn scenario_of(protection: Protection) -> Scenario {
         Protection::DemandedTip => Scenario::LeastTip,
         Protection::PricedOutYields => Scenario::PricedOut,
         Protection::HoldEntangled => Scenario::Entangled,
+        Protection::BalanceAware => Scenario::Scarce,
+        Protection::IgnoredYields => Scenario::Ignored,
         _ => Scenario::Crash,
     }
 }
@@ -285,18 +291,13 @@ fn first_violation(protection: Protection) -> Option<Report> {
         .find(|report| report.violation.is_some())
 }
 
-/// Those behind which another one stands, so that no run shows their lack: what a lane can't pay it sets aside by itself
-/// (`pure::lane_scenarios::money`), and without this one it only gets so far.
-const BACKED: [Protection; 1] = [Protection::BalanceAware];
-
 /// How many tests share the protections: together they are the longest here.
 const PARTS: usize = 4;
 
 #[track_caller]
 fn every_missing_protection_is_noticed(part: usize) {
     let mut missed = Vec::new();
-    let protections = Protection::ALL.into_iter().filter(|protection| !BACKED.contains(protection));
-    for protection in protections.skip(part).step_by(PARTS) {
+    for protection in Protection::ALL.into_iter().skip(part).step_by(PARTS) {
         match first_violation(protection) {
             Some(report) => eprintln!("{protection:?}: seed {}: {}", report.seed, report.violation.unwrap_or_default()),
             None => missed.push(protection),

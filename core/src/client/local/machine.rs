@@ -516,6 +516,8 @@ fn lane_config(config: &LocalConfig, sender: Address) -> LaneConfig {
         replacement: config.replacement,
         bump_after_blocks: config.bump_after_blocks,
         rebroadcast_after_blocks: config.rebroadcast_after_blocks,
+        // Nobody else waits behind a page's own requests.
+        abandon_after_blocks: 0,
         max_attempts: config.max_attempts,
         max_refused_plans: config.max_refused_plans,
         max_fee_ceiling_wei_per_gas: config.max_fee_ceiling_wei_per_gas,

@@ -87,8 +87,13 @@ impl Lane {
             // No new price while the balance can't cover the old one: failed sends must not ratchet (S9).
             return;
         }
+        let could = is_oldest && !is_abandoned && !is_priced_out && !is_refused;
+        slot.could_since = could.then(|| slot.could_since.unwrap_or(head.number));
+        let could_blocks = slot.could_since.map_or(0, |since| head.number.saturating_sub(since));
         let may_yield = !is_abandoned && Protection::PricedOutYields.is_on();
-        let is_replaced = if is_priced_out && may_yield && self.gives_up(head, nonce) {
+        let is_replaced = if could && self.is_left_out(nonce, could_blocks) {
+            self.abandon(nonce, LaneAlert::Ignored { nonce, blocks: could_blocks })
+        } else if is_priced_out && may_yield && self.gives_up(head, nonce) {
             true
         } else if is_priced_out {
             self.replace(nonce, Urge::Price)
@@ -133,9 +138,22 @@ impl Lane {
         if !is_last_chance && !self.has_younger(nonce) {
             return false;
         }
+        self.abandon(nonce, LaneAlert::PricedOut { nonce, ceiling_wei_per_gas: ceiling })
+    }
+
+    /// Whether blocks have left it out for so long, while others wait behind it, that they will not take it (I14).
+    fn is_left_out(&self, nonce: u64, blocks: u64) -> bool {
+        let most = self.config.abandon_after_blocks;
+        let is_full = self.slots.values().filter(|slot| slot.is_in_flight()).count() >= self.config.max_in_flight;
+        let others_wait = is_full || self.has_younger(nonce);
+        most > 0 && blocks >= most && others_wait && Protection::IgnoredYields.is_on()
+    }
+
+    /// Its payload is not sent any more. Returns whether its nonce is free, or a cancel under way.
+    fn abandon(&mut self, nonce: u64, why: LaneAlert) -> bool {
         let Some(slot) = self.slots.get_mut(&nonce) else { return false };
         slot.is_abandoned = true;
-        self.commands.push_back(Command::Alert(LaneAlert::PricedOut { nonce, ceiling_wei_per_gas: ceiling }));
+        self.commands.push_back(Command::Alert(why));
         self.vacate(nonce) || self.replace(nonce, Urge::Price)
     }
 

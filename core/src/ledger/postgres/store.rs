@@ -113,7 +113,7 @@ static INSERT_BATCHES: Rows = Rows::new(
     "",
 );
 static INSERT_MEMBERS: Rows =
-    Rows::new("INSERT INTO batch_members (batch, position, request) SELECT * FROM ", "nnn", "");
+    Rows::new("INSERT INTO batch_members (batch, position, request, own_gas) SELECT * FROM ", "nnnn", "");
 static INSERT_ATTEMPTS: Rows = Rows::new(
     "INSERT INTO attempts (batch, idx, kind, max_fee_wei_per_gas, max_priority_fee_wei_per_gas, hash, raw, \
      created_at_ms) SELECT * FROM ",
@@ -329,10 +329,11 @@ pub(super) async fn store(connection: &mut PgConnection, mut set: WorkingSet) ->
     counts.await?;
     store_spent(connection, set.spent_changes()).await?;
     store_requests(connection, std::mem::take(&mut set.requests)).await?;
-    let members = INSERT_MEMBERS.run(connection, set.new_members, |args, (batch, position, request)| {
-        args.u64(batch);
-        args.u64(position);
-        args.u64(request);
+    let members = INSERT_MEMBERS.run(connection, set.new_members, |args, new| {
+        args.u64(new.batch);
+        args.u64(new.position);
+        args.u64(new.request);
+        args.optional_u64(new.own_gas);
     });
     members.await?;
     let attempts = set.new_attempts;

@@ -121,8 +121,11 @@ static INSERT_BATCHES: Rows = Rows::new(
     17,
     NEW_ROWS,
 );
-static INSERT_MEMBERS: Rows =
-    Rows::new("INSERT OR ROLLBACK INTO batch_members (batch, position, request) SELECT * FROM (VALUES ", 3, NEW_ROWS);
+static INSERT_MEMBERS: Rows = Rows::new(
+    "INSERT OR ROLLBACK INTO batch_members (batch, position, request, own_gas) SELECT * FROM (VALUES ",
+    4,
+    NEW_ROWS,
+);
 static INSERT_ATTEMPTS: Rows = Rows::new(
     "INSERT OR ROLLBACK INTO attempts (batch, idx, kind, max_fee_wei_per_gas, max_priority_fee_wei_per_gas, hash, raw, \
      created_at_ms) SELECT * FROM (VALUES ",
@@ -365,10 +368,11 @@ pub(super) async fn store(
         args.decimal(sums.1);
     });
     add_requests(&mut script, set.requests);
-    script.add(THEN, &INSERT_MEMBERS, set.new_members, |args, (batch, position, request)| {
-        args.u64(batch);
-        args.u64(position);
-        args.u64(request);
+    script.add(THEN, &INSERT_MEMBERS, set.new_members, |args, new| {
+        args.u64(new.batch);
+        args.u64(new.position);
+        args.u64(new.request);
+        args.optional_u64(new.own_gas);
     });
     script.add(THEN, &INSERT_ATTEMPTS, set.new_attempts, |args, (batch, attempt)| bind_attempt(args, batch, attempt));
     script.add(THEN, &INSERT_KEYS, set.new_keys, |args, new| {

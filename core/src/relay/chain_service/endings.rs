@@ -20,8 +20,8 @@ use crate::{
     time::Timestamp,
 };
 
-/// Missed promises in one write: the ledger loads them together.
-const MAX_LATE: usize = 1_000;
+/// Missed promises, or requests that end, in one write: the ledger loads them together.
+const MAX_AT_ONCE: usize = 1_000;
 
 /// A nonce that nobody has, with requests waiting behind it.
 #[derive(Debug, Clone, Copy)]
@@ -81,7 +81,7 @@ impl ChainService {
         if !missed.is_empty() {
             metrics::counter!("slackwater_promises_missed_total").increment(missed.len() as u64);
         }
-        for missed in missed.chunks(MAX_LATE) {
+        for missed in missed.chunks(MAX_AT_ONCE) {
             self.note(vec![Write::Late { requests: missed.to_vec(), at: now }], Vec::new());
         }
         let expired = self.queue.expired(now);
@@ -155,14 +155,13 @@ impl ChainService {
         self.held.extend(entangled.iter().copied().filter(is_taken));
         self.use_up(now, &entangled);
         let ended: Vec<_> = free.into_iter().map(|id| (id, reason)).collect();
-        if ended.is_empty() {
-            return;
+        for ended in ended.chunks(MAX_AT_ONCE) {
+            let written = self.end(now, ended, to, detail);
+            self.tasks.spawn(async move {
+                written.await;
+                Done::Noted
+            });
         }
-        let written = self.end(now, &ended, to, detail);
-        self.tasks.spawn(async move {
-            written.await;
-            Done::Noted
-        });
     }
 
     /// Has the nonces used that no plan has taken since every node refused these requests under them. A node may have kept what it

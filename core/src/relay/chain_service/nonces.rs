@@ -5,7 +5,7 @@ use alloy_primitives::Address;
 use super::{
     super::{
         clock,
-        simulate::{At, agreed_nonces, forwarder_nonces},
+        simulate::{AgreedNonce, At, agreed_nonces, forwarder_nonces},
     },
     ChainService, Done,
 };
@@ -118,7 +118,8 @@ impl ChainService {
     }
 
     /// Reads the nonces of users whose next request never came: they may have used it elsewhere, and what we remember of
-    /// them would keep their later requests waiting for ever. A few at each head, in turn.
+    /// them would keep their later requests waiting for ever. A few at each head, in turn. A majority tells (invariant I15): by this
+    /// word requests end.
     pub(super) fn look_at_gaps(&mut self) {
         if self.under_way.gaps || self.is_stopping {
             return;
@@ -131,11 +132,10 @@ impl ChainService {
         self.under_way.gaps = true;
         let shared = self.shared.clone();
         let work = async move {
-            let block = serde_json::json!("latest");
-            let nonces = forwarder_nonces(&shared.pool, &signers, shared.multicall3(), &block).await;
+            let nonces = agreed_nonces(&shared.pool, &signers, shared.multicall3(), At::Head).await;
             let mut found = Vec::new();
-            for (signer, nonce) in signers.into_iter().zip(nonces.unwrap_or_default()) {
-                if let Some(nonce) = nonce {
+            for (signer, nonce) in signers.into_iter().zip(nonces) {
+                if let Some(AgreedNonce { at_least: nonce, .. }) = nonce {
                     // A node that lags must not take knowledge away.
                     if shared.nonces.get(&signer).await.is_none_or(|known| known < nonce) {
                         shared.nonces.insert(signer, nonce).await;

@@ -247,7 +247,7 @@ impl Owner {
     fn planned(&mut self) -> Option<(Vec<RequestId>, JournalEntry)> {
         let entry = self.journal.try_recv().ok()?;
         let Write::Plan(plan) = &entry.writes[0] else { panic!("a plan") };
-        Some((plan.members.clone(), entry))
+        Some((plan.members.iter().map(|member| member.id).collect(), entry))
     }
 
     /// The ledger refuses a plan.

@@ -11,7 +11,7 @@ use crate::{
     chain::Fees,
     lane::{AttemptKey, Event, HeadInfo, Plan, PollPurpose},
     ledger::{BatchRecord, BatchState, GroupCommit, GroupCommitConfig, NewRequest, Write},
-    policy::{OpenLimits, TenantPolicy},
+    policy::{Budget, OpenLimits, TenantPolicy},
     relay::{
         chain_service::{ChainService, Done},
         clock,
@@ -29,6 +29,9 @@ use crate::{
 
 const GWEI: u128 = 1_000_000_000;
 const BLOCK: u64 = 100;
+const BUDGET: u128 = 1_000_000_000 * GWEI;
+/// Gas that the members use by themselves, as simulated.
+const OWN_GAS: [u64; 3] = [30_000, 31_000, 32_000];
 
 /// Three users' requests in a transaction that was sent.
 struct Scene {
@@ -39,7 +42,9 @@ struct Scene {
 }
 
 fn tenants() -> Arc<Tenants> {
-    let tenants = BTreeMap::from([("shop".to_owned(), TenantPolicy::new("shop"))]);
+    let budget = Some(Budget { limit_wei: U256::from(BUDGET), period: std::time::Duration::ZERO });
+    let policy = TenantPolicy { budget, ..TenantPolicy::new("shop") };
+    let tenants = BTreeMap::from([("shop".to_owned(), policy)]);
     Arc::new(Tenants::new(tenants, OpenLimits::default(), false))
 }
 
@@ -129,8 +134,7 @@ impl Scene {
             gas_used: None,
             cost_wei: None,
         };
-        let weights = all.iter().map(|member| params.member_gas(member)).collect();
-        let mut flight = Flight::new(key, all.clone(), weights, record);
+        let mut flight = Flight::new(key, all.clone(), OWN_GAS.to_vec(), record);
         flight.tenant = service.tenant_of(&all);
         service.lanes[0].flights.insert(0, flight);
         service.drain(0);
@@ -145,6 +149,7 @@ impl Scene {
         self.service.ledger.close().await;
         let other = tempfile::tempdir().unwrap();
         drop(std::mem::replace(&mut self.service, start(&other, &self.tenants).await));
+        self.tenants = tenants();
         self.service = start(&self.directory, &self.tenants).await;
     }
 
@@ -295,6 +300,27 @@ async fn a_restart_reads_outlines_of_what_is_in_a_block_and_sends_the_same_bytes
     }
     scene.go_on().await;
     scene.assert_whole(&raw);
+}
+
+/// As before the restart each bears what it uses by itself, and the tenant's free budget what was burnt beyond that.
+#[tokio::test]
+async fn a_restart_divides_a_transactions_cost_as_before() {
+    let mut scene = Scene::new().await;
+    let receipt = scene.receipt(&[0, 1, 2]);
+    scene.told(PollPurpose::Inclusion, receipt.clone()).await;
+    scene.go_on().await;
+    let held = |scene: &Scene| scene.service.lanes[0].flights[&0].pending.as_ref().map(|pending| pending.wei);
+    let (base_gas, before) = (scene.service.shared.params.schedule.tx_base_gas, held(&scene));
+    let burnt = receipt.gas_used - base_gas - OWN_GAS.iter().sum::<u64>();
+    assert_eq!(before, Some(U256::from(burnt) * U256::from(GWEI)));
+    scene.restart().await;
+    assert_eq!(scene.service.lanes[0].flights[&0].weights, OWN_GAS);
+    let reserved = scene.all.iter().map(|member| scene.service.queue.get(member.id()).unwrap().reserved_wei);
+    let left = U256::from(BUDGET) - reserved.fold(U256::ZERO, |sum, wei| sum + wei) - before.unwrap();
+    assert_eq!(held(&scene), before, "before a node tells the receipt again");
+    assert_eq!(scene.tenants.free("shop", 1, clock::now()), left);
+    scene.told(PollPurpose::Inclusion, receipt).await;
+    assert_eq!((held(&scene), scene.tenants.free("shop", 1, clock::now())), (before, left), "held once");
 }
 
 #[tokio::test]

@@ -52,6 +52,8 @@ struct Script {
     balance: u64,
     /// Its blocks have other hashes.
     is_on_other_branch: bool,
+    /// From this block on they have.
+    forks_at: Option<u64>,
 }
 
 const HONEST: Script = Script {
@@ -62,6 +64,7 @@ const HONEST: Script = Script {
     tag: Tag::Behind(64),
     balance: 1_000,
     is_on_other_branch: false,
+    forks_at: None,
 };
 
 /// A chain with a steady pace, and one node's view of it.
@@ -87,7 +90,8 @@ impl Node {
     }
 
     fn header(&self, number: u64, future_s: u64, script: &Script) -> Value {
-        let hash = |number: u64| if script.is_on_other_branch { hash(u64::MAX - number) } else { hash(number) };
+        let is_other = |number| script.is_on_other_branch || script.forks_at.is_some_and(|fork| number >= fork);
+        let hash = |number: u64| if is_other(number) { hash(u64::MAX - number) } else { hash(number) };
         let time_s = self.genesis_s + number * u64::try_from(self.block.as_millis()).unwrap() / 1_000 + future_s;
         json!({
             "number": U64::from(number), "hash": hash(number), "parentHash": hash(number - 1),
@@ -240,6 +244,47 @@ async fn a_node_that_runs_ahead_is_not_followed() {
     assert!(found.len() >= 4, "{}", found.len());
     assert!(found.iter().all(|update| update.header.number() < START + 100));
     assert_eq!(world.place(0), "ahead");
+}
+
+/// The fastest node makes up the next block, and what came before it.
+#[tokio::test(start_paused = true)]
+async fn a_branch_that_one_node_alone_is_on_is_not_followed() {
+    let lies = Script { latency_ms: 1, behind: -1, is_on_other_branch: true, ..HONEST };
+    for (from_the_start, honest) in [(true, 2), (false, 2), (true, 1), (false, 1)] {
+        let mut scripts = vec![if from_the_start { lies } else { Script { latency_ms: 1, ..HONEST } }];
+        scripts.extend(vec![HONEST; honest]);
+        let mut world = world(BLOCK, &scripts);
+        if !from_the_start {
+            world.follow(3).await;
+            world.nodes[0].is(lies);
+        }
+        let found = world.follow(8).await;
+        assert!(found.len() >= 6, "{}", found.len());
+        for (number, told) in found.iter().flat_map(|update| &update.canonical) {
+            assert_eq!(*told, hash(*number), "{from_the_start}, {honest}");
+        }
+        // Once the others are there too it is the chain.
+        world.nodes.iter().for_each(|node| node.is(Script { is_on_other_branch: true, ..HONEST }));
+        let update = world.follow(3).await.pop().expect("a head");
+        assert_eq!(update.header.hash, hash(u64::MAX - update.header.number()));
+    }
+}
+
+/// It makes up one block after the other, on top of what is true.
+#[tokio::test(start_paused = true)]
+async fn a_branch_that_grows_on_one_node_alone_is_left_when_the_others_have_another_block() {
+    let mut world = world(BLOCK, &[Script { latency_ms: 1, ..HONEST }, HONEST, HONEST]);
+    world.follow(2).await;
+    let forks_at = Some(world.truth() + 1);
+    world.nodes[0].is(Script { latency_ms: 1, behind: -1, forks_at, ..HONEST });
+    let found = world.follow(8).await;
+    let last = found.iter().map(|update| update.header.number()).max().unwrap();
+    let mut canonical = std::collections::BTreeMap::new();
+    for update in &found {
+        canonical.extend(update.canonical.iter().copied());
+    }
+    assert!(last + 2 >= world.truth());
+    assert!(canonical.range(..last - 1).all(|(number, told)| *told == hash(*number)));
 }
 
 #[tokio::test(start_paused = true)]

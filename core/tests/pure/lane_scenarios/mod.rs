@@ -32,6 +32,7 @@ const fn config() -> LaneConfig {
         replacement: ReplacementRule::SAFE_EVERYWHERE,
         bump_after_blocks: BUMP_AFTER,
         rebroadcast_after_blocks: 2,
+        abandon_after_blocks: 12,
         max_attempts: 5,
         max_refused_plans: 8,
         max_fee_ceiling_wei_per_gas: 1_000 * GWEI,

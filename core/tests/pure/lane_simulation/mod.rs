@@ -228,6 +228,7 @@ fn config(replacement: ReplacementRule) -> LaneConfig {
         replacement,
         bump_after_blocks: BUMP_AFTER,
         rebroadcast_after_blocks: 2,
+        abandon_after_blocks: 12,
         max_attempts: MAX_ATTEMPTS,
         max_refused_plans: 8,
         max_fee_ceiling_wei_per_gas: CANCEL_CEILING,

@@ -10,9 +10,10 @@ use alloy_primitives::{Address, B256, U256};
 use slackwater::{
     Timestamp,
     ledger::{
-        AcceptOutcome, AccountEntry, AccountRow, AttemptKind, AttemptRecord, BatchRecord, BatchState, Bill,
-        BudgetLimit, DecisionRow, EndedByKey, EventFilter, EventRecord, Fence, KeyUse, Ledger, MarginRow, NewRequest,
-        OpenByKey, PlannedBatch, RequestChange, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
+        AcceptOutcome, AccountEntry, AccountRow, AttemptKind, AttemptRecord, BatchMember, BatchRecord, BatchState,
+        Bill, BudgetLimit, DecisionRow, EndedByKey, EventFilter, EventRecord, Fence, KeyUse, Ledger, MarginRow,
+        NewRequest, OpenByKey, PlannedBatch, RequestChange, RequestFilter, RequestRecord, SpentRow, Write,
+        WriteOutcome,
     },
     provenance::{Decision, Entry, Head, verify_chain_from},
     request::{BatchId, LaneId, Reason, Status, TargetRecord, settlement::CostAccount},
@@ -107,7 +108,7 @@ pub(crate) struct Snapshot {
     open: Vec<RequestRecord>,
     events: Vec<EventRecord>,
     decisions: Vec<DecisionRow>,
-    batches: Vec<(BatchRecord, Vec<AttemptRecord>, Vec<slackwater::request::RequestId>)>,
+    batches: Vec<(BatchRecord, Vec<AttemptRecord>, Vec<BatchMember>)>,
     open_batches: Vec<BatchId>,
     counts: Vec<(u64, Status, u64)>,
     spent: Vec<SpentRow>,

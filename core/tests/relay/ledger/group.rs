@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use slackwater::{
     Timestamp,
     ledger::{
-        AccountRow, AttemptRecord, BatchRecord, BatchState, CostRow, DecisionRow, Durable, EventFilter, EventRecord,
-        GroupCommit, GroupCommitConfig, KeyUse, Ledger, LedgerError, MarginRow, Reach, RequestChange, RequestFilter,
-        RequestRecord, SpentRow, Write, WriteOutcome,
+        AccountRow, AttemptRecord, BatchMember, BatchRecord, BatchState, CostRow, DecisionRow, Durable, EventFilter,
+        EventRecord, GroupCommit, GroupCommitConfig, KeyUse, Ledger, LedgerError, MarginRow, Reach, RequestChange,
+        RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
     },
     provenance::Decision,
     request::{BatchId, LaneId, Reason, RequestId, Status, TargetRecord},
@@ -77,7 +77,7 @@ impl Ledger for Staged {
     async fn batch(
         &self,
         id: BatchId,
-    ) -> Result<Option<(BatchRecord, Vec<AttemptRecord>, Vec<RequestId>)>, LedgerError> {
+    ) -> Result<Option<(BatchRecord, Vec<AttemptRecord>, Vec<BatchMember>)>, LedgerError> {
         self.inner.batch(id).await
     }
     async fn open_batches(
@@ -85,10 +85,10 @@ impl Ledger for Staged {
         lane: LaneId,
         from: u64,
         limit: usize,
-    ) -> Result<Vec<(BatchRecord, Vec<Durable<AttemptRecord>>, Vec<RequestId>)>, LedgerError> {
+    ) -> Result<Vec<(BatchRecord, Vec<Durable<AttemptRecord>>, Vec<BatchMember>)>, LedgerError> {
         self.inner.open_batches(lane, from, limit).await
     }
-    async fn earlier_members(&self, id: BatchId) -> Result<Vec<(u32, Vec<RequestId>)>, LedgerError> {
+    async fn earlier_members(&self, id: BatchId) -> Result<Vec<(u32, Vec<BatchMember>)>, LedgerError> {
         self.inner.earlier_members(id).await
     }
 

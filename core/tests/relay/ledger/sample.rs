@@ -5,8 +5,8 @@ use slackwater::{
     Timestamp,
     chain::Fees,
     ledger::{
-        AcceptOutcome, AttemptKind, AttemptRecord, BatchRecord, BatchState, EventRecord, Idempotency, Ledger,
-        NewRequest, PlannedBatch, RequestChange, RequestRecord, Write, WriteOutcome,
+        AcceptOutcome, AttemptKind, AttemptRecord, BatchMember, BatchRecord, BatchState, EventRecord, Idempotency,
+        Ledger, NewRequest, PlannedBatch, RequestChange, RequestRecord, Write, WriteOutcome,
     },
     request::{BatchId, LaneId, RequestId, Status},
 };
@@ -114,6 +114,11 @@ pub(crate) fn attempt(nonce: u64, index: u32) -> AttemptRecord {
     }
 }
 
+/// A member of a planned batch; the first request's own gas is not known.
+pub(crate) fn member(n: u64) -> BatchMember {
+    BatchMember { id: id(n), own_gas: (n > 0).then_some(40_000 + n) }
+}
+
 pub(crate) fn planned(nonce: u64, members: &[u64]) -> PlannedBatch {
     PlannedBatch {
         batch: BatchRecord {
@@ -131,7 +136,7 @@ pub(crate) fn planned(nonce: u64, members: &[u64]) -> PlannedBatch {
             gas_used: None,
             cost_wei: None,
         },
-        members: members.iter().copied().map(id).collect(),
+        members: members.iter().copied().map(member).collect(),
         attempt: attempt(nonce, 0),
         left: Vec::new(),
         at: NOW,

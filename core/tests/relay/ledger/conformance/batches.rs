@@ -105,13 +105,13 @@ pub(crate) async fn what_every_node_refused_makes_way(store: &impl Store) {
     let outcome = one(&*ledger, again(1, &[1, 2], &[1, 2, 3])).await;
     assert_eq!(statuses(&outcome), [Status::Batched, Status::Batched]);
     let (batch, attempts, members) = ledger.batch(batch_id(5)).await.unwrap().unwrap();
-    assert_eq!((batch.gas_limit, attempts.len(), members), (100_000, 2, vec![id(1), id(2)]));
+    assert_eq!((batch.gas_limit, attempts.len(), members), (100_000, 2, vec![member(1), member(2)]));
     ledger.close().await;
     let ledger = store.open().await;
     let open = ledger.open_batches(lane(), 0, usize::MAX).await.unwrap();
-    assert_eq!((open.len(), &open[0].2), (2, &vec![id(1), id(2)]), "as after a restart");
+    assert_eq!((open.len(), &open[0].2), (2, &vec![member(1), member(2)]), "as after a restart");
     let earlier = ledger.earlier_members(batch_id(5)).await.unwrap();
-    assert_eq!(earlier, [(1, vec![id(1), id(2), id(3)])], "a node may have kept it");
+    assert_eq!(earlier, [(1, vec![member(1), member(2), member(3)])], "a node may have kept it");
     assert_eq!(ledger.earlier_members(batch_id(6)).await.unwrap(), []);
     assert_eq!(request(&*ledger, 3).await.batch, None);
     applied(&one(&*ledger, Write::Attempt(Box::new(attempt(5, 2)))).await);
@@ -147,7 +147,7 @@ pub(crate) async fn who_ended_with_a_refused_plan_keeps_no_nonce(store: &impl St
     let mut next = planned(5, &[3]);
     (next.attempt, next.left) = (attempt(5, 1), vec![id(1), id(2)]);
     assert_eq!(statuses(&one(&*ledger, Write::Plan(Box::new(next))).await), [Status::Batched]);
-    assert_eq!(ledger.batch(batch_id(5)).await.unwrap().unwrap().2, [id(3)]);
+    assert_eq!(ledger.batch(batch_id(5)).await.unwrap().unwrap().2, [member(3)]);
     assert_eq!(request(&*ledger, 2).await.status, Status::Expired);
 }
 
@@ -428,7 +428,7 @@ pub(crate) async fn members_go_back_to_the_queue(store: &impl Store) {
     assert_eq!((record.status, record.batch, record.batch_failures), (Status::Queued, None, 1));
     assert_eq!(record.reason, Some(Reason::LaneNonceTaken));
     // The history stays.
-    assert_eq!(ledger.batch(batch_id(0)).await.unwrap().unwrap().2, [id(1)]);
+    assert_eq!(ledger.batch(batch_id(0)).await.unwrap().unwrap().2, [member(1)]);
     applied(&one(&*ledger, plan(1, &[1])).await);
     assert_eq!(request(&*ledger, 1).await.reason, None);
 }

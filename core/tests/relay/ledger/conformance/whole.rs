@@ -285,7 +285,7 @@ pub(crate) async fn large_commits_cross_chunks(store: &impl Store) {
     let members: Vec<u64> = (0..300).rev().collect();
     assert_eq!(applied(&one(&*ledger, plan(0, &members)).await).len(), 300);
     let (_, _, stored_members) = ledger.batch(batch_id(0)).await.unwrap().unwrap();
-    assert_eq!(stored_members, members.iter().copied().map(id).collect::<Vec<_>>());
+    assert_eq!(stored_members, members.iter().copied().map(member).collect::<Vec<_>>());
     // 400 sequences released and taken again, 100 batches (the first 90 empty), 700 duplicates: in one commit.
     let released: Vec<u64> = (300..700).collect();
     let mut writes = vec![ended(&released, Status::Rejected)];
