@@ -13,6 +13,11 @@ use crate::request::RequestId;
 /// Longest problem that is read, bytes.
 const MAX_PROBLEM_BYTES: usize = 64 << 10;
 
+/// Codes by which a relayer says that it has taken nothing, at statuses that do not say so. Where it is not sure, it says that
+/// too: [`Problem::ambiguous`].
+const TOOK_NOTHING: [&str; 6] =
+    ["body_timeout", "chain_unavailable", "overloaded", "paused", "shutting_down", "storage_unavailable"];
+
 /// An error answer of the relayer (RFC 9457). Switch on `code`; `title` and `detail` are for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -118,6 +123,8 @@ pub enum ClientError {
 impl ClientError {
     /// Code of [`Self::Promise`].
     pub(super) const BAD_PROMISE: &'static str = "bad_promise";
+    /// The relayer's code for a request that it has accepted from another tenant.
+    pub(super) const ALREADY_SUBMITTED: &'static str = "already_submitted";
 
     pub(super) fn invalid(field: &'static str, detail: impl Into<String>) -> Self {
         Self::Invalid { field, detail: detail.into() }
@@ -156,10 +163,14 @@ impl ClientError {
     /// The relayer may have done what was asked all the same.
     pub fn is_ambiguous(&self) -> bool {
         match self {
-            // A relayer that failed has not said that it kept nothing.
-            Self::Problem(problem) => problem.ambiguous || problem.code == "internal",
-            // Who answered is not known, nor what it had passed on before.
-            Self::Status { status, .. } => *status >= 500 || *status == 408 || (*status >= 200 && *status < 400),
+            // A relayer that failed has not said that it kept nothing; what gateways answer may have a code as well; and what
+            // was submitted for somebody else is accepted.
+            Self::Problem(problem) => {
+                problem.ambiguous
+                    || problem.code == Self::ALREADY_SUBMITTED
+                    || (is_unclear(problem.status) && !TOOK_NOTHING.contains(&problem.code.as_str()))
+            }
+            Self::Status { status, .. } => is_unclear(*status),
             Self::Unreadable { .. } | Self::TooLarge { .. } | Self::Promise(_) => true,
             Self::Transport(error) => error.kind != TransportErrorKind::Unreachable,
             Self::Invalid { .. } => false,
@@ -188,4 +199,9 @@ impl ClientError {
 /// Statuses that say nothing against the request itself.
 const fn is_passing(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
+}
+
+/// Statuses of which it is not known who answered, nor what it had passed on before.
+const fn is_unclear(status: u16) -> bool {
+    status >= 500 || status == 408 || (status >= 200 && status < 400)
 }

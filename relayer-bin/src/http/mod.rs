@@ -313,7 +313,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/openapi.json", get(operations::openapi))
         .route("/docs", get(operations::docs))
         .route("/", get(operations::dashboard))
-        .fallback(async || Problem::new("not_found", "no such path; see /docs"))
+        // No `not_found`: that says that a request, or whatever else was asked for, is not there.
+        .fallback(async || Problem::new("unknown_path", "no such path; see /docs"))
         .method_not_allowed_fallback(async || {
             Problem::new("method_not_allowed", "the path exists, but not with this method")
         })
@@ -330,7 +331,7 @@ fn probes(app: Arc<App>) -> Router {
     Router::new()
         .route("/healthz", get(operations::healthz))
         .route("/readyz", get(operations::readyz))
-        .fallback(async || Problem::new("not_found", "only /healthz and /readyz are answered here"))
+        .fallback(async || Problem::new("unknown_path", "only /healthz and /readyz are answered here"))
         .with_state(app)
 }
 

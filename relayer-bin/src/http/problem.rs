@@ -61,7 +61,8 @@ codes! {
     "scope_missing" 403 "The API key may not do this" => "use a key with one of the scopes in the detail";
     "signature_needed" 403 "The user must sign this" => "send a signed withdrawal";
     "unknown_tenant" 403 "The tenant is not known" => "add it to the configuration";
-    "not_found" 404 "There is nothing here" => "check the path, the id, and whose API key it is";
+    "not_found" 404 "There is nothing here" => "check the id, and whose API key it is";
+    "unknown_path" 404 "There is no such path" => "check the path, and the base address";
     "method_not_allowed" 405 "The path does not take this method" => "see the `Allow` header";
     "body_timeout" 408 "The body took too long to arrive" => "send it again";
     "already_submitted" 409 "Another tenant has submitted the same signed request" => "ask its tenant, or wait until it has ended";

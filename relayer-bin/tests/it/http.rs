@@ -274,7 +274,7 @@ async fn every_refusal_is_a_problem() {
     let plain = api.request(Method::POST, "/v1/requests", SHOP).header(header::CONTENT_TYPE, "text/plain").body("{}");
     check(plain, 415, "unsupported_media_type").await;
     check(api.request(Method::PUT, "/v1/requests", SHOP), 405, "method_not_allowed").await;
-    check(api.request(Method::GET, "/v1/nothing", SHOP), 404, "not_found").await;
+    check(api.request(Method::GET, "/v1/nothing", SHOP), 404, "unknown_path").await;
     check(api.request(Method::GET, "/v1/requests/0x12", SHOP), 400, "malformed_id").await;
     check(api.request(Method::GET, &format!("/v1/requests/0x{}", "00".repeat(32)), SHOP), 404, "not_found").await;
     check(api.request(Method::GET, "/v1/requests?limit=0", SHOP), 400, "invalid_query").await;

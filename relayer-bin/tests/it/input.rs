@@ -159,7 +159,7 @@ async fn every_refusal_has_its_code() -> Result<()> {
         ("/v1/requests?colour=red", 400, "invalid_query"),
         ("/v1/batches/nonsense", 400, "malformed_id"),
         ("/v1/events?after=x", 400, "invalid_query"),
-        ("/nowhere", 404, "not_found"),
+        ("/nowhere", 404, "unknown_path"),
     ] {
         let found = send(get(path)).await?;
         assert_eq!((found.status, found.code.as_str()), (status, code), "{path}");

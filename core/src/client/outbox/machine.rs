@@ -568,7 +568,8 @@ impl Outbox {
         }
         let problem = error.problem().cloned().map(Box::new);
         let code = error.code().to_owned();
-        if may_be_accepted && can_ask {
+        // What another tenant has submitted is accepted, and its look-up answers that there is nothing.
+        if may_be_accepted && can_ask && code != ClientError::ALREADY_SUBMITTED {
             // Time, prices and policies change: a refusal now does not mean that an earlier attempt was refused.
             self.look_up(now, order, Outcome::Refused { code, problem, may_be_accepted: false });
         } else {

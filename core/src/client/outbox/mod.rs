@@ -139,7 +139,7 @@ pub enum Outcome {
         /// Its explanation.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         problem: Option<Box<Problem>>,
-        /// An earlier attempt may have been accepted, and it could not be looked up.
+        /// An attempt may have been accepted, and it could not be looked up; or another tenant's was (`already_submitted`).
         may_be_accepted: bool,
     },
     /// Its time was over before it was accepted.

@@ -315,6 +315,61 @@ fn what_may_be_accepted_is_looked_up_before_it_ends() {
     assert!(matches!(&reports[0].1, Outcome::Accepted { accepted } if accepted.duplicate));
 }
 
+/// A gateway has codes of its own, and has passed on what it gave up waiting for.
+#[test]
+fn a_gateways_code_proves_nothing() {
+    let not_there = answer(404, &problem_json(404, "not_found"));
+    let unknown_path = answer(404, &problem_json(404, "unknown_path"));
+    for (status, code, is_passed_on) in [
+        (504, "FST_REPLY_FROM_GATEWAY_TIMEOUT", true),
+        (501, "E_UPSTREAM", true),
+        (302, "moved", true),
+        (500, "internal", true),
+        (503, "overloaded", false),
+        (403, "policy_denied", false),
+    ] {
+        let mut outbox = Outbox::new(quick());
+        let key = enqueue(&mut outbox, &submit(1, 0, 9_000_000));
+        let (sends, _) = settle(&mut outbox, START);
+        let body = json!({ "statusCode": status, "code": code, "error": "x" });
+        outbox.answered(START, sends[0].0, Ok(answer(status, &body)), 0);
+        let (again, _) = settle(&mut outbox, START);
+        let may_be_accepted = outbox.entry(&key).unwrap().may_be_accepted;
+        assert_eq!(may_be_accepted, is_passed_on, "{status} {code}");
+        if status != 302 {
+            continue;
+        }
+        // What can't be sent again is looked up; that a path is not there says nothing about the request.
+        assert_eq!(again[0].1.method, Method::Get);
+        for (found, in_doubt) in [(&unknown_path, true), (&not_there, false)] {
+            let mut outbox = Outbox::new(quick());
+            enqueue(&mut outbox, &submit(1, 0, 9_000_000));
+            let (sends, _) = settle(&mut outbox, START);
+            outbox.answered(START, sends[0].0, Ok(answer(status, &body)), 0);
+            let (sends, _) = settle(&mut outbox, START);
+            outbox.answered(START, sends[0].0, Ok(found.clone()), 0);
+            let (_, reports) = settle(&mut outbox, START);
+            assert!(
+                matches!(&reports[0].1, Outcome::Refused { may_be_accepted, .. } if *may_be_accepted == in_doubt),
+                "{reports:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_another_tenant_has_submitted_is_accepted() {
+    let mut outbox = Outbox::new(quick());
+    enqueue(&mut outbox, &submit(1, 0, 9_000_000));
+    let (sends, _) = settle(&mut outbox, START);
+    outbox.answered(START, sends[0].0, Ok(answer(409, &problem_json(409, "already_submitted"))), 0);
+    let (sends, reports) = settle(&mut outbox, START);
+    assert!(sends.is_empty(), "whose it is not is told that there is nothing");
+    assert!(
+        matches!(&reports[0].1, Outcome::Refused { code, may_be_accepted: true, .. } if code == "already_submitted")
+    );
+}
+
 #[test]
 fn expiry_ends_what_nobody_answers() {
     let mut outbox = Outbox::new(quick());
