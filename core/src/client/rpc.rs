@@ -259,18 +259,21 @@ pub struct Block {
     pub number: u64,
     /// Hash.
     pub hash: B256,
+    /// Unix seconds.
+    pub timestamp_s: u64,
 }
 
 #[derive(Deserialize)]
 struct RpcBlock {
     number: U64,
     hash: B256,
+    timestamp: U64,
 }
 
 /// `eth_getBlockByNumber`; `None` if the node has no such block, or does not serve the tag.
 pub fn block(block: BlockRef) -> RpcCall<Option<Block>> {
     RpcCall::new("eth_getBlockByNumber", json!([block.param(), false]), |result| {
         let block: Option<RpcBlock> = read(result)?;
-        Ok(block.map(|block| Block { number: block.number.to(), hash: block.hash }))
+        Ok(block.map(|block| Block { number: block.number.to(), hash: block.hash, timestamp_s: block.timestamp.to() }))
     })
 }

@@ -170,6 +170,7 @@ struct Node {
     finalized: Option<u64>,
     receipt: Value,
     block_hash: B256,
+    time_s: u64,
     input: Bytes,
     to: Address,
     next_nonce: u64,
@@ -200,6 +201,7 @@ impl Node {
                 "logs": [{ "address": log.address, "topics": log.data.topics(), "data": log.data.data }],
             }),
             block_hash: BLOCK,
+            time_s: 1_789_999_999,
             input: executeBatchCall { requests, refundReceiver: Address::ZERO }.abi_encode().into(),
             to: request.forwarder,
             next_nonce: 0,
@@ -210,6 +212,18 @@ impl Node {
         }
     }
 
+    /// As above, with these members and events in this order.
+    fn with_batch(members: &[&Forward], events: &[&Forward]) -> Self {
+        let event = |of: &&Forward| {
+            let event = ExecutedForwardRequest { signer: of.from, nonce: of.nonce, success: true }.encode_log_data();
+            json!({ "address": of.forwarder, "topics": event.topics(), "data": event.data })
+        };
+        let requests = members.iter().map(|member| data_of(member)).collect();
+        let mut node = Self::with(members[0], true);
+        node.receipt["logs"] = events.iter().map(event).collect();
+        Self { input: executeBatchCall { requests, refundReceiver: Address::ZERO }.abi_encode().into(), ..node }
+    }
+
     /// As above, by a contract that runs nothing and emits the event.
     fn with_fake(request: &Forward) -> Self {
         let code = Bytes::from_static(&[0x60, 0x01, 0x60, 0x00]);
@@ -218,7 +232,9 @@ impl Node {
 
     fn answer(&self, body: &str) -> Vec<u8> {
         let call: Value = serde_json::from_str(body).unwrap();
-        let block = |number: u64| json!({ "number": format!("{number:#x}"), "hash": self.block_hash });
+        let time = format!("{:#x}", self.time_s);
+        let block =
+            |number: u64| json!({ "number": format!("{number:#x}"), "hash": self.block_hash, "timestamp": time });
         let result = match (call["method"].as_str().unwrap(), call["params"][0].as_str()) {
             ("eth_chainId", _) => json!(format!("{:#x}", self.chain_id)),
             ("eth_getBlockByNumber", Some("latest")) => block(self.head),
@@ -330,6 +346,69 @@ fn inclusion_is_confirmed() {
     assert_eq!(judge(&node, &request, Status::Included), confirmed(false, true, Binding::Nonce));
     let failed = Node::with(&request, false);
     assert_eq!(judge(&failed, &request, Status::Reverted), confirmed(true, false, Binding::Content));
+}
+
+/// Another's request, which may do anything.
+fn others(seed: u8, nonce: u64) -> Forward {
+    let key = KeySigner::from_bytes(&[seed; 32]).unwrap();
+    let builder = ForwardBuilder::new(domain(), key.address(), Address::repeat_byte(7)).data(vec![seed]);
+    builder.nonce(U256::from(nonce)).deadline_s(1_790_000_000).build().unwrap().sign(&key).unwrap()
+}
+
+/// A member's call may have the forwarder run another request that the user signed with this nonce. The forwarder emits its
+/// event then, and the member's after its call.
+#[test]
+fn an_event_within_another_members_call_is_not_the_requests_own() {
+    let request = signed(3, b"x");
+    let before = signed(2, b"before");
+    let after = signed(4, b"after");
+    let (a0, a1, b) = (others(1, 0), others(1, 1), others(2, 3));
+    let bound = |members: &[&Forward], events: &[&Forward]| match judge(
+        &Node::with_batch(members, events),
+        &request,
+        Status::Finalized,
+    ) {
+        Verdict::Confirmed { binding, .. } => binding,
+        other => panic!("{other:?}"),
+    };
+    // What honest batches look like: everything in order, some skipped, some signers more than once.
+    for (members, events) in [
+        (vec![&a0, &request, &b], vec![&a0, &request, &b]),
+        (vec![&a0, &request, &b], vec![&request]),
+        (vec![&a0, &request, &a1], vec![&a0, &request, &a1]),
+        (vec![&a0, &request, &a1], vec![&request, &a1]),
+        (vec![&before, &a0, &request, &after, &a1], vec![&before, &a0, &request, &after, &a1]),
+        // The user's earlier nonce is used since the block before.
+        (vec![&before, &request, &after], vec![&request, &after]),
+        // A later member has something run; by then ours was executed.
+        (vec![&request, &a0], vec![&request, &b, &a0]),
+    ] {
+        assert_eq!(bound(&members, &events), Binding::Content, "{members:?} {events:?}");
+    }
+    for (members, events) in [
+        // An earlier member had another one run with this nonce: its own event comes after.
+        (vec![&a0, &request], vec![&request, &a0]),
+        // Also where its signer has another member behind ours.
+        (vec![&a0, &request, &a1], vec![&request, &a0]),
+        (vec![&before, &request], vec![&request, &before]),
+        // Ours came too early and was skipped; a later member had both nonces used.
+        (vec![&request, &a0], vec![&before, &request, &a0]),
+        (vec![&request, &before], vec![&request, &before]),
+        (vec![&request, &before], vec![&before, &request]),
+    ] {
+        assert_eq!(bound(&members, &events), Binding::Nonce, "{members:?} {events:?}");
+    }
+}
+
+#[test]
+fn what_was_too_late_has_not_run() {
+    let request = signed(3, b"x");
+    let node = |time_s| Node { time_s, ..Node::with(&request, true) };
+    assert_eq!(judge(&node(1_790_000_000), &request, Status::Finalized), confirmed(true, true, Binding::Content));
+    let late = Verdict::Mismatch(Mismatch::OtherRequest);
+    assert_eq!(judge(&node(1_790_000_001), &request, Status::Finalized), late);
+    let elsewhere = Node { to: Address::repeat_byte(1), ..node(1_790_000_001) };
+    assert_eq!(judge(&elsewhere, &request, Status::Finalized), late);
 }
 
 /// The forwarder that the relayer chose has a domain, counts nonces, runs nothing, and says that it did.

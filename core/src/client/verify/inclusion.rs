@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use alloy_primitives::{B256, Bytes, U256, keccak256};
+use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_sol_types::SolCall;
 use slackwater_contracts::forwarder::{ForwardRequestData, executeBatchCall, executeCall, forwarder_build};
 
@@ -48,10 +48,12 @@ impl InclusionClaim {
 /// How far the node's answers bind the execution to this very request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
-    /// The transaction's calldata holds the request as it was signed.
+    /// The transaction's calldata holds the request as it was signed, and the order of the events leaves room for no other
+    /// with this nonce.
     Content,
-    /// Only signer and nonce: the transaction does not call the forwarder directly. Another request that the same user
-    /// signed with the same nonce would look the same.
+    /// Only signer and nonce: the transaction does not call the forwarder directly, or a member of its batch may have had
+    /// the forwarder run something within its own call. Another request that the same user signed with the same nonce would
+    /// look the same.
     Nonce,
 }
 
@@ -188,6 +190,8 @@ pub struct InclusionCheck {
     tagged: Option<u64>,
     head: u64,
     receipt: Option<Receipt>,
+    /// Time of its block, Unix seconds.
+    time_s: u64,
     /// What it will be, if the forwarder is one.
     confirmed: Option<Verdict>,
     verdict: Option<Verdict>,
@@ -207,6 +211,7 @@ impl InclusionCheck {
             tagged: None,
             head: 0,
             receipt: None,
+            time_s: 0,
             confirmed: None,
             verdict: None,
         }
@@ -373,10 +378,13 @@ impl InclusionCheck {
         Some(newest.max(claimed))
     }
 
-    fn check_canonical(&self, block: Option<Block>) -> Result<(), Verdict> {
+    fn check_canonical(&mut self, block: Option<Block>) -> Result<(), Verdict> {
         let (number, hash) = self.place();
         match block {
-            Some(block) if block.number == number && block.hash == hash => Ok(()),
+            Some(block) if block.number == number && block.hash == hash => {
+                self.time_s = block.timestamp_s;
+                Ok(())
+            }
             _ => Err(Verdict::Unknown(format!("block {number} of the receipt is not in the node's chain (any more)"))),
         }
     }
@@ -395,9 +403,17 @@ impl InclusionCheck {
         if !receipt.is_success {
             return Err(Verdict::Mismatch(Mismatch::TransactionReverted));
         }
-        let is_success = self.outcome(receipt).ok_or(Verdict::Mismatch(Mismatch::NotInTransaction))?;
+        let events = outcome::executed(self.forward.forwarder, &receipt.logs);
+        let nonce = u64::try_from(self.forward.nonce).ok();
+        let own = events.iter().position(|event| event.0 == self.forward.from && Some(event.1) == nonce);
+        let own = own.ok_or(Verdict::Mismatch(Mismatch::NotInTransaction))?;
+        let is_success = events[own].2;
+        // The forwarder skips what is too late: what ran with this nonce was signed otherwise.
+        if self.time_s > self.forward.deadline {
+            return Err(Verdict::Mismatch(Mismatch::OtherRequest));
+        }
         let transaction = transaction.filter(|transaction| transaction.hash == self.claim.tx_hash);
-        let binding = self.binding(transaction.as_ref())?;
+        let binding = self.binding(transaction.as_ref(), &events, own)?;
         match (self.claim.status, is_success) {
             (Status::Reverted, true) => return Err(Verdict::Mismatch(Mismatch::TargetSucceeded)),
             (Status::Finalized, false) => return Err(Verdict::Mismatch(Mismatch::TargetFailed)),
@@ -420,18 +436,9 @@ impl InclusionCheck {
         }
     }
 
-    /// `success` of the event with this forwarder, signer and nonce.
-    fn outcome(&self, receipt: &Receipt) -> Option<bool> {
-        let nonce = u64::try_from(self.forward.nonce).ok()?;
-        outcome::executed(self.forward.forwarder, &receipt.logs)
-            .into_iter()
-            .find(|(signer, used, _)| *signer == self.forward.from && *used == nonce)
-            .map(|(_, _, is_success)| is_success)
-    }
-
     /// Looks for the request in the transaction's calldata. The forwarder takes each signer's current nonce, so what ran
-    /// with ours is what the user signed with it.
-    fn binding(&self, transaction: Option<&Transaction>) -> Result<Binding, Verdict> {
+    /// with ours as a member of the batch is what the user signed with it.
+    fn binding(&self, transaction: Option<&Transaction>, events: &[Executed], own: usize) -> Result<Binding, Verdict> {
         let Some(transaction) = transaction else {
             return Err(Verdict::Unknown("the node has the receipt and not the transaction".to_owned()));
         };
@@ -439,38 +446,92 @@ impl InclusionCheck {
             return Ok(Binding::Nonce);
         }
         let Some(requests) = requests(&transaction.input) else { return Ok(Binding::Nonce) };
-        let signed_with_this_nonce: Vec<bool> = requests
-            .iter()
-            .filter(|request| request.from == self.forward.from)
-            .filter_map(|request| {
-                let forward = self.as_forward(request);
-                let digest = self.domain.digest(&forward);
-                let is_signed = recover(digest, &forward.signature).is_ok_and(|signer| signer == forward.from);
-                is_signed.then(|| digest == self.domain.digest(&self.forward))
-            })
-            .collect();
-        match (signed_with_this_nonce.contains(&true), signed_with_this_nonce.contains(&false)) {
-            (true, false) => Ok(Binding::Content),
+        let own_digest = self.domain.digest(&self.forward);
+        let (mut place, mut has_other) = (None, false);
+        for (at, request) in requests.iter().enumerate().filter(|(_, request)| request.from == self.forward.from) {
+            if !self.is_signed(request, self.forward.nonce) {
+                continue;
+            }
+            if self.digest(request, self.forward.nonce) == own_digest {
+                place = place.or(Some(at));
+            } else {
+                has_other = true;
+            }
+        }
+        match (place, has_other) {
+            (Some(place), false) if self.is_members_own(&requests, place, events, own) => Ok(Binding::Content),
+            (Some(_), false) => Ok(Binding::Nonce),
             // One of the two was skipped, perhaps for its deadline or its target: calldata does not say which.
-            (true, true) => Err(Verdict::Unknown("the transaction holds two requests with this nonce".to_owned())),
-            (false, _) => Err(Verdict::Mismatch(Mismatch::OtherRequest)),
+            (Some(_), true) => Err(Verdict::Unknown("the transaction holds two requests with this nonce".to_owned())),
+            (None, _) => Err(Verdict::Mismatch(Mismatch::OtherRequest)),
         }
     }
 
-    fn as_forward(&self, request: &ForwardRequestData) -> Forward {
+    /// Whether the event at `own` is that of the member at `place`, and not of a request that another member's call had the
+    /// forwarder run: it has no guard against that, and emits a member's event after the member's call.
+    ///
+    /// What runs within an earlier member's call has its event before that member's. And our member is not skipped if the
+    /// user's nonce has come as far as its own by its turn: if all that ran with the user's earlier nonces was in earlier
+    /// members. (Within the call of a later one it would be too late.)
+    fn is_members_own(&self, requests: &[ForwardRequestData], place: usize, events: &[Executed], own: usize) -> bool {
+        let (user, nonce, _) = events[own];
+        // Signatures are expensive. An honest batch needs about one for each member.
+        let mut checks = 2 * (requests.len() + events.len());
+        // Events that are some member's own.
+        let mut is_known = vec![false; events.len()];
+        for (at, request) in requests.iter().enumerate().filter(|(at, _)| *at != place) {
+            let is_users = request.from == user;
+            let is_in_order = |event: &usize| (*event < own) == (at < place);
+            let open: Vec<usize> = (0..events.len())
+                .filter(|event| *event != own && !is_known[*event] && events[*event].0 == request.from)
+                .collect();
+            if !is_users && open.iter().all(is_in_order) {
+                continue;
+            }
+            for event in open {
+                let used = events[event].1;
+                if checks == 0 {
+                    return false;
+                }
+                checks -= 1;
+                if self.is_signed(request, U256::from(used)) {
+                    if !is_in_order(&event) || (is_users && (used < nonce) != (at < place)) {
+                        return false;
+                    }
+                    is_known[event] = true;
+                    break;
+                }
+            }
+        }
+        events.iter().zip(is_known).all(|(event, is_known)| is_known || event.0 != user || event.1 >= nonce)
+    }
+
+    fn digest(&self, request: &ForwardRequestData, nonce: U256) -> B256 {
+        self.domain.digest(&self.as_forward(request, nonce))
+    }
+
+    /// Whether the forwarder takes it from this signer with this nonce.
+    fn is_signed(&self, request: &ForwardRequestData, nonce: U256) -> bool {
+        recover(self.digest(request, nonce), &request.signature).is_ok_and(|signer| signer == request.from)
+    }
+
+    fn as_forward(&self, request: &ForwardRequestData, nonce: U256) -> Forward {
         Forward {
             forwarder: self.forward.forwarder,
             from: request.from,
             to: request.to,
             value: request.value,
             gas: request.gas,
-            nonce: self.forward.nonce,
+            nonce,
             deadline: request.deadline.to(),
             data: request.data.clone(),
             signature: request.signature.clone(),
         }
     }
 }
+
+/// Signer, nonce and success.
+type Executed = (Address, u64, bool);
 
 /// The requests in a direct call of a forwarder.
 fn requests(input: &Bytes) -> Option<Vec<ForwardRequestData>> {
