@@ -8,15 +8,18 @@ use super::{
     answer::{Accepted, Batch, ChainFees, Chains, Forecast, Quote, RequestDetail, RequestPage, RequestSummary},
     api,
     error::ClientError,
-    http::{ApiCall, HttpAnswer, HttpCall, TransportError},
+    http::{self, ApiCall, HttpAnswer, HttpCall, Method, TransportError},
     retry::{Retry, RetryPolicy},
     submit::Submit,
-    verify::{ExpectedPromise, pin_for, verify_accepted},
+    verify::{ExpectedPromise, pin_for, verify_accepted, verify_not_past},
 };
 use crate::{
-    request::{BatchId, RequestId},
+    request::{BatchId, RequestId, Status},
     time::Timestamp,
 };
+
+/// The relayer's code for what can't be withdrawn (any more).
+const TOO_LATE: &str = "too_late";
 
 /// What an [`Exchange`] wants done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,17 +52,23 @@ pub struct Exchange<T> {
     deadline: Option<Timestamp>,
     attempt: u32,
     not_before: Timestamp,
+    /// An attempt whose answer was lost may have done it.
+    may_be_done: bool,
+    /// Of a withdrawal that came too late, perhaps for an attempt of its own that worked: a look at the request, and the refusal
+    /// that stands unless it is withdrawn.
+    look: Option<(HttpCall, ClientError)>,
 }
 
 impl<T> Exchange<T> {
     /// `call`, to be repeated as `policy` says, and not at or after `deadline`.
     pub const fn new(call: ApiCall<T>, policy: RetryPolicy, deadline: Option<Timestamp>) -> Self {
-        Self { call, policy, deadline, attempt: 0, not_before: Timestamp(0) }
+        Self { call, policy, deadline, attempt: 0, not_before: Timestamp(0), may_be_done: false, look: None }
     }
 
     /// What to do at `now`.
     pub fn step(&self, now: Timestamp) -> Step<'_> {
-        if now < self.not_before { Step::Wait(self.not_before) } else { Step::Send(self.call.http()) }
+        let call = self.look.as_ref().map_or(self.call.http(), |(look, _)| look);
+        if now < self.not_before { Step::Wait(self.not_before) } else { Step::Send(call) }
     }
 
     /// Attempts that have ended.
@@ -75,19 +84,36 @@ impl<T> Exchange<T> {
         entropy: u64,
     ) -> Option<Result<T, ClientError>> {
         self.attempt = self.attempt.saturating_add(1);
-        let result = answer.map_err(ClientError::from).and_then(|answer| self.call.parse(&answer));
+        let result = answer.map_err(ClientError::from).and_then(|answer| self.read(&answer));
         let error = match result {
             Ok(value) => return Some(Ok(value)),
             Err(error) => error,
         };
+        let http = self.call.http();
+        if self.look.is_none() && self.may_be_done && http.method == Method::Delete && error.code() == TOO_LATE {
+            self.look = Some((HttpCall::get(http.path.clone()), error));
+            return None;
+        }
+        self.may_be_done |= error.is_ambiguous();
         let is_safe = self.call.is_safe_to_repeat();
         match self.policy.next(self.attempt, &error, is_safe, now, self.deadline, entropy) {
             Retry::Wait(wait) => {
                 self.not_before = now.saturating_add(wait);
                 None
             }
-            Retry::GiveUp(_) => Some(Err(error)),
+            Retry::GiveUp(_) => Some(Err(self.look.take().map_or(error, |(_, refusal)| refusal))),
         }
+    }
+
+    fn read(&self, answer: &HttpAnswer) -> Result<T, ClientError> {
+        if let Some((_, refusal)) = &self.look {
+            http::check(answer)?;
+            let request: serde_json::Value = http::json(answer)?;
+            if request["status"] != Status::Cancelled.as_str() {
+                return Err(refusal.clone());
+            }
+        }
+        self.call.parse(answer)
     }
 }
 
@@ -194,16 +220,19 @@ impl<T: Transport> Client<T> {
     /// # Errors
     /// [`ClientError`]; if it [is ambiguous](ClientError::is_ambiguous), submit the same again later, or ask by id.
     pub async fn submit(&self, submit: &Submit) -> Result<Accepted, ClientError> {
-        let deadline = submit.expires_at(self.transport.now());
-        self.checked(submit, self.call_until(api::submit(submit), deadline).await?)
+        let asked_at = self.transport.now();
+        let deadline = submit.expires_at(asked_at);
+        self.checked(submit, asked_at, self.call_until(api::submit(submit), deadline).await?)
     }
 
-    /// What is accepted, by an identity that counts. The request's id is taken as the relayer says it: only whoever signed
-    /// knows it, and compares.
-    fn checked(&self, submit: &Submit, accepted: Accepted) -> Result<Accepted, ClientError> {
+    /// What is accepted, by an identity that counts, within the time that was asked for. The request's id is taken as the
+    /// relayer says it: only whoever signed knows it, and compares.
+    fn checked(&self, submit: &Submit, asked_at: Timestamp, accepted: Accepted) -> Result<Accepted, ClientError> {
         if let Some(relayer) = pin_for(&self.identities, &accepted.promise.promise) {
             let (request, chain_id) = (accepted.id, submit.chain_id());
-            verify_accepted(&accepted, &ExpectedPromise { request, chain_id, relayer, not_after: None })?;
+            let not_after = submit.promised_by(self.transport.now());
+            verify_accepted(&accepted, &ExpectedPromise { request, chain_id, relayer, not_after })?;
+            verify_not_past(&accepted, asked_at)?;
         }
         Ok(accepted)
     }
@@ -213,12 +242,14 @@ impl<T: Transport> Client<T> {
     /// # Errors
     /// [`ClientError`] if the batch as a whole failed; [`ClientError::Unreadable`] if results are missing.
     pub async fn submit_batch(&self, submits: &[Submit]) -> Result<api::BatchResults, ClientError> {
+        let asked_at = self.transport.now();
         let results = self.call(api::submit_batch(submits)).await?;
         if results.len() != submits.len() {
             let detail = format!("{} results for {} requests", results.len(), submits.len());
             return Err(ClientError::Unreadable { status: 207, detail });
         }
-        let checked = |(submit, result): (_, Result<Accepted, _>)| result.and_then(|one| self.checked(submit, one));
+        let checked =
+            |(submit, result): (_, Result<Accepted, _>)| result.and_then(|one| self.checked(submit, asked_at, one));
         Ok(submits.iter().zip(results).map(checked).collect())
     }
 
@@ -246,7 +277,8 @@ impl<T: Transport> Client<T> {
         self.call(api::requests(filter)).await
     }
 
-    /// Withdraws a request that is still queued.
+    /// Withdraws a request that is still queued. If the answer is lost and the next one is `too_late`, the request is looked up: it
+    /// may have been withdrawn by the first attempt.
     ///
     /// # Errors
     /// [`ClientError`]; `too_late` once it is in a transaction, or has ended.

@@ -156,7 +156,7 @@ impl<T> ApiCall<T> {
     /// Whether sending it again after a lost answer does no harm.
     ///
     /// True for all calls of this API: a submission always carries an idempotency key, and cancelling again is refused
-    /// with `too_late` where the first one worked.
+    /// with `too_late` where the first one worked, which an [`Exchange`](super::Exchange) looks up then.
     pub const fn is_safe_to_repeat(&self) -> bool {
         true
     }

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use alloy_primitives::{Address, Bytes, U256, hex, keccak256};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{api::span, error::ClientError, http::excerpt};
+use super::{api::span, error::ClientError, http::excerpt, verify::CLOCK_TOLERANCE};
 use crate::{
     chain::decimal,
     request::{Deadline, Forward},
@@ -192,15 +192,25 @@ impl Submit {
     /// Last instant at which sending it can be of use, as far as the request itself says: the signed deadline, the asked
     /// one, or `within` counted from `now`.
     pub fn expires_at(&self, now: Timestamp) -> Option<Timestamp> {
-        let asked = self.deadline.map(|deadline| match deadline {
-            Deadline::At(at) => at,
-            Deadline::Within(within) => now.saturating_add(within),
-        });
+        let asked = self.asked(now);
         let signed = match &self.kind {
             SubmitKind::Forward(forward) => Some(Timestamp::from_secs(forward.deadline)),
             SubmitKind::Call(_) => None,
         };
         asked.into_iter().chain(signed).min()
+    }
+
+    /// Latest deadline that a promise may name if it was answered at `now`, to be within what was asked; `None` where nothing
+    /// was. The relayer counts `within` from the arrival, which was before the answer.
+    pub fn promised_by(&self, now: Timestamp) -> Option<Timestamp> {
+        Some(self.asked(now)?.saturating_add(CLOCK_TOLERANCE))
+    }
+
+    fn asked(&self, now: Timestamp) -> Option<Timestamp> {
+        self.deadline.map(|deadline| match deadline {
+            Deadline::At(at) => at,
+            Deadline::Within(within) => now.saturating_add(within),
+        })
     }
 
     fn write(&self, key: Option<&IdempotencyKey>) -> String {

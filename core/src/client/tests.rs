@@ -163,6 +163,102 @@ fn promises() {
     assert_eq!(serde_json::from_value::<SignedPromise>(json).unwrap(), good);
 }
 
+/// A relayer whose answers are there at once, one after the other. Time goes on by a second with each.
+struct Script {
+    answers: std::cell::RefCell<Vec<Result<HttpAnswer, TransportError>>>,
+    calls: std::cell::RefCell<Vec<(Method, String)>>,
+}
+
+impl Script {
+    fn of(answers: impl IntoIterator<Item = Option<(u16, Value)>>) -> Self {
+        let answer = |answer: Option<(u16, Value)>| match answer {
+            Some((status, body)) => {
+                Ok(HttpAnswer { status, body: body.to_string().into_bytes(), ..HttpAnswer::default() })
+            }
+            None => Err(TransportError::new(TransportErrorKind::Broken, "x")),
+        };
+        let mut answers: Vec<_> = answers.into_iter().map(answer).collect();
+        answers.reverse();
+        Self { answers: answers.into(), calls: std::cell::RefCell::default() }
+    }
+}
+
+impl Transport for Script {
+    async fn send(&self, call: &HttpCall) -> Result<HttpAnswer, TransportError> {
+        self.calls.borrow_mut().push((call.method, call.path.clone()));
+        self.answers.borrow_mut().pop().expect("it is not asked more than that")
+    }
+    async fn sleep(&self, _: std::time::Duration) {}
+    fn now(&self) -> Timestamp {
+        // No wait is longer than its policy allows.
+        Timestamp(1_000_000 + 20_000 * self.calls.borrow().len() as u64)
+    }
+    fn entropy(&self) -> u64 {
+        0
+    }
+}
+
+/// The value of a future that waits for nothing.
+fn value<T>(future: impl Future<Output = T>) -> T {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).poll(&mut context) {
+        std::task::Poll::Ready(value) => value,
+        std::task::Poll::Pending => panic!("it waits"),
+    }
+}
+
+#[test]
+fn a_withdrawal_whose_answer_was_lost_is_no_refusal() {
+    let too_late = || Some((409, json!({ "code": "too_late", "title": "x", "detail": "it has ended" })));
+    let request = |status: &str| {
+        let summary = json!({ "id": B256::ZERO, "chainId": 1, "kind": "forward", "status": status, "target": Address::ZERO,
+            "deadlineAtMs": 1, "acceptedAtMs": 1, "updatedAtMs": 5, "promise": promise_of(&signer()), "timeline": [] });
+        Some((200, summary))
+    };
+    let gone = Some((502, json!("a gateway")));
+    let cancel = |answers: Vec<Option<(u16, Value)>>| {
+        let client = Client::over(Script::of(answers));
+        let result = value(client.cancel(RequestId(B256::ZERO))).map(|summary| summary.status.as_str().to_owned());
+        (result.map_err(|error| error.code().to_owned()), client.transport().calls.borrow().clone())
+    };
+    let path = || format!("/v1/requests/{}", B256::ZERO);
+    for lost in [None, gone.clone()] {
+        let (result, calls) = cancel(vec![lost, too_late(), None, request("cancelled")]);
+        assert_eq!(result, Ok("cancelled".to_owned()));
+        let methods = [Method::Delete, Method::Delete, Method::Get, Method::Get];
+        assert_eq!(calls, methods.map(|method| (method, path())));
+    }
+    let refused = Err("too_late".to_owned());
+    // It is in a transaction; or nobody can say.
+    assert_eq!(cancel(vec![None, too_late(), request("broadcast")]).0, refused);
+    let not_there = Some((404, json!({ "code": "not_found" })));
+    assert_eq!(cancel(vec![None, too_late(), not_there]).0, refused);
+    assert_eq!(cancel(vec![None, too_late(), None, None, None, None]).0, refused);
+    // No attempt can have withdrawn it: somebody else has.
+    assert_eq!(cancel(vec![too_late()]).0, refused);
+    assert_eq!(cancel(vec![Some((503, json!({ "code": "overloaded" }))), too_late()]).0, refused);
+}
+
+#[test]
+fn a_client_holds_promises_against_what_it_asked_for() {
+    let signer = signer();
+    let ask = CallAsk { to: Address::ZERO, value: U256::ZERO, gas: 60_000, data: Bytes::new(), any_sender: true };
+    let submit = Submit::call(1, ask, b"1").within(std::time::Duration::from_secs(30));
+    // Answered at 1 020 s.
+    for (deadline, is_good) in [(1_050, true), (1_170, true), (1_171, false), (880, true), (879, false)] {
+        let id = RequestId(B256::repeat_byte(1));
+        let promise = Promise { request_hash: id, chain_id: 1, deadline, relayer: signer.address() };
+        let signature = signer.sign_digest(promise.digest()).unwrap().into();
+        let answer = json!({ "id": id, "status": "queued", "chainId": 1, "deadlineAtMs": deadline * 1_000,
+            "acceptedAtMs": 1, "promise": SignedPromise { promise, signature } });
+        let single = Client::over(Script::of([Some((202, answer.clone()))])).identities([signer.address()]);
+        let batch = json!({ "results": [{ "status": 202, "accepted": answer }] });
+        let batch = Client::over(Script::of([Some((207, batch))])).identities([signer.address()]);
+        assert_eq!(value(single.submit(&submit)).is_ok(), is_good, "{deadline}");
+        assert_eq!(value(batch.submit_batch(std::slice::from_ref(&submit))).unwrap()[0].is_ok(), is_good, "{deadline}");
+    }
+}
+
 /// A node that answers what it is told.
 struct Node {
     chain_id: u64,

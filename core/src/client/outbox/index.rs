@@ -8,7 +8,7 @@ use super::{
     EntryState, EntryView, Outcome,
     record::{Record, User},
 };
-use crate::{client::submit::IdempotencyKey, time::Timestamp};
+use crate::{client::submit::IdempotencyKey, request::RequestId, time::Timestamp};
 
 /// Where an entry is.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +29,8 @@ pub(super) struct Entry {
     pub(super) store_again_at: Option<Timestamp>,
     pub(super) store_failures: u32,
     pub(super) attempts: u32,
+    /// When the last attempt was made.
+    pub(super) sent_at: Timestamp,
     pub(super) may_be_accepted: bool,
     /// To be sent alone: as part of a batch it was refused together with the others.
     pub(super) is_solo: bool,
@@ -46,6 +48,7 @@ impl Entry {
             store_again_at: None,
             store_failures: 0,
             attempts: 0,
+            sent_at: Timestamp(0),
             may_be_accepted: false,
             is_solo: false,
             lookup: None,
@@ -55,6 +58,15 @@ impl Entry {
 
     pub(super) const fn is_open(&self) -> bool {
         !matches!(self.state, State::Ending | State::Ended)
+    }
+
+    /// Whether it is known by this id, from whom signed it or by its acceptance.
+    pub(super) fn holds(&self, id: RequestId) -> bool {
+        let accepted = match &self.record.outcome {
+            Some(Outcome::Accepted { accepted }) => Some(accepted.id),
+            _ => None,
+        };
+        self.record.request_id.or(accepted) == Some(id)
     }
 
     pub(super) fn view(&self) -> EntryView {

@@ -14,7 +14,7 @@ use crate::{
         error::{ClientError, Problem},
         http::{self, ApiCall, HttpAnswer, HttpCall, TransportError},
         submit::{IdempotencyKey, MAX_SUBMIT_BYTES, Submit},
-        verify::{ExpectedPromise, PromiseFault, pin_for, verify_accepted},
+        verify::{ExpectedPromise, PromiseFault, pin_for, verify_accepted, verify_not_past},
     },
     request::RequestId,
     time::Timestamp,
@@ -143,7 +143,7 @@ impl Outbox {
                 Some(outcome) => {
                     entry.state = State::Ended;
                     // Nobody has taken it yet, and the pins may be newer than it.
-                    let outcome = self.checked(&entry.record, outcome);
+                    let outcome = self.checked(&entry, None, outcome);
                     let key = entry.record.key.clone();
                     self.commands.push_back(Command::Report { key, outcome: outcome.clone() });
                     entry.record.outcome = Some(outcome);
@@ -351,33 +351,43 @@ impl Outbox {
         (!self.addressee.as_ref().is_some_and(|own| own.is_same(&addressee))).then_some(addressee)
     }
 
-    fn accept(&mut self, order: u64, accepted: Accepted) {
+    fn accept(&mut self, now: Timestamp, order: u64, accepted: Accepted) {
         let Some(entry) = self.index.get(order) else { return };
-        let outcome = self.checked(&entry.record, Outcome::Accepted { accepted: Box::new(accepted) });
+        let outcome = self.checked(entry, Some(now), Outcome::Accepted { accepted: Box::new(accepted) });
         self.end(order, outcome);
     }
 
-    /// An acceptance only by a pinned identity. What a stranger has taken may be executed, so it is no plain refusal; and to
-    /// ask the stranger about it proves nothing.
-    fn checked(&self, record: &Record, outcome: Outcome) -> Outcome {
+    /// An acceptance only by a pinned identity, as it was asked for. What a stranger has taken may be executed, so it is no
+    /// plain refusal; and to ask the stranger about it proves nothing. Answered `now`; none for what was answered long ago.
+    fn checked(&self, entry: &Entry, now: Option<Timestamp>, outcome: Outcome) -> Outcome {
         let Outcome::Accepted { accepted } = &outcome else { return outcome };
-        match self.check_promise(record, accepted) {
+        match self.check_promise(entry, now, accepted) {
             Ok(()) => outcome,
             Err(fault) => bad_promise(&fault),
         }
     }
 
-    fn check_promise(&self, record: &Record, accepted: &Accepted) -> Result<(), PromiseFault> {
+    fn check_promise(&self, entry: &Entry, now: Option<Timestamp>, accepted: &Accepted) -> Result<(), PromiseFault> {
+        let record = &entry.record;
         let identities = self.addressee.as_ref().map(|addressee| addressee.identities.as_slice()).unwrap_or_default();
         let Some(relayer) = pin_for(identities, &accepted.promise.promise) else { return Ok(()) };
+        let submit = Submit::from_json(&record.body, None).ok();
+        let submit = submit.as_ref();
         let expected = ExpectedPromise {
             // Of a call only the relayer knows the id.
             request: record.request_id.unwrap_or(accepted.id),
-            chain_id: record.place.map_or(accepted.chain_id, |place| place.user.chain_id),
+            chain_id: submit.map_or(accepted.chain_id, Submit::chain_id),
             relayer,
-            not_after: None,
+            not_after: submit.and_then(|submit| submit.promised_by(now?)),
         };
-        verify_accepted(accepted, &expected)
+        verify_accepted(accepted, &expected)?;
+        // Two may be one request only if they are the same signed one.
+        let is_other = |other: &Entry| record.place.is_none() || other.record.place != record.place;
+        let mut holders = self.index.iter().filter(|other| other.record.key != record.key && other.holds(accepted.id));
+        if record.request_id.is_none() && holders.any(is_other) {
+            return Err(PromiseFault::Taken(accepted.id));
+        }
+        now.map_or(Ok(()), |_| verify_not_past(accepted, entry.sent_at))
     }
 
     fn end(&mut self, order: u64, outcome: Outcome) {
@@ -422,11 +432,11 @@ impl Outbox {
         let Some((first_due, first)) = self.index.next_due().filter(|(at, _)| *at <= now) else { return false };
         let Some(entry) = self.index.get(first) else { return false };
         if let (Some(_), Some(id)) = (&entry.lookup, entry.record.request_id) {
-            self.call(Call::Lookup(first, id), api::request(id).http().clone());
+            self.call(now, Call::Lookup(first, id), api::request(id).http().clone());
             return true;
         }
         if entry.is_solo {
-            self.call_with(vec![first]);
+            self.call_with(now, vec![first]);
             return true;
         }
         let (members, is_full) = self.company(now);
@@ -434,7 +444,7 @@ impl Outbox {
         if !is_full && now < first_due.saturating_add(self.config.linger) {
             return false;
         }
-        self.call_with(members);
+        self.call_with(now, members);
         true
     }
 
@@ -462,22 +472,22 @@ impl Outbox {
         (members, false)
     }
 
-    fn call_with(&mut self, members: Vec<u64>) {
+    fn call_with(&mut self, now: Timestamp, members: Vec<u64>) {
         let bodies: Vec<&str> =
             members.iter().filter_map(|order| self.index.get(*order)).map(|entry| entry.record.body.as_str()).collect();
         match (members.as_slice(), bodies.as_slice()) {
             ([order], [body]) => {
                 let http = single_call((*body).to_owned()).http().clone();
-                self.call(Call::Single(*order), http);
+                self.call(now, Call::Single(*order), http);
             }
             _ => {
                 let http = api::submit_bodies(bodies.into_iter()).http().clone();
-                self.call(Call::Batch(members), http);
+                self.call(now, Call::Batch(members), http);
             }
         }
     }
 
-    fn call(&mut self, call: Call, http: HttpCall) {
+    fn call(&mut self, now: Timestamp, call: Call, http: HttpCall) {
         let members = match &call {
             Call::Single(order) | Call::Lookup(order, _) => std::slice::from_ref(order),
             Call::Batch(orders) => orders,
@@ -485,6 +495,7 @@ impl Outbox {
         for order in members {
             self.index.update(*order, |entry| {
                 entry.state = State::Calling;
+                entry.sent_at = now;
                 entry.attempts = entry.attempts.saturating_add(1);
             });
         }
@@ -550,7 +561,7 @@ impl Outbox {
         let Some(entry) = self.index.get(order) else { return };
         let result = result.and_then(|accepted| check_id(entry.record.request_id, accepted));
         let error = match result {
-            Ok(accepted) => return self.accept(order, accepted),
+            Ok(accepted) => return self.accept(now, order, accepted),
             Err(error) => error,
         };
         let may_be_accepted = entry.may_be_accepted || error.is_ambiguous();
@@ -588,7 +599,7 @@ impl Outbox {
         let otherwise = entry.lookup.clone().unwrap_or(Outcome::Expired { may_be_accepted: true });
         let result = result.and_then(|accepted| check_id(entry.record.request_id, accepted));
         let error = match result {
-            Ok(accepted) => return self.accept(order, accepted),
+            Ok(accepted) => return self.accept(now, order, accepted),
             Err(error) => error,
         };
         if error.code() == "not_found" {
@@ -628,7 +639,7 @@ fn bad_promise(fault: &PromiseFault) -> Outcome {
     let problem = Problem {
         code: code.clone(),
         status: 0,
-        title: "The promise is not of a relayer that is pinned".to_owned(),
+        title: "The promise is not by a relayer that is pinned, or not what was asked for".to_owned(),
         detail: fault.to_string(),
         field: None,
         existing: None,

@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    client::{HttpAnswer, KeySigner, Method, RetryPolicy, SignDigest as _, Submit, TransportError, TransportErrorKind},
+    client::{
+        CallAsk, HttpAnswer, KeySigner, Method, RetryPolicy, SignDigest as _, Submit, TransportError,
+        TransportErrorKind,
+    },
     request::{Forward, Promise},
 };
 
@@ -63,14 +66,19 @@ fn relayer(seed: u8) -> KeySigner {
 
 /// An acceptance with `signer`'s promise.
 fn promised_json(key: &str, signer: &KeySigner) -> Value {
-    let promise = Promise { request_hash: id_of(key), chain_id: 31_337, deadline: 1, relayer: signer.address() };
-    let mut accepted = accepted_json(key, false);
-    accepted["deadlineAtMs"] = json!(1_000);
-    accepted["promise"] = json!({
-        "requestHash": promise.request_hash, "chainId": promise.chain_id, "deadline": promise.deadline,
-        "relayer": promise.relayer, "signature": Bytes::from(signer.sign_digest(promise.digest()).unwrap()),
-    });
-    accepted
+    promised(id_of(key), 31_337, START.as_secs() + 60, signer)
+}
+
+fn promised(id: RequestId, chain_id: u64, deadline_s: u64, signer: &KeySigner) -> Value {
+    let promise = Promise { request_hash: id, chain_id, deadline: deadline_s, relayer: signer.address() };
+    json!({
+        "id": id, "status": "queued", "chainId": chain_id, "deadlineAtMs": deadline_s * 1_000, "acceptedAtMs": 1,
+        "duplicate": false,
+        "promise": {
+            "requestHash": promise.request_hash, "chainId": promise.chain_id, "deadline": promise.deadline,
+            "relayer": promise.relayer, "signature": Bytes::from(signer.sign_digest(promise.digest()).unwrap()),
+        },
+    })
 }
 
 fn outbox_for(url: &str, identities: &[&KeySigner]) -> Outbox {
@@ -182,6 +190,84 @@ fn entries_go_to_the_relayer_that_they_are_for() {
     let mut nameless = Outbox::new(quick());
     enqueue(&mut nameless, &submit(1, 0, 9_000_000));
     assert!(taken(&records(&mut nameless), "http://a", &[&old]).0);
+}
+
+/// What one submission ends as if `accepted` is the answer to it, `later` after it was sent.
+fn outcome_of(submit: &Submit, accepted: &Value, later: Duration) -> Outcome {
+    let mut outbox = outbox_for("http://a", &[&relayer(1)]);
+    outbox.enqueue(START, submit, Enqueue::default()).unwrap();
+    let (sends, _) = settle(&mut outbox, START);
+    let now = START.saturating_add(later);
+    outbox.answered(now, sends[0].0, Ok(answer(202, accepted)), 0);
+    settle(&mut outbox, now).1.remove(0).1
+}
+
+fn call(salt: &[u8]) -> Submit {
+    let ask = CallAsk { to: Address::ZERO, value: U256::ZERO, gas: 60_000, data: Bytes::new(), any_sender: true };
+    Submit::call(31_337, ask, salt)
+}
+
+fn is_bad(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Accepted { .. } => false,
+        Outcome::Refused { code, may_be_accepted: true, .. } if code == "bad_promise" => true,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_promise_is_held_against_the_time_that_was_asked_for() {
+    let (signer, id, asked_s) = (relayer(1), id_of("x"), START.as_secs());
+    let (soon, late) = (Duration::from_secs(1), Duration::from_secs(600));
+    let answered = |submit: &Submit, deadline_s, is_duplicate, later| {
+        let mut accepted = promised(id, 31_337, deadline_s, &signer);
+        accepted["duplicate"] = json!(is_duplicate);
+        is_bad(&outcome_of(submit, &accepted, later))
+    };
+    let within = call(b"1").within(Duration::from_secs(30));
+    assert!(!answered(&within, asked_s + 30, false, soon));
+    assert!(!answered(&within, asked_s + 31 + 120, false, soon), "as far as clocks can tell");
+    assert!(answered(&within, asked_s + 32 + 120, false, soon), "later than asked");
+    assert!(!answered(&within, asked_s + 300, false, late), "it may have arrived late");
+    let by = call(b"1").deadline(Timestamp::from_secs(asked_s + 700));
+    assert!(!answered(&by, asked_s + 700, false, late));
+    assert!(answered(&by, asked_s + 821, false, late), "later than asked, whenever it arrived");
+    let any = call(b"1");
+    assert!(!answered(&any, asked_s + 1_000_000, false, soon), "no time was asked for");
+    // Past when it was asked for; but not what ended on the way, nor an earlier answer again.
+    assert!(answered(&any, asked_s - 121, false, soon));
+    assert!(!answered(&any, asked_s - 119, false, late));
+    assert!(!answered(&within, asked_s - 500, true, soon));
+}
+
+#[test]
+fn a_promise_for_a_call_is_about_its_chain_and_no_other_submission() {
+    let (signer, deadline_s) = (relayer(1), START.as_secs() + 60);
+    let soon = Duration::from_secs(1);
+    assert!(!is_bad(&outcome_of(&call(b"1"), &promised(id_of("x"), 31_337, deadline_s, &signer), soon)));
+    assert!(is_bad(&outcome_of(&call(b"1"), &promised(id_of("x"), 1, deadline_s, &signer), soon)));
+    // One request for three submissions would be two that nobody executes.
+    let mut outbox = outbox_for("http://a", &[&signer]);
+    let forward = enqueue(&mut outbox, &submit(1, 0, 9_000_000));
+    let (mine, other) = (call(b"1"), call(b"2"));
+    for call in [&mine, &other] {
+        outbox.enqueue(START, call, Enqueue::default()).unwrap();
+    }
+    let (sends, _) = settle(&mut outbox, START);
+    let by_path = |single: bool| sends.iter().filter(move |(_, http)| bodies(http).len() == 1 && single).count();
+    assert_eq!(by_path(true), 3, "each in a call of its own");
+    let of_forward = promised(id_of(forward.as_str()), 31_337, deadline_s, &signer);
+    let of_call = promised(id_of("x"), 31_337, deadline_s, &signer);
+    let mut ended = BTreeMap::new();
+    for (send, http) in &sends {
+        let key = key_in(&bodies(http)[0]);
+        let is_mine = key == mine.key().as_str();
+        let accepted = if is_mine || key == forward.as_str() { &of_forward } else { &of_call };
+        outbox.answered(START, *send, Ok(answer(202, accepted)), 0);
+        ended.extend(settle(&mut outbox, START).1);
+    }
+    assert!(!is_bad(&ended[&forward]) && !is_bad(&ended[&other.key()]));
+    assert!(is_bad(&ended[&mine.key()]));
 }
 
 /// Bodies in a call, as sent.

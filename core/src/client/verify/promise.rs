@@ -1,5 +1,7 @@
 //! The promise: is it the relayer's word, about this request?
 
+use std::time::Duration;
+
 use alloy_primitives::Address;
 
 use crate::{
@@ -7,6 +9,9 @@ use crate::{
     request::{Promise, RequestId, SignatureError},
     time::Timestamp,
 };
+
+/// How far the caller's clock and the relayer's may differ before a promise's time is taken for a wrong one.
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(120);
 
 /// What a promise must say to be worth something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +22,8 @@ pub struct ExpectedPromise {
     pub chain_id: u64,
     /// The relayer's identity, from elsewhere than the answer that is checked.
     pub relayer: Address,
-    /// The latest deadline that was asked for; a later one is no fulfilment. `None` does not look.
+    /// The latest deadline that was asked for ([`Submit::promised_by`](crate::client::Submit::promised_by)); a later one is no
+    /// fulfilment. `None` does not look.
     pub not_after: Option<Timestamp>,
 }
 
@@ -57,6 +63,17 @@ pub enum PromiseFault {
         /// Unix seconds.
         asked_s: u64,
     },
+    /// It was past when it was asked for: it can't be kept.
+    #[error("the promise is for {promised_s} s, asked for at {asked_at_s} s")]
+    Past {
+        /// Unix seconds.
+        promised_s: u64,
+        /// Unix seconds.
+        asked_at_s: u64,
+    },
+    /// It is about a request that another submission is known by.
+    #[error("the promise is about request {0}, which is another submission's")]
+    Taken(RequestId),
     /// The signature is malformed.
     #[error("the promise's signature: {0}")]
     Signature(#[from] SignatureError),
@@ -122,6 +139,19 @@ pub fn verify_accepted(accepted: &Accepted, expected: &ExpectedPromise) -> Resul
     }
     if accepted.deadline_at_ms.as_secs() != promise.deadline {
         return contradiction(accepted.deadline_at_ms.to_string(), format!("{} s", promise.deadline));
+    }
+    Ok(())
+}
+
+/// Checks that an acceptance of what was sent at `asked_at` does not promise what was past by then, as far as clocks can tell.
+/// One that gives an earlier answer again ([`Accepted::duplicate`]) may.
+///
+/// # Errors
+/// [`PromiseFault::Past`].
+pub fn verify_not_past(accepted: &Accepted, asked_at: Timestamp) -> Result<(), PromiseFault> {
+    let promised_s = accepted.promise.promise.deadline;
+    if !accepted.duplicate && Timestamp::from_secs(promised_s).saturating_add(CLOCK_TOLERANCE) < asked_at {
+        return Err(PromiseFault::Past { promised_s, asked_at_s: asked_at.as_secs() });
     }
     Ok(())
 }
