@@ -5,7 +5,7 @@ import { ask } from './provider.js'
 import type { Eip1193Provider } from './provider.js'
 import type { OutboxStorage } from './storage.js'
 
-/** What somebody should know: `underfunded`, `ceiling_reached`, `foreign_nonce`, `storage_failed`, a node's refusal, … */
+/** What somebody should know: `underfunded`, `ceiling_reached`, `foreign_nonce`, `wrong_chain`, `storage_failed`, a node's refusal, … */
 export interface PageAlert {
   code: string
   detail: string
@@ -36,6 +36,7 @@ export class PageDriver {
   readonly #name: string
   readonly #storage: OutboxStorage
   readonly #provider: Eip1193Provider
+  readonly #chainId: bigint
   readonly #onAlert: ((alert: PageAlert) => void) | undefined
   readonly #closed = new AbortController()
   readonly #channel: BroadcastChannel | undefined
@@ -49,8 +50,19 @@ export class PageDriver {
   #timer: ReturnType<typeof setTimeout> | undefined
   #leading: Promise<void> | undefined
   #hasLed = false
+  /** The node was of another chain when it was asked last: nothing else is asked of it, and nothing sent. */
+  #isAway = false
+  #looking: Promise<boolean> | undefined
 
-  constructor(make: () => LocalRelay, name: string, storage: OutboxStorage, provider: Eip1193Provider, onAlert?: (alert: PageAlert) => void) {
+  constructor(
+    make: () => LocalRelay,
+    name: string,
+    storage: OutboxStorage,
+    provider: Eip1193Provider,
+    chainId: bigint,
+    onAlert?: (alert: PageAlert) => void,
+  ) {
+    this.#chainId = chainId
     this.#make = make
     this.#name = name
     this.#storage = storage
@@ -334,10 +346,30 @@ export class PageDriver {
     }, wait)
   }
 
+  /** Whether the node is of the chain that this relay is for, now. Answers that come together share a question. */
+  #isOurs(): Promise<boolean> {
+    return (this.#looking ??= this.#look().finally(() => (this.#looking = undefined)))
+  }
+
+  async #look(): Promise<boolean> {
+    const told = await ask(this.#provider, 'eth_chainId').then((id) => BigInt(id as string), () => undefined)
+    if (told === undefined) return false
+    const isAway = told !== this.#chainId
+    if (isAway && !this.#isAway) {
+      this.#alert('wrong_chain', `the node is of chain ${told}, not ${this.#chainId}: nothing is asked or sent until it is back`)
+    }
+    this.#isAway = isAway
+    return !isAway
+  }
+
   async #call(machine: LocalRelay, id: number, method: string, params: unknown[]): Promise<void> {
     let report: () => void
+    // A wallet may change its chain. Asked after blocks, nonces and receipts, and before anything leaves. What is not told,
+    // the machine asks again when its time is over.
+    if ((this.#isAway || method === 'eth_sendRawTransaction') && !(await this.#isOurs())) return
     try {
       const result = await ask(this.#provider, method, params)
+      if ((this.#isAway || /^eth_get(Block|Transaction)/.test(method)) && !(await this.#isOurs())) return
       report = () => machine.answered(Date.now(), id, result)
     } catch (error) {
       const refusal = refused(error)

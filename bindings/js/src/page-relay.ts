@@ -145,7 +145,7 @@ export class PageRelay {
     }
     const name = `slackwater-page-${BigInt(chain.chainId)}-${address.toLowerCase()}`
     const storage = options.storage ?? (typeof indexedDB === 'undefined' ? memoryStorage() : indexedDbStorage(name))
-    const driver = new PageDriver(() => new LocalRelay(chain, key), name, storage, provider, options.onAlert)
+    const driver = new PageDriver(() => new LocalRelay(chain, key), name, storage, provider, BigInt(chain.chainId), options.onAlert)
     await driver.start()
     return new PageRelay(options, driver, address)
   }

@@ -267,6 +267,34 @@ test('two pages with one key: one drives, both see, and the other takes over', a
   await second.close()
 })
 
+test('a wallet that changes its chain: nothing is taken from it, nothing sent, until it is back', async () => {
+  // Of the other chain everything is different: its account is used, and it takes whatever comes.
+  let isAway = false
+  const [alerts, sent] = [[], []]
+  const provider = spoiled(({ method, params }) => {
+    if (!isAway) return undefined
+    if (method === 'eth_chainId') return { result: '0x539' }
+    if (method === 'eth_getTransactionCount') return { result: '0x7' }
+    if (method === 'eth_sendRawTransaction') sent.push(params[0])
+    return undefined
+  })
+  const relay = await open({ provider, chain: chain({ rpcTimeoutMs: 500 }), onAlert: ({ code }) => alerts.push(code) })
+  const target = privateKeyToAccount(generatePrivateKey()).address
+  const call = { to: target, value: 1n, gas: 30_000, withinMs: 60_000 }
+  assert.equal((await relay.settled((await relay.call(call)).id)).status, 'finalized')
+  isAway = true
+  const waiting = await relay.call(call)
+  await eventually('it pauses', () => alerts.includes('wrong_chain'))
+  await new Promise((resolve) => setTimeout(resolve, 3_000))
+  assert.equal(alerts.filter((code) => code === 'wrong_chain').length, 1, 'told once')
+  assert.deepEqual(sent, [])
+  assert.ok(!alerts.includes('foreign_nonce'), alerts.join())
+  isAway = false
+  assert.equal((await relay.settled(waiting.id)).status, 'finalized')
+  assert.equal(BigInt(await world.rpc('eth_getBalance', [target, 'latest'])), 2n)
+  await relay.close()
+})
+
 test('what has ended does not come back', async () => {
   const [storage, own] = [memoryStorage(), key()]
   const [first, second] = [await open({ storage, key: own }), await open({ storage, key: own, funds: 0n })]

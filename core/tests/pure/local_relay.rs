@@ -215,10 +215,15 @@ fn a_balance_that_just_pays_for_a_call_is_enough() {
 #[test]
 fn an_unknown_forwarder_is_refused() {
     let mut world = calm();
-    world.chain.code = Bytes::from_static(&[0x60, 0x00]);
+    let known = std::mem::replace(&mut world.chain.code, Bytes::from_static(&[0x60, 0x00]));
     let id = world.forward(0, TARGET, LONG, None);
     world.until("rejected", 5_000, World::all_ended);
     assert_eq!((world.status(id), world.reason(id), world.sends), (Status::Rejected, Some(Reason::InvalidOnChain), 0));
+    // The node was behind. It is asked again for the next one.
+    world.chain.code = known;
+    let id = world.forward(1, TARGET, LONG, None);
+    world.until("final", 10_000, World::all_ended);
+    assert_eq!(world.status(id), Status::Finalized);
 }
 
 #[test]

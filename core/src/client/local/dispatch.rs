@@ -145,6 +145,8 @@ impl LocalRelay {
                 if self.forwarders.get(&forwarder) == Some(&false) && !self.config.allow_unknown_forwarder =>
             {
                 let Some(candidate) = self.candidate.take() else { return };
+                // A node that is behind does not have it yet: the next one asks again.
+                self.forwarders.remove(&forwarder);
                 for member in &candidate.members {
                     let mut end = End::new(Status::Rejected, Some(Reason::InvalidOnChain), now);
                     end.detail = Some(format!("the code at {forwarder} is no known forwarder"));
