@@ -113,6 +113,11 @@ export interface HttpCall {
 export type ExchangeStep = { send: HttpCall } | { wait: number }
 /** What a follower wants done; `wait` is an instant, Unix ms. */
 export type FollowStep = { open: HttpCall } | { look: HttpCall } | { wait: number } | 'read' | 'done'
+/** What an outbox found in storage and left there: keys of records that can't be read, and addresses of other relayers. */
+export interface OutboxLoad {
+  damaged: string[]
+  foreign: string[]
+}
 /** What an outbox wants done. */
 export type OutboxCommand =
   | { store: { key: string; revision: number; record: string } }
@@ -294,7 +299,7 @@ export type Outcome =
       kind: 'refused'
       code: string
       problem?: Problem
-      /** An earlier attempt may have been accepted, and it could not be looked up. */
+      /** An attempt may have been accepted, and it could not be looked up; or another tenant's was (`already_submitted`). */
       mayBeAccepted: boolean
     }
   | { kind: 'expired'; mayBeAccepted: boolean }
@@ -320,7 +325,7 @@ export type Verdict =
       isSuccess: boolean
       blockNumber: number
       blockHash: Hex
-      /** `content`: the transaction holds this very request. `nonce`: only signer and nonce bind it. */
+      /** `content`: the transaction ran this very request. `nonce`: only signer and nonce bind it. */
       binding: 'content' | 'nonce'
     }
   | { kind: 'pending' }

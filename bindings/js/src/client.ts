@@ -33,7 +33,7 @@ import { SlackwaterError } from '../wasm/interop.js'
 import { init } from './init.js'
 import type { ModuleSource } from './init.js'
 import { DEADLINE_MARGIN_S, Outbox } from './outbox.js'
-import type { Submission } from './outbox.js'
+import type { Found, Submission } from './outbox.js'
 import { ask as askNode } from './provider.js'
 import type { Eip1193Provider } from './provider.js'
 import { indexedDbStorage, memoryStorage } from './storage.js'
@@ -113,6 +113,8 @@ const DEFAULT_GAS = 200_000
 const DEFAULT_WITHIN_MS = 600_000
 /** How long a relayer is waited for that is only asked whether it is the right one, ms. */
 const PATIENCE_MS = 5_000
+/** Longest silence of an event stream, ms: relayers say something every few seconds, and a broken connection says nothing. */
+const SILENCE_MS = 60_000
 
 const isSame = (one: string, other: string) => one.toLowerCase() === other.toLowerCase()
 
@@ -124,18 +126,25 @@ const place = ({ domain, request }: UnsignedRequest) => ({
 /** A client of one relayer. */
 export class Slackwater {
   /** Submissions that earlier pages have left. They go on by themselves. */
-  readonly resumed: readonly Submission[]
+  declare readonly resumed: readonly Submission[]
+  /** Keys of records in the storage that can't be read. They stay where they are: somebody should look. */
+  declare readonly damaged: readonly string[]
+  /**
+   * Addresses of other relayers, one for each submission in the storage that is for one. They stay where they are, and go on
+   * when the storage is opened for that relayer; the nonces that they hold are not known here.
+   */
+  declare readonly foreign: readonly string[]
   readonly #options: SlackwaterOptions
   readonly #relayers: readonly string[]
   readonly #transport: Transport
   readonly #outbox: Outbox
 
-  private constructor(options: SlackwaterOptions, relayers: readonly string[], transport: Transport, outbox: Outbox, resumed: Submission[]) {
+  private constructor(options: SlackwaterOptions, relayers: readonly string[], transport: Transport, outbox: Outbox, found: Found) {
     this.#options = options
     this.#relayers = relayers
     this.#transport = transport
     this.#outbox = outbox
-    this.resumed = resumed
+    Object.assign(this, found)
   }
 
   /** Loads the WebAssembly module and what earlier pages have left to submit to this relayer. */
@@ -314,6 +323,12 @@ export class Slackwater {
     if (signal?.aborted) stop()
     signal?.addEventListener('abort', stop, { once: true })
     let stream: ReadableStreamDefaultReader<Uint8Array> | undefined
+    let line = connection
+    /** What comes of it; the line is cut if nothing does for too long. */
+    const heard = <T>(coming: Promise<T>): Promise<T> => {
+      const timer = setTimeout(() => line.abort(), SILENCE_MS)
+      return coming.finally(() => clearTimeout(timer))
+    }
     try {
       for (;;) {
         for (let change; (change = machine.nextChange()); ) {
@@ -324,15 +339,16 @@ export class Slackwater {
         const step = machine.step(Date.now())
         if (step === 'done') return machine.check()
         if (step === 'read') {
-          const chunk = await stream?.read().catch(() => undefined)
+          const chunk = stream && (await heard(stream.read()).catch(() => undefined))
           if (chunk && !chunk.done && machine.bytes(chunk.value)) continue
           void stream?.cancel().catch(() => undefined)
           machine.closed(Date.now(), Math.random())
         } else if ('open' in step) {
+          line = new AbortController()
           try {
-            const response = await this.#transport.open(step.open, connection.signal)
+            const response = await heard(this.#transport.open(step.open, AbortSignal.any([connection.signal, line.signal])))
             const isStream = response.status === 200
-            const answer = isStream ? ([200, undefined, new Uint8Array()] as const) : await read(response)
+            const answer = isStream ? ([200, undefined, new Uint8Array()] as const) : await heard(read(response))
             stream = isStream ? response.body?.getReader() : undefined
             machine.opened(Date.now(), ...answer, Math.random())
           } catch (error) {

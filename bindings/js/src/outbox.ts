@@ -13,6 +13,13 @@ export interface Submission {
   readonly outcome: Promise<Outcome>
 }
 
+/** @internal What the storage held. */
+export interface Found {
+  resumed: Submission[]
+  damaged: string[]
+  foreign: string[]
+}
+
 /** How long after the relayer's deadline for it a request may still be executed, ms. */
 const MINED_LATE_MS = 60_000
 /** @internal What the signed deadline leaves beyond the wanted one, seconds: the relayer keeps a margin for the chain's clock. */
@@ -41,15 +48,15 @@ export class Outbox {
   }
 
   /** What earlier pages have left. */
-  async load(): Promise<Submission[]> {
+  async load(): Promise<Found> {
     const records = this.nonces.load(Date.now(), await this.#storage.load())
-    this.#machine.load(Date.now(), JSON.stringify(records))
-    const left = this.#machine.entries().map(({ key, place, expiresAt }) => {
+    const others = this.#machine.load(Date.now(), JSON.stringify(records))
+    const resumed = this.#machine.entries().map(({ key, place, expiresAt }) => {
       this.#hold(key, place, expiresAt + DEADLINE_MARGIN_S * 1_000)
       return this.submission(key)
     })
     this.#drain()
-    return left
+    return { resumed, ...others }
   }
 
   enqueue(submission: string, place: Place, until: number, id: Hex): Submission {

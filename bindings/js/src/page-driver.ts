@@ -356,7 +356,7 @@ export class PageDriver {
     if (told === undefined) return false
     const isAway = told !== this.#chainId
     if (isAway && !this.#isAway) {
-      this.#alert('wrong_chain', `the node is of chain ${told}, not ${this.#chainId}: nothing is asked or sent until it is back`)
+      this.#alert('wrong_chain', `the node is of chain ${told}, not ${this.#chainId}: paused`)
     }
     this.#isAway = isAway
     return !isAway

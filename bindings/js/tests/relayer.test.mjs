@@ -354,6 +354,51 @@ test('a follower survives the relayer', async () => {
   slackwater.close()
 })
 
+test('a stream that falls silent, or never opens, is closed and opened again', async (t) => {
+  const real = globalThis.setTimeout
+  globalThis.setTimeout = (act, ms, ...rest) => real(act, ms === 60_000 ? 200 : ms, ...rest)
+  t.after(() => (globalThis.setTimeout = real))
+  const id = `0x${'11'.repeat(32)}`
+  const event = { seq: 1, requestId: id, requestSeq: 1, chainId: 1, status: 'finalized', atMs: 1 }
+  const target = `0x${'00'.repeat(20)}`
+  const promise = { requestHash: id, chainId: 1, deadline: 1, relayer: target, signature: '0x' }
+  // In between it looks at the request, and finds nothing new.
+  const look = { id, chainId: 1, kind: 'forward', status: 'queued', target, deadlineAtMs: 1, acceptedAtMs: 1, updatedAtMs: 1, promise, timeline: [] }
+  let opened = 0
+  const silent = createServer((request, response) => {
+    if (!request.url.endsWith('/events')) return response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(look))
+    opened += 1
+    if (opened === 1) return
+    response.writeHead(200, { 'content-type': 'text/event-stream' })
+    if (opened === 2) return response.write(': hello\n\n')
+    response.end(`id: 1\ndata: ${JSON.stringify(event)}\n\n`)
+  })
+  await new Promise((resolve) => silent.listen(0, '127.0.0.1', resolve))
+  const slackwater = await open({ url: `http://127.0.0.1:${silent.address().port}` })
+  assert.equal((await slackwater.settled(id)).status, 'finalized')
+  assert.equal(opened, 3)
+  slackwater.close()
+  silent.closeAllConnections()
+  silent.close()
+})
+
+test('what is left in the storage is named', async () => {
+  const storage = memoryStorage()
+  const nowhere = { storage, fetch: () => Promise.reject(new TypeError('no network')) }
+  const wallet = fromViem(privateKeyToAccount(generatePrivateKey()))
+  const first = await open({ storage, fetch: (url, init) => (init.method === 'POST' ? Promise.reject(new TypeError('no network')) : fetch(url, init)) })
+  first.enqueue(await first.sign(wallet, await first.prepare(await wallet.address(), ask())))
+  await eventually('stored', async () => (await storage.load()).length > 0)
+  first.close()
+  await storage.put('sw1-damaged', '{')
+  const other = await open({ ...nowhere, url: 'http://127.0.0.1:9' })
+  assert.deepEqual([other.resumed.length, other.damaged, other.foreign], [0, ['sw1-damaged'], [world.ready.url.replace(/\/+$/, '')]])
+  other.close()
+  const again = await open(nowhere)
+  assert.deepEqual([again.resumed.length, again.damaged, again.foreign], [1, ['sw1-damaged'], []])
+  again.close()
+})
+
 test('a relayer that lies about inclusion is caught', async () => {
   const honest = await open()
   const wallet = fromViem(privateKeyToAccount(generatePrivateKey()))

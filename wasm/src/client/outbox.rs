@@ -27,10 +27,16 @@ extern "C" {
     #[wasm_bindgen(typescript_type = "OutboxEntry[]")]
     #[derive(Debug)]
     pub type JsEntries;
-    /// Keys of records that can't be read.
-    #[wasm_bindgen(typescript_type = "string[]")]
+    /// `OutboxLoad` of `types.d.ts`.
+    #[wasm_bindgen(typescript_type = "OutboxLoad")]
     #[derive(Debug)]
-    pub type JsKeys;
+    pub type JsLoad;
+}
+
+#[derive(Debug, Serialize)]
+struct LoadView<'a> {
+    damaged: &'a [String],
+    foreign: &'a [String],
 }
 
 #[derive(Debug, Serialize)]
@@ -78,14 +84,15 @@ impl Outbox {
     }
 
     /// Takes what storage holds, as a JSON list of pairs of key and record: once, before anything else. Returns the keys of
-    /// records that can't be read; they stay where they are, as do those for other relayers.
+    /// records that can't be read, and the addresses of other relayers that records are for; both stay where they are.
     ///
     /// # Errors
     /// `invalid_argument` if it is no such list.
-    pub fn load(&mut self, now: f64, records: &str) -> Result<JsKeys, Failure> {
+    pub fn load(&mut self, now: f64, records: &str) -> Result<JsLoad, Failure> {
         // No limit of size: it is the page's own storage.
         let records: Vec<(String, String)> = serde_json::from_slice(records.as_bytes()).map_err(Failure::argument)?;
-        write(&self.inner.load(instant(now), records).damaged)
+        let report = self.inner.load(instant(now), records);
+        write(&LoadView { damaged: &report.damaged, foreign: &report.foreign })
     }
 
     /// Takes a submission in the API's JSON, and returns its key. The same again is the same entry.
