@@ -26,6 +26,10 @@ pub(super) async fn run(sources: Sources) -> Result<(), CliError> {
             Readers::Group => tracing::info!(%what, %path, "its group may read it"),
         }
     }
+    if !config.of_services.is_empty() {
+        let variables = config.of_services.join(", ");
+        tracing::info!(%variables, "no configuration keys: Kubernetes tells by them where the Service `slackwater` is");
+    }
     let stop = stop_signal()?;
     let running = start(&config, Some(sources)).await?;
     running.serve(stop).await

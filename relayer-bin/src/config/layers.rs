@@ -21,6 +21,25 @@ pub(super) const OTHER_VARIABLES: &[&str] = &[
     "SLACKWATER_URL",
 ];
 
+/// Whether Kubernetes made the variable with our prefix and then `rest`: it tells every container of a namespace where the
+/// Service `slackwater` is.
+fn is_of_service(rest: &str, text: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    match rest {
+        "SERVICE_HOST" | "SERVICE_PORT" => true,
+        // A slip for a key of ours would have a number here.
+        "PORT" => ["tcp://", "udp://"].iter().any(|scheme| text.starts_with(scheme)),
+        _ if rest.starts_with("SERVICE_PORT_") => rest.len() > "SERVICE_PORT_".len(),
+        _ => {
+            let mut parts = rest.strip_prefix("PORT_").unwrap_or_default().splitn(3, '_');
+            let (port, protocol, what) = (parts.next(), parts.next(), parts.next());
+            port.is_some_and(is_number)
+                && matches!(protocol, Some("TCP" | "UDP"))
+                && matches!(what, None | Some("ADDR" | "PORT" | "PROTO"))
+        }
+    }
+}
+
 /// Where a value was set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -58,6 +77,8 @@ impl fmt::Display for Origin {
 pub(super) struct Layers {
     pub(super) tree: Table,
     origins: BTreeMap<String, Origin>,
+    /// Variables with our prefix that are passed over: Kubernetes made them.
+    pub(super) of_services: Vec<String>,
 }
 
 impl Layers {
@@ -108,6 +129,7 @@ impl Layers {
                         );
                     }
                 }
+                None if is_of_service(rest, text) => self.of_services.push(name.clone()),
                 None => unknown.push(name.clone()),
             }
         }
@@ -123,21 +145,21 @@ impl Layers {
         }
     }
 
-    /// Sets one value by path, such as `server.listen` or `chain.0.max_batch`.
+    /// Sets one value by path, such as `server.listen` or `chain.0.max_batch`. An error if something else stands in its way.
     pub(super) fn set(&mut self, path: &str, value: Value, origin: Origin, errors: &mut Vec<ConfigError>) {
-        self.origins
-            .retain(|known, _| !known.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')));
-        self.origins.insert(path.to_owned(), origin.clone());
         let mut parts = path.split('.').peekable();
         let mut at = Place::Table(&mut self.tree);
-        while let Some(part) = parts.next() {
+        // Of what is looked at: where it ends in `path`.
+        let mut end = 0;
+        let in_the_way = loop {
+            let Some(part) = parts.next() else { return };
             let next_is_index = parts.peek().is_some_and(|next| next.bytes().all(|b| b.is_ascii_digit()));
             let slot = match at {
                 Place::Table(table) => table.entry(part.to_owned()).or_insert_with(|| {
                     if next_is_index { Value::Array(Vec::new()) } else { Value::Table(Table::new()) }
                 }),
                 Place::Array(array) => {
-                    let Ok(index) = part.parse::<usize>() else { return };
+                    let Ok(index) = part.parse::<usize>() else { break "a list" };
                     if index > array.len() {
                         let problem = format!("index {index} leaves a gap, there are {}", array.len());
                         errors.push(ConfigError::new(Some(origin), path, problem));
@@ -149,16 +171,29 @@ impl Layers {
                     &mut array[index]
                 }
             };
+            end += part.len() + usize::from(end > 0);
             if parts.peek().is_none() {
                 *slot = value;
+                let is_below =
+                    |known: &str| known.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+                self.origins.retain(|known, _| !is_below(known));
+                self.origins.insert(path.to_owned(), origin);
                 return;
             }
             at = match slot {
                 Value::Table(table) => Place::Table(table),
                 Value::Array(array) => Place::Array(array),
-                _ => return,
+                Value::String(_) => break "a text",
+                Value::Integer(_) | Value::Float(_) => break "a number",
+                Value::Boolean(_) => break "`true` or `false`",
+                Value::Datetime(_) => break "a date",
             };
-        }
+        };
+        let there = &path[..end];
+        let set_by = self.origin(there).map_or_else(String::new, |origin| format!(" ({origin})"));
+        let problem = format!("can't be set: `{there}` is {in_the_way}{set_by}");
+        let fix = format!("write `{there}` as a table there, or set `{there}` as a whole");
+        errors.push(ConfigError::new(Some(origin), path, problem).fix(fix));
     }
 
     /// Where the value at `path` was set: its own origin, or that of what contains it.

@@ -414,6 +414,8 @@ pub struct Config {
     pub chains: Vec<ChainConfig>,
     /// The tenants.
     pub tenants: Vec<TenantConfig>,
+    /// Variables with our prefix that are no keys: Kubernetes made them for a Service `slackwater`.
+    pub of_services: Vec<String>,
     /// Every value with its origin.
     pub entries: Vec<Entry>,
 }

@@ -364,3 +364,8 @@ pub(super) fn leaf<'a>(schema: &'a Schema, path: &str) -> Option<&'a Schema> {
     }
     Some(at)
 }
+
+/// Whether the table at `path` has keys of ours, and not names of the operator's.
+pub(super) fn has_keys(schema: &Schema, path: &str) -> bool {
+    leaf(schema, path).is_none_or(|leaf| leaf.get("properties").is_some())
+}

@@ -352,6 +352,7 @@ pub(super) fn validate(
         log,
         chains,
         tenants,
+        of_services: layers.of_services.clone(),
         entries: Vec::new(),
     };
     config.entries = entries(&config, layers, &presets);

@@ -83,6 +83,87 @@ fn a_configuration_can_come_from_the_environment_alone() {
     assert_eq!(policy.budget.as_ref().unwrap().limit_wei.to_string(), "100000000000000000000000");
 }
 
+/// Kubernetes tells every container where each Service of its namespace is: one named `slackwater` must not stop the relayer.
+#[test]
+fn variables_that_kubernetes_makes_for_a_service_are_no_keys() {
+    let of_service = [
+        ("SLACKWATER_PORT", "tcp://10.96.0.7:7700"),
+        ("SLACKWATER_PORT_7700_TCP", "tcp://10.96.0.7:7700"),
+        ("SLACKWATER_PORT_7700_TCP_ADDR", "10.96.0.7"),
+        ("SLACKWATER_PORT_7700_TCP_PORT", "7700"),
+        ("SLACKWATER_PORT_7700_TCP_PROTO", "tcp"),
+        ("SLACKWATER_PORT_7701_UDP_ADDR", "10.96.0.7"),
+        ("SLACKWATER_SERVICE_HOST", "10.96.0.7"),
+        ("SLACKWATER_SERVICE_PORT", "7700"),
+        ("SLACKWATER_SERVICE_PORT_HTTP_API", "7700"),
+    ];
+    let config = load(MINIMAL, &of_service, &[]).unwrap();
+    assert_eq!(config.of_services, of_service.map(|(name, _)| name));
+    assert!(!config.entries.iter().any(|entry| matches!(entry.origin, Origin::Env(_))));
+    for (name, value) in [
+        ("SLACKWATER_PORT", "7700"),
+        ("SLACKWATER_PORT_7700", "tcp://10.96.0.7:7700"),
+        ("SLACKWATER_PORT_HTTP_TCP", "tcp://10.96.0.7:7700"),
+        ("SLACKWATER_PORT_7700_TCP_NAME", "x"),
+        ("SLACKWATER_SERVICE_PORT_", "7700"),
+        ("SLACKWATER_SERVICE_HOSTS", "x"),
+        ("SLACKWATER_SERVICE", "x"),
+    ] {
+        refused(MINIMAL, &[(name, value)], &[&format!("${name}: is no configuration key")]);
+    }
+}
+
+/// What is set in vain is said: a replaced key would go on signing.
+#[test]
+fn what_cannot_be_laid_over_a_value_is_an_error() {
+    let expected = "`chain.0.signers.0.key` can't be set: `chain.0.signers.0` is a text (test.toml:7); write";
+    refused(MINIMAL, &[("SLACKWATER_CHAIN_0_SIGNERS_0_KEY", "env:NEW")], &[expected]);
+    let errors = load(MINIMAL, &[], &[("chain.0.signers.0.key", "env:NEW")]).unwrap_err().to_string();
+    assert!(
+        errors.contains("--set: `chain.0.signers.0.key`") && errors.contains("is a text (test.toml:7)"),
+        "{errors}"
+    );
+    let table = MINIMAL.replace("\"env:SOME_KEY\"", "{ key = \"env:SOME_KEY\" }");
+    for text in [&table, MINIMAL] {
+        let key = if *text == table { "chain.0.signers.0.key" } else { "chain.0.signers.0" };
+        let config = load(text, &[], &[(key, "env:NEW")]).unwrap();
+        assert_eq!(format!("{:?}", config.chains[0].signers[0].key), format!("{:?}", config_key("env:NEW")));
+    }
+    // Between two layers too, and a list where a table should be.
+    let env = [("SLACKWATER_CHAIN_0_SIGNERS", "env:A,env:B"), ("SLACKWATER_CHAIN_0_SIGNERS_1_KEY", "env:NEW")];
+    refused(MINIMAL, &env, &["`chain.0.signers.1` is a text ($SLACKWATER_CHAIN_0_SIGNERS)"]);
+    let text = format!("page_key = []\n{MINIMAL}");
+    let errors = load(&text, &[("SLACKWATER_PAGE_KEY_BURST_PER_IP", "5")], &[]).unwrap_err().to_string();
+    assert!(errors.contains("`page_key` is a list (test.toml:1)"), "{errors}");
+}
+
+fn config_key(reference: &str) -> slackwater_relayer::config::SecretRef {
+    let text = MINIMAL.replace("env:SOME_KEY", reference);
+    load(&text, &[], &[]).unwrap().chains[0].signers[0].key.clone()
+}
+
+/// A tenant that is closed by an empty table, or a chain, is seen and told.
+#[test]
+fn an_empty_table_of_names_is_a_value() {
+    const HASH: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+    let shop = |targets: &str| {
+        let text =
+            MINIMAL.replace("tenant = [{ id = \"default\", open = true }]", "").replace("allow_anonymous = true", "");
+        format!("{text}[log]\n[[tenant]]\nid = \"shop\"\napi_keys = [\"{HASH}\"]\nopen = true\n{targets}\n")
+    };
+    let shown = |targets: &str| {
+        let config = load(&shop(targets), &[], &[]).unwrap();
+        let ours = config.entries.into_iter().filter(|entry| entry.key.starts_with("tenant.0.targets"));
+        ours.map(|entry| (entry.key, entry.value)).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(""), []);
+    assert_eq!(shown("targets = {}"), [("tenant.0.targets".to_owned(), "{}".to_owned())]);
+    assert_eq!(shown("targets = { 31337 = {} }"), [("tenant.0.targets.31337".to_owned(), "{}".to_owned())]);
+    // An empty table of our keys says nothing.
+    let config = load(&shop(""), &[], &[]).unwrap();
+    assert!(!config.entries.iter().any(|entry| entry.key == "log" || entry.value == "{}"));
+}
+
 #[test]
 fn unknown_keys_are_errors_with_a_suggestion() {
     refused(

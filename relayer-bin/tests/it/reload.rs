@@ -67,6 +67,15 @@ async fn keys_come_and_go_without_a_restart_all_or_nothing() {
         assert_eq!(reload(&fort).await.0, 200, "{change}");
         assert_eq!(fort.submit().await.as_u16(), status, "{change}");
     }
+    // A tenant that is closed: an empty table is a change.
+    let named = back.lines().find(|line| line.starts_with("targets")).unwrap();
+    let closed = back.replace(named, "targets = {}");
+    fs::write(fort.config(), &closed).unwrap();
+    let (status, answer) = reload(&fort).await;
+    let keys: Vec<_> = answer["changed"].as_array().unwrap().iter().map(|change| change["key"].clone()).collect();
+    assert!(status == 200 && keys.contains(&json!("tenant.0.targets")), "{answer}");
+    assert_eq!(fort.submit().await.as_u16(), 403);
+    assert_eq!(reload(&fort).await, (200, json!({ "changed": [] })));
     fs::write(fort.config(), back.replace("api_keys", "weight = 2\napi_keys")).unwrap();
     let (status, problem) = reload(&fort).await;
     assert!(status == 409 && problem["detail"].as_str().unwrap().contains("`tenant.0.weight`"), "{problem}");

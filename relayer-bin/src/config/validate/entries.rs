@@ -5,7 +5,7 @@ use crate::{
     config::{
         Config, Entry, Mark, Origin, RawConfig, UrlText,
         layers::{Layers, join},
-        plain,
+        plain, schema,
         secret::SecretText,
     },
     http::auth::KeyHash,
@@ -14,9 +14,14 @@ use crate::{
 /// Every effective value with its origin.
 pub(super) fn entries(config: &Config, layers: &Layers, presets: &[Option<String>]) -> Vec<Entry> {
     let mut entries = Vec::new();
-    let schema = crate::config::schema::schema();
+    let schema = schema::schema();
     let given = toml::Value::Table(layers.tree.clone());
     flatten(&given, "", &mut |path, value| {
+        // An empty table of keys says nothing. An empty one of an operator's own names, such as contracts, names none.
+        let is_nothing = value.as_table().is_some_and(|_| schema::has_keys(schema, path));
+        if is_nothing {
+            return;
+        }
         let origin = layers.origin(path).cloned().unwrap_or(Origin::Default);
         entries.push(Entry {
             key: path.to_owned(),
@@ -32,7 +37,7 @@ pub(super) fn entries(config: &Config, layers: &Layers, presets: &[Option<String
     };
     if let Ok(defaults) = toml::Value::try_from(RawConfig::defaults()) {
         flatten(&defaults, "", &mut |path, value| {
-            if !is_given(&entries, path) {
+            if !value.is_table() && !is_given(&entries, path) {
                 entries.push(Entry::plain(path.to_owned(), value.to_string(), Origin::Default));
             }
         });
@@ -50,7 +55,7 @@ pub(super) fn entries(config: &Config, layers: &Layers, presets: &[Option<String
         };
         if let Ok(spec) = toml::Value::try_from(&chain.spec) {
             flatten(&spec, &format!("chain.{index}.spec"), &mut |path, value| {
-                if !is_given(&entries, path) {
+                if !value.is_table() && !is_given(&entries, path) {
                     entries.push(Entry::plain(path.to_owned(), value.to_string(), origin.clone()));
                 }
             });
@@ -60,9 +65,10 @@ pub(super) fn entries(config: &Config, layers: &Layers, presets: &[Option<String
     entries
 }
 
+/// Visits every value with its path, in order; empty tables and lists too.
 pub(super) fn flatten(value: &toml::Value, path: &str, visit: &mut impl FnMut(&str, &toml::Value)) {
     match value {
-        toml::Value::Table(table) => {
+        toml::Value::Table(table) if !table.is_empty() => {
             for (key, value) in table {
                 flatten(value, &join(path, key), visit);
             }
@@ -78,7 +84,7 @@ pub(super) fn flatten(value: &toml::Value, path: &str, visit: &mut impl FnMut(&s
 
 pub(super) fn shown(schema: &serde_json::Value, path: &str, value: &toml::Value) -> String {
     let toml::Value::String(text) = value else { return value.to_string() };
-    let leaf = crate::config::schema::leaf(schema, path);
+    let leaf = schema::leaf(schema, path);
     let format = leaf.and_then(|leaf| leaf.get("format")).and_then(serde_json::Value::as_str);
     match format {
         Some("secret") => SecretText(text.clone()).shown().into_owned(),
