@@ -158,7 +158,8 @@ pub fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem> {
     serde_json::from_slice(bytes).map_err(|error| explain::<T>(bytes, error))
 }
 
-fn explain<'a, T: Deserialize<'a>>(bytes: &'a [u8], first: serde_json::Error) -> Problem {
+/// What is wrong with `bytes`, which is no `T`: that gave the error `first`.
+pub(crate) fn explain<'a, T: Deserialize<'a>>(bytes: &'a [u8], first: serde_json::Error) -> Problem {
     let malformed = |error: &serde_json::Error| {
         let (line, column) = (error.line(), error.column());
         Problem::new("malformed_json", without_position(&error.to_string())).position(line, column)

@@ -86,6 +86,33 @@ fn one_bad_request_harms_no_other_of_its_batch() {
     assert_eq!(parse_batch(b"[]", 3).unwrap_err().code(), "invalid_field");
     assert_eq!(parse_batch(b"{\"requests\":[", 3).unwrap_err().code(), "malformed_json");
     assert_eq!(parse_batch(b"{\"requests\":[]}", 3).unwrap().len(), 0);
+    for (body, code, field) in [
+        (&b"{}"[..], "invalid_field", Some("requests")),
+        (b"{\"requests\":7}", "invalid_field", Some("requests")),
+        (b"{\"requests\":[],\"more\":1}", "invalid_field", Some("more")),
+        (b"{\"requests\":[],\"requests\":[]}", "invalid_field", Some("requests")),
+        (b"{\"requests\":[]} x", "malformed_json", None),
+        (b"{\"requests\":[\"\xff\"]}", "malformed_json", None),
+        (b"{\"requests\":[1,2,3,4],\"more\":1}", "invalid_field", Some("more")),
+        (b"{\"requests\":[1,2,3,4}", "malformed_json", None),
+    ] {
+        let problem = parse_batch(body, 3).unwrap_err();
+        let text = String::from_utf8_lossy(body);
+        assert_eq!((problem.code(), problem.field_path()), (code, field), "{text}: {}", problem.detail());
+    }
+}
+
+/// What is beyond the limit is counted and told; the wrong ones among it have no problems of their own.
+#[test]
+fn a_batch_beyond_its_limit_is_counted_and_not_built() {
+    for (item, count) in [(forward().to_string(), 3_001), ("null".to_owned(), 800_000), ("0".to_owned(), 1_001)] {
+        let body = format!("{{\"requests\":[{}]}}", vec![item; count].join(","));
+        let before = std::time::Instant::now();
+        let problem = parse_batch(body.as_bytes(), 1_000).unwrap_err();
+        assert_eq!(problem.code(), "batch_too_large");
+        assert!(problem.detail().contains(&format!("has {count} requests, limit 1000")), "{}", problem.detail());
+        println!("{count}: {:?}", before.elapsed());
+    }
 }
 
 proptest! {

@@ -1,8 +1,11 @@
 //! What callers send.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, fmt, marker::PhantomData, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 use serde_json::value::RawValue;
 use slackwater::{
     relay::SubmitItem,
@@ -234,34 +237,115 @@ pub struct SubmitBatchBody<'a> {
     pub requests: Vec<SubmitBody<'a>>,
 }
 
-/// The same, with the requests left unparsed.
+/// The same, with the requests left out: for what is wrong with the whole.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "an object with `requests`")]
-struct RawBatchBody<'a> {
-    #[serde(borrow)]
-    requests: Vec<&'a RawValue>,
+struct BatchForm {
+    #[serde(rename = "requests")]
+    _requests: Uncollected,
+}
+
+/// A list whose items are read and forgotten.
+#[derive(Debug)]
+struct Uncollected;
+
+impl<'de> Deserialize<'de> for Uncollected {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        AtMost::<IgnoredAny> { max_items: 0, items: PhantomData }.deserialize(deserializer).map(|_| Self)
+    }
+}
+
+/// Reads a list. Items beyond `max_items` are counted and not kept: then there is their number instead of the items.
+struct AtMost<T> {
+    max_items: usize,
+    items: PhantomData<T>,
+}
+
+impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for AtMost<T> {
+    type Value = Result<Vec<T>, usize>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for AtMost<T> {
+    type Value = Result<Vec<T>, usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a sequence")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut items = Vec::new();
+        while items.len() < self.max_items {
+            match list.next_element()? {
+                Some(item) => items.push(item),
+                None => return Ok(Ok(items)),
+            }
+        }
+        let mut count = items.len();
+        while list.next_element::<IgnoredAny>()?.is_some() {
+            count += 1;
+        }
+        Ok(if count > self.max_items { Err(count) } else { Ok(items) })
+    }
+}
+
+/// Reads `{"requests": […]}`, each request as `T`.
+struct BatchOf<T>(AtMost<T>);
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "camelCase")]
+enum BatchField {
+    Requests,
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for BatchOf<T> {
+    type Value = Result<Vec<T>, usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with `requests`")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
+        let Some(BatchField::Requests) = object.next_key()? else {
+            return Err(serde::de::Error::missing_field("requests"));
+        };
+        let requests = object.next_value_seed(self.0)?;
+        match object.next_key()? {
+            Some(BatchField::Requests) => Err(serde::de::Error::duplicate_field("requests")),
+            None => Ok(requests),
+        }
+    }
+}
+
+/// The requests of a batch, or how many there are if that is more than `max_items`.
+fn batch_of<'a, T: Deserialize<'a>>(
+    bytes: &'a [u8],
+    max_items: usize,
+) -> Result<Result<Vec<T>, usize>, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let requests = deserializer.deserialize_map(BatchOf(AtMost { max_items, items: PhantomData }))?;
+    deserializer.end()?;
+    Ok(requests)
 }
 
 /// Parses a batch. Only if it does not parse as a whole, every request is looked at alone, so that a wrong one has its
-/// own problem and the others go on.
+/// own problem and the others go on. Requests beyond `max_items` are counted, but nothing is made of them.
 ///
 /// # Errors
 /// If the body is not JSON, is not of the form `{"requests": […]}`, or has more than `max_items` requests.
 pub fn parse_batch(bytes: &[u8], max_items: usize) -> Result<Vec<Result<SubmitBody<'_>, Problem>>, Problem> {
-    let check = |len: usize| {
-        if len > max_items {
-            let detail = format!("the batch has {len} requests, limit {max_items} (`server.max_batch_items`)");
-            return Err(Problem::new("batch_too_large", detail));
-        }
-        Ok(())
+    let too_large = |len: usize| {
+        let detail = format!("the batch has {len} requests, limit {max_items} (`server.max_batch_items`)");
+        Problem::new("batch_too_large", detail)
     };
-    if let Ok(batch) = serde_json::from_slice::<SubmitBatchBody<'_>>(bytes) {
-        check(batch.requests.len())?;
-        return Ok(batch.requests.into_iter().map(Ok).collect());
+    if let Ok(batch) = batch_of::<SubmitBody<'_>>(bytes, max_items) {
+        return Ok(batch.map_err(too_large)?.into_iter().map(Ok).collect());
     }
-    let batch: RawBatchBody<'_> = body::parse(bytes)?;
-    check(batch.requests.len())?;
-    Ok(batch.requests.into_iter().map(|raw| body::parse(raw.get().as_bytes())).collect())
+    let batch = batch_of::<&RawValue>(bytes, max_items).map_err(|error| body::explain::<BatchForm>(bytes, error))?;
+    Ok(batch.map_err(too_large)?.into_iter().map(|raw| body::parse(raw.get().as_bytes())).collect())
 }
 
 /// A price question.
