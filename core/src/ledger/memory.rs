@@ -307,6 +307,8 @@ impl Ledger for MemoryLedger {
             .filter(|record| filter.tenant.as_ref().is_none_or(|tenant| *tenant == record.tenant))
             .filter(|record| filter.status.is_none_or(|status| status == record.status))
             .filter(|record| filter.chain_id.is_none_or(|chain_id| chain_id == record.chain_id))
+            .filter(|record| filter.from.is_none_or(|from| from <= record.seq))
+            .skip(filter.skip)
             .take(filter.limit)
             .cloned()
             .collect())

@@ -637,8 +637,29 @@ pub struct RequestFilter {
     pub chain_id: Option<u64>,
     /// Only with `seq` below this (the cursor).
     pub before: Option<u64>,
+    /// Only with `seq` of at least this: no older ones are looked at ([`Self::beyond`]).
+    pub from: Option<u64>,
+    /// Without the newest so many of those that match.
+    pub skip: usize,
     /// At most so many.
     pub limit: usize,
+}
+
+impl RequestFilter {
+    /// What finds the first request that is not looked at, if `rows` are: of the tenant's own, else of those with the status,
+    /// else of all. A page of this filter that begins after it ([`Self::from`]) takes no longer than that, however few match;
+    /// the next one goes on there. `None` where all that is looked at matches.
+    pub fn beyond(&self, rows: usize) -> Option<Self> {
+        let is_looked_through = self.chain_id.is_some() || self.tenant.is_some() && self.status.is_some();
+        is_looked_through.then(|| Self {
+            tenant: self.tenant.clone(),
+            status: self.status.filter(|_| self.tenant.is_none()),
+            before: self.before,
+            skip: rows,
+            limit: 1,
+            ..Self::default()
+        })
+    }
 }
 
 /// Which events to read.

@@ -121,6 +121,46 @@ pub trait SqlStore: Send + Sync + fmt::Debug + 'static {
     }
 }
 
+/// The query of [`Ledger::requests`].
+fn listed(filter: &RequestFilter) -> Query {
+    let mut query = Query::new(concat!(
+        "SELECT ",
+        request_columns!(),
+        ", ",
+        payload_columns!(),
+        " FROM requests AS r JOIN payloads AS p ON p.request = r.seq WHERE "
+    ));
+    if filter.skip > 0 {
+        // Skipped in an index alone, without the rows.
+        query.push("r.seq <= (SELECT s.seq FROM requests AS s WHERE ");
+        push_conditions(&mut query, "s", filter);
+        query.push_bind(" ORDER BY s.seq DESC LIMIT 1 OFFSET ", Value::Int(limit_of(filter.skip as u64)));
+        query.push(") AND ");
+    }
+    push_conditions(&mut query, "r", filter);
+    query.push_bind(" ORDER BY r.seq DESC LIMIT ", Value::Int(limit_of(filter.limit as u64)));
+    query
+}
+
+/// Adds what `filter` asks of a row. With a `+` before a column no index is taken for it: a tenant's own requests are looked
+/// through, however few others have a status.
+fn push_conditions(query: &mut Query, table: &str, filter: &RequestFilter) {
+    query.push_bind(&format!("{table}.seq < "), Value::Int(filter.before.map_or(i64::MAX, limit_of)));
+    if let Some(from) = filter.from {
+        query.push_bind(&format!(" AND {table}.seq >= "), Value::Int(limit_of(from)));
+    }
+    if let Some(tenant) = &filter.tenant {
+        query.push_bind(&format!(" AND {table}.tenant = "), Value::Text(tenant.clone()));
+    }
+    if let Some(status) = filter.status {
+        let looked_at = if filter.tenant.is_some() { "+" } else { "" };
+        query.push_bind(&format!(" AND {looked_at}{table}.status = "), Value::Int(status as i64));
+    }
+    if let Some(chain_id) = filter.chain_id {
+        query.push_bind(&format!(" AND +{table}.chain_id = "), Value::Int(chain_id.cast_signed()));
+    }
+}
+
 #[async_trait]
 impl<S: SqlStore> Ledger for S {
     async fn commit(&self, writes: Vec<Write>) -> Result<Vec<Durable<WriteOutcome>>, LedgerError> {
@@ -142,25 +182,7 @@ impl<S: SqlStore> Ledger for S {
     }
 
     async fn requests(&self, filter: &RequestFilter) -> Result<Vec<RequestRecord>, LedgerError> {
-        let mut query = Query::new(concat!(
-            "SELECT ",
-            request_columns!(),
-            ", ",
-            payload_columns!(),
-            " FROM requests AS r JOIN payloads AS p ON p.request = r.seq"
-        ));
-        query.push_bind(" WHERE r.seq < ", Value::Int(filter.before.map_or(i64::MAX, limit_of)));
-        if let Some(tenant) = &filter.tenant {
-            query.push_bind(" AND r.tenant = ", Value::Text(tenant.clone()));
-        }
-        if let Some(status) = filter.status {
-            query.push_bind(" AND r.status = ", Value::Int(status as i64));
-        }
-        if let Some(chain_id) = filter.chain_id {
-            query.push_bind(" AND r.chain_id = ", Value::Int(chain_id.cast_signed()));
-        }
-        query.push_bind(" ORDER BY r.seq DESC LIMIT ", Value::Int(limit_of(filter.limit as u64)));
-        self.fetch(query).await?.iter().map(whole_request).collect()
+        self.fetch(listed(filter)).await?.iter().map(whole_request).collect()
     }
 
     async fn open_requests(&self, chain_id: u64, after: u64, limit: usize) -> Result<Vec<RequestRecord>, LedgerError> {
@@ -502,3 +524,54 @@ macro_rules! impl_sql {
     };
 }
 pub(super) use impl_sql;
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Row as _;
+
+    use super::*;
+    use crate::ledger::{SqliteConfig, SqliteLedger};
+
+    /// How SQLite goes about `query`, without the payloads.
+    async fn plan(ledger: &SqliteLedger, mut query: Query) -> Vec<String> {
+        query.text = format!("EXPLAIN QUERY PLAN {}", query.text).into();
+        let rows = ledger.fetch(query).await.unwrap();
+        let steps = rows.iter().map(|row| row.get::<String, _>("detail"));
+        steps.filter(|step| !step.contains("SEARCH p ") && !step.contains("SCALAR SUBQUERY")).collect()
+    }
+
+    /// A list goes through one index, newest first, and sorts nothing: how much it looks at is bounded by where it ends.
+    #[tokio::test]
+    async fn lists_go_through_the_index_that_fits() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = SqliteLedger::open(SqliteConfig::new(dir.path().join("ledger.db"))).await.unwrap();
+        let (tenant, status, chain_id) = (Some("acme".to_owned()), Some(Status::Rejected), Some(1));
+        let base = RequestFilter { before: Some(9), from: Some(5), limit: 50, ..RequestFilter::default() };
+        let of_tenant = RequestFilter { tenant, ..base.clone() };
+        for (filter, step) in [
+            (base.clone(), "INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
+            (RequestFilter { chain_id, ..base.clone() }, "INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
+            (RequestFilter { status, ..base.clone() }, "INDEX requests_status (status=? AND seq>? AND seq<?)"),
+            (
+                RequestFilter { status, chain_id, ..base.clone() },
+                "INDEX requests_status (status=? AND seq>? AND seq<?)",
+            ),
+            (of_tenant.clone(), "INDEX requests_tenant (tenant=? AND seq>? AND seq<?)"),
+            (RequestFilter { status, ..of_tenant.clone() }, "INDEX requests_tenant (tenant=? AND seq>? AND seq<?)"),
+            (
+                RequestFilter { status, chain_id, ..of_tenant.clone() },
+                "INDEX requests_tenant (tenant=? AND seq>? AND seq<?)",
+            ),
+        ] {
+            assert_eq!(plan(&ledger, listed(&filter)).await, [format!("SEARCH r USING {step}")], "{filter:?}");
+            let unbounded = RequestFilter { from: None, ..filter };
+            if let Some(beyond) = unbounded.beyond(20_000) {
+                let steps = plan(&ledger, listed(&beyond)).await;
+                assert!(steps.iter().any(|step| step.starts_with("SEARCH s USING ")), "{steps:?}");
+                let is_in_index = |step: &String| step.contains("COVERING INDEX") || step.contains("PRIMARY KEY");
+                assert!(steps.iter().filter(|step| step.contains(" s ")).all(is_in_index), "{steps:?}");
+                assert!(!steps.iter().any(|step| step.contains("TEMP B-TREE")), "{steps:?}");
+            }
+        }
+    }
+}

@@ -36,6 +36,8 @@ use super::{
 const DEFAULT_PAGE: usize = 50;
 /// Most requests on a page.
 const MAX_PAGE: usize = 500;
+/// Most requests that are looked at for a page, where few may match: of the tenant's own, of those with the status, or of all.
+const MAX_LOOKED_AT: usize = 20_000;
 /// Bytes of a request's result in the answer to a batch, about.
 const ANSWER_BYTES: usize = 1_024;
 /// Most events of one request that are shown with it; `/events` has all.
@@ -200,6 +202,9 @@ pub(super) struct ListQuery {
 #[utoipa::path(
     get, path = "/v1/requests", tag = "requests", params(ListQuery),
     responses(
+///
+/// Where few match, a page may have fewer than `limit`, or none, and still a `nextCursor`: so many requests were looked at.
+/// The list ends where there is none.
         (status = 200, description = "A page", body = RequestPage),
         (status = "4XX", description = "Refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
     )
@@ -222,11 +227,16 @@ pub(super) async fn list(
         return Err(Problem::new("invalid_query", format!("limit {limit} is not between 1 and {MAX_PAGE}")));
     }
     // One more than asked for tells whether there is a next page.
-    let filter = RequestFilter { tenant, status, chain_id, before: cursor, limit: limit + 1 };
+    let mut filter =
+        RequestFilter { tenant, status, chain_id, before: cursor, limit: limit + 1, ..RequestFilter::default() };
+    if let Some(beyond) = filter.beyond(MAX_LOOKED_AT) {
+        filter.from = app.relay.requests(&beyond).await?.first().map(|record| record.seq + 1);
+    }
     let mut records = app.relay.requests(&filter).await?;
     let has_more = records.len() > limit;
     records.truncate(limit);
-    let next_cursor = has_more.then(|| records.last().map(|record| record.seq.to_string())).flatten();
+    let next = if has_more { records.last().map(|record| record.seq) } else { filter.from };
+    let next_cursor = next.map(|seq| seq.to_string());
     let page = RequestPage { requests: records.iter().map(SummaryView::from).collect(), next_cursor };
     Ok(body::json_sized(StatusCode::OK, &page, 64 + page.requests.len() * 512))
 }

@@ -13,6 +13,7 @@ use slackwater_relayer::{
         scopes::{self, Need},
     },
 };
+use sqlx::{Connection as _, Executor as _, SqliteConnection};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::node;
@@ -345,6 +346,51 @@ async fn a_batch_answers_each_in_order() {
     assert_eq!(seen, [3, 2, 1]);
     let (status, empty) = api.post("/v1/requests/batch", SHOP, &json!({ "requests": [] })).await;
     assert_eq!((status.as_u16(), empty), (207, json!({ "results": [] })));
+    api.shutdown().await;
+}
+
+/// A filter that few match reads no more than so much of a long history; the next page goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_of_few_goes_on_from_page_to_page() {
+    let api = Api::start("").await;
+    let first = api.post("/v1/requests", SHOP, &call(1)).await.1["id"].as_str().unwrap().to_owned();
+    let (status, _) = answer(api.request(Method::DELETE, &format!("/v1/requests/{first}"), SHOP)).await;
+    assert_eq!(status, 200);
+    api.post("/v1/requests", SHOP, &call(2)).await;
+    // 50 000 more like the second.
+    let mut raw =
+        SqliteConnection::connect(&format!("sqlite://{}", api._dir.path().join("test.db").display())).await.unwrap();
+    for (table, own) in [("requests", &["seq", "id"][..]), ("payloads", &["request"])] {
+        let columns: Vec<String> =
+            sqlx::query_scalar("SELECT name FROM pragma_table_info($1)").bind(table).fetch_all(&mut raw).await.unwrap();
+        let others: String =
+            columns.iter().filter(|name| !own.contains(&name.as_str())).map(|name| format!(", {name}")).collect();
+        let values = if table == "requests" { "n.i, randomblob(32)" } else { "n.i" };
+        let insert = format!(
+            "WITH RECURSIVE n (i) AS (SELECT 3 UNION ALL SELECT i + 1 FROM n WHERE i < 50002) \
+             INSERT INTO {table} ({}{others}) SELECT {values}{others} FROM n, {table} WHERE {} = 2",
+            own.join(", "),
+            own[0]
+        );
+        raw.execute(sqlx::AssertSqlSafe(insert)).await.unwrap();
+    }
+    for filter in ["status=cancelled", "status=cancelled&chainId=31337", "status=cancelled&tenant=shop"] {
+        let mut path = format!("/v1/requests?{filter}");
+        let mut pages = Vec::new();
+        loop {
+            let (status, page) = api.get(&path, SHOP).await;
+            assert_eq!(status, 200, "{page}");
+            pages.push(page["requests"].as_array().unwrap().len());
+            match page["nextCursor"].as_str() {
+                Some(cursor) => path = format!("/v1/requests?{filter}&cursor={cursor}"),
+                None => break,
+            }
+        }
+        assert_eq!(pages, [0, 0, 1], "{filter}");
+    }
+    // What all match is as long as asked for.
+    let (_, page) = api.get("/v1/requests?limit=500&status=queued", SHOP).await;
+    assert_eq!(page["requests"].as_array().unwrap().len(), 500);
     api.shutdown().await;
 }
 

@@ -87,6 +87,7 @@ conformance! {
     what_targets_showed_survives
     events_have_no_gaps
     requests_are_listed
+    a_list_of_few_ends_early_and_goes_on
     use_of_keys_is_counted
     open_requests_are_paged
     running_numbers_agree

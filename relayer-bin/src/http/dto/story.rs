@@ -170,7 +170,7 @@ impl From<&RequestRecord> for SummaryView {
 #[serde(rename_all = "camelCase")]
 #[schema(as = RequestPage)]
 pub struct RequestPage {
-    /// The requests.
+    /// The requests; perhaps fewer than `limit`, or none, on any page.
     pub requests: Vec<SummaryView>,
     /// Give it as `cursor` to get the next page; absent on the last.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -207,6 +207,12 @@ pub(crate) async fn requests_are_listed(store: &impl Store) {
         (RequestFilter { tenant: zeta.clone(), ..base.clone() }, vec![5]),
         (RequestFilter { chain_id: Some(CHAIN), before: Some(2), ..base.clone() }, vec![1]),
         (RequestFilter { tenant: zeta, status: Some(Status::Cancelled), ..base.clone() }, vec![]),
+        (RequestFilter { from: Some(4), ..base.clone() }, vec![5, 4]),
+        (RequestFilter { from: Some(9), before: Some(3), ..base.clone() }, vec![]),
+        (RequestFilter { skip: 1, ..base.clone() }, vec![4, 3, 2, 1]),
+        (RequestFilter { skip: 1, limit: 2, before: Some(5), from: Some(2), ..base.clone() }, vec![3, 2]),
+        (RequestFilter { skip: 1, status: Some(Status::Cancelled), ..base.clone() }, vec![2]),
+        (RequestFilter { skip: 5, ..base.clone() }, vec![]),
         (RequestFilter { limit: 0, ..base }, vec![]),
     ] {
         let found = ledger.requests(&filter).await.unwrap();
@@ -214,6 +220,64 @@ pub(crate) async fn requests_are_listed(store: &impl Store) {
     }
     let newest = &ledger.requests(&RequestFilter { limit: 1, ..RequestFilter::default() }).await.unwrap()[0];
     assert_eq!(newest.payload, new(5).payload);
+}
+
+/// However few match, a page looks at so many rows and no more; page by page all are found, once each.
+pub(crate) async fn a_list_of_few_ends_early_and_goes_on(store: &impl Store) {
+    let ledger = store.open().await;
+    let zeta = |n| accept(NewRequest { tenant: "zeta".into(), ..new(n) });
+    for n in 1..=12 {
+        accepted(&one(&*ledger, if n % 3 == 0 { zeta(n) } else { accept(new(n)) }).await);
+    }
+    one(&*ledger, ended(&[1, 2, 3, 11], Status::Cancelled)).await;
+    let status = Some(Status::Cancelled);
+    let acme = RequestFilter { tenant: Some("acme".to_owned()), ..RequestFilter::default() };
+    let all = RequestFilter { limit: 10, ..RequestFilter::default() };
+    for (filter, rows, expected) in [
+        // Of eight of its own, three at a time.
+        (RequestFilter { status, limit: 10, ..acme.clone() }, 3, vec![vec![11], vec![], vec![2, 1]]),
+        (RequestFilter { status, limit: 10, ..acme.clone() }, 8, vec![vec![11, 2, 1]]),
+        (RequestFilter { status, limit: 10, ..acme.clone() }, 4, vec![vec![11], vec![2, 1]]),
+        (RequestFilter { status, limit: 1, ..acme }, 7, vec![vec![11], vec![2], vec![1]]),
+        (RequestFilter { chain_id: Some(7), ..all.clone() }, 5, vec![vec![], vec![], vec![]]),
+        (
+            RequestFilter { chain_id: Some(CHAIN), ..all.clone() },
+            6,
+            vec![(7..=12).rev().collect(), (1..=6).rev().collect()],
+        ),
+        (RequestFilter { chain_id: Some(CHAIN), status, ..all }, 3, vec![vec![11, 3, 2], vec![1]]),
+    ] {
+        let mut pages = Vec::new();
+        let mut filter = filter;
+        loop {
+            let beyond = filter.beyond(rows).expect("it is looked through");
+            let next = ledger.requests(&beyond).await.unwrap().first().map(|record| record.seq);
+            filter.from = next.map(|seq| seq + 1);
+            let page = ledger.requests(&filter).await.unwrap();
+            let seqs: Vec<_> = page.iter().map(|record| record.seq).collect();
+            let is_full = seqs.len() == filter.limit;
+            filter.before = if is_full { seqs.last().copied() } else { filter.from };
+            if !seqs.is_empty() || !is_full {
+                pages.push(seqs);
+            }
+            if filter.before.is_none() {
+                break;
+            }
+            assert!(pages.len() < 10, "{pages:?}");
+        }
+        // After a full page the next may have nothing.
+        while pages.len() > expected.len() && pages.last().is_some_and(Vec::is_empty) {
+            pages.pop();
+        }
+        assert_eq!(pages, expected, "{filter:?}");
+    }
+    for filter in [
+        RequestFilter::default(),
+        RequestFilter { status, ..RequestFilter::default() },
+        RequestFilter { tenant: Some("acme".to_owned()), ..RequestFilter::default() },
+    ] {
+        assert_eq!(filter.beyond(1), None, "all that it looks at matches");
+    }
 }
 
 pub(crate) async fn open_requests_are_paged(store: &impl Store) {
