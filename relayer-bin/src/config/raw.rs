@@ -96,8 +96,9 @@ pub struct RawServer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = "none"))]
     pub probe_listen: Option<String>,
-    /// Most memory for bodies of all calls together, and as much for large answers; `503 overloaded` beyond. Bodies up to
-    /// 16 KiB are not counted.
+    /// Most memory for bodies of all calls together, and as much for large answers until they are sent; `503 overloaded` beyond.
+    /// One tenant holds at most three times what stays free, its page keys a third of what stays free. Bodies and answers up to
+    /// 16 KiB are not counted. Answers of `/metrics` have a sixteenth of it for themselves, at least 4 MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1_048_576, max = 68_719_476_736_u64))]
     pub max_body_memory_bytes: Option<u64>,

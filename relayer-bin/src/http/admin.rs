@@ -109,7 +109,7 @@ pub(super) async fn pauses(State(app): State<Shared>) -> Response<Body> {
     )
 )]
 pub(super) async fn pause(State(app): State<Shared>, caller: Caller, request: Request) -> Answer {
-    let scope = scope(&app, request).await?;
+    let scope = scope(&app, &caller, request).await?;
     let pauses = app.relay.pause(&scope, &caller.name()).await?;
     Ok(body::json(StatusCode::OK, &PausesView::from(&*pauses)))
 }
@@ -123,7 +123,7 @@ pub(super) async fn pause(State(app): State<Shared>, caller: Caller, request: Re
     )
 )]
 pub(super) async fn resume(State(app): State<Shared>, caller: Caller, request: Request) -> Answer {
-    let scope = scope(&app, request).await?;
+    let scope = scope(&app, &caller, request).await?;
     let pauses = app.relay.resume(&scope, &caller.name()).await?;
     Ok(body::json(StatusCode::OK, &PausesView::from(&*pauses)))
 }
@@ -160,8 +160,8 @@ pub(super) async fn reload(State(app): State<Shared>, caller: Caller) -> Answer 
     Ok(body::json(StatusCode::OK, &ReloadView { changed }))
 }
 
-async fn scope(app: &Shared, request: Request) -> Result<PauseScope, Problem> {
+async fn scope(app: &Shared, caller: &Caller, request: Request) -> Result<PauseScope, Problem> {
     let (parts, body) = request.into_parts();
-    let body::Read { bytes, .. } = body::read(app, &parts.headers, body, app.limits.single()).await?;
+    let body::Read { bytes, .. } = body::read(app, caller, &parts.headers, body, app.limits.single()).await?;
     body::parse::<PauseBody>(&bytes)?.scope()
 }

@@ -9,7 +9,13 @@ use axum::{
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 
-use super::{App, memory::Held, overloaded, problem::Problem};
+use super::{
+    App, Group,
+    auth::Caller,
+    memory::{self, Held},
+    overloaded,
+    problem::Problem,
+};
 
 /// Most of a refused body that is read to its end.
 const MAX_DRAINED_BYTES: usize = 16 << 20;
@@ -30,14 +36,20 @@ pub(crate) struct Limit {
 pub(crate) struct Read {
     pub(crate) bytes: Bytes,
     /// To be kept until what was made of the bytes is gone too.
-    pub(crate) held: Held,
+    pub(crate) held: Held<Group>,
 }
 
-/// Reads a JSON body of at most `limit` bytes.
+/// Reads a JSON body of `caller`, of at most `limit` bytes.
 ///
 /// # Errors
 /// `unsupported_media_type`, `body_too_large`, `overloaded`, `body_timeout` or `malformed_body`.
-pub(crate) async fn read(app: &App, headers: &HeaderMap, body: Body, limit: Limit) -> Result<Read, Problem> {
+pub(crate) async fn read(
+    app: &App,
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: Body,
+    limit: Limit,
+) -> Result<Read, Problem> {
     let Limit { bytes: limit, key } = limit;
     check_content_type(headers)?;
     let too_large = |size: u64| {
@@ -57,7 +69,7 @@ pub(crate) async fn read(app: &App, headers: &HeaderMap, body: Body, limit: Limi
         return Err(too_large(size));
     }
     let timeout = app.limits.body_timeout;
-    let mut held = app.bodies.hold();
+    let mut held = app.hold_body(caller);
     match tokio::time::timeout(timeout, collect(body, limit, &mut held)).await {
         Ok(Ok(bytes)) => Ok(Read { bytes, held }),
         Ok(Err(Interruption::TooLarge(rest))) => {
@@ -86,7 +98,7 @@ enum Interruption {
 
 /// All of the body, without a copy if it came in one piece. What it takes is counted as it comes: a length that is only
 /// announced takes nothing.
-async fn collect(mut body: Body, limit: usize, held: &mut Held) -> Result<Bytes, Interruption> {
+async fn collect(mut body: Body, limit: usize, held: &mut Held<Group>) -> Result<Bytes, Interruption> {
     let mut whole = Bytes::new();
     let mut pieces: Vec<u8> = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -220,6 +232,10 @@ pub(crate) fn json<T: Serialize>(status: StatusCode, value: &T) -> Response<Body
 pub(crate) fn json_sized<T: Serialize>(status: StatusCode, value: &T, size: usize) -> Response<Body> {
     let mut bytes = Vec::with_capacity(size);
     serde_json::to_writer(&mut bytes, value).unwrap_or_else(|error| unreachable!("answers are always JSON: {error}"));
+    if bytes.len() > memory::UNCOUNTED_BYTES {
+        // What counts is what there is.
+        bytes.shrink_to_fit();
+    }
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = status;
     let headers = response.headers_mut();

@@ -73,25 +73,40 @@ impl<K: Eq + Hash> Drop for Presence<K> {
     }
 }
 
-/// A body with somebody who is present until it is sent or given up.
+/// A body with something that is kept until all of it is sent or given up.
+///
+/// The server takes a body's data long before the peer does, and drops the body then: so every piece of data keeps it too.
 #[derive(Debug)]
-pub(crate) struct Escorted {
+pub(crate) struct Escorted<T> {
     body: Body,
-    _presence: Presence<Network>,
+    escort: Arc<T>,
 }
 
-impl Escorted {
-    pub(crate) const fn new(body: Body, presence: Presence<Network>) -> Self {
-        Self { body, _presence: presence }
+impl<T> Escorted<T> {
+    pub(crate) fn new(body: Body, escort: T) -> Self {
+        Self { body, escort: Arc::new(escort) }
     }
 }
 
-impl hyper::body::Body for Escorted {
+struct Piece<T> {
+    data: Bytes,
+    _escort: Arc<T>,
+}
+
+impl<T> AsRef<[u8]> for Piece<T> {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl<T: Send + Sync + 'static> hyper::body::Body for Escorted<T> {
     type Data = Bytes;
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let kept = |data| Bytes::from_owner(Piece { data, _escort: Arc::clone(&self.escort) });
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(kept))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -272,6 +287,24 @@ mod tests {
         assert!(crowd.enter("a", 2).is_some());
         drop(second);
         assert!(lock(&crowd.0).is_empty(), "nothing is kept of who has left");
+    }
+
+    /// The server takes all data of a body at once and drops the body, however slowly the peer reads.
+    #[tokio::test]
+    async fn who_escorts_a_body_stays_until_its_data_is_gone() {
+        let escort = Arc::new(());
+        let body = Body::from("text");
+        let mut escorted = Escorted::new(body, Arc::clone(&escort));
+        assert_eq!(hyper::body::Body::size_hint(&escorted).exact(), Some(4));
+        let frame = http_body_util::BodyExt::frame(&mut escorted).await.unwrap().unwrap();
+        drop(escorted);
+        let mut data = frame.into_data().unwrap();
+        assert_eq!(data, "text");
+        let rest = data.split_off(3);
+        drop(data);
+        assert_eq!(Arc::strong_count(&escort), 2, "a part waits");
+        drop(rest);
+        assert_eq!(Arc::strong_count(&escort), 1);
     }
 
     #[test]

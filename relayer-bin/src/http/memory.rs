@@ -1,95 +1,124 @@
-//! Memory of bodies: counted over all connections, so that callers together can't take more than the machine has.
+//! Memory of bodies and answers: counted over all connections, so that callers together can't take more than the machine
+//! has, and by whose they are, so that nobody takes all of it.
 
 use std::{
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task::{Context, Poll},
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-
-use axum::body::{Body, Bytes};
-use hyper::body::{Frame, SizeHint};
 
 /// A body up to this size is not counted: what connections can hold by it is bounded by their number, and so a small
 /// submission gets through however much others hold.
 pub(crate) const UNCOUNTED_BYTES: usize = 16 << 10;
 
-/// Bytes that are held, and the most that may be.
-#[derive(Debug)]
-pub(crate) struct Memory {
-    used: AtomicUsize,
-    limit: usize,
+/// How much of what stays free one group may hold. Something is always left, for whoever comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// Three times as much: three quarters, if nobody else holds anything.
+    Large,
+    /// A third as much: a quarter, if nobody else holds anything.
+    Small,
 }
 
-impl Memory {
+impl Share {
+    const fn allows(self, held: usize, free: usize) -> bool {
+        match self {
+            Self::Large => held <= free.saturating_mul(3),
+            Self::Small => held <= free / 3,
+        }
+    }
+}
+
+/// Bytes that are held by groups `G`, and the most that may be.
+#[derive(Debug)]
+pub(crate) struct Memory<G: Eq + Hash> {
+    limit: usize,
+    held: Mutex<Sums<G>>,
+}
+
+#[derive(Debug)]
+struct Sums<G> {
+    all: usize,
+    /// Only those that hold something.
+    groups: HashMap<G, usize>,
+}
+
+impl<G: Eq + Hash + Clone> Memory<G> {
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { used: AtomicUsize::new(0), limit })
+        Arc::new(Self { limit, held: Mutex::new(Sums { all: 0, groups: HashMap::new() }) })
     }
 
-    /// A hold of nothing.
-    pub(crate) fn hold(self: &Arc<Self>) -> Held {
-        Held { memory: Arc::clone(self), bytes: 0 }
+    /// A hold of nothing, of `group`.
+    pub(crate) fn hold(self: &Arc<Self>, group: G, share: Share) -> Held<G> {
+        Held { memory: Arc::clone(self), group, share, bytes: 0 }
+    }
+}
+
+impl<G: Eq + Hash> Memory<G> {
+    fn sums(&self) -> MutexGuard<'_, Sums<G>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Bytes that are given back when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Held {
-    memory: Arc<Memory>,
+pub(crate) struct Held<G: Eq + Hash + Clone> {
+    memory: Arc<Memory<G>>,
+    group: G,
+    share: Share,
     bytes: usize,
 }
 
-impl Held {
-    /// Holds what `size` bytes count, unless that is too much for all together.
+/// What `size` bytes count.
+const fn counted(size: usize) -> usize {
+    if size <= UNCOUNTED_BYTES { 0 } else { size }
+}
+
+impl<G: Eq + Hash + Clone> Held<G> {
+    /// Holds what `size` bytes count, unless that is too much for all together, or for this group.
     #[must_use]
     pub(crate) fn grow_to(&mut self, size: usize) -> bool {
-        let wanted = if size <= UNCOUNTED_BYTES { 0 } else { size };
-        let more = wanted.saturating_sub(self.bytes);
+        let more = counted(size).saturating_sub(self.bytes);
         if more == 0 {
             return true;
         }
-        let Memory { used, limit } = &*self.memory;
-        let add = |used: usize| used.checked_add(more).filter(|sum| sum <= limit);
-        let is_taken = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok();
-        if is_taken {
-            self.bytes += more;
+        let mut sums = self.memory.sums();
+        let Some(free) = sums.all.checked_add(more).and_then(|all| self.memory.limit.checked_sub(all)) else {
+            return false;
+        };
+        let of_group = sums.groups.get(&self.group).copied().unwrap_or(0) + more;
+        if !self.share.allows(of_group, free) {
+            return false;
         }
-        is_taken
+        sums.all += more;
+        sums.groups.insert(self.group.clone(), of_group);
+        drop(sums);
+        self.bytes += more;
+        true
     }
 
-    /// `body`, which holds this until it is sent or given up.
-    pub(crate) fn until_sent(self, body: Body) -> Body {
-        Body::new(HeldBody { body, _held: self })
+    /// Holds what `size` bytes count, however much that is: they are there already.
+    pub(crate) fn set(&mut self, size: usize) {
+        let wanted = counted(size);
+        if wanted == self.bytes {
+            return;
+        }
+        let mut sums = self.memory.sums();
+        sums.all = sums.all - self.bytes + wanted;
+        let of_group = sums.groups.get(&self.group).copied().unwrap_or(0) - self.bytes + wanted;
+        if of_group == 0 {
+            sums.groups.remove(&self.group);
+        } else {
+            sums.groups.insert(self.group.clone(), of_group);
+        }
+        drop(sums);
+        self.bytes = wanted;
     }
 }
 
-impl Drop for Held {
+impl<G: Eq + Hash + Clone> Drop for Held<G> {
     fn drop(&mut self) {
-        self.memory.used.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-struct HeldBody {
-    body: Body,
-    _held: Held,
-}
-
-impl hyper::body::Body for HeldBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.set(0);
     }
 }
 
@@ -97,19 +126,65 @@ impl hyper::body::Body for HeldBody {
 mod tests {
     use super::*;
 
+    const KIB: usize = 1 << 10;
+
+    fn memory() -> Arc<Memory<&'static str>> {
+        Memory::new(1_024 * KIB)
+    }
+
     #[test]
     fn small_bodies_always_fit_and_large_ones_within_the_limit() {
-        let memory = Memory::new(100_000);
-        let (mut a, mut b, mut small) = (memory.hold(), memory.hold(), memory.hold());
-        assert!(a.grow_to(60_000));
-        assert!(!b.grow_to(50_000));
-        assert!(b.grow_to(40_000) && b.grow_to(40_000) && b.grow_to(1));
-        assert!(small.grow_to(UNCOUNTED_BYTES) && !small.grow_to(UNCOUNTED_BYTES + 1));
+        let memory = memory();
+        let [mut a, mut b, mut small] = ["a", "b", "c"].map(|group| memory.hold(group, Share::Large));
+        assert!(a.grow_to(600 * KIB) && b.grow_to(300 * KIB));
+        assert!(!b.grow_to(424 * KIB), "nothing would be left");
+        assert!(b.grow_to(300 * KIB) && b.grow_to(1));
+        assert!(small.grow_to(UNCOUNTED_BYTES) && !small.grow_to(124 * KIB));
         drop(a);
-        assert!(small.grow_to(UNCOUNTED_BYTES + 1));
+        assert!(small.grow_to(124 * KIB));
         drop((b, small));
-        assert_eq!(memory.used.load(Ordering::Relaxed), 0);
-        let mut huge = memory.hold();
-        assert!(!huge.grow_to(usize::MAX));
+        let sums = memory.sums();
+        assert!(sums.all == 0 && sums.groups.is_empty(), "nothing is kept of who has given back: {sums:?}");
+        drop(sums);
+        assert!(!memory.hold("a", Share::Large).grow_to(usize::MAX));
+    }
+
+    /// However many bodies one group has under way, the next one who comes finds room.
+    #[test]
+    fn no_group_takes_what_others_need() {
+        let memory = memory();
+        let fill = |group, share| {
+            let mut held = Vec::new();
+            loop {
+                let mut hold = memory.hold(group, share);
+                if !hold.grow_to(17 * KIB) {
+                    let sum = memory.sums().groups.get(group).copied().unwrap_or(0);
+                    return (held, sum / KIB);
+                }
+                held.push(hold);
+            }
+        };
+        let (page, by_page) = fill("a page of shop", Share::Small);
+        assert!((238..=256).contains(&by_page), "a quarter: {by_page}");
+        let (_shop, by_shop) = fill("shop", Share::Large);
+        assert!((555..=600).contains(&by_shop), "three quarters of the rest: {by_shop}");
+        let (_bank, by_bank) = fill("bank", Share::Large);
+        assert!((120..=160).contains(&by_bank), "three quarters of that: {by_bank}");
+        assert!(fill("another's page", Share::Small).1 <= 17);
+        drop(page);
+        assert!(fill("another's page", Share::Small).1 >= 51);
+    }
+
+    #[test]
+    fn what_is_there_counts_even_beyond_the_limit() {
+        let memory = memory();
+        let mut held = memory.hold("a", Share::Small);
+        held.set(2_000 * KIB);
+        assert!(!memory.hold("b", Share::Large).grow_to(17 * KIB));
+        held.set(20 * KIB);
+        assert_eq!(memory.sums().all, 20 * KIB);
+        assert_eq!(memory.sums().groups["a"], 20 * KIB);
+        held.set(KIB);
+        assert!(memory.sums().groups.is_empty());
     }
 }

@@ -52,7 +52,7 @@ pub use server::{ServeError, Server};
 
 use auth::{Access, Caller, Scope};
 use connection::Crowd;
-use memory::Memory;
+use memory::{Held, Memory, Share};
 use pace::{Pace, PaceTable};
 use page::{PageBook, PageLimits};
 use peer::{Cidr, Network, Peer};
@@ -172,14 +172,16 @@ pub struct App {
     access: RwLock<Arc<Access>>,
     limits: HttpLimits,
     streams: Arc<Semaphore>,
-    /// Streams by tenant: of its page keys, and of the others.
-    listeners: Arc<Crowd<(Arc<str>, bool)>>,
+    /// Streams by tenant: of all its keys, and of its page keys alone.
+    listeners: Arc<Crowd<Group>>,
     /// Connections by address, and calls of trusted proxies by their clients'.
     crowd: Arc<Crowd<Network>>,
     /// What bodies of calls hold.
-    bodies: Arc<Memory>,
-    /// What answers hold that are large.
-    answers: Arc<Memory>,
+    bodies: Arc<Memory<Group>>,
+    /// What answers hold that are large, until they are sent.
+    answers: Arc<Memory<Group>>,
+    /// The same of `/metrics`, which may need no key: by who asks.
+    metrics_answers: Arc<Memory<Network>>,
     closing: CancellationToken,
     exporter: Option<metrics_exporter_prometheus::PrometheusHandle>,
     rendered: operations::Rendered,
@@ -195,6 +197,12 @@ pub struct App {
     has_warned: AtomicBool,
     reloader: Option<reload::Reloader>,
 }
+
+/// A tenant, and whether it is about its page keys: those of one tenant are one group.
+pub(crate) type Group = (Arc<str>, bool);
+
+/// Least memory for answers with metrics, bytes; otherwise a sixteenth of what other answers have.
+const MIN_METRICS_MEMORY_BYTES: usize = 4 << 20;
 
 /// The state of the router.
 pub(crate) type Shared = Arc<App>;
@@ -221,6 +229,7 @@ impl App {
             crowd: Arc::default(),
             bodies: Memory::new(limits.max_body_memory_bytes),
             answers: Memory::new(limits.max_body_memory_bytes),
+            metrics_answers: Memory::new((limits.max_body_memory_bytes / 16).max(MIN_METRICS_MEMORY_BYTES)),
             relay,
             access: RwLock::new(Arc::new(access)),
             limits,
@@ -272,9 +281,30 @@ impl App {
         problem
     }
 
+    /// What a body of `caller` counts.
+    fn hold_body(&self, caller: &Caller) -> Held<Group> {
+        let (group, share) = share_of(Some(caller));
+        self.bodies.hold(group, share)
+    }
+
+    /// What an answer to `caller` counts.
+    fn hold_answer(&self, caller: Option<&Caller>) -> Held<Group> {
+        let (group, share) = share_of(caller);
+        self.answers.hold(group, share)
+    }
+
     /// Who may call, as of now.
     pub(crate) fn access(&self) -> Arc<Access> {
         Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Whose memory it is that `caller` takes, and how much of it that may be. Without a key it is as with one that everybody has.
+fn share_of(caller: Option<&Caller>) -> (Group, Share) {
+    match caller {
+        Some(caller) if !caller.is_page => ((Arc::clone(&caller.tenant), false), Share::Large),
+        Some(caller) => ((Arc::clone(&caller.tenant), true), Share::Small),
+        None => (("".into(), true), Share::Small),
     }
 }
 
@@ -376,15 +406,16 @@ async fn door(State(app): State<Shared>, mut request: Request, next: Next) -> Re
     let caller = access.authenticate(request.headers());
     let response = match admit(&app, &access, &caller, &mut request, route) {
         Ok(presence) => {
-            if let Ok(caller) = caller {
-                request.extensions_mut().insert(caller);
+            let caller = caller.ok();
+            if let Some(caller) = &caller {
+                request.extensions_mut().insert(caller.clone());
             }
             let is_get = request.method() == Method::GET;
-            let response = next.run(request).await;
-            let response = if is_get { bound(&app, response) } else { response };
+            let network = request.extensions().get().map(Peer::network);
+            let response = bound(&app, caller.as_ref(), network, is_get, next.run(request).await);
             match presence {
                 // Counted until the answer is sent: a stream lasts as long as a connection.
-                Some(presence) => response.map(|body| Body::new(connection::Escorted::new(body, presence))),
+                Some(presence) => escorted(response, presence),
                 None => response,
             }
         }
@@ -505,25 +536,59 @@ fn warn_of_proxy(app: &App, peer: &Peer) {
     }
 }
 
-/// A large answer that waits for its reader counts, or is not given at all.
-fn bound(app: &App, response: Response) -> Response {
-    match response.body().size_hint().exact().and_then(|size| usize::try_from(size).ok()) {
-        Some(size) if size > memory::UNCOUNTED_BYTES && !operations::is_shared(&response) => {
-            let mut held = app.answers.hold();
-            if held.grow_to(size) {
-                response.map(|body| held.until_sent(body))
-            } else {
-                overloaded(app).into_response()
+/// How an answer's memory is counted, where the door does not do it by size and caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counting {
+    /// Not at all: its body is no copy, all who get it share it.
+    Shared,
+    /// It was before it was made.
+    Done,
+    /// As one with metrics.
+    Metrics,
+}
+
+/// A large answer that waits for its reader counts until it is sent, or is not given at all. What was changed is answered
+/// whatever it takes.
+fn bound(app: &App, caller: Option<&Caller>, network: Option<Network>, is_get: bool, response: Response) -> Response {
+    let size = response.body().size_hint().exact().and_then(|size| usize::try_from(size).ok());
+    let Some(size) = size.filter(|size| *size > memory::UNCOUNTED_BYTES) else { return response };
+    match (response.extensions().get(), network) {
+        (Some(Counting::Shared | Counting::Done), _) => response,
+        (Some(Counting::Metrics), Some(network)) => {
+            let mut held = app.metrics_answers.hold(network, Share::Large);
+            match held.grow_to(size) {
+                true => escorted(response, held),
+                false => {
+                    let detail = "answers with metrics that nobody reads leave no room for another: read them, or let only \
+                                  operators have them (`server.metrics`)";
+                    Problem::new("overloaded", detail).retry_after(Duration::from_secs(1)).into_response()
+                }
             }
         }
-        _ => response,
+        _ => {
+            let mut held = app.hold_answer(caller);
+            if !is_get {
+                held.set(size);
+            } else if !held.grow_to(size) {
+                return overloaded(app).into_response();
+            }
+            escorted(response, held)
+        }
     }
 }
 
-/// Bodies or answers of all callers together are too large now.
+/// `response`, with something that is kept until it is sent or given up.
+fn escorted<T: Send + Sync + 'static>(response: Response, escort: T) -> Response {
+    response.map(|body| Body::new(connection::Escorted::new(body, escort)))
+}
+
+/// Bodies or answers are too large now, of all callers together or of this one.
 fn overloaded(app: &App) -> Problem {
     let limit = app.limits.max_body_memory_bytes;
-    let detail = format!("bodies of all calls together have more than {limit} bytes (`server.max_body_memory_bytes`)");
+    let detail = format!(
+        "bodies or answers that are under way leave no room for this one: {limit} bytes are for all, and for each tenant \
+         a share of what others leave (`server.max_body_memory_bytes`); have fewer at a time, and read the answers"
+    );
     Problem::new("overloaded", detail).retry_after(Duration::from_secs(1))
 }
 

@@ -55,9 +55,9 @@ where
     Ok(body::json(StatusCode::OK, &ModelsView { models: ModelView::of(chain_id, &models.await?) }))
 }
 
-async fn version(app: &Shared, request: Request) -> Result<u32, Problem> {
+async fn version(app: &Shared, caller: &Caller, request: Request) -> Result<u32, Problem> {
     let (parts, body) = request.into_parts();
-    let body::Read { bytes, .. } = body::read(app, &parts.headers, body, app.limits.single()).await?;
+    let body::Read { bytes, .. } = body::read(app, caller, &parts.headers, body, app.limits.single()).await?;
     body::parse::<VersionBody>(&bytes).map(|body| body.version)
 }
 
@@ -78,7 +78,7 @@ pub(super) async fn promote(
     request: Request,
 ) -> Answer {
     let chain_id = parse_chain(&id)?;
-    let version = version(&app, request).await?;
+    let version = version(&app, &caller, request).await?;
     change(&app, &caller, "promote", chain_id, move |relay| async move { relay.promote_model(chain_id, version).await })
         .await
 }
@@ -95,7 +95,7 @@ pub(super) async fn promote(
 )]
 pub(super) async fn pin(State(app): State<Shared>, caller: Caller, Path(id): Path<String>, request: Request) -> Answer {
     let chain_id = parse_chain(&id)?;
-    let version = version(&app, request).await?;
+    let version = version(&app, &caller, request).await?;
     change(&app, &caller, "pin", chain_id, move |relay| async move { relay.pin_model(chain_id, version).await }).await
 }
 
@@ -162,7 +162,8 @@ pub(super) async fn import(
 ) -> Answer {
     let chain_id = parse_chain(&id)?;
     let (parts, body) = request.into_parts();
-    let body::Read { bytes, held: _held } = body::read(&app, &parts.headers, body, app.limits.import()).await?;
+    let body::Read { bytes, held: _held } =
+        body::read(&app, &caller, &parts.headers, body, app.limits.import()).await?;
     let text = String::from_utf8(bytes.into()).map_err(|_| Problem::new("malformed_json", "the body is not UTF-8"))?;
     change(&app, &caller, "import", chain_id, move |relay| async move { relay.import_models(chain_id, text).await })
         .await

@@ -20,7 +20,7 @@ use slackwater::{
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    MetricsAccess, Shared,
+    Counting, MetricsAccess, Shared,
     auth::Caller,
     body,
     dto::{
@@ -254,7 +254,10 @@ pub(super) async fn readyz(State(app): State<Shared>) -> Response<Body> {
 pub(super) async fn metrics(State(app): State<Shared>) -> Answer {
     let exporter = app.exporter.as_ref().filter(|_| app.limits.metrics != MetricsAccess::Off);
     let exporter = exporter.ok_or_else(|| Problem::new("not_found", "metrics are off (`server.metrics`)"))?;
-    Ok(page(app.rendered.get(exporter), "text/plain; version=0.0.4; charset=utf-8"))
+    let mut response = page(app.rendered.get(exporter), "text/plain; version=0.0.4; charset=utf-8");
+    // Renderings that slow readers still have are no longer shared by those who ask now.
+    response.extensions_mut().insert(Counting::Metrics);
+    Ok(response)
 }
 
 /// How long one rendering of the metrics is given to all who ask.
@@ -276,15 +279,6 @@ impl Rendered {
             }
         }
     }
-}
-
-/// The answer's body is a copy of nothing: all who get it share it.
-#[derive(Debug, Clone, Copy)]
-struct IsShared;
-
-/// Whether `response` takes no memory of its own.
-pub(super) fn is_shared(response: &Response<Body>) -> bool {
-    response.extensions().get::<IsShared>().is_some()
 }
 
 /// This API as OpenAPI 3.1.
@@ -311,7 +305,7 @@ pub(super) async fn dashboard() -> Response<Body> {
 
 fn page(content: Bytes, content_type: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::from(content));
-    response.extensions_mut().insert(IsShared);
+    response.extensions_mut().insert(Counting::Shared);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

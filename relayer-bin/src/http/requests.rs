@@ -19,14 +19,14 @@ use slackwater::{
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    Shared,
+    Counting, Shared,
     auth::Caller,
     body,
     dto::{
         AcceptedView, BatchResults, ItemResult, QuoteBody, QuoteView, RequestPage, RequestView, SubmitBody,
         SummaryView, parse_batch,
     },
-    overloaded, page,
+    escorted, overloaded, page,
     peer::{Network, Peer},
     problem::{Problem, ProblemBody},
     recorded,
@@ -93,7 +93,7 @@ pub(super) async fn submit(
     let (parts, body) = request.into_parts();
     let counted = |problem| app.counted(&caller, problem);
     let body::Read { bytes, held } =
-        body::read(&app, &parts.headers, body, app.limits.single()).await.map_err(counted)?;
+        body::read(&app, &caller, &parts.headers, body, app.limits.single()).await.map_err(counted)?;
     let key = idempotency_key(&parts.headers).map_err(counted)?;
     let item = body::parse::<SubmitBody<'_>>(&bytes).and_then(|body| body.into_item(key));
     drop(bytes);
@@ -123,7 +123,8 @@ pub(super) async fn submit_batch(
     let (parts, body) = request.into_parts();
     let limits = &app.limits;
     let counted = |problem| app.counted(&caller, problem);
-    let body::Read { bytes, held } = body::read(&app, &parts.headers, body, limits.batch()).await.map_err(counted)?;
+    let body::Read { bytes, held } =
+        body::read(&app, &caller, &parts.headers, body, limits.batch()).await.map_err(counted)?;
     if parts.headers.contains_key("idempotency-key") {
         return Err(counted(Problem::new(
             "invalid_header",
@@ -135,14 +136,16 @@ pub(super) async fn submit_batch(
     drop(bytes);
     let total = items.len();
     // Before anything is done: what is accepted must be answered.
-    let mut answer = app.answers.hold();
+    let mut answer = app.hold_answer(Some(&caller));
     if !answer.grow_to(64 + total * ANSWER_BYTES) {
         return Err(counted(overloaded(&app)));
     }
     let results = submit_items(&app, &caller, peer.network(), items).await.into_iter().map(ItemResult::from).collect();
     drop(held);
-    let response = body::json_sized(StatusCode::MULTI_STATUS, &BatchResults { results }, 64 + total * ANSWER_BYTES);
-    Ok(response.map(|body| answer.until_sent(body)))
+    let mut response = body::json_sized(StatusCode::MULTI_STATUS, &BatchResults { results }, 64 + total * ANSWER_BYTES);
+    answer.set(usize::try_from(response.body().size_hint().lower()).unwrap_or(usize::MAX));
+    response.extensions_mut().insert(Counting::Done);
+    Ok(escorted(response, answer))
 }
 
 /// Submits what can be, and gives one result for each item, in order.
@@ -199,12 +202,12 @@ pub(super) struct ListQuery {
 }
 
 /// Lists requests, newest first.
-#[utoipa::path(
-    get, path = "/v1/requests", tag = "requests", params(ListQuery),
-    responses(
 ///
 /// Where few match, a page may have fewer than `limit`, or none, and still a `nextCursor`: so many requests were looked at.
 /// The list ends where there is none.
+#[utoipa::path(
+    get, path = "/v1/requests", tag = "requests", params(ListQuery),
+    responses(
         (status = 200, description = "A page", body = RequestPage),
         (status = "4XX", description = "Refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
     )
@@ -314,7 +317,7 @@ pub(super) async fn cancel(
         }
         find(&app, &caller, id).await?
     } else {
-        let body::Read { bytes, .. } = body::read(&app, &parts.headers, body, app.limits.single()).await?;
+        let body::Read { bytes, .. } = body::read(&app, &caller, &parts.headers, body, app.limits.single()).await?;
         let WithdrawalBody { signature } = body::parse(&bytes)?;
         let not_found = || Problem::new("not_found", format!("request {id} is not known"));
         let record = app.relay.request(id).await?.ok_or_else(not_found)?;
@@ -354,7 +357,7 @@ pub(super) async fn cancel(
 )]
 pub(super) async fn quote(State(app): State<Shared>, caller: Caller, request: Request) -> Answer {
     let (parts, body) = request.into_parts();
-    let body::Read { bytes, .. } = body::read(&app, &parts.headers, body, app.limits.single()).await?;
+    let body::Read { bytes, .. } = body::read(&app, &caller, &parts.headers, body, app.limits.single()).await?;
     let asked: QuoteBody = body::parse(&bytes)?;
     let quote = app.relay.quote(&caller.tenant, asked.chain_id.0, asked.gas.0)?;
     let wait = match asked.within {

@@ -14,7 +14,12 @@ use slackwater_relayer::{
     },
 };
 use sqlx::{Connection as _, Executor as _, SqliteConnection};
-use tokio::{sync::oneshot, task::JoinHandle};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    sync::oneshot,
+    task::JoinHandle,
+};
 
 use super::node;
 
@@ -486,6 +491,126 @@ async fn streams_are_limited_by_tenant_and_in_all() {
     let started = std::time::Instant::now();
     while open(SHOP).await.status() != 200 {
         assert!(started.elapsed() < Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    api.shutdown().await;
+}
+
+/// A call over a connection whose other end takes in little at a time.
+async fn send(api: &Api, head: &str, body: &[u8]) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let mut stream = socket.connect(api.url.trim_start_matches("http://").parse().unwrap()).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(body).await.unwrap();
+    stream
+}
+
+fn batch_head(key: &str, length: usize) -> String {
+    format!(
+        "POST /v1/requests/batch HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\n\
+         content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    )
+}
+
+/// A batch of wrong requests, whose answer has about a megabyte.
+fn wrong_batch() -> String {
+    json!({ "requests": vec![json!({ "x".repeat(250): 1 }); 1_000] }).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_counts_until_its_last_byte_is_sent() {
+    let api = Api::start("max_body_memory_bytes = 8388608\nwrite_timeout_ms = 60000\n").await;
+    let body = wrong_batch();
+    let mut waiting = Vec::new();
+    let mut refused = 0;
+    for _ in 0..16 {
+        let mut stream = send(&api, &batch_head(SHOP, body.len()), body.as_bytes()).await;
+        let mut start = [0; 12];
+        tokio::time::timeout(Duration::from_secs(20), stream.read_exact(&mut start)).await.unwrap().unwrap();
+        match &start {
+            b"HTTP/1.1 207" => waiting.push(stream),
+            b"HTTP/1.1 503" => refused += 1,
+            other => panic!("{}", String::from_utf8_lossy(other)),
+        }
+    }
+    // Three quarters of 8 MiB have room for so many; one tenant's slow readers leave the rest for another's.
+    assert!((5..=12).contains(&waiting.len()) && refused >= 4, "{} answers, {refused} refused", waiting.len());
+    let (status, problem) = answer(batch(&api, SHOP, &body)).await;
+    assert_eq!((status.as_u16(), &problem["code"]), (503, &json!("overloaded")));
+    assert!(problem["detail"].as_str().unwrap().contains("server.max_body_memory_bytes"), "{problem}");
+    assert_eq!(answer(batch(&api, BANK, &body)).await.0, 207);
+    // Read a little, they are still held; read to the end, or gone, they are not.
+    for stream in &mut waiting {
+        stream.read_exact(&mut [0; 10_000]).await.unwrap();
+    }
+    assert_eq!(answer(batch(&api, SHOP, &body)).await.0, 503);
+    let mut first = waiting.pop().unwrap();
+    let whole = async {
+        let mut bytes = vec![0; 1 << 16];
+        let mut end = Vec::new();
+        while !end.ends_with(b"]}") {
+            let length = first.read(&mut bytes).await.unwrap();
+            assert!(length > 0, "it ends before its end");
+            end.extend_from_slice(&bytes[..length]);
+            let from = end.len().saturating_sub(2);
+            end.drain(..from);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), whole).await.unwrap();
+    assert_eq!(answer(batch(&api, SHOP, &body)).await.0, 207);
+    drop(waiting);
+    let started = std::time::Instant::now();
+    // As many as before have room again, at the same time.
+    loop {
+        let calls = futures_util::future::join_all((0..4).map(|_| answer(batch(&api, SHOP, &body)))).await;
+        if calls.iter().all(|(status, _)| *status == 207) {
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    api.shutdown().await;
+}
+
+fn batch(api: &Api, key: &str, body: &str) -> RequestBuilder {
+    api.request(Method::POST, "/v1/requests/batch", key)
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(body.to_owned())
+}
+
+/// Whoever sends bodies and stalls takes a share of what is free: a page key a small one, a tenant not all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stalled_bodies_leave_room_for_others() {
+    const PAGES: &str = "sw_pages_4WbTnMkLpQ7Rxd";
+    const OWN: &str = "sw_pages_8SsTrNcPvF3Kdw";
+    let page = format!(
+        "[[tenant]]\nid = \"pages\"\napi_keys = [\"{}\"]\nbudget = {{ limit_wei = \"1000000\" }}\n\
+         targets.31337 = {{ \"0x1111111111111111111111111111111111111111\" = [\"0xd09de08a\"] }}\n\
+         [[tenant.keys]]\nid = \"web\"\nhash = \"{}\"\norigins = [\"https://app.example.org\"]\n",
+        KeyHash::of(OWN),
+        KeyHash::of(PAGES)
+    );
+    let api = Api::start_with("max_body_memory_bytes = 1048576\nbody_timeout_ms = 60000\n", &page).await;
+    let mut stalled = Vec::new();
+    let mut stall = async |key: &str, count: usize| {
+        for _ in 0..count {
+            stalled.push(send(&api, &batch_head(key, 200_000), &[b' '; 48_000]).await);
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    };
+    let body = json!({ "requests": [], "filler": " ".repeat(150_000) }).to_string();
+    stall(PAGES, 16).await;
+    assert_eq!(answer(batch(&api, PAGES, &body)).await.0, 503, "page keys have had theirs");
+    assert_eq!(answer(batch(&api, OWN, &body)).await.0, 422, "its own server gets through");
+    stall(OWN, 30).await;
+    assert_eq!(answer(batch(&api, OWN, &body)).await.0, 503);
+    let small = json!({ "requests": [], "filler": " ".repeat(30_000) }).to_string();
+    assert_eq!(answer(batch(&api, BANK, &small)).await.0, 422, "another tenant gets through");
+    drop(stalled);
+    let started = std::time::Instant::now();
+    while answer(batch(&api, OWN, &body)).await.0 == 503 {
+        assert!(started.elapsed() < Duration::from_secs(20));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     api.shutdown().await;

@@ -362,3 +362,46 @@ async fn a_stream_that_nobody_reads_is_cut_and_holds_little() {
         tokio::time::timeout(Duration::from_secs(15), closed(stream)).await.expect("who reads nothing is cut");
     }
 }
+
+/// Many who submit batches of wrong requests and read nothing hold no more than answers may, and no metrics from others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_reads_take_bounded_memory() {
+    let fort = Fort::raise("max_body_memory_bytes = 16777216\nwrite_timeout_ms = 60000").await;
+    let body = json!({ "requests": vec![json!({ "x".repeat(250): 1 }); 1_000] }).to_string();
+    let head = format!(
+        "POST /v1/requests/batch HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {SHOP}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut held = Vec::new();
+    let mut ask = async |last: u8, call: &[u8]| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4_096).unwrap();
+        socket.bind((IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)), 0).into()).unwrap();
+        let mut stream = socket.connect(fort.address).await.unwrap();
+        stream.write_all(call).await.unwrap();
+        let mut start = [0; 12];
+        let _ = tokio::time::timeout(Duration::from_secs(30), stream.read_exact(&mut start)).await.unwrap();
+        held.push(stream);
+        start
+    };
+    let before = fort.resident();
+    let batch = [head.as_bytes(), body.as_bytes()].concat();
+    let mut answered = 0;
+    for _ in 0..100 {
+        answered += usize::from(&ask(1, &batch).await == b"HTTP/1.1 207");
+    }
+    let grown = fort.resident().saturating_sub(before);
+    println!("{answered} of 100 answered, {} KiB more", grown / 1_024);
+    assert!((8..=20).contains(&answered), "{answered}");
+    assert!(grown < 64 * MIB, "{} MiB", grown / MIB);
+    assert!(fort.is_alive(Duration::from_secs(1)).await);
+    assert_eq!(fort.submit().await, StatusCode::ACCEPTED);
+    // Metrics have memory of their own, of which one address takes no more than others leave.
+    let metrics = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(20);
+    for _ in 0..150 {
+        ask(2, &metrics).await;
+    }
+    assert_eq!(&ask(3, &metrics[..]).await, b"HTTP/1.1 200");
+    println!("{} KiB more with metrics", fort.resident().saturating_sub(before) / 1_024);
+}
