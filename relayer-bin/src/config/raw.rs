@@ -822,7 +822,7 @@ pub struct RawTenant {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000), extend("x-default" = "1"))]
     pub weight: Option<u32>,
-    /// Most event streams at a time, by all its keys together; `429 too_many_streams` beyond.
+    /// Most event streams at a time, by all its keys together, half of them by page keys; `429 too_many_streams` beyond.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "128"))]
     pub max_streams: Option<u64>,

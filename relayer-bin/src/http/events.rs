@@ -28,7 +28,7 @@ use tokio::sync::{
 use utoipa::IntoParams;
 
 use super::{
-    Shared,
+    Group, Shared,
     auth::{Access, Caller},
     connection::Presence,
     dto::EventView,
@@ -186,10 +186,16 @@ fn stream(
     };
     let access = app.access();
     let limit = access.max_streams(caller);
-    // Page keys take half of the places at most.
-    let limit = if caller.is_page { limit / 2 } else { limit };
-    let presence = app.listeners.enter((Arc::clone(&caller.tenant), caller.is_page), limit);
-    let presence = presence.ok_or_else(|| too_many(limit, "tenant.max_streams"))?;
+    let enter = |is_page, limit, what| {
+        let presence = app.listeners.enter((Arc::clone(&caller.tenant), is_page), limit);
+        presence.ok_or_else(|| too_many(limit, what))
+    };
+    // Of all its places page keys take half at most.
+    let of_pages = match caller.is_page {
+        true => Some(enter(true, limit / 2, "half of tenant.max_streams, for page keys")?),
+        false => None,
+    };
+    let presence = enter(false, limit, "tenant.max_streams")?;
     let client = match caller.is_page {
         true => {
             let client = (Arc::clone(&caller.tenant), Arc::clone(&caller.key), peer.network());
@@ -210,7 +216,7 @@ fn stream(
         has_ended: false,
         is_new: true,
         live: None,
-        _places: (permit, presence, client),
+        _places: (permit, presence, of_pages, client),
     };
     let chunks = futures_util::stream::unfold(feed, async |mut feed| {
         let chunk = feed.next().await?;
@@ -249,8 +255,9 @@ struct Feed {
     _places: Places,
 }
 
-/// What a stream holds as long as it lasts: a place among all, one of its tenant's, one of its page client's.
-type Places = (OwnedSemaphorePermit, Presence<(Arc<str>, bool)>, Option<Presence<PageClient>>);
+/// What a stream holds as long as it lasts: a place among all, one of its tenant's, one of its tenant's page keys', one of its page
+/// client's.
+type Places = (OwnedSemaphorePermit, Presence<Group>, Option<Presence<Group>>, Option<Presence<PageClient>>);
 
 impl Feed {
     /// The next messages; `None` ends the stream.

@@ -46,7 +46,7 @@ async fn raise() -> Result<Stage> {
         )
     };
     let page = format!(
-        "[[tenant.keys]]\nid = \"web\"\nhash = \"{}\"\norigins = [\"{ORIGIN}\"]\n",
+        "max_streams = 4\n[[tenant.keys]]\nid = \"web\"\nhash = \"{}\"\norigins = [\"{ORIGIN}\"]\n",
         KeyHash::of(&key("shop", "page"))
     );
     let more = [tenant("bank", ""), tenant("shop", &page)].concat();
@@ -165,6 +165,14 @@ async fn a_page_key_submits_and_follows_and_takes_back_with_the_users_signature(
     }
     refused(answer(page.request(Method::GET, &both)).await, 429, "too_many_streams", "page key");
     refused(answer(page.request(Method::GET, "/v1/events?after=0")).await, 403, "scope_missing", "requests=");
+    // The tenant's places are for all its keys together.
+    let mut of_server = Vec::new();
+    for _ in 0..3 {
+        of_server.push(shop.request(Method::GET, "/v1/events").send().await.expect("an answer"));
+    }
+    assert!(of_server.iter().all(|stream| stream.status() == 200));
+    refused(answer(shop.request(Method::GET, "/v1/events")).await, 429, "too_many_streams", "tenant.max_streams");
+    drop(of_server);
 
     // What it may not.
     for (method, path) in [
