@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header};
 use serde_json::{Value, json};
 use slackwater::relay::Relay;
@@ -33,7 +34,7 @@ struct Api {
     client: Client,
     stop: Option<oneshot::Sender<()>>,
     task: Option<JoinHandle<()>>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Api {
@@ -53,7 +54,10 @@ impl Api {
     }
 
     async fn with(server: &str, has_keys: bool, more: &str) -> Self {
-        let (relay, server, app, dir) = Self::raise(server, has_keys, more).await;
+        Self::serve(Self::raise(server, has_keys, more, None).await)
+    }
+
+    fn serve((relay, server, app, dir): (Relay, Server, Arc<App>, tempfile::TempDir)) -> Self {
         let url = format!("http://{}", server.address());
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
@@ -65,10 +69,15 @@ impl Api {
                 .expect("it serves");
             relay.shutdown().await;
         });
-        Self { url, client: Client::new(), stop: Some(stop), task: Some(task), _dir: dir }
+        Self { url, client: Client::new(), stop: Some(stop), task: Some(task), dir }
     }
 
-    async fn raise(server: &str, has_keys: bool, more: &str) -> (Relay, Server, Arc<App>, tempfile::TempDir) {
+    async fn raise(
+        server: &str,
+        has_keys: bool,
+        more: &str,
+        metrics: Option<PrometheusHandle>,
+    ) -> (Relay, Server, Arc<App>, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let tenant = |id: &str, key: &str, more: &str| {
             format!(
@@ -93,7 +102,7 @@ impl Api {
         let config = sources.load_text(Some(("test".to_owned(), text))).unwrap();
         let relay = config.relay_builder(config.resolve().unwrap()).start().await.unwrap();
         let server = Server::bind(config.listen).unwrap();
-        let app = Arc::new(App::new(relay.clone(), config.access(), config.http.clone(), None));
+        let app = Arc::new(App::new(relay.clone(), config.access(), config.http.clone(), metrics));
         (relay, server, app, dir)
     }
 
@@ -126,7 +135,7 @@ async fn without_what_page_keys_have_used_nothing_is_served() {
          targets.31337 = {{ \"{target}\" = [\"0xd09de08a\"] }}\n\
          [[tenant.keys]]\nid = \"web\"\nhash = \"{key}\"\norigins = [\"https://app.example.org\"]\n"
     );
-    let (relay, server, app, _dir) = Api::raise("", true, &page).await;
+    let (relay, server, app, _dir) = Api::raise("", true, &page, None).await;
     // Its ledger is closed.
     relay.shutdown().await;
     let address = server.address();
@@ -364,7 +373,7 @@ async fn a_list_of_few_goes_on_from_page_to_page() {
     api.post("/v1/requests", SHOP, &call(2)).await;
     // 50 000 more like the second.
     let mut raw =
-        SqliteConnection::connect(&format!("sqlite://{}", api._dir.path().join("test.db").display())).await.unwrap();
+        SqliteConnection::connect(&format!("sqlite://{}", api.dir.path().join("test.db").display())).await.unwrap();
     for (table, own) in [("requests", &["seq", "id"][..]), ("payloads", &["request"])] {
         let columns: Vec<String> =
             sqlx::query_scalar("SELECT name FROM pragma_table_info($1)").bind(table).fetch_all(&mut raw).await.unwrap();
@@ -498,7 +507,13 @@ async fn streams_are_limited_by_tenant_and_in_all() {
 
 /// A call over a connection whose other end takes in little at a time.
 async fn send(api: &Api, head: &str, body: &[u8]) -> TcpStream {
+    send_from(1, api, head, body).await
+}
+
+/// The same from `last` of 127.0.0.0/24.
+async fn send_from(last: u8, api: &Api, head: &str, body: &[u8]) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, last], 0).into()).unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();
     let mut stream = socket.connect(api.url.trim_start_matches("http://").parse().unwrap()).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -577,6 +592,43 @@ fn batch(api: &Api, key: &str, body: &str) -> RequestBuilder {
     api.request(Method::POST, "/v1/requests/batch", key)
         .header(header::CONTENT_TYPE, "application/json")
         .body(body.to_owned())
+}
+
+/// Readers of metrics, who may need no key, fill nothing but memory of their own, and leave some of it to other addresses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_that_nobody_reads_leave_room_for_others() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        for n in 0..600 {
+            metrics::gauge!("test", "label" => format!("{n}{}", "x".repeat(1_000))).set(1.0);
+        }
+    });
+    let api = Api::serve(Api::raise("write_timeout_ms = 60000\n", true, "", Some(recorder.handle())).await);
+    let mut waiting = Vec::new();
+    let mut ask = async |last: u8| {
+        let mut stream = send_from(last, &api, "GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n", b"").await;
+        let mut start = [0; 12];
+        tokio::time::timeout(Duration::from_secs(20), stream.read_exact(&mut start)).await.unwrap().unwrap();
+        waiting.push(stream);
+        String::from_utf8_lossy(&start[9..]).into_owned()
+    };
+    let mut answers = Vec::new();
+    for _ in 0..10 {
+        answers.push(ask(1).await);
+    }
+    assert_eq!(answers[..4], ["200"; 4]);
+    assert_eq!(answers[6..], ["503"; 4], "three quarters of 4 MiB are five times 600 KB");
+    assert_eq!(ask(2).await, "200", "another address");
+    let (status, problem) = answer(api.request(Method::GET, "/metrics", "")).await;
+    assert!(status == 503 && problem["detail"].as_str().unwrap().contains("server.metrics"), "{problem}");
+    assert_eq!(answer(batch(&api, SHOP, &wrong_batch())).await.0, 207, "it is none of the others' memory");
+    drop(waiting);
+    let started = std::time::Instant::now();
+    while api.request(Method::GET, "/metrics", "").send().await.unwrap().status() != 200 {
+        assert!(started.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    api.shutdown().await;
 }
 
 /// Whoever sends bodies and stalls takes a share of what is free: a page key a small one, a tenant not all.
