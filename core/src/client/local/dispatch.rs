@@ -26,6 +26,7 @@ use crate::{
         vehicle::{Payload, VehicleKey, forward_data},
     },
     schedule::{Selection, Short},
+    table::Table,
     time::Timestamp,
 };
 
@@ -145,8 +146,9 @@ impl LocalRelay {
                 if self.forwarders.get(&forwarder) == Some(&false) && !self.config.allow_unknown_forwarder =>
             {
                 let Some(candidate) = self.candidate.take() else { return };
-                // A node that is behind does not have it yet: the next one asks again.
-                self.forwarders.remove(&forwarder);
+                // A node that is behind does not have it yet: the next one asks again. About those that are known too, once; in a
+                // page this is the shortest.
+                self.forwarders = Table::new();
                 for member in &candidate.members {
                     let mut end = End::new(Status::Rejected, Some(Reason::InvalidOnChain), now);
                     end.detail = Some(format!("the code at {forwarder} is no known forwarder"));

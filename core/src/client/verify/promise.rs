@@ -55,7 +55,7 @@ pub enum PromiseFault {
         /// Named.
         found: Address,
     },
-    /// It comes too late to be of use.
+    /// It is for later than was asked for, or was past when it was asked for.
     #[error("the promise is for {promised_s} s, asked was {asked_s} s")]
     TooLate {
         /// Unix seconds.
@@ -63,16 +63,8 @@ pub enum PromiseFault {
         /// Unix seconds.
         asked_s: u64,
     },
-    /// It was past when it was asked for: it can't be kept.
-    #[error("the promise is for {promised_s} s, asked for at {asked_at_s} s")]
-    Past {
-        /// Unix seconds.
-        promised_s: u64,
-        /// Unix seconds.
-        asked_at_s: u64,
-    },
     /// It is about a request that another submission is known by.
-    #[error("the promise is about request {0}, which is another submission's")]
+    #[error("request {0} is another submission's")]
     Taken(RequestId),
     /// The signature is malformed.
     #[error("the promise's signature: {0}")]
@@ -147,11 +139,11 @@ pub fn verify_accepted(accepted: &Accepted, expected: &ExpectedPromise) -> Resul
 /// One that gives an earlier answer again ([`Accepted::duplicate`]) may.
 ///
 /// # Errors
-/// [`PromiseFault::Past`].
+/// [`PromiseFault::TooLate`].
 pub fn verify_not_past(accepted: &Accepted, asked_at: Timestamp) -> Result<(), PromiseFault> {
     let promised_s = accepted.promise.promise.deadline;
     if !accepted.duplicate && Timestamp::from_secs(promised_s).saturating_add(CLOCK_TOLERANCE) < asked_at {
-        return Err(PromiseFault::Past { promised_s, asked_at_s: asked_at.as_secs() });
+        return Err(PromiseFault::TooLate { promised_s, asked_s: asked_at.as_secs() });
     }
     Ok(())
 }
