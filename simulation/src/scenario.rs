@@ -562,8 +562,9 @@ impl Scenario {
                 hostility.signer = HostileSigner::Ignored;
                 (hostility.is_flood, hostility.operations) = (false, second.within(2, 5));
                 (plan.calm_after_ms, plan.slack_ms) = (45_000, 100_000..150_000);
-                // Whoever is behind waits until it is given up.
+                // Whoever is behind waits until it is given up. Prices leave room for cancels.
                 plan.is_paired = false;
+                plan.base_fee = *second.pick(&[7, 15_297_156, 1_000_000_000]);
             }
             Self::Bulky => {
                 hostility.signer = HostileSigner::Bulky;

@@ -274,7 +274,14 @@ impl Lane {
             Some(RpcErrorClass::FeeCapBelowBaseFee) => fees.max_fee_per_gas <= last.max_fee_per_gas,
             Some(_) | None => false,
         };
-        if is_in_vain || is_known {
+        // What nobody takes is not made so dear that no cancel could outbid it.
+        let most = config.max_fee_ceiling_wei_per_gas.min(cancel_ceiling);
+        let outbid = config.replacement.min_replacement(fees, head.next_base_fee);
+        let leaves_no_cancel = urge == Urge::Patience
+            && kind == AttemptKind::Payload
+            && config.replacement.is_supported()
+            && outbid.is_none_or(|outbid| outbid.max_fee_per_gas > most);
+        if is_in_vain || is_known || leaves_no_cancel {
             if refused == Some(RpcErrorClass::Underpriced) {
                 self.tip_is_refused(nonce, last.max_priority_fee_per_gas);
             }
