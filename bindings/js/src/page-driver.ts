@@ -25,6 +25,8 @@ type Wish = 'cancel' | 'acknowledge'
 
 /** How long a page waits for the one that drives. */
 const ANSWER_MS = 10_000
+/** How long it waits to hear which chain the node is of. */
+const LOOK_MS = 5_000
 
 const isEnd = (status: string) => ['finalized', 'reverted', 'rejected', 'expired', 'cancelled'].includes(status)
 
@@ -352,7 +354,12 @@ export class PageDriver {
   }
 
   async #look(): Promise<boolean> {
-    const told = await ask(this.#provider, 'eth_chainId').then((id) => BigInt(id as string), () => undefined)
+    let timer: ReturnType<typeof setTimeout> | undefined
+    // A wallet that never answers must not keep the next look from being taken.
+    const silence = new Promise<undefined>((give) => (timer = setTimeout(() => give(undefined), LOOK_MS)))
+    const asked = ask(this.#provider, 'eth_chainId').then((id) => BigInt(id as string), () => undefined)
+    const told = await Promise.race([asked, silence])
+    clearTimeout(timer)
     if (told === undefined) return false
     const isAway = told !== this.#chainId
     if (isAway && !this.#isAway) {
@@ -364,16 +371,18 @@ export class PageDriver {
 
   async #call(machine: LocalRelay, id: number, method: string, params: unknown[]): Promise<void> {
     let report: () => void
-    // A wallet may change its chain. Asked after blocks, nonces and receipts, and before anything leaves. What is not told,
-    // the machine asks again when its time is over.
-    if ((this.#isAway || method === 'eth_sendRawTransaction') && !(await this.#isOurs())) return
+    // A wallet may change its chain. Asked after blocks, nonces, receipts and code, and before anything leaves. Without an answer what was
+    // asked is lost, and asked again.
+    const lost = () => machine.lost(Date.now(), id)
     try {
-      const result = await ask(this.#provider, method, params)
-      if ((this.#isAway || /^eth_get(Block|Transaction)/.test(method)) && !(await this.#isOurs())) return
-      report = () => machine.answered(Date.now(), id, result)
+      const before = this.#isAway || method === 'eth_sendRawTransaction'
+      const isSent = !before || (await this.#isOurs())
+      const result = isSent && (await ask(this.#provider, method, params))
+      const after = this.#isAway || /^eth_get(Block|Code|Transaction)/.test(method)
+      report = !isSent || (after && !(await this.#isOurs())) ? lost : () => machine.answered(Date.now(), id, result)
     } catch (error) {
       const refusal = refused(error)
-      report = refusal ? () => machine.refused(Date.now(), id, ...refusal) : () => machine.lost(Date.now(), id)
+      report = refusal ? () => machine.refused(Date.now(), id, ...refusal) : lost
     }
     if (!this.isDriving) return
     report()

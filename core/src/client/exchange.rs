@@ -230,7 +230,7 @@ impl<T: Transport> Client<T> {
     fn checked(&self, submit: &Submit, asked_at: Timestamp, accepted: Accepted) -> Result<Accepted, ClientError> {
         if let Some(relayer) = pin_for(&self.identities, &accepted.promise.promise) {
             let (request, chain_id) = (accepted.id, submit.chain_id());
-            let not_after = submit.promised_by(self.transport.now());
+            let not_after = submit.promised_by(self.transport.now()).filter(|_| !accepted.duplicate);
             verify_accepted(&accepted, &ExpectedPromise { request, chain_id, relayer, not_after })?;
             verify_not_past(&accepted, asked_at)?;
         }

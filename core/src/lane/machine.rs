@@ -538,7 +538,7 @@ impl Lane {
                 } else if is_new {
                     let Some(slot) = self.slots.get_mut(&nonce) else { return };
                     slot.phase = Phase::Included { block: MinedIn::of(&receipt), is_confirming: false };
-                    slot.could_since = None;
+                    slot.could = None;
                     (slot.is_reported_included, slot.is_vacant, slot.trouble) = (true, false, None);
                     self.commands.push_back(Command::ReportIncluded { nonce, kind, receipt });
                 }

@@ -71,8 +71,8 @@ pub(super) struct Slot {
     pub(super) is_abandoned: bool,
     /// Head number when the newest attempt was made; `None` until the first head after a start.
     pub(super) attempted_at: Option<u64>,
-    /// Head since when it is the oldest, and the next block's price is within its own.
-    pub(super) could_since: Option<u64>,
+    /// Blocks that could have taken it, as the oldest and at its price, one after the other; and the head at which that was counted.
+    pub(super) could: Option<(u64, u64)>,
     /// It carries nobody's calls: it only closes a hole.
     pub(super) is_filler: bool,
     /// First head from which on a quorum at finality is known to count the nonce as used.
@@ -134,7 +134,7 @@ impl Slot {
             is_filler: false,
             consumed_from: None,
             attempted_at: None,
-            could_since: None,
+            could: None,
             is_polling: false,
             trouble: None,
             plan_from: 0,

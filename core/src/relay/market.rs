@@ -119,16 +119,17 @@ impl ChainMarket {
         let number = header.number();
         let has_vote = histories.knowing(number) > 1;
         let mut points = self.absorb(now, histories);
+        let is_voted = has_vote || self.names.len() < 2;
         let known = || self.book.window().rev().find(|point| point.number == number).copied();
         let Some(voted) = points.iter().rfind(|point| point.number == number).copied().or_else(known) else {
-            let allowed = self.allowed(number, rule);
-            let next = allowed.map_or(next_base_fee, |(least, most)| next_base_fee.clamp(least, most.max(least)));
-            let is_header_believed = next == next_base_fee;
-            return HeadWord { points, next_base_fee: next, is_header_believed, is_voted: self.names.len() < 2 };
+            return self.unvoted(points, number, next_base_fee, rule);
         };
         if voted.base_fee != header.base_fee() {
             let next_base_fee = voted.price();
-            return HeadWord { points, next_base_fee, is_header_believed: false, is_voted: true };
+            return HeadWord { points, next_base_fee, is_header_believed: false, is_voted };
+        }
+        if !is_voted {
+            return self.unvoted(points, number, next_base_fee, rule);
         }
         let told = header.utilisation();
         let is_same_use = match (told.and_then(Utilisation::ratio), voted.utilisation.and_then(Utilisation::ratio)) {
@@ -151,18 +152,28 @@ impl ChainMarket {
             }
         }
         let next_base_fee = if is_same_next { next_base_fee } else { voted.price() };
-        HeadWord { points, next_base_fee, is_header_believed: is_same_next && is_same_use, is_voted: true }
+        HeadWord { points, next_base_fee, is_header_believed: is_same_next && is_same_use, is_voted }
+    }
+
+    /// What one source of several alone told of the head.
+    fn unvoted(&self, points: Vec<FeePoint>, number: u64, told: u128, rule: &BaseFeeRule) -> HeadWord {
+        let is_voted = self.names.len() < 2;
+        let allowed = self.allowed(number, rule).filter(|_| !is_voted);
+        let next_base_fee = allowed.map_or(told, |(least, most)| told.clamp(least, most.max(least)));
+        HeadWord { points, next_base_fee, is_header_believed: next_base_fee == told, is_voted }
     }
 
     /// Least and highest base fee of the block after `number`, as the newest block that was voted for allows it, wei per gas.
     fn allowed(&self, number: u64, rule: &BaseFeeRule) -> Option<(u128, u128)> {
-        let voted = self.book.newest()?;
+        let voted = self.book.window().rev().find(|point| point.number < number)?;
         let blocks = number.saturating_add(1).saturating_sub(voted.number);
         let price = voted.price();
-        // Where no rule bounds it, twice as much for each block.
-        let doubled =
-            price.saturating_mul(1_u128.checked_shl(u32::try_from(blocks).unwrap_or(128)).unwrap_or(u128::MAX));
-        let most = rule.max_after(price, blocks, &[]).unwrap_or(doubled).min(doubled.max(1));
+        // Where nothing bounds each step, twice as much.
+        let doubled = price.saturating_mul(2).max(1);
+        let most = match rule {
+            BaseFeeRule::Backlog { .. } | BaseFeeRule::Operator { .. } => doubled,
+            _ => rule.max_after(price, blocks, &[]).unwrap_or(doubled),
+        };
         // No rule lets it fall by more than an eighth.
         let least = (0..blocks.min(64)).fold(price, |fee, _| fee - fee / 8);
         Some((least, most))

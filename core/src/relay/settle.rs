@@ -195,9 +195,10 @@ impl ChainService {
 
     /// For how many transactions of the same tenant a culprit is looked for.
     fn searched_for(&self, order: (Timestamp, BatchId)) -> usize {
-        let tenant = self.settlements.get(&order).map(|waiting| &waiting.settlement.flight.tenant);
-        let is_its = |waiting: &&Waiting| waiting.is_searched && Some(&waiting.settlement.flight.tenant) == tenant;
-        self.settlements.values().filter(is_its).count()
+        let tenant_of = |waiting: &Waiting| waiting.settlement.flight.tenant.clone();
+        let Some(tenant) = self.settlements.get(&order).and_then(tenant_of) else { return 0 };
+        let others = self.settlements.iter().filter(|(other, waiting)| **other != order && waiting.is_searched);
+        others.filter(|(_, waiting)| tenant_of(waiting).as_ref() == Some(&tenant)).count()
     }
 
     /// What is to be found out about a final transaction that took more than its members were known to take.

@@ -374,7 +374,10 @@ impl Watcher {
         latest: &[Option<Header>],
     ) -> Result<Option<(Header, Vec<(u64, B256)>)>, RpcError> {
         let highest = self.pool.reference().map(|common| common.saturating_add(self.pool.head_rule().tolerance()));
-        let is_near = |header: &&Header| highest.is_none_or(|highest| header.number() <= highest);
+        let tolerance = self.pool.head_rule().tolerance();
+        let lowest = self.pool.reference().map_or(0, |common| common.saturating_sub(tolerance));
+        let is_near =
+            |header: &&Header| header.number() >= lowest && highest.is_none_or(|highest| header.number() <= highest);
         let mut heads: Vec<&Header> = latest.iter().flatten().filter(is_near).collect();
         heads.sort_by_key(|header| Reverse(header.number()));
         let mut tried: Vec<B256> = Vec::new();
@@ -383,37 +386,51 @@ impl Watcher {
                 continue;
             }
             tried.push(header.hash);
-            let canonical = self.canonical(header).await?;
-            if self.is_backed(header, &canonical, latest) {
+            let (canonical, is_linked) = self.canonical(header).await?;
+            if self.is_backed(header, &canonical, is_linked, latest) {
                 return Ok(Some((header.clone(), canonical)));
             }
-            let chain_id = self.spec.chain_id.to_string();
-            metrics::counter!("slackwater_branches_disbelieved_total", "chain_id" => chain_id).increment(1);
+            let chain_id = self.spec.chain_id;
+            tracing::debug!(chain_id, block = header.number(), hash = %header.hash, "too few nodes are on this branch");
+            metrics::counter!("slackwater_branches_disbelieved_total", "chain_id" => chain_id.to_string()).increment(1);
         }
         Ok(None)
     }
 
-    /// Whether more nodes are on the branch of `head` than on others. Those that are further, or far behind, say nothing of it.
-    fn is_backed(&self, head: &Header, canonical: &[(u64, B256)], latest: &[Option<Header>]) -> bool {
+    /// Whether more nodes are on the branch of `head` than on others; as many do where it only goes on from what is known. Those that are
+    /// further, or far behind, say nothing of it. One that is not linked to what is known needs most of those that are near it.
+    fn is_backed(&self, head: &Header, canonical: &[(u64, B256)], is_linked: bool, latest: &[Option<Header>]) -> bool {
         if self.pool.len() < 2 || !Protection::OthersHeads.is_on() {
             return true;
         }
-        let lowest = head.number().saturating_sub(self.pool.head_rule().tolerance());
+        let tolerance = self.pool.head_rule().tolerance();
+        let near = head.number().saturating_sub(tolerance)..=head.number().saturating_add(tolerance);
         let on_branch = |number: u64| {
             let found = canonical.iter().find(|(found, _)| *found == number).map(|(_, hash)| *hash);
             let parent = || (number + 1 == head.number()).then_some(head.parent_hash);
-            found.or_else(parent).or_else(|| self.seen.get(&number).copied())
+            let seen = || self.seen.get(&number).copied().filter(|_| is_linked);
+            found.or_else(parent).or_else(seen)
         };
-        let (mut backing, mut others) = (0, 0);
-        for own in latest.iter().flatten().filter(|own| (lowest..=head.number()).contains(&own.number())) {
+        let (mut backing, mut others, mut all) = (0, 0, 0);
+        for own in latest.iter().flatten().filter(|own| near.contains(&own.number())) {
+            all += 1;
+            if own.number() > head.number() {
+                continue;
+            }
             match on_branch(own.number()) {
                 Some(hash) if hash == own.hash => backing += 1,
                 Some(_) => others += 1,
                 None => {}
             }
         }
+        if !is_linked && !self.seen.is_empty() {
+            return backing * 2 > all;
+        }
+        let replaces = |(number, hash): &(u64, B256)| self.seen.get(number).is_some_and(|known| known != hash);
+        let goes_on = !self.seen.is_empty() && !canonical.iter().any(replaces);
         // The node that told it may have another head by now.
-        backing.max(1) > others
+        let backing = backing.max(1);
+        backing > others || (backing == others && goes_on)
     }
 
     /// One node's word about the time moves nothing further than the others allow: a header from the future would end whatever
@@ -439,10 +456,11 @@ impl Watcher {
         }
     }
 
-    /// Walks back from the new head to the newest block that we knew to be canonical.
-    async fn canonical(&self, head: &Header) -> Result<Vec<(u64, B256)>, RpcError> {
+    /// Walks back from the new head to the newest block that we knew to be canonical. Whether it came there.
+    async fn canonical(&self, head: &Header) -> Result<(Vec<(u64, B256)>, bool), RpcError> {
         let mut found = vec![(head.number(), head.hash)];
-        let Some(oldest) = self.seen.keys().next().copied() else { return Ok(found) };
+        let Some(oldest) = self.seen.keys().next().copied() else { return Ok((found, false)) };
+        let mut is_linked = false;
         let mut parent = head.parent_hash;
         let mut number = head.number();
         // Blocks that nobody has seen are asked for together: where they come faster than answers do, one after the other would
@@ -462,6 +480,7 @@ impl Watcher {
         while number > oldest && steps < MIN_WINDOW_BLOCKS {
             number -= 1;
             if self.seen.get(&number) == Some(&parent) {
+                is_linked = true;
                 break;
             }
             found.push((number, parent));
@@ -478,7 +497,7 @@ impl Watcher {
             steps += 1;
         }
         found.reverse();
-        Ok(found)
+        Ok((found, is_linked))
     }
 
     /// Newest final block in the eyes of a majority: one node that lies, or runs ahead, makes nothing final (I9). Also notes what is

@@ -97,7 +97,7 @@ pub struct RawServer {
     #[schemars(extend("x-default" = "none"))]
     pub probe_listen: Option<String>,
     /// Most memory for bodies of all calls together, and as much for large answers until they are sent; `503 overloaded` beyond.
-    /// One tenant holds at most three times what stays free, its page keys a third of what stays free. Bodies and answers up to
+    /// One tenant holds at most three times what stays free, its page keys a third of what stays free, or one body. Bodies and answers up to
     /// 16 KiB are not counted. Answers of `/metrics` have a sixteenth of it for themselves, at least 4 MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1_048_576, max = 68_719_476_736_u64))]
@@ -106,7 +106,7 @@ pub struct RawServer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000))]
     pub max_streams: Option<u64>,
-    /// Longest silence of an event stream: a comment is sent then.
+    /// Longest silence of an event stream: a comment is sent then. Clients take a stream that is silent for 60 s for lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 100, max = 600_000))]
     pub keep_alive_ms: Option<u64>,
@@ -471,7 +471,8 @@ pub struct RawChain {
     #[schemars(range(min = 1, max = 100_000), extend("x-default" = "2"))]
     pub rebroadcast_after_blocks: Option<u64>,
     /// Blocks for which a lane's oldest transaction may stay out of blocks although its price would do, while others wait behind it: then
-    /// it is replaced by a cancel, and its requests go on in half the company; at least as many as come in 12 seconds. 0 for never.
+    /// it is replaced by a cancel, and its requests go on in half the company; at least as many as come in 12 seconds. A request
+    /// that was alone in `max_refusals` such transactions ends `rejected`. 0 for never.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000), extend("x-default" = "12"))]
     pub abandon_after_blocks: Option<u64>,

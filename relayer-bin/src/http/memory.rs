@@ -87,7 +87,9 @@ impl<G: Eq + Hash + Clone> Held<G> {
             return false;
         };
         let of_group = sums.groups.get(&self.group).copied().unwrap_or(0) + more;
-        if !self.share.allows(of_group, free) {
+        // The only one of its group may be as large as there is room: the same would not be taken later either.
+        let is_only = of_group == self.bytes + more;
+        if !is_only && !self.share.allows(of_group, free) {
             return false;
         }
         sums.all += more;
@@ -137,9 +139,10 @@ mod tests {
         let memory = memory();
         let [mut a, mut b, mut small] = ["a", "b", "c"].map(|group| memory.hold(group, Share::Large));
         assert!(a.grow_to(600 * KIB) && b.grow_to(300 * KIB));
-        assert!(!b.grow_to(424 * KIB), "nothing would be left");
+        assert!(!b.grow_to(425 * KIB), "there is no more");
+        assert!(!memory.hold("b", Share::Large).grow_to(100 * KIB), "too little would be left");
         assert!(b.grow_to(300 * KIB) && b.grow_to(1));
-        assert!(small.grow_to(UNCOUNTED_BYTES) && !small.grow_to(124 * KIB));
+        assert!(small.grow_to(UNCOUNTED_BYTES) && !small.grow_to(125 * KIB));
         drop(a);
         assert!(small.grow_to(124 * KIB));
         drop((b, small));

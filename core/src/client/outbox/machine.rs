@@ -378,7 +378,8 @@ impl Outbox {
             request: record.request_id.unwrap_or(accepted.id),
             chain_id: submit.map_or(accepted.chain_id, Submit::chain_id),
             relayer,
-            not_after: submit.and_then(|submit| submit.promised_by(now?)),
+            // An earlier answer that is given again promises what was asked for then.
+            not_after: submit.filter(|_| !accepted.duplicate).and_then(|submit| submit.promised_by(now?)),
         };
         verify_accepted(accepted, &expected)?;
         // Two may be one request only if they are the same signed one.

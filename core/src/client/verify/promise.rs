@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// How far the caller's clock and the relayer's may differ before a promise's time is taken for a wrong one.
-pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(120);
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(3_600);
 
 /// What a promise must say to be worth something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

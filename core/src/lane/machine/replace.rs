@@ -63,6 +63,7 @@ impl Lane {
         let attempted_at = *slot.attempted_at.get_or_insert(head.number);
         // The chain's nonce has passed: something of ours, or a stranger, is in a block. Polling decides, not money.
         if nonce < self.chain_nonce {
+            slot.could = None;
             return;
         }
         if slot.is_abandoned && self.vacate(nonce) {
@@ -85,11 +86,15 @@ impl Lane {
             attempt.sent_at.is_none_or(|sent| head.number.saturating_sub(sent) >= self.config.rebroadcast_after_blocks);
         if matches!(self.shortage, Some(Shortage::Refused { .. })) {
             // No new price while the balance can't cover the old one: failed sends must not ratchet (S9).
+            slot.could = None;
             return;
         }
         let could = is_oldest && !is_abandoned && !is_priced_out && !is_refused;
-        slot.could_since = could.then(|| slot.could_since.unwrap_or(head.number));
-        let could_blocks = slot.could_since.map_or(0, |since| head.number.saturating_sub(since));
+        // Blocks that were not watched, in an outage say, are few of those that count: nobody may have had it then.
+        let step = (self.config.abandon_after_blocks / 4).max(1);
+        let counted = |(blocks, at): (u64, u64)| blocks.saturating_add(head.number.saturating_sub(at).min(step));
+        let could_blocks = slot.could.filter(|_| could).map_or(0, counted);
+        slot.could = could.then_some((could_blocks, head.number));
         let may_yield = !is_abandoned && Protection::PricedOutYields.is_on();
         let is_replaced = if could && self.is_left_out(nonce, could_blocks) {
             self.abandon(nonce, LaneAlert::Ignored { nonce, blocks: could_blocks })
@@ -144,9 +149,16 @@ impl Lane {
     /// Whether blocks have left it out for so long, while others wait behind it, that they will not take it (I14).
     fn is_left_out(&self, nonce: u64, blocks: u64) -> bool {
         let most = self.config.abandon_after_blocks;
-        let is_full = self.slots.values().filter(|slot| slot.is_in_flight()).count() >= self.config.max_in_flight;
-        let others_wait = is_full || self.has_younger(nonce);
-        most > 0 && blocks >= most && others_wait && Protection::IgnoredYields.is_on()
+        let is_long = most > 0 && blocks >= most && Protection::IgnoredYields.is_on();
+        is_long && self.has_younger(nonce) && self.pays_cancel(nonce)
+    }
+
+    /// Whether a cancel may cost so much that it outbids what nodes may hold.
+    fn pays_cancel(&self, nonce: u64) -> bool {
+        let most = self.config.max_fee_ceiling_wei_per_gas.min(self.most_for(self.config.cancel_gas));
+        let (Some(head), Some(slot)) = (self.head, self.slots.get(&nonce)) else { return false };
+        let least = slot.held_fees().map(|held| self.config.replacement.min_replacement(held, head.next_base_fee));
+        least.is_none_or(|least| least.is_some_and(|least| least.max_fee_per_gas <= most))
     }
 
     /// Its payload is not sent any more. Returns whether its nonce is free, or a cancel under way.
@@ -231,8 +243,13 @@ impl Lane {
         let needed = match slot.held_fees() {
             Some(_) if !config.replacement.is_supported() && !is_first_cancel => return false,
             Some(held) if !config.replacement.is_supported() => Some(held),
-            // Nothing outbids a price near 2^128.
-            Some(held) => config.replacement.min_replacement(held, head.next_base_fee),
+            // Nothing outbids a price near 2^128. Some pools compare prices at the base fee of the block that they have, which may be an
+            // eighth above the next one's.
+            Some(held) => {
+                let least = |base_fee| config.replacement.min_replacement(held, base_fee);
+                let now = head.next_base_fee.saturating_add(head.next_base_fee / 7);
+                least(head.next_base_fee).zip(least(now)).map(|(least, now)| least.max_of_each(now))
+            }
             None => Some(Fees::new(head.next_base_fee, 0)),
         };
         let least = needed.filter(|least| least.max_fee_per_gas <= ceiling);

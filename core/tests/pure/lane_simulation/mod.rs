@@ -347,6 +347,7 @@ fn seeds(range: std::ops::Range<u64>) {
         "attempts_exhausted",
         "ceiling_reached",
         "foreign_nonce",
+        "ignored",
         "nonce_gap",
         "priced_out",
         "refused",
