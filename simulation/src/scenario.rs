@@ -406,7 +406,7 @@ impl Scenario {
             Self::Scarce => {
                 (plan.lanes, plan.calls, plan.operations) = (1, 0, 7);
                 (plan.is_burst, plan.max_batch, plan.base_fee) = (true, 8, 20_000_000_000);
-                plan.balance = U256::from(plan.base_fee) * U256::from(second.within(1_150_000, 1_300_000));
+                plan.balance = U256::from(plan.base_fee) * U256::from(second.within(1_250_000, 1_350_000));
             }
             Self::NoPool => {
                 plan.max_in_flight = 4;

@@ -11,7 +11,7 @@ use super::{
     http::{self, ApiCall, HttpAnswer, HttpCall, Method, TransportError},
     retry::{Retry, RetryPolicy},
     submit::Submit,
-    verify::{ExpectedPromise, pin_for, verify_accepted, verify_not_past},
+    verify::{ExpectedPromise, pin_for, verify_accepted},
 };
 use crate::{
     request::{BatchId, RequestId, Status},
@@ -220,19 +220,17 @@ impl<T: Transport> Client<T> {
     /// # Errors
     /// [`ClientError`]; if it [is ambiguous](ClientError::is_ambiguous), submit the same again later, or ask by id.
     pub async fn submit(&self, submit: &Submit) -> Result<Accepted, ClientError> {
-        let asked_at = self.transport.now();
-        let deadline = submit.expires_at(asked_at);
-        self.checked(submit, asked_at, self.call_until(api::submit(submit), deadline).await?)
+        let deadline = submit.expires_at(self.transport.now());
+        self.checked(submit, self.call_until(api::submit(submit), deadline).await?)
     }
 
     /// What is accepted, by an identity that counts, within the time that was asked for. The request's id is taken as the
     /// relayer says it: only whoever signed knows it, and compares.
-    fn checked(&self, submit: &Submit, asked_at: Timestamp, accepted: Accepted) -> Result<Accepted, ClientError> {
+    fn checked(&self, submit: &Submit, accepted: Accepted) -> Result<Accepted, ClientError> {
         if let Some(relayer) = pin_for(&self.identities, &accepted.promise.promise) {
             let (request, chain_id) = (accepted.id, submit.chain_id());
             let not_after = submit.promised_by(self.transport.now()).filter(|_| !accepted.duplicate);
             verify_accepted(&accepted, &ExpectedPromise { request, chain_id, relayer, not_after })?;
-            verify_not_past(&accepted, asked_at)?;
         }
         Ok(accepted)
     }
@@ -242,14 +240,12 @@ impl<T: Transport> Client<T> {
     /// # Errors
     /// [`ClientError`] if the batch as a whole failed; [`ClientError::Unreadable`] if results are missing.
     pub async fn submit_batch(&self, submits: &[Submit]) -> Result<api::BatchResults, ClientError> {
-        let asked_at = self.transport.now();
         let results = self.call(api::submit_batch(submits)).await?;
         if results.len() != submits.len() {
             let detail = format!("{} results for {} requests", results.len(), submits.len());
             return Err(ClientError::Unreadable { status: 207, detail });
         }
-        let checked =
-            |(submit, result): (_, Result<Accepted, _>)| result.and_then(|one| self.checked(submit, asked_at, one));
+        let checked = |(submit, result): (_, Result<Accepted, _>)| result.and_then(|one| self.checked(submit, one));
         Ok(submits.iter().zip(results).map(checked).collect())
     }
 

@@ -29,8 +29,6 @@ pub(super) struct Entry {
     pub(super) store_again_at: Option<Timestamp>,
     pub(super) store_failures: u32,
     pub(super) attempts: u32,
-    /// When the last attempt was made.
-    pub(super) sent_at: Timestamp,
     pub(super) may_be_accepted: bool,
     /// To be sent alone: as part of a batch it was refused together with the others.
     pub(super) is_solo: bool,
@@ -48,7 +46,6 @@ impl Entry {
             store_again_at: None,
             store_failures: 0,
             attempts: 0,
-            sent_at: Timestamp(0),
             may_be_accepted: false,
             is_solo: false,
             lookup: None,

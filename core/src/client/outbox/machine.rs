@@ -14,7 +14,7 @@ use crate::{
         error::{ClientError, Problem},
         http::{self, ApiCall, HttpAnswer, HttpCall, TransportError},
         submit::{IdempotencyKey, MAX_SUBMIT_BYTES, Submit},
-        verify::{ExpectedPromise, PromiseFault, pin_for, verify_accepted, verify_not_past},
+        verify::{ExpectedPromise, PromiseFault, pin_for, verify_accepted},
     },
     request::RequestId,
     time::Timestamp,
@@ -388,7 +388,7 @@ impl Outbox {
         if record.request_id.is_none() && holders.any(is_other) {
             return Err(PromiseFault::Taken(accepted.id));
         }
-        now.map_or(Ok(()), |_| verify_not_past(accepted, entry.sent_at))
+        Ok(())
     }
 
     fn end(&mut self, order: u64, outcome: Outcome) {
@@ -433,11 +433,11 @@ impl Outbox {
         let Some((first_due, first)) = self.index.next_due().filter(|(at, _)| *at <= now) else { return false };
         let Some(entry) = self.index.get(first) else { return false };
         if let (Some(_), Some(id)) = (&entry.lookup, entry.record.request_id) {
-            self.call(now, Call::Lookup(first, id), api::request(id).http().clone());
+            self.call(Call::Lookup(first, id), api::request(id).http().clone());
             return true;
         }
         if entry.is_solo {
-            self.call_with(now, vec![first]);
+            self.call_with(vec![first]);
             return true;
         }
         let (members, is_full) = self.company(now);
@@ -445,7 +445,7 @@ impl Outbox {
         if !is_full && now < first_due.saturating_add(self.config.linger) {
             return false;
         }
-        self.call_with(now, members);
+        self.call_with(members);
         true
     }
 
@@ -473,22 +473,22 @@ impl Outbox {
         (members, false)
     }
 
-    fn call_with(&mut self, now: Timestamp, members: Vec<u64>) {
+    fn call_with(&mut self, members: Vec<u64>) {
         let bodies: Vec<&str> =
             members.iter().filter_map(|order| self.index.get(*order)).map(|entry| entry.record.body.as_str()).collect();
         match (members.as_slice(), bodies.as_slice()) {
             ([order], [body]) => {
                 let http = single_call((*body).to_owned()).http().clone();
-                self.call(now, Call::Single(*order), http);
+                self.call(Call::Single(*order), http);
             }
             _ => {
                 let http = api::submit_bodies(bodies.into_iter()).http().clone();
-                self.call(now, Call::Batch(members), http);
+                self.call(Call::Batch(members), http);
             }
         }
     }
 
-    fn call(&mut self, now: Timestamp, call: Call, http: HttpCall) {
+    fn call(&mut self, call: Call, http: HttpCall) {
         let members = match &call {
             Call::Single(order) | Call::Lookup(order, _) => std::slice::from_ref(order),
             Call::Batch(orders) => orders,
@@ -496,7 +496,6 @@ impl Outbox {
         for order in members {
             self.index.update(*order, |entry| {
                 entry.state = State::Calling;
-                entry.sent_at = now;
                 entry.attempts = entry.attempts.saturating_add(1);
             });
         }

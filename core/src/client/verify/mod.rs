@@ -10,6 +10,4 @@ mod promise;
 pub use forwarder::{ForwarderCheck, ForwarderFault};
 pub use inclusion::{Binding, InclusionCheck, InclusionClaim, Mismatch, Verdict};
 pub use log::{LogFault, LogProof, verify_log, verify_log_page};
-pub use promise::{
-    CLOCK_TOLERANCE, ExpectedPromise, PromiseFault, pin_for, verify_accepted, verify_not_past, verify_promise,
-};
+pub use promise::{CLOCK_TOLERANCE, ExpectedPromise, PromiseFault, pin_for, verify_accepted, verify_promise};

@@ -134,16 +134,3 @@ pub fn verify_accepted(accepted: &Accepted, expected: &ExpectedPromise) -> Resul
     }
     Ok(())
 }
-
-/// Checks that an acceptance of what was sent at `asked_at` does not promise what was past by then, as far as clocks can tell.
-/// One that gives an earlier answer again ([`Accepted::duplicate`]) may.
-///
-/// # Errors
-/// [`PromiseFault::TooLate`].
-pub fn verify_not_past(accepted: &Accepted, asked_at: Timestamp) -> Result<(), PromiseFault> {
-    let promised_s = accepted.promise.promise.deadline;
-    if !accepted.duplicate && Timestamp::from_secs(promised_s).saturating_add(CLOCK_TOLERANCE) < asked_at {
-        return Err(PromiseFault::TooLate { promised_s, asked_s: asked_at.as_secs() });
-    }
-    Ok(())
-}

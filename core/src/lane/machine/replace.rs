@@ -243,12 +243,14 @@ impl Lane {
         let needed = match slot.held_fees() {
             Some(_) if !config.replacement.is_supported() && !is_first_cancel => return false,
             Some(held) if !config.replacement.is_supported() => Some(held),
-            // Nothing outbids a price near 2^128. Some pools compare prices at the base fee of the block that they have, which may be an
-            // eighth above the next one's.
+            // Nothing outbids a price near 2^128.
             Some(held) => {
                 let least = |base_fee| config.replacement.min_replacement(held, base_fee);
+                // Some pools compare prices at the base fee of the block that they have, which may be an eighth above the next one's.
+                let is_too_low = slot.refused() == Some(RpcErrorClass::ReplacementUnderpriced);
                 let now = head.next_base_fee.saturating_add(head.next_base_fee / 7);
-                least(head.next_base_fee).zip(least(now)).map(|(least, now)| least.max_of_each(now))
+                let more = least(now).filter(|more| is_too_low && more.max_fee_per_gas <= ceiling);
+                least(head.next_base_fee).map(|least| more.map_or(least, |more| least.max_of_each(more)))
             }
             None => Some(Fees::new(head.next_base_fee, 0)),
         };
