@@ -570,6 +570,11 @@ impl World {
         if self.head.back().any(|block| block.base_fee > most) {
             return;
         }
+        // And where no lane has money for one more, they may wait for that.
+        let needed = U256::from(LARGEST_ALONE_GAS).saturating_mul(U256::from(self.plan.base_fee.saturating_mul(3)));
+        if self.keys.iter().all(|key| self.head.state.balance(key.address()) < needed) {
+            return;
+        }
         let held = self.held_by_data();
         // Users whose earlier request may have ended otherwise: those behind it wait for it.
         let mut behind: BTreeSet<Address> = BTreeSet::new();
