@@ -489,13 +489,16 @@ pub(crate) async fn submit_all(client: &RelayerClient, requests: &[SignedRequest
             for (request, answer) in open.into_iter().zip(answers) {
                 match answer {
                     Submitted::Accepted(accepted) => assert_eq!(accepted.id, request.id),
-                    Submitted::Refused(problem) if problem.status == 503 => again.push(request),
+                    Submitted::Refused(problem) if matches!(problem.status, 429 | 503) => again.push(request),
                     Submitted::Refused(problem) => {
                         panic!("{} is refused: {} {}", request.id, problem.code, problem.detail)
                     }
                 }
             }
             open = again;
+            if !open.is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
         }
     }
     Ok(())

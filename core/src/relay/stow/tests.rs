@@ -319,8 +319,12 @@ async fn a_restart_divides_a_transactions_cost_as_before() {
     let left = U256::from(BUDGET) - reserved.fold(U256::ZERO, |sum, wei| sum + wei) - before.unwrap();
     assert_eq!(held(&scene), before, "before a node tells the receipt again");
     assert_eq!(scene.tenants.free("shop", 1, clock::now()), left);
+    let decisions = async |scene: &Scene| scene.service.ledger.decisions(0, 1_000).await.unwrap().len();
+    let written = decisions(&scene).await;
     scene.told(PollPurpose::Inclusion, receipt).await;
     assert_eq!((held(&scene), scene.tenants.free("shop", 1, clock::now())), (before, left), "held once");
+    scene.go_on().await;
+    assert_eq!(decisions(&scene).await, written, "what the ledger has is not written again");
 }
 
 #[tokio::test]
