@@ -174,7 +174,7 @@ impl ChainMarket {
             BaseFeeRule::Backlog { .. } | BaseFeeRule::Operator { .. } => doubled,
             _ => rule.max_after(price, blocks, &[]).unwrap_or(doubled),
         };
-        // No rule lets it fall by more than an eighth.
+        // By an eighth at most, as on Ethereum: what falls faster is believed when the others tell it.
         let least = (0..blocks.min(64)).fold(price, |fee, _| fee - fee / 8);
         Some((least, most))
     }
