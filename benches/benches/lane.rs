@@ -38,6 +38,7 @@ fn plan() -> Plan {
         extra_wei: U256::ZERO,
         is_guarded: true,
         is_alone: false,
+        is_doubted: false,
     }
 }
 

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use slackwater::{
+    Timestamp,
     chain::{Fees, ReplacementRule, data_fee::TxSize},
     relay::LocalSigner,
 };
@@ -212,8 +213,9 @@ impl World {
                 ops.join(" ")
             );
         }
-        let (number, fee) = (block.number, block.base_fee);
-        self.note(format_args!("block {number} {} base fee {fee}{shown}", short(block.hash)));
+        let Block { number, base_fee, timestamp_s, .. } = **block;
+        let hash = short(block.hash);
+        self.note(format_args!("block {number} {hash} of {timestamp_s} s, base fee {base_fee}{shown}"));
         self.check_block(block);
     }
 
@@ -234,10 +236,12 @@ impl World {
         let limit = self.block_gas();
         let others = limit / 1_000 * self.pressure.saturating_sub(self.rng.below(60)).min(1_000);
         let ours: u64 = txs.iter().map(|(_, receipt)| receipt.gas_used).sum();
+        let timestamp_s = self.timestamp(now, parent);
+        self.checker.see_clock(Timestamp(now), Timestamp::from_secs(timestamp_s));
         Arc::new(Block {
             number: parent.number + 1,
             hash: chain::block_hash(parent.hash, parent.number + 1, self.salt),
-            timestamp_s: self.timestamp(now, parent),
+            timestamp_s,
             base_fee: parent.next_base_fee(&self.spec),
             gas_used: (others + ours).min(limit),
             gas_limit: limit,

@@ -3,10 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use slackwater::{
+    Timestamp,
     chain::ClientRule,
     ledger::{BatchState, MemoryStore, RequestRecord},
     relay::{LaneStatus, LocalSigner},
@@ -33,6 +35,9 @@ const MOST_TIP: u128 = 100_000_000_000;
 
 /// Most gas of an honest request in a transaction of its own.
 const LARGEST_ALONE_GAS: u128 = 250_000;
+
+/// How far a chain's clock may be ahead of ours where nothing is said of it.
+const CLOCK_LEAD: Duration = Duration::from_secs(4);
 
 /// More than a request reserves where L1 charges what it does: [`CEILING`] for a million gas, wei.
 const MOST_RESERVED: u64 = 1_000_000_000_000_000_000;
@@ -61,9 +66,25 @@ pub(crate) struct Checker {
     deep: BTreeMap<Address, u64>,
     /// Operations about which the ledger was told something that it forgot: what became of them is unknown.
     pub(crate) forgotten: BTreeSet<u64>,
+    /// Blocks of a clock far ahead, by when they were there: one that replaces many takes a second for each.
+    hurried: Vec<(Timestamp, Timestamp)>,
 }
 
 impl Checker {
+    /// A block's clock, at this time.
+    pub(crate) fn see_clock(&mut self, now: Timestamp, clock: Timestamp) {
+        if clock > now.saturating_add(CLOCK_LEAD) {
+            self.hurried.push((now, clock));
+        }
+    }
+
+    /// Whether it was past for the chain well before it was past by the wall clock: nobody may send it then (I7).
+    fn was_cut_short(&self, record: &RequestRecord) -> bool {
+        let is_between =
+            |(now, clock): &(Timestamp, Timestamp)| *now < record.valid_until && record.valid_until <= *clock;
+        record.status == Status::Expired && self.hurried.iter().any(is_between)
+    }
+
     /// The ledger is an older one from now on.
     pub(crate) fn restored(&mut self, store: &MemoryStore) {
         let open: Vec<u64> = self.ops.values().copied().collect();
@@ -603,6 +624,7 @@ impl World {
                     let why = operation.end.clone().unwrap_or_default();
                     self.violate(format!("I14: op #{op} is refused: {why}"));
                 }
+                Some(record) if self.checker.was_cut_short(&record) => {}
                 Some(record) if record.status != Status::Finalized && !held.contains(&op) => {
                     self.violate(format!("I14: op #{op} ends as {} ({:?})", record.status, record.reason));
                 }
@@ -672,6 +694,9 @@ impl World {
     pub(crate) fn check_final(&mut self) {
         self.check_conservation();
         self.check_replans();
+        if self.store.has_alert("ignored") {
+            self.count("given up: no block takes it");
+        }
         self.check_landed();
         let last = self.head.number;
         let chain_id = self.spec.chain_id;

@@ -146,6 +146,9 @@ pub struct DataFee {
     pub factor: u64,
 }
 
+/// How many blocks later a request may be executed because of somebody else: what is checked, nothing that a relay decides by.
+const MAX_DELAY_BLOCKS: u64 = 3;
+
 /// A run's frame.
 #[derive(Debug)]
 pub struct Plan {
@@ -209,6 +212,8 @@ pub struct Plan {
     pub data_fee: Option<DataFee>,
     /// Chance does not depend on what is asked, so that the run can be compared with another one.
     pub is_paired: bool,
+    /// How many blocks later than in that other run a request may be executed.
+    pub max_delay_blocks: u64,
     /// Every accepted request of an honest tenant to an honest target is finalized.
     pub must_land: bool,
     /// What happens when, ms; beside what faults bring.
@@ -254,6 +259,7 @@ impl Plan {
             block_ms: 0,
             data_fee: None,
             is_paired: false,
+            max_delay_blocks: MAX_DELAY_BLOCKS,
             must_land: false,
             timeline: Vec::new(),
             hostility: Hostility::NONE,

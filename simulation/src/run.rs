@@ -73,14 +73,12 @@ pub fn run_scenario(scenario: Scenario, seed: u64) -> Report {
     run_without(scenario, seed, None)
 }
 
-/// How many blocks later a request may be executed because of somebody else: what is checked, nothing that a relay decides by.
-const MAX_DELAY_BLOCKS: u64 = 3;
-
 /// Runs `scenario` with `seed`, without the protection `off`; where a tenant means harm a second time without that tenant, and what
 /// honest tenants have is compared (I14).
 pub fn run_without(scenario: Scenario, seed: u64, off: Option<Protection>) -> Report {
     let plan = scenario.plan(seed);
     let is_compared = plan.is_paired && plan.hostility.operations > 0;
+    let max_delay_blocks = plan.max_delay_blocks;
     let mut report = run(plan, seed, off);
     if !is_compared || report.violation.is_some() {
         return report;
@@ -95,7 +93,7 @@ pub fn run_without(scenario: Scenario, seed: u64, off: Option<Protection>) -> Re
     if other.violation.is_some() {
         return Report { hash: report.hash, ..other };
     }
-    if let Some((op, violation)) = report.compare(&other) {
+    if let Some((op, violation)) = report.compare(&other, max_delay_blocks) {
         let name = format!("#{op} ");
         let wants_all = wants_all_lines();
         let is_near = |line: &String| wants_all || line.contains("block ") || format!("{line} ").contains(&name);
@@ -115,7 +113,7 @@ fn wants_all_lines() -> bool {
 
 impl Report {
     /// I14 and I13: an operation of an honest tenant that has it worse than in the run `alone`.
-    fn compare(&self, alone: &Self) -> Option<(u64, String)> {
+    fn compare(&self, alone: &Self, max_delay_blocks: u64) -> Option<(u64, String)> {
         let worse = |op: u64, is: &Landing, was: &Landing| {
             if is.status != was.status {
                 return Some(format!(
@@ -124,7 +122,7 @@ impl Report {
                 ));
             }
             let (block, before) = (is.block?, was.block?);
-            if block > before + MAX_DELAY_BLOCKS {
+            if block > before + max_delay_blocks {
                 return Some(format!(
                     "I14: op #{op} is executed in block {block}, without the hostile tenant in {before}"
                 ));

@@ -560,10 +560,11 @@ impl Scenario {
             }
             Self::Ignored => {
                 hostility.signer = HostileSigner::Ignored;
-                (hostility.is_flood, hostility.operations) = (false, second.within(2, 5));
+                (hostility.is_flood, hostility.operations) = (false, second.within(4, 9));
                 (plan.calm_after_ms, plan.slack_ms) = (45_000, 100_000..150_000);
-                // Whoever is behind waits until it is given up. Prices leave room for cancels.
-                plan.is_paired = false;
+                // Whoever is behind waits until it is given up: the first one after 12 blocks, what else is in flight then after 3,
+                // and each cancel takes two. Prices leave room for cancels.
+                plan.max_delay_blocks = 17 + 5 * plan.max_in_flight as u64;
                 plan.base_fee = *second.pick(&[7, 15_297_156, 1_000_000_000]);
             }
             Self::Bulky => {

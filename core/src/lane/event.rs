@@ -35,6 +35,13 @@ pub struct LaneConfig {
     pub cancel_gas: u64,
 }
 
+impl LaneConfig {
+    /// Blocks that may leave `plan` out; 0 for any number.
+    pub(super) const fn patience(&self, plan: &Plan) -> u64 {
+        if plan.is_doubted { self.abandon_after_blocks.div_ceil(4) } else { self.abandon_after_blocks }
+    }
+}
+
 /// What the composer hands over: one transaction's content with its limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -50,6 +57,8 @@ pub struct Plan {
     pub is_guarded: bool,
     /// It has one member: it can't be made smaller.
     pub is_alone: bool,
+    /// No block took a transaction of its tenant lately: it is given up after a quarter of the patience.
+    pub is_doubted: bool,
 }
 
 /// What nodes are known to take, beyond what a header says.

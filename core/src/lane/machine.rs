@@ -159,6 +159,13 @@ impl Lane {
         }
     }
 
+    /// No block took another transaction of its tenant: less patience with `nonce`.
+    pub fn doubt(&mut self, nonce: u64) {
+        if let Some(slot) = self.slots.get_mut(&nonce) {
+            slot.plan.is_doubted = true;
+        }
+    }
+
     /// Number of attempts that were made for `nonce`.
     pub fn attempts(&self, nonce: u64) -> usize {
         self.slots.get(&nonce).map_or(0, |slot| slot.attempts.len())

@@ -256,6 +256,7 @@ pub enum DecodeError {
 
 impl Decision {
     /// Whether it tells of an attempt that is committed together with it.
+    #[cfg(feature = "relay")]
     pub(crate) const fn is_of_new_attempt(&self) -> bool {
         matches!(self, Self::Planned { .. } | Self::Sent { .. } | Self::Bumped { .. } | Self::Cancelling { .. })
     }

@@ -896,8 +896,18 @@ impl ChainService {
         self.remember_nonces(&executed);
     }
 
-    /// No block takes a transaction: its members go on in half the company, and who was alone has one try less.
+    /// No block takes a transaction: its members go on in half the company, and who was alone has one try less. Others of the
+    /// same tenant, which may be the same kind, get less patience.
     fn part_company(&mut self, index: usize, nonce: u64) {
+        let Some(flight) = self.lanes[index].flights.get(&nonce) else { return };
+        if let Some(tenant) = flight.tenant.clone() {
+            let now = super::clock::now();
+            self.queue.left_out(tenant.clone(), now);
+            for lane in self.lanes.iter_mut().filter(|_| self.queue.is_left_out(&tenant, now)) {
+                let of_tenant = lane.flights.iter().filter(|(_, other)| other.tenant.as_ref() == Some(&tenant));
+                of_tenant.for_each(|(nonce, _)| lane.machine.doubt(*nonce));
+            }
+        }
         let Some(flight) = self.lanes[index].flights.get(&nonce) else { return };
         let ids: Vec<RequestId> = flight.still_in().map(|member| member.id()).collect();
         let (company, is_alone) = (u32::try_from(ids.len().div_ceil(2)).ok(), ids.len() == 1);

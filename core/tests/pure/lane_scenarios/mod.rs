@@ -53,6 +53,7 @@ fn plan(deadline_s: u64) -> Plan {
         extra_wei: U256::ZERO,
         is_guarded: false,
         is_alone: true,
+        is_doubted: false,
     }
 }
 
