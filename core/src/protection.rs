@@ -69,8 +69,8 @@ pub enum Protection {
     PricedOutYields,
     /// What no block takes although its price would do makes way (I14).
     IgnoredYields,
-    /// Whose transaction no block took has one at a time, with less patience (I14).
-    IgnoredOnce,
+    /// Behind a transaction that no block took, those of the same tenant get less patience (I14).
+    IgnoredDoubts,
     /// A lane takes what its balance holds, whatever comes first (I14).
     BalanceAware,
     /// What is refused for good while an earlier transaction may execute it waits for what becomes of that (I1).
@@ -112,7 +112,7 @@ impl Protection {
         Self::DemandedTip,
         Self::PricedOutYields,
         Self::IgnoredYields,
-        Self::IgnoredOnce,
+        Self::IgnoredDoubts,
         Self::BalanceAware,
         Self::HoldEntangled,
     ];

@@ -57,7 +57,7 @@ pub struct Plan {
     pub is_guarded: bool,
     /// It has one member: it can't be made smaller.
     pub is_alone: bool,
-    /// No block took a transaction of its tenant lately: it is given up after a quarter of the patience.
+    /// No block took one of the same tenant before it: what nodes have of it is given up after a quarter of the patience.
     pub is_doubted: bool,
 }
 
@@ -343,6 +343,8 @@ pub enum LaneAlert {
         nonce: u64,
         /// Blocks that could have taken it.
         blocks: u64,
+        /// They are fewer than usual: one of the same tenant was left out before it.
+        was_doubted: bool,
     },
     /// Nodes want a higher tip than may be offered; the lane waits.
     TipRefused {

@@ -159,7 +159,7 @@ impl Lane {
         }
     }
 
-    /// No block took another transaction of its tenant: less patience with `nonce`.
+    /// No block took one of the same tenant before `nonce`: less patience with it.
     pub fn doubt(&mut self, nonce: u64) {
         if let Some(slot) = self.slots.get_mut(&nonce) {
             slot.plan.is_doubted = true;

@@ -588,7 +588,6 @@ impl ChainService {
                 None => params.member_gas(member),
             })
             .collect();
-        let tenant = self.tenant_of(&members);
         let plan = Plan {
             payload: payload.clone(),
             deadline: selection.valid_until,
@@ -596,9 +595,10 @@ impl ChainService {
             extra_wei,
             is_guarded: members.iter().all(|member| member.sequence().is_some()),
             is_alone: members.len() == 1,
-            is_doubted: tenant.as_deref().is_some_and(|tenant| self.queue.is_left_out(tenant, now)),
+            is_doubted: false,
         };
         let offer = self.offer(now, selection.deadline);
+        let tenant = self.tenant_of(&members);
         let lane = &mut self.lanes[index];
         match lane.machine.submit_offering(now, plan, offer) {
             Ok(id) => {

@@ -476,8 +476,6 @@ pub struct Queue {
     paused: BTreeSet<Arc<str>>,
     /// Tenants that have spent more than their budget: one transaction at a time.
     debtors: BTreeSet<Arc<str>>,
-    /// Tenants of whose transactions one was given up because no block took it, and until when they have one at a time.
-    left_out: BTreeMap<Arc<str>, Timestamp>,
     has_multicall: bool,
     callers: Option<Table<Address, BTreeSet<Arc<str>>>>,
     waiting: usize,
@@ -651,23 +649,9 @@ impl Queue {
         self.debtors = debtors;
     }
 
-    /// A transaction of `tenant` was given up because no block took it: it has one in flight at most for as long as a target is
-    /// suspect for the first time, so that such ones don't wait for one another with everybody behind them (I14).
-    pub fn left_out(&mut self, tenant: Arc<str>, now: Timestamp) {
-        let until = now.saturating_add(self.targets.first_suspicion());
-        self.left_out.insert(tenant, until);
-    }
-
-    /// Whether no block took a transaction of `tenant` lately.
-    pub fn is_left_out(&self, tenant: &str, now: Timestamp) -> bool {
-        Protection::IgnoredOnce.is_on() && self.left_out.get(tenant).is_some_and(|until| now < *until)
-    }
-
-    /// Whether `tenant` has a transaction in flight, and may not have another one: it owes what that might cost, or no block took
-    /// its last.
-    fn is_held_to_one(&self, tenant: &Arc<str>, now: Timestamp) -> bool {
-        (self.debtors.contains(tenant) || self.is_left_out(tenant, now))
-            && self.held.values().any(|held| held.contains_key(tenant))
+    /// Whether `tenant` owes what a further transaction might cost.
+    fn is_in_debt(&self, tenant: &Arc<str>) -> bool {
+        self.debtors.contains(tenant) && self.held.values().any(|held| held.contains_key(tenant))
     }
 
     /// Takes a durable request. Repeating it changes nothing.
@@ -1195,14 +1179,13 @@ impl Queue {
             }
         }
         let cutoff = now.saturating_add(outlook.send_within().max(limits.urgent));
-        let full = if IS_SHARED { self.full(now, lane, limits, cutoff) } else { Table::new() };
+        let full = if IS_SHARED { self.full(lane, limits, cutoff) } else { Table::new() };
         // The tenant that was served least comes first, then the most urgent one. Whoever waits for company holds up nobody.
         let mut lines: Vec<(u64, Timestamp, VehicleKey, Arc<str>)> = Vec::new();
         let mut barred = Vec::new();
         for (key, group) in self.groups.iter() {
             let may_go = |tenant: &Arc<str>| {
-                !IS_SHARED
-                    || !full.contains_key(tenant) && !self.paused.contains(tenant) && !self.is_held_to_one(tenant, now)
+                !IS_SHARED || !full.contains_key(tenant) && !self.paused.contains(tenant) && !self.is_in_debt(tenant)
             };
             for (tenant, line) in group.tenants.iter().filter(|(tenant, _)| may_go(tenant)) {
                 if !self.may_send(lane, *key, tenant) {
@@ -1298,7 +1281,7 @@ impl Queue {
     }
 
     /// Tenants that have their share of the lane's transactions in flight, while others that have not could be sent.
-    fn full(&self, now: Timestamp, lane: LaneId, limits: &ComposeLimits, cutoff: Timestamp) -> Table<Arc<str>, ()> {
+    fn full(&self, lane: LaneId, limits: &ComposeLimits, cutoff: Timestamp) -> Table<Arc<str>, ()> {
         let Some(held) = self.held.get(&lane).filter(|_| Protection::TenantShares.is_on()) else {
             return Table::new();
         };
@@ -1307,7 +1290,7 @@ impl Queue {
             let ready = group.tenants.iter().filter(|(tenant, line)| {
                 self.may_send(lane, *key, tenant)
                     && !self.paused.contains(tenant)
-                    && !self.is_held_to_one(tenant, now)
+                    && !self.is_in_debt(tenant)
                     && line.first_for(lane).is_some_and(|due| due <= cutoff)
                     && !(IS_SHARED && self.still_stuck(line, lane, &limits.of_vehicle(*key), cutoff).is_some())
             });

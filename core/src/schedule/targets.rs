@@ -135,11 +135,6 @@ pub(super) struct TargetRecords {
 }
 
 impl TargetRecords {
-    /// How long a target is suspect after its first surprise.
-    pub(super) fn first_suspicion(&self) -> Duration {
-        self.rule.suspicion(1)
-    }
-
     /// With what was kept.
     pub(super) fn recalled(rule: RecordRule, records: Vec<TargetRecord>) -> Self {
         let mut all = Self { rule, ..Self::default() };

@@ -676,23 +676,6 @@ fn a_tenant_in_debt_has_one_transaction_in_flight() {
     assert_eq!(compose(&mut queue, 1, &limits()).members.len(), 1);
 }
 
-/// What no block takes waits for its like alone, and not with everybody behind each of it (I14).
-#[test]
-fn whose_transaction_no_block_took_has_one_in_flight_for_a_time() {
-    let mut queue = with_multicall();
-    let time = RecordRule::default().suspect / 64;
-    (0..4).for_each(|salt| queue.push(call(salt, 30_000, "left out", false)));
-    (4..8).for_each(|salt| queue.push(call(salt, 60_000, "honest", false)));
-    queue.left_out("left out".into(), Timestamp(0));
-    let mut first_of = |now, index| {
-        let chosen = queue.compose(now, lane(index), &limits(), &ANY_PRICE)?;
-        Some(tenant_of(&queue, &chosen.members[0]).to_owned())
-    };
-    let chosen: Vec<_> = (0..6).filter_map(|index| first_of(Timestamp(1), index % 2)).collect();
-    assert_eq!(chosen, ["left out", "honest", "honest", "honest", "honest"]);
-    assert_eq!(first_of(Timestamp::default().saturating_add(time), 1).as_deref(), Some("left out"));
-}
-
 /// The transactions that a restart finds count like those that were composed: towards a debtor's one, and towards shares.
 #[test]
 fn a_tenant_in_debt_has_one_transaction_in_flight_after_a_restart() {

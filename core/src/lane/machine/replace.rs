@@ -89,7 +89,9 @@ impl Lane {
             slot.could = None;
             return;
         }
-        let could = is_oldest && !is_abandoned && !is_priced_out && !is_refused;
+        let was_doubted = slot.plan.is_doubted;
+        let is_there = attempt.held == Held::Yes || !was_doubted;
+        let could = is_oldest && !is_abandoned && !is_priced_out && !is_refused && is_there;
         // Blocks that were not watched, in an outage say, are few of those that count: nobody may have had it then.
         let step = (self.config.patience(&slot.plan) / 4).max(1);
         let counted = |(blocks, at): (u64, u64)| blocks.saturating_add(head.number.saturating_sub(at).min(step));
@@ -97,7 +99,7 @@ impl Lane {
         slot.could = could.then_some((could_blocks, head.number));
         let may_yield = !is_abandoned && Protection::PricedOutYields.is_on();
         let is_replaced = if could && self.is_left_out(nonce, could_blocks) {
-            self.abandon(nonce, LaneAlert::Ignored { nonce, blocks: could_blocks })
+            self.abandon(nonce, LaneAlert::Ignored { nonce, blocks: could_blocks, was_doubted })
         } else if is_priced_out && may_yield && self.gives_up(head, nonce) {
             true
         } else if is_priced_out {
