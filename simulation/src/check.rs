@@ -520,31 +520,32 @@ impl World {
         }
     }
 
-    /// Whether a request was accepted before L1 asked more than was reserved for its data, and ended before that was over: it
-    /// must not be sent for the first time then.
-    fn is_data_too_dear(&self, record: &RequestRecord) -> bool {
+    /// Whether a request was accepted before L1 asked more than was reserved for its data, and was in no block then: it must not be sent for the
+    /// first time then, unless others in its transaction pay.
+    fn has_seen_rise(&self, record: &RequestRecord) -> bool {
         let Some(fee) = &self.plan.data_fee else { return false };
         // From the block before it on, whose price it was accepted at.
         let since = record.accepted_at.as_secs().saturating_sub(self.spec.block_time_ms.div_ceil(1_000) + 1);
         let life = since..=record.updated_at.as_secs();
-        let blocks = self.head.back().filter(|block| life.contains(&block.timestamp_s));
+        let last = record.block_number.unwrap_or(u64::MAX);
+        let blocks = self.head.back().filter(|block| block.number <= last && life.contains(&block.timestamp_s));
         let (mut is_dear, mut was_cheap) = (false, false);
         for block in blocks {
             let is_risen = fee.rise.contains(&(block.number - 1_000));
             (is_dear, was_cheap) = (is_dear || is_risen, !is_risen);
         }
-        is_dear && was_cheap && record.status == Status::Expired
+        is_dear && was_cheap
     }
 
-    /// Operations for which data became too dear, and those of the same users behind them.
-    fn held_by_data(&self) -> BTreeSet<u64> {
+    /// Operations for which data became too dear and that ended so, and those of the same users behind them.
+    fn held_by_data(&self, is_end: impl Fn(Status) -> bool) -> BTreeSet<u64> {
         let forwards = self.operations.iter().filter_map(|operation| match &operation.item.submission.kind {
             SubmissionKind::Forward(forward) => Some((operation, forward)),
             SubmissionKind::Call(_) => None,
         });
         let is_too_dear = |operation: &Operation| {
             let record = operation.accepted.first().and_then(|id| self.store.request(*id));
-            record.is_some_and(|record| self.is_data_too_dear(&record))
+            record.is_some_and(|record| is_end(record.status) && self.has_seen_rise(&record))
         };
         let mut first = BTreeMap::new();
         for (_, forward) in forwards.clone().filter(|(operation, _)| is_too_dear(operation)) {
@@ -559,7 +560,7 @@ impl World {
     /// What became of honest tenants' operations, as far as the rules let them go.
     pub(crate) fn landed(&self) -> BTreeMap<u64, Landing> {
         let honest = self.operations.iter().filter(|operation| operation.op < hostile::FIRST_OP);
-        let held = self.held_by_data();
+        let held = self.held_by_data(|_| true);
         honest
             .filter(|operation| !held.contains(&operation.op))
             .map(|operation| {
@@ -597,7 +598,7 @@ impl World {
         if is_poor && self.keys.iter().all(|key| self.head.state.balance(key.address()) < needed) {
             return;
         }
-        let held = self.held_by_data();
+        let held = self.held_by_data(|status| status == Status::Expired);
         // Users whose earlier request may have ended otherwise: those behind it wait for it.
         let mut behind: BTreeSet<Address> = BTreeSet::new();
         for place in 0..self.operations.len() {
