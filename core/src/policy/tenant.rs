@@ -129,7 +129,6 @@ impl TenantPolicy {
         let fixed = [
             ("id", self.id != other.id),
             ("kinds", self.kinds != other.kinds),
-            ("weight", self.weight != other.weight),
             ("budget", period(self) != period(other)),
             ("signer_budget_percent", shares.signer_percent != others.signer_percent),
             ("target_budget_percent", shares.target_percent != others.target_percent),

@@ -27,7 +27,7 @@ use crate::{
         AccountRow, DecisionRow, EventFilter, EventRecord, GroupCommit, KeyUse, Ledger, LedgerError, MarginRow,
         RequestChange, RequestFilter, RequestRecord, StorageFault, Write, WriteOutcome,
     },
-    policy::{PauseScope, Pauses, TenantPolicy},
+    policy::{KindName, PauseScope, Pauses, TenantPolicy},
     provenance::{Decision, Head},
     request::{BatchId, Reason, RequestId, Status},
     time::Timestamp,
@@ -187,18 +187,28 @@ impl Relay {
         Ok(admission.pauses.change(place, scope, by, is_paused).await?)
     }
 
-    /// Other policies for tenants that it has, all of them or none: what is allowed, and the limits of what may be open and asked
-    /// for. What was accepted stays accepted.
+    /// Other policies, all of them or none: what is allowed, and the limits of what may be open and asked for. What was accepted
+    /// stays accepted. New tenants may be among them, if they make no calls: which lane makes whose is known at start.
     ///
     /// # Errors
     /// [`PolicyError`]; nothing is changed then.
-    pub fn set_policies(&self, policies: Vec<TenantPolicy>) -> Result<(), PolicyError> {
+    pub async fn set_policies(&self, policies: Vec<TenantPolicy>) -> Result<(), PolicyError> {
         let tenants = &self.inner.admission.tenants;
         for policy in &policies {
             let id = || policy.id.clone();
-            let known = tenants.get(&policy.id).ok_or_else(|| PolicyError::Unknown(id()))?;
-            if let Some(key) = known.policy.needs_restart(policy) {
+            let known = tenants.get(&policy.id);
+            let fixed = match &known {
+                Some(known) => known.policy.needs_restart(policy),
+                None => policy.kinds.contains(&KindName::Call).then_some("kinds"),
+            };
+            if let Some(key) = fixed {
                 return Err(PolicyError::NeedsRestart { tenant: id(), key });
+            }
+            if known.is_none() && !tenants.is_shared() {
+                let filter = RequestFilter { tenant: Some(id()), limit: 1, ..RequestFilter::default() };
+                if !self.inner.ledger.requests(&filter).await?.is_empty() {
+                    return Err(PolicyError::Returns(id()));
+                }
             }
             if let Some((key, detail, _)) = policy.problems().into_iter().next() {
                 return Err(PolicyError::Invalid { tenant: id(), key, detail });

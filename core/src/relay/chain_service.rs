@@ -202,6 +202,8 @@ pub(super) struct ChainService {
     pub(super) shared: Arc<ChainShared>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) tenants: Arc<Tenants>,
+    /// Changes of policies that the queue knows of.
+    pub(super) policy_changes: u64,
     pub(super) journal: mpsc::Sender<JournalEntry>,
     /// Entries for which the journal had no room yet, in order.
     pub(super) backlog: VecDeque<JournalEntry>,
@@ -510,6 +512,7 @@ impl ChainService {
             self.drain(index);
         }
         self.queue.set_debtors(self.tenants.debtors(self.chain_id(), now));
+        self.weigh_tenants();
         self.settle_in_order(now);
         self.look_at_left_out(now);
         self.fetch_again();
@@ -529,6 +532,16 @@ impl ChainService {
             && !self.queue.stale(forwarder, signer).is_empty()
         {
             self.suspects.insert((forwarder, signer));
+        }
+    }
+
+    /// Shares as policies have them now.
+    fn weigh_tenants(&mut self) {
+        let changes = self.tenants.changes();
+        if std::mem::replace(&mut self.policy_changes, changes) != changes {
+            for tenant in self.tenants.iter() {
+                self.queue.set_weight(&tenant.name, tenant.policy.weight);
+            }
         }
     }
 

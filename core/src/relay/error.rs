@@ -252,12 +252,15 @@ pub enum CancelError {
 }
 
 /// Why no policy was changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum PolicyError {
-    /// It has no such tenant.
-    #[error("no tenant `{0}`: adding one needs a restart")]
-    Unknown(String),
+    /// The ledger has requests of this tenant, which the relay does not have: what they hold and cost is counted at a start.
+    #[error("tenant `{0}` was here before: what its requests hold and cost is counted at a restart")]
+    Returns(String),
+    /// Whether it was here before is not known.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// That can't change while it runs.
     #[error("`tenant.{key}` of `{tenant}` can only be changed by a restart")]
     NeedsRestart {

@@ -876,6 +876,7 @@ async fn build_service(
         shared: shared.clone(),
         ledger: ledger.clone(),
         tenants: tenants.clone(),
+        policy_changes: 0,
         journal,
         backlog: VecDeque::new(),
         queue,

@@ -60,6 +60,8 @@ struct Books {
 pub(super) struct Tenants {
     tenants: RwLock<BTreeMap<String, Arc<Tenant>>>,
     books: Mutex<Books>,
+    /// Times that policies changed.
+    changes: AtomicU64,
     limits: OpenLimits,
     /// Other instances accept too: the ledger keeps the budgets, and tells what is open.
     is_shared: bool,
@@ -84,31 +86,42 @@ fn limiter(rate: Option<u32>) -> Option<Arc<DefaultDirectRateLimiter>> {
     Some(Arc::new(RateLimiter::direct(Quota::per_second(rate).allow_burst(burst))))
 }
 
+impl Tenant {
+    fn new(policy: TenantPolicy) -> Self {
+        Self {
+            name: policy.id.as_str().into(),
+            limiter: limiter(policy.rate_per_s),
+            lookups: limiter(policy.nonce_lookups_per_s),
+            policy,
+            open: Arc::default(),
+        }
+    }
+}
+
 impl Tenants {
     pub(super) fn new(policies: BTreeMap<String, TenantPolicy>, limits: OpenLimits, is_shared: bool) -> Self {
-        let tenants = policies
-            .into_iter()
-            .map(|(id, policy)| {
-                let tenant = Tenant {
-                    name: id.as_str().into(),
-                    limiter: limiter(policy.rate_per_s),
-                    lookups: limiter(policy.nonce_lookups_per_s),
-                    policy,
-                    open: Arc::default(),
-                };
-                (id, Arc::new(tenant))
-            })
-            .collect();
+        let tenants = policies.into_iter().map(|(id, policy)| (id, Arc::new(Tenant::new(policy)))).collect();
         let books = Books { open: OpenBook::new(limits), ..Books::default() };
-        Self { tenants: RwLock::new(tenants), books: Mutex::new(books), limits, is_shared }
+        Self { tenants: RwLock::new(tenants), books: Mutex::new(books), changes: AtomicU64::new(0), limits, is_shared }
     }
 
-    /// Other policies for tenants that are here, from now on: what was accepted stays accepted. Only in what
+    /// Counts the times that policies changed.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    /// Other policies from now on, and tenants that the ledger has nothing of: what was accepted stays accepted. Only in what
     /// [`TenantPolicy::needs_restart`] lets pass.
     pub(super) fn set_policies(&self, policies: impl IntoIterator<Item = TenantPolicy>) {
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
         for policy in policies {
-            let Some(tenant) = tenants.get_mut(&policy.id).filter(|tenant| tenant.policy != policy) else { continue };
+            let Some(tenant) = tenants.get_mut(&policy.id) else {
+                tenants.insert(policy.id.clone(), Arc::new(Tenant::new(policy)));
+                continue;
+            };
+            if tenant.policy == policy {
+                continue;
+            }
             // A rate that did not change goes on with what is left of it.
             let paced = |limit: fn(&TenantPolicy) -> Option<u32>, known: &Option<Arc<_>>| {
                 if limit(&policy) == limit(&tenant.policy) { known.clone() } else { limiter(limit(&policy)) }
@@ -122,6 +135,7 @@ impl Tenants {
             };
             *tenant = Arc::new(changed);
         }
+        self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whose calls each lane of the chain makes. One tenant alone has them all.
@@ -407,11 +421,11 @@ mod tests {
         let old = tenants.get("shop").unwrap();
         (0..10).for_each(|_| old.admit(0).unwrap());
         assert!(old.admit(0).is_err());
-        tenants.set_policies([TenantPolicy { max_gas: 21_000, ..before.clone() }, TenantPolicy::new("stranger")]);
+        tenants.set_policies([TenantPolicy { max_gas: 21_000, ..before.clone() }, TenantPolicy::new("newcomer")]);
         let new = tenants.get("shop").unwrap();
         assert_eq!((new.policy.max_gas, new.open.load(Ordering::Relaxed)), (21_000, 1));
         assert!(new.admit(0).is_err(), "a reload gives nobody a new burst");
-        assert!(tenants.get("stranger").is_none());
+        assert!(tenants.get("newcomer").is_some());
         tenants.set_policies([TenantPolicy { rate_per_s: Some(2), ..before }]);
         assert!(tenants.get("shop").unwrap().admit(0).is_ok());
     }

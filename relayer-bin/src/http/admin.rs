@@ -138,8 +138,8 @@ pub(super) struct ReloadView {
 
 /// Reads the configuration again and takes over what changed, all of it or nothing. Operators only.
 ///
-/// Of tenants, keys with their scopes, targets, limits, rates and the limit of the budget can be changed so; `409 needs_restart`
-/// names what can't. Event streams end, and their callers connect again.
+/// Of tenants, keys with their scopes, targets, limits, rates, weight and the limit of the budget can be changed so, and new ones
+/// come that make no calls; `409 needs_restart` names what can't. Event streams end, and their callers connect again.
 #[utoipa::path(
     post, path = "/v1/admin/reload", tag = "administration",
     responses(

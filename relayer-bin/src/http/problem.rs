@@ -14,7 +14,7 @@ use serde::Serialize;
 use slackwater::{
     forecast::RegistryError,
     ledger::LedgerError,
-    relay::{CancelError, ModelError, PauseError, SubmitError, WaitError},
+    relay::{CancelError, ModelError, PauseError, PolicyError, SubmitError, WaitError},
     request::RequestId,
 };
 use utoipa::ToSchema;
@@ -368,6 +368,7 @@ impl From<ReloadError> for Problem {
     fn from(error: ReloadError) -> Self {
         match error {
             ReloadError::Invalid(errors) => Self::new("invalid_configuration", errors.to_string()),
+            ReloadError::Policy(PolicyError::Ledger(error)) => error.into(),
             ReloadError::Unsupported | ReloadError::NeedsRestart(_) | ReloadError::Policy(_) => {
                 Self::new("needs_restart", error.to_string())
             }

@@ -9,6 +9,7 @@ use std::{
 use alloy_primitives::{B256, Keccak256};
 use serde::Serialize;
 use slackwater::{ledger::LedgerError, relay::PolicyError};
+use tokio::runtime::Handle;
 use utoipa::ToSchema;
 
 use super::App;
@@ -34,6 +35,7 @@ const RELOADABLE: &[&str] = &[
     "rate_per_s",
     "nonce_lookups_per_s",
     "price_percent",
+    "weight",
 ];
 
 /// Where the configuration comes from, and what is in force.
@@ -124,13 +126,17 @@ fn changes(before: &Table, now: &Table) -> Vec<Change> {
     keys.into_iter().filter(differs).map(change).collect()
 }
 
-/// Whether a running relayer can take over a change of `key`.
-fn is_reloadable(key: &str) -> bool {
-    let mut parts = key.split('.');
-    if parts.next() != Some("tenant") {
-        return false;
-    }
-    match (parts.nth(1), parts.next()) {
+/// The place of the tenant that `key` is of.
+fn tenant_of(key: &str) -> Option<usize> {
+    key.strip_prefix("tenant.")?.split('.').next()?.parse().ok()
+}
+
+/// Whether a running relayer with so many tenants can take over a change of `key`: one more comes as a whole.
+fn is_reloadable(key: &str, tenants: usize) -> bool {
+    let Some(place) = tenant_of(key) else { return false };
+    let mut parts = key.split('.').skip(2);
+    match (parts.next(), parts.next()) {
+        (Some(_), _) if place >= tenants => true,
         // Its period is what the books count by.
         (Some("budget"), key) => key == Some("limit_wei"),
         (name, _) => name.is_some_and(|name| RELOADABLE.contains(&name)),
@@ -152,7 +158,7 @@ impl Reloader {
 
 impl App {
     /// Reads the configuration again and takes over what changed, all of it or nothing. Event streams end, and open again with
-    /// the keys that are in force then.
+    /// the keys that are in force then. Blocks: for a thread that may, of a tokio runtime.
     ///
     /// # Errors
     /// [`ReloadError`]; nothing is changed then.
@@ -163,9 +169,10 @@ impl App {
         let config = reloader.sources.clone().load()?;
         let now = table(&config.entries);
         let changes = changes(&state.entries, &now);
+        let tenants = state.entries.keys().filter_map(|key| tenant_of(key)).max().map_or(0, |last| last + 1);
         let fixed: Vec<String> = changes
             .iter()
-            .filter(|change| !is_reloadable(&change.key))
+            .filter(|change| !is_reloadable(&change.key, tenants))
             .map(|change| format!("`{}`", change.key))
             .collect();
         if !fixed.is_empty() {
@@ -173,7 +180,7 @@ impl App {
         }
         if !changes.is_empty() {
             let policies = config.tenants.iter().map(|tenant| tenant.policy.clone()).collect();
-            self.relay.set_policies(policies)?;
+            Handle::current().block_on(self.relay.set_policies(policies))?;
             self.set_access(config.access());
             state.entries = now;
         }
@@ -217,12 +224,14 @@ mod tests {
             "tenant.0.targets.1",
             "tenant.0.max_gas",
             "tenant.0.budget.limit_wei",
+            "tenant.0.weight",
+            "tenant.13.id",
+            "tenant.13.budget.period_s",
         ] {
-            assert!(is_reloadable(key), "{key}");
+            assert!(is_reloadable(key, 13), "{key}");
         }
         for key in [
             "tenant.0.id",
-            "tenant.0.weight",
             "tenant.0.kinds",
             "tenant.0.budget.period_s",
             "tenant.0.budget",
@@ -231,7 +240,7 @@ mod tests {
             "tenant",
             "tenant.0",
         ] {
-            assert!(!is_reloadable(key), "{key}");
+            assert!(!is_reloadable(key, 13), "{key}");
         }
     }
 

@@ -13,6 +13,7 @@ use super::siege::{Fort, SHOP};
 
 const ADMIN: &str = "sw_shop_operator";
 const NEW: &str = "sw_shop_newcomer";
+const CLUB: &str = "sw_club_secret";
 
 async fn ask(fort: &Fort, path: &str, key: &str) -> u16 {
     let request = reqwest::Client::new().get(format!("{}{path}", fort.url())).bearer_auth(key);
@@ -76,11 +77,22 @@ async fn keys_come_and_go_without_a_restart_all_or_nothing() {
     assert!(status == 200 && keys.contains(&json!("tenant.0.targets")), "{answer}");
     assert_eq!(fort.submit().await.as_u16(), 403);
     assert_eq!(reload(&fort).await, (200, json!({ "changed": [] })));
-    fs::write(fort.config(), back.replace("api_keys", "weight = 2\napi_keys")).unwrap();
+    fs::write(fort.config(), back.replace("\"forward\", \"call\"", "\"forward\"")).unwrap();
     let (status, problem) = reload(&fort).await;
-    assert!(status == 409 && problem["detail"].as_str().unwrap().contains("`tenant.0.weight`"), "{problem}");
+    assert!(status == 409 && problem["detail"].as_str().unwrap().contains("`tenant.0.kinds"), "{problem}");
+
+    // One more tenant, at the end of the list; one that goes needs a restart.
+    let club = format!("[[tenant]]\nid = \"club\"\nweight = 3\n{named}\napi_keys = [\"{}\"]\n", KeyHash::of(CLUB));
+    assert_eq!(ask(&fort, "/v1/lanes", CLUB).await, 401);
+    fs::write(fort.config(), format!("{}{club}", back.replace("api_keys", "weight = 2\napi_keys"))).unwrap();
+    assert_eq!(reload(&fort).await.0, 200);
+    assert_eq!((ask(&fort, "/v1/lanes", CLUB).await, ask(&fort, "/v1/requests", CLUB).await), (200, 200));
+    fs::write(fort.config(), &back).unwrap();
+    let (status, problem) = reload(&fort).await;
+    assert!(status == 409 && problem["detail"].as_str().unwrap().contains("`tenant.1.id`"), "{problem}");
 
     // What needs a restart, and what is wrong, leaves everything as it was.
+    let back = format!("{back}{club}");
     fs::write(fort.config(), back.replace("linger_ms = 3600000", "linger_ms = 3500000")).unwrap();
     let (status, problem) = reload(&fort).await;
     assert_eq!((status, &problem["code"]), (409, &json!("needs_restart")), "{problem}");

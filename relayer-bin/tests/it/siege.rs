@@ -53,7 +53,7 @@ impl Fort {
         drop(listener);
         let config = format!(
             "[server]\nlisten = \"{address}\"\n{server}\n[ledger]\npath = {:?}\n\
-             [[chain]]\npreset = \"anvil\"\nrpc = [{{ url = \"{}\" }}]\nsigners = [\"env:KEY\"]\n\
+             [[chain]]\npreset = \"anvil\"\nrpc = [{{ url = \"{}\" }}]\nsigners = [{{ key = \"env:KEY\", tenants = [\"shop\"] }}]\n\
              linger_ms = 3600000\nwaiting_cost_percent = 0\ntiming = \"percentile\"\n\
              [[tenant]]\nid = \"shop\"\napi_keys = [\"{}\"]\nkinds = [\"forward\", \"call\"]\n\
              targets = {{ \"31337\" = {{ \"0x0101010101010101010101010101010101010101\" = [] }} }}\n",

@@ -1,7 +1,7 @@
 //! Starts: with a chain that is away, on a ledger of another chain, and dropped half way.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{
         Arc,
@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use alloy_primitives::{B256, U64, keccak256};
+use alloy_primitives::{Address, B256, Bytes, U64, U256, keccak256};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::Instant};
@@ -19,16 +19,17 @@ use super::{KnownFinal, build_service, check_chain};
 use crate::{
     chain::{ChainSpec, TransportFailure},
     ledger::{Ledger, SqliteConfig, SqliteLedger},
-    policy::OpenLimits,
+    policy::{KindName, OpenLimits, TargetRule, TenantPolicy},
     relay::{
-        BuildError, ChainHealth, ChainSetup, LocalSigner, Relay, RelayBuilder, RpcEndpoint, RpcReply, RpcTransport,
-        SubmitError,
+        BuildError, ChainHealth, ChainSetup, LocalSigner, PolicyError, Relay, RelayBuilder, RpcEndpoint, RpcReply,
+        RpcTransport, SubmitError, SubmitItem,
         chain_service::{ChainService, Done},
         clock,
         journal::JournalEntry,
         pause::PauseBoard,
         tenants::Tenants,
     },
+    request::{Call, Submission, SubmissionKind},
 };
 
 const BLOCK: Duration = Duration::from_millis(50);
@@ -201,6 +202,46 @@ async fn a_ledger_of_another_chain_with_this_id_is_refused() {
     // Nothing is left running, and nothing was changed.
     node.salt.store(0, Ordering::Relaxed);
     relay(&[&node], &ledger).start().await.expect("the old chain").shutdown().await;
+}
+
+#[tokio::test]
+async fn a_tenant_comes_while_the_relay_runs_if_the_ledger_has_nothing_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, ledger) = (Node::of_chain(1_006), dir.path().join("ledger.db"));
+    let open = |id: &str| TenantPolicy { is_open: true, ..TenantPolicy::new(id) };
+    let target = BTreeMap::from([(Address::repeat_byte(1), TargetRule::default())]);
+    let targets = Some(BTreeMap::from([(1_006, target)]));
+    let kinds = BTreeSet::from([KindName::Call]);
+    let calls = |id: &str| TenantPolicy { kinds: kinds.clone(), targets: targets.clone(), ..TenantPolicy::new(id) };
+    let first = relay(&[&node], &ledger).tenant(calls("old")).start().await.unwrap();
+    let call = Call {
+        to: Address::repeat_byte(1),
+        value: U256::ZERO,
+        gas: U256::from(50_000),
+        data: Bytes::new(),
+        any_sender: false,
+        salt: String::new(),
+    };
+    let kind = SubmissionKind::Call(call);
+    let submission = Submission { chain_id: 1_006, kind, deadline: None, max_cost_wei: None };
+    let item = SubmitItem { submission, idempotency_key: None, submitted_by: None };
+    first.submit("old", item).await.expect("a call");
+    first.shutdown().await;
+
+    let relay = relay(&[&node], &ledger).tenant(open("shop")).start().await.unwrap();
+    assert!(matches!(relay.quote("club", 1_006, 50_000), Err(SubmitError::UnknownTenant(_))));
+    let refused = relay.set_policies(vec![open("club"), open("old")]).await;
+    assert!(matches!(&refused, Err(PolicyError::Returns(id)) if id == "old"), "{refused:?}");
+    let refused = relay.set_policies(vec![open("club"), calls("bot")]).await;
+    assert!(
+        matches!(&refused, Err(PolicyError::NeedsRestart { tenant, key: "kinds" }) if tenant == "bot"),
+        "{refused:?}"
+    );
+    assert!(relay.quote("club", 1_006, 50_000).is_err(), "all or nothing");
+    let heavy = TenantPolicy { weight: 3, ..open("shop") };
+    relay.set_policies(vec![heavy, open("club")]).await.expect("a new tenant");
+    assert!(relay.quote("club", 1_006, 50_000).is_ok());
+    relay.shutdown().await;
 }
 
 #[tokio::test]
