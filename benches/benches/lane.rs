@@ -38,7 +38,6 @@ fn plan() -> Plan {
         extra_wei: U256::ZERO,
         is_guarded: true,
         is_alone: false,
-        is_doubted: false,
     }
 }
 

@@ -69,8 +69,6 @@ pub enum Protection {
     PricedOutYields,
     /// What no block takes although its price would do makes way (I14).
     IgnoredYields,
-    /// Behind a transaction that no block took, those of the same tenant get less patience (I14).
-    IgnoredDoubts,
     /// A lane takes what its balance holds, whatever comes first (I14).
     BalanceAware,
     /// What is refused for good while an earlier transaction may execute it waits for what becomes of that (I1).
@@ -80,7 +78,7 @@ pub enum Protection {
 impl Protection {
     /// Every protection.
     #[cfg(feature = "simulation")]
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 33] = [
         Self::PersistFirst,
         Self::PollEveryAttempt,
         Self::ReadQuorum,
@@ -112,7 +110,6 @@ impl Protection {
         Self::DemandedTip,
         Self::PricedOutYields,
         Self::IgnoredYields,
-        Self::IgnoredDoubts,
         Self::BalanceAware,
         Self::HoldEntangled,
     ];

@@ -12,7 +12,9 @@ use slackwater::{
     chain::ClientRule,
     ledger::{BatchState, MemoryStore, RequestRecord},
     relay::{LaneStatus, LocalSigner},
-    request::{BatchId, LaneId, Reason, RequestId, Status, SubmissionKind, VerifiedRequest, settlement::CostAccount},
+    request::{
+        BatchId, Forward, LaneId, Reason, RequestId, Status, SubmissionKind, VerifiedRequest, settlement::CostAccount,
+    },
 };
 
 use crate::{
@@ -527,8 +529,8 @@ impl World {
         // From the block before it on, whose price it was accepted at.
         let since = record.accepted_at.as_secs().saturating_sub(self.spec.block_time_ms.div_ceil(1_000) + 1);
         let life = since..=record.updated_at.as_secs();
-        let last = record.block_number.unwrap_or(u64::MAX);
-        let blocks = self.head.back().filter(|block| block.number <= last && life.contains(&block.timestamp_s));
+        let end = record.block_number.unwrap_or(u64::MAX);
+        let blocks = self.head.back().filter(|block| block.number < end && life.contains(&block.timestamp_s));
         let (mut is_dear, mut was_cheap) = (false, false);
         for block in blocks {
             let is_risen = fee.rise.contains(&(block.number - 1_000));
@@ -543,17 +545,23 @@ impl World {
             SubmissionKind::Forward(forward) => Some((operation, forward)),
             SubmissionKind::Call(_) => None,
         });
+        let record_of = |operation: &Operation| operation.accepted.first().and_then(|id| self.store.request(*id));
         let is_too_dear = |operation: &Operation| {
-            let record = operation.accepted.first().and_then(|id| self.store.request(*id));
-            record.is_some_and(|record| is_end(record.status) && self.has_seen_rise(&record))
+            record_of(operation).is_some_and(|record| is_end(record.status) && self.has_seen_rise(&record))
         };
-        let mut first = BTreeMap::new();
-        for (_, forward) in forwards.clone().filter(|(operation, _)| is_too_dear(operation)) {
-            let nonce = first.entry(forward.from).or_insert(forward.nonce);
-            *nonce = forward.nonce.min(*nonce);
+        // Of each user those that were held, and until when.
+        let mut held: BTreeMap<Address, Vec<(U256, u64)>> = BTreeMap::new();
+        for (operation, forward) in forwards.clone().filter(|(operation, _)| is_too_dear(operation)) {
+            let block = record_of(operation).and_then(|record| self.head.at(record.block_number?));
+            let until = block.map_or(u64::MAX, |block| block.timestamp_s);
+            held.entry(forward.from).or_default().push((forward.nonce, until));
         }
-        let is_behind = |from: &Address, nonce: U256| first.get(from).is_some_and(|first| *first < nonce);
-        let behind = forwards.filter(|(_, forward)| is_behind(&forward.from, forward.nonce)).map(|(it, _)| it.op);
+        let is_behind = |(operation, forward): &(&Operation, &Forward)| {
+            let Some(held) = held.get(&forward.from) else { return false };
+            let since = record_of(operation).map_or(u64::MAX, |record| record.accepted_at.as_secs());
+            held.iter().any(|(nonce, until)| *nonce < forward.nonce && since <= *until)
+        };
+        let behind = forwards.filter(is_behind).map(|(operation, _)| operation.op);
         behind.chain(self.operations.iter().filter(|operation| is_too_dear(operation)).map(|it| it.op)).collect()
     }
 

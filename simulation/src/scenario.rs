@@ -562,9 +562,9 @@ impl Scenario {
                 hostility.signer = HostileSigner::Ignored;
                 (hostility.is_flood, hostility.operations) = (false, second.within(4, 9));
                 (plan.calm_after_ms, plan.slack_ms) = (45_000, 100_000..150_000);
-                // Whoever is behind waits until it is given up: the first one after 12 blocks, what else its tenant has there after 3,
-                // each cancel takes two, and then another one may be first. Prices leave room for cancels.
-                plan.max_delay_blocks = 30 + 5 * plan.max_in_flight as u64;
+                // Whoever is behind waits until each of those before it is given up after 12 blocks, and cancelled. Prices leave room
+                // for cancels.
+                plan.max_delay_blocks = 15 * (plan.max_in_flight as u64 + 1);
                 plan.base_fee = *second.pick(&[7, 15_297_156, 1_000_000_000]);
             }
             Self::Bulky => {

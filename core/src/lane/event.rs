@@ -35,13 +35,6 @@ pub struct LaneConfig {
     pub cancel_gas: u64,
 }
 
-impl LaneConfig {
-    /// Blocks that may leave `plan` out; 0 for any number.
-    pub(super) const fn patience(&self, plan: &Plan) -> u64 {
-        if plan.is_doubted { self.abandon_after_blocks.div_ceil(4) } else { self.abandon_after_blocks }
-    }
-}
-
 /// What the composer hands over: one transaction's content with its limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -57,8 +50,6 @@ pub struct Plan {
     pub is_guarded: bool,
     /// It has one member: it can't be made smaller.
     pub is_alone: bool,
-    /// No block took one of the same tenant before it: what nodes have of it is given up after a quarter of the patience.
-    pub is_doubted: bool,
 }
 
 /// What nodes are known to take, beyond what a header says.
@@ -343,8 +334,6 @@ pub enum LaneAlert {
         nonce: u64,
         /// Blocks that could have taken it.
         blocks: u64,
-        /// They are fewer than usual: one of the same tenant was left out before it.
-        was_doubted: bool,
     },
     /// Nodes want a higher tip than may be offered; the lane waits.
     TipRefused {

@@ -159,13 +159,6 @@ impl Lane {
         }
     }
 
-    /// No block took one of the same tenant before `nonce`: less patience with it.
-    pub fn doubt(&mut self, nonce: u64) {
-        if let Some(slot) = self.slots.get_mut(&nonce) {
-            slot.plan.is_doubted = true;
-        }
-    }
-
     /// Number of attempts that were made for `nonce`.
     pub fn attempts(&self, nonce: u64) -> usize {
         self.slots.get(&nonce).map_or(0, |slot| slot.attempts.len())

@@ -142,6 +142,13 @@ impl SqliteLedger {
     /// [`LedgerError::InUse`], [`LedgerError::Foreign`], [`LedgerError::Corrupt`] and [`LedgerError::Newer`] before
     /// anything is changed; [`LedgerError::Storage`] if the file cannot be opened or migrated.
     pub async fn open(config: SqliteConfig) -> Result<Self, LedgerError> {
+        // To its end, even if the caller drops this future: a statement that was begun goes on, and only the lock keeps the next
+        // one who opens the ledger from meeting it half way through its migrations.
+        let opened = tokio::spawn(Self::open_to_the_end(config)).await;
+        opened.unwrap_or_else(|error| Err(LedgerError::Storage(error.to_string().into())))
+    }
+
+    async fn open_to_the_end(config: SqliteConfig) -> Result<Self, LedgerError> {
         let lock = wait_for_lock(&config).await?;
         check_origin(&config, config.options()).await?;
         if config.check_at_start && exists(&config.path)? {
@@ -150,12 +157,12 @@ impl SqliteLedger {
         keep_private(&config)?;
         let opened = async {
             let mut writer = connect(&config).await?;
-            migrations::migrator(&migrations::SQLITE).run(&mut writer.connection).await.map_err(
-                |error| match error {
-                    sqlx::migrate::MigrateError::Execute(error) => storage_error(&error),
-                    error => LedgerError::Storage(error.to_string().into()),
-                },
-            )?;
+            // What `run` does, whose future the compiler does not know to be `Send`.
+            let migrator = migrations::migrator(&migrations::SQLITE);
+            migrator.run_direct(None, &mut writer.connection, false).await.map_err(|error| match error {
+                sqlx::migrate::MigrateError::Execute(error) => storage_error(&error),
+                error => LedgerError::Storage(error.to_string().into()),
+            })?;
             writer.cursor = Some(store::load_cursor(&mut writer.connection).await?);
             Ok(writer)
         };

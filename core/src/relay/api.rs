@@ -204,6 +204,11 @@ impl Relay {
             if let Some(key) = fixed {
                 return Err(PolicyError::NeedsRestart { tenant: id(), key });
             }
+            if known.is_none()
+                && let Some(tenant) = tenants.unbound_beside(&policies)
+            {
+                return Err(PolicyError::UnboundCalls(tenant));
+            }
             if known.is_none() && !tenants.is_shared() {
                 let filter = RequestFilter { tenant: Some(id()), limit: 1, ..RequestFilter::default() };
                 if !self.inner.ledger.requests(&filter).await?.is_empty() {

@@ -202,8 +202,8 @@ pub(super) struct ChainService {
     pub(super) shared: Arc<ChainShared>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) tenants: Arc<Tenants>,
-    /// Changes of policies that the queue knows of.
-    pub(super) policy_changes: u64,
+    /// Changes of policies that the queue knows of; `None` for a new queue.
+    pub(super) policy_changes: Option<u64>,
     pub(super) journal: mpsc::Sender<JournalEntry>,
     /// Entries for which the journal had no room yet, in order.
     pub(super) backlog: VecDeque<JournalEntry>,
@@ -536,9 +536,9 @@ impl ChainService {
     }
 
     /// Shares as policies have them now.
-    fn weigh_tenants(&mut self) {
+    pub(super) fn weigh_tenants(&mut self) {
         let changes = self.tenants.changes();
-        if std::mem::replace(&mut self.policy_changes, changes) != changes {
+        if self.policy_changes.replace(changes) != Some(changes) {
             for tenant in self.tenants.iter() {
                 self.queue.set_weight(&tenant.name, tenant.policy.weight);
             }

@@ -491,6 +491,7 @@ impl ChainService {
             "driving the chain's lanes"
         );
         self.queue = queue;
+        self.policy_changes = None;
         self.lanes = lanes;
         self.uncertain = uncertain;
         if let Some(membership) = &mut self.membership {

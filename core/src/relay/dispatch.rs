@@ -595,7 +595,6 @@ impl ChainService {
             extra_wei,
             is_guarded: members.iter().all(|member| member.sequence().is_some()),
             is_alone: members.len() == 1,
-            is_doubted: false,
         };
         let offer = self.offer(now, selection.deadline);
         let tenant = self.tenant_of(&members);

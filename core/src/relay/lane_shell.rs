@@ -896,19 +896,9 @@ impl ChainService {
         self.remember_nonces(&executed);
     }
 
-    /// No block takes a transaction: its members go on in half the company, and who was alone has one try less. Those of the same
-    /// tenant behind it may be of its kind: they don't wait as long, one after the other, with everybody behind them.
-    fn part_company(&mut self, index: usize, nonce: u64, was_doubted: bool) {
-        let lane = &mut self.lanes[index];
-        let Some(flight) = lane.flights.get(&nonce) else { return };
-        if flight.tenant.is_some() && Protection::IgnoredDoubts.is_on() {
-            let behind = lane.flights.range(nonce + 1..).filter(|(_, other)| other.tenant == flight.tenant);
-            behind.for_each(|(nonce, _)| lane.machine.doubt(*nonce));
-        }
-        if was_doubted {
-            // A short wait says little of it.
-            return;
-        }
+    /// No block takes a transaction: its members go on in half the company, and who was alone has one try less.
+    fn part_company(&mut self, index: usize, nonce: u64) {
+        let Some(flight) = self.lanes[index].flights.get(&nonce) else { return };
         let ids: Vec<RequestId> = flight.still_in().map(|member| member.id()).collect();
         let (company, is_alone) = (u32::try_from(ids.len().div_ceil(2)).ok(), ids.len() == 1);
         for id in ids {
@@ -928,9 +918,9 @@ impl ChainService {
         let lane = self.lanes[index].machine.id();
         match alert {
             LaneAlert::Resumed => tracing::info!(%lane, "lane resumed"),
-            LaneAlert::Ignored { nonce, was_doubted, .. } => {
+            LaneAlert::Ignored { nonce, .. } => {
                 tracing::warn!(%lane, alert = alert.name(), detail = ?alert, "lane needs attention");
-                self.part_company(index, *nonce, *was_doubted);
+                self.part_company(index, *nonce);
             }
             _ => tracing::warn!(%lane, alert = alert.name(), detail = ?alert, "lane needs attention"),
         }

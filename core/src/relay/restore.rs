@@ -560,7 +560,6 @@ async fn restore_lane(
                 ceiling_wei_per_gas: record.ceiling_wei_per_gas,
                 is_guarded,
                 is_alone: requests.len() == 1,
-                is_doubted: false,
             },
             attempts: attempts
                 .iter()

@@ -167,15 +167,7 @@ pub fn call_problems(chains: &[ChainSetup], tenants: &BTreeMap<String, TenantPol
             let detail = format!("a signer is bound to `{stranger}`, which is no tenant");
             faults.push((chain_id, SetupFault::new("signers", detail, "correct the tenant's id")));
         }
-        if tenants.len() <= 1 && setup.callers.is_empty() {
-            continue;
-        }
-        let makes_calls = |policy: &TenantPolicy| {
-            policy.kinds.contains(&KindName::Call)
-                && policy.targets.as_ref().is_some_and(|chains| chains.contains_key(&chain_id))
-                || policy.kinds.contains(&KindName::Call) && policy.others.contains_key(&chain_id)
-        };
-        for (id, _) in tenants.iter().filter(|(id, policy)| makes_calls(policy) && !bound.contains(id.as_str())) {
+        for id in unbound_callers(chain_id, &setup.callers, tenants.values()) {
             let detail = format!("tenant `{id}` may make calls here, but no signer is bound to it");
             let fix = format!(
                 "write signers = [{{ key = …, tenants = [{id:?}] }}]: a contract that trusts the account for one tenant must not be called by another"
@@ -184,6 +176,26 @@ pub fn call_problems(chains: &[ChainSetup], tenants: &BTreeMap<String, TenantPol
         }
     }
     faults
+}
+
+/// Those of `tenants` that make calls on the chain and have no signer of their own there. One tenant alone needs none.
+pub(super) fn unbound_callers<'a>(
+    chain_id: u64,
+    callers: &BTreeMap<Address, BTreeSet<String>>,
+    tenants: impl ExactSizeIterator<Item = &'a TenantPolicy>,
+) -> Vec<&'a str> {
+    if tenants.len() <= 1 && callers.is_empty() {
+        return Vec::new();
+    }
+    let is_open = |policy: &TenantPolicy| {
+        policy.others.contains_key(&chain_id)
+            || policy.targets.as_ref().is_some_and(|chains| chains.contains_key(&chain_id))
+    };
+    let is_bound = |policy: &TenantPolicy| callers.values().any(|ids| ids.contains(&policy.id));
+    tenants
+        .filter(|policy| policy.kinds.contains(&KindName::Call) && is_open(policy) && !is_bound(policy))
+        .map(|policy| policy.id.as_str())
+        .collect()
 }
 
 #[cfg(test)]

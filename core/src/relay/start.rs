@@ -137,7 +137,8 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
         tracing::warn!(%known, %identity, "the identity key changed: promises given before were signed by another key");
     }
     let is_shared = ledger.leases().is_some();
-    let tenants = Arc::new(Tenants::new(config.tenants, config.open_limits, is_shared));
+    let tenants = Tenants::new(config.tenants, config.open_limits, is_shared).on_chains(&config.chains);
+    let tenants = Arc::new(tenants);
     restore_spent(&ledger, &tenants).await?;
     let told = Told::new(identity, &config.chains).with_tenants(&tenants);
 
@@ -876,7 +877,7 @@ async fn build_service(
         shared: shared.clone(),
         ledger: ledger.clone(),
         tenants: tenants.clone(),
-        policy_changes: 0,
+        policy_changes: None,
         journal,
         backlog: VecDeque::new(),
         queue,

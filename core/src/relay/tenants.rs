@@ -13,7 +13,7 @@ use std::{
 use alloy_primitives::{Address, U256};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
 
-use super::{builder::ChainSetup, error::SubmitError};
+use super::{builder::ChainSetup, error::SubmitError, setup::unbound_callers};
 use crate::{
     policy::{BudgetBook, Claim, LineKey, OpenBook, OpenError, OpenLimits, TenantPolicy},
     protection::Protection,
@@ -62,6 +62,8 @@ pub(super) struct Tenants {
     books: Mutex<Books>,
     /// Times that policies changed.
     changes: AtomicU64,
+    /// Whose calls the accounts of each chain make, as it was set up.
+    callers: Vec<(u64, BTreeMap<Address, BTreeSet<String>>)>,
     limits: OpenLimits,
     /// Other instances accept too: the ledger keeps the budgets, and tells what is open.
     is_shared: bool,
@@ -102,7 +104,30 @@ impl Tenants {
     pub(super) fn new(policies: BTreeMap<String, TenantPolicy>, limits: OpenLimits, is_shared: bool) -> Self {
         let tenants = policies.into_iter().map(|(id, policy)| (id, Arc::new(Tenant::new(policy)))).collect();
         let books = Books { open: OpenBook::new(limits), ..Books::default() };
-        Self { tenants: RwLock::new(tenants), books: Mutex::new(books), changes: AtomicU64::new(0), limits, is_shared }
+        Self {
+            tenants: RwLock::new(tenants),
+            books: Mutex::new(books),
+            changes: AtomicU64::new(0),
+            callers: Vec::new(),
+            limits,
+            is_shared,
+        }
+    }
+
+    /// Of a relay with these chains.
+    pub(super) fn on_chains(self, chains: &[ChainSetup]) -> Self {
+        let callers = chains.iter().map(|setup| (setup.spec.chain_id, setup.callers.clone())).collect();
+        Self { callers, ..self }
+    }
+
+    /// The first that would make calls from no account of its own, if `added` came: as long as there is one tenant, all
+    /// accounts are its own.
+    pub(super) fn unbound_beside(&self, added: &[TenantPolicy]) -> Option<String> {
+        let here: Vec<_> = self.iter().collect();
+        let new = added.iter().filter(|policy| self.get(&policy.id).is_none());
+        let all: Vec<&TenantPolicy> = here.iter().map(|tenant| &tenant.policy).chain(new).collect();
+        let unbound = |(chain_id, callers): &(u64, _)| unbound_callers(*chain_id, callers, all.iter().copied());
+        self.callers.iter().flat_map(unbound).next().map(str::to_owned)
     }
 
     /// Counts the times that policies changed.

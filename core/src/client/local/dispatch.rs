@@ -474,7 +474,6 @@ impl LocalRelay {
             extra_wei,
             is_guarded: members.iter().all(|member| member.sequence().is_some()),
             is_alone: members.len() == 1,
-            is_doubted: false,
         };
         let offer = self.offer(now, selection.deadline);
         match self.lane.submit_offering(now, plan.clone(), offer) {

@@ -188,7 +188,6 @@ impl LocalRelay {
             extra_wei: U256::ZERO,
             is_guarded: false,
             is_alone: true,
-            is_doubted: false,
         };
         let form = BatchForm::new(Vec::new(), Vec::new(), &filler, settled);
         let key = VehicleKey::Single(RequestId(B256::ZERO));

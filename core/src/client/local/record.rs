@@ -131,7 +131,6 @@ impl BatchForm {
             // Nobody knows any more what nodes said of it.
             is_guarded: false,
             is_alone: self.members.len() == 1,
-            is_doubted: false,
         }
     }
 }

@@ -104,7 +104,6 @@ impl Lane {
                 extra_wei: U256::ZERO,
                 is_guarded: false,
                 is_alone: true,
-                is_doubted: false,
             };
             let slot = Slot { is_abandoned: true, is_filler: true, ..Slot::new(plan, Vec::new()) };
             self.slots.insert(nonce, Box::new(slot));

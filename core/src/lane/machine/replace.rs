@@ -89,17 +89,15 @@ impl Lane {
             slot.could = None;
             return;
         }
-        let was_doubted = slot.plan.is_doubted;
-        let is_there = attempt.held == Held::Yes || !was_doubted;
-        let could = is_oldest && !is_abandoned && !is_priced_out && !is_refused && is_there;
+        let could = is_oldest && !is_abandoned && !is_priced_out && !is_refused;
         // Blocks that were not watched, in an outage say, are few of those that count: nobody may have had it then.
-        let step = (self.config.patience(&slot.plan) / 4).max(1);
+        let step = (self.config.abandon_after_blocks / 4).max(1);
         let counted = |(blocks, at): (u64, u64)| blocks.saturating_add(head.number.saturating_sub(at).min(step));
         let could_blocks = slot.could.filter(|_| could).map_or(0, counted);
         slot.could = could.then_some((could_blocks, head.number));
         let may_yield = !is_abandoned && Protection::PricedOutYields.is_on();
         let is_replaced = if could && self.is_left_out(nonce, could_blocks) {
-            self.abandon(nonce, LaneAlert::Ignored { nonce, blocks: could_blocks, was_doubted })
+            self.abandon(nonce, LaneAlert::Ignored { nonce, blocks: could_blocks })
         } else if is_priced_out && may_yield && self.gives_up(head, nonce) {
             true
         } else if is_priced_out {
@@ -150,7 +148,7 @@ impl Lane {
 
     /// Whether blocks have left it out for so long, while others wait behind it, that they will not take it (I14).
     fn is_left_out(&self, nonce: u64, blocks: u64) -> bool {
-        let most = self.slots.get(&nonce).map_or(0, |slot| self.config.patience(&slot.plan));
+        let most = self.config.abandon_after_blocks;
         let is_long = most > 0 && blocks >= most && Protection::IgnoredYields.is_on();
         is_long && self.has_younger(nonce) && self.pays_cancel(nonce)
     }

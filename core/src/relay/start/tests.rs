@@ -226,6 +226,8 @@ async fn a_tenant_comes_while_the_relay_runs_if_the_ledger_has_nothing_of_it() {
     let submission = Submission { chain_id: 1_006, kind, deadline: None, max_cost_wei: None };
     let item = SubmitItem { submission, idempotency_key: None, submitted_by: None };
     first.submit("old", item).await.expect("a call");
+    let refused = first.set_policies(vec![open("club")]).await;
+    assert!(matches!(&refused, Err(PolicyError::UnboundCalls(id)) if id == "old"), "{refused:?}");
     first.shutdown().await;
 
     let relay = relay(&[&node], &ledger).tenant(open("shop")).start().await.unwrap();

@@ -119,7 +119,6 @@ impl Scene {
             extra_wei: U256::ZERO,
             is_guarded: true,
             is_alone: false,
-            is_doubted: false,
         };
         let id = service.lanes[0].machine.submit(clock::now(), plan).unwrap();
         let record = BatchRecord {

@@ -53,7 +53,6 @@ fn plan(deadline_s: u64) -> Plan {
         extra_wei: U256::ZERO,
         is_guarded: false,
         is_alone: true,
-        is_doubted: false,
     }
 }
 

@@ -241,7 +241,6 @@ impl World {
             extra_wei: U256::ZERO,
             is_guarded: false,
             is_alone: true,
-            is_doubted: false,
         });
         if tx.kind == AttemptKind::Cancel {
             self.ledger.vacant.remove(&key.nonce);

@@ -97,7 +97,6 @@ impl World {
             extra_wei: U256::ZERO,
             is_guarded: self.salt.is_multiple_of(2),
             is_alone: self.salt.is_multiple_of(3),
-            is_doubted: false,
         }
     }
 
