@@ -69,6 +69,8 @@ pub enum Protection {
     PricedOutYields,
     /// What no block takes although its price would do makes way (I14).
     IgnoredYields,
+    /// Whose transaction no block took goes after all other tenants for as long as that took (I14).
+    IgnoredGoesLast,
     /// A lane takes what its balance holds, whatever comes first (I14).
     BalanceAware,
     /// What is refused for good while an earlier transaction may execute it waits for what becomes of that (I1).
@@ -78,7 +80,7 @@ pub enum Protection {
 impl Protection {
     /// Every protection.
     #[cfg(feature = "simulation")]
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::PersistFirst,
         Self::PollEveryAttempt,
         Self::ReadQuorum,
@@ -110,6 +112,7 @@ impl Protection {
         Self::DemandedTip,
         Self::PricedOutYields,
         Self::IgnoredYields,
+        Self::IgnoredGoesLast,
         Self::BalanceAware,
         Self::HoldEntangled,
     ];

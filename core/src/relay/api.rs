@@ -27,7 +27,7 @@ use crate::{
         AccountRow, DecisionRow, EventFilter, EventRecord, GroupCommit, KeyUse, Ledger, LedgerError, MarginRow,
         RequestChange, RequestFilter, RequestRecord, StorageFault, Write, WriteOutcome,
     },
-    policy::{KindName, PauseScope, Pauses, TenantPolicy},
+    policy::{PauseScope, Pauses, TenantPolicy},
     provenance::{Decision, Head},
     request::{BatchId, Reason, RequestId, Status},
     time::Timestamp,
@@ -188,7 +188,8 @@ impl Relay {
     }
 
     /// Other policies, all of them or none: what is allowed, and the limits of what may be open and asked for. What was accepted
-    /// stays accepted. New tenants may be among them, if they make no calls: which lane makes whose is known at start.
+    /// stays accepted. New tenants may be among them, if they make no calls, and no other does from accounts that are not bound to it:
+    /// which account makes whose calls is known at start.
     ///
     /// # Errors
     /// [`PolicyError`]; nothing is changed then.
@@ -196,23 +197,16 @@ impl Relay {
         let tenants = &self.inner.admission.tenants;
         for policy in &policies {
             let id = || policy.id.clone();
-            let known = tenants.get(&policy.id);
-            let fixed = match &known {
-                Some(known) => known.policy.needs_restart(policy),
-                None => policy.kinds.contains(&KindName::Call).then_some("kinds"),
-            };
-            if let Some(key) = fixed {
-                return Err(PolicyError::NeedsRestart { tenant: id(), key });
-            }
-            if known.is_none()
-                && let Some(tenant) = tenants.unbound_beside(&policies)
-            {
-                return Err(PolicyError::UnboundCalls(tenant));
-            }
-            if known.is_none() && !tenants.is_shared() {
-                let filter = RequestFilter { tenant: Some(id()), limit: 1, ..RequestFilter::default() };
-                if !self.inner.ledger.requests(&filter).await?.is_empty() {
+            match tenants.get(&policy.id).map(|known| known.policy.needs_restart(policy)) {
+                Some(Some(key)) => return Err(PolicyError::NeedsRestart { tenant: id(), key }),
+                Some(None) => {}
+                None if !tenants.is_shared() && self.has_requests_of(id()).await? => {
                     return Err(PolicyError::Returns(id()));
+                }
+                None => {
+                    if let Some(tenant) = tenants.unbound_beside(&policies) {
+                        return Err(PolicyError::UnboundCalls(tenant));
+                    }
                 }
             }
             if let Some((key, detail, _)) = policy.problems().into_iter().next() {
@@ -221,6 +215,11 @@ impl Relay {
         }
         tenants.set_policies(policies);
         Ok(())
+    }
+
+    async fn has_requests_of(&self, tenant: String) -> Result<bool, LedgerError> {
+        let filter = RequestFilter { tenant: Some(tenant), limit: 1, ..RequestFilter::default() };
+        Ok(!self.inner.ledger.requests(&filter).await?.is_empty())
     }
 
     /// Writes into the decision log under which configuration the relay works: `config` is a hash of all that is in force,

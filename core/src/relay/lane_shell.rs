@@ -896,9 +896,15 @@ impl ChainService {
         self.remember_nonces(&executed);
     }
 
-    /// No block takes a transaction: its members go on in half the company, and who was alone has one try less.
-    fn part_company(&mut self, index: usize, nonce: u64) {
+    /// No block takes a transaction: its members go on in half the company, and who was alone has one try less. For as many blocks
+    /// as it kept others waiting its tenant goes after all others.
+    fn part_company(&mut self, index: usize, nonce: u64, blocks: u64) {
         let Some(flight) = self.lanes[index].flights.get(&nonce) else { return };
+        if let Some(tenant) = flight.tenant.clone() {
+            let now = super::clock::now();
+            let wait = self.shared.spec.block_time().saturating_mul(u32::try_from(blocks).unwrap_or(u32::MAX));
+            self.queue.go_last(tenant, now, now.saturating_add(wait));
+        }
         let ids: Vec<RequestId> = flight.still_in().map(|member| member.id()).collect();
         let (company, is_alone) = (u32::try_from(ids.len().div_ceil(2)).ok(), ids.len() == 1);
         for id in ids {
@@ -918,9 +924,9 @@ impl ChainService {
         let lane = self.lanes[index].machine.id();
         match alert {
             LaneAlert::Resumed => tracing::info!(%lane, "lane resumed"),
-            LaneAlert::Ignored { nonce, .. } => {
+            LaneAlert::Ignored { nonce, blocks } => {
                 tracing::warn!(%lane, alert = alert.name(), detail = ?alert, "lane needs attention");
-                self.part_company(index, *nonce);
+                self.part_company(index, *nonce, *blocks);
             }
             _ => tracing::warn!(%lane, alert = alert.name(), detail = ?alert, "lane needs attention"),
         }

@@ -476,6 +476,8 @@ pub struct Queue {
     paused: BTreeSet<Arc<str>>,
     /// Tenants that have spent more than their budget: one transaction at a time.
     debtors: BTreeSet<Arc<str>>,
+    /// Tenants that go after all others, and until when.
+    last: BTreeMap<Arc<str>, Timestamp>,
     has_multicall: bool,
     callers: Option<Table<Address, BTreeSet<Arc<str>>>>,
     waiting: usize,
@@ -647,6 +649,17 @@ impl Queue {
     /// These tenants have spent more than their budgets: each has one transaction in flight at most, until the next call.
     pub fn set_debtors(&mut self, debtors: BTreeSet<Arc<str>>) {
         self.debtors = debtors;
+    }
+
+    /// A transaction of `tenant` kept a lane from going on: until `until` its requests go where no other tenant's could be sent, so
+    /// that those who waited go first.
+    pub fn go_last(&mut self, tenant: Arc<str>, now: Timestamp, until: Timestamp) {
+        self.last.retain(|_, until| now < *until);
+        self.last.insert(tenant, until);
+    }
+
+    fn goes_last(&self, tenant: &str, now: Timestamp) -> bool {
+        Protection::IgnoredGoesLast.is_on() && self.last.get(tenant).is_some_and(|until| now < *until)
     }
 
     /// Whether `tenant` owes what a further transaction might cost.
@@ -1179,9 +1192,9 @@ impl Queue {
             }
         }
         let cutoff = now.saturating_add(outlook.send_within().max(limits.urgent));
-        let full = if IS_SHARED { self.full(lane, limits, cutoff) } else { Table::new() };
+        let full = if IS_SHARED { self.full(now, lane, limits, cutoff) } else { Table::new() };
         // The tenant that was served least comes first, then the most urgent one. Whoever waits for company holds up nobody.
-        let mut lines: Vec<(u64, Timestamp, VehicleKey, Arc<str>)> = Vec::new();
+        let mut lines: Vec<(bool, u64, Timestamp, VehicleKey, Arc<str>)> = Vec::new();
         let mut barred = Vec::new();
         for (key, group) in self.groups.iter() {
             let may_go = |tenant: &Arc<str>| {
@@ -1195,12 +1208,12 @@ impl Queue {
                 if let Some(due) = line.first_for(lane).filter(|due| *due <= cutoff) {
                     let served = self.tenants.get(tenant).filter(|_| Protection::TenantShares.is_on());
                     let time = served.map_or(0, |tenant| tenant.virtual_time);
-                    lines.push((time, due, *key, tenant.clone()));
+                    lines.push((self.goes_last(tenant, now), time, due, *key, tenant.clone()));
                 }
             }
         }
         lines.sort_unstable();
-        for (_, _, key, tenant) in lines {
+        for (_, _, _, key, tenant) in lines {
             let Some(line) = self.groups.get(&key).and_then(|group| group.tenants.get(&tenant)) else { continue };
             let limits = &limits.of_vehicle(key);
             if IS_SHARED && let Some(stuck) = self.still_stuck(line, lane, limits, cutoff) {
@@ -1281,7 +1294,7 @@ impl Queue {
     }
 
     /// Tenants that have their share of the lane's transactions in flight, while others that have not could be sent.
-    fn full(&self, lane: LaneId, limits: &ComposeLimits, cutoff: Timestamp) -> Table<Arc<str>, ()> {
+    fn full(&self, now: Timestamp, lane: LaneId, limits: &ComposeLimits, cutoff: Timestamp) -> Table<Arc<str>, ()> {
         let Some(held) = self.held.get(&lane).filter(|_| Protection::TenantShares.is_on()) else {
             return Table::new();
         };
@@ -1291,6 +1304,7 @@ impl Queue {
                 self.may_send(lane, *key, tenant)
                     && !self.paused.contains(tenant)
                     && !self.is_in_debt(tenant)
+                    && !self.goes_last(tenant, now)
                     && line.first_for(lane).is_some_and(|due| due <= cutoff)
                     && !(IS_SHARED && self.still_stuck(line, lane, &limits.of_vehicle(*key), cutoff).is_some())
             });

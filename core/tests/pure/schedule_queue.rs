@@ -676,6 +676,23 @@ fn a_tenant_in_debt_has_one_transaction_in_flight() {
     assert_eq!(compose(&mut queue, 1, &limits()).members.len(), 1);
 }
 
+/// Who kept a lane from going on goes after those who waited, and takes no share from them (I14).
+#[test]
+fn who_goes_last_goes_where_nobody_else_would() {
+    let limits = ComposeLimits { slots: 4, ..limits() };
+    let mut queue = with_multicall();
+    (0..4).for_each(|salt| queue.push(call(salt, 30_000, "last", false)));
+    (4..9).for_each(|salt| queue.push(call(salt, 60_000, "honest", false)));
+    queue.go_last("last".into(), Timestamp(0), Timestamp(1_000));
+    let mut next = |now| {
+        let chosen = queue.compose(Timestamp(now), lane(1), &limits, &ANY_PRICE)?;
+        Some(tenant_of(&queue, &chosen.members[0]).to_owned())
+    };
+    let first: Vec<_> = (1..=6).filter_map(&mut next).collect();
+    assert_eq!(first, ["honest", "honest", "honest", "honest", "honest", "last"]);
+    assert_eq!(next(1_000).as_deref(), Some("last"));
+}
+
 /// The transactions that a restart finds count like those that were composed: towards a debtor's one, and towards shares.
 #[test]
 fn a_tenant_in_debt_has_one_transaction_in_flight_after_a_restart() {

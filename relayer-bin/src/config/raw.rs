@@ -471,8 +471,9 @@ pub struct RawChain {
     #[schemars(range(min = 1, max = 100_000), extend("x-default" = "2"))]
     pub rebroadcast_after_blocks: Option<u64>,
     /// Blocks for which a lane's oldest transaction may stay out of blocks although its price would do, while others wait behind it: then
-    /// it is replaced by a cancel, and its requests go on in half the company; at least as many as come in 12 seconds. A request
-    /// that was alone in `max_refusals` such transactions ends `rejected`. 0 for never.
+    /// it is replaced by a cancel, and its requests go on in half the company; at least as many as come in 12 seconds. For as many
+    /// blocks more its tenant goes after all others. A request that was alone in `max_refusals` such transactions ends `rejected`. 0
+    /// for never.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000), extend("x-default" = "12"))]
     pub abandon_after_blocks: Option<u64>,

@@ -278,7 +278,7 @@ const fn scenario_of(protection: Protection) -> Scenario {
         Protection::PricedOutYields => Scenario::PricedOut,
         Protection::HoldEntangled => Scenario::Entangled,
         Protection::BalanceAware => Scenario::Scarce,
-        Protection::IgnoredYields => Scenario::Ignored,
+        Protection::IgnoredYields | Protection::IgnoredGoesLast => Scenario::Ignored,
         _ => Scenario::Crash,
     }
 }
