@@ -258,10 +258,9 @@ pub enum PolicyError {
     /// The ledger has requests of this tenant, which the relay does not have: what they hold and cost is counted at a start.
     #[error("tenant `{0}` was here before: what its requests hold and cost is counted at a restart")]
     Returns(String),
-    /// This tenant makes calls from all accounts, being the only one: each account is bound to its tenants at a start.
-    #[error(
-        "tenant `{0}` makes calls and no signer is bound to it: bind one (`signers`), and restart for a second tenant"
-    )]
+    /// This tenant makes calls, from no account of its own: one tenant alone makes them from all. Accounts are bound to tenants at a
+    /// start.
+    #[error("tenant `{0}` makes calls and no signer is bound to it: bind one (`signers`), and restart")]
     UnboundCalls(String),
     /// Whether it was here before is not known.
     #[error(transparent)]

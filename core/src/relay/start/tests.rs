@@ -235,10 +235,7 @@ async fn a_tenant_comes_while_the_relay_runs_if_the_ledger_has_nothing_of_it() {
     let refused = relay.set_policies(vec![open("club"), open("old")]).await;
     assert!(matches!(&refused, Err(PolicyError::Returns(id)) if id == "old"), "{refused:?}");
     let refused = relay.set_policies(vec![open("club"), calls("bot")]).await;
-    assert!(
-        matches!(&refused, Err(PolicyError::NeedsRestart { tenant, key: "kinds" }) if tenant == "bot"),
-        "{refused:?}"
-    );
+    assert!(matches!(&refused, Err(PolicyError::UnboundCalls(id)) if id == "bot"), "{refused:?}");
     assert!(relay.quote("club", 1_006, 50_000).is_err(), "all or nothing");
     let heavy = TenantPolicy { weight: 3, ..open("shop") };
     relay.set_policies(vec![heavy, open("club")]).await.expect("a new tenant");
