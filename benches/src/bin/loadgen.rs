@@ -25,7 +25,7 @@ use slackwater_benches::{
     Anvil, BenchError, Node, Relayer, RelayerClient, Result, World,
     count::{Relayed, executions, executions_by_event},
     http::Http,
-    relayer::{BINARY_VAR, cpu_time, peak_resident_bytes, resident_bytes},
+    relayer::{BINARY_VAR, cpu_time, default_tenant, peak_resident_bytes, resident_bytes},
     report::{Latencies, duration, ether, grouped, mebibytes},
     wallet::{Crowd, SignedRequest, batch_body},
 };
@@ -161,7 +161,9 @@ async fn place(args: &Args) -> Result<Place> {
     let anvil = Anvil::builder().block_time(args.block_time).spawn().await?;
     let node = anvil.node().clone();
     let world = World::deploy(&node, usize::try_from(args.senders).unwrap_or(1)).await?;
-    let mut builder = Relayer::builder(&world).rpc(anvil.url()).extra("[log]\nlevel = \"warn\"");
+    // One tenant calls as fast as it gets answers: its rate is a limit that the load needs raised.
+    let tenant = format!("{}rate_per_s = 1000000", default_tenant(&world));
+    let mut builder = Relayer::builder(&world).rpc(anvil.url()).extra("[log]\nlevel = \"warn\"").extra(&tenant);
     // All of them come from one address, and its own questions beside them. Where the defaults do, an older relayer does too.
     let connections = args.connections + 64;
     if connections > 256 {
