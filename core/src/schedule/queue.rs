@@ -1298,13 +1298,13 @@ impl Queue {
         let Some(held) = self.held.get(&lane).filter(|_| Protection::TenantShares.is_on()) else {
             return Table::new();
         };
+        let gives_way =
+            |tenant: &Arc<str>| self.paused.contains(tenant) || self.is_in_debt(tenant) || self.goes_last(tenant, now);
         let mut able: Table<Arc<str>, ()> = Table::new();
         for (key, group) in self.groups.iter() {
             let ready = group.tenants.iter().filter(|(tenant, line)| {
                 self.may_send(lane, *key, tenant)
-                    && !self.paused.contains(tenant)
-                    && !self.is_in_debt(tenant)
-                    && !self.goes_last(tenant, now)
+                    && !gives_way(tenant)
                     && line.first_for(lane).is_some_and(|due| due <= cutoff)
                     && !(IS_SHARED && self.still_stuck(line, lane, &limits.of_vehicle(*key), cutoff).is_some())
             });
