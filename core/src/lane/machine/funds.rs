@@ -5,11 +5,11 @@ use alloy_primitives::U256;
 use super::{
     super::{
         event::{Command, LaneAlert},
-        slot::{Held, Slot},
+        slot::{Attempt, Held, Slot},
     },
     Lane,
 };
-use crate::time::Timestamp;
+use crate::{chain::RpcErrorClass, time::Timestamp};
 
 /// Why the lane waits for a top-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,8 +93,11 @@ impl Lane {
                 if wei < needed_wei {
                     return;
                 }
-                let is_topped_up = wei > lowest;
-                if is_topped_up {
+                let is_refused = |attempt: &Attempt| attempt.refused == Some(RpcErrorClass::InsufficientFunds);
+                let has_refused = |slot: &Slot| slot.is_in_flight() && slot.attempts.iter().any(is_refused);
+                let is_left = self.slots.values().any(|slot| has_refused(slot));
+                // Money came, or nothing that was refused is left: an earlier attempt is in a block, say.
+                if wei > lowest || !is_left {
                     self.resume();
                 } else {
                     // It should do, and a node says that it does not: asked again now and then, until one takes it.
