@@ -126,6 +126,25 @@ fn s9_failed_sends_do_not_ratchet() {
     assert_eq!((alerts(&commands), sends(&commands)), (vec!["resumed"], vec![key(0, 0)]), "by itself, the same bytes");
 }
 
+/// A bump that the balance does not cover is refused, and what it was to replace comes into a block: nothing is short any more (I14).
+#[test]
+fn s9_what_was_refused_pauses_the_lane_no_longer_than_it_is_there() {
+    let mut rig = Rig::new(0);
+    rig.head(100);
+    rig.send(plan(100_000));
+    rig.taken(key(0, 0));
+    let number = rig.until_signed(100, 0, SendOutcome::Taken);
+    rig.commit(key(0, 1));
+    let refused = SendOutcome::Refused(RpcErrorClass::InsufficientFunds);
+    assert_eq!(alerts(&rig.sent(key(0, 1), refused)), ["underfunded"]);
+    let spent = Event::Balance(U256::from(10u128.pow(19)));
+    assert_eq!(alerts(&rig.event(spent.clone())), [] as [&str; 0], "it is still there");
+    rig.event(Event::AccountNonce { latest: 1, finalized: Some(0) });
+    rig.receipts(0, PollPurpose::Inclusion, Some(receipt(key(0, 0), number, 0)), number);
+    assert_eq!(alerts(&rig.event(spent)), ["resumed"], "no money came, and none is needed");
+    assert_eq!(rig.lane.ready(), Ok(()));
+}
+
 /// What is left beside everything in flight.
 fn available(rig: &mut Rig) -> U256 {
     let dear = Plan { extra_wei: U256::MAX, ..plan(100_000) };
