@@ -659,7 +659,7 @@ impl Queue {
     }
 
     fn goes_last(&self, tenant: &str, now: Timestamp) -> bool {
-        Protection::IgnoredGoesLast.is_on() && self.last.get(tenant).is_some_and(|until| now < *until)
+        IS_SHARED && Protection::IgnoredGoesLast.is_on() && self.last.get(tenant).is_some_and(|until| now < *until)
     }
 
     /// Whether `tenant` owes what a further transaction might cost.
