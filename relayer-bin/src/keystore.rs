@@ -5,21 +5,21 @@ use alloy_primitives::{Address, hex, keccak256};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-/// Cost of one guess at the password: 128 MiB and about half a second. As ethers and viem; geth takes twice that.
+/// Cost of one guess at the password: 128 MiB and about half a second. Same as ethers and viem; geth takes twice that.
 const SCRYPT_LOG_N: u8 = 17;
 /// Scrypt's block size.
 const SCRYPT_R: u32 = 8;
 /// Scrypt's parallelism.
 const SCRYPT_P: u32 = 1;
 
-/// Why a key could not be encrypted or opened. Never contains the key or the password.
+/// Failure to encrypt or decrypt a key. Never contains the key or the password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeystoreError {
-    /// The operating system gives none.
+    /// The operating system provides no randomness.
     #[error("no randomness: {0}")]
     Randomness(String),
-    /// The password's or the file's fault.
+    /// Wrong password or damaged file.
     #[error("{0}")]
     Open(String),
 }

@@ -21,7 +21,7 @@ use utoipa::{
 /// Largest integer that every JSON implementation reads exactly.
 const MAX_SAFE_INTEGER: u64 = 1 << 53;
 
-/// Unix seconds above this are surely milliseconds: the year 5138.
+/// Values above this are taken for milliseconds instead of Unix seconds: the year 5138.
 const MAX_UNIX_SECONDS: u64 = 100_000_000_000;
 
 /// A non-negative integer below 2^256.
@@ -32,7 +32,7 @@ impl Uint {
     /// Reads decimal digits or `0x` hex.
     ///
     /// # Errors
-    /// Says what is wrong with the text.
+    /// A description of the error in the text.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
             if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -198,7 +198,7 @@ impl Instant {
     /// Reads RFC 3339, or Unix seconds in decimal digits.
     ///
     /// # Errors
-    /// Says what is wrong with the text.
+    /// A description of the error in the text.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
             return Self::from_seconds(text.parse().unwrap_or(u64::MAX));
@@ -255,7 +255,7 @@ impl Span {
     /// Reads a whole number with a unit.
     ///
     /// # Errors
-    /// Says what is wrong with the text.
+    /// A description of the error in the text.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         const PROBLEM: &str = "not a span of time such as 500ms, 30s, 5m, 2h or 1d";
         let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or(PROBLEM)?;

@@ -1,4 +1,4 @@
-//! `audit`: does the ledger tell one unbroken, consistent story, and does the chain agree?
+//! `audit`: checks that the ledger is unbroken and consistent, and that the chain agrees with it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -24,7 +24,7 @@ use super::{ConfigArgs, error::CliError, printable::printable};
 
 /// Rows read at a time.
 const PAGE: usize = 2_000;
-/// Problems that are told; the rest is counted.
+/// Problems listed one by one; beyond that they are only counted.
 const MAX_TOLD: usize = 50;
 
 #[derive(Debug, Args)]
@@ -59,7 +59,7 @@ fn parse_head(text: &str) -> Result<(u64, B256), String> {
     Ok((seq.parse().map_err(|_| "SEQ is not a number")?, hash.parse().map_err(|_| "HASH is not 32 bytes of hex")?))
 }
 
-/// What was found.
+/// Result of an audit.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub(super) problems: Vec<String>,
@@ -83,7 +83,7 @@ impl From<LedgerError> for CliError {
 
 pub(super) async fn run(args: AuditArgs) -> Result<(), CliError> {
     let What::Verify { database, config, chain, head, json } = args.what;
-    // Before the database is opened, so that a wrong configuration is told at once.
+    // Before the database is opened, so that a wrong configuration is reported at once.
     let pools = if chain { Some(pools(&config)?) } else { None };
     let ledger = open(database, &config).await?;
     let result = verify(ledger.as_ref(), pools.as_ref(), head).await;
@@ -143,7 +143,7 @@ fn pools(config: &ConfigArgs) -> Result<BTreeMap<u64, RpcPool>, CliError> {
 
 pub(super) type Summary = Vec<(&'static str, String)>;
 
-/// Everything that a ledger can be asked.
+/// All checks that need only the ledger.
 pub(super) async fn verify(
     ledger: &dyn Ledger,
     pools: Option<&BTreeMap<u64, RpcPool>>,
@@ -172,7 +172,7 @@ pub(super) async fn verify(
     Ok((summary, findings))
 }
 
-/// What the decision log says of requests.
+/// Requests and transactions according to the decision log.
 #[derive(Debug, Default)]
 struct Logged {
     accepted: HashMap<B256, Acceptance>,
@@ -180,21 +180,21 @@ struct Logged {
     sent: Sent,
 }
 
-/// Which transactions the decision log says were sent. Those of a batch are known if the entry after its plan names the first of
-/// them; an older version wrote none.
+/// Transactions that were sent according to the decision log. Those of a batch are known if the entry after its plan
+/// names the first of them; an older version wrote none.
 #[derive(Debug, Default)]
 struct Sent {
-    /// The batch that the newest entry planned.
+    /// The batch planned by the previous entry.
     planned: Option<B256>,
     /// Batches of which every transaction is known.
     known: HashSet<B256>,
-    /// Batches of which some may be missing.
+    /// Batches of which some transactions may be missing.
     partly: HashSet<B256>,
     attempts: HashSet<B256>,
 }
 
 impl Sent {
-    /// What is wrong with the next entry, if something is.
+    /// Reads the next entry. Returns the problem that it raises, if any.
     fn read(&mut self, decision: &Decision) -> Option<String> {
         let planned = self.planned.take();
         match decision {
@@ -225,9 +225,9 @@ impl Sent {
 }
 
 impl Logged {
-    /// What is wrong with the next entry, if something is.
+    /// Reads the next entry. Returns the problem that it raises, if any.
     fn read(&mut self, body: &str) -> Option<String> {
-        // What a later version writes is no fault of this ledger.
+        // An entry that only a later version can decode is no fault of this ledger.
         let decision = Decision::decode(body).ok()?;
         let problem = self.sent.read(&decision);
         match decision {
@@ -242,7 +242,8 @@ impl Logged {
         problem
     }
 
-    /// What the stored request says otherwise; each is asked for once. An older version logged neither.
+    /// Contradiction between the log and the stored request, if any. Consumes the logged data of the request, so each
+    /// is compared once. An older version logged neither acceptances nor ends.
     fn differs(&mut self, record: &RequestRecord) -> Option<String> {
         let id = record.id;
         let (accepted, ended) = (self.accepted.remove(&id.0), self.ended.remove(&id.0));
@@ -283,7 +284,7 @@ impl Logged {
         }
     }
 
-    /// Requests that no stored one was compared with.
+    /// Logged requests that were compared with no stored one.
     fn missing(&self) -> BTreeSet<&B256> {
         self.accepted.keys().chain(self.ended.keys()).collect()
     }
@@ -329,11 +330,11 @@ async fn decisions(ledger: &dyn Ledger, findings: &mut Findings) -> Result<(Head
     Ok((head.unwrap_or(Head::GENESIS), logged))
 }
 
-/// Where the events leave each request: number of the last one, and its status.
+/// State of each request after all its events: number of the last event, and its status.
 type Last = HashMap<RequestId, (u32, Status)>;
 
-/// Whether `event` is the first one of another tenant's request, after that of the first tenant ended without having been in a
-/// transaction: accepted, late perhaps, ended.
+/// True if `event` is the first one of another tenant's request with the same id, after the first tenant's ended
+/// without having been in a transaction: accepted, late perhaps, ended.
 fn is_taken_over(seq: u32, status: Status, event: &EventRecord) -> bool {
     let is_untried = matches!(status, Status::Rejected | Status::Expired | Status::Cancelled) && seq <= 3;
     is_untried && event.request_seq == 1 && event.status == Status::Queued
@@ -439,7 +440,7 @@ async fn requests(
     Ok((counts.into_iter().collect(), executed))
 }
 
-/// Asks for each transaction once.
+/// Asks the nodes for each transaction once.
 async fn on_chain(
     pools: &BTreeMap<u64, RpcPool>,
     executed: &[Executed],
@@ -525,7 +526,7 @@ mod tests {
         let unplanned = || format!("batch {batch} was sent without a plan, says the decision log");
         assert_eq!(read(std::slice::from_ref(&sent)), [unplanned()]);
         assert_eq!(read(&[planned(hash(7)), sent.clone()]), [unplanned()]);
-        // An older version planned it, and this one gave its nonce to others.
+        // An older version planned it, and this one reused its nonce for other requests.
         assert_eq!(read(&[planned(batch), included(batch, second)]), [""; 0]);
         assert_eq!(read(&[planned(batch), planned(batch), sent, included(batch, second)]), [""; 0]);
     }

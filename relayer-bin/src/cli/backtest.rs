@@ -84,16 +84,16 @@ pub(super) struct BacktestArgs {
     svg: Option<PathBuf>,
 }
 
-/// What is wrong with the sources.
+/// A fault to inject into the fee sources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum FaultArg {
-    /// One of three tells fees of a hundred times.
+    /// One of three reports fees a hundred times too high.
     Liar,
-    /// One of three tells the right base fees, with false gas, tips and next base fees.
+    /// One of three reports the right base fees, with false gas, tips and next base fees.
     HalfTruth,
     /// One of three is 20 blocks behind.
     Lag,
-    /// Nobody saw ten blocks in the middle.
+    /// Ten blocks in the middle are missing from all sources.
     Gap,
 }
 
@@ -108,7 +108,7 @@ impl From<FaultArg> for SourceFault {
     }
 }
 
-/// Where models start.
+/// Prior models to start with.
 #[derive(Debug, Clone, Args)]
 pub(super) struct PriorArgs {
     /// Start cold, without what was learnt on other chains.
@@ -164,14 +164,14 @@ pub(super) fn parse_horizon(text: &str) -> Result<HorizonKey, String> {
     .ok_or_else(|| format!("write blocks, as in 10, or seconds up to {MAX_DEADLINE_S}, as in 3600s"))
 }
 
-/// One forecast for the plot: after which row, and per horizon the steps and the log quantiles .1, .5, .9.
+/// One forecast for the plot: row of its origin, and per horizon the steps and the log quantiles .1, .5, .9.
 #[derive(Debug, Clone)]
 struct Fan {
     row: usize,
     levels: Vec<(u32, [f64; 3])>,
 }
 
-/// One file and what came of it.
+/// One file and its results.
 #[derive(Debug)]
 struct Tested {
     name: String,
@@ -187,7 +187,7 @@ struct Tested {
     fans: Vec<Fan>,
 }
 
-/// A file that was left out, and why.
+/// A file that was skipped, and the error.
 #[derive(Debug)]
 struct Failed {
     name: String,
@@ -201,7 +201,7 @@ enum Pass {
     Timing { slip: u32 },
 }
 
-/// What a pass gives.
+/// Result of a pass.
 enum Outcome {
     Forecasts(BTreeMap<HorizonKey, slackwater::sim::HorizonReport>, Vec<Fan>),
     Timing(u32, BTreeMap<u64, slackwater::sim::DeadlineReport>),
@@ -273,7 +273,7 @@ fn open(path: &Path, args: &BacktestArgs) -> Result<Tested, String> {
     Ok(Tested { name, chain, price_column, trace, horizons, deadlines, report, prices, window, fans })
 }
 
-/// Does all passes over all files on several threads; the longest files first. Gives the files that failed, by index.
+/// Runs all passes over all files on several threads, the longest files first. Returns the files that failed, by index.
 fn work(files: &mut [Tested], args: &BacktestArgs, priors: &Priors) -> Vec<(usize, String)> {
     let mut passes: Vec<(usize, Pass)> = (0..files.len())
         .flat_map(|file| [Pass::Timing { slip: 0 }, Pass::Timing { slip: 1 }, Pass::Forecasts].map(|pass| (file, pass)))

@@ -1,4 +1,4 @@
-//! `backup` and `restore`: a checked copy of the ledger's file, and the way back.
+//! `backup` and `restore`: a checked copy of the ledger's file, and putting it back.
 
 use std::{
     fs::{self, File},
@@ -103,7 +103,7 @@ pub(super) async fn restore(args: RestoreArgs) -> Result<(), CliError> {
     }
 }
 
-/// Checks the ledger in place, and makes the next start know that it may be older than the chain.
+/// Checks the ledger in place, and marks it so that the next start knows that it may be older than the chain.
 async fn mark(ledger: &dyn Ledger, is_json: bool, path: &Path, bytes: u64) -> Result<(), CliError> {
     let marked = async {
         let (summary, findings) = verify(ledger, None, None).await?;
@@ -120,7 +120,7 @@ async fn mark(ledger: &dyn Ledger, is_json: bool, path: &Path, bytes: u64) -> Re
     Ok(())
 }
 
-/// Checks the backup first, holds the ledger's lock so that no relayer runs or starts, and keeps what was there.
+/// Checks the backup first, holds the ledger's lock so that no relayer runs or starts, and keeps the old file.
 async fn put_back(target: &SqliteConfig, backup: &Path, is_json: bool) -> Result<(), CliError> {
     if !backup.is_file() {
         return Err(CliError::usage(format!("there is no backup {}", backup.display())));
@@ -134,7 +134,7 @@ async fn put_back(target: &SqliteConfig, backup: &Path, is_json: bool) -> Result
     if findings.count > 0 {
         return Err(broken(&findings, "the backup"));
     }
-    // The mark is in every copy that `backup` made; one that was made otherwise gets it now.
+    // Every copy made by `backup` carries the mark; a copy made by other means gets it now.
     let marking = SqliteLedger::open(SqliteConfig::new(copy.path())).await?;
     if marking.meta(MARK_KEY).await?.is_none_or(|mark| mark.is_empty()) {
         let value = jiff::Timestamp::now().as_millisecond().to_string();
@@ -151,12 +151,12 @@ async fn put_back(target: &SqliteConfig, backup: &Path, is_json: bool) -> Result
     Ok(())
 }
 
-/// Gives the old file a second name, and moves its log away: SQLite would apply it to whatever file has the name.
+/// Renames the old file, and moves its write-ahead log away: SQLite would apply that to whatever file has the name.
 async fn set_aside(target: &SqliteConfig) -> Result<Option<PathBuf>, CliError> {
     if !target.path.exists() {
         return Ok(None);
     }
-    // So that the file alone is the whole ledger, if it still can be read.
+    // So that the file alone is the whole ledger, if it can still be read.
     if let Err(error) = SqliteLedger::flush(target).await {
         tracing::warn!(%error, "the log of the old ledger stays beside it");
     }
@@ -174,7 +174,7 @@ async fn set_aside(target: &SqliteConfig) -> Result<Option<PathBuf>, CliError> {
     Ok(Some(aside))
 }
 
-/// Whether a file that nobody writes is a whole ledger that tells one story.
+/// Checks that a file that nobody writes is a complete and consistent ledger.
 async fn check(path: &Path) -> Result<(Summary, Findings), CliError> {
     SqliteLedger::check_file(path).await?;
     let ledger = SqliteLedger::open_read_only(SqliteConfig::new(path)).await?;
@@ -183,7 +183,7 @@ async fn check(path: &Path) -> Result<(Summary, Findings), CliError> {
     result
 }
 
-/// Where the ledger is.
+/// Location of the ledger.
 enum Place {
     File(SqliteConfig),
     Shared(Box<slackwater::ledger::PostgresConfig>),
@@ -241,7 +241,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// A name is on disk when its directory is.
+/// A file name is durable only once its directory is synced.
 fn sync_dir(dir: &Path) -> Result<(), CliError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| at(dir, &error))
 }

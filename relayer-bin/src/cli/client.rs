@@ -1,4 +1,4 @@
-//! Talks to a relayer over HTTP.
+//! HTTP client of a relayer.
 
 use std::time::Duration;
 
@@ -13,27 +13,27 @@ use super::{
 };
 use crate::config::{Secret, SecretRef};
 
-/// Longest wait for an answer that is not a stream.
+/// Timeout of an answer that is not a stream.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest line of an event stream.
+/// Longest line of an event stream, bytes.
 const MAX_LINE_BYTES: usize = 1 << 20;
-/// Longest answer that is read: an export of models is the longest that there is.
+/// Largest answer that is read, bytes: an export of models is the largest there is.
 const MAX_ANSWER_BYTES: usize = 288 << 20;
-/// Longest explanation of a refusal that is read.
+/// Largest explanation of a refusal that is read, bytes.
 const MAX_PROBLEM_BYTES: usize = 1 << 20;
 
-/// Which relayer, and as whom.
+/// The relayer to call, and the API key to call it with.
 #[derive(Debug, Clone, Args)]
 pub(super) struct RelayerArgs {
     /// The relayer.
     #[arg(long, value_name = "URL", env = "SLACKWATER_URL", default_value = "http://127.0.0.1:7700")]
     url: String,
-    /// Where the API key is: `env:NAME` or `file:PATH`. Otherwise `$SLACKWATER_API_KEY`, if set.
+    /// Reference to the API key: `env:NAME` or `file:PATH`. Otherwise `$SLACKWATER_API_KEY`, if set.
     #[arg(long, value_name = "REF")]
     api_key: Option<String>,
 }
 
-/// An answer other than success, as the relayer explained it.
+/// An answer other than success, with the relayer's explanation.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
@@ -129,7 +129,7 @@ impl Client {
         self.answer(self.request(Method::GET, path)).await.map(printable_json)
     }
 
-    /// The answer as it came: to be written down, not read.
+    /// The answer as raw text: to be written to a file, not interpreted.
     pub(super) async fn get_text(&self, path: &str) -> Result<String, CliError> {
         let answer: Box<serde_json::value::RawValue> = self.answer(self.request(Method::GET, path)).await?;
         Ok(answer.get().to_owned())
@@ -185,7 +185,7 @@ impl EventStream {
             if let Some(data) = self.parser.next_event() {
                 return Ok(Some(printable(&data).into_owned()));
             }
-            // A broken connection is an end like any other: the caller resumes after the last event.
+            // A broken connection counts as its end: the caller resumes after the last event.
             let Ok(Some(chunk)) = self.response.chunk().await else { return Ok(None) };
             if !self.parser.push(&chunk) {
                 return Err(CliError::failed("the relayer sent an endless line"));
@@ -203,7 +203,7 @@ pub(super) struct SseParser {
 }
 
 impl SseParser {
-    /// Takes more bytes; `false` if a line grows beyond bounds.
+    /// Takes more bytes; `false` if a line exceeds [`MAX_LINE_BYTES`].
     pub(super) fn push(&mut self, bytes: &[u8]) -> bool {
         self.buffer.extend_from_slice(bytes);
         let mut start = 0;

@@ -1,4 +1,4 @@
-//! `dev`: a chain, contracts, funded lanes and the API, with nothing to configure.
+//! `dev`: a chain, contracts, funded lanes and the API, with no configuration.
 
 use std::{
     io::IsTerminal,
@@ -26,9 +26,9 @@ use crate::{config::Sources, scalar::Account, telemetry};
 pub(super) const FORWARDER_NAME: &str = "Slackwater Dev Forwarder";
 /// The first account of every anvil node: unlocked there, and its key is public.
 const DEPLOYER: Address = alloy_primitives::address!("f39Fd6e51aad88F6F4ce6aB8827279cffFb92266");
-/// Wei that each lane gets: 10 000 ether.
+/// Initial balance of each lane, wei: 10 000 ether.
 const LANE_BALANCE: &str = "0x21e19e0c9bab2400000";
-/// How long anvil may take to answer.
+/// Time limit for anvil's start.
 const ANVIL_START: Duration = Duration::from_secs(20);
 
 /// Options of `slackwater dev`.
@@ -72,7 +72,7 @@ pub(super) struct DevArgs {
     json: bool,
 }
 
-/// What is there, for people and scripts.
+/// Addresses and accounts of the started environment, for people and scripts.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Ready<'a> {
@@ -89,7 +89,7 @@ struct Ready<'a> {
     database: String,
 }
 
-/// Contracts of an earlier run.
+/// Contracts deployed by an earlier run.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Contracts {
     forwarder: Address,
@@ -139,7 +139,7 @@ pub(super) async fn run(args: DevArgs) -> Result<(), CliError> {
     result
 }
 
-/// Prepares the chain, starts the relayer on it, and tells what is there.
+/// Prepares the chain, starts the relayer on it, and reports the environment.
 async fn serve_dev(args: &DevArgs, data: &Path, rpc: &str) -> Result<serve::Running, CliError> {
     let pool = RpcPool::new(vec![RpcEndpoint::new("anvil", rpc)], Duration::from_secs(10));
     let chain_id = wait_for_node(&pool, rpc).await?;
@@ -222,7 +222,7 @@ fn seconds_to_ms(text: &str) -> Option<u64> {
     (ms > 0).then_some(ms)
 }
 
-/// A key that is the same in every run, so that a kept database fits. Worthless outside a local chain.
+/// A key that is the same in every run, so that a kept database still matches. Worthless outside a local chain.
 fn dev_key(purpose: &str) -> B256 {
     keccak256(format!("slackwater dev {purpose}"))
 }
@@ -240,7 +240,7 @@ async fn wait_for_node(pool: &RpcPool, url: &str) -> Result<u64, CliError> {
     }
 }
 
-/// Deploys what is missing.
+/// Deploys the missing contracts.
 async fn prepare(pool: &RpcPool, memory: &Path) -> Result<Contracts, CliError> {
     if code(pool, multicall3::ADDRESS).await?.is_empty() {
         let code = Bytes::from_static(multicall3::runtime_code());
@@ -325,7 +325,7 @@ fn announce(ready: &Ready<'_>, is_json: bool) -> Result<(), CliError> {
     Ok(())
 }
 
-/// A running anvil, which ends with us.
+/// A running anvil, which ends with this process.
 struct Anvil {
     child: Child,
 }
@@ -355,7 +355,7 @@ impl Anvil {
         Ok((Self { child }, format!("http://127.0.0.1:{port}")))
     }
 
-    /// Ends it in peace, so that it writes its state, or else by force.
+    /// Terminates it gracefully, so that it writes its state; kills it if it does not end in time.
     async fn stop(mut self) {
         if let Some(id) = self.child.id()
             && let Some(pid) = i32::try_from(id).ok().and_then(rustix::process::Pid::from_raw)
@@ -368,7 +368,7 @@ impl Anvil {
     }
 }
 
-/// Resolves when the chain has ended; never without one of ours.
+/// Resolves when the chain has ended; never if it was not started by this process.
 async fn exited(anvil: &mut Option<Anvil>) -> CliError {
     match anvil {
         None => std::future::pending().await,
@@ -391,7 +391,7 @@ fn find_anvil(given: Option<&Path>) -> Result<PathBuf, CliError> {
         other => other,
     };
     let os = if cfg!(target_os = "macos") { "darwin" } else { "linux" };
-    // The program itself, not its wrapper: a wrapper does not hand signals on.
+    // The program itself, not its wrapper: a wrapper does not forward signals.
     let in_tools: PathBuf = format!("tools/npm/node_modules/@foundry-rs/anvil-{os}-{arch}/bin/anvil").into();
     in_path
         .or_else(|| in_tools.is_file().then_some(in_tools))

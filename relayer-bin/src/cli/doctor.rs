@@ -1,4 +1,4 @@
-//! `doctor`: is everything there, and is the chain what the preset says?
+//! `doctor`: checks that everything needed is present, and that the chain matches the preset.
 
 use std::{io::IsTerminal, time::Duration};
 
@@ -29,11 +29,11 @@ const STALE_BLOCKS: u64 = 10;
 /// Least age at which the head is called stale: some chains make blocks on demand.
 const STALE_FLOOR_S: u64 = 60;
 
-/// An account that nobody has, and code that returns 42: what a node that takes overrides answers.
+/// An unused account, and code that returns 42: the answer of a node that supports state overrides.
 const PROBE: Address = Address::repeat_byte(0x5a);
 const PROBE_CODE: &str = "0x602a60005260206000f3";
 
-/// What `eth_simulateV1` says of a block.
+/// One block of an `eth_simulateV1` result.
 #[derive(Debug, Deserialize)]
 struct SimulatedBlock {
     calls: Vec<SimulatedCall>,
@@ -54,7 +54,7 @@ pub(super) struct DoctorArgs {
     json: bool,
 }
 
-/// How a check ended.
+/// Outcome of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Grade {
@@ -87,7 +87,7 @@ impl Report {
     }
 }
 
-/// A block header, reduced to what is looked at.
+/// A block header, reduced to the fields that are checked.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Header {
@@ -136,7 +136,7 @@ pub(super) async fn run(args: DoctorArgs) -> Result<(), CliError> {
             match &resolved.postgres {
                 Some(postgres) => {
                     let instance = config.shared.as_ref().map_or("", |shared| shared.cluster.instance.as_str());
-                    // Without a key of its own, the first lane's.
+                    // Without an identity key of its own, the first lane's is used.
                     let first = resolved.chains.iter().flat_map(|chain| &chain.signers).next();
                     let identity = resolved.identity.as_ref().map(IdentityKey::address);
                     let identity = identity.or_else(|| first.map(LocalSigner::address)).unwrap_or_default();
@@ -189,7 +189,7 @@ fn check_readers(report: &mut Report, config: &Config) {
     }
 }
 
-/// What is allowed but unwise.
+/// Settings that are allowed but unwise.
 fn check_settings(report: &mut Report, config: &Config) {
     if config.allow_anonymous {
         report.add(
@@ -237,7 +237,7 @@ fn check_settings(report: &mut Report, config: &Config) {
     }
 }
 
-/// The shared database: is it there, does it keep what it commits, who drives what?
+/// The shared database: it is there, it keeps its commits, and which instance drives which chain.
 async fn check_database(report: &mut Report, config: &PostgresConfig, instance: &str, told: &Told) {
     let subject = format!("ledger {}", config.place());
     if !config.is_private() {
@@ -332,7 +332,7 @@ async fn check_chain(report: &mut Report, setup: &ChainSetup) {
     }
 }
 
-/// Whether the endpoint can be used.
+/// Checks that the endpoint is usable.
 async fn check_endpoint(report: &mut Report, subject: &str, pool: &RpcPool, spec: &ChainSpec) -> bool {
     let started = std::time::Instant::now();
     match pool.call::<U64>("eth_chainId", json!([])).await {
@@ -375,7 +375,7 @@ async fn check_endpoint(report: &mut Report, subject: &str, pool: &RpcPool, spec
     true
 }
 
-/// Whether batches can be simulated at once, and on an assumed state.
+/// Checks that the endpoint can simulate whole batches, and on overridden state.
 async fn check_simulation(report: &mut Report, subject: &str, pool: &RpcPool) {
     let subject = format!("{subject} simulation");
     let overrides = json!({ PROBE.to_string(): { "code": PROBE_CODE } });
@@ -412,7 +412,7 @@ async fn check_simulation(report: &mut Report, subject: &str, pool: &RpcPool) {
     }
 }
 
-/// Whether the state of the newest final block is there.
+/// Checks that the endpoint still has the state of the newest final block.
 async fn check_final_state(report: &mut Report, subject: &str, pool: &RpcPool, spec: &ChainSpec) {
     let subject = format!("{subject} final state");
     let head = |tag: &'static str| pool.call::<Option<Header>>("eth_getBlockByNumber", json!([tag, false]));
@@ -442,7 +442,7 @@ async fn check_final_state(report: &mut Report, subject: &str, pool: &RpcPool, s
     }
 }
 
-/// The subscription to heads, if the endpoint has one.
+/// Checks the subscription to heads, if the endpoint has one.
 async fn check_heads(report: &mut Report, subject: &str, endpoint: &RpcEndpoint, setup: &ChainSetup) {
     let subject = format!("{subject} heads");
     let timeout = setup.tuning.rpc_timeout.min(Duration::from_secs(15));
@@ -452,7 +452,7 @@ async fn check_heads(report: &mut Report, subject: &str, endpoint: &RpcEndpoint,
         Some(Err(error @ SubscriptionError::WrongChain { .. })) => {
             report.add(Grade::Fail, &subject, error.to_string(), "name this node's own WebSocket in ws_url");
         }
-        // Heads are polled then: later, but nothing is lost.
+        // Heads are polled then: later, but none is lost.
         Some(Err(error)) => {
             let fix = "check ws_url, access key and whether the node has eth_subscribe; until then heads are polled";
             report.add(Grade::Warn, &subject, error.to_string(), fix);
@@ -460,7 +460,7 @@ async fn check_heads(report: &mut Report, subject: &str, endpoint: &RpcEndpoint,
     }
 }
 
-/// The base-fee rule and the extra data, against the last blocks.
+/// Checks the base-fee rule and the extra data against the last blocks.
 async fn check_headers(report: &mut Report, subject: &str, pool: &RpcPool, spec: &ChainSpec) {
     let subject = format!("{subject} base fee");
     let head: u64 = match pool.call::<U64>("eth_blockNumber", json!([])).await {

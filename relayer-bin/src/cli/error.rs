@@ -1,4 +1,4 @@
-//! How a command fails.
+//! Errors of commands, and their exit codes.
 
 use std::{fmt, process::ExitCode};
 
@@ -11,7 +11,7 @@ use crate::{config::ConfigErrors, http::ServeError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// It failed.
+    /// The command failed.
     Failed = 1,
     /// Wrong usage or configuration.
     Usage = 2,
@@ -21,7 +21,7 @@ pub enum Exit {
     Refused = 4,
 }
 
-/// Why a command failed.
+/// Error of a command.
 #[derive(Debug)]
 pub struct CliError {
     exit: Exit,
@@ -46,7 +46,7 @@ impl CliError {
         self.exit
     }
 
-    /// Tells it on standard error. An empty message has been told already.
+    /// Prints it to standard error. An empty message has been printed already.
     pub(super) fn report(&self) -> ExitCode {
         if !self.message.is_empty() {
             eprintln!("slackwater: {}", printable_lines(&self.message));

@@ -21,13 +21,13 @@ use super::{
     history::{self, MAX_BYTES},
 };
 
-/// Blocks of one batch: one fee history, and what is lost by an interruption.
+/// Blocks of one batch: one `eth_feeHistory` call, and the most that an interruption loses.
 const BATCH: u64 = 256;
 /// Most blocks of one run that does not follow.
 const MAX_BLOCKS: u64 = 10_000_000;
 /// Rows at the end of a file that a reorganisation may have replaced since.
 const MAX_REORG: usize = 256;
-/// Waits between two looks at the head.
+/// Interval between polls of the head.
 const POLL: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
@@ -189,14 +189,14 @@ async fn batch(
     Ok((points, newest))
 }
 
-/// The file that is written. Every batch is on disk before the next is asked for; a torn end is cut off when it is opened.
+/// The output file. Every batch is on disk before the next is fetched; a torn end is cut off on opening.
 struct Out {
     path: PathBuf,
     points: Vec<FeePoint>,
 }
 
 impl Out {
-    /// Opens or begins the file.
+    /// Opens the file, or creates it.
     fn open(path: &Path, chain: &str) -> Result<Self, CliError> {
         let failed = |error: std::io::Error| CliError::failed(format!("{}: {error}", path.display()));
         if !path.exists() {
@@ -229,7 +229,7 @@ impl Out {
         Ok(out)
     }
 
-    /// Cuts off rows that are no longer in the chain. Gives the header of the last row.
+    /// Cuts off rows that are no longer in the chain. Returns the header of the last row.
     async fn agree(&mut self, reader: &Reader, chain: &str) -> Result<Option<Header>, CliError> {
         let rows = self.points.len();
         while let Some(row) = self.points.last() {
@@ -274,7 +274,7 @@ impl Out {
     }
 }
 
-/// The bytes as they stand in the file: each call makes a gzip member of its own, which readers join.
+/// `text` as it is stored in the file: each call makes a gzip member of its own; readers concatenate them.
 fn packed(path: &Path, text: &str) -> std::io::Result<Vec<u8>> {
     if !history::is_packed(path) {
         return Ok(text.as_bytes().to_vec());
@@ -284,7 +284,7 @@ fn packed(path: &Path, text: &str) -> std::io::Result<Vec<u8>> {
     packer.finish()
 }
 
-/// Replaces the file at once: a crash leaves the old one or the new one.
+/// Replaces the file atomically: a crash leaves the old one or the new one.
 fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let mut file = tempfile::Builder::new().prefix(".recording").tempfile_in(folder)?;
@@ -294,14 +294,14 @@ fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What can be read up to the last whole line, and whether something was behind it.
+/// The text up to the last whole line, and true if bytes were left behind it.
 fn read_torn(path: &Path) -> std::io::Result<(String, bool)> {
     let file = File::open(path)?;
     let length = fs::metadata(path)?.len();
     let mut bytes = Vec::new();
     let (read, is_broken) = if history::is_packed(path) {
         let read = MultiGzDecoder::new(file).take(MAX_BYTES).read_to_end(&mut bytes);
-        // What was unpacked before the tear is in `bytes` all the same.
+        // The part unpacked before the tear is in `bytes` all the same.
         (bytes.len(), read.is_err())
     } else {
         (file.take(MAX_BYTES).read_to_end(&mut bytes)?, false)

@@ -1,4 +1,4 @@
-//! `forecast`: what gas will cost, in the terminal.
+//! `forecast`: expected gas prices, in the terminal.
 
 mod chart;
 
@@ -20,19 +20,19 @@ use super::{
     history,
 };
 
-/// Steps ahead that are forecast if nobody says otherwise.
+/// Steps ahead that are forecast by default.
 const HORIZONS: [u32; 10] = [1, 2, 5, 10, 15, 25, 40, 60, 100, 150];
-/// Slacks for which it is told whether to send now, seconds.
+/// Slacks, in seconds, for which the send-now-or-wait decision is shown.
 const SLACKS_S: [u64; 5] = [60, 300, 1_800, 7_200, 43_200];
-/// Most horizons that may be asked for.
+/// Most horizons of one forecast.
 const MAX_HORIZONS: usize = 32;
-/// Rows of a file that are read into the models: more teach nothing.
+/// Rows of a file that are read into the models: more improve nothing.
 const MAX_ROWS: usize = 50_000;
-/// Tip percentile that is asked for.
+/// Percentile of the tips.
 const PERCENTILE: u8 = 50;
-/// Blocks that are read anew when a head does not follow the one before.
+/// Blocks that are read again when a head does not follow the one before.
 const REREAD: u64 = 64;
-/// Shortest and longest wait between two looks at the head.
+/// Shortest and longest interval between polls of the head.
 const MIN_POLL: Duration = Duration::from_millis(250);
 const MAX_POLL: Duration = Duration::from_secs(4);
 
@@ -222,7 +222,7 @@ pub(super) async fn run(args: ForecastArgs) -> Result<(), CliError> {
     }
 }
 
-/// Blocks `from` to `to` as the fee history tells them; the last one's header tells its gas and time.
+/// Reads blocks `from` to `to` from the fee history; gas and time of the last one come from its header.
 async fn catch_up(reader: &Reader, outlook: &mut Outlook, from: u64, head: &Header) -> Result<(), CliError> {
     let to = head.number();
     let mut next = from;
@@ -233,7 +233,7 @@ async fn catch_up(reader: &Reader, outlook: &mut Outlook, from: u64, head: &Head
             if point.number == to {
                 let known = head.point()?;
                 if known.base_fee != point.base_fee {
-                    // Another block of this height by now: the next round follows it.
+                    // Another block has this height by now: the next round follows it.
                     return Ok(());
                 }
                 (point.timestamp, point.utilisation) = (known.timestamp, known.utilisation);
@@ -275,7 +275,7 @@ async fn live(args: &ForecastArgs) -> Result<(), CliError> {
         let from = if follows {
             newest
         } else {
-            // Blocks were missed or replaced: what is observed again replaces what was.
+            // Blocks were missed or replaced: observing a height again replaces its old value.
             head.number().min(newest).saturating_sub(REREAD)
         };
         let is_ahead = follows || newest > head.number();

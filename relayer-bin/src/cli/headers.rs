@@ -1,4 +1,4 @@
-//! Blocks and fee history from a node, for the commands that look at a chain without being its relayer.
+//! Blocks and fee history from a node, for the commands that read a chain without being its relayer.
 
 use std::time::Duration;
 
@@ -16,18 +16,18 @@ use slackwater::{
 
 use super::error::{CliError, Exit};
 
-/// Blocks that nodes give in one `eth_feeHistory` (geth's limit).
+/// Most blocks of one `eth_feeHistory` (geth's limit).
 pub(super) const MAX_FEE_HISTORY: u64 = 1_024;
-/// Tries before a call is given up, and the waits between them.
+/// Attempts of a call, and the waits between them.
 const TRIES: u32 = 6;
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const MAX_WAIT: Duration = Duration::from_secs(10);
-/// Longest wait for one answer.
+/// Time limit for one answer.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// Headers asked for at once.
+/// Headers fetched concurrently.
 const HEADERS_AT_ONCE: usize = 8;
 
-/// Which node.
+/// The node to read from.
 #[derive(Debug, Clone, Args)]
 pub(super) struct NodeArgs {
     /// The node's HTTP address.
@@ -38,7 +38,7 @@ pub(super) struct NodeArgs {
     rate_limit: u32,
 }
 
-/// A block header, as far as fees and ancestry go.
+/// A block header: fees and ancestry only.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Header {
@@ -61,7 +61,7 @@ impl Header {
         BlockTimestamp(self.timestamp.to())
     }
 
-    /// What it says about fees; an error before EIP-1559.
+    /// Its fee data; an error before EIP-1559.
     pub(super) fn point(&self) -> Result<FeePoint, CliError> {
         let number = self.number();
         let missing = || CliError::failed(format!("block {number} has no base fee: it is older than EIP-1559"));
@@ -86,7 +86,7 @@ struct FeeHistory {
     reward: Option<Vec<Vec<U128>>>,
 }
 
-/// A node that is asked patiently.
+/// A node whose calls are retried.
 #[derive(Debug, Clone)]
 pub(super) struct Reader {
     pool: RpcPool,
@@ -102,13 +102,13 @@ impl Reader {
         }
         let endpoint = RpcEndpoint::new("the node", url.as_str()).rate_limit_per_s(args.rate_limit);
         let pool = RpcPool::new(vec![endpoint], TIMEOUT);
-        // Not patiently: a wrong address should be told at once.
+        // Without retries: a wrong address should be reported at once.
         let chain_id: u64 = pool.call::<U64>("eth_chainId", json!([])).await?.to();
         let chain = preset_for_chain_id(chain_id).map_or_else(|| format!("chain-{chain_id}"), |spec| spec.name);
         Ok(Self { pool, chain })
     }
 
-    /// Asks again, later and later, what may succeed later.
+    /// Retries retryable errors, with growing waits.
     async fn ask<T: DeserializeOwned>(&self, method: &'static str, params: Value) -> Result<T, CliError> {
         let mut wait = FIRST_WAIT;
         let mut tries = 1;
@@ -127,7 +127,7 @@ impl Reader {
         Ok(self.ask::<U64>("eth_blockNumber", json!([])).await?.to())
     }
 
-    /// The header of a block; patient with a node that does not have a block yet that it has announced.
+    /// The header of a block; retried while a node does not have a block yet that it has announced.
     pub(super) async fn header(&self, number: u64) -> Result<Header, CliError> {
         let mut wait = FIRST_WAIT;
         for _ in 0..TRIES {
@@ -196,7 +196,7 @@ impl Reader {
     }
 }
 
-/// A node that says one thing and then another.
+/// A node that contradicts itself.
 pub(super) fn inconsistent(text: String) -> CliError {
     CliError::new(Exit::Failed, text)
 }

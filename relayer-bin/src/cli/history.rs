@@ -16,7 +16,7 @@ pub(super) const MAX_BYTES: u64 = 512 * 1024 * 1024;
 /// Most files of one command.
 pub(super) const MAX_FILES: usize = 1_000;
 
-/// Whether the name is that of a packed file.
+/// True if the name is that of a packed file.
 pub(super) fn is_packed(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz"))
 }
@@ -31,7 +31,7 @@ pub(super) fn short_name(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
-/// Whether `name` has the form of `pattern`, in which `*` stands for anything and `?` for one character.
+/// True if `name` matches `pattern`, in which `*` stands for anything and `?` for one character.
 fn matches(pattern: &[char], name: &[char]) -> bool {
     match (pattern.first(), name.first()) {
         (None, None) => true,
@@ -42,7 +42,7 @@ fn matches(pattern: &[char], name: &[char]) -> bool {
     }
 }
 
-/// The files that are meant: a folder means the `.csv` and `.csv.gz` in it; `*` and `?` may stand in a file's name.
+/// The files to read: a folder stands for the `.csv` and `.csv.gz` in it; `*` and `?` may occur in a file's name.
 pub(super) fn find(asked: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
     let listed = |folder: &Path| -> Result<Vec<PathBuf>, CliError> {
         let entries =
@@ -58,7 +58,7 @@ pub(super) fn find(asked: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
         let some = if path.is_dir() {
             listed(path)?
         } else if !path.exists() && name.contains(['*', '?']) {
-            // Several stars in a row mean one, and would only cost time.
+            // Several stars in a row match the same as one, and only cost time.
             let mut pattern: Vec<char> = name.chars().collect();
             pattern.dedup_by(|a, b| *a == '*' && *b == '*');
             let folder =

@@ -20,7 +20,7 @@ use crate::{
     keystore,
 };
 
-/// Shortest password that is taken without a warning.
+/// Shortest password that is accepted without a warning.
 const PASSWORD_LEN: usize = 12;
 
 #[derive(Debug, Args)]
@@ -38,7 +38,7 @@ enum What {
     },
     /// Put an existing account key into an encrypted file.
     Import {
-        /// Where the key is now: `env:NAME` or `file:PATH`.
+        /// Reference to the existing key: `env:NAME` or `file:PATH`.
         #[arg(long, value_name = "REF")]
         key: String,
         #[command(flatten)]
@@ -72,7 +72,7 @@ struct Store {
     /// Name of the file; otherwise the address.
     #[arg(long)]
     name: Option<String>,
-    /// Where the password is: `env:NAME` or `file:PATH`.
+    /// Reference to the password: `env:NAME` or `file:PATH`.
     #[arg(long, value_name = "REF", default_value = "env:SLACKWATER_KEYSTORE_PASSWORD")]
     password: String,
     /// Print JSON.
@@ -83,7 +83,7 @@ struct Store {
 pub(super) fn run(args: KeysArgs) -> Result<(), CliError> {
     match args.what {
         What::New { store } => {
-            // A few random values are no keys; the next try is one.
+            // A few random values are not valid keys; the next attempt is.
             for _ in 0..8 {
                 let mut key = Zeroizing::new([0u8; 32]);
                 getrandom::fill(key.as_mut_slice())
@@ -118,7 +118,7 @@ fn resolve(flag: &str, text: &str) -> Result<Secret, CliError> {
     reference.resolve().map_err(|error| fail(error.to_string()))
 }
 
-/// Makes a directory that only its owner may look into. One that is there keeps its mode: it may be shared on purpose, and
+/// Creates a directory that only its owner may read. An existing one keeps its mode: it may be shared on purpose, and
 /// the files in it are the owner's.
 pub(super) fn private_dir(path: &Path) -> std::io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)

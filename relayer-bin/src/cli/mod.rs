@@ -86,7 +86,7 @@ enum Command {
     Restore(backup::RestoreArgs),
 }
 
-/// Where the configuration is.
+/// Source of the configuration.
 #[derive(Debug, Clone, Args)]
 struct ConfigArgs {
     /// Configuration file.
@@ -127,7 +127,7 @@ struct ServeArgs {
     log_format: Option<String>,
 }
 
-/// Parses the command line, runs the command, and says how it ended.
+/// Parses the command line, runs the command, and returns its exit code.
 pub fn run() -> ExitCode {
     keep_memory_private();
     let cli = match Cli::try_parse() {
@@ -146,8 +146,8 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// No core file, and no other process of the same user that reads this one's memory: keys are in it. Where the system has no
-/// such thing, it goes on without.
+/// Disables core files and reading of this process' memory by other processes of the same user: keys are in it. On
+/// systems without such protection it does nothing.
 fn keep_memory_private() {
     use rustix::process::{Resource, Rlimit, setrlimit};
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
@@ -158,8 +158,8 @@ fn keep_memory_private() {
     }
 }
 
-/// What is wrong with the command line, without what may be a secret that was put in the wrong place. The value of `--set`
-/// may be one anywhere.
+/// The error about the command line, without any value that may be a secret put in the wrong place. The value of
+/// `--set` may be a secret anywhere.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
     use clap::error::{ContextKind, ContextValue};
     let is_set =

@@ -1,4 +1,4 @@
-//! `slackwater models`: what a relayer forecasts with.
+//! `slackwater models`: the forecast models of a relayer.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use super::{
     printable::printable_lines,
 };
 
-/// Largest export that is read from standard input or a file, bytes: more than any relayer takes.
+/// Largest export that is read from standard input or a file, bytes: more than any relayer accepts.
 const MAX_EXPORT_BYTES: u64 = 1 << 28;
 
 #[derive(Debug, Args)]
@@ -46,7 +46,7 @@ enum ModelsCommand {
     Export {
         /// EIP-155 chain id.
         chain: u64,
-        /// Where to; standard output by default.
+        /// Output file; standard output by default.
         #[arg(short, long, value_name = "FILE")]
         out: Option<PathBuf>,
         #[command(flatten)]
@@ -109,7 +109,7 @@ pub(super) async fn run(args: ModelsArgs) -> Result<(), CliError> {
         ModelsCommand::Unpin(Chain { chain, common }) => post(chain, "unpin", String::new(), &common).await,
         ModelsCommand::Rollback(Chain { chain, common }) => post(chain, "rollback", String::new(), &common).await,
         ModelsCommand::Export { chain, out, relayer } => {
-            // As it is: numbers must come back to the bit.
+            // Unparsed: numbers must come back to the bit.
             let text = Client::new(&relayer)?.get_text(&format!("/v1/models/{chain}/export")).await?;
             write(out.as_deref(), &text)
         }

@@ -1,4 +1,4 @@
-//! `slackwater pause` and `resume`: a running relayer takes nothing new for a while.
+//! `slackwater pause` and `resume`: a running relayer accepts nothing new for a while.
 
 use clap::Args;
 use serde_json::{Value, json};

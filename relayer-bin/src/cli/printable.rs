@@ -1,19 +1,20 @@
-//! What came from outside, so that a terminal only shows it.
+//! Sanitises text from outside, so that a terminal displays it and does nothing else.
 
 use std::borrow::Cow;
 
 use serde_json::Value;
 
-/// Stands for a character that a terminal, or a reader, would take for something else.
+/// Replaces a character that a terminal, or a reader, would take for something else.
 const REPLACEMENT: char = '\u{fffd}';
 
-/// Control characters move the cursor or change the title; marks of direction and of no width make text look like another.
+/// True for control characters, which move the cursor or change the title, and for direction marks and zero-width
+/// characters, which disguise text.
 fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
-/// `text` as it may be printed: one line, without escapes.
+/// `text` in printable form: one line, without escapes.
 pub(super) fn printable(text: &str) -> Cow<'_, str> {
     if text.chars().any(is_hidden) {
         Cow::Owned(text.chars().map(|c| if is_hidden(c) { REPLACEMENT } else { c }).collect())
@@ -22,12 +23,12 @@ pub(super) fn printable(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The same for a message of ours of several lines.
+/// As [`printable`], for a message of ours of several lines.
 pub(super) fn printable_lines(text: &str) -> String {
     text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
 }
 
-/// The same for every text and name of a JSON answer.
+/// As [`printable`], for every text and name of a JSON answer.
 pub(super) fn printable_json(value: Value) -> Value {
     match value {
         Value::String(text) => Value::String(printable(&text).into_owned()),

@@ -27,9 +27,9 @@ use crate::{
     scalar::{Account, HexBytes, Span, Uint},
 };
 
-/// Time between the deadline that is asked for and the one that is signed, so that the first always counts.
+/// Margin between the requested deadline and the signed one, seconds, so that the requested one always applies.
 const SIGNED_MARGIN_S: u64 = 120;
-/// Longest wait for the node's answer to one question.
+/// Time limit for one answer of the node.
 const NODE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
@@ -66,7 +66,7 @@ enum What {
         /// code at the node is that of a known forwarder.
         #[arg(long, value_parser = address)]
         forwarder: Option<Address>,
-        /// Where the user's key is: `env:NAME`, `file:PATH` or `keystore:PATH,password=REF`.
+        /// Reference to the user's key: `env:NAME`, `file:PATH` or `keystore:PATH,password=REF`.
         #[arg(long, value_name = "REF")]
         sign_key: String,
         /// The user's nonce at the forwarder; otherwise it is read from the chain (`--rpc`).
@@ -84,7 +84,7 @@ enum What {
     },
 }
 
-/// What is called.
+/// The call to make.
 #[derive(Debug, Args)]
 struct Content {
     /// The target contract.
@@ -102,7 +102,7 @@ struct Content {
     /// Chain id; otherwise the only chain served.
     #[arg(long)]
     chain_id: Option<u64>,
-    /// How long it may take, such as `30s`.
+    /// Time until the deadline, such as `30s`.
     #[arg(long, default_value = "60s", value_parser = span)]
     within: u64,
     /// The most that it may cost, wei.
@@ -258,7 +258,7 @@ fn sign_key_of(text: &str) -> Result<IdentityKey, CliError> {
     IdentityKey::from_hex(secret.expose()).map_err(|error| fail(error.to_string()))
 }
 
-/// The user's own node, which is believed where the relayer is not.
+/// The user's own node, which is trusted where the relayer is not.
 struct Node {
     http: reqwest::Client,
     url: String,
@@ -289,7 +289,7 @@ impl Node {
         Ok(answer)
     }
 
-    /// The forwarder's domain, if it may be signed for.
+    /// The forwarder's EIP-712 domain, if it is safe to sign for.
     async fn domain(&self, check: &ForwarderCheck) -> Result<ForwarderDomain, CliError> {
         let mut answers = Vec::new();
         for body in check.bodies() {

@@ -1,4 +1,4 @@
-//! `serve`: configuration, relay, API, and an orderly end.
+//! `serve`: configuration, relay, API, and an orderly shutdown.
 
 use std::{future::Future, sync::Arc};
 
@@ -42,8 +42,7 @@ pub(super) struct Running {
     app: Arc<App>,
 }
 
-/// Fetches secrets, takes the port, and starts the relay.
-/// Its configuration can be read again from `sources`, if there are any.
+/// Fetches secrets, takes the port, and starts the relay. With `sources` its configuration can be reloaded.
 pub(super) async fn start(config: &Config, sources: Option<Sources>) -> Result<Running, CliError> {
     let resolved = config.resolve()?;
     let exporter = telemetry::init_metrics();
@@ -68,10 +67,10 @@ pub(super) async fn start(config: &Config, sources: Option<Sources>) -> Result<R
     Ok(Running { relay, server, app })
 }
 
-/// Files beside the connections: the ledger, nodes, logs.
+/// Open files besides connections: the ledger, nodes, logs.
 const OTHER_FILES: u64 = 256;
 
-/// Lets the process have as many files open as connections may need, as far as the system allows.
+/// Raises the limit of open files to the number that connections may need, as far as the system allows.
 fn raise_open_files(limits: &HttpLimits) {
     let needed = (limits.max_connections + limits.max_waiting_connections) as u64 + OTHER_FILES;
     let now = getrlimit(Resource::Nofile);
@@ -91,7 +90,7 @@ fn raise_open_files(limits: &HttpLimits) {
 }
 
 impl Running {
-    /// Serves until `stop` resolves or the relay dies, then ends in order: connections, relay, ledger.
+    /// Serves until `stop` resolves or the relay dies, then shuts down in order: connections, relay, ledger.
     pub(super) async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), CliError> {
         let Self { relay, server, app } = self;
         let address = server.address();
@@ -124,7 +123,7 @@ impl Running {
     }
 }
 
-/// Reads the configuration again at SIGHUP.
+/// Reloads the configuration on SIGHUP.
 async fn reload_on_hangup(app: Arc<App>, mut hangup: Signal) {
     while hangup.recv().await.is_some() {
         let reading = Arc::clone(&app);

@@ -1,4 +1,4 @@
-//! `status`, `watch`, `cancel`: what became of a request.
+//! `status`, `watch`, `cancel`: the outcome of a request.
 
 use std::{io::IsTerminal, time::Duration};
 
@@ -38,7 +38,7 @@ pub(super) struct WatchArgs {
     /// With `--all`: start after this event instead of now.
     #[arg(long, value_name = "SEQ", requires = "all")]
     after: Option<u64>,
-    /// When to stop.
+    /// Status at which to stop.
     #[arg(long, value_enum, default_value_t = Until::Terminal)]
     until: Until,
     #[command(flatten)]
@@ -59,7 +59,7 @@ pub(super) struct CancelArgs {
     json: bool,
 }
 
-/// How far to follow a request.
+/// Point up to which a request is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Until {
     /// In a block, which a reorganisation may still take back.
@@ -68,7 +68,7 @@ pub(super) enum Until {
     Terminal,
 }
 
-/// Unix milliseconds for people.
+/// Unix milliseconds in readable form.
 pub(super) fn instant(at_ms: u64) -> String {
     let instant = i64::try_from(at_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     instant.map_or_else(|| format!("{at_ms} ms"), |instant| instant.to_string())
@@ -213,7 +213,7 @@ pub(super) async fn follow(client: &Client, id: &str, until: Until, is_json: boo
                     }
                 }
             }
-            // The first connection must work; later ones may break, since the request goes on by itself.
+            // The first connection must succeed; later ones may break, since the request continues without them.
             Err(error) if after.is_none() || error.exit() != Exit::Unreachable => return Err(error),
             Err(_) => {}
         }
@@ -244,14 +244,14 @@ async fn follow_all(client: &Client, after: Option<u64>, is_json: bool) -> Resul
     }
 }
 
-/// Takes and prints the next event, once: delivery is at least once.
+/// Prints the next event unless it was printed before: delivery is at least once.
 async fn next_event(
     stream: &mut super::client::EventStream,
     is_json: bool,
     seen: &mut Option<u64>,
 ) -> Result<Option<Value>, CliError> {
     while let Some(data) = stream.next().await? {
-        // Its texts may hold what JSON writes as escapes.
+        // Its texts may hold control characters as JSON escapes.
         let Ok(event) = serde_json::from_str::<Value>(&data).map(printable_json) else { continue };
         let seq = event["seq"].as_u64();
         if seq.is_some() && seq <= *seen {

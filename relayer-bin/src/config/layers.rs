@@ -1,4 +1,5 @@
-//! Where values come from: files, environment, flags, one over the other, each remembering its origin.
+//! Layers of configuration: files, environment and flags, each overriding the one before; every value remembers its
+//! origin.
 
 use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
@@ -10,7 +11,7 @@ use super::{ConfigError, plain, schema};
 /// Prefix of environment variables that are configuration keys.
 pub(super) const ENV_PREFIX: &str = "SLACKWATER_";
 
-/// Variables with that prefix that mean something else.
+/// Variables with that prefix that are not configuration keys.
 pub(super) const OTHER_VARIABLES: &[&str] = &[
     "SLACKWATER_ANVIL",
     "SLACKWATER_API_KEY",
@@ -21,13 +22,13 @@ pub(super) const OTHER_VARIABLES: &[&str] = &[
     "SLACKWATER_URL",
 ];
 
-/// Whether Kubernetes made the variable with our prefix and then `rest`: it tells every container of a namespace where the
-/// Service `slackwater` is.
+/// True if Kubernetes made the variable named by our prefix and then `rest`: it gives every container of a namespace
+/// the address of the Service `slackwater`.
 fn is_of_service(rest: &str, text: &str) -> bool {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     match rest {
         "SERVICE_HOST" | "SERVICE_PORT" => true,
-        // A slip for a key of ours would have a number here.
+        // A misspelt key of ours would have a number here.
         "PORT" => ["tcp://", "udp://"].iter().any(|scheme| text.starts_with(scheme)),
         _ if rest.starts_with("SERVICE_PORT_") => rest.len() > "SERVICE_PORT_".len(),
         _ => {
@@ -40,7 +41,7 @@ fn is_of_service(rest: &str, text: &str) -> bool {
     }
 }
 
-/// Where a value was set.
+/// Origin of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// Built in.
@@ -77,12 +78,12 @@ impl fmt::Display for Origin {
 pub(super) struct Layers {
     pub(super) tree: Table,
     origins: BTreeMap<String, Origin>,
-    /// Variables with our prefix that are passed over: Kubernetes made them.
+    /// Variables with our prefix that are ignored because Kubernetes made them.
     pub(super) of_services: Vec<String>,
 }
 
 impl Layers {
-    /// Lays a TOML text over what is there.
+    /// Merges a TOML text over the values so far.
     pub(super) fn add_toml(&mut self, name: &str, text: &str, errors: &mut Vec<ConfigError>) {
         let name: Arc<str> = name.into();
         let document = match toml::de::DeTable::parse(text) {
@@ -101,7 +102,8 @@ impl Layers {
         merge(&mut self.tree, table);
     }
 
-    /// Reads the environment. Unknown names with our prefix are errors, unless a secret is there by reference.
+    /// Reads the environment. Unknown names with our prefix are errors, unless a reference names them as the place of a
+    /// secret.
     pub(super) fn add_env(
         &mut self,
         variables: &BTreeMap<String, String>,
@@ -145,11 +147,12 @@ impl Layers {
         }
     }
 
-    /// Sets one value by path, such as `server.listen` or `chain.0.max_batch`. An error if something else stands in its way.
+    /// Sets one value by path, such as `server.listen` or `chain.0.max_batch`. An error if a value of another kind
+    /// blocks the path.
     pub(super) fn set(&mut self, path: &str, value: Value, origin: Origin, errors: &mut Vec<ConfigError>) {
         let mut parts = path.split('.').peekable();
         let mut at = Place::Table(&mut self.tree);
-        // Of what is looked at: where it ends in `path`.
+        // End, within `path`, of the part that is being resolved.
         let mut end = 0;
         let in_the_way = loop {
             let Some(part) = parts.next() else { return };
@@ -196,7 +199,7 @@ impl Layers {
         errors.push(ConfigError::new(Some(origin), path, problem).fix(fix));
     }
 
-    /// Where the value at `path` was set: its own origin, or that of what contains it.
+    /// Origin of the value at `path`: its own, or that of the table or list that contains it.
     pub(super) fn origin(&self, path: &str) -> Option<&Origin> {
         let mut path = path;
         loop {
@@ -247,7 +250,7 @@ impl Reader<'_> {
             DeValue::String(text) => Value::String(text.into_owned()),
             DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
                 Ok(number) => Value::Integer(number),
-                // Too large for TOML: kept as text, which is what such amounts need.
+                // Too large for a TOML integer: kept as text, the form in which such amounts are written.
                 Err(_) => Value::String(number.as_str().to_owned()),
             },
             DeValue::Float(number) => match number.as_str().parse() {
@@ -271,7 +274,7 @@ impl Reader<'_> {
     }
 }
 
-/// Lays `over` over `under`: tables are merged, everything else is replaced.
+/// Merges `over` into `under`: tables are merged, everything else is replaced.
 pub(super) fn merge(under: &mut Table, over: Table) {
     for (key, value) in over {
         match (under.get_mut(&key), value) {

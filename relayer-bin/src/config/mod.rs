@@ -49,18 +49,18 @@ use crate::http::{
     auth::{Access, TenantDoor},
 };
 
-/// One thing that is wrong with the configuration: where, what, and how to mend it.
+/// One error in the configuration: its origin, the problem, and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// Where the value was set; `None` for something that is missing.
+    /// Origin of the value; `None` if it is missing.
     pub origin: Option<Origin>,
     /// The key, such as `chain.0.max_batch`; empty for an error of the whole source.
     pub key: String,
     /// The value, unless it may be a secret.
     pub value: Option<String>,
-    /// What is wrong, with the allowed range.
+    /// The problem, with the allowed range.
     pub problem: String,
-    /// What to do.
+    /// The remedy, if one is known.
     pub fix: Option<String>,
 }
 
@@ -99,7 +99,7 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// Everything that is wrong with the configuration.
+/// All errors in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigErrors(pub Vec<ConfigError>);
 
@@ -113,7 +113,7 @@ impl fmt::Display for ConfigErrors {
     }
 }
 
-/// Where the configuration comes from.
+/// Sources of the configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     /// The file, if any.
@@ -127,7 +127,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The file (if any) and this process' environment.
+    /// The file (if any) and the environment of this process.
     pub fn of_process(file: Option<PathBuf>) -> Self {
         let is_ours = |name: &str| name.starts_with(layers::ENV_PREFIX);
         let env = std::env::vars_os()
@@ -146,10 +146,10 @@ impl Sources {
         self
     }
 
-    /// Reads, merges and validates. Secrets are not fetched yet.
+    /// Loads, merges and validates. Secrets are not fetched yet.
     ///
     /// # Errors
-    /// Everything that is wrong, not only the first thing.
+    /// All errors, not only the first one.
     pub fn load(self) -> Result<Config, ConfigErrors> {
         let text = match &self.file {
             None => None,
@@ -168,7 +168,7 @@ impl Sources {
         Ok(config)
     }
 
-    /// The same with the file's name and content instead of a path.
+    /// As [`Self::load`], with the file's name and content instead of a path.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -205,7 +205,7 @@ impl Sources {
         let raw = match serde_path_to_error::deserialize(toml::Value::Table(layers.tree.clone())) {
             Ok(raw) => raw,
             Err(error) => {
-                // The schema has let something through that the types refuse, such as digits that are none.
+                // The schema has let something through that the types refuse, such as text that is no number.
                 let path = error.path().to_string().replace('[', ".").replace(']', "");
                 let origin = layers.origin(&path).cloned();
                 let message = error.into_inner().to_string();
@@ -241,11 +241,11 @@ impl Default for LogConfig {
 pub struct EndpointConfig {
     /// Name.
     pub name: String,
-    /// URL, or where it is.
+    /// The URL, or a reference to it.
     pub url: SecretRef,
-    /// WebSocket URL, or where it is.
+    /// The WebSocket URL, or a reference to it.
     pub ws_url: Option<SecretRef>,
-    /// Clear text to another machine is wanted.
+    /// Allows clear text to another machine.
     pub is_insecure: bool,
     /// Calls per second; 0 is unlimited.
     pub rate_limit_per_s: u32,
@@ -254,22 +254,22 @@ pub struct EndpointConfig {
 /// One sender account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignerConfig {
-    /// Where its key is.
+    /// Reference to its key.
     pub key: SecretRef,
-    /// Tenants whose calls it makes.
+    /// Tenants whose calls it sends.
     pub tenants: Vec<String>,
 }
 
 /// One chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChainConfig {
-    /// What the chain is.
+    /// Properties of the chain.
     pub spec: ChainSpec,
     /// Limits and pace.
     pub tuning: ChainTuning,
     /// Its nodes.
     pub endpoints: Vec<EndpointConfig>,
-    /// Where the senders' keys are, and whose calls each makes.
+    /// Sender accounts: a reference to the key, and the tenants served.
     pub signers: Vec<SignerConfig>,
     /// Forwarders to serve.
     pub forwarders: Vec<ForwarderSetup>,
@@ -278,30 +278,30 @@ pub struct ChainConfig {
 /// One tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantConfig {
-    /// What it may ask for.
+    /// Limits on its requests.
     pub policy: TenantPolicy,
-    /// Its keys, and what they may do.
+    /// Its keys and their scopes.
     pub door: TenantDoor,
 }
 
 /// A database that several instances share. Its URL is a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedLedger {
-    /// URL, or where it is.
+    /// The URL, or a reference to it.
     pub url: SecretRef,
-    /// A server on another machine that is not checked is wanted.
+    /// Allows a server on another machine whose certificate is not verified.
     pub is_insecure: bool,
     /// Schema of the tables.
     pub schema: String,
     /// Connections for reading.
     pub read_connections: u32,
-    /// Longest wait for a connection.
+    /// Time limit for a connection.
     pub connect_timeout: Duration,
-    /// Longest time of a statement.
+    /// Time limit for a statement.
     pub statement_timeout: Duration,
-    /// Longest silence in a transaction.
+    /// Longest idle time within a transaction.
     pub idle_timeout: Duration,
-    /// How the work is shared.
+    /// Leases and polling between instances.
     pub cluster: ClusterConfig,
 }
 
@@ -321,10 +321,10 @@ impl Default for SharedLedger {
 }
 
 impl SharedLedger {
-    /// With its URL.
+    /// The settings with the URL fetched.
     ///
     /// # Errors
-    /// If that is missing or none; never shows it.
+    /// If the URL is missing or invalid; never shows it.
     pub fn resolve(&self) -> Result<PostgresConfig, ConfigErrors> {
         let fail = |problem: String| ConfigErrors(vec![ConfigError::new(None, "ledger.url", problem)]);
         let url = self.url.resolve().map_err(|error| fail(error.to_string()))?;
@@ -352,13 +352,13 @@ pub struct Entry {
     pub key: String,
     /// The value; hidden if it may be a secret.
     pub value: String,
-    /// Tells it from another value that would be shown alike.
+    /// Distinguishes values that are displayed alike.
     pub(crate) mark: Mark,
-    /// Where it was set.
+    /// Its origin.
     pub origin: Origin,
 }
 
-/// The hash of a value, which is not shown: some values are easily guessed.
+/// Hash of a value. Not shown itself: some values are easily guessed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark(B256);
 
@@ -369,7 +369,7 @@ impl Mark {
 }
 
 impl Entry {
-    /// One whose value is shown as it is.
+    /// An entry whose value is shown in full.
     fn plain(key: String, value: String, origin: Origin) -> Self {
         Self { key, mark: Mark::of(&value), value, origin }
     }
@@ -384,7 +384,7 @@ impl fmt::Debug for Mark {
 /// The validated configuration: everything present and consistent, secrets still references.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The file that it was read from, if any.
+    /// The file it was read from, if any.
     pub file: Option<PathBuf>,
     /// Address to listen on.
     pub listen: SocketAddr,
@@ -398,15 +398,15 @@ pub struct Config {
     pub shared: Option<SharedLedger>,
     /// Pace of the group commit.
     pub group_commit: GroupCommitConfig,
-    /// Where the identity key is; `None` for the first chain's first signer.
+    /// Reference to the identity key; `None` for the first chain's first signer.
     pub identity: Option<SecretRef>,
     /// Deadline of a request that names none.
     pub default_within: Duration,
     /// Furthest deadline.
     pub max_within: Duration,
-    /// How long a request is valid that names no time.
+    /// Validity of a request that names none.
     pub default_expiry: Duration,
-    /// What all tenants together may have open.
+    /// Limits on the open requests of all tenants together.
     pub open_limits: OpenLimits,
     /// Logs.
     pub log: LogConfig,
@@ -414,7 +414,7 @@ pub struct Config {
     pub chains: Vec<ChainConfig>,
     /// The tenants.
     pub tenants: Vec<TenantConfig>,
-    /// Variables with our prefix that are no keys: Kubernetes made them for a Service `slackwater`.
+    /// Variables with our prefix that are not configuration keys: Kubernetes made them for a Service `slackwater`.
     pub of_services: Vec<String>,
     /// Every value with its origin.
     pub entries: Vec<Entry>,
@@ -435,7 +435,7 @@ impl Config {
     /// Fetches every secret.
     ///
     /// # Errors
-    /// Everything that is missing or can't be used; never shows a secret.
+    /// All secrets that are missing or unusable; never shows a secret.
     pub fn resolve(&self) -> Result<Resolved, ConfigErrors> {
         let mut errors = Vec::new();
         let mut fail = |key: String, problem: String| errors.push(ConfigError::new(None, &key, problem));
@@ -480,7 +480,7 @@ impl Config {
                 }
             }
             setup.forwarders.clone_from(&chain.forwarders);
-            // What can be told only now; the builder of the library would refuse it too.
+            // Only now can this be checked; the library's builder would refuse it too.
             for fault in setup.problems() {
                 fail(format!("chain.{index}.{}", fault.key), format!("{}; {}", fault.detail, fault.fix));
             }
@@ -512,7 +512,7 @@ impl Config {
         if errors.is_empty() { Ok(Resolved { chains, identity, postgres }) } else { Err(ConfigErrors(errors)) }
     }
 
-    /// Files with secrets, the configuration and the ledger, as far as others may read them.
+    /// Files with secrets, the configuration and the ledger, if other users may read them.
     pub fn exposed(&self) -> Vec<Exposed> {
         let mut files: Vec<(String, PathBuf)> = Vec::new();
         files.extend(self.file.clone().map(|path| ("the configuration".to_owned(), path)));
@@ -543,7 +543,7 @@ impl Config {
         files.into_iter().filter_map(exposed).collect()
     }
 
-    /// A builder with all of it.
+    /// A relay builder with this configuration.
     pub fn relay_builder(&self, resolved: Resolved) -> RelayBuilder {
         let mut builder = Relay::builder()
             .sqlite(self.sqlite.clone())
@@ -567,7 +567,7 @@ impl Config {
         builder
     }
 
-    /// Who may call the API.
+    /// The API keys and tenants of the HTTP API.
     pub fn access(&self) -> Access {
         let mut access = if self.allow_anonymous { Access::open() } else { Access::by_keys() };
         for tenant in &self.tenants {
@@ -577,7 +577,7 @@ impl Config {
     }
 }
 
-/// Whether only this machine can reach `address`.
+/// True for a loopback address.
 const fn is_loopback(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_loopback(),

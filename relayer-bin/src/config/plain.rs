@@ -1,7 +1,7 @@
-//! What of a text may be shown, whatever was put where it does not belong.
+//! Filter for texts in messages: nothing secret is shown, even if it was put where it does not belong.
 //!
-//! A message shows a value if it is a number, a boolean or a known choice, or if its key stands on the list of plain texts
-//! and the text looks like nothing secret. Everything else is told by its length.
+//! A message shows a value if it is a number, a boolean or a known choice, or if its key is on the list of plain texts
+//! and the text looks like nothing secret. Of everything else only the length is shown.
 
 use std::borrow::Cow;
 
@@ -15,9 +15,9 @@ const KEY_DIGITS: usize = 32;
 const ADDRESS_DIGITS: usize = 40;
 /// Letters and digits in a row that are taken for a token if they are well mixed.
 const TOKEN_LEN: usize = 20;
-/// How API keys begin.
+/// Prefix of API keys.
 const KEY_MARK: &str = "sw_";
-/// How references to secrets begin.
+/// Prefixes of references to secrets.
 const REFERENCES: [&str; 4] = ["inline:", "keystore:", "env:", "file:"];
 /// Words that are taken for a mnemonic phrase.
 const PHRASE_WORDS: usize = 12;
@@ -40,7 +40,7 @@ const PLAIN: &[&str] = &[
 /// Tables below which every text is plain.
 const PLAIN_BELOW: &[&str] = &["chain.0.spec.", "tenant.0.targets."];
 
-/// Whether the texts of the key at `path` are plain.
+/// True if texts of the key at `path` may be shown.
 pub(super) fn is_plain(path: &str) -> bool {
     let general: Vec<&str> =
         path.split('.').map(|part| if part.bytes().all(|b| b.is_ascii_digit()) { "0" } else { part }).collect();
@@ -48,7 +48,7 @@ pub(super) fn is_plain(path: &str) -> bool {
     PLAIN.contains(&general.as_str()) || PLAIN_BELOW.iter().any(|table| general.starts_with(table))
 }
 
-/// What a hidden text is called.
+/// Placeholder for a hidden text: its length.
 pub(crate) fn hidden(text: &str) -> String {
     let count = text.chars().count();
     format!("(a text of {count} character{})", if count == 1 { "" } else { "s" })
@@ -59,7 +59,8 @@ pub(super) fn shown(text: &str) -> Cow<'_, str> {
     if looks_secret(text) { Cow::Owned(hidden(text)) } else { Cow::Borrowed(text) }
 }
 
-/// The name of an environment variable: `[A-Z_][A-Z0-9_]*`, at most 64, without a key in it.
+/// The name of an environment variable if it is safe to show: `[A-Z_][A-Z0-9_]*`, at most 64 characters, without a key
+/// in it.
 pub(super) fn variable(name: &str) -> Cow<'_, str> {
     let is_first = name.bytes().next().is_some_and(|b| b.is_ascii_uppercase() || b == b'_');
     let is_name = name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
@@ -70,7 +71,7 @@ pub(super) fn variable(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// A key path, with those of its parts hidden that are no names.
+/// A key path, with those parts hidden that are no valid names.
 pub(super) fn path(path: &str) -> String {
     path.split('.').map(part).collect::<Vec<_>>().join(".")
 }
@@ -84,7 +85,7 @@ fn part(part: &str) -> Cow<'_, str> {
     }
 }
 
-/// Whether `text` could be a key, an access token, a password in a URL or a phrase.
+/// True if `text` could be a key, an access token, a password in a URL or a mnemonic phrase.
 pub(crate) fn looks_secret(text: &str) -> bool {
     if text.chars().count() > MAX_SHOWN || text.chars().any(char::is_control) {
         return true;
@@ -106,12 +107,12 @@ pub(crate) fn looks_secret(text: &str) -> bool {
     text.split(|c: char| !c.is_ascii_alphanumeric()).any(is_token)
 }
 
-/// Whether a path is a reference to a secret. What else looks secret may be a path: directories have long names.
+/// True if a path is a reference to a secret. Other secret-looking texts may be paths: directories have long names.
 pub(super) fn is_reference(path: &str) -> bool {
     path.contains("password=") || REFERENCES.iter().any(|form| path.starts_with(form))
 }
 
-/// Whether these letters and digits are a key or a token.
+/// True if these letters and digits look like a key or a token.
 fn is_token(run: &str) -> bool {
     let digits = run.strip_prefix("0x").or_else(|| run.strip_prefix("0X")).unwrap_or(run);
     let is_hex = digits.bytes().all(|b| b.is_ascii_hexdigit());
@@ -126,7 +127,7 @@ fn is_token(run: &str) -> bool {
     longest >= KEY_DIGITS || run.len() >= TOKEN_LEN && is_mixed
 }
 
-/// What a message of a library says without the value that it is about: what was expected, or which name is missing.
+/// The message of a library without the value that it is about: only the expected type, or the missing name.
 pub(super) fn expectation(message: &str) -> String {
     let line = message.lines().next().unwrap_or_default();
     if line.starts_with("missing field") {
@@ -135,7 +136,7 @@ pub(super) fn expectation(message: &str) -> String {
     if let Some((name, _)) = line.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`')) {
         return format!("`{}` is not a key here", path(name));
     }
-    // The last one: the value before it may hold the word itself.
+    // The last one: the value before it may contain the word itself.
     if let Some((_, expected)) = line.rsplit_once(", expected ") {
         return format!("expected {expected}");
     }
@@ -147,7 +148,7 @@ pub(super) fn expectation(message: &str) -> String {
     "can't be read as what this key needs".to_owned()
 }
 
-/// A message about text that could not be parsed, without what it quotes.
+/// A message about text that could not be parsed, without the quoted parts.
 pub(super) fn unquoted(message: &str) -> String {
     let mut out = String::new();
     let mut rest = message;

@@ -1,4 +1,4 @@
-//! Who else may read a file.
+//! Read permissions of files with secrets.
 
 use std::{
     fs,
@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Who may read a file besides its owner.
+/// Users besides the owner who may read a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readers {
     /// Its group.
@@ -15,19 +15,19 @@ pub enum Readers {
     Everybody,
 }
 
-/// A file that others may read, though it holds what only its owner should know.
+/// A file that others may read, although its content is only for its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exposed {
-    /// What is in it.
+    /// Description of its content.
     pub what: String,
     /// The file.
     pub path: PathBuf,
-    /// Who may read it.
+    /// Users besides the owner who may read it.
     pub readers: Readers,
 }
 
-/// Who else may read the file at `path`, as far as its directories let them come there; `None` if nobody, or if it is not
-/// there.
+/// The users besides the owner who can read the file at `path`, taking the permissions of its directories into account;
+/// `None` if there are none, or if the file does not exist.
 pub(super) fn readers(path: &Path) -> Option<Readers> {
     let path = fs::canonicalize(path).ok()?;
     let mode = |path: &Path| fs::metadata(path).ok().map(|metadata| metadata.permissions().mode());

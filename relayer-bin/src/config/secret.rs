@@ -1,4 +1,4 @@
-//! Secrets by reference: the configuration names where a secret is, never what it is.
+//! Secrets by reference: the configuration holds the location of a secret, never its value.
 
 use std::{
     borrow::Cow,
@@ -15,14 +15,14 @@ use super::plain;
 /// Largest secret file that is read.
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
 
-/// The text of a reference as it stands in a file. It may be a secret itself, put there by mistake: never shown unless
-/// it has the form of a reference.
+/// The text of a reference as written in a file. It may be a secret itself, put there by mistake: never shown unless it
+/// has the form of a reference.
 #[derive(Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(transparent)]
 pub struct SecretText(pub String);
 
 impl SecretText {
-    /// The text if it may be shown, else what it is.
+    /// The text if it has the form of a reference, else `(hidden)`.
     pub fn shown(&self) -> Cow<'_, str> {
         match SecretRef::parse(&self.0) {
             Ok(reference) => Cow::Owned(reference.to_string()),
@@ -88,32 +88,33 @@ impl PartialEq for Secret {
 
 impl Eq for Secret {}
 
-/// Where a secret is. Shown without what could be the secret itself: somebody may have written it behind `env:` or `file:`.
+/// Reference to a secret. Parts that could be the secret itself are hidden when shown: it may have been written behind
+/// `env:` or `file:` by mistake.
 #[derive(Clone, PartialEq, Eq)]
 pub enum SecretRef {
     /// `env:NAME`: an environment variable.
     Env(String),
     /// `file:PATH`: the file's content without white space at the ends.
     File(PathBuf),
-    /// `keystore:PATH,password=REF`: an encrypted key (Web3 Secret Storage), and where its password is.
+    /// `keystore:PATH,password=REF`: an encrypted key (Web3 Secret Storage), and the reference to its password.
     Keystore {
         /// The key file.
         path: PathBuf,
-        /// Where the password is: an `env:` or `file:` reference.
+        /// Reference to the password: `env:` or `file:`.
         password: Box<Self>,
     },
     /// `inline:VALUE`: for local development only.
     Inline(Secret),
 }
 
-/// Why a secret could not be had. Configuration's or environment's fault. Never contains the secret.
+/// Failure to fetch a secret. The configuration's or the environment's fault. Never contains the secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SecretError {
     /// Not a reference: perhaps the secret itself.
     #[error("not a reference (a text of {0} characters, not shown: it may be a secret)")]
     NotAReference(usize),
-    /// A key management service, which this version can't use.
+    /// A key management service, which this version does not support.
     #[error("{0} is not supported yet")]
     Unsupported(String),
     /// The variable is not set, or empty.
@@ -124,7 +125,7 @@ pub enum SecretError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error message.
         problem: String,
     },
     /// The key file could not be decrypted.
@@ -158,7 +159,7 @@ impl fmt::Debug for SecretRef {
     }
 }
 
-/// What every message about a malformed reference says.
+/// Remedy given in every message about a malformed reference.
 pub(super) const REFERENCE_FORMS: &str = "write env:NAME, file:PATH or keystore:PATH,password=env:NAME";
 
 impl SecretRef {
@@ -190,7 +191,7 @@ impl SecretRef {
         }
     }
 
-    /// Whether the secret itself stands in the configuration.
+    /// True if the secret itself is in the configuration.
     pub fn is_inline(&self) -> bool {
         match self {
             Self::Inline(_) => true,
@@ -199,7 +200,7 @@ impl SecretRef {
         }
     }
 
-    /// The files in which it is.
+    /// The files that hold it.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         match self {
             Self::Env(_) | Self::Inline(_) => Vec::new(),

@@ -1,4 +1,4 @@
-//! URLs of nodes and databases as they are written.
+//! URLs of nodes and databases as they appear in the configuration.
 
 use std::{borrow::Cow, fmt};
 
@@ -28,7 +28,7 @@ impl UrlText {
         };
         let host_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let host = rest[..host_end].rsplit('@').next().unwrap_or_default();
-        // An `@` further on: a password with a slash in it, which was not escaped. What stands before it is no host.
+        // An `@` further on: a password with an unescaped slash in it. The text before it is no host.
         if rest[host_end..].contains('@') || !is_host(host) {
             return format!("{scheme}://…");
         }
@@ -37,7 +37,7 @@ impl UrlText {
     }
 }
 
-/// Whether `text` is a host with or without a port, and no part of it could be an access key.
+/// True if `text` is a host with or without a port, and no part of it could be an access key.
 fn is_host(text: &str) -> bool {
     let (name, port) = match text.rsplit_once(':') {
         Some((name, port)) if !port.contains(']') => (name, port),
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn what_is_no_url_shows_nothing() {
-        // A password with a slash, a host that is an access key, a key behind `env:`, a scheme that is none.
+        // A password with a slash, a host that is an access key, a key behind `env:`, an invalid scheme.
         check("postgres://relay:hun/ter2@db/money", "postgres://…");
         check("postgres://relay:hunter2", "postgres://…");
         check("https://0123456789abcdef0123456789abcdef.example.org/", "https://…");

@@ -47,7 +47,7 @@ fn deadline(report: &DeadlineReport) -> Value {
         "missed_slip1": report.missed_slip1,
         "baselines": baselines,
     });
-    // Steps of different files are no sum.
+    // Steps of different files can't be added.
     if report.steps > 0 {
         value["steps"] = report.steps.into();
     }
@@ -61,7 +61,7 @@ fn report(report: &FileReport) -> Map<String, Value> {
     Map::from_iter([("horizons".to_owned(), horizons.into()), ("deadlines".to_owned(), deadlines.into())])
 }
 
-/// One object with everything.
+/// All results as one object.
 pub(super) fn json(files: &[Tested], pooled: &FileReport, failed: &[Failed], priors: &Priors) -> Value {
     let files: Vec<Value> = files
         .iter()
@@ -132,7 +132,7 @@ fn table(header: Vec<String>) -> Table {
     table
 }
 
-/// Time for people.
+/// A time in readable form.
 pub(super) fn time(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
@@ -142,7 +142,7 @@ pub(super) fn time(seconds: u64) -> String {
     }
 }
 
-/// A horizon for people.
+/// A horizon in readable form.
 pub(super) fn ahead(key: HorizonKey) -> String {
     match key {
         HorizonKey::Blocks(1) => "1 block".to_owned(),

@@ -1,7 +1,8 @@
-//! A picture of a backtest: per file the fees with fans of forecasts, what timing captured, and whether intervals hold.
+//! A chart of a backtest: per file the fees with fans of forecasts, the share captured by timing, and the coverage of
+//! the intervals.
 //!
-//! Drawn by hand: rectangles, lines and words are all that is needed, and a plotting library would be the largest dependency of
-//! the program for that.
+//! Drawn by hand: only rectangles, lines and words are needed, and a plotting library would be the program's largest
+//! dependency for that.
 
 use std::fmt::Write as _;
 
@@ -40,7 +41,7 @@ struct Area {
 }
 
 impl Area {
-    /// Where shares of width and height (from below) lie.
+    /// Position of the point at shares `across` of the width and `up` of the height (from below).
     fn at(self, across: f64, up: f64) -> (f64, f64) {
         (self.x + across * self.width, self.y + (1.0 - up) * self.height)
     }
@@ -93,7 +94,7 @@ impl Svg {
     }
 }
 
-/// Numbers that a reader likes to see on an axis from `low` to `high`: 1, 2 or 5 times a power of ten apart.
+/// Round axis values from `low` to `high`: 1, 2 or 5 times a power of ten apart.
 fn ticks(low: f64, high: f64) -> Vec<f64> {
     let rough = (high - low) / 4.0;
     if !(rough.is_finite() && rough > 0.0) {
@@ -105,7 +106,7 @@ fn ticks(low: f64, high: f64) -> Vec<f64> {
     (0..12).map(|k| (first + f64::from(k)) * step).take_while(|tick| *tick <= high * (1.0 + 1e-12)).collect()
 }
 
-/// Draws everything.
+/// Draws all panels.
 pub(super) fn draw(files: &[Tested], pooled: &FileReport) -> String {
     let shown = &files[..files.len().min(MAX_PANELS)];
     let has_pool = files.len() > 1;
@@ -204,7 +205,7 @@ fn reports(svg: &mut Svg, report: &FileReport, y: f64, x: f64, width: f64) {
 #[expect(clippy::cast_precision_loss, reason = "a picture")]
 fn captured(svg: &mut Svg, report: &FileReport, area: Area) {
     svg.words((area.x - 30.0, area.y - 8.0), &format!("fill=\"{FAINT}\""), "captured share of the saving, by deadline");
-    // A bad policy goes far below; what matters is that it does.
+    // A bad policy goes far below the axis; its exact value does not matter.
     let (low, high) = (-0.25, 1.0);
     let up = |share: f64| (share.clamp(low, high) - low) / (high - low);
     for tick in [0.0, 0.25, 0.5, 0.75, 1.0] {

@@ -1,17 +1,17 @@
-//! A fan chart of characters.
+//! A text-mode fan chart.
 
 use std::{fmt::Write as _, time::Duration};
 
 use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
 use slackwater::forecast::Forecast;
 
-/// Columns of history, and of the future.
+/// Columns of history, and of the forecast.
 pub(super) const PAST: usize = 40;
 const AHEAD: usize = 40;
 /// Lines of the chart.
 const LINES: usize = 15;
 
-/// A fee for people.
+/// A fee in readable form.
 #[expect(clippy::cast_precision_loss, reason = "for people")]
 pub(super) fn fee(wei: u128) -> String {
     match wei {
@@ -30,7 +30,7 @@ pub(super) fn fee(wei: u128) -> String {
     }
 }
 
-/// Time for people.
+/// A time in readable form.
 pub(super) fn time(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
@@ -39,7 +39,7 @@ pub(super) fn time(seconds: u64) -> String {
     }
 }
 
-/// Log quantiles .1, .5, .9 some steps ahead: between two horizons linear.
+/// Log quantiles .1, .5, .9 some steps ahead, linear between two horizons.
 fn levels(forecast: &Forecast, steps: f64) -> [f64; 3] {
     let of = |at: usize| [0.1, 0.5, 0.9].map(|p| forecast.horizons[at].log_quantile(p));
     let above = forecast.horizons.iter().position(|horizon| f64::from(horizon.steps) >= steps);
@@ -105,7 +105,7 @@ pub(super) fn draw(past: &[u128], forecast: &Forecast, is_coloured: bool) -> Str
     out
 }
 
-/// The same in numbers.
+/// The same as a table.
 pub(super) fn table(forecast: &Forecast, step: Duration) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_HORIZONTAL_ONLY).set_header(["ahead", "in", "10 %", "median", "90 %"]);
