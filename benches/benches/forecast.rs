@@ -1,4 +1,4 @@
-//! What forecasting and timing cost per block, and what their refits cost elsewhere.
+//! Cost of forecasting and timing per block, and of their background refits.
 
 #![allow(missing_docs, reason = "criterion's macros make an undocumented function")]
 
@@ -14,7 +14,7 @@ use slackwater::{
 };
 
 const LIMIT: u64 = 30_000_000;
-/// What a refit learns from, as in a relay.
+/// Blocks that a refit learns from, as in a relay.
 const WINDOW: u64 = 2_000;
 const SLOT: Duration = Duration::from_secs(12);
 /// Slack of the classes: 1, 5, 30 minutes, 2 hours.

@@ -61,8 +61,8 @@ fn lane() -> Lane {
     lane
 }
 
-/// Does what the lane says in a world where everything goes well; blocks hold what was sent iff `mined`. Returns how
-/// many events it told.
+/// Carries out the lane's commands in a world without failures; blocks include the sent transaction iff `mined`.
+/// Returns the number of events fed to the lane.
 fn drain(lane: &mut Lane, block: u64, mined: bool) -> usize {
     let mut events = 0;
     while let Some(command) = lane.poll_command() {

@@ -1,5 +1,5 @@
-//! Making acceptances durable: one transaction and one fsync for 1, 64 and 1 000 of them. On SQLite, and on a PostgreSQL
-//! server of its own by one instance and by three at once.
+//! Making acceptances durable: one transaction and one fsync for 1, 64 and 1 000 of them. On SQLite, and on a
+//! PostgreSQL server of its own by one instance and by three at once.
 
 #![allow(missing_docs, reason = "criterion's macros make an undocumented function")]
 
@@ -50,7 +50,7 @@ fn runtime() -> Runtime {
 
 fn on_sqlite(criterion: &mut Criterion) {
     let runtime = runtime();
-    // On a disk, not in memory: the fsync is what is measured.
+    // On a disk, not in memory: the benchmark measures the fsync.
     let dir = tempfile::TempDir::with_prefix_in("slackwater-bench-", env!("CARGO_TARGET_TMPDIR"))
         .expect("a temporary directory");
     let ledger =

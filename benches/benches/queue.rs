@@ -1,5 +1,5 @@
-//! What a turn of the relay's loop costs with 10³ to 10⁶ requests in the queue, where nothing about them changed: it must not
-//! grow with them.
+//! Cost of one iteration of the relay's loop with 10³ to 10⁶ queued requests of which none changed: it must not grow
+//! with the queue.
 
 #![allow(missing_docs, reason = "criterion's macros make an undocumented function")]
 

@@ -1,4 +1,5 @@
-//! Checking one request: what an acceptance costs before anything is stored, and which library should recover signers.
+//! Checking one request: the cost of an acceptance before anything is stored, and a comparison of signer recovery
+//! libraries.
 
 #![allow(missing_docs, reason = "criterion's macros make an undocumented function")]
 

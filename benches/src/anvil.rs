@@ -17,7 +17,7 @@ use crate::{
     node::Node,
 };
 
-/// Names an anvil binary to use instead of the one in `tools/npm`.
+/// Environment variable with the path of an anvil binary to use instead of the one in `tools/npm`.
 pub const ANVIL_VAR: &str = "SLACKWATER_ANVIL";
 
 /// Path of the anvil binary: `$SLACKWATER_ANVIL` if set and not empty, else
@@ -51,7 +51,7 @@ pub fn anvil_path() -> Result<PathBuf> {
     if path.is_file() { Ok(path) } else { Err(BenchError::Missing { what: "anvil", path, hint }) }
 }
 
-/// How an [`Anvil`] is started.
+/// Settings of an [`Anvil`].
 #[derive(Debug, Clone)]
 #[must_use = "a builder does nothing until `spawn`"]
 pub struct AnvilBuilder {
@@ -230,7 +230,7 @@ impl Drop for Anvil {
 }
 
 async fn launch(builder: &AnvilBuilder, state: &Path, dir: &Path, port: u16) -> Result<(Child, u16)> {
-    // A file, not a pipe: nobody has to read it for the node to go on.
+    // A file, not a pipe: a pipe that nobody reads would block the node.
     let log_path = dir.join("anvil.log");
     let log = File::create(&log_path).map_err(BenchError::io(log_path.display().to_string()))?;
     let mut command = Command::new(anvil_path()?);
@@ -287,7 +287,7 @@ async fn listening(child: &mut Child, log_path: &Path) -> Result<u16> {
 
 /// Asks a process to end and waits for it.
 pub(crate) async fn terminate(child: &mut Child, what: &'static str, within: Duration) -> Result<()> {
-    // A frozen process would not notice.
+    // A frozen process would not handle the signal.
     let pid = Pid::from_child(child);
     let _ = kill_process(pid, Signal::TERM);
     let _ = kill_process(pid, Signal::CONT);
@@ -303,7 +303,7 @@ pub(crate) async fn terminate(child: &mut Child, what: &'static str, within: Dur
     }
 }
 
-/// Kills a process that we started, and takes its status so that it is gone.
+/// Kills a process that we started, and reaps it.
 pub(crate) fn end(child: &mut Child) {
     let _ = child.kill();
     let _ = child.wait();

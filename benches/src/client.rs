@@ -1,4 +1,4 @@
-//! A client of the relayer's HTTP API, as a test or a load generator wants it: thin, and silent about nothing.
+//! A thin client of the relayer's HTTP API for tests and load generators; it hides no error.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -60,17 +60,17 @@ impl Submitted {
 pub struct Accepted {
     /// Its id: the EIP-712 digest.
     pub id: B256,
-    /// Where it stands.
+    /// Current status.
     pub status: String,
     /// Latest acceptable inclusion, Unix ms.
     pub deadline_at_ms: u64,
-    /// When it was accepted, Unix ms.
+    /// Time of acceptance, Unix ms.
     pub accepted_at_ms: u64,
     /// The signed promise.
     pub promise: Value,
     /// The quote.
     pub quote: Value,
-    /// It had been accepted before.
+    /// True if it had been accepted before.
     #[serde(default)]
     pub duplicate: bool,
 }
@@ -82,10 +82,10 @@ pub struct Problem {
     pub status: u16,
     /// The stable code.
     pub code: String,
-    /// For people.
+    /// Explanation for people.
     #[serde(default)]
     pub detail: String,
-    /// Everything else.
+    /// All other members.
     #[serde(flatten)]
     pub extra: BTreeMap<String, Value>,
 }
@@ -96,7 +96,7 @@ impl From<Problem> for BenchError {
     }
 }
 
-/// Something that happened to a request.
+/// An event of a request.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
@@ -108,17 +108,17 @@ pub struct Event {
     pub request_seq: u64,
     /// New status.
     pub status: String,
-    /// Why.
+    /// Stable code of the reason; `None` if there is none.
     pub reason: Option<String>,
-    /// For people.
+    /// Explanation for people.
     pub detail: Option<String>,
-    /// `chainId:sender:nonce`.
+    /// Batch, as `chainId:sender:nonce`.
     pub batch: Option<String>,
-    /// Transaction.
+    /// Hash of the transaction.
     pub tx_hash: Option<B256>,
-    /// Block.
+    /// Height of the block.
     pub block_number: Option<u64>,
-    /// When, Unix ms.
+    /// Time of the event, Unix ms.
     pub at_ms: u64,
 }
 
@@ -128,11 +128,11 @@ pub struct Event {
 pub struct RequestState {
     /// Its id.
     pub id: B256,
-    /// Where it stands.
+    /// Current status.
     pub status: String,
-    /// Stable code of why it ended, or went back to the queue.
+    /// Stable code of the reason why it ended or returned to the queue.
     pub reason: Option<String>,
-    /// `chainId:sender:nonce`.
+    /// Batch, as `chainId:sender:nonce`.
     pub batch: Option<String>,
     /// Transaction that executed it.
     pub tx_hash: Option<B256>,
@@ -142,24 +142,24 @@ pub struct RequestState {
     pub gas_used: Option<u64>,
     /// Its share of the cost, wei, as a decimal string.
     pub cost_wei: Option<String>,
-    /// When it was accepted, Unix ms.
+    /// Time of acceptance, Unix ms.
     pub accepted_at_ms: u64,
     /// Signed transactions of its batch, oldest first.
     #[serde(default)]
     pub attempts: Vec<Value>,
-    /// What happened to it, oldest first.
+    /// Its events, oldest first.
     #[serde(default)]
     pub timeline: Vec<Event>,
 }
 
 impl RequestState {
-    /// Whether nothing more can happen to it.
+    /// True if it has ended.
     pub fn is_terminal(&self) -> bool {
         is_terminal(&self.status)
     }
 }
 
-/// Whether a request with this status has ended.
+/// True if a request with this status has ended.
 pub fn is_terminal(status: &str) -> bool {
     slackwater::request::Status::from_name(status).is_some_and(slackwater::request::Status::is_terminal)
 }
@@ -176,14 +176,14 @@ impl RelayerClient {
     /// The same, with an API key.
     ///
     /// # Panics
-    /// If the key holds characters that no key has.
+    /// If the key holds characters that are invalid in a header.
     #[must_use]
     pub fn with_key(mut self, key: &str) -> Self {
         self.authorization = Some(format!("Bearer {key}").parse().expect("an API key is visible ASCII"));
         self
     }
 
-    /// The same, with another limit on the time of one answer.
+    /// The same, with another timeout.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.http = self.http.with_timeout(timeout);
@@ -201,7 +201,7 @@ impl RelayerClient {
     /// Submits one request.
     ///
     /// # Errors
-    /// If no sensible answer comes; a refusal is an answer.
+    /// If no valid answer comes; a refusal is an answer.
     pub async fn submit(&self, body: &Bytes) -> Result<Submitted> {
         let answer = self.send(post_json("/v1/requests", body.clone())).await?;
         submitted(&answer)
@@ -223,7 +223,7 @@ impl RelayerClient {
     /// Submits a batch of already encoded requests; the answers are in the same order.
     ///
     /// # Errors
-    /// If no sensible answer comes, or the batch is refused as a whole.
+    /// If no valid answer comes, or the batch is refused as a whole.
     pub async fn submit_batch(&self, body: Bytes) -> Result<Vec<Submitted>> {
         #[derive(Deserialize)]
         struct Results {
@@ -255,7 +255,7 @@ impl RelayerClient {
         self.get_json(&format!("/v1/requests/{id}")).await
     }
 
-    /// Waits until a request has ended, by asking.
+    /// Polls until a request has ended.
     ///
     /// # Errors
     /// [`BenchError::Timeout`] after `within`. Calls without an answer are repeated: the relayer may be restarting.
@@ -300,7 +300,7 @@ impl RelayerClient {
     /// The chains.
     ///
     /// # Errors
-    /// If no sensible answer comes.
+    /// If no valid answer comes.
     pub async fn chains(&self) -> Result<Value> {
         self.get_json("/v1/chains").await
     }
@@ -308,7 +308,7 @@ impl RelayerClient {
     /// Senders of the relayer's transactions.
     ///
     /// # Errors
-    /// If no sensible answer comes.
+    /// If no valid answer comes.
     pub async fn senders(&self) -> Result<Vec<Address>> {
         #[derive(Deserialize)]
         struct Lanes {
@@ -322,15 +322,15 @@ impl RelayerClient {
         Ok(lanes.lanes.into_iter().map(|lane| lane.sender).collect())
     }
 
-    /// The lanes, as they are shown.
+    /// The lanes, as the API shows them.
     ///
     /// # Errors
-    /// If no sensible answer comes.
+    /// If no valid answer comes.
     pub async fn lanes(&self) -> Result<Value> {
         self.get_json("/v1/lanes").await
     }
 
-    /// Whether it is ready for requests; no answer is no.
+    /// True if it is ready for requests; false without an answer.
     pub async fn is_ready(&self) -> bool {
         matches!(self.send(get("/readyz")).await, Ok(answer) if answer.status == 200)
     }
@@ -349,7 +349,7 @@ impl RelayerClient {
             .collect())
     }
 
-    /// Follows what happens to all requests, after sequence number `after`.
+    /// Streams the events of all requests after sequence number `after`.
     ///
     /// # Errors
     /// If the stream is not served.
@@ -372,7 +372,7 @@ impl RelayerClient {
         if answer.status == 200 { json(&answer) } else { Err(problem(&answer)?.into()) }
     }
 
-    /// A quote for what `body` describes.
+    /// A quote for the request or estimate in `body`.
     ///
     /// # Errors
     /// [`BenchError::Problem`] for an error answer.
@@ -396,10 +396,10 @@ fn submitted(answer: &Answer) -> Result<Submitted> {
     }
 }
 
-/// The problem that an error answer must be.
+/// Reads the problem from an error answer.
 ///
 /// # Errors
-/// If it is none.
+/// If the answer is not a problem document.
 pub fn problem(answer: &Answer) -> Result<Problem> {
     let media_type = answer.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !media_type.starts_with("application/problem+json") {
@@ -458,7 +458,7 @@ impl EventStream {
         }
     }
 
-    /// Sequence number of the last event that [`Self::next`] gave.
+    /// Sequence number of the last event that [`Self::next`] returned.
     pub const fn last(&self) -> u64 {
         self.last
     }

@@ -18,7 +18,7 @@ use crate::{
     world::World,
 };
 
-/// How a [`Cluster`] is started.
+/// Settings of a [`Cluster`].
 #[derive(Debug, Clone)]
 #[must_use = "a builder does nothing until `raise`"]
 pub struct ClusterBuilder {
@@ -44,7 +44,7 @@ impl ClusterBuilder {
         self
     }
 
-    /// How long a lease lasts; 2 s by default.
+    /// Duration of a lease; 2 s by default.
     pub const fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
@@ -62,7 +62,7 @@ impl ClusterBuilder {
         self
     }
 
-    /// How long anything that must happen may take; 90 s by default.
+    /// Time limit for anything that must happen; 90 s by default.
     pub const fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -113,12 +113,12 @@ impl ClusterBuilder {
     }
 }
 
-/// Instances on one database and one chain. What is dropped first ends first.
+/// Instances on one database and one chain. Fields are dropped, and their processes ended, in order of declaration.
 #[derive(Debug)]
 pub struct Cluster {
     /// The instances.
     pub relayers: Vec<Relayer>,
-    /// Before the node, one for each instance.
+    /// Proxies before the node, one for each instance.
     pub proxies: Vec<Proxy>,
     /// The contracts.
     pub world: World,
@@ -128,14 +128,14 @@ pub struct Cluster {
     pub server: PostgresServer,
     /// Height at which the instances were started.
     pub born: u64,
-    /// How long a lease lasts.
+    /// Duration of a lease.
     pub lease: Duration,
     patience: Duration,
     is_done: bool,
 }
 
 impl Cluster {
-    /// So many instances, with the defaults.
+    /// A cluster of `instances` instances, with the defaults.
     pub const fn of(instances: usize) -> ClusterBuilder {
         ClusterBuilder {
             binary: None,
@@ -153,10 +153,11 @@ impl Cluster {
         self.relayers[index].client().clone().with_timeout(Duration::from_secs(10))
     }
 
-    /// Who drives the lanes, as the instances other than `but` tell.
+    /// Index of the instance that drives the lanes, according to its own report; instance `but` is not asked. `None`
+    /// if no instance says that it does.
     ///
     /// # Errors
-    /// Never: who gives no answer is passed over.
+    /// Never: an instance that does not answer is skipped.
     pub async fn owner(&self, but: Option<usize>) -> Result<Option<usize>> {
         for (index, relayer) in self.relayers.iter().enumerate().filter(|(index, _)| Some(*index) != but) {
             let client = relayer.client().clone().with_timeout(Duration::from_secs(2));
@@ -170,7 +171,7 @@ impl Cluster {
         Ok(None)
     }
 
-    /// Waits until somebody drives the lanes.
+    /// Waits until an instance drives the lanes.
     ///
     /// # Errors
     /// [`BenchError::Timeout`].
@@ -178,7 +179,7 @@ impl Cluster {
         until("an owner of the lanes", self.patience, async || self.owner(None).await).await
     }
 
-    /// Waits until another instance than `old` drives the lanes; also tells after how long.
+    /// Waits until an instance other than `old` drives the lanes; also returns the time that took.
     ///
     /// # Errors
     /// [`BenchError::Timeout`].
@@ -188,7 +189,7 @@ impl Cluster {
         Ok((next, started.elapsed()))
     }
 
-    /// The end of a run that has passed: all stop in order, and the ledger tells one story that the chain confirms.
+    /// Ends a run that has passed: stops all instances in order and audits the ledger against the chain.
     ///
     /// # Errors
     /// If an instance ends with an error, or the audit finds fault.

@@ -1,4 +1,4 @@
-//! What really happened, counted on the chain.
+//! Outcome of requests and transactions, counted on the chain.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,7 +47,7 @@ impl Executions {
     }
 }
 
-/// How often each request was executed, by its tag.
+/// Number of executions of each request, by its tag.
 ///
 /// # Errors
 /// If the node does not answer.
@@ -61,8 +61,8 @@ pub async fn executions(node: &Node, world: &World, requests: &[SignedRequest]) 
     Ok(executions)
 }
 
-/// How often each request was executed in blocks `from` to `to`, by the guest book's events: also for requests that mark
-/// nothing.
+/// Number of executions of each request in blocks `from` to `to`, by the guest book's events: also for requests that
+/// mark nothing.
 ///
 /// # Errors
 /// If the node does not answer.
@@ -140,7 +140,7 @@ pub struct RelayedTransaction {
     pub tags: Vec<B256>,
 }
 
-/// What the relayer's accounts did in a range of blocks.
+/// Transactions of the relayer's accounts in a range of blocks.
 #[derive(Debug, Clone, Default)]
 pub struct Relayed {
     /// In order of the chain.

@@ -1,40 +1,40 @@
-//! What can go wrong around a test, as opposed to in it.
+//! Errors of the test support, as opposed to failures of the tested relayer.
 
 use std::{io, path::PathBuf, time::Duration};
 
 use serde_json::Value;
 
-/// Shorthand.
+/// Result with a [`BenchError`].
 pub type Result<T, E = BenchError> = std::result::Result<T, E>;
 
-/// Why something around the relayer did not work.
+/// An error around the relayer, not in it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BenchError {
     /// A program is not where it should be.
     #[error("{what} is not at {}: {hint}", path.display())]
     Missing {
-        /// Which.
+        /// Name of the program.
         what: &'static str,
-        /// Where it was looked for.
+        /// Path at which it was expected.
         path: PathBuf,
-        /// How to get it.
+        /// Instructions for getting it.
         hint: &'static str,
     },
     /// A program ended, or did not come up in time.
     #[error("{what}: {detail}")]
     Process {
-        /// Which.
+        /// Name of the program.
         what: &'static str,
-        /// What happened, with the end of its output.
+        /// Description, with the end of its output.
         detail: String,
     },
     /// Reading or writing failed.
     #[error("{what}: {source}")]
     Io {
-        /// What was done.
+        /// The operation or path.
         what: String,
-        /// Why it failed.
+        /// Cause.
         source: io::Error,
     },
     /// No answer over HTTP: the connection was refused or cut off.
@@ -42,27 +42,27 @@ pub enum BenchError {
     Http {
         /// Method and address.
         what: String,
-        /// Why.
+        /// Cause.
         detail: String,
     },
     /// No answer in time.
     #[error("{what} took longer than {after:?}")]
     Timeout {
-        /// What was waited for.
+        /// The awaited event.
         what: String,
-        /// How long.
+        /// Time waited.
         after: Duration,
     },
     /// The node answered with an error.
     #[error("{method} answers {code}: {message}")]
     Rpc {
-        /// The method.
+        /// The called method.
         method: String,
-        /// The JSON-RPC code.
+        /// The JSON-RPC error code.
         code: i64,
-        /// The text.
+        /// The error message.
         message: String,
-        /// The data member, such as revert data.
+        /// The `data` member, such as revert data.
         data: Option<Value>,
     },
     /// The relayer answered with a problem.
@@ -72,15 +72,15 @@ pub enum BenchError {
         status: u16,
         /// The stable code.
         code: String,
-        /// For people.
+        /// Explanation for people.
         detail: String,
     },
-    /// An answer has another form than it should.
+    /// An answer does not have the expected form.
     #[error("{what} is not as expected: {detail}")]
     Unexpected {
-        /// What was looked at.
+        /// The examined value.
         what: String,
-        /// What it is.
+        /// Its actual form.
         detail: String,
     },
 }
@@ -95,7 +95,7 @@ impl BenchError {
         Self::Unexpected { what: what.into(), detail: detail.to_string() }
     }
 
-    /// No answer came: the other side may or may not have acted.
+    /// True if no answer came: the other side may or may not have acted.
     pub const fn is_ambiguous(&self) -> bool {
         matches!(self, Self::Http { .. } | Self::Timeout { .. })
     }

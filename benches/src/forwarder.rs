@@ -1,4 +1,5 @@
-//! A TCP forwarder that can be cut and stopped: for connections that are more than calls and answers, such as WebSockets.
+//! A TCP forwarder that can be cut and stopped, for connections that are more than calls and answers, such as
+//! WebSockets.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -11,12 +12,12 @@ use tokio::{
 
 use crate::error::{BenchError, Result};
 
-/// What happens to the bytes.
+/// State of the connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Line {
-    /// They are passed on.
+    /// Bytes are passed on.
     Open,
-    /// They stay where they are; connections last.
+    /// Bytes are held back; connections stay open.
     Stalled,
     /// Connections are closed, new ones at once.
     Cut,
@@ -46,12 +47,12 @@ impl Forwarder {
         Ok(Self { address, line, task })
     }
 
-    /// Where it listens.
+    /// Its listening address.
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Changes what happens from now on.
+    /// Sets the state of existing and new connections.
     pub fn set(&self, line: Line) {
         self.line.send_replace(line);
     }
@@ -101,7 +102,7 @@ async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin,
 mod tests {
     use super::*;
 
-    /// A server that sends back what it gets.
+    /// An echo server.
     async fn echo() -> Result<SocketAddr> {
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(BenchError::io("echo"))?;
         let address = listener.local_addr().map_err(BenchError::io("echo"))?;

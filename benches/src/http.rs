@@ -1,4 +1,4 @@
-//! HTTP/1.1 over plain TCP with kept connections: cheap enough not to be what a measurement measures.
+//! HTTP/1.1 over plain TCP with kept connections: cheap enough not to dominate a measurement.
 
 use std::{net::SocketAddr, sync::Arc, sync::Mutex, time::Duration};
 
@@ -60,15 +60,15 @@ impl Http {
         Self { inner: Arc::new(Inner { address: self.inner.address, timeout, idle: Mutex::default() }) }
     }
 
-    /// Where the server is.
+    /// Address of the server.
     pub fn address(&self) -> SocketAddr {
         self.inner.address
     }
 
     /// Sends and reads the whole answer.
     ///
-    /// A kept connection that turns out to be closed before anything was written is replaced; anything later is an error,
-    /// because the server may have acted.
+    /// A kept connection that turns out to be closed before anything was written is replaced; anything later is an
+    /// error, because the server may have acted.
     ///
     /// # Errors
     /// [`BenchError::Http`] and [`BenchError::Timeout`].
@@ -89,7 +89,7 @@ impl Http {
         }
     }
 
-    /// Sends, and returns once the headers are there; the body comes as it comes.
+    /// Sends, and returns once the headers are there; the body is streamed.
     ///
     /// # Errors
     /// As [`Self::send`].

@@ -1,5 +1,5 @@
-//! What tests, benchmarks and the demonstration share: a real chain, contracts on it, users who sign, a relayer as its
-//! own process, faults between the two, and counting on the chain what really happened.
+//! Shared support of tests, benchmarks and the demonstration: a real chain, contracts on it, users who sign, a relayer
+//! as its own process, faults between the two, and counting outcomes on the chain.
 //!
 //! Nothing here links the relayer: it is started as a program and spoken to over HTTP.
 //!

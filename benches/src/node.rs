@@ -1,4 +1,4 @@
-//! JSON-RPC to a local node, with what anvil adds.
+//! JSON-RPC to a local node, including anvil's own methods.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -25,14 +25,14 @@ pub struct Block {
     pub number: U64,
     /// Hash.
     pub hash: B256,
-    /// Seconds.
+    /// Unix seconds.
     pub timestamp: U64,
     /// Wei per gas.
     #[serde(default)]
     pub base_fee_per_gas: U256,
     /// Gas used by all transactions.
     pub gas_used: U64,
-    /// Most that they may use.
+    /// Block gas limit.
     pub gas_limit: U64,
     /// Transactions, in order.
     pub transactions: Vec<Transaction>,
@@ -44,9 +44,9 @@ pub struct Block {
 pub struct Transaction {
     /// Hash.
     pub hash: B256,
-    /// Who pays.
+    /// Sender.
     pub from: Address,
-    /// The called account; none for a creation.
+    /// The called account; `None` for a creation.
     pub to: Option<Address>,
     /// Account nonce.
     pub nonce: U64,
@@ -62,7 +62,7 @@ pub struct Transaction {
 pub struct Receipt {
     /// Transaction.
     pub transaction_hash: B256,
-    /// Who paid.
+    /// Sender.
     pub from: Address,
     /// The called account.
     pub to: Option<Address>,
@@ -74,9 +74,9 @@ pub struct Receipt {
     pub block_hash: B256,
     /// Gas used.
     pub gas_used: U64,
-    /// Wei per gas that was paid.
+    /// Effective gas price, wei per gas.
     pub effective_gas_price: U256,
-    /// The created contract.
+    /// The created contract; `None` if none was created.
     pub contract_address: Option<Address>,
     /// Events.
     pub logs: Vec<Log>,
@@ -101,16 +101,16 @@ pub struct Log {
     pub data: Bytes,
     /// Height.
     pub block_number: U64,
-    /// Place in the block.
+    /// Index in the block.
     pub log_index: U64,
     /// Transaction.
     pub transaction_hash: B256,
 }
 
-/// What [`Node::send`] sends from an account that the node holds.
+/// A transaction that [`Node::send`] sends from an account whose key the node holds.
 #[derive(Debug, Clone, Default)]
 pub struct TestTransaction {
-    /// The called account; none creates a contract.
+    /// The called account; `None` creates a contract.
     pub to: Option<Address>,
     /// Calldata or init code.
     pub data: Bytes,
@@ -145,7 +145,7 @@ impl Node {
         Ok(Self { http: Http::new(url)? })
     }
 
-    /// Where it is.
+    /// Its URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.http.address())
     }
@@ -180,7 +180,7 @@ impl Node {
     }
 }
 
-/// What every node answers.
+/// Standard methods of every node.
 impl Node {
     /// EIP-155 chain id.
     ///
@@ -210,7 +210,7 @@ impl Node {
         self.call("eth_getBlockReceipts", json!([U64::from(number)])).await
     }
 
-    /// Receipt of a transaction, if it is in a block.
+    /// Receipt of a transaction; `None` if it is in no block.
     pub async fn receipt(&self, hash: B256) -> Result<Option<Receipt>> {
         self.call("eth_getTransactionReceipt", json!([hash])).await
     }
@@ -220,12 +220,12 @@ impl Node {
         self.quantity("eth_getTransactionCount", json!([account, "latest"])).await
     }
 
-    /// Account nonce with the pool.
+    /// Account nonce including the pool's transactions.
     pub async fn pending_nonce(&self, account: Address) -> Result<u64> {
         self.quantity("eth_getTransactionCount", json!([account, "pending"])).await
     }
 
-    /// Wei.
+    /// Balance in wei.
     pub async fn balance(&self, account: Address) -> Result<U256> {
         self.call("eth_getBalance", json!([account, "latest"])).await
     }
@@ -260,7 +260,7 @@ impl Node {
     }
 }
 
-/// What anvil adds. Names as in its documentation.
+/// Anvil's own methods. Names as in its documentation.
 impl Node {
     /// Accounts whose keys the node holds.
     pub async fn accounts(&self) -> Result<Vec<Address>> {
@@ -328,12 +328,12 @@ impl Node {
         self.tell("anvil_mine", json!([U64::from(blocks)])).await
     }
 
-    /// Base fee of the next block, wei per gas.
+    /// Sets the base fee of the next block, wei per gas.
     pub async fn set_next_base_fee(&self, wei_per_gas: u128) -> Result<()> {
         self.tell("anvil_setNextBlockBaseFeePerGas", json!([U256::from(wei_per_gas)])).await
     }
 
-    /// Timestamp of the next block, seconds.
+    /// Sets the timestamp of the next block, Unix seconds.
     pub async fn set_next_timestamp(&self, seconds: u64) -> Result<()> {
         self.tell("evm_setNextBlockTimestamp", json!([seconds])).await
     }
@@ -343,13 +343,13 @@ impl Node {
         self.tell("anvil_reorg", json!([depth, []])).await
     }
 
-    /// Replaces the newest `depth` blocks by as many others, which hold `transactions`: raw bytes and the block's place
-    /// in the new branch, from 0.
+    /// Replaces the newest `depth` blocks by as many others that hold `transactions`: raw bytes and the index of the
+    /// block in the new branch, from 0.
     pub async fn reorg_with(&self, depth: u64, transactions: &[(Bytes, u64)]) -> Result<()> {
         self.tell("anvil_reorg", json!([depth, transactions])).await
     }
 
-    /// Goes back `depth` blocks.
+    /// Removes the newest `depth` blocks.
     pub async fn rollback(&self, depth: u64) -> Result<()> {
         self.tell("anvil_rollback", json!([depth])).await
     }
@@ -364,12 +364,12 @@ impl Node {
         self.call("anvil_loadState", json!([state])).await
     }
 
-    /// Remembers the state, for [`Self::revert`].
+    /// Takes a snapshot of the state, for [`Self::revert`].
     pub async fn snapshot(&self) -> Result<U256> {
         self.call("evm_snapshot", json!([])).await
     }
 
-    /// Goes back to a snapshot.
+    /// Restores a snapshot.
     pub async fn revert(&self, snapshot: U256) -> Result<bool> {
         self.call("evm_revert", json!([snapshot])).await
     }
@@ -389,7 +389,7 @@ impl Node {
         self.tell("anvil_autoImpersonateAccount", json!([on])).await
     }
 
-    /// Mines a block per transaction, or not.
+    /// Turns mining of one block per transaction on or off.
     pub async fn set_automine(&self, on: bool) -> Result<()> {
         self.tell("evm_setAutomine", json!([on])).await
     }

@@ -21,10 +21,10 @@ use tokio::{net::TcpListener, task::AbortHandle, task::JoinSet};
 
 use crate::error::{BenchError, Result};
 
-/// Largest folder that is served, bytes: it is held in memory.
+/// Size limit of a served folder, bytes: it is held in memory.
 const MAX_FOLDER_BYTES: u64 = 64 << 20;
 
-/// An address that is taken, so that its origin can be told to others before anything is served.
+/// A bound address, so that its origin is known before anything is served.
 #[derive(Debug)]
 pub struct PageAddress {
     listener: TcpListener,
@@ -46,12 +46,13 @@ impl PageAddress {
         Ok(Self { listener, url: format!("http://{address}") })
     }
 
-    /// The address without a path: what browsers call the origin.
+    /// The address without a path (the origin, in browsers' terms).
     pub fn origin(&self) -> &str {
         &self.url
     }
 
-    /// Serves the files of `folder` as they are now. Who asks for the folder itself is led to it with `query`.
+    /// Serves the files of `folder` as they are now. A request for the folder itself is redirected to the index with
+    /// `query`.
     ///
     /// # Errors
     /// If the folder has no `index.html`, can't be read, or is too large.
@@ -76,7 +77,7 @@ pub struct PageServer {
 }
 
 impl PageServer {
-    /// Where people go.
+    /// Address of the page for people to open.
     pub fn url(&self) -> String {
         format!("{}/", self.url)
     }
@@ -91,7 +92,7 @@ impl Drop for PageServer {
 const INDEX: &str = "/index.html";
 
 struct Site {
-    /// By path. Nothing else is ever read.
+    /// Files by path. Nothing else is ever read.
     files: BTreeMap<String, (&'static str, Bytes)>,
     query: String,
 }
@@ -140,7 +141,7 @@ async fn accept(listener: TcpListener, site: Arc<Site>) {
                 let site = Arc::clone(&site);
                 async move { Ok::<_, std::convert::Infallible>(site.answer(&request)) }
             });
-            // An error here is a browser that went away.
+            // An error here is a browser that closed the connection.
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
         while connections.try_join_next().is_some() {}

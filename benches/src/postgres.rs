@@ -1,6 +1,6 @@
 //! A PostgreSQL server for tests: of its own, in a temporary directory, on loopback.
 //!
-//! Without other modules of this crate: the ledger's tests and `xtask` use this file too.
+//! Uses no other module of this crate: the ledger's tests and `xtask` include this file too.
 
 use std::{
     env, fs,
@@ -12,13 +12,15 @@ use std::{
 
 use tempfile::TempDir;
 
-/// Names the directory with `postgres` and `initdb` (without our prefix: that is for configuration keys), instead of the newest under `/usr/lib/postgresql`, or of `PATH`.
+/// Environment variable with the directory of `postgres` and `initdb` to use instead of the newest under
+/// `/usr/lib/postgresql` or on `PATH`. It lacks our prefix because that is for configuration keys.
 pub const BIN_VAR: &str = "TEST_POSTGRES_BIN";
 
-/// Names a running server to use, instead of starting one: `postgres://…/database`, where schemas may be created.
+/// Environment variable with the URL of a running server to use instead of starting one: `postgres://…/database`,
+/// where schemas may be created.
 pub const URL_VAR: &str = "TEST_POSTGRES_URL";
 
-/// How long anything that the server does may take.
+/// Time limit for any action of the server.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The server's one user.
@@ -28,7 +30,7 @@ const USER: &str = "slackwater";
 #[derive(Debug)]
 pub struct PostgresServer {
     bin: PathBuf,
-    /// Under whom it runs, where this is root: PostgreSQL refuses that.
+    /// User and group that the server runs as if this process is root: PostgreSQL refuses to run as root.
     account: Option<(u32, u32)>,
     dir: TempDir,
     port: u16,
@@ -62,12 +64,12 @@ impl PostgresServer {
         Ok(server)
     }
 
-    /// Where it is.
+    /// URL of its database.
     pub fn url(&self) -> String {
         format!("postgres://{USER}@127.0.0.1:{}/postgres", self.port)
     }
 
-    /// Stops it as an operator would who is in a hurry: connections are cut, transactions rolled back.
+    /// Stops it by a fast shutdown: connections are cut, transactions rolled back.
     ///
     /// # Errors
     /// If it does not end.
@@ -83,11 +85,11 @@ impl PostgresServer {
         self.signal_and_wait("-QUIT")
     }
 
-    /// Runs one of PostgreSQL's client programs (`psql`, `pg_dump`, `pg_restore`) against the server's database, and gives
-    /// what it printed.
+    /// Runs one of PostgreSQL's client programs (`psql`, `pg_dump`, `pg_restore`) against the server's database, and
+    /// returns its output.
     ///
     /// # Errors
-    /// What the program says.
+    /// The program's error output.
     pub fn client(&self, program: &str, args: &[&str]) -> Result<String, String> {
         let mut client = self.command(program);
         client.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", USER, "-d", "postgres"]).args(args);
@@ -98,10 +100,10 @@ impl PostgresServer {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Runs SQL by `psql`, and gives the rows, unaligned.
+    /// Runs SQL by `psql`, and returns the rows, unaligned.
     ///
     /// # Errors
-    /// What the server says.
+    /// The server's error message.
     pub fn sql(&self, text: &str) -> Result<String, String> {
         self.client("psql", &["-qAtX", "-v", "ON_ERROR_STOP=1", "-c", text])
     }
@@ -128,7 +130,7 @@ impl PostgresServer {
         Err(format!("postgres does not end within {PATIENCE:?}"))
     }
 
-    /// Starts it on its data, and waits until it answers.
+    /// Starts it on its existing data, and waits until it answers.
     ///
     /// # Errors
     /// If it does not answer.
@@ -166,8 +168,9 @@ impl PostgresServer {
         }
     }
 
-    /// Stops the server and clears up when this process is gone, however it ended: it waits for the end of a pipe that only
-    /// this process holds. A test may keep its server in a static, or be killed.
+    /// Starts a process that stops the server and removes its directory when this process is gone, however it ended:
+    /// it waits for the end of a pipe that only this process holds. A test may keep its server in a static, or be
+    /// killed.
     fn keep(&self, server: u32) -> Result<Child, String> {
         use std::os::unix::process::CommandExt as _;
         const KEEP: &str = r#"read -r _
@@ -176,12 +179,12 @@ impl PostgresServer {
             rm -rf "$2""#;
         let mut keeper = Command::new("sh");
         keeper.args(["-c", KEEP, "keeper", &server.to_string()]).arg(self.dir.path());
-        // Not in our group: what is sent to all of it must not end the keeper first.
+        // Not in our process group: a signal to the whole group must not end the keeper first.
         keeper.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         keeper.spawn().map_err(|error| format!("sh: {error}"))
     }
 
-    /// The server's number may be another's soon.
+    /// Ends the keeper: the server's process id may soon belong to another process.
     fn end_keeper(&mut self) {
         if let Some(mut keeper) = self.keeper.take() {
             let _ = keeper.kill();
@@ -215,12 +218,12 @@ impl Drop for PostgresServer {
     }
 }
 
-/// Whether the machine has a PostgreSQL server.
+/// True if the machine has a PostgreSQL server.
 pub fn is_installed() -> bool {
     bin_dir().is_ok()
 }
 
-/// Where `postgres` and `initdb` are.
+/// Directory of `postgres` and `initdb`.
 fn bin_dir() -> Result<PathBuf, String> {
     let has_all = |dir: &Path| ["postgres", "initdb", "pg_isready"].iter().all(|name| dir.join(name).is_file());
     if let Some(dir) = env::var_os(BIN_VAR).filter(|dir| !dir.is_empty()).map(PathBuf::from) {
@@ -241,10 +244,10 @@ fn bin_dir() -> Result<PathBuf, String> {
     })
 }
 
-/// User and group to run under, where this is root.
+/// User and group for the server to run as; `None` unless this process is root.
 fn account() -> Result<Option<(u32, u32)>, String> {
     use std::os::unix::fs::MetadataExt as _;
-    // The owner of our own process' directory is who we are.
+    // The owner of our own `/proc` entry is the effective user.
     let is_root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
     if !is_root {
         return Ok(None);

@@ -22,10 +22,10 @@ use crate::{
     world::World,
 };
 
-/// Names a `slackwater` binary to use instead of the one beside this program.
+/// Environment variable with the path of a `slackwater` binary to use instead of the one beside this program.
 pub const BINARY_VAR: &str = "SLACKWATER_BIN";
 
-/// The relayer's environment has the key of the world's `i`-th relayer account under this name and `i`.
+/// Prefix of the environment variable with the key of the world's `i`-th relayer account: this name and `i`.
 pub const KEY_VAR: &str = "RELAYER_KEY_";
 
 /// Path of the `slackwater` binary: `$SLACKWATER_BIN` if set and not empty, else the one beside the running program (or
@@ -49,13 +49,13 @@ pub fn binary_path() -> Result<PathBuf> {
     [Some(beside.clone()), above].into_iter().flatten().find(|path| path.is_file()).ok_or_else(|| missing(beside))
 }
 
-/// How a [`Relayer`] is started.
+/// Settings of a [`Relayer`].
 #[derive(Debug, Clone)]
 #[must_use = "a builder does nothing until `spawn`"]
 pub struct RelayerBuilder {
     world: World,
     binary: Option<PathBuf>,
-    /// URL of each, and of its WebSocket.
+    /// URLs of each endpoint and of its WebSocket.
     rpcs: Vec<(String, Option<String>)>,
     senders: usize,
     server: BTreeMap<String, String>,
@@ -70,7 +70,7 @@ pub struct RelayerBuilder {
 }
 
 impl RelayerBuilder {
-    /// The program may be an older one: keys that its schema lacks are left out of the configuration, and named on stderr.
+    /// Allows an older program: keys that its schema lacks are left out of the configuration, and named on stderr.
     pub const fn may_be_older(mut self) -> Self {
         self.is_older = true;
         self
@@ -94,7 +94,7 @@ impl RelayerBuilder {
         self
     }
 
-    /// How many of the world's relayer accounts send; all by default.
+    /// Number of the world's relayer accounts that send; all by default.
     pub const fn senders(mut self, senders: usize) -> Self {
         self.senders = senders;
         self
@@ -118,7 +118,7 @@ impl RelayerBuilder {
         self
     }
 
-    /// TOML that is added at the end of the configuration: further tables.
+    /// TOML appended to the configuration: further tables.
     pub fn extra(mut self, toml: &str) -> Self {
         self.extra.push_str(toml);
         self.extra.push('\n');
@@ -171,7 +171,7 @@ impl RelayerBuilder {
         };
         let dir = TempDir::with_prefix("slackwater-relayer-").map_err(BenchError::io("temporary directory"))?;
         let database = self.database.clone().unwrap_or_else(|| dir.path().join("ledger.db"));
-        // Held only for a moment: the relayer must keep one address over restarts.
+        // Bound only for a moment, to choose an address that the relayer keeps over restarts.
         let wanted = self.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
         let listener = TcpListener::bind(wanted).map_err(BenchError::io(format!("port of {wanted}")))?;
         let listen = listener.local_addr().map_err(BenchError::io("a free port"))?;
@@ -247,7 +247,7 @@ pub fn default_tenant(world: &World) -> String {
     format!("[[tenant]]\nid = \"default\"\noperator = true\ntargets = {{ {chain} = {{ {targets} }} }}\n")
 }
 
-/// What `slackwater config schema` of `binary` says.
+/// Output of `slackwater config schema` of `binary`.
 fn schema_of(binary: &Path) -> Result<Value> {
     let mut command = Command::new(binary);
     command.args(["config", "schema"]).stdin(Stdio::null()).env_remove(BINARY_VAR);
@@ -256,7 +256,7 @@ fn schema_of(binary: &Path) -> Result<Value> {
     serde_json::from_slice(&output.stdout).map_err(|error| failed(error.to_string()))
 }
 
-/// `config` without the lines `key = …` whose key no table of `schema` has, and those keys.
+/// `config` without the lines `key = …` whose key is in no table of `schema`, and the removed keys.
 fn known_to(config: &str, schema: &Value) -> (String, Vec<String>) {
     fn names(value: &Value, found: &mut BTreeSet<String>) {
         match value {
@@ -346,7 +346,7 @@ impl Relayer {
         self.child.as_ref().map(Child::id)
     }
 
-    /// Everything that it logged, over all its lives.
+    /// Its log over all its runs.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log_path).unwrap_or_default()
     }
@@ -376,7 +376,7 @@ impl Relayer {
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(BenchError::io("log file"))?)
             .stderr(log)
-            // Ours: the relayer would take it for a misspelt key.
+            // A variable of ours: the relayer would take it for a misspelt key.
             .env_remove(BINARY_VAR);
         for (name, value) in &self.environment {
             command.env(name, value);
@@ -389,7 +389,7 @@ impl Relayer {
     /// Waits until it is ready.
     ///
     /// # Errors
-    /// If it is not within `within`, or ends.
+    /// If it is not ready within `within`, or ends.
     pub async fn wait_ready(&mut self, within: Duration) -> Result<()> {
         let started = Instant::now();
         let client = self.client.clone().with_timeout(Duration::from_secs(2));
@@ -409,14 +409,14 @@ impl Relayer {
         Ok(())
     }
 
-    /// `kill -9`: what is not durable is lost.
+    /// `kill -9`: anything not durable is lost.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             end(&mut child);
         }
     }
 
-    /// `SIGTERM`, and waits until it has ended; returns whether its exit code was 0.
+    /// Sends `SIGTERM` and waits for the end; returns true if the exit code was 0.
     ///
     /// # Errors
     /// If it does not end within `within`; it is then killed.
@@ -438,15 +438,15 @@ impl Relayer {
         self.start().await
     }
 
-    /// `slackwater audit verify --chain` with this configuration: whether the ledger tells one consistent story that the
-    /// chain confirms.
+    /// Runs `slackwater audit verify --chain` with this configuration: checks that the ledger is consistent and
+    /// confirmed by the chain.
     ///
     /// # Errors
-    /// [`BenchError::Process`] with what it says, if it finds fault.
+    /// [`BenchError::Process`] with the audit's output, if it finds a fault.
     pub async fn audit(&self) -> Result<()> {
         let mut audit = self.command(&["audit", "verify", "--chain", "--config"]);
         audit.arg(&self.config_path);
-        // Not in a thread of the runtime: a proxy may live there.
+        // Not in a thread of the runtime: a proxy may run there.
         let output = tokio::task::spawn_blocking(move || audit.output()).await;
         let failed = |detail: String| BenchError::Process { what: "slackwater audit", detail };
         let output = output.map_err(|error| failed(error.to_string()))?.map_err(BenchError::io("slackwater audit"))?;
@@ -457,7 +457,7 @@ impl Relayer {
         Err(failed(format!("{}\n{}{}", output.status, text(&output.stdout), text(&output.stderr))))
     }
 
-    /// The last lines of its log, each cut to a length that can be read.
+    /// The last lines of its log, each cut to a readable length.
     pub fn log_tail(&self, lines: usize) -> String {
         let log = self.log();
         let all: Vec<&str> = log.lines().collect();
@@ -486,8 +486,8 @@ impl Relayer {
         self.signal(Signal::CONT)
     }
 
-    /// Lets none of its files grow beyond `bytes` (`RLIMIT_FSIZE`), or all again with `None`: a disk that is full, on any
-    /// machine.
+    /// Limits the size of its files to `bytes` (`RLIMIT_FSIZE`), or lifts the limit with `None`: simulates a full disk
+    /// on any machine.
     ///
     /// # Errors
     /// If it is not running, or the system refuses.
@@ -500,8 +500,8 @@ impl Relayer {
         set.map(drop).map_err(|error| failed(format!("cannot limit its files: {error}")))
     }
 
-    /// Another command of the program, with this relayer's environment: `["audit", "verify"]`. What the command reads must
-    /// be named in `args`.
+    /// Another command of the program, with this relayer's environment: `["audit", "verify"]`. Files for the command
+    /// to read must be named in `args`.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(args).stdin(Stdio::null()).env_remove(BINARY_VAR);
@@ -511,7 +511,7 @@ impl Relayer {
         command
     }
 
-    /// Whether the process lives.
+    /// True while the process runs.
     pub fn is_alive(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
@@ -547,7 +547,8 @@ pub fn peak_resident_bytes(pid: u32) -> Option<u64> {
 /// CPU time that a process has used in all its threads; `None` where `/proc` has no answer.
 pub fn cpu_time(pid: u32) -> Option<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name may hold anything, so count from its closing bracket: the 14th and 15th fields are the 12th and 13th after.
+    // The name may hold anything, so count from its closing bracket: the 14th and 15th fields are the 12th and 13th
+    // after.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;

@@ -1,4 +1,4 @@
-//! Numbers for people.
+//! Formatting of measurements for people.
 
 use std::time::Duration;
 
@@ -29,12 +29,12 @@ impl Latencies {
         let _ = self.0.add(&other.0);
     }
 
-    /// How many.
+    /// Number of recorded latencies.
     pub fn len(&self) -> u64 {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// True if nothing was recorded.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,10 +1,10 @@
-//! Waiting for what must happen, instead of sleeping.
+//! Waiting for a condition instead of sleeping.
 
 use std::time::{Duration, Instant};
 
 use crate::error::{BenchError, Result};
 
-/// Asks until there is an answer.
+/// Polls `probe` until it returns a value.
 ///
 /// # Errors
 /// [`BenchError::Timeout`] after `within`, or the probe's.

@@ -74,7 +74,7 @@ pub struct User {
 pub struct SignedRequest {
     /// Its id: the EIP-712 digest.
     pub id: B256,
-    /// What was signed.
+    /// The signed forward request.
     pub forward: Forward,
     /// The tag that its execution marks.
     pub tag: B256,
@@ -105,14 +105,14 @@ pub fn forward_data(forward: &Forward) -> ForwardRequestData {
     }
 }
 
-/// What a request asks for, beyond who signs it.
+/// Content of a request, without its signer and nonce.
 #[derive(Debug, Clone)]
 pub struct Ask {
     /// The target.
     pub to: Address,
-    /// Wei.
+    /// Value in wei.
     pub value: U256,
-    /// Gas for the target.
+    /// Gas limit of the call to the target.
     pub gas: u64,
     /// Calldata.
     pub data: Bytes,
@@ -130,7 +130,7 @@ pub const MARK_GAS: u64 = 120_000;
 /// Gas that `Guestbook.sign` gets: it uses up to 56 k for a user's first entry.
 pub const MESSAGE_GAS: u64 = 80_000;
 
-/// On-chain deadline of requests that say nothing else: this long after signing.
+/// On-chain deadline, in seconds after signing, of requests that set no other.
 const DEADLINE_S: u64 = 3_600;
 
 /// Many users of one world.
@@ -139,7 +139,7 @@ pub struct Crowd {
     domain: ForwarderDomain,
     guestbook: Address,
     chain_id: u64,
-    /// What its tags start from: crowds of different names never mark the same.
+    /// Start of its tags: crowds of different names never mark the same tag.
     name: String,
     /// The users.
     pub users: Vec<User>,
@@ -152,7 +152,7 @@ impl Crowd {
         Self::named(world, "user", users)
     }
 
-    /// As [`Self::new`] with other keys: crowds of different names are different people.
+    /// As [`Self::new`] with other keys: crowds of different names have different users.
     pub fn named(world: &World, name: &str, users: usize) -> Self {
         let users = (0..users as u64).map(|i| User { account: Account::derive(name, i), next_nonce: 0 }).collect();
         let name = name.to_owned();
@@ -283,7 +283,7 @@ pub fn batch_body<'a>(bodies: impl IntoIterator<Item = &'a Body>) -> Body {
     text.into()
 }
 
-/// Now, Unix seconds.
+/// Current time, Unix seconds.
 pub fn unix_seconds() -> u64 {
     std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs())
 }

@@ -19,7 +19,7 @@ use crate::{
 /// Name of the forwarder's EIP-712 domain in tests.
 pub const FORWARDER_NAME: &str = "Slackwater Test";
 
-/// Where everything is.
+/// Addresses of the deployed contracts, and the relayer's accounts.
 #[derive(Debug, Clone)]
 pub struct World {
     /// EIP-155 chain id.
@@ -30,7 +30,7 @@ pub struct World {
     pub forwarder: Address,
     /// Multicall3, at its usual address.
     pub multicall3: Address,
-    /// The target that counts.
+    /// The target that counts executions.
     pub guestbook: Address,
     /// The target that misbehaves; zero if there is none.
     pub nasty: Address,
@@ -81,7 +81,7 @@ impl World {
         Ok(Self { chain_id, forwarder_name, forwarder, multicall3: multicall3::ADDRESS, guestbook, nasty, relayers })
     }
 
-    /// A world that exists already: a forwarder whose domain is called `name`, and a guest book that trusts it.
+    /// An existing world: a forwarder whose domain is called `name`, and a guest book that trusts it.
     pub fn at(chain_id: u64, name: &str, forwarder: Address, guestbook: Address) -> Self {
         Self {
             chain_id,
@@ -94,7 +94,7 @@ impl World {
         }
     }
 
-    /// A world that exists already; the forwarder tells its name.
+    /// An existing world; the domain's name is read from the forwarder.
     ///
     /// # Errors
     /// If there is no forwarder.

@@ -32,18 +32,19 @@ use tokio::{
 
 /// Relay real meta-transactions on a local chain and show what happens.
 ///
-/// Starts anvil and a relayer (SQLite) of its own. Users sign ERC-2771 requests, which are submitted as a service would,
-/// followed until they are final, and counted on the chain. Exits with 0 only if each was executed exactly once.
+/// Starts anvil and a relayer (SQLite) of its own. Users sign ERC-2771 requests, which are submitted as a service
+/// would, followed until they are final, and counted on the chain. Exits with 0 only if each was executed exactly
+/// once.
 #[derive(Debug, Parser)]
 #[command(name = "slackwater-demo", version)]
 struct Args {
-    /// How many requests.
+    /// Number of requests.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     requests: u64,
-    /// How many users sign them, taking turns.
+    /// Number of users who sign them in turn.
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     users: u64,
-    /// How many calls are under way at a time.
+    /// Maximum number of concurrent calls.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=256))]
     connections: u64,
     /// Leave chain and relayer running until Ctrl-C.
@@ -57,16 +58,16 @@ struct Args {
     max_seconds: u64,
 }
 
-/// Port that people remember; another is taken if it is in use.
+/// Default port of the relayer, easy to remember; another is taken if it is in use.
 const USUAL_PORT: u16 = 7_700;
 
-/// The same for the example page.
+/// Default port of the example page.
 const USUAL_PAGE_PORT: u16 = 7_701;
 
-/// Requests that are sent one by one, for comparison.
+/// Number of requests sent one by one, for comparison.
 const ONE_BY_ONE: usize = 10;
 
-/// What people write into guest books.
+/// Sample guest book messages.
 const MESSAGES: [&str; 5] = [
     "slack water: the tide rests, and so does the gas price",
     "signed by me, carried by somebody else",
@@ -92,7 +93,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Ends what it started also when it is interrupted.
+/// Runs the demonstration; ends the processes it started also on an interrupt.
 async fn interruptible(args: &Args) -> Result<bool> {
     let limit = Duration::from_secs(args.max_seconds);
     let mut stage = None;
@@ -130,7 +131,7 @@ async fn stop_signal() -> Result<()> {
     Ok(())
 }
 
-/// What runs; ends when dropped.
+/// The running processes; they end when it is dropped.
 struct Stage {
     relayer: Relayer,
     world: World,
@@ -174,7 +175,7 @@ async fn show(args: &Args, stage: &mut Option<Stage>) -> Result<bool> {
     let mut builder = Relayer::builder(&world).rpc(anvil.url()).listen(address()).extra("[log]\nlevel = \"warn\"");
     let page_address = if args.page.is_some() { Some(PageAddress::take(USUAL_PAGE_PORT).await?) } else { None };
     if let Some(page) = &page_address {
-        // Browsers let the page call the relayer because the relayer names the page.
+        // Browsers let the page call the relayer only if the relayer allows the page's origin (CORS).
         builder = builder.server_key("cors_origins", format!("[{:?}]", page.origin()));
     }
     let relayer = builder.spawn().await?;
@@ -238,13 +239,13 @@ async fn show(args: &Args, stage: &mut Option<Stage>) -> Result<bool> {
     Ok(is_good)
 }
 
-/// The usual port if it is free.
+/// The default address if its port is free, else one with any free port.
 fn address() -> SocketAddr {
     let usual = SocketAddr::from(([127, 0, 0, 1], USUAL_PORT));
     if TcpListener::bind(usual).is_ok() { usual } else { SocketAddr::from(([127, 0, 0, 1], 0)) }
 }
 
-/// What the example page is told in its address.
+/// Query string with the settings of the example page.
 fn page_query(relayer: &Relayer, anvil: &Anvil, world: &World, identity: &str) -> String {
     let address = |url: &str| url.replace(':', "%3A").replace('/', "%2F");
     let (relayer, rpc, chain) = (address(relayer.url()), address(anvil.url()), world.chain_id);
@@ -287,7 +288,7 @@ fn unexpected(what: &str, detail: &str) -> BenchError {
     BenchError::Unexpected { what: what.to_owned(), detail: detail.to_owned() }
 }
 
-/// The users, who write into the guest book.
+/// Users of the guest book.
 struct People {
     crowd: Crowd,
     world: World,
@@ -304,7 +305,7 @@ impl People {
         self.crowd.message_within(user, &text, "60s")
     }
 
-    /// Gives every user a first entry: what a first entry costs more is not the relayer's doing.
+    /// Gives every user a first entry: the extra gas of a first entry is not the relayer's doing.
     async fn first_visit(&mut self, node: &Node, sender: Address) -> Result<()> {
         let users = self.crowd.users.len();
         let first: Vec<_> = (0..users).map(|user| self.sign(user, 99_000 + user)).collect();
@@ -342,7 +343,7 @@ impl People {
         node.send(from, &TestTransaction { to, data, gas, ..TestTransaction::default() }).await
     }
 
-    /// Gas used, and how many requests were executed.
+    /// Gas used, and number of requests executed.
     async fn outcome(&self, node: &Node, hash: B256) -> Result<(u64, usize)> {
         let receipt = node.wait_receipt(hash, Duration::from_secs(30)).await?;
         let executed = receipt.logs.iter().filter(|log| log.address == self.world.guestbook).count();
@@ -350,7 +351,7 @@ impl People {
     }
 }
 
-/// What became of the requests, as the relayer tells.
+/// Outcome of the requests, as the relayer reports it.
 #[derive(Debug, Default)]
 struct Journey {
     accepted: usize,
@@ -435,7 +436,7 @@ async fn relay(args: &Args, bars: &MultiProgress, client: &RelayerClient, signed
     Ok(journey)
 }
 
-/// What the chain says.
+/// Outcome of the requests, as counted on the chain.
 #[derive(Debug, Default)]
 struct Truth {
     once: usize,
@@ -456,7 +457,7 @@ impl Truth {
         }
         let users: Vec<Address> = expected.keys().copied().collect();
         let is_nonces_right = nonces(node, world, &users).await? == expected.into_values().collect::<Vec<_>>();
-        // An entry that no request of its user explains was written in somebody else's name.
+        // An entry that no request of its user explains was written in another user's name.
         Ok(Self { once: counted.once, strangers: all.saturating_sub(counted.once), is_nonces_right })
     }
 

@@ -1,4 +1,5 @@
-//! `slackwater-fixture`: a ledger with requests in every status, its chain and its configuration, kept for later versions.
+//! `slackwater-fixture`: a ledger with requests in every status, its chain and its configuration, kept for later
+//! versions.
 //!
 //! `cargo xtask fixture` runs it. `relayer-bin/tests/it/upgrade.rs` opens what it writes.
 
@@ -35,22 +36,22 @@ use slackwater_contracts::{
 
 /// Make a ledger with requests in every status, as the given version of the relayer writes it.
 ///
-/// Starts a chain, that relayer and, for --postgres, a PostgreSQL server; stops them at the end. Writes `ledger.db.gz` (or
-/// `ledger.sql.gz`), `chain.json.gz` (a state of anvil), `slackwater.toml` and `requests.json.gz`. Needs `sqlite3` on the PATH, or
-/// `psql` and `pg_dump` of the server.
+/// Starts a chain, that relayer and, for --postgres, a PostgreSQL server; stops them at the end. Writes `ledger.db.gz`
+/// (or `ledger.sql.gz`), `chain.json.gz` (a state of anvil), `slackwater.toml` and `requests.json.gz`. Needs `sqlite3`
+/// on the PATH, or `psql` and `pg_dump` of the server.
 #[derive(Debug, Parser)]
 #[command(name = "slackwater-fixture", version)]
 struct Args {
     /// The relayer.
     #[arg(long)]
     binary: PathBuf,
-    /// Where the files are written.
+    /// Output folder.
     #[arg(long)]
     out: PathBuf,
     /// The shared ledger (a dump) instead of the embedded one (a file).
     #[arg(long)]
     postgres: bool,
-    /// How often it is tried to stop the relayer between two commits.
+    /// Number of rounds tried to kill the relayer between two commits.
     #[arg(long, default_value_t = 30)]
     tries: u32,
 }
@@ -59,7 +60,7 @@ struct Args {
 const LANES: usize = 2;
 /// Users who sign.
 const USERS: usize = 24;
-/// What requests that are still open may take: the longest that can be configured.
+/// Lifetime in seconds of requests that stay open: the longest that can be configured.
 const VALID_S: u64 = 31_000_000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -74,7 +75,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// A request that was accepted.
+/// An accepted request.
 struct Known {
     id: B256,
     kind: &'static str,
@@ -143,7 +144,7 @@ impl Scene {
         }
     }
 
-    /// Submits a forward, valid until the end unless it has a `within`.
+    /// Submits a forward with the latest deadline unless it has a `within`.
     async fn submit(&mut self, signed: SignedRequest, tag: B256) -> Result<B256> {
         let mut body: Value = serde_json::from_slice(&signed.body).map_err(|error| unexpected("a body", error))?;
         if body["within"].is_null() {
@@ -204,7 +205,7 @@ impl Scene {
         self.anvil.node().call::<Value>("eth_sendTransaction", json!([transaction])).await.map(drop)
     }
 
-    /// Requests that have ended, each in another way.
+    /// Requests that have ended, each in a different way.
     async fn ended(&mut self) -> Result<()> {
         let mut good = Vec::new();
         for user in 0..8 {
@@ -232,7 +233,7 @@ impl Scene {
         let signed = self.crowd.sign(6, &ask);
         let id = self.submit(signed, B256::ZERO).await?;
         self.wait(id, "rejected", true).await?;
-        // Behind nonces that never came: one runs out of time, one is withdrawn.
+        // Behind a missing nonce: one request expires, one is withdrawn.
         for user in [20, 21] {
             self.crowd.users[user].next_nonce = 1;
         }
@@ -249,7 +250,7 @@ impl Scene {
         self.wait(late, "expired", true).await
     }
 
-    /// Requests that are open, and the relayer killed between the commit of a plan and the next one.
+    /// Open requests, and the relayer killed between the commit of a plan and the next one.
     async fn open(&mut self, tries: u32) -> Result<BTreeMap<B256, String>> {
         for round in 0..tries {
             let (mut early, mut late) = (Vec::new(), Vec::new());
@@ -263,11 +264,11 @@ impl Scene {
             .await?;
             self.anvil.node().mine(1).await?;
             self.wait(early[0], "included", false).await?;
-            // From here on nothing reaches the node.
+            // From here on no transaction reaches the node.
             let lost = self.proxy.add(Rule::always(Fault::DropBefore).on("eth_sendRawTransaction"));
             let flying = self.mark(5).await?;
             self.wait(flying, "broadcast", false).await?;
-            // Behind a nonce that never came.
+            // Behind a missing nonce.
             self.crowd.users[22].next_nonce += u64::from(round == 0);
             self.mark(22).await?;
             let seen = self.proxy.arrivals().len();
@@ -321,7 +322,7 @@ impl Scene {
         Err(unexpected("a request in each status", format!("not found in {tries} rounds")))
     }
 
-    /// Whether a nonce was sent before the `seen`-th arrival.
+    /// True if a transaction with this nonce was sent before the `seen`-th arrival.
     fn is_known(&self, nonce: u64, seen: usize) -> bool {
         self.proxy.arrivals().iter().take(seen).any(|arrival| arrival.nonce == nonce)
     }
@@ -339,7 +340,7 @@ impl Scene {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Every request's status, from the ledger: nobody drives it now.
+    /// Status of every request, from the ledger: no relayer is running now.
     fn statuses(&self) -> Result<BTreeMap<B256, String>> {
         let sql = match &self.server {
             Some(_) => "SELECT encode(id, 'hex') || '|' || status FROM slackwater.requests",

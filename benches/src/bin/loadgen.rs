@@ -1,6 +1,6 @@
-//! `slackwater-load`: how many requests a relayer accepts and settles, and how fast it answers.
+//! `slackwater-load`: measures how many requests a relayer accepts and settles, and its response times.
 //!
-//! Its own process, one thread, only to this machine. Everything is signed before the clock starts.
+//! A separate process with one thread; it calls this machine only. Everything is signed before the clock starts.
 
 #![allow(clippy::print_stdout, reason = "a command line program")]
 
@@ -40,17 +40,17 @@ use tokio::{
 ///
 /// Without --url it starts a chain and a relayer of its own, and stops them at the end. Closed loop by default: every
 /// connection sends its next call when the last is answered. With --rate, open loop: calls are due at fixed times, and
-/// latency counts from when a call was due, so that a stall is not hidden by the calls that it kept from being sent.
+/// latency counts from a call's due time, so that a stall is not hidden by the calls that it delayed.
 #[derive(Debug, Parser)]
 #[command(name = "slackwater-load", version)]
 struct Args {
     /// A running relayer; needs --rpc, --forwarder and --guestbook.
     #[arg(long, requires_all = ["rpc", "forwarder", "guestbook"])]
     url: Option<String>,
-    /// The node behind it.
+    /// The node behind the relayer.
     #[arg(long, requires = "url")]
     rpc: Option<String>,
-    /// The forwarder that it serves.
+    /// The forwarder that the relayer serves.
     #[arg(long, requires = "url")]
     forwarder: Option<Address>,
     /// A guest book that trusts the forwarder.
@@ -62,19 +62,19 @@ struct Args {
     /// Process id of the running relayer, to read its memory.
     #[arg(long, requires = "url")]
     pid: Option<u32>,
-    /// How many requests.
+    /// Number of requests.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     requests: u64,
-    /// How many users sign them, taking turns.
+    /// Number of users who sign them in turn.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     users: u64,
-    /// What the requests do: `mark` leaves two storage words behind for each, `sign` only counts the user's visits.
+    /// The call of each request: `mark` writes two storage words, `sign` only counts the user's visits.
     #[arg(long, default_value = "mark", value_parser = ["mark", "sign"])]
     call: String,
-    /// Whose keys: other names are other people, who never signed before.
+    /// Name from which the users' keys are derived; another name gives users who never signed before.
     #[arg(long, default_value = "load")]
     crowd: String,
-    /// Connections, each with one call at a time.
+    /// Connections, each with one call in flight.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=4_096))]
     connections: u64,
     /// Requests per call: above 1, the batch endpoint is used.
@@ -83,13 +83,13 @@ struct Args {
     /// Open loop: requests per second.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     rate: Option<u64>,
-    /// Go on until every accepted request is on the chain, and count them there.
+    /// Continue until every accepted request is on the chain, and count them there.
     #[arg(long)]
     settle: bool,
     /// Give the relayer's accounts no money until everything is accepted, so that everything stays queued.
     #[arg(long, conflicts_with = "url")]
     hold: bool,
-    /// Accounts of the relayer that send.
+    /// Number of the relayer's sender accounts.
     #[arg(long, default_value_t = 1, conflicts_with = "url", value_parser = clap::value_parser!(u64).range(1..=64))]
     senders: u64,
     /// Seconds between blocks.
@@ -98,7 +98,7 @@ struct Args {
     /// A key of the relayer's chain table as KEY=VALUE; may be repeated.
     #[arg(long = "chain-key", value_name = "KEY=VALUE", conflicts_with = "url")]
     chain_keys: Vec<String>,
-    /// A deadline for each request, such as 30s; the relayer's default otherwise.
+    /// A deadline for each request, such as 30s.
     #[arg(long, default_value = "1h")]
     within: String,
     /// Give up after so many seconds of load, and again of settling.
@@ -126,7 +126,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Everything that is loaded; what we started ends when it is dropped.
+/// The relayer under load and its chain; processes that we started end when it is dropped.
 struct Place {
     world: World,
     node: Node,
@@ -161,10 +161,11 @@ async fn place(args: &Args) -> Result<Place> {
     let anvil = Anvil::builder().block_time(args.block_time).spawn().await?;
     let node = anvil.node().clone();
     let world = World::deploy(&node, usize::try_from(args.senders).unwrap_or(1)).await?;
-    // One tenant calls as fast as it gets answers: its rate is a limit that the load needs raised.
+    // One tenant makes all the calls, as fast as it gets answers: raise its rate limit.
     let tenant = format!("{}rate_per_s = 1000000", default_tenant(&world));
     let mut builder = Relayer::builder(&world).rpc(anvil.url()).extra("[log]\nlevel = \"warn\"").extra(&tenant);
-    // All of them come from one address, and its own questions beside them. Where the defaults do, an older relayer does too.
+    // All connections come from one address; the program's own calls need some too. Limits are set only where the
+    // defaults do not suffice, so an older relayer starts as well.
     let connections = args.connections + 64;
     if connections > 256 {
         builder = builder.server_key("max_connections", connections.max(1_024));
@@ -210,7 +211,7 @@ async fn run(args: &Args) -> Result<bool> {
     let cpu = place.cpu().map(|now| now.saturating_sub(cpu_before.unwrap_or_default()));
     let mut report = Report { load, cpu, cpu_settled: None, memory: memory.sample(), settled: None };
     if args.hold {
-        // What 100 000 queued requests cost is seen a moment after, when buffers are given back.
+        // Memory with 100 000 queued requests is read a moment later, after buffers are released.
         tokio::time::sleep(Duration::from_secs(1)).await;
         report.memory.queued = place.pid.and_then(resident_bytes);
         fund(&place, U256::from(10_000) * U256::from(10_u64.pow(18))).await?;
@@ -243,7 +244,7 @@ fn sign(args: &Args, world: &World) -> Result<Vec<SignedRequest>> {
     Ok((0..count).map(sign).collect())
 }
 
-/// Calls, ready to be written: head and body in one piece.
+/// Calls as raw bytes: head and body in one piece.
 fn encode(args: &Args, place: &Place, requests: &[SignedRequest]) -> Result<Vec<(Bytes, u64)>> {
     let host = Http::new(&place.url)?.address();
     let authorization = args.key.as_ref().map(|key| format!("authorization: Bearer {key}\r\n")).unwrap_or_default();
@@ -281,7 +282,7 @@ async fn total(node: &Node, world: &World) -> Result<u64> {
     Ok(u64::try_from(U256::try_from_be_slice(&answer).unwrap_or_default()).unwrap_or(u64::MAX))
 }
 
-/// What the load came to.
+/// Result of the load phase.
 #[derive(Debug, Default)]
 struct Load {
     took: Duration,
@@ -300,12 +301,12 @@ impl Load {
     }
 }
 
-/// What all connections share.
+/// State shared by all connections.
 struct Shared {
     calls: Vec<(Bytes, u64)>,
     next: AtomicUsize,
     started: Instant,
-    /// Time between two calls in open loop.
+    /// Time between two calls in open loop; `None` in closed loop.
     interval: Option<Duration>,
     deadline: Instant,
     is_late: AtomicBool,
@@ -465,7 +466,7 @@ fn codes_of_batch(body: &[u8]) -> Result<Vec<Option<String>>> {
     Ok(results.results.into_iter().map(|item| item.problem.map(|problem| problem.code)).collect())
 }
 
-/// What settling came to.
+/// Result of the settling phase.
 #[derive(Debug)]
 struct Settled {
     took: Duration,
@@ -558,9 +559,9 @@ impl Drop for MemorySampler {
 
 struct Report {
     load: Load,
-    /// CPU time of the relayer during the load, whatever it did.
+    /// CPU time of the relayer during the load, for whatever work.
     cpu: Option<Duration>,
-    /// The same until everything was on the chain.
+    /// CPU time of the relayer until everything was on the chain.
     cpu_settled: Option<Duration>,
     memory: MemoryUse,
     settled: Option<Settled>,
@@ -571,7 +572,7 @@ fn per_second(count: u64, took: Duration) -> u64 {
 }
 
 impl Report {
-    /// Everything was accepted, and if it was followed, executed once.
+    /// True if everything was accepted and, if it was followed, executed once and in order.
     fn is_good(&self) -> bool {
         let settled = self.settled.as_ref();
         self.load.refused.is_empty()
@@ -584,7 +585,7 @@ impl Report {
         self.cpu.map(|cpu| cpu / accepted)
     }
 
-    /// All of the relayer's time, from the first call to the last execution.
+    /// All of the relayer's CPU time, from the first call to the last execution, per settled request.
     fn cpu_per_settled(&self, settled: &Settled) -> Option<Duration> {
         let once = u32::try_from(settled.once).ok().filter(|once| *once > 0)?;
         self.cpu_settled.map(|cpu| cpu / once)

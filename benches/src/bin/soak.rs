@@ -1,4 +1,4 @@
-//! `slackwater-soak`: processes die under load, and nothing may be lost, doubled or stuck.
+//! `slackwater-soak`: kills processes under load; no request may be lost, executed twice or stuck.
 
 #![allow(clippy::print_stdout, reason = "a command line program")]
 
@@ -7,10 +7,10 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use slackwater_benches::{BenchError, Result, soak};
 
-/// Kill relayers under load, again and again, and count on the chain what became of every request.
+/// Kill relayers under load, again and again, and count on the chain the outcome of every request.
 ///
-/// Starts a chain, what is relayed through, and the relayers themselves, and stops them at the end. Exits with 0 only if
-/// every accepted request was executed exactly once and nothing was told otherwise than it is.
+/// Starts a chain, proxies before it and the relayers, and stops them at the end. Exits with 0 only if every accepted
+/// request was executed exactly once and its status was reported truthfully.
 #[derive(Debug, Parser)]
 #[command(name = "slackwater-soak", version)]
 struct Cli {
@@ -20,38 +20,38 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Run {
-    /// One relayer on SQLite; `kill -9` in every round, sometimes again while it wakes up.
+    /// One relayer on SQLite; `kill -9` in every round, sometimes again during startup.
     Kills(Options),
-    /// Three on one PostgreSQL; one of them killed in every round, mostly the one that drives the lanes.
+    /// Three relayers on one PostgreSQL; one of them killed in every round, mostly the one that drives the lanes.
     Cluster(Options),
-    /// One relayer whose only node stands still for a while in every round; callers name no deadline.
+    /// One relayer whose only node is frozen for a while in every round; callers name no deadline.
     Outage(OutageOptions),
 }
 
 #[derive(Debug, Args)]
 struct Options {
-    /// How many rounds; by default 30, or 10 for a cluster.
+    /// Number of rounds; by default 30, or 10 for a cluster.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rounds: Option<u32>,
     /// Requests per second, in open loop.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: u32,
-    /// How many users sign them, taking turns.
+    /// Number of users who sign them in turn.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     users: u32,
     /// Sender accounts of the relayer.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     senders: u32,
-    /// Share of the calls between relayer and node that something happens to, in basis points.
+    /// Share of the calls between relayer and node that suffer a fault, in basis points.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     faults_bps: u32,
-    /// Longest time between being ready and the next kill, ms.
+    /// Longest time between readiness and the next kill, ms.
     #[arg(long, default_value_t = 3_000)]
     calm_ms: u64,
-    /// How long a lease lasts in a cluster, ms.
+    /// Duration of a lease in a cluster, ms.
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(500..=3_600_000))]
     lease_ms: u64,
-    /// What chance decides follows from it; the time of day if absent.
+    /// Seed of all random choices; the time of day if absent.
     #[arg(long)]
     seed: Option<u64>,
     /// A `slackwater` program; the one beside this program by default.
@@ -64,16 +64,16 @@ struct Options {
 
 #[derive(Debug, Args)]
 struct OutageOptions {
-    /// How many rounds.
+    /// Number of rounds.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rounds: u32,
     /// Requests per second, in open loop.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: u32,
-    /// How many users sign them, taking turns.
+    /// Number of users who sign them in turn.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     users: u32,
-    /// How long the node stands still, s.
+    /// Duration of each outage of the node, s.
     #[arg(long, default_value_t = 75, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     outage_s: u64,
     /// A `slackwater` program; the one beside this program by default.

@@ -1,4 +1,4 @@
-//! What may go wrong with a call, and when.
+//! Faults that the proxy injects, and the rules of their occurrence.
 
 use std::time::Duration;
 
@@ -6,70 +6,70 @@ use slackwater::chain::RpcErrorClass;
 
 use crate::rng::Rng;
 
-/// What goes wrong with a call.
+/// A fault of one call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// It reaches the node late, by a time between these. Concurrent calls overtake each other.
+    /// The call reaches the node late, by a random time in this range. Concurrent calls overtake each other.
     Delay {
-        /// Least.
+        /// Shortest delay.
         min: Duration,
-        /// Most.
+        /// Longest delay.
         max: Duration,
     },
-    /// The connection is closed before the node sees it.
+    /// The connection is closed before the node sees the call.
     DropBefore,
     /// The node sees it and answers, but the connection is closed before the answer is passed on.
     DropAfter,
-    /// The node sees it twice; the second answer is passed on.
+    /// The node sees the call twice; the second answer is passed on.
     Duplicate,
-    /// The node does not see it; the error of another client is answered instead.
+    /// The node does not see the call; the answer is the error of another client.
     Refuse {
-        /// Which client's words, such as `geth`.
+        /// Client whose error text is used, such as `geth`.
         client: String,
-        /// Which error.
+        /// Class of the error.
         class: RpcErrorClass,
     },
-    /// The node does not see it; this HTTP status is answered instead.
+    /// The node does not see the call; the answer is this HTTP status.
     HttpStatus(u16),
-    /// The node is this many blocks behind: its head, states and receipts.
+    /// The node lags by this many blocks: its head, states and receipts.
     StaleHead {
-        /// Blocks.
+        /// Number of blocks.
         blocks: u64,
     },
-    /// The node stands still: it knows no block after this one, and answers all the same.
+    /// The node is frozen at this block: it knows no later one, and goes on answering.
     FrozenAt {
         /// Its newest block.
         block: u64,
     },
-    /// Receipts are not what they are.
+    /// Receipts are falsified.
     Receipt(ReceiptLie),
-    /// Base fees are this many times what they are, in headers and fee histories.
+    /// Base fees are multiplied by this factor, in headers and fee histories.
     Fees {
         /// Factor.
         times: u64,
     },
-    /// Base fees are right, and nothing beside them: blocks are full in headers and fee histories, tips are
-    /// [`FALSE_TIP_WEI`], and the next block's base fee is an eighth above the last.
+    /// Base fees are right and everything else about fees is wrong: blocks are full in headers and fee histories, tips
+    /// are [`FALSE_TIP_WEI`], and the next block's base fee is an eighth above the last.
     HalfTruth,
 }
 
-/// What [`Fault::HalfTruth`] says that everybody paid, wei per gas.
+/// Tip that [`Fault::HalfTruth`] reports for every transaction, wei per gas.
 pub const FALSE_TIP_WEI: u64 = 150_000_000_000;
 
-/// What is wrong with a receipt.
+/// Falsification of a receipt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReceiptLie {
-    /// There is none.
+    /// There is none (`null`).
     Null,
     /// The transaction failed, without events.
     Failed,
     /// It is in a block that does not exist.
     OtherBlock,
-    /// Gas was paid a thousand times as dear.
+    /// The gas price is a thousand times too high.
     Dear,
-    /// What is in no block failed in the block at this height, without events.
+    /// A transaction in no block is reported as failed in the block at this height, without events.
     Invented {
         /// Height.
         block: u64,
@@ -95,16 +95,16 @@ impl Fault {
     }
 }
 
-/// A fault with when it strikes.
+/// A fault with the conditions of its occurrence.
 #[derive(Debug, Clone)]
 pub struct Rule {
     /// The fault.
     pub fault: Fault,
-    /// Methods that it concerns; empty means all.
+    /// Affected methods; empty means all.
     pub methods: Vec<String>,
     /// Probability for each call, basis points.
     pub chance_bps: u32,
-    /// How many times at most.
+    /// Maximum number of occurrences; `None` for no limit.
     pub limit: Option<u64>,
 }
 
@@ -136,20 +136,20 @@ impl Rule {
     }
 }
 
-/// Faults of all kinds, one for a share of all calls: each call has with this probability one fault, drawn from those that
-/// fit its method.
+/// Random faults of all kinds: with this probability a call has one fault, drawn from those that fit its method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Storm {
     /// Probability for each call, basis points.
     pub chance_bps: u32,
-    /// Longest delay of a call that is late.
+    /// Longest delay of a late call.
     pub max_delay: Duration,
-    /// Most blocks that a stale answer is behind.
+    /// Maximum lag of a stale answer, blocks.
     pub max_stale_blocks: u64,
 }
 
 impl Storm {
-    /// Most blocks that a stale answer is behind in [`Self::of`]. What must be there in any case must be older.
+    /// Maximum lag of a stale answer in [`Self::of`], blocks. Anything that must be visible in any case has to be
+    /// older.
     pub const STALE_BLOCKS: u64 = 2;
 
     /// A storm over this share of all calls, basis points, with delays of up to 400 ms and answers up to
@@ -158,7 +158,7 @@ impl Storm {
         Self { chance_bps, max_delay: Duration::from_millis(400), max_stale_blocks: Self::STALE_BLOCKS }
     }
 
-    /// What strikes this call, if anything does.
+    /// The fault of this call; `None` for no fault.
     pub(super) fn strike(self, rng: &mut Rng, method: &str) -> Option<Fault> {
         if !rng.chance_bps(self.chance_bps) {
             return None;
@@ -183,10 +183,10 @@ fn pick<T: Copy>(rng: &mut Rng, choices: &[T]) -> T {
     choices[usize::try_from(rng.below(choices.len() as u64)).unwrap_or(0)]
 }
 
-/// Whose words there are.
+/// Clients whose error texts are known.
 pub const CLIENTS: [&str; 6] = ["geth", "reth", "nethermind", "besu", "erigon", "anvil"];
 
-/// What clients say when they refuse a transaction, or seem to.
+/// Errors with which clients refuse a transaction, or seem to.
 pub const SEND_REFUSALS: [RpcErrorClass; 16] = [
     RpcErrorClass::AlreadyKnown,
     RpcErrorClass::NonceTooLow,
@@ -206,7 +206,7 @@ pub const SEND_REFUSALS: [RpcErrorClass; 16] = [
     RpcErrorClass::Unknown,
 ];
 
-/// What they say when they don't answer a question.
+/// Errors with which clients fail to answer a query.
 pub const READ_REFUSALS: [RpcErrorClass; 4] =
     [RpcErrorClass::NodeUnavailable, RpcErrorClass::Timeout, RpcErrorClass::RateLimited, RpcErrorClass::Unknown];
 

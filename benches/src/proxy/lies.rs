@@ -1,11 +1,11 @@
-//! Answers that are not the node's.
+//! Falsified answers.
 
 use alloy_primitives::{B256, U64, U256};
 use serde_json::{Value, json};
 
 use super::fault::{FALSE_TIP_WEI, ReceiptLie};
 
-/// Methods with a block parameter, and its place.
+/// Methods with a block parameter, and its index.
 const BLOCK_PARAMETERS: [(&str, usize); 8] = [
     ("eth_getBlockByNumber", 0),
     ("eth_getBlockReceipts", 0),
@@ -27,7 +27,7 @@ pub(super) fn make_stale(call: &mut Value, method: &str, newest: u64) {
     }
 }
 
-/// Takes away what a node that knows no block after `newest` can't know.
+/// Removes everything that a node without blocks after `newest` can't know.
 pub(super) fn hide_newer(answer: &mut Value, method: &str, newest: u64) {
     let result = &mut answer["result"];
     match method {
@@ -92,7 +92,7 @@ pub(super) fn inflate(fees: &mut Value, times: u64) {
     }
 }
 
-/// Makes up everything but the base fees of blocks that are there.
+/// Falsifies everything but the base fees of existing blocks.
 pub(super) fn tell_half_the_truth(result: &mut Value) {
     if let Some(header) = result.as_object_mut().filter(|header| header.contains_key("gasLimit")) {
         header["gasUsed"] = header["gasLimit"].clone();

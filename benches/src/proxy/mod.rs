@@ -48,44 +48,44 @@ use self::{
     words::refusal,
 };
 
-/// A pool's rules that anvil does not have.
+/// Rules of a transaction pool that anvil does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StrictPool {
-    /// When a transaction replaces another of the same nonce.
+    /// Condition on which a transaction replaces another of the same nonce.
     pub replacement: ClientRule,
-    /// In whose words it is refused, such as `geth`.
+    /// Client whose error texts are used, such as `geth`.
     pub client: String,
-    /// Most gas of one transaction (EIP-7825).
+    /// Gas limit of one transaction (EIP-7825); `None` for no limit.
     pub max_tx_gas: Option<u64>,
 }
 
-/// What a node takes, in geth's words where it refuses.
+/// Limits of a node on transactions; refusals use geth's error texts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NodeLimits {
-    /// Most gas of one transaction.
+    /// Gas limit of one transaction; `None` for no limit.
     pub max_gas: Option<u64>,
-    /// Most that a transaction may cost: gas limit × fee cap, wei (`--rpc.txfeecap`).
+    /// Highest cost of a transaction: gas limit × fee cap, wei (`--rpc.txfeecap`).
     pub max_fee_wei: Option<u128>,
-    /// Least tip, wei per gas.
+    /// Lowest tip, wei per gas.
     pub min_tip_wei: Option<u128>,
-    /// How a refusal for the tip is worded.
+    /// Wording of a refusal for the tip.
     pub tip_words: TipWords,
 }
 
-/// How a node refuses a tip.
+/// Wording of a refusal for a low tip.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum TipWords {
-    /// With the number, as geth does.
+    /// With the required tip, as geth words it.
     #[default]
     Geth,
-    /// With the number in another form.
+    /// With the required tip in another form.
     Other,
-    /// Without a number.
+    /// Without the required tip.
     Bare,
 }
 
 impl NodeLimits {
-    /// The answer to a transaction that the node does not take.
+    /// The refusal of a transaction beyond the limits; `None` if it is within them.
     fn refuse(self, id: &Value, sent: &Sent) -> Option<Value> {
         let ether = |wei: u128| format!("{:.2} ether", wei as f64 / 1e18);
         let tip = sent.fees.max_priority_fee_per_gas;
@@ -110,16 +110,16 @@ impl NodeLimits {
     }
 }
 
-/// What was done so far.
+/// Counts of calls and injected faults so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Injected {
     /// Calls by method.
     pub calls: BTreeMap<String, u64>,
-    /// Most calls that waited for an answer at the same time, by method.
+    /// Highest number of concurrent unanswered calls, by method.
     pub most_at_once: BTreeMap<String, u64>,
     /// Faults by name.
     pub faults: BTreeMap<&'static str, u64>,
-    /// Replacements that the strict pool took.
+    /// Replacements that the strict pool accepted.
     pub replacements_taken: u64,
     /// Replacements that the strict pool refused.
     pub replacements_refused: u64,
@@ -127,11 +127,11 @@ pub struct Injected {
     pub gas_refused: u64,
     /// Transactions that [`NodeLimits`] refused.
     pub limits_refused: u64,
-    /// Transactions that the node took: hash of each, in order.
+    /// Hashes of the transactions that the node accepted, in order.
     pub taken: Vec<B256>,
 }
 
-/// A transaction that came to be sent, whatever became of it then.
+/// A transaction that was sent to the proxy, whatever its outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arrival {
     /// Its hash.
@@ -142,9 +142,9 @@ pub struct Arrival {
     pub nonce: u64,
     /// The signed bytes.
     pub raw: Bytes,
-    /// When the connection was accepted.
+    /// Time at which the connection was accepted.
     pub connected_at: Instant,
-    /// When the call was there, whole.
+    /// Time at which the call had arrived completely.
     pub at: Instant,
 }
 
@@ -172,13 +172,13 @@ struct State {
     limits: NodeLimits,
     l1: Option<OpL1Params>,
     held: BTreeMap<(Address, u64), (Fees, B256)>,
-    /// Calls that wait for an answer, by method.
+    /// Unanswered calls, by method.
     open: BTreeMap<String, u64>,
     injected: Injected,
     arrivals: Vec<Arrival>,
 }
 
-/// Names a rule that was added, to remove it.
+/// Id of an added rule, to remove it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RuleId(u64);
 
@@ -228,7 +228,7 @@ impl Proxy {
         self.shared.state().rules.remove(&id.0);
     }
 
-    /// From now on a share of all calls has one fault each, beside what rules say.
+    /// Starts a storm: a share of all calls has one fault each, in addition to the rules.
     pub fn storm(&self, storm: Storm) {
         self.shared.state().storm = Some(storm);
     }
@@ -240,27 +240,27 @@ impl Proxy {
         state.storm = None;
     }
 
-    /// Enforces a pool's rules, or none.
+    /// Sets the pool's rules; `None` removes them.
     pub fn strict(&self, pool: Option<StrictPool>) {
         self.shared.state().strict = pool;
     }
 
-    /// Refuses what is beyond these limits from now on.
+    /// Sets the node's limits; transactions beyond them are refused.
     pub fn limits(&self, limits: NodeLimits) {
         self.shared.state().limits = limits;
     }
 
-    /// From now on receipts tell an L1 data fee by these parameters (OP Stack since Fjord). The node itself charges none.
+    /// Adds to receipts an L1 data fee by these parameters (OP Stack since Fjord). The node itself charges none.
     pub fn l1_fees(&self, params: OpL1Params) {
         self.shared.state().l1 = Some(params);
     }
 
-    /// What was done so far.
+    /// Counts of calls and injected faults so far.
     pub fn injected(&self) -> Injected {
         self.shared.state().injected.clone()
     }
 
-    /// Every transaction that came to be sent, in order: also those that a fault kept from the node.
+    /// Every transaction that was sent, in order, including those that a fault kept from the node.
     pub fn arrivals(&self) -> Vec<Arrival> {
         self.shared.state().arrivals.clone()
     }
@@ -284,7 +284,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 let shared = Arc::clone(&shared);
                 async move { shared.serve(request, connected_at).await }
             });
-            // An error here is a connection that was cut, by us or by them.
+            // An error here is a connection cut by either side.
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
         while connections.try_join_next().is_some() {}
@@ -298,7 +298,7 @@ const SEND: &str = "eth_sendRawTransaction";
 #[error("dropped on purpose")]
 struct Dropped;
 
-/// A call until it is answered, or cut.
+/// An unanswered call, until it is answered or cut.
 struct Open<'a> {
     shared: &'a Shared,
     method: &'a str,
@@ -466,13 +466,13 @@ impl Shared {
         Ok(answer["result"].take())
     }
 
-    /// The newest block that a node `blocks` behind knows.
+    /// The newest block known to a node `blocks` blocks behind.
     async fn newest(&self, blocks: u64) -> Result<Option<u64>, Dropped> {
         let head = self.ask("eth_blockNumber", json!([])).await?;
         Ok(quantity(&head).map(|head| head.saturating_sub(blocks)))
     }
 
-    /// The strict pool's answer to a transaction, if it refuses it.
+    /// The strict pool's refusal of a transaction; `None` if it accepts it.
     async fn refuse(&self, id: &Value, sent: &Sent) -> Result<Option<Value>, Dropped> {
         let (strict, held) = {
             let mut state = self.state();
@@ -491,7 +491,7 @@ impl Shared {
         if old_hash == sent.hash {
             return Ok(None);
         }
-        // The pool may have lost it, or a block may hold it: then it is the node's question.
+        // The pool may have dropped it, or a block may hold it: then the node decides.
         let pooled = self.ask("eth_getTransactionByHash", json!([old_hash])).await?;
         if pooled.is_null() || !pooled["blockNumber"].is_null() {
             return Ok(None);
@@ -510,7 +510,7 @@ impl Shared {
 }
 
 impl State {
-    /// The faults that strike this call, each with a fraction for what it leaves to chance.
+    /// The faults of this call, each with a random fraction for its parameters.
     fn roll(&mut self, method: &str) -> Vec<(Fault, f64)> {
         *self.injected.calls.entry(method.to_owned()).or_default() += 1;
         let mut faults = Vec::new();

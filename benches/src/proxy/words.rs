@@ -1,4 +1,4 @@
-//! What clients say when they refuse.
+//! Clients' real error texts.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,8 +17,7 @@ struct CorpusRow {
     message: String,
 }
 
-/// The real words of `client` for an error of `class`: code and text. If the corpus has none of that client, another
-/// client's.
+/// The real error of `client` for `class`: code and text. If the corpus has none of that client, another client's.
 ///
 /// # Panics
 /// If the corpus has none at all for `class`.

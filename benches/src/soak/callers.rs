@@ -1,4 +1,4 @@
-//! Callers in open loop: a call is due at a fixed time, whatever became of those before it.
+//! Callers in open loop: a call is due at a fixed time, whatever the outcome of those before it.
 
 use std::{
     sync::Arc,
@@ -18,31 +18,31 @@ use crate::{
     wallet::{Crowd, SignedRequest},
 };
 
-/// How long a caller waits for one answer.
+/// Time limit for one answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// Pause before the same bytes are sent again.
+/// Pause before a retry with the same bytes.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The deadline that callers ask for where nothing is to expire.
+/// Deadline of requests in runs in which none is to expire.
 pub(super) const WITHIN: &str = "30m";
 
-/// What became of all calls.
+/// Outcome of all calls.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     /// Every request that was signed and submitted, in the order in which they were due.
     pub(super) requests: Vec<SignedRequest>,
-    /// From the moment when a call was due to its acceptance.
+    /// Time from a call's due time to its acceptance.
     pub(super) latencies: Latencies,
-    /// Calls without an answer, or with one that says to come back; each was made again with the same bytes.
+    /// Calls without an answer, or answered with 429 or 503; each was repeated with the same bytes.
     pub(super) repeated: u64,
-    /// Accepted by a call whose answer was lost, and told so on the next.
+    /// Requests whose acceptance was lost and whose repeated call was answered as a duplicate.
     pub(super) recognised: u64,
-    /// Refused for good, with the code.
+    /// Requests refused for good, with the code.
     pub(super) refused: Vec<(B256, String)>,
-    /// From the first call to the last that was due.
+    /// Time from the first call to the end of the calls.
     pub(super) took: Duration,
-    /// How many were due before the last outage was over.
+    /// Number of requests due before the end of the last outage.
     pub(super) before: usize,
 }
 
@@ -54,9 +54,9 @@ pub(super) struct Callers {
 }
 
 impl Callers {
-    /// Starts calls at `rate_per_s` to `targets` in turn. A caller whose relayer gives no answer goes to the next one,
-    /// for as long as `patience`. `within`: what each request asks for. Without one it is the relayer's default, and users
-    /// send one after the other.
+    /// Starts calls at `rate_per_s` to `targets` in turn. A caller without an answer retries at the next relayer, for
+    /// as long as `patience`. `within` is the deadline of each request; with `None` it is the relayer's default, and
+    /// each user sends one request after the other.
     pub(super) fn start(
         targets: Vec<RelayerClient>,
         crowd: Crowd,
@@ -71,7 +71,7 @@ impl Callers {
         Self { stop, task }
     }
 
-    /// No further calls; waits for the answers to those that were made.
+    /// Stops making calls; waits for the answers to those that were made.
     pub(super) async fn stop(self) -> Result<Calls> {
         self.stop.notify_one();
         self.task.await.map_err(|error| BenchError::unexpected("a caller", error))?
@@ -154,7 +154,7 @@ struct Answer {
     outcome: Result<bool, (B256, String)>,
 }
 
-/// Calls until there is an answer that is one: the same bytes each time.
+/// Submits the same bytes again and again until there is a definite answer.
 async fn call(
     targets: Arc<[RelayerClient]>,
     first: usize,

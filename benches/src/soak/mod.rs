@@ -1,8 +1,8 @@
-//! Long runs in which processes die under load: nothing accepted may be lost, doubled or stuck.
+//! Long runs in which processes are killed under load: no accepted request may be lost, executed twice or stuck.
 //!
-//! Callers submit in open loop, through thick and thin, and repeat the same bytes when an answer is lost. Relayers reach the
-//! node through proxies that spoil a share of all calls. What came of it is counted on the chain, never taken from the
-//! relayer's word. `cargo xtask soak` runs it long, the tests run it short.
+//! Callers submit in open loop, whatever happens, and repeat the same bytes when an answer is lost. Relayers reach the
+//! node through proxies that inject faults into a share of all calls. Outcomes are counted on the chain, never taken
+//! from the relayer's word. `cargo xtask soak` makes long runs, the tests short ones.
 
 mod callers;
 mod outage;
@@ -32,30 +32,30 @@ use crate::{
     world::World,
 };
 
-/// What a run does.
+/// Settings of a run.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The program; [`crate::relayer::binary_path`] if absent.
     pub binary: Option<PathBuf>,
-    /// In each of them something is killed, or the node stands still.
+    /// Number of rounds; in each, a process is killed or the node is frozen.
     pub rounds: u32,
     /// Requests per second, whatever happens.
     pub rate_per_s: u32,
-    /// How many users sign them, taking turns.
+    /// Number of users who sign them in turn.
     pub users: usize,
     /// Sender accounts.
     pub lanes: usize,
-    /// Share of all calls to the node that something happens to, basis points.
+    /// Share of all calls to the node that suffer a fault, basis points.
     pub faults_bps: u32,
-    /// How long the node stands still in an outage.
+    /// Duration of an outage of the node.
     pub outage: Duration,
-    /// How long it goes on between being ready and the next kill, at most; before and after an outage.
+    /// Longest time between readiness and the next kill; also the time before and after an outage.
     pub calm: Duration,
-    /// How long a lease lasts, where several instances share a database.
+    /// Duration of a lease, for several instances on one database.
     pub lease: Duration,
-    /// What chance decides follows from it. The timing of processes does not, so it repeats a run only roughly.
+    /// Seed of all random choices. The timing of processes is not seeded, so a run is repeated only roughly.
     pub seed: u64,
-    /// How long anything may take that must happen.
+    /// Time limit for anything that must happen.
     pub patience: Duration,
 }
 
@@ -77,20 +77,21 @@ impl Default for Plan {
     }
 }
 
-/// One in so many kills strikes again while the relayer is still waking up.
+/// Probability, in basis points, that a kill is followed by another while the relayer is still starting.
 const AGAIN_BPS: u32 = 2_500;
 
-/// One in so many kills leaves it dead for a while, so that the chain goes on and becomes final without it.
+/// Probability, in basis points, that a killed relayer stays down for a while, so that the chain advances and becomes
+/// final without it.
 const ABSENT_BPS: u32 = 2_500;
 
-/// One in so many kills of a cluster takes an instance that only accepts.
+/// Probability, in basis points, that a kill in a cluster takes an instance that only accepts.
 const FOLLOWER_BPS: u32 = 2_500;
 
 /// One relayer, killed in every round: `kill -9`, at a random moment.
 ///
 /// # Errors
-/// If something around it does not work, or a caller gets no answer for as long as the plan's patience. What the relayer
-/// does wrong is in the report.
+/// If something around the relayer does not work, or a caller gets no answer for as long as the plan's patience. The
+/// relayer's own faults are in the report.
 pub async fn kills(plan: &Plan, progress: &mut dyn FnMut(String)) -> Result<Report> {
     let mut rng = Rng::new(plan.seed);
     let anvil = Anvil::builder().arg("--block-time").arg("0.25").spawn().await?;
@@ -150,8 +151,8 @@ pub async fn kills(plan: &Plan, progress: &mut dyn FnMut(String)) -> Result<Repo
     Ok(Report::new("kills", plan, calls, deaths, [faults], verdict, audit))
 }
 
-/// Three instances on one PostgreSQL, one of them killed in every round, mostly the one that drives the lanes; it comes
-/// back when another has taken over.
+/// Three instances on one PostgreSQL, one of them killed in every round, mostly the one that drives the lanes; it is
+/// restarted after another has taken over.
 ///
 /// # Errors
 /// As [`kills`].
@@ -173,7 +174,7 @@ pub async fn takeovers(plan: &Plan, progress: &mut dyn FnMut(String)) -> Result<
     for round in 1..=plan.rounds {
         tokio::time::sleep(plan.calm.mul_f64(rng.below(1_000) as f64 / 1_000.0)).await;
         let owner = cluster.wait_owner().await?;
-        // The first round takes the owner in any case.
+        // The first round always takes the owner.
         let victim = if round > 1 && rng.chance_bps(FOLLOWER_BPS) { (owner + 1) % INSTANCES } else { owner };
         if !cluster.relayers[victim].is_alive() {
             return Err(ended(&cluster.relayers[victim]));
@@ -194,7 +195,7 @@ pub async fn takeovers(plan: &Plan, progress: &mut dyn FnMut(String)) -> Result<
     }
     let calls = callers.stop().await?;
     let owner = cluster.wait_owner().await?;
-    // Not whoever drives the lanes: what the others tell is what was committed.
+    // Not the instance that drives the lanes: the others report only committed state.
     let client = cluster.client((owner + 1) % INSTANCES).with_timeout(Duration::from_secs(30));
     settle(&client, plan.patience).await?;
     let faults: Vec<_> = cluster.proxies.iter().map(Proxy::injected).collect();
@@ -204,15 +205,15 @@ pub async fn takeovers(plan: &Plan, progress: &mut dyn FnMut(String)) -> Result<
     Ok(Report::new("cluster", plan, calls, deaths, faults, verdict, audit))
 }
 
-/// Deaths and what followed.
+/// Kills, outages and the recovery times after them.
 #[derive(Debug, Default)]
 struct Deaths {
     kills: u64,
-    /// Times that the node stood still.
+    /// Number of outages of the node.
     outages: u64,
-    /// From the start of the process to its being ready.
+    /// Time from the start of the process to its readiness.
     ready: Latencies,
-    /// From the death of who drove the lanes to another's driving them.
+    /// Time from the death of the lanes' driver to the takeover by another instance.
     takeovers: Latencies,
 }
 
@@ -221,7 +222,7 @@ fn ended(relayer: &Relayer) -> BenchError {
     BenchError::Process { what: "slackwater", detail }
 }
 
-/// Ends it in order, and looks at what it leaves; what is wrong, if anything is.
+/// Stops it in order and audits its ledger; returns the fault, if any.
 async fn audit(relayer: &mut Relayer) -> Option<String> {
     match relayer.terminate(Duration::from_secs(30)).await {
         Ok(true) => relayer.audit().await.err().map(|error| error.to_string()),

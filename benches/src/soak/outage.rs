@@ -1,4 +1,4 @@
-//! The node stands still, and goes on.
+//! Outages of the node.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{anvil::Anvil, error::Result, proxy::Injected, relayer::Relayer, wallet::Crowd, world::World};
 
-/// One relayer whose only node stands still in every round, for [`Plan::outage`], while callers go on without a `within` of
-/// their own. [`Plan::calm`] before each, and after the last as long as that lasted.
+/// One relayer whose only node is frozen in every round, for [`Plan::outage`], while callers go on without a `within`
+/// of their own. [`Plan::calm`] passes before each outage; the time after the last is the longer of the two.
 ///
 /// # Errors
 /// As [`super::kills`].
@@ -51,11 +51,11 @@ pub async fn outages(plan: &Plan, progress: &mut dyn FnMut(String)) -> Result<Re
     Ok(Report::new("outage", plan, calls, outages, None::<Injected>, verdict, audit))
 }
 
-/// Share of the requests after an outage that may be late, percent.
+/// Largest share of the requests after an outage that may be late, percent.
 pub(super) const LATE_PERCENT: usize = 5;
 
 impl Plan {
-    /// What an outage is tried with where nothing else is said: one signer, ten requests a second.
+    /// Default settings of an outage run: one signer, ten requests a second.
     pub fn of_outage() -> Self {
         Self {
             rounds: 1,

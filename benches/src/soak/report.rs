@@ -1,4 +1,4 @@
-//! What a run came to, for people and for programs.
+//! Result of a run, for people and for programs.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     report::{Latencies, duration, grouped},
 };
 
-/// What a run came to.
+/// Result of a run.
 #[derive(Debug)]
 pub struct Report {
     name: &'static str,
@@ -21,9 +21,9 @@ pub struct Report {
     node_calls: u64,
     sends: u64,
     faults: BTreeMap<&'static str, u64>,
-    /// What the chain says.
+    /// Comparison with the chain.
     pub verdict: Verdict,
-    /// What `slackwater audit verify --chain` found wrong.
+    /// Fault that `slackwater audit verify --chain` found; `None` if it found none.
     pub audit: Option<String>,
 }
 
@@ -58,7 +58,8 @@ impl Report {
         report
     }
 
-    /// Nothing was lost, doubled, stuck or told wrongly, and everything happened that was to happen.
+    /// True if no request was lost, executed twice, stuck or misreported, and all planned kills, outages and faults
+    /// happened.
     pub fn is_good(&self) -> bool {
         self.verdict.is_good()
             && self.audit.is_none()
@@ -67,17 +68,17 @@ impl Report {
             && (self.plan.faults_bps == 0 || self.injected() > 0)
     }
 
-    /// Faults of all kinds.
+    /// Number of injected faults of all kinds.
     pub fn injected(&self) -> u64 {
         self.faults.values().sum()
     }
 
-    /// How often something was killed.
+    /// Number of kills.
     pub const fn kills(&self) -> u64 {
         self.deaths.kills
     }
 
-    /// From the death of who drove the lanes to another's driving them.
+    /// Time from the death of the lanes' driver to the takeover by another instance.
     pub const fn takeovers(&self) -> &Latencies {
         &self.deaths.takeovers
     }
@@ -92,7 +93,7 @@ impl Report {
         self.calls.requests.len() as f64 / self.calls.took.as_secs_f64().max(1e-9)
     }
 
-    /// The same for programs.
+    /// The report as JSON.
     pub fn json(&self) -> Value {
         let Verdict { lost, doubled, stuck, misreported, refused, disordered, events, .. } = &self.verdict;
         json!({
@@ -187,7 +188,7 @@ impl fmt::Display for Report {
             column.set_cell_alignment(CellAlignment::Right);
         }
         writeln!(f, "{table}")?;
-        // Enough to look for it, not all of a disaster.
+        // At most ten of each kind.
         for (what, ids) in
             [("lost", lost), ("doubled", doubled), ("stuck", stuck), ("told otherwise than it is", misreported)]
         {

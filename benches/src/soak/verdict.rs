@@ -1,4 +1,4 @@
-//! What really became of every request: counted on the chain, and compared with what the relayer says.
+//! Actual outcome of every request: counted on the chain, and compared with the relayer's reports.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,14 +19,14 @@ use crate::{
     world::World,
 };
 
-/// What is wrong; nothing, if every number is zero.
+/// Outcome of a run: counts, and the requests that failed a check; see [`Self::is_good`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// Requests that every caller got an acceptance for.
+    /// Requests whose callers got an acceptance.
     pub accepted: usize,
     /// Of those, executed exactly once.
     pub once: usize,
-    /// Accepted, and neither executed nor open any more, or not known at all.
+    /// Accepted, but neither executed nor open any more, or unknown to the relayer.
     pub lost: Vec<B256>,
     /// Executed more than once.
     pub doubled: Vec<B256>,
@@ -34,19 +34,19 @@ pub struct Verdict {
     pub stuck: Vec<B256>,
     /// Ended with a status that the chain does not confirm.
     pub misreported: Vec<B256>,
-    /// Refused although nothing was wrong with them, with the code.
+    /// Refused although valid, with the code.
     pub refused: Vec<(B256, String)>,
     /// Users whose requests ran out of order, and senders with gaps in their nonces.
     pub disordered: Vec<Address>,
     /// Gaps and impossible steps in the events.
     pub events: Vec<String>,
-    /// Accepted, and told late.
+    /// Accepted, and reported as late.
     pub late: Vec<B256>,
     /// Of those, due after the last outage.
     pub late_after: usize,
-    /// How requests ended: status and reason.
+    /// Number of requests by final status and reason.
     pub ends: BTreeMap<String, usize>,
-    /// How many events were told.
+    /// Number of events read.
     pub told: u64,
     /// Transactions of the relayer's accounts.
     pub transactions: usize,
@@ -55,7 +55,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Nothing is lost, doubled, stuck, or told otherwise than it is.
+    /// True if no request was lost, executed twice, stuck, or misreported.
     pub const fn is_good(&self) -> bool {
         self.accepted > 0
             && self.once == self.accepted
@@ -69,7 +69,7 @@ impl Verdict {
     }
 }
 
-/// Waits until nothing is open any more; gives up after `patience` without any progress.
+/// Waits until no request is open any more; gives up after `patience` without any progress.
 pub(super) async fn settle(client: &RelayerClient, patience: Duration) -> Result<()> {
     let mut last = (None, Instant::now());
     loop {
@@ -108,7 +108,7 @@ pub(super) async fn judge(
     let head = node.block_number().await?;
     let counted = executions(node, world, &accepted).await?;
     let relayed = Relayed::scan(node, world, &world.relayer_addresses(), born, head).await?;
-    // Once more, by what the forwarder executed, whatever the target made of it.
+    // A second count, by the forwarder's executions, whether or not the target call succeeded.
     let mut by_nonce: BTreeMap<(Address, u64), u64> = BTreeMap::new();
     for (user, nonce, _) in relayed.transactions.iter().flat_map(|transaction| &transaction.executed) {
         *by_nonce.entry((*user, *nonce)).or_default() += 1;
@@ -147,7 +147,7 @@ pub(super) async fn judge(
     Ok(verdict)
 }
 
-/// Where every request stands that the relayer knows.
+/// Status of every request known to the relayer.
 async fn statuses(client: &RelayerClient) -> Result<BTreeMap<B256, Status>> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -175,7 +175,7 @@ async fn statuses(client: &RelayerClient) -> Result<BTreeMap<B256, Status>> {
     }
 }
 
-/// What all events say.
+/// Summary of all events.
 struct Story {
     told: u64,
     faults: Vec<String>,

@@ -77,7 +77,7 @@ async fn a_restart_keeps_the_chain() -> Result<()> {
 
     anvil.pause()?;
     let impatient = anvil.node().with_timeout(Duration::from_millis(200));
-    // The signal reaches a process that runs elsewhere a moment later: it may still answer once.
+    // A signal takes effect with a delay in a process that runs on another core: the node may still answer once.
     let mut answers = 0;
     while impatient.block_number().await.is_ok() {
         answers += 1;

@@ -1,4 +1,5 @@
-//! The support itself, on a real node and without a relayer: what it counts must be right before it judges others.
+//! Tests of the support itself, on a real node and without a relayer: its counts must be right before it judges
+//! others.
 
 mod chain;
 mod proxy;
