@@ -1,4 +1,4 @@
-//! What goes into a lane and what comes out.
+//! Inputs and outputs of a lane: configuration, plans, events, commands, alerts.
 
 use alloy_primitives::{B256, ChainId, U256};
 use serde::{Deserialize, Serialize};
@@ -9,64 +9,66 @@ use crate::{
     time::Timestamp,
 };
 
-/// How a lane behaves. All of it is configuration or data of the chain.
+/// Configuration of a lane: operator settings and data of the chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneConfig {
-    /// Which lane.
+    /// The sender and chain of the lane.
     pub id: LaneId,
-    /// Most transactions outside blocks.
+    /// Limit on in-flight transactions (not in a block).
     pub max_in_flight: usize,
-    /// How a transaction is replaced on this chain.
+    /// The chain's rule for replacements.
     pub replacement: ReplacementRule,
-    /// Blocks without inclusion after which the oldest attempt is replaced.
+    /// Blocks without inclusion after which the oldest transaction is bumped.
     pub bump_after_blocks: u64,
-    /// Blocks without inclusion after which the same bytes are sent again.
+    /// Blocks without inclusion after which the same bytes are rebroadcast.
     pub rebroadcast_after_blocks: u64,
-    /// Blocks for which the oldest transaction may stay out of blocks although its price would do, while others wait behind it: then it
-    /// is replaced by a cancel. 0 for never.
+    /// Blocks for which the oldest transaction may be passed over at a sufficient price while younger ones wait behind
+    /// it; then it is replaced by a cancel. 0: never.
     pub abandon_after_blocks: u64,
-    /// Most attempts for one nonce; a cancel is always possible once more.
+    /// Limit on attempts for one nonce; one cancel beyond it is always possible.
     pub max_attempts: u32,
-    /// Most plans of one nonce that every node refuses before it is cancelled instead of given to the next.
+    /// Limit on refused plans per nonce; then a cancel closes the nonce instead of another plan.
     pub max_refused_plans: u32,
-    /// No cancel offers more per gas.
+    /// Highest fee cap of a cancel, wei per gas.
     pub max_fee_ceiling_wei_per_gas: u128,
-    /// Gas of a plain transfer, for cancels.
+    /// Gas limit of a cancel (a plain transfer).
     pub cancel_gas: u64,
 }
 
-/// What the composer hands over: one transaction's content with its limits.
+/// One transaction's content with its limits, from the composer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// What the transaction says.
+    /// Target, value, calldata and gas limit of the transaction.
     pub payload: Payload,
-    /// Earliest deadline of the members: the payload is never sent after it.
+    /// Earliest deadline of the members; the payload is never sent after it.
     pub deadline: Timestamp,
-    /// No attempt offers more than this per gas.
+    /// Highest fee cap of any attempt with this payload, wei per gas.
     pub ceiling_wei_per_gas: u128,
-    /// Wei beyond gas that the balance must cover (value is in the payload; this is L1 data fee and the like).
+    /// Cost beyond gas and value that the balance must cover (L1 data fee and the like), wei.
     pub extra_wei: U256,
-    /// Every member's replay guard is on chain (a forward's nonce): what every node refused may be planned anew at once.
+    /// True if every member's replay guard is on chain (a forward's nonce): a plan refused by every node may be
+    /// replanned at once.
     pub is_guarded: bool,
-    /// It has one member: it can't be made smaller.
+    /// True if the plan has a single member and can't be made smaller.
     pub is_alone: bool,
 }
 
-/// What nodes are known to take, beyond what a header says.
+/// Acceptance limits of the nodes, beyond the rules visible in a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NodeTerms {
-    /// They refuse a transaction whose gas limit × fee cap is above this, wei; `None` if nothing is known.
+    /// Highest gas limit × fee cap that nodes accept, wei; `None` if unknown.
     pub fee_cap_wei: Option<u128>,
-    /// Least tip that they take, wei per gas, as far as their answers tell.
+    /// Lowest tip that nodes accept, inferred from their answers, wei per gas.
     pub least_tip_wei_per_gas: u128,
-    /// Tip that nodes suggest, wei per gas, if they were asked lately: what is not taken is raised to it. 0: nothing is known.
+    /// Recently suggested tip of the nodes, wei per gas; a transaction that is not included is raised to it. 0:
+    /// unknown.
     pub suggested_tip_wei_per_gas: u128,
-    /// No tip is raised above this because of refusals or of patience, wei per gas. 0: such tips are not raised at all. The
-    /// chain's rule of replacement may still ask for more.
+    /// Highest tip for raises after refusals or long waits, wei per gas. 0: no such raises. The chain's replacement
+    /// rule may still require more.
     pub tip_bound_wei_per_gas: u128,
 }
 
-/// The newest block, and what an attempt would offer now.
+/// The newest block, and the current quote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadInfo {
     /// Block number.
@@ -75,13 +77,13 @@ pub struct HeadInfo {
     pub timestamp_s: u64,
     /// Base fee of the next block, wei per gas.
     pub next_base_fee: u128,
-    /// Fees for inclusion soon.
+    /// Fees for prompt inclusion.
     pub quote: Fees,
-    /// Newest block that counts as final.
+    /// Newest block considered final; `None` if unknown.
     pub final_block: Option<u64>,
 }
 
-/// What an attempt carries.
+/// Content of an attempt: the payload or a cancel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[repr(u8)]
@@ -92,12 +94,12 @@ pub enum AttemptKind {
     Cancel = 1,
 }
 
-/// Names one attempt of the lane.
+/// Identifies one attempt of the lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AttemptKey {
-    /// Account nonce: the batch.
+    /// Account nonce; identifies the batch.
     pub nonce: u64,
-    /// Counted from 0.
+    /// Index of the attempt within its nonce, from 0.
     pub index: u32,
 }
 
@@ -116,140 +118,141 @@ pub struct TxToSign {
     pub fees: Fees,
 }
 
-/// Why receipts are asked for.
+/// Purpose of a receipt poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PollPurpose {
-    /// Is one of them in a block? Any endpoint may answer.
+    /// Look for inclusion; any endpoint may answer.
     Inclusion,
-    /// Before a terminal statement: by quorum, at finality.
+    /// Confirm before a terminal statement: by quorum, at finality.
     Finality,
 }
 
-/// What a broadcast came to, over all endpoints.
+/// Result of a broadcast over all endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendOutcome {
-    /// At least one node took it, or knew it.
+    /// At least one node accepted or already knew it.
     Taken,
-    /// Nobody is known to have taken it, somebody may have.
+    /// No node is known to have accepted it, but one may have.
     Maybe(RpcErrorClass),
     /// Every node refused it.
     Refused(RpcErrorClass),
 }
 
-/// What the shell reports.
+/// Input to a lane, reported by the shell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The account's nonces as the chain sees them: at `latest`, and at the newest final block if known.
+    /// The account's nonces on chain: at `latest` and, if known, at the newest final block.
     AccountNonce {
-        /// At the head.
+        /// Nonce at the head.
         latest: u64,
-        /// At the final block.
+        /// Nonce at the final block; `None` if unknown.
         finalized: Option<u64>,
     },
-    /// `Sign` was done.
+    /// `Sign` succeeded.
     Signed {
-        /// Which attempt.
+        /// The signed attempt.
         key: AttemptKey,
-        /// Its hash.
+        /// Its transaction hash.
         hash: B256,
     },
-    /// `Persist` was done: the attempt (and with the first one, the batch) is committed.
+    /// `Persist` succeeded: the attempt (and with the first one, the batch) is committed.
     Persisted {
-        /// Which attempt.
+        /// The committed attempt.
         key: AttemptKey,
     },
-    /// `Sign` or `Persist` failed for sure: nothing is durable.
+    /// `Sign` or `Persist` definitely failed: nothing is durable.
     Abandoned {
-        /// Which attempt.
+        /// The failed attempt.
         key: AttemptKey,
     },
-    /// `Broadcast` came back.
+    /// Result of `Broadcast`.
     Sent {
-        /// Which attempt.
+        /// The broadcast attempt.
         key: AttemptKey,
-        /// What the nodes said.
+        /// Combined result of all nodes.
         outcome: SendOutcome,
     },
-    /// `Poll` came back: for each hash its receipt, or none.
+    /// Result of `Poll`.
     Receipts {
-        /// Which nonce.
+        /// The polled nonce.
         nonce: u64,
-        /// As asked.
+        /// Purpose of the poll, as requested.
         purpose: PollPurpose,
-        /// Receipt of one of the attempts, if any is in a block.
+        /// Receipt of one of the attempts; `None` if none is in a block.
         found: Option<Box<TxReceipt>>,
-        /// Every hash was answered (no error, no lagging node): absence means something.
+        /// True if every hash was answered (no error, no lagging node), so that absence is evidence.
         is_complete: bool,
-        /// The head when it was asked.
+        /// Head number at the time of the poll.
         at_block: u64,
     },
-    /// Wei beyond gas that a cancel must be able to pay from now on: L1 data fee and the like.
+    /// New cost of a cancel beyond gas (L1 data fee and the like), wei.
     CancelExtra(U256),
-    /// What nodes take from now on.
+    /// New acceptance limits of the nodes.
     Terms(NodeTerms),
-    /// A vacant nonce is to be used without waiting for another plan: what became of its former members is known only then.
+    /// Closes a vacant nonce without waiting for another plan: the outcome of its former members is known only once the
+    /// nonce is used.
     Fill {
-        /// Which.
+        /// The vacant nonce.
         nonce: u64,
     },
-    /// What waits for this lane needs more than it has, at the least `needed_wei`; nobody needs it any more from `until` on.
+    /// A waiting plan needs at least `needed_wei`, more than the lane has; the shortage lapses at `until`.
     Short {
-        /// Wei.
+        /// Cost of the cheapest waiting plan, wei.
         needed_wei: U256,
-        /// Latest deadline of what waits.
+        /// Latest deadline of the waiting plans.
         until: Timestamp,
     },
     /// A new head.
     Head(HeadInfo),
     /// The canonical block at `number` is `hash`: included transactions in another block there are orphaned.
     Canonical {
-        /// Height.
+        /// Block number.
         number: u64,
-        /// Hash.
+        /// Block hash.
         hash: B256,
     },
     /// The account's balance at the head, wei.
     Balance(U256),
 }
 
-/// What the shell is to do.
+/// Output of a lane, for the shell to carry out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "an undone command stalls the lane"]
 pub enum Command {
     /// Sign, then report `Signed`.
     Sign {
-        /// Names the result.
+        /// The attempt, for the report.
         key: AttemptKey,
-        /// What.
+        /// Transaction to sign.
         tx: TxToSign,
     },
     /// Commit the signed attempt (with the batch if `key.index == 0`), then report `Persisted`.
     Persist {
-        /// Which.
+        /// The attempt to commit.
         key: AttemptKey,
     },
     /// Send the durable bytes to every node, then report `Sent`.
     Broadcast {
-        /// Which.
+        /// The attempt to send.
         key: AttemptKey,
     },
     /// Ask for the receipts of all these hashes, then report `Receipts`.
     Poll {
-        /// Which nonce.
+        /// The nonce in question.
         nonce: u64,
-        /// All attempts ever signed for it.
+        /// Hashes of all attempts ever signed for it.
         hashes: Vec<B256>,
-        /// Why.
+        /// Purpose of the poll.
         purpose: PollPurpose,
     },
     /// The batch was sent for the first time.
     ReportBroadcast {
-        /// Which nonce.
+        /// The batch's nonce.
         nonce: u64,
     },
     /// An attempt is in a block.
     ReportIncluded {
-        /// Which nonce.
+        /// The batch's nonce.
         nonce: u64,
         /// Payload or cancel.
         kind: AttemptKind,
@@ -258,105 +261,106 @@ pub enum Command {
     },
     /// The block was orphaned; the batch is pending again.
     ReportUnincluded {
-        /// Which nonce.
+        /// The batch's nonce.
         nonce: u64,
     },
-    /// An attempt is final: settle.
+    /// An attempt is final: settle the batch.
     ReportFinal {
-        /// Which nonce.
+        /// The batch's nonce.
         nonce: u64,
         /// Payload or cancel.
         kind: AttemptKind,
         /// Its receipt.
         receipt: Box<TxReceipt>,
     },
-    /// At finality the nonce is consumed by none of our hashes: give the members back.
+    /// At finality the nonce was consumed by none of our hashes: give the members back.
     ReportLost {
-        /// Which nonce.
+        /// The lost nonce.
         nonce: u64,
     },
-    /// Every node refused whatever was signed for it (or nothing was sent), so that nobody can hold it: give the members back.
-    /// The next plan gets the nonce, or a cancel closes it if younger ones wait too long.
+    /// Every node refused each attempt of the nonce (or none was sent), so no node can hold it: give the members back.
+    /// The next plan gets the nonce, or a cancel closes it if younger nonces wait too long.
     ReportRefused {
-        /// Which nonce.
+        /// The refused nonce.
         nonce: u64,
-        /// What they said last; `None` if nothing was sent.
+        /// Class of the last refusal; `None` if nothing was sent.
         class: Option<RpcErrorClass>,
     },
-    /// Tell the operator.
+    /// Notify the operator.
     Alert(LaneAlert),
 }
 
-/// What an operator should know. Also says when it is over.
+/// A condition the operator should know of, or the end of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LaneAlert {
     /// The balance can't cover the next transaction; the lane waits for a top-up.
     Underfunded {
-        /// Needed, wei.
+        /// Required balance, wei.
         needed_wei: U256,
-        /// There is, wei.
+        /// Current balance, wei.
         balance_wei: U256,
     },
-    /// The lane sends again.
+    /// The shortage is over; the lane sends again.
     Resumed,
-    /// Someone else uses the key: the chain's nonce passed ours.
+    /// The key is used elsewhere: the chain's nonce passed ours.
     ForeignNonce {
-        /// Ours.
+        /// Our next nonce.
         ours: u64,
-        /// The chain's.
+        /// The chain's nonce.
         chain: u64,
     },
     /// A replacement would exceed the ceiling; the lane waits for lower fees.
     CeilingReached {
-        /// The nonce.
+        /// The nonce in question.
         nonce: u64,
-        /// Needed per gas, wei.
+        /// Lowest sufficient fee cap, wei per gas.
         needed_wei_per_gas: u128,
-        /// Allowed per gas, wei.
+        /// Highest permitted fee cap, wei per gas.
         ceiling_wei_per_gas: u128,
     },
-    /// A nonce has had `max_attempts` attempts that somebody may hold. It goes on slowly, at the market's price.
+    /// The nonce has had `max_attempts` attempts that a node may hold. Replacements continue slowly, at the market's
+    /// price.
     AttemptsExhausted {
-        /// The nonce.
+        /// The nonce in question.
         nonce: u64,
     },
-    /// Its price has left its ceiling behind, and others wait: it is replaced by a cancel.
+    /// The required price exceeds the plan's ceiling while younger nonces wait: a cancel replaces the payload.
     PricedOut {
-        /// The nonce.
+        /// The nonce in question.
         nonce: u64,
-        /// Allowed per gas, wei.
+        /// Highest permitted fee cap, wei per gas.
         ceiling_wei_per_gas: u128,
     },
-    /// No block takes it although its price would do, and others wait: it is replaced by a cancel.
+    /// Blocks pass it over at a sufficient price while younger nonces wait: a cancel replaces the payload.
     Ignored {
-        /// The nonce.
+        /// The nonce in question.
         nonce: u64,
-        /// Blocks that could have taken it.
+        /// Number of blocks that could have included it.
         blocks: u64,
     },
-    /// Nodes want a higher tip than may be offered; the lane waits.
+    /// Nodes require a higher tip than permitted; the lane waits.
     TipRefused {
-        /// The nonce.
+        /// The nonce in question.
         nonce: u64,
-        /// What was offered, wei per gas.
+        /// Offered tip, wei per gas.
         tip_wei_per_gas: u128,
     },
-    /// Nonces from `lowest` on, below ours, that nothing explains: a restored backup, a chain that was reset, a lying node.
-    /// They are filled with cancels, unless there are too many of them: then the lane stops and needs a decision.
+    /// Unexplained nonces from `lowest` on, below our next one: a restored backup, a chain reset, a lying node. They
+    /// are filled with cancels, unless there are too many: then the lane stops until the operator decides.
     NonceGap {
-        /// The first of them.
+        /// Lowest missing nonce.
         lowest: u64,
-        /// How many, at least.
+        /// Number of missing nonces, at least.
         count: u64,
-        /// Whether they are filled.
+        /// True if they are filled with cancels.
         is_filled: bool,
     },
-    /// Every node refuses it for good; its members travel in smaller company, or a cancel takes its place.
+    /// Every node refuses it permanently; its members are re-batched in smaller groups, or a cancel takes its place.
     Refused {
-        /// The nonce.
+        /// The nonce in question.
         nonce: u64,
-        /// What they say.
+        /// Class of the refusal.
         class: RpcErrorClass,
     },
 }
@@ -379,11 +383,11 @@ impl LaneAlert {
     }
 }
 
-/// What keeps a lane's lowest open nonce out of blocks.
+/// Obstacle that keeps a lane's lowest open nonce out of blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Trouble {
-    /// The least working price is above its ceiling.
+    /// The lowest sufficient price is above the ceiling.
     AboveCeiling,
     /// It has had `max_attempts` attempts.
     AttemptsExhausted,
@@ -402,50 +406,50 @@ impl Trouble {
     }
 }
 
-/// A lane whose lowest open nonce does not get into a block.
+/// A lane whose lowest open nonce is stuck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Blockage {
-    /// The nonce.
+    /// The stuck nonce.
     pub nonce: u64,
-    /// Why.
+    /// The obstacle.
     pub trouble: Trouble,
 }
 
-/// Why a lane refused a plan. Nothing was allocated.
+/// Reason why a lane refused a plan. Nothing was allocated.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LaneError {
-    /// The lane has not compared its nonces with the chain yet.
+    /// The lane has not yet reconciled its nonces with the chain.
     #[error("lane is not reconciled with the chain yet")]
     NotReconciled,
-    /// `max_in_flight` transactions are outside blocks; retry after one is included.
+    /// The limit of `max_in_flight` transactions is reached; retry after one is included.
     #[error("lane holds {in_flight} in-flight transactions, limit {limit} (`chain.max_in_flight`)")]
     Full {
-        /// Now.
+        /// Transactions in flight.
         in_flight: usize,
-        /// Limit.
+        /// Configured limit.
         limit: usize,
     },
-    /// The nonce before is still being committed (invariant I4).
+    /// The previous nonce is still being committed (invariant I4).
     #[error("nonce {nonce} is still being committed")]
     Busy {
-        /// Which one.
+        /// The nonce being committed.
         nonce: u64,
     },
     /// The balance does not cover the worst case.
     #[error("needs {needed_wei} wei, balance left is {available_wei} wei")]
     Underfunded {
-        /// Needed.
+        /// Worst-case cost of the plan, wei.
         needed_wei: U256,
-        /// Balance minus the worst case of what is in flight.
+        /// Balance minus the worst case of everything in flight, wei.
         available_wei: U256,
     },
     /// The current quote is above the plan's ceiling.
     #[error("quote {quote_wei_per_gas} wei per gas is above the ceiling {ceiling_wei_per_gas}")]
     AboveCeiling {
-        /// Needed.
+        /// Lowest sufficient fee cap, wei per gas.
         quote_wei_per_gas: u128,
-        /// Allowed.
+        /// Highest permitted fee cap, wei per gas.
         ceiling_wei_per_gas: u128,
     },
     /// The plan's deadline has passed.
@@ -453,19 +457,19 @@ pub enum LaneError {
     DeadlinePassed,
 }
 
-/// A slot as a restart reads it back.
+/// A slot read back from the ledger after a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RestoredSlot {
     /// Account nonce.
     pub nonce: u64,
-    /// What it carries.
+    /// The current plan.
     pub plan: Plan,
     /// Durable attempts in order: kind, fees, hash.
     pub attempts: Vec<(AttemptKind, Fees, B256)>,
-    /// Plans that it carried before this one.
+    /// Number of earlier plans of this nonce that every node refused.
     pub refused_plans: u32,
-    /// It was reported as broadcast before.
+    /// True if it was reported as broadcast before the restart.
     pub was_broadcast: bool,
-    /// It was reported as included before: the chain decides again.
+    /// True if it was reported as included before the restart; the chain decides again.
     pub was_included: bool,
 }

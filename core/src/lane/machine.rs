@@ -1,4 +1,4 @@
-//! The transitions.
+//! The state machine's transitions.
 
 mod funds;
 mod gaps;
@@ -26,10 +26,10 @@ use crate::{
     time::Timestamp,
 };
 
-/// A node may be so many blocks ahead of the head that is followed. Whatever it tells of later blocks is not believed.
+/// Tolerated lead of a node over the followed head, blocks. A receipt in a later block is not believed.
 const MAX_AHEAD_BLOCKS: u64 = 16;
 
-/// One sender's transactions on one chain. See the module's table of states.
+/// State machine of one sender's transactions on one chain; the module has a table of its states.
 #[derive(Debug)]
 pub struct Lane {
     config: LaneConfig,
@@ -39,25 +39,25 @@ pub struct Lane {
     slots: Table<u64, Box<Slot>>,
     head: Option<HeadInfo>,
     balance: Option<U256>,
-    /// Wei beyond gas that a cancel costs now.
+    /// Current cost of a cancel beyond gas, wei.
     cancel_extra_wei: U256,
-    /// What nodes take.
+    /// Acceptance limits of the nodes.
     terms: NodeTerms,
     shortage: Option<Shortage>,
     chain_nonce: u64,
-    /// One more than the highest nonce that was ever ours.
+    /// One more than the highest nonce ever used by us.
     own_next: u64,
-    /// One more than the highest nonce that is final.
+    /// One more than the highest final nonce.
     settled_next: u64,
-    /// Head number since when the chain's nonce stands below one that nothing explains.
+    /// Head number since which the chain's nonce stands below one that no slot explains.
     behind_since: Option<u64>,
-    /// The operator was told about the gap.
+    /// True once the operator was told about the gap.
     is_gap_alerted: bool,
     commands: VecDeque<Command>,
 }
 
 impl Lane {
-    /// A lane as the ledger remembers it: the next nonce it would use (if it ever sent) and its open slots.
+    /// A lane restored from the ledger: the next nonce it would use (if it ever sent) and its open slots.
     ///
     /// It refuses plans until the chain's nonce is known ([`Event::AccountNonce`]).
     pub fn restore(config: LaneConfig, next_nonce: Option<u64>, slots: Vec<RestoredSlot>) -> Self {
@@ -66,7 +66,7 @@ impl Lane {
             let attempts = restored.attempts.into_iter();
             let attempts: Vec<Attempt> =
                 attempts.map(|(kind, fees, hash)| Attempt::restored(kind, fees, hash)).collect();
-            // What was given up stays given up (I7), whatever the reason was.
+            // An abandoned payload stays abandoned (I7), whatever the reason.
             let is_abandoned = attempts.iter().any(|attempt| attempt.kind == AttemptKind::Cancel);
             let slot = Slot {
                 was_broadcast: restored.was_broadcast,
@@ -97,74 +97,74 @@ impl Lane {
         }
     }
 
-    /// Which lane.
+    /// The lane's sender and chain.
     pub const fn id(&self) -> LaneId {
         self.config.id
     }
 
-    /// Nonce of the next batch, once reconciled.
+    /// Nonce of the next batch; `None` until reconciled.
     pub const fn next_nonce(&self) -> Option<u64> {
         if self.is_reconciled { Some(self.next_nonce) } else { None }
     }
 
-    /// Transactions outside blocks.
+    /// Number of transactions outside blocks.
     pub fn in_flight(&self) -> usize {
         self.slots.values().filter(|slot| slot.is_in_flight()).count()
     }
 
-    /// Transactions in blocks that are not final.
+    /// Number of transactions in blocks that are not final.
     pub fn unfinal(&self) -> usize {
         self.slots.values().filter(|slot| slot.is_included()).count()
     }
 
-    /// Blocks for which the newest attempt of the lowest open nonce has waited.
+    /// Blocks since the newest attempt of the lowest open nonce.
     pub fn waiting_blocks(&self) -> u64 {
         let waits = self.slots.values().find(|slot| slot.is_in_flight() && slot.was_broadcast);
         let since = waits.and_then(|slot| slot.attempted_at);
         self.head.zip(since).map_or(0, |(head, since)| head.number.saturating_sub(since))
     }
 
-    /// Why the lowest open nonce does not get into a block, if anything is known to be wrong with it: all younger ones wait for
-    /// it.
+    /// The lowest open nonce and its trouble, if any is known; all younger nonces wait for it.
     pub fn blockage(&self) -> Option<Blockage> {
         let (nonce, slot) = self.slots.iter().find(|(_, slot)| slot.is_in_flight())?;
         Some(Blockage { nonce: *nonce, trouble: slot.trouble? })
     }
 
-    /// Balance when last read, wei.
+    /// Last known balance, wei; `None` until the first reading.
     pub const fn balance(&self) -> Option<U256> {
         self.balance
     }
 
-    /// What waits, or what is in flight, needs a top-up. Other plans are taken all the same, as far as the balance reaches.
+    /// True while a waiting plan or an in-flight transaction needs a top-up. Other plans are still accepted as far as
+    /// the balance reaches.
     pub const fn is_underfunded(&self) -> bool {
         self.shortage.is_some()
     }
 
-    /// Whether some transaction with this batch id is still tracked.
+    /// True while the transaction with this nonce is tracked.
     pub fn holds(&self, nonce: u64) -> bool {
         self.slots.contains_key(&nonce)
     }
 
-    /// Forgets the calldata for `nonce`, which is in a block. Before anything is signed for it again it has to be
-    /// [given back](Self::give_calldata).
+    /// Drops the calldata of `nonce`, which is in a block. It must be [given back](Self::give_calldata) before another
+    /// attempt is signed.
     pub fn forget_calldata(&mut self, nonce: u64) {
         self.give_calldata(nonce, Bytes::new());
     }
 
-    /// The calldata of what `nonce` carries, again.
+    /// Restores the calldata of `nonce`.
     pub fn give_calldata(&mut self, nonce: u64, data: Bytes) {
         if let Some(slot) = self.slots.get_mut(&nonce) {
             slot.plan.payload.data = data;
         }
     }
 
-    /// Number of attempts that were made for `nonce`.
+    /// Number of attempts made for `nonce`.
     pub fn attempts(&self, nonce: u64) -> usize {
         self.slots.get(&nonce).map_or(0, |slot| slot.attempts.len())
     }
 
-    /// Whether a plan would be taken now, apart from its own cost.
+    /// Checks that a plan would be accepted now, apart from its own cost.
     ///
     /// # Errors
     /// [`LaneError::NotReconciled`], [`LaneError::Busy`], [`LaneError::Full`] or [`LaneError::Underfunded`].
@@ -185,17 +185,17 @@ impl Lane {
         Ok(())
     }
 
-    /// Takes a plan and allocates the next nonce for it, or a lower one that became vacant; `Sign` follows.
+    /// Accepts a plan and allocates the next nonce for it, or a lower vacant one; `Sign` follows.
     ///
     /// # Errors
-    /// [`LaneError`]; no nonce is allocated then. A plan that the balance does not cover raises an alert; others are taken all
-    /// the same.
+    /// [`LaneError`]; no nonce is allocated then. A plan that the balance does not cover raises an alert; other plans
+    /// are still accepted.
     pub fn submit(&mut self, now: Timestamp, plan: Plan) -> Result<BatchId, LaneError> {
         self.submit_offering(now, plan, None)
     }
 
-    /// As [`Self::submit`], with an `offer` of its own for the first attempt instead of the head's quote. The plan's ceiling
-    /// cuts it all the same, and replacements follow the quote and the chain's rule as ever.
+    /// As [`Self::submit`], with `offer` for the first attempt instead of the head's quote. The plan's ceiling still
+    /// caps it, and replacements follow the quote and the chain's rule as usual.
     ///
     /// # Errors
     /// As [`Self::submit`].
@@ -226,13 +226,13 @@ impl Lane {
         Ok(BatchId { lane: self.config.id, nonce })
     }
 
-    /// The lowest vacant nonce, else the next one, with `plan` in its slot.
+    /// Places `plan` in the lowest vacant nonce, else the next one; returns the nonce.
     fn take_nonce(&mut self, plan: Plan) -> u64 {
         let chain_nonce = self.chain_nonce;
         let vacant = self.slots.iter_mut().find(|(nonce, slot)| slot.is_vacant && *nonce >= chain_nonce);
         if let Some((nonce, slot)) = vacant {
             let attempts = std::mem::take(&mut slot.attempts);
-            // One that could not be committed was not refused.
+            // A plan whose commit failed was not refused.
             let was_refused = attempts.len() > slot.plan_from;
             let refused_plans = slot.refused_plans.saturating_add(was_refused.into());
             let plan_from = attempts.len();
@@ -246,29 +246,29 @@ impl Lane {
         nonce
     }
 
-    /// Highest fee cap that the plan and the nodes allow, wei per gas.
+    /// Highest fee cap permitted by the plan and the nodes, wei per gas.
     fn ceiling_of(&self, plan: &Plan) -> u128 {
         plan.ceiling_wei_per_gas.min(self.most_for(plan.payload.gas_limit))
     }
 
-    /// Highest fee cap at which nodes take a transaction with this gas limit, wei per gas.
+    /// Highest fee cap that nodes accept for this gas limit, wei per gas.
     fn most_for(&self, gas_limit: u64) -> u128 {
         self.terms.fee_cap_wei.map_or(u128::MAX, |cap| cap / u128::from(gas_limit.max(1)))
     }
 
-    /// Least tip that nodes are known to take, as far as it may be offered.
+    /// Lowest tip that nodes are known to accept, within the permitted bound, wei per gas.
     fn least_tip(&self) -> u128 {
         self.terms.least_tip_wei_per_gas.min(self.terms.tip_bound_wei_per_gas)
     }
 
     /// Applies `event`, which happened at `now`. Drain [`Self::poll_command`] afterwards.
     ///
-    /// Events about unknown nonces or attempts are ignored: they are late answers.
+    /// Events about unknown nonces or attempts are late answers and are ignored.
     pub fn handle_event(&mut self, now: Timestamp, event: Event) {
         match event {
             Event::AccountNonce { latest, finalized } => self.on_account_nonce(latest, finalized),
             Event::Signed { key, hash } => {
-                // Told again, it changes nothing: what is committed keeps its hash.
+                // Idempotent: a committed attempt keeps its hash.
                 if let Some(attempt) = self.attempt_mut(key).filter(|attempt| attempt.hash.is_none()) {
                     attempt.hash = Some(hash);
                     self.commands.push_back(Command::Persist { key });
@@ -294,7 +294,7 @@ impl Lane {
         }
     }
 
-    /// The next thing to do, if any.
+    /// The next command to carry out, if any.
     pub fn poll_command(&mut self) -> Option<Command> {
         self.commands.pop_front()
     }
@@ -356,7 +356,7 @@ impl Lane {
         }
         slot.attempts.pop();
         if slot.plan_from > 0 && slot.attempts.len() == slot.plan_from {
-            // Nothing of the new plan left the process: it is as vacant as before.
+            // Nothing of the new plan left the process: the slot is as vacant as before.
             (slot.is_vacant, slot.is_abandoned) = (true, false);
         } else if slot.attempts.is_empty() && !slot.is_abandoned {
             // Nothing of this nonce ever left the process: it is free again. It is the newest one (I4).
@@ -370,11 +370,11 @@ impl Lane {
         }
     }
 
-    /// Sends the best attempt of `nonce`, unless it is on its way already. All bytes leave through here.
+    /// Sends the best attempt of `nonce`, unless a send is under way. All bytes leave through here.
     fn broadcast(&mut self, now: Timestamp, nonce: u64) {
         let Some(head) = self.head else { return };
         let Some(slot) = self.slots.get_mut(&nonce) else { return };
-        // I7, whoever asks for it.
+        // I7, for every caller.
         slot.is_abandoned |= is_past(now, head, slot.plan.deadline);
         let Some(index) = slot.best() else { return };
         let attempt = &mut slot.attempts[index];
@@ -385,7 +385,7 @@ impl Lane {
         attempt.is_sending = true;
         attempt.sent_at = Some(head.number);
         attempt.held_before = attempt.held;
-        // From here on somebody may hold it, whatever the answer says (or whether one comes at all).
+        // From here on a node may hold it, whatever the answer, or without one.
         attempt.held = attempt.held.max(Held::Maybe);
         let key = AttemptKey { nonce, index: u32::try_from(index).unwrap_or(u32::MAX) };
         if slot.is_reported_included {
@@ -422,7 +422,7 @@ impl Lane {
             SendOutcome::Maybe(RpcErrorClass::NonceTooLow) => self.look_up(key.nonce),
             SendOutcome::Maybe(_) => {}
             SendOutcome::Refused(class) => {
-                // A definite refusal raises nothing (I6), but what an earlier send left behind is not taken back by it.
+                // A definite refusal raises nothing (I6), but does not revert the possible effect of an earlier send.
                 if attempt.held == Held::Maybe {
                     attempt.held = attempt.held_before.max(Held::Refused);
                 }
@@ -437,14 +437,14 @@ impl Lane {
                 match class {
                     RpcErrorClass::InsufficientFunds => self.refused_for_funds(needed_wei),
                     RpcErrorClass::NonceTooLow => {
-                        // One of our attempts, or a stranger, used the nonce: the receipts tell.
+                        // One of our attempts, or a foreign transaction, used the nonce: the receipts decide.
                         if let Some(attempt) = self.attempt_mut(key) {
                             attempt.held = attempt.held.max(Held::Maybe);
                         }
                         self.look_up(key.nonce);
                     }
                     RpcErrorClass::ReplacementUnderpriced => {
-                        // If we believe that nobody holds anything, we are wrong: price against all the others.
+                        // If we believe that no node holds an attempt, we are wrong: price against all the others.
                         if let Some(slot) = self.slots.get_mut(&key.nonce)
                             && slot.held_fees().is_none()
                         {
@@ -476,7 +476,7 @@ impl Lane {
         }
     }
 
-    /// Every node refuses the payload for good, and nobody can hold it.
+    /// Handles a permanent refusal of the payload by every node, when none can hold it.
     fn on_refused(&mut self, nonce: u64, class: RpcErrorClass) {
         self.commands.push_back(Command::Alert(LaneAlert::Refused { nonce, class }));
         if let Some(slot) = self.slots.get_mut(&nonce) {
@@ -487,9 +487,9 @@ impl Lane {
         }
     }
 
-    /// Gives the nonce to the next plan if nobody can hold anything that was signed for it: no cancel is paid for what no node
-    /// took, unless too many plans were refused. What has no replay guard on chain waits for the nonce to be used (I3), whatever nodes
-    /// said.
+    /// Frees the nonce for the next plan if no node can hold any attempt of it: no cancel is paid for a transaction
+    /// that no node accepted, unless too many plans were refused. A plan without replay guard on chain waits for the
+    /// nonce to be used (I3), whatever the nodes said.
     fn vacate(&mut self, nonce: u64) -> bool {
         let Some(slot) = self.slots.get_mut(&nonce) else { return false };
         let may = slot.plan.is_guarded && slot.is_in_flight() && !slot.is_filler && nonce >= self.chain_nonce;
@@ -533,8 +533,8 @@ impl Lane {
                     self.settled_next = self.settled_next.max(nonce + 1);
                     self.commands.push_back(Command::ReportFinal { nonce, kind, receipt });
                 } else if nonce >= self.chain_nonce || receipt.block_number > highest {
-                    // I9: a majority does not count the nonce as used, or there is no such block: one node's word is not enough.
-                    // Asked again at the next head.
+                    // I9: a majority does not count the nonce as used, or there is no such block: one node's word is
+                    // not enough. Polled again at the next head.
                 } else if is_new {
                     let Some(slot) = self.slots.get_mut(&nonce) else { return };
                     slot.phase = Phase::Included { block: MinedIn::of(&receipt), is_confirming: false };
@@ -549,13 +549,13 @@ impl Lane {
                     if !Protection::ReorgFallback.is_on() {
                         return;
                     }
-                    // The block we saw it in is gone.
+                    // The block that included it is gone.
                     slot.phase = Phase::Pending;
                     slot.is_reported_included = false;
                     slot.attempted_at = Some(at_block);
                     self.commands.push_back(Command::ReportUnincluded { nonce });
                 } else if purpose == PollPurpose::Finality && slot.consumed_from.is_some_and(|from| at_block >= from) {
-                    // I3: consumed at finality before we asked, and by quorum none of our hashes did it.
+                    // I3: consumed at finality before the poll, and by quorum none of our hashes did it.
                     self.slots.remove(&nonce);
                     self.settled_next = self.settled_next.max(nonce + 1);
                     self.commands.push_back(Command::ReportLost { nonce });
@@ -590,7 +590,7 @@ impl Lane {
                 slot.phase = Phase::Pending;
                 slot.is_reported_included = false;
                 slot.is_polling = false;
-                // The same bytes get a chance in the other branch before anything is bumped.
+                // The same bytes get a chance in the other branch before any bump.
                 slot.attempted_at = Some(head.max(number));
                 self.commands.push_back(Command::ReportUnincluded { nonce });
                 // It may already be in the other branch.
@@ -607,7 +607,7 @@ impl Lane {
         if let Some(Shortage::Plan { until, .. }) = self.shortage
             && is_past(now, head, until)
         {
-            // Nobody needs it any more.
+            // The shortage has lapsed.
             self.resume();
         }
         self.close_gaps(head);
@@ -617,7 +617,7 @@ impl Lane {
             let Some(slot) = self.slots.get_mut(&nonce) else { continue };
             match &mut slot.phase {
                 Phase::Included { block, is_confirming } => {
-                    // Where its nonce is used for good, it is final in whatever block one node saw it.
+                    // Once its nonce is used at finality it is final, in whatever block one node saw it.
                     let is_final =
                         slot.consumed_from.is_some() || head.final_block.is_some_and(|last| block.number <= last);
                     if !*is_confirming && (is_final || !Protection::SettleAtFinality.is_on()) {
@@ -634,7 +634,7 @@ impl Lane {
     }
 }
 
-/// I7: past by the wall clock or by the chain's.
+/// True if the deadline has passed by the wall clock or the chain's clock (I7).
 fn is_past(now: Timestamp, head: HeadInfo, deadline: Timestamp) -> bool {
     if !Protection::Deadline.is_on() {
         return false;
@@ -642,20 +642,20 @@ fn is_past(now: Timestamp, head: HeadInfo, deadline: Timestamp) -> bool {
     now >= deadline || Timestamp::from_secs(head.timestamp_s) >= deadline
 }
 
-/// Both caps brought down to `ceiling`.
+/// `fees` with both caps limited to `ceiling`.
 fn clamp(fees: Fees, ceiling: u128) -> Fees {
     let max_fee_per_gas = fees.max_fee_per_gas.min(ceiling);
     Fees { max_fee_per_gas, max_priority_fee_per_gas: fees.max_priority_fee_per_gas.min(max_fee_per_gas) }
 }
 
-/// `fees` with at least this tip, on top of what they offer for the base fee.
+/// `fees` with at least this tip; the fee cap rises by the same amount.
 fn with_tip(fees: Fees, tip: u128) -> Fees {
     let more = tip.saturating_sub(fees.max_priority_fee_per_gas);
     Fees::new(fees.max_fee_per_gas.saturating_add(more), fees.max_priority_fee_per_gas.saturating_add(more))
 }
 
-/// What a new transaction offers under `ceiling`. Where the ceiling cuts it, room for one bump is left, as long as the next
-/// block takes what remains.
+/// Fees of a first attempt under `ceiling`. If the ceiling cuts the offer, room for one bump is left, as long as the
+/// next block accepts the remainder.
 fn first_offer(offer: Fees, ceiling: u128, rule: ReplacementRule, head: HeadInfo) -> Fees {
     let fees = clamp(offer, ceiling);
     let is_bumpable = |fees: Fees| {
@@ -671,7 +671,7 @@ fn first_offer(offer: Fees, ceiling: u128, rule: ReplacementRule, head: HeadInfo
     if takes && is_bumpable(lower) { lower } else { fees }
 }
 
-/// A transfer of nothing to oneself.
+/// An empty transfer to the sender itself.
 fn cancel_payload(sender: Address, gas_limit: u64) -> Payload {
     Payload { to: sender, value: U256::ZERO, data: Bytes::new(), gas_limit }
 }

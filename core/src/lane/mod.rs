@@ -1,24 +1,26 @@
-//! What happens to one sender's transactions: nonces, attempts, bumps, cancels, receipts, reorgs.
+//! The transactions of one sender: nonces, attempts, bumps, cancels, receipts, reorgs.
 //!
 //! [`Lane`] is a pure state machine: events and time in, [`Command`]s out. It never waits, reads no clock and opens no
 //! socket. The shell carries commands out and reports back; every command is safe to repeat.
 //!
-//! One nonce's life (its *slot*):
+//! Life of one nonce (its *slot*):
 //!
-//! | state | meaning | leaves by |
+//! | state | meaning | transitions |
 //! |---|---|---|
 //! | signing | nonce allocated, first attempt being signed and committed | `Persisted` → pending · `Abandoned` → gone, nonce free again |
 //! | pending | at least one durable attempt; a node may hold it | receipt → included · nonce finally taken by an unknown hash → lost |
 //! | included | an attempt is in a block | block orphaned → pending · final → settled |
-//! | vacant | nobody can hold anything that was signed for it; its members are gone | the next plan → signing · younger ones wait too long → pending with a cancel |
+//! | vacant | no node can hold any attempt of it; its members were given back | the next plan → signing · younger
+//! nonces wait too long → pending with a cancel |
 //! | settled, lost | reported upward, slot removed | – |
 //!
 //! Invariants kept here: **I2** `Broadcast` is only emitted for an attempt whose `Persisted` arrived. **I3** a slot
-//! never changes its payload while somebody may hold it (what every node refused, and is guarded on chain against a second
-//! execution, makes way for the next plan); it leaves only through a final receipt of one of its own hashes, or a final nonce
-//! that none of them explains. **I4** no second nonce is allocated while one is being committed. **I5** an ambiguous answer only
-//! ever leads to polling and to the same bytes. **I6** replacements come from [`crate::chain::ReplacementRule`], from the
-//! highest attempt that a node may hold. **I7** no payload is emitted after its deadline. **I9** included is revocable.
+//! never changes its payload while a node may hold an attempt (a plan that every node refused, and that is guarded on
+//! chain against a second execution, makes way for the next plan); it leaves only through a final receipt of one of its
+//! own hashes, or a final nonce that none of them explains. **I4** no second nonce is allocated while one is being
+//! committed. **I5** an ambiguous answer only ever leads to polling and to the same bytes. **I6** replacements come
+//! from [`crate::chain::ReplacementRule`], from the highest attempt that a node may hold. **I7** no payload is emitted
+//! after its deadline. **I9** included is revocable.
 
 mod event;
 mod machine;

@@ -1,4 +1,4 @@
-//! One nonce and everything that was ever signed for it.
+//! One nonce and every attempt ever signed for it.
 
 use alloy_primitives::{B256, U256};
 
@@ -9,16 +9,16 @@ use crate::{
     request::outcome::TxReceipt,
 };
 
-/// Whether a node may hold an attempt.
+/// Degree of certainty that a node holds an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Held {
     /// Being signed or committed: no node can have seen it.
     Unsent,
     /// Every node refused it.
     Refused,
-    /// Sent, or read back from the ledger; somebody may hold it.
+    /// Sent, or restored from the ledger; a node may hold it.
     Maybe,
-    /// A node said that it holds it.
+    /// A node confirmed that it holds it.
     Yes,
 }
 
@@ -29,17 +29,17 @@ pub(super) struct Attempt {
     pub(super) hash: Option<B256>,
     pub(super) is_durable: bool,
     pub(super) held: Held,
-    /// What `held` was before the broadcast that is under way: a refusal only takes that one back.
+    /// Value of `held` before the broadcast under way: a refusal reverts only that broadcast.
     pub(super) held_before: Held,
-    /// Head number when it was last sent.
+    /// Head number at the last send.
     pub(super) sent_at: Option<u64>,
     /// A broadcast is under way.
     pub(super) is_sending: bool,
-    /// Why every node refused it last.
+    /// Class of the last refusal by every node.
     pub(super) refused: Option<RpcErrorClass>,
 }
 
-/// Which transaction is in which block.
+/// A transaction and the block that includes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct MinedIn {
     pub(super) hash: B256,
@@ -65,33 +65,33 @@ pub(super) struct Slot {
     pub(super) attempts: Vec<Attempt>,
     pub(super) phase: Phase,
     pub(super) was_broadcast: bool,
-    /// The upper floor believes that it is in a block.
+    /// True while the layer above believes that it is in a block.
     pub(super) is_reported_included: bool,
-    /// The payload must not be sent any more: its deadline passed, or it was refused for good.
+    /// The payload must not be sent any more: its deadline passed, or it was refused permanently.
     pub(super) is_abandoned: bool,
-    /// Head number when the newest attempt was made; `None` until the first head after a start.
+    /// Head number at the newest attempt; `None` until the first head after a start.
     pub(super) attempted_at: Option<u64>,
-    /// Blocks that could have taken it, as the oldest and at its price, one after the other; and the head at which that was counted.
+    /// Consecutive blocks that could have included it, as the oldest and at its price; and the head of that count.
     pub(super) could: Option<(u64, u64)>,
-    /// It carries nobody's calls: it only closes a hole.
+    /// True if it carries no calls and only closes a nonce gap.
     pub(super) is_filler: bool,
-    /// First head from which on a quorum at finality is known to count the nonce as used.
+    /// First head from which a quorum at finality is known to count the nonce as used.
     pub(super) consumed_from: Option<u64>,
     /// A receipt poll is under way.
     pub(super) is_polling: bool,
-    /// What the operator was told about it last.
+    /// Last trouble reported to the operator.
     pub(super) trouble: Option<Trouble>,
-    /// Index of the first attempt that carries the plan: those before carried one that every node refused.
+    /// Index of the first attempt with the current plan; earlier ones belong to plans that every node refused.
     pub(super) plan_from: usize,
-    /// Plans that every node refused, the present one not among them.
+    /// Number of earlier plans that every node refused, without the current one.
     pub(super) refused_plans: u32,
-    /// Nobody can hold anything that was signed for it, and its members are gone: the next plan gets it.
+    /// No node can hold any attempt of it, and its members were given back: the next plan takes the nonce.
     pub(super) is_vacant: bool,
-    /// Head since when younger ones wait behind the vacancy.
+    /// Head number since which younger nonces wait behind the vacancy.
     pub(super) vacant_since: Option<u64>,
-    /// Least tip that the next attempt offers, wei per gas: nodes refused lower ones, or nobody took them.
+    /// Lowest tip of the next attempt, wei per gas: lower ones were refused or not included.
     pub(super) tip_floor: u128,
-    /// The operator was told that no higher tip may be offered.
+    /// True once the operator was told that no higher tip is permitted.
     pub(super) is_tip_told: bool,
 }
 
@@ -110,7 +110,7 @@ impl Attempt {
         }
     }
 
-    /// As the ledger remembers it: committed, so it may have been sent before the crash.
+    /// An attempt restored from the ledger: committed, so it may have been sent before the crash.
     pub(super) const fn restored(kind: AttemptKind, fees: Fees, hash: B256) -> Self {
         Self {
             hash: Some(hash),
@@ -158,42 +158,42 @@ impl Slot {
         matches!(self.phase, Phase::Included { .. })
     }
 
-    /// The plan's first attempt is not durable yet.
+    /// True while the current plan's first attempt is not durable yet.
     pub(super) fn is_signing(&self) -> bool {
         self.attempts.get(self.plan_from).is_some_and(|attempt| !attempt.is_durable)
     }
 
-    /// Takes room in the lane: not in a block, and it carries something.
+    /// Occupies a place in the lane: not in a block, and not vacant.
     pub(super) const fn is_in_flight(&self) -> bool {
         !self.is_included() && !self.is_vacant
     }
 
-    /// An empty transaction is to take a vacant nonce.
+    /// Marks a vacant nonce to be taken by an empty transaction.
     pub(super) const fn fill(&mut self) {
         (self.is_vacant, self.is_abandoned, self.is_filler) = (false, true, true);
     }
 
-    /// Nobody can hold anything that was ever signed for it: it was never sent, or every node refused it.
+    /// True if no node can hold any attempt of it: each was never sent, or every node refused it.
     pub(super) fn is_held_by_nobody(&self) -> bool {
         self.attempts.iter().all(|attempt| attempt.is_durable && !attempt.is_sending && attempt.held <= Held::Refused)
     }
 
-    /// Why every node refused what was sent last.
+    /// Class of the refusal of the newest attempt.
     pub(super) fn refused(&self) -> Option<RpcErrorClass> {
         self.attempts.last().and_then(|attempt| attempt.refused)
     }
 
-    /// Attempts that a node may hold.
+    /// Number of attempts that a node may hold.
     pub(super) fn held_attempts(&self) -> usize {
         self.attempts.iter().filter(|attempt| attempt.held >= Held::Maybe).count()
     }
 
-    /// An attempt is being signed or committed.
+    /// True while an attempt is being signed or committed.
     pub(super) fn is_busy(&self) -> bool {
         self.attempts.last().is_some_and(|attempt| !attempt.is_durable)
     }
 
-    /// The highest fees, field by field, that a node may hold: what a replacement must beat (invariant I6).
+    /// The highest fees, field by field, that a node may hold; a replacement must beat them (invariant I6).
     pub(super) fn held_fees(&self) -> Option<Fees> {
         self.attempts
             .iter()
@@ -202,13 +202,13 @@ impl Slot {
             .reduce(Fees::max_of_each)
     }
 
-    /// Blocks since anything of this nonce was signed or sent.
+    /// Blocks since the last signature or send of this nonce.
     pub(super) fn quiet_blocks(&self, head: u64) -> u64 {
         let sent = self.attempts.iter().filter_map(|attempt| attempt.sent_at).max();
         head.saturating_sub(sent.max(self.attempted_at).unwrap_or(head))
     }
 
-    /// The attempt to send: the newest durable one whose payload may still be sent, else the newest cancel.
+    /// Index of the attempt to send: the newest durable one whose payload may still be sent, else the newest cancel.
     pub(super) fn best(&self) -> Option<usize> {
         let is_sendable = |(index, attempt): &(usize, &Attempt)| {
             let is_current = attempt.kind == AttemptKind::Cancel || (!self.is_abandoned && *index >= self.plan_from);
@@ -217,7 +217,7 @@ impl Slot {
         self.attempts.iter().enumerate().rfind(is_sendable).map(|(index, _)| index)
     }
 
-    /// Most that any attempt of this slot can take from the balance, cancels included.
+    /// Highest cost of any attempt of this slot, cancels included, wei.
     pub(super) fn worst_case_wei(&self, cancel: CancelCost) -> U256 {
         let price = self.attempts.iter().map(|attempt| attempt.fees.max_fee_per_gas).max().unwrap_or(0);
         let planned = worst_case_wei(&self.plan, price);
@@ -226,11 +226,11 @@ impl Slot {
     }
 }
 
-/// What a cancel takes from the balance.
+/// Cost of a cancel.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CancelCost {
     pub(super) gas: u64,
-    /// Wei beyond gas.
+    /// Cost beyond gas, wei.
     pub(super) extra_wei: U256,
 }
 
@@ -240,7 +240,7 @@ impl CancelCost {
     }
 }
 
-/// Most that a transaction with this plan can take from the balance at `price` wei per gas.
+/// Highest cost of a transaction with this plan at `price` wei per gas, in wei.
 pub(super) fn worst_case_wei(plan: &Plan, price: u128) -> U256 {
     U256::from(plan.payload.gas_limit)
         .saturating_mul(U256::from(price))

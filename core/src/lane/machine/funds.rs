@@ -1,4 +1,4 @@
-//! The lane's balance: what is left beside everything in flight, and the wait for a top-up (S9).
+//! The lane's balance: the amount left beside everything in flight, and the wait for a top-up (S9).
 
 use alloy_primitives::U256;
 
@@ -11,14 +11,14 @@ use super::{
 };
 use crate::{chain::RpcErrorClass, time::Timestamp};
 
-/// Why the lane waits for a top-up.
+/// Reason for the wait for a top-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shortage {
-    /// Plans need more than what is left beside everything in flight, the cheapest of them `needed_wei`. Others are taken
-    /// all the same. It ends with the plans' deadlines at the latest.
+    /// Plans need more than is left beside everything in flight, the cheapest of them `needed_wei`. Other plans are
+    /// still accepted. Ends with the plans' deadlines at the latest.
     Plan { needed_wei: U256, until: Timestamp },
-    /// Nodes refuse what is in flight. `lowest_wei` is the lowest balance that was seen since: only more than that is a top-up,
-    /// because nodes count what we do not know of.
+    /// Nodes refuse an in-flight transaction. `lowest_wei` is the lowest balance seen since: only a higher one is a
+    /// top-up, because nodes count transactions unknown to us.
     Refused { needed_wei: U256, lowest_wei: U256, tried_at: u64 },
 }
 
@@ -41,7 +41,8 @@ impl Lane {
         self.balance.unwrap_or(U256::MAX).saturating_sub(committed)
     }
 
-    /// A plan needs more than there is. The cheapest one decides when it is over, the latest one when nobody waits any more.
+    /// Records that a plan needs more than is available. The cheapest such plan decides when the shortage is over, the
+    /// latest deadline when it lapses.
     pub(super) fn short(&mut self, needed_wei: U256, until: Timestamp) {
         match self.shortage {
             Some(Shortage::Plan { needed_wei: least, until: last }) => {
@@ -86,7 +87,7 @@ impl Lane {
                 let refused_wei = needed_wei;
                 let lowest = lowest_wei.min(wei);
                 self.shortage = Some(Shortage::Refused { needed_wei: refused_wei, lowest_wei: lowest, tried_at });
-                // What is refused is itself in flight: compare with the whole balance.
+                // The refused transaction is itself in flight: compare with the whole balance.
                 let pending = self.slots.values().filter(|slot| slot.is_in_flight());
                 let cancel = self.cancel_cost();
                 let needed_wei = pending.fold(U256::ZERO, |sum, slot| sum.saturating_add(slot.worst_case_wei(cancel)));
@@ -96,11 +97,12 @@ impl Lane {
                 let is_refused = |attempt: &Attempt| attempt.refused == Some(RpcErrorClass::InsufficientFunds);
                 let has_refused = |slot: &Slot| slot.is_in_flight() && slot.attempts.iter().any(is_refused);
                 let is_left = self.slots.values().any(|slot| has_refused(slot));
-                // Money came, or nothing that was refused is left: an earlier attempt is in a block, say.
+                // A top-up arrived, or no refused transaction is left, for example because an earlier attempt is in a
+                // block.
                 if wei > lowest || !is_left {
                     self.resume();
                 } else {
-                    // It should do, and a node says that it does not: asked again now and then, until one takes it.
+                    // The balance should do, but a node says it does not: retried periodically until a node accepts.
                     let head = self.head.map_or(0, |head| head.number);
                     if head.saturating_sub(tried_at) < self.config.rebroadcast_after_blocks {
                         return;
@@ -116,7 +118,7 @@ impl Lane {
                 let untaken: Vec<u64> =
                     self.slots.iter().filter(|(_, slot)| is_untaken(slot)).map(|(nonce, _)| *nonce).collect();
                 if untaken.is_empty() && self.shortage.is_some() {
-                    // Nothing that was refused is left.
+                    // No refused transaction is left.
                     self.resume();
                 }
                 for nonce in untaken {

@@ -1,4 +1,4 @@
-//! The chain's nonce against ours: where they differ, and how the lane gets over it (invariant I4).
+//! Reconciliation of the chain's nonce with ours (invariant I4).
 
 use alloy_primitives::U256;
 
@@ -11,18 +11,18 @@ use super::{
 };
 use crate::{protection::Protection, time::Timestamp};
 
-/// Most holes that are filled without asking. A node that tells a nonce far too high at the wrong moment must not make us pay
-/// for a million cancels.
+/// Limit on gaps filled without the operator. A node that reports a nonce far too high at the wrong moment must not
+/// make us pay for a million cancels.
 const MAX_GAP: usize = 1_000;
 
 impl Lane {
     pub(super) fn on_account_nonce(&mut self, latest: u64, finalized: Option<u64>) {
-        // Views lag and disagree; an account nonce never falls except by a reorg, which the receipts tell.
+        // Views lag and disagree; an account nonce never falls except by a reorg, which the receipts reveal.
         self.chain_nonce = latest;
         if !self.is_reconciled {
             self.reconcile(latest);
         } else if latest > self.next_nonce && Protection::Reconcile.is_on() {
-            // Somebody else spends this key. Our own slots are judged by their receipts.
+            // The key is used elsewhere. Our own slots are judged by their receipts.
             self.commands.push_back(Command::Alert(LaneAlert::ForeignNonce { ours: self.next_nonce, chain: latest }));
             self.next_nonce = latest;
         }
@@ -32,7 +32,7 @@ impl Lane {
         for (_, slot) in self.slots.iter_mut().take_while(|(nonce, _)| *nonce < below) {
             slot.consumed_from.get_or_insert(next_head);
         }
-        // A filler that was never signed, for a nonce that is used after all.
+        // A filler that was never signed, for a nonce that was used after all.
         self.slots.retain(|(nonce, slot)| !(slot.is_filler && slot.attempts.is_empty() && *nonce < latest));
         let polls: Vec<(u64, PollPurpose)> = self
             .slots
@@ -49,7 +49,7 @@ impl Lane {
         }
     }
 
-    /// First look at the chain after a start (invariant I4): the chain may be ahead, behind, or have holes.
+    /// First reconciliation with the chain after a start (invariant I4): the chain may be ahead, behind, or have gaps.
     pub(super) fn reconcile(&mut self, latest: u64) {
         if latest > self.next_nonce && self.next_nonce > 0 {
             self.commands.push_back(Command::Alert(LaneAlert::ForeignNonce { ours: self.next_nonce, chain: latest }));
@@ -58,11 +58,11 @@ impl Lane {
         self.is_reconciled = true;
     }
 
-    /// Nonces between the chain's and ours that no slot explains would block everything behind them: a restored backup, a
-    /// chain that was reset, a stranger's transaction that a reorg took back, a node that told a nonce too high.
+    /// Closes gaps: nonces between the chain's and ours that no slot explains would block all younger ones. Causes: a
+    /// restored backup, a chain reset, a foreign transaction removed by a reorg, a node that reported a nonce too high.
     ///
-    /// Views lag, so this must last for `bump_after_blocks` before it is believed. Then nonces that were never ours are
-    /// given back, and the others are filled with cancels.
+    /// Views lag, so a gap must last for `bump_after_blocks` before it is believed. Then nonces that were never ours
+    /// are given back, and the others are filled with cancels.
     pub(super) fn close_gaps(&mut self, head: HeadInfo) {
         let above = self.slots.keys().next_back().map_or(0, |nonce| nonce + 1);
         let settled = self.chain_nonce.max(self.settled_next);
@@ -100,7 +100,7 @@ impl Lane {
                 payload: cancel_payload(self.config.id.sender, self.config.cancel_gas),
                 deadline: Timestamp(u64::MAX),
                 ceiling_wei_per_gas: self.config.max_fee_ceiling_wei_per_gas,
-                // Counted with every cancel, as it is now.
+                // Counted with every cancel, at the current rate.
                 extra_wei: U256::ZERO,
                 is_guarded: false,
                 is_alone: true,

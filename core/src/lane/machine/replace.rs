@@ -1,4 +1,4 @@
-//! Replacements: bumps, cancels, the same bytes again (invariant I6).
+//! Replacements: bumps, cancels, rebroadcasts (invariant I6).
 
 use alloy_primitives::U256;
 
@@ -15,30 +15,30 @@ use crate::{
     time::Timestamp,
 };
 
-/// Why a replacement is wanted.
+/// Reason for a replacement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Urge {
-    /// The next block costs more than what is offered, or the payload is given up.
+    /// The next block costs more than the offer, or the payload is abandoned.
     Price,
-    /// Nobody takes it, although its price would do.
+    /// No block includes it, although its price is sufficient.
     Patience,
     /// Every node refuses it for its tip.
     Refusal,
 }
 
-/// A tip that does not do is doubled, from this part of the bound on: ten steps lead from nothing to the bound.
+/// An insufficient tip is doubled, starting at this fraction of the bound: ten steps lead from nothing to the bound.
 const FIRST_STEP: u128 = 1_024;
 
-/// A payload is given up when a cancel would cost this part of what its members have left, percent.
+/// A payload is abandoned once a cancel would cost this share of its members' remaining budget, percent.
 const CANCEL_SHARE_PERCENT: u64 = 75;
 
-/// A higher price may do.
+/// True if a higher price may cure the refusal.
 const fn is_about_price(refused: Option<RpcErrorClass>) -> bool {
     matches!(refused, Some(RpcErrorClass::Underpriced | RpcErrorClass::FeeCapBelowBaseFee))
 }
 
 impl Lane {
-    /// What a pending slot needs at a new head: a cancel, a bump, the same bytes again, or patience.
+    /// Advances a pending slot at a new head: a cancel, a bump, a rebroadcast, or nothing.
     pub(super) fn advance_pending(&mut self, now: Timestamp, head: HeadInfo, nonce: u64, is_oldest: bool) {
         let has_younger = self.has_younger(nonce);
         let Some(slot) = self.slots.get_mut(&nonce) else { return };
@@ -46,7 +46,7 @@ impl Lane {
             return;
         }
         if slot.is_vacant {
-            // The next plan gets it. Younger ones must not wait for that for ever.
+            // The next plan gets it, but younger nonces must not wait for that forever.
             if !has_younger {
                 slot.vacant_since = None;
                 return;
@@ -61,7 +61,8 @@ impl Lane {
             slot.is_abandoned = true;
         }
         let attempted_at = *slot.attempted_at.get_or_insert(head.number);
-        // The chain's nonce has passed: something of ours, or a stranger, is in a block. Polling decides, not money.
+        // The chain's nonce has passed: one of our attempts, or a foreign transaction, is in a block. Polling decides,
+        // not money.
         if nonce < self.chain_nonce {
             slot.could = None;
             return;
@@ -71,7 +72,7 @@ impl Lane {
         }
         let Some(slot) = self.slots.get_mut(&nonce) else { return };
         let Some(index) = slot.best() else {
-            // Only payloads that may not be sent any more, or a hole: free the nonce.
+            // Only payloads that may not be sent any more, or a gap: free the nonce.
             self.replace(nonce, Urge::Price);
             return;
         };
@@ -90,7 +91,7 @@ impl Lane {
             return;
         }
         let could = is_oldest && !is_abandoned && !is_priced_out && !is_refused;
-        // Blocks that were not watched, in an outage say, are few of those that count: nobody may have had it then.
+        // Blocks that were not observed, as in an outage, count only in part: possibly no node held it then.
         let step = (self.config.abandon_after_blocks / 4).max(1);
         let counted = |(blocks, at): (u64, u64)| blocks.saturating_add(head.number.saturating_sub(at).min(step));
         let could_blocks = slot.could.filter(|_| could).map_or(0, counted);
@@ -105,7 +106,7 @@ impl Lane {
         } else if is_refused && is_about_price(refused) {
             self.replace(nonce, Urge::Refusal)
         } else if is_stuck {
-            // What is refused was not ignored.
+            // A refused transaction was not passed over.
             self.replace(nonce, if is_refused { Urge::Price } else { Urge::Patience })
         } else {
             false
@@ -120,8 +121,8 @@ impl Lane {
         younger.any(|(_, slot)| slot.is_in_flight() && !slot.is_filler)
     }
 
-    /// Gives up a payload that its ceiling keeps out of the next block, if others wait behind it, or if what its members have
-    /// left would soon not pay for a cancel any more.
+    /// Abandons a payload that its ceiling keeps out of the next block, if younger nonces wait behind it, or if its
+    /// members' remaining budget would soon no longer cover a cancel.
     fn gives_up(&mut self, head: HeadInfo, nonce: u64) -> bool {
         let Some(slot) = self.slots.get(&nonce) else { return false };
         let ceiling = self.ceiling_of(&slot.plan);
@@ -146,14 +147,15 @@ impl Lane {
         self.abandon(nonce, LaneAlert::PricedOut { nonce, ceiling_wei_per_gas: ceiling })
     }
 
-    /// Whether blocks have left it out for so long, while others wait behind it, that they will not take it (I14).
+    /// True if blocks have passed it over for `abandon_after_blocks` while younger nonces wait, and a cancel is
+    /// affordable (I14).
     fn is_left_out(&self, nonce: u64, blocks: u64) -> bool {
         let most = self.config.abandon_after_blocks;
         let is_long = most > 0 && blocks >= most && Protection::IgnoredYields.is_on();
         is_long && self.has_younger(nonce) && self.pays_cancel(nonce)
     }
 
-    /// Whether a cancel may cost so much that it outbids what nodes may hold.
+    /// True if the cancel ceiling suffices to outbid the attempts that nodes may hold.
     fn pays_cancel(&self, nonce: u64) -> bool {
         let most = self.config.max_fee_ceiling_wei_per_gas.min(self.most_for(self.config.cancel_gas));
         let (Some(head), Some(slot)) = (self.head, self.slots.get(&nonce)) else { return false };
@@ -161,7 +163,7 @@ impl Lane {
         least.is_none_or(|least| least.is_some_and(|least| least.max_fee_per_gas <= most))
     }
 
-    /// Its payload is not sent any more. Returns whether its nonce is free, or a cancel under way.
+    /// Stops sending the payload. Returns true if the nonce became free or a cancel is under way.
     fn abandon(&mut self, nonce: u64, why: LaneAlert) -> bool {
         let Some(slot) = self.slots.get_mut(&nonce) else { return false };
         slot.is_abandoned = true;
@@ -169,16 +171,17 @@ impl Lane {
         self.vacate(nonce) || self.replace(nonce, Urge::Price)
     }
 
-    /// A node wants a higher tip than an attempt offers.
+    /// Handles a node's demand for a higher tip than the attempt offers.
     pub(super) fn on_underpriced(&mut self, key: AttemptKey) {
         let Some(slot) = self.slots.get(&key.nonce) else { return };
-        // What somebody holds is outbid by the rule, when it has had its time.
+        // An attempt that a node may hold is outbid by the rule, after its waiting time.
         if slot.is_held_by_nobody() && key.index as usize + 1 == slot.attempts.len() && !slot.is_vacant {
             self.replace(key.nonce, Urge::Refusal);
         }
     }
 
-    /// Nodes refuse what it may cost at most, and nobody can hold it: a single request offers less, a batch is made smaller.
+    /// Handles a refusal of the maximum cost when no node can hold it: a single request offers less, a batch is made
+    /// smaller.
     pub(super) fn on_too_dear(&mut self, nonce: u64) {
         let Some(slot) = self.slots.get(&nonce) else { return };
         let is_guarded = slot.plan.is_guarded;
@@ -192,7 +195,7 @@ impl Lane {
         }
     }
 
-    /// The tip that follows one that did not do: what nodes are known to take, else twice as much, within the bound.
+    /// The tip to follow an insufficient one: the known accepted tip, else twice as much, within the bound.
     fn next_tip(&self, tip: u128) -> u128 {
         let bound = self.terms.tip_bound_wei_per_gas;
         let known = self.least_tip().max(self.terms.suggested_tip_wei_per_gas.min(bound));
@@ -202,7 +205,7 @@ impl Lane {
         tip.saturating_mul(2).max(bound / FIRST_STEP).max(tip.saturating_add(1)).min(bound)
     }
 
-    /// Makes a replacement (a cancel once the payload is abandoned). Returns whether one was made.
+    /// Makes a replacement (a cancel once the payload is abandoned). Returns true if one was made.
     pub(super) fn replace(&mut self, nonce: u64, urge: Urge) -> bool {
         let Some(head) = self.head else { return false };
         let (cancel_ceiling, least_tip) = (self.most_for(self.config.cancel_gas), self.least_tip());
@@ -212,7 +215,7 @@ impl Lane {
         let refused = last.and_then(|attempt| attempt.refused).filter(|_| urge == Urge::Refusal);
         let last = last.map_or_else(Fees::default, |attempt| attempt.fees);
         let floor = match urge {
-            // Only what could have been taken at its price tells something about its tip.
+            // Only an attempt at an otherwise sufficient price says anything about its tip.
             Urge::Patience => slot.tip_floor.max(self.next_tip(last.max_priority_fee_per_gas)),
             Urge::Refusal if refused == Some(RpcErrorClass::Underpriced) => {
                 slot.tip_floor.max(self.next_tip(last.max_priority_fee_per_gas))
@@ -229,7 +232,8 @@ impl Lane {
         let has_cancel = slot.attempts.iter().any(|attempt| attempt.kind == AttemptKind::Cancel);
         let is_first_cancel = kind == AttemptKind::Cancel && !has_cancel;
         let quiet = slot.attempted_at.map_or(0, |at| head.number.saturating_sub(at));
-        // Attempts that nobody holds cost nothing. When the others are used up it goes on slowly: nothing else frees the nonce.
+        // Attempts that no node holds cost nothing. When the others are used up, replacements continue slowly: nothing
+        // else frees the nonce.
         if slot.held_attempts() >= config.max_attempts as usize && !is_first_cancel {
             if !matches!(slot.trouble, Some(Trouble::AttemptsExhausted)) {
                 slot.trouble = Some(Trouble::AttemptsExhausted);
@@ -239,14 +243,15 @@ impl Lane {
                 return false;
             }
         }
-        // The least that works: what a node may hold must be outbid, and the next block must take it.
+        // The lowest sufficient fees: outbid every attempt that a node may hold, and be acceptable to the next block.
         let needed = match slot.held_fees() {
             Some(_) if !config.replacement.is_supported() && !is_first_cancel => return false,
             Some(held) if !config.replacement.is_supported() => Some(held),
-            // Nothing outbids a price near 2^128.
+            // No replacement is possible for a price near 2^128.
             Some(held) => {
                 let least = |base_fee| config.replacement.min_replacement(held, base_fee);
-                // Some pools compare prices at the base fee of the block that they have, which may be an eighth above the next one's.
+                // Some pools compare prices at the base fee of their current block, which may be an eighth above the
+                // next one's.
                 let is_too_low = slot.refused() == Some(RpcErrorClass::ReplacementUnderpriced);
                 let now = head.next_base_fee.saturating_add(head.next_base_fee / 7);
                 let more = least(now).filter(|more| is_too_low && more.max_fee_per_gas <= ceiling);
@@ -256,8 +261,8 @@ impl Lane {
         };
         let least = needed.filter(|least| least.max_fee_per_gas <= ceiling);
         // A payload that may not be sent any more, can't be outbid under the ceiling and is not mined although it could
-        // pay: most likely nobody holds it. A cancel frees the nonce then, and may be refused if not: it outbids what pools that
-        // compare caps hold, where the ceiling allows that, and else offers the market's price.
+        // pay is most likely held by no node. A cancel then frees the nonce, and may be refused if a node does hold it:
+        // it outbids pools that compare caps where the ceiling allows, and else offers the market's price.
         let is_forgotten = is_first_cancel
             && slot.held_fees().is_some_and(|held| held.max_fee_per_gas >= head.next_base_fee)
             && slot.quiet_blocks(head.number) >= config.bump_after_blocks.saturating_mul(2);
@@ -276,24 +281,24 @@ impl Lane {
             }
             return false;
         };
-        // A quote above the ceiling is cut to it; the replacement rule is kept. A tip is worth something only if the cap holds
-        // it beside the next block's base fee.
+        // A quote above the ceiling is cut to it; the replacement rule is kept. A tip only counts if the cap covers it
+        // on top of the next block's base fee.
         let mut wanted = with_tip(least.max_of_each(head.quote), floor.max(least_tip));
         let holds_tip = head.next_base_fee.saturating_add(wanted.max_priority_fee_per_gas);
         wanted.max_fee_per_gas = wanted.max_fee_per_gas.max(holds_tip);
         let fees = clamp(wanted, ceiling).max_of_each(least);
-        // All cancels of a nonce say the same; a payload may be another than the one before.
+        // All cancels of a nonce are identical; a payload may differ from the one before.
         let is_same = |(index, attempt): (usize, &Attempt)| {
             (attempt.kind, attempt.fees) == (kind, fees) && (kind == AttemptKind::Cancel || index >= slot.plan_from)
         };
         let is_known = slot.attempts.iter().enumerate().any(is_same);
-        // The very same bytes are sent again instead, and so are those that are refused for a price that can't rise.
+        // Identical bytes are rebroadcast instead, and so are those refused for a price that can't rise.
         let is_in_vain = match refused {
             Some(RpcErrorClass::Underpriced) => fees.max_priority_fee_per_gas <= last.max_priority_fee_per_gas,
             Some(RpcErrorClass::FeeCapBelowBaseFee) => fees.max_fee_per_gas <= last.max_fee_per_gas,
             Some(_) | None => false,
         };
-        // What nobody takes is not made so dear that no cancel could outbid it.
+        // A passed-over attempt is not raised so far that no cancel could outbid it.
         let most = config.max_fee_ceiling_wei_per_gas.min(cancel_ceiling);
         let outbid = config.replacement.min_replacement(fees, head.next_base_fee);
         let leaves_no_cancel = urge == Urge::Patience
@@ -314,7 +319,7 @@ impl Lane {
         true
     }
 
-    /// No higher tip may be offered: says so once.
+    /// Reports, once, that no higher tip is permitted.
     fn tip_is_refused(&mut self, nonce: u64, tip_wei_per_gas: u128) {
         let Some(slot) = self.slots.get_mut(&nonce) else { return };
         if !slot.is_tip_told {
