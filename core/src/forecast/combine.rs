@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 /// Bernstein online aggregation (Wintenberger 2017, arXiv:1404.1356) with forgetting.
 ///
-/// With the absolute loss linearised at the mixture, the mixture's average loss exceeds that of the best fixed mixture of
-/// experts by `O(√(ln K / n))`, without tuning to the scale of the losses. Feedback may come late: each example brings the
-/// predictions that were made for it. An expert that made none is left as it is.
+/// With the absolute loss linearised at the mixture, the mixture's average loss exceeds that of the best fixed mixture
+/// of experts by `O(√(ln K / n))`, without tuning to the scale of the losses. Feedback may be delayed: each example
+/// carries its own predictions. An expert without a prediction is left unchanged.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Mixture {
@@ -51,7 +51,7 @@ impl Mixture {
         if total > 0.0 { sum / total } else { 0.0 }
     }
 
-    /// Takes in what came true: `slope` is the derivative of the loss at the mixture `mixed`.
+    /// Learns from an outcome; `slope` is the derivative of the loss at the mixture `mixed`.
     pub(super) fn learn(&mut self, predictions: &[f64], mixed: f64, slope: f64) {
         for (j, prediction) in predictions.iter().enumerate() {
             if prediction.is_nan() {
@@ -81,7 +81,7 @@ impl Mixture {
 
     fn rate(&self) -> f64 {
         let most = 0.5 / self.largest.max(1e-9);
-        // One rate for all: an expert that was asleep has no record yet, and must not start with a bolder one.
+        // One rate for all: an expert that was inactive has no record yet, and must not start with a bolder one.
         let energy = self.energy.iter().fold(0.0, |most: f64, energy| most.max(*energy));
         let settled = self.boldness * (libm::log(self.prior.len() as f64) / energy.max(1e-18)).sqrt();
         most.min(settled).max(1e-6)

@@ -1,4 +1,4 @@
-//! What a forecaster is told, and what it answers.
+//! Configuration and output of a forecaster.
 
 use std::{fmt, time::Duration};
 
@@ -13,12 +13,13 @@ use super::{
 };
 use crate::chain::BaseFeeParams;
 
-/// Most horizons of one forecaster.
+/// Limit on horizons per forecaster.
 pub const MAX_HORIZONS: usize = 64;
 /// Longest horizon, steps.
 pub const MAX_STEPS: u32 = 1_000;
 
-/// How quickly the parts learn. The defaults were chosen on recorded base fees, one file left out at a time.
+/// Learning rates and regularisation of the parts. The defaults were chosen on recorded base fees, one file left out at
+/// a time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "named after what they tune")]
@@ -66,26 +67,27 @@ impl Default for Tuning {
     }
 }
 
-/// What a forecaster is told.
+/// Configuration of a forecaster.
 #[derive(Debug, Clone)]
 pub struct ForecastConfig {
     /// Horizons in steps; 1 is the next block, which the protocol may already determine.
     pub horizons: Vec<u32>,
     /// Nominal time of a step.
     pub step: Duration,
-    /// Seed of what chance there is in fitting trees.
+    /// Seed of the randomness in tree fitting.
     pub seed: u64,
-    /// Models from elsewhere to start with.
+    /// Pre-trained models to start with; `None` for a cold start.
     pub prior: Option<Prior>,
-    /// The rule the chain is said to follow. It is checked against the blocks, and recognised anew where it does not fit.
+    /// The chain's presumed base fee rule; `None` if unknown. It is checked against the blocks, and recognised anew if
+    /// it does not fit.
     pub rule: Option<BaseFeeParams>,
-    /// Steps that a refit learns from.
+    /// Training window of a refit, in steps.
     pub window: usize,
     /// Steps between two refits.
     pub refit_every: u64,
     /// Trees per horizon in a refit; 0 for none.
     pub trees: usize,
-    /// How quickly the parts learn.
+    /// Learning rates and regularisation.
     pub tuning: Tuning,
 }
 
@@ -105,29 +107,29 @@ impl Default for ForecastConfig {
     }
 }
 
-/// Why a forecaster cannot be made. A fault of the configuration.
+/// Configuration error that prevents a forecaster.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ForecastError {
     /// Too few or too many horizons.
     #[error("{count} horizons, must be 1 to {MAX_HORIZONS}")]
     Horizons {
-        /// How many were named.
+        /// Number of configured horizons.
         count: usize,
     },
-    /// A horizon out of range, or named twice.
+    /// A horizon out of range, or configured twice.
     #[error("horizon {steps} is out of 1 to {MAX_STEPS} steps, or named twice")]
     Horizon {
         /// The horizon.
         steps: u32,
     },
-    /// A step that takes no time.
+    /// A step of zero duration.
     #[error("a step must take some time")]
     ZeroStep,
-    /// A window that holds nothing to learn from, or more than is meant to be fitted.
+    /// A training window too short or too long.
     #[error("window of {window} steps, must be 200 to 20000")]
     Window {
-        /// The window.
+        /// Configured window, in steps.
         window: usize,
     },
 }
@@ -155,12 +157,12 @@ impl ForecastConfig {
         self.horizons.iter().copied().max().unwrap_or(1) as usize
     }
 
-    /// Rows before a first refit.
+    /// Least number of rows for a first refit.
     pub(super) fn least_rows(&self) -> usize {
         (self.window / 4).max(200)
     }
 
-    /// Steps between two solutions of a horizon's ridges: all of them together stay cheap.
+    /// Steps between two solutions of a horizon's ridges; bounds the total cost.
     pub(super) fn solve_every(&self) -> u64 {
         (self.horizons.len() as u64).max(4)
     }
@@ -196,16 +198,16 @@ impl fmt::Display for ModelId {
     }
 }
 
-/// What the fees will be.
+/// Forecast of the base fee at all horizons.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Forecast {
-    /// The block after which it was made.
+    /// Block after which it was made.
     pub number: u64,
     /// Base fee of the next block, wei per gas.
     pub next_base_fee: u128,
-    /// Whether the protocol fixes `next_base_fee`; else it is the best value known.
+    /// True if the protocol fixes `next_base_fee`; else it is an estimate.
     pub next_is_exact: bool,
-    /// The models in force.
+    /// Identity of the active models.
     pub model: ModelId,
     /// One for each configured horizon, in the configured order.
     pub horizons: Vec<HorizonForecast>,
@@ -216,7 +218,7 @@ pub struct Forecast {
 pub struct HorizonForecast {
     /// Steps ahead; 1 is the next block.
     pub steps: u32,
-    /// Best single guess, wei per gas.
+    /// Point forecast, wei per gas.
     pub point: u128,
     /// 10 % quantile, wei per gas.
     pub q10: u128,
@@ -242,19 +244,19 @@ impl HorizonForecast {
         }
     }
 
-    /// A fee that is determined.
+    /// A forecast of a determined fee.
     pub(super) fn certain(steps: u32, log: f64, fee: u128) -> Self {
         Self { steps, point: fee, q10: fee, q50: fee, q90: fee, log_point: log, knots: [log; LEVELS.len()] }
     }
 
-    /// Log fee that is not exceeded with probability `p`: linear between the tracked levels in `ln(p / (1 − p))`. Beyond
-    /// .001 and .999, and for NaN, the outermost.
+    /// Quantile of the log fee at probability `p`: linear between the tracked levels in `ln(p / (1 − p))`. Beyond .001
+    /// and .999, and for NaN, the outermost.
     pub fn log_quantile(&self, p: f64) -> f64 {
         let (first, last) = (LEVELS[0], LEVELS[LEVELS.len() - 1]);
         if p <= first {
             return self.knots[0];
         }
-        // Also for NaN: the careful end.
+        // NaN maps to the cautious end.
         if p.is_nan() || p >= last {
             return self.knots[LEVELS.len() - 1];
         }
@@ -265,7 +267,7 @@ impl HorizonForecast {
         self.knots[above - 1] + share * (self.knots[above] - self.knots[above - 1])
     }
 
-    /// Fee that is not exceeded with probability `p`, wei per gas; see [`Self::log_quantile`].
+    /// Quantile of the fee at probability `p`, wei per gas; see [`Self::log_quantile`].
     pub fn quantile(&self, p: f64) -> u128 {
         if self.knots[0] == self.knots[LEVELS.len() - 1] && self.q10 == self.q90 {
             return self.q50;
@@ -273,7 +275,7 @@ impl HorizonForecast {
         fee_of(self.log_quantile(p))
     }
 
-    /// Probability that the fee will be at most `fee`, from .001 to .999; 0 or 1 outside a fee that is determined.
+    /// Probability that the fee will be at most `fee`, from .001 to .999; 0 or 1 for a determined fee.
     pub fn probability_below(&self, fee: u128) -> f64 {
         let log = log_fee(fee);
         let last = LEVELS.len() - 1;
@@ -291,7 +293,7 @@ impl HorizonForecast {
         odds / (1.0 + odds)
     }
 
-    /// Levels that are tracked, each with its log fee: the points of a fan chart.
+    /// Tracked levels with their log fees: the points of a fan chart.
     pub fn knots(&self) -> impl Iterator<Item = (f64, f64)> + '_ {
         Forecaster::levels().iter().copied().zip(self.knots)
     }

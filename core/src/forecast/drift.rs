@@ -1,11 +1,11 @@
-//! Has the world changed?
+//! Detection of concept drift.
 
 use serde::{Deserialize, Serialize};
 
-/// Page–Hinkley test on scaled losses: it fires when their mean has risen for a while.
+/// Page–Hinkley test on scaled losses: fires after a sustained rise of their mean.
 ///
-/// Losses come in units of their recent mean, so 1 is usual. With a tolerance of a quarter and a threshold of 25 a doubling
-/// of the loss is noticed after about 35 steps.
+/// Losses come in units of their recent mean, so 1 is usual. With a tolerance of a quarter and a threshold of 25, a
+/// doubled loss is detected after about 35 steps.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PageHinkley {
@@ -17,7 +17,7 @@ pub(super) struct PageHinkley {
 
 const TOLERANCE: f64 = 0.25;
 const THRESHOLD: f64 = 25.0;
-/// A single loss counts at most this much.
+/// Cap on a single loss.
 const MOST: f64 = 6.0;
 
 impl Default for PageHinkley {
@@ -27,7 +27,7 @@ impl Default for PageHinkley {
 }
 
 impl PageHinkley {
-    /// Takes in a loss; true when the drift is noticed, after which it starts over.
+    /// Adds a loss; true when drift is detected, after which the test restarts.
     pub(super) fn observe(&mut self, loss: f64) -> bool {
         if !loss.is_finite() {
             return false;

@@ -1,32 +1,32 @@
-//! What a step looks like to the models: a fixed row of numbers, all relative to the price of the next block.
+//! Features of a step: a fixed row of numbers, all relative to the price of the next block.
 
 use crate::{
     BlockTimestamp,
     market::{FeePoint, Utilisation},
 };
 
-/// Differences to the price this many steps ago.
+/// Lags of the price differences, steps.
 const LAGS: [usize; 6] = [1, 2, 3, 5, 10, 20];
 /// Time constants of the moving averages, steps.
 pub(super) const TAUS: [f64; 8] = [4.0, 10.0, 25.0, 60.0, 150.0, 400.0, 1000.0, 3000.0];
-/// Medians, lowest, highest and first quartiles of the last prices, each over this many steps.
+/// Windows of the medians, extremes (lowest, highest) and first quartiles of recent prices, steps.
 const MEDIANS: [usize; 4] = [20, 60, 200, 600];
 const EXTREMES: [usize; 2] = [20, 200];
 const QUARTILES: [usize; 2] = [60, 200];
-/// Prices that a row looks back on.
+/// Number of recent prices behind a row.
 pub(super) const LOOK_BACK: usize = MEDIANS[MEDIANS.len() - 1];
 /// Time constants of the mean absolute step, steps.
 const STEP_TAUS: [f64; 3] = [10.0, 50.0, 200.0];
-/// Which moving averages the price's distance is averaged from.
+/// Indices of the moving averages with a mean absolute distance.
 const SPREAD_OF: [usize; 2] = [3, 5];
 /// Time constants of the share of full blocks, steps.
 const FULL_TAUS: [f64; 2] = [5.0, 20.0];
-/// A block at least this full counts as full.
+/// Least utilisation of a full block.
 const FULL: f64 = 0.97;
 /// Seconds per day.
 const DAY: u64 = 86_400;
 
-/// First column of each group.
+/// First column of each feature group.
 pub(super) const AT_LEVEL: usize = LAGS.len();
 pub(super) const AT_MEDIAN: usize = AT_LEVEL + TAUS.len();
 pub(super) const AT_EXTREME: usize = AT_MEDIAN + MEDIANS.len();
@@ -103,7 +103,7 @@ pub(super) fn fee_of(log: f64) -> u128 {
     fee
 }
 
-/// Running state of the features: constant size, cheap to copy, so that a reorg can go back to an earlier one.
+/// Running state of the features: constant size and cheap to copy, so that a reorg can restore an earlier one.
 #[derive(Debug, Clone)]
 pub(super) struct FeatureState {
     seen: f64,
@@ -135,8 +135,8 @@ impl FeatureState {
         }
     }
 
-    /// Takes in one step: `price` is the log price after it, `target` the share of the gas limit at which the fee stands
-    /// still, `step_s` the nominal seconds per step.
+    /// Adds one step: `price` is the log price after it, `target` the share of the gas limit at which the fee stays
+    /// constant, `step_s` the nominal seconds per step.
     pub(super) fn push(&mut self, point: &FeePoint, price: f64, implied_use: Option<f64>, target: f64, step_s: f64) {
         let gain = |tau: f64, seen: f64| (1.0 / tau).max(1.0 / (seen + 1.0));
         let step = (price - self.recent[0]).abs();
@@ -222,21 +222,21 @@ impl FeatureState {
     }
 }
 
-/// The log step that is usual at this time: geometric mean of the mean absolute steps over 50 and 200.
+/// Current typical log step: geometric mean of the mean absolute steps over 50 and 200.
 pub(super) fn usual_step(row: &FeatureRow) -> f64 {
     libm::exp(0.5 * (row[AT_STEP + 1] + row[AT_STEP + 2]))
 }
 
-/// Log moves count up to this many usual ones: a price that stood still has no scale for a jump.
+/// Cap on log moves, in typical ones: a price that stood still has no scale for a jump.
 const MOST: f64 = 300.0;
 
-/// A log move in units of the usual one.
+/// A log move in units of the typical one.
 pub(super) fn in_unit(log_move: f64, unit: f64) -> f64 {
     (log_move / unit).clamp(-MOST, MOST)
 }
 
-/// The row in units of the usual step, so that calm and rough markets, and chains whose fees move in larger and smaller
-/// steps, look alike.
+/// The row in units of the typical step, so that calm and rough markets, and chains whose fees move in larger and
+/// smaller steps, look alike.
 pub(super) fn in_units(row: &FeatureRow, unit: f64) -> FeatureRow {
     let mut out = *row;
     for cell in &mut out[..AT_USE] {

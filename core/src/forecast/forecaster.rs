@@ -20,9 +20,9 @@ use super::{
 };
 use crate::market::FeePoint;
 
-/// Steps whose features can be restored after a reorg, and least length of the memory.
+/// Steps whose features can be restored after a reorg; least length of the memory.
 const MEMORY: usize = 256;
-/// A gap counts at most as this many steps: wider than any horizon, and places never overflow.
+/// Cap on a gap, steps: wider than any horizon, and small enough that places never overflow.
 const WIDEST_GAP: u64 = 1 << 20;
 /// Columns of the narrow linear expert.
 const NARROW: [usize; 6] = [0, AT_LEVEL, AT_LEVEL + 1, AT_LEVEL + 3, AT_LEVEL + 5, AT_USE];
@@ -48,8 +48,8 @@ const WIDE: [usize; 18] = [
     AT_PAUSE,
 ];
 
-/// Experts of each horizon: the next fee stays; it returns to each moving average; three online ridges; fitted ridge, fitted
-/// boosting; the prior's boosting, its line, and its boosting with what an online ridge has learnt to add to it.
+/// Experts of each horizon: persistence of the next fee; return to each moving average; three online ridges; fitted
+/// ridge, fitted boosting; the prior's boosting, its line, and its boosting with the correction of an online ridge.
 const AT_WIDE: usize = 1 + TAUS.len();
 const AT_FITTED: usize = AT_WIDE + 3;
 const AT_PRIOR: usize = AT_FITTED + 2;
@@ -75,20 +75,20 @@ pub const EXPERT_NAMES: [&str; EXPERTS] = [
     "prior, corrected",
 ];
 
-/// Memory of how often a fee did not move at all: about fifty outcomes.
+/// Forgetting factor of the share of unchanged fees: about fifty outcomes.
 const STILL_KEEP: f64 = 0.98;
 
-/// One step that was observed.
+/// One observed step.
 #[derive(Debug, Clone)]
 pub(super) struct Step {
     pub(super) number: u64,
     /// Place on the chain in steps, gaps counted.
     pub(super) place: u64,
-    /// The point as it came.
+    /// The point as received.
     point: FeePoint,
     /// Log of the base fee.
     pub(super) fee: f64,
-    /// Log price of the next transaction, and whether that is the next block's fee.
+    /// Log price of the next transaction; `is_next` is true if it is the next block's fee.
     pub(super) price: f64,
     pub(super) is_next: bool,
     pub(super) row: FeatureRow,
@@ -100,7 +100,7 @@ pub(super) struct Step {
 #[serde(deny_unknown_fields)]
 struct Pull {
     start: f64,
-    /// Examples that the start counts for.
+    /// Weight of the start, in examples.
     trust: f64,
     examples: f64,
     square: f64,
@@ -108,18 +108,18 @@ struct Pull {
 }
 
 impl Pull {
-    /// Share of the distance to the level that is closed.
+    /// Share of the distance to the level that is expected to close.
     fn share(self) -> f64 {
         let square = self.trust * self.square / self.examples.max(1.0);
         ((self.product + self.start * square) / (self.square + square).max(1e-12)).clamp(0.0, 1.2)
     }
 }
 
-/// A forecast that waits for its outcome.
+/// A forecast awaiting its outcome.
 #[derive(Debug, Clone)]
 struct Open {
     place: u64,
-    /// Which step it was made at, for the learning of features.
+    /// Features of the step of the forecast, for learning.
     row: FeatureRow,
     price: f64,
     experts: [f64; EXPERTS],
@@ -140,14 +140,14 @@ pub(super) struct Horizon {
     mixture: Mixture,
     intervals: Intervals,
     error: f64,
-    /// Share of recent outcomes that were the price itself, to the wei: a chain at its floor.
+    /// Share of recent outcomes equal to the price, to the wei: high for a chain at its floor.
     still: f64,
     #[serde(skip)]
     open: VecDeque<Open>,
     drift: PageHinkley,
 }
 
-/// What the prior says and an online ridge corrects: its trees where it has some, else its line.
+/// Base of the corrected prior: its trees' prediction if it has trees, else its line's.
 fn corrected(experts: &[f64; EXPERTS]) -> f64 {
     if experts[AT_PRIOR].is_nan() { experts[AT_PRIOR + 1] } else { experts[AT_PRIOR] }
 }
@@ -160,7 +160,7 @@ impl Horizon {
     fn new(steps: u32, config: &ForecastConfig) -> Self {
         let tuning = &config.tuning;
         let h = f64::from(steps);
-        // Rows of a series are further apart: fewer outcomes of a horizon overlap, and there is a day's cycle to learn.
+        // Rows of a series are further apart: fewer outcomes of a horizon overlap, and there is a daily cycle to learn.
         let is_series = config.step >= Duration::from_secs(60);
         let trust = if is_series { tuning.series_trust } else { 1.0 };
         let mut wide_columns = WIDE.to_vec();
@@ -177,7 +177,7 @@ impl Horizon {
         });
         let mut weights = vec![1.0; EXPERTS];
         weights[0] = 4.0;
-        // Levels of about this time constant are what prices return to within h steps.
+        // Within h steps, prices return to levels of about this time constant.
         let usual = 12.0 * h.sqrt();
         for (weight, tau) in weights[1..AT_WIDE].iter_mut().zip(TAUS) {
             let off = libm::log(tau / usual);
@@ -192,7 +192,7 @@ impl Horizon {
             quick: ridge(NARROW.len(), tuning.quick_keep, tuning.pull_narrow),
             correction: ridge(wide_columns.len(), tuning.correction_keep, tuning.pull_correction),
             wide_columns,
-            // Outcomes of long horizons overlap: there are fewer of them than there are.
+            // Outcomes of long horizons overlap: the effective number is smaller.
             mixture: Mixture::new(weights, tuning.mix_keep, tuning.mix_boldness / libm::pow(h, tuning.mix_power)),
             intervals: Intervals::new(h, tuning),
             error: 0.0,
@@ -202,7 +202,7 @@ impl Horizon {
         }
     }
 
-    /// What was learned, without forecasts that wait for their outcome.
+    /// The learned state, without open forecasts.
     pub(super) fn without_open(&self) -> Self {
         let mut learned = self.clone();
         learned.open.clear();
@@ -234,7 +234,7 @@ impl Horizon {
             out[AT_PRIOR + 1] = unit * prior.predict_line(self.steps, &scaled);
             out[AT_PRIOR + 2] = corrected(&out) + unit * self.correction.predict(wide());
         }
-        // No expert may run away: a fee moves by less than e⁴ within the horizons that are asked for.
+        // No expert may diverge: a fee moves by less than e⁴ within the supported horizons.
         for value in &mut out {
             if !value.is_nan() {
                 *value = value.clamp(-4.0, 4.0);
@@ -260,7 +260,7 @@ impl Horizon {
             self.error = miss;
         }
         self.error += 0.01 * (miss - self.error);
-        // Half least squares, half least absolute deviations: the wanted centre is the median.
+        // Half least squares, half least absolute deviations: the intended centre is the median.
         let weigh = |prediction: f64| {
             let miss = (prediction - y).abs() / unit;
             if miss > self.error { self.error / miss } else { 1.0 }
@@ -306,11 +306,11 @@ pub struct Forecaster {
 }
 
 impl Forecaster {
-    /// A forecaster that has seen nothing.
+    /// A forecaster without observations.
     ///
     /// # Errors
-    /// [`ForecastError`] if the configuration names no horizon, horizon 0 or one twice, too many, too long ones, or a step of
-    /// no time.
+    /// [`ForecastError`] if the configuration has no horizon, a horizon of 0 or a duplicate, too many or too long ones,
+    /// a step of zero duration, or a window out of range.
     pub fn new(config: ForecastConfig) -> Result<Self, ForecastError> {
         config.validate()?;
         let base_id = config.base_id();
@@ -331,12 +331,13 @@ impl Forecaster {
         })
     }
 
-    /// Takes in the next block (or row). A number at or below the last one replaces the tail of what was seen.
+    /// Observes the next block (or row). A number at or below the last one replaces the tail of the history.
     pub fn observe(&mut self, point: &FeePoint) {
         self.take_in(point, true);
     }
 
-    /// As [`Self::observe`], for a block that an imported state was learned from: it is remembered, and teaches nothing twice.
+    /// As [`Self::observe`], for a block already learned by an imported state: it enters the history, but is not
+    /// learned again.
     pub fn observe_known(&mut self, point: &FeePoint) {
         self.take_in(point, false);
     }
@@ -353,7 +354,7 @@ impl Forecaster {
             (Some(last), Some(delta)) => {
                 last.place + (delta.saturating_add(self.stride / 2) / self.stride).clamp(1, WIDEST_GAP)
             }
-            // Everything was replaced, or nothing has been seen: start above what has been learnt.
+            // Everything was replaced, or nothing was observed yet: start above the learned places.
             _ => self.learnt_to.map_or(0, |place| place + 2),
         };
         for horizon in &mut self.horizons {
@@ -378,12 +379,12 @@ impl Forecaster {
         state.push(point, price, implied, self.recogniser.target(), self.config.step.as_secs_f64());
         let row = state.row(self.steps.iter().rev().take(LOOK_BACK).map(|step| step.price));
 
-        // Outcomes: this block's fee, and the next one's where it is determined.
+        // Outcomes: this block's fee, and the next one's if it is determined.
         self.settle(place, fee, is_new);
         if is_next {
             self.settle(place + 1, price, is_new);
         }
-        // A prior speaks of blocks: where no rule ties one fee to the next, it has nothing to say.
+        // A prior is about blocks: without a rule between consecutive fees it does not apply.
         let has_rule = self.recogniser.unit().is_some() && self.stride == 1;
         let (fitted, prior) = (self.fitted.as_ref(), self.config.prior.as_ref().filter(|_| has_rule));
         for horizon in &mut self.horizons {
@@ -391,7 +392,7 @@ impl Forecaster {
                 continue;
             }
             let experts = horizon.experts(&row, fitted, prior);
-            // Where most outcomes are the price itself, so is their median.
+            // If most outcomes equal the price, so does their median.
             let mixed = if horizon.still > 0.5 { 0.0 } else { horizon.mixture.mix(&experts) };
             let made = horizon.intervals.make(price + mixed, &row);
             horizon.open.push_back(Open { place, row, price, experts, mixed, made });
@@ -404,7 +405,7 @@ impl Forecaster {
         self.observed += u64::from(is_new);
     }
 
-    /// The chain numbers its points in this stride: a majority vote.
+    /// Estimates the stride of the chain's numbering by majority vote.
     fn vote_stride(&mut self, delta: u64) {
         if delta == self.stride {
             self.stride_votes = (self.stride_votes + 1).min(64);
@@ -437,7 +438,7 @@ impl Forecaster {
         }
     }
 
-    /// What the fees will be; `None` before the first observation.
+    /// The current forecast; `None` before the first observation.
     pub fn forecast(&self) -> Option<Forecast> {
         let last = self.steps.back()?;
         let given = last.point.next_base_fee.map(|fee| (fee, true)).or_else(|| self.recogniser.next(&last.point));
@@ -467,17 +468,17 @@ impl Forecaster {
         Some(Forecast { number: last.number, next_base_fee, next_is_exact, model: self.model(), horizons })
     }
 
-    /// Identity of the models in force: configuration and prior, and what was fitted last.
+    /// Identity of the active models: configuration, prior, and the last fit.
     pub const fn model(&self) -> ModelId {
         self.model
     }
 
-    /// The EIP-1559 rule the chain follows, if one was configured or has been recognised.
+    /// The EIP-1559 rule of the chain; `None` unless configured or recognised.
     pub fn protocol_rule(&self) -> Option<ProtocolRule> {
         self.recogniser.rule()
     }
 
-    /// Whether the fitted models should be fitted anew: they are old, missing, or the losses have drifted.
+    /// True if a refit is due: the fitted models are old or missing, or the losses have drifted.
     pub fn refit_due(&self) -> bool {
         let age = self.observed - self.last_refit;
         let enough = self.steps.len() >= self.config.least_rows();
@@ -485,19 +486,19 @@ impl Forecaster {
         enough && age >= every.min(if self.is_drifting { self.config.refit_every / 4 } else { every })
     }
 
-    /// Everything a refit needs, to be run elsewhere; `None` if too little has been seen.
+    /// Data for a refit, to be run elsewhere; `None` if the history is too short.
     pub fn refit_job(&self) -> Option<RefitJob> {
         (self.steps.len() >= self.config.least_rows())
             .then(|| RefitJob::new(&self.config, self.recogniser.unit().is_some(), self.steps.iter()))
     }
 
-    /// As [`Self::refit_job`], however little has been seen: for training a [`Prior`] on several chains.
+    /// As [`Self::refit_job`], for any non-empty history: for training a [`Prior`] on several chains.
     pub fn training_job(&self) -> Option<RefitJob> {
         (!self.steps.is_empty())
             .then(|| RefitJob::new(&self.config, self.recogniser.unit().is_some(), self.steps.iter()))
     }
 
-    /// Puts fitted models in force, from the next observation on. An earlier version comes back the same way.
+    /// Activates fitted models from the next observation on. An earlier version is reactivated the same way.
     pub fn install(&mut self, refit: Refit) {
         self.model = ModelId::of(&serde_json::json!({ "base": self.base_id, "fitted": refit.fitted.id }));
         self.fitted = Some(refit.fitted);
@@ -505,7 +506,7 @@ impl Forecaster {
         self.is_drifting = false;
     }
 
-    /// The fitted models in force.
+    /// The active fitted models; `None` before the first refit.
     pub const fn fitted(&self) -> Option<&Fitted> {
         self.fitted.as_ref()
     }
@@ -514,8 +515,8 @@ impl Forecaster {
         &LEVELS
     }
 
-    /// What moved the forecast at a configured horizon; `None` for another one, before the first observation, and for a
-    /// fee that is determined.
+    /// Attribution of the forecast at a configured horizon; `None` for another horizon, before the first observation,
+    /// and for a determined fee.
     pub fn explain(&self, steps: u32) -> Option<Explanation> {
         let last = self.steps.back()?;
         let horizon = self.horizons.iter().find(|horizon| horizon.steps == steps)?;
@@ -598,7 +599,7 @@ impl Forecaster {
         out.map(|part| unit * part)
     }
 
-    /// Weights of the experts at a horizon, by name.
+    /// Weights of the experts at a horizon, by name; `None` for a horizon that is not configured.
     pub fn weights(&self, steps: u32) -> Option<Vec<(&'static str, f64)>> {
         let horizon = self.horizons.iter().find(|horizon| horizon.steps == steps)?;
         Some(EXPERT_NAMES.iter().copied().zip(horizon.mixture.weights().iter().copied()).collect())

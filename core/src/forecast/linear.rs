@@ -1,4 +1,4 @@
-//! Ridge regression that learns with every step, pulled towards given coefficients.
+//! Online ridge regression, shrunk towards given coefficients.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// With `by_examples`, λ counts examples: each coefficient is pulled by λ times the mean square of its input, whatever the
 /// unit.
 ///
-/// Unlike recursive least squares the pull towards `β₀` never fades, so that a long calm leaves nothing singular.
+/// Unlike in recursive least squares, the pull towards `β₀` never fades, so that a long calm leaves nothing singular.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OnlineRidge {
@@ -65,7 +65,7 @@ impl OnlineRidge {
         self.coefficients.iter().zip(row).map(|(coefficient, x)| coefficient * x).sum()
     }
 
-    /// Takes in one example. The coefficients follow with [`Self::solve`].
+    /// Adds one example. The coefficients follow with [`Self::solve`].
     pub(super) fn learn(&mut self, row: &[f64], y: f64, weight: f64) {
         self.mass = self.keep * self.mass + weight;
         let mut cells = self.gram.iter_mut();

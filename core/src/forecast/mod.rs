@@ -1,13 +1,13 @@
-//! What will it cost?
+//! Base fee forecasts.
 //!
-//! A [`Forecaster`] takes in one [`FeePoint`](crate::market::FeePoint) after the other and says what the base fee will be some
-//! steps ahead, with intervals that keep their promise. The next block's base fee is computed, not learnt, wherever the
-//! protocol fixes it.
+//! A [`Forecaster`] observes one [`FeePoint`](crate::market::FeePoint) after the other and forecasts the base fee some
+//! steps ahead, with calibrated intervals. The next block's base fee is computed, not learned, wherever the protocol
+//! fixes it.
 //!
-//! For each horizon experts predict how far the log fee moves: it stays, it returns to a moving average, online ridges, and
-//! ridge and boosted trees of smartcore that are fitted on a window elsewhere ([`RefitJob`]). They are weighted online by
-//! their absolute losses. Around the mixture stand quantiles of errors, in units of a local scale, moved after each hit and
-//! miss. Outcomes arrive `h` steps late; nothing is learnt before.
+//! For each horizon, experts predict the move of the log fee: persistence, return to a moving average, online ridges,
+//! and ridge and boosted trees of smartcore that are fitted on a window elsewhere ([`RefitJob`]). They are weighted
+//! online by their absolute losses. The interval around the mixture consists of quantiles of errors, in units of a
+//! local scale, adjusted after each hit and miss. Outcomes arrive `h` steps late; nothing is learned before.
 
 mod combine;
 mod config;

@@ -1,4 +1,4 @@
-//! Models that are fitted in one go: ridge and boosted trees of smartcore behind one trait.
+//! Batch-fitted models: ridge and boosted trees of smartcore behind one trait.
 
 use serde::{Deserialize, Serialize};
 use smartcore::{
@@ -9,41 +9,41 @@ use smartcore::{
 
 use super::features::{FEATURES, FeatureRow};
 
-/// Why a model could not be fitted.
+/// Failure of a fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FitError {
-    /// Fewer examples than a fit needs.
+    /// Too few examples for a fit.
     #[error("{rows} examples, needs {least}")]
     TooFew {
-        /// Examples there were.
+        /// Available examples.
         rows: usize,
-        /// Examples it takes.
+        /// Required examples.
         least: usize,
     },
-    /// The solver gave up, or gave something that is no number.
+    /// The solver failed, or its result is not finite.
     #[error("no solution: {0}")]
     NoSolution(String),
 }
 
 /// A model of log moves, given features.
 pub trait Regressor: Sized {
-    /// What a fit can be told.
+    /// Parameters of a fit.
     type Params;
 
     /// Fits `y` to `rows`.
     ///
     /// # Errors
-    /// [`FitError`] if there is too little, or nothing that can be learnt.
+    /// [`FitError`] if there are too few examples or no solution.
     fn fit(rows: &[FeatureRow], y: &[f64], params: &Self::Params) -> Result<Self, FitError>;
 
-    /// The log move that follows a row.
+    /// Predicted log move after a row.
     fn predict(&self, row: &FeatureRow) -> f64;
 
-    /// What each feature contributes to [`Self::predict`]; with [`Self::constant`] they add up to it.
+    /// Contribution of each feature to [`Self::predict`]; with [`Self::constant`] they add up to it.
     fn contributions(&self, row: &FeatureRow) -> FeatureRow;
 
-    /// The part that no feature explains.
+    /// The constant part, which no feature explains.
     fn constant(&self) -> f64;
 }
 
@@ -55,10 +55,10 @@ pub struct Ridge {
     coefficients: Vec<f64>,
 }
 
-/// What a ridge fit can be told.
+/// Parameters of a ridge fit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RidgeParams {
-    /// Features to use.
+    /// Feature columns to use.
     pub columns: Vec<usize>,
     /// Penalty on standardised coefficients.
     pub alpha: f64,
@@ -82,7 +82,7 @@ impl Regressor for Ridge {
         if rows.len() < least || rows.len() != y.len() {
             return Err(FitError::TooFew { rows: rows.len().min(y.len()), least });
         }
-        // A column that does not move cannot be standardised, and says nothing.
+        // A constant column cannot be standardised and carries no information.
         let columns: Vec<usize> =
             params.columns.iter().copied().filter(|column| *column < FEATURES && moves(rows, *column)).collect();
         if columns.is_empty() {
@@ -129,7 +129,7 @@ fn moves(rows: &[FeatureRow], column: usize) -> bool {
     high - low > 1e-6
 }
 
-/// One node: a leaf where `left` is 0.
+/// One tree node; a leaf if `left` is 0.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(from = "(u8, f32, u16, u16, f32)", into = "(u8, f32, u16, u16, f32)")]
 struct Node {
@@ -161,25 +161,25 @@ pub struct Boosted {
     trees: Vec<Vec<Node>>,
 }
 
-/// What boosting can be told.
+/// Parameters of boosting.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BoostParams {
     /// Number of trees.
     pub trees: usize,
-    /// Depth of each.
+    /// Depth of each tree.
     pub depth: u16,
-    /// Share of each tree's medians that is taken.
+    /// Learning rate: applied share of each leaf's median.
     pub rate: f64,
-    /// Share of the examples that each tree sees.
+    /// Share of the examples sampled for each tree.
     pub sample: f64,
-    /// Least examples in a leaf.
+    /// Least number of examples in a leaf.
     pub least_leaf: usize,
     /// Seed of the sampling.
     pub seed: u64,
 }
 
 impl Boosted {
-    /// The tree of a smartcore regressor that has one, as flat nodes.
+    /// Flattens the tree of a smartcore regressor into `nodes`; returns its root's index, `None` for an unknown shape.
     fn flatten(value: &serde_json::Value, nodes: &mut Vec<Node>) -> Option<u16> {
         let at = u16::try_from(nodes.len()).ok()?;
         nodes.push(Node { feature: 0, threshold: 0.0, left: 0, right: 0, value: 0.0 });
@@ -197,7 +197,7 @@ impl Boosted {
         Some(at)
     }
 
-    /// The leaf a row falls into.
+    /// Index of the leaf for a row.
     fn leaf(nodes: &[Node], row: &FeatureRow) -> usize {
         let mut at = 0;
         while let Some(node) = nodes.get(at) {
@@ -210,7 +210,7 @@ impl Boosted {
         at
     }
 
-    /// Whether all links lead forward to nodes that exist: an import may not loop.
+    /// True if all links lead forward to existing nodes and all values are finite: an import must not loop.
     pub(super) fn is_sound(&self) -> bool {
         self.constant.is_finite()
             && self.trees.iter().all(|nodes| {
@@ -265,7 +265,7 @@ impl Regressor for Boosted {
             for i in &chosen {
                 leaves[Self::leaf(&nodes, &rows[*i])].push(residuals[*i]);
             }
-            // Inner nodes hold the mean of what lies below, for explanations only.
+            // Inner nodes hold the mean of their subtree, for explanations only.
             let mut counts = vec![0.0; nodes.len()];
             for at in (0..nodes.len()).rev() {
                 let (left, right) = (usize::from(nodes[at].left), usize::from(nodes[at].right));
@@ -324,7 +324,7 @@ fn sign(x: f64) -> f64 {
     }
 }
 
-/// Median of a slice that is not empty; it is reordered.
+/// Median of a non-empty slice; reorders it.
 fn median(values: &mut [f64]) -> f64 {
     let middle = values.len() / 2;
     *values.select_nth_unstable_by(middle, f64::total_cmp).1

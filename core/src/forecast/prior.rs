@@ -1,4 +1,4 @@
-//! Models trained elsewhere, to start with.
+//! Pre-trained models.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,31 +7,31 @@ use super::{
     features::{FEATURES, FeatureRow},
 };
 
-/// Pooled models of a chain's first hours, before it has taught us its own.
+/// Pooled models for a chain's first hours, before its own are learned.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Prior {
-    /// Where it comes from: training data and how it was made.
+    /// Provenance: training data and method.
     pub provenance: String,
-    /// Models of some horizons, ascending.
+    /// Models per horizon, in ascending order.
     pub horizons: Vec<PriorHorizon>,
 }
 
-/// Models of one horizon, of rows and moves in units of the usual step.
+/// Models of one horizon, for rows and moves in units of the typical step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PriorHorizon {
     /// Steps ahead.
     pub steps: u32,
-    /// Trees; none where pooled trees know no other market's level.
+    /// Boosted trees; `None` for a horizon whose pooled trees would depend on another market's level.
     pub boosted: Option<Boosted>,
-    /// Coefficients of a line, one for each feature.
+    /// Coefficients of a linear model, one for each feature.
     pub line: Vec<f64>,
 }
 
 impl Prior {
-    /// The prior that comes with this version, from recorded base fees of Ethereum and Polygon; its provenance says which.
-    /// `None` never, unless this build is broken.
+    /// The prior shipped with this version, from recorded base fees of Ethereum and Polygon; its provenance gives
+    /// details. Never `None`, unless this build is broken.
     pub fn shipped() -> Option<Self> {
         Self::from_json(include_str!("prior.json")).ok()
     }
@@ -41,8 +41,8 @@ impl Prior {
         ModelId::of(&serde_json::json!(self))
     }
 
-    /// Log move after `steps` in units of the usual step, by the trees: between two known horizons linear in `ln steps`,
-    /// below them the nearest, above the last one with trees NaN.
+    /// Log move after `steps` in units of the typical step, by the trees: linear in `ln steps` between two known
+    /// horizons, the nearest one below them, NaN above the last one with trees.
     pub(super) fn predict(&self, steps: u32, scaled: &FeatureRow) -> f64 {
         let mut sum = 0.0;
         for (horizon, share) in self.shares(steps) {
@@ -54,12 +54,12 @@ impl Prior {
         sum
     }
 
-    /// As [`Self::predict`], by the line; above the last horizon the nearest.
+    /// As [`Self::predict`], by the line; the nearest horizon above the last one.
     pub(super) fn predict_line(&self, steps: u32, scaled: &FeatureRow) -> f64 {
         self.line_contributions(steps, scaled).iter().sum()
     }
 
-    /// What each feature contributes to [`Self::predict`].
+    /// Contribution of each feature to [`Self::predict`].
     pub(super) fn contributions(&self, steps: u32, scaled: &FeatureRow) -> FeatureRow {
         let mut out = [0.0; FEATURES];
         for (horizon, share) in self.shares(steps) {
@@ -71,7 +71,7 @@ impl Prior {
         out
     }
 
-    /// What each feature contributes to [`Self::predict_line`].
+    /// Contribution of each feature to [`Self::predict_line`].
     pub(super) fn line_contributions(&self, steps: u32, scaled: &FeatureRow) -> FeatureRow {
         let mut out = [0.0; FEATURES];
         for (horizon, share) in self.shares(steps) {
@@ -82,7 +82,7 @@ impl Prior {
         out
     }
 
-    /// Horizons to use for `steps`, with their shares.
+    /// Horizons to interpolate for `steps`, with their shares.
     fn shares(&self, steps: u32) -> impl Iterator<Item = (&PriorHorizon, f64)> {
         let log = |steps: u32| libm::log(f64::from(steps));
         let above = self.horizons.iter().position(|horizon| horizon.steps >= steps);
@@ -100,10 +100,10 @@ impl Prior {
         pair.into_iter().flatten()
     }
 
-    /// Reads a prior from its JSON.
+    /// Parses a prior from JSON.
     ///
     /// # Errors
-    /// [`PriorError`] if the text is no prior, or one that cannot be evaluated.
+    /// [`PriorError`] if the text is not a prior, or cannot be evaluated.
     pub fn from_json(text: &str) -> Result<Self, PriorError> {
         let prior: Self = serde_json::from_slice(text.as_bytes())?;
         let is_sound = !prior.horizons.is_empty()
@@ -117,14 +117,14 @@ impl Prior {
     }
 }
 
-/// Why a prior could not be read.
+/// Failure to read a prior.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PriorError {
-    /// No prior.
+    /// Not a prior.
     #[error("no prior: {0}")]
     Json(#[from] serde_json::Error),
-    /// Trees that lead nowhere or in circles, or horizons out of order.
+    /// Trees with broken or circular links, bad coefficients, or horizons missing or out of order.
     #[error("malformed prior")]
     Malformed,
 }

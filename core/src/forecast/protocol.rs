@@ -1,4 +1,4 @@
-//! Which EIP-1559 constants a chain follows, found from its blocks.
+//! Recognition of a chain's EIP-1559 constants from its blocks.
 
 use std::collections::VecDeque;
 
@@ -7,13 +7,13 @@ use crate::{
     market::{FeePoint, Utilisation},
 };
 
-/// Pairs of blocks that are remembered.
+/// Remembered pairs of blocks.
 const WINDOW: usize = 64;
-/// Pairs that a recognition needs.
+/// Least number of pairs for a recognition.
 const ENOUGH: usize = 8;
-/// Largest relative error of a pair that counts as explained, where only the ratio of gas is known.
+/// Largest relative error of an explained pair, if only the gas ratio is known.
 const TOLERANCE: f64 = 3e-6;
-/// Of the last eight pairs, how many must go unexplained for an alarm.
+/// Number of unexplained pairs among the last eight that raises an alarm.
 const ALARM: usize = 3;
 const LAST: usize = 8;
 
@@ -26,18 +26,18 @@ struct Pair {
     next: u128,
 }
 
-/// The recursion a chain's base fee follows, as seen from its blocks.
+/// The base fee recursion of a chain, inferred from its blocks.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ProtocolRule {
     /// Its constants.
     pub params: BaseFeeParams,
-    /// Largest relative error over the pairs that are remembered and explained; 0 where integer arithmetic reproduces all.
+    /// Largest relative error over the remembered, explained pairs; 0 if integer arithmetic reproduces all.
     pub fit_error: f64,
-    /// Pairs of consecutive blocks that are remembered, and how many of them the rule explains.
+    /// Number of remembered pairs of consecutive blocks, and number of pairs that the rule explains.
     pub pairs: (usize, usize),
-    /// Whether header gas was there, so that the next base fee is computed to the wei.
+    /// True if header gas is known, so that the next base fee is computed to the wei.
     pub is_exact: bool,
-    /// The rule has stopped to explain the last blocks: the chain changed its constants, or the source lies.
+    /// True if the rule no longer explains the last blocks: the chain changed its constants, or the source lies.
     pub is_alarm: bool,
 }
 
@@ -53,7 +53,7 @@ impl Recogniser {
         Self { params: known, ..Self::default() }
     }
 
-    /// Takes in two consecutive blocks.
+    /// Observes two consecutive blocks.
     pub(super) fn observe(&mut self, parent: &FeePoint, base_fee: u128) {
         let Some(used) = parent.utilisation else { return };
         let Some(ratio) = used.ratio() else { return };
@@ -85,7 +85,7 @@ impl Recogniser {
         self.misses.iter().filter(|missed| **missed).count() >= ALARM
     }
 
-    /// Base fee of the block after `parent`, and whether header gas made it exact.
+    /// Base fee of the block after `parent`; the flag is true if header gas makes it exact. `None` if unknown.
     pub(super) fn next(&self, parent: &FeePoint) -> Option<(u128, bool)> {
         let params = self.params.as_ref().filter(|_| !self.is_alarm() && self.pairs.len() >= LAST)?;
         match parent.utilisation? {
@@ -96,14 +96,14 @@ impl Recogniser {
         }
     }
 
-    /// Gas over limit that explains a move from one base fee to the next.
+    /// Gas over limit implied by a move from one base fee to the next.
     pub(super) fn implied_use(&self, log_move: f64) -> Option<f64> {
         let (share, denominator) = shape(self.params.as_ref()?)?;
         let ratio = (1.0 + (libm::exp(log_move) - 1.0) * denominator) * share;
         ratio.is_finite().then(|| ratio.clamp(0.0, 1.0))
     }
 
-    /// Target as a share of the limit; a half where unknown.
+    /// Target as a share of the limit; a half if unknown.
     pub(super) fn target(&self) -> f64 {
         self.params.as_ref().and_then(shape).map_or(0.5, |(share, _)| share)
     }
@@ -115,7 +115,7 @@ impl Recogniser {
         Some((down, libm::log(1.0 + (1.0 / share - 1.0) / denominator)))
     }
 
-    /// Largest rise of one step, in units of Ethereum's.
+    /// Largest rise of one step, relative to Ethereum's.
     pub(super) fn unit(&self) -> Option<f64> {
         let (_, up) = self.bounds()?;
         let unit = up / libm::log(1.125);
@@ -167,7 +167,7 @@ fn estimate(base: u128, ratio: f64, params: &BaseFeeParams) -> Option<u128> {
     Some(next.max(params.min_base_fee))
 }
 
-/// Relative error of the rule on a pair, if it explains the pair.
+/// Relative error of the rule on a pair; `None` if it does not explain the pair.
 fn miss(pair: &Pair, params: &BaseFeeParams) -> Option<f64> {
     if let Some((used, limit)) = pair.gas {
         let next = next_base_fee(&header(pair.base, used, limit), params).ok()?;

@@ -1,4 +1,4 @@
-//! Fitting on a window, away from the stream.
+//! Batch fitting on a window, outside the stream.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,21 +21,21 @@ pub struct HorizonModels {
     pub steps: u32,
     /// Ridge regression.
     pub ridge: Ridge,
-    /// Boosted trees, where they were fitted.
+    /// Boosted trees; `None` if not fitted.
     pub boosted: Option<Boosted>,
-    /// Examples the fit saw.
+    /// Number of training examples.
     pub examples: usize,
-    /// Mean absolute error on the last fifth of the window of models fitted on the rest: ridge, and a fee that stays.
+    /// Mean absolute errors on the last fifth of the window, of models fitted on the rest: ridge and persistence.
     pub scores: Scores,
 }
 
-/// Mean absolute errors of log fee on the last fifth of a window, of a model fitted on the rest of it.
+/// Mean absolute errors of the log fee on the last fifth of a window, of models fitted on the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scores {
-    /// Of the ridge.
+    /// Error of the ridge.
     pub ridge: f64,
-    /// Of the next fee, taken to stay.
+    /// Error of persistence of the next fee.
     pub persistence: f64,
 }
 
@@ -43,9 +43,9 @@ pub struct Scores {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fitted {
-    /// Content hash of the rest.
+    /// Content hash of the other fields.
     pub(super) id: ModelId,
-    /// First and last block the models were fitted on.
+    /// First and last block of the training window.
     pub(super) range: (u64, u64),
     pub(super) horizons: Vec<HorizonModels>,
 }
@@ -63,7 +63,7 @@ impl Fitted {
         }))
     }
 
-    /// Whether the models are what their hash says, and can be evaluated.
+    /// True if the models match their hash and can be evaluated.
     pub(super) fn is_sound(&self) -> bool {
         self.id == self.content_id()
             && self
@@ -77,7 +77,7 @@ impl Fitted {
         self.id
     }
 
-    /// First and last block the models were fitted on.
+    /// First and last block of the training window.
     pub const fn range(&self) -> (u64, u64) {
         self.range
     }
@@ -92,14 +92,14 @@ impl Fitted {
     }
 }
 
-/// The outcome of a refit.
+/// Result of a refit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Refit {
-    /// What was fitted.
+    /// The fitted models.
     pub fitted: Fitted,
 }
 
-/// A refit that can be run elsewhere: it owns its data.
+/// A refit that can run elsewhere: it owns its data.
 #[derive(Debug, Clone)]
 pub struct RefitJob {
     horizons: Vec<u32>,
@@ -107,7 +107,7 @@ pub struct RefitJob {
     seed: u64,
     has_clock: bool,
     range: (u64, u64),
-    /// Whether a rule ties one fee to the next.
+    /// True if a rule links consecutive fees.
     has_rule: bool,
     rows: Vec<Row>,
 }
@@ -121,7 +121,7 @@ struct Row {
     row: FeatureRow,
 }
 
-/// Horizons that get trees: beyond these a fit would take too long.
+/// Limit on horizons with trees; more would take too long to fit.
 const BOOSTED_HORIZONS: usize = 5;
 
 impl RefitJob {
@@ -144,7 +144,7 @@ impl RefitJob {
         }
     }
 
-    /// Rows with the log moves that followed, both in units of the usual step, which comes third.
+    /// Rows, subsequent log moves (both in units of the typical step), and the typical steps.
     fn examples(&self, steps: u32) -> (Vec<FeatureRow>, Vec<f64>, Vec<f64>) {
         let (mut rows, mut moves, mut units) = (Vec::new(), Vec::new(), Vec::new());
         let mut ahead = 0;
@@ -166,7 +166,7 @@ impl RefitJob {
         (rows, moves, units)
     }
 
-    /// Fits. Pure: the same job gives the same models.
+    /// Runs the fit. Pure: the same job gives the same models.
     pub fn run(self) -> Refit {
         let mut columns: Vec<usize> = (0..AT_MEDIAN).filter(|column| *column != 5).chain(AT_USE..AT_FULL).collect();
         if self.has_clock {
@@ -215,8 +215,8 @@ impl RefitJob {
     }
 }
 
-/// Trains a prior on the windows of several chains and times: a line for every horizon, trees up to `trees_to` steps.
-/// Windows of chains without a recognised rule are left out.
+/// Trains a prior on windows of several chains and times: a line for every horizon, trees up to `trees_to` steps.
+/// Windows of chains without a recognised rule are skipped.
 ///
 /// # Errors
 /// [`FitError`] if a horizon has too few examples.
@@ -250,7 +250,7 @@ pub fn train_prior(
     Ok(Prior { provenance, horizons: trained })
 }
 
-/// Columns that pooled trees do not see, beside the clock: levels of other markets, and what differs between
+/// Columns excluded from pooled trees, besides the clock: levels of other markets, and features that differ between
 /// proof of work and proof of stake.
 const NOT_POOLED: [usize; 9] = [
     AT_LEVEL + 6,
@@ -268,7 +268,7 @@ fn line_columns() -> impl Iterator<Item = usize> {
     (0..4).chain(AT_LEVEL..AT_LEVEL + 7).chain(AT_MEDIAN..AT_USE)
 }
 
-/// A line through the origin of least absolute deviations, ridge-damped: iterated weights.
+/// A line of least absolute deviations through the origin, ridge-damped; by iterated weights.
 fn line(rows: &[FeatureRow], y: &[f64]) -> Vec<f64> {
     let columns: Vec<usize> = line_columns().collect();
     let n = rows.len().max(1) as f64;
@@ -302,7 +302,7 @@ fn line(rows: &[FeatureRow], y: &[f64]) -> Vec<f64> {
     out
 }
 
-/// Cuts off moves beyond six mean absolute ones: one spike must not bend a line.
+/// Clips moves to six mean absolute ones, so that one spike can't bend a line.
 fn clip(y: &mut [f64]) {
     let mean = y.iter().map(|y| y.abs()).sum::<f64>() / (y.len().max(1) as f64);
     for y in y {

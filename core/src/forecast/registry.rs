@@ -1,87 +1,87 @@
-//! Which models there are, and which is in force.
+//! Registry of model versions, with the active one.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Fitted, ModelId};
 
-/// Versions that are kept besides the active one.
+/// Retained versions besides the active one.
 const KEPT: usize = 16;
-/// Most versions of a registry.
+/// Limit on versions in a registry.
 pub const MAX_VERSIONS: usize = KEPT + 1;
-/// Most promotions that can be rolled back.
+/// Limit on promotions that can be rolled back.
 const MAX_ACTIVE: usize = 64;
-/// Format of the export.
+/// Version of the export format.
 const FORMAT: u32 = 1;
 
 /// One fitted set of models.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelVersion {
-    /// Counts up from 1; never given twice.
+    /// Version number, from 1; never reused.
     pub version: u32,
     /// The models, with their content hash, training range and scores.
     pub fitted: Fitted,
 }
 
-/// Versions of one chain's models: the newest is promoted by itself unless one is pinned.
+/// Versions of one chain's models: the newest is promoted automatically unless one is pinned.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelRegistry {
     format: u32,
     next: u32,
     versions: Vec<ModelVersion>,
-    /// Versions that were in force, oldest first; the last one is.
+    /// History of active versions, oldest first; the last one is active.
     active: Vec<u32>,
     is_pinned: bool,
 }
 
-/// Why a registry refused.
+/// Refusal of a registry operation.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryError {
-    /// No such version: it never was, or was dropped as the oldest.
+    /// No such version: it never existed, or was evicted as the oldest.
     #[error("no model version {version}")]
     Unknown {
-        /// The version.
+        /// The requested version.
         version: u32,
     },
-    /// Nothing to go back to.
+    /// No earlier version to roll back to.
     #[error("no earlier model version to roll back to")]
     NoEarlier,
-    /// The import is no registry.
+    /// The import is not a registry.
     #[error("the import is no model registry")]
     Json(#[from] serde_json::Error),
-    /// The import has another format.
+    /// The import has an unsupported format.
     #[error("registry format {found}, understood is {FORMAT}")]
     Format {
-        /// What it says.
+        /// Format of the import.
         found: u32,
     },
-    /// The import has more than a registry keeps.
+    /// The import exceeds a registry's limits.
     #[error("{count} {what}, limit {limit}")]
     TooMany {
-        /// Of what.
+        /// Kind of the excess items.
         what: &'static str,
-        /// How many.
+        /// Number in the import.
         count: usize,
-        /// How many a registry keeps.
+        /// Limit of a registry.
         limit: usize,
     },
-    /// A model is not what its hash says, or cannot be evaluated: the file was changed or damaged.
+    /// A model does not match its hash, or cannot be evaluated: the file was changed or damaged.
     #[error("model version {version} does not match its content hash, or is malformed")]
     Damaged {
-        /// The version.
+        /// The damaged version.
         version: u32,
     },
 }
 
 impl ModelRegistry {
-    /// Without versions.
+    /// An empty registry.
     pub fn new() -> Self {
         Self { format: FORMAT, next: 1, ..Self::default() }
     }
 
-    /// Keeps `fitted` as a new version, and puts it in force unless another is pinned. Returns its number.
+    /// Stores `fitted` as a new version, and activates it unless another is pinned. Returns its number.
     pub fn add(&mut self, fitted: Fitted) -> u32 {
         let version = self.next;
         self.next = self.next.saturating_add(1);
@@ -110,17 +110,17 @@ impl ModelRegistry {
         &self.versions
     }
 
-    /// The version in force.
+    /// The active version; `None` before the first.
     pub fn active(&self) -> Option<&ModelVersion> {
         self.find(*self.active.last()?).ok()
     }
 
-    /// The version with this content hash.
+    /// The version with this content hash, if retained.
     pub fn by_id(&self, id: ModelId) -> Option<&ModelVersion> {
         self.versions.iter().find(|kept| kept.fitted.id() == id)
     }
 
-    /// Whether later versions wait for [`Self::unpin`].
+    /// True while a version is pinned; later versions then wait for [`Self::unpin`].
     pub const fn is_pinned(&self) -> bool {
         self.is_pinned
     }
@@ -129,7 +129,7 @@ impl ModelRegistry {
         self.versions.iter().find(|kept| kept.version == version).ok_or(RegistryError::Unknown { version })
     }
 
-    /// Puts a version in force, until the next is added.
+    /// Activates a version until the next one is added.
     ///
     /// # Errors
     /// [`RegistryError::Unknown`].
@@ -141,7 +141,7 @@ impl ModelRegistry {
         self.find(version)
     }
 
-    /// Puts a version in force and keeps it there.
+    /// Activates a version and pins it.
     ///
     /// # Errors
     /// [`RegistryError::Unknown`].
@@ -151,12 +151,12 @@ impl ModelRegistry {
         self.find(version)
     }
 
-    /// Lets the next version that is added come into force.
+    /// Allows the next added version to become active.
     pub const fn unpin(&mut self) {
         self.is_pinned = false;
     }
 
-    /// Goes back to the version that was in force before.
+    /// Reactivates the previously active version.
     ///
     /// # Errors
     /// [`RegistryError::NoEarlier`].
@@ -168,19 +168,19 @@ impl ModelRegistry {
         self.active().ok_or(RegistryError::NoEarlier)
     }
 
-    /// Everything as one JSON.
+    /// The registry as one JSON text.
     ///
     /// # Errors
-    /// [`RegistryError::Json`] never, for a registry that was made by this type.
+    /// [`RegistryError::Json`]; never for a registry made by this type.
     pub fn export(&self) -> Result<String, RegistryError> {
         Ok(serde_json::to_string(self)?)
     }
 
-    /// Reads an export, and checks each model against its content hash.
+    /// Parses an export, and checks each model against its content hash.
     ///
     /// # Errors
-    /// [`RegistryError::Json`], [`RegistryError::Format`], [`RegistryError::TooMany`], [`RegistryError::Damaged`], or [`RegistryError::Unknown`] if
-    /// a version in force is missing.
+    /// [`RegistryError::Json`], [`RegistryError::Format`], [`RegistryError::TooMany`], [`RegistryError::Damaged`], or
+    /// [`RegistryError::Unknown`] if an active version is missing.
     pub fn import(text: &str) -> Result<Self, RegistryError> {
         let registry: Self = serde_json::from_str(text)?;
         if registry.format != FORMAT {

@@ -1,16 +1,16 @@
-//! What a forecaster has learned, for the next start.
+//! Saved state of a forecaster, for the next start.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Forecaster, ModelId, forecaster::Horizon};
 
-/// What a [`Forecaster`] has learned online: weights of the experts, coefficients of the online ones, quantiles of errors. Not
-/// the fitted models (a [`super::ModelRegistry`] keeps those) and not the recent blocks, which are read again.
+/// Online-learned state of a [`Forecaster`]: weights of the experts, coefficients of the online ones, quantiles of
+/// errors. Excludes the fitted models (kept by a [`super::ModelRegistry`]) and the recent blocks, which are read again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ForecasterState {
-    /// Configuration and prior that it was learned with: with others it means nothing.
+    /// Identity of the configuration and prior it was learned with; invalid with any other.
     base: ModelId,
     observed: u64,
     last_refit: u64,
@@ -18,16 +18,16 @@ pub struct ForecasterState {
     horizons: Vec<Horizon>,
 }
 
-/// Why a state can't be taken over. Nothing was changed.
+/// Refusal to import a state. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateError {
     /// Learned with another configuration, prior or version.
     #[error("learned with another configuration: {found}, here {here}")]
     Foreign {
-        /// What it was learned with.
+        /// Configuration of the state.
         found: ModelId,
-        /// What is configured.
+        /// Configuration of the forecaster.
         here: ModelId,
     },
     /// Numbers are missing, or there are too many.
@@ -36,7 +36,7 @@ pub enum StateError {
 }
 
 impl Forecaster {
-    /// What was learned so far.
+    /// The state learned so far.
     pub fn export_state(&self) -> ForecasterState {
         ForecasterState {
             base: self.base_id,
@@ -47,8 +47,8 @@ impl Forecaster {
         }
     }
 
-    /// Goes on from what was learned before, in a forecaster that has seen nothing yet. Blocks that it was learned from are
-    /// to be given to [`Self::observe_known`] then.
+    /// Resumes from a saved state, in a forecaster without observations. Blocks it was learned from must then be given
+    /// to [`Self::observe_known`].
     ///
     /// # Errors
     /// [`StateError`]; nothing is changed then.
@@ -71,7 +71,7 @@ impl Forecaster {
     }
 }
 
-/// What JSON looks like apart from the numbers in it. Numbers that are none (NaN becomes `null`) are another shape.
+/// Structure of a JSON value, ignoring its numbers. Non-finite numbers (NaN becomes `null`) give another shape.
 #[derive(Debug, PartialEq, Eq)]
 enum Shape {
     Number,
@@ -125,7 +125,7 @@ mod tests {
         Forecaster::new(ForecastConfig { horizons: vec![1, 2, 5, 25], ..ForecastConfig::default() }).unwrap()
     }
 
-    /// A restart that reads the last blocks again goes on with the same weights, learns nothing twice, and is not due for a
+    /// A restart that rereads the last blocks resumes with the same weights, learns nothing twice, and is not due for a
     /// refit because of the restart.
     #[test]
     fn a_restart_goes_on_where_it_was() {
@@ -154,7 +154,7 @@ mod tests {
         }
         let (one, other) = (unbroken.forecast().unwrap(), restarted.forecast().unwrap());
         for (one, other) in one.horizons.iter().zip(&other.horizons) {
-            // The slowest levels remember more blocks than are read again: a tenth of the interval is allowed for that.
+            // The slowest levels remember more blocks than are reread: a tenth of the interval is allowed for that.
             let off = (one.log_point - other.log_point).abs();
             let width = one.log_quantile(0.9) - one.log_quantile(0.1);
             assert!(off <= 0.1 * width, "{} blocks ahead: {off} of {width}", one.steps);

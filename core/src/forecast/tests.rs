@@ -37,7 +37,7 @@ fn plain(number: u64, base_fee: u128) -> FeePoint {
     FeePoint { number, timestamp: None, base_fee, utilisation: None, tips: Tips::default(), next_base_fee: None }
 }
 
-/// Blocks whose fullness falls with the price, as demand does; nothing tells the next base fee.
+/// Blocks whose fullness falls with the price, as demand does; the next base fee is not given.
 fn blocks(count: u64, params: &BaseFeeParams, seed: u64) -> Vec<FeePoint> {
     let mut base: u128 = 20_000_000_000;
     let still = params.target.of(LIMIT).unwrap();
@@ -194,7 +194,7 @@ fn a_reorg_replaces_the_tail() {
     for (i, point) in points.iter().enumerate() {
         forked.observe(point);
         if i == 290 {
-            // The same blocks again, as a node that replays its head.
+            // The same blocks again, as from a node that replays its head.
             for again in &points[286..=290] {
                 forked.observe(again);
             }
@@ -206,7 +206,7 @@ fn a_reorg_replaces_the_tail() {
     for (a, b) in a.horizons.iter().zip(&b.horizons) {
         assert!((a.log_point - b.log_point).abs() < 0.02, "{a:?} {b:?}");
     }
-    // A number from before all that is remembered starts the features over.
+    // A number older than the memory restarts the features.
     forked.observe(&plain(5, 77));
     check(&forked);
     assert_eq!(forked.forecast().unwrap().number, 5);
@@ -346,7 +346,7 @@ fn the_shipped_prior_is_sound_and_speaks() {
         *json.pointer_mut(part).unwrap() = other;
         matches!(Prior::from_json(&json.to_string()), Err(PriorError::Malformed))
     };
-    // A tree that loops, a line of too few coefficients, horizons out of order, none at all.
+    // A looping tree, a line of too few coefficients, horizons out of order, none at all.
     assert!(spoilt("/horizons/0/boosted/trees/0", serde_json::json!([[0, 0.0, 0, 0, 0.0], [0, 0.0, 1, 1, 0.0]])));
     assert!(spoilt("/horizons/0/line", serde_json::json!([1.0])));
     assert!(spoilt("/horizons/0/steps", serde_json::json!(100)));
