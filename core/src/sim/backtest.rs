@@ -1,4 +1,4 @@
-//! Runs what ships over a recorded history, and judges it.
+//! Backtests: runs the shipped forecaster and timing over a recorded history, and scores them.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,43 +12,43 @@ use crate::{
     schedule::timing::{Timing, TimingConfig, TimingError, TimingPrior},
 };
 
-/// Rows before forecasts count: a relayer reads more than that when it starts.
+/// Rows before forecasts are scored; a relayer reads more than that at its start.
 pub const WARM_UP: usize = 50;
-/// Most deadlines of one backtest.
+/// Limit on deadlines per backtest.
 pub const MAX_DEADLINES: usize = 16;
-/// Rows between two calls of a watcher.
+/// Rows between two calls of `watch` without an event.
 const WATCH_EVERY: usize = 64;
 /// Longest deadline in steps.
 const MAX_SLACK: u32 = 100_000;
 
-/// Horizons and deadlines that nobody asked for by hand, seconds or blocks.
+/// Default horizons and deadlines, in seconds or blocks.
 const BLOCK_HORIZONS: [u32; 7] = [1, 2, 5, 10, 25, 50, 150];
 const SERIES_HORIZONS_S: [u64; 6] = [600, 3_600, 7_200, 21_600, 43_200, 86_400];
 const BLOCK_DEADLINES_S: [u64; 4] = [60, 300, 1_800, 7_200];
 const SERIES_DEADLINES_S: [u64; 3] = [7_200, 43_200, 86_400];
 
-/// Why a history can't be judged.
+/// Reason why a history can't be scored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BacktestError {
-    /// Too short for anything.
+    /// The history is too short.
     #[error("{rows} rows, at least {least} are needed")]
     TooShort {
-        /// Rows of the file.
+        /// Rows in the file.
         rows: usize,
-        /// Rows that are needed.
+        /// Required rows.
         least: usize,
     },
     /// Too many deadlines.
     #[error("{count} deadlines, limit {MAX_DEADLINES}")]
     Deadlines {
-        /// How many.
+        /// Number of requested deadlines.
         count: usize,
     },
-    /// The forecaster refused its configuration.
+    /// The forecaster rejected its configuration.
     #[error("forecast: {0}")]
     Forecast(#[from] ForecastError),
-    /// The timing refused its configuration.
+    /// The timing rejected its configuration.
     #[error("timing: {0}")]
     Timing(#[from] TimingError),
 }
@@ -58,7 +58,7 @@ pub enum BacktestError {
 pub struct Horizons(Vec<(HorizonKey, u32)>);
 
 impl Horizons {
-    /// The usual ones: 1 to 150 blocks, or 10 minutes to a day.
+    /// Default horizons: 1 to 150 blocks, or 10 minutes to a day.
     pub fn usual(trace: &Trace) -> Self {
         if trace.is_blocks() {
             Self::of(trace, &BLOCK_HORIZONS.map(HorizonKey::Blocks))
@@ -67,8 +67,8 @@ impl Horizons {
         }
     }
 
-    /// Those of `keys` that the trace can show: blocks only where rows are blocks, times of at least three quarters of a step,
-    /// and within the forecaster's reach; of several that are the same number of steps, the first.
+    /// Those of `keys` that suit the trace: blocks only if rows are blocks, times of at least three quarters of a step,
+    /// and within the forecaster's limit; duplicates in steps are dropped after the first.
     pub fn of(trace: &Trace, keys: &[HorizonKey]) -> Self {
         let mut found: Vec<(HorizonKey, u32)> = Vec::new();
         for key in keys {
@@ -90,23 +90,23 @@ impl Horizons {
         Self(found)
     }
 
-    /// Each with its steps.
+    /// Each horizon with its steps.
     pub fn iter(&self) -> impl Iterator<Item = (HorizonKey, u32)> + '_ {
         self.0.iter().copied()
     }
 }
 
-/// Deadlines of one file: seconds, and steps that fit into them.
+/// Deadlines of one file: seconds, and whole steps within them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deadlines(Vec<(u64, u32)>);
 
 impl Deadlines {
-    /// The usual ones: a minute to two hours for blocks, two hours to a day for series.
+    /// Default deadlines: a minute to two hours for blocks, two hours to a day for series.
     pub fn usual(trace: &Trace) -> Self {
         if trace.is_blocks() { Self::of(trace, &BLOCK_DEADLINES_S) } else { Self::of(trace, &SERIES_DEADLINES_S) }
     }
 
-    /// Those of `seconds` that leave at least two steps and fit at least once into the trace, ascending.
+    /// Those of `seconds` that allow at least two steps and fit at least once into the trace, ascending.
     pub fn of(trace: &Trace, seconds: &[u64]) -> Self {
         let mut found: Vec<(u64, u32)> = seconds
             .iter()
@@ -118,27 +118,27 @@ impl Deadlines {
         Self(found)
     }
 
-    /// Each with its steps.
+    /// Each deadline with its steps.
     pub fn iter(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
         self.0.iter().copied()
     }
 }
 
-/// What [`score_forecasts`] is told.
+/// Parameters of [`score_forecasts`].
 #[derive(Debug, Clone)]
 pub struct ForecastRun {
-    /// What to forecast.
+    /// Horizons to forecast.
     pub horizons: Horizons,
-    /// Where to start; `None`: cold.
+    /// Prior to start with; `None`: cold start.
     pub prior: Option<Prior>,
-    /// Seed of what chance there is.
+    /// Random seed.
     pub seed: u64,
 }
 
-/// Scores the shipped forecaster: one forecast after every row from row [`WARM_UP`], each judged when its row has come.
+/// Scores the shipped forecaster: one forecast after every row from row [`WARM_UP`], each scored when its row arrives.
 ///
-/// Horizon 1 of a chain whose next base fee is mostly computed counts where its rule is known. Rows that are missing are no
-/// outcomes. Refits run at once, between two rows. `watch` sees every forecast, with the row it was made after.
+/// Horizon 1 of a chain whose next base fee is mostly computed counts only forecasts with a known rule. Missing rows
+/// are no outcomes. Refits run synchronously, between two rows. `watch` receives every forecast, with its row.
 ///
 /// # Errors
 /// [`BacktestError`].
@@ -176,7 +176,7 @@ pub fn score_forecasts(
         if row < WARM_UP {
             continue;
         }
-        // From here on the judge: the future is known.
+        // From here on the scoring side: the future is known.
         let price = log_fee(paid(&history, row, is_blocks).unwrap_or(point.base_fee));
         for (score, made) in scores.iter_mut().zip(&forecast.horizons) {
             let number = point.number.saturating_add(u64::from(made.steps).saturating_mul(stride));
@@ -202,7 +202,7 @@ fn row_of(history: &[FeePoint], row: usize, steps: u32, number: u64) -> Option<&
     later.get(at).filter(|point| point.number == number)
 }
 
-/// What a transaction that is sent after `row` pays: the next block's base fee; in a series, and before a gap, the row's own.
+/// Price of a transaction sent after `row`: the next block's base fee; in a series, and before a gap, the row's own.
 /// `None` for the last block, whose successor is not in the file.
 fn paid(history: &[FeePoint], row: usize, is_blocks: bool) -> Option<u128> {
     let point = history.get(row)?;
@@ -218,31 +218,31 @@ fn check_length(trace: &Trace) -> Result<(), BacktestError> {
     if rows < least { Err(BacktestError::TooShort { rows, least }) } else { Ok(()) }
 }
 
-/// What [`score_timing`] is told.
+/// Parameters of [`score_timing`].
 #[derive(Debug, Clone)]
 pub struct TimingRun {
-    /// Which deadlines submissions have.
+    /// Deadlines of the submissions.
     pub deadlines: Deadlines,
-    /// Where to start; `None`: cold.
+    /// Prior to start with; `None`: cold start.
     pub prior: Option<TimingPrior>,
-    /// Seed of what chance there is.
+    /// Random seed.
     pub seed: u64,
-    /// Steps between the next block and the one that includes: 0 or 1.
+    /// Inclusion delay beyond the next block, steps: 0 or 1.
     pub slip: u32,
 }
 
 /// Submissions of one deadline that were sent after one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SentAt {
-    /// After which row.
+    /// Row after which they were sent.
     pub row: usize,
-    /// With which deadline, seconds.
+    /// Their deadline, seconds.
     pub deadline_s: u64,
-    /// How many; they are the oldest that were open.
+    /// Their number; they are the oldest open ones.
     pub count: u32,
 }
 
-/// The shipped timing, refitted at once.
+/// The shipped timing, with synchronous refits.
 struct Shipped {
     timing: Timing,
     next_fee: NextFee,
@@ -262,7 +262,7 @@ impl SendPolicy for Shipped {
     }
 }
 
-/// Computes the next base fee by the rule that the chain is seen to follow, as the running relayer does from headers.
+/// Computes the next base fee by the chain's recognised rule, as the running relayer does from headers.
 struct NextFee(Option<Forecaster>);
 
 impl NextFee {
@@ -291,20 +291,20 @@ impl NextFee {
 /// Submissions of one deadline under one policy.
 #[derive(Debug, Clone, Copy, Default)]
 struct Ledger {
-    /// Oldest submission that was not sent.
+    /// Oldest unsent submission.
     oldest: usize,
     paid: f64,
     missed: u64,
 }
 
-/// Scores the shipped timing: one submission after every row and for every deadline, as long as the deadline lies within the
-/// history. A submission after row i may be sent after rows i to i + steps and pays the next block's base fee (`slip` blocks
-/// later with slip); what the policy has not sent by then is sent anyway and counts as missed.
+/// Scores the shipped timing: one submission after every row and for every deadline, as long as the deadline lies
+/// within the history. A submission after row i may be sent after rows i to i + steps and pays the next block's base
+/// fee (`slip` blocks later with slip); one that the policy has not sent by then is sent anyway and counts as missed.
 ///
-/// The baselines run without slip and are reported only then. In the result `captured` is that of this run's slip;
-/// `captured_slip1` and `missed_slip1` are for the caller to fill in from a second run.
+/// The baselines run, and are reported, only without slip. In the result `captured` is that of this run's slip; the
+/// caller fills in `captured_slip1` and `missed_slip1` from a second run.
 ///
-/// `watch` sees what the shipped timing sent.
+/// `watch` receives the submissions sent by the shipped timing.
 ///
 /// # Errors
 /// [`BacktestError`].

@@ -1,38 +1,39 @@
-//! What everyone else does: the policies that every claim is compared with.
+//! Baselines: the policies in common use, for comparison.
 
 use std::{collections::VecDeque, time::Duration};
 
 use crate::market::FeePoint;
 
-/// Decides, step by step, which submissions are sent.
+/// A send policy: decides, step by step, which submissions are sent.
 ///
-/// **Invariant:** what is sent with some steps left is also sent with fewer left, so that submissions leave in their order.
+/// **Invariant:** a submission that is sent with some steps left is also sent with fewer left, so that submissions
+/// leave in order.
 pub trait SendPolicy {
-    /// The next block (or row).
+    /// Observes the next block (or row).
     fn observe(&mut self, point: &FeePoint);
 
-    /// Whether a submission that came with `total` steps of slack and has `remaining` left is sent now.
+    /// True if a submission with `total` steps of slack, of which `remaining` are left, is sent now.
     fn sends(&self, total: u32, remaining: u32) -> bool;
 }
 
-/// Rows that the threshold and the gate rank a price in.
+/// Rows among which the threshold and the gate rank a price.
 const RANK_ROWS: usize = 300;
 /// Rows per independent price: with r steps left a threshold waits for the lowest 1 / (1 + r / 4).
 const PACE: f64 = 4.0;
-/// Where the gate starts: the lowest tenth.
+/// Initial rank of the gate: the lowest tenth.
 const GATE_START: f64 = 0.1;
 /// Rows of the short and the long moving average.
 const SHORT_ROWS: usize = 25;
 const LONG_ROWS: usize = 300;
-/// Share of the long average at which a submission is sent: fresh, and at its deadline.
+/// Share of the long average at which a submission is sent: when new, and at its deadline.
 const FRESH_SHARE: f64 = 0.9;
 const LATE_SHARE: f64 = 1.2;
-/// Buckets of a day, and how much a day counts in the table.
+/// Buckets of a day, and the weight of a day in the table.
 const BUCKETS: usize = 24;
 const DAY_S: u64 = 86_400;
 const TABLE_RATE: f64 = 0.2;
 
-/// A baseline.
+/// Kind of baseline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BaselineKind {
     /// Below a rolling quantile that rises as time runs out.
@@ -41,7 +42,7 @@ pub enum BaselineKind {
     Scroll,
     /// Fuel: short moving average against the long one, with a premium that grows with lateness.
     Fuel,
-    /// Linea: a table of usual fees by time of day.
+    /// Linea: a table of typical fees by time of day.
     Linea,
 }
 
@@ -49,7 +50,7 @@ impl BaselineKind {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Threshold, Self::Scroll, Self::Fuel, Self::Linea];
 
-    /// Its name in reports.
+    /// Name in reports.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Threshold => "threshold",
@@ -60,7 +61,7 @@ impl BaselineKind {
     }
 }
 
-/// A baseline at work.
+/// A running baseline.
 #[derive(Debug, Clone)]
 pub struct Baseline {
     kind: BaselineKind,
@@ -70,7 +71,7 @@ pub struct Baseline {
     /// The last rows in order, and sorted.
     recent: VecDeque<u128>,
     sorted: Vec<u128>,
-    /// Usual log price of each part of a day against its day, and the day that is being seen.
+    /// Typical log price of each part of a day relative to its day, and the current day's sums.
     table: [Option<f64>; BUCKETS],
     day: [(f64, u32); BUCKETS],
     bucket: usize,
@@ -78,7 +79,7 @@ pub struct Baseline {
 }
 
 impl Baseline {
-    /// One that has seen nothing; `step` is the time between rows.
+    /// A baseline without observations; `step` is the time between rows.
     pub fn new(kind: BaselineKind, step: Duration) -> Self {
         Self {
             kind,
@@ -106,7 +107,7 @@ impl Baseline {
         self.recent.iter().rev().take(rows).map(|price| *price as f64).sum::<f64>() / rows as f64
     }
 
-    /// Time of day in buckets; without timestamps the day starts with the file.
+    /// Records the price under its time of day; without timestamps the day starts with the file.
     fn see_time(&mut self, point: &FeePoint) {
         let seconds = point.timestamp.map_or_else(|| self.step.as_secs().saturating_mul(self.rows), |at| at.0);
         let (day, second) = (seconds / DAY_S, seconds % DAY_S);
@@ -134,7 +135,7 @@ impl Baseline {
         self.day = [(0.0, 0); BUCKETS];
     }
 
-    /// Whether no later part of the day within `remaining` steps is usually cheaper.
+    /// True if no later part of the day within `remaining` steps is typically cheaper.
     fn is_cheapest_hour(&self, remaining: u32) -> bool {
         let Some(now) = self.table[self.bucket] else { return true };
         let seconds = u64::from(remaining).saturating_mul(self.step.as_millis().try_into().unwrap_or(u64::MAX)) / 1_000;

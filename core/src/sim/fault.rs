@@ -1,4 +1,4 @@
-//! What a backtest's history looks like through three sources of which one is bad, or with a hole.
+//! Source faults: a history seen through three sources of which one is faulty, or with a gap.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -9,26 +9,26 @@ use crate::{
 
 /// Factor of a lying source.
 const LIE: u128 = 100;
-/// Blocks that a lagging source is behind.
+/// Lag of a lagging source, blocks.
 const LAG: usize = 20;
-/// Blocks that are missing in a hole.
+/// Missing blocks in a gap.
 const HOLE: usize = 10;
 
-/// What is wrong with the sources of a history.
+/// Fault in the sources of a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceFault {
-    /// One of three sources tells fees of a hundred times.
+    /// One of three sources reports fees a hundred times too high.
     Liar,
-    /// One of three sources tells the right base fees, with false gas, tips and next base fees.
+    /// One of three sources reports correct base fees, with false gas, tips and next base fees.
     HalfTruth,
     /// One of three sources is 20 blocks behind.
     Lag,
-    /// Nobody saw ten blocks in the middle.
+    /// No source saw ten blocks in the middle.
     Gap,
 }
 
 impl SourceFault {
-    /// The history as it is believed then.
+    /// The history as settled under this fault.
     pub fn apply(self, points: &[FeePoint]) -> Vec<FeePoint> {
         if self == Self::Gap {
             let middle = points.len() / 2;
@@ -65,7 +65,7 @@ impl SourceFault {
     }
 }
 
-/// The block with everything but its base fee made up: an empty block that looks full and the other way round.
+/// The block with all fields but its base fee falsified: an empty block looks full and vice versa.
 fn half_truth(point: FeePoint) -> FeePoint {
     let is_full = point.utilisation.and_then(Utilisation::ratio).is_some_and(|ratio| ratio > 0.5);
     let tip = Some(point.base_fee.saturating_mul(LIE));

@@ -1,10 +1,10 @@
-//! What would have happened?
+//! Simulation on recorded fee histories.
 //!
-//! [`score_forecasts`] runs the shipped forecaster over a recorded fee history, [`score_timing`] the shipped timing next to the
-//! baselines that everyone else uses; they say what each would have got right and paid.
+//! [`score_forecasts`] runs the shipped forecaster over a recorded fee history, [`score_timing`] the shipped timing
+//! next to common baselines; they report forecast errors and prices paid.
 //!
-//! **Invariant:** no look-ahead. A [`Trace`] hands out one block at a time; the deciding side holds nothing else. The history
-//! itself is seen by the judge only, after a decision was made.
+//! **Invariant:** no look-ahead. A [`Trace`] hands out one block at a time; the deciding side holds nothing else. Only
+//! the scoring side sees the history itself, after a decision was made.
 
 mod backtest;
 mod baseline;

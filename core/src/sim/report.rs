@@ -1,15 +1,15 @@
-//! Figures of a backtest.
+//! Metrics of a backtest.
 
 use std::{collections::BTreeMap, fmt};
 
-/// How good the forecasts for one horizon were. Errors are of the natural logarithm of the fee.
+/// Metrics of the forecasts for one horizon. Errors are of the natural logarithm of the fee.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct HorizonReport {
-    /// Forecasts with an outcome.
+    /// Number of forecasts with an outcome.
     pub n: u64,
     /// Mean absolute error.
     pub mae: f64,
-    /// The same of the next fee, taken to stay.
+    /// Mean absolute error of persistence of the next fee.
     pub mae_persistence: f64,
     /// Mean pinball loss of the 10 % quantile.
     pub pinball10: f64,
@@ -19,34 +19,34 @@ pub struct HorizonReport {
     pub pinball90: f64,
     /// Share of outcomes within the 80 % interval.
     pub coverage80: f64,
-    /// Mean width of that interval.
+    /// Mean width of the 80 % interval.
     pub width80: f64,
-    /// Share of outcomes up to twice the next fee, which is the default cap of geth and alloy.
+    /// Share of outcomes up to twice the next fee, the default cap of geth and alloy.
     pub cap_twice: f64,
 }
 
-/// What the shipped timing saved with one deadline.
+/// Savings of the shipped timing for one deadline.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct DeadlineReport {
-    /// The deadline in steps.
+    /// Deadline, steps.
     pub steps: u32,
-    /// Submissions.
+    /// Number of submissions.
     pub n: u64,
-    /// What the clairvoyant saves, as a share of sending at once.
+    /// Saving of the clairvoyant policy, as a share of the cost of sending at once.
     pub available: f64,
-    /// Share of the available saving that was captured; `None` if nothing was available.
+    /// Captured share of the available saving; `None` if nothing was available.
     pub captured: Option<f64>,
-    /// The same when inclusion comes a step after the next one.
+    /// Captured share with inclusion one step after the next one; `None` if nothing was available or not run.
     pub captured_slip1: Option<f64>,
-    /// Submissions that the policy would not have sent by the deadline.
+    /// Submissions not sent by the policy before the deadline.
     pub missed: u64,
-    /// The same with slip.
+    /// Missed submissions with slip.
     pub missed_slip1: u64,
-    /// Captured share of each baseline.
+    /// Captured share of each baseline, by name.
     pub baselines: BTreeMap<&'static str, f64>,
 }
 
-/// A horizon as it is reported: blocks where rows are blocks, time in series.
+/// Reported horizon: blocks if rows are blocks, time in series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HorizonKey {
     /// Blocks ahead; the next one is 1.
@@ -64,22 +64,22 @@ impl fmt::Display for HorizonKey {
     }
 }
 
-/// What came of one file, or of several.
+/// Results of one file, or of several.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct FileReport {
-    /// By horizon.
+    /// Forecast metrics by horizon.
     pub horizons: BTreeMap<HorizonKey, HorizonReport>,
-    /// By deadline, in seconds.
+    /// Timing results by deadline, seconds.
     pub deadlines: BTreeMap<u64, DeadlineReport>,
 }
 
-/// Mean of values with weights; `None` without weight.
+/// Weighted mean of values; `None` without weight.
 fn mean(values: impl Iterator<Item = (f64, f64)>) -> Option<f64> {
     let (sum, weight) = values.fold((0.0, 0.0), |(sum, all), (value, weight)| (sum + value * weight, all + weight));
     (weight > 0.0).then(|| sum / weight)
 }
 
-/// All files as one: means weighted by `n`.
+/// Pools all files: means weighted by `n`.
 #[expect(clippy::cast_precision_loss, reason = "counts of rows")]
 pub fn pool<'a>(files: impl IntoIterator<Item = &'a FileReport>) -> FileReport {
     let mut horizons: BTreeMap<HorizonKey, Vec<HorizonReport>> = BTreeMap::new();

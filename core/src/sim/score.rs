@@ -1,11 +1,11 @@
-//! What a forecast was worth, and what a policy paid.
+//! Scores of forecasts, and reference costs for policies.
 
 use std::collections::VecDeque;
 
 use super::report::HorizonReport;
 use crate::forecast::HorizonForecast;
 
-/// Slack of a comparison with a bound, for fees that are determined: rounding of a logarithm, and of ratios to six digits.
+/// Tolerance of a comparison with a bound, for determined fees: rounding of a logarithm, and of ratios to six digits.
 const ROUNDING: f64 = 1e-7;
 
 /// Natural logarithm of a fee; 0 wei counts as 1.
@@ -29,12 +29,12 @@ pub(super) struct ForecastScore {
     pinball: [f64; 3],
     inside: u64,
     width: f64,
-    /// Outcomes within twice the price at the time: geth's and alloy's default cap.
+    /// Outcomes within twice the price at the time, the default cap of geth and alloy.
     under_twice: u64,
 }
 
 impl ForecastScore {
-    /// A forecast made at a log price, and the log fee that came.
+    /// Adds a forecast made at a log price, with its outcome as log fee.
     pub(super) fn add(&mut self, made: &HorizonForecast, price: f64, outcome: f64) {
         let quantiles = [0.1, 0.5, 0.9].map(|level| made.log_quantile(level));
         self.n += 1;
@@ -49,12 +49,12 @@ impl ForecastScore {
         self.under_twice += u64::from(outcome <= price + core::f64::consts::LN_2);
     }
 
-    /// Forecasts so far.
+    /// Number of forecasts so far.
     pub(super) const fn count(&self) -> u64 {
         self.n
     }
 
-    /// Adds those of another.
+    /// Adds the sums of another score.
     pub(super) fn merge(&mut self, other: &Self) {
         self.n += other.n;
         self.error += other.error;
@@ -104,7 +104,7 @@ pub(super) fn lowest_within(prices: &[f64], slack: usize) -> Vec<f64> {
     lowest
 }
 
-/// Sum over submissions of the mean price within their slack: what sending at a random moment costs.
+/// Sum over submissions of the mean price within their slack: the expected cost of sending at a random moment.
 #[expect(clippy::cast_precision_loss, reason = "counts of rows")]
 pub(super) fn random_total(prices: &[f64], slack: usize) -> f64 {
     let mut window = 0.0;

@@ -7,7 +7,7 @@ use crate::{
     market::csv::{CsvOptions, parse},
 };
 
-/// A chain by the EIP-1559 rule whose demand falls with the price and swings; header gas or the base fees alone.
+/// A chain by the EIP-1559 rule whose demand falls with the price and swings; with header gas, or the base fees alone.
 fn file(rows: u64, is_gas: bool, seed: u64) -> String {
     let mut text = "chain,block_number,timestamp,base_fee_wei,gas_used,gas_limit\n".to_owned();
     let (mut base, mut state) = (20_000_000_000_u64, seed.wrapping_mul(2).wrapping_add(1));
@@ -15,7 +15,7 @@ fn file(rows: u64, is_gas: bool, seed: u64) -> String {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let noise = (state >> 40) % 10_000_000;
         let swing = if (row / 40) % 2 == 0 { 3_000_000 } else { 0 };
-        // A quarter of a million gas less for each gwei more.
+        // A quarter of a million gas less for each additional gwei.
         let wanted = (13_500_000 + noise + swing).saturating_sub(base / 4_000);
         let used = wanted.min(30_000_000);
         let gas = if is_gas { format!("{used},30000000") } else { ",".to_owned() };
@@ -32,7 +32,7 @@ fn trace(text: &str) -> Trace {
 
 type Decisions = (Vec<(usize, Forecast)>, Vec<SentAt>);
 
-/// Everything that was forecast and sent, and by when.
+/// All forecasts and sends, with their times.
 fn decisions(text: &str) -> Decisions {
     let trace = trace(text);
     let run = ForecastRun { horizons: Horizons::usual(&trace), prior: None, seed: 1 };
@@ -44,7 +44,7 @@ fn decisions(text: &str) -> Decisions {
     (forecasts, sent)
 }
 
-/// The rows after `last` with fees, gas and times that are not what they were.
+/// The text with altered fees, gas and times in the rows after `last`.
 fn perturbed(text: &str, last: usize) -> String {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     for (index, line) in lines.iter_mut().enumerate().skip(last + 2) {
@@ -74,7 +74,7 @@ fn perturbing_the_future_never_changes_a_past_decision() {
     }
 }
 
-/// Without header gas a row tells the next block's base fee, which its header determined, and nothing beyond.
+/// Without header gas a row reveals the next block's base fee, which its header determined, and nothing beyond.
 #[test]
 fn without_header_gas_only_the_next_base_fee_is_told() {
     let text = file(500, false, 4);
@@ -117,7 +117,7 @@ fn scores_of_a_chain_with_header_gas() {
     assert!(deadlines[&1_800].captured.unwrap() > 0.3, "{:?}", deadlines[&1_800]);
     let slipped = score_timing(trace, &TimingRun { slip: 1, ..run }, |_, _| {}).unwrap();
     assert!(slipped.values().all(|report| report.missed == 0 && report.baselines.is_empty()));
-    // One block late hurts those most who can wait least.
+    // One block of delay hurts the shortest deadlines most.
     assert!(slipped[&60].captured < deadlines[&60].captured, "{:?} {:?}", slipped[&60], deadlines[&60]);
 }
 
@@ -144,7 +144,7 @@ fn block_times() {
     assert_eq!(step("ethereum", 14_000_000, ""), 13_300);
     assert_eq!(step("ethereum", 15_537_394, ""), 12_000);
     assert_eq!(step("polygon", 1, ""), 2_000);
-    // A slot is missed now and then; another chain is another chain.
+    // Missed slots do not change the nominal step; a clearly different one does.
     assert_eq!(step("ethereum", 20_000_000, "1215"), 12_000);
     assert_eq!(step("ethereum", 20_000_000, "200"), 2_000);
     assert_eq!(step("nobody knows", 1, "300"), 3_000);

@@ -11,13 +11,13 @@ use crate::market::{
 const ETHEREUM_MERGE_BLOCK: u64 = 15_537_394;
 /// Mean time between blocks before it, ms: 13.3 s over the first half of 2022.
 const ETHEREUM_PROOF_OF_WORK_MS: u64 = 13_300;
-/// Measured and nominal block time that differ by no more than this many percent are the same: slots are missed now and
-/// then, and a deadline is told in nominal blocks.
+/// Largest difference between measured and nominal block time that is treated as equal, percent: some slots are missed,
+/// and a deadline counts nominal blocks.
 const SAME_STEP_PERCENT: u128 = 6;
-/// Block time of a chain nobody knows.
+/// Block time of an unknown chain.
 const UNKNOWN_BLOCK_TIME: Duration = Duration::from_secs(12);
 
-/// Usual time between blocks of the chain with this name, around this height; `None` if nobody knows it.
+/// Typical time between blocks of the chain with this name, around this height; `None` for an unknown chain.
 pub fn nominal_block_time(chain: &str, number: u64) -> Option<Duration> {
     let ms = match chain {
         "ethereum" if number < ETHEREUM_MERGE_BLOCK => ETHEREUM_PROOF_OF_WORK_MS,
@@ -35,14 +35,15 @@ pub fn nominal_block_time(chain: &str, number: u64) -> Option<Duration> {
     Some(Duration::from_millis(ms))
 }
 
-/// The next base fee of these is set by an operator or a backlog, not by the header: a later row must not tell it.
+/// True for chains whose next base fee is set by an operator or a backlog, not by the header: a later row must not
+/// reveal it.
 fn is_next_open(chain: &str) -> bool {
     ["arbitrum", "scroll", "linea", "zksync"].iter().any(|operated| chain.starts_with(operated))
 }
 
 /// A recorded history that is handed out in order.
 ///
-/// The points it gives are what a relayer would know right after each block.
+/// Its points hold the knowledge of a relayer right after each block.
 #[derive(Debug, Clone)]
 pub struct Trace {
     points: Vec<FeePoint>,
@@ -53,7 +54,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// A trace of what was read. `block_time` overrules what chain and timestamps say.
+    /// A trace of a parsed table. `block_time` overrides the chain's nominal and measured block times.
     pub fn new(mut table: FeeTable, block_time: Option<Duration>) -> Self {
         if table.chain.as_deref().is_some_and(is_next_open) {
             table.points.iter_mut().for_each(|point| point.next_base_fee = None);
@@ -81,17 +82,17 @@ impl Trace {
         self.step
     }
 
-    /// Difference between the numbers of two rows that follow each other.
+    /// Difference between the numbers of two consecutive rows.
     pub const fn stride(&self) -> u64 {
         self.stride
     }
 
-    /// Whether rows are blocks, rather than steps of a series.
+    /// True if rows are blocks, rather than steps of a series.
     pub const fn is_blocks(&self) -> bool {
         self.is_blocks
     }
 
-    /// Rows in all.
+    /// Total number of rows.
     pub fn rows(&self) -> usize {
         self.points.len()
     }
@@ -102,13 +103,13 @@ impl Trace {
         u32::try_from(steps).unwrap_or(u32::MAX)
     }
 
-    /// Steps nearest to a time ahead.
+    /// Number of steps nearest to a time ahead.
     pub fn steps_near(&self, ahead: Duration) -> u32 {
         let step = self.step.as_micros().max(1);
         u32::try_from((ahead.as_micros() + step / 2) / step).unwrap_or(u32::MAX)
     }
 
-    /// The history, for the judge. What decides must not see it.
+    /// The history, for the scoring side. The deciding side must not see it.
     pub(super) fn history(&self) -> &[FeePoint] {
         &self.points
     }
