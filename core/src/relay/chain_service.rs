@@ -1,7 +1,7 @@
-//! The actor of one chain: owns queue and lanes, turns their commands into I/O and the results into events.
+//! The actor of one chain: owns the queue and the lanes, turns their commands into I/O and the results into events.
 //!
-//! It never waits for anything but its inboxes: signing is local, and everything slow runs in a task of its [`JoinSet`]
-//! and comes back as a [`Done`].
+//! It awaits nothing but its inboxes: signing is local, and slow work runs in a task of its [`JoinSet`], whose result
+//! arrives as a [`Done`].
 
 mod endings;
 mod nonces;
@@ -68,22 +68,22 @@ use crate::{
     time::Timestamp,
 };
 
-/// Messages that may wait for the service.
+/// Capacity of the service's inbox.
 pub(super) const INBOX_LEN: usize = 8_192;
 
-/// A chain is not well any longer than so many block times after its last head.
+/// Block times after a head for which the chain still counts as healthy.
 const LATE_BLOCKS: u32 = 4;
 
-/// Of so many blocks it is remembered which are canonical, where nothing becomes final.
+/// Most canonical block hashes remembered when finality does not advance.
 const MAX_CANONICAL_BLOCKS: u64 = 16_384;
 
-/// How often deadlines and linger times are looked at.
+/// Interval between checks of deadlines and linger times.
 const TICK: Duration = Duration::from_millis(25);
 
-/// How often the view for the outside is refreshed when nothing else does it.
+/// Ticks between refreshes of the published view when nothing else refreshes it.
 const VIEW_EVERY_TICKS: u32 = 8;
 
-/// Looks of which one of a kind is enough at a time: those that a task is at. Its answer says when it is done.
+/// Lookups of which at most one of a kind runs at a time: true while its task runs. The task's result clears the flag.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct UnderWay {
     pub(super) nonces: bool,
@@ -92,22 +92,22 @@ pub(super) struct UnderWay {
     pub(super) tip: bool,
 }
 
-/// What others tell the service.
+/// Messages to the service.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// Durable requests.
+    /// Accepted requests, already durable.
     Accepted(Vec<QueuedRequest>),
-    /// Withdraw a request that still waits.
+    /// Withdraw a waiting request.
     Cancel { tenant: String, id: RequestId, reply: oneshot::Sender<Result<(), CancelError>> },
-    /// What an operator wants of the models.
+    /// An operator's command on the forecast models.
     Models { command: ModelCommand, reply: ModelReply },
-    /// The lease on the lanes is ours now.
+    /// This instance has acquired the lease on the lanes.
     Reign(Box<Reign>),
-    /// What other instances did, while it is.
+    /// Actions of other instances while this one holds the lease.
     News(Box<News>),
 }
 
-/// What a task of the service brings back.
+/// Result of a background task.
 #[derive(Debug)]
 pub(super) enum Done {
     Persisted {
@@ -120,7 +120,7 @@ pub(super) enum Done {
         key: AttemptKey,
         report: SendReport,
     },
-    /// The tip that a majority of the nodes suggests; `None` if too few answered.
+    /// Priority fee suggested by a majority of the nodes, wei per gas; `None` if too few answered.
     Suggested(Option<u128>),
     Receipts {
         lane: usize,
@@ -129,10 +129,10 @@ pub(super) enum Done {
         found: Option<Box<TxReceipt>>,
         is_complete: bool,
         at_block: u64,
-        /// Whose transaction took the nonce, if it was not ours.
+        /// The foreign transaction that took the nonce, if one did.
         stranger: Option<Stranger>,
     },
-    /// What a majority of the nodes says of a transaction, of which one told something odd.
+    /// The majority's receipt of a transaction for which one node returned an implausible one.
     Agreed {
         lane: usize,
         nonce: u64,
@@ -145,50 +145,50 @@ pub(super) enum Done {
         simulation: Simulation,
         told: Told,
     },
-    /// Forwarder nonces of the members that a transaction left untouched.
+    /// Forwarder nonces of the members that a transaction left untouched, read for its settlement.
     Inspected {
         order: (Timestamp, BatchId),
         nonces: BTreeMap<(Address, Address), u64>,
-        /// Which of its unnamed targets are contracts, of those of whom that was not known.
+        /// The contracts among its unnamed targets not classified before.
         contracts: Vec<Address>,
-        /// The member that took what no simulation had shown.
+        /// The member that caused a cost no simulation had shown.
         culprit: Option<Culprit>,
     },
-    /// Nothing was found out about them: they are looked at again with the next block.
+    /// The inspection failed; it is repeated with the next block.
     InspectionLost((Timestamp, BatchId)),
-    /// Which targets of a clean transaction are contracts.
+    /// The contracts among the targets of a clean transaction.
     Contracts {
         lane: usize,
         nonce: u64,
         hash: B256,
         contracts: Vec<Address>,
     },
-    /// What a majority says of a transaction that left somebody out.
+    /// The majority's view of a transaction that left out some members.
     Shown(Shown),
-    /// The bytes of a transaction that left its block.
+    /// The bytes of a transaction, read back from the ledger.
     Fetched(Fetched),
     Nonces {
-        /// Of whom the nodes were asked; none if no node was there.
+        /// (forwarder, signer) pairs that were asked about; empty if no node was reachable.
         asked: Vec<(Address, Address)>,
         found: Vec<((Address, Address), u64)>,
     },
-    /// One user's forwarder nonce, read afresh.
+    /// One user's forwarder nonce, read again.
     Rechecked {
         found: Vec<((Address, Address), u64)>,
     },
-    /// Suspects' forwarder nonces.
+    /// Forwarder nonces of suspects.
     Confirmed {
         found: Vec<Confirmed>,
     },
-    /// Forwarder nonces of users with a gap, read afresh.
+    /// Forwarder nonces of users with a gap, read again.
     Gaps {
         found: Vec<((Address, Address), u64)>,
     },
     /// Models fitted in the background; `None` if fitting failed.
     Refitted(Option<Box<Refitted>>),
-    /// Something to keep is written down.
+    /// Serialised models or learned state, ready to be stored.
     Written(Box<Written>),
-    /// A write that nobody waits for is durable.
+    /// A task without a result has ended.
     Noted,
     Cancelled {
         id: RequestId,
@@ -202,88 +202,87 @@ pub(super) struct ChainService {
     pub(super) shared: Arc<ChainShared>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) tenants: Arc<Tenants>,
-    /// Changes of policies that the queue knows of; `None` for a new queue.
+    /// Policy change count last applied to the queue; `None` for a new queue.
     pub(super) policy_changes: Option<u64>,
     pub(super) journal: mpsc::Sender<JournalEntry>,
-    /// Entries for which the journal had no room yet, in order.
+    /// Entries that did not fit into the journal's channel yet, in order.
     pub(super) backlog: VecDeque<JournalEntry>,
     pub(super) queue: Queue,
-    /// For how much slack the current price is right.
+    /// Slack up to which the current price is good enough to send.
     pub(super) outlook: Outlook,
     pub(super) gate: PercentileOutlook,
     pub(super) market: ChainMarket,
-    /// Newest block of `market`, for those who read fee histories.
+    /// Newest block in `market`, for the readers of fee histories.
     pub(super) believed: Arc<AtomicU64>,
-    /// What to offer, and how early to send.
+    /// Fee offers, and the guard time before a deadline.
     pub(super) pricing: Pricing,
-    /// `None` where the tuning asks for none.
+    /// `None` if the tuning disables forecasts.
     pub(super) foresight: Option<Foresight>,
-    /// Canonical blocks that are not final, as far as they came.
+    /// Hashes by number of the known canonical blocks that are not final.
     pub(super) canonical: BTreeMap<u64, B256>,
     pub(super) lanes: Vec<LaneShell>,
-    /// Transactions that are final and not settled, in the order in which they were planned.
+    /// Final transactions not settled yet, in the order in which they were planned.
     pub(super) settlements: BTreeMap<(Timestamp, BatchId), Waiting>,
     pub(super) head: Option<HeadInfo>,
-    /// Who proposed the newest block that was believed.
+    /// Proposer of the newest believed block.
     pub(super) proposer: Option<Address>,
     pub(super) price: Option<Price>,
     pub(super) forecast: Option<Arc<ForecastView>>,
-    /// What L1 costs, as last read.
+    /// L1 fee parameters as last read; `None` before the first successful read.
     pub(super) data_fee: Option<DataFeeModel>,
-    /// Why it could not be read at the last head.
+    /// Fault of the last read of `data_fee`; `None` if it succeeded.
     pub(super) data_fee_fault: Option<DataFeeFault>,
     pub(super) head_at: Timestamp,
-    /// How far the newest head's time was ahead of ours when it came, ms; negative is behind.
+    /// Newest head's timestamp minus our clock at its arrival, ms; negative if the head is behind.
     pub(super) clock_skew_ms: i64,
-    /// When it was last written down which block is final.
+    /// Time when the final block was last persisted; `None` if not yet since the start.
     pub(super) final_kept_at: Option<Timestamp>,
-    /// The condition that was last told.
+    /// Health last logged.
     pub(super) told_health: ChainHealth,
-    /// When what was learned was last kept.
+    /// Time when learned state was last saved.
     pub(super) kept_at: Timestamp,
     pub(super) tasks: JoinSet<Done>,
-    /// Which looks are among them.
+    /// Lookups among `tasks`.
     pub(super) under_way: UnderWay,
-    /// How many receipts may be asked for at the same time.
+    /// Permits for concurrent receipt polls.
     pub(super) polls: Arc<Semaphore>,
-    /// How many transactions' bytes may be read back at the same time.
+    /// Permits for concurrent reads of transactions' bytes.
     pub(super) reads: Arc<Semaphore>,
-    /// Searches for who burnt a transaction: few at a time, as each may be large.
+    /// Permits for concurrent searches for a transaction's culprit: few, because each may be large.
     pub(super) searches: Arc<Semaphore>,
-    /// Requests that failed a simulation: they wait for the next block.
+    /// Requests that wait for the next block, mostly after a failed simulation.
     pub(super) held: Vec<RequestId>,
-    /// Requests that are not valid any more, of which another transaction of ours will tell what became.
+    /// Expired requests whose outcome depends on another transaction of ours that is not settled.
     pub(super) undecided: BTreeSet<RequestId>,
-    /// A transaction was settled, or left its nonce, since those were looked at.
+    /// True if a transaction was settled, or left its nonce, since `undecided` was last checked.
     pub(super) is_loosened: bool,
-    /// What nodes said against requests since one spoke for them.
+    /// Simulation refusals by node, per request, since the request last passed a simulation.
     pub(super) doubts: BTreeMap<RequestId, Doubt>,
-    /// Requests of which two nodes simulated different things: by place, who says yes and who says no.
+    /// Requests on whose simulation two nodes disagree: index of the node that accepts, index of the node that refuses.
     pub(super) contradicted: BTreeMap<RequestId, (usize, usize)>,
-    /// Who had batches simulated at this head.
+    /// Simulations used at this head, by tenant.
     pub(super) turns: SimulationTurns,
-    /// Batches that were simulated.
+    /// Number of batches simulated.
     pub(super) simulated: u64,
-    /// How many more are simulated by two nodes, after a surprise.
+    /// Number of further batches to simulate on two nodes, after a surprise.
     pub(super) wary: u64,
     /// Users with waiting requests below their forwarder nonce, until that nonce is final.
     pub(super) suspects: BTreeSet<(Address, Address)>,
-    /// Calls that may have been executed without the ledger's knowledge: they are watched if they are in flight, never sent
-    /// (again).
+    /// Calls that may have been executed without the ledger's knowledge: watched while in flight, never sent (again).
     pub(super) uncertain: BTreeSet<RequestId>,
-    /// The user at whom the last look at gaps ended.
+    /// Last user of the previous gap lookup; the next one continues after it.
     pub(super) gaps_after: Option<(Address, Address)>,
-    /// Users with requests behind a nonce that nobody has.
+    /// Users with a nonce gap: no request has the nonce that their waiting requests need first.
     pub(super) gaps: BTreeMap<(Address, Address), Gap>,
-    /// How long the chain was well: the time between heads, as far as they came.
+    /// Accumulated healthy time of the chain: the time between heads, at most `LATE_BLOCKS` block times per head.
     pub(super) healthy: Duration,
-    /// How fast each tenant's requests leave.
+    /// Rate at which each tenant's requests leave the queue.
     pub(super) paces: BTreeMap<Arc<str>, TenantPace>,
     pub(super) backlogs: Arc<BTreeMap<Arc<str>, Backlog>>,
-    /// Something changed in this turn of the loop, at this time.
+    /// Time of the last change in this loop iteration that may let something be sent; `None` if there was none.
     pub(super) dispatch_at: Option<Timestamp>,
     pub(super) is_stopping: bool,
-    /// `None` where no other instance shares the ledger.
+    /// `None` if no other instance shares the ledger.
     pub(super) membership: Option<Membership>,
 }
 
@@ -292,7 +291,7 @@ impl ChainService {
         self.shared.spec.chain_id
     }
 
-    /// Works until cancelled, then commits what is decided and ends.
+    /// Runs until cancelled, then commits pending decisions and ends.
     pub(super) async fn run(
         mut self,
         mut inbox: mpsc::Receiver<Message>,
@@ -314,7 +313,7 @@ impl ChainService {
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => match done {
                     Ok(done) => self.on_done(done),
                     Err(error) => {
-                        // A task panicked that reports nothing which anybody waits for.
+                        // A task panicked whose result nobody waits for.
                         tracing::error!(chain_id = self.chain_id(), %error, "a task of the chain service died");
                         metrics::counter!("slackwater_task_panics_total", "chain_id" => self.chain_id().to_string()).increment(1);
                     }
@@ -335,7 +334,7 @@ impl ChainService {
                     }
                 }
             }
-            // What was decided may decide more.
+            // A dispatch may cause another one.
             while let Some(now) = self.dispatch_at.take() {
                 self.dispatch_now(now);
             }
@@ -344,7 +343,7 @@ impl ChainService {
         self.stop(&mut inbox).await;
     }
 
-    /// Takes what was committed for us, then waits until everything decided is in the ledger. Nothing new is sent.
+    /// Drains the inbox, then waits until all decisions are in the ledger. Nothing new is sent.
     async fn stop(&mut self, inbox: &mut mpsc::Receiver<Message>) {
         self.is_stopping = true;
         inbox.close();
@@ -354,7 +353,7 @@ impl ChainService {
                 Message::Models { reply, .. } => drop(reply.send(Err(ModelError::ShuttingDown))),
                 Message::Accepted(_) | Message::Reign(_) | Message::News(_) => {}
             }
-            // Accepted ones are durable: the next start reads them.
+            // Accepted requests are durable: the next start reads them.
         }
         self.keep_at_stop();
         while !self.backlog.is_empty() {
@@ -363,7 +362,7 @@ impl ChainService {
                 break;
             }
         }
-        // Journal answers come at once; nodes may take as long as the RPC timeout, and their answers are not needed.
+        // The journal answers at once; nodes may take as long as the RPC timeout, and their answers are not needed.
         let drain = async {
             while let Some(done) = self.tasks.join_next().await {
                 if let Ok(done @ (Done::Persisted { .. } | Done::Cancelled { .. })) = done {
@@ -380,7 +379,7 @@ impl ChainService {
         match message {
             Message::Accepted(entries) => {
                 entries.into_iter().for_each(|entry| self.welcome(entry));
-                // A full batch goes at once; anything less waits for company until the tick anyway.
+                // A full batch goes at once; a smaller one waits for the next tick anyway.
                 if self.queue.waiting() >= self.shared.tuning.max_batch {
                     self.look_up_nonces();
                     self.dispatch(now);
@@ -420,7 +419,7 @@ impl ChainService {
         }
         let extra_data = if word.is_header_believed {
             self.proposer = header.miner;
-            // One node's word alone changes no rule.
+            // A single node's answer changes no fee rule.
             if word.is_voted { header.extra_data.clone() } else { self.pricing.extra_data() }
         } else {
             tracing::warn!(
@@ -460,20 +459,20 @@ impl ChainService {
         self.learn_data_fee(&update.data_fee);
         self.keep_final(now, update.final_block.zip(update.final_hash));
         self.keep_canonical(update);
-        // What failed in simulation gets another block to try.
+        // Held requests are tried again on the new block.
         for id in std::mem::take(&mut self.held) {
             if self.is_withdrawn(id) {
                 self.forget_withdrawn(id);
                 continue;
             }
-            // Not chosen again, until it is known what became of it.
+            // Not selected again until its outcome is known.
             let is_over = self.queue.get(id).is_some_and(|entry| entry.request.valid_until() <= now);
             if is_over && Protection::Deadline.is_on() {
                 self.held.push(id);
                 continue;
             }
             self.queue.put_back(id);
-            // Its nonce may have been found used while it was held.
+            // A lookup may have shown its nonce as used while it was held.
             let sequence = self.queue.get(id).and_then(|entry| entry.request.sequence());
             if let Some((forwarder, signer, _)) = sequence
                 && !self.queue.stale(forwarder, signer).is_empty()
@@ -524,7 +523,7 @@ impl ChainService {
         self.dispatch(now);
     }
 
-    /// Takes an accepted request into the queue. One whose nonce is used already is looked at.
+    /// Adds an accepted request to the queue; if its nonce seems used already, its user becomes a suspect.
     pub(super) fn welcome(&mut self, entry: QueuedRequest) {
         let sequence = entry.request.sequence();
         self.queue.push(entry);
@@ -535,7 +534,7 @@ impl ChainService {
         }
     }
 
-    /// Shares as policies have them now.
+    /// Applies the tenants' current weights to the queue.
     pub(super) fn weigh_tenants(&mut self) {
         let changes = self.tenants.changes();
         if self.policy_changes.replace(changes) != Some(changes) {
@@ -545,7 +544,8 @@ impl ChainService {
         }
     }
 
-    /// A block came: how many of each tenant's requests left since the last, while some waited.
+    /// At a new block, counts how many of each tenant's requests left the queue since the last one, and updates the
+    /// backlogs.
     fn measure_paces(&mut self, now: Timestamp) {
         let Some(limits) = self.limits(now) else { return };
         let near = now.saturating_add(limits.urgent);
@@ -560,7 +560,7 @@ impl ChainService {
         self.backlogs = Arc::new(backlogs);
     }
 
-    /// Remembers which blocks are canonical, until they are final.
+    /// Remembers canonical block hashes until they are final.
     fn keep_canonical(&mut self, update: &HeadUpdate) {
         self.canonical.extend(update.canonical.iter().copied());
         let head = update.header.number();
@@ -569,13 +569,13 @@ impl ChainService {
         self.canonical = self.canonical.split_off(&from);
     }
 
-    /// Whether another block is known to be the canonical one where this receipt says that it is.
+    /// True if a different block is known to be canonical at the receipt's block number.
     fn is_on_other_branch(&self, receipt: &TxReceipt) -> bool {
         self.canonical.get(&receipt.block_number).is_some_and(|known| *known != receipt.block_hash)
     }
 
-    /// Whether a receipt, which is to show an inclusion, does not fit what is known of the chain: its block is not there yet, is final
-    /// already, or is another one.
+    /// True if an inclusion receipt contradicts the known chain: its block is beyond the head, already final, or not
+    /// the canonical one.
     fn is_odd(&self, receipt: &TxReceipt) -> bool {
         let Some(head) = self.head else { return false };
         let highest = head.number.saturating_add(self.shared.pool.head_rule().tolerance());
@@ -584,7 +584,7 @@ impl ChainService {
             || self.is_on_other_branch(receipt)
     }
 
-    /// One node says something odd of a transaction: all are asked for its receipt. Without a majority it is asked for again at the
+    /// Asks all nodes for a receipt after one returned an implausible one. Without a majority it is polled again at the
     /// next head.
     fn ask_all(&mut self, lane: usize, nonce: u64, at_block: u64, hash: B256) {
         let pool = self.shared.pool.clone();
@@ -595,7 +595,7 @@ impl ChainService {
         self.start(work, move || Done::Agreed { lane, nonce, at_block, found: None });
     }
 
-    /// Writes down now and then which block is final: a start on a chain that has another one there is refused.
+    /// Persists the final block now and then: a start on a chain with another block at that height is refused.
     fn keep_final(&mut self, now: Timestamp, found: Option<(u64, B256)>) {
         let Some((number, hash)) = found else { return };
         let is_due = self.final_kept_at.is_none_or(|at| now.since(at) >= self.shared.tuning.learned_save);
@@ -607,7 +607,7 @@ impl ChainService {
         self.note(vec![Write::Meta { key, value: format!("{number} {hash}") }], Vec::new());
     }
 
-    /// Forecasts anew, values waiting, and starts refits that are due.
+    /// Updates the forecast and the value of waiting, and starts refits that are due.
     pub(super) fn foresee(&mut self, head: u64, points: &[FeePoint]) {
         if let Some(foresight) = &mut self.foresight {
             foresight.observe(head, points);
@@ -697,7 +697,7 @@ impl ChainService {
                     foresight.install(fitted.map(|fitted| *fitted));
                     let is_new = foresight.registry().list().last().map(|last| last.version) != count;
                     self.note_promotion(before);
-                    // Shown at once: the next head may be far.
+                    // Published at once: the next head may be far.
                     self.forecast = self.foresight.as_ref().and_then(Foresight::view).map(Arc::new);
                     if is_new {
                         self.keep_models();
@@ -713,7 +713,7 @@ impl ChainService {
         }
     }
 
-    /// Starts a task. If it panics, which is told loudly, `lost` stands for what it would have brought back: nothing waits for it
+    /// Starts a task. A panic is logged as an error and `lost` gives the result instead, so that nothing waits for it
     /// for ever.
     pub(super) fn start(
         &mut self,
@@ -730,7 +730,7 @@ impl ChainService {
         });
     }
 
-    /// Drops all tasks, and with them what waits for their answers.
+    /// Aborts all tasks and clears the flags that wait for their results.
     pub(super) fn drop_tasks(&mut self) {
         self.tasks = JoinSet::new();
         self.under_way = UnderWay::default();
@@ -750,7 +750,7 @@ impl ChainService {
     pub(super) fn write(&mut self, writes: Vec<Write>, decisions: Vec<Decision>) -> oneshot::Receiver<Vec<Tracked>> {
         let (done, receiver) = oneshot::channel();
         if self.is_following() {
-            // Another instance's to write; whoever waits is told that it will not be.
+            // Only the leader writes; the dropped sender tells the caller that this write will not happen.
             return receiver;
         }
         let lease = self.lease();
@@ -759,7 +759,7 @@ impl ChainService {
         receiver
     }
 
-    /// As [`Self::write`], when nobody waits for it.
+    /// Like [`Self::write`], for writes whose outcome nobody waits for.
     pub(super) fn note(&mut self, writes: Vec<Write>, decisions: Vec<Decision>) {
         let written = self.write(writes, decisions);
         self.tasks.spawn(async move {
@@ -788,7 +788,7 @@ pub(super) fn count_ended(status: Status, reason: Option<Reason>, count: u64) {
         .increment(count);
 }
 
-/// A batch's name in the decision log.
+/// A batch's identifier in the decision log.
 pub(super) fn batch_hash(id: BatchId) -> B256 {
     keccak256(id.to_string())
 }

@@ -1,14 +1,14 @@
-//! Several instances on one ledger: who drives the lanes of a chain, and what an instance learns of the others' work.
+//! Several instances on one ledger: the lease on a chain's lanes, and following the other instances' work.
 //!
-//! Every instance accepts. The lanes of a chain, with the queue before them, are driven by the one that holds the chain's
-//! lease: so a user's requests stay in order in one queue, and company is found for all of them. It learns from the events
-//! of the ledger what others have accepted or withdrawn. Whoever takes a lease over starts like after a crash: from the
-//! ledger and the chain.
+//! Every instance accepts requests. The holder of a chain's lease (the leader) drives the chain's queue and lanes, so a
+//! user's requests stay in order in one queue, and all requests can share batches. It learns from the ledger's events
+//! which requests others have accepted or withdrawn. A takeover starts like a restart after a crash: from the ledger
+//! and the chain.
 //!
-//! **A stale owner can't write**, because every write of a lane carries the lease's token, which the database checks in
-//! the transaction; **and does not send**, because it measures the lease by its own clocks from before it asked for it, and
-//! looks at them before every transaction that it sends, and while it does. What was already on its way to a node when a process
-//! was stopped can't be called back; it is durable, so the next owner watches it like its own (invariants I2, I3).
+//! **A stale leader can't write**, because every write of a lane carries the lease's token, which the database checks
+//! in the transaction; **and does not send**, because it measures the lease by its own clocks from before the request
+//! for it, and checks them before and during every broadcast. A transaction already on its way to a node when a process
+//! was stopped can't be called back; it is durable, so the next leader watches it like its own (invariants I2, I3).
 
 mod lease;
 
@@ -37,23 +37,24 @@ use crate::{
     schedule::{Queue, QueuedRequest},
 };
 
-/// Most events, or requests, that are read at a time.
+/// Most events, or requests, read at a time.
 const PAGE: usize = 1_000;
 
-/// Looks at whether a stopping service has let go of its lease.
+/// Interval between checks whether a stopping service has let go of its lease.
 const LET_GO_PAUSE: Duration = Duration::from_millis(20);
 
-/// Pace of a relay that shares its ledger.
+/// Settings of a relay that shares its ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterConfig {
-    /// This instance's name for people (`ledger.instance`).
+    /// This instance's human-readable name (`ledger.instance`).
     pub instance: String,
-    /// How long a lease lasts (`ledger.lease_ms`). Renewed three times as often; taken over after it, at the earliest.
+    /// Duration of a lease (`ledger.lease_ms`). It is renewed every third of this; a takeover happens after it expires,
+    /// at the earliest.
     pub lease: Duration,
-    /// How often an instance looks for what others have committed (`ledger.follow_interval_ms`).
+    /// Interval at which an instance polls for the others' commits (`ledger.follow_interval_ms`).
     pub follow_interval: Duration,
-    /// Longest wait of a caller for the commit of what it submits (`ledger.accept_timeout_ms`): then it is told that the
-    /// commit is in doubt.
+    /// Longest wait of a caller for the commit of a submission (`ledger.accept_timeout_ms`); after that the answer is
+    /// that the commit is in doubt.
     pub accept_timeout: Duration,
 }
 
@@ -68,15 +69,16 @@ impl Default for ClusterConfig {
     }
 }
 
-/// What a chain service knows of its cluster.
+/// A chain service's view of its cluster.
 #[derive(Debug)]
 pub(super) struct Membership {
-    /// While this instance drives the lanes.
+    /// Held while this instance drives the lanes; else `None`.
     pub(super) lease: Option<Lease>,
-    /// Who drives them, as last seen.
+    /// Name of the leader, as last seen.
     pub(super) holder: Arc<Mutex<String>>,
     pub(super) senders: Vec<Address>,
-    /// Withdrawn elsewhere while they were on their way into a transaction, which the ledger will refuse.
+    /// Requests withdrawn through another instance while a transaction with them was being prepared, which the ledger
+    /// will refuse.
     withdrawn: BTreeSet<RequestId>,
 }
 
@@ -90,7 +92,7 @@ impl Membership {
     }
 }
 
-/// What whoever takes a chain over starts from.
+/// Initial state of a takeover of a chain.
 #[derive(Debug)]
 pub(super) struct Reign {
     lease: Lease,
@@ -98,7 +100,7 @@ pub(super) struct Reign {
     asked: Instant,
 }
 
-/// What others did to requests of a chain.
+/// Other instances' actions on requests of a chain.
 #[derive(Debug)]
 pub(super) struct News {
     token: u64,
@@ -106,7 +108,7 @@ pub(super) struct News {
     withdrawn: Vec<RequestId>,
 }
 
-/// Gets, keeps and gives back the lease of one chain.
+/// Acquires, renews and releases the lease of one chain.
 #[derive(Debug)]
 pub(super) struct Keeper {
     pub(super) ledger: Arc<dyn Ledger>,
@@ -119,7 +121,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Runs until `stop`, and until the service has let go of the lease then.
+    /// Runs until `stop`, then until the service has let go of the lease.
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut declined = BTreeSet::new();
         while !stop.is_cancelled() {
@@ -132,7 +134,7 @@ impl Keeper {
                     }
                     Ok(Some(sender)) => {
                         self.decline(fence, sender, declined.insert(sender)).await;
-                        // The others look four times as often.
+                        // The other instances ask four times as often.
                         self.config.lease
                     }
                     Err(error) => {
@@ -168,7 +170,7 @@ impl Keeper {
         }
     }
 
-    /// A sender with open batches on the chain whose key this instance lacks: it could never finish them.
+    /// A sender with open batches on the chain whose key this instance lacks, so that it could never finish them.
     async fn foreign_sender(&self) -> Result<Option<Address>, LedgerError> {
         let Some(leases) = self.ledger.leases() else { return Ok(None) };
         let open = leases.open_lanes().await?;
@@ -177,7 +179,7 @@ impl Keeper {
         Ok(ours.map(|(lane, _)| lane.sender).find(is_foreign))
     }
 
-    /// Leaves the lease to an instance that has the key of `sender`.
+    /// Releases the lease for an instance that has the key of `sender`.
     async fn decline(&self, fence: Fence, sender: Address, is_news: bool) {
         let chain_id = self.chain_id();
         metrics::counter!("slackwater_leases_declined_total", "chain_id" => chain_id.to_string()).increment(1);
@@ -199,7 +201,7 @@ impl Keeper {
         }
     }
 
-    /// From taking the lease to losing it, or giving it back.
+    /// Leads from the acquisition of the lease until it is lost or released.
     async fn reign(&self, lease: Lease, asked: Moment, stop: &CancellationToken) {
         let Fence { chain_id, token } = lease.fence();
         let label = chain_id.to_string();
@@ -207,13 +209,13 @@ impl Keeper {
         tracing::info!(chain_id, token, instance = self.config.instance, "took the lease on the chain's lanes");
         metrics::counter!("slackwater_leases_taken_total", "chain_id" => label.clone()).increment(1);
         metrics::gauge!("slackwater_lease_held", "chain_id" => label.clone()).set(1.0);
-        // Reading back may take longer than a lease lasts, so it is renewed meanwhile.
+        // Reading back may take longer than the lease lasts, so the lease is renewed meanwhile.
         tokio::select! {
             () = self.renew(&lease) => {}
             fed = self.feed(&lease, asked) => if let Err(error) = fed {
                 tracing::error!(chain_id, %error, "can't read back what is open; giving the lease away");
                 lease.revoke();
-                // Another try would end the same way at once.
+                // An immediate retry would fail the same way.
                 tokio::time::sleep(self.config.lease / 2).await;
             },
             () = stop.cancelled() => self.let_go(&lease).await,
@@ -232,14 +234,14 @@ impl Keeper {
             match tokio::time::timeout(self.config.lease / 2, renewed).await {
                 Ok(Ok(true)) => lease.extend(asked, self.config.lease),
                 Ok(Ok(false)) => lease.revoke(),
-                // It stays ours until somebody takes it; nothing is sent while that is uncertain.
+                // The lease stays ours until another instance takes it; nothing is sent while that is uncertain.
                 Ok(Err(error)) => self.missed(&error.to_string()),
                 Err(_) => self.missed("no answer"),
             }
         }
     }
 
-    /// A database that is away has been alerted about already.
+    /// Logs a missed renewal; at debug level if the unreachable database has been alerted about already.
     fn missed(&self, error: &str) {
         let chain_id = self.chain_id();
         match self.group.fault() {
@@ -248,7 +250,7 @@ impl Keeper {
         }
     }
 
-    /// At shutdown: keeps the lease until everything that was decided under it is committed.
+    /// At shutdown, keeps the lease until all decisions made under it are committed.
     async fn let_go(&self, lease: &Lease) {
         let gone = async {
             while !lease.is_let_go() && !lease.is_revoked() {
@@ -262,11 +264,11 @@ impl Keeper {
         }
     }
 
-    /// Reads back what is open, hands it to the service, and then what others accept and withdraw. Runs until the service
-    /// is gone.
+    /// Reads back the open requests and batches and hands them to the service, then follows the other instances'
+    /// acceptances and withdrawals. Runs until the service is gone.
     async fn feed(&self, lease: &Lease, asked: Moment) -> Result<(), LedgerError> {
         let chain_id = self.chain_id();
-        // From before the reading: what is committed meanwhile is told twice rather than never.
+        // Subscribed before reading: a commit meanwhile is seen twice rather than never.
         let mut events = self.group.subscribe();
         let mut seen = self.ledger.last_event_seq().await?;
         let data_fee = self.chain.view().data_fee;
@@ -279,7 +281,7 @@ impl Keeper {
         }
         loop {
             let group: Arc<[EventRecord]> = match events.recv().await {
-                // In order and without gaps, so nothing is missing before it.
+                // Events are in order and without gaps, so nothing before this group is missing.
                 Ok(group) if group.first().is_none_or(|event| event.seq <= seen + 1) => group,
                 Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => self.catch_up(seen).await.into(),
                 Err(broadcast::error::RecvError::Closed) => return Ok(()),
@@ -307,7 +309,7 @@ impl Keeper {
         }
     }
 
-    /// All open requests after this number.
+    /// All open requests with a sequence number above `newest`.
     async fn open_after(&self, mut newest: u64) -> Vec<RequestRecord> {
         let mut all = Vec::new();
         loop {
@@ -336,7 +338,7 @@ impl Keeper {
         }
     }
 
-    /// Asks until there is an answer.
+    /// Retries until there is an answer.
     async fn insist<T, F: Future<Output = Result<Vec<T>, LedgerError>>>(&self, ask: impl Fn() -> F) -> Vec<T> {
         loop {
             match ask().await {
@@ -350,7 +352,7 @@ impl Keeper {
     }
 }
 
-/// A stored request as the queue holds it.
+/// Converts a stored request to a queue entry.
 fn queued(chain: &ChainShared, tenants: &Tenants, record: RequestRecord) -> Result<QueuedRequest, LedgerError> {
     let request = VerifiedRequest::from_stored(&record.payload)
         .map_err(|error| LedgerError::Damaged { what: "request payload", detail: error.to_string() })?;
@@ -359,10 +361,10 @@ fn queued(chain: &ChainShared, tenants: &Tenants, record: RequestRecord) -> Resu
     Ok(restore::queued(&chain.params, tenants, tenant, &record, request))
 }
 
-/// How often open requests are counted anew in a shared ledger.
+/// Interval between recounts of open requests in a shared ledger.
 const RECOUNT: Duration = Duration::from_secs(1);
 
-/// Whether a request with this status counts as open no more, and has used its nonce.
+/// `None` if a request with this status counts as open; otherwise true if it has used its nonce.
 const fn is_closed(status: Status) -> Option<bool> {
     match status {
         Status::Included | Status::Finalized | Status::Reverted => Some(true),
@@ -379,11 +381,11 @@ fn tell_closed(tenants: &Tenants, events: &[EventRecord]) {
     }
 }
 
-/// Asks what became of those whose events were missed. Until that is known of all, they count as open.
+/// Looks up the requests whose events may have been missed. They count as open until their status is read.
 async fn look_for_closed(ledger: &dyn Ledger, tenants: &Tenants) -> Result<(), LedgerError> {
     for (tenant, id) in tenants.counted() {
         let record = ledger.request(id).await?.filter(|record| *record.tenant == *tenant);
-        // One that is gone has made way for another tenant's.
+        // A request that is gone has been replaced by another tenant's.
         if let Some(is_consumed) = record.map_or(Some(false), |record| is_closed(record.status)) {
             tenants.told_closed(&tenant, id, is_consumed);
         }
@@ -391,7 +393,7 @@ async fn look_for_closed(ledger: &dyn Ledger, tenants: &Tenants) -> Result<(), L
     Ok(())
 }
 
-/// Keeps the numbers of open requests per tenant, whoever accepted them. Runs until `stop`.
+/// Maintains the number of open requests per tenant over all instances. Runs until `stop`.
 pub(super) async fn count_open(
     ledger: Arc<dyn Ledger>,
     group: GroupCommit,
@@ -408,8 +410,8 @@ pub(super) async fn count_open(
     }
 }
 
-/// Counts anew now and then, and by the events in between. One subscription for all the time: whose end is missed would be open
-/// for ever.
+/// Recounts open requests periodically and updates the counts from events in between. One subscription throughout: a
+/// request whose end is missed would stay open for ever.
 async fn follow_open<F: Future<Output = Result<(u64, Vec<(String, u64)>), LedgerError>>>(
     ledger: &dyn Ledger,
     tenants: &Tenants,
@@ -419,8 +421,8 @@ async fn follow_open<F: Future<Output = Result<(u64, Vec<(String, u64)>), Ledger
 ) {
     let mut has_gap = false;
     loop {
-        // After a gap everything is looked at anew, as often as it takes. What comes meanwhile is heard: a look that takes long
-        // would leave the next gap behind.
+        // After a gap in the events all requests are looked up again, retried until it succeeds. Events are received
+        // meanwhile, or a long lookup would cause the next gap.
         if has_gap {
             let look = look_for_closed(ledger, tenants);
             tokio::pin!(look);
@@ -439,7 +441,7 @@ async fn follow_open<F: Future<Output = Result<(u64, Vec<(String, u64)>), Ledger
         if let Ok((newest, open)) = count().await {
             tenants.set_open(&open);
             let until = Instant::now() + RECOUNT;
-            // What was included is told by counting anew: an event does not say what was before.
+            // Inclusions are covered by the recount: an event does not carry the previous status.
             while let Ok(received) = tokio::time::timeout_at(until, events.recv()).await {
                 let group = match received {
                     Ok(group) => group,
@@ -462,7 +464,7 @@ async fn follow_open<F: Future<Output = Result<(u64, Vec<(String, u64)>), Ledger
 }
 
 impl ChainService {
-    /// Whether a transaction may be sent, or prepared, now.
+    /// True if a transaction may be prepared or sent now.
     pub(super) fn may_send(&self) -> bool {
         match &self.membership {
             None => true,
@@ -470,7 +472,7 @@ impl ChainService {
         }
     }
 
-    /// Whether the lanes are another instance's.
+    /// True while another instance drives the lanes.
     pub(super) fn is_following(&self) -> bool {
         self.membership.as_ref().is_some_and(|membership| membership.lease.is_none())
     }
@@ -479,7 +481,7 @@ impl ChainService {
         self.membership.as_ref().and_then(|membership| membership.lease.clone())
     }
 
-    /// Drives the lanes from now on.
+    /// Takes the lanes over.
     pub(super) fn reign(&mut self, reign: Reign) {
         self.step_down();
         let Reign { lease, restored: Restored { queue, lanes, uncertain, .. }, asked } = reign;
@@ -499,14 +501,14 @@ impl ChainService {
         }
     }
 
-    /// Looks whether the lease was lost.
+    /// Steps down if the lease was lost.
     pub(super) fn watch_lease(&mut self) {
         if self.lease().is_some_and(|lease| lease.is_revoked()) {
             self.step_down();
         }
     }
 
-    /// Forgets everything about the lanes: what counts is in the ledger, and another's.
+    /// Discards all lane state: the ledger has it, and another instance drives the lanes.
     fn step_down(&mut self) {
         let Some(membership) = &mut self.membership else { return };
         if membership.lease.take().is_none() {
@@ -524,12 +526,12 @@ impl ChainService {
         self.undecided.clear();
         self.suspects.clear();
         self.uncertain.clear();
-        // What they would bring back is about lanes that are not ours.
+        // Their results would be about lanes that are no longer ours.
         self.drop_tasks();
         tracing::warn!(chain_id = self.chain_id(), "not driving the chain's lanes any more");
     }
 
-    /// Takes notice of what others accepted and withdrew.
+    /// Applies other instances' acceptances and withdrawals.
     pub(super) fn on_news(&mut self, news: News) {
         if self.lease().is_none_or(|lease| lease.fence().token != news.token) {
             return;
@@ -546,12 +548,12 @@ impl ChainService {
         }
     }
 
-    /// Whether `id` was withdrawn elsewhere while it was on its way into a transaction.
+    /// True if `id` was withdrawn through another instance while a transaction with it was being prepared.
     pub(super) fn is_withdrawn(&self, id: RequestId) -> bool {
         self.membership.as_ref().is_some_and(|membership| membership.withdrawn.contains(&id))
     }
 
-    /// Forgets a request that was withdrawn elsewhere.
+    /// Removes a request that was withdrawn through another instance.
     pub(super) fn forget_withdrawn(&mut self, id: RequestId) {
         if let Some(membership) = &mut self.membership {
             membership.withdrawn.remove(&id);
@@ -559,7 +561,7 @@ impl ChainService {
         self.queue.remove(id, false);
     }
 
-    /// Forgets those of the withdrawn that wait again, whatever brought them back.
+    /// Removes withdrawn requests that are waiting again, for whatever reason.
     pub(super) fn forget_waiting_withdrawn(&mut self) {
         let Some(membership) = self.membership.as_mut().filter(|membership| !membership.withdrawn.is_empty()) else {
             return;

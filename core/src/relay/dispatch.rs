@@ -1,4 +1,4 @@
-//! From the composer's choice to a plan that a lane takes.
+//! Dispatch: from the composer's selection, through simulation, to a plan that a lane takes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,10 +32,11 @@ use crate::{
     time::Timestamp,
 };
 
-/// Failures of the whole transaction after which a request is given up.
+/// Number of whole-transaction failures after which a request is given up.
 pub(super) const MAX_BATCH_FAILURES: u32 = 6;
 
-/// Batches of which nobody's reservation covers today's price of data that a lane passes over in one look.
+/// Most batches that a lane skips in one dispatch because no member can be sent, for instance because no reservation
+/// covers the current data fee.
 const MAX_UNCOVERED: usize = 64;
 
 /// A batch on its way through the simulation.
@@ -44,23 +45,23 @@ pub(super) struct Candidate {
     pub(super) selection: Selection,
     pub(super) members: Vec<Arc<VerifiedRequest>>,
     pub(super) payload: Payload,
-    /// Users with predecessors in flight, with the nonce they will have then.
+    /// Users with predecessors in flight, with the forwarder nonce they will have after those.
     pub(super) ahead: Ahead,
-    /// What the chain said of its data's cost.
+    /// The chain's own estimate of its data cost.
     pub(super) told: Told,
-    /// The forecast by which it was composed: another one may be in force when it is signed.
+    /// The forecast by which it was composed: another one may be active when it is signed.
     pub(super) foreseen: Option<Foreseen>,
     /// Gas of each member in a transaction of its own, as simulated; empty before the simulation, or without one.
     pub(super) used: Vec<Option<u64>>,
 }
 
 impl ChainService {
-    /// Something changed: what can be sent is sent at the end of this turn of the loop, once, however much changed in it.
+    /// Requests a dispatch at the end of this loop iteration; several requests in one iteration are merged.
     pub(super) const fn dispatch(&mut self, now: Timestamp) {
         self.dispatch_at = Some(now);
     }
 
-    /// Lets every lane that can send choose what to send.
+    /// Lets every lane that can send select a batch.
     pub(super) fn dispatch_now(&mut self, now: Timestamp) {
         if self.is_stopping || !self.may_send() {
             return;
@@ -85,7 +86,7 @@ impl ChainService {
             if lane.is_simulating || lane.signer.is_none() || lane.machine.ready().is_err() {
                 continue;
             }
-            // No node could simulate what it chose at this head: the next one may bring one that can.
+            // No node could simulate its selection at this head; one may at the next.
             if head.is_some() && self.lanes[index].blind_at == head {
                 continue;
             }
@@ -103,7 +104,7 @@ impl ChainService {
             let available_wei = self.lanes[index].machine.available_wei();
             let available_wei = Protection::BalanceAware.is_on().then_some(available_wei);
             let limits = ComposeLimits { available_wei, ..limits };
-            // Who can't be sent, at today's price of data or any more, takes nobody's turn.
+            // A selection that is expired, or not covered at the current data fee, does not cost the lane its turn.
             let mut candidate = None;
             for _ in 0..MAX_UNCOVERED {
                 let Some(selection) = self.select(now, lane, &limits, &pauses.tenants) else {
@@ -128,7 +129,7 @@ impl ChainService {
         }
     }
 
-    /// What a lane is to carry: of tenants that had less than their share of this head's simulations, if they have something.
+    /// Selects a batch for a lane: first from tenants below their share of this head's simulations, else from all.
     fn select<T>(
         &mut self,
         now: Timestamp,
@@ -150,7 +151,7 @@ impl ChainService {
         self.queue.compose(now, lane, limits, &self.outlook)
     }
 
-    /// Ends calls that may have been executed without the ledger's knowledge, as soon as they are not in flight.
+    /// Ends calls that may have been executed without the ledger's knowledge as soon as they are not in flight.
     fn end_uncertain(&mut self, now: Timestamp) {
         if self.uncertain.is_empty() {
             return;
@@ -220,20 +221,21 @@ impl ChainService {
         });
     }
 
-    /// The block that is to take a batch with this deadline, as far as it is known.
+    /// The expected block environment of a batch with this deadline, as far as it is known.
     fn environment(&self, now: Timestamp, index: usize, deadline: Timestamp) -> Environment {
         let base_fee_per_gas = self.price.map_or(0, |price| price.next_base_fee);
         let priority_fee_per_gas = self.offer(now, deadline).map_or(0, |offer| offer.max_priority_fee_per_gas);
         let balance_wei = self.lanes[index].machine.balance();
         let spec = &self.shared.spec;
-        // A second later at least: nodes take no block that is not after its parent. Arbitrum's contracts see L1's number.
+        // At least one second later: nodes accept no block whose timestamp is not after its parent's. Arbitrum's
+        // contracts see L1's block number.
         let step_s = spec.block_time().as_secs().max(1);
         let sees_number = !matches!(spec.base_fee, BaseFeeRule::Backlog { .. });
         Environment {
             base_fee_per_gas,
             priority_fee_per_gas,
             balance_wei,
-            // The simulation says on which block.
+            // The simulation sets the parent block.
             parent: None,
             number: self.head.map(|head| head.number.saturating_add(1)).filter(|_| sees_number),
             timestamp_s: self.head.map(|head| head.timestamp_s.saturating_add(step_s)),
@@ -248,7 +250,7 @@ impl ChainService {
         }
         match found.whole {
             Some(_) => {
-                // Who is to blame is not known: each in smaller company, until it is alone.
+                // The failing member is not known: the members are retried in smaller batches, down to one.
                 metrics::counter!("slackwater_simulations_failed_total").increment(1);
                 let is_sure = gate::fails_as_a_whole(found.whole_words, self.shared.pool.len());
                 let company = candidate.members.len().div_ceil(2);
@@ -257,7 +259,7 @@ impl ChainService {
                     if let Some(entry) = self.queue.get_mut(id) {
                         match is_sure {
                             true => entry.batch_failures += 1,
-                            // It may be the node's: that ends nobody.
+                            // It may be the node's fault, so it counts against no request.
                             false => entry.refusals.company = u32::try_from(company).ok(),
                         }
                     }
@@ -269,7 +271,7 @@ impl ChainService {
         self.dispatch(now);
     }
 
-    /// Sends those who would succeed; the others wait for another block, or end.
+    /// Sends the members that would succeed; the others wait for another block, or end.
     fn sift(&mut self, now: Timestamp, index: usize, mut candidate: Candidate, found: &Simulation) {
         if found.words.iter().all(|word| *word == Word::Executes) {
             candidate.used = found.used.clone();
@@ -317,13 +319,13 @@ impl ChainService {
             if reason == Reason::InvalidOnChain
                 && let Some(signer) = sequence
             {
-                // Perhaps somebody else used the nonce: look again before judging.
+                // The nonce may have been used elsewhere: read it again before judging.
                 self.recheck(signer);
             }
             self.failed_simulation(now, id, &ahead, reason, detail.as_deref(), &against, found.block);
         }
         if let Some(alone) = self.unsimulated(now, unsure) {
-            // No later block can take it: it goes before those who have time, and by itself.
+            // No later block can take it: it goes alone, before those that still have time.
             good.into_iter().for_each(|member| self.queue.put_back(member.id()));
             good = vec![alone];
             used = vec![None];
@@ -333,12 +335,12 @@ impl ChainService {
         }
         selection.members = good.iter().map(|member| member.id()).collect();
         let payload = self.lanes[index].params.payload(selection.key, &good);
-        // What was told of more members is enough for fewer.
+        // The data cost told for more members covers fewer.
         self.launch_covered(now, index, Candidate { selection, members: good, payload, ahead, told, foreseen, used });
     }
 
-    /// What becomes of members that no node simulates: they wait, until no later block can take them. Returns one that is to be
-    /// sent alone then, if the configuration wants that.
+    /// Handles members that no node could simulate: they wait until no later block can take them, then end or, if so
+    /// configured (`chain.unsimulated`), are sent alone. Returns the one to send alone now.
     fn unsimulated(&mut self, now: Timestamp, unsure: Vec<Arc<VerifiedRequest>>) -> Option<Arc<VerifiedRequest>> {
         let (block, then) = (self.shared.spec.block_time(), self.shared.tuning.unsimulated);
         let mut alone = None;
@@ -348,7 +350,7 @@ impl ChainService {
                 Unsure::Wait => self.held.push(id),
                 Unsure::Send if alone.is_none() => alone = Some(member),
                 Unsure::Send => self.queue.put_back(id),
-                // What became of it another transaction tells.
+                // Another transaction decides its outcome.
                 Unsure::End if self.is_entangled(id) => self.held.push(id),
                 Unsure::End => {
                     let successors = self.queue.successors(id);
@@ -361,14 +363,14 @@ impl ChainService {
         alone
     }
 
-    /// A final receipt says which of two nodes simulated truly.
+    /// Demotes the node whose simulation a final receipt contradicts.
     pub(super) fn judge_witnesses(&mut self, members: &[Arc<VerifiedRequest>], outcomes: &[MemberOutcome]) {
         for (member, outcome) in members.iter().zip(outcomes) {
             let Some((yes, no)) = self.contradicted.remove(&member.id()) else { continue };
             match outcome {
                 MemberOutcome::Executed => self.shared.pool.demote(no),
                 MemberOutcome::Failed => self.shared.pool.demote(yes),
-                // Somebody else may have been faster: that says nothing about either.
+                // Another transaction may have used the nonce first: that says nothing about either node.
                 MemberOutcome::Untouched => {}
             }
         }
@@ -376,14 +378,14 @@ impl ChainService {
         self.contradicted.retain(|id, _| queue.get(*id).is_some());
     }
 
-    /// After a transaction that did other things than simulated, two nodes simulate for a while.
+    /// After a transaction with another outcome than simulated, the next batches are simulated on two nodes.
     pub(super) fn note_surprise(&mut self, outcomes: &[MemberOutcome]) {
         if outcomes.iter().any(|outcome| *outcome != MemberOutcome::Executed) {
             self.wary = SECOND_OPINION_EVERY;
         }
     }
 
-    /// Reads a user's forwarder nonce afresh.
+    /// Reads a user's forwarder nonce again.
     fn recheck(&mut self, signer: (Address, Address)) {
         let shared = self.shared.clone();
         self.tasks.spawn(async move {
@@ -419,13 +421,13 @@ impl ChainService {
             entry.request.sequence().is_some_and(|(forwarder, signer, _)| ahead.contains_key(&(forwarder, signer)));
         let mut is_rejected = false;
         if !depends {
-            // With predecessors in flight the state it will meet is not the state it was simulated on.
+            // With predecessors in flight, the state at execution is not the state it was simulated on.
             entry.simulations += 1;
             is_rejected = self.doubts.entry(id).or_default().refused(against, block, now, &rule);
         }
         if is_rejected {
             self.doubts.remove(&id);
-            // Those of the same user that are held with it have lost their predecessor like those that wait.
+            // Held requests of the same user have lost their predecessor, like the waiting ones.
             let signer = entry.request.sequence().map(|(forwarder, signer, _)| (forwarder, signer));
             let is_behind = |held: &RequestId| {
                 let sequence = self.queue.get(*held).and_then(|entry| entry.request.sequence());
@@ -442,12 +444,13 @@ impl ChainService {
         }
     }
 
-    /// Holds back who is not valid any more: it waits only for what becomes of another transaction of ours, which may have executed
-    /// it. And whoever is behind it, or behind one that is held or waits for that already: it is in no transaction, so the forwarder
-    /// would skip who follows. The others are chosen anew.
+    /// Holds back expired members: they wait only for the outcome of another transaction of ours that may have executed
+    /// them. Also holds back members behind these, or behind requests already held or undecided: their predecessor is
+    /// in no transaction, so the forwarder would skip them. If any is held back, the others return to the queue for a
+    /// new selection.
     pub(super) fn keep_valid(&mut self, now: Timestamp, candidate: Candidate) -> Option<Candidate> {
         let is_over = |member: &VerifiedRequest| member.valid_until() <= now && Protection::Deadline.is_on();
-        // The first nonce of a signer that goes nowhere now.
+        // The lowest nonce of each signer that is not sent now.
         let mut first: BTreeMap<(Address, Address), u64> = BTreeMap::new();
         let held = self.held.iter().chain(&self.undecided);
         let held = held.filter_map(|id| self.queue.get(*id)?.request.sequence());
@@ -472,7 +475,8 @@ impl ChainService {
         None
     }
 
-    /// Holds those back whose reservations would not pay for their L1 data if that got dearer before it is posted.
+    /// Holds back members whose reservations would not cover their share of the L1 data fee if it rose before the batch
+    /// is posted (see [`covers_data`]).
     fn keep_covered(&mut self, index: usize, candidate: Candidate) -> Option<Candidate> {
         let model = self.data_fee().unwrap_or_default();
         let told = candidate.told.data_fee;
@@ -511,8 +515,8 @@ impl ChainService {
         self.keep_only(index, candidate, &kept)
     }
 
-    /// Lets those go who were withdrawn while they were simulated: the ledger would refuse the others with them. Whoever is behind
-    /// them has lost a predecessor.
+    /// Drops members that were withdrawn during the simulation, because the ledger would refuse the whole batch.
+    /// Members behind them have lost a predecessor and are held.
     fn keep_unwithdrawn(&mut self, index: usize, candidate: Candidate) -> Option<Candidate> {
         let withdrawn: Vec<RequestId> =
             candidate.selection.members.iter().copied().filter(|id| self.is_withdrawn(*id)).collect();
@@ -533,7 +537,7 @@ impl ChainService {
         self.keep_only(index, candidate, &kept)
     }
 
-    /// The candidate with the members at these places, ascending. The others wait for the next block.
+    /// The candidate reduced to the members at the ascending indices `kept`. The others wait for the next block.
     fn keep_only(&mut self, index: usize, candidate: Candidate, kept: &[usize]) -> Option<Candidate> {
         let Candidate { mut selection, members, ahead, told, foreseen, used, .. } = candidate;
         let mut good = Vec::with_capacity(kept.len());
@@ -554,14 +558,14 @@ impl ChainService {
         Some(Candidate { selection, members: good, payload, ahead, told, foreseen, used: gas })
     }
 
-    /// As [`Self::launch`], after the chain was asked what the data costs.
+    /// Like [`Self::launch`], after a check with the chain's own data fee.
     fn launch_covered(&mut self, now: Timestamp, index: usize, candidate: Candidate) {
         if let Some(candidate) = self.keep_covered(index, candidate) {
             self.launch(now, index, candidate);
         }
     }
 
-    /// Gives the plan to the lane; what the lane does not take goes back to the queue.
+    /// Submits the plan to the lane; if the lane refuses it, the members wait for the next block.
     fn launch(&mut self, now: Timestamp, index: usize, candidate: Candidate) {
         let Some(candidate) = self.keep_unwithdrawn(index, candidate) else { return };
         let pauses = self.shared.pauses.current();
@@ -630,7 +634,7 @@ impl ChainService {
                     tracing::debug!(lane = %lane.machine.id(), %error, "lane does not take the batch");
                 }
                 for member in members {
-                    // Not before the next block: a lane that refuses now will refuse at once again.
+                    // Not before the next block: the lane would refuse it again at once.
                     self.held.push(member.id());
                 }
             }

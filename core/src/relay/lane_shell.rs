@@ -1,4 +1,4 @@
-//! Carries out what a lane commands.
+//! Executes a lane's commands.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -40,7 +40,7 @@ use crate::{
     time::Timestamp,
 };
 
-/// Why a request ends that nodes refuse with `class`, if that is what its end is about.
+/// End reason of a request that nodes refuse with `class`; `None` if the class says nothing about the request.
 const fn reason_of(class: RpcErrorClass) -> Option<Reason> {
     match class {
         RpcErrorClass::Underpriced => Some(Reason::BelowNodeMinimum),
@@ -50,50 +50,51 @@ const fn reason_of(class: RpcErrorClass) -> Option<Reason> {
     }
 }
 
-/// What a nonce carries, beyond what the machine needs to know.
+/// Present content of a nonce, beyond what the lane's state machine needs.
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) key: VehicleKey,
     pub(super) members: Vec<Arc<VerifiedRequest>>,
-    /// Each member's own gas: as simulated, without the empty transaction's; else as declared.
+    /// Each member's own gas: as simulated, less the gas of an empty transaction; as declared if it was not simulated.
     pub(super) weights: Vec<u64>,
-    /// Each member's size, once its bytes may be elsewhere; else empty.
+    /// Each member's size, filled before its bytes may leave memory; else empty.
     pub(super) sizes: Vec<MemberSize>,
-    /// Its bytes are in the ledger only.
+    /// Set while its bytes are in the ledger only; `None` while they are in memory.
     pub(super) stowed: Option<Stowed>,
     /// Whose they are; `None` if of several tenants, or nobody's.
     pub(super) tenant: Option<Arc<str>>,
     pub(super) record: BatchRecord,
     /// The forecast by which it was composed.
     pub(super) foreseen: Option<Foreseen>,
-    /// What its block showed of its members' targets.
+    /// Evidence about its members' targets from its block.
     pub(super) shown: Shown,
-    /// Its content is in the ledger.
+    /// True once its content is in the ledger.
     pub(super) is_planned: bool,
-    /// Who left the nonce's earlier content, which every node refused.
+    /// Members of the nonce's previous content, which every node refused.
     pub(super) left: Vec<RequestId>,
-    /// What the nonce carried before. A node may have kept it in spite of its refusal.
+    /// Earlier contents of the nonce, oldest first. A node may have kept one although it refused it.
     pub(super) earlier: Vec<Content>,
-    /// For which of these an empty transaction uses the nonce, while it is vacant.
+    /// Index in `earlier` of the content for which a filler uses the vacant nonce; `None` if there is no such filler.
     pub(super) filled_for: Option<usize>,
     /// What its block holds, while that is not final.
     pub(super) mined: Option<Mined>,
-    /// What its tenant's budget holds for what no member bears of it.
+    /// Amount held in its tenant's budget for the part of its cost that no member bears.
     pub(super) pending: Option<Pending>,
-    /// Members that left before it is final: they wait, or are in another transaction.
+    /// Members that left before it is final: they wait again, or are in another transaction.
     pub(super) gone: BTreeSet<RequestId>,
-    /// What was drawn of their reservations for it already, wei.
+    /// Amount already drawn for it from the reservation of each member in `gone`, wei.
     pub(super) drawn: BTreeMap<RequestId, U256>,
-    /// Members that another transaction of ours executed earlier in the chain: a skip of theirs is the operator's cost.
+    /// Members that another transaction of ours executed earlier on chain: the operator bears the cost of skipping
+    /// them.
     pub(super) elsewhere: BTreeSet<RequestId>,
-    /// Members that had ended before this instance read it back, with what their tenant is charged, percent of their cost: no
-    /// budget in memory counts it.
+    /// Members that had ended before this instance read the batch back, with their tenant's price in percent of their
+    /// cost: no budget in memory counts them.
     pub(super) uncounted: BTreeMap<RequestId, u32>,
-    /// Whose transaction took the nonce, as last told, and since when that is known.
+    /// The foreign transaction that took the nonce, as last reported, and the time of the first report.
     pub(super) stranger: Option<(Stranger, Timestamp)>,
 }
 
-/// What a nonce carried before every node refused it, oldest first.
+/// Content of a nonce: an earlier one, which every node refused, or a copy of the present one.
 #[derive(Debug, Clone)]
 pub(super) struct Content {
     /// Index of the first attempt that carries something else.
@@ -101,11 +102,11 @@ pub(super) struct Content {
     pub(super) key: VehicleKey,
     pub(super) members: Vec<Arc<VerifiedRequest>>,
     pub(super) weights: Vec<u64>,
-    /// As of a [`Flight`].
+    /// As in [`Flight`].
     pub(super) sizes: Vec<MemberSize>,
     /// Whose they are; `None` if of several tenants, or nobody's.
     pub(super) tenant: Option<Arc<str>>,
-    /// As of a [`Flight`].
+    /// As in [`Flight`].
     pub(super) elsewhere: BTreeSet<RequestId>,
 }
 
@@ -116,14 +117,14 @@ impl Content {
 }
 
 impl Flight {
-    /// What it carries now.
+    /// A copy of the present content.
     pub(super) fn content(&self) -> Content {
         let (members, weights, tenant) = (self.members.clone(), self.weights.clone(), self.tenant.clone());
         let (sizes, elsewhere) = (self.sizes.clone(), self.elsewhere.clone());
         Content { until: 0, key: self.key, members, weights, sizes, tenant, elsewhere }
     }
 
-    /// Which of two was planned first: a request that left one can only be in one that was planned later.
+    /// Sort key by planning time: a request that left one transaction can only be in one planned later.
     pub(super) const fn order(&self) -> (Timestamp, BatchId) {
         (self.record.created_at, self.record.id)
     }
@@ -136,14 +137,14 @@ impl Flight {
         self.members.iter().map(|member| member.id())
     }
 
-    /// Requests that it may have executed, or may yet, although they are not with it any more.
+    /// Requests that are no longer members but that it may have executed, or may yet execute.
     pub(super) fn bound(&self) -> impl Iterator<Item = RequestId> {
         let earlier = self.earlier.iter().flat_map(|content| &content.members);
         self.gone.iter().copied().chain(earlier.map(|member| member.id()))
     }
 
-    /// Members of which the ledger has, since a restart, that this transaction executed them in this block; `None` if it does not have
-    /// the transaction as in it.
+    /// Members that the ledger, as read back at a restart, records as executed by this transaction in this block;
+    /// `None` if it does not record the transaction in this block.
     fn known(&self, receipt: &TxReceipt) -> Option<BTreeSet<RequestId>> {
         let BatchRecord { state: BatchState::Included, included_hash, block, gas_used: Some(_), .. } = self.record
         else {
@@ -158,7 +159,7 @@ impl Flight {
         self.members.iter().filter(|member| !self.gone.contains(&member.id()))
     }
 
-    /// A new content of a nonce.
+    /// New content of a nonce.
     pub(super) const fn new(
         key: VehicleKey,
         members: Vec<Arc<VerifiedRequest>>,
@@ -189,14 +190,15 @@ impl Flight {
         }
     }
 
-    /// The same nonce without anybody in it.
+    /// The same nonce without members.
     fn vacated(&self) -> Self {
         let (left, earlier) = (self.left.clone(), self.earlier.clone());
         let empty = Self::new(self.key, Vec::new(), Vec::new(), self.record.clone());
         Self { is_planned: true, left, earlier, ..empty }
     }
 
-    /// Which of the earlier contents the attempt with this index carries; `None` if it carries the present one.
+    /// Index in `earlier` of the content that the attempt with this index carries; `None` if it carries the present
+    /// one.
     fn content_before(&self, index: u32) -> Option<usize> {
         self.earlier.iter().position(|content| index < content.until)
     }
@@ -207,29 +209,29 @@ const fn attempts_of(nonce: u64) -> RangeInclusive<AttemptKey> {
     AttemptKey { nonce, index: 0 }..=AttemptKey { nonce, index: u32::MAX }
 }
 
-/// A lane with its key, its flights and its attempts.
+/// A lane's state machine with its key, flights and attempts.
 #[derive(Debug)]
 pub(super) struct LaneShell {
     pub(super) machine: Lane,
-    /// `None` where it is not configured any more: what was sent is watched to its end.
+    /// `None` if the key is no longer configured: sent transactions are watched until they are final.
     pub(super) signer: Option<LocalSigner>,
     pub(super) params: VehicleParams,
     pub(super) flights: BTreeMap<u64, Flight>,
-    /// Signed, not yet committed.
+    /// Attempts that are signed but not yet committed.
     pub(super) signed: HashMap<AttemptKey, AttemptRecord>,
-    /// Committed: may be broadcast.
+    /// Committed attempts, which may be broadcast.
     pub(super) durable: BTreeMap<AttemptKey, Durable<AttemptRecord>>,
-    /// A batch is being simulated.
+    /// True while a batch is being simulated.
     pub(super) is_simulating: bool,
-    /// The head at which no node could simulate anything of what it chose.
+    /// Head at which no node could simulate any member of the lane's selection; `None` if there was none.
     pub(super) blind_at: Option<u64>,
-    /// Where searches for the transactions that took its nonces stopped.
+    /// Progress of the searches for the transactions that used its nonces.
     pub(super) scans: Arc<Scans>,
 }
 
 impl LaneShell {
-    /// What a transaction that is in a block did for each present member of its nonce. Who was in an earlier content learns it
-    /// when that is final.
+    /// Outcomes of a mined transaction for the present members of its nonce. Members of an earlier content learn theirs
+    /// when the transaction is final.
     fn outcomes(&self, nonce: u64, kind: AttemptKind, receipt: &TxReceipt) -> Vec<MemberOutcome> {
         let Some(flight) = self.flights.get(&nonce) else { return Vec::new() };
         let mined = self.index_of(nonce, receipt.hash);
@@ -246,7 +248,7 @@ impl LaneShell {
         BatchId { lane: self.machine.id(), nonce }
     }
 
-    /// Which attempt of a nonce has this hash.
+    /// Index of the nonce's attempt with this hash; `None` if no committed attempt has it.
     fn index_of(&self, nonce: u64, hash: B256) -> Option<u32> {
         let mut attempts = self.durable.range(attempts_of(nonce));
         attempts.find(|(_, attempt)| attempt.get().hash == hash).map(|(key, _)| key.index)
@@ -259,7 +261,7 @@ impl LaneShell {
         self.signed.retain(|key, _| key.nonce != nonce);
     }
 
-    /// Forgets the bytes of what is committed for a nonce.
+    /// Drops the bytes of a nonce's committed attempts.
     pub(super) fn reduce_attempts(&mut self, nonce: u64) {
         let keys: Vec<AttemptKey> = self.durable.range(attempts_of(nonce)).map(|(key, _)| *key).collect();
         for key in keys {
@@ -271,7 +273,7 @@ impl LaneShell {
 }
 
 impl ChainService {
-    /// Does what the lane wants until it wants nothing more.
+    /// Executes the lane's commands until there are none left.
     pub(super) fn drain(&mut self, index: usize) {
         while let Some(command) = self.lanes.get_mut(index).and_then(|lane| lane.machine.poll_command()) {
             self.obey(index, command);
@@ -327,7 +329,7 @@ impl ChainService {
                     Done::Noted
                 });
                 self.tasks.spawn(async move {
-                    // Nothing is told where the lease ended: whether another instance sends it now is not known here.
+                    // No report comes if the lease ended: whether another instance sends it now is unknown here.
                     let unknown = || SendReport::of(SendOutcome::Maybe(RpcErrorClass::NodeUnavailable));
                     Done::Sent { lane: index, key, report: told.await.unwrap_or_else(|_| unknown()) }
                 });
@@ -341,7 +343,8 @@ impl ChainService {
                 let scans = self.lanes[index].scans.clone();
                 let scan_blocks = self.shared.tuning.spender_scan_blocks;
                 let work = async move {
-                    // Many become final at once: a few at a time, in order, so that the nodes' quotas hold. Never closed.
+                    // Many nonces become final at once: a few are polled at a time, in order, to stay within the nodes'
+                    // rate limits. The semaphore is never closed.
                     let _turn = polls.acquire_owned().await;
                     let found = receipts::find(&pool, &hashes, purpose, last).await;
                     let (mut found, mut is_complete, mut purpose) = (found.receipt, found.is_complete, found.purpose);
@@ -351,13 +354,13 @@ impl ChainService {
                         && purpose == PollPurpose::Finality
                         && Protection::LostAtFinality.is_on()
                     {
-                        // I3: no receipt is no proof; only a known transaction of somebody else is.
+                        // I3: a missing receipt proves nothing; only a known foreign transaction does.
                         let used = match last {
                             Some(last) => spender::find(&pool, sender, nonce, last, &scans, scan_blocks).await,
                             None => Spender::Unknown,
                         };
                         match used {
-                            // Ours, and its receipt is gone.
+                            // The transaction is ours, but its receipt was pruned.
                             Spender::Known { hash, block, .. } if hashes.contains(&hash) => {
                                 let last = last.unwrap_or(block);
                                 found = pruned::rebuild(&pool, hash, block, last).await.map(Box::new);
@@ -423,7 +426,7 @@ impl ChainService {
                 self.lanes[index].forget(nonce);
                 self.pricing.forget(index, nonce);
                 if let Some(flight) = self.lanes[index].flights.remove(&nonce) {
-                    // An empty transaction in a nonce that nobody has is those members' for whom it was sent, or who had it last.
+                    // A filler in a vacant nonce belongs to the content for which it was sent, else to the last one.
                     let is_vacant = kind == AttemptKind::Cancel && flight.members.is_empty();
                     let last = flight.filled_for.or_else(|| flight.earlier.len().checked_sub(1));
                     let earlier = carried.filter(|_| kind == AttemptKind::Payload).or(last.filter(|_| is_vacant));
@@ -455,8 +458,8 @@ impl ChainService {
         }
     }
 
-    /// Where nothing told before that this transaction is in a block, notes what it shows. `is_present`: it carries the nonce's
-    /// present members.
+    /// Records the evidence of a final transaction, unless its inclusion recorded it before. `is_present`: true if it
+    /// carries the nonce's present members.
     fn show_final(
         &mut self,
         now: Timestamp,
@@ -504,7 +507,7 @@ impl ChainService {
                 gas_used: None,
                 cost_wei: None,
             };
-            // A hole that is filled: a batch without members.
+            // A filler for a nonce gap: a batch without members.
             Flight::new(VehicleKey::Single(RequestId(alloy_primitives::B256::ZERO)), Vec::new(), Vec::new(), record)
         });
         let (write, decisions) = if !flight.is_planned {
@@ -564,7 +567,7 @@ impl ChainService {
         self.tasks.spawn(async move { Done::Persisted { lane: index, key, outcomes: written.await.ok() } });
     }
 
-    /// What a relay without [`Protection::PersistFirst`] would do.
+    /// Without [`Protection::PersistFirst`], treats the attempt as persisted before it is.
     #[cfg(feature = "simulation")]
     fn pretend_persisted(&mut self, now: Timestamp, index: usize, key: AttemptKey) {
         let lane = &mut self.lanes[index];
@@ -584,13 +587,14 @@ impl ChainService {
         outcomes: Option<Vec<Tracked>>,
     ) {
         let Some(outcomes) = outcomes else {
-            // The journal is gone, so the relay is going down: whether it is durable is unknown, and nothing is sent.
+            // The journal is gone, so the relay is shutting down: whether the write is durable is unknown, and nothing
+            // is sent.
             return;
         };
         let (outcome, durable) = outcomes.into_iter().next().unzip();
         let durable = durable.flatten();
         let ended = match outcome.map(Durable::into_inner) {
-            // Withdrawn elsewhere, before it was known here.
+            // Withdrawn through another instance before this one learned of it.
             Some(WriteOutcome::MembersEnded(ended)) => ended,
             outcome => {
                 if durable.is_none() {
@@ -619,8 +623,9 @@ impl ChainService {
                         // The nonce is as vacant as before.
                         lane.flights.insert(key.nonce, flight.vacated());
                     }
-                    // Nothing of it is durable, so they are as free as before. The others go on at once without those who have
-                    // ended; else not before the next block, or a refusal that lasts would be asked for without end.
+                    // Nothing of it is durable, so its members are free again. If some had ended, the others go on at
+                    // once without them; otherwise they wait for the next block, or a lasting refusal would be retried
+                    // in a loop.
                     let is_without_them = !ended.is_empty();
                     ended.into_iter().for_each(|id| self.forget_withdrawn(id));
                     for id in flight.ids() {
@@ -657,8 +662,8 @@ impl ChainService {
         self.note(vec![write], Vec::new());
     }
 
-    /// Nobody can hold what was signed for this nonce: its members are free at once. Those of a batch come back in half the
-    /// company; one that is refused for good while it is alone ends.
+    /// Handles a nonce whose attempts every node refused: its members are free at once. If the batch may be too large,
+    /// they return in batches of at most half its size; a request that is permanently refused while alone ends.
     fn refused(&mut self, now: Timestamp, index: usize, nonce: u64, class: Option<RpcErrorClass>) {
         self.pricing.forget(index, nonce);
         self.is_loosened = true;
@@ -704,7 +709,7 @@ impl ChainService {
                 changes.push(RequestChange::to(request, Status::Queued).because(reason));
                 let (batch, reason) = (batch_hash(id), reason.as_str().to_owned());
                 decisions.push(Decision::Requeued { request: request.0, batch, reason });
-                // What was alone would be refused at once again.
+                // A request that was alone would be refused again at once.
                 if is_alone || !class.is_some_and(RpcErrorClass::is_about_size) {
                     self.held.push(request);
                 } else {
@@ -759,7 +764,7 @@ impl ChainService {
             flight.ids().for_each(|id| self.queue.note_in_block(id, false));
             drawn = std::mem::take(&mut flight.drawn);
         }
-        // Who left it owes nothing for it any more.
+        // Members that left it owe nothing for it any more.
         for (request, drawn_wei) in drawn {
             self.draw(request, drawn_wei, U256::ZERO);
         }
@@ -775,7 +780,7 @@ impl ChainService {
             self.note(Vec::new(), vec![decision]);
         }
         self.report(now, index, nonce, BatchState::Broadcast, Status::Broadcast);
-        // They count as open again; what they reserved was never given back.
+        // The members count as open again; their reservations were never released.
         let flight = self.lanes[index].flights.get(&nonce);
         let members = flight.map_or_else(Vec::new, |flight| flight.still_in().cloned().collect());
         let claims: Vec<_> = members
@@ -806,7 +811,7 @@ impl ChainService {
         }
         let mined = lane.index_of(nonce, receipt.hash);
         let Some(flight) = lane.flights.get_mut(&nonce) else { return };
-        // What a restart read back and a node tells again is not written again: there may be a million requests in blocks.
+        // Inclusions read back at a restart are not written again: there may be a million requests in blocks.
         let known = flight.known(&receipt);
         flight.record.state = BatchState::Included;
         flight.record.included_hash = Some(receipt.hash);
@@ -853,7 +858,7 @@ impl ChainService {
             flight.members.iter().zip(&outcomes).filter(|(_, outcome)| **outcome != MemberOutcome::Untouched);
         let executed = executed.filter(|(member, _)| !gone.contains(&member.id()));
         let executed: Vec<Arc<VerifiedRequest>> = executed.map(|(member, _)| member.clone()).collect();
-        // Where a simulation can assume their nonces, their users' next requests need not follow on this lane.
+        // If a simulation can assume these nonces, the users' next requests need not follow on this lane.
         if matches!(flight.key, VehicleKey::Forwarder(forwarder) if self.shared.known_forwarders.contains(&forwarder)) {
             let executed = flight.ids().zip(&outcomes).filter(|(_, outcome)| **outcome != MemberOutcome::Untouched);
             executed.for_each(|(id, _)| self.queue.note_in_block(id, true));
@@ -896,8 +901,9 @@ impl ChainService {
         self.remember_nonces(&executed);
     }
 
-    /// No block takes a transaction: its members go on in half the company, and who was alone has one try less. For as many blocks
-    /// as it kept others waiting its tenant goes after all others.
+    /// Handles a transaction that blocks pass over: its members continue in batches of at most half its size, and a
+    /// request that was alone has one try less. For as many blocks as the transaction kept others waiting, its tenant
+    /// is served last.
     fn part_company(&mut self, index: usize, nonce: u64, blocks: u64) {
         let Some(flight) = self.lanes[index].flights.get(&nonce) else { return };
         if let Some(tenant) = flight.tenant.clone() {
@@ -914,7 +920,7 @@ impl ChainService {
         }
     }
 
-    /// Whether neither nodes nor blocks take a request, even alone, however often it is tried.
+    /// True if nodes or blocks have refused the request alone as often as `max_refusals` allows.
     pub(super) fn is_refused_for_good(&self, id: RequestId) -> bool {
         let most = self.shared.tuning.max_refusals;
         self.queue.get(id).is_some_and(|entry| entry.refusals.alone >= most)

@@ -1,4 +1,4 @@
-//! Requests that end without a transaction: withdrawn, expired, impossible.
+//! Requests that end without a transaction: withdrawn, expired, or impossible to execute.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,16 +20,16 @@ use crate::{
     time::Timestamp,
 };
 
-/// Missed promises, or requests that end, in one write: the ledger loads them together.
+/// Most missed promises, or ended requests, in one write: the ledger loads them together.
 const MAX_AT_ONCE: usize = 1_000;
 
-/// A nonce that nobody has, with requests waiting behind it.
+/// A missing nonce with requests waiting behind it.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::relay) struct Gap {
     missing: u64,
-    /// When it was noticed, by the time in which the chain was well.
+    /// Accumulated healthy time of the chain when the gap was noticed.
     since: Duration,
-    /// The forwarder was asked for the nonce since.
+    /// True once the forwarder was asked for the nonce since then.
     pub(super) is_seen: bool,
 }
 
@@ -41,7 +41,8 @@ impl ChainService {
         id: RequestId,
         reply: oneshot::Sender<Result<(), CancelError>>,
     ) {
-        // The tenant's may have ended since it was looked for, and the same signed request be another's.
+        // The tenant's request may have ended since the lookup, and the same signed request may now be another
+        // tenant's.
         if self.queue.get(id).is_some_and(|entry| *entry.tenant != *tenant) {
             let _ = reply.send(Err(CancelError::Unknown(id)));
             return;
@@ -56,18 +57,18 @@ impl ChainService {
             return;
         }
         let written = self.end(now, &[(id, Reason::CancelledByOwner)], Status::Cancelled, None);
-        // Without a durable end there is no answer: the caller learns that the relay stopped.
+        // If the end does not become durable, the reply is dropped and the caller sees a shutdown.
         self.tasks.spawn(async move { if written.await { Done::Cancelled { id, reply } } else { Done::Noted } });
     }
 
     pub(in crate::relay) fn expire(&mut self, now: Timestamp) {
-        // What is held for the next block ends with its time, not with that block; unless it is unknown what became of it.
+        // Held requests expire at their time, not at the next block, unless their outcome is unknown.
         let is_over = |id: &RequestId| self.queue.get(*id).is_some_and(|entry| entry.request.valid_until() <= now);
         let (mut over, held): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held).into_iter().partition(is_over);
         self.held = held;
         if std::mem::take(&mut self.is_loosened) {
             for id in std::mem::take(&mut self.undecided) {
-                // Nobody else would let its signer's next requests go.
+                // Nothing else would release its signer's next requests.
                 match self.is_withdrawn(id) {
                     true => self.forget_withdrawn(id),
                     false => over.extend(self.queue.get(id).map(|_| id)),
@@ -99,8 +100,8 @@ impl ChainService {
         self.end_waiting(now, &late, Status::Expired, Reason::DeadlinePassed, None);
     }
 
-    /// Keeps those of `ids`, which are not valid any more, of whom another transaction of ours will tell what became, and returns the
-    /// others. Nobody looks at the kept ones until one of those transactions is settled, or has left its nonce.
+    /// Sets aside those of the expired `ids` whose outcome depends on another transaction of ours, and returns the
+    /// others. They are checked again only when a transaction is settled or has left its nonce.
     fn set_aside_undecided(&mut self, now: Timestamp, ids: Vec<RequestId>) -> Vec<RequestId> {
         let entangled = self.entangled_among(&ids);
         let (undecided, free): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| entangled.contains(id));
@@ -110,8 +111,9 @@ impl ChainService {
         free
     }
 
-    /// Ends those who have waited behind a missing nonce for too long, whatever made it missing. Time counts while heads come,
-    /// and only after the nonce was looked at again.
+    /// Ends requests that have waited behind a missing nonce for longer than the tenant's gap timeout, for whatever
+    /// reason it is missing. Time counts only while heads arrive, and the timeout applies only after the nonce was
+    /// looked up again.
     pub(super) fn end_gapped(&mut self, now: Timestamp) {
         let mut gaps = BTreeMap::new();
         for (user, missing) in self.queue.gaps() {
@@ -135,8 +137,8 @@ impl ChainService {
         self.gaps = gaps;
     }
 
-    /// Ends waiting requests, and those taken for a transaction that is not planned, for a reason; the write is retried until it
-    /// is durable.
+    /// Ends waiting requests, and those selected for a transaction that is not planned yet, for a reason; the write is
+    /// retried until it is durable.
     pub(in crate::relay) fn end_waiting(
         &mut self,
         now: Timestamp,
@@ -150,7 +152,7 @@ impl ChainService {
         }
         let entangled = self.entangled_among(ids);
         let (entangled, free): (Vec<_>, Vec<_>) = ids.iter().partition(|id| entangled.contains(*id));
-        // Looked at again with the next block, until it is known what became of them.
+        // Checked again with each block until their outcome is known.
         let is_taken = |id: &RequestId| !self.queue.is_waiting(*id) && Protection::HoldEntangled.is_on();
         self.held.extend(entangled.iter().copied().filter(is_taken));
         self.use_up(now, &entangled);
@@ -164,8 +166,8 @@ impl ChainService {
         }
     }
 
-    /// Has the nonces used that no plan has taken since every node refused these requests under them. A node may have kept what it
-    /// refused, so without that nothing would ever tell what became of the requests.
+    /// Fills the vacant nonces under which every node refused these requests. A node may have kept a transaction that
+    /// it refused, so only a final transaction at that nonce settles the requests' outcome.
     fn use_up(&mut self, now: Timestamp, ids: &[RequestId]) {
         if ids.is_empty() {
             return;
@@ -175,7 +177,7 @@ impl ChainService {
         for lane in &mut self.lanes {
             let vacant = lane.flights.iter_mut().filter(|(_, flight)| flight.members.is_empty());
             for (nonce, flight) in vacant {
-                // Whoever waits pays for it.
+                // The waiting request pays for the filler.
                 let Some(content) = flight.earlier.iter().position(holds) else { continue };
                 flight.filled_for.get_or_insert(content);
                 lane.machine.handle_event(now, Event::Fill { nonce: *nonce });
@@ -183,7 +185,7 @@ impl ChainService {
         }
     }
 
-    /// Ends waiting requests; says when that is durable, or that it never will be.
+    /// Ends waiting requests; resolves to true once that is durable, false if it never will be.
     fn end(
         &mut self,
         now: Timestamp,
@@ -206,7 +208,7 @@ impl ChainService {
         self.settled(written, costs)
     }
 
-    /// Gives budgets back what ended requests did not spend, once their end is durable and not before: after a crash in
+    /// Releases the unspent reservations of ended requests, but only once their end is durable: after a crash in
     /// between they would be open again.
     pub(in crate::relay) fn settled(
         &self,

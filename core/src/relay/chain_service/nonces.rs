@@ -1,4 +1,4 @@
-//! What the chain says of users' forwarder nonces: looked up, doubted, confirmed.
+//! Users' forwarder nonces on chain: lookup, suspicion, confirmation.
 
 use alloy_primitives::Address;
 
@@ -14,14 +14,15 @@ use crate::{
     time::Timestamp,
 };
 
-/// Signers whose nonce is looked up in one call.
+/// Most signers whose nonces are looked up in one call.
 const NONCE_LOOKUP_LEN: usize = 200;
 
-/// A user, what a majority reaches at the final block, and what a majority does not exceed at the head.
+/// A user, the nonce that a majority reaches at the final block, and the nonce that a majority does not exceed at the
+/// head; each `None` without a majority.
 pub(in crate::relay) type Confirmed = ((Address, Address), Option<u64>, Option<u64>);
 
 impl ChainService {
-    /// A user's forwarder nonce, as somebody just read it at the head. Requests below it are suspect until the nonce is final.
+    /// Records a user's forwarder nonce just read at the head. Requests below it are suspect until the nonce is final.
     pub(in crate::relay) fn learn_nonce(&mut self, forwarder: Address, signer: Address, nonce: u64) {
         self.queue.set_chain_nonce(forwarder, signer, nonce);
         if !self.queue.stale(forwarder, signer).is_empty() {
@@ -29,7 +30,8 @@ impl ChainService {
         }
     }
 
-    /// Asks for the suspects' nonces at the newest final block: only what is used there is used for good (I9).
+    /// Asks for the suspects' nonces at the newest final block: only a nonce used there is used for good (invariant
+    /// I9).
     pub(super) fn confirm_suspects(&mut self) {
         let Some(block) = self.head.and_then(|head| head.final_block) else { return };
         if self.suspects.is_empty() || self.under_way.suspects || self.is_stopping {
@@ -61,7 +63,7 @@ impl ChainService {
             if let Some(nonce) = latest
                 && self.queue.lower_chain_nonce(forwarder, signer, nonce.max(settled.unwrap_or(0)))
             {
-                // A reorg took it back: admission must know too.
+                // A reorg took the nonce back: admission must know too.
                 let cache = self.shared.nonces.clone();
                 self.tasks.spawn(async move {
                     cache.insert((forwarder, signer), nonce).await;
@@ -106,7 +108,7 @@ impl ChainService {
                         }
                     }
                     Err(_) => {
-                        // No node is there: that says nothing of any forwarder.
+                        // No node is reachable: that says nothing about any forwarder.
                         asked.clear();
                         tokio::time::sleep(shared.tuning.poll_interval).await;
                     }
@@ -117,9 +119,9 @@ impl ChainService {
         self.start(work, || Done::Nonces { asked: Vec::new(), found: Vec::new() });
     }
 
-    /// Reads the nonces of users whose next request never came: they may have used it elsewhere, and what we remember of
-    /// them would keep their later requests waiting for ever. A few at each head, in turn. A majority tells (invariant I15): by this
-    /// word requests end.
+    /// Reads the nonces of users with a gap: they may have used the missing nonce elsewhere, and a remembered value
+    /// would keep their later requests waiting for ever. A limited number at each head, in turn. A majority decides
+    /// (invariant I15), since requests end on this answer.
     pub(super) fn look_at_gaps(&mut self) {
         if self.under_way.gaps || self.is_stopping {
             return;
@@ -136,7 +138,7 @@ impl ChainService {
             let mut found = Vec::new();
             for (signer, nonce) in signers.into_iter().zip(nonces) {
                 if let Some(AgreedNonce { at_least: nonce, .. }) = nonce {
-                    // A node that lags must not take knowledge away.
+                    // A lagging node must not lower a known nonce.
                     if shared.nonces.get(&signer).await.is_none_or(|known| known < nonce) {
                         shared.nonces.insert(signer, nonce).await;
                     }

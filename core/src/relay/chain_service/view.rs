@@ -1,4 +1,4 @@
-//! What the outside sees of a chain.
+//! The published view of a chain: status, lanes, prices, health.
 
 use std::{sync::PoisonError, time::Duration};
 
@@ -18,7 +18,7 @@ use super::{
 use crate::{lane::Blockage, time::Timestamp};
 
 impl ChainService {
-    /// Refreshes what the outside sees.
+    /// Refreshes the published view.
     pub(super) fn publish(&mut self) {
         let now = clock::now();
         let conditions = self.shared.pool.conditions();
@@ -128,14 +128,14 @@ impl ChainService {
         }
     }
 
-    /// The lane waits for a top-up, or could not even pay for an empty transaction.
+    /// True if the lane waits for a top-up, or could not even pay for an empty transaction.
     fn is_poor(&self, lane: &LaneShell) -> bool {
         let price = self.price.map_or(0, |price| price.next_base_fee).max(1);
         let least = U256::from(price).saturating_mul(U256::from(self.shared.tuning.cancel_gas));
         lane.machine.is_underfunded() || lane.machine.balance().is_some_and(|balance| balance < least)
     }
 
-    /// Logs, once, that the condition has changed.
+    /// Logs a change of health, once.
     fn tell_health(&mut self, health: ChainHealth, detail: Option<&str>) {
         let was = std::mem::replace(&mut self.told_health, health);
         if was == health {
@@ -158,13 +158,13 @@ impl ChainService {
         }
     }
 
-    /// How far the chain's clock is ahead of ours; zero where that is usual.
+    /// Lead of the chain's clock over ours; zero within [`health::CLOCK_TOLERANCE`].
     fn clock_ahead(&self) -> Duration {
         let ahead = Duration::from_millis(u64::try_from(self.clock_skew_ms).unwrap_or(0));
         if ahead > health::CLOCK_TOLERANCE { ahead } else { Duration::ZERO }
     }
 
-    /// Notes how far the newest head's time is from ours, and tells once if that is too far.
+    /// Records the offset of the newest head's timestamp from our clock, and logs once if it is too large.
     pub(super) fn note_clock(&mut self, now: Timestamp, timestamp_s: u64) {
         let told = i64::try_from(Timestamp::from_secs(timestamp_s).0).unwrap_or(i64::MAX);
         let ours = i64::try_from(now.0).unwrap_or(i64::MAX);

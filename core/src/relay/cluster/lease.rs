@@ -1,4 +1,4 @@
-//! A lease as its holder measures it: by two clocks of its own, from before it asked.
+//! A lease as measured by its holder: with two clocks of its own, from before the request for it.
 
 use std::{
     sync::{
@@ -13,22 +13,22 @@ use tokio::time::Instant;
 
 use crate::{ledger::Fence, relay::clock, time::Timestamp};
 
-/// Longest pause between looks at whether a lease still holds, while something is being sent under it.
+/// Longest pause between checks whether the lease still holds, during a broadcast under it.
 const OVER_PAUSE: Duration = Duration::from_millis(100);
 
-/// A lease as its holder sees it. Clones are the same lease.
+/// A lease as its holder sees it. Clones share state.
 #[derive(Debug, Clone)]
 pub(in crate::relay) struct Lease(Arc<Held>);
 
 #[derive(Debug)]
 struct Held {
     fence: Fence,
-    /// When it ends. By two clocks: one does not go back, the other goes on while the machine is suspended.
+    /// Time of expiry by two clocks: a monotonic one, and the wall clock, which goes on while the machine is suspended.
     until: Mutex<(Instant, Timestamp)>,
     is_revoked: AtomicBool,
 }
 
-/// A moment by both clocks.
+/// A point in time by both clocks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment(pub(super) Instant, Timestamp);
 
@@ -52,13 +52,13 @@ impl Lease {
         self.0.fence
     }
 
-    /// Whether it is certainly in force: what needs it may be done now.
+    /// True if the lease is certainly in force, so that work which needs it may be done now.
     pub(in crate::relay) fn holds(&self) -> bool {
         let (until, wall) = *self.0.until.lock().unwrap_or_else(PoisonError::into_inner);
         !self.is_revoked() && Instant::now() < until && clock::now() < wall
     }
 
-    /// Waits until it does not hold any more, renewals included.
+    /// Waits until the lease no longer holds, renewals included.
     async fn over(&self) {
         while self.holds() {
             let (until, _) = *self.0.until.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,8 +66,8 @@ impl Lease {
         }
     }
 
-    /// Does `work` while it holds; `None` if it was over before the end. The lease is looked at each time before `work` goes
-    /// on, by the clock: after a stop of the process, what was ready to run runs before any timer fires.
+    /// Runs `work` while the lease holds; `None` if the lease ended first. The clock is checked before each poll of
+    /// `work`: after a suspension of the process, ready tasks run before any timer fires.
     pub(in crate::relay) async fn guard<F: Future>(&self, work: F) -> Option<F::Output> {
         let mut over = std::pin::pin!(self.over());
         let mut work = std::pin::pin!(work);
@@ -84,7 +84,7 @@ impl Lease {
         *self.0.until.lock().unwrap_or_else(PoisonError::into_inner) = asked.plus(period);
     }
 
-    /// The database says that it is over.
+    /// Ends the lease because the database reports it as lost.
     pub(in crate::relay) fn revoke(&self) {
         if !self.0.is_revoked.swap(true, Ordering::AcqRel) {
             let Fence { chain_id, token } = self.fence();
@@ -106,7 +106,7 @@ impl Lease {
 mod tests {
     use super::*;
 
-    /// A process that was stopped goes on with what was ready to run, before any timer fires.
+    /// A process that was suspended continues with ready tasks before any timer fires.
     #[tokio::test]
     async fn work_does_not_go_on_after_the_lease_although_no_timer_fired() {
         const PERIOD: Duration = Duration::from_secs(3_600);
@@ -114,13 +114,13 @@ mod tests {
         let polls = std::cell::Cell::new(0);
         let mut guarded = std::pin::pin!(lease.guard(std::future::poll_fn(|context| {
             polls.set(polls.get() + 1);
-            // Ready to go on at once.
+            // Ready again at once.
             context.waker().wake_by_ref();
             Poll::<()>::Pending
         })));
         let step = std::future::poll_fn(|context| Poll::Ready(guarded.as_mut().poll(context)));
         assert_eq!(step.await, Poll::Pending, "it works while the lease holds");
-        // It ran out during a stop: asked for long ago by the clock on the wall.
+        // The lease expired during a suspension: by the wall clock it was requested long ago.
         lease.extend(Moment(Instant::now(), Timestamp(0)), PERIOD);
         let step = std::future::poll_fn(|context| Poll::Ready(guarded.as_mut().poll(context)));
         assert_eq!(step.await, Poll::Ready(None));

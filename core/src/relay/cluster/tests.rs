@@ -1,4 +1,4 @@
-//! Open requests, as this instance counts them; and an owner of the lanes whose requests others withdraw.
+//! Tests of the open request counts of an instance, and of a leader whose requests others withdraw.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// Three requests of `shop`, which this instance has accepted.
+    /// Three requests of `shop` accepted by this instance.
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ledger = SqliteLedger::open(SqliteConfig::new(dir.path().join("ledger.db"))).await.unwrap();
@@ -107,7 +107,7 @@ async fn whose_end_was_missed_is_not_open_also_where_another_tenant_has_it_now()
     look_for_closed(&scene.ledger, &scene.tenants).await.unwrap();
     assert_eq!(scene.open_of("shop"), [scene.ids[2]]);
     assert_eq!(scene.open_of("bank"), [scene.ids[1]]);
-    // What can't be read is looked at again.
+    // Failed lookups are retried.
     scene.ledger.close().await;
     assert!(look_for_closed(&scene.ledger, &scene.tenants).await.is_err());
     assert_eq!(scene.open_of("shop"), [scene.ids[2]]);
@@ -155,7 +155,8 @@ async fn after_a_gap_in_the_events_everything_is_looked_at() {
 
 const GWEI: u128 = 1_000_000_000;
 
-/// Drives a lane that can send, with requests that were chosen for a transaction: two of the first user, one of each other.
+/// A leader with a lane that can send and requests selected for a transaction: two of the first user, one of each
+/// other.
 struct Owner {
     service: ChainService,
     journal: mpsc::Receiver<JournalEntry>,
@@ -213,7 +214,7 @@ impl Owner {
         places.iter().map(|place| self.all[*place].id()).collect()
     }
 
-    /// All were simulated, and would succeed.
+    /// A simulation in which all members succeed.
     fn simulated(&mut self) {
         let members = self.all.clone();
         let key = VehicleKey::Forwarder(FORWARDER);
@@ -243,7 +244,7 @@ impl Owner {
         self.service.on_news(News { token: 1, accepted: Vec::new(), withdrawn: self.ids(places) });
     }
 
-    /// The plan that waits to be written, by its members.
+    /// Members of the plan that waits to be written.
     fn planned(&mut self) -> Option<(Vec<RequestId>, JournalEntry)> {
         let entry = self.journal.try_recv().ok()?;
         let Write::Plan(plan) = &entry.writes[0] else { panic!("a plan") };
@@ -285,7 +286,7 @@ async fn whom_the_ledger_knows_to_be_withdrawn_keeps_the_others_for_no_block() {
     assert_eq!(owner.waiting(), owner.ids(&[0, 1, 3]));
     assert!(owner.service.held.is_empty() && owner.service.queue.get(owner.all[2].id()).is_none());
     assert!(owner.service.lanes[0].machine.ready().is_ok());
-    // What is told of it later changes nothing.
+    // A later report of it changes nothing.
     owner.withdrawn(&[2]);
     assert!(owner.service.membership.as_ref().unwrap().withdrawn.is_empty());
 }
@@ -299,7 +300,7 @@ async fn a_plan_that_is_refused_for_another_reason_waits_for_a_block() {
     assert_eq!((owner.waiting(), owner.service.held.clone()), (Vec::new(), owner.ids(&[0, 1, 2, 3])));
 }
 
-/// Whatever brings them back.
+/// A withdrawn request is removed however it returned to the queue.
 #[tokio::test]
 async fn who_was_withdrawn_on_the_way_is_not_chosen_again() {
     let mut owner = Owner::new().await;
@@ -311,7 +312,7 @@ async fn who_was_withdrawn_on_the_way_is_not_chosen_again() {
     assert_eq!(withdrawn, owner.ids(&[3]), "still on its way");
 }
 
-/// What was asked for dies with the lease, so it is asked for again.
+/// Pending lookups end with the lease, so they are started again.
 #[tokio::test]
 async fn who_lost_the_lease_looks_again_at_everything() {
     let mut owner = Owner::new().await;
