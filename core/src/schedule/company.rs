@@ -1,43 +1,45 @@
-//! Is company worth the wait?
+//! The wait for company: how long a batch waits for more members.
 //!
-//! A transaction costs something before its first member: 21 000 gas, and what its envelope pays for L1 data. Who joins
-//! saves that once more; waiting for it uses up the members' slack. Both are weighed in *setups*, the cost of an empty
-//! transaction, so that prices of gas and data count only by their ratio.
+//! A transaction has a setup cost before its first member: 21 000 gas, and the L1 data of its envelope. Each member
+//! that joins saves one setup; waiting for it uses up the slack of the others. Both are measured in *setups*, the cost
+//! of an empty transaction, so that only the ratio of gas price and data price matters.
 //!
 //! A member with slack s that would cost c setups alone pays `waiting_cost · c / s` per millisecond. A batch goes when
-//! - what its members have paid by waiting reaches one setup. This needs no guess of who will come, and costs at most twice
-//!   what perfect foresight would (Dooly, Goldman and Scott, "On-line analysis of the TCP acknowledgment delay problem",
-//!   JACM 2001). With regular arrivals it is the optimum (the economic order quantity); or
-//! - the next one is not expected in time: from the gaps between arrivals in the past, no further wait saves more than it
+//! - the waiting cost of its members reaches one setup. This rule needs no forecast of arrivals, and costs at most
+//!   twice the optimum under perfect foresight (Dooly, Goldman and Scott, "On-line analysis of the TCP acknowledgment
+//!   delay problem", JACM 2001). With regular arrivals it is the optimum (the economic order quantity); or
+//! - the next arrival is not expected in time: by the gaps between past arrivals, no further wait saves more than it
 //!   costs.
 //!
 //! # A worked example
 //! A setup is 21 000 gas, a member 35 000, its slack 60 s, the waiting cost 100 %: alone it costs 56 000 gas or 2.67
-//! setups, so it pays 2.67 / 60 = 0.044 setups per second. With five per second, the n-th member has waited (N − n) / 5 s when
-//! the N-th comes: together N (N − 1) / 10 s, which is worth a setup before the 16th comes, after 2.9 s. Where they come a
-//! minute apart, the next is not expected before 60 · 0.044 = 2.7 setups are gone: it is sent at once.
+//! setups, so it pays 2.67 / 60 = 0.044 setups per second. With five arrivals per second, the n-th member has waited (N
+//! − n) / 5 s when the N-th comes: together N (N − 1) / 10 s, which is worth a setup before the 16th comes, after 2.9
+//! s. With arrivals a minute apart, the next is not expected before 60 · 0.044 = 2.7 setups are gone: the member is
+//! sent at once.
 
 use super::queue::{ComposeLimits, QueuedRequest};
 use crate::time::Timestamp;
 
-/// One setup, in the integers that waiting is counted in.
+/// One setup, in the integer unit of waiting costs.
 const SETUP: u128 = 1 << 40;
-/// Nobody waits for company through more than a quarter of its slack, whatever waiting costs.
+/// Divisor of the slack: the wait for company takes at most a quarter of it, whatever waiting costs.
 const SLACK_PART: u32 = 4;
-/// Gaps between arrivals are counted by their bits: 0, 1, 2 to 3, 4 to 7 ms and so on; the last holds all from 70 minutes.
+/// Buckets for gaps between arrivals, by bit length: 0, 1, 2 to 3, 4 to 7 ms and so on; the last holds all from 70
+/// minutes.
 const GAPS: usize = 24;
-/// Weight of an older gap against the next one: about thirty count.
+/// Decay of older gaps per new gap: about thirty gaps count.
 const GAP_KEEP: f64 = 0.97;
-/// Weight of an older batch's size against the next one.
+/// Decay of older batch sizes per new batch.
 const SIZE_KEEP: f64 = 0.9;
 
-/// What one kind of requests, those that may share a transaction, did in the past.
+/// Past arrivals and batch sizes of one kind of requests (those that may share a transaction).
 #[derive(Debug, Clone)]
 pub(super) struct Habit {
-    /// Gaps between arrivals by length, older ones count less. Starts with one gap of any length.
+    /// Weighted count of gaps between arrivals by length; older gaps count less. Starts with one gap of any length.
     gaps: [f64; GAPS],
     last: Option<Timestamp>,
-    /// Members of a batch, mean.
+    /// Mean number of members in a batch.
     size: f64,
 }
 
@@ -50,7 +52,7 @@ impl Default for Habit {
 }
 
 impl Habit {
-    /// Somebody came. What comes out of order, after a restart, teaches nothing.
+    /// Records an arrival. Arrivals out of order, after a restart, are ignored.
     pub(super) fn arrived(&mut self, at: Timestamp) {
         let Some(last) = self.last.filter(|last| *last <= at) else {
             self.last = self.last.max(Some(at));
@@ -63,14 +65,14 @@ impl Habit {
         self.last = Some(at);
     }
 
-    /// A batch left.
+    /// Records the size of a batch that was sent.
     #[expect(clippy::cast_precision_loss, reason = "a batch is small")]
     pub(super) fn left(&mut self, members: usize) {
         self.size = SIZE_KEEP * self.size + (1.0 - SIZE_KEEP) * members as f64;
     }
 
-    /// What a request that costs `own` besides its transaction saves by travelling with others who go anyway, thousandths of
-    /// what it would pay later: that, and its part of a setup.
+    /// Saving, in thousandths of its later cost, of a request that joins a transaction that goes anyway; its later cost
+    /// is `own_wei` plus its part of a setup.
     #[expect(clippy::cast_precision_loss, reason = "a ratio is wanted")]
     pub(super) fn saving_permille(&self, setup_wei: u128, own_wei: u128) -> u32 {
         let part = setup_wei as f64 / self.size.max(1.0);
@@ -79,7 +81,7 @@ impl Habit {
         saving
     }
 
-    /// Gaps longer than `ms`, by weight. Within a bucket they are spread evenly.
+    /// Weight of the gaps longer than `ms`; gaps within a bucket are taken as uniformly spread.
     fn longer(&self, ms: f64) -> f64 {
         let mut sum = 0.0;
         for (bucket, count) in self.gaps.iter().enumerate() {
@@ -89,8 +91,8 @@ impl Habit {
         sum
     }
 
-    /// How much longer to wait for the next one, at most `longest` ms, if waiting costs `rate` setups per ms; 0 if it is not
-    /// worth it. Whoever waits so long and is still without company would not begin to wait then.
+    /// Further wait for the next arrival, ms, at most `longest`, if waiting costs `rate` setups per ms; 0 if it does
+    /// not pay. A batch still without company after this wait does not start another.
     fn worth(&self, now: Timestamp, rate: f64, longest: u64) -> u64 {
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of a wait")]
         let (quiet, most) = (self.last.map_or(0, |last| now.since(last).as_millis()) as f64, longest as f64);
@@ -106,7 +108,7 @@ impl Habit {
                 continue;
             }
             let after = self.longer(end);
-            // Mean wait of those who come in between, and of those who don't.
+            // Mean wait of the arrivals within the bucket, and of the later ones.
             cost += rate * (before + after) / 2.0 * (end - from) / still;
             let gain = (still - after) / still - cost;
             if gain > best {
@@ -127,7 +129,7 @@ fn edge(bucket: usize) -> f64 {
     if bucket == 0 { 0.0 } else { edge / 2.0 }
 }
 
-/// What the members of a batch have paid by waiting, and pay per ms.
+/// Waiting cost of a batch's members: the sum so far, and the rate per ms.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Patience {
     paid: u128,
@@ -136,10 +138,10 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    /// One more member.
+    /// Adds a member.
     pub(super) fn add(&mut self, limits: &ComposeLimits, now: Timestamp, entry: &QueuedRequest) {
         let (since, setup) = (entry.accepted_at, limits.setup_wei.max(1));
-        // Thousandths of a setup. Beyond a million setups nobody waits anyway; it keeps the products small.
+        // Thousandths of a setup. Beyond a million setups no wait pays anyway; the bound keeps the products small.
         let alone = setup.saturating_add(limits.own_wei(entry)).saturating_mul(1_000) / setup;
         let per_setup = SETUP * u128::from(limits.waiting_cost_percent) / 100_000;
         let slack = entry.due.since(since);
@@ -150,12 +152,12 @@ impl Patience {
         self.latest = Some(self.latest.map_or(latest, |before| before.min(latest)));
     }
 
-    /// When the longest wait of any of them ends.
+    /// End of the members' longest permitted wait.
     pub(super) const fn latest(&self) -> Option<Timestamp> {
         self.latest
     }
 
-    /// Until when they wait for company; not after `now` if they don't.
+    /// End of the batch's wait for company; not after `now` if it does not wait.
     pub(super) fn until(&self, limits: &ComposeLimits, now: Timestamp, habit: &Habit) -> Timestamp {
         let last = self.latest.unwrap_or(now);
         if limits.setup_wei == 0 || last <= now {

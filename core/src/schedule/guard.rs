@@ -1,13 +1,13 @@
-//! How early to send, how much to offer: from measured inclusion.
+//! The guard time before a deadline, fee cap and tip, from measured inclusion.
 
 use std::{collections::VecDeque, time::Duration};
 
-/// How long before a deadline a request must be sent at the latest, from measured delays between send and inclusion.
+/// Guard time: the latest point before a deadline at which a request must be sent, from measured inclusion delays.
 ///
-/// With n delays the estimate of p99.9 is the largest of them until n = 1 000; because a small sample has hardly seen the
-/// tail, it is stretched by 1 + 10 / √n and never below the configured start until 100 were measured. To that come the
-/// blocks that one bump needs. Example: 400 delays, the largest 30 s, blocks of 12 s and 2 blocks for a bump:
-/// 30 · (1 + 10 / 20) + 24 = 69 s.
+/// With n delays the estimate of p99.9 is the largest of them until n = 1 000; because a small sample has hardly seen
+/// the tail, it is stretched by 1 + 10 / √n and never below the configured start until 100 were measured. The blocks
+/// that one bump needs are added. Example: 400 delays, the largest 30 s, blocks of 12 s and 2 blocks for a bump: 30 ·
+/// (1 + 10 / 20) + 24 = 69 s.
 #[derive(Debug, Clone)]
 pub struct GuardTime {
     delays: VecDeque<Duration>,
@@ -19,10 +19,11 @@ pub struct GuardTime {
 impl GuardTime {
     /// Delays kept: enough for a p99.9 that forgets last month.
     const CAPACITY: usize = 10_000;
-    /// Delays below which the configured start still counts.
+    /// Number of delays below which the configured start still counts.
     const TRUSTED: usize = 100;
 
-    /// `start` holds while little was measured; a bump is noticed and included within `bump_blocks`.
+    /// `start` is the lower bound until enough delays are measured; a bump is noticed and included within
+    /// `bump_blocks`.
     pub const fn new(start: Duration, block_time: Duration, bump_blocks: u32) -> Self {
         Self { delays: VecDeque::new(), start, block_time, bump_blocks }
     }
@@ -35,7 +36,7 @@ impl GuardTime {
         self.delays.push_back(delay);
     }
 
-    /// Delays that were measured, oldest first; the last 10 000 at most.
+    /// Measured delays, oldest first; at most the last 10 000.
     pub fn delays(&self) -> impl ExactSizeIterator<Item = Duration> + '_ {
         self.delays.iter().copied()
     }
@@ -49,7 +50,7 @@ impl GuardTime {
         }
         let mut sorted: Vec<Duration> = self.delays.iter().copied().collect();
         sorted.sort_unstable();
-        // The delay that one in a thousand exceeds: with 10 000, the tenth largest.
+        // Delay exceeded by one in a thousand: with 10 000, the tenth largest.
         let tail = sorted[count - 1 - (count / 1_000).min(count - 1).saturating_sub(usize::from(count >= 1_000))];
         #[expect(clippy::cast_precision_loss, reason = "at most 10 000")]
         let stretch = 1.0 + 10.0 / libm::sqrt(count as f64);
@@ -62,9 +63,9 @@ impl GuardTime {
 
 /// The smallest fee cap that keeps P(included by the deadline) at or above `target`; wei per gas.
 ///
-/// `upper(q)` is the quantile q of the base fee at the deadline, `bound` the highest base fee that the protocol allows by
-/// then (EIP-1559: a factor 1.125 per block). The tip comes on top. Never above `ceiling`: `None` if that would be too low
-/// for the next block's `base_fee` already.
+/// `upper(q)` is the quantile q of the base fee at the deadline, `bound` the highest base fee that the protocol allows
+/// by then (EIP-1559: a factor 1.125 per block). The tip is added. Never above `ceiling`; `None` if `ceiling` is below
+/// the next block's `base_fee`.
 pub fn fee_cap(
     target: f64,
     upper: impl Fn(f64) -> u128,
@@ -78,11 +79,11 @@ pub fn fee_cap(
     (ceiling >= base_fee).then(|| wanted.min(ceiling))
 }
 
-/// The smallest tip with the wanted chance of inclusion within some blocks.
+/// Smallest tip with the wanted chance of inclusion within a number of blocks.
 ///
-/// Two records count: what blocks included at the least (a tip at or above it would have been included), and what became
-/// of our own offers. The tip starts at the quantile of the first and is raised by a quarter for as long as our own offers
-/// at or above it did worse than wanted.
+/// Two records count: the smallest included tips of blocks (a tip at or above that would have been included), and the
+/// outcomes of our own offers. The tip starts at the quantile of the first and is raised by a quarter for as long as
+/// our own offers at or above it did worse than wanted.
 #[derive(Debug, Clone)]
 pub struct TipEstimator {
     included: VecDeque<u128>,
@@ -97,7 +98,7 @@ impl TipEstimator {
         Self { included: VecDeque::new(), own: VecDeque::new(), capacity }
     }
 
-    /// Smallest tip (or lowest reward percentile) of a block.
+    /// Records the smallest tip (or lowest reward percentile) of a block.
     pub fn record_block(&mut self, smallest_tip: u128) {
         if self.included.len() == self.capacity {
             self.included.pop_front();
@@ -105,7 +106,7 @@ impl TipEstimator {
         self.included.push_back(smallest_tip);
     }
 
-    /// One of our offers, and whether it was included within the wanted number of blocks.
+    /// Records one of our offers; `was_included`: within the wanted number of blocks.
     pub fn record_offer(&mut self, tip: u128, was_included: bool) {
         if self.own.len() == self.capacity {
             self.own.pop_front();
@@ -115,8 +116,8 @@ impl TipEstimator {
 
     /// The tip for a chance `wanted` of inclusion within `blocks` blocks; `None` before the first block.
     ///
-    /// A tip that one block takes with chance p, k blocks take with 1 − (1 − p)^k: so per block 1 − (1 − wanted)^(1/k) is
-    /// enough. Example: 99 % within 2 blocks needs 90 % per block.
+    /// If one block includes a tip with chance p, k blocks include it with 1 − (1 − p)^k: so per block 1 − (1 −
+    /// wanted)^(1/k) is enough. Example: 99 % within 2 blocks needs 90 % per block.
     pub fn tip(&self, wanted: f64, blocks: u32) -> Option<u128> {
         let wanted = if wanted.is_finite() { wanted.clamp(0.0, 1.0) } else { 1.0 };
         let per_block = 1.0 - libm::pow(1.0 - wanted, 1.0 / f64::from(blocks.max(1)));
@@ -127,7 +128,7 @@ impl TipEstimator {
         let rank = libm::ceil(per_block * sorted.len() as f64 - 1e-9);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the window")]
         let mut tip = sorted[(rank as usize).saturating_sub(1).min(last)];
-        // Own record, with one success and one failure put in front: no verdict from a handful.
+        // Own record, with one prior success and one prior failure: a handful of outcomes decides nothing.
         let highest = self.own.iter().map(|(offered, _)| *offered).max().unwrap_or(0);
         while tip <= highest {
             let same = self.own.iter().filter(|(offered, _)| *offered >= tip && *offered / 5 <= tip / 4);

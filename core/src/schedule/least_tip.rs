@@ -1,28 +1,28 @@
-//! The tip that nodes demand, and how far a tip may be raised.
+//! The minimum tip of the nodes, and the upper bound of a tip.
 
 use std::time::Duration;
 
 use crate::time::Timestamp;
 
-/// How long what nodes demanded counts.
+/// Lifetime of a learned minimum.
 const DEMAND_LASTS: Duration = Duration::from_secs(3_600);
-/// The ceiling is never below this many times the chain's least tip.
+/// The ceiling is at least this multiple of the chain's minimum tip.
 const CEILING_TIMES: u128 = 4;
 
-/// What nodes demand at the least. Pure: answers and time in, prices out.
+/// Minimum tip that nodes accept. Pure: answers and time in, prices out.
 ///
-/// Histories do not show a node's least tip, and builders may ask for more than pools do: refusals, and what was taken after
-/// them, do. What is learned here is one node's claim, or a guess that worked; so it is bounded by [`tip_bound`], and
-/// forgotten after an hour.
+/// Fee history does not show a node's minimum tip, and builders may ask for more than pools do; refusals, and the tips
+/// accepted after them, do show it. A learned minimum is one node's claim or a guess that worked; so it is bounded by
+/// [`tip_bound`] and expires after an hour.
 #[derive(Debug, Clone, Default)]
 pub struct LeastTip {
     demanded: Option<(u128, Timestamp)>,
-    /// Highest tip that was refused, and when.
+    /// Highest refused tip and the time of the last refusal.
     refused: Option<(u128, Timestamp)>,
 }
 
 impl LeastTip {
-    /// Nodes refused `tip`; `hint` is what they want, if they say so.
+    /// Nodes refused `tip`; `hint` is the minimum they named, if any.
     pub fn refused(&mut self, now: Timestamp, tip: u128, hint: Option<u128>) {
         let before = self.refused.filter(|(_, at)| now.since(*at) < DEMAND_LASTS);
         self.refused = Some((before.map_or(tip, |(before, _)| before.max(tip)), now));
@@ -31,32 +31,32 @@ impl LeastTip {
         }
     }
 
-    /// A node took `tip`: if lower ones were refused, that is what is demanded.
+    /// A node accepted `tip`: if lower tips were refused, `tip` becomes the minimum.
     pub fn taken(&mut self, now: Timestamp, tip: u128) {
         match self.refused {
             Some((refused, _)) if refused < tip => {
                 self.refused = None;
                 self.demand(now, tip);
             }
-            // It is not refused any more.
+            // A tip refused earlier is accepted again.
             Some(_) => (self.refused, self.demanded) = (None, None),
             None => {}
         }
     }
 
-    /// A block took `tip`, and lower ones were left out.
+    /// A block included `tip` and left out lower tips.
     pub fn demand(&mut self, now: Timestamp, tip: u128) {
         self.demanded = Some((tip, now));
     }
 
-    /// What nodes demand, wei per gas; 0 if nothing is known.
+    /// Learned minimum tip, wei per gas; 0 if none is known.
     pub fn demanded(&self, now: Timestamp) -> u128 {
         self.demanded.filter(|(_, at)| now.since(*at) < DEMAND_LASTS).map_or(0, |(tip, _)| tip)
     }
 }
 
-/// Most that a learned or demanded tip may be, wei per gas: the `ceiling`, or four times the chain's `least` tip if that is
-/// more; and what is `usual` ([`PaidTips::bound`](super::PaidTips::bound)), once that is known.
+/// Upper bound of a learned or demanded tip, wei per gas: the larger of `ceiling` and four times the chain's `least`
+/// tip, but at most `usual` ([`PaidTips::bound`](super::PaidTips::bound)), once that is known.
 #[must_use]
 pub fn tip_bound(least: u128, ceiling: u128, usual: Option<u128>) -> u128 {
     ceiling.max(least.saturating_mul(CEILING_TIMES)).min(usual.unwrap_or(u128::MAX))

@@ -1,11 +1,11 @@
-//! When do we send, and what together?
+//! Scheduling: the time of dispatch and the composition of batches.
 //!
-//! [`Queue`] holds what is accepted and not yet in a final transaction, in the order in which it may execute.
-//! [`Queue::compose`] decides for one lane whether to send now, and what: the dispatch decision and the batch composer.
-//! [`FeeOutlook`] says for how much slack the current price is right; [`PercentileOutlook`] answers from fee history,
-//! [`timing::Timing`] from policies that are weighed by what they would have paid.
-//! [`GuardTime`], [`fee_cap`] and [`TipEstimator`] say how early to send and how much to offer; [`OfferLog`] follows what we
-//! offered and teaches them.
+//! [`Queue`] holds every accepted request whose transaction is not final, in executable order. [`Queue::compose`]
+//! decides for one lane whether to send now and which batch: the dispatch decision and the batch composer.
+//! [`FeeOutlook`] gives the slack for which the current price is acceptable; [`PercentileOutlook`] derives it from fee
+//! history, [`timing::Timing`] from policies weighted by the cost they would have had. [`GuardTime`], [`fee_cap`] and
+//! [`TipEstimator`] set the safety margin before a deadline, the fee cap and the tip; [`OfferLog`] follows our own
+//! attempts and feeds their outcomes back.
 //!
 //! # A worked example
 //! The last eight base fees were 8, 9, 10, 10, 11, 12, 12, 14 gwei, the tip is 0 and the next block costs 11 gwei. Four of

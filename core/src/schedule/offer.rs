@@ -1,24 +1,24 @@
-//! What became of our own offers, and how much of a deadline an offer may use.
+//! Outcomes of our own offers, and the urgency of an offer.
 
 use std::time::Duration;
 
 use crate::{chain::Fees, table::Table, time::Timestamp};
 
-/// An offer whose outcome is known.
+/// An offer with its outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Judged {
-    /// The tip that was offered, wei per gas.
+    /// Offered tip, wei per gas.
     pub tip: u128,
-    /// It was included within the wanted number of blocks.
+    /// True if it was included within the wanted number of blocks.
     pub was_included: bool,
 }
 
-/// What an inclusion teaches.
+/// Information from an inclusion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Inclusion {
-    /// About the tip, if it was the tip that decided.
+    /// Verdict on the tip; `None` unless the tip was decisive.
     pub offer: Option<Judged>,
-    /// From the first broadcast for the nonce until it was seen in a block.
+    /// Time from the nonce's first broadcast until it was seen in a block; `None` if the nonce is not followed.
     pub delay: Option<Duration>,
 }
 
@@ -27,25 +27,26 @@ pub struct Inclusion {
 struct Offered {
     index: u32,
     fees: Fees,
-    /// Head when it was sent: the next block is its first chance.
+    /// Head block number at the broadcast: the next block is its first chance.
     head: u64,
     first_sent: Timestamp,
     missed: u32,
-    /// The block at which it had missed as many as it was given.
+    /// Block at which its missed blocks reached the allowed number; `None` before.
     failed_at: Option<u64>,
 }
 
 /// Follows our own attempts from broadcast to inclusion. Pure: blocks and time in, verdicts out.
 ///
-/// Only what the tip decided is held against a tip: a block counts as missed only for the lowest open nonce of a lane (those
-/// above wait for it, whatever they offer) and only if the cap covers that block's base fee with the whole tip. An attempt
-/// that is replaced before it had its chances says nothing. What was sent before a restart is not followed: time that the
-/// process was away is no delay of the chain.
+/// A missed block counts against a tip only if the tip was decisive: only for the lowest open nonce of a lane (higher
+/// nonces wait for it, whatever they offer) and only if the cap covers that block's base fee with the whole tip. An
+/// attempt replaced before it had its chances gives no verdict. Attempts broadcast before a restart are not followed:
+/// downtime of the process is no delay of the chain.
 ///
 /// # A worked example
-/// Within 2 blocks. Sent at head 100 with cap 50 and tip 2. Block 101 has base fee 49: the tip is cut to 1, no verdict. Block
-/// 102 and 103 have base fee 40 and do not hold it: failed at 103. Seen in block 103 later all the same: it missed only one
-/// block before that one, so it is no failure, and no success within 2 blocks either: no verdict.
+/// Allowed: 2 blocks. Sent at head 100 with cap 50 and tip 2. Block 101 has base fee 49: the tip is cut to 1, no
+/// verdict. Blocks 102 and 103 have base fee 40 and do not hold it: failed at 103. Later it is seen in block 103 after
+/// all: it missed only one block before that one, so it is no failure, and no success within 2 blocks either: no
+/// verdict.
 #[derive(Debug, Clone)]
 pub struct OfferLog<L> {
     open: Table<(L, u64), Offered>,
@@ -53,16 +54,16 @@ pub struct OfferLog<L> {
 }
 
 impl<L: Ord + Copy> OfferLog<L> {
-    /// Offers are to be included `within` blocks; 0 counts as 1.
+    /// Offers should be included within `within` blocks; 0 counts as 1.
     pub const fn new(within: u32) -> Self {
         Self { open: Table::new(), within: if within == 0 { 1 } else { within } }
     }
 
-    /// Attempt `index` for `nonce` goes out while `head` is the newest block. The verdict is about the attempt that it
-    /// replaces. The same attempt again changes nothing.
+    /// Records that attempt `index` for `nonce` is broadcast at head `head`. Returns the verdict on the attempt that it
+    /// replaces. Idempotent for the same attempt.
     pub fn sent(&mut self, lane: L, nonce: u64, index: u32, fees: Fees, head: u64, now: Timestamp) -> Option<Judged> {
         let before = self.open.get(&(lane, nonce)).copied();
-        // A later attempt of something that is not followed started we don't know when.
+        // A later attempt of a nonce that is not followed: its first broadcast time is unknown.
         if before.map_or(index > 0, |before| before.index >= index) {
             return None;
         }
@@ -71,14 +72,15 @@ impl<L: Ord + Copy> OfferLog<L> {
         before.filter(|before| before.failed_at.is_some()).map(|before| failure(&before))
     }
 
-    /// Every node refused the attempt: it was no offer. Time runs on if an earlier attempt may be out.
+    /// Every node refused the attempt: it does not count as an offer. The delay keeps running if an earlier attempt may
+    /// be pending.
     pub fn refused(&mut self, lane: L, nonce: u64, index: u32) {
         if index == 0 && self.open.get(&(lane, nonce)).is_some_and(|offered| offered.index == 0) {
             self.open.remove(&(lane, nonce));
         }
     }
 
-    /// A block: offers that could have been in it have missed it, unless [`Self::included`] says otherwise.
+    /// Records a block: offers that could have been in it have missed it, unless [`Self::included`] reports otherwise.
     pub fn block(&mut self, number: u64, base_fee: u128) {
         let within = self.within;
         let mut lane = None;
@@ -96,11 +98,11 @@ impl<L: Ord + Copy> OfferLog<L> {
         }
     }
 
-    /// Attempt `index` for `nonce` is in block `number`.
+    /// Records that attempt `index` for `nonce` is in block `number`.
     pub fn included(&mut self, lane: L, nonce: u64, index: u32, number: u64, now: Timestamp) -> Inclusion {
         let Some(offered) = self.open.remove(&(lane, nonce)) else { return Inclusion::default() };
         let delay = Some(now.since(offered.first_sent));
-        // An earlier attempt came through: what the newer one offered did not decide.
+        // An earlier attempt was mined: the newer offer was not decisive.
         if offered.index != index {
             return Inclusion { offer: None, delay };
         }
@@ -113,7 +115,7 @@ impl<L: Ord + Copy> OfferLog<L> {
         Inclusion { offer, delay }
     }
 
-    /// The nonce is settled, whatever became of it.
+    /// Stops following a settled nonce, whatever its outcome.
     pub fn forget(&mut self, lane: L, nonce: u64) {
         self.open.remove(&(lane, nonce));
     }
@@ -123,8 +125,8 @@ const fn failure(offered: &Offered) -> Judged {
     Judged { tip: offered.fees.max_priority_fee_per_gas, was_included: false }
 }
 
-/// Within how many blocks an offer should be included: `usual`, or less where the deadline leaves less than that besides the
-/// `spare` blocks that one bump needs; at least 1.
+/// Number of blocks within which an offer should be included: `usual`, or fewer if the deadline leaves fewer besides
+/// the `spare` blocks that one bump needs; at least 1.
 ///
 /// Example: blocks of 12 s, `usual` 3, `spare` 4. With 90 s left (7 blocks) it is 3; with 72 s 2; with a minute or less 1.
 pub fn urgency_blocks(slack: Duration, block_time: Duration, spare: u64, usual: u32) -> u32 {

@@ -1,19 +1,19 @@
-//! Is now a good moment?
+//! Assessment of the current price: send now or wait.
 
 use std::{collections::VecDeque, time::Duration};
 
-/// What the scheduler wants to know about prices. A forecast answers it better than history does; both fit.
+/// Price outlook for the scheduler, from fee history or from a forecast.
 pub trait FeeOutlook {
-    /// The longest slack for which sending now beats waiting. `Duration::MAX`: the price is right for everyone.
-    /// Zero: nobody should send who can wait.
+    /// Longest slack for which sending now beats waiting. `Duration::MAX`: the price is acceptable for every request.
+    /// Zero: every request that can wait should wait.
     fn send_within(&self) -> Duration;
 
-    /// The same for a request that would save `saving_permille` thousandths of its cost by being sent now, because it shares
-    /// a transaction that goes anyway. Never shorter than [`Self::send_within`].
+    /// As [`Self::send_within`], for a request that would save `saving_permille` thousandths of its cost by being sent
+    /// now, because it shares a transaction that goes anyway. Never shorter than [`Self::send_within`].
     fn send_within_saving(&self, saving_permille: u32) -> Duration;
 }
 
-/// `price` without `permille` thousandths of it; nothing is left of it from 1 000 on.
+/// `price` less `permille` thousandths; 0 from 1 000 on.
 pub(crate) fn less(price: u128, permille: u32) -> u128 {
     let left = u128::from(1_000 - permille.min(1_000));
     price / 1_000 * left + price % 1_000 * left / 1_000
@@ -47,7 +47,7 @@ impl PercentileOutlook {
         }
     }
 
-    /// Records what a block charged: base fee plus usual tip, wei per gas.
+    /// Records the price of a block: base fee plus usual tip, wei per gas.
     pub fn record(&mut self, wei_per_gas: u128) {
         if self.window.len() == self.capacity {
             self.window.pop_front();
@@ -55,7 +55,7 @@ impl PercentileOutlook {
         self.window.push_back(wei_per_gas);
     }
 
-    /// Sets what the next block will charge, wei per gas.
+    /// Sets the price of the next block, wei per gas.
     pub const fn set_price(&mut self, wei_per_gas: u128) {
         self.price = Some(wei_per_gas);
     }
@@ -65,7 +65,7 @@ impl PercentileOutlook {
         self.window.len()
     }
 
-    /// No block was recorded yet.
+    /// True if no block was recorded yet.
     pub fn is_empty(&self) -> bool {
         self.window.is_empty()
     }
@@ -118,7 +118,8 @@ mod tests {
         let outlook = outlook(&[8, 9, 10, 10, 11, 12, 12, 14].map(|gwei| gwei * 1_000_000_000), 11_000_000_000);
         assert_eq!(outlook.rank_percent(), Some(50));
         assert_eq!(outlook.send_within(), Duration::from_secs(26 * 60));
-        // At 9.9 gwei two of eight were cheaper, so anybody who saves a tenth may go; a twentieth changes nothing.
+        // At 9.9 gwei two of eight were cheaper, so a request that saves a tenth may go; a saving of a twentieth
+        // changes nothing.
         assert_eq!(outlook.send_within_saving(100), Duration::MAX);
         assert_eq!(outlook.send_within_saving(50), Duration::from_secs(26 * 60));
     }

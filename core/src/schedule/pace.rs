@@ -1,4 +1,4 @@
-//! How fast a tenant's requests leave while some of them wait, and what that says about a new promise.
+//! Throughput of a tenant with a backlog, and the delay it implies for a new promise.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -7,22 +7,22 @@ use std::{
 
 use crate::time::Timestamp;
 
-/// Blocks that a pace is measured over.
+/// Blocks over which throughput is measured.
 const BLOCKS: usize = 20;
 
-/// Requests are counted by when they are due, in steps of so many ms.
+/// Resolution of due-time counts, ms.
 const STEP_MS: u64 = 1_000;
 
-/// Requests of one tenant that left in each of the last blocks that left some of them waiting which could not wait for a better
-/// price.
+/// Number of a tenant's requests that left in each of the last blocks with a backlog: blocks after which urgent
+/// requests, which could not wait for a better price, were still waiting.
 #[derive(Debug, Clone, Default)]
 pub struct TenantPace {
     left: VecDeque<u64>,
 }
 
 impl TenantPace {
-    /// A block came: so many left since the one before, and so many wait although their time is near. A block that left nobody so
-    /// tells nothing: who waits for a price is no backlog.
+    /// Records a block: `left` requests left since the previous one, `waiting` urgent requests are still queued. A
+    /// block without a backlog (`waiting` 0) is not counted: requests that wait for a better price are no backlog.
     pub fn block(&mut self, left: u64, waiting: u64) {
         if waiting == 0 {
             return;
@@ -33,13 +33,13 @@ impl TenantPace {
         self.left.push_back(left);
     }
 
-    /// Requests that left in 20 blocks; `None` until so many were measured.
+    /// Requests that left in 20 blocks; `None` until 20 blocks were measured.
     fn measured(&self) -> Option<u64> {
         (self.left.len() == BLOCKS).then(|| self.left.iter().sum())
     }
 }
 
-/// Requests whose promise can still be kept, by when they are due.
+/// Count of requests whose promise can still be kept, by due time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DueCounts(BTreeMap<u64, u64>);
 
@@ -58,13 +58,13 @@ impl DueCounts {
         }
     }
 
-    /// How many are due until then.
+    /// Number of requests due until `due`.
     pub fn until(&self, due: Timestamp) -> u64 {
         self.0.range(..=due.0 / STEP_MS).map(|(_, count)| count).sum()
     }
 }
 
-/// What a tenant has waiting, and how fast it leaves.
+/// A tenant's waiting requests and its throughput.
 #[derive(Debug, Clone)]
 pub struct Backlog {
     left: u64,
@@ -72,12 +72,12 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// `None` until the pace is measured.
+    /// `None` until the throughput is measured.
     pub fn of(pace: &TenantPace, waiting: &DueCounts) -> Option<Self> {
         Some(Self { left: pace.measured()?, waiting: waiting.clone() })
     }
 
-    /// How long a request that is due then has to wait for those of its tenant that are due before it.
+    /// Expected wait of a request due at `due` for the requests of its tenant that are due before it.
     pub fn wait(&self, due: Timestamp, block_time: Duration) -> Duration {
         let ahead = u128::from(self.waiting.until(due));
         let blocks = (ahead * BLOCKS as u128).div_ceil(u128::from(self.left.max(1)));
@@ -98,7 +98,7 @@ mod tests {
         for block in 0..BLOCKS as u64 {
             assert!(Backlog::of(&pace, &counts).is_none());
             pace.block(block % 2 * 10, 1);
-            // Nobody waits: that says nothing about a backlog.
+            // Nothing waits: the block is not counted.
             pace.block(1_000, 0);
         }
         let backlog = Backlog::of(&pace, &counts).unwrap();

@@ -1,16 +1,16 @@
-//! The tips that we paid: what was usual yesterday bounds what a node can make us offer today.
+//! The tips that we paid: the usual tip of the last day bounds the tip that a node can make us offer.
 
 use std::{collections::VecDeque, time::Duration};
 
 use crate::time::Timestamp;
 
-/// How long a payment counts.
+/// Lifetime of a payment.
 const WINDOW: Duration = Duration::from_secs(24 * 3_600);
-/// Payments below which nothing is usual yet.
+/// Payments needed before a usual tip is known.
 const LEAST: usize = 50;
-/// Payments that are remembered: the newest of the day.
+/// Most payments remembered: the newest of the day.
 const MOST: usize = 2_048;
-/// How many times the usual a learned tip may be.
+/// A learned tip is at most this multiple of the usual tip.
 const FACTOR: u128 = 10;
 
 /// Tips of our transactions that were included in the last day, wei per gas.
@@ -20,7 +20,7 @@ pub struct PaidTips {
 }
 
 impl PaidTips {
-    /// A transaction of ours was included with this tip.
+    /// Records the tip of an included transaction of ours.
     pub fn record(&mut self, now: Timestamp, tip: u128) {
         if self.paid.len() == MOST {
             self.paid.pop_front();
@@ -29,15 +29,15 @@ impl PaidTips {
         self.forget(now);
     }
 
-    /// Leaves out what is older than a day.
+    /// Discards payments older than a day.
     pub fn forget(&mut self, now: Timestamp) {
         while self.paid.front().is_some_and(|(at, _)| now.since(*at) > WINDOW) {
             self.paid.pop_front();
         }
     }
 
-    /// A learned tip stays below this: ten times the larger of the median and `least_tip`. `None` while fewer than 50
-    /// payments are known: at 49 nothing bounds it, at 50 payments of 1 gwei it stays below 10 gwei.
+    /// Upper bound of a learned tip: ten times the larger of the median and `least_tip`. `None` while fewer than 50
+    /// payments are known: at 49 there is no bound, at 50 payments of 1 gwei it is 10 gwei.
     pub fn bound(&self, least_tip: u128) -> Option<u128> {
         if self.paid.len() < LEAST {
             return None;

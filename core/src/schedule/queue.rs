@@ -34,140 +34,141 @@ use crate::{
     time::Timestamp,
 };
 
-/// A request on its way, with what the composer needs to know of it.
+/// An accepted request, with the data that the composer needs.
 #[derive(Debug, Clone)]
 pub struct QueuedRequest {
     /// The request.
     pub request: Arc<VerifiedRequest>,
-    /// Whose it is.
+    /// Tenant of the request.
     pub tenant: Arc<str>,
     /// Order of acceptance.
     pub seq: u64,
-    /// When it was accepted: how long it has waited, and how much slack it had.
+    /// Time of acceptance; age and original slack are measured from it.
     pub accepted_at: Timestamp,
-    /// Gas it adds to a transaction, at most.
+    /// Gas it adds to a transaction, upper bound.
     pub gas: u64,
     /// Bytes it adds to a transaction.
     pub bytes: usize,
-    /// Highest price of gas that its reservation covers. It falls with what was spent on transactions that did not end it.
+    /// Highest gas price covered by its reservation, wei per gas. It falls with the amount spent on transactions that
+    /// did not complete it.
     pub ceiling_wei_per_gas: u128,
-    /// The same before anything was spent.
+    /// The ceiling before anything was spent, wei per gas.
     pub first_ceiling_wei_per_gas: u128,
-    /// What it may cost, wei: what was reserved for it, without a mark-up.
+    /// Reserved maximum cost, wei, without mark-up.
     pub reserved_wei: U256,
-    /// What of that went into final transactions, wei.
+    /// Part of the reservation spent in final transactions, wei.
     pub spent_wei: U256,
-    /// What its tenant is charged, percent of its cost.
+    /// Price charged to its tenant, percent of its cost.
     pub price_percent: u32,
-    /// With whom it may share a transaction.
+    /// Rule for sharing a transaction with other requests.
     pub company: Company,
-    /// Simulations that it failed.
+    /// Number of simulations that it failed.
     pub simulations: u32,
-    /// Transactions with it that failed as a whole: it travels in ever smaller company.
+    /// Number of transactions with it that failed as a whole; each one makes its next batch smaller.
     pub batch_failures: u32,
-    /// When it should be in a block: promised by, or, since that was missed, planned anew.
+    /// Time by which it should be in a block: the promised time, or, once that was missed, a newly planned one.
     pub due: Timestamp,
-    /// Its promise was missed. It goes on until [`VerifiedRequest::valid_until`].
+    /// True once its promise was missed. It stays in the queue until [`VerifiedRequest::valid_until`].
     pub is_late: bool,
-    /// What nodes said of transactions with it.
+    /// Refusals, by the nodes, of transactions with it.
     pub refusals: Refusals,
 }
 
 impl QueuedRequest {
-    /// What its tenant's budget holds for it, wei.
+    /// Amount that its tenant's budget holds for it, wei.
     pub fn budget_wei(&self) -> U256 {
         with_price(self.reserved_wei, self.price_percent)
     }
 
-    /// What its tenant's budget counts if it costs `cost_wei` in the end: the larger of cost and price, wei.
+    /// Amount that its tenant's budget counts if the final cost is `cost_wei`: the larger of cost and price, wei.
     pub fn counted_wei(&self, cost_wei: U256) -> U256 {
         price_of(cost_wei, self.price_percent, self.budget_wei()).max(cost_wei)
     }
 }
 
-/// What came of transactions with a request that every node refused.
+/// Record of a request's transactions that every node refused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Refusals {
-    /// Most members of a transaction with it; `None`: as many as fit.
+    /// Most members of a transaction with it; `None`: no limit of its own.
     pub company: Option<u32>,
-    /// Times that it was refused while it had a transaction for itself.
+    /// Number of refusals of a transaction with this request alone.
     pub alone: u32,
 }
 
-/// What a transaction may hold, and what it would offer.
+/// Limits of a transaction, and the prices that it would offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ComposeLimits {
-    /// Most members.
+    /// Most members of a batch.
     pub max_batch: usize,
-    /// Most gas, base included.
+    /// Most gas, base gas included.
     pub max_gas: u64,
     /// Most bytes.
     pub max_bytes: usize,
     /// Gas of an empty transaction that may be shared ([`VehicleParams::base_gas`](crate::request::vehicle::VehicleParams::base_gas)).
     pub base_gas: u64,
-    /// What a transaction is expected to cost before its first member, wei: its gas at the price of the next block, and its
-    /// envelope's L1 data. Who joins saves that. 0: company saves nothing and is not waited for.
+    /// Expected cost of a transaction before its first member, wei: its base gas at the next block's price, and its
+    /// envelope's L1 data. Each request that joins saves it. 0: company saves nothing and is not waited for.
     pub setup_wei: u128,
-    /// What gas is expected to cost in the next block, wei per gas.
+    /// Expected gas price in the next block, wei per gas.
     pub price_wei_per_gas: u128,
-    /// What one more byte is expected to cost beyond gas, wei.
+    /// Expected cost of one more byte beyond gas, wei.
     pub data_wei_per_byte: u128,
-    /// What it costs to wait for company through all of a request's slack, percent of what it would cost alone. 0: waiting
-    /// costs nothing and lasts [`Self::linger`].
+    /// Cost of waiting for company through all of a request's slack, percent of its cost alone. 0: waiting costs
+    /// nothing and lasts [`Self::linger`].
     pub waiting_cost_percent: u32,
-    /// Longest wait for company since acceptance, however much it would save; never more than a quarter of a request's slack.
+    /// Longest wait for company since acceptance, whatever the saving; never more than a quarter of a request's slack.
     pub linger: Duration,
-    /// Slack below which nothing waits for price or fairness. Company is still waited for: a chain whose requests are all
-    /// urgent would never batch without it.
+    /// Slack below which no request waits for price or fairness. It still waits for company: a chain whose requests are
+    /// all urgent would never batch otherwise.
     pub urgent: Duration,
-    /// What the next block charges at least, wei per gas.
+    /// Base fee of the next block, lower bound, wei per gas.
     pub next_base_fee: u128,
-    /// What an attempt would offer at most, wei per gas.
+    /// Highest fee that an attempt would offer, wei per gas.
     pub quote_max_fee: u128,
-    /// Transactions that the lane may have in flight: what tenants share.
+    /// Most transactions of the lane in flight: the capacity shared by tenants.
     pub slots: usize,
-    /// What inclusion in the next block costs at the least, tip included, wei per gas.
+    /// Lowest price of inclusion in the next block, tip included, wei per gas.
     pub next_price: u128,
-    /// Nodes refuse a transaction whose gas limit × fee cap is above this, wei; `None` if nothing is known.
+    /// Most gas limit × fee cap that nodes accept, wei; `None` if unknown.
     pub fee_cap_wei: Option<u128>,
-    /// What the lane has beside everything in flight, wei; `None` if it is not known.
+    /// Balance of the lane less everything in flight, wei; `None` if unknown.
     pub available_wei: Option<U256>,
-    /// Gas of a block, which tenants share like slots; `None` if it is not known.
+    /// Gas of a block, which tenants share like slots; `None` if unknown.
     pub block_gas: Option<u64>,
 }
 
-/// Bumps of a tenth each for which a batch leaves room under the nodes' fee cap, as a factor: 121 %.
+/// Room for two bumps of a tenth each that a batch leaves under the nodes' fee cap, as a factor: 121 %.
 const BUMP_ROOM_PERCENT: u128 = 121;
 
-/// Data that is not cheaper than expected: the balance must hold this many times its expected cost.
+/// Safety factor for data costs: the balance must hold this multiple of the expected cost.
 const DATA_ROOM: u128 = 4;
 
 impl ComposeLimits {
-    /// Most that a transaction under `ceiling` may offer, bumps included, wei per gas.
+    /// Highest fee that a transaction under `ceiling` may offer, bumps included, wei per gas.
     pub(super) fn bumped_fee(&self, ceiling: u128) -> u128 {
         (self.quote_max_fee.saturating_mul(BUMP_ROOM_PERCENT) / 100).max(self.next_price).min(ceiling)
     }
 
-    /// What a transaction takes of what tenants share, in millionths of one: a slot, or its part of the gas that is beside all
-    /// slots if that is more.
+    /// Size of a transaction in millionths of a slot: one slot, or, if larger, its share of the gas available to all
+    /// slots together.
     fn size(&self, gas: u64) -> u64 {
         let Some(block_gas) = self.block_gas.filter(|gas| *gas > 0) else { return WHOLE };
-        // Twice a block's: one block fills while the next is sent.
+        // Twice a block's gas: one block fills while the next is sent.
         let part = u128::from(gas) * u128::from(WHOLE) * (self.slots as u128) / (2 * u128::from(block_gas));
         u64::try_from(part).unwrap_or(u64::MAX).max(WHOLE)
     }
 
-    /// Whether `gas` can't be offered what the next block costs under the nodes' fee cap.
+    /// True if `gas` at the next block's price exceeds the nodes' fee cap.
     pub fn is_too_dear(&self, gas: u64) -> bool {
         self.fee_cap_wei.is_some_and(|cap| u128::from(gas).saturating_mul(self.next_price) > cap)
     }
 
-    /// Whether the lane's balance does not cover a transaction that needs so much, wei.
+    /// True if the lane's balance does not cover `needed_wei`.
     fn is_short(&self, needed_wei: U256) -> bool {
         self.available_wei.is_some_and(|available| needed_wei > available)
     }
 
-    /// What of the balance `entry` lacks by itself, if that is all.
+    /// Shortfall of the balance for `entry` alone; `None` if the balance covers it or another limit holds it back too.
     fn short_of(&self, entry: &QueuedRequest) -> Option<Short> {
         let ceiling = entry.ceiling_wei_per_gas;
         let gas = self.base_gas.saturating_add(entry.gas);
@@ -176,37 +177,37 @@ impl ComposeLimits {
         is_short.then(|| Short { needed_wei, until: entry.request.valid_until() })
     }
 
-    /// Whether price and balance let `entry` go in a transaction of its own.
+    /// True if price and balance let `entry` go in a transaction of its own.
     fn can_go_alone(&self, entry: &QueuedRequest) -> bool {
         entry.ceiling_wei_per_gas >= self.next_base_fee
             && !self.is_too_dear(self.base_gas.saturating_add(entry.gas))
             && self.short_of(entry).is_none()
     }
 
-    /// What the balance must hold for a transaction, wei.
+    /// Balance needed for a transaction, wei.
     pub(super) fn worst_wei(&self, gas: u64, bytes: usize, value: U256, ceiling: u128) -> U256 {
         let price = U256::from(self.quote_max_fee.min(ceiling));
         let data = self.data_wei_per_byte.saturating_mul(bytes as u128).saturating_mul(DATA_ROOM);
         U256::from(gas).saturating_mul(price).saturating_add(value).saturating_add(U256::from(data))
     }
 
-    /// What a request is expected to cost besides its transaction's setup, wei.
+    /// Expected cost of a request besides its transaction's setup, wei.
     pub(super) fn own_wei(&self, entry: &QueuedRequest) -> u128 {
         let gas = u128::from(entry.gas).saturating_mul(self.price_wei_per_gas);
         gas.saturating_add((entry.bytes as u128).saturating_mul(self.data_wei_per_byte))
     }
 }
 
-/// Why a batch was sent when it was.
+/// Reason for the time at which a batch was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Trigger {
-    /// No more fits.
+    /// The batch was full.
     Full,
     /// A member's slack ran out.
     Deadline,
-    /// The price was right, and no further company was worth the wait.
+    /// The price was acceptable, and waiting for more company did not pay.
     Company,
-    /// The price was right and the longest wait for company over.
+    /// The price was acceptable and the longest wait for company over.
     Linger,
 }
 
@@ -222,25 +223,25 @@ impl Trigger {
     }
 }
 
-/// What the composer chose. The members are taken from the queue; give them back with [`Queue::put_back`].
+/// The composer's choice. The members are taken from the queue; return them with [`Queue::put_back`].
 #[derive(Debug, Clone)]
 pub struct Selection {
-    /// How they travel.
+    /// Kind of transaction that carries them.
     pub key: VehicleKey,
     /// In execution order: each signer's nonces are contiguous and ascending.
     pub members: Vec<RequestId>,
-    /// Why now.
+    /// Reason for sending now.
     pub trigger: Trigger,
-    /// When the first of them is due.
+    /// Earliest due time of a member.
     pub deadline: Timestamp,
-    /// Until when all of them are valid.
+    /// Time until which every member is valid.
     pub valid_until: Timestamp,
-    /// Lowest ceiling.
+    /// Lowest ceiling of a member, wei per gas.
     pub ceiling_wei_per_gas: u128,
 }
 
-/// Where a request stands in line. Requests that travel alone share one line, or a hundred thousand of them would be as
-/// many groups to look at.
+/// Group of a request in the queue. Requests that travel alone share one group; otherwise a hundred thousand of them
+/// would be as many groups to visit.
 fn group_key(request: &VerifiedRequest, has_multicall: bool) -> VehicleKey {
     match VehicleKey::of(request, has_multicall) {
         VehicleKey::Single(_) => VehicleKey::Single(RequestId(B256::ZERO)),
@@ -248,31 +249,32 @@ fn group_key(request: &VerifiedRequest, has_multicall: bool) -> VehicleKey {
     }
 }
 
-/// Whose calls each sender account makes: a contract that trusts the account for one tenant must not be called by another.
+/// Tenants whose calls each sender account makes: a contract that trusts the account for one tenant must not be called
+/// by another.
 pub type Callers = BTreeMap<Address, BTreeSet<Arc<str>>>;
 
 /// (forwarder, user).
 type Signer = (Address, Address);
 
-/// What stands in a ready list: a signer with a run of executable nonces, or a request without order.
+/// Entry of a ready list: a signer with a run of executable nonces, or a request without order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Head {
     Signer(Signer),
     Request(RequestId),
 }
 
-/// Before every other one.
+/// Lower bound of all heads.
 const FIRST_HEAD: Head = Head::Signer((Address::ZERO, Address::ZERO));
 
-/// Place in a line: when it is due, then order of acceptance.
+/// Place in a line: due time, then order of acceptance.
 type Rank = (Timestamp, u64, Head);
 
-/// Who could be sent, in order.
+/// Heads that could be sent, in order.
 #[derive(Debug, Default)]
 struct Ready {
-    /// Whose promise can still be kept.
+    /// Heads whose promise can still be kept.
     fresh: BTreeSet<Rank>,
-    /// Whose promise was missed.
+    /// Heads whose promise was missed.
     late: BTreeSet<Rank>,
 }
 
@@ -291,32 +293,33 @@ impl Ready {
     }
 }
 
-/// What one tenant has in one line.
+/// One tenant's heads in one group.
 #[derive(Debug, Default)]
 struct TenantLine {
     /// For any lane.
     free: Ready,
-    /// Behind what a lane carries: for that lane only.
+    /// Heads that follow a transaction in flight on a lane: for that lane only.
     bound: Table<LaneId, Ready>,
-    /// Lanes that could carry nobody when they last looked, until somebody who could go comes, or anybody leaves.
+    /// Lanes that found nothing they could carry, with their findings. Cleared when a head enters that could go, or any
+    /// head leaves.
     stuck: Table<LaneId, Stuck>,
 }
 
-/// Whether this is the queue of many tenants and requests. A page has one tenant, whom nobody pauses and who owes nothing, one
-/// lane and few requests: it remembers nothing of what lanes found, and downloads less.
+/// True for the queue of many tenants and requests. A page has one tenant, never paused and never in debt, one lane and
+/// few requests: it does not cache the findings of lanes, which makes its download smaller.
 const IS_SHARED: bool = cfg!(feature = "relay");
 
-/// What a lane found that could carry nobody, for lack of money or since the nodes' fee cap is too low.
+/// Finding of a lane that could carry nothing, for lack of money or because the nodes' fee cap is too low.
 #[derive(Debug, Clone, Copy)]
 struct Stuck {
     limits: ComposeLimits,
-    /// Those that are due until then were looked at.
+    /// Heads due until then were examined.
     until: Timestamp,
     short: Option<Short>,
 }
 
 impl Stuck {
-    /// Whether it could not carry `entry` either.
+    /// True if it could not carry `entry` either.
     fn holds(&mut self, entry: &QueuedRequest) -> bool {
         let is_held = !self.limits.can_go_alone(entry);
         if is_held && let Some(short) = self.limits.short_of(entry) {
@@ -331,7 +334,7 @@ impl TenantLine {
         self.free.is_empty() && self.bound.is_empty()
     }
 
-    /// When the first that `lane` could carry is due.
+    /// Earliest due time of a head that `lane` could carry.
     fn first_for(&self, lane: LaneId) -> Option<Timestamp> {
         let bound = self.bound.get(&lane).and_then(Ready::first);
         self.free.first().into_iter().chain(bound).min()
@@ -341,7 +344,7 @@ impl TenantLine {
         std::iter::once(&self.free).chain(self.bound.values())
     }
 
-    /// Those that `lane` could carry and that are due after `since`, until `cutoff`.
+    /// Heads that `lane` could carry and that are due after `since`, until `cutoff`.
     fn due_between(&self, lane: LaneId, since: Timestamp, cutoff: Timestamp) -> impl Iterator<Item = Head> {
         let first = |due: Timestamp| (Timestamp(due.0.saturating_add(1)), 0, FIRST_HEAD);
         let range = first(since.min(cutoff))..first(cutoff);
@@ -355,9 +358,9 @@ impl TenantLine {
 
 #[derive(Debug, Default)]
 struct Group {
-    /// Boxed, as the queue's own: one table's code for both, and little to move.
+    /// Boxed like the queue's own tables: one instance of the table's code for both, and cheap moves.
     tenants: Table<Arc<str>, Box<TenantLine>>,
-    /// Until when company is waited for, as far as it was looked at since the last change.
+    /// End of the wait for company, as computed since the last change; `None` if not computed since.
     held_until: Option<Timestamp>,
 }
 
@@ -367,7 +370,7 @@ impl Group {
     }
 }
 
-/// Where a head stands.
+/// Place of a head in the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Place {
     key: VehicleKey,
@@ -375,54 +378,54 @@ struct Place {
     due: Timestamp,
     seq: u64,
     is_late: bool,
-    /// The lane that it is bound to.
+    /// The lane to which it is bound; `None` if any.
     lane: Option<LaneId>,
     ceiling: u128,
-    /// Its ceiling is below the base fee: it stands aside until that falls.
+    /// True while its ceiling is below the base fee: it is in no ready list until the base fee falls.
     is_asleep: bool,
 }
 
-/// What a request in flight occupies.
+/// Capacity occupied by a request in flight.
 #[derive(Debug, Clone, Copy)]
 struct Flying {
     lane: LaneId,
-    /// Its part of its transaction's size, millionths.
+    /// Its part of its transaction's size, millionths of a slot.
     part: u64,
-    /// The transaction, by number.
+    /// Number of the transaction.
     number: u64,
 }
 
-/// What one tenant has in flight on one lane.
+/// One tenant's capacity in flight on one lane.
 #[derive(Debug, Clone, Copy, Default)]
 struct Held {
-    /// Sizes of its transactions, millionths.
+    /// Total size of its transactions, millionths of a slot.
     slots: u64,
-    /// Transactions that carry something of it.
+    /// Number of transactions with a request of the tenant.
     transactions: u64,
 }
 
-/// One transaction, in millionths of which its members have parts.
+/// Size of one whole transaction; its members have parts of it.
 const WHOLE: u64 = 1_000_000;
 
-/// Of so many of a tenant's places one goes to its oldest late request, if there is one.
+/// One in this many of a tenant's places goes to its oldest late request, if there is one.
 const LATE_SHARE: u32 = 8;
 
-/// Entries that can't join a transaction are passed over, but not more of them than this.
+/// Most entries that can't join a transaction and are passed over.
 const MAX_PASSED: usize = 1_024;
 
-/// A tenant among the others.
+/// Scheduling state of a tenant.
 #[derive(Debug)]
 struct TenantState {
     weight: u64,
-    /// What it was served, by the sizes of transactions and divided by its weight: who has the least goes first.
+    /// Service received so far, by transaction sizes, divided by the weight: the tenant with the least goes first.
     virtual_time: u64,
-    /// Heads of it that are ready.
+    /// Number of its ready heads.
     ready: usize,
-    /// Places that it got since the last one of a late request.
+    /// Places given to it since the last one for a late request.
     since_late: u32,
-    /// Waiting ones whose promise can be kept.
+    /// Waiting requests whose promise can still be kept.
     fresh: DueCounts,
-    /// Those that left since that was last asked.
+    /// Requests that left since the count was last taken.
     left: u64,
 }
 
@@ -432,51 +435,53 @@ impl Default for TenantState {
     }
 }
 
-/// Everything accepted that is not settled.
+/// All accepted requests that are not settled.
 ///
 /// **Invariant:** a signer's requests leave in nonce order, and while some are in flight their successors only follow on
 /// the same lane.
 ///
-/// **Invariant I14:** tenants are served by weight, whatever their deadlines, counted in transactions or in a block's gas, whichever
-/// is more. While others could be sent, a tenant holds at most its share of a lane's transactions, but always one. Within a tenant
-/// those whose promise can still be kept go first, by when they are due; one place in eight, and all that is left, goes to those
-/// that are late, the oldest first. One signer fills a transaction only with what the others leave.
+/// **Invariant I14:** tenants are served by weight, whatever their deadlines, counted in transactions or in a block's
+/// gas, whichever is more. While others could be sent, a tenant holds at most its share of a lane's transactions, but
+/// always one. Within a tenant, requests whose promise can still be kept go first, by due time; one place in eight, and
+/// all that is left, goes to late requests, the oldest first. One signer fills a transaction only with the room that
+/// the others leave.
 ///
-/// Work is proportional to what changed: who can't be sent, since it is bound to another lane or its ceiling is below the base fee,
-/// is not in the lists that a composition walks.
+/// Work is proportional to change: heads that can't be sent, because they are bound to another lane or their ceiling is
+/// below the base fee, are not in the lists that a composition walks.
 #[derive(Debug, Default)]
 pub struct Queue {
-    /// Boxed: a map of what is large holds twice as much.
+    /// Boxed: a map of large values takes twice as much memory.
     entries: HashMap<RequestId, Box<QueuedRequest>>,
     signers: HashMap<Signer, Box<SignerState>>,
-    /// Signers whose forwarder nonce nobody has looked at.
+    /// Signers whose forwarder nonce was never looked up.
     unknown: Unknown,
-    /// Signers with requests behind a nonce that nobody has.
+    /// Signers with requests behind a missing nonce.
     gapped: BTreeSet<Signer>,
     groups: Table<VehicleKey, Group>,
     habits: Table<VehicleKey, Habit>,
     places: HashMap<Head, Place>,
-    /// Heads that stand aside, by ceiling.
+    /// Heads whose ceiling is below the base fee, by ceiling.
     asleep: BTreeSet<(u128, Head)>,
-    /// The waiting ones by when they end.
+    /// Waiting requests by end of validity.
     valid: BTreeSet<(Timestamp, RequestId)>,
-    /// Those with a promise that may be missed, or was, by when they are due.
+    /// Requests with a due time still to be watched, by due time.
     dues: BTreeSet<(Timestamp, RequestId)>,
     flying: HashMap<RequestId, Flying>,
     held: Table<LaneId, Table<Arc<str>, Held>>,
-    /// Members in flight by transaction and tenant.
+    /// Number of members in flight by transaction and tenant.
     members: HashMap<(u64, Arc<str>), usize>,
     tenants: Table<Arc<str>, Box<TenantState>>,
     transactions: u64,
-    /// Transactions that a restart found, by number, with the gas of each member: sized when a block's gas is known.
+    /// Transactions restored after a restart, by number, with the gas of each member: sized once a block's gas is
+    /// known.
     unsized_gas: Vec<(u64, Vec<(RequestId, u64)>)>,
-    /// What targets showed on chain.
+    /// On-chain behaviour of targets.
     targets: TargetRecords,
-    /// Tenants whose requests are left out.
+    /// Paused tenants: their requests are left out.
     paused: BTreeSet<Arc<str>>,
-    /// Tenants that have spent more than their budget: one transaction at a time.
+    /// Tenants over budget: one transaction in flight at a time.
     debtors: BTreeSet<Arc<str>>,
-    /// Tenants that go after all others, and until when.
+    /// Tenants that go after all others, with the end of that time.
     last: BTreeMap<Arc<str>, Timestamp>,
     has_multicall: bool,
     callers: Option<Table<Address, BTreeSet<Arc<str>>>>,
@@ -484,10 +489,10 @@ pub struct Queue {
     short: Option<Short>,
 }
 
-/// What the last look for something to send left behind for lack of money.
+/// Shortage of money found by the last composition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Short {
-    /// The least that one of them needs, wei.
+    /// Smallest balance that one of the requests needs, wei.
     pub needed_wei: U256,
     /// Latest of their deadlines.
     pub until: Timestamp,
@@ -505,13 +510,14 @@ impl Queue {
         Self::default()
     }
 
-    /// Says that Multicall3 is there: calls that any sender may make share transactions. Before anything is pushed.
+    /// Declares whether Multicall3 is deployed: calls that any sender may make then share transactions. Call before the
+    /// first push.
     pub const fn set_multicall(&mut self, has_multicall: bool) {
         self.has_multicall = has_multicall;
     }
 
-    /// Binds lanes to the tenants whose calls they make; a lane that is not named makes nobody's. Without it every lane makes
-    /// everybody's. Forward requests go on any lane: their target sees the user.
+    /// Binds lanes to the tenants whose calls they make; an unlisted lane makes no calls. Without a binding every lane
+    /// makes the calls of all tenants. Forward requests go on any lane: their target sees the user.
     pub fn bind_calls(&mut self, callers: Callers) {
         let mut bound = Table::new();
         for (sender, tenants) in callers {
@@ -520,7 +526,7 @@ impl Queue {
         self.callers = Some(bound);
     }
 
-    /// Whether `lane` may send what travels by `key` for `tenant`.
+    /// True if `lane` may send transactions of kind `key` for `tenant`.
     fn may_send(&self, lane: LaneId, key: VehicleKey, tenant: &str) -> bool {
         match (key, &self.callers) {
             (VehicleKey::Forwarder(_), _) | (_, None) => true,
@@ -530,17 +536,17 @@ impl Queue {
         }
     }
 
-    /// Sets a tenant's share of the capacity; 1 without.
+    /// Sets a tenant's share of the capacity; the default is 1.
     pub fn set_weight(&mut self, tenant: &str, weight: u32) {
         self.tenants.get_or_insert_with(tenant.into(), Box::default).weight = u64::from(weight.max(1));
     }
 
-    /// Starts from what targets have shown before.
+    /// Restores persisted target records.
     pub fn recall_targets(&mut self, rule: RecordRule, records: Vec<TargetRecord>) {
         self.targets = TargetRecords::recalled(rule, records);
     }
 
-    /// What a transaction in a block, with these requests and outcomes, shows of its targets. Nothing is noted yet.
+    /// Evidence about targets from a transaction in a block with these requests and outcomes. Records nothing.
     pub fn showing(&self, members: &[RequestId], outcomes: &[MemberOutcome], is_success: bool) -> Showing {
         let known = |id: &RequestId| {
             let entry = self.entries.get(id)?;
@@ -549,23 +555,23 @@ impl Queue {
         targets::showing(&members.iter().map(known).collect::<Vec<_>>(), outcomes, is_success)
     }
 
-    /// A transaction that is clean for these targets is in a block: each earns company.
+    /// Records a block's transaction that is clean for these targets: each earns company.
     pub fn ran(&mut self, targets: &[Address], now: Timestamp) {
         targets.iter().for_each(|target| self.targets.ran(*target, now));
     }
 
-    /// A reorg took back what [`Self::ran`] counted for these targets.
+    /// Takes back the effect of [`Self::ran`] for these targets after a reorg.
     pub fn unran(&mut self, targets: &[Address]) {
         targets.iter().for_each(|target| self.targets.unran(*target));
     }
 
-    /// What [`Self::ran`] counted for these targets is final.
+    /// Finalises the effect of [`Self::ran`] for these targets.
     pub fn ran_for_good(&mut self, targets: &[Address], now: Timestamp) {
         targets.iter().for_each(|target| self.targets.settled(*target, now));
     }
 
-    /// The target surprised in a transaction of its own: one that no policy names loses its clean runs; one that is named is
-    /// suspect. Until when, if that is news; repeating it for the transaction with this hash changes nothing.
+    /// Records that the target surprised in a transaction of its own: an unnamed target loses its clean runs, a named
+    /// one becomes suspect. Returns the end of the suspicion if it is news. Idempotent per transaction hash.
     pub fn surprised(&mut self, accused: Accused, hash: B256, now: Timestamp) -> Option<Timestamp> {
         if accused.is_named {
             return self.targets.surprised(accused.target, hash, now);
@@ -574,85 +580,86 @@ impl Queue {
         None
     }
 
-    /// A reorg took back what [`Self::surprised`] noted of a named target for the transaction with this hash.
+    /// Takes back [`Self::surprised`] of a named target for the transaction with this hash after a reorg.
     pub fn unsurprised(&mut self, target: Address, hash: B256) {
         self.targets.unsurprised(target, hash);
     }
 
-    /// Whether requests to `target` may share a transaction with the same signer's only, because it surprised.
+    /// True if requests to `target` may share a transaction only with the same signer's, because it surprised.
     pub fn is_suspect(&self, target: Address, now: Timestamp) -> bool {
         self.targets.is_suspect(target, now)
     }
 
-    /// Signers beyond the first with whom requests to `target` may share a transaction where no policy names it.
+    /// Signers beyond the first with whom requests to an unnamed `target` may share a transaction.
     pub fn further_signers(&self, target: Address) -> usize {
         self.targets.further_signers(target)
     }
 
-    /// Records of targets that have changed since this was last asked, to be kept. An [empty](TargetRecord::is_empty) one is to be
-    /// forgotten.
+    /// Target records changed since the last call, to be persisted. An [empty](TargetRecord::is_empty) one is to be
+    /// deleted.
     pub fn take_target_changes(&mut self) -> Vec<TargetRecord> {
         self.targets.take_changes()
     }
 
-    /// Requests that wait.
+    /// Number of waiting requests.
     pub const fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// Requests in transactions that are not settled.
+    /// Number of requests in transactions that are not settled.
     pub fn in_flight(&self) -> usize {
         self.entries.len() - self.waiting
     }
 
-    /// A request, if it is still here.
+    /// The request; `None` if it is no longer in the queue.
     pub fn get(&self, id: RequestId) -> Option<&QueuedRequest> {
         self.entries.get(&id).map(|entry| &**entry)
     }
 
-    /// A request, to count failures.
+    /// The request, to count failures; `None` if it is no longer in the queue.
     pub fn get_mut(&mut self, id: RequestId) -> Option<&mut QueuedRequest> {
         self.entries.get_mut(&id).map(|entry| &mut **entry)
     }
 
-    /// Keeps this of the request: an [outline](VerifiedRequest::outline) while it is in a block, or the whole one again.
+    /// Replaces the stored request: by an [outline](VerifiedRequest::outline) while it is in a block, or by the full
+    /// one again.
     pub fn replace(&mut self, request: Arc<VerifiedRequest>) {
         if let Some(entry) = self.entries.get_mut(&request.id()) {
             entry.request = request;
         }
     }
 
-    /// Something was taken from what a request may spend, or given back: `spent_wei` of its reservation, and the price of gas that
+    /// Updates a request's spending after a charge or refund: `spent_wei` of its reservation, and the gas price that
     /// the rest covers.
     pub fn reprice(&mut self, id: RequestId, spent_wei: U256, ceiling_wei_per_gas: u128) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         (entry.spent_wei, entry.ceiling_wei_per_gas) = (spent_wei, ceiling_wei_per_gas);
-        // It may have stood aside, or may have to.
+        // It may have to enter or leave the priced-out set.
         match entry.request.sequence() {
             Some((forwarder, signer, _)) => self.place(Head::Signer((forwarder, signer))),
             None => self.place(Head::Request(id)),
         }
     }
 
-    /// Whether the request waits (and is not in a transaction).
+    /// True if the request waits (is not in a transaction).
     pub fn is_waiting(&self, id: RequestId) -> bool {
         self.entries.get(&id).is_some_and(|entry| self.valid.contains(&(entry.request.valid_until(), id)))
     }
 
-    /// Requests of these tenants, and only of these, stay where they are: [`Self::compose`] leaves them out.
+    /// Pauses these tenants, and only these: [`Self::compose`] leaves out their requests.
     pub fn set_paused<T>(&mut self, tenants: &BTreeMap<String, T>) {
         if !(self.paused.is_empty() && tenants.is_empty()) {
             self.paused = tenants.keys().map(|tenant| tenant.as_str().into()).collect();
         }
     }
 
-    /// These tenants have spent more than their budgets: each has one transaction in flight at most, until the next call.
+    /// Marks these tenants as over budget: each has at most one transaction in flight, until the next call.
     pub fn set_debtors(&mut self, debtors: BTreeSet<Arc<str>>) {
         self.debtors = debtors;
     }
 
-    /// A transaction of `tenant` kept a lane from going on: until `until` its requests go where no other tenant's could be sent, so
-    /// that those who waited go first.
+    /// Puts `tenant`, whose transaction held up a lane, last until `until`: its requests go only where no other
+    /// tenant's could be sent, so that the requests held up go first.
     pub fn go_last(&mut self, tenant: Arc<str>, now: Timestamp, until: Timestamp) {
         self.last.retain(|_, until| now < *until);
         self.last.insert(tenant, until);
@@ -662,12 +669,12 @@ impl Queue {
         IS_SHARED && Protection::IgnoredGoesLast.is_on() && self.last.get(tenant).is_some_and(|until| now < *until)
     }
 
-    /// Whether `tenant` owes what a further transaction might cost.
+    /// True if `tenant` is over budget and has a transaction in flight.
     fn is_in_debt(&self, tenant: &Arc<str>) -> bool {
         self.debtors.contains(tenant) && self.held.values().any(|held| held.contains_key(tenant))
     }
 
-    /// Takes a durable request. Repeating it changes nothing.
+    /// Adds a durable request. Idempotent.
     pub fn push(&mut self, entry: QueuedRequest) {
         let id = entry.request.id();
         if self.entries.contains_key(&id) {
@@ -681,8 +688,8 @@ impl Queue {
         self.enter(id, sequence);
     }
 
-    /// Takes requests that one transaction carries already: what a restart finds. They hold their places on the lane as if they
-    /// had been composed: one slot together, or their part of a block's gas, once that is known, where it is more.
+    /// Adds requests that a restart finds in one pending transaction. They occupy the lane as if composed: one slot
+    /// together, or, if larger and once a block's gas is known, their share of it.
     pub fn push_in_flight(&mut self, members: Vec<impl Into<Box<QueuedRequest>>>, lane: LaneId, base_gas: u64) {
         self.transactions += 1;
         let number = self.transactions;
@@ -703,13 +710,13 @@ impl Queue {
         }
     }
 
-    /// Takes a request that is in a block already: what a restart finds. Its promise was kept, or missed, before.
+    /// Adds a request that a restart finds in a block. Its promise was kept or missed before.
     pub fn push_in_block(&mut self, entry: Box<QueuedRequest>, lane: LaneId) {
         self.fly(&entry, lane);
         self.entries.insert(entry.request.id(), entry);
     }
 
-    /// Its signer's next requests come after it, on the same lane.
+    /// Orders the signer's next requests behind it, on the same lane.
     fn fly(&mut self, entry: &QueuedRequest, lane: LaneId) {
         if let Some((forwarder, signer, nonce)) = entry.request.sequence() {
             let state = self.signer((forwarder, signer));
@@ -718,7 +725,7 @@ impl Queue {
         }
     }
 
-    /// Gives the members in flight of one transaction their parts of its size.
+    /// Assigns the members of one transaction in flight their parts of its size.
     fn weigh(&mut self, number: u64, gas_of: &[(RequestId, u64)], size: impl Fn(u64) -> u64) {
         let gas = gas_of.iter().fold(0_u64, |sum, (_, gas)| sum.saturating_add(*gas));
         let size = size(gas);
@@ -733,7 +740,7 @@ impl Queue {
         }
     }
 
-    /// A request takes its place on a lane.
+    /// Records a request's place on a lane.
     fn occupy(&mut self, id: RequestId, tenant: Arc<str>, flying: Flying) {
         if !IS_SHARED {
             return;
@@ -755,7 +762,7 @@ impl Queue {
         })
     }
 
-    /// A request waits no more.
+    /// Updates the counts for a request that no longer waits.
     fn leave(&mut self, tenant: &Arc<str>, due: Timestamp, is_late: bool) {
         self.waiting -= 1;
         if !is_late && let Some(tenant) = self.tenants.get_mut(tenant) {
@@ -763,12 +770,13 @@ impl Queue {
         }
     }
 
-    /// Of each tenant: how many of its requests left since this was last asked, and those that wait whose promise can be kept.
+    /// Per tenant: number of its requests that left since the last call, and its waiting requests whose promise can be
+    /// kept.
     pub fn paces(&mut self) -> impl Iterator<Item = (&Arc<str>, u64, &DueCounts)> {
         self.tenants.iter_mut().map(|(name, tenant)| (&*name, std::mem::take(&mut tenant.left), &tenant.fresh))
     }
 
-    /// A reorg took it out of its block: its promise may be missed yet.
+    /// A reorg removed its block: its promise may still be missed.
     pub fn taken_back(&mut self, id: RequestId) {
         if let Some(entry) = self.entries.get(&id)
             && (!entry.is_late || entry.due < entry.request.valid_until())
@@ -803,7 +811,7 @@ impl Queue {
         }
     }
 
-    /// Where a head should stand now, if anywhere.
+    /// Proper place of a head now; `None` if it belongs nowhere.
     fn wanted(&self, head: Head) -> Option<Place> {
         let (entry, (is_late, due), lane) = match head {
             Head::Request(id) => {
@@ -828,7 +836,7 @@ impl Queue {
         })
     }
 
-    /// Puts a head where it belongs after anything about it changed.
+    /// Moves a head to its proper place after a change.
     fn place(&mut self, head: Head) {
         let mut wanted = self.wanted(head);
         let old = self.places.get(&head).cloned();
@@ -839,12 +847,12 @@ impl Queue {
         if wanted == old {
             return;
         }
-        // The new place first: a tenant that has nothing for a moment would lose what it waits for.
+        // Add the new place first: a tenant that is empty for a moment would lose its state.
         match wanted {
             Some(place) => {
                 self.stand(head, &place);
                 if let Some(old) = self.places.insert(head, place.clone()) {
-                    // What is the same in both stands there once.
+                    // Entries equal in both places exist once.
                     let is_same = old.is_asleep == place.is_asleep
                         && (old.is_asleep && old.ceiling == place.ceiling
                             || !old.is_asleep && list_of(&old) == list_of(&place));
@@ -867,7 +875,7 @@ impl Queue {
         let least = self.tenants.values().filter(|tenant| tenant.ready > 0).map(|tenant| tenant.virtual_time).min();
         let tenant = self.tenants.get_or_insert_with(place.tenant.clone(), Box::default);
         if tenant.ready == 0 {
-            // A tenant that comes back does not get credit for its absence.
+            // A returning tenant gets no credit for its absence.
             tenant.virtual_time = tenant.virtual_time.max(least.unwrap_or(0));
         }
         tenant.ready += 1;
@@ -889,7 +897,7 @@ impl Queue {
         ready.of(place.is_late).insert((place.due, place.seq, head));
     }
 
-    /// `is_same`: it stands there again by now, counted twice.
+    /// `is_same`: the head already stands there again and is counted twice.
     fn unstand(&mut self, head: Head, place: &Place, is_same: bool) {
         if place.is_asleep {
             if !is_same {
@@ -930,7 +938,7 @@ impl Queue {
         }
     }
 
-    /// Those whose ceiling is below the base fee stand aside; who stood aside and can pay it comes back.
+    /// Sets aside heads whose ceiling is below the base fee; brings back those that can pay it again.
     fn sort_out(&mut self, next_base_fee: u128, priced_out: Vec<Head>) {
         for head in priced_out {
             if let Some(place) = self.places.get_mut(&head).filter(|place| !place.is_asleep) {
@@ -951,7 +959,7 @@ impl Queue {
         }
     }
 
-    /// Puts a signer where it belongs after anything about it changed.
+    /// Updates a signer's sets and place after a change.
     fn refresh(&mut self, signer: Signer) {
         let Some(state) = self.signers.get(&signer) else { return };
         let (is_empty, is_gapped, is_unknown) = (state.is_empty(), state.is_gapped(), state.chain_next().is_none());
@@ -972,7 +980,7 @@ impl Queue {
 
     /// Removes a request that has ended, waiting or in flight.
     ///
-    /// `consumed`: its nonce at the forwarder is used up, so the signer goes on with the next.
+    /// `consumed`: its nonce at the forwarder is used up, so the signer continues with the next.
     pub fn remove(&mut self, id: RequestId, consumed: bool) -> Option<QueuedRequest> {
         let entry = self.entries.remove(&id)?;
         if self.valid.remove(&(entry.request.valid_until(), id)) {
@@ -998,7 +1006,8 @@ impl Queue {
         Some(*entry)
     }
 
-    /// It is in a block: its promise was kept, or missed before, and its transaction's place on the lane is free.
+    /// The request is in a block: its promise was kept or missed before, and its transaction's place on the lane is
+    /// free.
     pub fn landed(&mut self, id: RequestId) {
         let Some(entry) = self.entries.get(&id) else { return };
         let (due, tenant) = (entry.due, entry.tenant.clone());
@@ -1006,14 +1015,14 @@ impl Queue {
         self.vacate(id, &tenant);
     }
 
-    /// Its transaction is in a block, which did nothing for it: the place on the lane is free, its promise is still to be kept.
+    /// Its transaction is in a block but did not execute it: the place on the lane is free, its promise is still open.
     pub fn passed_over(&mut self, id: RequestId) {
         if let Some(tenant) = self.entries.get(&id).map(|entry| entry.tenant.clone()) {
             self.vacate(id, &tenant);
         }
     }
 
-    /// Gives back what a request occupied of its lane.
+    /// Releases a request's place on its lane.
     fn vacate(&mut self, id: RequestId, tenant: &Arc<str>) {
         if !IS_SHARED {
             return;
@@ -1041,11 +1050,11 @@ impl Queue {
                 self.held.remove(&lane);
             }
         }
-        // Whoever stood back for others may go now.
+        // Tenants that gave way to others may go now.
         self.groups.values_mut().for_each(|group| group.held_until = None);
     }
 
-    /// Gives members of a transaction that did not happen back to the waiting ones.
+    /// Returns a member of a transaction that was not sent to the waiting requests.
     pub fn put_back(&mut self, id: RequestId) {
         let Some(entry) = self.entries.get(&id) else { return };
         if self.valid.contains(&(entry.request.valid_until(), id)) {
@@ -1053,7 +1062,7 @@ impl Queue {
         }
         let (sequence, tenant) = (entry.request.sequence(), entry.tenant.clone());
         self.vacate(id, &tenant);
-        // It waits before it leaves the ones in flight: so the end of its signer's run stays known.
+        // Enter it before it leaves the requests in flight: so the end of its signer's run stays known.
         self.enter(id, sequence);
         if let Some((forwarder, signer, nonce)) = sequence
             && let Some(state) = self.signers.get_mut(&(forwarder, signer))
@@ -1063,7 +1072,8 @@ impl Queue {
         }
     }
 
-    /// Takes a waiting request out of line, until it is [put back](Self::put_back) or [removed](Self::remove).
+    /// Takes a waiting request out of the queue's order, until it is [put back](Self::put_back) or
+    /// [removed](Self::remove).
     pub fn set_aside(&mut self, id: RequestId) {
         let Some(entry) = self.entries.get(&id) else { return };
         let (due, is_late, tenant) = (entry.due, entry.is_late, entry.tenant.clone());
@@ -1075,7 +1085,7 @@ impl Queue {
         match sequence {
             Some((forwarder, signer, nonce)) => {
                 if let Some(state) = self.signers.get_mut(&(forwarder, signer)) {
-                    // In this order the end of its run stays known.
+                    // In this order the end of its signer's run stays known.
                     state.fly(nonce, id);
                     state.leave(nonce, id, due, is_late);
                 }
@@ -1085,14 +1095,14 @@ impl Queue {
         }
     }
 
-    /// Waiting requests that are not valid any more.
+    /// Waiting requests that are no longer valid.
     pub fn expired(&self, now: Timestamp) -> Vec<RequestId> {
         self.valid.iter().take_while(|(until, _)| *until <= now).map(|(_, id)| *id).collect()
     }
 
-    /// Plans those anew, with `within` from now, whose time is over but not their validity, waiting or in flight. Returns those
-    /// whose promise is missed by that: each once. Also those in flight that are not valid any more: they may be executed until
-    /// their transaction's nonce is final. (Those that wait [expire](Self::expired).)
+    /// Plans a new due time, `within` from now, for every overdue request that is still valid, waiting or in flight.
+    /// Returns the requests whose promise is thereby missed, each once; also those in flight that are no longer valid:
+    /// they may execute until their transaction's nonce is final. (Waiting ones [expire](Self::expired).)
     pub fn overdue(&mut self, now: Timestamp, within: Duration) -> Vec<RequestId> {
         let mut missed = Vec::new();
         while let Some(&(due, id)) = self.dues.first().filter(|(due, _)| *due <= now) {
@@ -1110,7 +1120,7 @@ impl Queue {
             if !entry.is_late {
                 missed.push(id);
             }
-            // Always later than now, so that this ends.
+            // Always later than now, so that the loop ends.
             let next = now.saturating_add(within.max(Duration::from_millis(1)));
             entry.due = next.min(entry.request.valid_until());
             entry.is_late = true;
@@ -1140,18 +1150,18 @@ impl Queue {
         missed
     }
 
-    /// When to ask [`Self::compose`] again if it has just chosen nothing and nothing else happens until then: before that it
-    /// would choose nothing either. Always later than `now`.
+    /// Time of the next useful call of [`Self::compose`] if the last one chose nothing and nothing else happens: an
+    /// earlier call would choose nothing either. Always later than `now`.
     pub fn next_due(&self, now: Timestamp, limits: &ComposeLimits, outlook: &impl FeeOutlook) -> Option<Timestamp> {
         let window = outlook.send_within().max(limits.urgent);
         let later = |than: Timestamp| Timestamp(than.0.saturating_add(1));
         let cutoff = now.saturating_add(window);
         let held = self.groups.values().filter_map(|group| {
             let first = group.tenants.values().flat_map(|line| line.lists()).filter_map(Ready::first).min()?;
-            // What changed since it was looked at may be due at once.
+            // After a change a member may be due at once.
             (first <= cutoff).then(|| group.held_until.unwrap_or_else(|| later(now)))
         });
-        // Whose slack falls next into the window in which it may be sent.
+        // Earliest time at which another head's slack enters the window for sending.
         let eligible = self
             .groups
             .values()
@@ -1164,12 +1174,13 @@ impl Queue {
         held.min().into_iter().chain(eligible).filter(|due| *due > now).min()
     }
 
-    /// Chooses what `lane` should send at `now`, if anything, and takes it from the waiting ones.
+    /// Chooses the batch that `lane` should send at `now`, if any, and takes its members from the waiting requests.
     ///
-    /// A request is eligible when its slack is within [`FeeOutlook::send_within`] or `limits.urgent`. A batch of eligible ones
-    /// goes when no more fits, when no further company is worth its members' wait (the module's documentation has the rule),
-    /// or when a member has waited for company as long as it may. Others join it if what they save by that makes now the
-    /// better moment for them too ([`FeeOutlook::send_within_saving`]). Who comes first, the invariants of [`Queue`] say.
+    /// A request is eligible when its slack is within [`FeeOutlook::send_within`] or `limits.urgent`. A batch of
+    /// eligible requests goes when it is full, when no further company is worth its members' wait (see the module's
+    /// documentation for the rule), or when a member has waited for company as long as it may. Other requests join it
+    /// if their saving makes now the better moment for them too ([`FeeOutlook::send_within_saving`]). For the order see
+    /// the invariants of [`Queue`].
     pub fn compose(
         &mut self,
         now: Timestamp,
@@ -1178,7 +1189,7 @@ impl Queue {
         outlook: &impl FeeOutlook,
     ) -> Option<Selection> {
         self.short = None;
-        // Until when each group waits, as far as any lane or tenant has seen: putting others aside must not forget it.
+        // End of each group's wait, as computed by any lane or tenant: setting heads aside must not lose it.
         let mut waits: Table<VehicleKey, Timestamp> = Table::new();
         for (key, group) in self.groups.iter() {
             if let Some(held) = group.held_until.filter(|held| *held > now) {
@@ -1193,7 +1204,8 @@ impl Queue {
         }
         let cutoff = now.saturating_add(outlook.send_within().max(limits.urgent));
         let full = if IS_SHARED { self.full(now, lane, limits, cutoff) } else { Table::new() };
-        // The tenant that was served least comes first, then the most urgent one. Whoever waits for company holds up nobody.
+        // The least-served tenant comes first, then the most urgent line. A tenant that waits for company holds up
+        // nobody.
         let mut lines: Vec<(bool, u64, Timestamp, VehicleKey, Arc<str>)> = Vec::new();
         let mut barred = Vec::new();
         for (key, group) in self.groups.iter() {
@@ -1262,7 +1274,7 @@ impl Queue {
                 ceiling_wei_per_gas: ceiling,
             });
         }
-        // What another lane has to send waits for that lane, not for the clock.
+        // Requests for another lane wait for that lane, not for the clock.
         for key in barred {
             if let Some(group) = self.groups.get_mut(&key) {
                 group.held_until.get_or_insert(Timestamp(u64::MAX));
@@ -1271,7 +1283,7 @@ impl Queue {
         None
     }
 
-    /// What `lane` found in this line, if it would find the same again.
+    /// Cached finding of `lane` for this line, if it still holds.
     fn still_stuck(&self, line: &TenantLine, lane: LaneId, limits: &ComposeLimits, cutoff: Timestamp) -> Option<Stuck> {
         let mut stuck = *line.stuck.get(&lane).filter(|stuck| stuck.limits == *limits && stuck.until <= cutoff)?;
         let mut since = line.due_between(lane, stuck.until, cutoff).filter_map(|head| self.head(head));
@@ -1284,7 +1296,8 @@ impl Queue {
         }
     }
 
-    /// Nothing of this group goes before `until`, or before what another tenant or lane waits for.
+    /// Records that nothing of this group goes before `until`, or before an earlier end of another tenant's or lane's
+    /// wait.
     fn hold(&mut self, waits: &mut Table<VehicleKey, Timestamp>, key: VehicleKey, until: Timestamp) {
         let wait = waits.get_or_insert_with(key, || until);
         *wait = until.min(*wait);
@@ -1293,7 +1306,7 @@ impl Queue {
         }
     }
 
-    /// Tenants that have their share of the lane's transactions in flight, while others that have not could be sent.
+    /// Tenants that hold their share of the lane's transactions, while others below their share could be sent.
     fn full(&self, now: Timestamp, lane: LaneId, limits: &ComposeLimits, cutoff: Timestamp) -> Table<Arc<str>, ()> {
         let Some(held) = self.held.get(&lane).filter(|_| Protection::TenantShares.is_on()) else {
             return Table::new();
@@ -1320,7 +1333,7 @@ impl Queue {
             let Some(held) = held.get(tenant) else { return false };
             let share = u128::from(whole) * u128::from(weight(tenant)) / u128::from(weights);
             let share = u64::try_from(share).unwrap_or(u64::MAX).max(WHOLE);
-            // What it usually has of one more.
+            // Its average transaction, added once more.
             held.slots.saturating_add(held.slots / held.transactions.max(1)) > share
         };
         let competitors = able.len();
@@ -1335,12 +1348,12 @@ impl Queue {
         };
     }
 
-    /// What [`Self::compose`] left behind for lack of money when it last chose nothing.
+    /// Shortage of money found by the last [`Self::compose`] that chose nothing.
     pub const fn short(&self) -> Option<Short> {
         self.short
     }
 
-    /// Why these go now, or until when they wait for company.
+    /// Reason for sending these members now, or the end of their wait for company.
     fn trigger(
         &self,
         now: Timestamp,
@@ -1373,7 +1386,7 @@ impl Queue {
         })
     }
 
-    /// The request that stands first there.
+    /// The first request of a head.
     fn head(&self, head: Head) -> Option<&QueuedRequest> {
         head_of(&self.entries, &self.signers, head)
     }
@@ -1403,7 +1416,7 @@ impl Queue {
             match sequence {
                 Some((forwarder, signer, nonce)) => {
                     if let Some(state) = self.signers.get_mut(&(forwarder, signer)) {
-                        // In this order the end of its run stays known.
+                        // In this order the end of its signer's run stays known.
                         state.fly(nonce, *id);
                         state.leave(nonce, *id, due, is_late);
                         state.lane = Some(lane);
@@ -1420,12 +1433,12 @@ impl Queue {
     }
 }
 
-/// What a member with this gas has of a transaction's size.
+/// Part of a transaction's size for a member with gas `own`.
 fn part_of(own: u64, gas: u64, size: u64) -> u64 {
     u64::try_from(u128::from(own) * u128::from(size) / u128::from(gas.max(1))).unwrap_or(u64::MAX)
 }
 
-/// The list that a head stands in, and its place there.
+/// The list of a head, and its place there.
 const fn list_of(place: &Place) -> (&VehicleKey, &Arc<str>, Option<LaneId>, bool, Timestamp, u64) {
     (&place.key, &place.tenant, place.lane, place.is_late, place.due, place.seq)
 }
@@ -1449,8 +1462,8 @@ fn head_of<'a>(
 mod tests {
     use super::*;
 
-    /// A million requests that are in a block fit into a gigabyte: each is remembered by these, in the sizes in which allocators give
-    /// memory.
+    /// A million requests in blocks fit into a gigabyte: each is stored in these types, rounded up to the allocator's
+    /// size classes.
     #[test]
     fn what_is_remembered_of_a_request_is_small() {
         assert!(size_of::<VerifiedRequest>() + 2 * size_of::<usize>() <= 384, "{}", size_of::<VerifiedRequest>());

@@ -1,9 +1,9 @@
-//! What targets have shown on chain: how much company their requests get.
+//! Target records: on-chain behaviour of targets, which limits how their requests may share transactions.
 //!
-//! A contract can behave in every simulation and burn all gas on chain, so its past says little about its next transaction. It
-//! bounds what is risked. One that no policy names earns company: after `n` clean transactions its requests travel with those
-//! of `n` more signers, all of one tenant, whose budget pays. One that is named is trusted, until a request to it *surprises*
-//! alone: then it is suspect, and its requests share with the same signer's only.
+//! A contract can behave in every simulation and burn all gas on chain, so its past says little about its next
+//! transaction. Its record bounds the risk. A target that no policy names earns company: after `n` clean transactions
+//! its requests travel with those of `n` more signers, all of one tenant, whose budget pays. A named target is trusted
+//! until a request to it *surprises* alone: then it is suspect, and its requests share with the same signer's only.
 //!
 //! # A worked example
 //! With a longest suspicion of a day, a named target is suspect for 22.5 minutes after its first surprise, 45 after the second,
@@ -20,16 +20,16 @@ use crate::{
     time::Timestamp,
 };
 
-/// The first suspicion is so small a part of the longest one.
+/// Divisor of the longest suspicion that gives the first one.
 const FIRST_PART: u32 = 64;
 
-/// How long targets are suspect, and how many are remembered.
+/// Duration of suspicion, and number of remembered targets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordRule {
     /// Longest suspicion (`suspect_ms`): the first is a 64th of it, each further one twice as long.
     pub suspect: Duration,
-    /// Most targets with a record (`max_target_records`). One that is forgotten is new again; those that surprised are forgotten
-    /// last.
+    /// Most targets with a record (`max_target_records`). An evicted target counts as new; those that surprised are
+    /// evicted last.
     pub max_records: usize,
 }
 
@@ -40,7 +40,7 @@ impl Default for RecordRule {
 }
 
 impl RecordRule {
-    /// How long a target is suspect after so many surprises.
+    /// Duration of suspicion after this number of surprises.
     fn suspicion(&self, surprises: u32) -> Duration {
         let times = match surprises {
             0 => 0,
@@ -50,29 +50,29 @@ impl RecordRule {
     }
 }
 
-/// What one transaction in a block shows of its targets.
+/// Evidence about targets from one transaction in a block.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Showing {
-    /// Unnamed targets for which it is a clean run, if they are contracts.
+    /// Unnamed targets with a clean run, if they are contracts.
     pub clean: Vec<Address>,
-    /// Whom its surprise is the doing of.
+    /// Target to blame for its surprise; `None` if there is none or it is not clear.
     pub accused: Option<Accused>,
 }
 
-/// The only target of a transaction that failed as a whole, or that skipped somebody.
+/// The only target of a transaction that failed as a whole, or that skipped a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accused {
     /// The contract.
     pub target: Address,
-    /// Its tenant's policy names it.
+    /// True if its tenant's policy names it.
     pub is_named: bool,
-    /// The transaction failed as a whole. Else it is a surprise only if who was skipped had an unused nonce, and none missing
-    /// before it.
+    /// True if the transaction failed as a whole. Otherwise it is a surprise only if the skipped signer's nonce was
+    /// unused, and none before it was missing.
     pub has_failed: bool,
 }
 
-/// What a transaction shows whose members have these targets, with what their policies say of them: `None` where that is not
-/// known any more.
+/// Evidence of a transaction with these members: each member's target and its policy's view of it, `None` if no longer
+/// known.
 pub(super) fn showing(members: &[Option<(Address, Company)>], outcomes: &[MemberOutcome], is_success: bool) -> Showing {
     let is_left_out = outcomes.contains(&MemberOutcome::Untouched);
     if is_success && !is_left_out {
@@ -84,7 +84,7 @@ pub(super) fn showing(members: &[Option<(Address, Company)>], outcomes: &[Member
         }
         return Showing { clean, accused: None };
     }
-    // Who takes the gas in a transaction with other targets, others may have to bear: only alone it is known.
+    // With several targets, the one that takes the gas may harm the others: the culprit is clear only if it is alone.
     let accused = || {
         let (target, company) = (*members.first()?)?;
         let is_named = company == Company::Named;
@@ -98,14 +98,14 @@ pub(super) fn showing(members: &[Option<(Address, Company)>], outcomes: &[Member
     Showing { clean: Vec::new(), accused: accused() }
 }
 
-/// What is known of one target.
+/// State of one target.
 #[derive(Debug)]
 struct Known {
-    /// What is kept.
+    /// The persistent part.
     record: TargetRecord,
     /// Clean runs in blocks that are not final.
     pending: u64,
-    /// Runs among those in blocks that came before a surprise: they count no more.
+    /// Runs among those that precede a surprise: they no longer count.
     forfeited: u64,
 }
 
@@ -119,23 +119,23 @@ impl Known {
     }
 }
 
-/// Who is forgotten first: those that never surprised, of them the one that was not seen for longest.
+/// Eviction order: targets without surprises first, among them the one not seen for longest.
 type Place = (bool, Timestamp, Address);
 
-/// What targets have shown.
+/// Records of all targets.
 #[derive(Debug, Default)]
 pub(super) struct TargetRecords {
     rule: RecordRule,
     known: HashMap<Address, Known>,
     order: Table<Place, ()>,
-    /// Whose record is other than what is kept.
+    /// Targets whose record differs from the persisted one.
     changed: Table<Address, ()>,
-    /// When the last suspicion ends.
+    /// End of the last suspicion.
     suspects_until: Timestamp,
 }
 
 impl TargetRecords {
-    /// With what was kept.
+    /// Starts from persisted records.
     pub(super) fn recalled(rule: RecordRule, records: Vec<TargetRecord>) -> Self {
         let mut all = Self { rule, ..Self::default() };
         for record in records {
@@ -145,7 +145,7 @@ impl TargetRecords {
         all
     }
 
-    /// Changes what is known of a target; somebody else may be forgotten for it.
+    /// Changes a target's state; another target may be evicted for it.
     fn change<T>(&mut self, target: Address, now: Timestamp, change: impl FnOnce(&mut Known) -> T) -> T {
         if let Some(known) = self.known.get(&target) {
             self.order.remove(&known.place());
@@ -168,7 +168,7 @@ impl TargetRecords {
         self.change(target, now, |known| known.pending += 1);
     }
 
-    /// That block is gone.
+    /// A reorg removed that block.
     pub(super) fn unran(&mut self, target: Address) {
         let Some(known) = self.known.get_mut(&target) else { return };
         let of = if known.forfeited > 0 { &mut known.forfeited } else { &mut known.pending };
@@ -191,7 +191,7 @@ impl TargetRecords {
         }
     }
 
-    /// A surprise costs it what it has earned.
+    /// A surprise costs the target its clean runs.
     pub(super) fn lost(&mut self, target: Address) {
         let Some(known) = self.known.get_mut(&target) else { return };
         known.forfeited += std::mem::take(&mut known.pending);
@@ -200,8 +200,8 @@ impl TargetRecords {
         }
     }
 
-    /// The transaction with this hash surprised, by a request to this named target alone. Until when it is suspect for that;
-    /// `None` if that was known.
+    /// The transaction with this hash surprised through requests to this named target alone. Returns the end of the
+    /// suspicion; `None` if this transaction is already noted.
     pub(super) fn surprised(&mut self, target: Address, hash: B256, now: Timestamp) -> Option<Timestamp> {
         if self.known.get(&target).is_some_and(|known| known.record.shown_by == Some(hash)) {
             return None;
@@ -220,7 +220,7 @@ impl TargetRecords {
         Some(until)
     }
 
-    /// The block with that transaction is gone: it is suspect for no longer than it was for those before.
+    /// A reorg removed the block with that transaction: its part of the suspicion is taken back.
     pub(super) fn unsurprised(&mut self, target: Address, hash: B256) {
         let rule = self.rule;
         let Some(known) = self.known.get(&target).filter(|known| known.record.shown_by == Some(hash)) else { return };
@@ -237,7 +237,7 @@ impl TargetRecords {
         self.changed.insert(target, ());
     }
 
-    /// Whether its requests may share with the same signer's only.
+    /// True if its requests may share only with the same signer's.
     pub(super) fn is_suspect(&self, target: Address, now: Timestamp) -> bool {
         now < self.suspects_until
             && Protection::SuspectTargets.is_on()
@@ -250,7 +250,7 @@ impl TargetRecords {
         usize::try_from(runs).unwrap_or(usize::MAX)
     }
 
-    /// Records that are other than when this was last asked; an empty one is to be forgotten.
+    /// Records changed since the last call; an empty record is to be deleted.
     pub(super) fn take_changes(&mut self) -> Vec<TargetRecord> {
         let changed = std::mem::take(&mut self.changed);
         let record = |target: &Address| {
@@ -275,7 +275,7 @@ mod tests {
         B256::repeat_byte(n)
     }
 
-    /// What would be kept.
+    /// Records to persist.
     fn kept(records: &mut TargetRecords) -> Vec<(Address, u64, u32)> {
         let changes = records.take_changes();
         changes.iter().map(|record| (record.target, record.clean_runs, record.surprises)).collect()
@@ -304,7 +304,7 @@ mod tests {
         records.settled(target, NOW);
         assert_eq!(kept(&mut records), [(target, 1, 0)]);
         assert_eq!(records.further_signers(target), 2);
-        // What ran before a surprise and is final after it earns nothing; what runs then does.
+        // A run before a surprise that becomes final after it earns nothing; a later run does.
         records.lost(target);
         assert_eq!(kept(&mut records), [(target, 0, 0)]);
         records.ran(target, NOW);
@@ -340,7 +340,7 @@ mod tests {
         records.unsurprised(target, hash(2));
         let second = records.take_changes();
         assert_eq!((second[0].surprises, second[0].suspect_until), (1, first[0].suspect_until));
-        // It comes again in another block, then goes for good.
+        // It reappears in another block, then is dropped for good.
         records.surprised(target, hash(2), NOW);
         records.unsurprised(target, hash(2));
         let mut records = TargetRecords::recalled(RecordRule::default(), first);

@@ -1,4 +1,4 @@
-//! Who travels in one transaction.
+//! Selection of a transaction's members.
 
 use std::{
     collections::{BTreeSet, btree_set},
@@ -23,7 +23,7 @@ use crate::{
     time::Timestamp,
 };
 
-/// Two lists as one: what any lane may carry, and what this one must.
+/// Merged view of two lists: heads for any lane, and heads bound to this one.
 struct Merged<'a> {
     free: Peekable<btree_set::Iter<'a, Rank>>,
     bound: Option<Peekable<btree_set::Iter<'a, Rank>>>,
@@ -50,26 +50,26 @@ impl<'a> Merged<'a> {
     }
 }
 
-/// Which of a tenant's lists comes next.
+/// Source of a tenant's next request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
     Fresh,
     Late,
-    /// More of a signer that had its turn.
+    /// A signer that had its turn and has more.
     Again,
 }
 
-/// A tenant's requests, as far as they were looked at.
+/// Position in a tenant's lists.
 struct Cursor<'a> {
     since_late: u32,
     fresh: Merged<'a>,
     late: Merged<'a>,
-    /// Signers with more to send, by how many turns they had.
+    /// Signers with more to send, by number of turns so far.
     again: Table<(u32, Rank, u64), ()>,
 }
 
 impl Cursor<'_> {
-    /// What comes next of those that `may` go.
+    /// Next source of a head that `may` go.
     fn next(&mut self, may: &impl Fn(Timestamp, Head) -> bool) -> Option<Source> {
         let allowed = |rank: &&Rank| may(rank.0, rank.2);
         let (fresh, late) = (self.fresh.peek().filter(allowed), self.late.peek().filter(allowed));
@@ -83,7 +83,7 @@ impl Cursor<'_> {
     }
 }
 
-/// Puts one transaction together, of one tenant, that pays for it.
+/// Composes one transaction of one tenant, which pays for it.
 pub(super) struct Picker<'a> {
     queue: &'a Queue,
     key: VehicleKey,
@@ -91,9 +91,9 @@ pub(super) struct Picker<'a> {
     limits: &'a ComposeLimits,
     cursor: Cursor<'a>,
     pub(super) room: Room,
-    /// Heads whose ceiling is below the base fee.
+    /// Heads found with a ceiling below the base fee.
     pub(super) priced_out: Vec<Head>,
-    /// Most nonces of one signer at a turn.
+    /// Most nonces of one signer per turn.
     turn: usize,
     passed: usize,
 }
@@ -122,18 +122,18 @@ impl<'a> Picker<'a> {
         Self { queue, key, lane, limits, cursor, room, priced_out: Vec::new(), turn, passed: 0 }
     }
 
-    /// Whether somebody was looked at who did not fit.
+    /// True if a head was examined that did not fit.
     pub(super) const fn has_passed(&self) -> bool {
         self.passed > 0
     }
 
-    /// Those that are due until `cutoff`.
+    /// Adds heads due until `cutoff`.
     pub(super) fn fill(&mut self, cutoff: Timestamp) {
         self.take_while(|due, _| due <= cutoff);
         self.room.close_if_alone(&self.queue.targets);
     }
 
-    /// Those who are not yet eligible, but save so much by joining these that now is the better moment for them too.
+    /// Adds heads that are not yet eligible, but save so much by joining that now is the better moment for them too.
     pub(super) fn join(&mut self, now: Timestamp, outlook: &impl FeeOutlook, habit: Option<&Habit>) {
         let (Some(habit), limits, queue) = (habit, self.limits, self.queue) else { return };
         if limits.setup_wei == 0 {
@@ -153,7 +153,7 @@ impl<'a> Picker<'a> {
         }
     }
 
-    /// Takes the next request, with some that follow it in order, as far as they fit.
+    /// Takes the next head's request, and its signer's following ones in order, as far as they fit.
     fn advance(&mut self, from: Source) {
         let cursor = &mut self.cursor;
         let (turns, rank, start) = match from {
@@ -219,10 +219,10 @@ impl<'a> Picker<'a> {
 fn signer_of(entry: &QueuedRequest) -> Option<Address> {
     entry.request.sequence().map(|(_, signer, _)| signer)
 }
-/// Requests that did not fit, after which nothing more is tried for the same transaction.
+/// Number of requests that did not fit, after which the transaction is closed.
 const MAX_MISFITS: u32 = 64;
 
-/// What still fits.
+/// Remaining room in a transaction, with its members.
 pub(super) struct Room {
     pub(super) members: Vec<RequestId>,
     gas: u64,
@@ -230,32 +230,32 @@ pub(super) struct Room {
     value: U256,
     max_members: usize,
     least_ceiling: Option<u128>,
-    /// Whose requests are in it; `None` for a tenant's own calls.
+    /// Signers of its requests; `None` for a tenant's own calls.
     signers: Vec<Option<Address>>,
-    /// The target of all of them, while it is one.
+    /// The common target of all members; `None` if there is none.
     target: Option<Address>,
     has_unnamed: bool,
     has_suspect: bool,
-    /// Looks at requests that can't join because of their company.
+    /// Number of requests refused because of the members' company.
     misses: usize,
     /// Lowest of the members' ceilings.
     ceiling: u128,
-    /// Time left of the member with the least, and of the one with the most.
+    /// Least and most remaining slack of a member.
     slacks: Option<(Duration, Duration)>,
     now: Timestamp,
     misfits: u32,
-    /// What did not fit although nothing else was there, because the lane's balance does not cover it.
+    /// Shortage for requests that the lane's balance does not cover even alone.
     pub(super) short: Option<Short>,
     pub(super) is_full: bool,
 }
 
-/// Requests in a row that may not join a transaction's company, after which no more are looked at.
+/// Number of requests that can't join a transaction's company, after which no more are examined.
 const MAX_MISSES: usize = 256;
 
 impl ComposeLimits {
-    /// The same for what travels by `key`.
+    /// These limits for transactions of kind `key`.
     pub(super) fn of_vehicle(&self, key: VehicleKey) -> Self {
-        // Without what only shared ones need: the balance must not be short of gas that is never offered.
+        // Without the margin for shared ones: the balance need not cover gas that is never offered.
         let spare = if matches!(key, VehicleKey::Single(_)) { BATCH_MARGIN_GAS } else { 0 };
         Self { base_gas: self.base_gas.saturating_sub(spare), ..*self }
     }
@@ -284,8 +284,8 @@ impl Room {
         }
     }
 
-    /// Whether `entry` may share with those that are in: with a suspect among them there is one signer; with an unnamed target
-    /// there is one signer, or one target, of as many signers as its record allows.
+    /// True if `entry` may share with the members: with a suspect target among them only one signer; with an unnamed
+    /// target only one signer, or one target with as many signers as its record allows.
     fn may_share(&self, entry: &QueuedRequest, targets: &TargetRecords) -> bool {
         let target = entry.request.target();
         let has_suspect = self.has_suspect || targets.is_suspect(target, self.now);
@@ -299,24 +299,25 @@ impl Room {
         signers == 1 || (is_known && signers <= 1 + targets.further_signers(target))
     }
 
-    /// Nobody else may join a signer whose target has no record, or is suspect: there is no company to wait for.
+    /// Closes the transaction if no other signer may join, because the target has no record or is suspect: there is no
+    /// company to wait for.
     fn close_if_alone(&mut self, targets: &TargetRecords) {
         let further = self.target.map_or(0, |target| targets.further_signers(target));
         self.is_full |= self.has_suspect || (self.has_unnamed && further == 0 && Protection::NamedCompany.is_on());
     }
 
-    /// Adds `entry` if it fits; `false` if it can't join this transaction.
+    /// Adds `entry` if it fits; `false` if the walk along its signer's nonces ends here.
     fn add(&mut self, entry: &QueuedRequest, limits: &ComposeLimits, targets: &TargetRecords) -> bool {
         if !self.may_share(entry, targets) {
             self.misses += 1;
-            // Those behind it are as many as the tenant likes to queue.
+            // A tenant may queue any number behind it.
             self.is_full = self.misses >= MAX_MISSES;
             return false;
         }
         if entry.ceiling_wei_per_gas < limits.next_base_fee {
             return false;
         }
-        // A member with a low ceiling would hold the others' fee cap down.
+        // A member with a low ceiling would limit the others' fee cap.
         let least = self.least_ceiling.unwrap_or_else(|| entry.ceiling_wei_per_gas.min(limits.quote_max_fee));
         if entry.ceiling_wei_per_gas < least {
             return false;
@@ -337,7 +338,8 @@ impl Room {
         let (gas, bytes) = (self.gas.saturating_add(entry.gas), self.bytes + entry.bytes);
         let value = self.value.saturating_add(entry.request.value());
         let is_first = self.members.is_empty();
-        // What is too large alone was refused at admission, or is refused by the nodes. What is too dear waits for a lower price.
+        // A request too large alone was refused at admission, or is refused by the nodes. One that is too dear waits
+        // for a lower price.
         let is_too_large = !is_first && (gas > limits.max_gas || bytes > limits.max_bytes);
         let price = if is_first { limits.next_price } else { limits.bumped_fee(ceiling) };
         let is_too_dear = limits.fee_cap_wei.is_some_and(|cap| u128::from(gas).saturating_mul(price) > cap);
@@ -370,18 +372,19 @@ impl Room {
         !self.is_full
     }
 
-    /// The least and the most time left with `entry` in it; `None` if it must not share: whoever has so little time left that it
-    /// may well miss its deadline would take others down with it, if their own are much later.
+    /// Least and most remaining slack with `entry` included; `None` if it must not share: a request likely to miss its
+    /// deadline would take others down with it whose deadlines are much later.
     fn shared_slacks(&self, entry: &QueuedRequest, limits: &ComposeLimits) -> Option<(Duration, Duration)> {
         let slack = entry.due.since(self.now);
         let (least, most) = self.slacks.map_or((slack, slack), |(least, most)| (least.min(slack), most.max(slack)));
         (least >= limits.urgent || least.saturating_mul(2) >= most).then_some((least, most))
     }
 
-    /// Something did not fit. Smaller ones may: it is full only if not much room is left.
+    /// Counts a request that did not fit. Smaller ones may still fit: the transaction is full only if little room is
+    /// left.
     fn misfit(&mut self, limits: &ComposeLimits) {
         if self.members.is_empty() {
-            // Whoever fits nowhere keeps nobody else out.
+            // A request that fits nowhere must not keep others out.
             return;
         }
         self.misfits += 1;
@@ -389,7 +392,7 @@ impl Room {
         self.is_full |= self.gas >= gas || self.bytes >= bytes;
     }
 
-    /// Nothing more is tried.
+    /// True if no more requests are tried.
     pub(super) const fn is_closed(&self) -> bool {
         self.is_full || self.misfits >= MAX_MISFITS
     }

@@ -1,4 +1,4 @@
-//! One signer's place in line.
+//! Queue state of one signer.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,23 +17,23 @@ use crate::{
 
 #[derive(Debug, Default)]
 pub(super) struct SignerState {
-    /// The forwarder's nonce, final as far as we know; `None` until somebody looked.
+    /// The forwarder's nonce, final as far as known; `None` until it was looked up.
     chain_next: Option<u64>,
-    /// Nonces below were consumed by what we settled.
+    /// Lower bound of the nonce: all below were consumed by settled transactions.
     pub(super) consumed: u64,
     pub(super) waiting: BTreeMap<u64, RequestId>,
-    /// The waiting ones by when they are due: a later nonce may have less time, and pulls the earlier ones forward. Those that
-    /// are late stand apart.
+    /// Waiting requests by due time: a later nonce may have less slack, and pulls the earlier ones forward. Late
+    /// requests are kept apart.
     fresh: BTreeSet<(Timestamp, u64)>,
     late: BTreeSet<(Timestamp, u64)>,
     in_flight: BTreeMap<u64, RequestId>,
-    /// First nonce from the forwarder's on that is not in flight: what may be batched next.
+    /// First nonce from the forwarder's on that is not in flight: the next one to batch.
     next: u64,
-    /// First nonce from there on that does not wait: what waits behind it can't execute yet.
+    /// First nonce from there on without a waiting request: requests behind it can't execute yet.
     run_end: u64,
-    /// Those in flight that are in a block: whoever comes next need not follow them on their lane.
+    /// Nonces in flight that are in a block: successors need not follow them on their lane.
     in_block: Table<u64, ()>,
-    /// The lane that carries the newest ones in flight: successors must follow them there.
+    /// The lane of the newest requests in flight: successors must follow them there.
     pub(super) lane: Option<LaneId>,
 }
 
@@ -42,7 +42,7 @@ impl SignerState {
         self.chain_next
     }
 
-    /// The nonce that may be batched next.
+    /// The next nonce to batch; `None` while the forwarder's nonce is unknown.
     pub(super) fn next(&self) -> Option<u64> {
         self.chain_next.map(|_| self.next)
     }
@@ -55,16 +55,16 @@ impl SignerState {
         self.waiting.is_empty() && self.in_flight.is_empty()
     }
 
-    /// The forwarder's nonce is `nonce` now.
+    /// Sets the forwarder's nonce.
     pub(super) fn set_chain(&mut self, nonce: u64) {
         let known = self.chain_next.replace(nonce);
-        // From there to the next one everything is in flight, as before.
+        // From there to `next` everything is in flight, as before.
         if known.is_none_or(|known| nonce < known || nonce > self.next) {
             self.move_next(nonce);
         }
     }
 
-    /// Finds the next nonce anew, from `from` on.
+    /// Searches the next nonce again, from `from` on.
     fn move_next(&mut self, from: u64) {
         let mut next = from;
         while self.in_flight.contains_key(&next) {
@@ -72,7 +72,7 @@ impl SignerState {
             next = after;
         }
         let before = std::mem::replace(&mut self.next, next);
-        // In front of the run, or inside it, changes nothing about its end.
+        // A move to the nonce right before the run, or inside it, does not change the run's end.
         let extends = next.checked_add(1) == Some(before) && self.waiting.contains_key(&next) && self.run_end >= before;
         if (!extends && !(before..=self.run_end).contains(&next)) || self.run_end == next {
             self.run_end = self.end_of_run(next);
@@ -96,7 +96,7 @@ impl SignerState {
         }
     }
 
-    /// A waiting request goes: `due` and `is_late` as it was entered.
+    /// Removes a waiting request; `due` and `is_late` as entered.
     pub(super) fn leave(&mut self, nonce: u64, id: RequestId, due: Timestamp, is_late: bool) {
         if self.waiting.get(&nonce) != Some(&id) {
             return;
@@ -108,7 +108,7 @@ impl SignerState {
         }
     }
 
-    /// A waiting request is due at another time.
+    /// Changes a waiting request's due time.
     pub(super) fn postpone(&mut self, nonce: u64, from: (Timestamp, bool), to: (Timestamp, bool)) {
         if self.by_due(from.1).remove(&(from.0, nonce)) {
             self.by_due(to.1).insert((to.0, nonce));
@@ -126,7 +126,7 @@ impl SignerState {
         }
     }
 
-    /// A request is in flight no more.
+    /// Removes a request from those in flight.
     pub(super) fn land(&mut self, nonce: u64, id: RequestId) {
         if self.in_flight.get(&nonce) != Some(&id) {
             return;
@@ -141,26 +141,26 @@ impl SignerState {
         }
     }
 
-    /// The lane that its next request must take, if any.
+    /// The lane that its next request must take; `None` if any.
     pub(super) fn bound(&self) -> Option<LaneId> {
         self.lane.filter(|_| self.in_block.len() < self.in_flight.len())
     }
 
-    /// Whether the executable run is late, and when its most urgent member is due. What waits behind a gap pulls nobody.
+    /// (late, earliest due time) of the executable run. Requests behind a gap pull nothing forward.
     pub(super) fn urgency(&self) -> Option<(bool, Timestamp)> {
         let run = self.next..self.run_end;
         let first = |set: &BTreeSet<(Timestamp, u64)>| set.iter().find(|(_, nonce)| run.contains(nonce)).copied();
         first(&self.fresh).map(|(due, _)| (false, due)).or_else(|| first(&self.late).map(|(due, _)| (true, due)))
     }
 
-    /// Whether something waits behind a nonce that neither waits nor is in flight.
+    /// True if a request waits behind a missing nonce, neither waiting nor in flight.
     pub(super) fn is_gapped(&self) -> bool {
         self.chain_next.is_some()
             && self.waiting.range(self.run_end..).next().is_some()
             && !self.in_flight.contains_key(&self.run_end)
     }
 
-    /// The first nonce that nobody has.
+    /// The first missing nonce.
     pub(super) fn missing(&self) -> Option<u64> {
         let mut missing = self.chain_next?;
         while self.in_flight.contains_key(&missing) || self.waiting.contains_key(&missing) {
@@ -171,7 +171,7 @@ impl SignerState {
 }
 
 impl Queue {
-    /// A request in flight is in a block (or is not any more): while all of a signer's are, the next one may take any lane.
+    /// Records whether a request in flight is in a block: while all of a signer's are, the next one may take any lane.
     /// For requests whose nonce a simulation can assume.
     pub fn note_in_block(&mut self, id: RequestId, is_in_block: bool) {
         let Some((forwarder, signer, nonce)) = self.entries.get(&id).and_then(|entry| entry.request.sequence()) else {
@@ -189,7 +189,7 @@ impl Queue {
         self.refresh((forwarder, signer));
     }
 
-    /// The forwarder's nonce of a signer became known (or advanced). A lower value than before is ignored.
+    /// Records a signer's nonce at the forwarder. A lower value than before is ignored.
     pub fn set_chain_nonce(&mut self, forwarder: Address, signer: Address, nonce: u64) {
         let Some(state) = self.signers.get_mut(&(forwarder, signer)) else { return };
         if state.chain_next().is_none_or(|known| known < nonce) {
@@ -198,8 +198,8 @@ impl Queue {
         }
     }
 
-    /// A reorg took the forwarder's nonce of a signer back to `nonce`: what waits from there on may be sent again. Never below
-    /// what was consumed for good. Returns whether it is lower now.
+    /// Lowers a signer's nonce at the forwarder to `nonce` after a reorg: requests waiting from there on may be sent
+    /// again. Never below the nonces consumed for good. Returns true if it was lowered.
     pub fn lower_chain_nonce(&mut self, forwarder: Address, signer: Address, nonce: u64) -> bool {
         let Some(state) = self.signers.get_mut(&(forwarder, signer)) else { return false };
         let nonce = nonce.max(state.consumed);
@@ -211,18 +211,18 @@ impl Queue {
         true
     }
 
-    /// Whether an earlier nonce of the signer is in a transaction that is not settled.
+    /// True if an earlier nonce of the signer is in an unsettled transaction.
     pub fn has_unsettled_before(&self, forwarder: Address, signer: Address, nonce: u64) -> bool {
         self.signers.get(&(forwarder, signer)).is_some_and(|state| state.in_flight().range(..nonce).next().is_some())
     }
 
-    /// Signers after `after` with requests behind a nonce that nobody has: perhaps it was used without us.
+    /// Signers after `after` with requests behind a missing nonce, which may have been used outside the relayer.
     pub fn gapped_signers(&self, after: Option<(Address, Address)>, limit: usize) -> Vec<(Address, Address)> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.gapped.range((from, Bound::Unbounded)).copied().take(limit).collect()
     }
 
-    /// Signers with a nonce that nobody has, and requests waiting behind it, with the first such nonce.
+    /// Signers with requests behind a missing nonce, with the first such nonce.
     pub fn gaps(&self) -> Vec<((Address, Address), u64)> {
         let missing = |signer: &(Address, Address)| Some((*signer, self.signers.get(signer)?.missing()?));
         self.gapped.iter().filter_map(missing).collect()
@@ -234,8 +234,8 @@ impl Queue {
         state.map_or_else(Vec::new, |state| state.waiting.range(nonce..).map(|(_, id)| *id).collect())
     }
 
-    /// Waiting requests of a signer with a nonce below its forwarder nonce as known: they can't execute, unless a reorg takes
-    /// that nonce back.
+    /// Waiting requests of a signer below its known forwarder nonce: they can't execute, unless a reorg lowers that
+    /// nonce.
     pub fn stale(&self, forwarder: Address, signer: Address) -> Vec<RequestId> {
         let next = self.signers.get(&(forwarder, signer)).and_then(|state| state.chain_next());
         next.map_or_else(Vec::new, |next| self.waiting_below(forwarder, signer, next))
@@ -248,7 +248,7 @@ impl Queue {
             .map_or_else(Vec::new, |state| state.waiting.range(..nonce).map(|(_, id)| *id).collect())
     }
 
-    /// Waiting requests of the same signer with a higher nonce: they can't execute once this one is gone.
+    /// Waiting requests of the same signer with a higher nonce: they can't execute once this one is dropped.
     pub fn successors(&self, id: RequestId) -> Vec<RequestId> {
         let Some((forwarder, signer, nonce)) = self.entries.get(&id).and_then(|entry| entry.request.sequence()) else {
             return Vec::new();

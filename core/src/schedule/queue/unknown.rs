@@ -1,4 +1,4 @@
-//! Signers whose forwarder nonce nobody has looked at: in turn, with pauses where no node answers.
+//! Signers whose forwarder nonce was never looked up: looked up in turn, with back-off when no node answers.
 
 use std::{collections::BTreeSet, ops::Bound, time::Duration};
 
@@ -7,10 +7,10 @@ use alloy_primitives::Address;
 use super::{Queue, Signer};
 use crate::{table::Table, time::Timestamp};
 
-/// How long a forwarder is left alone after its nonces were asked for in vain. Doubles each time.
+/// First pause of a forwarder after a failed nonce lookup. Doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
-/// Longest such pause.
+/// Longest pause of a forwarder.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy)]
@@ -22,14 +22,14 @@ struct Pause {
 #[derive(Debug, Default)]
 pub(super) struct Unknown {
     pub(super) signers: BTreeSet<Signer>,
-    /// At whom the last look ended.
+    /// Last signer of the previous lookup.
     after: Option<Signer>,
-    /// By forwarder.
+    /// Pauses by forwarder.
     pauses: Table<Address, Pause>,
 }
 
 impl Unknown {
-    /// The next ones in turn, once around at most.
+    /// The next signers in turn, at most one full round.
     fn next(&mut self, now: Timestamp, limit: usize) -> Vec<Signer> {
         let Self { signers, pauses, .. } = self;
         pauses.retain(|(forwarder, _)| {
@@ -58,7 +58,7 @@ impl Unknown {
             && last.is_none_or(|last| *signer <= last)
         {
             let is_paused = self.pauses.get(&signer.0).is_some_and(|pause| now < pause.until);
-            // Past all of a forwarder that pauses.
+            // Skip all signers of a paused forwarder.
             from = Bound::Excluded(if is_paused { (signer.0, Address::repeat_byte(0xff)) } else { *signer });
             if !is_paused {
                 chosen.push(*signer);
@@ -78,19 +78,19 @@ impl Unknown {
 }
 
 impl Queue {
-    /// Signers whose forwarder nonce nobody has looked at.
+    /// Signers whose forwarder nonce was never looked up.
     pub fn unknown_signers(&self) -> impl Iterator<Item = Signer> + '_ {
         self.unknown.signers.iter().copied()
     }
 
-    /// Those whose forwarder nonce is to be looked at now: in turn, so that nobody keeps others from being looked at, and none
-    /// of a forwarder that pauses. Say with [`Self::note_lookup`] what came of it.
+    /// Signers to look up now: in turn, so that no signer starves others, and none of a paused forwarder. Report the
+    /// outcome with [`Self::note_lookup`].
     pub fn next_unknown(&mut self, now: Timestamp, limit: usize) -> Vec<Signer> {
         self.unknown.next(now, limit)
     }
 
-    /// Nodes were asked for the nonces of `asked`, and what they answered is entered. A forwarder of whom nothing became known
-    /// pauses, longer each time; one of whom something stayed unknown pauses shortly.
+    /// Records a lookup of the nonces of `asked`, whose answers have been entered. A forwarder without any answer
+    /// pauses, longer each time; one with a partial answer pauses briefly.
     pub fn note_lookup(&mut self, now: Timestamp, asked: &[Signer]) {
         let mut forwarders: Table<Address, (bool, bool)> = Table::new();
         for signer in asked {

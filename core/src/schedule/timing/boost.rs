@@ -7,17 +7,17 @@ use super::{
     ridge::six_digits,
 };
 
-/// Questions of a tree.
+/// Questions per tree.
 const DEPTH: usize = 3;
 const LEAVES: usize = 1 << DEPTH;
 const BINS: usize = 32;
 
-/// Three questions and eight answers.
+/// A tree: three questions and eight answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Tree {
-    /// Features asked for.
+    /// Feature of each question.
     f: [u8; DEPTH],
-    /// "Above this?"
+    /// Threshold of each question ("above this?").
     t: [f64; DEPTH],
     /// Answers; bit k of the index is the answer to question k.
     v: [f64; LEAVES],
@@ -63,7 +63,7 @@ impl Forest {
     }
 }
 
-/// How to boost.
+/// Parameters of boosting.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Boosting {
     pub(super) trees: usize,

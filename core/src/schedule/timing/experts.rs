@@ -1,7 +1,7 @@
-//! Every policy's outcome on what has been seen, and the weights that follow from it.
+//! Outcome of every policy on the observed past, and the weights that follow from it.
 //!
-//! A relayer takes prices, so what each policy would have paid is known whatever was done. The outcome of a submission
-//! is complete after its slack.
+//! A relayer is a price taker, so each policy's cost is known independent of the actual decision. The outcome of a
+//! submission is complete after its slack.
 
 use std::collections::VecDeque;
 
@@ -14,14 +14,14 @@ pub(super) struct SlackClass {
     keep: f64,
     /// Difference in captured share that multiplies a weight by e.
     temperature: f64,
-    /// Possible saving, summed over submissions as a share of the price, that the prior counts for.
+    /// Weight of the prior, as possible saving summed over submissions, in shares of the price.
     start: f64,
     prior: Vec<f64>,
-    /// Oldest submission that a policy has not sent.
+    /// Oldest submission not yet sent, per policy.
     oldest: Vec<u64>,
-    /// Decided and not yet included: what each policy sent at the last `slip` steps.
+    /// Submissions decided and not yet included: ranges sent by each policy at the last `slip` steps.
     on_the_way: VecDeque<Vec<(u64, u64)>>,
-    /// Per policy, what the last `slack + 1` submissions paid.
+    /// Per policy, price paid by each of the last `slack + 1` submissions.
     paid: Vec<VecDeque<f64>>,
     /// Prices at the last `slack + 1` steps.
     prices: VecDeque<f64>,
@@ -60,7 +60,8 @@ impl SlackClass {
         class
     }
 
-    /// A step: its price is known, and each policy sends all submissions with at most `within[policy]` steps left.
+    /// Records a step: its price is known, and each policy sends all submissions with at most `within[policy]` steps
+    /// left.
     pub(super) fn step(&mut self, now: u64, price: f64, within: &[usize], counts: bool) {
         self.prices.push_back(price);
         while self.lowest.back().is_some_and(|(_, low)| *low >= price) {
@@ -101,7 +102,7 @@ impl SlackClass {
         }
     }
 
-    /// The oldest submission's outcome is known; it counts unless it was counted before a restart.
+    /// Completes the oldest submission; its outcome counts unless it was counted before a restart.
     fn complete(&mut self, now: u64, counts: bool) {
         let submission = now - self.slack as u64;
         while self.lowest.front().is_some_and(|(step, _)| *step < submission) {
@@ -129,7 +130,7 @@ impl SlackClass {
         self.reweigh();
     }
 
-    /// Expected captured share of a policy: the prior, moved by what was seen.
+    /// Expected captured share of a policy: the prior, updated by observed outcomes.
     pub(super) fn score(&self, policy: usize) -> f64 {
         (self.gains[policy] + self.start * self.prior[policy]) / (self.available + self.start)
     }

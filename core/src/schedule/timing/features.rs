@@ -1,10 +1,10 @@
-//! What the fitted policies see of the past: a fixed row of numbers per step, free of the chain's price level.
+//! Features of the fitted policies: a fixed row of numbers per step, free of the chain's price level.
 
 use std::{collections::VecDeque, time::Duration};
 
 /// Numbers in a row.
 pub const FEATURES: usize = 36;
-/// One step, as the fitted policies see it.
+/// Features of one step.
 pub(super) type Row = [f64; FEATURES];
 
 /// Time constants of the moving averages, in units.
@@ -19,23 +19,23 @@ const RANKED: [usize; 3] = [1, 3, 5];
 const RANGED: [usize; 4] = [0, 2, 3, 5];
 /// Windows whose median is a feature.
 const CENTRED: [usize; 4] = [1, 2, 3, 5];
-/// Place of the unit in a [`Row`]: the log move per unit of time that is usual. All distances are measured in it, and it is
-/// no feature itself, so that calm and rough markets look alike.
+/// Index of the unit in a [`Row`]: the usual log move per unit of time. All distances are measured in it, and it is no
+/// feature itself, so that calm and rough markets look alike.
 pub(super) const UNIT: usize = FEATURES - 1;
-/// The least unit: a price that stands still has no scale.
+/// Lower bound of the unit: a constant price has no scale.
 const LEAST_UNIT: f64 = 2e-4;
 /// A time unit is an L1 slot or the step, whichever is longer: EIP-1559 chains with shorter blocks move less per block, and
 /// a sub-sampled series is its own clock.
 const SLOT_SECONDS: f64 = 12.0;
-/// From this step on a series spans days, and the hour of day says something.
+/// Steps from which a series spans days, so that the hour of day is informative.
 const DAILY_FROM_SECONDS: f64 = 100.0;
 
-/// Seconds in a time unit for a step.
+/// Length of a time unit for a step, seconds.
 pub(super) fn unit_seconds(step: Duration) -> f64 {
     step.as_secs_f64().max(SLOT_SECONDS)
 }
 
-/// Moving average with bias correction: right from the first value on.
+/// Moving average with bias correction: unbiased from the first value on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Average {
     keep: f64,
@@ -44,7 +44,7 @@ pub(super) struct Average {
 }
 
 impl Average {
-    /// Forgets by a factor e in `steps`.
+    /// An average with time constant `steps`: old values decay by a factor e.
     pub(super) fn new(steps: f64) -> Self {
         Self { keep: libm::exp(-1.0 / steps), sum: 0.0, weight: 0.0 }
     }
@@ -56,7 +56,7 @@ impl Average {
     }
 }
 
-/// The last values, also in ascending order.
+/// The most recent values, also in ascending order.
 #[derive(Debug, Clone)]
 pub(super) struct SortedWindow {
     recent: VecDeque<f64>,
@@ -116,7 +116,7 @@ impl SortedWindow {
     }
 }
 
-/// The running state behind the rows and the rules.
+/// Running state behind the rows and the rules.
 #[derive(Debug, Clone)]
 pub(super) struct Features {
     averages: [Average; 7],
@@ -152,7 +152,7 @@ impl Features {
         }
     }
 
-    /// The row right after a step with this log price; `seconds` is its block time.
+    /// The row for a step with this log price; `seconds` is its block time, seconds.
     pub(super) fn push(&mut self, log_price: f64, seconds: Option<u64>) -> Row {
         let delta = self.last.map_or(0.0, |last| log_price - last);
         self.last = Some(log_price);

@@ -1,14 +1,15 @@
-//! When to send a request that has slack.
+//! Timing of a request that has slack.
 //!
-//! At each step the price of sending now is known: EIP-1559 fixes the next base fee with the newest header. What is not
-//! known is whether it will be lower before the deadline. Several [`Policy`]s answer that side by side. Each gives, for
-//! every slack, a reservation price: the highest price at which it sends. Because a relayer takes prices, each policy's
-//! outcome on the past is known whatever was done, so per slack class every policy has a score (the share of the
-//! possible saving that it captured, starting from a prior), weights follow from the scores by Hedge, and the weighted
-//! median of the reservation prices decides. Sending at once is one of the policies: where waiting does not pay, it wins.
+//! At each step the price of sending now is known: EIP-1559 fixes the next base fee with the newest header. Unknown is
+//! whether it will be lower before the deadline. Several [`Policy`]s answer that side by side. Each gives, for every
+//! slack, a reservation price: the highest price at which it sends. Because a relayer is a price taker, each policy's
+//! outcome on the past is known independent of the actual decision, so per slack class every policy has a score (the
+//! share of the possible saving that it captured, starting from a prior), weights follow from the scores by Hedge, and
+//! the weighted median of the reservation prices decides. Sending at once is one of the policies: where waiting does
+//! not pay, it wins.
 //!
 //! # A worked example
-//! A price is 8, 10 or 12 gwei with equal chances, independent of the past. What is a request worth with r steps left?
+//! A price is 8, 10 or 12 gwei with equal chances, independent of the past. The value of a request with r steps left:
 //!
 //! | r | value of waiting | sends at |
 //! |---|---|---|
@@ -17,11 +18,12 @@
 //! | 2 | (8 + 10 + 10) / 3 = 9.33 | 8 |
 //! | 3 | (8 + 9.33 + 9.33) / 3 = 8.89 | 8 |
 //!
-//! Value(r) is the mean, over the next price, of the smaller of that price and value(r − 1). With 3 steps left a price of
-//! 10 is refused (8.89 is expected from waiting), with 1 step left it is taken. On average a request with 3 steps of slack
-//! pays (8 + 8.89 + 8.89) / 3 = 8.59 instead of 10; the lowest of four prices is 8.42 on average, so 1.41 of 1.58 gwei,
-//! 89 % of the possible saving, is captured. [`Stopping`] does the same with regressions in place of the known chances:
-//! backwards from the deadline, the cost of the best continuation is regressed on what was known at each step.
+//! Value(r) is the mean, over the next price, of the smaller of that price and value(r − 1). With 3 steps left a price
+//! of 10 is refused (8.89 is expected from waiting), with 1 step left it is taken. On average a request with 3 steps of
+//! slack pays (8 + 8.89 + 8.89) / 3 = 8.59 instead of 10; the lowest of four prices is 8.42 on average, so 1.41 of 1.58
+//! gwei, 89 % of the possible saving, is captured. [`Stopping`] does the same with regressions in place of the known
+//! chances: backwards from the deadline, the cost of the best continuation is regressed on the information available at
+//! each step.
 
 mod boost;
 mod experts;
@@ -46,58 +48,58 @@ pub use train::{TrainingFile, train};
 
 use crate::market::FeePoint;
 
-/// Most steps that may lie between decision and inclusion.
+/// Most steps between decision and inclusion.
 const MAX_SLIP: u32 = 64;
 /// Longest slack class, in steps.
 pub const MAX_SLACK: u32 = 200_000;
 
-/// Why a [`Timing`] could not be made.
+/// Errors of [`Timing`]: unusable configuration, prior or state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TimingError {
-    /// Configuration: time does not pass.
+    /// Configuration: the step is zero.
     #[error("a step of {0:?} is not positive")]
     Step(Duration),
-    /// Configuration: there must be slack classes, ascending, each within the limit.
+    /// Configuration: slack classes are missing, not ascending, or out of range.
     #[error("slack classes must ascend within 1..={limit} steps, got {got:?}")]
     Slacks {
-        /// What was configured.
+        /// Configured slack classes, steps.
         got: Vec<u32>,
-        /// The longest possible.
+        /// Longest possible slack class, steps.
         limit: u32,
     },
-    /// Configuration: decision and inclusion are too far apart.
+    /// Configuration: too many steps between decision and inclusion.
     #[error("slip of {got} steps, limit {limit}")]
     Slip {
-        /// What was configured.
+        /// Configured slip, steps.
         got: u32,
-        /// The longest possible.
+        /// Longest possible slip, steps.
         limit: u32,
     },
     /// The prior is not usable.
     #[error("timing prior: {0}")]
     Prior(String),
-    /// A state that was learned by another version or with another configuration, or is malformed.
+    /// A state learned by another version or with another configuration, or malformed.
     #[error("timing state: {0}")]
     State(&'static str),
 }
 
-/// How to time requests on one chain.
+/// Timing configuration for one chain.
 #[derive(Debug, Clone)]
 pub struct TimingConfig {
     /// Time between two observed points.
     pub step: Duration,
-    /// Slacks for which policies are weighed, in steps, ascending. A request uses the nearest.
+    /// Slack classes for which policies are weighed, in steps, ascending. A request uses the nearest.
     pub slacks: Vec<u32>,
     /// Steps between a decision and the price that it pays: 0 if the next block includes it.
     pub slip: u32,
     /// Seed of the boosted trees.
     pub seed: u64,
-    /// Where to start; `None`: cold.
+    /// The prior to start from; `None`: cold start.
     pub prior: Option<TimingPrior>,
 }
 
-/// A way to decide.
+/// A timing policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Policy {
@@ -128,8 +130,8 @@ pub enum Policy {
     Trees,
     /// Weighted mean of ridge and trees.
     Fitted,
-    /// Fitted for the last `upto` units of slack, thresholds before: what fitting says of the next blocks decides when a
-    /// price that is low enough is taken.
+    /// Fitted for the last `upto` units of slack, thresholds before: once a price is low enough, the fit's outlook for
+    /// the next blocks decides when it is taken.
     Switch {
         /// Slack up to which the fit alone decides, in units.
         upto: u8,
@@ -195,36 +197,36 @@ pub fn policies() -> Vec<Policy> {
     all
 }
 
-/// What to do with a request now.
+/// Decision about a request now.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TimingDecision {
-    /// Send now.
+    /// True: send now.
     pub send: bool,
-    /// Price of sending now, wei per gas.
+    /// Current price, wei per gas.
     pub price: u128,
-    /// Highest price at which it would be sent now, wei per gas.
+    /// Highest price at which the request would be sent now, wei per gas.
     pub reservation: u128,
-    /// What waiting is expected to save against sending now, wei per gas; 0 if it is sent.
+    /// Expected saving from waiting against sending now, wei per gas; 0 if it is sent.
     pub expected_saving: u128,
     /// The policy with the largest weight.
     pub policy: Policy,
 }
 
-/// A slack class and what stands ready for its decisions.
+/// A slack class with its precomputed decisions.
 #[derive(Debug, Clone)]
 struct ClassState {
     experts: SlackClass,
-    /// Send what has at most this many steps left.
+    /// Requests with at most this many steps left are sent.
     within: usize,
     /// Log of reservation price over price, per rung.
     reservation: Ladder,
     winner: usize,
 }
 
-/// Memory of how often a price did not move: about two hundred steps.
+/// Decay of `Timing::still` per step: a memory of about two hundred steps.
 const STILL_KEEP: f64 = 0.995;
 
-/// Decides, step by step, whether a request with slack is sent now.
+/// Scheduler that decides, step by step, whether a request with slack is sent now.
 #[derive(Debug, Clone)]
 pub struct Timing {
     config: TimingConfig,
@@ -243,7 +245,7 @@ pub struct Timing {
     next_fit: u64,
 }
 
-/// Usual saving to be had with slack r, as a share of the price, over ln(1 + r).
+/// Usual possible saving with slack r, as a share of the price, divided by ln(1 + r).
 const USUAL_SAVING: f64 = 0.05;
 /// Rows kept for a refit.
 const HISTORY: usize = 6_000;
@@ -252,7 +254,7 @@ const FIRST_FIT: f64 = 600.0;
 /// Units between fits.
 const BETWEEN_FITS: f64 = 600.0;
 
-/// A refit that may run elsewhere: owned, pure, about a second of work.
+/// A refit that may run on another thread: owned, pure, about a second of work.
 #[derive(Debug, Clone)]
 pub struct RefitJob {
     episode: stopping::Episode,
@@ -265,14 +267,14 @@ pub struct RefitJob {
 pub struct FittedTiming(Option<Stopping>);
 
 impl RefitJob {
-    /// Fits.
+    /// Fits the model.
     pub fn run(self) -> FittedTiming {
         FittedTiming(stopping::fit(core::slice::from_ref(&self.episode), self.start.as_ref(), self.plan))
     }
 }
 
 impl Timing {
-    /// A scheduler that has seen nothing.
+    /// A scheduler without observations.
     ///
     /// # Errors
     /// [`TimingError`] if the configuration is not usable.
@@ -295,7 +297,8 @@ impl Timing {
         let steps_per_unit = unit_seconds(config.step) / config.step.as_secs_f64();
         let policies = policies();
         let kind = config.prior.as_ref().and_then(|prior| prior.kind(config.step.as_secs_f64(), config.slip));
-        // What was learned at an L1 slot says little of a chain with shorter blocks: its fits compete there without a start.
+        // A prior learned at an L1 slot says little of a chain with shorter blocks: its fits compete there without a
+        // start.
         let shares = kind.filter(|kind| steps_per_unit < 1.5 && !kind.shares.is_empty());
         let classes = config
             .slacks
@@ -341,16 +344,16 @@ impl Timing {
         })
     }
 
-    /// Takes in the newest point: a block, or a row of a series. Every call is one step.
+    /// Records the newest point: a block, or a row of a series. Every call is one step.
     pub fn observe(&mut self, point: &FeePoint) {
         self.take_in(point, true);
     }
 
-    /// As [`Self::observe`], for a point that an imported state was learned from: it is remembered, and counts for no policy
-    /// twice.
+    /// As [`Self::observe`], for a point from which an imported state was learned: it enters the history, but is not
+    /// scored a second time.
     pub fn observe_known(&mut self, point: &FeePoint) {
         self.take_in(point, false);
-        // The time until the next fit is one of new points.
+        // The time until the next fit counts new points only.
         self.next_fit = self.next_fit.saturating_add(1);
     }
 
@@ -367,7 +370,7 @@ impl Timing {
         }
         self.history.push_back((price, row));
         let ladders = self.ladders(log_price, &row);
-        // From advantages to the longest slack at which each policy sends.
+        // Longest slack at which each policy sends, from the advantages.
         let within: Vec<usize> = ladders
             .iter()
             .map(|ladder| {
@@ -380,7 +383,7 @@ impl Timing {
         for class in &mut self.classes {
             class.experts.step(self.now, price, &within, is_new);
             class.decide(&ladders, &within);
-            // At a floor there is nothing to learn from the past but the floor.
+            // At a floor the past teaches nothing but the floor.
             if self.still > 0.5
                 && let Some(floor) = self.policies.iter().position(|policy| *policy == Policy::Floor)
             {
@@ -435,12 +438,12 @@ impl Timing {
         ladders
     }
 
-    /// Whether [`Self::refit_job`] is worth running.
+    /// True if [`Self::refit_job`] is worth running.
     pub fn refit_due(&self) -> bool {
         self.now >= self.next_fit
     }
 
-    /// The work of a refit; run it anywhere and give the result to [`Self::install`].
+    /// Prepares a refit; run it on any thread and give the result to [`Self::install`].
     pub fn refit_job(&mut self) -> RefitJob {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small")]
         let wait = (BETWEEN_FITS * self.steps_per_unit) as u64;
@@ -472,14 +475,14 @@ impl Timing {
         RefitJob { episode, start, plan }
     }
 
-    /// Takes a refit's result. A fit that did not come about changes nothing.
+    /// Installs a refit's result. A failed fit changes nothing.
     pub fn install(&mut self, fitted: FittedTiming) {
         if let Some(model) = fitted.0 {
             self.model = Some(model);
         }
     }
 
-    /// What to do now with a request that was accepted with `total_steps` of slack and has `remaining_steps` left.
+    /// Decision now about a request accepted with `total_steps` of slack and `remaining_steps` left.
     ///
     /// With no more than the configured slip left it is sent whatever the price.
     pub fn decide(&self, total_steps: u32, remaining_steps: u32) -> TimingDecision {
@@ -488,7 +491,7 @@ impl Timing {
         let units = f64::from(remaining_steps.saturating_sub(self.config.slip)) / self.steps_per_unit;
         #[expect(clippy::cast_precision_loss, reason = "a float values waiting; amounts stay integers")]
         let price = self.price as f64;
-        // Float to integer saturates, as it should.
+        // Float to integer saturates, as intended.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "never negative")]
         let reserved = (price * libm::exp(at_slack(&class.reservation, units.max(1e-9)).min(80.0))) as u128;
         let (reservation, expected_saving) = if send {
@@ -502,7 +505,7 @@ impl Timing {
         TimingDecision { send, price: self.price, reservation, expected_saving, policy: self.policies[class.winner] }
     }
 
-    /// Up to how many steps of slack a class sends what would save by that.
+    /// Longest remaining slack, in steps, at which a class sends a request that would save `saving_permille` by it.
     fn within_saving(&self, class: &ClassState, saving_permille: u32) -> usize {
         if saving_permille == 0 {
             return class.within;
@@ -520,7 +523,7 @@ impl Timing {
         self.policies.iter().copied().zip(class.experts.weights.iter().copied()).collect()
     }
 
-    /// Per policy, the share of the possible saving that it has captured so far at the nearest slack class.
+    /// Per policy, the share of the possible saving captured so far at the nearest slack class.
     pub fn captured(&self, total_steps: u32) -> Vec<(Policy, f64)> {
         let (gains, available, _) = &self.classes[self.class_of(total_steps)].experts.totals;
         let share = |gain: &f64| if *available > 0.0 { gain / available } else { 0.0 };
@@ -571,7 +574,7 @@ impl super::FeeOutlook for Timing {
     }
 }
 
-/// What to expect of a policy before anything is known: the steady thresholds lead.
+/// Expected captured share of a policy before any observation: the steady thresholds lead.
 const fn cold_share(policy: Policy) -> f64 {
     match policy {
         Policy::Threshold { window: 300, pace_tenths: 40 } => 0.4,

@@ -1,4 +1,4 @@
-//! What a chain without history starts from.
+//! The prior: starting point of a chain without history.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,12 @@ use super::{TimingError, stopping::Stopping};
 /// Version of the prior's layout and of the features behind it.
 pub const PRIOR_VERSION: u32 = 2;
 
-/// Fitted policies and expected captured shares, learned on recorded chains. Plain JSON; it says where it comes from.
+/// Fitted policies and expected captured shares, learned on recorded chains. Plain JSON that names its own provenance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TimingPrior {
     /// Must be [`PRIOR_VERSION`].
     pub version: u32,
-    /// Files, ranges and command it was made with.
+    /// Files, ranges and command from which it was made.
     pub provenance: String,
     /// One per kind of history and slip.
     pub kinds: Vec<PriorKind>,
@@ -23,11 +23,11 @@ pub struct TimingPrior {
 /// A prior for chains seen block by block, or for sub-sampled series.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PriorKind {
-    /// It serves steps up to this many seconds.
+    /// Longest step served, seconds.
     pub max_step_seconds: u64,
     /// Steps between decision and inclusion.
     pub slip: u32,
-    /// Where the fitted policies start.
+    /// Start of the fitted policies.
     pub model: Stopping,
     /// Per policy: (slack in units, captured share), ascending.
     pub shares: BTreeMap<String, Vec<(f64, f64)>>,
@@ -40,7 +40,7 @@ impl TimingPrior {
         Self { version: PRIOR_VERSION, provenance: provenance.to_owned(), kinds: vec![kind] }
     }
 
-    /// The prior that is shipped, trained on recorded Ethereum history.
+    /// The bundled prior, trained on recorded Ethereum history.
     ///
     /// # Errors
     /// [`TimingError::Prior`] if this build carries a broken one.
@@ -52,7 +52,7 @@ impl TimingPrior {
     /// Parses and checks a prior.
     ///
     /// # Errors
-    /// [`TimingError::Prior`] if it is no prior, of another version, or holds numbers that are none.
+    /// [`TimingError::Prior`] if it is no prior, of another version, or contains invalid numbers.
     pub fn from_json(text: &str) -> Result<Self, TimingError> {
         let prior: Self = serde_json::from_str(text).map_err(|error| TimingError::Prior(error.to_string()))?;
         prior.check()?;

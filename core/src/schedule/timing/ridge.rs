@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::features::{FEATURES, Row, UNIT};
 
-/// Mean and spread of each feature: what is stored with a linear model.
+/// Mean and spread of each feature, stored with a linear model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Scaling {
     mean: Vec<f64>,
@@ -59,7 +59,7 @@ impl Scaling {
     }
 }
 
-/// About six significant digits: what is worth storing.
+/// Rounds to about six significant digits, the precision of stored models.
 pub(super) fn six_digits(value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
         return 0.0;

@@ -21,20 +21,20 @@ pub(super) fn window_units(index: usize) -> f64 {
     WINDOWS[RULE_WINDOWS[index]]
 }
 
-/// Price at or below the quantile of a window that leaves one chance per `pace` units of slack.
+/// Sends at or below the quantile of a window that leaves one chance per `pace` units of slack.
 pub(super) fn threshold(features: &Features, window: usize, pace: f64, log_price: f64) -> Ladder {
     let window = &features.windows[RULE_WINDOWS[window]];
     RUNGS.map(|units| window.quantile(1.0 / (1.0 + units / pace)) + EQUAL - log_price)
 }
 
-/// Price below a moving average by what `pace` independent draws of the recent spread would give.
+/// Sends below a moving average, by the distance that independent draws of the recent spread would give.
 pub(super) fn level(features: &Features, mean: usize, log_price: f64) -> Ladder {
     let spread = 2.0 * features.volatility;
     let mean = features.means[LEVEL_MEANS[mean]];
     RUNGS.map(|units| mean - spread * libm::log(1.0 + units / 4.0) / 2.0 + EQUAL - log_price)
 }
 
-/// On a chain that sits at its minimum: at the minimum send, above it wait. `None` elsewhere.
+/// On a chain at its minimum: send at the minimum, wait above it. `None` elsewhere.
 pub(super) fn floor(features: &Features, log_price: f64) -> Option<Ladder> {
     let window = &features.windows[5];
     (window.share_near_minimum(EQUAL) >= FLOOR_SHARE).then(|| [window.minimum() + EQUAL - log_price; RUNGS.len()])

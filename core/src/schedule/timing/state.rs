@@ -1,14 +1,14 @@
-//! What the timing has learned, for the next start.
+//! Persisted state of the timing.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Stopping, Timing, TimingError};
 
-/// Version of the format, and of the meaning of what is in it.
+/// Version of the format and of the meaning of its fields.
 const FORMAT: u32 = 1;
 
-/// What a [`Timing`] has learned: outcomes of the policies by slack class, and the fitted value of waiting. Not the recent
-/// points, which are read again.
+/// Learned state of a [`Timing`]: outcomes of the policies by slack class, and the fitted value of waiting. Excludes
+/// the recent points, which are read again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TimingState {
@@ -43,7 +43,7 @@ impl Timing {
         self.policies.iter().map(ToString::to_string).collect()
     }
 
-    /// What was learned so far.
+    /// Learned state so far.
     pub fn export_state(&self) -> TimingState {
         let outcomes = |class: &super::ClassState| ClassOutcomes {
             slack: class.experts.slack,
@@ -64,8 +64,8 @@ impl Timing {
         }
     }
 
-    /// Goes on from what was learned before, in a timing that has seen nothing yet. Points that it was learned from are to
-    /// be given to [`Self::observe_known`] then. Slack classes that are not configured any more are left out, new ones start
+    /// Resumes from saved state, in a timing without observations. Give the points from which it was learned to
+    /// [`Self::observe_known`] afterwards. Slack classes that are no longer configured are discarded, new ones start
     /// from the prior.
     ///
     /// # Errors

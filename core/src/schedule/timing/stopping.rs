@@ -1,4 +1,4 @@
-//! Fitted optimal stopping: what waiting is worth, learned backwards from the deadline on a path that was seen.
+//! Fitted optimal stopping: the value of waiting, learned backwards from the deadline on an observed path.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,13 +8,13 @@ use super::{
     ridge::{self, Coefficients, Normal, Scaling, six_digits},
 };
 
-/// Slacks at which waiting is valued, in units; between them the value is interpolated over the logarithm.
+/// Slacks at which waiting is valued, in units; between them the value is interpolated in the logarithm.
 pub(super) const RUNGS: [f64; 18] =
     [1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0, 20.0, 30.0, 45.0, 70.0, 100.0, 150.0, 220.0, 300.0, 450.0, 600.0];
 /// Advantage of waiting at each rung, as a share of the price: below 0 waiting is expected to pay.
 pub(super) type Ladder = [f64; RUNGS.len()];
 
-/// Longest slack for which sending now is right, in units: up to there no rung says wait.
+/// Longest slack for which sending now is right, in units: up to there no rung favours waiting.
 pub(super) fn send_within(ladder: &Ladder) -> f64 {
     let Some(first) = ladder.iter().position(|value| *value < 0.0) else { return f64::INFINITY };
     if first == 0 {
@@ -101,16 +101,16 @@ impl Stopping {
 pub(super) struct Episode {
     /// Price per step, any scale.
     pub(super) prices: Vec<f64>,
-    /// What was known at each step.
+    /// Features known at each step.
     pub(super) rows: Vec<Row>,
 }
 
-/// Outcomes count up to this many mean absolute ones, with little slack and with much.
+/// Clip of outcomes, in mean absolute outcomes, with little slack and with much.
 const CLIP: [f64; 2] = [6.0, 10.0];
 /// Where much slack begins, in units.
 const CLIP_FROM: f64 = 12.0;
 
-/// How to fit.
+/// Parameters of a fit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FitPlan {
     pub(super) steps_per_unit: f64,
@@ -119,14 +119,14 @@ pub(super) struct FitPlan {
     pub(super) rungs: usize,
     /// Ridge, as a share of the total weight.
     pub(super) share: f64,
-    /// Rows that the start counts for.
+    /// Weight of the start, in rows.
     pub(super) start_rows: f64,
     pub(super) boosting: Boosting,
 }
 
 /// Backward pass. With `slip` steps between decision and inclusion a decision at i pays the price of i + slip.
 ///
-/// `start` is where the regressions begin and what they are shrunk to. `None` if there is too little data.
+/// `start`: the initial model, towards which the regressions are shrunk. `None` if there is too little data.
 pub(super) fn fit(episodes: &[Episode], start: Option<&Stopping>, plan: FitPlan) -> Option<Stopping> {
     let rows: Vec<Row> = episodes.iter().flat_map(|episode| episode.rows.iter().copied()).collect();
     if rows.len() < 100 {

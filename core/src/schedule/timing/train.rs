@@ -1,4 +1,4 @@
-//! Makes the model of a prior from recorded chains.
+//! Training of a prior's model on recorded chains.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::market::FeePoint;
 pub struct TrainingFile {
     /// Time between points.
     pub step: Duration,
-    /// In order.
+    /// Points in order of time.
     pub points: Vec<FeePoint>,
 }
 
-/// Fits one model on several files of about the same step (of at least one L1 slot); numbers are cut to six digits.
+/// Fits one model on several files of about the same step (of at least one L1 slot); numbers are rounded to six digits.
 ///
 /// `None` if there is too little data.
 pub fn train(files: &[TrainingFile], slip: u32, seed: u64) -> Option<Stopping> {
