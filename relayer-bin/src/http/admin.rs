@@ -1,4 +1,4 @@
-//! What operators do to the relayer as a whole: pause, resume, reload.
+//! Operators' actions on the relayer as a whole: pause, resume, reload.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::scalar::Count;
 
 type Answer = Result<Response<Body>, Problem>;
 
-/// What to pause or resume: one of the members.
+/// Scope of a pause: exactly one of the members.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct PauseBody {
@@ -61,9 +61,9 @@ pub(super) struct PauseView {
     /// This tenant is paused.
     #[serde(skip_serializing_if = "Option::is_none")]
     tenant: Option<String>,
-    /// The id of the API key that did it.
+    /// Id of the API key that set the pause.
     by: String,
-    /// When, Unix ms.
+    /// Time at which it was set, Unix ms.
     at_ms: u64,
 }
 
@@ -97,9 +97,10 @@ pub(super) async fn pauses(State(app): State<Shared>) -> Response<Body> {
     body::json(StatusCode::OK, &PausesView::from(&*app.relay.pauses()))
 }
 
-/// Accepts nothing more and makes no new batch of a tenant, on a chain, or at all. Operators only.
+/// Pauses a tenant, a chain, or everything: nothing more is accepted and no new batch is made. Operators only.
 ///
-/// Submissions get `503 paused`. What is in flight is bumped, cancelled and settled as ever. Durable when this is answered, and in
+/// Submissions get `503 paused`. Transactions in flight are bumped, cancelled and settled as before. The pause is
+/// durable when this is answered, and in force on every instance soon after.
 /// force on every instance soon after.
 #[utoipa::path(
     post, path = "/v1/admin/pause", tag = "administration", request_body = PauseBody,
@@ -128,7 +129,7 @@ pub(super) async fn resume(State(app): State<Shared>, caller: Caller, request: R
     Ok(body::json(StatusCode::OK, &PausesView::from(&*pauses)))
 }
 
-/// What a reload has changed.
+/// Result of a reload.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Reload)]
 pub(super) struct ReloadView {
@@ -136,10 +137,11 @@ pub(super) struct ReloadView {
     changed: Vec<Change>,
 }
 
-/// Reads the configuration again and takes over what changed, all of it or nothing. Operators only.
+/// Reloads the configuration and applies all changes, or none. Operators only.
 ///
-/// Of tenants, keys with their scopes, targets, limits, rates, weight and the limit of the budget can be changed so, and new ones
-/// come that make no calls; `409 needs_restart` names what can't. Event streams end, and their callers connect again.
+/// Changeable are, of tenants: keys with their scopes, targets, limits, rates, weight and the limit of the budget; and
+/// tenants can be added that make no calls. `409 needs_restart` names the changes that need a restart. Event streams
+/// end, and their callers reconnect.
 #[utoipa::path(
     post, path = "/v1/admin/reload", tag = "administration",
     responses(
@@ -149,7 +151,7 @@ pub(super) struct ReloadView {
 )]
 pub(super) async fn reload(State(app): State<Shared>, caller: Caller) -> Answer {
     let changed = recorded(async move {
-        // Reads files.
+        // Reading files blocks.
         let reading = Arc::clone(&app);
         let reloaded = tokio::task::spawn_blocking(move || reading.reload()).await;
         let changed = reloaded.map_err(|_| Problem::shutting_down())??;

@@ -1,4 +1,4 @@
-//! Who asks, and what may they do? API keys, hashed at rest and compared in constant time, each with its scopes.
+//! Authentication and authorization: API keys, hashed at rest and compared in constant time, each with its scopes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,12 +24,12 @@ use super::{
 const ALPHABET: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
 /// 43 digits of base 58 hold 251 bits.
 const SECRET_DIGITS: usize = 43;
-/// Longest key that is looked at.
+/// Longest key that is checked, bytes.
 const MAX_KEY_BYTES: usize = 256;
-/// Seconds' worth of calls that a tenant may make at once.
+/// Seconds' worth of calls that a tenant may make in one burst.
 const BURST_S: u32 = 10;
 
-/// SHA-256 of a whole API key: what the configuration holds. The key is random, so that a plain hash is enough.
+/// SHA-256 of a whole API key, as stored in the configuration. The key is random, so a plain hash is enough.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KeyHash([u8; 32]);
 
@@ -46,7 +46,7 @@ impl KeyHash {
         Some(Self(bytes))
     }
 
-    /// A name for a key that has none: `key-` and the first 8 digits of its hash, which tell nothing about the key.
+    /// A name for an unnamed key: `key-` and the first 8 digits of its hash, which reveal nothing about the key.
     pub fn short_name(&self) -> String {
         format!("key-{}", alloy_primitives::hex::encode(&self.0[..4]))
     }
@@ -83,27 +83,27 @@ pub fn new_key(tenant: &str) -> Result<Zeroizing<String>, getrandom::Error> {
     Ok(key)
 }
 
-/// One thing that an API key may do.
+/// One permission of an API key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Scope {
-    /// Submit requests, and what that needs: quotes, chains, fees, forecasts.
+    /// Submit requests, and read what that requires: quotes, chains, fees, forecasts.
     Submit = 1,
-    /// See the tenant's requests, events and batches.
+    /// Read the tenant's requests, events and batches.
     Read = 2,
     /// Withdraw the tenant's requests.
     Cancel = 4,
-    /// Run the relayer: with the scopes above it reaches every tenant's things; models, numbers, pause and reload.
+    /// Operate the relayer: extends the scopes above to every tenant; models, counts, pause and reload.
     Operate = 8,
-    /// Read `/metrics` where that is closed.
+    /// Read `/metrics` if that is restricted.
     Metrics = 16,
 }
 
 impl Scope {
-    /// All of them.
+    /// All scopes.
     pub const ALL: [Self; 5] = [Self::Submit, Self::Read, Self::Cancel, Self::Operate, Self::Metrics];
 
-    /// As configuration, API and documentation write it.
+    /// The name in configuration, API and documentation.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Submit => "submit",
@@ -115,16 +115,16 @@ impl Scope {
     }
 }
 
-/// Some scopes.
+/// A set of scopes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Scopes(u8);
 
 impl Scopes {
-    /// None.
+    /// The empty set.
     pub const NONE: Self = Self(0);
-    /// What a key of a tenant has unless it says otherwise: `submit`, `read`, `cancel`.
+    /// Default scopes of a tenant's key: `submit`, `read`, `cancel`.
     pub const TENANT: Self = Self::of(&[Scope::Submit, Scope::Read, Scope::Cancel]);
-    /// What a key of an operator has unless it says otherwise.
+    /// Default scopes of an operator's key.
     pub const ALL: Self = Self::of(&Scope::ALL);
 
     /// Exactly `scopes`.
@@ -138,17 +138,17 @@ impl Scopes {
         Self(bits)
     }
 
-    /// Whether `scope` is among them.
+    /// True if it contains `scope`.
     pub const fn has(self, scope: Scope) -> bool {
         self.0 & scope as u8 != 0
     }
 
-    /// Whether one of `others` is among them.
+    /// True if it contains one of `others`.
     pub const fn has_any(self, others: Self) -> bool {
         self.0 & others.0 != 0
     }
 
-    /// Each of them.
+    /// Its scopes, one by one.
     pub fn iter(self) -> impl Iterator<Item = Scope> {
         Scope::ALL.into_iter().filter(move |scope| self.has(*scope))
     }
@@ -171,57 +171,58 @@ impl fmt::Display for Scopes {
     }
 }
 
-/// An API key as the configuration holds it.
+/// An API key as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiKey {
     /// Its name in logs and records. Never a part of the key.
     pub id: String,
     /// Its hash.
     pub hash: KeyHash,
-    /// What it may do.
+    /// Its permissions.
     pub scopes: Scopes,
-    /// It may stand in web pages of these origins: it is public, and has the caps of `page_key` instead of scopes.
+    /// Origins of the web pages that may contain it; `None` for a secret key. A page key is public, and has the caps of
+    /// `page_key` instead of scopes.
     pub page: Option<Origins>,
 }
 
-/// On whose behalf a call is made, and by which key.
+/// Tenant and key of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// The tenant.
     pub tenant: Arc<str>,
     /// The id of the key; `anonymous` without one.
     pub key: Arc<str>,
-    /// What the key may do.
+    /// Permissions of the key.
     pub scopes: Scopes,
-    /// It showed a secret key.
+    /// The call was made with a secret key.
     pub is_known: bool,
-    /// It showed a page key, which is no secret.
+    /// The call was made with a page key, which is not secret.
     pub is_page: bool,
 }
 
 impl Caller {
-    /// Sees what belongs to all tenants.
+    /// True if it may read the data of all tenants.
     pub const fn is_operator(&self) -> bool {
         self.scopes.has(Scope::Operate)
     }
 
-    /// Who it is, in records: tenant and key id.
+    /// Its name in records: tenant and key id.
     pub fn name(&self) -> String {
         format!("{}/{}", self.tenant, self.key)
     }
 
-    /// The tenant whose things may be seen; `None` for everybody's.
+    /// The tenant whose data it may read; `None` for all tenants.
     pub fn scope(&self) -> Option<String> {
         (!self.is_operator()).then(|| self.tenant.as_ref().to_owned())
     }
 
-    /// Whether things of `tenant` may be seen.
+    /// True if it may read the data of `tenant`.
     pub fn sees(&self, tenant: &str) -> bool {
         self.is_operator() || *self.tenant == *tenant
     }
 }
 
-/// What the door has to know of one tenant.
+/// Keys and limits of one tenant at the HTTP API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantDoor {
     /// Most event streams at a time (`tenant.max_streams`).
@@ -230,7 +231,7 @@ pub struct TenantDoor {
     pub rate_per_s: Option<u32>,
     /// Its keys.
     pub keys: Vec<ApiKey>,
-    /// What its page keys are held to.
+    /// Settings of its page keys.
     pub page: PageTenant,
 }
 
@@ -256,26 +257,26 @@ struct Key {
     origins: Option<Origins>,
 }
 
-/// Which keys open the door, and for whom.
+/// API keys and the tenants that they belong to.
 #[derive(Debug, Default)]
 pub struct Access {
     tenants: BTreeMap<Arc<str>, Entry>,
-    /// Who everybody is, where no key is needed: local development.
+    /// The caller of every call if no key is needed: local development.
     open: Option<Caller>,
-    /// Others have taken its place.
+    /// Cancelled when a newer set of keys has replaced this one.
     ended: CancellationToken,
 }
 
-/// A tenant with page keys, the ids of these, and what they are held to.
+/// A tenant with page keys, the ids of these, and their settings.
 type PageDoor = (Arc<str>, BTreeSet<Arc<str>>, Arc<PageTenant>);
 
 impl Access {
-    /// A door that needs keys.
+    /// Access by API key only.
     pub fn by_keys() -> Self {
         Self::default()
     }
 
-    /// A door that is open to the tenant `default`, with an operator's view.
+    /// Open access as the tenant `default`, with an operator's scopes.
     pub fn open() -> Self {
         let open = Caller {
             tenant: "default".into(),
@@ -287,17 +288,17 @@ impl Access {
         Self { open: Some(open), ..Self::default() }
     }
 
-    /// Others take its place: what was let in by it for long must be let in anew.
+    /// Marks it as replaced: streams that it admitted must be admitted anew.
     pub(crate) fn end(&self) {
         self.ended.cancel();
     }
 
-    /// Whether others have taken its place.
+    /// True once it has been replaced.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.is_cancelled()
     }
 
-    /// Resolves when others have taken its place.
+    /// Resolves once it has been replaced.
     pub(crate) async fn ended(&self) {
         self.ended.cancelled().await;
     }
@@ -321,7 +322,7 @@ impl Access {
         self.tenants.insert(tenant, entry);
     }
 
-    /// Whether everybody may call.
+    /// True if no key is needed.
     pub const fn is_open(&self) -> bool {
         self.open.is_some()
     }
@@ -329,7 +330,7 @@ impl Access {
     /// The caller that `key` belongs to.
     ///
     /// The tenant's name in the key is public; the hash of the whole key is compared with every hash of that tenant,
-    /// without stopping at the first difference or the first match. A key for an unknown tenant takes the same way.
+    /// without stopping at the first difference or the first match. A key for an unknown tenant costs the same work.
     pub fn find(&self, key: &str) -> Option<&Caller> {
         self.find_key(key).map(|key| &key.caller)
     }
@@ -345,17 +346,17 @@ impl Access {
             }
         }
         if entry.is_none() {
-            // As much work as for one key.
+            // The same amount of work as for one key.
             let _: Choice = [0; 32].ct_eq(&hash.0);
         }
         found
     }
 
-    /// Who sent `headers`?
+    /// The caller who sent `headers`.
     ///
     /// # Errors
-    /// `unauthorized`, the same for a missing, a malformed and a wrong key; `origin_refused` for a page key in a page of
-    /// another origin.
+    /// `unauthorized`, the same for a missing, a malformed and a wrong key; `origin_refused` for a page key used on a
+    /// page of another origin.
     pub fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
         if let Some(caller) = &self.open {
             return Ok(caller.clone());
@@ -372,7 +373,8 @@ impl Access {
                     "send a valid API key as `Authorization: Bearer sw_…` or `X-Api-Key: sw_…`",
                 )
             })?;
-        // Keeps honest browsers apart; whoever writes the header himself has the caps of every page key.
+        // Stops other sites in honest browsers only; a client that forges the header still has the caps of every page
+        // key.
         if let (Some(origins), Some(origin)) = (&found.origins, headers.get(header::ORIGIN))
             && !origins.allow(origin.as_bytes())
         {
@@ -383,7 +385,7 @@ impl Access {
         Ok(found.caller.clone())
     }
 
-    /// What page keys of `caller`'s tenant are held to.
+    /// Settings of the page keys of `caller`'s tenant.
     pub(crate) fn page_tenant(&self, caller: &Caller) -> Arc<PageTenant> {
         self.tenants.get(&caller.tenant).map(|entry| Arc::clone(&entry.page)).unwrap_or_default()
     }
@@ -397,18 +399,19 @@ impl Access {
         self.tenants.values().map(door).filter(|(_, keys, _)| !keys.is_empty()).collect()
     }
 
-    /// Whether a page key is for pages of `origin`.
+    /// True if one of the page keys is for pages of `origin`.
     pub(crate) fn has_page_of(&self, origin: &[u8]) -> bool {
         let mut keys = self.tenants.values().flat_map(|entry| &entry.keys);
         keys.any(|key| key.origins.as_ref().is_some_and(|origins| origins.allow(origin)))
     }
 
-    /// Most event streams of `caller`'s tenant at a time.
+    /// Most concurrent event streams of `caller`'s tenant.
     pub(crate) fn max_streams(&self, caller: &Caller) -> usize {
         self.tenants.get(&caller.tenant).map_or_else(|| TenantDoor::default().max_streams, |entry| entry.max_streams)
     }
 
-    /// One call of `caller` at `now`, since a fixed instant: in time, or by how much too early.
+    /// Counts one call of `caller` at `now` (time since a fixed instant) against its rate limit. The error is the time
+    /// to wait.
     pub(crate) fn take_call(&self, caller: &Caller, now: std::time::Duration) -> Result<(), std::time::Duration> {
         match self.tenants.get(&caller.tenant).and_then(|entry| entry.pace.as_ref()) {
             Some((pace, cell)) => pace.take(cell, now),
@@ -416,7 +419,7 @@ impl Access {
         }
     }
 
-    /// The tenants that have a door here.
+    /// The tenants that can call.
     pub fn tenants(&self) -> impl Iterator<Item = &str> {
         self.tenants.values().map(|entry| &*entry.tenant)
     }

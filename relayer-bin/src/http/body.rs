@@ -1,4 +1,4 @@
-//! Bodies: bounded before they are read, parsed straight from bytes, refused with the place of the error.
+//! Request bodies: bounded before they are read, parsed straight from bytes, errors reported with their position.
 
 use std::time::Duration;
 
@@ -17,25 +17,25 @@ use super::{
     problem::Problem,
 };
 
-/// Most of a refused body that is read to its end.
+/// Largest refused body that is read to its end, bytes.
 const MAX_DRAINED_BYTES: usize = 16 << 20;
-/// Longest time that the rest of a refused body is read.
+/// Time limit for reading the rest of a refused body.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest detail and path that are answered, bytes: both may repeat the input.
+/// Longest detail and path in an answer, bytes: both may repeat the input.
 const MAX_TOLD_BYTES: usize = 300;
 
-/// Bound of a body, and the configuration key that changes it.
+/// Size limit of a body, and the configuration key that sets it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limit {
     pub(crate) bytes: usize,
     pub(crate) key: &'static str,
 }
 
-/// A body, and what it counts as long as it is needed.
+/// A body, and the memory counted for it.
 #[derive(Debug)]
 pub(crate) struct Read {
     pub(crate) bytes: Bytes,
-    /// To be kept until what was made of the bytes is gone too.
+    /// To be kept until everything made from the bytes is dropped too.
     pub(crate) held: Held<Group>,
 }
 
@@ -62,7 +62,7 @@ pub(crate) async fn read(
     };
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if let Some(size) = announced.filter(|size| *size > limit as u64) {
-        // Who waits for our consent sends nothing more; who does not should be able to read the answer.
+        // A client that waits for `100 Continue` sends nothing more; any other must be able to read the answer.
         if !headers.contains_key(header::EXPECT) && size <= MAX_DRAINED_BYTES as u64 {
             drain(body).await;
         }
@@ -96,8 +96,8 @@ enum Interruption {
     Broken,
 }
 
-/// All of the body, without a copy if it came in one piece. What it takes is counted as it comes: a length that is only
-/// announced takes nothing.
+/// The whole body, without a copy if it came in one piece. Memory is counted as data arrives: a length that is only
+/// announced counts nothing.
 async fn collect(mut body: Body, limit: usize, held: &mut Held<Group>) -> Result<Bytes, Interruption> {
     let mut whole = Bytes::new();
     let mut pieces: Vec<u8> = Vec::new();
@@ -112,7 +112,7 @@ async fn collect(mut body: Body, limit: usize, held: &mut Held<Group>) -> Result
             if pieces.is_empty() {
                 pieces.extend_from_slice(&std::mem::take(&mut whole));
             }
-            // As much again as there is, so that long bodies are not copied piece by piece.
+            // Doubles the capacity, so that long bodies are not copied piece by piece.
             if pieces.capacity() - pieces.len() < data.len() {
                 let wanted = (pieces.len() + data.len()).max((2 * pieces.len()).min(limit));
                 if !held.grow_to(wanted) {
@@ -126,8 +126,8 @@ async fn collect(mut body: Body, limit: usize, held: &mut Held<Group>) -> Result
     Ok(if pieces.is_empty() { whole } else { pieces.into() })
 }
 
-/// Throws away what is still to come, within bounds: a connection that is closed in the middle of a body takes the
-/// answer with it.
+/// Reads and discards the rest of a body, within limits: a connection that is closed in the middle of a body loses the
+/// answer too.
 async fn drain(mut body: Body) {
     let discard = async {
         let mut bytes = 0;
@@ -141,13 +141,13 @@ async fn drain(mut body: Body) {
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, discard).await;
 }
 
-/// A page of another origin can send any other type, or none, without asking first.
+/// Refuses other types: a page of another origin can send them, or none, without a preflight.
 fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         let detail = "the body has no type: send `Content-Type: application/json`";
         return Err(Problem::new("unsupported_media_type", detail));
     };
-    // The exact bytes of nearly every caller first.
+    // Fast path: the exact bytes that nearly every caller sends.
     if value.as_bytes() == b"application/json" {
         return Ok(());
     }
@@ -170,7 +170,7 @@ pub fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem> {
     serde_json::from_slice(bytes).map_err(|error| explain::<T>(bytes, error))
 }
 
-/// What is wrong with `bytes`, which is no `T`: that gave the error `first`.
+/// The problem with `bytes`, which failed to parse as a `T` with the error `first`.
 pub(crate) fn explain<'a, T: Deserialize<'a>>(bytes: &'a [u8], first: serde_json::Error) -> Problem {
     let malformed = |error: &serde_json::Error| {
         let (line, column) = (error.line(), error.column());
@@ -179,7 +179,7 @@ pub(crate) fn explain<'a, T: Deserialize<'a>>(bytes: &'a [u8], first: serde_json
     if !first.is_data() {
         return malformed(&first);
     }
-    // A wrong type may stand before the syntax error that makes the whole no JSON at all.
+    // A wrong type may come before a syntax error that makes the whole invalid JSON.
     if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
         return malformed(&error);
     }
@@ -192,7 +192,7 @@ pub(crate) fn explain<'a, T: Deserialize<'a>>(bytes: &'a [u8], first: serde_json
             let inner = error.into_inner();
             let (line, column) = (inner.line(), inner.column());
             let message = without_position(&inner.to_string());
-            // A field that is not there, or twice, has no path of its own.
+            // A missing or duplicate field has no path of its own.
             let named = ["missing field `", "duplicate field `"]
                 .iter()
                 .find_map(|start| message.strip_prefix(start)?.strip_suffix('`'));
@@ -210,7 +210,7 @@ pub(crate) fn explain<'a, T: Deserialize<'a>>(bytes: &'a [u8], first: serde_json
     }
 }
 
-/// serde_json adds ` at line 1 column 2`, which has its own members here.
+/// Cuts the ` at line 1 column 2` that serde_json adds; the problem has its own members for the position.
 fn without_position(message: &str) -> String {
     told(message.rfind(" at line ").map_or(message, |at| &message[..at]))
 }
@@ -233,7 +233,7 @@ pub(crate) fn json_sized<T: Serialize>(status: StatusCode, value: &T, size: usiz
     let mut bytes = Vec::with_capacity(size);
     serde_json::to_writer(&mut bytes, value).unwrap_or_else(|error| unreachable!("answers are always JSON: {error}"));
     if bytes.len() > memory::UNCOUNTED_BYTES {
-        // What counts is what there is.
+        // The capacity is what takes memory.
         bytes.shrink_to_fit();
     }
     let mut response = Response::new(Body::from(bytes));

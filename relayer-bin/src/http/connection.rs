@@ -1,4 +1,4 @@
-//! Connections: how many from where, who waits for a place, and when a peer that reads nothing is cut.
+//! Connections: limits per address, the queue for a place, and the cut of peers that read nothing.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -21,16 +21,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::peer::Network;
 
-/// Longest start of a call that tells whether it is a probe.
+/// Longest beginning of a call that is needed to recognise a probe, bytes.
 const PROBE_BYTES: usize = 32;
-/// Pause before a start that is not enough to tell is looked at again.
+/// Pause before too short a beginning is checked again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How many there are of each kind `K`, each up to a limit. Holds an entry only for those that are there.
+/// Counters by key `K`, each up to a limit. Keys with a count of 0 have no entry.
 #[derive(Debug)]
 pub(crate) struct Crowd<K: Eq + Hash>(Mutex<HashMap<K, usize>>);
 
@@ -41,7 +41,7 @@ impl<K: Eq + Hash> Default for Crowd<K> {
 }
 
 impl<K: Eq + Hash + Clone> Crowd<K> {
-    /// One more of `key`, unless there are `limit` already.
+    /// Counts one more of `key`; `None` if there are `limit` already.
     pub(crate) fn enter(self: &Arc<Self>, key: K, limit: usize) -> Option<Presence<K>> {
         let mut counts = lock(&self.0);
         let count = counts.get(&key).copied().unwrap_or(0);
@@ -53,7 +53,7 @@ impl<K: Eq + Hash + Clone> Crowd<K> {
     }
 }
 
-/// One of a [`Crowd`], until it is dropped.
+/// One entry in a [`Crowd`], until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Presence<K: Eq + Hash> {
     crowd: Arc<Crowd<K>>,
@@ -73,9 +73,10 @@ impl<K: Eq + Hash> Drop for Presence<K> {
     }
 }
 
-/// A body with something that is kept until all of it is sent or given up.
+/// A body with a value that is kept until all of the body is sent or abandoned.
 ///
-/// The server takes a body's data long before the peer does, and drops the body then: so every piece of data keeps it too.
+/// The server takes a body's data long before the peer does, and drops the body then: so every piece of data keeps the
+/// value too.
 #[derive(Debug)]
 pub(crate) struct Escorted<T> {
     body: Body,
@@ -118,7 +119,8 @@ impl<T: Send + Sync + 'static> hyper::body::Body for Escorted<T> {
     }
 }
 
-/// Connections that wait for a place. When it is full, whoever has waited longest of the network with most seats leaves.
+/// Connections that wait for a place. When it is full, the longest-waiting one of the network with most seats is
+/// evicted.
 #[derive(Debug)]
 pub(crate) struct WaitingRoom {
     limit: usize,
@@ -137,7 +139,7 @@ impl WaitingRoom {
         Arc::new(Self { limit: limit.max(1), seats: Mutex::default() })
     }
 
-    /// Takes a seat.
+    /// Takes a seat; evicts another connection if none is free.
     pub(crate) fn enter(self: &Arc<Self>, network: Network) -> Seat {
         let mut seats = lock(&self.seats);
         if seats.1.len() >= self.limit {
@@ -168,7 +170,7 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    /// Resolves when somebody else needs the seat.
+    /// Resolves when the seat's connection is evicted.
     pub(crate) async fn taken(&self) {
         self.leave.cancelled().await;
     }
@@ -180,7 +182,7 @@ impl Drop for Seat {
     }
 }
 
-/// Whether what a peer has sent so far is a probe; `None` while that is open.
+/// True if the bytes `start` that a peer has sent so far begin a probe; `None` while undecided.
 fn is_probe(start: &[u8]) -> Option<bool> {
     const STARTS: [&[u8]; 4] = [b"GET /healthz", b"GET /readyz", b"HEAD /healthz", b"HEAD /readyz"];
     let mut is_open = false;
@@ -199,7 +201,7 @@ fn is_probe(start: &[u8]) -> Option<bool> {
 pub(crate) async fn probe_comes(stream: &TcpStream) {
     let mut start = [0; PROBE_BYTES];
     loop {
-        // Only looked at: what is sent stays in the system's buffer until the connection has a place.
+        // Only peeked: the data stays in the system's buffer until the connection has a place.
         match stream.peek(&mut start).await {
             Ok(0) | Err(_) => break,
             Ok(length) => match is_probe(&start[..length]) {
@@ -212,12 +214,12 @@ pub(crate) async fn probe_comes(stream: &TcpStream) {
     std::future::pending().await
 }
 
-/// A stream whose peer is cut when it has read nothing for a while, although something waits for it.
+/// A stream whose peer is disconnected when it has read nothing for a while although data waits for it.
 #[derive(Debug)]
 pub(crate) struct Guarded {
     stream: TcpStream,
     timeout: Duration,
-    /// Since the first write that had to wait.
+    /// Running since the first write that had to wait.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 

@@ -1,4 +1,4 @@
-//! What goes over the wire, and how it becomes (and comes from) what the relay understands.
+//! Wire types of the API, and their conversion to and from the relay's types.
 
 mod answer;
 mod operations;

@@ -37,18 +37,18 @@ use super::{
     requests::{find, parse_id, query},
 };
 
-/// Events read from the ledger at a time, at most.
+/// Most events read from the ledger at a time.
 const PAGE: usize = 100;
-/// A piece of a stream ends with the event that reaches this. So much, and what the connection buffers, waits for a peer
-/// that does not read; the rest stays in the ledger.
+/// Size of a stream's piece, which ends with the event that reaches it, bytes. One piece, and the connection's buffer,
+/// waits for a peer that does not read; the rest stays in the ledger.
 pub(super) const PIECE_BYTES: usize = 16 << 10;
 
-/// Most requests that one stream is about.
+/// Most requests that one stream can follow.
 const MAX_IDS: usize = 100;
-/// When a place for a stream may be free again.
+/// Suggested wait before a place for a stream may be free again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// Where to start.
+/// Start and filter of a stream.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -60,7 +60,7 @@ pub(super) struct EventsQuery {
     requests: Option<String>,
 }
 
-/// Streams what happens to the tenant's requests (every tenant's, for operators), or to some requests that are named.
+/// Streams the events of the tenant's requests (of every tenant's, for operators), or of the requests that are named.
 ///
 /// Each message has the event's sequence number as `id` and the event as JSON in `data`. Without `after` and
 /// `Last-Event-ID` it starts with the next event. Delivery is at least once.
@@ -97,9 +97,9 @@ pub(super) async fn all(
     stream(&app, &caller, &peer, receiver, after, None)
 }
 
-/// Streams what happens to one request, from its first event on, until it has ended.
+/// Streams the events of one request, from its first one until it has ended.
 ///
-/// Answers 204 if it has ended and nothing is left to say; `EventSource` then stops to reconnect.
+/// Answers 204 if it has ended and no event is left to send; `EventSource` then stops reconnecting.
 #[utoipa::path(
     get, path = "/v1/requests/{id}/events", tag = "events",
     params(("id" = String, Path, description = "The request's id"), EventsQuery),
@@ -131,7 +131,7 @@ fn parse_ids(text: &str) -> Result<BTreeSet<RequestId>, Problem> {
     Ok(ids)
 }
 
-/// A stream of these requests, from `after` on, until they have ended.
+/// A stream of the events of these requests after `after`, until they have ended.
 async fn of_ids(
     app: &Shared,
     caller: &Caller,
@@ -158,7 +158,7 @@ async fn of_ids(
 
 fn start(headers: &HeaderMap, query: &EventsQuery) -> Result<Option<u64>, Problem> {
     match headers.get("last-event-id") {
-        // Browsers send an empty one after a stream without ids.
+        // Browsers send an empty header after a stream without ids.
         None => Ok(query.after),
         Some(value) if value.is_empty() => Ok(query.after),
         Some(value) => value
@@ -190,7 +190,7 @@ fn stream(
         let presence = app.listeners.enter((Arc::clone(&caller.tenant), is_page), limit);
         presence.ok_or_else(|| too_many(limit, what))
     };
-    // Of all its places page keys take half at most.
+    // Page keys get at most half of the tenant's streams.
     let of_pages = match caller.is_page {
         true => Some(enter(true, limit / 2, "half of tenant.max_streams, for page keys")?),
         false => None,
@@ -226,12 +226,13 @@ fn stream(
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // Tells buffering proxies to pass every message on at once.
+    // Makes buffering proxies forward every message at once.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(response)
 }
 
-/// By id: the number of the acceptance, and whose it was when the stream began. The id may become another tenant's.
+/// By request id: sequence number of its acceptance, and its tenant when the stream began. The id may become another
+/// tenant's.
 type Followed = BTreeMap<RequestId, (u64, String)>;
 
 /// Tenant, key, address.
@@ -239,35 +240,35 @@ pub(super) type PageClient = (Arc<str>, Arc<str>, Network);
 
 struct Feed {
     app: Shared,
-    /// By which it was let in.
+    /// The set of API keys that admitted the stream.
     access: Arc<Access>,
     receiver: broadcast::Receiver<Arc<[EventRecord]>>,
-    /// Every event up to this one was sent, or is none of this stream's business.
+    /// All events up to this sequence number were sent, or are not for this stream.
     seen: u64,
     tenant: Option<String>,
-    /// Those that have not ended, if it is only about some.
+    /// Requests followed that have not ended; `None` if the stream is not limited to some.
     requests: Option<Followed>,
     is_behind: bool,
     has_ended: bool,
     is_new: bool,
-    /// Committed together, and how many of them are dealt with.
+    /// A group of events committed together, and how many of them are handled.
     live: Option<(Arc<[EventRecord]>, usize)>,
     _places: Places,
 }
 
-/// What a stream holds as long as it lasts: a place among all, one of its tenant's, one of its tenant's page keys', one of its page
-/// client's.
+/// The places that a stream holds while it lasts: one among all, one of its tenant's, one of its tenant's page keys',
+/// one of its page client's.
 type Places = (OwnedSemaphorePermit, Presence<Group>, Option<Presence<Group>>, Option<Presence<PageClient>>);
 
 impl Feed {
     /// The next messages; `None` ends the stream.
     async fn next(&mut self) -> Option<Bytes> {
         if std::mem::take(&mut self.is_new) {
-            // Sent at once, so that the client knows that it is connected.
+            // Sent at once, so that the client knows it is connected.
             return Some(Bytes::from_static(b"retry: 1000\n\n"));
         }
         loop {
-            // Also while there is more to read: whose key is gone sees no further page.
+            // Also while there is more to read: a removed key gets no further page.
             if self.has_ended || self.app.closing.is_cancelled() || self.access.has_ended() {
                 return None;
             }
@@ -309,7 +310,7 @@ impl Feed {
 
     /// Reads one page from the ledger.
     async fn catch_up(&mut self) -> Result<String, LedgerError> {
-        // Read before the page: up to here a page that is not full has everything.
+        // Read before the page: a page that is not full is complete up to here.
         let horizon = self.app.relay.last_event_seq().await?;
         let (page, mut is_whole) = self.page(horizon).await?;
         let mut chunk = String::with_capacity(page.len() * 320);
@@ -327,7 +328,8 @@ impl Feed {
         Ok(chunk)
     }
 
-    /// The next events from the ledger, of those up to `horizon` all there are, and whether there are no more.
+    /// The next events from the ledger, complete up to a sequence number of at most `horizon`; and true if none is
+    /// left.
     async fn page(&self, horizon: u64) -> Result<(Vec<EventRecord>, bool), LedgerError> {
         let of = |request, tenant| EventFilter { after: self.seen, request, tenant, limit: PAGE };
         let Some(requests) = &self.requests else {
@@ -336,7 +338,7 @@ impl Feed {
             return Ok((page, is_whole));
         };
         let mut events = Vec::new();
-        // Up to here the pages of all requests go: each is read at another moment.
+        // The pages of all requests are complete up to here: each is read at another moment.
         let mut end = horizon;
         let mut is_whole = true;
         for (seq, _) in requests.values() {
@@ -352,7 +354,8 @@ impl Feed {
         Ok((events, is_whole))
     }
 
-    /// Takes live events, a piece of them, and tells how many; falls behind if one is missing before them.
+    /// Writes live events up to one piece. Returns the piece and the number of events handled; falls behind if an
+    /// earlier event is missing.
     fn take(&mut self, events: &[EventRecord]) -> (String, usize) {
         let mut chunk = String::new();
         for (index, event) in events.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! Memory of bodies and answers: counted over all connections, so that callers together can't take more than the machine
-//! has, and by whose they are, so that nobody takes all of it.
+//! Memory of bodies and answers: limited over all connections, so that callers together can't exhaust the machine, and
+//! per group, so that nobody takes all of it.
 
 use std::{
     collections::HashMap,
@@ -7,16 +7,16 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// A body up to this size is not counted: what connections can hold by it is bounded by their number, and so a small
-/// submission gets through however much others hold.
+/// Bodies up to this size are not counted, bytes: the number of connections bounds them, and so a small submission gets
+/// through however much others hold.
 pub(crate) const UNCOUNTED_BYTES: usize = 16 << 10;
 
-/// How much of what stays free one group may hold. Something is always left, for whoever comes next.
+/// Limit of one group relative to the memory that stays free. Some is always left for the next caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Share {
-    /// Three times as much: three quarters, if nobody else holds anything.
+    /// Three times the free memory: three quarters of all, if nobody else holds anything.
     Large,
-    /// A third as much: a quarter, if nobody else holds anything.
+    /// A third of the free memory: a quarter of all, if nobody else holds anything.
     Small,
 }
 
@@ -29,7 +29,7 @@ impl Share {
     }
 }
 
-/// Bytes that are held by groups `G`, and the most that may be.
+/// Bytes held by groups `G`, and their limit.
 #[derive(Debug)]
 pub(crate) struct Memory<G: Eq + Hash> {
     limit: usize,
@@ -39,7 +39,7 @@ pub(crate) struct Memory<G: Eq + Hash> {
 #[derive(Debug)]
 struct Sums<G> {
     all: usize,
-    /// Only those that hold something.
+    /// Bytes by group; groups that hold nothing have no entry.
     groups: HashMap<G, usize>,
 }
 
@@ -48,7 +48,7 @@ impl<G: Eq + Hash + Clone> Memory<G> {
         Arc::new(Self { limit, held: Mutex::new(Sums { all: 0, groups: HashMap::new() }) })
     }
 
-    /// A hold of nothing, of `group`.
+    /// An empty hold of `group`.
     pub(crate) fn hold(self: &Arc<Self>, group: G, share: Share) -> Held<G> {
         Held { memory: Arc::clone(self), group, share, bytes: 0 }
     }
@@ -60,7 +60,7 @@ impl<G: Eq + Hash> Memory<G> {
     }
 }
 
-/// Bytes that are given back when this is dropped.
+/// Bytes that are released when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Held<G: Eq + Hash + Clone> {
     memory: Arc<Memory<G>>,
@@ -69,13 +69,13 @@ pub(crate) struct Held<G: Eq + Hash + Clone> {
     bytes: usize,
 }
 
-/// What `size` bytes count.
+/// Bytes counted for `size` bytes.
 const fn counted(size: usize) -> usize {
     if size <= UNCOUNTED_BYTES { 0 } else { size }
 }
 
 impl<G: Eq + Hash + Clone> Held<G> {
-    /// Holds what `size` bytes count, unless that is too much for all together, or for this group.
+    /// Grows to hold `size` bytes. `false`, and no change, if that exceeds the limit of all groups or of this one.
     #[must_use]
     pub(crate) fn grow_to(&mut self, size: usize) -> bool {
         let more = counted(size).saturating_sub(self.bytes);
@@ -87,7 +87,7 @@ impl<G: Eq + Hash + Clone> Held<G> {
             return false;
         };
         let of_group = sums.groups.get(&self.group).copied().unwrap_or(0) + more;
-        // The only one of its group may be as large as there is room: the same would not be taken later either.
+        // The only hold of a group may take all that is free: it would not fit later either.
         let is_only = of_group == self.bytes + more;
         if !is_only && !self.share.allows(of_group, free) {
             return false;
@@ -99,7 +99,7 @@ impl<G: Eq + Hash + Clone> Held<G> {
         true
     }
 
-    /// Holds what `size` bytes count, however much that is: they are there already.
+    /// Holds `size` bytes regardless of limits: they are allocated already.
     pub(crate) fn set(&mut self, size: usize) {
         let wanted = counted(size);
         if wanted == self.bytes {
@@ -152,7 +152,7 @@ mod tests {
         assert!(!memory.hold("a", Share::Large).grow_to(usize::MAX));
     }
 
-    /// However many bodies one group has under way, the next one who comes finds room.
+    /// However many bodies one group has in progress, the next caller of another finds room.
     #[test]
     fn no_group_takes_what_others_need() {
         let memory = memory();

@@ -1,4 +1,4 @@
-//! The HTTP API: one router, its state, and what all handlers share.
+//! The HTTP API: the router, its state, and shared parts of the handlers.
 
 mod admin;
 pub mod auth;
@@ -60,7 +60,7 @@ use problem::Problem;
 use scopes::Need;
 use web::{Asked, Origins, WebRules};
 
-/// Who may read `/metrics`.
+/// Access to `/metrics`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MetricsAccess {
     /// Everybody who reaches the port.
@@ -85,23 +85,24 @@ pub struct HttpLimits {
     pub max_import_body_bytes: usize,
     /// Longest time that a body may take to arrive (`body_timeout_ms`).
     pub body_timeout: Duration,
-    /// Longest time that a request's headers may take to arrive (`header_timeout_ms`).
+    /// Longest time that the headers of a call may take to arrive (`header_timeout_ms`).
     pub header_timeout: Duration,
     /// Longest start line and headers of a call, bytes (`max_header_bytes`).
     pub max_header_bytes: usize,
-    /// Longest time that a peer may read nothing while something waits for it (`write_timeout_ms`).
+    /// Longest time that a peer may read nothing while data waits for it (`write_timeout_ms`).
     pub write_timeout: Duration,
-    /// Most connections at a time (`max_connections`).
+    /// Most concurrent connections (`max_connections`).
     pub max_connections: usize,
     /// Most connections from one address, or one IPv6 /64 (`max_connections_per_ip`).
     pub max_connections_per_ip: usize,
     /// Most connections that wait for a place (`max_waiting_connections`).
     pub max_waiting_connections: usize,
-    /// Where probes are answered besides; `None` is only on `listen` (`probe_listen`).
+    /// Second address on which probes are answered; `None` is only on `listen` (`probe_listen`).
     pub probe_listen: Option<SocketAddr>,
-    /// Most bytes that bodies of calls hold at a time, and most that answers hold (`max_body_memory_bytes`).
+    /// Most bytes that the bodies of all calls hold at a time, and most that the answers hold
+    /// (`max_body_memory_bytes`).
     pub max_body_memory_bytes: usize,
-    /// Most event streams at a time (`max_streams`).
+    /// Most concurrent event streams (`max_streams`).
     pub max_streams: usize,
     /// Longest silence of an event stream (`keep_alive_ms`).
     pub keep_alive: Duration,
@@ -110,15 +111,15 @@ pub struct HttpLimits {
     /// Most calls per second without a valid key from one address, or one IPv6 /64; `None` is unlimited
     /// (`rate_per_ip_per_s`).
     pub rate_per_ip_per_s: Option<u32>,
-    /// Proxies whose word about their clients counts (`trusted_proxies`).
+    /// Proxies whose `X-Forwarded-For` is trusted (`trusted_proxies`).
     pub trusted_proxies: Vec<Cidr>,
-    /// Web origins that may call; none means that browsers of other origins can't (`cors_origins`).
+    /// Web origins that may call; none means that pages of other origins can't (`cors_origins`).
     pub cors_origins: Origins,
-    /// Names that the relayer answers to, besides addresses and `localhost` (`hosts`).
+    /// Host names of the relayer, besides addresses and `localhost` (`hosts`).
     pub hosts: Vec<String>,
-    /// Who may read `/metrics` (`metrics`).
+    /// Access to `/metrics` (`metrics`).
     pub metrics: MetricsAccess,
-    /// Caps of keys that stand in web pages (`page_key`).
+    /// Caps of page keys (`page_key`).
     pub page_key: PageLimits,
 }
 
@@ -165,43 +166,43 @@ impl HttpLimits {
     }
 }
 
-/// What every handler sees.
+/// State shared by all handlers.
 #[derive(Debug)]
 pub struct App {
     relay: Relay,
     access: RwLock<Arc<Access>>,
     limits: HttpLimits,
     streams: Arc<Semaphore>,
-    /// Streams by tenant: of all its keys, and of its page keys alone.
+    /// Event streams by tenant: of all its keys, and of its page keys alone.
     listeners: Arc<Crowd<Group>>,
-    /// Connections by address, and calls of trusted proxies by their clients'.
+    /// Connections by address, and calls through trusted proxies by the client's address.
     crowd: Arc<Crowd<Network>>,
-    /// What bodies of calls hold.
+    /// Memory held by bodies of calls.
     bodies: Arc<Memory<Group>>,
-    /// What answers hold that are large, until they are sent.
+    /// Memory held by large answers, until they are sent.
     answers: Arc<Memory<Group>>,
-    /// The same of `/metrics`, which may need no key: by who asks.
+    /// Memory held by answers of `/metrics`, by the client's network: they may need no key.
     metrics_answers: Arc<Memory<Network>>,
     closing: CancellationToken,
     exporter: Option<metrics_exporter_prometheus::PrometheusHandle>,
     rendered: operations::Rendered,
     routes: metrics::Routes,
     by_ip: Option<PaceTable>,
-    /// Calls with page keys.
+    /// Rates of calls with page keys, by address.
     by_page_ip: PaceTable,
-    /// What page keys have used.
+    /// Usage of page keys.
     pages: PageBook,
-    /// Streams of page keys, by key and address.
+    /// Event streams of page keys, by key and address.
     page_listeners: Arc<Crowd<events::PageClient>>,
     born: Instant,
     has_warned: AtomicBool,
     reloader: Option<reload::Reloader>,
 }
 
-/// A tenant, and whether it is about its page keys: those of one tenant are one group.
+/// A tenant, and true for its page keys, which are one group.
 pub(crate) type Group = (Arc<str>, bool);
 
-/// Least memory for answers with metrics, bytes; otherwise a sixteenth of what other answers have.
+/// Least memory for answers of `/metrics`, bytes; otherwise a sixteenth of that for other answers.
 const MIN_METRICS_MEMORY_BYTES: usize = 4 << 20;
 
 /// The state of the router.
@@ -247,59 +248,59 @@ impl App {
         }
     }
 
-    /// The same, whose configuration can be read again.
+    /// Makes the configuration reloadable.
     #[must_use]
     pub fn with_reloader(mut self, reloader: reload::Reloader) -> Self {
         self.reloader = Some(reloader);
         self
     }
 
-    /// The relay behind it.
+    /// The relay that it serves.
     pub const fn relay(&self) -> &Relay {
         &self.relay
     }
 
-    /// Ends event streams and waiting calls; they are cut off at a message's end.
+    /// Ends event streams and waiting calls, between two messages.
     pub fn close(&self) {
         self.closing.cancel();
     }
 
-    /// From now on these may call. Streams that began before end.
+    /// Replaces the API keys. Streams that began before end.
     fn set_access(&self, access: Access) {
         let mut held = self.access.write().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *held, Arc::new(access)).end();
     }
 
-    /// Whether everybody may call.
+    /// True if no API key is needed.
     pub fn is_open(&self) -> bool {
         self.access().is_open()
     }
 
-    /// The same problem, counted: a call or a request that comes no further. The relay counts what it refuses itself.
+    /// `problem`, counted as a refusal by the API. The relay counts its own refusals itself.
     fn counted(&self, caller: &Caller, problem: Problem) -> Problem {
         self.relay.record_refusal(Some(Arc::clone(&caller.key)), Arc::clone(&caller.tenant), problem.code());
         problem
     }
 
-    /// What a body of `caller` counts.
+    /// Memory accounting for a body of `caller`.
     fn hold_body(&self, caller: &Caller) -> Held<Group> {
         let (group, share) = share_of(Some(caller));
         self.bodies.hold(group, share)
     }
 
-    /// What an answer to `caller` counts.
+    /// Memory accounting for an answer to `caller`.
     fn hold_answer(&self, caller: Option<&Caller>) -> Held<Group> {
         let (group, share) = share_of(caller);
         self.answers.hold(group, share)
     }
 
-    /// Who may call, as of now.
+    /// The API keys in force.
     pub(crate) fn access(&self) -> Arc<Access> {
         Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Whose memory it is that `caller` takes, and how much of it that may be. Without a key it is as with one that everybody has.
+/// The group whose memory `caller` uses, and its share. A call without a key counts like one with a page key.
 fn share_of(caller: Option<&Caller>) -> (Group, Share) {
     match caller {
         Some(caller) if !caller.is_page => ((Arc::clone(&caller.tenant), false), Share::Large),
@@ -343,7 +344,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/openapi.json", get(operations::openapi))
         .route("/docs", get(operations::docs))
         .route("/", get(operations::dashboard))
-        // No `not_found`: that says that a request, or whatever else was asked for, is not there.
+        // Not `not_found`: that means that a request, or another thing that was asked for, does not exist.
         .fallback(async || Problem::new("unknown_path", "no such path; see /docs"))
         .method_not_allowed_fallback(async || {
             Problem::new("method_not_allowed", "the path exists, but not with this method")
@@ -356,7 +357,7 @@ pub fn router(app: Arc<App>) -> Router {
     router.with_state(app)
 }
 
-/// The probes alone.
+/// The router for the probes alone.
 fn probes(app: Arc<App>) -> Router {
     Router::new()
         .route("/healthz", get(operations::healthz))
@@ -365,7 +366,7 @@ fn probes(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Pages of the configured origins may call, and those for which there are page keys, which may come and go.
+/// CORS for pages of the configured origins, and of the origins of page keys, which may change.
 fn cors(app: &Shared) -> Option<CorsLayer> {
     let origins = &app.limits.cors_origins;
     if origins.is_empty() && app.is_open() {
@@ -397,8 +398,7 @@ fn cors(app: &Shared) -> Option<CorsLayer> {
     )
 }
 
-/// Everything that is decided before a handler runs: who calls, how often, and whether that key may. And the counters
-/// after.
+/// The checks before a handler runs: caller, rate limit, scope. Counts the answer afterwards.
 async fn door(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let route = metrics::Route::of(&request);
@@ -414,7 +414,7 @@ async fn door(State(app): State<Shared>, mut request: Request, next: Next) -> Re
             let network = request.extensions().get().map(Peer::network);
             let response = bound(&app, caller.as_ref(), network, is_get, next.run(request).await);
             match presence {
-                // Counted until the answer is sent: a stream lasts as long as a connection.
+                // Counted until the answer is sent: a stream occupies its place as long as a connection.
                 Some(presence) => escorted(response, presence),
                 None => response,
             }
@@ -432,7 +432,7 @@ async fn door(State(app): State<Shared>, mut request: Request, next: Next) -> Re
     response
 }
 
-/// Lets a call in, with its [`Peer`].
+/// Admits a call, and adds its [`Peer`] to the request.
 fn admit(
     app: &App,
     access: &Access,
@@ -505,7 +505,7 @@ fn admit(
     Ok(presence)
 }
 
-/// Does what an administrator asks and writes it down, both of them even if the caller goes away in between.
+/// Runs an operator's action together with its record, both to their end even if the caller disconnects in between.
 async fn recorded<T: Send + 'static>(
     act: impl Future<Output = Result<T, Problem>> + Send + 'static,
 ) -> Result<T, Problem> {
@@ -526,7 +526,7 @@ fn check_scope(caller: &Result<Caller, Problem>, needed: &auth::Scopes) -> Resul
     Err(Problem::new(code, format!("this needs a key with {needed}; `{}` has {has} (`tenant.keys`)", caller.key)))
 }
 
-/// A proxy that is not known as one hides its clients behind one address.
+/// Warns of a proxy that is not configured: all its clients count as one address.
 fn warn_of_proxy(app: &App, peer: &Peer) {
     if peer.connection.is_loopback() && !peer.is_proxied && !app.has_warned.swap(true, Ordering::Relaxed) {
         tracing::warn!(
@@ -536,19 +536,18 @@ fn warn_of_proxy(app: &App, peer: &Peer) {
     }
 }
 
-/// How an answer's memory is counted, where the door does not do it by size and caller.
+/// Accounting of an answer's memory, unless it goes by size and caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Counting {
-    /// Not at all: its body is no copy, all who get it share it.
+    /// Not counted: its body is shared with all other recipients, not copied.
     Shared,
-    /// It was before it was made.
+    /// Counted already, before it was built.
     Done,
-    /// As one with metrics.
+    /// Counted like an answer of `/metrics`.
     Metrics,
 }
 
-/// A large answer that waits for its reader counts until it is sent, or is not given at all. What was changed is answered
-/// whatever it takes.
+/// Counts a large answer until it is sent; refuses it if there is no room. The answer to a change is sent regardless.
 fn bound(app: &App, caller: Option<&Caller>, network: Option<Network>, is_get: bool, response: Response) -> Response {
     let size = response.body().size_hint().exact().and_then(|size| usize::try_from(size).ok());
     let Some(size) = size.filter(|size| *size > memory::UNCOUNTED_BYTES) else { return response };
@@ -577,12 +576,12 @@ fn bound(app: &App, caller: Option<&Caller>, network: Option<Network>, is_get: b
     }
 }
 
-/// `response`, with something that is kept until it is sent or given up.
+/// `response`, with a value that is kept until it is sent or abandoned.
 fn escorted<T: Send + Sync + 'static>(response: Response, escort: T) -> Response {
     response.map(|body| Body::new(connection::Escorted::new(body, escort)))
 }
 
-/// Bodies or answers are too large now, of all callers together or of this one.
+/// The problem that bodies or answers take too much memory, of all callers together or of this one.
 fn overloaded(app: &App) -> Problem {
     let limit = app.limits.max_body_memory_bytes;
     let detail = format!(

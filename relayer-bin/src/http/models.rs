@@ -1,4 +1,4 @@
-//! The forecast models: listed for everybody; promoted, pinned, rolled back, exported and imported by operators.
+//! The forecast models: everybody may list them; operators promote, pin, roll back, export and import them.
 
 use axum::{
     body::Body,
@@ -35,7 +35,7 @@ fn parse_chain(id: &str) -> Result<u64, Problem> {
     id.parse().map_err(|_| Problem::new("malformed_id", "a chain's id is a decimal integer"))
 }
 
-/// Makes a change, writes down who made it, and answers with the chain's models.
+/// Makes a change, records who made it, and answers with the chain's models.
 async fn change<F>(
     app: &Shared,
     caller: &Caller,
@@ -61,7 +61,7 @@ async fn version(app: &Shared, caller: &Caller, request: Request) -> Result<u32,
     body::parse::<VersionBody>(&bytes).map(|body| body.version)
 }
 
-/// Puts a version of a chain's models in force, until the next is fitted. Operators only.
+/// Activates a version of a chain's models until the next refit. Operators only.
 #[utoipa::path(
     post, path = "/v1/models/{id}/promote", tag = "operations",
     params(("id" = u64, Path, description = "EIP-155 chain id")),
@@ -83,7 +83,7 @@ pub(super) async fn promote(
         .await
 }
 
-/// Puts a version of a chain's models in force and keeps it there, over restarts. Operators only.
+/// Activates a version of a chain's models and keeps it active, across restarts too. Operators only.
 #[utoipa::path(
     post, path = "/v1/models/{id}/pin", tag = "operations",
     params(("id" = u64, Path, description = "EIP-155 chain id")),
@@ -99,7 +99,7 @@ pub(super) async fn pin(State(app): State<Shared>, caller: Caller, Path(id): Pat
     change(&app, &caller, "pin", chain_id, move |relay| async move { relay.pin_model(chain_id, version).await }).await
 }
 
-/// Lets the next version that is fitted come into force. Operators only.
+/// Lets the next version that is fitted become active. Operators only.
 #[utoipa::path(
     post, path = "/v1/models/{id}/unpin", tag = "operations",
     params(("id" = u64, Path, description = "EIP-155 chain id")),
@@ -113,7 +113,7 @@ pub(super) async fn unpin(State(app): State<Shared>, caller: Caller, Path(id): P
     change(&app, &caller, "unpin", chain_id, move |relay| async move { relay.unpin_models(chain_id).await }).await
 }
 
-/// Goes back to the version that was in force before. Operators only.
+/// Activates the previously active version again. Operators only.
 #[utoipa::path(
     post, path = "/v1/models/{id}/rollback", tag = "operations",
     params(("id" = u64, Path, description = "EIP-155 chain id")),

@@ -71,7 +71,7 @@ pub(super) async fn lanes(State(app): State<Shared>) -> Response<Body> {
     body::json(StatusCode::OK, &LanesView { lanes })
 }
 
-/// The head of the decision log, at most a second old: whoever keeps it finds later changes of anything before it.
+/// The head of the decision log, at most a second old: a kept copy reveals later changes of anything before it.
 #[utoipa::path(
     get, path = "/v1/log/head", tag = "operations", security(()),
     responses(
@@ -85,7 +85,7 @@ pub(super) async fn log_head(State(app): State<Shared>) -> Answer {
     Ok(body::json(StatusCode::OK, &LogHeadView { seq: head.seq, hash: head.hash }))
 }
 
-/// Which horizon.
+/// Selection of a horizon.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -94,7 +94,7 @@ pub(super) struct ForecastQuery {
     horizon: Option<String>,
 }
 
-/// What a chain's base fee is expected to be, with intervals, and what that means for requests that can wait.
+/// The expected base fee of a chain, with intervals, and its meaning for requests that can wait.
 #[utoipa::path(
     get, path = "/v1/chains/{id}/forecast", tag = "operations",
     params(("id" = u64, Path, description = "EIP-155 chain id"), ForecastQuery),
@@ -125,7 +125,7 @@ pub(super) async fn forecast(
     Ok(body::json(StatusCode::OK, &ForecastBody::new(chain_id, &view, horizon)))
 }
 
-/// The fee sources: how far each RPC endpoint is believed, and why. Their names are for operators.
+/// The fee sources: trust in each RPC endpoint, with the reasons. Their names are for operators.
 #[utoipa::path(
     get, path = "/v1/sources", tag = "operations",
     responses((status = 200, description = "The sources", body = SourcesView))
@@ -137,7 +137,7 @@ pub(super) async fn sources(State(app): State<Shared>, caller: Caller) -> Respon
     body::json(StatusCode::OK, &SourcesView { sources })
 }
 
-/// Numbers of requests by chain and status. Operators only.
+/// Number of requests by chain and status. Operators only.
 #[utoipa::path(
     get, path = "/v1/counts", tag = "operations",
     responses(
@@ -198,7 +198,7 @@ pub(super) struct Readiness {
     health: ChainHealth,
 }
 
-/// What a probe is told.
+/// Answer to a probe.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Probe {
@@ -209,8 +209,8 @@ pub(super) struct Probe {
     /// The chains; only in `/readyz`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     chains: Vec<Readiness>,
-    /// Why the storage takes no writes now, so that nothing is accepted: `full`, `read_only`, `busy`, `io_error`,
-    /// `unreachable`, `corrupt`, `in_doubt` or `other`; only in `/readyz`.
+    /// Reason for which the storage takes no writes now, so that nothing is accepted: `full`, `read_only`, `busy`,
+    /// `io_error`, `unreachable`, `corrupt`, `in_doubt` or `other`; only in `/readyz`.
     #[serde(skip_serializing_if = "Option::is_none")]
     storage: Option<&'static str>,
 }
@@ -234,7 +234,7 @@ pub(super) async fn healthz(State(app): State<Shared>) -> Response<Body> {
 pub(super) async fn readyz(State(app): State<Shared>) -> Response<Body> {
     let chains = app.relay.chains();
     let takes = |chain: &ChainStatus| matches!(chain.health, ChainHealth::Healthy | ChainHealth::Impaired);
-    // Only its kind: the detail may name paths of this machine.
+    // Only its kind: the detail may contain paths of this machine.
     let storage = app.relay.storage_fault().map(|fault| fault.kind.as_str());
     let is_ready = app.relay.is_running()
         && storage.is_none()
@@ -255,15 +255,15 @@ pub(super) async fn metrics(State(app): State<Shared>) -> Answer {
     let exporter = app.exporter.as_ref().filter(|_| app.limits.metrics != MetricsAccess::Off);
     let exporter = exporter.ok_or_else(|| Problem::new("not_found", "metrics are off (`server.metrics`)"))?;
     let mut response = page(app.rendered.get(exporter), "text/plain; version=0.0.4; charset=utf-8");
-    // Renderings that slow readers still have are no longer shared by those who ask now.
+    // A rendering that slow readers still hold is counted: newer callers no longer share it.
     response.extensions_mut().insert(Counting::Metrics);
     Ok(response)
 }
 
-/// How long one rendering of the metrics is given to all who ask.
+/// Time for which one rendering of the metrics is shared by all callers.
 const RENDERED_FOR: Duration = Duration::from_millis(50);
 
-/// The metrics as they were rendered last: many who ask, and perhaps don't read, share few copies.
+/// The last rendering of the metrics: many callers, perhaps ones that don't read, share few copies.
 #[derive(Debug, Default)]
 pub(super) struct Rendered(Mutex<Option<(Instant, Bytes)>>);
 
@@ -291,13 +291,13 @@ pub(super) async fn openapi() -> Response<Body> {
     page(DOCUMENT.clone(), "application/json")
 }
 
-/// This API for people.
+/// The API's documentation as a web page.
 pub(super) async fn docs() -> Response<Body> {
     static PAGE: LazyLock<Page> = LazyLock::new(|| Page::new(include_str!("pages/docs.html")));
     PAGE.answer()
 }
 
-/// What the relayer is doing, for people.
+/// The dashboard as a web page.
 pub(super) async fn dashboard() -> Response<Body> {
     static PAGE: LazyLock<Page> = LazyLock::new(|| Page::new(include_str!("pages/dashboard.html")));
     PAGE.answer()
@@ -310,8 +310,8 @@ fn page(content: Bytes, content_type: &'static str) -> Response<Body> {
     response
 }
 
-/// A page that can load nothing from elsewhere, be framed by nobody, talk to this origin only, and run no script but its
-/// own.
+/// A web page that can load nothing from elsewhere, can't be framed, connects to this origin only, and runs only its
+/// own scripts.
 struct Page {
     content: &'static str,
     policy: HeaderValue,
@@ -337,7 +337,7 @@ impl Page {
     }
 }
 
-/// ` 'sha256-…'` for what stands in each element `name` of `content`.
+/// ` 'sha256-…'` for the content of each element `name` of `content`.
 fn hashes(content: &str, name: &str) -> String {
     let (start, end) = (format!("<{name}>"), format!("</{name}>"));
     let inner = content.split(&start).skip(1).filter_map(|rest| rest.split_once(&end).map(|(inner, _)| inner));
@@ -375,7 +375,7 @@ mod tests {
         let policy = page.policy.to_str().unwrap();
         assert!(policy.contains("script-src 'sha256-qznLcsROx4GACP2dm0UCKCzCG+HiZ1guq6ZZDob/Tng=';"), "{policy}");
         assert!(!policy.contains("unsafe"), "{policy}");
-        // Whatever runs must be in an element that has a hash: no attributes that hold scripts or styles.
+        // Every script and style must be in an element that has a hash: no attributes that hold scripts or styles.
         for content in [include_str!("pages/docs.html"), include_str!("pages/dashboard.html")] {
             let markup = content.split("<script>").next().unwrap();
             assert_eq!((content.matches("<script").count(), content.matches("<style").count()), (1, 1));

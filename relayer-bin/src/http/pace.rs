@@ -1,4 +1,5 @@
-//! Rates in constant memory: a generic cell rate per caller, and a fixed table of them for callers that anybody can invent.
+//! Rate limits in constant memory: a generic cell rate per caller, and a fixed table of them for callers that can be
+//! made up at will, such as addresses.
 
 use std::{
     hash::{BuildHasher, Hash, RandomState},
@@ -7,11 +8,11 @@ use std::{
     time::Duration,
 };
 
-/// Cells of a table. Two addresses that fall into one share its rate; an attacker can't choose which, because the hash has
-/// a random key. 128 KiB.
+/// Cells of a table. Two addresses that hash to the same cell share its rate; an attacker can't choose which, because
+/// the hash has a random key. 128 KiB.
 const CELLS: usize = 1 << 14;
 
-/// A rate with bursts.
+/// A rate limit with bursts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pace {
     interval_ns: u64,
@@ -25,7 +26,7 @@ impl Pace {
         Self { interval_ns, burst_ns: interval_ns * u64::from(burst.get()) }
     }
 
-    /// One call at `now` (time since any fixed instant): taken, or how long it is too early.
+    /// Counts one call at `now` (time since any fixed instant). The error is the time to wait.
     pub(crate) fn take(&self, cell: &Cell, now: Duration) -> Result<(), Duration> {
         let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let limit = now.saturating_add(self.burst_ns);
@@ -43,11 +44,11 @@ impl Pace {
     }
 }
 
-/// When a caller's calls so far are paid for, nanoseconds.
+/// Time up to which a caller's calls so far use up its rate, nanoseconds.
 #[derive(Debug, Default)]
 pub(crate) struct Cell(AtomicU64);
 
-/// Rates by address, in constant memory whoever calls.
+/// Rates by address, in constant memory regardless of the number of callers.
 #[derive(Debug)]
 pub(crate) struct PaceTable {
     pace: Pace,
@@ -86,7 +87,7 @@ mod tests {
         assert_eq!(pace.take(&cell, ms(1_099)), Err(ms(1)));
         assert_eq!(pace.take(&cell, ms(1_100)), Ok(()));
         assert_eq!(pace.take(&cell, ms(1_100)), Err(ms(100)));
-        // Silence gives back the burst, and no more.
+        // Idle time restores the burst, and no more.
         for _ in 0..5 {
             assert_eq!(pace.take(&cell, ms(60_000)), Ok(()));
         }

@@ -1,8 +1,8 @@
-//! Keys that may stand in a web page: whoever reads the page has them. So they have caps of their own, within those of their
-//! tenant, whose own server always gets through.
+//! Keys for use in web pages: every visitor of the page can read them. So they have caps of their own within those of
+//! their tenant, and the tenant's server always gets through.
 //!
-//! Counted in each instance; at its start the ledger counts what it has of the hour and of the budget's period, and without that
-//! no call is answered. The tenant's budget itself is kept by the ledger.
+//! Each instance counts usage itself; at its start it reads the usage of this hour and of the budget's period from the
+//! ledger, and answers no call before. The tenant's budget itself is kept by the ledger.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -27,12 +27,13 @@ mod submit;
 
 pub(super) use submit::submit;
 
-/// An hour, by which requests and money are counted.
+/// Period of the hourly caps on requests and money.
 const HOUR_MS: u64 = 3_600_000;
-/// How often some of what is held is looked at, and how many: all at once would take so long that events are missed meanwhile.
+/// Interval between checks of held requests, and the number checked each time: all at once would take so long that
+/// events are missed.
 const SWEEP: Duration = Duration::from_secs(2);
 const SWEEP_LEN: usize = 100;
-/// How long a submission whose commit is in doubt may still come to be known.
+/// Time for which a submission whose commit is in doubt may still turn up.
 const DOUBT: Duration = Duration::from_secs(600);
 
 /// Caps of page keys. Every field is a configuration key `page_key.<name>`.
@@ -42,14 +43,15 @@ pub struct PageLimits {
     pub rate_per_ip_per_s: NonZeroU32,
     /// Calls that one address may make at once (`burst_per_ip`).
     pub burst_per_ip: NonZeroU32,
-    /// Requests that one key may submit in an hour (`max_requests_per_hour`).
+    /// Most requests of one key in an hour (`max_requests_per_hour`).
     pub max_requests_per_hour: u64,
-    /// Percent of the tenant's budget that requests of its page keys may hold and spend in an hour (`hourly_budget_percent`).
+    /// Share of the tenant's budget that requests of its page keys may hold and spend in an hour, percent
+    /// (`hourly_budget_percent`).
     pub hourly_budget_percent: u32,
-    /// Percent of the tenant's budget that they may hold and spend in its period, and of its open requests that may be theirs
-    /// (`budget_percent`).
+    /// Share of the tenant's budget that they may hold and spend in its period, and their share of its open requests,
+    /// percent (`budget_percent`).
     pub budget_percent: u32,
-    /// Most wei that one of them may cost; `None` is unlimited (`max_cost_wei`).
+    /// Highest cost of one such request, wei; `None` is unlimited (`max_cost_wei`).
     pub max_cost_wei: Option<U256>,
     /// Furthest deadline (`request.default_expiry_ms`).
     pub max_within: Duration,
@@ -72,7 +74,7 @@ impl Default for PageLimits {
 /// Functions by contract and chain.
 pub type Functions = BTreeMap<u64, BTreeMap<Address, BTreeSet<FixedBytes<4>>>>;
 
-/// What requests of page keys of one tenant are held to.
+/// Settings of one tenant for its page keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PageTenant {
     /// Functions that the tenant's policy names (`tenant.targets`); others need a secret key.
@@ -81,17 +83,17 @@ pub struct PageTenant {
     pub budget: Option<Budget>,
     /// The tenant's open requests (`tenant.max_open_requests`).
     pub max_open_requests: u64,
-    /// What the tenant is charged, percent of cost (`tenant.price_percent`).
+    /// Price charged to the tenant, percent of cost (`tenant.price_percent`).
     pub price_percent: u32,
 }
 
-/// The time by the clock.
+/// The current time.
 pub(super) fn now() -> Timestamp {
     let elapsed = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     Timestamp(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// What a page key may ask for at all.
+/// Checks that a page key may submit this at all.
 ///
 /// # Errors
 /// `policy_denied` or `deadline_too_far`.
@@ -134,22 +136,22 @@ pub(super) fn check(
     Ok(())
 }
 
-/// What page keys have used.
+/// Usage of page keys.
 #[derive(Debug, Default)]
 pub(super) struct PageBook(Mutex<Books>);
 
 #[derive(Debug, Default)]
 struct Books {
-    /// By key: the hour, and requests in it.
+    /// By key: the hour, and number of requests in it.
     keys: HashMap<(Arc<str>, Arc<str>), (u64, u64)>,
-    /// By tenant: open requests.
+    /// By tenant: number of open requests.
     open: HashMap<Arc<str>, u64>,
     accounts: HashMap<(Arc<str>, u64), Account>,
-    /// By tenant too: the same signed request may be another one's since.
+    /// By tenant too: the same signed request may belong to another tenant later.
     held: HashMap<Held, Hold>,
 }
 
-/// Whose request, and which.
+/// Tenant and request.
 type Held = (Arc<str>, RequestId);
 
 /// Wei of a tenant's page keys on a chain.
@@ -170,12 +172,12 @@ pub(super) struct Hold {
     hour: u64,
     period: Timestamp,
     wei: U256,
-    /// Until then it is held although nothing is known of it: its commit is in doubt.
+    /// Time until which it is held although the ledger does not have it: its commit is in doubt.
     doubted_until: Option<Timestamp>,
 }
 
 impl Account {
-    /// Counts `wei` less and `more` instead, where it still counts.
+    /// Replaces the wei of `hold` by `more`, in the periods in which it still counts.
     fn change(&mut self, hold: &Hold, more: U256) {
         if self.hour == hold.hour {
             self.of_hour = self.of_hour.saturating_sub(hold.wei).saturating_add(more);
@@ -195,7 +197,7 @@ impl PageBook {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place and `wei` at worst for one request of `caller`.
+    /// Reserves a place and `wei`, its worst case, for one request of `caller`.
     ///
     /// # Errors
     /// `rate_limited`, `budget_exhausted`, with the key of the cap.
@@ -246,7 +248,7 @@ impl PageBook {
         Ok(books.take(tenant, caller, (chain_id, wei), now))
     }
 
-    /// Takes a place for a request that was accepted all the same. What is reserved for it is told by [`Self::accepted`].
+    /// Takes a place for a request that was accepted nevertheless. Its reservation follows with [`Self::accepted`].
     fn take(&self, tenant: &PageTenant, caller: &Caller, chain_id: u64, now: Timestamp) -> Hold {
         self.lock().take(tenant, caller, (chain_id, U256::ZERO), now)
     }
@@ -256,7 +258,7 @@ impl PageBook {
         let mut books = self.lock();
         let key = (Arc::clone(&hold.tenant), id);
         if books.held.contains_key(&key) {
-            // The same request again.
+            // A duplicate submission of the same request.
             return books.give_back(&hold);
         }
         if let Some(account) = books.accounts.get_mut(&(Arc::clone(&hold.tenant), hold.chain_id)) {
@@ -266,12 +268,12 @@ impl PageBook {
         books.held.insert(key, hold);
     }
 
-    /// The submission became none.
+    /// The submission was refused.
     fn released(&self, hold: &Hold) {
         self.lock().give_back(hold);
     }
 
-    /// The submission may have become request `id`: nobody knows yet.
+    /// The submission may have become request `id`: its commit is in doubt.
     fn doubted(&self, hold: Hold, id: RequestId, now: Timestamp) {
         let mut books = self.lock();
         let key = (Arc::clone(&hold.tenant), id);
@@ -281,12 +283,12 @@ impl PageBook {
         books.held.insert(key, Hold { doubted_until: Some(now.saturating_add(DOUBT)), ..hold });
     }
 
-    /// Whether a request that is held may still come to be known.
+    /// True while the commit of a held request is in doubt.
     fn may_come(&self, key: &Held, now: Timestamp) -> bool {
         self.lock().held.get(key).and_then(|hold| hold.doubted_until).is_some_and(|until| now < until)
     }
 
-    /// A request has ended with this cost.
+    /// A request has ended with this counted cost.
     fn settled(&self, key: &Held, cost: U256) {
         let mut books = self.lock();
         if let Some(hold) = books.held.remove(key) {
@@ -294,7 +296,7 @@ impl PageBook {
         }
     }
 
-    /// Counts what the ledger has of page keys of `tenant` from before this start.
+    /// Counts the usage by page keys of `tenant` before this start, as read from the ledger.
     fn recall(&self, tenant: &Arc<str>, page: &PageTenant, used: KeyUse, now: Timestamp) {
         let mut books = self.lock();
         let of_now = now.0 / HOUR_MS;
@@ -316,7 +318,7 @@ impl PageBook {
             let mut hold =
                 Hold { tenant: tenant_id, key, chain_id, hour, period, wei: U256::ZERO, doubted_until: None };
             if let Some(budget) = &page.budget {
-                // Nothing of it counts yet.
+                // `hold` has no wei yet, so this only adds.
                 books.account(tenant, chain_id, of_now, budget.period_start(now)).change(&hold, reserved_wei);
                 hold.wei = reserved_wei;
             }
@@ -335,13 +337,13 @@ impl PageBook {
 }
 
 impl Books {
-    /// Adds to what a key has submitted in the present hour.
+    /// Adds to the number of requests of a key in the current hour.
     fn count(&mut self, tenant: &Arc<str>, key: Arc<str>, hour: u64, requests: u64) {
         let count = self.keys.entry((Arc::clone(tenant), key)).or_default();
         *count = (hour, if count.0 == hour { count.1.saturating_add(requests) } else { requests });
     }
 
-    /// A tenant's account on a chain, in this hour and period.
+    /// A tenant's account on a chain, for this hour and period.
     fn account(&mut self, tenant: &Arc<str>, chain_id: u64, hour: u64, period: Timestamp) -> &mut Account {
         let account = self.accounts.entry((Arc::clone(tenant), chain_id)).or_default();
         if account.hour != hour {
@@ -353,7 +355,7 @@ impl Books {
         account
     }
 
-    /// Takes a place and `wei`, whatever the caps are.
+    /// Takes a place and `wei`, regardless of the caps.
     fn take(&mut self, tenant: &PageTenant, caller: &Caller, (chain_id, wei): (u64, U256), now: Timestamp) -> Hold {
         let (hour, key) = (now.0 / HOUR_MS, Arc::clone(&caller.key));
         let mut period = Timestamp(0);
@@ -368,7 +370,7 @@ impl Books {
         Hold { tenant: Arc::clone(&caller.tenant), key, chain_id, hour, period, wei, doubted_until: None }
     }
 
-    /// As if it had not been submitted.
+    /// Undoes [`Self::take`].
     fn give_back(&mut self, hold: &Hold) {
         if let Some(count) = self.keys.get_mut(&(Arc::clone(&hold.tenant), Arc::clone(&hold.key)))
             && count.0 == hold.hour
@@ -388,8 +390,8 @@ impl Books {
     }
 }
 
-/// Counts what page keys have submitted, held and spent before this start, as the ledger has it. Before anybody may call: without
-/// it their caps would begin anew.
+/// Counts what page keys submitted, held and spent before this start, from the ledger. Before any call is answered:
+/// otherwise their caps would start from zero.
 pub(super) async fn recall(app: &App) -> Result<(), LedgerError> {
     let now = now();
     let hour = Timestamp(now.0 - now.0 % HOUR_MS);
@@ -401,14 +403,14 @@ pub(super) async fn recall(app: &App) -> Result<(), LedgerError> {
     Ok(())
 }
 
-/// Gives back what requests of page keys held when they end. Runs as long as the API.
+/// Releases the holds of requests of page keys when these end. Runs as long as the API.
 pub(super) async fn follow(app: Arc<App>, mut events: Receiver<Arc<[EventRecord]>>) {
     let (mut sweep, mut swept) = (tokio::time::interval(SWEEP), 0);
     loop {
         let received = tokio::select! {
             () = app.closing.cancelled() => return,
             received = events.recv() => received,
-            // An end may have come before the hold, or when the ledger could not be read.
+            // The request may have ended before its hold was entered, or while the ledger could not be read.
             _ = sweep.tick() => {
                 let held = app.pages.held();
                 swept = if swept < held.len() { swept } else { 0 };
@@ -440,9 +442,9 @@ async fn settle(relay: &Relay, pages: &PageBook, key: &Held) {
         Ok(Some(record)) if record.tenant == **tenant && !record.status.is_terminal() => {}
         Ok(Some(record)) if record.tenant == **tenant => pages.settled(key, record.counted_wei()),
         Ok(_) if pages.may_come(key, now()) => {}
-        // It is another tenant's since: it ended untried, for nothing.
+        // It belongs to another tenant now: it ended untried, at no cost.
         Ok(_) => pages.settled(key, U256::ZERO),
-        // Held until the next look: too much counts rather than too little.
+        // Held until the next check: rather too much is counted than too little.
         Err(error) => tracing::warn!(%id, %error, "what a page key's request cost could not be read"),
     }
 }
@@ -479,14 +481,14 @@ mod tests {
         let problem = reserve(11, T0).unwrap_err();
         assert_eq!(problem.code(), "budget_exhausted");
         assert!(problem.detail().contains("page_key.hourly_budget_percent"), "{}", problem.detail());
-        // The real reservation counts, then the real cost.
+        // First the real reservation counts, then the real cost.
         book.accepted(first, id(1), U256::from(60));
         let second = reserve(40, T0).unwrap();
         book.released(&second);
         book.settled(&held("shop", 1), U256::from(20));
         let second = reserve(80, T0).unwrap();
         book.accepted(second, id(2), U256::from(80));
-        // The next hours, up to half of the budget.
+        // In the next hours, up to half of the budget.
         for hour in 1..=4 {
             let hold = reserve(100, Timestamp(T0.0 + hour * HOUR_MS)).unwrap();
             book.accepted(hold, id(10 + hour as u8), U256::from(100));
@@ -495,7 +497,7 @@ mod tests {
         assert!(problem.detail().contains("page_key.budget_percent"), "{}", problem.detail());
     }
 
-    /// Submitted through another tenant's page before it is known here that the first tenant's has ended.
+    /// Submitted through another tenant's page before this instance learns that the first tenant's request has ended.
     #[test]
     fn the_same_signed_request_is_held_for_each_tenant_that_has_it() {
         let (book, limits, tenant) = (PageBook::default(), PageLimits::default(), tenant(1_000, 86_400));
@@ -535,11 +537,11 @@ mod tests {
         let reserve = |wei: u64, at: Timestamp| book.reserve(&limits, &tenant, &caller(), (1, U256::from(wei)), at);
         assert!(reserve(51, T0).unwrap_err().detail().contains("50 of 100 wei"));
         let hold = reserve(50, T0).unwrap();
-        // The fourth of the hour was the second that was submitted in it, with one that has ended.
+        // The fourth of the hour was the second submitted in it, plus one that has ended.
         book.accepted(hold, id(3), U256::from(50));
         reserve(0, T0).unwrap();
         assert!(reserve(0, T0).unwrap_err().detail().contains("page_key.max_requests_per_hour"));
-        // Later in the day 500 - 400 - 40 - 50 are left, and what was held comes back.
+        // Later in the day 500 - 400 - 40 - 50 are left, and holds are released.
         let later = Timestamp(T0.0 + HOUR_MS);
         assert!(reserve(11, later).unwrap_err().detail().contains("10 of 500 wei"));
         book.settled(&held("shop", 1), U256::ZERO);
@@ -563,11 +565,11 @@ mod tests {
             book.settled(&held("shop", n), U256::ZERO);
         }
         book.accepted(reserve(T0).unwrap(), id(6), U256::ZERO);
-        // The same request again takes one place, and what is refused takes none.
+        // A duplicate takes one place, and a refused submission takes none.
         book.accepted(reserve(T0).unwrap(), id(6), U256::ZERO);
         book.released(&reserve(T0).unwrap());
         assert_eq!(book.lock().open[&*caller().tenant], 1);
-        // What may have been accepted is held until it is known, or can come no more.
+        // A submission in doubt is held until it turns up, or no longer can.
         book.doubted(reserve(T0).unwrap(), id(7), T0);
         assert!(book.may_come(&held("shop", 7), T0) && !book.may_come(&held("shop", 6), T0));
         assert!(!book.may_come(&held("shop", 7), T0.saturating_add(DOUBT)));

@@ -1,4 +1,4 @@
-//! Who is at the other end? The address of a connection, and what a trusted proxy says about whom it speaks for.
+//! The client's address: that of the connection, or the one reported by a trusted proxy.
 
 use std::{
     fmt,
@@ -8,7 +8,7 @@ use std::{
 
 use axum::http::{HeaderMap, HeaderName};
 
-/// What limits per address count by: an IPv4 address, or an IPv6 /64, which is what one subscriber has.
+/// Unit of limits per address: an IPv4 address, or an IPv6 /64, which is what one subscriber has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Network(IpAddr);
 
@@ -38,7 +38,7 @@ pub struct Cidr {
     prefix: u8,
 }
 
-/// `text` is no range of addresses. Configuration's fault.
+/// `text` is no range of addresses. A configuration error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("is not an address or a range such as 10.0.0.0/8")]
 pub struct CidrError;
@@ -59,7 +59,7 @@ impl FromStr for Cidr {
 }
 
 impl Cidr {
-    /// Whether `ip` is in the range.
+    /// True if `ip` is in the range.
     pub fn contains(&self, ip: IpAddr) -> bool {
         // The bits that count, at the low end.
         let cut = |bits: u128, width: u8| bits.checked_shr(u32::from(width - self.prefix)).unwrap_or(0);
@@ -76,7 +76,7 @@ impl Cidr {
 /// The other end of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
-    /// Whose call it is: the connection's address, or the one that a trusted proxy names.
+    /// The client's address: the connection's own, or the one reported by a trusted proxy.
     pub ip: IpAddr,
     /// The connection's own address.
     pub connection: IpAddr,
@@ -87,10 +87,10 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Who sent `headers` over a connection from `connection`?
+    /// The peer that sent `headers` over a connection from `connection`.
     ///
-    /// From a trusted proxy the last address in `X-Forwarded-For` that is not trusted itself counts: whatever stands
-    /// before it was written by somebody who is not trusted. From others the header is ignored.
+    /// From a trusted proxy the last address in `X-Forwarded-For` that is not trusted itself counts: everything before
+    /// it was written by somebody who is not trusted. From others the header is ignored.
     pub fn of(connection: IpAddr, headers: &HeaderMap, trusted: &[Cidr]) -> Self {
         let connection = connection.to_canonical();
         let is_trusted = |ip: IpAddr| trusted.iter().any(|range| range.contains(ip));
@@ -100,7 +100,7 @@ impl Peer {
             let values: Vec<&str> =
                 headers.get_all("x-forwarded-for").iter().map(|value| value.to_str().unwrap_or("?")).collect();
             for entry in values.iter().rev().flat_map(|value| value.rsplit(',')) {
-                // What can't be read ends the chain of trust: whoever passed it on counts.
+                // An unreadable entry ends the chain of trust: the proxy that passed it on counts.
                 let Some(told) = address(entry.trim()) else { break };
                 ip = told;
                 if !is_trusted(told) {
@@ -111,7 +111,7 @@ impl Peer {
         Self { ip, connection, is_proxied, is_forwarded: headers.keys().any(is_forwarding) }
     }
 
-    /// What limits per address count it by.
+    /// The network that limits per address count.
     pub fn network(&self) -> Network {
         Network::of(self.ip)
     }
@@ -129,7 +129,7 @@ fn address(text: &str) -> Option<IpAddr> {
     Some(ip.to_canonical())
 }
 
-/// Whether proxies add this header.
+/// True if proxies add this header.
 fn is_forwarding(name: &HeaderName) -> bool {
     name == "forwarded" || name.as_str().starts_with("x-forwarded-")
 }
@@ -183,7 +183,7 @@ mod tests {
         resolved("192.0.2.1", &[], "192.0.2.1");
         resolved("192.0.2.1", &["203.0.113.9"], "192.0.2.1");
         resolved("127.0.0.1", &["203.0.113.9"], "203.0.113.9");
-        // The left part is the client's own invention.
+        // The left part is made up by the client.
         resolved("127.0.0.1", &["198.51.100.7, 203.0.113.9"], "203.0.113.9");
         resolved("127.0.0.1", &["198.51.100.7", "203.0.113.9, 10.1.1.1"], "203.0.113.9");
         resolved("10.0.0.2", &["203.0.113.9, 10.1.1.1 , 127.0.0.1"], "203.0.113.9");

@@ -21,16 +21,16 @@ use utoipa::ToSchema;
 
 use super::reload::ReloadError;
 
-/// What a stable code means: code, HTTP status, title, and what the caller can do.
+/// A stable code: its HTTP status, its title, and the remedy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CodeInfo {
     /// The stable code.
     pub code: &'static str,
-    /// HTTP status that it is answered with.
+    /// Its HTTP status.
     pub status: u16,
     /// Short text for people.
     pub title: &'static str,
-    /// What to do about it.
+    /// The remedy for the caller.
     pub remedy: &'static str,
 }
 
@@ -135,25 +135,25 @@ struct Extra {
     /// Column of the error in the line, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     column: Option<usize>,
-    /// The request that is in the way.
+    /// The existing request that conflicts.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     existing: Option<RequestId>,
-    /// The nonce that nobody has brought, behind which the request would wait.
+    /// The missing nonce that the request would wait for.
     #[serde(skip_serializing_if = "Option::is_none")]
     missing: Option<u64>,
-    /// The value that would have been right, such as the signer's next nonce.
+    /// The value that would have been accepted, such as the signer's next nonce.
     #[serde(skip_serializing_if = "Option::is_none")]
     expected: Option<u64>,
     /// The same submission may succeed later, unchanged.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     retryable: bool,
-    /// It may have been accepted all the same; submitting the same bytes again is safe.
+    /// The request may have been accepted nevertheless; submitting the same bytes again is safe.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     ambiguous: bool,
 }
 
-/// A problem as it is written (RFC 9457).
+/// A problem in its wire format (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Problem)]
@@ -166,11 +166,11 @@ pub struct ProblemBody<'a> {
     title: &'a str,
     /// HTTP status.
     status: u16,
-    /// What happened this time.
+    /// Description of this occurrence.
     detail: &'a str,
     /// Stable code to switch on.
     code: &'a str,
-    /// When to come back, ms.
+    /// Time to wait before a retry, ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
     #[serde(flatten)]
@@ -225,7 +225,7 @@ impl Problem {
         self.0.info.code
     }
 
-    /// Whether what was asked may have been done all the same.
+    /// True if the call may have taken effect nevertheless.
     pub(crate) fn is_ambiguous(&self) -> bool {
         self.0.extra.ambiguous
     }
@@ -240,12 +240,12 @@ impl Problem {
         self.0.extra.field.as_deref()
     }
 
-    /// What happened.
+    /// Description of this occurrence.
     pub fn detail(&self) -> &str {
         &self.0.detail
     }
 
-    /// The body as it is written.
+    /// The body in its wire format.
     pub fn body(&self) -> ProblemBody<'_> {
         let Inner { info, detail, retry_after, extra } = &*self.0;
         ProblemBody {
@@ -275,7 +275,7 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(after) = self.0.retry_after {
-            // Whole seconds, rounded up: coming back too early is refused again.
+            // Whole seconds, rounded up: an early retry is refused again.
             headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_millis().div_ceil(1_000).max(1) as u64));
         }
         if self.0.info.status == 401 {
@@ -310,10 +310,10 @@ impl From<SubmitError> for Problem {
 }
 
 impl From<LedgerError> for Problem {
-    /// Storage errors are logged in full and answered in general terms: their text may name paths of this machine.
+    /// Storage errors are logged in full and answered in general terms: their text may contain paths of this machine.
     fn from(error: LedgerError) -> Self {
         match &error {
-            // Alerted once, when it began: see the ledger's health.
+            // Alerted once, when the fault began: see the ledger's health.
             LedgerError::Storage(_) | LedgerError::Full { .. } => tracing::debug!(%error, "storage failed"),
             _ => tracing::error!(%error, "storage failed"),
         }
@@ -356,7 +356,7 @@ impl From<ModelError> for Problem {
                 Self::new("invalid_models", error.to_string())
             }
             ModelError::TooLarge { .. } => Self::new("body_too_large", error.to_string()),
-            // Like a chain that is away: the same call works elsewhere, or here after the lease has changed hands.
+            // Like an unreachable chain: the same call succeeds elsewhere, or here after the lease has changed hands.
             ModelError::Elsewhere { .. } => Self::new("chain_unavailable", error.to_string()),
             ModelError::ShuttingDown => Self::shutting_down(),
             _ => Self::new("internal", "the models could not be changed"),
@@ -398,7 +398,7 @@ impl From<WaitError> for Problem {
 }
 
 impl Problem {
-    /// The relayer stops.
+    /// The relayer is shutting down.
     pub fn shutting_down() -> Self {
         Self::new("shutting_down", "the relayer is shutting down").retry_after(Duration::from_secs(1))
     }

@@ -1,4 +1,4 @@
-//! Reading the configuration again while the relayer runs: all or nothing.
+//! Reload of the configuration while the relayer runs: all or nothing.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::App;
 use crate::config::{Config, ConfigErrors, Entry, Mark, Sources};
 
-/// Keys below `tenant.N.` that are taken over while the relayer runs.
+/// Keys below `tenant.N.` that can be changed while the relayer runs.
 const RELOADABLE: &[&str] = &[
     "api_keys",
     "keys",
@@ -38,13 +38,13 @@ const RELOADABLE: &[&str] = &[
     "weight",
 ];
 
-/// Where the configuration comes from, and what is in force.
+/// Sources of the configuration, and the values in force.
 pub struct Reloader {
     sources: Sources,
     state: Mutex<State>,
 }
 
-/// Values in force.
+/// A value in force.
 #[derive(Clone, PartialEq, Eq)]
 struct Shown {
     value: String,
@@ -55,7 +55,7 @@ type Table = BTreeMap<String, Shown>;
 
 struct State {
     entries: Table,
-    /// Of the values that the decision log has as in force.
+    /// Digest of the values that the decision log records as in force.
     recorded: B256,
 }
 
@@ -65,20 +65,20 @@ impl fmt::Debug for Reloader {
     }
 }
 
-/// Why nothing was taken over. The operator's to mend.
+/// Reason why nothing was applied. The operator has to fix it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReloadError {
-    /// This relayer was not started from a configuration that can be read again.
+    /// This relayer was not started from a reloadable configuration.
     #[error("this relayer has no configuration that can be read again")]
     Unsupported,
-    /// It has errors.
+    /// The configuration has errors.
     #[error(transparent)]
     Invalid(#[from] ConfigErrors),
     /// Something changed that needs a restart.
     #[error("{} can only be changed by a restart; nothing was taken over", .0.join(", "))]
     NeedsRestart(Vec<String>),
-    /// A policy that the relay does not take.
+    /// The relay rejects a policy.
     #[error(transparent)]
     Policy(#[from] PolicyError),
 }
@@ -115,7 +115,7 @@ fn digest_of(entries: &Table) -> B256 {
     hasher.finalize()
 }
 
-/// What differs, in the order of the keys; what is shown alike too.
+/// Differences in the order of the keys, including those that are displayed alike.
 fn changes(before: &Table, now: &Table) -> Vec<Change> {
     let mut keys: Vec<&String> = before.keys().chain(now.keys()).collect();
     keys.sort_unstable();
@@ -126,18 +126,18 @@ fn changes(before: &Table, now: &Table) -> Vec<Change> {
     keys.into_iter().filter(differs).map(change).collect()
 }
 
-/// The place of the tenant that `key` is of.
+/// Index of the tenant that `key` belongs to.
 fn tenant_of(key: &str) -> Option<usize> {
     key.strip_prefix("tenant.")?.split('.').next()?.parse().ok()
 }
 
-/// Whether a running relayer with so many tenants can take over a change of `key`: one more comes as a whole.
+/// True if a running relayer with so many tenants can apply a change of `key`. A new tenant is added as a whole.
 fn is_reloadable(key: &str, tenants: usize) -> bool {
     let Some(place) = tenant_of(key) else { return false };
     let mut parts = key.split('.').skip(2);
     match (parts.next(), parts.next()) {
         (Some(_), _) if place >= tenants => true,
-        // Its period is what the books count by.
+        // Usage is counted by its period.
         (Some("budget"), key) => key == Some("limit_wei"),
         (name, _) => name.is_some_and(|name| RELOADABLE.contains(&name)),
     }
@@ -148,7 +148,7 @@ impl Reloader {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Of a relayer that was started with `config`, from `sources`.
+    /// The reloader of a relayer that was started with `config`, from `sources`.
     pub fn new(sources: Sources, config: &Config) -> Self {
         let entries = table(&config.entries);
         let recorded = digest_of(&entries);
@@ -157,14 +157,14 @@ impl Reloader {
 }
 
 impl App {
-    /// Reads the configuration again and takes over what changed, all of it or nothing. Event streams end, and open again with
-    /// the keys that are in force then. Blocks: for a thread that may, of a tokio runtime.
+    /// Reloads the configuration and applies all changes, or none. Event streams end, and reopen with the keys then in
+    /// force. Blocks: call it on a thread of a tokio runtime that may block.
     ///
     /// # Errors
     /// [`ReloadError`]; nothing is changed then.
     pub fn reload(&self) -> Result<Vec<Change>, ReloadError> {
         let reloader = self.reloader.as_ref().ok_or(ReloadError::Unsupported)?;
-        // One at a time, so that the last one read is the last one taken over.
+        // One at a time, so that the last configuration read is the last one applied.
         let mut state = reloader.state();
         let config = reloader.sources.clone().load()?;
         let now = table(&config.entries);
@@ -190,14 +190,15 @@ impl App {
         Ok(changes)
     }
 
-    /// Writes into the decision log that `by` had the configuration read again, and what is in force now.
+    /// Records in the decision log that `by` reloaded the configuration, and the digest of the values in force.
     ///
     /// # Errors
     /// [`LedgerError`].
     pub async fn record_reload(&self, by: &str, changed: usize) -> Result<(), LedgerError> {
         self.relay.record_action(by, "reload", &format!("{changed} keys changed")).await?;
         let Some(reloader) = &self.reloader else { return Ok(()) };
-        // Not by what this reload has changed: an earlier one may not have come to be written down.
+        // Compared with the recorded digest, not with this reload's changes: an earlier reload may not have been
+        // recorded.
         let config = {
             let state = reloader.state();
             Some(digest_of(&state.entries)).filter(|config| *config != state.recorded)

@@ -1,4 +1,4 @@
-//! Requests: submit, ask, list, cancel, quote.
+//! Requests: submit, get, list, cancel, quote.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,15 +32,16 @@ use super::{
     recorded,
 };
 
-/// Requests on a page unless `limit` says otherwise.
+/// Default number of requests on a page.
 const DEFAULT_PAGE: usize = 50;
 /// Most requests on a page.
 const MAX_PAGE: usize = 500;
-/// Most requests that are looked at for a page, where few may match: of the tenant's own, of those with the status, or of all.
+/// Most requests that are scanned for a page, where few may match: of the tenant's own, of those with the status, or of
+/// all.
 const MAX_LOOKED_AT: usize = 20_000;
-/// Bytes of a request's result in the answer to a batch, about.
+/// Approximate size of one request's result in the answer to a batch, bytes.
 const ANSWER_BYTES: usize = 1_024;
-/// Most events of one request that are shown with it; `/events` has all.
+/// Most events in the answer about one request; `/events` has all.
 const MAX_TIMELINE: usize = 1_000;
 
 type Answer = Result<Response<Body>, Problem>;
@@ -56,7 +57,7 @@ pub(super) fn parse_id(text: &str) -> Result<RequestId, Problem> {
     text.parse().map_err(|_| Problem::new("malformed_id", "a request's id is 0x and 64 hexadecimal digits"))
 }
 
-/// The query string, or what is wrong with it.
+/// The query string; `invalid_query` if it can't be parsed.
 pub(super) fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
     query.map(|Query(value)| value).map_err(|rejection| Problem::new("invalid_query", rejection.body_text()))
 }
@@ -105,7 +106,7 @@ pub(super) async fn submit(
 
 /// Accepts many requests, each on its own.
 ///
-/// One result for each, in order. A request that is refused, or malformed, harms no other.
+/// One result for each, in order. A refused or malformed request affects no other.
 #[utoipa::path(
     post, path = "/v1/requests/batch", tag = "requests",
     request_body = super::dto::SubmitBatchBody<'static>,
@@ -135,7 +136,7 @@ pub(super) async fn submit_batch(
     let items: Vec<_> = parsed.into_iter().map(|body| body.and_then(|body| body.into_item(None))).collect();
     drop(bytes);
     let total = items.len();
-    // Before anything is done: what is accepted must be answered.
+    // Before anything is submitted: accepted requests must be answered.
     let mut answer = app.hold_answer(Some(&caller));
     if !answer.grow_to(64 + total * ANSWER_BYTES) {
         return Err(counted(overloaded(&app)));
@@ -148,7 +149,7 @@ pub(super) async fn submit_batch(
     Ok(escorted(response, answer))
 }
 
-/// Submits what can be, and gives one result for each item, in order.
+/// Submits the valid items, and returns one result for each item, in order.
 async fn submit_items(
     app: &Shared,
     caller: &Caller,
@@ -164,7 +165,7 @@ async fn submit_items(
     submit_admitted(app, caller, items).await
 }
 
-/// Submits those that came so far, and gives one result for each item, in order.
+/// Submits the items without an error so far, and returns one result for each item, in order.
 pub(super) async fn submit_admitted(
     app: &Shared,
     caller: &Caller,
@@ -183,7 +184,7 @@ pub(super) async fn submit_admitted(
     refused.into_iter().map(answer).collect()
 }
 
-/// Which requests to list.
+/// Filter and page of a list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -203,8 +204,8 @@ pub(super) struct ListQuery {
 
 /// Lists requests, newest first.
 ///
-/// Where few match, a page may have fewer than `limit`, or none, and still a `nextCursor`: so many requests were looked at.
-/// The list ends where there is none.
+/// If few match, a page may have fewer than `limit`, or none, and still a `nextCursor`: the number of requests scanned
+/// for a page is limited. The list ends where there is none.
 #[utoipa::path(
     get, path = "/v1/requests", tag = "requests", params(ListQuery),
     responses(
@@ -244,7 +245,7 @@ pub(super) async fn list(
     Ok(body::json_sized(StatusCode::OK, &page, 64 + page.requests.len() * 512))
 }
 
-/// All about one request: content, promise, attempts, timeline.
+/// Details of one request: content, promise, attempts, timeline.
 #[utoipa::path(
     get, path = "/v1/requests/{id}", tag = "requests", params(("id" = String, Path, description = "The request's id")),
     responses(
@@ -279,7 +280,7 @@ fn promise_of(app: &Shared, record: &RequestRecord) -> Promise {
     }
 }
 
-/// A withdrawal that the user has signed.
+/// A withdrawal signed by the user.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WithdrawalBody {
@@ -291,8 +292,8 @@ pub(super) struct WithdrawalBody {
 
 /// Withdraws a request that is still queued.
 ///
-/// Without a body: a request of the tenant, by a key with the scope `cancel`. With a body: a request of whichever tenant, by the
-/// user who signed it; a page key needs that.
+/// Without a body: withdraws a request of the tenant, by a key with the scope `cancel`. With a body: a request of any
+/// tenant, by the user who signed it; a page key needs that.
 #[utoipa::path(
     delete, path = "/v1/requests/{id}", tag = "requests", params(("id" = String, Path, description = "The request's id")),
     request_body = Option<WithdrawalBody>,
@@ -346,7 +347,7 @@ pub(super) async fn cancel(
     Ok(body::json(StatusCode::OK, &SummaryView::from(&cancelled)))
 }
 
-/// What a request with this gas would cost if it were sent now, and what waiting would be worth.
+/// Estimated cost of a request with this gas if it were sent now, and the expected savings of waiting.
 #[utoipa::path(
     post, path = "/v1/quotes", tag = "requests", request_body = QuoteBody,
     responses(

@@ -1,11 +1,11 @@
-//! Which scope opens which operation. One table: the door asks it, `docs/api.md` shows it, a test walks the OpenAPI document
-//! by it.
+//! Scopes of each operation. The only table: authorization uses it, `docs/api.md` shows it, and a test compares the
+//! OpenAPI document with it.
 
 use axum::http::Method;
 
 use super::auth::{Scope, Scopes};
 
-/// Who may call an operation.
+/// Permission that an operation requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     /// Everybody.
@@ -23,7 +23,7 @@ pub struct Operation {
     pub method: &'static str,
     /// Its path, as in the OpenAPI document.
     pub path: &'static str,
-    /// Who may call it.
+    /// Permission that it requires.
     pub need: Need,
     /// A page key may call it too, within its caps.
     pub is_for_pages: bool,
@@ -81,7 +81,8 @@ pub const OPERATIONS: &[Operation] = {
     ]
 };
 
-/// The need of `method` on the route `path`; a call that no operation takes needs nothing, it is refused anyway.
+/// Permission that `method` on the route `path` requires, and true if a page key may call it. An unknown operation
+/// requires none: it is refused anyway.
 pub(crate) fn need(method: &Method, path: &str) -> (Need, bool) {
     let method = if *method == Method::HEAD { "GET" } else { method.as_str() };
     let is_it = |operation: &&Operation| operation.method == method && operation.path == path;

@@ -28,18 +28,20 @@ use super::{
 
 /// Connections that the system keeps for us until they are accepted.
 const BACKLOG: u32 = 4_096;
-/// What the system may hold for a peer that does not read, bytes. It doubles this for its own needs.
+/// Send buffer of a connection, bytes: data that the system holds for a peer that does not read. The system doubles it
+/// for its own needs.
 const SEND_BUFFER: u32 = 64 << 10;
-/// Most that is read ahead of a connection, and with [`super::events::PIECE_BYTES`] the most that waits for its peer.
+/// Most that is read ahead of a connection, bytes; with [`super::events::PIECE_BYTES`] the most that waits for its
+/// peer.
 const BUFFER: usize = 32 << 10;
-/// Longest time that a connection to probe may take while others wait, and longest silence on the probes' own listener.
+/// Time limit for a probe's connection while others wait, and idle timeout on the probes' own listener.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest time that a refusal may take.
+/// Time limit for sending a refusal.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Most connections to the probes' own listener (`server.probe_listen`).
 const MAX_PROBES: usize = 64;
 
-/// Why the server could not start. Configuration's, the machine's or the storage's fault.
+/// Reason why the server could not start. The fault of the configuration, the machine or the storage.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
@@ -50,10 +52,10 @@ pub enum ServeError {
         listen: SocketAddr,
         /// The key that names it.
         key: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// What page keys have used could not be counted: their caps (`page_key.*`) would begin anew.
+    /// The usage of page keys could not be counted: their caps (`page_key.*`) would start from zero.
     #[error("the ledger can't tell what page keys have used, so their caps (`page_key.*`) would begin anew: {0}")]
     Recall(LedgerError),
 }
@@ -70,7 +72,7 @@ fn listen(address: SocketAddr, key: &'static str) -> Result<(TcpListener, Socket
     let bind = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;
-        // Inherited by the connections.
+        // Inherited by accepted connections.
         socket.set_send_buffer_size(SEND_BUFFER)?;
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
@@ -90,8 +92,7 @@ impl Server {
         Ok(Self { listener, address, probes: None })
     }
 
-    /// Answers probes on `address` too, and nothing else there: whatever happens to the API's connections, they are
-    /// answered.
+    /// Answers probes, and nothing else, on `address` too: independently of the API's connections.
     ///
     /// # Errors
     /// [`ServeError::Listen`].
@@ -105,7 +106,7 @@ impl Server {
         self.address
     }
 
-    /// The address that it answers probes on, if that is one of its own.
+    /// The address of the probes' own listener, if there is one.
     pub fn probe_address(&self) -> Option<SocketAddr> {
         self.probes.as_ref().and_then(|listener| listener.local_addr().ok())
     }
@@ -137,7 +138,7 @@ impl Server {
                             return Err(ServeError::Recall(error));
                         }
                     },
-                    // A long history takes long to count: the process is alive meanwhile.
+                    // Counting a long history takes time: the process is alive meanwhile.
                     accepted = accept(self.probes.as_ref()) => if let Ok((stream, peer)) = accepted {
                         let (door, watcher) = (Arc::clone(&door), graceful.watcher());
                         connections.spawn(async move { door.answer_probes(stream, peer, watcher).await });
@@ -160,7 +161,7 @@ impl Server {
             let (stream, peer, is_for_probes) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // Out of file descriptors, usually: others will be closed soon.
+                    // Out of file descriptors, usually: other connections will be closed soon.
                     tracing::warn!(%error, "can't accept a connection");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
@@ -193,7 +194,7 @@ impl Server {
     }
 }
 
-/// Never without a listener.
+/// Never resolves without a listener.
 async fn accept(listener: Option<&TcpListener>) -> std::io::Result<(TcpStream, SocketAddr)> {
     match listener {
         Some(listener) => listener.accept().await,
@@ -201,10 +202,10 @@ async fn accept(listener: Option<&TcpListener>) -> std::io::Result<(TcpStream, S
     }
 }
 
-/// One address has as many connections as it may (`server.max_connections_per_ip`).
+/// The address has its maximum of connections (`server.max_connections_per_ip`).
 struct TooMany;
 
-/// Who is let in, and who waits.
+/// Admission of connections, and those that wait.
 struct Door {
     app: Arc<App>,
     router: Router,
@@ -223,7 +224,7 @@ impl Door {
         http.timer(TokioTimer::new())
             .header_read_timeout(limits.header_timeout)
             .max_header_size(limits.max_header_bytes)
-            // One more than the headers, so that it is they that are too large.
+            // One byte more than the headers, so that the limit on headers is hit first.
             .max_buf_size(BUFFER.max(limits.max_header_bytes + 1));
         Self {
             router: router(Arc::clone(&app)),
@@ -237,7 +238,8 @@ impl Door {
         }
     }
 
-    /// Counts a connection by its address. A trusted proxy has many clients: its calls are counted by theirs instead.
+    /// Counts a connection by its address. A trusted proxy has many clients: its calls are counted by the client's
+    /// address instead.
     fn enter(&self, peer: SocketAddr) -> Result<Option<Presence<Network>>, TooMany> {
         let limits = &self.app.limits;
         if limits.trusted_proxies.iter().any(|range| range.contains(peer.ip())) {
@@ -246,7 +248,7 @@ impl Door {
         self.crowd.enter(Network::of(peer.ip()), limits.max_connections_per_ip).map(Some).ok_or(TooMany)
     }
 
-    /// Serves a connection as soon as it has a place. One that waits is answered if it is a probe.
+    /// Serves a connection as soon as it has a place. While it waits, it is answered if it is a probe.
     async fn attend(&self, stream: TcpStream, peer: SocketAddr, presence: Option<Presence<Network>>, watcher: Watcher) {
         let place = match Arc::clone(&self.places).try_acquire_owned() {
             Ok(place) => place,
@@ -277,14 +279,14 @@ impl Door {
         drop((place, presence));
     }
 
-    /// A place, once the peer has something to say: whoever is silent takes none from the others.
+    /// A place, once the peer has sent something: silent peers take no place from others.
     async fn place_for(&self, stream: &TcpStream) -> Result<OwnedSemaphorePermit, AcquireError> {
-        // Only looked at. Readiness alone may be told without anything to read.
+        // Only peeked. A readiness event alone may be spurious.
         let _ = stream.peek(&mut [0]).await;
         Arc::clone(&self.places).acquire_owned().await
     }
 
-    /// A connection to the probes' own listener.
+    /// Serves a connection to the probes' own listener.
     async fn answer_probes(&self, stream: TcpStream, peer: SocketAddr, watcher: Watcher) {
         let seat = self.probing.enter(Network::of(peer.ip()));
         let probes = self.serve_probes(stream, peer, watcher);
@@ -306,7 +308,7 @@ impl Door {
     }
 }
 
-/// What those are told who get no place.
+/// Answer to a connection that gets no place.
 macro_rules! refusal {
     ($detail:literal) => {
         concat!(
@@ -322,7 +324,7 @@ macro_rules! refusal {
 const OVERLOADED: &str = refusal!("all connections are taken (`server.max_connections`)");
 const PER_IP: &str = refusal!("this address has too many connections (`server.max_connections_per_ip`)");
 
-/// Tells why, as far as the peer listens, and closes.
+/// Sends the reason if the peer can take it at once, and closes.
 async fn refuse(stream: &TcpStream, answer: &str) {
     metrics::counter!("slackwater_http_refused_connections_total").increment(1);
     if let Ok(Ok(())) = tokio::time::timeout(REFUSAL_TIMEOUT, stream.writable()).await {
@@ -337,7 +339,7 @@ async fn call(
 ) -> Result<axum::response::Response, std::convert::Infallible> {
     request.extensions_mut().insert(Connection(peer.ip()));
     let mut response = router.call(request.map(Body::new)).await?;
-    // What is no script must not be taken for one, whatever is in it.
+    // Content that is no script must not be taken for one.
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     Ok(response)
 }

@@ -1,4 +1,5 @@
-//! Which web pages may call? A browser on this machine reaches whatever this machine reaches, and runs everybody's pages.
+//! Rules for calls from web pages. A browser on this machine reaches whatever this machine reaches, and runs anybody's
+//! pages.
 
 use std::net::IpAddr;
 
@@ -11,22 +12,22 @@ use super::{peer::Peer, problem::Problem};
 pub struct Origins(Vec<String>);
 
 impl Origins {
-    /// `origins` as they are configured: `*` is all, and `:*` at the end of one is every port.
+    /// `origins` as configured: `*` stands for all, and `:*` at the end of one for every port.
     pub fn new(origins: Vec<String>) -> Self {
         Self(origins)
     }
 
-    /// Whether none is named.
+    /// True if none is configured.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether all may call.
+    /// True if all origins may call.
     pub fn has_all(&self) -> bool {
         self.0.iter().any(|origin| origin == "*")
     }
 
-    /// Whether pages of `origin` may call.
+    /// True if pages of `origin` may call.
     pub fn allow(&self, origin: &[u8]) -> bool {
         self.0.iter().any(|allowed| match allowed.strip_suffix(":*") {
             _ if allowed == "*" => true,
@@ -40,35 +41,36 @@ impl Origins {
     }
 }
 
-/// The rules of one door.
+/// The rules in force.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WebRules<'a> {
     /// No API key is needed.
     pub(crate) is_open: bool,
-    /// Names that the relayer answers to (`server.hosts`).
+    /// Host names of the relayer (`server.hosts`).
     pub(crate) hosts: &'a [String],
     /// Origins whose pages may call.
     pub(crate) origins: &'a Origins,
 }
 
-/// What a rule looks at.
+/// The parts of a call that the rules check.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked<'a> {
     pub(crate) method: &'a Method,
     pub(crate) uri: &'a Uri,
     pub(crate) headers: &'a HeaderMap,
-    /// A probe: it may come without any host.
+    /// A probe: it may come without a `Host` header.
     pub(crate) is_probe: bool,
-    /// A page for people: a link from elsewhere may lead to it.
+    /// A page for people: links from other sites may lead to it.
     pub(crate) is_page: bool,
 }
 
 impl WebRules<'_> {
-    /// Whether a call may go on.
+    /// Checks that a call is allowed.
     ///
-    /// Where no key is needed, whoever reaches the relayer can spend its money, so it must be a program of this machine:
-    /// not a page of another site (`Origin`, `Sec-Fetch-Site`), not one that has its own name resolved to this machine
-    /// (`Host`), not somebody behind a proxy. Where keys are needed, a page has none, and only `server.hosts` is checked.
+    /// Where no key is needed, whoever reaches the relayer can spend its money, so the caller must be a program of this
+    /// machine: not a page of another site (`Origin`, `Sec-Fetch-Site`), not a page whose own name resolves to this
+    /// machine (`Host`), not a client behind a proxy. Where keys are needed, a page has none, and only `server.hosts`
+    /// is checked.
     ///
     /// # Errors
     /// `proxy_refused`, `host_refused` or `origin_refused`, with the key that would allow it.
@@ -125,13 +127,13 @@ impl WebRules<'_> {
         }
         let fetch = |name: &str| asked.headers.get(name).map_or(&b""[..], |value| value.as_bytes());
         let is_cross = fetch("sec-fetch-site").eq_ignore_ascii_case(b"cross-site");
-        // Somebody follows a link: the page that held it sees nothing of the answer.
+        // The user follows a link: the page that held it sees nothing of the answer.
         let is_link = asked.is_page && *asked.method == Method::GET && fetch("sec-fetch-mode") == b"navigate";
         if is_cross && !is_link { refused("another site") } else { Ok(()) }
     }
 }
 
-/// Whether the page of `origin` was served by us: by the name under which it calls now.
+/// True if the page of `origin` was served by this relayer under the host name of this call.
 fn is_own(origin: &[u8], headers: &HeaderMap) -> bool {
     let host = headers.get(header::HOST).map_or(&b""[..], |value| value.as_bytes());
     let rest = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
@@ -222,7 +224,7 @@ mod tests {
         post(&[own, ("sec-fetch-site", "cross-site")], "origin_refused");
         post(&[own, ("sec-fetch-site", "same-origin")], "");
         post(&[own, ("sec-fetch-site", "none")], "");
-        // A link to a page for people may be followed, and to nothing else.
+        // A link to a page for people may be followed, but to nothing else.
         let link = [own, ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
         check(rules, &Method::GET, "/", &link, "");
         check(rules, &Method::GET, "/v1/requests", &link, "origin_refused");

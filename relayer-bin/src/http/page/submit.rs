@@ -1,4 +1,5 @@
-//! What page keys submit: held against their caps by what the relay would reserve, and accounted for whoever hangs up.
+//! Submissions with page keys: checked against the caps by the relay's reservation, and accounted for even if the
+//! client disconnects.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,9 +14,11 @@ use crate::http::{Shared, auth::Caller, peer::Network, problem::Problem, request
 
 type Results = Vec<Result<Acceptance, Problem>>;
 
-/// Submits what caps allow; one result for each item, in order. The call itself has paid for the first.
+/// Submits the items that the caps allow; one result for each item, in order. The call itself was already counted for
+/// the first.
 ///
-/// Runs to its end even if the page is closed: what was taken for it must become a request's, or be given back.
+/// Runs to its end even if the page is closed: what was taken from the caps must be assigned to a request, or given
+/// back.
 pub(in crate::http) async fn submit(
     app: &Shared,
     caller: &Caller,
@@ -57,7 +60,7 @@ async fn submit_to_end(
     let asked = answers.iter().zip(was_admitted).filter(|(_, was_admitted)| *was_admitted);
     for ((answer, _), (hold, chain_id)) in asked.zip(holds) {
         match (answer, hold) {
-            // What somebody else submitted before is counted there, whoever repeats its signed bytes.
+            // A request that somebody else submitted before counts there, whoever repeats its signed bytes.
             (Ok(accepted), Some((hold, _))) => {
                 let record = &accepted.record;
                 let is_ours = record.submitted_by.as_deref() == Some(&*caller.key) && !record.status.is_terminal();
@@ -66,7 +69,7 @@ async fn submit_to_end(
                     false => app.pages.released(&hold),
                 }
             }
-            // What stood against it a moment before is gone.
+            // The obstacle that the assessment found a moment before is gone.
             (Ok(accepted), None) if !accepted.is_duplicate => {
                 let tenant = app.access().page_tenant(caller);
                 let hold = app.pages.take(&tenant, caller, chain_id, now());
@@ -80,8 +83,8 @@ async fn submit_to_end(
     answers
 }
 
-/// Whether a page key may ask for this, and what it takes of its caps: nothing for what it has already, or what the relay itself
-/// will refuse.
+/// Checks that a page key may submit this, and takes it from the caps. `None` if it takes nothing: it is held already,
+/// or the relay itself will refuse it.
 async fn hold(app: &Shared, caller: &Caller, item: &mut SubmitItem) -> Result<Option<(Hold, RequestId)>, Problem> {
     let (limits, tenant) = (&app.limits.page_key, app.access().page_tenant(caller));
     check(limits, &tenant, item, now())?;
@@ -93,7 +96,7 @@ async fn hold(app: &Shared, caller: &Caller, item: &mut SubmitItem) -> Result<Op
     let needed = (item.submission.chain_id, quote.max_cost_wei);
     match app.pages.reserve(limits, &tenant, caller, needed, now()) {
         Ok(hold) => Ok(Some((hold, id))),
-        // Its first answer again takes nothing.
+        // Repeating the first answer takes nothing.
         Err(problem) => match app.relay.request(id).await? {
             Some(record) if record.tenant == *caller.tenant => Ok(None),
             _ => Err(problem),
@@ -101,7 +104,8 @@ async fn hold(app: &Shared, caller: &Caller, item: &mut SubmitItem) -> Result<Op
     }
 }
 
-/// Idempotency keys of a page are its user's own: nobody who reads the page's key takes, or learns of, another's or the server's.
+/// Ties idempotency keys of a page to its user: nobody who reads the page's key can take, or learn about, those of
+/// another user or of the server.
 fn own_idempotency_key(caller: &Caller, item: &mut SubmitItem) {
     let (SubmissionKind::Forward(forward), Some(key)) = (&item.submission.kind, &mut item.idempotency_key) else {
         return;
