@@ -60,6 +60,8 @@ mod protection;
 #[cfg(feature = "simulation")]
 pub mod protection;
 pub mod provenance;
+#[cfg_attr(not(feature = "relay"), allow(dead_code, reason = "the ledger uses some of it"))]
+pub mod record;
 pub mod request;
 pub mod schedule;
 pub mod sim;

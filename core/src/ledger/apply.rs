@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use alloy_primitives::{Address, B256, U256};
 
-use super::record::{
+use crate::record::{
     AcceptOutcome, AccountEntry, AttemptRecord, BatchRecord, BatchState, Bill, BudgetLimit, DecisionRow, EventRecord,
     NewRequest, PlannedBatch, Reach, RequestChange, RequestRecord, Write, WriteOutcome,
 };

@@ -17,7 +17,6 @@ mod memory;
 mod migrations;
 #[cfg(feature = "postgres")]
 mod postgres;
-mod record;
 mod rows;
 mod sql;
 mod sqlite;
@@ -27,6 +26,12 @@ use std::{collections::BTreeSet, sync::Arc};
 use alloy_primitives::Address;
 use async_trait::async_trait;
 
+pub use crate::record::{
+    AcceptOutcome, AccountEntry, AccountRow, AttemptKind, AttemptRecord, BatchMember, BatchRecord, BatchState, Bill,
+    BudgetLimit, CostRow, DecisionRow, Durable, EndedByKey, EventFilter, EventRecord, Fence, Idempotency, KeyUse,
+    MarginRow, NewRequest, OpenByKey, PlannedBatch, Reach, RequestChange, RequestFilter, RequestRecord, SpentRow,
+    Tracked, Write, WriteOutcome,
+};
 pub use backup::{FileLock, MARK_KEY, UNCERTAIN_KEY};
 pub use group::{GroupCommit, GroupCommitConfig};
 pub use health::{FaultKind, Health, StorageFault};
@@ -35,50 +40,12 @@ pub use lease::{LeaseOutcome, LeaseRecord, Leases, MemberRecord};
 pub use memory::{MemoryLedger, MemoryStore};
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresConfig, PostgresLedger};
-pub use record::{
-    AcceptOutcome, AccountEntry, AccountRow, AttemptKind, AttemptRecord, BatchMember, BatchRecord, BatchState, Bill,
-    BudgetLimit, CostRow, DecisionRow, EndedByKey, EventFilter, EventRecord, Fence, Idempotency, KeyUse, MarginRow,
-    NewRequest, OpenByKey, PlannedBatch, Reach, RequestChange, RequestFilter, RequestRecord, SpentRow, Write,
-    WriteOutcome,
-};
 pub use sqlite::{SqliteConfig, SqliteLedger};
 
 use crate::{
     request::{BatchId, LaneId, RequestId, TargetRecord},
     time::Timestamp,
 };
-
-/// Proof that a value is committed. Only the ledger makes one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Durable<T>(T);
-
-impl<T> Durable<T> {
-    /// The committed value.
-    pub const fn get(&self) -> &T {
-        &self.0
-    }
-
-    /// The committed value, leaving the proof behind.
-    pub fn into_inner(self) -> T {
-        self.0
-    }
-
-    const fn committed(value: T) -> Self {
-        Self(value)
-    }
-
-    /// As true as before of a value with less in it.
-    pub(crate) fn reduced(mut self, reduce: impl FnOnce(&mut T)) -> Self {
-        reduce(&mut self.0);
-        self
-    }
-
-    /// A false proof, for tests, and for the simulator's check that it is noticed.
-    #[cfg(any(test, feature = "simulation"))]
-    pub(crate) const fn pretended(value: T) -> Self {
-        Self(value)
-    }
-}
 
 /// Why the ledger could not do something.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -283,9 +250,6 @@ pub trait Ledger: Send + Sync + std::fmt::Debug + 'static {
         None
     }
 }
-
-/// An outcome, and with it the attempt that the write stored, if it stored one.
-pub type Tracked = (Durable<WriteOutcome>, Option<Durable<AttemptRecord>>);
 
 impl GroupCommit {
     /// [`Self::submit_all`], handing back each write's attempt as [`Durable`]: what a broadcast needs (invariant I2).

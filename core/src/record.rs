@@ -1,4 +1,7 @@
-//! The records that the ledger keeps, and the closed set of writes that change them.
+//! Records of requests, batches and attempts, and the closed set of writes that change them. The ledger keeps them.
+//!
+//! **Invariant I2 (durable first):** an answer to a caller and a broadcast to a node both need a [`Durable`] value, and only the
+//! ledger makes one, after a commit with an fsync (or when reading back what was committed before).
 
 use std::sync::Arc;
 
@@ -15,6 +18,42 @@ use crate::{
     },
     time::Timestamp,
 };
+
+/// Proof that a value is committed. Only the ledger makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Durable<T>(T);
+
+impl<T> Durable<T> {
+    /// The committed value.
+    pub const fn get(&self) -> &T {
+        &self.0
+    }
+
+    /// The committed value, leaving the proof behind.
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+
+    /// Made by the ledger after a commit with an fsync, or when reading back what was committed.
+    pub(crate) const fn committed(value: T) -> Self {
+        Self(value)
+    }
+
+    /// As true as before of a value with less in it.
+    pub(crate) fn reduced(mut self, reduce: impl FnOnce(&mut T)) -> Self {
+        reduce(&mut self.0);
+        self
+    }
+
+    /// A false proof, for tests, and for the simulator's check that it is noticed.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) const fn pretended(value: T) -> Self {
+        Self(value)
+    }
+}
+
+/// An outcome, and with it the attempt that the write stored, if it stored one.
+pub type Tracked = (Durable<WriteOutcome>, Option<Durable<AttemptRecord>>);
 
 /// Everything that a write can do. Applied in order, in one transaction with its neighbours.
 #[derive(Debug, Clone)]
@@ -126,7 +165,7 @@ pub enum Write {
 
 impl Write {
     /// The attempt that it stores, if it stores one.
-    pub(super) fn attempt(&self) -> Option<AttemptRecord> {
+    pub(crate) fn attempt(&self) -> Option<AttemptRecord> {
         match self {
             Self::Plan(planned) => Some(planned.attempt.clone()),
             Self::Attempt(attempt) => Some(attempt.as_ref().clone()),
@@ -326,7 +365,7 @@ impl RequestRecord {
     }
 
     /// The price, where it is not the cost.
-    pub(super) fn other_price_wei(&self) -> Option<U256> {
+    pub(crate) fn other_price_wei(&self) -> Option<U256> {
         self.price_wei().filter(|price| Some(*price) != self.cost_wei)
     }
 
@@ -336,7 +375,7 @@ impl RequestRecord {
     }
 
     /// The same, if it had cost so much.
-    pub(super) fn counted_of(&self, cost_wei: Option<U256>) -> U256 {
+    pub(crate) fn counted_of(&self, cost_wei: Option<U256>) -> U256 {
         let cost = cost_wei.unwrap_or_default();
         price_of(cost, self.price_percent, self.reserved_wei).max(cost)
     }
@@ -713,7 +752,7 @@ pub struct EndedByKey {
 
 impl EndedByKey {
     /// Adds requests, which lie after the instants that `is_after` names.
-    pub(super) fn add(&mut self, is_after: [bool; 2], requests: u64, counted_wei: U256) {
+    pub(crate) fn add(&mut self, is_after: [bool; 2], requests: u64, counted_wei: U256) {
         for ((count, sum), _) in self.since.iter_mut().zip(is_after).filter(|(_, is_after)| *is_after) {
             *count = count.saturating_add(requests);
             *sum = sum.saturating_add(counted_wei);
