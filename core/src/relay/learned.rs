@@ -1,8 +1,8 @@
-//! What a chain has learned outlives the process: fitted models with their pin, weights, measured delays.
+//! Persistence of a chain's learned state: fitted models with their pin, weights, measured delays.
 //!
-//! Two values in the ledger per chain: `models.<id>` (written when a model comes into force) and `learned.<id>` (written now
-//! and then, and at shutdown). Each carries its format and a hash of its content; what is damaged, of another version or
-//! too large is left aside with a warning, and learned anew from the chain's fee history.
+//! Two values in the ledger per chain: `models.<id>` (written when a model is activated) and `learned.<id>` (written
+//! periodically, and at shutdown). Each carries its format and a hash of its content; a value that is damaged, of
+//! another version or too large is discarded with a warning, and relearned from the chain's fee history.
 
 use std::time::Duration;
 
@@ -22,13 +22,13 @@ use crate::{
     time::Timestamp,
 };
 
-/// Format of what is kept.
+/// Format version of the stored values.
 const FORMAT: u32 = 1;
 
-/// Blocks that a head may fall behind what was learned: a reorg. Beyond it is another chain.
+/// Maximum distance, in blocks, of the head behind the newest learned block: a reorg. A larger one means another chain.
 const REORG_BLOCKS: u64 = 64;
 
-/// A text with its hash.
+/// A stored text with its format version and hash.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Sealed {
@@ -37,7 +37,7 @@ struct Sealed {
     body: String,
 }
 
-/// Why something that was kept is left aside.
+/// Reason for discarding a stored value.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UnsealError {
     #[error("{0}")]
@@ -68,11 +68,11 @@ fn unseal(text: &str, limit: usize) -> Result<String, UnsealError> {
     Ok(sealed.body)
 }
 
-/// What was learned online.
+/// State learned online.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Learned {
-    /// Newest block that it was learned from.
+    /// Newest block it was learned from; `None` before the first.
     pub(super) newest: Option<u64>,
     pub(super) forecast: Option<ForecasterState>,
     pub(super) timing: Option<TimingState>,
@@ -80,7 +80,7 @@ pub(super) struct Learned {
     pub(super) delays_ms: Vec<u64>,
 }
 
-/// What the ledger kept of a chain.
+/// A chain's learned state as read from the ledger.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     pub(super) models: Option<ModelRegistry>,
@@ -103,7 +103,7 @@ impl What {
 }
 
 impl Kept {
-    /// Reads what is there. Only the storage itself can fail.
+    /// Reads the stored values, discarding unreadable ones. Only the storage itself can fail.
     pub(super) async fn read(ledger: &dyn Ledger, chain_id: u64, limit: usize) -> Result<Self, LedgerError> {
         let mut kept = Self::default();
         for what in [What::Models, What::Learned] {
@@ -130,13 +130,13 @@ impl Kept {
 }
 
 impl Learned {
-    /// Whether the chain, whose newest block is `head`, has the blocks that it was learned from.
+    /// True if the chain with newest block `head` can contain the blocks it was learned from.
     pub(super) fn is_of(&self, head: u64) -> bool {
         self.newest.is_none_or(|learned_to| learned_to <= head.saturating_add(REORG_BLOCKS))
     }
 }
 
-/// What an operator wants of a chain's models.
+/// An operator's command about a chain's models.
 #[derive(Debug)]
 pub(super) enum ModelCommand {
     Promote(u32),
@@ -147,7 +147,7 @@ pub(super) enum ModelCommand {
     Export,
 }
 
-/// What a command led to.
+/// Result of a model command.
 #[derive(Debug)]
 pub(super) enum ModelAnswer {
     Models(Vec<ModelInfo>),
@@ -156,47 +156,47 @@ pub(super) enum ModelAnswer {
 
 pub(super) type ModelReply = oneshot::Sender<Result<ModelAnswer, ModelError>>;
 
-/// Why a command about models failed; nothing is changed then.
+/// Failure of a model command; it changed nothing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// Not served here.
+    /// The chain is not served here.
     #[error("chain {0} is not served here")]
     UnknownChain(u64),
-    /// The chain sends at once, so that nothing is fitted.
+    /// The chain sends at once, so no model is fitted.
     #[error("chain {0} has no models: it sends at once (`chain.timing`)")]
     NoModels(u64),
     /// The registry refused.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// The import is no export of a relayer.
+    /// The import is not an export of a relayer.
     #[error("not an export of models: {0}")]
     Import(String),
     /// The import is of another chain.
     #[error("the models are of chain {found}, not {chain_id}")]
     OtherChain {
-        /// Whose they are.
+        /// Chain id in the import.
         found: u64,
-        /// Whose they should be.
+        /// Chain id expected.
         chain_id: u64,
     },
-    /// More than the ledger keeps.
+    /// The models exceed the size limit of the ledger.
     #[error("{bytes} bytes of models, limit {limit} (`chain.learned_max_bytes`)")]
     TooLarge {
-        /// How many.
+        /// Size of the models, bytes.
         bytes: usize,
-        /// How many at most.
+        /// Limit, bytes.
         limit: usize,
     },
-    /// Another instance drives the chain, and its models decide.
+    /// Another instance drives the chain and owns its models.
     #[error("instance `{holder}` drives chain {chain_id}: ask it")]
     Elsewhere {
-        /// The chain.
+        /// Chain id.
         chain_id: u64,
-        /// Which instance.
+        /// Name of that instance.
         holder: String,
     },
-    /// The relay stops.
+    /// The relay is shutting down.
     #[error("shutting down")]
     ShuttingDown,
 }
@@ -216,7 +216,7 @@ pub(super) fn export(chain_id: u64, registry: &ModelRegistry) -> Result<String, 
     Ok(serde_json::to_string(&ModelExport { format: FORMAT, chain_id, registry }).map_err(RegistryError::from)?)
 }
 
-/// Reads such a JSON, and checks every model against its content hash.
+/// Reads an [`export`], and checks every model against its content hash.
 pub(super) fn import(chain_id: u64, text: &str) -> Result<ModelRegistry, ModelError> {
     let export: ModelExport = serde_json::from_str(text).map_err(|error| ModelError::Import(error.to_string()))?;
     if export.format != FORMAT {
@@ -228,14 +228,14 @@ pub(super) fn import(chain_id: u64, text: &str) -> Result<ModelRegistry, ModelEr
     Ok(ModelRegistry::import(export.registry.get())?)
 }
 
-/// A reply that waits until what it tells is durable.
+/// A reply withheld until its content is durable.
 #[derive(Debug)]
 pub(super) struct Pending {
     reply: ModelReply,
     models: Vec<ModelInfo>,
 }
 
-/// Something to keep, as text.
+/// A serialized value on its way to the ledger.
 #[derive(Debug)]
 pub(super) struct Written {
     what: What,
@@ -244,7 +244,7 @@ pub(super) struct Written {
 }
 
 impl ChainService {
-    /// Puts an operator's wish into force; the answer comes when it is durable.
+    /// Executes an operator's command; the answer follows once it is durable.
     pub(super) fn on_models(&mut self, command: ModelCommand, reply: ModelReply) {
         let chain_id = self.chain_id();
         if let Some(membership) = self.membership.as_ref().filter(|_| self.is_following()) {
@@ -271,7 +271,7 @@ impl ChainService {
         self.keep(What::Models, Some(Pending { reply, models }));
     }
 
-    /// Another model may be in force than `before`: the decision log names it.
+    /// Records a model promotion in the decision log if the active model is no longer `before`.
     pub(super) fn note_promotion(&mut self, before: Option<B256>) {
         let Some(model) = self.foresight.as_ref().and_then(Foresight::active_model) else { return };
         if before != Some(model) {
@@ -279,12 +279,12 @@ impl ChainService {
         }
     }
 
-    /// Keeps the models, which have changed.
+    /// Stores the changed models.
     pub(super) fn keep_models(&mut self) {
         self.keep(What::Models, None);
     }
 
-    /// Keeps what was learned online, every `learned_save_ms`.
+    /// Stores the state learned online, every `learned_save_ms`.
     pub(super) fn keep_learned_if_due(&mut self, now: Timestamp) {
         if now.since(self.kept_at) >= self.shared.tuning.learned_save && self.head.is_some() {
             self.kept_at = now;
@@ -301,7 +301,7 @@ impl ChainService {
         });
     }
 
-    /// The work of writing it down, with a copy of what is to be written.
+    /// A closure that serializes a copy of the value, to run off the service's task.
     fn writing(&self, what: What) -> Option<impl FnOnce() -> Result<String, serde_json::Error> + Send + use<>> {
         let models = match what {
             What::Models => Some(self.foresight.as_ref()?.registry().clone()),
@@ -315,7 +315,7 @@ impl ChainService {
         })
     }
 
-    /// It is written down: to the ledger with it.
+    /// Writes a serialized value to the ledger.
     pub(super) fn on_written(&mut self, written: Written) {
         let Written { what, text, pending } = written;
         let key = what.key(self.chain_id());
@@ -343,7 +343,7 @@ impl ChainService {
         }
     }
 
-    /// Everything there is to keep, at once: the service stops.
+    /// Stores everything at shutdown.
     pub(super) fn keep_at_stop(&mut self) {
         if self.head.is_none() {
             return;
@@ -355,7 +355,7 @@ impl ChainService {
     }
 }
 
-/// Delays as they are kept.
+/// The stored inclusion delays.
 pub(super) fn delays(learned: &Learned) -> impl Iterator<Item = Duration> + '_ {
     learned.delays_ms.iter().copied().map(Duration::from_millis)
 }

@@ -1,4 +1,4 @@
-//! The decision log beside single decisions: refusals in sums, and its head.
+//! The decision log apart from single decisions: summed refusals, and the log's head.
 
 use std::{
     collections::BTreeMap,
@@ -15,21 +15,21 @@ use crate::{
     provenance::{Decision, Head},
 };
 
-/// How often refusals are summed up: a row for each would let whoever holds a key fill the disk.
+/// Interval of refusal sums: with a row per refusal, any key holder could fill the disk.
 const SUM_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How long a head that was read is told again. Everybody may ask for it, without a key.
+/// Cache time of the log's head, which anyone may read without a key.
 const HEAD_AGE: Duration = Duration::from_secs(1);
 
-/// Key, tenant, code.
+/// (key, tenant, code).
 type Refusal = (Option<Arc<str>>, Arc<str>, &'static str);
 
-/// Refusals of the present minute.
+/// Refusals of the current minute.
 #[derive(Debug)]
 pub(super) struct RefusalSums {
     sums: Mutex<BTreeMap<Refusal, u64>>,
-    /// Most sums that name key and tenant (`ledger.max_refusal_sums`); further ones name the code alone. An embedder may pass
-    /// names that come from outside.
+    /// Limit of sums that name key and tenant (`ledger.max_refusal_sums`); further ones name the code alone. An
+    /// embedder may pass untrusted names.
     most: usize,
 }
 
@@ -50,7 +50,7 @@ impl RefusalSums {
     }
 }
 
-/// What the log's keeper works with.
+/// Background task of the decision log: writes refusal sums and reports the head.
 #[derive(Debug)]
 pub(super) struct LogKeeper {
     pub(super) refusals: Arc<RefusalSums>,
@@ -61,7 +61,7 @@ pub(super) struct LogKeeper {
 }
 
 impl LogKeeper {
-    /// Until `stop`: sums up each minute, and tells the log's head now and then.
+    /// Runs until `stop`: writes refusal sums each minute, and logs the head every `head_interval`.
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut sums = tokio::time::interval(SUM_INTERVAL);
         let mut heads = tokio::time::interval(self.head_interval);
@@ -72,7 +72,7 @@ impl LogKeeper {
                 _ = heads.tick() => self.tell_head().await,
             }
         }
-        // The writing task goes on until the last of its callers is gone.
+        // The writing task runs until the last of its callers is gone.
         self.sum_up().await;
     }
 
@@ -107,20 +107,20 @@ impl LogKeeper {
     }
 }
 
-/// The newest entry of the log; none before the first.
+/// The newest entry of the log; `None` before the first.
 pub(super) async fn head(ledger: &dyn Ledger) -> Result<Option<Head>, LedgerError> {
     Ok(ledger.last_decision().await?.map(|row| Head { seq: row.seq, hash: row.hash }))
 }
 
-/// When it was read, and what the ledger said.
+/// (time of the read, the ledger's answer).
 type ReadHead = (Instant, Result<Option<Head>, LedgerError>);
 
-/// The log's head as it was told last, failures too.
+/// Cache of the log's head; failures are cached too.
 #[derive(Debug, Default)]
 pub(super) struct KnownHead(AsyncMutex<Option<ReadHead>>);
 
 impl KnownHead {
-    /// What is known, if that is at most [`HEAD_AGE`] old; else what `read` says. Of many who ask at once one reads.
+    /// The cached head if at most [`HEAD_AGE`] old, else the result of `read`. Of concurrent callers, one reads.
     pub(super) async fn get<F: Future<Output = Result<Option<Head>, LedgerError>>>(
         &self,
         read: impl FnOnce() -> F,
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(ask().await, [Some(1)]);
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(ask().await, [Some(2)]);
-        // Storage that fails is left alone as long.
+        // Failing storage is backed off for the same time.
         tokio::time::sleep(HEAD_AGE * 2).await;
         assert_eq!(ask().await, [None]);
         tokio::time::sleep(HEAD_AGE * 2).await;

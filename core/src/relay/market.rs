@@ -1,4 +1,4 @@
-//! What every node says about recent fees, and the book that decides which of it is believed.
+//! Fee histories of all nodes, and the fee book that decides which of them to believe.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,23 +17,23 @@ use crate::{
     },
 };
 
-/// Answers of all nodes, in the order of configuration.
+/// Fee history answers of all nodes, in the order of configuration.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Histories {
     answers: Vec<Option<(FeeHistory, Duration)>>,
-    /// Nobody answered, and somebody was not just away: fewer blocks may be answered.
+    /// No node answered, and at least one refused rather than being away: a request for fewer blocks may succeed.
     is_refused: bool,
 }
 
 impl Histories {
-    /// Asks every node for the newest `blocks` blocks. Where most nodes do not know block `head` yet they are asked again,
-    /// once after `patience`.
+    /// Reads the newest `blocks` blocks from every node. If most nodes do not know block `head` yet, retries once after
+    /// `patience`.
     pub(super) async fn read(pool: &RpcPool, blocks: u64, head: u64, patience: Duration) -> Self {
         let blocks = blocks.clamp(1, MAX_HISTORY_BLOCKS);
         let params = json!([format!("{blocks:#x}"), "latest", REWARD_PERCENTILES]);
         let ask = async || {
             let answers: Vec<_> = pool.call_all_timed::<FeeHistory>("eth_feeHistory", params.clone()).await;
-            // Whoever is away, or has no quota left, would not answer for fewer blocks either.
+            // A node that is away or rate-limited would not answer for fewer blocks either.
             let is_away =
                 |error: &RpcError| matches!(error.class, RpcErrorClass::NodeUnavailable | RpcErrorClass::RateLimited);
             let is_refused = answers.iter().all(|(answer, _)| answer.is_err())
@@ -50,12 +50,12 @@ impl Histories {
         ask().await
     }
 
-    /// Every node that could be reached refused to tell so many blocks.
+    /// True if every reachable node refused this number of blocks.
     pub(super) const fn is_refused(&self) -> bool {
         self.is_refused
     }
 
-    /// How many nodes know block `head`.
+    /// Number of nodes that know block `head`.
     fn knowing(&self, head: u64) -> usize {
         let newest = |history: &FeeHistory| {
             let blocks = u64::try_from(history.base_fee_per_gas.len()).unwrap_or(0).saturating_sub(1);
@@ -74,20 +74,20 @@ fn reports(history: &FeeHistory, latency: Duration) -> Vec<Report> {
     history.points().map(|point| Report { hash: None, point, latency }).collect()
 }
 
-/// What is believed once a head was told.
+/// Believed result of processing a head.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct HeadWord {
-    /// Blocks that are new or replaced, oldest first.
+    /// New or replaced blocks, oldest first.
     pub(super) points: Vec<FeePoint>,
     /// Base fee of the next block, wei per gas.
     pub(super) next_base_fee: u128,
-    /// The header agrees with what the sources voted for.
+    /// True if the header agrees with the sources' vote.
     pub(super) is_header_believed: bool,
-    /// There was a vote about it.
+    /// True if the sources voted on the head.
     pub(super) is_voted: bool,
 }
 
-/// One chain's fees as its sources see them.
+/// One chain's fees as reported by its sources.
 #[derive(Debug)]
 pub(super) struct ChainMarket {
     book: FeeBook,
@@ -102,12 +102,12 @@ impl ChainMarket {
         Self { book: FeeBook::new(config, sources), names, tolerance_bps: config.tolerance_bps }
     }
 
-    /// Takes what all nodes said up to the head and returns the blocks that are new or replaced, oldest first.
+    /// Absorbs all nodes' histories up to the head and returns the new or replaced blocks, oldest first.
     ///
-    /// The head's `header` is one node's word. Where it agrees with what the sources voted for, it and the chain's own rule
-    /// (`next_base_fee`) say it more exactly than a fee history does; where it does not, the vote counts. While only one
-    /// source spoke there was no vote: then the header moves the fee no further from the newest block that was voted for than the
-    /// chain's `rule` allows (invariant I15).
+    /// The head's `header` comes from one node. If it agrees with the sources' vote, the header and the chain's own
+    /// rule (`next_base_fee`) are more exact than a fee history; otherwise the vote counts. With only one source there
+    /// was no vote: the header then moves the fee no further from the newest block with a vote than the chain's `rule`
+    /// allows (invariant I15).
     pub(super) fn on_head(
         &mut self,
         now: Timestamp,
@@ -155,7 +155,7 @@ impl ChainMarket {
         HeadWord { points, next_base_fee, is_header_believed: is_same_next && is_same_use, is_voted }
     }
 
-    /// What one source of several alone told of the head.
+    /// Result for a head reported by only one of several sources.
     fn unvoted(&self, points: Vec<FeePoint>, number: u64, told: u128, rule: &BaseFeeRule) -> HeadWord {
         let is_voted = self.names.len() < 2;
         let allowed = self.allowed(number, rule).filter(|_| !is_voted);
@@ -163,23 +163,23 @@ impl ChainMarket {
         HeadWord { points, next_base_fee, is_header_believed: next_base_fee == told, is_voted }
     }
 
-    /// Least and highest base fee of the block after `number`, as the newest block that was voted for allows it, wei per gas.
+    /// Least and highest base fee of the block after `number` that the newest block with a vote allows, wei per gas.
     fn allowed(&self, number: u64, rule: &BaseFeeRule) -> Option<(u128, u128)> {
         let voted = self.book.window().rev().find(|point| point.number < number)?;
         let blocks = number.saturating_add(1).saturating_sub(voted.number);
         let price = voted.price();
-        // Where nothing bounds each step, twice as much.
+        // Without a bound per step, at most double.
         let doubled = price.saturating_mul(2).max(1);
         let most = match rule {
             BaseFeeRule::Backlog { .. } | BaseFeeRule::Operator { .. } => doubled,
             _ => rule.max_after(price, blocks, &[]).unwrap_or(doubled),
         };
-        // By an eighth at most, as on Ethereum: what falls faster is believed when the others tell it.
+        // At most an eighth per block, as on Ethereum: a faster fall is believed once the other nodes report it.
         let least = (0..blocks.min(64)).fold(price, |fee, _| fee - fee / 8);
         Some((least, most))
     }
 
-    /// Takes what all nodes said and returns the blocks that are new or replaced, oldest first.
+    /// Absorbs all nodes' histories and returns the new or replaced blocks, oldest first.
     pub(super) fn absorb(&mut self, now: Timestamp, histories: &Histories) -> Vec<FeePoint> {
         let mut blocks: BTreeMap<u64, Vec<(SourceId, Report)>> = BTreeMap::new();
         for (source, answer) in histories.reports().into_iter().enumerate() {
@@ -193,7 +193,7 @@ impl ChainMarket {
                 None => self.book.fail(now, source),
             }
         }
-        // A block that is known and that nobody sees differently is not settled again.
+        // A known block that at least half of its reporters confirm is not settled again.
         let known: BTreeMap<u64, u128> = self.book.window().map(|point| (point.number, point.base_fee)).collect();
         let newest = self.book.newest().map(|point| point.number);
         let mut settled = Vec::new();
@@ -218,7 +218,7 @@ impl ChainMarket {
             is_replacing |= outcome.replaced > 0;
             let mut point = outcome.point;
             if self.names.len() > 2 && witnesses < 2 {
-                // One of several alone: what it says that others paid teaches nothing (I15).
+                // The tips of a block reported by one of several sources are ignored (I15).
                 point.tips = Tips::default();
             }
             settled.push(point);
@@ -249,7 +249,7 @@ mod tests {
 
     const RULE: BaseFeeRule = BaseFeeRule::Eip1559(BaseFeeParams::ETHEREUM);
 
-    /// A chain of half-full blocks: the base fee stands still.
+    /// A chain of half-full blocks: the base fee stays constant.
     fn history(head: u64, blocks: u64) -> Value {
         let of = |value: Value| vec![value; usize::try_from(blocks).unwrap()];
         let mut fees = of(json!(format!("{BASE_FEE:#x}")));
@@ -262,7 +262,7 @@ mod tests {
         })
     }
 
-    /// The right base fees, and nothing else is right.
+    /// Correct base fees; everything else is false.
     fn half_truth(mut history: Value) -> Value {
         let blocks = history["gasUsedRatio"].as_array().unwrap().len();
         history["gasUsedRatio"] = json!(vec![1.0; blocks]);
@@ -289,7 +289,7 @@ mod tests {
         Histories { answers: answers.iter().map(read).collect(), is_refused: false }
     }
 
-    /// The node that tells heads lies about gas, tips and the next fee, in headers and histories: nothing changes.
+    /// The node that reports heads lies about gas, tips and the next fee, in headers and histories: nothing changes.
     #[test]
     fn a_lying_main_node_changes_nothing() {
         let (mut honest, mut lied_to) = (market(3), market(3));
@@ -305,7 +305,7 @@ mod tests {
                 &RULE,
             );
             assert!(word.is_header_believed && word.next_base_fee == next);
-            // Full blocks, by its header: the rule would make the next one an eighth dearer.
+            // Its header claims full blocks: by the rule the next base fee would be an eighth higher.
             let answers = histories(&[half_truth(truth.clone()), truth.clone(), truth.clone()]);
             let told = lied_to.on_head(now, &answers, &header(head, 30_000_000), next * 9 / 8, &RULE);
             assert_eq!((told.next_base_fee, told.is_header_believed), (next, false), "block {head}");
@@ -328,7 +328,8 @@ mod tests {
         assert!(lied_to.sources()[1..].iter().all(|(_, status)| status.is_active() && status.deviations == 0));
     }
 
-    /// An honest header says it exactly, also of a block that the book knew before the head was told, and with one node.
+    /// An honest header gives the exact values, also for a block that the book knew before the head was reported, and
+    /// with one node.
     #[test]
     fn an_honest_header_is_believed() {
         for nodes in [1, 3] {
@@ -342,13 +343,13 @@ mod tests {
             assert_eq!(newest.next_base_fee, Some(u128::from(BASE_FEE) + 4));
             let again = market.on_head(now, &answers, &header(100, 15_000_001), u128::from(BASE_FEE) + 4, &RULE);
             assert!(again.points.is_empty() && again.is_header_believed);
-            // Known before, and then told wrongly by the head.
+            // Known before, then reported wrongly by the head.
             let lie = market.on_head(now, &answers, &header(100, 30_000_000), u128::from(BASE_FEE) * 9 / 8, &RULE);
             assert_eq!(lie.is_header_believed, nodes == 1, "one source alone is believed");
         }
     }
 
-    /// The fastest node alone has a next block, and makes it up: the others have said which fee that has at most.
+    /// The fastest node alone reports a next block, and invents it: the others' blocks bound its fee.
     #[test]
     fn a_block_that_one_node_alone_has_moves_the_fee_by_the_rule_only() {
         let mut market = market(3);

@@ -1,4 +1,4 @@
-//! Who does the work? [`Relay`]: builder and handle over tasks, RPC pool, signers, broadcaster and watcher.
+//! The running relay, [`Relay`]: builder and handle over tasks, RPC pool, signers, broadcaster and watcher.
 
 mod acceptance;
 mod admission;

@@ -1,4 +1,4 @@
-//! What a batch offers, and how early it must go: learned tip, fee cap from the forecast, guard time.
+//! Fees offered by a batch (learned tip, fee cap from the forecast) and the guard time before its deadline.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -28,29 +28,30 @@ use crate::{
     time::Timestamp,
 };
 
-/// The forecast that a batch was composed by, as the decision log names it.
+/// The forecast used to compose a batch, as recorded in the decision log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Foreseen {
     /// Content hash of the models.
     pub(super) model: B256,
     /// Content hash of the forecast.
     pub(super) inputs: B256,
-    /// Price up to which it would be sent, wei per gas.
+    /// Reservation price: the batch is sent at or below it, wei per gas.
     pub(super) threshold: u128,
 }
 
-/// What no transaction gets past, as far as is known.
+/// Known limits that every transaction must meet, for admission.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct DoorLimits {
-    /// Most gas of a transaction, as blocks have it (`max_block_share_percent`).
+    /// Gas limit of a transaction, as a share of the block gas limit (`max_block_share_percent`); `None` while no block
+    /// is known.
     pub(super) block_gas: Option<u64>,
-    /// Nodes refuse gas limit × fee cap above this, wei.
+    /// Limit of gas limit × fee cap above which nodes refuse, wei; `None` if unknown.
     pub(super) fee_cap_wei: Option<u128>,
     /// Median base fee of the last day, wei per gas.
     pub(super) usual_base_fee: Option<u128>,
 }
 
-/// What one chain's blocks and our own transactions teach about prices and delays.
+/// Prices and delays learned from one chain's blocks and our own transactions.
 #[derive(Debug)]
 pub(super) struct Pricing {
     tips: TipEstimator,
@@ -58,31 +59,32 @@ pub(super) struct Pricing {
     offers: OfferLog<usize>,
     delays: GuardTime,
     guard: Duration,
-    /// Of the newest header: the base fee rule of some chains is in there.
+    /// Extra data of the newest header; some chains encode their base fee rule in it.
     extra_data: Bytes,
     least_tip: LeastTip,
-    /// Least tip that nodes demand, as of the newest head, wei per gas.
+    /// Least tip demanded by nodes, as of the newest head, wei per gas.
     demanded: u128,
-    /// What nodes suggested, and the head then.
+    /// Tip suggested by nodes, wei per gas, and the head number at that time.
     suggested: Option<(u128, u64)>,
     day: DayFees,
-    /// Gas limits of the newest blocks: one odd block bounds nothing.
+    /// Gas limits of the newest blocks; the highest counts, so one outlier bounds nothing.
     block_gas_limits: VecDeque<u64>,
-    /// Gas limit above which nodes refused a transaction lately.
+    /// Gas limit above which nodes recently refused a transaction, and the time of the refusal.
     refused_gas: Option<(u64, Timestamp)>,
     label: String,
 }
 
-/// A tip that was taken after others were left out, and is so many times what blocks are said to take, is what they really want.
+/// A tip included after lower ones were left out counts as demanded if it is at least this multiple of the reported
+/// block tips.
 const HIDDEN_TIMES: u128 = 8;
-/// Blocks whose gas limit is remembered.
+/// Number of newest blocks with a remembered gas limit.
 const GAS_LIMITS_LEN: usize = 8;
-/// Blocks for which the nodes' suggestion of a tip counts.
+/// Validity of the nodes' suggested tip, in blocks.
 const SUGGESTION_LASTS_BLOCKS: u64 = 10;
-/// How long a gas limit that nodes refused is remembered.
+/// Retention of a gas limit that nodes refused.
 const REFUSED_GAS_LASTS: Duration = Duration::from_secs(3_600);
 
-/// Blocks that one bump needs: to be noticed, and to be included.
+/// Blocks needed by one bump: to detect the need, and for inclusion.
 const fn bump_blocks(tuning: &ChainTuning) -> u64 {
     tuning.bump_after_blocks.saturating_add(1)
 }
@@ -91,7 +93,7 @@ impl Pricing {
     pub(super) fn new(spec: &ChainSpec, tuning: &ChainTuning) -> Self {
         let bump_blocks = u32::try_from(bump_blocks(tuning)).unwrap_or(u32::MAX);
         let block_time = spec.block_time();
-        // The estimate adds the bump; what is configured is the whole.
+        // The estimate adds the bump; the configured time includes it.
         let start = tuning.urgent_within.saturating_sub(block_time.saturating_mul(bump_blocks));
         let mut pricing = Self {
             tips: TipEstimator::new(tuning.tip_window_blocks),
@@ -119,47 +121,47 @@ impl Pricing {
             .set(self.guard.as_secs_f64());
     }
 
-    /// Slack below which nothing waits for a price.
+    /// Guard time: with less slack than this, nothing waits for a better price.
     pub(super) const fn guard(&self) -> Duration {
         self.guard
     }
 
-    /// Delays that were measured, oldest first, ms.
+    /// Measured inclusion delays, oldest first, ms.
     pub(super) fn delays_ms(&self) -> Vec<u64> {
         self.delays.delays().map(crate::time::millis).collect()
     }
 
-    /// Takes over delays that were measured before the start.
+    /// Restores delays measured before the start.
     pub(super) fn restore(&mut self, tuning: &ChainTuning, delays: impl Iterator<Item = Duration>) {
         delays.for_each(|delay| self.delays.record(delay));
         self.refresh_guard(tuning);
     }
 
-    /// Delays that were measured.
+    /// Number of measured delays.
     pub(super) fn measured(&self) -> usize {
         self.delays.delays().len()
     }
 
-    /// Takes in a believed block.
+    /// Records an accepted block.
     pub(super) fn block(&mut self, point: &FeePoint) {
         self.offers.block(point.number, point.base_fee);
         if let Some(at) = point.timestamp {
             self.paid.forget(Timestamp::from_secs(at.0));
             self.day.record(at, point.base_fee);
         }
-        // An empty block says nothing about what it would have taken.
+        // An empty block says nothing about the tip it would have required.
         let is_empty = point.utilisation.and_then(Utilisation::ratio) == Some(0.0);
         if let Some(tip) = point.tips.min.filter(|_| !is_empty) {
             self.tips.record_block(tip);
         }
     }
 
-    /// What is known of tips counts from now on.
+    /// Refreshes the least tip demanded, as of `now`.
     pub(super) fn refresh_tips(&mut self, now: Timestamp) {
         self.demanded = self.least_tip.demanded(now);
     }
 
-    /// A believed header says so.
+    /// Records the block gas limit of an accepted header.
     pub(super) fn block_gas_limit(&mut self, gas: u64) {
         if self.block_gas_limits.len() == GAS_LIMITS_LEN {
             self.block_gas_limits.pop_front();
@@ -167,18 +169,18 @@ impl Pricing {
         self.block_gas_limits.push_back(gas);
     }
 
-    /// Most gas of a block that one transaction may have.
+    /// Gas limit of one transaction by its allowed share of a block; `None` while no block is known.
     fn block_gas(&self, tuning: &ChainTuning) -> Option<u64> {
         let most = self.block_gas_limits.iter().copied().max()?;
         Some(most / 100 * u64::from(tuning.max_block_share_percent.min(100)))
     }
 
-    /// What the front door has to know.
+    /// Limits applied by admission.
     pub(super) fn door(&self, tuning: &ChainTuning, fee_cap_wei: Option<u128>) -> DoorLimits {
         DoorLimits { block_gas: self.block_gas(tuning), fee_cap_wei, usual_base_fee: self.day.median() }
     }
 
-    /// Highest gas limit that nodes and blocks take.
+    /// Highest gas limit accepted by nodes and blocks.
     pub(super) fn most_gas(&self, tuning: &ChainTuning, now: Timestamp) -> u64 {
         let refused = self.refused_gas.filter(|(_, at)| now.since(*at) < REFUSED_GAS_LASTS).map(|(gas, _)| gas);
         if !Protection::NodeLimits.is_on() {
@@ -187,7 +189,7 @@ impl Pricing {
         refused.into_iter().chain(self.block_gas(tuning)).min().unwrap_or(u64::MAX)
     }
 
-    /// Most that a tip may be that is learned, demanded or tried, wei per gas.
+    /// Upper bound of a learned, demanded or tried tip, wei per gas.
     fn tip_bound(&self, spec: &ChainSpec, tuning: &ChainTuning) -> u128 {
         let least = spec.min_priority_fee_wei_per_gas;
         tip_bound(least, tuning.tip_ceiling_wei_per_gas, self.paid.bound(least))
@@ -197,19 +199,19 @@ impl Pricing {
     fn tip(&self, spec: &ChainSpec, tuning: &ChainTuning, blocks: u32) -> u128 {
         let wanted = f64::from(tuning.tip_target_permille) / 1_000.0;
         let learned = self.tips.tip(wanted, blocks).unwrap_or(0);
-        // Whoever tells the tips of blocks must not set the price.
+        // A node that reports block tips must not set the price.
         let bound = self.tip_bound(spec, tuning);
         let demanded = if Protection::DemandedTip.is_on() { self.demanded } else { 0 };
         let learned = learned.min(tuning.tip_ceiling_wei_per_gas).min(bound);
         learned.max(demanded.min(bound)).max(spec.min_priority_fee_wei_per_gas).max(1)
     }
 
-    /// Extra data of the newest header that was believed.
+    /// Extra data of the newest accepted header.
     pub(super) fn extra_data(&self) -> Bytes {
         self.extra_data.clone()
     }
 
-    /// What to offer when nothing is known of the deadline: the usual tip, and a cap by the fixed rule.
+    /// Price without regard to a deadline: the usual tip, and a cap by the fixed rule.
     pub(super) fn quote(
         &mut self,
         spec: &ChainSpec,
@@ -231,18 +233,18 @@ impl Pricing {
             .increment(1);
     }
 
-    /// An attempt goes out.
+    /// Records an attempt on its way out.
     pub(super) fn sent(&mut self, lane: usize, key: AttemptKey, attempt: &AttemptRecord, head: u64, now: Timestamp) {
         let judged = self.offers.sent(lane, key.nonce, key.index, attempt.fees, head, now);
         self.judge(judged);
     }
 
-    /// Every node refused it.
+    /// Records that every node refused the attempt.
     pub(super) fn refused(&mut self, lane: usize, key: AttemptKey) {
         self.offers.refused(lane, key.nonce, key.index);
     }
 
-    /// An attempt is in block `number`. A cancel's delay is not that of a payload.
+    /// Records an attempt's inclusion in block `number`. Only a payload's delay counts; a cancel's differs.
     #[expect(clippy::too_many_arguments, reason = "facts of one inclusion")]
     pub(super) fn included(
         &mut self,
@@ -257,7 +259,7 @@ impl Pricing {
         self.paid.record(now, tip);
         let inclusion = self.offers.included(lane, key.nonce, key.index, number, now);
         self.judge(inclusion.offer);
-        // Histories that show nothing like it did not tell what blocks want.
+        // Fee histories far below this tip did not show the tip that blocks require.
         let usual = self.tips.tip(0.5, 1).unwrap_or(0);
         if key.index > 0 && usual < tip / HIDDEN_TIMES {
             self.least_tip.demand(now, tip);
@@ -268,15 +270,15 @@ impl Pricing {
         }
     }
 
-    /// The nonce is settled.
+    /// Forgets the offers of a settled nonce.
     pub(super) fn forget(&mut self, lane: usize, nonce: u64) {
         self.offers.forget(lane, nonce);
     }
 }
 
 impl ChainService {
-    /// What a batch with this deadline offers first: the tighter the deadline, the higher the tip; the cap is what the base
-    /// fee will not exceed until then with the wanted probability, or by the fixed rule without a forecast.
+    /// First offer of a batch with this deadline: the tighter the deadline, the higher the tip. The cap is the base fee
+    /// not exceeded until then with the target probability, or follows the fixed rule without a forecast.
     pub(super) fn offer(&self, now: Timestamp, deadline: Timestamp) -> Option<Fees> {
         let price = self.price?;
         let (spec, tuning) = (&self.shared.spec, &self.shared.tuning);
@@ -284,25 +286,25 @@ impl ChainService {
         let blocks = urgency_blocks(slack, spec.block_time(), bump_blocks(tuning), tuning.tip_within_blocks);
         let tip = self.pricing.tip(spec, tuning, blocks);
         let fixed = price.quote.max_fee_per_gas.saturating_sub(price.quote.max_priority_fee_per_gas);
-        // A forecast that has not seen the head yet knows less than the fixed rule.
+        // A forecast that lacks the newest head is worse than the fixed rule.
         let head = self.head?.number;
         let forecast = self.forecast.as_ref().map(|view| &view.forecast).filter(|forecast| forecast.number == head);
         let cap = forecast
             .and_then(|forecast| forecast_cap(spec, tuning, forecast, price, slack, tip, &self.pricing.extra_data))
             .unwrap_or_else(|| fixed.saturating_add(tip));
-        // What can't be replaced must be right at once.
+        // Without replacement the first offer must suffice.
         let cap = if spec.replacement.is_supported() { cap } else { cap.max(fixed.saturating_add(tip)) };
         Some(Fees::new(cap.max(tip), tip))
     }
 
-    /// The forecast in force now, with regard to a batch with this deadline.
+    /// The forecast now in force, applied to a batch with this deadline.
     pub(super) fn foreseen(&self, now: Timestamp, deadline: Timestamp) -> Option<Foreseen> {
         let view = self.forecast.as_ref()?;
         let threshold = view.wait(deadline.since(now))?.reservation;
         Some(Foreseen { model: view.forecast.model.0, inputs: view.inputs, threshold })
     }
 
-    /// What nodes take, as far as their answers tell.
+    /// The nodes' terms (fee cap, least tip), as far as their answers show them.
     pub(super) fn terms(&self, now: Timestamp) -> NodeTerms {
         let (spec, tuning) = (&self.shared.spec, &self.shared.tuning);
         let head = self.head.map_or(0, |head| head.number);
@@ -319,7 +321,7 @@ impl ChainService {
         }
     }
 
-    /// A broadcast came back: what it teaches about prices and sizes goes to the lane first.
+    /// Handles a broadcast's result: the price and size limits it reveals go to the lane before the result itself.
     pub(super) fn on_sent(&mut self, now: Timestamp, lane: usize, key: AttemptKey, report: SendReport) {
         let SendReport { outcome, least_tip, most_gas } = report;
         let shell = self.lanes.get(lane);
@@ -335,7 +337,7 @@ impl ChainService {
                     self.ask_tip();
                 }
                 if class == RpcErrorClass::GasTooHigh {
-                    // Without their number: half of it.
+                    // The nodes named no limit: assume half.
                     let most = most_gas.filter(|most| *most < gas).unwrap_or(gas / 2);
                     self.pricing.refused_gas = Some((most, now));
                 }
@@ -347,7 +349,7 @@ impl ChainService {
         self.lane_event(now, lane, Event::Sent { key, outcome });
     }
 
-    /// Asks nodes which tip they suggest, if some transaction waits although its price would do.
+    /// Asks nodes for a suggested tip if some transaction waits although its price should suffice.
     pub(super) fn ask_suggested_tip(&mut self) {
         let patience = self.shared.tuning.bump_after_blocks.saturating_sub(1).max(1);
         if self.lanes.iter().any(|lane| lane.machine.waiting_blocks() >= patience) {
@@ -365,7 +367,7 @@ impl ChainService {
         let work = async move {
             let told = pool.call_all::<U128>("eth_maxPriorityFeePerGas", serde_json::json!([])).await;
             let told = told.into_iter().flatten().map(|tip| tip.to::<u128>()).collect();
-            // One node alone raises no tip where there are more.
+            // With several nodes, one alone can't raise the tip.
             Done::Suggested(pool.reached(told))
         };
         self.start(work, || Done::Suggested(None));
@@ -383,7 +385,7 @@ impl ChainService {
         }
     }
 
-    /// What a transaction may hold now; `None` while no price is known.
+    /// Composition limits of a transaction now; `None` while no price is known.
     pub(super) fn limits(&self, now: Timestamp) -> Option<ComposeLimits> {
         let price = self.price?;
         let model = self.data_fee()?;
@@ -399,8 +401,8 @@ impl ChainService {
             data_wei_per_byte: expected.wei_per_byte,
             waiting_cost_percent: tuning.waiting_cost_percent,
             linger: tuning.linger,
-            // Company may be waited for after that, and the guard time must be left then. Whoever lingers for longer than a
-            // block has chosen company over time.
+            // Lingering for further members may follow, and the guard time must remain after it. A linger time beyond
+            // one block is a deliberate preference for fuller batches over time.
             urgent: self.pricing.guard().saturating_add(tuning.linger.min(self.shared.spec.block_time())),
             next_base_fee: price.next_base_fee,
             quote_max_fee: price.quote.max_fee_per_gas,
@@ -417,18 +419,18 @@ impl ChainService {
     }
 }
 
-/// What a transaction in the next block is expected to cost, taken apart.
+/// Expected cost of a transaction in the next block, by component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Expected {
-    /// Before the first member, wei.
+    /// Fixed cost before the first member, wei.
     setup_wei: u128,
-    /// Per gas, wei.
+    /// Cost per gas, wei.
     wei_per_gas: u128,
-    /// Per byte of calldata beyond its gas, wei.
+    /// Data cost per byte of calldata, besides its gas, wei.
     wei_per_byte: u128,
 }
 
-/// Gas for which the operator fee's share per gas is read off.
+/// Gas amount at which the operator fee's slope per gas is sampled.
 const MUCH_GAS: u64 = 1_000_000;
 
 impl Expected {
@@ -453,8 +455,8 @@ impl Expected {
     }
 }
 
-/// The smallest fee cap that no block until the deadline exceeds with the wanted probability, as far as the forecast sees;
-/// never above what the protocol allows by then or the chain's ceiling. Wei per gas.
+/// The smallest fee cap that no block until the deadline exceeds with the target probability, within the forecast's
+/// horizon; never above the protocol's bound by then or the chain's ceiling. Wei per gas.
 fn forecast_cap(
     spec: &ChainSpec,
     tuning: &ChainTuning,
@@ -466,7 +468,7 @@ fn forecast_cap(
 ) -> Option<u128> {
     let left = u64::try_from(slack.as_millis() / spec.block_time().as_millis().max(1)).unwrap_or(u64::MAX).max(1);
     let reach = forecast.horizons.iter().map(|horizon| u64::from(horizon.steps)).max()?;
-    // Every block until then: it need not be the last one that includes it.
+    // Every block until then counts: inclusion may come before the last one.
     let upper = |p: f64| {
         let within = forecast.horizons.iter().filter(|horizon| u64::from(horizon.steps) <= left);
         let highest = within.map(|horizon| horizon.quantile(p)).max();
@@ -505,7 +507,7 @@ mod tests {
         (spec, tuning)
     }
 
-    /// A chain by the rule whose blocks are now full, now empty.
+    /// A chain that follows the base fee rule, with alternately full and empty blocks.
     fn forecast(spec: &ChainSpec, tuning: &ChainTuning) -> Forecast {
         let horizons = tuning.forecast_steps(spec.block_time());
         let mut forecaster = Forecaster::new(ForecastConfig { horizons, ..ForecastConfig::default() }).unwrap();
@@ -563,7 +565,7 @@ mod tests {
         let price = price_at(&spec, 9 * GWEI, GWEI, &[]);
         let plain = Expected::of(&DataFeeModel::None, &spec, price);
         assert_eq!(plain, Expected { setup_wei: 210_000 * GWEI, wei_per_gas: 10 * GWEI, wei_per_byte: 0 });
-        // As OP Mainnet in 2024: data costs more than gas.
+        // Parameters of OP Mainnet in 2024: data costs more than gas.
         let params = OpL1Params {
             l1_base_fee: U256::from(30 * GWEI),
             base_fee_scalar: 1_368,
@@ -597,7 +599,7 @@ mod tests {
         let tuning = ChainTuning { tip_ceiling_wei_per_gas: 200 * GWEI, ..tuning };
         assert_eq!(pricing.tip(&spec, &tuning, 3), 5, "nothing is known");
         (1..=100_u32).for_each(|block| pricing.block(&point(block.into(), GWEI, 15_000_000, u128::from(block) * GWEI)));
-        // Empty blocks would have taken anything: they say nothing.
+        // Empty blocks would have taken any tip and are ignored.
         (101..=199_u32).for_each(|block| pricing.block(&point(block.into(), GWEI, 0, 0)));
         assert_eq!(pricing.tip(&spec, &tuning, 1), 90 * GWEI, "90 % in the next block");
         assert_eq!(pricing.tip(&spec, &tuning, 3), 54 * GWEI, "90 % within three: 53.6 % each");
@@ -607,7 +609,7 @@ mod tests {
         assert_eq!(pricing.tip(&dear, &capped, 1), 99 * GWEI, "what the chain asks for is paid");
         let quote = pricing.quote(&spec, &tuning, GWEI, Bytes::new()).quote;
         assert_eq!(quote.max_priority_fee_per_gas, 54 * GWEI);
-        // What we paid bounds what blocks seem to ask for.
+        // Tips we paid bound the tips that blocks seem to require.
         (0..50).for_each(|_| pricing.paid.record(Timestamp(1), 2 * GWEI));
         assert_eq!(pricing.tip(&spec, &tuning, 1), 20 * GWEI);
         let mut free = Pricing::new(&spec, &tuning);

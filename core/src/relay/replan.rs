@@ -1,8 +1,9 @@
 //! Requests that leave a transaction before it is final.
 //!
-//! What a transaction skipped, or a cancel left out, need not wait for finality: a forward's nonce guards it on chain. So once a
-//! majority shows the block, `replan_after_blocks` deep, and the user's nonce unused, the request may enter a second transaction
-//! (the exception in invariant I3). If a reorganisation turns things round, only one of the two executes it; that one ends it.
+//! A request that a transaction skipped, or a cancel left out, need not wait for finality: the forward's nonce guards
+//! it on chain. Once a majority confirms the block, `replan_after_blocks` deep, and the user's nonce is unused, the
+//! request may enter a second transaction (the exception in invariant I3). After a reorg still only one of the two
+//! executes the request, and that one ends it.
 
 use std::collections::BTreeSet;
 
@@ -31,39 +32,39 @@ use crate::{
     time::Timestamp,
 };
 
-/// What a nonce's block is believed to hold, while it is not final.
+/// The presumed mined content of a nonce before finality.
 #[derive(Debug, Clone)]
 pub(super) struct Mined {
     pub(super) kind: AttemptKind,
     pub(super) receipt: TxReceipt,
-    /// Of the present members, in their order.
+    /// Outcomes of the present members, in their order.
     pub(super) outcomes: Vec<MemberOutcome>,
-    /// The head at which a majority is asked about it; `None` while it is, and when there is nothing left to ask.
+    /// Head number from which the nodes are asked about it; `None` while a query runs and when none is needed.
     pub(super) ask_at: Option<u64>,
 }
 
 impl Mined {
-    /// Its cost, as far as it is known before it is final.
+    /// Its cost as known before finality.
     pub(super) fn spent(&self) -> Spent<'_> {
         Spent { kind: self.kind, receipt: &self.receipt, outcomes: &self.outcomes, culprit: None }
     }
 }
 
-/// What a majority says of a transaction that is not final.
+/// A majority's answer about a transaction before finality.
 #[derive(Debug)]
 pub(super) struct Shown {
     pub(super) lane: usize,
     pub(super) nonce: u64,
-    /// The block that was asked about: after a reorganisation the same transaction is in another one, less deep.
+    /// Hash of the queried block: after a reorg the same transaction is in another block, less deep.
     pub(super) block_hash: B256,
-    /// It is in that block, and did there what is believed of it.
+    /// True if a majority has the transaction in that block with the presumed receipt.
     pub(super) is_shown: bool,
-    /// Users whose nonce is unused, at most so far.
+    /// (forwarder, signer) pairs with an upper bound of their next nonce.
     pub(super) unused: Vec<((Address, Address), u64)>,
 }
 
 impl ChainService {
-    /// Asks about transactions that are deep enough and left somebody out.
+    /// Queries the nodes about transactions that are deep enough and left members out.
     pub(super) fn look_at_left_out(&mut self, now: Timestamp) {
         let Some(head) = self.head.map(|head| head.number) else { return };
         if self.is_stopping {
@@ -77,7 +78,7 @@ impl ChainService {
                 }
                 mined.ask_at = None;
                 let left_out = flight.members.iter().zip(&mined.outcomes).filter(|(member, outcome)| {
-                    // Who left before is looked at again only for what its target showed.
+                    // A member that left before is checked again only if evidence against a target is open.
                     **outcome == MemberOutcome::Untouched
                         && member.valid_until() > now
                         && (flight.shown.open().is_some() || !flight.gone.contains(&member.id()))
@@ -94,8 +95,8 @@ impl ChainService {
                 let deep = believed.block_number.saturating_add(shared.tuning.replan_after_blocks.saturating_sub(1));
                 self.tasks.spawn(async move {
                     let (pool, hash) = (&shared.pool, believed.hash);
-                    // Whoever has not come so far may be on a branch that was left: there it is less deep. Asked first: the other way
-                    // round a node could change branches in between.
+                    // A node below this height may be on an abandoned branch, with the block less deep. Heads are read
+                    // first: in the other order a node could change branches in between.
                     let heads = pool.call_all::<U64>("eth_blockNumber", json!([])).await;
                     let told = pool.call_all::<Option<RpcReceipt>>("eth_getTransactionReceipt", json!([hash])).await;
                     let told = heads
@@ -103,7 +104,7 @@ impl ChainService {
                         .zip(told)
                         .filter(|(head, _)| head.as_ref().is_ok_and(|head| head.to::<u64>() >= deep));
                     let told = told.filter_map(|(_, told)| told.ok().flatten()).filter_map(RpcReceipt::into_receipt);
-                    // Not only its block: what is drawn for it is money too (I15).
+                    // Compare the whole receipt, not only the block: the amount drawn depends on it too (I15).
                     let shown = told.filter(|told| told.hash == hash && says_the_same(told, &believed));
                     let is_shown = pool.is_majority(shown.count());
                     let nonces = agreed_nonces(pool, &users, shared.multicall3(), At::Head).await;
@@ -115,11 +116,11 @@ impl ChainService {
         }
     }
 
-    /// Lets those go that a transaction left out, each with its part of the cost drawn from what it may still spend.
+    /// Releases the members that a transaction left out; each one's share of the cost is drawn from its reservation.
     pub(super) fn on_shown(&mut self, now: Timestamp, shown: &Shown) {
         let Shown { lane: index, nonce, block_hash, is_shown, unused } = shown;
         let Some(flight) = self.lanes.get_mut(*index).and_then(|lane| lane.flights.get_mut(nonce)) else { return };
-        // A block that the lane knows is gone: only bytes are waited for.
+        // The lane knows already that the block is gone; only the stowed attempt's bytes are awaited.
         if flight.stowed.as_ref().is_some_and(Stowed::has_commands) {
             return;
         }
@@ -129,8 +130,8 @@ impl ChainService {
             mined.ask_at = Some(0);
             return;
         }
-        // Whose nonce no majority tells may be told later. Each pause is twice as long as the one before, so there are few
-        // until it is final.
+        // A nonce without a majority may get one later. Each pause is twice the one before, so few queries run before
+        // finality.
         let is_told = |user| unused.iter().any(|(told, _)| *told == user);
         let mut left_out =
             flight.members.iter().zip(&mined.outcomes).filter(|(member, outcome)| {
@@ -169,7 +170,7 @@ impl ChainService {
         for ((member, outcome), part) in content.members.iter().zip(&mined.outcomes).zip(parts) {
             let Some((forwarder, signer, own)) = member.sequence() else { continue };
             let request = member.id();
-            // Who left is elsewhere by now, though its user is asked for because of another request.
+            // A member that left is elsewhere by now, though its user is queried because of another request.
             if gone.contains(&request) {
                 continue;
             }
@@ -234,7 +235,7 @@ impl ChainService {
         self.dispatch(now);
     }
 
-    /// Draws anew what those who left a transaction owe for it, which is in a block, perhaps in another one than before.
+    /// Recomputes and draws the shares of members that left a transaction, which may have moved to another block.
     pub(super) fn draw_for_gone(&mut self, now: Timestamp, index: usize, nonce: u64) {
         let Some(flight) = self.lanes.get(index).and_then(|lane| lane.flights.get(&nonce)) else { return };
         let Some(mined) = flight.mined.clone().filter(|_| !flight.gone.is_empty()) else { return };
@@ -252,14 +253,15 @@ impl ChainService {
         }
     }
 
-    /// Whether another transaction of ours that is not settled may have executed the request, or may yet: one that a node kept
-    /// although all refused it, or one that a reorganisation may bring back. What became of the request is known when that is.
+    /// True if another unsettled transaction of ours may have executed the request, or may yet: one that a node kept
+    /// although all refused it, or one that a reorg may bring back. The request's outcome is known when that one is
+    /// settled.
     pub(super) fn is_entangled(&self, id: RequestId) -> bool {
         self.unsettled()
             .any(|flight| flight.gone.contains(&id) || flight.earlier.iter().any(|content| content.holds(id)))
     }
 
-    /// Which of these [are entangled](Self::is_entangled): one look at all transactions, however many are asked for.
+    /// The subset of `ids` that [is entangled](Self::is_entangled), in one pass over all transactions.
     pub(super) fn entangled_among(&self, ids: &[RequestId]) -> BTreeSet<RequestId> {
         if ids.is_empty() {
             return BTreeSet::new();
@@ -268,7 +270,7 @@ impl ChainService {
         self.unsettled().flat_map(Flight::bound).filter(|id| asked.contains(id)).collect()
     }
 
-    /// Transactions of ours that are not settled.
+    /// Our unsettled transactions.
     fn unsettled(&self) -> impl Iterator<Item = &Flight> {
         let settling = self.settlements.values().map(|waiting| &waiting.settlement.flight);
         self.lanes.iter().flat_map(|lane| lane.flights.values()).chain(settling)

@@ -1,4 +1,4 @@
-//! What a final transaction means for each of its members.
+//! Settlement: turns a final transaction into an end, or a return to the queue, for each of its members.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,53 +33,54 @@ use crate::{
     time::Timestamp,
 };
 
-/// A nonce that is final, with what it carried.
+/// A final lane nonce and the transaction it carried.
 #[derive(Debug)]
 pub(super) struct Settlement {
     pub(super) id: BatchId,
     pub(super) flight: Flight,
-    /// What was mined; `None` if it was not ours.
+    /// Kind of the mined attempt; `None` if the transaction was not ours.
     pub(super) kind: Option<AttemptKind>,
     pub(super) receipt: Option<Box<TxReceipt>>,
-    /// What it did for each of its present members.
+    /// Outcome for each present member, in order.
     pub(super) outcomes: Vec<MemberOutcome>,
-    /// The member that took what no simulation had shown, where it was looked for and found.
+    /// The member responsible for cost that no simulation had shown; `None` if there was no search or no result.
     pub(super) culprit: Option<Culprit>,
-    /// Which of the flight's earlier contents it carried, if not the present one: every node had refused it, and one kept it. Of an
-    /// empty transaction in a nonce that nobody has: the one for which it was sent, else the last one.
+    /// Index of the mined content in the flight's earlier contents; `None` if the present one was mined. An earlier
+    /// content can be mined if every node refused it and one kept it all the same. For an empty transaction in a nonce
+    /// without members: the content for which it was sent, else the last one.
     pub(super) earlier: Option<usize>,
 }
 
-/// Transactions of one tenant that a culprit is looked for at the same time: one search is done after the other, for all.
+/// Limit of pending culprit searches per tenant: searches of all tenants run one after another.
 const MAX_SEARCHES_OF_TENANT: usize = 4;
 
-/// A [`Settlement`] that has not happened.
+/// A pending [`Settlement`].
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) settlement: Settlement,
-    /// The nodes are asked for its users' nonces.
+    /// True while the nodes are asked for its users' nonces.
     pub(super) is_asked: bool,
-    /// A culprit is looked for.
+    /// True while a culprit is searched for.
     is_searched: bool,
     since: Timestamp,
 }
 
-/// A transaction of ours in a block, as far as its cost is concerned.
+/// Cost-related facts of one of our transactions in a block.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Spent<'a> {
     pub(super) kind: AttemptKind,
     pub(super) receipt: &'a TxReceipt,
-    /// What it did for each member.
+    /// Outcome for each member, in order.
     pub(super) outcomes: &'a [MemberOutcome],
-    /// As of a [`Settlement`].
+    /// As in [`Settlement`].
     pub(super) culprit: Option<Culprit>,
 }
 
-/// How long a transaction that is final waits for an earlier one, which is final too, whose receipt nobody has told yet. What
-/// each costs is right in any order; but the end of a request tells its whole cost only if this one comes last.
+/// Time limit for which a final transaction waits for an earlier one that is final too but has no receipt yet. Each
+/// cost is right in any order, but a request's end reports its whole cost only if it is settled last.
 const WAIT_FOR_EARLIER: Duration = Duration::from_secs(30);
 
-/// The gas that each member used, of those that did something.
+/// Gas used by each member; `None` for an untouched one.
 fn gas_of_each(outcomes: &[MemberOutcome], weights: &[u64], gas_used: Option<u64>) -> Vec<Option<u64>> {
     let active = outcomes.iter().zip(weights).filter(|(outcome, _)| **outcome != MemberOutcome::Untouched);
     let active: Vec<u64> = active.map(|(_, weight)| *weight).collect();
@@ -90,33 +91,33 @@ fn gas_of_each(outcomes: &[MemberOutcome], weights: &[u64], gas_used: Option<u64
     outcomes.iter().map(part).collect()
 }
 
-/// What came of those who left a transaction before it was final.
+/// Accumulated results for members that left a transaction before it was final.
 #[derive(Default)]
 struct LeftEarly {
     changes: Vec<RequestChange>,
-    /// Tenant, request, what its budget counts of it.
+    /// (tenant, request, amount counted against the tenant's budget in wei).
     costs_wei: Vec<(Arc<str>, RequestId, U256)>,
     ended: BTreeMap<(Status, Option<Reason>), u64>,
-    /// Parts of the cost that nobody's reservation holds.
+    /// Cost shares that no reservation covers, wei.
     unbooked_wei: U256,
 }
 
 impl ChainService {
-    /// Whose these requests are; `None` if of several tenants, or nobody's.
+    /// The tenant of these requests; `None` if there are several tenants or none.
     pub(super) fn tenant_of(&self, members: &[Arc<VerifiedRequest>]) -> Option<Arc<str>> {
         let mut tenants = members.iter().filter_map(|member| self.queue.get(member.id())).map(|entry| &entry.tenant);
         let first = tenants.next()?;
         tenants.all(|tenant| tenant == first).then(|| Arc::clone(first))
     }
 
-    /// Settles what is final, after what was planned before it and holds requests that left for it.
+    /// Settles a final transaction, after all transactions planned earlier that hold requests now in this one.
     pub(super) fn settle(&mut self, now: Timestamp, settlement: Settlement) {
         let order = settlement.flight.order();
         self.settlements.insert(order, Waiting { settlement, is_asked: false, is_searched: false, since: now });
         self.settle_in_order(now);
     }
 
-    /// Settles what waits for nothing any more.
+    /// Settles the pending settlements that wait for nothing more.
     pub(super) fn settle_in_order(&mut self, now: Timestamp) {
         let mut after = None;
         loop {
@@ -131,7 +132,7 @@ impl ChainService {
         }
     }
 
-    /// Whether a transaction that is final and was planned earlier holds requests that left it for this one.
+    /// True if an unsettled final transaction, planned earlier, holds requests that left it for this one.
     fn has_earlier(&self, order: (Timestamp, BatchId), waiting: &Waiting) -> bool {
         let flight = &waiting.settlement.flight;
         let final_block = self.head.and_then(|head| head.final_block);
@@ -143,7 +144,7 @@ impl ChainService {
         })
     }
 
-    /// Settles at once where the receipt says everything; otherwise looks at the users' nonces, and at targets' code, first.
+    /// Settles at once if the receipt is sufficient; otherwise reads the users' nonces and the targets' code first.
     fn inspect(&mut self, now: Timestamp, order: (Timestamp, BatchId)) {
         let Some(Waiting { settlement, .. }) = self.settlements.get(&order) else { return };
         let untouched: Vec<(Address, Address)> = settlement
@@ -157,7 +158,8 @@ impl ChainService {
             .map(|(forwarder, signer, _)| (forwarder, signer))
             .collect();
         let unproven = settlement.flight.shown.unproven.clone();
-        // Who has many of them gets some without: it only decides which of its own requests shows the cost.
+        // A tenant above the limit goes without a search: the result only decides which of its own requests shows the
+        // cost.
         let case = self.case(order).filter(|_| self.searched_for(order) < MAX_SEARCHES_OF_TENANT);
         if untouched.is_empty() && unproven.is_empty() && case.is_none() {
             self.on_inspected(now, order, &BTreeMap::new(), &[], None);
@@ -170,7 +172,7 @@ impl ChainService {
         let block = self.head.and_then(|head| head.final_block);
         let work = async move {
             let contracts = contracts_among(&shared, &unproven).await;
-            // Without a majority's answer nothing can be said about them, so ask until there is one.
+            // Without a majority's answer nothing is known about them, so ask until there is one.
             let nonces = match untouched.is_empty() {
                 true => Vec::new(),
                 false => settled_nonces(&shared, &untouched, block).await,
@@ -182,7 +184,7 @@ impl ChainService {
                 .collect();
             let culprit = match &case {
                 Some(case) => {
-                    // Never closed.
+                    // The semaphore is never closed.
                     let _turn = searches.acquire_owned().await;
                     culprit::find(&shared, &*ledger, case).await
                 }
@@ -193,7 +195,7 @@ impl ChainService {
         self.start(work, move || Done::InspectionLost(order));
     }
 
-    /// For how many transactions of the same tenant a culprit is looked for.
+    /// Number of other transactions of the same tenant with a pending culprit search.
     fn searched_for(&self, order: (Timestamp, BatchId)) -> usize {
         let tenant_of = |waiting: &Waiting| waiting.settlement.flight.tenant.clone();
         let Some(tenant) = self.settlements.get(&order).and_then(tenant_of) else { return 0 };
@@ -201,14 +203,15 @@ impl ChainService {
         others.filter(|(_, waiting)| tenant_of(waiting).as_ref() == Some(&tenant)).count()
     }
 
-    /// What is to be found out about a final transaction that took more than its members were known to take.
+    /// The culprit search for a final transaction that cost more than its members' known costs; `None` if none is
+    /// needed.
     fn case(&self, order: (Timestamp, BatchId)) -> Option<Case> {
         let settlement = &self.settlements.get(&order)?.settlement;
         let receipt = settlement.receipt.as_deref()?;
         let is_payload = settlement.kind == Some(AttemptKind::Payload) && settlement.earlier.is_none();
         let flight = &settlement.flight;
         let lacks_contract = flight.key == VehicleKey::Multicall && self.shared.params.multicall3.is_none();
-        // Who is alone did it.
+        // A lone member is the culprit.
         if !is_payload || settlement.outcomes.len() < 2 || lacks_contract {
             return None;
         }
@@ -219,7 +222,7 @@ impl ChainService {
         has_culprit.then(|| Case { key, contract, members, payers, receipt: receipt.clone(), params: lane.params })
     }
 
-    /// Settles a transaction of whose users the nonces are known now, and what waited for it.
+    /// Settles a transaction whose users' nonces are now known, then the transactions that waited for it.
     pub(super) fn on_inspected(
         &mut self,
         now: Timestamp,
@@ -234,10 +237,11 @@ impl ChainService {
         }
     }
 
-    /// What others that hold `executed` as well need to know of it: in those that are not earlier in the chain than `block`
-    /// their skip is for nothing, and what was drawn for it is given back.
+    /// Informs the other transactions that also hold `executed`: in those not earlier on chain than `block` these
+    /// members are skipped at no charge, and the amount drawn for the skip is returned.
     ///
-    /// `gone`: those who left it. Nobody is in two transactions without having left one.
+    /// `gone`: the members that left the settled transaction. No request is in two transactions without having left
+    /// one.
     fn tell_others(&mut self, executed: &[RequestId], gone: &BTreeSet<RequestId>, block: u64) {
         let came: Vec<RequestId> = executed.iter().filter(|id| gone.contains(*id)).copied().collect();
         let settling = self.settlements.values_mut().map(|waiting| {
@@ -269,7 +273,7 @@ impl ChainService {
         }
     }
 
-    /// Writes every member's end (or return to the queue) and updates the queue accordingly.
+    /// Records every member's end (or return to the queue) and updates the queue accordingly.
     pub(super) fn conclude(
         &mut self,
         now: Timestamp,
@@ -288,7 +292,7 @@ impl ChainService {
             None => BatchState::Lost,
         };
         let has_failed = receipt.as_ref().is_some_and(|receipt| !receipt.is_success);
-        // What somebody else's transaction took, where that used the nonce.
+        // Cost of the foreign transaction that used the nonce, if there was one.
         let taken = flight.stranger.and_then(|(stranger, _)| stranger.taken).filter(|_| kind.is_none());
         let cost = receipt.as_ref().map(|receipt| receipt.cost_wei()).or(taken.map(|taken| taken.cost_wei));
         let gas_used = receipt.as_ref().map(|receipt| receipt.gas_used).or(taken.map(|taken| taken.gas_used));
@@ -312,7 +316,7 @@ impl ChainService {
         if let Some(taken) = taken {
             bill = Some(Box::new(taken.bill()));
         }
-        // To those who are in it now another transaction has taken the nonce.
+        // For the present members, the nonce was taken by another transaction.
         let own = kind.filter(|_| earlier.is_none());
         let mut early = LeftEarly::default();
         let mut decisions = Vec::new();
@@ -322,7 +326,7 @@ impl ChainService {
                 Some(AttemptKind::Payload) => decode(earlier.key, &earlier.members, receipt.is_success, &receipt.logs),
                 _ => vec![MemberOutcome::Untouched; earlier.members.len()],
             };
-            // All of them had left.
+            // All members of an earlier content had left.
             let executed: Vec<RequestId> = earlier.members.iter().zip(&outcomes).filter_map(has_run).collect();
             self.tell_others(&executed, &executed.iter().copied().collect(), receipt.block_number);
             let mined = kind.map(|kind| Spent { kind, receipt, outcomes: &outcomes, culprit: None });
@@ -350,20 +354,20 @@ impl ChainService {
         }
         for (((member, outcome), charged_wei), gas) in content.members.iter().zip(&outcomes).zip(charged).zip(gas) {
             let request = member.id();
-            // What it owes for the other content is no end.
+            // A charge for the other content is not an end.
             let has_ended =
                 || changes.iter().any(|change: &RequestChange| change.id == request && change.to.is_terminal());
             if flight.gone.contains(&request) || (earlier.is_some() && has_ended()) {
                 continue;
             }
             if *outcome == MemberOutcome::Untouched && self.queue.get(request).is_none() {
-                // Another transaction of ours has executed it.
+                // Executed by another transaction of ours.
                 let mut change = RequestChange::to(request, Status::Queued);
                 (change.charged_wei, change.reach) = (charged_wei, Reach::Cost);
                 changes.push(change);
                 continue;
             }
-            // What it burnt without being executed is not there for the next try.
+            // Cost of this attempt without execution reduces the reservation for the next one.
             let drawn_wei = flight.drawn.get(&request).copied().unwrap_or_default();
             let pays_another = self.draw(request, drawn_wei, charged_wei);
             let mut change = match outcome {
@@ -375,7 +379,7 @@ impl ChainService {
                         .and_then(|(forwarder, signer, nonce)| Some((*nonces.get(&(forwarder, signer))?, nonce)));
                     let failures = self.queue.get(request).map_or(0, |entry| entry.batch_failures);
                     match nonce {
-                        // Perhaps another transaction of ours executes it: its end tells.
+                        // Another transaction of ours may execute it; the settlement of that one decides.
                         _ if self.is_entangled(request) => {
                             RequestChange::to(request, Status::Queued).because(Reason::SkippedByForwarder)
                         }
@@ -469,7 +473,7 @@ impl ChainService {
         self.dispatch(now);
     }
 
-    /// What a final transaction means for a request that left it early. `drawn_wei`: what was drawn of its reservation then.
+    /// Settles a request that left the transaction early. `drawn_wei`: amount drawn from its reservation when it left.
     fn end_early(
         &mut self,
         early: &mut LeftEarly,
@@ -483,7 +487,7 @@ impl ChainService {
             MemberOutcome::Executed => RequestChange::to(request, Status::Finalized),
             MemberOutcome::Failed => RequestChange::to(request, Status::Reverted).because(Reason::TargetReverted),
             MemberOutcome::Untouched => {
-                // What was drawn stays its own; more only if there is something left to draw from.
+                // The drawn amount stays charged to the request; more only if its reservation is still open.
                 let is_open = self.queue.get(request).is_some();
                 let own_wei = if is_open { charged_wei } else { charged_wei.min(drawn_wei) };
                 self.draw(request, drawn_wei, own_wei);
@@ -494,7 +498,7 @@ impl ChainService {
                 return;
             }
         };
-        // It has ended already where another transaction of ours was final first.
+        // Already ended if another transaction of ours was final first.
         let Some(entry) = self.queue.remove(request, true) else {
             early.unbooked_wei += charged_wei;
             return;
@@ -513,8 +517,9 @@ impl ChainService {
         early.changes.push(change);
     }
 
-    /// Who pays for a transaction: each member's part, and what goes to accounts (invariant I12). Who left it and has ended pays
-    /// what was `drawn` for it, wei; where another transaction of ours had executed all of them before, the operator does.
+    /// Attributes a transaction's cost: each member's share, and the amounts booked to accounts (invariant I12). A
+    /// member that left and has ended pays the amount `drawn` for it, wei. If another transaction of ours had executed
+    /// all members before, the operator pays.
     pub(super) fn attribute(
         &self,
         now: Timestamp,
@@ -524,7 +529,7 @@ impl ChainService {
         mined: Option<Spent<'_>>,
     ) -> (Vec<U256>, Option<Box<Bill>>) {
         let nothing = vec![U256::ZERO; flight.members.len()];
-        // Somebody else's transaction is nobody's here: [`super::stranger`] has what it took.
+        // A foreign transaction has no payer here: [`super::stranger`] books its cost.
         let Some(Spent { kind, receipt, outcomes, culprit }) = mined else { return (nothing, None) };
         let chain_id = id.lane.chain_id;
         let payers = self.payers(flight, drawn, outcomes, receipt);
@@ -544,7 +549,7 @@ impl ChainService {
                 (parts, value_moved(&payers), account, tenant)
             }
             AttemptKind::Cancel => {
-                // Of several tenants it is the one whose request had the least time.
+                // With several tenants, the one with the most urgent request pays.
                 let entries = flight.members.iter().filter_map(|member| self.queue.get(member.id()));
                 let urgent = entries.min_by_key(|entry| entry.request.deadline());
                 let owner = tenant.or_else(|| urgent.map(|entry| &entry.tenant));
@@ -560,7 +565,7 @@ impl ChainService {
         (parts.members, Some(Box::new(bill)))
     }
 
-    /// What each member of a transaction in a block owes by itself, and has left.
+    /// Payer record of each member of a mined transaction: its own cost factors and its remaining reservation.
     fn payers(
         &self,
         flight: &Content,
@@ -590,8 +595,8 @@ impl ChainService {
         flight.members.iter().enumerate().map(payer).collect()
     }
 
-    /// Holds what no member bears of a transaction in a block of its tenant's budget (invariant I8): until it is settled nothing else
-    /// is paid with it.
+    /// Reserves, in the tenant's budget, the cost of a mined transaction that no member bears (invariant I8), so that
+    /// nothing else spends it before settlement.
     pub(super) fn pend(&mut self, now: Timestamp, index: usize, nonce: u64) {
         let Some(flight) = self.lanes.get(index).and_then(|lane| lane.flights.get(&nonce)) else { return };
         let Some(mined) = &flight.mined else { return };
@@ -607,20 +612,20 @@ impl ChainService {
         let (_, bill) = self.attribute(now, id, &content, &flight.drawn, Some(mined.spent()));
         let accounts = bill.into_iter().flat_map(|bill| bill.accounts);
         let owed: Vec<_> = accounts.filter_map(|entry| Some((entry.tenant?, entry.wei))).collect();
-        // A transaction has one account at most.
+        // A transaction is booked to at most one account.
         let pending = owed.first().and_then(|(tenant, wei)| self.tenants.pend(tenant, id.lane.chain_id, *wei, now));
         if let Some(flight) = self.lanes[index].flights.get_mut(&nonce) {
             flight.pending = pending;
         }
     }
 
-    /// Gives back what [`Self::pend`] holds.
+    /// Releases the amount reserved by [`Self::pend`].
     pub(super) fn unpend(&mut self, index: usize, nonce: u64) {
         let flight = self.lanes.get_mut(index).and_then(|lane| lane.flights.get_mut(&nonce));
         flight.and_then(|flight| flight.pending.take()).iter().for_each(|pending| self.tenants.unpend(pending));
     }
 
-    /// Takes what accounts bear of a final transaction from budgets, and tells it.
+    /// Deducts the account entries of a final transaction from tenants' budgets; logs and counts them.
     fn book(&self, now: Timestamp, id: BatchId, bill: &Bill) {
         for AccountEntry { account, tenant, wei } in &bill.accounts {
             let account = account.as_str();
@@ -633,8 +638,8 @@ impl ChainService {
         }
     }
 
-    /// Takes from what a request may still spend what a transaction charges it, of which `drawn_wei` was taken before; whether
-    /// the rest pays for another transaction.
+    /// Draws a transaction's charge from a request's reservation, replacing the `drawn_wei` drawn before. Returns true
+    /// if the rest pays for another transaction.
     pub(super) fn draw(&mut self, id: RequestId, drawn_wei: U256, charged_wei: U256) -> bool {
         let price = self.price.map_or(0, |price| price.quote.effective_gas_price(price.next_base_fee));
         let Some(entry) = self.queue.get(id) else { return true };
@@ -651,7 +656,7 @@ impl ChainService {
         charged_wei.is_zero() || ceiling >= price
     }
 
-    /// Keeps the nonce cache of admission fresh.
+    /// Updates admission's nonce cache.
     pub(super) fn remember_nonces(&mut self, executed: &[Arc<VerifiedRequest>]) {
         let mut newest: BTreeMap<(Address, Address), u64> = BTreeMap::new();
         for (forwarder, signer, nonce) in executed.iter().filter_map(|member| member.sequence()) {

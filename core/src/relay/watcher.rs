@@ -1,4 +1,4 @@
-//! One head watcher per chain serves everything that waits.
+//! Head watcher: one per chain, shared by everything that waits for blocks.
 
 use std::{
     cmp::Reverse,
@@ -29,50 +29,51 @@ use crate::{
     protection::Protection,
 };
 
-/// Blocks of history whose hashes are kept to notice reorgs, at least.
+/// Minimum number of recent block hashes kept to detect reorgs.
 const MIN_WINDOW_BLOCKS: u64 = 128;
 
-/// Blocks of fee history that are read with every head, at least: a reorg shows in them.
+/// Minimum number of fee history blocks read with every head, so that a reorg shows.
 const LEAST_BLOCKS: u64 = 10;
 
-/// Blocks of fee history that every node is taken to tell at once: a node that refuses more is asked for these.
+/// Number of fee history blocks that every node is assumed to serve in one answer; after refusals of more, the
+/// fallback.
 const USUAL_BLOCKS: u64 = 64;
 
-/// Headers that are read at the same time where several blocks came since the last look.
+/// Concurrent header reads when several blocks came since the last poll.
 const HEADERS_AT_ONCE: usize = 16;
 
-/// Heads whose account nonces are remembered until they are final.
+/// Maximum number of heads with account nonces remembered until finality.
 const MAX_WITNESSED: usize = 16_384;
 
-/// Block times without a new head after which all nodes are asked for theirs: the one that is asked first may stand still.
+/// Block times without a new head after which all nodes are polled: the fastest one may be stalled.
 const STILL_BLOCKS: u32 = 2;
 
-/// How often all nodes are asked for the hash of a final block.
+/// Interval between reads of a final block's hash from all nodes.
 const FINAL_HASH_EVERY: Duration = Duration::from_secs(60);
 
-/// What the chain looks like now.
+/// A snapshot of the chain at a new head.
 #[derive(Debug, Clone)]
 pub(super) struct HeadUpdate {
     pub(super) header: Header,
     /// Base fee of the next block by the chain's rule, if the header is right.
     pub(super) next_base_fee: u128,
     pub(super) final_block: Option<u64>,
-    /// Its hash, where it is known.
+    /// Hash of the final block; `None` if not read this time or without a majority.
     pub(super) final_hash: Option<B256>,
-    /// Canonical (number, hash) pairs that are new or replaced, ascending.
+    /// New or replaced canonical (number, hash) pairs, ascending.
     pub(super) canonical: Vec<(u64, B256)>,
     pub(super) accounts: Vec<Account>,
-    /// What every node says about the blocks up to this one.
+    /// Every node's fee history up to this block.
     pub(super) histories: Histories,
     pub(super) data_fee: Result<DataFeeModel, DataFeeFault>,
 }
 
-/// A lane's account at the head. Fields are missing where nodes did not answer.
+/// A lane's account at the head. A field is `None` if nodes did not answer.
 #[derive(Debug, Clone)]
 pub(super) struct Account {
     pub(super) sender: Address,
     pub(super) latest_nonce: Option<u64>,
-    /// At the head, as a majority reaches it.
+    /// Nonce at the head that a majority has reached.
     agreed_nonce: Option<u64>,
     pub(super) final_nonce: Option<u64>,
     pub(super) balance: Option<U256>,
@@ -85,36 +86,36 @@ pub(super) struct Watcher {
     pub(super) pool: RpcPool,
     pub(super) senders: Vec<Address>,
     pub(super) pace: PaceRule,
-    /// Multicall3, where it is deployed.
+    /// Address of Multicall3; `None` where it is not deployed.
     pub(super) multicall3: Option<Address>,
     seen: BTreeMap<u64, B256>,
     head: Option<B256>,
-    /// Newest block whose fees are believed, 0 for none: whatever came after it is read, however often that failed.
+    /// Newest block with believed fees, 0 for none: all later blocks are read, however often that failed.
     believed: Arc<AtomicU64>,
-    /// Longest fee history to ask for.
+    /// Longest fee history to request, blocks.
     longest: u64,
-    /// When the head that is followed came.
+    /// Arrival time of the followed head.
     came_at: Option<Instant>,
-    /// When all nodes were last asked for their heads.
+    /// Time of the last poll of all nodes' heads.
     surveyed_at: Option<Instant>,
-    /// Newest block that a majority had as final: what is final stays so, whoever answers.
+    /// Newest block final for a majority; it never moves back, whichever nodes answer.
     last_final: Option<u64>,
-    /// Balances as they were last believed, in the order of `senders`.
+    /// Last believed balance of each sender, wei.
     balances: BTreeMap<Address, U256>,
-    /// When the hash of a final block was last told.
+    /// Time of the last read of a final block's hash that had a majority.
     final_hash_at: Option<Instant>,
-    /// Account nonces as a majority had them at a head, by its height: for nodes that keep no state of a final block.
+    /// Majority account nonces at a head, by its height: for nodes that keep no state of a final block.
     nonces: BTreeMap<u64, (B256, BTreeMap<Address, u64>)>,
 }
 
-/// What a node says of a tag such as `finalized`.
+/// A node's answer for a tag such as `finalized`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TagWord {
-    /// The block under it.
+    /// Number of the tagged block.
     Block(u64),
-    /// It knows no such tag.
+    /// The node does not know the tag.
     NotServed,
-    /// Nothing.
+    /// No usable answer.
     Silent,
 }
 
@@ -123,7 +124,7 @@ impl TagWord {
         match answer {
             Ok(Some(header)) => Self::Block(header.number()),
             Ok(None) => Self::NotServed,
-            // An argument that it does not take, or a method without tags.
+            // An argument that the node does not accept, or a method without tags.
             Err(error) if error.is_unknown_block() => Self::NotServed,
             Err(error) if error.code.is_some() && error.class == RpcErrorClass::BadTransaction => Self::NotServed,
             Err(_) => Self::Silent,
@@ -168,8 +169,8 @@ impl Watcher {
         }
     }
 
-    /// Polls until cancelled, at once when a subscription tells a head; every new head goes to `updates`. A failing poll is
-    /// retried at the next interval.
+    /// Polls until cancelled, immediately when a subscription reports a head; every new head goes to `updates`. A
+    /// failing poll is retried at the next interval.
     pub(super) async fn run(mut self, updates: mpsc::Sender<Arc<HeadUpdate>>, stop: CancellationToken) {
         let mut feed = self.pool.feed();
         let mut last = None;
@@ -202,7 +203,7 @@ impl Watcher {
                     tracing::info!(chain_id = self.spec.chain_id, failures, "head polls work again");
                     failures = 0;
                     self.pool.note_conditions(|conditions| conditions.unfollowed = None);
-                    // Look again at once: whatever was found is found again.
+                    // Poll again at once: the current head is then found anew.
                     self.head = None;
                 }
                 Ok(Some(update)) => {
@@ -231,12 +232,12 @@ impl Watcher {
         }
     }
 
-    /// What the next poll depends on, when the last began at `last` and knew of the told head `told`.
+    /// Inputs of the next poll's timing, given that the last one began at `last` and knew of the reported head `told`.
     fn looks(&self, feed: &HeadFeed, last: Option<Instant>, told: Option<(u64, B256)>, has_failed: bool) -> Looks {
         let newest = self.seen.keys().next_back();
         Looks {
             last,
-            // After an outage the first look is repeated.
+            // After an outage the first poll is repeated.
             has_failed: has_failed || self.head.is_none(),
             is_woken: feed.told() != told && feed.told().map(|(_, hash)| hash) != self.head,
             is_behind: feed.highest().as_ref() > newest,
@@ -248,10 +249,10 @@ impl Watcher {
         self.pool.call("eth_getBlockByNumber", json!([block, false])).await
     }
 
-    /// One look at the chain; `None` while the head is unchanged.
+    /// One poll of the chain; `None` while the head is unchanged.
     ///
-    /// The fastest node is asked first. Once it tells a new head, or repeats an old one for [`STILL_BLOCKS`], all are asked for
-    /// theirs, and the head that is followed is one that most of the nodes that move have reached.
+    /// The fastest node is polled first. Once it reports a new head, or repeats an old one for [`STILL_BLOCKS`], all
+    /// nodes are polled, and the followed head is one that most of the advancing nodes have reached.
     pub(super) async fn poll(&mut self) -> Result<Option<HeadUpdate>, RpcError> {
         let told = self.header(&json!("latest")).await?;
         let is_news = told.as_ref().is_some_and(|told| Some(told.hash) != self.head);
@@ -272,7 +273,7 @@ impl Watcher {
         let final_block = self.agreed_final(number, &heads, tagged.as_deref());
         let missing = number.saturating_sub(self.believed.load(Ordering::Relaxed));
         let blocks = missing.clamp(LEAST_BLOCKS, self.longest);
-        // What all the nodes that count have reached: a vote about a block needs several that know it.
+        // Height reached by all nodes that count: a vote about a block needs several that know it.
         let common = self.pool.reference().map_or(number, |reference| reference.min(number));
         let histories = Histories::read(&self.pool, blocks, number, self.pace.patience);
         let accounts = join_all(self.senders.iter().map(|sender| self.account(*sender, final_block)));
@@ -303,7 +304,7 @@ impl Watcher {
         }
         // Blocks above a head that moved back are no longer canonical.
         self.seen.split_off(&(number + 1));
-        // A little more than is not final: see `witness_nonces`.
+        // Slightly more than the blocks before finality: see `witness_nonces`.
         let unfinal = number.saturating_sub(final_block.unwrap_or(number));
         let unfinal = unfinal.saturating_add(self.pool.head_rule().tolerance() * 2);
         let keep_from = number.saturating_sub(MIN_WINDOW_BLOCKS.max(unfinal));
@@ -318,7 +319,7 @@ impl Watcher {
         Ok(Some(update))
     }
 
-    /// Whether all nodes are to be asked, although the first one tells nothing new.
+    /// True if all nodes are to be polled although the first one reports no new head.
     fn is_survey_due(&self) -> bool {
         let block = self.spec.block_time();
         let is_over = |since: Option<Instant>, wait| since.is_some_and(|since| since.elapsed() >= wait);
@@ -327,7 +328,7 @@ impl Watcher {
         self.pool.len() > 1 && is_still && has_rested
     }
 
-    /// Every node's newest block, in the order of the endpoints. The only node has said it already.
+    /// Every node's newest block, in the order of the endpoints. A lone node's answer is reused.
     async fn latest(&self, told: Option<&Header>) -> Vec<Option<Header>> {
         if self.pool.len() == 1 {
             return vec![told.cloned()];
@@ -336,21 +337,21 @@ impl Watcher {
         told.into_iter().map(|told| told.ok().flatten()).collect()
     }
 
-    /// What every node says of the tag that decides what is final; `None` where depth alone does.
+    /// Every node's answer for the finality tag; `None` if finality follows from depth alone.
     async fn tagged(&self) -> Option<Vec<TagWord>> {
         let tag = self.spec.finality.tag()?;
         let told = self.pool.call_all::<Option<Header>>("eth_getBlockByNumber", json!([tag, false])).await;
         Some(told.into_iter().map(TagWord::of).collect())
     }
 
-    /// The head to follow: what a majority has as its newest block, else what the first node told, unless that is far from what
-    /// most of the nodes that move have reached; then the highest that is not.
+    /// The head to follow: a majority's newest block, else the first node's, unless that is far from the height that
+    /// most of the advancing nodes have reached; then the highest block that is not.
     fn followed(&self, told: Option<Header>, latest: &[Option<Header>]) -> Option<Header> {
         let Some(reference) = self.pool.reference() else { return told };
         let highest = reference.saturating_add(self.pool.head_rule().tolerance());
         let is_near = |header: &&Header| (reference..=highest).contains(&header.number());
         if let Some(told) = told.as_ref().filter(is_near) {
-            // Another branch at the same height, on which most of the nodes are.
+            // Another branch at the same height that holds most of the nodes.
             let same = |a: &Header, b: &Header| a.number == b.number && a.hash == b.hash;
             let votes = |header: &Header| latest.iter().flatten().filter(|other| same(header, other)).count();
             let other = latest.iter().flatten().find(|header| header.number == told.number && header.hash != told.hash);
@@ -360,14 +361,14 @@ impl Watcher {
         known.max_by_key(|header| header.number()).cloned().or(told)
     }
 
-    /// A block that is known, of a node that is a little behind, is no news.
+    /// False for the current head and for a known block of a slightly lagging node.
     fn is_news(&self, header: &Header) -> bool {
         let is_known = self.head.is_some() && self.seen.get(&header.number()) == Some(&header.hash);
         !is_known && self.head != Some(header.hash)
     }
 
-    /// The head to follow, with what is canonical up to it: `followed`, unless most of the nodes are on another branch (invariant I15).
-    /// Then the highest head of a node that is on theirs.
+    /// The head to follow, with the canonical blocks up to it: `followed`, unless most of the nodes are on another
+    /// branch (invariant I15); then the highest head on their branch.
     async fn branch(
         &self,
         followed: Header,
@@ -397,8 +398,9 @@ impl Watcher {
         Ok(None)
     }
 
-    /// Whether more nodes are on the branch of `head` than on others; as many do where it only goes on from what is known. Those that are
-    /// further, or far behind, say nothing of it. One that is not linked to what is known needs most of those that are near it.
+    /// True if more nodes are on the branch of `head` than on others; a tie is enough if it only extends the known
+    /// chain. Nodes further ahead, or far behind, do not count. A branch not linked to the known chain needs a majority
+    /// of the nodes near it.
     fn is_backed(&self, head: &Header, canonical: &[(u64, B256)], is_linked: bool, latest: &[Option<Header>]) -> bool {
         if self.pool.len() < 2 || !Protection::OthersHeads.is_on() {
             return true;
@@ -428,13 +430,13 @@ impl Watcher {
         }
         let replaces = |(number, hash): &(u64, B256)| self.seen.get(number).is_some_and(|known| known != hash);
         let goes_on = !self.seen.is_empty() && !canonical.iter().any(replaces);
-        // The node that told it may have another head by now.
+        // The node that reported it may have another head by now.
         let backing = backing.max(1);
         backing > others || (backing == others && goes_on)
     }
 
-    /// One node's word about the time moves nothing further than the others allow: a header from the future would end whatever
-    /// has a deadline.
+    /// Caps the header's time at the latest time that the other nodes allow: one node's header from the future would
+    /// end every request with a deadline.
     fn believe_time(&self, header: &mut Header, latest: &[Option<Header>]) {
         if self.pool.len() < 2 {
             return;
@@ -456,15 +458,15 @@ impl Watcher {
         }
     }
 
-    /// Walks back from the new head to the newest block that we knew to be canonical. Whether it came there.
+    /// Walks back from the new head to the newest known canonical block. The flag is true if the walk reached one.
     async fn canonical(&self, head: &Header) -> Result<(Vec<(u64, B256)>, bool), RpcError> {
         let mut found = vec![(head.number(), head.hash)];
         let Some(oldest) = self.seen.keys().next().copied() else { return Ok((found, false)) };
         let mut is_linked = false;
         let mut parent = head.parent_hash;
         let mut number = head.number();
-        // Blocks that nobody has seen are asked for together: where they come faster than answers do, one after the other would
-        // never catch up.
+        // Unknown blocks are read concurrently: where blocks come faster than answers, sequential reads would never
+        // catch up.
         let known = self.seen.range(..number).next_back().map_or(oldest, |(known, _)| *known);
         let first = number.saturating_sub(MIN_WINDOW_BLOCKS).max(known + 1);
         let read = |number: u64| async move { (number, self.header(&json!(U64::from(number))).await) };
@@ -490,7 +492,7 @@ impl Watcher {
             };
             let Some(header) = header else { break };
             if header.hash != parent {
-                // The chain moved under us: the next poll starts again.
+                // The chain changed during the walk: the next poll starts again.
                 break;
             }
             parent = header.parent_hash;
@@ -500,11 +502,11 @@ impl Watcher {
         Ok((found, is_linked))
     }
 
-    /// Newest final block in the eyes of a majority: one node that lies, or runs ahead, makes nothing final (I9). Also notes what is
-    /// final for each node. Where too few say it, what was final stays so and nothing else is.
+    /// Newest block that is final for a majority: one node that lies, or runs ahead, makes nothing final (I9). Also
+    /// notes each node's final block. Without a majority the last final block stays.
     ///
-    /// `heads` are the nodes' newest blocks, `tagged` what they say of the tag. Depth stands in for a tag only where a majority
-    /// says that there is none.
+    /// `heads` are the nodes' newest blocks, `tagged` their answers for the tag. Depth replaces the tag only if a
+    /// majority does not serve it.
     fn agreed_final(&mut self, head: u64, heads: &[Option<u64>], tagged: Option<&[TagWord]>) -> Option<u64> {
         let rule = self.spec.finality;
         let by_depth = || {
@@ -548,8 +550,9 @@ impl Watcher {
         self.last_final.map(|block| block.min(head))
     }
 
-    /// The hash of a final block, now and then, as most nodes have it that have it as final themselves: one that lags may be on a
-    /// branch that was left. A wrong one would keep the relay from starting for ever (invariant I15).
+    /// The hash of a final block, read every [`FINAL_HASH_EVERY`]; a majority of nodes for which it is final must
+    /// agree, because a lagging node may be on an abandoned branch. A wrong hash would prevent the relay from ever
+    /// starting again (invariant I15).
     async fn final_hash(&mut self, block: u64) -> Option<B256> {
         if self.final_hash_at.is_some_and(|at| at.elapsed() < FINAL_HASH_EVERY) {
             return None;
@@ -563,10 +566,10 @@ impl Watcher {
         agreed
     }
 
-    /// Remembers the accounts' nonces at this head. Once it is final they are so too: what nodes can't tell that keep no state of a
-    /// final block.
+    /// Remembers the accounts' nonces at this head. They become final with it, which replaces a read from nodes that
+    /// keep no state of a final block.
     fn witness_nonces(&mut self, header: &Header, final_block: Option<u64>, accounts: &mut [Account]) {
-        // Nodes that are a little ahead have counted blocks above this head.
+        // Nodes slightly ahead have counted blocks above this head.
         let number = header.number().saturating_add(self.pool.head_rule().tolerance());
         let last = final_block.unwrap_or(0);
         let witnessed = self.nonces.range(..=last).next_back();
@@ -592,7 +595,7 @@ impl Watcher {
             let told = self.pool.call_all::<U64>("eth_getTransactionCount", json!([sender, "latest"])).await;
             let told: Vec<u64> = told.into_iter().flatten().map(|nonce| nonce.to()).collect();
             let agreed = self.pool.reached(told.clone());
-            // A nonce told too high leaves holes that must be paid for.
+            // A nonce reported too high leaves gaps that cost money to fill.
             (agreed, agreed.or_else(|| told.into_iter().min()))
         };
         let balance = self.balance(sender);
@@ -600,14 +603,15 @@ impl Watcher {
             let block = final_block?;
             let params = json!([sender, U64::from(block)]);
             let answers: Vec<U64> = self.pool.call_settled("eth_getTransactionCount", params, block).await;
-            // What a majority has seen consumed: one that tells less must not keep the lane from what is final.
+            // The nonce that a majority has reached: a node that reports less must not hold back the lane.
             self.pool.reached(answers).map(|nonce| nonce.to())
         };
         let ((agreed_nonce, latest_nonce), balance, final_nonce) = tokio::join!(latest, balance, finalized);
         Account { sender, latest_nonce, agreed_nonce, final_nonce, balance }
     }
 
-    /// The account's balance. One node's word that there is less than before would stop the lane, so that takes a majority.
+    /// The account's balance, wei. A changed balance takes a majority, because one node reporting too little would stop
+    /// the lane.
     async fn balance(&self, sender: Address) -> Option<U256> {
         let params = json!([sender, "latest"]);
         let told = self.pool.call::<U256>("eth_getBalance", params.clone()).await.ok()?;
