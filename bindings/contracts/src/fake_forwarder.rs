@@ -1,4 +1,4 @@
-//! `FakeForwarder`: looks like a forwarder, runs nothing, and says that it did. For tests only.
+//! `FakeForwarder`: looks like a forwarder and reports success without running anything. For tests only.
 
 use alloc::vec::Vec;
 

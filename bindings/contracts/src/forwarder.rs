@@ -1,4 +1,4 @@
-//! OpenZeppelin's `ERC2771Forwarder` (5.x): ABI, creation code, and which runtime codes are known.
+//! OpenZeppelin's `ERC2771Forwarder` (5.x): ABI, creation code, and known runtime codes.
 //!
 //! Source: `metatx/ERC2771Forwarder.sol` of `@openzeppelin/contracts`.
 
@@ -19,7 +19,7 @@ sol! {
     /// contract inserts its current value before it checks the signature.
     #[derive(Debug, Default, PartialEq, Eq, Hash)]
     struct ForwardRequestData {
-        /// The user who signed, and whom the target sees.
+        /// The user who signed; the target sees this account as the sender.
         address from;
         /// The target. It must trust the forwarder.
         address to;
@@ -35,7 +35,7 @@ sol! {
         bytes signature;
     }
 
-    /// What the user signs (EIP-712): the request with its nonce and without the signature.
+    /// The message that the user signs (EIP-712): the request with its nonce and without the signature.
     #[derive(Debug, Default, PartialEq, Eq, Hash)]
     struct ForwardRequest {
         /// The user who signs.
@@ -67,9 +67,9 @@ sol! {
         error ERC2771ForwarderMismatchedValue(uint256 requestedValue, uint256 msgValue);
         /// The deadline is before the block's timestamp.
         error ERC2771ForwarderExpiredRequest(uint48 deadline);
-        /// The target does not say `isTrustedForwarder(forwarder)`.
+        /// The target does not answer `isTrustedForwarder(forwarder)` with true.
         error ERC2771UntrustfulTarget(address target, address forwarder);
-        /// Strict batch: value is left over and nobody takes it (5.7 and later).
+        /// Strict batch: value is left over and there is no refund receiver (5.7 and later).
         error ERC2771ForwarderNoRefundReceiver();
         /// Strict batch: an inner call with value failed. In no published release: development
         /// builds between 5.6 and 5.7 only.
@@ -89,7 +89,7 @@ sol! {
         function execute(ForwardRequestData calldata request) external payable;
         /// Executes many. Invalid ones are skipped, unless `refundReceiver` is zero (strict).
         function executeBatch(ForwardRequestData[] calldata requests, address payable refundReceiver) external payable;
-        /// Whether the request is valid in the current state.
+        /// True if the request is valid in the current state.
         function verify(ForwardRequestData calldata request) external view returns (bool);
         /// The next nonce of `owner`.
         function nonces(address owner) external view returns (uint256);
@@ -108,10 +108,10 @@ sol! {
             );
     }
 
-    /// What every ERC-2771 target answers.
+    /// Interface of every ERC-2771 target.
     #[derive(Debug, PartialEq, Eq)]
     interface IERC2771Recipient {
-        /// Whether the target takes the appended sender from `forwarder`.
+        /// True if the target accepts the appended sender from `forwarder`.
         function isTrustedForwarder(address forwarder) external view returns (bool);
     }
 }
@@ -120,7 +120,7 @@ sol! {
 /// from `eip712Domain()`.
 pub const DOMAIN_VERSION: &str = "1";
 
-/// What a known forwarder code does differently. Other semantics are the same in all 5.x releases.
+/// Semantics of a known forwarder code, as far as releases differ. Everything else is the same in all 5.x releases.
 ///
 /// | | [`V5_0`](Self::V5_0) | [`V5_7`](Self::V5_7) |
 /// |---|---|---|
@@ -140,7 +140,7 @@ pub enum ForwarderVersion {
     V5_7,
 }
 
-/// What a strict batch does with the value of an inner call that failed.
+/// Treatment of the value of a failed inner call in a strict batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StrictValueFailure {
@@ -151,7 +151,7 @@ pub enum StrictValueFailure {
 }
 
 impl ForwarderVersion {
-    /// What a strict batch does with the value of an inner call that failed.
+    /// Treatment of the value of a failed inner call in a strict batch.
     #[must_use]
     pub const fn strict_value_failure(self) -> StrictValueFailure {
         match self {
@@ -160,8 +160,8 @@ impl ForwarderVersion {
         }
     }
 
-    /// Signature of the error with which a strict batch answers a failed call that carries value;
-    /// `None` if it does not revert.
+    /// Signature of the error with which a strict batch reverts on a failed call that carries value; `None` if it does
+    /// not revert.
     #[must_use]
     pub const fn atomic_failure_error(self) -> Option<&'static str> {
         match self {
@@ -175,7 +175,7 @@ impl ForwarderVersion {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ForwarderBuild {
-    /// What it does.
+    /// Its semantics.
     pub version: ForwarderVersion,
     /// The releases of `@openzeppelin/contracts` that ship this code.
     pub releases: &'static [&'static str],
@@ -192,14 +192,13 @@ pub struct ForwarderBuild {
 /// All known builds, oldest first: the code that OpenZeppelin publishes in its packages.
 pub static KNOWN_BUILDS: &[ForwarderBuild] = include!("../artifacts/forwarder_builds.rs");
 
-/// The known build that `runtime_code` (of `eth_getCode`) is an instance of.
+/// The known build of which `runtime_code` (of `eth_getCode`) is an instance.
 ///
-/// Immutables are masked, because they differ per chain, address and name, and so is the metadata,
-/// which does not run. A match therefore says what the code does, not what its domain is: read that
-/// from `eip712Domain()`.
+/// Immutables are masked, because they differ per chain, address and name, and so is the metadata, which is not
+/// executed. A match therefore identifies the code's behaviour, not its domain: read that from `eip712Domain()`.
 ///
-/// `None` is an answer about our list, not about the contract: a forwarder compiled with other
-/// settings is as good, but has to be configured.
+/// `None` means only that the code is not in our list: a forwarder compiled with other settings is as good, but has to
+/// be configured.
 #[must_use]
 pub fn forwarder_build(runtime_code: &[u8]) -> Option<&'static ForwarderBuild> {
     let body = without_metadata(runtime_code)?;
@@ -207,7 +206,8 @@ pub fn forwarder_build(runtime_code: &[u8]) -> Option<&'static ForwarderBuild> {
     candidates.find(|build| masked_hash(body, build.immutables) == build.masked_hash)
 }
 
-/// Which known forwarder `runtime_code` (of `eth_getCode`) is; see [`forwarder_build`].
+/// Version of the known forwarder with `runtime_code` (of `eth_getCode`); `None` if the code is unknown. See
+/// [`forwarder_build`].
 #[must_use]
 pub fn forwarder_version(runtime_code: &[u8]) -> Option<ForwarderVersion> {
     forwarder_build(runtime_code).map(|build| build.version)

@@ -22,13 +22,13 @@ sol! {
         function mark(bytes32 tag) external;
         /// Entries of `user`.
         function count(address user) external view returns (uint256);
-        /// How many times `tag` was marked.
+        /// Number of times that `tag` was marked.
         function marks(bytes32 tag) external view returns (uint256);
         /// The user who marked `tag` last.
         function lastSender(bytes32 tag) external view returns (address);
         /// Entries of all users.
         function total() external view returns (uint256);
-        /// Whether the book takes the appended sender from `forwarder`.
+        /// True if the book accepts the appended sender from `forwarder`.
         function isTrustedForwarder(address forwarder) external view returns (bool);
     }
 }

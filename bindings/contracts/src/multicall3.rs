@@ -41,10 +41,10 @@ sol! {
         bytes callData;
     }
 
-    /// What one call gave back. Visible in simulation only, not in a receipt.
+    /// Outcome of one call. Visible in simulation only, not in a receipt.
     #[derive(Debug, Default, PartialEq, Eq, Hash)]
     struct Result {
-        /// Whether the call succeeded.
+        /// True if the call succeeded.
         bool success;
         /// Its return or revert data.
         bytes returnData;
@@ -72,13 +72,13 @@ pub const fn creation_code() -> &'static [u8] {
     &CREATION_CODE
 }
 
-/// The code that stands at [`ADDRESS`] once deployed, for local chains that can set code.
+/// The deployed code at [`ADDRESS`], for local chains that can set code.
 #[must_use]
 pub fn runtime_code() -> &'static [u8] {
     &CREATION_CODE[INIT_BYTES..]
 }
 
-/// Size of the init code, which only copies what follows it.
+/// Size of the init code, which only copies the runtime code after it.
 const INIT_BYTES: usize = 32;
 
 static CREATION_CODE: [u8; code_bytes(CREATION_HEX)] = decode_code(CREATION_HEX);

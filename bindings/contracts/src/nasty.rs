@@ -23,7 +23,7 @@ sol! {
 
         /// Arms or disarms: arm between simulation and inclusion to fail on chain only.
         function arm(bool on) external;
-        /// How `isTrustedForwarder` answers from now on: 0 honest, 1 deny, 2 burn all gas.
+        /// Sets the answer of `isTrustedForwarder`: 0 honest, 1 deny, 2 burn all gas.
         function setTrust(uint8 mode) external;
         /// Reverts with `Error(reason)`.
         function revertAlways(string calldata reason) external pure;
@@ -48,17 +48,17 @@ sol! {
         /// Reverts with `size` zero bytes.
         function returnBomb(uint256 size) external pure;
 
-        /// How many times `tag` was executed with success.
+        /// Number of successful executions of `tag`.
         function marks(bytes32 tag) external view returns (uint256);
         /// The sender of the last success of `tag`.
         function lastSender(bytes32 tag) external view returns (address);
         /// Wei received with `tag`.
         function paid(bytes32 tag) external view returns (uint256);
-        /// Whether the armed functions fail.
+        /// True while the armed functions fail.
         function armed() external view returns (bool);
-        /// How `isTrustedForwarder` answers now.
+        /// Current mode of `isTrustedForwarder`; see `setTrust`.
         function trust() external view returns (uint8);
-        /// Whether the target takes the appended sender from `forwarder`.
+        /// True if the target accepts the appended sender from `forwarder`.
         function isTrustedForwarder(address forwarder) external view returns (bool);
     }
 }

@@ -1,13 +1,13 @@
-//! Where rollups tell what L1 costs: predeploys and virtual contracts, the parts that a relayer reads.
+//! L1 fee sources of rollups: predeploys and virtual contracts, as far as a relayer reads them.
 
 use alloy_primitives::{Address, B256, address, b256};
 use alloy_sol_types::sol;
 
 use crate::code::{code_bytes, decode_code};
 
-/// OP Stack `L1Block`: what the L2 knows of L1.
+/// OP Stack `L1Block`: L1 attributes known to the L2.
 pub const L1_BLOCK: Address = address!("0x4200000000000000000000000000000000000015");
-/// OP Stack `GasPriceOracle`: fee estimates, and which forks are active.
+/// OP Stack `GasPriceOracle`: fee estimates and active forks.
 pub const GAS_PRICE_ORACLE: Address = address!("0x420000000000000000000000000000000000000F");
 /// Arbitrum `NodeInterface`: not a contract, answers `eth_call` only, and not to other contracts.
 pub const NODE_INTERFACE: Address = address!("0x00000000000000000000000000000000000000C8");
@@ -32,11 +32,11 @@ sol! {
         function blobBaseFee() external view returns (uint256);
         /// Ecotone: weight of the blob base fee, six decimals.
         function blobBaseFeeScalar() external view returns (uint32);
-        /// Isthmus.
+        /// Isthmus: scalar of the operator fee.
         function operatorFeeScalar() external view returns (uint32);
-        /// Isthmus, wei.
+        /// Isthmus: constant of the operator fee, wei.
         function operatorFeeConstant() external view returns (uint64);
-        /// Jovian.
+        /// Jovian: gas scalar of the DA footprint.
         function daFootprintGasScalar() external view returns (uint16);
     }
 
@@ -45,19 +45,19 @@ sol! {
     interface GasPriceOracle {
         /// L1 data fee of a transaction that is not signed yet, wei.
         function getL1Fee(bytes memory unsignedTx) external view returns (uint256);
-        /// Upper estimate for so many bytes, wei.
+        /// Upper estimate for a transaction of this size in bytes, wei.
         function getL1FeeUpperBound(uint256 unsignedTxSize) external view returns (uint256);
-        /// Isthmus: operator fee for so much gas, wei.
+        /// Isthmus: operator fee for this amount of gas, wei.
         function getOperatorFee(uint256 gasUsed) external view returns (uint256);
         /// L1 base fee, wei per gas.
         function l1BaseFee() external view returns (uint256);
-        /// Ecotone is active.
+        /// True if Ecotone is active.
         function isEcotone() external view returns (bool);
-        /// Fjord is active.
+        /// True if Fjord is active.
         function isFjord() external view returns (bool);
-        /// Isthmus is active.
+        /// True if Isthmus is active.
         function isIsthmus() external view returns (bool);
-        /// Jovian is active.
+        /// True if Jovian is active.
         function isJovian() external view returns (bool);
     }
 
@@ -91,19 +91,19 @@ sol! {
         function scalar() external view returns (uint256);
         /// Curie: wei per blob gas.
         function l1BlobBaseFee() external view returns (uint256);
-        /// Curie; the execution scalar from Feynman.
+        /// Curie: scalar of the L1 base fee; from Feynman on, scalar of the execution part.
         function commitScalar() external view returns (uint256);
-        /// Curie.
+        /// Curie: scalar of the blob base fee.
         function blobScalar() external view returns (uint256);
-        /// Feynman.
+        /// Feynman: threshold of the compression penalty.
         function penaltyThreshold() external view returns (uint256);
-        /// Feynman.
+        /// Feynman: factor of the compression penalty.
         function penaltyFactor() external view returns (uint256);
-        /// Curie is active.
+        /// True if Curie is active.
         function isCurie() external view returns (bool);
-        /// Feynman is active.
+        /// True if Feynman is active.
         function isFeynman() external view returns (bool);
-        /// Galileo is active.
+        /// True if Galileo is active.
         function isGalileo() external view returns (bool);
     }
 }

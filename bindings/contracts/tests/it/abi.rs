@@ -1,4 +1,4 @@
-//! Selectors, topics and type hashes are those of the contracts.
+//! Selectors, topics and type hashes equal those of the contracts.
 
 use std::collections::BTreeSet;
 

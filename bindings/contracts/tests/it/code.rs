@@ -1,4 +1,4 @@
-//! Creation code is what the artifacts describe, and deployed code is recognised.
+//! Creation code equals the artifacts, and deployed code is recognised.
 
 use alloy_primitives::{Address, hex, keccak256};
 use alloy_sol_types::SolValue;
@@ -7,7 +7,7 @@ use slackwater_contracts::forwarder::{
 };
 use slackwater_contracts::{fake_forwarder, forwarder, guestbook, multicall3, nasty, rollup};
 
-/// Code as `eth_getCode` gave it after a deployment on a local chain.
+/// Code that `eth_getCode` returned after a deployment on a local chain.
 const DEPLOYED_5_6_1: &str = include_str!("../fixtures/forwarder-5.6.1.deployed.hex");
 const DEPLOYED_5_7_0: &str = include_str!("../fixtures/forwarder-5.7.0.deployed.hex");
 

@@ -1,4 +1,4 @@
-//! What the crate promises about ABI, code and known builds.
+//! Tests of ABI, code and known builds.
 
 mod abi;
 mod code;

@@ -1,4 +1,4 @@
-//! Digests are those that wallets compute: `core/tests/vectors/eip712.json`.
+//! Digests equal those that wallets compute: `core/tests/vectors/eip712.json`.
 
 use alloy_primitives::{Address, Bytes, U256, aliases::U48};
 use alloy_sol_types::{Eip712Domain, SolStruct};
