@@ -5,7 +5,7 @@ use std::fmt::Display;
 use pyo3::prelude::*;
 use slackwater::client::ClientError;
 
-/// What `slackwater._errors` makes of a code.
+/// Builds the exception of `slackwater._errors` for a code.
 fn build(
     code: &str,
     message: &str,
@@ -22,12 +22,12 @@ fn build(
     })
 }
 
-/// An error that would come back.
+/// An error that a retry would not resolve.
 pub(crate) fn failure(code: &str, message: impl Display) -> PyErr {
     build(code, &message.to_string(), false, false, None, None)
 }
 
-/// What the caller gave can't be used.
+/// An invalid argument of the caller.
 pub(crate) fn argument(message: impl Display) -> PyErr {
     failure("invalid_argument", message)
 }

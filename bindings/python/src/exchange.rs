@@ -1,4 +1,4 @@
-//! One call with its repetitions.
+//! One API call with its retries.
 
 use pyo3::prelude::*;
 use serde::Serialize;
@@ -16,7 +16,7 @@ use crate::{
     value::{Call, Came, Uint, call, instant, span, text, write},
 };
 
-/// An exchange of any type, whose answer leaves as JSON.
+/// An exchange of any result type, whose answer is passed to Python as JSON.
 trait AnyExchange: Send + Sync {
     fn step(&self, now: Timestamp) -> Result<Call, Timestamp>;
     fn answer(
@@ -49,7 +49,7 @@ impl<T: Serialize> AnyExchange for client::Exchange<T> {
     }
 }
 
-/// Ask `step`, do what it says, tell `answered` what came.
+/// One API call with its retries. Call `step`, carry out its instruction, pass the outcome to `answered`.
 #[pyclass(module = "slackwater")]
 pub(crate) struct Exchange(Box<dyn AnyExchange>);
 
@@ -110,7 +110,7 @@ impl Exchange {
         Ok(exchange(api::batch(text("id", id)?)))
     }
 
-    /// What to send, or until when (Unix ms) to wait.
+    /// The call to send, or the time (Unix ms) until which to wait.
     fn step(&self, now: u64) -> (Option<Call>, Option<u64>) {
         match self.0.step(instant(now)) {
             Ok(call) => (Some(call), None),
@@ -118,7 +118,7 @@ impl Exchange {
         }
     }
 
-    /// The answer as JSON; `None` if `step` goes on.
+    /// The result as JSON; `None` if `step` has a further instruction.
     fn answered(&mut self, now: u64, came: Came, entropy: u64) -> PyResult<Option<String>> {
         self.0.answer(instant(now), came.result(), entropy)
     }

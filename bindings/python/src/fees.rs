@@ -1,4 +1,4 @@
-//! What the next block charges, and what a node's refusal means.
+//! Base fee of the next blocks, and classification of a node's refusals.
 
 use pyo3::prelude::*;
 use slackwater::chain::{self, BaseFeeParams, FeeHeader, GasTarget, Metering};
@@ -46,7 +46,7 @@ pub(crate) fn next_base_fee(
     chain::next_base_fee(&header, &rule).map_err(|error| failure("invalid_header", error))
 }
 
-/// Highest base fee that so many full blocks can lead to, wei per gas.
+/// Highest base fee that this number of full blocks can lead to, wei per gas.
 #[pyfunction]
 #[pyo3(signature = (base_fee, blocks, *, denominator=None, elasticity=None, min_base_fee=None))]
 pub(crate) fn max_base_fee_after(
@@ -60,7 +60,8 @@ pub(crate) fn max_base_fee_after(
     chain::max_base_fee_after(base_fee.0, u64::from(blocks.0), &rule)
 }
 
-/// What a node's answer to `eth_sendRawTransaction` means: class, whether it may have arrived, whether to send again.
+/// Classifies a node's error answer to `eth_sendRawTransaction`: class, true if the transaction may have arrived, true
+/// if sending again makes sense.
 #[pyfunction]
 #[pyo3(signature = (code, message, data=None))]
 pub(crate) fn classify_rpc_error(code: i64, message: &str, data: Option<&str>) -> (&'static str, bool, bool) {

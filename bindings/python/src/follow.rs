@@ -1,4 +1,4 @@
-//! What becomes of one request.
+//! Following one request to its end.
 
 use pyo3::prelude::*;
 use serde::Serialize;
@@ -17,7 +17,7 @@ struct ChangeOut<'a> {
     is_fallback: bool,
 }
 
-/// Ask `step`, do what it says, tell what came of it, take the changes.
+/// Follows one request. Call `step`, carry out its instruction, pass the outcome back, take the changes.
 #[pyclass(module = "slackwater")]
 #[derive(Debug)]
 pub(crate) struct Follow(client::Follow);
@@ -35,7 +35,7 @@ impl Follow {
         }))
     }
 
-    /// What to do: `open` and `look` with a call, `wait` with Unix ms, `read`, `done`.
+    /// The next instruction: `open` and `look` with a call, `wait` with a time in Unix ms, `read`, `done`.
     fn step(&mut self, now: u64) -> (&'static str, Option<Call>, Option<u64>) {
         match self.0.step(instant(now)) {
             FollowStep::Open(http) => ("open", Some(call(&http)), None),
@@ -50,7 +50,7 @@ impl Follow {
         self.0.opened(instant(now), came.result(), entropy);
     }
 
-    /// False if the stream can't be read on: close it.
+    /// False if the stream can't be read any further: close it.
     fn fed(&mut self, chunk: &[u8]) -> bool {
         self.0.bytes(chunk).is_ok()
     }
@@ -73,7 +73,7 @@ impl Follow {
         self.0.state().map(write).transpose()
     }
 
-    /// Raises if it was given up, or the relayer took back what it had called final.
+    /// Raises if following was given up, or the relayer contradicted a final status.
     fn check(&self) -> PyResult<()> {
         if let Some(event) = self.0.contradiction() {
             return Err(failure("contradiction", format_args!("the relayer says `{}` after the end", event.status)));

@@ -15,7 +15,7 @@ use crate::{
     value::{Uint, parse, span, write},
 };
 
-/// Most trees of one horizon in a refit.
+/// Highest number of trees of one horizon in a refit.
 const MAX_TREES: usize = 500;
 
 #[derive(Serialize)]
@@ -52,7 +52,7 @@ impl From<&HorizonForecast> for HorizonOut {
     }
 }
 
-/// How full blocks were: gas used and limit, or shares.
+/// Utilisation of blocks: gas used and limit, or ratios.
 #[derive(FromPyObject)]
 enum Usage {
     Gas(Vec<(Uint<u64>, Uint<u64>)>),
@@ -109,8 +109,9 @@ impl Forecaster {
         forecast::Forecaster::new(config).map(Self).map_err(argument)
     }
 
-    /// Takes in blocks in a row. A number at or below the last one replaces the tail of what was seen. `known`: an imported
-    /// state was learned from them, so they are remembered and teach nothing.
+    /// Takes in consecutive blocks. A number at or below the last one replaces the tail of the observed blocks. With
+    /// `known`, the blocks are only stored and not learned from, because an imported state has already learned from
+    /// them.
     fn observe_all(
         &mut self,
         py: Python<'_>,
@@ -120,7 +121,7 @@ impl Forecaster {
         timestamps: Option<Vec<Uint<u64>>>,
         known: bool,
     ) -> PyResult<()> {
-        // As `eth_feeHistory` has it, there may be one fee more than blocks: that of the next one.
+        // As in an answer of `eth_feeHistory`, there may be one more base fee than blocks: that of the next block.
         let blocks = usage.as_ref().map_or(base_fees.len(), Usage::len);
         let is_next_known = base_fees.len() == blocks + 1;
         if base_fees.len() != blocks && !is_next_known {
@@ -159,7 +160,7 @@ impl Forecaster {
         .map(Some)
     }
 
-    /// Base fee that so many blocks ahead is not exceeded with probability `p`, wei per gas.
+    /// Base fee, wei per gas, that is not exceeded with probability `p` at `blocks` blocks ahead.
     fn quantile(&self, blocks: u32, p: f64) -> PyResult<u128> {
         if !(0.0..=1.0).contains(&p) {
             return Err(argument(format_args!("p: {p} is not between 0 and 1")));
@@ -167,7 +168,7 @@ impl Forecaster {
         Ok(self.horizon(blocks)?.quantile(p))
     }
 
-    /// Probability that so many blocks ahead the base fee is at most `fee` wei per gas.
+    /// Probability that the base fee is at most `fee` wei per gas at `blocks` blocks ahead.
     fn probability_below(&self, blocks: u32, fee: Uint<u128>) -> PyResult<f64> {
         Ok(self.horizon(blocks)?.probability_below(fee.0))
     }
@@ -177,7 +178,7 @@ impl Forecaster {
         self.0.refit_due()
     }
 
-    /// Fits the models anew, without the interpreter's lock; false if too little was seen.
+    /// Refits the models, without the interpreter's lock; false if too few blocks were observed.
     fn refit(&mut self, py: Python<'_>) -> bool {
         let Some(job) = self.0.refit_job() else { return false };
         let fitted = py.detach(|| job.run());
@@ -185,7 +186,7 @@ impl Forecaster {
         true
     }
 
-    /// What was learned about the experts and their intervals, JSON; neither blocks nor fitted models.
+    /// Learned state of the experts and their intervals, as JSON; without blocks and fitted models.
     fn export_state(&self) -> PyResult<String> {
         serde_json::to_string(&self.0.export_state()).map_err(internal)
     }

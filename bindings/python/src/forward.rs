@@ -1,4 +1,4 @@
-//! What users sign.
+//! Forward requests and their signatures.
 
 use alloy_primitives::{Address, U256};
 use pyo3::prelude::*;
@@ -45,7 +45,7 @@ impl ForwarderDomain {
     }
 }
 
-/// A request that needs its user's signature.
+/// A request without its user's signature.
 #[pyclass(frozen, module = "slackwater")]
 #[derive(Debug)]
 pub(crate) struct UnsignedForward(client::UnsignedForward);
@@ -109,7 +109,7 @@ impl UnsignedForward {
     }
 }
 
-/// A request that its user has signed.
+/// A request with its user's signature.
 #[pyclass(frozen, module = "slackwater")]
 #[derive(Debug)]
 pub(crate) struct Forward {
@@ -149,7 +149,7 @@ impl Forward {
     }
 }
 
-/// A key in memory, zeroed when it is dropped; shows only its address.
+/// A private key in memory, zeroed when it is dropped; shows only its address.
 #[pyclass(frozen, module = "slackwater")]
 #[derive(Debug)]
 pub(crate) struct Key(KeySigner);
@@ -188,7 +188,7 @@ impl Key {
     }
 }
 
-/// Whose signature it is.
+/// Address of the signer of `digest`.
 #[pyfunction]
 pub(crate) fn recover_signer(digest: &[u8], signature: &[u8]) -> PyResult<String> {
     let signer = request::recover(hash("digest", digest)?, signature);

@@ -1,4 +1,4 @@
-//! Questions to the user's own node.
+//! Queries to the user's own node.
 
 use alloy_primitives::U256;
 use pyo3::{IntoPyObjectExt as _, prelude::*};
@@ -25,7 +25,7 @@ enum Ask {
     Domain(RpcCall<slackwater::request::ForwarderDomain>),
 }
 
-/// A question: send `body`, give the answer to `parse`.
+/// A query: send `body`, pass the answer to `parse`.
 #[pyclass(frozen, module = "slackwater")]
 #[derive(Debug)]
 pub(crate) struct NodeCall(Ask);
@@ -67,7 +67,7 @@ impl NodeCall {
     }
 }
 
-/// Whether a forwarder may be signed for: send all `bodies`, give the answers to `judge`.
+/// Check that a forwarder is safe to sign for: send all `bodies`, pass the answers to `judge`.
 #[pyclass(frozen, module = "slackwater")]
 #[derive(Debug)]
 pub(crate) struct ForwarderCheck(verify::ForwarderCheck);
@@ -91,15 +91,15 @@ impl ForwarderCheck {
     }
 }
 
-/// Checks at the user's own node what a relayer says about the chain.
+/// Checks a relayer's claims about the chain at the user's own node.
 #[pyclass(module = "slackwater")]
 #[derive(Debug)]
 pub(crate) struct InclusionCheck(verify::InclusionCheck);
 
 #[pymethods]
 impl InclusionCheck {
-    /// `claim` is an event or a request of the API. `depth` replaces the node's `finalized` tag. The code of a forwarder that
-    /// is `pinned` may be any.
+    /// `claim` is an event or a request of the API. `depth` replaces the node's `finalized` tag. With `pinned`, the
+    /// forwarder may have any code.
     #[new]
     #[pyo3(signature = (forward, claim, *, finality="finalized", depth=None, pinned=false))]
     fn new(forward: &Forward, claim: &str, finality: &str, depth: Option<u64>, pinned: bool) -> PyResult<Self> {

@@ -1,4 +1,4 @@
-//! Requests that must neither be lost nor sent twice.
+//! Outbox of requests that must neither be lost nor sent twice.
 
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use crate::{
     verify::Relayers,
 };
 
-/// After every call do what `next_command` says, until there is nothing left, and come back at `next_timeout`.
+/// Outbox of requests. After every call carry out the commands of `next_command` until there are none, and call
+/// `timeout` at the time of `next_timeout`.
 #[pyclass(module = "slackwater")]
 #[derive(Debug)]
 pub(crate) struct Outbox(client::Outbox);
@@ -21,7 +22,7 @@ fn key(text: &str) -> PyResult<IdempotencyKey> {
     IdempotencyKey::new(text).map_err(|error| client_error(&error))
 }
 
-/// What is to be done: its name, the key, a number to be given back, a text, a call.
+/// A command: its name, the key, a number to pass back, a text, a call.
 type CommandOut = (&'static str, Option<String>, u64, Option<String>, Option<Call>);
 
 #[pymethods]
@@ -50,8 +51,8 @@ impl Outbox {
         Ok(Self(outbox.addressed_to(Addressee::new(url, identities))))
     }
 
-    /// Takes what storage holds; the keys of records that can't be read, and the addresses of other relayers that entries
-    /// are for.
+    /// Loads the stored records. Returns the keys of unreadable records, and the addresses of other relayers that
+    /// entries are for.
     fn load(&mut self, now: u64, records: Vec<(String, String)>) -> (Vec<String>, Vec<String>) {
         let report = self.0.load(instant(now), records);
         (report.damaged, report.foreign)

@@ -1,4 +1,4 @@
-//! What is asked of a relayer.
+//! Submissions to a relayer.
 
 use alloy_primitives::U256;
 use pyo3::prelude::*;
@@ -21,7 +21,7 @@ pub(crate) struct Submission {
     pub(crate) id: Option<String>,
 }
 
-/// Everything that both kinds may say.
+/// Applies the options that both kinds of requests share.
 fn limits(
     mut submit: Submit,
     within: Option<f64>,

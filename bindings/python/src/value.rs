@@ -1,4 +1,4 @@
-//! Numbers, names and bytes as Python writes them.
+//! Conversion of numbers, names and bytes from and to Python.
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
@@ -12,10 +12,10 @@ use slackwater::{
 
 use crate::error::{argument, internal};
 
-/// Longest span of time that is taken, seconds: a year.
+/// Longest accepted time span, seconds: a year.
 const MAX_SPAN_S: f64 = 31_536_000.0;
 
-/// A whole number: whatever has `__index__`, such as an `int` or an integer of numpy.
+/// A whole number: any object with `__index__`, such as an `int` or an integer of numpy.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Uint<T>(pub(crate) T);
 
@@ -42,7 +42,7 @@ pub(crate) fn int(py: Python<'_>, value: U256) -> PyResult<Bound<'_, PyAny>> {
     py.get_type::<pyo3::types::PyInt>().call_method1("from_bytes", (bytes, "big"))
 }
 
-/// Something that is written as one text.
+/// Parses a value from its text form.
 pub(crate) fn text<T: FromStr>(what: &str, text: &str) -> PyResult<T> {
     text.parse().map_err(|_| argument(format_args!("{what}: can't be read")))
 }
@@ -72,14 +72,14 @@ pub(crate) fn write<T: Serialize + ?Sized>(value: &T) -> PyResult<String> {
     serde_json::to_string(value).map_err(internal)
 }
 
-/// A call as Python sends it: method, path, headers, body.
+/// An HTTP call for Python to send: method, path, headers, body.
 pub(crate) type Call = (&'static str, String, Vec<(&'static str, String)>, Option<String>);
 
 pub(crate) fn call(call: &HttpCall) -> Call {
     (call.method.as_str(), call.path.clone(), call.headers.clone(), call.body.clone())
 }
 
-/// What Python brings back: status, `Retry-After`, body; or how it failed, and why.
+/// Outcome of a call: status, `Retry-After` and body of the answer, or kind and detail of the failure.
 #[derive(FromPyObject)]
 pub(crate) enum Came {
     Answer(u16, Option<String>, Vec<u8>),

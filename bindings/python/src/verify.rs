@@ -1,4 +1,4 @@
-//! Whether what a relayer claims is true.
+//! Verification of a relayer's claims.
 
 use alloy_primitives::{Address, B256};
 use pyo3::prelude::*;
@@ -30,14 +30,14 @@ impl Relayers {
             Self::Several(several) => several,
         };
         if texts.is_empty() {
-            // None would be anybody.
+            // An empty list would accept any signer.
             return Err(argument("relayer: no identity is given"));
         }
         texts.iter().map(|one| text("relayer", one)).collect()
     }
 }
 
-/// Raises unless `accepted` (JSON) is the word of `relayer`, or of one of several, about this request.
+/// Raises unless `accepted` (JSON) is a promise about this request signed by `relayer`, or by one of several.
 #[pyfunction]
 #[pyo3(signature = (accepted, request_id, chain_id, relayer, not_after=None))]
 pub(crate) fn verify_accepted(
@@ -57,7 +57,7 @@ pub(crate) fn verify_accepted(
     verify::verify_accepted(&accepted, &expected).map_err(|fault| client(&fault.into()))
 }
 
-/// Raises unless the entries (JSON) lead from one head to the other.
+/// Raises unless the entries (JSON) form a chain from `start` to `published`.
 #[pyfunction]
 pub(crate) fn verify_log(start: &str, entries: &str, published: &str) -> PyResult<()> {
     let (start, published): (Head, Head) = (parse("start", start)?, parse("published", published)?);
@@ -73,13 +73,13 @@ pub(crate) fn verify_log_proof(proof: &str, root: &[u8]) -> PyResult<String> {
     Ok(decision.encode())
 }
 
-/// Leaf of a 32-byte content.
+/// Merkle leaf of a 32-byte content.
 #[pyfunction]
 pub(crate) fn merkle_leaf(content: &[u8]) -> PyResult<[u8; 32]> {
     Ok(provenance::leaf_hash(hash("content", content)?).0)
 }
 
-/// Whether `siblings` show that `content` is under `root`.
+/// True if `siblings` prove that `content` is under `root`.
 #[pyfunction]
 pub(crate) fn verify_merkle_proof(content: &[u8], siblings: Vec<Vec<u8>>, root: &[u8]) -> PyResult<bool> {
     let siblings: Vec<B256> = siblings.iter().map(|sibling| hash("sibling", sibling)).collect::<PyResult<_>>()?;
