@@ -1,9 +1,9 @@
-//! Arbitrary input for everything that Slackwater reads from outside: requests, RPC replies, headers' extra data, signatures,
-//! configuration, ledger rows, models, fee files, and what a client is answered.
+//! Arbitrary input for everything that Slackwater reads from outside: requests, RPC replies, headers' extra data,
+//! signatures, configuration, ledger rows, models, fee files, and answers to a client.
 //!
-//! A [`Target`] must not panic, and holds what its documentation says. [`run`] feeds it known inputs and what [`mutate`] makes
-//! of them, on stable Rust and reproducibly. It is not guided by coverage: the corpus has to reach what should be tried, and
-//! a run fails if too little of what it made is understood.
+//! A [`Target`] must not panic, and must have the properties in its documentation. [`run`] feeds it known inputs and
+//! mutations of them by [`mutate`], on stable Rust and reproducibly. It is not guided by coverage: the corpus has to
+//! reach the code under test, and a run fails if too few of its inputs are understood.
 
 mod mutate;
 mod targets;
@@ -19,30 +19,30 @@ use alloy_primitives::{hex, keccak256};
 pub use mutate::{Rng, mutate};
 pub use targets::TARGETS;
 
-/// One thing that reads input.
+/// One reader of external input.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
-    /// Its name, and that of its corpus.
+    /// Its name, also of its corpus folder.
     pub name: &'static str,
-    /// Reads; panics if a property does not hold. `true` if the input was understood.
+    /// Reads an input; panics if a property does not hold. `true` if the input was understood.
     pub read: fn(&[u8]) -> bool,
 }
 
-/// How long to go on.
+/// Length of a run.
 #[derive(Debug, Clone, Copy)]
 pub enum Until {
-    /// So many inputs.
+    /// Number of inputs.
     Inputs(u64),
-    /// So much time.
+    /// Elapsed time.
     Passed(Duration),
 }
 
-/// What a run saw.
+/// Result of a run.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Seen {
     /// Inputs read.
     pub inputs: u64,
-    /// Those that were understood: if there are none, the corpus does not reach the code behind the parser.
+    /// Inputs that were understood: if there are none, the corpus does not reach the code behind the parser.
     pub understood: u64,
 }
 
@@ -51,7 +51,7 @@ pub struct Seen {
 pub struct Crash {
     /// The input.
     pub input: Vec<u8>,
-    /// What the panic said.
+    /// The panic's message.
     pub message: String,
 }
 
@@ -62,7 +62,7 @@ impl std::fmt::Display for Crash {
     }
 }
 
-/// The known inputs of a target.
+/// Known inputs of a target.
 ///
 /// # Errors
 /// If its folder can't be read, or is empty.
@@ -77,7 +77,7 @@ pub fn corpus(target: &Target) -> anyhow::Result<Vec<Vec<u8>>> {
     Ok(files.iter().map(std::fs::read).collect::<Result<_, _>>()?)
 }
 
-/// Reads all known inputs, then new ones.
+/// Reads all known inputs, then mutated ones.
 ///
 /// # Errors
 /// The first input that makes the target panic.
@@ -114,7 +114,7 @@ fn attempt(target: &Target, input: &[u8]) -> Result<bool, Box<Crash>> {
     })
 }
 
-/// Keeps an input that made a target panic.
+/// Writes an input that made a target panic to the artifacts.
 ///
 /// # Errors
 /// If it can't be written.

@@ -9,12 +9,12 @@ use slackwater_fuzz::{TARGETS, Until, corpus, keep, run};
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
-    /// Targets; all without.
+    /// Names of targets; all if there are none.
     targets: Vec<String>,
     /// Seconds per target.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Where the inputs start: the same seed makes the same ones.
+    /// Seed of the inputs: the same seed makes the same inputs.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -26,7 +26,7 @@ fn main() -> anyhow::Result<()> {
         let known = || TARGETS.iter().map(|target| target.name).collect::<Vec<_>>().join(", ");
         anyhow::ensure!(TARGETS.iter().any(|target| target.name == name), "no target `{name}`; there are {}", known());
     }
-    // One line per crash is enough: the default hook would tell of it twice.
+    // One line per crash is enough: the default hook would report it a second time.
     std::panic::set_hook(Box::new(|_| ()));
     let mut crashes = 0;
     for target in

@@ -1,4 +1,4 @@
-//! Makes new inputs of known ones. The same seed makes the same inputs, on every machine.
+//! Mutation of known inputs. The same seed makes the same inputs, on every machine.
 
 /// splitmix64.
 #[derive(Debug, Clone)]
@@ -14,7 +14,7 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number below `limit`; 0 if there is none.
+    /// A number below `limit`; 0 if `limit` is 0.
     pub fn below(&mut self, limit: usize) -> usize {
         usize::try_from(self.next() % (limit.max(1) as u64)).unwrap_or(0)
     }
@@ -59,9 +59,9 @@ const WORDS: &[&str] = &[
     ",",
     ":",
 ];
-/// Longest input that is made, bytes.
+/// Longest mutated input, bytes.
 const LONGEST: usize = 1 << 16;
-/// Most changes to one input.
+/// Highest number of changes to one input.
 const CHANGES: usize = 6;
 
 /// A new input, made from one or two of `corpus`.
@@ -94,7 +94,7 @@ fn change(rng: &mut Rng, corpus: &[Vec<u8>], input: &mut Vec<u8>) {
             input.splice(at..at, again);
         }
         4 => drop(input.splice(at..at, WORDS[rng.below(WORDS.len())].bytes())),
-        // A whole number or word gives way to another.
+        // Replaces a whole number or word.
         5 | 6 => {
             let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
             let from = input[..at].iter().rposition(|byte| !is_part(byte)).map_or(0, |before| before + 1);
@@ -102,7 +102,7 @@ fn change(rng: &mut Rng, corpus: &[Vec<u8>], input: &mut Vec<u8>) {
             input.splice(from..to, WORDS[rng.below(WORDS.len())].bytes());
         }
         7 => input.truncate(at),
-        // The head of one, the tail of another.
+        // Joins the head of this input to the tail of another.
         _ => {
             if let Some(other) = corpus.get(rng.below(corpus.len())) {
                 let from = rng.below(other.len() + 1);

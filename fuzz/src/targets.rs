@@ -1,4 +1,4 @@
-//! What reads input from outside.
+//! Readers of external input.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -24,7 +24,7 @@ use slackwater_relayer::{
 
 use crate::Target;
 
-/// Everything that is read from outside.
+/// All readers of external input.
 pub const TARGETS: &[Target] = &[
     Target { name: "request", read: request },
     Target { name: "rpc_reply", read: rpc_reply },
@@ -45,7 +45,7 @@ pub const TARGETS: &[Target] = &[
 const NOW: Timestamp = Timestamp(1_789_990_000_000);
 const FORWARDER: Address = address!("5FbDB2315678afecb367f032d93F642f64180aa3");
 
-/// A body of `POST /v1/requests`, single or as a batch. What is accepted survives the ledger unchanged.
+/// A body of `POST /v1/requests`, single or as a batch. An accepted request is stored and read back unchanged.
 fn request(input: &[u8]) -> bool {
     let domain = ForwarderDomain::new("Slackwater", 31_337, FORWARDER);
     let forwarders = BTreeMap::from([(FORWARDER, domain)]);
@@ -72,12 +72,12 @@ fn request(input: &[u8]) -> bool {
     is_understood
 }
 
-/// What a node answers, whatever was asked.
+/// A node's answer, to any query.
 fn rpc_reply(input: &[u8]) -> bool {
     slackwater::relay::read_any_reply(input)
 }
 
-/// A node's error, by words or by HTTP status.
+/// A node's error, by message or by HTTP status.
 fn rpc_error(input: &[u8]) -> bool {
     let text = String::from_utf8_lossy(input);
     let (head, message) = text.split_once('\n').unwrap_or(("", &text));
@@ -88,7 +88,7 @@ fn rpc_error(input: &[u8]) -> bool {
     class != RpcErrorClass::Unknown
 }
 
-/// A header's extra data, and the L1 attributes of OP Stack; what they say can be reckoned with.
+/// A header's extra data, and the L1 attributes of OP Stack; computing fees with the parsed values does not panic.
 fn extra_data(input: &[u8]) -> bool {
     let Ok(bytes) = hex::decode(String::from_utf8_lossy(input).trim()) else { return false };
     let mut is_understood = OpBaseFeeParams::parse(&bytes).is_ok();
@@ -113,14 +113,14 @@ fn extra_data(input: &[u8]) -> bool {
 /// Order of secp256k1.
 const ORDER: U256 = uint!(0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141_U256);
 
-/// A signature over anything: whoever it names has the digest's one signer.
+/// A signature over anything: if it is accepted, its other form is not.
 fn signature(input: &[u8]) -> bool {
     let Ok(bytes) = hex::decode(String::from_utf8_lossy(input).trim()) else { return false };
     let digest = keccak256(b"slackwater");
     match recover(digest, &bytes) {
         Ok(signer) => {
             assert_eq!(bytes.len(), 65);
-            // The other form of the same signature must not be accepted: a request would have two.
+            // The other form of the same signature must not be accepted: else a request would have two.
             let mut mirrored = bytes.clone();
             let flipped = ORDER - U256::from_be_slice(&bytes[32..64]);
             mirrored[32..64].copy_from_slice(&flipped.to_be_bytes::<32>());
@@ -149,7 +149,7 @@ fn config(input: &[u8]) -> bool {
     }
 }
 
-/// A request as the ledger keeps it. What can be read is written back the same.
+/// A request as stored in the ledger. A readable one is written back unchanged.
 fn ledger_row(input: &[u8]) -> bool {
     let Ok(request) = VerifiedRequest::from_stored(input) else { return false };
     let again = VerifiedRequest::from_stored(&request.to_stored()).expect("what was written can be read");
@@ -157,7 +157,7 @@ fn ledger_row(input: &[u8]) -> bool {
     true
 }
 
-/// An entry of the decision log. What can be read is encoded to the same hash.
+/// An entry of the decision log. A readable one is encoded to the same hash.
 fn decision(input: &[u8]) -> bool {
     let Ok(text) = core::str::from_utf8(input) else { return false };
     let Ok(decision) = Decision::decode(text) else { return false };
@@ -174,7 +174,7 @@ fn models(input: &[u8]) -> bool {
     let timing = TimingPrior::from_json(text);
     let mut is_understood = registry.is_ok() || prior.is_ok() || timing.is_ok();
     if let Ok(prior) = prior {
-        // A prior that was accepted forecasts.
+        // An accepted prior can forecast.
         let config = ForecastConfig { horizons: vec![1, 5], prior: Some(prior), ..ForecastConfig::default() };
         assert!(Forecaster::new(config).is_ok(), "an accepted prior is refused");
     }
@@ -187,7 +187,7 @@ fn models(input: &[u8]) -> bool {
     is_understood
 }
 
-/// A file of fees. What is read are numbers.
+/// A CSV file of fees.
 fn fees_csv(input: &[u8]) -> bool {
     let Ok(text) = core::str::from_utf8(input) else { return false };
     csv::parse(text, &csv::CsvOptions::default()).is_ok_and(|table| !table.points.is_empty())
@@ -202,7 +202,7 @@ fn scalar_value(input: &[u8]) -> bool {
     span || key || id
 }
 
-/// What a client reads: a relayer's answers, its own records, and answers of the user's node.
+/// Input of a client: a relayer's answers, its own records, and answers of the user's node.
 fn client_answer(input: &[u8]) -> bool {
     let answer = |status| HttpAnswer { status, headers: Vec::new(), body: input.to_vec() };
     let mut is_understood = rpc::receipt(B256::ZERO).parse(input).is_ok();
@@ -238,7 +238,7 @@ fn client_answer(input: &[u8]) -> bool {
     is_understood
 }
 
-/// A stream of events. What is read does not depend on how it is cut.
+/// A stream of events. The parsed events do not depend on how it is split into chunks.
 fn event_stream(input: &[u8]) -> bool {
     let read = |size: usize| {
         let (mut parser, mut messages) = (SseParser::default(), Vec::new());

@@ -12,7 +12,7 @@ fn nothing_that_is_read_panics() {
             assert!((target.read)(input), "{}: known input {at} is not understood", target.name);
         }
         match run(target, &corpus, 7, Until::Inputs(INPUTS)) {
-            // Otherwise only the parser's first line was tried.
+            // Otherwise the run tried only the parser's first line.
             Ok(seen) => assert!(seen.understood * 200 > seen.inputs, "{}: {seen:?}", target.name),
             Err(crash) => panic!("{crash}\nkept as {}", keep(target, &crash).unwrap().display()),
         }
