@@ -1,4 +1,4 @@
-//! Questions to the node: who asked, until when, and where the answer goes.
+//! Calls to the node: purpose, time limit, and routing of the answer.
 
 use alloy_primitives::{Address, B256, Bytes};
 use alloy_sol_types::SolCall;
@@ -13,7 +13,7 @@ use crate::{
     time::Timestamp,
 };
 
-/// What came of a call.
+/// Result of a call.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CallAnswer {
     /// The node's `result`, as JSON.
@@ -22,7 +22,7 @@ pub enum CallAnswer {
     Error {
         /// JSON-RPC code.
         code: i64,
-        /// Its words.
+        /// The node's error message.
         message: String,
     },
     /// No answer. The node may have got the call (I5).
@@ -30,7 +30,7 @@ pub enum CallAnswer {
 }
 
 impl CallAnswer {
-    /// The result, read; `None` for everything else.
+    /// The parsed result; `None` for an error, a lost answer, or an unreadable one.
     pub(super) fn read<T: DeserializeOwned>(self) -> Option<T> {
         match self {
             Self::Result(text) => parse(&text),
@@ -38,7 +38,7 @@ impl CallAnswer {
         }
     }
 
-    /// What the node's refusal means.
+    /// Class of the node's error; `None` if it did not answer with an error.
     pub(super) fn class(&self) -> Option<RpcErrorClass> {
         match self {
             Self::Error { code, message } => Some(classify(*code, message, None)),
@@ -55,7 +55,7 @@ pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Option<T> {
 /// (forwarder, user).
 pub(super) type User = (Address, Address);
 
-/// Where an answer goes.
+/// Purpose of a call, which routes its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     Head,
@@ -63,20 +63,20 @@ pub(super) enum Purpose {
     History,
     AccountNonce,
     Balance,
-    /// The block at this height, on the way back to what is known.
+    /// The block at this height, on the walk back to known blocks.
     Ancestor(u64),
     Send(AttemptKey),
-    /// Of a poll, for one hash.
+    /// Receipt of one hash, for a poll.
     Receipt {
         poll: u64,
         hash: B256,
     },
-    /// An account nonce in the past.
+    /// The account nonce at an older block.
     SpenderCount {
         poll: u64,
         block: u64,
     },
-    /// A whole block.
+    /// A block with its transactions.
     SpenderBlock {
         poll: u64,
         block: u64,
@@ -99,7 +99,7 @@ pub(super) enum Purpose {
         candidate: u64,
         place: usize,
     },
-    /// A user's nonce; at a head that is known, or at whatever is latest.
+    /// A user's nonce, at the given head or at `latest`.
     UserNonce {
         user: User,
         at: Option<(u64, B256)>,
@@ -107,20 +107,20 @@ pub(super) enum Purpose {
 }
 
 impl Purpose {
-    /// Part of a look at the head.
+    /// True for the calls of a head poll.
     const fn is_of_look(self) -> bool {
         matches!(self, Self::Tagged | Self::History | Self::AccountNonce | Self::Balance | Self::Ancestor(_))
     }
 }
 
-/// A call on its way.
+/// A call in flight.
 #[derive(Debug)]
 pub(super) struct Pending {
     purpose: Purpose,
     pub(super) until: Timestamp,
 }
 
-/// A height as nodes want it.
+/// A block height as a JSON-RPC quantity.
 pub(super) fn height(number: u64) -> Value {
     format!("{number:#x}").into()
 }
@@ -130,7 +130,7 @@ pub(super) fn eth_call(to: Address, data: Vec<u8>, block: Value) -> Value {
     json!([{ "to": to, "data": Bytes::from(data) }, block])
 }
 
-/// The number in a returned word.
+/// The number in a returned 32-byte word; `None` if it is short or above `u64`.
 pub(super) fn word(data: &[u8]) -> Option<u64> {
     let word = data.get(..32)?;
     u64::try_from(alloy_primitives::U256::from_be_slice(word)).ok()
@@ -152,12 +152,12 @@ impl LocalRelay {
         self.call(now, Purpose::UserNonce { user, at }, "eth_call", params);
     }
 
-    /// The answers to a look that broke off belong to no other.
+    /// Forgets the calls of a head poll that broke off, so that no later poll takes their answers.
     pub(super) fn drop_look_calls(&mut self) {
         self.calls.retain(|(_, pending)| !pending.purpose.is_of_look());
     }
 
-    /// The answer to a call; one that comes too late is ignored.
+    /// Takes the answer to a call; a late one is ignored.
     pub fn answered(&mut self, now: Timestamp, call: u64, answer: CallAnswer) {
         let Some(pending) = self.calls.remove(&call) else { return };
         self.route(now, pending.purpose, answer);
@@ -190,7 +190,7 @@ impl LocalRelay {
             Purpose::Member { candidate, place } => self.on_member(now, candidate, place, answer),
             Purpose::Verify { candidate, place } => self.on_verified(now, candidate, place, answer),
             Purpose::UserNonce { user, at } => {
-                // A node that is away, or busy, says nothing of the forwarder.
+                // An unavailable or busy node says nothing about the forwarder.
                 let is_told =
                     matches!(answer, CallAnswer::Result(_)) || answer.class() == Some(RpcErrorClass::Reverted);
                 let nonce = answer.read::<Bytes>().and_then(|data| word(&data));
@@ -206,7 +206,7 @@ impl LocalRelay {
         let outcome = match (&answer, answer.class()) {
             (CallAnswer::Result(text), _) => {
                 let hash = self.durable.get(&key).map(|attempt| attempt.hash);
-                // A node that names another hash is broken; what it did with the bytes is unknown.
+                // A node that returns another hash is faulty; it may or may not have accepted the bytes.
                 match parse::<B256>(text) {
                     Some(told) if Some(told) == hash => SendOutcome::Taken,
                     _ => SendOutcome::Maybe(RpcErrorClass::NodeUnavailable),

@@ -1,4 +1,4 @@
-//! How a local relay behaves. Every limit is here.
+//! Configuration of a local relay, with every limit.
 
 use std::time::Duration;
 
@@ -9,45 +9,45 @@ use crate::{
     schedule::RecordRule,
 };
 
-/// When a request that can wait goes out.
+/// Send policy for requests with slack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LocalTiming {
-    /// With the next block.
+    /// Send with the next block.
     Immediate,
-    /// When the price ranks low among recent blocks, relaxing as the slack runs out
+    /// Send when the price ranks low among recent blocks, relaxing as the slack runs out
     /// ([`PercentileOutlook`](crate::schedule::PercentileOutlook)).
     Percentile,
 }
 
-/// Limits and pace of a local relay.
+/// Limits and timing of a local relay.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LocalConfig {
     /// EIP-155 chain id.
     pub chain_id: u64,
     /// Usual time between blocks.
     pub block_time: Duration,
-    /// When a block is final.
+    /// Finality rule of the chain.
     pub finality: FinalityRule,
-    /// How a pending transaction is replaced.
+    /// Rule for replacing a pending transaction.
     pub replacement: ReplacementRule,
-    /// Whose gas constants apply.
+    /// Fork that determines the gas schedule.
     pub fork: Fork,
-    /// The contract that tells the L1 data fee of a transaction, with the interface of OP Stack's `GasPriceOracle`; `None` where
-    /// there is no such fee.
+    /// Contract that quotes a transaction's L1 data fee, with the interface of OP Stack's `GasPriceOracle`; `None` on
+    /// chains without such a fee.
     pub l1_fee_oracle: Option<Address>,
-    /// How far the L1 data fee that is reserved lies above the current one, percent.
+    /// Margin of the reserved L1 data fee above the current one, percent.
     pub l1_fee_margin_percent: u32,
-    /// Least tip that nodes take, wei per gas.
+    /// Least tip accepted by nodes, wei per gas.
     pub min_priority_fee_wei_per_gas: u128,
     /// Margin between our clock and block time: a signed deadline counts as this much earlier (I7).
     pub deadline_skew: Duration,
-    /// How often the head is looked at while something is under way.
+    /// Poll interval of the head while something is under way.
     pub poll_interval: Duration,
-    /// Longest pause between looks while the node does not answer.
+    /// Longest pause between polls while the node does not answer.
     pub max_poll_pause: Duration,
-    /// Longest wait for one answer; after that it counts as lost (I5).
+    /// Time limit for one answer; after that it counts as lost (I5).
     pub rpc_timeout: Duration,
-    /// Nothing new is sent by a head that was looked at longer ago: the machine may have slept.
+    /// Maximum age of the last head poll for sending anything new: the device may have slept.
     pub stale_after: Duration,
     /// Most requests in one transaction.
     pub max_batch: usize,
@@ -55,11 +55,11 @@ pub struct LocalConfig {
     pub max_batch_gas: u64,
     /// Most bytes of calldata in one transaction.
     pub max_batch_bytes: usize,
-    /// Longest wait for company, from acceptance.
+    /// Longest wait for further batch members, from acceptance.
     pub linger: Duration,
-    /// What it costs to wait for company through all of a request's slack, percent of what it would cost alone.
+    /// Assumed cost of waiting for further members through all of a request's slack, percent of its cost alone.
     pub waiting_cost_percent: u32,
-    /// Most transactions outside blocks.
+    /// Most transactions in flight.
     pub max_in_flight: usize,
     /// Blocks without inclusion after which an attempt is replaced.
     pub bump_after_blocks: u64,
@@ -67,49 +67,50 @@ pub struct LocalConfig {
     pub rebroadcast_after_blocks: u64,
     /// Most attempts for one nonce.
     pub max_attempts: u32,
-    /// Most contents of one nonce that the node refused; then it is cancelled.
+    /// Most refused plans of one nonce; after that it is cancelled.
     pub max_refused_plans: u32,
-    /// How long targets are suspect that surprised, and how many are remembered: in memory, until the page is left.
+    /// Retention and number of suspect targets, whose behaviour differed from simulation; in memory, until the page is
+    /// left.
     pub targets: RecordRule,
-    /// No attempt offers more per gas.
+    /// Ceiling of an attempt's fee cap, wei per gas.
     pub max_fee_ceiling_wei_per_gas: u128,
     /// Fixed cost of one forward request inside `executeBatch`, gas.
     pub forward_overhead_gas: u64,
     /// Gas of a transfer to oneself, for cancels.
     pub cancel_gas: u64,
-    /// When a request that can wait goes out.
+    /// Send policy for requests with slack.
     pub timing: LocalTiming,
     /// Share of recent prices that must be above the current one to send early, percent.
     pub patience_percentile: u8,
-    /// Slack below which price does not matter, until inclusions were measured.
+    /// Slack below which price does not matter, until inclusion delays were measured.
     pub urgent_within: Duration,
-    /// Wanted chance that a tip is enough within [`Self::tip_within_blocks`].
+    /// Target probability that a tip suffices within [`Self::tip_within_blocks`], 0 to 1.
     pub tip_target: f64,
-    /// Blocks within which a tip should be enough.
+    /// Blocks within which a tip should suffice.
     pub tip_within_blocks: u32,
-    /// No learned tip is higher, wei per gas.
+    /// Ceiling of a learned tip, wei per gas.
     pub tip_ceiling_wei_per_gas: u128,
-    /// Blocks of fee history that prices and tips are learned from.
+    /// Blocks of fee history used to learn prices and tips.
     pub fee_history_blocks: u64,
-    /// Deadline of a request that names none.
+    /// Slack of a request that names no deadline.
     pub default_within: Duration,
-    /// Longest slack that is accepted.
+    /// Longest accepted slack.
     pub max_within: Duration,
-    /// Shortest slack that is accepted.
+    /// Shortest accepted slack.
     pub guard: Duration,
     /// Failed simulations after which a request is rejected.
     pub max_simulations: u32,
-    /// Transactions that failed as a whole after which a request is rejected.
+    /// Batch failures after which a request is rejected.
     pub max_batch_failures: u32,
-    /// Most requests that have not ended.
+    /// Most open requests.
     pub max_open: usize,
-    /// How long ended requests are remembered unless they are acknowledged.
+    /// Retention of ended requests that are not acknowledged.
     pub keep_ended: Duration,
-    /// Largest record that is read back, bytes.
+    /// Largest record accepted when read back, bytes.
     pub max_record_bytes: usize,
     /// Serve forwarders whose code is not one of the known versions.
     pub allow_unknown_forwarder: bool,
-    /// Blocks that are read one by one to find who used a nonce, where the node has no old state.
+    /// Blocks read one by one to find the transaction that used a nonce, if the node has no old state.
     pub spender_scan_blocks: u64,
 }
 
@@ -166,7 +167,7 @@ impl LocalConfig {
         }
     }
 
-    /// What is wrong with it.
+    /// Checks every value against its range.
     ///
     /// # Errors
     /// The first [`ConfigError`].
@@ -200,16 +201,16 @@ impl LocalConfig {
     }
 }
 
-/// A number of the configuration is out of its range.
+/// A configuration value outside its range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{key} = {value} is outside {min}..={max}")]
 pub struct ConfigError {
-    /// Which.
+    /// Name of the setting.
     pub key: &'static str,
-    /// As given.
+    /// The rejected value.
     pub value: u128,
-    /// Least.
+    /// Least valid value.
     pub min: u128,
-    /// Most.
+    /// Highest valid value.
     pub max: u128,
 }

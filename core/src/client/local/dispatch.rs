@@ -1,4 +1,5 @@
-//! From the composer's choice to a plan that the lane takes: the forwarder's code, the L1 data fee, the simulation.
+//! From the composer's selection to a plan for the lane: checks of the forwarder's code, the L1 data fee, the
+//! simulation.
 
 use std::sync::Arc;
 
@@ -30,13 +31,13 @@ use crate::{
     time::Timestamp,
 };
 
-/// Simulations in a row that said nothing, after which a batch is sent without.
+/// Consecutive inconclusive simulations after which a batch is sent without one.
 const MAX_SILENT_SIMULATIONS: u32 = 3;
 
-/// Longest revert text that is kept for people, characters.
+/// Longest revert text kept for display, characters.
 const MAX_DETAIL_CHARS: usize = 256;
 
-/// Bytes of a transaction's envelope, for its L1 data fee.
+/// Assumed envelope size of a transaction, bytes, for its L1 data fee.
 const ENVELOPE_BYTES: usize = 120;
 
 /// A batch on its way to the lane.
@@ -46,12 +47,12 @@ pub(super) struct Candidate {
     selection: Selection,
     pub(super) members: Vec<Arc<VerifiedRequest>>,
     payload: Payload,
-    /// Users with predecessors in flight, with the nonce that they will have then.
+    /// Users with predecessors in flight, with the nonce expected after those.
     ahead: Ahead,
     extra_wei: U256,
-    /// Without `eth_simulateV1`: what each member's verification said so far.
+    /// Without `eth_simulateV1`: each member's outcome as known so far.
     outcomes: Vec<MemberSimulation>,
-    /// Some call was not answered.
+    /// True if some call was not answered.
     is_silent: bool,
     waits: usize,
 }
@@ -68,13 +69,13 @@ impl LocalRelay {
         is_fresh && self.candidate.is_none() && self.lane.ready().is_ok()
     }
 
-    /// When composing may choose something next.
+    /// Time at which composing may next select something; `None` if nothing can be sent.
     pub(super) fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
         let limits = self.limits().filter(|_| self.may_send(now))?;
         self.queue.next_due(now, &limits, &self.pricing.outlook)
     }
 
-    /// Lets the composer choose what to send, if the lane can send.
+    /// Composes a batch, if the lane can send.
     pub(super) fn dispatch(&mut self, now: Timestamp) {
         if !self.may_send(now) {
             return;
@@ -89,7 +90,7 @@ impl LocalRelay {
         };
         let members: Vec<Arc<VerifiedRequest>> =
             selection.members.iter().filter_map(|id| self.queue.get(*id)).map(|entry| entry.request.clone()).collect();
-        // Behind one that is held, in no transaction, the forwarder would skip it.
+        // The forwarder would skip a request behind a held one, which is in no transaction.
         let behind: Vec<bool> = members.iter().map(|member| self.is_behind_held(member)).collect();
         if behind.contains(&true) {
             for (member, is_behind) in members.iter().zip(behind) {
@@ -146,8 +147,8 @@ impl LocalRelay {
                 if self.forwarders.get(&forwarder) == Some(&false) && !self.config.allow_unknown_forwarder =>
             {
                 let Some(candidate) = self.candidate.take() else { return };
-                // A node that is behind does not have it yet: the next one asks again. About those that are known too, once; in a
-                // page this is the shortest.
+                // A lagging node may not have the code yet, so the next batch asks again. The cache is cleared whole,
+                // which costs one more call per known forwarder; the simplest code for a page.
                 self.forwarders = Table::new();
                 for member in &candidate.members {
                     let mut end = End::new(Status::Rejected, Some(Reason::InvalidOnChain), now);
@@ -214,7 +215,7 @@ impl LocalRelay {
             _ => true,
         };
         if !candidate.ahead.is_empty() && !is_known {
-            // Where an unknown forwarder keeps its nonces is not known.
+            // The storage slot of an unknown forwarder's nonces is not known.
             return self.launch(now);
         }
         let sender = self.key.address();
@@ -227,7 +228,8 @@ impl LocalRelay {
             ..Environment::default()
         };
         if self.lacks_simulate {
-            // The whole succeeds whatever its members do: each is called as its target will see it.
+            // The batch as a whole succeeds whatever its members do, so each member is called as its target will see
+            // it.
             let block = json!("latest");
             let environment = Environment::default();
             let calls: Vec<Value> = candidate
@@ -274,7 +276,7 @@ impl LocalRelay {
             (Some(class), CallAnswer::Error { message, .. })
                 if class == RpcErrorClass::Reverted || is_execution_failure(message) =>
             {
-                // The state that a later one of the same user will meet is not this one.
+                // A later request of the same user will execute on a different state.
                 let is_first = candidate.members.get(place).is_some_and(|member| member.sequence().is_none())
                     || simulation::verifiable(&candidate.members, &candidate.ahead).contains(&place);
                 if is_first && let Some(outcome) = candidate.outcomes.get_mut(place) {
@@ -293,7 +295,7 @@ impl LocalRelay {
         self.verify_members(now);
     }
 
-    /// Asks the forwarder for its own check of the members that it can tell about now.
+    /// Calls the forwarder's `verify` for the members that can be verified on the present state.
     fn verify_members(&mut self, now: Timestamp) {
         let Some(candidate) = self.candidate.as_mut() else { return };
         let id = candidate.id;
@@ -324,7 +326,7 @@ impl LocalRelay {
         candidate.waits = candidate.waits.saturating_sub(1);
         let is_valid = match answer.read::<Bytes>() {
             Some(data) => word(&data) == Some(1),
-            // No answer says nothing.
+            // A missing answer is inconclusive.
             None => class != Some(RpcErrorClass::Reverted),
         };
         if !is_valid && let Some(outcome) = candidate.outcomes.get_mut(place) {
@@ -346,7 +348,7 @@ impl LocalRelay {
                 if self.silent_simulations < MAX_SILENT_SIMULATIONS {
                     self.hold_candidate();
                 } else {
-                    // The node answers other questions; the receipt will tell.
+                    // The node answers other calls; the receipt will show the outcome.
                     self.launch(now);
                 }
             }
@@ -359,7 +361,7 @@ impl LocalRelay {
                     if is_alone {
                         self.failed_simulation(now, id, &candidate.ahead, Reason::SimulationReverted, Some(&detail));
                     } else {
-                        // In ever smaller company, until the one at fault is alone.
+                        // Retried in ever smaller batches, until the faulty one is alone.
                         if let Some(entry) = self.queue.get_mut(id) {
                             entry.batch_failures += 1;
                         }
@@ -370,14 +372,14 @@ impl LocalRelay {
         }
     }
 
-    /// The members wait for the next block.
+    /// Holds the members until the next block.
     fn hold_candidate(&mut self) {
         if let Some(candidate) = self.candidate.take() {
             self.held.extend(candidate.members.iter().map(|member| member.id()));
         }
     }
 
-    /// Sends those who would succeed; the others wait for another block, or end.
+    /// Sends the members that would succeed; the others wait for another block, or end.
     fn sift(&mut self, now: Timestamp, simulated: Vec<MemberSimulation>) {
         if simulated.iter().all(|member| member.outcome == MemberOutcome::Executed) {
             return self.launch(now);
@@ -389,7 +391,7 @@ impl LocalRelay {
         for (member, simulated) in std::mem::take(&mut candidate.members).into_iter().zip(simulated) {
             let user = member.sequence().map(|(forwarder, signer, _)| (forwarder, signer));
             if user.is_some_and(|user| broken.contains(&user)) {
-                // Its predecessor stays behind, so its own outcome says nothing.
+                // Its predecessor is left out, so its own outcome is inconclusive.
                 self.held.push(member.id());
                 continue;
             }
@@ -408,7 +410,7 @@ impl LocalRelay {
             if reason == Reason::InvalidOnChain
                 && let Some(user) = user
             {
-                // Perhaps somebody else used the nonce: look again before judging.
+                // The nonce may have been used elsewhere: read it again before judging.
                 self.recheck_user(now, user);
             }
             self.failed_simulation(now, id, &candidate.ahead, reason, detail.as_deref());
@@ -418,7 +420,7 @@ impl LocalRelay {
         }
         candidate.payload = self.params.payload(candidate.selection.key, &good);
         candidate.members = good;
-        // What was told of more members' data is enough for fewer.
+        // The data fee quoted for the larger batch covers the smaller one.
         self.candidate = Some(candidate);
         self.launch(now);
     }
@@ -434,7 +436,7 @@ impl LocalRelay {
         let limit = self.config.max_simulations;
         let Some(queued) = self.queue.get_mut(id) else { return };
         let sequence = queued.request.sequence();
-        // With predecessors in flight the state it will meet is not the state it was simulated on.
+        // With predecessors in flight it will execute on a different state than the simulated one.
         if !sequence.is_some_and(|(forwarder, signer, _)| ahead.contains_key(&(forwarder, signer))) {
             queued.simulations += 1;
         }
@@ -450,7 +452,7 @@ impl LocalRelay {
 
     // ---- the lane ----
 
-    /// Most per gas that every member's cost allows, with its share of what is paid beyond gas (I8).
+    /// Highest price per gas within every member's cost limit, after its share of costs beyond gas (I8), wei per gas.
     fn batch_ceiling(&self, members: &[Arc<VerifiedRequest>], weights: &[u64], extra_wei: U256) -> u128 {
         let sum = weights.iter().fold(U256::ZERO, |sum, weight| sum.saturating_add(U256::from(*weight)));
         let ceilings = members.iter().zip(weights).map(|(member, weight)| {
@@ -461,7 +463,7 @@ impl LocalRelay {
         ceilings.min().unwrap_or(0)
     }
 
-    /// Gives the plan to the lane; what the lane does not take waits for the next block.
+    /// Submits the plan to the lane; if the lane refuses it, the members wait for the next block.
     fn launch(&mut self, now: Timestamp) {
         let Some(candidate) = self.candidate.take() else { return };
         let Candidate { selection, members, payload, extra_wei, .. } = candidate;

@@ -1,4 +1,4 @@
-//! Carries out what the lane commands, and settles what is final.
+//! Executes the lane's commands, and settles final nonces.
 
 use std::sync::Arc;
 
@@ -22,19 +22,19 @@ use crate::{
     time::Timestamp,
 };
 
-/// What a nonce carries, beyond what the lane needs to know.
+/// Content of a nonce, beyond the lane's own data.
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) key: VehicleKey,
     pub(super) members: Vec<Arc<VerifiedRequest>>,
     /// Gas of each member, for sharing the cost.
     pub(super) weights: Vec<u64>,
-    /// Of members that had ended when the batch was read back.
+    /// Gas of members that had already ended when the batch was read back; `None` if there were none.
     pub(super) absent_weight: Option<u64>,
     pub(super) plan: Plan,
-    /// A block that was final when it was planned: the nonce was free there.
+    /// A block that was final at planning time: the nonce was still free there.
     pub(super) planned_block: u64,
-    /// Its content is in storage, or on its way there.
+    /// True once its content is in storage, or on its way there.
     pub(super) is_stored: bool,
 }
 
@@ -44,7 +44,7 @@ impl Flight {
     }
 }
 
-/// Receipts that are being asked for.
+/// A receipt poll under way.
 #[derive(Debug)]
 pub(super) struct PollRun {
     pub(super) nonce: u64,
@@ -57,7 +57,7 @@ pub(super) struct PollRun {
 }
 
 impl LocalRelay {
-    /// Does what the lane wants until it wants nothing more.
+    /// Executes the lane's commands until there are none.
     pub(super) fn drain(&mut self, now: Timestamp) {
         while let Some(command) = self.lane.poll_command() {
             self.obey(now, command);
@@ -109,7 +109,8 @@ impl LocalRelay {
         }
     }
 
-    /// Nobody can hold what was signed for this nonce: its members are free at once, in half the company.
+    /// No node can hold what was signed for this nonce: its members return to the queue at once, for batches of half
+    /// the size.
     fn refused(&mut self, now: Timestamp, nonce: u64, class: Option<RpcErrorClass>) {
         self.pricing.forget(nonce);
         let Some(flight) = self.flights.get_mut(&nonce) else { return };
@@ -173,7 +174,7 @@ impl LocalRelay {
         self.lane.handle_event(now, Event::Signed { key, hash });
     }
 
-    /// What is remembered of a nonce's batch. A hole that is filled has none: it is a batch without members.
+    /// The stored form of a nonce's batch. A filled gap is a batch without members.
     fn batch_form(&mut self, nonce: u64, tx: &TxToSign) -> BatchForm {
         let settled = self.heads.nonce_floor;
         if let Some(flight) = self.flights.get_mut(&nonce) {
@@ -217,7 +218,7 @@ impl LocalRelay {
     }
 
     fn broadcast(&mut self, now: Timestamp, key: AttemptKey) {
-        // I2: only what is durable is here.
+        // I2: only durable attempts are in `durable`.
         let Some(attempt) = self.durable.get(&key) else { return };
         let (fees, params) = (attempt.fees(), json!([attempt.raw]));
         if let Some(head) = self.head {
@@ -247,12 +248,12 @@ impl LocalRelay {
         let Some(mut run) = self.polls.remove(&poll) else { return };
         let last = self.head.and_then(|head| head.final_block);
         if let Some(found) = &run.found {
-            // What was found is found, whatever else was not answered.
+            // A found receipt counts, whatever else was not answered.
             run.is_complete = true;
             if last.is_none_or(|last| found.block_number > last) {
                 run.purpose = PollPurpose::Inclusion;
             }
-            // I9: a receipt in a block that is known not to be canonical is of another branch.
+            // I9: a receipt from a block known not to be canonical belongs to another branch.
             if self.heads.is_other(found.block_number, found.block_hash) {
                 run.found = None;
                 run.is_complete = false;
@@ -284,7 +285,7 @@ impl LocalRelay {
                 MemberOutcome::Failed => Some(Reason::TargetReverted),
             };
             if self.entries.get(&id).is_some_and(|entry| entry.status == Status::Included) {
-                // It moved from one block to another.
+                // The transaction moved from one block to another.
                 self.set_status(id, Status::Broadcast, None);
             }
             self.set_status(id, Status::Included, reason);
@@ -297,11 +298,11 @@ impl LocalRelay {
 
     // ---- the end of a nonce ----
 
-    /// A nonce is final: by one of our attempts, or (`None`) by somebody else's transaction.
+    /// Settles a final nonce, used by one of our attempts or (`None`) by a foreign transaction.
     fn settle(&mut self, now: Timestamp, nonce: u64, mined: Option<(AttemptKind, Box<TxReceipt>)>) {
         self.pricing.forget(nonce);
         self.spenders.forget(nonce);
-        // What is durable comes before what is not.
+        // Durable attempts come before the others.
         let attempts: Vec<AttemptKey> =
             self.durable.keys().chain(self.signed.keys()).filter(|key| key.nonce == nonce).copied().collect();
         self.durable.retain(|(key, _)| key.nonce != nonce);
@@ -326,7 +327,7 @@ impl LocalRelay {
         let mined = mined.as_ref().map(|(kind, receipt)| (*kind, &**receipt));
         let outcomes = outcomes(flight, mined);
         let is_touched = |outcome: &MemberOutcome| *outcome != MemberOutcome::Untouched;
-        // Each pays its own part and no other's (I8): what was skipped is a loss of its own.
+        // Each member pays its own share only (I8), a skipped one too.
         let cost = mined.map_or(U256::ZERO, |(_, receipt)| receipt.cost_wei());
         let weights: Vec<u64> = flight.weights.iter().copied().chain(flight.absent_weight).collect();
         let costs = shares(cost, &weights);
@@ -334,7 +335,7 @@ impl LocalRelay {
         let is_payload = mined.is_some_and(|(kind, _)| kind == AttemptKind::Payload);
         if let Some((AttemptKind::Payload, receipt)) = mined {
             let accused = self.queue.showing(&flight.ids(), &outcomes, receipt.is_success).accused;
-            // The only member: the page's targets are all named.
+            // The accused target belongs to the only member: all targets of a page are named.
             if let Some((accused, member)) = accused.zip(flight.members.first())
                 && (accused.has_failed || member.deadline() > now)
                 && flight.absent_weight.is_none()
@@ -375,13 +376,13 @@ impl LocalRelay {
             };
             self.give_back(id, reason, is_payload, closing);
             if let Some((forwarder, signer, _)) = member.sequence() {
-                // Perhaps somebody else used its nonce.
+                // Its nonce may have been used elsewhere.
                 self.recheck_user(now, (forwarder, signer));
             }
         }
     }
 
-    /// How a member ends that its transaction did not execute; `None` if it may travel again.
+    /// End of a member that its transaction did not execute; `None` if it may be sent again.
     fn unexecuted(&self, now: Timestamp, member: &VerifiedRequest, is_payload: bool) -> Option<End> {
         if member.deadline() <= now {
             return Some(End::new(Status::Expired, Some(Reason::DeadlinePassed), now));
@@ -411,7 +412,7 @@ impl LocalRelay {
     }
 }
 
-/// What a transaction did for its members. A call that has it for itself and fails has failed; members of a batch that
+/// A transaction's outcome for each member. A call alone in its transaction fails with it; members of a batch that
 /// fails as a whole are untouched.
 fn outcomes(flight: &Flight, mined: Option<(AttemptKind, &TxReceipt)>) -> Vec<MemberOutcome> {
     let Some((AttemptKind::Payload, receipt)) = mined else {

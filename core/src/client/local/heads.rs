@@ -1,4 +1,4 @@
-//! One look at the chain after the other, while something is under way.
+//! Polls of the chain's head while something is under way.
 
 use alloy_primitives::{Address, B256, U64, U128, U256};
 use serde::Deserialize;
@@ -15,13 +15,13 @@ use crate::{
     time::Timestamp,
 };
 
-/// Most blocks that are walked back, one by one, to the newest one that is known. Beyond that what was seen is forgotten.
+/// Most blocks walked back, one by one, to the newest known one. Beyond that the known blocks are discarded.
 const MAX_WALK: usize = 64;
 
-/// Looks in a row that may break off on the way back; after that, what was seen is forgotten instead.
+/// Consecutive polls that may break off on the walk back; after that, the known blocks below are discarded instead.
 const MAX_BROKEN_LOOKS: u32 = 3;
 
-/// A block header, reduced to what is used here.
+/// A block header, reduced to the fields used here.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Header {
@@ -37,13 +37,13 @@ pub(super) struct Header {
     miner: Option<Address>,
 }
 
-/// What is known of the chain's blocks.
+/// Known state of the chain's blocks.
 #[derive(Debug, Default)]
 pub(super) struct Heads {
     hash: Option<B256>,
-    /// Who proposed the newest block.
+    /// Fee recipient of the newest block.
     pub(super) proposer: Option<Address>,
-    /// When the newest head was last seen to be the newest.
+    /// Start of the last poll that confirmed the newest head; `None` before the first.
     pub(super) looked_at: Option<Timestamp>,
     pub(super) next_poll: Option<Timestamp>,
     failures: u32,
@@ -52,9 +52,9 @@ pub(super) struct Heads {
     feed: HistoryFeed,
     /// The account's nonce at the newest head.
     latest_nonce: Option<u64>,
-    /// A block that was final when the nonce was last read: what was free at that time was free there.
+    /// A block that was final when the nonce was last read: a nonce free at that time was free there.
     pub(super) nonce_floor: u64,
-    /// Account nonces by the block at which they were read, where they rose.
+    /// (block number, block hash, account nonce) wherever the nonce rose.
     nonces: Vec<(u64, B256, u64)>,
 }
 
@@ -63,12 +63,12 @@ impl Heads {
         self.seen.get(&number) == Some(&hash)
     }
 
-    /// Another block is known to be the canonical one there.
+    /// True if another block is known to be canonical at this height.
     pub(super) fn is_other(&self, number: u64, hash: B256) -> bool {
         self.seen.get(&number).is_some_and(|known| *known != hash)
     }
 
-    /// The account's nonce at the newest head is not above `nonce`.
+    /// True if the account's nonce at the newest head is not above `nonce`.
     pub(super) fn is_free(&self, nonce: u64) -> bool {
         self.latest_nonce.is_some_and(|latest| latest <= nonce)
     }
@@ -79,7 +79,7 @@ impl Heads {
     }
 }
 
-/// A look that is under way.
+/// A poll under way.
 #[derive(Debug)]
 pub(super) struct Look {
     header: Option<Header>,
@@ -95,7 +95,7 @@ pub(super) struct Look {
 }
 
 impl LocalRelay {
-    /// Asks for the head, if it is time and something is under way.
+    /// Polls the head, if due and something is under way.
     pub(super) fn poll_head(&mut self, now: Timestamp) {
         if !self.is_active() {
             self.heads.next_poll = None;
@@ -119,7 +119,7 @@ impl LocalRelay {
         self.call(now, Purpose::Head, "eth_getBlockByNumber", json!(["latest", false]));
     }
 
-    /// The next look, after one that began at `started`.
+    /// Schedules the next poll, backing off after failures.
     fn plan_poll(&mut self, now: Timestamp) {
         let pause = self.config.poll_interval.saturating_mul(1 << self.heads.failures.min(10));
         let longest = self.config.max_poll_pause.max(self.config.poll_interval);
@@ -169,7 +169,7 @@ impl LocalRelay {
         self.finish_look(now);
     }
 
-    /// Goes on with the block below `number`, which should be `parent`.
+    /// Continues the walk with the block below `number`, whose hash should be `parent`.
     fn walk(&mut self, now: Timestamp, number: u64, parent: B256) {
         let oldest = self.heads.seen.keys().next().copied();
         let Some(look) = self.look.as_mut() else { return };
@@ -183,7 +183,7 @@ impl LocalRelay {
         }
         look.canonical.push((below, parent));
         if look.canonical.len() > MAX_WALK {
-            // Too far away: what was seen may have been replaced.
+            // Too far back: the known blocks may have been replaced.
             self.heads.seen = Table::new();
             look.is_walk_over = true;
             return;
@@ -207,7 +207,7 @@ impl LocalRelay {
                 let header = answer.read::<Option<Header>>().flatten();
                 match header.filter(|header| expected == Some((number, header.hash))) {
                     Some(header) => self.walk(now, number, header.parent_hash),
-                    // The chain moved under us, or the node does not say: look again.
+                    // The chain changed during the walk, or the node did not answer: poll again.
                     None if self.heads.failures < MAX_BROKEN_LOOKS => {
                         self.look = None;
                         self.drop_look_calls();
@@ -215,7 +215,7 @@ impl LocalRelay {
                         self.plan_poll(now);
                     }
                     None => {
-                        // Below this nothing is known.
+                        // Nothing below this block is known any more.
                         self.heads.seen.retain(|(seen, _)| *seen >= number);
                         if let Some(look) = self.look.as_mut() {
                             look.is_walk_over = true;
@@ -261,7 +261,7 @@ impl LocalRelay {
         self.heads.failures = 0;
         self.plan_poll(now);
 
-        // What failed in simulation gets another block to try.
+        // Requests held since the last block get another try.
         for id in std::mem::take(&mut self.held) {
             self.queue.put_back(id);
         }
@@ -278,7 +278,7 @@ impl LocalRelay {
             self.lane.handle_event(now, Event::Balance(wei));
         }
         if let Some(gas) = header.gas_limit.map(|gas| gas.to::<u64>()) {
-            // As much of a block as a transaction gets into one with.
+            // A transaction above three quarters of the block gas limit hardly gets included.
             self.pricing.most_gas = Some(self.pricing.most_gas.unwrap_or(u64::MAX).min(gas - gas / 4));
         }
         let terms = self.terms(now);
@@ -288,10 +288,10 @@ impl LocalRelay {
         self.confirm_users(now, number, header.hash, final_block);
     }
 
-    /// The next block's base fee, and the blocks that are news.
+    /// The next block's base fee, wei per gas, and the new blocks.
     fn prices(&mut self, header: &Header, history: Option<&FeeHistory>) -> (u128, Vec<FeePoint>) {
         let own = header.base_fee_per_gas.map_or(0, |fee| fee.to::<u128>());
-        // Without the node's word on the next block: the most that it may be (EIP-1559).
+        // If the node does not report the next base fee: its upper bound (EIP-1559).
         let at_most = own.saturating_add((own / 8).max(1));
         let Some(history) = history else { return (at_most, Vec::new()) };
         let points = self.heads.feed.news(history);
@@ -299,8 +299,8 @@ impl LocalRelay {
         (next.and_then(|point| point.next_base_fee).unwrap_or(at_most), points)
     }
 
-    /// The account's nonce at the newest final block, from what was read at blocks that have become final since: nodes
-    /// without old state could not tell any more.
+    /// The account's nonce at the newest final block, from nonces read at blocks that have become final since: nodes
+    /// without old state can't serve it later.
     fn final_nonce(&mut self, number: u64, hash: B256, latest: u64, final_block: Option<u64>) -> Option<u64> {
         let heads = &mut self.heads;
         let seen = &heads.seen;

@@ -12,7 +12,7 @@ use crate::{
 pub struct SessionKey(KeySigner);
 
 impl SessionKey {
-    /// A key from 32 bytes.
+    /// Creates a key from 32 bytes.
     ///
     /// # Errors
     /// [`ClientError::Invalid`] unless they are a secp256k1 secret. The error does not show them.
@@ -20,7 +20,7 @@ impl SessionKey {
         KeySigner::from_bytes(bytes).map(Self)
     }
 
-    /// A key from 64 hex digits, with or without `0x`.
+    /// Creates a key from 64 hex digits, with or without `0x`.
     ///
     /// # Errors
     /// [`ClientError::Invalid`]. The error does not show the text.
@@ -28,13 +28,13 @@ impl SessionKey {
         KeySigner::from_hex(text).map(Self)
     }
 
-    /// Its account.
+    /// The key's account address.
     pub const fn address(&self) -> Address {
         self.0.address()
     }
 
-    /// The EIP-1559 transaction: its hash and its EIP-2718 bytes. Deterministic (RFC 6979). `None` if the key can't sign the
-    /// digest, which no digest is known for.
+    /// Signs an EIP-1559 transaction; returns its hash and its EIP-2718 bytes. Deterministic (RFC 6979). `None` if the
+    /// key can't sign the digest; no such digest is known.
     ///
     /// Source: EIP-1559, EIP-2718; Yellow Paper, appendix B (RLP).
     pub fn sign_transaction(&self, tx: &TxToSign) -> Option<(B256, Bytes)> {
@@ -69,7 +69,7 @@ fn encode(tx: &TxToSign, signature: Option<&[u8; 65]>) -> Vec<u8> {
     out
 }
 
-/// `base` is 0x80 for bytes and 0xc0 for a list of `length` bytes.
+/// Writes an RLP header: `base` is 0x80 for bytes and 0xc0 for a list of `length` bytes.
 fn put_head(out: &mut Vec<u8>, base: u8, length: usize) {
     match u8::try_from(length) {
         Ok(short) if short < 56 => out.push(base + short),
@@ -94,7 +94,7 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// A number, big-endian, without its leading zeros.
+/// Writes a big-endian number without its leading zeros.
 fn put_uint(out: &mut Vec<u8>, bytes: &[u8]) {
     let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
     put_bytes(out, &bytes[zeros..]);

@@ -1,4 +1,4 @@
-//! The machine's parts, its storage, and its way through one input.
+//! The state machine: its parts, its storage, and the processing of one input.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -34,58 +34,58 @@ const FIRST_STORE_PAUSE: Duration = Duration::from_millis(250);
 /// Longest pause after a failed write.
 const MAX_STORE_PAUSE: Duration = Duration::from_secs(30);
 
-/// What the machine wants done.
+/// A command for the caller to execute.
 #[derive(Debug, Clone, PartialEq)]
 pub enum LocalCommand {
     /// Put `record` under `key`, in place of what is there. `Store` and `Remove` must reach storage in order.
     Store {
-        /// Where.
+        /// Storage key.
         key: String,
-        /// To be given back.
+        /// Revision to report back.
         revision: u64,
-        /// What: JSON.
+        /// The record, JSON.
         record: String,
     },
     /// Remove the record under `key`.
     Remove {
-        /// Where.
+        /// Storage key.
         key: String,
     },
-    /// Ask the node once, at once. Never repeat it: the machine does.
+    /// Call the node once, immediately. Never retry: the machine does.
     Call {
-        /// To be given back.
+        /// Call id to report back.
         call: u64,
         /// JSON-RPC method.
         method: &'static str,
-        /// Its parameters.
+        /// JSON-RPC parameters.
         params: Value,
     },
-    /// Something about a request changed: [`LocalRelay::request`] has it.
+    /// A request changed; read it with [`LocalRelay::request`].
     Changed {
-        /// Which.
+        /// Id of the request.
         id: RequestId,
     },
-    /// Somebody should know.
+    /// A condition to report to the user or operator.
     Alert {
-        /// Stable.
+        /// Stable code.
         code: &'static str,
-        /// For people.
+        /// Human-readable detail.
         detail: String,
     },
 }
 
-/// What was found in storage.
+/// Summary of the records found in storage.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LocalReport {
-    /// Requests that go on.
+    /// Number of open requests.
     pub open: usize,
-    /// Requests that have ended and were not acknowledged.
+    /// Number of ended requests that were not acknowledged.
     pub ended: usize,
-    /// Keys of records of requests that can't be read. They stay where they are.
+    /// Keys of request records that can't be read. The records stay in storage.
     pub damaged: Vec<String>,
 }
 
-/// Why something is written.
+/// Purpose of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kept {
     Attempt(AttemptKey),
@@ -103,7 +103,7 @@ pub(super) struct Writing {
     retry_at: Option<Timestamp>,
 }
 
-/// A nonce that is settled: once all these records are durable, its attempts are forgotten.
+/// A settled nonce: once all these records are durable, its attempts are deleted.
 #[derive(Debug, Default)]
 pub(super) struct Closing {
     pub(super) waits: Vec<String>,
@@ -121,19 +121,19 @@ pub struct LocalRelay {
     pub(super) pricing: Pricing,
     pub(super) entries: Table<RequestId, Entry>,
     pub(super) flights: Table<u64, Flight>,
-    /// Signed, not yet durable.
+    /// Signed attempts, not yet durable.
     pub(super) signed: Table<AttemptKey, AttemptRecord>,
-    /// Durable: may be sent.
+    /// Durable attempts, which may be sent.
     pub(super) durable: Table<AttemptKey, AttemptRecord>,
     pub(super) closing: Table<u64, Closing>,
-    /// One more than the highest nonce that was ever final.
+    /// One more than the highest final nonce.
     pub(super) final_next: u64,
     pub(super) candidate: Option<Candidate>,
-    /// Simulations in a row that said nothing.
+    /// Consecutive inconclusive simulations.
     pub(super) silent_simulations: u32,
-    /// The node has no `eth_simulateV1`.
+    /// True if the node has no `eth_simulateV1`.
     pub(super) lacks_simulate: bool,
-    /// Requests that failed a simulation, or that the lane did not take: they wait for the next block.
+    /// Requests that wait for the next block: they failed a simulation, or the lane refused them.
     pub(super) held: Vec<RequestId>,
     pub(super) head: Option<HeadInfo>,
     pub(super) heads: Heads,
@@ -141,19 +141,19 @@ pub struct LocalRelay {
     pub(super) polls: Table<u64, PollRun>,
     pub(super) users: Users,
     pub(super) spenders: Spenders,
-    /// Forwarders by whether their code is known.
+    /// Checked forwarders; true if the code is a known version.
     pub(super) forwarders: Table<Address, bool>,
     pub(super) calls: Table<u64, Pending>,
     pub(super) next_id: u64,
     pub(super) seq: u64,
-    /// When composing may choose something, if nothing else happens until then.
+    /// Time at which composing may select something, if nothing else happens before.
     pub(super) due: Option<Timestamp>,
     writing: Table<String, Writing>,
     commands: VecDeque<LocalCommand>,
 }
 
 impl LocalRelay {
-    /// A relay without memory; [`Self::load`] what storage has before anything else.
+    /// A relay with empty state; [`Self::load`] the stored records before anything else.
     ///
     /// # Errors
     /// [`ConfigError`].
@@ -162,7 +162,7 @@ impl LocalRelay {
         let sender = key.address();
         let params = VehicleParams {
             sender,
-            // Every call is a transaction of its own here: nobody has looked at the code.
+            // Every call is a transaction of its own here, because no Multicall3 code was checked.
             multicall3: None,
             schedule: *config.fork.gas_schedule(),
             forward_overhead_gas: config.forward_overhead_gas,
@@ -202,11 +202,11 @@ impl LocalRelay {
         })
     }
 
-    /// Takes what storage holds: once, before anything else.
+    /// Loads the stored records: once, before anything else.
     ///
     /// # Errors
-    /// [`LocalError::Damaged`] if a record of an attempt or of the lane can't be read: what may be on the chain is not known
-    /// then, and nothing can be sent safely.
+    /// [`LocalError::Damaged`] if a record of an attempt or of the lane can't be read: the transactions that may be on
+    /// chain are then unknown, and nothing can be sent safely.
     pub fn load(
         &mut self,
         now: Timestamp,
@@ -260,7 +260,7 @@ impl LocalRelay {
         Ok(report)
     }
 
-    /// Remembers an open request, and says what the queue needs.
+    /// Registers an open request and returns its queue entry.
     pub(super) fn enter(&mut self, record: RequestRecord) -> QueuedRequest {
         self.seq += 1;
         let request = Arc::new(record.request);
@@ -272,7 +272,7 @@ impl LocalRelay {
             bytes: self.params.member_bytes(&request),
             ceiling_wei_per_gas: record.ceiling_wei_per_gas,
             first_ceiling_wei_per_gas: record.ceiling_wei_per_gas,
-            // One key pays for all, by whoever's choice they came.
+            // One session key pays for all requests, so none has a reservation of its own.
             reserved_wei: U256::MAX,
             spent_wei: U256::ZERO,
             price_percent: 100,
@@ -301,7 +301,7 @@ impl LocalRelay {
                 nonces.push((key.nonce, Vec::new()));
             }
             let Some((_, of_nonce)) = nonces.last_mut() else { continue };
-            // Attempts are counted without gaps, and the first one has the batch.
+            // Attempt indices have no gaps, and the first attempt holds the batch.
             if key.index as usize != of_nonce.len() || (key.index == 0 && record.batch.is_none()) {
                 return Err(LocalError::Damaged { key: attempt_key(*key) });
             }
@@ -309,14 +309,14 @@ impl LocalRelay {
         }
         let lane = self.lane.id();
         let mut slots = Vec::new();
-        // A request that an older batch has given back is with the newest one that names it.
+        // A request returned by an older batch belongs to the newest one that names it.
         for (nonce, records) in nonces.into_iter().rev() {
-            // What every node refused made way for the newest one.
+            // The newest batch replaced those that every node had refused.
             let Some(batch) = records.iter().rev().find_map(|record| record.batch.clone()) else { continue };
             let mut members: Vec<Arc<VerifiedRequest>> = Vec::new();
             let (mut weights, mut absent_weight, mut flying) = (Vec::new(), None, Vec::new());
             for (id, weight) in batch.members.iter().zip(&batch.weights) {
-                // One that has ended already (a crash between two writes) stays ended.
+                // A request that has already ended (a crash between two writes) stays ended.
                 let Some(queued) = open.remove(id) else {
                     absent_weight = Some(absent_weight.unwrap_or(0_u64).saturating_add(*weight));
                     continue;
@@ -362,7 +362,7 @@ impl LocalRelay {
 
     // ---- commands ----
 
-    /// The next thing to do, if any.
+    /// The next command; `None` if there is none.
     pub fn next_command(&mut self) -> Option<LocalCommand> {
         self.commands.pop_front()
     }
@@ -398,7 +398,7 @@ impl LocalRelay {
         self.writing.contains_key(key)
     }
 
-    /// The record of this revision is durable.
+    /// Reports that the record of this revision is durable.
     pub fn stored(&mut self, now: Timestamp, key: &str, revision: u64) {
         if self.writing.get(key).is_none_or(|writing| writing.revision != revision) {
             return;
@@ -421,7 +421,7 @@ impl LocalRelay {
         self.go_on(now);
     }
 
-    /// The record of this revision could not be stored. It is tried again: until then what depends on it waits.
+    /// Reports that the record of this revision could not be stored. The write is retried; dependent steps wait for it.
     pub fn store_failed(&mut self, now: Timestamp, key: &str, revision: u64) {
         let Some(writing) = self.writing.get_mut(key).filter(|writing| writing.revision == revision) else { return };
         let pause = FIRST_STORE_PAUSE.saturating_mul(1 << writing.failures.min(10)).min(MAX_STORE_PAUSE);
@@ -455,7 +455,7 @@ impl LocalRelay {
 
     // ---- time ----
 
-    /// When to call [`Self::timeout`] at the latest; `None` while nothing is under way.
+    /// Latest time to call [`Self::timeout`]; `None` while nothing is under way.
     pub fn next_timeout(&self) -> Option<Timestamp> {
         let writes = self.writing.values().filter_map(|writing| writing.retry_at);
         let calls = self.calls.values().map(|pending| pending.until);
@@ -467,7 +467,7 @@ impl LocalRelay {
         writes.chain(calls).chain(deadlines).chain(kept).chain(poll).chain(due).min()
     }
 
-    /// Time has passed.
+    /// Processes everything due at `now`.
     pub fn timeout(&mut self, now: Timestamp) {
         self.store_again(now);
         self.forget_old(now);
@@ -475,7 +475,7 @@ impl LocalRelay {
         self.go_on(now);
     }
 
-    /// Whether something is under way that needs the chain.
+    /// True while something under way needs the chain.
     pub(super) fn is_active(&self) -> bool {
         self.queue.waiting() > 0
             || self.candidate.is_some()
@@ -485,14 +485,14 @@ impl LocalRelay {
             || self.lane.unfinal() > 0
     }
 
-    /// Looks at the chain soon.
+    /// Schedules a poll of the head at once, if something is under way.
     pub(super) fn wake(&mut self, now: Timestamp) {
         if self.is_active() && self.heads.next_poll.is_none_or(|at| at > now) {
             self.heads.next_poll = Some(now);
         }
     }
 
-    /// After every input: what is due now.
+    /// Does all work due now; runs after every input.
     pub(super) fn go_on(&mut self, now: Timestamp) {
         self.drain(now);
         self.expire(now);
@@ -516,7 +516,7 @@ fn lane_config(config: &LocalConfig, sender: Address) -> LaneConfig {
         replacement: config.replacement,
         bump_after_blocks: config.bump_after_blocks,
         rebroadcast_after_blocks: config.rebroadcast_after_blocks,
-        // Nobody else waits behind a page's own requests.
+        // No other tenant waits behind a page's own requests.
         abandon_after_blocks: 0,
         max_attempts: config.max_attempts,
         max_refused_plans: config.max_refused_plans,

@@ -1,13 +1,13 @@
-//! A relay inside the caller: when there is no relayer, it queues, batches and sends by itself, through one node, from a
-//! *session key* that pays.
+//! A relay inside the caller, for callers without a relayer: it queues, batches and sends by itself, through one node,
+//! and pays from a *session key*.
 //!
 //! [`LocalRelay`] is a pure machine over the parts that the relayer ships: [`Queue`](crate::schedule::Queue) composes,
 //! [`Lane`](crate::lane::Lane) drives every transaction to finality, outcomes are read from
-//! [`events`](crate::request::outcome). It asks one node by JSON-RPC, keeps records in a storage of its caller, and is told the
-//! time.
+//! [`events`](crate::request::outcome). It calls one node by JSON-RPC, keeps records in its caller's storage, and takes
+//! the time as an argument.
 //!
-//! One request's way: [`LocalRelay::admit`] checks it and gives a record; the caller stores that; [`LocalRelay::take`]
-//! queues it. Everything else comes as [`LocalCommand`]s, in order, until there is none:
+//! Lifecycle of a request: [`LocalRelay::admit`] checks it and returns a record; the caller stores that;
+//! [`LocalRelay::take`] queues it. Everything else comes as [`LocalCommand`]s, in order, until there is none:
 //!
 //! | command | report with |
 //! |---|---|
@@ -22,16 +22,18 @@
 //!
 //! | key | holds |
 //! |---|---|
-//! | `r:<id>` | a request, and how it ended |
+//! | `r:<id>` | a request, with its end |
 //! | `a:<nonce>:<index>` | a signed attempt; with index 0 also the batch |
 //! | `l` | the next nonce |
 //!
-//! **I1** a batch's record names its members; they return only when the chain's final word is that the batch did not run.
-//! **I2** an attempt's `Store` comes before its `Call`, which waits for `stored`; a request's end is told once it is stored.
-//! **I3, I4, I6, I7** are kept by the lane. **I5** a call without an answer is ambiguous. **I8** each request's ceiling per
-//! gas follows from what it may cost. **I9** terminal statuses come from final blocks. **I11** every batch is simulated.
+//! **I1** a batch's record names its members; they return only when the chain's final word is that the batch did not
+//! run. **I2** an attempt's `Store` comes before its `Call`, which waits for `stored`; a request's end is reported once
+//! it is stored. **I3, I4, I6, I7** are kept by the lane. **I5** a call without an answer is ambiguous. **I8** each
+//! request's ceiling per gas follows from its maximum cost. **I9** terminal statuses come from final blocks. **I11**
+//! every batch is simulated.
 //!
-//! There is one node, so its word counts: one that lies about receipts or finality is believed. A relayer asks several.
+//! There is only one node, so it is trusted: one that lies about receipts or finality is believed. A relayer asks
+//! several.
 
 mod calls;
 mod config;

@@ -1,4 +1,4 @@
-//! What the chain says of users' forwarder nonces: looked up, doubted, confirmed.
+//! Users' forwarder nonces on chain: lookup, doubt, confirmation.
 
 use alloy_primitives::B256;
 
@@ -10,10 +10,10 @@ use crate::{
     time::Timestamp,
 };
 
-/// Users whose nonce is looked up at a time.
+/// Concurrent nonce lookups.
 const LOOKUPS: usize = 20;
 
-/// What is known, and what is asked.
+/// Users' nonces: lookups under way, and open doubts.
 #[derive(Debug, Default)]
 pub(super) struct Users {
     asking: Table<User, ()>,
@@ -21,14 +21,14 @@ pub(super) struct Users {
     suspects: Table<User, ()>,
     /// A suspect's nonce, with the block at which it was read.
     read_at: Table<User, (u64, B256, u64)>,
-    /// Users whom a transaction of their own left out: their nonce, whose target is accused of it, and the transaction.
+    /// Users left out by a transaction of their own: their nonce, the target accused of it, and the transaction's hash.
     accusing: Table<User, (u64, Accused, B256)>,
-    /// The user at whom the last look at gaps ended.
+    /// The last user checked for a nonce gap, where the next check continues.
     gaps_after: Option<User>,
 }
 
 impl LocalRelay {
-    /// Asks for the nonces of users whom nobody has looked at.
+    /// Looks up the nonces of users that were not looked up yet.
     pub(super) fn look_up_users(&mut self, now: Timestamp) {
         let room = LOOKUPS.saturating_sub(self.users.asking.len());
         if room == 0 {
@@ -45,12 +45,13 @@ impl LocalRelay {
         }
     }
 
-    /// Reads a user's nonce afresh: a simulation or a transaction skipped its request.
+    /// Reads a user's nonce again, after a simulation or a transaction skipped its request.
     pub(super) fn recheck_user(&mut self, now: Timestamp, user: User) {
         self.ask_user(now, user, None);
     }
 
-    /// A final transaction of one request left it out. It is its target's doing unless the user's nonce was used elsewhere.
+    /// Accuses the target of a lone request that its final transaction left out, unless the user's nonce was used
+    /// elsewhere.
     pub(super) fn accuse(&mut self, now: Timestamp, member: &VerifiedRequest, accused: Accused, hash: B256) {
         match member.sequence() {
             _ if accused.has_failed => {
@@ -61,7 +62,7 @@ impl LocalRelay {
             }
             _ => {}
         }
-        // Nothing is kept beyond the page.
+        // Target records are not kept beyond the page.
         self.queue.take_target_changes();
     }
 
@@ -78,7 +79,7 @@ impl LocalRelay {
         if let Some((number, hash)) = at
             && self.users.suspects.contains_key(&user)
         {
-            // A reorg may have taken it back.
+            // A reorg may have lowered the nonce.
             self.queue.lower_chain_nonce(forwarder, signer, nonce);
             let read = self.users.read_at.get(&user).copied();
             let is_gone = read.is_none_or(|(number, hash, _)| !self.heads.is_canonical(number, hash));
@@ -92,7 +93,8 @@ impl LocalRelay {
         }
     }
 
-    /// At a new head: what suspects have used for good, and another look at them and at users with a gap.
+    /// At a new head: rejects requests whose nonce was finally used elsewhere, and rereads the nonces of suspects and
+    /// of users with a gap.
     pub(super) fn confirm_users(&mut self, now: Timestamp, number: u64, hash: B256, final_block: Option<u64>) {
         for (user, ()) in self.users.suspects.clone() {
             let (forwarder, signer) = user;

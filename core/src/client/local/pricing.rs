@@ -1,4 +1,4 @@
-//! What a batch offers, what it may hold, and whether now is the moment.
+//! Fees offered by a batch, its composition limits, and its send timing.
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ use crate::{
     time::Timestamp,
 };
 
-/// Slack from which on the percentile gate is at its strictest.
+/// Slack at and above which the percentile gate is strictest.
 const PATIENCE_HORIZON: Duration = Duration::from_secs(3_600);
 
-/// Full blocks that a fee cap must survive: what a transaction may have to wait before a bump reaches it. A full block
-/// raises the base fee by an eighth at most (EIP-1559; other chains by less).
+/// Full blocks that a fee cap must survive: the possible wait before a bump takes effect. A full block raises the base
+/// fee by an eighth at most (EIP-1559; other chains by less).
 const CAP_HORIZON_BLOCKS: u32 = 6;
 
-/// Whether to send now.
+/// Send timing: at once, or gated by price.
 #[derive(Debug)]
 pub(super) enum Outlook {
     Now,
@@ -47,16 +47,16 @@ impl FeeOutlook for Outlook {
     }
 }
 
-/// What blocks and our own transactions teach.
+/// Prices and delays learned from blocks and our own transactions.
 #[derive(Debug)]
 pub(super) struct Pricing {
     tips: TipEstimator,
     offers: OfferLog<()>,
     delays: GuardTime,
     pub(super) least_tip: LeastTip,
-    /// What the node takes as gas limit × fee cap, as its refusals tell.
+    /// Highest gas limit × fee cap accepted by the node, wei, learned from its refusals; `None` if none was refused.
     pub(super) fee_cap_wei: Option<u128>,
-    /// Gas limit that the node and its blocks take.
+    /// Highest gas limit accepted by the node and its blocks; `None` if unknown.
     pub(super) most_gas: Option<u64>,
     pub(super) outlook: Outlook,
 }
@@ -65,7 +65,7 @@ impl Pricing {
     pub(super) fn new(config: &LocalConfig) -> Self {
         let window = usize::try_from(config.fee_history_blocks).unwrap_or(usize::MAX);
         let bump_blocks = u32::try_from(config.bump_after_blocks.saturating_add(1)).unwrap_or(u32::MAX);
-        // The estimate adds the bump; what is configured is the whole.
+        // The estimate adds the bump; the configured time includes it.
         let start = config.urgent_within.saturating_sub(config.block_time.saturating_mul(bump_blocks));
         let gate =
             || PercentileOutlook::new(window, config.patience_percentile, config.urgent_within, PATIENCE_HORIZON);
@@ -83,10 +83,10 @@ impl Pricing {
         }
     }
 
-    /// A block that is new.
+    /// Records a new block.
     pub(super) fn block(&mut self, point: &FeePoint, tip: u128) {
         self.offers.block(point.number, point.base_fee);
-        // An empty block says nothing about what it would have taken.
+        // An empty block says nothing about the tip it would have required.
         let is_empty = point.utilisation.and_then(Utilisation::ratio) == Some(0.0);
         if let Some(tip) = point.tips.min.filter(|_| !is_empty) {
             self.tips.record_block(tip);
@@ -105,12 +105,13 @@ impl Pricing {
     /// The smallest tip with the wanted chance of inclusion within `blocks`, wei per gas.
     pub(super) fn tip(&self, config: &LocalConfig, blocks: u32) -> u128 {
         let learned = self.tips.tip(config.tip_target, blocks).unwrap_or(0);
-        // One node tells the tips: it must not set the price. Where the chain takes no less, there is room above that.
+        // Tips come from one node, which must not set the price. On a chain with a minimum tip the bound lies above
+        // that.
         let ceiling = tip_bound(config.min_priority_fee_wei_per_gas, config.tip_ceiling_wei_per_gas, None);
         learned.min(ceiling).max(config.min_priority_fee_wei_per_gas).max(1)
     }
 
-    /// What to offer when the next block charges `next_base_fee`.
+    /// The usual offer when the next block charges `next_base_fee`, wei per gas.
     pub(super) fn quote(&self, config: &LocalConfig, next_base_fee: u128) -> Fees {
         self.fees(config, next_base_fee, config.tip_within_blocks)
     }
@@ -154,7 +155,7 @@ fn after_full_blocks(base_fee: u128) -> u128 {
 }
 
 impl LocalRelay {
-    /// What a batch with this deadline offers first: the tighter, the higher the tip.
+    /// First offer of a batch with this deadline: the tighter the deadline, the higher the tip.
     pub(super) fn offer(&self, now: Timestamp, deadline: Timestamp) -> Option<Fees> {
         let head = self.head?;
         let config = &self.config;
@@ -163,7 +164,7 @@ impl LocalRelay {
         Some(self.pricing.fees(config, head.next_base_fee, blocks))
     }
 
-    /// What the node takes, as far as its answers tell.
+    /// The node's terms (fee cap, least tip), as far as its answers show them.
     pub(super) fn terms(&self, now: Timestamp) -> NodeTerms {
         let (least, ceiling) = (self.config.min_priority_fee_wei_per_gas, self.config.tip_ceiling_wei_per_gas);
         NodeTerms {
@@ -174,7 +175,7 @@ impl LocalRelay {
         }
     }
 
-    /// A send came back: what the node says about prices and sizes goes to the lane first.
+    /// Learns from the result of a send: the node's price and size limits go to the lane before the result itself.
     pub(super) fn learn_terms(&mut self, now: Timestamp, key: AttemptKey, outcome: SendOutcome, message: &str) {
         let fees = self.durable.get(&key).map(|attempt| attempt.fees()).unwrap_or_default();
         let gas = self.flights.get(&key.nonce).map_or(0, |flight| flight.plan.payload.gas_limit);
@@ -197,7 +198,7 @@ impl LocalRelay {
         self.lane.handle_event(now, Event::Terms(terms));
     }
 
-    /// What a transaction may hold now; `None` while no price is known.
+    /// Composition limits of a transaction now; `None` while no price is known.
     pub(super) fn limits(&self) -> Option<ComposeLimits> {
         let head = self.head?;
         let config = &self.config;
@@ -223,7 +224,7 @@ impl LocalRelay {
         })
     }
 
-    /// Slack below which nothing waits for a price.
+    /// Guard time: with less slack than this, nothing waits for a better price.
     pub(super) fn guard_time(&self) -> Duration {
         let (floor, ceiling) = (self.config.block_time * 2, self.config.block_time * 60);
         self.pricing.delays.estimate().clamp(floor, ceiling.max(Duration::from_secs(60)))

@@ -1,4 +1,4 @@
-//! What storage keeps.
+//! Stored records and their keys.
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use serde::{Deserialize, Serialize};
@@ -11,17 +11,17 @@ use crate::{
     time::Timestamp,
 };
 
-/// Version of the forms.
+/// Version of the record formats.
 const VERSION: u32 = 1;
 
-/// How a request ended.
+/// End of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct End {
     pub(super) status: Status,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<Reason>,
-    /// Revert data and the like, for people.
+    /// Human-readable detail, such as revert data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) detail: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,7 +94,7 @@ impl RequestRecord {
     }
 }
 
-/// What the first attempt's record says of its batch.
+/// The batch, as stored in its first attempt's record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct BatchForm {
@@ -111,7 +111,7 @@ pub(super) struct BatchForm {
     ceiling: u128,
     #[serde(with = "decimal")]
     extra: U256,
-    /// A block that was final when it was planned: the nonce was free there.
+    /// A block that was final at planning time: the nonce was still free there.
     pub(super) planned_block: u64,
 }
 
@@ -128,7 +128,7 @@ impl BatchForm {
             deadline: self.deadline,
             ceiling_wei_per_gas: self.ceiling,
             extra_wei: self.extra,
-            // Nobody knows any more what nodes said of it.
+            // The nodes' answers about it are not stored.
             is_guarded: false,
             is_alone: self.members.len() == 1,
         }
@@ -156,7 +156,7 @@ pub(super) fn attempt_key(key: AttemptKey) -> String {
     format!("a:{}:{}", key.nonce, key.index)
 }
 
-/// Reads [`attempt_key`] back.
+/// Parses an [`attempt_key`].
 pub(super) fn parse_attempt_key(text: &str) -> Option<AttemptKey> {
     let (nonce, index) = text.strip_prefix("a:")?.split_once(':')?;
     let key = AttemptKey { nonce: nonce.parse().ok()?, index: index.parse().ok()? };
@@ -191,7 +191,7 @@ pub(super) const LANE_KEY: &str = "l";
 #[serde(rename_all = "camelCase")]
 pub(super) struct LaneRecord {
     version: u32,
-    /// One more than the highest nonce that was ever final.
+    /// One more than the highest final nonce.
     pub(super) next_nonce: u64,
 }
 

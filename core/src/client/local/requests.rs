@@ -1,4 +1,4 @@
-//! Requests: taken, withdrawn, expired, ended.
+//! Requests: admission, cancellation, expiry, end.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -17,62 +17,62 @@ use crate::{
     time::Timestamp,
 };
 
-/// What should happen.
+/// A request's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LocalAsk {
-    /// What a user signed for an ERC-2771 forwarder.
+    /// A user's signed request for an ERC-2771 forwarder.
     Forward {
         /// The request with its signature.
         forward: Forward,
         /// The forwarder's EIP-712 domain.
         domain: ForwarderDomain,
     },
-    /// A call of the session key itself: a transaction of its own. `any_sender` is not looked at.
+    /// A call by the session key itself, in a transaction of its own. `any_sender` is ignored.
     Call(Call),
 }
 
-/// A request that was checked. Once its record is durable, [`LocalRelay::take`] it.
+/// A checked request. Once its record is durable, [`LocalRelay::take`] it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admitted {
-    /// Its id.
+    /// Id of the request.
     pub id: RequestId,
-    /// Where to store it.
+    /// Storage key of the record.
     pub key: String,
-    /// What to store.
+    /// The record, JSON.
     pub record: String,
 }
 
-/// Why a local relay refuses.
+/// Refusals of a local relay.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LocalError {
-    /// The request's form, signature or deadline does not hold: the caller's fault.
+    /// The request's form, signature or deadline is invalid: a caller error.
     #[error(transparent)]
     Verify(#[from] VerifyError),
     /// More gas or bytes than one transaction may hold (`max_batch_gas`, `max_batch_bytes`).
     #[error("needs {needed} {unit}, limit {limit}")]
     TooLarge {
-        /// What it needs alone.
+        /// Amount the request needs in a transaction alone.
         needed: u64,
-        /// The limit.
+        /// The limit, in the same unit.
         limit: u64,
-        /// Of what.
+        /// The unit: `gas` or `bytes`.
         unit: &'static str,
     },
-    /// What it may cost does not pay for a transaction with one wei per gas.
+    /// The maximum cost does not pay for a transaction at one wei per gas.
     #[error("{max_cost_wei} wei do not pay for {gas} gas and a value of {value_wei} wei")]
     CeilingTooLow {
-        /// What it may cost.
+        /// Maximum cost, wei.
         max_cost_wei: U256,
-        /// Gas that it needs alone.
+        /// Gas the request needs in a transaction alone.
         gas: u64,
-        /// Wei sent along.
+        /// Value sent with the call, wei.
         value_wei: U256,
     },
-    /// Too many requests have not ended (`max_open`).
+    /// Too many open requests (`max_open`).
     #[error("{open} requests have not ended, limit {limit}")]
     Full {
-        /// Now.
+        /// Current number of open requests.
         open: usize,
         /// The limit.
         limit: usize,
@@ -80,7 +80,7 @@ pub enum LocalError {
     /// A record can't be read.
     #[error("record {key:?} can't be read")]
     Damaged {
-        /// Where it is.
+        /// Storage key of the record.
         key: String,
     },
     /// There is no such request.
@@ -89,9 +89,9 @@ pub enum LocalError {
     /// It is in a transaction already, or has ended.
     #[error("request {id} is {status}: only one that is queued can be cancelled")]
     TooLate {
-        /// Which.
+        /// Id of the request.
         id: RequestId,
-        /// Where it stands.
+        /// Current status.
         status: Status,
     },
 }
@@ -111,7 +111,7 @@ impl LocalError {
     }
 }
 
-/// A request that is known.
+/// A known request.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) request: Arc<VerifiedRequest>,
@@ -124,9 +124,9 @@ pub(super) struct Entry {
     pub(super) block_number: Option<u64>,
     pub(super) cost_wei: Option<U256>,
     pub(super) ended_at: Option<Timestamp>,
-    /// Its transaction has a nonce: it can't be withdrawn any more.
+    /// True once its transaction has a nonce: it can't be cancelled any more.
     pub(super) is_bound: bool,
-    /// Its end, on its way to storage: told when it is durable.
+    /// Its end, on the way to storage; reported once durable.
     pub(super) ending: Option<End>,
 }
 
@@ -164,15 +164,15 @@ impl Entry {
         self.ended_at = Some(end.at);
     }
 
-    /// In no transaction, and not about to end.
+    /// True if it is in no transaction and not about to end.
     pub(super) const fn is_waiting(&self) -> bool {
         matches!(self.status, Status::Queued) && !self.is_bound && self.ending.is_none()
     }
 }
 
 impl LocalRelay {
-    /// Checks a request at `now`, and gives the record that makes it durable. Nothing is kept: this may be another instance,
-    /// in another tab, than the one that takes it. `open` is how many requests are known not to have ended.
+    /// Checks a request at `now`, and returns the record that makes it durable. No state changes: the instance that
+    /// takes the request may be another one, in another tab. `open` is the number of open requests known to the caller.
     ///
     /// # Errors
     /// [`LocalError`].
@@ -207,7 +207,7 @@ impl LocalRelay {
             chain_id: config.chain_id,
             forwarders: &forwarders,
             default_within: config.default_within,
-            // In a page a request ends with its promise.
+            // In a page a request expires at its deadline.
             default_expiry: config.default_within,
             max_within: config.max_within,
             guard: config.guard,
@@ -239,18 +239,18 @@ impl LocalRelay {
         Ok(())
     }
 
-    /// Upper bound of the gas that a request can be charged for, alone or in company: its own and an empty transaction's.
+    /// Upper bound of the gas a request can be charged for, alone or in a batch: its own and an empty transaction's.
     pub(super) fn gas_alone(&self, request: &VerifiedRequest) -> u64 {
         self.params.member_gas(request).saturating_add(self.params.base_gas())
     }
 
-    /// Highest price of gas that a request may be sent at, with `extra_wei` beyond gas (I8); rounded down.
+    /// Highest gas price at which a request may be sent, with `extra_wei` beyond gas (I8); rounded down, wei per gas.
     pub(super) fn ceiling(&self, request: &VerifiedRequest, extra_wei: U256) -> u128 {
         let most = self.config.max_fee_ceiling_wei_per_gas;
         let Some(max_cost_wei) = request.max_cost_wei() else { return most };
         let fixed = request.value().saturating_add(extra_wei);
         let gas = match VehicleKey::of(request, false) {
-            // Nobody else pays for its transaction, and nothing else is in it.
+            // It pays for its transaction alone, and nothing else is in it.
             key @ VehicleKey::Single(_) => self.params.payload(key, &[Arc::new(request.clone())]).gas_limit,
             _ => self.gas_alone(request),
         };
@@ -258,10 +258,10 @@ impl LocalRelay {
         u128::try_from(affordable).unwrap_or(u128::MAX).min(most)
     }
 
-    /// Takes a request whose record is durable. Repeating it changes nothing.
+    /// Takes a request whose record is durable. Idempotent.
     ///
     /// # Errors
-    /// [`LocalError::Damaged`] for what is no record of a request.
+    /// [`LocalError::Damaged`] if `record` is not a record of a request of this chain.
     pub fn take(&mut self, now: Timestamp, key: &str, record: &str) -> Result<RequestId, LocalError> {
         let damaged = || LocalError::Damaged { key: key.chars().take(80).collect() };
         let is_short = record.len() <= self.config.max_record_bytes;
@@ -286,8 +286,8 @@ impl LocalRelay {
         Ok(id)
     }
 
-    /// Withdraws a request that is in no transaction. It ends as `cancelled` once that is durable; those of the same user that
-    /// follow it can't execute and end too.
+    /// Cancels a request that is in no transaction. It ends as `cancelled` once that is durable; later requests of the
+    /// same user can't execute and end too.
     ///
     /// # Errors
     /// [`LocalError::NotFound`], [`LocalError::TooLate`].
@@ -307,7 +307,7 @@ impl LocalRelay {
         Ok(())
     }
 
-    /// Forgets a request that has ended. False if it has not.
+    /// Forgets an ended request. False if it has not ended.
     pub fn acknowledge(&mut self, id: RequestId) -> bool {
         if self.entries.get(&id).is_none_or(|entry| entry.ended_at.is_none()) {
             return false;
@@ -326,7 +326,7 @@ impl LocalRelay {
         }
     }
 
-    /// Takes requests out of a simulation or of those that are held, back to the queue.
+    /// Returns requests from a simulation, or from the held ones, to the queue.
     pub(super) fn release(&mut self, ids: &[RequestId]) {
         let is_in = |candidate: &super::dispatch::Candidate| ids.iter().any(|id| candidate.holds(*id));
         if self.candidate.as_ref().is_some_and(is_in)
@@ -355,9 +355,9 @@ impl LocalRelay {
         }
     }
 
-    /// Ends a waiting request, and those of its user that can't execute without it.
+    /// Ends a waiting request, and later ones of its user that can't execute without it.
     pub(super) fn end_with_successors(&mut self, now: Timestamp, id: RequestId, end: End) {
-        // Those that are held or in a simulation have lost their predecessor like those that wait.
+        // Successors that are held or in a simulation lose their predecessor too.
         let sequence = self.entries.get(&id).and_then(|entry| entry.request.sequence());
         if let Some((forwarder, signer, nonce)) = sequence {
             let later: Vec<RequestId> = self
@@ -398,7 +398,7 @@ impl LocalRelay {
         }
     }
 
-    /// Moves an open request to `status`, if it may.
+    /// Moves an open request to `status`, if the transition is allowed.
     pub(super) fn set_status(&mut self, id: RequestId, status: Status, reason: Option<Reason>) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         if !entry.status.can_become(status) || entry.ending.is_some() {

@@ -1,4 +1,4 @@
-//! Which transaction used a nonce, when the node shows no receipt of ours.
+//! Search for the transaction that used a nonce when the node shows no receipt of ours.
 //!
 //! Missing receipts prove nothing: nodes index them late, or lose them. Before a batch is planned anew, the transaction that
 //! took its nonce must be known, in a final block (invariant I3).
@@ -28,22 +28,22 @@ struct Transaction {
     nonce: U64,
 }
 
-/// A search: the nonce was free after block `low`, and is used after block `high`.
+/// A search: the nonce was free after block `low`, and used after block `high`.
 #[derive(Debug)]
 pub(super) struct Search {
     low: u64,
     high: u64,
-    /// Blocks that may still be read one by one; `None` while the node has the state to halve.
+    /// Blocks that may still be read one by one; `None` while the node has old state for bisection.
     scan_left: Option<u64>,
-    /// What was believed of `low` was wrong: it was begun anew from the first block on.
+    /// True once the search was restarted from block 0 because its lower bound was wrong.
     is_widened: bool,
 }
 
-/// When a search that found nothing is worth another try.
+/// Searches under way, and pauses after searches without result.
 #[derive(Debug, Default)]
 pub(super) struct Spenders {
     searches: Table<u64, Search>,
-    /// By nonce: not before this head, and how many blocks that was put off.
+    /// By nonce: (head number before which no search starts, length of the pause in blocks).
     pauses: Table<u64, (u64, u64)>,
 }
 
@@ -61,7 +61,7 @@ impl LocalRelay {
         let low = self.flights.get(&run.nonce).map(|flight| flight.planned_block);
         let high = self.heads.first_above(run.nonce);
         if self.heads.is_free(run.nonce) {
-            // Nobody used it: what was seen in a block is not there any more, and nothing is lost.
+            // The nonce is unused: a transaction once seen in a block is no longer there, and nothing is lost.
             self.tell_poll(now, PollRun { purpose: PollPurpose::Inclusion, ..run });
             return;
         }
@@ -95,7 +95,7 @@ impl LocalRelay {
         match count {
             Some(count) if count.to::<u64>() > nonce => search.high = block,
             Some(_) => search.low = block,
-            // No state that old: look into the blocks themselves.
+            // The node has no state that old: read the blocks themselves.
             None => search.scan_left = Some(scan),
         }
         self.search_on(now, poll);
@@ -135,12 +135,12 @@ impl LocalRelay {
         self.tell_spender(now, run, used.map(|(_, spender)| (number, spender)));
     }
 
-    /// Tells the lane what is known of the nonce: used for good by a stranger, or nothing certain.
+    /// Reports the result for the nonce to the lane: finally used by a foreign transaction, or nothing certain.
     fn tell_spender(&mut self, now: Timestamp, mut run: PollRun, spender: Option<(u64, B256)>) {
         let last = self.head.and_then(|head| head.final_block);
         match spender {
             None => run.is_complete = false,
-            // Ours: the node has not indexed its receipt.
+            // Our own transaction: the node has not indexed its receipt yet.
             Some((_, hash)) if run.hashes.contains(&hash) => run.is_complete = false,
             Some((number, _)) if last.is_some_and(|last| number <= last) => {}
             Some(_) => run.purpose = PollPurpose::Inclusion,

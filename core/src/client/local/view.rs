@@ -1,4 +1,4 @@
-//! What can be shown.
+//! Views of requests and of the account, for display.
 
 use alloy_primitives::{Address, B256, U256};
 use serde::{Serialize, Serializer};
@@ -11,72 +11,72 @@ use crate::{
     time::Timestamp,
 };
 
-/// A request, for showing.
+/// A request, for display.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LocalView {
-    /// Its id.
+    /// Id of the request.
     pub id: RequestId,
     /// `forward` or `call`.
     pub kind: &'static str,
-    /// A forward's place in its user's sequence.
+    /// A forward's place in its user's sequence; `None` for a call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub place: Option<LocalPlace>,
-    /// Where it stands.
+    /// Current status.
     pub status: Status,
-    /// Why it ended otherwise than `finalized`, or what went wrong in the block that holds it.
+    /// Reason for an end other than `finalized`, or for a failure in the block that holds it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
-    /// More about that, for people.
+    /// Human-readable detail of the reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// The transaction that holds it, once included.
+    /// Hash of the transaction that holds it; `None` before inclusion.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tx_hash: Option<B256>,
-    /// Its block.
+    /// Number of that transaction's block.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_number: Option<u64>,
-    /// Its share of what the transaction cost, value included; once it has ended. Wei.
+    /// Its share of the transaction's cost including its value, wei; `None` before its end.
     #[serde(skip_serializing_if = "Option::is_none", with = "decimal::option")]
     pub cost_wei: Option<U256>,
-    /// When it was taken, Unix ms.
+    /// Time of acceptance, Unix ms.
     pub accepted_at: Timestamp,
-    /// Latest inclusion, Unix ms.
+    /// Deadline of inclusion, Unix ms.
     pub deadline_at: Timestamp,
 }
 
-/// Whose request it is, and which of them.
+/// A forward's forwarder, user and nonce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LocalPlace {
-    /// The forwarder.
+    /// Address of the forwarder.
     #[serde(serialize_with = "checksummed")]
     pub forwarder: Address,
-    /// The user.
+    /// Address of the user.
     #[serde(serialize_with = "checksummed")]
     pub from: Address,
-    /// The user's nonce there.
+    /// The user's nonce in the forwarder.
     #[serde(with = "decimal")]
     pub nonce: u64,
 }
 
-/// The session key's account, for showing.
+/// The session key's account, for display.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AccountView {
-    /// Its address: top it up here.
+    /// Address, to be topped up.
     #[serde(serialize_with = "checksummed")]
     pub address: Address,
-    /// Balance when it was last read, wei; `None` before that.
+    /// Balance at the last read, wei; `None` before the first.
     #[serde(skip_serializing_if = "Option::is_none", with = "decimal::option")]
     pub balance_wei: Option<U256>,
-    /// Transactions outside blocks.
+    /// Number of transactions in flight.
     pub in_flight: usize,
-    /// Transactions in blocks that are not final.
+    /// Number of included transactions that are not final.
     pub unfinal: usize,
-    /// Requests that wait.
+    /// Number of queued requests.
     pub waiting: usize,
-    /// It waits for a top-up.
+    /// True while it waits for a top-up.
     pub is_underfunded: bool,
 }
 
@@ -103,12 +103,12 @@ impl Entry {
 }
 
 impl LocalRelay {
-    /// A request; `None` for one that is not known (any more).
+    /// A request; `None` if it is unknown or forgotten.
     pub fn request(&self, id: RequestId) -> Option<LocalView> {
         self.entries.get(&id).map(Entry::view)
     }
 
-    /// All requests that are known, in order of arrival.
+    /// All known requests, in order of arrival.
     pub fn requests(&self) -> Vec<LocalView> {
         let mut views = Table::new();
         for view in self.entries.values().map(Entry::view) {
@@ -117,7 +117,7 @@ impl LocalRelay {
         views.into_iter().map(|(_, view)| view).collect()
     }
 
-    /// The account that pays.
+    /// The paying account.
     pub fn account(&self) -> AccountView {
         AccountView {
             address: self.key.address(),
