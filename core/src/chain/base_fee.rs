@@ -13,7 +13,7 @@ const WHOLE_BPS: u64 = 10_000;
 /// Longest horizon that [`max_base_fee_after`] follows step by step; beyond it the bound is useless anyway.
 pub const MAX_BOUND_BLOCKS: u64 = 100_000;
 
-/// The fields of a block header that fees are computed from.
+/// Fields of a block header used in fee computations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct FeeHeader {
     /// Block number.
@@ -35,7 +35,7 @@ pub struct FeeHeader {
     pub excess_blob_gas: Option<u64>,
 }
 
-/// Which gas the base fee follows.
+/// Gas measure that drives the base fee.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metering {
@@ -46,7 +46,7 @@ pub enum Metering {
     GasOrDaFootprint,
 }
 
-/// The share of a block's gas limit at which the base fee stands still.
+/// Gas target: the share of a block's gas limit at which the base fee stays the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GasTarget {
@@ -81,10 +81,10 @@ pub struct BaseFeeParams {
     pub denominator: u64,
     /// Gas target.
     pub target: GasTarget,
-    /// The fee never falls below this, wei per gas; 0 for none.
+    /// Lower bound of the fee, wei per gas; 0 for none.
     #[serde(default, rename = "min_base_fee_wei_per_gas", with = "decimal")]
     pub min_base_fee: u128,
-    /// Which gas counts.
+    /// Gas measure that counts.
     #[serde(default)]
     pub metering: Metering,
 }
@@ -109,7 +109,7 @@ impl BaseFeeParams {
     }
 }
 
-/// Why a fee could not be computed from a header.
+/// Errors of computing a fee from a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FeeError {
@@ -117,21 +117,21 @@ pub enum FeeError {
     /// chain.
     #[error("gas target is 0 at gas limit {gas_limit}")]
     ZeroTarget {
-        /// The header's limit.
+        /// The header's gas limit.
         gas_limit: u64,
     },
     /// The change denominator is 0. A fault of the configuration or of the header's extra data.
     #[error("base fee change denominator is 0")]
     ZeroDenominator,
-    /// More gas metered than the block may hold: the node lies or the header is malformed.
+    /// More gas metered than the block may hold: the node's answer is false or the header malformed.
     #[error("metered gas {metered} is above the block gas limit {gas_limit}")]
     GasAboveLimit {
-        /// Gas that counts.
+        /// Metered gas.
         metered: u64,
-        /// The header's limit.
+        /// The header's gas limit.
         gas_limit: u64,
     },
-    /// The fee does not fit 128 bits. No real chain is near it: the node lies.
+    /// The fee does not fit 128 bits. No real chain is near it: the node's answer is false.
     #[error("next base fee after {base_fee} wei per gas overflows 128 bits")]
     Overflow {
         /// The parent's base fee.
@@ -140,7 +140,7 @@ pub enum FeeError {
     /// A header after EIP-4844 lacks its blob fields. The node's fault, or the wrong fork in the preset.
     #[error("block {number} has no blob gas fields")]
     MissingBlobFields {
-        /// The block.
+        /// Number of the block.
         number: u64,
     },
     /// The OP Stack parameters in the header's extra data cannot be read. Keep the last known values and raise an alert.
@@ -182,11 +182,11 @@ pub fn next_base_fee(parent: &FeeHeader, params: &BaseFeeParams) -> Result<u128,
     Ok(next.max(params.min_base_fee))
 }
 
-/// Highest base fee that `blocks` full blocks after one with `base_fee` can lead to, in wei per gas.
+/// Highest base fee after `blocks` full blocks that follow one with `base_fee`, in wei per gas.
 ///
 /// The exact recursion of [`next_base_fee`] with every block full, step by step: with Ethereum's constants 1 gwei gives
-/// 1_125_000_000 after one block and 1_265_625_000 after two. Saturates at `u128::MAX`; with a target or denominator of 0
-/// (refused by [`super::ChainSpec::validate`]) and beyond [`MAX_BOUND_BLOCKS`] it returns `u128::MAX`: nothing bounds the fee then.
+/// 1_125_000_000 after one block and 1_265_625_000 after two. Saturates at `u128::MAX`; with a target or denominator of
+/// 0 (refused by [`super::ChainSpec::validate`]) and beyond [`MAX_BOUND_BLOCKS`] it returns `u128::MAX`: no bound.
 ///
 /// The target is taken as an exact fraction of the limit. Where the limit is no multiple of the elasticity, `target` is
 /// rounded down and a real full block may exceed this by `(elasticity − 1) / target`, less than one part in a million;
@@ -215,7 +215,7 @@ pub fn max_base_fee_after(base_fee: u128, blocks: u64, params: &BaseFeeParams) -
     base
 }
 
-/// How this chain sets its base fee. Data of the chain.
+/// Base fee rule of a chain. Data of the chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum BaseFeeRule {
@@ -237,14 +237,14 @@ pub enum BaseFeeRule {
     /// Arbitrum: a price of the backlog, decaying in seconds, not a function of the header. The last fee is the estimate;
     /// the bound is the pricing curve's own cap.
     Backlog {
-        /// Least base fee, wei per gas.
+        /// Lower bound of the base fee, wei per gas.
         #[serde(with = "decimal")]
         min_base_fee_wei_per_gas: u128,
     },
-    /// Set by the operator outside the header (ZK Stack, Scroll, Linea): the last fee is the estimate, nothing bounds the
-    /// next one but `min_base_fee_wei_per_gas` from below.
+    /// Set by the operator outside the header (ZK Stack, Scroll, Linea): the last fee is the estimate, and the only
+    /// bound on the next one is `min_base_fee_wei_per_gas` from below.
     Operator {
-        /// Least base fee, wei per gas.
+        /// Lower bound of the base fee, wei per gas.
         #[serde(with = "decimal")]
         min_base_fee_wei_per_gas: u128,
     },
@@ -253,9 +253,9 @@ pub enum BaseFeeRule {
 /// A base fee of a block that does not exist yet, in wei per gas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NextBaseFee {
-    /// The protocol fixes it.
+    /// Fixed by the protocol.
     Exact(u128),
-    /// Nothing fixes it; this is the best value known from the header alone.
+    /// Not fixed; the best value known from the header alone.
     Estimate(u128),
 }
 
@@ -284,7 +284,7 @@ impl BaseFeeRule {
         }
     }
 
-    /// Base fee of the block after `parent`, and whether the protocol fixes it.
+    /// Base fee of the block after `parent`: exact if the protocol fixes it, otherwise an estimate.
     ///
     /// # Errors
     /// As [`next_base_fee`] and [`Self::params`].
@@ -306,8 +306,8 @@ impl BaseFeeRule {
         })
     }
 
-    /// Highest base fee that can stand `blocks` blocks after one with `base_fee` and `extra_data`; `None` where the
-    /// protocol bounds nothing (or the constants cannot be read), so that only a forecast can say.
+    /// Highest possible base fee `blocks` blocks after one with `base_fee` and `extra_data`; `None` if the protocol
+    /// sets no bound (or the constants cannot be read), so that only a forecast can tell.
     #[must_use]
     pub fn max_after(&self, base_fee: u128, blocks: u64, extra_data: &[u8]) -> Option<u128> {
         match *self {
@@ -333,7 +333,7 @@ impl BaseFeeRule {
         }
     }
 
-    /// Least base fee this chain can have, wei per gas; 0 when none is known.
+    /// Lower bound of this chain's base fee, wei per gas; 0 if none is known.
     #[must_use]
     pub const fn floor(&self) -> u128 {
         match *self {

@@ -14,13 +14,14 @@ const BLOB_BASE_COST: u64 = 8_192;
 /// Blob constants between two forks (EIP-7892).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BlobParams {
-    /// Blobs per block at which the price stands still.
+    /// Blobs per block at which the price stays the same.
     pub target_blobs: u64,
     /// Most blobs per block.
     pub max_blobs: u64,
     /// Denominator of the price exponent; larger moves slower.
     pub update_fraction: u64,
-    /// EIP-7918 (from Osaka): while execution is dear, excess does not fall, so the blob fee keeps to 1/16 of the base fee.
+    /// EIP-7918 (from Osaka): while execution gas is expensive, excess does not fall, so the blob fee keeps to 1/16 of
+    /// the base fee.
     pub has_reserve_price: bool,
 }
 
@@ -41,7 +42,7 @@ impl BlobParams {
         Self { target_blobs: 14, max_blobs: 21, update_fraction: 11_684_671, has_reserve_price: true };
 }
 
-/// Which blob constants apply when: activation times (Unix seconds), ascending.
+/// Blob constants by activation time (Unix seconds), ascending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlobSchedule<'a>(&'a [(u64, BlobParams)]);
 
@@ -120,7 +121,7 @@ pub fn blob_base_fee(excess_blob_gas: u64, params: &BlobParams) -> u128 {
 pub fn next_excess_blob_gas(parent: &FeeHeader, params: &BlobParams) -> Result<u64, FeeError> {
     let missing = FeeError::MissingBlobFields { number: parent.number };
     let (excess, used) = parent.excess_blob_gas.zip(parent.blob_gas_used).ok_or(missing)?;
-    // Saturating: only a lying node is near the limit, and a higher excess errs on the dear side.
+    // Saturating: only a false answer of a node is near the limit, and a higher excess errs on the expensive side.
     let sum = excess.saturating_add(used);
     let target = params.target_blobs.saturating_mul(GAS_PER_BLOB);
     if sum < target {

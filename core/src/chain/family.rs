@@ -1,10 +1,10 @@
-//! Chain families: which fee components a transaction has.
+//! Chain families: the fee components of a transaction.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What kind of chain this is. Decides the fee components and the pool's behaviour, never a number: numbers are in
+/// Kind of chain. Determines the fee components and the pool's behaviour, never a number: numbers are in
 /// [`super::ChainSpec`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -43,19 +43,19 @@ impl ChainFamily {
         }
     }
 
-    /// Whether a transaction also pays wei beyond `gas × price`: the balance check and the budget must include them.
+    /// True if a transaction also pays wei beyond `gas × price`: the balance check and the budget must include them.
     #[must_use]
     pub const fn charges_beyond_gas(self) -> bool {
         matches!(self, Self::OpStack | Self::Scroll)
     }
 
-    /// Whether a transaction's cost or gas limit depends on L1 prices, which must be read from the chain.
+    /// True if a transaction's cost or gas limit depends on L1 prices, which must be read from the chain.
     #[must_use]
     pub const fn has_data_fee(self) -> bool {
         matches!(self, Self::OpStack | Self::Arbitrum | Self::Scroll)
     }
 
-    /// Whether a higher tip buys earlier inclusion.
+    /// True if a higher tip buys earlier inclusion.
     #[must_use]
     pub const fn tip_matters(self) -> bool {
         !matches!(self, Self::Arbitrum | Self::ZkStack)

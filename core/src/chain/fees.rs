@@ -1,4 +1,4 @@
-//! EIP-1559 fee fields of a transaction, and what they cost at a base fee.
+//! EIP-1559 fee fields of a transaction, and the price that follows at a base fee.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,10 +10,10 @@ use super::decimal;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fees {
-    /// The fee cap: most that is paid per gas, base fee and tip together.
+    /// The fee cap: highest price per gas, base fee and tip together.
     #[serde(with = "decimal")]
     pub max_fee_per_gas: u128,
-    /// The priority fee (tip) offered per gas; a chain refuses one above the fee cap.
+    /// The priority fee (tip) offered per gas; a chain refuses a tip above the fee cap.
     #[serde(with = "decimal")]
     pub max_priority_fee_per_gas: u128,
 }
@@ -25,7 +25,7 @@ impl Fees {
         Self { max_fee_per_gas, max_priority_fee_per_gas }
     }
 
-    /// Price that one unit of gas really costs in a block with `base_fee`: `min(cap, base + tip)`.
+    /// Effective gas price in a block with `base_fee`: `min(cap, base + tip)`.
     #[must_use]
     pub const fn effective_gas_price(&self, base_fee: u128) -> u128 {
         // Saturating: a sum beyond u128 is above any cap, and the minimum then picks the cap.
@@ -33,19 +33,19 @@ impl Fees {
         if offered < self.max_fee_per_gas { offered } else { self.max_fee_per_gas }
     }
 
-    /// What the block producer receives per gas at `base_fee`; 0 when the cap does not reach the base fee.
+    /// Tip that the block producer receives per gas at `base_fee`; 0 when the cap does not reach the base fee.
     #[must_use]
     pub const fn effective_tip(&self, base_fee: u128) -> u128 {
         self.effective_gas_price(base_fee).saturating_sub(base_fee)
     }
 
-    /// Whether a block with `base_fee` may hold the transaction: `cap ≥ base fee` and `cap ≥ tip`.
+    /// True if a block with `base_fee` may include the transaction: `cap ≥ base fee` and `cap ≥ tip`.
     #[must_use]
     pub const fn is_includable(&self, base_fee: u128) -> bool {
         self.max_fee_per_gas >= base_fee && self.is_well_formed()
     }
 
-    /// Whether the tip does not exceed the cap; every node refuses the contrary.
+    /// True if the tip does not exceed the cap; every node refuses a higher tip.
     #[must_use]
     pub const fn is_well_formed(&self) -> bool {
         self.max_priority_fee_per_gas <= self.max_fee_per_gas

@@ -1,8 +1,8 @@
-//! When a block can no longer be taken back.
+//! Finality: the point from which a reorg can no longer remove a block.
 
 use serde::{Deserialize, Serialize};
 
-/// What this chain counts as final. Data of the chain, from its preset or the operator's file.
+/// Finality rule of a chain. Data of the chain, from its preset or the operator's file.
 ///
 /// An `included` request may fall back to `broadcast`; a `finalized` one never does (invariant I9), so a rule that is too
 /// lax shows up as a settled request without its transaction.
@@ -18,7 +18,7 @@ pub enum FinalityRule {
     SafeTag,
     /// The node's `finalized` tag has reached the block.
     FinalizedTag {
-        /// Depth that counts while the node does not serve the tag; 0 means wait for the tag.
+        /// Depth used while the node does not serve the tag; 0 means wait for the tag.
         fallback_depth: u64,
     },
 }
@@ -43,11 +43,11 @@ impl From<FinalityRuleInput> for FinalityRule {
 }
 
 impl FinalityRule {
-    /// Whether a transaction included in `inclusion_block` is final.
+    /// True if a transaction included in `inclusion_block` is final.
     ///
     /// `head` is the latest block of the canonical chain that holds the transaction; `tagged` the number of the block
-    /// under [`Self::tag`], `None` when the node does not serve it. A tag above `head` is a lie or a race between two
-    /// reads and counts as `head`; an inclusion above `head` is never final.
+    /// under [`Self::tag`], `None` when the node does not serve it. A tag above `head` is a false claim or a race
+    /// between two reads and counts as `head`; an inclusion above `head` is never final.
     #[must_use]
     pub fn is_final(&self, inclusion_block: u64, head: u64, tagged: Option<u64>) -> bool {
         let depth = |blocks: u64| head.checked_sub(inclusion_block).is_some_and(|on_top| on_top >= blocks);
@@ -59,7 +59,7 @@ impl FinalityRule {
         }
     }
 
-    /// Newest block that counts as final at `head`, if any; `tagged` as in [`Self::is_final`].
+    /// Newest block that is final at `head`; `None` if there is none. `tagged` as in [`Self::is_final`].
     #[must_use]
     pub fn final_block(&self, head: u64, tagged: Option<u64>) -> Option<u64> {
         match (*self, tagged) {
@@ -70,7 +70,7 @@ impl FinalityRule {
         }
     }
 
-    /// Block tag to read from the node (`"safe"`, `"finalized"`), `None` where depth alone decides.
+    /// Block tag to read from the node (`"safe"`, `"finalized"`); `None` if depth alone decides.
     #[must_use]
     pub const fn tag(&self) -> Option<&'static str> {
         match self {

@@ -1,4 +1,4 @@
-//! Gas constants per fork: what a transaction costs before it executes.
+//! Gas constants per fork: the intrinsic cost of a transaction.
 //!
 //! Forks change these numbers (Glamsterdam will again), so no other module names one.
 

@@ -2,14 +2,13 @@
 
 /// Layout version this build knows.
 const VERSION: u8 = 1;
-/// Bytes that matter: version and three `u32`; the rest of the 32 is padding.
+/// Length of the parsed part: version and three `u32`; the rest of the 32 is padding.
 const LEN: usize = 13;
 /// The fields are in kwei.
 const WEI_PER_KWEI: u128 = 1_000;
 
-/// What the least profitable tip is computed from:
-/// `min_margin × (variable_cost × compressed_size / gas_used + fixed_cost)`, wei per gas. Live margins are not in the
-/// header, so ask `linea_estimateGas` for the price and use this for forecasts.
+/// Inputs of the least profitable tip: `min_margin × (variable_cost × compressed_size / gas_used + fixed_cost)`, wei
+/// per gas. Live margins are not in the header, so ask `linea_estimateGas` for the price and use this for forecasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LineaPricing {
     /// Fixed cost, wei.
@@ -20,31 +19,31 @@ pub struct LineaPricing {
     pub eth_gas_price_wei: u128,
 }
 
-/// Why a Linea header's extra data was refused: a newer layout, or no Linea node. Keep the last values and alert.
+/// Errors of a Linea header's extra data: a newer layout, or no Linea node. Keep the last values and alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LineaExtraDataError {
     /// Too few bytes.
     #[error("extra data has {len} bytes, expected at least {expected}")]
     TooShort {
-        /// Bytes in all.
+        /// Length, bytes.
         len: usize,
-        /// Least number.
+        /// Least length, bytes.
         expected: usize,
     },
     /// A layout this build does not know; upgrade.
     #[error("extra data version {version} is unknown, expected {expected}")]
     UnknownVersion {
-        /// First byte.
+        /// Version found (first byte).
         version: u8,
-        /// The known one.
+        /// Supported version.
         expected: u8,
     },
 }
 
 impl LineaPricing {
-    /// Parses a header's `extraData`: version 1, then fixed cost, variable cost and Ethereum gas price as big-endian `u32`
-    /// in kwei; what follows is ignored.
+    /// Parses a header's `extraData`: version 1, then fixed cost, variable cost and Ethereum gas price as big-endian
+    /// `u32` in kwei; the rest is ignored.
     ///
     /// Source: Consensys/linea-monorepo `ts-libs/sdk`. Vectors: `tests/vectors/fees.json`.
     ///

@@ -1,7 +1,7 @@
-//! What a chain charges, and when it is final: fee arithmetic, replacement rules, gas constants, finality, and what a
-//! node's refusals mean. One EIP or one fee rule, one file; numbers come from [`ChainSpec`], never from code.
+//! Fees and finality of a chain: fee arithmetic, replacement rules, gas constants, finality, and the classification of
+//! a node's refusals. One file per EIP or fee rule; numbers come from [`ChainSpec`], never from code.
 //!
-//! **Invariant:** integers only; every rounding says its direction.
+//! **Invariant:** integers only; every rounding states its direction.
 
 #![deny(clippy::float_arithmetic)]
 

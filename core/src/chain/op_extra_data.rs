@@ -18,8 +18,8 @@ pub struct OpBaseFeeParams {
     pub min_base_fee: Option<u64>,
 }
 
-/// Why an OP Stack header's extra data was refused. The chain has forked beyond this build or the node is not OP Stack:
-/// keep the last known parameters and alert; never guess.
+/// Errors of an OP Stack header's extra data. The chain has forked beyond this build or the node is not OP Stack: keep
+/// the last known parameters and alert; never guess.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpExtraDataError {
@@ -29,27 +29,27 @@ pub enum OpExtraDataError {
     /// A layout this build does not know; upgrade.
     #[error("extra data version {version} is unknown, {len} bytes")]
     UnknownVersion {
-        /// First byte.
+        /// Version found (first byte).
         version: u8,
-        /// Bytes in all.
+        /// Length, bytes.
         len: usize,
     },
     /// A known version with the wrong number of bytes.
     #[error("extra data version {version} has {len} bytes, expected {expected}")]
     WrongLength {
-        /// First byte.
+        /// Version found (first byte).
         version: u8,
-        /// Bytes in all.
+        /// Length, bytes.
         len: usize,
-        /// Bytes that the version has.
+        /// Length of this version, bytes.
         expected: usize,
     },
     /// A header must hold resolved, non-zero values.
     #[error("extra data has denominator {denominator} and elasticity {elasticity}, neither may be 0")]
     ZeroParameter {
-        /// As found.
+        /// Denominator found.
         denominator: u32,
-        /// As found.
+        /// Elasticity found.
         elasticity: u32,
     },
 }
@@ -93,7 +93,8 @@ impl OpBaseFeeParams {
         Ok(Self { denominator, elasticity, min_base_fee })
     }
 
-    /// The recursion they stand for. From Jovian (a minimum base fee is present) the DA footprint counts as gas.
+    /// Base fee recursion with these parameters. From Jovian (a minimum base fee is present) the DA footprint counts as
+    /// gas.
     #[must_use]
     pub fn base_fee_params(&self) -> BaseFeeParams {
         BaseFeeParams {

@@ -14,7 +14,7 @@ const PRESETS: [(&str, &str); 8] = [
     ("scroll", include_str!("../../presets/scroll.toml")),
 ];
 
-/// Other names that people use, for suggestions only: a chain must not be chosen by a guess.
+/// Other common names, for suggestions only: a chain must not be chosen by a guess.
 const ALIASES: [(&str, &str); 7] = [
     ("mainnet", "ethereum"),
     ("eth", "ethereum"),
@@ -25,17 +25,17 @@ const ALIASES: [(&str, &str); 7] = [
     ("dev", "anvil"),
 ];
 
-/// Largest edit distance that still makes a suggestion.
+/// Largest edit distance of a suggestion.
 const MAX_DISTANCE: usize = 3;
 
-/// Why a preset could not be loaded.
+/// Errors of loading a preset.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PresetError {
     /// No such name. The caller's fault; `nearest` are likely intentions, best first, `known` all names.
     #[error("no chain preset {name:?}; {}", suggestion(nearest, known))]
     Unknown {
-        /// As asked for.
+        /// The requested name.
         name: String,
         /// Likely names.
         nearest: Vec<&'static str>,
@@ -45,17 +45,17 @@ pub enum PresetError {
     /// An embedded file does not parse. Our fault.
     #[error("chain preset {name} does not parse: {message}")]
     Unreadable {
-        /// Preset.
+        /// Name of the preset.
         name: &'static str,
-        /// The parser's words.
+        /// The parser's message.
         message: String,
     },
     /// An embedded file contradicts itself. Our fault.
     #[error("chain preset {name} is invalid: {errors:?}")]
     Invalid {
-        /// Preset.
+        /// Name of the preset.
         name: &'static str,
-        /// Everything that is wrong.
+        /// All errors of the spec.
         errors: Vec<SpecError>,
     },
 }
@@ -110,7 +110,7 @@ fn find(name: &str) -> Result<(&'static str, &'static str), PresetError> {
 
 fn nearest(name: &str) -> Vec<&'static str> {
     let name = name.trim().to_ascii_lowercase().replace([' ', '_'], "-");
-    // A long name is no typing error of a short one; don't compute a large table for it.
+    // A long name is no misspelling of a short one; don't compute a large table for it.
     if name.is_empty() || name.len() > 64 {
         return Vec::new();
     }

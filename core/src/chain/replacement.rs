@@ -1,7 +1,7 @@
-//! What a second transaction with the same nonce must offer (invariant I6).
+//! Replacement rules: the least fees of a second transaction with the same nonce (invariant I6).
 //!
 //! The rule is data of the chain. Its result must be accepted by every client that could stand behind the endpoint,
-//! because a load balancer does not tell; `ClientRule` models each of them for the tests.
+//! because a load balancer hides the client; `ClientRule` models each of them for the tests.
 
 use alloy_primitives::U256;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use crate::protection::Protection;
 /// Basis points in a whole.
 const WHOLE_BPS: u128 = 10_000;
 
-/// Which prices a chain's pools compare when a nonce is already taken.
+/// Prices that a chain's pools compare for a replacement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PriceComparison {
@@ -24,7 +24,7 @@ pub enum PriceComparison {
     CapsAndEffective,
 }
 
-/// How this chain replaces a pending transaction.
+/// Replacement rule of a chain for a pending transaction.
 ///
 /// Source: `l2_fees` §9: geth `core/txpool/legacypool`, reth `transaction-pool/src/config.rs`, besu
 /// `TransactionReplacementByFeeMarketRule`, nethermind `CompareReplacedTxByFee`.
@@ -38,14 +38,14 @@ pub enum ReplacementRule {
     SilentOverwrite,
     /// Both caps must rise.
     Bump {
-        /// Least increase of each price, basis points: 1000 is 10 %. Rounded up.
+        /// Least increase of each price, basis points: 1000 is 10 %. The raised price is rounded up.
         bump_bps: u32,
         /// Added after rounding; 1 also satisfies clients that demand "strictly more than" the bumped price.
         #[serde(with = "decimal")]
         extra_wei_per_gas: u128,
         /// Least increase of all three prices of a blob transaction: 10000 doubles.
         blob_bump_bps: u32,
-        /// What the pools compare.
+        /// Prices that the pools compare.
         compares: PriceComparison,
     },
 }
@@ -78,14 +78,15 @@ impl From<ReplacementRuleInput> for ReplacementRule {
     }
 }
 
-/// Why no replacement exists.
+/// Reasons why no replacement exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplacementError {
     /// The chain replaces nothing: rebroadcast the same bytes. A property of the chain, not a fault.
     #[error("this chain has no replacement of pending transactions")]
     NotSupported,
-    /// The bumped price does not fit 128 bits. Ours or a lying source's fault: no real fee is near it.
+    /// The bumped price does not fit 128 bits: a bug of ours or a false claim of the source, since no real fee is near
+    /// it.
     #[error("replacing a fee cap of {max_fee_per_gas} wei per gas overflows 128 bits")]
     Overflow {
         /// Cap of the transaction to be replaced.
@@ -106,13 +107,13 @@ impl ReplacementRule {
         compares: PriceComparison::CapsAndEffective,
     };
 
-    /// Whether a pending transaction can be outbid at all.
+    /// True if a pending transaction can be outbid at all.
     #[must_use]
     pub const fn is_supported(&self) -> bool {
         matches!(self, Self::Bump { .. })
     }
 
-    /// This rule where pools compare caps only: what the others ask beyond may not fit under a ceiling.
+    /// This rule restricted to the caps: the additional demands of other pools may not fit under a ceiling.
     #[must_use]
     pub const fn by_caps(self) -> Self {
         match self {
@@ -124,7 +125,7 @@ impl ReplacementRule {
     }
 
     /// Smallest fees that every pool of this chain accepts in place of `old`; `None` when the chain has no replacement
-    /// or the price would overflow. [`Self::replacement`] says which.
+    /// or the price would overflow. [`Self::replacement`] tells the two apart.
     ///
     /// `base_fee`, wei per gas, should be the *highest* that the receiving node may hold (the bound on the next block's):
     /// the answer is then accepted at every lower base fee too, but not at a higher one where effective prices count.
@@ -194,8 +195,8 @@ fn raise(price: u128, bump_bps: u32, extra: u128) -> Option<u128> {
     u128::try_from(raised).ok()?.checked_add(extra)
 }
 
-/// How one client's pool decides whether a new transaction replaces a pending one. Models for tests and the simulator;
-/// the relayer itself follows [`ReplacementRule`].
+/// One client's rule for replacing a pending transaction. Models for tests and the simulator; the relayer itself
+/// follows [`ReplacementRule`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum ClientRule {
@@ -225,7 +226,7 @@ pub enum ClientRule {
 }
 
 impl ClientRule {
-    /// Every rule of a client that has a pool with prices.
+    /// All clients' rules that compare prices.
     pub const PRICED: [Self; 9] = [
         Self::Geth,
         Self::Reth,
@@ -238,7 +239,7 @@ impl ClientRule {
         Self::Anvil,
     ];
 
-    /// Whether this client's pool takes `new` in place of `old` at `base_fee` (wei per gas).
+    /// True if this client's pool accepts `new` in place of `old` at `base_fee` (wei per gas).
     #[must_use]
     pub fn accepts(self, old: Fees, new: Fees, base_fee: u128) -> bool {
         if !new.is_well_formed() {
@@ -281,7 +282,7 @@ impl ClientRule {
         }
     }
 
-    /// Whether this client's blob pool takes `new` in place of `old`: all three prices at least doubled (geth
+    /// True if this client's blob pool accepts `new` in place of `old`: all three prices at least doubled (geth
     /// `core/txpool/blobpool`), and the ordinary rule besides.
     #[must_use]
     pub fn accepts_blob(self, old: BlobFees, new: BlobFees, base_fee: u128) -> bool {

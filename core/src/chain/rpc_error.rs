@@ -1,4 +1,5 @@
-//! What a node's answer to `eth_sendRawTransaction` means. The only place where RPC text is matched (invariant I5).
+//! Classification of a node's answer to `eth_sendRawTransaction`. The only place where RPC text is matched (invariant
+//! I5).
 //!
 //! Texts before codes: codes conflict between clients and only break ties. Revert text is chosen by a contract, so nothing
 //! after a revert marker is ever searched. The rules are data in `rpc_error/rules.rs`; the corpus is
@@ -13,19 +14,19 @@ use serde::{Deserialize, Serialize};
 
 pub use hint::{Hint, hint, least_price, refused_fee_cap};
 
-/// Longest part of a message that is looked at, bytes. Texts of real nodes are below 300.
+/// Longest part of a message that is examined, bytes. Texts of real nodes are below 300.
 pub const MAX_MATCHED_BYTES: usize = 2_048;
 
 /// Code of "Unknown block" (execution-apis; geth, Erigon).
 const UNKNOWN_BLOCK: i64 = -39_001;
 
-/// Could the transaction be in a pool or block after this answer?
+/// Possibility that the transaction is in a pool or block after this answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Taken {
-    /// The node has it.
+    /// The node holds it.
     Yes,
-    /// This node did not take these bytes. Other nodes may still hold them from an earlier send.
+    /// This node did not accept these bytes. Other nodes may still hold them from an earlier send.
     No,
     /// Unknown: never re-plan, watch and send the same bytes again.
     Maybe,
@@ -141,7 +142,7 @@ impl RpcErrorClass {
         }
     }
 
-    /// Whether the transaction could be in a pool or block after this answer.
+    /// Possibility that the transaction is in a pool or block after this answer.
     #[must_use]
     pub const fn taken(self) -> Taken {
         match self {
@@ -168,7 +169,7 @@ impl RpcErrorClass {
         }
     }
 
-    /// Whether the same content will be refused again, whatever is paid for it.
+    /// True if the same content will be refused again at any price.
     #[must_use]
     pub const fn is_permanent(self) -> bool {
         matches!(
@@ -177,21 +178,21 @@ impl RpcErrorClass {
         )
     }
 
-    /// Whether smaller content may be taken.
+    /// True if smaller content may be accepted.
     #[must_use]
     pub const fn is_about_size(self) -> bool {
         self.is_permanent() || matches!(self, Self::InvalidFees)
     }
 
-    /// Whether the node may hold the transaction in spite of the error: the attempt counts as sent (invariant I5), its fees
-    /// are the baseline of the next bump, and nothing is re-planned.
+    /// True if the node may hold the transaction in spite of the error: the attempt counts as sent (invariant I5), its
+    /// fees are the baseline of the next bump, and nothing is re-planned.
     #[must_use]
     pub const fn is_ambiguous(self) -> bool {
         !matches!(self.taken(), Taken::No)
     }
 
-    /// Whether the *same bytes* can still succeed: later, at another endpoint, or after lower nonces arrive. Otherwise the
-    /// attempt must change or end.
+    /// True if the *same bytes* can still succeed: later, at another endpoint, or after lower nonces arrive. Otherwise
+    /// the attempt must change or end.
     #[must_use]
     pub const fn is_retryable(self) -> bool {
         matches!(
@@ -237,15 +238,15 @@ pub fn classify(code: i64, message: &str, data: Option<&str>) -> RpcErrorClass {
     }
 }
 
-/// Whether a JSON-RPC error says that the node does not have the block that was asked for: it knows no such block or tag, or
-/// keeps no state of it. Such an answer says nothing about what was asked, and nothing against the node.
+/// True if a JSON-RPC error reports that the node lacks the requested block: it knows no such block or tag, or keeps no
+/// state of it. Such an answer says nothing about the queried data, and nothing against the node.
 #[must_use]
 pub fn is_unknown_block(code: i64, message: &str) -> bool {
     let text = normalise(message);
     !rules::is_revert(&text) && (code == UNKNOWN_BLOCK || rules::is_unknown_block(&text))
 }
 
-/// Whether the error of an `eth_call` says that the execution itself failed without a revert: out of gas, a bad instruction. The
+/// True if the error of an `eth_call` reports a failed execution without a revert: out of gas, a bad instruction. The
 /// call would fail on chain too.
 #[must_use]
 pub fn is_execution_failure(message: &str) -> bool {
@@ -253,7 +254,7 @@ pub fn is_execution_failure(message: &str) -> bool {
     !rules::is_revert(&text) && rules::is_execution_failure(&text)
 }
 
-/// Class that a code alone stands for. Conflicting codes (−32000…−32010, 3) stand for nothing.
+/// Class implied by a code alone. Conflicting codes (−32000…−32010, 3) imply none.
 fn class_of_code(code: i64, data: Option<&str>) -> RpcErrorClass {
     match code {
         // EIP-7966, eth_sendRawTransactionSync. 6 without the expected nonce is something else.
@@ -288,7 +289,7 @@ pub fn classify_http(status: u16, body: &str) -> RpcErrorClass {
 /// Failure below HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TransportFailure {
-    /// No connection came about (refused, DNS, TLS): no byte of the request left.
+    /// No connection was made (refused, DNS, TLS): no byte of the request was sent.
     NotConnected,
     /// The connection broke after the request may have been written.
     Interrupted,
@@ -300,7 +301,7 @@ pub enum TransportFailure {
 }
 
 impl TransportFailure {
-    /// Its class.
+    /// Error class of the failure.
     #[must_use]
     pub const fn class(self) -> RpcErrorClass {
         match self {
@@ -309,8 +310,8 @@ impl TransportFailure {
         }
     }
 
-    /// Whether the node may hold the transaction; finer than [`RpcErrorClass::taken`], since without a connection it
-    /// cannot.
+    /// Possibility that the node holds the transaction; finer than [`RpcErrorClass::taken`], since without a connection
+    /// it cannot.
     #[must_use]
     pub const fn taken(self) -> Taken {
         match self {

@@ -1,4 +1,4 @@
-//! Everything the relayer must know about one chain, as data.
+//! Specification of one chain, as data.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub const DEFAULT_TIP_CEILING: u128 = 1_000_000_000;
 pub const DEFAULT_REPLAN_AFTER_BLOCKS: u64 = 3;
 /// Default of [`ChainSpec::max_fee_ceiling_wei_per_gas`]: 1 000 gwei.
 pub const DEFAULT_FEE_CEILING: u128 = 1_000_000_000_000;
-/// A tip ceiling leaves room for so many times the least tip.
+/// A tip ceiling is at least this multiple of the least tip.
 const LEAST_TIPS: u128 = 4;
 /// Default of [`ChainSpec::deadline_skew_s`].
 pub const DEFAULT_DEADLINE_SKEW_S: u64 = 15;
@@ -33,9 +33,10 @@ const MAX_DEADLINE_SKEW_S: u64 = 3_600;
 /// Largest bump that [`ChainSpec::validate`] allows: ten times the price. More is a typing error.
 const MAX_BUMP_BPS: u32 = 100_000;
 
-/// One chain: ids, timing, fee rules, limits, finality. Comes from a preset, the operator's file, or both.
+/// Specification of one chain: ids, timing, fee rules, limits, finality. Comes from a preset, the operator's file, or
+/// both.
 ///
-/// A spec states what the chain's protocol and nodes do; what the operator wants (fee ceilings, budgets) is configuration.
+/// A spec describes the chain's protocol and nodes; the operator's choices (fee ceilings, budgets) are configuration.
 /// `config check` compares it with the live chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,46 +45,47 @@ pub struct ChainSpec {
     pub chain_id: u64,
     /// Name for people and logs, and the preset's name.
     pub name: String,
-    /// Which fee components there are.
+    /// Chain family, which determines the fee components.
     pub family: ChainFamily,
     /// Usual time between blocks, ms.
     pub block_time_ms: u64,
     /// Execution-layer fork whose gas constants apply.
     pub fork: Fork,
-    /// How the base fee moves.
+    /// Base fee rule.
     pub base_fee: BaseFeeRule,
-    /// What a replacement must offer.
+    /// Replacement rule.
     pub replacement: ReplacementRule,
-    /// When a block is final.
+    /// Finality rule.
     pub finality: FinalityRule,
-    /// Highest gas limit of one transaction where the chain differs from its fork. Read [`Self::tx_gas_cap`].
+    /// Highest gas limit of one transaction if the chain differs from its fork; `None` otherwise. Read
+    /// [`Self::tx_gas_cap`].
     #[serde(default, rename = "tx_gas_cap_gas", skip_serializing_if = "Option::is_none")]
     pub tx_gas_cap_override: Option<u64>,
-    /// Largest raw transaction that nodes take, bytes.
+    /// Largest raw transaction that nodes accept, bytes.
     #[serde(default = "default_max_tx_bytes")]
     pub max_tx_bytes: u64,
-    /// Least tip that nodes take, wei per gas.
+    /// Least tip that nodes accept, wei per gas.
     #[serde(default, with = "decimal")]
     pub min_priority_fee_wei_per_gas: u128,
-    /// Nodes refuse a transaction with `gas_limit × max_fee` above this, wei (geth `--rpc.txfeecap`, 1 ETH); `None` if
-    /// they don't.
+    /// Highest `gas_limit × max_fee` that nodes accept, wei (geth `--rpc.txfeecap`, 1 ETH); `None` if they set no
+    /// limit.
     #[serde(default, with = "decimal::option", skip_serializing_if = "Option::is_none")]
     pub rpc_tx_fee_cap_wei: Option<u128>,
-    /// No learned tip is higher unless the operator says so, wei per gas: one node that lies must not set the price. Not below
-    /// four times the least tip.
+    /// Default ceiling of a learned tip, wei per gas: one dishonest node must not set the price. At least four times
+    /// the least tip.
     #[serde(default = "default_tip_ceiling", with = "decimal")]
     pub tip_ceiling_wei_per_gas: u128,
-    /// No transaction offers more per gas unless the operator says so, wei. Not below the highest base fee that was recorded.
+    /// Default ceiling of a transaction's fee cap, wei per gas. Not below the highest recorded base fee.
     #[serde(default = "default_fee_ceiling", with = "decimal")]
     pub max_fee_ceiling_wei_per_gas: u128,
-    /// Blocks that a transaction is deep before forwards that it left out enter another one, unless the operator says
-    /// otherwise: usual reorganisations are shorter.
+    /// Default depth, in blocks, of a transaction before forwards that it left out enter another one: usual reorgs are
+    /// shorter.
     #[serde(default = "default_replan_after_blocks")]
     pub replan_after_blocks: u64,
-    /// Where Multicall3 is deployed; `None` if it is not.
+    /// Address of Multicall3; `None` if it is not deployed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multicall3: Option<Address>,
-    /// Whether a sent transaction can wait in a pool. Without one it is executed, refused, or lost, at once.
+    /// True if a sent transaction can wait in a pool. Without a pool it is executed, refused, or lost, at once.
     pub has_mempool: bool,
     /// Margin between the relayer's clock and block time, seconds: an on-chain deadline is treated as this much earlier
     /// (invariant I7).
@@ -114,7 +116,7 @@ const fn default_deadline_skew_s() -> u64 {
     DEFAULT_DEADLINE_SKEW_S
 }
 
-/// What is wrong with a [`ChainSpec`]. The preset's or the operator's fault; each names the key to mend.
+/// Errors in a [`ChainSpec`], by the preset or the operator; each names the key to correct.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpecError {
@@ -123,11 +125,11 @@ pub enum SpecError {
     OutOfRange {
         /// Configuration key.
         key: &'static str,
-        /// As given.
+        /// Configured value.
         value: u128,
-        /// Least allowed.
+        /// Least allowed value.
         min: u128,
-        /// Most allowed.
+        /// Highest allowed value.
         max: u128,
     },
     /// A text is empty or has the wrong form.
@@ -135,9 +137,9 @@ pub enum SpecError {
     Malformed {
         /// Configuration key.
         key: &'static str,
-        /// As given.
+        /// Configured value.
         value: String,
-        /// What it should be.
+        /// Expected form.
         expected: &'static str,
     },
     /// Two keys contradict each other.
@@ -147,7 +149,7 @@ pub enum SpecError {
         key: &'static str,
         /// The other key.
         other: &'static str,
-        /// How to mend it.
+        /// Suggested correction.
         fix: &'static str,
     },
 }
@@ -185,7 +187,7 @@ impl ChainSpec {
     /// Checks every field and their agreement.
     ///
     /// # Errors
-    /// Everything that is wrong, not only the first.
+    /// All errors, not only the first.
     pub fn validate(&self) -> Result<(), Vec<SpecError>> {
         let mut errors = Vec::new();
         let mut range = |key, value: u128, min: u128, max: u128| {

@@ -4,7 +4,7 @@ use alloy_primitives::U256;
 
 use super::{NONZERO_BYTE_GAS, TxSize};
 
-/// Bytes that estimation adds for what it does not know of the signed transaction.
+/// Bytes that estimation adds for the unknown parts of the signed transaction.
 const PADDING_BYTES: u64 = 16;
 /// Units above the estimate, basis points: 1.01.
 const UNITS_BPS: u64 = 10_100;
@@ -13,7 +13,7 @@ const COST_BPS: u64 = 11_000;
 /// One in basis points.
 const WHOLE_BPS: u64 = 10_000;
 
-/// Prices that the poster's part depends on.
+/// Prices that determine the poster's gas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct ArbitrumPoster {
     /// Price of an L1 data unit, wei: `l1BaseFeeEstimate` of `NodeInterface`.
@@ -27,9 +27,9 @@ pub struct ArbitrumPoster {
 /// Gas for the poster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct PosterGas {
-    /// What is charged at these prices.
+    /// Gas charged at these prices.
     pub expected: u64,
-    /// What the gas limit must hold, with Nitro's padding.
+    /// Gas that the limit must include, with Nitro's padding.
     pub padded: u64,
 }
 
@@ -60,15 +60,16 @@ impl ArbitrumPoster {
         }
     }
 
-    /// Gas for a transaction that nobody has compressed: FastLZ as the guess (brotli is seldom worse), all literals as the
-    /// bound. Ask `NodeInterface` before anything is signed.
+    /// Gas for a transaction without a known compressed size: FastLZ as the guess (brotli is seldom worse), all
+    /// literals as the bound. Ask `NodeInterface` before anything is signed.
     #[must_use]
     pub fn gas_guess(&self, size: &TxSize) -> PosterGas {
         PosterGas { expected: self.gas(size.flz).expected, padded: self.gas(size.bytes.max(size.flz)).padded }
     }
 
-    /// Gas that the limit must hold when `gasEstimateL1Component` said `gas_for_l1`: that has Nitro's padding of units and
-    /// cost but was divided by the whole base fee, so it is scaled by 8/7 or to the floor, whichever is less. Rounded up.
+    /// Gas that the limit must include, given `gas_for_l1` from `gasEstimateL1Component`: that has Nitro's padding of
+    /// units and cost but was divided by the whole base fee, so it is scaled by 8/7 or to the floor, whichever is less.
+    /// Rounded up.
     #[must_use]
     pub fn pad_l1_component(&self, gas_for_l1: u64) -> u64 {
         let cost = U256::from(gas_for_l1) * U256::from(self.l2_base_fee);

@@ -4,7 +4,7 @@ use alloy_primitives::U256;
 
 use super::{NONZERO_BYTE_GAS, OpFork, OpL1Params, TxSize, calldata_gas};
 
-/// Non-zero bytes that Bedrock added for the signature, though it was in the bytes already; Regolith dropped them.
+/// Non-zero bytes that Bedrock added for the signature, though the encoding already includes it; Regolith dropped them.
 const BEDROCK_SIGNATURE_BYTES: u64 = 68;
 /// The scalar has six decimals.
 const SCALAR_DECIMALS: u64 = 1_000_000;

@@ -1,14 +1,14 @@
-//! What a transaction costs in all: execution, data, operator.
+//! Total cost of a transaction: execution, data, operator.
 
 use alloy_primitives::U256;
 
 use super::{DataFeeModel, TxSize};
 use crate::chain::Fees;
 
-/// An amount as it is expected, and as it must be reserved.
+/// An expected amount and the amount to reserve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct CostRange {
-    /// At the prices of now, wei.
+    /// At current prices, wei.
     pub expected: U256,
     /// Worst case, wei.
     pub max: U256,
@@ -27,12 +27,12 @@ pub struct TransactionCost {
     pub value: U256,
 }
 
-/// What a transaction will be, as far as its cost depends on it.
+/// Properties of a transaction that determine its cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TxShape<'a> {
-    /// Gas it is expected to use, without the poster's.
+    /// Expected gas use, without the poster's gas.
     pub gas_used: u64,
-    /// Its gas limit, without the poster's.
+    /// Gas limit, without the poster's gas.
     pub gas_limit: u64,
     /// Its sizes.
     pub size: &'a TxSize,
@@ -41,8 +41,8 @@ pub struct TxShape<'a> {
 }
 
 impl TransactionCost {
-    /// Cost at `fees` in a block with `base_fee`, with `margin_percent` more L1 data fee in the worst case (rounded up): no
-    /// signature caps that fee, and it follows L1 from block to block.
+    /// Cost at `fees` in a block with `base_fee`, with `margin_percent` more L1 data fee in the worst case (rounded
+    /// up): no signed field caps that fee, and it follows L1 from block to block.
     #[must_use]
     pub fn of(shape: &TxShape<'_>, fees: Fees, base_fee: u128, model: &DataFeeModel, margin_percent: u32) -> Self {
         let poster = model.poster_gas(shape.size);
@@ -66,19 +66,19 @@ impl TransactionCost {
         }
     }
 
-    /// What it will probably take from the balance, wei.
+    /// Expected total charge to the balance, wei.
     #[must_use]
     pub fn total_expected(&self) -> U256 {
         self.execution.expected.saturating_add(self.beyond_gas().expected).saturating_add(self.value)
     }
 
-    /// Most that it can take from the balance, wei: what is reserved, and what the balance must hold.
+    /// Highest possible charge to the balance, wei: the amount to reserve, and the balance needed.
     #[must_use]
     pub fn total_max(&self) -> U256 {
         self.execution.max.saturating_add(self.beyond_gas().max).saturating_add(self.value)
     }
 
-    /// Data and operator fee together: what is paid beyond gas.
+    /// Data and operator fee together: the cost beyond gas, wei.
     #[must_use]
     pub fn beyond_gas(&self) -> CostRange {
         CostRange {

@@ -1,5 +1,5 @@
-//! OP Stack L1 data fee from Fjord (also Granite, Holocene, Isthmus, Jovian), and Jovian's DA footprint: a linear guess
-//! from the FastLZ length at what brotli-compressed batches take.
+//! OP Stack L1 data fee from Fjord (also Granite, Holocene, Isthmus, Jovian), and Jovian's DA footprint: a linear
+//! estimate of the brotli-compressed size from the FastLZ length.
 
 use alloy_primitives::U256;
 
@@ -7,7 +7,7 @@ use super::{NONZERO_BYTE_GAS, OpL1Params, TxSize};
 
 /// Bytes per FastLZ byte, millionths.
 const FLZ_COEFFICIENT: u64 = 836_500;
-/// Taken off, millionths of a byte.
+/// Constant subtracted, millionths of a byte.
 const FLZ_INTERCEPT: u64 = 42_585_600;
 /// Least size, millionths of a byte.
 const MIN_SIZE: u64 = 100_000_000;
@@ -16,7 +16,7 @@ const MILLION: u64 = 1_000_000;
 /// Decimals of size and scalars together.
 const FEE_DIVISOR: u64 = 1_000_000_000_000;
 
-/// Jovian's scalar where the attributes say 0.
+/// Jovian's scalar if the attributes give 0.
 pub const DEFAULT_DA_FOOTPRINT_GAS_SCALAR: u16 = 400;
 
 /// Estimated compressed size in millionths of a byte: `max(100, 0.8365 × flz − 42.5856)`.
@@ -33,7 +33,7 @@ pub const fn fjord_data_gas(flz: u64) -> u64 {
     estimated_size_e6(flz).saturating_mul(NONZERO_BYTE_GAS) / MILLION
 }
 
-/// Bytes that a transaction counts for in a block's DA footprint (Jovian), rounded down; deposits count for none.
+/// Bytes of a transaction that count in a block's DA footprint (Jovian), rounded down; deposits count for none.
 ///
 /// Source: OP Stack specs, Jovian `exec-engine`.
 #[must_use]
@@ -41,8 +41,8 @@ pub const fn da_usage_bytes(size: &TxSize) -> u64 {
     if size.is_exempt { 0 } else { estimated_size_e6(size.flz) / MILLION }
 }
 
-/// Gas of a transaction's DA footprint: a block's sum stays below its gas limit, and moves the base fee where it is above the
-/// gas used. A scalar of 0 means [`DEFAULT_DA_FOOTPRINT_GAS_SCALAR`].
+/// Gas of a transaction's DA footprint: a block's sum stays below its gas limit, and drives the base fee when it is
+/// above the gas used. A scalar of 0 means [`DEFAULT_DA_FOOTPRINT_GAS_SCALAR`].
 #[must_use]
 pub fn da_footprint_gas(size: &TxSize, scalar: u16) -> u64 {
     let scalar = if scalar == 0 { DEFAULT_DA_FOOTPRINT_GAS_SCALAR } else { scalar };

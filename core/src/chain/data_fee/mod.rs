@@ -1,4 +1,4 @@
-//! What a rollup charges for posting a transaction's bytes: one model, one file.
+//! L1 data fees: a rollup's charge for posting a transaction's bytes. One file per model.
 //!
 //! [`DataFeeModel`] is the chain's current model with its current parameters; everything else is arithmetic.
 
@@ -23,8 +23,8 @@ pub use op_params::{L1AttributesError, L1BlockSlots, OpFork, OpL1Params};
 pub use scroll::{ScrollFork, ScrollL1Params};
 pub use size::{TxSize, flz_bound};
 
-/// Gas of a non-zero calldata byte on L1 (EIP-2028); part of the OP Stack's, Arbitrum's and Scroll's formulas, whatever L1
-/// charges now.
+/// Gas of a non-zero calldata byte on L1 (EIP-2028); part of the OP Stack's, Arbitrum's and Scroll's formulas, whatever
+/// the current price on L1.
 const NONZERO_BYTE_GAS: u64 = 16;
 /// Gas of a zero calldata byte on L1 (EIP-2028).
 const ZERO_BYTE_GAS: u64 = 4;

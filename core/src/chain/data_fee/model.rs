@@ -4,10 +4,11 @@ use alloy_primitives::U256;
 
 use super::{ArbitrumPoster, OpFork, OpL1Params, PosterGas, ScrollFork, ScrollL1Params, TxSize};
 
-/// How a chain charges for data, as of one block.
+/// Data fee model of a chain, as of one block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum DataFeeModel {
-    /// Not at all, or inside the gas price (Ethereum, Polygon, Linea, anvil) or inside the gas that nodes estimate (ZK Stack).
+    /// No separate charge: none, or inside the gas price (Ethereum, Polygon, Linea, anvil) or inside the gas that nodes
+    /// estimate (ZK Stack).
     #[default]
     None,
     /// OP Stack: wei beyond gas.
@@ -29,8 +30,8 @@ impl DataFeeModel {
         }
     }
 
-    /// Highest L1 data fee at these parameters, wei beyond gas: as [`Self::data_fee`] where the chain's own measure is known,
-    /// without compression where it is not.
+    /// Highest L1 data fee at these parameters, wei beyond gas: as [`Self::data_fee`] if the chain's own measure is
+    /// known, otherwise without compression.
     #[must_use]
     pub fn data_fee_bound(&self, size: &TxSize) -> U256 {
         match self {
@@ -48,7 +49,7 @@ impl DataFeeModel {
         }
     }
 
-    /// Gas for Arbitrum's poster, to add to what execution needs.
+    /// Gas for Arbitrum's poster, to add to the execution gas.
     #[must_use]
     pub fn poster_gas(&self, size: &TxSize) -> PosterGas {
         match self {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{TxSize, bedrock, ecotone, fjord};
 
-/// OP Stack forks that changed what a transaction costs beyond gas. Canyon and Delta price like Regolith, Granite and
+/// OP Stack forks that changed a transaction's cost beyond gas. Canyon and Delta price like Regolith, Granite and
 /// Holocene like Fjord.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -24,7 +24,7 @@ pub enum OpFork {
     Jovian,
 }
 
-/// What the L2 knows of L1 prices.
+/// L1 prices as known to the L2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct OpL1Params {
     /// L1 base fee, wei per gas.
@@ -39,7 +39,7 @@ pub struct OpL1Params {
     pub blob_base_fee: U256,
     /// Ecotone: weight of the blob base fee, six decimals.
     pub blob_base_fee_scalar: u32,
-    /// Isthmus: wei per gas, in units of the fork.
+    /// Isthmus: wei per gas, in the fork's unit.
     pub operator_fee_scalar: u32,
     /// Isthmus: wei per transaction.
     pub operator_fee_constant: u64,
@@ -92,31 +92,31 @@ fn integer(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
-/// Why calldata is no L1 attributes transaction that this build knows. The chain has forked beyond it, or is no OP Stack:
-/// keep the last parameters and alert.
+/// Errors of parsing an L1 attributes transaction. The chain has forked beyond this build, or is no OP Stack: keep the
+/// last parameters and alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum L1AttributesError {
     /// Fewer than four bytes.
     #[error("attributes have {len} bytes, not even a selector")]
     TooShort {
-        /// Bytes in all.
+        /// Length, bytes.
         len: usize,
     },
     /// A function this build does not know; upgrade.
     #[error("attributes selector {selector:#010x} is unknown")]
     UnknownSelector {
-        /// First four bytes.
+        /// Selector found (first four bytes).
         selector: u32,
     },
     /// A known function with the wrong number of bytes.
     #[error("attributes {selector:#010x} have {len} bytes, expected {expected}")]
     WrongLength {
-        /// First four bytes.
+        /// Selector found (first four bytes).
         selector: u32,
-        /// Bytes in all.
+        /// Length, bytes.
         len: usize,
-        /// Bytes that the function takes.
+        /// Length of this function's calldata, bytes.
         expected: usize,
     },
 }
@@ -128,8 +128,8 @@ const ISTHMUS: (u32, usize) = (0x0989_99be, 176);
 const JOVIAN: (u32, usize) = (0x3db6_be2b, 178);
 
 impl OpL1Params {
-    /// Parses the calldata of a block's first transaction, `L1Block.setL1BlockValues…`. Also tells the *least* fork that
-    /// writes this layout: Bedrock's is also Regolith's, Ecotone's also Fjord's.
+    /// Parses the calldata of a block's first transaction, `L1Block.setL1BlockValues…`. Also returns the *least* fork
+    /// that writes this layout: Bedrock's is also Regolith's, Ecotone's also Fjord's.
     ///
     /// Source: OP Stack specs, `deposits` and each fork's `l1-attributes`.
     ///
@@ -174,8 +174,8 @@ impl OpL1Params {
 
     /// L1 data fee of a transaction, wei, rounded down as the chain does; 0 for deposits. Saturates.
     ///
-    /// The chain charges the parameters of the block that includes the transaction, and nothing the transaction signs caps
-    /// it: reserve with a margin.
+    /// The chain charges by the parameters of the block that includes the transaction, and no signed field caps the
+    /// fee: reserve with a margin.
     ///
     /// Source: op-geth `core/types/rollup_cost.go`. Vectors: `tests/vectors/fees.json`.
     #[must_use]

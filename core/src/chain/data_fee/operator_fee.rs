@@ -10,7 +10,8 @@ const ISTHMUS_DECIMALS: u64 = 1_000_000;
 const JOVIAN_MULTIPLIER: u64 = 100;
 
 impl OpL1Params {
-    /// Operator fee in wei for `gas`. Charged on the gas limit and given back down to the gas used; the constant is kept.
+    /// Operator fee in wei for `gas`. Charged on the gas limit and refunded down to the gas used; the constant is not
+    /// refunded.
     ///
     /// Isthmus `gas × scalar / 10^6 + constant`, rounded down; Jovian `gas × scalar × 100 + constant`; 0 before.
     ///

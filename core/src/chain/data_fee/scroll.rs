@@ -7,7 +7,7 @@ use super::{NONZERO_BYTE_GAS, TxSize, calldata_gas};
 
 /// Scalars, penalties and ratios have nine decimals.
 const PRECISION: U256 = U256::from_limbs([1_000_000_000, 0, 0, 0]);
-/// Bytes for a signature that is in the encoding already.
+/// Bytes added for a signature, which is already in the encoding.
 const EXTRA_BYTES: u64 = 4;
 
 /// Scroll forks that changed the L1 data fee.
@@ -20,11 +20,11 @@ pub enum ScrollFork {
     Curie,
     /// All bytes at blob price, and a penalty for those that compress badly.
     Feynman,
-    /// Compressed bytes, dearer the more there are.
+    /// Compressed bytes, at a price that rises with their number.
     Galileo,
 }
 
-/// What the L2 knows of L1 prices: the `L1GasPriceOracle`'s state.
+/// L1 prices as known to the L2: the `L1GasPriceOracle`'s state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct ScrollL1Params {
     /// L1 base fee, wei per gas.
@@ -46,8 +46,8 @@ pub struct ScrollL1Params {
 }
 
 impl ScrollL1Params {
-    /// L1 data fee of a transaction whose encoding zstd takes to `zstd_bytes`, wei, rounded down and capped at `u64::MAX` as
-    /// the chain does. Where the node's zstd is not at hand, ask the oracle's `getL1Fee(bytes)`, or use
+    /// L1 data fee of a transaction whose encoding zstd compresses to `zstd_bytes`, wei, rounded down and capped at
+    /// `u64::MAX` as the chain does. If the node's zstd is not available, ask the oracle's `getL1Fee(bytes)`, or use
     /// [`Self::data_fee_bound`].
     ///
     /// Source: scroll-tech/scroll-revm `src/l1block.rs`. Vectors: `tests/vectors/fees.json`.
@@ -89,7 +89,7 @@ impl ScrollL1Params {
     /// Highest L1 data fee of a transaction of this size, however it compresses, wei.
     #[must_use]
     pub fn data_fee_bound(&self, fork: ScrollFork, size: &TxSize) -> U256 {
-        // Not compressed at all is dearest, but a penalty factor below one would make it cheaper.
+        // The uncompressed size is the most expensive, unless a penalty factor below one makes it cheaper.
         let plain = self.data_fee(fork, size, size.bytes);
         if fork == ScrollFork::Feynman { plain.max(self.data_fee(fork, size, 1)) } else { plain }
     }

@@ -1,4 +1,4 @@
-//! The sizes of a transaction that data fees depend on.
+//! Sizes of a transaction that determine data fees.
 
 /// EIP-2718 type byte of OP Stack deposits, which pay nothing.
 const DEPOSIT_TYPE: u8 = 0x7E;
@@ -15,13 +15,13 @@ const LITERAL_RUN: u64 = 32;
 /// Sizes of one transaction's EIP-2718 encoding, signature included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct TxSize {
-    /// All bytes.
+    /// Number of bytes.
     pub bytes: u64,
-    /// Bytes that are zero.
+    /// Number of zero bytes.
     pub zeros: u64,
-    /// Length after FastLZ level 1.
+    /// Compressed length after FastLZ level 1, bytes.
     pub flz: u64,
-    /// Pays no data fee: a deposit, or nothing at all.
+    /// True if it pays no data fee: a deposit, or an empty encoding.
     pub is_exempt: bool,
 }
 
@@ -33,15 +33,15 @@ impl TxSize {
         Self { is_exempt, ..Self::measure(raw) }
     }
 
-    /// Sizes that a signed type-2 transaction with this calldata will have, before it is signed: the longest usual
-    /// envelope, of bytes that do not compress. What is signed then is seldom larger; compression has no memory of sums, so a few
-    /// bytes more are possible and belong to the margin.
+    /// Sizes, before signing, of a type-2 transaction with this calldata: the longest usual envelope, of incompressible
+    /// bytes. The signed transaction is seldom larger; compressed lengths are not additive, so a few bytes more are
+    /// possible and belong to the margin.
     #[must_use]
     pub fn of_unsigned(calldata: &[u8]) -> Self {
         Self::measure(&Self::sketch(calldata))
     }
 
-    /// The bytes that [`Self::of_unsigned`] measures, for an oracle that wants bytes. No transaction.
+    /// The bytes that [`Self::of_unsigned`] measures, for an oracle that takes bytes. Not a transaction.
     #[must_use]
     pub fn sketch(calldata: &[u8]) -> Vec<u8> {
         let [head, tail] = ENVELOPE_BYTES;
@@ -123,7 +123,7 @@ mod tests {
             prop_assert!(size.flz <= flz_bound(size.bytes));
         }
 
-        /// The sketch of an unsigned transaction against one that is signed: at most a little below.
+        /// Compares the sketch of an unsigned transaction with the signed one: at most slightly below.
         #[test]
         fn the_sketch_covers_the_signed(
             words in prop::collection::vec(prop_oneof![Just([0_u8; 32]), any::<[u8; 32]>()], 0..60),

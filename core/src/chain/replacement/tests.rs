@@ -97,7 +97,7 @@ fn serde_form() {
     assert!(serde_json::from_value::<ReplacementRule>(unknown).is_err());
 }
 
-/// Fees with every order of magnitude, and the values that rounding bugs are known from.
+/// Fees of every order of magnitude, and values known for rounding bugs.
 fn price() -> impl Strategy<Value = u128> {
     prop_oneof![
         prop::sample::select(vec![0, 1, 9, 10, 11, 15, 297_156, GWEI, GWEI + 1, u128::MAX - 1, u128::MAX]),

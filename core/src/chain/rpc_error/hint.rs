@@ -1,4 +1,4 @@
-//! Numbers that nodes put into their error texts.
+//! Numbers in the error texts of nodes.
 
 use alloy_primitives::B256;
 
@@ -13,7 +13,7 @@ use super::{RpcErrorClass as C, normalise};
 pub enum Hint {
     /// Nonce that the node expects next.
     ExpectedNonce(u64),
-    /// Least tip or gas price that the node takes, wei per gas.
+    /// Least tip or gas price that the node accepts, wei per gas.
     MinPrice(u128),
     /// The node's current base fee, wei per gas.
     BaseFee(u128),
@@ -25,7 +25,7 @@ pub enum Hint {
     Hash(B256),
 }
 
-/// The number that an error of `class` carries in its text or `data`, if any. Revert text is never read.
+/// Number in the text or `data` of an error of `class`; `None` if there is none. Revert text is never read.
 #[must_use]
 pub fn hint(class: C, message: &str, data: Option<&str>) -> Option<Hint> {
     let text = normalise(message);
@@ -59,16 +59,17 @@ pub fn hint(class: C, message: &str, data: Option<&str>) -> Option<Hint> {
     }
 }
 
-/// The smallest number in a refusal's text that may be the price it asks for: above `offered`, the tip that was refused, wei
-/// per gas. Numbers may have decimals and a unit, `wei` (as without one), `gwei` or `ether`.
+/// Smallest number in a refusal's text that may be the demanded price: above `offered`, the refused tip, wei per gas.
+/// Numbers may have decimals and a unit, `wei` (the default), `gwei` or `ether`.
 ///
-/// For texts that [`hint`] does not know; whatever stands there, the caller bounds it.
+/// For texts that [`hint`] does not know; the number is unverified, so the caller bounds it.
 #[must_use]
 pub fn least_price(message: &str, offered: u128) -> Option<u128> {
     amounts(&normalise(message)).filter(|price| *price > offered).min()
 }
 
-/// Whether a refusal is about the node's cap on gas limit × fee cap, and that cap in wei, if it is named.
+/// The node's cap on gas limit × fee cap, wei, from a refusal about it: outer `None` for any other refusal, inner `None`
+/// if the cap is not named.
 ///
 /// geth prints it in ether with two decimals, rounded.
 #[must_use]
@@ -80,7 +81,7 @@ pub fn refused_fee_cap(message: &str) -> Option<Option<u128>> {
     text.contains("fee cap exceeded").then_some(None)
 }
 
-/// Amounts in a text, in order, in wei. Numbers inside words and hashes are none.
+/// Amounts in a text, in order, in wei. Digits inside words and hashes do not count.
 fn amounts(text: &str) -> impl Iterator<Item = u128> {
     let mut words = text
         .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '.'))

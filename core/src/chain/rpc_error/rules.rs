@@ -2,7 +2,7 @@
 
 use super::RpcErrorClass as C;
 
-/// A test on a lower-case text. Enough for the whole table, so that no regular-expression engine is needed in browsers.
+/// A test on a lower-case text. Sufficient for the whole table, so that browsers need no regular-expression engine.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Pattern {
     /// Anywhere.
@@ -23,7 +23,7 @@ pub(super) enum Pattern {
 
 use Pattern::{Ends, Has, InOrder, OptionalNumber, Starts, StartsAfterTag, Word};
 
-/// What introduces text chosen by a contract. Nothing in a message with one of these is searched.
+/// Markers of text chosen by a contract. A message with one of these is not searched further.
 ///
 /// The word `reverted` counts wherever it stands (`execution reverted`, `Error: transaction reverted`, a replica's `failed
 /// to forward … 'execution reverted'`): a contract's text only ever follows it, so at worst a contract can turn its own
@@ -37,12 +37,12 @@ const REVERT_MARKERS: [Pattern; 6] = [
     Has("plugin has marked"),
 ];
 
-/// Whether a contract's execution failed. Always asked first.
+/// True if a contract's execution reverted. Always tested first.
 pub(super) fn is_revert(text: &str) -> bool {
     REVERT_MARKERS.iter().any(|marker| marker.matches(text))
 }
 
-/// What clients say of an execution that ended without a revert and failed.
+/// Texts of clients for an execution that failed without a revert.
 const EXECUTION_FAILURE: [Pattern; 9] = [
     Has("out of gas"),
     Has("outofgas"),
@@ -55,12 +55,12 @@ const EXECUTION_FAILURE: [Pattern; 9] = [
     Has("max call depth exceeded"),
 ];
 
-/// Whether an execution failed without a revert.
+/// True if an execution failed without a revert.
 pub(super) fn is_execution_failure(text: &str) -> bool {
     EXECUTION_FAILURE.iter().any(|pattern| pattern.matches(text))
 }
 
-/// What clients say of a block, or of a block's state, that they do not have.
+/// Texts of clients that lack a block or its state.
 const UNKNOWN_BLOCK: [Pattern; 15] = [
     Has("header not found"),
     Has("block not found"),
@@ -79,7 +79,7 @@ const UNKNOWN_BLOCK: [Pattern; 15] = [
     Has("resource not found"),
 ];
 
-/// Whether a node says that it does not have the block, or its state.
+/// True if a node reports that it lacks the block or its state.
 pub(super) fn is_unknown_block(text: &str) -> bool {
     UNKNOWN_BLOCK.iter().any(|pattern| pattern.matches(text))
 }

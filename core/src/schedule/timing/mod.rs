@@ -164,7 +164,7 @@ impl core::fmt::Display for Policy {
 
 /// Weight of the trees against the ridge in a fit with little slack; with much it is a half.
 const TREES_SHARE: f64 = 0.7;
-/// Where much slack begins, in units.
+/// Threshold between little and much slack, in units.
 const TREES_UNTIL: f64 = 30.0;
 /// Shares of thresholds in the blends, in percent.
 const BLENDS: [u8; 2] = [20, 40];

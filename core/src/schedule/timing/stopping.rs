@@ -107,7 +107,7 @@ pub(super) struct Episode {
 
 /// Clip of outcomes, in mean absolute outcomes, with little slack and with much.
 const CLIP: [f64; 2] = [6.0, 10.0];
-/// Where much slack begins, in units.
+/// Threshold between little and much slack, in units.
 const CLIP_FROM: f64 = 12.0;
 
 /// Parameters of a fit.
