@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the figures of the README, measured here.
+//! `cargo xtask bench`: measures the figures of the README on this machine.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -16,16 +16,16 @@ use crate::tools::{ANVIL_VAR, anvil, repo_root, run};
 /// Each run of the load generator starts its own chain and relayer and stops them. Close other programs first: load
 /// generator, relayer, chain and database share the cores.
 ///
-/// With `--compare BIN` nothing else is measured: BIN and the release build of this tree take turns under the same load, and
-/// for each figure the two medians are printed, and the median of the pairs' ratios (this tree over BIN) with the least and
-/// the most: rates, latencies, processor time and gas per request. Below 1 is less. BIN is an older `slackwater`; keys of the
-/// configuration that it does not know are left out, and named.
+/// With `--compare BIN` only the comparison is measured: BIN and the release build of this tree take turns under the
+/// same load, and each figure is printed as the two medians, and the median, minimum and maximum of the pairs' ratios
+/// (this tree over BIN): rates, latencies, processor time and gas per request. Below 1 is less. BIN is an older
+/// `slackwater`; configuration keys that it does not know are left out, and named.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only the whole process, not the components.
+    /// Measure only the whole process, not the components.
     #[arg(long)]
     skip_components: bool,
-    /// Only the components, not the whole process.
+    /// Measure only the components, not the whole process.
     #[arg(long, conflicts_with = "skip_components")]
     skip_process: bool,
     /// Compare this relayer program with the release build of this tree.
@@ -34,13 +34,13 @@ pub(crate) struct Args {
     /// Pairs of runs; their order changes from pair to pair.
     #[arg(long, requires = "compare", default_value_t = 9, value_parser = clap::value_parser!(u64).range(1..=99))]
     pairs: u64,
-    /// Requests of each run, percent of the usual number: fewer for a first look.
+    /// Requests of each run, percent of the usual number: fewer for a quick look.
     #[arg(long, requires = "compare", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     scale_percent: u64,
 }
 
-/// Runs of the load generator: title and arguments. While "held", the relayer's accounts have no money, so that nothing
-/// is sent and the whole machine accepts.
+/// Runs of the load generator: title and arguments. In "held" runs the relayer's accounts have no money, so that
+/// nothing is sent and the whole machine accepts.
 const RUNS: [(&str, &str); 5] = [
     ("accept one by one, 64 connections, held", "--hold --connections 64 --requests 60000 --users 2000"),
     (

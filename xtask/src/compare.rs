@@ -1,4 +1,4 @@
-//! `cargo xtask bench --compare`: two relayer programs under the same load, turn by turn.
+//! `cargo xtask bench --compare`: two relayer programs under the same load, in turns.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,14 +11,14 @@ use crate::steps::say;
 use crate::test::released;
 use crate::tools::{ANVIL_VAR, anvil, repo_root};
 
-/// Names the relayer that the load generator starts.
+/// Environment variable with the path of the relayer that the load generator starts.
 const BINARY_VAR: &str = "SLACKWATER_BIN";
 
 /// A number of the load generator's report.
 struct Figure {
     name: &'static str,
     unit: &'static str,
-    /// Where it stands in the report.
+    /// JSON pointer into the report.
     pointer: &'static str,
 }
 
@@ -26,10 +26,10 @@ const fn figure(name: &'static str, unit: &'static str, pointer: &'static str) -
     Figure { name, unit, pointer }
 }
 
-/// A load with what is read off it.
+/// A load and the figures read from its report.
 struct Load {
     title: &'static str,
-    /// Without the number of requests.
+    /// Arguments without the number of requests.
     arguments: &'static str,
     requests: u64,
     figures: &'static [Figure],
@@ -60,7 +60,7 @@ const LOADS: [Load; 2] = [
     },
 ];
 
-/// Runs all loads in `pairs` pairs: `before` and the release build of this tree, the one first, then the other.
+/// Runs all loads in `pairs` pairs of `before` and the release build of this tree, in alternating order.
 ///
 /// `scale_percent` of the usual requests.
 pub(crate) fn run(before: &Path, pairs: u64, scale_percent: u64) -> Result<()> {
@@ -74,7 +74,7 @@ pub(crate) fn run(before: &Path, pairs: u64, scale_percent: u64) -> Result<()> {
         say(&format!("\n=== {}: {requests} requests, {pairs} pairs", load.title))?;
         let mut told: Vec<(Vec<f64>, Vec<f64>)> = vec![(Vec::new(), Vec::new()); load.figures.len()];
         for pair in 0..pairs {
-            // Who comes first changes from pair to pair: what grows warm or full is the same for both.
+            // The order alternates from pair to pair, so that warming up and filling up affect both equally.
             let turns = if pair % 2 == 0 { [true, false] } else { [false, true] };
             for is_before in turns {
                 let binary = if is_before { &before } else { &after };
@@ -117,12 +117,12 @@ fn row(figure: &Figure, olds: &[f64], news: &[f64]) -> Result<String> {
     Ok(format!("{name:<38} {:>10} → {:>10} {unit:<10} {ratio}", amount(old), amount(new)))
 }
 
-/// Three digits at least, or a whole number.
+/// Formats with at least three significant digits, or as a whole number.
 fn amount(value: f64) -> String {
     if value.abs() >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") }
 }
 
-/// New over old of each pair.
+/// Ratio of new to old over all pairs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Ratio {
     median: f64,
@@ -131,7 +131,7 @@ struct Ratio {
 }
 
 impl Ratio {
-    /// `None` without pairs, or where an old value is not above 0.
+    /// `None` without pairs, or if an old value is not above 0.
     fn of(olds: &[f64], news: &[f64]) -> Option<Self> {
         if olds.len() != news.len() || olds.iter().any(|old| *old <= 0.0) {
             return None;
@@ -149,7 +149,7 @@ impl std::fmt::Display for Ratio {
     }
 }
 
-/// The middle value; between two, their mean. `None` of nothing.
+/// The median; `None` of an empty slice.
 fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -173,7 +173,8 @@ mod tests {
         assert_eq!(median(&[4.0, 1.0, 2.0, 100.0]), Some(3.0));
     }
 
-    /// A machine that is slow for a while is slow for both of a pair: the ratio of each pair counts, not that of the medians.
+    /// A slow phase of the machine affects both runs of a pair: the ratio of each pair counts, not that of the
+    /// medians.
     #[test]
     fn ratios_are_taken_pair_by_pair() {
         let (olds, news) = ([100.0, 200.0, 400.0], [110.0, 200.0, 420.0]);

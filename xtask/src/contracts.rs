@@ -1,4 +1,4 @@
-//! `cargo xtask contracts`: what `slackwater-contracts` embeds, from the pinned npm packages.
+//! `cargo xtask contracts`: generates the embedded data of `slackwater-contracts` from the pinned npm packages.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -81,7 +81,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The lock file pins content by hash and must not say where a developer downloaded it from.
+/// The lock file pins content by hash and must not record a developer's download addresses.
 fn check_lock() -> Result<()> {
     let lock = fs::read_to_string(npm_tools()?.join("package-lock.json"))?;
     ensure!(

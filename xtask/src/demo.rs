@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: the main job, seen with one's own eyes.
+//! `cargo xtask demo`: demonstrates the main job.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -14,20 +14,20 @@ use crate::tools::{ANVIL_VAR, anvil, repo_root, run};
 ///
 /// Fetches a local chain (anvil, from npm by lock file), builds the relayer, starts both, lets users sign ERC-2771
 /// requests, submits them as a service would, follows them to finality and compares with sending them one by one.
-/// Everything it started is stopped at the end. The exit code is 0 only if the chain says that each request was
-/// executed exactly once.
+/// Everything it started is stopped at the end. The exit code is 0 only if each request was executed exactly once on
+/// the chain.
 ///
-/// With `--keep` the example dApp of `bindings/js` is built and served too, so that a browser can go on where the
-/// demonstration ends; where WebAssembly can't be built, everything else is served and what is missing is said.
+/// With `--keep` the example dApp of `bindings/js` is built and served too, so that a browser can continue where the
+/// demonstration ends. If WebAssembly can't be built, everything else is served and the missing tool is named.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Leave chain and relayer running until Ctrl-C, and serve the example dApp with them.
     #[arg(long)]
     keep: bool,
-    /// How many requests.
+    /// Number of requests.
     #[arg(long, default_value_t = 200)]
     requests: u32,
-    /// How many users sign them.
+    /// Number of users who sign them.
     #[arg(long, default_value_t = 40)]
     users: u32,
 }
@@ -52,11 +52,11 @@ pub(crate) fn run_demo(args: &Args) -> Result<()> {
         Some(Err(why)) => say(&format!("The example dApp is not served: {why:#}"))?,
     }
     let status = demo.env(ANVIL_VAR, anvil).current_dir(repo_root()).status()?;
-    // It has said what was wrong.
+    // The demonstration has printed its error.
     std::process::exit(status.code().unwrap_or(1));
 }
 
-/// Builds the example dApp. The demonstration does without it where it can't be built.
+/// Builds the example dApp. Optional: the demonstration runs without it if the build fails.
 fn example() -> Result<PathBuf> {
     say("building the example dApp; the first time takes some minutes")?;
     match js::package()? {
@@ -73,7 +73,7 @@ pub(crate) fn build() -> Result<()> {
     run(without_paths(&mut build))
 }
 
-/// Says what is missing before anything takes long.
+/// Reports missing programs before anything takes long.
 pub(crate) fn prerequisites() -> Result<()> {
     let has = |program: &str| {
         let mut command = Command::new(program);

@@ -1,4 +1,4 @@
-//! `cargo xtask fixture`: a ledger as a version of the relayer leaves it, for later versions to open.
+//! `cargo xtask fixture`: a ledger written by one version of the relayer, for later versions to open.
 
 use std::path::PathBuf;
 
@@ -9,16 +9,16 @@ use crate::tools::{ANVIL_VAR, anvil, run};
 
 /// Make ledgers with requests in every status, as a relayer of another version writes them.
 ///
-/// Runs that relayer on a local chain, kills it in the middle of its work, and keeps its ledger, the chain's state, the
-/// configuration and the list of requests: under OUT/sqlite a file of the embedded ledger, under OUT/postgres a dump of the
-/// shared one. `relayer-bin/tests/it/upgrade.rs` opens what lies in `relayer-bin/tests/fixtures`. Needs `sqlite3`, and
-/// PostgreSQL's server and client programs.
+/// Runs that relayer on a local chain, kills it in the middle of its work, and keeps its ledger, the chain's state,
+/// the configuration and the list of requests: under OUT/sqlite a file of the embedded ledger, under OUT/postgres a
+/// dump of the shared one. `relayer-bin/tests/it/upgrade.rs` opens the files in `relayer-bin/tests/fixtures`. Needs
+/// `sqlite3`, and PostgreSQL's server and client programs.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The relayer, such as a build of the last release.
+    /// Path of the relayer, such as a build of the last release.
     #[arg(long)]
     binary: PathBuf,
-    /// A folder for what is made, such as `relayer-bin/tests/fixtures/<version>`.
+    /// Output folder, such as `relayer-bin/tests/fixtures/<version>`.
     #[arg(long)]
     out: PathBuf,
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: arbitrary input, for longer than the tests do it.
+//! `cargo xtask fuzz`: feeds arbitrary input for longer than the tests do.
 
 use anyhow::Result;
 
@@ -7,16 +7,16 @@ use crate::tools::run;
 
 /// Feed arbitrary input to everything that is read from outside.
 ///
-/// The tests do the same with 20 000 inputs each. An input that makes a target panic is kept under `fuzz/artifacts`; put it
-/// into `fuzz/corpus` with the fix.
+/// The tests do the same with 20 000 inputs each. An input that makes a target panic is kept under `fuzz/artifacts`;
+/// put it into `fuzz/corpus` with the fix.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Targets; all without.
+    /// Names of targets; all if there are none.
     targets: Vec<String>,
     /// Seconds per target.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Where the inputs start: the same seed makes the same ones.
+    /// Seed of the inputs: the same seed makes the same inputs.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }

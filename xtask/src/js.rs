@@ -12,9 +12,10 @@ use crate::test::{built, target_dir};
 use crate::tools::{ANVIL_VAR, anvil, npm_packages, repo_root, run};
 use crate::wasm::{self, Built, apt_install};
 
-/// Build and pack the npm package, and test what was packed: in Node, and in Chromium, with the real relayer and a real chain.
+/// Build and pack the npm package, and test the packed files: in Node, and in Chromium, with the real relayer and a
+/// real chain.
 ///
-/// The package lies in `target/js` then, screenshots of the example in `target/js/screenshots`.
+/// The package is written to `target/js`, screenshots of the example to `target/js/screenshots`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Pack only.
@@ -44,7 +45,8 @@ fn folder() -> PathBuf {
     repo_root().join("bindings/js")
 }
 
-/// Builds and packs, and puts what was packed where tests and examples find it. What is missing, if it can't be built here.
+/// Builds and packs the package, and installs it for tests and examples. Returns the name of a missing tool if it
+/// can't be built here.
 pub(crate) fn package() -> Result<Option<String>> {
     let modules = npm_packages(&folder())?.join("node_modules");
     if let Built::Missing(why) = wasm::modules(false)? {
@@ -71,7 +73,7 @@ pub(crate) fn package() -> Result<Option<String>> {
     Ok(None)
 }
 
-/// The packed package: its version is the workspace's.
+/// Path of the packed package: its version is the workspace's.
 fn tarball() -> PathBuf {
     target_dir().join("js").join(format!("slackwater-{}.tgz", env!("CARGO_PKG_VERSION")))
 }
@@ -90,14 +92,14 @@ fn tests(files: &[&str]) -> Result<()> {
     run(&mut node)
 }
 
-/// The packed package in Node. Needs [`package`].
+/// Tests the packed package in Node. Needs [`package`].
 pub(crate) fn node_tests() -> Result<Done> {
     ensure!(tarball().is_file(), "the package was not packed");
     tests(&["node", "package", "page", "relayer"])?;
     Ok(Done::Passed)
 }
 
-/// The packed package and the example in Chromium, where that is installed or can be. Needs [`package`].
+/// Tests the packed package and the example in Chromium, if that is installed or can be. Needs [`package`].
 pub(crate) fn browser_tests() -> Result<Done> {
     ensure!(tarball().is_file(), "the package was not packed");
     let chromium = Path::new("/usr/bin/chromium");
@@ -117,18 +119,18 @@ pub(crate) fn browser_tests() -> Result<Done> {
     let outcome = tests(&["browser", "page-browser", "page-keys-browser"]);
     let named = named_screenshots(&shots);
     if outcome.is_err() {
-        // Then above all.
+        // Screenshots matter most after a failure.
         say(&named)?;
     }
     outcome.map(|()| Done::Noted(named))
 }
 
-/// Where the tests in Chromium leave their pictures.
+/// Folder of the screenshots of the tests in Chromium.
 pub(crate) fn screenshots() -> PathBuf {
     target_dir().join("js/screenshots")
 }
 
-/// Names the pictures, for whoever keeps them.
+/// Names of the screenshots, for the report.
 fn named_screenshots(folder: &Path) -> String {
     let mut files: Vec<_> = match fs::read_dir(folder) {
         Ok(entries) => {
@@ -140,7 +142,7 @@ fn named_screenshots(folder: &Path) -> String {
     format!("{} screenshots in {}: {}", files.len(), folder.display(), files.join(" "))
 }
 
-/// The example page, built from the packed package into the folder that is returned. Needs [`package`].
+/// Builds the example page from the packed package, and returns its folder. Needs [`package`].
 pub(crate) fn example() -> Result<PathBuf> {
     let source = folder().join("examples/sponsored");
     node(&source, "node_modules/typescript/bin/tsc", &["-p", "."])?;

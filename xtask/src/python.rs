@@ -1,5 +1,5 @@
-//! The Python package: built as a wheel, installed into an environment of its own, type-checked and tested there; and as it
-//! is released.
+//! The Python package: built as a wheel, installed into its own environment, type-checked and tested there; and built
+//! for release.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -13,10 +13,10 @@ use crate::steps::{Done, Harness, run_tests, say};
 use crate::test::{built, target_dir};
 use crate::tools::{ANVIL_VAR, anvil, repo_root, run};
 
-/// Build what is published on PyPI, and try it.
+/// Build the release files for PyPI, and try them.
 ///
-/// Builds wheel (release profile) and source distribution into `target/python/dist`, installs the wheel alone into a fresh
-/// environment, and runs the README's example there, with the real relayer and a real chain.
+/// Builds wheel (release profile) and source distribution into `target/python/dist`, installs the wheel alone into a
+/// fresh environment, and runs the README's example there, with the real relayer and a real chain.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Build the wheel a second time, in another folder, and compare: the same sources must give the same bytes.
@@ -24,13 +24,13 @@ pub(crate) struct Args {
     twice: bool,
 }
 
-/// Names of interpreters, the usual ones first.
+/// Names of interpreters, in order of preference.
 const INTERPRETERS: [&str; 2] = ["python3", "python"];
 
-/// Ends with an error unless it is new enough, and can make environments with pip.
+/// Python program that fails unless the interpreter is new enough and can make environments with pip.
 const IS_FIT: &str = "import sys, venv, ensurepip; assert sys.version_info >= (3, 9)";
 
-/// Why nothing can be done.
+/// Reason for skipping if there is no usable interpreter.
 const NO_PYTHON: &str = "there is no Python from 3.9 on with venv and ensurepip";
 
 fn interpreter() -> Option<&'static str> {
@@ -46,7 +46,7 @@ fn package() -> PathBuf {
     repo_root().join("bindings/python")
 }
 
-/// Where an environment has its programs.
+/// Folder of an environment's programs.
 fn programs(environment: &Path) -> PathBuf {
     environment.join(if cfg!(windows) { "Scripts" } else { "bin" })
 }
@@ -57,7 +57,7 @@ pub(crate) fn check() -> Result<Done> {
     let bin = environment(interpreter)?;
     let wheels = empty(&target_dir().join("python/wheels"))?;
     let mut build = Command::new(bin.join("maturin"));
-    // With the profile, and so with the dependencies, of all the other tests.
+    // With the profile, and so the dependencies, of all other tests.
     build.args(["build", "--profile", "dev", "--locked", "--out"]).arg(&wheels).current_dir(package());
     run(&mut build)?;
     install(&bin, &only_file(&wheels, "whl")?)?;
@@ -90,7 +90,7 @@ pub(crate) fn run_python(args: &Args) -> Result<()> {
     run(Command::new(interpreter).args(["-m", "venv", "--clear"]).arg(&fresh))?;
     let fresh = programs(&fresh);
     install(&fresh, &wheel)?;
-    // The tests' own environment drives; the example runs with what a user has: the wheel and nothing else.
+    // The tests' own environment runs the test; the example runs with the wheel and nothing else, as a user has it.
     install(&bin, &wheel)?;
     run(pytest(&bin, &["tests/test_readme.py"])?.env("SLACKWATER_README_PYTHON", fresh.join("python")))?;
     for file in fs::read_dir(&dist)? {
@@ -100,8 +100,8 @@ pub(crate) fn run_python(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Runs maturin so that its output depends on nothing but the sources and the compiler: times are the commit's, and paths of
-/// this machine are not written.
+/// Runs maturin so that its output depends only on the sources and the compiler: timestamps are the commit's, and
+/// paths of this machine are not written.
 fn maturin(bin: &Path, args: &[&str], out: &Path, folder: &str) -> Result<()> {
     let mut git = Command::new("git");
     let committed = git.args(["log", "-1", "--format=%ct"]).current_dir(repo_root()).output()?;
@@ -112,7 +112,7 @@ fn maturin(bin: &Path, args: &[&str], out: &Path, folder: &str) -> Result<()> {
     let home = home.or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
     let mut flags = vec![format!("--remap-path-prefix={}=/slackwater", root.display())];
     flags.extend(home.map(|home| format!("--remap-path-prefix={}=/cargo", home.display())));
-    // Last, since the last one that fits counts.
+    // At the end, since the last match counts.
     flags.push(format!("--remap-path-prefix={}=/target", target.display()));
     let mut build = Command::new(bin.join("maturin"));
     build.args(args).arg("--out").arg(out).current_dir(package()).env("CARGO_TARGET_DIR", &target);
@@ -122,8 +122,8 @@ fn maturin(bin: &Path, args: &[&str], out: &Path, folder: &str) -> Result<()> {
     run(build.env("SOURCE_DATE_EPOCH", at.trim()))
 }
 
-/// The source distribution holds everything that its build needs, in the versions of our lock file. (It has fewer crates than
-/// the workspace, so its lock file shrinks when it is used.)
+/// Checks that the source distribution holds everything needed to build it, in the versions of our lock file. (It has
+/// fewer crates than the workspace, so its lock file shrinks in use.)
 fn source_resolves(archive: &Path) -> Result<()> {
     let folder = empty(&target_dir().join("python/source"))?;
     run(Command::new("tar").arg("xzf").arg(archive).args(["--strip-components", "1", "-C"]).arg(&folder))?;
@@ -177,7 +177,7 @@ fn only_file(dir: &Path, extension: &str) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// The directory of programs of an environment with everything that `requirements-test.txt` pins.
+/// Program directory of an environment with all packages pinned by `requirements-test.txt`.
 fn environment(interpreter: &str) -> Result<PathBuf> {
     let dir = target_dir().join("python/venv");
     let bin = programs(&dir);

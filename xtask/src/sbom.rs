@@ -1,4 +1,4 @@
-//! `cargo xtask sbom`: what the binary and the crates are made of.
+//! `cargo xtask sbom`: bill of materials of the binary and the crates.
 
 use std::{
     env, fs,
@@ -17,18 +17,18 @@ use crate::tools::{repo_root, run};
 /// Installs cargo-cyclonedx into `target/tools` first (minutes, once).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Where to write.
+    /// Output folder.
     #[arg(long)]
     out: Option<PathBuf>,
 }
 
-/// Crates that are shipped, with their folders.
+/// Published crates, with their folders.
 const SHIPPED: [(&str, &str); 2] = [("slackwater-relayer", "relayer-bin"), ("slackwater", "core")];
 
-/// The tool's version: what it says must not change from one day to the next.
+/// Pinned version of the tool: its output must not change from one day to the next.
 const CYCLONEDX: &str = "0.5.9";
 
-/// File that the tool writes, without its extension.
+/// Name of the file that the tool writes, without its extension.
 const NAME: &str = "slackwater-sbom";
 
 /// Runs `cargo xtask sbom`.
@@ -39,7 +39,7 @@ pub(crate) fn write(args: &Args) -> Result<()> {
     let mut sbom = Command::new(&tool);
     sbom.args(["cyclonedx", "--format", "json", "--override-filename", NAME, "--manifest-path"]);
     run(sbom.arg(repo_root().join("Cargo.toml")).current_dir(repo_root()))?;
-    // The tool writes beside each member's manifest.
+    // The tool writes its file beside each member's manifest.
     for folder in members()? {
         let written = folder.join(format!("{NAME}.json"));
         let Ok(text) = fs::read_to_string(&written) else { continue };

@@ -1,4 +1,4 @@
-//! `cargo xtask sim`: the relay in a simulated world, many seeds.
+//! `cargo xtask sim`: runs the relay in a simulated world with many seeds.
 
 use std::process::Command;
 
@@ -10,14 +10,14 @@ use crate::tools::{repo_root, run};
 
 /// Run the shipped relay against scripted chains, nodes, storage and crashes (docs/simulation.md).
 ///
-/// Every second seed mixes all faults, the others take the named scenarios in turn. Prints what was injected, and for a
-/// seed that broke something its timeline.
+/// Every second seed mixes all faults, the others take the named scenarios in turn. Prints the injected faults, and
+/// the timeline of a seed that violated an invariant.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How many seeds.
+    /// Number of seeds.
     #[arg(long, default_value_t = 2_000)]
     seeds: u64,
-    /// The first of them.
+    /// The first seed.
     #[arg(long, default_value_t = 1)]
     first: u64,
     /// Only this seed.
@@ -51,20 +51,20 @@ pub(crate) fn run_sim(args: &Args) -> Result<()> {
     run(&mut command)
 }
 
-/// The simulated world, in the workspace: with the features, and so the dependencies, of all the other tests. (Of one package
-/// alone, cargo would build most of them again.)
+/// Arguments for the simulated world within the workspace: with the features, and so the dependencies, of all other
+/// tests. (For one package alone, cargo would build most of them again.)
 pub(crate) const WORLD: [&str; 3] = ["--workspace", "--features", "slackwater-simulation/world"];
 
-/// Runs the tests of file `name` with the simulator's switches. What is ours is optimised a little, as thousands of runs need
-/// it (more takes longer to build than it saves); dependencies are those of all the other tests. Unlike in a release,
-/// overflows are noticed.
+/// Runs the tests of file `name` with the simulator's switches. Our own crates are optimised a little, as thousands of
+/// runs need it (more takes longer to build than it saves); dependencies are those of all other tests. Unlike in a
+/// release, overflow checks are on.
 pub(crate) fn tests(name: &str) -> Command {
     let mut tests = cargo(&["test", "--config", "profile.dev.opt-level = 1", "--config", "profile.dev.debug = false"]);
     tests.args(WORLD).args(["--locked", "--test", name]);
     tests
 }
 
-/// The seeds of every check, in the program that is built with the tests.
+/// Runs the seeds of every check, in the program that is built with the tests.
 pub(crate) fn check() -> Result<Done> {
     run(tests("scenarios").arg("--no-run"))?;
     run(Command::new(built("slackwater-sim")?).args(["--seeds", "2000", "--first", "1"]).current_dir(repo_root()))?;

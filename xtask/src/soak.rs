@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: processes die under load, for long.
+//! `cargo xtask soak`: long runs in which processes are killed under load.
 
 use std::process::Command;
 
@@ -8,15 +8,17 @@ use crate::demo::build;
 use crate::test::released;
 use crate::tools::{ANVIL_VAR, anvil, repo_root};
 
-/// Kill relayers under load, again and again, and count on the chain what became of every request (docs/reliability.md).
+/// Kill relayers under load, again and again, and count on the chain the outcome of every request
+/// (docs/reliability.md).
 ///
-/// `kills`: one relayer on SQLite, `kill -9` in every round. `cluster`: three on one PostgreSQL, one killed in every round,
-/// mostly the one that drives the lanes. `outage`: the only node stands still, 75 s long. Callers submit in open loop and repeat the same bytes when an answer is lost; a
-/// proxy spoils a share of all calls to the node. The exit code is 0 only if every accepted request was executed exactly
-/// once. What comes after the name goes to `slackwater-soak`: `--help` there lists all.
+/// `kills`: one relayer on SQLite, `kill -9` in every round. `cluster`: three on one PostgreSQL, one killed in every
+/// round, mostly the one that drives the lanes. `outage`: the only node is frozen for 75 s. Callers submit in open
+/// loop and repeat the same bytes when an answer is lost; a proxy injects faults into a share of all calls to the
+/// node. The exit code is 0 only if every accepted request was executed exactly once. Arguments after the name are
+/// passed to `slackwater-soak`: `--help` there lists all.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Which run.
+    /// Kind of run.
     #[arg(value_parser = ["kills", "cluster", "outage"])]
     run: String,
     /// Options of the run, such as `--rounds 30 --rate 200 --seed 7`.
@@ -31,7 +33,7 @@ pub(crate) fn run_soak(args: &Args) -> Result<()> {
     let mut soak = Command::new(released("slackwater-soak")?);
     soak.arg(&args.run).args(&args.options).env(ANVIL_VAR, anvil).current_dir(repo_root());
     let status = soak.status()?;
-    // It has said what was wrong.
+    // The program has printed its error.
     ensure!(status.success(), "{} failed: {status}", args.run);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Runs steps one after the other, counts what passed, and says so at the end.
+//! Runs steps one after the other, counts the results, and prints a summary at the end.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
@@ -9,11 +9,11 @@ use anyhow::{Context as _, Result, ensure};
 /// Numbers of checks: tests where a step runs tests, the step itself elsewhere.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
-    /// Held.
+    /// Checks that held.
     pub(crate) passed: u64,
-    /// Did not hold.
+    /// Checks that failed.
     pub(crate) failed: u64,
-    /// Could not be looked at.
+    /// Checks that could not be made.
     pub(crate) skipped: u64,
 }
 
@@ -28,19 +28,19 @@ impl Tally {
     }
 }
 
-/// How a step ended well.
+/// Result of a step without an error.
 pub(crate) enum Done {
     /// Everything held.
     Passed,
-    /// Everything held, and this is to be said about it at the end.
+    /// Everything held; the note is printed in the summary.
     Noted(String),
-    /// It ran tests, and this came out.
+    /// It ran tests, with these results.
     Counted(Tally),
-    /// It could not be done here, for this reason.
+    /// It could not run here, for this reason.
     Skipped(String),
 }
 
-/// The steps so far.
+/// Results of the steps so far.
 #[derive(Debug)]
 pub(crate) struct Steps {
     only: Vec<String>,
@@ -53,7 +53,7 @@ impl Steps {
         Self { only, results: Vec::new() }
     }
 
-    /// Runs a step, and goes on if it fails.
+    /// Runs a step, and continues if it fails.
     pub(crate) fn run(&mut self, name: &str, step: impl FnOnce() -> Result<Done>) -> Result<()> {
         if !self.only.is_empty() && !self.only.iter().any(|part| name.contains(part.as_str())) {
             return Ok(());
@@ -75,7 +75,7 @@ impl Steps {
         Ok(())
     }
 
-    /// Prints what came out; the last line is `N passed, N failed`.
+    /// Prints the results; the last line is `N passed, N failed`.
     ///
     /// # Errors
     /// If something failed, or nothing ran.
@@ -105,7 +105,7 @@ impl Steps {
         }
         let skipped = if total.skipped > 0 { format!(", {} skipped", total.skipped) } else { String::new() };
         say(&format!("\n{} passed, {} failed{skipped}", total.passed, total.failed))?;
-        // The closing line says it all: no error text after it.
+        // The closing line is sufficient: no error text after it.
         if total.failed > 0 || total.passed == 0 {
             std::process::exit(1);
         }
@@ -113,12 +113,12 @@ impl Steps {
     }
 }
 
-/// Who reports the results of tests.
+/// Program that reports test results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Harness {
     /// Every test program, by `test result: …`.
     Libtest,
-    /// nextest, once for all. It also repeats the output of test programs that failed, which must not count again.
+    /// nextest, once for all tests. It also repeats the output of failed test programs, which must not count again.
     Nextest,
     /// pytest, by its closing line `3 passed, 1 failed in 2.50s`.
     Pytest,
@@ -155,14 +155,14 @@ fn count(harness: Harness, output: impl io::Read) -> Result<Tally> {
     Ok(tally)
 }
 
-/// What a line says about results; nothing for most lines.
+/// Test results in a line of output; zero for most lines.
 fn results(harness: Harness, line: &str) -> Tally {
     let line = line.trim();
     let report = match harness {
         Harness::Libtest => line.strip_prefix("test result: "),
         Harness::Nextest if line.starts_with("Summary [") => line.split_once(" run: ").map(|(_, report)| report),
         Harness::Nextest => None,
-        // It ends like no other line, and begins with a number (or, unless `-q`, with `=====`).
+        // Its closing line is unlike any other, and begins with a number (or, unless `-q`, with `=====`).
         Harness::Pytest => {
             let line = line.trim_matches('=').trim();
             let is_closing = line.starts_with(|c: char| c.is_ascii_digit()) && line.contains(" in ");

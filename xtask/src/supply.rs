@@ -1,4 +1,4 @@
-//! What the project is built from: licences, sources and known vulnerabilities of crates and npm packages.
+//! Supply chain: licences, sources and known vulnerabilities of crates and npm packages.
 
 use std::env;
 use std::fs;
@@ -12,27 +12,27 @@ use crate::steps::{Done, say};
 use crate::test::{cargo, target_dir};
 use crate::tools::{repo_root, run};
 
-/// The version that is installed where there is none.
+/// Version that is installed if there is none.
 const CARGO_DENY: &str = "0.20.2";
 
-/// Licences of npm packages: as `deny.toml` has them for crates, and those of the same kind that are common there.
+/// Allowed licences of npm packages: as in `deny.toml` for crates, and similar ones common on npm.
 const NPM_LICENCES: [&str; 7] =
     ["MIT", "MIT OR Apache-2.0", "Apache-2.0", "ISC", "0BSD", "BSD-3-Clause", "(MIT OR Apache-2.0)"];
 
-/// Further licences of npm packages that only build or test, and are part of nothing that is published.
+/// Further licences of npm packages that are used only to build or test, and are part of nothing that is published.
 const NPM_TOOL_LICENCES: [&str; 2] = ["MPL-2.0", "BlueOak-1.0.0"];
 
-/// npm packages whose licence stands in their files, not in their metadata: looked at by hand.
+/// npm packages whose licence is in their files, not in their metadata: checked by hand.
 const NPM_LICENSED_IN_FILES: [&str; 1] = ["node_modules/memorystream"];
 
-/// Licences, banned crates and sources.
+/// Checks licences, banned crates and sources.
 pub(crate) fn deny() -> Result<Done> {
     let deny = cargo_tool("cargo-deny", "cargo-deny", CARGO_DENY, &[])?;
     run(Command::new(deny).args(["--locked", "check", "licenses", "bans", "sources"]).current_dir(repo_root()))?;
     Ok(Done::Passed)
 }
 
-/// Known vulnerabilities, where their database can be had.
+/// Checks for known vulnerabilities, if their database can be fetched.
 pub(crate) fn advisories() -> Result<Done> {
     let deny = cargo_tool("cargo-deny", "cargo-deny", CARGO_DENY, &[])?;
     let fetched = Command::new(&deny).args(["fetch", "db"]).current_dir(repo_root()).output()?;
@@ -44,7 +44,7 @@ pub(crate) fn advisories() -> Result<Done> {
     Ok(Done::Passed)
 }
 
-/// Every npm package is pinned by a hash, runs nothing when it is installed, and has a licence that we may use.
+/// Checks that every npm package is pinned by a hash, runs no install script, and has an allowed licence.
 pub(crate) fn npm_locks() -> Result<Done> {
     let mut faults = Vec::new();
     let mut packages = 0;
@@ -55,7 +55,7 @@ pub(crate) fn npm_locks() -> Result<Done> {
         let npmrc = lock.with_file_name(".npmrc");
         let runs_scripts =
             !fs::read_to_string(npmrc).is_ok_and(|text| text.lines().any(|line| line.trim() == "ignore-scripts=true"));
-        // Our own packages stand there by their folder.
+        // Our own packages are listed by their folder.
         for (name, entry) in entries.iter().filter(|(name, _)| name.contains("node_modules/")) {
             if entry["link"] == Value::Bool(true) {
                 continue;
@@ -94,7 +94,7 @@ fn npm_faults(name: &str, entry: &Value, runs_scripts: bool) -> Vec<String> {
     faults
 }
 
-/// Known vulnerabilities of npm packages, where the registry answers that.
+/// Checks npm packages for known vulnerabilities, if the registry answers.
 pub(crate) fn npm_advisories() -> Result<Done> {
     let mut counted = 0;
     for lock in lock_files()? {
@@ -125,8 +125,8 @@ fn lock_files() -> Result<Vec<PathBuf>> {
     Ok(listed.lines().map(|path| repo_root().join(path)).collect())
 }
 
-/// Program `name` of a crate that cargo installs with `args`: that of the right version on the path, else one that is built
-/// (minutes, once) into a folder that all clones share.
+/// Program `name` of a crate that cargo installs with `args`: the one on the path if its version is right, else one
+/// built (minutes, once) in a folder that all clones share.
 pub(crate) fn cargo_tool(name: &str, package: &str, version: &str, args: &[&str]) -> Result<PathBuf> {
     let is_it = |program: &PathBuf| {
         let said = Command::new(program).arg("--version").stderr(Stdio::null()).output();
@@ -140,7 +140,7 @@ pub(crate) fn cargo_tool(name: &str, package: &str, version: &str, args: &[&str]
     let program = root.join("bin").join(format!("{name}{}", env::consts::EXE_SUFFIX));
     if !is_it(&program) {
         say(&format!("installing {name} {version}, which takes some minutes"))?;
-        // Without optimisation and lines for debuggers: it builds in half the time and runs for a second.
+        // Unoptimised and without debug info: it builds in half the time and runs for a second.
         let version = format!("={version}");
         let mut install =
             cargo(&["install", package, "--version", &version, "--locked", "--debug", "--force", "--root"]);
@@ -156,7 +156,7 @@ pub(crate) fn cargo_tool(name: &str, package: &str, version: &str, args: &[&str]
     Ok(program)
 }
 
-/// Where built tools lie: the user's cache, or the target folder where there is none.
+/// Folder of built tools: in the user's cache, or in the target folder if there is none.
 fn tools_dir() -> PathBuf {
     let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that must hold before a change lands.
+//! `cargo xtask test`: all checks that must pass before a change lands.
 
 use std::env;
 use std::path::PathBuf;
@@ -18,10 +18,10 @@ use crate::supply;
 use crate::tools::{ANVIL_VAR, LocalChain, anvil, repo_root, run, run_node};
 use crate::wasm::{self, Built};
 
-/// Check everything: form, lints, documentation, dependencies, contracts, tests, a short load.
+/// Check everything: format, lints, documentation, dependencies, contracts, tests, a short load.
 ///
-/// Goes on after a failure, sums up, and ends with a line `N passed, N failed`. Works on a fresh clone: it installs
-/// what it needs (npm packages by lock file, cargo-deny, the wasm32 target, PostgreSQL).
+/// Continues after a failure, sums up, and ends with a line `N passed, N failed`. Works on a fresh clone: it installs
+/// its prerequisites (npm packages by lock file, cargo-deny, the wasm32 target, PostgreSQL).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only steps whose name contains one of these.
@@ -54,10 +54,10 @@ pub(crate) fn run_all(args: Args) -> Result<()> {
         run(cargo(&["clippy"]).args(sim::WORLD).args(targets).args(["--locked", "--", "-D", "warnings"]))?;
         Ok(Done::Passed)
     })?;
-    // Who embeds the crate has no other crate of this workspace to switch features on.
+    // An embedder has no other crate of this workspace that switches features on.
     steps.run("crate alone", || passes(&["check", "-p", "slackwater", "--lib", "--locked"]))?;
     steps.run("documentation", || {
-        // With an example, dependencies have the features that they have in the other steps.
+        // With an example, so that dependencies have the same features as in the other steps.
         let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--lib", "--example", "embed", "--locked"]);
         run(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
         Ok(Done::Passed)
@@ -89,10 +89,10 @@ pub(crate) fn run_all(args: Args) -> Result<()> {
     steps.finish()
 }
 
-/// Every test of the workspace, with nextest if it is installed.
+/// Runs every test of the workspace, with nextest if it is installed.
 fn tests() -> Result<Done> {
     let (harness, mut command) = if succeeds(&["nextest", "--version"]) {
-        // As `.config/nextest.toml` says.
+        // Twice the number of cores, as in `.config/nextest.toml`.
         let threads = 2 * thread::available_parallelism().map_or(1, usize::from);
         let mut command = cargo(&["nextest", "run", "--profile", "check", "--test-threads", &threads.to_string()]);
         command.arg("--workspace");
@@ -101,7 +101,7 @@ fn tests() -> Result<Done> {
         (Harness::Libtest, cargo(&["test", "--workspace", "--tests"]))
     };
     command.args(["--locked", "--no-fail-fast"]);
-    // One for all: each test has a schema of its own.
+    // One server for all tests: each has a schema of its own.
     let postgres = PostgresServer::start().or_else(|missing| {
         if postgres::is_installed() {
             return Err(missing);
@@ -119,7 +119,7 @@ fn tests() -> Result<Done> {
     run_tests(harness, command.env(ANVIL_VAR, anvil()?))
 }
 
-/// The direction of dependencies: the pure rooms know no runtime.
+/// Checks the direction of dependencies: the pure rooms depend on no runtime.
 fn pure_core() -> Result<Done> {
     let tree = cargo(&["tree", "-p", "slackwater", "--no-default-features", "--edges", "normal"])
         .args(["--prefix", "none", "--format", "{lib}", "--locked"])
@@ -133,7 +133,7 @@ fn pure_core() -> Result<Done> {
     Ok(Done::Passed)
 }
 
-/// The example for embedders, on a real node.
+/// Runs the example for embedders, on a real node.
 fn embed() -> Result<Done> {
     // As the tests built it: with the same features.
     let program = built("examples/embed")?;
@@ -142,7 +142,8 @@ fn embed() -> Result<Done> {
     Ok(Done::Passed)
 }
 
-/// A short load through the real binary, until everything is on the chain exactly once. Says nothing about speed.
+/// Runs a short load through the real binary, until everything is on the chain exactly once. Not a measurement of
+/// speed.
 fn load() -> Result<Done> {
     let mut load = Command::new(built("slackwater-load")?);
     load.args(["--requests", "1000", "--users", "50", "--connections", "16", "--settle"]);
@@ -150,13 +151,13 @@ fn load() -> Result<Done> {
     Ok(Done::Passed)
 }
 
-/// The demonstration, without optimisation.
+/// Runs the demonstration, without optimisation.
 fn demo() -> Result<Done> {
     run(Command::new(built("slackwater-demo")?).env(ANVIL_VAR, anvil()?).current_dir(repo_root()))?;
     Ok(Done::Passed)
 }
 
-/// The pure rooms build for browsers and forecast there what they forecast here, to the bit.
+/// Checks that the pure rooms build for browsers and give the same forecasts there, to the bit.
 fn wasm() -> Result<Done> {
     match wasm::build(&["-p", "slackwater", "-p", "slackwater-wasm-check", "--no-default-features", "--locked"])? {
         Built::In(dir) => run_node("wasm-check.mjs", &[&dir.join("debug/slackwater-wasm-check.wasm")])?,
@@ -174,7 +175,7 @@ fn succeeds(args: &[&str]) -> bool {
     cargo(args).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// A program that the tests have built.
+/// Path of a program that the tests have built.
 pub(crate) fn built(name: &str) -> Result<PathBuf> {
     let path = target_dir().join("debug").join(format!("{name}{}", env::consts::EXE_SUFFIX));
     if path.is_file() {
@@ -188,14 +189,15 @@ pub(crate) fn built(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The cargo that runs us, in the repository.
+/// The cargo that runs us, in the repository's root.
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).current_dir(repo_root());
     command
 }
 
-/// Lets what `build` makes hold no folder of the machine that built it: they name its user, and two builds would differ.
+/// Keeps folders of the building machine out of the output of `build`: they contain the user's name, and two builds
+/// would differ.
 pub(crate) fn without_paths(build: &mut Command) -> &mut Command {
     let folders = private_folders();
     let flags = |name: &str, each: &dyn Fn(&str, &str) -> String| {
@@ -208,7 +210,7 @@ pub(crate) fn without_paths(build: &mut Command) -> &mut Command {
     build.env("RUSTFLAGS", rust).env("CFLAGS", c)
 }
 
-/// Folders and what stands for them. Of two that match, the last one counts.
+/// Folders and their replacements. The last match counts.
 fn private_folders() -> Vec<(String, &'static str)> {
     let home = env::var_os("HOME").map(PathBuf::from);
     let below_home = |name: &str| home.as_ref().map(|home| home.join(name));
@@ -220,19 +222,19 @@ fn private_folders() -> Vec<(String, &'static str)> {
         (Some(repo_root()), "/slackwater"),
     ];
     let told = |(path, name): (Option<PathBuf>, &'static str)| {
-        // A folder with a space can't be told in these variables.
+        // These variables can't hold a path with a space.
         let path = path?.to_str().filter(|path| path.len() > 1 && !path.contains(char::is_whitespace))?.to_owned();
         Some((path, name))
     };
     folders.into_iter().filter_map(told).collect()
 }
 
-/// Where cargo builds.
+/// Cargo's target directory.
 pub(crate) fn target_dir() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| repo_root().join("target"), |dir| repo_root().join(dir))
 }
 
-/// A program that was built with the release profile.
+/// Path of a program that was built with the release profile.
 pub(crate) fn released(name: &str) -> Result<PathBuf> {
     let path = target_dir().join("release").join(format!("{name}{}", env::consts::EXE_SUFFIX));
     path.is_file().then_some(path).with_context(|| format!("{name} was not built"))

@@ -1,4 +1,4 @@
-//! The programs that tasks use: where they are, how they are installed and run.
+//! External programs of the tasks: locating, installing and running them.
 
 use std::env;
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::steps::shown;
 
-/// Names an anvil binary to use instead of the one in `tools/npm`.
+/// Environment variable with the path of an anvil binary to use instead of the one in `tools/npm`.
 pub(crate) const ANVIL_VAR: &str = "SLACKWATER_ANVIL";
 
 /// Print the path of the anvil binary, installing it first if needed.
@@ -34,12 +34,12 @@ pub(crate) fn repo_root() -> PathBuf {
     xtask.parent().expect("xtask is a directory of the repository").to_owned()
 }
 
-/// The directory `tools/npm`, with its packages installed as the lock file says.
+/// The directory `tools/npm`, with its packages installed from the lock file.
 pub(crate) fn npm_tools() -> Result<PathBuf> {
     npm_packages(&repo_root().join("tools").join("npm"))
 }
 
-/// `dir`, with its npm packages installed as its lock file says.
+/// `dir`, with its npm packages installed from its lock file.
 ///
 /// Runs `npm ci` only if `node_modules` is absent or older than the lock file. Safe to call from
 /// several processes at once.
@@ -85,7 +85,7 @@ pub(crate) fn run_node(script: &str, args: &[&Path]) -> Result<()> {
     run(Command::new("node").arg(dir.join(script)).args(args).current_dir(&dir))
 }
 
-/// Runs `command` to its end; an error says what was run, and what to install if it is missing.
+/// Runs `command` to its end; an error names the command, and the package to install if it is missing.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let shown = shown(command);
     let status = match command.status() {
@@ -106,7 +106,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// A local chain with a block a second, on a free port. Ends when dropped.
+/// A local chain with one block per second, on a free port. Ends when dropped.
 #[derive(Debug)]
 pub(crate) struct LocalChain {
     child: Child,
@@ -122,7 +122,7 @@ impl LocalChain {
         let mut lines = BufReader::new(child.stdout.take().context("anvil has no output")?).lines();
         let listening = lines.by_ref().find_map(|line| line.ok()?.strip_prefix("Listening on ").map(str::to_owned));
         let chain = Self { child, url: format!("http://{}", listening.context("anvil ended before it listened")?) };
-        // It must never wait for somebody to read.
+        // Reads on, so that anvil never blocks on a full pipe.
         thread::spawn(move || lines.for_each(drop));
         Ok(chain)
     }
@@ -140,7 +140,7 @@ impl Drop for LocalChain {
     }
 }
 
-/// Whether `node_modules` holds what the lock file says: npm writes its own copy of the lock last.
+/// True if `node_modules` is at least as new as the lock file: npm writes its own copy of the lock last.
 fn is_installed(dir: &Path) -> Result<bool> {
     let lock = dir.join("package-lock.json");
     let locked_at = lock

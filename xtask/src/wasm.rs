@@ -1,5 +1,6 @@
-//! `cargo xtask wasm`: the core for browsers, and what it weighs. Also how anything of the workspace is built for wasm32.
-//! There are two modules of one crate: `slackwater` for who talks to a relayer, `page` for who relays in the page.
+//! `cargo xtask wasm`: builds the core for browsers and checks its size. Also builds anything else of the workspace
+//! for wasm32. There are two modules of one crate: `slackwater` for clients of a relayer, `page` for relaying in the
+//! page.
 
 use std::env;
 use std::fs;
@@ -14,14 +15,14 @@ use crate::supply;
 use crate::test::{cargo, target_dir};
 use crate::tools::{repo_root, run, run_node};
 
-/// Build the modules for browsers and Node, make them small, and compare their sizes with `wasm/budget.json`.
+/// Build the modules for browsers and Node, optimise them for size, and compare their sizes with `wasm/budget.json`.
 ///
-/// Writes what `wasm-bindgen` and `wasm-opt` make of `slackwater-wasm` into `bindings/js/wasm`, where the npm package takes
-/// it from. The standard library for wasm32 comes from rustup, or where that can't be had from Debian's compiler;
+/// Writes the output of `wasm-bindgen` and `wasm-opt` for `slackwater-wasm` into `bindings/js/wasm`, where the npm
+/// package takes it from. The standard library for wasm32 comes from rustup, or else from Debian's compiler;
 /// wasm-bindgen of the pinned version is built once for all clones, wasm-opt comes from npm by lock file.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Also list what each crate and each large function costs.
+    /// Also list the size of each crate and each large function.
     #[arg(long)]
     parts: bool,
 }
@@ -37,11 +38,11 @@ pub(crate) fn run_wasm(args: &Args) -> Result<()> {
     }
 }
 
-/// Where something was built, or why it can't be built here.
+/// Output folder of a build, or the reason why it can't be made here.
 pub(crate) enum Built {
     /// The folder.
     In(PathBuf),
-    /// What is missing.
+    /// Name of the missing tool.
     Missing(String),
 }
 
@@ -71,7 +72,7 @@ pub(crate) fn modules(with_parts: bool) -> Result<Built> {
         for file in ["interop.js", "interop.d.ts"] {
             fs::copy(repo_root().join("wasm/js").join(file), made.join(file))?;
         }
-        // Optimises, measures, compares with the budget.
+        // The script optimises, measures, and compares with the budget.
         let budget = repo_root().join("wasm/budget.json");
         run_node("wasm-size.mjs", &[Path::new(name), &made, &out, &budget])?;
         if with_parts {
@@ -81,8 +82,8 @@ pub(crate) fn modules(with_parts: bool) -> Result<Built> {
     Ok(Built::In(out))
 }
 
-/// Runs `cargo build` with `args` for wasm32, and returns the folder that has a folder for each profile: with rustup's
-/// standard library where it can be had, else with Debian's compiler, which builds the library from its sources.
+/// Runs `cargo build` with `args` for wasm32, and returns the folder with one subfolder per profile. It uses rustup's
+/// standard library if available, else Debian's compiler, which builds the library from its sources.
 pub(crate) fn build(args: &[&str]) -> Result<Built> {
     if !has_std()? {
         let _ = Command::new("rustup").args(["target", "add", TARGET]).status();
@@ -105,7 +106,7 @@ pub(crate) fn build(args: &[&str]) -> Result<Built> {
     let mut build = Command::new("/usr/bin/cargo");
     build.arg("build").args(args).args(["-Zbuild-std=std,panic_abort", "--target", TARGET, "--target-dir"]);
     build.arg(&dir).current_dir(repo_root());
-    // What the outer cargo tells its own compiler would mislead this one.
+    // Variables of the outer cargo would mislead this one.
     for name in ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER", "RUSTDOC", "RUSTFLAGS"] {
         build.env_remove(name);
     }
@@ -119,12 +120,12 @@ const DEBIAN_WASM: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "lld-2
 
 static IS_APT_FORBIDDEN: AtomicBool = AtomicBool::new(false);
 
-/// From now on no Debian package is installed.
+/// Disables the installation of Debian packages.
 pub(crate) fn forbid_apt() {
     IS_APT_FORBIDDEN.store(true, Ordering::Relaxed);
 }
 
-/// Installs Debian packages, where that can be done and may be; whoever asks looks for what it needs afterwards.
+/// Installs Debian packages if possible and allowed; the caller must check for them afterwards.
 pub(crate) fn apt_install(packages: &[&str]) {
     if IS_APT_FORBIDDEN.load(Ordering::Relaxed) {
         return;
