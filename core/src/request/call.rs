@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::RequestId;
 
-/// A call that the relayer makes itself for a trusted tenant.
+/// A call that the relayer makes in its own name for a trusted tenant.
 ///
-/// The target sees the lane's sender, or Multicall3 when `any_sender` allows sharing a transaction. There is no replay
-/// guard on chain: it executes once because its batch is bound to one nonce for ever (invariant I3).
+/// The target sees the lane's sender, or Multicall3 when `any_sender` allows sharing a transaction. There is no
+/// on-chain replay protection: it executes once because its batch is bound to one nonce for ever (invariant I3).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Call {
@@ -20,7 +20,7 @@ pub struct Call {
     pub gas: U256,
     /// Calldata.
     pub data: Bytes,
-    /// The target does not look at `msg.sender`, so the call may share a transaction through Multicall3.
+    /// True if the target ignores `msg.sender`, so that the call may share a transaction through Multicall3.
     pub any_sender: bool,
     /// Distinguishes two equal calls: the caller's idempotency key, or a random value made at the edge.
     pub salt: String,

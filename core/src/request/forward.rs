@@ -9,7 +9,7 @@ const FORWARD_REQUEST_TYPEHASH: B256 = b256!("7f96328b83274ebc7c1cf4f7a3abda602b
 /// `keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")`.
 const DOMAIN_TYPEHASH: B256 = b256!("8b73c3c69bb8fe3d512ecc4cf759cc79239f7b179b0ffacaa9a75d522b39400f");
 
-/// What a user signed for an ERC-2771 forwarder, with the signature. Nothing is checked yet.
+/// An ERC-2771 request as signed by a user, with the signature. Not yet verified.
 ///
 /// Source: OpenZeppelin Contracts 5.x, `metatx/ERC2771Forwarder.sol`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ impl Forward {
 
 /// The EIP-712 domain of one deployed forwarder, with its separator computed once.
 ///
-/// The name is what the forwarder's constructor got: read it with `eip712Domain()`, don't guess.
+/// The name is the forwarder's constructor argument: read it with `eip712Domain()`, don't guess.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForwarderDomain {
     name: String,
@@ -75,7 +75,7 @@ impl ForwarderDomain {
         Self { name, chain_id, forwarder, separator: keccak256(words) }
     }
 
-    /// The name given to the forwarder's constructor.
+    /// The forwarder's name (constructor argument).
     pub fn name(&self) -> &str {
         &self.name
     }

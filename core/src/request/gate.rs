@@ -1,17 +1,17 @@
-//! What simulations are worth: who is sent, who is refused, who waits (invariants I11 and I15). Pure.
+//! Decisions from simulation results: send, refuse or wait (invariants I11 and I15). Pure.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::outcome::MemberOutcome;
 use crate::{protection::Protection, time::Timestamp};
 
-/// What becomes of a request that no node can simulate until the last block that can take it.
+/// Treatment of a request that no node could simulate by the last block that can include it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Unsimulated {
-    /// It ends `rejected: not_simulated`.
+    /// End it as `rejected: not_simulated`.
     #[default]
     Hold,
-    /// It is sent then, alone: whatever it does is paid for.
+    /// Send it then, alone: its cost is paid whatever it does.
     Send,
 }
 
@@ -25,21 +25,21 @@ impl Unsimulated {
     }
 }
 
-/// What simulation says of one member.
+/// Simulation result for one member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Word {
     /// It would execute.
     Executes,
-    /// The target would revert; what it said, for people, where that is known.
+    /// The target would revert; the revert reason in readable form, if known.
     Reverts(Option<String>),
-    /// The forwarder would skip it; why, where that is known.
+    /// The forwarder would skip it; the reason, if known.
     Skipped(Option<String>),
-    /// Nothing was learned.
+    /// No result.
     Unknown,
 }
 
 impl Word {
-    /// The word for an outcome.
+    /// The result for an outcome.
     pub(crate) const fn of(outcome: MemberOutcome) -> Self {
         match outcome {
             MemberOutcome::Executed => Self::Executes,
@@ -48,44 +48,46 @@ impl Word {
         }
     }
 
-    /// It speaks against sending.
+    /// True if the result is against sending.
     pub(crate) const fn is_no(&self) -> bool {
         matches!(self, Self::Reverts(_) | Self::Skipped(_))
     }
 
-    /// What two nodes say together: for an acceptance the word of one is enough, and who says nothing says nothing.
+    /// Combined result of two nodes: one acceptance is enough, and an unknown result does not count.
     pub(crate) fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Executes, _) | (_, Self::Executes) => Self::Executes,
             (Self::Unknown, word) | (word, Self::Unknown) => word,
-            // Whoever says why.
+            // Prefer the result with a reason.
             (Self::Reverts(None) | Self::Skipped(None), word) | (word, _) => word,
         }
     }
 }
 
-/// When words against a request reject it.
+/// Rule for rejecting a request by adverse results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RejectRule {
-    /// Nodes of the chain. The only one's word is enough; else it takes two.
+    /// Number of nodes of the chain. A single node's result is enough if it is the only one; otherwise two nodes must
+    /// agree.
     pub(crate) nodes: usize,
-    /// Heads at which it must fail, at least.
+    /// Least number of heads at which it must fail.
     pub(crate) heads: u32,
-    /// Time between two words of the same node that count as two, where no second node says anything.
+    /// Time after which a second adverse result of the same node counts, if no second node gives one.
     pub(crate) after: Duration,
 }
 
-/// The words against one request since one spoke for it.
+/// Adverse results for one request since the last favourable one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Doubt {
-    /// When each node first said no, by its place.
+    /// First adverse result of each node, by its index: block and time.
     first: BTreeMap<usize, (u64, Timestamp)>,
     heads: u32,
     newest: Option<u64>,
 }
 
 impl Doubt {
-    /// The nodes at `places` said no at head `block`. Returns whether that rejects the request.
+    /// Records an adverse result of the nodes at `places` at head `block`. Returns true if the request is rejected by
+    /// it.
     pub(crate) fn refused(&mut self, places: &[usize], block: u64, now: Timestamp, rule: &RejectRule) -> bool {
         if self.newest != Some(block) {
             self.newest = Some(block);
@@ -101,13 +103,14 @@ impl Doubt {
     }
 }
 
-/// Whether a transaction fails as a whole, as the simulations of `words` of the chain's `nodes` say: that counts against its
-/// members, and enough of it ends them. One node's word is enough only where there is no other.
+/// True if `words` simulations on a chain with `nodes` nodes are enough to conclude that a transaction fails as a
+/// whole: that counts against its members, and enough of it ends them. One node's result is enough only if there is no
+/// other node.
 pub(crate) fn fails_as_a_whole(words: usize, nodes: usize) -> bool {
     words > 1 || nodes <= 1 || !Protection::SecondWord.is_on()
 }
 
-/// What to do with a request that no node simulates now.
+/// Action for a request that no node can simulate now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unsure {
     /// Try again at the next head.
@@ -118,10 +121,10 @@ pub(crate) enum Unsure {
     Send,
 }
 
-/// What to do at `now` with a request that is valid until `until` and that no node simulates, when the next block is at most
-/// `block` away.
+/// Action at `now` for a request valid until `until` that no node can simulate, with the next block at most `block`
+/// away.
 pub(crate) fn unsure(now: Timestamp, until: Timestamp, block: Duration, then: Unsimulated) -> Unsure {
-    // A block after the next one could take it too.
+    // A block after the next one could include it too.
     if now.saturating_add(block.saturating_mul(2)) < until {
         return Unsure::Wait;
     }
@@ -131,10 +134,11 @@ pub(crate) fn unsure(now: Timestamp, until: Timestamp, block: Duration, then: Un
     }
 }
 
-/// One batch in so many is simulated by two nodes, whatever the first one says.
+/// One batch in this many is simulated by two nodes, whatever the first one's result.
 pub(crate) const SECOND_OPINION_EVERY: u64 = 16;
 
-/// Whether the `count`-th batch, counted from 0, is simulated by two; `wary` is how many after a surprise still must be.
+/// True if the `count`-th batch, counted from 0, is simulated by two nodes; `wary` is the number of batches still to be
+/// checked after a surprise.
 pub(crate) const fn needs_second_opinion(count: u64, wary: u64) -> bool {
     wary > 0 || count.is_multiple_of(SECOND_OPINION_EVERY)
 }
@@ -146,7 +150,7 @@ mod tests {
     const START: Timestamp = Timestamp(1_000_000);
     const RULE: RejectRule = RejectRule { nodes: 3, heads: 3, after: Duration::from_secs(10) };
 
-    /// Whether the last of these words (places, block, ms since the start) rejects.
+    /// True if the last of these results (node indices, block, ms since the start) rejects.
     fn rejects(rule: RejectRule, words: &[(&[usize], u64, u64)]) -> bool {
         let mut doubt = Doubt::default();
         words.iter().map(|(places, block, ms)| doubt.refused(places, *block, Timestamp(START.0 + ms), &rule)).last()
@@ -164,10 +168,10 @@ mod tests {
     fn one_node_of_several_rejects_nothing_at_once() {
         let hurried: Vec<(&[usize], u64, u64)> = (0..30).map(|head| (&[0][..], head, head * 250)).collect();
         assert!(!rejects(RULE, &hurried), "thirty blocks in 7.5 s, one node");
-        // Nobody else can be asked: time makes up for it.
+        // No second node is available: time replaces it.
         assert!(rejects(RULE, &[(&[0], 1, 0), (&[0], 2, 5_000), (&[0], 3, 10_000)]));
         assert!(!rejects(RULE, &[(&[0], 1, 0), (&[0], 2, 5_000), (&[0], 3, 9_999)]));
-        // Time alone makes no second head.
+        // Time alone does not replace a second head.
         assert!(!rejects(RejectRule { heads: 1, ..RULE }, &[(&[0], 1, 0), (&[0], 1, 60_000)]));
     }
 

@@ -1,4 +1,4 @@
-//! Names of things that outlive a process: requests, lanes, batches.
+//! Persistent identifiers: requests, lanes, batches.
 
 use std::{fmt, str::FromStr};
 
@@ -19,7 +19,7 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// A textual id could not be read.
+/// Error of parsing a textual id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a valid id")]
 pub struct ParseIdError(pub String);
@@ -48,7 +48,7 @@ impl fmt::Display for LaneId {
     }
 }
 
-/// A batch is bound to one (lane, nonce) for ever (invariant I3), so that pair is its name.
+/// Identity of a batch: the (lane, nonce) to which it is bound for ever (invariant I3).
 ///
 /// Written `chainId:sender:nonce`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

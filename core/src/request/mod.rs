@@ -1,8 +1,7 @@
-//! What did the user ask for? Request kinds, EIP-712 hashing and signature checks, identity, status.
+//! Requests: kinds, EIP-712 hashing and signature checks, identity, status.
 //!
-//! A [`Submission`] is what arrived; [`verify()`] turns it into a [`VerifiedRequest`], the only thing the rest of
-//! the house accepts. How a kind enters a transaction is in [`vehicle`], how its outcome is read back in
-//! [`outcome`].
+//! A [`Submission`] is the unverified input; [`verify()`] turns it into a [`VerifiedRequest`], the only form that the
+//! other modules accept. [`vehicle`] puts a request into a transaction, [`outcome`] reads its outcome from the receipt.
 
 mod call;
 mod forward;

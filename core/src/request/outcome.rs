@@ -1,4 +1,4 @@
-//! What became of each member: read from the receipt's events, never from its status alone.
+//! Outcome of each member: read from the receipt's events, never from its status alone.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use slackwater_contracts::forwarder::ExecutedForwardRequest;
 use super::{VerifiedRequest, vehicle::VehicleKey};
 use crate::protection::Protection;
 
-/// A mined transaction's receipt, reduced to what decisions need.
+/// A mined transaction's receipt, reduced to the fields that decisions use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TxReceipt {
     /// Transaction hash.
@@ -18,15 +18,15 @@ pub struct TxReceipt {
     pub block_number: u64,
     /// Block hash.
     pub block_hash: B256,
-    /// Status 1.
+    /// True for status 1.
     pub is_success: bool,
     /// Gas used.
     pub gas_used: u64,
-    /// Wei per gas that was paid.
+    /// Effective gas price, wei per gas.
     pub effective_gas_price: u128,
     /// Wei beyond `gas × price` (L1 data fee and operator fee of OP-stack and Scroll chains).
     pub extra_fee_wei: U256,
-    /// Events.
+    /// Event logs.
     pub logs: Vec<Log>,
 }
 
@@ -39,12 +39,12 @@ impl TxReceipt {
     }
 }
 
-/// What a transaction did for one of its members.
+/// Outcome of a transaction for one of its members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemberOutcome {
     /// Executed; the target succeeded.
     Executed,
-    /// The target failed; the user's nonce is consumed, or the call had a transaction of its own. It is not tried again.
+    /// The target failed; the user's nonce is consumed, or the call had a transaction of its own. Not retried.
     Failed,
     /// Not executed by this transaction: skipped by the forwarder, or the whole transaction reverted.
     Untouched,
@@ -58,7 +58,7 @@ pub fn decode(key: VehicleKey, members: &[Arc<VerifiedRequest>], is_success: boo
         return vec![MemberOutcome::Executed; members.len()];
     }
     match key {
-        // Nobody else's gas was in it: its status is the call's outcome.
+        // It carried only this call: its status is the call's outcome.
         VehicleKey::Single(_) if !is_success => vec![MemberOutcome::Failed; members.len()],
         _ if !is_success => vec![MemberOutcome::Untouched; members.len()],
         VehicleKey::Multicall | VehicleKey::Single(_) => vec![MemberOutcome::Executed; members.len()],
@@ -96,7 +96,7 @@ pub fn shares(total: U256, weights: &[u64]) -> Vec<U256> {
     let mut parts: Vec<U256> = weights
         .iter()
         .map(|weight| {
-            // Floor; what is left over goes to the first part below. Totals are far below 2^192, so no overflow.
+            // Rounded down; the remainder goes to the first part below. Totals are far below 2^192, so no overflow.
             let part = total.saturating_mul(U256::from((*weight).max(1))) / sum;
             rest -= part;
             part

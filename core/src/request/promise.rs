@@ -1,4 +1,4 @@
-//! The inclusion promise: what the relayer signs when it accepts.
+//! The inclusion promise, signed by the relayer on acceptance.
 
 use alloy_primitives::{Address, B256, ChainId, keccak256};
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use super::{RequestId, SignatureError, recover};
 const TYPE: &[u8] = b"InclusionPromise(bytes32 requestHash,uint256 chainId,uint64 deadline,address relayer)";
 const DOMAIN_TYPE: &[u8] = b"EIP712Domain(string name,string version)";
 
-/// The relayer's word that a request is on chain by a deadline, or ends with a reason.
+/// The relayer's promise that a request is on chain by a deadline, or ends with a reason.
 ///
 /// EIP-712, domain `{name: "Slackwater", version: "1"}`, type
 /// `InclusionPromise(bytes32 requestHash,uint256 chainId,uint64 deadline,address relayer)`, signed by the relayer's
@@ -20,7 +20,7 @@ pub struct Promise {
     pub request_hash: RequestId,
     /// The chain it will be executed on.
     pub chain_id: ChainId,
-    /// Unix seconds.
+    /// Promised time of inclusion, Unix seconds.
     pub deadline: u64,
     /// Address of the identity key.
     pub relayer: Address,
@@ -38,10 +38,10 @@ impl Promise {
         typed_digest(&words)
     }
 
-    /// Whether `signature` (65 bytes) over this promise was made by [`Self::relayer`].
+    /// True if `signature` (65 bytes) over this promise was made by [`Self::relayer`].
     ///
     /// # Errors
-    /// [`SignatureError`] if the signature is malformed or nothing can be recovered.
+    /// [`SignatureError`] if the signature is malformed or no key can be recovered.
     pub fn is_signed_by_relayer(&self, signature: &[u8]) -> Result<bool, SignatureError> {
         Ok(recover(self.digest(), signature)? == self.relayer)
     }

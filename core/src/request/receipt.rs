@@ -1,4 +1,4 @@
-//! Receipts as nodes tell them.
+//! Receipts in the format of nodes' answers.
 
 use alloy_primitives::{Address, B256, Bytes, Log, U64, U128, U256};
 use serde::Deserialize;
@@ -6,11 +6,11 @@ use serde::Deserialize;
 use super::outcome::TxReceipt;
 use crate::chain::data_fee::{OpFork, OpL1Params};
 
-/// A receipt as a node tells it.
+/// A receipt in a node's answer.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct RpcReceipt {
-    /// Whose it is.
+    /// Hash of the transaction.
     pub(crate) transaction_hash: B256,
     block_number: Option<U64>,
     block_hash: Option<B256>,
@@ -19,18 +19,18 @@ pub(crate) struct RpcReceipt {
     gas_used: U64,
     #[serde(default)]
     effective_gas_price: Option<U128>,
-    /// OP Stack, Scroll.
+    /// L1 data fee, wei (OP Stack, Scroll).
     #[serde(default, rename = "l1Fee")]
     l1_fee: Option<U256>,
-    /// OP Stack from Isthmus: scalar and constant of the operator fee.
+    /// Scalar and constant of the operator fee (OP Stack from Isthmus).
     #[serde(default)]
     operator_fee_scalar: Option<U64>,
     #[serde(default)]
     operator_fee_constant: Option<U64>,
-    /// OP Stack from Jovian, which counts the operator fee in larger units.
+    /// Present on the OP Stack from Jovian, which has a larger unit for the operator fee.
     #[serde(default)]
     da_footprint_gas_scalar: Option<U64>,
-    /// Of a transaction with blobs: none of ours, but somebody else's may be.
+    /// Only for a transaction with blobs: never ours, but possibly a foreign one.
     #[serde(default)]
     blob_gas_used: Option<U64>,
     #[serde(default)]

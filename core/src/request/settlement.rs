@@ -1,29 +1,29 @@
-//! Who pays for a final transaction, to the wei (invariants I12, I13).
+//! Attribution of a final transaction's cost, exact to the wei (invariants I12, I13).
 //!
-//! *Example.* Two requests of one tenant used 40 000 and 60 000 gas when they were simulated by themselves, beside 21 000 of the
-//! empty transaction. A receipt with 121 000 gas charges them 50 500 and 70 500. One with 101 000 gas (shared storage was warm)
-//! charges 42 500 and 58 500: all shrink alike. One with 500 000 gas charges them 50 500 and 70 500 as well: what the
-//! simulation did not show is the culprit's, or else their tenant's.
+//! *Example.* Two requests of one tenant used 40 000 and 60 000 gas in separate simulations, beside 21 000 of the empty
+//! transaction. A receipt with 121 000 gas charges them 50 500 and 70 500. One with 101 000 gas (shared storage was
+//! warm) charges 42 500 and 58 500: both shrink in proportion. One with 500 000 gas charges them 50 500 and 70 500 as
+//! well: the unexpected rest is charged to the culprit, or else to their tenant.
 
 use alloy_primitives::U256;
 
 use super::outcome::{MemberOutcome, TxReceipt, shares};
 
-/// An account for what a final transaction cost beyond the requests' own shares.
+/// An account for the cost of a final transaction beyond the requests' own shares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum CostAccount {
-    /// A tenant's: its transaction took more than its members used when simulated, and no member was found guilty.
+    /// A tenant's: its transaction used more gas than its members did in simulation, and no culprit was found.
     Overrun,
-    /// A tenant's: an empty transaction took the place of one of its own.
+    /// A tenant's: an empty transaction replaced one of its own.
     Cancel,
-    /// The operator's: a nonce that was left empty was filled.
+    /// The operator's: an unused nonce was filled.
     GapFill,
     /// The operator's: as [`Self::Overrun`], for a transaction of several tenants.
     Unfound,
     /// The operator's: a transaction was skipped, or burnt, because another one of ours had executed its requests.
     Replan,
-    /// The operator's: somebody else used the lane's key, and their transaction took a nonce of ours.
+    /// The operator's: a foreign user of the lane's key sent a transaction that took a nonce of ours.
     Foreign,
 }
 
@@ -49,46 +49,47 @@ impl CostAccount {
     }
 }
 
-/// A member of a final transaction, as far as its cost is concerned.
+/// Cost-relevant data of a member of a final transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Payer {
-    /// Gas that is its own: what it used when simulated by itself, without the empty transaction's; else what it declared.
+    /// Its own gas: the use in a separate simulation, without the empty transaction's; if not simulated, the declared
+    /// gas.
     pub own_gas: u64,
-    /// Gas of being skipped: its calldata and the forwarder's checks. No skipped member owes more of its own.
+    /// Gas cost of being skipped: its calldata and the forwarder's checks. Upper bound of a skipped member's own gas.
     pub skip_gas: u64,
     /// Weight of its bytes in the data fee.
     pub data_bytes: u64,
-    /// Value that it moves if it executes, wei.
+    /// Value transferred if it executes, wei.
     pub value_wei: U256,
-    /// What is left of its reservation, wei, value included.
+    /// Remaining reservation, wei, value included.
     pub left_wei: U256,
-    /// What the transaction did for it.
+    /// Outcome of the transaction for it.
     pub outcome: MemberOutcome,
 }
 
-/// A final transaction's cost, divided.
+/// Division of a final transaction's cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attribution {
     /// Each member's part, wei, value included.
     pub members: Vec<U256>,
-    /// What no member bears, wei.
+    /// Part borne by no member, wei.
     pub rest_wei: U256,
 }
 
 impl Attribution {
-    /// The whole, wei.
+    /// Sum of all parts, wei.
     pub fn total(&self) -> U256 {
         self.members.iter().fold(self.rest_wei, |sum, part| sum.saturating_add(*part))
     }
 }
 
-/// Wei that the executed members moved.
+/// Value transferred by the executed members, wei.
 pub fn value_moved(payers: &[Payer]) -> U256 {
     let executed = payers.iter().filter(|payer| payer.outcome == MemberOutcome::Executed);
     executed.fold(U256::ZERO, |sum, payer| sum.saturating_add(payer.value_wei))
 }
 
-/// Gas that a member owes of its own: no more than a skip's where it was skipped.
+/// Own gas charged to a member; for a skipped one at most the gas of a skip.
 fn own_gas(receipt: &TxReceipt, payer: &Payer) -> u64 {
     match payer.outcome {
         MemberOutcome::Untouched if receipt.is_success => payer.own_gas.min(payer.skip_gas),
@@ -96,27 +97,26 @@ fn own_gas(receipt: &TxReceipt, payer: &Payer) -> u64 {
     }
 }
 
-/// A member that took what no simulation had shown.
+/// A member that used gas which no simulation had shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Culprit {
-    /// Which.
+    /// Index of the member.
     pub place: usize,
-    /// Gas beyond its own that it is known to have taken: it bears no more of what was unexpected.
+    /// Excess gas known to be its doing: it bears no more of the unexpected gas.
     pub excess_gas: u64,
 }
 
-/// What a transaction takes beyond its members' own gas is somebody's doing if it is more than one part in so many of that. Less is
-/// what the state did since they were simulated.
+/// A surplus of more than one part in this many over the members' own gas has a culprit. A smaller one is due to state
+/// changes since the simulation.
 const SURPLUS_PART: u64 = 8;
 
-/// Whether a transaction took so much beyond an empty one's and its members' own gas that one of them must have done it.
+/// True if the gas beyond the empty transaction's and the members' own is so much that one of them must have caused it.
 pub fn has_culprit(receipt: &TxReceipt, base_gas: u64, payers: &[Payer]) -> bool {
     let own = payers.iter().fold(base_gas, |sum, payer| sum.saturating_add(own_gas(receipt, payer)));
     receipt.gas_used.saturating_sub(own) > own / SURPLUS_PART
 }
 
-/// The member that was alone, or the only one that was skipped: what no simulation showed is its doing, unless another one's is
-/// found.
+/// The only member, or the only skipped one: unexpected gas is its doing, unless another culprit is found.
 pub fn lone_culprit(outcomes: &[MemberOutcome], is_success: bool) -> Option<Culprit> {
     let mut skipped = outcomes.iter().enumerate().filter(|(_, outcome)| **outcome == MemberOutcome::Untouched);
     let place = match (outcomes.len(), skipped.next(), skipped.next()) {
@@ -127,8 +127,8 @@ pub fn lone_culprit(outcomes: &[MemberOutcome], is_success: bool) -> Option<Culp
     Some(Culprit { place, excess_gas: u64::MAX })
 }
 
-/// The member that took more beyond its own gas than all others together, if one did. `used`: what each really used of its own,
-/// without the empty transaction's.
+/// The member whose excess over its own gas is larger than all others' together; `None` if there is none. `used`:
+/// actual gas of each member, without the empty transaction's.
 pub fn culprit(receipt: &TxReceipt, payers: &[Payer], used: &[u64]) -> Option<Culprit> {
     let excess = |(payer, used): (&Payer, &u64)| used.saturating_sub(own_gas(receipt, payer));
     let excess: Vec<u64> = payers.iter().zip(used).map(excess).collect();
@@ -137,14 +137,15 @@ pub fn culprit(receipt: &TxReceipt, payers: &[Payer], used: &[u64]) -> Option<Cu
     Some(Culprit { place, excess_gas: excess[place] })
 }
 
-/// Divides what a payload took: [`TxReceipt::cost_wei`] and the value that moved.
+/// Divides the total charge of a transaction: [`TxReceipt::cost_wei`] and the value transferred.
 ///
-/// Each member pays its own gas and an equal part of the empty transaction, at the price paid; where the receipt has less than
-/// the sum, all shrink alike. The data fee goes by bytes. No member pays more than it has left. What remains is borne first by
-/// `culprit`, as far as it took it and has left; then by the tenant, up to `free_wei`; then by the other members in proportion to what
-/// they have left; and the tenant bears what even they can't.
+/// Each member pays its own gas and an equal part of the empty transaction, at the price paid; if the receipt has less
+/// gas than the sum, all shrink in proportion. The data fee is divided by bytes. No member pays more than its remaining
+/// reservation. The rest is borne first by `culprit`, up to its excess and its remaining reservation; then by the
+/// tenant, up to `free_wei`; then by the other members in proportion to their remaining reservations; and the tenant
+/// bears the part that even they can't.
 ///
-/// `base_gas` is an empty transaction's (21 000 on most chains).
+/// `base_gas`: gas of an empty transaction (21 000 on most chains).
 pub fn attribute(
     receipt: &TxReceipt,
     base_gas: u64,
@@ -186,8 +187,8 @@ pub fn attribute(
     Attribution { members, rest_wei }
 }
 
-/// Divides what an empty transaction cost that took the place of the members': the tenant's account bears it, up to
-/// `free_wei`, then the members by what they have left.
+/// Divides the cost of an empty transaction that replaced the members': the tenant's account bears it, up to
+/// `free_wei`, then the members in proportion to their remaining reservations.
 pub fn attribute_cancel(receipt: &TxReceipt, payers: &[Payer], free_wei: U256) -> Attribution {
     let mut left: Vec<U256> = payers.iter().map(|payer| payer.left_wei).collect();
     let mut members = vec![U256::ZERO; payers.len()];
@@ -195,8 +196,8 @@ pub fn attribute_cancel(receipt: &TxReceipt, payers: &[Payer], free_wei: U256) -
     Attribution { members, rest_wei }
 }
 
-/// Adds `rest` to the members' parts as far as it is theirs to bear; what is not, the result, goes to an account. Of a culprit: its
-/// place, and how much it bears at most, wei.
+/// Adds `rest` to the members' parts as far as they must bear it; returns the remainder, which goes to an account.
+/// `culprit`: its index, and the most it bears, wei.
 fn spread(
     mut rest: U256,
     left: &mut [U256],
@@ -219,15 +220,15 @@ fn spread(
     let sum = weights.iter().fold(U256::ZERO, |sum, weight| sum.saturating_add(*weight));
     if !sum.is_zero() {
         for (index, weight) in weights.iter().enumerate() {
-            // Rounded up, so that nothing is left over for want of a wei.
+            // Rounded up, so that no wei is left over.
             take(index, &mut beyond, asked.saturating_mul(*weight).div_ceil(sum), left);
         }
     }
     free + beyond
 }
 
-/// What a tenant is charged for a request that cost `cost_wei`, wei: `percent` of it, rounded up, and at most `reserved_wei`
-/// (invariants I12, I13). 100 % is the cost itself.
+/// Price charged to a tenant for a request that cost `cost_wei`, wei: `percent` of it, rounded up, and at most
+/// `reserved_wei` (invariants I12, I13). 100 % is the cost itself.
 pub fn price_of(cost_wei: U256, percent: u32, reserved_wei: U256) -> U256 {
     match percent {
         100 => cost_wei,
@@ -235,13 +236,14 @@ pub fn price_of(cost_wei: U256, percent: u32, reserved_wei: U256) -> U256 {
     }
 }
 
-/// What a budget reserves for a request that costs at most `worst_wei`, wei: the larger of its cost and its price.
+/// Amount that a budget reserves for a request that costs at most `worst_wei`, wei: the larger of its cost and its
+/// price.
 pub fn with_price(worst_wei: U256, percent: u32) -> U256 {
     if percent > 100 { part_of(worst_wei, percent) } else { worst_wei }
 }
 
-/// The most that a request may cost for which `reserved_wei` are there, wei: a mark-up pays for no gas. Of what [`with_price`] says
-/// for a worst case it is that again.
+/// Highest cost of a request covered by a reservation of `reserved_wei`, wei: a mark-up pays for no gas. Inverse of
+/// [`with_price`].
 pub fn cost_within(reserved_wei: U256, percent: u32) -> U256 {
     match percent {
         ..=100 => reserved_wei,
@@ -249,31 +251,32 @@ pub fn cost_within(reserved_wei: U256, percent: u32) -> U256 {
     }
 }
 
-/// So many percent, rounded up.
+/// `percent` of `wei`, rounded up.
 fn part_of(wei: U256, percent: u32) -> U256 {
     wei.saturating_mul(U256::from(percent)).div_ceil(U256::from(100))
 }
 
-/// Highest price of gas that a request's reservation still covers, wei per gas, after `spent_wei` of it went into transactions
-/// that did not end it. `gas` is what was reserved for: its own transaction, and a cancel of it.
+/// Highest gas price still covered by a request's reservation, wei per gas, after `spent_wei` of it went into
+/// transactions that did not complete it. `gas` is the reserved gas: its own transaction, and a cancel of it.
 pub fn ceiling_left(ceiling_wei_per_gas: u128, gas: u64, spent_wei: U256) -> u128 {
     let reserved = U256::from(gas).saturating_mul(U256::from(ceiling_wei_per_gas));
     let left = reserved.saturating_sub(spent_wei) / U256::from(gas.max(1));
     u128::try_from(left).unwrap_or(u128::MAX).min(ceiling_wei_per_gas)
 }
 
-/// Whether what a request has left pays for its L1 data, which costs `fee_wei` now, if L1 gets dearer before the data is posted.
+/// True if a request's remaining reservation covers its L1 data fee, currently `fee_wei`, even if the L1 price rises
+/// before the data is posted.
 ///
-/// The reservation holds the fee at acceptance with `margin_percent` on top. Of that, thirteen parts in sixteen must be there when
-/// it is sent for the first time: with the usual 300 %, 3.25 times the fee of now, which is more than the next ten L1 blocks can
-/// ask (each raises the base fee by an eighth at most, EIP-1559).
+/// The reservation holds the fee at acceptance with `margin_percent` on top. Of that, thirteen sixteenths must be
+/// available when it is first sent: with the usual 300 %, 3.25 times the current fee, which is more than the next ten
+/// L1 blocks can demand (each raises the base fee by at most an eighth, EIP-1559).
 ///
-/// `gas_wei`: what its gas may cost under its ceiling, that of a cancel included. `value_wei`: what it moves.
+/// `gas_wei`: highest cost of its gas under its ceiling, a cancel included. `value_wei`: value transferred.
 pub fn covers_data(left_wei: U256, gas_wei: U256, value_wei: U256, fee_wei: U256, margin_percent: u32) -> bool {
     data_needed(fee_wei, margin_percent) <= left_wei.saturating_sub(gas_wei).saturating_sub(value_wei)
 }
 
-/// The fee that must be there for L1 data when it is sent for the first time, as in [`covers_data`], rounded up.
+/// Amount needed for L1 data when a request is first sent, wei, as in [`covers_data`], rounded up.
 pub fn data_needed(fee_wei: U256, margin_percent: u32) -> U256 {
     let parts = (U256::from(margin_percent) + U256::from(100)).saturating_mul(U256::from(13));
     fee_wei.saturating_mul(parts).div_ceil(U256::from(1_600))
@@ -320,7 +323,7 @@ mod tests {
         let both = [payer(40_000, RICH, Executed), payer(60_000, RICH, Failed)];
         check(&receipt(121_000, 1, 0, true), &both, None, RICH, &[50_500, 70_500], 0);
         check(&receipt(71_000, 1, 0, true), &both, None, RICH, &[30_500, 40_500], 0);
-        // What no simulation showed is nobody's own.
+        // Gas that no simulation showed is in no member's own gas.
         check(&receipt(500_000, 1, 0, true), &both, None, RICH, &[50_500, 70_500], 379_000);
         check(&receipt(500_000, 1, 0, true), &both, Some(1), RICH, &[50_500, 449_500], 0);
     }
@@ -330,11 +333,11 @@ mod tests {
         use MemberOutcome::{Executed, Untouched};
         let all = [payer(40_000, RICH, Executed), payer(60_000, RICH, Untouched), payer(50_000, RICH, Executed)];
         let burnt = receipt(921_000, 1, 0, true);
-        // The skipped one owes a skip, 20 000.
+        // The skipped member owes a skip, 20 000.
         let took = |place, excess_gas| Some(Culprit { place, excess_gas });
         assert_eq!(culprit(&burnt, &all, &[40_000, 810_000, 50_000]), took(1, 790_000));
         assert_eq!(culprit(&burnt, &all, &[440_000, 410_000, 50_000]), took(0, 400_000));
-        // It bears what it took, and not what nobody knows.
+        // It bears its known excess, and not the unexplained rest.
         let found = attribute(&burnt, 21_000, &all, took(1, 300_000), U256::from(RICH));
         let parts = [47_000, 327_000, 57_000].map(U256::from);
         assert_eq!(found, Attribution { members: parts.to_vec(), rest_wei: U256::from(490_000) });
@@ -347,7 +350,7 @@ mod tests {
         assert!(has_culprit(&receipt(147_376, 1, 0, true), 21_000, &all));
     }
 
-    /// Ninety-nine that are skipped do not charge the one that is executed.
+    /// Ninety-nine skipped members do not add to the charge of the executed one.
     #[test]
     fn a_skip_is_paid_by_who_was_skipped() {
         let mut all = vec![payer(60_000, 200_000, MemberOutcome::Executed)];
@@ -358,7 +361,8 @@ mod tests {
         assert!(found.members.iter().all(|part| *part <= U256::from(200_000)));
     }
 
-    /// A transaction that fails as a whole: the free budget first, then who has something left, and never more than that.
+    /// A transaction that fails as a whole: the free budget pays first, then the members with a remaining reservation,
+    /// and never more than that.
     #[test]
     fn a_burnt_transaction_stays_within_reservations() {
         let both = [payer(40_000, 300_000, MemberOutcome::Untouched), payer(60_000, 100_000, MemberOutcome::Untouched)];
@@ -383,7 +387,7 @@ mod tests {
         let covers = |fee: u64| covers_data(wei(50_407), wei(50_000), wei(7), wei(fee), 300);
         assert!(covers(100) && covers(123));
         assert!(!covers(124), "403 of 400");
-        // Whatever the margin is, the fee at acceptance is covered.
+        // For every margin, the fee at acceptance is covered.
         for margin in [0, 1, 100, 225, 300, 10_000] {
             let reserved = wei(1_000) * wei(100 + u64::from(margin)) / wei(100);
             assert!(covers_data(reserved, U256::ZERO, U256::ZERO, wei(1_000), margin));
@@ -420,7 +424,7 @@ mod tests {
     }
 
     proptest! {
-        /// What was reserved for a worst case covers it, and the price of whatever it costs.
+        /// A reservation for a worst case covers it, and the price of every lower cost.
         #[test]
         fn a_reservation_holds_cost_and_price(worst in 0u64..=u64::MAX, percent in 0u32..=1_000, part in 0u32..=1_000) {
             let worst = U256::from(worst);

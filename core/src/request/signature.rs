@@ -5,7 +5,7 @@ use alloy_primitives::{Address, B256, U256, keccak256, uint};
 /// Half the order of secp256k1; a larger `s` is malleable (EIP-2).
 const HALF_ORDER: U256 = uint!(0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0_U256);
 
-/// Why a signature was not usable. Always the caller's fault.
+/// Errors of a signature. Always the caller's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SignatureError {

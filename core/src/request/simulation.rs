@@ -1,4 +1,4 @@
-//! What a node is asked before a batch is sent, and what its answers mean for each member (invariant I11).
+//! Simulation of a batch before it is sent, and the result for each member (invariant I11).
 
 use std::sync::Arc;
 
@@ -17,28 +17,28 @@ use crate::{protection::Protection, table::Table};
 /// Storage slot of `_nonces` in every published `ERC2771Forwarder` 5.x: after the two fallback strings of `EIP712`.
 const NONCES_SLOT: u64 = 2;
 
-/// Longest revert data that is kept for people, bytes.
+/// Longest revert data kept for error messages, bytes.
 const MAX_DETAIL_BYTES: usize = 256;
 
-/// What the simulation says.
+/// Result of a simulation.
 #[derive(Debug, Clone)]
 pub(crate) enum Verdict {
     /// Each member, in order.
     Members(Vec<MemberSimulation>),
-    /// The transaction as a whole would fail; bounded revert data for people.
+    /// The transaction as a whole would fail; revert data in readable form, bounded.
     Whole(String),
-    /// Nothing could be learned (no endpoint, unsupported method): send, and let the receipt tell.
+    /// No result (no endpoint, unsupported method): send, and let the receipt tell.
     Unknown,
 }
 
 /// One member, simulated as a transaction of its own after those before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MemberSimulation {
-    /// What became of it.
+    /// Its outcome.
     pub(crate) outcome: MemberOutcome,
-    /// Gas of that transaction, base gas included; `None` where no node measured it.
+    /// Gas of that transaction, base gas included; `None` if no node measured it.
     pub(crate) gas_used: Option<u64>,
-    /// Bounded revert data for people, where the transaction failed.
+    /// Revert data in readable form, bounded; `None` unless the transaction failed.
     pub(crate) detail: Option<String>,
 }
 
@@ -49,31 +49,34 @@ impl MemberSimulation {
     }
 }
 
-/// Surroundings of a simulation: those of the block that is to take the batch. A target that looks at them finds what it
-/// will find on chain.
+/// Block environment of a simulation: that of the block expected to include the batch, so that a target which reads it
+/// finds the on-chain values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Environment {
     /// Base fee of that block, wei per gas.
     pub(crate) base_fee_per_gas: u128,
-    /// Priority fee that is offered, wei per gas.
+    /// Offered priority fee, wei per gas.
     pub(crate) priority_fee_per_gas: u128,
-    /// Balance of the sender, wei, where it is known. The lane decides what it covers; a simulation must not fail for it.
+    /// Balance of the sender, wei; `None` if unknown. The lane checks that it suffices; a simulation must not fail for
+    /// it.
     pub(crate) balance_wei: Option<U256>,
-    /// Parent block, on whose state it runs; the node's newest without one.
+    /// Number of the parent block, on whose state it runs; `None`: the node's newest.
     pub(crate) parent: Option<u64>,
-    /// Number of that block, where it is known.
+    /// Number of that block; `None` if unknown.
     pub(crate) number: Option<u64>,
-    /// Its time, seconds, where it is known.
+    /// Time of that block, Unix seconds; `None` if unknown.
     pub(crate) timestamp_s: Option<u64>,
-    /// Who proposes it, as far as the newest block tells. Nodes simulate with nobody, whom no block has.
+    /// Expected proposer, taken from the newest block. Without it nodes simulate with the zero address, which no block
+    /// has.
     pub(crate) fee_recipient: Option<Address>,
 }
 
 impl Environment {
-    /// Number, time and proposer as a node's block overrides; empty where nothing is known.
+    /// Number, time and proposer as a node's block overrides; empty if none is known.
     ///
-    /// `feeRecipient` is what `eth_simulateV1` takes, and `eth_call` of geth since 1.14.9, reth, Nethermind and anvil. An older
-    /// geth, which says `coinbase`, leaves it out and calls with the block's own; both names at once some nodes refuse.
+    /// `feeRecipient` is accepted by `eth_simulateV1`, and by `eth_call` of geth since 1.14.9, reth, Nethermind and
+    /// anvil. An older geth, which expects `coinbase`, ignores it and calls with the block's own; some nodes refuse
+    /// both names at once.
     fn block_overrides(&self) -> serde_json::Map<String, Value> {
         let mut block = serde_json::Map::new();
         if !Protection::Surroundings.is_on() {
@@ -91,7 +94,7 @@ impl Environment {
         block
     }
 
-    /// Whether there is anything that an `eth_call` can be told of the block.
+    /// True if an `eth_call` can be given any field of the block.
     #[cfg(feature = "relay")]
     pub(crate) const fn names_block(&self) -> bool {
         self.number.is_some() || self.timestamp_s.is_some() || self.fee_recipient.is_some()
@@ -123,7 +126,7 @@ struct SimulatedLog {
     data: Bytes,
 }
 
-/// `payload` from `sender` as a call: what `eth_call` and `eth_simulateV1` take.
+/// `payload` from `sender` as the call object of `eth_call` and `eth_simulateV1`.
 pub(crate) fn call(sender: Address, payload: &Payload) -> Value {
     json!({
         "from": sender, "to": payload.to, "value": payload.value, "input": payload.data,
@@ -136,9 +139,9 @@ pub(crate) type Ahead = Table<(Address, Address), u64>;
 
 /// Parameters of `eth_simulateV1`: each of `members` as a transaction of its own, one after the other.
 ///
-/// Alone, a member meets its own gas limit: what its target burns beyond that shows here, and what it used is its share of
-/// the cost (invariant I13). `ahead` holds forwarder nonces of members whose predecessors are in flight: they are assumed
-/// to have executed. That needs to know where the forwarder stores them, hence only known code.
+/// Simulated alone, a member meets its own gas limit: gas that its target burns beyond that shows here, and the gas it
+/// used is its share of the cost (invariant I13). `ahead` holds forwarder nonces of members whose predecessors are in
+/// flight: they are assumed to have executed. That requires the forwarder's storage layout, hence only known code.
 pub(crate) fn params(
     vehicle: &VehicleParams,
     key: VehicleKey,
@@ -176,7 +179,7 @@ pub(crate) fn params(
             needed_wei = needed_wei.saturating_add(gas_wei).saturating_add(payload.value);
             randao.update(member.id().0);
             let mut call = call(vehicle.sender, &payload);
-            // Without a price a target would see `tx.gasprice` 0, and know that this is no transaction. The same goes for
+            // Without a price a target would see `tx.gasprice` 0, and recognise the simulation. The same goes for
             // an impossible balance, and for a `prevrandao` of 0.
             call["maxFeePerGas"] = json!(U128::from(price));
             call["maxPriorityFeePerGas"] = json!(U128::from(tip));
@@ -192,11 +195,12 @@ pub(crate) fn params(
     json!([{ "blockStateCalls": [{ "blockOverrides": block, "stateOverrides": overrides, "calls": calls }] }, parent])
 }
 
-/// `member` as a call of its own, as its target will see it: a forward comes from its forwarder, with the user's address behind
-/// the data and the gas that the user signed; a call from `sender`, or from Multicall3. For nodes that simulate no batches.
+/// `member` as a call of its own, as its target will see it: a forward comes from its forwarder, with the user's
+/// address behind the data and the gas that the user signed; a call from `sender`, or from Multicall3. For nodes
+/// without batch simulation.
 ///
-/// Whoever calls gets the value that it passes on; a node without such overrides refuses the call, which says nothing. What
-/// `environment` knows of the block goes with it, for a node that takes that too.
+/// The caller is given the value that it passes on; a node without such overrides refuses the call, which tells nothing
+/// about the member. The known fields of `environment` are included, for nodes that accept them.
 pub(crate) fn member_params(
     sender: Address,
     key: VehicleKey,
@@ -232,7 +236,7 @@ pub(crate) fn member_params(
     params.into()
 }
 
-/// What the answer to [`params`] means.
+/// Interprets the answer to [`params`].
 pub(crate) fn verdict(blocks: Vec<SimulatedBlock>, key: VehicleKey, members: &[Arc<VerifiedRequest>]) -> Verdict {
     let calls = blocks.into_iter().next().map(|block| block.calls).unwrap_or_default();
     if calls.len() != members.len() {
@@ -250,8 +254,8 @@ pub(crate) fn verdict(blocks: Vec<SimulatedBlock>, key: VehicleKey, members: &[A
     Verdict::Members(simulated.collect())
 }
 
-/// Places of the members that `verify` can tell about without a simulation: a signer's first one, unless a predecessor is in
-/// flight, since only that is valid in the current state.
+/// Indices of the members that `verify` can judge without a simulation: a signer's first one, unless a predecessor is
+/// in flight, since only that is valid in the current state.
 pub(crate) fn verifiable(members: &[Arc<VerifiedRequest>], ahead: &Ahead) -> Vec<usize> {
     let signer = |member: &VerifiedRequest| member.sequence().map(|(forwarder, signer, _)| (forwarder, signer));
     members
@@ -266,7 +270,7 @@ pub(crate) fn verifiable(members: &[Arc<VerifiedRequest>], ahead: &Ahead) -> Vec
         .collect()
 }
 
-/// A revert of an `eth_call` as people read it: what the contract said, else what the node says of it.
+/// Readable text of an `eth_call` revert: the contract's reason, else the node's message.
 pub(crate) fn call_revert_text(message: &str, data: Option<&str>) -> String {
     let data = data.and_then(|data| alloy_primitives::hex::decode(data.trim_matches('"')).ok());
     match data {
@@ -275,7 +279,7 @@ pub(crate) fn call_revert_text(message: &str, data: Option<&str>) -> String {
     }
 }
 
-/// Revert data as people read it: `Error(string)` decoded, anything else in bounded hex.
+/// Readable revert data: `Error(string)` decoded, anything else in bounded hex.
 fn revert_text(data: &[u8]) -> String {
     // `Error(string)`.
     if let Some(rest) = data.strip_prefix(&[0x08, 0xc3, 0x79, 0xa0])

@@ -1,10 +1,10 @@
-//! The life of a request, and why it ended.
+//! Life cycle of a request, and the reasons for its end.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Where a request stands.
+/// Status of a request.
 ///
 /// | from | may become |
 /// |---|---|
@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 /// | `included` | `finalized`, `reverted`, `broadcast`, `queued`, `rejected`, `expired` |
 /// | `finalized`, `reverted`, `rejected`, `expired`, `cancelled` | nothing: terminal |
 ///
-/// **Invariant I9:** `included` may be taken back, `finalized` never; every terminal status that speaks of the chain
-/// is reached at finality only.
+/// **Invariant I9:** `included` may be taken back, `finalized` never; every terminal status about on-chain execution is
+/// reached at finality only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[repr(u8)]
 pub enum Status {
-    /// Durable and promised; waiting for its moment.
+    /// Durable and promised; waiting to be sent.
     Queued = 0,
     /// Bound to a (lane, nonce); its transaction is signed and durable.
     Batched = 1,
@@ -32,7 +32,7 @@ pub enum Status {
     Finalized = 4,
     /// The target reverted; the user's nonce is consumed. Final.
     Reverted = 5,
-    /// Will not be executed by us; see the reason.
+    /// Will not be executed by the relayer; see the reason.
     Rejected = 6,
     /// The deadline passed before it could be executed.
     Expired = 7,
@@ -54,18 +54,18 @@ impl Status {
         Self::Cancelled,
     ];
 
-    /// No further change is possible.
+    /// True if no further change is possible.
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Finalized | Self::Reverted | Self::Rejected | Self::Expired | Self::Cancelled)
     }
 
-    /// Whether the table above allows this change.
+    /// True if the table above allows this change.
     pub const fn can_become(self, next: Self) -> bool {
         use Status::{Batched, Broadcast, Cancelled, Expired, Finalized, Included, Queued, Rejected, Reverted};
         match self {
-            // A node may keep what it refuses, and execute it after the request went back.
+            // A node may keep a transaction that it refused, and execute it after the request went back.
             Queued => matches!(next, Batched | Rejected | Expired | Cancelled | Finalized | Reverted),
-            // A crash may hide that it was sent, and the restart finds it final.
+            // A crash may hide that it was sent, so that the restart finds it final.
             Batched => matches!(next, Broadcast | Included | Queued | Rejected | Expired | Reverted | Finalized),
             Broadcast => matches!(next, Included | Queued | Rejected | Expired | Reverted | Finalized),
             Included => matches!(next, Finalized | Reverted | Broadcast | Queued | Rejected | Expired),
@@ -107,7 +107,7 @@ impl fmt::Display for Status {
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $code:literal,)+) => {
-        /// Why a request reached a terminal status other than `finalized`, or went back to the queue.
+        /// Reason for a terminal status other than `finalized`, or for a return to the queue.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         #[non_exhaustive]
@@ -134,35 +134,36 @@ reasons! {
     NotSimulated = "not_simulated",
     /// The forwarder would skip it: signature, trust or deadline do not hold on chain.
     InvalidOnChain = "invalid_on_chain",
-    /// The user's nonce was consumed by another transaction, perhaps somebody else submitting this very request.
+    /// The user's nonce was consumed by another transaction, perhaps a foreign submission of this very request.
     NonceUsedElsewhere = "nonce_used_elsewhere",
     /// An earlier nonce of the same signer ended without being consumed, so this one can never execute.
     PredecessorFailed = "predecessor_failed",
     /// No transaction with it could land before its deadline.
     DeadlinePassed = "deadline_passed",
-    /// It is not in a block by the time that was promised, but still valid: it goes on. The request's status stays what it is.
+    /// It is not in a block by the promised time, but still valid: it stays in progress. The request's status is
+    /// unchanged.
     PromiseMissed = "promise_missed",
     /// Its owner withdrew it.
     CancelledByOwner = "cancelled_by_owner",
     /// Transactions that carried it failed as a whole, even alone.
     BatchFailed = "batch_failed",
-    /// What transactions with it burnt leaves too little of its reservation for another.
+    /// Failed transactions with it left too little of its reservation for another one.
     ReservationSpent = "reservation_spent",
-    /// Nodes refuse a transaction with it for good (too large, too much gas). With `queued`: they refused one in which it had
-    /// company, and it travels in a smaller one.
+    /// Nodes refuse a transaction with it for good (too large, too much gas). With `queued`: they refused a shared one,
+    /// and it travels in a smaller one.
     RefusedByNodes = "refused_by_nodes",
-    /// Until its time was over, nodes asked for a higher price than it could be offered at.
+    /// Until it expired, nodes demanded a higher price than it could offer.
     BelowNodeMinimum = "below_node_minimum",
-    /// Until its time was over, its gas limit × the fee cap that the next block needs was above what nodes take.
+    /// Until it expired, its gas limit × the fee cap needed for the next block was above the nodes' limit.
     AboveNodeFeeCap = "above_node_fee_cap",
     /// The lane's nonce was consumed by a transaction that is not ours.
     LaneNonceTaken = "lane_nonce_taken",
-    /// The ledger was put back from a backup, which has this call as waiting although it may have been sent since. Nothing on
-    /// chain would stop a second execution, so it is not sent (again); look at the chain.
+    /// The ledger was restored from a backup in which this call still waits, although it may have been sent since. No
+    /// on-chain rule would prevent a second execution, so it is not sent (again); check the chain.
     OutcomeUnknown = "outcome_unknown",
     /// Its transaction was cancelled because another member's deadline had passed.
     BatchCancelled = "batch_cancelled",
-    /// The forwarder skipped it although it is still valid; it is tried again.
+    /// The forwarder skipped it although it is still valid; it is retried.
     SkippedByForwarder = "skipped_by_forwarder",
 }
 

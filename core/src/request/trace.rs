@@ -1,7 +1,7 @@
-//! What a node's trace of a transaction says of its members' gas.
+//! Gas use of members, from a node's trace of their transaction.
 //!
-//! The trace is that of geth's `callTracer`, which reth, Nethermind, Erigon and anvil serve as well: the calls of a transaction,
-//! one in another, each with the gas that it used.
+//! The trace is that of geth's `callTracer`, which reth, Nethermind, Erigon and anvil serve as well: the nested calls
+//! of a transaction, each with the gas that it used.
 
 use alloy_primitives::{Address, B256, Bytes, U64};
 use alloy_sol_types::SolCall as _;
@@ -11,13 +11,13 @@ use slackwater_contracts::forwarder::isTrustedForwarderCall;
 
 use super::vehicle::VehicleKey;
 
-/// How long a node is to work on a trace, at most.
+/// Time limit for a node's work on a trace.
 const TIMEOUT: &str = "2s";
 
 /// Answer to `debug_traceTransaction`, reduced to what the transaction's own contract called.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Trace {
-    /// Whom the transaction called.
+    /// Contract that the transaction called.
     to: Address,
     #[serde(default)]
     calls: Vec<TracedCall>,
@@ -41,11 +41,12 @@ pub(crate) fn params(hash: B256) -> Value {
     json!([hash, { "tracer": "callTracer", "timeout": TIMEOUT }])
 }
 
-/// Gas that each member of a transaction used in its target, which `targets` are, in order; `None` where the calls are not those
-/// of `contract`, which the transaction called.
+/// Gas used by each member of a transaction in its target; `targets`: the targets in order. `None` if the calls are not
+/// those of `contract`, which the transaction called.
 ///
-/// The forwarder asks each target whether it trusts it, whatever comes of the request, and calls those that pass. Multicall3
-/// calls one after the other. Where the transaction ran out of gas, the members behind that are missing: they used none.
+/// The forwarder asks each target whether it trusts it, whatever the request's outcome, and calls those that pass.
+/// Multicall3 calls one after the other. If the transaction ran out of gas, the later members are missing: they used
+/// none.
 pub(crate) fn gas_of_members(
     trace: &Trace,
     key: VehicleKey,
@@ -64,7 +65,7 @@ pub(crate) fn gas_of_members(
         let executes = call.kind == "CALL";
         match key {
             VehicleKey::Forwarder(_) if asks => begun += 1,
-            // What is left of the value goes back at the end, to an address that is nobody's target.
+            // Unspent value is refunded at the end, to an address that is no member's target.
             VehicleKey::Forwarder(_) if executes && begun > 0 && call.to == targets.get(begun - 1).copied() => {}
             VehicleKey::Multicall if executes => begun += 1,
             _ => continue,
@@ -115,12 +116,12 @@ mod tests {
             asks(0xa1, 400),
             call("CALL", 0xa1, 20_000, &[1]),
             recover(),
-            // Skipped.
+            // A skipped member.
             asks(0xa2, 900_000),
             recover(),
             asks(0xa1, 400),
             call("CALL", 0xa1, 30_000, &[]),
-            // Value that was not passed on.
+            // Refund of unspent value.
             call("CALL", 0xee, 0, &[]),
         ];
         check(key, calls, &[0xa1, 0xa2, 0xa1], Some(&[20_400, 900_000, 30_400]));

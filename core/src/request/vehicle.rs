@@ -1,4 +1,4 @@
-//! How requests travel: which may share a transaction, what that transaction says, and how much gas it needs.
+//! Vehicles: the kinds of transaction that carry requests, their content and their gas.
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use slackwater_contracts::{forwarder, multicall3};
 use super::{RequestId, RequestKind, VerifiedRequest};
 use crate::chain::{GasSchedule, data_fee::TxSize};
 
-/// Requests with the same key may share a transaction.
+/// Kind of transaction. Requests with the same key may share a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum VehicleKey {
     /// `executeBatch` of this forwarder, non-atomic: members fail one by one.
     Forwarder(Address),
-    /// Multicall3 `aggregate3Value` without `allowFailure`: all or nothing, so that the receipt's status speaks for
+    /// Multicall3 `aggregate3Value` without `allowFailure`: all or nothing, so that the receipt's status holds for
     /// every member.
     Multicall,
     /// A transaction of its own.
@@ -22,8 +22,8 @@ pub enum VehicleKey {
 }
 
 impl VehicleKey {
-    /// How `request` travels. A call that any sender may make goes through Multicall3 only where its code was seen
-    /// (`has_multicall`): what is sent to an address without code succeeds and does nothing, and the value is gone.
+    /// Vehicle of `request`. A call that any sender may make goes through Multicall3 only if its code was seen
+    /// (`has_multicall`): a transaction to an address without code succeeds and does nothing, and the value is lost.
     pub const fn of(request: &VerifiedRequest, has_multicall: bool) -> Self {
         match request.kind() {
             RequestKind::Forward(forward) => Self::Forwarder(forward.forwarder),
@@ -33,18 +33,19 @@ impl VehicleKey {
     }
 }
 
-/// With whom a request may share a transaction. The trust check of an `executeBatch` gets all gas that is left, wherever a
-/// member stands, and a target can behave otherwise on chain than in every simulation: so company is a question of whose
-/// money is at risk. Requests of different tenants never share.
+/// Rule for sharing a transaction. The trust check of an `executeBatch` may use all remaining gas, at any member's
+/// position, and a target can behave otherwise on chain than in every simulation: so sharing depends on whose money is
+/// at risk. Requests of different tenants never share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Company {
-    /// With all of its tenant's whose targets the tenant's policy names; while its target is suspect, with the same signer's only.
+    /// Shares with all of its tenant's requests whose targets the tenant's policy names; while its target is suspect,
+    /// only with the same signer's.
     Named,
-    /// With the same signer's only, or with the same target's as far as that target's record reaches.
+    /// Shares only with the same signer's requests, or with the same target's as far as that target's record allows.
     Unnamed,
 }
 
-/// What a transaction says, whatever it will pay.
+/// Content of a transaction, without its fees.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payload {
     /// Recipient.
@@ -53,24 +54,24 @@ pub struct Payload {
     pub value: U256,
     /// Calldata.
     pub data: Bytes,
-    /// Gas limit: never less than what every member may use, at any position.
+    /// Gas limit: enough for every member's full gas, at any position.
     pub gas_limit: u64,
 }
 
-/// Facts about the chain that vehicles need.
+/// Chain data that vehicles need.
 #[derive(Debug, Clone, Copy)]
 pub struct VehicleParams {
     /// Refund receiver of `executeBatch`: the lane's sender.
     pub sender: Address,
-    /// Multicall3 on this chain, where its known code was seen.
+    /// Multicall3 on this chain; `None` unless its known code was seen.
     pub multicall3: Option<Address>,
     /// Intrinsic gas and calldata floor.
     pub schedule: GasSchedule,
-    /// Gas that the forwarder itself needs per request: recovery, nonce write, trust check, event.
+    /// Overhead of the forwarder per request, gas: recovery, nonce write, trust check, event.
     pub forward_overhead_gas: u64,
 }
 
-/// Gas that Multicall3 itself needs per call: cold account access, value transfer, memory.
+/// Overhead of Multicall3 per call, gas: cold account access, value transfer, memory.
 const MULTICALL_OVERHEAD_GAS: u64 = 20_000;
 
 /// Gas beyond the members: dispatch, refund call, loop. A call that travels alone needs none of it.
@@ -80,12 +81,12 @@ pub(crate) const BATCH_MARGIN_GAS: u64 = 30_000;
 const FORWARD_ENVELOPE_BYTES: usize = 15 * 32;
 
 impl VehicleParams {
-    /// How `request` travels on this chain.
+    /// Vehicle of `request` on this chain.
     pub const fn vehicle(&self, request: &VerifiedRequest) -> VehicleKey {
         VehicleKey::of(request, self.multicall3.is_some())
     }
 
-    /// Upper bound of the gas that `request` adds to a transaction, calldata included. What the composer adds up.
+    /// Upper bound of the gas that `request` adds to a transaction, calldata included. The composer sums it up.
     pub fn member_gas(&self, request: &VerifiedRequest) -> u64 {
         let data = request.data().len();
         let (overhead, envelope) = match request.kind() {
@@ -97,8 +98,8 @@ impl VehicleParams {
         let calldata = bytes.saturating_mul(self.schedule.nonzero_byte_gas);
         let execution =
             request.gas().saturating_add(request.gas() / 63 + 1).saturating_add(overhead).saturating_add(calldata);
-        // The floor of EIP-7623 counts instead of all that, for the transaction as a whole. A sum of the larger of both is
-        // never below the larger of both sums, whatever the other members are.
+        // The floor of EIP-7623 applies instead of all that, for the transaction as a whole. A sum of the larger of
+        // both is never below the larger of both sums, whatever the other members are.
         let floor = bytes
             .saturating_mul(self.schedule.tokens_per_nonzero_byte)
             .saturating_mul(self.schedule.floor_gas_per_token.unwrap_or(0));
@@ -110,13 +111,13 @@ impl VehicleParams {
         self.schedule.tx_base_gas + BATCH_MARGIN_GAS
     }
 
-    /// Gas that is reserved for a request that adds `member_gas`: a transaction of its own, and an empty one that may have to
-    /// take its place.
+    /// Gas reserved for a request that adds `member_gas`: a transaction of its own, and an empty one that may have to
+    /// replace it.
     pub const fn reserved_gas(&self, member_gas: u64) -> u64 {
         self.base_gas().saturating_add(member_gas).saturating_add(self.schedule.tx_base_gas)
     }
 
-    /// Gas of a member that the forwarder skips, at most: all but the call to its target.
+    /// Upper bound of the gas of a member that the forwarder skips: all but the call to its target.
     pub fn skip_gas(&self, request: &VerifiedRequest) -> u64 {
         self.member_gas(request).saturating_sub(request.gas().saturating_add(request.gas() / 63))
     }
@@ -126,7 +127,7 @@ impl VehicleParams {
         request.data().len().div_ceil(32) * 32 + FORWARD_ENVELOPE_BYTES
     }
 
-    /// Sizes of the transaction that carries only `member`: by its compressed length members share a data fee.
+    /// Sizes of the transaction that carries only `member`: members share a data fee by its compressed length.
     pub fn size_alone(&self, key: VehicleKey, member: &Arc<VerifiedRequest>) -> TxSize {
         TxSize::of_unsigned(&self.payload(key, std::slice::from_ref(member)).data)
     }

@@ -10,25 +10,25 @@ use crate::time::Timestamp;
 /// Largest value of Solidity's `uint48`.
 const MAX_UINT48: u64 = (1 << 48) - 1;
 
-/// What arrived: a request of some kind with its deadline and ceiling. Nothing is checked yet.
+/// An unverified submission: a request of some kind with its deadline and ceiling.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Submission {
     /// EIP-155 chain id.
     pub chain_id: ChainId,
-    /// What should happen.
+    /// Kind and content of the request.
     pub kind: SubmissionKind,
     /// Latest acceptable inclusion; `None` takes [`VerifyContext::default_within`].
     pub deadline: Option<Deadline>,
-    /// The most that this request may cost in total, in wei; `None` leaves it to budget and policy.
+    /// Ceiling on the total cost, wei; `None` leaves it to budget and policy.
     pub max_cost_wei: Option<U256>,
 }
 
-/// How a caller names a deadline. Kept as given, so that a repeated submission is recognised as the same.
+/// Form of a caller's deadline. Kept as given, so that a repeated submission is recognised as the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deadline {
     /// An instant.
     At(Timestamp),
-    /// From arrival on.
+    /// A duration from arrival on.
     Within(Duration),
 }
 
@@ -41,7 +41,7 @@ pub enum SubmissionKind {
     Call(Call),
 }
 
-/// A kind after verification, with amounts narrowed to what the rest of the house computes with.
+/// A kind after verification, with amounts narrowed to the types used internally.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequestKind {
     /// ERC-2771; signature, domain and ranges are checked.
@@ -50,10 +50,10 @@ pub enum RequestKind {
     Call(Call),
 }
 
-/// What [`verify`] needs to know about the place where a request should run.
+/// Data about the chain and the caller that [`verify`] needs.
 #[derive(Debug, Clone, Copy)]
 pub struct VerifyContext<'a> {
-    /// Who asks.
+    /// Name of the submitting tenant.
     pub tenant: &'a str,
     /// The chain served here.
     pub chain_id: ChainId,
@@ -61,17 +61,18 @@ pub struct VerifyContext<'a> {
     pub forwarders: &'a BTreeMap<Address, ForwarderDomain>,
     /// Time to the promised inclusion if the caller names none (`request.default_within_ms`).
     pub default_within: Duration,
-    /// How long a request for which the caller names no time is valid, as far as it is signed (`request.default_expiry_ms`).
+    /// Validity of a request without a time from the caller, as far as the signature allows
+    /// (`request.default_expiry_ms`).
     pub default_expiry: Duration,
-    /// Longest slack that is accepted (`request.max_within_ms`).
+    /// Longest accepted slack (`request.max_within_ms`).
     pub max_within: Duration,
-    /// Shortest slack that can be kept: the chain's guard time.
+    /// Shortest feasible slack: the chain's guard time.
     pub guard: Duration,
     /// Margin between wall clock and block timestamps (`chain.deadline_skew_s`).
     pub skew: Duration,
 }
 
-/// A request whose form, signature and deadline hold. Its fields are private: it can only be made by [`verify`].
+/// A request with verified form, signature and deadline. Its fields are private: it can only be made by [`verify`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedRequest {
     id: RequestId,
@@ -86,8 +87,8 @@ pub struct VerifiedRequest {
 }
 
 impl VerifiedRequest {
-    /// The same request without calldata and signature: what is remembered of it while its bytes are in the ledger only. No
-    /// transaction can carry it.
+    /// The same request without calldata and signature: the form kept in memory while its bytes are in the ledger only.
+    /// No transaction can carry it.
     #[must_use]
     pub fn outline(&self) -> Self {
         let kind = match &self.kind {
@@ -99,7 +100,7 @@ impl VerifiedRequest {
         Self { kind, is_outline: true, ..*self }
     }
 
-    /// Whether it is an [`Self::outline`].
+    /// True if it is an [`Self::outline`].
     pub const fn is_outline(&self) -> bool {
         self.is_outline
     }
@@ -132,25 +133,26 @@ impl VerifiedRequest {
         self.gas
     }
 
-    /// When its inclusion is promised by. Never later than [`Self::valid_until`].
+    /// Promised time of inclusion. Never later than [`Self::valid_until`].
     pub const fn deadline(&self) -> Timestamp {
         self.deadline
     }
 
-    /// Latest acceptable inclusion (invariant I7): the promised one where the caller named it, else as long as it is signed, at
-    /// most [`VerifyContext::default_expiry`]. Never later than the on-chain deadline minus the skew margin.
+    /// Latest acceptable inclusion (invariant I7): the promised time if the caller named it, else the end of the
+    /// signature's validity, at most [`VerifyContext::default_expiry`]. Never later than the on-chain deadline minus
+    /// the skew margin.
     pub const fn valid_until(&self) -> Timestamp {
         self.valid_until
     }
 
-    /// The same request, with its inclusion promised later, but not after it ends.
+    /// The same request with a later promised time, but not later than its end of validity.
     #[must_use]
     pub fn promised_by(mut self, deadline: Timestamp) -> Self {
         self.deadline = deadline.min(self.valid_until);
         self
     }
 
-    /// The deadline that the chain enforces, in block-timestamp seconds, if the kind has one.
+    /// Deadline that the chain enforces, in block-timestamp seconds; `None` if the kind has none.
     pub const fn chain_deadline_s(&self) -> Option<u64> {
         match &self.kind {
             RequestKind::Forward(forward) => Some(forward.deadline),
@@ -158,12 +160,12 @@ impl VerifiedRequest {
         }
     }
 
-    /// The caller's ceiling on total cost, in wei.
+    /// The caller's ceiling on total cost, wei; `None` if there is none.
     pub const fn max_cost_wei(&self) -> Option<U256> {
         self.max_cost_wei
     }
 
-    /// Contract that is called in the end.
+    /// Contract that is finally called.
     pub const fn target(&self) -> Address {
         match &self.kind {
             RequestKind::Forward(forward) => forward.to,
@@ -187,7 +189,7 @@ impl VerifiedRequest {
         }
     }
 
-    /// First four bytes of the calldata, if it has that many.
+    /// First four bytes of the calldata; `None` if it is shorter.
     pub fn selector(&self) -> Option<[u8; 4]> {
         self.data().get(..4)?.try_into().ok()
     }
@@ -201,17 +203,16 @@ impl VerifiedRequest {
     }
 }
 
-/// Why a submission was refused. Always the caller's fault, except [`Self::UnknownForwarder`], which may be
-/// configuration.
+/// Errors of a submission. Always the caller's fault, except [`Self::UnknownForwarder`], which may be configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum VerifyError {
     /// This relay (or chain service) serves another chain.
     #[error("request is for chain {requested}, this is chain {served}")]
     WrongChain {
-        /// What the request says.
+        /// Chain of the request.
         requested: ChainId,
-        /// What is served.
+        /// Chain served here.
         served: ChainId,
     },
     /// Not one of the configured forwarders (`chain.forwarders`).
@@ -220,12 +221,12 @@ pub enum VerifyError {
     /// The signature is malformed.
     #[error("invalid signature: {0}")]
     Signature(#[from] SignatureError),
-    /// Somebody else signed, or the signed content differs (domain name, nonce, data …).
+    /// Signed by another account, or over other content (domain name, nonce, data …).
     #[error("signature was made by {recovered}, not by `from` {from}; check domain name, version, chain id and nonce")]
     WrongSigner {
         /// `from` of the request.
         from: Address,
-        /// Whose signature it is.
+        /// Address recovered from the signature.
         recovered: Address,
     },
     /// Gas above 2^64 − 1 (policy and chain set lower limits).
@@ -248,7 +249,7 @@ pub enum VerifyError {
         /// Now, Unix ms.
         now_ms: u64,
     },
-    /// Less time than a transaction needs to land.
+    /// Too little time for a transaction to be included.
     #[error("deadline leaves {slack_ms} ms, at least {guard_ms} ms are needed to be included")]
     DeadlineUnreachable {
         /// Time left.
@@ -362,9 +363,9 @@ pub fn verify(
     }
 }
 
-/// Which request a submission is, without checking anything else of it; `None` where that can't be said.
+/// Id of a submission, without any other check; `None` if it can't be determined.
 ///
-/// It says nothing about who signed, so it only finds what was accepted before.
+/// The signer is not checked, so it only finds requests accepted before.
 pub fn identify(submission: &Submission, context: &VerifyContext<'_>) -> Option<RequestId> {
     match &submission.kind {
         SubmissionKind::Forward(forward) => {
@@ -423,7 +424,7 @@ mod stored {
         gas: u64,
         nonce: u64,
         deadline: Timestamp,
-        /// Absent where it was stored before requests could outlive their promise.
+        /// Absent if it was stored before requests could outlive their promise.
         #[serde(default)]
         valid_until: Option<Timestamp>,
         /// For older versions on the same ledger: it is the forward's own.
@@ -440,7 +441,7 @@ mod stored {
     }
 
     impl VerifiedRequest {
-        /// The bytes that the ledger keeps (JSON).
+        /// Serialised form for the ledger (JSON).
         pub fn to_stored(&self) -> Vec<u8> {
             let stored = Stored {
                 id: self.id,

@@ -1,4 +1,4 @@
-//! A withdrawal: what a user signs to take a request back that has not been sent.
+//! A withdrawal: signed by a user to take back a request that has not been sent.
 
 use alloy_primitives::{Address, B256, ChainId, keccak256};
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use super::{RequestId, SignatureError, promise::typed_digest, recover};
 
 const TYPE: &[u8] = b"Withdrawal(bytes32 requestHash,uint256 chainId)";
 
-/// A user's wish that a request of theirs is not executed.
+/// A user's instruction not to execute one of their requests.
 ///
 /// EIP-712, domain `{name: "Slackwater", version: "1"}`, type `Withdrawal(bytes32 requestHash,uint256 chainId)`, signed by
 /// the account that signed the request.
@@ -16,7 +16,7 @@ const TYPE: &[u8] = b"Withdrawal(bytes32 requestHash,uint256 chainId)";
 pub struct Withdrawal {
     /// The request's id.
     pub request_hash: RequestId,
-    /// Its chain.
+    /// EIP-155 id of its chain.
     pub chain_id: ChainId,
 }
 
@@ -30,10 +30,10 @@ impl Withdrawal {
         typed_digest(&words)
     }
 
-    /// Whether `signature` (65 bytes) over this withdrawal was made by `user`.
+    /// True if `signature` (65 bytes) over this withdrawal was made by `user`.
     ///
     /// # Errors
-    /// [`SignatureError`] if the signature is malformed or nothing can be recovered.
+    /// [`SignatureError`] if the signature is malformed or no key can be recovered.
     pub fn is_signed_by(&self, user: Address, signature: &[u8]) -> Result<bool, SignatureError> {
         Ok(recover(self.digest(), signature)? == user)
     }
