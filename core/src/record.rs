@@ -39,119 +39,120 @@ impl<T> Durable<T> {
         Self(value)
     }
 
-    /// As true as before of a value with less in it.
+    /// The proof for a value reduced by `reduce`, which is covered by the same commit.
     pub(crate) fn reduced(mut self, reduce: impl FnOnce(&mut T)) -> Self {
         reduce(&mut self.0);
         self
     }
 
-    /// A false proof, for tests, and for the simulator's check that it is noticed.
+    /// A false proof, for tests and for the simulator's check that it is detected.
     #[cfg(any(test, feature = "simulation"))]
     pub(crate) const fn pretended(value: T) -> Self {
         Self(value)
     }
 }
 
-/// An outcome, and with it the attempt that the write stored, if it stored one.
+/// Outcome of a write, with the attempt stored by it, if any.
 pub type Tracked = (Durable<WriteOutcome>, Option<Durable<AttemptRecord>>);
 
 /// Everything that a write can do. Applied in order, in one transaction with its neighbours.
 #[derive(Debug, Clone)]
 pub enum Write {
-    /// Take a new request. Outcome: [`WriteOutcome::Accept`].
+    /// Accept a new request. Outcome: [`WriteOutcome::Accept`].
     ///
-    /// Checked in this order: the idempotency key (same body: the first answer, other body: conflict), the id (however
-    /// the request ended: the same signed bytes are never executed again; but one that ended without having been in a
-    /// transaction makes way for the same signed request of another tenant), the sequence. A key that comes with the id of
-    /// a known request of its tenant belongs to that request from then on. A refused request leaves no key behind, nor does
-    /// one that made way: its keys are free.
+    /// Checked in this order: the idempotency key (same body: the first answer, other body: conflict), the id (for any
+    /// outcome of that request: the same signed bytes are never executed again; but one that ended without ever being
+    /// in a transaction makes way for the same signed request of another tenant), the sequence. A key that comes with
+    /// the id of a known request of its tenant belongs to that request from then on. A refused request leaves no key
+    /// behind, nor does one that made way: its keys are free.
     Accept(Box<NewRequest>),
     /// Bind queued requests to a (lane, nonce) and store the first signed attempt (index 0). Every member must be
-    /// `queued`, once in the list, and of the lane's chain; the nonce must be above the lane's highest (invariant I4; it may
-    /// skip nonces that a stranger consumed, and a batch without members may fill a hole below); the attempt's hash must be
-    /// new. Otherwise the outcome is [`WriteOutcome::Refused`], or [`WriteOutcome::MembersEnded`] where nothing else is wrong,
-    /// and nothing of this write is applied. A batch without members is allowed: it fills a hole.
+    /// `queued`, once in the list, and of the lane's chain; the nonce must be above the lane's highest (invariant I4;
+    /// it may skip nonces consumed by foreign transactions, and a batch without members may fill a gap below); the
+    /// attempt's hash must be new. Otherwise nothing of this write is applied, and the outcome is
+    /// [`WriteOutcome::Refused`], or [`WriteOutcome::MembersEnded`] if nothing else is wrong. A batch without members
+    /// is allowed: it fills a gap.
     ///
-    /// A batch whose payload every node refused, and whose members ([`PlannedBatch::left`]) have all left it, gets new content
-    /// by a plan with the next attempt's index: nobody can hold the old one.
+    /// A batch whose payload every node refused, and whose members ([`PlannedBatch::left`]) have all left it, gets new
+    /// content by a plan with the next attempt's index: no node can hold the old one.
     Plan(Box<PlannedBatch>),
     /// Store a further signed attempt (replacement or cancel) of a batch that is not final, with an index above the
-    /// newest. The same hash again is applied without effect.
+    /// newest. Idempotent for the same hash.
     Attempt(Box<AttemptRecord>),
-    /// A batch changed, and with it its members. Refused if the batch is unknown or [`BatchState::can_become`] does not
-    /// allow the state; a final batch keeps its facts. Safe to repeat.
+    /// Change a batch and its members. Refused if the batch is unknown or [`BatchState::can_become`] does not allow the
+    /// state; a final batch keeps its facts. Idempotent.
     ///
-    /// A change is applied only if the request is in this batch now and its status allows it; others are skipped with a
-    /// warning, and have no event in the outcome. A change to the status that the request already has produces no
-    /// event, but its facts (transaction, block, gas) replace the stored ones while the request is open. A request
-    /// that goes back to `queued` leaves the batch.
+    /// A change is applied only if the request is currently in this batch and its status allows it; others are skipped
+    /// with a warning, and have no event in the outcome. A change to the current status produces no event, but its
+    /// facts (transaction, block, gas) replace the stored ones while the request is open. A request that returns to
+    /// `queued` leaves the batch.
     ///
-    /// A batch that becomes final is refused unless what its members are charged and what the accounts of `bill` bear add
-    /// up to `cost_wei` and the value that moved, to the wei (invariant I12). Repeated, nothing is charged again.
+    /// Finalising a batch is refused unless its members' charges and the accounts of `bill` add up to `cost_wei` plus
+    /// the value transferred, to the wei (invariant I12). A repetition charges nothing again.
     Batch {
-        /// Which one.
+        /// The batch.
         id: BatchId,
         /// Its new state.
         state: BatchState,
-        /// The attempt that is in a block, if any.
+        /// Hash of the included attempt; `None` if none is in a block.
         included_hash: Option<B256>,
-        /// Number and hash of that block.
+        /// Number and hash of the including block.
         block: Option<(u64, B256)>,
-        /// Gas used by that transaction.
+        /// Gas used by the included transaction.
         gas_used: Option<u64>,
-        /// What that transaction cost in wei, L1 data fee included.
+        /// Cost of the included transaction, wei, L1 data fee included.
         cost_wei: Option<U256>,
         /// Changes of the members.
         changes: Vec<RequestChange>,
-        /// Who bears the cost, once the batch is final.
+        /// Division of the cost, once the batch is final.
         bill: Option<Box<Bill>>,
-        /// When.
+        /// Time of the change.
         at: Timestamp,
     },
-    /// Changes of requests outside any batch: rejected, expired, cancelled while queued. A request that is in a batch by
-    /// now is skipped with a warning, and has no event in the outcome. So is one to be cancelled that was in a batch which is
-    /// not final: that may yet execute it.
+    /// Change requests outside any batch: rejected, expired, cancelled while queued. A request that has since entered a
+    /// batch is skipped with a warning, and has no event in the outcome. A cancellation is also skipped if the request
+    /// was in a batch that is not final: that may yet execute it.
     Requests {
         /// The changes.
         changes: Vec<RequestChange>,
-        /// When.
+        /// Time of the change.
         at: Timestamp,
     },
-    /// Enter in `owner`'s decision log what this commit has accepted and ended so far.
+    /// Record in `owner`'s decision log the requests accepted and ended by this commit so far.
     Summary {
-        /// Whose log.
+        /// Owner of the log.
         owner: std::sync::Arc<str>,
-        /// When.
+        /// Time of the entry.
         at: Timestamp,
     },
-    /// The promises of these requests were missed; they go on. Those that have ended, are in a block or were late before are
-    /// skipped. Each of the others gets an event with its present status and [`Reason::PromiseMissed`].
+    /// Record missed promises; the requests remain open. Requests that have ended, are in a block or were late before
+    /// are skipped. Each of the others gets an event with its current status and [`Reason::PromiseMissed`].
     Late {
-        /// Which ones.
+        /// The late requests.
         requests: Vec<RequestId>,
-        /// When.
+        /// Time of the record.
         at: Timestamp,
     },
     /// Append to the decision log. `entry.seq` must be one above the newest.
     Decision(DecisionRow),
-    /// Append a decision to the log, linked to its newest entry inside the commit: several instances may write one log.
+    /// Append a decision to the log, linked to its newest entry within the commit: several instances may write one log.
     Decide {
-        /// Whose log it is, where it is the first entry.
+        /// Owner of the log, used for its first entry.
         owner: Arc<str>,
         /// Unix ms.
         at_ms: u64,
-        /// What was decided.
+        /// The decision.
         decision: Box<Decision>,
     },
-    /// A write under a lease: applied only while the lease on the chain's lanes has this token and has not run out by the
-    /// database's clock, checked in the same transaction. Otherwise the outcome is [`WriteOutcome::Fenced`]. A ledger
-    /// without leases refuses it always.
+    /// A write under a lease: applied only while the lease on the chain's lanes has this token and has not expired by
+    /// the database's clock, checked in the same transaction. Otherwise the outcome is [`WriteOutcome::Fenced`]. A
+    /// ledger without leases always refuses it.
     Fenced(Fence, Box<Self>),
-    /// Keep what targets of a chain have shown, in the place of what was kept of them. An empty record is forgotten.
+    /// Replace the records of a chain's targets. An empty record is deleted.
     Targets {
-        /// Where.
+        /// EIP-155 chain id.
         chain_id: u64,
-        /// What.
+        /// The new records.
         records: Vec<TargetRecord>,
     },
     /// Set a [`super::Ledger::meta`] value.
@@ -175,18 +176,18 @@ impl Write {
     }
 }
 
-/// What a write did.
+/// Result of a write.
 #[derive(Debug, Clone, PartialEq)]
 pub enum WriteOutcome {
-    /// Of [`Write::Accept`].
+    /// Result of [`Write::Accept`].
     Accept(AcceptOutcome),
     /// The write was applied and produced these events.
     Applied(Vec<EventRecord>),
     /// The write's precondition did not hold; nothing of it was applied.
     Refused(String),
-    /// These members of a plan ended without being executed, such as by a withdrawal; nothing of it was applied.
+    /// These members of a plan ended without execution, for example by withdrawal; nothing of it was applied.
     MembersEnded(Vec<RequestId>),
-    /// The lease under which it was written is not in force any more; nothing of it was applied.
+    /// The write's lease is no longer in force; nothing of it was applied.
     Fenced {
         /// The writer's token.
         token: u64,
@@ -195,7 +196,7 @@ pub enum WriteOutcome {
     },
 }
 
-/// The lease under which a chain's lanes are written: a token that grows with every change of owner.
+/// The lease on a chain's lanes for a write: its token grows with every change of owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fence {
     /// EIP-155 chain id.
@@ -204,16 +205,16 @@ pub struct Fence {
     pub token: u64,
 }
 
-/// A tenant's budget, checked in the transaction that accepts (invariant I8).
+/// A tenant's budget, checked in the accepting transaction (invariant I8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BudgetLimit {
-    /// Most that may be reserved and spent, wei, on the request's chain.
+    /// Limit on reserved plus spent wei, on the request's chain.
     pub limit_wei: U256,
-    /// Since when; counted in whole hours, so that it may count up to an hour more, never less.
+    /// Start of the period; counted in whole hours, so that it may count up to an hour more, never less.
     pub since: Timestamp,
 }
 
-/// What became of a new request.
+/// Result of submitting a new request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AcceptOutcome {
     /// New, and now durable.
@@ -223,143 +224,144 @@ pub enum AcceptOutcome {
         /// The `queued` event.
         event: EventRecord,
     },
-    /// The very same request (same id), or the same idempotency key with the same body, was accepted before: here it is.
+    /// The very same request (same id), or the same idempotency key with the same body, was accepted before; here is
+    /// its record.
     Duplicate(Box<RequestRecord>),
-    /// The idempotency key was used with another body.
+    /// The idempotency key was already used with another body.
     IdempotencyConflict {
-        /// The request it belongs to.
+        /// Id of the request with this key.
         existing: RequestId,
     },
     /// Another live (or executed) request holds this (forwarder, signer, nonce).
     NonceConflict {
-        /// The request that holds it.
+        /// Id of the holding request.
         existing: RequestId,
     },
-    /// [`NewRequest::budget`] does not cover it.
+    /// [`NewRequest::budget`] does not cover the request.
     BudgetExhausted {
-        /// What it reserves, wei.
+        /// Amount to reserve, wei.
         needed_wei: U256,
-        /// What is left, wei.
+        /// Remaining budget, wei.
         available_wei: U256,
-        /// The whole limit, wei.
+        /// Total budget, wei.
         limit_wei: U256,
     },
 }
 
-/// A caller's idempotency key with a hash of the body it came with. Scoped to the tenant.
+/// A caller's idempotency key with the hash of its body. Scoped to the tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Idempotency {
-    /// At most 255 bytes.
+    /// The key, at most 255 bytes.
     pub key: String,
     /// keccak256 of the canonical body.
     pub body_hash: B256,
 }
 
-/// A verified request on its way into the ledger.
+/// A verified request to be stored.
 #[derive(Debug, Clone)]
 pub struct NewRequest {
     /// Content-derived identity.
     pub id: RequestId,
-    /// Whose budget pays.
+    /// Tenant whose budget pays.
     pub tenant: String,
     /// EIP-155 chain id.
     pub chain_id: u64,
-    /// `forward`, `call`.
+    /// Request kind: `forward`, `call`.
     pub kind: &'static str,
-    /// (forwarder, signer, nonce) for kinds with an order. Unique among requests that are live or have consumed it.
+    /// (forwarder, signer, nonce); `None` for unordered kinds. Unique among requests that are live or have consumed it.
     pub sequence: Option<(Address, Address, u64)>,
-    /// Contract called in the end.
+    /// Contract finally called.
     pub target: Address,
-    /// When its inclusion is promised by.
+    /// Promised time of inclusion.
     pub deadline: Timestamp,
     /// Latest acceptable inclusion.
     pub valid_until: Timestamp,
-    /// When it arrived.
+    /// Time of arrival.
     pub accepted_at: Timestamp,
-    /// Worst case taken from the budget, wei: the larger of cost and price.
+    /// Worst case reserved from the budget, wei: the larger of cost and price.
     pub reserved_wei: U256,
-    /// What its tenant is charged, percent of its cost.
+    /// Price charged to its tenant, percent of its cost.
     pub price_percent: u32,
-    /// Highest price of gas that the reservation covers, wei per gas.
+    /// Highest gas price covered by the reservation, wei per gas.
     pub ceiling_wei_per_gas: u128,
-    /// [`crate::request::VerifiedRequest::to_stored`].
+    /// Encoded by [`crate::request::VerifiedRequest::to_stored`].
     pub payload: Vec<u8>,
-    /// The signature over the inclusion promise.
+    /// Signature over the inclusion promise.
     pub promise_signature: Bytes,
-    /// The quote that was answered, as JSON, so that a repeated submission gets the first answer.
+    /// The quote given to the caller, as JSON, so that a repeated submission gets the first answer.
     pub quote: String,
-    /// The caller's idempotency key.
+    /// The caller's idempotency key, if given.
     pub idempotency: Option<Idempotency>,
-    /// Who submitted it: the id of an API key.
+    /// Id of the submitting API key; `None` without one.
     pub submitted_by: Option<String>,
-    /// The budget that must cover it, where several instances spend it; one alone checks before it writes.
+    /// Budget that must cover it, if several instances spend it; a single instance checks before it writes.
     pub budget: Option<BudgetLimit>,
-    /// Whether it may take the place of another tenant's request with the same content that ended untried. Only where this
-    /// instance alone drives the lanes: another one may not know yet that it ended.
+    /// True if it may replace another tenant's request with the same content that ended untried. Only for the sole
+    /// instance that drives the lanes: another one may not know yet that it ended.
     pub takes_over: bool,
 }
 
-/// A request as stored.
+/// A stored request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RequestRecord {
     /// Order of acceptance.
     pub seq: u64,
     /// Identity.
     pub id: RequestId,
-    /// Whose budget pays.
+    /// Tenant whose budget pays.
     pub tenant: String,
     /// EIP-155 chain id.
     pub chain_id: u64,
-    /// `forward`, `call`.
+    /// Request kind: `forward`, `call`.
     pub kind: String,
-    /// (forwarder, signer, nonce) for kinds with an order.
+    /// (forwarder, signer, nonce); `None` for unordered kinds.
     pub sequence: Option<(Address, Address, u64)>,
-    /// Contract called in the end.
+    /// Contract finally called.
     pub target: Address,
-    /// Where it stands.
+    /// Current status.
     pub status: Status,
-    /// Why it ended, or went back to the queue.
+    /// Reason of its end, or of its return to the queue; `None` otherwise.
     pub reason: Option<Reason>,
-    /// When its inclusion was promised by.
+    /// Promised time of inclusion.
     pub deadline: Timestamp,
     /// Latest acceptable inclusion.
     pub valid_until: Timestamp,
-    /// When its promise was missed, if it was.
+    /// Time at which its promise was recorded as missed; `None` if it was not.
     pub late_at: Option<Timestamp>,
-    /// When it was accepted.
+    /// Time of acceptance.
     pub accepted_at: Timestamp,
-    /// When it last changed.
+    /// Time of the last change.
     pub updated_at: Timestamp,
-    /// The batch it is in, or ended in; none while it is queued.
+    /// Current or final batch; `None` while it is queued.
     pub batch: Option<BatchId>,
-    /// Worst case taken from the budget, wei: the larger of cost and price.
+    /// Worst case reserved from the budget, wei: the larger of cost and price.
     pub reserved_wei: U256,
-    /// What its tenant is charged, percent of its cost ([`Self::price_wei`]).
+    /// Price charged to its tenant, percent of its cost ([`Self::price_wei`]).
     pub price_percent: u32,
-    /// Highest price of gas that the reservation covers, wei per gas.
+    /// Highest gas price covered by the reservation, wei per gas.
     pub ceiling_wei_per_gas: u128,
-    /// Its share of what final transactions cost, wei: also of those that did not execute it.
+    /// Its share of the cost of final transactions, wei, including those that did not execute it.
     pub cost_wei: Option<U256>,
-    /// Its share of the gas used, once included.
+    /// Its share of the gas used; `None` until included.
     pub gas_used: Option<u64>,
-    /// Hash of the transaction that executed it.
+    /// Hash of the executing transaction; `None` until included.
     pub tx_hash: Option<B256>,
-    /// Number of the block that executed it.
+    /// Number of the executing block; `None` until included.
     pub block_number: Option<u64>,
-    /// [`crate::request::VerifiedRequest::to_stored`].
+    /// Encoded by [`crate::request::VerifiedRequest::to_stored`].
     pub payload: Vec<u8>,
-    /// The signature over the inclusion promise.
+    /// Signature over the inclusion promise.
     pub promise_signature: Bytes,
-    /// The quote that was answered, JSON.
+    /// The quote given to the caller, JSON.
     pub quote: String,
-    /// How many transactions that carried it failed as a whole.
+    /// Number of failed transactions (as a whole) that carried it.
     pub batch_failures: u32,
-    /// Who submitted it: the id of an API key.
+    /// Id of the submitting API key; `None` without one.
     pub submitted_by: Option<String>,
 }
 
 impl RequestRecord {
-    /// What its tenant is charged for its cost until now, wei (invariant I12).
+    /// Charge to its tenant for its cost so far, wei (invariant I12); `None` without cost.
     pub fn price_wei(&self) -> Option<U256> {
         self.cost_wei.map(|cost| price_of(cost, self.price_percent, self.reserved_wei))
     }
@@ -369,7 +371,7 @@ impl RequestRecord {
         self.price_wei().filter(|price| Some(*price) != self.cost_wei)
     }
 
-    /// What budgets count of it once it has ended, wei: the larger of cost and price.
+    /// Amount counted by budgets after its end, wei: the larger of cost and price.
     pub fn counted_wei(&self) -> U256 {
         self.counted_of(self.cost_wei)
     }
@@ -380,10 +382,11 @@ impl RequestRecord {
         price_of(cost, self.price_percent, self.reserved_wei).max(cost)
     }
 
-    /// Until when whoever has the signature of a request that ended can still use it: its signed deadline, Unix seconds. `None`
-    /// while it is open, if it was executed, if its nonce is used, for kinds that nobody signs, and if it ended at its deadline.
+    /// Time until which a holder of the signature can still execute an ended request: its signed deadline, Unix
+    /// seconds. `None` while it is open, if it was executed, if its nonce is used, for unsigned kinds, and if it ended
+    /// at its deadline.
     ///
-    /// The user's next request takes the same nonce; the first of the two to be executed makes the other one void.
+    /// The user's next request takes the same nonce; the first of the two to be executed invalidates the other.
     pub fn executable_until_s(&self) -> Option<u64> {
         let is_unused = matches!(self.status, Status::Rejected | Status::Expired | Status::Cancelled)
             && self.reason != Some(Reason::NonceUsedElsewhere);
@@ -396,42 +399,42 @@ impl RequestRecord {
 /// A change of one request. Applied only if the request's status allows it ([`Status::can_become`]).
 #[derive(Debug, Clone, PartialEq)]
 pub struct RequestChange {
-    /// Which request.
+    /// The request.
     pub id: RequestId,
     /// New status.
     pub to: Status,
-    /// Why, where there is something to say.
+    /// Reason for the change, if any.
     pub reason: Option<Reason>,
-    /// Free text for people, such as decoded revert data. Bounded by the writer of the change.
+    /// Free text for people, such as decoded revert data. Bounded by its writer.
     pub detail: Option<String>,
-    /// Transaction that executed it.
+    /// Hash of the executing transaction.
     pub tx_hash: Option<B256>,
-    /// Block that executed it.
+    /// Number of the executing block.
     pub block_number: Option<u64>,
-    /// Its share of the gas.
+    /// Its share of the gas used.
     pub gas_used: Option<u64>,
-    /// Added to its cost, wei: its share of a transaction that became final.
+    /// Addition to its cost, wei: its share of a newly final transaction.
     pub charged_wei: U256,
-    /// Count a failure of the whole transaction against it.
+    /// Counts a failure of the whole transaction against it.
     pub batch_failed: bool,
-    /// Where the request must be for this to apply.
+    /// Required place of the request.
     pub reach: Reach,
 }
 
-/// Where a request must be for a change by a batch to apply.
+/// Required place of a request for a batch's change to apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Reach {
     /// In that batch.
     #[default]
     Batch,
-    /// Anywhere: it left the batch early, and was executed by it all the same.
+    /// Anywhere: it left the batch early, but was executed by it nevertheless.
     Anywhere,
     /// Anywhere, and only its cost is added: it left the batch early.
     Cost,
 }
 
 impl RequestChange {
-    /// A change to `to` with nothing else to say.
+    /// A change to `to` with no other facts.
     pub const fn to(id: RequestId, to: Status) -> Self {
         Self {
             id,
@@ -455,69 +458,69 @@ impl RequestChange {
     }
 }
 
-/// What a final transaction took beyond its members' shares, and who bears it.
+/// The part of a final transaction's cost beyond its members' shares, and its bearers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bill {
-    /// Value that moved to targets, wei.
+    /// Value transferred to targets, wei.
     pub value_wei: U256,
-    /// What accounts bear; each account of a tenant at most once.
+    /// Amounts borne by accounts; each account of a tenant at most once.
     pub accounts: Vec<AccountEntry>,
 }
 
-/// A part of a final transaction's cost that no request bears.
+/// A part of a final transaction's cost not borne by a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountEntry {
-    /// Which account.
+    /// The account.
     pub account: CostAccount,
-    /// Whose: it counts against this tenant's budget. `None`: the operator's.
+    /// Tenant whose budget it counts against; `None`: the operator.
     pub tenant: Option<String>,
-    /// How much, wei.
+    /// Amount, wei.
     pub wei: U256,
 }
 
-/// Sum of an account since the ledger began.
+/// Total of an account since the ledger began.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountRow {
-    /// The chain.
+    /// EIP-155 chain id.
     pub chain_id: u64,
-    /// Which account.
+    /// The account.
     pub account: CostAccount,
-    /// Whose; `None`: the operator's.
+    /// The tenant; `None`: the operator.
     pub tenant: Option<String>,
-    /// Wei that it bore.
+    /// Total borne, wei.
     pub wei: U256,
 }
 
-/// By how much the prices of a tenant's requests differ from their costs, since the ledger began. None of it is part of what left
+/// Differences between prices and costs of a tenant's requests since the ledger began. Not part of the wei that left
 /// the lanes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MarginRow {
     /// The tenant.
     pub tenant: String,
-    /// The chain.
+    /// EIP-155 chain id.
     pub chain_id: u64,
-    /// Account `margin`: what it is charged above cost, wei.
+    /// Account `margin`: charges above cost, wei.
     pub margin_wei: U256,
-    /// Account `rebate`: what the operator bears of the cost, wei.
+    /// Account `rebate`: part of the cost borne by the operator, wei.
     pub rebate_wei: U256,
 }
 
-/// Where a batch stands.
+/// Life-cycle state of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[repr(u8)]
 pub enum BatchState {
     /// First attempt durable, not yet known to be sent.
     Signed = 0,
-    /// Some node may hold an attempt.
+    /// A node may hold an attempt.
     Broadcast = 1,
     /// An attempt is in a block.
     Included = 2,
-    /// An attempt that carries the payload is final.
+    /// An attempt with the payload is final.
     Finalized = 3,
-    /// Its nonce went to a cancel of ours.
+    /// The nonce was consumed by a cancel of ours.
     Cancelled = 4,
-    /// Its nonce went to a transaction that is not ours.
+    /// The nonce was consumed by a foreign transaction.
     Lost = 5,
 }
 
@@ -526,13 +529,13 @@ impl BatchState {
     pub const ALL: [Self; 6] =
         [Self::Signed, Self::Broadcast, Self::Included, Self::Finalized, Self::Cancelled, Self::Lost];
 
-    /// No further change is possible.
+    /// True if no further change is possible.
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Finalized | Self::Cancelled | Self::Lost)
     }
 
-    /// Whether a batch in this state may change to `next`. What was sent is never unsent (invariant I5); an inclusion
-    /// may be taken back (invariant I9).
+    /// True if a batch in this state may change to `next`. A broadcast is never revoked (invariant I5); an inclusion
+    /// may be (invariant I9).
     pub const fn can_become(self, next: Self) -> bool {
         match self {
             Self::Signed => !matches!(next, Self::Signed),
@@ -542,18 +545,18 @@ impl BatchState {
         }
     }
 
-    /// The state with this code (the ledger's representation).
+    /// The state with this code (the ledger's representation); `None` for an unknown code.
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.get(usize::from(code)).copied()
     }
 }
 
-/// A batch as stored: what every attempt of it carries.
+/// A stored batch: the content common to all its attempts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchRecord {
-    /// (lane, nonce).
+    /// Lane and nonce.
     pub id: BatchId,
-    /// Where it stands.
+    /// Current state.
     pub state: BatchState,
     /// Transaction recipient: forwarder, Multicall3 or target.
     pub to: Address,
@@ -561,21 +564,21 @@ pub struct BatchRecord {
     pub value: U256,
     /// Gas limit of the payload.
     pub gas_limit: u64,
-    /// Earliest deadline of its members: no payload is sent after it.
+    /// Earliest deadline of its members; the payload is never sent after it.
     pub deadline: Timestamp,
-    /// No attempt may offer more than this per gas.
+    /// Highest fee cap of any attempt, wei per gas.
     pub ceiling_wei_per_gas: u128,
-    /// Why the composer sent it then (`full`, `deadline`, `linger` …).
+    /// The composer's reason to send it (`full`, `deadline`, `linger` …).
     pub trigger: String,
-    /// When it was planned.
+    /// Time of planning.
     pub created_at: Timestamp,
-    /// The attempt that is in a block.
+    /// Hash of the included attempt; `None` if none is in a block.
     pub included_hash: Option<B256>,
-    /// Number and hash of that block.
+    /// Number and hash of the including block.
     pub block: Option<(u64, B256)>,
-    /// Gas used.
+    /// Gas used; `None` until included.
     pub gas_used: Option<u64>,
-    /// Cost in wei.
+    /// Cost, wei; `None` until included.
     pub cost_wei: Option<U256>,
 }
 
@@ -584,7 +587,7 @@ pub struct BatchRecord {
 pub struct AttemptRecord {
     /// The batch.
     pub batch: BatchId,
-    /// 0 for the first, then counted up.
+    /// Index of the attempt, from 0.
     pub index: u32,
     /// Payload or cancel.
     pub kind: AttemptKind,
@@ -594,22 +597,22 @@ pub struct AttemptRecord {
     pub hash: B256,
     /// EIP-2718 bytes as sent.
     pub raw: Bytes,
-    /// When it was signed.
+    /// Time of signing.
     pub created_at: Timestamp,
 }
 
-/// A request's place in a batch.
+/// A request's membership in a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchMember {
     /// The request.
     pub id: RequestId,
-    /// Gas that it uses by itself, as simulated, or as declared where no simulation told it: by it the batch's cost is shared. `None` in
-    /// what was planned before the ledger kept it.
+    /// Its own gas, as simulated, or as declared if not simulated; the batch's cost is divided by it. `None` for plans
+    /// made before the ledger stored it.
     pub own_gas: Option<u64>,
 }
 
 impl From<RequestId> for BatchMember {
-    /// One of which nothing more is known.
+    /// A member with unknown gas.
     fn from(id: RequestId) -> Self {
         Self { id, own_gas: None }
     }
@@ -618,54 +621,54 @@ impl From<RequestId> for BatchMember {
 /// A batch with its members and first attempt.
 #[derive(Debug, Clone)]
 pub struct PlannedBatch {
-    /// The batch; its state is `Signed`.
+    /// The batch, in state `Signed`.
     pub batch: BatchRecord,
     /// Members in execution order.
     pub members: Vec<BatchMember>,
-    /// The first attempt that carries it: index 0, or the next one of a batch whose content it replaces.
+    /// The first attempt with this content: index 0, or the next one of a batch whose content it replaces.
     pub attempt: AttemptRecord,
-    /// Who was in the content that it replaces: none of them may be in the batch any more.
+    /// Members of the replaced content; none of them may be in the batch any more.
     pub left: Vec<RequestId>,
-    /// When.
+    /// Time of planning.
     pub at: Timestamp,
 }
 
-/// One thing that happened to one request (invariant I10).
+/// One event of one request (invariant I10).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EventRecord {
     /// Global sequence number, without gaps, from 1.
     pub seq: u64,
-    /// The request.
+    /// Id of the request.
     pub request_id: RequestId,
     /// Sequence number within the request, from 1.
     pub request_seq: u32,
-    /// Whose request it is.
+    /// Tenant of the request.
     pub tenant: String,
-    /// Its chain.
+    /// EIP-155 chain id.
     pub chain_id: u64,
     /// New status.
     pub status: Status,
-    /// Why.
+    /// Reason for the status, if any.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reason: Option<Reason>,
     /// Free text for people.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub detail: Option<String>,
-    /// The batch.
+    /// The batch concerned, if any.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub batch: Option<BatchId>,
-    /// Transaction hash.
+    /// Hash of the executing transaction.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub tx_hash: Option<B256>,
-    /// Block number.
+    /// Number of the executing block.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub block_number: Option<u64>,
-    /// Unix ms.
+    /// Time of the event, Unix ms.
     pub at_ms: u64,
 }
 
-/// Which requests to list.
+/// Filter for requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RequestFilter {
     /// Only this tenant's.
@@ -674,20 +677,20 @@ pub struct RequestFilter {
     pub status: Option<Status>,
     /// Only this chain.
     pub chain_id: Option<u64>,
-    /// Only with `seq` below this (the cursor).
+    /// Only with `seq` below this (the pagination cursor).
     pub before: Option<u64>,
-    /// Only with `seq` of at least this: no older ones are looked at ([`Self::beyond`]).
+    /// Only with `seq` of at least this; older ones are not scanned ([`Self::beyond`]).
     pub from: Option<u64>,
-    /// Without the newest so many of those that match.
+    /// Number of newest matches to skip.
     pub skip: usize,
-    /// At most so many.
+    /// Limit on results.
     pub limit: usize,
 }
 
 impl RequestFilter {
-    /// What finds the first request that is not looked at, if `rows` are: of the tenant's own, else of those with the status,
-    /// else of all. A page of this filter that begins after it ([`Self::from`]) takes no longer than that, however few match;
-    /// the next one goes on there. `None` where all that is looked at matches.
+    /// Filter that finds the first request beyond a scan of `rows` requests: of the tenant's own, else of those with
+    /// the status, else of all. A page of this filter that begins after it ([`Self::from`]) takes no longer than that,
+    /// however few match; the next page continues there. `None` if everything scanned matches.
     pub fn beyond(&self, rows: usize) -> Option<Self> {
         let is_looked_through = self.chain_id.is_some() || self.tenant.is_some() && self.status.is_some();
         is_looked_through.then(|| Self {
@@ -701,52 +704,52 @@ impl RequestFilter {
     }
 }
 
-/// Which events to read.
+/// Filter for events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EventFilter {
     /// Only with a greater `seq`.
     pub after: u64,
-    /// Only those of the request that was accepted with this number ([`RequestRecord::seq`]). Not by id: that may have become
+    /// Only those of the request with this acceptance number ([`RequestRecord::seq`]). Not by id: that may have become
     /// another tenant's ([`NewRequest::takes_over`]).
     pub request: Option<u64>,
     /// Only this tenant's.
     pub tenant: Option<String>,
-    /// At most so many.
+    /// Limit on results.
     pub limit: usize,
 }
 
-/// Requests that were submitted with some API keys of one tenant, as of one moment.
+/// Requests submitted with some API keys of one tenant, as of one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeyUse {
-    /// Those that have not ended, whenever they were accepted.
+    /// Open requests, regardless of acceptance time.
     pub open: Vec<OpenByKey>,
-    /// Those that have ended, counted.
+    /// Ended requests, counted.
     pub ended: Vec<EndedByKey>,
 }
 
-/// An open request, and the key that submitted it.
+/// An open request with its submitting key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenByKey {
-    /// The key's id.
+    /// Id of the key.
     pub key: String,
     /// The request.
     pub id: RequestId,
     /// EIP-155 chain id.
     pub chain_id: u64,
-    /// When it was accepted.
+    /// Time of acceptance.
     pub accepted_at: Timestamp,
-    /// Worst case taken from the budget, wei.
+    /// Worst case reserved from the budget, wei.
     pub reserved_wei: U256,
 }
 
-/// What one key's ended requests on one chain come to, of those accepted since each of two instants.
+/// Totals of one key's ended requests on one chain, for those accepted since each of two instants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndedByKey {
-    /// The key's id.
+    /// Id of the key.
     pub key: String,
     /// EIP-155 chain id.
     pub chain_id: u64,
-    /// Their number, and what budgets count of them, wei.
+    /// Their number, and the wei counted by budgets, per instant.
     pub since: [(u64, U256); 2],
 }
 
@@ -760,43 +763,43 @@ impl EndedByKey {
     }
 }
 
-/// Sum of what a tenant's requests hold or cost.
+/// Total reserved and spent by a tenant's requests on a chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpentRow {
     /// The tenant.
     pub tenant: String,
-    /// The chain.
+    /// EIP-155 chain id.
     pub chain_id: u64,
     /// Reserved by live requests, wei.
     pub reserved_wei: U256,
-    /// What ended requests count, the larger of cost and price, and what accounts bear, wei.
+    /// Counted for ended requests (the larger of cost and price), plus amounts borne by accounts, wei.
     pub spent_wei: U256,
 }
 
-/// What budgets count of a request, and who signed it.
+/// Amount counted by budgets for a request, with its signer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CostRow {
     /// Order of acceptance.
     pub seq: u64,
-    /// The chain.
+    /// EIP-155 chain id.
     pub chain_id: u64,
-    /// Who signed it, for kinds that users sign.
+    /// The signer; `None` for kinds without user signature.
     pub signer: Option<Address>,
-    /// Contract called in the end.
+    /// Contract finally called.
     pub target: Address,
     /// The larger of its cost and its price, wei.
     pub counted_wei: U256,
 }
 
-/// An entry of the hash-chained decision log, as stored. See [`crate::provenance`].
+/// A stored entry of the hash-chained decision log. See [`crate::provenance`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DecisionRow {
-    /// From 1, without gaps.
+    /// Sequence number, from 1, without gaps.
     pub seq: u64,
     /// Unix ms.
     pub at_ms: u64,
-    /// Hash of the entry before.
+    /// Hash of the previous entry.
     pub prev: B256,
     /// Hash of this entry.
     pub hash: B256,

@@ -1,8 +1,9 @@
-//! Decides what the writes of one commit do. Pure: the storage loads what they touch ([`Needs`]) into a [`WorkingSet`],
-//! [`WorkingSet::apply`] decides every write in order, and the storage writes the changed rows back in a few statements.
+//! Decides the writes of one commit. Pure: the storage loads the affected rows ([`Needs`]) into a [`WorkingSet`],
+//! [`WorkingSet::apply`] decides every write in order, and the storage writes the changed rows back in a few
+//! statements.
 //!
-//! Because every precondition is checked here, on loaded state that already holds the writes before, a refused write
-//! leaves nothing behind and cannot spoil its neighbours.
+//! Because every precondition is checked here, on loaded state that already includes the preceding writes, a refused
+//! write leaves nothing behind and can't affect its neighbours.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -21,10 +22,10 @@ use crate::{
 
 /// Longest idempotency key, bytes.
 const MAX_KEY_BYTES: usize = 255;
-/// Milliseconds of the buckets in which `spent` is kept.
+/// Width of the buckets of `spent`, milliseconds.
 pub(super) const HOUR_MS: u64 = 3_600_000;
 
-/// Positions that one content of a batch may use for its members; the newest content has the highest.
+/// Positions reserved for the members of one content of a batch; the newest content has the highest.
 pub(super) const MEMBERS_OF_CONTENT: u64 = 1 << 20;
 
 /// (tenant, idempotency key).
@@ -34,10 +35,10 @@ pub(super) type Sequence = (u64, Address, Address, u64);
 /// (hour since the epoch, tenant, chain).
 pub(super) type SpentKey = (u64, String, u64);
 
-/// (tenant, chain, first hour that counts).
+/// (tenant, chain, first hour of the period).
 pub(super) type BudgetKey = (String, u64, u64);
 
-/// The highest numbers given out.
+/// The highest numbers assigned.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Cursor {
     pub(super) request: u64,
@@ -48,14 +49,14 @@ pub(super) struct Cursor {
     pub(super) decision_hash: B256,
 }
 
-/// What must be loaded before a commit's writes can be decided.
+/// Rows to be loaded before a commit's writes can be decided.
 #[derive(Debug, Default)]
 pub(super) struct Needs {
-    /// Requests that are changed.
+    /// Requests to be changed.
     pub(super) requests: Vec<RequestId>,
-    /// Those of them that are to be cancelled: which batches that are not final they were in.
+    /// Requests to be cancelled, whose batches that are not final are needed.
     pub(super) cancelled: Vec<RequestId>,
-    /// Requests that may be answered with as a whole, so that their payload is needed too.
+    /// Requests that may be returned as a whole, so that their payload is needed too.
     pub(super) answers: Vec<RequestId>,
     pub(super) keys: Vec<Key>,
     pub(super) sequences: Vec<Sequence>,
@@ -135,7 +136,7 @@ fn sequence_of(chain_id: u64, sequence: Option<(Address, Address, u64)>) -> Opti
     sequence.map(|(forwarder, signer, nonce)| (chain_id, forwarder, signer, nonce))
 }
 
-/// Live, or executed: nobody else may use its (forwarder, signer, nonce).
+/// True while a request reserves its (forwarder, signer, nonce): it is live, or was executed.
 pub(super) const fn holds_nonce(status: Status) -> bool {
     !matches!(status, Status::Rejected | Status::Expired | Status::Cancelled)
 }
@@ -143,20 +144,20 @@ pub(super) const fn holds_nonce(status: Status) -> bool {
 /// A request in the working set.
 #[derive(Debug)]
 pub(super) struct RequestEntry {
-    /// Its payload, promise and quote are empty unless the request was loaded as an answer or is new.
+    /// The record; payload, promise and quote are empty unless it was loaded as an answer or is new.
     pub(super) record: RequestRecord,
     /// Number of its events.
     pub(super) events: u32,
-    /// As it was stored; `None` if this commit accepted it.
+    /// Stored state before this commit; `None` if this commit accepted it.
     pub(super) stored: Option<Stored>,
     pub(super) changed: bool,
-    /// Another tenant has submitted the same signed request since it ended: its row makes way.
+    /// True if another tenant has submitted the same signed request since it ended: its row makes way.
     pub(super) is_replaced: bool,
 }
 
 impl RequestEntry {
-    /// It ended and was never in a transaction, so that nothing is owed for it, and its signer's next try may be another
-    /// tenant's: accepted, late perhaps, ended, and nothing else has happened to it.
+    /// True if it ended without ever being in a transaction, so that it owes nothing and its signer's next try may be
+    /// another tenant's: it was accepted, perhaps late, and ended, without any other event.
     fn is_untried(&self) -> bool {
         let RequestRecord { status, sequence, late_at, cost_wei, .. } = &self.record;
         let told = 2 + u32::from(late_at.is_some());
@@ -169,7 +170,7 @@ impl RequestEntry {
     }
 }
 
-/// What the running numbers need of a stored request.
+/// Stored facts of a request for the running counters.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stored {
     pub(super) status: Status,
@@ -180,7 +181,7 @@ pub(super) struct Stored {
 #[derive(Debug)]
 pub(super) struct BatchEntry {
     pub(super) record: BatchRecord,
-    /// Its number in storage.
+    /// Its row number in storage.
     pub(super) seq: u64,
     /// Index of its newest attempt.
     pub(super) last_attempt: u32,
@@ -196,7 +197,7 @@ pub(super) struct NewKey {
     pub(super) request_seq: u64,
 }
 
-/// A request's place in a batch. Numbers as in storage.
+/// A request's membership in a batch, with row numbers of the storage.
 #[derive(Debug, Clone)]
 pub(super) struct NewMember {
     pub(super) batch: u64,
@@ -205,17 +206,17 @@ pub(super) struct NewMember {
     pub(super) own_gas: Option<u64>,
 }
 
-/// What an account bears of a batch.
+/// An account's share of a batch.
 #[derive(Debug, Clone)]
 pub(super) struct NewAccount {
-    /// The batch's number in storage.
+    /// The batch's row number in storage.
     pub(super) batch: u64,
     pub(super) chain_id: u64,
     pub(super) at: Timestamp,
     pub(super) entry: AccountEntry,
 }
 
-/// Everything that a commit's writes touch: as stored, then as changed by them.
+/// All rows affected by a commit: as stored, then as changed by its writes.
 #[derive(Debug, Default)]
 pub(super) struct WorkingSet {
     pub(super) cursor: Cursor,
@@ -226,12 +227,12 @@ pub(super) struct WorkingSet {
     highest_nonces: HashMap<LaneId, u64>,
     pub(super) batches: Vec<BatchEntry>,
     by_batch: HashMap<BatchId, usize>,
-    /// Batches that were not final when they were loaded, by those of [`Needs::cancelled`] who were in them.
+    /// Batches that were not final when loaded, by requests of [`Needs::cancelled`] that were in them.
     bound: HashMap<RequestId, Vec<BatchId>>,
     attempt_owners: HashMap<B256, BatchId>,
     fences: HashMap<u64, u64>,
     budgets: HashMap<BudgetKey, U256>,
-    /// The last attempt was refused.
+    /// True if the last attempt was refused.
     is_refused: bool,
 
     /// New rows, in order. Every event with its request's number.
@@ -277,7 +278,7 @@ impl WorkingSet {
         self.batches.push(BatchEntry { record, seq, last_attempt, is_new: false, changed: false });
     }
 
-    /// `request` is or was in this batch, which is not final.
+    /// Records that `request` is or was in this batch, which is not final.
     pub(super) fn load_bound(&mut self, request: RequestId, batch: BatchId) {
         self.bound.entry(request).or_default().push(batch);
     }
@@ -290,26 +291,26 @@ impl WorkingSet {
         self.attempt_owners.insert(hash, batch);
     }
 
-    /// The lease on a chain's lanes that is in force, by its token.
+    /// Records the token of the lease in force on a chain's lanes.
     #[cfg(feature = "postgres")]
     pub(super) fn load_fence(&mut self, chain_id: u64, token: u64) {
         self.fences.insert(chain_id, token);
     }
 
-    /// What is reserved and spent since the key's hour, wei.
+    /// Adds to the wei reserved and spent since the key's hour.
     pub(super) fn load_budget(&mut self, key: BudgetKey, used_wei: U256) {
         let sum = self.budgets.entry(key).or_default();
         *sum = sum.saturating_add(used_wei);
     }
 
-    /// Decides `write` on top of all writes before it.
+    /// Decides `write` on top of all preceding writes.
     pub(super) fn apply(&mut self, write: Write) -> WriteOutcome {
         match write {
             Write::Fenced(fence, write) => match self.fences.get(&fence.chain_id) {
                 Some(token) if *token == fence.token => self.apply(*write),
                 in_force => WriteOutcome::Fenced { token: fence.token, in_force: in_force.copied() },
             },
-            // Of a transaction that the ledger did not take there is nothing to tell: it is never sent.
+            // A transaction refused by the ledger is never sent, so it is not logged.
             Write::Decide { decision, .. } if self.is_refused && decision.is_of_new_attempt() => {
                 WriteOutcome::Applied(Vec::new())
             }
@@ -342,7 +343,7 @@ impl WorkingSet {
         }
     }
 
-    /// Remembers whether an attempt was refused, for the decisions that follow it.
+    /// Records whether an attempt was refused, for the subsequent decisions.
     fn noted(&mut self, outcome: WriteOutcome) -> WriteOutcome {
         self.is_refused = matches!(outcome, WriteOutcome::Refused(_) | WriteOutcome::MembersEnded(_));
         outcome
@@ -368,7 +369,8 @@ impl WorkingSet {
         let is_free = |at: &usize| self.requests[*at].record.tenant != new.tenant && self.requests[*at].is_untried();
         let replaced = known.filter(|_| new.takes_over).filter(is_free);
         if let Some(at) = known.filter(|_| replaced.is_none()) {
-            // The same content under a new key: from now on that key belongs to it too, unless it is another tenant's.
+            // The same content under a new key: the key belongs to it from now on, unless the request is another
+            // tenant's.
             if let Some((key, body_hash)) = key.filter(|_| self.requests[at].record.tenant == new.tenant) {
                 self.remember_key(key, body_hash, at);
             }
@@ -386,7 +388,7 @@ impl WorkingSet {
                 return WriteOutcome::Accept(AcceptOutcome::BudgetExhausted { needed_wei, available_wei, limit_wei });
             }
         }
-        // Every period that the request lies in counts it, also those that neighbours in this commit ask for.
+        // Counted in every budget period that covers the request, including those of neighbours in this commit.
         let hour = new.accepted_at.0 / HOUR_MS;
         for ((tenant, chain_id, since), used) in &mut self.budgets {
             if *tenant == new.tenant && *chain_id == new.chain_id && *since <= hour {
@@ -399,7 +401,7 @@ impl WorkingSet {
 
         if let Some(replaced) = replaced {
             self.requests[replaced].is_replaced = true;
-            // Its keys are nobody's request any more.
+            // Its keys are free now.
             let seq = self.requests[replaced].record.seq;
             self.keys.retain(|_, (_, request)| *request != new.id);
             self.new_keys.retain(|known| known.request_seq != seq);
@@ -524,7 +526,7 @@ impl WorkingSet {
         if known.is_some() && !replaces {
             return Some(format!("batch {id} exists"));
         }
-        // Who has ended in it goes nowhere.
+        // An ended member goes nowhere.
         let stays = |member: &&RequestId| {
             let record = self.by_id.get(*member).map(|&at| &self.requests[at].record);
             record.is_some_and(|record| record.batch == Some(id) && !record.status.is_terminal())
@@ -535,8 +537,8 @@ impl WorkingSet {
         if i64::try_from(id.nonce).is_err() {
             return Some(format!("nonce {} is above the limit {}", id.nonce, i64::MAX));
         }
-        // Upwards only, but not always by one: nonces that a stranger consumed with the lane's key are skipped, and holes
-        // that a restored backup left are filled from below with batches that carry nothing.
+        // Upwards only, but not always by one: nonces consumed by foreign transactions of the lane's key are skipped,
+        // and gaps left by a restored backup are filled from below with empty batches.
         if let Some(&highest) = self.highest_nonces.get(&id.lane)
             && id.nonce <= highest
             && !members.is_empty()
@@ -551,7 +553,7 @@ impl WorkingSet {
         members.iter().map(|member| &member.id).find_map(|member| {
             let Some(&at) = self.by_id.get(member) else { return Some(format!("request {member} is unknown")) };
             let record = &self.requests[at].record;
-            // Who has ended is named in the outcome instead.
+            // Ended members are named in the outcome instead.
             if record.status != Status::Queued && holds_nonce(record.status) {
                 return Some(format!("request {member} is {}, not queued", record.status));
             }
@@ -623,7 +625,7 @@ impl WorkingSet {
         WriteOutcome::Applied(self.change_all(changes, Some(id), at))
     }
 
-    /// Books what a batch that has become final cost: on its members, whatever became of them since, and on accounts.
+    /// Books the cost of a newly final batch: on its members, whatever their later fate, and on accounts.
     fn charge(&mut self, id: BatchId, index: usize, changes: &[RequestChange], bill: Bill, at: Timestamp) {
         for change in changes.iter().filter(|change| !change.charged_wei.is_zero()) {
             if let Some(&place) = self.by_id.get(&change.id) {
@@ -643,7 +645,7 @@ impl WorkingSet {
         changes.into_iter().filter_map(|change| self.change(change, batch, at)).collect()
     }
 
-    /// Applies `change` on behalf of `batch`, or of nobody, if the request's status allows it and the request is in
+    /// Applies `change` on behalf of `batch` (or of no batch), if the request's status allows it and the request is in
     /// exactly that batch. Without the second condition a repeated write about an old batch could pull the request out
     /// of its new one, and an expiry that raced with the composer could end a request that is already signed (I1).
     fn change(&mut self, mut change: RequestChange, batch: Option<BatchId>, at: Timestamp) -> Option<EventRecord> {
@@ -668,7 +670,7 @@ impl WorkingSet {
         }
         let is_anywhere = change.reach == Reach::Anywhere && batch.is_some() && to.is_terminal();
         let is_its_own = entry.record.batch == batch || is_anywhere;
-        // What waits can't have been executed, unless it left a transaction early.
+        // A queued request can't have been executed, unless it left a transaction early.
         let may = from.can_become(to)
             && (from != Status::Queued || is_anywhere || !matches!(to, Status::Finalized | Status::Reverted));
         if !is_its_own || to == Status::Batched || !may {
@@ -685,12 +687,12 @@ impl WorkingSet {
         Some(self.emit(index, detail, batch))
     }
 
-    /// Whether a batch that is not final had this request, which it may yet execute, though it waits: after a reorganisation, or
-    /// since a node kept what it refused.
+    /// True if the request, though queued, was in a batch that is not final and may yet execute it: after a reorg, or
+    /// because a node kept a transaction that it refused.
     fn is_bound(&self, index: usize) -> bool {
         let record = &self.requests[index].record;
         let loaded = self.bound.get(&record.id).into_iter().flatten().copied();
-        // An event names the batch that it is about.
+        // An event names its batch.
         let of_it = self.new_events.iter().filter(|(request, _)| *request == record.seq);
         let is_open = |id: BatchId| self.by_batch.get(&id).is_none_or(|&at| !self.batches[at].record.state.is_final());
         loaded.chain(of_it.filter_map(|(_, event)| event.batch)).any(is_open)
@@ -706,7 +708,7 @@ impl WorkingSet {
         record.updated_at = at;
         record.batch = batch;
         record.batch_failures = record.batch_failures.saturating_add(u32::from(change.batch_failed));
-        // Executed statuses may leave out what is known already; all others take back what a reorganisation undid.
+        // Executed statuses may omit known facts; all others clear the facts undone by a reorg.
         let executed = matches!(change.to, Status::Included | Status::Finalized | Status::Reverted);
         record.tx_hash = change.tx_hash.or(record.tx_hash.filter(|_| executed));
         record.block_number = change.block_number.or(record.block_number.filter(|_| executed));
@@ -738,7 +740,7 @@ impl WorkingSet {
         events
     }
 
-    /// Numbers the event of the request's present status.
+    /// Emits the event of the request's current status.
     fn emit(&mut self, index: usize, detail: Option<String>, batch: Option<BatchId>) -> EventRecord {
         let reason = self.requests[index].record.reason;
         self.emit_because(index, reason, detail, batch)
@@ -784,7 +786,7 @@ impl WorkingSet {
         WriteOutcome::Applied(Vec::new())
     }
 
-    /// Enters what this commit accepted, what it ended, and what ended before and costs more since.
+    /// Logs the requests accepted and ended by this commit, and earlier ended ones whose cost changed.
     fn summarise(&mut self, owner: &str, at: Timestamp) -> WriteOutcome {
         let narrow = |wei: U256| u128::try_from(wei).unwrap_or(u128::MAX);
         let accepted =
@@ -820,7 +822,7 @@ impl WorkingSet {
         WriteOutcome::Applied(Vec::new())
     }
 
-    /// Links `decision` to the newest entry, whoever wrote that.
+    /// Appends `decision` to the newest entry, whoever wrote that.
     fn decide(&mut self, owner: &str, at_ms: u64, decision: &Decision) -> WriteOutcome {
         let head = match self.cursor.decision {
             0 => Head::genesis(owner),
@@ -830,7 +832,7 @@ impl WorkingSet {
         self.decision(DecisionRow { seq, at_ms, prev, hash, body })
     }
 
-    /// How the numbers of requests by (chain, status) change.
+    /// Changes of the request counters by (chain, status).
     pub(super) fn count_changes(&self) -> HashMap<(u64, Status), i64> {
         let mut changes = HashMap::new();
         for RequestEntry { record, stored, is_replaced, .. } in &self.requests {
@@ -848,8 +850,8 @@ impl WorkingSet {
         changes
     }
 
-    /// How the sums of (reserved, spent) wei change. Modulo 2²⁵⁶, so that adding and taking away always cancel out; real
-    /// amounts of wei stay far below.
+    /// Changes of the sums of (reserved, spent) wei. Modulo 2²⁵⁶, so that additions and subtractions always cancel out;
+    /// real amounts of wei stay far below.
     pub(super) fn spent_changes(&self) -> HashMap<SpentKey, (U256, U256)> {
         let mut changes: HashMap<SpentKey, (U256, U256)> = HashMap::new();
         for RequestEntry { record, stored, .. } in &self.requests {
@@ -875,7 +877,7 @@ impl WorkingSet {
     }
 }
 
-/// Why a bill does not add up (invariant I12), if it does not.
+/// Description of an imbalance of a bill (invariant I12); `None` if it balances.
 fn imbalance(cost_wei: Option<U256>, changes: &[RequestChange], bill: &Bill) -> Option<String> {
     let charged = changes.iter().fold(U256::ZERO, |sum, change| sum.saturating_add(change.charged_wei));
     let borne = bill.accounts.iter().fold(charged, |sum, entry| sum.saturating_add(entry.wei));
@@ -883,7 +885,7 @@ fn imbalance(cost_wei: Option<U256>, changes: &[RequestChange], bill: &Bill) -> 
     (borne != taken).then(|| format!("requests and accounts bear {borne} wei of {taken} wei"))
 }
 
-/// What a [`Write::Batch`] says about the batch itself.
+/// Facts of a [`Write::Batch`] about the batch itself.
 struct BatchFacts {
     state: BatchState,
     included_hash: Option<B256>,

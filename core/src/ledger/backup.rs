@@ -1,8 +1,8 @@
 //! Copies of a SQLite ledger: consistent while a relayer writes it, checked, and marked as copies.
 //!
-//! A relayer that starts on a copy must know that it is one: what was sent after the copy was made is on the chain, but
-//! not in it. So the copy carries a mark ([`MARK_KEY`]), whichever way it is put in place; see `relay::restore` for what
-//! the mark does.
+//! A relayer that starts on a copy must know that it is one: transactions sent after the copy was made are on the
+//! chain, but not in it. So the copy carries a mark ([`MARK_KEY`]), whichever way it is put in place; see
+//! `relay::restore` for the effect of the mark.
 
 use std::path::Path;
 
@@ -14,14 +14,15 @@ use super::{
     sqlite::{HeldLock, check_origin, take_lock},
 };
 
-/// Small value of a ledger that was put back from a copy and has not been started since: when the copy was made, Unix ms.
-/// Empty once a relayer has taken notice.
+/// Key of a small value in a restored copy that has not been started since: time of the copy, Unix ms. Empty once a
+/// relayer has noticed it.
 pub const MARK_KEY: &str = "backup";
 
-/// Small value: requests up to this number may have been sent by a life of the ledger that it does not remember.
+/// Key of a small value: requests up to this number may have been sent by an earlier run of the ledger that it does not
+/// remember.
 pub const UNCERTAIN_KEY: &str = "uncertain_through";
 
-/// Holds a ledger's file: no relayer starts on it meanwhile.
+/// Lock of a ledger's file: no relayer starts on it meanwhile.
 #[derive(Debug)]
 pub struct FileLock(#[expect(dead_code, reason = "released when dropped")] HeldLock);
 
@@ -54,7 +55,7 @@ impl SqliteLedger {
         copy.close().await.map_err(failed)
     }
 
-    /// Reads a whole ledger file and checks that it holds together: pages, indexes, constraints.
+    /// Reads a whole ledger file and checks its consistency: pages, indexes, constraints.
     ///
     /// # Errors
     /// [`LedgerError::Corrupt`], or as [`Self::open`].
@@ -64,7 +65,7 @@ impl SqliteLedger {
         run_check(path, config.options().read_only(true), "PRAGMA integrity_check(1)").await
     }
 
-    /// Takes the lock of a ledger's file, as a relayer does.
+    /// Acquires the lock of a ledger's file, as a relayer does.
     ///
     /// # Errors
     /// [`LedgerError::InUse`].
@@ -72,7 +73,8 @@ impl SqliteLedger {
         take_lock(config).map(FileLock)
     }
 
-    /// Copies what is in the log into the file, so that the file alone is the ledger. For who [holds](Self::hold) it.
+    /// Copies the write-ahead log into the file, so that the file alone is the ledger. Requires its lock
+    /// ([`hold`](Self::hold)).
     ///
     /// # Errors
     /// [`LedgerError::Storage`] or [`LedgerError::Corrupt`].
@@ -84,7 +86,7 @@ impl SqliteLedger {
     }
 }
 
-/// Faster than the full check: everything but whether indexes agree with their tables.
+/// A faster check than the full one: skips only the agreement of indexes with their tables.
 pub(super) async fn quick_check(path: &Path, options: SqliteConnectOptions) -> Result<(), LedgerError> {
     let started = tokio::time::Instant::now();
     run_check(path, options, "PRAGMA quick_check(1)").await?;
@@ -104,7 +106,7 @@ async fn run_check(path: &Path, options: SqliteConnectOptions, pragma: &'static 
     }
 }
 
-/// Copies the whole log into the database, and syncs both.
+/// Copies the whole write-ahead log into the database, and syncs both.
 pub(super) async fn checkpoint(connection: &mut SqliteConnection) -> Result<(), LedgerError> {
     let row = connection.fetch_one("PRAGMA wal_checkpoint(TRUNCATE)").await.map_err(|error| storage_error(&error))?;
     match sqlx::Row::try_get::<i64, _>(&row, 0) {
@@ -113,7 +115,7 @@ pub(super) async fn checkpoint(connection: &mut SqliteConnection) -> Result<(), 
     }
 }
 
-/// The error of a file, with its name, and what to do if the file itself is damaged.
+/// Adds the file's name to an error, and advice if the file itself is damaged.
 pub(super) fn at(path: &Path, error: LedgerError) -> LedgerError {
     match error {
         LedgerError::Storage(fault) if fault.kind == FaultKind::Corrupt => {
@@ -126,7 +128,7 @@ pub(super) fn at(path: &Path, error: LedgerError) -> LedgerError {
     }
 }
 
-/// An error of the file system.
+/// Error of a file system operation.
 pub(super) fn io_error(path: &Path, error: &std::io::Error) -> LedgerError {
     use std::io::ErrorKind;
     let kind = match error.kind() {

@@ -1,4 +1,4 @@
-//! Group commit: one task owns writing, and everything that waits shares the next fsync.
+//! Group commit: one task owns writing, and all queued writes share the next fsync.
 
 use std::{
     sync::{
@@ -20,34 +20,35 @@ use super::{
 };
 use crate::{protection::Protection, time::Timestamp};
 
-/// Most events that [`GroupCommit::follow`] reads at a time.
+/// Limit on events read at once by [`GroupCommit::follow`].
 const FOLLOW_PAGE: usize = 1_000;
 
-/// First and longest pause between looks at a storage that is away.
+/// First and longest pause between probes of a storage that is away.
 const PROBE_PAUSE: Duration = Duration::from_millis(200);
 const PROBE_PAUSE_MOST: Duration = Duration::from_secs(1);
-/// Small value that is written to see whether the storage takes writes again.
+/// Key of the small value written to probe whether the storage accepts writes again.
 const PROBE_KEY: &str = "storage_probe";
-/// Its size: as much as a group may well need, so that a disk with room for a page is not called mended.
+/// Size of the probe value: the possible need of a group, so that a disk with room for one page does not count as
+/// recovered.
 const PROBE_BYTES: usize = 64 * 1_024;
 
 type Outcomes = Vec<Durable<WriteOutcome>>;
 
-/// Bounds of the write queue.
+/// Limits of the writing task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupCommitConfig {
-    /// Most writes that wait (`ledger.queue_len`); beyond, submitters wait or get [`LedgerError::Full`].
+    /// Limit on queued writes (`ledger.queue_len`); beyond it, submitters wait or get [`LedgerError::Full`].
     pub queue_len: usize,
-    /// Most writes in one transaction (`ledger.max_group`). Writes submitted together are never split, so one larger
-    /// submission still makes one larger transaction.
+    /// Limit on writes in one transaction (`ledger.max_group`). Writes submitted together are never split, so one
+    /// larger submission still makes one larger transaction.
     pub max_group: usize,
-    /// Most committed groups that a slow subscriber may lag behind (`ledger.event_backlog`) before it has to read what
-    /// it missed from [`Ledger::events`].
+    /// Limit on committed groups by which a slow subscriber may lag (`ledger.event_backlog`) before it has to read the
+    /// missed ones from [`Ledger::events`].
     pub event_backlog: usize,
-    /// How often the decision log's head is told (`ledger.log_head_interval_ms`).
+    /// Interval of the decision log's head announcements (`ledger.log_head_interval_ms`).
     pub log_head_interval: Duration,
-    /// Most sums of refusals of one minute that name key and tenant in the decision log (`ledger.max_refusal_sums`); further
-    /// ones name the code alone.
+    /// Limit on sums of refusals per minute that name key and tenant in the decision log (`ledger.max_refusal_sums`);
+    /// further ones name the code alone.
     pub max_refusal_sums: usize,
 }
 
@@ -59,7 +60,7 @@ impl Default for GroupCommitConfig {
     }
 }
 
-/// Handle to the task that owns writing. Cheap to clone.
+/// Handle to the writing task. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct GroupCommit {
     shared: Arc<Shared>,
@@ -69,17 +70,17 @@ pub struct GroupCommit {
 struct Shared {
     config: GroupCommitConfig,
     ledger: Arc<dyn Ledger>,
-    /// One permit per write that may wait. The queue below has as many places, so a submission with permits fits.
+    /// One permit per queued write. The queue below has as many places, so a submission with permits fits.
     room: Semaphore,
     queue: mpsc::Sender<Submission>,
     events: broadcast::Sender<Arc<[EventRecord]>>,
     in_doubt: AtomicBool,
     health: Arc<Health>,
-    /// Something was committed: whoever reads the shared ledger's events need not wait for the next look.
+    /// Signals a commit, so that readers of the shared ledger's events need not wait for the next poll.
     committed: Notify,
     closing: CancellationToken,
     ended: CancellationToken,
-    /// Whose decision log tells what each commit accepted and ended; none, where nobody keeps one.
+    /// Owner of the decision log that records each commit's accepted and ended requests; `None` without a log.
     log: Option<Arc<str>>,
 }
 
@@ -90,13 +91,14 @@ struct Submission {
 }
 
 impl GroupCommit {
-    /// Starts the writing task on the current tokio runtime. Whoever gets the [`JoinHandle`] must watch it: the task ends
-    /// with `Ok` after [`Self::close`], and with the error if a commit is in doubt; nothing can be written after either.
+    /// Starts the writing task on the current tokio runtime. The caller must watch the [`JoinHandle`]: the task ends
+    /// with `Ok` after [`Self::close`], and with the error if a commit is in doubt; nothing can be written after
+    /// either.
     pub fn spawn(ledger: Arc<dyn Ledger>, config: GroupCommitConfig) -> (Self, JoinHandle<Result<(), LedgerError>>) {
         Self::start(ledger, config, None)
     }
 
-    /// As [`Self::spawn`]. Each commit enters in `owner`'s decision log what it accepted and ended.
+    /// As [`Self::spawn`]. Each commit records its accepted and ended requests in `owner`'s decision log.
     pub fn spawn_logging(
         ledger: Arc<dyn Ledger>,
         config: GroupCommitConfig,
@@ -144,7 +146,7 @@ impl GroupCommit {
         (Self { shared }, tokio::spawn(task.run()))
     }
 
-    /// Commits `write` with whatever else waits. Waits for room in the queue.
+    /// Commits `write` with the other queued writes. Waits for room in the queue.
     ///
     /// # Errors
     /// As [`Ledger::commit`]; [`LedgerError::Closed`] after [`Self::close`]; [`LedgerError::InDoubt`] from the first
@@ -153,7 +155,7 @@ impl GroupCommit {
         self.submit_all(vec![write]).await.map(only)
     }
 
-    /// Commits `writes`, in order and in one transaction, with whatever else waits. Waits for room in the queue.
+    /// Commits `writes`, in order and in one transaction, with the other queued writes. Waits for room in the queue.
     ///
     /// # Errors
     /// As [`Self::submit`]; [`LedgerError::Full`] if there are more writes than the queue can ever hold.
@@ -167,8 +169,8 @@ impl GroupCommit {
         self.enqueue(writes)?.await.unwrap_or_else(|_| Err(writer_died()))
     }
 
-    /// [`Self::submit`], but [`LedgerError::Full`] at once where that would wait for room, and [`LedgerError::Storage`] at
-    /// once while the storage is away.
+    /// As [`Self::submit`], but fails immediately: with [`LedgerError::Full`] instead of waiting for room, and with
+    /// [`LedgerError::Storage`] while the storage is away.
     ///
     /// # Errors
     /// As [`Self::submit`], and [`LedgerError::Full`].
@@ -176,7 +178,7 @@ impl GroupCommit {
         self.try_submit_all(vec![write]).await.map(only)
     }
 
-    /// [`Self::submit_all`], but [`LedgerError::Full`] at once where that would wait for room.
+    /// As [`Self::submit_all`], but fails immediately, with [`LedgerError::Full`], instead of waiting for room.
     ///
     /// # Errors
     /// As [`Self::submit_all`].
@@ -202,19 +204,19 @@ impl GroupCommit {
         self.enqueue(writes)?.await.unwrap_or_else(|_| Err(writer_died()))
     }
 
-    /// Why the storage takes no writes now; `None` if the last one worked.
+    /// Current fault of the storage; `None` if the last write succeeded.
     pub fn fault(&self) -> Option<StorageFault> {
         self.shared.health.fault()
     }
 
     /// Events of every group, in order of their `seq`, each strictly after its commit. A subscriber that lags more than
-    /// [`GroupCommitConfig::event_backlog`] groups is told so, and reads the missing ones from [`Ledger::events`].
+    /// [`GroupCommitConfig::event_backlog`] groups is notified, and reads the missing ones from [`Ledger::events`].
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<[EventRecord]>> {
         self.shared.events.subscribe()
     }
 
-    /// Gives the events of a ledger that several instances write to this one's subscribers, whoever committed them, in
-    /// order and from the one after `after` on. Looks after every commit of its own, and every `interval` for the others'.
+    /// Forwards the events of a shared ledger to this instance's subscribers, whichever instance committed them, in
+    /// order and starting after `after`. Polls after every commit of its own, and every `interval` for those of others.
     /// Runs until `stop`.
     pub async fn follow(&self, after: u64, interval: Duration, stop: CancellationToken) {
         let mut filter = EventFilter { after, limit: FOLLOW_PAGE, ..EventFilter::default() };
@@ -227,7 +229,7 @@ impl GroupCommit {
                 Ok(events) if !events.is_empty() => {
                     filter.after = events.last().map_or(filter.after, |event| event.seq);
                     let is_full = events.len() == FOLLOW_PAGE;
-                    // Fails only if nobody listens.
+                    // Fails only without subscribers.
                     let _ = self.shared.events.send(events.into());
                     if is_full {
                         continue;
@@ -247,13 +249,13 @@ impl GroupCommit {
         }
     }
 
-    /// Writes that wait or are being committed.
+    /// Number of writes queued or being committed.
     pub fn waiting(&self) -> usize {
         self.shared.config.queue_len.saturating_sub(self.shared.room.available_permits())
     }
 
-    /// Refuses further writes, commits those that wait, and returns when the writing task has ended. The ledger stays
-    /// open. Safe to repeat.
+    /// Refuses further writes, commits the queued ones, and returns when the writing task has ended. The ledger stays
+    /// open. Idempotent.
     pub async fn close(&self) {
         self.shared.room.close();
         self.shared.closing.cancel();
@@ -277,7 +279,7 @@ impl GroupCommit {
         }
     }
 
-    /// Why nothing more can be written.
+    /// Error for writes after the end of the writing task.
     fn gone(&self) -> LedgerError {
         match self.shared.in_doubt.load(Ordering::Acquire) {
             true => LedgerError::InDoubt("an earlier commit is in doubt; restart to reconcile".to_owned()),
@@ -286,7 +288,7 @@ impl GroupCommit {
     }
 }
 
-/// When a write says that it happened, if it may accept or end requests.
+/// Time stated by a write that may accept or end requests; `None` for others.
 fn time_of(write: &Write) -> Option<Timestamp> {
     match write {
         Write::Accept(new) => Some(new.accepted_at),
@@ -303,7 +305,8 @@ fn only(mut outcomes: Outcomes) -> Durable<WriteOutcome> {
     }
 }
 
-/// A queued submission is always answered, unless the writing task panicked or was aborted: perhaps after the commit.
+/// Error for a submission without an answer. A queued submission is always answered, unless the writing task panicked
+/// or was aborted: perhaps after the commit.
 fn writer_died() -> LedgerError {
     LedgerError::InDoubt("the writing task ended without an answer".to_owned())
 }
@@ -312,21 +315,21 @@ struct WritingTask {
     ledger: Arc<dyn Ledger>,
     shared: Arc<Shared>,
     waiting: mpsc::Receiver<Submission>,
-    /// Taken from the queue, but too large for the group at hand.
+    /// Taken from the queue, but too large for the current group.
     carried: Option<Submission>,
     closing: bool,
     probe_pause: Duration,
-    /// When to look, while the storage is away.
+    /// Time of the next probe, while the storage is away.
     probe_at: Option<Instant>,
-    /// Looks so far.
+    /// Number of probes so far.
     probes: u64,
     _ended: DropGuard,
 }
 
-/// What the writing task does next.
+/// Next action of the writing task.
 enum Next {
     Group(Vec<Submission>),
-    /// Look whether the storage takes writes.
+    /// Probe whether the storage accepts writes.
     Probe,
     /// Closed and drained.
     End,
@@ -348,7 +351,7 @@ impl WritingTask {
         }
     }
 
-    /// Everything that waits, up to `max_group` writes; waits for the first.
+    /// The queued submissions, up to `max_group` writes; waits for the first.
     async fn next(&mut self) -> Next {
         let first = match self.carried.take() {
             Some(carried) => carried,
@@ -383,7 +386,7 @@ impl WritingTask {
             let probe_at = &mut self.probe_at;
             let is_due = async {
                 if !health.trouble().await {
-                    // Kept over submissions that come meanwhile: they must not put it off for ever.
+                    // Kept across submissions that arrive meanwhile: they must not postpone it forever.
                     let at = *probe_at.get_or_insert_with(|| Instant::now() + pause);
                     tokio::time::sleep_until(at).await;
                 }
@@ -404,10 +407,10 @@ impl WritingTask {
         !self.closing && self.shared.health.is_away() && self.probe_at.is_some_and(|at| at <= Instant::now())
     }
 
-    /// Writes something small: callers are refused at the door, so perhaps nobody else does. Fails only if the commit is in
-    /// doubt.
+    /// Writes a small value: callers are refused immediately, so perhaps nobody else writes. Fails only if the commit
+    /// is in doubt.
     async fn probe(&mut self) -> Result<(), LedgerError> {
-        // Never the same: SQLite leaves pages alone whose content would not change.
+        // A different value each time: SQLite skips pages whose content would not change.
         self.probes += 1;
         let newest = self.ledger.meta(PROBE_KEY).await.ok().flatten().unwrap_or_default();
         let known = newest.get(..16).and_then(|text| u64::from_str_radix(text, 16).ok()).unwrap_or_default();
@@ -434,7 +437,7 @@ impl WritingTask {
         let (writes, submitters): (Vec<_>, Vec<_>) =
             group.into_iter().map(|Submission { writes, answer }| (writes, answer)).unzip();
         let sizes: Vec<usize> = writes.iter().map(Vec::len).collect();
-        // A damaged row that one write needs must not fail the others: then everyone gets a transaction of their own.
+        // A damaged row needed by one write must not fail the others: then each submission gets its own transaction.
         let spare = (writes.len() > 1).then(|| writes.clone());
         let result = self.commit(writes.into_iter().flatten().collect()).await;
         match (result, spare) {
@@ -471,7 +474,7 @@ impl WritingTask {
         }
     }
 
-    /// One transaction, and its events to the subscribers.
+    /// Commits one transaction and publishes its events.
     async fn commit(&self, mut writes: Vec<Write>) -> Result<Outcomes, LedgerError> {
         let count = writes.len();
         if let Some(owner) = &self.shared.log
@@ -490,13 +493,13 @@ impl WritingTask {
         metrics::histogram!("slackwater_ledger_commit_seconds").record(started.elapsed());
         metrics::histogram!("slackwater_ledger_group_writes").record(u32::try_from(count).unwrap_or(u32::MAX));
         match &result {
-            // That a small write finds room does not make the storage mended: the probe does.
+            // A small write that finds room does not prove recovery: the probe does.
             Ok(outcomes) => self.publish(outcomes),
             Err(error) => {
                 if let LedgerError::Storage(fault) = error {
                     self.shared.health.failed(fault);
                 }
-                // Marked before anyone is answered, so that who retries meets the refusal.
+                // Marked before any answer, so that a retry is refused.
                 if error.is_ambiguous() {
                     self.shared.in_doubt.store(true, Ordering::Release);
                     self.shared.room.close();
@@ -542,11 +545,11 @@ impl WritingTask {
         self.shared.room.add_permits(size);
         let waiting = self.shared.config.queue_len.saturating_sub(self.shared.room.available_permits());
         metrics::gauge!("slackwater_ledger_queue_writes").set(u32::try_from(waiting).unwrap_or(u32::MAX));
-        // A submitter that went away does not take back what is committed.
+        // The commit stands even if its submitter has gone away.
         let _ = submitter.send(result);
     }
 
-    /// Answers everything that still waits.
+    /// Fails all queued submissions.
     fn refuse_all(&mut self, error: &LedgerError) {
         self.waiting.close();
         while let Some(Submission { writes, answer }) = self.carried.take().or_else(|| self.waiting.try_recv().ok()) {

@@ -1,9 +1,9 @@
-//! Whether the storage takes what is written, and what stands in its way.
+//! Health of the storage.
 //!
-//! A write that fails makes the storage *away*; reads only give reason to look, since a full or read-only database still
-//! answers them. While it is away, callers are refused at the door, the writing task tries a write of its own from time to
-//! time, and when that is committed the storage is *back* and everything goes on. Only that write counts: a smaller one
-//! may find room where the next does not.
+//! A failed write makes the storage *away*; a failed read only triggers a check, since a full or read-only database
+//! still answers reads. While it is away, callers are refused immediately, the writing task periodically tries a write
+//! of its own, and when that is committed the storage is *back* and operation resumes. Only that write counts: a
+//! smaller one may find room where the next does not.
 
 use std::{
     collections::BTreeSet,
@@ -16,30 +16,30 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-/// What kind of fault a storage has. Its code is shown to everyone, the detail only to the log.
+/// Kind of storage fault. Its code is public, the detail is only logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum FaultKind {
-    /// No room: disk, quota.
+    /// No space: disk, quota.
     Full,
-    /// It may only be read.
+    /// Read-only.
     ReadOnly,
-    /// Another program holds its lock for longer than we wait.
+    /// Another program holds its lock for longer than our timeout.
     Busy,
     /// The device or file system fails.
     Io,
     /// It can't be opened or reached.
     Unreachable,
-    /// What it holds is damaged.
+    /// Its content is damaged.
     Corrupt,
-    /// A commit without an answer is being looked into.
+    /// A commit without an answer is being resolved.
     InDoubt,
-    /// Anything else.
+    /// Any other fault.
     Other,
 }
 
 impl FaultKind {
-    /// The stable code that probes and metrics show.
+    /// Stable code for probes and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Full => "full",
@@ -53,7 +53,7 @@ impl FaultKind {
         }
     }
 
-    /// What an operator can do about it.
+    /// Advice to the operator.
     pub const fn remedy(self) -> &'static str {
         match self {
             Self::Full => "make room; the relayer goes on by itself",
@@ -73,12 +73,12 @@ impl fmt::Display for FaultKind {
     }
 }
 
-/// A fault of the storage. `Display` shows the detail, which may name paths of this machine.
+/// A fault of the storage. `Display` shows the detail, which may contain local paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorageFault {
     /// Its kind.
     pub kind: FaultKind,
-    /// What the storage said.
+    /// The storage's own message.
     pub detail: String,
 }
 
@@ -101,13 +101,13 @@ impl From<String> for StorageFault {
     }
 }
 
-/// What is known about the storage.
+/// Current health of the storage.
 #[derive(Debug, Default)]
 pub struct Health {
     is_away: AtomicBool,
     is_suspect: AtomicBool,
     away: Mutex<Option<Away>>,
-    /// For the one task that looks whether it is back.
+    /// Wakes the task that probes the storage.
     changed: Notify,
 }
 
@@ -115,12 +115,12 @@ pub struct Health {
 struct Away {
     fault: StorageFault,
     since: Instant,
-    /// Kinds that were told in this outage: each is told once.
+    /// Fault kinds already reported in this outage: each is reported once.
     told: BTreeSet<FaultKind>,
 }
 
 impl Health {
-    /// Why nothing is accepted or sent now; `None` if the last write worked.
+    /// Current fault; `None` if the last write succeeded. While there is one, nothing is accepted or sent.
     pub fn fault(&self) -> Option<StorageFault> {
         if !self.is_away() {
             return None;
@@ -128,12 +128,12 @@ impl Health {
         self.lock().as_ref().map(|away| away.fault.clone())
     }
 
-    /// Whether the last write failed.
+    /// True if the last write failed.
     pub fn is_away(&self) -> bool {
         self.is_away.load(Ordering::Acquire)
     }
 
-    /// A write failed. Alerts once for each kind of fault in an outage.
+    /// Records a failed write. Alerts once for each kind of fault in an outage.
     pub(crate) fn failed(&self, fault: &StorageFault) {
         let mut slot = self.lock();
         let away =
@@ -150,7 +150,7 @@ impl Health {
         self.changed.notify_one();
     }
 
-    /// The writing task's own write was committed.
+    /// Records that the writing task's own write was committed.
     pub(crate) fn works(&self) {
         if !self.is_away() {
             return;
@@ -164,13 +164,13 @@ impl Health {
         self.is_away.store(false, Ordering::Release);
     }
 
-    /// A read failed: worth a look.
+    /// Records a failed read, which triggers a check.
     pub(crate) fn suspect(&self) {
         self.is_suspect.store(true, Ordering::Release);
         self.changed.notify_one();
     }
 
-    /// Waits until there is reason for a look: `true` if only a suspicion.
+    /// Waits for a reason to check the storage: `true` if it is only a suspicion.
     pub(crate) async fn trouble(&self) -> bool {
         loop {
             if self.is_away() {
@@ -203,7 +203,7 @@ mod tests {
         health.failed(&full);
         assert_eq!(health.fault(), Some(full));
         assert!(!health.trouble().await);
-        // The newest reason counts, and each kind is told once.
+        // The newest fault counts, and each kind is reported once.
         let busy = StorageFault::new(FaultKind::Busy, "locked");
         health.failed(&busy);
         assert_eq!(health.fault(), Some(busy));

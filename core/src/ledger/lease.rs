@@ -1,4 +1,4 @@
-//! Leases on the lanes of a chain, for ledgers that several instances share.
+//! Leases on the lanes of a chain, for ledgers shared by several instances.
 
 use std::time::Duration;
 
@@ -7,60 +7,60 @@ use async_trait::async_trait;
 use super::{Fence, LedgerError};
 use crate::request::LaneId;
 
-/// Somebody drives a chain's lanes.
+/// A lease on a chain's lanes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseRecord {
     /// The chain and the token.
     pub fence: Fence,
-    /// Which instance.
+    /// Name of the owning instance.
     pub owner: String,
-    /// How long it lasts by the database's clock; zero if it has run out.
+    /// Remaining time by the database's clock; zero if expired.
     pub remaining: Duration,
 }
 
-/// What an instance told about itself.
+/// Self-reported status of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberRecord {
-    /// Its name.
+    /// Name of the instance.
     pub instance: String,
-    /// What it told.
+    /// Its status text.
     pub text: String,
-    /// How long ago, by the database's clock.
+    /// Age of the status, by the database's clock.
     pub age: Duration,
 }
 
-/// What became of a wish for a lease.
+/// Result of a lease request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeaseOutcome {
-    /// Ours until the wished-for time after the moment at which it was *asked for*, with a token of its own.
+    /// Ours until the requested period after the moment of the *request*, with a token of its own.
     Taken(Fence),
-    /// Another's.
+    /// Held by another instance.
     Held(LeaseRecord),
 }
 
-/// Who drives the lanes of a chain. All times are measured by the database's clock; holders measure the end of what they
-/// hold by a clock of their own, from before they asked, and so never believe in it longer than the database does.
+/// Ownership of the lanes of a chain. All times are measured by the database's clock; holders measure the expiry by a
+/// clock of their own, from before the request, and so never believe in a lease longer than the database does.
 ///
-/// **A stale owner can't write:** [`super::Write::Fenced`] is checked in the transaction that would apply it, against the
-/// row that a change of owner must lock.
+/// **A stale owner can't write:** [`super::Write::Fenced`] is checked in the applying transaction, against the row that
+/// a change of owner must lock.
 #[async_trait]
 pub trait Leases: Send + Sync {
-    /// Takes the lease on a chain's lanes if nobody holds it, with a token above all before.
+    /// Acquires the lease on a chain's lanes if it is free, with a token above all earlier ones.
     ///
     /// # Errors
-    /// [`LedgerError::Storage`]; it may be taken all the same, and runs out then.
+    /// [`LedgerError::Storage`]; it may have been acquired nevertheless, and then expires.
     async fn acquire(&self, chain_id: u64, owner: &str, period: Duration) -> Result<LeaseOutcome, LedgerError>;
 
-    /// Makes a lease last for `period` from now; `false` if another owner has taken it since.
+    /// Extends a lease to `period` from now; `false` if another owner has acquired it since.
     ///
     /// # Errors
-    /// [`LedgerError::Storage`]; it may be renewed all the same.
+    /// [`LedgerError::Storage`]; it may have been renewed nevertheless.
     async fn renew(&self, fence: Fence, period: Duration) -> Result<bool, LedgerError>;
 
-    /// Ends a lease now, so that others need not wait; without effect if it is another's.
+    /// Releases a lease, so that others need not wait for its expiry; without effect if another owner holds it.
     ///
     /// # Errors
-    /// [`LedgerError::Storage`]; it runs out by itself then.
+    /// [`LedgerError::Storage`]; the lease then expires by itself.
     async fn release(&self, fence: Fence) -> Result<(), LedgerError>;
 
     /// All leases, by chain.
@@ -69,25 +69,25 @@ pub trait Leases: Send + Sync {
     /// [`LedgerError::Storage`].
     async fn leases(&self) -> Result<Vec<LeaseRecord>, LedgerError>;
 
-    /// Number of requests by tenant that are not in a block and have not ended, as of the event with this number.
+    /// Number of requests by tenant that have not ended and are not in a block, as of the event with this number.
     ///
     /// # Errors
     /// [`LedgerError::Storage`].
     async fn open_by_tenant(&self) -> Result<(u64, Vec<(String, u64)>), LedgerError>;
 
-    /// Lanes with batches that are not final, and how many each has.
+    /// Lanes with batches that are not final, and the number of those batches.
     ///
     /// # Errors
     /// [`LedgerError::Storage`].
     async fn open_lanes(&self) -> Result<Vec<(LaneId, u64)>, LedgerError>;
 
-    /// What the instances told about themselves, by name, with the time since then by the database's clock.
+    /// Self-reported statuses of the instances, by name, with their age by the database's clock.
     ///
     /// # Errors
     /// [`LedgerError::Storage`].
     async fn members(&self) -> Result<Vec<MemberRecord>, LedgerError>;
 
-    /// Tells something about this instance to the others; an empty text makes it forgotten.
+    /// Publishes this instance's status to the others; an empty text deletes it.
     ///
     /// # Errors
     /// [`LedgerError::Storage`].

@@ -37,7 +37,7 @@ struct Batch {
 #[derive(Debug, Clone, Default)]
 struct Tables {
     cursor: Cursor,
-    /// By order of acceptance, with the number of events.
+    /// By order of acceptance, with the number of events of each.
     requests: BTreeMap<u64, (RequestRecord, u32)>,
     ids: HashMap<RequestId, u64>,
     keys: HashMap<Key, (B256, RequestId)>,
@@ -54,17 +54,17 @@ struct Tables {
     targets: BTreeMap<(u64, Address), TargetRecord>,
 }
 
-/// What outlives the [`MemoryLedger`]s that are opened on it, one after the other.
+/// Storage that outlives the [`MemoryLedger`]s opened on it, one after the other.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore(Arc<Mutex<Tables>>);
 
 impl MemoryStore {
-    /// Empty.
+    /// An empty store.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A copy as of now: a backup.
+    /// A copy of the current state: a backup.
     pub fn snapshot(&self) -> Self {
         Self(Arc::new(Mutex::new(self.tables().clone())))
     }
@@ -73,12 +73,12 @@ impl MemoryStore {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an attempt with this hash is committed, and what it belongs to.
+    /// Batch of the committed attempt with this hash; `None` if there is none.
     pub fn attempt(&self, hash: B256) -> Option<BatchId> {
         self.tables().attempts.get(&hash).copied()
     }
 
-    /// A batch with its members.
+    /// A batch with its members; `None` if unknown.
     pub fn batch(&self, id: BatchId) -> Option<(BatchRecord, Vec<BatchMember>)> {
         let tables = self.tables();
         let batch = &tables.batches[tables.batch_ids.get(&id)?];
@@ -90,7 +90,7 @@ impl MemoryStore {
         self.tables().batches.values().map(|batch| batch.record.clone()).collect()
     }
 
-    /// A request.
+    /// A request; `None` if unknown.
     pub fn request(&self, id: RequestId) -> Option<RequestRecord> {
         let tables = self.tables();
         Some(tables.requests[tables.ids.get(&id)?].0.clone())
@@ -101,18 +101,18 @@ impl MemoryStore {
         self.tables().requests.values().map(|(record, _)| record.clone()).collect()
     }
 
-    /// What accounts have borne.
+    /// Totals borne by accounts.
     pub fn accounts(&self) -> Vec<AccountRow> {
         self.tables().accounts()
     }
 
-    /// Whether the decision log has an alert with this code.
+    /// True if the decision log has an alert with this code.
     pub fn has_alert(&self, code: &str) -> bool {
         let is_it = |row: &DecisionRow| matches!(Decision::decode(&row.body), Ok(Decision::Alert { code: told, .. }) if told == code);
         self.tables().decisions.iter().any(is_it)
     }
 
-    /// Events from the one with this place on, counted from 0.
+    /// Events from position `place` on, counted from 0.
     pub fn events_from(&self, place: usize) -> Vec<EventRecord> {
         let tables = self.tables();
         tables.events.iter().skip(place).map(|(_, event)| event.clone()).collect()

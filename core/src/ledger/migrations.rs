@@ -1,4 +1,4 @@
-//! The history of the tables: the files of `core/migrations`, embedded. (sqlx's own macro for this would have the whole
+//! The schema migrations: the files of `core/migrations`, embedded. (sqlx's own macro for this would have the whole
 //! driver, SQLite included, compiled a second time: for the compiler.)
 
 use sqlx::{
@@ -6,10 +6,10 @@ use sqlx::{
     migrate::{Migration, MigrationType, Migrator},
 };
 
-/// Version, description and text: what the name of a file says, and what it holds.
+/// Version and description, from the file's name, and its content.
 type File = (i64, &'static str, &'static str);
 
-/// Of the embedded ledger.
+/// Migrations of the embedded ledger.
 pub(super) const SQLITE: [File; 8] = [
     (1, "ledger", include_str!("../../migrations/sqlite/0001_ledger.sql")),
     (10, "accounts", include_str!("../../migrations/sqlite/0010_accounts.sql")),
@@ -21,7 +21,7 @@ pub(super) const SQLITE: [File; 8] = [
     (25, "own gas", include_str!("../../migrations/sqlite/0025_own_gas.sql")),
 ];
 
-/// Of the shared ledger.
+/// Migrations of the shared ledger.
 #[cfg(feature = "postgres")]
 pub(super) const POSTGRES: [File; 10] = [
     (1, "ledger", include_str!("../../migrations/postgres/0001_ledger.sql")),
@@ -36,7 +36,7 @@ pub(super) const POSTGRES: [File; 10] = [
     (25, "own gas", include_str!("../../migrations/postgres/0025_own_gas.sql")),
 ];
 
-/// What brings tables up to date by `files`.
+/// Migrator that applies `files`.
 pub(super) fn migrator(files: &[File]) -> Migrator {
     let migration = |&(version, description, sql): &File| {
         Migration::new(version, description.into(), MigrationType::Simple, SqlStr::from_static(sql), false)
@@ -44,7 +44,7 @@ pub(super) fn migrator(files: &[File]) -> Migrator {
     Migrator::with_migrations(files.iter().map(migration).collect())
 }
 
-/// The version that tables have once they are up to date.
+/// Schema version after all migrations.
 pub(super) fn newest(files: &[File]) -> i64 {
     files.iter().map(|&(version, ..)| version).max().unwrap_or_default()
 }
@@ -55,7 +55,8 @@ mod tests {
 
     use super::*;
 
-    /// Ledgers in use remember version, description and checksum of each file: they must be what sqlx reads from the folder.
+    /// Existing ledgers store version, description and checksum of each file: they must match sqlx's reading of the
+    /// folder.
     async fn check(folder: &str, files: &[File]) {
         let told = |migrator: &Migrator| -> Vec<_> {
             let of = |one: &Migration| {

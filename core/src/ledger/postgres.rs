@@ -1,11 +1,12 @@
 //! The shared ledger: PostgreSQL, written by several instances.
 //!
-//! Commits happen one after the other: each holds the row of `numbers` from its first statement to its end, so numbers
-//! have no gaps, and events become visible in their order. Group commit makes up for it: what waits in an instance shares
-//! one transaction.
+//! Commits are serial: each holds the row of `numbers` from its first statement to its end, so numbers have no gaps,
+//! and events become visible in their order. Group commit compensates: the queued writes of an instance share one
+//! transaction.
 //!
-//! **When the answer to a `COMMIT` is lost**, the ledger does not guess: every commit writes its writer's count into
-//! `writers`, and who lost the answer locks `numbers` (which the lost transaction holds until it has ended) and looks.
+//! **If the answer to a `COMMIT` is lost**, the ledger does not guess: every commit writes its writer's count into
+//! `writers`, and the writer that lost the answer locks `numbers` (which the lost transaction holds until it has ended)
+//! and checks.
 
 mod lease;
 mod sql;
@@ -28,30 +29,30 @@ use super::{
 };
 use store::StoreError;
 
-/// Tries of a commit that the database refuses because of others' (only distributed databases do).
+/// Attempts at a commit that the database refuses because of concurrent ones (only distributed databases do).
 const CONFLICT_TRIES: u32 = 10;
-/// Connections for leases.
+/// Number of connections for leases.
 const LEASE_CONNECTIONS: u32 = 2;
-/// Pauses between looks at what became of a commit.
+/// Pauses between checks of a commit in doubt.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 const LOOK_PAUSE_MOST: Duration = Duration::from_secs(1);
-/// Writers that have not been seen for so long are forgotten.
+/// Deletes writers not seen for 30 days.
 const FORGET_WRITERS: &str = "DELETE FROM writers WHERE seen_at < clock_timestamp() - INTERVAL '30 days'";
 
-/// Where the shared ledger lives, and how it is reached. `Debug` hides the URL, which may hold a password.
+/// Location and options of the shared ledger. `Debug` hides the URL, which may hold a password.
 #[derive(Clone)]
 pub struct PostgresConfig {
     options: PgConnectOptions,
-    /// The schema that holds the tables, created if absent (`ledger.schema`): a-z, 0-9 and `_`.
+    /// Schema of the tables, created if absent (`ledger.schema`): a-z, 0-9 and `_`.
     pub schema: String,
-    /// Connections for reading (`ledger.read_connections`), at least 1. One more writes, and two keep leases.
+    /// Number of read connections (`ledger.read_connections`), at least 1. One more writes, and two maintain leases.
     pub read_connections: u32,
-    /// Longest wait for a connection (`ledger.connect_timeout_ms`).
+    /// Time limit for a connection (`ledger.connect_timeout_ms`).
     pub connect_timeout: Duration,
-    /// Longest time that a statement may take (`ledger.statement_timeout_ms`).
+    /// Time limit for a statement (`ledger.statement_timeout_ms`).
     pub statement_timeout: Duration,
-    /// The database ends a transaction whose writer is silent for so long (`ledger.idle_timeout_ms`): an instance that
-    /// stands still in the middle of a commit must not hold up the others. Well below a lease period.
+    /// Idle time after which the database ends a writer's transaction (`ledger.idle_timeout_ms`): an instance that
+    /// hangs in the middle of a commit must not block the others. Well below a lease period.
     pub idle_timeout: Duration,
 }
 
@@ -71,10 +72,11 @@ impl PartialEq for PostgresConfig {
 }
 
 impl PostgresConfig {
-    /// The defaults, for the database at `url`: `postgres://user:password@host:port/database?sslmode=verify-full`.
+    /// The default options for the database at `url`:
+    /// `postgres://user:password@host:port/database?sslmode=verify-full`.
     ///
     /// # Errors
-    /// [`LedgerError::Storage`] if it is no such URL; never shows it.
+    /// [`LedgerError::Storage`] if it is not such a URL; never shows it.
     pub fn new(url: &str) -> Result<Self, LedgerError> {
         let is_postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
         let options = PgConnectOptions::from_str(url).ok().filter(|_| is_postgres);
@@ -97,7 +99,7 @@ impl PostgresConfig {
         format!("postgres://{host}:{port}/{}", self.options.get_database().unwrap_or_default())
     }
 
-    /// Whether the way to the database is encrypted and its certificate checked, or does not leave this machine.
+    /// True if the connection is encrypted with a verified certificate, or does not leave this machine.
     pub fn is_private(&self) -> bool {
         let host = self.options.get_host();
         let is_local = self.options.get_socket().is_some()
@@ -107,7 +109,7 @@ impl PostgresConfig {
         is_local || matches!(self.options.get_ssl_mode(), PgSslMode::VerifyCa | PgSslMode::VerifyFull)
     }
 
-    /// The error, with the place where it happened.
+    /// The error, with the location of the database.
     fn at(&self, error: &sqlx::Error) -> LedgerError {
         match storage_error(error) {
             LedgerError::Storage(fault) => {
@@ -168,19 +170,19 @@ impl PostgresConfig {
     }
 }
 
-/// [`Ledger`](super::Ledger) in a PostgreSQL database that several instances share.
+/// [`Ledger`](super::Ledger) in a PostgreSQL database shared by several instances.
 ///
 /// **Invariant I2:** a [`Durable`] value leaves [`Ledger::commit`](super::Ledger::commit) only after `COMMIT` was answered, or was found done,
 /// with `synchronous_commit` on.
 #[derive(Debug)]
 pub struct PostgresLedger {
     config: PostgresConfig,
-    /// Names this writer in `writers`.
+    /// Id of this writer in `writers`.
     id: [u8; 16],
-    /// `None` after a failed or abandoned commit: the next one connects anew.
+    /// `None` after a failed or abandoned commit: the next one reconnects.
     writer: tokio::sync::Mutex<Slot>,
     readers: PgPool,
-    /// Of their own, so that no crowd of readers keeps a lease from being renewed.
+    /// Separate connections, so that many readers can't keep a lease from being renewed.
     leasing: PgPool,
     health: Arc<Health>,
     closed: CancellationToken,
@@ -189,15 +191,15 @@ pub struct PostgresLedger {
 #[derive(Debug, Default)]
 struct Slot {
     connection: Option<PgConnection>,
-    /// Commits tried so far.
+    /// Number of commit attempts so far.
     count: i64,
 }
 
-/// How a try to commit failed.
+/// Failure of a commit attempt.
 enum Failed {
-    /// Nothing of it is durable, for this reason.
+    /// Nothing of it is durable.
     Not(LedgerError),
-    /// The database asks for another try.
+    /// The database requests a retry.
     Conflict(LedgerError),
     /// The answer to `COMMIT` is missing.
     InDoubt(String, Vec<WriteOutcome>),
@@ -219,7 +221,7 @@ impl From<sqlx::Error> for Failed {
     }
 }
 
-/// Serialization failure or deadlock: rolled back, and worth another try.
+/// True for a serialization failure or deadlock: rolled back, and retryable.
 fn is_conflict(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|error| error.code()).is_some_and(|code| matches!(&*code, "40001" | "40P01"))
 }
@@ -230,8 +232,8 @@ impl PostgresLedger {
     /// Opens the ledger, and creates or migrates its schema.
     ///
     /// # Errors
-    /// [`LedgerError::Newer`] before anything is changed; [`LedgerError::Storage`] if the database can't be reached, does
-    /// not keep what it commits (`fsync = off`), or can't be migrated.
+    /// [`LedgerError::Newer`] before anything is changed; [`LedgerError::Storage`] if the database can't be reached,
+    /// does not guarantee durability (`fsync = off`), or can't be migrated.
     pub async fn open(config: PostgresConfig) -> Result<Self, LedgerError> {
         config.check_schema()?;
         let mut connection = config.connect().await?;
@@ -262,7 +264,8 @@ impl PostgresLedger {
         result
     }
 
-    /// One try. The connection is put back only after a clean end: if this future is dropped, so is the transaction.
+    /// One attempt. The connection is put back only after a clean end: if this future is dropped, so is the
+    /// transaction.
     async fn attempt(&self, slot: &mut Slot, writes: Vec<Write>) -> Result<Vec<WriteOutcome>, Failed> {
         let mut connection = match slot.connection.take() {
             Some(connection) => connection,
@@ -303,7 +306,8 @@ impl PostgresLedger {
         Ok(outcomes)
     }
 
-    /// Whether this writer's commit number `count` is durable. Asks until there is an answer, or the ledger is closed.
+    /// Checks whether this writer's commit number `count` is durable. Retries until there is an answer; `None` if the
+    /// ledger is closed first.
     async fn look(&self, slot: &mut Slot, count: i64) -> Option<bool> {
         let mut pause = LOOK_PAUSE;
         loop {
@@ -325,7 +329,7 @@ impl PostgresLedger {
         let mut connection = self.config.connect().await?;
         let failed = |error: sqlx::Error| storage_error(&error);
         connection.execute("BEGIN").await.map_err(failed)?;
-        // Waits until the lost transaction has ended, one way or the other.
+        // Waits until the lost transaction has ended, either way.
         connection.execute("SELECT request FROM numbers WHERE one = 1 FOR UPDATE").await.map_err(failed)?;
         let done: Option<i64> = sqlx::query_scalar("SELECT commits FROM writers WHERE id = $1")
             .bind(self.id.as_slice())
@@ -349,7 +353,7 @@ fn cursor_of(row: &PgRow) -> Result<Cursor, LedgerError> {
     })
 }
 
-/// Checks that the database keeps what it commits and is not from the future, and brings its tables up to date.
+/// Checks that the database is durable and not from a newer version, and migrates its tables.
 async fn migrate(config: &PostgresConfig, connection: &mut PgConnection) -> Result<(), LedgerError> {
     let failed = |error: sqlx::Error| storage_error(&error);
     let version: String = sqlx::query_scalar("SELECT version()").fetch_one(&mut *connection).await.map_err(failed)?;
@@ -428,7 +432,7 @@ impl SqlStore for PostgresLedger {
                     let count = slot.count;
                     match self.look(&mut slot, count).await {
                         Some(true) => break outcomes,
-                        // Nothing of it is there, so it can be tried again.
+                        // Nothing of it is there, so it can be retried.
                         Some(false) => {}
                         None => return Err(LedgerError::InDoubt(error)),
                     }

@@ -1,4 +1,4 @@
-//! Records from rows, and rows from records. Columns are read and written by position, in the order of the column lists
+//! Conversion between records and rows. Columns are read and written by position, in the order of the column lists
 //! here, which are the same in every database.
 
 use std::collections::BTreeMap;
@@ -26,11 +26,11 @@ pub trait Row {
     fn blob(&self, column: usize) -> Result<Option<&[u8]>, sqlx::Error>;
 }
 
-/// What a failed statement other than `COMMIT` means: its transaction is rolled back.
+/// Error of a failed statement other than `COMMIT`: its transaction is rolled back.
 pub(super) fn storage_error(error: &sqlx::Error) -> LedgerError {
     match error {
         sqlx::Error::PoolClosed => LedgerError::Closed,
-        // What was loaded contradicts what is stored.
+        // The loaded rows contradict the stored ones.
         sqlx::Error::Database(database) if !matches!(database.kind(), sqlx::error::ErrorKind::Other) => {
             LedgerError::Damaged { what: "ledger", detail: error.to_string() }
         }
@@ -38,7 +38,7 @@ pub(super) fn storage_error(error: &sqlx::Error) -> LedgerError {
     }
 }
 
-/// What stands in the way, by the database's code.
+/// Kind of fault by the database's error code.
 fn kind_of(error: &sqlx::Error) -> FaultKind {
     match error {
         sqlx::Error::Database(database) => {
@@ -81,7 +81,7 @@ fn postgres_kind(code: &str) -> FaultKind {
     }
 }
 
-/// Columns that [`Cells::request`] reads, of `requests AS r`.
+/// Columns read by [`Cells::request`], of `requests AS r`.
 macro_rules! request_columns {
     () => {
         "r.seq, r.id, r.tenant, r.chain_id, r.kind, r.forwarder, r.signer, r.signer_nonce, r.target, r.status, \
@@ -89,13 +89,13 @@ macro_rules! request_columns {
          r.ceiling_wei_per_gas, r.cost_wei, r.gas_used, r.tx_hash, r.block_number, r.batch_failures, r.submitted_by, r.price_percent, r.events"
     };
 }
-/// Columns that [`Cells::payload`] reads, of `payloads AS p`.
+/// Columns read by [`Cells::payload`], of `payloads AS p`.
 macro_rules! payload_columns {
     () => {
         "p.payload, p.promise_signature, p.quote"
     };
 }
-/// Columns that [`Cells::batch`] reads, of `batches AS b`.
+/// Columns read by [`Cells::batch`], of `batches AS b`.
 macro_rules! batch_columns {
     () => {
         "b.seq, b.chain_id, b.sender, b.nonce, b.state, b.recipient, b.value_wei, b.gas_limit, b.deadline_ms, \
@@ -103,7 +103,7 @@ macro_rules! batch_columns {
          b.gas_used, b.cost_wei"
     };
 }
-/// An amount of wei, which is decimal text or NULL, with leading zeros to 81 digits: every 256-bit number has fewer.
+/// An amount of wei (decimal text or NULL), zero-padded to 81 digits: every 256-bit number has fewer.
 macro_rules! padded_wei {
     ($column:literal) => {
         concat!(
@@ -115,7 +115,7 @@ macro_rules! padded_wei {
         )
     };
 }
-/// What budgets count of `requests AS r`, padded: the larger of cost and price.
+/// Amount counted by budgets for `requests AS r`, padded: the larger of cost and price.
 macro_rules! counted_wei {
     () => {
         concat!(
@@ -131,7 +131,7 @@ macro_rules! counted_wei {
         )
     };
 }
-/// Columns that [`Cells::wei_sum`] reads: the sums of each nine digits of such amounts, which no database overflows with.
+/// Columns read by [`Cells::wei_sum`]: sums of nine-digit groups of such amounts, which overflow no database.
 macro_rules! wei_sums {
     ($padded:literal) => {
         concat!(
@@ -160,7 +160,7 @@ pub(super) struct Cells<'r> {
 }
 
 impl<'r> Cells<'r> {
-    /// Reads `row` as (part of) `what`.
+    /// A reader of `row` as (part of) a record of kind `what`.
     pub(super) const fn of(what: &'static str, row: &'r dyn Row) -> Self {
         Self { what, row, next: 0 }
     }
@@ -299,7 +299,7 @@ impl<'r> Cells<'r> {
         Ok(sum)
     }
 
-    /// What budgets count of an ended request.
+    /// Amount counted by budgets for an ended request.
     pub(super) fn cost(&mut self) -> Result<CostRow, LedgerError> {
         Ok(CostRow {
             seq: self.u64()?,
@@ -326,7 +326,7 @@ impl<'r> Cells<'r> {
         Ok(BatchMember { id: self.request_id()?, own_gas: self.optional_u64()? })
     }
 
-    /// A request without its payload, and the number of its events.
+    /// A request without its payload, and its number of events.
     pub(super) fn request(&mut self) -> Result<(RequestRecord, u32), LedgerError> {
         let seq = self.u64()?;
         let id = self.request_id()?;
@@ -378,7 +378,7 @@ impl<'r> Cells<'r> {
         Ok(())
     }
 
-    /// A batch and its number in storage.
+    /// A batch with its row number in storage.
     pub(super) fn batch(&mut self) -> Result<(u64, BatchRecord), LedgerError> {
         let seq = self.u64()?;
         let mut record = BatchRecord {
@@ -487,7 +487,7 @@ pub(super) fn sum_spent<'r>(rows: impl Iterator<Item = &'r dyn Row>) -> Result<V
         sum.reserved_wei = sum.reserved_wei.saturating_add(reserved_wei);
         sum.spent_wei = sum.spent_wei.saturating_add(spent_wei);
     }
-    // A sum that came back to zero is like one that never was.
+    // A sum of zero is treated as absent.
     let is_something = |sum: &SpentRow| !(sum.reserved_wei.is_zero() && sum.spent_wei.is_zero());
     Ok(sums.into_values().filter(is_something).collect())
 }
@@ -502,7 +502,7 @@ pub(super) fn sum_margins<'r>(rows: impl Iterator<Item = &'r dyn Row>) -> Result
     Ok(sums.rows())
 }
 
-/// Sums of what prices differ from costs, by tenant and chain.
+/// Sums of the differences between prices and costs, by tenant and chain.
 #[derive(Debug, Default)]
 pub(super) struct Margins(BTreeMap<(String, u64), (U256, U256)>);
 
@@ -541,7 +541,7 @@ pub(super) fn sum_accounts<'r>(rows: impl Iterator<Item = &'r dyn Row>) -> Resul
     Ok(sums.into_iter().map(row).collect())
 }
 
-/// Takes the values of a row, from left to right.
+/// Receives the values of a row, from left to right.
 pub(super) trait Bind {
     /// An integer.
     fn int(&mut self, value: Option<i64>);

@@ -1,5 +1,4 @@
-//! The reading side of every SQL ledger, written once. What differs between databases is how a query is run, and all of
-//! the writing.
+//! The reading side of every SQL ledger. Only query execution and the writing side differ between databases.
 
 use std::{borrow::Cow, collections::BTreeSet, fmt, future::Future, sync::Arc};
 
@@ -32,10 +31,10 @@ pub(super) enum Value {
     Blob(Vec<u8>),
 }
 
-/// A query with its values: `$1`, `$2`, …, which every database here understands.
+/// A query with its values: `$1`, `$2`, …, a syntax supported by every database here.
 #[derive(Debug)]
 pub struct Query {
-    /// Made of literals and placeholders only.
+    /// Consists of literals and placeholders only.
     pub(super) text: Cow<'static, str>,
     pub(super) values: Vec<Value>,
 }
@@ -56,7 +55,7 @@ impl Query {
         self.push(&format!("{text}${number}"));
     }
 
-    /// Adds that `column` is one of `values`.
+    /// Adds a condition: `column` is one of `values`.
     fn push_one_of<'a>(&mut self, column: &str, values: impl IntoIterator<Item = &'a Arc<str>>) {
         self.push(column);
         let mut before = " IN (";
@@ -67,7 +66,7 @@ impl Query {
         self.push(")");
     }
 
-    /// The value of the next placeholder that is in the text.
+    /// Binds the next placeholder of the text.
     pub(super) fn int(mut self, value: i64) -> Self {
         self.values.push(Value::Int(value));
         self
@@ -90,23 +89,23 @@ impl Query {
 
 type WholeBatch = (BatchRecord, Vec<Durable<AttemptRecord>>, Vec<BatchMember>);
 
-/// A database that runs queries, and does what is its own.
+/// A database's query execution, and its specific operations.
 pub trait SqlStore: Send + Sync + fmt::Debug + 'static {
-    /// Its rows.
+    /// Type of its rows.
     type Row: Row + Send + Sync;
-    /// A reading transaction, which sees one moment.
+    /// A read transaction with a consistent view.
     type Snapshot: Send;
 
     /// Rows of a query.
     fn fetch(&self, query: Query) -> impl Future<Output = Result<Vec<Self::Row>, LedgerError>> + Send;
-    /// Begins a reading transaction.
+    /// Begins a read transaction.
     fn snapshot(&self) -> impl Future<Output = Result<Self::Snapshot, LedgerError>> + Send;
-    /// Rows of a query in a reading transaction.
+    /// Rows of a query in a read transaction.
     fn fetch_in(
         snapshot: &mut Self::Snapshot,
         query: Query,
     ) -> impl Future<Output = Result<Vec<Self::Row>, LedgerError>> + Send;
-    /// Ends a reading transaction.
+    /// Ends a read transaction.
     fn end(snapshot: Self::Snapshot) -> impl Future<Output = Result<(), LedgerError>> + Send;
     /// [`Ledger::commit`].
     fn write(&self, writes: Vec<Write>)
@@ -142,8 +141,8 @@ fn listed(filter: &RequestFilter) -> Query {
     query
 }
 
-/// Adds what `filter` asks of a row. With a `+` before a column no index is taken for it: a tenant's own requests are looked
-/// through, however few others have a status.
+/// Adds the conditions of `filter`. A `+` before a column disables its index: a tenant's own requests are scanned,
+/// however few others have a status.
 fn push_conditions(query: &mut Query, table: &str, filter: &RequestFilter) {
     query.push_bind(&format!("{table}.seq < "), Value::Int(filter.before.map_or(i64::MAX, limit_of)));
     if let Some(from) = filter.from {
@@ -250,7 +249,7 @@ impl<S: SqlStore> Ledger for S {
                 None => contents.push((first, vec![member])),
             }
         }
-        // Each ends where the next one begins.
+        // Each content ends where the next one begins.
         let ends: Vec<u32> = contents.iter().skip(1).map(|(first, _)| *first).collect();
         Ok(contents.into_iter().zip(ends).map(|((_, members), until)| (until, members)).collect())
     }
@@ -341,7 +340,7 @@ impl<S: SqlStore> Ledger for S {
         if keys.is_empty() {
             return Ok(KeyUse::default());
         }
-        // Tenant and number lead through everything that a tenant ever had, so the open ones are found by chain.
+        // The index by tenant and number covers all of a tenant's past requests, so the open ones are found by chain.
         let mut open = Query::new(
             "SELECT r.submitted_by, r.id, r.chain_id, r.accepted_at_ms, r.reserved_wei FROM requests AS r \
              WHERE r.open = 1 AND r.chain_id IN (SELECT chain_id FROM request_counts) AND r.tenant || '' = $1",
@@ -454,7 +453,7 @@ impl<S: SqlStore> Ledger for S {
     }
 }
 
-/// The batches of `query` with attempts and members, all as of one moment.
+/// The batches of `query` with attempts and members, in one consistent view.
 async fn whole_batches<S: SqlStore>(store: &S, query: Query) -> Result<Vec<WholeBatch>, LedgerError> {
     let mut snapshot = store.snapshot().await?;
     let mut found = Vec::new();
@@ -482,7 +481,7 @@ async fn whole_batches<S: SqlStore>(store: &S, query: Query) -> Result<Vec<Whole
     Ok(found)
 }
 
-/// The request's record, payload included.
+/// The request's record, including its payload.
 fn whole_request<R: Row>(row: &R) -> Result<RequestRecord, LedgerError> {
     let mut cells = Cells::of("request", row);
     let (mut record, _) = cells.request()?;
@@ -490,12 +489,12 @@ fn whole_request<R: Row>(row: &R) -> Result<RequestRecord, LedgerError> {
     Ok(record)
 }
 
-/// A number used as a bound: beyond the largest signed one is as good as that.
+/// A number used as a bound, saturating at the largest signed one.
 fn limit_of(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// [`Row`] for the rows of a database, and how its queries are made.
+/// Implements [`Row`] for the rows of a database, and the preparation of its queries.
 macro_rules! impl_sql {
     ($row:ty, $database:ty, $arguments:ty) => {
         impl $crate::ledger::rows::Row for $row {
@@ -532,7 +531,7 @@ mod tests {
     use super::*;
     use crate::ledger::{SqliteConfig, SqliteLedger};
 
-    /// How SQLite goes about `query`, without the payloads.
+    /// SQLite's query plan for `query`, without the payloads.
     async fn plan(ledger: &SqliteLedger, mut query: Query) -> Vec<String> {
         query.text = format!("EXPLAIN QUERY PLAN {}", query.text).into();
         let rows = ledger.fetch(query).await.unwrap();
@@ -540,7 +539,7 @@ mod tests {
         steps.filter(|step| !step.contains("SEARCH p ") && !step.contains("SCALAR SUBQUERY")).collect()
     }
 
-    /// A list goes through one index, newest first, and sorts nothing: how much it looks at is bounded by where it ends.
+    /// A list uses a single index, newest first, and sorts nothing: the rows scanned are bounded by its end.
     #[tokio::test]
     async fn lists_go_through_the_index_that_fits() {
         let dir = tempfile::tempdir().unwrap();

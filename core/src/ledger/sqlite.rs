@@ -29,35 +29,34 @@ use super::{
 use crate::private;
 use store::SpentCache;
 
-/// Pauses between looks at what became of a commit.
+/// Pauses between checks of a commit in doubt.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 const LOOK_PAUSE_MOST: Duration = Duration::from_secs(1);
 
 /// `PRAGMA application_id` of our files: "SLKW".
 const APPLICATION_ID: u32 = 0x534c_4b57;
 
-/// Where the embedded ledger lives, and how it is opened.
+/// Location and options of the embedded ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqliteConfig {
     /// The database file, created if absent (`ledger.path`). Beside it: `-wal`, `-shm`, and `.lock`.
     pub path: PathBuf,
-    /// How long to wait for a lock that another program holds on the file, such as a backup
-    /// (`ledger.busy_timeout_ms`).
+    /// Time limit for a lock that another program holds on the file, such as a backup (`ledger.busy_timeout_ms`).
     pub busy_timeout_ms: u64,
-    /// Connections for reading (`ledger.read_connections`), at least 1.
+    /// Number of read connections (`ledger.read_connections`), at least 1.
     pub read_connections: u32,
-    /// Page cache of the writing connection (`ledger.cache_kib`). The random indexes (ids, sequences, keys) should fit:
-    /// about 150 bytes per stored request.
+    /// Page cache of the writing connection, KiB (`ledger.cache_kib`). The random indexes (ids, sequences, keys) should
+    /// fit: about 150 bytes per stored request.
     pub cache_kib: u32,
-    /// The log is copied into the database when it holds so many pages of 4 KiB (`ledger.checkpoint_pages`). The commit
-    /// that reaches it waits for the copy; a larger log copies less in sum.
+    /// Size of the write-ahead log that triggers a checkpoint, pages of 4 KiB (`ledger.checkpoint_pages`). The commit
+    /// that reaches it waits for the copy; a larger log copies less in total.
     pub checkpoint_pages: u32,
-    /// Read the whole file at start and refuse one that does not hold together (`ledger.check_at_start`).
+    /// True to read the whole file at start and refuse an inconsistent one (`ledger.check_at_start`).
     pub check_at_start: bool,
 }
 
 impl SqliteConfig {
-    /// The defaults, for the file at `path`.
+    /// The default options for the file at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -116,18 +115,18 @@ impl SqliteConfig {
 #[derive(Debug)]
 pub struct SqliteLedger {
     config: SqliteConfig,
-    /// `None` after a failed or abandoned commit: the next one connects anew and reads where things stand.
+    /// `None` after a failed or abandoned commit: the next one reconnects and reads the committed state.
     writer: tokio::sync::Mutex<Option<Writer>>,
     readers: SqlitePool,
     closed: CancellationToken,
     health: Arc<Health>,
-    /// Only for reading: no lock is held, and nothing is written.
+    /// True for read-only use: no lock is held, and nothing is written.
     is_read_only: bool,
     /// Kept open for its lock; released at close.
     lock: std::sync::Mutex<Option<HeldLock>>,
 }
 
-/// The writing connection and what it remembers about the committed state.
+/// The writing connection with its cache of the committed state.
 #[derive(Debug)]
 struct Writer {
     connection: SqliteConnection,
@@ -136,14 +135,14 @@ struct Writer {
 }
 
 impl SqliteLedger {
-    /// Opens the ledger, creates or migrates its schema, and takes its lock.
+    /// Opens the ledger, creates or migrates its schema, and acquires its lock.
     ///
     /// # Errors
     /// [`LedgerError::InUse`], [`LedgerError::Foreign`], [`LedgerError::Corrupt`] and [`LedgerError::Newer`] before
     /// anything is changed; [`LedgerError::Storage`] if the file cannot be opened or migrated.
     pub async fn open(config: SqliteConfig) -> Result<Self, LedgerError> {
-        // To its end, even if the caller drops this future: a statement that was begun goes on, and only the lock keeps the next
-        // one who opens the ledger from meeting it half way through its migrations.
+        // Runs to completion, even if the caller drops this future: a started statement continues, and only the lock
+        // keeps the next opener from meeting it in the middle of its migrations.
         let opened = tokio::spawn(Self::open_to_the_end(config)).await;
         opened.unwrap_or_else(|error| Err(LedgerError::Storage(error.to_string().into())))
     }
@@ -157,7 +156,7 @@ impl SqliteLedger {
         keep_private(&config)?;
         let opened = async {
             let mut writer = connect(&config).await?;
-            // What `run` does, whose future the compiler does not know to be `Send`.
+            // Same as `run`, whose future the compiler does not know to be `Send`.
             let migrator = migrations::migrator(&migrations::SQLITE);
             migrator.run_direct(None, &mut writer.connection, false).await.map_err(|error| match error {
                 sqlx::migrate::MigrateError::Execute(error) => storage_error(&error),
@@ -170,7 +169,7 @@ impl SqliteLedger {
         Ok(Self { lock: std::sync::Mutex::new(Some(lock)), ..Self::assemble(config, Some(writer), false) })
     }
 
-    /// Opens a ledger only for reading, beside a relayer that may own it: for copies and checks.
+    /// Opens a ledger read-only, possibly beside its relayer: for copies and checks.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -191,10 +190,10 @@ impl SqliteLedger {
         }
     }
 
-    /// One try; tells also how far the numbers went.
+    /// One attempt; an error in doubt includes the cursor before and after.
     async fn attempt(&self, slot: &mut Option<Writer>, writes: Vec<Write>) -> Result<Vec<WriteOutcome>, Failed> {
-        // Taken out: if the commit fails, or the caller drops this future, the connection is dropped with its transaction
-        // and with what it remembers.
+        // Taken out: if the commit fails, or the caller drops this future, the connection is dropped with its
+        // transaction and its cache.
         let mut writer = match slot.take() {
             Some(writer) => writer,
             None => connect(&self.config).await?,
@@ -214,16 +213,16 @@ impl SqliteLedger {
         }
     }
 
-    /// Whether the lost commit is there, and if so, makes sure that it stays. `false`: the next commit overwrites what
-    /// may be left of it in the log.
+    /// Checks whether the lost commit is in the log, and if so, makes it durable. `false`: the next commit overwrites
+    /// its possible remains in the log.
     async fn look(&self, slot: &mut Option<Writer>, doubt: &Doubt) -> Result<bool, LedgerError> {
         let mut writer = connect(&self.config).await?;
         let cursor = store::load_cursor(&mut writer.connection).await?;
-        // What moves no number (an attempt, a small value) is the same when it is written twice.
+        // A commit that moves no number (an attempt, a small value) may be written twice without harm.
         let is_there = cursor == doubt.after && doubt.after != doubt.before;
         if is_there {
-            // A failed sync may have marked pages of the log as clean that never reached the disk; copied into the
-            // database, they are written and synced anew.
+            // A failed sync may have marked pages of the log as clean that never reached the disk; a checkpoint copies
+            // them into the database, which writes and syncs them again.
             backup::checkpoint(&mut writer.connection).await?;
         }
         writer.cursor = Some(cursor);
@@ -231,7 +230,7 @@ impl SqliteLedger {
         Ok(is_there)
     }
 
-    /// Waits before another look; `false` if the ledger is closed.
+    /// Waits before the next check; `false` if the ledger is closed.
     async fn pause(&self, pause: &mut Duration) -> bool {
         tokio::select! {
             () = tokio::time::sleep(*pause) => {}
@@ -242,9 +241,9 @@ impl SqliteLedger {
     }
 }
 
-/// How a try to commit failed.
+/// Failure of a commit attempt.
 enum Failed {
-    /// Nothing of it is durable, for this reason.
+    /// Nothing of it is durable.
     Not(LedgerError),
     /// It may be in the log.
     InDoubt(Doubt),
@@ -264,16 +263,16 @@ struct Doubt {
     outcomes: Vec<WriteOutcome>,
 }
 
-/// How long an opening waits for a relay of this process that is being stopped.
+/// Wait of an opening for a relay of this process that is shutting down.
 const OWN_LOCK_WAIT: Duration = Duration::from_secs(3);
 
-/// Pause between two tries meanwhile.
+/// Pause between two attempts to lock.
 const OWN_LOCK_PAUSE: Duration = Duration::from_millis(25);
 
-/// Lock files that this process holds: a lock tells only that somebody does.
+/// Lock files held by this process: a lock itself does not identify its holder.
 static HELD: std::sync::Mutex<BTreeSet<PathBuf>> = std::sync::Mutex::new(BTreeSet::new());
 
-/// A lock that this process holds, as long as it lives.
+/// A lock held by this process for the lifetime of the value.
 #[derive(Debug)]
 pub(super) struct HeldLock {
     path: PathBuf,
@@ -286,14 +285,14 @@ impl Drop for HeldLock {
     }
 }
 
-/// As [`take_lock`], but a relay of this process that is being stopped is given its time.
+/// As [`take_lock`], but waits for a relay of this process that is shutting down.
 async fn wait_for_lock(config: &SqliteConfig) -> Result<HeldLock, LedgerError> {
     let since = tokio::time::Instant::now();
     let mut was_own = false;
     loop {
         match take_lock(config) {
             Err(LedgerError::InUseHere { .. }) if since.elapsed() < OWN_LOCK_WAIT => was_own = true,
-            // Let go by us a moment ago, and not told yet.
+            // Released by us a moment ago, but not yet visible.
             Err(LedgerError::InUse { .. }) if std::mem::take(&mut was_own) => {}
             taken => return taken,
         }
@@ -321,11 +320,11 @@ pub(super) fn take_lock(config: &SqliteConfig) -> Result<HeldLock, LedgerError> 
     }
 }
 
-/// Makes the file readable by its owner only before anything is in it. SQLite gives its log and its index the same mode; those
-/// that a crash left are tightened too.
+/// Restricts the file to its owner before anything is in it. SQLite gives its log and its index the same mode; files
+/// left by a crash are restricted too.
 fn keep_private(config: &SqliteConfig) -> Result<(), LedgerError> {
     if !exists(&config.path)? {
-        // What keeps it from being made is told when it is opened.
+        // A failure is reported when the file is opened.
         let _ = private::options().create_new(true).append(true).open(&config.path);
     }
     for suffix in ["", "-wal", "-shm", ".lock"] {
@@ -339,7 +338,7 @@ fn keep_private(config: &SqliteConfig) -> Result<(), LedgerError> {
     Ok(())
 }
 
-/// Checks that the file, if there is one, is ours and not from the future, before anything in it is changed.
+/// Checks that an existing file is ours and not from a newer version, before anything in it is changed.
 pub(super) async fn check_origin(config: &SqliteConfig, options: SqliteConnectOptions) -> Result<(), LedgerError> {
     if !exists(&config.path)? {
         return Ok(());
@@ -354,7 +353,7 @@ pub(super) async fn check_origin(config: &SqliteConfig, options: SqliteConnectOp
     let found = u32::try_from(found & 0xffff_ffff).unwrap_or_default();
     if found != APPLICATION_ID {
         // The migration that marks the file and creates the tables is one transaction, but the empty table of
-        // migrations comes before it: a crash in between leaves that alone.
+        // migrations comes before it: a crash in between leaves only that table.
         let unfinished = found == 0 && tables > 0 && only_migrations(&mut connection).await.map_err(failed)?;
         if found != 0 || (tables > 0 && !unfinished) {
             return Err(LedgerError::Foreign { path: path(), found, expected: APPLICATION_ID });
@@ -390,11 +389,11 @@ async fn connect(config: &SqliteConfig) -> Result<Writer, LedgerError> {
 
 impl_sql!(SqliteRow, Sqlite, SqliteArguments);
 
-/// What a failed `COMMIT` means.
+/// Error of a failed `COMMIT`.
 ///
-/// Busy: it did not begin. Full, or a write that failed: the last page of the transaction, whose header makes it a
-/// commit, is written after all others, and its checksum covers all of it; so it is not there as a whole. After anything
-/// else, such as a failed sync, the commit may or may not be found in the log when it is next recovered.
+/// Busy: it did not begin. Full, or a failed write: the last page of the transaction, whose header makes it a commit,
+/// is written after all others, and its checksum covers all of it; so the commit is not there as a whole. After any
+/// other failure, such as a failed sync, the commit may or may not be found in the log at its next recovery.
 fn commit_error(error: &sqlx::Error) -> LedgerError {
     const BUSY: i32 = 5;
     const FULL: i32 = 13;
@@ -432,7 +431,7 @@ impl SqlStore for SqliteLedger {
             return Err(LedgerError::Storage(StorageFault::new(FaultKind::ReadOnly, "opened only for reading")));
         }
         let mut slot = self.writer.lock().await;
-        // Once a commit is in doubt, nobody is told anything before it is certain what became of it.
+        // While a commit is in doubt, no answer is given until its outcome is certain.
         let mut doubt: Option<Doubt> = None;
         let mut pause = LOOK_PAUSE;
         loop {
@@ -474,7 +473,7 @@ impl SqlStore for SqliteLedger {
     }
 
     async fn shut(&self) {
-        // Before the lock: a commit in doubt must not wait for a disk that never works again.
+        // Before the lock: a commit in doubt must not wait for a disk that never recovers.
         self.closed.cancel();
         let mut slot = self.writer.lock().await;
         let Some(_lock) = self.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() else {
@@ -482,7 +481,7 @@ impl SqlStore for SqliteLedger {
         };
         self.readers.close().await;
         if let Some(mut writer) = slot.take() {
-            // Everything is durable already: a failure here costs the next start some time, nothing else.
+            // Everything is durable already: a failure here only slows the next start.
             if let Err(error) = writer.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").await {
                 tracing::warn!(%error, "log not copied into the database at close");
             }
@@ -522,7 +521,7 @@ mod tests {
             let found = modes(directory.path());
             assert!(found.len() >= 3 && found.iter().all(|(_, mode)| *mode == 0o600), "{found:?}");
             ledger.close().await;
-            // The second time it was made by an older version, or put back from a backup.
+            // The second file was made by an older version, or restored from a backup.
             fs::set_permissions(&config.path, fs::Permissions::from_mode(0o644)).unwrap();
         }
     }

@@ -1,5 +1,5 @@
-//! Statements over many rows: every column of the rows is one array, so a statement has one text and one round trip,
-//! however many rows there are.
+//! Multi-row statements: every column of the rows is one array, so a statement has one text and one round trip for any
+//! number of rows.
 
 use std::sync::OnceLock;
 
@@ -13,7 +13,7 @@ use crate::ledger::rows::Bind;
 /// A statement with a list of rows in the middle.
 pub(super) struct Rows {
     head: &'static str,
-    /// The columns' types: `n` for integers, `t` for text, `b` for bytes.
+    /// Types of the columns: `n` for integers, `t` for text, `b` for bytes.
     types: &'static str,
     tail: &'static str,
     text: OnceLock<String>,
@@ -43,7 +43,7 @@ impl Rows {
         })
     }
 
-    /// Runs it over `rows` and gives what it found; does nothing without rows.
+    /// Runs it over `rows` and returns the resulting rows; does nothing without rows.
     pub(super) async fn run<T>(
         &self,
         connection: &mut PgConnection,
@@ -58,7 +58,7 @@ impl Rows {
         if columns.rows == 0 {
             return Ok(Vec::new());
         }
-        // Made of literals and numbers only.
+        // Consists of literals and numbers only.
         connection.fetch_all(sqlx::query_with(AssertSqlSafe(self.text().to_owned()), columns.arguments())).await
     }
 }
@@ -69,7 +69,7 @@ enum Column {
     Blob(Vec<Option<Vec<u8>>>),
 }
 
-/// Rows, column by column.
+/// Rows in columnar form.
 pub(super) struct Columns {
     columns: Vec<Column>,
     next: usize,
@@ -122,7 +122,7 @@ impl Bind for Columns {
     }
 
     fn text(&mut self, value: Option<String>) {
-        // PostgreSQL's text holds every character but this one; text of a contract's error may.
+        // PostgreSQL's text holds every character but this one; the text of a contract's error may contain it.
         let value = value.map(|text| if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text });
         match self.column() {
             Column::Text(values) => values.push(value),

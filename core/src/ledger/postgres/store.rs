@@ -1,4 +1,4 @@
-//! Loads what a commit touches and writes back what it changed. The caller holds the row of `numbers`.
+//! Loads the rows affected by a commit and writes back the changed ones. The caller holds the row of `numbers`.
 
 use std::collections::HashMap;
 
@@ -50,7 +50,7 @@ static BATCHES: Rows = Rows::new(
     " AS v (chain_id, sender, nonce) JOIN batches AS b ON b.chain_id = v.chain_id AND b.sender = v.sender \
      AND b.nonce = v.nonce",
 );
-// Every event names the batch that it is about.
+// Every event names its batch.
 static BOUND: Rows = Rows::new(
     "SELECT r.id, b.chain_id, b.sender, b.nonce FROM ",
     "b",
@@ -69,7 +69,7 @@ static SPENT: Rows = Rows::new(
     " AS v (hour, tenant, chain_id) JOIN spent AS s ON s.hour = v.hour AND s.tenant = v.tenant \
      AND s.chain_id = v.chain_id",
 );
-// Since the beginning (hour 0) there is a total: nobody sums all hours in every commit.
+// Hour 0 (the beginning) has running totals: no commit sums all hours.
 static BUDGETS: Rows = Rows::new(
     "SELECT v.tenant, v.chain_id, v.hour, s.reserved_wei, s.spent_wei FROM ",
     "tnn",
@@ -102,7 +102,7 @@ static INSERT_PAYLOADS: Rows =
 static INSERT_KEYS: Rows = Rows::new(
     "INSERT INTO idempotency (tenant, key, body_hash, request) SELECT * FROM ",
     "ttbn",
-    // A key whose request made way is free.
+    // The key of a request that made way is free.
     " ON CONFLICT (tenant, key) DO UPDATE SET body_hash = excluded.body_hash, request = excluded.request",
 );
 static INSERT_BATCHES: Rows = Rows::new(
@@ -183,12 +183,13 @@ macro_rules! change_head {
 const CHANGE_TYPES: &str = "nntnbnttnbnnnn";
 const CHANGE_TAIL: &str = " AS v (seq, status, reason, updated_at_ms, batch_sender, batch_nonce, cost_wei, price_wei, \
                            gas_used, tx_hash, block_number, batch_failures, events, late_at_ms) WHERE r.seq = v.seq";
-// What ends stays ended, so the flags need no values: the three ways to change have a statement each, as in SQLite.
+// An ended request stays ended, so the flags need no values: each of the three kinds of change has its own statement,
+// as in SQLite.
 static MOVE_REQUESTS: Rows = Rows::new(change_head!(""), CHANGE_TYPES, CHANGE_TAIL);
 static END_REQUESTS: Rows = Rows::new(change_head!(", open = 0"), CHANGE_TYPES, CHANGE_TAIL);
 static RELEASE_REQUESTS: Rows = Rows::new(change_head!(", open = 0, holds_nonce = 0"), CHANGE_TYPES, CHANGE_TAIL);
 
-/// Why loading or storing failed.
+/// Failure to load or store.
 pub(super) enum StoreError {
     Sql(sqlx::Error),
     Ledger(LedgerError),
@@ -206,7 +207,7 @@ impl From<LedgerError> for StoreError {
     }
 }
 
-/// Reads everything that `needs` names and that exists.
+/// Reads the existing rows named by `needs`.
 pub(super) async fn load(
     connection: &mut PgConnection,
     needs: &Needs,
@@ -314,7 +315,7 @@ fn read_answers(set: &mut WorkingSet, rows: &[PgRow]) -> Result<(), LedgerError>
     Ok(())
 }
 
-/// Writes back what changed. Changes come before new requests, so that a sequence is released before it is taken.
+/// Writes back the changes. Changes precede new requests, so that a sequence is released before it is taken.
 pub(super) async fn store(connection: &mut PgConnection, mut set: WorkingSet) -> Result<(), StoreError> {
     let (new, known): (Vec<_>, Vec<_>) = std::mem::take(&mut set.batches).into_iter().partition(|batch| batch.is_new);
     INSERT_BATCHES.run(connection, new, bind_batch).await?;

@@ -1,8 +1,8 @@
-//! Scripts of statements over many rows.
+//! Scripts of multi-row statements.
 //!
-//! Each call to the connection's thread costs tens of microseconds, so a script sends all its statements, with all their
-//! rows, in one call. A statement holds its rows as a list in the middle of its text, filled up with NULLs to a power of
-//! two: so the scripts that occur have few texts, and stay prepared.
+//! Each call to the connection's thread costs tens of microseconds, so a script sends all its statements, with all
+//! their rows, in one call. A statement holds its rows as a list in the middle of its text, padded with NULLs to a
+//! power of two: so the scripts in use have few texts, and stay prepared.
 
 use std::{
     fmt::Write as _,
@@ -22,7 +22,7 @@ const MAX_POWER: usize = 8;
 
 /// A statement with a list of rows (or of values, as rows of one) in the middle.
 ///
-/// It must ignore rows of NULLs, and not care whether its rows come in one call or in several.
+/// It must ignore rows of NULLs, and be independent of the division of its rows into calls.
 pub(super) struct Rows {
     head: &'static str,
     width: usize,
@@ -47,14 +47,14 @@ impl Rows {
     }
 }
 
-/// Where a script failed.
+/// Failure of a script.
 pub(super) struct ScriptError {
     pub(super) error: sqlx::Error,
-    /// It was the `COMMIT` that failed.
+    /// True if the `COMMIT` failed.
     pub(super) at_commit: bool,
 }
 
-/// Statements that run one after the other.
+/// A sequence of statements.
 pub(super) struct Script<'a> {
     parts: Vec<Part<'a>>,
     begin: bool,
@@ -62,7 +62,7 @@ pub(super) struct Script<'a> {
 }
 
 struct Part<'a> {
-    /// Parts of an earlier stage are complete before those of a later one begin.
+    /// Stage; parts of an earlier one complete before those of a later one begin.
     stage: u8,
     statement: &'static Rows,
     rows: usize,
@@ -106,7 +106,7 @@ impl<'a> Script<'a> {
         }
     }
 
-    /// Runs everything, and gives the rows that each statement found.
+    /// Runs all statements and returns the rows of each.
     pub(super) async fn run(mut self, connection: &mut SqliteConnection) -> Result<Found, ScriptError> {
         self.parts.sort_by_key(|part| part.stage);
         let mut rest = self.parts.as_mut_slice();
@@ -129,17 +129,17 @@ impl<'a> Script<'a> {
     }
 }
 
-/// Rows that a script found.
+/// Rows returned by a script.
 pub(super) struct Found(Vec<(&'static Rows, Vec<SqliteRow>)>);
 
 impl Found {
-    /// Those of `statement`; none if it was not part of the script.
+    /// Rows of `statement`; none if it was not part of the script.
     pub(super) fn rows_of(&self, statement: &'static Rows) -> &[SqliteRow] {
         self.0.iter().find(|(of, _)| std::ptr::eq(*of, statement)).map_or(&[], |(_, rows)| rows)
     }
 }
 
-/// One call: up to 2⁸ rows of every part that has some left.
+/// One call: up to 2⁸ remaining rows of every part.
 async fn run_parts(
     connection: &mut SqliteConnection,
     parts: &mut [Part<'_>],
@@ -150,7 +150,7 @@ async fn run_parts(
     let power = most.next_power_of_two().ilog2() as usize;
     let mut text = String::new();
     let mut args = Args(SqliteArguments::default());
-    // By statement of the text: the part whose rows it gives.
+    // For each statement of the text, the part that its rows belong to.
     let mut owners = Vec::new();
     if begin {
         text.push_str("BEGIN IMMEDIATE;\n");
@@ -176,7 +176,7 @@ async fn run_parts(
         let _ = write!(text, "COMMIT");
         owners.push(None);
     }
-    // Made of literals and question marks only.
+    // Consists of literals and question marks only.
     let mut results = connection.fetch_many(sqlx::query_with(AssertSqlSafe(text), args.0));
     let mut done = 0;
     loop {

@@ -1,4 +1,4 @@
-//! Loads what a commit touches and writes back what it changed.
+//! Loads the rows affected by a commit and writes back the changed ones.
 
 use std::collections::HashMap;
 
@@ -21,10 +21,10 @@ use crate::{
     request::LaneId,
 };
 
-/// Sums of (reserved, spent) wei that were written lately, so that they need not be read again.
+/// Recently written sums of (reserved, spent) wei, to avoid rereading them.
 pub(super) type SpentCache = HashMap<SpentKey, (U256, U256)>;
 
-/// Past this many hours of tenants, the cache is emptied.
+/// Limit on cached sums (hours of tenants); beyond it, the cache is cleared.
 const SPENT_CACHE_LIMIT: usize = 4_096;
 
 static KEYS: Rows = Rows::new(
@@ -64,7 +64,7 @@ static BATCHES: Rows = Rows::new(
     3,
     ") AS v CROSS JOIN batches AS b ON b.chain_id = v.column1 AND b.sender = v.column2 AND b.nonce = v.column3",
 );
-// Every event names the batch that it is about.
+// Every event names its batch.
 static BOUND: Rows = Rows::new(
     "SELECT r.id, b.chain_id, b.sender, b.nonce FROM requests AS r CROSS JOIN events AS e ON e.request = r.seq \
      CROSS JOIN batches AS b ON b.chain_id = e.chain_id AND b.sender = e.batch_sender AND b.nonce = e.batch_nonce \
@@ -89,8 +89,8 @@ static SPENT: Rows = Rows::new(
     ") AS v CROSS JOIN spent AS s ON s.hour = v.column1 AND s.tenant = v.column2 AND s.chain_id = v.column3",
 );
 
-// A violated constraint means that what was loaded contradicts what is stored, so it ends the transaction; `OR ROLLBACK`
-// says so, and spares SQLite the journal with which it would undo a single statement.
+// A violated constraint means that the loaded rows contradict the stored ones, so it ends the transaction; `OR
+// ROLLBACK` does that, and spares SQLite the journal for undoing a single statement.
 const NEW_ROWS: &str = ") WHERE column1 IS NOT NULL";
 static INSERT_REQUESTS: Rows = Rows::new(
     "INSERT OR ROLLBACK INTO requests (seq, id, tenant, chain_id, kind, forwarder, signer, signer_nonce, target, status, reason, \
@@ -109,7 +109,7 @@ static INSERT_PAYLOADS: Rows = Rows::new(
     NEW_ROWS,
 );
 static INSERT_KEYS: Rows = Rows::new(
-    // A key whose request made way is free.
+    // The key of a request that made way is free.
     "INSERT OR ROLLBACK INTO idempotency (tenant, key, body_hash, request) SELECT * FROM (VALUES ",
     4,
     ") WHERE column1 IS NOT NULL ON CONFLICT (tenant, key) DO UPDATE SET body_hash = excluded.body_hash, \
@@ -194,7 +194,7 @@ macro_rules! change_head {
     };
 }
 // An assigned column makes SQLite rewrite its index entries, changed or not. These indexes change only at the end of a
-// request, and the one over sequences is the costly kind: so the three ways to change have a statement each.
+// request, and the one over sequences is expensive: so each of the three kinds of change has its own statement.
 static MOVE_REQUESTS: Rows = Rows::new(change_head!(""), CHANGE_WIDTH, CHANGE_TAIL);
 static END_REQUESTS: Rows = Rows::new(change_head!(", open = 0"), CHANGE_WIDTH, CHANGE_TAIL);
 static RELEASE_REQUESTS: Rows = Rows::new(change_head!(", open = 0, holds_nonce = 0"), CHANGE_WIDTH, CHANGE_TAIL);
@@ -219,7 +219,7 @@ pub(super) async fn load_cursor(connection: &mut SqliteConnection) -> Result<Cur
     })
 }
 
-/// Begins a transaction and reads everything that `needs` names and that exists.
+/// Begins a transaction and reads the existing rows named by `needs`.
 pub(super) async fn load(
     connection: &mut SqliteConnection,
     needs: &Needs,
@@ -337,11 +337,11 @@ fn read_answers(set: &mut WorkingSet, rows: &[SqliteRow]) -> Result<(), LedgerEr
     Ok(())
 }
 
-/// Stages of [`store`]: what makes room or is referred to, then the rest.
+/// Stages of [`store`]: first rows that free or are referred to by others, then the rest.
 const FIRST: u8 = 0;
 const THEN: u8 = 1;
 
-/// Writes back what changed, and commits. Changes come before new requests, so that a sequence is released before it is
+/// Writes back the changes, and commits. Changes precede new requests, so that a sequence is released before it is
 /// taken.
 pub(super) async fn store(
     connection: &mut SqliteConnection,
@@ -447,7 +447,7 @@ fn add_batches(script: &mut Script<'_>, entries: Vec<BatchEntry>) {
     script.add(FIRST, &UPDATE_BATCHES, changed, |args, entry| bind_batch_change(args, &entry));
 }
 
-/// Makes `cache` hold the sums that `changes` changes, where they exist.
+/// Loads into `cache` the existing sums that `changes` affects.
 async fn load_spent(
     connection: &mut SqliteConnection,
     changes: &HashMap<SpentKey, (U256, U256)>,
