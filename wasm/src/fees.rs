@@ -1,4 +1,4 @@
-//! What the next block charges.
+//! Base fee of the next blocks.
 
 use serde::Deserialize;
 use slackwater::chain::{self, BaseFeeParams, FeeHeader, GasTarget, Metering};
@@ -35,7 +35,7 @@ struct BlockFees {
     blob_gas_used: Option<Quantity<u64>>,
 }
 
-/// Constants of a base fee rule, as JavaScript names them.
+/// Constants of a base fee rule, under their JavaScript names.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Rule {
@@ -73,7 +73,7 @@ fn read_rule(rule: &JsValue) -> Result<BaseFeeParams, Failure> {
 /// Base fee of the block after `parent`, wei per gas in decimal digits.
 ///
 /// # Errors
-/// `invalid_argument`; `invalid_header` for a block that can't be.
+/// `invalid_argument`; `invalid_header` for an impossible block.
 #[wasm_bindgen(js_name = nextBaseFee)]
 pub fn next_base_fee(parent: &JsBlockFees, rule: &JsRule) -> Result<String, Failure> {
     let block: BlockFees = read("parent", parent)?;
@@ -88,7 +88,8 @@ pub fn next_base_fee(parent: &JsBlockFees, rule: &JsRule) -> Result<String, Fail
     next.map(|fee| fee.to_string()).map_err(|error| Failure::new("invalid_header", error))
 }
 
-/// Highest base fee that `blocks` full blocks can lead to, wei per gas in decimal digits: a fee cap that can't be passed.
+/// Highest base fee that `blocks` full blocks can lead to, wei per gas in decimal digits: a fee cap that suffices in
+/// any case.
 ///
 /// # Errors
 /// `invalid_argument`.

@@ -49,7 +49,7 @@ struct Options {
     trees: Option<u32>,
 }
 
-/// Most trees of one horizon in a refit.
+/// Highest number of trees of one horizon in a refit.
 const MAX_TREES: u32 = 500;
 
 impl Options {
@@ -147,10 +147,10 @@ pub struct Forecaster {
 
 #[wasm_bindgen]
 impl Forecaster {
-    /// A forecaster that has seen nothing.
+    /// A forecaster that has observed no block.
     ///
     /// # Errors
-    /// `invalid_argument`, `invalid_model` for a prior that is none.
+    /// `invalid_argument`, `invalid_model` for an invalid prior.
     #[wasm_bindgen(constructor)]
     pub fn new(options: &JsOptions) -> Result<Self, Failure> {
         let options = if options.is_undefined() { Options::default() } else { read("options", options)? };
@@ -158,7 +158,7 @@ impl Forecaster {
         Ok(Self { inner, feed: HistoryFeed::default() })
     }
 
-    /// Takes in an answer of `eth_feeHistory`, and returns how many of its blocks were new or have changed.
+    /// Takes in an answer of `eth_feeHistory`, and returns the number of its blocks that were new or have changed.
     ///
     /// # Errors
     /// `invalid_argument`.
@@ -170,7 +170,7 @@ impl Forecaster {
         Ok(u32::try_from(news.len()).unwrap_or(u32::MAX))
     }
 
-    /// Takes in the next block. A number at or below the last one replaces the tail of what was seen.
+    /// Takes in the next block. A number at or below the last one replaces the tail of the observed blocks.
     ///
     /// # Errors
     /// `invalid_argument`.
@@ -188,7 +188,7 @@ impl Forecaster {
         Ok(())
     }
 
-    /// What the fees will be; `undefined` before the first block.
+    /// The forecast; `undefined` before the first block.
     ///
     /// # Errors
     /// `internal` only.
@@ -203,10 +203,12 @@ impl Forecaster {
         })
     }
 
-    /// Base fee that `steps` blocks ahead is not exceeded with probability `p`, wei per gas: what to put into a fee cap.
+    /// Base fee, wei per gas, that is not exceeded with probability `p` at `steps` blocks ahead: suitable as a fee
+    /// cap.
     ///
     /// # Errors
-    /// `not_ready` before the first block, `invalid_argument` for a horizon that was not configured or a `p` outside 0 to 1.
+    /// `not_ready` before the first block, `invalid_argument` for a horizon that was not configured or a `p` outside 0
+    /// to 1.
     pub fn quantile(&self, steps: u32, p: f64) -> Result<String, Failure> {
         if !(0.0..=1.0).contains(&p) {
             return Err(Failure::argument(format_args!("p: {p} is not between 0 and 1")));
@@ -214,7 +216,7 @@ impl Forecaster {
         Ok(self.horizon(steps)?.quantile(p).to_string())
     }
 
-    /// Probability that `steps` blocks ahead the base fee is at most `fee` wei per gas.
+    /// Probability that the base fee is at most `fee` wei per gas at `steps` blocks ahead.
     ///
     /// # Errors
     /// As [`Self::quantile`].
@@ -230,14 +232,14 @@ impl Forecaster {
         found.ok_or_else(|| Failure::argument(format_args!("steps: {steps} is not one of the horizons")))
     }
 
-    /// Whether [`Self::refit`] is worth its time: the fitted models are missing, old, or off.
+    /// True if [`Self::refit`] is worth its time: the fitted models are missing, old, or inaccurate.
     #[wasm_bindgen(getter, js_name = refitDue)]
     pub fn refit_due(&self) -> bool {
         self.inner.refit_due()
     }
 
-    /// Fits the models anew on what was seen, and puts them in force; false if that is too little. It takes up to seconds:
-    /// call it in a worker.
+    /// Refits the models on the observed blocks and activates them; false if there are too few blocks. It takes up to
+    /// seconds: call it in a worker.
     pub fn refit(&mut self) -> bool {
         let Some(job) = self.inner.refit_job() else { return false };
         self.inner.install(job.run());

@@ -1,4 +1,4 @@
-//! The border to JavaScript: JSON both ways, errors with codes.
+//! Interface to JavaScript: JSON both ways, errors with codes.
 
 use std::{borrow::Cow, fmt};
 
@@ -6,10 +6,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use slackwater::client::ClientError;
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
-/// Longest input that is read, bytes of JSON: far more than the longest fee history or model.
+/// Longest accepted input, bytes of JSON: far more than the longest fee history or model.
 pub(crate) const MAX_INPUT_BYTES: usize = 4 << 20;
 
-// Beside the generated file; `cargo xtask wasm` puts it there.
+// `cargo xtask wasm` puts this file beside the generated one.
 #[wasm_bindgen(raw_module = "./interop.js")]
 extern "C" {
     #[wasm_bindgen(catch)]
@@ -19,12 +19,12 @@ extern "C" {
     fn failure(code: &str, message: &str, details: Option<&str>) -> JsValue;
 }
 
-/// Why a call failed; in JavaScript a `SlackwaterError` with this code and message.
+/// Reason of a failed call; in JavaScript a `SlackwaterError` with this code and message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// Stable.
+    /// Stable code.
     pub code: Cow<'static, str>,
-    /// For people.
+    /// Explanation for people.
     pub message: String,
     /// Further members of the error, as JSON.
     pub details: Option<String>,
@@ -36,7 +36,7 @@ impl Failure {
         Self { code: Cow::Borrowed(code), message: message.to_string(), details: None }
     }
 
-    /// An argument that can't be used.
+    /// An invalid argument.
     pub fn argument(message: impl fmt::Display) -> Self {
         Self::new("invalid_argument", message)
     }
@@ -68,32 +68,32 @@ fn details(error: &ClientError) -> Option<String> {
     serde_json::to_string(&Details { problem, is_retryable, is_ambiguous }).ok()
 }
 
-/// Without a relayer nothing was called.
+/// Without a relayer there are no details of a call.
 #[cfg(not(feature = "client"))]
 const fn details(_: &ClientError) -> Option<String> {
     None
 }
 
-/// Reads an argument, called `what` in errors.
+/// Reads an argument; errors name it `what`.
 pub(crate) fn read<T: DeserializeOwned>(what: &str, value: &JsValue) -> Result<T, Failure> {
     let text = encode(value).map_err(|_| Failure::argument(format_args!("{what}: can't be written as JSON")))?;
     parse(what, &text.ok_or_else(|| Failure::argument(format_args!("{what}: missing")))?)
 }
 
-/// A value as JSON; `None` for what has none.
+/// A value as JSON; `None` if it has no JSON form.
 #[cfg(feature = "page")]
 pub(crate) fn encoded(value: &JsValue) -> Option<String> {
     encode(value).ok().flatten()
 }
 
-/// Reads JSON, called `what` in errors.
+/// Parses JSON; errors name it `what`.
 pub(crate) fn parse<T: DeserializeOwned>(what: &str, text: &str) -> Result<T, Failure> {
     check_size(what, text)?;
-    // From bytes, as everything else here: each kind of source costs its own code.
+    // From bytes, as everywhere here: each kind of source adds its own code to the module.
     serde_json::from_slice(text.as_bytes()).map_err(|error| Failure::argument(format_args!("{what}: {error}")))
 }
 
-/// Refuses what is too long to be meant.
+/// Refuses inputs above [`MAX_INPUT_BYTES`].
 pub(crate) fn check_size(what: &str, text: &str) -> Result<(), Failure> {
     if text.len() > MAX_INPUT_BYTES {
         let size = text.len();
@@ -102,7 +102,7 @@ pub(crate) fn check_size(what: &str, text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes an answer.
+/// Converts a result to a JavaScript value.
 pub(crate) fn write<T: Serialize, Js: From<JsValue>>(value: &T) -> Result<Js, Failure> {
     let internal = || Failure::new("internal", "the answer can't be written as JSON");
     let text = serde_json::to_string(value).map_err(|_| internal())?;

@@ -1,14 +1,14 @@
 //! The Slackwater core for browsers, workers and Node.
 //!
-//! A surface, no logic: what is computed here is computed by the crate `slackwater`, natively and in WASM to the same bit.
-//! Values cross as JSON (`interop`), typed for TypeScript in the `types.*.d.ts`. Whole numbers that may exceed 2⁵³ come in as
-//! decimal digits, `0x` hex, bigints or safe integers, and go out as decimal digits.
+//! An interface without logic: all results are computed by the crate `slackwater`, natively and in WASM to the same
+//! bit. Values cross as JSON (`interop`), typed for TypeScript in the `types.*.d.ts`. Whole numbers that may exceed
+//! 2⁵³ are accepted as decimal digits, `0x` hex, bigints or safe integers, and returned as decimal digits.
 //!
-//! It is built twice: with the feature `client` for who talks to a relayer, with `page` for who has none, so that nobody
-//! downloads the other's part.
+//! It is built twice: with the feature `client` for pages with a relayer, with `page` for pages without one, so that
+//! neither downloads the other's part.
 //!
-//! **Invariant:** a panic never crosses. Everything that can fail returns a [`interop::Failure`], which JavaScript sees as an
-//! `Error` with a stable `code`.
+//! **Invariant:** a panic never crosses. Every fallible function returns a [`interop::Failure`], which JavaScript sees
+//! as an `Error` with a stable `code`.
 
 #[cfg(feature = "client")]
 mod client;

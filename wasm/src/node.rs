@@ -1,4 +1,4 @@
-//! Questions to the user's own node.
+//! Queries to the user's own node.
 
 use alloy_primitives::{Address, U256};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use crate::{
 
 #[wasm_bindgen]
 extern "C" {
-    /// Whatever the types of the package make of it.
+    /// Any value; the package's own types are more precise.
     #[wasm_bindgen(typescript_type = "unknown")]
     #[derive(Debug)]
     pub type JsUnknown;
@@ -54,7 +54,7 @@ pub(crate) fn address(what: &str, text: &str) -> Result<Address, Failure> {
     text.parse().map_err(|_| Failure::argument(format_args!("{what}: not an address")))
 }
 
-/// Asks for a user's next nonce at a forwarder.
+/// The JSON-RPC request for a user's next nonce at a forwarder.
 ///
 /// # Errors
 /// `invalid_argument`.
@@ -63,7 +63,7 @@ pub fn nonce_call(forwarder: &str, owner: &str) -> Result<JsRpcRequest, Failure>
     request(&rpc::nonces(address("forwarder", forwarder)?, address("owner", owner)?, BlockRef::Tag("latest")))
 }
 
-/// Reads the answer to `nonceCall`, in decimal digits.
+/// Reads the answer to `nonceCall`; the nonce in decimal digits.
 ///
 /// # Errors
 /// `invalid_argument`, `node_error`.
@@ -74,7 +74,7 @@ pub fn read_nonce(result: &JsUnknown) -> Result<String, Failure> {
     Ok(nonce.to_string())
 }
 
-/// Asks a forwarder for its EIP-712 domain.
+/// The JSON-RPC request for a forwarder's EIP-712 domain.
 ///
 /// # Errors
 /// `invalid_argument`.
@@ -95,7 +95,7 @@ struct DomainView<'a> {
 /// Reads the answer to `forwarderDomainCall`.
 ///
 /// # Errors
-/// `invalid_argument`, `node_error` where there is no forwarder.
+/// `invalid_argument`, `node_error` if there is no forwarder.
 #[cfg(feature = "page")]
 #[wasm_bindgen(js_name = readForwarderDomain)]
 pub fn read_forwarder_domain(result: &JsUnknown) -> Result<JsDomainOut, Failure> {
@@ -103,7 +103,7 @@ pub fn read_forwarder_domain(result: &JsUnknown) -> Result<JsDomainOut, Failure>
     domain_out(&call.parse_result(read("result", result)?).map_err(node_error)?)
 }
 
-/// A domain as JavaScript has it.
+/// A domain as a JavaScript value.
 pub(crate) fn domain_out(domain: &ForwarderDomain) -> Result<JsDomainOut, Failure> {
     write(&DomainView {
         name: domain.name(),
@@ -133,7 +133,8 @@ impl Finality {
     }
 }
 
-/// The signature as a forwarder takes it, if it is that of the request's user. `v` may be 0 or 1, as some wallets give it.
+/// The signature in the forwarder's form, if it was made by the request's user. `v` may be 0 or 1, as from some
+/// wallets.
 ///
 /// # Errors
 /// `invalid_argument`, also for another account's signature.

@@ -1,4 +1,4 @@
-//! A relay of the page's own: `slackwater::client::local`, driven from JavaScript.
+//! A relay in the page: `slackwater::client::local`, driven from JavaScript.
 
 use std::time::Duration;
 
@@ -204,8 +204,8 @@ struct ReportView<'a> {
     damaged: &'a [String],
 }
 
-/// Queues, batches and sends requests from a session key through one node. After every call do what
-/// [`Self::next_command`] says, until there is nothing left, and come back at [`Self::next_timeout`].
+/// Queues, batches and sends requests from a session key through one node. After every call carry out the commands of
+/// [`Self::next_command`] until there are none, and call [`Self::timeout`] at [`Self::next_timeout`].
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct LocalRelay {
@@ -224,20 +224,20 @@ impl LocalRelay {
 
 #[wasm_bindgen]
 impl LocalRelay {
-    /// A relay without memory; `load` what storage has before anything else. `key` is 32 bytes of hex.
+    /// A relay without state; call `load` with the stored records before anything else. `key` is 32 bytes of hex.
     ///
     /// # Errors
-    /// `invalid_argument`; it does not show the key.
+    /// `invalid_argument`; the message does not contain the key.
     #[wasm_bindgen(constructor)]
     pub fn new(chain: &JsChain, key: &str) -> Result<Self, Failure> {
         let config = read::<Chain>("chain", chain)?.config()?;
         Ok(Self { inner: local::LocalRelay::new(config, SessionKey::from_hex(key)?)? })
     }
 
-    /// Takes what storage holds, as a JSON list of pairs of key and record: once, before anything else.
+    /// Loads the stored records, a JSON list of pairs of key and record: once, before any other call.
     ///
     /// # Errors
-    /// `invalid_argument` if it is no such list; `storage_damaged` if it can't go on safely.
+    /// `invalid_argument` if `records` is not such a list; `storage_damaged` if it can't continue safely.
     pub fn load(&mut self, now: f64, records: &str) -> Result<JsReport, Failure> {
         // No limit of size: it is the page's own storage.
         let records: Vec<(String, String)> = serde_json::from_slice(records.as_bytes()).map_err(Failure::argument)?;
@@ -245,7 +245,7 @@ impl LocalRelay {
         write(&ReportView { open: report.open, ended: report.ended, damaged: &report.damaged })
     }
 
-    /// Checks what a user signed, and gives the record that makes it durable.
+    /// Checks a user's signed request, and returns the record that makes it durable.
     ///
     /// # Errors
     /// Codes of `VerifyError` and `LocalError`.
@@ -264,7 +264,7 @@ impl LocalRelay {
         self.admit(now, ask, limits)
     }
 
-    /// Checks a call of the session key, and gives the record that makes it durable.
+    /// Checks a call of the session key, and returns the record that makes it durable.
     ///
     /// # Errors
     /// Codes of `VerifyError` and `LocalError`.
@@ -275,10 +275,10 @@ impl LocalRelay {
         self.admit(now, LocalAsk::Call(call), limits)
     }
 
-    /// Takes a request whose record is durable, and returns its id. The same again changes nothing.
+    /// Adds a request whose record is durable, and returns its id. Idempotent.
     ///
     /// # Errors
-    /// `storage_damaged` for what is no record.
+    /// `storage_damaged` for an invalid record.
     pub fn take(&mut self, now: f64, key: &str, record: &str) -> Result<String, Failure> {
         Ok(self.inner.take(instant(now), key, record)?.to_string())
     }
@@ -299,7 +299,7 @@ impl LocalRelay {
         Ok(self.inner.acknowledge(request_id(id)?))
     }
 
-    /// What to do next.
+    /// The next command; `undefined` if there is none.
     ///
     /// # Errors
     /// `internal` only.
@@ -322,36 +322,36 @@ impl LocalRelay {
         self.inner.store_failed(instant(now), key, whole(revision));
     }
 
-    /// The node's `result`.
+    /// Passes in the node's `result` of a call.
     pub fn answered(&mut self, now: f64, call: f64, result: &JsUnknown) {
         let answer = encoded(result).map_or(CallAnswer::Lost, CallAnswer::Result);
         self.inner.answered(instant(now), whole(call), answer);
     }
 
-    /// The node's `error`.
+    /// Passes in the node's `error` of a call.
     #[expect(clippy::cast_possible_truncation, reason = "saturates; JSON-RPC codes are small")]
     pub fn refused(&mut self, now: f64, call: f64, code: f64, message: String) {
         let code = code as i64;
         self.inner.answered(instant(now), whole(call), CallAnswer::Error { code, message });
     }
 
-    /// No answer: the node may have got the call all the same.
+    /// No answer came: the node may have received the call all the same.
     pub fn lost(&mut self, now: f64, call: f64) {
         self.inner.answered(instant(now), whole(call), CallAnswer::Lost);
     }
 
-    /// When to call [`Self::timeout`], Unix ms.
+    /// Time at which to call [`Self::timeout`], Unix ms; `undefined` if there is none.
     #[wasm_bindgen(js_name = nextTimeout)]
     pub fn next_timeout(&self) -> Option<f64> {
         self.inner.next_timeout().map(number)
     }
 
-    /// Time has passed.
+    /// Handles the passing of time; see [`Self::next_timeout`].
     pub fn timeout(&mut self, now: f64) {
         self.inner.timeout(instant(now));
     }
 
-    /// A request; `undefined` for one that is not known (any more).
+    /// A request; `undefined` if it is unknown or was forgotten.
     ///
     /// # Errors
     /// `invalid_argument`.
@@ -362,7 +362,7 @@ impl LocalRelay {
         }
     }
 
-    /// All requests that are known, in order of arrival.
+    /// All known requests, in order of arrival.
     ///
     /// # Errors
     /// `internal` only.

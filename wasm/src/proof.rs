@@ -1,4 +1,4 @@
-//! Whether what a relayer claims is true.
+//! Verification of a relayer's claims.
 
 use alloy_primitives::B256;
 use serde::Deserialize;
@@ -34,10 +34,11 @@ struct PromiseBody {
     relayer: Account,
 }
 
-/// Whether `signature` over the promise was made by the relayer that it names. Compare that name with the relayer you mean.
+/// True if `signature` over the promise was made by the relayer that the promise names. Compare that name with the
+/// expected relayer.
 ///
 /// # Errors
-/// `invalid_argument`, `invalid_signature` for what is no signature at all.
+/// `invalid_argument`, `invalid_signature` for a malformed signature.
 #[wasm_bindgen(js_name = verifyPromise)]
 pub fn verify_promise(promise: &JsPromise, signature: &str) -> Result<bool, Failure> {
     let body: PromiseBody = read("promise", promise)?;
@@ -51,7 +52,7 @@ pub fn verify_promise(promise: &JsPromise, signature: &str) -> Result<bool, Fail
     promise.is_signed_by_relayer(&signature).map_err(|error| Failure::new("invalid_signature", error))
 }
 
-/// Leaf of a 32-byte content.
+/// Merkle leaf of a 32-byte content.
 ///
 /// # Errors
 /// `invalid_argument`.
@@ -60,7 +61,7 @@ pub fn merkle_leaf(content: &str) -> Result<String, Failure> {
     Ok(provenance::leaf_hash(hash("content", content)?).to_string())
 }
 
-/// Whether `proof` shows that `content` is under `root`.
+/// True if `proof` proves that `content` is under `root`.
 ///
 /// # Errors
 /// `invalid_argument`.

@@ -1,4 +1,4 @@
-//! What users sign.
+//! Forward requests and their signatures.
 
 #[cfg(feature = "client")]
 use alloy_primitives::B256;
@@ -31,7 +31,7 @@ extern "C" {
     #[wasm_bindgen(typescript_type = "ForwardTypedData")]
     #[derive(Debug)]
     pub type JsTypedData;
-    /// Hex, as TypeScript has it.
+    /// Hex string, in TypeScript's type.
     #[wasm_bindgen(typescript_type = "Hex")]
     #[derive(Debug)]
     pub type JsHex;
@@ -47,7 +47,7 @@ struct Domain {
     verifying_contract: Account,
 }
 
-/// A signature may stand beside it; it is not signed.
+/// A `signature` member is allowed beside it; it is not signed.
 #[derive(Debug, Deserialize)]
 struct Body {
     from: Account,
@@ -87,7 +87,7 @@ pub(crate) fn read_forward(domain: &JsValue, forward: &JsValue) -> Result<(Forwa
     Ok((ForwarderDomain::new(name, chain_id.0, verifying_contract.0), forward))
 }
 
-/// The request as the client's builder checks it.
+/// The request, checked by the client's builder.
 pub(crate) fn unsigned(domain: &JsValue, forward: &JsValue) -> Result<UnsignedForward, Failure> {
     let (domain, forward) = read_forward(domain, forward)?;
     let gas = u64::try_from(forward.gas).map_err(|_| Failure::argument("request: gas is out of range"))?;
@@ -95,7 +95,7 @@ pub(crate) fn unsigned(domain: &JsValue, forward: &JsValue) -> Result<UnsignedFo
     Ok(builder.gas(gas).nonce(forward.nonce).deadline_s(forward.deadline).build()?)
 }
 
-/// What `eth_signTypedData_v4` takes.
+/// The typed data for `eth_signTypedData_v4`.
 ///
 /// # Errors
 /// `invalid_argument`, also for a request without gas.

@@ -1,4 +1,4 @@
-//! Numbers, addresses and bytes as JavaScript writes them.
+//! Conversion of numbers, addresses and bytes from and to JavaScript.
 
 use std::{fmt, marker::PhantomData, str::FromStr};
 
@@ -53,7 +53,7 @@ impl<'de, T: TryFrom<U256>> Deserialize<'de> for Quantity<T> {
 
             fn visit_u64<E: Error>(self, value: u64) -> Result<Quantity<T>, E> {
                 let wrong = || E::invalid_value(serde::de::Unexpected::Unsigned(value), &self);
-                // Above that a JavaScript number has lost digits on its way.
+                // Above that a JavaScript number may have lost digits.
                 if value >= 1 << 53 {
                     return Err(wrong());
                 }
@@ -76,7 +76,7 @@ impl<T: fmt::Display> Serialize for Quantity<T> {
     }
 }
 
-/// Something that is written as one string.
+/// Parses a value from its string form.
 fn text<'de, T: FromStr, D: Deserializer<'de>>(deserializer: D, expected: &str) -> Result<T, D::Error> {
     let text = String::deserialize(deserializer)?;
     let shown: String = text.chars().take(80).collect();
@@ -121,19 +121,19 @@ impl<'de> Deserialize<'de> for HexBytes {
     }
 }
 
-/// An instant of `Date.now()`.
+/// A timestamp from `Date.now()`.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; no clock is near the ends")]
 pub(crate) const fn instant(now_ms: f64) -> Timestamp {
     Timestamp(now_ms as u64)
 }
 
-/// An instant as `Date.now()` counts.
+/// A timestamp in the unit of `Date.now()`.
 #[expect(clippy::cast_precision_loss, reason = "milliseconds of our time are below 2^53")]
 pub(crate) const fn number(at: Timestamp) -> f64 {
     at.0 as f64
 }
 
-/// What counts revisions and calls is far below 2⁵³.
+/// Converts a counter of revisions or calls, which is far below 2⁵³.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; an unknown number is ignored")]
 pub(crate) const fn whole(number: f64) -> u64 {
     number as u64

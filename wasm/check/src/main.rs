@@ -1,5 +1,5 @@
-//! Ends well if the forecasts computed here are those of `core/tests/vectors/forecast.json`, to the bit; panics, which in WASM
-//! is a trap, if they are not. `tools/npm/wasm-check.mjs` runs it in Node.
+//! Exits with success if the forecasts computed here equal those of `core/tests/vectors/forecast.json`, to the bit;
+//! else panics, which is a trap in WASM. `tools/npm/wasm-check.mjs` runs it in Node.
 
 #[path = "../../../core/tests/pure/forecast_vectors/forecast_series.rs"]
 mod forecast_series;

@@ -1,4 +1,4 @@
-//! One call with its repetitions.
+//! One API call with its retries.
 
 use std::time::Duration;
 
@@ -22,19 +22,21 @@ extern "C" {
     pub type JsStep;
 }
 
-/// What an exchange wants done.
+/// The next instruction of an exchange.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 enum StepView<'a> {
-    /// Send this.
+    /// Send this call.
     Send(HttpView<'a>),
-    /// Ask again at this instant, Unix ms.
+    /// Call `step` again at this instant, Unix ms.
     Wait(f64),
 }
 
-/// One call of the relayer's API with its repetitions. Ask [`Self::step`], do what it says, tell what came of it.
+/// One call of the relayer's API with its retries. Call [`Self::step`], carry out its instruction, and pass the
+/// outcome back.
 ///
-/// Answers leave as the relayer wrote them: to read each into its type, and write it again, is half of what a page would load.
+/// Answers are passed on as the relayer wrote them: parsing each into its type and serialising it again would be half
+/// of the code that a page loads.
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct Exchange {
@@ -101,7 +103,7 @@ impl Exchange {
         Ok(exchange(api::forecast(chain(chain_id)?, span(horizon_ms))))
     }
 
-    /// What to do at `now`, Unix ms.
+    /// The next instruction at `now`, Unix ms.
     ///
     /// # Errors
     /// `internal` only.
@@ -112,10 +114,11 @@ impl Exchange {
         })
     }
 
-    /// An answer came. Returns the result, or `undefined` if [`Self::step`] goes on. `random` is a `Math.random()`.
+    /// Passes in an answer. Returns the result, or `undefined` if [`Self::step`] has a further instruction. `random`
+    /// is a value of `Math.random()`.
     ///
     /// # Errors
-    /// Why the call failed for good.
+    /// The reason why the call failed for good.
     pub fn answered(
         &mut self,
         now: f64,
@@ -127,10 +130,10 @@ impl Exchange {
         self.took(now, Ok(answer(status, retry_after, body)), random)
     }
 
-    /// No answer came: `kind` is `unreachable` if it is certain that nothing was sent, `timeout`, or `broken`.
+    /// Passes in the lack of an answer: `kind` is `unreachable` if certainly nothing was sent, `timeout`, or `broken`.
     ///
     /// # Errors
-    /// Why the call failed for good.
+    /// The reason why the call failed for good.
     pub fn failed(&mut self, now: f64, kind: &str, detail: &str, random: f64) -> Result<JsUnknown, Failure> {
         self.took(now, Err(transport_error(kind, detail)), random)
     }

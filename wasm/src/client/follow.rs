@@ -1,4 +1,4 @@
-//! What becomes of one request.
+//! Following one request to its end.
 
 use serde::Serialize;
 use slackwater::client::{self, FollowStep, Until};
@@ -41,8 +41,8 @@ struct ChangeView<'a> {
     is_fallback: bool,
 }
 
-/// Follows one request through broken connections, repeated events and reorganisations. Ask [`Self::step`], do what it
-/// says, tell what came of it, take the changes.
+/// Follows one request through broken connections, repeated events and reorganisations. Call [`Self::step`], carry out
+/// its instruction, pass the outcome back, and take the changes.
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct Follow {
@@ -61,7 +61,7 @@ impl Follow {
         Ok(Self { inner: client::Follow::new(request_id(id)?).until(until) })
     }
 
-    /// What to do at `now`, Unix ms.
+    /// The next instruction at `now`, Unix ms.
     ///
     /// # Errors
     /// `internal` only.
@@ -75,30 +75,30 @@ impl Follow {
         })
     }
 
-    /// The stream was opened, or refused: then `body` is its answer.
+    /// The stream was opened or refused; if refused, `body` is that of the answer.
     pub fn opened(&mut self, now: f64, status: u16, retry_after: Option<String>, body: &[u8], random: f64) {
         self.inner.opened(instant(now), Ok(answer(status, retry_after, body)), entropy(random));
     }
 
-    /// Bytes of the stream. False if it can't be read on: close it.
+    /// Passes in bytes of the stream. False if the stream can't be read any further: close it.
     pub fn bytes(&mut self, bytes: &[u8]) -> bool {
         self.inner.bytes(bytes).is_ok()
     }
 
-    /// The stream has ended, or broke.
+    /// The stream has ended or is broken.
     pub fn closed(&mut self, now: f64, random: f64) {
         self.inner.closed(instant(now), entropy(random));
     }
 
-    /// The answer to `look`.
+    /// Passes in the answer to `look`.
     pub fn looked(&mut self, now: f64, status: u16, retry_after: Option<String>, body: &[u8], random: f64) {
         self.inner.looked(instant(now), Ok(answer(status, retry_after, body)), entropy(random));
     }
 
-    /// Neither stream nor answer came.
+    /// Neither a stream nor an answer came.
     pub fn failed(&mut self, now: f64, kind: &str, detail: &str, random: f64) {
         let error = transport_error(kind, detail);
-        // Only one of them is waited for; the other looks away.
+        // Only one of them is waited for; the other ignores the call.
         self.inner.opened(instant(now), Err(error.clone()), entropy(random));
         self.inner.looked(instant(now), Err(error), entropy(random));
     }
@@ -114,10 +114,10 @@ impl Follow {
         write(&ChangeView { from, event: &change.event, is_fallback: change.is_fallback })
     }
 
-    /// Fails if following was given up, or the relayer took back what it had called final.
+    /// Fails if following was given up, or the relayer contradicted a final status.
     ///
     /// # Errors
-    /// Why.
+    /// The reason.
     pub fn check(&self) -> Result<(), Failure> {
         if let Some(event) = self.inner.contradiction() {
             let message = format!("the relayer says `{}` after the end", event.status);

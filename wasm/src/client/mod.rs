@@ -1,4 +1,4 @@
-//! How a page talks to a relayer: the machines of `slackwater::client`, driven from JavaScript.
+//! Communication of a page with a relayer: the state machines of `slackwater::client`, driven from JavaScript.
 
 mod exchange;
 mod follow;
@@ -13,7 +13,7 @@ pub use follow::Follow;
 pub use node::{ForwarderCheck, InclusionCheck, verify_accepted};
 pub use outbox::Outbox;
 
-/// A call as JavaScript sends it.
+/// A call for JavaScript to send.
 #[derive(Debug, Serialize)]
 struct HttpView<'a> {
     method: &'static str,
@@ -34,13 +34,13 @@ impl<'a> From<&'a HttpCall> for HttpView<'a> {
     }
 }
 
-/// An answer as JavaScript has it.
+/// An answer as passed in by JavaScript.
 fn answer(status: u16, retry_after: Option<String>, body: &[u8]) -> HttpAnswer {
     let headers = retry_after.map(|value| ("retry-after".to_owned(), value)).into_iter().collect();
     HttpAnswer { status, headers, body: body.to_vec() }
 }
 
-/// `fetch` does not say how far a call got, so what is not known to have stayed here counts as sent.
+/// `fetch` does not report how far a call got, so a call counts as sent unless it is known not to have been.
 fn transport_error(kind: &str, detail: &str) -> TransportError {
     let kind = match kind {
         "unreachable" => TransportErrorKind::Unreachable,
@@ -50,7 +50,7 @@ fn transport_error(kind: &str, detail: &str) -> TransportError {
     TransportError::new(kind, detail)
 }
 
-/// All bits of a number that `Math.random()` gave.
+/// 64 bits from a value of `Math.random()`.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
 fn entropy(random: f64) -> u64 {
     (random * 18_446_744_073_709_551_616.0) as u64

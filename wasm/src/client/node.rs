@@ -1,4 +1,4 @@
-//! Checks of a relayer's word at the user's own node.
+//! Checks of a relayer's claims at the user's own node.
 
 use alloy_primitives::Address;
 use serde::Serialize;
@@ -29,17 +29,17 @@ extern "C" {
     #[wasm_bindgen(typescript_type = "Verdict | undefined")]
     #[derive(Debug)]
     pub type JsVerdict;
-    /// JSON texts.
+    /// JSON-RPC bodies.
     #[wasm_bindgen(typescript_type = "string[]")]
     #[derive(Debug)]
     pub type JsBodies;
-    /// Texts.
+    /// Strings.
     #[wasm_bindgen(typescript_type = "readonly string[]")]
     #[derive(Debug)]
     pub type JsTexts;
 }
 
-/// Addresses of identities.
+/// Parses the relayers' addresses.
 pub(super) fn identities(texts: &JsTexts) -> Result<Vec<Address>, Failure> {
     let texts: Vec<String> = read("relayer", texts)?;
     texts.iter().map(|text| address("relayer", text)).collect()
@@ -99,8 +99,8 @@ impl From<&Verdict> for VerdictView {
     }
 }
 
-/// Checks at the user's own node what a relayer says about the chain. Send [`Self::next_body`], give back the answer,
-/// until there is a verdict.
+/// Checks a relayer's claims about the chain at the user's own node. Send [`Self::next_body`] and pass the answer
+/// back, until there is a verdict.
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct InclusionCheck {
@@ -109,8 +109,8 @@ pub struct InclusionCheck {
 
 #[wasm_bindgen]
 impl InclusionCheck {
-    /// A check of what `event` claims about a request. Without `signature` the check is the same, and binds less. The code of
-    /// a forwarder that is `pinned` may be any.
+    /// A check of the claim in `event` about a request. Without `signature` the check is the same, but the verdict
+    /// binds the relayer less. With `pinned`, the forwarder may have any code.
     ///
     /// # Errors
     /// `invalid_argument`; `no_claim` for an event that claims no execution.
@@ -143,18 +143,18 @@ impl InclusionCheck {
         self.inner.next_body()
     }
 
-    /// Takes the body of the node's answer.
+    /// Passes in the body of the node's answer.
     pub fn answer(&mut self, body: &str) {
         self.inner.answer(body.as_bytes());
     }
 
-    /// The node did not answer.
+    /// The node did not answer; `why` is the reason.
     #[wasm_bindgen(js_name = noAnswer)]
     pub fn no_answer(&mut self, why: &str) {
         self.inner.no_answer(why);
     }
 
-    /// What the answers amount to, once there is no question left.
+    /// The verdict, once there is no query left.
     ///
     /// # Errors
     /// `internal` only.
@@ -166,7 +166,8 @@ impl InclusionCheck {
     }
 }
 
-/// Whether a forwarder may be signed for, asked at the user's own node: send all [`Self::bodies`], then [`Self::judge`].
+/// Checks at the user's own node that a forwarder is safe to sign for: send all [`Self::bodies`], then call
+/// [`Self::judge`].
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct ForwarderCheck {
@@ -175,7 +176,7 @@ pub struct ForwarderCheck {
 
 #[wasm_bindgen]
 impl ForwarderCheck {
-    /// A check of `forwarder` for requests to `target`. The code of one that is `pinned` may be any.
+    /// A check of `forwarder` for requests to `target`. With `pinned`, the forwarder may have any code.
     ///
     /// # Errors
     /// `invalid_argument`.
@@ -206,10 +207,11 @@ impl ForwarderCheck {
     }
 }
 
-/// Checks that an acceptance is the word of one of `relayers` about this request; see the package's `Slackwater`.
+/// Checks that an acceptance is a promise about this request signed by one of `relayers`; see the package's
+/// `Slackwater`.
 ///
 /// # Errors
-/// `invalid_argument`; `bad_promise` with what is wrong.
+/// `invalid_argument`; `bad_promise` with the fault.
 #[wasm_bindgen(js_name = verifyAccepted)]
 pub fn verify_accepted(
     accepted: &str,

@@ -1,4 +1,4 @@
-//! Requests that must neither be lost nor sent twice.
+//! Outbox of requests that must neither be lost nor sent twice.
 
 use serde::Serialize;
 use slackwater::{
@@ -59,8 +59,9 @@ impl<'a> From<&'a Command> for CommandView<'a> {
     }
 }
 
-/// Keeps submissions until they have ended, through crashes, reloads and broken connections. After every call do what
-/// [`Self::next_command`] says, until there is nothing left, and come back at [`Self::next_timeout`].
+/// Keeps submissions until they have ended, through crashes, reloads and broken connections. After every call carry
+/// out the commands of [`Self::next_command`] until there are none, and call [`Self::timeout`] at
+/// [`Self::next_timeout`].
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct Outbox {
@@ -73,21 +74,23 @@ fn key(text: &str) -> Result<IdempotencyKey, Failure> {
 
 #[wasm_bindgen]
 impl Outbox {
-    /// An empty outbox for the relayer at `url`. Of `relayers`, where there are any, one must have signed each promise.
+    /// An empty outbox for the relayer at `url`. Each promise must be signed by one of `relayers`, unless that list is
+    /// empty.
     ///
     /// # Errors
-    /// `invalid_argument` for what is no address.
+    /// `invalid_argument` for an invalid address.
     #[wasm_bindgen(constructor)]
     pub fn new(url: &str, relayers: &JsTexts) -> Result<Self, Failure> {
         let addressee = Addressee::new(url, identities(relayers)?);
         Ok(Self { inner: client::Outbox::new(OutboxConfig::default()).addressed_to(addressee) })
     }
 
-    /// Takes what storage holds, as a JSON list of pairs of key and record: once, before anything else. Returns the keys of
-    /// records that can't be read, and the addresses of other relayers that records are for; both stay where they are.
+    /// Loads the stored records, a JSON list of pairs of key and record: once, before any other call. Returns the keys
+    /// of unreadable records, and the addresses of other relayers that records are for; both kinds of records stay in
+    /// storage.
     ///
     /// # Errors
-    /// `invalid_argument` if it is no such list.
+    /// `invalid_argument` if `records` is not such a list.
     pub fn load(&mut self, now: f64, records: &str) -> Result<JsLoad, Failure> {
         // No limit of size: it is the page's own storage.
         let records: Vec<(String, String)> = serde_json::from_slice(records.as_bytes()).map_err(Failure::argument)?;
@@ -95,10 +98,10 @@ impl Outbox {
         write(&LoadView { damaged: &report.damaged, foreign: &report.foreign })
     }
 
-    /// Takes a submission in the API's JSON, and returns its key. The same again is the same entry.
+    /// Adds a submission in the API's JSON, and returns its key. Idempotent: the same submission is the same entry.
     ///
     /// # Errors
-    /// `invalid_argument`; `outbox_refused` where it is full, or the request too large or expired.
+    /// `invalid_argument`; `outbox_refused` if the outbox is full, or the request is too large or expired.
     pub fn enqueue(
         &mut self,
         now: f64,
@@ -114,7 +117,7 @@ impl Outbox {
         taken.map(|key| key.to_string()).map_err(|error| Failure::new("outbox_refused", error))
     }
 
-    /// What to do next.
+    /// The next command; `undefined` if there is none.
     ///
     /// # Errors
     /// `internal` only.
@@ -129,7 +132,7 @@ impl Outbox {
     /// The record of this revision is durable.
     ///
     /// # Errors
-    /// `invalid_argument` for what is no key.
+    /// `invalid_argument` for an invalid key.
     pub fn stored(&mut self, now: f64, name: &str, revision: f64) -> Result<(), Failure> {
         self.inner.stored(instant(now), &key(name)?, whole(revision));
         Ok(())
@@ -138,14 +141,14 @@ impl Outbox {
     /// The record of this revision could not be stored.
     ///
     /// # Errors
-    /// `invalid_argument` for what is no key.
+    /// `invalid_argument` for an invalid key.
     #[wasm_bindgen(js_name = storeFailed)]
     pub fn store_failed(&mut self, now: f64, name: &str, revision: f64, random: f64) -> Result<(), Failure> {
         self.inner.store_failed(instant(now), &key(name)?, whole(revision), entropy(random));
         Ok(())
     }
 
-    /// The answer to a `send`.
+    /// Passes in the answer to a `send`.
     pub fn answered(
         &mut self,
         now: f64,
@@ -158,34 +161,34 @@ impl Outbox {
         self.inner.answered(instant(now), whole(send), Ok(answer(status, retry_after, body)), entropy(random));
     }
 
-    /// No answer to a `send`.
+    /// No answer to a `send` came.
     pub fn failed(&mut self, now: f64, send: f64, kind: &str, detail: &str, random: f64) {
         self.inner.answered(instant(now), whole(send), Err(transport_error(kind, detail)), entropy(random));
     }
 
-    /// When to call [`Self::timeout`], Unix ms.
+    /// Time at which to call [`Self::timeout`], Unix ms; `undefined` if there is none.
     #[wasm_bindgen(js_name = nextTimeout)]
     pub fn next_timeout(&self) -> Option<f64> {
         self.inner.next_timeout().map(number)
     }
 
-    /// Time has passed.
+    /// Handles the passing of time; see [`Self::next_timeout`].
     pub fn timeout(&mut self, now: f64) {
         self.inner.timeout(instant(now));
     }
 
-    /// The outcome was taken: the entry is forgotten.
+    /// Forgets an entry whose outcome was taken.
     ///
     /// # Errors
-    /// `invalid_argument` for what is no key.
+    /// `invalid_argument` for an invalid key.
     pub fn acknowledge(&mut self, name: &str) -> Result<bool, Failure> {
         Ok(self.inner.acknowledge(&key(name)?))
     }
 
-    /// Takes back what was certainly never sent. False if it may have been.
+    /// Withdraws an entry that was certainly never sent. False if it may have been sent.
     ///
     /// # Errors
-    /// `invalid_argument` for what is no key.
+    /// `invalid_argument` for an invalid key.
     pub fn withdraw(&mut self, now: f64, name: &str) -> Result<bool, Failure> {
         Ok(self.inner.withdraw(instant(now), &key(name)?))
     }
