@@ -1,10 +1,10 @@
-//! What several sources say about the same blocks, and what is believed.
+//! Fee book: agreement on blocks from the reports of several sources.
 //!
-//! Honest nodes agree to the wei once they have seen a block, so nothing is averaged: the base fee is the weighted median
-//! report's, and of those who agree with it each further number (how full the block was, each tip, the next base fee) is
-//! the weighted median by itself. So a source that tells the right base fee and lies about the rest has one vote on each, and
-//! changes nothing while the others outweigh it. A source that lies, lags or flaps loses its vote; whether it is there changes
-//! nothing.
+//! Honest nodes agree to the wei once they have seen a block, so nothing is averaged: the base fee is that of the
+//! weighted median report, and among the reports that agree with it each further number (utilisation, each tip, the
+//! next base fee) is the weighted median by itself. So a source with the right base fee and false other numbers has one
+//! vote on each, and changes nothing while the others outweigh it. A source that lies, lags or flaps loses its vote;
+//! its presence then changes nothing.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -19,39 +19,39 @@ use super::{
 };
 use crate::Timestamp;
 
-/// Difference between two nodes' words on how full a block was that is no lie: ratios are rounded differently.
+/// Difference between two nodes' utilisation ratios that is only due to rounding.
 pub const UTILISATION_TOLERANCE: f64 = 1e-3;
 
-/// Blocks of one source that may wait to be settled.
+/// Most unsettled blocks kept per source.
 pub const PENDING_BLOCKS: usize = 64;
 
 /// Index of a source, in the order of configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceId(pub u16);
 
-/// What one source says about one block.
+/// One source's report of one block.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Report {
-    /// Hash of the block, where known.
+    /// Hash of the block; `None` if unknown.
     pub hash: Option<B256>,
-    /// Its fees. Each number is voted on.
+    /// Fees of the block. Each number is voted on separately.
     pub point: FeePoint,
-    /// How long the source took to answer.
+    /// Response time of the source.
     pub latency: Duration,
 }
 
 /// Limits of a [`FeeBook`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BookConfig {
-    /// Blocks that are kept (`market.window_blocks`).
+    /// Number of blocks kept (`market.window_blocks`).
     pub window_blocks: usize,
-    /// Blocks that a source may be behind the one being settled (`market.max_lag_blocks`).
+    /// Blocks that a source may lag behind the one being settled (`market.max_lag_blocks`).
     pub max_lag_blocks: u64,
     /// Multiples of the median absolute deviation beyond which a report is an outlier (`market.mad_multiple`).
     pub mad_multiple: u32,
     /// Deviation that is never an outlier, in basis points (`market.tolerance_bps`).
     pub tolerance_bps: u32,
-    /// How benched sources come back.
+    /// Rules for the return of benched sources.
     pub bench: BenchRule,
 }
 
@@ -71,23 +71,23 @@ impl Default for BookConfig {
     }
 }
 
-/// What came of settling a block.
+/// Result of settling a block.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settled {
-    /// The believed block.
+    /// The accepted block.
     pub point: FeePoint,
-    /// Blocks that were believed before and are gone: a reorg, or a source that was believed alone.
+    /// Number of blocks accepted before and now removed: by a reorg, or because a single source was wrong.
     pub replaced: usize,
-    /// Sources whose word was not followed, and why.
+    /// Sources whose report was not followed, with the fault.
     pub faults: Vec<(SourceId, Fault)>,
 }
 
-/// A chain's recent blocks as several sources see them. Pure: reports and time in, believed blocks out.
+/// A chain's recent blocks, agreed from several sources. Pure: reports and time in, accepted blocks out.
 #[derive(Debug, Clone)]
 pub struct FeeBook {
     config: BookConfig,
     sources: BTreeMap<SourceId, SourceStatus>,
-    /// Of each source, by block: a source that reports nonsense crowds out only itself.
+    /// Reports by source and block: a source that reports nonsense crowds out only itself.
     reports: BTreeMap<SourceId, BTreeMap<u64, Report>>,
     window: VecDeque<(FeePoint, Option<B256>)>,
 }
@@ -103,23 +103,23 @@ impl FeeBook {
         }
     }
 
-    /// Believed blocks, oldest first. Numbers ascend; there may be gaps.
+    /// Accepted blocks, oldest first. Numbers ascend; there may be gaps.
     pub fn window(&self) -> impl DoubleEndedIterator<Item = &FeePoint> + ExactSizeIterator {
         self.window.iter().map(|(point, _)| point)
     }
 
-    /// The newest believed block.
+    /// The newest accepted block.
     pub fn newest(&self) -> Option<&FeePoint> {
         self.window.back().map(|(point, _)| point)
     }
 
-    /// What is known of each source.
+    /// Status of each source.
     pub fn sources(&self) -> impl Iterator<Item = (SourceId, &SourceStatus)> {
         self.sources.iter().map(|(id, status)| (*id, status))
     }
 
-    /// Takes what a source says about a block. A later word about the same block replaces the earlier. Of each source
-    /// [`PENDING_BLOCKS`] blocks wait for [`Self::settle`] at most; the oldest go first.
+    /// Records a source's report of a block. A later report of the same block replaces the earlier one. At most
+    /// [`PENDING_BLOCKS`] blocks per source wait for [`Self::settle`]; the oldest are dropped first.
     pub fn report(&mut self, source: SourceId, report: Report) {
         let Some(status) = self.sources.get_mut(&source) else { return };
         let number = report.point.number;
@@ -131,12 +131,12 @@ impl FeeBook {
         }
     }
 
-    /// Decides about block `number` with the reports at hand; sources that said nothing about it are blamed for lag, or for
-    /// an error if they never said anything this far. Call it when everybody has answered or had time enough.
+    /// Settles block `number` with the reports at hand; a silent source is blamed for lag if it is too far behind, or
+    /// for an error if it never reported any block. Call it when every source has answered or had enough time.
     ///
-    /// `None` if no report can be believed yet: nobody reported, or less than a majority of those whose word counts (half of
-    /// them will do if they name the fee that the parent block determines). The block stays open then, and a later call may
-    /// settle it.
+    /// `None` if no report can be accepted yet: there is none, or the reporting sources have less than a majority of
+    /// the total weight (half is enough if the median names the fee that the parent block determines). The block then
+    /// stays open, and a later call may settle it.
     pub fn settle(&mut self, now: Timestamp, number: u64) -> Option<Settled> {
         for status in self.sources.values_mut() {
             status.wake(now, &self.config.bench);
@@ -190,7 +190,7 @@ impl FeeBook {
         Some(Settled { point, replaced, faults })
     }
 
-    /// Notes that a source did not answer at all.
+    /// Records that a source did not answer at all.
     pub fn fail(&mut self, now: Timestamp, source: SourceId) {
         if let Some(status) = self.sources.get_mut(&source) {
             status.wake(now, &self.config.bench);
@@ -198,15 +198,15 @@ impl FeeBook {
         }
     }
 
-    /// Base fee that the block before `number` determines.
+    /// Base fee of block `number` as determined by its parent; `None` if unknown.
     fn expected(&self, number: u64) -> Option<u128> {
         let before = number.checked_sub(1)?;
         self.window.iter().rev().find(|(point, _)| point.number == before)?.0.next_base_fee
     }
 
-    /// The report in the middle by base fee, each source weighing what it is believed. What the parent block determines has
-    /// a voice as well, so that of two sources which disagree the possible one is followed; it is no report, and never the
-    /// result. If nobody active reported, those on probation and the benched decide among themselves.
+    /// Median report by base fee, weighted by the sources' reputation. The fee determined by the parent block has a
+    /// vote as well, so that of two sources that disagree the possible one is followed; it is not a report, and never
+    /// the result. If no active source reported, those on probation or benched decide with equal weights.
     fn median(&self, reports: &BTreeMap<SourceId, Report>, expected: Option<u128>) -> Option<Report> {
         let weight_of = |id: &SourceId| self.sources.get(id).map_or(0, SourceStatus::weight);
         let nobody = reports.keys().all(|id| weight_of(id) == 0);
@@ -230,7 +230,7 @@ impl FeeBook {
             sum * 2 >= total
         })?;
         let fee = middle.0;
-        // The voice of the parent stands for the report nearest to it.
+        // The parent's vote stands for the report nearest to it.
         votes.iter().filter_map(|(_, _, report)| *report).min_by_key(|report| report.point.base_fee.abs_diff(fee))
     }
 
@@ -242,13 +242,13 @@ impl FeeBook {
             .map(|(_, report)| report.point.base_fee.abs_diff(median))
             .collect();
         distances.sort_unstable();
-        // The lower middle: with two sources the honest one's own distance, 0.
+        // The lower median: with two sources the honest one's own distance, 0.
         let mad = distances.get(distances.len().saturating_sub(1) / 2).copied().unwrap_or(0);
         let tolerance = (median / 10_000).saturating_mul(u128::from(self.config.tolerance_bps));
         mad.saturating_mul(u128::from(self.config.mad_multiple)).max(tolerance)
     }
 
-    /// Puts the block where it belongs and forgets those above it; returns how many were forgotten.
+    /// Appends the block and removes those at or above its number; returns the number of removed blocks.
     fn believe(&mut self, report: Report) -> usize {
         let mut replaced = 0;
         while let Some((newest, hash)) = self.window.back()
@@ -266,23 +266,24 @@ impl FeeBook {
     }
 }
 
-/// What those who agree on the base fee say about the rest.
+/// Votes on the further numbers, among the reports that agree on the base fee.
 #[derive(Debug, Clone, Copy, Default)]
 struct Ballot {
-    /// How full the block was, and whether more than half of the votes are for it.
+    /// Utilisation; true if more than half of the votes are for it.
     utilisation: Option<(Utilisation, bool)>,
     tips: Tips,
-    /// The next block's base fee, and whether more than half of the votes are for it.
+    /// The next block's base fee; true if more than half of the votes are for it.
     next_base_fee: Option<(u128, bool)>,
 }
 
 impl Ballot {
-    /// The weighted median of each number. If nobody's word counts, everybody's counts the same.
+    /// The weighted median of each number. If all weights are 0, all count the same.
     fn of(reports: &[(&Report, u64)]) -> Self {
         let nobody = reports.iter().all(|(_, weight)| *weight == 0);
         let weigh = |weight: &u64| if nobody { 1 } else { *weight };
         let all: u64 = reports.iter().map(|(_, weight)| weigh(weight)).sum();
-        // What less than half of the votes speak of is nobody's word: a liar can't add what the others don't know.
+        // A number reported by less than half of the votes is left out: a liar can't add one that the others don't
+        // have.
         let votes = |value: &dyn Fn(&FeePoint) -> Option<u128>| -> Vec<(u128, u64)> {
             let votes: Vec<(u128, u64)> = reports
                 .iter()
@@ -312,7 +313,8 @@ impl Ballot {
         }
     }
 
-    /// Whether a majority says otherwise about what the chain fixes. Tips are left out: clients weigh percentiles differently.
+    /// True if a majority contradicts the report on numbers that the chain fixes. Tips are left out: clients compute
+    /// percentiles differently.
     fn refutes(&self, point: &FeePoint, spread: u128) -> bool {
         let is_other_use = match (self.utilisation, point.utilisation.and_then(Utilisation::ratio)) {
             (Some((voted, true)), Some(ratio)) => !is_near_ratio(ratio, voted),
@@ -326,7 +328,7 @@ impl Ballot {
     }
 }
 
-/// How full a block was, as a number with the same order: ratio, then gas limit. Nonsense has no vote.
+/// Sort key of a utilisation: ratio, then gas limit. `None` for an invalid one, which has no vote.
 fn use_key(point: &FeePoint) -> Option<u128> {
     let utilisation = point.utilisation?;
     let limit = match utilisation {
@@ -346,7 +348,7 @@ fn is_near_ratio(ratio: f64, voted: Utilisation) -> bool {
     voted.ratio().is_some_and(|voted| (ratio - voted).abs() <= UTILISATION_TOLERANCE)
 }
 
-/// Whether the votes that pass outweigh the others.
+/// True if the votes that pass outweigh the others.
 fn is_majority(votes: &[(u128, u64)], passes: impl Fn(&(u128, u64)) -> bool) -> bool {
     let all: u64 = votes.iter().map(|(_, weight)| weight).sum();
     votes.iter().filter(|vote| passes(vote)).map(|(_, weight)| weight).sum::<u64>() * 2 > all
@@ -363,7 +365,7 @@ fn middle(mut votes: Vec<(u128, u64)>) -> Option<(u128, u64)> {
     })
 }
 
-/// The report tells the same block as the believed one, or one within `spread` where a source has no hashes.
+/// True if the report shows the same block as the accepted one, or, without hashes, a base fee within `spread`.
 fn is_same(report: &Report, believed: &Report, spread: u128) -> bool {
     let is_near = report.point.base_fee.abs_diff(believed.point.base_fee) <= spread;
     match (report.hash, believed.hash) {
@@ -405,7 +407,7 @@ mod tests {
         fee
     }
 
-    /// The believed blocks when two honest sources are joined by a third that answers as `third` says.
+    /// Accepted blocks when two honest sources are joined by a third that answers as `third` does.
     fn believed(third: impl Fn(u64) -> Option<Report>) -> (Vec<FeePoint>, FeeBook) {
         let mut book = FeeBook::new(BookConfig::default(), 3);
         let mut now = Timestamp(0);
@@ -452,7 +454,7 @@ mod tests {
         assert_eq!(ahead, honest);
     }
 
-    /// The right base fee with false gas, tips and next fee: only the votes on each of them find it out.
+    /// Right base fee with false gas, tips and next fee: only the separate votes reveal it.
     #[test]
     fn half_a_truth_changes_nothing() {
         let full = |number: u64| {
@@ -485,7 +487,7 @@ mod tests {
             ),
         ];
         for (what, lie, is_fault) in lies {
-            // The liar speaks first, in the middle and last: it is nobody's report that is taken over.
+            // The liar reports first, in the middle and last: no complete report is taken over.
             for place in 0..3_u16 {
                 let mut book = FeeBook::new(BookConfig::default(), 3);
                 for number in 1_000..1_100_u64 {
@@ -506,7 +508,7 @@ mod tests {
         }
     }
 
-    /// Of two that disagree about gas neither is blamed: nobody knows who is right.
+    /// Of two sources that disagree about gas neither is blamed: it is unknown which is right.
     #[test]
     fn half_a_truth_of_one_of_two_is_nobodys_fault() {
         let mut book = FeeBook::new(BookConfig::default(), 2);

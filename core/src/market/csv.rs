@@ -30,11 +30,11 @@ pub const MAX_LINE_BYTES: usize = 16_384;
 pub const MAX_COLUMNS: usize = 256;
 /// A timestamp at or above this is in milliseconds (it would be the year 5138 in seconds).
 const SECONDS_BELOW: u64 = 100_000_000_000;
-/// Rows that gaps are counted over to find the step; a longer file is sampled from its start.
+/// Rows over which gaps are counted to find the step; a longer file is sampled from its start.
 const MAX_GAPS: usize = 200_000;
 
-/// Columns that can be the price, the best first: the base fee; in series of gas prices what comes closest to it, which is
-/// the lowest price paid, then the close of an oracle's candle, then averages.
+/// Possible price columns, the best first: the base fee; in series of gas prices the closest substitute, which is the
+/// lowest price paid, then the close of an oracle's candle, then averages.
 pub const PRICE_COLUMNS: [&str; 11] = [
     "base_fee_wei",
     "base_fee_gwei",
@@ -53,19 +53,19 @@ pub const PRICE_COLUMNS: [&str; 11] = [
 pub const HEADER: &str = "chain,block_number,timestamp,base_fee_wei,gas_used,gas_limit,gas_used_ratio,ratio_kind,tip_min_wei,\
                           tip_avg_wei,tip_max_wei,reward_wei";
 
-/// Why a file is no fee history. The file's fault; lines count from 1, the header included.
+/// Errors of a fee history file. Lines count from 1, the header included.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CsvError {
-    /// Nothing but perhaps a header.
+    /// Nothing, or only a header.
     #[error("no rows")]
     Empty,
     /// No column is a price, or the wanted one is missing.
     #[error("line 1: no column {wanted}; there are {found}")]
     NoPriceColumn {
-        /// What would do.
+        /// Accepted columns.
         wanted: String,
-        /// What is there.
+        /// Columns of the file.
         found: String,
     },
     /// The price column is empty in every row: a file of gas only.
@@ -73,41 +73,41 @@ pub enum CsvError {
     NoPrices {
         /// The price column.
         column: String,
-        /// Rows of the file.
+        /// Number of rows of the file.
         rows: usize,
     },
     /// Neither heights nor times: the rows have no order.
     #[error("line {line}: block_number and timestamp are both empty or missing")]
     NoPlace {
-        /// Where.
+        /// Line number.
         line: usize,
     },
-    /// A cell does not hold what its column is for.
+    /// A cell does not match its column's type.
     #[error("line {line}, column {column}: {text:?} is not {expected}")]
     Cell {
-        /// Where.
+        /// Line number.
         line: usize,
-        /// Where.
+        /// Name of the column.
         column: String,
-        /// What stands there, shortened.
+        /// Text of the cell, shortened.
         text: String,
-        /// What should.
+        /// Expected content.
         expected: &'static str,
     },
     /// A row with more or fewer cells than the header.
     #[error("line {line}: {got} cells, the header has {expected}")]
     Cells {
-        /// Where.
+        /// Line number.
         line: usize,
-        /// Cells of the row.
+        /// Number of cells of the row.
         got: usize,
-        /// Cells of the header.
+        /// Number of cells of the header.
         expected: usize,
     },
     /// A row that is not after the one before it.
     #[error("line {line}, column {column}: {got} does not come after {last}")]
     Order {
-        /// Where.
+        /// Line number.
         line: usize,
         /// `block_number` or `timestamp`.
         column: &'static str,
@@ -119,7 +119,7 @@ pub enum CsvError {
     /// Rows of two chains.
     #[error("line {line}, column chain: {got:?} in a file of {expected:?}")]
     Chain {
-        /// Where.
+        /// Line number.
         line: usize,
         /// Name in this row.
         got: String,
@@ -132,19 +132,19 @@ pub enum CsvError {
         /// Its name.
         column: String,
     },
-    /// Larger than anything that is meant to be read.
+    /// Larger than any supported input.
     #[error("line {line}: {what} above the limit of {limit}")]
     TooLarge {
-        /// Where.
+        /// Line number.
         line: usize,
-        /// What.
+        /// The unit that is exceeded.
         what: &'static str,
         /// The limit.
         limit: usize,
     },
 }
 
-/// What one row stands for.
+/// Unit of one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cadence {
     /// Every block.
@@ -155,28 +155,28 @@ pub enum Cadence {
     Every(Duration),
 }
 
-/// A fee history that was read.
+/// A parsed fee history.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FeeTable {
-    /// The chain's name, where the file tells it.
+    /// The chain's name; `None` if the file does not give it.
     pub chain: Option<String>,
-    /// The column that was taken as the price.
+    /// The column used as the price.
     pub price_column: String,
-    /// What one row stands for.
+    /// Unit of one row.
     pub cadence: Cadence,
     /// Ascending. In a series without heights, numbers count steps of time from 0.
     pub points: Vec<FeePoint>,
-    /// Rows that were left out because they have no price.
+    /// Number of rows left out because they have no price.
     pub without_price: usize,
 }
 
 impl FeeTable {
-    /// Whether rows are blocks, rather than steps of a series.
+    /// True if rows are blocks, rather than steps of a series.
     pub const fn is_blocks(&self) -> bool {
         matches!(self.cadence, Cadence::Blocks)
     }
 
-    /// Difference between the numbers of two rows that follow each other.
+    /// Difference between the numbers of two consecutive rows.
     pub const fn stride(&self) -> u64 {
         match self.cadence {
             Cadence::EveryBlocks(stride) => stride,
@@ -184,8 +184,8 @@ impl FeeTable {
         }
     }
 
-    /// Time between two rows as the timestamps tell it: the mean for blocks and every k-th block, gaps accounted for, and
-    /// the usual gap for steps of time. `None` without timestamps.
+    /// Time between two rows by their timestamps: the mean for blocks and every k-th block, gaps accounted for, and the
+    /// usual gap for steps of time. `None` without timestamps.
     pub fn measured_step(&self) -> Option<Duration> {
         if let Cadence::Every(step) = self.cadence {
             return Some(step);
@@ -199,10 +199,10 @@ impl FeeTable {
     }
 }
 
-/// How to read a file.
+/// Options of reading a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CsvOptions {
-    /// The column that is the price; otherwise the first of [`PRICE_COLUMNS`] that is there.
+    /// The price column; `None`: the first of [`PRICE_COLUMNS`] in the file.
     pub price_column: Option<String>,
 }
 
@@ -264,19 +264,20 @@ impl Columns {
     }
 }
 
-/// One row, before its place is known.
+/// One row, before its number is known.
 struct Row {
     line: usize,
     number: Option<u64>,
     point: FeePoint,
-    /// The header determines the next base fee, and what is in the file can't compute it.
+    /// True if the header determines the next base fee, but the file's columns can't compute it.
     fills_next: bool,
 }
 
 /// Reads a fee history.
 ///
-/// Where a row is a block without header gas, its `next_base_fee` is taken from the row of the next block: the header, which
-/// the file does not have, determined it. With header gas or a reported ratio it stays open, since it can be computed.
+/// If a row is a block without header gas, its `next_base_fee` is taken from the row of the next block: the header,
+/// which the file does not have, determined it. With header gas or a reported ratio it stays open, since it can be
+/// computed.
 ///
 /// Amounts may be decimal or have an exponent (`13.5e9`); a fraction of a wei is rounded half up.
 ///
@@ -413,7 +414,7 @@ fn check_order(last: Option<&Row>, row: &Row) -> Result<(), CsvError> {
         _ => {}
     }
     if let (Some(last), Some(got)) = (time(last), time(row)) {
-        // Blocks of chains with more than one a second share a timestamp; steps of time do not.
+        // Blocks of chains with more than one block a second share a timestamp; steps of time do not.
         let is_ordered = if row.number.is_some() { got >= last } else { got > last };
         if !is_ordered {
             return Err(CsvError::Order { line, column: "timestamp", got, last });
@@ -435,7 +436,7 @@ fn usual(gaps: impl Iterator<Item = u64>) -> u64 {
     best.1
 }
 
-/// What a row stands for; numbers for rows without heights; what the next row tells about the one before it.
+/// Determines the cadence, the numbers of rows without heights, and the next base fees that the following row gives.
 fn place(mut rows: Vec<Row>) -> Result<(Cadence, Vec<FeePoint>), CsvError> {
     let has_numbers = rows.first().is_some_and(|row| row.number.is_some());
     let cadence = if has_numbers {

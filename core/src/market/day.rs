@@ -1,10 +1,10 @@
-//! What gas usually costs: the median base fee of a day.
+//! The usual price of gas: the median base fee of a day.
 
 use std::collections::VecDeque;
 
 use crate::time::BlockTimestamp;
 
-/// Length of one sample, and how far back they count, seconds.
+/// Length of one sample, and of the window, seconds.
 const SAMPLE_S: u64 = 300;
 const DAY_S: u64 = 24 * 3_600;
 
@@ -16,7 +16,7 @@ pub struct DayFees {
 }
 
 impl DayFees {
-    /// Takes in a block. One that is older than the newest sample counts only where it belongs to that.
+    /// Records a block. One older than the newest sample counts only if it belongs to that sample.
     pub fn record(&mut self, at: BlockTimestamp, base_fee: u128) {
         let start = at.0 - at.0 % SAMPLE_S;
         match self.samples.back_mut() {

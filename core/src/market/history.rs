@@ -1,4 +1,4 @@
-//! `eth_feeHistory`: what one node says about its recent blocks.
+//! `eth_feeHistory`: one node's report of its recent blocks.
 
 use std::collections::VecDeque;
 
@@ -7,14 +7,14 @@ use serde::Deserialize;
 
 use super::{FeePoint, Tips, Utilisation};
 
-/// Reward percentiles to ask for: what a patient, a usual and a hurried sender paid. [`FeeHistory::points`] reads them in
-/// this order.
+/// Reward percentiles to request: the tips of a patient, a usual and a hurried sender. [`FeeHistory::points`] reads
+/// them in this order.
 pub const REWARD_PERCENTILES: [u8; 3] = [20, 50, 90];
 
-/// Blocks that one `eth_feeHistory` may ask for: what geth and its kin allow.
+/// Most blocks of one `eth_feeHistory` call: the limit of geth and its forks.
 pub const MAX_HISTORY_BLOCKS: u64 = 1_024;
 
-/// Answer of `eth_feeHistory`, asked with [`REWARD_PERCENTILES`]. What a node leaves out is empty.
+/// Answer of `eth_feeHistory`, requested with [`REWARD_PERCENTILES`]. Fields that a node omits are empty.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FeeHistory {
@@ -27,13 +27,13 @@ pub struct FeeHistory {
     /// Metered gas over gas limit of each block.
     #[serde(default)]
     pub gas_used_ratio: Vec<Option<f64>>,
-    /// Tips of each block at the percentiles that were asked for, wei per gas.
+    /// Tips of each block at the requested percentiles, wei per gas.
     #[serde(default)]
     pub reward: Option<Vec<Vec<U128>>>,
 }
 
 impl FeeHistory {
-    /// The blocks, oldest first. The last base fee is the next block's and makes no point of its own.
+    /// The blocks, oldest first. The last base fee is the next block's and gives no point of its own.
     pub fn points(&self) -> impl Iterator<Item = FeePoint> + '_ {
         let oldest = self.oldest_block.to::<u64>();
         let fee = |index: usize| self.base_fee_per_gas.get(index).map(|fee: &U128| fee.to::<u128>());
@@ -53,11 +53,11 @@ impl FeeHistory {
     }
 }
 
-/// Blocks whose fees are remembered, so that a reorganisation is noticed.
+/// Number of blocks whose fees are remembered, to detect a reorg.
 const REMEMBERED: usize = 256;
 
-/// What is new in one node's overlapping answers. A relayer compares several nodes with a [`super::FeeBook`]; who has one
-/// node only, such as a wallet, can do no better than this.
+/// Extracts new points from one node's overlapping answers. A relayer compares several nodes with a [`super::FeeBook`];
+/// a client with one node only, such as a wallet, can do no better than this.
 #[derive(Debug, Clone, Default)]
 pub struct HistoryFeed {
     /// Height, base fee and next base fee, ascending by height.
@@ -65,8 +65,8 @@ pub struct HistoryFeed {
 }
 
 impl HistoryFeed {
-    /// Points of `history` from the first that is unknown or differs from what was told before; empty where nothing is
-    /// new. Older blocks than any remembered one are not news.
+    /// Points of `history` from the first that is unknown or differs from the one returned before; empty if none is
+    /// new. Blocks older than any remembered one are not returned.
     pub fn news(&mut self, history: &FeeHistory) -> Vec<FeePoint> {
         let points: Vec<FeePoint> = history.points().collect();
         let newest = self.seen.back().map(|seen| seen.0);
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(numbers(&feed.news(&history(5, &[1, 2, 3]))), [5, 6]);
         assert!(feed.news(&history(5, &[1, 2, 3])).is_empty());
         assert_eq!(numbers(&feed.news(&history(6, &[2, 3, 4]))), [7]);
-        // A gap is no news of what lies in it.
+        // A gap gives no points for the blocks in it.
         assert_eq!(numbers(&feed.news(&history(20, &[9, 9]))), [20]);
         assert!(feed.news(&history(10, &[1, 1])).is_empty());
     }

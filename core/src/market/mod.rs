@@ -1,4 +1,4 @@
-//! What does gas cost now?
+//! The current market price of gas: fee sources, their voting, and fee history.
 
 mod book;
 pub mod csv;

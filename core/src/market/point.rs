@@ -1,11 +1,12 @@
-//! One block, as far as fees go.
+//! Fee data of one block.
 
 use crate::BlockTimestamp;
 
-/// How full a block was.
+/// Utilisation of a block.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Utilisation {
-    /// From the header. `used` is what the chain's base fee rule meters (gas, or the DA footprint where that is larger).
+    /// From the header. `used` is the gas metered by the chain's base fee rule (gas, or the DA footprint if that is
+    /// larger).
     Gas {
         /// Metered gas.
         used: u64,
@@ -32,36 +33,37 @@ impl Utilisation {
 /// Effective priority fees of one block, wei per gas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tips {
-    /// Smallest that was included.
+    /// Smallest included tip.
     pub min: Option<u128>,
-    /// A typical one: the median, or what the source calls its reward percentile.
+    /// A typical tip: the median, or the source's reward percentile.
     pub typical: Option<u128>,
     /// Mean over transactions.
     pub mean: Option<u128>,
-    /// Largest.
+    /// Largest included tip.
     pub max: Option<u128>,
 }
 
-/// What one block says about fees; for a sub-sampled series, what one of its rows says.
+/// Fee data of one block; for a sub-sampled series, of one of its rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FeePoint {
     /// Height.
     pub number: u64,
-    /// Block time, where the source has it.
+    /// Block time; `None` if the source lacks it.
     pub timestamp: Option<BlockTimestamp>,
     /// Base fee of this block, wei per gas.
     pub base_fee: u128,
-    /// How full the block was.
+    /// Utilisation of the block; `None` if unknown.
     pub utilisation: Option<Utilisation>,
-    /// What was paid on top.
+    /// Tips paid above the base fee.
     pub tips: Tips,
-    /// Base fee of the next block, where this block already determines it (EIP-1559 and its kin); wei per gas.
+    /// Base fee of the next block, wei per gas; `None` unless this block already determines it (EIP-1559 and its
+    /// variants).
     pub next_base_fee: Option<u128>,
 }
 
 impl FeePoint {
-    /// Price of a transaction that is submitted right after this block: the next block's base fee where it is determined,
-    /// else this block's; wei per gas.
+    /// Price of a transaction submitted right after this block: the next block's base fee if it is determined, else
+    /// this block's; wei per gas.
     pub fn price(&self) -> u128 {
         self.next_base_fee.unwrap_or(self.base_fee)
     }

@@ -1,4 +1,4 @@
-//! How far each fee source is believed.
+//! Reputation of each fee source.
 
 use std::time::Duration;
 
@@ -7,20 +7,20 @@ use crate::Timestamp;
 /// Full reputation, in thousandths.
 const FULL: u32 = 1_000;
 
-/// What the reputation follows: the share of good blocks over about so many of the last ones.
+/// Memory of the reputation: it is the share of good blocks over about this many of the last ones.
 const MEMORY_BLOCKS: u32 = 16;
 
 /// Reputation below which a source is benched, in thousandths: some seven bad blocks in a row, or every other one.
 const BENCH_BELOW: u32 = 600;
 
-/// Why a source's block did not count.
+/// Reason why a source's block did not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fault {
-    /// It did not answer, or not in time, or nonsense.
+    /// No answer, a late one, or an invalid one.
     Error,
-    /// It is further behind the others than allowed.
+    /// It lags behind the others by more than allowed.
     Lag,
-    /// Its block differs from what the others agree on.
+    /// Its block differs from the majority's.
     Deviation,
 }
 
@@ -35,43 +35,43 @@ impl Fault {
     }
 }
 
-/// Where a source stands.
+/// Standing of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// Its word counts.
+    /// Its vote counts.
     Active,
-    /// Its word is compared with the others' and does not count, until so many good blocks in a row.
+    /// Its reports are compared with the others' but have no vote, until enough good blocks in a row.
     Probation {
-        /// Good blocks that are still missing.
+        /// Number of good blocks still missing.
         missing: u32,
     },
-    /// Its word does not count.
+    /// It has no vote.
     Benched {
-        /// When its probation begins.
+        /// Start of its probation.
         until: Timestamp,
     },
 }
 
-/// What is known of one source.
+/// Status of one source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourceStatus {
-    /// Where it stands.
+    /// Current standing.
     pub standing: Standing,
     /// Share of good blocks among the last, in thousandths; recent blocks weigh more.
     pub reputation_permille: u32,
-    /// Newest block that it reported.
+    /// Number of the newest block that it reported; `None` before the first.
     pub head: Option<u64>,
-    /// Smoothed time that an answer takes.
+    /// Smoothed response time.
     pub latency: Duration,
-    /// Good blocks.
+    /// Number of good blocks.
     pub good: u64,
-    /// Blocks that it failed to report.
+    /// Number of blocks that it failed to report.
     pub errors: u64,
-    /// Blocks at which it was too far behind.
+    /// Number of blocks at which it lagged too far.
     pub lags: u64,
-    /// Blocks at which it differed from the others.
+    /// Number of blocks at which it differed from the others.
     pub deviations: u64,
-    /// How often it was benched.
+    /// Number of times that it was benched.
     pub benchings: u32,
 }
 
@@ -91,7 +91,7 @@ impl Default for SourceStatus {
     }
 }
 
-/// How benched sources come back.
+/// Rules for the return of benched sources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BenchRule {
     /// First time on the bench; every further one lasts twice as long, up to [`Self::longest`].
@@ -103,12 +103,12 @@ pub struct BenchRule {
 }
 
 impl SourceStatus {
-    /// Its word counts.
+    /// True if its vote counts.
     pub const fn is_active(&self) -> bool {
         matches!(self.standing, Standing::Active)
     }
 
-    /// Weight of its word: its reputation while it is active, else 0.
+    /// Weight of its vote: its reputation while it is active, else 0.
     pub const fn weight(&self) -> u64 {
         if self.is_active() { self.reputation_permille as u64 } else { 0 }
     }
@@ -133,7 +133,7 @@ impl SourceStatus {
             *missing = missing.saturating_sub(1);
             if *missing == 0 {
                 self.standing = Standing::Active;
-                // Enough to count, little enough that the old fault benches it soon.
+                // Enough to count, low enough that the old fault benches it soon.
                 self.reputation_permille = self.reputation_permille.max((FULL + BENCH_BELOW) / 2);
             }
         }

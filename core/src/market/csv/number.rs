@@ -1,13 +1,13 @@
-//! Numbers in cells.
+//! Parsing of numbers in cells.
 
-/// Longest text that an error repeats, characters.
+/// Longest text quoted in an error, characters.
 const MAX_SHOWN: usize = 80;
 /// Largest exponent worth reading: 2^128 has 39 digits.
 const MAX_EXPONENT: i32 = 60;
 /// Most digits of a number.
 const MAX_DIGITS: usize = 80;
 
-/// What one whole unit of a column is.
+/// Unit of a column's amounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scale {
     Wei,
