@@ -1,4 +1,4 @@
-//! Budgets: reserve the worst case at acceptance, settle with the real cost (invariant I8).
+//! Budgets: reserve the worst case at acceptance, settle with the actual cost (invariant I8).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,12 +11,12 @@ use alloy_primitives::{Address, U256};
 use super::{Claim, open::percent_of};
 use crate::{request::RequestId, time::Timestamp};
 
-/// A limit on what a tenant may spend, per chain, in a period.
+/// A tenant's spending limit per chain and period.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Budget {
     /// Wei per period and chain.
     pub limit_wei: U256,
-    /// Length of a period, aligned to the Unix epoch; zero means once and for all.
+    /// Length of a period, aligned to the Unix epoch; zero means a single period without end.
     pub period: Duration,
 }
 
@@ -28,14 +28,14 @@ impl Budget {
     }
 }
 
-/// Whose share of a budget is used up.
+/// The exhausted share of a budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BudgetShare {
-    /// All of it, the tenant's.
+    /// The tenant's whole budget.
     Tenant,
-    /// One signer's (`tenant.signer_budget_percent`).
+    /// One signer's share (`tenant.signer_budget_percent`).
     Signer(Address),
-    /// One target's (`tenant.target_budget_percent`).
+    /// One target's share (`tenant.target_budget_percent`).
     Target(Address),
 }
 
@@ -53,13 +53,13 @@ impl std::fmt::Display for BudgetShare {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("needs {needed_wei} wei, {available_wei} of {limit_wei} wei are left in this period ({share})")]
 pub struct BudgetError {
-    /// Worst case of the request.
+    /// Worst-case cost of the request, wei.
     pub needed_wei: U256,
-    /// What is left.
+    /// Amount available, wei.
     pub available_wei: U256,
-    /// The whole limit.
+    /// The whole limit, wei.
     pub limit_wei: U256,
-    /// Whose limit it is.
+    /// The share to which the limit applies.
     pub share: BudgetShare,
 }
 
@@ -74,7 +74,7 @@ impl BudgetError {
     }
 }
 
-/// How much of a tenant's budget one signer, and one target, may hold and spend; 100 is no limit.
+/// Shares of a tenant's budget that one signer, and one target, may hold and spend; 100 is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BudgetShares {
     /// Percent for one signer (`tenant.signer_budget_percent`).
@@ -100,7 +100,7 @@ impl BudgetShares {
     }
 }
 
-/// Wei of an account, or of one party's share in it.
+/// Amounts of an account, or of one party's share in it, wei.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Sums {
     reserved: U256,
@@ -162,7 +162,7 @@ impl Account {
     }
 }
 
-/// Whose sums hold a reservation, beside the tenant's own.
+/// Parties whose sums include a reservation, beside the tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Parties {
     signer: Option<Address>,
@@ -187,21 +187,21 @@ struct Reservation {
     period: Timestamp,
     wei: U256,
     parties: Parties,
-    /// It belongs to a request, not only to submissions that are under way.
+    /// True once it belongs to a request, not only to pending submissions.
     is_accepted: bool,
-    /// Further submissions of the same request that are under way: only the last one may give the reservation back.
+    /// Number of further pending submissions of the same request: only the last one may release the reservation.
     repeated: u32,
 }
 
-/// What every tenant has reserved and spent, per chain.
+/// Reserved and spent amounts of every tenant, per chain.
 ///
 /// **Invariant I8:** at every moment `reserved + spent ≤ limit` for every period, because `reserve` checks it and
 /// `settle` never adds more than was reserved. A reservation made in an old period stays with that period.
 #[derive(Debug, Clone, Default)]
 pub struct BudgetBook {
     accounts: BTreeMap<(Arc<str>, u64), Account>,
-    /// By tenant and request: two tenants may submit the same signed request at once. Boxed: there may be a million, and a map of
-    /// what is large holds twice as much.
+    /// By tenant and request: two tenants may submit the same signed request at once. Boxed: there may be a million,
+    /// and a map of large values takes twice as much memory.
     reservations: HashMap<Arc<str>, HashMap<RequestId, Box<Reservation>>>,
 }
 
@@ -219,14 +219,14 @@ impl BudgetBook {
         self.reservations.entry(claim.tenant.clone()).or_default().insert(claim.id, Box::new(reservation));
     }
 
-    /// Puts back what the ledger remembers: `spent_wei` in the current period.
+    /// Restores `spent_wei` of the current period from the ledger.
     pub fn restore_spent(&mut self, tenant: &Arc<str>, chain_id: u64, period: Timestamp, spent_wei: U256) {
         let account = self.accounts.entry((tenant.clone(), chain_id)).or_default();
         account.period = period;
         account.sums.spent = account.sums.spent.saturating_add(spent_wei);
     }
 
-    /// Puts back what requests of one signer to one target cost in the current period, for their shares. After
+    /// Restores the cost, in the current period, of requests of one signer to one target, for their shares. Call after
     /// [`Self::restore_spent`], which has it in the tenant's own sum.
     pub fn restore_shares(
         &mut self,
@@ -243,7 +243,7 @@ impl BudgetBook {
         }
     }
 
-    /// Puts back the reservation of a live request, without checking the limit (it was checked at acceptance).
+    /// Restores the reservation of a live request, without checking the limit (it was checked at acceptance).
     pub fn restore_reserved(&mut self, claim: &Claim, shares: BudgetShares, period: Timestamp) {
         if self.held(&claim.tenant, claim.id).is_some() {
             return;
@@ -262,11 +262,11 @@ impl BudgetBook {
 
     /// Reserves the worst case of a request from its tenant's budget, and from its signer's and target's shares of it.
     ///
-    /// Reserving again for the same tenant and request takes nothing twice, and needs a [`Self::release`] of its own. Of two
-    /// submissions that are both under way the dearer may become the request, so the larger amount is held.
+    /// Idempotent in amount for the same tenant and request, but each call needs a [`Self::release`] of its own. Of two
+    /// pending submissions the one with the higher quote may become the request, so the larger amount is held.
     ///
     /// # Errors
-    /// [`BudgetError`] if less is left in the period of `now`; nothing is reserved then.
+    /// [`BudgetError`] if less is available in the period of `now`; nothing is reserved then.
     pub fn reserve(
         &mut self,
         claim: &Claim,
@@ -305,7 +305,7 @@ impl BudgetBook {
         if account.period < period {
             *account = Account { period, ..Account::default() };
         }
-        // A clock that stepped back over the boundary: what counts here must be released here.
+        // The clock may have stepped back over the boundary: an amount counted here must be released here.
         let period = account.period;
         for (share, limit_wei) in limits() {
             let available_wei = account.left_of(share, limit_wei);
@@ -320,14 +320,15 @@ impl BudgetBook {
         Ok(())
     }
 
-    /// A submission became a request: what others quote for it does not count any more.
+    /// Records that a submission became a request: quotes of other submissions no longer count.
     pub fn accept(&mut self, tenant: &Arc<str>, id: RequestId) {
         if let Some(held) = self.held(tenant, id) {
             held.is_accepted = true;
         }
     }
 
-    /// A submission did not become a request, or was one already. The reservation goes with the last that holds it.
+    /// Records that a submission did not become a request, or was one already. The last holder releases the
+    /// reservation.
     pub fn release(&mut self, tenant: &Arc<str>, id: RequestId) {
         match self.held(tenant, id) {
             Some(held) if held.repeated > 0 => held.repeated -= 1,
@@ -335,7 +336,7 @@ impl BudgetBook {
         }
     }
 
-    /// Ends the reservation of a request with what it really cost (zero if it never executed).
+    /// Ends the reservation of a request with its actual cost (zero if it never executed).
     ///
     /// Returns the reserved amount, `None` if nothing was reserved. A cost above the reservation is counted in full, so
     /// that the limit errs on the safe side; the caller reports it.
@@ -349,7 +350,8 @@ impl BudgetBook {
         Some(held.wei)
     }
 
-    /// Counts what an account of the tenant bears: it belongs to no request, and is paid already. Returns the period that counts it.
+    /// Adds the charge to an account of the tenant: it belongs to no request, and is already paid. Returns the period
+    /// in which it counts.
     pub fn spend(&mut self, tenant: &Arc<str>, chain_id: u64, budget: &Budget, wei: U256, now: Timestamp) -> Timestamp {
         let period = budget.period_start(now);
         let account = self.accounts.entry((tenant.clone(), chain_id)).or_default();
@@ -360,7 +362,7 @@ impl BudgetBook {
         account.period
     }
 
-    /// Takes back what [`Self::spend`] counted in `period`.
+    /// Takes back an amount counted by [`Self::spend`] in `period`.
     pub fn unspend(&mut self, tenant: &Arc<str>, chain_id: u64, period: Timestamp, wei: U256) {
         if let Some(account) = self.accounts.get_mut(&(tenant.clone(), chain_id))
             && account.period == period
@@ -369,7 +371,7 @@ impl BudgetBook {
         }
     }
 
-    /// What of `budget` is neither reserved nor spent in the period of `now`, wei.
+    /// Part of `budget` neither reserved nor spent in the period of `now`, wei.
     pub fn free(&self, tenant: &Arc<str>, chain_id: u64, budget: &Budget, now: Timestamp) -> U256 {
         match self.accounts.get(&(tenant.clone(), chain_id)) {
             Some(account) if account.period >= budget.period_start(now) => account.sums.left(budget.limit_wei),
@@ -377,7 +379,8 @@ impl BudgetBook {
         }
     }
 
-    /// Whether more is reserved and spent than `budget` allows in the period of `now`: a cancel may cost more than was reserved.
+    /// True if the reserved and spent amounts exceed `budget` in the period of `now`: a cancel may cost more than was
+    /// reserved.
     pub fn is_overdrawn(&self, tenant: &Arc<str>, chain_id: u64, budget: &Budget, now: Timestamp) -> bool {
         self.accounts.get(&(tenant.clone(), chain_id)).is_some_and(|account| {
             account.period >= budget.period_start(now)
@@ -461,7 +464,7 @@ mod tests {
         book.reserve(&of(1, 1, 60), &budget, shares, Timestamp(0)).unwrap();
         let error = book.reserve(&of(2, 1, 41), &budget, shares, Timestamp(0)).unwrap_err();
         assert_eq!((error.code(), error.available_wei), ("signer_budget_exhausted", U256::from(40)));
-        // What it burnt counts.
+        // Burnt gas counts.
         book.settle(&tenant, id(1), U256::from(50));
         assert!(book.reserve(&of(2, 1, 51), &budget, shares, Timestamp(0)).is_err());
         book.reserve(&of(2, 1, 50), &budget, shares, Timestamp(0)).unwrap();
@@ -473,7 +476,7 @@ mod tests {
         book.reserve(&of(5, 4, 100), &budget, shares, Timestamp(0)).unwrap();
     }
 
-    /// Two tenants submit the same signed request at once: each holds its own, and gives its own back.
+    /// Two tenants submit the same signed request at once: each holds and releases its own reservation.
     #[test]
     fn a_request_of_two_tenants_is_reserved_by_each() {
         let budget = Budget { limit_wei: U256::from(100), period: Duration::ZERO };
@@ -497,7 +500,7 @@ mod tests {
         book.reserve(id(1), "a", 1, &budget, U256::from(60), now).unwrap();
         let error = book.reserve(id(2), "a", 1, &budget, U256::from(60), now).unwrap_err();
         assert_eq!(error.available_wei, U256::from(40));
-        // Another chain and another tenant have their own.
+        // Another chain and another tenant have their own budgets.
         book.reserve(id(3), "a", 2, &budget, U256::from(100), now).unwrap();
         book.reserve(id(4), "b", 1, &budget, U256::from(100), now).unwrap();
         assert_eq!(book.settle(id(1), U256::from(10)), Some(U256::from(60)));
@@ -506,7 +509,7 @@ mod tests {
         assert_eq!(book.totals("a", 1), (U256::from(90), U256::from(10)));
     }
 
-    /// Two submissions of one request at once, quoted at different prices: whichever becomes the request is covered.
+    /// Two submissions of one request at once, quoted at different prices: the reservation covers either.
     #[test]
     fn the_dearer_of_two_quotes_is_held() {
         let budget = Budget { limit_wei: U256::from(100), period: Duration::ZERO };
@@ -520,7 +523,8 @@ mod tests {
             book.reserve(id(2), "a", 1, &budget, U256::from(41), now).unwrap_err().available_wei,
             U256::from(40)
         );
-        // The cheaper one met a full disk, the dearer one is accepted; later repetitions are answered, whatever they quote.
+        // The cheaper submission failed on a full disk, the other one is accepted; later repetitions are answered,
+        // whatever their quote.
         book.release(id(1));
         book.accept(id(1));
         book.reserve(id(1), "a", 1, &budget, U256::from(500), now).unwrap();
@@ -539,12 +543,12 @@ mod tests {
         book.0.spend(&"a".into(), 1, &budget, U256::from(30), Timestamp(6));
         assert_eq!(book.0.free(&"a".into(), 1, &budget, Timestamp(6)), U256::from(10));
         assert!(book.reserve(id(2), "a", 1, &budget, U256::from(11), Timestamp(7)).is_err());
-        // The next period has its own.
+        // The next period has its own budget.
         assert_eq!(book.0.free(&"a".into(), 1, &budget, Timestamp(1_000)), U256::from(100));
         assert_eq!(book.0.free(&"b".into(), 1, &budget, Timestamp(0)), U256::from(100));
     }
 
-    /// Two submissions of one request at once, and the first meets a full disk: the second keeps the reservation.
+    /// Two submissions of one request at once, and the first fails on a full disk: the second keeps the reservation.
     #[test]
     fn a_cancel_beyond_the_budget_is_a_debt_until_the_period_ends() {
         let budget = Budget { limit_wei: U256::from(100), period: Duration::from_secs(1) };
@@ -578,7 +582,7 @@ mod tests {
         let mut book = Book::default();
         book.reserve(id(1), "a", 1, &budget, U256::from(100), Timestamp(999)).unwrap();
         book.reserve(id(2), "a", 1, &budget, U256::from(100), Timestamp(1_000)).unwrap();
-        // The old period's settlement does not touch the new one.
+        // Settlement in the old period does not affect the new one.
         book.settle(id(1), U256::from(100));
         assert_eq!(book.totals("a", 1), (U256::from(100), U256::ZERO));
     }
@@ -601,7 +605,7 @@ mod tests {
         book.0.restore_spent(&"a".into(), 1, period, U256::from(30));
         book.restore_reserved(id(1), "a", 1, period, U256::from(50));
         book.restore_reserved(id(1), "a", 1, period, U256::from(50));
-        // Reserved in a period that is over: it is settled there, not here.
+        // A reservation of a past period is settled there, not here.
         book.restore_reserved(id(2), "a", 1, Timestamp(4_000), U256::from(90));
         assert_eq!(book.totals("a", 1), (U256::from(50), U256::from(30)));
         let error = book.reserve(id(3), "a", 1, &budget, U256::from(21), Timestamp(5_900)).unwrap_err();

@@ -1,4 +1,4 @@
-//! Who may spend what? Allowlists, caps and budgets per tenant, as pure decisions.
+//! Spending policy: allowlists, caps and budgets per tenant, as pure decisions.
 
 mod budget;
 mod open;

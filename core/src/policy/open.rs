@@ -1,4 +1,4 @@
-//! How much may be open at a time: requests and bytes, of all tenants, of one, of one signer, and behind a missing nonce.
+//! Limits on open requests and bytes: of all tenants, of one, of one signer, and behind a missing nonce.
 //!
 //! Counted from acceptance until inclusion.
 
@@ -12,10 +12,10 @@ use alloy_primitives::{Address, U256};
 use super::TenantPolicy;
 use crate::request::RequestId;
 
-/// Requests behind a gap that a signer may have when the tenant's share for such requests is used up.
+/// Requests behind a gap that a signer may have even when the tenant's share for such requests is used up.
 const GAPPED_ANYWAY: usize = 8;
 
-/// What all tenants together may have open.
+/// Limits on open requests of all tenants together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenLimits {
     /// Most requests (`server.max_open_requests`).
@@ -30,27 +30,27 @@ impl Default for OpenLimits {
     }
 }
 
-/// A request as limits and budgets see it.
+/// Properties of a request that limits and budgets use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// Whose it is.
+    /// Tenant of the request.
     pub tenant: Arc<str>,
-    /// The request.
+    /// Id of the request.
     pub id: RequestId,
     /// EIP-155 chain id.
     pub chain_id: u64,
-    /// Forwarder, signer and nonce, for kinds with an order.
+    /// Forwarder, signer and nonce; `None` for kinds without an order.
     pub sequence: Option<(Address, Address, u64)>,
-    /// Contract that is called in the end.
+    /// Contract that is finally called.
     pub target: Address,
-    /// Calldata, bytes.
+    /// Size of the calldata, bytes.
     pub bytes: u64,
-    /// What it may cost at worst, wei.
+    /// Worst-case cost, wei.
     pub wei: U256,
 }
 
 impl Claim {
-    /// Who signed it, for kinds that users sign.
+    /// The signer; `None` for kinds that users don't sign.
     pub fn signer(&self) -> Option<Address> {
         self.sequence.map(|(_, signer, _)| signer)
     }
@@ -60,16 +60,16 @@ impl Claim {
     }
 }
 
-/// Too much is open. The same request may be accepted later, unchanged.
+/// A limit on open requests is reached. The same request may be accepted later, unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
     /// `server.max_open_requests`.
     #[error("{open} requests of all tenants are open, limit {limit} (`server.max_open_requests`)")]
     ServerRequests {
-        /// Open now.
+        /// Currently open requests.
         open: u64,
-        /// The limit.
+        /// The limit, requests.
         limit: u64,
     },
     /// `server.max_open_bytes`.
@@ -77,39 +77,39 @@ pub enum OpenError {
         "open requests of all tenants hold {open} bytes, {bytes} more pass the limit {limit} (`server.max_open_bytes`)"
     )]
     ServerBytes {
-        /// Open now.
+        /// Currently open bytes.
         open: u64,
-        /// What the request adds.
+        /// Bytes of the new request.
         bytes: u64,
-        /// The limit.
+        /// The limit, bytes.
         limit: u64,
     },
     /// `tenant.max_open_requests`.
     #[error("{open} requests are open, limit {limit} (`tenant.max_open_requests`)")]
     TenantRequests {
-        /// Open now.
+        /// Currently open requests.
         open: u64,
-        /// The limit.
+        /// The limit, requests.
         limit: u64,
     },
     /// `tenant.max_open_bytes`.
     #[error("open requests hold {open} bytes, {bytes} more pass the limit {limit} (`tenant.max_open_bytes`)")]
     TenantBytes {
-        /// Open now.
+        /// Currently open bytes.
         open: u64,
-        /// What the request adds.
+        /// Bytes of the new request.
         bytes: u64,
-        /// The limit.
+        /// The limit, bytes.
         limit: u64,
     },
     /// `tenant.max_open_per_signer`.
     #[error("{open} requests of signer {signer} are open, limit {limit} (`tenant.max_open_per_signer`)")]
     Signer {
-        /// Whose.
+        /// The signer.
         signer: Address,
-        /// Open now.
+        /// Currently open requests.
         open: u64,
-        /// The limit.
+        /// The limit, requests.
         limit: u64,
     },
     /// `tenant.max_gapped_per_signer`.
@@ -117,11 +117,11 @@ pub enum OpenError {
         "nonce {missing} is missing, and {gapped} requests wait behind it, limit {limit} (`tenant.max_gapped_per_signer`); submit nonce {missing} first"
     )]
     Gapped {
-        /// The nonce that nobody has brought.
+        /// The missing nonce.
         missing: u64,
-        /// Requests behind it.
+        /// Number of requests behind it.
         gapped: u64,
-        /// The limit.
+        /// The limit, requests.
         limit: u64,
     },
     /// `tenant.gapped_budget_percent`.
@@ -129,11 +129,11 @@ pub enum OpenError {
         "nonce {missing} is missing, and requests behind missing nonces hold {held_wei} wei of the budget, {needed_wei} more pass their share {limit_wei} (`tenant.gapped_budget_percent`); submit nonce {missing} first"
     )]
     GappedBudget {
-        /// The nonce that nobody has brought.
+        /// The missing nonce.
         missing: u64,
-        /// What such requests hold, wei.
+        /// Amount held by requests behind missing nonces, wei.
         held_wei: U256,
-        /// What the request would reserve, wei.
+        /// Amount that the request would reserve, wei.
         needed_wei: U256,
         /// Their share of the budget, wei.
         limit_wei: U256,
@@ -150,7 +150,7 @@ impl OpenError {
         }
     }
 
-    /// The nonce that must come first, where one is missing.
+    /// The missing nonce that must come first; `None` for other errors.
     pub const fn missing(&self) -> Option<u64> {
         match self {
             Self::Gapped { missing, .. } | Self::GappedBudget { missing, .. } => Some(*missing),
@@ -165,7 +165,7 @@ pub type LineKey = (u64, Address, Address);
 /// (tenant, request): two tenants may submit the same signed request.
 type Key = (Arc<str>, RequestId);
 
-/// What requests behind a gap hold of each tenant's budget on a chain, wei.
+/// Amount of each tenant's budget on a chain held by requests behind a gap, wei.
 type GappedWei = HashMap<(Arc<str>, u64), U256>;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -189,13 +189,13 @@ impl Count {
 #[derive(Debug)]
 struct Held {
     claim: Claim,
-    /// It belongs to a request, not only to submissions that are under way.
+    /// True once it belongs to a request, not only to pending submissions.
     is_accepted: bool,
-    /// Submissions that are under way.
+    /// Number of pending submissions.
     under_way: u32,
 }
 
-/// A nonce of a signer that a request has.
+/// A signer's nonce taken by a request.
 #[derive(Debug)]
 struct Slot {
     tenant: Arc<str>,
@@ -203,17 +203,17 @@ struct Slot {
     wei: U256,
 }
 
-/// A signer's nonces.
+/// The nonces of one signer at one forwarder.
 #[derive(Debug, Default)]
 struct Line {
-    /// The forwarder's, as far as it is known.
+    /// The forwarder's nonce; `None` if unknown.
     chain_next: Option<u64>,
     slots: BTreeMap<u64, Slot>,
-    /// Nonces that others have taken in the shared ledger.
+    /// Nonces taken by other instances in the shared ledger.
     elsewhere: std::collections::BTreeSet<u64>,
-    /// First nonce from the forwarder's on that nobody has; without that, from the lowest on.
+    /// First missing nonce from the forwarder's on; if that is unknown, from the lowest slot on.
     missing: u64,
-    /// Requests behind it, and what they hold.
+    /// Number of requests behind it; the next field is the amount that they hold.
     gapped: usize,
     gapped_wei: U256,
 }
@@ -227,7 +227,7 @@ impl Line {
         self.slots.contains_key(&nonce) || self.elsewhere.contains(&nonce)
     }
 
-    /// Counts what is behind the gap anew, from the first missing nonce on.
+    /// Finds the first missing nonce again and updates the counts behind it.
     fn recount(&mut self, chain_id: u64, gapped: &mut GappedWei) {
         let mut missing = self.start();
         while self.has(missing) {
@@ -237,10 +237,10 @@ impl Line {
         self.move_gap(missing, chain_id, gapped);
     }
 
-    /// The first missing nonce is `missing` now.
+    /// Moves the first missing nonce to `missing`.
     fn move_gap(&mut self, missing: u64, chain_id: u64, gapped: &mut GappedWei) {
         let old = std::mem::replace(&mut self.missing, missing);
-        // A slot at the gap itself is one that is about to be taken away.
+        // A slot at the gap itself is about to be removed.
         let (from, to, is_more) = if missing < old { (missing, old, true) } else { (old, missing, false) };
         for (_, slot) in self.slots.range(from..to) {
             let held = gapped.entry((slot.tenant.clone(), chain_id)).or_default();
@@ -263,7 +263,7 @@ impl Line {
         if self.slots.is_empty() && self.chain_next.is_none() {
             self.missing = nonce;
         }
-        // As if it were behind the gap; then the gap moves.
+        // Counted as behind the gap first; then the gap moves.
         if nonce >= self.missing {
             self.gapped += 1;
             self.gapped_wei = self.gapped_wei.saturating_add(slot.wei);
@@ -291,7 +291,7 @@ impl Line {
         }
         let start = self.start();
         if nonce >= start && nonce < self.missing {
-            // Those after it are behind a gap now, unless it was the first of a line whose start is not known.
+            // Later ones are now behind a gap, unless it was the first of a line with an unknown start.
             let is_first = self.chain_next.is_none() && nonce == start;
             if !is_first {
                 self.move_gap(nonce, chain_id, gapped);
@@ -310,21 +310,21 @@ impl Line {
         }
     }
 
-    /// The forwarder's nonce is `nonce` now.
+    /// Sets the forwarder's nonce.
     fn set_chain(&mut self, nonce: u64, chain_id: u64, gapped: &mut GappedWei) {
         let start = self.start();
         self.chain_next = Some(nonce);
-        // From there to the first missing one everything is here, as before.
+        // From there to the first missing one nothing is missing, as before.
         if nonce < start || nonce > self.missing {
             self.recount(chain_id, gapped);
         }
     }
 }
 
-/// Everything that is open.
+/// All open requests.
 ///
-/// **Invariant I16:** no count passes its limit, except by what a reorg puts back, or by what was open when a limit was
-/// lowered.
+/// **Invariant I16:** no count exceeds its limit, except by requests that a reorg put back, or that were open when a
+/// limit was lowered.
 #[derive(Debug, Default)]
 pub struct OpenBook {
     limits: OpenLimits,
@@ -342,8 +342,8 @@ impl OpenBook {
         Self { limits, ..Self::default() }
     }
 
-    /// Takes a place for a submission. Doing so again for the same tenant and request takes nothing twice, and needs a
-    /// [`Self::release`] of its own. `chain_next` is the forwarder's nonce of the signer, as far as it is known.
+    /// Takes a place for a submission. Idempotent in count for the same tenant and request, but each call needs a
+    /// [`Self::release`] of its own. `chain_next`: the forwarder's nonce of the signer, if known.
     ///
     /// # Errors
     /// [`OpenError`]; nothing is taken then.
@@ -410,7 +410,7 @@ impl OpenBook {
         if held_wei.saturating_add(claim.wei) <= limit_wei {
             return Ok(());
         }
-        // Others' gaps must not keep a signer from sending a few out of order.
+        // Other signers' gaps must not keep a signer from sending a few out of order.
         let own = gapped_wei.saturating_add(claim.wei);
         if gapped < GAPPED_ANYWAY && own.saturating_mul(U256::from(100)) < budget.limit_wei {
             return Ok(());
@@ -469,7 +469,7 @@ impl OpenBook {
         }
     }
 
-    /// A submission became a request.
+    /// Records that a submission became a request.
     pub fn accept(&mut self, tenant: &Arc<str>, id: RequestId) {
         let Some(held) = self.held.get_mut(&(tenant.clone(), id)) else { return };
         held.is_accepted = true;
@@ -479,7 +479,7 @@ impl OpenBook {
         self.enter_line(&claim, None);
     }
 
-    /// A submission did not become a request, or was one already. The place goes with the last that holds it.
+    /// Records that a submission did not become a request, or was one already. The last holder releases the place.
     pub fn release(&mut self, tenant: &Arc<str>, id: RequestId) {
         let Some(held) = self.held.get_mut(&(tenant.clone(), id)) else { return };
         held.under_way = held.under_way.saturating_sub(1);
@@ -488,7 +488,7 @@ impl OpenBook {
         }
     }
 
-    /// Counts a request that the ledger remembers, or that a reorg put back, whatever the limits are.
+    /// Counts a request restored from the ledger, or put back by a reorg, whatever the limits.
     pub fn restore(&mut self, claim: Claim) {
         let key = (claim.tenant.clone(), claim.id);
         if self.held.contains_key(&key) {
@@ -507,7 +507,7 @@ impl OpenBook {
         }
     }
 
-    /// It is in a block, or has ended: not counted any more. `is_consumed`: its nonce is used up.
+    /// Stops counting a request that is in a block or has ended. `is_consumed`: its nonce is used up.
     pub fn close(&mut self, tenant: &Arc<str>, id: RequestId, is_consumed: bool) {
         let Some(held) = self.held.remove(&(tenant.clone(), id)) else { return };
         self.count(&held.claim, false);
@@ -527,7 +527,7 @@ impl OpenBook {
         }
     }
 
-    /// The forwarder's nonce of a signer, as somebody just read it.
+    /// Sets the forwarder's nonce of a signer as just read from the chain.
     pub fn set_chain_nonce(&mut self, key: LineKey, nonce: u64) {
         if let Some(line) = self.lines.get_mut(&key) {
             line.set_chain(nonce, key.0, &mut self.gapped);
@@ -535,7 +535,7 @@ impl OpenBook {
         }
     }
 
-    /// Nonces of a signer that requests of other instances have, from a shared ledger.
+    /// Sets a signer's nonces taken by requests of other instances, from a shared ledger.
     pub fn set_elsewhere(&mut self, key: LineKey, nonces: impl IntoIterator<Item = u64>) {
         if let Some(line) = self.lines.get_mut(&key) {
             line.elsewhere = nonces.into_iter().filter(|nonce| !line.slots.contains_key(nonce)).collect();
@@ -543,22 +543,22 @@ impl OpenBook {
         }
     }
 
-    /// (requests, bytes) that a tenant has open.
+    /// (requests, bytes) open for a tenant.
     pub fn open(&self, tenant: &str) -> (u64, u64) {
         self.tenants.get(tenant).map_or((0, 0), |count| (count.requests, count.bytes))
     }
 
-    /// (requests, bytes) that all have open.
+    /// (requests, bytes) open for all tenants.
     pub const fn open_in_all(&self) -> (u64, u64) {
         (self.all.requests, self.all.bytes)
     }
 
-    /// Requests of a signer behind a missing nonce, and that nonce.
+    /// Number of a signer's requests behind a missing nonce, and that nonce; `None` if it has no open requests.
     pub fn gapped(&self, key: LineKey) -> Option<(usize, u64)> {
         self.lines.get(&key).map(|line| (line.gapped, line.missing))
     }
 
-    /// Whose places these are, to look whether they are open still.
+    /// Holders of all accepted places, to check whether they are still open.
     pub fn accepted(&self) -> Vec<(Arc<str>, RequestId)> {
         self.held.iter().filter(|(_, held)| held.is_accepted).map(|(key, _)| key.clone()).collect()
     }
@@ -569,7 +569,7 @@ pub(super) fn percent_of(wei: U256, percent: u32) -> U256 {
     if percent >= 100 {
         return wei;
     }
-    // Divided first where the product would not fit.
+    // Divide first if the product would not fit.
     let percent = U256::from(percent);
     wei.checked_mul(percent).map_or_else(|| wei / U256::from(100) * percent, |product| product / U256::from(100))
 }
@@ -613,13 +613,13 @@ mod tests {
         }
         let refused = accept(&mut book, &policy, &claim("t", 1, 65)).unwrap_err();
         assert_eq!((refused.code(), refused.missing()), ("nonce_gap", Some(0)));
-        // A second one fills the share of the budget.
+        // A second signer fills the share of the budget.
         for nonce in 1..=36 {
             accept(&mut book, &policy, &claim("t", 2, nonce)).unwrap();
         }
         let refused = accept(&mut book, &policy, &claim("t", 2, 37)).unwrap_err();
         assert!(matches!(refused, OpenError::GappedBudget { missing: 0, .. }), "{refused}");
-        // A third still gets eight out of order, and everybody what is in order.
+        // A third still gets eight out of order, and every signer those in order.
         for nonce in (1..=8).rev() {
             accept(&mut book, &policy, &claim("t", 3, nonce)).unwrap();
         }
@@ -639,7 +639,7 @@ mod tests {
         };
         take(&policy, "a", 1, 0).unwrap();
         take(&policy, "a", 1, 1).unwrap();
-        // The same again takes nothing.
+        // A repetition takes nothing.
         take(&policy, "a", 1, 1).unwrap();
         let (code, text) = take(&policy, "a", 1, 2).unwrap_err();
         assert!(code == "too_many_open" && text.contains("`tenant.max_open_per_signer`"), "{text}");
@@ -669,7 +669,7 @@ mod tests {
         assert_eq!(book.gapped((1, Address::ZERO, Address::repeat_byte(1))), Some((0, 2)));
     }
 
-    /// What the book should say of one line: (behind the gap, first missing).
+    /// Expected state of one line: (requests behind the gap, first missing nonce).
     fn expected(nonces: &BTreeSet<u64>, chain_next: Option<u64>) -> Option<(usize, u64)> {
         let mut missing = chain_next.or_else(|| nonces.first().copied())?;
         while nonces.contains(&missing) {
@@ -710,7 +710,7 @@ mod tests {
                     }
                 }
                 if there.is_empty() {
-                    // Nothing is remembered of who has nothing here.
+                    // No state is kept for a signer without open requests.
                     chain = None;
                     prop_assert_eq!(book.gapped(key), None);
                 } else {

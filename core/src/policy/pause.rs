@@ -1,18 +1,18 @@
-//! What takes no new work for now.
+//! Pauses: scopes that take no new work.
 
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-/// Where a pause holds.
+/// Scope of a pause.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum PauseScope {
-    /// Everywhere.
+    /// All chains and tenants.
     All,
-    /// On one chain, by its EIP-155 id.
+    /// One chain, by its EIP-155 id.
     Chain(u64),
-    /// For one tenant.
+    /// One tenant, by name.
     Tenant(String),
 }
 
@@ -26,31 +26,31 @@ impl fmt::Display for PauseScope {
     }
 }
 
-/// Who paused, and when.
+/// Author and time of a pause.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PauseNote {
-    /// The id of the API key.
+    /// Id of the API key.
     pub by: String,
-    /// Unix ms.
+    /// Time of the pause, Unix ms.
     pub at_ms: u64,
 }
 
-/// All pauses in force. Nothing is accepted and no new batch is made in their scope; what is in flight goes on.
+/// All active pauses. Within their scope nothing is accepted and no new batch is made; transactions in flight continue.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Pauses {
-    /// Of everything.
+    /// Pause of everything; `None` if not paused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub all: Option<PauseNote>,
-    /// By chain.
+    /// Pauses by chain id.
     pub chains: BTreeMap<u64, PauseNote>,
-    /// By tenant.
+    /// Pauses by tenant.
     pub tenants: BTreeMap<String, PauseNote>,
 }
 
 impl Pauses {
-    /// Pauses `scope`, or ends its pause. Tells whether that changes anything.
+    /// Pauses `scope`, or ends its pause. Returns true if that changes anything.
     pub fn set(&mut self, scope: &PauseScope, note: Option<PauseNote>) -> bool {
         fn set_in<K: Ord + Clone>(map: &mut BTreeMap<K, PauseNote>, key: &K, note: Option<PauseNote>) -> bool {
             match note {
@@ -72,7 +72,7 @@ impl Pauses {
         }
     }
 
-    /// The widest pause that a request of `tenant` on `chain_id` falls under.
+    /// The widest pause that covers a request of `tenant` on `chain_id`; `None` if none does.
     pub fn of(&self, tenant: &str, chain_id: u64) -> Option<PauseScope> {
         if self.all.is_some() {
             Some(PauseScope::All)
@@ -83,7 +83,7 @@ impl Pauses {
         }
     }
 
-    /// Whether nothing at all goes out on `chain_id`.
+    /// True if nothing at all is sent on `chain_id`.
     pub fn stops_chain(&self, chain_id: u64) -> bool {
         self.all.is_some() || self.chains.contains_key(&chain_id)
     }

@@ -1,4 +1,4 @@
-//! What one tenant may ask for.
+//! Policy of one tenant: its permitted requests.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,7 +35,7 @@ impl KindName {
     }
 }
 
-/// What may be called on one target.
+/// Permitted calls on one target.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub struct TargetRule {
@@ -43,59 +43,59 @@ pub struct TargetRule {
     pub selectors: Option<BTreeSet<FixedBytes<4>>>,
 }
 
-/// Most that a tenant may be charged, percent of cost (`tenant.price_percent`).
+/// Highest price for a tenant, percent of cost (`tenant.price_percent`).
 const MAX_PRICE_PERCENT: u32 = 1_000;
 
-/// Everything a tenant's requests must satisfy. Limits are inclusive.
+/// Requirements on a tenant's requests. Limits are inclusive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantPolicy {
     /// The tenant's name; also scopes idempotency keys, lists and events.
     pub id: String,
-    /// Kinds it may use. `call` acts with the relayer's own account: only for trusted backends.
+    /// Permitted kinds. `call` acts with the relayer's own account: only for trusted backends.
     pub kinds: BTreeSet<KindName>,
-    /// Named targets per chain (`targets`); everything else is closed, a chain without an entry too, unless [`Self::others`]
-    /// opens it. `None` allows any target of any chain, none of them named.
+    /// Named targets per chain (`targets`); all others are forbidden, also on a chain without an entry, unless
+    /// [`Self::others`] permits them. `None` permits any target of any chain, none of them named.
     pub targets: Option<BTreeMap<u64, BTreeMap<Address, TargetRule>>>,
-    /// Chains on which targets that are not named are allowed too (`"*"` in `targets`), with what may be called there.
+    /// Chains on which unnamed targets are permitted too (`"*"` in `targets`), with the calls permitted there.
     pub others: BTreeMap<u64, TargetRule>,
-    /// Money for any target is meant to be unlimited, and calls to any target to be made (`open`).
+    /// True if an unlimited budget for any target, and calls to any target, are intended (`open`).
     pub is_open: bool,
     /// Highest inner gas of one request (`max_gas`).
     pub max_gas: u64,
-    /// Highest wei sent along with one request (`max_value_wei`).
+    /// Highest value sent along with one request, wei (`max_value_wei`).
     pub max_value_wei: U256,
-    /// Longest calldata of one request (`max_calldata_bytes`).
+    /// Longest calldata of one request, bytes (`max_calldata_bytes`).
     pub max_calldata_bytes: usize,
-    /// Most requests that may be open at a time, not in a block (`max_open_requests`).
+    /// Most requests open at a time, not yet in a block (`max_open_requests`).
     pub max_open_requests: u64,
     /// Most bytes of calldata in open requests (`max_open_bytes`).
     pub max_open_bytes: u64,
     /// Most open requests of one signer (`max_open_per_signer`).
     pub max_open_per_signer: u64,
-    /// Most open requests of one signer behind a nonce that nobody has brought (`max_gapped_per_signer`).
+    /// Most open requests of one signer behind a missing nonce (`max_gapped_per_signer`).
     pub max_gapped_per_signer: u64,
     /// Share of the budget that all such requests together may hold, percent (`gapped_budget_percent`).
     pub gapped_budget_percent: u32,
-    /// How long such a request waits for the missing nonce while the chain is well (`gap_timeout_ms`).
+    /// Longest wait of such a request for the missing nonce while the chain is healthy (`gap_timeout_ms`).
     pub gap_timeout: Duration,
     /// Share of the sending capacity when tenants compete; 1 is normal.
     pub weight: u32,
     /// Requests per second, sustained, with bursts of ten seconds' worth; `None` is unlimited (`rate_per_s`).
     pub rate_per_s: Option<u32>,
-    /// Signers' nonces per second that nodes are asked for again because of its requests; `None` is unlimited
+    /// Rate limit of repeated nonce lookups at nodes caused by its requests, signers per second; `None` is unlimited
     /// (`nonce_lookups_per_s`).
     pub nonce_lookups_per_s: Option<u32>,
-    /// Money; `None` is unlimited.
+    /// Spending limit; `None` is unlimited.
     pub budget: Option<Budget>,
-    /// What one signer, and one target, may hold and spend of it.
+    /// Shares of it that one signer, and one target, may hold and spend.
     pub budget_shares: BudgetShares,
-    /// What it is charged for a request, percent of the request's cost (`price_percent`). Those that were accepted keep theirs.
+    /// Price of a request, percent of its cost (`price_percent`). Accepted requests keep theirs.
     pub price_percent: u32,
 }
 
 impl TenantPolicy {
-    /// A tenant with safe defaults: `forward` only, no value, 2 000 000 gas, 16 KiB of calldata. It names no targets and has no
-    /// budget: [`Self::problems`] wants one of them, or [`Self::is_open`].
+    /// A tenant with safe defaults: `forward` only, no value, 2 000 000 gas, 16 KiB of calldata. It names no targets
+    /// and has no budget: [`Self::problems`] demands one of them, or [`Self::is_open`].
     pub fn new(id: impl Into<String>) -> Self {
         Self {
             id: id.into(),
@@ -121,10 +121,10 @@ impl TenantPolicy {
         }
     }
 
-    /// The first key in which `other` differs and that can't change while a relay runs; `None` if all that differs can.
+    /// The first key in which `other` differs and that can't change while a relay runs; `None` if every difference can.
     pub fn needs_restart(&self, other: &Self) -> Option<&'static str> {
         let (shares, others) = (&self.budget_shares, &other.budget_shares);
-        // What was spent is counted from the start on, by period; against which limit is asked each time.
+        // Spending is counted by period from the start on; the limit is read each time.
         let period = |policy: &Self| policy.budget.as_ref().map(|budget| budget.period);
         let fixed = [
             ("id", self.id != other.id),
@@ -136,18 +136,20 @@ impl TenantPolicy {
         fixed.into_iter().find(|(_, differs)| *differs).map(|(key, _)| key)
     }
 
-    /// With whom `request` may share a transaction: the policy names its target, or it doesn't.
+    /// Sharing rule for `request`: its target is named by the policy or not.
     pub fn company(&self, request: &VerifiedRequest) -> Company {
         if self.names(request.chain_id(), request.target()) { Company::Named } else { Company::Unnamed }
     }
 
-    /// Whether the policy names `target` on that chain: its operator knows the contract. What `"*"` allows is not named.
+    /// True if the policy names `target` on that chain: its operator knows the contract. Targets permitted by `"*"` are
+    /// not named.
     pub fn names(&self, chain_id: u64, target: Address) -> bool {
         let named = self.targets.as_ref().and_then(|chains| chains.get(&chain_id));
         named.is_some_and(|targets| targets.contains_key(&target))
     }
 
-    /// What makes the policy a faucet, or a trap: the key of the tenant's table, what is wrong, and what to write.
+    /// Settings that make the policy a faucet or a trap: the key of the tenant's table, the problem, and the
+    /// correction.
     pub fn problems(&self) -> Vec<(&'static str, &'static str, &'static str)> {
         let mut problems = Vec::new();
         let allows_any = self.targets.is_none() || !self.others.is_empty();
@@ -183,7 +185,7 @@ impl TenantPolicy {
         problems
     }
 
-    /// Whether the policy allows `request`. Budget and rates are separate decisions.
+    /// Checks `request` against the policy. Budget and rates are separate decisions.
     ///
     /// # Errors
     /// The first [`PolicyDenial`], with both numbers and the key that would change it.
@@ -227,7 +229,7 @@ impl TenantPolicy {
     }
 }
 
-/// Why a tenant's policy refuses a request. The tenant's or the operator's to change.
+/// Reason for refusing a request by policy. For the tenant or the operator to change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PolicyDenial {
@@ -240,17 +242,17 @@ pub enum PolicyDenial {
     /// `tenant.max_gas`.
     #[error("gas {gas} is above the tenant's limit {limit} (`tenant.max_gas`)")]
     Gas {
-        /// Asked for.
+        /// Requested gas.
         gas: u64,
-        /// Allowed.
+        /// Permitted gas.
         limit: u64,
     },
     /// `tenant.max_value_wei`.
     #[error("value {value_wei} wei is above the tenant's limit {limit_wei} wei (`tenant.max_value_wei`)")]
     Value {
-        /// Asked for.
+        /// Requested value, wei.
         value_wei: U256,
-        /// Allowed.
+        /// Permitted value, wei.
         limit_wei: U256,
     },
     /// `tenant.max_calldata_bytes`.
@@ -258,9 +260,9 @@ pub enum PolicyDenial {
         "calldata has {bytes} bytes, limit {limit} (`tenant.max_calldata_bytes`); keep large data off chain and relay its hash"
     )]
     Calldata {
-        /// Given.
+        /// Length of the calldata, bytes.
         bytes: usize,
-        /// Allowed.
+        /// Permitted length, bytes.
         limit: usize,
     },
     /// `tenant.targets`.
@@ -372,11 +374,11 @@ mod tests {
         let denial =
             |selector: Option<[u8; 4]>| PolicyDenial::Selector { target: TARGET, selector: selector.map(FixedBytes) };
         refused(&policy, &forward(&[1, 2, 3, 5]), denial(Some([1, 2, 3, 5])));
-        // Less than a selector reaches the fallback function: not on a list of functions.
+        // Calldata shorter than a selector reaches the fallback function, which is on no list of functions.
         refused(&policy, &forward(&[1, 2, 3]), denial(None));
         refused(&policy, &forward(&[]), denial(None));
         refused(&allowing(Some(&[])), &forward(&some), denial(Some(some)));
-        // Without a list of functions every one is allowed.
+        // Without a list of functions every one is permitted.
         for data in [&some[..], &[], &[9]] {
             assert_eq!(allowing(None).check(&forward(data)), Ok(()));
         }
@@ -415,7 +417,7 @@ mod tests {
         assert_eq!(faults(&TenantPolicy { budget: budget.clone(), ..TenantPolicy::new("t") }), 0);
         // Both kinds, named targets.
         assert_eq!(faults(&allowing(None)), 0);
-        // Calls to anything.
+        // Calls to any target.
         let star = BTreeMap::from([(1, TargetRule::default())]);
         assert_eq!(faults(&TenantPolicy { others: star.clone(), budget: budget.clone(), ..allowing(None) }), 1);
         assert_eq!(faults(&TenantPolicy { others: star, is_open: true, ..allowing(None) }), 0);
@@ -429,7 +431,7 @@ mod tests {
         refused(&TenantPolicy::new("t"), &forward(&data), denial.clone());
         refused(&allowing(None), &forward(&data), denial);
         assert_eq!(allowing(Some(&[MULTICALL_SELECTOR.0])).check(&forward(&data)), Ok(()));
-        // Our own account has nobody to impersonate.
+        // The relayer's own account has no user to impersonate.
         assert_eq!(allowing(None).check(&call(&data)), Ok(()));
     }
 
