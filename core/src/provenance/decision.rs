@@ -20,29 +20,29 @@ use crate::chain::decimal;
 /// Separates these hashes from every other use of keccak256; carries the format's version.
 const DOMAIN: &[u8] = b"slackwater.decision.v1\0";
 
-/// One of [`Decision::Accepted`].
+/// One request of [`Decision::Accepted`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Acceptance {
     /// Request id.
     pub request: B256,
-    /// Who pays.
+    /// The tenant that pays.
     pub tenant: String,
-    /// The id of the API key that submitted it, if there was one.
+    /// Id of the API key that submitted it; `None` if there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// Chain.
+    /// EIP-155 chain id.
     #[serde(with = "decimal")]
     pub chain_id: u64,
     /// Latest block time that was promised, Unix seconds.
     #[serde(with = "decimal")]
     pub deadline_s: u64,
-    /// What was reserved for it, wei.
+    /// Amount reserved for it, wei.
     #[serde(with = "decimal")]
     pub reserved_wei: u128,
 }
 
-/// One of [`Decision::Settled`].
+/// One request of [`Decision::Settled`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ending {
@@ -50,24 +50,24 @@ pub struct Ending {
     pub request: B256,
     /// Terminal status.
     pub status: String,
-    /// Transaction that did it, if one did.
+    /// Hash of the transaction that executed it; `None` if none did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<B256>,
-    /// Its block.
+    /// Number of that transaction's block.
     #[serde(default, with = "decimal::option", skip_serializing_if = "Option::is_none")]
     pub block_number: Option<u64>,
-    /// What the request has cost by then, wei, L1 data fee included.
+    /// Cost of the request so far, wei, L1 data fee included.
     #[serde(with = "decimal")]
     pub cost_wei: u128,
-    /// What its tenant is charged for that, wei, where it is not the cost.
+    /// Price charged to its tenant, wei; `None` if it equals the cost.
     #[serde(default, with = "decimal::option", skip_serializing_if = "Option::is_none")]
     pub price_wei: Option<u128>,
-    /// Stable reason code where the status alone does not say.
+    /// Stable reason code; `None` if the status alone is enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// Something the relayer decided or learned, with the numbers it decided on.
+/// A decision or observation of the relayer, with its numeric inputs.
 ///
 /// Bodies outlive payloads, so no variant holds calldata, signatures or secrets; texts are short and stable codes where
 /// possible.
@@ -76,19 +76,19 @@ pub struct Ending {
 pub enum Decision {
     /// Requests were committed and promised, in one commit.
     Accepted {
-        /// Which ones, in order.
+        /// The requests, in order.
         requests: Vec<Acceptance>,
     },
-    /// Requests were refused at the door within a minute, for the same reason.
+    /// Requests were refused on submission within a minute, for the same reason.
     Refused {
-        /// The id of the API key that asked, if there was one.
+        /// Id of the submitting API key; `None` if there was none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key: Option<String>,
-        /// For whom.
+        /// Name of the tenant.
         tenant: String,
         /// Stable error code.
         code: String,
-        /// How many.
+        /// Number of refusals.
         #[serde(with = "decimal")]
         count: u64,
     },
@@ -96,37 +96,37 @@ pub enum Decision {
     Planned {
         /// Batch id.
         batch: B256,
-        /// Chain.
+        /// EIP-155 chain id.
         #[serde(with = "decimal")]
         chain_id: u64,
         /// Signer account that sends it.
         sender: Address,
-        /// Its nonce.
+        /// Account nonce of the batch.
         #[serde(with = "decimal")]
         nonce: u64,
         /// Request ids, in order of execution.
         members: Vec<B256>,
-        /// Why now: `price`, `guard_time`, `full`, …
+        /// Reason for sending now: `price`, `guard_time`, `full`, …
         reason: String,
-        /// Base fee at the decision.
+        /// Base fee at the decision, wei per gas.
         #[serde(with = "decimal")]
         base_fee_wei_per_gas: u128,
-        /// Expected cost of the best continuation at the decision, wei per gas, where a forecast was used.
+        /// Expected cost of the best continuation at the decision, wei per gas; `None` unless a forecast was used.
         #[serde(default, with = "decimal::option", skip_serializing_if = "Option::is_none")]
         threshold_wei_per_gas: Option<u128>,
-        /// Fee cap chosen.
+        /// Chosen fee cap, wei per gas.
         #[serde(with = "decimal")]
         max_fee_wei_per_gas: u128,
-        /// Tip chosen.
+        /// Chosen tip, wei per gas.
         #[serde(with = "decimal")]
         max_priority_fee_wei_per_gas: u128,
-        /// Gas limit chosen.
+        /// Chosen gas limit.
         #[serde(with = "decimal")]
         gas_limit_gas: u64,
-        /// Content hash of the forecast model used.
+        /// Content hash of the forecast model used; `None` if none was.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         model: Option<B256>,
-        /// Content hash of the forecast that was decided on.
+        /// Content hash of the forecast on which the decision is based; `None` if there was none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         inputs: Option<B256>,
     },
@@ -143,14 +143,14 @@ pub enum Decision {
         batch: B256,
         /// Hash of the attempt with the highest fees until now.
         replaced: B256,
-        /// Hash of the new one.
+        /// Hash of the new attempt.
         attempt: B256,
-        /// Why: `stuck`, `underpriced`, `base_fee`, …
+        /// Reason: `stuck`, `underpriced`, `base_fee`, …
         reason: String,
-        /// New fee cap.
+        /// New fee cap, wei per gas.
         #[serde(with = "decimal")]
         max_fee_wei_per_gas: u128,
-        /// New tip.
+        /// New tip, wei per gas.
         #[serde(with = "decimal")]
         max_priority_fee_wei_per_gas: u128,
     },
@@ -160,19 +160,19 @@ pub enum Decision {
         batch: B256,
         /// Hash of the no-op.
         attempt: B256,
-        /// Why: `deadline`, `user`, …
+        /// Reason: `deadline`, `user`, …
         reason: String,
     },
-    /// An attempt is in a block; may be taken back.
+    /// An attempt is in a block; a reorg may take it back.
     Included {
         /// Batch id.
         batch: B256,
         /// Transaction hash.
         attempt: B256,
-        /// Block.
+        /// Block number.
         #[serde(with = "decimal")]
         block_number: u64,
-        /// Its hash.
+        /// Block hash.
         block_hash: B256,
     },
     /// A block that held an attempt was replaced.
@@ -181,33 +181,34 @@ pub enum Decision {
         batch: B256,
         /// Transaction hash.
         attempt: B256,
-        /// Block that is gone.
+        /// Number of the removed block.
         #[serde(with = "decimal")]
         block_number: u64,
-        /// Its hash.
+        /// Hash of the removed block.
         block_hash: B256,
     },
-    /// Requests ended, in one commit; or ended before, and cost more since. The newest entry of a request counts.
+    /// Requests ended, in one commit; or had ended before, and their cost has risen. The newest entry of a request
+    /// counts.
     Settled {
-        /// Which ones.
+        /// The requests.
         requests: Vec<Ending>,
     },
     /// A request went back to the queue, its batch's nonce having been used by a known transaction.
     Requeued {
         /// Request id.
         request: B256,
-        /// Batch it leaves.
+        /// Id of the batch that it leaves.
         batch: B256,
-        /// Why.
+        /// Reason code.
         reason: String,
     },
-    /// Somebody should look.
+    /// An operator should investigate.
     Alert {
         /// Stable code.
         code: String,
-        /// What it is about: a lane, a source, a tenant.
+        /// Subject: a lane, a source, a tenant.
         subject: String,
-        /// For people.
+        /// Detail for the operator.
         detail: String,
     },
     /// The relayer started with, or switched to, a configuration.
@@ -217,45 +218,45 @@ pub enum Decision {
         /// Version of the program.
         version: String,
     },
-    /// Somebody changed what the relayer does: paused, reloaded, chose models, withdrew a request for others.
+    /// An administrator changed the relayer's operation: paused, reloaded, chose models, withdrew a request for others.
     Administered {
-        /// The id of the API key.
+        /// Id of the API key.
         key: String,
         /// Stable code: `pause`, `resume`, `reload`, …
         action: String,
-        /// What it is about.
+        /// Subject of the action.
         subject: String,
     },
     /// Another forecast model took over.
     ModelPromoted {
-        /// Chain.
+        /// EIP-155 chain id.
         #[serde(with = "decimal")]
         chain_id: u64,
         /// Content hash of the model.
         model: B256,
-        /// The one before.
+        /// Content hash of the previous model; `None` if there was none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         previous: Option<B256>,
     },
 }
 
-/// Why a body is no decision. Somebody else's log, a newer version, or a forged entry.
+/// Errors of decoding a body: a foreign log, a newer version, or a forged entry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
     /// Not JSON, or no decision that this build knows.
     #[error("not a decision: {message}")]
     Unreadable {
-        /// The parser's words.
+        /// The parser's message.
         message: String,
     },
-    /// Another spelling of a decision: it did not come from [`Decision::encode`].
+    /// A non-canonical encoding of a decision: it did not come from [`Decision::encode`].
     #[error("body is not canonical")]
     NotCanonical,
 }
 
 impl Decision {
-    /// Whether it tells of an attempt that is committed together with it.
+    /// True if it reports an attempt that is committed together with it.
     #[cfg(feature = "relay")]
     pub(crate) const fn is_of_new_attempt(&self) -> bool {
         matches!(self, Self::Planned { .. } | Self::Sent { .. } | Self::Bumped { .. } | Self::Cancelling { .. })
@@ -274,10 +275,10 @@ impl Decision {
         }
     }
 
-    /// Reads a canonical body back.
+    /// Parses a canonical body.
     ///
     /// # Errors
-    /// [`DecodeError`] for anything that [`Self::encode`] does not write.
+    /// [`DecodeError`] for anything that [`Self::encode`] does not produce.
     pub fn decode(body: &str) -> Result<Self, DecodeError> {
         let decision: Self =
             serde_json::from_str(body).map_err(|e| DecodeError::Unreadable { message: e.to_string() })?;
@@ -321,13 +322,13 @@ fn write_text(text: &str, out: &mut String) {
     out.push_str(&Value::from(text).to_string());
 }
 
-/// The end of a log: what the next entry builds on, and what is published.
+/// Head of a log: the base of the next entry, and the value to publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
     /// Number of the last entry; 0 before the first.
     pub seq: u64,
-    /// Its hash.
+    /// Hash of the last entry.
     pub hash: B256,
 }
 
@@ -335,8 +336,8 @@ impl Head {
     /// Head of an empty log.
     pub const GENESIS: Self = Self { seq: 0, hash: B256::ZERO };
 
-    /// Head of an empty log that belongs to `owner` (say a relayer's identity), so that entries of another log cannot be
-    /// passed off as this one's.
+    /// Head of an empty log that belongs to `owner` (such as a relayer's identity), so that entries of another log
+    /// cannot be passed off as this one's.
     #[must_use]
     pub fn genesis(owner: &str) -> Self {
         Self { seq: 0, hash: keccak256([DOMAIN, owner.as_bytes()].concat()) }
@@ -349,13 +350,13 @@ impl Head {
 pub struct Entry {
     /// Number, from 1 without gaps.
     pub seq: u64,
-    /// When, Unix ms, by the relayer's clock; not promised to ascend.
+    /// Time of the entry, Unix ms, by the relayer's clock; not guaranteed to ascend.
     pub at_ms: u64,
-    /// Hash of the entry before.
+    /// Hash of the previous entry.
     pub prev: B256,
     /// Hash of this entry.
     pub hash: B256,
-    /// What: a canonical body.
+    /// Content: a canonical body.
     pub body: String,
 }
 
@@ -375,7 +376,7 @@ impl Entry {
         Head { seq: self.seq, hash: self.hash }
     }
 
-    /// What was decided. The chain vouches for the body only after [`verify_chain`].
+    /// The decision in the body. The chain guarantees the body only after [`verify_chain`].
     ///
     /// # Errors
     /// [`DecodeError`] if the body is not a canonical decision.
@@ -394,22 +395,22 @@ fn entry_hash(prev: B256, seq: u64, at_ms: u64, body: &str) -> B256 {
     hasher.finalize()
 }
 
-/// What is wrong with an entry.
+/// Fault of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChainFault {
     /// Another number than expected: entries are missing, repeated or out of order.
     #[error("has sequence number {found}")]
     Sequence {
-        /// As found.
+        /// Number found.
         found: u64,
     },
-    /// It follows another entry than the one before it.
+    /// Its `prev` is not the hash of the previous entry.
     #[error("follows {found}, not {expected}")]
     Previous {
-        /// Hash of the entry before.
+        /// Hash of the previous entry.
         expected: B256,
-        /// As found.
+        /// Hash found.
         found: B256,
     },
     /// Its time or body was changed.
@@ -417,18 +418,18 @@ pub enum ChainFault {
     Hash {
         /// Hash of the content.
         computed: B256,
-        /// As found.
+        /// Hash found.
         found: B256,
     },
 }
 
-/// The first place at which a log is broken; everything before it is intact.
+/// The first fault of a log; everything before it is intact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("decision log breaks at entry {seq}, which {fault}")]
 pub struct ChainBreak {
-    /// Number that the entry should have.
+    /// Expected number of the entry.
     pub seq: u64,
-    /// What is wrong with it.
+    /// The fault.
     pub fault: ChainFault,
 }
 

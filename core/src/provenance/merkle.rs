@@ -14,7 +14,7 @@ use alloy_primitives::{B256, Keccak256, keccak256};
 /// First byte of a leaf's preimage.
 const LEAF_TAG: u8 = 0x00;
 
-/// Longest proof that [`verify`] looks at: no tree is deeper than an index has bits.
+/// Longest proof accepted by [`verify`]: no tree is deeper than an index has bits.
 pub const MAX_PROOF_LEN: usize = 64;
 
 /// A built tree; holds every level.
@@ -63,7 +63,7 @@ impl MerkleTree {
         Some(Self { levels })
     }
 
-    /// The root. Of a single content it is that content's leaf.
+    /// The root. For a single content it is that content's leaf.
     #[must_use]
     pub fn root(&self) -> B256 {
         match self.levels.last().and_then(|level| level.first()) {
@@ -78,7 +78,7 @@ impl MerkleTree {
         self.levels.first().map_or(0, Vec::len)
     }
 
-    /// Never: a tree has at least one content.
+    /// Always false: a tree has at least one content.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -96,7 +96,7 @@ impl MerkleTree {
     }
 }
 
-/// Whether `proof` shows that `content` is under `root`.
+/// True if `proof` shows that `content` is under `root`.
 #[must_use]
 pub fn verify(content: B256, proof: &[B256], root: B256) -> bool {
     proof.len() <= MAX_PROOF_LEN && proof.iter().copied().fold(leaf_hash(content), node_hash) == root

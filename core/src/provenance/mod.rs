@@ -1,4 +1,4 @@
-//! Proof of what the relayer did: a hash-chained log of its decisions, and Merkle trees for anchors.
+//! Evidence of the relayer's actions: a hash-chained log of its decisions, and Merkle trees for anchors.
 
 #![deny(clippy::float_arithmetic)]
 

@@ -6,7 +6,7 @@ fn hash(n: u8) -> B256 {
     B256::repeat_byte(n)
 }
 
-/// One of each variant, with its options given and left out.
+/// One sample of each variant, with its options present and absent.
 fn samples() -> Vec<Decision> {
     let planned = |threshold_wei_per_gas, model: Option<B256>| Decision::Planned {
         batch: hash(2),
