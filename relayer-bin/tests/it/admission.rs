@@ -1,4 +1,4 @@
-//! Who asks for too much is refused, item by item, with what to do; nobody else is.
+//! Requests beyond a limit are refused, item by item, with the remedy; no other request is.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -50,7 +50,7 @@ fn refusals(answers: &[Submitted]) -> Vec<&Problem> {
 
 #[tokio::test]
 async fn one_signers_missing_nonce_takes_nothing_from_the_others() -> Result<()> {
-    // About two hundred reservations of usual requests.
+    // About two hundred reservations of typical requests.
     let tenant = "[[tenant]]\nid = \"default\"\noperator = true\n\
                   budget = { limit_wei = \"1000000000000000000\", period_s = 0 }\ngap_timeout_ms = 3000\n";
     let stage = Stage::at(Pace::Quarter).extra(tenant).raise().await?;
@@ -73,7 +73,7 @@ async fn one_signers_missing_nonce_takes_nothing_from_the_others() -> Result<()>
     for request in &marks {
         stage.ended(request.id).await?;
     }
-    // Nobody brought nonce 0: they end, and say why.
+    // Nobody submitted nonce 0: they end, and give that reason.
     for request in &held {
         let state = stage.ended(request.id).await?;
         assert_eq!((state.status.as_str(), state.reason.as_deref()), ("rejected", Some("predecessor_failed")));
@@ -92,7 +92,7 @@ async fn of_a_batch_as_many_as_fit_are_accepted() -> Result<()> {
     let stage = Stage::at(Pace::Quarter).extra(tenant).raise().await?;
     let mut crowd = Crowd::new(&stage.world, 2);
     let mut open: Vec<SignedRequest> = (0..16).map(|i| crowd.mark(i % 2)).collect();
-    // One user's come in the wrong order.
+    // One user's requests come in the wrong order.
     open.swap(0, 14);
     let mut all = Vec::new();
     let mut rounds = 0;
@@ -109,7 +109,7 @@ async fn of_a_batch_as_many_as_fit_are_accepted() -> Result<()> {
         let ids: BTreeSet<B256> = taken.iter().map(|request| request.id).collect();
         open.retain(|request| !ids.contains(&request.id));
         all.extend(taken);
-        // Whoever was refused, was refused with all that comes after it.
+        // A refused request takes all later ones of its user with it.
         for user in 0..2 {
             let next = crowd.users[user].next_nonce;
             let mine = |requests: &[SignedRequest]| -> Vec<u64> {
@@ -143,7 +143,7 @@ async fn limits_of_open_requests_name_their_keys() -> Result<()> {
         assert!(problem.detail.contains("(`tenant.max_open_requests`)"), "{problem:?}");
     }
     stage.settle_mining().await?;
-    // What is in a block makes room, at once.
+    // Included requests free their places at once.
     let one: Vec<_> = (0..4).map(|_| crowd.mark(3)).collect();
     let answers = stage.submit_as_batch(&one).await?;
     assert_eq!(accepted(&answers, &one).len(), 3);
@@ -166,10 +166,10 @@ async fn the_first_answer_outlives_the_deadline() -> Result<()> {
     {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // As it was named: a span from its arrival on.
+    // As submitted: a span that started when the request arrived.
     let again = stage.client().submit(&request.body).await?.accepted()?;
     assert_eq!((again.duplicate, &again.promise, again.deadline_at_ms), (true, &first.promise, first.deadline_at_ms));
-    // And where the deadline has passed.
+    // The same with a deadline that has passed.
     let mut body: serde_json::Value = serde_json::from_slice(&request.body).expect("a body of ours");
     body.as_object_mut().expect("an object").remove("within");
     body["deadline"] = serde_json::json!(first.deadline_at_ms / 1_000);
@@ -179,7 +179,7 @@ async fn the_first_answer_outlives_the_deadline() -> Result<()> {
     stage.close().await
 }
 
-/// Whoever has a nonce that is used may submit with it as often as they like: nodes are asked about it once in a block, not each time.
+/// A user may submit with a used nonce any number of times: nodes are asked about it once per block, not each time.
 #[tokio::test]
 async fn a_used_nonce_is_looked_up_once_in_a_block() -> Result<()> {
     const TIMES: u64 = 30;

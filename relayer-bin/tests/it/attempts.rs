@@ -1,4 +1,4 @@
-//! Looking at signed transactions and their prices, and keeping them waiting.
+//! Inspects signed transactions and their prices, and keeps them waiting.
 
 use alloy_primitives::{B256, U256};
 use serde::Deserialize;
@@ -8,9 +8,9 @@ use slackwater_benches::{Node, Result, wallet::SignedRequest};
 
 use crate::stage::{PATIENCE, Stage, until};
 
-/// More than any transaction here needs.
+/// More than any transaction here needs, gas.
 const ROOMY_BLOCK_GAS: u64 = 400_000_000;
-/// Less than any transaction here needs.
+/// Less than any transaction here needs, gas.
 const TIGHT_BLOCK_GAS: u64 = 100_000;
 
 /// A batch as the API shows it.
@@ -52,7 +52,7 @@ impl Stage {
         .await
     }
 
-    /// A block without room for any transaction: what waits in the pool goes on waiting.
+    /// Mines a block without room for any transaction: transactions in the pool keep waiting.
     pub(crate) async fn mine_tight(&self, base_fee: u128) -> Result<()> {
         self.set_block_gas_limit(TIGHT_BLOCK_GAS).await?;
         self.node().set_next_base_fee(base_fee).await?;
@@ -61,7 +61,7 @@ impl Stage {
     }
 }
 
-/// What a pool compares effective prices at, wei per gas.
+/// Base fee at which a pool compares effective prices, wei per gas.
 pub(crate) async fn next_base_fee(node: &Node) -> Result<u128> {
     let pending: Value = node.call("eth_getBlockByNumber", json!(["pending", false])).await?;
     let fee: U256 = serde_json::from_value(pending["baseFeePerGas"].clone()).expect("a base fee");

@@ -5,7 +5,7 @@ use std::{fs, io::Write as _, path::Path, process::Command};
 use flate2::{Compression, write::GzEncoder};
 use serde_json::Value;
 
-/// A chain by the EIP-1559 rule whose demand falls with the price and swings.
+/// A chain by the EIP-1559 rule whose demand falls as the price rises, and swings.
 fn blocks(rows: u64, chain: &str) -> String {
     let mut text = "chain,block_number,timestamp,base_fee_wei,gas_used,gas_limit,note\n".to_owned();
     let (mut base, mut state) = (20_000_000_000_u64, 7_u64);

@@ -1,4 +1,4 @@
-//! Backups of a ledger that is being written, and what happens when an older one is put back.
+//! Backups of a ledger that is being written, and the restore of an older one.
 
 use std::{
     collections::BTreeMap,
@@ -32,7 +32,7 @@ fn text(path: &Path) -> &str {
 impl Stage {
     async fn cli(&self, args: &[&str]) -> Output {
         let mut command = self.relayer.command(args);
-        // The node's proxy may live in this thread.
+        // The node's proxy may run on this thread.
         let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic");
         output.expect("slackwater runs")
     }
@@ -49,7 +49,8 @@ impl Stage {
         self.cli(&[&["restore", "--config", text(config), "--json"], args].concat()).await
     }
 
-    /// Every request has ended truthfully, and none was executed twice: `executed` are all that ran.
+    /// Every request has ended, its status agrees with the chain, and none was executed twice: `executed` are all that
+    /// ran.
     async fn is_true(&self, known: &[SignedRequest], executed: &[SignedRequest]) -> Result<BTreeMap<String, usize>> {
         let counted = count::executions(self.node(), &self.world, executed).await?;
         assert!(counted.is_exactly_once(), "{counted:?}");
@@ -94,12 +95,12 @@ async fn a_backup_is_made_while_the_relayer_writes() -> Result<()> {
     let names: Vec<_> =
         fs::read_dir(&dir).expect("a directory").map(|entry| entry.expect("a name").file_name()).collect();
     assert_eq!(names, ["ledger.backup"], "nothing is left beside it");
-    // What is there is not written over, unless that is asked for.
+    // An existing copy is overwritten only on request.
     let config = text(stage.relayer.config_path()).to_owned();
     let again = ["backup", "--config", &config, "--out", text(&out)];
     assert_eq!(stage.cli(&again).await.status.code(), Some(2));
     assert!(stage.cli(&[&again[..], &["--force"]].concat()).await.status.success());
-    // A relayer that runs keeps its ledger.
+    // The ledger of a running relayer can't be replaced.
     let refused = stage.restore(&[text(&out)]).await;
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("in use"), "{refused:?}");
@@ -122,19 +123,18 @@ async fn a_backup_is_made_while_the_relayer_writes() -> Result<()> {
     stage.close().await
 }
 
-/// How an old ledger comes back.
+/// The way in which an older ledger is put back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// `slackwater restore`.
     Restore,
-    /// A file copied over the other, as one should not.
+    /// The file copied over the other, which one should not do.
     Copied,
     /// `pg_dump`, `pg_restore`, and `slackwater restore` without a file.
     Dump,
 }
 
-/// A backup with requests that wait, requests in flight and requests that are final; then life goes on; then the backup
-/// comes back.
+/// A backup with queued, in-flight and final requests; then more traffic; then the backup is restored.
 async fn an_older_ledger(way: Way) -> Result<()> {
     let server = (way == Way::Dump).then(|| PostgresServer::start().unwrap_or_else(|missing| panic!("{missing}")));
     let mut builder = stage();
@@ -150,7 +150,7 @@ async fn an_older_ledger(way: Way) -> Result<()> {
     let first: Vec<SignedRequest> = (0..10).map(|i| crowd.mark_within(i, "10m")).collect();
     stage.submit(&first).await?;
     stage.settle_mining().await?;
-    // In flight in the backup; and so many that some wait.
+    // In flight in the backup; and enough that some are queued.
     let second: Vec<SignedRequest> = (0..15).map(|i| crowd.mark_within(i, "10m")).collect();
     stage.submit(&second).await?;
     stage.pooled(3).await?;
@@ -165,7 +165,7 @@ async fn an_older_ledger(way: Way) -> Result<()> {
             server.client("pg_dump", &["-Fc", "--schema=slackwater", "-f", text(&dump)]).expect("a dump");
         }
     }
-    // What the backup does not know: some final, some in flight at the end.
+    // Unknown to the backup: in the end some are final, some in flight.
     let third: Vec<SignedRequest> = (0..15).map(|i| crowd.mark_within(i, "10m")).collect();
     stage.submit(&third).await?;
     stage.settle_mining().await?;
@@ -197,7 +197,7 @@ async fn an_older_ledger(way: Way) -> Result<()> {
             let dump = server.dir().join("dump");
             server.sql("DROP SCHEMA slackwater CASCADE").expect("drops");
             server.client("pg_restore", &[text(&dump)]).expect("restores");
-            // The lease of the dump may not have run out yet.
+            // The lease in the dump may not have expired yet.
             let marked = async || {
                 let done = stage.restore(&[]).await;
                 let told = String::from_utf8_lossy(&done.stderr).into_owned();
@@ -211,7 +211,7 @@ async fn an_older_ledger(way: Way) -> Result<()> {
     stage.relayer.start().await?;
     assert!(stage.relayer.log().contains("was put back from a backup"));
     assert_eq!(stage.node().pool().await?.0, 2, "nothing is sent before it has looked at the chain");
-    // Callers of what was lost send it again.
+    // Callers of the lost requests submit them again.
     for request in third.iter().chain(&fourth) {
         let answer = stage.client().submit(&request.body).await?;
         assert!(matches!(answer.refused_with(), None | Some("nonce_used")), "{answer:?}");
@@ -224,7 +224,7 @@ async fn an_older_ledger(way: Way) -> Result<()> {
     // The call was in flight: its own transaction is found.
     let state = stage.client().request(flying).await?;
     assert_eq!((state.status.as_str(), stage.marked(tag("flying", 0)).await?), ("finalized", 1));
-    // Life goes on, on the nonces that the chain has.
+    // More traffic, on the nonces that the chain has reached.
     let more: Vec<SignedRequest> = (0..10).map(|i| crowd.mark_within(i, "10m")).collect();
     stage.submit(&more).await?;
     stage.settle_mining().await?;
@@ -251,14 +251,15 @@ async fn an_older_dump_is_restored() -> Result<()> {
     an_older_ledger(Way::Dump).await
 }
 
-/// A call has no nonce of a user that would stop a second execution: what a backup has as waiting may have been sent since.
+/// A call has no user nonce that would stop a second execution: a call that a backup has as queued may have been sent
+/// since.
 async fn calls_are_not_repeated(is_marked: bool) -> Result<()> {
     let mut stage = stage().chain_key("max_in_flight", 1).raise().await?;
     let mut crowd = Crowd::new(&stage.world, USERS);
     let dir = TempDir::new().expect("a directory");
     stage.submit(&crowd.marks(1)).await?;
     stage.settle_mining().await?;
-    // One in flight holds up the rest.
+    // One in flight blocks the rest.
     let own = |index: usize| call(stage.world.guestbook, &markCall { tag: tag("restored", index) }, false);
     let mut ids = Vec::new();
     for index in 0..4 {
@@ -275,7 +276,7 @@ async fn calls_are_not_repeated(is_marked: bool) -> Result<()> {
     let done = stage.restore(&[text(&backup)]).await;
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     if !is_marked {
-        // As a snapshot of the disk would be: only the chain can tell.
+        // As with a snapshot of the disk: only the chain shows that it is old.
         use sqlx::{Connection as _, Executor as _};
         let url = format!("sqlite://{}", stage.relayer.database().display());
         let mut raw = sqlx::SqliteConnection::connect(&url).await.expect("a connection");

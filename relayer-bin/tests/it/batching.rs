@@ -1,4 +1,4 @@
-//! Many requests share a transaction, and that pays.
+//! Many requests share a transaction, which saves gas.
 
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ use crate::stage::{PATIENCE, Pace, Stage};
 const USERS: usize = 50;
 const REQUESTS: usize = 1_000;
 
-/// So many requests that each add one to their user's count, users taking turns.
+/// `count` requests that each add one to their user's counter, users taking turns.
 fn increments(crowd: &mut Crowd, world: &World, count: usize) -> Vec<SignedRequest> {
     let ask = Ask {
         to: world.guestbook,
@@ -63,7 +63,7 @@ async fn a_thousand_requests_of_fifty_users() -> Result<()> {
     one_by_one(&stage, &increments(&mut alone, &stage.world, USERS)).await?;
     let gas_alone = one_by_one(&stage, &increments(&mut alone, &stage.world, USERS)).await?;
 
-    // Returning signers: everybody has been here once.
+    // Returning signers: each has executed a request before.
     let mut crowd = Crowd::new(&stage.world, USERS);
     let mut all = increments(&mut crowd, &stage.world, USERS);
     stage.submit(&all).await?;
@@ -108,7 +108,7 @@ async fn a_user_who_also_goes_elsewhere() -> Result<()> {
     stage.submit(&[crowd.mark(0)]).await?;
     stage.settle().await?;
 
-    // The same user's next request reaches the forwarder by another way; then the user comes back.
+    // The same user's next request reaches the forwarder without the relayer; then the user submits here again.
     let elsewhere = crowd.mark(0);
     one_by_one(&stage, &[elsewhere]).await?;
     let back = crowd.mark_within(0, "20s");

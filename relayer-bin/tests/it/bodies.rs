@@ -1,4 +1,4 @@
-//! Bodies: what is refused is refused with a problem, never with a panic.
+//! Bodies: a refused body gets a problem, never a panic.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -102,7 +102,7 @@ fn one_bad_request_harms_no_other_of_its_batch() {
     }
 }
 
-/// What is beyond the limit is counted and told; the wrong ones among it have no problems of their own.
+/// Items beyond the limit are counted and reported; invalid ones among them get no problems of their own.
 #[test]
 fn a_batch_beyond_its_limit_is_counted_and_not_built() {
     for (item, count) in [(forward().to_string(), 3_001), ("null".to_owned(), 800_000), ("0".to_owned(), 1_001)] {

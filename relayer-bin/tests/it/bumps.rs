@@ -1,4 +1,4 @@
-//! Replacements: accepted by every client's pool, and never the only one that may be mined.
+//! Replacements: accepted by every client's pool, and never assumed to be the only attempt that may be mined.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn check_pair(old: &Attempt, new: &Attempt, base_fee: u128) {
     }
 }
 
-/// A client's rule, and the name that the error corpus has for it.
+/// A client's replacement rule, and its name in the error corpus.
 const POOLS: [(ClientRule, &str); 9] = [
     (ClientRule::Geth, "geth"),
     (ClientRule::Reth, "reth"),
@@ -78,7 +78,7 @@ async fn a_base_fee_jump_with_many_in_flight() -> Result<()> {
     let mut crowd = Crowd::new(&stage.world, 60);
     let requests = crowd.marks(60);
     stage.submit(&requests).await?;
-    // One transaction per lane leaves at a time; all leave without a block between them.
+    // Only one transaction per lane leaves at a time; all leave without a block in between.
     stage.pooled(12).await?;
     let base_fee = next_base_fee(stage.node()).await?;
     stage.node().set_next_base_fee(base_fee * 20).await?;
@@ -100,16 +100,16 @@ async fn a_base_fee_jump_with_many_in_flight() -> Result<()> {
     stage.close().await
 }
 
-/// How the node comes to mine the first attempt although there is a second.
+/// Cause for the node to mine the first attempt although there is a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Twist {
-    /// The replacement never reaches it.
+    /// The replacement never reaches the node.
     Withheld,
     /// The same, and the relayer is killed and started in between.
     Restarted,
-    /// It takes the replacement, forgets it, and gets the first one again.
+    /// The node accepts the replacement, drops it, and gets the first attempt again.
     Forgotten,
-    /// The replacement never reaches it, and one of two endpoints denies all receipts for a while.
+    /// The replacement never reaches the node, and one of two endpoints denies all receipts for a while.
     Denied,
 }
 
@@ -153,7 +153,7 @@ async fn first_attempt_wins(twist: Twist) -> Result<()> {
                 Ok((!found.is_null()).then_some(()))
             })
             .await?;
-            // It is sent through each endpoint, and the last one may come late and replace the first again.
+            // It is sent through each endpoint, and the last copy may arrive late and replace the first attempt again.
             for _ in 0..25 {
                 let found: Value = stage.node().call("eth_getTransactionByHash", json!([second])).await?;
                 if !found.is_null() {
@@ -171,7 +171,7 @@ async fn first_attempt_wins(twist: Twist) -> Result<()> {
     let receipt = stage.node().receipt(first).await?.expect("the first attempt is mined");
     assert_eq!(receipt.status, U64::from(1));
     if twist == Twist::Denied {
-        // Blocks pass, more than finality needs: still nothing may be concluded.
+        // More blocks pass than finality needs: still nothing may be concluded.
         stage.mine(6).await?;
         let state = stage.client().request(requests[0].id).await?;
         assert!(!state.is_terminal(), "a minority's receipt decided: {state:?}");

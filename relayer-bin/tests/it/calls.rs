@@ -1,4 +1,4 @@
-//! Calls of a trusted backend's own: no guard on chain, so once is our word alone.
+//! Calls of a trusted backend's own: no guard on chain, so executing once rests on the relayer alone.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::{
     truth::check_story,
 };
 
-/// The tenant of callers without key may call.
+/// The tenant of callers without key, with calls allowed.
 pub(crate) const TENANT: &str = "[[tenant]]\nid = \"default\"\nkinds = [\"forward\", \"call\"]\noperator = true\nopen = true\n\
      targets = { \"31337\" = { \"*\" = [] } }\n";
 
@@ -42,7 +42,7 @@ pub(crate) fn call(to: Address, call: &impl SolCall, any_sender: bool) -> Value 
 }
 
 impl Stage {
-    /// Submits a call under an idempotency key until there is an answer; its id.
+    /// Submits a call under an idempotency key, retrying until there is an answer; returns its id.
     pub(crate) async fn submit_call(&self, body: &Value, key: &str) -> Result<B256> {
         loop {
             let mut request = post_json("/v1/requests", body.to_string());
@@ -91,7 +91,7 @@ impl Stage {
     }
 }
 
-/// A call that reverts on chain has failed: one transaction, at its tenant's cost.
+/// A call that reverts on chain has failed: one transaction, charged to its tenant.
 #[tokio::test]
 async fn a_call_that_reverts_on_chain_is_paid_once() -> Result<()> {
     let stage = stage(Pace::Quarter).chain_key("simulate", false).raise().await?;
@@ -116,13 +116,13 @@ async fn alone_and_together() -> Result<()> {
     let expected = stage.lane();
     let direct = call(stage.world.nasty, &requireMsgSenderCall { expected }, false);
     let direct = stage.submit_call(&direct, "direct").await?;
-    // The same content twice is two calls; the same key twice is one.
+    // The same content under two keys is two calls; under one key it is one.
     let twin = call(guestbook, &markCall { tag: tag("twin", 0) }, false);
     let twins = [stage.submit_call(&twin, "a").await?, stage.submit_call(&twin, "b").await?];
     assert_ne!(twins[0], twins[1]);
     assert_eq!(stage.submit_call(&twin, "a").await?, twins[0]);
 
-    // One that fails among twenty which share transactions.
+    // One failing call among twenty that share transactions.
     let mut together = Vec::new();
     for i in 0..20 {
         let body = call(guestbook, &markCall { tag: tag("together", i) }, true);
@@ -146,7 +146,7 @@ async fn alone_and_together() -> Result<()> {
         assert_eq!(stage.last_sender(tag("together", i)).await?, stage.world.multicall3);
     }
     println!("20 calls in {} transactions", transactions.len());
-    // Multicall3 keeps the reason to itself.
+    // Multicall3 does not pass on the revert reason.
     for (id, detail) in [(bad, "call failed"), (bad_alone, "nor here")] {
         let state = stage.client().request(id).await?;
         assert_eq!((state.status.as_str(), state.reason.as_deref()), ("rejected", Some("simulation_reverted")));
@@ -157,7 +157,7 @@ async fn alone_and_together() -> Result<()> {
     stage.close().await
 }
 
-/// At an address without code everything succeeds and nothing happens.
+/// At an address without code every call succeeds and does nothing.
 #[tokio::test]
 async fn where_multicall_is_not_calls_go_alone_and_nothing_is_sent_there() -> Result<()> {
     let absent = Address::repeat_byte(0xab);
@@ -240,7 +240,7 @@ async fn once_through_kills_and_cut_connections() -> Result<()> {
 
 #[tokio::test]
 async fn once_although_receipts_are_missing() -> Result<()> {
-    // Mined and final, and the only node has no receipts: sending again would be twice.
+    // Mined and final, and the only node has no receipts: sending again would execute it twice.
     let stage = stage(Pace::Manual).proxied().raise().await?;
     stage.proxy().add(Rule::always(Fault::Receipt(ReceiptLie::Null)).on("eth_getTransactionReceipt"));
     stage.proxy().add(Rule::always(Fault::Receipt(ReceiptLie::Null)).on("eth_getBlockReceipts"));
@@ -252,7 +252,7 @@ async fn once_although_receipts_are_missing() -> Result<()> {
     let calls = || stage.proxy().injected().calls.get("eth_getTransactionReceipt").copied().unwrap_or(0);
     stage.pooled(4).await?;
     for _ in 0..8 {
-        // A block that comes while the answers to the last are being looked at is not asked about by itself.
+        // A block that arrives while answers about the last one are processed is not asked about separately.
         let before = calls();
         until("the relayer to ask for receipts", PATIENCE, async || {
             stage.mine(1).await?;

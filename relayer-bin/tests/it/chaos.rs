@@ -22,13 +22,14 @@ use crate::{
 };
 
 const USERS: usize = 30;
-/// How long it goes on.
+/// Duration of the run.
 const TIME: Duration = Duration::from_secs(20);
-/// Deep enough that no reorganisation here reaches what is final.
+/// Deep enough that no reorganisation here reaches a final block.
 const FINALITY: &str = "finality = { kind = \"depth\", blocks = 6 }";
 const SEND: &str = "eth_sendRawTransaction";
 
-/// Makes blocks, but never while somebody holds `chain`: the node does not take a reorganisation in the middle of a block.
+/// Mines blocks, but never while `chain` is locked: the node does not support a reorganisation in the middle of a
+/// block.
 struct Miner(AbortHandle);
 
 impl Miner {
@@ -85,7 +86,7 @@ async fn everything_at_once() -> Result<()> {
             .collect();
         submit_all(stage.client(), &requests).await?;
         all.extend(requests);
-        // Nothing on chain guards these.
+        // No nonce on chain guards these against a second execution.
         for i in ids.len()..ids.len() + usize::try_from(rng.below(6)).expect("small") {
             let body = call(stage.world.guestbook, &markCall { tag: tag("chaos", i) }, i % 3 > 0);
             ids.push(stage.submit_call(&body, &format!("chaos {i}")).await?);

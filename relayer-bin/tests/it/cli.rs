@@ -1,4 +1,4 @@
-//! The command line: what it prints, and how it ends.
+//! The command line: output and exit codes.
 
 use std::{
     io::{Read as _, Write as _},
@@ -42,12 +42,12 @@ fn exit_codes() {
     check(&["keys", "api", "--tenant", "No Name"], 2, "", "--tenant");
 }
 
-/// Keys are in its memory.
+/// Keys are in the memory of the process.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_process_leaves_no_core_file_and_no_other_one_reads_its_memory() {
     use std::{os::unix::fs::MetadataExt as _, process::Stdio};
-    // It waits for a password that nobody writes.
+    // It waits for a password that is never written.
     let mut command = Command::new(env!("CARGO_BIN_EXE_slackwater"));
     command.args(["keys", "import", "--password", "file:/dev/stdin"]).stdin(Stdio::piped()).stdout(Stdio::null());
     let mut child = command.spawn().unwrap();
@@ -55,7 +55,7 @@ fn a_process_leaves_no_core_file_and_no_other_one_reads_its_memory() {
     let limits = || std::fs::read_to_string(proc.join("limits")).unwrap();
     let is_private = || {
         let core = limits().lines().find(|line| line.starts_with("Max core file size")).unwrap().to_owned();
-        // What is not dumpable belongs to root, whoever runs it.
+        // The files of a process that is not dumpable belong to root, whoever runs it.
         let words: Vec<&str> = core.split_whitespace().collect();
         words[4..6] == ["0", "0"] && std::fs::metadata(proc.join("mem")).unwrap().uid() == 0
     };
@@ -131,7 +131,7 @@ fn the_page_names_every_command() {
     Cli::command().debug_assert();
 }
 
-/// A relayer and a node at one address, for one forwarder. Requests that were submitted are kept.
+/// A relayer and a node at one address, for one forwarder. Submitted requests are kept.
 struct Scripted {
     url: String,
     submitted: Arc<Mutex<Vec<Value>>>,
@@ -211,7 +211,7 @@ impl Scripted {
     }
 }
 
-/// The relayer chooses the forwarder, and the node and the target say whether it is one.
+/// The relayer chooses the forwarder; the node and the target decide whether it is genuine.
 #[test]
 fn nothing_is_signed_for_a_fake_forwarder() {
     let dir = tempfile::tempdir().unwrap();
@@ -243,7 +243,7 @@ fn nothing_is_signed_for_a_fake_forwarder() {
     }
 }
 
-/// The commonest mistakes with secrets, as they reach a terminal or the journal.
+/// The commonest mistakes with secrets, as they would reach a terminal or the journal.
 #[test]
 fn no_command_prints_a_secret_that_was_put_in_the_wrong_place() {
     const KEY: &str = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";

@@ -1,4 +1,5 @@
-//! The client's shell against the real program: lost answers, dead relayers, dead clients, and a relayer that lies.
+//! The client library against the real program: lost answers, crashed relayers, crashed clients, and a relayer that
+//! lies.
 
 use std::{
     collections::BTreeMap,
@@ -38,7 +39,7 @@ use tokio::{net::TcpListener, task::AbortHandle};
 
 use crate::stage::{PATIENCE, Pace, Stage};
 
-/// Set for the process that plays the client: the outbox file, the relayer's URL, the requests.
+/// Set for the process that acts as the client: the outbox file, the relayer's URL, the requests.
 const CHILD_VAR: &str = "SLACKWATER_TEST_CLIENT";
 
 fn submit(request: &SignedRequest) -> Submit {
@@ -55,20 +56,20 @@ fn quick() -> OutboxConfig {
     OutboxConfig { retry, max_batch_items: 10, max_calls: 2, ..OutboxConfig::default() }
 }
 
-/// What the front does to answers.
+/// Manipulation of answers by the front server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trick {
-    /// Some calls never reach the relayer, and some answers never come back.
+    /// Some calls never reach the relayer, and some answers are lost.
     Lose,
-    /// Transaction hashes are those of another transaction.
+    /// Transaction hashes are replaced by that of another transaction.
     OtherTransaction(B256),
-    /// What was only accepted is said to be final.
+    /// An accepted request is reported as final.
     SayFinal(B256),
-    /// The promise is about a later deadline.
+    /// The promise is changed to a later deadline.
     LaterPromise,
 }
 
-/// A server before the relayer that plays tricks.
+/// A server in front of the relayer that manipulates answers.
 struct Front {
     url: String,
     lost: Arc<AtomicUsize>,
@@ -153,7 +154,7 @@ fn lie(body: &mut Value, trick: Trick) {
     }
 }
 
-/// Takes outcomes until there are as many as requests.
+/// Takes outcomes from the outbox until every request has one.
 async fn drain(
     outbox: &DurableOutbox,
     outcomes: &mut slackwater::client_http::Outcomes,
@@ -232,7 +233,7 @@ async fn the_client_that_is_killed() {
     let mut open = 0;
     for line in lines.lines() {
         let submit = Submit::from_json(line, None).expect("what `body` wrote");
-        // What is done was acknowledged, perhaps; to send it again would be answered as a duplicate.
+        // A finished request may have been acknowledged; sending it again would be answered as a duplicate.
         if !done.join(submit.key().as_str()).exists() {
             outbox.enqueue(submit, Enqueue::default()).await.expect("room");
             open += 1;
@@ -243,7 +244,7 @@ async fn the_client_that_is_killed() {
         accepted(&outcome);
         let path = done.join(key.as_str());
         if !path.exists() {
-            // Written down as a whole or not at all: a kill in between must not look like the end.
+            // Written atomically: a kill in between must not look like an end.
             let beside = directory.join("outcome");
             fs::write(&beside, serde_json::to_vec(&outcome).expect("JSON")).expect("a disk");
             fs::rename(&beside, path).expect("a disk");
@@ -276,7 +277,7 @@ async fn a_client_that_is_killed_loses_nothing() -> Result<()> {
             .expect("this program runs");
         let life = Duration::from_millis(20 + rng.below(130));
         let born = Instant::now();
-        // At first it is killed wherever it is; in the end it may finish.
+        // At first it is killed at a random point; in the end it may finish.
         let status = loop {
             if let Some(status) = child.try_wait().expect("a child") {
                 break Some(status);
@@ -309,7 +310,7 @@ async fn a_client_that_is_killed_loses_nothing() -> Result<()> {
     stage.close().await
 }
 
-/// Asks the node whether the claim of the relayer at `url` about `request` is true.
+/// Checks the claim of the relayer at `url` about `request` against the node.
 async fn verdict(stage: &Stage, url: &str, request: &SignedRequest) -> Result<Verdict> {
     let detail = RelayerClient::new(url).expect("a URL").request(id(request)).await.expect("a state");
     let claim = InclusionClaim::of_summary(&detail.summary).expect("a claim of execution");
@@ -347,7 +348,7 @@ async fn a_lying_relayer_is_caught() -> Result<()> {
     let front = Front::spawn(stage.relayer.url(), Trick::OtherTransaction(hashes[1]), 1).await?;
     assert_eq!(verdict(&stage, &front.url, &first).await?, Verdict::Mismatch(Mismatch::NotInTransaction));
 
-    // Called final although it was never sent: the node has no receipt, and the nonce is not used.
+    // Reported as final although it was never sent: the node has no receipt, and the nonce is unused.
     let _never_sent = crowd.mark(2);
     let waiting = crowd.mark(2);
     client.submit(&submit(&waiting)).await.expect("accepted, behind a nonce that does not come");
@@ -355,7 +356,7 @@ async fn a_lying_relayer_is_caught() -> Result<()> {
     let lie = verdict(&stage, &front.url, &waiting).await?;
     assert!(matches!(lie, Verdict::Mismatch(Mismatch::NeverExecuted { .. })), "{lie:?}");
 
-    // A promise that was changed on its way.
+    // A promise that was changed in transit.
     let front = Front::spawn(stage.relayer.url(), Trick::LaterPromise, 1).await?;
     let liar = RelayerClient::new(&front.url).expect("a URL");
     let third = crowd.mark(0);

@@ -1,5 +1,5 @@
-//! Several instances on one PostgreSQL: they share the load, and whatever happens to one of them, nothing is lost, doubled
-//! or stuck.
+//! Several instances on one PostgreSQL: they share the load, and if one of them fails, nothing is lost, doubled or
+//! stuck.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,7 +25,7 @@ use slackwater_contracts::guestbook::IGuestbook::{markCall, marksCall};
 
 use crate::stage::{PATIENCE, seed, submit_all, until};
 
-/// How long a lease lasts here.
+/// Duration of a lease.
 const LEASE: Duration = Duration::from_secs(2);
 const LANES: usize = 2;
 const USERS: usize = 30;
@@ -34,7 +34,7 @@ fn cluster(instances: usize) -> ClusterBuilder {
     Cluster::of(instances).binary(env!("CARGO_BIN_EXE_slackwater")).lanes(LANES).lease(LEASE).patience(PATIENCE)
 }
 
-/// What tests ask of a [`Cluster`].
+/// Test operations on a [`Cluster`].
 trait Scene {
     async fn submit(&self, requests: &[SignedRequest], instances: &[usize]) -> Result<()>;
     async fn check(&self, requests: &[SignedRequest], ask: usize) -> Result<()>;
@@ -50,7 +50,7 @@ impl Scene for Cluster {
         Ok(())
     }
 
-    /// Waits for the end of everything, and compares all with the chain.
+    /// Waits until all requests have ended, and compares them with the chain.
     async fn check(&self, requests: &[SignedRequest], ask: usize) -> Result<()> {
         let client = self.client(ask);
         let counts = until("the end of all requests", PATIENCE, async || {
@@ -73,7 +73,7 @@ impl Scene for Cluster {
         Ok(())
     }
 
-    /// Every event that an instance tells, without a gap.
+    /// All events as one instance reports them, without a gap.
     async fn story(&self, index: usize) -> Result<Vec<(u64, B256, String)>> {
         let client = self.client(index);
         let counts: Value = client.get_json("/v1/counts").await?;
@@ -94,7 +94,7 @@ async fn three_instances_share_the_load() -> Result<()> {
     let cluster = cluster(3).raise().await?;
     let mut crowd = Crowd::new(&cluster.world, USERS);
     let requests = crowd.marks(600);
-    // An instance that does not drive the lanes streams what the one that does commits.
+    // An instance that does not drive the lanes streams the owner's commits.
     let owner = cluster.wait_owner().await?;
     let other = (owner + 1) % 3;
     cluster.submit(&requests, &[0, 1, 2]).await?;
@@ -122,7 +122,7 @@ async fn a_request_is_cancelled_at_any_instance() -> Result<()> {
     let mut crowd = Crowd::new(&cluster.world, 1);
     let first = crowd.mark(0);
     let rest: Vec<SignedRequest> = (0..3).map(|_| crowd.mark(0)).collect();
-    // Without its predecessor nobody can send them.
+    // Without its predecessor it can't be sent by any instance.
     submit_all(&cluster.client(owner), &rest).await?;
     let client = cluster.client(1 - owner);
     let delete = async |request: &SignedRequest| {
@@ -134,7 +134,7 @@ async fn a_request_is_cancelled_at_any_instance() -> Result<()> {
     assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
     let state = client.request(rest[0].id).await?;
     assert_eq!((state.status.as_str(), state.reason.as_deref()), ("cancelled", Some("cancelled_by_owner")));
-    // Those behind it end with it, by the hand of the owner.
+    // The requests behind it end with it; the owner ends them.
     for request in &rest[1..] {
         let state = client.wait_terminal(request.id, PATIENCE).await?;
         assert_eq!((state.status.as_str(), state.reason.as_deref()), ("rejected", Some("predecessor_failed")));
@@ -145,7 +145,7 @@ async fn a_request_is_cancelled_at_any_instance() -> Result<()> {
     cluster.close().await
 }
 
-/// One that waits again after a transaction left it out may yet be executed by it.
+/// A request that is queued again after a transaction left it out may yet be executed by that transaction.
 #[tokio::test]
 async fn who_left_a_transaction_is_withdrawn_at_no_instance_until_that_is_final() -> Result<()> {
     let tenant = "[[tenant]]\nid = \"default\"\noperator = true\nopen = true\ngap_timeout_ms = 60000\n";
@@ -160,7 +160,7 @@ async fn who_left_a_transaction_is_withdrawn_at_no_instance_until_that_is_final(
         *call.method_mut() = Method::DELETE;
         cluster.client(index).send(call).await
     };
-    // As if a transaction had had the second one.
+    // As if the second one had been in a transaction.
     let (sender, id) = (Address::repeat_byte(0x77), requests[1].id);
     let hex = |bytes: &[u8]| format!("decode('{}', 'hex')", alloy_primitives::hex::encode(bytes));
     let was_in = |sender: &str, nonce: &str| {
@@ -178,13 +178,13 @@ async fn who_left_a_transaction_is_withdrawn_at_no_instance_until_that_is_final(
     assert_eq!(delete(1, &requests[2]).await?.status, 200, "another one's is no concern of it");
     cluster.server.sql(&was_in("NULL", "NULL")).expect("updates");
     cluster.server.sql(NO_OPEN_BATCH).expect("deletes");
-    // It goes on.
+    // The predecessor arrives.
     submit_all(&cluster.client(1), &requests[..1]).await?;
     assert_eq!(cluster.client(1).wait_terminal(id, PATIENCE).await?.status, "finalized");
     cluster.close().await
 }
 
-/// Two callers that ask for the same without an idempotency key mean two calls, though they ask two instances at the same time.
+/// Two equal calls without an idempotency key are two calls, even if two instances get them at the same time.
 #[tokio::test]
 async fn equal_calls_without_a_key_are_two_on_two_instances_too() -> Result<()> {
     let cluster = cluster(2).extra(crate::calls::TENANT).raise().await?;
@@ -207,12 +207,12 @@ async fn equal_calls_without_a_key_are_two_on_two_instances_too() -> Result<()> 
     cluster.close().await
 }
 
-/// How often the owner is put to sleep, each time at another moment of its work.
+/// Number of times that the owner is stopped, each time at another moment of its work.
 const SLEEPS: usize = 3;
 
 #[tokio::test]
 async fn an_owner_that_slept_past_its_lease_neither_writes_nor_sends() -> Result<()> {
-    // Small transactions: many of them, so that it sends most of the time.
+    // Small transactions, and many of them, so that it is sending most of the time.
     let cluster = cluster(2).chain_key("max_batch", 4).raise().await?;
     let mut rng = Rng::new(seed());
     let mut crowd = Crowd::new(&cluster.world, USERS);
@@ -223,7 +223,7 @@ async fn an_owner_that_slept_past_its_lease_neither_writes_nor_sends() -> Result
         let sent = proxy.arrivals().len();
         let requests: Vec<SignedRequest> = (0..240).map(|i| crowd.mark_within(i % USERS, "10m")).collect();
         cluster.submit(&requests, &[owner]).await?;
-        // In the middle of its work: once it sends.
+        // In the middle of its work: as soon as it sends.
         let is_sending = async || Ok((proxy.arrivals().len() > sent).then_some(()));
         until("the owner to send", PATIENCE, is_sending).await?;
         tokio::time::sleep(Duration::from_millis(rng.below(400))).await;
@@ -236,7 +236,7 @@ async fn an_owner_that_slept_past_its_lease_neither_writes_nor_sends() -> Result
         all.extend(requests);
         all.extend(more);
         cluster.check(&all, other).await?;
-        // It wakes up, and finds work in its memory that is another's.
+        // It wakes up with work in memory that another instance has taken over.
         let (story, taken) = (cluster.story(other).await?.len(), proxy.injected().taken);
         let steps_down = || cluster.relayers[owner].log().matches("not driving the chain's lanes any more").count();
         let before = steps_down();
@@ -244,8 +244,8 @@ async fn an_owner_that_slept_past_its_lease_neither_writes_nor_sends() -> Result
         cluster.relayers[owner].resume()?;
         until("the sleeper to notice", PATIENCE, async || Ok((steps_down() > before).then_some(()))).await?;
         tokio::time::sleep(LEASE / 2).await;
-        // What a thread held in its hand when it was stopped, between the look at the lease and the socket, can't be called
-        // back. Whatever comes of that is stored, its nonce is used, and the node takes none of it.
+        // A transaction that a thread was about to send when it was stopped, between the check of the lease and the
+        // socket, can't be called back. Its outcome is stored, its nonce is used, and the node accepts none of it.
         let late: Vec<Arrival> = proxy.arrivals().into_iter().filter(|arrival| arrival.at >= woken).collect();
         println!("sleep {sleep}: {} sends before it, {} after", proxy.arrivals().len() - late.len() - sent, late.len());
         assert!(late.len() <= LANES, "it sent {} times after its lease was over", late.len());
@@ -259,7 +259,7 @@ async fn an_owner_that_slept_past_its_lease_neither_writes_nor_sends() -> Result
         assert_eq!(cluster.story(other).await?.len(), story, "it wrote after its lease was over");
         assert_eq!(cluster.wait_owner().await?, other);
     }
-    // They work on: one drives, one accepts.
+    // Both continue: one drives, one only accepts.
     let requests = crowd.marks(40);
     let owner = cluster.wait_owner().await?;
     cluster.submit(&requests, &[1 - owner]).await?;
@@ -286,7 +286,7 @@ async fn a_restart_of_the_database_is_survived() -> Result<()> {
     for crash in [false, true] {
         tokio::time::sleep(Duration::from_millis(300)).await;
         if crash { cluster.server.crash() } else { cluster.server.stop() }.expect("stops");
-        // Told to come back, within the time that a caller may be kept waiting.
+        // Refused with a retry time, within the time that a caller may be kept waiting.
         let late = crowd.mark_within(0, "10m");
         let client = cluster.client(0);
         let refused =
@@ -315,7 +315,7 @@ async fn a_restart_of_the_database_is_survived() -> Result<()> {
 
 #[tokio::test]
 async fn a_budget_is_shared() -> Result<()> {
-    // Room for some requests, whoever accepts them.
+    // Budget for a few requests, whichever instance accepts them.
     let tenant = "[[tenant]]\nid = \"default\"\noperator = true\nbudget = { limit_wei = \"30000000000000000\", period_s = 3600 }\n";
     let cluster = cluster(2).extra(tenant).raise().await?;
     // So that nothing is settled while they are counted.
@@ -339,7 +339,7 @@ async fn a_budget_is_shared() -> Result<()> {
     println!("{} accepted, {refused} refused", accepted.len());
     assert!(refused > 0 && !accepted.is_empty());
     cluster.check(&accepted, 0).await?;
-    // What was spent is within the limit.
+    // The amount spent is within the limit.
     let senders = cluster.world.relayer_addresses();
     let head = cluster.anvil.node().block_number().await?;
     let relayed = Relayed::scan(cluster.anvil.node(), &cluster.world, &senders, cluster.born, head).await?;
@@ -347,7 +347,7 @@ async fn a_budget_is_shared() -> Result<()> {
     cluster.close().await
 }
 
-/// Another instance of the same cluster with other keys; what it says when it is started.
+/// Starts another instance of the same cluster with other keys; returns its exit code and output.
 fn refused(cluster: &Cluster, swap: &[(&str, usize)]) -> (Option<i32>, String) {
     let mut command = cluster.relayers[0].command(&["serve", "--config"]);
     command.arg(cluster.relayers[0].config_path());
@@ -363,7 +363,7 @@ fn refused(cluster: &Cluster, swap: &[(&str, usize)]) -> (Option<i32>, String) {
 async fn an_instance_that_does_not_fit_is_refused() -> Result<()> {
     let cluster = cluster(1).raise().await?;
     cluster.wait_owner().await?;
-    // Another first signer is another identity, where no key is named for it.
+    // If no identity key is configured, another first signer means another identity.
     let swapped = [(format!("{KEY_VAR}0"), 1), (format!("{KEY_VAR}1"), 0)];
     let swapped: Vec<(&str, usize)> = swapped.iter().map(|(name, account)| (name.as_str(), *account)).collect();
     let (code, told) = tokio::task::block_in_place(|| refused(&cluster, &swapped));
@@ -389,7 +389,7 @@ async fn lanes_are_left_to_an_instance_that_has_their_keys() -> Result<()> {
     let mut cluster = cluster(2).raise().await?;
     let owner = cluster.wait_owner().await?;
     let heir = 1 - owner;
-    // As if the owner had got a key, and used it, that the other one lacks.
+    // As if the owner had got and used a key that the other instance lacks.
     cluster.server.sql(&open_batch_of(Address::repeat_byte(0x77))).expect("a batch");
     let count = async |cluster: &Cluster, name: &str| {
         let metrics = cluster.client(heir).metrics().await?;
@@ -403,7 +403,7 @@ async fn lanes_are_left_to_an_instance_that_has_their_keys() -> Result<()> {
     })
     .await?;
     assert_eq!(count(&cluster, "slackwater_leases_taken_total").await?, 0.0);
-    // It accepts all the same: whoever drives the lanes will find it.
+    // It accepts nevertheless: the next owner of the lanes will find the requests.
     let requests = Crowd::new(&cluster.world, USERS).marks(30);
     cluster.submit(&requests, &[heir]).await?;
     cluster.server.sql(NO_OPEN_BATCH).expect("deletes");
@@ -412,7 +412,7 @@ async fn lanes_are_left_to_an_instance_that_has_their_keys() -> Result<()> {
     cluster.close().await
 }
 
-/// Makes an open batch of a sender that nobody has the key of.
+/// SQL that creates an open batch of a sender whose key no instance has.
 fn open_batch_of(sender: Address) -> String {
     format!(
         "INSERT INTO slackwater.batches (seq, chain_id, sender, nonce, state, recipient, value_wei, gas_limit, deadline_ms, \
@@ -422,5 +422,5 @@ fn open_batch_of(sender: Address) -> String {
     )
 }
 
-/// Takes the batch of [`open_batch_of`] away.
+/// SQL that deletes the batch of [`open_batch_of`].
 const NO_OPEN_BATCH: &str = "DELETE FROM slackwater.batches WHERE seq = 999999";

@@ -1,4 +1,5 @@
-//! What targets showed on chain decides with whom their requests travel: after a restart too, and not after a reorganisation.
+//! The history of targets on chain decides which requests share transactions with theirs: also after a restart, and not
+//! after a reorganisation.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -16,12 +17,12 @@ use crate::{
     stage::{PATIENCE, Pace, Stage, StageBuilder, until},
 };
 
-/// Blocks on top that make a block final here: many more than [`REPLAN_BLOCKS`].
+/// Confirmation depth at which a block is final here: many more than [`REPLAN_BLOCKS`].
 const FINAL_BLOCKS: u64 = 12;
-/// `chain.replan_after_blocks`, as it is by default.
+/// `chain.replan_after_blocks`, its default.
 const REPLAN_BLOCKS: u64 = 3;
 
-/// Whose targets are named by its policy only if the default tenant's are.
+/// A tenant whose policy names no targets except those named for the default tenant.
 const NAMES_NOTHING: &str = "[[tenant]]\nid = \"default\"\noperator = true\nopen = true\n";
 
 fn stage() -> StageBuilder {
@@ -33,7 +34,7 @@ fn stage() -> StageBuilder {
         .chain_key("bump_after_blocks", 1_000)
 }
 
-/// A call of the target that can deny, or of an account with its code.
+/// A request to the target that can deny, or to an account with its code.
 pub(crate) fn ask(to: Address, tag: &str) -> Ask {
     Ask {
         to,
@@ -47,7 +48,7 @@ pub(crate) fn ask(to: Address, tag: &str) -> Ask {
 }
 
 impl Stage {
-    /// In which transactions these requests are, once all are in one.
+    /// Batch of each of these requests, once all have one.
     async fn batches_of(&self, requests: &[SignedRequest]) -> Result<Vec<String>> {
         let mut batches = Vec::new();
         for request in requests {
@@ -57,7 +58,7 @@ impl Stage {
         Ok(batches)
     }
 
-    /// What the ledger keeps of a target: clean runs, surprises, when its suspicion ends.
+    /// Ledger entry of a target: clean runs, surprises, end of its suspicion.
     async fn kept(&self, target: Address) -> Option<(i64, i64, i64)> {
         use sqlx::{Connection as _, Row as _};
         let url = format!("sqlite://{}", self.relayer.database().display());
@@ -75,8 +76,8 @@ impl Stage {
         self.follow().await
     }
 
-    /// A request to a named target travels alone and is skipped, where a majority sees it; it is in a second transaction then. Its
-    /// first one, and that one's block.
+    /// A request to a named target travels alone and is skipped in a block that a majority sees; then it is in a second
+    /// transaction. Returns the request, the hash of its first transaction, and that one's block.
     async fn surprise(&self, crowd: &mut Crowd, user: usize) -> Result<(SignedRequest, B256, u64)> {
         let request = crowd.sign(user, &ask(self.world.nasty, &format!("surprise {user}")));
         self.submit(std::slice::from_ref(&request)).await?;
@@ -95,13 +96,13 @@ impl Stage {
     }
 }
 
-/// So many different ones.
+/// Number of distinct batches.
 fn distinct(batches: &[String]) -> usize {
     batches.iter().collect::<BTreeSet<_>>().len()
 }
 
-/// A named target's request did what no simulation showed: its others share with their own signer's only, after a crash too, and
-/// everybody else's go on together.
+/// A named target's request did what no simulation showed: from then on its other requests share transactions with
+/// their own signer's only, after a crash too, and everybody else's are batched as before.
 #[tokio::test]
 async fn a_named_target_that_skips_is_suspect_after_a_restart() -> Result<()> {
     let mut stage = stage().raise().await?;
@@ -134,7 +135,7 @@ async fn a_named_target_that_skips_is_suspect_after_a_restart() -> Result<()> {
     stage.close().await
 }
 
-/// The other branch has the same transaction where the target does not deny: it showed nothing.
+/// The other branch has the same transaction at a point where the target does not deny: there is no surprise.
 #[tokio::test]
 async fn a_surprise_that_a_reorganisation_removes_makes_nobody_suspect() -> Result<()> {
     let stage = stage().raise().await?;
@@ -157,8 +158,8 @@ async fn a_surprise_that_a_reorganisation_removes_makes_nobody_suspect() -> Resu
     stage.close().await
 }
 
-/// Each clean run of a target that no policy names earns its requests one signer more; what a reorganisation removes is none, and
-/// what is final is there after a crash.
+/// Each clean run of a target that no policy names lets its requests share with one more signer; a run that a
+/// reorganisation removes does not count, and final runs survive a crash.
 #[tokio::test]
 async fn clean_runs_survive_a_restart_and_not_a_reorganisation() -> Result<()> {
     let mut stage = stage().extra(NAMES_NOTHING).raise().await?;
@@ -194,7 +195,8 @@ async fn clean_runs_survive_a_restart_and_not_a_reorganisation() -> Result<()> {
     stage.close().await
 }
 
-/// An account that has delegated its code may delegate to another at any time (EIP-7702): it never earns company.
+/// An account with delegated code may delegate to other code at any time (EIP-7702): its requests never share
+/// transactions.
 #[tokio::test]
 async fn a_delegated_account_has_no_clean_runs() -> Result<()> {
     let stage = stage().extra(NAMES_NOTHING).raise().await?;

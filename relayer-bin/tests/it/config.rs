@@ -73,7 +73,8 @@ fn a_configuration_can_come_from_the_environment_alone() {
         ("SLACKWATER_TENANT_0_KINDS", "forward,call"),
         ("SLACKWATER_TENANT_0_TARGETS", "{ 31337 = { 0x2222222222222222222222222222222222222222 = [] } }"),
         ("SLACKWATER_TENANT_0_BUDGET_LIMIT_WEI", "100000000000000000000000"),
-        // What is referred to is no key; other programs' variables with our prefix are known.
+        // Variables named by references are not configuration keys; other programs' variables with our prefix are
+        // known.
         ("SLACKWATER_URL", "x"),
     ];
     let config = load("", &env, &[]).unwrap();
@@ -83,7 +84,8 @@ fn a_configuration_can_come_from_the_environment_alone() {
     assert_eq!(policy.budget.as_ref().unwrap().limit_wei.to_string(), "100000000000000000000000");
 }
 
-/// Kubernetes tells every container where each Service of its namespace is: one named `slackwater` must not stop the relayer.
+/// Kubernetes gives every container the address of each Service of its namespace: one named `slackwater` must not stop
+/// the relayer.
 #[test]
 fn variables_that_kubernetes_makes_for_a_service_are_no_keys() {
     let of_service = [
@@ -113,7 +115,7 @@ fn variables_that_kubernetes_makes_for_a_service_are_no_keys() {
     }
 }
 
-/// What is set in vain is said: a replaced key would go on signing.
+/// A setting without effect is an error: otherwise a replaced key would go on signing.
 #[test]
 fn what_cannot_be_laid_over_a_value_is_an_error() {
     let expected = "`chain.0.signers.0.key` can't be set: `chain.0.signers.0` is a text (test.toml:7); write";
@@ -129,7 +131,7 @@ fn what_cannot_be_laid_over_a_value_is_an_error() {
         let config = load(text, &[], &[(key, "env:NEW")]).unwrap();
         assert_eq!(format!("{:?}", config.chains[0].signers[0].key), format!("{:?}", config_key("env:NEW")));
     }
-    // Between two layers too, and a list where a table should be.
+    // Between two layers too, and with a list where a table should be.
     let env = [("SLACKWATER_CHAIN_0_SIGNERS", "env:A,env:B"), ("SLACKWATER_CHAIN_0_SIGNERS_1_KEY", "env:NEW")];
     refused(MINIMAL, &env, &["`chain.0.signers.1` is a text ($SLACKWATER_CHAIN_0_SIGNERS)"]);
     let text = format!("page_key = []\n{MINIMAL}");
@@ -142,7 +144,7 @@ fn config_key(reference: &str) -> slackwater_relayer::config::SecretRef {
     load(&text, &[], &[]).unwrap().chains[0].signers[0].key.clone()
 }
 
-/// A tenant that is closed by an empty table, or a chain, is seen and told.
+/// A tenant, or a chain, that is closed by an empty table is noticed and reported.
 #[test]
 fn an_empty_table_of_names_is_a_value() {
     const HASH: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
@@ -159,7 +161,7 @@ fn an_empty_table_of_names_is_a_value() {
     assert_eq!(shown(""), []);
     assert_eq!(shown("targets = {}"), [("tenant.0.targets".to_owned(), "{}".to_owned())]);
     assert_eq!(shown("targets = { 31337 = {} }"), [("tenant.0.targets.31337".to_owned(), "{}".to_owned())]);
-    // An empty table of our keys says nothing.
+    // An empty table of keys of ours sets nothing.
     let config = load(&shop(""), &[], &[]).unwrap();
     assert!(!config.entries.iter().any(|entry| entry.key == "log" || entry.value == "{}"));
 }
@@ -182,7 +184,7 @@ fn unknown_keys_are_errors_with_a_suggestion() {
     refused(&MINIMAL.replace("\"anvil\"", "\"anvill\""), &[], &["anvil"]);
     let wrong = load(MINIMAL, &[], &[("server.lissten", "x")]).unwrap_err();
     assert!(wrong.to_string().contains("did you mean `server.listen`?"), "{wrong}");
-    // A secret's own name is no misspelt key.
+    // The variable of a secret is no misspelt key.
     assert!(
         load(&MINIMAL.replace("SOME_KEY", "SLACKWATER_KEY_OF_MINE"), &[("SLACKWATER_KEY_OF_MINE", "x")], &[]).is_ok()
     );
@@ -257,7 +259,7 @@ fn secrets_are_never_shown() {
     assert_eq!(url, "http://127.0.0.1:8545/…");
     let signer = &config.entries.iter().find(|entry| entry.key == "chain.0.signers.0").unwrap().value;
     assert_eq!(signer, "env:SOME_KEY", "a reference is no secret");
-    // What is missing is named, all of it.
+    // All missing secrets are named.
     let errors = config.resolve().unwrap_err();
     assert!(errors.to_string().contains("`chain.0.signers.0` environment variable SOME_KEY is not set"), "{errors}");
     // Resolved secrets hide as well.
@@ -290,7 +292,7 @@ fn the_example_is_valid_and_up_to_date() {
     let sources = Sources::default();
     let config = sources.load_text(Some(("example".to_owned(), example()))).unwrap();
     assert_eq!(config.chains[0].spec.name, "base");
-    // A commented-out default must be the default: with all of them in force nothing changes.
+    // A commented-out default must be the default: setting all of them changes nothing.
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/slackwater.example.toml");
     let committed = std::fs::read_to_string(path).unwrap_or_default();
     assert_eq!(committed, example(), "run `slackwater config example > relayer-bin/slackwater.example.toml`");
@@ -375,10 +377,10 @@ fn websockets_of_nodes() {
         refused(&of(wrong, ""), &[], &["is neither a WebSocket URL nor a reference (hidden)"]);
         assert!(!load(&of(wrong, ""), &[], &[]).unwrap_err().to_string().contains("hunter2"));
     }
-    // The other way round.
+    // The reverse.
     let swapped = MINIMAL.replace("http://", "ws://");
     refused(&swapped, &[], &["a WebSocket URL belongs in ws_url"]);
-    // Where it says where it is, that must be a WebSocket too.
+    // A URL given by reference must be a WebSocket URL too.
     let missing = load(&of("env:SLACKWATER_TEST_SURELY_NOT_SET", ""), &[], &[]).unwrap().resolve().unwrap_err();
     assert!(missing.to_string().contains("`chain.0.rpc.0.ws_url`"), "{missing}");
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -398,7 +400,7 @@ fn polls_beside_a_subscription_are_not_more_frequent() {
     refused(&text, &[], &["499 is below poll_interval_ms = 500"]);
 }
 
-/// Secrets in every form in which one pastes them, each with [`NEEDLE`] in it.
+/// Secrets in every form in which they get pasted, each with [`NEEDLE`] in it.
 const SECRETS: &[&str] = &[
     "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80",
     "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80",
@@ -413,10 +415,10 @@ const SECRETS: &[&str] = &[
     "keystore:a.json,password=ac0974bec39a17e3",
 ];
 
-/// What must not be seen, in any case.
+/// Part of each secret that must never be shown, in upper or lower case.
 const NEEDLE: &str = "ac0974";
 
-/// Every path of the schema, of tables and lists too; list items have index 0.
+/// Every path of the schema, those of tables and lists included; list items have index 0.
 fn all_paths(schema: &serde_json::Value, path: &str, out: &mut Vec<String>) {
     if !path.is_empty() {
         out.push(path.to_owned());
@@ -437,7 +439,7 @@ fn all_paths(schema: &serde_json::Value, path: &str, out: &mut Vec<String>) {
     }
 }
 
-/// Puts `value` at `path`, in place of what stands in the way.
+/// Puts `value` at `path`, replacing any value that blocks it.
 fn put(root: &mut toml::Value, path: &str, value: toml::Value) {
     let mut at = root;
     for part in path.split('.') {
@@ -459,7 +461,7 @@ fn put(root: &mut toml::Value, path: &str, value: toml::Value) {
     *at = value;
 }
 
-/// All that is ever told of a configuration.
+/// All messages about a configuration.
 fn everything_told(loaded: Result<Config, ConfigErrors>) -> String {
     match loaded {
         Err(errors) => format!("{errors} {errors:?}"),
@@ -478,7 +480,8 @@ fn no_message_shows_a_secret_wherever_and_however_it_was_written() {
     assert!(paths.len() > 150 && paths.contains(&"chain.0.rpc.0.url".to_owned()), "{paths:?}");
     let base: toml::Value = toml::from_str(MINIMAL).unwrap();
     for (turn, path) in paths.iter().enumerate() {
-        // Where a secret, a list or a table belongs, each in every form and from everywhere; elsewhere they take turns in that.
+        // At the places of secrets, lists and tables, each in every form and from every source; elsewhere the forms and
+        // sources take turns.
         let is_likely = ["url", "key", "signers", "rpc", "ledger", "identity", "tenant", "chain", "forwarders"]
             .iter()
             .any(|part| path.trim_end_matches(".0").ends_with(part));
@@ -548,13 +551,13 @@ fn a_tenant_must_say_what_it_may() {
     {
         assert!(load(&with(good), &[], &[]).is_ok(), "{good}");
     }
-    // Calls act with the relayer's own account.
+    // Calls are sent from the relayer's own account.
     let call = ", kinds = [\"call\"], ";
     refused(&with(&format!("{call}open = true")), &[], &["its targets must be named"]);
     refused(&with(&format!("{call}budget = {{ limit_wei = 1 }}, {star}")), &[], &["lets it call any contract"]);
     assert!(load(&with(&format!("{call}{named}")), &[], &[]).is_ok());
     assert!(load(&with(&format!("{call}{star}, open = true")), &[], &[]).is_ok());
-    // Callers without key need a tenant that says what they may.
+    // Callers without key need a tenant with a policy for them.
     let nobody = MINIMAL.replace("tenant = [{ id = \"default\", open = true }]", "");
     refused(&nobody, &[], &["callers without key are the tenant `default`"]);
     let policy = &load(&with(&format!(", {named}")), &[], &[]).unwrap().tenants[0].policy;
@@ -595,7 +598,7 @@ fn calls_of_several_tenants_are_bound_to_signers() {
     assert!(callers.values().all(|tenants| tenants.contains("shop")));
     refused(&with("[{ key = \"env:A\", tenants = [\"nobody\"] }]"), &[], &["is no tenant"]);
     refused(&with("[{ tenants = [\"shop\"] }]"), &[], &["`chain.0.signers.0.key` is missing"]);
-    // Written in the environment, in both forms.
+    // Set by environment variable, in both forms.
     let config =
         load(&with("[]"), &[("SLACKWATER_CHAIN_0_SIGNERS", "[{ key = \"env:A\", tenants = [\"shop\"] }]")], &[]);
     assert_eq!(config.unwrap().chains[0].signers[0].tenants, ["shop"]);

@@ -13,7 +13,7 @@ use crate::stage::{Pace, Stage, submit_all};
 const USERS: usize = 50;
 const REQUESTS: usize = 1_000;
 const ROUNDS: usize = 10;
-/// Callers at the same time.
+/// Concurrent callers.
 const CALLERS: usize = 4;
 
 #[tokio::test]
@@ -31,7 +31,7 @@ async fn ten_kills_in_ten_thousand_requests() -> Result<()> {
             .chunks(REQUESTS / CALLERS)
             .map(|share| {
                 let (client, share) = (client.clone(), share.to_vec());
-                // Small calls: more moments between them.
+                // Small submissions: more moments in between.
                 tokio::spawn(async move {
                     for chunk in share.chunks(25) {
                         submit_all(&client, chunk).await?;
@@ -40,7 +40,7 @@ async fn ten_kills_in_ten_thousand_requests() -> Result<()> {
                 })
             })
             .collect();
-        // Sometimes again while it is still waking up.
+        // Sometimes again while it is still starting.
         let deaths = if rng.chance_bps(3_000) { 2 } else { 1 };
         for death in 0..deaths {
             let after = Duration::from_millis(if death == 0 { rng.below(1_500) } else { rng.below(400) });
@@ -48,7 +48,7 @@ async fn ten_kills_in_ten_thousand_requests() -> Result<()> {
             tokio::time::sleep(after).await;
             stage.relayer.kill();
             kills += 1;
-            // Sometimes the chain is final before it comes back.
+            // Sometimes the chain reaches finality before it is started again.
             if rng.chance_bps(4_000) {
                 tokio::time::sleep(Duration::from_millis(1_500)).await;
             }

@@ -1,4 +1,4 @@
-//! Nothing is sent after its deadline, and nobody calls a cancel a success (scenario S7).
+//! Nothing is sent after its deadline, and no cancel is reported as a success (scenario S7).
 
 use std::time::SystemTime;
 
@@ -35,7 +35,7 @@ async fn a_deadline_that_passes_in_the_pool() -> Result<()> {
     let mut crowd = Crowd::new(&stage.world, 5);
     let requests = stage.overdue(&mut crowd).await?;
     let sent = stage.proxy().injected().taken;
-    // It may be executed yet, and its owner knows that the promise was missed.
+    // It may still be executed, and its owner is told that the promise was missed.
     until("word of the missed promise", PATIENCE, async || {
         let state = stage.client().request(requests[0].id).await?;
         let is_told = |event: &Event| event.reason.as_deref() == Some("promise_missed") && event.status == "broadcast";
@@ -60,7 +60,7 @@ async fn a_deadline_that_passes_in_the_pool() -> Result<()> {
     assert_eq!((batch.state.as_str(), batch.included_hash), ("cancelled", Some(attempts[1].tx_hash)));
     let late: Vec<_> = stage.proxy().injected().taken[sent.len()..].to_vec();
     assert!(!late.contains(&attempts[0].tx_hash), "the payload was sent after its deadline");
-    // The users' nonces are free.
+    // The users' nonces are unused.
     crowd.users.iter_mut().for_each(|user| user.next_nonce = 0);
     let again = crowd.marks(5);
     stage.submit(&again).await?;
@@ -84,7 +84,7 @@ async fn the_payload_is_mined_although_a_cancel_was_sent() -> Result<()> {
     stage.proxy().clear();
     stage.settle_mining().await?;
     let truth = stage.check(&requests).await?;
-    // Late, but true.
+    // Late, but correct.
     assert_eq!(truth.count("finalized", None), requests.len());
     assert_eq!(truth.relayed.transactions.len(), 1);
     assert_eq!(truth.relayed.transactions[0].hash, attempts[0].tx_hash);
@@ -106,7 +106,7 @@ async fn withdrawn_by_its_owner() -> Result<()> {
     };
     let answer = delete(&requests[1]).await?;
     assert_eq!(answer.status, 200, "{:?}", answer.body);
-    // Another one might take its place: for a while the next one waits.
+    // Another request might take its nonce: for a while the next one waits.
     assert_eq!(stage.client().request(requests[2].id).await?.status, "queued");
     for _ in 0..30 {
         stage.mine(1).await?;
@@ -133,8 +133,8 @@ async fn withdrawn_by_its_owner() -> Result<()> {
     stage.close().await
 }
 
-/// The chain's clock is a minute ahead of the machine's: a deadline that is over there before a transaction can land is refused, and
-/// everybody is told why.
+/// The chain's clock is a minute ahead of the machine's: a deadline that passes there before a transaction can land is
+/// refused, with that reason.
 #[tokio::test]
 async fn where_the_chains_clock_is_ahead_deadlines_that_it_has_passed_are_refused() -> Result<()> {
     let stage = Stage::at(Pace::Manual).raise().await?;

@@ -1,4 +1,4 @@
-//! The example for embedders does what it says, and `dev` needs nothing else.
+//! The example for embedders works, and `dev` needs nothing else.
 
 use std::{
     env,
@@ -19,7 +19,7 @@ use slackwater_benches::{
 
 use crate::stage::{PATIENCE, until};
 
-/// The compiled example: beside the tests if the whole workspace was built, else it is built now.
+/// The compiled example: next to the tests if the whole workspace was built, else it is built now.
 fn embed_example() -> PathBuf {
     let program = env::current_exe().expect("a running program");
     let profile = program.parent().and_then(Path::parent).expect("target/<profile>/deps");
@@ -48,7 +48,7 @@ async fn the_example_runs() -> Result<()> {
     Ok(())
 }
 
-/// Ends a process that we started.
+/// Ends a child process when dropped.
 struct Ends(Child);
 
 impl Drop for Ends {

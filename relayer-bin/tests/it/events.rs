@@ -1,4 +1,4 @@
-//! One story, from wherever one starts to read, over restarts (invariant I10).
+//! One sequence of events, from any starting point, across restarts (invariant I10).
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,7 +13,7 @@ use slackwater_benches::{
 
 use crate::stage::{PATIENCE, Pace, Stage};
 
-/// Reads on until `count` requests have ended, and comes back wherever the stream breaks, or on a whim.
+/// Reads until `count` requests have ended, and reconnects wherever the stream breaks, or at random.
 async fn follow(client: RelayerClient, count: usize, mut rng: Rng) -> Result<Vec<Event>> {
     let mut story: Vec<Event> = Vec::new();
     let mut ended = 0;
@@ -58,7 +58,7 @@ async fn the_same_story_from_everywhere() -> Result<()> {
         let told = tokio::time::timeout(PATIENCE, follower).await.expect("a follower that ends").expect("no panic")?;
         assert_eq!(essence(&told), essence(&whole), "a follower was told another story");
     }
-    // From anywhere on.
+    // From random starting points.
     for _ in 0..5 {
         let after = rng.below(whole.len() as u64);
         let mut stream = stage.client().events(after).await?;
@@ -67,7 +67,7 @@ async fn the_same_story_from_everywhere() -> Result<()> {
             assert_eq!((told.seq, told.at_ms, told.status), (event.seq, event.at_ms, event.status.clone()));
         }
     }
-    // One request's own stream ends with it, and then there is nothing more to say.
+    // One request's own stream ends with it, and then there is nothing more to send.
     let mut by_request: BTreeMap<B256, Vec<&Event>> = BTreeMap::new();
     for event in &whole {
         by_request.entry(event.request_id).or_default().push(event);

@@ -21,7 +21,7 @@ async fn frozen_for_fifteen_seconds() -> Result<()> {
     stage.pooled(1).await?;
     stage.anvil.pause()?;
     let frozen = tokio::time::Instant::now();
-    // Accepted all the while, although no nonce can be looked up.
+    // Requests are accepted all the while, although no nonce can be looked up.
     let more: Vec<_> = (0..200).map(|i| crowd.mark_within(i % 50, "5m")).collect();
     stage.submit(&more).await?;
     assert!(frozen.elapsed() < Duration::from_secs(10), "acceptance waits for the node");
@@ -39,7 +39,7 @@ async fn connections_cut_before_and_after_the_node_took_it() -> Result<()> {
     let stage = Stage::at(Pace::Quarter).lanes(2).proxied().chain_key("max_batch", 10).raise().await?;
     let mut crowd = Crowd::new(&stage.world, 50);
     let proxy = stage.proxy();
-    // First every answer, then some, then some of everything.
+    // First every answer is lost, then some, then some of everything.
     proxy.add(Rule::always(Fault::DropAfter).on(SEND).times(20));
     proxy.add(Rule::always(Fault::DropAfter).on(SEND).chance_bps(4_000));
     proxy.add(Rule::always(Fault::DropBefore).on(SEND).chance_bps(2_000));
@@ -121,7 +121,7 @@ async fn every_clients_words() -> Result<()> {
 
 #[tokio::test]
 async fn heads_that_go_back_and_forth() -> Result<()> {
-    // As behind a load balancer: every other answer comes from a node that lags.
+    // As behind a load balancer: every other answer comes from a lagging node.
     let stage = Stage::at(Pace::Quarter).lanes(2).proxied().chain_key("max_batch", 10).raise().await?;
     stage.proxy().add(Rule::always(Fault::StaleHead { blocks: 2 }).chance_bps(3_000));
     stage.proxy().add(Rule::always(Fault::StaleHead { blocks: 1 }).chance_bps(3_000));
@@ -141,8 +141,8 @@ async fn heads_that_go_back_and_forth() -> Result<()> {
 
 #[tokio::test]
 async fn receipts_that_are_not_there_for_a_while() -> Result<()> {
-    // The transactions are mined and become final, the account's nonce says so, but the only node has no receipts:
-    // that is no proof that somebody else used the nonce.
+    // The transactions are mined and final, and the account's nonce confirms it, but the only node has no receipts:
+    // that does not prove that somebody else used the nonce.
     let stage = Stage::at(Pace::Manual).proxied().raise().await?;
     stage.proxy().add(Rule::always(Fault::Receipt(ReceiptLie::Null)).on("eth_getTransactionReceipt"));
     stage.proxy().add(Rule::always(Fault::Receipt(ReceiptLie::Null)).on("eth_getBlockReceipts"));
@@ -152,7 +152,7 @@ async fn receipts_that_are_not_there_for_a_while() -> Result<()> {
     stage.pooled(1).await?;
     let polls = || stage.proxy().injected().calls.get("eth_getTransactionReceipt").copied().unwrap_or(0);
     for _ in 0..8 {
-        // A block that comes while the answers to the last are being looked at is not asked about by itself.
+        // A block that arrives while answers about the last one are processed is not asked about separately.
         let before = polls();
         until("the relayer to ask for receipts", PATIENCE, async || {
             stage.mine(1).await?;

@@ -20,7 +20,7 @@ fn rows(path: &Path) -> Vec<FeePoint> {
     parse(&fs::read_to_string(path).unwrap(), &CsvOptions::default()).unwrap().points
 }
 
-/// Every block once, in order, as the node has it.
+/// Asserts that the file has every block once, in order, with the node's values.
 async fn assert_matches(path: &Path, node: &Node, from: u64, to: u64) -> Result<()> {
     let rows = rows(path);
     assert_eq!(rows.iter().map(|row| row.number).collect::<Vec<_>>(), (from..=to).collect::<Vec<_>>());
@@ -61,7 +61,7 @@ async fn a_recording_is_resumed_without_gaps_or_duplicates() -> Result<()> {
     let (code, out, _) = run(&record, dir.path()).await;
     assert!(code == 0 && out.contains("0 blocks"), "{out}");
 
-    // Other blocks took the place of the last five.
+    // A reorganisation replaced the last five blocks.
     node.set_next_base_fee(77_000_000_000).await?;
     node.reorg(5).await?;
     node.mine(3).await?;
@@ -88,7 +88,7 @@ async fn a_recording_follows_the_head_through_a_kill() -> Result<()> {
     let count = || {
         let mut text = String::new();
         let file = fs::File::open(&path).ok()?;
-        // A member that is being written ends early; what came before it counts.
+        // A gzip member that is being written ends early; the data before it counts.
         let _ = std::io::Read::read_to_string(&mut flate2::read::MultiGzDecoder::new(file), &mut text);
         Some(text.lines().count().saturating_sub(1))
     };

@@ -1,4 +1,4 @@
-//! A lane without money waits, and says so (scenario S9).
+//! A lane without money waits, and reports it (scenario S9).
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ async fn pauses_and_resumes_by_itself() -> Result<()> {
     stage.submit(&requests).await?;
     all.extend(requests);
     stage.wait_paused(Some("underfunded")).await?;
-    // The balance is known before a batch meets it.
+    // The low balance is known before a batch runs into it.
     let alerts = until("an alert", PATIENCE, async || {
         let alerts = stage.metric("slackwater_lane_alerts_total", &["underfunded"]).await?;
         Ok((alerts >= 1.0).then_some(alerts))
@@ -57,7 +57,7 @@ async fn pauses_and_resumes_by_itself() -> Result<()> {
     assert_eq!(stage.lane_state(0).await?["nextNonce"], next, "a nonce was burnt");
     assert_eq!(stage.client().counts().await?["queued"], 50);
     assert_eq!(stage.metric("slackwater_lane_alerts_total", &["underfunded"]).await?, alerts, "alerts repeat");
-    // Not dead: it still accepts.
+    // Not stuck: it still accepts.
     let more = crowd.mark_within(0, "5m");
     stage.submit(std::slice::from_ref(&more)).await?;
     all.push(more);
@@ -78,7 +78,7 @@ async fn money_that_leaves_while_transactions_are_in_flight() -> Result<()> {
     let requests: Vec<_> = (0..20).map(|i| crowd.mark_within(i, "5m")).collect();
     stage.submit(&requests).await?;
     stage.pooled(4).await?;
-    // The node forgets what the account can't pay.
+    // The node drops transactions that the account can't pay.
     stage.node().set_balance(stage.lane(), CRUMBS).await?;
     stage.node().drop_all_transactions().await?;
     for _ in 0..6 {

@@ -1,4 +1,4 @@
-//! Heads that nodes tell by WebSocket: seen at once, polled when they stay away.
+//! Heads by WebSocket subscription: seen at once, and polled if the subscription fails.
 
 use std::process::Command;
 
@@ -13,13 +13,13 @@ use slackwater_benches::{
 
 use crate::stage::{PATIENCE, Pace, Stage, until};
 
-/// Longer than any test, ms: what waits for a poll waits for ever.
+/// Longer than any test, ms: something that waits for a poll waits forever.
 const NEVER_MS: u64 = 600_000;
 
 const HEADS: &str = "slackwater_heads_total";
 
 impl Stage {
-    /// What `/v1/chains` says of the first endpoint's subscription.
+    /// Subscription state of the first endpoint according to `/v1/chains`.
     async fn is_subscribed(&self) -> Result<Option<bool>> {
         let chains: Value = self.client().chains().await?;
         Ok(chains["chains"][0]["endpoints"][0]["subscribed"].as_bool())
@@ -32,7 +32,7 @@ impl Stage {
         .await
     }
 
-    /// Heads that were found because a subscription told of them.
+    /// Number of heads found through a subscription.
     async fn told(&self) -> Result<f64> {
         self.metric(HEADS, &["source=\"subscription\""]).await
     }
@@ -83,7 +83,7 @@ fn finding(report: &Value, ability: &str) -> (String, String) {
     (text("grade"), text("finding"))
 }
 
-/// What an endpoint can't do, and what that costs, is said before it costs it.
+/// An endpoint's missing features, and their consequences, are reported before they do harm.
 #[tokio::test]
 async fn the_doctor_tells_what_an_endpoint_can() -> Result<()> {
     let stage = Stage::at(Pace::Manual).proxied().raise().await?;
@@ -102,7 +102,7 @@ async fn the_doctor_tells_what_an_endpoint_can() -> Result<()> {
     stage.close().await
 }
 
-/// Nothing is polled for ten minutes: what is seen was told.
+/// Nothing is polled for ten minutes: every head seen came by subscription.
 #[tokio::test]
 async fn heads_come_by_subscription() -> Result<()> {
     let stage = Stage::at(Pace::Quarter).subscribed().chain_key("poll_interval_ms", NEVER_MS).raise().await?;
@@ -121,8 +121,8 @@ async fn heads_come_by_subscription() -> Result<()> {
     stage.close().await
 }
 
-/// While the subscription delivers, nothing is polled; when it is cut or falls silent, polling takes over, and when it is
-/// back it is used again.
+/// While the subscription delivers, nothing is polled; when it is cut or falls silent, polling takes over; when it is
+/// back, it is used again.
 #[tokio::test]
 async fn polling_takes_over_from_a_subscription_that_is_lost() -> Result<()> {
     let stage = Stage::at(Pace::Quarter)
@@ -157,7 +157,7 @@ async fn polling_takes_over_from_a_subscription_that_is_lost() -> Result<()> {
     stage.close().await
 }
 
-/// A copied line of configuration: the WebSocket belongs to another chain. It is not listened to.
+/// A copied line of configuration: the WebSocket belongs to another chain. It is ignored.
 #[tokio::test]
 async fn a_websocket_of_another_chain_is_refused() -> Result<()> {
     let other = Anvil::builder().arg("--chain-id").arg("31338").arg("--block-time").arg("0.25").spawn().await?;

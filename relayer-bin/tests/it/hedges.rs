@@ -1,4 +1,4 @@
-//! Nodes that are slow, and nodes that have too much to do.
+//! Slow nodes, and overloaded nodes.
 
 use std::time::Duration;
 
@@ -10,12 +10,13 @@ use slackwater_benches::{
 
 use crate::stage::{PATIENCE, Pace, Stage, Via, until};
 
-/// Longer than the relayer waits for an answer.
+/// Longer than the relayer's timeout.
 const STUCK: Fault = Fault::Delay { min: Duration::from_secs(60), max: Duration::from_secs(60) };
 
 const SIMULATE: &str = "eth_simulateV1";
 
-/// The node that is asked first has stopped to simulate: the other one is asked too, and nobody waits for a timeout.
+/// The node that is asked first no longer answers simulations: the other one is asked too, and nothing waits for a
+/// timeout.
 #[tokio::test]
 async fn a_read_that_is_stuck_is_asked_of_the_next_node() -> Result<()> {
     let stage = Stage::at(Pace::Quarter).endpoints(&[Via::Proxy, Via::Slow]).raise().await?;
@@ -25,7 +26,7 @@ async fn a_read_that_is_stuck_is_asked_of_the_next_node() -> Result<()> {
     stage.settle().await?;
     stage.proxy().add(Rule::always(STUCK).on(SIMULATE));
     let stuck = || stage.proxy().injected().faults.get("delay").copied().unwrap_or(0);
-    // The proxy is asked first again once its other answers have shown that it is fast.
+    // The proxy is asked first again once its other answers have proved it fast.
     until("two simulations that are stuck", PATIENCE, async || {
         let requests: Vec<_> = (0..10).map(|i| crowd.mark_within(i, "5m")).collect();
         stage.submit(&requests).await?;
@@ -37,7 +38,7 @@ async fn a_read_that_is_stuck_is_asked_of_the_next_node() -> Result<()> {
     let hedges = stage.metric("slackwater_rpc_hedges_total", &["rpc-1"]).await?;
     let won = stage.metric("slackwater_rpc_hedges_won_total", &["rpc-1"]).await?;
     assert!(won >= 2.0 && hedges >= won, "{won} of {hedges}");
-    // Every simulation that was stuck was overtaken: none is left over that had to time out, and none counts as a failure.
+    // Every stuck simulation was overtaken by a hedge: none had to time out, and none counts as a failure.
     let failures = stage.metric("slackwater_rpc_failures_total", &["rpc-0", "timeout"]).await?;
     assert_eq!(failures, 0.0);
     // Ten at once, and a tenth of the reads.
@@ -49,7 +50,7 @@ async fn a_read_that_is_stuck_is_asked_of_the_next_node() -> Result<()> {
     stage.close().await
 }
 
-/// Without a budget nothing is asked twice: then the timeout decides.
+/// Without a hedge budget nothing is asked twice: then the timeout decides.
 #[tokio::test]
 async fn without_a_budget_nobody_is_asked_twice() -> Result<()> {
     let stage = Stage::at(Pace::Quarter)
@@ -76,7 +77,8 @@ async fn without_a_budget_nobody_is_asked_twice() -> Result<()> {
     stage.close().await
 }
 
-/// One of three providers says that its quota is used up: it is left alone, longer and longer, and the others carry on.
+/// One of three providers reports that its quota is used up: it is backed off, longer and longer, and the others carry
+/// on.
 #[tokio::test]
 async fn a_node_that_is_asked_too_often_is_left_alone() -> Result<()> {
     let stage = Stage::at(Pace::Quarter).endpoints(&[Via::Proxy, Via::Node, Via::Node]).raise().await?;
@@ -95,11 +97,11 @@ async fn a_node_that_is_asked_too_often_is_left_alone() -> Result<()> {
         Ok((stage.node().block_number().await? >= head + 40).then_some(()))
     })
     .await?;
-    // Every block asks each node for its fee history at least once: some of 40 blocks would be 40 calls.
+    // Each node is asked for its fee history at least once per block: 40 blocks without back-off would be 40 calls.
     assert!(asked() - before <= 10, "asked {} times in 40 blocks", asked() - before);
     let pauses = stage.metric("slackwater_rpc_pauses_total", &["rpc-0"]).await?;
     assert!(pauses >= 2.0, "{pauses}");
-    // When it has room again it is asked again.
+    // Once it has quota again it is asked again.
     stage.proxy().remove(quota);
     let before = asked();
     until("it to be asked again", PATIENCE, async || Ok((asked() > before + 2).then_some(()))).await?;
@@ -108,7 +110,7 @@ async fn a_node_that_is_asked_too_often_is_left_alone() -> Result<()> {
     stage.close().await
 }
 
-/// The node that is asked first stands still, and answers as fast as ever: the others' heads are followed.
+/// The node that is asked first is stuck at a head, and answers as fast as ever: the others' heads are followed.
 #[tokio::test]
 async fn a_fast_node_that_stands_still_holds_up_nothing() -> Result<()> {
     let stage = Stage::at(Pace::Quarter).endpoints(&[Via::Proxy, Via::Slow, Via::Slow]).raise().await?;
@@ -133,7 +135,7 @@ async fn a_fast_node_that_stands_still_holds_up_nothing() -> Result<()> {
     stage.close().await
 }
 
-/// The only node stands still: nothing is promised by old prices, and that is over when it moves again.
+/// The only node is stuck at a head: nothing is promised by old prices, and that ends when it moves again.
 #[tokio::test]
 async fn nothing_is_accepted_while_the_chain_can_not_be_followed() -> Result<()> {
     let stage = Stage::at(Pace::Quarter).proxied().chain_key("max_head_age_ms", 3_000).raise().await?;
@@ -157,7 +159,7 @@ async fn nothing_is_accepted_while_the_chain_can_not_be_followed() -> Result<()>
     })
     .await?;
     stage.proxy().remove(frozen);
-    // The refused one's nonce is still free.
+    // The refused request's nonce is still unused.
     crowd.users[0].next_nonce -= 1;
     until("acceptance", PATIENCE, async || {
         let mut next = crowd.clone();

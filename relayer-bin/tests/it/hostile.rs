@@ -1,6 +1,7 @@
-//! A tenant that means harm, beside one that doesn't: what it costs others, and how long they wait for it.
+//! A malicious tenant beside an honest one: the cost to others, and their delay.
 //!
-//! Each case is the same run as the one without the hostile tenant: the same honest requests, strangers' transactions and prices.
+//! Each case repeats the run without the malicious tenant: the same honest requests, third-party transactions and
+//! prices.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -27,74 +28,76 @@ const BOSS: &str = "sw_boss_7pNq2XsGJd8Wmf";
 /// Rounds of a run, and honest requests in each.
 const ROUNDS: usize = 5;
 const HONEST: usize = 20;
-/// Hostile requests in a round, as far as the budget goes.
+/// Hostile requests in a round, as far as the budget allows.
 const HOSTILE: usize = 8;
-/// Gas for a hostile request, and what it may cost, wei.
+/// Gas of a hostile request, and its highest cost, wei.
 const GAS: u64 = 150_000;
 const MAX_COST_WEI: u64 = 1_000_000_000_000_000;
-/// What the hostile tenant may spend, wei: twenty requests at a time, and twenty that behave long before it is spent.
+/// Budget of the hostile tenant, wei: enough for twenty requests at a time, and for twenty well-behaved ones long
+/// before it is spent.
 const BUDGET_WEI: u64 = 20_000_000_000_000_000;
 const GWEI: u128 = 1_000_000_000;
 /// Base fee of the block before a round. It rises by an eighth with each block of the round.
 const BASE_FEE: u128 = GWEI;
-/// `chain.max_delay_blocks`: how much later an honest request may be included because of somebody else's.
+/// `chain.max_delay_blocks`: most blocks by which somebody else's request may delay an honest one.
 const MAX_DELAY_BLOCKS: u64 = 3;
 /// Gas of an empty transaction.
 const CANCEL_GAS: u64 = 21_000;
 
-/// Where transactions in front say that this is the chain, and no simulation.
+/// Contract that transactions earlier in the block use to signal that this is the chain, and no simulation.
 const SWITCH: Address = Address::repeat_byte(0x51);
-/// Answers a word that it is given with nothing, and nothing with the last word.
+/// Stores a word that it is given, and returns the stored word if called without data.
 const SWITCH_CODE: &str = "0x3615600a575f355f55005b5f545f5260205ff3";
 const TARGET: Address = Address::repeat_byte(0x7a);
 const FILLER: Address = Address::repeat_byte(0xf1);
 const BLOCK_GAS: u64 = 30_000_000;
 const PROPOSER: Address = Address::repeat_byte(0xb0);
 
-/// How a request of the hostile tenant does harm.
+/// The way in which a request of the hostile tenant does harm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// There is none.
+    /// No hostile request.
     Absent,
-    /// The trust check takes all gas where the transaction has a price.
+    /// The trust check burns all gas if the transaction has a gas price.
     GasPrice,
-    /// Where the block has a base fee.
+    /// It burns all gas if the block has a base fee.
     BaseFee,
-    /// Where the block has a proposer.
+    /// It burns all gas if the block has a proposer.
     Coinbase,
-    /// Where its number is a multiple of three. It is simulated for the block that is to come, and usually lands there.
+    /// It burns all gas if the block's number is a multiple of three. It is simulated for the next block, and usually
+    /// lands there.
     BlockNumber,
-    /// Where its time is.
+    /// It burns all gas if the block's timestamp is a multiple of three.
     Clock,
-    /// Where a transaction in front has turned the switch.
+    /// It burns all gas if an earlier transaction of the block has set the switch.
     Flipped,
-    /// As that, with another target for each request.
+    /// As `Flipped`, with another target for each request.
     Fresh,
-    /// As that, once the target has behaved twenty times.
+    /// As `Flipped`, once the target has behaved twenty times.
     Patient,
-    /// Where the switch is turned the call itself uses all its gas and fails.
+    /// If the switch is set, the call itself burns all its gas and fails.
     Reverting,
-    /// The user executes the request by itself, in front.
+    /// The user executes the request directly, earlier in the block.
     Skipped,
-    /// The lowest ceiling that is accepted, and the least time. Its target is harmless.
+    /// The lowest cost ceiling and the shortest deadline that are accepted. Its target is harmless.
     Tight,
-    /// As much calldata as the budget takes, where data is dearer in each block than it was before. Its target is harmless.
+    /// As much calldata as the budget allows, while the data fee rises with each block. Its target is harmless.
     Bulky,
 }
 
-/// What the chain is like.
+/// Conditions of the chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Chain {
-    /// Blocks have room, and gas is all that is paid for.
+    /// Blocks have room, and only gas is paid for.
     Usual,
-    /// So many blocks of each round are full before they come to ours.
+    /// The first so many blocks of each round are full.
     Full(u64),
-    /// Data is paid for too, and in each block three times as dear as it was before it.
+    /// There is a data fee too, which triples with each block.
     Rollup,
 }
 
 impl Way {
-    /// Leaves a word that is not zero where the harm is to be done.
+    /// Code that leaves a non-zero word on the stack if harm is to be done.
     fn condition(self) -> Vec<u8> {
         let mut is_flipped = vec![0x60, 0x20, 0x5f, 0x5f, 0x5f, 0x73];
         is_flipped.extend_from_slice(SWITCH.as_slice());
@@ -111,7 +114,7 @@ impl Way {
         }
     }
 
-    /// Code of its target: 36 bytes are the question whether it trusts the forwarder, anything else is a call.
+    /// Code of the hostile target: 36 bytes of calldata are the trust check, anything else is a call.
     fn code(self) -> Bytes {
         let burns_if = |code: &mut Vec<u8>| {
             code.extend(self.condition());
@@ -120,12 +123,12 @@ impl Way {
         };
         let mut call = Vec::new();
         let mut trust = vec![0x5b];
-        // The call's place is known: behind the 7 bytes that choose.
+        // The offset of the call's code is known: after the 7 bytes of the branch.
         let mut code = vec![0; 7];
         if self == Self::Reverting {
             burns_if(&mut code);
         } else {
-            // Counts how often it has behaved.
+            // Counts the times it has behaved.
             call.extend([0x60, 1, 0x5f, 0x54, 0x01, 0x5f, 0x55]);
         }
         code.extend(call);
@@ -140,15 +143,15 @@ impl Way {
         code.into()
     }
 
-    /// Whether simulations show it, so that nothing is ever sent.
+    /// True if simulations reveal the harm, so that nothing is ever sent.
     ///
-    /// A base fee would be seen as well, but anvil simulates without one.
+    /// A base fee would reveal it as well, but anvil simulates without one.
     const fn is_seen(self) -> bool {
         matches!(self, Self::GasPrice | Self::Coinbase)
     }
 }
 
-/// An honest request's end: gas at the price paid that it was charged for, and how many blocks it waited.
+/// Results of honest requests: charged gas at the price paid, and number of blocks waited.
 type Honest = Vec<(U256, u64)>;
 
 struct Run {
@@ -192,7 +195,7 @@ impl Run {
         node.call::<Value>("anvil_setCoinbase", json!([PROPOSER])).await?;
         node.set_code(SWITCH, SWITCH_CODE.parse::<Bytes>().expect("hex")).await?;
         node.set_code(TARGET, way.code()).await?;
-        // Uses all the gas that it gets.
+        // Burns all the gas that it gets.
         node.set_code(FILLER, Bytes::from_static(&[0xfe])).await?;
         if chain == Chain::Rollup {
             install(node).await?;
@@ -206,7 +209,7 @@ impl Run {
         Ok(Self { stage, shop, mallory, others, bad: Vec::new(), way, chain })
     }
 
-    /// Somebody else's transaction that sets the switch, first or last in the next block.
+    /// A third-party transaction that sets the switch, first or last in the next block.
     async fn turn(&self, on: bool, account: usize, max_fee: u128, tip: u128) -> Result<()> {
         let from = self.stage.node().accounts().await?[account];
         let transaction = json!({
@@ -216,16 +219,16 @@ impl Run {
         self.stage.node().call::<B256>("eth_sendTransaction", json!([transaction])).await.map(drop)
     }
 
-    /// A block in which the switch is turned, though neither in the state before it nor in the one after.
+    /// Mines a block in which the switch is set, though neither in the state before it nor in the one after.
     async fn mine(&self, base_fee: u128) -> Result<()> {
         self.stage.node().set_next_base_fee(base_fee).await?;
-        // The node orders by fee caps. Tips are small, so that they move nobody's prices.
+        // The node orders by fee caps. Tips are small, so that they affect no price.
         self.turn(true, 0, 1_000 * GWEI, 1).await?;
         self.turn(false, 1, base_fee, 0).await?;
         self.stage.mine(1).await
     }
 
-    /// Somebody's transaction that leaves room in the next block for those who turn the switch, and for nobody else.
+    /// A third-party transaction that leaves room in the next block only for the transactions that set the switch.
     async fn fill(&self) -> Result<()> {
         let from = self.stage.node().accounts().await?[2];
         let transaction = json!({
@@ -235,7 +238,7 @@ impl Run {
         self.stage.node().call::<B256>("eth_sendTransaction", json!([transaction])).await.map(drop)
     }
 
-    /// What L1 took for the lane's transactions, as their receipts tell, wei.
+    /// L1 data fees of the lane's transactions according to their receipts, wei.
     async fn data_fees(&self) -> Result<U256> {
         let node = Node::new(self.stage.proxy().url())?;
         let mut sum = U256::ZERO;
@@ -247,7 +250,7 @@ impl Run {
         Ok(sum)
     }
 
-    /// Submits what the tenant's budget takes.
+    /// Submits hostile requests, as many as the tenant's budget allows.
     async fn attack(&mut self, round: usize) -> Result<()> {
         if self.way == Way::Absent {
             return Ok(());
@@ -304,7 +307,7 @@ impl Run {
         Ok(())
     }
 
-    /// How many blocks it takes until all of these are in one.
+    /// Mines until all of these are included. Returns the number of blocks each one waited.
     async fn include(&self, requests: &[SignedRequest]) -> Result<Vec<u64>> {
         let mut waited = vec![0; requests.len()];
         let first = self.stage.node().block_number().await? + 1;
@@ -312,7 +315,7 @@ impl Run {
         for block in 0.. {
             base_fee += base_fee / 8;
             assert!(block < 20, "an honest request is not included after {block} blocks");
-            // All that goes into the next block is in the pool, or has had the time to get there.
+            // Everything for the next block is in the pool, or has had the time to get there.
             let ready = async || {
                 for request in requests {
                     if ["queued", "batched"].contains(&self.shop.request(request.id).await?.status.as_str()) {
@@ -391,7 +394,7 @@ impl Run {
         }
         assert_eq!(own + burnt + borne, spent, "{:?}", self.way);
         let is_harmed = |(status, _): &(String, Option<String>)| status != "finalized";
-        // What looks at numbers and times may be lucky.
+        // Harm that depends on numbers and times may fail to happen by chance.
         let is_alike = matches!(self.way, Way::Absent | Way::BlockNumber | Way::Clock | Way::Tight | Way::Bulky);
         assert!(is_alike || ends.iter().any(is_harmed), "{:?} did what it was to do: {ends:?}", self.way);
         let loss = spent - own;
@@ -411,19 +414,19 @@ impl Run {
     }
 }
 
-/// L1 fee parameters of a block, data `times` as dear as at first.
+/// L1 fee parameters of a block with `times` the initial data price.
 fn l1(times: u64) -> OpL1Params {
     OpL1Params { l1_base_fee: U256::from(times) * U256::from(100 * GWEI), ..MAINNET }
 }
 
-/// 8 000 bytes that do not compress: the budget has room for a few of them.
+/// 8 000 bytes that do not compress: the budget allows a few of them.
 fn noise(user: usize) -> Bytes {
     let words = (0..250).flat_map(|word| keccak256([user.to_be_bytes(), usize::to_be_bytes(word)].concat()));
     words.collect()
 }
 
-/// The honest tenant notices nothing: its requests are included in time, none much later than without the other, each for what
-/// it would have cost; and what was burnt is the other's.
+/// The honest tenant is unaffected: its requests are included in time, none much later than without the other tenant,
+/// each at the cost it would have had; and burnt gas is the other's.
 async fn beside(ways: &[Way], chain: Chain) -> Result<()> {
     let (alone, ..) = Run::new(Way::Absent, chain).await?.play().await?;
     for way in ways {
@@ -465,7 +468,7 @@ async fn ceilings_that_fall_behind_cost_others_nothing() -> Result<()> {
     beside(&[Way::Tight], Chain::Full(4)).await
 }
 
-/// Much calldata, before a rise of the data fee.
+/// Much calldata, right before the data fee rises.
 #[tokio::test]
 async fn calldata_before_its_price_rises_costs_others_nothing() -> Result<()> {
     beside(&[Way::Bulky], Chain::Rollup).await

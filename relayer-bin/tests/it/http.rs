@@ -43,12 +43,12 @@ impl Api {
         Self::start_with(server, "").await
     }
 
-    /// And with further tables of the configuration.
+    /// The same with further tables of the configuration.
     async fn start_with(server: &str, more: &str) -> Self {
         Self::with(server, true, more).await
     }
 
-    /// Without keys.
+    /// A server that needs no keys.
     async fn anonymous(server: &str) -> Self {
         Self::with(&format!("allow_anonymous = true\n{server}"), false, "").await
     }
@@ -126,7 +126,7 @@ impl Api {
     }
 }
 
-/// Where the ledger can't tell what page keys have used, no call is answered: their caps would be open.
+/// If the ledger can't report the usage of page keys, no call is answered: their caps would be open.
 #[tokio::test]
 async fn without_what_page_keys_have_used_nothing_is_served() {
     let (key, target) = (KeyHash::of("sw_pages_4WbTnMkLpQ7Rxd"), "0x11".to_owned() + &"11".repeat(19));
@@ -161,7 +161,7 @@ fn call(to: u8) -> Value {
     json!({ "chainId": 31_337, "kind": "call", "call": { "to": to, "gas": "50000" }, "within": "1h" })
 }
 
-/// Reads from a stream until `is_enough` of the events so far, or its end.
+/// Reads from a stream until `is_enough` accepts the events so far, or to its end.
 async fn events(response: reqwest::Response, is_enough: impl Fn(&[Value], &str) -> bool) -> (Vec<Value>, String) {
     let mut response = response;
     let (mut text, mut events) = (String::new(), Vec::new());
@@ -233,7 +233,7 @@ async fn keys_open_their_own_tenant_only() {
     assert_eq!(ids(&api.get("/v1/requests?tenant=shop", ADMIN).await.1), [id]);
     assert_eq!(api.get("/v1/requests?tenant=bank", SHOP).await.0, 403);
     assert_eq!(api.get("/v1/counts", SHOP).await.0, 403);
-    // The models decide for everybody: only operators change them or take them away.
+    // Models affect everybody: only operators change or export them.
     let version = json!({ "version": 1 });
     for what in ["promote", "pin", "unpin", "rollback", "import"] {
         let (status, problem) = api.post(&format!("/v1/models/31337/{what}"), SHOP, &version).await;
@@ -282,7 +282,7 @@ async fn every_refusal_is_a_problem() {
     let problem = check(post("{\"chainId\":-1}"), 422, "invalid_field").await;
     assert_eq!(problem["field"], "chainId");
     check(post(&" ".repeat(5_000)), 413, "body_too_large").await;
-    // Without a length the body is cut off while it is read.
+    // A body without a length is cut off while it is read.
     let chunks = futures_util::stream::iter((0..100).map(|_| Ok::<_, std::io::Error>(" ".repeat(1_000))));
     let streamed = api.request(Method::POST, "/v1/requests", SHOP).header(json_type.0.clone(), json_type.1);
     check(streamed.body(reqwest::Body::wrap_stream(chunks)), 413, "body_too_large").await;
@@ -363,7 +363,7 @@ async fn a_batch_answers_each_in_order() {
     api.shutdown().await;
 }
 
-/// A filter that few match reads no more than so much of a long history; the next page goes on.
+/// A filter with few matches scans a limited part of a long history; the next page continues.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_of_few_goes_on_from_page_to_page() {
     let api = Api::start("").await;
@@ -402,7 +402,7 @@ async fn a_list_of_few_goes_on_from_page_to_page() {
         }
         assert_eq!(pages, [0, 0, 1], "{filter}");
     }
-    // What all match is as long as asked for.
+    // A filter that all match fills the page as far as asked for.
     let (_, page) = api.get("/v1/requests?limit=500&status=queued", SHOP).await;
     assert_eq!(page["requests"].as_array().unwrap().len(), 500);
     api.shutdown().await;
@@ -443,7 +443,7 @@ async fn streams_replay_go_on_live_and_stay_in_their_tenant() {
     assert_eq!(rest[0]["seq"], 3);
     assert!(text.starts_with("retry: "), "{text}");
 
-    // One request: from its beginning to its end, then nothing more.
+    // One request: from its first event to its end, then nothing more.
     let path = format!("/v1/requests/{}/events", first["id"].as_str().unwrap());
     let one = open(&path, SHOP, None).await;
     let (status, cancelled) =
@@ -484,7 +484,7 @@ async fn streams_are_limited_by_tenant_and_in_all() {
         assert_eq!(stream.status(), 200);
         held.push(stream);
     }
-    // Its own share; the others' places are not touched.
+    // It fills its own share; the others' places are not touched.
     let refused = open(SHOP).await;
     assert_eq!(refused.headers()[header::RETRY_AFTER], "5");
     let (status, problem) = answer(api.request(Method::GET, "/v1/events", SHOP)).await;
@@ -495,7 +495,7 @@ async fn streams_are_limited_by_tenant_and_in_all() {
     let (status, problem) = answer(api.request(Method::GET, "/v1/events", ADMIN)).await;
     assert_eq!((status.as_u16(), &problem["code"]), (429, &json!("too_many_streams")));
     assert!(problem["detail"].as_str().unwrap().contains("server.max_streams"), "{problem}");
-    // A stream that ends leaves its place.
+    // A stream that ends frees its place.
     drop(held);
     let started = std::time::Instant::now();
     while open(SHOP).await.status() != 200 {
@@ -505,7 +505,7 @@ async fn streams_are_limited_by_tenant_and_in_all() {
     api.shutdown().await;
 }
 
-/// A call over a connection whose other end takes in little at a time.
+/// A call over a connection whose client has a small receive buffer.
 async fn send(api: &Api, head: &str, body: &[u8]) -> TcpStream {
     send_from(1, api, head, body).await
 }
@@ -528,7 +528,7 @@ fn batch_head(key: &str, length: usize) -> String {
     )
 }
 
-/// A batch of wrong requests, whose answer has about a megabyte.
+/// A batch of invalid requests, whose answer has about a megabyte.
 fn wrong_batch() -> String {
     json!({ "requests": vec![json!({ "x".repeat(250): 1 }); 1_000] }).to_string()
 }
@@ -549,13 +549,13 @@ async fn an_answer_counts_until_its_last_byte_is_sent() {
             other => panic!("{}", String::from_utf8_lossy(other)),
         }
     }
-    // Three quarters of 8 MiB have room for so many; one tenant's slow readers leave the rest for another's.
+    // Three quarters of 8 MiB have room for this many; one tenant's slow readers leave the rest to another's.
     assert!((5..=12).contains(&waiting.len()) && refused >= 4, "{} answers, {refused} refused", waiting.len());
     let (status, problem) = answer(batch(&api, SHOP, &body)).await;
     assert_eq!((status.as_u16(), &problem["code"]), (503, &json!("overloaded")));
     assert!(problem["detail"].as_str().unwrap().contains("server.max_body_memory_bytes"), "{problem}");
     assert_eq!(answer(batch(&api, BANK, &body)).await.0, 207);
-    // Read a little, they are still held; read to the end, or gone, they are not.
+    // Partly read answers are still held; fully read or abandoned ones are not.
     for stream in &mut waiting {
         stream.read_exact(&mut [0; 10_000]).await.unwrap();
     }
@@ -576,7 +576,7 @@ async fn an_answer_counts_until_its_last_byte_is_sent() {
     assert_eq!(answer(batch(&api, SHOP, &body)).await.0, 207);
     drop(waiting);
     let started = std::time::Instant::now();
-    // As many as before have room again, at the same time.
+    // There is room for as many concurrent answers as before.
     loop {
         let calls = futures_util::future::join_all((0..4).map(|_| answer(batch(&api, SHOP, &body)))).await;
         if calls.iter().all(|(status, _)| *status == 207) {
@@ -594,7 +594,8 @@ fn batch(api: &Api, key: &str, body: &str) -> RequestBuilder {
         .body(body.to_owned())
 }
 
-/// Readers of metrics, who may need no key, fill nothing but memory of their own, and leave some of it to other addresses.
+/// Unread answers of `/metrics`, which may need no key, only fill memory of their own, and leave some of it to other
+/// addresses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_that_nobody_reads_leave_room_for_others() {
     let recorder = PrometheusBuilder::new().build_recorder();
@@ -631,7 +632,7 @@ async fn metrics_that_nobody_reads_leave_room_for_others() {
     api.shutdown().await;
 }
 
-/// Whoever sends bodies and stalls takes a share of what is free: a page key a small one, a tenant not all.
+/// Callers that send bodies and stall take a share of the free memory: a page key a small one, a tenant not all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stalled_bodies_leave_room_for_others() {
     const PAGES: &str = "sw_pages_4WbTnMkLpQ7Rxd";
@@ -815,10 +816,10 @@ async fn without_keys_no_web_page_and_no_proxy_gets_in() {
     for proxy in ["x-forwarded-for", "x-forwarded-proto", "forwarded"] {
         assert_eq!(ask(&[(proxy, "203.0.113.1")], true).await, refused(403, "proxy_refused"));
     }
-    // What a page can send without being asked first.
+    // Requests that a page can send without a preflight.
     assert_eq!(ask(&[], false).await, refused(415, "unsupported_media_type"));
     assert_eq!(ask(&[("content-type", "text/plain")], false).await, refused(415, "unsupported_media_type"));
-    // Everywhere, not only where money is.
+    // On every operation, not only those that spend money.
     for (method, path) in operations(&api).await {
         for (name, value) in
             [("host", "evil.example"), ("origin", "https://evil.example"), ("x-forwarded-for", "1.2.3.4")]
@@ -841,7 +842,7 @@ async fn with_keys_only_named_hosts_are_checked() {
     let request =
         api.request(Method::GET, "/v1/lanes", SHOP).header("host", "any.example").header("origin", "https://x.example");
     assert_eq!(request.header("x-forwarded-for", "1.2.3.4").send().await.unwrap().status(), 200);
-    // A body has a type, whoever sends it.
+    // A body needs a content type, whoever sends it.
     let (status, problem) = answer(api.request(Method::POST, "/v1/requests", SHOP).body("{}")).await;
     assert_eq!((status.as_u16(), &problem["code"]), (415, &json!("unsupported_media_type")));
     api.shutdown().await;
@@ -865,7 +866,7 @@ async fn the_document_describes_every_route() {
         }
     }
     assert_eq!(operations, 31);
-    // Nothing refers to what is not there.
+    // No reference is dangling.
     let text = document.to_string();
     let names = document["components"]["schemas"].as_object().unwrap();
     for part in text.split("#/components/schemas/").skip(1) {
@@ -912,7 +913,8 @@ async fn every_operation_is_open_to_the_scopes_of_the_table_and_to_no_others() {
         };
         let columns = Scope::ALL.map(|scope| (key(scope), of_scope(scope)));
         for (key, is_allowed) in columns.into_iter().chain([(page_key.to_owned(), operation.is_for_pages)]) {
-            // A malformed header ends streams before they begin; everything else is malformed enough.
+            // A malformed header ends streams before they begin; for every other operation the call is malformed
+            // enough.
             let request = api.request(method.clone(), &path.replace("{id}", "x"), &key).header("Last-Event-ID", "x");
             let response = request.send().await.unwrap();
             let status = response.status().as_u16();

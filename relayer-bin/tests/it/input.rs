@@ -1,4 +1,4 @@
-//! What can't be taken is refused with a problem and a stable code, and does no harm.
+//! Invalid input is refused with a problem and a stable code, and does no harm.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -29,7 +29,7 @@ fn resigned(request: &SignedRequest, signature: impl Into<Bytes>) -> Value {
     body
 }
 
-/// The other `s` that recovers to the same signer: valid by the curve, refused by contracts since EIP-2.
+/// The other `s` that recovers to the same signer: valid on the curve, refused by contracts since EIP-2.
 fn with_high_s(signature: &[u8]) -> Vec<u8> {
     let order: U256 = CURVE_ORDER.parse().expect("hex");
     let s = order - U256::from_be_slice(&signature[32..64]);
@@ -168,7 +168,7 @@ async fn every_refusal_has_its_code() -> Result<()> {
     *put.method_mut() = hyper::Method::PUT;
     assert_eq!(send(put).await?.code, "method_not_allowed");
 
-    // Nothing of all that is left behind, and the good one still goes through.
+    // The refused input leaves nothing behind, and the good request still goes through.
     assert_eq!(stage.summaries().await?.len(), 1);
     stage.submit(std::slice::from_ref(&good)).await?;
     stage.settle().await?;
@@ -193,7 +193,7 @@ async fn ten_megabytes() -> Result<()> {
             assert_eq!((found.status, found.code.as_str()), (413, "body_too_large"), "{}", found.detail);
         }
     }
-    // More than a batch may hold.
+    // More items than a batch may have.
     let body = batch_body(std::iter::repeat_n(&good.body, 1_001));
     let found = problem(&stage.client().send(post_json("/v1/requests/batch", body)).await?)?;
     assert_eq!((found.status, found.code.as_str()), (413, "batch_too_large"));
@@ -243,7 +243,7 @@ async fn the_same_again() -> Result<()> {
     let mut crowd = Crowd::new(&stage.world, 4);
     let (first, second) = (crowd.mark_within(0, "60s"), crowd.mark_within(1, "60s"));
 
-    // The same key with the same body gets the same answer, with another body none.
+    // The same key with the same body gets the same answer; with another body it is refused.
     let one = client.submit_once(&first.body, "order-1").await?.accepted()?;
     let again = client.submit_once(&first.body, "order-1").await?.accepted()?;
     assert!(!one.duplicate && again.duplicate);
@@ -280,7 +280,7 @@ async fn the_same_again() -> Result<()> {
     assert_eq!((fresh, promises.len()), (1, 1));
 
     stage.settle().await?;
-    // After the end, too: the first answer, and nothing happens.
+    // After the end, too: the first answer is repeated, and nothing is executed.
     let late = client.submit_once(&first.body, "order-1").await?.accepted()?;
     assert!(late.duplicate);
     assert_eq!((late.id, &late.promise), (one.id, &one.promise));
@@ -327,7 +327,7 @@ async fn keys_and_budgets() -> Result<()> {
     assert_eq!((found.status, found.code.as_str()), (402, "budget_exhausted"));
     let accepted = rich.submit(&request.body).await?.accepted()?;
 
-    // Another tenant's request is not there, may not be listed, and can't be taken over.
+    // Another tenant's request is not found, not listed, and can't be taken over.
     let found = poor.request(accepted.id).await.expect_err("hidden");
     assert!(found.to_string().contains("not_found"), "{found}");
     let found = refused(&poor, request.body.clone()).await?;
@@ -335,7 +335,7 @@ async fn keys_and_budgets() -> Result<()> {
     let found = poor.counts().await.expect_err("not an operator");
     assert!(found.to_string().contains("operator_only"), "{found}");
 
-    // Too fast: told when to come back.
+    // Above the rate limit: the refusal gives a retry time.
     let mut limited = None;
     let mut all = vec![request];
     for i in 1..30 {
@@ -374,7 +374,7 @@ async fn bytes_that_were_damaged_on_the_way() -> Result<()> {
         let answer = stage.client().send(post_json("/v1/requests", bytes.clone())).await?;
         let text = String::from_utf8_lossy(&bytes);
         if answer.status == 202 {
-            // Harmless damage, such as a letter's case: it must be the same request.
+            // Harmless damage, such as a letter's case: it must still be the same request.
             let id: B256 =
                 serde_json::from_value(serde_json::from_slice::<Value>(&answer.body).expect("JSON")["id"].clone())
                     .expect("an id");

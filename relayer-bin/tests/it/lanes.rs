@@ -1,4 +1,4 @@
-//! A lane's nonces when others use its key, and when its memory is gone (scenario S4).
+//! A lane's nonces when others use its key, and when its ledger is lost (scenario S4).
 
 use std::fs;
 
@@ -9,12 +9,13 @@ use slackwater_benches::{Result, count, node::TestTransaction, wallet::Crowd};
 use crate::stage::{Pace, Stage};
 
 impl Stage {
-    /// Somebody else sends from the lane's account, and wins. The node must be told before that it need not see the key.
+    /// Somebody else sends from the lane's account, and wins. The node must impersonate the account already: it does
+    /// not have the key.
     async fn use_key(&self, nonce: u64) -> Result<B256> {
         self.use_key_for(nonce, self.lane(), 0).await
     }
 
-    /// As [`Self::use_key`], and takes money.
+    /// As [`Self::use_key`], transferring money too.
     async fn use_key_for(&self, nonce: u64, to: Address, value: u64) -> Result<B256> {
         let gwei = 10_u64.pow(9);
         let transaction = json!({
@@ -44,7 +45,7 @@ async fn somebody_else_uses_the_key() -> Result<()> {
     assert_eq!(back, 5, "the members of the lost batch were sent again, and only they");
     assert_eq!(stage.node().nonce(stage.lane()).await?, 5);
 
-    // While we are idle, three at once.
+    // While the relayer is idle, three at once.
     for nonce in 5..8 {
         stage.use_key(nonce).await?;
     }
@@ -60,7 +61,8 @@ async fn somebody_else_uses_the_key() -> Result<()> {
     stage.close().await
 }
 
-/// What somebody else's transactions took with nonces of ours is on the books, to the wei, and nobody's cost.
+/// The cost of somebody else's transactions with the lane's nonces is in the accounts, to the wei, and charged to
+/// nobody.
 #[tokio::test]
 async fn what_a_stranger_took_is_on_the_books() -> Result<()> {
     let stage = Stage::at(Pace::Manual).chain_key("max_batch", 5).raise().await?;
@@ -127,11 +129,11 @@ async fn the_database_is_lost_with_transactions_in_the_pool() -> Result<()> {
             fs::remove_file(&path).expect("our own file");
         }
     }
-    // The callers still have their requests, and send them again; the old transactions are still in the pool.
+    // The callers still have their requests, and submit them again; the old transactions are still in the pool.
     stage.relayer.start().await?;
     stage.submit(&more).await?;
     stage.settle_mining().await?;
-    // In this life the relayer never saw the first ten.
+    // With the new ledger the relayer never saw the first ten.
     stage.check(&more).await?;
     all.extend(more);
     let counted = count::executions(stage.node(), &stage.world, &all).await?;
@@ -145,7 +147,7 @@ async fn the_database_is_lost_with_transactions_in_the_pool() -> Result<()> {
     stage.close().await
 }
 
-/// A transaction of somebody else between ours changes nothing.
+/// Third-party transactions between ours change nothing.
 #[tokio::test]
 async fn a_busy_chain() -> Result<()> {
     let stage = Stage::at(Pace::Quarter).lanes(3).chain_key("max_batch", 10).raise().await?;

@@ -1,4 +1,5 @@
-//! What nodes do not take: too dear, too large, for too small a tip. Everything gets in all the same, and no cancel is paid for.
+//! Transactions that nodes refuse: fee too high, too large, tip too low. Everything is included nevertheless, and no
+//! cancel is paid for.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::stage::{PATIENCE, Pace, Stage, submit_all, until};
 
 const GWEI: u128 = 1_000_000_000;
 
-/// Cancels among the transactions that came to be sent: transfers to oneself have no data.
+/// Number of cancels among the transactions sent: transfers to oneself have no data.
 fn cancels(stage: &Stage) -> usize {
     stage.proxy().arrivals().iter().filter(|arrival| arrival.raw.len() < 200).count()
 }
@@ -78,7 +79,7 @@ async fn a_least_tip_is_offered_however_nodes_ask_for_it() -> Result<()> {
     Ok(())
 }
 
-/// A request that nodes refuse for good ends alone, and the next one has its nonce.
+/// A request that nodes refuse permanently ends alone, and the next one gets its nonce.
 #[tokio::test]
 async fn what_is_refused_for_good_stops_nobody() -> Result<()> {
     let stage = Stage::at(Pace::Quarter).proxied().raise().await?;
@@ -97,12 +98,12 @@ async fn what_is_refused_for_good_stops_nobody() -> Result<()> {
     stage.close().await
 }
 
-/// What no transaction may carry is refused at the door, and the answer names the key.
+/// A request too large for any transaction is refused at submission, and the answer names the key.
 #[tokio::test]
 async fn a_request_that_needs_too_much_of_a_block_is_refused_with_the_keys_name() -> Result<()> {
     let stage = Stage::at(Pace::Quarter).chain_key("max_block_share_percent", 60).raise().await?;
     stage.set_block_gas_limit(2_000_000).await?;
-    // One odd block bounds nothing. Heads that the relayer has shown are counted: it may leave some out.
+    // One odd block does not set the limit. The count is of heads that the relayer has reported: it may skip some.
     let mut last = stage.head().await?;
     for _ in 0..10 {
         last =
@@ -131,7 +132,8 @@ async fn a_request_that_needs_too_much_of_a_block_is_refused_with_the_keys_name(
     stage.close().await
 }
 
-/// Many requests that fail in simulations cost no more of them at a head than is configured, and another tenant has its turn.
+/// Many requests that fail in simulation cause no more simulations per head than configured, and another tenant has its
+/// turn.
 #[tokio::test]
 async fn simulations_at_a_head_are_shared() -> Result<()> {
     const MOST: u64 = 3;
@@ -153,7 +155,7 @@ async fn simulations_at_a_head_are_shared() -> Result<()> {
     let (shop, mallory) = (stage.client().clone().with_key(SHOP), stage.client().clone().with_key(MALLORY));
     let (mut users, mut others) = (Crowd::named(&stage.world, "shop", 1), Crowd::named(&stage.world, "mallory", 12));
     let simulated = || stage.proxy().injected().calls.get("eth_simulateV1").copied().unwrap_or_default();
-    // Nobody names the target, so each travels alone; there is no such function.
+    // No policy names the target, so each travels alone; the function does not exist.
     let ask = Ask {
         to: stage.world.guestbook,
         value: U256::ZERO,
@@ -175,7 +177,7 @@ async fn simulations_at_a_head_are_shared() -> Result<()> {
     while !shop.request(good.id).await?.is_terminal() {
         assert!(blocks < 20, "it has its turn");
         stage.mine(1).await?;
-        // Time for more, were there no limit.
+        // Time for more simulations, if there were no limit.
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
         let now = simulated();
         assert!(now - last <= MOST, "{} at one head", now - last);
@@ -194,7 +196,8 @@ async fn simulations_at_a_head_are_shared() -> Result<()> {
     stage.close().await
 }
 
-/// Many transactions that become final at once are asked for a few at a time, so that a node's quota holds.
+/// The receipts of many transactions that become final at once are requested a few at a time, so that a node's quota
+/// holds.
 #[tokio::test]
 async fn where_many_become_final_at_once_receipts_are_asked_for_a_few_at_a_time() -> Result<()> {
     const MANY: usize = 24;

@@ -1,4 +1,5 @@
-//! The decision log from outside: who asked for what, under which configuration, and a head that anybody may keep.
+//! The decision log from outside: which key submitted each request, the configuration in force, and a head that anybody
+//! may keep.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -85,7 +86,7 @@ async fn acceptances_refusals_ends_and_the_configuration() -> Result<()> {
     assert_eq!(refused.collect::<Vec<_>>(), [("deadline_unreachable", 3)], "one row for all of a minute");
     drop(ledger);
 
-    // Whoever kept a head finds a log that was cut off.
+    // A head that was kept reveals a truncated log.
     let database = stage.relayer.database().to_string_lossy().into_owned();
     let verify = async |head: String| {
         let mut verify = stage.relayer.command(&["audit", "verify", &database, "--head", &head]);
@@ -97,7 +98,7 @@ async fn acceptances_refusals_ends_and_the_configuration() -> Result<()> {
     stage.close().await
 }
 
-/// Whoever writes into the ledger what did not happen is found out by the log, row by row.
+/// A changed row in the ledger is detected by the log, and named.
 #[tokio::test]
 async fn a_changed_row_is_named() -> Result<()> {
     use sqlx::{Connection as _, Executor as _, sqlite::SqliteConnectOptions};
@@ -155,7 +156,7 @@ async fn a_changed_row_is_named() -> Result<()> {
         (set("tx_hash = zeroblob(32)"), &ended),
         (set("block_number = block_number + 1"), &ended),
         (set("reason = 'target_reverted'"), &ended),
-        // With everything that leads to it.
+        // Together with all rows that refer to it.
         (
             format!("{}; {}; DELETE FROM requests {row}", of("events"), of("payloads")),
             &format!("request {id} is not stored, the decision log has it"),

@@ -1,5 +1,5 @@
-//! Tests of the relayer from the outside. Configuration, bodies and HTTP on a node that is a stub; everything else with
-//! the real program on a real node, through a proxy that injects faults, where the chain has the last word.
+//! Black-box tests of the relayer. Configuration, bodies and HTTP run on a stub node; everything else runs the real
+//! program on a real node, through a proxy that injects faults, and is checked against the chain.
 
 #![allow(clippy::print_stdout, reason = "measured figures and seeds belong in a test's output")]
 

@@ -1,4 +1,4 @@
-//! What fees are believed, and what is made of them.
+//! Trust in fee sources, and the prices made from them.
 
 use std::{fs, time::Duration};
 
@@ -33,7 +33,7 @@ fn wei(value: &Value) -> U256 {
     value.as_str().unwrap_or_else(|| panic!("{value} is no amount")).parse().expect("decimal")
 }
 
-/// One of three endpoints tells fees of a hundred times: nothing is priced by it, and it loses its vote.
+/// One of three endpoints reports fees a hundred times too high: nothing is priced by it, and it loses its vote.
 #[tokio::test]
 async fn a_node_that_lies_about_fees_changes_nothing() -> Result<()> {
     let stage = Stage::at(Pace::Quarter).endpoints(&[Via::Proxy, Via::Node, Via::Node]).raise().await?;
@@ -49,7 +49,7 @@ async fn a_node_that_lies_about_fees_changes_nothing() -> Result<()> {
         let fees = stage.get("/v1/chains/31337/fees").await?;
         let told = wei(&fees["nextBaseFeeWeiPerGas"]);
         let real = stage.node().head().await?.base_fee_per_gas;
-        // Some blocks may lie between the two looks, each at most an eighth dearer.
+        // There may be some blocks between the two readings, each at most an eighth dearer.
         assert!(told < real * U256::from(10), "{told} instead of {real}");
         tokio::time::sleep(Duration::from_millis(200)).await;
         Ok((stage.standings().await?[0].0 == "benched").then_some(()))
@@ -67,8 +67,8 @@ async fn a_node_that_lies_about_fees_changes_nothing() -> Result<()> {
     stage.close().await
 }
 
-/// The node that tells the heads tells the right base fees, and lies about gas, tips and the next base fee: what the relayer
-/// believes is to the wei what the others say.
+/// The node whose heads are followed reports the right base fees, and lies about gas, tips and the next base fee: the
+/// relayer's values are to the wei those of the others.
 #[tokio::test]
 async fn half_a_truth_of_the_main_node_changes_nothing() -> Result<()> {
     let stage = Stage::at(Pace::Manual).endpoints(&[Via::Proxy, Via::Slow, Via::Slow]).raise().await?;
@@ -82,7 +82,7 @@ async fn half_a_truth_of_the_main_node_changes_nothing() -> Result<()> {
         let tip = wei(&fees["priorityFeeWeiPerGas"]);
         assert!(tip < U256::from(FALSE_TIP_WEI / 10), "{fees}");
     }
-    // What was told after a block is what the next one charged.
+    // The value predicted after a block is the next block's base fee.
     stage.mine(1).await?;
     let head = stage.node().block_number().await?;
     for (told, number) in told.iter().rev().zip((0..=head).rev()) {
@@ -101,7 +101,7 @@ async fn half_a_truth_of_the_main_node_changes_nothing() -> Result<()> {
     stage.close().await
 }
 
-/// Inclusions are measured, the guard time follows, and tips stay where blocks ask for none.
+/// Inclusion times are measured, the guard time follows, and tips stay where they are if blocks require none.
 #[tokio::test]
 async fn the_guard_time_is_learned_from_inclusions() -> Result<()> {
     let stage = Stage::at(Pace::Quarter)
@@ -128,7 +128,7 @@ async fn the_guard_time_is_learned_from_inclusions() -> Result<()> {
     })
     .await?;
     let guard_ms = learned["guardTimeMs"].as_u64().expect("a number");
-    // Blocks come every 250 ms, a bump takes four of them: no less than that, and well below where it started.
+    // Blocks come every 250 ms and a bump takes four of them: no less than that, and well below the initial value.
     assert!((1_000..9_000).contains(&guard_ms), "{learned}");
     let metric = stage.metric("slackwater_guard_time_seconds", &["chain_id=\"31337\""]).await?;
     assert!((1.0..9.0).contains(&metric), "{metric}");
@@ -139,7 +139,7 @@ async fn the_guard_time_is_learned_from_inclusions() -> Result<()> {
     stage.close().await
 }
 
-/// A batch names the forecast by which it was composed, though another block came while it was simulated.
+/// A batch records the forecast by which it was composed, even if another block came while it was simulated.
 #[tokio::test]
 async fn a_decision_names_the_forecast_it_was_made_by() -> Result<()> {
     let stage =
@@ -182,8 +182,8 @@ async fn a_decision_names_the_forecast_it_was_made_by() -> Result<()> {
     Ok(())
 }
 
-/// With `timing = "forecast"` the relayer forecasts, says what waiting is worth, and keeps every deadline; its decisions
-/// name the forecast.
+/// With `timing = "forecast"` the relayer forecasts, reports the value of waiting, and keeps every deadline; its
+/// decisions name the forecast.
 #[tokio::test]
 async fn requests_with_slack_are_timed_by_the_forecast() -> Result<()> {
     let stage = Stage::at(Pace::Quarter)

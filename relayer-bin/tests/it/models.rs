@@ -1,4 +1,4 @@
-//! What was learned outlives the process, and operators have the last word on it.
+//! Learned models survive the process, and operators can override them.
 
 use std::{process::Command, time::Duration};
 
@@ -12,11 +12,11 @@ use slackwater_benches::{
 
 use crate::stage::{PATIENCE, Pace, Stage, until};
 
-/// Blocks before the relayer is started again: more than a first fit needs, whether it comes before or after.
+/// Blocks before the relayer is started again: more than a first fit needs, whether the fit comes before or after.
 const BLOCKS: u64 = 1_100;
 /// Blocks of fee history that are read at start (`fee_history_blocks`).
 const HISTORY: u64 = 1_024;
-/// Longest time that a fit may take in a build without optimisation.
+/// Time limit for a fit in a build without optimisation.
 const FIT_PATIENCE: Duration = Duration::from_secs(120);
 
 impl Stage {
@@ -26,7 +26,7 @@ impl Stage {
         Ok(answer["models"].as_array().expect("a list").clone())
     }
 
-    /// Waits for a first fit; no block is made for it.
+    /// Waits for a first fit, without mining a block for it.
     async fn fitted(&self) -> Result<Vec<Value>> {
         until("a first fit", FIT_PATIENCE, async || {
             let models = self.models().await?;
@@ -44,7 +44,7 @@ impl Stage {
         self.relayer.start().await
     }
 
-    /// `slackwater models …`: exit code, what was printed and what was complained of.
+    /// Runs `slackwater models …`: exit code, standard output and standard error.
     async fn models_cli(&self, args: &[&str]) -> (Option<i32>, String, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_slackwater"));
         command.arg("models").args(args).env("SLACKWATER_URL", self.relayer.url()).env_remove("SLACKWATER_API_KEY");
@@ -74,7 +74,7 @@ async fn models_and_pin_survive_restarts_and_crashes() -> Result<()> {
     assert_eq!(fitted[0]["isPinned"], false);
     assert!(!stage.relayer.log().contains("panicked"));
     assert!(fitted[0]["lastBlock"].as_u64() >= Some(400), "{fitted:?}");
-    // A fit is kept at once, and a pin before it is answered: neither needs an orderly end.
+    // A fit is stored at once, and a pin before it is answered: neither needs an orderly shutdown.
     let (code, pinned, complaint) = stage.models_cli(&["pin", "31337", "1", "--json"]).await;
     assert_eq!(code, Some(0), "{complaint}");
     let pinned: Value = serde_json::from_str(&pinned).expect("JSON");
@@ -101,7 +101,7 @@ async fn models_and_pin_survive_restarts_and_crashes() -> Result<()> {
     assert_eq!(stage.models_cli(&["promote", "31337", "7"]).await.0, Some(4), "there is no version 7");
     assert_eq!(stage.models_cli(&["pin", "1", "1"]).await.0, Some(4), "chain 1 is not served");
 
-    // One changed digit of one coefficient is found; the export as it was brings the pin back.
+    // One changed digit of one coefficient is detected; importing the unchanged export restores the pin.
     let file = stage.relayer.database().with_file_name("models.json");
     let at = export.find("\"constant\":").expect("a model") + "\"constant\":".len();
     let digit = at + export[at..].find(|c: char| ('1'..='8').contains(&c)).expect("a digit");
@@ -127,7 +127,7 @@ async fn models_and_pin_survive_restarts_and_crashes() -> Result<()> {
     stage.close().await
 }
 
-/// A node that tells no fee history at the start tells it later: the first head with one brings all of it.
+/// A node that provides no fee history at start provides it later: the first head with one brings all of it.
 #[tokio::test]
 async fn a_history_that_could_not_be_read_is_read_later() -> Result<()> {
     let mut stage = Stage::at(Pace::Manual).proxied().chain_key("timing", "\"forecast\"").raise().await?;
@@ -149,7 +149,7 @@ async fn a_history_that_could_not_be_read_is_read_later() -> Result<()> {
     assert_eq!(block("lastBlock"), head, "{fitted:?}");
     assert!(block("lastBlock") - block("firstBlock") > 900, "{fitted:?}");
 
-    // As after an outage: all that was missed is read, not only the end of it.
+    // As after an outage: all missed blocks are read, not only the last ones.
     let history = stage.proxy().add(Rule::always(Fault::DropBefore).on("eth_feeHistory"));
     stage.mine(200).await?;
     stage.mine(1).await?;
@@ -168,7 +168,7 @@ async fn a_history_that_could_not_be_read_is_read_later() -> Result<()> {
     stage.close().await
 }
 
-/// Weights go on where they were; what is damaged or of another version is left aside with a warning.
+/// Expert weights resume where they were; damaged ones, or ones of another version, are discarded with a warning.
 #[tokio::test]
 async fn weights_survive_and_damage_does_no_harm() -> Result<()> {
     let mut stage = Stage::at(Pace::Manual).chain_key("timing", "\"forecast\"").raise().await?;

@@ -1,4 +1,4 @@
-//! What it cost is what left the account, and no budget is exceeded.
+//! Costs equal the amount that left the account, and no budget is exceeded.
 
 use alloy_primitives::{Address, B256, Bytes, U64, U256, keccak256};
 use alloy_sol_types::SolCall;
@@ -21,7 +21,7 @@ use crate::stage::{PATIENCE, Pace, Stage, until};
 /// `isTrustedForwarder` of the target burns all the gas there is.
 const BURN: u8 = 2;
 
-/// What a request is said to have cost.
+/// Cost of a request according to the API.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Cost {
@@ -77,7 +77,7 @@ async fn costs_add_up_to_what_the_account_lost() -> Result<()> {
             (tag, crowd.sign(i, &ask(&stage, payCall { tag }.abi_encode(), value)))
         })
         .collect();
-    // The value of what fails comes back.
+    // The value of a failed call is returned.
     let failing: Vec<_> = (4..7)
         .map(|i| crowd.sign(i, &ask(&stage, revertAlwaysCall { reason: "no".to_owned() }.abi_encode(), value)))
         .collect();
@@ -97,8 +97,8 @@ async fn costs_add_up_to_what_the_account_lost() -> Result<()> {
     stage.close().await
 }
 
-/// A target that burns all the gas there is, unseen by any simulation: what it takes is its tenant's, to the wei, and never more
-/// than was reserved for it.
+/// A target that burns all the gas there is, unseen by any simulation: the cost is charged to its tenant, to the wei,
+/// and never exceeds the reservation.
 #[tokio::test]
 async fn a_burnt_transaction_is_paid_by_its_tenant() -> Result<()> {
     let limit = U256::from(10_u64).pow(U256::from(17));
@@ -131,8 +131,8 @@ async fn a_burnt_transaction_is_paid_by_its_tenant() -> Result<()> {
     stage.close().await
 }
 
-/// One of three burns what its batch has, in a block with a proposer. The others pay their own, and it the rest: it is found in the
-/// trace, and where nodes serve none by simulating its block again.
+/// One of three burns all of its batch's gas, in a block with a proposer. The others pay their own share, and it pays
+/// the rest: it is identified by the trace, or, if no node serves traces, by simulating its block again.
 #[tokio::test]
 async fn who_burnt_a_transaction_shows_its_cost() -> Result<()> {
     const TARGET: Address = Address::repeat_byte(0x77);
@@ -147,7 +147,7 @@ async fn who_burnt_a_transaction_shows_its_cost() -> Result<()> {
             let refusal = Fault::Refuse { client: "any".to_owned(), class: RpcErrorClass::EndpointUnusable };
             stage.proxy().add(Rule::always(refusal).on("debug_traceTransaction"));
         }
-        // Trusts every forwarder; with a proposer it burns all it gets.
+        // Trusts every forwarder; if the block has a proposer it burns all the gas it gets.
         let code: Bytes = "0x41600c5760015f5260205ff35bfe".parse().expect("hex");
         stage.node().set_code(TARGET, code).await?;
         let mut crowd = Crowd::new(&stage.world, 3);
@@ -166,7 +166,8 @@ async fn who_burnt_a_transaction_shows_its_cost() -> Result<()> {
         }
         let took = burnt.cost_wei();
         let paid = stage.costs(&all[..1]).await?;
-        // Alone it has less to burn than the whole batch, and what it is not seen to burn is its tenant's.
+        // Alone it has less gas to burn than in the whole batch, and its tenant bears the part that it is not seen to
+        // burn.
         let part = U256::from(if has_traces { 2 } else { 4 });
         assert!(paid * part > took && paid <= took, "{paid} of {took}, traces: {has_traces}");
         assert!(stage.proxy().injected().calls.contains_key("debug_traceTransaction"));
@@ -180,14 +181,14 @@ async fn a_budget_holds_under_pressure_and_over_a_kill() -> Result<()> {
     press_a_budget(100).await
 }
 
-/// What is charged above cost is part of it, before and after a restart.
+/// The margin above cost counts against the budget, before and after a restart.
 #[tokio::test]
 async fn a_budget_holds_prices_above_cost() -> Result<()> {
     press_a_budget(150).await
 }
 
 async fn press_a_budget(percent: u32) -> Result<()> {
-    // Room for a little more than two reservations at the first block's price.
+    // Budget for a little more than two reservations at the first block's price.
     let limit = U256::from(10_u64).pow(U256::from(16));
     let tenant = format!(
         "[[tenant]]\nid = \"default\"\noperator = true\nbudget = {{ limit_wei = \"{limit}\", period_s = 0 }}\n\
@@ -225,7 +226,7 @@ async fn press_a_budget(percent: u32) -> Result<()> {
         println!("round {round}: {} accepted so far, {spent} spent and {reserved} reserved of {limit}", all.len());
         assert!(spent + reserved <= limit, "more is reserved than there is");
         if round % 2 == 0 {
-            // With reservations open, and again with money spent.
+            // With open reservations, and again with money spent.
             stage.relayer.restart().await?;
             let request = crowd.sign_at(&crowd.users[59].account.clone(), 0, &too_dear(&stage));
             let answer = stage.client().submit(&request.body).await?;
@@ -244,7 +245,8 @@ async fn press_a_budget(percent: u32) -> Result<()> {
     stage.close().await
 }
 
-/// What a tenant is charged is so much of its cost; the costs are what left the lane all the same, and `maxCost` bounds the price.
+/// The price charged to a tenant is a percentage of its cost; costs still equal the amount that left the lane, and
+/// `maxCost` limits the price.
 #[tokio::test]
 async fn a_price_is_a_part_of_the_cost() -> Result<()> {
     for percent in [150, 50] {
@@ -253,7 +255,7 @@ async fn a_price_is_a_part_of_the_cost() -> Result<()> {
         let mut crowd = Crowd::new(&stage.world, 8);
         let mut all = crowd.marks(6);
         stage.submit(&all).await?;
-        // The least that it takes, says the refusal, is taken; a wei less is not.
+        // The minimum named by the refusal is accepted; a wei less is not.
         let account = crowd.users[6].account.clone();
         let bounded = |most: U256| {
             let data = markCall { tag: keccak256("bounded") }.abi_encode();
@@ -288,7 +290,7 @@ async fn a_price_is_a_part_of_the_cost() -> Result<()> {
     Ok(())
 }
 
-/// More than what is left once some requests are reserved.
+/// A request that exceeds the budget left once some requests are reserved.
 fn too_dear(stage: &Stage) -> Ask {
     Ask { gas: 1_900_000, to: stage.world.guestbook, ..ask(stage, Vec::new(), U256::ZERO) }
 }

@@ -1,4 +1,4 @@
-//! A node that takes everything and mines nothing.
+//! A stub node that accepts everything and mines nothing.
 
 use alloy_primitives::{B256, Bytes, hex, keccak256};
 use axum::{Json, Router, routing::post};
@@ -24,7 +24,7 @@ async fn answer(body: String) -> Json<Value> {
         "eth_blockNumber" => json!(format!("{HEAD:#x}")),
         "eth_getBlockByNumber" => block(params[0].as_str().unwrap()),
         "eth_feeHistory" => json!({
-            // It was cheaper before: whoever asks for patience waits.
+            // It was cheaper before: requests with slack wait.
             "oldestBlock": "0x5b", "baseFeePerGas": ([vec!["0x1dcd6500"; 10], vec!["0x3b9aca00"]].concat()),
             "gasUsedRatio": vec![0.5; 10], "reward": vec![["0x3b9aca00"]; 10],
         }),

@@ -1,4 +1,4 @@
-//! Keys that stand in web pages: what they may, what they may not, and whose requests they can take back.
+//! Page keys: their permissions, their limits, and the withdrawal of their requests.
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
@@ -24,7 +24,7 @@ fn key(tenant: &str, name: &str) -> String {
     format!("sw_{tenant}_{name}{}", "a".repeat(40))
 }
 
-/// `boss` operates; `shop` has a server's key and a page's, `bank` a server's.
+/// `boss` is an operator; `shop` has a server key and a page key, `bank` a server key.
 async fn raise() -> Result<Stage> {
     let boss = format!(
         "[[tenant]]\nid = \"boss\"\napi_keys = [\"{}\"]\noperator = true\nopen = true\n",
@@ -52,7 +52,7 @@ async fn raise() -> Result<Stage> {
     let more = [tenant("bank", ""), tenant("shop", &page)].concat();
     let limits = "[page_key]\nrate_per_ip_per_s = 1000\nburst_per_ip = 1000\nmax_requests_per_hour = 6\n";
     let text = fs::read_to_string(&path).expect("the configuration");
-    // The one signer makes the calls of both.
+    // The only signer sends the calls of both.
     let text = text.replace("\"env:RELAYER_KEY_0\"", "{ key = \"env:RELAYER_KEY_0\", tenants = [\"bank\", \"shop\"] }");
     fs::write(&path, format!("{text}\n{more}\n{limits}")).expect("the configuration");
     stage.relayer.restart().await?;
@@ -101,7 +101,7 @@ async fn answer(request: RequestBuilder) -> (u16, Value) {
     (status, serde_json::from_slice(&response.bytes().await.expect("a body")).unwrap_or_default())
 }
 
-/// What a stream has told, and tells within a second.
+/// The text that a stream has sent by the end of a second.
 async fn heard(mut stream: reqwest::Response) -> String {
     let mut text = String::new();
     while let Ok(Ok(Some(chunk))) = tokio::time::timeout(Duration::from_secs(1), stream.chunk()).await {
@@ -135,14 +135,14 @@ async fn a_page_key_submits_and_follows_and_takes_back_with_the_users_signature(
     let bank = Page { key: key("bank", "own"), client: Client::new(), url: page.url.clone() };
     let nothing = |_: &mut Value| {};
 
-    // What it may: submit what the tenant names, ask for it by id, follow it, and read prices.
+    // Allowed: submit what the tenant's policy names, get it by id, follow it, and read prices.
     let mark = crowd.sign_at(&user, 0, &ask(MARK, 0));
     let (status, accepted) = page.submit(&mark, nothing).await;
     assert_eq!(status, 202, "{accepted}");
     let response = page.request(Method::GET, &format!("/v1/requests/{}", mark.id)).send().await.expect("an answer");
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["access-control-allow-origin"], ORIGIN);
-    // Its owner sees which key it was that submitted, and visitors do not.
+    // The tenant sees the key that submitted, and visitors do not.
     let shop = Page { key: key("shop", "own"), client: Client::new(), url: page.url.clone() };
     let path = format!("/v1/requests/{}", mark.id);
     assert_eq!(answer(shop.request(Method::GET, &path)).await.1["submittedBy"], "web");
@@ -165,7 +165,7 @@ async fn a_page_key_submits_and_follows_and_takes_back_with_the_users_signature(
     }
     refused(answer(page.request(Method::GET, &both)).await, 429, "too_many_streams", "page key");
     refused(answer(page.request(Method::GET, "/v1/events?after=0")).await, 403, "scope_missing", "requests=");
-    // The tenant's places are for all its keys together.
+    // The tenant's places for streams are shared by all its keys.
     let mut of_server = Vec::new();
     for _ in 0..3 {
         of_server.push(shop.request(Method::GET, "/v1/events").send().await.expect("an answer"));
@@ -174,7 +174,7 @@ async fn a_page_key_submits_and_follows_and_takes_back_with_the_users_signature(
     refused(answer(shop.request(Method::GET, "/v1/events")).await, 429, "too_many_streams", "tenant.max_streams");
     drop(of_server);
 
-    // What it may not.
+    // Not allowed.
     for (method, path) in [
         (Method::GET, "/v1/requests"),
         (Method::GET, "/v1/lanes"),
@@ -194,7 +194,7 @@ async fn a_page_key_submits_and_follows_and_takes_back_with_the_users_signature(
     let next = crowd.sign_at(&user, 1, &ask(MARK, 0));
     refused(page.submit(&next, |body| body["within"] = json!("2h")).await, 422, "deadline_too_far", "page key");
 
-    // Only the user takes it back, through whichever tenant.
+    // Only the user can withdraw it, through any tenant.
     let path = format!("/v1/requests/{}", gapped.id);
     let sign = |account: &Account, id: B256| {
         let digest = Withdrawal { request_hash: RequestId(id), chain_id: 31_337 }.digest();
@@ -211,11 +211,11 @@ async fn a_page_key_submits_and_follows_and_takes_back_with_the_users_signature(
     let (status, cancelled) = answer(take_back(&bank, &sign(&user, gapped.id))).await;
     assert_eq!((status, &cancelled["status"]), (200, &json!("cancelled")), "{cancelled}");
 
-    // Its own caps: two were accepted, four more fit into the hour. The server's key goes on.
+    // Its own caps: two were accepted, four more fit into the hour. The server key still works.
     let mut accepted = 0;
     let mut last = (0, Value::Null);
     for nonce in 1..=6 {
-        // Not the one that was taken back.
+        // Not the withdrawn one.
         let other = Ask { gas: 90_000, ..ask(MARK, 0) };
         last = page.submit(&crowd.sign_at(&user, nonce, &other), nothing).await;
         accepted += u64::from(last.0 == 202);
@@ -229,7 +229,7 @@ async fn a_page_key_submits_and_follows_and_takes_back_with_the_users_signature(
     stage.close().await
 }
 
-/// What the page's keys have used does not begin anew with the relayer.
+/// The usage of page keys survives a restart of the relayer.
 #[tokio::test]
 async fn the_caps_of_page_keys_outlive_a_restart() -> Result<()> {
     let mut stage = raise().await?;
@@ -256,8 +256,9 @@ async fn the_caps_of_page_keys_outlive_a_restart() -> Result<()> {
     stage.close().await
 }
 
-/// The same signed request through another tenant: not while the first one has it. Once that has ended, untried, it is the other
-/// one's like any; until then it told how long the signature could be used.
+/// The same signed request through another tenant is refused while the first one has it. Once that has ended untried,
+/// it is an ordinary request of the other tenant; until then the refusal names the time until which the signature is
+/// usable.
 #[tokio::test]
 async fn what_ended_untried_another_tenant_may_submit() -> Result<()> {
     let stage = raise().await?;
@@ -284,7 +285,7 @@ async fn what_ended_untried_another_tenant_may_submit() -> Result<()> {
     refused(bank.submit(&second, nothing).await, 409, "already_submitted", "");
     let (_, open) = answer(shop.request(Method::GET, &path)).await;
     assert!(open["executableUntil"].is_null(), "{open}");
-    // One stream tells all, the other begins after the end that is to come.
+    // One stream shows all events, the other starts after the end that is to come.
     let (_, counts) = answer(of("boss").request(Method::GET, "/v1/counts")).await;
     let last = counts["lastEventSeq"].as_u64().expect("a number");
     let follow = async |after: u64| {
@@ -312,14 +313,14 @@ async fn what_ended_untried_another_tenant_may_submit() -> Result<()> {
     let (_, executed) = answer(bank.request(Method::GET, &path)).await;
     assert_eq!((&executed["status"], &executed["tenant"]), (&json!("finalized"), &json!("bank")), "{executed}");
     assert!(executed["executableUntil"].is_null(), "{executed}");
-    // What the first one follows tells its own end, and nothing of the other one's.
+    // The stream of the first request reports its own end, and nothing of the other tenant's.
     let (told, after_the_end) = (heard(told).await, heard(after_the_end).await);
     assert!(told.contains("cancelled") && !told.contains("bank"), "{told}");
     assert!(!after_the_end.contains("data:"), "{after_the_end}");
     stage.close().await
 }
 
-/// Whoever tries keys, asks for more than a key may, or sends what says nothing, is counted: by key where one is known.
+/// Refused calls are counted, by key if one is known: guessed keys, missing permissions, meaningless bodies.
 #[tokio::test]
 async fn what_is_refused_at_the_door_is_counted_with_who_asked() -> Result<()> {
     let mut stage = raise().await?;
@@ -366,7 +367,7 @@ async fn what_is_refused_at_the_door_is_counted_with_who_asked() -> Result<()> {
     stage.close().await
 }
 
-/// A budget that was too small is raised, or one that was too large lowered, without a restart.
+/// A budget that was too small is raised, or one that was too large is lowered, without a restart.
 #[tokio::test]
 async fn the_limit_of_a_budget_is_taken_over_while_the_relayer_runs() -> Result<()> {
     let stage = raise().await?;
@@ -392,15 +393,15 @@ async fn the_limit_of_a_budget_is_taken_over_while_the_relayer_runs() -> Result<
     fs::write(&path, &first).expect("the configuration");
     assert_eq!(answer(boss.post("/v1/admin/reload", &json!({}))).await.0, 200);
     assert_eq!(shop.submit(&of(1), nothing).await.0, 202);
-    // Its period is what is counted by.
+    // A change of the period needs a restart: usage is counted by it.
     fs::write(&path, limited("1\", period_s = 60 } # \"")).expect("the configuration");
     refused(answer(boss.post("/v1/admin/reload", &json!({}))).await, 409, "needs_restart", "tenant.2.budget.period_s");
     stage.settle_mining().await?;
     stage.close().await
 }
 
-/// Whoever reads the page's key sends the longest calldata, one call for many requests, and hangs up: the tenant's own server keeps
-/// its part of the budget, and other visitors keep theirs of what the key may.
+/// An attacker who read the page's key sends the longest calldata, one call with many requests, and hangs up: the
+/// tenant's own server keeps its part of the budget, and other visitors keep theirs of the key's caps.
 #[tokio::test]
 async fn what_a_page_holds_is_what_is_reserved_and_comes_back() -> Result<()> {
     let stage = raise().await?;
@@ -422,13 +423,13 @@ async fn what_a_page_holds_is_what_is_reserved_and_comes_back() -> Result<()> {
     let body = |request: &SignedRequest| serde_json::from_slice::<Value>(&request.body).expect("our own JSON");
     let reserved = |answer: &Value| answer["quote"]["maxCostWei"].as_str().expect("wei").parse::<U256>().expect("wei");
 
-    // What one of them reserves. The tenant's own server is not held to the page's caps.
+    // The reservation of one of them. The tenant's own server is not limited by the page's caps.
     let sign = |user: u64, ask: &Ask| crowd.sign_at(&Account::derive("who reads the page's key", user), 0, ask);
     let (status, accepted) = shop.submit(&sign(0, &large), |_| {}).await;
     assert_eq!(status, 202, "{accepted}");
     let each = reserved(&accepted);
 
-    // Room for one and a half of them in the page's tenth of the hour. All in one call: one is accepted.
+    // The page's tenth of the hour allows one and a half of them. All in one call: one is accepted.
     let path = stage.relayer.config_path().to_owned();
     let first = fs::read_to_string(&path).expect("the configuration");
     let (before, after) = first.rsplit_once("limit_wei = \"1000000000000000000\"").expect("a budget");
@@ -443,11 +444,11 @@ async fn what_a_page_holds_is_what_is_reserved_and_comes_back() -> Result<()> {
     let (status, answered) = answer(page.post("/v1/requests/batch", &batch(&many))).await;
     assert_eq!(status, 207, "{answered}");
     assert_eq!(codes(&answered), ["accepted", "budget_exhausted", "budget_exhausted", "budget_exhausted"]);
-    // Its first answer again takes nothing.
+    // Repeating the first answer takes nothing from the caps.
     let (status, again) = answer(page.post("/v1/requests", &many[0])).await;
     assert_eq!((status, &again["id"]), (202, &answered["results"][0]["accepted"]["id"]), "{again}");
 
-    // What is refused does not use up the hour (six requests) for others, hung up on or not.
+    // Refused requests do not use up the hour (six requests) for others, whether the client hung up or not.
     let unsigned = |user: u64| {
         let mut body = body(&sign(user, &mark));
         body["forward"]["signature"] = json!(format!("0x{}", "11".repeat(65)));
@@ -466,7 +467,7 @@ async fn what_a_page_holds_is_what_is_reserved_and_comes_back() -> Result<()> {
     stage.close().await
 }
 
-/// A visitor who guesses the server's idempotency keys takes none of them, and learns of no request.
+/// A visitor who guesses the server's idempotency keys takes none of them, and learns about no request.
 #[tokio::test]
 async fn idempotency_keys_of_visitors_are_their_own() -> Result<()> {
     let stage = raise().await?;
@@ -482,7 +483,7 @@ async fn idempotency_keys_of_visitors_are_their_own() -> Result<()> {
     assert_eq!(status, 202, "{accepted}");
     let (status, accepted) = page.submit(&other, keyed("order-1")).await;
     assert_eq!(status, 202, "{accepted}");
-    // Each is still held to its own.
+    // Each is still limited by its own.
     let next = crowd.sign_at(&Account::derive("who guesses", 0), 1, &mark);
     let (status, problem) = page.submit(&next, keyed("order-1")).await;
     assert_eq!((status, &problem["existing"]), (409, &json!(visitor.id)), "{problem}");

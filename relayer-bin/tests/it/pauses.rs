@@ -1,4 +1,4 @@
-//! What a pause stops, and what it does not.
+//! Effects of a pause, and its limits.
 
 use std::time::{Duration, SystemTime};
 
@@ -23,7 +23,7 @@ impl Stage {
         assert_eq!(response.status().as_u16(), 200);
     }
 
-    /// Nonces for which something came to be sent, and how often.
+    /// Number of nonces for which transactions were sent, and number of sends.
     fn sends(&self) -> (usize, usize) {
         let arrivals = self.proxy().arrivals();
         let nonces: std::collections::BTreeSet<u64> = arrivals.iter().map(|arrival| arrival.nonce).collect();
@@ -31,8 +31,8 @@ impl Stage {
     }
 }
 
-/// Two are in flight when the chain is paused, and a third is being simulated. One is bumped and lands, one runs out of time and
-/// is cancelled, both are settled; the third is sent when the pause is over.
+/// Two requests are in flight when the chain is paused, and a third is being simulated. One is bumped and lands, one
+/// reaches its deadline and is cancelled, both are settled; the third is sent when the pause is over.
 #[tokio::test]
 async fn what_is_in_flight_goes_on_and_nothing_new_starts() -> Result<()> {
     const SLOW: Duration = Duration::from_millis(1_500);
@@ -67,7 +67,7 @@ async fn what_is_in_flight_goes_on_and_nothing_new_starts() -> Result<()> {
     assert_eq!(stage.sends().0, 2, "the third was not sent");
     assert_eq!(stage.client().request(third.id).await?.status, "queued");
 
-    // No block has room for them: they are bumped, and the short one's time ends.
+    // No block has room for them: they are bumped, and the one with the short deadline runs out of time.
     stage.set_block_gas_limit(30_000).await?;
     stage.mine(4).await?;
     stage.wait_attempts(&long, 2).await?;

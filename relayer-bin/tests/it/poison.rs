@@ -22,7 +22,7 @@ use crate::stage::{PATIENCE, Pace, Stage, until};
 /// Gas for the calls here.
 const GAS: u64 = 150_000;
 
-/// `isTrustedForwarder` of the target answers the truth.
+/// `isTrustedForwarder` of the target answers truthfully.
 const HONEST: u8 = 0;
 /// `isTrustedForwarder` of the target burns all the gas there is.
 const BURN: u8 = 2;
@@ -45,7 +45,7 @@ fn tag(text: &str) -> B256 {
 }
 
 impl Stage {
-    /// Sends a transaction of somebody else that comes first in the next block.
+    /// Sends a third-party transaction that comes first in the next block.
     pub(crate) async fn overtake(&self, to: Address, call: &impl SolCall) -> Result<B256> {
         let from = self.node().accounts().await?[0];
         let gwei = 10_u64.pow(9);
@@ -61,7 +61,7 @@ impl Stage {
         Ok(U256::from_be_slice(&answer))
     }
 
-    /// Checks how a request ended.
+    /// Checks the end of a request.
     async fn expect(&self, request: &SignedRequest, status: &str, reason: Option<&str>, what: &str) -> Result<()> {
         let state = self.client().request(request.id).await?;
         assert_eq!((state.status.as_str(), state.reason.as_deref()), (status, reason), "{what}");
@@ -84,11 +84,11 @@ async fn found_by_simulation() -> Result<()> {
     // A user's second nonce without the first.
     crowd.users[10].next_nonce = 1;
     let disordered = crowd.mark_within(10, "4s");
-    // Good ones among them: the target sees the user behind the forwarder, and the forwarder before it.
+    // Good requests among them: the target sees the user behind the forwarder, and the forwarder as its caller.
     let expected = user(&crowd, 5);
     good.push(crowd.sign(5, &ask(&stage, &requireSenderCall { expected })));
     good.push(crowd.sign(6, &ask(&stage, &requireMsgSenderCall { expected: stage.world.forwarder })));
-    // A request that executes another user's request from within, which is also on its way itself.
+    // A request that executes another user's request from within, which is also submitted itself.
     let inner = crowd.mark(8);
     let data = executeCall { request: inner.data() }.abi_encode().into();
     let outer = Ask { gas: 400_000, ..ask(&stage, &reenterCall { forwarder: stage.world.forwarder, data }) };
@@ -127,7 +127,7 @@ async fn between_simulation_and_inclusion() -> Result<()> {
     let mut good: Vec<_> = (0..8).map(|i| crowd.mark(i)).collect();
     let reverting = crowd.sign(0, &ask(&stage, &ifArmedRevertCall { tag: tag("reverts") }));
     let burning = crowd.sign(1, &ask(&stage, &ifArmedBurnCall { tag: tag("burns") }));
-    // The failed ones consume their nonces: what follows them executes.
+    // The failed ones consume their nonces: requests after them execute.
     good.extend([crowd.mark(0), crowd.mark(1)]);
     let overtaken = crowd.mark(8);
     let short =
@@ -136,7 +136,7 @@ async fn between_simulation_and_inclusion() -> Result<()> {
     let mut all = good.clone();
     all.extend([reverting.clone(), burning.clone(), overtaken.clone(), late.clone()]);
     stage.submit(&all).await?;
-    // Whoever has so little time travels alone.
+    // A request with such a short deadline travels alone.
     stage.pooled(2).await?;
     let batch = stage.client().request(all[0].id).await?.batch;
     for request in all.iter().filter(|request| request.id != late.id) {
@@ -144,7 +144,7 @@ async fn between_simulation_and_inclusion() -> Result<()> {
     }
     assert_ne!(stage.client().request(late.id).await?.batch, batch);
 
-    // Simulated and sent. Now the world changes before the block is made.
+    // Simulated and sent. Now the state changes before the block is made.
     stage.overtake(stage.world.nasty, &armCall { on: true }).await?;
     let front_run = stage.overtake(stage.world.forwarder, &executeCall { request: overtaken.data() }).await?;
     until("the deadline to pass", PATIENCE, async || Ok((unix_seconds() > short.deadline_s).then_some(()))).await?;
@@ -199,7 +199,7 @@ async fn a_target_that_burns_the_whole_batch() -> Result<()> {
     let truth = stage.check(&all).await?;
     let failed = truth.relayed.transactions.iter().filter(|transaction| !transaction.is_success).count();
     assert_eq!(failed, 1, "paid for the surprise, and for no more");
-    // The target comes to its senses, and so does its user.
+    // The target behaves again, and so does its user.
     stage.overtake(stage.world.nasty, &setTrustCall { mode: HONEST }).await?;
     stage.mine(1).await?;
     let nonce = bad[0].forward.nonce.to();
@@ -212,8 +212,8 @@ async fn a_target_that_burns_the_whole_batch() -> Result<()> {
     stage.close().await
 }
 
-/// Whether it trusts the forwarder depends on the block's number: it reverts in odd ones. A simulation is one of the block that is
-/// to come, not of the one that was, so it is sent for an even one.
+/// A target trusts the forwarder depending on the block's number: it reverts in odd ones. A simulation is for the next
+/// block, not the last one, so the request is sent for an even one.
 #[tokio::test]
 async fn a_target_that_looks_at_the_block_finds_the_block_that_takes_it() -> Result<()> {
     let tenant = "[[tenant]]\nid = \"default\"\noperator = true\nopen = true\n";
@@ -282,7 +282,7 @@ async fn a_node_that_cannot_simulate_blocks() -> Result<()> {
     stage.proxy().add(Rule::always(refusal).on("eth_simulateV1"));
     let mut crowd = Crowd::new(&stage.world, 6);
     let good = crowd.marks(12);
-    // One `eth_call` for each member shows it, before anything is paid.
+    // One `eth_call` for each member reveals it before anything is paid.
     let bad = crowd.sign(0, &ask(&stage, &revertAlwaysCall { reason: "no".to_owned() }));
     let mut all = good.clone();
     all.push(bad.clone());
@@ -299,7 +299,7 @@ async fn a_node_that_cannot_simulate_blocks() -> Result<()> {
     stage.close().await
 }
 
-/// Two requests for one nonce: exactly one can be, and the relayer says which.
+/// Two requests for one nonce: exactly one can execute, and the relayer reports which.
 #[tokio::test]
 async fn overtaken_by_another_request_of_the_same_user() -> Result<()> {
     let stage = Stage::at(Pace::Manual).raise().await?;

@@ -1,4 +1,4 @@
-//! Every error of the domain has a stable code that is documented and a status that fits.
+//! Every domain error has a stable, documented code and a fitting status.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn check(problem: impl Into<Problem>, status: u16, code: &str) {
     assert_eq!(json["type"], format!("urn:slackwater:problem:{code}"));
     assert_eq!(json["status"], status);
     assert!(json["title"].is_string() && json["detail"].is_string());
-    // 429 and 503 must say when to come back.
+    // 429 and 503 must give a retry time.
     assert!(!matches!(status, 429 | 503) || json["retryAfterMs"].is_u64(), "{json}");
 }
 

@@ -1,4 +1,4 @@
-//! The configuration read again while the relayer runs.
+//! Reload of the configuration while the relayer runs.
 
 use std::{
     fs,
@@ -38,7 +38,7 @@ async fn keys_come_and_go_without_a_restart_all_or_nothing() {
     let first = fs::read_to_string(fort.config()).unwrap();
     assert_eq!((ask(&fort, "/v1/lanes", SHOP).await, ask(&fort, "/v1/lanes", ADMIN).await), (200, 401));
 
-    // By signal: a key more, with an operator's scope.
+    // By signal: one more key, with the scope `operate`.
     let admin = key("admin", ADMIN, "\"read\", \"operate\"");
     fs::write(fort.config(), format!("{first}{admin}")).unwrap();
     hang_up();
@@ -49,7 +49,7 @@ async fn keys_come_and_go_without_a_restart_all_or_nothing() {
     }
     assert_eq!(reload(&fort).await, (200, json!({ "changed": [] })));
 
-    // By call: one key goes and one comes. A stream of the one that goes ends.
+    // By call: one key is removed and one added. A stream of the removed one ends.
     let client = reqwest::Client::new();
     let mut stream = client.get(format!("{}/v1/events", fort.url())).bearer_auth(SHOP).send().await.unwrap();
     assert_eq!(stream.status(), 200);
@@ -61,7 +61,7 @@ async fn keys_come_and_go_without_a_restart_all_or_nothing() {
     let ended = async { while let Ok(Some(_)) = stream.chunk().await {} };
     tokio::time::timeout(Duration::from_secs(10), ended).await.expect("the stream of a revoked key ends");
 
-    // Limits of tenants, and what they may call.
+    // Limits of tenants, and their allowed targets.
     let back = format!("{first}{admin}");
     for (change, status) in [("max_gas = 40000", 403), ("max_open_requests = 1", 202), ("max_open_requests = 1", 429)] {
         fs::write(fort.config(), back.replace("api_keys", &format!("{change}\napi_keys"))).unwrap();
@@ -81,7 +81,7 @@ async fn keys_come_and_go_without_a_restart_all_or_nothing() {
     let (status, problem) = reload(&fort).await;
     assert!(status == 409 && problem["detail"].as_str().unwrap().contains("`tenant.0.kinds"), "{problem}");
 
-    // One more tenant, at the end of the list; one that goes needs a restart.
+    // One more tenant, at the end of the list; removing one needs a restart.
     let club = format!("[[tenant]]\nid = \"club\"\nweight = 3\n{named}\napi_keys = [\"{}\"]\n", KeyHash::of(CLUB));
     assert_eq!(ask(&fort, "/v1/lanes", CLUB).await, 401);
     fs::write(fort.config(), format!("{}{club}", back.replace("api_keys", "weight = 2\napi_keys"))).unwrap();
@@ -91,7 +91,7 @@ async fn keys_come_and_go_without_a_restart_all_or_nothing() {
     let (status, problem) = reload(&fort).await;
     assert!(status == 409 && problem["detail"].as_str().unwrap().contains("`tenant.1.id`"), "{problem}");
 
-    // What needs a restart, and what is wrong, leaves everything as it was.
+    // A change that needs a restart, or an error, leaves everything unchanged.
     let back = format!("{back}{club}");
     fs::write(fort.config(), back.replace("linger_ms = 3600000", "linger_ms = 3500000")).unwrap();
     let (status, problem) = reload(&fort).await;

@@ -1,7 +1,8 @@
-//! What a reorganisation takes back lands again, once (scenario S6), by table: how deep, what a request was going through, and what the other branch has.
+//! Transactions removed by a reorganisation land again, once (scenario S6), by table: depth, state of a request, and
+//! content of the other branch.
 //!
-//! Every row says which events its requests have in the end. At the end of a table everything is compared with the chain:
-//! each request at most once, its block, its cost, and one story without a gap.
+//! Every row names the final events of its requests. At the end of a table everything is compared with the chain: each
+//! request at most once, its block, its cost, and one sequence of events without a gap.
 
 use std::{collections::BTreeMap, time::SystemTime};
 
@@ -22,29 +23,29 @@ use slackwater_contracts::{
 
 use crate::stage::{PATIENCE, Pace, Stage, StageBuilder, until};
 
-/// Blocks on top that make a block final here: more than most rows take back.
+/// Confirmation depth at which a block is final here: deeper than most rows' reorganisations.
 const FINAL_BLOCKS: u64 = 8;
 
 const SEND: &str = "eth_sendRawTransaction";
 
-/// What the other branch has.
+/// Content of the other branch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Branch {
-    /// Nothing.
+    /// No transaction of ours.
     Empty,
-    /// The same transaction, in the block at this place.
+    /// The same transaction, in the block at this position.
     Same(u64),
-    /// Another attempt of the same nonce, in the block at this place.
+    /// Another attempt of the same nonce, in the block at this position.
     Other(u64),
 }
 
-/// How a request ends whose transaction is taken back and lands again.
+/// Events of a request whose transaction is removed and lands again.
 const LANDS_AGAIN: [&str; 7] = ["queued", "batched", "broadcast", "included", "broadcast", "included", "finalized"];
 
-/// How a request ends that no reorganisation touches.
+/// Events of a request that no reorganisation touches.
 const LANDS: [&str; 5] = ["queued", "batched", "broadcast", "included", "finalized"];
 
-/// A stage, with what all rows so far must have come to.
+/// A stage, with the expected results of all rows so far.
 struct Table {
     stage: Stage,
     all: Vec<SignedRequest>,
@@ -68,13 +69,13 @@ impl Table {
         Ok(Self { stage, all: Vec::new(), expected: BTreeMap::new(), crowds: 0 })
     }
 
-    /// People who never signed before.
+    /// Users who never signed before.
     fn crowd(&mut self, users: usize) -> Crowd {
         self.crowds += 1;
         Crowd::named(&self.stage.world, &format!("row {}", self.crowds), users)
     }
 
-    /// Notes which events these must have in the end.
+    /// Records the expected events of these requests.
     fn expect(&mut self, row: &str, requests: &[SignedRequest], events: &[&'static str]) {
         for request in requests {
             self.expected.insert(request.id, (row.to_owned(), events.to_vec()));
@@ -82,13 +83,13 @@ impl Table {
         }
     }
 
-    /// The signed bytes of a transaction that came to be sent.
+    /// The signed bytes of a transaction that was sent.
     fn raw(&self, hash: B256) -> Bytes {
         let arrivals = self.stage.proxy().arrivals();
         arrivals.into_iter().find(|arrival| arrival.hash == hash).expect("it was to be sent").raw
     }
 
-    /// Submits, and waits until the transaction with all of them waits in the pool; its hash.
+    /// Submits, and waits until the transaction with all of them is in the pool; returns its hash.
     async fn pool(&self, requests: &[SignedRequest]) -> Result<B256> {
         self.stage.submit(requests).await?;
         self.stage.pooled(1).await?;
@@ -104,7 +105,7 @@ impl Table {
         Ok(())
     }
 
-    /// Puts them into a block, and `depth - 1` blocks on top; the transaction and its block.
+    /// Includes them in a block with `depth - 1` blocks on top; returns the transaction and its block.
     async fn land(&self, requests: &[SignedRequest], depth: u64) -> Result<(B256, u64)> {
         let hash = self.pool(requests).await?;
         self.stage.mine(1).await?;
@@ -116,11 +117,12 @@ impl Table {
         Ok((hash, block))
     }
 
-    /// The chain takes back `depth` blocks, and has these transactions instead.
+    /// Reorganises `depth` blocks; the other branch has these transactions.
     async fn reorg(&self, depth: u64, transactions: &[(Bytes, u64)]) -> Result<()> {
         let node = self.stage.node();
         let (head, before) = (node.block_number().await?, node.head().await?);
-        // Where the chain's time is ahead, the same transaction would make the same block: another proposer's never is.
+        // If the chain's time is ahead, the same transaction would make the same block: another proposer makes another
+        // one.
         let proposer = Address::left_padding_from(&before.hash[..8]);
         node.call::<Value>("anvil_setCoinbase", json!([proposer])).await?;
         node.reorg_with(depth, transactions).await?;
@@ -130,7 +132,7 @@ impl Table {
         self.stage.follow().await
     }
 
-    /// Mines until these have ended, and makes it final.
+    /// Mines until these have ended, and until that is final.
     async fn finish(&self, requests: &[SignedRequest]) -> Result<()> {
         let all_ended = async || {
             for request in requests {
@@ -144,8 +146,8 @@ impl Table {
         until("the end of the row", PATIENCE, all_ended).await
     }
 
-    /// Compares everything that was expected, and everything else, with the chain. `taken_back` batches at least were
-    /// taken back since the relayer was last started.
+    /// Compares everything that was expected, and everything else, with the chain. At least `taken_back` batches were
+    /// removed by reorganisations since the relayer was last started.
     async fn close(self, taken_back: u32) -> Result<()> {
         let Self { stage, all, expected, .. } = self;
         let metric = stage.metric("slackwater_reorged_batches_total", &[]).await?;
@@ -156,12 +158,12 @@ impl Table {
             let state = stage.client().request(*id).await?;
             let told: Vec<&str> = state.timeline.iter().map(|event| event.status.as_str()).collect();
             assert_eq!(told, *expected, "{row}: {:?}", state.timeline);
-            // The same in the story of all, in the same order.
+            // The same in the stream of all events, in the same order.
             let in_story: Vec<&Event> = truth.story.iter().filter(|event| event.request_id == *id).collect();
             let seqs = |events: &mut dyn Iterator<Item = &Event>| events.map(|event| event.seq).collect::<Vec<_>>();
             assert_eq!(seqs(&mut state.timeline.iter()), seqs(&mut in_story.into_iter()), "{row}");
         }
-        // What they paid, and what accounts bear, is what left the lane in the branch that is final.
+        // The costs paid, and the amounts borne by accounts, equal the amount that left the lane in the final branch.
         let mut costs = U256::ZERO;
         for request in &all {
             let cost = stage.client().request(request.id).await?.cost_wei;
@@ -173,7 +175,7 @@ impl Table {
         stage.close().await
     }
 
-    /// A transaction of somebody else, signed.
+    /// A signed third-party transaction.
     async fn foreign(&self, from: usize, nonce_ahead: u64, to: Address, call: &impl SolCall) -> Result<Bytes> {
         let node = self.stage.node();
         let from = node.accounts().await?[from];
@@ -187,8 +189,8 @@ impl Table {
     }
 }
 
-/// Nothing of theirs is in a block: one waits for its predecessor, one is signed and every node refuses it, one is in the
-/// pool.
+/// None of their requests is in a block: one waits for its predecessor, one is signed and refused by every node, one is
+/// in the pool.
 async fn outside_blocks(table: &mut Table, depth: u64, branch: Branch) -> Result<()> {
     let row = format!("outside blocks, depth {depth}, {branch:?}");
     println!("{row}");
@@ -223,7 +225,7 @@ async fn outside_blocks(table: &mut Table, depth: u64, branch: Branch) -> Result
     Ok(())
 }
 
-/// Theirs is in the lowest block that is taken back.
+/// Their transaction is in the lowest block that is removed.
 async fn included(table: &mut Table, depth: u64, branch: Branch) -> Result<()> {
     let row = format!("included, depth {depth}, {branch:?}");
     println!("{row}");
@@ -271,7 +273,7 @@ async fn outside_blocks_and_included() -> Result<()> {
         included(&mut table, depth, Branch::Empty).await?;
         included(&mut table, depth, Branch::Same(depth - 1)).await?;
     }
-    // As deep as a reorganisation may be: one more, and it would take back what is final.
+    // The deepest reorganisation allowed: one more block, and it would remove a final one.
     for depth in [FINAL_BLOCKS - 1, FINAL_BLOCKS] {
         included(&mut table, depth, Branch::Empty).await?;
         included(&mut table, depth, Branch::Same(1)).await?;
@@ -279,16 +281,16 @@ async fn outside_blocks_and_included() -> Result<()> {
     table.close(6 + 6 + 4).await
 }
 
-/// Which of two attempts the block holds that is taken back.
+/// Attempt that is in the removed block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Holds {
-    /// The first; the replacement is in flight, and reached nobody.
+    /// The first; the replacement was sent, and reached no node.
     First,
     /// The replacement.
     Second,
 }
 
-/// There are two attempts of the nonce.
+/// The nonce has two attempts.
 async fn replaced(table: &mut Table, depth: u64, holds: Holds, branch: Branch) -> Result<()> {
     let row = format!("replaced, {holds:?} is included, depth {depth}, {branch:?}");
     println!("{row}");
@@ -298,7 +300,7 @@ async fn replaced(table: &mut Table, depth: u64, holds: Holds, branch: Branch) -
     if holds == Holds::First {
         proxy.add(Rule::always(Fault::DropBefore).on(SEND));
     }
-    // The pool loses it, so it is not in the next block.
+    // The pool drops it, so it is not in the next block.
     table.stage.node().drop_all_transactions().await?;
     table.stage.mine(1).await?;
     let second = table.stage.wait_attempts(&requests[0], 2).await?[1].tx_hash;
@@ -364,7 +366,7 @@ async fn with_a_replacement_in_flight() -> Result<()> {
     table.close(12).await
 }
 
-/// Nobody watches while the chain changes its mind.
+/// The chain reorganises while the relayer is down.
 async fn unwatched(table: &mut Table, depth: u64, branch: Branch, blocks_after: u64) -> Result<()> {
     let row = format!("relayer dead, depth {depth}, {branch:?}, {blocks_after} blocks later");
     println!("{row}");
@@ -382,7 +384,7 @@ async fn unwatched(table: &mut Table, depth: u64, branch: Branch, blocks_after: 
     table.stage.relayer.start().await?;
     table.finish(&requests).await?;
     let events: &[&str] = match branch {
-        // It is in a block before and after: nothing else was ever seen.
+        // It is in a block before and after: no other state was ever seen.
         Branch::Same(_) => &LANDS,
         Branch::Empty | Branch::Other(_) => &LANDS_AGAIN,
     };
@@ -398,17 +400,17 @@ async fn while_the_relayer_is_dead() -> Result<()> {
         (2, Branch::Same(1), 0),
         (3, Branch::Empty, 0),
         (4, Branch::Same(0), 2),
-        // Final in the other branch before anybody looks.
+        // Final in the other branch before the relayer is back.
         (6, Branch::Same(5), FINAL_BLOCKS + 2),
         (5, Branch::Empty, FINAL_BLOCKS + 2),
     ] {
         unwatched(&mut table, depth, branch, blocks_after).await?;
     }
-    // The counter ends with the process.
+    // The counter is lost with the process.
     table.close(1).await
 }
 
-/// What a call does depends on the branch: it reverts in one of them only.
+/// The outcome of a call depends on the branch: it reverts in one of them only.
 async fn reverting(table: &mut Table, depth: u64, reverts_at_first: bool) -> Result<()> {
     let row = format!("reverts {}, depth {depth}", if reverts_at_first { "at first" } else { "in the end" });
     println!("{row}");
@@ -460,8 +462,8 @@ async fn reverting(table: &mut Table, depth: u64, reverts_at_first: bool) -> Res
     Ok(())
 }
 
-/// The deadline passed before it was mined, and the pool lost it: an empty transaction frees its nonce. The block that is taken
-/// back has that.
+/// The deadline passed before it was mined, and the pool dropped it: an empty transaction frees its nonce. That one is
+/// in the removed block.
 async fn cancelled(table: &mut Table, depth: u64, branch: Branch) -> Result<()> {
     let row = format!("cancelled, depth {depth}, {branch:?}");
     println!("{row}");
@@ -491,7 +493,7 @@ async fn cancelled(table: &mut Table, depth: u64, branch: Branch) -> Result<()> 
     let transactions: Vec<_> = match branch {
         Branch::Empty => Vec::new(),
         Branch::Same(place) => vec![(table.raw(cancel), place)],
-        // Somebody kept it.
+        // Another node kept it.
         Branch::Other(place) => vec![(table.raw(payload), place)],
     };
     table.reorg(depth, &transactions).await?;
@@ -502,14 +504,14 @@ async fn cancelled(table: &mut Table, depth: u64, branch: Branch) -> Result<()> 
         }
         table.expect(&row, &requests, &["queued", "batched", "broadcast", "broadcast", "included", "finalized"]);
     } else {
-        // Told twice: that it is late, when its time is over, and in the end.
+        // `broadcast` occurs twice: the second reports the missed deadline; then comes the end.
         table.expect(&row, &requests, &["queued", "batched", "broadcast", "broadcast", "expired"]);
     }
     Ok(())
 }
 
-/// The node refuses a transaction for good, and keeps it: its members travel anew, and then it is mined after all. `is_taken_back`:
-/// and a reorganisation has what they travel in now instead.
+/// The node refuses a transaction permanently, and keeps it: its members travel in another, and then the first is mined
+/// after all. With `is_taken_back` a reorganisation then replaces it by the one in which they travel now.
 async fn kept(table: &mut Table, is_taken_back: bool) -> Result<()> {
     let row = format!("refused and kept{}", if is_taken_back { ", and taken back" } else { "" });
     println!("{row}");
@@ -528,7 +530,7 @@ async fn kept(table: &mut Table, is_taken_back: bool) -> Result<()> {
     table.stage.node().send_raw(table.raw(refused)).await?;
     table.stage.mine(1).await?;
     if is_taken_back {
-        // Else it was never seen where it is taken from.
+        // Otherwise the relayer never saw it in the removed block.
         let is_seen = async || {
             let batches = [table.stage.batch_of(&requests[0]).await?, table.stage.batch_of(&requests[1]).await?];
             Ok(batches.iter().any(|batch| batch.included_hash == Some(refused)).then_some(()))
@@ -555,7 +557,7 @@ async fn nonce_taken(table: &mut Table, depth: u64, is_taken_at_first: bool) -> 
     let mut crowd = table.crowd(2);
     let good = vec![crowd.mark(0)];
     let ours = vec![crowd.mark(1)];
-    // Another wish of the same user under the same nonce, which somebody else executes.
+    // Another request of the same user with the same nonce, which somebody else executes.
     crowd.users[1].next_nonce = 0;
     let theirs = crowd.mark(1);
     let both = [good.clone(), ours.clone()].concat();
@@ -590,7 +592,8 @@ async fn nonce_taken(table: &mut Table, depth: u64, is_taken_at_first: bool) -> 
 
 #[tokio::test]
 async fn reverts_cancels_and_nonces() -> Result<()> {
-    // Nobody who is skipped travels again before it is final: that has tests of its own, and here it is a matter of milliseconds.
+    // Skipped requests are not replanned before finality: other tests cover that, and here it would be a matter of
+    // milliseconds.
     let stage = stage().chain_key("bump_after_blocks", 100).chain_key("replan_after_blocks", FINAL_BLOCKS);
     let mut table = Table::on(stage).await?;
     for depth in 1..=6 {

@@ -1,4 +1,4 @@
-//! Who is left out of a transaction does not wait for its finality; and nobody gains by being left out.
+//! Requests left out of a transaction do not wait for its finality; and nobody gains by being left out.
 
 use std::{
     collections::BTreeSet,
@@ -26,19 +26,19 @@ use crate::{
     stage::{PATIENCE, Pace, Stage, StageBuilder, Via, submit_all, until},
 };
 
-/// Blocks on top that make a block final here: many more than [`REPLAN_BLOCKS`].
+/// Confirmation depth at which a block is final here: many more than [`REPLAN_BLOCKS`].
 const FINAL_BLOCKS: u64 = 40;
-/// `chain.replan_after_blocks`, as it is by default.
+/// `chain.replan_after_blocks`, its default.
 const REPLAN_BLOCKS: u64 = 3;
 /// `MAX_BATCH_FAILURES` of the relayer.
 const MAX_TRIES: usize = 6;
 
-/// How late a receipt comes that is told last.
+/// Delay of the receipt that is to arrive last.
 const LATE_BY: Duration = Duration::from_secs(2);
 
 const RECEIPT: &str = "eth_getTransactionReceipt";
 
-/// `isTrustedForwarder` of the target answers the truth.
+/// `isTrustedForwarder` of the target answers truthfully.
 const HONEST: u8 = 0;
 /// `isTrustedForwarder` of the target denies: the forwarder skips its requests.
 const DENY: u8 = 1;
@@ -48,7 +48,7 @@ fn stage(final_blocks: u64) -> StageBuilder {
     replacing(final_blocks).chain_key("bump_after_blocks", 1_000)
 }
 
-/// Where transactions are replaced as ever.
+/// With replacements as usual.
 fn replacing(final_blocks: u64) -> StageBuilder {
     Stage::at(Pace::Manual)
         .proxied()
@@ -57,23 +57,23 @@ fn replacing(final_blocks: u64) -> StageBuilder {
         .chain_key("rebroadcast_after_blocks", 1)
 }
 
-/// A call of the target that can deny.
+/// A request to the target that can deny.
 fn ask(stage: &Stage, tag: &str) -> Ask {
     company::ask(stage.world.nasty, tag)
 }
 
-/// The events of a request, by status.
+/// The statuses of a request's events.
 fn told(state: &RequestState) -> Vec<&str> {
     state.timeline.iter().map(|event| event.status.as_str()).collect()
 }
 
 impl Stage {
-    /// A block in which the target denies, though not in the state before it nor in the one after it.
+    /// Mines a block in which the target denies, though not in the state before it nor in the one after it.
     pub(crate) async fn mine_denying(&self) -> Result<()> {
         self.overtake(self.world.nasty, &setTrustCall { mode: DENY }).await?;
         let data = Bytes::from(setTrustCall { mode: HONEST }.abi_encode());
         let from = self.node().accounts().await?[1];
-        // Nobody takes less, so it is the last one.
+        // No transaction has a lower fee cap, so it is the last one.
         let base_fee = next_base_fee(self.node()).await?;
         let transaction = json!({
             "from": from, "to": self.world.nasty, "data": data, "gas": U64::from(100_000),
@@ -87,7 +87,7 @@ impl Stage {
         self.client().get_json(&format!("/v1/batches/{id}")).await
     }
 
-    /// The batch with this id in this state, making blocks until it is.
+    /// Mines until the batch with this id has this state.
     async fn batch_becomes(&self, id: &str, state: &str) -> Result<()> {
         until(&format!("{id} to be {state}"), PATIENCE, async || {
             if self.batch(id).await?.state == state {
@@ -99,23 +99,24 @@ impl Stage {
         .await
     }
 
-    /// The signed bytes of a transaction that came to be sent.
+    /// The signed bytes of a transaction that was sent.
     pub(crate) fn sent(&self, hash: B256) -> Bytes {
         self.proxy().arrivals().into_iter().find(|arrival| arrival.hash == hash).expect("it was to be sent").raw
     }
 
-    /// The lane's nonces for which something came to be sent.
+    /// The lane's nonces for which transactions were sent.
     fn sent_nonces(&self) -> BTreeSet<u64> {
         self.proxy().arrivals().iter().map(|arrival| arrival.nonce).collect()
     }
 
-    /// What a transaction took from the lane, wei.
+    /// Cost of a transaction to the lane, wei.
     async fn paid(&self, hash: B256) -> Result<U256> {
         let receipt = self.node().receipt(hash).await?.expect("in a block");
         Ok(U256::from(receipt.gas_used.to::<u64>()) * receipt.effective_gas_price)
     }
 
-    /// What requests cost and accounts bear is what these transactions took, and no other left the lane. What accounts bear.
+    /// Asserts that the requests' costs and the amounts borne by accounts add up to the cost of these transactions, and
+    /// that no other money left the lane. Returns the amount borne by accounts.
     async fn all_is_paid(&self, requests: &[SignedRequest], transactions: &[B256]) -> Result<U256> {
         let mut paid = U256::ZERO;
         for hash in transactions {
@@ -195,14 +196,14 @@ async fn a_skipped_one_travels_again_before_its_transaction_is_final() -> Result
     assert_eq!(state.timeline[3].reason.as_deref(), Some("skipped_by_forwarder"));
     let borne = stage.all_is_paid(&scene.all, &[*first, *second]).await?;
     assert_eq!(borne, U256::ZERO);
-    // It pays for the second one alone, and for its part in the first.
+    // It pays the whole second transaction, and its share of the first.
     let (own, alone) = (stage.costs(std::slice::from_ref(&scene.skipped)).await?, stage.paid(*second).await?);
     assert!(own > alone && own < alone + stage.paid(*first).await? / U256::from(2), "{own} for {alone}");
     stage.close().await
 }
 
-/// A look at the chain makes both final, and the receipt of the first comes last: the skipped one pays for its part in both all
-/// the same, and nobody else does. It tells its whole cost when it ends.
+/// One head makes both final, and the receipt of the first comes last: the skipped request pays for its share in both
+/// nevertheless, and nobody else does. Its whole cost is reported when it ends.
 #[tokio::test]
 async fn whichever_is_read_first_who_was_skipped_pays_for_both() -> Result<()> {
     let stage = stage(FINAL_BLOCKS).raise().await?;
@@ -226,7 +227,7 @@ async fn whichever_is_read_first_who_was_skipped_pays_for_both() -> Result<()> {
     stage.close().await
 }
 
-/// The same for one that was alone, whose relayer has started anew in between: nothing is the operator's.
+/// The same for a request that was alone, with a restart of the relayer in between: the operator bears nothing.
 #[tokio::test]
 async fn a_restart_forgets_nothing_of_what_a_skip_costs() -> Result<()> {
     let mut stage = stage(FINAL_BLOCKS).raise().await?;
@@ -260,7 +261,8 @@ async fn a_restart_forgets_nothing_of_what_a_skip_costs() -> Result<()> {
     stage.close().await
 }
 
-/// The other branch has the first transaction where the target does not deny: it executes all, and the second one is for nothing.
+/// The other branch has the first transaction at a point where the target does not deny: it executes all, and the
+/// second one is in vain.
 async fn turned_round(is_second_mined: bool) -> Result<()> {
     let stage = stage(FINAL_BLOCKS).raise().await?;
     let scene = Skipped::on(&stage).await?;
@@ -274,7 +276,7 @@ async fn turned_round(is_second_mined: bool) -> Result<()> {
     branch.extend(is_second_mined.then(|| (stage.sent(*second), depth - 1)));
     stage.node().reorg_with(depth, &branch).await?;
     stage.follow().await?;
-    // In this block or a later one, until a node has it again.
+    // In this block or a later one, as soon as a node has it again.
     until("both to be in blocks", PATIENCE, async || {
         if stage.node().receipt(*second).await?.is_some() {
             return Ok(Some(()));
@@ -285,7 +287,7 @@ async fn turned_round(is_second_mined: bool) -> Result<()> {
     .await?;
     let marks = stage.node().read(stage.world.nasty, marksCall { tag: keccak256("skipped") }.abi_encode()).await?;
     assert_eq!(U256::from_be_slice(&marks), U256::from(1));
-    // What the requests say may be of the branch that is gone.
+    // The requests' state may still be that of the removed branch.
     let is_back = async || Ok((stage.batch(first_id).await?.included_hash == Some(*first)).then_some(()));
     until("the first one to be in its block again", PATIENCE, is_back).await?;
     for request in &scene.all[..3] {
@@ -311,7 +313,7 @@ async fn turned_round(is_second_mined: bool) -> Result<()> {
     assert_eq!(truth.count("finalized", None), scene.all.len());
     assert_eq!(told(&stage.client().request(scene.skipped.id).await?).iter().filter(|s| **s == "finalized").count(), 1);
     let borne = stage.all_is_paid(&scene.all, &[*first, *second]).await?;
-    // Nobody's fault: what the second one took is the operator's.
+    // Nobody's fault: the operator bears the cost of the second one.
     assert_eq!(borne, stage.paid(*second).await?);
     stage.close().await
 }
@@ -326,11 +328,11 @@ async fn a_reorganisation_executes_it_in_the_first_one_and_the_second_is_skipped
     turned_round(true).await
 }
 
-/// A short one's time ended, so an empty transaction took the nonce: the other one, which has time, does not wait until that is
-/// final.
+/// One of two requests reached its deadline, so an empty transaction took the nonce: the other one, which has time,
+/// does not wait until that is final.
 #[tokio::test]
 async fn whom_a_cancel_left_out_travels_again_before_it_is_final() -> Result<()> {
-    // The short one is not so urgent that it would travel alone.
+    // The one with the short deadline is not so urgent that it would travel alone.
     let stage =
         replacing(FINAL_BLOCKS).chain_key("urgent_within_ms", 0).chain_key("bump_after_blocks", 3).raise().await?;
     let mut crowd = Crowd::new(&stage.world, 2);
@@ -370,9 +372,9 @@ async fn whom_a_cancel_left_out_travels_again_before_it_is_final() -> Result<()>
     stage.close().await
 }
 
-/// A tenant whose requests are never executed, however often they are sent: its target denies in every block, and in none of the
-/// states between them, and its users use their nonces elsewhere at the last moment. It ends, at its own cost, and another
-/// tenant's requests land in the next block at theirs.
+/// A tenant whose requests are never executed, however often they are sent: its target denies in every block, though in
+/// none of the states between them, and its users use their nonces elsewhere at the last moment. This ends, at its own
+/// cost, and another tenant's requests land in the next block at theirs.
 #[tokio::test]
 async fn skips_on_purpose_end_at_the_cost_of_whoever_makes_them() -> Result<()> {
     const SHOP: &str = "sw_shop_3mJr7AoUXx2Wqd";
@@ -407,7 +409,7 @@ async fn skips_on_purpose_end_at_the_cost_of_whoever_makes_them() -> Result<()> 
         let request = users.mark_within(round % 4, "60s");
         submit_all(&shop, std::slice::from_ref(&request)).await?;
         if round < 4 {
-            // Two wishes under one nonce: the relayer carries one while somebody else executes the other.
+            // Two requests with one nonce: the relayer carries one while somebody else executes the other.
             let user = 3 + round % 2;
             let ours = others.mark_within(user, "60s");
             others.users[user].next_nonce -= 1;
@@ -479,7 +481,7 @@ async fn skips_on_purpose_end_at_the_cost_of_whoever_makes_them() -> Result<()> 
 }
 
 impl Stage {
-    /// Waits until the node has taken a transaction with this request.
+    /// Waits until the node has accepted a transaction with this request.
     async fn is_sent(&self, owner: &RelayerClient, request: &SignedRequest) -> Result<()> {
         until("it to be sent", PATIENCE, async || {
             let Some(batch) = owner.request(request.id).await?.batch else { return Ok(None) };
@@ -490,7 +492,7 @@ impl Stage {
         .await
     }
 
-    /// Whose accounts bear something.
+    /// Tenants whose accounts bear an amount.
     async fn bearers(&self) -> Result<Vec<Option<String>>> {
         use sqlx::{Connection as _, Row as _};
         let url = format!("sqlite://{}", self.relayer.database().display());
@@ -501,7 +503,7 @@ impl Stage {
     }
 }
 
-/// Waits until it is in a block.
+/// Waits until it is included.
 async fn wait_included(owner: &RelayerClient, id: B256) -> Result<RequestState> {
     until("it to be included", PATIENCE, async || {
         let state = owner.request(id).await?;
@@ -510,12 +512,12 @@ async fn wait_included(owner: &RelayerClient, id: B256) -> Result<RequestState> 
     .await
 }
 
-/// The first of three endpoints, which is asked first, says what it wants.
+/// The first of three endpoints, which is asked first, may lie.
 fn one_of_three(final_blocks: u64) -> StageBuilder {
     stage(final_blocks).endpoints(&[Via::Proxy, Via::Slow, Via::Slow])
 }
 
-/// It shows a transaction in a block that took it back, as one that left its members out.
+/// It reports an included transaction after the block was removed, as one that left its members out.
 #[tokio::test]
 async fn an_inclusion_that_one_node_invents_plans_nothing_anew() -> Result<()> {
     const FINAL_HERE: u64 = 8;
@@ -534,7 +536,7 @@ async fn an_inclusion_that_one_node_invents_plans_nothing_anew() -> Result<()> {
     // From now on no block has room for it.
     stage.set_block_gas_limit(50_000).await?;
     stage.wait_status(all[0].id, "broadcast").await?;
-    // Most nodes count its nonce as unused: one node's word for a block is not believed.
+    // Most nodes count its nonce as unused: a block that only one node reports is not believed.
     stage.settled_down().await;
     assert_eq!(stage.batch(&id).await?.state, "broadcast");
     stage.node().drop_all_transactions().await?;
@@ -549,7 +551,7 @@ async fn an_inclusion_that_one_node_invents_plans_nothing_anew() -> Result<()> {
     assert_eq!(stage.sent_nonces().len(), 1, "nothing else was sent");
     let (_, borne) = stage.spent_and_borne().await?;
     assert_eq!(stage.costs(&all).await? + borne, U256::ZERO, "nothing was settled");
-    // Nor when it would be final.
+    // Not even when it would be final.
     for _ in 0..4 {
         stage.mine(1).await?;
         stage.settled_down().await;
@@ -565,7 +567,7 @@ async fn an_inclusion_that_one_node_invents_plans_nothing_anew() -> Result<()> {
     stage.close().await
 }
 
-/// It says that the transaction failed as a whole, and knows none of the nonces that it used.
+/// It reports that the transaction failed as a whole, and the nonces that it used as unused.
 #[tokio::test]
 async fn a_failure_that_one_node_invents_plans_nothing_anew() -> Result<()> {
     let stage = one_of_three(FINAL_BLOCKS).raise().await?;
@@ -596,7 +598,7 @@ async fn a_failure_that_one_node_invents_plans_nothing_anew() -> Result<()> {
     stage.close().await
 }
 
-/// The skip is true, its price is not: whatever one node says that it cost, it lands and pays what it did cost.
+/// The skip is real, its price is not: whatever cost one node reports, the request lands and pays the real cost.
 #[tokio::test]
 async fn a_price_that_one_node_invents_is_paid_by_nobody() -> Result<()> {
     const FINAL_HERE: u64 = 12;
@@ -622,7 +624,7 @@ async fn a_price_that_one_node_invents_is_paid_by_nobody() -> Result<()> {
 }
 
 impl Stage {
-    /// Lets the relayer do what it would do wrong: nothing tells when it does nothing.
+    /// Gives the relayer time to do something wrong: no event shows that it does nothing.
     pub(crate) async fn settled_down(&self) {
         tokio::time::sleep(Duration::from_millis(150)).await;
     }

@@ -1,4 +1,4 @@
-//! L1 data fees: ours against the `GasPriceOracle` itself, and a relayer on a chain that has one.
+//! L1 data fees: our computation against the `GasPriceOracle` itself, and a relayer on a chain with a data fee.
 
 use std::time::Duration;
 
@@ -34,13 +34,13 @@ pub(crate) const MAINNET: OpL1Params = OpL1Params {
     da_footprint_gas_scalar: 0,
 };
 
-/// Puts the predeploys where the OP Stack has them.
+/// Installs the predeploys at their addresses on the OP Stack.
 pub(crate) async fn install(node: &Node) -> Result<()> {
     node.set_code(GAS_PRICE_ORACLE, Bytes::from_static(gas_price_oracle_code())).await?;
     node.set_code(L1_BLOCK, Bytes::from_static(l1_block_code())).await
 }
 
-/// What the sequencer's first transaction of a block and the upgrade's do.
+/// Writes the state that the sequencer's first transaction of a block, and that of the upgrade, write.
 pub(crate) async fn set(node: &Node, fork: OpFork, params: &OpL1Params) -> Result<()> {
     // `isEcotone`, `isFjord`.
     let flags = if fork >= OpFork::Fjord { 0x0101 } else { 1 };
@@ -116,18 +116,18 @@ async fn we_say_what_the_oracle_says() -> Result<()> {
     set(node, OpFork::Fjord, &MAINNET).await?;
     let told = ask(node, getL1FeeUpperBoundCall { unsignedTxSize: U256::from(1_000) }).await?;
     assert_eq!(told, U256::from(76_615_331_833_u64));
-    // Its upper bound is none for what does not compress; ours is.
+    // The oracle's upper bound does not hold for data that does not compress; ours does.
     let data = noise(3_000);
     let bound = ask(node, getL1FeeUpperBoundCall { unsignedTxSize: U256::from(data.len()) }).await?;
     let fee = ask(node, getL1FeeCall { unsignedTx: data.clone().into() }).await?;
     assert!(bound < fee);
     assert!(MAINNET.l1_data_fee(OpFork::Fjord, &TxSize::bound_unsigned(data.len() as u64)) >= fee);
-    // Later forks' getters are not there: what the relayer takes for "not active".
+    // Getters of later forks are missing: the relayer takes that for "not active".
     assert!(ask(node, GasPriceOracle::isJovianCall {}).await.is_err());
     Ok(())
 }
 
-/// A relayer with the `op-mainnet` preset, and the chain it thinks that is.
+/// A relayer with the `op-mainnet` preset, and the chain that it takes for it.
 struct Rollup {
     relayer: Relayer,
     world: World,
@@ -172,7 +172,7 @@ impl Rollup {
         .await
     }
 
-    /// Two heads that the relayer saw after what was just written.
+    /// Waits until the relayer has seen two heads after the last write.
     async fn follow(&self) -> Result<()> {
         let head = self.anvil.node().block_number().await? + 2;
         until("two blocks", PATIENCE, async || Ok((self.chain().await?["head"].as_u64() >= Some(head)).then_some(())))
@@ -207,7 +207,7 @@ async fn a_rollup_without_predeploys_is_said_to_be_none() -> Result<()> {
     let metrics = rollup.client().metrics().await?;
     assert!(metrics.keys().any(|key| key.contains("l1_fee_reads_failed") && key.contains("l1_fee_contract_missing")));
 
-    // It is not a matter of a restart.
+    // It needs no restart.
     install(rollup.anvil.node()).await?;
     set(rollup.anvil.node(), OpFork::Fjord, &MAINNET).await?;
     rollup.wait_health("healthy").await?;
@@ -221,7 +221,7 @@ async fn the_l1_fee_is_quoted_reserved_and_must_be_there() -> Result<()> {
     let rollup = Rollup::raise().await?;
     let node = rollup.anvil.node();
     install(node).await?;
-    // Dear enough that it is most of the cost.
+    // So dear that it is most of the cost.
     let dear = |times: u64| OpL1Params { l1_base_fee: U256::from(times) * U256::from(10_u64.pow(15)), ..MAINNET };
     set(node, OpFork::Fjord, &dear(1)).await?;
     rollup.wait_health("healthy").await?;
@@ -234,7 +234,7 @@ async fn the_l1_fee_is_quoted_reserved_and_must_be_there() -> Result<()> {
     assert!(wei(&once, "expectedCostWei") > fee);
     assert_eq!(wei(&once, "operatorFeeWei"), U256::ZERO);
 
-    // What was signed in the end costs what was quoted, or a little less.
+    // The cost of the signed transaction is the quoted one, or a little less.
     let hash = until("the first to be in a transaction", PATIENCE, async || {
         Ok(rollup.client().request(first.id).await?.tx_hash)
     })
@@ -244,11 +244,11 @@ async fn the_l1_fee_is_quoted_reserved_and_must_be_there() -> Result<()> {
     println!("L1 data fee: quoted {fee}, really {real}");
     assert!(real <= fee && fee <= real * U256::from(5) / U256::from(4), "quoted {fee}, really {real}");
 
-    // Reserved with a margin of 300 %: dearer by so much, four times that is reserved.
+    // Reserved with a margin of 300 %, that is four times the fee: enough for this rise.
     set(node, OpFork::Fjord, &dear(3)).await?;
     rollup.follow().await?;
     let second = crowd.mark_within(1, "90s");
-    // The lane can pay for gas, but not for L1.
+    // The lane can pay for gas, but not for L1 data.
     let lane = rollup.world.relayers[0].address;
     let gas_only = wei(&once, "maxCostWei") - fee * U256::from(4) + fee;
     node.set_balance(lane, gas_only).await?;
@@ -264,7 +264,7 @@ async fn the_l1_fee_is_quoted_reserved_and_must_be_there() -> Result<()> {
     rollup.follow().await?;
     assert_eq!(node.nonce(lane).await?, nonce, "sent what it could not pay");
 
-    // A ceiling that covers the gas but not L1 is refused; both numbers are told.
+    // A ceiling that covers the gas but not L1 is refused; both amounts are given.
     let mut third: Value = serde_json::from_slice(&crowd.mark_within(2, "90s").body).expect("a body");
     third["maxCost"] = json!(more.to_string());
     match rollup.client().submit(&Bytes::from(third.to_string().into_bytes())).await? {
@@ -279,7 +279,7 @@ async fn the_l1_fee_is_quoted_reserved_and_must_be_there() -> Result<()> {
     })
     .await?;
 
-    // It waits for money at today's price; when that comes, L1 asks more than a third of what is reserved.
+    // It waits for money at the current price; when money arrives, L1 costs more than a third of the reservation.
     set(node, OpFork::Fjord, &dear(1)).await?;
     rollup.follow().await?;
     node.set_balance(lane, U256::from(1)).await?;

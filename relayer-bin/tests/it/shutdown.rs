@@ -1,4 +1,4 @@
-//! `SIGTERM` in the middle of everything: an orderly end, and nothing accepted is lost.
+//! `SIGTERM` in the middle of everything: an orderly shutdown, and no accepted request is lost.
 
 use std::{
     collections::BTreeSet,
@@ -44,7 +44,7 @@ async fn in_the_middle_of_a_burst() -> Result<()> {
                                 assert_eq!((problem.status, problem.code.as_str()), (503, "shutting_down"));
                                 break;
                             }
-                            // Refused connections and cut ones are no promise.
+                            // A refused or cut connection is no promise.
                             Err(error) => {
                                 assert!(is_transient(&error), "{error}");
                                 break;
@@ -69,7 +69,7 @@ async fn in_the_middle_of_a_burst() -> Result<()> {
         let known = stage.summaries().await?;
         let lost: Vec<_> = accepted.iter().filter(|id| !known.contains_key(*id)).collect();
         assert!(lost.is_empty(), "accepted and lost: {lost:?}");
-        // The same bytes again, for those without an answer.
+        // The same bytes again, for requests without an answer.
         stage.submit(&requests).await?;
         all.extend(requests);
     }

@@ -1,4 +1,4 @@
-//! Peers that take what they can get: connections, memory, time. The relayer's own process is measured.
+//! Peers that exhaust resources: connections, memory, time. The relayer's own process is measured.
 
 use std::{
     fs,
@@ -40,12 +40,12 @@ impl Fort {
         Pid::from_child(&self.child)
     }
 
-    /// Where its API is.
+    /// Base URL of its API.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// With these lines in `[server]`; its node takes everything and mines nothing.
+    /// Starts it with these lines in `[server]`; its node accepts everything and mines nothing.
     pub(crate) async fn raise(server: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -96,7 +96,7 @@ impl Fort {
         socket.connect(self.address).await.unwrap()
     }
 
-    /// Whether `/healthz` is answered in time, over a new connection.
+    /// True if `/healthz` is answered in time, over a new connection.
     async fn is_alive(&self, within: Duration) -> bool {
         let probe = async {
             let mut stream = TcpStream::connect(self.address).await.ok()?;
@@ -125,13 +125,13 @@ impl Drop for Fort {
     }
 }
 
-/// As many files as the system allows.
+/// Raises the limit of open files as far as the system allows.
 fn open_many_files() {
     let now = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum }).unwrap();
 }
 
-/// Sends and never reads, until the connection is closed or nothing more fits.
+/// Sends without reading, until the connection is closed or nothing more fits.
 async fn pour(stream: &mut TcpStream, bytes: &[u8]) {
     let _ = tokio::time::timeout(Duration::from_millis(200), stream.write_all(bytes)).await;
 }
@@ -177,7 +177,7 @@ async fn all_at_once_leave_memory_probes_and_honest_callers_alone() {
     let before = fort.resident();
     let mut held = Vec::new();
     let started = Instant::now();
-    // As many as are let in, each with more answers than fit into the system's buffers; and 100 more.
+    // The most that are admitted, each with more answers than fit into the system's buffers; and 100 more.
     let calls = "GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(200);
     for index in 0..1_124_u32 {
         let stream = fort.connect(u8::try_from(2 + index / 256).unwrap()).await;
@@ -232,7 +232,7 @@ async fn half_sent_bodies_take_bounded_memory_and_small_ones_get_through() {
     println!("{} KiB more", grown / 1_024);
     assert!(grown < 80 * MIB, "{} MiB", grown / MIB);
     assert_eq!(fort.submit().await, StatusCode::ACCEPTED);
-    // Those for whom there was no room are told, as soon as the rest of their bodies has had its time.
+    // Callers without room are told so, as soon as the rest of their bodies has had its time.
     let mut told = 0;
     let answers = held.iter_mut().map(async |stream| {
         let mut answer = vec![0; 4_096];
@@ -250,7 +250,7 @@ async fn half_sent_bodies_take_bounded_memory_and_small_ones_get_through() {
         }
     }
     assert!(told > 10, "{told}");
-    // What was held is given back.
+    // Held memory is released.
     drop(held);
     let batch = json!({ "requests": vec![json!(null); 900], "filler": " ".repeat(200_000) });
     let client = reqwest::Client::new();
@@ -298,7 +298,7 @@ async fn who_comes_when_all_places_are_taken_waits_and_probes_do_not() {
     let fort = Fort::raise(&format!("{limits}\nprobe_listen = \"{port}\"")).await;
     let silent = [fort.connect(2).await, fort.connect(2).await, fort.connect(3).await, fort.connect(3).await];
     tokio::time::sleep(Duration::from_millis(100)).await;
-    // One address has three; the fourth is refused at once, and told why.
+    // One address may have three; the fourth is refused at once, with the reason.
     let third = fort.connect(2).await;
     let mut fourth = fort.connect(2).await;
     let mut answer = String::new();
@@ -306,7 +306,7 @@ async fn who_comes_when_all_places_are_taken_waits_and_probes_do_not() {
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("server.max_connections_per_ip"), "{answer}");
     let problem: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
     assert_eq!(problem["code"], "overloaded");
-    // Many who wait silently don't hold up a probe, however slowly it is written.
+    // Many silent connections don't hold up a probe, however slowly it is written.
     let mut crowd = Vec::new();
     for index in 0..60 {
         crowd.push(fort.connect(10 + index / 3).await);
@@ -322,12 +322,12 @@ async fn who_comes_when_all_places_are_taken_waits_and_probes_do_not() {
     let mut start = [0; 9];
     tokio::time::timeout(Duration::from_secs(1), slow.read_exact(&mut start)).await.unwrap().unwrap();
     assert_eq!(&start, b"HTTP/1.1 ");
-    // The second listener knows probes and nothing else.
+    // The second listener answers probes and nothing else.
     let client = reqwest::Client::new();
     let status = async |path: &str| client.get(format!("http://{port}{path}")).send().await.unwrap().status().as_u16();
     assert_eq!((status("/healthz").await, status("/readyz").await), (200, 200));
     assert_eq!((status("/v1/chains").await, status("/metrics").await, status("/").await), (404, 404, 404));
-    // Somebody who has something to say is served when the silent ones have had their time.
+    // A caller that sends data is served once the silent ones have timed out.
     let asked = Instant::now();
     assert_eq!(fort.submit().await, StatusCode::ACCEPTED);
     assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
@@ -363,7 +363,8 @@ async fn a_stream_that_nobody_reads_is_cut_and_holds_little() {
     }
 }
 
-/// Many who submit batches of wrong requests and read nothing hold no more than answers may, and no metrics from others.
+/// Many callers that submit batches of invalid requests and read nothing hold no more than the limit for answers, and
+/// no metrics from others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_nobody_reads_take_bounded_memory() {
     let fort = Fort::raise("max_body_memory_bytes = 16777216\nwrite_timeout_ms = 60000").await;
@@ -397,7 +398,7 @@ async fn answers_that_nobody_reads_take_bounded_memory() {
     assert!(grown < 64 * MIB, "{} MiB", grown / MIB);
     assert!(fort.is_alive(Duration::from_secs(1)).await);
     assert_eq!(fort.submit().await, StatusCode::ACCEPTED);
-    // Metrics have memory of their own, of which one address takes no more than others leave.
+    // Metrics have memory of their own, of which one address takes no more than it leaves to others.
     let metrics = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(20);
     for _ in 0..150 {
         ask(2, &metrics).await;

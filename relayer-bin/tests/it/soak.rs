@@ -1,4 +1,4 @@
-//! The long runs of `cargo xtask soak`, short: processes die under load, nothing is lost, doubled or stuck.
+//! Short versions of the long runs of `cargo xtask soak`: processes die under load, nothing is lost, doubled or stuck.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What every test plays on: a node, contracts, perhaps a proxy, and the relayer.
+//! The common setting of tests: a node, contracts, optionally a proxy, and the relayer.
 
 use std::{
     collections::BTreeMap,
@@ -19,47 +19,47 @@ use slackwater_benches::{
 
 pub(crate) use slackwater_benches::wait::until;
 
-/// How long anything that must happen may take before the test gives up. Only a broken relayer waits this long.
+/// Time limit for anything that must happen. Only a broken relayer waits this long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Requests per call of the batch endpoint.
 const CHUNK: usize = 100;
 
-/// When blocks are made.
+/// Block production.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pace {
     /// One every second.
     Second,
     /// Four every second.
     Quarter,
-    /// When the test says so.
+    /// On the test's command.
     Manual,
 }
 
-/// Where an endpoint of the relayer leads.
+/// Route of an endpoint of the relayer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Via {
-    /// To the node.
+    /// Directly to the node.
     Node,
-    /// To the proxy before it.
+    /// To the proxy in front of the node.
     Proxy,
-    /// To the node, in a roundabout way: whoever has the choice asks another endpoint.
+    /// To the node, with added delay: another endpoint is preferred.
     Slow,
 }
 
-/// Where the first endpoint's WebSocket leads.
+/// Route of the first endpoint's WebSocket.
 #[derive(Debug, Clone)]
 enum Heads {
     /// To the node, through a forwarder.
     Forwarded,
-    /// Elsewhere.
+    /// To another URL.
     At(String),
 }
 
-/// How much later [`Via::Slow`] answers.
+/// Added delay of [`Via::Slow`].
 const DETOUR: Duration = Duration::from_millis(25);
 
-/// How a [`Stage`] is built.
+/// Builder of a [`Stage`].
 #[must_use = "a builder does nothing until `raise`"]
 pub(crate) struct StageBuilder {
     pace: Pace,
@@ -125,13 +125,13 @@ impl StageBuilder {
         self
     }
 
-    /// Where the ledger's file is.
+    /// Path of the ledger's file.
     pub(crate) fn database(mut self, path: PathBuf) -> Self {
         self.database = Some(path);
         self
     }
 
-    /// Facts of the chain that differ from the preset, as members of a TOML table.
+    /// Properties of the chain that differ from the preset, as members of a TOML table.
     pub(crate) fn spec(mut self, members: &str) -> Self {
         self.spec = format!(", {members}");
         self
@@ -143,7 +143,7 @@ impl StageBuilder {
         self
     }
 
-    /// The tenants, as TOML, for those that name a contract of the world.
+    /// The tenants, as TOML; for configurations that name a contract of the world.
     pub(crate) fn tenants(mut self, toml: fn(&World) -> String) -> Self {
         self.tenants = Some(toml);
         self
@@ -155,7 +155,7 @@ impl StageBuilder {
         self
     }
 
-    /// The API key that [`Stage::client`] shows.
+    /// The API key that [`Stage::client`] sends.
     pub(crate) fn api_key(mut self, key: &str) -> Self {
         self.api_key = Some(key.to_owned());
         self
@@ -248,7 +248,7 @@ impl StageBuilder {
     }
 }
 
-/// A running scene. What is dropped first ends first.
+/// A running stage. Fields are dropped, and so ended, in order.
 pub(crate) struct Stage {
     pub(crate) relayer: Relayer,
     client: RelayerClient,
@@ -257,9 +257,9 @@ pub(crate) struct Stage {
     _detour: Option<Proxy>,
     pub(crate) world: World,
     pub(crate) anvil: Anvil,
-    /// Of everything that is left to chance.
+    /// Seed of all randomness.
     pub(crate) seed: u64,
-    /// Height at which the relayer was started.
+    /// Block height at which the relayer was started.
     pub(crate) born: u64,
     is_done: bool,
 }
@@ -328,7 +328,7 @@ impl Stage {
         }
     }
 
-    /// As [`Self::settle`], making blocks all the while.
+    /// As [`Self::settle`], mining blocks all the while.
     pub(crate) async fn settle_mining(&self) -> Result<BTreeMap<String, u64>> {
         let started = Instant::now();
         loop {
@@ -363,7 +363,7 @@ impl Stage {
         self.client().wait_terminal(id, PATIENCE).await
     }
 
-    /// Makes blocks, and waits until the relayer has seen them.
+    /// Mines blocks, and waits until the relayer has seen them.
     pub(crate) async fn mine(&self, blocks: u64) -> Result<()> {
         self.node().mine(blocks).await?;
         self.follow().await
@@ -381,7 +381,7 @@ impl Stage {
         Ok(chains["chains"][0]["head"].as_u64().unwrap_or_default())
     }
 
-    /// Waits until the node's pool holds at least so many transactions that can be mined.
+    /// Waits until the node's pool holds at least so many executable transactions.
     pub(crate) async fn pooled(&self, count: u64) -> Result<()> {
         until(&format!("{count} transactions in the pool"), PATIENCE, async || {
             Ok((self.node().pool().await?.0 >= count).then_some(()))
@@ -400,9 +400,8 @@ impl Stage {
             .sum())
     }
 
-    /// Lane `index` as the API shows it.
-    /// What left the first lane since the world was made, as the chain says; and what accounts bear of it, as the ledger says,
-    /// wei.
+    /// Amount that left the first lane since the world was made, according to the chain, and the part of it that
+    /// accounts bear, according to the ledger; both in wei.
     pub(crate) async fn spent_and_borne(&self) -> Result<(U256, U256)> {
         use sqlx::{Connection as _, Row as _};
         let funded = U256::from(10_000) * U256::from(10_u64.pow(18));
@@ -426,13 +425,13 @@ impl Stage {
         Ok(lane.cloned().unwrap_or_default())
     }
 
-    /// Sets the gas limit of blocks from now on. Too little for a transaction keeps it waiting in the pool.
+    /// Sets the gas limit of future blocks. A limit too low for a transaction keeps it in the pool.
     pub(crate) async fn set_block_gas_limit(&self, gas: u64) -> Result<()> {
         self.node().call::<Value>("evm_setBlockGasLimit", json!([alloy_primitives::U64::from(gas)])).await.map(drop)
     }
 
-    /// The end of a test that has passed: the relayer stops in order, and its database tells one consistent story that
-    /// the chain confirms.
+    /// Ends a test that has passed: the relayer shuts down in order, and its database is consistent in itself and with
+    /// the chain.
     pub(crate) async fn close(mut self) -> Result<()> {
         assert!(self.relayer.terminate(Duration::from_secs(30)).await?, "the relayer ends with an error");
         if let Some(proxy) = &self.proxy {
@@ -468,8 +467,8 @@ impl Drop for Stage {
     }
 }
 
-/// Submits all in calls of the batch endpoint; each must be accepted. What gets no answer, or is told to come back, is
-/// sent again: the same bytes.
+/// Submits all in calls of the batch endpoint; each must be accepted. Calls without an answer, or refused with a retry
+/// time, are repeated with the same bytes.
 pub(crate) async fn submit_all(client: &RelayerClient, requests: &[SignedRequest]) -> Result<()> {
     let started = Instant::now();
     for chunk in requests.chunks(CHUNK) {
@@ -504,7 +503,7 @@ pub(crate) async fn submit_all(client: &RelayerClient, requests: &[SignedRequest
     Ok(())
 }
 
-/// No answer, or one that says to come back.
+/// No answer, or one that asks for a retry.
 pub(crate) const fn is_transient(error: &BenchError) -> bool {
     error.is_ambiguous() || matches!(error, BenchError::Problem { status: 503, .. })
 }

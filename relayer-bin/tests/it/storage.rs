@@ -1,5 +1,5 @@
-//! Storage faults: the relayer stops accepting and says why, once; sends nothing that is not durable; goes on by itself
-//! when the fault is gone; and what it acknowledged is executed exactly once.
+//! Storage faults: the relayer stops accepting and reports the reason, once; sends nothing that is not durable; resumes
+//! by itself when the fault is gone; and every acknowledged request is executed exactly once.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -24,9 +24,9 @@ use tempfile::TempDir;
 use crate::stage::{PATIENCE, Pace, Stage, submit_all, until};
 
 const USERS: usize = 20;
-/// Too small for what the relayer writes to see whether it may go on, large enough for its log.
+/// Too small for the relayer's test write, large enough for its log.
 const NO_ROOM: u64 = 64 * 1_024;
-/// What the health's alert says.
+/// Text of the health's alert.
 const ALERT: &str = "the ledger takes no writes";
 const BACK: &str = "the ledger takes writes again";
 
@@ -46,7 +46,7 @@ fn lines(relayer: &Relayer, text: &str) -> usize {
 }
 
 impl Stage {
-    /// While the storage is away: the refusal, the probe, the metric and the lanes say so.
+    /// While the storage is unavailable: the refusal, the probe, the metric and the lanes report it.
     async fn is_away(&self, request: &SignedRequest, kinds: &[&str]) -> Result<()> {
         let client = self.client().clone().with_timeout(Duration::from_secs(20));
         let refused = async || {
@@ -67,7 +67,7 @@ impl Stage {
         assert_eq!(self.metric("slackwater_ledger_available", &[]).await?, 0.0);
         assert!(self.metric("slackwater_ledger_faults_total", &[]).await? >= 1.0);
         assert_eq!(self.lane_state(0).await?["paused"], "storage");
-        // Once ready again, it takes this very request; until then not.
+        // It accepts this very request once it is ready again; until then it refuses it.
         assert!(matches!(client.submit(&request.body).await?, Submitted::Refused(_)));
         Ok(())
     }
@@ -79,7 +79,7 @@ impl Stage {
         Ok(())
     }
 
-    /// What all faults have in common, with more requests on their way when it strikes and when it goes away.
+    /// The common course of all faults, with requests in progress when the fault strikes and when it ends.
     async fn survives(
         mut self,
         kinds: &[&str],
@@ -105,7 +105,7 @@ impl Stage {
             strike(&self).await;
             let late = crowd.mark_within(0, "10m");
             self.is_away(&late, kinds).await?;
-            // Looks and refusals go on meanwhile, and are not told again.
+            // Health checks and refusals continue meanwhile, and are not reported again.
             for _ in 0..20 {
                 let refused = self.client().clone().with_timeout(Duration::from_secs(20)).submit(&late.body).await?;
                 assert_eq!(refused.refused_with(), Some("storage_unavailable"));
@@ -150,7 +150,7 @@ async fn killed_with_files_that_may_not_grow() -> Result<()> {
     stage.relayer.limit_files(Some(NO_ROOM)).expect("a limit");
     let late = crowd.mark_within(0, "10m");
     stage.is_away(&late, &["io_error"]).await?;
-    // Blocks go by; whatever it sends meanwhile, it must know after a crash.
+    // Blocks pass; everything sent meanwhile must be known after a crash.
     let head = stage.node().block_number().await?;
     until("more blocks", PATIENCE, async || Ok((stage.node().block_number().await? > head + 3).then_some(()))).await?;
     stage.relayer.restart().await?;
@@ -162,11 +162,11 @@ async fn killed_with_files_that_may_not_grow() -> Result<()> {
     stage.close().await
 }
 
-/// A small file system of its own, which is unmounted with it.
+/// A small file system, which is unmounted when this is dropped.
 struct SmallDisk(TempDir);
 
 impl SmallDisk {
-    /// `None` where mounting is not permitted.
+    /// Mounts it; `None` if mounting is not permitted.
     fn mount(mebibytes: u32) -> Option<Self> {
         let dir = TempDir::with_prefix("slackwater-disk-").expect("temporary directory");
         let mut mount = Command::new("mount");
@@ -188,7 +188,7 @@ impl SmallDisk {
         self.0.path().join("ballast")
     }
 
-    /// Takes all room, to the last byte.
+    /// Fills it to the last byte.
     fn fill(&self) {
         let mut file = OpenOptions::new().create(true).append(true).open(self.ballast()).expect("a file");
         let mut bytes = vec![1_u8; 64 * 1_024];
@@ -204,7 +204,7 @@ impl SmallDisk {
         fs::remove_file(self.ballast()).expect("our own file");
     }
 
-    /// `ro` or `rw`. Nothing may be open for writing.
+    /// Remounts it `ro` or `rw`. Nothing may be open for writing.
     fn remount(&self, how: &str) {
         let status = Command::new("mount").args(["-o", &format!("remount,{how}")]).arg(self.0.path()).status();
         assert!(status.expect("mount runs").success(), "remount,{how}");
@@ -221,17 +221,17 @@ impl Drop for SmallDisk {
 async fn a_full_disk() -> Result<()> {
     let Some(disk) = SmallDisk::mount(32) else { return Ok(()) };
     let stage = Stage::at(Pace::Quarter).database(disk.0.path().join("ledger.db")).raise().await?;
-    // The index of the log may be what finds no room, and then the commit is in doubt for a moment.
+    // The log's index may be the file that finds no room, and then the commit is in doubt for a moment.
     let strike = async |_: &Stage| disk.fill();
     let mend = async |_: &Stage| disk.clear();
     stage.survives(&["full", "io_error", "in_doubt"], strike, mend).await
 }
 
-/// Files that nobody may change, not even through what is open already; they are given back with it.
+/// Files that can't be changed, not even through open handles, until this is dropped.
 struct Immutable(Vec<PathBuf>);
 
 impl Immutable {
-    /// `None` where that is not permitted, or the file system knows no such thing.
+    /// Makes the files of `database` immutable; `None` if that is not permitted, or not supported by the file system.
     fn make(database: &Path) -> Option<Self> {
         let files = [database.to_owned(), beside(database, "-wal")];
         let made = Self(files.into_iter().filter(|file| file.exists()).collect());
@@ -311,7 +311,7 @@ async fn another_program_holds_the_lock() -> Result<()> {
     stage.survives(&["busy"], strike, mend).await
 }
 
-/// Changes bytes in the middle of a part of a file.
+/// Overwrites bytes of a file.
 fn spoil(path: &Path, from: u64, to: u64) {
     let mut file = File::options().read(true).write(true).open(path).expect("opens");
     let at = from + (to - from) / 2;
@@ -323,7 +323,8 @@ fn spoil(path: &Path, from: u64, to: u64) {
     file.write_all(&bytes[..count]).expect("writes");
 }
 
-/// What a power cut leaves of a disk that lied about its syncs: the end of the log is gone, or is not what was written.
+/// State after a power cut on a disk that lied about its syncs: the end of the log is missing, or differs from what was
+/// written.
 async fn the_end_of_the_log_is_lost(is_cut: bool) -> Result<()> {
     let mut stage = Stage::at(Pace::Quarter).raise().await?;
     let mut crowd = Crowd::new(&stage.world, USERS);
@@ -345,7 +346,7 @@ async fn the_end_of_the_log_is_lost(is_cut: bool) -> Result<()> {
     for request in &kept {
         stage.client().request(request.id).await.expect("acknowledged before the damage, and there");
     }
-    // Callers send again what it does not know; what the chain has executed is told to be used.
+    // Callers submit again what the relayer lost; nonces that the chain has executed are reported as used.
     for request in &lost {
         let answer = stage.client().submit(&request.body).await?;
         assert!(matches!(answer.refused_with(), None | Some("nonce_used")), "{answer:?}");
@@ -386,7 +387,7 @@ async fn a_damaged_database_is_refused_and_restored() -> Result<()> {
     let run = |relayer: &Relayer, args: &[&str]| relayer.command(args).output().expect("slackwater runs");
     let made = run(&stage.relayer, &["backup", &text(&database), "--out", &text(&backup)]);
     assert!(made.status.success(), "{made:?}");
-    // A whole page in the middle, in the pages' order; the first one is left, so that it looks like a ledger.
+    // A whole page in the middle of the file; the first one is left, so that it looks like a ledger.
     let pages = size(&database) / 4_096;
     let page = vec![0x5a_u8; 4_096];
     let mut file = File::options().write(true).open(&database).expect("opens");
@@ -434,13 +435,13 @@ const CUT: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 async fn a_server_that_is_restarted() -> Result<()> {
     let (server, stage) = on_postgres().await?;
     let server = std::cell::RefCell::new(server);
-    // Like a power cut: what was on its way to a commit is in doubt.
+    // Like a power cut: a commit in progress is in doubt.
     let strike = async |_: &Stage| server.borrow_mut().crash().expect("stops");
     let mend = async |_: &Stage| server.borrow_mut().launch().expect("starts");
     stage.survives(&["unreachable", "in_doubt"], strike, mend).await
 }
 
-/// Reads are answered all the while, so they say nothing about the storage.
+/// Reads are answered all the while, so they do not reveal the state of the storage.
 #[tokio::test]
 async fn a_server_that_takes_no_writes() -> Result<()> {
     let (server, stage) = on_postgres().await?;
@@ -449,7 +450,8 @@ async fn a_server_that_takes_no_writes() -> Result<()> {
         server.client("psql", &["-qAtX", "-c", CUT]).expect("cuts");
     };
     let strike = async |_: &Stage| set("on");
-    // A session of ours may only read, too. What connects meanwhile may write already, and is not cut: that would be another outage.
+    // A session of ours may be read-only, too. Connections made meanwhile may write already, and are not cut: that
+    // would be another outage.
     let mend = async |_: &Stage| {
         let since = server.sql("SELECT clock_timestamp()").expect("a time");
         let own = "SET default_transaction_read_only = off";
@@ -458,7 +460,7 @@ async fn a_server_that_takes_no_writes() -> Result<()> {
         let cut = format!("{CUT} AND backend_start < '{}'", since.trim());
         server.client("psql", &["-qAtX", "-v", "ON_ERROR_STOP=1", "-c", &cut]).expect("cuts");
     };
-    // The cut itself may be what is seen first.
+    // The cut itself may be seen first.
     stage.survives(&["read_only", "unreachable", "in_doubt", "other"], strike, mend).await
 }
 

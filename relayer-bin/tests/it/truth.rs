@@ -1,4 +1,4 @@
-//! Whether what the relayer says agrees with the chain.
+//! Comparison of the relayer's statements with the chain.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +29,7 @@ pub(crate) struct Summary {
     pub(crate) gas_used: Option<u64>,
 }
 
-/// One execution by the forwarder, whoever sent it.
+/// One execution by the forwarder, by any sender.
 #[derive(Debug, Clone, Copy)]
 struct Execution {
     tx_hash: B256,
@@ -37,19 +37,19 @@ struct Execution {
     is_success: bool,
 }
 
-/// What was found.
+/// Result of the comparison.
 #[derive(Debug)]
 pub(crate) struct Truth {
     /// Every request that the relayer knows.
     pub(crate) summaries: BTreeMap<B256, Summary>,
-    /// What the relayer's accounts did.
+    /// Transactions of the relayer's accounts.
     pub(crate) relayed: Relayed,
-    /// Everything that the relayer told, in order.
+    /// All events of the relayer, in order.
     pub(crate) story: Vec<Event>,
 }
 
 impl Truth {
-    /// Requests that ended with `status`, and with `reason` where one is given.
+    /// Number of requests that ended with `status`, and with `reason` if one is given.
     pub(crate) fn count(&self, status: &str, reason: Option<&str>) -> usize {
         let is_it = |summary: &&Summary| {
             summary.status == status && reason.is_none_or(|reason| summary.reason.as_deref() == Some(reason))
@@ -59,7 +59,8 @@ impl Truth {
 }
 
 impl Stage {
-    /// Once everything has ended: compares every request with the chain, and looks for gaps in nonces and events. `requests` must be all that were accepted.
+    /// Compares, once everything has ended, every request with the chain, and looks for gaps in nonces and events.
+    /// `requests` must be all that were accepted.
     pub(crate) async fn check(&self, requests: &[SignedRequest]) -> Result<Truth> {
         let summaries = self.summaries().await?;
         for request in requests {
@@ -113,7 +114,7 @@ impl Stage {
         Ok(executions)
     }
 
-    /// I1: each request at most once, and its status agrees with the chain.
+    /// I1: each request is executed at most once, and its status agrees with the chain.
     async fn check_forwards(&self, summaries: &BTreeMap<B256, Summary>, requests: &[SignedRequest]) -> Result<()> {
         let executions = self.executions().await?;
         for request in requests {
@@ -136,7 +137,7 @@ impl Stage {
                 (_, None) => {}
             }
         }
-        // The same again by what the target counted, without the forwarder's word.
+        // The same again by the target's own counters, independent of the forwarder.
         let is_entry = |request: &&SignedRequest| request.forward.to == self.world.guestbook && !request.tag.is_zero();
         let entries: Vec<SignedRequest> = requests.iter().filter(is_entry).cloned().collect();
         let head = self.node().block_number().await?;
@@ -148,7 +149,7 @@ impl Stage {
         Ok(())
     }
 
-    /// I4: no gap in the senders' nonces, no lane that is stuck.
+    /// I4: no gap in the senders' nonces, no stuck lane.
     async fn check_lanes(&self) -> Result<Relayed> {
         let senders = self.world.relayer_addresses();
         for (index, &sender) in senders.iter().enumerate() {
@@ -169,7 +170,7 @@ impl Stage {
         Ok(relayed)
     }
 
-    /// I10: everything that was told, read back from the beginning.
+    /// I10: all events, read from the beginning.
     pub(crate) async fn story(&self) -> Result<Vec<Event>> {
         let counts: Value = self.client().get_json("/v1/counts").await?;
         let last = counts["lastEventSeq"].as_u64().expect("a sequence number");
@@ -183,7 +184,7 @@ impl Stage {
     }
 }
 
-/// The gas of a transaction is shared by those who executed in it, without rest.
+/// The gas of a transaction is shared, without rest, by the requests that executed in it.
 fn check_shares(summaries: &BTreeMap<B256, Summary>, relayed: &Relayed) {
     let mut shared: BTreeMap<B256, u64> = BTreeMap::new();
     for summary in summaries.values() {
@@ -199,7 +200,8 @@ fn check_shares(summaries: &BTreeMap<B256, Summary>, relayed: &Relayed) {
     assert!(shared.is_empty(), "requests name transactions that the chain does not have: {shared:?}");
 }
 
-/// No gap, globally and per request; only allowed changes; nothing after the end; the last word is the status.
+/// No gap, globally and per request; only allowed transitions; nothing after the end; the last event's status is the
+/// request's.
 pub(crate) fn check_story(story: &[Event], summaries: &BTreeMap<B256, Summary>) {
     let mut last: BTreeMap<B256, (u64, Status)> = BTreeMap::new();
     for (event, seq) in story.iter().zip(1..) {

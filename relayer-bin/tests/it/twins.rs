@@ -1,4 +1,4 @@
-//! A second instance on the same database must not start: two minds, one key (scenario S10).
+//! A second instance on the same database must not start: two processes with one key would conflict (scenario S10).
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
-//! A ledger that an older version left in the middle of its work: this version opens it, finishes what was open, each once,
-//! and starts with the old configuration or says of every key that changed what to write.
+//! A ledger that an older version left with work in progress: this version opens it, finishes open requests, each once,
+//! and starts with the old configuration or names every changed key and its replacement.
 //!
-//! `cargo xtask fixture` makes such ledgers. Requests that were open are valid until `validUntil`; after that they may expire.
+//! `cargo xtask fixture` makes such ledgers. Open requests are valid until `validUntil`; after that they may expire.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ use tempfile::TempDir;
 
 use crate::stage::{PATIENCE, until};
 
-/// Keys of that configuration that mean something else now: path, what stands there, and what to write instead.
+/// Keys of that configuration that changed their meaning: path, value in the old configuration, and replacement.
 const CHANGED: &[(&str, &str, &str)] = &[(
     "tenant.0.targets",
     "operator = true\n",
@@ -53,7 +53,7 @@ struct Manifest {
 struct Known {
     id: B256,
     tag: B256,
-    /// When it was left.
+    /// Status at the time when it was left.
     status: String,
     body: Value,
 }
@@ -79,7 +79,7 @@ struct Inheritance {
 }
 
 impl Inheritance {
-    /// Everything but the start.
+    /// Prepares everything except the start.
     async fn take_over(backend: &str) -> Result<Self> {
         let from = fixture(backend);
         let manifest: Manifest = serde_json::from_slice(&unzip(&from.join("requests.json.gz"))).expect("a list");
@@ -121,7 +121,7 @@ impl Inheritance {
         Relayer::builder(world).binary(env!("CARGO_BIN_EXE_slackwater")).rpc(anvil.url())
     }
 
-    /// The configuration as it was is refused, and the refusal names every key that changed and what to write.
+    /// The unchanged configuration is refused, and the refusal names every changed key with its replacement.
     async fn is_refused_by_name(&mut self) {
         let refused = self.relayer.start().await.expect_err("keys have changed");
         let told = self.relayer.log();
@@ -189,11 +189,11 @@ impl Inheritance {
                 assert_eq!(status, "finalized", "{} was {}: {reason:?}", known.id, known.status);
             }
         }
-        // The same bytes again are answered, and executed no second time.
+        // The same bytes are answered again, and executed no second time.
         for known in self.manifest.requests.iter().filter(|known| !known.body["forward"].is_null()) {
             let _ = self.relayer.client().submit(&known.body.to_string().into()).await?;
         }
-        // And life goes on.
+        // New requests work too.
         let mut others = Crowd::named(&self.world, "successor", 3);
         let fresh = others.mark_within(0, "10m");
         self.relayer.client().submit(&fresh.body).await?.accepted()?;

@@ -1,4 +1,4 @@
-//! What real wallets sign is what we relay.
+//! Signatures of real wallets, relayed.
 
 use std::{
     io::Write as _,
@@ -28,7 +28,7 @@ struct Signed {
     source: String,
 }
 
-/// Has the wallets sign.
+/// Lets the wallets sign.
 fn sign(jobs: &Value) -> Vec<Signed> {
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/npm");
     let mut node = Command::new("node")
@@ -113,7 +113,7 @@ async fn viem_and_ethers_are_relayed() -> Result<()> {
         }
     }
 
-    // One changed letter, and it is somebody else's.
+    // One changed field, and the signature recovers to another account.
     let mut forged = requests[0].forward.clone();
     forged.nonce = U256::from(2);
     let body = submit_body(world.chain_id, &forged).to_string().into();
