@@ -138,8 +138,8 @@ impl ChainShared {
             return Err(unavailable(view.status.detail.as_deref().unwrap_or("no block has been seen yet")));
         };
         let now = clock::now();
-        if health::is_stale(now, view.priced_at, self.tuning.max_head_age) {
-            let (age, limit) = (now.since(view.priced_at).as_secs(), self.tuning.max_head_age.as_millis());
+        if health::is_stale(now, view.priced_at, self.tuning.heads.max_head_age) {
+            let (age, limit) = (now.since(view.priced_at).as_secs(), self.tuning.heads.max_head_age.as_millis());
             return Err(unavailable(&format!("no new block for {age} s (`chain.max_head_age_ms` {limit})")));
         }
         let fault = view.data_fee_fault.as_deref().unwrap_or("L1 fee parameters have not been read yet");
@@ -149,7 +149,7 @@ impl ChainShared {
     /// Refuses a deadline that the chain's clock, which is ahead, has reached before a transaction can land.
     fn check_clock(&self, now: Timestamp, deadline: Timestamp) -> Result<(), SubmitError> {
         let ahead = self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner).clock_ahead;
-        if ahead.is_zero() || deadline > now.saturating_add(ahead).saturating_add(self.tuning.guard) {
+        if ahead.is_zero() || deadline > now.saturating_add(ahead).saturating_add(self.tuning.admission.min_slack) {
             return Ok(());
         }
         let (deadline_ms, ahead_ms) = (deadline.0, crate::time::millis(ahead));
@@ -180,13 +180,13 @@ impl ChainShared {
     fn cost(&self, prices: (Price, DataFeeModel), shape: &TxShape<'_>, ceiling: u128) -> TransactionCost {
         let (price, model) = prices;
         let fees = Fees::new(ceiling, price.quote.max_priority_fee_per_gas);
-        TransactionCost::of(shape, fees, price.next_base_fee, &model, self.tuning.l1_fee_margin_percent)
+        TransactionCost::of(shape, fees, price.next_base_fee, &model, self.tuning.fees.l1_fee_margin_percent)
     }
 
     /// Highest price of gas that is reserved of a budget where `now` is offered for the next block, wei per gas.
     fn budgeted_ceiling(&self, now: u128) -> u128 {
-        let percent = u128::from(self.tuning.budget_headroom_percent) + 100;
-        self.tuning.max_fee_ceiling_wei_per_gas.min(now.saturating_mul(percent) / 100)
+        let percent = u128::from(self.tuning.admission.budget_headroom_percent) + 100;
+        self.tuning.fees.max_fee_ceiling_wei_per_gas.min(now.saturating_mul(percent) / 100)
     }
 
     /// Gas of a transaction that carries only `member_gas`.
@@ -404,7 +404,7 @@ impl Admission {
         let tenant = self.tenants.get(tenant).ok_or_else(|| SubmitError::UnknownTenant(tenant.to_owned()))?;
         let chain = self.chains.served(chain_id)?;
         let prices = chain.prices()?;
-        let member_gas = gas.saturating_add(chain.tuning.forward_overhead_gas);
+        let member_gas = gas.saturating_add(chain.tuning.batch.forward_overhead_gas);
         let size = if prices.1 == DataFeeModel::None { TxSize::default() } else { usual_forward() };
         let gas_limit = chain.reserved_gas(member_gas);
         let shape = TxShape { gas_used: member_gas, gas_limit, size: &size, value: U256::ZERO };
@@ -579,7 +579,7 @@ impl Admission {
             let block = serde_json::json!("latest");
             let users = [(forwarder, signer)];
             let lookup = forwarder_nonces(&chain.pool, &users, chain.multicall3(), &block);
-            if let Ok(Ok(nonces)) = tokio::time::timeout(chain.tuning.nonce_lookup, lookup).await
+            if let Ok(Ok(nonces)) = tokio::time::timeout(chain.tuning.admission.nonce_lookup, lookup).await
                 && let Some(nonce) = nonces.first().copied().flatten()
             {
                 chain.agreed_at.insert((forwarder, signer), head).await;
@@ -665,7 +665,7 @@ impl Admission {
             default_within: self.default_within,
             default_expiry: self.default_expiry,
             max_within: self.max_within,
-            guard: chain.tuning.guard,
+            guard: chain.tuning.admission.min_slack,
             skew: Duration::from_secs(chain.spec.deadline_skew_s),
         };
         // Its id is looked for only where it is refused: a copy costs less than three digests.
@@ -693,7 +693,7 @@ impl Admission {
         let member_gas = chain.params.member_gas(&request);
         let gas_alone = chain.gas_alone(member_gas);
         let door = chain.door();
-        let limit = chain.tuning.max_batch_gas.min(door.block_gas.unwrap_or(u64::MAX));
+        let limit = chain.tuning.batch.max_batch_gas.min(door.block_gas.unwrap_or(u64::MAX));
         if gas_alone > limit {
             return Err(SubmitError::GasTooHigh { gas: gas_alone, limit });
         }
@@ -781,7 +781,7 @@ impl Admission {
             let signers: Vec<_> = signers.into_iter().collect();
             let block = serde_json::json!("latest");
             let lookup = forwarder_nonces(&chain.pool, &signers, chain.multicall3(), &block);
-            let Ok(Ok(nonces)) = tokio::time::timeout(chain.tuning.nonce_lookup, lookup).await else {
+            let Ok(Ok(nonces)) = tokio::time::timeout(chain.tuning.admission.nonce_lookup, lookup).await else {
                 // Never wait for a chain: accepted unseen, checked before it is sent.
                 metrics::counter!("slackwater_nonce_lookups_skipped_total").increment(1);
                 continue;
@@ -799,7 +799,7 @@ impl Admission {
             let Some((forwarder, signer, nonce)) = item.request.sequence() else { continue };
             let key = (item.chain.spec.chain_id, (forwarder, signer));
             let Some(expected) = seen.get(&key).copied() else { continue };
-            let limit = item.chain.tuning.max_nonce_gap;
+            let limit = item.chain.tuning.admission.max_nonce_gap;
             // What we executed ourselves and is submitted again gets its first answer, from the ledger.
             let id = Some(item.request.id());
             if nonce > expected.saturating_add(limit) {
@@ -855,7 +855,7 @@ impl Admission {
             let signers: Vec<_> = signers.into_iter().collect();
             let head = chain.head();
             let lookup = agreed_nonces(&chain.pool, &signers, chain.multicall3(), At::Head);
-            let Ok(nonces) = tokio::time::timeout(chain.tuning.nonce_lookup, lookup).await else { continue };
+            let Ok(nonces) = tokio::time::timeout(chain.tuning.admission.nonce_lookup, lookup).await else { continue };
             for (signer, nonce) in signers.into_iter().zip(nonces) {
                 let Some(AgreedNonce { at_most, .. }) = nonce else { continue };
                 if let Some(head) = head {
@@ -992,7 +992,7 @@ fn reachable(
 ) -> Result<VerifiedRequest, VerifyError> {
     let view = chain.view.read().unwrap_or_else(std::sync::PoisonError::into_inner);
     let Some(backlog) = view.backlogs.get(&tenant.name) else { return Ok(request) };
-    let (slack, guard) = (request.deadline().since(now), chain.tuning.guard);
+    let (slack, guard) = (request.deadline().since(now), chain.tuning.admission.min_slack);
     let needed = backlog.wait(request.deadline(), chain.spec.block_time()).saturating_add(guard);
     if needed <= slack {
         return Ok(request);
@@ -1043,7 +1043,7 @@ fn ceiling(
     let mut ceiling = match tenant.policy.budget {
         // A reservation at the absolute ceiling would eat the whole budget.
         Some(_) => chain.budgeted_ceiling(price.quote.max_fee_per_gas),
-        None => chain.tuning.max_fee_ceiling_wei_per_gas,
+        None => chain.tuning.fees.max_fee_ceiling_wei_per_gas,
     };
     if let Some(max_cost_wei) = request.max_cost_wei() {
         let percent = tenant.policy.price_percent;
@@ -1052,7 +1052,7 @@ fn ceiling(
         // What is paid whatever gas costs.
         let fixed = chain.cost(prices, shape, 0).beyond_gas().max.saturating_add(request.value());
         let data_wei = model.data_fee_bound(shape.size);
-        let margin = chain.tuning.l1_fee_margin_percent;
+        let margin = chain.tuning.fees.l1_fee_margin_percent;
         let spared = with_margin(data_wei, margin).saturating_sub(data_needed(data_wei, margin));
         let affordable = most_wei.saturating_sub(fixed) / U256::from(gas);
         let effective = price.quote.effective_gas_price(price.next_base_fee);

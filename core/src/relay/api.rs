@@ -495,7 +495,7 @@ impl Relay {
     /// [`ModelError`]; nothing is changed then.
     pub async fn import_models(&self, chain_id: u64, export: String) -> Result<Vec<ModelInfo>, ModelError> {
         let chain = self.inner.admission.chains.get(chain_id).ok_or(ModelError::UnknownChain(chain_id))?;
-        let (bytes, limit) = (export.len(), chain.tuning.learned_max_bytes);
+        let (bytes, limit) = (export.len(), chain.tuning.forecast.learned_max_bytes);
         if bytes > limit {
             return Err(ModelError::TooLarge { bytes, limit });
         }

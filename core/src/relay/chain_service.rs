@@ -380,7 +380,7 @@ impl ChainService {
             Message::Accepted(entries) => {
                 entries.into_iter().for_each(|entry| self.welcome(entry));
                 // A full batch goes at once; a smaller one waits for the next tick anyway.
-                if self.queue.waiting() >= self.shared.tuning.max_batch {
+                if self.queue.waiting() >= self.shared.tuning.batch.max_batch {
                     self.look_up_nonces();
                     self.dispatch(now);
                 }
@@ -598,7 +598,7 @@ impl ChainService {
     /// Persists the final block now and then: a start on a chain with another block at that height is refused.
     fn keep_final(&mut self, now: Timestamp, found: Option<(u64, B256)>) {
         let Some((number, hash)) = found else { return };
-        let is_due = self.final_kept_at.is_none_or(|at| now.since(at) >= self.shared.tuning.learned_save);
+        let is_due = self.final_kept_at.is_none_or(|at| now.since(at) >= self.shared.tuning.forecast.learned_save);
         if !is_due || self.is_following() {
             return;
         }
@@ -619,7 +619,7 @@ impl ChainService {
             }
             self.forecast = foresight.view().map(Arc::new);
         }
-        self.outlook = match (self.shared.tuning.timing, &self.foresight) {
+        self.outlook = match (self.shared.tuning.timing.mode, &self.foresight) {
             (TimingMode::Forecast, Some(foresight)) => foresight.outlook(),
             (TimingMode::Forecast | TimingMode::Percentile, _) => Outlook::of(&self.gate),
             (TimingMode::Immediate, _) => Outlook::NOW,

@@ -108,7 +108,7 @@ async fn simulated(shared: &ChainShared, ledger: &dyn Ledger, case: &Case) -> Op
         },
         multicall3: shared.multicall3(),
         block: parent,
-        patience: shared.tuning.patience(shared.spec.block_time()),
+        patience: shared.tuning.heads.patience(shared.spec.block_time()),
         is_wary: false,
     };
     let base_gas = case.params.schedule.tx_base_gas;

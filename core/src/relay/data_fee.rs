@@ -281,14 +281,14 @@ impl ChainService {
         let size = TxSize::of_unsigned(&payload.data);
         let poster = told.poster_gas.unwrap_or_else(|| model.poster_gas(&size).padded);
         payload.gas_limit = payload.gas_limit.saturating_add(poster);
-        let margin = self.shared.tuning.l1_fee_margin_percent;
+        let margin = self.shared.tuning.fees.l1_fee_margin_percent;
         beyond_gas(&model, &size, payload.gas_limit, told.data_fee, margin)
     }
 
     /// What the balance must hold for a cancel beyond its gas, wei; `None` while the L1 parameters are not known.
     pub(super) fn cancel_extra_wei(&self) -> Option<U256> {
         let (model, tuning) = (self.data_fee()?, &self.shared.tuning);
-        Some(beyond_gas(&model, &empty_tx(), tuning.cancel_gas, None, tuning.l1_fee_margin_percent))
+        Some(beyond_gas(&model, &empty_tx(), tuning.lane.cancel_gas, None, tuning.fees.l1_fee_margin_percent))
     }
 }
 

@@ -75,7 +75,7 @@ impl ChainService {
         self.queue.set_paused(&pauses.tenants);
         let Some(limits) = self.limits(now) else { return };
         let head = self.head.map(|head| head.number);
-        if self.shared.tuning.simulate {
+        if self.shared.tuning.simulation.simulate {
             let lanes = self.lanes.iter().filter(|lane| lane.signer.is_some()).count();
             let (tuning, tenants) = (&self.shared.tuning, &self.tenants);
             let patience = (self.shared.spec.block_time() * 4).max(Duration::from_secs(1));
@@ -90,7 +90,7 @@ impl ChainService {
             if head.is_some() && self.lanes[index].blind_at == head {
                 continue;
             }
-            if self.shared.tuning.simulate && self.turns.is_over() {
+            if self.shared.tuning.simulation.simulate && self.turns.is_over() {
                 if self.queue.waiting() > 0 && self.turns.tell() {
                     tracing::debug!(
                         ?head,
@@ -121,7 +121,7 @@ impl ChainService {
                 }
             }
             let Some(candidate) = candidate else { continue };
-            if self.shared.tuning.simulate {
+            if self.shared.tuning.simulation.simulate {
                 self.simulate(index, candidate);
             } else {
                 self.launch(now, index, candidate);
@@ -208,7 +208,7 @@ impl ChainService {
                 environment,
                 multicall3: shared.multicall3(),
                 block,
-                patience: shared.tuning.patience(shared.spec.block_time()),
+                patience: shared.tuning.heads.patience(shared.spec.block_time()),
                 is_wary,
             };
             let simulation = simulate(&shared.pool, &question);
@@ -342,7 +342,7 @@ impl ChainService {
     /// Handles members that no node could simulate: they wait until no later block can take them, then end or, if so
     /// configured (`chain.unsimulated`), are sent alone. Returns the one to send alone now.
     fn unsimulated(&mut self, now: Timestamp, unsure: Vec<Arc<VerifiedRequest>>) -> Option<Arc<VerifiedRequest>> {
-        let (block, then) = (self.shared.spec.block_time(), self.shared.tuning.unsimulated);
+        let (block, then) = (self.shared.spec.block_time(), self.shared.tuning.simulation.unsimulated);
         let mut alone = None;
         for member in unsure {
             let id = member.id();
@@ -414,7 +414,7 @@ impl ChainService {
         block: u64,
     ) {
         let tuning = &self.shared.tuning;
-        let (heads, after) = (tuning.max_simulations, tuning.reject_after);
+        let (heads, after) = (tuning.simulation.max_simulations, tuning.simulation.reject_after);
         let rule = RejectRule { nodes: self.shared.pool.len(), heads, after };
         let Some(entry) = self.queue.get_mut(id) else { return };
         let depends =
@@ -485,7 +485,7 @@ impl ChainService {
             return Some(candidate);
         }
         let params = &self.lanes[index].params;
-        let margin = self.shared.tuning.l1_fee_margin_percent;
+        let margin = self.shared.tuning.fees.l1_fee_margin_percent;
         let key = candidate.selection.key;
         let sizes: Vec<TxSize> = candidate.members.iter().map(|member| params.size_alone(key, member)).collect();
         let parts = shares(fee_wei, &sizes.iter().map(|size| size.flz).collect::<Vec<_>>());

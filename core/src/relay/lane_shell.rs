@@ -341,7 +341,7 @@ impl ChainService {
                 let last = self.head.and_then(|head| head.final_block);
                 let polls = self.polls.clone();
                 let scans = self.lanes[index].scans.clone();
-                let scan_blocks = self.shared.tuning.spender_scan_blocks;
+                let scan_blocks = self.shared.tuning.lane.spender_scan_blocks;
                 let work = async move {
                     // Many nonces become final at once: a few are polled at a time, in order, to stay within the nodes'
                     // rate limits. The semaphore is never closed.
@@ -481,7 +481,7 @@ impl ChainService {
         let flight = self.lanes[index].flights.get(&key.nonce);
         match kind {
             AttemptKind::Payload => flight.map_or(0, |flight| flight.record.gas_limit),
-            AttemptKind::Cancel => self.shared.tuning.cancel_gas,
+            AttemptKind::Cancel => self.shared.tuning.lane.cancel_gas,
         }
     }
 
@@ -667,7 +667,7 @@ impl ChainService {
     fn refused(&mut self, now: Timestamp, index: usize, nonce: u64, class: Option<RpcErrorClass>) {
         self.pricing.forget(index, nonce);
         self.is_loosened = true;
-        let max_refusals = self.shared.tuning.max_refusals;
+        let max_refusals = self.shared.tuning.retry.max_refusals;
         let lane = &mut self.lanes[index];
         let id = lane.batch_id(nonce);
         let Some(flight) = lane.flights.get_mut(&nonce) else { return };
@@ -824,7 +824,9 @@ impl ChainService {
             kind,
             receipt: TxReceipt { logs, ..receipt.clone() },
             outcomes: outcomes.clone(),
-            ask_at: Some(receipt.block_number.saturating_add(self.shared.tuning.replan_after_blocks.saturating_sub(1))),
+            ask_at: Some(
+                receipt.block_number.saturating_add(self.shared.tuning.retry.replan_after_blocks.saturating_sub(1)),
+            ),
         });
         self.unpend(index, nonce);
         self.draw_for_gone(now, index, nonce);
@@ -922,7 +924,7 @@ impl ChainService {
 
     /// True if nodes or blocks have refused the request alone as often as `max_refusals` allows.
     pub(super) fn is_refused_for_good(&self, id: RequestId) -> bool {
-        let most = self.shared.tuning.max_refusals;
+        let most = self.shared.tuning.retry.max_refusals;
         self.queue.get(id).is_some_and(|entry| entry.refusals.alone >= most)
     }
 

@@ -286,7 +286,7 @@ impl ChainService {
 
     /// Stores the state learned online, every `learned_save_ms`.
     pub(super) fn keep_learned_if_due(&mut self, now: Timestamp) {
-        if now.since(self.kept_at) >= self.shared.tuning.learned_save && self.head.is_some() {
+        if now.since(self.kept_at) >= self.shared.tuning.forecast.learned_save && self.head.is_some() {
             self.kept_at = now;
             self.keep(What::Learned, None);
         }
@@ -319,7 +319,7 @@ impl ChainService {
     pub(super) fn on_written(&mut self, written: Written) {
         let Written { what, text, pending } = written;
         let key = what.key(self.chain_id());
-        let limit = self.shared.tuning.learned_max_bytes;
+        let limit = self.shared.tuning.forecast.learned_max_bytes;
         let refused = match text {
             Ok(value) if value.len() <= limit => {
                 let durable = self.write(vec![Write::Meta { key, value }], Vec::new());

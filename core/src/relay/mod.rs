@@ -64,4 +64,7 @@ pub use signer::{IdentityKey, LocalSigner, SignerError};
 pub use status::{
     Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, FeeSource, LaneStatus, Quote, SubmitItem,
 };
-pub use tuning::{ChainTuning, TimingMode};
+pub use tuning::{
+    AdmissionTuning, BatchTuning, ChainTuning, FeeTuning, ForecastTuning, HeadTuning, LaneTuning, MarketTuning,
+    RetryTuning, RpcTuning, SimulationTuning, TimingMode, TimingTuning,
+};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::tuning::ChainTuning;
+use super::tuning::HeadTuning;
 
 /// How often the head is polled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub(super) struct Looks {
 
 impl PaceRule {
     /// The rule of a chain with this time between blocks.
-    pub(super) fn new(tuning: &ChainTuning, block: Duration) -> Self {
+    pub(super) fn new(tuning: &HeadTuning, block: Duration) -> Self {
         let patience = tuning.patience(block);
         Self {
             interval: tuning.poll_interval,

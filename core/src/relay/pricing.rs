@@ -86,7 +86,7 @@ const REFUSED_GAS_LASTS: Duration = Duration::from_secs(3_600);
 
 /// Blocks needed by one bump: to detect the need, and for inclusion.
 const fn bump_blocks(tuning: &ChainTuning) -> u64 {
-    tuning.bump_after_blocks.saturating_add(1)
+    tuning.lane.bump_after_blocks.saturating_add(1)
 }
 
 impl Pricing {
@@ -94,11 +94,11 @@ impl Pricing {
         let bump_blocks = u32::try_from(bump_blocks(tuning)).unwrap_or(u32::MAX);
         let block_time = spec.block_time();
         // The estimate adds the bump; the configured time includes it.
-        let start = tuning.urgent_within.saturating_sub(block_time.saturating_mul(bump_blocks));
+        let start = tuning.timing.urgent_within.saturating_sub(block_time.saturating_mul(bump_blocks));
         let mut pricing = Self {
-            tips: TipEstimator::new(tuning.tip_window_blocks),
+            tips: TipEstimator::new(tuning.market.tip_window_blocks),
             paid: PaidTips::default(),
-            offers: OfferLog::new(tuning.tip_within_blocks),
+            offers: OfferLog::new(tuning.fees.tip_within_blocks),
             delays: GuardTime::new(start, block_time, bump_blocks),
             guard: Duration::ZERO,
             extra_data: Bytes::new(),
@@ -115,8 +115,8 @@ impl Pricing {
     }
 
     fn refresh_guard(&mut self, tuning: &ChainTuning) {
-        let ceiling = tuning.guard_time_ceiling.max(tuning.guard_time_floor);
-        self.guard = self.delays.estimate().clamp(tuning.guard_time_floor, ceiling);
+        let ceiling = tuning.timing.guard_time_ceiling.max(tuning.timing.guard_time_floor);
+        self.guard = self.delays.estimate().clamp(tuning.timing.guard_time_floor, ceiling);
         metrics::gauge!("slackwater_guard_time_seconds", "chain_id" => self.label.clone())
             .set(self.guard.as_secs_f64());
     }
@@ -172,7 +172,7 @@ impl Pricing {
     /// Gas limit of one transaction by its allowed share of a block; `None` while no block is known.
     fn block_gas(&self, tuning: &ChainTuning) -> Option<u64> {
         let most = self.block_gas_limits.iter().copied().max()?;
-        Some(most / 100 * u64::from(tuning.max_block_share_percent.min(100)))
+        Some(most / 100 * u64::from(tuning.admission.max_block_share_percent.min(100)))
     }
 
     /// Limits applied by admission.
@@ -192,17 +192,17 @@ impl Pricing {
     /// Upper bound of a learned, demanded or tried tip, wei per gas.
     fn tip_bound(&self, spec: &ChainSpec, tuning: &ChainTuning) -> u128 {
         let least = spec.min_priority_fee_wei_per_gas;
-        tip_bound(least, tuning.tip_ceiling_wei_per_gas, self.paid.bound(least))
+        tip_bound(least, tuning.fees.tip_ceiling_wei_per_gas, self.paid.bound(least))
     }
 
     /// The smallest tip with the wanted chance of inclusion within `blocks`, wei per gas.
     fn tip(&self, spec: &ChainSpec, tuning: &ChainTuning, blocks: u32) -> u128 {
-        let wanted = f64::from(tuning.tip_target_permille) / 1_000.0;
+        let wanted = f64::from(tuning.fees.tip_target_permille) / 1_000.0;
         let learned = self.tips.tip(wanted, blocks).unwrap_or(0);
         // A node that reports block tips must not set the price.
         let bound = self.tip_bound(spec, tuning);
         let demanded = if Protection::DemandedTip.is_on() { self.demanded } else { 0 };
-        let learned = learned.min(tuning.tip_ceiling_wei_per_gas).min(bound);
+        let learned = learned.min(tuning.fees.tip_ceiling_wei_per_gas).min(bound);
         learned.max(demanded.min(bound)).max(spec.min_priority_fee_wei_per_gas).max(1)
     }
 
@@ -220,7 +220,7 @@ impl Pricing {
         extra_data: Bytes,
     ) -> Price {
         self.extra_data = extra_data;
-        let tip = self.tip(spec, tuning, tuning.tip_within_blocks);
+        let tip = self.tip(spec, tuning, tuning.fees.tip_within_blocks);
         metrics::gauge!("slackwater_tip_wei_per_gas", "chain_id" => self.label.clone()).set(tip as f64);
         price_at(spec, next_base_fee, tip, &self.extra_data)
     }
@@ -283,7 +283,7 @@ impl ChainService {
         let price = self.price?;
         let (spec, tuning) = (&self.shared.spec, &self.shared.tuning);
         let slack = deadline.since(now);
-        let blocks = urgency_blocks(slack, spec.block_time(), bump_blocks(tuning), tuning.tip_within_blocks);
+        let blocks = urgency_blocks(slack, spec.block_time(), bump_blocks(tuning), tuning.fees.tip_within_blocks);
         let tip = self.pricing.tip(spec, tuning, blocks);
         let fixed = price.quote.max_fee_per_gas.saturating_sub(price.quote.max_priority_fee_per_gas);
         // A forecast that lacks the newest head is worse than the fixed rule.
@@ -351,7 +351,7 @@ impl ChainService {
 
     /// Asks nodes for a suggested tip if some transaction waits although its price should suffice.
     pub(super) fn ask_suggested_tip(&mut self) {
-        let patience = self.shared.tuning.bump_after_blocks.saturating_sub(1).max(1);
+        let patience = self.shared.tuning.lane.bump_after_blocks.saturating_sub(1).max(1);
         if self.lanes.iter().any(|lane| lane.machine.waiting_blocks() >= patience) {
             self.ask_tip();
         }
@@ -392,8 +392,8 @@ impl ChainService {
         let tuning = &self.shared.tuning;
         let expected = Expected::of(&model, &self.shared.spec, price);
         Some(ComposeLimits {
-            max_batch: tuning.max_batch,
-            max_gas: tuning.max_batch_gas.min(self.pricing.most_gas(tuning, now)),
+            max_batch: tuning.batch.max_batch,
+            max_gas: tuning.batch.max_batch_gas.min(self.pricing.most_gas(tuning, now)),
             max_bytes: super::admission::max_payload_bytes(&self.shared.spec),
             base_gas: self.shared.params.base_gas(),
             setup_wei: expected.setup_wei,
@@ -406,7 +406,7 @@ impl ChainService {
             urgent: self.pricing.guard().saturating_add(tuning.linger.min(self.shared.spec.block_time())),
             next_base_fee: price.next_base_fee,
             quote_max_fee: price.quote.max_fee_per_gas,
-            slots: tuning.max_in_flight,
+            slots: tuning.lane.max_in_flight,
             next_price: price.next_base_fee.saturating_add(price.quote.max_priority_fee_per_gas),
             fee_cap_wei: self
                 .shared
@@ -475,9 +475,9 @@ fn forecast_cap(
         let nearest = || forecast.horizons.iter().min_by_key(|horizon| horizon.steps).map(|near| near.quantile(p));
         highest.or_else(nearest).unwrap_or(price.next_base_fee)
     };
-    let target = f64::from(tuning.cap_target_permille) / 1_000.0;
+    let target = f64::from(tuning.forecast.cap_target_permille) / 1_000.0;
     let bound = spec.base_fee.max_after(price.next_base_fee, left.min(reach), extra_data).unwrap_or(u128::MAX);
-    fee_cap(target, upper, bound, price.next_base_fee, tip, tuning.max_fee_ceiling_wei_per_gas)
+    fee_cap(target, upper, bound, price.next_base_fee, tip, tuning.fees.max_fee_ceiling_wei_per_gas)
 }
 
 #[cfg(test)]
@@ -549,12 +549,12 @@ mod tests {
         }
         let bound = spec.base_fee.max_after(forecast.next_base_fee, 2, &[]).unwrap();
         assert!(caps[1] <= bound + GWEI, "no more than the protocol allows");
-        let bold = ChainTuning { cap_target_permille: 600, ..tuning.clone() };
+        let bold = with(|tuning| tuning.forecast.cap_target_permille = 600);
         assert!(cap(600, &bold) < caps[3]);
         let least = forecast.next_base_fee + 1;
-        let low = ChainTuning { max_fee_ceiling_wei_per_gas: least, ..tuning.clone() };
+        let low = with(|tuning| tuning.fees.max_fee_ceiling_wei_per_gas = least);
         assert_eq!(cap(600, &low), least);
-        let none = ChainTuning { max_fee_ceiling_wei_per_gas: 1, ..tuning };
+        let none = with(|tuning| tuning.fees.max_fee_ceiling_wei_per_gas = 1);
         assert_eq!(forecast_cap(&spec, &none, &forecast, price, Duration::from_secs(600), GWEI, &[]), None);
     }
 
@@ -596,14 +596,14 @@ mod tests {
         let (spec, tuning) = ethereum();
         let spec = ChainSpec { min_priority_fee_wei_per_gas: 5, ..spec };
         let mut pricing = Pricing::new(&spec, &tuning);
-        let tuning = ChainTuning { tip_ceiling_wei_per_gas: 200 * GWEI, ..tuning };
+        let tuning = with(|tuning| tuning.fees.tip_ceiling_wei_per_gas = 200 * GWEI);
         assert_eq!(pricing.tip(&spec, &tuning, 3), 5, "nothing is known");
         (1..=100_u32).for_each(|block| pricing.block(&point(block.into(), GWEI, 15_000_000, u128::from(block) * GWEI)));
         // Empty blocks would have taken any tip and are ignored.
         (101..=199_u32).for_each(|block| pricing.block(&point(block.into(), GWEI, 0, 0)));
         assert_eq!(pricing.tip(&spec, &tuning, 1), 90 * GWEI, "90 % in the next block");
         assert_eq!(pricing.tip(&spec, &tuning, 3), 54 * GWEI, "90 % within three: 53.6 % each");
-        let capped = ChainTuning { tip_ceiling_wei_per_gas: 60 * GWEI, ..tuning.clone() };
+        let capped = with(|tuning| tuning.fees.tip_ceiling_wei_per_gas = 60 * GWEI);
         assert_eq!(pricing.tip(&spec, &capped, 1), 60 * GWEI);
         let dear = ChainSpec { min_priority_fee_wei_per_gas: 99 * GWEI, ..spec.clone() };
         assert_eq!(pricing.tip(&dear, &capped, 1), 99 * GWEI, "what the chain asks for is paid");
@@ -623,7 +623,7 @@ mod tests {
         let mut pricing = Pricing::new(&spec, &tuning);
         (1..=100).for_each(|block| pricing.block(&point(block, GWEI, 15_000_000, GWEI)));
         let usual = pricing.tip(&spec, &tuning, 3);
-        assert_eq!((usual, pricing.guard()), (GWEI, tuning.urgent_within), "15 block times at the start");
+        assert_eq!((usual, pricing.guard()), (GWEI, tuning.timing.urgent_within), "15 block times at the start");
         let attempt = |tip| AttemptRecord {
             batch: crate::request::BatchId {
                 lane: crate::request::LaneId { chain_id: 1, sender: alloy_primitives::Address::ZERO },
@@ -652,10 +652,10 @@ mod tests {
         assert_eq!(pricing.measured(), 430);
         // The longest of 430, a minute, stretched by 1 + 10 / √430; and four blocks for a bump.
         assert_eq!(pricing.guard().as_secs(), 136, "{:?}", pricing.guard());
-        let tight = ChainTuning { guard_time_ceiling: Duration::from_secs(70), ..tuning.clone() };
+        let tight = with(|tuning| tuning.timing.guard_time_ceiling = Duration::from_secs(70));
         pricing.refresh_guard(&tight);
         assert_eq!(pricing.guard().as_secs(), 70);
-        let wide = ChainTuning { guard_time_floor: Duration::from_secs(500), ..tuning };
+        let wide = with(|tuning| tuning.timing.guard_time_floor = Duration::from_secs(500));
         pricing.refresh_guard(&wide);
         assert_eq!(pricing.guard().as_secs(), 500);
     }

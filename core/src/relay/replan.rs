@@ -92,7 +92,8 @@ impl ChainService {
                 }
                 let (shared, nonce) = (self.shared.clone(), *nonce);
                 let believed = mined.receipt.clone();
-                let deep = believed.block_number.saturating_add(shared.tuning.replan_after_blocks.saturating_sub(1));
+                let deep =
+                    believed.block_number.saturating_add(shared.tuning.retry.replan_after_blocks.saturating_sub(1));
                 self.tasks.spawn(async move {
                     let (pool, hash) = (&shared.pool, believed.hash);
                     // A node below this height may be on an abandoned branch, with the block less deep. Heads are read

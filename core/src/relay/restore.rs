@@ -34,7 +34,7 @@ use crate::{
         settlement::{ceiling_left, cost_within},
         vehicle::{Company, Payload, VehicleKey, VehicleParams},
     },
-    schedule::{Queue, QueuedRequest, RecordRule, Refusals},
+    schedule::{Queue, QueuedRequest, Refusals},
     time::Timestamp,
 };
 
@@ -135,7 +135,7 @@ pub(super) async fn restore(
     if let Some(callers) = &chain.callers {
         queue.bind_calls(callers.clone());
     }
-    let rule = RecordRule { suspect: tuning.suspect, max_records: tuning.max_target_records };
+    let rule = tuning.targets;
     queue.recall_targets(rule, ledger.targets(chain_id).await?);
     for tenant in tenants.iter() {
         queue.set_weight(&tenant.name, tenant.policy.weight);
@@ -169,20 +169,20 @@ pub(super) async fn restore(
         let id = LaneId { chain_id, sender };
         let lane_config = LaneConfig {
             id,
-            max_in_flight: tuning.max_in_flight,
+            max_in_flight: tuning.lane.max_in_flight,
             replacement: spec.replacement,
-            bump_after_blocks: tuning.bump_after_blocks,
-            rebroadcast_after_blocks: tuning.rebroadcast_after_blocks,
-            abandon_after_blocks: abandon_after(tuning.abandon_after_blocks, spec.block_time()),
-            max_attempts: tuning.max_attempts,
-            max_refused_plans: tuning.max_refused_plans,
-            max_fee_ceiling_wei_per_gas: tuning.max_fee_ceiling_wei_per_gas,
-            cancel_gas: tuning.cancel_gas,
+            bump_after_blocks: tuning.lane.bump_after_blocks,
+            rebroadcast_after_blocks: tuning.lane.rebroadcast_after_blocks,
+            abandon_after_blocks: abandon_after(tuning.retry.abandon_after_blocks, spec.block_time()),
+            max_attempts: tuning.lane.max_attempts,
+            max_refused_plans: tuning.lane.max_refused_plans,
+            max_fee_ceiling_wei_per_gas: tuning.fees.max_fee_ceiling_wei_per_gas,
+            cancel_gas: tuning.lane.cancel_gas,
         };
         let extra = |payload: &Payload| {
             let model = data_fee.unwrap_or_default();
             let size = TxSize::of_unsigned(&payload.data);
-            beyond_gas(&model, &size, payload.gas_limit, None, tuning.l1_fee_margin_percent)
+            beyond_gas(&model, &size, payload.gas_limit, None, tuning.fees.l1_fee_margin_percent)
         };
         let mut lane = restore_lane(ledger, chain, lane_config, signer, &mut open, &mut queue, extra).await?;
         for flight in lane.flights.values_mut() {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use alloy_primitives::Address;
 
-use super::{builder::ChainSetup, tuning::ChainTuning};
+use super::builder::ChainSetup;
 use crate::{
     market::MAX_HISTORY_BLOCKS,
     policy::{KindName, TenantPolicy},
@@ -126,7 +126,6 @@ impl ChainSetup {
     }
 
     fn tuning_faults(&self) -> Vec<SetupFault> {
-        let ChainTuning { fee_history_blocks, patience_percentile, .. } = self.tuning;
         let mut faults: Vec<SetupFault> = self
             .tuning
             .zeroes()
@@ -139,9 +138,9 @@ impl ChainSetup {
                 faults.push(SetupFault::new(key, detail, "see docs/configuration.md for the range"));
             }
         };
-        range("fee_history_blocks", fee_history_blocks, 1, MAX_HISTORY_BLOCKS);
-        range("patience_percentile", patience_percentile.into(), 0, 100);
-        let (ceiling, least) = (self.tuning.tip_ceiling_wei_per_gas, self.spec.min_priority_fee_wei_per_gas);
+        range("fee_history_blocks", self.tuning.fees.fee_history_blocks, 1, MAX_HISTORY_BLOCKS);
+        range("patience_percentile", self.tuning.timing.patience_percentile.into(), 0, 100);
+        let (ceiling, least) = (self.tuning.fees.tip_ceiling_wei_per_gas, self.spec.min_priority_fee_wei_per_gas);
         if ceiling < least.saturating_mul(4) {
             let detail = format!("{ceiling} is below four times the chain's least tip, {least}");
             faults.push(SetupFault::new("tip_ceiling_wei_per_gas", detail, "raise it, or leave it to the preset"));

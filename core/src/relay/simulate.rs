@@ -540,7 +540,7 @@ pub(super) async fn settled_nonces(
         if seen.is_none() {
             seen = Seen::now(pool, signers, shared.multicall3()).await;
         }
-        tokio::time::sleep(shared.tuning.poll_interval).await;
+        tokio::time::sleep(shared.tuning.heads.poll_interval).await;
     }
 }
 

@@ -325,9 +325,9 @@ impl Wiring {
         let multicall3 = shared.multicall3();
         let (spec, pool) = (shared.spec.clone(), shared.pool.clone());
         let tuning = &shared.tuning;
-        let (believed, fee_history_blocks) = (service.believed.clone(), tuning.fee_history_blocks);
-        let pace = PaceRule::new(tuning, spec.block_time());
-        let silence = LEAST_SILENCE.max(tuning.subscription_silence * SILENCES);
+        let (believed, fee_history_blocks) = (service.believed.clone(), tuning.fees.fee_history_blocks);
+        let pace = PaceRule::new(&tuning.heads, spec.block_time());
+        let silence = LEAST_SILENCE.max(tuning.heads.subscription_silence * SILENCES);
         for place in 0..pool.subscriptions(chain_id, silence).len() {
             let (pool, stop) = (pool.clone(), self.stop.clone());
             tasks.spawn(async move {
@@ -448,8 +448,8 @@ fn awaited_status(setup: &ChainSetup, detail: String) -> ChainStatus {
         quote: None,
         queued: 0,
         in_flight: 0,
-        guard_ms: crate::time::millis(setup.tuning.guard),
-        guard_time_ms: crate::time::millis(setup.tuning.urgent_within),
+        guard_ms: crate::time::millis(setup.tuning.admission.min_slack),
+        guard_time_ms: crate::time::millis(setup.tuning.timing.urgent_within),
         inclusions_measured: 0,
         forwarders: setup.forwarders.iter().map(|forwarder| forwarder.address).collect(),
         forwarder_names: setup.forwarders.iter().map(|_| String::new()).collect(),
@@ -646,7 +646,7 @@ async fn check_chain(setup: ChainSetup, known: KnownFinal) -> Result<CheckedChai
     let chain_id = setup.spec.chain_id;
     let fault = |detail: String| StartFault::Wrong(BuildError::Chain { chain_id, detail });
     let away = |detail: String| StartFault::Away(BuildError::Chain { chain_id, detail });
-    let pool = RpcPool::of_chain(setup.endpoints.clone(), &setup.tuning, setup.spec.block_time());
+    let pool = RpcPool::of_chain(setup.endpoints.clone(), &setup.tuning.rpc, setup.spec.block_time());
     let deadline = Instant::now() + CHAIN_START_TIMEOUT;
     loop {
         let answers = pool.chain_ids().await;
@@ -728,9 +728,9 @@ async fn check_chain(setup: ChainSetup, known: KnownFinal) -> Result<CheckedChai
     let header: Option<Header> = pool.call("eth_getBlockByNumber", json!(["latest", false])).await.ok();
     let told = header.as_ref().map(Header::number);
     let tuning = &setup.tuning;
-    let patience = tuning.patience(setup.spec.block_time());
-    let histories = Histories::read(&pool, tuning.fee_history_blocks, told.unwrap_or_default(), patience).await;
-    let mut market = ChainMarket::new(tuning.market, pool.names());
+    let patience = tuning.heads.patience(setup.spec.block_time());
+    let histories = Histories::read(&pool, tuning.fees.fee_history_blocks, told.unwrap_or_default(), patience).await;
+    let mut market = ChainMarket::new(tuning.market.book(), pool.names());
     let blocks = market.absorb(clock::now(), &histories).len();
     if blocks == 0 {
         tracing::warn!(chain_id, "no fee history yet; it is asked for with every head");
@@ -784,11 +784,15 @@ async fn build_service(
         sender: signers[0].address(),
         multicall3,
         schedule: *spec.gas_schedule(),
-        forward_overhead_gas: tuning.forward_overhead_gas,
+        forward_overhead_gas: tuning.batch.forward_overhead_gas,
     };
-    let mut gate =
-        PercentileOutlook::new(OUTLOOK_BLOCKS, tuning.patience_percentile, tuning.urgent_within, PATIENCE_HORIZON);
-    let kept = Kept::read(ledger.as_ref(), chain_id, tuning.learned_max_bytes).await?;
+    let mut gate = PercentileOutlook::new(
+        OUTLOOK_BLOCKS,
+        tuning.timing.patience_percentile,
+        tuning.timing.urgent_within,
+        PATIENCE_HORIZON,
+    );
+    let kept = Kept::read(ledger.as_ref(), chain_id, tuning.forecast.learned_max_bytes).await?;
     let mut pricing = Pricing::new(&spec, &tuning);
     if let Some(learned) = kept.learned.as_ref().filter(|learned| head.is_none_or(|head| learned.is_of(head))) {
         pricing.restore(&tuning, learned::delays(learned));
@@ -796,7 +800,7 @@ async fn build_service(
     market.book().window().for_each(|point| pricing.block(point));
     let tip = pricing.quote(&spec, &tuning, 0, Bytes::new()).quote.max_priority_fee_per_gas;
     prime(&mut gate, market.book().window(), tip);
-    let foresight = match tuning.timing {
+    let foresight = match tuning.timing.mode {
         TimingMode::Immediate => None,
         TimingMode::Forecast | TimingMode::Percentile => {
             let mut foresight = Foresight::new(&spec, &tuning)
@@ -822,7 +826,7 @@ async fn build_service(
         quote: None,
         queued: 0,
         in_flight: 0,
-        guard_ms: crate::time::millis(tuning.guard),
+        guard_ms: crate::time::millis(tuning.admission.min_slack),
         guard_time_ms: crate::time::millis(pricing.guard()),
         inclusions_measured: pricing.measured() as u64,
         forwarders: forwarders.keys().copied().collect(),
@@ -831,7 +835,7 @@ async fn build_service(
         warnings: health::cost_of_few(pool.len()).map(str::to_owned).into_iter().collect(),
         endpoints: pool.status(),
     };
-    let contracts_len = tuning.max_target_records as u64;
+    let contracts_len = tuning.targets.max_records as u64;
     let shared = Arc::new(ChainShared {
         spec,
         tuning,
@@ -872,7 +876,7 @@ async fn build_service(
         }
     };
     let now = clock::now();
-    let polls = Arc::new(Semaphore::new(shared.tuning.max_receipt_polls.clamp(1, Semaphore::MAX_PERMITS)));
+    let polls = Arc::new(Semaphore::new(shared.tuning.rpc.max_receipt_polls.clamp(1, Semaphore::MAX_PERMITS)));
     let service = ChainService {
         shared: shared.clone(),
         ledger: ledger.clone(),

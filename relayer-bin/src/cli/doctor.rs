@@ -305,7 +305,7 @@ async fn check_chain(report: &mut Report, setup: &ChainSetup) {
     let subject = format!("chain {} ({})", spec.chain_id, spec.name);
     let mut usable = Vec::new();
     for endpoint in &setup.endpoints {
-        let pool = RpcPool::new(vec![endpoint.clone()], setup.tuning.rpc_timeout.min(Duration::from_secs(15)));
+        let pool = RpcPool::new(vec![endpoint.clone()], setup.tuning.rpc.rpc_timeout.min(Duration::from_secs(15)));
         let subject = format!("{subject} rpc {}", endpoint.name());
         if check_endpoint(report, &subject, &pool, spec).await {
             check_simulation(report, &subject, &pool).await;
@@ -318,7 +318,7 @@ async fn check_chain(report: &mut Report, setup: &ChainSetup) {
         report.add(Grade::Fail, &subject, "no endpoint can be used", "mend the endpoints first");
         return;
     }
-    let pool = RpcPool::new(usable, setup.tuning.rpc_timeout);
+    let pool = RpcPool::new(usable, setup.tuning.rpc.rpc_timeout);
     check_headers(report, &subject, &pool, spec).await;
     check_finality(report, &subject, &pool, spec).await;
     for signer in &setup.signers {
@@ -445,7 +445,7 @@ async fn check_final_state(report: &mut Report, subject: &str, pool: &RpcPool, s
 /// Checks the subscription to heads, if the endpoint has one.
 async fn check_heads(report: &mut Report, subject: &str, endpoint: &RpcEndpoint, setup: &ChainSetup) {
     let subject = format!("{subject} heads");
-    let timeout = setup.tuning.rpc_timeout.min(Duration::from_secs(15));
+    let timeout = setup.tuning.rpc.rpc_timeout.min(Duration::from_secs(15));
     match endpoint.try_heads(setup.spec.chain_id, timeout).await {
         None => {}
         Some(Ok(())) => report.ok(&subject, "told by subscription"),
@@ -549,7 +549,7 @@ async fn check_lane(report: &mut Report, pool: &RpcPool, setup: &ChainSetup, sen
         report.add(Grade::Warn, &subject, finding, "use a plain account: code can spend its balance and nonces");
     }
     let gas_price: U128 = pool.call("eth_gasPrice", json!([])).await.unwrap_or_default();
-    let one = U256::from(gas_price.to::<u128>()).saturating_mul(U256::from(setup.tuning.max_batch_gas));
+    let one = U256::from(gas_price.to::<u128>()).saturating_mul(U256::from(setup.tuning.batch.max_batch_gas));
     let finding = format!("{balance} wei, a full batch costs about {one} now");
     if balance.is_zero() {
         report.add(Grade::Fail, &subject, "has no money", "fund it");

@@ -39,26 +39,30 @@ fn defaults_below_preset_below_file_below_environment_below_flags() {
     let key = "chain.0.max_batch";
 
     let config = load(MINIMAL, &[], &[]).unwrap();
-    assert_eq!(config.chains[0].tuning.max_batch, 100);
+    assert_eq!(config.chains[0].tuning.batch.max_batch, 100);
     assert_eq!(origin(&config, key), Origin::Default);
     assert_eq!(origin(&config, "chain.0.spec.block_time_ms"), Origin::Preset("anvil".to_owned()));
-    assert_eq!(config.chains[0].tuning.guard, Duration::from_millis(2_500), "follows the preset's block time");
+    assert_eq!(
+        config.chains[0].tuning.admission.min_slack,
+        Duration::from_millis(2_500),
+        "follows the preset's block time"
+    );
 
     let file = format!("{MINIMAL}max_batch = 50\nspec = {{ block_time_ms = 2000 }}\n");
     let config = load(&file, &[], &[]).unwrap();
-    assert_eq!(config.chains[0].tuning.max_batch, 50);
+    assert_eq!(config.chains[0].tuning.batch.max_batch, 50);
     assert_eq!(origin(&config, key), Origin::File { name: "test.toml".into(), line: 8 });
     assert_eq!(config.chains[0].spec.block_time_ms, 2_000, "the file is above the preset");
-    assert_eq!(config.chains[0].tuning.guard, Duration::from_millis(4_500));
+    assert_eq!(config.chains[0].tuning.admission.min_slack, Duration::from_millis(4_500));
 
     let env = [("SLACKWATER_CHAIN_0_MAX_BATCH", "40"), ("SLACKWATER_SERVER_LISTEN", "127.0.0.1:1")];
     let config = load(&file, &env, &[]).unwrap();
-    assert_eq!(config.chains[0].tuning.max_batch, 40);
+    assert_eq!(config.chains[0].tuning.batch.max_batch, 40);
     assert_eq!(origin(&config, key), Origin::Env("SLACKWATER_CHAIN_0_MAX_BATCH".to_owned()));
     assert_eq!(config.listen.port(), 1);
 
     let config = load(&file, &env, &[(key, "30")]).unwrap();
-    assert_eq!(config.chains[0].tuning.max_batch, 30);
+    assert_eq!(config.chains[0].tuning.batch.max_batch, 30);
     assert_eq!(origin(&config, key), Origin::Flag("--set".to_owned()));
 }
 
@@ -393,9 +397,9 @@ fn websockets_of_nodes() {
 #[test]
 fn polls_beside_a_subscription_are_not_more_frequent() {
     let tuning = |more: &str| load(&format!("{MINIMAL}{more}\n"), &[], &[]).unwrap().chains[0].tuning.clone();
-    assert_eq!(tuning("").subscribed_poll_interval, Duration::from_secs(1), "anvil's block time");
-    assert_eq!(tuning("poll_interval_ms = 500").subscribed_poll_interval, Duration::from_secs(2));
-    assert_eq!(tuning("subscribed_poll_interval_ms = 9000").subscribed_poll_interval, Duration::from_secs(9));
+    assert_eq!(tuning("").heads.subscribed_poll_interval, Duration::from_secs(1), "anvil's block time");
+    assert_eq!(tuning("poll_interval_ms = 500").heads.subscribed_poll_interval, Duration::from_secs(2));
+    assert_eq!(tuning("subscribed_poll_interval_ms = 9000").heads.subscribed_poll_interval, Duration::from_secs(9));
     let text = format!("{MINIMAL}poll_interval_ms = 500\nsubscribed_poll_interval_ms = 499\n");
     refused(&text, &[], &["499 is below poll_interval_ms = 500"]);
 }

@@ -110,7 +110,7 @@ impl ChainService {
                     Err(_) => {
                         // No node is reachable: that says nothing about any forwarder.
                         asked.clear();
-                        tokio::time::sleep(shared.tuning.poll_interval).await;
+                        tokio::time::sleep(shared.tuning.heads.poll_interval).await;
                     }
                 }
             }

@@ -35,7 +35,7 @@ impl ChainService {
                 next_nonce: lane.machine.next_nonce(),
                 in_flight: lane.machine.in_flight(),
                 unfinal: lane.machine.unfinal(),
-                max_in_flight: tuning.max_in_flight,
+                max_in_flight: tuning.lane.max_in_flight,
                 balance_wei: lane.machine.balance(),
                 paused: if lane.signer.is_none() {
                     Some("watched only: its signer is not configured".to_owned())
@@ -58,7 +58,7 @@ impl ChainService {
                 next_nonce: None,
                 in_flight: 0,
                 unfinal: 0,
-                max_in_flight: tuning.max_in_flight,
+                max_in_flight: tuning.lane.max_in_flight,
                 balance_wei: None,
                 paused: Some(paused.clone()),
             }));
@@ -116,7 +116,7 @@ impl ChainService {
             block: self.shared.spec.block_time(),
             head_at: self.head.map(|_| self.head_at),
             started_at: self.head_at,
-            max_head_age: self.shared.tuning.max_head_age,
+            max_head_age: self.shared.tuning.heads.max_head_age,
             conditions,
             clock_skew_ms: self.clock_skew_ms,
             data_fee_fault: (!is_known).then(fault),
@@ -131,7 +131,7 @@ impl ChainService {
     /// True if the lane waits for a top-up, or could not even pay for an empty transaction.
     fn is_poor(&self, lane: &LaneShell) -> bool {
         let price = self.price.map_or(0, |price| price.next_base_fee).max(1);
-        let least = U256::from(price).saturating_mul(U256::from(self.shared.tuning.cancel_gas));
+        let least = U256::from(price).saturating_mul(U256::from(self.shared.tuning.lane.cancel_gas));
         lane.machine.is_underfunded() || lane.machine.balance().is_some_and(|balance| balance < least)
     }
 

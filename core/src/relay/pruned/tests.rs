@@ -109,7 +109,7 @@ fn world(kept: &[Kept]) -> (Vec<Arc<Node>>, RpcPool) {
     let named = nodes.iter().zip(0..);
     let endpoints = named.map(|(node, place)| RpcEndpoint::over(format!("node-{place}"), node.clone())).collect();
     let tuning = ChainTuning::for_spec(&ChainSpec::preset("ethereum").unwrap());
-    let pool = RpcPool::of_chain(endpoints, &tuning, Duration::from_secs(12));
+    let pool = RpcPool::of_chain(endpoints, &tuning.rpc, Duration::from_secs(12));
     pool.note_final(nodes.iter().map(|_| Some(LAST)));
     (nodes, pool)
 }

@@ -35,7 +35,7 @@ use crate::{
     lane::SendOutcome,
     ledger::{AttemptRecord, Durable},
     protection::Protection,
-    relay::{clock, status::EndpointStatus, tuning::ChainTuning},
+    relay::{clock, status::EndpointStatus, tuning::RpcTuning},
     time::Timestamp,
 };
 
@@ -81,7 +81,7 @@ impl RpcPool {
     }
 
     /// A chain's pool.
-    pub(in crate::relay) fn of_chain(endpoints: Vec<RpcEndpoint>, tuning: &ChainTuning, block: Duration) -> Self {
+    pub(in crate::relay) fn of_chain(endpoints: Vec<RpcEndpoint>, tuning: &RpcTuning, block: Duration) -> Self {
         let hedge = HedgeRule { floor: tuning.hedge_floor, budget_percent: tuning.hedge_budget_percent };
         let pool = Self::by_rules(endpoints, tuning.rpc_timeout, hedge, PauseRule { first: tuning.rate_limit_pause });
         Self { head_rule: HeadRule::new(block), ..pool }

@@ -199,7 +199,7 @@ impl World {
         let named = nodes.iter().enumerate();
         let endpoints = named.map(|(place, node)| RpcEndpoint::over(format!("node-{place}"), node.clone())).collect();
         let spec = ChainSpec::preset("ethereum").unwrap();
-        let pool = RpcPool::of_chain(endpoints, &ChainTuning::for_spec(&spec), Duration::from_secs(12));
+        let pool = RpcPool::of_chain(endpoints, &ChainTuning::for_spec(&spec).rpc, Duration::from_secs(12));
         let params = VehicleParams {
             sender: Address::repeat_byte(1),
             multicall3: Some(Address::repeat_byte(0x33)),

@@ -174,11 +174,11 @@ fn world(block: Duration, scripts: &[Script]) -> World {
     let named = nodes.iter().enumerate();
     let endpoints = named.map(|(place, node)| RpcEndpoint::over(format!("node-{place}"), node.clone())).collect();
     let tuning = ChainTuning::for_spec(&spec);
-    let pool = RpcPool::of_chain(endpoints, &tuning, block);
-    let pace = PaceRule::new(&tuning, block);
+    let pool = RpcPool::of_chain(endpoints, &tuning.rpc, block);
+    let pace = PaceRule::new(&tuning.heads, block);
     let watcher =
         Watcher::new(spec, pool, vec![Address::repeat_byte(1)], pace, None, Arc::new(AtomicU64::new(START)), 64);
-    World { nodes, watcher, interval: tuning.poll_interval }
+    World { nodes, watcher, interval: tuning.heads.poll_interval }
 }
 
 const BLOCK: Duration = Duration::from_secs(12);
