@@ -399,11 +399,11 @@ impl ChainService {
             setup_wei: expected.setup_wei,
             price_wei_per_gas: expected.wei_per_gas,
             data_wei_per_byte: expected.wei_per_byte,
-            waiting_cost_percent: tuning.waiting_cost_percent,
-            linger: tuning.linger,
+            waiting_cost_percent: tuning.batch.waiting_cost_percent,
+            linger: tuning.batch.linger,
             // Lingering for further members may follow, and the guard time must remain after it. A linger time beyond
             // one block is a deliberate preference for fuller batches over time.
-            urgent: self.pricing.guard().saturating_add(tuning.linger.min(self.shared.spec.block_time())),
+            urgent: self.pricing.guard().saturating_add(tuning.batch.linger.min(self.shared.spec.block_time())),
             next_base_fee: price.next_base_fee,
             quote_max_fee: price.quote.max_fee_per_gas,
             slots: tuning.lane.max_in_flight,
