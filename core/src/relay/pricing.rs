@@ -507,7 +507,13 @@ mod tests {
         (spec, tuning)
     }
 
-    /// A chain that follows the base fee rule, with alternately full and empty blocks.
+    fn with(change: impl FnOnce(&mut ChainTuning)) -> ChainTuning {
+        let (_, mut tuning) = ethereum();
+        change(&mut tuning);
+        tuning
+    }
+
+    /// A chain by the rule whose blocks are now full, now empty.
     fn forecast(spec: &ChainSpec, tuning: &ChainTuning) -> Forecast {
         let horizons = tuning.forecast_steps(spec.block_time());
         let mut forecaster = Forecaster::new(ForecastConfig { horizons, ..ForecastConfig::default() }).unwrap();
@@ -565,7 +571,7 @@ mod tests {
         let price = price_at(&spec, 9 * GWEI, GWEI, &[]);
         let plain = Expected::of(&DataFeeModel::None, &spec, price);
         assert_eq!(plain, Expected { setup_wei: 210_000 * GWEI, wei_per_gas: 10 * GWEI, wei_per_byte: 0 });
-        // Parameters of OP Mainnet in 2024: data costs more than gas.
+        // As OP Mainnet in 2024: data costs more than gas.
         let params = OpL1Params {
             l1_base_fee: U256::from(30 * GWEI),
             base_fee_scalar: 1_368,
@@ -599,7 +605,7 @@ mod tests {
         let tuning = with(|tuning| tuning.fees.tip_ceiling_wei_per_gas = 200 * GWEI);
         assert_eq!(pricing.tip(&spec, &tuning, 3), 5, "nothing is known");
         (1..=100_u32).for_each(|block| pricing.block(&point(block.into(), GWEI, 15_000_000, u128::from(block) * GWEI)));
-        // Empty blocks would have taken any tip and are ignored.
+        // Empty blocks would have taken anything: they say nothing.
         (101..=199_u32).for_each(|block| pricing.block(&point(block.into(), GWEI, 0, 0)));
         assert_eq!(pricing.tip(&spec, &tuning, 1), 90 * GWEI, "90 % in the next block");
         assert_eq!(pricing.tip(&spec, &tuning, 3), 54 * GWEI, "90 % within three: 53.6 % each");
@@ -609,7 +615,7 @@ mod tests {
         assert_eq!(pricing.tip(&dear, &capped, 1), 99 * GWEI, "what the chain asks for is paid");
         let quote = pricing.quote(&spec, &tuning, GWEI, Bytes::new()).quote;
         assert_eq!(quote.max_priority_fee_per_gas, 54 * GWEI);
-        // Tips we paid bound the tips that blocks seem to require.
+        // What we paid bounds what blocks seem to ask for.
         (0..50).for_each(|_| pricing.paid.record(Timestamp(1), 2 * GWEI));
         assert_eq!(pricing.tip(&spec, &tuning, 1), 20 * GWEI);
         let mut free = Pricing::new(&spec, &tuning);
