@@ -155,7 +155,7 @@ impl GasSchedule {
 
     /// Least gas limit with which a plain call with `data` is valid: `max(intrinsic, floor)`.
     ///
-    /// It buys no execution: add what the call needs to [`Self::intrinsic_gas`], then take the larger of the sum and
+    /// It buys no execution: add the call's gas to [`Self::intrinsic_gas`], then take the larger of the sum and
     /// [`Self::floor_gas`].
     #[must_use]
     pub fn min_gas_limit(&self, data: &[u8]) -> u64 {

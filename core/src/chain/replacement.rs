@@ -95,7 +95,7 @@ pub enum ReplacementError {
 }
 
 impl ReplacementRule {
-    /// +10 % and 1 wei on both caps: what every geth-like pool accepts.
+    /// +10 % and 1 wei on both caps: accepted by every geth-like pool.
     pub const CAPS: Self =
         Self::Bump { bump_bps: 1_000, extra_wei_per_gas: 1, blob_bump_bps: 10_000, compares: PriceComparison::Caps };
 

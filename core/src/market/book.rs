@@ -248,7 +248,7 @@ impl FeeBook {
         mad.saturating_mul(u128::from(self.config.mad_multiple)).max(tolerance)
     }
 
-    /// Appends the block and removes those at or above its number; returns the number of removed blocks.
+    /// Appends the block in place of those at or above its number; returns how many of these were other blocks.
     fn believe(&mut self, report: Report) -> usize {
         let mut replaced = 0;
         while let Some((newest, hash)) = self.window.back()

@@ -11,7 +11,7 @@ use super::{FeePoint, Tips, Utilisation};
 /// them in this order.
 pub const REWARD_PERCENTILES: [u8; 3] = [20, 50, 90];
 
-/// Most blocks of one `eth_feeHistory` call: the limit of geth and its forks.
+/// Most blocks of one `eth_feeHistory` call: the limit of geth and similar nodes.
 pub const MAX_HISTORY_BLOCKS: u64 = 1_024;
 
 /// Answer of `eth_feeHistory`, requested with [`REWARD_PERCENTILES`]. Fields that a node omits are empty.

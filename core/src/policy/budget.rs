@@ -396,7 +396,7 @@ impl BudgetBook {
     }
 }
 
-/// Whose sums hold a claim.
+/// The sums that include a claim.
 #[cfg(test)]
 mod tests {
     use alloy_primitives::B256;

@@ -14,7 +14,7 @@ use super::vehicle::VehicleKey;
 /// Time limit for a node's work on a trace.
 const TIMEOUT: &str = "2s";
 
-/// Answer to `debug_traceTransaction`, reduced to what the transaction's own contract called.
+/// Answer to `debug_traceTransaction`, reduced to the calls of the transaction's own contract.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Trace {
     /// Contract that the transaction called.

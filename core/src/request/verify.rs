@@ -408,7 +408,7 @@ fn check_near(deadline: Timestamp, context: &VerifyContext<'_>, now: Timestamp) 
     Ok(())
 }
 
-/// The durable form of a verified request: what the ledger stores and a restart reads back.
+/// Durable form of a verified request: stored by the ledger and read back on a restart.
 ///
 /// Reading it back does not repeat the signature check: it was made before the commit.
 mod stored {

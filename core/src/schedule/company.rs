@@ -13,9 +13,9 @@
 //!
 //! # A worked example
 //! A setup is 21 000 gas, a member 35 000, its slack 60 s, the waiting cost 100 %: alone it costs 56 000 gas or 2.67
-//! setups, so it pays 2.67 / 60 = 0.044 setups per second. With five arrivals per second, the n-th member has waited (N
-//! − n) / 5 s when the N-th comes: together N (N − 1) / 10 s, which is worth a setup before the 16th comes, after 2.9
-//! s. With arrivals a minute apart, the next is not expected before 60 · 0.044 = 2.7 setups are gone: the member is
+//! setups, so it pays 2.67 / 60 = 0.044 setups per second. With five arrivals per second, the n-th member has waited
+//! (N − n) / 5 s when the N-th comes: together N (N − 1) / 10 s, which is worth a setup before the 16th comes, after
+//! 2.9 s. With arrivals a minute apart, the next is not expected before 60 · 0.044 = 2.7 setups are gone: the member is
 //! sent at once.
 
 use super::queue::{ComposeLimits, QueuedRequest};

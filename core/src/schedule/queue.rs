@@ -168,7 +168,7 @@ impl ComposeLimits {
         self.available_wei.is_some_and(|available| needed_wei > available)
     }
 
-    /// Shortfall of the balance for `entry` alone; `None` if the balance covers it or another limit holds it back too.
+    /// Shortfall of the balance for `entry` alone; `None` if the balance covers it or its ceiling is below the base fee.
     fn short_of(&self, entry: &QueuedRequest) -> Option<Short> {
         let ceiling = entry.ceiling_wei_per_gas;
         let gas = self.base_gas.saturating_add(entry.gas);
@@ -1204,8 +1204,7 @@ impl Queue {
         }
         let cutoff = now.saturating_add(outlook.send_within().max(limits.urgent));
         let full = if IS_SHARED { self.full(now, lane, limits, cutoff) } else { Table::new() };
-        // The least-served tenant comes first, then the most urgent line. A tenant that waits for company holds up
-        // nobody.
+        // The least-served tenant comes first, then the most urgent line. A tenant that waits for company blocks none.
         let mut lines: Vec<(bool, u64, Timestamp, VehicleKey, Arc<str>)> = Vec::new();
         let mut barred = Vec::new();
         for (key, group) in self.groups.iter() {
