@@ -1,15 +1,15 @@
-//! What became of a request that was accepted, also where its id has become another tenant's since.
+//! Current state of an accepted request, even if its id has since passed to another tenant.
 
 use crate::{
     ledger::{EventFilter, Ledger, LedgerError, RequestRecord},
     request::Reason,
 };
 
-/// Events of a request that ended without having been in a transaction, at most.
+/// Most events of a request that ended without having been in a transaction.
 const EVENTS: usize = 16;
 
-/// `record` as it is now. One that made way for the same signed request of another tenant is as it ended; `None` if nothing tells
-/// how.
+/// The current state of `record`. For a request replaced by another tenant's submission of the same signed request this
+/// is its final state, from the events; `None` if they don't show it.
 pub(super) async fn now(ledger: &dyn Ledger, record: RequestRecord) -> Result<Option<RequestRecord>, LedgerError> {
     let found = ledger.request(record.id).await?;
     if let Some(found) = found.filter(|found| found.seq == record.seq) {

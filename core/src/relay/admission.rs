@@ -1,4 +1,4 @@
-//! From a submission to a durable, promised request.
+//! Admission: from a submission to a durable, promised request.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -53,16 +53,16 @@ use crate::{
 /// Longest idempotency key, bytes.
 pub(super) const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
 
-/// Requests verified in one piece on a blocking thread.
+/// Number of requests verified together on a blocking thread.
 const VERIFY_CHUNK: usize = 128;
 
-/// Forwarder nonces of users that are kept at hand.
+/// Capacity of the cache of users' forwarder nonces.
 pub(super) const NONCE_CACHE_LEN: u64 = 200_000;
 
 /// (forwarder, user).
 type User = (Address, Address);
 
-/// What one chain shows to the outside, and what admission needs of it.
+/// One chain's shared state: its published view, and the data that admission needs.
 #[derive(Debug)]
 pub(super) struct ChainShared {
     pub(super) spec: ChainSpec,
@@ -71,43 +71,43 @@ pub(super) struct ChainShared {
     pub(super) forwarders: BTreeMap<Address, ForwarderDomain>,
     /// Forwarders whose storage layout is known.
     pub(super) known_forwarders: BTreeSet<Address>,
-    /// Gas and size arithmetic; its sender is the first lane's, which changes neither.
+    /// Gas and size arithmetic. Its sender is the first lane's, which affects neither.
     pub(super) params: VehicleParams,
-    /// Whose calls each lane makes; `None`: every lane makes everybody's.
+    /// Tenants whose calls each lane makes; `None` if every lane makes all tenants' calls.
     pub(super) callers: Option<Callers>,
     pub(super) inbox: mpsc::Sender<Message>,
     pub(super) pauses: Arc<PauseBoard>,
-    /// (forwarder, user) → next nonce on chain, at least.
+    /// (forwarder, user) → lower bound of the next nonce on chain.
     pub(super) nonces: moka::future::Cache<(Address, Address), u64>,
-    /// (forwarder, user) → the head at which all nodes were asked for that nonce.
+    /// (forwarder, user) → number of the head at which that nonce was last read afresh.
     pub(super) agreed_at: moka::future::Cache<(Address, Address), u64>,
-    /// Targets by whether their code is theirs for good, as a majority told.
+    /// Target → true if it is a contract with fixed code, according to a majority of the nodes.
     pub(super) contracts: moka::future::Cache<Address, bool>,
     pub(super) view: RwLock<ChainView>,
-    /// Time to inclusion that a request is given for which nobody named one, and again when that is missed.
+    /// Time to promised inclusion for a request without a deadline, granted once more when it is missed.
     pub(super) default_within: Duration,
 }
 
-/// The chain service's newest word about itself.
+/// The chain service's published view of its chain.
 #[derive(Debug, Clone)]
 pub(super) struct ChainView {
     pub(super) status: ChainStatus,
     pub(super) lanes: Vec<LaneStatus>,
     pub(super) price: Option<Price>,
-    /// When the head came that the price follows.
+    /// Arrival of the head from which `price` is derived.
     pub(super) priced_at: Timestamp,
-    /// How far the chain's clock is ahead of ours, where that is more than usual.
+    /// Lead of the chain's clock over ours; zero while it is within the tolerance.
     pub(super) clock_ahead: Duration,
     pub(super) door: DoorLimits,
     /// The newest forecast.
     pub(super) forecast: Option<Arc<ForecastView>>,
     /// Fee sources by name.
     pub(super) sources: Vec<(String, SourceStatus)>,
-    /// What L1 costs; `None` while that is not known.
+    /// L1 data fee model; `None` while it is unknown.
     pub(super) data_fee: Option<DataFeeModel>,
-    /// Why it could not be read at the last head.
+    /// Fault of the last read of `data_fee`; `None` if it succeeded.
     pub(super) data_fee_fault: Option<String>,
-    /// What each tenant has waiting, as of the newest head, where its pace is measured.
+    /// Backlog of each tenant whose pace is measured, as of the newest head.
     pub(super) backlogs: Arc<BTreeMap<Arc<str>, Backlog>>,
 }
 
@@ -126,7 +126,7 @@ impl ChainShared {
         self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner).status.head
     }
 
-    /// Prices of gas and of data as of the newest head.
+    /// Prices of gas and data as of the newest head.
     fn prices(&self) -> Result<(Price, DataFeeModel), SubmitError> {
         let view = self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         let unavailable = |detail: &str| SubmitError::ChainUnavailable {
@@ -146,7 +146,7 @@ impl ChainShared {
         Ok((price, view.data_fee.ok_or_else(|| unavailable(fault))?))
     }
 
-    /// Refuses a deadline that the chain's clock, which is ahead, has reached before a transaction can land.
+    /// Refuses a deadline that the chain's clock, being ahead, reaches before a transaction can be included.
     fn check_clock(&self, now: Timestamp, deadline: Timestamp) -> Result<(), SubmitError> {
         let ahead = self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner).clock_ahead;
         if ahead.is_zero() || deadline > now.saturating_add(ahead).saturating_add(self.tuning.admission.min_slack) {
@@ -160,7 +160,8 @@ impl ChainShared {
         self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner).door
     }
 
-    /// Refuses value that no lane has: gas can wait for a top-up, but a balance is not made for one transfer.
+    /// Refuses a value above every lane's balance: gas can wait for a top-up, but balances are not sized for a single
+    /// transfer.
     fn check_value(&self, value_wei: U256) -> Result<(), SubmitError> {
         if value_wei.is_zero() {
             return Ok(());
@@ -171,35 +172,35 @@ impl ChainShared {
             Some(balance_wei) if balance_wei < value_wei => {
                 Err(SubmitError::AboveLaneBalance { value_wei, balance_wei })
             }
-            // Not read yet, or driven elsewhere.
+            // Balances are not read yet, or the lanes are driven by another instance.
             _ => Ok(()),
         }
     }
 
-    /// What a request costs in a transaction of its own at most, and by itself in the next block.
+    /// Cost of a request in a transaction of its own: worst case at `ceiling`, and expected in the next block.
     fn cost(&self, prices: (Price, DataFeeModel), shape: &TxShape<'_>, ceiling: u128) -> TransactionCost {
         let (price, model) = prices;
         let fees = Fees::new(ceiling, price.quote.max_priority_fee_per_gas);
         TransactionCost::of(shape, fees, price.next_base_fee, &model, self.tuning.fees.l1_fee_margin_percent)
     }
 
-    /// Highest price of gas that is reserved of a budget where `now` is offered for the next block, wei per gas.
+    /// Highest gas price reserved from a budget when `now` is offered for the next block, wei per gas.
     fn budgeted_ceiling(&self, now: u128) -> u128 {
         let percent = u128::from(self.tuning.admission.budget_headroom_percent) + 100;
         self.tuning.fees.max_fee_ceiling_wei_per_gas.min(now.saturating_mul(percent) / 100)
     }
 
-    /// Gas of a transaction that carries only `member_gas`.
+    /// Gas of a transaction with a single member of `member_gas`.
     fn gas_alone(&self, member_gas: u64) -> u64 {
         self.params.base_gas().saturating_add(member_gas)
     }
 
-    /// Gas that is reserved for a request: its own transaction, and a cancel of it.
+    /// Gas reserved for a request: its own transaction, and a cancel of that.
     pub(super) fn reserved_gas(&self, member_gas: u64) -> u64 {
         self.params.reserved_gas(member_gas)
     }
 
-    /// Cost now and worst case of a request of this shape at `ceiling` wei per gas.
+    /// Expected cost now, and worst-case cost at `ceiling` wei per gas, of a request of this shape.
     fn quote(&self, prices: (Price, DataFeeModel), shape: &TxShape<'_>, ceiling: u128) -> Quote {
         let (price, model) = prices;
         let cost = self.cost(prices, shape, ceiling);
@@ -215,15 +216,15 @@ impl ChainShared {
     }
 }
 
-/// The chains that are served: those that answer, and those that could not be reached yet.
+/// All configured chains: those that are up, and those not reached yet.
 #[derive(Debug, Default)]
 pub(super) struct Chains(RwLock<BTreeMap<ChainId, Served>>);
 
-/// How a chain is served.
+/// State of a configured chain.
 #[derive(Debug, Clone)]
 enum Served {
     Up(Arc<ChainShared>),
-    /// No node could be reached since the start.
+    /// No node has been reached since the start.
     Awaited(Box<ChainStatus>),
 }
 
@@ -236,17 +237,17 @@ impl Chains {
         self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(chain_id, served);
     }
 
-    /// It answers, and is served from now on.
+    /// Marks a chain as reachable: it is served from now on.
     pub(super) fn up(&self, chain: Arc<ChainShared>) {
         self.put(chain.spec.chain_id, Served::Up(chain));
     }
 
-    /// No node of it can be reached yet; that is its status.
+    /// Marks a chain as not reached yet, with its status until then.
     pub(super) fn awaited(&self, status: ChainStatus) {
         self.put(status.chain_id, Served::Awaited(Box::new(status)));
     }
 
-    /// A chain that answers.
+    /// The chain, if it is up.
     pub(super) fn get(&self, chain_id: ChainId) -> Option<Arc<ChainShared>> {
         self.read(|chains| match chains.get(&chain_id) {
             Some(Served::Up(chain)) => Some(chain.clone()),
@@ -254,12 +255,12 @@ impl Chains {
         })
     }
 
-    /// Whether it is configured, reachable or not.
+    /// True if the chain is configured, reachable or not.
     pub(super) fn is_served(&self, chain_id: ChainId) -> bool {
         self.read(|chains| chains.contains_key(&chain_id))
     }
 
-    /// A chain that answers, or why it can't be used.
+    /// The chain if it is up, or the reason why it can't be used.
     pub(super) fn served(&self, chain_id: ChainId) -> Result<Arc<ChainShared>, SubmitError> {
         self.read(|chains| match chains.get(&chain_id) {
             Some(Served::Up(chain)) => Ok(chain.clone()),
@@ -272,7 +273,7 @@ impl Chains {
         })
     }
 
-    /// All chains that answer, by id.
+    /// All chains that are up, by id.
     pub(super) fn all(&self) -> Vec<Arc<ChainShared>> {
         let up = |served: &Served| match served {
             Served::Up(chain) => Some(chain.clone()),
@@ -281,7 +282,7 @@ impl Chains {
         self.read(|chains| chains.values().filter_map(up).collect())
     }
 
-    /// Every chain's condition, by id.
+    /// Status of every chain, by id.
     pub(super) fn statuses(&self) -> Vec<ChainStatus> {
         let status = |served: Served| match served {
             Served::Up(chain) => chain.view().status,
@@ -303,13 +304,13 @@ pub(super) struct Admission {
     pub(super) default_within: Duration,
     pub(super) default_expiry: Duration,
     pub(super) max_within: Duration,
-    /// Longest wait for a commit, where the ledger is shared or its storage is away.
+    /// Longest wait for a commit if the ledger is shared or its storage is unavailable.
     pub(super) accept_timeout: Duration,
-    /// For the decision log.
+    /// Sums of refusals for the decision log.
     pub(super) refusals: Arc<RefusalSums>,
 }
 
-/// Why a submission was refused, and which request it is, as far as that is known.
+/// Reason of a refused submission, and the request's id if it is known.
 struct Refused {
     error: Box<SubmitError>,
     id: Option<RequestId>,
@@ -322,7 +323,8 @@ impl<E: Into<SubmitError>> From<E> for Refused {
 }
 
 impl Refused {
-    /// The same submission may have been accepted before, when there was time, or a chain, or another policy.
+    /// True if the same submission may have been accepted before, under an earlier deadline check, chain state or
+    /// policy.
     fn may_be_known(&self) -> bool {
         !matches!(
             *self.error,
@@ -336,13 +338,13 @@ impl Refused {
     }
 }
 
-/// An answer, or what is still to be decided.
+/// A submission that passed the checks so far, or its refusal.
 type Undecided = Result<Prepared, Refused>;
 
-/// Whose turn it is in an order: (chain, forwarder, signer).
+/// Key of a signer's nonce sequence: (chain, forwarder, signer).
 type Line = (ChainId, Address, Address);
 
-/// Signers whose requests were refused because too much is here already: what follows in their order would wait behind a
+/// Nonce sequences with a request refused for a limit (rate, open requests, budget): later nonces would wait behind a
 /// gap.
 #[derive(Debug, Default)]
 struct Halted(HashMap<Line, SubmitError>);
@@ -361,7 +363,8 @@ impl Halted {
     }
 }
 
-/// In which order these are decided: as they came, but each signer's by nonce, on the places that they have.
+/// Order of decision for these submissions: as submitted, except that each signer's are sorted by nonce among the
+/// positions they occupy.
 fn in_order(lines: &[Option<(Line, U256)>]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..lines.len()).collect();
     let mut places: HashMap<Line, Vec<usize>> = HashMap::new();
@@ -383,7 +386,7 @@ fn in_order(lines: &[Option<(Line, U256)>]) -> Vec<usize> {
     order
 }
 
-/// A submission that passed every check which needs no I/O.
+/// A submission that passed all checks without I/O.
 struct Prepared {
     chain: Arc<ChainShared>,
     request: Arc<VerifiedRequest>,
@@ -399,7 +402,7 @@ struct Prepared {
 }
 
 impl Admission {
-    /// Cost of a request of `tenant` with `gas` inner gas and usual calldata on a chain, as of now.
+    /// Current cost of a request of `tenant` with `gas` inner gas and typical calldata on a chain.
     pub(super) fn quote(&self, tenant: &str, chain_id: ChainId, gas: u64) -> Result<Quote, SubmitError> {
         let tenant = self.tenants.get(tenant).ok_or_else(|| SubmitError::UnknownTenant(tenant.to_owned()))?;
         let chain = self.chains.served(chain_id)?;
@@ -414,24 +417,24 @@ impl Admission {
         Ok(Quote { max_cost_wei: with_price(quote.max_cost_wei, tenant.policy.price_percent), ..quote })
     }
 
-    /// The id that `item` would have, and what it would be quoted and would hold of the tenant's budget, as of now: every check of
-    /// an acceptance that needs no I/O.
+    /// The id that `item` would have, and its current quote, which includes the amount reserved from the tenant's
+    /// budget. Runs every check of an acceptance that needs no I/O.
     pub(super) fn assess(&self, tenant: &str, item: SubmitItem) -> Result<(RequestId, Quote), SubmitError> {
         let tenant = self.tenants.get(tenant).ok_or_else(|| SubmitError::UnknownTenant(tenant.to_owned()))?;
         let prepared = self.prepare(&tenant, item, clock::now()).map_err(|refused| *refused.error)?;
         Ok((prepared.request.id(), prepared.quote))
     }
 
-    /// What waiting is worth on a chain.
+    /// Value of waiting on a chain.
     pub(super) fn quote_wait(&self, chain_id: ChainId, slack: Duration) -> Result<Option<WaitQuote>, SubmitError> {
         let chain = self.chains.served(chain_id)?;
         let cap = chain.prices()?.0.quote.max_fee_per_gas;
         Ok(chain.view().forecast.and_then(|view| view.quote(slack, cap)))
     }
 
-    /// Takes `items`, all in one commit; answers in order.
+    /// Submits `items` in one commit; answers in order.
     ///
-    /// Runs to its end even if the caller goes away: what is committed must reach the queue.
+    /// Runs to its end even if the caller goes away: committed requests must reach the queue.
     pub(super) async fn submit(
         self: Arc<Self>,
         tenant: &str,
@@ -447,7 +450,7 @@ impl Admission {
         let answered = loop {
             match tokio::time::timeout(limit, &mut submitted).await {
                 Ok(answered) => break answered,
-                // A file of our own that takes long is busy, unless it is known to be away.
+                // An unshared file that takes long is merely busy, unless its storage is known to be unavailable.
                 Err(_) if !is_shared && group.fault().is_none() => {}
                 Err(_) => {
                     let limit = limit.as_millis();
@@ -517,18 +520,18 @@ impl Admission {
                 }
                 for (chain_id, entries) in accepted {
                     if self.tenants.is_shared() {
-                        // Whoever drives the lanes learns of them from the ledger.
+                        // The leader learns of them from the ledger.
                         continue;
                     }
                     if let Some(chain) = self.chains.get(chain_id) {
-                        // A service that is gone is restarted with the process, and reads them from the ledger then.
+                        // A service that has ended is restarted with the process, and then reads them from the ledger.
                         let _ = chain.inbox.send(Message::Accepted(entries)).await;
                     }
                 }
             }
             Err(error) => {
                 for (index, item) in waiting {
-                    // In doubt: the reservation stays, since the request may be durable.
+                    // If in doubt the reservation stays, since the request may be durable.
                     if !error.is_ambiguous() {
                         self.tenants.release(&tenant, item.request.id());
                     }
@@ -539,7 +542,8 @@ impl Admission {
         answers.into_iter().map(|answer| answer.unwrap_or(Err(SubmitError::ShuttingDown))).collect()
     }
 
-    /// Takes a place and money for a request; where its signer seems to have a gap, after a fresh look.
+    /// Reserves an open slot and budget for a request; if its signer seems to have a nonce gap, only after a new
+    /// lookup.
     async fn reserve(
         &self,
         tenant: &Tenant,
@@ -569,7 +573,8 @@ impl Admission {
         Ok(item)
     }
 
-    /// Nobody is refused for a gap that is none: the nodes, and a shared ledger, may know of its nonces.
+    /// Looks up a signer's seemingly missing nonces at the nodes and in a shared ledger, so that no request is refused
+    /// for a gap that does not exist.
     async fn look_at_gap(&self, tenant: &Tenant, chain: &ChainShared, (forwarder, signer): User) {
         let line = (chain.spec.chain_id, forwarder, signer);
         if let Some(head) = chain.head()
@@ -597,7 +602,7 @@ impl Admission {
         }
     }
 
-    /// What was accepted before gets its first answer again, whatever stands against accepting it now.
+    /// Repeats the first answer for a request accepted before, whatever the reason to refuse it now.
     async fn recall(&self, tenant: &Tenant, refused: Refused) -> Result<Acceptance, SubmitError> {
         let Some(id) = refused.id.filter(|_| refused.may_be_known()) else { return Err(*refused.error) };
         match self.ledger.request(id).await {
@@ -615,7 +620,7 @@ impl Admission {
         if items.len() < VERIFY_CHUNK / 8 {
             return items.into_iter().map(|item| self.prepare(tenant, item, now)).collect();
         }
-        // Recovery costs tens of microseconds each: many of them belong on blocking threads.
+        // Each signature recovery costs tens of microseconds, so many of them run on blocking threads.
         let mut chunks = Vec::new();
         let mut items = items.into_iter().peekable();
         while items.peek().is_some() {
@@ -637,7 +642,7 @@ impl Admission {
         prepared
     }
 
-    /// Every check that needs no I/O, and the promise's signature.
+    /// Runs all checks without I/O, and signs the promise.
     fn prepare(&self, tenant: &Tenant, item: SubmitItem, now: Timestamp) -> Undecided {
         let SubmitItem { mut submission, idempotency_key, submitted_by } = item;
         let chain_id = submission.chain_id;
@@ -645,7 +650,7 @@ impl Admission {
         if let SubmissionKind::Call(call) = &mut submission.kind
             && call.salt.is_empty()
         {
-            // Without a key from the caller every call is a new one.
+            // Without an idempotency key every call is a new request.
             call.salt = match &idempotency_key {
                 Some(key) => key.clone(),
                 None => chance::salt().map_err(|error| SubmitError::Randomness(error.to_string()))?,
@@ -668,7 +673,7 @@ impl Admission {
             guard: chain.tuning.admission.min_slack,
             skew: Duration::from_secs(chain.spec.deadline_skew_s),
         };
-        // Its id is looked for only where it is refused: a copy costs less than three digests.
+        // The id is computed only after a refusal: a copy costs less than three digests.
         let copy = submission.clone();
         self.judge(tenant, &chain, submission, idempotency, &context, now)
             .map(|prepared| Prepared { submitted_by, ..prepared })
@@ -712,14 +717,14 @@ impl Admission {
                 &chain.params.payload(chain.params.vehicle(&request), std::slice::from_ref(&request)).data,
             ),
         };
-        // What may take its place costs as much as an empty transaction, at the same price.
+        // A cancel may replace it, at the cost of an empty transaction at the same price.
         let gas_limit = chain.reserved_gas(member_gas);
         let shape = TxShape { gas_used: member_gas, gas_limit, size: &size, value: request.value() };
         let ceiling = ceiling(&chain, tenant, prices, &request, &shape)?;
         let mut quote = chain.quote(prices, &shape, ceiling);
         let percent = tenant.policy.price_percent;
         if let Some(max_cost_wei) = request.max_cost_wei() {
-            // Where that holds less of the data fee than is usually reserved, it is all that is reserved.
+            // If `maxCost` covers less than the usual reservation for the data fee, no more than `maxCost` is reserved.
             quote.max_cost_wei = quote.max_cost_wei.min(cost_within(max_cost_wei, percent));
         }
         // A budget holds the larger of cost and price.
@@ -751,8 +756,8 @@ impl Admission {
         }
     }
 
-    /// Refuses nonces that the forwarder has consumed, as far as we can see within `nonce_lookup` and the tenant's
-    /// `nonce_lookups_per_s`. Returns what is known of them.
+    /// Refuses nonces that the forwarder has consumed, as far as lookups within `nonce_lookup` and the tenant's
+    /// `nonce_lookups_per_s` show. Returns the known next nonces.
     async fn check_nonces(&self, tenant: &Tenant, prepared: &mut [Undecided]) -> BTreeMap<(ChainId, User), u64> {
         let mut unseen: BTreeMap<ChainId, (Arc<ChainShared>, BTreeSet<User>)> = BTreeMap::new();
         let mut seen = BTreeMap::new();
@@ -773,7 +778,8 @@ impl Admission {
             }
         }
         for (chain_id, (chain, signers)) in unseen {
-            // A new key for each call must not use up what nodes answer. The others are accepted unseen, and checked before they are sent.
+            // A tenant that uses a new signer for each request must not exhaust the nodes' quotas. Beyond its limit,
+            // nonces are accepted unseen, and checked before sending.
             if !tenant.may_look_up(chain.multicall3().map_or(signers.len(), |_| 1)) {
                 metrics::counter!("slackwater_nonce_lookups_skipped_total").increment(1);
                 continue;
@@ -782,7 +788,7 @@ impl Admission {
             let block = serde_json::json!("latest");
             let lookup = forwarder_nonces(&chain.pool, &signers, chain.multicall3(), &block);
             let Ok(Ok(nonces)) = tokio::time::timeout(chain.tuning.admission.nonce_lookup, lookup).await else {
-                // Never wait for a chain: accepted unseen, checked before it is sent.
+                // Acceptance never waits for a chain: the nonce is accepted unseen, and checked before sending.
                 metrics::counter!("slackwater_nonce_lookups_skipped_total").increment(1);
                 continue;
             };
@@ -799,8 +805,8 @@ impl Admission {
             let Some((forwarder, signer, nonce)) = item.request.sequence() else { continue };
             let key = (item.chain.spec.chain_id, (forwarder, signer));
             let Some(expected) = seen.get(&key).copied() else { continue };
-            let limit = item.chain.tuning.admission.max_nonce_gap;
-            // What we executed ourselves and is submitted again gets its first answer, from the ledger.
+            let limit = item.chain.tuning.max_nonce_gap;
+            // A resubmitted request that we executed ourselves gets its first answer again, from the ledger.
             let id = Some(item.request.id());
             if nonce > expected.saturating_add(limit) {
                 *slot = Err(Refused { error: Box::new(SubmitError::NonceTooFar { nonce, expected, limit }), id });
@@ -820,8 +826,8 @@ impl Admission {
         seen
     }
 
-    /// Nobody is refused for what was remembered: a reorg may have taken the nonce back since. Once a block, all nodes are
-    /// asked for such a signer's nonce. Returns those who could not be looked at, since the tenant has had too many.
+    /// Reads nonces again before a refusal, because a reorg may have taken a remembered one back. All nodes are asked,
+    /// once per block and signer. Returns the signers not looked up because the tenant exceeded its rate limit.
     async fn look_again(
         &self,
         tenant: &Tenant,
@@ -911,7 +917,7 @@ impl Admission {
             WriteOutcome::Accept(AcceptOutcome::Duplicate(record)) => {
                 self.tenants.release(tenant, id);
                 if record.tenant != tenant.policy.id {
-                    // Somebody else's request: known, but not shown.
+                    // Another tenant's request: its id is returned, but not the record.
                     return Err(SubmitError::AlreadySubmitted { id: record.id });
                 }
                 metrics::counter!("slackwater_requests_repeated_total").increment(1);
@@ -940,7 +946,7 @@ impl Admission {
     }
 
     fn new_request(&self, tenant: &Tenant, item: &Prepared, now: Timestamp) -> NewRequest {
-        // One instance alone has reserved it in its own book.
+        // A single instance has reserved it in its own books.
         let budget = tenant.policy.budget.as_ref().filter(|_| self.tenants.is_shared());
         let budget = budget.map(|budget| BudgetLimit { limit_wei: budget.limit_wei, since: budget.period_start(now) });
         NewRequest {
@@ -966,7 +972,7 @@ impl Admission {
         }
     }
 
-    /// The first answer again, from what is stored.
+    /// Rebuilds the first answer from the stored record.
     fn record_acceptance(&self, record: Box<RequestRecord>) -> Result<Acceptance, SubmitError> {
         let quote = serde_json::from_str(&record.quote)
             .map_err(|error| crate::ledger::LedgerError::Damaged { what: "quote", detail: error.to_string() })?;
@@ -981,8 +987,8 @@ impl Admission {
     }
 }
 
-/// A promise that the tenant's own backlog makes unreachable is refused if the caller named it, else given the time that is
-/// reachable.
+/// Checks the deadline against the tenant's own backlog: an unreachable deadline is refused if the caller named it,
+/// else replaced by the earliest reachable one.
 fn reachable(
     chain: &ChainShared,
     tenant: &Tenant,
@@ -1001,12 +1007,12 @@ fn reachable(
         let (slack_ms, guard_ms) = (crate::time::millis(slack), crate::time::millis(needed));
         return Err(VerifyError::DeadlineUnreachable { slack_ms, guard_ms });
     }
-    // Later ones of the tenant that are due before that wait as well: asked once more, it is far enough.
+    // Requests of the tenant due before that new deadline wait as well, so the wait is computed once more.
     let needed = backlog.wait(now.saturating_add(needed), chain.spec.block_time()).saturating_add(guard).max(needed);
     Ok(request.promised_by(now.saturating_add(needed)))
 }
 
-/// Whose order a submission belongs to, as it says itself, and its nonce there.
+/// The nonce sequence and nonce that a submission claims; `None` for calls.
 fn line_of(item: &SubmitItem) -> Option<(Line, U256)> {
     match &item.submission.kind {
         SubmissionKind::Forward(forward) => {
@@ -1016,12 +1022,12 @@ fn line_of(item: &SubmitItem) -> Option<(Line, U256)> {
     }
 }
 
-/// Room for calldata in a transaction: the node's limit without envelope and signature.
+/// Room for calldata in a transaction, bytes: the node's limit without envelope and signature.
 pub(super) fn max_payload_bytes(spec: &ChainSpec) -> usize {
     usize::try_from(spec.max_tx_bytes).unwrap_or(usize::MAX).saturating_sub(1_024)
 }
 
-/// Refuses what nodes would not take at the price that is usual either. What is too dear only now waits.
+/// Refuses requests above the nodes' fee cap even at the usual price. Requests above it only at the current price wait.
 fn check_node_fee_cap(door: DoorLimits, price: Price, gas: u64) -> Result<(), SubmitError> {
     let Some(cap_wei) = door.fee_cap_wei else { return Ok(()) };
     let worst_wei =
@@ -1031,7 +1037,7 @@ fn check_node_fee_cap(door: DoorLimits, price: Price, gas: u64) -> Result<(), Su
     if needed_wei > cap_wei { Err(SubmitError::AboveNodeFeeCap { needed_wei, cap_wei }) } else { Ok(()) }
 }
 
-/// Highest price of gas that this request may be sent at (invariant I8).
+/// Highest gas price at which this request may be sent, wei per gas (invariant I8).
 fn ceiling(
     chain: &ChainShared,
     tenant: &Tenant,
@@ -1049,7 +1055,7 @@ fn ceiling(
         let percent = tenant.policy.price_percent;
         let most_wei = cost_within(max_cost_wei, percent);
         let gas = shape.gas_limit.saturating_add(model.poster_gas(shape.size).padded).max(1);
-        // What is paid whatever gas costs.
+        // Costs independent of the gas price.
         let fixed = chain.cost(prices, shape, 0).beyond_gas().max.saturating_add(request.value());
         let data_wei = model.data_fee_bound(shape.size);
         let margin = chain.tuning.fees.l1_fee_margin_percent;
@@ -1057,7 +1063,8 @@ fn ceiling(
         let affordable = most_wei.saturating_sub(fixed) / U256::from(gas);
         let effective = price.quote.effective_gas_price(price.next_base_fee);
         let affordable = u128::try_from(affordable).unwrap_or(u128::MAX);
-        // A ceiling that leaves no room for one bump could only be cancelled when the price moves.
+        // With a ceiling that leaves no room for one bump, the transaction could only be cancelled when the price
+        // moves.
         let offer = Fees::new(effective, price.quote.max_priority_fee_per_gas.min(effective));
         let bumped = chain.spec.replacement.min_replacement(offer, price.next_base_fee);
         let least = bumped.map_or(effective, |bumped| bumped.max_fee_per_gas.max(effective));
@@ -1066,13 +1073,13 @@ fn ceiling(
             let needed_wei = with_price(needed_wei, percent);
             return Err(SubmitError::CeilingTooLow { needed_wei, max_cost_wei });
         }
-        // The rest of the data fee's margin makes way for gas.
+        // Gas may use the rest of the data fee's margin.
         ceiling = ceiling.min(affordable.max(least));
     }
     Ok(ceiling)
 }
 
-/// What "the same body" means: everything that was asked, as it was asked.
+/// Hash that defines "the same body": all fields of the submission, as submitted.
 fn body_hash(submission: &Submission) -> alloy_primitives::B256 {
     let mut bytes = Vec::with_capacity(512);
     bytes.extend_from_slice(&submission.chain_id.to_be_bytes());

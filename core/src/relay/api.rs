@@ -1,4 +1,4 @@
-//! The handle: what embedders and the HTTP API call.
+//! The relay's handle, called by embedders and the HTTP API.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -33,12 +33,12 @@ use crate::{
     time::Timestamp,
 };
 
-/// How far to wait.
+/// State to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WaitFor {
     /// In a block (which a reorg may still take back), or terminal.
     Included,
-    /// Terminal: final on chain, or ended for a reason.
+    /// Terminal: final on chain, or ended without inclusion.
     Terminal,
 }
 
@@ -76,7 +76,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // The tasks finish what they are committing, then end by themselves.
+        // The tasks finish their commits, then end by themselves.
         self.stop.cancel();
         if self.failed.is_cancelled() {
             self.supervisor.abort();
@@ -84,11 +84,11 @@ impl Drop for Inner {
     }
 }
 
-/// How long a start waits for the first head before it returns all the same.
+/// Longest wait of a start for the first heads, after which it returns anyway.
 const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Relay {
-    /// A builder; see [`RelayBuilder::start`].
+    /// Creates a builder; see [`RelayBuilder::start`].
     pub fn builder() -> RelayBuilder {
         RelayBuilder::default()
     }
@@ -102,16 +102,16 @@ impl Relay {
         let _ = tokio::time::timeout(FIRST_HEAD_TIMEOUT, all).await;
     }
 
-    /// Takes one request. When this returns `Ok`, the request is durable and promised.
+    /// Submits one request. Once this returns `Ok`, the request is durable and its inclusion promised.
     ///
     /// # Errors
-    /// [`SubmitError`]; ask [`SubmitError::is_retryable`] and [`SubmitError::is_ambiguous`]. Submitting the same signed
+    /// [`SubmitError`]; see [`SubmitError::is_retryable`] and [`SubmitError::is_ambiguous`]. Submitting the same signed
     /// bytes again is always safe.
     pub async fn submit(&self, tenant: &str, item: SubmitItem) -> Result<Acceptance, SubmitError> {
         self.submit_many(tenant, vec![item]).await.pop().unwrap_or(Err(SubmitError::ShuttingDown))
     }
 
-    /// Takes many requests in one commit; results in order. One that is refused does not affect the others.
+    /// Submits many requests in one commit; results in order. A refused request does not affect the others.
     pub async fn submit_many(&self, tenant: &str, items: Vec<SubmitItem>) -> Vec<Result<Acceptance, SubmitError>> {
         if self.inner.stop.is_cancelled() {
             return items.iter().map(|_| Err(SubmitError::ShuttingDown)).collect();
@@ -127,9 +127,9 @@ impl Relay {
         answers
     }
 
-    /// Counts a refusal for the metrics and, in the sums of its minute, for the decision log. [`Self::submit`] counts its own;
-    /// this is for what is refused before it: a wrong key, a call too many, a body that says nothing. `key` is the id of the API
-    /// key that asked, if there was one; `tenant` is empty where nobody is known.
+    /// Counts a refusal in the metrics and, in sums per minute, in the decision log. [`Self::submit`] counts its own
+    /// refusals; this is for refusals before it: a wrong key, an exceeded rate limit, a malformed body. `key` is the id
+    /// of the caller's API key, if any; `tenant` is empty if unknown.
     pub fn record_refusal(&self, key: Option<Arc<str>>, tenant: Arc<str>, code: &'static str) {
         metrics::counter!("slackwater_refusals_total", "code" => code).increment(1);
         self.inner.admission.refusals.add((key, tenant, code), 1);
@@ -156,12 +156,12 @@ impl Relay {
         self.inner.admission.pauses.current()
     }
 
-    /// Accepts nothing and makes no new batch in `scope`, until [`Self::resume`]. What is in flight is bumped, cancelled and
-    /// settled as ever; requests that wait may run out of time. Durable when this returns, and in force on every instance
-    /// within `ledger.follow_interval_ms`. `by` is who does it, for the decision log.
+    /// Stops acceptance and new batches in `scope`, until [`Self::resume`]. Transactions in flight are bumped,
+    /// cancelled and settled as usual; waiting requests may miss their deadlines. Durable when this returns, and
+    /// effective on every instance within `ledger.follow_interval_ms`. `by` names the caller in the decision log.
     ///
     /// # Errors
-    /// [`PauseError`]; nothing is changed then.
+    /// [`PauseError`]; nothing is changed in that case.
     pub async fn pause(&self, scope: &PauseScope, by: &str) -> Result<Arc<Pauses>, PauseError> {
         match scope {
             PauseScope::All => {}
@@ -173,10 +173,10 @@ impl Relay {
         self.change_pause(scope, by, true).await
     }
 
-    /// Ends a pause of exactly this scope. Others that include it go on.
+    /// Ends the pause of exactly this scope. Pauses of wider scopes stay in force.
     ///
     /// # Errors
-    /// [`PauseError`]; nothing is changed then.
+    /// [`PauseError`]; nothing is changed in that case.
     pub async fn resume(&self, scope: &PauseScope, by: &str) -> Result<Arc<Pauses>, PauseError> {
         self.change_pause(scope, by, false).await
     }
@@ -187,12 +187,12 @@ impl Relay {
         Ok(admission.pauses.change(place, scope, by, is_paused).await?)
     }
 
-    /// Other policies, all of them or none: what is allowed, and the limits of what may be open and asked for. What was accepted
-    /// stays accepted. New tenants may be among them, if they make no calls, and no other does from accounts that are not bound to it:
-    /// which account makes whose calls is known at start.
+    /// Replaces tenant policies (permissions, limits of open requests, rate limits), all of them or none. Accepted
+    /// requests stay accepted. New tenants are allowed if they make no calls and no other tenant makes calls from
+    /// accounts that are not bound to it: the binding of accounts to tenants is fixed at start.
     ///
     /// # Errors
-    /// [`PolicyError`]; nothing is changed then.
+    /// [`PolicyError`]; nothing is changed in that case.
     pub async fn set_policies(&self, policies: Vec<TenantPolicy>) -> Result<(), PolicyError> {
         let tenants = &self.inner.admission.tenants;
         for policy in &policies {
@@ -222,8 +222,8 @@ impl Relay {
         Ok(!self.inner.ledger.requests(&filter).await?.is_empty())
     }
 
-    /// Writes into the decision log under which configuration the relay works: `config` is a hash of all that is in force,
-    /// without secrets.
+    /// Records the relay's configuration in the decision log: `config` is a hash of all effective settings, without
+    /// secrets.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -231,7 +231,7 @@ impl Relay {
         self.record(Decision::Configured { config, version: version.to_owned() }).await
     }
 
-    /// Writes into the decision log who did what to the relay: `key` is the id of an API key, `action` a stable code.
+    /// Records an administrative action in the decision log: `key` is the id of an API key, `action` a stable code.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -248,8 +248,8 @@ impl Relay {
         self.inner.group.try_submit(write).await.map(drop)
     }
 
-    /// The newest entry of the decision log, which all before it lead to; none before the first. It was the newest at most a
-    /// second ago: however often it is asked for, the ledger is read once in that time.
+    /// Head of the decision log: its newest entry, linked to all entries before it; `None` while the log is empty. At
+    /// most a second old: however often this is called, the ledger is read once per second.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -257,7 +257,7 @@ impl Relay {
         self.inner.log_head.get(|| log::head(&*self.inner.ledger)).await
     }
 
-    /// A request as stored, whoever's it is.
+    /// A stored request, of any tenant.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -265,7 +265,7 @@ impl Relay {
         self.inner.ledger.request(id).await
     }
 
-    /// Requests that match, newest first.
+    /// Matching requests, newest first.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -273,7 +273,7 @@ impl Relay {
         self.inner.ledger.requests(filter).await
     }
 
-    /// What requests of `tenant` come to that were submitted with `keys` ([`Ledger::used_by_keys`]).
+    /// Totals of `tenant`'s requests submitted with `keys` ([`Ledger::used_by_keys`]).
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -286,7 +286,7 @@ impl Relay {
         self.inner.ledger.used_by_keys(tenant, keys, since).await
     }
 
-    /// A batch with attempts and members.
+    /// A batch with its attempts and members.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -306,12 +306,12 @@ impl Relay {
         self.inner.ledger.events(filter).await
     }
 
-    /// Events as they are committed. A receiver that lags reads what it missed with [`Self::events`].
+    /// Subscribes to events as they are committed. A lagging receiver reads missed events with [`Self::events`].
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<[EventRecord]>> {
         self.inner.group.subscribe()
     }
 
-    /// The newest committed event's number.
+    /// Sequence number of the newest committed event.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -319,12 +319,12 @@ impl Relay {
         self.inner.ledger.last_event_seq().await
     }
 
-    /// Withdraws a request of `tenant` that is not in a transaction yet. Later nonces of the same user end with it. Another
-    /// tenant's request is never touched, nor shown, even where it is the same signed one.
+    /// Withdraws a request of `tenant` that is not in a transaction yet. The same user's requests with later nonces end
+    /// with it. Another tenant's request is never touched or shown, even if it is the same signed request.
     ///
     /// # Errors
-    /// [`CancelError::TooLate`] once it is batched, since a signed transaction may be mined whatever we do, or has ended; also while
-    /// it waits again and a transaction that it left is not final.
+    /// [`CancelError::TooLate`] once the request has ended or is batched, since a signed transaction may be mined in
+    /// any case; also while it waits again and a transaction that it left is not final.
     pub async fn cancel(&self, tenant: &str, id: RequestId) -> Result<RequestRecord, CancelError> {
         let Some(record) = self.inner.ledger.request(id).await?.filter(|record| record.tenant == tenant) else {
             return Err(CancelError::Unknown(id));
@@ -350,7 +350,8 @@ impl Relay {
         }
     }
 
-    /// The ledger decides between this and a plan of whoever drives the lanes, who learns of it from the event.
+    /// Cancels in a shared ledger, which decides between this write and a plan of the leader; the leader learns of the
+    /// cancellation from its event.
     async fn cancel_in_ledger(&self, record: RequestRecord) -> Result<RequestRecord, CancelError> {
         let id = record.id;
         let change = RequestChange::to(id, Status::Cancelled).because(Reason::CancelledByOwner);
@@ -362,20 +363,21 @@ impl Relay {
                 count_ended(Status::Cancelled, Some(Reason::CancelledByOwner), 1);
                 Ok(record)
             }
-            // A transaction that it left may yet execute it.
+            // A transaction that the request left may yet execute it.
             _ if record.status == Status::Queued => Err(CancelError::TooLate { id, status: Status::Broadcast }),
             _ => Err(CancelError::TooLate { id, status: record.status }),
         }
     }
 
-    /// Waits until a request is in a block, or has ended: the one that has this id when the call begins. If it ends without
-    /// having been in a transaction and another tenant submits the same signed request then, that one is neither waited for nor
-    /// shown.
+    /// Waits until a request is in a block, or has ended. This is the request with this id when the call begins: if it
+    /// ends without having been in a transaction and another tenant then submits the same signed request, that one is
+    /// neither waited for nor shown.
     ///
     /// # Errors
-    /// [`WaitError`]. There is no timeout; wrap this in one. A request that waits ends when it is not valid any more. One that is in
-    /// a transaction then may still be executed by it: it ends when the transaction, or the cancel that takes its place, is
-    /// final. That its promise was missed is told at once ([`Reason::PromiseMissed`](crate::request::Reason::PromiseMissed)).
+    /// [`WaitError`]. There is no timeout; wrap this in one. A waiting request ends when its validity expires. A
+    /// request in a transaction at that time may still be executed by it: it ends when the transaction, or the cancel
+    /// that replaces it, is final. A missed promise is reported at once
+    /// ([`Reason::PromiseMissed`](crate::request::Reason::PromiseMissed)).
     pub async fn wait(&self, id: RequestId, until: WaitFor) -> Result<RequestRecord, WaitError> {
         let mut events = self.subscribe();
         let ledger = &*self.inner.ledger;
@@ -403,7 +405,7 @@ impl Relay {
         }
     }
 
-    /// Every chain's condition.
+    /// Status of every chain.
     pub fn chains(&self) -> Vec<ChainStatus> {
         let mut chains = self.inner.admission.chains.statuses();
         if self.inner.stop.is_cancelled() {
@@ -415,7 +417,7 @@ impl Relay {
         chains
     }
 
-    /// Every chain's fee sources: by how much their word counts, and why.
+    /// Fee sources of every chain, with their weights and the reasons for these.
     pub fn fee_sources(&self) -> Vec<FeeSource> {
         let of_chain = |chain: Arc<ChainShared>| {
             let chain_id = chain.spec.chain_id;
@@ -424,7 +426,8 @@ impl Relay {
         self.inner.admission.chains.all().into_iter().flat_map(of_chain).collect()
     }
 
-    /// The newest forecast of a chain; `None` if it is not served, has seen no block yet, or sends at once anyway.
+    /// The newest forecast of a chain; `None` if the chain is not served, has seen no block yet, or does not use
+    /// forecasts.
     pub fn forecast(&self, chain_id: u64) -> Option<Arc<ForecastView>> {
         self.inner.admission.chains.get(chain_id)?.view().forecast
     }
@@ -444,23 +447,24 @@ impl Relay {
         }
     }
 
-    /// Puts a version of a chain's forecast models in force, until the next is fitted. Durable when this returns.
+    /// Activates a version of a chain's forecast models until the next refit. Durable when this returns.
     ///
     /// # Errors
-    /// [`ModelError`]; nothing is changed then.
+    /// [`ModelError`]; nothing is changed in that case.
     pub async fn promote_model(&self, chain_id: u64, version: u32) -> Result<Vec<ModelInfo>, ModelError> {
         self.change_models(chain_id, ModelCommand::Promote(version)).await
     }
 
-    /// Puts a version in force and keeps it there until [`Self::unpin_models`], over restarts. Durable when this returns.
+    /// Activates a version and keeps it active until [`Self::unpin_models`], across restarts. Durable when this
+    /// returns.
     ///
     /// # Errors
-    /// [`ModelError`]; nothing is changed then.
+    /// [`ModelError`]; nothing is changed in that case.
     pub async fn pin_model(&self, chain_id: u64, version: u32) -> Result<Vec<ModelInfo>, ModelError> {
         self.change_models(chain_id, ModelCommand::Pin(version)).await
     }
 
-    /// Lets the next version that is fitted come into force. Durable when this returns.
+    /// Removes the pin, so that the next fitted version is activated. Durable when this returns.
     ///
     /// # Errors
     /// [`ModelError`].
@@ -468,15 +472,15 @@ impl Relay {
         self.change_models(chain_id, ModelCommand::Unpin).await
     }
 
-    /// Goes back to the version that was in force before. Durable when this returns.
+    /// Activates the previously active version again. Durable when this returns.
     ///
     /// # Errors
-    /// [`ModelError`]; nothing is changed then.
+    /// [`ModelError`]; nothing is changed in that case.
     pub async fn roll_back_models(&self, chain_id: u64) -> Result<Vec<ModelInfo>, ModelError> {
         self.change_models(chain_id, ModelCommand::RollBack).await
     }
 
-    /// All models of a chain with scores and pin, as one JSON.
+    /// All models of a chain with scores and pin, as one JSON document.
     ///
     /// # Errors
     /// [`ModelError`].
@@ -488,11 +492,11 @@ impl Relay {
         written.map_err(|_| ModelError::ShuttingDown)?
     }
 
-    /// Replaces a chain's models by those of an export, after each was checked against its content hash. Durable when this
+    /// Replaces a chain's models by those of an export, after checking each against its content hash. Durable when this
     /// returns.
     ///
     /// # Errors
-    /// [`ModelError`]; nothing is changed then.
+    /// [`ModelError`]; nothing is changed in that case.
     pub async fn import_models(&self, chain_id: u64, export: String) -> Result<Vec<ModelInfo>, ModelError> {
         let chain = self.inner.admission.chains.get(chain_id).ok_or(ModelError::UnknownChain(chain_id))?;
         let (bytes, limit) = (export.len(), chain.tuning.forecast.learned_max_bytes);
@@ -504,7 +508,7 @@ impl Relay {
         self.change_models(chain_id, ModelCommand::Import(Box::new(registry))).await
     }
 
-    /// Every lane's condition.
+    /// Status of every lane.
     pub fn lanes(&self) -> Vec<LaneStatus> {
         let mut lanes: Vec<LaneStatus> =
             self.inner.admission.chains.all().iter().flat_map(|chain| chain.view().lanes).collect();
@@ -516,13 +520,14 @@ impl Relay {
         lanes
     }
 
-    /// Why nothing is accepted and nothing new is sent now: the storage takes no writes. `None` if it does.
+    /// Fault of the storage while it takes no writes, so that nothing is accepted and nothing new is sent; `None` if it
+    /// works.
     pub fn storage_fault(&self) -> Option<StorageFault> {
         self.inner.group.fault()
     }
 
-    /// Cost of a forward request of `tenant` with `gas` inner gas and usual calldata, as of now; at most what its budget would hold for
-    /// it, if it has one.
+    /// Current cost of a forward request of `tenant` with `gas` inner gas and typical calldata. If the tenant has a
+    /// budget, the maximum cost is the amount that the budget would reserve.
     ///
     /// # Errors
     /// [`SubmitError::UnknownTenant`], [`SubmitError::UnknownChain`] or [`SubmitError::ChainUnavailable`].
@@ -533,8 +538,8 @@ impl Relay {
         self.inner.admission.quote(tenant, chain_id, gas)
     }
 
-    /// The id that `item` would have, and its quote, whose `max_cost_wei` is what a budget would hold for it: every check of
-    /// [`Self::submit`] that needs neither ledger nor nodes. Nothing is taken or kept.
+    /// The id that `item` would have, and its quote, whose `max_cost_wei` is the amount a budget would reserve. Runs
+    /// every check of [`Self::submit`] that needs neither ledger nor nodes. Nothing is accepted or stored.
     ///
     /// # Errors
     /// [`SubmitError`].
@@ -545,7 +550,7 @@ impl Relay {
         self.inner.admission.assess(tenant, item)
     }
 
-    /// What waiting up to `slack` is worth on a chain; `None` where nothing is forecast.
+    /// Value of waiting up to `slack` on a chain; `None` if there is no forecast.
     ///
     /// # Errors
     /// [`SubmitError::UnknownChain`] or [`SubmitError::ChainUnavailable`].
@@ -553,8 +558,8 @@ impl Relay {
         self.inner.admission.quote_wait(chain_id, slack)
     }
 
-    /// What accounts have borne of final transactions, by chain, account and tenant, wei: with the costs of the requests it adds
-    /// up to what left the lanes.
+    /// Costs of final transactions borne by accounts, by chain, account and tenant, wei. Together with the costs of the
+    /// requests they add up to the lanes' total outflow.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -562,7 +567,8 @@ impl Relay {
         self.inner.ledger.accounts().await
     }
 
-    /// By how much the prices of tenants' requests differ from their costs, by tenant and chain (`tenant.price_percent`), wei.
+    /// Differences between the prices of tenants' requests and their costs, by tenant and chain
+    /// (`tenant.price_percent`), wei.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
@@ -578,7 +584,7 @@ impl Relay {
         self.inner.ledger.counts().await
     }
 
-    /// Entries of the decision log.
+    /// At most `limit` entries of the decision log after sequence number `after`.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -591,7 +597,7 @@ impl Relay {
         self.inner.admission.identity.address()
     }
 
-    /// All tasks are alive.
+    /// True while the relay runs: it is not shutting down, and no task has ended early.
     pub fn is_running(&self) -> bool {
         !self.inner.stop.is_cancelled()
     }
@@ -601,13 +607,13 @@ impl Relay {
         self.inner.ended.cancelled().await;
     }
 
-    /// A task ended early; the process should exit with an error, and a restart goes on from the ledger.
+    /// True if a task ended early: the process should exit with an error; a restart resumes from the ledger.
     pub fn has_failed(&self) -> bool {
         self.inner.failed.is_cancelled()
     }
 
-    /// Stops: accepts nothing more, commits what is decided, sends nothing new, closes the ledger. What is accepted goes on
-    /// at the next start.
+    /// Stops the relay: accepts nothing more, commits pending decisions, sends nothing new, closes the ledger. Accepted
+    /// requests resume at the next start.
     pub async fn shutdown(&self) {
         self.inner.stop.cancel();
         self.inner.ended.cancelled().await;

@@ -1,4 +1,4 @@
-//! Configuration of a relay, and how it is started.
+//! Configuration and construction of a relay.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,17 +26,17 @@ use crate::{
 /// One chain to serve.
 #[derive(Debug, Clone)]
 pub struct ChainSetup {
-    /// What the chain is; see [`ChainSpec::preset`].
+    /// Properties of the chain; see [`ChainSpec::preset`].
     pub spec: ChainSpec,
-    /// RPC endpoints; all get every transaction, reads go to the healthiest.
+    /// RPC endpoints. Every transaction goes to all, reads go to the healthiest.
     pub endpoints: Vec<RpcEndpoint>,
-    /// Sender accounts; each is a lane.
+    /// Sender accounts, one lane each.
     pub signers: Vec<LocalSigner>,
     /// Forwarders to serve. Empty is fine for `call` requests only.
     pub forwarders: Vec<ForwarderSetup>,
-    /// Whose calls each sender makes; see [`Self::signer_for`].
+    /// Tenants whose calls each sender makes; see [`Self::signer_for`].
     pub callers: BTreeMap<Address, BTreeSet<String>>,
-    /// Limits and pace.
+    /// Limits and intervals.
     pub tuning: ChainTuning,
 }
 
@@ -69,8 +69,8 @@ impl ChainSetup {
         self
     }
 
-    /// Adds a sender account that also makes the calls of these tenants. Where there are several tenants, every other account
-    /// sends forward requests only: a contract that trusts an account for one tenant must not be called by another.
+    /// Adds a sender account that also makes the calls of these tenants. With several tenants, all other accounts send
+    /// forward requests only: a contract that trusts an account on behalf of one tenant must not be called for another.
     #[must_use]
     pub fn signer_for(mut self, signer: LocalSigner, tenants: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let tenants = tenants.into_iter().map(Into::into);
@@ -102,39 +102,39 @@ pub struct ForwarderSetup {
     pub allow_unknown_code: bool,
 }
 
-/// Where the ledger lives.
+/// Storage of the ledger.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum LedgerSetup {
-    /// In a file, owned by one process.
+    /// A SQLite file, owned by one process.
     Sqlite(SqliteConfig),
-    /// In a database that several instances share.
+    /// A PostgreSQL database that several instances share.
     #[cfg(feature = "postgres")]
     Postgres(Box<crate::ledger::PostgresConfig>),
 }
 
-/// Everything a relay needs.
+/// Complete configuration of a relay.
 #[derive(Debug)]
 pub struct RelayConfig {
     /// Chains to serve.
     pub chains: Vec<ChainSetup>,
-    /// Who may ask for what.
+    /// Tenant policies by tenant id.
     pub tenants: BTreeMap<String, TenantPolicy>,
-    /// What all tenants together may have open.
+    /// Limits of open requests over all tenants.
     pub open_limits: OpenLimits,
-    /// The database.
+    /// Storage of the ledger.
     pub ledger: LedgerSetup,
-    /// How the work is shared, where the database is.
+    /// Settings for several instances on one ledger; unused with SQLite.
     pub cluster: ClusterConfig,
-    /// Pace of the group commit.
+    /// Settings of the group commit.
     pub group_commit: GroupCommitConfig,
-    /// Signs inclusion promises.
+    /// Key that signs inclusion promises.
     pub identity: IdentityKey,
-    /// Time to the promised inclusion of a request that names none (`request.default_within_ms`).
+    /// Time to promised inclusion for a request without a deadline (`request.default_within_ms`).
     pub default_within: Duration,
-    /// How long such a request is valid, as far as it is signed (`request.default_expiry_ms`).
+    /// Validity of such a request, at most to its signed deadline (`request.default_expiry_ms`).
     pub default_expiry: Duration,
-    /// Furthest deadline that is accepted (`request.max_within_ms`).
+    /// Furthest accepted deadline, from now (`request.max_within_ms`).
     pub max_within: Duration,
 }
 
@@ -161,77 +161,77 @@ impl RelayBuilder {
         self
     }
 
-    /// Adds a tenant; without any, a tenant `default` with safe defaults exists.
+    /// Adds a tenant. If none is added, there is one tenant `default` with safe defaults.
     pub fn tenant(mut self, policy: TenantPolicy) -> Self {
         self.tenants.insert(policy.id.clone(), policy);
         self
     }
 
-    /// Where the ledger lives; created if absent.
+    /// Path of the SQLite ledger, created if absent.
     pub fn database(self, path: impl Into<PathBuf>) -> Self {
         self.sqlite(SqliteConfig::new(path))
     }
 
-    /// The ledger with all its settings.
+    /// A SQLite ledger with all its settings.
     pub fn sqlite(mut self, config: SqliteConfig) -> Self {
         self.ledger = Some(LedgerSetup::Sqlite(config));
         self
     }
 
-    /// A ledger that several instances share.
+    /// A PostgreSQL ledger that several instances share.
     #[cfg(feature = "postgres")]
     pub fn postgres(mut self, config: crate::ledger::PostgresConfig) -> Self {
         self.ledger = Some(LedgerSetup::Postgres(Box::new(config)));
         self
     }
 
-    /// How the work is shared, with [`Self::postgres`].
+    /// Settings for several instances on one ledger, with [`Self::postgres`].
     pub fn cluster(mut self, config: ClusterConfig) -> Self {
         self.cluster = config;
         self
     }
 
-    /// Pace of the group commit.
+    /// Settings of the group commit.
     pub fn group_commit(mut self, config: GroupCommitConfig) -> Self {
         self.group_commit = config;
         self
     }
 
-    /// The key that signs inclusion promises; without it the first chain's first signer does.
+    /// Key that signs inclusion promises; by default the key of the first chain's first signer.
     pub fn identity(mut self, key: IdentityKey) -> Self {
         self.identity = Some(key);
         self
     }
 
-    /// Time to the promised inclusion of a request that names none; 60 s by default.
+    /// Time to promised inclusion for a request without a deadline; 60 s by default.
     pub fn default_within(mut self, within: Duration) -> Self {
         self.default_within = Some(within);
         self
     }
 
-    /// How long a request is valid for which the caller names no time, as far as it is signed; an hour by default. When its
-    /// promise is missed it goes on, late, until then.
+    /// Validity of a request without a deadline, at most to its signed deadline; an hour by default. After a missed
+    /// promise the request is still tried, late, until then.
     pub fn default_expiry(mut self, expiry: Duration) -> Self {
         self.default_expiry = Some(expiry);
         self
     }
 
-    /// Furthest deadline that is accepted; 24 h by default.
+    /// Furthest accepted deadline, from now; 24 h by default.
     pub fn max_within(mut self, within: Duration) -> Self {
         self.max_within = Some(within);
         self
     }
 
-    /// What all tenants together may have open; 200 000 requests and 256 MiB by default.
+    /// Limits of open requests over all tenants; 200 000 requests and 256 MiB of calldata by default.
     pub fn open_limits(mut self, limits: OpenLimits) -> Self {
         self.open_limits = limits;
         self
     }
 
-    /// Checks that everything is there and consistent.
+    /// Validates the configuration.
     ///
     /// # Errors
-    /// [`BuildError`] names what is missing or contradictory.
+    /// [`BuildError`] names the missing or contradictory setting.
     pub fn build(self) -> Result<RelayConfig, BuildError> {
         if self.chains.is_empty() {
             return Err(BuildError::NoChain);
@@ -260,7 +260,7 @@ impl RelayBuilder {
         }
         let mut tenants = self.tenants;
         if tenants.is_empty() {
-            // Whoever embeds a relay without tenants is the only one who asks.
+            // An embedder without tenants is the only caller.
             let policy = TenantPolicy { is_open: true, ..TenantPolicy::new("default") };
             tenants.insert("default".to_owned(), policy);
         }
@@ -300,7 +300,7 @@ impl RelayBuilder {
     /// Builds and starts: opens the ledger, checks the chains, reconciles every lane, then accepts.
     ///
     /// # Errors
-    /// [`BuildError`]; nothing is left running then.
+    /// [`BuildError`]; nothing is left running in that case.
     pub async fn start(self) -> Result<Relay, BuildError> {
         Relay::start(self.build()?).await
     }

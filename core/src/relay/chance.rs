@@ -1,6 +1,6 @@
-//! The one place in the relay's runtime that asks for randomness.
+//! The only source of randomness in the relay's runtime.
 
-/// A value that no other call gets, on however many instances: 128 random bits, hexadecimal.
+/// A value that is unique across calls and instances: 128 random bits, hexadecimal.
 pub(super) fn salt() -> Result<String, getrandom::Error> {
     #[cfg(feature = "simulation")]
     if let Some(salt) = super::clock::simulated::next_salt() {

@@ -1,10 +1,10 @@
-//! The one place in the crate that reads the wall clock, and where long work leaves the runtime's threads.
+//! The only place in the crate that reads the wall clock, and that moves long work off the runtime's threads.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::time::Timestamp;
 
-/// Now. A clock before 1970 reads as 1970.
+/// Current time. A clock before 1970 reads as 1970.
 #[expect(clippy::disallowed_methods, reason = "the shell's clock; everything else gets time as an argument")]
 pub(super) fn now() -> Timestamp {
     #[cfg(feature = "simulation")]
@@ -40,14 +40,14 @@ pub mod simulated {
         static SALT: Cell<u64> = const { Cell::new(0) };
     }
 
-    /// From now on it is `now` on this thread, and time passes as tokio's does; `None` gives the wall clock back. Long work
-    /// runs in place meanwhile.
+    /// Sets this thread's clock to `now`; from then on it advances with tokio's, and long work runs in place. `None`
+    /// restores the wall clock.
     pub fn set_clock(now: Option<Timestamp>) {
         CLOCK.set(now.map(|now| (Instant::now(), now)));
         SALT.set(0);
     }
 
-    /// A salt that no other call on this thread gets since the clock was set; `None` with the wall clock.
+    /// A salt unique on this thread since the clock was set; `None` with the wall clock.
     pub(in crate::relay) fn next_salt() -> Option<String> {
         let now = now()?;
         let salt = SALT.get();

@@ -1,7 +1,9 @@
-//! What transactions show of their targets: noted when they are in a block, taken back with the block, kept with what causes it.
+//! Evidence about call targets from mined transactions: recorded at inclusion, revoked by a reorg of the block,
+//! persisted with its cause.
 //!
-//! Clean runs are kept when they are final; a restart hears of the others again, from the lanes. A surprise is kept as soon as a
-//! majority of the nodes has shown it, and its transaction's hash with it: so it counts once, and a reorg can take it back.
+//! Clean runs are persisted when they are final; after a restart the lanes report the others again. A surprise is
+//! persisted as soon as a majority of the nodes has confirmed it, together with its transaction's hash, so that it
+//! counts once and a reorg can revoke it.
 
 use std::collections::BTreeMap;
 
@@ -22,20 +24,21 @@ use crate::{
     time::Timestamp,
 };
 
-/// What the code of an account that has delegated it begins with (EIP-7702).
+/// Prefix of the code of an account with a delegation (EIP-7702).
 const DELEGATION: [u8; 3] = [0xef, 0x01, 0x00];
 
-/// What one transaction in a block showed, as far as it is noted.
+/// Recorded evidence of one transaction in a block.
 #[derive(Debug, Clone)]
 pub(super) struct Shown {
-    /// The transaction; zero: none is in a block.
+    /// Hash of the transaction; zero if none is in a block.
     pub(super) hash: B256,
     /// Unnamed targets for which it counts as a clean run.
     pub(super) clean: Vec<Address>,
-    /// Those for which it does once nodes have told that they are contracts.
+    /// Unnamed targets for which it counts as one once the nodes confirm that they are contracts.
     pub(super) unproven: Vec<Address>,
     pub(super) accused: Option<Accused>,
-    /// The accusation was heard: it counts once, however many others there are of the same target meanwhile.
+    /// True once the accusation was handled: it counts once, however many others of the same target there are
+    /// meanwhile.
     pub(super) is_noted: bool,
 }
 
@@ -43,14 +46,14 @@ impl Shown {
     pub(super) const NOTHING: Self =
         Self { hash: B256::ZERO, clean: Vec::new(), unproven: Vec::new(), accused: None, is_noted: false };
 
-    /// Who is accused and was not heard yet.
+    /// The accusation not handled yet.
     pub(super) fn open(&self) -> Option<Accused> {
         self.accused.filter(|_| !self.is_noted)
     }
 }
 
-/// Whether somebody of those that a transaction left out had an unused nonce, with none missing before it. `next`: users' next
-/// nonces in the block, as far as they are known.
+/// True if a member that a transaction left out had the user's next nonce, so that nothing explains the skip. `next`:
+/// users' next nonces in the block; `None` if unknown.
 pub(super) fn is_surprise<'a>(
     members: impl IntoIterator<Item = (&'a VerifiedRequest, MemberOutcome)>,
     next: impl Fn(Address, Address) -> Option<u64>,
@@ -62,7 +65,8 @@ pub(super) fn is_surprise<'a>(
     members.into_iter().any(is_skipped)
 }
 
-/// Which of these are contracts whose code can't become another's, by a majority of the nodes. Where fewer answer, none is.
+/// The targets that are contracts with fixed code (no EIP-7702 delegation), according to a majority of the nodes.
+/// Targets without a majority are left out.
 pub(super) async fn contracts_among(shared: &ChainShared, targets: &[Address]) -> Vec<Address> {
     let mut contracts = Vec::new();
     for target in targets {
@@ -83,7 +87,7 @@ pub(super) async fn contracts_among(shared: &ChainShared, targets: &[Address]) -
 }
 
 impl ChainService {
-    /// Notes what a transaction in a block shows, in the place of what its nonce showed before.
+    /// Records the evidence of a transaction in a block, replacing the previous evidence of its nonce.
     pub(super) fn show(
         &mut self,
         now: Timestamp,
@@ -96,14 +100,14 @@ impl ChainService {
         let Some(flight) = self.lanes[index].flights.get(&nonce) else { return };
         let ids: Vec<_> = flight.ids().collect();
         let Showing { clean, accused } = self.queue.showing(&ids, outcomes, receipt.is_success);
-        // Whom a late block left out, its deadline may have.
+        // In a late block a member may have been skipped because of its deadline.
         let is_in_time = flight.members.iter().all(|member| member.valid_until() > now);
         let accused = accused.filter(|accused| accused.has_failed || is_in_time);
-        // Who has earned company before is a contract.
+        // A target that has earned company before is known to be a contract.
         let (clean, unproven): (Vec<_>, Vec<_>) =
             clean.into_iter().partition(|target| self.queue.further_signers(*target) > 0);
         self.queue.ran(&clean, now);
-        // What is earned is lost at once, and once: what a reorg makes of it is not waited for.
+        // Earned company is lost at once and only once, without waiting for a possible reorg.
         let (lost, accused) = match accused {
             Some(accused) if accused.has_failed && !accused.is_named => (Some(accused), None),
             accused => (None, accused),
@@ -116,7 +120,7 @@ impl ChainService {
         }
     }
 
-    /// Asks whether those for which the nonce's transaction would be a clean run are contracts.
+    /// Asks the nodes whether the unproven targets of the nonce's transaction are contracts.
     pub(super) fn prove(&mut self, index: usize, nonce: u64) {
         let Some(flight) = self.lanes[index].flights.get(&nonce) else { return };
         let (hash, targets) = (flight.shown.hash, flight.shown.unproven.clone());
@@ -141,7 +145,7 @@ impl ChainService {
         flight.shown.clean.extend::<Vec<_>>(proved);
     }
 
-    /// The nonce's block is gone, and with it what it showed.
+    /// Revokes the evidence of the nonce's transaction.
     pub(super) fn take_back(&mut self, index: usize, nonce: u64) {
         let Some(flight) = self.lanes[index].flights.get_mut(&nonce) else { return };
         let shown = std::mem::replace(&mut flight.shown, Shown::NOTHING);
@@ -151,7 +155,7 @@ impl ChainService {
         }
     }
 
-    /// A target surprised in a transaction of its own.
+    /// Records a surprise by the target of a transaction that called no other target.
     pub(super) fn accuse(&mut self, now: Timestamp, accused: Accused, hash: B256) {
         let Some(until) = self.queue.surprised(accused, hash, now) else { return };
         let chain_id = self.chain_id();
@@ -166,7 +170,8 @@ impl ChainService {
         metrics::counter!("slackwater_target_surprises_total", "chain_id" => chain_id.to_string()).increment(1);
     }
 
-    /// What a final transaction showed stands. `nonces`: users' next nonces; `contracts`: who of those that were not known is one.
+    /// Makes the evidence of a final transaction permanent. `nonces`: users' next nonces; `contracts`: the contracts
+    /// among the unproven targets.
     pub(super) fn show_for_good(
         &mut self,
         now: Timestamp,
@@ -191,7 +196,7 @@ impl ChainService {
         }
     }
 
-    /// What is to be kept of targets since this was last asked.
+    /// Target records changed since the last call, to be persisted; `None` if there are none.
     pub(super) fn target_changes(&mut self) -> Option<Write> {
         let records = self.queue.take_target_changes();
         let chain_id = self.chain_id();

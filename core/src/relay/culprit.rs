@@ -1,6 +1,6 @@
-//! Looks for the request that took what no simulation had shown of a final transaction: in the transaction's trace where nodes serve
-//! one, else in a simulation on the block before it. A majority's word counts (I15). It decides which request of the tenant, whose
-//! transaction it is, bears what it took.
+//! Search for the member of a final transaction that used gas no simulation had shown: in the transaction's trace if
+//! the nodes serve one, else in a simulation on the block before it. A majority decides (invariant I15). The result
+//! determines which request of the transaction's tenant bears the excess.
 
 use std::sync::Arc;
 
@@ -25,25 +25,26 @@ use crate::{
     },
 };
 
-/// Transactions that are looked at at the same time: a trace may be as large as an answer may be.
+/// Most transactions searched at the same time: a trace may be as large as the largest allowed answer.
 pub(super) const MAX_SEARCHES: usize = 1;
 
 const TRACE: &str = "debug_traceTransaction";
 
-/// A final transaction that took more gas than its members were known to take.
+/// A final transaction that used more gas than is known of its members.
 #[derive(Debug)]
 pub(super) struct Case {
     pub(super) key: VehicleKey,
-    /// Whom the transaction called.
+    /// The contract that the transaction called.
     pub(super) contract: Address,
     pub(super) members: Vec<Arc<VerifiedRequest>>,
     pub(super) payers: Vec<Payer>,
     pub(super) receipt: TxReceipt,
-    /// Of the lane that sent it.
+    /// Parameters of the lane that sent it.
     pub(super) params: VehicleParams,
 }
 
-/// The member that a majority of the nodes shows to be the one, with the least that one of them says it took.
+/// The culprit according to a majority of the nodes, with the least excess that any of them reports; `None` without a
+/// majority.
 pub(super) async fn find(shared: &ChainShared, ledger: &dyn Ledger, case: &Case) -> Option<Culprit> {
     let traced = traced(shared, case).await;
     let told = match shared.pool.is_majority(traced.len()) {
@@ -58,25 +59,26 @@ pub(super) async fn find(shared: &ChainShared, ledger: &dyn Ledger, case: &Case)
     })
 }
 
-/// What each node's trace shows, of those that have one. One after the other: a trace may be large, as its transaction's members
-/// like it.
+/// The result of each node that serves a trace. The nodes are asked one after the other, because a trace may be large,
+/// at the choice of the transaction's members.
 async fn traced(shared: &ChainShared, case: &Case) -> Vec<Option<Culprit>> {
     let (pool, params) = (&shared.pool, trace::params(case.receipt.hash));
     let targets: Vec<Address> = case.members.iter().map(|member| member.target()).collect();
     let mut told = Vec::new();
     for place in (0..pool.len()).filter(|place| pool.may_have(*place, TRACE)) {
         let answer = pool.call_at::<Trace>(place, TRACE, &params).await;
-        // One that is too large, or takes too long, is of no use either.
+        // A trace that is too large or takes too long is of no use either.
         pool.note_use(place, TRACE, answer.is_ok());
         let used = answer.ok().and_then(|trace| trace::gas_of_members(&trace, case.key, case.contract, &targets));
-        // Calldata and the forwarder's checks, which are not in it, are in what was known of each: nobody's is overstated.
+        // Calldata and the forwarder's checks are not in the trace but are in each member's known gas, so no excess is
+        // overstated.
         told.extend(used.map(|used| culprit(&case.receipt, &case.payers, &used)));
     }
     told
 }
 
-/// What each node's simulation in the transaction's own block shows, on the state of the block before. `None` where a majority does
-/// not tell that block, or the requests can't be read.
+/// The result of each node's simulation in the transaction's own block, on the state of the block before. `None` if no
+/// majority confirms that block, or the requests can't be read.
 async fn simulated(shared: &ChainShared, ledger: &dyn Ledger, case: &Case) -> Option<Vec<Option<Culprit>>> {
     let number = case.receipt.block_number;
     let block: Option<Header> =

@@ -1,4 +1,4 @@
-//! Reading what L1 costs from the chain: parameters at each head, and the chain's own word on one batch.
+//! L1 data fees read from the chain: parameters at each head, and the chain's own estimate for one batch.
 
 use std::{fmt, sync::LazyLock};
 
@@ -27,15 +27,15 @@ use crate::{
     request::vehicle::Payload,
 };
 
-/// What a gas limit on Arbitrum holds beyond the padded estimate, percent: the documentation's advice.
+/// Margin of a gas limit on Arbitrum over the padded estimate, percent, as the documentation advises.
 const POSTER_GAS_MARGIN_PERCENT: u64 = 10;
 
-/// Why the L1 parameters are not known.
+/// Reason why the L1 parameters are unknown.
 #[derive(Debug, Clone)]
 pub(super) enum DataFeeFault {
-    /// The contract that holds them is not there: the chain is not of the configured family, or is very old.
+    /// The contract that holds them does not exist: the chain is not of the configured family, or is very old.
     Missing { family: ChainFamily, what: &'static str, address: Address },
-    /// Nobody answered.
+    /// The nodes gave no usable answer.
     Unreadable(RpcError),
 }
 
@@ -67,8 +67,8 @@ impl From<RpcError> for DataFeeFault {
     }
 }
 
-/// The chain's data fee model at block `number`, as a majority of the nodes tells it (I15): it should be one that they all know,
-/// at `header` or a little before.
+/// The chain's data fee model at block `number`, as reported by a majority of the nodes (I15). The block should be one
+/// that all nodes know: `header` or a little before it.
 pub(super) async fn read(
     pool: &RpcPool,
     family: ChainFamily,
@@ -134,7 +134,7 @@ async fn op_stack(
     };
     let flags = [(10, OpFork::Ecotone), (11, OpFork::Fjord), (12, OpFork::Isthmus), (13, OpFork::Jovian)];
     let told = flags.into_iter().filter(|(index, _)| !value(*index).is_zero()).map(|(_, fork)| fork).max();
-    // Headers with parameters came with Holocene, those with a minimum with Jovian, whatever an old oracle says.
+    // Headers carry parameters since Holocene and a minimum since Jovian, whatever an old oracle reports.
     let shown = OpBaseFeeParams::parse(extra_data).ok();
     let shown = shown.map(|params| if params.min_base_fee.is_some() { OpFork::Jovian } else { OpFork::Fjord });
     let fork = told.max(shown).unwrap_or(OpFork::Regolith);
@@ -200,17 +200,17 @@ async fn scroll(pool: &RpcPool, multicall3: Option<Address>, block: &Value) -> R
     Ok(DataFeeModel::Scroll(fork.unwrap_or(ScrollFork::PreCurie), params))
 }
 
-/// The chain's own word on one payload, where it has one.
+/// The chain's own estimate for one payload; `None` fields where the chain family has none or did not answer.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Told {
-    /// Arbitrum: gas for the poster, padded.
+    /// Arbitrum: poster gas, padded.
     pub(super) poster_gas: Option<u64>,
     /// Scroll: L1 data fee, wei.
     pub(super) data_fee: Option<U256>,
 }
 
-/// Asks the chain about a payload, at block `head` or the newest that most nodes have: a majority's word (invariant I15). Without one the
-/// model's own arithmetic has to do.
+/// Asks the chain about a payload, at block `head` or the newest that most nodes have; a majority decides (invariant
+/// I15). Without one the model's own arithmetic is used.
 pub(super) async fn ask(pool: &RpcPool, model: &DataFeeModel, payload: &Payload, head: u64) -> Told {
     let block = json!(U64::from(pool.reference().map_or(head, |common| common.min(head))));
     match model {
@@ -236,7 +236,8 @@ pub(super) async fn ask(pool: &RpcPool, model: &DataFeeModel, payload: &Payload,
 }
 
 impl ChainService {
-    /// Takes the newest L1 parameters; without them the last ones stay, and the first failure of a kind is told.
+    /// Stores the newest L1 parameters. If the read failed, the last ones stay, and the first failure of a kind is
+    /// reported.
     pub(super) fn learn_data_fee(&mut self, read: &Result<DataFeeModel, DataFeeFault>) {
         let chain_id = self.chain_id();
         let fault = match read {
@@ -267,12 +268,12 @@ impl ChainService {
         );
     }
 
-    /// The model to reckon with; `None` while the chain has one that is not known.
+    /// The data fee model in use; `None` while the chain's model is unknown.
     pub(super) fn data_fee(&self) -> Option<DataFeeModel> {
         if self.shared.spec.family.has_data_fee() { self.data_fee } else { Some(DataFeeModel::None) }
     }
 
-    /// Adds what the poster needs to the gas limit, and returns what the balance must hold beyond gas and value, wei.
+    /// Adds the poster gas to the payload's gas limit, and returns the balance needed beyond gas and value, wei.
     pub(super) fn charge_data(&self, payload: &mut Payload, told: Told) -> U256 {
         let model = self.data_fee().unwrap_or_default();
         if model == DataFeeModel::None {
@@ -285,14 +286,14 @@ impl ChainService {
         beyond_gas(&model, &size, payload.gas_limit, told.data_fee, margin)
     }
 
-    /// What the balance must hold for a cancel beyond its gas, wei; `None` while the L1 parameters are not known.
+    /// Balance needed for a cancel beyond its gas, wei; `None` while the L1 parameters are unknown.
     pub(super) fn cancel_extra_wei(&self) -> Option<U256> {
         let (model, tuning) = (self.data_fee()?, &self.shared.tuning);
         Some(beyond_gas(&model, &empty_tx(), tuning.lane.cancel_gas, None, tuning.fees.l1_fee_margin_percent))
     }
 }
 
-/// Most that a transaction pays beyond gas and value, wei.
+/// Upper bound of a transaction's cost beyond gas and value, wei.
 pub(super) fn beyond_gas(
     model: &DataFeeModel,
     size: &TxSize,
@@ -304,7 +305,7 @@ pub(super) fn beyond_gas(
     with_margin(data, margin_percent).saturating_add(model.operator_fee(gas_limit))
 }
 
-/// One word from each contract, in order; `None` where the contract has none to give. One call through Multicall3 where
+/// One return word per call, in order; `None` if the call reverted or returned less. One call through Multicall3 where
 /// it is deployed, so that all are of one block.
 async fn words<const N: usize>(
     pool: &RpcPool,
@@ -342,7 +343,7 @@ async fn words<const N: usize>(
     Ok(words)
 }
 
-/// What a majority of the nodes answers at a block by number; at their own heads, which differ, one node's answer.
+/// The answer of a majority of the nodes at a numbered block; of one node at `latest`, since the nodes' heads differ.
 async fn eth_call(pool: &RpcPool, to: Address, input: Vec<u8>, block: &Value) -> Result<Bytes, RpcError> {
     let params = json!([{ "to": to, "input": Bytes::from(input) }, block]);
     match block.as_str() {
@@ -356,8 +357,8 @@ fn word(data: &[u8]) -> Option<U256> {
     Some(U256::from_be_slice(data.get(..32)?))
 }
 
-/// Sizes of a usual forward request in a transaction of its own, for a quote without a request. Measured once: every price of a
-/// request asks for it.
+/// Sizes of a typical forward request in a transaction of its own, for a quote without a request. Measured once, since
+/// every quote uses it.
 pub(super) fn usual_forward() -> TxSize {
     static SIZE: LazyLock<TxSize> = LazyLock::new(measure_usual_forward);
     *SIZE

@@ -1,4 +1,4 @@
-//! What can go wrong at the relay's front door.
+//! Errors of the relay's public interface.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::{
     request::{RequestId, Status, VerifyError},
 };
 
-/// When to look again whether a pause has ended.
+/// Retry interval suggested during a pause.
 const PAUSED_RETRY: Duration = Duration::from_secs(10);
 
-/// Why a submission was not accepted. Nothing of it is kept.
+/// Reason why a submission was not accepted. Nothing of it is stored.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubmitError {
@@ -21,7 +21,7 @@ pub enum SubmitError {
     /// The tenant is not configured.
     #[error("tenant `{0}` is not known")]
     UnknownTenant(String),
-    /// Form, signature or deadline. Caller.
+    /// Malformed, wrongly signed, or with an impossible deadline. Caller.
     #[error(transparent)]
     Invalid(#[from] VerifyError),
     /// More gas than a transaction can carry on this chain. Caller.
@@ -29,7 +29,7 @@ pub enum SubmitError {
         "gas {gas} plus overhead does not fit a transaction, limit {limit} (`chain.max_batch_gas`, and `chain.max_block_share_percent` of a block)"
     )]
     GasTooHigh {
-        /// Gas of a transaction with this request alone.
+        /// Gas of a transaction with only this request.
         gas: u64,
         /// The limit.
         limit: u64,
@@ -42,13 +42,13 @@ pub enum SubmitError {
         /// The limit.
         limit: usize,
     },
-    /// The tenant's policy. Tenant or operator.
+    /// Denied by the tenant's policy. Tenant or operator.
     #[error(transparent)]
     Policy(#[from] PolicyDenial),
-    /// The tenant's budget. Tenant or operator.
+    /// Not covered by the tenant's budget. Tenant or operator.
     #[error(transparent)]
     Budget(#[from] BudgetError),
-    /// The caller's `maxCost` is below what it would cost now.
+    /// The caller's `maxCost` is below the current worst-case cost.
     #[error("worst-case cost is {needed_wei} wei, maxCost is {max_cost_wei} wei")]
     CeilingTooLow {
         /// Cost at the current quote.
@@ -56,21 +56,21 @@ pub enum SubmitError {
         /// The caller's ceiling.
         max_cost_wei: alloy_primitives::U256,
     },
-    /// It is paused, by an operator. Nothing is lost: try again later.
+    /// An operator has paused acceptance. Nothing is lost: try again later.
     #[error("{0} is paused: nothing new is accepted for now (`slackwater resume`)")]
     Paused(PauseScope),
-    /// Nodes would refuse it for what it may cost at most: gas limit × the fee cap that the next block needs, now and at the
-    /// last day's median price. Caller, or the nodes' operator (geth's `--rpc.txfeecap`).
+    /// Nodes would refuse it for its maximum cost: gas limit × the fee cap that the next block needs, both at the
+    /// current price and at the last day's median. Caller, or the nodes' operator (geth's `--rpc.txfeecap`).
     #[error(
         "gas limit × fee cap is {needed_wei} wei even at the usual price, nodes take {cap_wei} wei (`chain.rpc_tx_fee_cap_wei`, or what they say)"
     )]
     AboveNodeFeeCap {
-        /// At the lower of both prices, wei.
+        /// Maximum cost at the lower of both prices, wei.
         needed_wei: u128,
-        /// What nodes take, wei.
+        /// The nodes' limit, wei.
         cap_wei: u128,
     },
-    /// More value than any lane has. Operator.
+    /// The value exceeds every lane's balance. Operator.
     #[error("value is {value_wei} wei, no lane has more than {balance_wei} wei: fund one (`chain.signers`)")]
     AboveLaneBalance {
         /// The request's value.
@@ -81,12 +81,12 @@ pub enum SubmitError {
     /// The idempotency key is empty or too long. Caller.
     #[error("idempotency key has {bytes} bytes, 1 to {limit} are allowed")]
     IdempotencyKey {
-        /// Given.
+        /// Length of the given key, bytes.
         bytes: usize,
-        /// Allowed.
+        /// Greatest allowed length, bytes.
         limit: usize,
     },
-    /// The idempotency key came with another body before. Caller.
+    /// The idempotency key was used before with another body. Caller.
     #[error("idempotency key was used with another body, for request {existing}")]
     IdempotencyConflict {
         /// The request it belongs to.
@@ -103,20 +103,20 @@ pub enum SubmitError {
     NonceUsed {
         /// The request's nonce.
         nonce: u64,
-        /// The forwarder's.
+        /// The forwarder's next nonce for the signer.
         expected: u64,
     },
-    /// Further ahead of the signer's next nonce than `chain.max_nonce_gap`. Caller.
+    /// The nonce is further ahead of the signer's next nonce than `chain.max_nonce_gap`. Caller.
     #[error("nonce {nonce} is too far ahead of {expected}, limit {limit} (`chain.max_nonce_gap`)")]
     NonceTooFar {
         /// The request's nonce.
         nonce: u64,
-        /// The next one expected.
+        /// The signer's next nonce.
         expected: u64,
         /// The limit.
         limit: u64,
     },
-    /// Too much is open: of all tenants, of the tenant, of the signer, or behind a missing nonce.
+    /// A limit of open requests is reached: of all tenants, of the tenant, of the signer, or behind a missing nonce.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// Another tenant has submitted the same signed request. Caller.
@@ -128,12 +128,12 @@ pub enum SubmitError {
     /// The operating system has no randomness for a call's salt.
     #[error("no randomness: {0}")]
     Randomness(String),
-    /// The tenant asks faster than `tenant.rate_per_s`.
+    /// The tenant exceeds its rate limit (`tenant.rate_per_s`).
     #[error("{what}; retry in {} ms", retry_after.as_millis())]
     RateLimited {
-        /// Which limit, with its key.
+        /// The exceeded limit, with its configuration key.
         what: String,
-        /// When to come back.
+        /// Suggested delay before a retry.
         retry_after: Duration,
     },
     /// The chain can't be served now: no endpoint, or no fee quote yet. Chain, node or operator.
@@ -141,13 +141,13 @@ pub enum SubmitError {
     ChainUnavailable {
         /// The chain.
         chain_id: u64,
-        /// Why.
+        /// The reason.
         detail: String,
-        /// When to come back.
+        /// Suggested delay before a retry.
         retry_after: Duration,
     },
-    /// The chain's clock is so far ahead of the relayer's that the deadline is over there before a transaction can land. The
-    /// operator's, or the chain's.
+    /// The chain's clock is so far ahead of the relayer's that the deadline passes there before a transaction can be
+    /// included. Operator or chain.
     #[error(
         "deadline {deadline_ms} ms can't be kept: the clock of chain {chain_id} is {ahead_ms} ms ahead of the relayer's"
     )]
@@ -156,10 +156,10 @@ pub enum SubmitError {
         chain_id: u64,
         /// The request's deadline, Unix ms.
         deadline_ms: u64,
-        /// How far ahead, ms.
+        /// Lead of the chain's clock, ms.
         ahead_ms: u64,
     },
-    /// Storage.
+    /// The ledger's storage failed.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// The relay is shutting down.
@@ -168,7 +168,7 @@ pub enum SubmitError {
 }
 
 impl SubmitError {
-    /// The same submission may succeed later, unchanged.
+    /// True if the same submission may succeed later, unchanged.
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::RateLimited { .. }
@@ -182,12 +182,13 @@ impl SubmitError {
         }
     }
 
-    /// The request may have been accepted all the same: ask by id, or submit the same bytes again (it is safe).
+    /// True if the request may have been accepted nonetheless: query it by id, or submit the same bytes again (which is
+    /// safe).
     pub const fn is_ambiguous(&self) -> bool {
         matches!(self, Self::Ledger(error) if error.is_ambiguous())
     }
 
-    /// When to come back, where that is known.
+    /// Suggested delay before a retry; `None` if unknown.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. } | Self::ChainUnavailable { retry_after, .. } => Some(*retry_after),
@@ -228,22 +229,22 @@ impl SubmitError {
     }
 }
 
-/// Why a request could not be cancelled.
+/// Reason why a request could not be cancelled.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum CancelError {
     /// No such request of this tenant.
     #[error("request {0} is not known")]
     Unknown(RequestId),
-    /// It is in a transaction already, or has ended.
+    /// The request is in a transaction already, or has ended.
     #[error("request {id} is {status} and can't be cancelled any more")]
     TooLate {
         /// The request.
         id: RequestId,
-        /// Where it stands.
+        /// Its current status.
         status: Status,
     },
-    /// Storage.
+    /// The ledger's storage failed.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// The relay is shutting down.
@@ -251,21 +252,22 @@ pub enum CancelError {
     ShuttingDown,
 }
 
-/// Why no policy was changed.
+/// Reason why no policy was changed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum PolicyError {
-    /// The ledger has requests of this tenant, which the relay does not have: what they hold and cost is counted at a start.
+    /// The ledger has requests of this tenant, which is new to the running relay: their reservations and costs are
+    /// counted only at a start.
     #[error("tenant `{0}` was here before: what its requests hold and cost is counted at a restart")]
     Returns(String),
-    /// This tenant makes calls, from no account of its own: one tenant alone makes them from all. Accounts are bound to tenants at a
-    /// start.
+    /// This tenant makes calls but no account is bound to it: only a single tenant may make calls from all accounts.
+    /// Accounts are bound to tenants only at a start.
     #[error("tenant `{0}` makes calls and no signer is bound to it: bind one (`signers`), and restart")]
     UnboundCalls(String),
-    /// Whether it was here before is not known.
+    /// The ledger could not tell whether the tenant had requests before.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// That can't change while it runs.
+    /// This setting can't change while the relay runs.
     #[error("`tenant.{key}` of `{tenant}` can only be changed by a restart")]
     NeedsRestart {
         /// The tenant.
@@ -273,38 +275,38 @@ pub enum PolicyError {
         /// The key.
         key: &'static str,
     },
-    /// The new policy is not safe.
+    /// The new policy is invalid.
     #[error("`tenant.{key}` of `{tenant}` {detail}")]
     Invalid {
         /// The tenant.
         tenant: String,
         /// The key.
         key: &'static str,
-        /// What is wrong.
+        /// The problem.
         detail: &'static str,
     },
 }
 
-/// Why waiting for a request ended without an answer.
+/// Reason why waiting for a request ended without an answer.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum WaitError {
-    /// No such request.
+    /// There is no such request.
     #[error("request {0} is not known")]
     Unknown(RequestId),
-    /// Storage.
+    /// The ledger's storage failed.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// The relay shut down; the request lives on in the ledger.
+    /// The relay shut down; the request stays in the ledger.
     #[error("relay shut down while waiting; the request is durable and goes on at the next start")]
     ShuttingDown,
 }
 
-/// Why a relay could not be built or started.
+/// Reason why a relay could not be built or started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// Nothing to serve.
+    /// No chain is configured.
     #[error("no chain is configured")]
     NoChain,
     /// Two setups for one chain.
@@ -323,18 +325,18 @@ pub enum BuildError {
     Config {
         /// The key.
         key: String,
-        /// What is wrong, and what would be right.
+        /// The problem, and its fix.
         detail: String,
     },
-    /// The chain could not be reached or is not what was configured.
+    /// The chain could not be reached, or differs from its configuration.
     #[error("chain {chain_id}: {detail}")]
     Chain {
         /// The chain.
         chain_id: u64,
-        /// What differs.
+        /// The problem.
         detail: String,
     },
-    /// Storage.
+    /// The ledger's storage failed.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
 }

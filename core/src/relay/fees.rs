@@ -1,4 +1,4 @@
-//! What a block's header and the fee history say about the next attempt's price.
+//! Price of the next attempt, from a block's header and the fee history.
 
 use alloy_primitives::{Address, B256, Bytes, U64, U128};
 use serde::Deserialize;
@@ -9,13 +9,14 @@ use crate::{
     schedule::PercentileOutlook,
 };
 
-/// Full blocks that the fee cap must survive: what a transaction may have to wait before a bump reaches it.
+/// Full blocks that the fee cap must survive: the wait of a transaction until a bump reaches the nodes.
 const CAP_HORIZON_BLOCKS: u64 = 6;
 
-/// Fee cap over base fee where the base fee follows a backlog (Arbitrum): it doubles in some twenty seconds at the worst.
+/// Fee cap as a multiple of the base fee where the base fee follows a backlog (Arbitrum), which doubles it in some
+/// twenty seconds at worst.
 const BACKLOG_CAP_TIMES: u128 = 3;
 
-/// A block header, reduced to what is used here.
+/// A block header, reduced to the fields used here.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Header {
@@ -33,7 +34,7 @@ pub(super) struct Header {
     pub(super) excess_blob_gas: Option<U64>,
     #[serde(default)]
     pub(super) extra_data: Bytes,
-    /// Who proposed it.
+    /// Proposer of the block.
     #[serde(default)]
     pub(super) miner: Option<Address>,
 }
@@ -48,7 +49,7 @@ impl Header {
         self.base_fee_per_gas.map_or(0, |fee| fee.to())
     }
 
-    /// Metered gas: the DA footprint, where a chain has one, counts if it is larger.
+    /// Utilisation by gas used; `None` if the gas limit is 0.
     pub(super) fn utilisation(&self) -> Option<Utilisation> {
         let (used, limit) = (self.gas_used.to::<u64>(), self.gas_limit.to::<u64>());
         (limit > 0).then_some(Utilisation::Gas { used, limit })
@@ -67,14 +68,14 @@ impl Header {
     }
 }
 
-/// The price of the next block, and what to offer for inclusion soon.
+/// Base fee of the next block, wei per gas, and the fees to offer for inclusion soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Price {
     pub(super) next_base_fee: u128,
     pub(super) quote: Fees,
 }
 
-/// The next base fee by the chain's rule. A rule that can't read the header falls back to the header's own base fee.
+/// Next base fee by the chain's rule, wei per gas; the header's own base fee if the rule can't read the header.
 pub(super) fn next_base_fee(spec: &ChainSpec, header: &Header) -> u128 {
     let parent = header.fee_header();
     match spec.base_fee.next(&parent, &header.extra_data) {
@@ -86,12 +87,13 @@ pub(super) fn next_base_fee(spec: &ChainSpec, header: &Header) -> u128 {
     }
 }
 
-/// What to offer when the next block charges `next_base_fee`: `tip`, and a cap that survives [`CAP_HORIZON_BLOCKS`] full
-/// blocks. Reservations follow this cap, forecast or not.
+/// Fees to offer when the next block charges `next_base_fee`: `tip` as priority fee, and a fee cap that survives
+/// [`CAP_HORIZON_BLOCKS`] full blocks. Reservations follow this cap, with or without a forecast.
 pub(super) fn price_at(spec: &ChainSpec, next_base_fee: u128, tip: u128, extra_data: &[u8]) -> Price {
     let bound = spec.base_fee.max_after(next_base_fee, CAP_HORIZON_BLOCKS, extra_data);
     let cap = match spec.base_fee {
-        // Nothing waits in a pool there, so the cap has to hold for seconds; the curve's end is hundreds of times the price.
+        // Such a chain has no mempool, so the cap has to hold for seconds only; the curve's end is hundreds of times
+        // the price.
         BaseFeeRule::Backlog { .. } => {
             bound.unwrap_or(u128::MAX).min(next_base_fee.saturating_mul(BACKLOG_CAP_TIMES)).max(next_base_fee)
         }
@@ -100,7 +102,7 @@ pub(super) fn price_at(spec: &ChainSpec, next_base_fee: u128, tip: u128, extra_d
     Price { next_base_fee, quote: Fees::new(cap.saturating_add(tip), tip) }
 }
 
-/// Fills the outlook with the blocks that are known, each with the `tip` that is usual now.
+/// Fills the outlook with known blocks, each with today's usual `tip`.
 pub(super) fn prime<'a>(outlook: &mut PercentileOutlook, blocks: impl Iterator<Item = &'a FeePoint>, tip: u128) {
     blocks.for_each(|point| outlook.record(point.base_fee.saturating_add(tip)));
 }

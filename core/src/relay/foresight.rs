@@ -1,4 +1,4 @@
-//! One chain's forecast and timing at work: fed with believed blocks, refitted in the background, read by the dispatcher,
+//! One chain's live forecast and timing: fed with believed blocks, refitted in the background, read by the dispatcher,
 //! quotes and the API.
 
 use std::{
@@ -25,20 +25,20 @@ use crate::{
     },
 };
 
-/// What one chain's prices are expected to be, and what that means for those who can wait.
+/// Forecast of one chain's base fee, and its consequences for requests that can wait.
 #[derive(Debug, Clone)]
 pub struct ForecastView {
-    /// Prices.
+    /// Base fee forecast.
     pub forecast: Forecast,
-    /// Time between two blocks, as it is counted here.
+    /// Duration of one step: the block time.
     pub step: Duration,
     /// Weights of the experts by horizon in blocks.
     pub experts: BTreeMap<u32, Vec<(String, f64)>>,
-    /// By slack in blocks: is it sent now, and up to which price would it be?
+    /// Timing decision by slack in blocks: whether a request is sent now, and its reservation price.
     pub waits: Vec<(u32, TimingDecision)>,
     /// Weights of the timing policies by slack in blocks.
     pub policies: BTreeMap<u32, Vec<(String, f64)>>,
-    /// Content hash of the forecast: models, newest block, every number.
+    /// Content hash of the forecast: models, newest block and all predicted values.
     pub inputs: B256,
     /// Fitted models, oldest first.
     pub models: Vec<ModelInfo>,
@@ -47,39 +47,39 @@ pub struct ForecastView {
 /// One fitted set of models.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelInfo {
-    /// Counts up from 1, never given twice.
+    /// Version number, from 1, never reused.
     pub version: u32,
-    /// Content hash.
+    /// Content hash of the models.
     pub id: ModelId,
-    /// In force.
+    /// True if this version is active.
     pub is_active: bool,
-    /// In force until an operator lets it go: later fits wait.
+    /// True if this version stays active until an operator unpins it; later versions are kept but not activated.
     pub is_pinned: bool,
     /// First and last block of the training data.
     pub blocks: (u64, u64),
-    /// By horizon in blocks: mean absolute error of log fee on held-back data.
+    /// Mean absolute error of the log fee on held-back data, by horizon in blocks.
     pub scores: BTreeMap<u32, Scores>,
 }
 
-/// What a deadline is worth.
+/// Value of waiting for a given slack.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WaitQuote {
-    /// It would be sent at once.
+    /// True if the request would be sent at once.
     pub send_now: bool,
-    /// Price up to which it would be sent now, wei per gas.
+    /// Highest price at which it would be sent now, wei per gas.
     pub reservation_wei_per_gas: u128,
     /// Base fee that the best continuation is expected to pay, wei per gas.
     pub expected_base_fee_wei_per_gas: u128,
     /// 10 % and 90 % quantile of the base fee at the forecast horizon nearest to the deadline, wei per gas.
     pub interval_wei_per_gas: (u128, u128),
-    /// When the median forecast first meets the reservation price, from now; the whole slack if it never does.
+    /// Time from now until the median forecast first meets the reservation price; the whole slack if it never does.
     pub expected_send_in: Duration,
     /// Probability that the base fee at that horizon is at or below the fee cap that would be offered now.
     pub cap_covers: f64,
 }
 
 impl ForecastView {
-    /// What to expect of a request with `slack` left, if `fee_cap` wei per gas are offered.
+    /// Quote for a request with `slack` left and a fee cap of `fee_cap` wei per gas.
     pub fn quote(&self, slack: Duration, fee_cap: u128) -> Option<WaitQuote> {
         let decision = self.wait(slack)?;
         let steps = slack.as_millis() / self.step.as_millis().max(1);
@@ -103,7 +103,7 @@ impl ForecastView {
         })
     }
 
-    /// What to expect of a request with `slack` left: the class at or below it, or the shortest.
+    /// Timing decision for a request with `slack` left: that of the slack class at or below it, or of the shortest.
     pub fn wait(&self, slack: Duration) -> Option<&TimingDecision> {
         let steps = slack.as_millis() / self.step.as_millis().max(1);
         let at = self.waits.partition_point(|(class, _)| u128::from(*class) <= steps);
@@ -111,11 +111,11 @@ impl ForecastView {
     }
 }
 
-/// Blocks that must have been seen since the start before the timing is fitted: what was kept may say that a fit is due while the
-/// fee history is not read yet.
+/// Blocks that must have been observed since the start before the timing is fitted: by the restored state a fit may be
+/// due before the fee history is read.
 const LEAST_FIT_BLOCKS: u64 = 500;
 
-/// How a forecast fared: what was said about a block that has come since.
+/// A prediction for a future block, kept until the block arrives and it is scored.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Pending {
     block: u64,
@@ -135,25 +135,25 @@ pub(super) struct Foresight {
     pending: BTreeMap<u32, VecDeque<Pending>>,
     is_refitting: bool,
     registry: ModelRegistry,
-    /// Newest block that was observed.
+    /// Newest observed block.
     newest: Option<u64>,
-    /// Blocks that were observed since the start.
+    /// Number of blocks observed since the start.
     seen: u64,
-    /// Newest block that what was taken over was learned from.
+    /// Newest block that the restored state has learned from; `None` if nothing was restored.
     known_to: Option<u64>,
-    /// What was kept, until a head tells whether it is of this chain.
+    /// Saved state, until the first head shows whether it belongs to this chain.
     kept: Option<Learned>,
     label: String,
 }
 
-/// Heavy work for a blocking thread.
+/// A refit, as a job for a blocking thread.
 #[derive(Debug)]
 pub(super) struct Refit {
     forecast: Option<forecast::RefitJob>,
     timing: Option<timing::RefitJob>,
 }
 
-/// Its result.
+/// Result of a [`Refit`].
 #[derive(Debug)]
 pub(super) struct Refitted {
     forecast: Option<forecast::Refit>,
@@ -161,7 +161,7 @@ pub(super) struct Refitted {
 }
 
 impl Refit {
-    /// Runs for up to seconds on one core.
+    /// Runs the refit, for up to several seconds on one core.
     pub(super) fn run(self) -> Refitted {
         Refitted {
             forecast: self.forecast.map(forecast::RefitJob::run),
@@ -170,7 +170,7 @@ impl Refit {
     }
 }
 
-/// Why there is no forecast for a chain: a fault of the chain's block time.
+/// Error that leaves a chain without a forecast, caused by its block time.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ForesightError {
     #[error(transparent)]
@@ -216,8 +216,8 @@ impl Foresight {
         })
     }
 
-    /// Takes in believed blocks, oldest first, of a chain whose newest block is `head`: the fee history may be behind it, or
-    /// not be read yet.
+    /// Learns from believed blocks, oldest first, of a chain whose newest block is `head`; the fee history may lag
+    /// behind `head` or not be read yet.
     pub(super) fn observe(&mut self, head: u64, points: &[FeePoint]) {
         if let Some(learned) = self.kept.take() {
             self.take_over(learned, head.max(points.last().map_or(0, |newest| newest.number)));
@@ -239,7 +239,7 @@ impl Foresight {
         if let Some(forecast) = &self.latest {
             for horizon in &forecast.horizons {
                 let pending = self.pending.entry(horizon.steps).or_default();
-                // A replaced block is forecast anew.
+                // A prediction for a block that was replaced is replaced, too.
                 while pending.back().is_some_and(|last| last.block >= newest.number + u64::from(horizon.steps)) {
                     pending.pop_back();
                 }
@@ -253,7 +253,7 @@ impl Foresight {
         }
     }
 
-    /// Compares what was said with what came: coverage and error by horizon are metrics.
+    /// Scores earlier predictions against the observed blocks: coverage and error by horizon, as metrics.
     fn score(&mut self, points: &[FeePoint]) {
         for point in points {
             for (steps, pending) in &mut self.pending {
@@ -273,8 +273,8 @@ impl Foresight {
         }
     }
 
-    /// Takes over what was kept: the models at once, what was learned with the first head. To be called before anything is
-    /// observed.
+    /// Restores saved state: the models at once, the learned state with the first head. To be called before any block
+    /// is observed.
     pub(super) fn restore(&mut self, models: Option<ModelRegistry>, learned: Option<Learned>) {
         if let Some(models) = models {
             self.registry = models;
@@ -283,7 +283,7 @@ impl Foresight {
         self.kept = learned;
     }
 
-    /// Goes on from what was learned; what is of other blocks or does not fit the configuration any more is learned anew.
+    /// Resumes from saved state; discards state that belongs to other blocks or no longer fits the configuration.
     fn take_over(&mut self, learned: Learned, head: u64) {
         if !learned.is_of(head) {
             let learned_to = learned.newest;
@@ -296,13 +296,13 @@ impl Foresight {
             return;
         }
         let Learned { newest: learned_to, forecast, timing, .. } = learned;
-        // One of the two without the other would count blocks twice, or not at all.
+        // Restoring only one of the two would count blocks twice, or not at all.
         let (Some(forecast), Some(timing)) = (forecast, timing) else { return };
         let (forecaster_before, timing_before) = (self.forecaster.clone(), self.timing.clone());
         let taken = self.forecaster.import_state(forecast).map_err(|error| error.to_string());
         let taken = taken.and_then(|()| self.timing.import_state(timing).map_err(|error| error.to_string()));
         match taken {
-            // Blocks that come later are new, also those of another branch.
+            // Later blocks are new, even those of another branch.
             Ok(()) => self.known_to = learned_to.map(|learned_to| learned_to.min(head)),
             Err(problem) => {
                 (self.forecaster, self.timing) = (forecaster_before, timing_before);
@@ -311,10 +311,10 @@ impl Foresight {
         }
     }
 
-    /// What is kept of it.
+    /// State to save.
     pub(super) fn learned(&self) -> Learned {
         Learned {
-            // Blocks that it was learned from may not have been read again yet.
+            // Blocks that the state has learned from may not have been read again yet.
             newest: self.newest.max(self.known_to),
             forecast: Some(self.forecaster.export_state()),
             timing: Some(self.timing.export_state()),
@@ -326,19 +326,19 @@ impl Foresight {
         &self.registry
     }
 
-    /// Content hash of the fitted models in force.
+    /// Content hash of the active fitted models; `None` before the first fit.
     pub(super) fn active_model(&self) -> Option<B256> {
         self.registry.active().map(|version| version.fitted.id().0)
     }
 
-    /// The forecaster uses what the registry says.
+    /// Installs the registry's active version in the forecaster.
     fn put_in_force(&mut self) {
         if let Some(active) = self.registry.active() {
             self.forecaster.install(forecast::Refit { fitted: active.fitted.clone() });
         }
     }
 
-    /// Carries out an operator's wish.
+    /// Executes an operator's command.
     pub(super) fn command(&mut self, command: ModelCommand) -> Result<(), RegistryError> {
         match command {
             ModelCommand::Promote(version) => drop(self.registry.promote(version)?),
@@ -354,7 +354,7 @@ impl Foresight {
         Ok(())
     }
 
-    /// All versions.
+    /// All fitted versions, oldest first.
     pub(super) fn models(&self) -> Vec<ModelInfo> {
         let active = self.registry.active().map(|version| version.version);
         let info = |kept: &ModelVersion| ModelInfo {
@@ -368,7 +368,7 @@ impl Foresight {
         self.registry.list().iter().map(info).collect()
     }
 
-    /// What is shown to others.
+    /// Published view; `None` while there is no forecast.
     pub(super) fn view(&self) -> Option<ForecastView> {
         let forecast = self.latest.clone()?;
         let experts = forecast.horizons.iter().filter_map(|horizon| {
@@ -390,7 +390,7 @@ impl Foresight {
         Some(ForecastView { forecast, step: self.step, experts, waits, policies, inputs, models })
     }
 
-    /// For how much slack the price is right.
+    /// Slack up to which the current price is good enough to send.
     pub(super) fn outlook(&self) -> Outlook {
         Outlook::of(self)
     }
@@ -401,7 +401,7 @@ impl FeeOutlook for Foresight {
         self.send_within_saving(0)
     }
 
-    /// The longest class up to which every shorter one sends.
+    /// Slack up to which every request is sent now, refined below the first slack class for which waiting is better.
     fn send_within_saving(&self, saving_permille: u32) -> Duration {
         let sends = |steps: u32| {
             let decision = self.timing.decide(steps, steps);
@@ -413,7 +413,7 @@ impl FeeOutlook for Foresight {
                 low = *slack;
                 continue;
             }
-            // The longest below this class that is still sent.
+            // Bisection for the longest slack below this class that is still sent.
             let mut high = *slack;
             while high - low > 1 {
                 let middle = low + (high - low) / 2;
@@ -426,7 +426,8 @@ impl FeeOutlook for Foresight {
 }
 
 impl Foresight {
-    /// Content hash of what decides now: the forecast's models and what the forecast was made from.
+    /// Content hash of the current forecast: its models, newest block and predicted values. `None` while there is no
+    /// forecast.
     pub(super) fn inputs(&self) -> Option<B256> {
         let forecast = self.latest.as_ref()?;
         let mut hash = Keccak256::new();
@@ -443,7 +444,7 @@ impl Foresight {
         Some(hash.finalize())
     }
 
-    /// Refits that are due, unless some are running.
+    /// Refits that are due; `None` if there are none, or if one is running.
     pub(super) fn refit(&mut self) -> Option<Refit> {
         if self.is_refitting {
             return None;
@@ -458,14 +459,15 @@ impl Foresight {
         Some(Refit { forecast, timing })
     }
 
-    /// Puts refitted models in force.
+    /// Installs refitted models, unless a pinned version stays active; `None` ends a refit that failed.
     pub(super) fn install(&mut self, refitted: Option<Refitted>) {
         self.is_refitting = false;
         let Some(refitted) = refitted else { return };
         if let Some(refit) = refitted.forecast {
             let version = self.registry.add(refit.fitted.clone());
             tracing::info!(chain_id = self.label, version, model = %refit.fitted.id(), "forecast models refitted");
-            // A pinned version stays in force, and counts as fitted now: the next fit is due as late as otherwise.
+            // A pinned version stays active and counts as fitted now, so that the next fit is not due earlier than
+            // otherwise.
             let fitted = self.registry.active().map_or(refit.fitted, |active| active.fitted.clone());
             self.forecaster.install(forecast::Refit { fitted });
             metrics::counter!("slackwater_forecast_refits_total", "chain_id" => self.label.clone()).increment(1);
@@ -476,18 +478,18 @@ impl Foresight {
     }
 }
 
-/// Savings for which the dispatcher is answered, thousandths; in between, the next lower one counts.
+/// Savings for which an [`Outlook`] holds a value, in thousandths; other savings use the next lower one.
 const SAVINGS: [u32; 9] = [0, 25, 50, 100, 150, 200, 300, 400, 500];
 
-/// What the dispatcher asks, answered once per block.
+/// Fee outlook for the dispatcher, computed once per block: longest slack to send now, by entry of [`SAVINGS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Outlook([Duration; SAVINGS.len()]);
 
 impl Outlook {
-    /// The price is right for everybody.
+    /// The price is good enough for every request.
     pub(super) const NOW: Self = Self([Duration::MAX; SAVINGS.len()]);
 
-    /// What `outlook` says now.
+    /// Snapshot of `outlook`.
     pub(super) fn of(outlook: &impl FeeOutlook) -> Self {
         Self(SAVINGS.map(|saving| outlook.send_within_saving(saving)))
     }
@@ -534,8 +536,8 @@ mod tests {
         serde_json::to_value(foresight.learned()).unwrap()
     }
 
-    /// Whether the fee history is there at the start, comes in pieces or with a later head: it teaches nothing twice, and what
-    /// was learned is not forgotten while it is away.
+    /// No block is learned twice, whether the fee history is available at the start, arrives in pieces or with a later
+    /// head; learned state is not forgotten while it is missing.
     #[test]
     fn a_history_that_comes_late_is_as_good() {
         let mut before = fresh();

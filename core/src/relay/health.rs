@@ -1,50 +1,50 @@
-//! What the signs that a chain gives add up to. Pure.
+//! Health of a chain, judged from its signs. Pure.
 
 use std::time::Duration;
 
 use super::{rpc::Conditions, status::ChainHealth};
 use crate::time::Timestamp;
 
-/// How far the chain's clock may be ahead of ours before anybody is told.
+/// Lead of the chain's clock over ours above which it is reported.
 pub(super) const CLOCK_TOLERANCE: Duration = Duration::from_secs(15);
 
-/// How far a new block's time may lie in the past before anybody is told, and never less than five blocks.
+/// Age of a new block's timestamp above which it is reported, but never less than five block times.
 const CLOCK_LAG: Duration = Duration::from_secs(60);
 
-/// Blocks that may stay away, and the least time for it, before anybody is told.
+/// Block times without a new block, and the least time, after which it is reported.
 const LATE_BLOCKS: u32 = 4;
 const LATE_LEAST: Duration = Duration::from_secs(5);
 
-/// How long too few nodes may tell what is final before anybody is told.
+/// Time without a majority on the final block after which it is reported.
 const NO_MAJORITY_LEAST: Duration = Duration::from_secs(10);
 
-/// What a chain's health is judged by.
+/// Inputs of a chain's health.
 #[derive(Debug)]
 pub(super) struct Signs<'a> {
     pub(super) now: Timestamp,
-    /// Time between blocks.
+    /// Block time.
     pub(super) block: Duration,
-    /// When the newest head came; `None` before the first.
+    /// Arrival of the newest head; `None` before the first.
     pub(super) head_at: Option<Timestamp>,
-    /// When the service started.
+    /// Start of the service.
     pub(super) started_at: Timestamp,
-    /// Age of the newest head from which on nothing is accepted (`chain.max_head_age_ms`); zero is none.
+    /// Age of the newest head above which nothing is accepted (`chain.max_head_age_ms`); zero disables the limit.
     pub(super) max_head_age: Duration,
     pub(super) conditions: &'a Conditions,
-    /// How far the newest head's time was ahead of ours when it came, ms; negative is behind.
+    /// Newest head's timestamp minus our clock at its arrival, ms; negative if the head is behind.
     pub(super) clock_skew_ms: i64,
-    /// Why the L1 data fee is not known, if it must be.
+    /// Reason why the L1 data fee is unknown; `None` if it is known or not needed.
     pub(super) data_fee_fault: Option<String>,
-    /// Why no lane can send, or one is blocked.
+    /// Reason why no lane can send, or why one is blocked; `None` if neither holds.
     pub(super) no_lane: Option<String>,
 }
 
-/// Whether the newest head is too old to accept anything by its price.
+/// True if the newest head is too old to accept requests at its price.
 pub(super) fn is_stale(now: Timestamp, head_at: Timestamp, max_head_age: Duration) -> bool {
     !max_head_age.is_zero() && now.since(head_at) > max_head_age
 }
 
-/// What to say of the chain's clock, if anything.
+/// Description of a fault of the chain's clock; `None` if there is none.
 pub(super) fn clock_fault(skew_ms: i64, block: Duration) -> Option<String> {
     let by = Duration::from_millis(skew_ms.unsigned_abs());
     if skew_ms > 0 && by > CLOCK_TOLERANCE {
@@ -59,7 +59,7 @@ pub(super) fn clock_fault(skew_ms: i64, block: Duration) -> Option<String> {
     }
 }
 
-/// A chain's health, and why it is not healthy.
+/// A chain's health, and the reason if it is not healthy.
 pub(super) fn judge(signs: &Signs<'_>) -> (ChainHealth, Option<String>) {
     let Signs { now, block, max_head_age, conditions, .. } = *signs;
     let unfollowed = conditions
@@ -104,7 +104,7 @@ pub(super) fn judge(signs: &Signs<'_>) -> (ChainHealth, Option<String>) {
     }
 }
 
-/// What a chain with so few endpoints can't do, for the operator.
+/// Warning for the operator about a chain with fewer than three endpoints; `None` with three or more.
 pub(super) fn cost_of_few(endpoints: usize) -> Option<&'static str> {
     match endpoints {
         0 | 1 => Some(
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(after(6), (ChainHealth::Impaired, "no new block for 6 s".to_owned()));
         let (health, detail) = after(16);
         assert!(health == ChainHealth::Unavailable && detail.contains("chain.max_head_age_ms"), "{detail}");
-        // Where blocks are made on demand, their absence says nothing.
+        // With blocks on demand, their absence says nothing.
         let on_demand =
             judged(|signs| (signs.now, signs.max_head_age) = (START.saturating_add(SECOND * 900), Duration::ZERO));
         assert_eq!(on_demand.0, ChainHealth::Healthy);

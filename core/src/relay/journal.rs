@@ -1,4 +1,4 @@
-//! What chain services decide goes to the ledger in order, together with the decision log.
+//! Journal: commits the chain services' writes to the ledger in order, together with the decision log.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,27 +11,27 @@ use crate::{
     provenance::Decision,
 };
 
-/// Writes that belong together, the decision behind them, and who waits.
+/// Writes that belong together, the decisions behind them, and the channel for their outcomes.
 #[derive(Debug)]
 pub(super) struct JournalEntry {
     pub(super) writes: Vec<Write>,
     pub(super) decisions: Vec<Decision>,
     pub(super) done: oneshot::Sender<Vec<Tracked>>,
-    /// Under which lease, where the ledger is shared.
+    /// The lease under which they are written; `None` if the ledger is not shared.
     pub(super) lease: Option<Lease>,
 }
 
-/// Entries that may wait.
+/// Capacity of the journal's channel, in entries.
 pub(super) const JOURNAL_LEN: usize = 4_096;
 
-/// First and longest pause before what lanes have decided is offered to the storage again.
+/// First and longest pause before a failed commit is retried.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(1);
 
 /// Most entries in one commit.
 const MAX_ENTRIES: usize = 256;
 
-/// One task for all chains: the decision log is one chain of hashes.
+/// The journal's state. One task serves all chains, because the decision log is one hash chain.
 #[derive(Debug)]
 pub(super) struct Journal {
     group: GroupCommit,
@@ -40,15 +40,15 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// The log of `owner`. The ledger links its entries.
+    /// A journal for the decision log of `owner`, and its sender. The ledger links the log's entries.
     pub(super) fn open(group: GroupCommit, owner: &str) -> (Self, mpsc::Sender<JournalEntry>) {
         let (sender, entries) = mpsc::channel(JOURNAL_LEN);
         (Self { group, owner: owner.into(), entries }, sender)
     }
 
-    /// Works until every sender is gone, or until the ledger can't be trusted any more.
+    /// Runs until every sender is gone, or until the ledger can't be trusted any more.
     ///
-    /// A storage error is retried until it works: nothing that a lane has decided may be lost, and the lane waits.
+    /// A storage error is retried until the commit succeeds: no decision of a lane may be lost, and the lane waits.
     pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), LedgerError> {
         let mut batch = Vec::with_capacity(MAX_ENTRIES);
         while self.entries.recv_many(&mut batch, MAX_ENTRIES).await > 0 {
@@ -79,7 +79,7 @@ impl Journal {
                 if let Some(lease) = entry.lease.filter(|_| mine.iter().chain(&logged).any(is_fenced)) {
                     lease.revoke();
                 }
-                // Nobody waits for a report at shutdown.
+                // At shutdown the receiver may be gone.
                 let _ = entry.done.send(mine);
             }
         }

@@ -61,7 +61,7 @@ pub(super) struct Flight {
     pub(super) sizes: Vec<MemberSize>,
     /// Set while its bytes are in the ledger only; `None` while they are in memory.
     pub(super) stowed: Option<Stowed>,
-    /// Whose they are; `None` if of several tenants, or nobody's.
+    /// Tenant of all members; `None` if they belong to several tenants, or to none.
     pub(super) tenant: Option<Arc<str>>,
     pub(super) record: BatchRecord,
     /// The forecast by which it was composed.
@@ -76,7 +76,7 @@ pub(super) struct Flight {
     pub(super) earlier: Vec<Content>,
     /// Index in `earlier` of the content for which a filler uses the vacant nonce; `None` if there is no such filler.
     pub(super) filled_for: Option<usize>,
-    /// What its block holds, while that is not final.
+    /// Believed content of its block, until that is final; `None` if it is not included.
     pub(super) mined: Option<Mined>,
     /// Amount held in its tenant's budget for the part of its cost that no member bears.
     pub(super) pending: Option<Pending>,
@@ -104,7 +104,7 @@ pub(super) struct Content {
     pub(super) weights: Vec<u64>,
     /// As in [`Flight`].
     pub(super) sizes: Vec<MemberSize>,
-    /// Whose they are; `None` if of several tenants, or nobody's.
+    /// Tenant of all members; `None` if they belong to several tenants, or to none.
     pub(super) tenant: Option<Arc<str>>,
     /// As in [`Flight`].
     pub(super) elsewhere: BTreeSet<RequestId>,
@@ -662,8 +662,9 @@ impl ChainService {
         self.note(vec![write], Vec::new());
     }
 
-    /// Handles a nonce whose attempts every node refused: its members are free at once. If the batch may be too large,
-    /// they return in batches of at most half its size; a request that is permanently refused while alone ends.
+    /// Handles a nonce whose attempts every node refused, or whose attempts were never sent: its members are free at
+    /// once. If the batch's size may be the cause, they return in batches of at most half that size; a request that is
+    /// permanently refused while alone ends.
     fn refused(&mut self, now: Timestamp, index: usize, nonce: u64, class: Option<RpcErrorClass>) {
         self.pricing.forget(index, nonce);
         self.is_loosened = true;
