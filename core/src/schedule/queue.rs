@@ -168,7 +168,7 @@ impl ComposeLimits {
         self.available_wei.is_some_and(|available| needed_wei > available)
     }
 
-    /// Shortfall of the balance for `entry` alone; `None` if the balance covers it or its ceiling is below the base fee.
+    /// Shortfall of the balance for `entry` alone; `None` if the balance covers it or the base fee exceeds its ceiling.
     fn short_of(&self, entry: &QueuedRequest) -> Option<Short> {
         let ceiling = entry.ceiling_wei_per_gas;
         let gas = self.base_gas.saturating_add(entry.gas);
