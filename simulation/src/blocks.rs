@@ -1,4 +1,4 @@
-//! Blocks: what is mined, taken back, and done by others; and what pools take.
+//! Blocks: mining, reorganisations, actions of other parties, and admission to pools.
 
 use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
@@ -17,7 +17,7 @@ use crate::{
 };
 
 impl World {
-    /// Drops from a pool what its node's chain has used.
+    /// Removes from a pool the transactions whose nonce its node's chain has used.
     pub(crate) fn tidy(&mut self, node: usize) {
         let node = &mut self.nodes[node];
         let state = &node.tip.state;
@@ -36,7 +36,7 @@ impl World {
         }
     }
 
-    /// Everything that might be mined for each (sender, nonce) now.
+    /// All transactions that could be mined now, by (sender, nonce).
     fn candidates(&mut self) -> BTreeMap<(Address, u64), Vec<Arc<Tx>>> {
         let mut found: BTreeMap<(Address, u64), Vec<Arc<Tx>>> = BTreeMap::new();
         for node in &self.nodes {
@@ -47,7 +47,7 @@ impl World {
                 }
             }
         }
-        // Replaced is not gone: some builder may still hold it.
+        // A replaced transaction is not gone: some builder may still hold it.
         if self.rng.permille(self.faults.revenants) {
             let known: Vec<Arc<Tx>> = self.known.values().cloned().collect();
             for tx in known {
@@ -62,7 +62,7 @@ impl World {
         found
     }
 
-    /// Whether the next block carries nothing, as slots do now and then, in runs.
+    /// True if the next block stays empty, as slots sometimes do, in runs.
     fn is_empty_slot(&mut self) -> bool {
         let chance = self.plan.hostility.empty_slots;
         if self.empty_slots == 0 && !self.is_calm && chance > 0 && self.hostile_rng.permille(chance) {
@@ -76,7 +76,7 @@ impl World {
 
     pub(crate) fn mine(&mut self, now: u64) {
         if let Some(seed) = self.paired {
-            // With and without somebody else the same chance.
+            // The same random choices with and without the hostile tenant.
             self.rng = Rng::new(mix(seed ^ (2 * self.head.number)));
         }
         let candidates = if self.is_empty_slot() { BTreeMap::new() } else { self.candidates() };
@@ -101,7 +101,7 @@ impl World {
         let mut txs = Vec::new();
         let in_front = self.plan.hostility.in_front;
         let is_in_front = in_front > 0 && self.hostile_rng.permille(in_front);
-        // Only for this block: in front of it, and back behind it.
+        // For this block only: flipped in front of its transactions, and flipped back behind them.
         state.is_flipped = is_in_front;
         let number = parent.number + 1;
         let model = self.data_fee_at(number);
@@ -122,7 +122,7 @@ impl World {
                 let Some(best) = best else { continue };
                 best.clone()
             };
-            // A tip too small for this builder.
+            // The tip is too small for this builder.
             if self.paired.is_none() && self.rng.permille(150) && tx.fees.effective_tip(base_fee) < 2_000_000_000 {
                 continue;
             }
@@ -151,7 +151,7 @@ impl World {
         (state, txs)
     }
 
-    /// No block takes what hostile signers ask for.
+    /// Removes the hostile signers' transactions: no block takes them.
     fn leave_out(&mut self, variants: &mut Vec<Arc<Tx>>) {
         if self.plan.hostility.signer != HostileSigner::Ignored {
             return;
@@ -165,7 +165,7 @@ impl World {
         }
     }
 
-    /// Hostile signers use the nonces of what `tx` carries of theirs.
+    /// Hostile signers use the nonces of their requests in `tx`.
     fn use_nonces(&mut self, tx: &Tx, state: &mut State) {
         let Content::Batch(items) = &tx.content else { return };
         for item in items {
@@ -176,7 +176,7 @@ impl World {
         }
     }
 
-    /// Most gas of a block.
+    /// Gas limit of a block.
     pub(crate) const fn block_gas(&self) -> u64 {
         self.plan.hostility.block_gas_or(BLOCK_GAS)
     }
@@ -252,7 +252,7 @@ impl World {
         })
     }
 
-    /// Newest block that can't be taken back.
+    /// Newest final block.
     pub(crate) fn final_number(&self) -> u64 {
         self.head.number.saturating_sub(self.plan.finality).max(1_000)
     }
@@ -273,7 +273,7 @@ impl World {
             .collect();
         self.count("reorg");
         self.note(format_args!("reorg of depth {depth}"));
-        // What becomes of the transactions: mined again, forgotten, or back in pools.
+        // Transactions of the dropped blocks are mined again, forgotten, or returned to pools.
         let mut candidates = self.candidates();
         for tx in dropped {
             match self.rng.below(4) {
@@ -302,7 +302,7 @@ impl World {
         self.look_after_money(now, before);
     }
 
-    /// Whoever gave the lanes money looks whether it has arrived for good, and sends it again where a reorg took it back.
+    /// The lanes' funder checks that the money has arrived for good, and sends it again if a reorg reverted it.
     fn look_after_money(&mut self, now: u64, before: Arc<Block>) {
         let is_less = |key: &LocalSigner| {
             self.head.state.balance(key.address()) < before.state.balance(key.address()) / U256::from(2)
@@ -313,7 +313,7 @@ impl World {
         }
     }
 
-    /// Somebody else uses a lane's key.
+    /// A stranger sends a transaction with a lane's key.
     pub(crate) fn stranger(&mut self) {
         let lane = self.rng.below(self.keys.len() as u64) as usize;
         let sender = self.keys[lane].address();
@@ -352,7 +352,7 @@ impl World {
         }
     }
 
-    /// A user's forwarder nonce is used without us: by another relayer, or by the user.
+    /// A user's forwarder nonce is used outside the relay: by another relayer, or by the user.
     pub(crate) fn spend_user_nonce(&mut self) {
         let users: Vec<Address> = self.plan.users.iter().map(LocalSigner::address).collect();
         if users.is_empty() {
@@ -373,7 +373,7 @@ impl World {
         }
     }
 
-    /// Bytes arrive at a node.
+    /// Delivers raw bytes to a node.
     pub(crate) fn receive(&mut self, node: usize, raw: &Bytes) -> Result<B256, Refusal> {
         let tx = match self.decoded.get(raw) {
             Some(tx) => tx.clone(),
@@ -390,7 +390,7 @@ impl World {
             self.checker.taken.insert(tx.hash);
         }
         if answer.is_ok() {
-            // To its neighbours.
+            // Gossip to its neighbours.
             let now = self.now();
             for other in 0..self.nodes.len() {
                 if other != node && !self.rng.permille(self.faults.gossip_lost) {
@@ -402,7 +402,7 @@ impl World {
         answer.map(|()| tx.hash)
     }
 
-    /// Whether a node's pool takes a transaction.
+    /// Admits a transaction to a node's pool, or returns the refusal.
     pub(crate) fn take(&mut self, node: usize, tx: &Arc<Tx>) -> Result<(), Refusal> {
         let data_fee = self.data_fee_at(self.nodes[node].tip.number).data_fee(&tx.size);
         let limit = self.block_gas();
@@ -447,13 +447,13 @@ impl World {
             return Err(Refusal::FeeCap { cost: tx.worst_case(), cap: hostility.fee_cap_wei });
         }
         let held = place.pool.range((tx.sender, 0)..(tx.sender, u64::MAX)).count() as u64;
-        // The account's next one is always let in.
+        // The account's next nonce is always admitted.
         let is_full = hostility.pool_limit > 0 && held >= hostility.pool_limit && tx.nonce > account;
         if is_full && !place.pool.contains_key(&key) {
             return Err(Refusal::PoolLimit { held });
         }
         place.pool.insert(key, tx.clone());
-        // Pools forget.
+        // Pools evict.
         if self.rng.permille(self.faults.evicted) {
             self.nodes[node].pool.remove(&key);
             self.count("evicted");
@@ -462,7 +462,7 @@ impl World {
     }
 }
 
-/// Why a pool does not take a transaction.
+/// Reason of a pool for refusing a transaction.
 #[derive(Debug, Clone)]
 pub(crate) enum Refusal {
     Malformed,
@@ -473,18 +473,18 @@ pub(crate) enum Refusal {
     },
     Funds,
     Gap,
-    /// By the node's own limit of what a transaction may cost, wei.
+    /// The cost exceeds the node's own limit for a transaction, wei.
     FeeCap {
         cost: U256,
         cap: u128,
     },
-    /// More gas than a block has.
+    /// The gas limit exceeds that of a block.
     BlockGas,
-    /// A tip below what the node wants, wei per gas.
+    /// The tip is below the node's minimum, wei per gas.
     Tip {
         least: u128,
     },
-    /// So many of one account are enough.
+    /// The pool's limit of transactions per account is reached.
     PoolLimit {
         held: u64,
     },

@@ -1,4 +1,4 @@
-//! The scripted chain: blocks with their state, what a transaction does, what a node's pool takes.
+//! The scripted chain: blocks with their state, execution of transactions, admission to a node's pool.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,34 +21,34 @@ use crate::hostile::{self, Deed, HostileTarget};
 
 pub(crate) const FORWARDER: Address = Address::repeat_byte(0xf0);
 pub(crate) const MULTICALL: Address = multicall3::ADDRESS;
-/// Takes every call.
+/// Accepts every call.
 pub(crate) const GOOD: Address = Address::repeat_byte(0xa1);
 /// Reverts, in simulation and on chain.
 pub(crate) const REVERTS: Address = Address::repeat_byte(0xa2);
 /// Reverts on chain only.
 pub(crate) const TRAP: Address = Address::repeat_byte(0xa3);
-/// Uses all gas that it is given.
+/// Uses all gas of its call.
 pub(crate) const BURNS: Address = Address::repeat_byte(0xa4);
 
 pub(crate) const BLOCK_GAS: u64 = 30_000_000;
 
-/// What a transaction asks for.
+/// Decoded content of a transaction.
 #[derive(Debug, Clone)]
 pub(crate) enum Content {
-    /// Requests of users by the digest of their signature.
+    /// Forward requests in a batch, identified by their signatures.
     Batch(Vec<Item>),
     /// All or nothing: (target, operation).
     Multicall(Vec<(Address, u64)>),
     /// One call: target and operation.
     Call(Address, u64),
-    /// A transfer of nothing to oneself.
+    /// A transfer of zero wei to the sender itself (a cancel).
     Nothing,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Item {
     pub(crate) user: Address,
-    /// `None` if nobody signed it.
+    /// The forwarder nonce; `None` if the signature is nobody's.
     pub(crate) nonce: Option<u64>,
     pub(crate) op: u64,
     pub(crate) to: Address,
@@ -66,9 +66,9 @@ pub(crate) struct Tx {
     pub(crate) to: Address,
     pub(crate) data: Bytes,
     pub(crate) content: Content,
-    /// What of it L1 charges for.
+    /// Size that L1 charges for.
     pub(crate) size: TxSize,
-    /// Not one of the relay's.
+    /// True if the relay did not make it.
     pub(crate) is_stranger: bool,
 }
 
@@ -81,7 +81,7 @@ impl Tx {
         U256::from(self.gas_limit) * U256::from(self.fees.max_fee_per_gas)
     }
 
-    /// Operations that it carries.
+    /// Operations in it.
     pub(crate) fn ops(&self) -> Vec<u64> {
         match &self.content {
             Content::Batch(items) => items.iter().map(|item| item.op).collect(),
@@ -92,7 +92,7 @@ impl Tx {
     }
 }
 
-/// The operation that calldata names.
+/// Operation encoded in calldata.
 pub(crate) fn op_of(data: &[u8]) -> u64 {
     data.get(..8).and_then(|bytes| bytes.try_into().ok()).map_or(u64::MAX, u64::from_be_bytes)
 }
@@ -103,7 +103,7 @@ pub(crate) fn op_data(op: u64) -> Bytes {
     data.into()
 }
 
-/// Signature → (user, nonce): what recovery would find.
+/// Signature → (user, nonce): stands in for recovery.
 pub(crate) type Signatures = HashMap<Bytes, (Address, u64)>;
 
 pub(crate) fn content(to: Address, sender: Address, data: &[u8], signatures: &Signatures) -> Content {
@@ -134,7 +134,7 @@ pub(crate) fn content(to: Address, sender: Address, data: &[u8], signatures: &Si
     Content::Call(to, op_of(data))
 }
 
-/// Reads raw bytes as a node does.
+/// Decodes raw bytes as a node does.
 pub(crate) fn decode(raw: &Bytes, signatures: &Signatures) -> Option<Tx> {
     let tx = TxEnvelope::decode_2718(&mut raw.as_ref()).ok()?;
     let TxEnvelope::Eip1559(signed) = &tx else { return None };
@@ -161,9 +161,9 @@ pub(crate) struct State {
     pub(crate) balances: BTreeMap<Address, U256>,
     /// Forwarder nonces.
     pub(crate) users: BTreeMap<Address, u64>,
-    /// A transaction in front has flipped the target that waits for it.
+    /// True while a transaction in front has flipped [`HostileTarget::Flipped`].
     pub(crate) is_flipped: bool,
-    /// How often the patient target was honest.
+    /// Number of times that the patient target was honest.
     pub(crate) served: u64,
 }
 
@@ -187,9 +187,9 @@ pub(crate) struct Receipt {
     pub(crate) gas_used: u64,
     pub(crate) price: u128,
     pub(crate) logs: Vec<Log>,
-    /// What L1 charged for its data, wei.
+    /// L1 data fee, wei.
     pub(crate) data_fee: U256,
-    /// (operation, whether the target succeeded).
+    /// (operation, success of the target call).
     pub(crate) executed: Vec<(u64, bool)>,
 }
 
@@ -199,7 +199,7 @@ impl Receipt {
     }
 }
 
-/// What a contract can see of where it runs.
+/// Execution environment visible to a contract.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Surroundings {
     pub(crate) number: u64,
@@ -207,20 +207,20 @@ pub(crate) struct Surroundings {
     pub(crate) base_fee: u128,
     pub(crate) gas_price: u128,
     pub(crate) coinbase: Address,
-    /// In a block, not in a simulation: nobody sees that but a target of the simulator's own.
+    /// True in a block, false in a simulation: visible only to the simulator's own targets.
     pub(crate) is_real: bool,
 }
 
-/// Who proposes blocks.
+/// Proposer of all blocks.
 pub(crate) const PROPOSER: Address = Address::repeat_byte(0x9b);
 
 impl Surroundings {
-    /// In a block.
+    /// The environment in a block.
     pub(crate) const fn real(number: u64, timestamp_s: u64, base_fee: u128, gas_price: u128) -> Self {
         Self { number, timestamp_s, base_fee, gas_price, coinbase: PROPOSER, is_real: true }
     }
 
-    /// In a plain call on the state of a block: no fees, nobody proposes it.
+    /// The environment of a plain call on the state of a block: no fees, no proposer.
     pub(crate) const fn call(number: u64, timestamp_s: u64) -> Self {
         Self { number, timestamp_s, base_fee: 0, gas_price: 0, coinbase: Address::ZERO, is_real: false }
     }
@@ -259,7 +259,7 @@ impl Block {
         }
     }
 
-    /// The transaction that used a nonce of `sender`.
+    /// The transaction that used a nonce of `sender`, with its receipt; `None` if none did.
     pub(crate) fn spender(self: &Arc<Self>, sender: Address, nonce: u64) -> Option<(&Arc<Tx>, &Receipt)> {
         let mut block = self;
         loop {
@@ -286,7 +286,7 @@ impl Block {
         spec.base_fee.next(&self.header(), &[]).map_or(self.base_fee, |fee| fee.value())
     }
 
-    /// All blocks from this one back.
+    /// This block and all its ancestors, newest first.
     pub(crate) fn back(self: &Arc<Self>) -> impl Iterator<Item = &Arc<Self>> {
         std::iter::successors(Some(self), |block| block.parent.as_ref())
     }
@@ -302,7 +302,7 @@ impl Drop for Block {
     }
 }
 
-/// Runs what a transaction says on `state`, which is changed.
+/// Executes a transaction's content on `state`, which is changed.
 pub(crate) fn run(
     content: &Content,
     gas_limit: u64,
@@ -316,7 +316,7 @@ pub(crate) fn run(
         Content::Call(to, op) => {
             gas += 25_000;
             if fails(*to) {
-                // Its own transaction failed: that is its outcome.
+                // Its own transaction failed: that is the request's outcome.
                 return (false, gas.min(gas_limit), logs, vec![(*op, false)]);
             }
             executed.push((*op, true));
@@ -339,7 +339,8 @@ pub(crate) fn run(
                 }
                 let deed = hostile::deed(item.to, state, around);
                 if deed == Deed::TakesAll {
-                    // The trust check gets all but a 64th of what is left, and does not say yes: the request is skipped.
+                    // The trust check uses all but a 64th of the remaining gas, and does not return true: the request
+                    // is skipped.
                     let left = gas_limit.saturating_sub(gas);
                     gas += left - left / 64;
                     continue;
@@ -355,7 +356,7 @@ pub(crate) fn run(
                 logs.push(Log { address: FORWARDER, data: event.encode_log_data() });
             }
             if gas > gas_limit {
-                // Everything is burnt.
+                // All gas is consumed.
                 (state.users, state.served) = (before, served);
                 return (false, gas_limit, Vec::new(), Vec::new());
             }
@@ -364,7 +365,7 @@ pub(crate) fn run(
     (true, gas.min(gas_limit), logs, executed)
 }
 
-/// Puts `tx` into the block that is being built, if it can go there.
+/// Executes `tx` in the block under construction; `None` if it is not valid there.
 pub(crate) fn include(
     tx: &Tx,
     state: &mut State,

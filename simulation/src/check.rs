@@ -1,4 +1,4 @@
-//! What must hold, looked at after every step, and at the end against the chain.
+//! Invariants, checked after every step, and at the end against the chain.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,69 +25,72 @@ use crate::{
     world::{World, short},
 };
 
-/// What no attempt exceeds, wei per gas: the tuning's default.
+/// Highest fee cap of any attempt, wei per gas: the tuning's default.
 const CEILING: u128 = 1_000_000_000_000;
 
 /// The tuning's default.
 const REPLAN_AFTER_BLOCKS: u64 = 3;
-/// Depth of a surprise from which on the relay must know of it: it asks about it at [`REPLAN_AFTER_BLOCKS`].
+/// Depth from which the relay must know of an unexpected outcome: it queries outcomes at [`REPLAN_AFTER_BLOCKS`].
 const SUSPECT_BLOCKS: u64 = REPLAN_AFTER_BLOCKS + 5;
-/// More than replacements of an honest tip come to, wei per gas.
+/// Upper bound on the tip of replacements that start from an honest tip, wei per gas.
 const MOST_TIP: u128 = 100_000_000_000;
 
-/// Most gas of an honest request in a transaction of its own.
+/// Upper bound on the gas of an honest request in a transaction of its own.
 const LARGEST_ALONE_GAS: u128 = 250_000;
 
-/// How far a chain's clock may be ahead of ours where nothing is said of it.
+/// Largest lead of a chain's clock over ours in scenarios without a wrong clock.
 const CLOCK_LEAD: Duration = Duration::from_secs(4);
 
-/// More than a request reserves where L1 charges what it does: [`CEILING`] for a million gas, wei.
+/// Upper bound on a request's reservation at the simulated L1 fees: [`CEILING`] for a million gas, wei.
 const MOST_RESERVED: u64 = 1_000_000_000_000_000_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
-    /// A transaction failed as a whole, in some block.
+    /// True once a transaction failed as a whole, in any block.
     has_failed: bool,
-    /// Transactions that some node took.
+    /// Transactions that some node accepted.
     pub(crate) taken: BTreeSet<B256>,
-    /// Payloads that were sent, and how often without a clear no that was heard.
+    /// Payloads that were sent, with the number of sends for which the relay heard no clear refusal.
     unrefused: BTreeMap<B256, (Arc<Tx>, u32)>,
-    /// Lanes that the relay said to lack money.
+    /// Lanes that the relay reported as underfunded.
     underfunded: BTreeSet<Address>,
     events: usize,
-    /// Status and number of events.
+    /// Last status and number of events.
     requests: BTreeMap<RequestId, (Status, u32)>,
-    /// When its status last changed.
+    /// Time of the last change of status.
     since: BTreeMap<RequestId, u64>,
     ops: BTreeMap<RequestId, u64>,
-    /// What a nonce carries.
+    /// Payload of each nonce: target and calldata.
     payloads: BTreeMap<(Address, u64), (Address, Bytes)>,
-    /// Nonces under which an operation was sent.
+    /// Nonces with which an operation was sent.
     carried: BTreeMap<u64, BTreeSet<(Address, u64)>>,
-    /// Nonces of the lanes that were used so deep that forwards left out there may be sent again, at any time.
+    /// By lane, the next account nonce as of a block deep enough that forwards left out below it may be sent again, at
+    /// any time.
     deep: BTreeMap<Address, u64>,
-    /// Operations about which the ledger was told something that it forgot: what became of them is unknown.
+    /// Operations whose records were lost with the ledger: their outcome is unknown to it.
     pub(crate) forgotten: BTreeSet<u64>,
-    /// Blocks of a clock far ahead, by when they were there: one that replaces many takes a second for each.
+    /// Blocks whose timestamp is far ahead, as (time of mining, timestamp): a branch that replaces many blocks takes
+    /// one second for each.
     hurried: Vec<(Timestamp, Timestamp)>,
 }
 
 impl Checker {
-    /// A block's clock, at this time.
+    /// Records a block's timestamp `clock` at time `now`.
     pub(crate) fn see_clock(&mut self, now: Timestamp, clock: Timestamp) {
         if clock > now.saturating_add(CLOCK_LEAD) {
             self.hurried.push((now, clock));
         }
     }
 
-    /// Whether it was past for the chain well before it was past by the wall clock: nobody may send it then (I7).
+    /// True if the request expired because its validity ended by the chain's clock well before it ended by the wall
+    /// clock: it must not be sent then (I7).
     fn was_cut_short(&self, record: &RequestRecord) -> bool {
         let is_between =
             |(now, clock): &(Timestamp, Timestamp)| *now < record.valid_until && record.valid_until <= *clock;
         record.status == Status::Expired && self.hurried.iter().any(is_between)
     }
 
-    /// The ledger is an older one from now on.
+    /// Handles the restoration of an older ledger.
     pub(crate) fn restored(&mut self, store: &MemoryStore) {
         let open: Vec<u64> = self.ops.values().copied().collect();
         self.forgotten.extend(open);
@@ -113,7 +116,7 @@ impl World {
         Some(op)
     }
 
-    /// Where an operation was executed on the chain up to `last`, and how.
+    /// Successes of the executions of an operation on the chain up to block `last`, newest first.
     fn executions(&self, op: u64, last: u64) -> Vec<bool> {
         let Some(from) = self.head.at(last.min(self.head.number)) else { return Vec::new() };
         let mut found = Vec::new();
@@ -145,7 +148,7 @@ impl World {
         }
     }
 
-    /// Bytes are about to leave.
+    /// Checks bytes that are about to be sent.
     pub(crate) fn check_send(&mut self, raw: &Bytes) {
         let hash = keccak256(raw);
         let now = self.now();
@@ -188,14 +191,14 @@ impl World {
         }
     }
 
-    /// The relay hears that a node does not take these bytes.
+    /// Notes that the relay received a node's refusal of these bytes.
     pub(crate) fn note_refusal(&mut self, raw: &Bytes) {
         if let Some((_, count)) = self.checker.unrefused.get_mut(&keccak256(raw)) {
             *count = count.saturating_sub(1);
         }
     }
 
-    /// A block came: what is `replan_after_blocks` deep now.
+    /// Updates, after a new block, the nonces that are `replan_after_blocks` deep now.
     pub(crate) fn note_depth(&mut self) {
         let Some(block) = self.head.at(self.head.number.saturating_sub(REPLAN_AFTER_BLOCKS - 1)).cloned() else {
             return;
@@ -212,12 +215,12 @@ impl World {
         operations.all(|operation| matches!(operation.item.submission.kind, SubmissionKind::Forward(_)))
     }
 
-    /// Some node took a payload with this nonce, and with `op` if one is named; or may have.
+    /// True if a node accepted, or may have accepted, a payload with this nonce, and with `op` if given.
     fn was_taken(&self, (sender, nonce): (Address, u64), op: Option<u64>) -> bool {
         let is_it = |tx: &&Arc<Tx>| {
             tx.sender == sender && tx.nonce == nonce && tx.is_payload() && op.is_none_or(|op| tx.ops().contains(&op))
         };
-        // A call whose answer was lost, or that comes later, counts as one that arrived.
+        // A call whose answer was lost, or that arrives late, counts as one that arrived.
         let mut unrefused = self.checker.unrefused.values().filter(|(_, count)| *count > 0).map(|(tx, _)| tx);
         unrefused.any(|tx| is_it(&tx))
             || self.known.values().filter(is_it).any(|tx| self.checker.taken.contains(&tx.hash))
@@ -234,7 +237,7 @@ impl World {
             ));
         }
         let place = (tx.sender, tx.nonce);
-        // What no node took may make way for another payload, and its members go elsewhere.
+        // A payload that no node accepted may be replaced by another one, and its members move to other transactions.
         let is_other = self.checker.payloads.get(&place).is_some_and(|said| *said != (tx.to, tx.data.clone()));
         if is_other && !self.was_taken(place, None) {
             self.count("refused by all nodes, replaced");
@@ -252,13 +255,13 @@ impl World {
         let Some(settled) = self.head.at(last).cloned() else { return };
         for op in tx.ops() {
             let before: Vec<(Address, u64)> = self.checker.carried.get(&op).into_iter().flatten().copied().collect();
-            // Under this nonce already: a replacement changes nothing.
+            // Already sent under this nonce: a replacement changes nothing.
             let is_known = before.contains(&place);
             for (sender, nonce) in before {
                 if is_known || !self.was_taken((sender, nonce), Some(op)) {
                     continue;
                 }
-                // What has its guard on chain need not wait for finality (the exception of I3).
+                // A forward is guarded on chain and need not wait for finality (the exception of I3).
                 let is_deep = self.checker.deep.get(&sender).is_some_and(|next| *next > nonce);
                 if settled.state.nonce(sender) <= nonce && !(is_deep && self.is_forward(op)) {
                     return self.violate(format!(
@@ -275,13 +278,13 @@ impl World {
             }
             self.checker.carried.entry(op).or_default().insert(place);
         }
-        // I4: no new batch under a nonce that is used for good, where every node tells the truth at once.
+        // I4: no new batch under a nonce that is used for good, if every node tells the truth at once.
         let faults = &self.plan.faults;
         let is_plain = faults.lag + faults.lies + faults.slow + faults.late + faults.errors == 0 && faults.outages == 0;
         if is_plain && is_new && settled.state.nonce(tx.sender) > tx.nonce {
             self.violate(format!("I4: a payload is sent under nonce={}, which is used for good", tx.nonce));
         }
-        // I4: what is below is used, or ours.
+        // I4: every lower nonce is used, or ours.
         let used = self.head.state.nonce(tx.sender).max(settled.state.nonce(tx.sender));
         if self.faults.strangers == 0
             && self.plan.faults.strangers == 0
@@ -297,7 +300,7 @@ impl World {
         }
     }
 
-    /// A pool that compares caps refuses a replacement that was meant to be one.
+    /// Checks a refusal by a pool that compares fee caps: it must not be of a deliberate replacement (I6).
     pub(crate) fn check_replacement(&mut self, node: usize, held: &Tx, raw: &Bytes) {
         let Some(new) = self.fees_of(raw) else { return };
         let compares_caps = matches!(
@@ -310,7 +313,8 @@ impl World {
                 | ClientRule::Ethrex
                 | ClientRule::Anvil
         );
-        // Where the ceiling leaves no room to outbid, a cancel is tried all the same, in case nobody holds it any more.
+        // If the ceiling leaves no room to outbid, a cancel is tried all the same, in case no pool holds the
+        // transaction any more.
         let is_remembered = self.store.attempt(held.hash).is_some();
         let has_room = held.fees.max_fee_per_gas / 10 * 11 + 20 <= CEILING;
         if compares_caps
@@ -331,7 +335,7 @@ impl World {
         }
     }
 
-    /// Something is committed: I10, and I1 of every end that it tells.
+    /// Checks a commit: I10, and I1 for each end in it.
     pub(crate) fn check_commit(&mut self) {
         let events = self.store.events_from(self.checker.events);
         for event in events {
@@ -375,7 +379,7 @@ impl World {
             }
             let now = self.now();
             let since = self.checker.since.insert(id, now).unwrap_or(now);
-            // In a transaction it is the chain that keeps it waiting.
+            // A request in a transaction waits for the chain, not for the relay.
             let was_waiting = before.is_some_and(|(status, _)| status == Status::Queued);
             if event.status == Status::Expired && was_waiting && self.plan.is_strict {
                 self.check_starved(id, op, now - since);
@@ -384,7 +388,7 @@ impl World {
         self.check_budget();
     }
 
-    /// I8 at every moment: what is reserved and what is spent fit the budget, but for what one cancel costs beyond it.
+    /// I8 at every moment: reservations and costs fit the budget, except for the cost of one cancel beyond it.
     fn check_budget(&mut self) {
         let Some(limit) = self.plan.budget.filter(|_| !self.plan.faults.restores_backup) else { return };
         let mut sum = U256::ZERO;
@@ -404,7 +408,7 @@ impl World {
         }
     }
 
-    /// Nothing kept this request from being executed, and still it expired.
+    /// Checks a request that expired: something must have kept it from being executed.
     fn check_starved(&mut self, id: RequestId, op: u64, waited_ms: u64) {
         const PATIENCE_BLOCKS: u64 = 14;
         let Some((_, user, nonce)) = self.store.request(id).and_then(|record| record.sequence) else { return };
@@ -417,7 +421,7 @@ impl World {
         }
     }
 
-    /// A request has ended: does the chain agree for good?
+    /// Checks a request that has ended: the final chain must agree.
     fn check_end(&mut self, id: RequestId, op: u64, status: Status, reason: Option<Reason>) {
         if self.checker.forgotten.contains(&op) {
             return;
@@ -444,8 +448,8 @@ impl World {
         }
     }
 
-    /// I12: what final transactions took from the lanes is what requests and accounts bear, to the wei. And what a hostile
-    /// tenant cost beyond what others were charged is at most its budget and one cancel.
+    /// I12: the cost of final transactions to the lanes equals the sum borne by requests and accounts, to the wei. And
+    /// the part that honest tenants do not bear is at most the hostile tenant's budget and one cancel.
     fn check_conservation(&mut self) {
         if self.plan.faults.restores_backup {
             return;
@@ -497,7 +501,8 @@ impl World {
         }
     }
 
-    /// I3: a transaction is the operator's cost (`replan`) only where others had executed all that it holds before.
+    /// I3: a transaction is the operator's cost (`replan`) only if all its members were executed before by other
+    /// transactions.
     fn check_replans(&mut self) {
         if self.plan.faults.restores_backup {
             return;
@@ -522,11 +527,11 @@ impl World {
         }
     }
 
-    /// Whether a request was accepted before L1 asked more than was reserved for its data, and was in no block then: it must not be sent for the
-    /// first time then, unless others in its transaction pay.
+    /// True if a request was accepted before the L1 data fee rose above its reservation, and was in no block then: it
+    /// must not be sent for the first time then, unless other members of its transaction pay.
     fn has_seen_rise(&self, record: &RequestRecord) -> bool {
         let Some(fee) = &self.plan.data_fee else { return false };
-        // From the block before it on, whose price it was accepted at.
+        // From the block before acceptance on, at whose price the request was accepted.
         let since = record.accepted_at.as_secs().saturating_sub(self.spec.block_time_ms.div_ceil(1_000) + 1);
         let life = since..=record.updated_at.as_secs();
         let end = record.block_number.unwrap_or(u64::MAX);
@@ -539,7 +544,8 @@ impl World {
         is_dear && was_cheap
     }
 
-    /// Operations for which data became too dear and that ended so, and those of the same users behind them.
+    /// Operations for which data became too expensive and whose status satisfies `is_end`, and operations of the same
+    /// users behind them.
     fn held_by_data(&self, is_end: impl Fn(Status) -> bool) -> BTreeSet<u64> {
         let forwards = self.operations.iter().filter_map(|operation| match &operation.item.submission.kind {
             SubmissionKind::Forward(forward) => Some((operation, forward)),
@@ -549,7 +555,7 @@ impl World {
         let is_too_dear = |operation: &Operation| {
             record_of(operation).is_some_and(|record| is_end(record.status) && self.has_seen_rise(&record))
         };
-        // Of each user those that were held, and until when.
+        // By user, the nonces of held requests, and the time until which each was held.
         let mut held: BTreeMap<Address, Vec<(U256, u64)>> = BTreeMap::new();
         for (operation, forward) in forwards.clone().filter(|(operation, _)| is_too_dear(operation)) {
             let block = record_of(operation).and_then(|record| self.head.at(record.block_number?));
@@ -565,7 +571,7 @@ impl World {
         behind.chain(self.operations.iter().filter(|operation| is_too_dear(operation)).map(|it| it.op)).collect()
     }
 
-    /// What became of honest tenants' operations, as far as the rules let them go.
+    /// Outcome of honest tenants' operations, except those that may be held because of the data fee.
     pub(crate) fn landed(&self) -> BTreeMap<u64, Landing> {
         let honest = self.operations.iter().filter(|operation| operation.op < hostile::FIRST_OP);
         let held = self.held_by_data(|_| true);
@@ -589,25 +595,25 @@ impl World {
             .collect()
     }
 
-    /// I14: faults and hostile tenants end no honest request.
+    /// I14: faults and hostile tenants make no honest request fail.
     fn check_landed(&mut self) {
         if !self.plan.must_land {
             return;
         }
-        // Above their ceilings, or where a single one costs more than nodes take, nobody can land.
+        // Above the ceilings, or if a single request costs more than nodes accept, no request can land.
         let cap = self.plan.hostility.fee_cap_wei;
         let most = if cap == 0 { CEILING / 2 } else { cap / LARGEST_ALONE_GAS };
         if self.head.back().any(|block| block.base_fee > most) {
             return;
         }
-        // And where no lane has money for one more, they may wait for that; unless a hostile tenant had it spent.
+        // If no lane has money for one more, requests may wait for it, unless a hostile tenant caused the spending.
         let needed = U256::from(LARGEST_ALONE_GAS).saturating_mul(U256::from(self.plan.base_fee.saturating_mul(3)));
         let is_poor = self.plan.hostility.operations == 0;
         if is_poor && self.keys.iter().all(|key| self.head.state.balance(key.address()) < needed) {
             return;
         }
         let held = self.held_by_data(|status| status == Status::Expired);
-        // Users whose earlier request may have ended otherwise: those behind it wait for it.
+        // Users with an earlier request that may have ended otherwise: their later requests wait for it.
         let mut behind: BTreeSet<Address> = BTreeSet::new();
         for place in 0..self.operations.len() {
             let operation = &self.operations[place];
@@ -642,7 +648,7 @@ impl World {
         }
     }
 
-    /// What the relay says of its lanes: one whose transaction was refused for want of money is named as such.
+    /// Notes the lanes that the relay reports as underfunded: those whose transaction was refused for lack of funds.
     pub(crate) fn look_at_lanes(&mut self, lanes: &[LaneStatus]) {
         for lane in lanes.iter().filter(|lane| lane.paused.as_deref() == Some("underfunded")) {
             if self.checker.underfunded.insert(lane.sender) {
@@ -651,7 +657,8 @@ impl World {
         }
     }
 
-    /// Whether a request to `target` had a transaction for itself that did not execute it, so deep that every node has shown it.
+    /// True if a request to `target` had a transaction of its own that did not execute it, so deep that every node has
+    /// shown it.
     fn is_suspect(&self, target: Address) -> bool {
         let is_alone =
             |tx: &Tx| matches!(&tx.content, Content::Batch(items) if items.len() == 1 && items[0].to == target);
@@ -662,8 +669,9 @@ impl World {
             .any(|block| block.txs.iter().any(|(tx, receipt)| is_alone(tx) && receipt.executed.is_empty()))
     }
 
-    /// Who shares a transaction with a target that its tenant does not name: one signer, or the same target's of as many
-    /// further signers as it has clean runs. And a target that looks at fees finds in a simulation what it will find on chain.
+    /// Checks the members of a transaction with a target that its tenant does not name: they are of one signer, or all
+    /// for that target and of at most one further signer per clean run. And a target that depends on fees must be
+    /// found out in the simulation: it behaves there as on chain.
     fn check_company(&mut self, tx: &Tx) {
         let Content::Batch(items) = &tx.content else { return };
         if !items.iter().any(|item| HostileTarget::at(item.to).is_some()) {
@@ -699,7 +707,7 @@ impl World {
         }
     }
 
-    /// Nothing is left to happen.
+    /// Final checks, when nothing is left to happen.
     pub(crate) fn check_final(&mut self) {
         self.check_conservation();
         self.check_replans();
@@ -744,10 +752,10 @@ impl World {
                 spent += counted;
             }
         }
-        // What a transaction took beyond its members' shares: without one that failed there is nothing that they did not cover.
+        // Cost of transactions beyond their members' shares: unless a transaction failed, the shares cover everything.
         let overrun = self.store.accounts().into_iter().filter(|row| row.account == CostAccount::Overrun);
         let overrun = overrun.fold(U256::ZERO, |sum, row| sum + row.wei);
-        // Where most nodes lag by more than finality, what is settled may not be final.
+        // If most nodes lag by more than finality, settled transactions may not be final.
         let is_honest = self.plan.hostility.operations == 0;
         if is_honest && !overrun.is_zero() && !self.checker.has_failed && self.plan.behind_ms == 0 {
             self.violate(format!("I13: {overrun} wei were not reserved, and no transaction failed"));

@@ -1,5 +1,5 @@
-//! Those who mean harm: a tenant, its targets and its signers, nodes with limits and lies of their own. All of it is drawn from a
-//! second generator, so that a seed without them stays the run that it was.
+//! Hostile parties: a tenant, its targets and its signers, nodes with limits and lies of their own. All of it is drawn
+//! from a second generator, so that the run of a seed without them does not change.
 
 use std::collections::BTreeSet;
 
@@ -17,23 +17,23 @@ use crate::{
     world::EPOCH_MS,
 };
 
-/// How often [`HostileTarget::Patient`] behaves.
+/// Number of honest executions of [`HostileTarget::Patient`].
 pub(crate) const PATIENCE: u64 = 20;
 
-/// The tenant that means harm.
+/// The hostile tenant.
 pub(crate) const TENANT: &str = "mallory";
 
-/// First byte of hostile targets' addresses; kind, way and, for fresh ones, the operation follow.
+/// First byte of hostile targets' addresses; followed by kind, gas use and, for fresh ones, the operation.
 const MARK: u8 = 0xbd;
 
-/// Its operations are numbered from here.
+/// First number of its operations.
 pub(crate) const FIRST_OP: u64 = 1_000_000;
 
-/// A target that is honest in simulations, and what tells it that it is on chain.
+/// A target that is honest in simulations; each variant names the sign by which it detects a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum HostileTarget {
-    /// Harmless; its signer may not be.
+    /// Harmless target; its signer may be hostile.
     None,
     /// The transaction has a price.
     GasPrice,
@@ -47,13 +47,13 @@ pub enum HostileTarget {
     Clock,
     /// A transaction in front of the batch has flipped it.
     Flipped,
-    /// As [`Self::Hidden`], another address for each request.
+    /// As [`Self::Hidden`], with another address for each request.
     Fresh,
     /// Honest twenty times, then as [`Self::Hidden`].
     Patient,
-    /// As [`Self::Hidden`], and it does not burn: it fails.
+    /// As [`Self::Hidden`], but it reverts instead of burning gas.
     Reverting,
-    /// Whatever simulations tell it of the block, it knows one.
+    /// It detects a block whatever block context a simulation has.
     Hidden,
 }
 
@@ -72,7 +72,8 @@ impl HostileTarget {
         Self::Hidden,
     ];
 
-    /// Its address: one that takes all gas in the forwarder's trust check, or one that uses what it was given.
+    /// Its address: of a target that takes all gas in the forwarder's trust check, or of one that uses only its
+    /// request's gas.
     fn address(self, takes_all: bool, op: u64) -> Address {
         if self == Self::None {
             return GOOD;
@@ -85,30 +86,30 @@ impl HostileTarget {
         Address::from(bytes)
     }
 
-    /// Which one stands at `address`, and whether it takes all gas.
+    /// The target at `address`, and true if it takes all gas.
     pub(crate) fn at(address: Address) -> Option<(Self, bool)> {
         let kind = Self::ALL.into_iter().find(|kind| *kind as u8 == address[1])?;
         (address[0] == MARK && address[3] == MARK).then_some((kind, address[2] == 1))
     }
 
-    /// Simulations in the surroundings in which it will run show what it does.
+    /// True if a simulation in the surroundings of its block shows its behaviour.
     pub(crate) const fn shows_in_simulation(self) -> bool {
         matches!(self, Self::GasPrice | Self::BaseFee | Self::Coinbase)
     }
 }
 
-/// What a target does with a request.
+/// A target's behaviour on a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Deed {
     Honest,
-    /// It takes all gas that is left when it is asked whether it trusts the forwarder, but the last 64th.
+    /// It uses all but the last 64th of the remaining gas in the forwarder's trust check.
     TakesAll,
     /// It uses the gas of its request.
     UsesOwn,
     Fails,
 }
 
-/// What the target at `to` does.
+/// Behaviour of the target at `to`.
 pub(crate) fn deed(to: Address, state: &State, around: &Surroundings) -> Deed {
     let Some((kind, takes_all)) = HostileTarget::at(to) else { return Deed::Honest };
     let is_real = match kind {
@@ -130,12 +131,12 @@ pub(crate) fn deed(to: Address, state: &State, around: &Surroundings) -> Deed {
     }
 }
 
-/// A signer who deceives.
+/// A deceptive signer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostileSigner {
-    /// Signs as others do.
+    /// Signs honestly.
     None,
-    /// Leaves out a nonce, and sends it last or never.
+    /// Skips a nonce, and sends it last or never.
     Gap,
     /// Always the shortest deadline.
     Hasty,
@@ -143,34 +144,34 @@ pub enum HostileSigner {
     Tight,
     /// As [`Self::Tight`], with the usual deadlines.
     PricedOut,
-    /// So much gas that the lanes can't pay for it.
+    /// A gas limit that the lanes can't pay for.
     Huge,
     /// The largest calldata beside small members.
     Bulky,
     /// Uses the nonce itself, in front of the batch, so that the forwarder skips the request.
     Skipped,
-    /// What it asks for is in no block.
+    /// Its requests are included in no block.
     Ignored,
 }
 
-/// A node that lies in one thing, always.
+/// A lie that a node always tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lie {
-    /// None does.
+    /// No lie.
     None,
-    /// Simulations fail, it says.
+    /// Simulations fail.
     Refuses,
-    /// Simulations succeed, it says.
+    /// Simulations succeed.
     Praises,
     /// Its blocks are an hour ahead.
     Time,
-    /// Tips are a thousand times what they are.
+    /// Tips are a thousand times too high.
     Tip,
-    /// Its head is a thousand blocks further.
+    /// Its head is a thousand blocks ahead.
     Head,
-    /// L1 costs a hundred million times what it does.
+    /// L1 costs are a hundred million times too high.
     DataFee,
-    /// Transactions are in blocks that will never be there.
+    /// Transactions are in blocks that will never exist.
     BlockAbove,
     /// Transactions are in one of the first blocks.
     BlockBelow,
@@ -180,61 +181,61 @@ pub enum Lie {
     NoReceipts,
 }
 
-/// What is hostile in a run. [`Self::NONE`] by default.
+/// Hostile elements of a run. [`Self::NONE`] by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hostility {
     /// Requests of the hostile tenant.
     pub operations: u64,
-    /// They come within two seconds.
+    /// True if they come within two seconds.
     pub is_flood: bool,
     /// Its budget, gas at the first base fee.
     pub budget_gas: u64,
     /// Its targets.
     pub target: HostileTarget,
-    /// They take all gas that is left, not only their request's.
+    /// True if they take all remaining gas, not only their request's.
     pub takes_all: bool,
-    /// The tenant's policy names its target.
+    /// True if the tenant's policy names its target.
     pub is_named: bool,
     /// Its signers.
     pub signer: HostileSigner,
-    /// Blocks in whose front something is done against a batch, thousandths.
+    /// Share of blocks with an attack in front of a batch, thousandths.
     pub in_front: u32,
-    /// What the first node lies about.
+    /// Lie of the first node.
     pub lie: Lie,
-    /// When the first node stands still for good, ms; 0 for never.
+    /// Time at which the first node freezes for good, ms; 0 for never.
     pub frozen_at_ms: u64,
-    /// The first node is so many ms behind, and moves; 0 for not.
+    /// Lag of the first node, which keeps advancing, ms; 0 for none.
     pub behind_ms: u64,
-    /// When the last node is gone for good and answers anything but JSON-RPC, ms; 0 for never.
+    /// Time from which the last node is gone for good and answers anything but JSON-RPC, ms; 0 for never.
     pub gone_at_ms: u64,
-    /// Most that each node lets a transaction cost, wei; 0 for no limit.
+    /// Highest transaction cost that nodes accept, wei; 0 for no limit.
     pub fee_cap_wei: u128,
-    /// Most gas of a block; 0 for the chain's usual limit.
+    /// Gas limit of a block; 0 for the chain's usual limit.
     pub block_gas: u64,
-    /// Least tip that nodes take, wei per gas; 0 for any.
+    /// Lowest tip that nodes accept, wei per gas; 0 for any.
     pub least_tip: u128,
-    /// Most transactions of one account in a node's pool; 0 for the usual.
+    /// Highest number of transactions of one account in a node's pool; 0 for the usual.
     pub pool_limit: u64,
-    /// Blocks that become final at once where the nodes have the tag, as epochs do; 0 for one by one.
+    /// Number of blocks that become final at once if the nodes have the tag, as epochs do; 0 for one by one.
     pub finality_step: u64,
-    /// No node has `eth_simulateV1`.
+    /// True if no node has `eth_simulateV1`.
     pub has_no_simulation: bool,
-    /// Blocks of which nodes still have the state; 0 for all.
+    /// Number of blocks whose state the nodes keep; 0 for all.
     pub state_blocks: u64,
-    /// There is no pool: nodes hold a nonce above the next one for a second, and then refuse it.
+    /// True if there is no pool: nodes hold a nonce above the next one for a second, and then refuse it.
     pub has_no_pool: bool,
-    /// Until when no node shows a receipt, ms.
+    /// Time until which no node shows a receipt, ms.
     pub receipts_after_ms: u64,
-    /// Blocks that begin a run of empty ones, thousandths.
+    /// Share of blocks that begin a run of empty ones, thousandths.
     pub empty_slots: u32,
-    /// The operator takes the last lane's key out at the next orderly stop.
+    /// True if the operator removes the last lane's key at the next orderly stop.
     pub removes_signer: bool,
-    /// The last lane's key comes with the next start after an orderly stop.
+    /// True if the last lane's key is added at the next start after an orderly stop.
     pub adds_signer: bool,
 }
 
 impl Hostility {
-    /// Nobody means harm.
+    /// Nothing hostile.
     pub const NONE: Self = Self {
         operations: 0,
         is_flood: false,
@@ -264,12 +265,12 @@ impl Hostility {
 }
 
 impl Hostility {
-    /// The target that the tenant's policy names.
+    /// The target named by the hostile tenant's policy; `None` if it names none.
     pub(crate) fn named_target(&self) -> Option<Address> {
         self.is_named.then(|| self.target.address(self.takes_all, 0))
     }
 
-    /// Most gas of a block.
+    /// Gas limit of a block.
     pub(crate) const fn block_gas_or(&self, usual: u64) -> u64 {
         if self.block_gas == 0 { usual } else { self.block_gas }
     }
@@ -287,12 +288,12 @@ pub(crate) const fn generator(seed: u64) -> Rng {
 }
 
 impl Plan {
-    /// What the hostile tenant may spend, wei.
+    /// Budget of the hostile tenant, wei.
     pub(crate) fn hostile_budget(&self) -> U256 {
         U256::from(self.base_fee + 3_000_000_000).saturating_mul(U256::from(self.hostility.budget_gas))
     }
 
-    /// What the hostile tenant asks for: forwards of its own users, all through the time in which honest ones come.
+    /// Operations of the hostile tenant: forwards of its own users, spread over the time in which honest ones come.
     pub(crate) fn hostile_operations(
         &self,
         rng: &mut Rng,
@@ -315,7 +316,7 @@ impl Plan {
             operations.push(self.hostile_operation(rng, &domain, signer, (op, at, nonce), chain_id, signatures));
         }
         if is_gapped && rng.permille(500) {
-            // The missing ones come after all.
+            // The skipped nonces come after all.
             for (op, signer) in (FIRST_OP + hostility.operations..).zip(&self.hostile_users) {
                 let at = EPOCH_MS + self.calm_after_ms * 4 / 5;
                 operations.push(self.hostile_operation(rng, &domain, signer, (op, at, 0), chain_id, signatures));
@@ -340,7 +341,7 @@ impl Plan {
         };
         let mut data = op_data(op).to_vec();
         if hostility.signer == HostileSigner::Bulky {
-            // What no compression makes shorter.
+            // Random bytes, which can't be compressed.
             let words = rng.within(200, 2_500);
             data.extend((0..words).flat_map(|_| rng.next().to_be_bytes()));
         }
@@ -379,9 +380,9 @@ impl Plan {
         }
     }
 
-    /// A ceiling at the price of the next block, for a request with so much gas of its own, wei.
+    /// A ceiling at the price of the next block, for a request with this gas limit, wei.
     pub(crate) fn tight_ceiling(next_base_fee: u128, gas: U256, rng: &mut Rng) -> U256 {
-        // The transaction around it, and the cancel that may take its place.
+        // Includes the transaction around it, and the cancel that may replace it.
         let whole = gas + U256::from(110_000);
         U256::from(next_base_fee + rng.within(1_000_000_000, 2_500_000_000) as u128) * whole
     }

@@ -1,4 +1,4 @@
-//! The ledger with storage that fails, and a process that dies around a commit.
+//! The ledger with storage faults, and crashes of the process around a commit.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 

@@ -1,8 +1,8 @@
 //! A deterministic world around the shipped relay.
 //!
-//! A run starts [`slackwater::relay::Relay`] on tokio's paused clock, with nodes, chain, ledger and callers that a seed
-//! decides about, kills and restarts it, and compares what it says with what the chain did. The same seed is the same run,
-//! bit by bit. `docs/simulation.md` says what is simulated.
+//! A run starts [`slackwater::relay::Relay`] on tokio's paused clock, with nodes, chain, ledger and callers driven by
+//! a seed, kills and restarts it, and compares its reports with the chain. The same seed repeats the run, bit by bit.
+//! `docs/simulation.md` describes the simulated world.
 #![cfg(feature = "world")]
 
 mod blocks;

@@ -1,4 +1,4 @@
-//! `slackwater-sim`: runs many seeds, tells what broke.
+//! `slackwater-sim`: runs many seeds and reports violations.
 #![expect(clippy::print_stdout, reason = "a program for people")]
 
 use std::{process::ExitCode, time::Instant};

@@ -1,4 +1,4 @@
-//! What a node answers, and how its answers get lost.
+//! Answers of nodes, and their loss on the way.
 
 use std::{
     fmt,
@@ -55,7 +55,7 @@ fn forwarder_code() -> &'static Bytes {
     })
 }
 
-/// The way to one node.
+/// Transport to one node.
 pub(crate) struct Wire {
     pub(crate) world: Shared,
     pub(crate) node: usize,
@@ -67,7 +67,7 @@ impl fmt::Debug for Wire {
     }
 }
 
-/// How one call goes.
+/// Fate of one call.
 enum Fate {
     Normal,
     Unreachable,
@@ -77,7 +77,7 @@ enum Fate {
     Twice,
     Error(i64, String),
     Garbage,
-    /// For good, at this time.
+    /// The node is gone for good, from this time on.
     Gone(u64),
     Unclear(i64, String),
 }
@@ -151,12 +151,12 @@ impl RpcTransport for Wire {
     }
 }
 
-/// An answer to bytes that says for sure that they were not taken.
+/// True if the answer to a broadcast certainly means that the transaction was not accepted.
 fn is_clear(code: i64, message: &str) -> bool {
     classify(code, message, None).taken() == Taken::No
 }
 
-/// The process is dead: nothing goes on.
+/// Never completes: the process is dead.
 async fn dead<T>() -> T {
     std::future::pending().await
 }
@@ -164,7 +164,7 @@ async fn dead<T>() -> T {
 enum Answer {
     Result(Value),
     Error(i64, String, Option<String>),
-    /// A nonce above the next one, where there is no pool: it is tried again in a second.
+    /// A nonce above the next one, if there is no pool: the node tries it again in a second.
     Held(i64, String),
 }
 
@@ -248,7 +248,7 @@ impl World {
             self.check_send(&bytes(&params[0]));
         }
         if self.rng.permille(faults.crash_at_call) && is_send {
-            // Between deciding to send and sending, or right after.
+            // Between the decision to send and the send, or right after.
             let when = self.now() + self.rng.within(0, 30);
             self.at(when, Event::Crash);
         }
@@ -383,7 +383,7 @@ impl World {
             Err(Refusal::FeeCap { cost, cap }) => {
                 self.count("fee cap");
                 self.note(format_args!("node {node} refuses {shown}: costs up to {cost}, cap {cap}"));
-                // As geth says it, in ether with two digits.
+                // In geth's format: ether with two decimals.
                 let ether = |wei: f64| wei / 1e18;
                 let (cost, cap) = (ether(cost.to_string().parse().unwrap_or(0.0)), ether(*cap as f64));
                 let message = format!("tx fee ({cost:.2} ether) exceeds the configured cap ({cap:.2} ether)");
@@ -433,7 +433,7 @@ impl World {
         }
     }
 
-    /// What a call says; at a node that praises everything its targets are good ones.
+    /// Decoded content of a call; a node that praises everything treats its targets as good ones.
     fn content(&self, node: usize, to: Address, from: Address, input: &Bytes) -> Content {
         let mut content = chain::content(to, from, input, &self.signatures);
         if self.is_harmful(node) && self.plan.hostility.lie == Lie::Praises {
@@ -447,7 +447,7 @@ impl World {
         content
     }
 
-    /// What L1's prices are, by this node.
+    /// L1 prices, by this node.
     fn l1_answer(&self, node: usize, to: Address, input: &Bytes, block: &Block) -> Option<Bytes> {
         let DataFeeModel::OpStack(_, mut params) = self.data_fee_at(block.number) else { return None };
         if self.is_harmful(node) && self.plan.hostility.lie == Lie::DataFee {
@@ -557,7 +557,7 @@ impl World {
         }
     }
 
-    /// What a node says that lies in one thing.
+    /// Answer of a node that lies in one thing.
     fn lie_in_one_thing(&mut self, node: usize, method: &str, params: &Value, truth: Answer) -> Answer {
         let is_simulation = method == "eth_simulateV1" || (method == "eth_call" && params[0].get("from").is_some());
         let is_lie = match self.plan.hostility.lie {
@@ -575,7 +575,7 @@ impl World {
                         && params[1] != json!("latest")
                         && params[1] != json!("pending"))
             }
-            // Told where it is made up.
+            // Told elsewhere, in the answer itself.
             Lie::Praises | Lie::DataFee | Lie::None => false,
         };
         let Answer::Result(mut value) = truth else { return truth };
@@ -622,7 +622,7 @@ impl World {
         Answer::Result(value)
     }
 
-    /// What a liar says instead.
+    /// A lying node's answer instead of the true one.
     fn lie(&mut self, node: usize, method: &str, params: &Value, truth: Answer) -> Answer {
         self.count("lie");
         let Answer::Result(mut value) = truth else { return truth };
@@ -630,7 +630,7 @@ impl World {
             "eth_getTransactionReceipt" => {
                 let tip = self.nodes[node].tip.clone();
                 if value.is_null() {
-                    // In a block, it says, and well executed.
+                    // Claims that it is in a block, and well executed.
                     let events = self.made_up(params);
                     value = json!({
                         "transactionHash": params[0], "blockNumber": quantity(tip.number.saturating_sub(self.rng.below(10))), "blockHash": tip.hash,
@@ -659,7 +659,7 @@ impl World {
                     0 => value["baseFeePerGas"] = json!(format!("{:#x}", fee.unwrap_or(0).saturating_mul(50))),
                     1 => value["gasUsed"] = json!(format!("{BLOCK_GAS:#x}")),
                     _ => {
-                        // A chain that is far ahead.
+                        // Claims a chain that is far ahead.
                         let ahead = number(&value["number"]).unwrap_or(0) + 20;
                         value["number"] = quantity(ahead);
                         value["hash"] = json!(keccak256(ahead.to_be_bytes()));
@@ -669,7 +669,7 @@ impl World {
             "eth_getBalance" => value = json!("0x0"),
             "eth_feeHistory" => value["baseFeePerGas"] = json!(["0x1", "0x1"]),
             "eth_call" => {
-                // Forwarder nonces that were never used.
+                // Claims forwarder nonces that were never used.
                 let mut data = bytes(&value).to_vec();
                 let to = address(&params[0]["to"]);
                 let is_domain = forwarder::eip712DomainCall::abi_decode(&bytes(&params[0]["input"])).is_ok();
@@ -696,7 +696,7 @@ impl World {
             .collect()
     }
 
-    /// Fees of raw bytes.
+    /// Fees of the transaction in raw bytes; `None` if it is unknown.
     pub(crate) fn fees_of(&self, raw: &Bytes) -> Option<Fees> {
         self.known.get(&keccak256(raw)).map(|tx| tx.fees)
     }

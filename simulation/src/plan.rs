@@ -1,4 +1,4 @@
-//! What a run asks of the relay, and what is done to it.
+//! Settings of a run: the callers' operations, and the faults injected.
 
 use std::{collections::BTreeSet, ops::Range, time::Duration};
 
@@ -17,74 +17,74 @@ use crate::{
     world::{EPOCH_MS, key},
 };
 
-/// The name in the forwarder's domain.
+/// Name in the forwarder's EIP-712 domain.
 pub(crate) const DOMAIN: &str = "Simulated";
 
-/// Faults: chances in thousandths, or numbers of events until it calms down.
+/// Faults: chances in thousandths, or numbers of events until the calm.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Faults {
     /// Calls that do not reach the node.
     pub lost_before: u32,
-    /// Calls that reach it, and whose answer is lost.
+    /// Calls that reach the node but whose answer is lost.
     pub lost_after: u32,
-    /// Calls that arrive long after the caller gave up.
+    /// Calls that arrive long after the caller's timeout.
     pub late: u32,
     /// Calls that arrive twice.
     pub twice: u32,
-    /// Errors in a node's own words.
+    /// Errors in the words of real nodes.
     pub errors: u32,
-    /// Answers that are no JSON-RPC.
+    /// Answers that are not JSON-RPC.
     pub garbage: u32,
-    /// Transactions that are taken, with an unclear error.
+    /// Transactions that are accepted and answered with an ambiguous error.
     pub unclear: u32,
-    /// Receipts that are there and not told.
+    /// Existing receipts that are not shown.
     pub missing_receipts: u32,
-    /// Answers of liars that are lies.
+    /// Answers of lying nodes that are lies.
     pub lies: u32,
-    /// Answers that are slow, by up to `slow_ms`.
+    /// Answers that are delayed, by up to `slow_ms`.
     pub slow: u32,
-    /// See `slow`.
+    /// Longest delay of a slow answer, ms.
     pub slow_ms: u64,
     /// Nodes that lag.
     pub lag: u32,
-    /// Transactions that a pool forgets at once.
+    /// Transactions that a pool evicts at once.
     pub evicted: u32,
     /// Transactions that do not spread.
     pub gossip_lost: u32,
     /// Senders whose turn a miner skips.
     pub ignored_by_miner: u32,
-    /// Blocks in which any attempt may be mined, not the best.
+    /// Blocks in which any attempt may be mined, not only the best.
     pub any_attempt: u32,
-    /// Blocks in which attempts that were replaced may be mined.
+    /// Blocks in which replaced attempts may be mined.
     pub revenants: u32,
-    /// Commits after which the process dies, and before which.
+    /// Commits before or after which the process crashes.
     pub crash_at_commit: u32,
-    /// Calls after which the process dies.
+    /// Broadcasts around which the process crashes.
     pub crash_at_call: u32,
-    /// Commits that fail and leave nothing.
+    /// Commits that fail without effect.
     pub storage_errors: u32,
-    /// Commits in doubt.
+    /// Commits whose outcome is in doubt.
     pub in_doubt: u32,
     /// Crashes at random moments.
     pub crashes: u64,
     /// Reorganisations.
     pub reorgs: u64,
-    /// Nodes that are away for some seconds.
+    /// Outages of a node for some seconds.
     pub outages: u64,
-    /// Transactions of somebody else with a lane's key.
+    /// Transactions of a stranger with a lane's key.
     pub strangers: u64,
-    /// Forwarder nonces of users that are used elsewhere.
+    /// Forwarder nonces of users that are used outside the relay.
     pub foreign_spends: u64,
     /// Orderly stops at random moments.
     pub stops: u64,
-    /// The ledger is lost, and an older copy comes back.
+    /// True if the ledger is lost, and an older copy is restored.
     pub restores_backup: bool,
-    /// What a stranger does with a user's nonce is taken back by a reorg.
+    /// True if a reorg reverts the use of a user's nonce outside the relay.
     pub takes_back_spends: bool,
 }
 
 impl Faults {
-    /// Everything at once, each more or less.
+    /// All faults at once, each at random strength.
     pub(crate) fn any(rng: &mut Rng) -> Self {
         let mut some = |chance: u32, most: u64| {
             if rng.permille(chance) { u32::try_from(rng.within(1, most)).unwrap_or(0) } else { 0 }
@@ -126,55 +126,55 @@ impl Faults {
     }
 }
 
-/// Something that happens at a moment that the scenario names.
+/// An event at a time that the scenario sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Happening {
     /// Somebody with the lanes' keys takes their money.
     Drain,
-    /// The newest blocks are replaced, as deep as can be.
+    /// A reorg of the greatest possible depth.
     Reorg,
 }
 
-/// What L1 charges for data: OP Stack, Fjord.
+/// L1 data fee: OP Stack, Fjord.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataFee {
     /// L1 base fee, wei per gas.
     pub l1_base_fee: u64,
-    /// Blocks with another price, from the first one on.
+    /// Blocks with another price, counted from the first one.
     pub rise: Range<u64>,
-    /// How many times as much it is then.
+    /// Factor on the price in those blocks.
     pub factor: u64,
 }
 
-/// How many blocks later a request may be executed because of somebody else: what is checked, nothing that a relay decides by.
+/// Number of blocks by which another tenant may delay a request: a bound for the check, not a setting of the relay.
 const MAX_DELAY_BLOCKS: u64 = 3;
 
-/// A run's frame.
+/// Settings of a run.
 #[derive(Debug)]
 pub struct Plan {
-    /// Faults until it calms down.
+    /// Faults until the calm.
     pub faults: Faults,
-    /// Nodes.
+    /// Number of nodes.
     pub nodes: usize,
-    /// Lanes.
+    /// Number of lanes.
     pub lanes: usize,
     /// Each lane's balance, wei.
     pub balance: U256,
     /// First base fee, wei per gas.
     pub base_fee: u128,
-    /// Blocks until one is final.
+    /// Number of blocks until one is final.
     pub finality: u64,
-    /// The chain has a finalized tag.
+    /// True if the chain has a finalized tag.
     pub has_tag: bool,
-    /// When the faults end, ms.
+    /// Time at which the faults end, ms.
     pub calm_after_ms: u64,
-    /// When lane 0 gets money, ms; 0 for never.
+    /// Time at which lane 0 gets money, ms; 0 for never.
     pub top_up_after_ms: u64,
-    /// Blocks that are full.
+    /// Range of full blocks.
     pub spike: Range<u64>,
     /// Users who sign.
     pub users: Vec<LocalSigner>,
-    /// Operations.
+    /// Number of operations.
     pub operations: u64,
     /// Share of calls, thousandths; the rest are forwards.
     pub calls: u32,
@@ -182,50 +182,50 @@ pub struct Plan {
     pub poison: u32,
     /// Shortest and longest time to the deadline, ms.
     pub slack_ms: Range<u64>,
-    /// Tenant `alpha` has a budget of so many wei.
+    /// Budget of tenant `alpha`, wei; `None` for no limit.
     pub budget: Option<U256>,
     /// Share of operations that are submitted twice at once, thousandths.
     pub twins: u32,
     /// Share of requests that are withdrawn, thousandths.
     pub withdrawn: u32,
-    /// All operations come at once, at the start.
+    /// True if all operations come at once, at the start.
     pub is_burst: bool,
-    /// Most transactions of a lane outside blocks.
+    /// Highest number of a lane's transactions in flight.
     pub max_in_flight: usize,
-    /// Most requests in one transaction.
+    /// Highest number of requests in one transaction.
     pub max_batch: usize,
-    /// Blocks before a bump.
+    /// Number of blocks before a bump.
     pub bump_after: u64,
-    /// How far block timestamps are ahead of the relay's clock, seconds.
+    /// Lead of block timestamps over the relay's clock, seconds.
     pub skew_s: i64,
-    /// Forecasts decide when to send.
+    /// True if forecasts decide the time of sending.
     pub has_forecast: bool,
-    /// All nodes but one are so many ms behind at most; 0 for none.
+    /// Largest lag of all nodes but one, ms; 0 for none.
     pub behind_ms: u64,
-    /// Nothing keeps a request from being sent: what expires although it could have been executed has starved.
+    /// True if nothing keeps requests from being sent: an executable request that expires has starved.
     pub is_strict: bool,
-    /// Whoever gave the lanes money looks whether a reorg took it back.
+    /// True if the lanes' funder checks for money reverted by a reorg.
     pub watches_money: bool,
     /// Time between blocks, ms; 0 for the preset's.
     pub block_ms: u64,
-    /// What L1 charges for data, if it does.
+    /// L1 data fee; `None` if there is none.
     pub data_fee: Option<DataFee>,
-    /// Chance does not depend on what is asked, so that the run can be compared with another one.
+    /// True if random choices do not depend on the requests, so that the run can be compared with another one.
     pub is_paired: bool,
-    /// How many blocks later than in that other run a request may be executed.
+    /// Number of blocks by which a request may be executed later than in that other run.
     pub max_delay_blocks: u64,
-    /// Every accepted request of an honest tenant to an honest target is finalized.
+    /// True if every accepted request of an honest tenant to an honest target must be finalized.
     pub must_land: bool,
-    /// What happens when, ms; beside what faults bring.
+    /// Events at set times, ms; in addition to the faults.
     pub timeline: Vec<(u64, Happening)>,
-    /// Those who mean harm.
+    /// Hostile elements.
     pub hostility: Hostility,
-    /// Users who sign for them.
+    /// Users who sign for the hostile tenant.
     pub hostile_users: Vec<LocalSigner>,
 }
 
 impl Plan {
-    /// A quiet world.
+    /// A world without faults.
     pub(crate) fn quiet(seed: u64, rng: &mut Rng) -> Self {
         let users = (0..rng.within(1, 5)).map(|user| key(seed, 0x05e4_0000 + user)).collect();
         Self {
@@ -293,7 +293,7 @@ impl Plan {
         plan
     }
 
-    /// What the tenant with the budget is charged, percent of cost.
+    /// Price for the tenant with the budget, percent of cost.
     pub(crate) fn price_percent(&self) -> u32 {
         let choice = self.budget.map_or(0, |wei| (wei % U256::from(3)).saturating_to::<usize>());
         [100, 150, 50][choice]
@@ -317,7 +317,7 @@ impl Plan {
         spec
     }
 
-    /// What the callers will ask for.
+    /// The callers' operations.
     pub(crate) fn operations(&self, rng: &mut Rng, chain_id: u64, signatures: &mut Signatures) -> Vec<Operation> {
         let domain = ForwarderDomain::new(DOMAIN, chain_id, FORWARDER);
         let mut nonces = vec![0u64; self.users.len()];
@@ -384,25 +384,25 @@ impl Plan {
     }
 }
 
-/// Something that a caller wants to happen once.
+/// An operation that a caller wants executed once.
 #[derive(Debug, Clone)]
 pub(crate) struct Operation {
     pub(crate) op: u64,
     pub(crate) tenant: &'static str,
     pub(crate) item: SubmitItem,
-    /// When it is submitted next.
+    /// Time of its next submission.
     pub(crate) next_at: u64,
-    /// Nobody submits it after this.
+    /// Time after which it is not submitted any more.
     pub(crate) gives_up_at: u64,
-    /// Submissions that are still to be made at once.
+    /// Number of concurrent submissions still to be made.
     pub(crate) tries: u32,
     pub(crate) withdraw_at: Option<u64>,
-    /// Ids that were answered with.
+    /// Request ids in the answers.
     pub(crate) accepted: BTreeSet<RequestId>,
-    /// Refused, or given up: why.
+    /// Reason why it was refused or given up; `None` if neither.
     pub(crate) end: Option<String>,
     pub(crate) under_way: u32,
-    /// The ledger that had accepted it is gone.
+    /// True if the ledger that had accepted it was lost.
     pub(crate) was_lost: bool,
 }
 

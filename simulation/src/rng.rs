@@ -1,4 +1,4 @@
-//! Chance from a seed.
+//! Seeded random numbers.
 
 /// splitmix64.
 #[derive(Debug, Clone)]

@@ -1,4 +1,4 @@
-//! One run: processes that live and die in a world.
+//! One run: successive processes in one world.
 
 use std::{
     collections::BTreeMap,
@@ -29,34 +29,34 @@ use crate::{
     world::{Counts, World},
 };
 
-/// Time after the last deadline until which everything must have ended, ms.
+/// Time limit after the last deadline for everything to end, ms.
 const BOUND_MS: u64 = 120_000;
 
-/// What came of a run.
+/// Result of a run.
 #[derive(Debug, Clone)]
 pub struct Report {
     /// Its seed.
     pub seed: u64,
     /// Hash of everything that happened, in order.
     pub hash: u64,
-    /// What did not hold, if anything.
+    /// The first violation; `None` if every check held.
     pub violation: Option<String>,
-    /// What led to it.
+    /// Events that led to it.
     pub timeline: Vec<String>,
     /// Faults and results by kind.
     pub counts: Counts,
-    /// What became of honest tenants' operations.
+    /// Outcome of honest tenants' operations.
     pub landed: BTreeMap<u64, Landing>,
 }
 
-/// What became of an operation.
+/// Outcome of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Landing {
-    /// How it ended; `None` if it was not accepted.
+    /// Final status; `None` if it was not accepted.
     pub status: Option<Status>,
-    /// The block that executed it.
+    /// Block that executed it; `None` if none did.
     pub block: Option<u64>,
-    /// What its tenant was charged for it, gas at the price that its transaction paid, data fee included.
+    /// Cost charged to its tenant, as gas at the price of its transaction, data fee included.
     pub charged_gas: u64,
 }
 
@@ -73,8 +73,8 @@ pub fn run_scenario(scenario: Scenario, seed: u64) -> Report {
     run_without(scenario, seed, None)
 }
 
-/// Runs `scenario` with `seed`, without the protection `off`; where a tenant means harm a second time without that tenant, and what
-/// honest tenants have is compared (I14).
+/// Runs `scenario` with `seed`, without the protection `off`. If a tenant is hostile, runs it a second time without
+/// that tenant, and compares the outcomes of honest tenants (I14).
 pub fn run_without(scenario: Scenario, seed: u64, off: Option<Protection>) -> Report {
     let plan = scenario.plan(seed);
     let is_compared = plan.is_paired && plan.hostility.operations > 0;
@@ -106,13 +106,13 @@ pub fn run_without(scenario: Scenario, seed: u64, off: Option<Protection>) -> Re
     report
 }
 
-/// Whether everything that happened is to be told of a run that broke something.
+/// True if the timeline of a failed run should have every line.
 fn wants_all_lines() -> bool {
     std::env::var_os("SIM_ALL_LINES").is_some()
 }
 
 impl Report {
-    /// I14 and I13: an operation of an honest tenant that has it worse than in the run `alone`.
+    /// I14 and I13: the first operation of an honest tenant with a worse outcome than in the run `alone`.
     fn compare(&self, alone: &Self, max_delay_blocks: u64) -> Option<(u64, String)> {
         let worse = |op: u64, is: &Landing, was: &Landing| {
             if is.status != was.status {
@@ -127,7 +127,7 @@ impl Report {
                     "I14: op #{op} is executed in block {block}, without the hostile tenant in {before}"
                 ));
             }
-            // An empty transaction's part depends on the company.
+            // Its share of an empty transaction's gas depends on the other members.
             let most = was.charged_gas + was.charged_gas / 20 + 21_000;
             let (is, was) = (is.charged_gas, was.charged_gas);
             (is > most).then(|| format!("I13: op #{op} is charged {is} gas, without the hostile tenant {was}"))
@@ -141,7 +141,7 @@ pub fn run(plan: Plan, seed: u64, off: Option<Protection>) -> Report {
     tell(plan, seed, off, false)
 }
 
-/// [`run`]; with all its lines even if nothing is wrong.
+/// As [`run`]; with all its lines even without a violation.
 fn tell(plan: Plan, seed: u64, off: Option<Protection>, wants_lines: bool) -> Report {
     Protection::switch_off(off);
     let spec = plan.spec();
@@ -161,7 +161,7 @@ fn tell(plan: Plan, seed: u64, off: Option<Protection>, wants_lines: bool) -> Re
             .build()
             .expect("a runtime without I/O");
         let is_over = runtime.block_on(live(&world, &spec));
-        // As after `kill -9`: no task runs to its end.
+        // As after `kill -9`: no task completes.
         drop(runtime);
         if is_over {
             break;
@@ -201,7 +201,7 @@ fn tally(world: &mut World) {
     *world.counts.0.entry("block").or_default() += blocks;
 }
 
-/// One process, from its start to its end. Returns whether the run is over.
+/// Runs one process from start to end. Returns true if the run is over.
 async fn live(world: &Shared, spec: &ChainSpec) -> bool {
     let (crash, delay) = {
         let mut world = lock(world);
@@ -210,7 +210,7 @@ async fn live(world: &Shared, spec: &ChainSpec) -> bool {
         (world.crash.clone(), delay)
     };
     let driver = tokio::spawn(drive(world.clone()));
-    // A stop that does not come from within ends it all.
+    // A crash from outside ends all tasks.
     let outcome = tokio::select! {
         biased;
         () = crash.notified() => None,
@@ -222,7 +222,7 @@ async fn live(world: &Shared, spec: &ChainSpec) -> bool {
     world.violation.is_some() || outcome.unwrap_or(false)
 }
 
-/// Lets happen what is in the calendar.
+/// Executes scheduled events.
 async fn drive(world: Shared) {
     loop {
         let (wake, at, now) = {
@@ -296,7 +296,7 @@ async fn serve(world: Shared, spec: ChainSpec, delay: u64) -> bool {
 }
 
 impl World {
-    /// Everybody has an answer, and everything has ended.
+    /// True if every caller has an answer, and every request has ended.
     fn is_settled(&self) -> bool {
         let is_answered = |operation: &crate::plan::Operation| {
             operation.under_way == 0
@@ -325,7 +325,7 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
     let chain_id = spec.chain_id;
     let mut setup = ChainSetup::new(spec);
     setup.tuning = tuning;
-    // Both tenants' calls, on any lane.
+    // For calls of both tenants, on any lane.
     let mut keys = locked.keys.clone();
     if (locked.is_signer_removed || locked.is_signer_missing) && keys.len() > 1 {
         keys.pop();
@@ -347,15 +347,15 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
         }
         policy.price_percent = if budget.is_some() && id == "alpha" { plan.price_percent() } else { 100 };
         policy.budget = budget;
-        // By name, so that they share transactions.
+        // Named, so that they share transactions.
         let targets = [GOOD, REVERTS, TRAP, BURNS].map(|target| (target, TargetRule::default()));
-        // Except a stranger's: every target, none by name; but for one that it knows and should not.
+        // Not for the hostile tenant: it may use every target and names none, or names one that it should not.
         policy.targets = match plan.hostility.named_target() {
             _ if id != hostile::TENANT => Some([(chain_id, targets.into())].into()),
             Some(target) => Some([(chain_id, [(target, TargetRule::default())].into())].into()),
             None => None,
         };
-        // Counted by the wall clock, which a simulated second does not know.
+        // Rates are counted by the wall clock, which does not follow simulated time.
         (policy.rate_per_s, policy.nonce_lookups_per_s) = (None, None);
         policy
     };
@@ -372,7 +372,7 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
     config
 }
 
-/// The callers: submit, and submit again until there is an answer.
+/// The callers: they submit, and retry until there is an answer.
 async fn call(world: Shared, relay: Relay, pace_ms: u64) {
     loop {
         let due = lock(&world).due();
@@ -422,7 +422,7 @@ impl World {
                 operation.under_way += 1;
             }
             let (item, op, tenant) = (operation.item.clone(), operation.op, operation.tenant);
-            // The same key, another wish.
+            // The same key with another request.
             if self.plan.twins > 0
                 && item.idempotency_key.is_some()
                 && self.operations[place].accepted.is_empty()
@@ -463,7 +463,7 @@ impl World {
         if is_impostor {
             if let Ok(id) = answer {
                 let wanted = self.op_of_request(id).unwrap_or(u64::MAX);
-                // Whoever came first has the key: the other one must be refused.
+                // The first submission has the key: the other one must be refused.
                 self.operations[place].accepted.insert(id);
                 self.note(format_args!("#{op}: the key's other wish #{wanted} is accepted"));
             }

@@ -8,16 +8,16 @@ use crate::{
     rng::{Rng, mix},
 };
 
-/// What a run is about.
+/// Subject of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scenario {
-    /// Everything at once.
+    /// All faults at once.
     Random,
     /// S1: a crash between any two steps.
     Crash,
     /// S2: an earlier attempt is mined after a bump, or a replacement loses.
     OldAttempt,
-    /// S3: receipts and nonces are read wrongly.
+    /// S3: wrong reads of receipts and nonces.
     WrongReads,
     /// S4: the nonce counter and the chain disagree.
     NonceDrift,
@@ -25,9 +25,9 @@ pub enum Scenario {
     Replacement,
     /// S6: reorganisations.
     Reorg,
-    /// S6: a reorg takes back what somebody else did with a user's nonce.
+    /// S6: a reorg reverts the use of a user's nonce outside the relay.
     TakenBack,
-    /// S6: most nodes are still on the branch that a reorg has replaced.
+    /// S6: most nodes are still on a branch that a reorg has replaced.
     Behind,
     /// S7: deadlines and withdrawals race with sending.
     Deadline,
@@ -37,11 +37,12 @@ pub enum Scenario {
     Funds,
     /// S10: duplicates and ambiguity.
     Duplicate,
-    /// S6: simulations refuse for good what an earlier transaction may have executed, and reorgs turn that round.
+    /// S6: simulations permanently refuse a request that an earlier transaction may have executed, and reorgs reverse
+    /// that.
     Entangled,
-    /// S9: the money that ends a shortage is taken back by a reorg, with transactions in flight.
+    /// S9: a reorg reverts the payment that ends a shortage, with transactions in flight.
     MoneyTakenBack,
-    /// S9: money for a few requests at a time, and a whole batch of them waits.
+    /// S9: money for a few requests at a time, while a whole batch of them waits.
     Scarce,
     /// S11: no pool: a nonce is refused while one below it is missing, and one broadcast in ten gets lost.
     NoPool,
@@ -51,25 +52,25 @@ pub enum Scenario {
     EmptySlots,
     /// S15: a provider is gone for good, the others have neither simulations nor old states.
     Gone,
-    /// S16: honest in simulation, burns on chain: it looks at the transaction's price.
+    /// S16: a target that is honest in simulation and burns on chain: it detects the transaction's gas price.
     GasPrice,
-    /// S16: at the base fee.
+    /// S16: as before, by the base fee.
     BaseFee,
-    /// S16: at who proposes the block.
+    /// S16: as before, by the proposer of the block.
     Coinbase,
-    /// S16: at the block's number.
+    /// S16: as before, by the block's number.
     BlockNumber,
-    /// S16: at the block's time.
+    /// S16: as before, by the block's time.
     Clock,
     /// S16: a target that a transaction in front flips.
     Flipped,
-    /// S16: another target for each request.
+    /// S16: a new target for each request.
     Fresh,
-    /// S16: a target that behaves twenty times.
+    /// S16: a target that is honest twenty times.
     Patient,
-    /// S16: one that burns again whenever its requests are planned anew.
+    /// S16: a target that burns again whenever its requests are replanned.
     Relapse,
-    /// S16: one that its tenant's policy names.
+    /// S16: a deceptive target that its tenant's policy names.
     Suspect,
     /// S16: calls that revert on chain only.
     Reverting,
@@ -79,31 +80,32 @@ pub enum Scenario {
     Hasty,
     /// S17: ceilings at the next block's price with the shortest deadline, so that lanes must cancel.
     Tight,
-    /// S17: ceilings at the next block's price and usual deadlines, so that lanes are blocked by what is priced out.
+    /// S17: ceilings at the next block's price and usual deadlines, so that requests priced out block the lanes.
     PricedOut,
-    /// S9: requests for which the lanes have not enough money, in front of those for which they have.
+    /// S9: requests that the lanes can't pay for, ahead of those that they can.
     Huge,
     /// S17: the largest calldata before L1's price rises.
     Bulky,
     /// S17: members whose nonce is used in front of the batch.
     Skipped,
-    /// S17: transactions that pools have and no block takes, such as those for which a rollup's provers lack room.
+    /// S17: transactions that pools accept and no block includes, such as those for which a rollup's provers lack
+    /// room.
     Ignored,
-    /// S18: nodes that take no transaction above a cost, in geth's words.
+    /// S18: nodes that refuse transactions above a cost, in geth's words.
     FeeCap,
     /// S18: blocks with less gas than a batch may have.
     BlockGas,
-    /// S18: nodes that want a tip, and say which.
+    /// S18: nodes that require a minimum tip, and name it.
     LeastTip,
-    /// S18: pools that hold few transactions of one account.
+    /// S18: pools with a low limit of transactions per account.
     PoolLimit,
-    /// S19: a node stands still.
+    /// S19: a frozen node.
     Frozen,
-    /// S19: a node lags, and moves.
+    /// S19: a lagging node that keeps advancing.
     Lagging,
-    /// S19: a node says that simulations fail.
+    /// S19: a node reports that simulations fail.
     Refuses,
-    /// S19: a node says that simulations succeed.
+    /// S19: a node reports that simulations succeed.
     Praises,
     /// S19: a node lies about time.
     LyingTime,
@@ -111,24 +113,24 @@ pub enum Scenario {
     LyingTip,
     /// S19: a node lies about its head.
     LyingHead,
-    /// S19: a node lies about what L1 charges.
+    /// S19: a node lies about the L1 data fee.
     LyingDataFee,
-    /// S19: a node lies about the blocks that transactions are in, some of which a reorg takes back.
+    /// S19: a node lies about the blocks of transactions, some of which a reorg reverts.
     LyingReceipts,
-    /// S19: a node makes up the next block, and the branch below it.
+    /// S19: a node invents the next block, and the branch below it.
     LyingBranch,
     /// S19: a node has no receipts, and counts no nonce as used in final blocks.
     NoReceipts,
-    /// S20: the operator takes out a key with transactions in flight.
+    /// S20: the operator removes a key with transactions in flight.
     RemovedSigner,
-    /// S20: the operator adds one.
+    /// S20: the operator adds a key.
     AddedSigner,
     /// S20: the chain's clock is ahead, or behind.
     WrongClock,
 }
 
 impl Scenario {
-    /// All of them.
+    /// The scenarios that take turns over the seeds.
     pub const ALL: [Self; 13] = [
         Self::Random,
         Self::Crash,
@@ -145,8 +147,8 @@ impl Scenario {
         Self::Duplicate,
     ];
 
-    /// Those in which somebody means harm, or whose faults come from a second generator. They are run by name: the seeds of
-    /// all scenarios in turn keep their meaning.
+    /// Scenarios with a hostile party, or whose faults come from a second generator. They are run by name, so that the
+    /// seeds of all scenarios in turn keep their meaning.
     pub const HOSTILE: [Self; 44] = [
         Self::Entangled,
         Self::MoneyTakenBack,
@@ -194,7 +196,7 @@ impl Scenario {
         Self::WrongClock,
     ];
 
-    /// Its plan for a seed.
+    /// Its settings for a seed.
     pub fn plan(self, seed: u64) -> Plan {
         let mut rng = Rng::new(mix(seed ^ 0x91a2));
         if self == Self::Random {
@@ -264,7 +266,7 @@ impl Scenario {
                     ..plan.faults
                 };
                 if rng.permille(500) {
-                    // One node, and most of its answers are unclear.
+                    // One node, with mostly ambiguous answers.
                     (plan.nodes, plan.faults.unclear, plan.faults.evicted) = (1, 800, 0);
                 }
                 plan.base_fee = *rng.pick(&[7, 9, 10, 11, 15_297_156, 1_000_000_000]);
@@ -339,7 +341,7 @@ impl Scenario {
             }
             Self::Entangled => {
                 (plan.calls, plan.operations) = (0, 16);
-                // Longer than it takes until simulations refuse for good.
+                // Longer than it takes until simulations refuse permanently.
                 plan.finality = 14;
                 plan.users.truncate(2);
                 plan.max_batch = usize::try_from(rng.within(2, 6)).unwrap_or(2);
@@ -357,8 +359,8 @@ impl Scenario {
                 plan.bump_after = 1;
                 plan.is_burst = true;
                 plan.slack_ms = 10_000..20_000;
-                // Transactions are in a pool, and not in a block, when their lane's money goes. More comes when all is calm,
-                // and the block that brought it is replaced a second later.
+                // Transactions are in a pool, and not in a block, when their lane's money is drained. More comes at
+                // the calm, and the block with that payment is replaced a second later.
                 plan.faults = Faults { ignored_by_miner: 1_000, ..plan.faults };
                 plan.top_up_after_ms = plan.calm_after_ms;
                 plan.timeline = vec![(5_000, Happening::Drain), (plan.calm_after_ms + 1_024, Happening::Reorg)];
@@ -368,7 +370,7 @@ impl Scenario {
         plan
     }
 
-    /// What is hostile in it, from the second generator.
+    /// Sets its hostile elements, from the second generator.
     fn harm(self, plan: &mut Plan, seed: u64, rng: &mut Rng) {
         let mut second = hostile::generator(mix(seed));
         plan.nodes = *rng.pick(&[1, 3, 3, 5]);
@@ -394,7 +396,7 @@ impl Scenario {
             Self::RemovedSigner | Self::AddedSigner | Self::WrongClock => self.operations(plan, &mut second),
             _ => self.bad_tenant(plan, &mut second),
         }
-        // Drawn last: nothing else of a seed depends on it.
+        // Drawn last: no other choice of a seed depends on it.
         if second.permille(400) {
             plan.hostility.finality_step = second.within(4, 12);
         }
@@ -417,7 +419,7 @@ impl Scenario {
                 (plan.operations, plan.max_in_flight) = (4, 8);
                 plan.block_ms = 12_000;
                 plan.slack_ms = 60_000..120_000;
-                // What is not calm lasts until there are receipts again.
+                // The faults last until receipts are shown again.
                 plan.calm_after_ms = 2_760_000;
                 plan.is_burst = true;
                 hostility.receipts_after_ms = 2_700_000;
@@ -427,7 +429,7 @@ impl Scenario {
                 plan.nodes = 3;
                 hostility.gone_at_ms = second.within(3_000, 30_000);
                 hostility.has_no_simulation = true;
-                // Some providers have no state of a block any more when it becomes final.
+                // Some providers have dropped the state of a block by the time it becomes final.
                 let kept = [plan.finality + 8, plan.finality / 2 + 2];
                 hostility.state_blocks = *second.pick(&kept);
             }
@@ -466,7 +468,7 @@ impl Scenario {
         plan.is_burst = second.permille(500);
         match self {
             Self::FeeCap => {
-                // As much as a few requests cost at most; told in ether with two digits.
+                // The highest cost of a few requests; reported in ether with two decimals.
                 plan.base_fee = 40_000_000_000;
                 plan.max_batch = 8;
                 plan.hostility.fee_cap_wei = u128::from(second.within(3, 6)) * 10_000_000_000_000_000;
@@ -530,7 +532,7 @@ impl Scenario {
                 hostility.budget_gas = 80_000_000;
             }
             Self::Relapse => {
-                // Each of its requests is skipped, and its nonce stays free.
+                // Each of its requests is skipped, and its nonce stays unused.
                 (hostility.target, hostility.takes_all) = (HostileTarget::Hidden, true);
                 hostility.budget_gas = second.within(20_000_000, 80_000_000);
             }
@@ -562,8 +564,8 @@ impl Scenario {
                 hostility.signer = HostileSigner::Ignored;
                 (hostility.is_flood, hostility.operations) = (false, second.within(4, 9));
                 (plan.calm_after_ms, plan.slack_ms) = (45_000, 100_000..150_000);
-                // Whoever is behind waits until each of those before it is given up after 12 blocks, and cancelled. Prices leave room
-                // for cancels.
+                // A later request waits until each one before it is given up after 12 blocks, and cancelled. Prices
+                // leave room for cancels.
                 plan.max_delay_blocks = 15 * (plan.max_in_flight as u64 + 1);
                 plan.base_fee = *second.pick(&[7, 15_297_156, 1_000_000_000]);
             }

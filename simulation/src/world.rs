@@ -1,4 +1,4 @@
-//! Everything outside the relay's process, and what happens to it: blocks, nodes, messages under way, crashes, time.
+//! Everything outside the relay's process, and its events: blocks, nodes, messages in transit, crashes, time.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -27,9 +27,9 @@ use crate::{
     rng::{Rng, mix},
 };
 
-/// When a world begins, Unix ms.
+/// Start of simulated time, Unix ms.
 pub(crate) const EPOCH_MS: u64 = 1_700_000_000_000;
-/// Lines that are kept for the timeline.
+/// Number of lines kept for the timeline.
 const KEPT_LINES: usize = 4_000;
 
 /// One RPC node.
@@ -37,11 +37,11 @@ const KEPT_LINES: usize = 4_000;
 pub(crate) struct Node {
     pub(crate) rule: ClientRule,
     pub(crate) tip: Arc<Block>,
-    /// How new `tip` is.
+    /// Sequence number of `tip`.
     pub(crate) seen: u64,
     /// Its pool, by sender and nonce.
     pub(crate) pool: BTreeMap<(Address, u64), Arc<Tx>>,
-    /// Blocks that it lags behind, usually.
+    /// Its usual lag, ms.
     pub(crate) lag_ms: u64,
     pub(crate) is_liar: bool,
     pub(crate) is_down_until: u64,
@@ -61,7 +61,7 @@ pub(crate) enum Event {
         node: usize,
         tx: Arc<Tx>,
     },
-    /// Bytes that arrive late, whoever waits for them.
+    /// Bytes that arrive late, whether or not a caller still waits.
     Late {
         node: usize,
         raw: Bytes,
@@ -76,26 +76,26 @@ pub(crate) enum Event {
     CalmDown,
     Backup,
     Stop,
-    /// A reorg as deep as can be.
+    /// A reorg of the greatest possible depth.
     TakeBack,
 }
 
-/// How a run went.
+/// Event counts of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts(pub(crate) BTreeMap<&'static str, u64>);
 
 impl Counts {
-    /// By name.
+    /// All counts, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.0.iter().map(|(name, count)| (*name, *count))
     }
 
-    /// One of them.
+    /// The count of `name`; 0 if it did not occur.
     pub fn of(&self, name: &str) -> u64 {
         self.0.get(name).copied().unwrap_or(0)
     }
 
-    /// Adds another run's.
+    /// Adds another run's counts.
     pub fn add(&mut self, other: &Self) {
         for (name, count) in other.iter() {
             *self.0.entry(name).or_default() += count;
@@ -110,9 +110,9 @@ pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) faults: Faults,
     pub(crate) is_calm: bool,
-    /// tokio's clock when this incarnation began, while one lives.
+    /// tokio's clock at the start of this process; `None` while none runs.
     clock: Option<Instant>,
-    /// What it was then.
+    /// Simulated time at that start, Unix ms.
     began: u64,
     pub(crate) wake: Arc<Notify>,
     pub(crate) events: BTreeMap<(u64, u64), Event>,
@@ -126,7 +126,7 @@ pub(crate) struct World {
     pub(crate) signatures: Signatures,
     pub(crate) operations: Vec<Operation>,
     pub(crate) keys: Vec<LocalSigner>,
-    /// Set while the process lies dead: nothing it started touches the world any more.
+    /// True while the process is dead: nothing it started touches the world any more.
     pub(crate) is_crashed: bool,
     pub(crate) crash: Arc<Notify>,
     pub(crate) store: MemoryStore,
@@ -136,21 +136,21 @@ pub(crate) struct World {
     pub(crate) hash: u64,
     lines: VecDeque<String>,
     pub(crate) violation: Option<String>,
-    /// What the network does with gas.
+    /// Share of a block's gas that other users take, thousandths.
     pub(crate) pressure: u64,
     pub(crate) salt: u64,
     pub(crate) incarnation: u32,
-    /// The operator stops the process.
+    /// True if the operator stops the process.
     pub(crate) wants_stop: bool,
-    /// Chance for those who mean harm.
+    /// Generator of the hostile elements.
     pub(crate) hostile_rng: Rng,
-    /// The last lane's key is not configured any more.
+    /// True once the last lane's key is removed from the configuration.
     pub(crate) is_signer_removed: bool,
-    /// It is not configured yet.
+    /// True until the last lane's key is added to the configuration.
     pub(crate) is_signer_missing: bool,
-    /// Blocks that are still to be empty.
+    /// Number of blocks that are still to be empty.
     pub(crate) empty_slots: u64,
-    /// What chance is drawn from, block by block, where runs are compared.
+    /// Seed of the random choices of each block in runs that are compared; `None` in others.
     pub(crate) paired: Option<u64>,
 }
 
@@ -229,7 +229,7 @@ impl World {
         if world.nodes.iter().filter(|node| node.is_liar).count() * 2 >= world.nodes.len() {
             world.nodes.iter_mut().for_each(|node| node.is_liar = false);
         }
-        // A liar is among the first.
+        // The lying node is one of the lagging ones.
         let behind = if world.plan.behind_ms > 0 { world.nodes.len() - 1 } else { 0 };
         for node in world.nodes.iter_mut().take(behind) {
             node.lag_ms = world.rng.within(0, world.plan.behind_ms);
@@ -237,7 +237,7 @@ impl World {
         if world.plan.hostility.behind_ms > 0 {
             world.nodes[0].lag_ms = world.plan.hostility.behind_ms;
         }
-        // Which of the nodes lies is chance.
+        // The position of the lying node is random.
         let turn = world.rng.below(world.nodes.len() as u64) as usize;
         if world.plan.hostility.behind_ms == 0 {
             world.nodes.rotate_left(turn);
@@ -246,7 +246,7 @@ impl World {
         world
     }
 
-    /// Puts what will happen into the calendar.
+    /// Schedules the events.
     fn schedule(&mut self) {
         let (from, calm) = (EPOCH_MS, EPOCH_MS + self.plan.calm_after_ms);
         let block_ms = self.spec.block_time_ms;
@@ -282,7 +282,7 @@ impl World {
         }
     }
 
-    /// A process begins: inside its runtime.
+    /// Starts the clock of a process: inside its runtime.
     pub(crate) fn start_clock(&mut self) {
         self.clock = Some(Instant::now());
         slackwater::relay::simulated::set_clock(Some(Timestamp(self.began)));
@@ -293,7 +293,7 @@ impl World {
         self.incarnation += 1;
     }
 
-    /// It ends: still inside its runtime.
+    /// Stops it: still inside the process's runtime.
     pub(crate) fn stop_clock(&mut self) {
         self.began = self.now();
         self.clock = None;
@@ -318,7 +318,7 @@ impl World {
         *self.counts.0.entry(name).or_default() += 1;
     }
 
-    /// One line of what happens: hashed, and kept for the timeline.
+    /// Records an event in one line: hashed, and kept for the timeline.
     pub(crate) fn note(&mut self, line: std::fmt::Arguments<'_>) {
         let now = self.now() - EPOCH_MS;
         let mut text = String::with_capacity(96);
@@ -335,7 +335,7 @@ impl World {
         self.lines.push_back(text);
     }
 
-    /// Time passes with nobody at the relay's place: whatever can still be mined is mined.
+    /// Time passes without a relay: the miner mines whatever is still valid.
     pub(crate) fn epilogue(&mut self) {
         self.faults.revenants = 600;
         self.faults.any_attempt = 500;
@@ -345,7 +345,7 @@ impl World {
         }
     }
 
-    /// Something is wrong: the first one ends the run.
+    /// Records a violation: the first one ends the run.
     pub(crate) fn violate(&mut self, what: String) {
         if self.violation.is_none() {
             self.note(format_args!("VIOLATION {what}"));
@@ -354,7 +354,7 @@ impl World {
         }
     }
 
-    /// Lines that mention what the violation is about, and what happened to everybody.
+    /// Lines that mention the violation's subjects, and events that concern everything.
     pub(crate) fn timeline(&self) -> Vec<String> {
         let what = self.violation.clone().unwrap_or_default();
         let words: BTreeSet<&str> = what
@@ -389,7 +389,7 @@ impl World {
         self.events.keys().next().map_or(u64::MAX, |(at, _)| *at)
     }
 
-    /// Does everything that is due.
+    /// Executes all due events.
     pub(crate) fn step(&mut self) {
         let now = self.now();
         while let Some(entry) = self.events.first_entry() {
@@ -401,7 +401,7 @@ impl World {
         }
     }
 
-    /// What L1 charges for data in a block.
+    /// L1 data fee of a block.
     pub(crate) fn data_fee_at(&self, number: u64) -> DataFeeModel {
         let Some(fee) = &self.plan.data_fee else { return DataFeeModel::None };
         let factor = if fee.rise.contains(&(number - 1_000)) { fee.factor } else { 1 };
@@ -415,25 +415,25 @@ impl World {
         DataFeeModel::OpStack(OpFork::Fjord, params)
     }
 
-    /// The first node, which is the fastest one where it does harm.
+    /// True for the first node, the fastest, if it lags, freezes or lies in this run.
     pub(crate) const fn is_harmful(&self, node: usize) -> bool {
         let hostility = &self.plan.hostility;
         node == 0 && (hostility.frozen_at_ms > 0 || hostility.behind_ms > 0 || !matches!(hostility.lie, Lie::None))
     }
 
-    /// A node that stands still for good.
+    /// True if the node is frozen for good.
     fn is_frozen(&self, node: usize) -> bool {
         let at = self.plan.hostility.frozen_at_ms;
         at > 0 && node == 0 && self.elapsed() >= at
     }
 
-    /// A provider that has gone for good: the last one.
+    /// True if the node, the last one, is gone for good.
     pub(crate) fn is_gone(&self, node: usize) -> bool {
         let at = self.plan.hostility.gone_at_ms;
         at > 0 && node + 1 == self.nodes.len() && self.elapsed() >= at
     }
 
-    /// With the next block.
+    /// Sets the lanes' balances with the next block.
     fn set_balances(&mut self, now: u64, wei: U256) {
         let head = self.head.clone();
         let mut state = head.state.clone();
@@ -527,7 +527,7 @@ impl World {
                 }
                 self.pressure = 450;
                 if self.plan.top_up_after_ms > 0 {
-                    // A reorg may have taken back the first one.
+                    // A reorg may have reverted the first payment.
                     self.at(now + 10, Event::TopUp);
                 }
             }
@@ -540,7 +540,7 @@ pub(crate) fn short(hash: B256) -> String {
     hash.to_string()[..8].to_owned()
 }
 
-/// A key from a number.
+/// A key derived from a seed and a number.
 pub(crate) fn key(seed: u64, number: u64) -> LocalSigner {
     let mut bytes = [0; 32];
     bytes[8..16].copy_from_slice(&mix(seed ^ number).to_be_bytes());

@@ -4,13 +4,13 @@
 
 use slackwater_simulation::{Counts, Protection, Report, Scenario, run, run_scenario, run_without};
 
-/// Seeds of each scenario here; the long run has more.
+/// Number of seeds of each scenario here; the long run has more.
 const SEEDS: u64 = 40;
 
-/// Seeds of each scenario in which somebody means harm.
+/// Number of seeds of each scenario with a hostile party.
 const HOSTILE_SEEDS: u64 = 12;
 
-/// Seeds within which the lack of a protection must show.
+/// Number of seeds within which the lack of a protection must show.
 const MUTANT_SEEDS: u64 = 150;
 
 #[track_caller]
@@ -72,14 +72,14 @@ fn s6_reorgs() {
     happened(&holds(Scenario::Reorg, 0..SEEDS), &["reorg", "finalized"]);
 }
 
-/// A user's forwarder nonce that a reorg takes back is free again, without a restart.
+/// A user's forwarder nonce whose use a reorg reverts is free again, without a restart.
 #[test]
 fn s6_a_user_nonce_is_taken_back() {
     happened(&holds(Scenario::TakenBack, 0..SEEDS), &["user nonce spent", "reorg", "finalized"]);
 }
 
-/// What simulations refuse for good while an earlier transaction may have executed it is looked at again with each block, until it
-/// is known what became of it; else nobody would hold it.
+/// A request that simulations permanently refuse while an earlier transaction may have executed it is checked again
+/// with each block until its outcome is known; without that, it would be stuck in the queue.
 #[test]
 fn s6_what_an_earlier_transaction_may_have_executed_is_held() {
     happened(&holds(Scenario::Entangled, 0..SEEDS), &["user nonce spent", "reorg", "finalized"]);
@@ -88,7 +88,7 @@ fn s6_what_an_earlier_transaction_may_have_executed_is_held() {
     assert!(stuck.contains("stuck as queued"), "{stuck}");
 }
 
-/// A branch that is gone settles nothing, however many nodes still show it.
+/// A replaced branch settles nothing, however many nodes still show it.
 #[test]
 fn s6_most_nodes_are_behind() {
     happened(&holds(Scenario::Behind, 0..SEEDS), &["lie", "reorg", "finalized"]);
@@ -109,8 +109,8 @@ fn s9_funds_and_fees() {
     happened(&holds(Scenario::Funds, 0..SEEDS), &["full block", "finalized", "not accepted"]);
 }
 
-/// The operator's money comes when a transaction in flight can't be paid any more, a reorg takes it back a second later, and
-/// it is sent again. The relay names the lane that lacks money.
+/// The operator's payment arrives when a transaction in flight can't be paid any more, a reorg reverts it a second
+/// later, and it is sent again. The relay reports the lane as underfunded.
 #[test]
 fn s9_money_is_taken_back() {
     let counts = holds(Scenario::MoneyTakenBack, 0..SEEDS);
@@ -118,7 +118,7 @@ fn s9_money_is_taken_back() {
     holds(Scenario::Random, 700_834..700_835);
 }
 
-/// Requests that the lanes can't pay for keep nobody waiting.
+/// Requests that the lanes can't pay for do not delay others.
 #[test]
 fn s9_money_for_some() {
     happened(&holds(Scenario::Huge, 0..HOSTILE_SEEDS), &["finalized", "expired"]);
@@ -126,7 +126,8 @@ fn s9_money_for_some() {
     happened(&holds(Scenario::Ignored, 0..HOSTILE_SEEDS), &["finalized", "left out"]);
 }
 
-/// Where nobody sends the money again, what is in flight stays there: its lane has nothing for it, nor for its cancel.
+/// If the money is not sent again, the transactions in flight stay there: the lane can't pay for them, nor for
+/// cancels.
 #[test]
 fn s9_money_that_is_not_sent_again() {
     let unwatched = |seed| {
@@ -163,7 +164,7 @@ fn s15_a_provider_is_gone() {
     happened(&holds(Scenario::Gone, 0..HOSTILE_SEEDS), &["gone", "state pruned", "finalized"]);
 }
 
-/// Each seed with and without the hostile tenant: what it costs others, and what they get.
+/// Each seed with and without the hostile tenant: compares the cost to other tenants, and their outcomes.
 #[test]
 fn s16_targets_that_deceive() {
     for scenario in [
@@ -231,15 +232,15 @@ fn s20_signers_come_and_go_and_clocks_are_wrong() {
     holds(Scenario::WrongClock, 0..HOSTILE_SEEDS);
 }
 
-/// Each broke something once: a start that was refused for ever, a skip that was the operator's cost, an answer about a block that was
-/// left, a request whose time was over in the way of all others, a final block's hash by nodes that had no such block, and a member's gas
-/// by a node that skipped it.
+/// Each seed found a fault once: a start that was refused for ever, a skip that was the operator's cost, an answer
+/// about a block that was no longer on the chain, an expired request that blocked all others, a final block's hash
+/// from nodes without that block, and a member's gas from a node that skipped it.
 #[test]
 fn seeds_that_found_a_fault() {
     for seed in [251_767_963, 251_770_809, 43_455_102, 43_456_472, 43_457_412, 43_469_174, 43_470_998, 43_486_621] {
         holds(Scenario::Random, seed..seed + 1);
     }
-    // Behind a request that was held for the next block its user's next one was sent, and skipped.
+    // The user's next request was sent behind one that was held for the next block, and was skipped.
     for seed in [5_000_157, 5_001_865] {
         holds(Scenario::Huge, seed..seed + 1);
     }
@@ -251,7 +252,7 @@ fn everything_at_once() {
     happened(&counts, &["crash", "reorg", "lie", "late delivery", "garbage", "outage", "finalized", "expired"]);
 }
 
-/// Where the lack of a protection should show first.
+/// Scenario in which the lack of a protection should show first.
 const fn scenario_of(protection: Protection) -> Scenario {
     match protection {
         Protection::PollEveryAttempt => Scenario::OldAttempt,
@@ -291,7 +292,7 @@ fn first_violation(protection: Protection) -> Option<Report> {
         .find(|report| report.violation.is_some())
 }
 
-/// How many tests share the protections: together they are the longest here.
+/// Number of tests that share the protections: together they are the longest here.
 const PARTS: usize = 4;
 
 #[track_caller]
