@@ -1,10 +1,10 @@
-//! Instances on one ledger must agree on who they are and whom they serve. Each tells the others, and looks at what they
-//! told.
+//! Consistency among instances on one ledger: identity, signers, forwarders and tenants must agree. Each instance
+//! publishes its configuration and compares it with the others'.
 //!
-//! Refused at start is what would strand requests or contradict promises: a lane with open batches whose key this instance
-//! lacks (it could take the chain's lease and never finish them), and another identity than an instance that is running
-//! (callers would get promises of two relayers). Everything else is told and served: a change of signers, forwarders or
-//! tenants reaches one instance after the other, and must not stop them.
+//! A start is refused if it would strand requests or contradict promises: a lane with open batches whose key this
+//! instance lacks (it could take the chain's lease and never finish them), or an identity different from that of a
+//! running instance (callers would get promises of two relayers). Any other difference is only logged: a change of
+//! signers, forwarders or tenants reaches one instance after the other, and must not stop them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,15 +19,15 @@ use tokio_util::sync::CancellationToken;
 use super::{builder::ChainSetup, cluster::ClusterConfig, error::BuildError, signer::LocalSigner, tenants::Tenants};
 use crate::ledger::{Leases, Ledger, LedgerError, MemberRecord};
 
-/// How often an instance tells about itself, and looks at the others.
+/// Interval at which an instance publishes its configuration and checks the others.
 const TELL_INTERVAL: Duration = Duration::from_secs(30);
-/// Silent for so long, an instance counts as gone.
+/// Silence after which an instance counts as gone.
 const GONE_AFTER: Duration = Duration::from_secs(90);
 
-/// What instances must have in common.
+/// The configuration that instances must have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
-    /// Who signs promises.
+    /// Address that signs promises.
     identity: Address,
     chains: BTreeMap<ChainId, ToldChain>,
     /// Hash of each tenant's policy, by id.
@@ -41,7 +41,7 @@ struct ToldChain {
 }
 
 impl Told {
-    /// Of an instance with this identity and these chains.
+    /// The configuration of an instance with this identity and these chains.
     pub fn new(identity: Address, chains: &[ChainSetup]) -> Self {
         let chain = |setup: &ChainSetup| {
             let senders = setup.signers.iter().map(LocalSigner::address).collect();
@@ -57,7 +57,7 @@ impl Told {
         self
     }
 
-    /// In what `other` differs, for people. Tenants only if both tell them.
+    /// Human-readable differences from `other`. Tenants are compared only if both publish them.
     fn differences(&self, other: &Self) -> Vec<String> {
         let mut found = Vec::new();
         if self.identity != other.identity {
@@ -98,16 +98,16 @@ fn missing(chain_id: ChainId, what: &str, ours: &BTreeSet<Address>, its: &BTreeS
     lacks.chain(more).collect()
 }
 
-/// What is wrong with an instance beside the others.
+/// Inconsistencies of an instance with the others.
 #[derive(Debug, Default)]
 pub struct Discord {
-    /// Reasons not to start: configuration key, and what is wrong.
+    /// Reasons not to start: (configuration key, problem).
     pub refusals: Vec<(&'static str, String)>,
-    /// Worth a look.
+    /// Differences that do not prevent a start.
     pub warnings: Vec<String>,
 }
 
-/// Compares what an instance would tell with the ledger and the others.
+/// Compares an instance's configuration with the ledger and the other instances.
 ///
 /// # Errors
 /// [`LedgerError::Storage`].
@@ -128,7 +128,7 @@ pub async fn compare(leases: &dyn Leases, instance: &str, told: &Told) -> Result
         if name == instance || age >= GONE_AFTER {
             continue;
         }
-        // An instance of another version may tell something else; nothing to compare then.
+        // An instance of another version may publish another form, which can't be compared.
         let Ok(its) = serde_json::from_str::<Told>(&text) else { continue };
         if its.identity != told.identity {
             let detail = format!(
@@ -146,7 +146,7 @@ pub async fn compare(leases: &dyn Leases, instance: &str, told: &Told) -> Result
     Ok(discord)
 }
 
-/// At start: refuses what would do harm, tells the rest, and tells the others.
+/// At start: refuses harmful differences, logs the others, and publishes this instance's configuration.
 pub(super) async fn join(leases: &dyn Leases, config: &ClusterConfig, told: &Told) -> Result<(), BuildError> {
     let Discord { refusals, warnings } = compare(leases, &config.instance, told).await?;
     if let Some((key, detail)) = refusals.into_iter().next() {
@@ -159,7 +159,7 @@ pub(super) async fn join(leases: &dyn Leases, config: &ClusterConfig, told: &Tol
     Ok(())
 }
 
-/// Goes on telling and looking until `stop`.
+/// Publishes and compares periodically until `stop`.
 pub(super) async fn attend(
     ledger: Arc<dyn Ledger>,
     config: ClusterConfig,
@@ -180,7 +180,7 @@ pub(super) async fn attend(
             tracing::debug!(%error, "can't tell the other instances about this one");
         }
         let Ok(discord) = compare(leases, &config.instance, &told).await else { continue };
-        // The owner of a lane may sign with a key that it got after our start.
+        // The owner of a lane may sign with a key configured after our start.
         let refusals = discord.refusals.into_iter().map(|(key, detail)| format!("{key}: {detail}"));
         for difference in discord.warnings.into_iter().chain(refusals) {
             if known.insert(difference.clone()) {

@@ -1,4 +1,4 @@
-//! When the head is looked at next. Pure.
+//! Timing of head polls. Pure.
 
 use std::time::Duration;
 
@@ -6,33 +6,33 @@ use tokio::time::Instant;
 
 use super::tuning::HeadTuning;
 
-/// How often the head is polled.
+/// Poll intervals of the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PaceRule {
-    /// Between polls, while no subscription delivers.
+    /// Time between polls while no subscription delivers.
     pub(super) interval: Duration,
-    /// Between polls while one does.
+    /// Time between polls while one does.
     pub(super) subscribed: Duration,
-    /// Silence after which a subscription does not deliver.
+    /// Silence after which a subscription counts as not delivering.
     pub(super) silence: Duration,
-    /// Between the polls that subscriptions ask for, however much they tell.
+    /// Least time between polls triggered by subscriptions.
     pub(super) gap: Duration,
-    /// Until a node that does not know yet what others know is asked again.
+    /// Time until a lagging node is asked again.
     pub(super) patience: Duration,
 }
 
-/// What the next poll depends on.
+/// Inputs of the next poll's timing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Looks {
-    /// When the last one began; `None` before the first.
+    /// Start of the last poll; `None` before the first.
     pub(super) last: Option<Instant>,
-    /// It failed.
+    /// True if the last poll failed.
     pub(super) has_failed: bool,
-    /// A subscription told a head since then that is not known.
+    /// True if a subscription has reported an unknown head since then.
     pub(super) is_woken: bool,
-    /// A subscription told a higher block than was found.
+    /// True if a subscription reported a higher block than the polls found.
     pub(super) is_behind: bool,
-    /// When a subscription that is up told a head last.
+    /// Time of the last head reported by an open subscription; `None` without one.
     pub(super) heard: Option<Instant>,
 }
 
@@ -49,7 +49,7 @@ impl PaceRule {
         }
     }
 
-    /// When to poll next; `None` is at once. May lie in the past.
+    /// Time of the next poll, possibly in the past; `None` means at once.
     pub(super) fn next_look(&self, looks: Looks) -> Option<Instant> {
         let last = looks.last?;
         if looks.is_woken {
@@ -58,7 +58,7 @@ impl PaceRule {
         let usual = last + self.interval;
         match looks.heard {
             _ if looks.has_failed => Some(usual),
-            // The word of a subscription that nobody else confirms is worth no more than usual polls.
+            // A subscription's unconfirmed report justifies no more than the usual polls.
             Some(_) if looks.is_behind => Some(last + self.patience),
             Some(heard) => Some((last + self.subscribed).min(usual.max(heard + self.silence))),
             None => Some(usual),
@@ -77,7 +77,7 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    /// Polled at 100 000 ms; the answer is in ms after that.
+    /// Time of the next poll after one at 100 000 ms, in ms after it.
     fn next(change: impl FnOnce(&mut Looks, &dyn Fn(u64) -> Instant)) -> Option<u128> {
         let start = Instant::now();
         let at = |millis| start + ms(millis);
@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(next(|looks, at| looks.heard = Some(at(100_000))), Some(4_000), "unless it falls silent");
         // The same with a silence that lasts longer than the stretched interval.
         assert_eq!(next(|looks, at| looks.heard = Some(at(103_000))), Some(5_000));
-        // It has been silent for a while, and now for too long.
+        // Silent for a while, then for too long.
         assert_eq!(next(|looks, at| looks.heard = Some(at(96_500))), Some(500));
         assert_eq!(next(|looks, at| looks.heard = Some(at(96_000))), Some(250), "never sooner than usual");
         assert_eq!(next(|looks, at| looks.heard = Some(at(10_000))), Some(250));

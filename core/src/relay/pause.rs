@@ -1,4 +1,4 @@
-//! Pauses at run time: kept in the ledger, in force on every instance, written down with who did it.
+//! Pauses at run time: stored in the ledger, in force on every instance, logged with their author.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
@@ -14,10 +14,10 @@ use crate::{
     provenance::Decision,
 };
 
-/// Where the ledger keeps them.
+/// Ledger key of the pauses.
 const META_KEY: &str = "pauses";
 
-/// Why a pause could not be set or ended. Caller, or storage.
+/// Failure to set or end a pause: the caller's or the storage's fault.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum PauseError {
@@ -36,12 +36,12 @@ pub enum PauseError {
 #[derive(Debug, Default)]
 pub(super) struct PauseBoard {
     pauses: RwLock<Arc<Pauses>>,
-    /// One change at a time: each begins with what is stored.
+    /// Serializes changes: each begins with the stored pauses.
     changing: tokio::sync::Mutex<()>,
 }
 
 impl PauseBoard {
-    /// As the ledger has them.
+    /// Reads the pauses from the ledger.
     pub(super) async fn restore(ledger: &Arc<dyn Ledger>) -> Result<Arc<Self>, LedgerError> {
         let board = Self::default();
         board.refresh(ledger).await?;
@@ -79,7 +79,7 @@ impl PauseBoard {
         Ok(())
     }
 
-    /// Pauses `scope`, or ends its pause, durably. Whoever does it is written into the decision log.
+    /// Pauses `scope`, or ends its pause, durably. The decision log records the author.
     pub(super) async fn change(
         &self,
         (ledger, group, owner): (&Arc<dyn Ledger>, &GroupCommit, Arc<str>),
@@ -106,7 +106,7 @@ impl PauseBoard {
     }
 }
 
-/// Learns what other instances have paused.
+/// Picks up other instances' pauses.
 pub(super) async fn follow(
     board: Arc<PauseBoard>,
     ledger: Arc<dyn Ledger>,

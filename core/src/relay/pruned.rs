@@ -1,5 +1,4 @@
-//! What a transaction did, where no node shows its receipt any more: nodes drop receipts, and the index of transactions, long
-//! before blocks.
+//! Receipts that no node serves by hash any more: nodes drop receipts, and the transaction index, long before blocks.
 
 use alloy_primitives::{B256, U64};
 use serde_json::json;
@@ -7,8 +6,8 @@ use serde_json::json;
 use super::{receipts::agreed, rpc::RpcPool};
 use crate::request::{outcome::TxReceipt, receipt::RpcReceipt};
 
-/// The receipt of `hash`, which is in block `number`, among that block's receipts, as a majority of the nodes tells them for
-/// which `last` is final. `None` if too few have it: without a receipt nobody knows what it cost.
+/// The receipt of `hash` from the receipts of its block `number`, agreed by a majority of the nodes for which `last` is
+/// final. `None` if too few have it; the cost is then unknown.
 pub(super) async fn rebuild(pool: &RpcPool, hash: B256, number: u64, last: u64) -> Option<TxReceipt> {
     let params = json!([U64::from(number)]);
     let told: Vec<Option<Vec<RpcReceipt>>> = pool.call_settled("eth_getBlockReceipts", params, last).await;

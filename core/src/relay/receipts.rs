@@ -1,4 +1,4 @@
-//! Reading receipts: one node for a first look, a quorum before anything terminal is said.
+//! Reading receipts: one node for a first look, a majority before anything terminal.
 
 use alloy_primitives::{B256, U256};
 use serde_json::json;
@@ -10,25 +10,25 @@ use crate::{
     request::{outcome::TxReceipt, receipt::RpcReceipt},
 };
 
-/// Reads a receipt. `true` if it is one.
+/// Parses a receipt. True if `input` is one.
 #[cfg(feature = "fuzzing")]
 pub(super) fn read_any(input: &[u8]) -> bool {
     let receipt = serde_json::from_slice::<Option<RpcReceipt>>(input).ok().flatten();
     receipt.map(|receipt| receipt.into_receipt().map(|receipt| receipt.cost_wei())).is_some()
 }
 
-/// What the nodes know of a nonce's attempts.
+/// Result of a receipt query for a nonce's attempts.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) receipt: Option<Box<TxReceipt>>,
-    /// Absence can be relied on.
+    /// True if absence of a receipt is reliable.
     pub(super) is_complete: bool,
-    /// What the answer is good for: a receipt above the final block shows an inclusion, whatever was asked.
+    /// Purpose that the result serves: a receipt above the final block only proves inclusion, whatever was asked.
     pub(super) purpose: PollPurpose,
 }
 
-/// Looks for a receipt of any of `hashes`: for a first look at one node, and at all where that one shows none, else at those for which
-/// `last`, the final block, is final too.
+/// Searches for a receipt of any of `hashes`. For inclusion at one node, and at all if that one shows none; for
+/// finality at the nodes for which `last`, the final block, is final too.
 pub(super) async fn find(pool: &RpcPool, hashes: &[B256], purpose: PollPurpose, last: Option<u64>) -> Found {
     match (purpose, last) {
         (PollPurpose::Finality, None) => Found { receipt: None, is_complete: false, purpose },
@@ -42,7 +42,8 @@ async fn find_any(pool: &RpcPool, hashes: &[B256]) -> Found {
     if found.receipt.is_some() || pool.len() < 2 {
         return found;
     }
-    // The account's nonce is used, and that node shows nothing: it may have no receipts, and alone must not stop the lane (I15).
+    // The account's nonce is used, but that node shows nothing: it may have no receipts, and must not stop the lane
+    // alone (I15).
     for hash in hashes {
         if let Some(receipt) = find_agreed(pool, *hash).await {
             return Found { receipt: Some(Box::new(receipt)), is_complete: true, ..found };
@@ -67,14 +68,14 @@ async fn find_first(pool: &RpcPool, hashes: &[B256]) -> Found {
     found
 }
 
-/// The receipt of `hash` as a majority of all nodes tells it now.
+/// The receipt of `hash` that a majority of all nodes reports now.
 pub(super) async fn find_agreed(pool: &RpcPool, hash: B256) -> Option<TxReceipt> {
     let told = pool.call_all::<Option<RpcReceipt>>("eth_getTransactionReceipt", json!([hash])).await;
     let told = told.into_iter().filter_map(|told| told.ok().flatten()?.into_receipt());
     agreed(pool, told.filter(|told| told.hash == hash))
 }
 
-/// **Invariant I9:** a majority of all nodes must tell the same, and only those count for which `last` is final.
+/// **Invariant I9:** a majority of all nodes must report the same, and only nodes for which `last` is final count.
 async fn find_settled(pool: &RpcPool, hashes: &[B256], last: u64) -> Found {
     let mut found = Found { receipt: None, is_complete: true, purpose: PollPurpose::Finality };
     for hash in hashes {
@@ -95,8 +96,8 @@ async fn find_settled(pool: &RpcPool, hashes: &[B256], last: u64) -> Found {
     found
 }
 
-/// What a majority of all nodes tells. Not every node names fees beyond gas: of those that do, the lower median counts, so that one
-/// that lies moves nothing where three name them.
+/// The receipt reported by a majority of all nodes. Not every node reports fees beyond gas; the lower median of those
+/// that do counts, so that one liar among three changes nothing.
 pub(super) fn agreed(pool: &RpcPool, told: impl IntoIterator<Item = TxReceipt>) -> Option<TxReceipt> {
     let mut votes: Vec<(TxReceipt, Vec<U256>)> = Vec::new();
     for receipt in told {
@@ -113,10 +114,11 @@ pub(super) fn agreed(pool: &RpcPool, told: impl IntoIterator<Item = TxReceipt>) 
     Some(receipt)
 }
 
-/// Whether two nodes tell the same about a transaction. Fees beyond gas are left out: not every node names them.
+/// True if two nodes report the same about a transaction. Fees beyond gas are not compared, because not every node
+/// reports them.
 pub(super) fn says_the_same(a: &TxReceipt, b: &TxReceipt) -> bool {
     a.block_hash == b.block_hash
-        // A hash says which number it is, but not to us.
+        // A hash fixes the number, but we can't derive it.
         && a.block_number == b.block_number
         && a.is_success == b.is_success
         && a.gas_used == b.gas_used
@@ -131,7 +133,7 @@ mod tests {
     use super::*;
     use crate::relay::rpc::RpcEndpoint;
 
-    /// The first of three nodes says that it has been final for long.
+    /// The first of three nodes claims a block that has long been final.
     #[test]
     fn one_nodes_block_number_is_no_majoritys() {
         let receipt = |block_number| TxReceipt {

@@ -1,4 +1,4 @@
-//! Everything that a node may answer, read at once: for tests with arbitrary input.
+//! Parsers of all node answers in one function, for fuzzing.
 
 use alloy_primitives::{B256, Bytes, U64, U256};
 use serde::de::DeserializeOwned;
@@ -9,8 +9,7 @@ use super::{
 };
 use crate::{chain::ChainSpec, market::FeeHistory};
 
-/// Reads `input` as each kind of answer that the relay asks a node for, and reckons with what was understood. `true` if it
-/// was understood as one of them.
+/// Parses `input` as each kind of node answer, and computes with every one that parses. True if at least one does.
 ///
 /// Not part of the API: it exists for fuzzing.
 #[doc(hidden)]

@@ -1,4 +1,4 @@
-//! Reads back what is open: the queue and the lanes of a chain, as the ledger has them.
+//! Restores a chain's queue and lanes from the ledger.
 
 use std::{
     cmp::Reverse,
@@ -38,27 +38,27 @@ use crate::{
     time::Timestamp,
 };
 
-/// Open requests read from the ledger at a time: each may have a hundred kilobytes.
+/// Open requests read from the ledger at a time; each may have a hundred kilobytes.
 const RESTORE_PAGE: usize = 250;
 
-/// Least time for which a transaction may be left out by blocks.
+/// Least time without inclusion before a transaction is abandoned.
 const LEAST_PATIENCE: Duration = Duration::from_secs(12);
 
 /// Open batches read from the ledger at a time.
 const BATCHES_PAGE: usize = 50;
 
-/// What is open on a chain.
+/// A chain's restored state.
 #[derive(Debug)]
 pub(super) struct Restored {
     pub(super) queue: Queue,
     pub(super) lanes: Vec<LaneShell>,
-    /// Number of the newest request that was read.
+    /// Sequence number of the newest restored request.
     pub(super) newest: u64,
     /// Calls that may have been executed without the ledger's knowledge.
     pub(super) uncertain: BTreeSet<RequestId>,
 }
 
-/// If the ledger was put back from a backup, remembers up to which request it does not know what was sent since. Before
+/// If the ledger was restored from a backup, records the newest request for which later sends are unknown. Runs before
 /// anything is read back.
 pub(super) async fn take_notice(ledger: &Arc<dyn Ledger>) -> Result<(), LedgerError> {
     let Some(taken_at_ms) = ledger.meta(MARK_KEY).await?.filter(|mark| !mark.is_empty()) else { return Ok(()) };
@@ -79,9 +79,9 @@ async fn uncertain_through(ledger: &Arc<dyn Ledger>) -> Result<u64, LedgerError>
     Ok(value.and_then(|through| through.parse().ok()).unwrap_or(0))
 }
 
-/// Calls among the open requests that may have been executed without the ledger's knowledge: all that a ledger had which
-/// was put back from a backup, or all there are if a lane's account has sent more than the ledger knows. Requests with a
-/// nonce of their user need no such care: the forwarder executes them once.
+/// Calls among the open requests that may have been executed without the ledger's knowledge: those in a ledger restored
+/// from a backup, or all if a lane's account has sent more than the ledger knows. Requests with a user nonce are safe:
+/// the forwarder executes them once.
 async fn find_uncertain(
     ledger: &Arc<dyn Ledger>,
     chain: &ChainShared,
@@ -100,7 +100,7 @@ async fn find_uncertain(
         for block in ["latest", "pending"] {
             let told = chain.pool.call_all::<U64>("eth_getTransactionCount", json!([sender, block])).await;
             let told: Vec<u64> = told.into_iter().flatten().map(|nonce| nonce.to()).collect();
-            // What a majority says, so that no single node makes us give up calls.
+            // A majority decides, so that no single node makes us give up calls.
             if let Some(theirs) = chain.pool.reached(told).filter(|theirs| *theirs > ours) {
                 tracing::error!(lane = %id, ours, theirs, "the account has sent transactions that the ledger does not know: an older backup, or another user of the key");
                 through = u64::MAX;
@@ -119,7 +119,7 @@ async fn find_uncertain(
     Ok(uncertain)
 }
 
-/// Reads back what is open on a chain.
+/// Restores the open requests and batches of a chain.
 pub(super) async fn restore(
     ledger: &Arc<dyn Ledger>,
     chain: &ChainShared,
@@ -140,7 +140,7 @@ pub(super) async fn restore(
     for tenant in tenants.iter() {
         queue.set_weight(&tenant.name, tenant.policy.weight);
     }
-    // By id; the in-flight ones are placed by their batches, the rest waits.
+    // By id; in-flight requests are placed by their batches, the others wait.
     let mut open = load_open(ledger, chain, tenants).await?;
     let newest = open.values().map(|opened| opened.entry.seq).max().unwrap_or(0);
     for Opened { status, entry, .. } in open.values().filter(|_| !is_counted) {
@@ -149,7 +149,7 @@ pub(super) async fn restore(
     }
     let senders: Vec<Address> = signers.iter().map(LocalSigner::address).collect();
     let uncertain = find_uncertain(ledger, chain, &senders, &open).await?;
-    // Transactions of a signer that is not configured any more are watched to their end all the same: that needs no key.
+    // Transactions of a signer no longer configured are still followed to their end, which needs no key.
     let in_batches = open.values().filter(|opened| opened.status != Status::Queued);
     let removed: BTreeSet<Address> = in_batches
         .filter_map(|opened| opened.batch.map(|(sender, _)| sender))
@@ -206,7 +206,7 @@ pub(super) async fn restore(
     Ok(Restored { queue, lanes, newest, uncertain })
 }
 
-/// A stored request as the queue holds it.
+/// The queue entry of a stored request.
 pub(super) fn queued(
     params: &VehicleParams,
     tenants: &Tenants,
@@ -238,7 +238,7 @@ pub(super) fn queued(
     }
 }
 
-/// Counts what the open requests of a chain hold of the budgets, before the chain can be reached.
+/// Counts the budget reservations of a chain's open requests, before the chain can be reached.
 pub(super) async fn count_open(ledger: &Arc<dyn Ledger>, tenants: &Tenants, chain_id: u64) -> Result<(), LedgerError> {
     let mut after = 0;
     loop {
@@ -253,22 +253,22 @@ pub(super) async fn count_open(ledger: &Arc<dyn Ledger>, tenants: &Tenants, chai
     }
 }
 
-/// An open request as it was read.
+/// An open request as read from the ledger.
 struct Opened {
     entry: Box<QueuedRequest>,
     /// Sender and nonce of its batch.
     batch: Option<(Address, u64)>,
     status: Status,
-    /// Of one whose bytes stay in the ledger: [`MemberSize::data_bytes`].
+    /// [`MemberSize::data_bytes`] of a request whose bytes stay in the ledger.
     data_bytes: u64,
 }
 
-/// Open requests in the order of their ids, as far as they are not placed. There may be a million: a table takes twice as much.
+/// Open requests not yet placed, ordered by id. There may be a million, and a map would take twice the memory.
 struct Open(Vec<(RequestId, Option<Opened>)>);
 
 impl Open {
     fn new(mut requests: Vec<(RequestId, Option<Opened>)>) -> Self {
-        // Of a request that a second tenant took over between two pages, the later acceptance counts.
+        // If a second tenant took over a request between two pages, the later acceptance counts.
         let newest_first = |opened: &Option<Opened>| Reverse(opened.as_ref().map(|opened| opened.entry.seq));
         requests.sort_unstable_by_key(|(id, opened)| (*id, newest_first(opened)));
         requests.dedup_by_key(|(id, _)| *id);
@@ -290,7 +290,7 @@ impl Open {
     }
 }
 
-/// All open requests of a chain; of those in a block an outline, or what is in blocks would not fit.
+/// All open requests of a chain; included ones as outlines, since their bytes would not fit into memory.
 async fn load_open(ledger: &Arc<dyn Ledger>, chain: &ChainShared, tenants: &Tenants) -> Result<Open, LedgerError> {
     let (chain_id, params) = (chain.spec.chain_id, &chain.params);
     let mut open = Vec::new();
@@ -317,14 +317,15 @@ async fn load_open(ledger: &Arc<dyn Ledger>, chain: &ChainShared, tenants: &Tena
     }
 }
 
-/// Blocks after which a transaction that none of them takes is given up: where they come fast, as many as come in [`LEAST_PATIENCE`].
+/// Blocks without inclusion after which a transaction is abandoned; with fast blocks, at least those of
+/// [`LEAST_PATIENCE`]. 0 means never.
 fn abandon_after(blocks: u64, block_time: Duration) -> u64 {
     let least = LEAST_PATIENCE.as_millis().div_ceil(block_time.as_millis().max(1));
     if blocks == 0 { 0 } else { blocks.max(u64::try_from(least).unwrap_or(u64::MAX)) }
 }
 
-/// Holds of a tenant's budget what a transaction in a block used beyond what its members were known to use, until its receipt is told
-/// again and tells it exactly.
+/// Reserves, in the tenant's budget, a mined transaction's cost beyond its members' known costs, until its receipt is
+/// read again and gives the exact amount.
 fn pend(flight: &mut Flight, tenants: &Tenants, params: &VehicleParams, now: Timestamp) {
     let BatchRecord { id, state: BatchState::Included, gas_used: Some(gas_used), cost_wei: Some(cost_wei), .. } =
         &flight.record
@@ -338,7 +339,7 @@ fn pend(flight: &mut Flight, tenants: &Tenants, params: &VehicleParams, now: Tim
     flight.pending = tenant.and_then(|tenant| tenants.pend(tenant, id.lane.chain_id, beyond_wei, now));
 }
 
-/// What an attempt calls.
+/// Calldata of an attempt.
 fn calldata(attempt: &Durable<AttemptRecord>) -> Result<Bytes, LedgerError> {
     let envelope = TxEnvelope::decode_2718(&mut attempt.get().raw.as_ref());
     let damaged =
@@ -346,7 +347,7 @@ fn calldata(attempt: &Durable<AttemptRecord>) -> Result<Bytes, LedgerError> {
     envelope.map(|envelope| envelope.input().clone()).map_err(damaged)
 }
 
-/// An open request, wherever it was put by now.
+/// An open request, still unplaced or already in the queue.
 fn known<'a>(open: &'a mut Open, queue: &'a mut Queue, id: RequestId) -> Option<&'a mut QueuedRequest> {
     match open.slot(id).and_then(Option::as_mut) {
         Some(opened) => Some(&mut opened.entry),
@@ -354,8 +355,8 @@ fn known<'a>(open: &'a mut Open, queue: &'a mut Queue, id: RequestId) -> Option<
     }
 }
 
-/// What the newest payload among the attempts of a batch calls, and the oldest one: what every node refused before may have been
-/// something else.
+/// Calldata of the newest and of the oldest payload among a batch's attempts: an earlier content that every node
+/// refused may differ.
 pub(super) fn newest_calldata(attempts: &[Durable<AttemptRecord>]) -> Result<(Bytes, Bytes), LedgerError> {
     let mut payloads = attempts.iter().filter(|attempt| attempt.get().kind == AttemptKind::Payload);
     let oldest = payloads.next().map(calldata).transpose()?.unwrap_or_default();
@@ -363,12 +364,12 @@ pub(super) fn newest_calldata(attempts: &[Durable<AttemptRecord>]) -> Result<(By
     Ok((newest, oldest))
 }
 
-/// The tenant of all of them, if it is one.
+/// The only tenant; `None` if there are several or none.
 fn only(tenants: &BTreeSet<Arc<str>>) -> Option<Arc<str>> {
     tenants.first().filter(|_| tenants.len() == 1).cloned()
 }
 
-/// The request with its bytes.
+/// The request with its bytes, read from the ledger if it is an outline.
 async fn whole(ledger: &dyn Ledger, request: Arc<VerifiedRequest>) -> Result<Arc<VerifiedRequest>, LedgerError> {
     if !request.is_outline() {
         return Ok(request);
@@ -376,30 +377,30 @@ async fn whole(ledger: &dyn Ledger, request: Arc<VerifiedRequest>) -> Result<Arc
     stored(ledger, request.id()).await.map(Arc::new)
 }
 
-/// A request as the ledger has it.
+/// Reads a request from the ledger.
 pub(super) async fn stored(ledger: &dyn Ledger, id: RequestId) -> Result<VerifiedRequest, LedgerError> {
     let missing = || LedgerError::Damaged { what: "request", detail: format!("{id} is not there") };
     parse(&ledger.request(id).await?.ok_or_else(missing)?)
 }
 
-/// The request in a record.
+/// Parses the request in a record.
 fn parse(record: &RequestRecord) -> Result<VerifiedRequest, LedgerError> {
     VerifiedRequest::from_stored(&record.payload)
         .map_err(|error| LedgerError::Damaged { what: "request payload", detail: error.to_string() })
 }
 
-/// A request that has ended.
+/// Reads a request that has ended; `None` if it has not.
 async fn ended(ledger: &dyn Ledger, id: RequestId) -> Result<Option<(RequestRecord, VerifiedRequest)>, LedgerError> {
     let stored = ledger.request(id).await?.filter(|stored| stored.status.is_terminal());
     stored.map(|stored| parse(&stored).map(|request| (stored, request))).transpose()
 }
 
-/// Whether a request that was executed was so before the batch's block, as far as that has one.
+/// True if an executed request was executed no later than the batch's block, or the batch has none.
 fn was_first(batch: &BatchRecord, stored: &RequestRecord) -> bool {
     batch.state != BatchState::Included || stored.block_number <= batch.block.map(|(number, _)| number)
 }
 
-/// How requests travel of which this is the first.
+/// Vehicle of a batch whose first request is `first`.
 fn key_of(first: Option<&Arc<VerifiedRequest>>, is_joined: bool) -> VehicleKey {
     let nobody = VehicleKey::Single(RequestId(alloy_primitives::B256::ZERO));
     first.map_or(nobody, |request| VehicleKey::of(request, is_joined))
@@ -440,7 +441,7 @@ async fn restore_lane(
         let refused_plans = u32::try_from(earlier.len()).unwrap_or(u32::MAX);
         let own = Some((record.id.lane.sender, record.id.nonce));
         let is_in_it = |open: &Open, id: RequestId| open.get(id).is_some_and(|opened| opened.batch == own);
-        // Every node had refused it, or its block was taken back after all had left.
+        // Every node refused it, or a reorg removed its block after all members had left.
         let has_left = record.state != BatchState::Included
             && !members.is_empty()
             && !members.iter().any(|member| is_in_it(open, member.id));
@@ -465,7 +466,7 @@ async fn restore_lane(
                     }
                 }
             }
-            // Also one without members: which attempts carried it must not be forgotten.
+            // Keep a content without members too: the attempts that carried it must stay known.
             let key = key_of(requests.first(), false);
             let (sizes, tenant) = (Vec::new(), only(&tenants));
             contents.push(Content { until, key, members: requests, weights, sizes, tenant, elsewhere });
@@ -475,7 +476,8 @@ async fn restore_lane(
         let mut sizes = Vec::new();
         let (mut gone, mut drawn) = (BTreeSet::new(), BTreeMap::new());
         let (mut elsewhere, mut uncounted) = (BTreeSet::new(), BTreeMap::new());
-        // What it cost, until its receipt tells each one's part of it: too much is held back for a moment rather than too little.
+        // Its whole cost, until its receipt gives each member's share: better to reserve too much for a moment than too
+        // little.
         let is_included = record.state == BatchState::Included;
         let cost_wei = record.cost_wei.filter(|_| is_included).unwrap_or_default();
         let (mut flying, mut skipped) = (Vec::new(), Vec::new());
@@ -488,7 +490,7 @@ async fn restore_lane(
                 requests.push(entry.request.clone());
                 weights.push(own_gas.unwrap_or(entry.gas));
                 tenants.insert(entry.tenant.clone());
-                // The block that it is in, or that skipped it, has freed its place.
+                // The block that includes or skipped it has freed its place.
                 if is_included && status == Status::Included {
                     queue.push_in_block(entry, id);
                 } else if is_included {
@@ -502,7 +504,7 @@ async fn restore_lane(
             if has_left {
                 continue;
             }
-            // It left early: the block that skipped it, which a reorg may have taken back since.
+            // It left early because a block skipped it; a reorg may have removed that block since.
             if let Some(entry) = known(open, queue, member) {
                 weights.push(own_gas.unwrap_or(entry.gas));
                 tenants.insert(entry.tenant.clone());
@@ -517,7 +519,7 @@ async fn restore_lane(
                 sizes.push(None);
                 continue;
             }
-            // And has ended since. One that a crash between two writes left in it stays ended.
+            // It has ended since. A request still bound to this batch by a crash between two writes stays ended.
             let stored = ended(&**ledger, member).await?.filter(|(stored, _)| stored.batch != Some(record.id));
             let Some((stored, request)) = stored else { continue };
             sizes.push(None);
@@ -536,12 +538,12 @@ async fn restore_lane(
         }
         queue.push_in_flight(flying, id, params.base_gas());
         skipped.into_iter().for_each(|member| queue.passed_over(member));
-        // Where it went says how it travelled, whatever would be chosen today.
+        // The transaction's target shows the vehicle used, whatever would be chosen today.
         let first = requests.first();
         let key = key_of(first, first.is_some_and(|request| record.to != request.target()));
         let payload = Payload { to: record.to, value: record.value, data, gas_limit: record.gas_limit };
         let extra_wei = extra(&payload);
-        // What is in a block keeps its bytes in the ledger.
+        // The bytes of an included transaction stay in the ledger.
         let is_stowed = requests.iter().any(|request| request.is_outline());
         let payload = if is_stowed { Payload { data: Bytes::new(), ..payload } } else { payload };
         let is_data_charged = chain.spec.family.has_data_fee();
@@ -555,7 +557,7 @@ async fn restore_lane(
             plan: Plan {
                 extra_wei,
                 payload,
-                // It is not sent again.
+                // An abandoned content is not sent again.
                 deadline: if has_left { Timestamp(0) } else { record.deadline },
                 ceiling_wei_per_gas: record.ceiling_wei_per_gas,
                 is_guarded,
@@ -574,7 +576,7 @@ async fn restore_lane(
             durable.insert(key, if is_stowed { without_bytes(attempt) } else { attempt });
         }
         let left = if has_left { members.iter().map(|member| member.id).collect() } else { Vec::new() };
-        // Where the chain still shows it as included, the lane says so again.
+        // If the chain still shows it as included, the lane reports that again.
         let flight = Flight::new(key, requests, weights, record);
         let tenant = only(&tenants);
         let stowed = is_stowed.then(Stowed::default);

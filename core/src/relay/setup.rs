@@ -1,4 +1,4 @@
-//! What is checked of a setup before anything starts, for the binary's configuration and for embedders alike.
+//! Checks of a setup before anything starts, for the binary's configuration and for embedders alike.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,14 +10,14 @@ use crate::{
     policy::{KindName, TenantPolicy},
 };
 
-/// Something that is wrong with a setup. Configuration's fault.
+/// A fault of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SetupFault {
     /// The key at fault, below the chain's or the tenant's table, such as `rpc.1.name`.
     pub key: String,
-    /// What is wrong. Never a secret.
+    /// The problem. Never contains a secret.
     pub detail: String,
-    /// What to do.
+    /// The remedy.
     pub fix: String,
 }
 
@@ -27,16 +27,16 @@ impl SetupFault {
     }
 }
 
-/// Scheme and host of a URL.
+/// A fault of a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UrlFault {
-    /// It is none, or has another scheme.
+    /// Not a URL, or another scheme.
     Malformed,
-    /// It goes to another machine, and whoever is in between reads and changes what is said.
+    /// Clear text to another machine: anyone in between can read and change the traffic.
     ClearText,
 }
 
-/// Whether `text` is a node's HTTP URL, and goes a way on which nobody else reads.
+/// Checks that `text` is a node's HTTP URL, encrypted unless it stays on this machine.
 ///
 /// # Errors
 /// [`UrlFault`].
@@ -44,7 +44,7 @@ pub fn check_http_url(text: &str) -> Result<(), UrlFault> {
     check_url(text, "http", "https")
 }
 
-/// The same for a WebSocket.
+/// Checks that `text` is a WebSocket URL, encrypted unless it stays on this machine.
 ///
 /// # Errors
 /// [`UrlFault`].
@@ -69,14 +69,14 @@ fn check_url(text: &str, clear: &str, private: &str) -> Result<(), UrlFault> {
     }
 }
 
-/// What to do about [`UrlFault::ClearText`].
+/// Problem and remedy of [`UrlFault::ClearText`].
 const CLEAR_TEXT: (&str, &str) = (
     "goes in clear text to another machine: whoever is in between reads its access key and decides what the chain looks like",
     "use https:// or wss://, or write insecure = true beside it",
 );
 
 impl ChainSetup {
-    /// Everything that is wrong with endpoints, signers, forwarders and pace.
+    /// All faults of endpoints, signers, forwarders and timing.
     pub fn problems(&self) -> Vec<SetupFault> {
         let mut faults = Vec::new();
         let mut names = BTreeSet::new();
@@ -155,8 +155,8 @@ impl ChainSetup {
     }
 }
 
-/// Whose calls could not be made by anybody: of a chain with several tenants each signer serves `call` only for those that it
-/// is bound to. Pairs of chain id and fault of the chain's table.
+/// Faults of tenants without a signer for their calls: on a chain with several tenants each signer makes `call`
+/// requests only for the tenants bound to it. Pairs of (chain id, fault of the chain's table).
 pub fn call_problems(chains: &[ChainSetup], tenants: &BTreeMap<String, TenantPolicy>) -> Vec<(u64, SetupFault)> {
     let mut faults = Vec::new();
     for setup in chains {
@@ -177,7 +177,7 @@ pub fn call_problems(chains: &[ChainSetup], tenants: &BTreeMap<String, TenantPol
     faults
 }
 
-/// Those of `tenants` that make calls on the chain and have no signer of their own there. One tenant alone needs none.
+/// Tenants that make calls on the chain and have no signer bound to them there. A lone tenant needs none.
 pub(super) fn unbound_callers<'a>(
     chain_id: u64,
     callers: &BTreeMap<Address, BTreeSet<String>>,

@@ -29,7 +29,7 @@ pub struct LocalSigner {
 }
 
 impl LocalSigner {
-    /// A signer from 32 bytes.
+    /// Creates a signer from 32 bytes.
     ///
     /// # Errors
     /// [`SignerError::OutOfRange`].
@@ -41,7 +41,7 @@ impl LocalSigner {
         Ok(Self { key: SecretBox::new(Box::new(*bytes)), address })
     }
 
-    /// A signer from 64 hex digits, with or without `0x`.
+    /// Creates a signer from 64 hex digits, with or without `0x`.
     ///
     /// # Errors
     /// [`SignerError`].
@@ -53,12 +53,12 @@ impl LocalSigner {
         Self::from_bytes(&bytes)
     }
 
-    /// The account.
+    /// The account's address.
     pub const fn address(&self) -> Address {
         self.address
     }
 
-    /// The same key as identity.
+    /// The same key, as identity.
     pub fn identity(&self) -> IdentityKey {
         IdentityKey(self.clone())
     }
@@ -73,7 +73,7 @@ impl LocalSigner {
         (u8::from(matches!(id, RecoveryId::One | RecoveryId::Three)), bytes)
     }
 
-    /// Signs an EIP-1559 transaction: its hash and its EIP-2718 bytes. Deterministic (RFC 6979).
+    /// Signs an EIP-1559 transaction; returns its hash and its EIP-2718 bytes. Deterministic (RFC 6979).
     pub fn sign_transaction(&self, tx: &TxToSign) -> (B256, Bytes) {
         let unsigned = TxEip1559 {
             chain_id: tx.chain_id,
@@ -111,7 +111,7 @@ impl fmt::Debug for LocalSigner {
 pub struct IdentityKey(LocalSigner);
 
 impl IdentityKey {
-    /// An identity from 64 hex digits, with or without `0x`.
+    /// Creates an identity from 64 hex digits, with or without `0x`.
     ///
     /// # Errors
     /// [`SignerError`].
@@ -124,7 +124,7 @@ impl IdentityKey {
         self.0.address
     }
 
-    /// 65 bytes `r ‖ s ‖ v` over `digest`, `v` 27 or 28.
+    /// Signs `digest`: 65 bytes `r ‖ s ‖ v`, `v` 27 or 28.
     pub fn sign(&self, digest: B256) -> Bytes {
         let (parity, bytes) = self.0.sign_digest(digest);
         let mut out = Vec::with_capacity(65);

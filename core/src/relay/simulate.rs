@@ -1,5 +1,5 @@
-//! Simulation gates sending: one call per batch tells who would succeed, so that one poison item harms only itself (I11). A
-//! second node is asked before anybody is refused (I15).
+//! Simulation before sending: one call per batch shows which members would succeed, so that a poison item harms only
+//! itself (I11). A second node is asked before a member is refused (I15).
 
 use std::{
     cmp::Reverse,
@@ -37,74 +37,75 @@ use crate::{
 };
 
 const SIMULATE: &str = "eth_simulateV1";
-/// An `eth_call` in the surroundings of another block.
+/// An `eth_call` with block overrides.
 const CALL_IN_BLOCK: &str = "eth_call in another block";
 
-/// Members of a batch that are simulated one by one at the same time, where a node simulates no batches.
+/// Concurrent calls for single members, at a node that simulates no batches.
 const CALLS_AT_ONCE: usize = 8;
 
-/// Members of a batch whose failure is looked into, so that people learn why.
+/// Most failing members of a batch whose reason is determined for display.
 const MAX_EXPLAINED: usize = 8;
 
-/// How much longer than usual another node is waited for, once one has said its word.
+/// Factor on another node's usual answer time for which it is awaited after a first answer.
 const SECOND_PATIENCE: u32 = 4;
 
-/// What is asked about a batch.
+/// A simulation request for a batch.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Question<'a> {
     pub(super) key: VehicleKey,
     pub(super) members: &'a [Arc<VerifiedRequest>],
-    /// Forwarder nonces of members whose predecessors are in flight: they are assumed to have executed. That needs to know where
-    /// the forwarder stores them.
+    /// Forwarder nonces of members with predecessors in flight, which are assumed to have executed. Requires a known
+    /// storage slot of the forwarder's nonces.
     pub(super) ahead: &'a Ahead,
-    /// The forwarder's storage is known.
+    /// True if the forwarder's storage layout is known.
     pub(super) is_known_forwarder: bool,
     pub(super) params: &'a VehicleParams,
-    /// The block that is to take it.
+    /// Environment of the block that is to include it.
     pub(super) environment: Environment,
-    /// Multicall3, where it is deployed.
+    /// Address of Multicall3; `None` where it is not deployed.
     pub(super) multicall3: Option<Address>,
-    /// The block on which it is simulated: the head that is followed, not whatever a node has.
+    /// The block on whose state it is simulated: the followed head, not a node's own.
     pub(super) block: u64,
-    /// How long a node gets to learn of that block.
+    /// Time for a node to learn of that block.
     pub(super) patience: Duration,
-    /// Two nodes are to say yes, too.
+    /// True if a yes takes two nodes, too.
     pub(super) is_wary: bool,
 }
 
-/// What the nodes say of a batch together.
+/// Combined simulation result of the nodes for a batch.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Simulation {
-    /// Of each member, in order.
+    /// Verdict on each member, in order.
     pub(super) words: Vec<Word>,
-    /// Gas of each member in a transaction of its own, as it was simulated by those to whom it executes; the least that was heard.
+    /// Gas of each member in a transaction alone, simulated by nodes where it executes; the least reported. `None` if
+    /// unknown.
     pub(super) used: Vec<Option<u64>>,
-    /// The transaction as a whole would fail, say all that were heard.
+    /// Reason if the transaction as a whole would fail, by all answering nodes; else `None`.
     pub(super) whole: Option<String>,
-    /// How many nodes say that.
+    /// Number of nodes that report this.
     pub(super) whole_words: usize,
-    /// Which nodes speak against each member, by place.
+    /// Nodes that reject each member, by place.
     pub(super) against: Vec<Vec<usize>>,
-    /// Members of which two nodes say different things on the same block: who says yes, who says no.
+    /// Members with contradicting verdicts on the same block: (request, node that says yes, node that says no).
     pub(super) contradicted: Vec<(RequestId, usize, usize)>,
-    /// The block on which it was simulated.
+    /// The block on whose state it was simulated.
     pub(super) block: u64,
 }
 
-/// What one node says of a batch.
+/// One node's simulation result for a batch.
 #[derive(Debug, Clone)]
 struct Heard {
     place: usize,
     words: Vec<Word>,
-    /// As measured.
+    /// Measured gas of each member in a transaction alone; `None` if unknown.
     used: Vec<Option<u64>>,
     whole: Option<String>,
-    /// By one simulation of all, on the block that was asked for.
+    /// True for one simulation of the whole batch on the requested block.
     is_batch: bool,
 }
 
-/// Simulates a batch. One node that says yes is enough, unless two are wanted; before a no is one, another node is asked. For
-/// another node's word nobody waits much longer than it usually takes.
+/// Simulates a batch. One node's yes is enough, unless two are required; a no takes a second node. The second answer is
+/// awaited not much longer than that node usually takes.
 pub(super) async fn simulate(pool: &RpcPool, question: &Question<'_>) -> Simulation {
     let mut waiting: VecDeque<usize> = order(pool).into();
     let mut heard: Vec<Heard> = Vec::new();
@@ -135,7 +136,7 @@ pub(super) async fn simulate(pool: &RpcPool, question: &Question<'_>) -> Simulat
                 if heard.len() > 1 || heard.first().is_some_and(is_enough) {
                     break;
                 }
-                // Another node's word is needed.
+                // A second answer is needed.
                 if running.is_empty()
                     && let Some(next) = waiting.pop_front()
                 {
@@ -163,7 +164,7 @@ pub(super) async fn simulate(pool: &RpcPool, question: &Question<'_>) -> Simulat
     together(question, &heard, reason)
 }
 
-/// Nodes to ask for simulations, by place: the healthiest and fastest first, those that said false things last.
+/// Nodes to ask for simulations, by place: the healthiest and fastest first, those with false simulations last.
 fn order(pool: &RpcPool) -> Vec<usize> {
     let mut places: Vec<usize> =
         pool.ranked_places(SIMULATE).into_iter().filter(|place| pool.len() == 1 || pool.is_usable(*place)).collect();
@@ -188,7 +189,7 @@ fn together(question: &Question<'_>, heard: &[Heard], reason: &'static str) -> S
                 found.against[place].push(one.place);
             }
         }
-        // Whoever skips it knows nothing of what it uses.
+        // A node for which the member is skipped does not know its gas.
         let executes = one.words.iter().map(|word| *word == Word::Executes);
         for ((known, used), _) in found.used.iter_mut().zip(&one.used).zip(executes).filter(|(_, executes)| *executes) {
             *known = match (*known, *used) {
@@ -223,9 +224,9 @@ fn together(question: &Question<'_>, heard: &[Heard], reason: &'static str) -> S
     found
 }
 
-/// Asks one node: for a simulation of the whole batch, else, whatever its error but a revert, for one call per member.
+/// Asks one node for a simulation of the whole batch; after any error other than a revert, for one call per member.
 async fn ask_one(pool: &RpcPool, place: usize, question: &Question<'_>) -> Result<Heard, &'static str> {
-    // Where an unknown forwarder stores its nonces is not known.
+    // The storage slot of an unknown forwarder's nonces is not known.
     let is_simulated = question.ahead.is_empty() || question.is_known_forwarder;
     if is_simulated && pool.may_have(place, SIMULATE) {
         match at_once(pool, place, question).await {
@@ -243,7 +244,7 @@ async fn ask_one(pool: &RpcPool, place: usize, question: &Question<'_>) -> Resul
     one_by_one(pool, place, question).await
 }
 
-/// Notes whether `method` is of use at a node. Whoever is away, or has no quota left, is no judge of it.
+/// Records whether `method` is usable at a node. An unavailable or rate-limited node proves nothing.
 pub(super) fn note_use(pool: &RpcPool, place: usize, method: &'static str, error: Option<&RpcError>) {
     let is_away = |error: &RpcError| {
         use RpcErrorClass::{NodeUnavailable, RateLimited, Timeout};
@@ -255,21 +256,21 @@ pub(super) fn note_use(pool: &RpcPool, place: usize, method: &'static str, error
     }
 }
 
-/// Gas of each member in a transaction of its own, by each node that simulates it.
+/// Gas of each member in a transaction alone, by each node that simulates it.
 pub(super) async fn gas_alone(pool: &RpcPool, question: &Question<'_>) -> Vec<Vec<Option<u64>>> {
     let places = (0..pool.len()).filter(|place| pool.may_have(*place, SIMULATE));
     let heard = join_all(places.map(|place| at_once(pool, place, question))).await;
     heard.into_iter().flatten().map(|heard| heard.used).collect()
 }
 
-/// One `eth_simulateV1`.
+/// Simulates the whole batch with one `eth_simulateV1`.
 async fn at_once(pool: &RpcPool, place: usize, question: &Question<'_>) -> Result<Heard, RpcError> {
     let Question { key, members, ahead, .. } = *question;
     let environment = Environment { parent: Some(question.block), ..question.environment };
     let params = simulation::params(question.params, key, members, ahead, &environment);
     let mut answer = pool.call_at::<Value>(place, SIMULATE, &params).await;
     if answer.as_ref().is_err_and(RpcError::is_unknown_block) {
-        // It may hear of that block in a moment.
+        // The node may learn of that block in a moment.
         tokio::time::sleep(question.patience).await;
         answer = pool.call_at::<Value>(place, SIMULATE, &params).await;
     }
@@ -284,7 +285,7 @@ async fn at_once(pool: &RpcPool, place: usize, question: &Question<'_>) -> Resul
         Verdict::Members(simulated) => {
             let used = simulated.iter().map(|member| member.gas_used).collect();
             let word = |(simulated, member): (MemberSimulation, &Arc<VerifiedRequest>)| match simulated.outcome {
-                // A call of its own that fails is its target's doing.
+                // A failing call of its own failed in its target.
                 MemberOutcome::Untouched if member.sequence().is_none() => Word::Reverts(simulated.detail),
                 outcome => Word::of(outcome),
             };
@@ -297,7 +298,8 @@ async fn at_once(pool: &RpcPool, place: usize, question: &Question<'_>) -> Resul
     Ok(Heard { place, words, used, whole, is_batch: true })
 }
 
-/// One `eth_call` per member, as its target will see it, and the forwarder's own check of those that it can tell about now.
+/// One `eth_call` per member, as its target will see it, and the forwarder's `verify` for members that can be verified
+/// on the present state.
 async fn one_by_one(pool: &RpcPool, place: usize, question: &Question<'_>) -> Result<Heard, &'static str> {
     let members = question.members;
     let calls: Vec<_> = (0..members.len()).map(|index| call_one(pool, place, question, index)).collect();
@@ -314,7 +316,7 @@ async fn one_by_one(pool: &RpcPool, place: usize, question: &Question<'_>) -> Re
                     Some(false) => *word = Word::Skipped(Some(why_skipped(pool, place, question, index).await)),
                     None => *word = Word::Unknown,
                 },
-                // The state that it will meet is not the state on which it was called.
+                // It will execute on a different state than the one it was called on.
                 None if word.is_no() => *word = Word::Unknown,
                 None => {}
             }
@@ -341,7 +343,7 @@ async fn call_one(pool: &RpcPool, place: usize, question: &Question<'_>, index: 
             pool.note_use(place, CALL_IN_BLOCK, !is_refused);
         }
         if is_refused {
-            // It takes no such overrides: as well as it can.
+            // The node does not support these overrides: call without them.
             params = params_in(Environment::default());
             answer = pool.call_at::<Bytes>(place, "eth_call", &params).await;
         }
@@ -363,7 +365,7 @@ async fn call_one(pool: &RpcPool, place: usize, question: &Question<'_>, index: 
     }
 }
 
-/// The forwarder's `verify` of the members at `firsts`, in order; `None` where nothing was answered.
+/// The forwarder's `verify` of the members at `firsts`, in order; `None` without an answer.
 async fn verified(
     pool: &RpcPool,
     place: usize,
@@ -407,7 +409,7 @@ async fn verified(
     stream::iter(asked).buffered(CALLS_AT_ONCE).collect().await
 }
 
-/// Finds out why members fail, for people: a simulated batch says only that they do.
+/// Determines the reasons of failing members, for display: a simulated batch only shows that they fail.
 async fn explain(pool: &RpcPool, question: &Question<'_>, heard: &mut Heard) {
     let place = heard.place;
     let mut left = MAX_EXPLAINED;
@@ -425,7 +427,7 @@ async fn explain(pool: &RpcPool, question: &Question<'_>, heard: &mut Heard) {
     }
 }
 
-/// Why the forwarder skips a member, for people.
+/// Human-readable reason for the forwarder to skip a member.
 async fn why_skipped(pool: &RpcPool, place: usize, question: &Question<'_>, index: usize) -> String {
     let member = &question.members[index];
     let Some((forwarder, signer, nonce)) = member.sequence() else { return "it would not execute".to_owned() };
@@ -452,19 +454,19 @@ async fn why_skipped(pool: &RpcPool, place: usize, question: &Question<'_>, inde
     }
 }
 
-/// A user's forwarder nonce as a majority of the nodes sees it.
+/// Bounds on a user's forwarder nonce by a majority of the nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct AgreedNonce {
-    /// A majority is there, or further.
+    /// Lower bound: a majority reports this nonce or a higher one.
     pub(super) at_least: u64,
-    /// A majority is there, or not so far.
+    /// Upper bound: a majority reports this nonce or a lower one.
     pub(super) at_most: u64,
 }
 
-/// The forwarder's nonces of many signers, in order, by a majority: what a statement for good needs (I9). `None` where fewer
-/// answered.
+/// The forwarder's nonces of many signers, in order, by a majority, as a terminal decision requires (I9). `None`
+/// without one.
 ///
-/// One call through Multicall3 where it is deployed; one per signer where that gives nothing.
+/// One call through Multicall3 where it is deployed; one per signer if that fails.
 pub(super) async fn agreed_nonces(
     pool: &RpcPool,
     signers: &[(Address, Address)],
@@ -507,10 +509,10 @@ pub(super) async fn agreed_nonces(
     told.into_iter().map(agree).collect()
 }
 
-/// Users' nonces as they are for good: at a final block, by a majority. Asks until there is one.
+/// Users' final nonces: at a final block, by a majority. Retries until there is one.
 ///
-/// Every round takes the newest final block: a node keeps the state of none for ever. Where nodes keep none of a block that is
-/// final, they are asked at their head, and that counts as soon as that very block is final.
+/// Every round uses the newest final block, because nodes keep no state for ever. If nodes keep no state of a final
+/// block, they are asked at their head, and the answer counts once that very block is final.
 pub(super) async fn settled_nonces(
     shared: &ChainShared,
     signers: &[(Address, Address)],
@@ -544,7 +546,7 @@ pub(super) async fn settled_nonces(
     }
 }
 
-/// Nonces at a block that is not final yet.
+/// Nonces read at a block before its finality.
 struct Seen {
     number: u64,
     hash: B256,
@@ -552,30 +554,30 @@ struct Seen {
 }
 
 impl Seen {
-    /// Nonces at the newest block that most nodes know, if most of them tell all.
+    /// Reads nonces at the newest block that most nodes know; `None` unless a majority reports all.
     async fn now(pool: &RpcPool, signers: &[(Address, Address)], multicall3: Option<Address>) -> Option<Self> {
         let number = pool.reference()?;
         let hash = block_hash(pool, number).await?;
         let nonces = agreed_nonces(pool, signers, multicall3, At::Block(number)).await;
-        // The same block before and after: so they are of this one.
+        // The same block before and after the read: the nonces belong to it.
         let is_same = nonces.iter().all(Option::is_some) && block_hash(pool, number).await == Some(hash);
         is_same.then_some(Self { number, hash, nonces })
     }
 }
 
-/// The hash of a block, as a majority has it.
+/// The hash of a block, by a majority.
 async fn block_hash(pool: &RpcPool, number: u64) -> Option<B256> {
     let params = json!([U64::from(number), false]);
     let header: Option<Header> = pool.call_agreed("eth_getBlockByNumber", params).await.ok()?;
     header.map(|header| header.hash)
 }
 
-/// At which block nonces are read.
+/// Block at which nonces are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum At {
-    /// At this final block, as those nodes see it for which it is final.
+    /// At this final block, by the nodes for which it is final.
     Final(u64),
-    /// At this block, as all that know it see it.
+    /// At this block, by all nodes that know it.
     Block(u64),
     /// At each node's head.
     Head,
@@ -599,7 +601,8 @@ fn nonces_output(output: &[u8], count: usize) -> Option<Vec<Option<u64>>> {
     (results.len() == count).then(|| results.into_iter().map(nonce).collect())
 }
 
-/// The forwarder's nonces of many signers at `block`, in order; one call through Multicall3 where its code was seen.
+/// The forwarder's nonces of many signers at `block`, in order; one call through Multicall3 where its code was
+/// verified.
 pub(super) async fn forwarder_nonces(
     pool: &RpcPool,
     signers: &[(Address, Address)],
@@ -624,7 +627,7 @@ pub(super) async fn forwarder_nonces(
         let input: Bytes = forwarder::noncesCall { owner: *signer }.abi_encode().into();
         match pool.call::<Bytes>("eth_call", json!([{ "to": forwarder, "input": input }, block])).await {
             Ok(output) => nonces.push(word(&output)),
-            // Its contract's fault: others are asked all the same.
+            // The contract failed: the others are still asked.
             Err(error) if is_execution(&error) => {
                 failed.insert(*forwarder);
                 nonces.push(None);
@@ -635,7 +638,7 @@ pub(super) async fn forwarder_nonces(
     Ok(nonces)
 }
 
-/// Whether the call itself failed: nodes are well.
+/// True if the call itself failed while the node is healthy.
 fn is_execution(error: &RpcError) -> bool {
     error.class == RpcErrorClass::Reverted || (error.code.is_some() && is_execution_failure(&error.message))
 }

@@ -1,7 +1,7 @@
-//! Which transaction used a nonce, when no node shows a receipt of ours.
+//! Search for the transaction that used a nonce when no node shows a receipt of ours.
 //!
-//! Missing receipts prove nothing: nodes index them late, or lose them. Before a batch is planned anew, the transaction that
-//! took its nonce must be known (invariant I3).
+//! Missing receipts prove nothing: nodes index them late, or lose them. Before a batch is replanned, the transaction
+//! that took its nonce must be known (invariant I3).
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +24,7 @@ struct Transaction {
     hash: B256,
     from: Address,
     nonce: U64,
-    /// None where it creates a contract.
+    /// Recipient; `None` for a contract creation.
     #[serde(default)]
     to: Option<Address>,
     #[serde(default)]
@@ -32,7 +32,7 @@ struct Transaction {
 }
 
 impl Transaction {
-    /// What it moves to others if it succeeds, wei; `None` if the node does not say.
+    /// Value moved to other accounts if it succeeds, wei; `None` if the node does not report it.
     fn moves(&self) -> Option<U256> {
         if self.to == Some(self.from) { Some(U256::ZERO) } else { self.value }
     }
@@ -45,19 +45,19 @@ impl Block {
     }
 }
 
-/// What is known about the use of a nonce.
+/// Knowledge about the use of a nonce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Spender {
-    /// This transaction used it, in this block, as a majority of the nodes has it. `value_wei`: what it moves to others if it
-    /// succeeds, if a majority says so.
+    /// Used by this transaction, in this block, for a majority of the nodes. `value_wei`: value moved to other accounts
+    /// if it succeeds; `None` without a majority.
     Known { hash: B256, block: u64, value_wei: Option<U256> },
-    /// It is still free.
+    /// The nonce is still free.
     Nobody,
-    /// It can't be told now.
+    /// Not known at present.
     Unknown,
 }
 
-/// By nonce of one sender: the block with which a search through blocks goes on. Those above were read, and are final.
+/// By nonce of one sender: the block at which a block-by-block search resumes. Blocks above were read, and are final.
 #[derive(Debug, Default)]
 pub(super) struct Scans(Mutex<BTreeMap<u64, u64>>);
 
@@ -74,14 +74,14 @@ impl Scans {
         };
     }
 
-    /// The nonce is settled.
+    /// Forgets a settled nonce.
     pub(super) fn forget(&self, nonce: u64) {
         self.set(nonce, None);
     }
 }
 
-/// Which transaction of `sender` with `nonce` is in a block up to `last`. Where nodes have no state for a search, at most
-/// `blocks` are read one by one, and the next call goes on there.
+/// Finds the transaction of `sender` with `nonce` in a block up to `last`. If the nodes lack old state for a bisection,
+/// at most `blocks` are read one by one, and the next call resumes there.
 pub(super) async fn find(
     pool: &RpcPool,
     sender: Address,
@@ -109,15 +109,15 @@ pub(super) async fn find(
 }
 
 enum Search {
-    /// The first block after which the account's nonce is above.
+    /// The first block after which the account's nonce is above the searched one.
     Found(u64),
-    /// In or before this block, for which the nodes still have the state.
+    /// Used in or before `below`, the oldest block with state at the nodes.
     NoState { below: u64 },
-    /// Not up to the last block.
+    /// Not used up to the last block.
     Nowhere,
 }
 
-/// Gallops back from `last`, then halves.
+/// Exponential search back from `last`, then bisection.
 async fn first_above(pool: &RpcPool, sender: Address, nonce: u64, last: u64) -> Search {
     match count(pool, sender, last).await {
         Some(count) if count > nonce => {}
@@ -145,13 +145,13 @@ async fn first_above(pool: &RpcPool, sender: Address, nonce: u64, last: u64) -> 
     Search::Found(high)
 }
 
-/// The sender's nonce after a block; `None` if no node says.
+/// The sender's nonce after a block; `None` if no node reports it.
 async fn count(pool: &RpcPool, sender: Address, block: u64) -> Option<u64> {
     let count: Result<U64, _> = pool.call("eth_getTransactionCount", json!([sender, U64::from(block)])).await;
     count.ok().map(|count| count.to())
 }
 
-/// Looks into the blocks themselves, from `below` backwards, or from where it stopped.
+/// Reads the blocks themselves, from `below` backwards, or from where the last scan stopped.
 async fn scan(pool: &RpcPool, sender: Address, nonce: u64, below: u64, scans: &Scans, blocks: u64) -> Option<u64> {
     let mut number = scans.next(nonce).map_or(below, |next| next.min(below));
     for _ in 0..blocks {
@@ -161,7 +161,7 @@ async fn scan(pool: &RpcPool, sender: Address, nonce: u64, below: u64, scans: &S
             scans.set(nonce, Some(number));
             return Some(number);
         }
-        // After the first block of all: from the start, a node may have left something out.
+        // At the first block of the chain start over: a node may have left something out.
         let next = number.checked_sub(1);
         scans.set(nonce, next);
         number = next?;

@@ -1,4 +1,4 @@
-//! What the relay takes and tells: submissions and their answers, the state of chains, endpoints and lanes.
+//! Public inputs and views of the relay: submissions and their answers, status of chains, endpoints and lanes.
 
 use std::sync::Arc;
 
@@ -15,15 +15,15 @@ use crate::{
 /// One submission with the caller's idempotency key.
 #[derive(Debug, Clone)]
 pub struct SubmitItem {
-    /// What is asked.
+    /// The submission.
     pub submission: Submission,
     /// At most 255 bytes; the same key with the same body gets the first answer.
     pub idempotency_key: Option<String>,
-    /// Who submits it, for the records: the id of an API key.
+    /// Id of the submitting API key, for the records.
     pub submitted_by: Option<Arc<str>>,
 }
 
-/// What was answered about cost and time at acceptance.
+/// Quote of cost and price, given at acceptance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Quote {
@@ -33,7 +33,7 @@ pub struct Quote {
     pub priority_fee_wei_per_gas: u128,
     /// Gas this request adds to a batch, execution and its share of overhead.
     pub gas: u64,
-    /// L1 data fee in `expected_cost_wei`, wei: what its bytes cost in a transaction of their own, a batch shares.
+    /// L1 data fee in `expected_cost_wei`, wei: for its bytes in a transaction alone; a batch shares it.
     #[serde(default)]
     pub l1_data_fee_wei: U256,
     /// Operator fee in `expected_cost_wei`, wei.
@@ -41,11 +41,11 @@ pub struct Quote {
     pub operator_fee_wei: U256,
     /// Expected cost if sent now, wei.
     pub expected_cost_wei: U256,
-    /// Worst case that was reserved, wei: the larger of cost and price.
+    /// Reserved worst case, wei: the larger of cost and price.
     pub max_cost_wei: U256,
 }
 
-/// A request was accepted: it is durable, and promised.
+/// An accepted request: durable, with a signed promise.
 #[derive(Debug, Clone)]
 pub struct Acceptance {
     /// The request as stored.
@@ -56,7 +56,7 @@ pub struct Acceptance {
     pub promise_signature: Bytes,
     /// The quote.
     pub quote: Quote,
-    /// It had been accepted before; this is the first answer again.
+    /// True if it had been accepted before; this repeats the first answer.
     pub is_duplicate: bool,
 }
 
@@ -68,7 +68,7 @@ pub enum ChainHealth {
     Starting,
     /// Heads arrive and at least one lane can send.
     Healthy,
-    /// Heads arrive, but something is wrong: no lane can send (unfunded, for instance), nothing becomes final, the clock is
+    /// Heads arrive, but a fault exists: no lane can send (unfunded, for instance), nothing becomes final, the clock is
     /// off, the newest block is late.
     Impaired,
     /// No endpoint answers, or the head is older than `chain.max_head_age_ms`: nothing is accepted.
@@ -81,14 +81,14 @@ pub enum ChainHealth {
 pub struct EndpointStatus {
     /// Configured name.
     pub name: String,
-    /// Usable now.
+    /// True while it is usable.
     pub is_healthy: bool,
-    /// Newest block number it told us.
+    /// Newest block number it reported.
     pub head: Option<u64>,
-    /// How that stands to the other endpoints' heads: `with_the_others`, `behind`, `frozen` or `ahead`. In the last three cases it
-    /// is asked last.
+    /// Position relative to the other endpoints' heads: `with_the_others`, `behind`, `frozen` or `ahead`. In the last
+    /// three cases it is asked last.
     pub place: String,
-    /// Simulations of it that a receipt contradicted.
+    /// Number of its simulations contradicted by a receipt.
     pub false_simulations: u64,
     /// Calls made.
     pub calls: u64,
@@ -98,7 +98,7 @@ pub struct EndpointStatus {
     pub latency_ms: u64,
     /// Last error, without secrets.
     pub last_error: Option<String>,
-    /// Its subscription to heads is up; `None` if it has no WebSocket.
+    /// True while its head subscription is up; `None` if it has no WebSocket.
     pub is_subscribed: Option<bool>,
 }
 
@@ -110,9 +110,9 @@ pub struct ChainStatus {
     pub chain_id: u64,
     /// Preset or configured name.
     pub name: String,
-    /// Condition.
+    /// Condition of the chain.
     pub health: ChainHealth,
-    /// Why it is not healthy.
+    /// Reason for not being healthy; `None` while healthy.
     pub detail: Option<String>,
     /// Head block number.
     pub head: Option<u64>,
@@ -122,25 +122,26 @@ pub struct ChainStatus {
     pub final_block: Option<u64>,
     /// Base fee of the next block, wei per gas.
     pub next_base_fee_wei_per_gas: Option<u128>,
-    /// What an attempt would offer now.
+    /// Fees of an attempt sent now; `None` while no price is known.
     pub quote: Option<Fees>,
     /// Requests waiting in memory.
     pub queued: u64,
     /// Requests in transactions that are not final.
     pub in_flight: u64,
-    /// Shortest deadline that is accepted, ms.
+    /// Shortest accepted deadline, ms.
     pub guard_ms: u64,
-    /// Time before a deadline at which a request is sent whatever the price, ms: learned from inclusions.
+    /// Guard time before a deadline, at which a request is sent at any price, ms; learned from inclusions.
     pub guard_time_ms: u64,
-    /// Inclusions whose delay was measured; the last 10 000 count.
+    /// Number of measured inclusion delays; the last 10 000 count.
     pub inclusions_measured: u64,
     /// Forwarders served.
     pub forwarders: Vec<Address>,
     /// Forwarder names (EIP-712 domain), same order.
     pub forwarder_names: Vec<String>,
-    /// Since when too few endpoints tell what is final, Unix ms; nothing becomes final meanwhile.
+    /// Start of the period without a majority on the final block, Unix ms; nothing becomes final meanwhile. `None`
+    /// while there is one.
     pub finality_stalled_since_ms: Option<u64>,
-    /// What the operator should know of the configuration: what few endpoints cost, for instance.
+    /// Warnings about the configuration, such as the risk of few endpoints.
     pub warnings: Vec<String>,
     /// RPC endpoints.
     pub endpoints: Vec<EndpointStatus>,
@@ -149,11 +150,11 @@ pub struct ChainStatus {
 /// One endpoint as a source of fees.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FeeSource {
-    /// Chain.
+    /// Chain id.
     pub chain_id: u64,
     /// Configured name.
     pub endpoint: String,
-    /// How far it is believed.
+    /// Trust in this source.
     pub status: SourceStatus,
 }
 
@@ -161,21 +162,21 @@ pub struct FeeSource {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LaneStatus {
-    /// Chain.
+    /// Chain id.
     pub chain_id: u64,
     /// Sender account.
     pub sender: Address,
     /// Nonce of the next batch; `None` before reconciliation.
     pub next_nonce: Option<u64>,
-    /// Transactions not yet in a block.
+    /// Number of transactions not yet in a block.
     pub in_flight: usize,
-    /// In a block, not yet final.
+    /// Number of transactions in a block, not yet final.
     pub unfinal: usize,
     /// Limit on `in_flight`.
     pub max_in_flight: usize,
-    /// Balance in wei, when last read.
+    /// Balance at the last read, wei; `None` before the first.
     pub balance_wei: Option<U256>,
-    /// Why it does not send (`underfunded`, `storage`, …).
+    /// Reason for not sending (`underfunded`, `storage`, …); `None` while it sends.
     pub paused: Option<String>,
 }
 

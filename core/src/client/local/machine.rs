@@ -443,7 +443,7 @@ impl LocalRelay {
         }
     }
 
-    /// The newest record of a settled nonce is durable: its attempts are not needed any more. The first one, which names the
+    /// Deletes the attempts of a settled nonce, whose newest record is durable. The first attempt, which names the
     /// batch, goes last.
     pub(super) fn close(&mut self, nonce: u64) {
         let Some(closing) = self.closing.remove(&nonce) else { return };

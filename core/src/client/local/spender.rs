@@ -1,7 +1,7 @@
 //! Search for the transaction that used a nonce when the node shows no receipt of ours.
 //!
-//! Missing receipts prove nothing: nodes index them late, or lose them. Before a batch is planned anew, the transaction that
-//! took its nonce must be known, in a final block (invariant I3).
+//! Missing receipts prove nothing: nodes index them late, or lose them. Before a batch is replanned, the transaction
+//! that took its nonce must be known, in a final block (invariant I3).
 
 use alloy_primitives::{Address, B256, U64};
 use serde::Deserialize;
