@@ -292,7 +292,7 @@ impl Chains {
     }
 }
 
-/// The front door of all chains.
+/// Admission of requests for all chains.
 #[derive(Debug)]
 pub(super) struct Admission {
     pub(super) chains: Arc<Chains>,

@@ -313,7 +313,7 @@ impl ChainService {
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => match done {
                     Ok(done) => self.on_done(done),
                     Err(error) => {
-                        // A task panicked whose result nobody waits for.
+                        // A task panicked whose result is not awaited.
                         tracing::error!(chain_id = self.chain_id(), %error, "a task of the chain service died");
                         metrics::counter!("slackwater_task_panics_total", "chain_id" => self.chain_id().to_string()).increment(1);
                     }
@@ -759,7 +759,7 @@ impl ChainService {
         receiver
     }
 
-    /// Like [`Self::write`], for writes whose outcome nobody waits for.
+    /// Like [`Self::write`], for writes whose outcome is not awaited.
     pub(super) fn note(&mut self, writes: Vec<Write>, decisions: Vec<Decision>) {
         let written = self.write(writes, decisions);
         self.tasks.spawn(async move {

@@ -335,7 +335,7 @@ impl ChainService {
         }
         selection.members = good.iter().map(|member| member.id()).collect();
         let payload = self.lanes[index].params.payload(selection.key, &good);
-        // The data cost told for more members covers fewer.
+        // A data fee quoted for the larger batch covers the smaller one.
         self.launch_covered(now, index, Candidate { selection, members: good, payload, ahead, told, foreseen, used });
     }
 

@@ -31,15 +31,15 @@ pub enum SubmitError {
     GasTooHigh {
         /// Gas of a transaction with only this request.
         gas: u64,
-        /// The limit.
+        /// Greatest allowed gas.
         limit: u64,
     },
     /// Larger than a transaction may be on this chain. Caller.
     #[error("a transaction with it would have {bytes} bytes, limit {limit} (`chain.max_tx_bytes`)")]
     TooLarge {
-        /// Estimated bytes.
+        /// Estimated size of the transaction, bytes.
         bytes: usize,
-        /// The limit.
+        /// Greatest allowed size, bytes.
         limit: usize,
     },
     /// Denied by the tenant's policy. Tenant or operator.
@@ -51,9 +51,9 @@ pub enum SubmitError {
     /// The caller's `maxCost` is below the current worst-case cost.
     #[error("worst-case cost is {needed_wei} wei, maxCost is {max_cost_wei} wei")]
     CeilingTooLow {
-        /// Cost at the current quote.
+        /// Worst-case cost at the current quote, wei.
         needed_wei: alloy_primitives::U256,
-        /// The caller's ceiling.
+        /// The caller's `maxCost`, wei.
         max_cost_wei: alloy_primitives::U256,
     },
     /// An operator has paused acceptance. Nothing is lost: try again later.
@@ -73,9 +73,9 @@ pub enum SubmitError {
     /// The value exceeds every lane's balance. Operator.
     #[error("value is {value_wei} wei, no lane has more than {balance_wei} wei: fund one (`chain.signers`)")]
     AboveLaneBalance {
-        /// The request's value.
+        /// The request's value, wei.
         value_wei: alloy_primitives::U256,
-        /// The richest lane's balance.
+        /// The richest lane's balance, wei.
         balance_wei: alloy_primitives::U256,
     },
     /// The idempotency key is empty or too long. Caller.
@@ -89,7 +89,7 @@ pub enum SubmitError {
     /// The idempotency key was used before with another body. Caller.
     #[error("idempotency key was used with another body, for request {existing}")]
     IdempotencyConflict {
-        /// The request it belongs to.
+        /// The request submitted with the key.
         existing: RequestId,
     },
     /// Another request of this signer holds the nonce. Caller.
@@ -113,7 +113,7 @@ pub enum SubmitError {
         nonce: u64,
         /// The signer's next nonce.
         expected: u64,
-        /// The limit.
+        /// Greatest allowed distance, nonces.
         limit: u64,
     },
     /// A limit of open requests is reached: of all tenants, of the tenant, of the signer, or behind a missing nonce.
@@ -122,7 +122,7 @@ pub enum SubmitError {
     /// Another tenant has submitted the same signed request. Caller.
     #[error("request {id} was submitted through another tenant, and has not ended")]
     AlreadySubmitted {
-        /// The request.
+        /// The request's id.
         id: RequestId,
     },
     /// The operating system has no randomness for a call's salt.
@@ -139,7 +139,7 @@ pub enum SubmitError {
     /// The chain can't be served now: no endpoint, or no fee quote yet. Chain, node or operator.
     #[error("chain {chain_id} is not available: {detail}")]
     ChainUnavailable {
-        /// The chain.
+        /// EIP-155 chain id.
         chain_id: u64,
         /// The reason.
         detail: String,
@@ -152,7 +152,7 @@ pub enum SubmitError {
         "deadline {deadline_ms} ms can't be kept: the clock of chain {chain_id} is {ahead_ms} ms ahead of the relayer's"
     )]
     ChainClockAhead {
-        /// The chain.
+        /// EIP-155 chain id.
         chain_id: u64,
         /// The request's deadline, Unix ms.
         deadline_ms: u64,
@@ -239,7 +239,7 @@ pub enum CancelError {
     /// The request is in a transaction already, or has ended.
     #[error("request {id} is {status} and can't be cancelled any more")]
     TooLate {
-        /// The request.
+        /// The request's id.
         id: RequestId,
         /// Its current status.
         status: Status,
@@ -264,23 +264,23 @@ pub enum PolicyError {
     /// Accounts are bound to tenants only at a start.
     #[error("tenant `{0}` makes calls and no signer is bound to it: bind one (`signers`), and restart")]
     UnboundCalls(String),
-    /// The ledger could not tell whether the tenant had requests before.
+    /// The ledger could not be read, so it is unknown whether the tenant had requests before.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// This setting can't change while the relay runs.
     #[error("`tenant.{key}` of `{tenant}` can only be changed by a restart")]
     NeedsRestart {
-        /// The tenant.
+        /// The tenant's id.
         tenant: String,
-        /// The key.
+        /// The configuration key.
         key: &'static str,
     },
     /// The new policy is invalid.
     #[error("`tenant.{key}` of `{tenant}` {detail}")]
     Invalid {
-        /// The tenant.
+        /// The tenant's id.
         tenant: String,
-        /// The key.
+        /// The configuration key.
         key: &'static str,
         /// The problem.
         detail: &'static str,
@@ -315,7 +315,7 @@ pub enum BuildError {
     /// A chain without endpoint or signer.
     #[error("chain {chain_id} has no {what}")]
     Missing {
-        /// The chain.
+        /// EIP-155 chain id.
         chain_id: u64,
         /// `rpc` or `signer`.
         what: &'static str,
@@ -323,7 +323,7 @@ pub enum BuildError {
     /// A value is out of range, or two contradict each other.
     #[error("{key}: {detail}")]
     Config {
-        /// The key.
+        /// The configuration key.
         key: String,
         /// The problem, and its fix.
         detail: String,
@@ -331,7 +331,7 @@ pub enum BuildError {
     /// The chain could not be reached, or differs from its configuration.
     #[error("chain {chain_id}: {detail}")]
     Chain {
-        /// The chain.
+        /// EIP-155 chain id.
         chain_id: u64,
         /// The problem.
         detail: String,
