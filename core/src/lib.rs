@@ -35,11 +35,11 @@
 //!
 //! A complete program is in `examples/embed.rs`.
 //!
-//! # Rooms
+//! # Modules
 //! Pure, without clock, socket or randomness, also for `wasm32-unknown-unknown` (`--no-default-features`): [`chain`],
-//! [`request`], [`market`], [`forecast`], [`schedule`], [`policy`], [`lane`], [`provenance`], [`sim`],
-//! [`client`]. With feature `client-http`: `client_http`. With feature `relay` (the default): `ledger` and
-//! `relay`, which do the work.
+//! [`request`], [`market`], [`forecast`], [`schedule`], [`policy`], [`lane`], [`provenance`], [`sim`], [`client`]. With
+//! feature `client-http`: `client_http`. With feature `relay` (the default): `ledger` and `relay`, which perform the
+//! I/O.
 
 pub use slackwater_contracts as contracts;
 

@@ -1,5 +1,5 @@
-//! Files that only their owner reads: ledgers and outboxes hold signed requests that have not run yet, and whoever has those
-//! may execute them, at another time and in another order.
+//! Files readable only by their owner: ledgers and outboxes hold signed requests that have not run yet, and anyone with
+//! those may execute them, at another time and in another order.
 
 use std::{
     fs::{self, OpenOptions},
@@ -7,11 +7,11 @@ use std::{
     path::Path,
 };
 
-/// Permissions that nobody but the owner has any more.
+/// Permission bits of group and others.
 #[cfg(unix)]
 const OTHERS: u32 = 0o077;
 
-/// For a file that is made with 0600.
+/// Options for a file created with mode 0600.
 pub(crate) fn options() -> OpenOptions {
     #[allow(unused_mut, reason = "elsewhere there is no mode to set")]
     let mut options = OpenOptions::new();
@@ -23,10 +23,10 @@ pub(crate) fn options() -> OpenOptions {
     options
 }
 
-/// Takes from a file what group and others may do with it. A file that is not there is fine.
+/// Removes the permissions of group and others from a file. A missing file is fine.
 ///
 /// # Errors
-/// If it belongs to somebody else.
+/// If the file belongs to another user.
 pub(crate) fn tighten(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     {

@@ -1,10 +1,10 @@
-//! A small ordered map, for what is few: lanes, forwarders, what one lane or one page has under way. Each `BTreeMap` of other
-//! types costs a download its code.
+//! A small ordered map for few entries: lanes, forwarders, work in progress of one lane or one page. Each further
+//! `BTreeMap` type adds code to the WASM download.
 
 use std::vec;
 
-/// Keys and values in ascending order of the keys. A ring buffer would move less when the first one leaves, as nonces do, and
-/// costs several times the code for each pair of types.
+/// Keys and values in ascending order of the keys. A ring buffer would move less when the first entry leaves, as nonces
+/// do, but costs several times the code for each pair of types.
 #[derive(Debug, Clone)]
 pub(crate) struct Table<K, V>(Vec<(K, V)>);
 
@@ -47,7 +47,7 @@ impl<K: Ord, V> Table<K, V> {
         self.place(key).is_ok()
     }
 
-    /// Whether the key is new.
+    /// Inserts or replaces a value; true if the key is new.
     pub(crate) fn insert(&mut self, key: K, value: V) -> bool {
         match self.place(&key) {
             Ok(place) => {
@@ -61,7 +61,7 @@ impl<K: Ord, V> Table<K, V> {
         }
     }
 
-    /// The value, made if the key is new.
+    /// The value of the key, created if the key is new.
     pub(crate) fn get_or_insert_with(&mut self, key: K, make: impl FnOnce() -> V) -> &mut V {
         let place = self.place(&key).unwrap_or_else(|place| {
             self.0.insert(place, (key, make()));

@@ -1,4 +1,4 @@
-//! Instants and durations as values. Nothing in the pure rooms reads a clock: time is an argument.
+//! Instants and durations as values. Nothing in the pure modules reads a clock: time is an argument.
 
 use std::{fmt, time::Duration};
 
@@ -47,7 +47,7 @@ pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A block's timestamp in Unix seconds, as the EVM sees it.
+/// A block's timestamp in Unix seconds, as seen by the EVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BlockTimestamp(pub u64);

@@ -1,4 +1,4 @@
-//! Why a call did not give what was asked for.
+//! Failures of calls.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use super::{
 };
 use crate::request::RequestId;
 
-/// Longest problem that is read, bytes.
+/// Largest problem body that is parsed, bytes.
 const MAX_PROBLEM_BYTES: usize = 64 << 10;
 
-/// Codes by which a relayer says that it has taken nothing, at statuses that do not say so. Where it is not sure, it says that
-/// too: [`Problem::ambiguous`].
+/// Codes that state that the relayer accepted nothing, for statuses that leave it open. If it is unsure, it says so:
+/// [`Problem::ambiguous`].
 const TOOK_NOTHING: [&str; 6] =
     ["body_timeout", "chain_unavailable", "overloaded", "paused", "shutting_down", "storage_unavailable"];
 
-/// An error answer of the relayer (RFC 9457). Switch on `code`; `title` and `detail` are for people.
+/// An error answer of the relayer (RFC 9457). Programs switch on `code`; `title` and `detail` are for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
@@ -30,31 +30,31 @@ pub struct Problem {
     /// Short text for people.
     #[serde(default)]
     pub title: String,
-    /// What happened this time.
+    /// Details of this occurrence.
     #[serde(default)]
     pub detail: String,
-    /// Path of the field at fault; of a batch, relative to its request.
+    /// Path of the invalid field; in a batch, relative to its request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
-    /// The request that is in the way.
+    /// Id of the conflicting request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub existing: Option<RequestId>,
-    /// The value that would have been right, such as the signer's next nonce.
+    /// The expected value, such as the signer's next nonce.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<u64>,
-    /// When to come back, ms.
+    /// Suggested wait before a retry, ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
-    /// The same submission may succeed later, unchanged.
+    /// True if the same submission may succeed later, unchanged.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retryable: bool,
-    /// It may have been accepted all the same.
+    /// True if it may have been accepted nevertheless.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ambiguous: bool,
 }
 
 impl Problem {
-    /// Reads a problem; `None` if it is none of ours, such as a proxy's page.
+    /// Parses a problem; `None` if the body is not one of ours, such as a proxy's page.
     pub(super) fn parse(body: &[u8]) -> Option<Self> {
         if body.len() > MAX_PROBLEM_BYTES {
             return None;
@@ -72,50 +72,50 @@ impl Problem {
     }
 }
 
-/// Why a call failed.
+/// Failure of a call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// The relayer refused, and says why.
+    /// The relayer refused, with an explanation.
     #[error("{} ({}): {}", .0.title, .0.code, .0.detail)]
     Problem(Box<Problem>),
-    /// Something answered that is no relayer: a proxy, a load balancer, another program.
+    /// The answer came from something other than a relayer: a proxy, a load balancer, another program.
     #[error("the answer has status {status} and no explanation")]
     Status {
         /// HTTP status.
         status: u16,
-        /// When to come back, ms.
+        /// Suggested wait before a retry, ms.
         retry_after_ms: Option<u64>,
     },
-    /// A success whose body can't be read: another program, another version, or a cut answer.
+    /// A success whose body can't be parsed: another program, another version, or a truncated answer.
     #[error("the answer with status {status} can't be read: {detail}")]
     Unreadable {
         /// HTTP status.
         status: u16,
-        /// The parser's words.
+        /// The parser's message.
         detail: String,
     },
-    /// An answer beyond what is read.
+    /// The answer exceeds the size limit.
     #[error("the answer has {bytes} bytes or more, limit {limit}")]
     TooLarge {
-        /// Bytes seen.
+        /// Bytes received.
         bytes: usize,
-        /// The limit.
+        /// Size limit, bytes.
         limit: usize,
     },
     /// No answer.
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// It was accepted by a promise that is not worth anything: by an identity that is not pinned, or about something else.
-    /// Whoever made it may execute the request all the same.
+    /// It was accepted with a worthless promise: by an identity that is not pinned, or about something else. Its issuer
+    /// may execute the request nevertheless.
     #[error(transparent)]
     Promise(#[from] PromiseFault),
-    /// The call can't be made from what was given. Caller.
+    /// The arguments are invalid. Cause: caller.
     #[error("{field}: {detail}")]
     Invalid {
-        /// What is wrong.
+        /// Name of the invalid argument.
         field: &'static str,
-        /// How.
+        /// Description of the error.
         detail: String,
     },
 }
@@ -123,14 +123,14 @@ pub enum ClientError {
 impl ClientError {
     /// Code of [`Self::Promise`].
     pub(super) const BAD_PROMISE: &'static str = "bad_promise";
-    /// The relayer's code for a request that it has accepted from another tenant.
+    /// The relayer's code for a request that it has already accepted from another tenant.
     pub(super) const ALREADY_SUBMITTED: &'static str = "already_submitted";
 
     pub(super) fn invalid(field: &'static str, detail: impl Into<String>) -> Self {
         Self::Invalid { field, detail: detail.into() }
     }
 
-    /// The stable code: the relayer's own, or one of `unexpected_status`, `unreadable_answer`, `answer_too_large`,
+    /// Stable code: the relayer's own, or one of `unexpected_status`, `unreadable_answer`, `answer_too_large`,
     /// `unreachable`, `timeout`, `connection_broken`, `bad_promise`, `invalid_argument`.
     pub fn code(&self) -> &str {
         match self {
@@ -148,7 +148,7 @@ impl ClientError {
         }
     }
 
-    /// The same call may succeed later, unchanged.
+    /// True if the same call may succeed later, unchanged.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Problem(problem) => {
@@ -160,11 +160,11 @@ impl ClientError {
         }
     }
 
-    /// The relayer may have done what was asked all the same.
+    /// True if the relayer may have executed the call nevertheless.
     pub fn is_ambiguous(&self) -> bool {
         match self {
-            // A relayer that failed has not said that it kept nothing; what gateways answer may have a code as well; and what
-            // was submitted for somebody else is accepted.
+            // A failed relayer has not stated that it kept nothing; a gateway's answer may have a code as well; and a
+            // request submitted by another tenant is accepted.
             Self::Problem(problem) => {
                 problem.ambiguous
                     || problem.code == Self::ALREADY_SUBMITTED
@@ -177,7 +177,7 @@ impl ClientError {
         }
     }
 
-    /// When to come back, where that was said.
+    /// Suggested wait before a retry; `None` if the answer has none.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Problem(problem) => problem.retry_after_ms,
@@ -187,7 +187,7 @@ impl ClientError {
         .map(Duration::from_millis)
     }
 
-    /// The relayer's explanation.
+    /// The relayer's explanation; `None` for other failures.
     pub const fn problem(&self) -> Option<&Problem> {
         match self {
             Self::Problem(problem) => Some(problem),
@@ -196,12 +196,12 @@ impl ClientError {
     }
 }
 
-/// Statuses that say nothing against the request itself.
+/// True for statuses that say nothing against the request itself.
 const fn is_passing(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
 }
 
-/// Statuses of which it is not known who answered, nor what it had passed on before.
+/// True for statuses with an unknown origin, where the call may have been forwarded before.
 const fn is_unclear(status: u16) -> bool {
     status >= 500 || status == 408 || (status >= 200 && status < 400)
 }

@@ -1,4 +1,4 @@
-//! One call with its repetitions, and a client of typed calls over whatever moves bytes.
+//! One call with its retries, and a client of typed calls over any transport.
 
 use std::{fmt, future::Future, time::Duration};
 
@@ -18,19 +18,19 @@ use crate::{
     time::Timestamp,
 };
 
-/// The relayer's code for what can't be withdrawn (any more).
+/// The relayer's code for a request that can't be withdrawn (any more).
 const TOO_LATE: &str = "too_late";
 
-/// What an [`Exchange`] wants done.
+/// Next action of an [`Exchange`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step<'a> {
-    /// Send this, and tell [`Exchange::answer`] what came of it.
+    /// Send this call, and pass the result to [`Exchange::answer`].
     Send(&'a HttpCall),
     /// Ask again at this instant.
     Wait(Timestamp),
 }
 
-/// One call with its repetitions: a machine without clock, randomness or socket.
+/// One call with its retries: a state machine without clock, randomness or socket.
 ///
 /// ```
 /// use slackwater::{
@@ -52,31 +52,32 @@ pub struct Exchange<T> {
     deadline: Option<Timestamp>,
     attempt: u32,
     not_before: Timestamp,
-    /// An attempt whose answer was lost may have done it.
+    /// True if an attempt without an answer may have succeeded.
     may_be_done: bool,
-    /// Of a withdrawal that came too late, perhaps for an attempt of its own that worked: a look at the request, and the refusal
-    /// that stands unless it is withdrawn.
+    /// Pending look-up after a withdrawal that came too late, perhaps because an earlier attempt of it succeeded: the
+    /// look-up call, and the refusal that stands unless the request is withdrawn.
     look: Option<(HttpCall, ClientError)>,
 }
 
 impl<T> Exchange<T> {
-    /// `call`, to be repeated as `policy` says, and not at or after `deadline`.
+    /// An exchange of `call`, with retries by `policy`, and none at or after `deadline`.
     pub const fn new(call: ApiCall<T>, policy: RetryPolicy, deadline: Option<Timestamp>) -> Self {
         Self { call, policy, deadline, attempt: 0, not_before: Timestamp(0), may_be_done: false, look: None }
     }
 
-    /// What to do at `now`.
+    /// The next action at `now`.
     pub fn step(&self, now: Timestamp) -> Step<'_> {
         let call = self.look.as_ref().map_or(self.call.http(), |(look, _)| look);
         if now < self.not_before { Step::Wait(self.not_before) } else { Step::Send(call) }
     }
 
-    /// Attempts that have ended.
+    /// Number of completed attempts.
     pub const fn attempts(&self) -> u32 {
         self.attempt
     }
 
-    /// Takes what came of an attempt; the result, or `None` if [`Self::step`] goes on. `entropy` is a random number.
+    /// Processes the result of an attempt; returns the final result, or `None` if [`Self::step`] continues. `entropy`
+    /// is a random number.
     pub fn answer(
         &mut self,
         now: Timestamp,
@@ -117,25 +118,25 @@ impl<T> Exchange<T> {
     }
 }
 
-/// What moves bytes, tells the time and waits: a browser's `fetch`, a runtime's HTTP client, a test.
+/// I/O, clock and timer of a client: a browser's `fetch`, a runtime's HTTP client, a test.
 ///
 /// It adds the base URL and the credentials, sets a time limit, reads no more than
-/// [`MAX_ANSWER_BYTES`](super::MAX_ANSWER_BYTES) of a body and follows no redirect. Futures need not be `Send`; where an
+/// [`MAX_ANSWER_BYTES`](super::MAX_ANSWER_BYTES) of a body and follows no redirect. Futures need not be `Send`; if an
 /// implementation's are, those of its [`Client`] are too.
 pub trait Transport {
     /// Sends `call` once.
     fn send(&self, call: &HttpCall) -> impl Future<Output = Result<HttpAnswer, TransportError>>;
-    /// Waits.
+    /// Waits for `wait`.
     fn sleep(&self, wait: Duration) -> impl Future<Output = ()>;
-    /// Now.
+    /// Current time.
     fn now(&self) -> Timestamp;
-    /// A random number; it spreads repetitions, and no secret depends on it.
+    /// A random number; it spreads retries, and no secret depends on it.
     fn entropy(&self) -> u64;
 }
 
 /// A typed client of one relayer.
 ///
-/// Repeats what is safe to repeat. It forgets everything when it is dropped: to lose no request, use an
+/// Retries whatever is safe to repeat. Its state is lost when it is dropped: for durable requests, use an
 /// [`Outbox`](super::Outbox).
 #[derive(Clone)]
 pub struct Client<T> {
@@ -169,7 +170,7 @@ impl<T: Transport> Client<T> {
         Self { transport: change(self.transport), policy: self.policy, identities: self.identities }
     }
 
-    /// The same client, which takes promises of these identities only: of a relayer that is known from elsewhere. Several
+    /// The same client, accepting promises of these identities only: of a relayer known from another source. Several
     /// while an identity is rotated. Default: any promise, for the caller to check.
     #[must_use]
     pub fn identities(mut self, identities: impl IntoIterator<Item = Address>) -> Self {
@@ -177,17 +178,17 @@ impl<T: Transport> Client<T> {
         self
     }
 
-    /// The identities whose promises it takes; empty for any.
+    /// The accepted identities; empty for any.
     pub fn pinned(&self) -> &[Address] {
         &self.identities
     }
 
-    /// What moves its bytes.
+    /// The client's transport.
     pub const fn transport(&self) -> &T {
         &self.transport
     }
 
-    /// Makes any call, with repetitions.
+    /// Makes any call, with retries.
     ///
     /// # Errors
     /// The last attempt's error.
@@ -195,7 +196,7 @@ impl<T: Transport> Client<T> {
         self.call_until(call, None).await
     }
 
-    /// Makes any call, with repetitions before `deadline`.
+    /// Makes any call, with retries before `deadline`.
     ///
     /// # Errors
     /// The last attempt's error.
@@ -224,8 +225,8 @@ impl<T: Transport> Client<T> {
         self.checked(submit, self.call_until(api::submit(submit), deadline).await?)
     }
 
-    /// What is accepted, by an identity that counts, within the time that was asked for. The request's id is taken as the
-    /// relayer says it: only whoever signed knows it, and compares.
+    /// Checks that an acceptance is promised by a pinned identity, within the requested time. The request's id is taken
+    /// from the relayer: only the signer knows it, and compares.
     fn checked(&self, submit: &Submit, accepted: Accepted) -> Result<Accepted, ClientError> {
         if let Some(relayer) = pin_for(&self.identities, &accepted.promise.promise) {
             let (request, chain_id) = (accepted.id, submit.chain_id());
@@ -249,7 +250,7 @@ impl<T: Transport> Client<T> {
         Ok(submits.iter().zip(results).map(checked).collect())
     }
 
-    /// A price; see [`api::quote`].
+    /// Quotes a price; see [`api::quote`].
     ///
     /// # Errors
     /// [`ClientError`].
@@ -257,15 +258,15 @@ impl<T: Transport> Client<T> {
         self.call(api::quote(chain_id, gas, within)).await
     }
 
-    /// All about one request.
+    /// Fetches the details of one request.
     ///
     /// # Errors
-    /// [`ClientError`]; `not_found` for an unknown one.
+    /// [`ClientError`]; `not_found` for an unknown request.
     pub async fn request(&self, id: RequestId) -> Result<RequestDetail, ClientError> {
         self.call(api::request(id)).await
     }
 
-    /// A page of requests.
+    /// Lists a page of requests.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -273,8 +274,8 @@ impl<T: Transport> Client<T> {
         self.call(api::requests(filter)).await
     }
 
-    /// Withdraws a request that is still queued. If the answer is lost and the next one is `too_late`, the request is looked up: it
-    /// may have been withdrawn by the first attempt.
+    /// Withdraws a request that is still queued. If the answer is lost and the next one is `too_late`, the request is
+    /// looked up: the first attempt may have withdrawn it.
     ///
     /// # Errors
     /// [`ClientError`]; `too_late` once it is in a transaction, or has ended.
@@ -282,7 +283,7 @@ impl<T: Transport> Client<T> {
         self.call(api::cancel(id)).await
     }
 
-    /// The chains that are served.
+    /// Lists the supported chains.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -290,7 +291,7 @@ impl<T: Transport> Client<T> {
         self.call(api::chains()).await
     }
 
-    /// Prices of a chain now.
+    /// Fetches a chain's current prices.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -298,15 +299,15 @@ impl<T: Transport> Client<T> {
         self.call(api::fees(chain_id)).await
     }
 
-    /// The expected base fee.
+    /// Fetches the base fee forecast.
     ///
     /// # Errors
-    /// [`ClientError`]; `not_found` where the relayer sends at once.
+    /// [`ClientError`]; `not_found` if the relayer sends at once.
     pub async fn forecast(&self, chain_id: u64, horizon: Option<Duration>) -> Result<Forecast, ClientError> {
         self.call(api::forecast(chain_id, horizon)).await
     }
 
-    /// One batch.
+    /// Fetches one batch.
     ///
     /// # Errors
     /// [`ClientError`].

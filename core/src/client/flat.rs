@@ -1,5 +1,5 @@
-//! Answers as they are read. `serde(flatten)` would keep each of them in memory in a form of its own first, and in WASM that
-//! is a tenth of the module.
+//! Deserialised forms of answers. `serde(flatten)` would first buffer each of them in memory in a form of its own, and
+//! in WASM that is a tenth of the module.
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use serde::Deserialize;

@@ -1,4 +1,4 @@
-//! What becomes of one request, through broken connections, repeated events and reorganisations.
+//! Follows one request through broken connections, repeated events and reorgs.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -16,45 +16,45 @@ use crate::{
     time::Timestamp,
 };
 
-/// Time between two looks where there is no stream, unless [`Follow::polling`] says otherwise.
+/// Interval between look-ups without a stream, unless [`Follow::polling`] sets another.
 pub const DEFAULT_POLL: Duration = Duration::from_secs(2);
 
-/// Events that a request's state shows at most (the beginning of its story); with so many the story may go on.
+/// Limit on events in a request's state (its first ones); at the limit there may be more.
 const TIMELINE_LIMIT: usize = 1_000;
 
-/// When following ends.
+/// End condition of a [`Follow`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Until {
-    /// In a block, which a reorganisation may still take back; or ended.
+    /// Included in a block, which a reorg may still revoke; or ended.
     Included,
-    /// Ended: final, or for a reason.
+    /// Ended: final, or for another reason.
     #[default]
     Terminal,
 }
 
-/// A step of the request.
+/// A status change of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// What it was, as far as it was seen.
+    /// Last seen status; `None` for the first change.
     pub from: Option<Open<Status>>,
-    /// What happened.
+    /// The event.
     pub event: Event,
-    /// It went back, such as from `included` to `broadcast` in a reorganisation.
+    /// True for a step back, such as from `included` to `broadcast` in a reorg.
     pub is_fallback: bool,
 }
 
-/// What a [`Follow`] wants done.
+/// Next action of a [`Follow`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FollowStep {
-    /// Open this stream and tell [`Follow::opened`] what came.
+    /// Open this stream and pass the answer to [`Follow::opened`].
     Open(HttpCall),
     /// Give the stream's bytes to [`Follow::bytes`], and tell [`Follow::closed`] when it ends.
     Read,
-    /// Send this and tell [`Follow::looked`] what came.
+    /// Send this call and pass the answer to [`Follow::looked`].
     Look(HttpCall),
     /// Ask again at this instant.
     Wait(Timestamp),
-    /// There is nothing more to do: see [`Follow::state`] and [`Follow::failure`].
+    /// Finished: see [`Follow::state`] and [`Follow::failure`].
     Done,
 }
 
@@ -67,11 +67,11 @@ enum Mode {
     Done,
 }
 
-/// Follows one request: a machine without clock, randomness or socket.
+/// Follower of one request: a state machine without clock, randomness or socket.
 ///
-/// It reads the event stream from the first event on. A stream that can't be opened, or breaks, is resumed after a wait;
-/// before that the request's state is looked at, so that progress is seen even where streams never get through. With
-/// [`Self::polling`] it only looks.
+/// It reads the event stream from the first event. A stream that can't be opened, or breaks, is resumed after a wait;
+/// before that the request's state is looked up, so that progress is seen even if streams never get through. With
+/// [`Self::polling`] it uses look-ups only.
 #[derive(Debug, Clone)]
 pub struct Follow {
     id: RequestId,
@@ -84,14 +84,14 @@ pub struct Follow {
     last: Option<Event>,
     changes: VecDeque<Change>,
     failures: u32,
-    /// The relayer said that nothing comes any more.
+    /// True once the relayer has said that there are no more events.
     has_no_more: bool,
     failure: Option<ClientError>,
     contradiction: Option<Event>,
 }
 
 impl Follow {
-    /// Follows the request until it has ended.
+    /// A follower of the request until its end.
     pub fn new(id: RequestId) -> Self {
         Self {
             id,
@@ -110,21 +110,21 @@ impl Follow {
         }
     }
 
-    /// When to end. Default [`Until::Terminal`].
+    /// Sets the end condition. Default [`Until::Terminal`].
     #[must_use]
     pub const fn until(mut self, until: Until) -> Self {
         self.until = until;
         self
     }
 
-    /// How fast to come back, and after how many failures in a row to give up (0: never, the default).
+    /// Sets the back-off, and the limit on consecutive failures (0: none, the default).
     #[must_use]
     pub const fn retry(mut self, policy: RetryPolicy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// Looks at the state now and then instead of reading a stream.
+    /// Polls the state periodically instead of reading a stream.
     #[must_use]
     pub fn polling(mut self, every: Duration) -> Self {
         (self.is_polling, self.poll, self.mode) = (true, every, Mode::Look);
@@ -136,37 +136,37 @@ impl Follow {
         self.id
     }
 
-    /// The last event: where the request stands.
+    /// The last event, with the current status; `None` before the first.
     pub const fn state(&self) -> Option<&Event> {
         self.last.as_ref()
     }
 
-    /// Why it gave up.
+    /// Reason for giving up; `None` otherwise.
     pub const fn failure(&self) -> Option<&ClientError> {
         self.failure.as_ref()
     }
 
-    /// An event after the request's end: the relayer took back what it had called final.
+    /// An event after the request's end: the relayer revoked a final status.
     pub const fn contradiction(&self) -> Option<&Event> {
         self.contradiction.as_ref()
     }
 
-    /// Whether it is done.
+    /// True if it has finished.
     pub fn is_done(&self) -> bool {
         self.mode == Mode::Done
     }
 
-    /// The next step of the request that was not shown yet.
+    /// The next unread change of the request.
     pub fn next_change(&mut self) -> Option<Change> {
         self.changes.pop_front()
     }
 
-    /// What to do at `now`.
+    /// The next action at `now`.
     pub fn step(&mut self, now: Timestamp) -> FollowStep {
         if let Mode::Wait(until) = self.mode
             && until <= now
         {
-            // A look first: it shows whether there is anything to wait for.
+            // First a look-up: it shows whether there is anything to wait for.
             self.mode = Mode::Look;
         }
         match self.mode {
@@ -185,13 +185,13 @@ impl Follow {
         api::request(self.id)
     }
 
-    /// The stream was opened, or not. Of an answer that is no stream, `answer` holds the body.
+    /// Processes the answer to [`FollowStep::Open`]. Without a stream, `answer` holds the body.
     pub fn opened(&mut self, now: Timestamp, answer: Result<HttpAnswer, TransportError>, entropy: u64) {
         if self.mode != Mode::Open {
             return;
         }
         match answer.map_err(ClientError::from).and_then(|answer| http::check(&answer).map(|()| answer.status)) {
-            // Nothing more will come: if the end was not seen, it is in the state.
+            // No more events: if the end was missed, it is in the state.
             Ok(204) => {
                 self.has_no_more = true;
                 self.mode = if self.is_at_end() { Mode::Done } else { Mode::Look };
@@ -204,17 +204,17 @@ impl Follow {
         }
     }
 
-    /// Takes bytes of the stream. Then call [`Self::next_change`] until there is none.
+    /// Processes bytes of the stream. Afterwards call [`Self::next_change`] until it returns `None`.
     ///
     /// # Errors
-    /// [`SseError`] if it can't be read on: close it, and go on with [`Self::closed`].
+    /// [`SseError`] if the stream is unreadable: close it, and continue with [`Self::closed`].
     pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), SseError> {
         if self.mode != Mode::Read {
             return Ok(());
         }
         let result = self.parser.push(bytes);
         while let Some(message) = self.parser.next_message() {
-            // What is no event is of a newer relayer, or noise: the state shows what matters.
+            // Anything else is from a newer relayer, or noise: the state shows what matters.
             if let Ok(event) = Event::parse(&message.data) {
                 self.apply(event);
             }
@@ -225,7 +225,7 @@ impl Follow {
         result
     }
 
-    /// The stream has ended, or broke.
+    /// Reports the end or failure of the stream.
     pub fn closed(&mut self, now: Timestamp, entropy: u64) {
         if self.mode != Mode::Read {
             return;
@@ -236,7 +236,7 @@ impl Follow {
         self.mode = Mode::Wait(now.saturating_add(wait));
     }
 
-    /// The answer to [`FollowStep::Look`].
+    /// Processes the answer to [`FollowStep::Look`].
     pub fn looked(&mut self, now: Timestamp, answer: Result<HttpAnswer, TransportError>, entropy: u64) {
         if self.mode != Mode::Look {
             return;
@@ -258,13 +258,13 @@ impl Follow {
         }
     }
 
-    /// Takes a state that was read elsewhere.
+    /// Applies a state that was read elsewhere.
     pub fn take_detail(&mut self, detail: &RequestDetail) {
         for event in &detail.timeline {
             self.apply(event.clone());
         }
-        // The state and its story are read one after the other, so the state may be the older one. Only where the story is
-        // cut, or missing, the state says more.
+        // The state and its timeline are read one after the other, so the state may be the older one. It only adds
+        // information if the timeline is truncated or missing.
         let summary = &detail.summary;
         let is_cut = detail.timeline.is_empty() || detail.timeline.len() >= TIMELINE_LIMIT;
         let is_newer = self.last.as_ref().is_none_or(|last| summary.updated_at_ms > last.at_ms);
@@ -286,7 +286,7 @@ impl Follow {
         }
     }
 
-    /// Takes an event once: delivery is at least once.
+    /// Applies an event once: delivery is at least once.
     fn apply(&mut self, event: Event) {
         let is_new = self.last.as_ref().is_none_or(|last| event.request_seq > last.request_seq);
         if event.request_id == self.id && is_new {
@@ -325,7 +325,7 @@ impl Follow {
     }
 }
 
-/// How far a status is on its way; unknown ones are nowhere behind.
+/// Progress rank of a status; unknown ones rank highest.
 const fn rank(status: &Open<Status>) -> u8 {
     match status {
         Open::Known(Status::Queued) => 0,

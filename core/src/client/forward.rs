@@ -1,4 +1,4 @@
-//! Building and signing an ERC-2771 request.
+//! Building and signing of ERC-2771 requests.
 
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use k256::ecdsa::SigningKey;
@@ -10,7 +10,7 @@ use crate::{
     time::Timestamp,
 };
 
-/// Gas given to the target unless [`ForwardBuilder::gas`] says otherwise.
+/// Default gas for the target; see [`ForwardBuilder::gas`].
 pub const DEFAULT_FORWARD_GAS: u64 = 200_000;
 
 /// Largest value of Solidity's `uint48`.
@@ -50,7 +50,7 @@ pub struct ForwardBuilder {
 }
 
 impl ForwardBuilder {
-    /// A request of `from` to call `to` through the forwarder of `domain`.
+    /// A builder for a request of `from` to call `to` through the forwarder of `domain`.
     pub fn new(domain: ForwarderDomain, from: Address, to: Address) -> Self {
         Self {
             domain,
@@ -85,22 +85,22 @@ impl ForwardBuilder {
         self
     }
 
-    /// The user's next nonce at the forwarder. Needed.
+    /// The user's next nonce at the forwarder. Required.
     #[must_use]
     pub const fn nonce(mut self, nonce: U256) -> Self {
         self.nonce = Some(nonce);
         self
     }
 
-    /// Last valid block timestamp, Unix seconds. Needed, and enforced by the chain: what is not executed by then never
-    /// will be.
+    /// Last valid block timestamp, Unix seconds. Required, and enforced by the chain: the request can't be executed
+    /// later.
     #[must_use]
     pub const fn deadline_s(mut self, deadline_s: u64) -> Self {
         self.deadline_s = Some(deadline_s);
         self
     }
 
-    /// The same as an instant, rounded down to whole seconds.
+    /// As [`Self::deadline_s`], for an instant, rounded down to whole seconds.
     #[must_use]
     pub const fn deadline(self, at: Timestamp) -> Self {
         self.deadline_s(at.as_secs())
@@ -109,7 +109,7 @@ impl ForwardBuilder {
     /// The request, ready to be signed.
     ///
     /// # Errors
-    /// [`ClientError::Invalid`] if nonce or deadline is missing, or a value can't be carried.
+    /// [`ClientError::Invalid`] if nonce or deadline is missing, or a value is out of range.
     pub fn build(self) -> Result<UnsignedForward, ClientError> {
         let nonce = self.nonce.ok_or_else(|| ClientError::invalid("nonce", "missing: read `nonces(from)`"))?;
         let deadline =
@@ -135,7 +135,7 @@ impl ForwardBuilder {
     }
 }
 
-/// A forward request that needs its user's signature.
+/// A forward request without its user's signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnsignedForward {
     domain: ForwarderDomain,
@@ -148,12 +148,12 @@ impl UnsignedForward {
         self.domain.digest(&self.forward)
     }
 
-    /// The id that the relayer will know it by: the digest.
+    /// The request's id at the relayer: the digest.
     pub fn id(&self) -> RequestId {
         RequestId(self.digest())
     }
 
-    /// What is asked for, without signature.
+    /// The request, without signature.
     pub const fn forward(&self) -> &Forward {
         &self.forward
     }
@@ -199,11 +199,11 @@ impl UnsignedForward {
         .to_string()
     }
 
-    /// The request with `signature`, which must be its user's. `v` may be 0 or 1, as some wallets give it.
+    /// Adds `signature`, which must be its user's. `v` may be 0 or 1, as from some wallets.
     ///
     /// # Errors
     /// [`ClientError::Invalid`] if it is malformed, or another account's. Contract wallets (ERC-1271) are refused by
-    /// OpenZeppelin's forwarder, so they are here.
+    /// OpenZeppelin's forwarder, and therefore also here.
     pub fn with_signature(mut self, signature: &[u8]) -> Result<Forward, ClientError> {
         let mut bytes = signature.to_vec();
         if let Some(v) = bytes.get_mut(64).filter(|v| **v < 2) {
@@ -219,7 +219,7 @@ impl UnsignedForward {
         Ok(self.forward)
     }
 
-    /// The request, signed.
+    /// Signs the request.
     ///
     /// # Errors
     /// [`ClientError::Invalid`] if `signer` fails, or has another account's key.
@@ -230,17 +230,17 @@ impl UnsignedForward {
     }
 }
 
-/// A digest could not be signed. The text must hold no secret.
+/// Failure to sign a digest. The text must contain no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct SignError(pub String);
 
-/// What signs 32 bytes: a key in memory, a wallet, a device, a callable of another language.
+/// A signer of 32-byte digests: a key in memory, a wallet, a device, a callable of another language.
 pub trait SignDigest {
     /// 65 bytes `r ‖ s ‖ v` over `digest`, low s.
     ///
     /// # Errors
-    /// [`SignError`] if it can't, or its owner does not want to.
+    /// [`SignError`] if it can't sign, or its owner declines.
     fn sign_digest(&self, digest: B256) -> Result<[u8; 65], SignError>;
 }
 
@@ -273,7 +273,7 @@ impl KeySigner {
         Self::from_bytes(&bytes.0)
     }
 
-    /// The account.
+    /// The account of the key.
     pub const fn address(&self) -> Address {
         self.address
     }

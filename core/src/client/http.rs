@@ -1,16 +1,16 @@
-//! An HTTP exchange as values: what to send, what came back, what went wrong on the way.
+//! HTTP exchanges as values: requests, answers and transport errors.
 
 use std::{fmt, marker::PhantomData};
 
 use super::error::{ClientError, Problem};
 
-/// Largest answer that is read, bytes. A batch of 1 000 acceptances has about 1 MB.
+/// Largest accepted answer, bytes. A batch of 1 000 acceptances has about 1 MB.
 pub const MAX_ANSWER_BYTES: usize = 8 << 20;
 
-/// Longest excerpt of a text from outside that an error keeps, characters.
+/// Longest excerpt of an external text in an error, characters.
 const MAX_DETAIL_CHARS: usize = 300;
 
-/// An HTTP method that the API uses.
+/// HTTP methods of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Method {
     /// `GET`
@@ -22,7 +22,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// As it is written in a request.
+    /// Name of the method in a request.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Get => "GET",
@@ -38,17 +38,17 @@ impl fmt::Display for Method {
     }
 }
 
-/// What to send. It holds no credentials: whoever sends it adds `Authorization: Bearer …`, so that an API key is never
-/// part of what is stored, compared or shown.
+/// An HTTP request without credentials: its sender adds `Authorization: Bearer …`, so that an API key is never part of
+/// stored, compared or displayed data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpCall {
     /// Method.
     pub method: Method,
-    /// Path and query, from the relayer's base URL on.
+    /// Path and query, relative to the relayer's base URL.
     pub path: String,
     /// Headers, names in lower case.
     pub headers: Vec<(&'static str, String)>,
-    /// JSON body.
+    /// JSON body; `None` without one.
     pub body: Option<String>,
 }
 
@@ -75,37 +75,37 @@ impl HttpCall {
     }
 }
 
-/// What came back. Read at most [`MAX_ANSWER_BYTES`] of a body; more is refused by [`ApiCall::parse`].
+/// An HTTP answer. Read at most [`MAX_ANSWER_BYTES`] of a body; larger ones are refused by [`ApiCall::parse`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HttpAnswer {
     /// HTTP status.
     pub status: u16,
-    /// Headers; only `retry-after` is looked at.
+    /// Headers; only `retry-after` is used.
     pub headers: Vec<(String, String)>,
     /// Body.
     pub body: Vec<u8>,
 }
 
 impl HttpAnswer {
-    /// The first header with this name, in any case.
+    /// The first header with this name, case-insensitive.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// Any success.
+    /// True for any success status (2xx).
     pub const fn is_success(&self) -> bool {
         self.status >= 200 && self.status < 300
     }
 }
 
-/// How far a call got that has no answer.
+/// Progress of a call without an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TransportErrorKind {
-    /// No connection: the relayer has seen nothing.
+    /// No connection: the relayer has received nothing.
     Unreachable,
-    /// No answer in time: the relayer may have done it.
+    /// No answer in time: the relayer may have executed it.
     Timeout,
-    /// The connection broke: the relayer may have done it. When in doubt, this one.
+    /// The connection broke: the relayer may have executed it. The default in case of doubt.
     Broken,
 }
 
@@ -117,7 +117,7 @@ pub enum TransportErrorKind {
     TransportErrorKind::Broken => "the connection to the relayer broke",
 })]
 pub struct TransportError {
-    /// How far it got.
+    /// Progress of the call.
     pub kind: TransportErrorKind,
     /// For people; without URL and credentials.
     pub detail: String,
@@ -130,7 +130,7 @@ impl TransportError {
     }
 }
 
-/// A call of the API, with how its answer is read.
+/// A call of the API, with its answer's parser.
 pub struct ApiCall<T> {
     http: HttpCall,
     read: fn(&HttpAnswer) -> Result<T, ClientError>,
@@ -142,29 +142,29 @@ impl<T> ApiCall<T> {
         Self { http, read, answer: PhantomData }
     }
 
-    /// What to send.
+    /// The HTTP request.
     pub const fn http(&self) -> &HttpCall {
         &self.http
     }
 
-    /// The same call, with its answer as it was written: for who passes it on.
+    /// The same call, with its answer as raw JSON, for callers that pass it on.
     #[inline]
     pub fn untyped(self) -> ApiCall<serde_json::Value> {
         ApiCall::new(self.http, json)
     }
 
-    /// Whether sending it again after a lost answer does no harm.
+    /// True if repeating the call after a lost answer is harmless.
     ///
-    /// True for all calls of this API: a submission always carries an idempotency key, and cancelling again is refused
-    /// with `too_late` where the first one worked, which an [`Exchange`](super::Exchange) looks up then.
+    /// True for all calls of this API: a submission always carries an idempotency key, and a repeated cancellation is
+    /// refused with `too_late` if the first one succeeded, which an [`Exchange`](super::Exchange) then looks up.
     pub const fn is_safe_to_repeat(&self) -> bool {
         true
     }
 
-    /// Reads the answer.
+    /// Parses the answer.
     ///
     /// # Errors
-    /// [`ClientError::Problem`] and [`ClientError::Status`] if the relayer, or something before it, refused;
+    /// [`ClientError::Problem`] and [`ClientError::Status`] if the relayer, or a proxy before it, refused;
     /// [`ClientError::TooLarge`] and [`ClientError::Unreadable`] if the answer can't be used.
     pub fn parse(&self, answer: &HttpAnswer) -> Result<T, ClientError> {
         check(answer)?;
@@ -184,7 +184,7 @@ impl<T> fmt::Debug for ApiCall<T> {
     }
 }
 
-/// Refuses what is too large or no success.
+/// Rejects answers that are too large or not a success.
 pub(super) fn check(answer: &HttpAnswer) -> Result<(), ClientError> {
     if answer.body.len() > MAX_ANSWER_BYTES {
         return Err(ClientError::TooLarge { bytes: answer.body.len(), limit: MAX_ANSWER_BYTES });
@@ -205,13 +205,13 @@ pub(super) fn check(answer: &HttpAnswer) -> Result<(), ClientError> {
     })
 }
 
-/// Reads a JSON body.
+/// Parses a JSON body.
 pub(super) fn json<T: serde::de::DeserializeOwned>(answer: &HttpAnswer) -> Result<T, ClientError> {
     serde_json::from_slice(&answer.body)
         .map_err(|error| ClientError::Unreadable { status: answer.status, detail: excerpt(&error.to_string()) })
 }
 
-/// The beginning of a text from outside, without control characters.
+/// The beginning of an external text, without control characters.
 pub(super) fn excerpt(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(MAX_DETAIL_CHARS).collect()
 }

@@ -1,8 +1,8 @@
-//! How does a caller talk to a relayer? Calls and answers of the HTTP API as values, retries, an outbox, event streams, and
-//! the means to check what the relayer says.
+//! Client side of the HTTP API: calls and answers as values, retries, an outbox, event streams, and verification of the
+//! relayer's statements.
 //!
-//! Nothing here opens a socket, reads a clock or draws a random number: bytes, time and entropy come in as arguments, so
-//! that a browser, a Python program and a Rust service share it. With feature `client-http`, `client_http` moves the bytes.
+//! Nothing here opens a socket, reads a clock or draws a random number: bytes, time and entropy are arguments, so that
+//! a browser, a Python program and a Rust service share it. With feature `client-http`, `client_http` does the I/O.
 
 #![deny(clippy::float_arithmetic)]
 

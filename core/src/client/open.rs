@@ -1,4 +1,4 @@
-//! Values of an enumeration that may grow.
+//! Values of extensible enumerations.
 
 use std::fmt;
 
@@ -6,23 +6,23 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::request::{Reason, Status};
 
-/// Longest name of an unknown value that is kept, characters.
+/// Longest stored name of an unknown value, characters.
 const MAX_NAME_CHARS: usize = 80;
 
-/// A value that this build knows, or the name of one that a newer relayer has.
+/// A value known to this build, or the name of one defined by a newer relayer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Open<T> {
-    /// Known.
+    /// Known value.
     Known(T),
-    /// Its name.
+    /// Name of an unknown value.
     Other(String),
 }
 
-/// What has a stable name.
+/// A value with a stable name.
 pub trait Named: Copy + Sized {
-    /// The name.
+    /// The stable name.
     fn name(self) -> &'static str;
-    /// The value with this name.
+    /// The value with this name; `None` if unknown.
     fn with_name(name: &str) -> Option<Self>;
 }
 
@@ -60,7 +60,7 @@ impl<T: Named> Open<T> {
         }
     }
 
-    /// The value, if this build knows it.
+    /// The value; `None` if this build does not know it.
     pub const fn known(&self) -> Option<T> {
         match self {
             Self::Known(value) => Some(*value),
@@ -70,7 +70,8 @@ impl<T: Named> Open<T> {
 }
 
 impl Open<Status> {
-    /// Known to be an end. What is not known is not taken for one: the relayer says so by ending the stream.
+    /// True for a known terminal status. An unknown one does not count: the relayer signals the end by ending the
+    /// stream.
     pub fn is_terminal(&self) -> bool {
         self.known().is_some_and(Status::is_terminal)
     }

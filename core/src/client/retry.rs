@@ -1,26 +1,26 @@
-//! When a failed call is sent again: exponential back-off with full jitter, and what the relayer asks for.
+//! Retries of failed calls: exponential back-off with full jitter, and the relayer's `Retry-After`.
 
 use std::time::Duration;
 
 use super::error::ClientError;
 use crate::time::{Timestamp, millis};
 
-/// Longest `Retry-After` that is understood, seconds: a day. More is a mistake, or a wish to be left alone.
+/// Longest accepted `Retry-After`, seconds: a day. A longer one is cut to it.
 const MAX_RETRY_AFTER_S: u64 = 86_400;
 
-/// How often, and how fast, a call is repeated.
+/// Number and pace of a call's retries.
 ///
 /// The wait before attempt `n + 1` is uniform in `0 ..= min(cap, base · 2^(n−1))` ("full jitter": callers that failed
-/// together do not come back together), and never shorter than what `Retry-After` asks for.
+/// together do not come back together), and never shorter than the `Retry-After`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Bound of the first wait. Default 250 ms.
+    /// Upper bound of the first wait. Default 250 ms.
     pub base: Duration,
-    /// Bound of every wait. Default 20 s.
+    /// Upper bound of every wait. Default 20 s.
     pub cap: Duration,
-    /// Attempts in all, the first included; 0 is no limit but the deadline. Default 6.
+    /// Limit on attempts, including the first; 0: no limit but the deadline. Default 6.
     pub max_attempts: u32,
-    /// Longest `Retry-After` that is waited for; a longer one ends the call. Default 5 min.
+    /// Longest acceptable `Retry-After`; a longer one ends the call. Default 5 min.
     pub max_retry_after: Duration,
 }
 
@@ -35,32 +35,32 @@ impl Default for RetryPolicy {
     }
 }
 
-/// What to do after a failed attempt.
+/// Decision after a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
-    /// Send it again after so long.
+    /// Retry after this wait.
     Wait(Duration),
-    /// Don't.
+    /// Don't retry.
     GiveUp(GiveUp),
 }
 
-/// Why a call is not sent again.
+/// Reason not to retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GiveUp {
-    /// The error would come back.
+    /// The error would recur.
     Final,
-    /// It may have worked, and repeating it is not safe.
+    /// It may have succeeded, and repeating it is not safe.
     Ambiguous,
     /// [`RetryPolicy::max_attempts`] is reached.
     Attempts,
     /// The next attempt would come after the deadline.
     Deadline,
-    /// The relayer asks for a longer wait than [`RetryPolicy::max_retry_after`].
+    /// The relayer's `Retry-After` exceeds [`RetryPolicy::max_retry_after`].
     RetryAfter,
 }
 
 impl RetryPolicy {
-    /// What to do after attempt number `attempt` (from 1) failed with `error` at `now`.
+    /// Decides after attempt number `attempt` (from 1) failed with `error` at `now`.
     ///
     /// `entropy` is any random number; the same arguments give the same decision.
     pub fn next(
@@ -92,18 +92,18 @@ impl RetryPolicy {
         }
     }
 
-    /// A wait that is uniform in `0 ..= min(cap, base · 2^(attempt−1))`, to whole milliseconds.
+    /// A random wait, uniform in `0 ..= min(cap, base · 2^(attempt−1))`, in whole milliseconds.
     pub fn back_off(&self, attempt: u32, entropy: u64) -> Duration {
         let doublings = attempt.saturating_sub(1).min(63);
         let bound = u128::from(millis(self.base)) << doublings;
         let bound = u64::try_from(bound).unwrap_or(u64::MAX).min(millis(self.cap));
-        // Multiply and shift instead of a remainder: without bias towards small waits.
+        // Multiply and shift instead of a remainder: no bias towards small waits.
         let scaled = (u128::from(entropy) * (u128::from(bound) + 1)) >> 64;
         Duration::from_millis(u64::try_from(scaled).unwrap_or(bound))
     }
 }
 
-/// `Retry-After` in milliseconds. Only the form in seconds: the other is a date, and there is no clock here.
+/// `Retry-After` in milliseconds. Only the form in seconds: the other one is a date, and there is no clock here.
 pub(super) fn retry_after_ms(header: &str) -> Option<u64> {
     let seconds: u64 = header.trim().parse().ok()?;
     Some(seconds.min(MAX_RETRY_AFTER_S) * 1_000)

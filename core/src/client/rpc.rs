@@ -1,4 +1,4 @@
-//! Questions to the user's own node: JSON-RPC bodies out, answers in.
+//! Queries to the user's own node, as JSON-RPC bodies.
 
 use std::fmt;
 
@@ -11,32 +11,32 @@ use slackwater_contracts::forwarder::{eip712DomainCall, isTrustedForwarderCall, 
 use super::http::{MAX_ANSWER_BYTES, excerpt};
 use crate::request::ForwarderDomain;
 
-/// Why a node's answer can't be used.
+/// Failure of a node's answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RpcError {
-    /// The node refused.
+    /// The node returned an error.
     #[error("the node answered error {code}: {message}")]
     Node {
         /// JSON-RPC error code.
         code: i64,
-        /// Its words, for people.
+        /// Error message, for people.
         message: String,
     },
-    /// Not JSON-RPC, or of another form than asked for.
+    /// Not JSON-RPC, or of an unexpected form.
     #[error("the node's answer can't be read: {0}")]
     Unreadable(String),
-    /// Beyond what is read.
+    /// The answer exceeds the size limit.
     #[error("the node's answer has {bytes} bytes, limit {limit}")]
     TooLarge {
-        /// Bytes.
+        /// Size of the answer, bytes.
         bytes: usize,
-        /// The limit.
+        /// Size limit, bytes.
         limit: usize,
     },
 }
 
-/// A question to a node, with how its answer is read.
+/// A query to a node, with its answer's parser.
 pub struct RpcCall<T> {
     method: &'static str,
     params: Value,
@@ -66,7 +66,7 @@ struct NodeError {
 }
 
 impl RpcError {
-    /// The contract that was called reverted. Nodes that say so in another way than by code 3 are not understood here.
+    /// True if the called contract reverted. Only error code 3 is recognised.
     pub const fn is_revert(&self) -> bool {
         matches!(self, Self::Node { code: 3, .. })
     }
@@ -77,7 +77,7 @@ impl<T> RpcCall<T> {
         Self { method, params, read }
     }
 
-    /// Method and parameters, for wallets that take them apart (EIP-1193).
+    /// Method and parameters, for wallets that take them separately (EIP-1193).
     pub const fn parts(&self) -> (&'static str, &Value) {
         (self.method, &self.params)
     }
@@ -87,7 +87,7 @@ impl<T> RpcCall<T> {
         json!({ "jsonrpc": "2.0", "id": 1, "method": self.method, "params": self.params }).to_string()
     }
 
-    /// Reads the body of the node's answer.
+    /// Parses the body of the node's answer.
     ///
     /// # Errors
     /// [`RpcError`].
@@ -102,7 +102,7 @@ impl<T> RpcCall<T> {
         self.parse_result(reply.result.unwrap_or(Value::Null))
     }
 
-    /// Reads the `result` alone, as an EIP-1193 provider gives it.
+    /// Parses the `result` alone, as returned by an EIP-1193 provider.
     ///
     /// # Errors
     /// [`RpcError::Unreadable`].
@@ -119,12 +119,12 @@ fn read<T: DeserializeOwned>(result: Value) -> Result<T, RpcError> {
     serde_json::from_value(result).map_err(|error| unreadable(&error))
 }
 
-/// Which block.
+/// Reference to a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockRef {
     /// `latest`, `safe` or `finalized`.
     Tag(&'static str),
-    /// By number.
+    /// Block number.
     Number(u64),
 }
 
@@ -146,8 +146,8 @@ fn eth_call(to: Address, data: Vec<u8>, block: BlockRef) -> Value {
     json!([{ "to": to, "data": Bytes::from(data) }, block.param()])
 }
 
-/// The next nonce of `owner` at `forwarder`: what the next request must carry. Requests that are signed and not executed
-/// yet are not in it: count them in.
+/// The next nonce of `owner` at `forwarder`, required in the next request. It does not count requests that are signed
+/// but not executed yet: add those.
 pub fn nonces(forwarder: Address, owner: Address, block: BlockRef) -> RpcCall<U256> {
     let data = noncesCall { owner }.abi_encode();
     RpcCall::new("eth_call", eth_call(forwarder, data, block), |result| {
@@ -158,7 +158,7 @@ pub fn nonces(forwarder: Address, owner: Address, block: BlockRef) -> RpcCall<U2
     })
 }
 
-/// The EIP-712 domain that the contract at `forwarder` names (ERC-5267).
+/// The EIP-712 domain stated by the contract at `forwarder` (ERC-5267).
 pub fn forwarder_domain(forwarder: Address) -> RpcCall<ForwarderDomain> {
     let data = eip712DomainCall {}.abi_encode();
     RpcCall::new("eth_call", eth_call(forwarder, data, BlockRef::Tag("latest")), |result| {
@@ -174,13 +174,13 @@ pub fn forwarder_domain(forwarder: Address) -> RpcCall<ForwarderDomain> {
     })
 }
 
-/// The code of an account (`eth_getCode`); empty where there is none.
+/// The code of an account (`eth_getCode`); empty without code.
 pub fn code(account: Address, block: BlockRef) -> RpcCall<Bytes> {
     RpcCall::new("eth_getCode", json!([account, block.param()]), read)
 }
 
-/// Whether `target` takes the sender that `forwarder` appends (ERC-2771), read as OpenZeppelin's forwarder reads it: an
-/// account without code, or a contract that answers less than a word, trusts nobody.
+/// True if `target` trusts the sender appended by `forwarder` (ERC-2771), interpreted as OpenZeppelin's forwarder does:
+/// an account without code, or a contract that returns less than a word, trusts nobody.
 pub fn is_trusted_forwarder(target: Address, forwarder: Address, block: BlockRef) -> RpcCall<bool> {
     let data = isTrustedForwarderCall { forwarder }.abi_encode();
     RpcCall::new("eth_call", eth_call(target, data, block), |result| {
@@ -189,16 +189,16 @@ pub fn is_trusted_forwarder(target: Address, forwarder: Address, block: BlockRef
     })
 }
 
-/// A mined transaction's receipt, as far as verification looks at it.
+/// The parts of a mined transaction's receipt that verification needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     /// Transaction hash.
     pub tx_hash: B256,
     /// Block number and hash; `None` for a pre-confirmation.
     pub block: Option<(u64, B256)>,
-    /// Status 1.
+    /// True for status 1.
     pub is_success: bool,
-    /// Events.
+    /// Emitted events.
     pub logs: Vec<Log>,
 }
 
@@ -221,7 +221,7 @@ struct RpcLog {
     data: Bytes,
 }
 
-/// `eth_getTransactionReceipt`; `None` if the node knows none.
+/// `eth_getTransactionReceipt`; `None` if the node has none.
 pub fn receipt(tx_hash: B256) -> RpcCall<Option<Receipt>> {
     RpcCall::new("eth_getTransactionReceipt", json!([tx_hash]), |result| {
         let receipt: Option<RpcReceipt> = read(result)?;
@@ -237,9 +237,9 @@ pub fn receipt(tx_hash: B256) -> RpcCall<Option<Receipt>> {
 /// A transaction's recipient and calldata.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Transaction {
-    /// Its hash.
+    /// Transaction hash.
     pub hash: B256,
-    /// Recipient; `None` if it creates a contract.
+    /// Recipient; `None` for a contract creation.
     #[serde(default)]
     pub to: Option<Address>,
     /// Calldata.
@@ -247,19 +247,19 @@ pub struct Transaction {
     pub input: Bytes,
 }
 
-/// `eth_getTransactionByHash`; `None` if the node knows none.
+/// `eth_getTransactionByHash`; `None` if the node has none.
 pub fn transaction(tx_hash: B256) -> RpcCall<Option<Transaction>> {
     RpcCall::new("eth_getTransactionByHash", json!([tx_hash]), read)
 }
 
-/// A block's place in the chain.
+/// Identity and time of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Block {
     /// Number.
     pub number: u64,
     /// Hash.
     pub hash: B256,
-    /// Unix seconds.
+    /// Timestamp, Unix seconds.
     pub timestamp_s: u64,
 }
 
@@ -270,7 +270,7 @@ struct RpcBlock {
     timestamp: U64,
 }
 
-/// `eth_getBlockByNumber`; `None` if the node has no such block, or does not serve the tag.
+/// `eth_getBlockByNumber`; `None` if the node has no such block, or does not support the tag.
 pub fn block(block: BlockRef) -> RpcCall<Option<Block>> {
     RpcCall::new("eth_getBlockByNumber", json!([block.param(), false]), |result| {
         let block: Option<RpcBlock> = read(result)?;

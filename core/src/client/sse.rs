@@ -1,16 +1,16 @@
-//! Server-sent events out of a byte stream, however it is cut.
+//! Parser of server-sent events from a byte stream, independent of its chunks.
 //!
 //! Source: WHATWG HTML, 9.2.6 "Interpreting an event stream".
 
 use std::collections::VecDeque;
 
-/// Longest line, and longest data of one message, bytes.
+/// Limit on a line, and on the data of one message, bytes.
 pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
 
-/// Longest time between connections that a stream may ask for (`retry:`), ms.
+/// Longest accepted reconnection time of a stream (`retry:`), ms.
 const MAX_RETRY_MS: u64 = 60_000;
 
-/// A stream that can't be read on: connect again, or elsewhere.
+/// The stream is unreadable: connect again, or elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a message of the stream has more than {limit} bytes")]
 pub struct SseError {
@@ -18,27 +18,27 @@ pub struct SseError {
     pub limit: usize,
 }
 
-/// One message.
+/// One server-sent message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SseMessage {
-    /// Last `id` until here; empty if there was none.
+    /// Last `id` so far; empty if there was none.
     pub id: String,
-    /// Type; `message` unless named.
+    /// Event type; `message` by default.
     pub event: String,
-    /// Data; lines are joined by line feeds. What is no UTF-8 is replaced.
+    /// Data; lines are joined by line feeds. Invalid UTF-8 is replaced.
     pub data: String,
 }
 
-/// Splits bytes into messages. One for each connection: [`Self::resumed`] keeps what outlives it.
+/// Splits bytes into messages. One per connection: [`Self::resumed`] keeps the lasting state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SseParser {
     line: Vec<u8>,
     has_started: bool,
-    /// The last byte was a carriage return: a line feed now belongs to it.
+    /// True after a carriage return: a following line feed belongs to it.
     is_after_cr: bool,
     data: Option<String>,
     event: String,
-    /// Of the block being read; comes into force with its end.
+    /// Id of the current block; takes effect at its end.
     id: String,
     last_event_id: String,
     retry_ms: Option<u64>,
@@ -58,10 +58,10 @@ impl SseParser {
         }
     }
 
-    /// Takes more bytes; then call [`Self::next_message`] until there is none.
+    /// Processes more bytes; afterwards call [`Self::next_message`] until it returns `None`.
     ///
     /// # Errors
-    /// [`SseError`] if a message is too long; the parser takes nothing more then.
+    /// [`SseError`] if a message is too long; the parser then ignores further bytes.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), SseError> {
         for byte in bytes {
             if self.is_broken {
@@ -114,7 +114,7 @@ impl SseParser {
             "retry" if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) => {
                 self.retry_ms = Some(value.parse().unwrap_or(u64::MAX).min(MAX_RETRY_MS));
             }
-            // A comment has an empty name; other fields are for others.
+            // A comment has an empty name; other fields are not ours.
             _ => {}
         }
     }
@@ -128,17 +128,17 @@ impl SseParser {
         self.ready.push_back(SseMessage { id: self.last_event_id.clone(), event, data });
     }
 
-    /// The next complete message.
+    /// The next complete message, if any.
     pub fn next_message(&mut self) -> Option<SseMessage> {
         self.ready.pop_front()
     }
 
-    /// Where to resume: the `id` of the last complete message. Empty if there was none.
+    /// Position to resume from: the `id` of the last complete message. Empty if there was none.
     pub fn last_event_id(&self) -> &str {
         &self.last_event_id
     }
 
-    /// How long the stream asks to wait between connections, ms.
+    /// Reconnection time requested by the stream, ms; `None` if it gave none.
     pub const fn retry_ms(&self) -> Option<u64> {
         self.retry_ms
     }
@@ -202,7 +202,7 @@ mod tests {
     }
 
     proptest! {
-        /// Pieces of streams, valid or not, and arbitrary bytes, cut anywhere: what is read does not depend on the cuts.
+        /// Chunks of streams, valid or not, and arbitrary bytes, cut anywhere: the result does not depend on the cuts.
         #[test]
         fn cuts_do_not_matter(
             pieces in vec(prop_oneof![

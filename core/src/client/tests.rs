@@ -33,7 +33,7 @@ fn signed(nonce: u64, data: &[u8]) -> Forward {
     unsigned(nonce, data).sign(&signer()).unwrap()
 }
 
-/// Every row that wallets made: the same digest, the same typed data, the same signature.
+/// Every vector made by wallets: the same digest, the same typed data, the same signature.
 #[test]
 fn wallets_vectors() {
     let rows: Vec<Value> = serde_json::from_str(include_str!("../../tests/vectors/eip712.json")).unwrap();
@@ -93,7 +93,7 @@ fn keys_name_bytes() {
     assert_ne!(forward.key(), forward.clone().max_cost_wei(U256::from(1)).key());
     let ask = CallAsk { to: Address::ZERO, value: U256::ZERO, gas: 1, data: Bytes::new(), any_sender: false };
     assert_ne!(Submit::call(1, ask.clone(), b"1").key(), Submit::call(1, ask.clone(), b"2").key());
-    // Part of what is promised: a key must not change between versions, or a restart with a new one sends under two.
+    // Part of the contract: a key must not change between versions, or a restart with a new one sends under two.
     let fixed = Submit::call(8453, ask, b"order 7").within(std::time::Duration::from_secs(30));
     assert_eq!(
         fixed.body(),
@@ -163,7 +163,7 @@ fn promises() {
     assert_eq!(serde_json::from_value::<SignedPromise>(json).unwrap(), good);
 }
 
-/// A relayer whose answers are there at once, one after the other. Time goes on by a second with each.
+/// A relayer with immediate, scripted answers. Time advances by 20 seconds with each.
 struct Script {
     answers: std::cell::RefCell<Vec<Result<HttpAnswer, TransportError>>>,
     calls: std::cell::RefCell<Vec<(Method, String)>>,
@@ -198,7 +198,7 @@ impl Transport for Script {
     }
 }
 
-/// The value of a future that waits for nothing.
+/// The value of a future that never waits.
 fn value<T>(future: impl Future<Output = T>) -> T {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match std::pin::pin!(future).poll(&mut context) {
@@ -229,12 +229,12 @@ fn a_withdrawal_whose_answer_was_lost_is_no_refusal() {
         assert_eq!(calls, methods.map(|method| (method, path())));
     }
     let refused = Err("too_late".to_owned());
-    // It is in a transaction; or nobody can say.
+    // It is in a transaction, or its state is unknown.
     assert_eq!(cancel(vec![None, too_late(), request("broadcast")]).0, refused);
     let not_there = Some((404, json!({ "code": "not_found" })));
     assert_eq!(cancel(vec![None, too_late(), not_there]).0, refused);
     assert_eq!(cancel(vec![None, too_late(), None, None, None, None]).0, refused);
-    // No attempt can have withdrawn it: somebody else has.
+    // No attempt can have withdrawn it: another client has.
     assert_eq!(cancel(vec![too_late()]).0, refused);
     assert_eq!(cancel(vec![Some((503, json!({ "code": "overloaded" }))), too_late()]).0, refused);
 }
@@ -259,7 +259,7 @@ fn a_client_holds_promises_against_what_it_asked_for() {
     }
 }
 
-/// A node that answers what it is told.
+/// A node with configured answers.
 struct Node {
     chain_id: u64,
     head: u64,
@@ -270,13 +270,13 @@ struct Node {
     input: Bytes,
     to: Address,
     next_nonce: u64,
-    /// The forwarder's code: now, and before the block of the receipt.
+    /// The forwarder's code: at the head, and before the block of the receipt.
     code: [Bytes; 2],
-    /// What the target answers when it is asked whether it trusts the forwarder; `None`: it reverts.
+    /// The target's answer to the trust query; `None`: it reverts.
     trust: Option<Bytes>,
-    /// It has forgotten the states of past blocks.
+    /// True if the node has pruned the states of past blocks.
     is_pruned: bool,
-    /// Questions about the forwarder.
+    /// Queries about the forwarder.
     asked: std::cell::RefCell<Vec<String>>,
 }
 
@@ -377,7 +377,7 @@ fn word(value: u64) -> Bytes {
     B256::from(U256::from(value)).0.into()
 }
 
-/// Code as a node gives it after a deployment.
+/// Code as returned by a node after a deployment.
 fn forwarder_code() -> Bytes {
     let hex = include_str!("../../../bindings/contracts/tests/fixtures/forwarder-5.7.0.deployed.hex");
     hex.trim().parse().unwrap()
@@ -444,15 +444,15 @@ fn inclusion_is_confirmed() {
     assert_eq!(judge(&failed, &request, Status::Reverted), confirmed(true, false, Binding::Content));
 }
 
-/// Another's request, which may do anything.
+/// Another user's request, which may do anything.
 fn others(seed: u8, nonce: u64) -> Forward {
     let key = KeySigner::from_bytes(&[seed; 32]).unwrap();
     let builder = ForwardBuilder::new(domain(), key.address(), Address::repeat_byte(7)).data(vec![seed]);
     builder.nonce(U256::from(nonce)).deadline_s(1_790_000_000).build().unwrap().sign(&key).unwrap()
 }
 
-/// A member's call may have the forwarder run another request that the user signed with this nonce. The forwarder emits its
-/// event then, and the member's after its call.
+/// A member's call may make the forwarder run another request that the user signed with this nonce. The forwarder then
+/// emits its event, and the member's after its call.
 #[test]
 fn an_event_within_another_members_call_is_not_the_requests_own() {
     let request = signed(3, b"x");
@@ -467,27 +467,27 @@ fn an_event_within_another_members_call_is_not_the_requests_own() {
         Verdict::Confirmed { binding, .. } => binding,
         other => panic!("{other:?}"),
     };
-    // What honest batches look like: everything in order, some skipped, some signers more than once.
+    // Honest batches: everything in order, some skipped, some signers more than once.
     for (members, events) in [
         (vec![&a0, &request, &b], vec![&a0, &request, &b]),
         (vec![&a0, &request, &b], vec![&request]),
         (vec![&a0, &request, &a1], vec![&a0, &request, &a1]),
         (vec![&a0, &request, &a1], vec![&request, &a1]),
         (vec![&before, &a0, &request, &after, &a1], vec![&before, &a0, &request, &after, &a1]),
-        // The user's earlier nonce is used since the block before.
+        // The user's earlier nonce was used in an earlier block.
         (vec![&before, &request, &after], vec![&request, &after]),
-        // A later member has something run; by then ours was executed.
+        // A later member makes something run; by then ours was executed.
         (vec![&request, &a0], vec![&request, &b, &a0]),
     ] {
         assert_eq!(bound(&members, &events), Binding::Content, "{members:?} {events:?}");
     }
     for (members, events) in [
-        // An earlier member had another one run with this nonce: its own event comes after.
+        // An earlier member made another request run with this nonce: its own event comes after.
         (vec![&a0, &request], vec![&request, &a0]),
-        // Also where its signer has another member behind ours.
+        // Also if its signer has another member behind ours.
         (vec![&a0, &request, &a1], vec![&request, &a0]),
         (vec![&before, &request], vec![&request, &before]),
-        // Ours came too early and was skipped; a later member had both nonces used.
+        // Ours came too early and was skipped; a later member made both nonces be used.
         (vec![&request, &a0], vec![&before, &request, &a0]),
         (vec![&request, &before], vec![&request, &before]),
         (vec![&request, &before], vec![&before, &request]),
@@ -507,31 +507,31 @@ fn what_was_too_late_has_not_run() {
     assert_eq!(judge(&elsewhere, &request, Status::Finalized), late);
 }
 
-/// The forwarder that the relayer chose has a domain, counts nonces, runs nothing, and says that it did.
+/// The forwarder chosen by the relayer has a domain, counts nonces, runs nothing, and claims that it did.
 #[test]
 fn an_event_of_a_fake_forwarder_confirms_nothing() {
     let request = signed(3, b"x");
     let fake = || Node::with_fake(&request);
     assert_eq!(judge(&fake(), &request, Status::Finalized), Verdict::UntrustedForwarder);
-    // A target that trusts everybody does not make it one.
+    // A target that trusts everybody does not make it a forwarder.
     for trust in [word(1), word(7), [word(1), word(0)].concat().into()] {
         let node = Node { trust: Some(trust), ..fake() };
         let code_hash = keccak256(&node.code[0]);
         assert_eq!(judge(&node, &request, Status::Finalized), Verdict::UnknownForwarder { code_hash });
         assert_eq!(judge(&node, &request, Status::Included), Verdict::UnknownForwarder { code_hash });
-        // Pinned, it is the caller's own choice; the target is asked all the same.
+        // Pinned, it is the caller's own choice; the target is still queried.
         let pinned = run(check_of(&request, Status::Finalized).pinned(), &node);
         assert_eq!(pinned, confirmed(true, true, Binding::Content));
     }
     let pinned = |node: &Node| run(check_of(&request, Status::Finalized).pinned(), node);
     assert_eq!(pinned(&fake()), Verdict::UntrustedForwarder);
-    // No answer is no trust: an account without code, a contract without the function, half a word.
+    // No answer means no trust: an account without code, a contract without the function, half a word.
     for trust in [None, Some(Bytes::new()), Some(Bytes::from_static(&[1; 31]))] {
         let node = Node { trust, ..Node::with(&request, true) };
         assert_eq!(judge(&node, &request, Status::Finalized), Verdict::UntrustedForwarder);
         assert_eq!(pinned(&node), Verdict::UntrustedForwarder);
     }
-    // Put there after the deed.
+    // Deployed after the fact.
     let node = Node { code: [forwarder_code(), Bytes::new()], ..Node::with(&request, true) };
     assert!(matches!(judge(&node, &request, Status::Finalized), Verdict::UnknownForwarder { .. }));
     assert_eq!(*node.asked.borrow(), ["trust \"0x64\"", "code \"0x63\""]);
@@ -586,7 +586,7 @@ fn lies_are_found() {
     assert_eq!(lie(&Node::with(&request, false), Status::Finalized), Mismatch::TargetFailed);
     assert_eq!(lie(&honest(), Status::Reverted), Mismatch::TargetSucceeded);
     assert_eq!(lie(&Node::with(&signed(4, b"x"), true), Status::Finalized), Mismatch::NotInTransaction);
-    // The user signed two with this nonce, and the other one ran.
+    // The user signed two requests with this nonce, and the other one ran.
     assert_eq!(lie(&Node::with(&signed(3, b"other"), true), Status::Finalized), Mismatch::OtherRequest);
     let mut node = honest();
     node.receipt["status"] = json!("0x0");
@@ -597,7 +597,7 @@ fn lies_are_found() {
     let mut node = honest();
     (node.receipt, node.next_nonce) = (Value::Null, 3);
     assert_eq!(lie(&node, Status::Finalized), Mismatch::NeverExecuted { next_nonce: U256::from(3) });
-    // An event of another contract is none.
+    // An event of another contract does not count.
     let mut node = honest();
     node.receipt["logs"][0]["address"] = json!(Address::repeat_byte(5));
     assert_eq!(lie(&node, Status::Finalized), Mismatch::NotInTransaction);
@@ -613,7 +613,7 @@ fn what_a_node_can_not_tell() {
     assert!(is_unknown(&Node { receipt: Value::Null, next_nonce: 4, ..honest() }, Status::Finalized), "pruned");
     assert!(is_unknown(&Node { receipt: Value::Null, finalized: Some(99), ..honest() }, Status::Finalized), "behind");
     assert_eq!(judge(&Node { receipt: Value::Null, ..honest() }, &request, Status::Included), Verdict::Pending);
-    // Two with one nonce in one call: calldata does not say which was skipped.
+    // Two with one nonce in one call: calldata does not show which was skipped.
     let requests = vec![data_of(&signed(3, b"other")), data_of(&request)];
     let input = executeBatchCall { requests, refundReceiver: Address::ZERO }.abi_encode().into();
     assert!(is_unknown(&Node { input, ..honest() }, Status::Finalized));

@@ -1,4 +1,4 @@
-//! Records on a file: an append-only journal, written through to the disk.
+//! Record storage in a file: an append-only journal, synced to disk.
 
 use std::{
     collections::BTreeMap,
@@ -11,24 +11,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::private;
 
-/// The journal is written anew when it is larger than this and than [`COMPACT_FACTOR`] times what it holds.
+/// The journal is compacted when it is larger than this and than [`COMPACT_FACTOR`] times its live content.
 const COMPACT_BYTES: u64 = 1 << 20;
 const COMPACT_FACTOR: u64 = 4;
 
-/// Why the file can't be used.
+/// Failure of the storage file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StorageError {
     /// Reading or writing failed.
     #[error("outbox file: {0}")]
     Io(#[from] io::Error),
-    /// Another process has it open: two would send everything twice.
+    /// Another process has it open; two would send everything twice.
     #[error("the outbox file is in use by another process")]
     InUse,
-    /// A line before the last one can't be read: the file was changed or damaged. It is left as it is.
+    /// A line before the last one can't be read: the file was changed or damaged. It is left unchanged.
     #[error("line {line} of the outbox file is damaged")]
     Damaged {
-        /// From 1.
+        /// Line number, from 1.
         line: usize,
     },
 }
@@ -38,7 +38,7 @@ pub enum StorageError {
 #[serde(deny_unknown_fields)]
 struct Line<'a> {
     key: std::borrow::Cow<'a, str>,
-    /// Absent if the record is removed.
+    /// The record; absent if it is removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     record: Option<std::borrow::Cow<'a, str>>,
 }
@@ -55,7 +55,7 @@ pub(super) enum FileWrite {
 pub struct FileStorage {
     path: PathBuf,
     file: File,
-    /// Bytes that are known to be whole; what is beyond them is of a write that failed.
+    /// Length of the intact part, bytes; the rest belongs to a failed write.
     len: u64,
     live_bytes: u64,
     records: BTreeMap<String, String>,
@@ -63,7 +63,7 @@ pub struct FileStorage {
 }
 
 impl FileStorage {
-    /// Opens or makes the file. A last line that was not finished is dropped: its write never returned.
+    /// Opens or creates the file. An unfinished last line is dropped: its write never returned.
     ///
     /// # Errors
     /// [`StorageError`].
@@ -100,14 +100,14 @@ impl FileStorage {
         &self.records
     }
 
-    /// Removes what a failed write left, and goes to the end.
+    /// Truncates the remains of a failed write, and seeks to the end.
     fn cut(&mut self) -> io::Result<()> {
         self.file.set_len(self.len)?;
         self.file.seek(SeekFrom::Start(self.len))?;
         Ok(())
     }
 
-    /// Does all `writes` with one wait for the disk.
+    /// Applies all `writes` with a single disk sync.
     pub(super) fn apply(&mut self, writes: &[FileWrite]) -> io::Result<()> {
         let mut text = Vec::new();
         for write in writes {
@@ -133,13 +133,13 @@ impl FileStorage {
             self.live_bytes = self.live_bytes + new - old.map_or(0, |old| live(key, &old));
         }
         if self.len > COMPACT_BYTES && self.len > COMPACT_FACTOR * self.live_bytes {
-            // What was written is durable already; a journal that stays long is no failure.
+            // The writes are durable already; a failed compaction is harmless.
             let _ = self.compact();
         }
         Ok(())
     }
 
-    /// Writes the journal anew, with what it holds now.
+    /// Rewrites the journal with its current content.
     fn compact(&mut self) -> io::Result<()> {
         let beside = with_suffix(&self.path, ".new");
         let mut text = Vec::new();
@@ -157,7 +157,7 @@ impl FileStorage {
     }
 }
 
-/// About what a record takes in the journal.
+/// Approximate size of a record in the journal, bytes.
 fn live(key: &str, record: &str) -> u64 {
     (key.len() + record.len()) as u64
 }
@@ -168,10 +168,10 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Makes a file's name durable.
+/// Makes a file's directory entry durable.
 fn sync_directory(path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Only Unix can do it, and needs it.
+    // Only Unix supports it, and needs it.
     if cfg!(unix) { File::open(parent)?.sync_all() } else { Ok(()) }
 }
 
@@ -189,7 +189,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("outbox");
-        // One that was made by an older version, or copied.
+        // A file made by an older version, or copied.
         fs::write(&path, "").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let mut storage = FileStorage::open(&path).unwrap();

@@ -8,10 +8,10 @@ use crate::{
     request::RequestId,
 };
 
-/// Longest silence of a stream; relayers send a comment every `server.keep_alive_ms` (15 s).
+/// Time limit for a silent stream; relayers send a comment every `server.keep_alive_ms` (15 s).
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// What becomes of a request, step by step.
+/// Follower of one request, change by change.
 #[derive(Debug)]
 pub struct Following {
     transport: HttpTransport,
@@ -20,22 +20,22 @@ pub struct Following {
 }
 
 impl RelayerClient {
-    /// Follows a request from its first event on, through broken connections.
+    /// Follows a request from its first event, through broken connections.
     pub fn follow(&self, id: RequestId, until: Until) -> Following {
         self.follow_with(Follow::new(id).until(until))
     }
 
-    /// Follows a request as `follow` says.
+    /// Follows a request with the settings of `follow`.
     pub fn follow_with(&self, follow: Follow) -> Following {
         Following { transport: self.transport().clone(), follow, stream: None }
     }
 }
 
 impl Following {
-    /// The next step; `None` when it is done. May be dropped and called again: nothing is lost.
+    /// The next change; `None` at the end. Cancel-safe: nothing is lost.
     ///
     /// # Errors
-    /// [`ClientError`] if following is of no use, such as `not_found`.
+    /// [`ClientError`] if following is pointless, such as `not_found`.
     pub async fn next(&mut self) -> Result<Option<Change>, ClientError> {
         loop {
             if let Some(change) = self.follow.next_change() {
@@ -61,7 +61,7 @@ impl Following {
         }
     }
 
-    /// Keeps a stream; reads anything else.
+    /// Keeps a stream; reads any other answer.
     async fn keep(&mut self, opened: Result<reqwest::Response, TransportError>) -> Result<HttpAnswer, TransportError> {
         let response = opened?;
         if response.status() == reqwest::StatusCode::OK {
@@ -86,7 +86,7 @@ impl Following {
         }
     }
 
-    /// The machine behind it: where the request stands, and whether the relayer contradicted itself.
+    /// The underlying state machine: the request's state, and contradictions of the relayer.
     pub const fn machine(&self) -> &Follow {
         &self.follow
     }

@@ -1,5 +1,5 @@
-//! The client's shell for Rust services: HTTP by `reqwest`, waiting by `tokio`, an outbox on a file (feature
-//! `client-http`). Everything that is decided is decided in [`crate::client`].
+//! The client's shell for Rust services: HTTP by `reqwest`, waiting by `tokio`, an outbox in a file (feature
+//! `client-http`). All decisions are made in [`crate::client`].
 
 mod file;
 mod follow;

@@ -1,4 +1,4 @@
-//! An [`Outbox`] on a file, driven by a task.
+//! An [`Outbox`] stored in a file, driven by a task.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -20,27 +20,27 @@ use crate::client::{
     Outcome, Submit, Transport, TransportError,
 };
 
-/// Messages to the task, and outcomes from it, that wait at most.
+/// Capacity of the queues of messages to the task, and of outcomes from it.
 const QUEUE: usize = 1_024;
 
-/// Why the outbox did not do what was asked.
+/// Failure of an outbox operation.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DurableOutboxError {
-    /// The file.
+    /// The file can't be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The file holds entries for another relayer. Open it for that one, until it is empty; or pin an identity that both
-    /// addresses share ([`Client::identities`](crate::client::Client::identities)), if it is the same relayer; or use another
-    /// file.
+    /// The file holds entries for another relayer. Open it for that one until it is empty; or pin an identity that both
+    /// addresses share ([`Client::identities`](crate::client::Client::identities)), if it is the same relayer; or use
+    /// another file.
     #[error("the outbox file holds {entries} entries for the relayer at {url}, and is opened for another one")]
     OtherRelayer {
-        /// How many.
+        /// Number of such entries.
         entries: usize,
         /// Address of one of them.
         url: String,
     },
-    /// The request was not taken.
+    /// The request was refused.
     #[error(transparent)]
     Refused(#[from] OutboxError),
     /// The outbox is closed.
@@ -48,7 +48,7 @@ pub enum DurableOutboxError {
     Closed,
 }
 
-/// Ends of entries, as they come; those that were not acknowledged come again after the next start.
+/// Outcomes of entries, as they arrive; unacknowledged ones are delivered again after the next start.
 pub type Outcomes = mpsc::Receiver<(IdempotencyKey, Outcome)>;
 
 enum Message {
@@ -58,7 +58,7 @@ enum Message {
     Entries(oneshot::Sender<Vec<EntryView>>),
 }
 
-/// Requests that survive this process.
+/// Durable requests: they survive this process.
 ///
 /// ```no_run
 /// use slackwater::{client::{Enqueue, Outcome, Submit}, client_http::{DurableOutbox, RelayerClient}};
@@ -81,11 +81,11 @@ pub struct DurableOutbox {
 }
 
 impl DurableOutbox {
-    /// Opens the file at `path` and goes on with what it holds. Must be called in a `tokio` runtime. Drop the outbox and
-    /// everything stops where it is; nothing is lost.
+    /// Opens the file at `path` and resumes its entries. Must be called in a `tokio` runtime. Dropping the outbox stops
+    /// everything immediately; nothing is lost.
     ///
-    /// Entries belong to the relayer of `client`: to its pinned identities or, where none are pinned, to its address. What
-    /// an earlier version left, without a name on it, is taken for this relayer's.
+    /// Entries belong to the relayer of `client`: to its pinned identities or, if none are pinned, to its address.
+    /// Entries of an earlier version, which name no relayer, are assigned to this one.
     ///
     /// # Errors
     /// [`DurableOutboxError::Storage`], also if records can't be read; [`DurableOutboxError::OtherRelayer`], before anything
@@ -123,7 +123,7 @@ impl DurableOutbox {
         Ok((Self { messages, task: tokio::spawn(driver.run()) }, receiver))
     }
 
-    /// Takes a request. When this returns it is on disk, and will be sent until it has an end.
+    /// Accepts a request. When this returns it is on disk, and will be sent until it ends.
     ///
     /// # Errors
     /// [`DurableOutboxError::Refused`], [`DurableOutboxError::Closed`].
@@ -133,7 +133,7 @@ impl DurableOutbox {
         Ok(answer.await.map_err(|_| DurableOutboxError::Closed)??)
     }
 
-    /// The outcome of this entry has been taken: forget it.
+    /// Confirms that the outcome of this entry was processed, and forgets the entry.
     ///
     /// # Errors
     /// [`DurableOutboxError::Closed`].
@@ -141,7 +141,7 @@ impl DurableOutbox {
         self.tell(Message::Acknowledge(key)).await
     }
 
-    /// Takes back what was certainly never sent; see [`Outbox::withdraw`].
+    /// Withdraws an entry that was certainly never sent; see [`Outbox::withdraw`].
     ///
     /// # Errors
     /// [`DurableOutboxError::Closed`].
@@ -165,7 +165,7 @@ impl DurableOutbox {
         self.messages.send(message).await.map_err(|_| DurableOutboxError::Closed)
     }
 
-    /// Finishes writes and stops. Calls on their way are cut off, and made again after the next start.
+    /// Finishes writes and stops. Calls in progress are aborted, and repeated after the next start.
     pub async fn close(self) {
         drop(self.messages);
         let _ = self.task.await;
@@ -175,13 +175,13 @@ impl DurableOutbox {
 struct Driver {
     outbox: Outbox,
     transport: HttpTransport,
-    /// Away while it writes.
+    /// `None` during a write.
     storage: Option<FileStorage>,
     inbox: mpsc::Receiver<Message>,
     outcomes: mpsc::Sender<(IdempotencyKey, Outcome)>,
-    /// What the receiver had no room for.
+    /// Outcomes waiting for room in the receiver's queue.
     reports: VecDeque<(IdempotencyKey, Outcome)>,
-    /// Callers that wait for their record to be on disk.
+    /// Callers waiting for their record to be on disk.
     waiting: BTreeMap<IdempotencyKey, Vec<oneshot::Sender<Result<IdempotencyKey, OutboxError>>>>,
     writes: Vec<Command>,
     calls: JoinSet<(u64, Result<HttpAnswer, TransportError>)>,
@@ -203,7 +203,7 @@ impl Driver {
                 message = self.inbox.recv() => match message {
                     Some(message) => {
                         self.take_message(message);
-                        // Everything that has arrived shares one write.
+                        // All messages that have arrived share one write.
                         while let Ok(message) = self.inbox.try_recv() {
                             self.take_message(message);
                         }
@@ -224,7 +224,7 @@ impl Driver {
                             permit.send(report);
                         }
                     }
-                    // Nobody listens: they stay in the file.
+                    // The receiver is gone: the outcomes stay in the file.
                     Err(_) => self.reports.clear(),
                 },
                 () = tokio::time::sleep(pause) => self.outbox.timeout(now()),
@@ -240,7 +240,7 @@ impl Driver {
                     Some(entry) if entry.state == EntryState::Storing => {
                         self.waiting.entry(key).or_default().push(reply);
                     }
-                    // It was there already.
+                    // It existed already.
                     _ => drop(reply.send(Ok(key))),
                 },
             },
@@ -263,7 +263,7 @@ impl Driver {
         }
     }
 
-    /// Writes what waits, off the runtime's threads. `false` if the storage is gone.
+    /// Writes the pending commands, off the runtime's threads. `false` if the storage is gone.
     async fn write(&mut self) -> bool {
         let commands = std::mem::take(&mut self.writes);
         let writes: Vec<FileWrite> = commands
@@ -290,7 +290,7 @@ impl Driver {
                     drop(reply.send(Ok(key.clone())));
                 }
             } else {
-                // It is tried again; whoever waits, waits for that.
+                // The write is retried, and waiting callers wait for that.
                 self.outbox.store_failed(now(), &key, revision, entropy());
             }
         }
@@ -320,7 +320,7 @@ mod tests {
     async fn a_file_of_one_relayer_is_not_sent_to_another() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("outbox");
-        // Nobody listens at any of these.
+        // Nothing listens at any of these.
         let client = |port: u16| RelayerClient::new(&format!("http://127.0.0.1:{port}")).unwrap();
         let open = |client: &RelayerClient| DurableOutbox::open(&path, client, OutboxConfig::default());
         let (outbox, _outcomes) = open(&client(1)).unwrap();
@@ -330,7 +330,7 @@ mod tests {
             panic!("sent to another")
         };
         assert_eq!(url, "http://127.0.0.1:1");
-        // The same address; then, by an identity that is pinned since, another one.
+        // The same address; then another address, with an identity pinned in the meantime.
         let identity = Address::repeat_byte(7);
         let (outbox, _outcomes) = open(&client(1).identities([identity])).unwrap();
         outbox.enqueue(submit(b"2"), Enqueue::default()).await.unwrap();

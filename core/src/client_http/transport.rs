@@ -16,9 +16,9 @@ use crate::{
     time::Timestamp,
 };
 
-/// Longest wait for a whole answer, unless [`HttpTransport::timeout`] says otherwise.
+/// Time limit for a whole answer, unless [`HttpTransport::timeout`] sets another.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest wait for a connection.
+/// Time limit for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A typed client of one relayer over HTTP.
@@ -40,7 +40,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// ```
 pub type RelayerClient = Client<HttpTransport>;
 
-/// Moves bytes with `reqwest`. `Debug` shows neither URL nor key.
+/// HTTP transport by `reqwest`. `Debug` shows neither URL nor key.
 #[derive(Clone)]
 pub struct HttpTransport {
     http: reqwest::Client,
@@ -56,10 +56,10 @@ impl fmt::Debug for HttpTransport {
 }
 
 impl HttpTransport {
-    /// Calls go to `url`, which may have a path.
+    /// A transport to `url`, which may have a path.
     ///
     /// # Errors
-    /// [`ClientError::Invalid`] if that is no HTTP URL, or TLS can't be set up.
+    /// [`ClientError::Invalid`] if it is not an HTTP URL, or TLS can't be set up.
     pub fn new(url: &str) -> Result<Self, ClientError> {
         let invalid = |detail: &str| ClientError::Invalid { field: "url", detail: detail.to_owned() };
         let parsed = reqwest::Url::parse(url).map_err(|_| invalid("not a URL"))?;
@@ -75,19 +75,19 @@ impl HttpTransport {
         Ok(Self { http, base: url.trim_end_matches('/').to_owned(), key: None, timeout: TIMEOUT })
     }
 
-    /// Where calls go, without a slash at the end.
+    /// The relayer's base URL, without a trailing slash.
     pub fn url(&self) -> &str {
         &self.base
     }
 
-    /// Sends this API key.
+    /// Sets the API key to send.
     #[must_use]
     pub fn api_key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(SecretString::from(key.into()));
         self
     }
 
-    /// Longest wait for a whole answer. Default 30 s.
+    /// Sets the time limit for a whole answer. Default 30 s.
     #[must_use]
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -113,7 +113,7 @@ impl HttpTransport {
         }
     }
 
-    /// Sends `call` and returns when the headers are there.
+    /// Sends `call` and returns when the headers have arrived.
     pub(super) async fn open(&self, call: &HttpCall) -> Result<reqwest::Response, TransportError> {
         match tokio::time::timeout(self.timeout, self.request(call).send()).await {
             Ok(sent) => sent.map_err(|error| transport_error(&error)),
@@ -139,7 +139,7 @@ impl HttpTransport {
     }
 }
 
-/// What went wrong, without the URL.
+/// Classified transport error, without the URL.
 pub(super) fn transport_error(error: &reqwest::Error) -> TransportError {
     if error.is_connect() {
         TransportError::new(TransportErrorKind::Unreachable, "no connection")
@@ -150,14 +150,14 @@ pub(super) fn transport_error(error: &reqwest::Error) -> TransportError {
     }
 }
 
-/// The system's time.
+/// The system time.
 pub(super) fn now() -> Timestamp {
     #[allow(clippy::disallowed_methods, reason = "the client's shell is where time comes from")]
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// A random number. Without randomness 0: then repetitions are not spread, and nothing else changes.
+/// A random number; 0 without a source of randomness: then retries are not spread, and nothing else changes.
 pub(super) fn entropy() -> u64 {
     getrandom::u64().unwrap_or(0)
 }
@@ -196,13 +196,13 @@ impl Client<HttpTransport> {
         HttpTransport::new(url).map(Self::over)
     }
 
-    /// Sends this API key.
+    /// Sets the API key to send.
     #[must_use]
     pub fn api_key(self, key: impl Into<String>) -> Self {
         self.map_transport(|transport| transport.api_key(key))
     }
 
-    /// Longest wait for a whole answer. Default 30 s.
+    /// Sets the time limit for a whole answer. Default 30 s.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         self.map_transport(|transport| transport.timeout(timeout))
