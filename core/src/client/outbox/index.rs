@@ -1,4 +1,4 @@
-//! Entries, and which of them come next.
+//! Entries of the outbox, indexed by due time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{client::submit::IdempotencyKey, request::RequestId, time::Timestamp};
 
-/// Where an entry is.
+/// Position of an entry in its life cycle.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum State {
     Storing,
@@ -25,14 +25,14 @@ pub(super) struct Entry {
     pub(super) record: Record,
     pub(super) state: State,
     pub(super) revision: u64,
-    /// When the write that failed is tried again.
+    /// Time of the next attempt at a failed write; `None` without one.
     pub(super) store_again_at: Option<Timestamp>,
     pub(super) store_failures: u32,
     pub(super) attempts: u32,
     pub(super) may_be_accepted: bool,
     /// To be sent alone: as part of a batch it was refused together with the others.
     pub(super) is_solo: bool,
-    /// To be looked up instead of sent: what it ends as if the relayer does not know it.
+    /// To be looked up instead of sent; holds the outcome in case the relayer does not know it.
     pub(super) lookup: Option<Outcome>,
     pub(super) last_error_code: Option<String>,
 }
@@ -57,7 +57,7 @@ impl Entry {
         !matches!(self.state, State::Ending | State::Ended)
     }
 
-    /// Whether it is known by this id, from whom signed it or by its acceptance.
+    /// True if it has this id, given by its signer or in its acceptance.
     pub(super) fn holds(&self, id: RequestId) -> bool {
         let accepted = match &self.record.outcome {
             Some(Outcome::Accepted { accepted }) => Some(accepted.id),
@@ -85,18 +85,18 @@ impl Entry {
     }
 }
 
-/// All entries by order of arrival, with what makes finding the next ones cheap.
+/// All entries by order of arrival, with indexes for the next due ones.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     entries: BTreeMap<u64, Entry>,
     keys: BTreeMap<IdempotencyKey, u64>,
-    /// Open entries of each user in order of their nonces.
+    /// Open entries of each user, in order of their nonces.
     users: BTreeMap<User, BTreeSet<(U256, u64)>>,
-    /// Waiting entries that no earlier nonce holds back.
+    /// Waiting entries that are not blocked by an earlier nonce.
     due: BTreeSet<(Timestamp, u64)>,
-    /// Entries that wait, by expiry.
+    /// Waiting entries, by expiry.
     expiries: BTreeSet<(Timestamp, u64)>,
-    /// Failed writes.
+    /// Failed writes, by time of the next attempt.
     rewrites: BTreeSet<(Timestamp, u64)>,
 }
 
@@ -134,7 +134,7 @@ impl Index {
         Some(entry)
     }
 
-    /// Changes an entry and keeps everything else in step with it. The only way to change one.
+    /// Changes an entry and updates all indexes. The only way to change one.
     pub(super) fn update<R>(&mut self, order: u64, change: impl FnOnce(&mut Entry) -> R) -> Option<R> {
         let entry = self.entries.get_mut(&order)?;
         self.expiries.remove(&(entry.record.expires_at, order));
@@ -184,7 +184,7 @@ impl Index {
         Some(result)
     }
 
-    /// The waiting entry that is due first, with when.
+    /// The first due entry among the waiting ones, with its due time.
     pub(super) fn next_due(&self) -> Option<(Timestamp, u64)> {
         self.due.first().copied()
     }
@@ -194,7 +194,7 @@ impl Index {
         self.due.range(..=(now, u64::MAX)).map(|(_, order)| *order)
     }
 
-    /// `order` and what follows it in its user's line, as far as that is due too.
+    /// `order` and its successors in its user's nonce sequence, as far as they are due too.
     pub(super) fn line_from(&self, order: u64, now: Timestamp) -> Vec<u64> {
         let Some(place) = self.entries.get(&order).and_then(|entry| entry.record.place) else { return vec![order] };
         let Some(line) = self.users.get(&place.user) else { return vec![order] };

@@ -1,4 +1,4 @@
-//! The outbox itself: events in, commands out.
+//! The outbox state machine: events in, commands out.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -28,9 +28,9 @@ enum Call {
     Lookup(u64, RequestId),
 }
 
-/// Requests on their way to a relayer: a machine without clock, storage, randomness or socket.
+/// Requests to be delivered to a relayer: a state machine without clock, storage, randomness or socket.
 ///
-/// After every call, do what [`Self::next_command`] says until there is nothing left, and call [`Self::timeout`] at
+/// After every call, carry out [`Self::next_command`] until there is none, and call [`Self::timeout`] at
 /// [`Self::next_timeout`].
 ///
 /// ```
@@ -67,16 +67,16 @@ enum Call {
 pub struct Outbox {
     config: OutboxConfig,
     addressee: Option<Addressee>,
-    /// Keys in storage of entries for other relayers.
+    /// Storage keys of entries for other relayers.
     foreign: Vec<String>,
     index: Index,
     calls: BTreeMap<u64, Call>,
     commands: VecDeque<Command>,
     next_order: u64,
     next_send: u64,
-    /// Never given twice, so that a write of an entry that was forgotten is not taken for one of its successor.
+    /// Never reused, so that the write of a forgotten entry is not mistaken for one of its successor.
     next_revision: u64,
-    /// Most items in a batch, as far as the relayer lets itself be known.
+    /// Limit on items in a batch, as far as the relayer's is known.
     batch_items: usize,
 }
 
@@ -97,19 +97,20 @@ impl Outbox {
         }
     }
 
-    /// The relayer to which everything is sent. Records say for whom they are: those for another one are left alone. With
-    /// identities, an acceptance that none of them has promised is none: it ends as `bad_promise`, and may be executed.
+    /// Sets the destination relayer. Records state their relayer: those for another one are left untouched. With
+    /// identities, an acceptance not promised by one of them does not count: it ends as `bad_promise`, and may be
+    /// executed.
     ///
-    /// Without this, the outbox takes any promise, and its storage must be used for one relayer only.
+    /// Without this, the outbox accepts any promise, and its storage must be used for one relayer only.
     #[must_use]
     pub fn addressed_to(mut self, addressee: Addressee) -> Self {
         self.addressee = Some(addressee);
         self
     }
 
-    /// Takes what storage holds: once, before anything else. What has not ended is sent again, with the same key and the
-    /// same bytes; what has ended is reported again. Records that don't say for whom they are, of earlier versions, are
-    /// taken for this outbox's.
+    /// Loads the stored records: once, before anything else. Unfinished entries are sent again, with the same key and
+    /// the same bytes; finished ones are reported again. Records of earlier versions, which state no relayer, are
+    /// assigned to this outbox.
     pub fn load<K, R>(&mut self, now: Timestamp, records: impl IntoIterator<Item = (K, R)>) -> LoadReport
     where
         K: AsRef<str>,
@@ -130,7 +131,7 @@ impl Outbox {
                 continue;
             }
             report.loaded += 1;
-            // Two tabs may have given the same number: the next free one keeps both.
+            // Two tabs may have assigned the same number: the next free one keeps both.
             let mut order = record.order;
             while self.index.get(order).is_some() {
                 order = order.saturating_add(1);
@@ -142,7 +143,7 @@ impl Outbox {
             match entry.record.outcome.take() {
                 Some(outcome) => {
                     entry.state = State::Ended;
-                    // Nobody has taken it yet, and the pins may be newer than it.
+                    // Not acknowledged yet, and the pins may be newer than the outcome.
                     let outcome = self.checked(&entry, None, outcome);
                     let key = entry.record.key.clone();
                     self.commands.push_back(Command::Report { key, outcome: outcome.clone() });
@@ -165,7 +166,7 @@ impl Outbox {
         report
     }
 
-    /// Takes a request. The same request again is the same entry; if it has ended, it is reported again.
+    /// Accepts a request. The same request again is the same entry; if it has ended, it is reported again.
     ///
     /// # Errors
     /// [`OutboxError`]; nothing was kept.
@@ -208,12 +209,12 @@ impl Outbox {
         Ok(key)
     }
 
-    /// What to do next.
+    /// The next command, if any.
     pub fn next_command(&mut self) -> Option<Command> {
         self.commands.pop_front()
     }
 
-    /// The record of this revision is durable.
+    /// Reports that the record of this revision is durable.
     pub fn stored(&mut self, now: Timestamp, key: &IdempotencyKey, revision: u64) {
         let Some(order) = self.index.order_of(key) else { return };
         let outcome = self.index.update(order, |entry| {
@@ -237,7 +238,8 @@ impl Outbox {
         self.pump(now);
     }
 
-    /// The record of this revision could not be stored; it is tried again. `entropy` is a random number.
+    /// Reports that the record of this revision could not be stored; the write is retried. `entropy` is a random
+    /// number.
     pub fn store_failed(&mut self, now: Timestamp, key: &IdempotencyKey, revision: u64, entropy: u64) {
         let Some(order) = self.index.order_of(key) else { return };
         let retry = self.config.retry;
@@ -250,7 +252,7 @@ impl Outbox {
         self.pump(now);
     }
 
-    /// What came of a [`Command::Send`]. `entropy` is a random number.
+    /// Processes the result of a [`Command::Send`]. `entropy` is a random number.
     pub fn answered(&mut self, now: Timestamp, send: u64, answer: Result<HttpAnswer, TransportError>, entropy: u64) {
         let Some(call) = self.calls.remove(&send) else { return };
         let answer = answer.map_err(ClientError::from);
@@ -271,7 +273,7 @@ impl Outbox {
         self.pump(now);
     }
 
-    /// When [`Self::timeout`] should be called next.
+    /// Time of the next [`Self::timeout`] call; `None` if none is needed.
     pub fn next_timeout(&self) -> Option<Timestamp> {
         let has_call = self.calls.len() < self.config.max_calls;
         let due = self.index.next_due().filter(|_| has_call).map(|(at, _)| at.saturating_add(self.config.linger));
@@ -280,12 +282,12 @@ impl Outbox {
         [due, expiry, rewrite].into_iter().flatten().min()
     }
 
-    /// Time has passed.
+    /// Handles everything that is due at `now`.
     pub fn timeout(&mut self, now: Timestamp) {
         self.pump(now);
     }
 
-    /// The caller has taken the outcome: the entry is forgotten. `false` if it has not ended, or is not known.
+    /// Confirms that the outcome was processed: the entry is forgotten. `false` if it has not ended, or is unknown.
     pub fn acknowledge(&mut self, key: &IdempotencyKey) -> bool {
         let Some(order) = self.index.order_of(key) else { return false };
         if self.index.get(order).is_none_or(|entry| entry.state != State::Ended) {
@@ -295,7 +297,7 @@ impl Outbox {
         true
     }
 
-    /// Takes back what was certainly never sent. `false` if it may have been: then cancel it at the relayer.
+    /// Withdraws an entry that was certainly never sent. `false` if it may have been: then cancel it at the relayer.
     pub fn withdraw(&mut self, now: Timestamp, key: &IdempotencyKey) -> bool {
         let Some(order) = self.index.order_of(key) else { return false };
         let is_unsent = self.index.get(order).is_some_and(|entry| {
@@ -329,7 +331,7 @@ impl Outbox {
         self.index.len()
     }
 
-    /// Whether there is no entry.
+    /// True if there is no entry.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -345,7 +347,7 @@ impl Outbox {
         self.commands.extend(command);
     }
 
-    /// Where a record is for another relayer: for which.
+    /// The relayer of a record, if it is another one.
     fn foreign_addressee(&self, record: &Record) -> Option<Addressee> {
         let addressee = Addressee::decode(record.addressee.as_deref()?);
         (!self.addressee.as_ref().is_some_and(|own| own.is_same(&addressee))).then_some(addressee)
@@ -357,8 +359,9 @@ impl Outbox {
         self.end(order, outcome);
     }
 
-    /// An acceptance only by a pinned identity, as it was asked for. What a stranger has taken may be executed, so it is no
-    /// plain refusal; and to ask the stranger about it proves nothing. Answered `now`; none for what was answered long ago.
+    /// Accepts an outcome only if a pinned identity promises it as requested. A request accepted by a stranger may be
+    /// executed, so this is not a plain refusal; and looking it up at the stranger proves nothing. `now` is the time of
+    /// the answer; `None` for an old one.
     fn checked(&self, entry: &Entry, now: Option<Timestamp>, outcome: Outcome) -> Outcome {
         let Outcome::Accepted { accepted } = &outcome else { return outcome };
         match self.check_promise(entry, now, accepted) {
@@ -374,15 +377,15 @@ impl Outbox {
         let submit = Submit::from_json(&record.body, None).ok();
         let submit = submit.as_ref();
         let expected = ExpectedPromise {
-            // Of a call only the relayer knows the id.
+            // Only the relayer knows the id of a call.
             request: record.request_id.unwrap_or(accepted.id),
             chain_id: submit.map_or(accepted.chain_id, Submit::chain_id),
             relayer,
-            // An earlier answer that is given again promises what was asked for then.
+            // A repeated earlier answer promises the time requested then.
             not_after: submit.filter(|_| !accepted.duplicate).and_then(|submit| submit.promised_by(now?)),
         };
         verify_accepted(accepted, &expected)?;
-        // Two may be one request only if they are the same signed one.
+        // Two entries may share a request only if they are the same signed one.
         let is_other = |other: &Entry| record.place.is_none() || other.record.place != record.place;
         let mut holders = self.index.iter().filter(|other| other.record.key != record.key && other.holds(accepted.id));
         if record.request_id.is_none() && holders.any(is_other) {
@@ -399,7 +402,7 @@ impl Outbox {
         self.store(order);
     }
 
-    /// Does everything that is due.
+    /// Handles everything that is due.
     fn pump(&mut self, now: Timestamp) {
         while let Some((at, order)) = self.index.next_rewrite()
             && at <= now
@@ -412,7 +415,7 @@ impl Outbox {
             let Some(entry) = self.index.get(order) else { break };
             let may_be_accepted = entry.may_be_accepted;
             if may_be_accepted && entry.record.request_id.is_some() {
-                // It can't be sent any more, but it can be asked for.
+                // It can't be sent any more, but can be looked up.
                 self.look_up(now, order, Outcome::Expired { may_be_accepted: false });
             } else {
                 self.end(order, Outcome::Expired { may_be_accepted });
@@ -428,7 +431,7 @@ impl Outbox {
         });
     }
 
-    /// Makes the next call that is due. `false` if there is none.
+    /// Makes the next due call. `false` if there is none.
     fn call_next(&mut self, now: Timestamp) -> bool {
         let Some((first_due, first)) = self.index.next_due().filter(|(at, _)| *at <= now) else { return false };
         let Some(entry) = self.index.get(first) else { return false };
@@ -441,7 +444,7 @@ impl Outbox {
             return true;
         }
         let (members, is_full) = self.company(now);
-        // Others may be on their way: unless the call is full, the first one waits a moment for them.
+        // Others may be arriving: unless the call is full, the first one lingers for them.
         if !is_full && now < first_due.saturating_add(self.config.linger) {
             return false;
         }
@@ -449,7 +452,7 @@ impl Outbox {
         true
     }
 
-    /// Which entries would share the next call, and whether there is no room for more.
+    /// Entries that would share the next call; the flag is true if there is no room for more.
     fn company(&self, now: Timestamp) -> (Vec<u64>, bool) {
         let mut members = Vec::new();
         let mut bytes = 0;
@@ -532,12 +535,12 @@ impl Outbox {
         };
         match status {
             413 => {
-                // The relayer, or a proxy, takes fewer at a time than we thought.
+                // The relayer, or a proxy, accepts fewer at a time than assumed.
                 self.batch_items = (orders.len() / 2).max(1);
                 self.again(now, orders, false);
             }
-            // Something against the call as a whole that is no wish to come back, and not about who we are: perhaps one of
-            // them is the reason. Each gets an answer of its own.
+            // A final error about the call as a whole, and not about authorisation: perhaps one of the entries is the
+            // cause. Each is sent alone, for an answer of its own.
             400..500 if !error.is_retryable() && !matches!(status, 401..=403) => self.again(now, orders, true),
             _ => {
                 for order in orders {
@@ -556,7 +559,7 @@ impl Outbox {
         }
     }
 
-    /// What an attempt means for one entry.
+    /// Applies the result of an attempt to one entry.
     fn settle(&mut self, now: Timestamp, order: u64, result: Result<Accepted, ClientError>, entropy: u64) {
         let Some(entry) = self.index.get(order) else { return };
         let result = result.and_then(|accepted| check_id(entry.record.request_id, accepted));
@@ -579,7 +582,7 @@ impl Outbox {
         }
         let problem = error.problem().cloned().map(Box::new);
         let code = error.code().to_owned();
-        // What another tenant has submitted is accepted, and its look-up answers that there is nothing.
+        // A request submitted by another tenant is accepted, but its look-up finds nothing.
         if may_be_accepted && can_ask && code != ClientError::ALREADY_SUBMITTED {
             // Time, prices and policies change: a refusal now does not mean that an earlier attempt was refused.
             self.look_up(now, order, Outcome::Refused { code, problem, may_be_accepted: false });
@@ -590,7 +593,7 @@ impl Outbox {
 
     fn wait(&self, attempts: u32, error: &ClientError, entropy: u64) -> std::time::Duration {
         let asked = error.retry_after().unwrap_or_default().min(self.config.retry.max_retry_after);
-        // Not less than a moment, so that a relayer which answers at once is not asked in a tight loop.
+        // At least a moment, so that a relayer that answers immediately is not called in a tight loop.
         asked.saturating_add(self.config.retry.back_off(attempts, entropy)).max(std::time::Duration::from_millis(1))
     }
 
@@ -622,7 +625,7 @@ fn single_call(body: String) -> ApiCall<Accepted> {
     ApiCall::new(HttpCall::post(SUBMIT_PATH, body), http::json)
 }
 
-/// An acceptance of another request is none of this one's.
+/// Rejects an acceptance of another request.
 fn check_id(expected: Option<RequestId>, accepted: Accepted) -> Result<Accepted, ClientError> {
     match expected {
         Some(expected) if expected != accepted.id => {
@@ -633,7 +636,7 @@ fn check_id(expected: Option<RequestId>, accepted: Accepted) -> Result<Accepted,
     }
 }
 
-/// The request was taken by somebody whose promise does not count.
+/// Outcome of a request accepted with a promise that does not count.
 fn bad_promise(fault: &PromiseFault) -> Outcome {
     let code = ClientError::BAD_PROMISE.to_owned();
     let problem = Problem {

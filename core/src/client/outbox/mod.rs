@@ -1,20 +1,20 @@
-//! Requests that must neither be lost nor sent twice, through crashes, reloads and broken connections.
+//! Outbox: requests that must be neither lost nor sent twice, through crashes, reloads and broken connections.
 //!
-//! | state | what holds | leaves it by |
+//! | state | meaning | transitions |
 //! |---|---|---|
-//! | storing | its record is on its way to storage; nothing was sent | `stored`; withdrawal |
-//! | waiting | stored; to be sent, or looked up, at some time | a free call; its expiry |
+//! | storing | its record is being written to storage; nothing was sent | `stored`; withdrawal |
+//! | waiting | stored; to be sent, or looked up, later | a free call; its expiry |
 //! | calling | part of a call without an answer yet | `answered` |
-//! | ending | its outcome is on its way to storage | `stored` |
+//! | ending | its outcome is being written to storage | `stored` |
 //! | ended | the outcome is stored and reported | `acknowledge` |
 //!
-//! **Invariant:** nothing is sent whose record is not stored, and nothing is reported whose outcome is not stored. So a
+//! **Invariant:** no request is sent before its record is stored, and no outcome is reported before it is stored. So a
 //! crash at any point leads back to *waiting* with the same key and the same bytes, or to the same outcome.
 //!
-//! **Invariant:** of one user's requests at one forwarder, a later nonce is sent in the same call as the earlier ones and
-//! behind them, or after the earlier ones have ended.
+//! **Invariant:** of one user's requests at one forwarder, a later nonce is sent in the same call as the earlier ones
+//! and after them, or after the earlier ones have ended.
 //!
-//! **Invariant:** an entry is sent to the relayer that it was enqueued for ([`Addressee`]), and to no other.
+//! **Invariant:** an entry is sent only to the relayer that it was enqueued for ([`Addressee`]).
 
 mod index;
 mod machine;
@@ -38,26 +38,27 @@ use crate::{request::RequestId, time::Timestamp};
 pub use machine::Outbox;
 pub use record::{Addressee, Place, User};
 
-/// Limits and rhythm of an [`Outbox`].
+/// Limits and timing of an [`Outbox`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutboxConfig {
-    /// Back-off between attempts, and of repeated writes to storage. `max_attempts` does not count: an entry ends by an
+    /// Back-off between attempts, and between retries of storage writes. `max_attempts` is ignored: an entry ends by an
     /// answer or its expiry. A longer `Retry-After` than `max_retry_after` is cut to it.
     pub retry: RetryPolicy,
-    /// Most entries that have not been acknowledged. Default 10 000.
+    /// Limit on entries that are not acknowledged. Default 10 000.
     pub max_entries: usize,
-    /// Most requests in one call; halved when the relayer finds a batch too large. Default 250, its limit is
-    /// `server.max_batch_items`.
+    /// Limit on requests in one call; halved when the relayer finds a batch too large. Default 250, the relayer's limit
+    /// is `server.max_batch_items`.
     pub max_batch_items: usize,
-    /// Most bytes in one call with several requests. Default 1 MiB, its limit is `server.max_batch_body_bytes`.
+    /// Limit on bytes in one call with several requests. Default 1 MiB, the relayer's limit is
+    /// `server.max_batch_body_bytes`.
     pub max_batch_bytes: usize,
-    /// Calls without an answer at a time. Default 4.
+    /// Limit on concurrent calls. Default 4.
     pub max_calls: usize,
-    /// How long a request waits for others to share a call. Default 5 ms.
+    /// Time for which a request waits for others to share a call. Default 5 ms.
     pub linger: Duration,
-    /// Life of an entry for which nothing else sets an end. Default 1 h.
+    /// Lifetime of an entry without any other expiry. Default 1 h.
     pub default_expiry: Duration,
-    /// How long after its expiry it is looked up whether an entry was accepted after all. Default 10 min.
+    /// Period after its expiry in which an entry's acceptance is still looked up. Default 10 min.
     pub lookup_grace: Duration,
 }
 
@@ -76,158 +77,161 @@ impl Default for OutboxConfig {
     }
 }
 
-/// What an entry may say beyond its request.
+/// Options of an entry, beyond its request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Enqueue {
-    /// Don't send it at or after this. The request's own deadline counts as well.
+    /// Time from which it is not sent any more; `None` for no limit beyond the request's own deadline, which always
+    /// counts.
     pub expires_at: Option<Timestamp>,
-    /// The id that the relayer will know it by ([`UnsignedForward::id`](super::UnsignedForward::id)). With it, a request
-    /// whose answer was lost can be looked up where it can't be sent again, and an acceptance of another request is not
-    /// taken for this one's.
+    /// Id of the request at the relayer ([`UnsignedForward::id`](super::UnsignedForward::id)); `None` if unknown. With
+    /// it, a request with a lost answer can be looked up when it can't be sent again, and an acceptance of another
+    /// request is not mistaken for its own.
     pub request_id: Option<RequestId>,
 }
 
-/// Why a request was not taken.
+/// Reason why a request was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OutboxError {
     /// Too many entries; acknowledge some, or raise [`OutboxConfig::max_entries`].
     #[error("the outbox holds {entries} entries, limit {limit}")]
     Full {
-        /// Entries.
+        /// Number of entries.
         entries: usize,
-        /// The limit.
+        /// Configured limit.
         limit: usize,
     },
     /// The key belongs to an entry with another body.
     #[error("idempotency key {0} belongs to another request")]
     KeyConflict(IdempotencyKey),
-    /// The body is larger than what a relayer takes.
+    /// The body exceeds a relayer's size limit.
     #[error("the request has {bytes} bytes, limit {limit}")]
     TooLarge {
-        /// Bytes.
+        /// Size of the body, bytes.
         bytes: usize,
-        /// The limit.
+        /// Size limit, bytes.
         limit: usize,
     },
     /// The storage holds an entry with this key for another relayer.
     #[error("idempotency key {0} belongs to an entry for another relayer; give each relayer a storage of its own")]
     OtherRelayer(IdempotencyKey),
-    /// Its time is over.
+    /// The request has expired.
     #[error("the request expired at {expired_at}")]
     Expired {
-        /// When.
+        /// Time of expiry.
         expired_at: Timestamp,
     },
 }
 
-/// How an entry ended.
+/// Outcome of an entry.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase", try_from = "super::flat::OutcomeJson")]
 pub enum Outcome {
-    /// The relayer has it, and has promised. Of an outbox with identities ([`Outbox::addressed_to`]) the promise is checked;
-    /// otherwise check it with [`verify_accepted`](super::verify::verify_accepted).
+    /// The relayer has accepted and promised it. In an outbox with identities ([`Outbox::addressed_to`]) the promise is
+    /// already checked; otherwise check it with [`verify_accepted`](super::verify::verify_accepted).
     Accepted {
-        /// Its answer, or what a look-up found.
+        /// The relayer's answer, or the result of a look-up.
         accepted: Box<Accepted>,
     },
-    /// The relayer does not want it; or, with the code `bad_promise`, whoever took it has promised in a name that is not
-    /// pinned, and may execute it all the same.
+    /// The relayer refused it; or, with the code `bad_promise`, an identity that is not pinned promised it, and may
+    /// execute it nevertheless.
     Refused {
         /// Stable code.
         code: String,
-        /// Its explanation.
+        /// The relayer's explanation, if any.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         problem: Option<Box<Problem>>,
-        /// An attempt may have been accepted, and it could not be looked up; or another tenant's was (`already_submitted`).
+        /// True if an attempt may have been accepted but could not be looked up, or another tenant's was accepted
+        /// (`already_submitted`).
         may_be_accepted: bool,
     },
-    /// Its time was over before it was accepted.
+    /// It expired before it was accepted.
     Expired {
-        /// An attempt may have been accepted, and it could not be looked up.
+        /// True if an attempt may have been accepted but could not be looked up.
         may_be_accepted: bool,
     },
 }
 
-/// What the outbox wants done. Every command is safe to repeat.
+/// Output of the outbox, for its driver to carry out. Every command is safe to repeat.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
-    /// Put `record` under `key`, in place of what is there; durable before [`Outbox::stored`] is called. Commands of one
-    /// key must reach storage in order.
+    /// Store `record` under `key`, replacing any earlier one; durable before [`Outbox::stored`] is called. Commands of
+    /// one key must reach storage in order.
     Store {
-        /// Where.
+        /// Storage key.
         key: IdempotencyKey,
-        /// To be given back.
+        /// Revision, for the report.
         revision: u64,
-        /// What: JSON, without credentials.
+        /// Record to store: JSON, without credentials.
         record: String,
     },
     /// Remove the record. If that fails, the outcome is reported once more after a reload.
     Remove {
-        /// Which.
+        /// Storage key.
         key: IdempotencyKey,
     },
-    /// Send `http` once, within some time limit, and call [`Outbox::answered`] whatever happens.
+    /// Send `http` once, with a time limit, and call [`Outbox::answered`] in any case.
     Send {
-        /// To be given back.
+        /// Number of the call, for the report.
         send: u64,
-        /// What.
+        /// The HTTP request.
         http: HttpCall,
     },
     /// An entry has ended. Reported again after every load until [`Outbox::acknowledge`].
     Report {
-        /// Which.
+        /// Key of the entry.
         key: IdempotencyKey,
-        /// How.
+        /// Its outcome.
         outcome: Outcome,
     },
 }
 
-/// Where an entry is; see the table in the module's documentation.
+/// State of an entry; see the table in the module's documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum EntryState {
-    /// Its record is on its way to storage.
+    /// Its record is being written to storage.
     Storing,
     /// To be sent, or looked up.
     Waiting,
-    /// Part of a call.
+    /// Part of a call in progress.
     Calling,
-    /// Its outcome is on its way to storage.
+    /// Its outcome is being written to storage.
     Ending,
-    /// Its outcome is reported, and not acknowledged.
+    /// Its outcome is reported, but not acknowledged.
     Ended,
 }
 
-/// An entry, for showing.
+/// An entry, for display.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EntryView {
-    /// Its key.
+    /// Idempotency key.
     pub key: IdempotencyKey,
-    /// Where it is.
+    /// Current state.
     pub state: EntryState,
-    /// Attempts since the outbox was made or loaded.
+    /// Attempts since the outbox was created or loaded.
     pub attempts: u32,
-    /// Code of the last attempt's error.
+    /// Code of the last attempt's error; `None` without one.
     pub last_error_code: Option<String>,
-    /// When it is given up, Unix ms.
+    /// Time of expiry, Unix ms.
     pub expires_at: Timestamp,
-    /// An attempt has, or may have, reached the relayer.
+    /// True if an attempt has, or may have, reached the relayer.
     pub may_be_accepted: bool,
-    /// Of a forward request: whose, and its nonce. Another request must not take that nonce while this entry lives.
+    /// User and nonce of a forward request; `None` for other kinds. Another request must not use that nonce while this
+    /// entry lives.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub place: Option<Place>,
 }
 
-/// What was found in storage.
+/// Result of loading from storage.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LoadReport {
-    /// Entries that go on, or are reported again.
+    /// Number of entries that were resumed, or are reported again.
     pub loaded: usize,
-    /// Keys of records that can't be read. They stay where they are: somebody should look.
+    /// Keys of unreadable records. They are left untouched, for inspection.
     pub damaged: Vec<String>,
-    /// Addresses of other relayers, one for each entry that is for one. The entries stay where they are, and go on when the
-    /// storage is opened for that relayer.
+    /// Addresses of other relayers, one for each entry addressed to one. The entries are left untouched, and resume
+    /// when the storage is opened for that relayer.
     pub foreign: Vec<String>,
 }

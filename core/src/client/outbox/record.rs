@@ -1,4 +1,4 @@
-//! What storage keeps of an entry.
+//! Stored form of an entry.
 
 use alloy_primitives::{Address, U256};
 use serde::{Deserialize, Serialize};
@@ -11,13 +11,13 @@ use crate::{
     time::Timestamp,
 };
 
-/// Version of the form.
+/// Version of the record format.
 const VERSION: u32 = 1;
 
-/// Longest record that is read, bytes: a body, escaped, and an outcome.
+/// Largest record that is read, bytes: an escaped body and an outcome.
 const MAX_RECORD_BYTES: usize = 3 * MAX_SUBMIT_BYTES;
 
-/// Whose request it is, at which forwarder.
+/// A user at a forwarder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct User {
@@ -25,17 +25,17 @@ pub struct User {
     pub chain_id: u64,
     /// The forwarder that counts the user's nonces.
     pub forwarder: Address,
-    /// The user.
+    /// The user's account.
     pub from: Address,
 }
 
-/// A place in a user's sequence of requests.
+/// A position in a user's sequence of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Place {
-    /// Whose sequence.
+    /// The user whose sequence it is.
     pub user: User,
-    /// The forwarder's nonce that the request uses.
+    /// The forwarder nonce used by the request.
     #[serde(with = "decimal")]
     pub nonce: U256,
 }
@@ -48,13 +48,13 @@ impl Place {
     }
 }
 
-/// The relayer that entries are for.
+/// The destination relayer of entries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Addressee {
-    /// Its base address, without a slash at the end.
+    /// Base URL, without a trailing slash.
     pub url: String,
-    /// Its identities, known from elsewhere: only their promises count. Several while one is rotated. Empty: any promise
-    /// counts.
+    /// Identities known from another source: only their promises count. Several while one is rotated. Empty: any
+    /// promise counts.
     pub identities: Vec<Address>,
 }
 
@@ -64,7 +64,8 @@ impl Addressee {
         Self { url: url.trim_end_matches('/').to_owned(), identities: identities.into_iter().collect() }
     }
 
-    /// As it is stored: address and identities, one a line. In WASM a text is smaller than the code that reads a structure.
+    /// Stored form: address and identities, one per line. In WASM a text is smaller than the code that parses a
+    /// structure.
     pub(super) fn encode(&self) -> String {
         let mut text = self.url.clone();
         for identity in &self.identities {
@@ -80,7 +81,7 @@ impl Addressee {
         Self { url, identities: lines.filter_map(|line| line.parse().ok()).collect() }
     }
 
-    /// Whether both are one relayer: they share an identity or, where one of them has none, the address.
+    /// True if both are the same relayer: they share an identity or, if one of them has none, the address.
     pub fn is_same(&self, other: &Self) -> bool {
         if self.identities.is_empty() || other.identities.is_empty() {
             return self.url == other.url;
@@ -89,7 +90,7 @@ impl Addressee {
     }
 }
 
-/// An entry as it is stored.
+/// A stored entry.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Record {
@@ -97,14 +98,15 @@ pub(super) struct Record {
     pub(super) key: IdempotencyKey,
     /// Order of arrival.
     pub(super) order: u64,
-    /// The bytes that are sent, always the same.
+    /// The bytes to send, always the same.
     pub(super) body: String,
     pub(super) expires_at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) place: Option<Place>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) request_id: Option<RequestId>,
-    /// [`Addressee::encode`]. Absent in records of versions that did not know it, and of outboxes that don't.
+    /// Encoded by [`Addressee::encode`]. Absent in records of versions without it, and of outboxes without an
+    /// addressee.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) addressee: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -128,7 +130,7 @@ impl Record {
         serde_json::to_string(self).unwrap_or_else(|error| unreachable!("a record is always JSON: {error}"))
     }
 
-    /// `None` for what this build does not understand.
+    /// Parses a record; `None` if this build does not understand it.
     pub(super) fn decode(key: &str, text: &str) -> Option<Self> {
         if text.len() > MAX_RECORD_BYTES {
             return None;

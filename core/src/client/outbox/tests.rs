@@ -32,7 +32,7 @@ fn submit(user: u8, nonce: u64, deadline_s: u64) -> Submit {
     )
 }
 
-/// The id that the model server gives to a request.
+/// Id assigned to a request by the model server.
 fn id_of(key: &str) -> RequestId {
     RequestId(keccak256(key.as_bytes()))
 }
@@ -59,7 +59,7 @@ fn broken() -> Result<HttpAnswer, TransportError> {
     Err(TransportError::new(TransportErrorKind::Broken, "x"))
 }
 
-/// A relayer's key.
+/// Key of a relayer.
 fn relayer(seed: u8) -> KeySigner {
     KeySigner::from_bytes(&[seed; 32]).unwrap()
 }
@@ -86,7 +86,7 @@ fn outbox_for(url: &str, identities: &[&KeySigner]) -> Outbox {
     Outbox::new(quick()).addressed_to(Addressee::new(url, identities))
 }
 
-/// What storage holds after all commands.
+/// Content of the storage after all commands.
 fn records(outbox: &mut Outbox) -> BTreeMap<String, String> {
     let mut records = BTreeMap::new();
     while let Some(command) = outbox.next_command() {
@@ -134,13 +134,13 @@ fn what_is_resumed_is_checked_against_the_pin_too() {
     let waiting = records(&mut outbox);
     outbox.timeout(START);
     let bad = |reports: &Reports| matches!(&reports[0].1, Outcome::Refused { code, .. } if code == "bad_promise");
-    // It was waiting when the page went away.
+    // It was waiting when the page was closed.
     let mut again = outbox_for("http://a", &[&pinned]);
     assert_eq!(again.load(START, &waiting).loaded, 1);
     let (sends, _) = settle(&mut again, START);
     again.answered(START, sends[0].0, Ok(answer(202, &promised_json(key.as_str(), &stranger))), 0);
     assert!(bad(&settle(&mut again, START).1));
-    // It had been accepted, by whom nobody asked then.
+    // It had been accepted without a check of the identity.
     let mut former = outbox_for("http://a", &[]);
     former.load(START, &waiting);
     let (sends, _) = settle(&mut former, START);
@@ -167,11 +167,11 @@ fn entries_go_to_the_relayer_that_they_are_for() {
         enqueue(&mut outbox, &submit(1, 0, 9_000_000));
         records(&mut outbox)
     };
-    // By address, where no identity is known.
+    // By address, if no identity is known.
     let by_url = stored("http://a/", &[]);
     assert!(taken(&by_url, "http://a", &[]).0 && !taken(&by_url, "http://b", &[]).0);
     assert!(taken(&by_url, "http://a", &[&old]).0 && !taken(&by_url, "http://b", &[&old]).0);
-    // By identity, whatever the address; through a rotation, in which both are pinned.
+    // By identity, regardless of the address; through a rotation, in which both are pinned.
     let by_identity = stored("http://a", &[&old]);
     assert!(taken(&by_identity, "http://b", &[&new, &old]).0);
     assert!(!taken(&by_identity, "http://a", &[&other]).0, "another relayer took its place");
@@ -179,20 +179,20 @@ fn entries_go_to_the_relayer_that_they_are_for() {
     rotating.load(START, &by_identity);
     let rotated = records(&mut rotating);
     assert!(taken(&rotated, "http://c", &[&new]).0, "what is loaded is stored with the identities of now");
-    // Somebody else's entry is not replaced, nor the same request sent twice under its key.
+    // A foreign entry is not replaced, nor is the same request sent twice under its key.
     let (is_taken, mut outbox) = taken(&by_identity, "http://b", &[&other]);
     assert!(!is_taken);
     let refused = outbox.enqueue(START, &submit(1, 0, 9_000_000), Enqueue::default());
     assert!(matches!(refused, Err(OutboxError::OtherRelayer(_))));
-    // An outbox that does not know its relayer can't tell.
+    // An outbox without an addressee can't tell.
     assert_eq!(Outbox::new(quick()).load(START, &by_url).foreign, ["http://a"]);
-    // What an earlier version left has no name on it.
+    // Records of an earlier version state no relayer.
     let mut nameless = Outbox::new(quick());
     enqueue(&mut nameless, &submit(1, 0, 9_000_000));
     assert!(taken(&records(&mut nameless), "http://a", &[&old]).0);
 }
 
-/// What one submission ends as if `accepted` is the answer to it, `later` after it was sent.
+/// Outcome of a submission answered with `accepted`, `later` after it was sent.
 fn outcome_of(submit: &Submit, accepted: &Value, later: Duration) -> Outcome {
     let mut outbox = outbox_for("http://a", &[&relayer(1)]);
     outbox.enqueue(START, submit, Enqueue::default()).unwrap();
@@ -234,7 +234,7 @@ fn a_promise_is_held_against_the_time_that_was_asked_for() {
     assert!(answered(&by, asked_s + 4_301, false, late), "later than asked, whenever it arrived");
     let any = call(b"1");
     assert!(!answered(&any, asked_s + 1_000_000, false, soon), "no time was asked for");
-    // An earlier answer again.
+    // A repeated earlier answer.
     assert!(!answered(&within, asked_s - 500, true, soon));
     assert!(!answered(&within, asked_s + 9_000, true, soon), "it was asked for with another time");
 }
@@ -245,7 +245,7 @@ fn a_promise_for_a_call_is_about_its_chain_and_no_other_submission() {
     let soon = Duration::from_secs(1);
     assert!(!is_bad(&outcome_of(&call(b"1"), &promised(id_of("x"), 31_337, deadline_s, &signer), soon)));
     assert!(is_bad(&outcome_of(&call(b"1"), &promised(id_of("x"), 1, deadline_s, &signer), soon)));
-    // One request for three submissions would be two that nobody executes.
+    // One request for three submissions would leave two that nobody executes.
     let mut outbox = outbox_for("http://a", &[&signer]);
     let forward = enqueue(&mut outbox, &submit(1, 0, 9_000_000));
     let (mine, other) = (call(b"1"), call(b"2"));
@@ -290,7 +290,7 @@ fn quick() -> OutboxConfig {
 type Sends = Vec<(u64, HttpCall)>;
 type Reports = Vec<(IdempotencyKey, Outcome)>;
 
-/// Does all commands about storage; calls and reports come back.
+/// Carries out all storage commands; returns calls and reports.
 fn settle(outbox: &mut Outbox, now: Timestamp) -> (Sends, Reports) {
     let (mut sends, mut reports) = (Vec::new(), Vec::new());
     while let Some(command) = outbox.next_command() {
@@ -348,7 +348,8 @@ fn later_nonces_go_behind_earlier_ones() {
         bodies(http).iter().map(|body| body["forward"]["nonce"].as_str().unwrap().to_owned()).collect()
     };
     let (sends, _) = settle(&mut outbox, START);
-    // Nonce 1 was stored first and could not go: 0 was not there yet. Then 0 went alone at once, without lingering.
+    // Nonce 1 was stored first and could not be sent: 0 was not there yet. Then 0 went alone immediately, without
+    // lingering.
     let sent: Vec<_> = sends.iter().map(|(_, http)| nonces(http)).collect();
     assert_eq!(sent, [["0", "1"]]);
     let (send, http) = &sends[0];
@@ -371,7 +372,7 @@ fn a_batch_that_is_too_large_is_halved() {
     outbox.answered(START, sends[0].0, Ok(HttpAnswer { status: 413, ..HttpAnswer::default() }), 0);
     let (sends, _) = settle(&mut outbox, START);
     assert_eq!(sends.iter().map(|(_, http)| bodies(http).len()).collect::<Vec<_>>(), [2, 2]);
-    // A refusal of a batch as a whole: each is asked about alone.
+    // A refusal of a batch as a whole: each is sent alone.
     outbox.answered(START, sends[0].0, Ok(answer(400, &problem_json(400, "malformed_json"))), 0);
     let (sends, _) = settle(&mut outbox, START);
     assert_eq!(sends.iter().map(|(_, http)| http.path.as_str()).collect::<Vec<_>>(), ["/v1/requests"; 2]);
@@ -400,7 +401,7 @@ fn what_may_be_accepted_is_looked_up_before_it_ends() {
     assert!(matches!(&reports[0].1, Outcome::Accepted { accepted } if accepted.duplicate));
 }
 
-/// A gateway has codes of its own, and has passed on what it gave up waiting for.
+/// A gateway has codes of its own, and may have forwarded a call before it timed out.
 #[test]
 fn a_gateways_code_proves_nothing() {
     let not_there = answer(404, &problem_json(404, "not_found"));
@@ -424,7 +425,7 @@ fn a_gateways_code_proves_nothing() {
         if status != 302 {
             continue;
         }
-        // What can't be sent again is looked up; that a path is not there says nothing about the request.
+        // A request that can't be sent again is looked up; a missing path says nothing about the request.
         assert_eq!(again[0].1.method, Method::Get);
         for (found, in_doubt) in [(&unknown_path, true), (&not_there, false)] {
             let mut outbox = Outbox::new(quick());
@@ -550,10 +551,10 @@ fn an_acceptance_of_another_request_is_none() {
     assert_eq!((view.state, view.last_error_code.as_deref()), (EntryState::Waiting, Some("unreadable_answer")));
 }
 
-/// A relayer as the outbox sees it.
+/// A relayer as seen by the outbox.
 #[derive(Default)]
 struct Server {
-    /// Bodies by key, as they were first seen. Two bodies for one key, or two keys for one request, are a fault.
+    /// First body seen for each key. Two bodies for one key, or two keys for one request, are a fault.
     bodies: BTreeMap<String, Value>,
     accepted: BTreeSet<String>,
     keys_of: BTreeMap<String, String>,
@@ -566,7 +567,7 @@ impl Server {
         assert_eq!(first, body, "one key, two bodies");
         let first_key = self.keys_of.entry(body["forward"].to_string()).or_insert_with(|| key.clone());
         assert_eq!(*first_key, key, "one request, two keys");
-        // Like the real one: time and prices are looked at before it is known that the request is there already.
+        // Like the real one: time and prices are checked before the request is recognised as a duplicate.
         if now.as_secs() >= body["forward"]["deadline"].as_u64().unwrap() {
             return json!({ "status": 422, "problem": problem_json(422, "deadline_expired") });
         }
@@ -601,7 +602,7 @@ impl Server {
     }
 }
 
-/// A program that uses an outbox and may crash anywhere, on a storage and a network that may fail.
+/// A program with an outbox that may crash anywhere, on unreliable storage and network.
 struct World {
     outbox: Outbox,
     config: OutboxConfig,
@@ -653,7 +654,7 @@ impl World {
         usize::try_from(self.random() % n as u64).unwrap()
     }
 
-    /// Takes the outbox's commands and checks what must hold of each.
+    /// Collects the outbox's commands and checks the invariants of each.
     fn collect(&mut self) {
         while let Some(command) = self.outbox.next_command() {
             match command {
@@ -717,7 +718,7 @@ impl World {
                     matches!(request.kind(), crate::client::SubmitKind::Forward(forward)
                         if forward.from == Address::repeat_byte(user) && forward.nonce == U256::from(nonce))
                 });
-                // A user signs one request for a nonce; it may be enqueued again.
+                // A user signs one request per nonce; it may be enqueued again.
                 let request = first.cloned().unwrap_or_else(|| submit(user, nonce, self.now.as_secs() + seconds));
                 let key = request.key().as_str().to_owned();
                 if self.acknowledged.contains(&key) {
@@ -739,7 +740,7 @@ impl World {
         self.collect();
     }
 
-    /// The oldest write is done, or fails, or fails although it was done.
+    /// The oldest write succeeds, or fails, or fails although it was applied.
     fn write(&mut self) {
         if self.writes.is_empty() {
             return;
@@ -772,7 +773,7 @@ impl World {
         }
     }
 
-    /// Some call comes to its end, one way or another.
+    /// Ends a random call, with a random result.
     fn answer(&mut self) {
         if self.sends.is_empty() {
             return;
@@ -788,7 +789,7 @@ impl World {
                 broken()
             }
             3 => {
-                // Done, and answered by a proxy's error page.
+                // Executed, but answered by a proxy's error page.
                 self.server.call(&http, self.now, |_| None);
                 Ok(HttpAnswer { status: 502, body: b"<html>".to_vec(), ..HttpAnswer::default() })
             }
@@ -802,7 +803,7 @@ impl World {
         self.outbox.answered(self.now, send, result, entropy);
     }
 
-    /// Everything in memory is gone; what was on its way may have arrived.
+    /// Loses everything in memory; writes and calls under way may have arrived.
     fn crash(&mut self) {
         let arrived = self.pick(self.writes.len() + 1);
         for command in std::mem::take(&mut self.writes).into_iter().take(arrived) {

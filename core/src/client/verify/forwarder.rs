@@ -1,4 +1,4 @@
-//! A forwarder, checked at the user's own node before anything is signed for it.
+//! Check of a forwarder at the user's own node, before a user signs for it.
 
 use alloy_primitives::{Address, B256, keccak256};
 use slackwater_contracts::forwarder::forwarder_build;
@@ -8,30 +8,30 @@ use crate::{
     request::ForwarderDomain,
 };
 
-/// Why a request should not be signed for a forwarder.
+/// Reason not to sign a request for a forwarder.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ForwarderFault {
-    /// The node can't tell.
+    /// The node's answer can't be used.
     #[error(transparent)]
     Node(#[from] RpcError),
-    /// The node, or the forwarder by its own word, is of another chain.
+    /// The node, or the forwarder's EIP-712 domain, is of another chain.
     #[error("the node or the forwarder is of chain {found}, not {expected}")]
     OtherChain {
-        /// Asked for.
+        /// Requested chain id.
         expected: u64,
-        /// Found.
+        /// Actual chain id.
         found: u64,
     },
     /// Its EIP-712 domain names another contract.
     #[error("the forwarder {expected} signs for the contract {found}")]
     OtherContract {
-        /// Asked for.
+        /// Requested contract.
         expected: Address,
-        /// In the domain.
+        /// Contract in the domain.
         found: Address,
     },
-    /// The target does not trust it: what it forwards, the target would not take for the user's.
+    /// The target does not trust it, and would not attribute forwarded calls to the user.
     #[error("{target} does not trust the forwarder {forwarder}: nothing would happen there in the user's name")]
     Untrusted {
         /// The target.
@@ -39,7 +39,7 @@ pub enum ForwarderFault {
         /// The forwarder.
         forwarder: Address,
     },
-    /// Its code is no published build of OpenZeppelin's `ERC2771Forwarder`, and the caller did not pin it.
+    /// Its code is not a published build of OpenZeppelin's `ERC2771Forwarder`, and the caller did not pin it.
     #[error(
         "the code at {forwarder} (hash {code_hash}) is no known forwarder: it could claim to have run a request and not do \
          it. If you know this forwarder from elsewhere than the relayer, pin it"
@@ -64,12 +64,12 @@ impl ForwarderFault {
     }
 }
 
-/// Whether a forwarder, such as a relayer names it, may be signed for: asked at the user's own node.
+/// Check of a forwarder, such as one named by a relayer, at the user's own node.
 ///
-/// Anybody can deploy a contract that has an EIP-712 domain and nonces, and emits `ExecutedForwardRequest` without calling
-/// anything. So the *target* is asked whether it trusts the forwarder, and the forwarder's code is compared with the builds
-/// that OpenZeppelin publishes. Who knows the forwarder from elsewhere than the relayer [pins](Self::pinned) it: then its
-/// code may be any.
+/// Anybody can deploy a contract that has an EIP-712 domain and nonces, and emits `ExecutedForwardRequest` without
+/// calling anything. So the *target* is asked whether it trusts the forwarder, and the forwarder's code is compared
+/// with the builds published by OpenZeppelin. A caller that knows the forwarder from a source other than the relayer
+/// [pins](Self::pinned) it: then any code is accepted.
 ///
 /// ```
 /// # use alloy_primitives::Address;
@@ -94,8 +94,8 @@ impl ForwarderCheck {
         Self { chain_id, forwarder, target, is_pinned: false }
     }
 
-    /// The caller knows the forwarder from elsewhere than the relayer: its code is not compared. The target is asked all
-    /// the same.
+    /// Pins the forwarder, which the caller knows from a source other than the relayer: its code is not compared. The
+    /// target's trust is still checked.
     #[must_use]
     pub const fn pinned(mut self) -> Self {
         self.is_pinned = true;
@@ -110,7 +110,7 @@ impl ForwarderCheck {
         rpc::is_trusted_forwarder(self.target, self.forwarder, BlockRef::Tag("latest"))
     }
 
-    /// JSON-RPC bodies to send to the node, in any order or at once.
+    /// JSON-RPC bodies to send to the node, in any order or concurrently.
     pub fn bodies(&self) -> Vec<String> {
         let mut bodies = vec![rpc::chain_id().body(), self.domain().body(), self.trust().body()];
         if !self.is_pinned {
@@ -119,7 +119,8 @@ impl ForwarderCheck {
         bodies
     }
 
-    /// The forwarder's EIP-712 domain, if it may be signed for. `answers` are the node's, in the order of [`Self::bodies`].
+    /// The forwarder's EIP-712 domain, if it is safe to sign for. `answers` are the node's, in the order of
+    /// [`Self::bodies`].
     ///
     /// # Errors
     /// [`ForwarderFault`]: don't let the user sign.
@@ -151,7 +152,7 @@ impl ForwarderCheck {
     }
 }
 
-/// A target that reverts where it is asked trusts nobody, as OpenZeppelin's forwarder reads it.
+/// The trust answer; a target that reverts trusts nobody, as in OpenZeppelin's forwarder.
 pub(super) fn trusts(answer: Result<bool, RpcError>) -> Result<bool, RpcError> {
     match answer {
         Err(error) if error.is_revert() => Ok(false),

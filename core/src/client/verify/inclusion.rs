@@ -1,4 +1,4 @@
-//! A claim about the chain, checked at the user's own node.
+//! Check of a claim about the chain at the user's own node.
 
 use std::fmt;
 
@@ -16,14 +16,14 @@ use crate::{
     request::{Forward, ForwarderDomain, Status, outcome, recover},
 };
 
-/// What the relayer says about a request.
+/// The relayer's claim about a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InclusionClaim {
-    /// `included`, `finalized` or `reverted`: only these speak of a transaction.
+    /// `included`, `finalized` or `reverted`: only these refer to a transaction.
     pub status: Status,
-    /// The transaction.
+    /// Hash of the transaction.
     pub tx_hash: B256,
-    /// Its block.
+    /// Number of its block; `None` if not claimed.
     pub block_number: Option<u64>,
 }
 
@@ -45,19 +45,19 @@ impl InclusionClaim {
     }
 }
 
-/// How far the node's answers bind the execution to this very request.
+/// Strength of the evidence that the execution is of this very request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
-    /// The transaction's calldata holds the request as it was signed, and the order of the events leaves room for no other
+    /// The transaction's calldata contains the request as signed, and the order of the events leaves room for no other
     /// with this nonce.
     Content,
-    /// Only signer and nonce: the transaction does not call the forwarder directly, or a member of its batch may have had
-    /// the forwarder run something within its own call. Another request that the same user signed with the same nonce would
-    /// look the same.
+    /// Only signer and nonce: the transaction does not call the forwarder directly, or a member of its batch may have
+    /// made the forwarder run something within its own call. Another request signed by the same user with the same
+    /// nonce would look the same.
     Nonce,
 }
 
-/// In what the relayer's claim contradicts the user's node.
+/// Contradiction between the relayer's claim and the user's node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Mismatch {
@@ -65,23 +65,23 @@ pub enum Mismatch {
     NotInTransaction,
     /// The transaction reverted as a whole.
     TransactionReverted,
-    /// It was executed, but the target failed; claimed was success.
+    /// It was executed, but the target failed; success was claimed.
     TargetFailed,
-    /// It was executed, and the target succeeded; claimed was failure.
+    /// It was executed, and the target succeeded; failure was claimed.
     TargetSucceeded,
     /// The transaction executed another request of the user with this nonce.
     OtherRequest,
     /// It is in another block than claimed to be final.
     OtherBlock {
-        /// Claimed.
+        /// Claimed block number.
         claimed: u64,
-        /// At the node.
+        /// Block number at the node.
         found: u64,
     },
-    /// It can't have been executed: at a block that the node calls final, and not before the claimed one, the
-    /// user's nonce is not used.
+    /// It can't have been executed: at a block that is final at the node, and not before the claimed one, the user's
+    /// nonce is unused.
     NeverExecuted {
-        /// The user's next nonce there.
+        /// The user's next nonce at that block.
         next_nonce: U256,
     },
 }
@@ -104,35 +104,37 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// What the user's node says about the claim.
+/// Verdict of the user's node on the claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is true.
+    /// The claim is true.
     Confirmed {
-        /// By the chain's rule at this node. A claim of finality with `false` here: the node is behind; ask again.
+        /// True if the block is final by the chain's rule at this node. If finality was claimed, `false` means that the
+        /// node is behind; ask again.
         is_final: bool,
-        /// The target succeeded.
+        /// True if the target succeeded.
         is_success: bool,
-        /// Block.
+        /// Number of the block.
         block_number: u64,
-        /// Its hash.
+        /// Hash of the block.
         block_hash: B256,
-        /// How it is bound to the request.
+        /// Strength of the evidence that it is this request.
         binding: Binding,
     },
     /// The node does not have the transaction in a block (yet, or any more). Ask again.
     Pending,
-    /// It is not true.
+    /// The claim is false.
     Mismatch(Mismatch),
-    /// The target does not trust the forwarder: whatever the forwarder says, nothing happened there in the user's name.
+    /// The target does not trust the forwarder: whatever the forwarder states, nothing happened there in the user's
+    /// name.
     UntrustedForwarder,
-    /// The forwarder says that it ran the request, and need not have: its code was no published build of OpenZeppelin's
-    /// `ERC2771Forwarder`, and the caller did not [pin](InclusionCheck::pinned) it.
+    /// The forwarder states that it ran the request, without proof: its code was not a published build of
+    /// OpenZeppelin's `ERC2771Forwarder`, and the caller did not [pin](InclusionCheck::pinned) it.
     UnknownForwarder {
         /// Keccak-256 of its code.
         code_hash: B256,
     },
-    /// The node can't tell: it refused, is of another chain, is behind, has no old receipts, or changed its mind in
+    /// The node can't tell: it refused, is of another chain, is behind, has no old receipts, or changed its answers in
     /// between. Ask again, or ask another node.
     Unknown(String),
 }
@@ -145,24 +147,24 @@ enum Ask {
     Receipt,
     Canonical(u64),
     Transaction,
-    /// The user's nonce at a block that is final.
+    /// The user's nonce at a final block.
     NonceAt(u64),
-    /// Whether the target trusts the forwarder, as of the block that executed the request or, where the node has forgotten
-    /// that state, now.
+    /// The target's trust in the forwarder, as of the block that executed the request or, if the node has pruned that
+    /// state, at the head.
     Trust(BlockRef),
-    /// The forwarder's code before that block, or now. Before: what a transaction deploys and removes again could have had
-    /// any code in between, what was there before can't have changed.
+    /// The forwarder's code before that block, or at the head. Before, because code deployed and removed again within a
+    /// transaction could have been anything, but code that was there before can't have changed.
     Code(BlockRef),
     Done,
 }
 
 const NOW: BlockRef = BlockRef::Tag("latest");
 
-/// Checks one claim: a machine that asks the user's node question after question.
+/// Check of one claim: a state machine that queries the user's node step by step.
 ///
-/// Heads are read before the receipt, so that what they call final was so when the receipt was read. An event proves no more
-/// than the contract that emits it: before anything is confirmed, the target is asked whether it trusts the forwarder, and
-/// the forwarder's code is compared with the known builds.
+/// Heads are read before the receipt, so that blocks final by them were final when the receipt was read. An event
+/// proves no more than the contract that emits it: before anything is confirmed, the target is asked whether it trusts
+/// the forwarder, and the forwarder's code is compared with the known builds.
 ///
 /// ```
 /// # use alloy_primitives::{Address, B256, Bytes, U256};
@@ -190,16 +192,16 @@ pub struct InclusionCheck {
     tagged: Option<u64>,
     head: u64,
     receipt: Option<Receipt>,
-    /// Time of its block, Unix seconds.
+    /// Timestamp of its block, Unix seconds.
     time_s: u64,
-    /// What it will be, if the forwarder is one.
+    /// The pending verdict, valid if the forwarder is genuine.
     confirmed: Option<Verdict>,
     verdict: Option<Verdict>,
 }
 
 impl InclusionCheck {
-    /// A check that `claim` about `forward`, signed for `domain`, is true. `rule` is what the user counts as final, such
-    /// as the preset's of the chain.
+    /// A check of `claim` about `forward`, signed for `domain`. `rule` is the user's finality rule, such as the chain
+    /// preset's.
     pub const fn new(domain: ForwarderDomain, forward: Forward, claim: InclusionClaim, rule: FinalityRule) -> Self {
         Self {
             domain,
@@ -217,8 +219,8 @@ impl InclusionCheck {
         }
     }
 
-    /// The caller knows the forwarder from elsewhere than the relayer: its code is not compared. The target is asked all
-    /// the same.
+    /// Pins the forwarder, which the caller knows from a source other than the relayer: its code is not compared. The
+    /// target's trust is still checked.
     #[must_use]
     pub const fn pinned(mut self) -> Self {
         self.is_pinned = true;
@@ -253,19 +255,19 @@ impl InclusionCheck {
         rpc::nonces(self.forward.forwarder, self.forward.from, BlockRef::Number(number))
     }
 
-    /// What the node's answers amount to.
+    /// The verdict; `None` while answers are missing.
     pub const fn verdict(&self) -> Option<&Verdict> {
         self.verdict.as_ref()
     }
 
-    /// The node did not answer.
+    /// Reports that the node did not answer.
     pub fn no_answer(&mut self, why: &str) {
         if self.verdict.is_none() {
             self.end(Verdict::Unknown(super::super::http::excerpt(why)));
         }
     }
 
-    /// Takes the body of the node's answer to [`Self::next_body`].
+    /// Processes the body of the node's answer to [`Self::next_body`].
     pub fn answer(&mut self, body: &[u8]) {
         if let Err(verdict) = self.take(body) {
             self.end(verdict);
@@ -289,7 +291,7 @@ impl InclusionCheck {
                 self.ask = self.rule.tag().map_or(Ask::Head, Ask::Tagged);
             }
             Ask::Tagged(tag) => {
-                // Nodes that do not serve a tag answer null or an error: then it is not there.
+                // Nodes that do not support a tag answer null or an error: then it is absent.
                 let block = rpc::block(BlockRef::Tag(tag)).parse(body);
                 self.tagged = block.ok().flatten().map(|block| block.number);
                 self.ask = Ask::Head;
@@ -343,8 +345,8 @@ impl InclusionCheck {
     fn take_receipt(&mut self, receipt: Option<Receipt>) -> Result<Ask, Verdict> {
         let Some(receipt) = receipt.filter(|receipt| receipt.block.is_some()) else {
             return match self.claim.block_number {
-                // Old receipts may be gone from the node. The nonce is in its state: if it is unused at a final block that is
-                // not before the claimed one, the claim is false whatever became of the receipt.
+                // The node may have pruned old receipts. The nonce is in its state: if it is unused at a final block
+                // that is not before the claimed one, the claim is false, whatever happened to the receipt.
                 Some(claimed) if self.claim.status != Status::Included => match self.newest_final(claimed) {
                     Some(number) => Ok(Ask::NonceAt(number)),
                     None => Err(Verdict::Unknown(format!("the node does not call block {claimed} final yet"))),
@@ -397,7 +399,7 @@ impl InclusionCheck {
         self.confirmed.take().unwrap_or(Verdict::Pending)
     }
 
-    /// What it amounts to, if the forwarder is one; otherwise why not.
+    /// The verdict if the forwarder is genuine; otherwise a contradiction.
     fn judge(&self, transaction: Option<Transaction>) -> Result<Verdict, Verdict> {
         let Some(receipt) = &self.receipt else { return Err(Verdict::Pending) };
         if !receipt.is_success {
@@ -408,7 +410,7 @@ impl InclusionCheck {
         let own = events.iter().position(|event| event.0 == self.forward.from && Some(event.1) == nonce);
         let own = own.ok_or(Verdict::Mismatch(Mismatch::NotInTransaction))?;
         let is_success = events[own].2;
-        // The forwarder skips what is too late: what ran with this nonce was signed otherwise.
+        // The forwarder skips expired requests: the one that ran with this nonce was signed differently.
         if self.time_s > self.forward.deadline {
             return Err(Verdict::Mismatch(Mismatch::OtherRequest));
         }
@@ -436,8 +438,8 @@ impl InclusionCheck {
         }
     }
 
-    /// Looks for the request in the transaction's calldata. The forwarder takes each signer's current nonce, so what ran
-    /// with ours as a member of the batch is what the user signed with it.
+    /// Looks for the request in the transaction's calldata. The forwarder accepts only each signer's current nonce, so
+    /// a member of the batch that ran with our nonce is the request signed by the user with it.
     fn binding(&self, transaction: Option<&Transaction>, events: &[Executed], own: usize) -> Result<Binding, Verdict> {
         let Some(transaction) = transaction else {
             return Err(Verdict::Unknown("the node has the receipt and not the transaction".to_owned()));
@@ -461,23 +463,24 @@ impl InclusionCheck {
         match (place, has_other) {
             (Some(place), false) if self.is_members_own(&requests, place, events, own) => Ok(Binding::Content),
             (Some(_), false) => Ok(Binding::Nonce),
-            // One of the two was skipped, perhaps for its deadline or its target: calldata does not say which.
+            // One of the two was skipped, perhaps for its deadline or its target: calldata does not show which.
             (Some(_), true) => Err(Verdict::Unknown("the transaction holds two requests with this nonce".to_owned())),
             (None, _) => Err(Verdict::Mismatch(Mismatch::OtherRequest)),
         }
     }
 
-    /// Whether the event at `own` is that of the member at `place`, and not of a request that another member's call had the
-    /// forwarder run: it has no guard against that, and emits a member's event after the member's call.
+    /// True if the event at `own` is that of the member at `place`, and not of a request that another member's call
+    /// made the forwarder run: the forwarder has no guard against that, and emits a member's event after the member's
+    /// call.
     ///
-    /// What runs within an earlier member's call has its event before that member's. And our member is not skipped if the
-    /// user's nonce has come as far as its own by its turn: if all that ran with the user's earlier nonces was in earlier
-    /// members. (Within the call of a later one it would be too late.)
+    /// A request that runs within an earlier member's call has its event before that member's. And our member is not
+    /// skipped if the user's nonce has reached its own by its turn: if everything that ran with the user's earlier
+    /// nonces was in earlier members. (Within the call of a later one it would be too late.)
     fn is_members_own(&self, requests: &[ForwardRequestData], place: usize, events: &[Executed], own: usize) -> bool {
         let (user, nonce, _) = events[own];
-        // Signatures are expensive. An honest batch needs about one for each member.
+        // Signature checks are expensive. An honest batch needs about one per member.
         let mut checks = 2 * (requests.len() + events.len());
-        // Events that are some member's own.
+        // Marks events known to be some member's own.
         let mut is_known = vec![false; events.len()];
         for (at, request) in requests.iter().enumerate().filter(|(at, _)| *at != place) {
             let is_users = request.from == user;
@@ -510,7 +513,7 @@ impl InclusionCheck {
         self.domain.digest(&self.as_forward(request, nonce))
     }
 
-    /// Whether the forwarder takes it from this signer with this nonce.
+    /// True if the forwarder accepts it from this signer with this nonce.
     fn is_signed(&self, request: &ForwardRequestData, nonce: U256) -> bool {
         recover(self.digest(request, nonce), &request.signature).is_ok_and(|signer| signer == request.from)
     }

@@ -1,33 +1,33 @@
-//! The decision log: is this entry part of the history that was published?
+//! Proofs about the decision log: membership of an entry, and consistency with a published head.
 
 use alloy_primitives::B256;
 use serde::{Deserialize, Serialize};
 
 use crate::provenance::{ChainBreak, Decision, DecodeError, Entry, Head, verify, verify_chain_from};
 
-/// That an entry is among those under an anchored root.
+/// Proof that an entry is under an anchored root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LogProof {
     /// The entry.
     pub entry: Entry,
-    /// Siblings from the entry's leaf up to the root.
+    /// Sibling hashes from the entry's leaf up to the root.
     pub siblings: Vec<B256>,
 }
 
-/// Why an entry, or a log, is not what was published.
+/// Difference between an entry, or a log, and the published one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogFault {
     /// The log was changed.
     #[error(transparent)]
     Break(#[from] ChainBreak),
-    /// The log is another one than the published head's, or was cut off or continued differently.
+    /// The log differs from the published head's: another one, truncated, or continued differently.
     #[error("the log's head is {}:{}, published was {}:{}", found.seq, found.hash, expected.seq, expected.hash)]
     OtherHead {
-        /// Published.
+        /// Published head.
         expected: Head,
-        /// Computed.
+        /// Computed head.
         found: Head,
     },
     /// The proof does not lead to the root.
@@ -36,7 +36,7 @@ pub enum LogFault {
     /// The entry's hash is not that of its content.
     #[error("the entry's hash is not that of its content")]
     Content,
-    /// The body is no decision.
+    /// The body is not a decision.
     #[error(transparent)]
     Body(#[from] DecodeError),
 }
@@ -57,7 +57,7 @@ impl LogProof {
     }
 }
 
-/// Checks a part of a log after `head`; the head after it.
+/// Checks a part of a log after `head`; returns the head after it.
 ///
 /// # Errors
 /// [`LogFault::Break`] at the first broken entry.
@@ -65,7 +65,7 @@ pub fn verify_log_page(head: Head, entries: &[Entry]) -> Result<Head, LogFault> 
     Ok(verify_chain_from(head, entries)?)
 }
 
-/// Checks the part of a log between two heads that are known from elsewhere.
+/// Checks the part of a log between two heads known from another source.
 ///
 /// # Errors
 /// [`LogFault`].

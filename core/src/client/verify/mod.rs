@@ -1,6 +1,6 @@
-//! Does the relayer tell the truth? Its promise, its claims about the chain and its decision log, checked with what the
-//! user has: the request, the relayer's pinned address, a node of the user's own, a head of the log from elsewhere. And is
-//! the forwarder that the relayer names one at all?
+//! Verification of the relayer's statements: its promise, its claims about the chain, its decision log and the
+//! forwarder that it names. Checked with the user's own data: the request, the relayer's pinned address, a node of the
+//! user's own, a head of the log from another source.
 
 mod forwarder;
 mod inclusion;

@@ -1,4 +1,4 @@
-//! The promise: is it the relayer's word, about this request?
+//! Verification of a promise: issued by the relayer, about this request.
 
 use std::time::Duration;
 
@@ -10,85 +10,85 @@ use crate::{
     time::Timestamp,
 };
 
-/// How far the caller's clock and the relayer's may differ before a promise's time is taken for a wrong one.
+/// Tolerated difference between the caller's clock and the relayer's when a promise's time is checked.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(3_600);
 
-/// What a promise must say to be worth something.
+/// Expected content of a promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExpectedPromise {
     /// The request's id, computed by the caller from what the user signed: [`super::super::UnsignedForward::id`].
     pub request: RequestId,
-    /// The chain asked for.
+    /// Requested chain id.
     pub chain_id: u64,
-    /// The relayer's identity, from elsewhere than the answer that is checked.
+    /// The relayer's identity, from a source other than the checked answer.
     pub relayer: Address,
-    /// The latest deadline that was asked for ([`Submit::promised_by`](crate::client::Submit::promised_by)); a later one is no
-    /// fulfilment. `None` does not look.
+    /// The latest requested deadline ([`Submit::promised_by`](crate::client::Submit::promised_by)); a later one does
+    /// not fulfil the request. `None` skips the check.
     pub not_after: Option<Timestamp>,
 }
 
-/// Why a promise is worth nothing.
+/// Reason why a promise is worthless.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PromiseFault {
     /// It is about another request.
     #[error("the promise is about request {found}, not {expected}")]
     OtherRequest {
-        /// Asked for.
+        /// Requested id.
         expected: RequestId,
-        /// Promised.
+        /// Promised id.
         found: RequestId,
     },
     /// It is about another chain.
     #[error("the promise is about chain {found}, not {expected}")]
     OtherChain {
-        /// Asked for.
+        /// Requested chain id.
         expected: u64,
-        /// Promised.
+        /// Promised chain id.
         found: u64,
     },
     /// It names another relayer.
     #[error("the promise is by {found}, not by {expected}")]
     OtherRelayer {
-        /// Pinned.
+        /// Pinned identity.
         expected: Address,
-        /// Named.
+        /// Identity in the promise.
         found: Address,
     },
-    /// It is for later than was asked for, or was past when it was asked for.
+    /// It is for later than requested, or was past at the time of the request.
     #[error("the promise is for {promised_s} s, asked was {asked_s} s")]
     TooLate {
-        /// Unix seconds.
+        /// Promised time, Unix seconds.
         promised_s: u64,
-        /// Unix seconds.
+        /// Requested time, Unix seconds.
         asked_s: u64,
     },
-    /// It is about a request that another submission is known by.
+    /// It is about a request that belongs to another submission.
     #[error("request {0} is another submission's")]
     Taken(RequestId),
     /// The signature is malformed.
     #[error("the promise's signature: {0}")]
     Signature(#[from] SignatureError),
-    /// The signature is somebody else's, or over other words.
+    /// The signature is by another key, or over other content.
     #[error("the promise is not signed by {0}")]
     NotSigned(Address),
     /// The answer around it contradicts it.
     #[error("the answer says {answer}, the promise {promise}")]
     Contradiction {
-        /// In the answer.
+        /// Value in the answer.
         answer: String,
-        /// In the promise.
+        /// Value in the promise.
         promise: String,
     },
 }
 
-/// Of the identities that are pinned, the one that a promise is held against: the one that it names or, if it names none of
-/// them, the first. `None` if none is pinned. While an identity is rotated, old and new are pinned together.
+/// The pinned identity to check a promise against: the one that it names or, if it names none of them, the first.
+/// `None` if none is pinned. While an identity is rotated, old and new are pinned together.
 pub fn pin_for(relayers: &[Address], promise: &Promise) -> Option<Address> {
     relayers.iter().copied().find(|relayer| *relayer == promise.relayer).or_else(|| relayers.first().copied())
 }
 
-/// Checks that `signed` is `expected.relayer`'s word about this request, chain and deadline.
+/// Checks that `signed` is a promise by `expected.relayer` about this request, chain and deadline.
 ///
 /// # Errors
 /// [`PromiseFault`]: don't rely on it.
@@ -115,7 +115,7 @@ pub fn verify_promise(signed: &SignedPromise, expected: &ExpectedPromise) -> Res
     }
 }
 
-/// Checks an acceptance as a whole: its promise, and that the rest of it says the same.
+/// Checks an acceptance as a whole: its promise, and its consistency with the rest.
 ///
 /// # Errors
 /// [`PromiseFault`].
