@@ -1,4 +1,4 @@
-//! The presets' ceilings against what chains have charged.
+//! The presets' ceilings against fees that the chains have charged.
 
 use serde_json::Value;
 use slackwater::chain::{ChainSpec, preset_names};
@@ -31,7 +31,7 @@ fn tip_ceilings_are_a_few_times_what_is_usual() {
         assert_eq!(spec.tip_ceiling_wei_per_gas, expected, "{name}");
         assert!(spec.tip_ceiling_wei_per_gas >= 4 * spec.min_priority_fee_wei_per_gas, "{name}");
         assert_eq!(spec.validate(), Ok(()), "{name}");
-        // A chain that takes no tip below it gets what it takes.
+        // A chain whose minimum tip equals the ceiling is refused.
         let dear = ChainSpec { min_priority_fee_wei_per_gas: expected, ..spec };
         assert!(dear.validate().is_err(), "{name}");
     }

@@ -1,4 +1,4 @@
-//! Published vectors of data fees (`tests/vectors/fees.json`), and what op-revm says of generated transactions
+//! Published vectors of data fees (`tests/vectors/fees.json`), and the results of op-revm for generated transactions
 //! (`tests/vectors/op_revm.json`).
 
 use std::str::FromStr;
@@ -25,7 +25,7 @@ fn rows(section: &str, count: usize) -> Vec<Value> {
     rows
 }
 
-/// A number or a decimal string; 0 where the row has none.
+/// A number or a decimal string; 0 if the row has none.
 #[track_caller]
 fn number<T: FromStr>(row: &Value, key: &str) -> T {
     let text = match &row[key] {
@@ -127,7 +127,7 @@ fn gas_price_oracle() {
     let rows = rows("op_gas_price_oracle", 2);
     let row = &rows[0];
     let zeros = vec![0; number(row, "zero_bytes")];
-    // The oracle adds 68 for the signature to the compressed length.
+    // The oracle adds 68 bytes for the signature to the compressed length.
     let flz = TxSize::of_signed(&zeros).flz + 68;
     assert_eq!(flz, number::<u64>(row, "flz"));
     let fee = op_params(row).l1_data_fee(OpFork::Fjord, &TxSize { flz, ..TxSize::default() });
@@ -138,7 +138,7 @@ fn gas_price_oracle() {
     let flz = bytes + bytes / 255 + 16;
     let fee = op_params(row).l1_data_fee(OpFork::Fjord, &TxSize { flz, ..TxSize::default() });
     assert_eq!(fee, number::<U256>(row, "fee"));
-    // Ours is a bound for incompressible data as well, hence above it.
+    // Our bound covers incompressible data as well, hence it is above the oracle's.
     assert!(op_params(row).l1_data_fee(OpFork::Fjord, &TxSize::bound_unsigned(number(row, "size"))) > fee);
 }
 

@@ -1,8 +1,8 @@
-//! Which room may use which: what stands lower never reaches up.
+//! Allowed dependencies between rooms: a lower room never uses a higher one.
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
-/// Each room with the rooms it may use. `time` and `table` are for everybody.
+/// Each room with the rooms it may use. `time` and `table` are open to all.
 const ROOMS: &[(&str, &[&str])] = &[
     ("time", &[]),
     ("table", &[]),
@@ -38,7 +38,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Rooms without clock, socket, thread or file.
+/// Rooms without clock, socket, thread or file access.
 const PURE: &[&str] = &[
     "time",
     "table",
@@ -66,7 +66,7 @@ fn sources(at: &Path, found: &mut Vec<(String, String)>) {
     }
 }
 
-/// Code without line comments: a doc link may point anywhere.
+/// Code without line comments: a doc link may point to any room.
 fn code(text: &str) -> String {
     text.lines().map(|line| line.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n")
 }
@@ -192,7 +192,7 @@ fn pure_rooms_touch_no_world() {
     }
 }
 
-/// Feature-less `slackwater` is what browsers get: no runtime, no sockets, no database.
+/// `slackwater` without features is the build for browsers: no runtime, no sockets, no database.
 #[test]
 fn the_pure_crate_needs_no_runtime() {
     let output = Command::new(env!("CARGO"))

@@ -1,6 +1,7 @@
-//! Forecasts of a made-up series, to the bit: native and WASM (`wasm/check`) must agree with `vectors/forecast.json`.
+//! Forecasts of a synthetic series, to the bit: native and WASM (`wasm/check`) must agree with `vectors/forecast.json`.
 //!
-//! `SLACKWATER_WRITE_VECTORS=1 cargo test --test pure forecast` writes the file anew, after a wanted change of the arithmetic.
+//! `SLACKWATER_WRITE_VECTORS=1 cargo test --test pure forecast` rewrites the file, after an intended change of the
+//! arithmetic.
 
 mod forecast_series;
 

@@ -1,8 +1,8 @@
-//! The local relay on a scripted chain: lost, late, doubled and senseless answers, writes that fail, crashes between any two commands,
-//! reorgs, evictions, spikes, a stranger with the same key. Invariants are checked as it goes; once the faults stop,
-//! everything must end.
+//! The local relay on a scripted chain: lost, late, duplicate and malformed answers, failing writes, crashes between
+//! any two commands, reorgs, evictions, fee spikes, third-party transactions with the same key. Invariants are checked
+//! as it goes; once the faults stop, every request must end.
 //!
-//! A seed is a run: every failure prints it.
+//! A run is determined by its seed: every failure prints it.
 
 mod chain;
 mod world;
@@ -54,7 +54,7 @@ fn a_poison_item_harms_only_itself() {
         let call = world.call(BROKEN, LONG, None);
         world.until("all ended", 20_000, World::all_ended);
         assert!(good.iter().all(|id| world.status(*id) == Status::Finalized));
-        // Without a simulation of the batch each member's own call shows it: nothing is paid for.
+        // If the batch can't be simulated, each member's own call reveals it: nothing is paid for.
         assert_eq!((world.status(bad), world.reason(bad)), (Status::Rejected, Some(Reason::SimulationReverted)));
         assert_eq!(world.status(behind), Status::Rejected);
         assert_eq!((world.status(call), world.reason(call)), (Status::Rejected, Some(Reason::SimulationReverted)));
@@ -144,7 +144,7 @@ fn a_user_who_used_the_nonce_elsewhere_is_told_at_finality() {
     let mut world = calm();
     let first = world.forward(0, TARGET, LONG, None);
     world.until("final", 5_000, World::all_ended);
-    // The same nonce again, with other content.
+    // The same nonce again, with different content.
     world.users[0].1 = 0;
     let second = world.forward(0, BROKEN, LONG, None);
     assert_ne!(first, second);
@@ -178,7 +178,7 @@ fn only_what_is_queued_can_be_cancelled() {
 fn a_call_is_cancelled_even_while_it_is_simulated() {
     let mut world = calm();
     let id = world.call(TARGET, LONG, None);
-    // Until its simulation is asked for, at the latest.
+    // Until its simulation is requested, at the latest.
     world.until("a look", 200, |world| world.relay.account().waiting == 1 && world.now.0 > 1_000_020_000);
     if world.relay.cancel(world.now, id).is_ok() {
         world.until("ended", 2_000, World::all_ended);
@@ -219,7 +219,7 @@ fn an_unknown_forwarder_is_refused() {
     let id = world.forward(0, TARGET, LONG, None);
     world.until("rejected", 5_000, World::all_ended);
     assert_eq!((world.status(id), world.reason(id), world.sends), (Status::Rejected, Some(Reason::InvalidOnChain), 0));
-    // The node was behind. It is asked again for the next one.
+    // The node was lagging. It is asked again for the next request.
     world.chain.code = known;
     let id = world.forward(1, TARGET, LONG, None);
     world.until("final", 10_000, World::all_ended);
@@ -314,7 +314,7 @@ fn run(seed: u64) {
         let most = rng.chance(40).then(|| (1 + rng.below(40)) as u128 * 150_000 * GWEI + 5);
         if rng.chance(50) {
             let user = usize::try_from(rng.below(3)).unwrap();
-            // A user's nonces are bytes of their data.
+            // A user's requests carry their nonces in the last byte of their data.
             world.forward(user, to, within, most);
         } else {
             world.call(to, within, most);
@@ -336,8 +336,8 @@ proptest! {
     }
 }
 
-/// Runs that once went wrong: an inclusion that a reorg took back unseen, a nonce that a stranger had used before the batch was
-/// planned, a cost that was shared anew after a restart.
+/// Seeds that once failed: an inclusion removed by a reorg unnoticed, a nonce that a stranger had used before the batch
+/// was planned, a cost that was shared again after a restart.
 #[test]
 fn old_failures() {
     for seed in

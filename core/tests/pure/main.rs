@@ -1,4 +1,5 @@
-//! Tests of what needs no runtime: vectors, requests, queue, timing, lanes, the page's relay, and the direction of rooms.
+//! Tests without a runtime: vectors, requests, queue, timing, lanes, the browser's relay, and the dependencies between
+//! rooms.
 
 mod ceilings;
 mod chain_vectors;

@@ -1,4 +1,4 @@
-//! Merkle trees and proofs of another implementation: `tests/vectors/merkle.json`, by `tools/npm/merkle.mjs`.
+//! Merkle trees and proofs by another implementation: `tests/vectors/merkle.json`, written by `tools/npm/merkle.mjs`.
 
 use alloy_primitives::B256;
 use serde_json::Value;

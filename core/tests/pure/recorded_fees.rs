@@ -1,5 +1,6 @@
-//! Recorded fees of real chains: read, and the next base fee recognised. The files lie outside the repository: in the folder
-//! that `SLACKWATER_FEE_DATA` names, else in `../shared/data/fees` beside it. Without them these tests say so and pass.
+//! Recorded fees of real chains: parsed, and the next base fee predicted. The files are outside the repository: in the
+//! folder that `SLACKWATER_FEE_DATA` names, else in `../shared/data/fees` beside it. Without them these tests say so
+//! and pass.
 
 #![allow(clippy::print_stdout, reason = "a test that is skipped says so")]
 
@@ -60,7 +61,8 @@ fn every_file_is_read_or_refused_for_its_reason() {
     }
 }
 
-/// Ethereum from header gas, Polygon's own constants from reported ratios: cold, by themselves.
+/// Ethereum from header gas, Polygon's own constants from reported ratios: from a cold start, without being told the
+/// rule.
 #[test]
 fn the_next_base_fee_is_computed() {
     let Some(folder) = folder() else { return };

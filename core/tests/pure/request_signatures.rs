@@ -1,4 +1,4 @@
-//! Digests and signatures of real wallets (`tests/vectors/eip712.json`), and everything `verify` must refuse.
+//! Digests and signatures of real wallets (`tests/vectors/eip712.json`), and all inputs that `verify` must refuse.
 //!
 //! Run it with and without feature `libsecp256k1`: both recoveries must agree.
 
@@ -93,7 +93,7 @@ fn check_at(
     verify(submission, &context, now)
 }
 
-/// A key for requests that no wallet has signed yet.
+/// Signs requests that no wallet has signed.
 fn sign(domain: &ForwarderDomain, forward: &mut Forward) {
     let key = SigningKey::from_slice(&[7; 32]).unwrap();
     let point = key.verifying_key().to_encoded_point(false);
@@ -196,7 +196,7 @@ fn scalars_out_of_range_recover_nothing() {
     assert_eq!(at(half + U256::from(1)), Err(SignatureError::HighS));
 }
 
-/// A signature over something else recovers somebody else, or nobody.
+/// Asserts that a signature over something else recovers another signer, or none.
 #[track_caller]
 fn refused(title: &str, domain: &ForwarderDomain, forward: &Forward) {
     match check(domain, forward) {
@@ -270,7 +270,7 @@ fn deadlines() {
 
     let request = at(minute, chain_deadline - 3_600).unwrap();
     assert_eq!(request.deadline(), Timestamp::from_secs(chain_deadline - 3_540));
-    // What the chain enforces, less the skew, caps what is asked for.
+    // The deadline enforced on chain, less the skew, bounds the requested one.
     let request = at(minute, chain_deadline - 70).unwrap();
     assert_eq!(request.deadline(), Timestamp::from_secs(chain_deadline - 30));
     // Exactly the guard is enough, less is not.
@@ -292,7 +292,7 @@ fn deadlines() {
     for endless in [Deadline::Within(Duration::MAX), Deadline::At(Timestamp(u64::MAX))] {
         assert!(matches!(at(Some(endless), now), Err(VerifyError::DeadlineTooFar { .. })));
     }
-    // Without a wish the default counts.
+    // Without a requested deadline the default applies.
     assert_eq!(at(None, now).unwrap().deadline(), Timestamp::from_secs(now + 600));
 
     let with = |deadline: u64| {
@@ -308,7 +308,7 @@ fn deadlines() {
     assert!(matches!(with(0), Err(VerifyError::DeadlineExpired { .. })));
 }
 
-/// A promise that nobody asked for may be missed without an end; one that the caller named ends with it.
+/// A default promise may be missed without ending the request; a deadline named by the caller ends it.
 #[test]
 fn who_names_no_time_is_valid_for_longer_than_promised() {
     let (domain, good) = sample();
@@ -324,7 +324,7 @@ fn who_names_no_time_is_valid_for_longer_than_promised() {
     for time in named {
         assert_eq!(times(Some(time), 90_000), (60, 60));
     }
-    // Neither is later than what is signed, less the skew of half a minute.
+    // Neither is later than the signed deadline, less the skew of half a minute.
     assert_eq!(times(None, 1_830), (600, 1_800));
     assert_eq!(times(None, 330), (300, 300));
     assert_eq!(times(Some(named[0]), 70), (40, 40));
@@ -452,7 +452,7 @@ proptest! {
         prop_assert_eq!(ours.digest(&forward), independent.eip712_signing_hash(&domain));
     }
 
-    /// Whatever comes in, both recoveries say the same and nothing panics.
+    /// On any input, both recoveries agree and nothing panics.
     #[test]
     fn recovery_agrees_with_k256(digest: [u8; 32], r: [u8; 32], s: [u8; 32], v in 26u8..30, shrink in 0u8..2) {
         let mut signature = [r.as_slice(), &s, &[v]].concat();

@@ -1,4 +1,4 @@
-//! How verified requests become a transaction, and what its receipt says about each of them.
+//! Payload of verified requests in one transaction, and the outcome of each according to the receipt.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ const FORWARDER: Address = Address::repeat_byte(0xf0);
 const SENDER: Address = Address::repeat_byte(0x5e);
 const MULTICALL: Address = Address::repeat_byte(0xca);
 
-/// What the ledger would give back: a request that was verified before.
+/// A request as read back from the ledger: verified before.
 fn stored(id: B256, gas: u64, nonce: u64, kind: serde_json::Value) -> Arc<VerifiedRequest> {
     let json = json!({
         "id": id, "chainId": 1, "gas": gas, "nonce": nonce, "deadline": 5_000_000u64,
@@ -68,7 +68,7 @@ fn schedules() -> impl Strategy<Value = GasSchedule> {
     prop_oneof![Just(GasSchedule::SHANGHAI), Just(GasSchedule::PRAGUE), Just(GasSchedule::OSAKA)]
 }
 
-/// Calldata of very different weight: empty, zeros, dense, a mixture.
+/// Calldata of very different cost: empty, zeros, dense, a mixture.
 fn calldata() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         (0usize..3_000).prop_map(|len| vec![0; len]),
@@ -99,12 +99,12 @@ fn forwards(specs: Specs) -> Vec<Arc<VerifiedRequest>> {
         .collect()
 }
 
-/// What the composer adds up must never be less than what the transaction then asks for.
+/// Asserts that the composer's sum is never below the gas limit of the resulting transaction.
 fn assert_bound(params: &VehicleParams, key: VehicleKey, members: &[Arc<VerifiedRequest>]) {
     let payload = params.payload(key, members);
     let sum = members.iter().fold(params.base_gas(), |sum, member| sum.saturating_add(params.member_gas(member)));
     assert!(sum >= payload.gas_limit, "{sum} < {} for {} members", payload.gas_limit, members.len());
-    // Enough for everybody, and never refused for too little.
+    // Enough for all members, and never refused for too low a gas limit.
     let wanted =
         members.iter().fold(params.schedule.intrinsic_gas(&payload.data), |sum, m| sum.saturating_add(m.gas()));
     assert!(payload.gas_limit >= wanted);
@@ -190,7 +190,7 @@ proptest! {
         let params = params(GasSchedule::OSAKA, 50_000);
         let payload = params.payload(VehicleKey::Forwarder(FORWARDER), &members);
         let sum: usize = members.iter().map(|member| params.member_bytes(member)).sum();
-        // Selector, offset, refund receiver and count stand before the first member.
+        // Selector, offset, refund receiver and count come before the first member.
         prop_assert!(payload.data.len() <= sum + 4 + 3 * 32);
     }
 
@@ -230,7 +230,7 @@ proptest! {
             stored[at] = byte;
         }
         if let Ok(request) = VerifiedRequest::from_stored(&stored) {
-            // Whatever was read is still something that can be sent or refused, not a panic.
+            // Any stored bytes that can be read give a request that can be sent or refused, not a panic.
             let request = Arc::new(request);
             let params = params(GasSchedule::OSAKA, 1);
             let _ = params.payload(VehicleKey::of(&request, true), std::slice::from_ref(&request));
@@ -261,7 +261,7 @@ fn shares_of_the_largest_total_add_up() {
     assert_eq!(parts.into_iter().sum::<U256>(), U256::MAX);
 }
 
-/// Found by the bound above: with much calldata and little gas the EIP-7623 floor decides.
+/// Found by the bound above: with much calldata and little gas the EIP-7623 floor applies.
 #[test]
 fn the_floor_counts_in_what_the_composer_adds_up() {
     let params = params(GasSchedule::OSAKA, 60_000);
@@ -303,9 +303,9 @@ fn outcomes_come_from_the_forwarders_events_only() {
     check(&members, true, &all, &[Executed, Failed, Executed]);
     // In any order.
     check(&members, true, &[all[2].clone(), all[0].clone(), all[1].clone()], &[Executed, Failed, Executed]);
-    // A reverted transaction has no events; if somebody shows some, they don't count.
+    // A reverted transaction has no events; any that are reported don't count.
     check(&members, false, &all, &[Untouched; 3]);
-    // The target may emit the very same event from its own address.
+    // The target may emit an identical event from its own address.
     check(
         &members,
         true,
@@ -320,15 +320,15 @@ fn outcomes_come_from_the_forwarders_events_only() {
     );
     // Right signer, other nonce; right nonce, other signer.
     check(&members, true, &[event(FORWARDER, 1, 7, true), event(FORWARDER, 2, 0, true)], &[Untouched; 3]);
-    // Told twice, it still happened once.
+    // Reported twice, it still happened once.
     let twice = [all[0].clone(), all[0].clone()];
     check(&members, true, &twice, &[Executed, Untouched, Untouched]);
-    // A nonce beyond 64 bits is nobody's, even if its low bits are.
+    // A nonce beyond 64 bits matches no request, even if its low bits do.
     let mut far = ExecutedForwardRequest { signer: Address::repeat_byte(1), nonce: U256::from(1) << 64, success: true };
     far.nonce |= U256::from(1);
     let far = Log { address: FORWARDER, data: far.encode_log_data() };
     check(&members, true, &[far], &[Untouched; 3]);
-    // Malformed data of the right topic.
+    // Malformed data with the right topic.
     let mut short = all[0].clone();
     short.data = alloy_primitives::LogData::new_unchecked(short.data.topics().to_vec(), Bytes::from_static(&[1; 31]));
     check(&members, true, &[short], &[Untouched; 3]);
@@ -344,7 +344,7 @@ fn another_forwarders_batch_says_nothing_about_us() {
     let logs = [event(FORWARDER, 1, 0, true)];
     let outcome = decode(VehicleKey::Forwarder(other), std::slice::from_ref(&member), true, &logs);
     assert_eq!(outcome, [MemberOutcome::Untouched]);
-    // Not even if the other forwarder says so: the request was signed for its own.
+    // Not even if the other forwarder reports it: the request was signed for its own.
     let logs = [event(other, 1, 0, true)];
     let outcome = decode(VehicleKey::Forwarder(other), &[member], true, &logs);
     assert_eq!(outcome, [MemberOutcome::Untouched]);

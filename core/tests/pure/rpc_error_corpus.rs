@@ -1,4 +1,4 @@
-//! The RPC error corpus: every recorded text gets its class, whatever the case it is written in.
+//! The RPC error corpus: every recorded text gets its class, in upper or lower case.
 
 use serde::Deserialize;
 use slackwater::chain::{RpcErrorClass, Taken, classify};

@@ -1,4 +1,4 @@
-//! The queue against a model that keeps everything in plain lists, and what tenants and deadlines may expect of it.
+//! The queue against a model that keeps everything in plain lists, and its guarantees to tenants and deadlines.
 
 mod company;
 mod stuck;
@@ -25,7 +25,7 @@ use slackwater::{
 
 const FORWARDER: Address = Address::repeat_byte(0xf0);
 
-/// The price is right for this much slack, and for this much more if all the cost were saved.
+/// Slack for which the price is right, and additional slack if all the cost were saved.
 struct Within(Duration, Duration);
 
 impl FeeOutlook for Within {
@@ -48,7 +48,7 @@ fn signer(index: u16) -> Address {
     Address::from_word(B256::from(U256::from(0x1_0000 + u64::from(index))))
 }
 
-/// By hand: a hundred thousand of them should not take longer to write than to queue.
+/// Written by hand: making a hundred thousand of them should not take longer than queueing them.
 fn stored(id: B256, nonce: u64, deadline: u64, kind: &str) -> Arc<VerifiedRequest> {
     let json = format!(
         r#"{{"id":"{id}","chainId":1,"gas":50000,"nonce":{nonce},"deadline":{deadline},"chainDeadlineS":null,"maxCostWei":null,"kind":{kind}}}"#
@@ -157,7 +157,7 @@ fn op() -> impl Strategy<Value = Op> {
             tenant,
             gas,
             ceiling,
-            // Mostly none.
+            // Mostly no failures.
             failures: failures.saturating_sub(2),
         },
     );
@@ -178,10 +178,10 @@ fn op() -> impl Strategy<Value = Op> {
 #[derive(Default)]
 struct Model {
     waiting: BTreeMap<RequestId, QueuedRequest>,
-    /// With the lane that carries it.
+    /// With the lane that carries each.
     in_flight: BTreeMap<RequestId, (QueuedRequest, LaneId)>,
     chain: BTreeMap<Address, u64>,
-    /// Places that were ever taken: admission refuses a second request for the same nonce.
+    /// Sequence positions that were ever taken: admission refuses a second request for the same nonce.
     nonces: BTreeSet<(u16, u64)>,
 }
 
@@ -195,7 +195,7 @@ impl Model {
         Self::of(self.in_flight.values().map(|(entry, _)| entry), from)
     }
 
-    /// The queue forgets a signer of whom it holds nothing.
+    /// The queue forgets a signer without waiting requests and requests in flight.
     fn forget(&mut self, entry: &QueuedRequest) {
         if let Some((_, from, _)) = entry.request.sequence()
             && Self::of(self.waiting.values(), from).is_empty()
@@ -225,7 +225,7 @@ impl Model {
         }
         let told: BTreeMap<_, _> = queue.gaps().into_iter().collect();
         for (signer, missing) in &gaps {
-            // Behind one that is in flight it is noticed when that one has landed.
+            // A gap behind a request in flight is noticed once that has landed.
             assert!(told.get(signer).is_none_or(|told| told == missing), "{told:?}, {gaps:?}");
         }
         assert!(told.keys().all(|signer| gaps.contains_key(signer)), "{told:?}, {gaps:?}");
@@ -253,7 +253,7 @@ impl Model {
         }
     }
 
-    /// What a selection must satisfy, whatever was chosen.
+    /// Checks the constraints on any selection, and moves its members to `in_flight`.
     fn take(&mut self, lane: LaneId, now: Timestamp, window: &Within, limits: &ComposeLimits, chosen: &Selection) {
         let Selection { key, members, deadline, ceiling_wei_per_gas, .. } = chosen;
         assert!(!members.is_empty() && members.len() <= limits.max_batch);
@@ -265,7 +265,7 @@ impl Model {
         assert_eq!(*deadline, entries.iter().map(|entry| entry.request.deadline()).min().unwrap());
         assert_eq!(*ceiling_wei_per_gas, entries.iter().map(|entry| entry.ceiling_wei_per_gas).min().unwrap());
         assert!(*ceiling_wei_per_gas >= limits.next_base_fee, "it can be included");
-        // Nobody joins who would hold down what the first one offers.
+        // No member may lower the offer of the first one.
         let first = entries[0].ceiling_wei_per_gas.min(limits.quote_max_fee);
         assert!(*ceiling_wei_per_gas >= first);
         for entry in &entries {
@@ -273,7 +273,8 @@ impl Model {
             let company = [8, 2, 1, 1][entry.batch_failures as usize];
             assert!(members.len() <= company, "{} failures travel with {}", entry.batch_failures, members.len());
         }
-        // Somebody's slack made it eligible: a signer's run is pulled by any of its members, so look at them all.
+        // One member's slack made the selection eligible: a signer's run is pulled by any of its members, so all are
+        // checked.
         let earliest = |entry: &QueuedRequest| match entry.request.sequence() {
             Some((_, from, _)) => {
                 let run = Self::of(self.waiting.values(), from);
@@ -283,13 +284,13 @@ impl Model {
         };
         let until = |slack: Duration| now.saturating_add(slack.max(limits.urgent));
         assert!(entries.iter().any(|entry| earliest(entry) <= until(window.0)), "waits for a better price");
-        // The others save a part of a setup by joining, no more than all of it.
+        // The others save at most one whole setup by joining.
         for entry in &entries {
             let most = limits.setup_wei * 1_000 / (limits.setup_wei + u128::from(entry.gas) * limits.price_wei_per_gas);
             let slack = window.send_within_saving(u32::try_from(most).unwrap());
             assert!(earliest(entry) <= until(slack), "waits for a better price");
         }
-        // Order: ascending, contiguous, straight after what is in flight, and on the same lane.
+        // Order: ascending, contiguous, directly after the signer's requests in flight, and on the same lane.
         let mut runs: BTreeMap<Address, Vec<u64>> = BTreeMap::new();
         for (_, from, nonce) in entries.iter().filter_map(|entry| entry.request.sequence()) {
             runs.entry(from).or_default().push(nonce);
@@ -404,7 +405,7 @@ proptest! {
             }
             model.check(&queue, now);
         }
-        // In the end everything executable leaves, and nothing else does.
+        // In the end every executable request is sent, and no other.
         for id in model.in_flight.keys().copied().collect::<Vec<_>>() {
             queue.put_back(id);
             let (entry, _) = model.in_flight.remove(&id).unwrap();
@@ -429,7 +430,8 @@ proptest! {
         }
     }
 
-    /// Two tenants with weights compete with any mixture of requests: what they get of transactions differs by no more than one.
+    /// Two tenants with weights compete with any mixture of requests: their weighted shares of transactions differ by
+    /// at most one.
     #[test]
     fn tenants_share_by_weight(
         a in 1u32..5, b in 1u32..5, gas_a in 20_000u64..200_000, gas_b in 20_000u64..200_000,
@@ -461,8 +463,9 @@ proptest! {
         }
     }
 
-    /// Whatever tenants ask for, and in whatever order transactions land: while another could be sent, nobody has more than its
-    /// share of a lane's transactions in flight, or one; and nothing waits while there is room.
+    /// For any requests of tenants, and any order in which transactions land: while others have requests that could be
+    /// sent, no tenant has more than its share of a lane's transactions in flight, or one; and nothing waits while
+    /// there is room.
     #[test]
     fn nobody_takes_more_than_its_share_of_a_lane(
         weights in prop::collection::vec(1u32..4, 2..5),
@@ -497,7 +500,8 @@ proptest! {
         }
     }
 
-    /// Each missed promise is told once, what is late goes on until it ends, and in the end everything has left or ended.
+    /// Each missed promise is reported once, late requests continue until they end, and in the end all requests were
+    /// sent or have ended.
     #[test]
     fn what_is_late_goes_on(slacks in prop::collection::vec((1u64..20_000, 0u64..60_000), 1..60), within in 1u64..5_000) {
         let limits = ComposeLimits { max_batch: 4, ..limits() };
@@ -595,7 +599,7 @@ fn one_signer_fills_only_what_the_others_leave() {
     let limits = ComposeLimits { max_batch: 100, max_gas: u64::MAX, max_bytes: usize::MAX, ..limits() };
     let mut queue = with_multicall();
     for nonce in 0..1_000 {
-        // The most urgent of all.
+        // The most urgent signer of all.
         queue.push(forward(0, nonce, 50_000, "t", nonce));
     }
     for from in 1..=60 {
@@ -626,7 +630,7 @@ fn single_transactions_and_full_batches_share_a_lane() {
         first.push(chosen.members);
     }
     assert_eq!(held, BTreeMap::from([("batches".to_owned(), 8), ("singles".to_owned(), 8)]));
-    // Whoever comes later gets the next places, up to its share.
+    // A tenant that arrives later gets the next places, up to its share.
     (1_000..1_100).for_each(|salt| queue.push(call(salt, 90_000, "late", false)));
     for members in first.into_iter().take(5) {
         members.iter().for_each(|id| queue.landed(*id));
@@ -635,7 +639,7 @@ fn single_transactions_and_full_batches_share_a_lane() {
     }
 }
 
-/// A full batch takes half of a block here: as much as four singles' slots.
+/// A full batch takes half of a block's gas here: as much as four slots of single transactions.
 #[test]
 fn where_blocks_are_small_their_gas_is_shared() {
     let limits = ComposeLimits { slots: 16, block_gas: Some(1_700_000), ..limits() };
@@ -648,7 +652,7 @@ fn where_blocks_are_small_their_gas_is_shared() {
         *held.entry(tenant_of(&queue, &chosen.members[0]).to_owned()).or_insert(0) += 1;
     }
     assert_eq!(held, BTreeMap::from([("batches".to_owned(), 2), ("singles".to_owned(), 8)]));
-    // Nobody else wants the other slots: they go on as before, by what each was served.
+    // No other tenant wants the remaining slots: they are shared as before, by the amounts served so far.
     for _ in 0..5 {
         let chosen = compose(&mut queue, 1, &limits);
         *held.entry(tenant_of(&queue, &chosen.members[0]).to_owned()).or_insert(0) += 1;
@@ -666,7 +670,7 @@ fn a_tenant_in_debt_has_one_transaction_in_flight() {
     assert_eq!(tenant_of(&queue, &first[0]), "debtor");
     let second = compose(&mut queue, 1, &limits()).members;
     assert_eq!(tenant_of(&queue, &second[0]), "honest");
-    // Neither this lane nor another carries a second one before the first is in a block.
+    // No lane carries a second one before the first is in a block.
     for index in 0..2 {
         assert!(queue.compose(Timestamp(1), lane(index), &limits(), &ANY_PRICE).is_none());
     }
@@ -676,7 +680,7 @@ fn a_tenant_in_debt_has_one_transaction_in_flight() {
     assert_eq!(compose(&mut queue, 1, &limits()).members.len(), 1);
 }
 
-/// Who kept a lane from going on goes after those who waited, and takes no share from them (I14).
+/// A tenant that blocked a lane is served after those who waited, and takes no share from them (I14).
 #[test]
 fn who_goes_last_goes_where_nobody_else_would() {
     let limits = ComposeLimits { slots: 4, ..limits() };
@@ -693,7 +697,7 @@ fn who_goes_last_goes_where_nobody_else_would() {
     assert_eq!(next(1_000).as_deref(), Some("last"));
 }
 
-/// The transactions that a restart finds count like those that were composed: towards a debtor's one, and towards shares.
+/// Transactions found at a restart count like composed ones: towards a debtor's limit of one, and towards shares.
 #[test]
 fn a_tenant_in_debt_has_one_transaction_in_flight_after_a_restart() {
     let mut queue = with_multicall();
@@ -724,18 +728,18 @@ fn shares_of_a_lane_hold_after_a_restart() {
     }
 }
 
-/// A block's gas is known only some time after a start.
+/// A block's gas becomes known only some time after a start.
 #[test]
 fn gas_of_what_a_restart_found_counts_once_a_blocks_is_known() {
     let small = ComposeLimits { slots: 4, block_gas: Some(100_000), ..limits() };
     let mut queue = with_multicall();
-    // Half of the gas that is beside all slots.
+    // Half of the gas of all slots together.
     queue.push_in_flight(vec![call(0, 79_000, "before", false)], lane(0), 21_000);
     (2..4).for_each(|salt| queue.push(call(salt, 30_000, "before", false)));
     (4..8).for_each(|salt| queue.push(call(salt, 5_000, "after", false)));
     let chosen = compose(&mut queue, 1, &small);
     assert_eq!(tenant_of(&queue, &chosen.members[0]), "after");
-    // It gives everything back.
+    // It releases all of it.
     queue.landed(call(0, 79_000, "before", false).request.id());
     let mut next = Vec::new();
     for _ in 0..2 {
@@ -745,7 +749,8 @@ fn gas_of_what_a_restart_found_counts_once_a_blocks_is_known() {
     assert!(next.contains(&"before".to_owned()), "{next:?}");
 }
 
-/// What a block passed over has no place on the lane any more: a debtor whose users see to that waits for no finality.
+/// A request that a block has passed over no longer occupies the lane: a debtor whose users provoke that need not wait
+/// for finality.
 #[test]
 fn a_debtor_goes_on_when_a_block_has_passed_over_its_transaction() {
     let mut queue = with_multicall();
@@ -755,11 +760,11 @@ fn a_debtor_goes_on_when_a_block_has_passed_over_its_transaction() {
     assert!(queue.compose(Timestamp(1), lane(0), &limits(), &ANY_PRICE).is_none());
     queue.passed_over(first[0]);
     assert_eq!(compose(&mut queue, 1, &limits()).members.len(), 1);
-    // Its promise is still to be kept.
+    // Its promise must still be kept.
     assert_eq!(queue.overdue(Timestamp(30_000), Duration::from_secs(1)).len(), 2);
 }
 
-/// Whom the lane can't pay for keeps no slots free.
+/// A tenant whose request the lane can't pay for keeps no slots free.
 #[test]
 fn a_tenant_whose_only_request_is_too_dear_holds_nobody_down() {
     let poor = ComposeLimits { slots: 4, available_wei: Some(U256::from(1_000_000 * 30)), ..limits() };
@@ -795,7 +800,7 @@ fn a_hundred_small_tenants_all_get_a_turn_on_one_lane() {
     }
     let mut flying = std::collections::VecDeque::new();
     let mut served = 0;
-    // One place in a hundred and one is the greedy one's.
+    // The greedy tenant gets one place in a hundred and one.
     for _ in 0..104 {
         if flying.len() == 16 {
             let landed: RequestId = flying.pop_front().unwrap();
@@ -816,7 +821,7 @@ fn what_is_in_flight_when_its_validity_ends_is_told_once() {
     let flying = queue.compose(Timestamp(1), lane(0), &ComposeLimits { max_batch: 2, ..limits() }, &ANY_PRICE).unwrap();
     queue.landed(flying.members[1]);
     assert_eq!(queue.overdue(Timestamp(999), Duration::from_secs(60)), []);
-    // One waits and expires, one may be executed yet, and one is in a block.
+    // One waits and expires, one may yet be executed, and one is in a block.
     assert_eq!(queue.overdue(Timestamp(1_000), Duration::from_secs(60)), flying.members[..1]);
     assert_eq!(queue.expired(Timestamp(1_000)).len(), 1);
     assert_eq!(queue.overdue(Timestamp(5_000), Duration::from_secs(60)), [], "told once");
@@ -868,7 +873,7 @@ fn late_ones_get_one_place_in_eight_and_what_is_left() {
     let chosen = compose(&mut queue, 500_000, &limits);
     assert_eq!(late(&queue, &chosen), [0, 1], "the oldest");
     let chosen = compose(&mut queue, 500_000, &limits);
-    // Ten are left whose promise can be kept.
+    // Ten are left whose promises can be kept.
     assert_eq!(late(&queue, &chosen).len(), 6);
     assert_eq!(chosen.valid_until, Timestamp(600_000));
 }
@@ -938,7 +943,7 @@ fn linger_waits_for_company_but_not_for_ever() {
     let mut trigger = |now| queue.compose(Timestamp(now), lane(0), &limits, &ANY_PRICE).map(|chosen| chosen.trigger);
     assert_eq!((trigger(1_000), trigger(1_499), trigger(1_500)), (None, None, Some(Trigger::Linger)));
 
-    // New company, ever more urgent, does not start the wait afresh.
+    // New, ever more urgent members do not restart the wait.
     let mut queue = with_multicall();
     for nonce in 0..5u64 {
         let now = Timestamp(1_000 + 100 * nonce);
@@ -948,7 +953,7 @@ fn linger_waits_for_company_but_not_for_ever() {
     }
     assert_eq!(compose(&mut queue, 1_500, &limits).members.len(), 5);
 
-    // Somebody who has little time waits through a quarter of it.
+    // A request with little slack waits through a quarter of it.
     let mut queue = with_multicall();
     queue.push(at(1_000, call(1, 1_400, "t", true)));
     assert!(queue.compose(Timestamp(1_099), lane(0), &limits, &ANY_PRICE).is_none());
@@ -964,7 +969,7 @@ fn a_successor_follows_on_the_same_lane_only() {
     let first = compose(&mut queue, 1, &limits).members[0];
     assert!(queue.compose(Timestamp(2), lane(1), &limits, &ANY_PRICE).is_none());
     assert_eq!(compose(&mut queue, 3, &limits).members, [forward(1, 1, 0, "t", 0).request.id()]);
-    // Settled: the lane still carries nonce 1. Then all of them: any lane will do.
+    // Settled: the lane still carries nonce 1. Then all are settled: any lane will do.
     queue.remove(first, true);
     assert!(queue.compose(Timestamp(4), lane(1), &limits, &ANY_PRICE).is_none());
     queue.remove(forward(1, 1, 0, "t", 0).request.id(), true);
@@ -982,7 +987,7 @@ fn a_user_is_free_to_take_another_lane_once_the_last_request_is_in_a_block() {
     let second =
         queue.compose(Timestamp(2), lane(1), &limits, &ANY_PRICE).expect("the first lane may be paused").members;
     assert!(queue.compose(Timestamp(3), lane(0), &limits, &ANY_PRICE).is_none(), "now the second lane carries one");
-    // A reorg takes the block back, and the chain finds it again.
+    // A reorg removes the block, and then the transaction is included again.
     queue.note_in_block(second[0], true);
     queue.note_in_block(first, false);
     assert!(queue.compose(Timestamp(4), lane(0), &limits, &ANY_PRICE).is_none());
@@ -1036,7 +1041,7 @@ fn a_batch_stays_under_the_nodes_fee_cap_with_room_for_bumps() {
     assert_eq!(compose(&mut queue, 1, &limits).members.len(), 3);
     let wide = ComposeLimits { fee_cap_wei: Some(450_000 * 30), ..limits };
     assert_eq!(compose(&mut queue, 1, &wide).members.len(), 4);
-    // Alone it need only get into the next block; what can't even do that waits.
+    // Alone it need only get into the next block; a request that can't even do that waits.
     let mut queue = with_multicall();
     queue.push(gas(0, 1_000_000, 1_000));
     assert!(
@@ -1099,7 +1104,7 @@ fn a_restart_finds_the_lane_of_those_in_flight() {
     assert_eq!(chosen.members, [forward(1, 5, 0, "t", 0).request.id()]);
 }
 
-/// A request of a user of a forwarder, of which nothing is known.
+/// A request of a user of a forwarder whose next nonce is unknown.
 fn at_forwarder(forwarder: u8, from: u16) -> QueuedRequest {
     let (forwarder, from_address) = (Address::repeat_byte(forwarder), signer(from));
     let kind = format!(
@@ -1133,7 +1138,7 @@ fn a_forwarder_that_answers_nothing_keeps_no_user_of_another_from_being_looked_u
     // 250 ms, 500 ms, … then once a minute.
     assert_eq!(broken_asked[..5], [0, 250, 750, 1_750, 3_750]);
     assert!(lookups < 20, "{lookups}");
-    // It answers again: all are looked at, in turn.
+    // The node answers again: all signers are looked up, in turn.
     let now = Timestamp(700_000);
     let first = queue.next_unknown(now, 200);
     for (forwarder, signer) in &first {
@@ -1208,7 +1213,7 @@ fn a_lane_makes_the_calls_of_its_own_tenants_only() {
     let name = |tenant: &str| -> Arc<str> { tenant.into() };
     for any_sender in [false, true] {
         let mut queue = with_multicall();
-        // Lane 0 is the shop's, lane 1 nobody's.
+        // Lane 0 is the shop's, lane 1 is unassigned.
         queue.bind_calls([(lane(0).sender, [name("shop")].into())].into());
         queue.push(call(0, 100_000, "bank", any_sender));
         queue.push(call(1, 200_000, "shop", any_sender));
@@ -1250,7 +1255,7 @@ fn many(signers: u16, each: u64) {
     let mut queue = with_multicall();
     for nonce in 0..each {
         for from in 0..signers {
-            // The urgent ones come last, so every push changes what the run's deadline is.
+            // The urgent ones come last, so every push changes the run's deadline.
             queue.push(forward(from, nonce, 100_000_000 - nonce, "t", nonce));
         }
     }
@@ -1282,7 +1287,7 @@ fn five_hundred_signers_with_100_000_requests() {
     many(500, 200);
 }
 
-/// What `queue` sends, transaction by transaction, as (tenant, number of members).
+/// Transactions that `queue` sends, each as (tenant, number of members).
 fn sent(queue: &mut Queue) -> Vec<(String, usize)> {
     let mut batches = Vec::new();
     while let Some(selection) = queue.compose(Timestamp(99_999), lane(0), &limits(), &ANY_PRICE) {
@@ -1308,7 +1313,8 @@ fn tenants_never_share_a_transaction() {
     assert_eq!(batches, [("a".to_owned(), 3), ("b".to_owned(), 3)]);
 }
 
-/// A target that no policy names meets one signer's requests only; each clean transaction earns it one more signer.
+/// A target that no policy names shares transactions among one signer's requests only; each clean transaction allows
+/// one more signer.
 #[test]
 fn an_unnamed_target_earns_its_company() {
     let mut queue = with_multicall();
@@ -1329,7 +1335,7 @@ fn an_unnamed_target_earns_its_company() {
     queue.ran(&clean.clean, Timestamp(1));
     let second = queue.compose(Timestamp(99_999), lane(0), &limits(), &ANY_PRICE).unwrap();
     assert_eq!(second.members.len(), 2, "one clean transaction, one signer more");
-    // A skip earns nothing, a reorg takes back, a failure as a whole forgets.
+    // A skip adds nothing, a reorg takes one back, a failed transaction resets.
     let skipped = queue.showing(&second.members, &[MemberOutcome::Executed, MemberOutcome::Untouched], true);
     assert!(skipped.clean.is_empty());
     queue.unran(&[target]);
@@ -1343,13 +1349,13 @@ fn an_unnamed_target_earns_its_company() {
     assert_eq!(fourth.members.len(), 1);
 }
 
-/// A named target, by the transaction that surprised.
+/// Makes a named target suspect because of `transaction`; returns the end of the suspicion.
 fn suspect(queue: &mut Queue, target: u8, transaction: u8, at: Timestamp) -> Timestamp {
     let accused = Accused { target: Address::repeat_byte(target), is_named: true, has_failed: false };
     queue.surprised(accused, B256::repeat_byte(transaction), at).unwrap()
 }
 
-/// Forwards to a suspect and to a good target, of each of `signers` signers.
+/// Pushes a forward to a suspect and one to a good target for each of `signers` signers.
 fn beside_a_suspect(queue: &mut Queue, signers: u16, round: u64) {
     for i in 0..signers {
         let bad = QueuedRequest { company: Company::Named, ..unnamed(i, 2 * round, 0x66, "a", u64::from(2 * i)) };
@@ -1361,7 +1367,7 @@ fn beside_a_suspect(queue: &mut Queue, signers: u16, round: u64) {
     }
 }
 
-/// So long as it is suspect, a target that a policy names shares with the same signer's requests only.
+/// While suspect, requests to a target that a policy names share with requests of the same signer only.
 #[test]
 fn a_suspect_shares_with_its_own_signer_only() {
     let mut queue = with_multicall();
@@ -1405,7 +1411,7 @@ fn a_suspicion_ends_and_the_next_is_longer() {
     assert_eq!(selection.map(|selection| selection.members.len()), Some(8), "as ever");
 }
 
-/// What a restart reads back counts; what a reorg removed does not.
+/// Records read back after a restart count; those that a reorg removed do not.
 #[test]
 fn what_targets_showed_is_kept() {
     let mut queue = with_multicall();
@@ -1424,7 +1430,7 @@ fn what_targets_showed_is_kept() {
     assert!(again.take_target_changes().iter().all(TargetRecord::is_empty));
 }
 
-/// Whose doing a surprise is, is known only of one that had the transaction for itself.
+/// The culprit of a surprise is known only if it had the transaction for itself.
 #[test]
 fn only_alone_a_target_is_accused() {
     use MemberOutcome::{Executed, Failed, Untouched};
@@ -1449,7 +1455,7 @@ fn only_alone_a_target_is_accused() {
     assert_eq!(accused(&[0, 3], &[Untouched; 2], false), None);
 }
 
-/// Other targets' requests never share with an unnamed one's, but for the same signer's.
+/// Requests to other targets never share with those to an unnamed target, unless they have the same signer.
 #[test]
 fn an_unnamed_target_shares_with_no_other() {
     let mut queue = with_multicall();

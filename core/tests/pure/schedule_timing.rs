@@ -1,4 +1,4 @@
-//! When to send: promises that must hold on any price path.
+//! Timing of submissions: promises that must hold on any price path.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ fn reverting(steps: u64, seed: u64) -> Vec<u128> {
         .collect()
 }
 
-/// Sends every submission by the rules; gives (sent at, remaining steps then) per submission.
+/// Sends every submission by the rules; returns (sent at, remaining steps then) per submission.
 fn run(prices: &[u128], slack: u32, slip: u32, fits: bool) -> Vec<(usize, u32)> {
     let mut timing = Timing::new(config(&[slack], slip)).unwrap();
     let mut open: Vec<usize> = Vec::new();
@@ -95,7 +95,7 @@ fn walk() -> impl Strategy<Value = Vec<u128>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// Whatever prices do, a submission is sent while its deadline can still be kept.
+    /// On any price path, a submission is sent while its deadline can still be kept.
     #[test]
     fn deadlines_are_kept(prices in walk(), slack in 4_u32..40, slip in 0_u32..4) {
         for (submission, (at, remaining)) in run(&prices, slack, slip, false).into_iter().enumerate() {
@@ -106,7 +106,7 @@ proptest! {
         }
     }
 
-    /// What comes later changes nothing that was decided before.
+    /// Later prices change no earlier decision.
     #[test]
     fn the_future_changes_no_decision(prices in walk(), cut in 10_usize..30, factor in 2_u128..50) {
         let mut other = prices.clone();

@@ -1,5 +1,5 @@
-//! The ledger's conformance suite: what every implementation of `Ledger` must do, run against SQLite and (feature
-//! `postgres`) PostgreSQL, and what is peculiar to each and to group commit.
+//! The ledger's conformance suite: requirements on every implementation of `Ledger`, run against SQLite and (feature
+//! `postgres`) PostgreSQL; and tests specific to each, and to group commit.
 
 mod conformance;
 mod group;
@@ -19,7 +19,7 @@ use slackwater::ledger::Ledger;
 
 /// Storage that outlives the ledgers opened on it, one after the other.
 trait Store {
-    /// Opens what is stored.
+    /// Opens a ledger on this storage.
     async fn open(&self) -> Arc<dyn Ledger>;
 }
 

@@ -1,4 +1,4 @@
-//! The session key's transactions are those of the relayer's signer, which encodes with alloy, to the byte.
+//! The session key's transactions equal those of the relayer's signer, which encodes with alloy, to the byte.
 
 use alloy_primitives::{Address, U256};
 use proptest::prelude::*;

@@ -1,4 +1,4 @@
-//! Tests of what needs the feature `relay`: the ledger's conformance suite, and keys.
+//! Tests that need the feature `relay`: the ledger's conformance suite, and keys.
 
 mod ledger;
 mod local_key;

@@ -1,4 +1,4 @@
-//! A made-up series of blocks, and what is forecast of it: natively, and by `wasm/check` in WASM.
+//! A synthetic series of blocks, and its forecasts: native, and by `wasm/check` in WASM.
 
 use serde_json::{Value, json};
 use slackwater::{
@@ -11,7 +11,7 @@ use slackwater::{
 const BLOCKS: u64 = 700;
 const LIMIT: u64 = 30_000_000;
 
-/// Integers only: a linear congruence fills the blocks, dear ones less.
+/// Integers only: a linear congruential generator fills the blocks, expensive ones less.
 fn series() -> Vec<FeePoint> {
     let (mut state, mut base) = (1_u64, 20_000_000_000_u128);
     (0..BLOCKS)
@@ -43,7 +43,7 @@ fn series() -> Vec<FeePoint> {
         .collect()
 }
 
-/// Forecasts of the series, with refits on the way.
+/// Forecasts of the series, with refits in between.
 pub(crate) fn run() -> Value {
     let config = ForecastConfig { window: 400, trees: 6, refit_every: 300, seed: 7, ..ForecastConfig::default() };
     let mut forecaster = Forecaster::new(config).unwrap();

@@ -1,4 +1,4 @@
-//! S2 and S3: earlier attempts, cancels, and reads that are wrong.
+//! S2 and S3: earlier attempts, cancels, and wrong reads.
 
 use super::*;
 
@@ -81,7 +81,7 @@ fn a_restart_restores_what_was_included_or_takes_it_back() {
 
 #[test]
 fn s3_no_sequence_of_bad_reads_makes_a_second_payload() {
-    // Every answer that a node may give for 50 heads; the nonce is never consumed by a stranger at finality.
+    // Every possible answer of a node for 50 heads; the nonce is never consumed by a stranger at finality.
     let mut state = 0x5_1ce_u64;
     for _ in 0..300 {
         let mut rig = Rig::new(0);
@@ -129,7 +129,7 @@ fn s3_no_sequence_of_bad_reads_makes_a_second_payload() {
     }
 }
 
-/// The quorum answered a question that was asked before the nonce was used up: it proves nothing.
+/// The quorum answered a question from before the nonce was used up: that proves nothing.
 #[test]
 fn s3_a_late_answer_loses_nothing() {
     let mut rig = Rig::new(0);
@@ -137,7 +137,7 @@ fn s3_a_late_answer_loses_nothing() {
     rig.send(plan(10_000));
     rig.taken(key(0, 0));
     rig.event(Event::AccountNonce { latest: 1, finalized: None });
-    // A stale node shows it in a block that is gone; that height is final later, and the quorum is asked.
+    // A lagging node reports it in a removed block; that height becomes final later, and the quorum is asked.
     rig.receipts(0, PollPurpose::Inclusion, Some(receipt(key(0, 0), 101, 9)), 101);
     let commands = rig.head(106);
     assert!(matches!(commands[..], [Command::Poll { purpose: PollPurpose::Finality, .. }]), "{commands:?}");

@@ -80,7 +80,7 @@ fn s7_a_plan_past_its_deadline_gets_no_nonce() {
     assert!(rig.lane.submit(rig.now, plan(201)).is_ok());
 }
 
-/// An expired payload at the ceiling can't be outbid. If it could be mined and is not, nobody holds it.
+/// An expired payload at the ceiling can't be outbid. If it could be mined and is not, no node holds it.
 #[test]
 fn s7_a_forgotten_payload_at_the_ceiling_does_not_block_the_lane() {
     let mut rig = Rig::new(0);
@@ -95,7 +95,8 @@ fn s7_a_forgotten_payload_at_the_ceiling_does_not_block_the_lane() {
     assert_eq!((rig.kind(key(0, 1)), rig.fees(key(0, 1))), (AttemptKind::Cancel, head(number).quote));
 }
 
-/// Where only pools that compare effective prices would ask for more than the ceiling, the others are outbid: both prices rise.
+/// If only pools that compare effective prices would require more than the ceiling, the others are outbid: both prices
+/// rise.
 #[test]
 fn s7_a_forgotten_payload_is_outbid_by_its_caps_where_the_ceiling_holds_that() {
     let mut rig = Rig::new(0);

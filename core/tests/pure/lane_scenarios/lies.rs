@@ -1,8 +1,8 @@
-//! What one node tells of a receipt, and no other.
+//! Receipts reported by a single node.
 
 use super::*;
 
-/// Sent, and counted as used by a majority at the head, 101.
+/// A lane whose nonce 0 was sent, and is used according to a majority at the head, 101.
 fn used() -> Rig {
     let mut rig = Rig::new(0);
     rig.head(100);
@@ -39,7 +39,7 @@ fn a_node_that_is_a_little_ahead_is_believed() {
     let mut rig = used();
     let commands = rig.receipts(0, PollPurpose::Inclusion, found(104), 101);
     assert!(matches!(commands[..], [Command::ReportIncluded { .. }]));
-    // It was none: a block of that height comes, and is another one.
+    // The report was wrong: a block of that height arrives, and is a different one.
     let commands = rig.event(Event::Canonical { number: 104, hash: block_hash(104, 1) });
     assert_eq!(commands, [Command::ReportUnincluded { nonce: 0 }, poll(PollPurpose::Inclusion)]);
 }
@@ -54,7 +54,7 @@ fn what_a_majority_counts_as_unused_is_in_no_block() {
     assert_eq!(commands, [poll(PollPurpose::Inclusion)]);
     assert_eq!(rig.receipts(0, PollPurpose::Inclusion, found(100), 100), []);
     assert_eq!((rig.lane.in_flight(), rig.lane.unfinal()), (1, 0));
-    // It goes on being sent.
+    // It is still rebroadcast.
     let sent: Vec<_> = (101..=103).flat_map(|number| sends(&rig.head(number))).collect();
     assert_eq!(sent, [key]);
 }
@@ -67,7 +67,7 @@ fn what_is_used_at_finality_is_settled_whatever_block_it_was_seen_in() {
         assert!(matches!(commands[..], [Command::ReportIncluded { .. }]));
         rig.event(Event::AccountNonce { latest: 1, finalized: Some(1) });
         assert_eq!(rig.head(106), [poll(PollPurpose::Finality)]);
-        // Too few answer: asked again.
+        // Too few nodes answer: asked again.
         let unknown = Event::Receipts {
             nonce: 0,
             purpose: PollPurpose::Finality,
@@ -83,7 +83,7 @@ fn what_is_used_at_finality_is_settled_whatever_block_it_was_seen_in() {
     }
 }
 
-/// A node says that it has been final for long. A majority says where it is.
+/// A node reports a block that would be long final. A majority reports the real one.
 #[test]
 fn a_block_too_low_settles_nothing_early() {
     let mut rig = used();

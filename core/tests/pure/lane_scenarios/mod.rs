@@ -1,4 +1,4 @@
-//! The lane's table of states, and the scenarios that have cost other relayers money, one by one.
+//! The lane's state table, and the scenarios that have cost other relayers money, one by one.
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use slackwater::{
@@ -91,7 +91,7 @@ fn block_hash(block: u64, fork: u64) -> B256 {
     B256::from(U256::from(block * 100 + fork))
 }
 
-/// A lane with a shell that does nothing by itself.
+/// A lane with a passive shell.
 struct Rig {
     lane: Lane,
     now: Timestamp,
@@ -137,7 +137,7 @@ impl Rig {
         self.event(Event::Head(head))
     }
 
-    /// Submits and commits; the broadcast is under way.
+    /// Submits and commits; the broadcast is in progress.
     fn send(&mut self, plan: Plan) -> u64 {
         let BatchId { nonce, .. } = self.lane.submit(self.now, plan).unwrap();
         self.drain();

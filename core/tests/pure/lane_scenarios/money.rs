@@ -1,4 +1,4 @@
-//! S9: balances, and what a lane can not pay.
+//! S9: balances, and costs that a lane can't pay.
 
 use super::*;
 
@@ -23,7 +23,7 @@ fn s9_pause_and_resume_without_burning_a_nonce_or_a_price() {
     }
     assert_eq!(rig.lane.next_nonce(), Some(2), "no nonce was burnt");
     assert!(rig.lane.is_underfunded());
-    // The same balance again and again: no flapping, and what is in flight is kept alive.
+    // The same balance again and again: no flapping, and transactions in flight are kept alive.
     let mut bumps = 0;
     for number in 101..120 {
         let mut commands = rig.event(Event::Balance(worst * U256::from(2)));
@@ -58,7 +58,7 @@ fn s9_a_plan_that_is_too_dear_waits_alone() {
     assert_eq!(alerts(&rig.head(110)), ["resumed"], "second 220: nobody needs it any more");
 }
 
-/// A node counts what we do not know of: its refusal stands as long as the balance does, and is told once.
+/// A node counts expenses that we do not know of: its refusal stands as long as the balance does, and is reported once.
 #[test]
 fn s9_a_node_that_sees_less_money_than_we_makes_no_noise() {
     let mut rig = Rig::new(0);
@@ -126,7 +126,8 @@ fn s9_failed_sends_do_not_ratchet() {
     assert_eq!((alerts(&commands), sends(&commands)), (vec!["resumed"], vec![key(0, 0)]), "by itself, the same bytes");
 }
 
-/// A bump that the balance does not cover is refused, and what it was to replace comes into a block: nothing is short any more (I14).
+/// A bump that the balance does not cover is refused, and the attempt that it was to replace is included: money is no
+/// longer short (I14).
 #[test]
 fn s9_what_was_refused_pauses_the_lane_no_longer_than_it_is_there() {
     let mut rig = Rig::new(0);
@@ -145,7 +146,7 @@ fn s9_what_was_refused_pauses_the_lane_no_longer_than_it_is_there() {
     assert_eq!(rig.lane.ready(), Ok(()));
 }
 
-/// What is left beside everything in flight.
+/// Balance left beside everything in flight.
 fn available(rig: &mut Rig) -> U256 {
     let dear = Plan { extra_wei: U256::MAX, ..plan(100_000) };
     let Err(LaneError::Underfunded { available_wei, .. }) = rig.lane.submit(rig.now, dear) else {
@@ -154,7 +155,7 @@ fn available(rig: &mut Rig) -> U256 {
     available_wei
 }
 
-/// Where L1 has to be paid, a filler and a cancel must be able to pay it: what they need is not given to others.
+/// If L1 has to be paid, a filler and a cancel must be able to pay it: their needs are held back.
 #[test]
 fn s9_cancels_hold_back_what_l1_costs() {
     let extra = U256::from(10u128.pow(17));
@@ -182,7 +183,7 @@ fn s9_cancels_hold_back_what_l1_costs() {
     cheaper.event(Event::CancelExtra(extra / U256::from(2)));
     assert_eq!(left - available(&mut cheaper), extra / U256::from(2));
 
-    // A payload that expired: the cancel is dearer than what it replaces.
+    // A payload that expired: the cancel costs more than the payload.
     let mut rig = Rig::new(0);
     rig.head(100);
     rig.event(Event::CancelExtra(extra));
@@ -223,7 +224,7 @@ fn s9_above_the_ceiling_it_waits_and_says_so_once_while_nobody_else_does() {
     assert_eq!(said, ["ceiling_reached"]);
     assert_eq!(rig.lane.attempts(0), 1);
     assert_eq!(rig.lane.blockage(), Some(Blockage { nonce: 0, trouble: Trouble::AboveCeiling }));
-    // Others come: it makes way.
+    // Other requests come: it makes way.
     rig.lane.submit(rig.now, Plan { ceiling_wei_per_gas: 2_000 * GWEI, ..plan(100_000) }).unwrap();
     rig.drain();
     rig.commit(key(1, 0));
@@ -238,7 +239,7 @@ fn s9_above_the_ceiling_it_waits_and_says_so_once_while_nobody_else_does() {
 fn s9_a_payload_is_given_up_while_its_members_can_pay_for_the_cancel() {
     let mut rig = Rig::new(0);
     rig.head(100);
-    // 100 000 gas at 30 gwei are left: three quarters of that pay for 21 000 gas at 107 gwei.
+    // The members can pay for 100 000 gas at 30 gwei: three quarters of that pay for 21 000 gas at 107 gwei.
     rig.send(Plan { ceiling_wei_per_gas: 30 * GWEI, ..plan(100_000) });
     rig.taken(key(0, 0));
     let commands = rig.head_with(spike(101, 100 * GWEI));
@@ -248,7 +249,7 @@ fn s9_a_payload_is_given_up_while_its_members_can_pay_for_the_cancel() {
     assert_eq!(rig.kind(key(0, 1)), AttemptKind::Cancel);
 }
 
-/// Nodes have it, its price would do, and no block takes it: those behind it do not wait for its deadline (I14).
+/// Nodes have it, its price suffices, and no block includes it: requests behind it do not wait for its deadline (I14).
 #[test]
 fn what_no_block_takes_makes_way_for_those_behind_it() {
     for others in [0, 1] {

@@ -1,4 +1,4 @@
-//! S4: counters that drifted.
+//! S4: nonce counters that drifted.
 
 use super::*;
 
@@ -30,7 +30,7 @@ fn s4_every_slot_of_a_long_region_is_occupied() {
 
 #[test]
 fn s4_holes_are_filled_once_they_are_certain() {
-    // Ours are 3 and 5; the chain stands at 2; nobody explains 2 and 4.
+    // Ours are 3 and 5; the chain is at 2; 2 and 4 are unknown.
     let slots = vec![restored(3, &[AttemptKind::Payload], false), restored(5, &[AttemptKind::Payload], false)];
     let mut rig = Rig::with(Lane::restore(config(), Some(6), slots), 2);
     let (mut filled, mut said) = (Vec::new(), Vec::new());
@@ -65,7 +65,7 @@ fn s4_a_lagging_first_answer_fills_nothing() {
     assert_eq!(rig.send(plan(10_000)), 6);
 }
 
-/// What is final used its nonce, whatever a node that fell behind says.
+/// A final nonce stays used, whatever a lagging node reports.
 #[test]
 fn s4_a_node_that_fell_behind_reopens_nothing_that_is_final() {
     let mut rig = Rig::new(0);
@@ -98,7 +98,7 @@ fn s4_strangers_push_us_up_and_are_named() {
     assert_eq!(rig.send(plan(10_000)), 6, "the strangers' nonces are never used");
 }
 
-/// A node tells a nonce far too high once: the nonces in between never were ours, so they are given back, not filled.
+/// A node reports a nonce far too high once: the nonces in between were never ours, so they are given back, not filled.
 #[test]
 fn s4_one_lie_leaves_no_gap() {
     let mut rig = Rig::new(3);
@@ -114,7 +114,7 @@ fn s4_one_lie_leaves_no_gap() {
     assert_eq!(rig.send(plan(10_000)), 3);
 }
 
-/// The lie, and a batch that believed it: a million cancels would be worse than a lane that stops and says so.
+/// The lie, and a batch that relied on it: a million cancels would be worse than a lane that stops and alerts.
 #[test]
 fn s4_a_gap_without_end_is_not_paid_for() {
     let mut rig = Rig::new(3);
@@ -136,7 +136,7 @@ fn s4_a_gap_without_end_is_not_paid_for() {
     }
     assert_eq!(all, ["nonce_gap", "attempts_exhausted"]);
     assert_eq!(rig.lane.ready(), Err(LaneError::NotReconciled));
-    // It was the chain that was behind: everything goes on.
+    // The chain was lagging after all: the lane resumes.
     rig.event(Event::AccountNonce { latest: 1_000_000, finalized: None });
     rig.head(140);
     assert_eq!(rig.lane.ready(), Ok(()));
@@ -149,7 +149,7 @@ fn s4_a_store_that_was_reset_starts_above_the_chain() {
     assert_eq!(rig.send(plan(10_000)), 41);
 }
 
-/// The chain was started afresh under the same ledger.
+/// The chain was reset while the ledger stayed.
 #[test]
 fn s4_a_chain_that_was_reset_is_filled_a_few_at_a_time() {
     let mut rig = Rig::with(Lane::restore(config(), Some(30), Vec::new()), 0);

@@ -65,7 +65,7 @@ fn s5_a_refused_bump_leaves_the_baseline() {
     rig.commit(key(0, 1));
     let refused = SendOutcome::Refused(RpcErrorClass::ReplacementUnderpriced);
     rig.sent(key(0, 1), refused);
-    // A pool may compare prices at the base fee of an earlier block: once it is tried what such a one wants.
+    // A pool may compare prices at the base fee of an earlier block: the price that it would require is tried once.
     let least = |rig: &Rig, base_fee| {
         let least = |base_fee| ReplacementRule::SAFE_EVERYWHERE.min_replacement(rig.fees(key(0, 0)), base_fee).unwrap();
         least(base_fee).max_of_each(least(base_fee + base_fee / 7))
@@ -75,14 +75,14 @@ fn s5_a_refused_bump_leaves_the_baseline() {
     assert!(second.max_priority_fee_per_gas > first.max_priority_fee_per_gas);
     rig.commit(key(0, 2));
     rig.sent(key(0, 2), refused);
-    // At the same prices the next bump would be the same bytes: they are sent again, nothing is signed.
+    // At the same prices the next bump would have the same bytes: they are sent again, nothing is signed.
     for number in number + 1..number + 30 {
         let commands = rig.head(number);
         assert_eq!(signs(&commands), []);
         assert_eq!(sends(&commands), [key(0, 2)]);
         rig.sent(key(0, 2), refused);
     }
-    // At a higher base fee the bump starts from what is held, not from what was refused.
+    // At a higher base fee the bump starts from the attempt that is held, not from the refused one.
     let dearer = HeadInfo { next_base_fee: 20 * GWEI, quote: Fees::new(30 * GWEI, GWEI), ..head(number + 30) };
     assert_eq!(signs(&rig.head_with(dearer)), [key(0, 3)]);
     let expect = least(&rig, 20 * GWEI);
@@ -90,7 +90,7 @@ fn s5_a_refused_bump_leaves_the_baseline() {
     assert!(first != expect);
 }
 
-/// A send that timed out may have arrived; that a later send of the same bytes is refused does not take it back.
+/// A send that timed out may have arrived; a later refusal of the same bytes does not disprove that.
 #[test]
 fn s5_a_refusal_does_not_undo_a_doubt() {
     let mut rig = Rig::new(0);
@@ -104,7 +104,7 @@ fn s5_a_refusal_does_not_undo_a_doubt() {
     }
 }
 
-/// A batch may offer something else than the quote, never above its ceiling; replacements follow the quote and the rule.
+/// A batch may offer a price other than the quote, never above its ceiling; replacements follow the quote and the rule.
 #[test]
 fn an_offer_of_its_own_stays_under_the_ceiling() {
     let mut rig = Rig::new(0);

@@ -1,4 +1,4 @@
-//! What every node refuses, what nobody takes, and what frees the nonce then.
+//! Refusals by every node, transactions that no node holds, and the release of their nonces.
 
 use super::*;
 
@@ -38,7 +38,7 @@ fn what_no_node_took_makes_way_without_a_cancel() {
         assert_eq!(rig.commit(key(0, 1)), sent);
         rig.taken(key(0, 1));
         assert_eq!(rig.lane.next_nonce(), Some(1));
-        // All that was ever signed for it is asked for.
+        // All hashes ever signed for it are asked for.
         let hashes = vec![hash(key(0, 0)), hash(key(0, 1))];
         let commands = rig.event(Event::AccountNonce { latest: 1, finalized: None });
         assert_eq!(commands, [Command::Poll { nonce: 0, hashes, purpose: PollPurpose::Inclusion }]);
@@ -61,7 +61,7 @@ fn a_nonce_whose_every_content_is_refused_is_cancelled() {
             break;
         }
         assert!(commands.contains(&refused(0, Some(RpcErrorClass::GasTooHigh))), "{index}: {commands:?}");
-        // What could not be committed was not refused.
+        // An attempt that could not be committed was not refused.
         rig.lane.submit(rig.now, guarded(100_000)).unwrap();
         rig.drain();
         rig.event(Event::Abandoned { key: key(0, index + 1) });
@@ -122,7 +122,7 @@ fn younger_ones_do_not_wait_for_a_vacant_nonce_for_ever() {
     assert_eq!(sends(&rig.commit(key(0, 1))), [key(0, 1)]);
 }
 
-/// What became of those who had it is known only once it is used.
+/// The outcome of a request whose attempts had the nonce is known only once the nonce is used.
 #[test]
 fn a_vacant_nonce_is_used_up_where_somebody_waits_to_know() {
     let mut rig = Rig::new(0);
@@ -155,7 +155,7 @@ fn what_no_node_took_ends_with_its_time_and_costs_nothing() {
     }
     assert_eq!(rig.lane.blockage(), Some(Blockage { nonce: 0, trouble: Trouble::Refused(RpcErrorClass::PoolFull) }));
     assert_eq!(rig.head(110), [refused(0, Some(RpcErrorClass::PoolFull))]);
-    // Its time was over before it was sent at all.
+    // Its deadline passed before it was sent at all.
     let mut rig = Rig::new(0);
     rig.head(100);
     rig.lane.submit(rig.now, guarded(202)).unwrap();
@@ -166,7 +166,7 @@ fn what_no_node_took_ends_with_its_time_and_costs_nothing() {
     assert_eq!(rig.head(101), [refused(0, None)]);
 }
 
-/// Answers every broadcast as a node that wants this tip; the heads at which something was signed, and the offers.
+/// Answers every broadcast as a node that requires this tip; returns the tips offered.
 fn bargain(rig: &mut Rig, least_tip: u128, first: AttemptKey, until: u64) -> Vec<u128> {
     let mut tips = Vec::new();
     let mut coming = vec![first];
@@ -203,14 +203,14 @@ fn a_tip_that_nodes_refuse_is_raised_until_it_does() {
         assert!(tips.len() <= 12, "{tips:?}");
         assert!(tips.is_sorted());
     }
-    // They say what they want.
+    // Nodes report the tip that they require.
     let mut rig = Rig::new(0);
     rig.head(100);
     rig.event(terms(|_| {}));
     rig.send(guarded(100_000));
     rig.event(terms(|terms| terms.least_tip_wei_per_gas = 2 * GWEI));
     assert_eq!(bargain(&mut rig, 2 * GWEI, key(0, 0), 100), [GWEI, 2 * GWEI]);
-    // What is known is offered at once, and only for the tip.
+    // A known requirement is offered at once, and only for the tip.
     rig.lane.submit(rig.now, guarded(100_000)).unwrap();
     rig.drain();
     assert_eq!(rig.fees(key(1, 0)), Fees::new(22 * GWEI, 2 * GWEI));
@@ -284,7 +284,7 @@ fn attempts_that_nobody_holds_are_not_used_up() {
     assert_eq!(bumps, 4);
 }
 
-/// All attempts may be held, and nodes want one wei more than the last: also after a restart it is offered.
+/// All attempts may be held, and nodes require one wei more than the last: it is offered after a restart, too.
 #[test]
 fn a_lane_whose_attempts_are_used_up_goes_on_at_the_markets_price() {
     let slots = vec![restored(0, &[AttemptKind::Payload; 5], false)];

@@ -17,16 +17,16 @@ fn s6_a_reorg_of_any_depth_below_finality_is_taken_back_and_found_again() {
         let poll = |purpose| Command::Poll { nonce: 0, hashes: vec![hash(key(0, 0))], purpose };
         assert_eq!(commands, [Command::ReportUnincluded { nonce: 0 }, poll(PollPurpose::Inclusion)]);
         assert_eq!(rig.event(Event::Canonical { number: 101, hash: block_hash(101, 1) }), [], "said once");
-        // It is in the other branch, reverted this time.
+        // It is in the other branch, this time reverted.
         let mut other = receipt(key(0, 0), 102, 1);
         other.is_success = false;
         let commands = rig.receipts(0, PollPurpose::Inclusion, Some(other.clone()), 102);
         let kind = AttemptKind::Payload;
         assert_eq!(commands, [Command::ReportIncluded { nonce: 0, kind, receipt: other }], "a revert is not terminal");
-        // And back again.
+        // Back to the first branch.
         let commands = rig.event(Event::Canonical { number: 102, hash: block_hash(102, 2) });
         assert_eq!(commands[0], Command::ReportUnincluded { nonce: 0 });
-        // Absent in the third branch: it is pending, and sent again.
+        // Absent in the third branch: it is pending, and rebroadcast.
         let later = (100 + depth).max(102) + 2;
         assert_eq!(rig.receipts(0, PollPurpose::Inclusion, None, later), []);
         rig.event(Event::AccountNonce { latest: 0, finalized: Some(0) });

@@ -1,4 +1,4 @@
-//! What each state of a nonce is left by, and what is not believed.
+//! Transitions out of each state of a nonce, and reports that are not believed.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn signing_leaves_by_persisted_or_abandoned_only() {
     rig.lane.submit(rig.now, plan(10_000)).unwrap();
     assert_eq!(signs(&rig.drain()), [key(5, 0)]);
     assert_eq!(rig.lane.next_nonce(), Some(6));
-    // I4: nothing else is allocated meanwhile, and no event sends what is not committed (I2).
+    // I4: no other nonce is allocated meanwhile, and no event sends an uncommitted attempt (I2).
     assert_eq!(rig.lane.submit(rig.now, plan(10_000)), Err(LaneError::Busy { nonce: 5 }));
     for event in [
         Event::Sent { key: key(5, 0), outcome: SendOutcome::Refused(RpcErrorClass::NonceGap) },
@@ -28,9 +28,9 @@ fn signing_leaves_by_persisted_or_abandoned_only() {
         [Command::Persist { key: key(5, 0) }]
     );
     assert_eq!(rig.head(121), []);
-    // Told twice, it is committed once.
+    // Reported twice, it is committed once.
     assert_eq!(rig.event(Event::Signed { key: key(5, 0), hash: hash(key(5, 7)) }), []);
-    // The commit fails for sure: the nonce is free again.
+    // The commit definitely fails: the nonce is free again.
     assert_eq!(rig.event(Event::Abandoned { key: key(5, 0) }), []);
     assert_eq!((rig.lane.next_nonce(), rig.lane.holds(5)), (Some(5), false));
     assert_eq!(rig.event(Event::Persisted { key: key(5, 0) }), []);
@@ -71,7 +71,7 @@ fn pending_leaves_by_receipt_or_by_a_final_stranger_only() {
     assert_eq!(rig.event(unsure), [], "no quorum, no statement");
     assert_eq!(rig.event(Event::AccountNonce { latest: 1, finalized: Some(1) }), [poll(PollPurpose::Finality)]);
     assert_eq!(rig.receipts(0, PollPurpose::Finality, None, 131), [Command::ReportLost { nonce: 0 }]);
-    // Late answers about it change nothing.
+    // Late answers about it have no effect.
     assert_eq!(rig.receipts(0, PollPurpose::Finality, Some(receipt(key(0, 0), 101, 0)), 132), []);
     assert_eq!(rig.sent(key(0, 0), SendOutcome::Taken), []);
 }
@@ -92,10 +92,10 @@ fn included_is_revocable_until_final() {
     assert_eq!(rig.receipts(0, PollPurpose::Inclusion, found.clone(), 101), [included(101, 0)]);
     assert_eq!((rig.lane.in_flight(), rig.lane.unfinal()), (0, 1));
     assert_eq!(rig.receipts(0, PollPurpose::Inclusion, found.clone(), 101), [], "known already");
-    // A quorum that is not final yet says nothing terminal.
+    // A quorum about a block that is not final concludes nothing.
     assert_eq!(rig.receipts(0, PollPurpose::Finality, found, 101), []);
     assert_eq!(rig.head(105), []);
-    // Final: by quorum once more.
+    // Final: asked of a quorum once more.
     let finality = Command::Poll { nonce: 0, hashes: vec![hash(key(0, 0))], purpose: PollPurpose::Finality };
     assert_eq!(rig.head(106), std::slice::from_ref(&finality));
     assert_eq!(rig.head(107), [], "one at a time");
@@ -119,7 +119,7 @@ fn permanent_refusals_free_the_nonce() {
         let commands = rig.sent(key(0, 0), SendOutcome::Refused(class));
         assert_eq!(alerts(&commands), ["refused"], "{class}");
         assert_eq!((signs(&commands), rig.kind(key(0, 1))), (vec![key(0, 1)], AttemptKind::Cancel));
-        // If anybody may hold it, the refusal proves nothing.
+        // If any node may hold it, the refusal proves nothing.
         let mut rig = Rig::new(0);
         rig.head(100);
         rig.send(plan(100_000));

@@ -81,7 +81,8 @@ impl World {
         self.push_block(txs);
     }
 
-    /// What a builder takes for `nonce`: usually the newest, sometimes one that was replaced long ago.
+    /// The transaction that a builder includes for `nonce`: usually the newest, sometimes one that was replaced long
+    /// ago.
     pub(crate) fn choose(&mut self, nonce: u64) -> Option<Tx> {
         let base_fee = self.base_fee;
         let fits = |tx: &&Tx| tx.fees.is_includable(base_fee);

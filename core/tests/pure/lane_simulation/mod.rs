@@ -1,7 +1,7 @@
-//! The lane on a scripted chain: lost and late answers, reorgs, spikes, crashes, strangers with the same key. After every
-//! step its invariants are checked; once the faults stop, everything must end.
+//! The lane on a scripted chain: lost and late answers, reorgs, fee spikes, crashes, strangers with the same key. After
+//! every step its invariants are checked; once the faults stop, every batch must end.
 //!
-//! A seed is a run: every failure prints it.
+//! A run is determined by its seed: every failure prints it.
 
 mod chain;
 mod shell;
@@ -75,7 +75,7 @@ struct Block {
     txs: Vec<Tx>,
 }
 
-/// What the chain and the nodes do. Percentages.
+/// Faults of the chain and the nodes, percent.
 #[derive(Debug, Clone, Copy)]
 struct Faults {
     lost_send: u64,
@@ -142,7 +142,7 @@ impl Faults {
     }
 }
 
-/// What a shell does with a command, later.
+/// The delayed effect of a command on the shell.
 #[derive(Debug, Clone)]
 enum Task {
     Persist(AttemptKey),
@@ -156,18 +156,18 @@ struct Attempt {
     kind: AttemptKind,
     fees: Fees,
     hash: B256,
-    /// A node took it at some time.
+    /// A node accepted it at some time.
     is_accepted: bool,
-    /// The lane was left in doubt about it.
+    /// The lane does not know whether it was accepted.
     is_ambiguous: bool,
-    /// On the wire.
+    /// Being sent.
     is_sending: bool,
-    /// A node said that it holds something for this nonce. May be outbid, need not be.
+    /// A node reported that it holds an attempt for this nonce. May be outbid, need not be.
     is_suspect: bool,
 }
 
 impl Attempt {
-    /// What a replacement has to beat, as far as anybody can know.
+    /// True if a replacement has to outbid it, as far as the lane can know.
     const fn is_held(&self) -> bool {
         self.is_accepted || self.is_ambiguous || self.is_sending
     }
@@ -180,9 +180,9 @@ struct Ledger {
     is_broadcast: BTreeSet<u64>,
     is_included: BTreeSet<u64>,
     ended: BTreeSet<u64>,
-    /// Nonces that carry nothing: nobody took what they carried.
+    /// Nonces without content: no node held their attempts.
     vacant: BTreeSet<u64>,
-    /// Where the attempts of what a nonce carries begin, if that is not the first thing it carried.
+    /// Index of the first attempt of a nonce's current content, if that is not its first content.
     plan_from: BTreeMap<u64, usize>,
 }
 
@@ -200,7 +200,7 @@ struct World {
     spike_left: u64,
     /// One pool per client.
     pools: Vec<BTreeMap<u64, Tx>>,
-    /// Everything that some builder may still hold.
+    /// Every transaction that some builder may still hold.
     builders: BTreeMap<u64, Vec<Tx>>,
     balance: U256,
     signed: BTreeMap<AttemptKey, TxToSign>,
@@ -280,7 +280,7 @@ fn ether(count: u64) -> U256 {
     U256::from(count) * U256::from(1_000_000_000_000_000_000u64)
 }
 
-/// Clients that a rule promises to satisfy.
+/// Clients that a rule is meant to satisfy.
 fn rules(rule: ReplacementRule) -> Vec<ClientRule> {
     let effective = [ClientRule::Besu, ClientRule::NethermindOld];
     let mut rules = ClientRule::PRICED.to_vec();
@@ -294,7 +294,7 @@ thread_local! {
     static SEED: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Says which run it was when a check fails.
+/// Prints the seed of the run when a check fails.
 struct Announce;
 
 impl Drop for Announce {
@@ -340,9 +340,9 @@ fn seeds(range: std::ops::Range<u64>) {
         let cancels: BTreeSet<B256> = by_hash.map(|attempt| attempt.hash).collect();
         cancelled += world.finals.values().filter(|hash| cancels.contains(*hash)).count();
     }
-    // Seldom here.
+    // Rare here.
     seen.remove("ignored");
-    // The runs did something: without that the checks would prove nothing.
+    // The runs covered something: otherwise the checks would prove nothing.
     let runs = usize::try_from(range.end - range.start).unwrap();
     assert!(finals > 5 * runs, "{finals} batches settled");
     let all = [
@@ -381,7 +381,7 @@ fn seeds_d() {
     seeds(3_000..3_600);
 }
 
-/// No replacement on this chain: only the same bytes again, and a single cancel.
+/// No replacement on this chain: only rebroadcasts of the same bytes, and a single cancel.
 #[test]
 fn chains_without_replacement() {
     let _announce = Announce;
@@ -397,7 +397,7 @@ fn chains_without_replacement() {
         }
         world.calm();
         for attempts in world.ledger.attempts.values() {
-            // What every node refused nobody holds: other content may take its place.
+            // An attempt that every node refused is held by none: other content may take its place.
             let held: Vec<_> = attempts.iter().filter(|attempt| attempt.is_accepted || attempt.is_ambiguous).collect();
             let payloads = held.iter().filter(|attempt| attempt.kind == AttemptKind::Payload).count();
             assert!(payloads <= 1 && held.len() <= 2, "{attempts:?}");

@@ -1,4 +1,4 @@
-//! What carries the lane's commands out, and checks each.
+//! The shell: carries out the lane's commands, and checks each.
 
 use super::*;
 
@@ -8,13 +8,13 @@ impl World {
             && let Some(attempt) = self.attempt(key)
         {
             attempt.is_sending = false;
-            // A nonce that is used up may be used by this very attempt.
+            // A used nonce may have been used by this very attempt.
             let is_doubtful =
                 matches!(outcome, SendOutcome::Maybe(_) | SendOutcome::Refused(RpcErrorClass::NonceTooLow));
             attempt.is_ambiguous |= is_doubtful;
             let attempts = self.ledger.attempts.get_mut(&key.nonce).into_iter().flatten();
             if outcome == SendOutcome::Refused(RpcErrorClass::ReplacementUnderpriced) {
-                // Somebody holds something, whatever we believed.
+                // Some attempt is held, contrary to what the test assumed.
                 attempts.filter(|attempt| !attempt.is_sending).for_each(|attempt| attempt.is_suspect = true);
             }
         }
@@ -134,7 +134,8 @@ impl World {
             let is_beyond = least.is_none_or(|least| least.max_fee_per_gas > CANCEL_CEILING);
             for held in attempts.iter().filter(|attempt| attempt.is_held()) {
                 for client in rules(self.config.replacement) {
-                    // A cancel that can't outbid under the ceiling is worth a try: nodes may have forgotten the payload.
+                    // A cancel that can't outbid within the ceiling is worth an attempt: nodes may have dropped the
+                    // payload.
                     assert!(
                         (tx.kind == AttemptKind::Cancel && is_beyond) || client.accepts(held.fees, tx.fees, base_fee),
                         "nonce {}: {client:?} refuses {:?} after {:?} at {base_fee} (I6)",
@@ -146,7 +147,7 @@ impl World {
             }
         }
         if !attempts.iter().any(|attempt| attempt.is_held() || attempt.is_suspect) {
-            // Nobody holds anything: no reason to pay more than the quote.
+            // No attempt is held: there is no reason to pay more than the quote.
             assert!(cap <= self.head.quote.max_fee_per_gas, "nonce {}: ratchet", key.nonce);
         }
         assert!(
@@ -193,7 +194,8 @@ impl World {
                     self.signed.remove(&key);
                     self.event(Event::Abandoned { key });
                 } else if self.commit(key) {
-                    // A commit is told at once: the machine counts on order here, as the shell's journal keeps it.
+                    // A commit is reported at once: the machine relies on order here, as the shell's journal guarantees
+                    // it.
                     self.event(Event::Persisted { key });
                     if self.rng.chance(self.faults.twice) {
                         self.event(Event::Persisted { key });

@@ -1,9 +1,9 @@
-//! What happens: steps, submissions, crashes.
+//! Events of a run: steps, submissions, crashes.
 
 use super::*;
 
 impl World {
-    /// Tells the lane what the chain looks like.
+    /// Reports the state of the chain to the lane.
     pub(crate) fn look(&mut self) {
         let height = self.height();
         let lag = |world: &mut Self| if world.rng.chance(world.faults.stale_read) { world.rng.below(3) } else { 0 };
@@ -21,7 +21,7 @@ impl World {
         }
         let tip = GWEI;
         let quote = Fees::new(self.base_fee * 2 + tip, tip);
-        // What the watcher computes; the simulated next block may differ by a step, as with every forecast.
+        // As the watcher computes it; the simulated next block may differ by a step, as with every forecast.
         self.head = HeadInfo {
             number: height,
             timestamp_s: self.now.as_secs() + self.salt % 3,
@@ -102,8 +102,8 @@ impl World {
 
     pub(crate) fn submit(&mut self, plan: Plan) -> Result<u64, LaneError> {
         let next = self.lane.next_nonce();
-        // An offer of its own, the next block's fee or more of what is quoted, or none. Where nothing can be replaced the
-        // relay never offers less than the quote.
+        // An offer of its own, either the next block's fee or the quoted cap, or none. Without replacements the relay
+        // never offers less than the quote.
         let quote = self.head.quote;
         let fees = [self.head.next_base_fee.saturating_add(quote.max_priority_fee_per_gas), quote.max_fee_per_gas];
         let cap = self.rng.pick(&fees).min(quote.max_fee_per_gas);
@@ -127,7 +127,7 @@ impl World {
         }
     }
 
-    /// The process dies; what was not committed is gone, what was on the wire may arrive.
+    /// The process crashes; uncommitted work is lost, transactions being sent may still arrive.
     pub(crate) fn crash(&mut self) {
         for task in std::mem::take(&mut self.tasks) {
             match task {
@@ -148,7 +148,7 @@ impl World {
             .map(|(nonce, attempts)| RestoredSlot {
                 nonce: *nonce,
                 plan: Plan {
-                    // As the relay reads back what nobody is in.
+                    // As the relay restores a nonce without members.
                     deadline: match self.ledger.vacant.contains(nonce) {
                         true => Timestamp(0),
                         false => self.ledger.plans[nonce].deadline,
@@ -166,7 +166,7 @@ impl World {
         }
         let next = self.ledger.attempts.keys().next_back().map(|nonce| nonce + 1);
         self.lane = Lane::restore(self.config.clone(), next, slots);
-        // What is in the ledger was reported; the new lane knows.
+        // Everything in the ledger was reported; the new lane knows.
         self.sent_once = self.ledger.is_broadcast.clone();
     }
 
@@ -175,7 +175,7 @@ impl World {
         key.index as usize == attempts
     }
 
-    /// No more faults: everything must end.
+    /// Stops the faults: every batch must end.
     pub(crate) fn calm(&mut self) {
         self.faults = Faults::NONE;
         self.spike_left = 0;
@@ -197,7 +197,7 @@ impl World {
             let has_ended = self.finals.contains_key(nonce) || self.lost.contains(nonce);
             assert!(has_ended, "nonce {nonce} was committed and never ended");
         }
-        // And it takes work again.
+        // And it accepts work again.
         let mut plan = self.plan();
         (plan.ceiling_wei_per_gas, plan.deadline) = (10_000 * GWEI, Timestamp(self.now.0 + 100 * BLOCK_MS));
         let mut nonce = None;

@@ -15,12 +15,12 @@ pub(crate) const GWEI: u128 = 1_000_000_000;
 pub(crate) const FORWARDER: Address = Address::repeat_byte(0xf0);
 /// A target that always fails.
 pub(crate) const BROKEN: Address = Address::repeat_byte(0xbb);
-/// Blocks until one is final.
+/// Confirmation depth at which a block is final.
 pub(crate) const FINALITY: u64 = 4;
 pub(crate) const CHAIN_ID: u64 = 31_337;
 pub(crate) const BLOCK_S: u64 = 2;
 
-/// An EIP-1559 transaction, taken apart.
+/// A decoded EIP-1559 transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tx {
     pub(crate) hash: B256,
@@ -34,7 +34,7 @@ pub(crate) struct Tx {
     pub(crate) is_foreign: bool,
 }
 
-/// One RLP item: its payload, and what follows.
+/// One RLP item: its payload, and the bytes after it.
 fn item(bytes: &[u8]) -> (&[u8], &[u8]) {
     let long = |base: u8| {
         let digits = usize::from(bytes[0] - base);
@@ -88,12 +88,12 @@ pub(crate) struct Block {
     pub(crate) txs: Vec<Tx>,
 }
 
-/// What has run on the chain, up to some block.
+/// Executions on the chain, up to some block.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct State {
     pub(crate) account: u64,
     pub(crate) users: BTreeMap<Address, u64>,
-    /// By signature of the forward, or data of the call: how often, and whether it succeeded.
+    /// By signature of the forward, or data of the call: success of each execution.
     pub(crate) ran: BTreeMap<Bytes, Vec<bool>>,
 }
 
@@ -112,7 +112,7 @@ impl State {
         let mut logs = Vec::new();
         for request in batch.requests {
             let next = self.users.entry(request.from).or_default();
-            // The last byte of a test's data is the nonce that was signed.
+            // The last byte of a test's data is the signed nonce.
             let signed = u64::from(*request.data.last().expect("data"));
             if signed != *next || request.deadline.to::<u64>() < timestamp {
                 continue;
@@ -141,7 +141,7 @@ pub(crate) struct Chain {
     pub(crate) refused_replacements: u64,
 }
 
-/// The forwarder's runtime code, as it stands in its creation code.
+/// The forwarder's runtime code, extracted from its creation code.
 pub(crate) fn runtime_code() -> Bytes {
     let code = forwarder::creation_code();
     let start = (0..code.len()).find(|start| forwarder::forwarder_version(&code[*start..]).is_some());
@@ -203,7 +203,7 @@ impl Chain {
         self.push(txs, now_s);
     }
 
-    /// Replaces the newest blocks by empty ones; their transactions are pooled again, or lost.
+    /// Replaces the newest blocks by empty ones; their transactions return to the pool, or are lost.
     pub(crate) fn reorg(&mut self, depth: u64, keeps: bool, now_s: u64) {
         let orphaned = self.blocks.split_off(self.blocks.len() - usize::try_from(depth).unwrap());
         for tx in orphaned.into_iter().flat_map(|block| block.txs).filter(|tx| keeps && !tx.is_foreign) {
@@ -290,7 +290,7 @@ impl Chain {
         Value::Null
     }
 
-    /// Answers as a node does.
+    /// Answers like a node.
     pub(crate) fn answer(&mut self, method: &str, params: &Value) -> CallAnswer {
         let result = match method {
             "eth_sendRawTransaction" => {

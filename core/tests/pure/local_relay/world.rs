@@ -1,4 +1,5 @@
-//! The machine with its shell: a storage, a network that loses and delays, a clock. Crashes may come between any two commands.
+//! The machine with its shell: storage, a network that loses and delays, and a clock. A crash may come between any two
+//! commands.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -39,18 +40,18 @@ impl Rng {
     }
 }
 
-/// Percentages.
+/// Probabilities of faults, percent.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Faults {
     /// A call that does not reach the node.
     pub(crate) lost_call: u64,
-    /// An answer that does not come back.
+    /// An answer that is lost.
     pub(crate) lost_answer: u64,
-    /// An answer that is none.
+    /// A malformed answer.
     pub(crate) nonsense: u64,
-    /// An answer that comes twice.
+    /// An answer that arrives twice.
     pub(crate) twice: u64,
-    /// An answer that comes later than others.
+    /// An answer that arrives out of order.
     pub(crate) late: u64,
     /// A write that fails.
     pub(crate) failed_write: u64,
@@ -63,10 +64,10 @@ pub(crate) struct Faults {
     pub(crate) spike: u64,
 }
 
-/// What the test knows of a request.
+/// Expected properties of a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Known {
-    /// What the chain knows it by.
+    /// Bytes that identify it on the chain.
     pub(crate) mark: Bytes,
     pub(crate) deadline: Timestamp,
     pub(crate) max_cost_wei: Option<U256>,
@@ -91,7 +92,7 @@ pub(crate) struct World {
     pub(crate) storage: BTreeMap<String, String>,
     pub(crate) now: Timestamp,
     next_block: Timestamp,
-    /// Storage keeps its order; the network does not.
+    /// Storage preserves order; the network does not.
     writes: Vec<Task>,
     network: Vec<Task>,
     pub(crate) known: BTreeMap<RequestId, Known>,
@@ -207,7 +208,7 @@ impl World {
 
     pub(crate) fn crash(&mut self) {
         self.crashes += 1;
-        // Writes that were on their way: some more of them came to pass, in order.
+        // Writes in progress: some more of them complete, in order.
         let done = usize::try_from(self.rng.below(self.writes.len() as u64 + 1)).unwrap();
         for task in std::mem::take(&mut self.writes).into_iter().take(done) {
             match task {
@@ -216,12 +217,12 @@ impl World {
                 Task::Call { .. } | Task::Answer { .. } => unreachable!("no writes"),
             }
         }
-        // What was sent may still arrive; what was answered finds nobody.
+        // Calls in transit may still reach the node; their answers are lost.
         self.network.retain(|task| matches!(task, Task::Call { method: "eth_sendRawTransaction", .. }));
         self.relay = LocalRelay::new(self.config.clone(), self.key.clone()).unwrap();
         let report = self.relay.load(self.now, self.storage.clone()).unwrap();
         assert_eq!(report.damaged, [""; 0]);
-        // Every request is still known, and what has ended has ended.
+        // Every request is still known, and ended requests are unchanged.
         for (id, ended) in &self.ended {
             assert_eq!(self.relay.request(*id).as_ref(), Some(ended), "an end was forgotten");
         }
@@ -235,7 +236,7 @@ impl World {
         self.obey();
     }
 
-    /// Takes commands until there is none.
+    /// Carries out commands until there are none.
     fn obey(&mut self) {
         let mut count = 0;
         while let Some(command) = self.relay.next_command() {
@@ -265,7 +266,7 @@ impl World {
         let view = self.relay.request(id).expect("changed, so known");
         let before = self.statuses.insert(id, view.status).unwrap_or(Status::Queued);
         assert!(!self.ended.contains_key(&id) || self.ended[&id] == view, "{id} changed after its end");
-        // Several changes may be told as one; none of them leaves an end.
+        // Several changes may be reported as one; none of them leaves a terminal status.
         assert!(before == view.status || !before.is_terminal(), "{id}: {before} became {}", view.status);
         if view.status.is_terminal() {
             let stored = &self.storage[&format!("r:{id}")];
@@ -290,7 +291,7 @@ impl World {
         }
     }
 
-    /// I2, I3, I7, I8 when bytes leave.
+    /// I2, I3, I7, I8 whenever a transaction is sent.
     fn check_send(&mut self, params: &Value) {
         self.sends += 1;
         let raw: Bytes = serde_json::from_value(params[0].clone()).unwrap();
@@ -315,7 +316,7 @@ impl World {
         }
     }
 
-    /// Lets the next thing happen.
+    /// Advances to the next thing that happens.
     pub(crate) fn step(&mut self) {
         if !self.writes.is_empty() && self.rng.chance(60) {
             let task = self.writes.remove(0);
@@ -342,7 +343,7 @@ impl World {
         self.relay.timeout(self.now);
     }
 
-    /// What the chain does in a block's time.
+    /// Events of the chain in one block's time.
     fn live(&mut self) {
         let now_s = self.now.as_secs();
         let faults = self.faults;
@@ -408,7 +409,7 @@ impl World {
         }
     }
 
-    /// Goes on until `is_done`, within `steps`.
+    /// Steps until `is_done`, at most `steps` times.
     pub(crate) fn until(&mut self, what: &str, steps: usize, mut is_done: impl FnMut(&Self) -> bool) {
         for _ in 0..steps {
             if is_done(self) {
@@ -431,7 +432,7 @@ impl World {
         self.known.keys().all(|id| self.ended.contains_key(id))
     }
 
-    /// Once everything has ended, nothing is left to do and only ends are stored.
+    /// Checks that, once every request has ended, nothing is left to do and only ends are stored.
     pub(crate) fn check_rest(&mut self) {
         self.until("rest", 20_000, |world| {
             let account = world.relay.account();
@@ -444,7 +445,7 @@ impl World {
     }
 }
 
-/// Whether `data` has `mark` somewhere.
+/// True if `data` contains `mark`.
 fn contains(data: &[u8], mark: &[u8]) -> bool {
     data.windows(mark.len()).any(|window| window == mark)
 }

@@ -1,11 +1,11 @@
-//! Which company is waited for, and who joins a batch that goes anyway.
+//! Waiting for further members, and joining a batch that is sent anyway.
 
 use super::*;
 
 const GWEI: u128 = 1_000_000_000;
 const HOUR: u64 = 3_600_000;
 
-/// 21 000 gas before the first member, 35 000 for each; waiting through all slack costs as much as going alone.
+/// 21 000 gas of setup, 35 000 for each member; waiting through all slack costs as much as going alone.
 fn usual() -> ComposeLimits {
     ComposeLimits {
         max_batch: 100,
@@ -29,7 +29,8 @@ fn request(salt: u64, at: u64, slack: u64) -> QueuedRequest {
     }
 }
 
-/// Sends what comes at these instants, ms, each with this slack: when each batch left, and how many were in it.
+/// Queues requests at these instants, ms, each with this slack. Returns the time of each batch, and its number of
+/// members.
 fn run(queue: &mut Queue, limits: &ComposeLimits, arrivals: &[u64], slack: u64, salt: u64) -> Vec<(u64, usize)> {
     let mut left = Vec::new();
     let mut coming = arrivals.iter().copied().zip(salt..).peekable();
@@ -79,7 +80,7 @@ fn the_worked_example_holds() {
     let usual_batches = left.iter().filter(|(_, members)| *members == 15).count();
     assert!(usual_batches >= 24, "{left:?}");
     assert!((2_900..3_200).contains(&(left[10].0 - left[9].0)), "{left:?}");
-    // Alone for the first time it may wait, for a while; when all came alone so far, it does not.
+    // A first lone request may wait for a while; once all requests came alone, the next does not.
     let mut queue = super::with_multicall();
     let lonely: Vec<u64> = (0..20).map(|index| index * 60_000).collect();
     let left = run(&mut queue, &usual(), &lonely, 60_000, 0);
@@ -97,7 +98,7 @@ fn who_has_less_slack_waits_less() {
         size.push(600.0 / left.len() as f64);
     }
     assert!(size.is_sorted_by(|a, b| a * 1.5 < *b), "members by slack: {size:?}");
-    // One in a hurry takes the others along.
+    // One urgent request takes the others along.
     let mut queue = super::with_multicall();
     let patient: Vec<u64> = (0..50).map(|index| index * 100).collect();
     run(&mut queue, &usual(), &patient, HOUR, 0);
@@ -119,13 +120,13 @@ fn what_data_costs_counts() {
     let batches =
         |limits: &ComposeLimits| run(&mut super::with_multicall(), limits, &poisson(600, 200.0), 60_000, 0).len();
     let usual = usual();
-    // Calldata that costs ten times the gas: a setup is a small part of it, and not worth the same wait.
+    // Calldata costs ten times the gas: a setup is a small part of the total, and not worth the same wait.
     let data = ComposeLimits { data_wei_per_byte: 700 * GWEI, ..usual };
     assert!(batches(&data) > batches(&usual) * 3 / 2, "{} {}", batches(&data), batches(&usual));
-    // An envelope that costs a lot of it.
+    // An expensive setup.
     let envelope = ComposeLimits { setup_wei: 210_000 * GWEI, ..usual };
     assert!(batches(&envelope) * 5 / 4 < batches(&usual), "{} {}", batches(&envelope), batches(&usual));
-    // The price itself does not count, only what costs what part of it.
+    // The price level does not matter, only the proportions.
     let dear = ComposeLimits {
         setup_wei: usual.setup_wei * 1_000,
         price_wei_per_gas: usual.price_wei_per_gas * 1_000,
@@ -151,7 +152,8 @@ fn a_burst_after_a_quiet_time_is_recognised() {
 
 #[test]
 fn who_saves_by_joining_does_not_wait_for_the_price() {
-    // For slack above a minute the price is not right, but a tenth less would do up to two.
+    // For slack above a minute the price is too high, but if it were a tenth lower it would do for slack up to two
+    // minutes.
     let outlook = Within(Duration::from_secs(60), Duration::from_secs(600));
     let limits = ComposeLimits { linger: Duration::ZERO, ..usual() };
     let queued = |slacks: &[u64]| {
@@ -164,9 +166,9 @@ fn who_saves_by_joining_does_not_wait_for_the_price() {
         chosen.map_or(0, |chosen| chosen.members.len())
     };
     assert_eq!(sent(&mut queued(&[120_000, 250_000])), 0, "nobody goes for the company alone");
-    // Alone later each would pay 21 of 56 more: that is worth 60 + 600 · 0.375 s.
+    // Alone later, each would pay 21 of 56 more: that is worth 60 + 600 · 0.375 s.
     assert_eq!(sent(&mut queued(&[30_000, 120_000, 284_000, 286_000])), 3);
-    // Where ten travel together anyway, a later batch costs little more than this one.
+    // If ten travel together anyway, a later batch costs little more than this one.
     let mut queue = queued(&[30_000; 10]);
     assert_eq!(sent(&mut queue), 10);
     for round in 1..40 {
@@ -175,13 +177,13 @@ fn who_saves_by_joining_does_not_wait_for_the_price() {
     }
     [30_000, 90_000, 120_000].iter().zip(1..).for_each(|(slack, salt)| queue.push(request(salt + 9_000, 0, *slack)));
     assert_eq!(sent(&mut queue), 2, "worth 60 + 600 · 2.1 / (35 + 2.1) s");
-    // What can't be put into the same transaction stays.
+    // A request that does not fit into the same transaction stays.
     let mut queue = queued(&[30_000]);
     queue.push(QueuedRequest { ceiling_wei_per_gas: GWEI, ..request(50, 0, 120_000) });
     assert_eq!(sent(&mut queue), 1);
 }
 
-/// Setups and what waiting cost, in setups; the cheapest way to send them in hindsight.
+/// Cost of setups and waiting, in setups; and the lowest cost possible in hindsight.
 fn costs(left: &[(u64, usize)], arrivals: &[u64], rate: f64) -> (f64, f64) {
     #[expect(clippy::cast_precision_loss, reason = "small numbers")]
     let waited =
@@ -230,8 +232,8 @@ fn it_is_near_what_foresight_would_cost() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
-    /// However they come, waiting and setups together cost at most two and a half times what foresight would, and a few
-    /// setups while the gaps are learned.
+    /// For any arrivals, waiting and setups together cost at most two and a half times the optimum in hindsight, plus a
+    /// few setups while the gaps are learned.
     #[test]
     fn no_pattern_makes_it_expensive(gaps in prop::collection::vec(prop_oneof![0u64..5, 0u64..500, 0u64..20_000], 1..120)) {
         let rate = (56.0 / 21.0) / 60_000.0;

@@ -1,8 +1,9 @@
-//! A lane that can carry nobody does not look at them again before something changes, and misses nothing by that.
+//! A lane that can carry none of the waiting requests does not check them again before something changes, and misses
+//! nothing by that.
 
 use super::*;
 
-/// A lane with so much money.
+/// A lane with this balance, wei.
 fn with_wei(available_wei: u64) -> ComposeLimits {
     ComposeLimits { available_wei: Some(U256::from(available_wei)), ..limits() }
 }
@@ -72,7 +73,7 @@ proptest! {
                 Step::Compose { lane: index, wei, within } => {
                     let within = Within(Duration::from_millis(within), Duration::ZERO);
                     let limits = with_wei(wei);
-                    // A cap that nobody reaches: these limits are never those of an earlier look.
+                    // A cap that is never reached: these limits never equal those of an earlier check.
                     let others = ComposeLimits { fee_cap_wei: Some(u128::MAX - seq as u128), ..limits };
                     let chosen = queue.compose(now, lane(index), &limits, &within);
                     let expected = fresh.compose(now, lane(index), &others, &within);
@@ -99,14 +100,14 @@ fn thousands_who_are_too_dear_cost_one_look() {
         queue.push(sized(from, 0, 900_000, u64::from(from)));
         queue.set_chain_nonce(FORWARDER, signer(from), 0);
     }
-    // With a look of a thousand at each of these, that would be forty million.
+    // Checking a thousand at each of these would make forty million checks.
     let poor = with_wei(3_500_000);
     for from in 0..20_000u16 {
         queue.push(sized(from, 1, 900_000, 20_000 + u64::from(from)));
         assert!(queue.compose(Timestamp(1), lane(0), &poor, &ANY_PRICE).is_none());
         assert!(queue.compose(Timestamp(1), lane(0), &poor, &ANY_PRICE).is_none());
     }
-    // Who can be paid for is found all the same, though last.
+    // A request that can be paid for is found all the same, although it is last.
     queue.push(QueuedRequest { due: Timestamp(2), ..sized(60_000, 0, 50_000, 40_001) });
     queue.set_chain_nonce(FORWARDER, signer(60_000), 0);
     assert_eq!(compose(&mut queue, 1, &poor).members.len(), 1);

@@ -1,4 +1,4 @@
-//! What every ledger must do.
+//! Requirements on every ledger.
 
 mod batches;
 mod requests;
@@ -102,7 +102,7 @@ mod checks {
     pub(super) use super::{batches::*, requests::*, whole::*};
 }
 
-/// Everything that can be read of the test chain, to compare.
+/// All readable data of the test chain, for comparison.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Snapshot {
     requests: Vec<RequestRecord>,

@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 
 use crate::ledger::{Store, sample::*, sqlite::TempStore};
 
-/// A ledger that commits when it is allowed to, notes the sizes of its commits, and fails on demand.
+/// A ledger that commits when permitted, records the sizes of its commits, and fails on demand.
 #[derive(Debug)]
 struct Staged {
     inner: Arc<dyn Ledger>,
@@ -44,7 +44,7 @@ impl Staged {
         self.gate.add_permits(commits);
     }
 
-    /// What the next commits do: `None` succeeds.
+    /// Results of the next commits: `None` succeeds.
     fn then(&self, results: impl IntoIterator<Item = Option<LedgerError>>) {
         self.failures.lock().unwrap().extend(results);
     }
@@ -153,7 +153,7 @@ impl Ledger for Staged {
 
 type Answer = Result<Vec<Durable<WriteOutcome>>, LedgerError>;
 
-/// Submits requests with these numbers as one submission, and returns when they wait in the queue.
+/// Submits requests with these numbers as one submission, and returns once they are in the queue.
 async fn submit(group: &GroupCommit, numbers: impl IntoIterator<Item = u64>) -> tokio::task::JoinHandle<Answer> {
     let writes: Vec<Write> = numbers.into_iter().map(|n| accept(new(n))).collect();
     let waiting = group.waiting() + writes.len();
@@ -259,7 +259,7 @@ async fn damage_fails_only_who_needs_it() {
     let ledger = Staged::new().await;
     let (group, _task) = GroupCommit::spawn(ledger.clone(), GroupCommitConfig::default());
     let damage = LedgerError::Damaged { what: "request", detail: "unreadable".to_owned() };
-    // The group meets damage; alone, the second submission does again.
+    // The group meets damage; alone, the second submission meets it again.
     ledger.then([None, Some(damage.clone()), None, Some(damage), None]);
     let first = submit(&group, [1]).await;
     begun(&ledger, 1).await;
@@ -288,7 +288,7 @@ async fn doubt_is_sticky() {
     }
     assert!(matches!(group.submit(accept(new(4))).await, Err(LedgerError::InDoubt(_))));
     assert!(matches!(group.try_submit(accept(new(4))).await, Err(LedgerError::InDoubt(_))));
-    // The task ends, so that its owner notices.
+    // The task ends, which its owner notices.
     assert!(matches!(task.await.unwrap(), Err(LedgerError::InDoubt(_))));
     assert_eq!(ledger.sizes(), [1]);
     group.close().await;
@@ -346,12 +346,12 @@ async fn vanished_submitter_takes_nothing_back() {
 async fn callers_are_refused_until_a_look_succeeds() {
     let ledger = Staged::new().await;
     let (group, _task) = GroupCommit::spawn(ledger.clone(), GroupCommitConfig::default());
-    // A write fails; then the first look does, and the second succeeds.
+    // A write fails; then the first check of the storage does, and the second succeeds.
     ledger.then([Some(storage()), Some(storage()), None]);
     ledger.allow(1);
     assert!(matches!(group.try_submit(accept(new(1))).await, Err(LedgerError::Storage(_))));
     assert!(group.fault().is_some());
-    // Nothing reaches the storage from outside meanwhile.
+    // Meanwhile no caller's write reaches the storage.
     let before = ledger.sizes().len();
     assert!(matches!(group.try_submit(accept(new(1))).await, Err(LedgerError::Storage(_))));
     assert!(ledger.sizes().len() <= before + 1, "only the look");
@@ -374,7 +374,7 @@ async fn a_write_that_slips_through_is_no_recovery() {
     ledger.then([Some(storage()), None]);
     ledger.allow(2);
     assert!(group.submit(accept(new(1))).await.is_err());
-    // What lanes have decided is offered again and again, and passes.
+    // A lane's decision is retried again and again, and succeeds.
     group.submit(accept(new(1))).await.unwrap();
     assert!(group.fault().is_some());
     ledger.allow(1);
@@ -393,7 +393,7 @@ async fn each_commit_logs_what_it_accepted_and_ended() {
     assert_eq!(outcomes.len(), 3, "the log's own write is nobody's");
     let change = RequestChange::to(new(2).id, Status::Expired).because(Reason::DeadlinePassed);
     group.submit(Write::Requests { changes: vec![change], at: Timestamp(7_000) }).await.unwrap();
-    // Nothing happened: nothing is logged.
+    // No change: nothing is logged.
     group.submit(accept(new(1))).await.unwrap();
     group.submit(Write::Meta { key: "a".to_owned(), value: "b".to_owned() }).await.unwrap();
     let rows = ledger.decisions(0, 10).await.unwrap();
@@ -408,7 +408,7 @@ async fn each_commit_logs_what_it_accepted_and_ended() {
     assert_eq!(rows[1].at_ms, 7_000);
 }
 
-/// What a request that has ended is charged since: an earlier transaction with it became final later.
+/// The cost of an ended request rises when an earlier transaction with it becomes final later.
 #[tokio::test]
 async fn a_cost_that_comes_after_the_end_is_logged_too() {
     let ledger = Staged::new().await;

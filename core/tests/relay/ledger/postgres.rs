@@ -1,4 +1,4 @@
-//! What is peculiar to the ledger on PostgreSQL.
+//! Tests specific to the ledger on PostgreSQL.
 
 use std::{
     sync::{
@@ -23,7 +23,7 @@ use crate::ledger::{
     server::{PostgresServer, URL_VAR},
 };
 
-/// The server that the tests share: one that is named, else one for this process.
+/// The server that the tests share: the one that is configured, else one for this process.
 fn url() -> &'static str {
     static SERVER: OnceLock<(Option<PostgresServer>, String)> = OnceLock::new();
     let (_, url) = SERVER.get_or_init(|| match std::env::var(URL_VAR) {
@@ -37,7 +37,7 @@ fn url() -> &'static str {
     url
 }
 
-/// A schema of its own.
+/// A schema for one test.
 #[derive(Debug)]
 pub(crate) struct TempSchema {
     url: String,
@@ -218,7 +218,7 @@ async fn a_budget_is_never_overspent_by_two() {
         outcome,
         WriteOutcome::Accept(AcceptOutcome::BudgetExhausted { available_wei, .. }) if *available_wei == alloy_primitives::U256::from(500)
     )));
-    // What ends without cost makes room; an hour that is over does not count.
+    // A request that ends without cost frees its reservation; a past hour does not count.
     let n = (0..200).find(|n| [0..20, 100..120].iter().any(|range| range.contains(n))).unwrap();
     let open = a.open_requests(CHAIN, 0, 1).await.unwrap();
     let end = Write::Requests { changes: vec![RequestChange::to(open[0].id, Status::Expired)], at: NOW };
@@ -234,7 +234,7 @@ async fn a_budget_is_never_overspent_by_two() {
 async fn a_budget_without_a_period_reads_one_total_and_not_every_hour() {
     let store = TempSchema::new();
     let ledger = store.ledger().await;
-    // A ledger of the version before, with two years of hours.
+    // A ledger of the previous version, with two years of hours.
     let mut raw = store.raw().await;
     let old = "DROP TRIGGER spent_totals ON spent; DROP FUNCTION add_to_spent_totals; DROP TABLE spent_totals; \
                DELETE FROM _sqlx_migrations WHERE version = 21; \
@@ -252,7 +252,7 @@ async fn a_budget_without_a_period_reads_one_total_and_not_every_hour() {
         panic!("{refused:?}")
     };
     assert!(available_wei.is_zero(), "{available_wei}");
-    // What ends without cost makes room, and an older version that still writes is counted.
+    // A request that ends without cost frees its reservation, and writes of an older version are counted.
     let open = a.open_requests(CHAIN, 0, 1).await.unwrap();
     let end = Write::Requests { changes: vec![RequestChange::to(open[0].id, Status::Expired)], at: NOW };
     applied(&one(&*a, end).await);
@@ -303,7 +303,7 @@ async fn a_lease_has_one_owner_and_its_token_grows() {
         }
         other => panic!("{other:?}"),
     }
-    // Not even its owner takes it twice: a restarted instance of the same name is another one.
+    // Not even its owner acquires it twice: a restarted instance of the same name is a different one.
     assert!(matches!(acquire(&*a, "a", LONG).await, LeaseOutcome::Held(_)));
     assert!(a.leases().unwrap().renew(first, LONG).await.unwrap());
     a.leases().unwrap().release(first).await.unwrap();
@@ -329,7 +329,7 @@ async fn a_stale_owner_writes_nothing() {
     let first = taken(acquire(&*a, "a", Duration::from_millis(300)).await);
     applied(&one(&*a, under(first, plan(0, &[1]))).await);
     tokio::time::sleep(Duration::from_millis(400)).await;
-    // Run out, though nobody took it.
+    // Expired, though no other instance has acquired it.
     let outcome = one(&*a, under(first, plan(1, &[2]))).await;
     assert_eq!(outcome, WriteOutcome::Fenced { token: first.token, in_force: None });
     let second = taken(acquire(&*b, "b", LONG).await);
@@ -338,7 +338,7 @@ async fn a_stale_owner_writes_nothing() {
         under(first, Write::Attempt(Box::new(attempt(0, 1)))),
         under(first, ended(&[3], Status::Expired)),
         under(first, Write::Meta { key: "k".to_owned(), value: "v".to_owned() }),
-        // Neighbours are not touched by it.
+        // Neighbouring writes are not affected.
         accept(new(5)),
         under(second, plan(1, &[2])),
     ];
@@ -359,7 +359,7 @@ async fn a_change_of_owner_waits_for_commits_under_the_old_lease() {
     let a = store.ledger().await;
     accept_all(&*a, 1..=1).await;
     let fence = taken(acquire(&*a, "a", Duration::from_millis(200)).await);
-    // A commit that has checked the lease and is not over yet.
+    // A commit that has checked the lease and is still in progress.
     let mut slow = store.raw().await;
     let check = format!("BEGIN; SELECT 1 FROM leases WHERE token = {} FOR SHARE", fence.token);
     store.execute(&mut slow, &check).await;
@@ -460,7 +460,7 @@ async fn cut_connections_lose_and_double_nothing() {
         loop {
             match group.submit(accept(new(n))).await {
                 Ok(outcome) => {
-                    // A retry after an error that said "nothing was committed" must not find it committed.
+                    // A retry after an error that said "nothing was committed" must not find the request committed.
                     accepted(outcome.get());
                     acknowledged += 1;
                     break;

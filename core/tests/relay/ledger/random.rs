@@ -1,4 +1,4 @@
-//! Random writes: whatever is asked, the ledger stays consistent.
+//! Random writes: the ledger stays consistent.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ fn status() -> impl Strategy<Value = Status> {
     proptest::sample::select(Status::ALL.to_vec())
 }
 
-/// Few requests, signers and nonces, so that they meet.
+/// Few requests, signers and nonces, so that they collide.
 fn write() -> impl Strategy<Value = Write> {
     let changes = || {
         let change = (0..8_u64, status(), any::<bool>(), proptest::option::of(0..500_u64)).prop_map(
@@ -56,7 +56,7 @@ fn write() -> impl Strategy<Value = Write> {
     ]
 }
 
-/// Checks everything that must hold after any commit.
+/// Checks all invariants that hold after any commit.
 async fn check(ledger: &dyn Ledger, told: &[EventRecord]) -> Result<(), TestCaseError> {
     let events = ledger.events(&EventFilter { limit: usize::MAX, ..EventFilter::default() }).await.unwrap();
     prop_assert_eq!(&events, told, "what was told is what is stored");
@@ -88,7 +88,7 @@ async fn check(ledger: &dyn Ledger, told: &[EventRecord]) -> Result<(), TestCase
             true => spent += request.cost_wei.unwrap_or_default(),
             false => reserved += request.reserved_wei,
         }
-        // In a batch exactly while the status says so, and that batch knows it.
+        // In a batch exactly while the status implies it, and the batch lists it.
         let needs_batch = matches!(request.status, Status::Batched | Status::Broadcast | Status::Included);
         prop_assert!(request.batch.is_some() || !needs_batch);
         prop_assert!(request.batch.is_none() || request.status != Status::Queued);

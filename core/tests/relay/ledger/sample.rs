@@ -1,4 +1,4 @@
-//! Records to write, and short ways to write them.
+//! Sample records, and shorthands for writing them.
 
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use slackwater::{
@@ -147,7 +147,7 @@ pub(crate) fn plan(nonce: u64, members: &[u64]) -> Write {
     Write::Plan(Box::new(planned(nonce, members)))
 }
 
-/// The batch of `nonce` reaches `state`, without facts, and its `members` `to`.
+/// Moves the batch of `nonce` to `state`, without facts, and its `members` to `to`.
 pub(crate) fn moved(nonce: u64, state: BatchState, members: &[u64], to: Status) -> Write {
     Write::Batch {
         id: batch_id(nonce),
@@ -177,7 +177,7 @@ pub(crate) async fn one(ledger: &dyn Ledger, write: Write) -> WriteOutcome {
     commit(ledger, vec![write]).await.remove(0)
 }
 
-/// Accepts `numbers`, each of which must be new.
+/// The event of a newly accepted request; panics on any other outcome.
 #[track_caller]
 pub(crate) fn accepted(outcome: &WriteOutcome) -> &EventRecord {
     match outcome {

@@ -1,4 +1,4 @@
-//! What is peculiar to the SQLite ledger: its file, its lock, and what a crash leaves.
+//! Tests specific to the SQLite ledger: its file, its lock, and its state after a crash.
 
 use std::{path::Path, sync::Arc};
 
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::ledger::{Store, conformance::snapshot, sample::*};
 
-/// A database in a directory that vanishes with it.
+/// A database in a directory that is deleted with it.
 #[derive(Debug)]
 pub(crate) struct TempStore(TempDir);
 
@@ -180,7 +180,7 @@ async fn abandoned_commit_is_all_or_nothing() {
     accept_all(&*ledger, 0..1).await;
     let mut seen = 1;
     for round in 1..=20 {
-        // Polled a few times, then dropped, wherever that is.
+        // Polled a few times, then dropped, at an arbitrary point.
         let writes = (0..10).map(|n| accept(new(round * 100 + n))).collect();
         let mut commit = ledger.commit(writes);
         for _ in 0..round {

@@ -70,7 +70,7 @@ pub(crate) async fn plan_is_refused(store: &impl Store) {
     applied(&outcomes[3]);
 }
 
-/// So that the others can go on without them at once.
+/// The refusal names the ended members, so that the others can be planned without them at once.
 pub(crate) async fn a_plan_names_its_members_that_have_ended(store: &impl Store) {
     let ledger = store.open().await;
     accept_all(&*ledger, 1..=4).await;
@@ -79,7 +79,7 @@ pub(crate) async fn a_plan_names_its_members_that_have_ended(store: &impl Store)
     let gone = |members: &[u64]| WriteOutcome::MembersEnded(members.iter().copied().map(id).collect());
     assert_eq!(one(&*ledger, plan(5, &[1, 2, 3])).await, gone(&[2]));
     assert_eq!(snapshot(&*ledger).await, before);
-    // What is wrong with the plan itself counts first.
+    // Errors in the plan itself take precedence.
     refused(&one(&*ledger, plan(5, &[1, 2, 99])).await, "is unknown");
     let outcomes =
         commit(&*ledger, vec![ended(&[3, 4], Status::Cancelled), plan(5, &[3, 2, 1, 4]), plan(5, &[1])]).await;
@@ -87,7 +87,7 @@ pub(crate) async fn a_plan_names_its_members_that_have_ended(store: &impl Store)
     applied(&outcomes[2]);
 }
 
-/// A batch that nobody can hold gets new content under the same nonce, once its members have left it.
+/// A batch that no node can hold gets new content under the same nonce, once its members have left it.
 pub(crate) async fn what_every_node_refused_makes_way(store: &impl Store) {
     let ledger = store.open().await;
     accept_all(&*ledger, 1..=4).await;
@@ -115,7 +115,7 @@ pub(crate) async fn what_every_node_refused_makes_way(store: &impl Store) {
     assert_eq!(ledger.earlier_members(batch_id(6)).await.unwrap(), []);
     assert_eq!(request(&*ledger, 3).await.batch, None);
     applied(&one(&*ledger, Write::Attempt(Box::new(attempt(5, 2)))).await);
-    // One that left is executed by what was kept: only by the batch, and only if it is said so.
+    // A request that left is executed by the kept transaction: only its batch may report that, and only explicitly.
     let mut kept = RequestChange::to(id(3), Status::Finalized);
     kept.tx_hash = Some(attempt(5, 0).hash);
     let told = |change: &RequestChange, at| Write::Batch {
@@ -132,12 +132,12 @@ pub(crate) async fn what_every_node_refused_makes_way(store: &impl Store) {
     assert_eq!(applied(&one(&*ledger, told(&kept, batch_id(5))).await), []);
     kept.reach = slackwater::ledger::Reach::Anywhere;
     assert_eq!(statuses(&one(&*ledger, told(&kept, batch_id(5))).await), [Status::Finalized]);
-    // What is in a block stays.
+    // A batch in a block keeps its content.
     applied(&one(&*ledger, moved(5, BatchState::Included, &[1, 2], Status::Included)).await);
     refused(&one(&*ledger, again(3, &[3], &[1, 2])).await, "index 3");
 }
 
-/// A member whose time was over when every node refused its batch goes nowhere, and the nonce has its next content all the same.
+/// A member that expired when every node refused its batch is not moved, and the nonce gets new content all the same.
 pub(crate) async fn who_ended_with_a_refused_plan_keeps_no_nonce(store: &impl Store) {
     let ledger = store.open().await;
     accept_all(&*ledger, 1..=3).await;
@@ -154,7 +154,7 @@ pub(crate) async fn who_ended_with_a_refused_plan_keeps_no_nonce(store: &impl St
 pub(crate) async fn nonces_skip_and_holes_are_filled(store: &impl Store) {
     let ledger = store.open().await;
     accept_all(&*ledger, 1..=3).await;
-    // A stranger consumed 6 to 8; a hole below is filled with a batch that carries nothing.
+    // A stranger consumed 6 to 8; a hole below is filled with an empty batch.
     let outcomes = commit(&*ledger, vec![plan(5, &[1]), plan(9, &[2]), plan(7, &[]), plan(8, &[3])]).await;
     for outcome in &outcomes[..3] {
         applied(outcome);
@@ -185,7 +185,7 @@ pub(crate) async fn attempts_are_appended(store: &impl Store) {
     assert_eq!(attempts, [attempt(0, 0), attempt(0, 1), cancel]);
     one(&*ledger, moved(0, BatchState::Lost, &[1], Status::Queued)).await;
     refused(&one(&*ledger, write(attempt(0, 4))).await, "is final");
-    // Known bytes stay known.
+    // Writing known bytes again changes nothing.
     assert_eq!(applied(&one(&*ledger, write(attempt(0, 1))).await), []);
     // Attempts of one commit see each other.
     let outcomes = commit(&*ledger, vec![write(attempt(1, 1)), write(attempt(1, 1)), write(attempt(1, 2))]).await;
@@ -226,7 +226,7 @@ pub(crate) async fn batch_moves_its_members(store: &impl Store) {
         ..stored(new(1), 1)
     };
     assert_eq!(record, expected);
-    // What is known need not be said again at the end.
+    // Known facts need not be repeated at the end.
     one(&*ledger, moved(0, BatchState::Finalized, &[1], Status::Finalized)).await;
     let finalized = request(&*ledger, 1).await;
     assert_eq!((finalized.status, finalized.updated_at), (Status::Finalized, NOW));
@@ -250,14 +250,14 @@ pub(crate) async fn batch_write_repeated_is_harmless(store: &impl Store) {
         assert_eq!(commit(&*ledger, vec![write.clone(), write]).await, vec![WriteOutcome::Applied(vec![]); 2]);
         assert_eq!(snapshot(&*ledger).await, once);
     }
-    // What it cost is borne once: by the member that was charged, and by the account.
+    // The cost is borne once: by the charged member, and by the account.
     assert_eq!(request(&*ledger, 1).await.cost_wei, Some(U256::from(350)));
     let spent: U256 = ledger.spent(0).await.unwrap().into_iter().map(|row| row.spent_wei).sum();
     let accounts = ledger.accounts().await.unwrap();
     assert_eq!((spent, accounts.len()), (U256::from(700), 1));
     assert_eq!((accounts[0].account, accounts[0].wei), (CostAccount::Overrun, U256::from(350)));
     assert_eq!(accounts[0].tenant.as_deref(), Some("acme"));
-    // A final batch keeps its facts, and may still bring its last members home.
+    // A final batch keeps its facts, and may still settle its last members.
     let late = moved(0, BatchState::Finalized, &[2], Status::Reverted);
     assert_eq!(statuses(&one(&*ledger, late).await), [Status::Reverted]);
     let (batch, _, _) = ledger.batch(batch_id(0)).await.unwrap().unwrap();
@@ -287,7 +287,7 @@ pub(crate) async fn reorganisation_takes_back_inclusion(store: &impl Store) {
     accept_all(&*ledger, 1..=1).await;
     one(&*ledger, plan(0, &[1])).await;
     one(&*ledger, included(BatchState::Included, Status::Included, 5)).await;
-    // Straight into another block: the same status, so no event, but the facts are new.
+    // Directly into another block: the same status, so no event, but the facts are new.
     assert_eq!(applied(&one(&*ledger, included(BatchState::Included, Status::Included, 6)).await), []);
     assert_eq!(request(&*ledger, 1).await.block_number, Some(6));
     let outcome = one(&*ledger, moved(0, BatchState::Broadcast, &[1], Status::Broadcast)).await;
@@ -299,7 +299,8 @@ pub(crate) async fn reorganisation_takes_back_inclusion(store: &impl Store) {
     assert_eq!(ledger.open_batches(lane(), 0, usize::MAX).await.unwrap().len(), 1);
 }
 
-/// What a final transaction took and what requests and accounts bear is the same, to the wei, or nothing is written.
+/// The cost of a final transaction must equal the amounts borne by requests and accounts, to the wei, or nothing is
+/// written.
 pub(crate) async fn a_bill_that_does_not_add_up_is_refused(store: &impl Store) {
     let ledger = store.open().await;
     accept_all(&*ledger, 1..=1).await;
@@ -316,7 +317,8 @@ pub(crate) async fn a_bill_that_does_not_add_up_is_refused(store: &impl Store) {
     applied(&one(&*ledger, included(BatchState::Finalized, Status::Finalized, 5)).await);
 }
 
-/// What somebody else's transaction took with a nonce of a lane is the operator's, once, and on no budget.
+/// The cost of somebody else's transaction with a nonce of a lane is borne by the operator, once, and counts against no
+/// budget.
 pub(crate) async fn what_a_stranger_took_is_booked_once(store: &impl Store) {
     let ledger = store.open().await;
     accept_all(&*ledger, 1..=1).await;
@@ -343,7 +345,8 @@ pub(crate) async fn what_a_stranger_took_is_booked_once(store: &impl Store) {
     assert_eq!(spent, U256::ZERO);
 }
 
-/// A price is so much of the cost. Budgets count the larger of the two, and the difference is on accounts of its own.
+/// A price is a percentage of the cost. Budgets count the larger of the two, and the difference is on accounts of its
+/// own.
 pub(crate) async fn a_price_stands_beside_the_cost(store: &impl Store) {
     let ledger = store.open().await;
     let priced = |(n, price_percent)| accept(NewRequest { price_percent, ..new(n) });
@@ -385,7 +388,7 @@ pub(crate) async fn a_price_stands_beside_the_cost(store: &impl Store) {
     assert_eq!(one(&*ledger, accept(NewRequest { budget, ..new(6) })).await, WriteOutcome::Accept(refused));
 }
 
-/// What a transaction burnt without ending its members stays with them.
+/// Costs of transactions that did not end their members stay with the members.
 pub(crate) async fn costs_add_up_over_transactions(store: &impl Store) {
     let ledger = store.open().await;
     accept_all(&*ledger, 1..=1).await;
@@ -427,7 +430,7 @@ pub(crate) async fn members_go_back_to_the_queue(store: &impl Store) {
     let record = request(&*ledger, 1).await;
     assert_eq!((record.status, record.batch, record.batch_failures), (Status::Queued, None, 1));
     assert_eq!(record.reason, Some(Reason::LaneNonceTaken));
-    // The history stays.
+    // The batch's history stays.
     assert_eq!(ledger.batch(batch_id(0)).await.unwrap().unwrap().2, [member(1)]);
     applied(&one(&*ledger, plan(1, &[1])).await);
     assert_eq!(request(&*ledger, 1).await.reason, None);
@@ -441,7 +444,7 @@ pub(crate) async fn old_batch_cannot_touch_new_membership(store: &impl Store) {
     one(&*ledger, plan(1, &[1])).await;
     // A repeated write about batch 0 must not free a request that batch 1 has signed (I1).
     assert_eq!(applied(&one(&*ledger, lost(0, 1)).await), []);
-    // Nor may a batch move what was never in it.
+    // Nor may a batch move a request that was never in it.
     assert_eq!(applied(&one(&*ledger, moved(1, BatchState::Signed, &[2], Status::Rejected)).await), []);
     let record = request(&*ledger, 1).await;
     assert_eq!((record.status, record.batch, record.batch_failures), (Status::Batched, Some(batch_id(1)), 1));
@@ -466,7 +469,7 @@ pub(crate) async fn changes_outside_batches(store: &impl Store) {
         let record = request(&*ledger, n).await;
         assert_eq!((record.status, record.reason), (to, Some(Reason::DeadlinePassed)));
     }
-    // Unknown, ended, in a batch by now, or not a change that this write can make: skipped.
+    // Unknown, ended, in a batch by now, or a change that this write does not support: skipped.
     let writes = vec![
         ended(&[99], Status::Rejected),
         ended(&[1], Status::Expired),
@@ -478,15 +481,16 @@ pub(crate) async fn changes_outside_batches(store: &impl Store) {
     assert_eq!(applied(&one(&*ledger, ended(&[5], Status::Batched)).await), []);
     assert_eq!(applied(&one(&*ledger, ended(&[5], Status::Finalized)).await), []);
     assert_eq!(request(&*ledger, 5).await.status, Status::Queued);
-    // One change that is skipped does not stop the others.
+    // A skipped change does not stop the others.
     assert_eq!(statuses(&one(&*ledger, ended(&[4, 5, 99], Status::Expired)).await), [Status::Expired]);
 }
 
-/// Who left a transaction early may yet be executed by it, so an owner withdraws nothing until that is final.
+/// A request that left a transaction early may yet be executed by it, so its owner can't withdraw it until that is
+/// final.
 pub(crate) async fn what_a_transaction_may_yet_execute_is_not_withdrawn(store: &impl Store) {
     let ledger = store.open().await;
     accept_all(&*ledger, 1..=6).await;
-    // Left out by a block; left after a refusal, and another has the nonce; planned and left in one commit.
+    // Left out by a block; left after a refusal, with the nonce taken by another; planned and left in one commit.
     commit(&*ledger, vec![plan(5, &[1, 2]), plan(6, &[3])]).await;
     applied(&one(&*ledger, moved(5, BatchState::Included, &[1], Status::Queued)).await);
     applied(&one(&*ledger, moved(6, BatchState::Signed, &[3], Status::Queued)).await);
@@ -505,16 +509,16 @@ pub(crate) async fn what_a_transaction_may_yet_execute_is_not_withdrawn(store: &
     ledger.close().await;
     let ledger = store.open().await;
     assert_eq!(applied(&one(&*ledger, withdrawn(1)).await), [], "as after a restart");
-    // They go on, some in another transaction.
+    // They continue, some in another transaction.
     applied(&one(&*ledger, plan(8, &[1])).await);
     applied(&one(&*ledger, moved(8, BatchState::Lost, &[1], Status::Queued)).await);
     assert_eq!(applied(&one(&*ledger, withdrawn(1)).await), [], "the first one is not final");
-    // Known at last: before, or in the same commit.
+    // The outcome is known at last: from before, or in the same commit.
     applied(&one(&*ledger, moved(5, BatchState::Finalized, &[2], Status::Finalized)).await);
     assert_eq!(statuses(&one(&*ledger, withdrawn(1)).await), [Status::Cancelled]);
     let outcomes =
         commit(&*ledger, vec![withdrawn(3), moved(6, BatchState::Cancelled, &[], Status::Queued), withdrawn(3)]).await;
     assert_eq!((applied(&outcomes[0]), statuses(&outcomes[2])), (&[][..], vec![Status::Cancelled]));
-    // Others are not concerned.
+    // Other requests are not affected.
     assert_eq!(statuses(&one(&*ledger, withdrawn(6)).await), [Status::Cancelled]);
 }

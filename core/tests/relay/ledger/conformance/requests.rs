@@ -55,18 +55,18 @@ pub(crate) async fn same_id_is_a_duplicate_for_ever(store: &impl Store) {
     assert_eq!(ledger.last_event_seq().await.unwrap(), 2);
 }
 
-/// The same signed request, submitted by another tenant: not while the first one has it, nor once it was in a transaction; else
-/// as one of its own, with nothing of the first one's.
+/// The same signed request, submitted by another tenant: refused while the first tenant has it, and if it ever was in a
+/// transaction; otherwise accepted as a request of its own, with nothing of the first one's.
 pub(crate) async fn what_ended_untried_is_anothers_to_submit(store: &impl Store) {
     let ledger = store.open().await;
     let anothers = |n: u64| NewRequest { tenant: "zeta".into(), accepted_at: Timestamp(NOW.0 + 60_000), ..new(n) };
     accepted(&one(&*ledger, accept(with_key(1, "k", 1))).await);
     assert_eq!(duplicate(&one(&*ledger, accept(anothers(1))).await).tenant, "acme");
     one(&*ledger, ended(&[1], Status::Cancelled)).await;
-    // Where another instance drives the lanes, that one may not know yet.
+    // If another instance drives the lanes, that one may not know about the end yet.
     let early = NewRequest { takes_over: false, ..anothers(1) };
     assert_eq!(duplicate(&one(&*ledger, accept(early)).await).tenant, "acme");
-    // Still the first answer for whom it was.
+    // The first tenant still gets its first answer.
     assert_eq!(duplicate(&one(&*ledger, accept(new(1))).await).status, Status::Cancelled);
     let events = ledger.last_event_seq().await.unwrap();
     accepted(&one(&*ledger, accept(anothers(1))).await);
@@ -79,7 +79,7 @@ pub(crate) async fn what_ended_untried_is_anothers_to_submit(store: &impl Store)
     let told = EventFilter { tenant: Some("acme".into()), limit: 9, ..EventFilter::default() };
     assert_eq!(ledger.events(&told).await.unwrap().len(), 2, "what happened to the first one's stays told");
     assert_eq!(duplicate(&one(&*ledger, accept(new(1))).await).tenant, "zeta");
-    // Each has its own events, by the number of its acceptance.
+    // Each has its own events, under the number of its acceptance.
     let of = async |seq: u64| {
         let events =
             ledger.events(&EventFilter { request: Some(seq), limit: 9, ..EventFilter::default() }).await.unwrap();
@@ -88,17 +88,18 @@ pub(crate) async fn what_ended_untried_is_anothers_to_submit(store: &impl Store)
     let told = |tenant: &str, status| (tenant.to_owned(), status);
     assert_eq!(of(1).await, [told("acme", Status::Queued), told("acme", Status::Cancelled)]);
     assert_eq!(of(2).await, [told("zeta", Status::Queued)]);
-    // The first one's key is nobody's request any more: free for another body, and not bound to what is another's.
+    // The first tenant's idempotency key belongs to no request any more: it is free for another body, and not bound to
+    // the other tenant's request.
     assert_eq!(duplicate(&one(&*ledger, accept(with_key(1, "k", 1))).await).tenant, "zeta");
     assert_eq!(accepted(&one(&*ledger, accept(with_key(3, "k", 3))).await).request_id, id(3));
 
-    // Late, and never tried.
+    // Late, and never in a transaction.
     accepted(&one(&*ledger, accept(new(4))).await);
     one(&*ledger, Write::Late { requests: vec![id(4)], at: Timestamp(NOW.0 + 30_000) }).await;
     one(&*ledger, ended(&[4], Status::Expired)).await;
     accepted(&one(&*ledger, accept(anothers(4))).await);
 
-    // One that was in a transaction may owe something for it.
+    // A request that was in a transaction may have to pay for it.
     accepted(&one(&*ledger, accept(new(2))).await);
     commit(&*ledger, vec![plan(0, &[2]), moved(0, BatchState::Broadcast, &[2], Status::Broadcast)]).await;
     commit(&*ledger, vec![moved(0, BatchState::Broadcast, &[2], Status::Queued), ended(&[2], Status::Expired)]).await;
@@ -106,14 +107,15 @@ pub(crate) async fn what_ended_untried_is_anothers_to_submit(store: &impl Store)
     assert_eq!(duplicate(&one(&*ledger, accept(anothers(2))).await).tenant, "acme");
 }
 
-/// A refused try leaves its key free: the same body under the same key is accepted once the other tenant's has ended.
+/// A refused attempt leaves its idempotency key free: the same body under the same key is accepted once the other
+/// tenant's request has ended.
 pub(crate) async fn a_key_belongs_to_its_own_tenants_request(store: &impl Store) {
     let ledger = store.open().await;
     let anothers = |n: u64, body: u64| NewRequest { tenant: "zeta".into(), ..with_key(n, "z", body) };
     accepted(&one(&*ledger, accept(new(1))).await);
     assert_eq!(duplicate(&one(&*ledger, accept(anothers(1, 1))).await).tenant, "acme");
     one(&*ledger, ended(&[1], Status::Cancelled)).await;
-    // In one commit, with a key that the first one's gets just before and another body under it just after.
+    // In one commit, right after a key for the first tenant's request, and right before another body under that key.
     let writes = vec![accept(with_key(1, "k", 1)), accept(anothers(1, 1)), accept(with_key(2, "k", 2))];
     let outcomes = commit(&*ledger, writes).await;
     assert_eq!(duplicate(&outcomes[0]).status, Status::Cancelled);
@@ -137,7 +139,7 @@ pub(crate) async fn a_missed_promise_is_told_once(store: &impl Store) {
         request(&*ledger, 1).await,
         RequestRecord { late_at: Some(expected), updated_at: expected, ..stored(new(1), 1) }
     );
-    // It goes on, and stays late.
+    // It continues, and stays late.
     one(&*ledger, ended(&[1], Status::Expired)).await;
     assert_eq!(request(&*ledger, 1).await.late_at, Some(expected));
 }
@@ -145,13 +147,13 @@ pub(crate) async fn a_missed_promise_is_told_once(store: &impl Store) {
 pub(crate) async fn idempotency_key_answers_first(store: &impl Store) {
     let ledger = store.open().await;
     accepted(&one(&*ledger, accept(with_key(1, "k", 100))).await);
-    // Same key and body: the first answer, even where the content came out different.
+    // Same key and body: the first answer, even if the content came out different.
     assert_eq!(duplicate(&one(&*ledger, accept(with_key(2, "k", 100))).await).id, id(1));
     let conflict = WriteOutcome::Accept(AcceptOutcome::IdempotencyConflict { existing: id(1) });
     assert_eq!(one(&*ledger, accept(with_key(2, "k", 101))).await, conflict);
-    // The key is looked at before the id.
+    // The key is checked before the id.
     assert_eq!(one(&*ledger, accept(with_key(1, "k", 101))).await, conflict);
-    // Scoped to the tenant.
+    // Keys are scoped to the tenant.
     let other = NewRequest { tenant: "zeta".into(), ..with_key(2, "k", 101) };
     accepted(&one(&*ledger, accept(other)).await);
     // A new key that comes with a known id belongs to that request from then on.
@@ -228,7 +230,7 @@ pub(crate) async fn sequence_is_released_and_taken_in_one_commit(store: &impl St
     assert_eq!(request(&*ledger, 3).await.status, Status::Queued);
 }
 
-/// What requests of some keys come to, without reading them: the open ones one by one, the ended ones as sums.
+/// Usage by some keys, without reading every request: open requests one by one, ended ones as sums.
 pub(crate) async fn use_of_keys_is_counted(store: &impl Store) {
     let ledger = store.open().await;
     let large = U256::from(10).pow(U256::from(70));
@@ -280,7 +282,7 @@ pub(crate) async fn use_of_keys_is_counted(store: &impl Store) {
         ended: vec![ended(1, [(1, U256::ZERO), (1, U256::ZERO)]), ended(CHAIN, [(0, U256::ZERO), (2, both)])],
     };
     assert_eq!(used, expected);
-    // Each instant by itself, and from the beginning.
+    // Each instant separately, and from the beginning.
     let used = ledger.used_by_keys("acme", &keys, [since(3), Timestamp(0)]).await.unwrap();
     assert_eq!(used.ended[1].since, [(2, both), (3, both + U256::from(5))]);
     assert_eq!(ledger.used_by_keys("acme", &Default::default(), [since(0); 2]).await.unwrap(), KeyUse::default());

@@ -67,7 +67,7 @@ pub(crate) async fn decisions_are_linked_in_the_commit(store: &impl Store) {
     assert_eq!(head.seq, 3);
 }
 
-/// What the ledger does not take is not told as sent: not in the log either.
+/// A send that belongs to a refused plan is not logged.
 pub(crate) async fn of_a_refused_plan_nothing_is_told(store: &impl Store) {
     let ledger = store.open().await;
     accept_all(&*ledger, 1..=1).await;
@@ -105,7 +105,7 @@ pub(crate) async fn budgets_are_checked_in_the_commit(store: &impl Store) {
     };
     assert_eq!(outcomes[3], exhausted(500), "also what comes without a limit counts");
     assert_eq!(one(&*ledger, limited(4)).await, exhausted(500));
-    // Nothing is left of a refused request: its nonce is free, and so is its key.
+    // A refused request leaves nothing behind: its nonce is free, and so is its key.
     applied(&one(&*ledger, ended(&[1], Status::Expired)).await);
     accepted(&one(&*ledger, limited(3)).await);
     assert_eq!(one(&*ledger, limited(4)).await, exhausted(500));
@@ -145,7 +145,7 @@ pub(crate) async fn what_targets_showed_survives(store: &impl Store) {
     let writes = vec![
         set(CHAIN, vec![record(1, 30), record(2, 10), record(3, 20)]),
         set(1, vec![record(1, 5)]),
-        // The same one again in the same commit, and one that is forgotten before it was kept.
+        // The same record again in the same commit, and one that is deleted before it was stored.
         set(CHAIN, vec![record(1, 40), TargetRecord::new(Address::repeat_byte(9), NOW)]),
     ];
     commit(&*ledger, writes).await;
@@ -153,7 +153,7 @@ pub(crate) async fn what_targets_showed_survives(store: &impl Store) {
     let ledger = store.open().await;
     assert_eq!(ledger.targets(CHAIN).await.unwrap(), [record(2, 10), record(3, 20), record(1, 40)], "the oldest first");
     assert_eq!(ledger.targets(1).await.unwrap(), [record(1, 5)]);
-    // Many at a time: some changed, some forgotten, some new.
+    // Many at a time: some changed, some deleted, some new.
     let gone = |n: u8| TargetRecord::new(Address::repeat_byte(n), NOW);
     let mut records = vec![gone(2), TargetRecord { clean_runs: 1, ..record(3, 60) }];
     records.extend((10..=210).map(|n| record(n, u64::from(n) + 100)));
@@ -222,7 +222,7 @@ pub(crate) async fn requests_are_listed(store: &impl Store) {
     assert_eq!(newest.payload, new(5).payload);
 }
 
-/// However few match, a page looks at so many rows and no more; page by page all are found, once each.
+/// However few rows match, a page scans a limited number of rows; page by page all are found, once each.
 pub(crate) async fn a_list_of_few_ends_early_and_goes_on(store: &impl Store) {
     let ledger = store.open().await;
     let zeta = |n| accept(NewRequest { tenant: "zeta".into(), ..new(n) });
@@ -234,7 +234,7 @@ pub(crate) async fn a_list_of_few_ends_early_and_goes_on(store: &impl Store) {
     let acme = RequestFilter { tenant: Some("acme".to_owned()), ..RequestFilter::default() };
     let all = RequestFilter { limit: 10, ..RequestFilter::default() };
     for (filter, rows, expected) in [
-        // Of eight of its own, three at a time.
+        // Of the tenant's own eight, three at a time.
         (RequestFilter { status, limit: 10, ..acme.clone() }, 3, vec![vec![11], vec![], vec![2, 1]]),
         (RequestFilter { status, limit: 10, ..acme.clone() }, 8, vec![vec![11, 2, 1]]),
         (RequestFilter { status, limit: 10, ..acme.clone() }, 4, vec![vec![11], vec![2, 1]]),
@@ -265,7 +265,7 @@ pub(crate) async fn a_list_of_few_ends_early_and_goes_on(store: &impl Store) {
             }
             assert!(pages.len() < 10, "{pages:?}");
         }
-        // After a full page the next may have nothing.
+        // After a full page the next may be empty.
         while pages.len() > expected.len() && pages.last().is_some_and(Vec::is_empty) {
             pages.pop();
         }
@@ -298,7 +298,7 @@ pub(crate) async fn running_numbers_agree(store: &impl Store) {
     let ledger = store.open().await;
     assert_eq!(ledger.counts().await.unwrap(), []);
     assert_eq!(ledger.spent(0).await.unwrap(), []);
-    // Up and back to nothing, in two commits, leaves no zeros.
+    // Up and back to zero, in two commits, leaves no zero rows.
     accept_all(&*ledger, 9..=9).await;
     one(&*ledger, ended(&[9], Status::Expired)).await;
     assert_eq!(ledger.spent(0).await.unwrap(), []);
@@ -317,12 +317,12 @@ pub(crate) async fn running_numbers_agree(store: &impl Store) {
         spent_wei: U256::from(spent),
     };
     let zeta = SpentRow { reserved_wei: U256::MAX, ..row("zeta", 1, 0, 0) };
-    // Included is not the end: still the whole reservation.
+    // Inclusion is not the end: still the whole reservation.
     assert_eq!(ledger.spent(0).await.unwrap(), [row("acme", CHAIN, 4_000, 0), zeta.clone()]);
     let writes = vec![included(BatchState::Finalized, Status::Finalized, 5), ended(&[3], Status::Cancelled)];
     commit(&*ledger, writes).await;
     assert_eq!(ledger.spent(0).await.unwrap(), [row("acme", CHAIN, 2_000, 700), zeta.clone()]);
-    // Whole hours: rounded down, so that never too little is counted.
+    // Whole hours: rounded down, so that it is never too little.
     assert_eq!(ledger.spent(NOW.0).await.unwrap(), [row("acme", CHAIN, 2_000, 700), zeta]);
     assert_eq!(ledger.spent(later.0).await.unwrap(), [row("acme", CHAIN, 1_000, 0)]);
     assert_eq!(
@@ -390,7 +390,7 @@ pub(crate) async fn reopening_changes_nothing(store: &impl Store) {
     drop(ledger);
     let ledger = store.open().await;
     assert_eq!(snapshot(&*ledger).await, before);
-    // Numbers go on where they stopped.
+    // Numbers continue where they stopped.
     let outcomes = commit(&*ledger, vec![accept(new(6)), plan(1, &[6]), Write::Decision(decision(2))]).await;
     assert!(matches!(&outcomes[0], WriteOutcome::Accept(AcceptOutcome::Accepted { seq: 6, event }) if event.seq == 11));
     applied(&outcomes[1]);
@@ -415,6 +415,6 @@ pub(crate) async fn closed_ledger_refuses(store: &impl Store) {
     assert!(matches!(ledger.commit(vec![accept(new(2))]).await, Err(LedgerError::Closed)));
     assert!(matches!(ledger.request(id(1)).await, Err(LedgerError::Closed)));
     assert!(matches!(ledger.open_batches(lane(), 0, usize::MAX).await, Err(LedgerError::Closed)));
-    // What it held can be opened again at once.
+    // Its storage can be opened again at once.
     assert_eq!(store.open().await.last_event_seq().await.unwrap(), 1);
 }
