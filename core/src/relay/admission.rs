@@ -805,7 +805,7 @@ impl Admission {
             let Some((forwarder, signer, nonce)) = item.request.sequence() else { continue };
             let key = (item.chain.spec.chain_id, (forwarder, signer));
             let Some(expected) = seen.get(&key).copied() else { continue };
-            let limit = item.chain.tuning.max_nonce_gap;
+            let limit = item.chain.tuning.admission.max_nonce_gap;
             // A resubmitted request that we executed ourselves gets its first answer again, from the ledger.
             let id = Some(item.request.id());
             if nonce > expected.saturating_add(limit) {
