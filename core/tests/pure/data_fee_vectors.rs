@@ -218,8 +218,8 @@ fn scroll_galileo_l1_fee() {
     }
 }
 
-/// Bytes from a seed: half of them new, half copied from before, a share of zeros. Any change of this function needs new
-/// vectors.
+/// Bytes from a seed: half of them new, half copied from before, a share of zeros. Any change of this function needs
+/// new vectors.
 fn generated(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed;
     let mut next = || {

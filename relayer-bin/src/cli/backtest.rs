@@ -1,4 +1,4 @@
-//! `backtest`: what forecasts and timing would have been worth on recorded fees.
+//! `backtest`: the value that forecasts and timing would have had on recorded fees.
 
 mod output;
 mod svg;

@@ -237,7 +237,7 @@ fn check_settings(report: &mut Report, config: &Config) {
     }
 }
 
-/// The shared database: it is there, it keeps its commits, and which instance drives which chain.
+/// The shared database: reachable, commits durable, and the instance that drives each chain.
 async fn check_database(report: &mut Report, config: &PostgresConfig, instance: &str, told: &Told) {
     let subject = format!("ledger {}", config.place());
     if !config.is_private() {

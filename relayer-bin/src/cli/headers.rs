@@ -151,8 +151,8 @@ impl Reader {
         stream::iter(from..=to).map(|number| self.header(number)).buffered(HEADERS_AT_ONCE).try_collect().await
     }
 
-    /// Fee history of up to [`MAX_FEE_HISTORY`] blocks that end at `to`: base fees with the next one, ratios, and the tip at
-    /// a percentile. A node may give fewer blocks than asked, never other ones.
+    /// Fee history of up to [`MAX_FEE_HISTORY`] blocks that end at `to`: base fees with the next one, ratios, and the
+    /// tip at a percentile. A node may give fewer blocks than asked, never other ones.
     pub(super) async fn fee_history(&self, from: u64, to: u64, percentile: u8) -> Result<Vec<FeePoint>, CliError> {
         let count = (to - from + 1).min(MAX_FEE_HISTORY);
         let params = json!([format!("{count:#x}"), format!("{to:#x}"), [percentile]]);

@@ -46,9 +46,10 @@ pub(super) struct Running {
 pub(super) async fn start(config: &Config, sources: Option<Sources>) -> Result<Running, CliError> {
     let resolved = config.resolve()?;
     let exporter = telemetry::init_metrics();
-    // A file that may not grow (`ulimit -f`) is a storage fault like a full disk: the write fails instead of the process.
+    // A file that may not grow (`ulimit -f`) is a storage fault like a full disk: the write fails instead of the
+    // process.
     drop(signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
-    // The port first: a second instance must stop before it looks at the database.
+    // The port first: a second instance must stop before it opens the database.
     let mut server = Server::bind(config.listen)?;
     if let Some(address) = config.http.probe_listen {
         server = server.with_probes(address)?;

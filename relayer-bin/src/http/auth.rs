@@ -288,7 +288,7 @@ impl Access {
         Self { open: Some(open), ..Self::default() }
     }
 
-    /// Marks it as replaced: streams that it admitted must be admitted anew.
+    /// Marks it as replaced: streams that it admitted must be admitted again.
     pub(crate) fn end(&self) {
         self.ended.cancel();
     }

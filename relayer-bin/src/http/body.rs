@@ -233,7 +233,7 @@ pub(crate) fn json_sized<T: Serialize>(status: StatusCode, value: &T, size: usiz
     let mut bytes = Vec::with_capacity(size);
     serde_json::to_writer(&mut bytes, value).unwrap_or_else(|error| unreachable!("answers are always JSON: {error}"));
     if bytes.len() > memory::UNCOUNTED_BYTES {
-        // The capacity is what takes memory.
+        // The capacity, not the length, takes memory.
         bytes.shrink_to_fit();
     }
     let mut response = Response::new(Body::from(bytes));
