@@ -1,5 +1,5 @@
-//! A gas-aware relayer as a library: it takes signed requests, promises inclusion by a deadline, batches them, and drives
-//! every transaction to finality, executing each request at most once.
+//! A gas-aware relayer as a library: it takes signed requests, promises inclusion by a deadline, batches them, and
+//! drives every transaction to finality, executing each request at most once.
 //!
 #![cfg_attr(feature = "relay", doc = "```no_run")]
 #![cfg_attr(not(feature = "relay"), doc = "```ignore")]

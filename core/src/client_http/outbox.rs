@@ -88,8 +88,8 @@ impl DurableOutbox {
     /// Entries of an earlier version, which name no relayer, are assigned to this one.
     ///
     /// # Errors
-    /// [`DurableOutboxError::Storage`], also if records can't be read; [`DurableOutboxError::OtherRelayer`], before anything
-    /// is sent.
+    /// [`DurableOutboxError::Storage`], also if records can't be read; [`DurableOutboxError::OtherRelayer`], before
+    /// anything is sent.
     pub fn open(
         path: impl AsRef<Path>,
         client: &RelayerClient,

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 /// Normal equations with forgetting: `(Σ γᵗ w x xᵀ + λ I) β = Σ γᵗ w x y + λ β₀`.
 ///
-/// With `by_examples`, λ counts examples: each coefficient is pulled by λ times the mean square of its input, whatever the
-/// unit.
+/// With `by_examples`, λ counts examples: each coefficient is pulled by λ times the mean square of its input, whatever
+/// the unit.
 ///
 /// Unlike in recursive least squares, the pull towards `β₀` never fades, so that a long calm leaves nothing singular.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -152,8 +152,8 @@ impl From<Node> for (u8, f32, u16, u16, f32) {
     }
 }
 
-/// Boosted trees that minimise the absolute error (Friedman 2001, LAD-TreeBoost): each tree is a smartcore tree fitted to the
-/// signs of the residuals, and each of its leaves then takes the median residual.
+/// Boosted trees that minimise the absolute error (Friedman 2001, LAD-TreeBoost): each tree is a smartcore tree fitted
+/// to the signs of the residuals, and each of its leaves then takes the median residual.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Boosted {

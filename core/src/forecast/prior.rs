@@ -23,7 +23,7 @@ pub struct Prior {
 pub struct PriorHorizon {
     /// Steps ahead.
     pub steps: u32,
-    /// Boosted trees; `None` for a horizon whose pooled trees would depend on another market's level.
+    /// Boosted trees; `None` for long horizons, where pooled trees don't know another market's level.
     pub boosted: Option<Boosted>,
     /// Coefficients of a linear model, one for each feature.
     pub line: Vec<f64>,

@@ -60,8 +60,8 @@ pub struct NodeTerms {
     pub fee_cap_wei: Option<u128>,
     /// Lowest tip that nodes accept, inferred from their answers, wei per gas.
     pub least_tip_wei_per_gas: u128,
-    /// Recently suggested tip of the nodes, wei per gas; a transaction that is not included is raised to it. 0:
-    /// unknown.
+    /// Recently suggested tip of the nodes, wei per gas; a transaction that is not included is raised to it.
+    /// 0: unknown.
     pub suggested_tip_wei_per_gas: u128,
     /// Highest tip for raises after refusals or long waits, wei per gas. 0: no such raises. The chain's replacement
     /// rule may still require more.

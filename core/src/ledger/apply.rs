@@ -526,7 +526,7 @@ impl WorkingSet {
         if known.is_some() && !replaces {
             return Some(format!("batch {id} exists"));
         }
-        // An ended member goes nowhere.
+        // A member that has ended need not have left.
         let stays = |member: &&RequestId| {
             let record = self.by_id.get(*member).map(|&at| &self.requests[at].record);
             record.is_some_and(|record| record.batch == Some(id) && !record.status.is_terminal())

@@ -27,8 +27,8 @@ pub const UNCERTAIN_KEY: &str = "uncertain_through";
 pub struct FileLock(#[expect(dead_code, reason = "released when dropped")] HeldLock);
 
 impl SqliteLedger {
-    /// Copies the ledger of `config` as of one moment into the file `into`, which must be absent or empty, and marks the
-    /// copy with `taken_at_ms`. A relayer may run on it meanwhile. The copy is not synced yet.
+    /// Copies the ledger of `config` as of one moment into the file `into`, which must be absent or empty, and marks
+    /// the copy with `taken_at_ms`. A relayer may run on it meanwhile. The copy is not synced yet.
     ///
     /// # Errors
     /// As [`Self::open`], and [`LedgerError::Storage`] if the copy can't be written.

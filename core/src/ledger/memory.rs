@@ -1,4 +1,5 @@
-//! A ledger in memory, for the simulator: the decisions of [`super::apply`] over plain maps. Nothing survives the process.
+//! A ledger in memory, for the simulator: the decisions of [`super::apply`] over plain maps. Nothing survives the
+//! process.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -172,8 +172,8 @@ impl PostgresConfig {
 
 /// [`Ledger`](super::Ledger) in a PostgreSQL database shared by several instances.
 ///
-/// **Invariant I2:** a [`Durable`] value leaves [`Ledger::commit`](super::Ledger::commit) only after `COMMIT` was answered, or was found done,
-/// with `synchronous_commit` on.
+/// **Invariant I2:** a [`Durable`] value leaves [`Ledger::commit`](super::Ledger::commit) only after `COMMIT` was
+/// answered, or was found done, with `synchronous_commit` on.
 #[derive(Debug)]
 pub struct PostgresLedger {
     config: PostgresConfig,

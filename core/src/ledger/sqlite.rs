@@ -110,8 +110,8 @@ impl SqliteConfig {
 
 /// [`Ledger`](super::Ledger) in one SQLite file, owned by one process.
 ///
-/// **Invariant I2:** a [`Durable`] value leaves [`Ledger::commit`](super::Ledger::commit) only after `COMMIT` returned, and with
-/// `synchronous=FULL` that means after the write-ahead log was synced.
+/// **Invariant I2:** a [`Durable`] value leaves [`Ledger::commit`](super::Ledger::commit) only after `COMMIT` returned,
+/// and with `synchronous=FULL` that means after the write-ahead log was synced.
 #[derive(Debug)]
 pub struct SqliteLedger {
     config: SqliteConfig,
