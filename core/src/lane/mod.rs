@@ -10,7 +10,7 @@
 //! | signing | first attempt being signed and committed | `Persisted` → pending · `Abandoned` → gone, nonce free again |
 //! | pending | has a durable attempt; a node may hold it | receipt → included · nonce final by an unknown hash → lost |
 //! | included | an attempt is in a block | block orphaned → pending · final → settled |
-//! | vacant | no node can hold an attempt; members given back | next plan → signing · younger wait too long → cancel |
+//! | vacant | held by no node; members given back | next plan → signing · younger wait too long → pending (cancel) |
 //! | settled, lost | reported upward, slot removed | – |
 //!
 //! Invariants kept here: **I2** `Broadcast` is only emitted for an attempt whose `Persisted` arrived. **I3** a slot
