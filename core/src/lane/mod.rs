@@ -7,7 +7,7 @@
 //!
 //! | state | meaning | transitions |
 //! |---|---|---|
-//! | signing | first attempt being signed and committed | `Persisted` → pending · `Abandoned` → gone, nonce free again |
+//! | signing | first attempt being signed and committed | `Persisted` → pending · `Abandoned` → gone, nonce free |
 //! | pending | has a durable attempt; a node may hold it | receipt → included · nonce final by an unknown hash → lost |
 //! | included | an attempt is in a block | block orphaned → pending · final → settled |
 //! | vacant | held by no node; members given back | next plan → signing · younger wait too long → pending (cancel) |
