@@ -1,4 +1,5 @@
-//! From a configuration to a running relay: check the chains, read the ledger back, reconcile, start the tasks.
+//! Startup, from a configuration to a running relay: check the chains, restore from the ledger, reconcile, start the
+//! tasks.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -57,42 +58,42 @@ use crate::{
     schedule::{PercentileOutlook, Queue},
 };
 
-/// How long it is believed that a target has no code of its own.
+/// Cache time of the finding that a target has no code.
 const CODE_KEPT: Duration = Duration::from_secs(600);
 
-/// Blocks of fee history behind the percentile gate.
+/// Blocks of fee history used by the percentile gate.
 const OUTLOOK_BLOCKS: usize = 200;
 
-/// How long a shutdown waits for the last commits.
+/// Time limit of a shutdown for the last commits.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a start waits for a chain to answer; then it comes later.
+/// Time limit of a start for a chain to answer; after that the chain joins later.
 const CHAIN_START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Pause before a chain that could not be reached is tried again.
+/// Pause before an unreachable chain is retried.
 const AWAITED_PAUSE: Duration = Duration::from_secs(2);
 
-/// Pause before a task that panicked is started anew.
+/// Pause before a panicked task is restarted.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
-/// Age of a node's newest block up to which the node is at the end of its chain, and not still reading it.
+/// Highest age of a node's newest block at which the node counts as synced.
 const FRESH_HEAD: Duration = Duration::from_secs(600);
 
-/// A subscription to heads is made anew after so many times `subscription_silence_ms` without one, but not before
-/// [`LEAST_SILENCE`]: on a quiet chain there is nothing to tell.
+/// A head subscription is renewed after this multiple of `subscription_silence_ms` without a head, but not before
+/// [`LEAST_SILENCE`], since a quiet chain has no heads to report.
 const SILENCES: u32 = 8;
 
 /// Costs of ended requests read from the ledger at a time.
 const COSTS_PAGE: usize = 10_000;
 
-/// See [`SILENCES`].
+/// Least silence before a head subscription is renewed; see [`SILENCES`].
 const LEAST_SILENCE: Duration = Duration::from_secs(30);
 
-/// Slack at which the percentile gate is as strict as `patience_percentile` says.
+/// Slack at which the percentile gate reaches the strictness of `patience_percentile`.
 const PATIENCE_HORIZON: Duration = Duration::from_secs(3_600);
 
 impl Relay {
-    /// Starts a relay: opens the ledger, checks the chains, reads back what is open, then accepts.
+    /// Starts a relay: opens the ledger, checks the chains, restores open requests, then accepts.
     ///
     /// # Errors
     /// [`BuildError`]; nothing is left running then.
@@ -107,13 +108,13 @@ impl Relay {
         Self::start_on(config, ledger).await
     }
 
-    /// As [`Self::start`], on a ledger that is open already; the configured one is left alone.
+    /// As [`Self::start`], on an open ledger; the configured one is ignored.
     ///
     /// # Errors
     /// [`BuildError`]; nothing is left running then, and the ledger is closed.
     pub async fn start_on(config: RelayConfig, ledger: Arc<dyn Ledger>) -> Result<Self, BuildError> {
         let stop = CancellationToken::new();
-        // A start that is dropped half way stops what it has started.
+        // A start dropped half way stops the tasks it has started.
         let unfinished = stop.clone().drop_guard();
         match assemble(config, ledger.clone(), stop.clone()).await {
             Ok(relay) => {
@@ -142,7 +143,7 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
     restore_spent(&ledger, &tenants).await?;
     let told = Told::new(identity, &config.chains).with_tenants(&tenants);
 
-    // Look at every chain before anything runs. One that can't be reached stops no other: it comes later.
+    // Check every chain before anything runs. An unreachable one stops no other: it joins later.
     let mut checked = Vec::new();
     let mut awaited = Vec::new();
     let looks = config.chains.into_iter().map(|setup| {
@@ -171,7 +172,7 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
     let pauses = PauseBoard::restore(&ledger).await?;
     let (group, group_task) =
         GroupCommit::spawn_logging(ledger.clone(), config.group_commit, identity.to_string().into());
-    // Watched by one of the tasks, but not one of them: it would go on with the ledger if this start were dropped.
+    // Watched by one of the tasks, but not in their set: it would keep using the ledger if this start were dropped.
     let writing = AbortUnless(Some(group_task.abort_handle()));
     group.submit(crate::ledger::Write::Meta { key: "identity".to_owned(), value: identity.to_string() }).await?;
     let (journal, journal_sender) = Journal::open(group.clone(), &identity.to_string());
@@ -216,7 +217,7 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
     }
     for (setup, detail) in awaited {
         if !is_shared {
-            // What its open requests hold of the budgets is held all the same.
+            // Its open requests hold their budget reservations all the same.
             restore::count_open(&ledger, &tenants, setup.spec.chain_id).await?;
         }
         wiring.chains.awaited(awaited_status(&setup, detail));
@@ -272,7 +273,7 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
     Ok(relay)
 }
 
-/// What the tasks of a chain need of the relay.
+/// Shared parts of the relay used by a chain's tasks.
 #[derive(Clone)]
 struct Wiring {
     ledger: Arc<dyn Ledger>,
@@ -287,7 +288,7 @@ struct Wiring {
 }
 
 impl Wiring {
-    /// Starts the tasks of a chain that answered, and serves it.
+    /// Starts the tasks of a reachable chain, and serves it.
     async fn run_chain(&self, chain: CheckedChain, tasks: &mut JoinSet<Ended>) -> Result<(), BuildError> {
         let chain_id = chain.setup.spec.chain_id;
         let holder = self.ledger.leases().is_some().then(Arc::<Mutex<String>>::default);
@@ -363,7 +364,7 @@ impl Wiring {
         Ok(())
     }
 
-    /// Tries until a chain that could not be reached at the start can be, then serves it.
+    /// Retries a chain that was unreachable at the start, then serves it.
     async fn come_later(self, setup: ChainSetup) -> Ended {
         let chain_id = setup.spec.chain_id;
         let mut told = String::new();
@@ -395,7 +396,7 @@ impl Wiring {
         }
         tracing::info!(chain_id, "the chain can be reached now and is served");
         let stop = self.stop.clone();
-        // The journal ends with those who can write to it.
+        // The journal ends with its last sender.
         drop(self);
         while let Some(ended) = tasks.join_next().await {
             match ended {
@@ -408,7 +409,7 @@ impl Wiring {
     }
 }
 
-/// Runs a task that keeps nothing which could be lost: should it panic, which is told loudly, it is started anew.
+/// Runs a stateless task; if it panics, that is logged as an error and the task is restarted.
 async fn restarted<F: Future<Output = ()>>(
     chain_id: u64,
     what: &'static str,
@@ -422,7 +423,7 @@ async fn restarted<F: Future<Output = ()>>(
     }
 }
 
-/// The status of a chain of which no node could be reached yet.
+/// The status of a chain without a reachable node so far.
 fn awaited_status(setup: &ChainSetup, detail: String) -> ChainStatus {
     let names = |endpoint: &RpcEndpoint| EndpointStatus {
         name: endpoint.name().to_owned(),
@@ -459,7 +460,7 @@ fn awaited_status(setup: &ChainSetup, detail: String) -> ChainStatus {
     }
 }
 
-/// Ends a task when dropped, unless it is to go on.
+/// Aborts a task when dropped, unless disarmed.
 struct AbortUnless(Option<AbortHandle>);
 
 impl AbortUnless {
@@ -476,7 +477,7 @@ impl Drop for AbortUnless {
     }
 }
 
-/// Why a task ended.
+/// The task that ended.
 enum Ended {
     Chain(u64),
     Journal,
@@ -493,7 +494,8 @@ async fn watch_group(task: JoinHandle<Result<(), LedgerError>>) -> Ended {
     }
 }
 
-/// Watches all tasks: one that ends early stops everything, loudly. On shutdown, closes the ledger last.
+/// Watches all tasks: one that ends early stops everything, with an error in the log. On shutdown, closes the ledger
+/// last.
 async fn supervise(
     mut tasks: JoinSet<Ended>,
     group: GroupCommit,
@@ -520,10 +522,12 @@ async fn supervise(
             failed.cancel();
             stop.cancel();
         }
-        // The services are done when only group and perhaps journal are left; the journal ends with its senders.
+        // The services have ended once only the group, and perhaps the journal, are left; the journal ends with its
+        // senders.
         if stop.is_cancelled() && tasks.len() <= 1 && tokio::time::timeout(CLOSE_TIMEOUT, group.close()).await.is_err()
         {
-            // A commit waits for a database that is away: closing the ledger ends that, and the commit stays in doubt.
+            // A commit waits for an unavailable database: closing the ledger ends the wait, and the commit stays in
+            // doubt.
             tracing::error!("the ledger does not answer; what is not committed yet is decided anew at the next start");
             break;
         }
@@ -556,37 +560,37 @@ async fn restore_spent(ledger: &Arc<dyn Ledger>, tenants: &Tenants) -> Result<()
     Ok(())
 }
 
-/// A chain that answered, with what was read from it.
+/// A reachable chain, with the data read from it.
 struct CheckedChain {
     setup: ChainSetup,
     pool: RpcPool,
     forwarders: BTreeMap<Address, ForwarderDomain>,
     known_forwarders: BTreeSet<Address>,
-    /// Multicall3, if its known code is there.
+    /// Address of Multicall3 if its known code is deployed.
     multicall3: Option<Address>,
     market: ChainMarket,
-    /// Newest block that a node told, if one did.
+    /// Newest block that a node reported; `None` if none did.
     head: Option<u64>,
-    /// What L1 costs; `None` if it could not be read, which the first head tells.
+    /// Data fee model; `None` if it could not be read yet, in which case the first head brings it.
     data_fee: Option<DataFeeModel>,
-    /// What its open requests hold of the budgets has been counted already.
+    /// True if the budget reservations of its open requests have been counted already.
     is_counted: bool,
 }
 
-/// Why a chain can't be served.
+/// Reason for not serving a chain.
 enum StartFault {
-    /// No node answers, or none as much as is needed: it may later.
+    /// No node answers, or too few do; a retry may succeed.
     Away(BuildError),
-    /// It is not what was configured, or not what the ledger knows: somebody must decide.
+    /// The chain differs from the configuration or from the ledger; an operator must decide.
     Wrong(BuildError),
 }
 
-/// A block that was final when the relay ran last: a chain that has another one there is another chain.
+/// A block that was final when the relay last ran: a chain with another hash at this height is another chain.
 #[derive(Debug, Clone, Copy, Default)]
 struct KnownFinal(Option<(u64, B256)>);
 
 impl KnownFinal {
-    /// As the ledger has it.
+    /// Reads it from the ledger.
     async fn read(ledger: &dyn Ledger, chain_id: u64) -> Result<Self, LedgerError> {
         let text = ledger.meta(&final_block_key(chain_id)).await?;
         let parsed = text.as_deref().and_then(|text| {
@@ -596,7 +600,7 @@ impl KnownFinal {
         Ok(Self(parsed))
     }
 
-    /// Refuses a chain that has another block there, or none although it is at its end.
+    /// Refuses a chain that has another block there, or none although its nodes are synced.
     async fn check(self, pool: &RpcPool, chain_id: u64, deadline: Instant) -> Result<(), StartFault> {
         let Some((number, hash)) = self.0 else { return Ok(()) };
         let away = |error: RpcError| StartFault::Away(BuildError::Chain { chain_id, detail: error.to_string() });
@@ -615,7 +619,7 @@ impl KnownFinal {
             Err(error) if error.is_unknown_block() => None,
             answer => answer.map_err(away)?,
         };
-        // One node may be on a branch of its own.
+        // A single node may be on a branch of its own.
         if header.as_ref().is_some_and(|header| header.hash != hash) {
             header = pool.call_agreed("eth_getBlockByNumber", params).await.map_err(away)?;
         }
@@ -627,7 +631,7 @@ impl KnownFinal {
                     pool.call("eth_getBlockByNumber", json!(["latest", false])).await.map_err(away)?;
                 let Some(newest) = newest else { return Ok(()) };
                 let made_at = crate::time::Timestamp::from_secs(newest.timestamp.to());
-                // Nodes that are still reading their chain will have it.
+                // Nodes that are still syncing will get it.
                 if newest.number() < number && clock::now().since(made_at) <= FRESH_HEAD {
                     return Err(wrong(format!("this chain ends at block {}", newest.number())));
                 }
@@ -637,7 +641,7 @@ impl KnownFinal {
     }
 }
 
-/// Where the ledger keeps the newest final block of a chain.
+/// Ledger key of the newest final block of a chain.
 pub(super) fn final_block_key(chain_id: u64) -> String {
     format!("final_block:{chain_id}")
 }
@@ -670,7 +674,7 @@ async fn check_chain(setup: ChainSetup, known: KnownFinal) -> Result<CheckedChai
     if let Some(cost) = health::cost_of_few(pool.len()) {
         tracing::warn!(chain_id, "{cost}");
     }
-    // Those that are away may belong to another chain.
+    // Unavailable nodes may belong to another chain.
     pool.expect_chain(chain_id);
     let unreachable = |error: RpcError| away(error.to_string());
     known.check(&pool, chain_id, deadline).await?;
@@ -749,7 +753,8 @@ async fn check_chain(setup: ChainSetup, known: KnownFinal) -> Result<CheckedChai
     Ok(CheckedChain { setup, pool, forwarders, known_forwarders, multicall3, market, head, data_fee, is_counted })
 }
 
-/// Asks until most nodes agree or the deadline is over: one lost answer must not stop a start, nor one node that lags or lies.
+/// Retries until a majority agrees or the deadline passes: one lost answer must not stop a start, nor one node that
+/// lags or lies.
 async fn ask<T: serde::de::DeserializeOwned + PartialEq>(
     pool: &RpcPool,
     method: &'static str,
@@ -806,7 +811,8 @@ async fn build_service(
             let mut foresight = Foresight::new(&spec, &tuning)
                 .map_err(|error| BuildError::Chain { chain_id, detail: format!("no forecast: {error}") })?;
             foresight.restore(kept.models, kept.learned);
-            // Without a head it is not known yet whether that was learned from this chain's blocks: the first head tells.
+            // Without a head it is not known yet whether the learned state belongs to this chain; the first head
+            // decides.
             if let Some(head) = head {
                 foresight.observe(head, &market.book().window().copied().collect::<Vec<_>>());
             }
@@ -869,7 +875,7 @@ async fn build_service(
             let restored = restore(ledger, &shared, tenants, signers, data_fee, is_counted).await?;
             (restored.queue, restored.lanes, restored.uncertain, None)
         }
-        // Whoever holds the lease reads them back.
+        // The lease holder restores them.
         Some(holder) => {
             let senders = signers.iter().map(LocalSigner::address).collect();
             (Queue::new(), Vec::new(), BTreeSet::new(), Some(Membership::new(holder, senders)))

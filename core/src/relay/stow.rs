@@ -1,7 +1,7 @@
-//! What is in a block needs its bytes only if a reorganisation takes it out again: until it is final they stay in the ledger,
-//! and memory keeps an outline of each request, so that a million of them fit.
+//! Included transactions without their bytes: these are needed again only after a reorg, so until finality they stay in
+//! the ledger, and memory keeps an outline of each request, so that a million of them fit.
 //!
-//! A lane's command that needs them waits, with those after it for the same nonce, until they are read.
+//! A lane's command that needs the bytes waits, with the later ones for the same nonce, until they are read.
 
 use std::sync::Arc;
 
@@ -18,47 +18,47 @@ use crate::{
     request::{BatchId, RequestId, VerifiedRequest, outcome::MemberOutcome, vehicle::VehicleKey},
 };
 
-/// Transactions whose bytes are read back at the same time: the ledger has few readers, and others want them too.
+/// Concurrent reads of transactions' bytes: the ledger has few readers, and other tasks need them too.
 pub(super) const MAX_READS: usize = 2;
 
-/// What a member's share of a cost depends on that its bytes tell.
+/// Inputs of a member's cost share that depend on its bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MemberSize {
-    /// Gas of it if the forwarder skips it.
+    /// Gas used if the forwarder skips it.
     pub(super) skip_gas: u64,
-    /// Compressed length of the transaction that carries it alone; 1 where nothing is charged for data.
+    /// Compressed length in bytes of a transaction that carries it alone; 1 on chains without a data fee.
     pub(super) data_bytes: u64,
 }
 
 impl ChainShared {
-    /// The size of a member whose bytes are here.
+    /// The size of a member with its bytes in memory.
     pub(super) fn size_of(&self, key: VehicleKey, member: &Arc<VerifiedRequest>, is_data_charged: bool) -> MemberSize {
         let data_bytes = if is_data_charged { self.params.size_alone(key, member).flz } else { 1 };
         MemberSize { skip_gas: self.params.skip_gas(member), data_bytes }
     }
 }
 
-/// Where the bytes of a transaction's members, calldata and attempts are in the ledger only.
+/// State of a transaction whose bytes (members, calldata, attempts) are in the ledger only.
 #[derive(Debug, Default)]
 pub(super) struct Stowed {
     is_fetching: bool,
-    /// What the lane wants and needs them for, in order.
+    /// The lane's commands that wait for the bytes, in order.
     commands: Vec<Command>,
 }
 
 impl Stowed {
-    /// The transaction has left its block, or did something else there: what follows waits for the bytes.
+    /// True if commands wait for the bytes: the transaction has left its block, or had another outcome there.
     pub(super) const fn has_commands(&self) -> bool {
         !self.commands.is_empty()
     }
 }
 
-/// What was read back.
+/// Result of reading the bytes back.
 #[derive(Debug)]
 pub(super) struct Fetched {
     pub(super) lane: usize,
     pub(super) nonce: u64,
-    /// `None` if the ledger could not be read: again with the next head.
+    /// `None` if the ledger could not be read; retried at the next head.
     pub(super) found: Option<Whole>,
 }
 
@@ -69,7 +69,7 @@ pub(super) struct Whole {
     requests: Vec<Arc<VerifiedRequest>>,
 }
 
-/// An attempt without its bytes: it can't be sent.
+/// An attempt without its bytes, which can't be sent.
 pub(super) fn without_bytes(attempt: Durable<AttemptRecord>) -> Durable<AttemptRecord> {
     attempt.reduced(|attempt| attempt.raw = Bytes::new())
 }
@@ -86,12 +86,12 @@ async fn read(ledger: &dyn Ledger, id: BatchId, members: &[RequestId]) -> Result
 }
 
 impl ChainService {
-    /// Forgets the bytes of a transaction that is in a block, and of those whom it executed.
+    /// Drops the bytes of an included transaction, and of the members it executed.
     pub(super) fn stow(&mut self, index: usize, nonce: u64) {
         let lane = &mut self.lanes[index];
         let Some(flight) = lane.flights.get_mut(&nonce) else { return };
         let Some(mined) = &mut flight.mined else { return };
-        // What carried something else before is rare, and its members may be elsewhere.
+        // A nonce with earlier contents is rare, and its members may be elsewhere.
         if mined.kind != AttemptKind::Payload || !flight.earlier.is_empty() || flight.members.is_empty() {
             return;
         }
@@ -107,7 +107,7 @@ impl ChainService {
                 self.queue.replace(member.clone());
             }
         }
-        // A majority is asked about a transaction only if it left somebody out.
+        // A majority is asked about a transaction only if it left a member out.
         if !mined.outcomes.contains(&MemberOutcome::Untouched) {
             mined.receipt.logs = Vec::new();
         }
@@ -118,7 +118,7 @@ impl ChainService {
         }
     }
 
-    /// Whether a member comes back whose bytes are not here, or a command before this one waits for them.
+    /// True if a returning member's bytes are missing, or an earlier command waits for them.
     pub(super) fn lacks_bytes(&self, index: usize, nonce: u64, outcomes: &[MemberOutcome]) -> bool {
         let flight = self.lanes[index].flights.get(&nonce);
         flight.is_some_and(|flight| {
@@ -130,7 +130,7 @@ impl ChainService {
         })
     }
 
-    /// Takes a command that needs bytes which are not here; gives back every other one.
+    /// Holds back a command that needs missing bytes; returns every other one.
     pub(super) fn wait_for_bytes(&mut self, index: usize, command: Command) -> Option<Command> {
         let nonce = match &command {
             Command::Sign { key, .. } | Command::Persist { key } | Command::Broadcast { key } => key.nonce,
@@ -138,14 +138,14 @@ impl ChainService {
             | Command::ReportUnincluded { nonce }
             | Command::ReportLost { nonce }
             | Command::ReportRefused { nonce, .. } => *nonce,
-            // What these two mean is looked at first.
+            // The outcomes of these two are evaluated first.
             Command::ReportIncluded { .. } | Command::ReportFinal { .. } => return Some(command),
             Command::Poll { .. } | Command::Alert(_) => return Some(command),
         };
         self.hold_back(index, nonce, command)
     }
 
-    /// Takes a command for a nonce whose bytes are not here, and has them read.
+    /// Holds back a command for a nonce with missing bytes, and starts reading them.
     pub(super) fn hold_back(&mut self, index: usize, nonce: u64, command: Command) -> Option<Command> {
         let flight = self.lanes[index].flights.get_mut(&nonce);
         let Some(stowed) = flight.and_then(|flight| flight.stowed.as_mut()) else { return Some(command) };
@@ -154,7 +154,7 @@ impl ChainService {
         None
     }
 
-    /// Reads what commands wait for.
+    /// Reads the bytes that commands wait for.
     fn fetch(&mut self, index: usize, nonce: u64) {
         let lane = &mut self.lanes[index];
         let id = lane.batch_id(nonce);
@@ -165,7 +165,7 @@ impl ChainService {
         let members: Vec<RequestId> = outlines.map(|member| member.id()).collect();
         let (ledger, reads) = (self.ledger.clone(), self.reads.clone());
         let work = async move {
-            // Never closed.
+            // The semaphore is never closed.
             let _turn = reads.acquire_owned().await;
             let found = read(&*ledger, id, &members).await;
             let found = found.inspect_err(|error| {
@@ -176,7 +176,7 @@ impl ChainService {
         self.start(work, move || Done::Fetched(Fetched { lane: index, nonce, found: None }));
     }
 
-    /// Asks again for what could not be read.
+    /// Retries failed reads.
     pub(super) fn fetch_again(&mut self) {
         for index in 0..self.lanes.len() {
             let waits = |flight: &super::lane_shell::Flight| {
@@ -188,7 +188,7 @@ impl ChainService {
         }
     }
 
-    /// The bytes are here again: what waited for them is done.
+    /// Restores the bytes and executes the commands that waited for them.
     pub(super) fn on_fetched(&mut self, fetched: Fetched) {
         let Fetched { lane: index, nonce, found } = fetched;
         let Some(lane) = self.lanes.get_mut(index) else { return };

@@ -1,4 +1,4 @@
-//! What somebody else's transaction took from a lane: its key was used for it (invariant I12, account `foreign`).
+//! Foreign transactions, sent with a lane's key by another party, and their cost (invariant I12, account `foreign`).
 
 use std::time::Duration;
 
@@ -13,31 +13,31 @@ use crate::{
     time::Timestamp,
 };
 
-/// How long the members of a transaction that lost its nonce wait for what the winner took to be known. Then they go on, and it
-/// is not booked.
+/// Time limit for which the members of a transaction that lost its nonce wait for the cost of the winner. After that
+/// they go on, and the cost is not booked.
 const COST_WAIT: Duration = Duration::from_secs(60);
 
-/// A transaction that is not ours and used a nonce of a lane, in a final block.
+/// A foreign transaction that used a lane's nonce, in a final block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stranger {
     pub(super) hash: B256,
     pub(super) block: u64,
-    /// `None` if too few nodes tell it.
+    /// Its cost; `None` without a majority.
     pub(super) taken: Option<Taken>,
 }
 
-/// What a transaction took from its sender.
+/// Cost of a transaction to its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Taken {
     pub(super) gas_used: u64,
     /// Gas and data fee, wei.
     pub(super) cost_wei: U256,
-    /// What it moved to others, wei.
+    /// Value moved to other accounts, wei.
     pub(super) value_wei: U256,
 }
 
 impl Taken {
-    /// The operator bears all of it.
+    /// The bill, borne by the operator alone.
     pub(super) fn bill(&self) -> Bill {
         let wei = self.cost_wei.saturating_add(self.value_wei);
         let entry = AccountEntry { account: CostAccount::Foreign, tenant: None, wei };
@@ -45,8 +45,8 @@ impl Taken {
     }
 }
 
-/// Looks what the transaction `hash` in `block` took, as a majority of the nodes tells it for which `last` is final (invariant
-/// I15). `value_wei`: what it moves to others if it succeeds.
+/// Reads the cost of the transaction `hash` in `block`, by a majority of the nodes for which `last` is final (invariant
+/// I15). `value_wei`: value it moves to other accounts if it succeeds.
 pub(super) async fn look(pool: &RpcPool, hash: B256, block: u64, value_wei: Option<U256>, last: u64) -> Stranger {
     let taken = match value_wei {
         Some(value_wei) => taken(pool, hash, block, value_wei, last).await,
@@ -66,8 +66,8 @@ async fn taken(pool: &RpcPool, hash: B256, block: u64, value_wei: U256, last: u6
 }
 
 impl ChainService {
-    /// Notes which transaction took a nonce. Whether the nonce can be settled: what that took is known, or was asked for long
-    /// enough.
+    /// Records the foreign transaction that took a nonce. Returns true if the nonce can be settled: the cost is known,
+    /// or the time limit has passed.
     pub(super) fn meet(&mut self, now: Timestamp, lane: usize, nonce: u64, stranger: Stranger) -> bool {
         let flight = self.lanes.get_mut(lane).and_then(|lane| lane.flights.get_mut(&nonce));
         let Some(flight) = flight else { return true };
@@ -76,7 +76,7 @@ impl ChainService {
         stranger.taken.is_some() || now.since(since) >= COST_WAIT
     }
 
-    /// Tells which transaction took a nonce, and what of it is on the operator's account.
+    /// Logs and records the foreign transaction that took a nonce, and the amount booked to the operator's account.
     pub(super) fn tell_stranger(&mut self, id: BatchId, stranger: &Stranger) {
         let Stranger { hash, block, taken } = stranger;
         let mut detail = format!("nonce {} was used by {hash} in block {block}", id.nonce);

@@ -22,10 +22,10 @@ use crate::{
     time::Timestamp,
 };
 
-/// Seconds' worth of a rate that may come at once.
+/// Burst allowance of a rate limit, in seconds of the rate.
 const BURST_S: u32 = 10;
 
-/// How long requests of a tenant that is not configured any more wait for a missing nonce.
+/// Gap timeout of a tenant no longer configured: the wait for a missing nonce.
 const USUAL_GAP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One tenant with its counters.
@@ -35,11 +35,11 @@ pub(super) struct Tenant {
     pub(super) name: Arc<str>,
     limiter: Option<Arc<DefaultDirectRateLimiter>>,
     lookups: Option<Arc<DefaultDirectRateLimiter>>,
-    /// Open requests of all instances, where several share the ledger.
+    /// Open requests of all instances that share the ledger.
     open: Arc<AtomicU64>,
 }
 
-/// What a tenant's account will bear of a transaction that is not settled, and counts as spent.
+/// A pending charge to a tenant's account for an unsettled transaction, which counts as spent.
 #[derive(Debug)]
 pub(super) struct Pending {
     tenant: Arc<str>,
@@ -48,7 +48,7 @@ pub(super) struct Pending {
     pub(super) wei: U256,
 }
 
-/// What is reserved, and what is open.
+/// Budget reservations and open requests.
 #[derive(Debug, Default)]
 struct Books {
     budgets: BudgetBook,
@@ -60,16 +60,16 @@ struct Books {
 pub(super) struct Tenants {
     tenants: RwLock<BTreeMap<String, Arc<Tenant>>>,
     books: Mutex<Books>,
-    /// Times that policies changed.
+    /// Number of policy changes.
     changes: AtomicU64,
-    /// Whose calls the accounts of each chain make, as it was set up.
+    /// By chain: the tenants whose calls each sender account makes, as configured.
     callers: Vec<(u64, BTreeMap<Address, BTreeSet<String>>)>,
     limits: OpenLimits,
-    /// Other instances accept too: the ledger keeps the budgets, and tells what is open.
+    /// True if other instances accept too: the ledger then holds the budgets and the open requests.
     is_shared: bool,
 }
 
-/// A request as the books see it.
+/// The books' entry for a request.
 pub(super) fn claim(tenant: &Arc<str>, request: &VerifiedRequest, wei: U256) -> Claim {
     Claim {
         tenant: tenant.clone(),
@@ -114,14 +114,14 @@ impl Tenants {
         }
     }
 
-    /// Of a relay with these chains.
+    /// Sets the chains of the relay.
     pub(super) fn on_chains(self, chains: &[ChainSetup]) -> Self {
         let callers = chains.iter().map(|setup| (setup.spec.chain_id, setup.callers.clone())).collect();
         Self { callers, ..self }
     }
 
-    /// The first that would make calls from no account of its own, if `added` came: as long as there is one tenant, all
-    /// accounts are its own.
+    /// The first tenant that would make calls without a bound account if `added` joined; a lone tenant owns all
+    /// accounts.
     pub(super) fn unbound_beside(&self, added: &[TenantPolicy]) -> Option<String> {
         let here: Vec<_> = self.iter().collect();
         let new = added.iter().filter(|policy| self.get(&policy.id).is_none());
@@ -130,13 +130,13 @@ impl Tenants {
         self.callers.iter().flat_map(unbound).next().map(str::to_owned)
     }
 
-    /// Counts the times that policies changed.
+    /// Number of policy changes so far.
     pub(super) fn changes(&self) -> u64 {
         self.changes.load(Ordering::Relaxed)
     }
 
-    /// Other policies from now on, and tenants that the ledger has nothing of: what was accepted stays accepted. Only in what
-    /// [`TenantPolicy::needs_restart`] lets pass.
+    /// Applies changed policies, and new tenants unknown to the ledger; accepted requests stay accepted. Only changes
+    /// that pass [`TenantPolicy::needs_restart`].
     pub(super) fn set_policies(&self, policies: impl IntoIterator<Item = TenantPolicy>) {
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
         for policy in policies {
@@ -147,7 +147,7 @@ impl Tenants {
             if tenant.policy == policy {
                 continue;
             }
-            // A rate that did not change goes on with what is left of it.
+            // An unchanged rate limiter keeps its state.
             let paced = |limit: fn(&TenantPolicy) -> Option<u32>, known: &Option<Arc<_>>| {
                 if limit(&policy) == limit(&tenant.policy) { known.clone() } else { limiter(limit(&policy)) }
             };
@@ -163,7 +163,8 @@ impl Tenants {
         self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whose calls each lane of the chain makes. One tenant alone has them all.
+    /// The tenants whose calls each lane of the chain makes; `None` for a lone tenant without bindings, which has all
+    /// lanes.
     pub(super) fn callers(&self, setup: &ChainSetup) -> Option<Callers> {
         let bound = |sender: Address| -> BTreeSet<Arc<str>> {
             let names = setup.callers.get(&sender);
@@ -179,7 +180,7 @@ impl Tenants {
         self.is_shared
     }
 
-    /// Numbers of open requests, as the shared ledger has them.
+    /// Sets the numbers of open requests from the shared ledger.
     pub(super) fn set_open(&self, open: &[(String, u64)]) {
         for tenant in self.iter() {
             let count = open.iter().find(|(other, _)| *other == tenant.policy.id).map_or(0, |(_, count)| *count);
@@ -187,7 +188,7 @@ impl Tenants {
         }
     }
 
-    /// A request was accepted somewhere.
+    /// Counts a request accepted by any instance.
     pub(super) fn count_open(&self, tenant: &str) {
         if let Some(tenant) = self.get(tenant) {
             tenant.open.fetch_add(1, Ordering::Relaxed);
@@ -198,7 +199,7 @@ impl Tenants {
         self.tenants.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
-    /// All of them, as they are now.
+    /// A snapshot of all tenants.
     pub(super) fn iter(&self) -> std::vec::IntoIter<Arc<Tenant>> {
         let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
         tenants.values().cloned().collect::<Vec<_>>().into_iter()
@@ -217,7 +218,7 @@ impl Tenants {
         self.get(tenant).map_or_else(|| tenant.into(), |tenant| tenant.name.clone())
     }
 
-    /// Takes a place among the open requests, and the worst case from the tenant's budget, if it has one.
+    /// Reserves a place among the open requests, and the worst-case cost in the tenant's budget, if it has one.
     pub(super) fn reserve(
         &self,
         tenant: &Tenant,
@@ -239,7 +240,7 @@ impl Tenants {
         Ok(())
     }
 
-    /// What all instances together have open.
+    /// Checks the open requests of all instances against the tenant's limit.
     fn check_shared(&self, tenant: &Tenant) -> Result<(), OpenError> {
         let (open, limit) = (tenant.open.load(Ordering::Relaxed), tenant.policy.max_open_requests);
         if open >= limit {
@@ -253,7 +254,7 @@ impl Tenants {
         Ok(())
     }
 
-    /// What was taken became a request's.
+    /// Turns a reservation into an accepted request's.
     pub(super) fn accepted(&self, tenant: &Tenant, id: RequestId) {
         let mut books = self.books();
         books.open.accept(&tenant.name, id);
@@ -262,7 +263,7 @@ impl Tenants {
         }
     }
 
-    /// Gives back what was taken for a submission that did not become a request.
+    /// Releases the reservation of a submission that did not become a request.
     pub(super) fn release(&self, tenant: &Tenant, id: RequestId) {
         let mut books = self.books();
         books.open.release(&tenant.name, id);
@@ -271,7 +272,7 @@ impl Tenants {
         }
     }
 
-    /// Counts what the ledger remembers at start.
+    /// Counts an open request restored at start.
     pub(super) fn restore_open(&self, claim: Claim, is_included: bool, accepted_at: Timestamp) {
         let Some(tenant) = self.get(&claim.tenant).filter(|_| !self.is_shared) else { return };
         let mut books = self.books();
@@ -285,12 +286,12 @@ impl Tenants {
         }
     }
 
-    /// Counts what was spent in the current period before the start.
+    /// Restores the amount spent in the current period before the start.
     pub(super) fn restore_spent(&self, tenant: &Tenant, chain_id: u64, period: Timestamp, wei: U256) {
         self.books().budgets.restore_spent(&tenant.name, chain_id, period, wei);
     }
 
-    /// Counts what one signer's requests to one target cost in the current period before the start.
+    /// Restores the cost of one signer's requests to one target in the current period before the start.
     pub(super) fn restore_shares(
         &self,
         tenant: &Tenant,
@@ -302,7 +303,7 @@ impl Tenants {
         self.books().budgets.restore_shares(&tenant.name, chain_id, parties, shares, wei);
     }
 
-    /// Requests are in a block: they count as open no more. Their nonces are used.
+    /// Requests are included: they no longer count as open, and their nonces are used.
     pub(super) fn included(&self, ids: impl IntoIterator<Item = (Arc<str>, RequestId)>) {
         let mut books = self.books();
         for (tenant, id) in ids {
@@ -310,7 +311,7 @@ impl Tenants {
         }
     }
 
-    /// A reorg put requests back: they count again, whatever the limits are.
+    /// A reorg put requests back: they count as open again, regardless of limits.
     pub(super) fn reopened(&self, claims: impl IntoIterator<Item = Claim>) {
         if self.is_shared {
             return;
@@ -319,7 +320,7 @@ impl Tenants {
         claims.into_iter().for_each(|claim| books.open.restore(claim));
     }
 
-    /// What an account of the tenant bears, from now on.
+    /// Charges an amount to the tenant's budget.
     pub(super) fn spend(&self, tenant: &str, chain_id: u64, wei: U256, now: Timestamp) {
         let Some(tenant) = self.get(tenant).filter(|_| !self.is_shared) else { return };
         if let Some(budget) = &tenant.policy.budget {
@@ -327,8 +328,8 @@ impl Tenants {
         }
     }
 
-    /// Counts what an account of the tenant will bear of a transaction that is in a block and not settled: the same money pays for
-    /// no other. Nothing where only the ledger knows.
+    /// Reserves a charge to the tenant's account for an included, unsettled transaction, so that the same money pays
+    /// for no other. `None` if the ledger holds the budgets.
     pub(super) fn pend(&self, tenant: &str, chain_id: u64, wei: U256, now: Timestamp) -> Option<Pending> {
         let tenant = self.get(tenant).filter(|_| !self.is_shared && !wei.is_zero())?;
         let budget = tenant.policy.budget.as_ref()?;
@@ -336,14 +337,13 @@ impl Tenants {
         Some(Pending { tenant: Arc::clone(&tenant.name), chain_id, period, wei })
     }
 
-    /// The transaction is settled, or in no block any more.
+    /// Releases a pending charge: the transaction is settled, or in no block any more.
     pub(super) fn unpend(&self, pending: &Pending) {
         let Pending { tenant, chain_id, period, wei } = pending;
         self.books().budgets.unspend(tenant, *chain_id, *period, *wei);
     }
 
-    /// What a tenant's account may bear without taking anything from what its requests hold, wei. Nothing where only the
-    /// ledger knows.
+    /// Budget of a tenant beyond its requests' reservations, wei. Zero if only the ledger knows.
     pub(super) fn free(&self, tenant: &str, chain_id: u64, now: Timestamp) -> U256 {
         let Some(tenant) = self.get(tenant) else { return U256::MAX };
         match &tenant.policy.budget {
@@ -353,7 +353,7 @@ impl Tenants {
         }
     }
 
-    /// Tenants that have spent more than their budgets. None where only the ledger knows.
+    /// Tenants that have overspent their budgets. Empty if only the ledger knows.
     pub(super) fn debtors(&self, chain_id: u64, now: Timestamp) -> BTreeSet<Arc<str>> {
         if self.is_shared {
             return BTreeSet::new();
@@ -367,7 +367,7 @@ impl Tenants {
         tenants.filter(is_overdrawn).map(|tenant| tenant.name.clone()).collect()
     }
 
-    /// A request has ended, and counts so much: the larger of cost and price.
+    /// Closes an ended request and counts its final amount: the larger of cost and price.
     pub(super) fn settled(&self, tenant: &str, id: RequestId, counted_wei: U256) {
         let name = self.name_of(tenant);
         let mut books = self.books();
@@ -382,34 +382,34 @@ impl Tenants {
         }
     }
 
-    /// A request that this instance accepted is in a block, or has ended, as the shared ledger tells.
+    /// A request accepted by this instance is included or has ended, by the shared ledger.
     pub(super) fn told_closed(&self, tenant: &str, id: RequestId, is_consumed: bool) {
         self.books().open.close(&self.name_of(tenant), id, is_consumed);
     }
 
-    /// Requests that this instance has counted as open.
+    /// Requests counted as open by this instance.
     pub(super) fn counted(&self) -> Vec<(Arc<str>, RequestId)> {
         self.books().open.accepted()
     }
 
-    /// A signer's nonce at the forwarder, read afresh.
+    /// Sets a signer's newly read forwarder nonce.
     pub(super) fn set_chain_nonce(&self, line: LineKey, nonce: u64) {
         self.books().open.set_chain_nonce(line, nonce);
     }
 
-    /// How long a tenant's requests wait for a missing nonce.
+    /// Time limit for which a tenant's requests wait for a missing nonce.
     pub(super) fn gap_timeout(&self, tenant: &str) -> Duration {
         self.get(tenant).map_or(USUAL_GAP_TIMEOUT, |tenant| tenant.policy.gap_timeout)
     }
 
-    /// Nonces of a signer that requests of other instances have.
+    /// Sets the nonces of a signer used by requests of other instances.
     pub(super) fn set_elsewhere(&self, line: LineKey, nonces: Vec<u64>) {
         self.books().open.set_elsewhere(line, nonces);
     }
 }
 
 impl Tenant {
-    /// Whether one more request may come now; `ahead` others were refused just before it.
+    /// Checks the rate limit for one more request; `ahead` others were refused just before it.
     pub(super) fn admit(&self, ahead: u32) -> Result<(), SubmitError> {
         let Some(limiter) = &self.limiter else { return Ok(()) };
         let rate = self.policy.rate_per_s.unwrap_or(1).max(1);
@@ -422,7 +422,7 @@ impl Tenant {
         })
     }
 
-    /// Whether `count` more nonces may be looked up at the nodes for this tenant now.
+    /// True if the tenant's rate limit allows `count` more nonce lookups at the nodes now.
     pub(super) fn may_look_up(&self, count: usize) -> bool {
         let Some(limiter) = &self.lookups else { return true };
         let count = u32::try_from(count).ok().and_then(NonZeroU32::new);

@@ -1,27 +1,27 @@
-//! Whose batches are simulated at a head.
+//! Allocation of simulations among tenants at a head.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::time::Timestamp;
 
-/// The simulations of batches at one head: at most so many (`chain.simulations_per_head`), and of these each tenant has a share
-/// by weight. What others do not need goes round.
+/// Batch simulations at one head: limited by `chain.simulations_per_head`, with a share by weight for each tenant.
+/// Unused shares are redistributed.
 #[derive(Debug, Default)]
 pub(super) struct SimulationTurns {
     head: Option<u64>,
     began: Timestamp,
     limit: u32,
-    /// Of all tenants together.
+    /// Sum of all tenants' weights.
     weights: u64,
     used: BTreeMap<Arc<str>, u32>,
     sum: u32,
-    /// That there is none left was told.
+    /// True once exhaustion was reported.
     is_told: bool,
 }
 
 impl SimulationTurns {
-    /// Begins anew at another head, or after `patience` without one: a chain whose blocks come on demand has none while nothing
-    /// is sent. With the sum of all tenants' weights then.
+    /// Resets at a new head, or after `patience` without one, since a chain with blocks on demand has none while
+    /// nothing is sent; takes the current sum of all tenants' weights.
     pub(super) fn at(
         &mut self,
         now: Timestamp,
@@ -35,23 +35,23 @@ impl SimulationTurns {
         }
     }
 
-    /// There is none left until the next head.
+    /// True if none is left until the next head.
     pub(super) const fn is_over(&self) -> bool {
         self.sum >= self.limit
     }
 
-    /// Whether that is to be told: once at each head.
+    /// True if exhaustion is to be reported: once at each head.
     pub(super) const fn tell(&mut self) -> bool {
         !std::mem::replace(&mut self.is_told, true)
     }
 
-    /// A batch of this tenant is simulated.
+    /// Counts a simulation of this tenant.
     pub(super) fn take(&mut self, tenant: &Arc<str>) {
         *self.used.entry(Arc::clone(tenant)).or_default() += 1;
         self.sum = self.sum.saturating_add(1);
     }
 
-    /// Tenants that had their share, by their weights: others go first. A share is at least one.
+    /// Tenants that have used up their share by weight: others go first. A share is at least one.
     pub(super) fn satisfied(&self, weight: impl Fn(&str) -> u32) -> BTreeMap<String, ()> {
         let has_its_share = |tenant: &str, used: u32| {
             let share = u64::from(self.limit).saturating_mul(u64::from(weight(tenant))) / self.weights.max(1);
@@ -93,7 +93,7 @@ mod tests {
         turns.at(Timestamp(0), Some(2), PATIENCE, 8, || 4);
         assert!(turns.tell());
         assert_eq!((names(&turns).len(), turns.is_over()), (0, false));
-        // Nobody else wants any: what is left is whoever's who asks.
+        // No other tenant needs any: the rest goes to whoever asks.
         for _ in 0..8 {
             assert!(!turns.is_over());
             turns.take(&small);
@@ -101,7 +101,7 @@ mod tests {
         assert!(turns.is_over());
     }
 
-    /// Where blocks come on demand, whoever had all simulations of a head would stop the chain.
+    /// With blocks on demand, a tenant that used all simulations of a head would otherwise stop the chain.
     #[test]
     fn without_a_new_head_they_begin_anew_after_a_while() {
         let mut turns = SimulationTurns::default();

@@ -30,18 +30,18 @@ const NONCE: u64 = 7;
 /// The block with our transaction, and the newest final one.
 const MINED: u64 = 2_000;
 const LAST: u64 = 3_000;
-/// Blocks before the newest final one of which nodes have the state.
+/// Blocks before the newest final one for which nodes keep the state.
 const STATES: u64 = 100;
 
-/// What a node still has beside its blocks.
+/// Data that a node still has besides its blocks.
 #[derive(Debug, Clone, Copy, Default)]
 struct Kept {
     block_receipts: bool,
-    /// The transaction succeeded, says its receipt.
+    /// Success flag in its receipt.
     is_success: bool,
-    /// What it says beyond the truth of the value that it moves, wei.
+    /// Amount added falsely to the reported value, wei.
     more_value: u64,
-    /// The L1 data fee that it names, wei; 0 is none.
+    /// Reported L1 data fee, wei; 0 means none.
     data_fee: u64,
 }
 
@@ -132,10 +132,10 @@ async fn a_search_through_blocks_goes_on_where_it_stopped() {
             Spender::Nobody => panic!("it is used"),
         }
     }
-    // Each block once, and the one that has it once more, of all nodes.
+    // Each block once, and the one with the transaction once more from all nodes.
     assert_eq!(turns, 8);
     assert!(nodes[0].asked("eth_getBlockByNumber") < LAST - MINED);
-    // From then on it is known where.
+    // After that its block is known.
     let before = nodes[0].asked("eth_getBlockByNumber");
     let known = Spender::Known { hash: OURS, block: MINED, value_wei: Some(U256::from(7)) };
     assert_eq!(find(&pool, SENDER, NONCE, LAST, &scans, 128).await, known);
@@ -155,7 +155,7 @@ async fn the_receipts_of_its_block_tell_what_a_transaction_did() {
     assert_eq!(told([false; 3]).await, None, "without a receipt nobody knows what it cost");
 }
 
-/// Receipt and value of somebody else's transaction: as a majority has them, or not at all.
+/// Receipt and value of a foreign transaction: by a majority, or not at all.
 #[tokio::test(start_paused = true)]
 async fn what_a_stranger_took_is_what_a_majority_tells() {
     let told = async |kept: [Kept; 3]| {
@@ -182,7 +182,8 @@ async fn what_a_stranger_took_is_what_a_majority_tells() {
     assert_eq!(told([gone, whole, whole]).await, taken(7));
     assert_eq!(told([gone, gone, whole]).await, None);
     assert_eq!(told([failed, whole, gone]).await, None);
-    // Of those who name a fee beyond gas the lower median: whoever invents one, or leaves it out, moves nothing.
+    // The lower median of the reported fees beyond gas counts: a node that invents one, or leaves it out, changes
+    // nothing.
     let (true_fee, dear) = (Kept { data_fee: 5, ..whole }, Kept { data_fee: 1_000_000, ..whole });
     for kept in [[dear, true_fee, true_fee], [true_fee, true_fee, dear], [whole, true_fee, true_fee]] {
         let cost = told(kept).await.map(|taken| taken.cost_wei);

@@ -1,4 +1,5 @@
-//! Who leaves a transaction before it is final, and what is drawn for that: one service by itself, without a node that mines.
+//! Members that leave a transaction before finality, and the amounts drawn for it: one service by itself, without a
+//! mining node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,10 +38,10 @@ use crate::{
 };
 
 const GWEI: u128 = 1_000_000_000;
-/// What requests reserve for, and what they pay.
+/// Price ceiling of the requests' reservations, wei per gas.
 const CEILING: u128 = 10 * GWEI;
 const BUDGET: u128 = 1_000_000_000 * GWEI;
-/// Gas of a transaction that took no more than its members' own.
+/// Gas of a transaction within its members' known gas.
 const USUAL: u64 = 300_000;
 /// The block of the transaction.
 const BLOCK: u64 = 100;
@@ -54,7 +55,7 @@ struct Scene {
     _ledger: tempfile::TempDir,
 }
 
-/// What a write said.
+/// Content of a write.
 struct Told {
     changes: Vec<RequestChange>,
     bill: Option<Box<Bill>>,
@@ -65,13 +66,13 @@ impl Told {
         self.changes.iter().find(|change| change.id == id)
     }
 
-    /// What accounts bear, wei.
+    /// Amount booked to accounts, wei.
     fn borne(&self) -> U256 {
         let accounts = self.bill.iter().flat_map(|bill| &bill.accounts);
         accounts.fold(U256::ZERO, |sum, entry| sum + entry.wei)
     }
 
-    /// What requests are charged, wei.
+    /// Amount charged to requests, wei.
     fn charged(&self) -> U256 {
         self.changes.iter().fold(U256::ZERO, |sum, change| sum + change.charged_wei)
     }
@@ -128,7 +129,7 @@ impl Scene {
         BatchId { lane: self.service.lanes[0].machine.id(), nonce }
     }
 
-    /// Its transaction in a block, in which `executed` were.
+    /// A receipt in a block that executed `executed`.
     fn receipt(nonce: u64, gas_used: u64, price: u128, executed: &[&Arc<VerifiedRequest>]) -> TxReceipt {
         let log = |request: &&Arc<VerifiedRequest>| {
             let (_, signer, nonce) = request.sequence().unwrap();
@@ -147,7 +148,7 @@ impl Scene {
         }
     }
 
-    /// `members` are in a transaction under `nonce`, which is in a block.
+    /// Puts `members` into an included transaction under `nonce`.
     fn included(&mut self, nonce: u64, members: &[usize], receipt: &TxReceipt) {
         let members: Vec<_> = members.iter().map(|user| Arc::clone(&self.all[*user])).collect();
         let weights = members.iter().map(|member| self.service.shared.params.member_gas(member)).collect();
@@ -181,7 +182,7 @@ impl Scene {
         self.service.lanes[0].flights.get_mut(&0).unwrap()
     }
 
-    /// A majority shows the first transaction, and that these users' nonces are unused.
+    /// Delivers a majority's confirmation of the first transaction, with these users' nonces unused.
     fn shown(&mut self, unused: &[usize]) -> Option<Told> {
         let user = |user: &usize| {
             let (forwarder, signer, nonce) = self.all[*user].sequence().unwrap();
@@ -197,7 +198,8 @@ impl Scene {
         self.told()
     }
 
-    /// All leave the transaction under `nonce`, and nobody remembers why: every node refused it, or a restart forgot its block.
+    /// All members leave the transaction under `nonce`, as after a refusal by every node or a restart that forgot its
+    /// block.
     fn vacated(&mut self, nonce: u64) {
         let flight = self.service.lanes[0].flights.get_mut(&nonce).unwrap();
         let content = Content { until: 1, ..flight.content() };
@@ -208,7 +210,7 @@ impl Scene {
         left.into_iter().for_each(|id| self.service.queue.put_back(id));
     }
 
-    /// A nonce is final, taken by `receipt` or by somebody else. Nobody's own nonce is used.
+    /// Settles a nonce, used by `receipt` or by a foreign transaction. No user's nonce is used.
     fn settled(&mut self, nonce: u64, receipt: Option<TxReceipt>) -> Told {
         let flight = self.service.lanes[0].flights.remove(&nonce).unwrap();
         let earlier = (!flight.earlier.is_empty()).then_some(0);
@@ -225,7 +227,7 @@ impl Scene {
         self.told().expect("a write")
     }
 
-    /// The next write, which is durable now.
+    /// The next write, made durable.
     fn told(&mut self) -> Option<Told> {
         let entry = self.journal.try_recv().ok()?;
         let _ = entry.done.send(Vec::new());
@@ -234,7 +236,7 @@ impl Scene {
         Some(Told { changes, bill })
     }
 
-    /// Who ended without a transaction since this was last asked.
+    /// Requests ended without a transaction since the last call.
     fn ended(&mut self) -> Vec<(RequestId, Status, Option<Reason>)> {
         let mut ended = Vec::new();
         while let Ok(entry) = self.journal.try_recv() {
@@ -254,12 +256,12 @@ impl Scene {
         self.service.queue.get(self.id(user)).unwrap().ceiling_wei_per_gas
     }
 
-    /// What the tenant's budget has left beside what is reserved, wei.
+    /// The tenant's free budget beyond reservations, wei.
     fn free(&self) -> U256 {
         self.tenants.free("shop", 1, clock::now())
     }
 
-    /// Lets what waits for a durable write go on.
+    /// Runs the tasks that wait for a durable write.
     async fn go_on(&mut self) {
         while self.service.tasks.join_next().await.is_some() {}
     }
@@ -270,7 +272,7 @@ impl Scene {
         self.service.head = Some(head);
     }
 
-    /// Whether a majority is asked at this head.
+    /// True if the nodes are queried at this head.
     fn asks(&mut self, number: u64) -> bool {
         self.head(number);
         let before = self.service.tasks.len();
@@ -291,7 +293,7 @@ async fn what_is_held_for_the_next_block_ends_with_its_time() {
     assert!(scene.service.held.is_empty());
 }
 
-/// Work is proportional to what changed, not to all that waits for it.
+/// Work is proportional to the changes, not to the number of waiting requests.
 #[tokio::test]
 async fn who_waits_to_know_is_looked_at_again_when_a_transaction_is_settled() {
     for is_held in [false, true] {
@@ -317,7 +319,7 @@ async fn who_waits_to_know_is_looked_at_again_when_a_transaction_is_settled() {
     }
 }
 
-/// Nothing else would ever tell what became of them.
+/// No other event would ever reveal their outcome.
 #[tokio::test]
 async fn a_nonce_that_is_left_later_is_used_up_for_those_who_wait_to_know() {
     let mut scene = Scene::new().await;
@@ -339,7 +341,7 @@ fn wei(gas: u64, price: u128) -> U256 {
     U256::from(gas) * U256::from(price)
 }
 
-/// The only one that was skipped bears what no simulation showed: all that it reserved.
+/// The only skipped member bears the cost that no simulation showed: its whole reservation.
 #[tokio::test]
 async fn who_can_pay_no_other_try_stays_and_ends_with_its_transaction() {
     let mut scene = Scene::new().await;
@@ -359,7 +361,7 @@ async fn who_can_pay_no_other_try_stays_and_ends_with_its_transaction() {
     assert!(scene.service.queue.get(id).is_none());
 }
 
-/// A reorganisation lets somebody else's transaction have the nonce, so what was drawn was never paid.
+/// After a reorg a foreign transaction takes the nonce, so the amount drawn was never paid.
 #[tokio::test]
 async fn what_was_drawn_is_given_back_where_nothing_was_paid() {
     let mut scene = Scene::new().await;
@@ -375,7 +377,7 @@ async fn what_was_drawn_is_given_back_where_nothing_was_paid() {
     assert!(scene.service.queue.is_waiting(id));
 }
 
-/// The other branch has it at another price, or executes it: the first price counts no more.
+/// The other branch includes it at another price, or executes it: the first price no longer counts.
 #[tokio::test]
 async fn what_was_drawn_is_set_anew_by_the_branch_that_stays() {
     for is_executed in [false, true] {
@@ -405,8 +407,8 @@ async fn what_was_drawn_is_set_anew_by_the_branch_that_stays() {
     }
 }
 
-/// A transaction that all had left is mined all the same and skips them: that is theirs and their tenant's. The operator bears it
-/// only where another transaction of ours had executed all of them before.
+/// A transaction that all members had left is mined all the same and skips them: they and their tenant pay for it. The
+/// operator pays only if another transaction of ours had executed all of them before.
 #[tokio::test]
 async fn who_left_before_it_was_in_a_block_pays_for_its_skip() {
     for before in [0, 1, 3] {
@@ -437,8 +439,8 @@ async fn who_left_before_it_was_in_a_block_pays_for_its_skip() {
     }
 }
 
-/// It travels again under the nonce under which every node refused it; then the first bytes are mined all the same and skip it. What it
-/// owes for that is no end: it waits again.
+/// A request is sent again under the nonce under which every node refused it; then the first bytes are mined all the
+/// same and skip it. The charge for that is not an end: it waits again.
 #[tokio::test]
 async fn who_is_in_both_contents_of_a_nonce_is_not_forgotten() {
     let mut scene = Scene::new().await;
@@ -458,11 +460,11 @@ async fn who_is_in_both_contents_of_a_nonce_is_not_forgotten() {
     assert_eq!(of_it, [Status::Queued, Status::Queued]);
 }
 
-/// What no member bears is the tenant's: held while it is in a block, charged when it is final, once.
+/// The cost that no member bears is the tenant's: reserved after inclusion, charged once at finality.
 #[tokio::test]
 async fn an_account_is_charged_once_however_early_somebody_leaves() {
     let mut scene = Scene::new().await;
-    // Two are skipped, so that none of them is found guilty.
+    // Two are skipped, so that neither is found to be the culprit.
     let receipt = Scene::receipt(0, 3_000_000, GWEI, &[&scene.all[0]]);
     let before = scene.free();
     scene.included(0, &[0, 1, 2], &receipt);
@@ -487,7 +489,7 @@ async fn an_account_is_charged_once_however_early_somebody_leaves() {
     assert_eq!(scene.free() + wei(3_000_000 + USUAL, GWEI), U256::from(BUDGET), "all that left the lane, once");
 }
 
-/// A majority that tells no nonce of a user today may tell it later: it is asked again, ever more rarely.
+/// A user's nonce without a majority may get one later: it is queried again, at growing intervals.
 #[tokio::test]
 async fn a_nonce_that_no_majority_tells_is_asked_for_again() {
     let mut scene = Scene::new().await;
@@ -500,7 +502,7 @@ async fn a_nonce_that_no_majority_tells_is_asked_for_again() {
     scene.head(BLOCK + 2);
     let told = scene.shown(&[1]).expect("one leaves");
     assert_eq!(told.changes.len(), 1);
-    // Once for each doubling: until 1 000 blocks deep eight times more.
+    // Once per doubling of the depth: eight times more up to 1 000 blocks.
     let mut asked = Vec::new();
     for head in BLOCK + 3..BLOCK + 1_000 {
         if scene.asks(head) {
@@ -515,7 +517,8 @@ async fn a_nonce_that_no_majority_tells_is_asked_for_again() {
     assert!(!scene.asks(BLOCK + 10_000), "nothing is left to ask");
 }
 
-/// What was asked before a reorganisation says nothing of the block that has the transaction now: that is not deep yet.
+/// An answer to a query before a reorg does not apply to the block that holds the transaction now, which is not deep
+/// yet.
 #[tokio::test]
 async fn an_answer_about_another_block_lets_nobody_go() {
     let mut scene = Scene::new().await;
@@ -528,7 +531,7 @@ async fn an_answer_about_another_block_lets_nobody_go() {
     assert!(scene.shown_in(receipt.block_hash, unused).is_some());
 }
 
-/// Who left may be in another transaction by now, whatever is asked about those who stayed.
+/// A member that left may be in another transaction by now, whatever is queried about the remaining ones.
 #[tokio::test]
 async fn who_left_is_not_taken_out_of_where_it_is() {
     let mut scene = Scene::new().await;
@@ -540,14 +543,14 @@ async fn who_left_is_not_taken_out_of_where_it_is() {
     let entry = scene.service.queue.remove(id, false).unwrap();
     let lane = scene.service.lanes[0].machine.id();
     scene.service.queue.push_in_flight(vec![entry], lane, 0);
-    // Its user is told again.
+    // Its user is in the answer again.
     let told = scene.shown(&[1, 2]).expect("the other one leaves");
     assert_eq!(told.changes.iter().map(|change| change.id).collect::<Vec<_>>(), [scene.id(2)]);
     assert!(!scene.service.queue.is_waiting(id));
     assert_eq!(scene.spent(1), spent);
 }
 
-/// Two transactions of one target surprise at the same time: each counts once, though it is heard of again when it is final.
+/// Two transactions of one target surprise at the same time: each counts once, though reported again at finality.
 #[tokio::test]
 async fn surprises_that_overlap_count_once_each() {
     let mut scene = Scene::new().await;
@@ -573,13 +576,14 @@ async fn surprises_that_overlap_count_once_each() {
     assert!(!is_suspect(in_minutes(46)));
 }
 
-/// Transactions that burn one after the other before anything is final: what the tenant's free budget pays for one is not there for
-/// the next, which takes what its members have left.
+/// Several transactions burn gas before any is final: budget that pays for one is not available for the next, which
+/// uses its members' remaining reservations.
 #[tokio::test]
 async fn the_same_free_budget_pays_for_one_transaction_only() {
     let mut scene = Scene::new().await;
     let (all, before) = (wei(3_500_000, GWEI), scene.free());
-    // The first leaves little of what is free: who is alone did it, and bears what it has left.
+    // The first uses up nearly all of the free budget: its lone member is the culprit, and pays its remaining
+    // reservation.
     let burnt = u64::try_from(before / U256::from(GWEI)).unwrap();
     let first = Scene::receipt(0, burnt, GWEI, &[]);
     scene.included(0, &[0], &first);
@@ -588,7 +592,7 @@ async fn the_same_free_budget_pays_for_one_transaction_only() {
     let second = Scene::receipt(1, 3_500_000, GWEI, &[]);
     scene.included(1, &[1, 2], &second);
     assert_eq!(scene.free(), U256::ZERO);
-    // A reorganisation gives it back, and so does the end.
+    // A reorg releases it, and so does the settlement.
     scene.service.unpend(0, 1);
     assert_eq!(scene.free(), left);
     scene.service.pend(clock::now(), 0, 1);
@@ -599,7 +603,8 @@ async fn the_same_free_budget_pays_for_one_transaction_only() {
     assert_eq!((told.charged(), told.borne()), (all - left, left), "its members bear what is not free");
 }
 
-/// The forwarder takes a user's requests in order: behind one that is in no transaction the next one would be skipped, and pay for it.
+/// The forwarder executes a user's requests in order: a request behind one in no transaction would be skipped, and pay
+/// for it.
 #[tokio::test]
 async fn nobody_is_sent_behind_who_is_held_or_waits_to_know() {
     let mut scene = Scene::new().await;

@@ -1,4 +1,4 @@
-//! What nodes say of a batch, and what they are asked: nodes are scripted, and tokio's clock is paused.
+//! Simulation verdicts of nodes, and the calls made to them: nodes are scripted, and tokio's clock is paused.
 
 use std::{
     sync::{
@@ -36,20 +36,20 @@ const POISON: Address = Address::repeat_byte(0xbb);
 const GLUTTON: Address = Address::repeat_byte(0xcc);
 const GOOD: Address = Address::repeat_byte(0xaa);
 
-/// What a node answers to `eth_simulateV1`.
+/// A node's answer to `eth_simulateV1`.
 #[derive(Debug, Clone, PartialEq)]
 enum Simulates {
-    /// The truth.
+    /// The true outcomes.
     Truly,
-    /// That the first member fails, and all others execute.
+    /// The first member fails, all others execute.
     FirstFails,
-    /// That all execute.
+    /// All execute.
     AllExecute,
-    /// That the first member is skipped, which takes little gas, and all others execute.
+    /// The first member is skipped, which takes little gas; all others execute.
     FirstSkipped,
     /// An error.
     Error(i64, &'static str),
-    /// Nothing.
+    /// No answer.
     Never,
 }
 
@@ -57,18 +57,18 @@ enum Simulates {
 struct Node {
     latency_ms: u64,
     simulates: Simulates,
-    /// Answers `eth_call` too.
+    /// True if it answers `eth_call` too.
     calls: bool,
     members: Vec<Arc<VerifiedRequest>>,
-    /// Most parameters that it takes.
+    /// Most parameters accepted in a call.
     most_params: AtomicUsize,
     asked: Mutex<Vec<String>>,
-    /// What it was asked, method by method.
+    /// Calls received: (method, parameters).
     params: Mutex<Vec<(String, Vec<Value>)>>,
 }
 
 impl Node {
-    /// The block that calls of `method` name as the one in which they run, of those that name one.
+    /// The block override in calls of `method`, for the calls that have one.
     fn told(&self, method: &str) -> Vec<Value> {
         let params = self.params.lock().unwrap();
         let block = |params: &Vec<Value>| match method {
@@ -153,7 +153,7 @@ impl RpcTransport for Node {
     }
 }
 
-/// A request of user `user` to `to`, read back as from the ledger.
+/// A request of user `user` to `to`, parsed as from the ledger.
 pub(in crate::relay) fn request(user: u8, nonce: u64, to: Address) -> Arc<VerifiedRequest> {
     let stored = json!({
         "id": RequestId(B256::repeat_byte(user.wrapping_mul(16).wrapping_add(u8::try_from(nonce).unwrap()))),
@@ -176,8 +176,8 @@ struct World {
 }
 
 impl World {
-    /// A batch with `targets`, one user each, before nodes with these answers, and whether they answer calls; each is 20 ms slower
-    /// than the one before.
+    /// A batch with `targets`, one user each, and nodes given as (answer, answers calls); each is 20 ms slower than the
+    /// one before.
     fn new(targets: &[Address], nodes: &[(Simulates, bool)]) -> Self {
         let users = 1..=u8::try_from(targets.len()).unwrap();
         let members: Vec<_> = users.zip(targets).map(|(user, to)| request(user, 0, *to)).collect();
@@ -236,7 +236,7 @@ fn texts(found: &Simulation) -> Vec<String> {
     found.words.iter().map(text).collect()
 }
 
-/// Answers of real nodes that are no simulations.
+/// Errors of real nodes in place of a simulation.
 const NO_SIMULATIONS: [(i64, &str); 8] = [
     (-32_603, "method handler crashed"),
     (-32_600, "eth_simulateV1 is not available on the Free tier - upgrade to Pay As You Go"),
@@ -248,7 +248,7 @@ const NO_SIMULATIONS: [(i64, &str); 8] = [
     (0, "?"),
 ];
 
-/// A target that looks around finds the block that is to take it, and neither the one before nor a block of nobody's.
+/// A target that inspects its environment sees the including block, not the previous one or an empty default.
 #[tokio::test(start_paused = true)]
 async fn nodes_are_told_of_the_block_that_is_to_come() {
     let proposer = Address::repeat_byte(0x9b);
@@ -274,7 +274,7 @@ async fn nodes_are_told_of_the_block_that_is_to_come() {
     let told = calls.nodes[0].told("eth_call");
     assert!(told.len() == 2 && told.iter().all(is_it), "{told:?}");
 
-    // One that takes no such thing calls as well as it can, and is not asked in vain for ever.
+    // A node without block overrides is called without them, and is not tried in vain for ever.
     let simple = World { environment, ..World::new(&[GOOD, GOOD], &[(lacks(), true)]) };
     simple.nodes[0].most_params.store(3, Ordering::Relaxed);
     for _ in 0..8 {
@@ -284,7 +284,8 @@ async fn nodes_are_told_of_the_block_that_is_to_come() {
     assert!((2..8).contains(&told.len()), "{}", told.len());
 }
 
-/// A member's own gas is what it uses where it executes. A node that says it is skipped would make it the others' cost.
+/// A member's own gas is its use where it executes. A node that reports it as skipped would shift its cost to the
+/// others.
 #[tokio::test(start_paused = true)]
 async fn whoever_skips_a_member_does_not_know_what_it_uses() {
     for nodes in [[Simulates::FirstSkipped, Simulates::AllExecute], [Simulates::AllExecute, Simulates::FirstSkipped]] {
@@ -295,7 +296,7 @@ async fn whoever_skips_a_member_does_not_know_what_it_uses() {
     assert_eq!(found.used, [None, Some(100_000)]);
 }
 
-/// That a transaction fails as a whole is one node's word, or two nodes'.
+/// A failure of the whole transaction is reported by one node or by two.
 #[tokio::test(start_paused = true)]
 async fn who_says_that_a_batch_fails_as_a_whole_is_counted() {
     let fails = || Simulates::Error(3, "execution reverted");
@@ -317,7 +318,7 @@ async fn whatever_is_no_simulation_never_means_send() {
         let world = World::new(&[GOOD, POISON, GLUTTON, GOOD], &[(Simulates::Error(code, message), true)]);
         let found = world.ask(false).await;
         if message.contains("request limit") {
-            // Asked too often: it is left alone, and nothing is known.
+            // Rate-limited: the node is backed off, and the outcome stays unknown.
             assert_eq!(found.words, vec![Word::Unknown; 4], "{message}");
             continue;
         }
@@ -351,14 +352,14 @@ async fn where_no_node_answers_nothing_is_known() {
 
 #[tokio::test(start_paused = true)]
 async fn one_nodes_no_is_asked_of_another() {
-    // The fastest lies.
+    // The fastest node lies.
     let world =
         World::new(&[GOOD, GOOD], &[(Simulates::FirstFails, true), (Simulates::Truly, true), (Simulates::Truly, true)]);
     let found = world.ask(false).await;
     assert_eq!(found.words, vec![Word::Executes; 2]);
     assert_eq!(found.contradicted, [(world.members[0].id(), 1, 0)]);
     assert_eq!(world.nodes[2].asked("eth_simulateV1"), 0, "two are enough");
-    // A true no is said by both, and why.
+    // A true no comes from both nodes, with its reason.
     let world = World::new(&[POISON, GOOD], &[(Simulates::Truly, true), (Simulates::Truly, true)]);
     let found = world.ask(false).await;
     assert!(texts(&found)[0].contains("guest list is closed"), "{found:?}");
@@ -375,7 +376,7 @@ async fn a_yes_is_asked_of_another_only_where_two_are_wanted() {
     let found = world.ask(true).await;
     assert_eq!(found.words, [Word::Executes], "an acceptance needs one");
     assert_eq!(found.contradicted, [(world.members[0].id(), 0, 1)], "and the receipt will tell who was right");
-    // Who was wrong is asked last.
+    // The node that was wrong is asked last.
     world.pool.demote(0);
     assert!(texts(&world.ask(false).await)[0] != "yes" || world.nodes[1].asked("eth_simulateV1") > 1);
 }

@@ -1,4 +1,4 @@
-//! Starts: with a chain that is away, on a ledger of another chain, and dropped half way.
+//! Starts with an unreachable chain, on a ledger of another chain, and dropped half way.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,14 +34,14 @@ use crate::{
 
 const BLOCK: Duration = Duration::from_millis(50);
 
-/// A node of a chain with a block each 50 ms, without any contract.
+/// A node of a chain with a block every 50 ms, without contracts.
 #[derive(Debug)]
 struct Node {
     chain_id: u64,
-    /// Which chain of that id it is.
+    /// Distinguishes chains of the same id.
     salt: AtomicU64,
     is_away: AtomicBool,
-    /// Accounts have no money.
+    /// True if accounts have no balance.
     is_poor: AtomicBool,
     started: Instant,
 }
@@ -112,7 +112,7 @@ fn chain(node: &Arc<Node>) -> ChainSetup {
     setup
 }
 
-/// The service of chain 1 by itself, with one lane, and what it writes.
+/// The service of chain 1 by itself, with one lane, and the receiver of its journal entries.
 pub(in crate::relay) async fn service(
     ledger: &Path,
     tenants: &Arc<Tenants>,
@@ -157,7 +157,7 @@ async fn a_chain_that_is_away_at_start_stops_no_other_and_comes_later() {
     assert!(relay.quote("default", 1_002, 100_000).is_ok());
     relay.shutdown().await;
     assert!(!relay.has_failed());
-    // And nothing is said of a relay that has stopped but that.
+    // A stopped relay reports nothing but that.
     assert_eq!(health(&relay, 1_001), ChainHealth::Unavailable);
     assert!(matches!(relay.quote("default", 1_001, 100_000), Err(SubmitError::ShuttingDown)));
 }

@@ -1,4 +1,4 @@
-//! One service with a real ledger and journal, whose transactions get into blocks and out of them.
+//! One service with a real ledger and journal, whose transactions enter and leave blocks.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -33,7 +33,7 @@ const BUDGET: u128 = 1_000_000_000 * GWEI;
 /// Gas that the members use by themselves, as simulated.
 const OWN_GAS: [u64; 3] = [30_000, 31_000, 32_000];
 
-/// Three users' requests in a transaction that was sent.
+/// Three users' requests in a sent transaction.
 struct Scene {
     service: ChainService,
     all: Vec<Arc<VerifiedRequest>>,
@@ -146,7 +146,7 @@ impl Scene {
         scene
     }
 
-    /// Ends the service; another one reads the ledger.
+    /// Ends the service and starts another on the same ledger.
     async fn restart(&mut self) {
         self.service.ledger.close().await;
         let other = tempfile::tempdir().unwrap();
@@ -155,7 +155,7 @@ impl Scene {
         self.service = start(&self.directory, &self.tenants, self.latest).await;
     }
 
-    /// Lets all tasks end, and what they cause.
+    /// Runs all tasks to their end, with their consequences.
     async fn go_on(&mut self) {
         while let Some(done) = self.service.tasks.join_next().await {
             self.service.on_done(done.unwrap());
@@ -171,7 +171,7 @@ impl Scene {
         self.service.lanes[0].flights[&0].members.clone()
     }
 
-    /// The transaction in a block, in which `executed` were.
+    /// A receipt of the transaction in a block that executed `executed`.
     fn receipt(&self, executed: &[usize]) -> TxReceipt {
         let log = |user: &usize| {
             let (_, signer, nonce) = self.all[*user].sequence().unwrap();
@@ -198,7 +198,7 @@ impl Scene {
         self.service.lane_event(clock::now(), 0, event);
     }
 
-    /// Everything is outline: no bytes are left in memory.
+    /// Asserts that only outlines, and no bytes, are in memory.
     fn assert_stowed(&self) {
         assert!(self.members().iter().all(|member| member.is_outline() && member.data().is_empty()));
         for request in &self.all {
@@ -207,7 +207,7 @@ impl Scene {
         assert!(self.attempt().iter().all(|raw| raw.is_empty()));
     }
 
-    /// Everything is as it was when it was sent.
+    /// Asserts that everything is as when it was sent.
     fn assert_whole(&self, raw: &[Bytes]) {
         assert_eq!(self.members(), self.all);
         for request in &self.all {
@@ -228,7 +228,7 @@ async fn what_is_in_a_block_keeps_its_bytes_in_the_ledger_and_a_reorg_brings_the
     let event = Event::Canonical { number: BLOCK, hash: B256::repeat_byte(0xb2) };
     scene.service.lane_event(clock::now(), 0, event);
     scene.assert_stowed();
-    // Where the ledger can't be read the next head asks again.
+    // If the ledger can't be read, the next head retries.
     scene.service.on_fetched(super::Fetched { lane: 0, nonce: 0, found: None });
     scene.service.fetch_again();
     scene.go_on().await;
@@ -239,7 +239,7 @@ async fn what_is_in_a_block_keeps_its_bytes_in_the_ledger_and_a_reorg_brings_the
     scene.assert_stowed();
 }
 
-/// It may be of a branch that was left, or made up: then the others are asked too.
+/// It may be from an abandoned branch, or invented: then the other nodes are asked too.
 #[tokio::test]
 async fn a_receipt_that_does_not_fit_the_chain_is_a_majoritys_matter() {
     let mut scene = Scene::new().await;
@@ -262,7 +262,7 @@ async fn a_receipt_that_does_not_fit_the_chain_is_a_majoritys_matter() {
         scene.service.on_done(told);
         assert_eq!((scene.service.lanes[0].machine.unfinal(), scene.service.tasks.len()), (0, before + 1));
     }
-    // Most are on the branch that was left.
+    // A majority is on the abandoned branch.
     for (found, is_believed) in [(other, false), (truth, true)] {
         scene.service.on_done(Done::Agreed { lane, nonce, at_block, found: Some(Box::new(found)) });
         assert_eq!(scene.service.lanes[0].machine.unfinal(), usize::from(is_believed));
@@ -275,7 +275,7 @@ async fn who_was_not_executed_after_all_comes_back_whole() {
     scene.told(PollPurpose::Inclusion, scene.receipt(&[0, 1, 2])).await;
     scene.go_on().await;
     scene.assert_stowed();
-    // Another block, in which the forwarder skipped one.
+    // Another block, in which the forwarder skipped one member.
     let receipt = TxReceipt { block_hash: B256::repeat_byte(0xb2), ..scene.receipt(&[0, 1]) };
     scene.told(PollPurpose::Inclusion, receipt).await;
     scene.assert_stowed();
@@ -295,7 +295,7 @@ async fn a_restart_reads_outlines_of_what_is_in_a_block_and_sends_the_same_bytes
     scene.go_on().await;
     scene.restart().await;
     scene.assert_stowed();
-    // No node shows it in a block any more, and it has not been sent for long.
+    // No node shows it in a block any more, and it has not been sent for a long time.
     let Some(head) = scene.service.head else { panic!("a head") };
     for number in BLOCK + 1..BLOCK + 50 {
         scene.service.lane_event(clock::now(), 0, Event::Head(HeadInfo { number, ..head }));
@@ -304,7 +304,8 @@ async fn a_restart_reads_outlines_of_what_is_in_a_block_and_sends_the_same_bytes
     scene.assert_whole(&raw);
 }
 
-/// As before the restart each bears what it uses by itself, and the tenant's free budget what was burnt beyond that.
+/// As before the restart, each member pays its own gas, and the tenant's free budget pays for the gas burnt beyond
+/// that.
 #[tokio::test]
 async fn a_restart_divides_a_transactions_cost_as_before() {
     let mut scene = Scene::new().await;

@@ -1,4 +1,4 @@
-//! Whose head is followed, what is final, and when: nodes are scripted, and tokio's clock is paused.
+//! Followed head and finality: nodes are scripted, and tokio's clock is paused.
 
 use std::{
     sync::{
@@ -24,35 +24,35 @@ use crate::{
     },
 };
 
-/// Blocks that the chain has at the start.
+/// Height of the chain at the start.
 const START: u64 = 1_000;
 
-/// What a node says of a tag.
+/// A node's answer for a tag.
 #[derive(Debug, Clone, Copy)]
 enum Tag {
-    /// The block so far behind its head.
+    /// The block this far behind its head.
     Behind(u64),
-    /// There is no such tag.
+    /// The tag is not served.
     None,
-    /// Nothing of use.
+    /// An error.
     Fails,
 }
 
-/// How a node differs from the chain.
+/// Deviation of a node from the chain.
 #[derive(Debug, Clone, Copy)]
 struct Script {
     latency_ms: u64,
-    /// Stands still at this block.
+    /// Height at which it is stalled; `None` if it is not.
     frozen: Option<u64>,
-    /// Blocks that it is behind (or ahead, if negative).
+    /// Blocks by which it lags (or leads, if negative).
     behind: i64,
-    /// Seconds that its newest block's time is ahead.
+    /// Seconds by which its newest block's time is ahead.
     future_s: u64,
     tag: Tag,
     balance: u64,
-    /// Its blocks have other hashes.
+    /// True if its blocks have other hashes.
     is_on_other_branch: bool,
-    /// From this block on they have.
+    /// First block with another hash; `None` if there is none.
     forks_at: Option<u64>,
 }
 
@@ -67,7 +67,7 @@ const HONEST: Script = Script {
     forks_at: None,
 };
 
-/// A chain with a steady pace, and one node's view of it.
+/// One node's view of a chain with constant block time.
 #[derive(Debug)]
 struct Node {
     started: Instant,
@@ -159,12 +159,12 @@ struct World {
     interval: Duration,
 }
 
-/// A chain with a block each `block`, final by its tag, else 64 blocks deep.
+/// A chain with block time `block`, final by its tag, else at depth 64.
 fn world(block: Duration, scripts: &[Script]) -> World {
     let mut spec = ChainSpec::preset("ethereum").unwrap();
     spec.block_time_ms = u64::try_from(block.as_millis()).unwrap();
     spec.finality = FinalityRule::FinalizedTag { fallback_depth: 64 };
-    // Old enough that nothing is in the future, however long the test.
+    // Old enough that no block is in the future, however long the test.
     let genesis_s = clock::now().as_secs() - 200_000;
     let node = |script: &Script| {
         let script = Mutex::new(*script);
@@ -184,7 +184,7 @@ fn world(block: Duration, scripts: &[Script]) -> World {
 const BLOCK: Duration = Duration::from_secs(12);
 
 impl World {
-    /// Polls as often as usual for so many blocks; what was found, in order.
+    /// Polls at the usual interval for `blocks` blocks; returns the updates, in order.
     async fn follow(&mut self, blocks: u32) -> Vec<HeadUpdate> {
         let until = Instant::now() + self.nodes[0].block * blocks;
         let mut found = Vec::new();
@@ -219,7 +219,7 @@ async fn the_fastest_node_may_stand_still() {
         assert!(found.len() >= 9, "{}", found.len());
         assert_eq!(world.place(0), "frozen");
         assert_eq!(world.place(1), "with_the_others");
-        // And is asked first again once it moves.
+        // It is asked first again once it advances.
         world.nodes[0].is(Script { latency_ms: 1, ..HONEST });
         world.follow(3).await;
         assert_eq!(world.place(0), "with_the_others");
@@ -246,7 +246,7 @@ async fn a_node_that_runs_ahead_is_not_followed() {
     assert_eq!(world.place(0), "ahead");
 }
 
-/// The fastest node makes up the next block, and what came before it.
+/// The fastest node invents the next block and its ancestors.
 #[tokio::test(start_paused = true)]
 async fn a_branch_that_one_node_alone_is_on_is_not_followed() {
     let lies = Script { latency_ms: 1, behind: -1, is_on_other_branch: true, ..HONEST };
@@ -263,14 +263,14 @@ async fn a_branch_that_one_node_alone_is_on_is_not_followed() {
         for (number, told) in found.iter().flat_map(|update| &update.canonical) {
             assert_eq!(*told, hash(*number), "{from_the_start}, {honest}");
         }
-        // Once the others are there too it is the chain.
+        // Once the others are on it too, it is the chain.
         world.nodes.iter().for_each(|node| node.is(Script { is_on_other_branch: true, ..HONEST }));
         let update = world.follow(3).await.pop().expect("a head");
         assert_eq!(update.header.hash, hash(u64::MAX - update.header.number()));
     }
 }
 
-/// It makes up one block after the other, on top of what is true.
+/// It invents one block after the other, on top of the true chain.
 #[tokio::test(start_paused = true)]
 async fn a_branch_that_grows_on_one_node_alone_is_left_when_the_others_have_another_block() {
     let mut world = world(BLOCK, &[Script { latency_ms: 1, ..HONEST }, HONEST, HONEST]);
@@ -300,7 +300,7 @@ async fn one_nodes_header_from_the_future_moves_no_time() {
             assert!(update.header.timestamp.to::<u64>() <= true_s + 24, "block {number}");
         }
     }
-    // Where all say so, it is so: a chain that travels in time.
+    // If all nodes report it, it is believed: a chain that travels in time.
     let mut world = world(BLOCK, &[future, future]);
     let update = world.follow(2).await.pop().expect("a head");
     let number = update.header.number();
@@ -310,7 +310,7 @@ async fn one_nodes_header_from_the_future_moves_no_time() {
 #[tokio::test(start_paused = true)]
 async fn depth_stands_in_for_a_tag_only_where_a_majority_has_none() {
     let told = |tag| Script { tag, ..HONEST };
-    // The tag lags by 200 blocks: a chain in trouble. One call that fails makes nothing final that isn't.
+    // The tag lags by 200 blocks: a chain in trouble. A failed call must not make further blocks final.
     let lagging = told(Tag::Behind(200));
     for scripts in [vec![lagging], vec![lagging, lagging, lagging]] {
         let mut world = world(BLOCK, &scripts);
@@ -324,24 +324,24 @@ async fn depth_stands_in_for_a_tag_only_where_a_majority_has_none() {
         assert!(world.follow(2).await.last().and_then(|update| update.final_block).expect("one") > final_block);
         assert!(world.watcher.pool.conditions().no_majority_since.is_none());
     }
-    // No node has the tag, or two of three.
+    // No node has the tag, or two of three lack it.
     for scripts in [vec![told(Tag::None)], vec![told(Tag::None), told(Tag::None), HONEST]] {
         let mut world = world(BLOCK, &scripts);
         let update = world.follow(2).await.pop().expect("a head");
         assert_eq!(update.final_block, Some(update.header.number() - 64));
     }
-    // One of three: the others have it.
+    // One of three lacks it, the others have it.
     let mut world = world(BLOCK, &[told(Tag::None), lagging, lagging]);
     let update = world.follow(2).await.pop().expect("a head");
     assert!(update.final_block.expect("one") <= update.header.number() - 199);
 }
 
-/// It is kept in the ledger, and a start on a chain without it is refused: one node's branch must not get there.
+/// It is stored in the ledger, and a start on a chain without it is refused: one node's branch must not get there.
 #[tokio::test(start_paused = true)]
 async fn the_hash_of_a_final_block_is_what_most_nodes_say() {
     let other = Script { latency_ms: 1, is_on_other_branch: true, ..HONEST };
     let mut world = world(Duration::from_secs(1), &[other, HONEST, HONEST]);
-    // Until blocks are final that were seen on the way.
+    // Follow until blocks seen on the way are final.
     let found = world.follow(200).await;
     let told: Vec<(u64, B256)> = found.iter().filter_map(|update| update.final_block.zip(update.final_hash)).collect();
     assert!((2..=5).contains(&told.len()), "now and then: {}", told.len());
