@@ -343,7 +343,8 @@ impl Tenants {
         self.books().budgets.unspend(tenant, *chain_id, *period, *wei);
     }
 
-    /// Budget of a tenant beyond its requests' reservations, wei. Zero if only the ledger knows.
+    /// Budget of a tenant beyond its requests' reservations, wei; `U256::MAX` without a budget, zero if only the ledger
+    /// knows.
     pub(super) fn free(&self, tenant: &str, chain_id: u64, now: Timestamp) -> U256 {
         let Some(tenant) = self.get(tenant) else { return U256::MAX };
         match &tenant.policy.budget {

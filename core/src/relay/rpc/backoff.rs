@@ -1,20 +1,20 @@
-//! How long a node that says that it is asked too often is left alone. Pure.
+//! Backoff from a rate-limited node. Pure.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Longest pause that a node can ask for (`Retry-After`): whoever wants more is asked again all the same.
+/// Longest accepted `Retry-After`: a longer one is cut to this.
 const LONGEST_TOLD: Duration = Duration::from_secs(600);
 
-/// Longest pause of our own, in times of the first.
+/// Longest pause of our own, as a multiple of the first.
 const LONGEST: u32 = 60;
 
-/// First pause unless told otherwise.
+/// Default first pause.
 pub(in crate::relay) const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
-/// How a node is left alone that says `RateLimited`: `first`, twice that the next time in a row, and so on up to 60 times
-/// `first`. What it asks for itself counts if it is longer, up to ten minutes.
+/// Exponential backoff after `RateLimited`: `first`, doubled with each consecutive refusal, up to 60 times `first`. The
+/// node's own `Retry-After` counts if it is longer, up to ten minutes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::relay) struct PauseRule {
     /// The first pause.
@@ -36,7 +36,7 @@ impl PauseRule {
     }
 }
 
-/// Whether a node is left alone.
+/// Backoff state of a node.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Pause {
     times: u32,
@@ -44,9 +44,9 @@ pub(super) struct Pause {
 }
 
 impl Pause {
-    /// The node refused, at `now`, a call that was sent at `asked`.
+    /// Records a refusal at `now` of a call that was sent at `asked`.
     ///
-    /// Calls that were on their way when the pause began are no further refusals: ten at once make one pause.
+    /// Calls already in flight when the pause began do not count as further refusals: ten at once make one pause.
     pub(super) fn refused(&mut self, asked: Instant, now: Instant, told: Option<Duration>, rule: PauseRule) {
         match self.until {
             Some(until) if asked < until => {
@@ -60,14 +60,14 @@ impl Pause {
         }
     }
 
-    /// The node answered a call that was sent at `asked`. If that was after the pause, the next pause is a first one again.
+    /// Records an answer to a call that was sent at `asked`. If that was after the pause, the backoff is reset.
     pub(super) fn answered(&mut self, asked: Instant) {
         if self.until.is_none_or(|until| asked >= until) {
             *self = Self::default();
         }
     }
 
-    /// How much longer it is left alone.
+    /// Remaining pause; `None` if there is none.
     pub(super) fn left(&self, now: Instant) -> Option<Duration> {
         self.until.and_then(|until| until.checked_duration_since(now)).filter(|left| !left.is_zero())
     }
@@ -102,7 +102,7 @@ mod tests {
             pause.refused(start, start + ms(late), None, RULE);
         }
         assert_eq!(pause.left(start), Some(ms(500)));
-        // Of those, one says how long.
+        // One of those names a `Retry-After`.
         pause.refused(start, start + ms(20), Some(ms(2_000)), RULE);
         assert_eq!(pause.left(start), Some(ms(2_020)));
         assert_eq!(pause.left(start + ms(2_020)), None);
@@ -110,7 +110,7 @@ mod tests {
         let again = start + ms(2_100);
         pause.refused(again, again, None, RULE);
         assert_eq!(pause.left(again), Some(ms(1_000)));
-        // An answer to what was asked before says nothing; an answer to what was asked after it ends the row.
+        // An answer to a call from before the pause changes nothing; an answer to a later call resets the backoff.
         pause.answered(again);
         assert_eq!(pause.left(again), Some(ms(1_000)));
         let later = again + ms(1_000);

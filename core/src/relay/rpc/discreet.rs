@@ -1,13 +1,13 @@
-//! Node's words without what its URL must not tell: some providers repeat the URL, or the project's id, in their errors.
+//! Redaction of URL secrets from nodes' texts: some providers repeat the URL, or the project's id, in their errors.
 
 use super::MAX_ERROR_BYTES;
 
-/// Shortest path segment, query value or password of a URL that may be an access key.
+/// Least length of a URL's path segment, query value or password to count as a possible access key.
 const MIN_KEY_LEN: usize = 16;
-/// What stands in the place of what was cut out.
+/// Placeholder for a redacted part.
 const GAP: &str = "…";
 
-/// What must not be repeated of `url`: its host, what stands before the host, and every long part of its path and query.
+/// The secret parts of `url`: its host, its user info, and every long part of its path and query.
 pub(super) fn parts(url: &str) -> Vec<String> {
     let Some((_, rest)) = url.split_once("://") else { return Vec::new() };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
@@ -15,19 +15,19 @@ pub(super) fn parts(url: &str) -> Vec<String> {
     let long = rest[end..].split(['/', '?', '#', '&', '=']).filter(|part| part.len() >= MIN_KEY_LEN);
     let user = user.split(':').filter(|part| part.len() > 3);
     let mut parts: Vec<String> = std::iter::once(host).chain(user).chain(long).map(str::to_owned).collect();
-    // A host is known without its port too.
+    // The host without its port is secret too.
     if let Some((name, _)) = host.rsplit_once(':') {
         parts.push(name.to_owned());
     }
     parts.retain(|part| !part.is_empty());
-    // The longest first: a shorter one may be part of it.
+    // Longest first: a shorter part may be contained in a longer one.
     parts.sort_by_key(|part| std::cmp::Reverse(part.len()));
     parts
 }
 
-/// `text` without those parts, and without what follows `://` anywhere.
+/// `text` without those parts, and without the text after any `://`.
 pub(super) fn cut<'a>(text: &str, parts: impl Iterator<Item = &'a str>) -> String {
-    // More is thrown away in the end; a part that is cut in two must be thrown away with it.
+    // The text is truncated further later on; a part cut in two here lies beyond that limit.
     let mut end = text.len().min(MAX_ERROR_BYTES * 16);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -57,7 +57,7 @@ pub(super) fn cut<'a>(text: &str, parts: impl Iterator<Item = &'a str>) -> Strin
     out
 }
 
-/// Where `part` begins in `text`, whatever the case of its letters.
+/// Index of `part` in `text`, ignoring ASCII case; `None` if absent.
 fn find(text: &str, part: &str) -> Option<usize> {
     let (text, part) = (text.as_bytes(), part.as_bytes());
     text.windows(part.len()).position(|window| window.eq_ignore_ascii_case(part))

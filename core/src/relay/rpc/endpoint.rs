@@ -1,4 +1,4 @@
-//! One endpoint: how it is named, how it is reached, how often it may be asked.
+//! One endpoint: name, transport, rate limit.
 
 use std::{
     fmt,
@@ -23,34 +23,35 @@ use crate::{
     time::{Timestamp, millis},
 };
 
-/// Longest answer that is read from a node, bytes: a block's receipts fit, an endless stream does not.
+/// Longest accepted answer from a node, bytes: a block's receipts fit, an endless stream does not.
 pub(super) const MAX_REPLY_BYTES: usize = 32 * 1024 * 1024;
 
-/// What a node answered.
+/// A node's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RpcReply {
     /// HTTP status; 200 where the transport has none.
     pub status: u16,
     /// The body: one JSON-RPC answer.
     pub body: Vec<u8>,
-    /// How long the node wants to be left alone (`Retry-After`), if it said so.
+    /// Back-off time requested by the node (`Retry-After`); `None` if it named none.
     pub retry_after: Option<Duration>,
 }
 
 impl RpcReply {
-    /// An answer with this HTTP status, and nothing said about when to come back.
+    /// An answer with this HTTP status, without `Retry-After`.
     pub const fn new(status: u16, body: Vec<u8>) -> Self {
         Self { status, body, retry_after: None }
     }
 }
 
-/// Carries one JSON-RPC call to a node and its answer back. HTTP unless an embedder brings another.
+/// Carries one JSON-RPC call to a node and its answer back. HTTP unless an embedder supplies another.
 #[async_trait]
 pub trait RpcTransport: Send + Sync + fmt::Debug + 'static {
-    /// Sends `body` and waits for the answer. The caller bounds the time: a future that is dropped may have been delivered.
+    /// Sends `body` and waits for the answer. The caller bounds the time: a future that is dropped may have been
+    /// delivered.
     ///
     /// # Errors
-    /// How it failed; this decides whether a transaction counts as perhaps delivered (invariant I5).
+    /// The kind of failure, which decides whether a transaction counts as possibly delivered (invariant I5).
     async fn exchange(&self, body: String) -> Result<RpcReply, TransportFailure>;
 }
 
@@ -61,7 +62,7 @@ pub struct RpcEndpoint {
     route: Route,
     heads: Option<SecretString>,
     rate_limit_per_s: Option<NonZeroU32>,
-    /// Clear text to another machine is wanted.
+    /// True if clear text to another machine is allowed.
     is_insecure: bool,
 }
 
@@ -72,12 +73,12 @@ enum Route {
 }
 
 impl RpcEndpoint {
-    /// An HTTP(S) endpoint.
+    /// Creates an HTTP(S) endpoint.
     pub fn new(name: impl Into<String>, url: impl Into<String>) -> Self {
         Self::by(name.into(), Route::Http(SecretString::from(url.into())))
     }
 
-    /// An endpoint behind a transport of the caller's own.
+    /// Creates an endpoint over the caller's own transport.
     pub fn over(name: impl Into<String>, transport: Arc<dyn RpcTransport>) -> Self {
         Self::by(name.into(), Route::Own(transport))
     }
@@ -86,30 +87,30 @@ impl RpcEndpoint {
         Self { name, route, heads: None, rate_limit_per_s: None, is_insecure: false }
     }
 
-    /// The WebSocket (`ws://` or `wss://`) at which it tells new heads. They are hints when to look, and nothing else: what is
-    /// believed is still read from the nodes as ever.
+    /// Sets the WebSocket (`ws://` or `wss://`) for new heads. These are only hints for poll timing; all evidence is
+    /// still read from the nodes as usual.
     #[must_use]
     pub fn heads(mut self, url: impl Into<String>) -> Self {
         self.heads = Some(SecretString::from(url.into()));
         self
     }
 
-    /// Calls per second that it may be asked; 0 means no limit.
+    /// Sets the rate limit, calls per second; 0 means no limit.
     #[must_use]
     pub fn rate_limit_per_s(mut self, calls: u32) -> Self {
         self.rate_limit_per_s = NonZeroU32::new(calls);
         self
     }
 
-    /// Allows `http://` and `ws://` to other machines: whoever is in between reads the access key and decides what the chain
-    /// looks like.
+    /// Allows `http://` and `ws://` to other machines. Anyone in between can then read the access key and forge the
+    /// node's answers.
     #[must_use]
     pub const fn insecure(mut self, is_insecure: bool) -> Self {
         self.is_insecure = is_insecure;
         self
     }
 
-    /// What is wrong with its URL, and with that of its heads.
+    /// Faults of its URL and of its heads' URL.
     pub(in crate::relay) fn url_faults(&self) -> (Option<UrlFault>, Option<UrlFault>) {
         let relevant = |fault: &UrlFault| !(self.is_insecure && *fault == UrlFault::ClearText);
         let http = match &self.route {
@@ -125,16 +126,15 @@ impl RpcEndpoint {
         &self.name
     }
 
-    /// It has a WebSocket for heads.
+    /// True if it has a WebSocket for heads.
     pub const fn has_heads(&self) -> bool {
         self.heads.is_some()
     }
 
-    /// Subscribes to heads at its WebSocket, if it has one, and hangs up: whether it is there, serves `chain_id` and tells
-    /// heads.
+    /// Tests its WebSocket: subscribes to heads on `chain_id`, then disconnects. `None` if it has no WebSocket.
     ///
     /// # Errors
-    /// Why not. Never shows the URL.
+    /// The failure. Never shows the URL.
     pub async fn try_heads(&self, chain_id: u64, timeout: Duration) -> Option<Result<(), SubscriptionError>> {
         let url = self.heads_url()?;
         Some(subscription::subscribe(url, chain_id, timeout).await.map(drop))
@@ -148,7 +148,7 @@ impl RpcEndpoint {
         self.rate_limit_per_s
     }
 
-    /// What its answers must not repeat: parts of its URLs.
+    /// Parts of its URLs to redact from its answers.
     pub(super) fn hidden_parts(&self) -> Vec<SecretString> {
         let http = match &self.route {
             Route::Http(url) => Some(url),
@@ -158,7 +158,7 @@ impl RpcEndpoint {
         urls.flat_map(|url| discreet::parts(url.expose_secret())).map(SecretString::from).collect()
     }
 
-    /// What carries calls to it.
+    /// The transport for calls to it.
     pub(super) fn transport(&self, connect_timeout: Duration) -> Arc<dyn RpcTransport> {
         match &self.route {
             Route::Http(url) => Arc::new(Http::new(url.clone(), connect_timeout)),
@@ -202,7 +202,7 @@ impl Http {
     }
 }
 
-/// The transport's own text may contain the URL, hence secrets: only the kind is kept.
+/// Classifies a transport error. Its text may contain the URL, hence secrets, so only the kind is kept.
 pub(super) fn failure(error: &reqwest::Error) -> TransportFailure {
     if error.is_connect() {
         TransportFailure::NotConnected
@@ -238,7 +238,8 @@ impl RpcTransport for Http {
     }
 }
 
-/// What a `Retry-After` header asks for: seconds, or an HTTP date (RFC 9110 §10.2.3). A date that is over asks for nothing.
+/// Parses a `Retry-After` header: seconds, or an HTTP date (RFC 9110 §10.2.3). A past date gives zero; `None` if
+/// unreadable.
 fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse::<u64>() {

@@ -1,8 +1,8 @@
-//! Why a call failed.
+//! Failures of calls.
 
 use crate::chain::{RpcErrorClass, Taken, is_unknown_block};
 
-/// Why a call failed, at one node or at all.
+/// Failure of a call, at one node or at all of them.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{method} at {endpoint}: {class:?}: {message}")]
 pub struct RpcError {
@@ -10,20 +10,20 @@ pub struct RpcError {
     pub endpoint: String,
     /// The JSON-RPC method.
     pub method: &'static str,
-    /// What it means.
+    /// Class of the failure.
     pub class: RpcErrorClass,
-    /// Whether the node may have taken a transaction.
+    /// Acceptance of a transaction by the node: yes, maybe or no.
     pub taken: Taken,
     /// Bounded text without secrets.
     pub message: String,
-    /// The JSON-RPC error's code; `None` where the node answered none.
+    /// The JSON-RPC error's code; `None` if the node returned none.
     pub code: Option<i64>,
     /// `data` of a JSON-RPC error: revert data, for instance.
     pub data: Option<String>,
 }
 
 impl RpcError {
-    /// There is nobody to ask.
+    /// The pool has no endpoint.
     pub(super) fn no_endpoint(method: &'static str) -> Self {
         Self {
             endpoint: "none".to_owned(),
@@ -36,7 +36,7 @@ impl RpcError {
         }
     }
 
-    /// An answer that gives no use: it is understood, and says nothing.
+    /// A useless answer: well-formed, but without information.
     pub(in crate::relay) fn useless(method: &'static str) -> Self {
         Self {
             class: RpcErrorClass::Unknown,
@@ -45,7 +45,7 @@ impl RpcError {
         }
     }
 
-    /// The nodes that answered say different things.
+    /// The nodes that answered disagree.
     pub(super) fn no_majority(method: &'static str, answered: usize) -> Self {
         Self {
             endpoint: "all".to_owned(),
@@ -58,28 +58,28 @@ impl RpcError {
         }
     }
 
-    /// The same call may succeed later, or elsewhere.
+    /// True if the same call may succeed later, or elsewhere.
     pub const fn is_retryable(&self) -> bool {
         self.class.is_retryable()
     }
 
-    /// The node answered that it does not have this method.
+    /// True if the node answered that it does not have this method.
     pub(in crate::relay) fn is_missing_method(&self) -> bool {
         self.class == RpcErrorClass::EndpointUnusable && self.code.is_some()
     }
 
-    /// The node answered that it does not have the block that was asked for: it has no such tag, does not know it yet, or has
-    /// no state of it any more.
+    /// True if the node answered that it lacks the requested block: it has no such tag, does not know the block yet, or
+    /// has no state of it any more.
     pub(in crate::relay) fn is_unknown_block(&self) -> bool {
         self.code.is_some_and(|code| is_unknown_block(code, &self.message))
     }
 
-    /// The node does not take the parameters in this form.
+    /// True if the node does not accept the parameters in this form.
     pub(in crate::relay) fn is_invalid_params(&self) -> bool {
         self.code == Some(-32_602)
     }
 
-    /// The call reached a node that answered: other nodes would answer the same.
+    /// True if the failure is a node's answer that other nodes would repeat.
     pub(super) const fn is_answer(&self) -> bool {
         matches!(
             self.class,

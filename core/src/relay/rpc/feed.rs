@@ -1,11 +1,11 @@
-//! What subscriptions told last: hints when to look, never what to believe.
+//! Latest heads reported by subscriptions: hints for poll timing, never evidence.
 
 use std::collections::BTreeMap;
 
 use alloy_primitives::B256;
 use tokio::time::Instant;
 
-/// Heads as the subscriptions that are up told them.
+/// Heads reported by the open subscriptions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::relay) struct HeadFeed {
     told: Option<(u64, B256)>,
@@ -19,22 +19,22 @@ struct Voice {
 }
 
 impl HeadFeed {
-    /// The head that was told last, by whomever.
+    /// The last reported head, from any subscription; `None` before the first.
     pub(in crate::relay) const fn told(&self) -> Option<(u64, B256)> {
         self.told
     }
 
-    /// When a subscription that is still up told a head last.
+    /// Time of the last head from a subscription that is still open; `None` without one.
     pub(in crate::relay) fn heard(&self) -> Option<Instant> {
         self.voices.values().map(|voice| voice.at).max()
     }
 
-    /// The highest of what the subscriptions that are up told last.
+    /// The highest of the open subscriptions' last heads; `None` without one.
     pub(in crate::relay) fn highest(&self) -> Option<u64> {
         self.voices.values().map(|voice| voice.number).max()
     }
 
-    /// The subscription at node `place` told a head. Returns whether nobody told the same one just before.
+    /// Records a head from the subscription at node `place`. Returns false if it repeats the last reported head.
     pub(super) fn tell(&mut self, place: usize, number: u64, hash: B256, now: Instant) -> bool {
         self.voices.insert(place, Voice { at: now, number });
         let is_new = self.told != Some((number, hash));
@@ -42,7 +42,7 @@ impl HeadFeed {
         is_new
     }
 
-    /// The subscription at node `place` is down. Returns whether it had told anything.
+    /// Records the end of the subscription at node `place`. Returns true if it had reported a head.
     pub(super) fn end(&mut self, place: usize) -> bool {
         self.voices.remove(&place).is_some()
     }
@@ -65,7 +65,7 @@ mod tests {
         assert!(feed.tell(0, 7, hash(8), now), "another block of the same height is news");
         assert!(feed.tell(1, 9, hash(9), now));
         assert_eq!((feed.highest(), feed.told()), (Some(9), Some((9, hash(9)))));
-        // Who is gone says nothing any more.
+        // A closed subscription no longer counts.
         assert!(feed.end(1) && !feed.end(1));
         assert_eq!((feed.highest(), feed.heard()), (Some(7), Some(now)));
         assert!(feed.end(0) && feed.heard().is_none());

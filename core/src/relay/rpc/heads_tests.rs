@@ -23,10 +23,10 @@ use tokio_util::sync::CancellationToken;
 use super::{HeadFeed, RpcEndpoint, RpcPool, SubscriptionError};
 use crate::chain::RpcErrorClass;
 
-/// How long anything that must happen may take. Only what is broken waits so long.
+/// Time limit for expected events. Only a failing test waits this long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a server does with all its connections.
+/// A server's action on all its connections.
 #[derive(Debug, Clone)]
 enum Does {
     Head(u64, B256),
@@ -55,7 +55,7 @@ impl Server {
         Self::answering(json!({ "result": U64::from(chain_id) }), json!({ "result": "0xa1" })).await
     }
 
-    /// With these answers to `eth_chainId` and `eth_subscribe`.
+    /// Starts a server with these answers to `eth_chainId` and `eth_subscribe`.
     async fn answering(chain_id: Value, subscribe: Value) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("ws://user:s3cr3t@{}/v3/s3cr3t", listener.local_addr().unwrap());
@@ -131,7 +131,7 @@ struct Running {
 
 fn run(servers: &[&Server], longest_silence: Duration) -> Running {
     let named = servers.iter().enumerate();
-    // Nobody listens at the HTTP side: nothing is read there.
+    // No server listens at the HTTP side: nothing is read there.
     let endpoints = named.map(|(place, server)| {
         RpcEndpoint::new(format!("node-{place}"), "http://127.0.0.1:9").heads(server.url.as_str())
     });
@@ -170,14 +170,14 @@ async fn heads_are_told_and_pings_answered() {
     assert!(running.pool.feed().borrow().heard().is_none(), "up, but nothing was told yet");
     server.make(Does::Ping);
     running.until("a pong", |_| server.seen.pongs.load(Ordering::Relaxed) == 1).await;
-    // Of another subscription, and other things that are no heads.
+    // A head of another subscription, and other messages that are not heads.
     server.make(Does::Text(notice("0xb2", 99, hash(9))));
     server.make(Does::Text(json!({ "jsonrpc": "2.0", "id": 77, "result": [1, 2] }).to_string()));
     server.make(Does::Head(7, hash(7)));
     running.until("a head", |feed| feed.told() == Some((7, hash(7)))).await;
     server.make(Does::Head(8, hash(8)));
     running.until("the next head", |feed| feed.told() == Some((8, hash(8))) && feed.highest() == Some(8)).await;
-    // The same again is nothing new, and no sign of life.
+    // A repeated head is neither new nor a sign of life.
     let heard = running.pool.feed().borrow().heard();
     server.make(Does::Head(8, hash(8)));
     server.make(Does::Ping);
@@ -258,7 +258,7 @@ async fn why_there_is_no_subscription() {
     assert_eq!(tried(&server.url, PATIENCE).await, expected);
     let server = Server::answering(json!({ "result": "one" }), json!({ "result": "0xa1" })).await;
     assert_eq!(tried(&server.url, PATIENCE).await, SubscriptionError::Nonsense);
-    // A server that knows HTTP only.
+    // A server with HTTP only.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut tasks = JoinSet::new();
@@ -268,7 +268,7 @@ async fn why_there_is_no_subscription() {
         let _ = stream.read(&mut request).await;
         stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await.unwrap();
         let _ = stream.read(&mut request).await;
-        // Switches, but without having understood.
+        // It switches protocols, but with a wrong handshake.
         let (mut stream, _) = listener.accept().await.unwrap();
         let _ = stream.read(&mut request).await;
         let answer = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\

@@ -1,37 +1,37 @@
-//! When a second node is asked what the first one has not answered yet, and how often at most. Pure.
+//! Hedged reads: delay before a second node is asked, and the budget of such calls. Pure.
 
 use std::time::Duration;
 
-/// How long a method that was never measured at a node may take before another is asked (RFC 6298 §2.1).
+/// Hedge delay for a method never measured at a node (RFC 6298 §2.1).
 pub(super) const UNMEASURED: Duration = Duration::from_secs(1);
 
-/// No hedge is sooner, whatever the floor.
+/// Least hedge delay, regardless of the configured floor.
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// Hedges that may come at once, before the share of calls counts.
+/// Burst of hedges allowed before the share of calls limits them.
 const BURST: u64 = 10;
 
-/// Earliest hedge unless told otherwise.
+/// Default least hedge delay.
 pub(in crate::relay) const FLOOR: Duration = Duration::from_millis(50);
 
-/// Hedges as a share of calls unless told otherwise, percent.
+/// Default hedge budget, percent of calls.
 pub(in crate::relay) const BUDGET_PERCENT: u32 = 10;
 
-/// When a read is asked of a second node.
+/// Rule for asking a second node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::relay) struct HedgeRule {
-    /// Never sooner than this.
+    /// Least hedge delay.
     pub(in crate::relay) floor: Duration,
-    /// Most hedges, percent of the reads, beyond ten at once. 0: none.
+    /// Most hedges, percent of the reads, beyond a burst of ten. 0 disables hedging.
     pub(in crate::relay) budget_percent: u32,
 }
 
 impl HedgeRule {
-    /// Nobody is asked twice.
+    /// No hedging.
     pub(super) const NEVER: Self = Self { floor: FLOOR, budget_percent: 0 };
 }
 
-/// How long a node takes to answer: a smoothed mean and the mean deviation from it, as TCP measures round trips (RFC 6298).
+/// A node's answer time: a smoothed mean and the mean deviation from it, as TCP measures round trips (RFC 6298).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Latency {
     mean: Duration,
@@ -39,33 +39,33 @@ pub(super) struct Latency {
 }
 
 impl Latency {
-    /// The first answer took so long.
+    /// Starts a record with the first answer's time.
     pub(super) fn first(took: Duration) -> Self {
         Self { mean: took, deviation: took / 2 }
     }
 
-    /// Another answer took so long. A new answer weighs an eighth in the mean, a quarter in the deviation.
+    /// Records another answer's time, which weighs an eighth in the mean, a quarter in the deviation.
     pub(super) fn measured(&mut self, took: Duration) {
         self.deviation = (self.deviation * 3 + self.mean.abs_diff(took)) / 4;
         self.mean = (self.mean * 7 + took) / 8;
     }
 }
 
-/// How long to wait for a node before another one is asked too: longer than nearly all of its answers to this method took,
-/// which are told by `record`; at least `floor`, at most `timeout`, when the call is given up anyway.
+/// Wait for a node before another one is asked too: longer than nearly all of its answers to this method in `record`;
+/// at least `floor`, at most `timeout`, at which the call is given up anyway.
 ///
-/// Mean plus four deviations (RFC 6298 §2.3). A node that answers in 20 ± 5 ms is waited for 40 ms.
+/// Mean plus four deviations (RFC 6298 §2.3). A node that answers in 20 ± 5 ms gets 40 ms.
 pub(super) fn hedge_after(record: Option<&Latency>, floor: Duration, timeout: Duration) -> Duration {
     let usual = record.map_or(UNMEASURED, |latency| latency.mean + latency.deviation * 4);
     usual.max(floor).max(SHORTEST).min(timeout)
 }
 
-/// How many hedges are left: a share of the calls, and [`BURST`] at once. Where everything is slow, hedges would be of no use
-/// and add to the load; then they end here.
+/// Remaining hedges: a share of the calls, and [`BURST`] at once. If all nodes are slow, hedges are useless and add
+/// load; the budget then stops them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HedgeBudget {
     percent: u64,
-    /// Hundredths of a hedge.
+    /// Remaining budget, hundredths of a hedge.
     left: u64,
 }
 
@@ -75,12 +75,12 @@ impl HedgeBudget {
         Self { percent, left: if percent == 0 { 0 } else { BURST * 100 } }
     }
 
-    /// A call is made.
+    /// Counts a call towards the budget.
     pub(super) fn called(&mut self) {
         self.left = (self.left + self.percent).min(BURST * 100);
     }
 
-    /// Takes a hedge, if there is one.
+    /// Takes a hedge; false if none is left.
     pub(super) fn take(&mut self) -> bool {
         let is_left = self.percent > 0 && self.left >= 100;
         if is_left {
@@ -89,13 +89,13 @@ impl HedgeBudget {
         is_left
     }
 
-    /// Gives back a hedge that found nobody to ask.
+    /// Returns a hedge that found no node to ask.
     pub(super) fn give_back(&mut self) {
         self.left = (self.left + 100).min(BURST * 100);
     }
 }
 
-/// Whether `method` only reads, so that asking twice changes nothing. What is not known to read is asked once.
+/// True if `method` is known to only read, so that asking twice is harmless. Any other method is asked once.
 pub(super) fn is_read(method: &str) -> bool {
     const READS: [&str; 10] = [
         "eth_blobBaseFee",

@@ -1,6 +1,5 @@
-//! The RPC pool: one HTTP client per node for its life, classification of every failure, sends to all, reads from the
-//! healthiest and from a second one where that is slow, quorum where a decision depends on the answer, and subscriptions that
-//! tell when to look.
+//! The RPC pool: one long-lived HTTP client per node, classification of every failure, sends to all nodes, hedged reads
+//! from the healthiest, quorum where a decision depends on the answer, and subscriptions as hints for poll timing.
 
 pub(in crate::relay) mod backoff;
 mod discreet;
@@ -28,10 +27,10 @@ pub use subscription::SubscriptionError;
 #[cfg(feature = "fuzzing")]
 pub(in crate::relay) use subscription::is_understood;
 
-/// Longest error text that is kept, bytes.
+/// Longest error text kept, bytes.
 const MAX_ERROR_BYTES: usize = 300;
 
-/// `text`, or as much of it as is kept.
+/// `text`, truncated to [`MAX_ERROR_BYTES`].
 fn bounded(text: impl Into<String>) -> String {
     let mut text: String = text.into();
     if text.len() > MAX_ERROR_BYTES {

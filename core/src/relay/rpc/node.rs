@@ -1,4 +1,4 @@
-//! One node: its turn, its chain id, its answers, and what they say about its health.
+//! One node: rate limit, chain id check, calls, and the health derived from its answers.
 
 use std::{
     collections::BTreeMap,
@@ -46,19 +46,19 @@ use crate::{
     time::{Timestamp, millis},
 };
 
-/// Consecutive failures after which an endpoint is asked last.
+/// Consecutive failures after which an endpoint is ranked last.
 const UNHEALTHY_AFTER: u64 = 3;
 
-/// How long a method that a node does not have is not asked for there.
+/// Pause for a method that a node does not have.
 const MISSING_METHOD_PAUSE: Duration = Duration::from_secs(600);
 
-/// Useless answers to a method in a row after which it is not asked for at this node for [`USELESS_METHOD_PAUSE`].
+/// Consecutive useless answers to a method after which this node is not asked for it for [`USELESS_METHOD_PAUSE`].
 const USELESS_AFTER: u32 = 3;
 
-/// How long a method that gives no use is not asked for.
+/// Pause for a method with useless answers.
 const USELESS_METHOD_PAUSE: Duration = Duration::from_secs(30);
 
-/// What a node told of its newest block, by any answer.
+/// A node's newest block, as reported by any answer.
 #[derive(Debug, Clone, Copy)]
 struct ToldHead {
     number: u64,
@@ -66,7 +66,7 @@ struct ToldHead {
     rose_at: Instant,
 }
 
-/// A method that a node does not serve, as far as is known.
+/// Record of a method that a node appears not to serve.
 #[derive(Debug, Clone, Copy, Default)]
 struct Lack {
     useless: u32,
@@ -76,23 +76,23 @@ struct Lack {
 #[derive(Debug, Default)]
 pub(super) struct Health {
     head: Option<ToldHead>,
-    /// How its head stood to the others' when that was last looked at.
+    /// Position of its head relative to the others', at the last check.
     place: Place,
-    /// Its simulations that a receipt contradicted.
+    /// Number of its simulations contradicted by a receipt.
     pub(super) false_simulations: u64,
     lacks: BTreeMap<&'static str, Lack>,
-    /// Newest block that is final for this node, by its own last word.
+    /// Newest block final for this node, by its own last report.
     pub(super) final_block: Option<u64>,
     pub(super) last_error: Option<String>,
     failures_in_a_row: u64,
-    /// How fast it is compared with others: also raised by calls that were given up before it answered.
+    /// Answer time for ranking against other nodes; also raised by calls given up before it answered.
     latency: Duration,
-    /// What each method's answers took.
+    /// Answer times by method.
     by_method: BTreeMap<&'static str, Latency>,
     pause: Pause,
 }
 
-/// Tokio's clock for the rate limiter: it can be paused, so that a simulated run depends on nothing else.
+/// Tokio's clock for the rate limiter: it can be paused, which keeps a simulated run deterministic.
 #[derive(Debug, Clone)]
 struct TokioClock {
     start: Instant,
@@ -110,9 +110,9 @@ impl Clock for TokioClock {
 struct Limiter {
     clock: TokioClock,
     limiter: RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Nanos>>,
-    /// Between two turns.
+    /// Time between two turns.
     interval: Duration,
-    /// How many wait for a turn to send.
+    /// Number of sends waiting for a turn.
     senders: AtomicUsize,
 }
 
@@ -128,7 +128,7 @@ impl Limiter {
         self.limiter.check().map_err(|not_until| not_until.wait_time_from(self.clock.now()))
     }
 
-    /// Waits for a turn. Whoever sends goes before all that read: see [`Self::turn_to_send`].
+    /// Waits for a turn. Sends go before reads: see [`Self::turn_to_send`].
     async fn turn(&self) {
         loop {
             let wait = match self.senders.load(Ordering::Relaxed) {
@@ -142,7 +142,7 @@ impl Limiter {
         }
     }
 
-    /// Waits for a turn before all that read: a transaction must not wait behind them.
+    /// Waits for a turn ahead of all reads: a transaction must not wait behind them.
     async fn turn_to_send(&self) {
         let _waiting = Waiting::one_more(&self.senders);
         while let Err(wait) = self.try_turn() {
@@ -151,7 +151,7 @@ impl Limiter {
     }
 }
 
-/// Counts somebody who waits, as long as it lives.
+/// Counts a waiter until dropped.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
@@ -170,7 +170,7 @@ impl Drop for Waiting<'_> {
 pub(super) struct Node {
     pub(super) endpoint: RpcEndpoint,
     transport: Arc<dyn RpcTransport>,
-    /// What its answers must not repeat.
+    /// URL secrets to redact from its answers.
     hidden: Vec<SecretString>,
     limiter: Option<Limiter>,
     pause_rule: PauseRule,
@@ -178,13 +178,13 @@ pub(super) struct Node {
     calls: AtomicU64,
     failures: AtomicU64,
     health: Mutex<Health>,
-    /// Most that it takes as gas limit × fee cap.
+    /// Learned limit on gas limit × fee cap.
     fee_cap: Mutex<LearnedCap>,
-    /// The chain that it must serve; 0 while nobody said.
+    /// Required chain id; 0 while unknown.
     chain_id: AtomicU64,
-    /// It has said so, and was not away since.
+    /// True if it confirmed that chain and has not been unavailable since.
     is_verified: AtomicBool,
-    /// Its subscription to heads is up.
+    /// True while its head subscription is up.
     pub(super) is_subscribed: AtomicBool,
 }
 
@@ -213,8 +213,8 @@ pub(super) struct ReplyError {
     pub(super) data: Option<Value>,
 }
 
-/// A call on its way. If it is dropped there, because another node was faster or nobody waits any more, that is no failure of
-/// the node; but it took at least so long, and whoever is asked first is chosen by that.
+/// A call in flight. If it is dropped, because another node was faster or no caller waits any more, that does not count
+/// as a failure; but the elapsed time is a lower bound of the answer time, and the ranking uses it.
 struct UnderWay<'a> {
     node: &'a Node,
     started: Instant,
@@ -254,29 +254,29 @@ impl Node {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Most that it takes as gas limit × fee cap, as its refusals tell.
+    /// Highest accepted gas limit × fee cap, learned from its refusals.
     pub(super) fn fee_cap(&self) -> MutexGuard<'_, LearnedCap> {
         self.fee_cap.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on it is asked for its chain id before anything else, and refused if that is another.
+    /// From now on its chain id is verified before any other call, and another chain is refused.
     pub(super) fn expect_chain(&self, chain_id: u64) {
         self.chain_id.store(chain_id, Ordering::Relaxed);
     }
 
-    /// The chain that it must serve; 0 while nobody said.
+    /// Required chain id; 0 while unknown.
     pub(super) fn expected_chain(&self) -> u64 {
         self.chain_id.load(Ordering::Relaxed)
     }
 
-    /// The lower, the sooner it is asked: `place` is how its head stands to the others'.
+    /// Rank among the nodes, lowest asked first. `place` is its head's position relative to the others'.
     pub(super) fn rank(&self, now: Instant, place: Place) -> impl Ord + use<> {
         let health = self.health();
         let is_bad = health.failures_in_a_row >= UNHEALTHY_AFTER;
         (health.pause.left(now), is_bad, place != Place::With, health.latency)
     }
 
-    /// Its newest block, by its own word.
+    /// Its newest block, as it reported it; `None` before that.
     pub(super) fn own_head(&self, now: Instant) -> Option<OwnHead> {
         self.health().head.map(|head| OwnHead {
             number: head.number,
@@ -285,13 +285,13 @@ impl Node {
         })
     }
 
-    /// Notes how its head stands to the others'. Returns what it was before, if that has changed.
+    /// Records its head's position relative to the others'. Returns the previous one if it changed.
     pub(super) fn put(&self, place: Place) -> Option<Place> {
         let was = std::mem::replace(&mut self.health().place, place);
         (was != place).then_some(was)
     }
 
-    /// It told its newest block.
+    /// Records its newest block.
     pub(super) fn note_head(&self, number: u64, timestamp_s: Option<u64>) {
         let now = Instant::now();
         let mut health = self.health();
@@ -304,14 +304,15 @@ impl Node {
         });
     }
 
-    /// It is not known to lack `method`.
+    /// True unless it is known to lack `method`.
     pub(super) fn may_have(&self, method: &str) -> bool {
         let until = self.health().lacks.get(method).and_then(|lack| lack.until);
         until.is_none_or(|until| until <= Instant::now())
     }
 
-    /// Whether an answer to `method` was of use. One that the node does not have is not asked for again for a while, nor one that
-    /// is answered but gives no use: a method that crashes, or that the plan does not hold. It is nobody's failure.
+    /// Records whether an answer to `method` was usable. A missing method is not tried again for a while, nor one with
+    /// useless answers, such as one that crashes or is not in the provider's plan. This does not count as a failure of
+    /// the node.
     pub(super) fn note_use(&self, method: &'static str, is_of_use: bool) {
         let mut health = self.health();
         if is_of_use {
@@ -325,19 +326,19 @@ impl Node {
         }
     }
 
-    /// It answers, as far as is known, and has not asked to be left alone.
+    /// True if it is healthy and not backed off.
     pub(super) fn is_usable(&self, now: Instant) -> bool {
         let health = self.health();
         health.failures_in_a_row < UNHEALTHY_AFTER && health.pause.left(now).is_none()
     }
 
-    /// So many calls in a row failed that it is asked last.
+    /// True if so many consecutive calls failed that it is ranked last.
     pub(super) fn is_failing(&self) -> bool {
         self.health().failures_in_a_row >= UNHEALTHY_AFTER
     }
 
-    /// Nobody waits any more for its answer to `method`, which takes longer than usual: it is waited for longer the next time, so
-    /// that one that became slow is heard again, and one that hangs fails by its timeout in the end.
+    /// Records that its answer to `method` was given up after taking longer than usual: the next wait is longer, so
+    /// that a node that became slower is heard again, and a hanging one fails by timeout in the end.
     pub(super) fn given_up(&self, method: &'static str, waited: Duration) -> RpcError {
         self.health()
             .by_method
@@ -348,7 +349,7 @@ impl Node {
         self.error(method, RpcErrorClass::Timeout, Taken::No, text)
     }
 
-    /// What its answers to `method` took.
+    /// Answer time record of `method`; `None` if it was never measured.
     pub(super) fn latency_of(&self, method: &'static str) -> Option<Latency> {
         self.health().by_method.get(method).copied()
     }
@@ -369,7 +370,7 @@ impl Node {
         }
     }
 
-    /// A text of the node without what its URL must not tell.
+    /// A text of the node with URL secrets redacted.
     fn discreet(&self, text: &str) -> String {
         discreet::cut(text, self.hidden.iter().map(ExposeSecret::expose_secret))
     }
@@ -380,8 +381,8 @@ impl Node {
         RpcError { endpoint, method, class, taken, message, code: None, data: None }
     }
 
-    /// One call with its own deadline. Failures count towards the node's health unless the node answered. A node that asked to
-    /// be left alone is not asked.
+    /// One call with its own deadline. Failures count towards the node's health unless the node answered. A node that
+    /// is backed off is not asked.
     pub(super) async fn call<T: DeserializeOwned>(
         &self,
         method: &'static str,
@@ -390,13 +391,13 @@ impl Node {
     ) -> Result<T, RpcError> {
         self.check_pause(method)?;
         self.turn().await;
-        // The wait for our turn may have been long.
+        // The wait for a turn may have been long.
         self.check_pause(method)?;
         self.ask(method, params, timeout, None).await
     }
 
-    /// As [`Self::call`], but nothing is asked from `until` on: waiting for our turn may have taken long. A transaction goes
-    /// also to a node that wants to be left alone.
+    /// As [`Self::call`], but nothing is sent at or after `until`, since the wait for a turn may be long. A transaction
+    /// also goes to a node that is backed off.
     pub(super) async fn call_before<T: DeserializeOwned>(
         &self,
         method: &'static str,
@@ -422,13 +423,13 @@ impl Node {
         }
     }
 
-    /// Takes a turn if that needs no waiting.
+    /// Takes a turn if one is free now.
     pub(super) fn try_turn(&self) -> bool {
         let is_free = |limiter: &Limiter| limiter.senders.load(Ordering::Relaxed) == 0 && limiter.try_turn().is_ok();
         self.limiter.as_ref().is_none_or(is_free)
     }
 
-    /// One call whose turn it is.
+    /// One call with its turn already taken.
     pub(super) async fn ask<T: DeserializeOwned>(
         &self,
         method: &'static str,
@@ -472,7 +473,7 @@ impl Node {
                     .and_modify(|latency| latency.measured(took))
                     .or_insert_with(|| Latency::first(took));
             }
-            // It answers, and does not have this: no failure, and it is known for a while.
+            // It answers but lacks the method: not a failure, and remembered for a while.
             Err(error) if error.is_missing_method() => {
                 health.failures_in_a_row = 0;
                 let lack = health.lacks.entry(method).or_default();
@@ -487,7 +488,7 @@ impl Node {
                         | RpcErrorClass::EndpointUnusable
                 ) {
                     self.failures.fetch_add(1, Ordering::Relaxed);
-                    // A node that has too much to do was not away.
+                    // A rate-limited node was not unavailable.
                     if error.class != RpcErrorClass::RateLimited {
                         self.is_verified.store(false, Ordering::Relaxed);
                     }
@@ -502,14 +503,14 @@ impl Node {
         result
     }
 
-    /// Before anything else is asked, and again after every absence: is this still our chain?
+    /// Verifies the chain id before any other call, and again after every outage.
     async fn verify(&self) -> Result<(), RpcError> {
         let expected = self.expected_chain();
         if expected == 0 || self.is_verified.load(Ordering::Relaxed) {
             return Ok(());
         }
         let method = "eth_chainId";
-        // Whatever goes wrong here, nothing was sent.
+        // On any error here, nothing was sent.
         let served: alloy_primitives::U64 =
             self.exchange(method, &json!([])).await.map_err(|error| RpcError { taken: Taken::No, ..error })?;
         if served.to::<u64>() != expected {
@@ -524,7 +525,7 @@ impl Node {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let body = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }).to_string();
         let asked = Instant::now();
-        // A transport is the embedder's code: a panic in it fails the call, which may have been delivered, and nothing else.
+        // A transport is the embedder's code: a panic in it only fails the call, which may have been delivered.
         let exchanged = AssertUnwindSafe(self.transport.exchange(body)).catch_unwind().await;
         let reply = exchanged.unwrap_or_else(|_| {
             tracing::error!(
@@ -578,7 +579,7 @@ impl Node {
             let class = classify(error.code, &error.message, data.as_deref());
             let mut failure = self.error(method, class, class.taken(), error.message);
             failure.code = Some(error.code);
-            // What a contract says is hex; anything else is the node's own text.
+            // Revert data is hex; anything else is the node's own text.
             failure.data = data.map(|data| if data.starts_with("0x") { data } else { self.discreet(&data) });
             return Err(failure);
         }
@@ -608,7 +609,8 @@ impl Node {
     }
 }
 
-/// The newest block of the node that answered `result`, and its time in seconds, if this answer tells it.
+/// The node's newest block, with its time in seconds if known, from the answer `result`; `None` if the answer does not
+/// show it.
 fn told_head(method: &str, params: &Value, result: &str) -> Option<(u64, Option<u64>)> {
     #[derive(Deserialize)]
     struct Block {

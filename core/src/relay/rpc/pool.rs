@@ -1,4 +1,4 @@
-//! All nodes of one chain: who is asked, in which order, and whose answers count.
+//! All nodes of one chain: selection, order, and quorum of answers.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -39,7 +39,7 @@ use crate::{
     time::Timestamp,
 };
 
-/// Time between blocks where nobody said.
+/// Assumed block time if none is configured.
 const USUAL_BLOCK: Duration = Duration::from_secs(12);
 
 /// All endpoints of one chain.
@@ -54,28 +54,29 @@ pub struct RpcPool {
     conditions: Arc<Mutex<Conditions>>,
 }
 
-/// What is wrong with following the chain, as the watcher last found it.
+/// Problems with following the chain, as last found by the watcher.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::relay) struct Conditions {
-    /// Since when no node tells its head, and what the last one said.
+    /// Start of the period without any node's head, and the last error; `None` while heads arrive.
     pub(in crate::relay) unfollowed: Option<(Timestamp, String)>,
-    /// Since when too few nodes tell what is final.
+    /// Start of the period without a majority on the final block; `None` while there is one.
     pub(in crate::relay) no_majority_since: Option<Timestamp>,
-    /// The nodes keep no state of the newest final block: what needs it waits.
+    /// True while the nodes keep no state of the newest final block; work that needs it waits.
     pub(in crate::relay) has_no_final_state: bool,
 }
 
-/// Why a node is asked.
+/// Reason for asking a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
-    /// It is the best one, or the next after one that failed.
+    /// The best node, or the next after a failed one.
     InOrder,
-    /// Another one is slow.
+    /// A hedge, because another node is slow.
     AsHedge,
 }
 
 impl RpcPool {
-    /// A pool; every answer is awaited for at most `timeout`. One node is asked after the other, never two at once.
+    /// Creates a pool that awaits every answer for at most `timeout` and asks one node after the other, never two at
+    /// once.
     pub fn new(endpoints: Vec<RpcEndpoint>, timeout: Duration) -> Self {
         Self::by_rules(endpoints, timeout, HedgeRule::NEVER, PauseRule::default())
     }
@@ -101,20 +102,20 @@ impl RpcPool {
         }
     }
 
-    /// From now on every node is asked for its chain id before anything else, and refused if it is another.
+    /// From now on verifies every node's chain id before any other call, and refuses a node of another chain.
     pub(in crate::relay) fn expect_chain(&self, chain_id: u64) {
         for node in self.nodes.iter() {
             node.expect_chain(chain_id);
         }
     }
 
-    /// What subscriptions tell.
+    /// The heads reported by subscriptions.
     pub(in crate::relay) fn feed(&self) -> watch::Receiver<HeadFeed> {
         self.heads.subscribe()
     }
 
-    /// A subscription for every endpoint that has a WebSocket: each must be run. One that tells nothing for `longest_silence` is
-    /// made anew.
+    /// A subscription for every endpoint with a WebSocket; the caller must run each. One without a head for
+    /// `longest_silence` is renewed.
     pub(in crate::relay) fn subscriptions(&self, chain_id: u64, longest_silence: Duration) -> Vec<HeadSubscription> {
         let with_heads = self.nodes.iter().enumerate().filter(|(_, node)| node.endpoint.has_heads());
         with_heads
@@ -130,13 +131,13 @@ impl RpcPool {
         self.nodes.len()
     }
 
-    /// There is no endpoint.
+    /// True if there is no endpoint.
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
     }
 
-    /// Endpoints to ask for `method`, the healthiest and fastest first. Those whose head is far from the others', then those that
-    /// are not known to have the method, and at last those that want to be left alone.
+    /// Endpoints to ask for `method`, the healthiest and fastest first; after those the ones whose head is far from the
+    /// others', then failing ones, then those backed off, and last those known to lack the method.
     pub(super) fn ranked(&self, method: &str) -> VecDeque<&Node> {
         self.ranked_places(method).into_iter().map(|place| &self.nodes[place]).collect()
     }
@@ -162,19 +163,19 @@ impl RpcPool {
         }
     }
 
-    /// The height that most of the nodes that move have reached, by their own words.
+    /// The height that most of the advancing nodes have reached, as they report it.
     pub(in crate::relay) fn reference(&self) -> Option<u64> {
         let now = Instant::now();
         let heads: Vec<OwnHead> = self.nodes.iter().filter_map(|node| node.own_head(now)).collect();
         self.head_rule.reference(&heads, clock::now().as_secs())
     }
 
-    /// How far heads may differ.
+    /// Tolerance between heads.
     pub(in crate::relay) const fn head_rule(&self) -> &HeadRule {
         &self.head_rule
     }
 
-    /// Tells, once each, of nodes whose head is far from the others'.
+    /// Logs each change of a node's position relative to the others' heads.
     pub(in crate::relay) fn tell_places(&self) {
         let now = Instant::now();
         let Some(reference) = self.reference() else { return };
@@ -202,12 +203,12 @@ impl RpcPool {
         }
     }
 
-    /// What is wrong with following the chain.
+    /// Current problems with following the chain.
     pub(in crate::relay) fn conditions(&self) -> Conditions {
         self.conditions.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Changes what is wrong with following the chain.
+    /// Updates the problems with following the chain.
     pub(in crate::relay) fn note_conditions(&self, change: impl FnOnce(&mut Conditions)) {
         change(&mut self.conditions.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -225,18 +226,18 @@ impl RpcPool {
         }
     }
 
-    /// How long the node at `place` is waited for, before another one is asked for `method` too.
+    /// Time to wait for the node at `place` before another one is asked for `method` too.
     pub(in crate::relay) fn patience_at(&self, place: usize, method: &'static str) -> Duration {
         let latency = self.nodes.get(place).and_then(|node| node.latency_of(method));
         hedge_after(latency.as_ref(), self.hedge.floor, self.timeout)
     }
 
-    /// A read is made that may be hedged.
+    /// Counts a read that may be hedged.
     pub(in crate::relay) fn note_read(&self) {
         self.budget(HedgeBudget::called);
     }
 
-    /// Whether the node at `place` may be asked beside another that is slow: it works, has a turn left, and the budget allows it.
+    /// Takes a hedge at the node at `place`; true if it is usable, within its rate limit, and the budget allows it.
     pub(in crate::relay) fn take_hedge_at(&self, place: usize) -> bool {
         let Some(node) = self.nodes.get(place) else { return false };
         if !self.budget(HedgeBudget::take) {
@@ -252,31 +253,31 @@ impl RpcPool {
         is_free
     }
 
-    /// The answer of a node that was asked because another is slow was used.
+    /// Counts a hedge whose answer was used.
     pub(in crate::relay) fn note_hedge_won(&self, place: usize) {
         if let Some(node) = self.nodes.get(place) {
             count("slackwater_rpc_hedges_won_total", node);
         }
     }
 
-    /// Whether the node at `place` is not known to lack `method`.
+    /// True unless the node at `place` is known to lack `method`.
     pub(in crate::relay) fn may_have(&self, place: usize, method: &str) -> bool {
         self.nodes.get(place).is_some_and(|node| node.may_have(method))
     }
 
-    /// Whether an answer of the node at `place` to `method` was of use.
+    /// Records whether an answer of the node at `place` to `method` was usable.
     pub(in crate::relay) fn note_use(&self, place: usize, method: &'static str, is_of_use: bool) {
         if let Some(node) = self.nodes.get(place) {
             node.note_use(method, is_of_use);
         }
     }
 
-    /// Whether the node at `place` answers and has not asked to be left alone.
+    /// True if the node at `place` is healthy and not backed off.
     pub(in crate::relay) fn is_usable(&self, place: usize) -> bool {
         self.nodes.get(place).is_some_and(|node| node.is_usable(Instant::now()))
     }
 
-    /// A receipt contradicted what the node at `place` simulated, and agreed with another node's simulation.
+    /// Records that a receipt contradicted the simulation of the node at `place`, and agreed with another node's.
     pub(in crate::relay) fn demote(&self, place: usize) {
         let Some(node) = self.nodes.get(place) else { return };
         let count = {
@@ -293,16 +294,16 @@ impl RpcPool {
         self::count("slackwater_simulations_false_total", node);
     }
 
-    /// How often receipts have contradicted the simulations of the node at `place`.
+    /// Number of simulations of the node at `place` contradicted by receipts.
     pub(in crate::relay) fn false_simulations(&self, place: usize) -> u64 {
         self.nodes.get(place).map_or(0, |node| node.health().false_simulations)
     }
 
-    /// Asks one node after the other until one answers. Where that is a read, and a node takes longer than it usually does, the
-    /// next one is asked too and the first answer counts; whatever is still on its way then is dropped.
+    /// Asks one node after the other until one answers. If a read takes longer than usual at a node, the next one is
+    /// asked too and the first answer counts; calls still in flight are then dropped.
     ///
     /// # Errors
-    /// The last [`RpcError`]; a revert is an answer and is not asked for elsewhere.
+    /// The last [`RpcError`]; a revert is an answer and is not retried elsewhere.
     pub async fn call<T: DeserializeOwned>(&self, method: &'static str, params: Value) -> Result<T, RpcError> {
         let mut waiting = self.ranked(method);
         let is_hedged = self.hedge.budget_percent > 0 && waiting.len() > 1 && is_read(method);
@@ -313,7 +314,7 @@ impl RpcPool {
         let ask = |node, asked| async move {
             let answer = match asked {
                 Asked::InOrder => Either::Left(Node::call(node, method, params, self.timeout)),
-                // Its turn is taken already.
+                // Its rate limit turn is already taken.
                 Asked::AsHedge => Either::Right(Node::ask(node, method, params, self.timeout, None)),
             };
             (node, asked, answer.await)
@@ -323,7 +324,7 @@ impl RpcPool {
         let mut patience = patience_with(first);
         let mut hedge_at = Instant::now() + patience;
         let mut was_withheld = false;
-        // What is still in here at the end is dropped: cut off, and nobody's failure.
+        // Calls still in here at the end are dropped, which counts as no node's failure.
         let mut running = FuturesUnordered::new();
         running.push(ask(first, Asked::InOrder));
         loop {
@@ -365,7 +366,8 @@ impl RpcPool {
         }
     }
 
-    /// The next node that may be asked beside another: it works, has a turn left, and the budget allows it.
+    /// The next node for a hedge: usable, within its rate limit, and within the hedge budget. The error names the
+    /// reason for none.
     fn take_hedge<'a>(&self, waiting: &mut VecDeque<&'a Node>) -> Result<&'a Node, &'static str> {
         if !self.budget(HedgeBudget::take) {
             return Err("budget");
@@ -382,11 +384,12 @@ impl RpcPool {
         act(&mut self.budget.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Asks every node at once, and returns what more than half of those that answered say alike; as soon as more than half of
-    /// all do, the others are not waited for. So one node that lags or lies decides nothing, unless it is the only one.
+    /// Asks every node at once, and returns the answer shared by more than half of those that answered; once more than
+    /// half of all agree, the others are not awaited. So one node that lags or lies decides nothing, unless it is the
+    /// only one.
     ///
     /// # Errors
-    /// The [`RpcError`] of most; one that may be tried again where no answer has a majority.
+    /// The [`RpcError`] of most nodes; a retryable one if no answer has a majority.
     pub async fn call_agreed<T: DeserializeOwned + PartialEq>(
         &self,
         method: &'static str,
@@ -419,14 +422,14 @@ impl RpcPool {
         Err(failed.filter(|_| answered == 0).unwrap_or_else(|| RpcError::no_majority(method, answered)))
     }
 
-    /// Asks every node at once; answers are in the order of the endpoints. Once more than half have answered, each of the others is
-    /// waited for only as long as it usually takes: one that hangs must not hold up what the others agree on.
+    /// Asks every node at once; answers are in the order of the endpoints. Once more than half have answered, each of
+    /// the others is awaited only for its usual time: a hanging node must not hold up the others' agreement.
     pub async fn call_all<T: DeserializeOwned>(&self, method: &'static str, params: Value) -> Vec<Result<T, RpcError>> {
         let answers = self.ask_all(method, &params, |_| true).await;
         answers.into_iter().map(|(answer, _)| answer).collect()
     }
 
-    /// As [`Self::call_all`], and measures how long each took.
+    /// As [`Self::call_all`], with each node's answer time.
     pub(in crate::relay) async fn call_all_timed<T: DeserializeOwned>(
         &self,
         method: &'static str,
@@ -478,10 +481,11 @@ impl RpcPool {
         self.nodes.iter().map(|node| node.endpoint.name().to_owned()).collect()
     }
 
-    /// Asks the nodes for which `block` is final, by their own last word ([`Self::note_final`]), and returns what they answer.
+    /// Asks the nodes for which `block` is final, by their own last report ([`Self::note_final`]), and returns their
+    /// answers.
     ///
-    /// **Invariant I9:** what another node says about that block may belong to a branch that a reorg has replaced, however
-    /// many others have it as final.
+    /// **Invariant I9:** another node's answer about that block may belong to a branch that a reorg has replaced,
+    /// however many others have it as final.
     pub(in crate::relay) async fn call_settled<T: DeserializeOwned>(
         &self,
         method: &'static str,
@@ -498,19 +502,19 @@ impl RpcPool {
         answers.into_iter().filter_map(|(answer, _)| answer.ok()).collect()
     }
 
-    /// Newest block that a majority of the nodes has said to be final.
+    /// Newest block that a majority of the nodes has reported as final.
     pub(in crate::relay) fn final_block(&self) -> Option<u64> {
         self.reached(self.nodes.iter().filter_map(|node| node.health().final_block).collect())
     }
 
-    /// Whether so many nodes are a majority.
+    /// True if `count` nodes are a majority.
     pub(in crate::relay) fn is_majority(&self, count: usize) -> bool {
         let all = if Protection::ReadQuorum.is_on() { self.nodes.len() } else { 1 };
         count * 2 > all
     }
 
-    /// What is final for each node, in the order of the endpoints, as it said just now. `None` where it said nothing: its last
-    /// word stands, since what is final stays so.
+    /// Records each node's newly reported final block, in the order of the endpoints. `None` keeps its last report,
+    /// since final blocks stay final.
     pub(in crate::relay) fn note_final(&self, told: impl IntoIterator<Item = Option<u64>>) {
         for (node, told) in self.nodes.iter().zip(told) {
             if told.is_some() {
@@ -519,7 +523,7 @@ impl RpcPool {
         }
     }
 
-    /// The highest value that a majority of the nodes reaches, `None` if fewer answered: one node alone raises it not.
+    /// The highest value that a majority of the nodes reaches; `None` if fewer answered. One node alone can't raise it.
     pub(in crate::relay) fn reached<T: Ord + Copy>(&self, mut answers: Vec<T>) -> Option<T> {
         answers.sort_unstable();
         let place = if Protection::ReadQuorum.is_on() { self.nodes.len() / 2 } else { 0 };
@@ -535,12 +539,11 @@ impl RpcPool {
         answers.await
     }
 
-    /// Sends a committed attempt to every node, without those that are known to refuse what it may cost, unless all do.
-    /// `taken` is told as soon as one has it, or what they say together at the end: a node that hangs delays nobody, and gets
-    /// its time all the same.
+    /// Sends a committed attempt to every node, except those known to refuse its maximum cost, unless all do. `taken`
+    /// receives the result as soon as one node has accepted it, else the combined answer at the end: a hanging node
+    /// delays nothing, and still gets its full time.
     ///
-    /// **Invariant I2:** only a [`Durable`] attempt can be sent.
-    /// **Invariant I7:** nothing leaves from `until` on.
+    /// **Invariant I2:** only a [`Durable`] attempt can be sent. **Invariant I7:** nothing is sent at or after `until`.
     pub(in crate::relay) async fn broadcast(
         &self,
         attempt: &Durable<AttemptRecord>,
@@ -586,8 +589,8 @@ impl RpcPool {
         }
     }
 
-    /// Most that the healthy nodes take as gas limit × fee cap, wei; `configured` where their refusals say nothing else. `None`
-    /// if nothing is known.
+    /// Highest gas limit × fee cap accepted by the healthy nodes, wei; `configured` unless their refusals show another.
+    /// `None` if unknown.
     pub(in crate::relay) fn fee_cap(&self, configured: Option<u128>) -> Option<u128> {
         let now = Instant::now();
         let usable = self.nodes.iter().filter(|node| node.is_usable(now));
@@ -595,11 +598,11 @@ impl RpcPool {
         chain_cap(&learned, self.nodes.len(), configured)
     }
 
-    /// What a node's answer to a transaction means.
+    /// Interprets a node's answer to a transaction.
     fn sent(node: &Node, answer: Result<B256, RpcError>, hash: B256) -> SendOutcome {
         match answer {
             Ok(answered) if answered == hash => SendOutcome::Taken,
-            // A node that names another hash is broken; what it did with the bytes is unknown.
+            // A node that returns another hash is faulty; it may or may not have accepted the bytes.
             Ok(_) => {
                 node.health().last_error = Some("returned another transaction hash".to_owned());
                 SendOutcome::Maybe(RpcErrorClass::NodeUnavailable)
@@ -630,20 +633,20 @@ impl RpcPool {
     }
 }
 
-/// Counts for `node`.
+/// Increments `metric` for `node`.
 fn count(metric: &'static str, node: &Node) {
     let (chain_id, endpoint) = (node.expected_chain().to_string(), node.endpoint.name().to_owned());
     metrics::counter!(metric, "chain_id" => chain_id, "endpoint" => endpoint).increment(1);
 }
 
-/// What the nodes said together: taken beats maybe beats refused; of two refusals the one that says more.
+/// Combines two nodes' outcomes: taken beats maybe beats refused; of two refusals the more specific one.
 fn merge(a: SendOutcome, b: SendOutcome) -> SendOutcome {
     use SendOutcome::{Maybe, Refused, Taken};
     match (a, b) {
         (Taken, _) | (_, Taken) => Taken,
         (Maybe(class), _) | (_, Maybe(class)) => Maybe(class),
         (Refused(a), Refused(b)) => {
-            // A node that is out of order says nothing about the transaction.
+            // A faulty node's refusal says nothing about the transaction.
             let is_vague = matches!(
                 a,
                 RpcErrorClass::RateLimited | RpcErrorClass::EndpointUnusable | RpcErrorClass::NodeUnavailable

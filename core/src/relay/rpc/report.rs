@@ -1,4 +1,4 @@
-//! What became of a broadcast, and what the nodes' refusals tell about what they would take.
+//! Result of a broadcast, and the nodes' limits learned from their refusals.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use crate::{
     lane::SendOutcome,
 };
 
-/// How long a node's fee cap is believed after a refusal: it may have been started anew with another.
+/// Lifetime of a learned fee cap: the node may have been restarted with another.
 const CAP_LASTS: Duration = Duration::from_secs(3_600);
 
-/// What the nodes said together, and the numbers that their refusals name.
+/// Combined outcome of the nodes, and the limits named in their refusals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::relay) struct SendReport {
     pub(in crate::relay) outcome: SendOutcome,
-    /// Least tip or price that one of them asks for, wei per gas.
+    /// Lowest tip or price demanded by one of them, wei per gas; `None` if none named it.
     pub(in crate::relay) least_tip: Option<u128>,
-    /// Highest gas limit that one of them allows.
+    /// Highest gas limit allowed by one of them; `None` if none named it.
     pub(in crate::relay) most_gas: Option<u64>,
 }
 
@@ -28,7 +28,7 @@ impl SendReport {
         Self { outcome, least_tip: None, most_gas: None }
     }
 
-    /// Takes in what a refusal of these fees names. One node that takes it is enough, so the lowest demand counts.
+    /// Learns the limits named in a refusal of these fees. One accepting node is enough, so the lowest demand counts.
     pub(super) fn learn(&mut self, error: &RpcError, fees: Fees) {
         let named = hint(error.class, &error.message, error.data.as_deref());
         match (error.class, named) {
@@ -49,7 +49,7 @@ impl SendReport {
     }
 }
 
-/// Most that one node takes as gas limit × fee cap, as its refusals tell.
+/// Highest gas limit × fee cap accepted by one node, learned from its refusals.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct LearnedCap(Option<(u128, Instant)>);
 
@@ -58,7 +58,7 @@ impl LearnedCap {
         self.0.filter(|(_, at)| now.duration_since(*at) < CAP_LASTS).map(|(cap, _)| cap)
     }
 
-    /// It refused `worst_wei` for its cap.
+    /// Records that it refused `worst_wei` because of its cap.
     pub(super) fn refused(&mut self, error: &RpcError, worst_wei: u128, now: Instant) {
         if error.class == RpcErrorClass::InvalidFees
             && let Some(named) = refused_fee_cap(&error.message)
@@ -69,7 +69,7 @@ impl LearnedCap {
         }
     }
 
-    /// It took `worst_wei`.
+    /// Records that it accepted `worst_wei`.
     pub(super) fn taken(&mut self, worst_wei: u128) {
         if self.0.is_some_and(|(cap, _)| cap < worst_wei) {
             self.0 = None;
@@ -77,8 +77,8 @@ impl LearnedCap {
     }
 }
 
-/// The cap of a chain whose nodes have these caps, those that are healthy: the highest. `None` where one has none. What a
-/// single one of several nodes says is not believed below what is `configured`.
+/// The fee cap of a chain: the highest of its healthy nodes' caps, `learned`. `None` if one node has none. A single one
+/// of several nodes can't lower it below `configured`.
 pub(super) fn chain_cap(learned: &[Option<u128>], nodes: usize, configured: Option<u128>) -> Option<u128> {
     let caps = learned.iter().map(|cap| cap.or(configured)).collect::<Option<Vec<u128>>>()?;
     let highest = caps.into_iter().max().or(configured)?;

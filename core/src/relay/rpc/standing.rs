@@ -1,43 +1,44 @@
-//! Whose head is followed: the one that most of the nodes that move reach. Pure.
+//! Selection of the followed head: the height that most of the advancing nodes have reached. Pure.
 
 use std::time::Duration;
 
 use crate::protection::Protection;
 
-/// Blocks that a node may be behind the others, or ahead of them, at least.
+/// Least tolerance, in blocks, for a node behind or ahead of the others.
 const LEAST_TOLERANCE_BLOCKS: u64 = 3;
 
-/// Time that a node may be behind the others, or ahead of them, where blocks are short.
+/// Tolerance, in time, for a node behind or ahead of the others on chains with short blocks.
 const TOLERANCE: Duration = Duration::from_secs(3);
 
-/// Blocks without a new head after which a node stands still while others move; never before [`TOLERANCE`].
+/// Block times without a new head after which a node counts as stalled while others advance; never before
+/// [`TOLERANCE`].
 const FROZEN_BLOCKS: u32 = 4;
 
-/// How far a head's time may lie in the future and still be plausible, seconds.
+/// Plausible lead of a head's timestamp over our clock, seconds.
 const CLOCK_TOLERANCE_S: u64 = 15;
 
-/// A node's newest block, by its own word.
+/// A node's newest block, as it reported it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::relay) struct OwnHead {
     /// Height.
     pub(in crate::relay) number: u64,
-    /// Its time, seconds, where the node told it.
+    /// Its timestamp, seconds; `None` if the node did not report it.
     pub(in crate::relay) timestamp_s: Option<u64>,
-    /// How long ago it rose last.
+    /// Time since its last increase.
     pub(in crate::relay) since_rise: Duration,
 }
 
-/// How a node's head stands to the others'.
+/// Position of a node's head relative to the others'.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::relay) enum Place {
-    /// With the others, or nothing is known.
+    /// With the others, or unknown.
     #[default]
     With,
-    /// Far behind, and moving.
+    /// Far behind, and advancing.
     Behind,
-    /// Far behind, and standing still.
+    /// Far behind, and stalled.
     Frozen,
-    /// Further than the others by more than a node can be early.
+    /// Ahead of the others by more than the tolerance.
     Ahead,
 }
 
@@ -53,7 +54,7 @@ impl Place {
     }
 }
 
-/// How far heads may differ on a chain.
+/// Tolerance between heads on a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::relay) struct HeadRule {
     block: Duration,
@@ -73,13 +74,13 @@ impl HeadRule {
         }
     }
 
-    /// Blocks that a head may differ from the others'.
+    /// Tolerated distance of a head from the others', blocks.
     pub(in crate::relay) const fn tolerance(&self) -> u64 {
         self.tolerance
     }
 
-    /// The height that most of the nodes that move have reached; all count while none moves. Where just half have reached it, it
-    /// is the higher one of the two in the middle, if that is plausible: nodes lag more often than they lie.
+    /// The height that most of the advancing nodes have reached; all nodes count while none advances. With an even
+    /// number it is the higher of the two middle heights, if plausible, because nodes lag more often than they lie.
     pub(in crate::relay) fn reference(&self, heads: &[OwnHead], now_s: u64) -> Option<u64> {
         if !Protection::OthersHeads.is_on() {
             return heads.iter().map(|head| head.number).max();
@@ -96,7 +97,8 @@ impl HeadRule {
         Some(higher.map_or(lower.number, |higher| higher.number))
     }
 
-    /// Whether a chain that was at `lower` can be at `higher`: its blocks take their time, and none comes from the future.
+    /// True if a chain at `lower` can have reached `higher`: its blocks take their time, and none comes from the
+    /// future.
     fn is_plausible(&self, higher: &OwnHead, lower: &OwnHead, now_s: u64) -> bool {
         let blocks = higher.number - lower.number;
         if blocks <= self.tolerance {
@@ -104,12 +106,12 @@ impl HeadRule {
         }
         let (Some(later), Some(earlier)) = (higher.timestamp_s, lower.timestamp_s) else { return false };
         let took_ms = u128::from(later.saturating_sub(earlier)) * 1_000;
-        // Blocks may be quicker than they should be, but not all of them by far.
+        // Blocks may come faster than their block time, but on average at most four times as fast.
         let needed_ms = self.block.as_millis() * u128::from(blocks) / 4;
         took_ms >= needed_ms && later <= now_s.saturating_add(CLOCK_TOLERANCE_S)
     }
 
-    /// How a node's head stands to `reference`.
+    /// Position of a node's head relative to `reference`.
     pub(in crate::relay) fn place(&self, head: &OwnHead, reference: u64) -> Place {
         if head.number > reference.saturating_add(self.tolerance) {
             Place::Ahead
@@ -122,13 +124,13 @@ impl HeadRule {
         }
     }
 
-    /// When the block at `number` was made in the eyes of a node whose newest one is `head`, seconds: its own word about that
-    /// block, else what it can be at most. Seconds.
+    /// Latest possible time of the block at `number` for a node with newest block `head` (number, time), seconds: that
+    /// block's own time, or an extrapolation from it if `number` is higher.
     pub(in crate::relay) fn latest_time_s(&self, head: (u64, u64), number: u64) -> u64 {
         let (own, time_s) = head;
         match number.checked_sub(own) {
             None | Some(0) => time_s,
-            // One more than that: a slot may be missed.
+            // One more block time, since a slot may be missed.
             Some(blocks) => {
                 let ms = self.block.as_millis().saturating_mul(u128::from(blocks.saturating_add(1)));
                 time_s.saturating_add(u64::try_from(ms.div_ceil(1_000)).unwrap_or(u64::MAX))
@@ -145,7 +147,8 @@ mod tests {
         HeadRule { block: Duration::from_secs(1), tolerance: 3, frozen_after: Duration::from_secs(4) };
     const NOW_S: u64 = 1_800_000_000;
 
-    /// A node at `number`, as old as it should be when the chain is at 1 000 now, that rose so many seconds ago.
+    /// A node at `number`, with the timestamp due if the chain is at 1 000 now, that last advanced `rose_s` seconds
+    /// ago.
     fn head(number: u64, rose_s: u64) -> OwnHead {
         let timestamp_s = Some((NOW_S + number).saturating_sub(1_000));
         OwnHead { number, timestamp_s, since_rise: Duration::from_secs(rose_s) }
@@ -165,7 +168,7 @@ mod tests {
         check(&[head(900, 100), head(900, 100), head(1_000, 0)], 1_000, &[Frozen, Frozen, With]);
         check(&[head(700, 0), head(1_000, 0)], 1_000, &[Behind, With]);
         check(&[head(700, 0), head(999, 0), head(1_000, 0)], 999, &[Behind, With, With]);
-        // A chain that stands still has no nodes that stand still.
+        // On a stalled chain no node counts as stalled.
         check(&[head(1_000, 100), head(1_000, 90)], 1_000, &[With, With]);
         check(&[head(1_000, 100)], 1_000, &[With]);
     }
@@ -174,7 +177,7 @@ mod tests {
     fn a_node_that_runs_ahead_decides_nothing() {
         use Place::{Ahead, With};
         check(&[head(5_000, 0), head(1_000, 0), head(1_000, 0)], 1_000, &[Ahead, With, With]);
-        // Of two: blocks that are not even a quarter as old as they should be, or that are not made yet.
+        // With two nodes: blocks more than four times too fast, or from the future.
         let hurried = OwnHead { timestamp_s: Some(NOW_S), ..head(5_000, 0) };
         check(&[hurried, head(1_000, 0)], 1_000, &[Ahead, With]);
         check(&[head(1_100, 0), head(1_000, 0)], 1_000, &[Ahead, With]);

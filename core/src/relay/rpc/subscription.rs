@@ -1,7 +1,7 @@
-//! A node's WebSocket, at which it tells new heads (`eth_subscribe`, `newHeads`).
+//! Head subscriptions over a node's WebSocket (`eth_subscribe`, `newHeads`).
 //!
-//! What it tells is a hint when to look and nothing else: the watcher then reads from all nodes as ever, and a majority
-//! decides. So the worst that a lying or broken subscription can do is to make us look for nothing, or to put a look off until
+//! A reported head is only a hint for poll timing: the watcher then reads from all nodes as usual, and a majority
+//! decides. So a lying or faulty subscription can at worst cause a useless poll, or delay one until
 //! `subscribed_poll_interval_ms`.
 
 use std::{
@@ -34,26 +34,26 @@ use super::{
 };
 use crate::chain::{RpcErrorClass, TransportFailure, classify};
 
-/// Longest message that is read, bytes: a header has some two thousand.
+/// Longest accepted message, bytes; a header has some two thousand.
 const MAX_MESSAGE_BYTES: usize = 256 * 1024;
 
-/// First wait before a lost subscription is tried again; every further one in a row is twice as long.
+/// First wait before a lost subscription is retried; doubled with every consecutive failure.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 
 /// Longest such wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// Failures in a row between two warnings.
+/// Consecutive failures between two warnings.
 const WARN_EVERY: u32 = 120;
 
-/// Why there is no subscription. Configuration's, the node's or the network's fault. Never contains the URL.
+/// Failure of a subscription, by configuration, node or network. Never contains the URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscriptionError {
     /// The URL does not begin with `ws://` or `wss://`.
     #[error("the URL is not ws:// or wss://")]
     NotAWebSocket,
-    /// No connection came about (refused, DNS, TLS).
+    /// The connection failed (refused, DNS, TLS).
     #[error("connection failed")]
     NotConnected,
     /// An HTTP status instead of a WebSocket.
@@ -62,9 +62,9 @@ pub enum SubscriptionError {
     /// It serves another chain.
     #[error("serves chain {served}, not {expected}")]
     WrongChain {
-        /// What it serves.
+        /// Chain id it serves.
         served: u64,
-        /// What it must serve.
+        /// Required chain id.
         expected: u64,
     },
     /// It refuses a call, for instance because it has no subscriptions.
@@ -72,27 +72,27 @@ pub enum SubscriptionError {
     Call {
         /// The JSON-RPC method.
         method: &'static str,
-        /// What the refusal means.
+        /// Class of the refusal.
         class: RpcErrorClass,
     },
-    /// It said something that is not JSON-RPC, or not what was asked for.
+    /// The answer is not JSON-RPC, or not an answer to the call.
     #[error("an answer that is not understood")]
     Nonsense,
-    /// It sent more than is read.
+    /// The message exceeds the accepted length, in bytes.
     #[error("a message longer than {0} bytes")]
     TooLong(usize),
-    /// Connecting and subscribing took too long.
+    /// Connecting and subscribing exceeded the time limit, ms.
     #[error("not subscribed within {0} ms")]
     TimedOut(u64),
     /// The connection ended.
     #[error("connection ended")]
     Ended,
-    /// No head came for too long.
+    /// No head came within the time limit, ms.
     #[error("no head for {0} ms")]
     Silent(u64),
 }
 
-/// A connection at which heads are told.
+/// A connection with an active head subscription.
 pub(super) struct Subscribed {
     socket: WebSocketStream<Upgraded>,
     id: String,
@@ -122,7 +122,7 @@ struct Told {
     hash: B256,
 }
 
-/// The head that `message` tells subscription `id`; `None` for whatever else a node may say.
+/// The head in `message` for subscription `id`; `None` for any other message.
 fn head_in(message: &[u8], id: &str) -> Result<Option<(u64, B256)>, SubscriptionError> {
     let Ok(incoming) = serde_json::from_slice::<Incoming>(message) else { return Err(SubscriptionError::Nonsense) };
     match incoming.params {
@@ -134,7 +134,7 @@ fn head_in(message: &[u8], id: &str) -> Result<Option<(u64, B256)>, Subscription
     }
 }
 
-/// Whether `message` tells a head: for tests with arbitrary input.
+/// True if `message` contains a head; for fuzzing.
 #[cfg(feature = "fuzzing")]
 pub(in crate::relay) fn is_understood(message: &[u8]) -> bool {
     head_in(message, "0x1").is_ok_and(|head| head.is_some())
@@ -144,7 +144,7 @@ fn client(timeout: Duration) -> reqwest::Client {
     reqwest::Client::builder()
         .connect_timeout(timeout)
         .tcp_nodelay(true)
-        // A handshake is HTTP/1.1 (RFC 6455 §4.1).
+        // The handshake is HTTP/1.1 (RFC 6455 §4.1).
         .http1_only()
         .redirect(reqwest::redirect::Policy::none())
         .build()
@@ -180,7 +180,7 @@ async fn subscribe_with(
     tokio::time::timeout(timeout, subscribe).await.unwrap_or(Err(too_long))
 }
 
-/// The handshake by the same client as all other calls, so that TLS, trust and proxies are the same too.
+/// The handshake, by the same client as all other calls, so that TLS, trust and proxies are the same too.
 async fn connect(client: &reqwest::Client, url: &SecretString) -> Result<WebSocketStream<Upgraded>, SubscriptionError> {
     let url = url.expose_secret();
     let http = match (url.strip_prefix("wss://"), url.strip_prefix("ws://")) {
@@ -251,7 +251,7 @@ async fn ask<T: serde::de::DeserializeOwned>(
     }
 }
 
-/// How long to wait before the next try after so many failures in a row, counted from 1.
+/// Wait before the next try after `failures` consecutive failures, counted from 1.
 pub(super) fn wait_after(failures: u32) -> Duration {
     FIRST_WAIT.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_WAIT)
 }
@@ -263,12 +263,12 @@ pub(in crate::relay) struct HeadSubscription {
     pub(super) feed: Arc<watch::Sender<HeadFeed>>,
     pub(super) chain_id: u64,
     pub(super) timeout: Duration,
-    /// Time without a head after which it is given up and made anew.
+    /// Time without a head after which it is closed and renewed.
     pub(super) longest_silence: Duration,
 }
 
 impl HeadSubscription {
-    /// Subscribes, passes on what is told, and begins anew when it ends, until cancelled.
+    /// Subscribes, passes on heads, and resubscribes when the connection ends, until cancelled.
     pub(in crate::relay) async fn run(self, stop: CancellationToken) {
         let Some(url) = self.nodes[self.place].endpoint.heads_url() else { return stop.cancelled().await };
         let client = client(self.timeout);
@@ -331,7 +331,7 @@ impl HeadSubscription {
                 return Err(SubscriptionError::Silent(crate::time::millis(self.longest_silence)));
             };
             let Some((number, hash)) = head_in(&message?, &id)? else { continue };
-            // Who repeats itself says nothing.
+            // A repeated head is ignored.
             if last.replace((number, hash)) == Some((number, hash)) {
                 continue;
             }

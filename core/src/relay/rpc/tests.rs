@@ -32,7 +32,7 @@ const FLOOR: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_millis(500);
 const READ: &str = "eth_getBalance";
 
-/// What a scripted node does with a call, after a while.
+/// A scripted node's reaction to a call, after a delay.
 #[derive(Debug, Clone)]
 enum Does {
     Answer(u64),
@@ -40,18 +40,18 @@ enum Does {
     Break,
     Throttle(Option<Duration>),
     Never,
-    /// A hash: it has taken the transaction.
+    /// Answers with this hash: it has accepted the transaction.
     Take(B256),
 }
 
-/// A node that does what it is told: first what is queued, then `usual`.
+/// A scripted node: first the queued reactions, then `usual`.
 #[derive(Debug)]
 struct Script {
     chain_id: u64,
     queued: Mutex<VecDeque<(u64, Does)>>,
     usual: Mutex<(u64, Does)>,
     methods: Mutex<Vec<String>>,
-    /// Calls that got their answer.
+    /// Number of answered calls.
     answered: AtomicU64,
 }
 
@@ -135,7 +135,7 @@ async fn read(pool: &RpcPool) -> (Result<u64, RpcErrorClass>, u64) {
     ask(pool, READ).await
 }
 
-/// What was answered, and after how many ms.
+/// The answer, and the time to it in ms.
 async fn ask(pool: &RpcPool, method: &'static str) -> (Result<u64, RpcErrorClass>, u64) {
     let start = Instant::now();
     let answer: Result<U64, RpcError> = pool.call(method, json!([])).await;
@@ -143,7 +143,7 @@ async fn ask(pool: &RpcPool, method: &'static str) -> (Result<u64, RpcErrorClass
     (answer.map(|number| number.to()).map_err(|error| error.class), took)
 }
 
-/// Lets every node answer some calls, so that it is known what they usually take; the first node is the fastest.
+/// Lets every node answer some calls, so that their usual times are known; the first node is the fastest.
 async fn acquaint(pool: &RpcPool) {
     for _ in 0..30 {
         let answers = pool.call_all::<U64>(READ, json!([])).await;
@@ -184,7 +184,7 @@ async fn the_first_answer_wins_also_if_it_is_the_first_node_s() {
 async fn how_long_is_slow_is_learned() {
     let (first, second) = (Script::usually(0, Does::Answer(1)), Script::usually(500, Does::Answer(2)));
     let pool = pool(&[&first, &second]);
-    // 100 ± 50 ms: what takes 240 ms is nothing unusual.
+    // 100 ± 50 ms: an answer after 240 ms is not unusual.
     for turn in 0..60 {
         first.then(if turn % 2 == 0 { 50 } else { 150 }, Does::Answer(1));
     }
@@ -194,7 +194,7 @@ async fn how_long_is_slow_is_learned() {
     first.then(240, Does::Answer(1));
     assert_eq!(read(&pool).await, (Ok(1), 240));
     assert_eq!(second.asked(), 60);
-    // A method that was never measured is given its time.
+    // A method never measured gets the default time.
     first.then(990, Does::Answer(1));
     assert_eq!(ask(&pool, "eth_gasPrice").await, (Ok(1), 990));
     assert_eq!(second.asked(), 60);
@@ -211,7 +211,7 @@ async fn a_revert_is_an_answer_and_an_error_is_none() {
     first.then(400, Does::Answer(1));
     second.then(20, Does::Revert);
     assert_eq!(read(&pool).await, (Err(RpcErrorClass::Reverted), 50 + 20));
-    // The second is asked first now. It breaks after the hedge went out: the hedge is waited for.
+    // The second is asked first now. It fails after the hedge went out: the hedge is awaited.
     second.then(60, Does::Break);
     first.then(25, Does::Answer(1));
     assert_eq!(read(&pool).await, (Ok(1), 50 + 25));
@@ -229,7 +229,7 @@ async fn a_hedge_that_fails_moves_on_to_the_third_node() {
     nodes[0].then(0, Does::Never);
     nodes[1].then(5, Does::Break);
     assert_eq!(read(&pool).await, (Ok(30), 50 + 5 + 30));
-    // Two that hang: the third is asked after both had their time.
+    // Two hanging nodes: the third is asked after both had their time.
     let nodes = [10, 20, 30].map(|ms| Script::usually(ms, Does::Answer(ms)));
     let pool = pool_of(&nodes);
     acquaint(&pool).await;
@@ -260,7 +260,7 @@ async fn the_budget_bounds_the_load() {
     let before = first.asked() + second.asked();
     let (calls, mut overtaken) = (400, 0);
     for _ in 0..calls {
-        // Whoever is asked first hangs, in every single read.
+        // The node asked first hangs, in every read.
         let first_asked = if pool.ranked(READ)[0].endpoint.name() == "node-0" { &first } else { &second };
         first_asked.then(0, Does::Never);
         let (answer, took) = read(&pool).await;
@@ -271,7 +271,7 @@ async fn the_budget_bounds_the_load() {
     let extra = first.asked() + second.asked() - before - calls - timeouts;
     assert_eq!((extra, timeouts), (overtaken, calls - overtaken), "a hedge or a timeout each");
     assert!((20..=10 + calls / 20).contains(&extra), "{extra} extra calls of {calls}");
-    // And none where there is no budget.
+    // And none without a budget.
     let (first, second) = (Script::usually(10, Does::Answer(1)), Script::usually(20, Does::Answer(2)));
     let pool = hedged(endpoints(&[&first, &second]), 0);
     acquaint(&pool).await;
@@ -291,7 +291,7 @@ async fn a_hundred_reads_at_once_at_a_node_that_hangs_do_not_double_the_load() {
     let quick = reads.iter().filter(|(_, took)| *took < 1_000).count();
     assert_eq!(quick, 10, "as many as the budget allows at once; the others wait for the timeout");
     assert_eq!((first.asked(), second.asked()), (130, 130));
-    // Whoever comes now asks the other one first, and the budget grows again.
+    // The next read asks the other one first, and the budget grows again.
     assert_eq!(read(&pool).await, (Ok(2), 20));
 }
 
@@ -299,7 +299,7 @@ async fn a_hundred_reads_at_once_at_a_node_that_hangs_do_not_double_the_load() {
 async fn a_node_without_a_turn_is_not_hedged_to() {
     let nodes = [10, 20, 30].map(|ms| Script::usually(ms, Does::Answer(ms)));
     let mut endpoints = endpoints(&[&nodes[0], &nodes[1], &nodes[2]]);
-    // As many turns at once as it was acquainted with; a further one comes a thirtieth of a second later.
+    // As many turns at once as the acquainting calls; another follows a thirtieth of a second later.
     endpoints[1] = endpoints[1].clone().rate_limit_per_s(30);
     let pool = hedged(endpoints, 10);
     acquaint(&pool).await;
@@ -317,7 +317,7 @@ async fn a_node_without_a_turn_is_not_hedged_to() {
     });
     assert_eq!(answer, (Ok(30), 50 + 30), "the third was asked instead");
     assert_eq!(nodes[1].asked(), asked);
-    // A turn that is there is taken, and only one.
+    // A free turn is taken, and only one.
     tokio::time::sleep(Duration::from_secs(2)).await;
     nodes[0].hereafter(10, Does::Answer(10));
     acquaint_first(&pool, &nodes[0]).await;
@@ -350,7 +350,7 @@ async fn a_hedge_goes_to_no_node_of_another_chain() {
     assert_eq!(read(&pool).await, (Ok(1), 400), "the hedge failed, and the first one was waited for");
     assert_eq!(second.asked(), before, "only its chain id was asked for");
     assert_eq!(pool.status()[1].failures, 1);
-    // The first is asked for its chain id once, not again with every hedge.
+    // The first node's chain id is verified once, not again with every hedge.
     let ids = |node: &Script| node.methods.lock().unwrap().iter().filter(|method| *method == "eth_chainId").count();
     assert_eq!(ids(&first), 1);
     for _ in 0..5 {
@@ -401,7 +401,7 @@ async fn a_node_that_is_asked_too_often_is_left_alone() {
         assert_eq!(read(&pool).await, (Ok(2), 20));
     }
     assert_eq!(first.asked(), asked, "not asked within its 500 ms: 400 have passed");
-    // Also not where all are asked; that it did not answer is no new failure of it.
+    // Nor if all nodes are asked; the missing answer is not a new failure of it.
     let answers = pool.call_all::<U64>(READ, json!([])).await;
     assert_eq!(answers[0].as_ref().unwrap_err().class, RpcErrorClass::RateLimited);
     assert_eq!((first.asked(), pool.status()[0].failures), (asked, 1));
@@ -413,7 +413,7 @@ async fn a_node_that_is_asked_too_often_is_left_alone() {
     assert_eq!(read(&pool).await, (Ok(2), 20));
     tokio::time::sleep(Duration::from_millis(20)).await;
     assert_eq!(read(&pool).await, (Ok(1), 10));
-    // It was not away: nobody asks for its chain id anew.
+    // It was not unavailable: its chain id is not verified again.
     let ids = first.methods.lock().unwrap().iter().filter(|method| *method == "eth_chainId").count();
     assert_eq!(ids, 1);
 }
@@ -463,10 +463,10 @@ async fn what_most_nodes_say_is_agreed() {
         (answer.map(|number| number.to::<u64>()).map_err(|error| (error.class, error.is_retryable())), took)
     };
     let unclear = Err((RpcErrorClass::NodeUnavailable, true));
-    // One that lags or lies is outvoted, also where it is the fastest; the slowest is not waited for.
+    // A node that lags or lies is outvoted, even if it is the fastest; the slowest is not awaited.
     assert_eq!(agreed(&[&says(1, 9), &says(20, 7), &says(30, 7)]).await, (Ok(7), 30));
     assert_eq!(agreed(&[&says(1, 7), &says(20, 7), &says(3_000, 9)]).await, (Ok(7), 20));
-    // Nodes that are away have no voice, and those that refuse have one.
+    // Unavailable nodes have no vote; nodes that refuse have one.
     let (broken, reverts) = (Script::usually(1, Does::Break), Script::usually(1, Does::Revert));
     assert_eq!(agreed(&[&broken, &says(5, 7), &broken]).await, (Ok(7), 5));
     assert_eq!(agreed(&[&reverts, &says(5, 7), &says(6, 7)]).await, (Ok(7), 6));
@@ -478,7 +478,7 @@ async fn what_most_nodes_say_is_agreed() {
     assert_eq!(agreed(&[&reverts, &says(5, 7), &broken]).await, (unclear, 5));
 }
 
-/// What [`RpcPool::call_all`] was answered by the last node, and after how many ms.
+/// The last node's answer in [`RpcPool::call_all`], and the time to the whole result in ms.
 async fn last_of_all(pool: &RpcPool) -> (Option<u64>, u64) {
     let start = Instant::now();
     let mut answers = pool.call_all::<U64>(READ, json!([])).await;
@@ -532,7 +532,7 @@ async fn without_a_majority_a_node_is_waited_for() {
     acquaint(&pool).await;
     nodes[1].hereafter(5_000, Does::Answer(30));
     assert_eq!(last_of_all(&pool).await, (Some(30), 5_000));
-    // Unless it fails anyway.
+    // Unless it fails.
     nodes[1].hereafter(0, Does::Never);
     for _ in 0..3 {
         assert_eq!(last_of_all(&pool).await, (None, 10_000));
@@ -561,7 +561,7 @@ async fn a_transaction_waits_behind_no_read() {
     assert!(waited <= Duration::from_millis(1_100), "{waited:?}");
 }
 
-/// What is known of a transaction after a while, and when everybody was heard, ms.
+/// The reported outcome of a broadcast, the time to it, and the time until all nodes were heard, ms.
 async fn send(pool: &RpcPool, hash: B256) -> (SendOutcome, u64, u64) {
     let lane = LaneId { chain_id: 1, sender: Address::repeat_byte(1) };
     let attempt = Durable::pretended(AttemptRecord {
@@ -580,19 +580,19 @@ async fn send(pool: &RpcPool, hash: B256) -> (SendOutcome, u64, u64) {
     (outcome, crate::time::millis(waited), crate::time::millis(start.elapsed()))
 }
 
-/// The lane goes on as soon as one node has a transaction; the node that hangs gets its time to take it too.
+/// The lane goes on as soon as one node has accepted a transaction; a hanging node still gets its full time.
 #[tokio::test(start_paused = true)]
 async fn a_node_that_hangs_does_not_hold_up_what_another_has_taken() {
     let hash = B256::repeat_byte(7);
     let (hangs, takes) = (Script::usually(0, Does::Never), Script::usually(20, Does::Take(hash)));
     assert_eq!(send(&pool(&[&hangs, &takes]), hash).await, (SendOutcome::Taken, 20, 10_000));
     assert_eq!((hangs.asked(), takes.asked()), (1, 1));
-    // Where nobody says that it has it, everybody is heard first: the one that hangs may have it.
+    // If no node confirms, all are heard first: the hanging one may have it.
     let fails = Script::usually(20, Does::Revert);
     let (outcome, told_ms, _) = send(&pool(&[&hangs, &fails]), hash).await;
     assert!(matches!(outcome, SendOutcome::Maybe(_)), "{outcome:?}");
     assert_eq!(told_ms, 10_000);
-    // A hash of something else proves nothing.
+    // Another transaction's hash proves nothing.
     let lies = Script::usually(20, Does::Take(B256::repeat_byte(8)));
     let (outcome, ..) = send(&pool(&[&lies]), hash).await;
     assert!(matches!(outcome, SendOutcome::Maybe(_)), "{outcome:?}");
@@ -647,6 +647,6 @@ async fn a_method_that_a_node_lacks_is_no_failure_and_is_asked_elsewhere() {
     assert_eq!(lacks.0.load(Ordering::Relaxed), 1, "asked once");
     let status = &pool.status()[0];
     assert!(status.is_healthy && status.failures == 0, "{status:?}");
-    // Everything else is asked of it as ever.
+    // All other calls go to it as usual.
     assert_eq!(read(&pool).await.0, Ok(1));
 }
