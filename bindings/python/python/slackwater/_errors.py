@@ -7,7 +7,7 @@ from typing import Any, Mapping, Optional
 
 
 class SlackwaterError(Exception):
-    """Everything that this package raises."""
+    """Base class of all exceptions of this package."""
 
     def __init__(
         self,
@@ -22,13 +22,13 @@ class SlackwaterError(Exception):
         super().__init__(message)
         #: Stable code, of the relayer's problems or of this package.
         self.code = code
-        #: The same may succeed later, unchanged.
+        #: True if the same call may succeed later, unchanged.
         self.is_retryable = is_retryable
-        #: The relayer may have done it all the same.
+        #: True if the relayer may have acted all the same.
         self.is_ambiguous = is_ambiguous
-        #: Seconds to wait, where the relayer said so.
+        #: Seconds to wait, if the relayer named a time; else ``None``.
         self.retry_after = retry_after
-        #: The relayer's explanation (RFC 9457).
+        #: The relayer's problem document (RFC 9457), if there is one.
         self.problem = problem
 
     def __reduce__(self) -> Any:
@@ -36,11 +36,11 @@ class SlackwaterError(Exception):
 
 
 class InvalidArgument(SlackwaterError, ValueError):
-    """What the caller gave can't be used."""
+    """An argument is invalid."""
 
 
 class Refused(SlackwaterError):
-    """The relayer, or something before it, refused."""
+    """The relayer, or a proxy before it, refused the call."""
 
 
 class ConnectionFailed(SlackwaterError, ConnectionError):
@@ -48,19 +48,20 @@ class ConnectionFailed(SlackwaterError, ConnectionError):
 
 
 class Expired(SlackwaterError):
-    """Its time was over before it was accepted. ``is_ambiguous`` if an attempt may have arrived."""
+    """A request expired before it was accepted. ``is_ambiguous`` if an attempt may have arrived."""
 
 
 class VerificationFailed(SlackwaterError):
-    """A promise, log, claim or forwarder is not what it should be."""
+    """A promise, log, claim or forwarder failed its verification."""
 
 
 class OutboxRefused(SlackwaterError):
-    """The outbox takes nothing: it is full, closed, in use, another relayer's, or the request is too old or too large."""
+    """The outbox refused: it is full, closed, in use or another relayer's, or the request has expired or is too
+    large."""
 
 
 class NodeFailed(SlackwaterError):
-    """The user's own node did not answer the question."""
+    """The user's own node did not answer the query."""
 
 
 _CLASSES: Mapping[str, type[SlackwaterError]] = {

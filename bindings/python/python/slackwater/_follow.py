@@ -1,4 +1,4 @@
-"""Drives the machines that follow requests."""
+"""Drives the native state machines that follow requests."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ._http import Transport
 from ._sender import entropy, now_ms
 from .types import Change, Event, read
 
-#: Threads that look at requests for everybody who waits.
+#: Number of threads that poll requests for all waiting callers.
 WATCHERS = 4
-#: Longest pause in a wait, seconds, so that a close is noticed.
+#: Longest pause in a wait, seconds, so that closing is noticed.
 _TICK = 0.2
 
 
 def is_inclusion(until: str) -> bool:
-    """Checks ``until``."""
+    """True for ``included``, false for ``finalized``; raises for anything else."""
     if until not in ("included", "finalized"):
         from ._errors import InvalidArgument
 
@@ -34,7 +34,7 @@ def is_inclusion(until: str) -> bool:
 def follow(
     transport: Transport, id: str, until: str, is_stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[Change]:
-    """The changes of one request, read from its event stream through breaks and reorganisations."""
+    """Yields the changes of one request from its event stream, through broken connections and reorganisations."""
     machine = _native.Follow(id, to_inclusion=is_inclusion(until))
     kept: list[http.client.HTTPConnection] = []
     response: Optional[http.client.HTTPResponse] = None
@@ -78,7 +78,7 @@ def _shut(connection: http.client.HTTPConnection) -> None:
 
 
 class Watcher:
-    """Waits for many requests with few threads: it looks at each now and then."""
+    """Waits for many requests with few threads, by polling each."""
 
     def __init__(self, transport: Transport, poll: float) -> None:
         self._transport, self._poll = transport, poll
@@ -89,7 +89,7 @@ class Watcher:
         self._is_closed = False
 
     def watch(self, id: str, until: str) -> Future[Event]:
-        """The request's last event, once it is there. Cancel the future to stop waiting."""
+        """Returns a future of the request's last event. Cancel it to stop waiting."""
         machine = _native.Follow(id, to_inclusion=is_inclusion(until), poll=self._poll)
         future: Future[Event] = Future()
         with self._wake:
@@ -109,7 +109,7 @@ class Watcher:
         self._wake.notify()
 
     def close(self) -> None:
-        """Stops; what is waited for is cancelled."""
+        """Stops, and cancels all pending futures."""
         with self._wake:
             self._is_closed = True
             due, self._due = self._due, []
@@ -148,7 +148,7 @@ class Watcher:
                     self._push(at, machine, future)
 
     def _look(self, machine: _native.Follow) -> Optional[int]:
-        """Looks once; when to come back, or ``None`` at the end."""
+        """Polls once. Returns the time of the next poll (Unix ms), or ``None`` at the end."""
         while True:
             step, call, at = machine.step(now_ms())
             if step == "look" and call is not None:

@@ -1,4 +1,4 @@
-"""HTTP with the standard library: one answer for one call, kept connections, a time limit, no redirects."""
+"""HTTP with the standard library: one answer for one call, kept connections, a timeout, no redirects."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ._errors import InvalidArgument
 Call = tuple[str, str, list[tuple[str, str]], Optional[str]]
 Came = Union[tuple[int, Optional[str], bytes], tuple[str, str]]
 
-#: Largest answer that is read, bytes; the native module refuses more than that.
+#: Largest answer that is read, bytes; the native module refuses larger ones.
 MAX_ANSWER_BYTES = 8 << 20
-#: Connections that are kept open while nobody uses them.
+#: Number of idle connections that are kept open.
 MAX_IDLE = 8
 
 
@@ -45,7 +45,7 @@ class Transport:
         self._query = f"?{parts.query}" if parts.query else ""
         self._api_key, self._timeout = api_key, timeout
         host = f"[{self._host}]" if ":" in self._host else self._host
-        #: Where calls go; without query and credentials.
+        #: Base URL of all calls, without query and credentials.
         self.url = f"{parts.scheme}://{host}{'' if self._port is None else f':{self._port}'}{self._base}"
         self._ssl = (ssl_context or ssl.create_default_context()) if self._is_tls else None
         self._idle: list[http.client.HTTPConnection] = []
@@ -71,7 +71,7 @@ class Transport:
                 if not self._idle:
                     return None
                 connection = self._idle.pop()
-            # Readable without a question: the other side has closed it.
+            # Readable without a pending call: the other side has closed it.
             try:
                 if connection.sock is not None and not select.select([connection.sock], [], [], 0)[0]:
                     return connection
@@ -86,7 +86,7 @@ class Transport:
         return headers
 
     def send(self, call: Call) -> Came:
-        """Sends once. The failure says how far it got, without URL and credentials."""
+        """Sends once. A failure says how far the call got, without URL and credentials."""
         connection = self._reuse()
         if connection is None:
             try:
@@ -114,7 +114,7 @@ class Transport:
         return (response.status, response.getheader("retry-after"), data)
 
     def open(self, call: Call, on_connection: Callable[[http.client.HTTPConnection], None]) -> tuple[Came, Any]:
-        """Opens a stream; with a success comes what to read. Never reused."""
+        """Opens a stream, and returns the response to read from if that succeeds. The connection is never reused."""
         try:
             connection = self._connect(self._timeout)
         except OSError as error:
@@ -133,7 +133,7 @@ class Transport:
         return came, None
 
     def close(self) -> None:
-        """Closes what is kept open."""
+        """Closes all idle connections."""
         with self._lock:
             idle, self._idle = self._idle, []
         for connection in idle:
@@ -141,5 +141,5 @@ class Transport:
 
 
 def describe(error: BaseException) -> str:
-    """What went wrong, without what was sent."""
+    """Describes an error without the data that was sent."""
     return f"{type(error).__name__}: {getattr(error, 'strerror', None) or ''}".rstrip(": ")

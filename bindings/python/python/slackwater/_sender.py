@@ -1,4 +1,4 @@
-"""Drives the outbox: a thread that does what the native machine says, and a few that wait for answers."""
+"""Drives the outbox: one thread carries out the commands of the native state machine, a few wait for answers."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ from .types import Accepted, Entry, read
 
 _log = logging.getLogger("slackwater")
 
-#: Called once an outcome is known, on the outbox's thread.
+#: Called on the outbox's thread once an outcome is known.
 OnOutcome = Callable[["Ticket"], None]
 
 
 def now_ms() -> int:
-    """The clock, Unix ms."""
+    """Current time, Unix ms."""
     return time.time_ns() // 1_000_000
 
 
 def entropy() -> int:
-    """A random number; it spreads repetitions, and no secret depends on it."""
+    """64 random bits, used to spread retries; not for secrets."""
     return random.getrandbits(64)
 
 
 class Ticket:
-    """A request in the outbox. It is kept until its outcome was taken: by :meth:`result`, ``await``, or ``on_outcome``."""
+    """A request in the outbox. It is kept until its outcome is taken: by :meth:`result`, ``await``, or
+    ``on_outcome``."""
 
     def __init__(self, key: str, id: Optional[str], sender: "Sender") -> None:
         #: Idempotency key.
         self.key = key
-        #: The request's id, where it is known before the relayer says so.
+        #: The request's id; ``None`` if only the relayer's answer will tell it.
         self.id = id
         self._sender = sender
         self._future: Future[Accepted] = Future()
@@ -49,11 +50,12 @@ class Ticket:
         return f"Ticket(key={self.key!r}, done={self.done()})"
 
     def done(self) -> bool:
-        """Whether the outcome is known."""
+        """True once the outcome is known."""
         return self._future.done()
 
     def result(self, timeout: Optional[float] = None) -> Accepted:
-        """Waits for the relayer's answer, and takes it. Raises why there is none; ``TimeoutError`` leaves it waiting."""
+        """Waits for the relayer's acceptance, and takes it. Raises the reason if there is none. After a
+        ``TimeoutError`` the request stays in the outbox."""
         try:
             return self._future.result(timeout)
         finally:
@@ -61,16 +63,16 @@ class Ticket:
                 self.acknowledge()
 
     def acknowledge(self) -> None:
-        """Forget it: the outcome was taken. Without effect before there is one."""
+        """Forgets the entry, because its outcome was taken. Without effect before there is an outcome."""
         self._sender.acknowledge(self.key)
 
     def withdraw(self) -> bool:
-        """Takes it back if it was certainly never sent. If not: cancel it at the relayer."""
+        """Withdraws the request if it was certainly never sent. Returns false otherwise: cancel it at the relayer."""
         return self._sender.withdraw(self)
 
 
 class Sender:
-    """The outbox with what moves its bytes. Threads start with the first request."""
+    """The outbox with its transport and storage. Threads start with the first request."""
 
     def __init__(
         self,
@@ -92,7 +94,7 @@ class Sender:
             raise
         self._tickets: dict[str, Ticket] = {}
         self._answers: deque[tuple[int, Came]] = deque()
-        # Guards the machine and everything above. Nothing that takes time is done under it.
+        # Guards the state machine and everything above. No slow operation runs under it.
         self._wake = threading.Condition()
         self._thread: Optional[threading.Thread] = None
         self._is_closed = False
@@ -117,12 +119,12 @@ class Sender:
             return [read(Entry, entry) for entry in json.loads(self._outbox.entries())]
 
     def tickets(self) -> list[Ticket]:
-        """Of all entries that were not acknowledged, also of those that an earlier process left."""
+        """Tickets of all entries that were not acknowledged, including those of earlier processes."""
         with self._wake:
             return list(self._tickets.values())
 
     def enqueue(self, submissions: Iterable[_native.Submission], on_outcome: Optional[OnOutcome]) -> list[Ticket]:
-        """Takes requests, in order. Waits for nothing."""
+        """Adds requests, in order. Does not block."""
         items = list(submissions)
         tickets: list[Ticket] = []
         with self._wake:
@@ -144,14 +146,14 @@ class Sender:
         return tickets
 
     def acknowledge(self, key: str) -> None:
-        """The outcome was taken."""
+        """Forgets an entry whose outcome was taken."""
         with self._wake:
             if self._outbox.acknowledge(key):
                 self._tickets.pop(key, None)
                 self._wake.notify()
 
     def withdraw(self, ticket: Ticket) -> bool:
-        """Takes back what was never sent."""
+        """Withdraws a request that was never sent; false if it may have been."""
         with self._wake:
             is_gone = self._outbox.withdraw(now_ms(), ticket.key)
             if is_gone:
@@ -167,7 +169,7 @@ class Sender:
             self._thread.start()
 
     def close(self, timeout: float) -> None:
-        """Stops. What has not ended stays in storage for the next process; without storage it is lost."""
+        """Stops. Open entries stay in storage for the next process; without storage they are lost."""
         with self._wake:
             self._is_closed = True
             self._wake.notify()
@@ -194,7 +196,7 @@ class Sender:
             self._storage.close()
 
     def _turn(self, pool: ThreadPoolExecutor) -> bool:
-        """Everything that is to be done now, then waits. False at the end."""
+        """Carries out all due work, then waits. Returns false at the end."""
         with self._wake:
             while self._answers:
                 send, came = self._answers.popleft()
@@ -224,7 +226,7 @@ class Sender:
         return None if at is None else max(0.0, (at - now_ms()) / 1_000) + 0.001
 
     def _store(self, commands: list[tuple[str, Optional[str], int, Optional[str], Optional[Call]]]) -> None:
-        # The last word on each key counts; one transaction for all.
+        # The last command for each key counts; one transaction for all.
         last: dict[str, Optional[str]] = {}
         stores: list[tuple[str, int]] = []
         for name, key, revision, record, _ in commands:
@@ -281,7 +283,7 @@ class Sender:
     @staticmethod
     def _accepted(outcome: dict[str, Any]) -> Accepted:
         if outcome["kind"] == "accepted":
-            # Its promise was checked by the outbox, if identities are pinned.
+            # The outbox has checked its promise, if identities are pinned.
             return read(Accepted, outcome["accepted"])
         may_be_accepted = bool(outcome["mayBeAccepted"])
         if outcome["kind"] == "expired":
@@ -289,6 +291,6 @@ class Sender:
         problem = outcome.get("problem") or {}
         message = problem.get("detail") or problem.get("title") or outcome["code"]
         if outcome["code"] == "bad_promise":
-            # Whoever took it may have it executed.
+            # The party that accepted it may have it executed.
             raise VerificationFailed(outcome["code"], message, is_ambiguous=True)
         raise Refused(outcome["code"], message, is_ambiguous=may_be_accepted, problem=problem)

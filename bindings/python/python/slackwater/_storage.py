@@ -1,4 +1,4 @@
-"""Where the outbox keeps its records."""
+"""Storage for the records of the outbox."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from ._errors import OutboxRefused
 
 
 class Storage(Protocol):
-    """Anything that keeps texts by key. Called from one thread; what fails raises, and is tried again."""
+    """A store of texts by key. It is called from one thread; a failed call must raise, and is retried."""
 
     def load(self) -> Iterable[tuple[str, str]]:
-        """All records."""
+        """Returns all records, as pairs of key and text."""
 
     def apply(self, put: Iterable[tuple[str, str]], remove: Iterable[str]) -> None:
-        """Replaces and removes records: durable, and all or nothing, when it returns."""
+        """Puts and removes records atomically; durable when it returns."""
 
     def close(self) -> None:
-        """The end."""
+        """Releases all resources."""
 
 
 class MemoryStorage:
-    """Keeps nothing beyond the process: the default."""
+    """Storage in memory only: nothing survives the process. The default."""
 
     def load(self) -> Iterable[tuple[str, str]]:
-        """Nothing."""
+        """Returns no records."""
         return ()
 
     def apply(self, put: Iterable[tuple[str, str]], remove: Iterable[str]) -> None:
-        """Nothing to do: the outbox itself remembers."""
+        """Does nothing: the outbox itself holds the entries."""
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Does nothing."""
 
 
 def _keep_private(path: Union[str, os.PathLike[str]]) -> None:
-    """Signed requests that have not run yet are for their owner only: whoever has them may execute them."""
+    """Restricts the file to its owner: anyone who can read signed requests that have not run yet may execute them."""
     if os.name != "posix" or os.fspath(path) in ("", ":memory:"):
         return
-    # SQLite gives its log and its index the mode of the file.
+    # SQLite creates its log and its index with the mode of the file.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     for suffix in ("", "-wal", "-shm"):
         beside = os.fspath(path) + suffix
@@ -53,12 +53,12 @@ def _keep_private(path: Union[str, os.PathLike[str]]) -> None:
 
 
 class FileStorage:
-    """A file (SQLite) that one process at a time may have. With ``fsync`` records survive power loss, without it a crash
-    of the process."""
+    """A SQLite file, open in one process at a time. With ``fsync`` records survive a power loss, without it only a
+    crash of the process."""
 
     def __init__(self, path: Union[str, os.PathLike[str]], *, fsync: bool = True) -> None:
         _keep_private(path)
-        # The outbox has a thread of its own, which is not the one that opens it.
+        # The outbox uses it from its own thread, not from the thread that opens it.
         self._db = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
         try:
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -75,11 +75,11 @@ class FileStorage:
             raise
 
     def load(self) -> Iterable[tuple[str, str]]:
-        """All records."""
+        """Returns all records, as pairs of key and text."""
         return list(self._db.execute("SELECT key, record FROM records"))
 
     def apply(self, put: Iterable[tuple[str, str]], remove: Iterable[str]) -> None:
-        """One transaction."""
+        """Puts and removes records in one transaction."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             self._db.executemany("INSERT OR REPLACE INTO records VALUES (?, ?)", put)
@@ -90,5 +90,5 @@ class FileStorage:
             raise
 
     def close(self) -> None:
-        """Closes the file, and lets another process have it."""
+        """Closes the file, and releases it for other processes."""
         self._db.close()

@@ -1,7 +1,7 @@
 """The same client for asyncio.
 
-It stands on the same threads: one way to move bytes, nothing to install, and no callback of anybody's loop between a
-request and its storage. Nothing here blocks the loop; what waits does so in the client's own threads.
+It uses the same threads: one transport, nothing to install, and no callback of an event loop between a request and its
+storage. Nothing here blocks the loop; all waiting is done in the client's own threads.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .types import (
 )
 
 _T = TypeVar("_T")
-#: Threads for calls that are waited for.
+#: Number of threads for blocking calls.
 _THREADS = 8
 
 
@@ -93,15 +93,15 @@ class AsyncClient:
         return await self._run(lambda: self._client.batch(id))
 
     def enqueue(self, submission: Submission, *, on_outcome: Optional[OnOutcome] = None) -> Ticket:
-        """Hands a request over, and waits for nothing; no ``await`` is needed."""
+        """Adds a request to the outbox without blocking; no ``await`` is needed."""
         return self._client.enqueue(submission, on_outcome=on_outcome)
 
     def burst(self, submissions: Iterable[Submission], *, on_outcome: Optional[OnOutcome] = None) -> list[Ticket]:
-        """Hands many over, and waits for nothing."""
+        """Adds many requests to the outbox without blocking."""
         return self._client.burst(submissions, on_outcome=on_outcome)
 
     async def accepted(self, ticket: Ticket) -> Accepted:
-        """The relayer's promise, taken. Cancelling the wait leaves the request where it is."""
+        """Waits for the relayer's acceptance, and takes it. Cancelling the wait leaves the request in the outbox."""
         try:
             return await asyncio.shield(asyncio.wrap_future(ticket._future))
         finally:
@@ -109,7 +109,7 @@ class AsyncClient:
                 ticket.acknowledge()
 
     async def submit(self, submission: Submission) -> Accepted:
-        """Hands a request over, and waits for the relayer's promise."""
+        """Adds a request to the outbox, and waits for the relayer's acceptance."""
         return await self.accepted(self.enqueue(submission))
 
     def tickets(self) -> list[Ticket]:
@@ -121,7 +121,7 @@ class AsyncClient:
         return self._client.entries()
 
     async def wait(self, id: str, until: str = "finalized") -> Event:
-        """See :meth:`Client.wait`; for a limit there is ``asyncio.wait_for``."""
+        """See :meth:`Client.wait`; use ``asyncio.wait_for`` for a timeout."""
         return await asyncio.wrap_future(self._client._watcher.watch(id, until))
 
     async def wait_all(self, ids: Iterable[str], until: str = "finalized") -> list[Event]:
@@ -129,7 +129,7 @@ class AsyncClient:
         return await asyncio.gather(*(self.wait(id, until) for id in ids))
 
     async def follow(self, id: str, until: str = "finalized") -> AsyncIterator[Change]:
-        """See :meth:`Client.follow`. Each has a thread and a stream of its own while it lasts."""
+        """See :meth:`Client.follow`. Each iterator has its own thread and stream while it is open."""
         loop, queue = asyncio.get_running_loop(), asyncio.Queue[Any]()
         stop = threading.Event()
 

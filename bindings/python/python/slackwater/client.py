@@ -1,4 +1,4 @@
-"""The client: plain calls, an outbox that nothing waits for, and waiting for those who want to."""
+"""The client: plain calls, a non-blocking outbox, and optional waiting for outcomes."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _T = TypeVar("_T")
 
 
 class Client:
-    """A relayer's client. Safe to use from several threads; make it after a fork, not before.
+    """A client of one relayer. Safe to use from several threads; create it after a fork, not before.
 
     ``outbox`` is the path of a file that keeps requests through crashes (with ``fsync`` through power loss), or a
-    :class:`Storage`; without it they are kept in memory. Its entries belong to this relayer: opened for another one, it is
-    refused (``outbox_of_other_relayer``). ``relayer`` is the identity, from elsewhere, whose promises are demanded (or several,
-    while it is rotated): an acceptance without its signature is no acceptance, but ``bad_promise``, which is ambiguous.
-    ``on_outcome`` takes what nobody waits for.
+    :class:`Storage`; without it they are kept in memory. Its entries belong to this relayer: opened for another one, it
+    is refused (``outbox_of_other_relayer``). ``relayer`` is the relayer's identity, known from another source (or
+    several, while it is rotated): an acceptance without its signature raises ``bad_promise``, which is ambiguous.
+    ``on_outcome`` receives the outcomes that no caller waits for.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Client:
         self.close()
 
     def close(self, timeout: float = 5.0) -> None:
-        """Ends its threads. What the outbox's file holds goes on with the next client."""
+        """Ends its threads. Entries in the outbox's file are resumed by the next client."""
         self._watcher.close()
         self._sender.close(timeout)
         self._transport.close()
@@ -101,23 +101,23 @@ class Client:
                 return read(kind, value)
 
     def chains(self) -> Chains:
-        """The chains that are served."""
+        """The chains served by the relayer."""
         return self._call(_native.Exchange.chains(), Chains)
 
     def fees(self, chain_id: int) -> ChainFees:
-        """Prices now."""
+        """Current fees of a chain."""
         return self._call(_native.Exchange.fees(chain_id), ChainFees)
 
     def forecast(self, chain_id: int, horizon: Optional[float] = None) -> Forecast:
-        """The expected base fee; with ``horizon`` (seconds) only at the nearest one."""
+        """The relayer's base fee forecast; with ``horizon`` (seconds) only for the nearest horizon."""
         return self._call(_native.Exchange.forecast(chain_id, horizon), Forecast)
 
     def quote(self, chain_id: int, gas: int, within: Optional[float] = None) -> Quote:
-        """What so much gas costs now and, if it may wait ``within`` seconds, what waiting is worth."""
+        """Cost of ``gas`` now and, if it may wait ``within`` seconds, the value of waiting."""
         return self._call(_native.Exchange.quote(chain_id, gas, within), Quote)
 
     def request(self, id: str) -> RequestDetail:
-        """All about one request."""
+        """One request with all its details."""
         return self._call(_native.Exchange.request(id), RequestDetail)
 
     def requests(
@@ -136,44 +136,46 @@ class Client:
         return self._call(_native.Exchange.cancel(id), RequestSummary)
 
     def batch(self, id: str) -> Batch:
-        """One batch, ``chainId:sender:nonce``."""
+        """The batch with this id, ``chainId:sender:nonce``."""
         return self._call(_native.Exchange.batch(id), Batch)
 
     def enqueue(self, submission: Submission, *, on_outcome: Optional[OnOutcome] = None) -> Ticket:
-        """Hands a request over, and waits for nothing: neither disk nor network. The same again is the same ticket."""
+        """Adds a request to the outbox without blocking on disk or network. Idempotent: the same request has the same
+        ticket."""
         return self._sender.enqueue([submission], on_outcome)[0]
 
     def burst(self, submissions: Iterable[Submission], *, on_outcome: Optional[OnOutcome] = None) -> list[Ticket]:
-        """Hands many over. They share calls; requests of one user are sent in their order."""
+        """Adds many requests to the outbox. They share calls; requests of one user are sent in their order."""
         return self._sender.enqueue(submissions, on_outcome)
 
     def submit(self, submission: Submission, timeout: Optional[float] = None) -> Accepted:
-        """Hands a request over, and waits for the relayer's promise."""
+        """Adds a request to the outbox, and waits for the relayer's acceptance."""
         return self.enqueue(submission).result(timeout)
 
     def tickets(self) -> list[Ticket]:
-        """All that was not acknowledged, also of earlier processes with the same file."""
+        """Tickets of all entries that were not acknowledged, including those of earlier processes with the same
+        file."""
         return self._sender.tickets()
 
     def entries(self) -> list[Entry]:
-        """What the outbox holds."""
+        """All entries of the outbox."""
         return self._sender.entries()
 
     @property
     def damaged(self) -> list[str]:
-        """Keys of records of the outbox that can't be read. They stay where they are: somebody should look."""
+        """Keys of unreadable records of the outbox. The records stay in storage for inspection."""
         return list(self._sender.damaged)
 
     def follow(self, id: str, until: str = "finalized") -> Iterator[Change]:
-        """Each change of a request from the first on, as it happens, by its event stream."""
+        """Yields each change of a request from the first on, as it happens, from its event stream."""
         return follow(self._transport, id, until)
 
     def wait(self, id: str, until: str = "finalized", timeout: Optional[float] = None) -> Event:
-        """Waits until a request is ``included`` or ``finalized``, or has ended otherwise; its last event."""
+        """Waits until a request is ``included`` or ``finalized``, or has ended otherwise. Returns its last event."""
         return self.wait_all([id], until, timeout)[0]
 
     def wait_all(self, ids: Iterable[str], until: str = "finalized", timeout: Optional[float] = None) -> list[Event]:
-        """Waits for many requests with few threads. ``TimeoutError`` ends the waiting, not the requests."""
+        """Waits for many requests with few threads. A ``TimeoutError`` ends the waiting, not the requests."""
         end = None if timeout is None else time.monotonic() + timeout
         futures = [self._watcher.watch(id, until) for id in ids]
         try:
@@ -188,7 +190,7 @@ class Client:
 
 
 class Node:
-    """The user's own node: what is read there need not be believed of a relayer."""
+    """The user's own node: a source of chain data that is independent of the relayer."""
 
     def __init__(
         self, url: str, *, timeout: float = 15.0, ssl_context: Optional[ssl.SSLContext] = None
@@ -221,9 +223,9 @@ class Node:
     def trusted_domain(
         self, forwarder: str, to: str, *, chain_id: Optional[int] = None, pinned: bool = False
     ) -> ForwarderDomain:
-        """A forwarder's domain, if it may be signed for: ``to``, the target, trusts it, and its code is that of a known
-        forwarder, or may be any because the caller knows it from elsewhere than the relayer (``pinned``). Otherwise
-        ``untrusted_forwarder`` or ``unknown_forwarder``."""
+        """A forwarder's domain, after checking that it is safe to sign for: the target ``to`` trusts it, and its code
+        is that of a known forwarder. ``pinned`` accepts any code, for a forwarder known from another source than the
+        relayer. Raises ``untrusted_forwarder`` or ``unknown_forwarder`` otherwise."""
         check = _native.ForwarderCheck(self.chain_id() if chain_id is None else chain_id, forwarder, to, pinned=pinned)
         return check.judge([self._post(body) for body in check.bodies])
 
@@ -241,8 +243,8 @@ class Node:
         chain_id: Optional[int] = None,
         pinned: bool = False,
     ) -> UnsignedForward:
-        """A request for ``sender`` to sign: the forwarder is checked as by :meth:`trusted_domain`, and the nonce is read
-        where it is not given (count in what is signed and not executed yet)."""
+        """A request for ``sender`` to sign: the forwarder is checked as by :meth:`trusted_domain`. If ``nonce`` is
+        ``None``, it is read from the chain; pass one if further requests are signed and not executed yet."""
         domain = self.trusted_domain(forwarder, to, chain_id=chain_id, pinned=pinned)
         next_nonce = self.nonce(forwarder, sender) if nonce is None else nonce
         return UnsignedForward(
@@ -258,9 +260,10 @@ class Node:
         depth: Optional[int] = None,
         pinned: bool = False,
     ) -> Verdict:
-        """Whether what a relayer says of a request is true. ``finality``: ``finalized``, ``safe``, or ``depth``. Nothing is
-        ``confirmed`` whose forwarder the target does not trust (``untrusted_forwarder``), or whose code is that of no known
-        forwarder (``unknown_forwarder``) unless the caller knows it from elsewhere than the relayer (``pinned``)."""
+        """Checks a relayer's claim about a request. ``finality`` is ``finalized``, ``safe``, or ``depth``. A claim is
+        never ``confirmed`` if the target does not trust the forwarder (``untrusted_forwarder``), or if the forwarder's
+        code is unknown (``unknown_forwarder``), unless the caller knows it from another source than the relayer
+        (``pinned``)."""
         event = {
             "seq": claim.seq,
             "requestId": claim.request_id,

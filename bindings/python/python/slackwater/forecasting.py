@@ -1,4 +1,4 @@
-"""Forecasts of a chain's base fee, computed here."""
+"""Local forecasts of a chain's base fee."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from . import _native
 from ._errors import InvalidArgument, SlackwaterError
 from .types import LocalForecast, LocalQuote, read
 
-#: Blocks whose tips are looked at.
+#: Number of recent blocks whose tips are used.
 _TIP_BLOCKS = 20
 
 
 def _plain(values: Iterable[Any]) -> list[Any]:
-    """Arrays of numpy, ``array``, ``memoryview`` and pandas know how to become Python numbers, all at once."""
+    """Python numbers of any iterable; arrays of numpy, ``array``, ``memoryview`` and pandas are converted in one
+    call."""
     tolist = getattr(values, "tolist", None)
     return list(values) if tolist is None else list(tolist())
 
@@ -24,14 +25,15 @@ def _number(value: Any) -> Any:
 
 
 class Forecaster(_native.Forecaster):
-    """Learns from blocks, and says what the base fee will be. Not to be used from two threads at once.
+    """Learns from blocks, and forecasts the base fee. Not to be used from two threads at once.
 
-    ``horizons`` are blocks ahead (default 1, 2, 5, 10, 25, 50, 150), ``block_time`` is in seconds (default 12); a refit learns
-    from ``window`` blocks, is due every ``refit_every``, and grows so many ``trees`` for each horizon.
+    ``horizons`` are numbers of blocks ahead (default 1, 2, 5, 10, 25, 50, 150), ``block_time`` is in seconds (default
+    12); a refit learns from ``window`` blocks, is due every ``refit_every`` blocks, and grows ``trees`` trees for each
+    horizon.
 
-    ``export_state`` is what was learned about the experts and their intervals (JSON), ``import_state`` goes on from it in a
-    forecaster of the same configuration that has seen nothing: give it the recent blocks with ``known=True`` then. Fitted
-    models are not in it: refit once it is due.
+    ``export_state`` returns the learned state of the experts and their intervals (JSON). ``import_state`` resumes from
+    it in a forecaster of the same configuration that has not observed a block; pass it the recent blocks with
+    ``known=True`` afterwards. Fitted models are not part of the state: refit once that is due.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class Forecaster(_native.Forecaster):
         trees: Optional[int] = None,
         seed: Optional[int] = None,
     ) -> None:
-        # The native part has taken them in `__new__`.
+        # The native part has read the arguments in `__new__`.
         self._block_time = 12.0 if block_time is None else block_time
         self._tips: list[int] = []
 
@@ -59,11 +61,12 @@ class Forecaster(_native.Forecaster):
         timestamps: Optional[Iterable[Any]] = None,
         known: bool = False,
     ) -> None:
-        """Takes in blocks in a row from ``first_number`` on: lists, or arrays of numpy and the like; wei as whole numbers.
+        """Takes in consecutive blocks from ``first_number`` on, as lists or as arrays of numpy and the like; wei as
+        whole numbers.
 
-        There may be one base fee more than blocks, as in ``eth_feeHistory``: that of the block after them. ``gas_limit``
-        is one number, or one for each block. ``known``: the state that was imported has been learned from these blocks, so
-        they are remembered and teach nothing twice.
+        There may be one base fee more than blocks, as in ``eth_feeHistory``: that of the next block. ``gas_limit`` is
+        one number, or one for each block. With ``known`` the blocks are stored but not learned from again, because the
+        imported state has already learned from them.
         """
         usage: Optional[Sequence[Any]] = None
         if gas_used is not None:
@@ -79,8 +82,8 @@ class Forecaster(_native.Forecaster):
         self.observe_all(first_number, _plain(base_fees), usage, times, known)
 
     def observe_fee_history(self, history: Mapping[str, Any], *, known: bool = False) -> None:
-        """Takes in an answer of ``eth_feeHistory``, as JSON or as web3.py has it. Asked with an odd number of percentiles, the
-        one in the middle (say the 50th) is the tip of :meth:`quote`."""
+        """Takes in an answer of ``eth_feeHistory``, as JSON or as returned by web3.py. If it was requested with an odd
+        number of percentiles, the middle one (such as the 50th) is the tip of :meth:`quote`."""
         try:
             oldest, fees = _number(history["oldestBlock"]), [_number(fee) for fee in history["baseFeePerGas"]]
             ratios = [float(ratio) for ratio in history["gasUsedRatio"]]
@@ -93,17 +96,17 @@ class Forecaster(_native.Forecaster):
         self._tips = tips or self._tips
 
     def forecast(self) -> Optional[LocalForecast]:
-        """What the fees will be; ``None`` before the first block."""
+        """The forecast; ``None`` before the first block."""
         text = self.forecast_json()
         return None if text is None else read(LocalForecast, json.loads(text))
 
     def quote(
         self, gas: int, within: float = 0.0, *, p: float = 0.95, priority_fee: Optional[int] = None
     ) -> LocalQuote:
-        """What so much gas costs in the next block, and at the end of a wait of ``within`` seconds, without a relayer.
+        """Cost of ``gas`` in the next block, and at the end of a wait of ``within`` seconds, without a relayer.
 
-        ``priority_fee`` (wei per gas) is the tip; by default the median of what :meth:`observe_fee_history` saw last.
-        ``not_ready`` before the first block.
+        ``priority_fee`` (wei per gas) is the tip; by default the median tip of the last :meth:`observe_fee_history`.
+        Raises ``not_ready`` before the first block.
         """
         made = self.forecast()
         if made is None:

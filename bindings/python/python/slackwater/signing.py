@@ -1,4 +1,4 @@
-"""Signatures by whatever signs."""
+"""Signing of forward requests with keys, accounts and external signers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ._native import Forward, Key, UnsignedForward
 
 @runtime_checkable
 class TypedDataSigner(Protocol):
-    """Such as an account of ``eth_account``."""
+    """A signer of EIP-712 data, such as an account of ``eth_account``."""
 
     def sign_typed_data(self, *, full_message: dict[str, Any]) -> Any:
-        """Signs EIP-712 data; the answer is a signature, or has one as ``signature``."""
+        """Signs EIP-712 data. Returns a signature, or an object with one as ``signature``."""
 
 
 #: A key, an account of ``eth_account``, or a callable from a digest of 32 bytes to a signature (or to something with
@@ -23,7 +23,7 @@ Signer = Union[Key, TypedDataSigner, Callable[[bytes], Any]]
 
 
 def typed_data(unsigned: UnsignedForward) -> dict[str, Any]:
-    """What a wallet's ``eth_signTypedData_v4`` takes, with numbers as ``int``."""
+    """The typed data for a wallet's ``eth_signTypedData_v4``, with numbers as ``int``."""
     data: dict[str, Any] = json.loads(unsigned.typed_data_json)
     whole: Mapping[str, Any] = data["message"]
     data["message"] = {
@@ -34,7 +34,7 @@ def typed_data(unsigned: UnsignedForward) -> dict[str, Any]:
 
 
 def sign(unsigned: UnsignedForward, signer: Signer) -> Forward:
-    """The request with its user's signature, which is checked. ``signer``'s own exceptions pass through."""
+    """Signs the request, and checks the signature. Exceptions of ``signer`` are passed on."""
     if isinstance(signer, Key):
         made: Any = signer.sign_digest(unsigned.digest)
     elif isinstance(signer, TypedDataSigner):

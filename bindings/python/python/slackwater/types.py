@@ -1,4 +1,5 @@
-"""What the relayer answers, as frozen dataclasses. Amounts are ``int`` in wei; members of newer relayers are skipped."""
+"""The relayer's answers, as frozen dataclasses. Amounts are ``int`` in wei; unknown members of newer relayers are
+ignored."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Promise:
-    """The relayer's signed word: on chain by the deadline (Unix seconds), or ended with a reason."""
+    """The relayer's signed promise: on chain by the deadline (Unix seconds), or ended with a reason."""
 
     request_hash: str
     chain_id: int
@@ -25,7 +26,7 @@ class Promise:
 
 @dataclass(frozen=True)
 class Wait:
-    """What a deadline is worth."""
+    """Value of waiting until a deadline."""
 
     send_now: bool
     expected_cost_wei: int
@@ -38,7 +39,7 @@ class Wait:
 
 @dataclass(frozen=True)
 class Quote:
-    """What it costs to send now."""
+    """Cost of sending now."""
 
     base_fee_wei_per_gas: int
     priority_fee_wei_per_gas: int
@@ -52,7 +53,7 @@ class Quote:
 
 @dataclass(frozen=True)
 class Accepted:
-    """A request was accepted: it is durable, and promised."""
+    """Acceptance of a request: it is durable, and promised."""
 
     id: str
     status: str
@@ -66,7 +67,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened to a request."""
+    """An event of a request."""
 
     seq: int
     request_id: str
@@ -82,13 +83,13 @@ class Event:
 
     @property
     def is_success(self) -> bool:
-        """It was executed, and may not be taken back any more."""
+        """True if it was executed, and a reorg can't revert it any more."""
         return self.status == "finalized"
 
 
 @dataclass(frozen=True)
 class Change:
-    """A step of a request. ``is_fallback``: it went back, such as in a reorganisation."""
+    """A change of a request's status. ``is_fallback`` is true if it went back, such as in a reorganisation."""
 
     event: Event
     is_fallback: bool
@@ -115,10 +116,10 @@ class RequestSummary:
     cost_wei: Optional[int] = None
     reserved_wei: Optional[int] = None
     submitted_by: Optional[str] = None
-    #: What the tenant is charged for that; the cost itself, unless the operator chose otherwise.
+    #: Price charged to the tenant, wei; equal to the cost unless the operator configured another price.
     price_wei: Optional[int] = None
-    #: It ended without being executed, before the deadline that its user signed: until then, Unix seconds, whoever has the
-    #: signature can still use it. The user's next request takes the same nonce.
+    #: Set if it ended without being executed, before the deadline that its user signed: the time, Unix seconds, until
+    #: which any holder of the signature can still execute it. The user's next request takes the same nonce.
     executable_until: Optional[int] = None
 
 
@@ -136,7 +137,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class RequestDetail(RequestSummary):
-    """A request with what is known about it."""
+    """A request with all its details."""
 
     promise: Optional[Promise] = None
     quote: Optional[Quote] = None
@@ -146,7 +147,7 @@ class RequestDetail(RequestSummary):
 
 @dataclass(frozen=True)
 class RequestPage:
-    """A page of requests, newest first. Give ``next_cursor`` as ``cursor`` to get the next one."""
+    """A page of requests, newest first. Pass ``next_cursor`` as ``cursor`` to get the next page."""
 
     requests: tuple[RequestSummary, ...]
     next_cursor: Optional[str] = None
@@ -154,7 +155,7 @@ class RequestPage:
 
 @dataclass(frozen=True)
 class Batch:
-    """What shares one (sender, nonce)."""
+    """A batch: the requests that share one (sender, nonce)."""
 
     id: str
     state: str
@@ -172,7 +173,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Forwarder:
-    """A forwarder that is served."""
+    """A forwarder that the relayer serves."""
 
     address: str
     name: str
@@ -180,7 +181,7 @@ class Forwarder:
 
 @dataclass(frozen=True)
 class OfferedFees:
-    """The two prices that a transaction signs."""
+    """Fee cap and priority fee of a transaction."""
 
     max_fee_wei_per_gas: int
     priority_fee_wei_per_gas: int
@@ -188,7 +189,7 @@ class OfferedFees:
 
 @dataclass(frozen=True)
 class Chain:
-    """A chain that is served."""
+    """A chain that the relayer serves."""
 
     chain_id: int
     name: str
@@ -204,7 +205,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Chains:
-    """The chains that are served, and the identity that signs promises."""
+    """The chains that the relayer serves, and the identity that signs promises."""
 
     relayer: str
     chains: tuple[Chain, ...]
@@ -212,7 +213,7 @@ class Chains:
 
 @dataclass(frozen=True)
 class ChainFees:
-    """Fees of a chain now."""
+    """Current fees of a chain."""
 
     chain_id: int
     head: Optional[int] = None
@@ -223,7 +224,7 @@ class ChainFees:
 
 @dataclass(frozen=True)
 class Horizon:
-    """The base fee so many blocks ahead."""
+    """Forecast of the base fee ``blocks`` blocks ahead."""
 
     blocks: int
     point_wei_per_gas: int
@@ -237,7 +238,7 @@ class Horizon:
 
 @dataclass(frozen=True)
 class Slack:
-    """What is done with a request that may wait so long."""
+    """Sending decision for a request with this slack."""
 
     blocks: int
     slack_ms: int
@@ -249,7 +250,7 @@ class Slack:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the relayer expects a chain's base fee to be."""
+    """The relayer's forecast of a chain's base fee."""
 
     chain_id: int
     head: int
@@ -263,7 +264,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class LocalForecast:
-    """What a :class:`slackwater.Forecaster` expects."""
+    """Forecast of a :class:`slackwater.Forecaster`."""
 
     number: int
     next_base_fee_wei_per_gas: int
@@ -274,9 +275,9 @@ class LocalForecast:
 
 @dataclass(frozen=True)
 class LocalQuote:
-    """What gas costs by a :class:`slackwater.Forecaster` alone, in wei: without a rollup's fee for its L1 data, and without
-    what a relayer's batch saves or adds. ``blocks`` is the horizon of what is said about the end of the wait: the first that
-    is not before it, or the last one. ``max_wei`` holds there with probability ``p``."""
+    """Cost of gas by a :class:`slackwater.Forecaster` alone, in wei: without a rollup's L1 data fee, and without the
+    savings or overhead of a relayer's batch. ``blocks`` is the horizon used for the end of the wait: the first that is
+    not before it, or the last one. The cost there is at most ``max_wei`` with probability ``p``."""
 
     gas: int
     priority_fee_wei_per_gas: int
@@ -290,7 +291,7 @@ class LocalQuote:
 
 @dataclass(frozen=True)
 class User:
-    """Whose request it is, at which forwarder."""
+    """The user of a request, at one forwarder."""
 
     chain_id: int
     forwarder: str
@@ -307,8 +308,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of the outbox. ``state``: storing, waiting, calling, ending or ended. ``place``: of a forward request, the
-    nonce that no other request may take meanwhile."""
+    """An entry of the outbox. ``state`` is storing, waiting, calling, ending or ended. ``place`` is the nonce that a
+    forward request holds, so that no other request takes it meanwhile."""
 
     key: str
     state: str
@@ -321,7 +322,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the user's own node says of a claim. ``kind``: confirmed, pending, mismatch, untrusted_forwarder,
+    """Result of checking a claim at the user's own node. ``kind`` is confirmed, pending, mismatch, untrusted_forwarder,
     unknown_forwarder or unknown."""
 
     kind: str
@@ -356,7 +357,7 @@ def _value(hint: Any, value: Any) -> Any:
 
 
 def read(kind: type[_T], value: Mapping[str, Any]) -> _T:
-    """Makes a dataclass of a JSON object that the native module has checked."""
+    """Converts a JSON object that the native module has checked to a dataclass."""
     fields: tuple[tuple[str, str, Any], ...] = _fields(kind)  # type: ignore[arg-type]
     known = {name: _value(hint, value[key]) for name, key, hint in fields if key in value}
     return kind(**known)
