@@ -64,9 +64,11 @@ pub mod provenance;
 pub mod record;
 pub mod request;
 pub mod schedule;
+mod sender;
 pub mod sim;
 mod table;
 mod time;
+pub mod tuning;
 
 #[cfg(feature = "relay")]
 pub mod ledger;

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let threads = number("--threads").unwrap_or(threads);
+    let shows_all = std::env::args().any(|arg| arg == "--show");
     let started = Instant::now();
     let results: Vec<(Counts, u64, Vec<String>)> = std::thread::scope(|scope| {
         let work = |thread: u64| {
@@ -47,8 +48,10 @@ fn main() -> ExitCode {
                     let report = run_without(scenario, seed, off);
                     counts.add(&report.counts);
                     hash ^= report.hash.rotate_left((seed % 64) as u32);
-                    if report.violation.is_some() {
+                    if report.violation.is_some() || shows_all {
                         println!("{scenario:?} {report}");
+                    }
+                    if report.violation.is_some() {
                         broken.push(format!("--scenario {scenario:?} --seed {seed}"));
                     }
                 }

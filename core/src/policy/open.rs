@@ -10,7 +10,7 @@ use std::{
 use alloy_primitives::{Address, U256};
 
 use super::TenantPolicy;
-use crate::request::RequestId;
+use crate::request::{RequestId, VerifiedRequest};
 
 /// Requests behind a gap that a signer may have even when the tenant's share for such requests is used up.
 const GAPPED_ANYWAY: usize = 8;
@@ -50,6 +50,19 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// The claim of a request with a worst-case cost of `wei`.
+    pub fn of(tenant: &Arc<str>, request: &VerifiedRequest, wei: U256) -> Self {
+        Self {
+            tenant: tenant.clone(),
+            id: request.id(),
+            chain_id: request.chain_id(),
+            sequence: request.sequence(),
+            target: request.target(),
+            bytes: request.data().len() as u64,
+            wei,
+        }
+    }
+
     /// The signer; `None` for kinds that users don't sign.
     pub fn signer(&self) -> Option<Address> {
         self.sequence.map(|(_, signer, _)| signer)

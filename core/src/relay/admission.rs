@@ -7,46 +7,40 @@ use std::{
 };
 
 use alloy_primitives::{Address, Bytes, ChainId, U256, keccak256};
-use tokio::sync::mpsc;
 
 use super::{
-    chain_service::Message,
     chance, clock,
-    data_fee::usual_forward,
     error::SubmitError,
-    fees::Price,
-    foresight::{ForecastView, WaitQuote},
+    foresight::WaitQuote,
     health,
     log::RefusalSums,
+    message::Message,
     pause::PauseBoard,
-    pricing::DoorLimits,
-    rpc::RpcPool,
+    shared::ChainShared,
     signer::IdentityKey,
     simulate::{AgreedNonce, At, agreed_nonces, forwarder_nonces},
-    status::{Acceptance, ChainStatus, LaneStatus, Quote, SubmitItem},
-    tenants::{Tenant, Tenants, claim},
-    tuning::ChainTuning,
+    status::{Acceptance, ChainStatus, Quote, SubmitItem},
+    tenants::{Tenant, Tenants},
 };
 use crate::{
     chain::{
-        ChainSpec, Fees,
+        Fees,
         data_fee::{DataFeeModel, TransactionCost, TxShape, TxSize, with_margin},
     },
     ledger::{
         AcceptOutcome, BudgetLimit, Durable, GroupCommit, Idempotency, Ledger, LedgerError, NewRequest, RequestRecord,
         Write, WriteOutcome,
     },
-    market::SourceStatus,
-    policy::{BudgetError, BudgetShare, OpenError},
+    policy::{BudgetError, BudgetShare, Claim, OpenError},
     protection::Protection,
     request::{
-        Deadline, ForwarderDomain, Promise, RequestId, Status, Submission, SubmissionKind, VerifiedRequest,
-        VerifyContext, VerifyError, identify,
+        Deadline, Promise, RequestId, Status, Submission, SubmissionKind, VerifiedRequest, VerifyContext, VerifyError,
+        identify,
         settlement::{cost_within, data_needed, with_price},
-        vehicle::VehicleParams,
         verify,
     },
-    schedule::{Backlog, Callers, QueuedRequest, Refusals},
+    schedule::{QueuedRequest, Refusals},
+    sender::{DoorLimits, Price, usual_forward},
     time::Timestamp,
 };
 
@@ -62,65 +56,7 @@ pub(super) const NONCE_CACHE_LEN: u64 = 200_000;
 /// (forwarder, user).
 type User = (Address, Address);
 
-/// One chain's shared state: its published view, and the data that admission needs.
-#[derive(Debug)]
-pub(super) struct ChainShared {
-    pub(super) spec: ChainSpec,
-    pub(super) tuning: ChainTuning,
-    pub(super) pool: RpcPool,
-    pub(super) forwarders: BTreeMap<Address, ForwarderDomain>,
-    /// Forwarders whose storage layout is known.
-    pub(super) known_forwarders: BTreeSet<Address>,
-    /// Gas and size arithmetic. Its sender is the first lane's, which affects neither.
-    pub(super) params: VehicleParams,
-    /// Tenants whose calls each lane makes; `None` if every lane makes all tenants' calls.
-    pub(super) callers: Option<Callers>,
-    pub(super) inbox: mpsc::Sender<Message>,
-    pub(super) pauses: Arc<PauseBoard>,
-    /// (forwarder, user) → lower bound of the next nonce on chain.
-    pub(super) nonces: moka::future::Cache<(Address, Address), u64>,
-    /// (forwarder, user) → number of the head at which that nonce was last read afresh.
-    pub(super) agreed_at: moka::future::Cache<(Address, Address), u64>,
-    /// Target → true if it is a contract with fixed code, according to a majority of the nodes.
-    pub(super) contracts: moka::future::Cache<Address, bool>,
-    pub(super) view: RwLock<ChainView>,
-    /// Time to promised inclusion for a request without a deadline, granted once more when it is missed.
-    pub(super) default_within: Duration,
-}
-
-/// The chain service's published view of its chain.
-#[derive(Debug, Clone)]
-pub(super) struct ChainView {
-    pub(super) status: ChainStatus,
-    pub(super) lanes: Vec<LaneStatus>,
-    pub(super) price: Option<Price>,
-    /// Arrival of the head from which `price` is derived.
-    pub(super) priced_at: Timestamp,
-    /// Lead of the chain's clock over ours; zero while it is within the tolerance.
-    pub(super) clock_ahead: Duration,
-    pub(super) door: DoorLimits,
-    /// The newest forecast.
-    pub(super) forecast: Option<Arc<ForecastView>>,
-    /// Fee sources by name.
-    pub(super) sources: Vec<(String, SourceStatus)>,
-    /// L1 data fee model; `None` while it is unknown.
-    pub(super) data_fee: Option<DataFeeModel>,
-    /// Fault of the last read of `data_fee`; `None` if it succeeded.
-    pub(super) data_fee_fault: Option<String>,
-    /// Backlog of each tenant whose pace is measured, as of the newest head.
-    pub(super) backlogs: Arc<BTreeMap<Arc<str>, Backlog>>,
-}
-
 impl ChainShared {
-    /// Multicall3, where it is deployed.
-    pub(super) fn multicall3(&self) -> Option<Address> {
-        self.params.multicall3
-    }
-
-    pub(super) fn view(&self) -> ChainView {
-        self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
-    }
-
     /// Number of the newest head.
     fn head(&self) -> Option<u64> {
         self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner).status.head
@@ -193,11 +129,6 @@ impl ChainShared {
     /// Gas of a transaction with a single member of `member_gas`.
     fn gas_alone(&self, member_gas: u64) -> u64 {
         self.params.base_gas().saturating_add(member_gas)
-    }
-
-    /// Gas reserved for a request: its own transaction, and a cancel of that.
-    pub(super) fn reserved_gas(&self, member_gas: u64) -> u64 {
-        self.params.reserved_gas(member_gas)
     }
 
     /// Expected cost now, and worst-case cost at `ceiling` wei per gas, of a request of this shape.
@@ -560,7 +491,7 @@ impl Admission {
         let chain_id = item.chain.spec.chain_id;
         let user = item.request.sequence().map(|(forwarder, signer, _)| (forwarder, signer));
         let next = user.and_then(|user| seen.get(&(chain_id, user)).copied());
-        let claim = claim(&tenant.name, &item.request, item.quote.max_cost_wei);
+        let claim = Claim::of(&tenant.name, &item.request, item.quote.max_cost_wei);
         match self.tenants.reserve(tenant, &claim, next, now) {
             Ok(()) => return Ok(item),
             Err(SubmitError::Open(OpenError::Gapped { .. } | OpenError::GappedBudget { .. })) => {}
@@ -703,7 +634,7 @@ impl Admission {
             return Err(SubmitError::GasTooHigh { gas: gas_alone, limit });
         }
         let bytes = chain.params.member_bytes(&request);
-        let limit = max_payload_bytes(&chain.spec);
+        let limit = chain.max_payload_bytes();
         if bytes > limit {
             return Err(SubmitError::TooLarge { bytes, limit });
         }
@@ -1020,11 +951,6 @@ fn line_of(item: &SubmitItem) -> Option<(Line, U256)> {
         }
         SubmissionKind::Call(_) => None,
     }
-}
-
-/// Room for calldata in a transaction, bytes: the node's limit without envelope and signature.
-pub(super) fn max_payload_bytes(spec: &ChainSpec) -> usize {
-    usize::try_from(spec.max_tx_bytes).unwrap_or(usize::MAX).saturating_sub(1_024)
 }
 
 /// Refuses requests above the nodes' fee cap even at the usual price. Requests above it only at the current price wait.

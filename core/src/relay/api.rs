@@ -11,15 +11,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     acceptance,
-    admission::{Admission, ChainShared},
+    admission::Admission,
     builder::RelayBuilder,
-    chain_service::{Message, count_ended},
     clock,
     error::{CancelError, PolicyError, SubmitError, WaitError},
     foresight::{ForecastView, ModelInfo, WaitQuote},
-    learned::{self, ModelAnswer, ModelCommand, ModelError},
     log::{self, KnownHead},
+    message::Message,
+    models::{self, ModelAnswer, ModelCommand, ModelError},
+    notices::count_ended,
     pause::PauseError,
+    shared::ChainShared,
     status::{Acceptance, BatchView, ChainHealth, ChainStatus, FeeSource, LaneStatus, Quote, SubmitItem},
 };
 use crate::{
@@ -488,7 +490,7 @@ impl Relay {
         let ModelAnswer::Registry(registry) = self.ask_models(chain_id, ModelCommand::Export).await? else {
             unreachable!("an export is answered with a registry")
         };
-        let written = clock::run_blocking(move || learned::export(chain_id, &registry)).await;
+        let written = clock::run_blocking(move || models::export(chain_id, &registry)).await;
         written.map_err(|_| ModelError::ShuttingDown)?
     }
 
@@ -503,7 +505,7 @@ impl Relay {
         if bytes > limit {
             return Err(ModelError::TooLarge { bytes, limit });
         }
-        let read = clock::run_blocking(move || learned::import(chain_id, &export)).await;
+        let read = clock::run_blocking(move || models::import(chain_id, &export)).await;
         let registry = read.map_err(|_| ModelError::ShuttingDown)??;
         self.change_models(chain_id, ModelCommand::Import(Box::new(registry))).await
     }

@@ -15,12 +15,12 @@ use super::{
     rpc::RpcEndpoint,
     setup::{SetupFault, call_problems},
     signer::{IdentityKey, LocalSigner},
-    tuning::ChainTuning,
 };
 use crate::{
     chain::ChainSpec,
     ledger::{GroupCommitConfig, SqliteConfig},
     policy::{OpenLimits, TenantPolicy},
+    tuning::ChainTuning,
 };
 
 /// One chain to serve.

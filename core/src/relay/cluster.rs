@@ -11,6 +11,8 @@
 //! was stopped can't be called back; it is durable, so the next leader watches it like its own (invariants I2, I3).
 
 mod lease;
+mod membership;
+mod takeover;
 
 use std::{
     collections::BTreeSet,
@@ -22,19 +24,19 @@ use alloy_primitives::Address;
 use tokio::{sync::broadcast, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-pub(super) use self::lease::Lease;
 use self::lease::Moment;
+pub(super) use self::{lease::Lease, membership::Membership};
 use super::{
-    admission::ChainShared,
-    chain_service::{ChainService, Message},
-    restore::{self, Restored},
+    message::{Message, PeerUpdates, Takeover},
+    restore,
+    shared::ChainShared,
     signer::LocalSigner,
     tenants::Tenants,
 };
 use crate::{
     ledger::{EventFilter, EventRecord, Fence, GroupCommit, LeaseOutcome, Ledger, LedgerError, RequestRecord},
-    request::{RequestId, Status, VerifiedRequest},
-    schedule::{Queue, QueuedRequest},
+    request::{Status, VerifiedRequest},
+    schedule::QueuedRequest,
 };
 
 /// Most events, or requests, read at a time.
@@ -69,48 +71,9 @@ impl Default for ClusterConfig {
     }
 }
 
-/// A chain service's view of its cluster.
-#[derive(Debug)]
-pub(super) struct Membership {
-    /// Held while this instance drives the lanes; else `None`.
-    pub(super) lease: Option<Lease>,
-    /// Name of the leader, as last seen.
-    pub(super) holder: Arc<Mutex<String>>,
-    pub(super) senders: Vec<Address>,
-    /// Requests withdrawn through another instance while a transaction with them was being prepared, which the ledger
-    /// will refuse.
-    withdrawn: BTreeSet<RequestId>,
-}
-
-impl Membership {
-    pub(super) fn new(holder: Arc<Mutex<String>>, senders: Vec<Address>) -> Self {
-        Self { lease: None, holder, senders, withdrawn: BTreeSet::new() }
-    }
-
-    pub(super) fn holder(&self) -> String {
-        self.holder.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-/// Initial state of a takeover of a chain.
-#[derive(Debug)]
-pub(super) struct Reign {
-    lease: Lease,
-    restored: Restored,
-    asked: Instant,
-}
-
-/// Other instances' actions on requests of a chain.
-#[derive(Debug)]
-pub(super) struct News {
-    token: u64,
-    accepted: Vec<QueuedRequest>,
-    withdrawn: Vec<RequestId>,
-}
-
 /// Acquires, renews and releases the lease of one chain.
 #[derive(Debug)]
-pub(super) struct Keeper {
+pub(super) struct LeaseKeeper {
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) group: GroupCommit,
     pub(super) config: ClusterConfig,
@@ -120,7 +83,7 @@ pub(super) struct Keeper {
     pub(super) holder: Arc<Mutex<String>>,
 }
 
-impl Keeper {
+impl LeaseKeeper {
     /// Runs until `stop`, then until the service has let go of the lease.
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut declined = BTreeSet::new();
@@ -275,8 +238,8 @@ impl Keeper {
         let signers = self.signers.clone();
         let restored = restore::restore(&self.ledger, &self.chain, &self.tenants, signers, data_fee, false).await?;
         let mut newest = restored.newest;
-        let reign = Reign { lease: lease.clone(), restored, asked: asked.0 };
-        if self.chain.inbox.send(Message::Reign(Box::new(reign))).await.is_err() {
+        let takeover = Takeover { lease: lease.clone(), restored, asked: asked.0 };
+        if self.chain.inbox.send(Message::Takeover(Box::new(takeover))).await.is_err() {
             return Ok(());
         }
         loop {
@@ -301,9 +264,9 @@ impl Keeper {
                     }
                 }
             }
-            let news = News { token: lease.fence().token, accepted, withdrawn };
-            let is_empty = news.accepted.is_empty() && news.withdrawn.is_empty();
-            if !is_empty && self.chain.inbox.send(Message::News(Box::new(news))).await.is_err() {
+            let updates = PeerUpdates { token: lease.fence().token, accepted, withdrawn };
+            let is_empty = updates.accepted.is_empty() && updates.withdrawn.is_empty();
+            if !is_empty && self.chain.inbox.send(Message::PeerUpdates(Box::new(updates))).await.is_err() {
                 return Ok(());
             }
         }
@@ -460,119 +423,6 @@ async fn follow_open<F: Future<Output = Result<(u64, Vec<(String, u64)>), Ledger
             }
         }
         tokio::time::sleep(pause).await;
-    }
-}
-
-impl ChainService {
-    /// True if a transaction may be prepared or sent now.
-    pub(super) fn may_send(&self) -> bool {
-        match &self.membership {
-            None => true,
-            Some(membership) => membership.lease.as_ref().is_some_and(Lease::holds),
-        }
-    }
-
-    /// True while another instance drives the lanes.
-    pub(super) fn is_following(&self) -> bool {
-        self.membership.as_ref().is_some_and(|membership| membership.lease.is_none())
-    }
-
-    pub(super) fn lease(&self) -> Option<Lease> {
-        self.membership.as_ref().and_then(|membership| membership.lease.clone())
-    }
-
-    /// Takes the lanes over.
-    pub(super) fn reign(&mut self, reign: Reign) {
-        self.step_down();
-        let Reign { lease, restored: Restored { queue, lanes, uncertain, .. }, asked } = reign;
-        metrics::histogram!("slackwater_lease_takeover_seconds").record(asked.elapsed().as_secs_f64());
-        tracing::info!(
-            chain_id = self.chain_id(),
-            waiting = queue.waiting(),
-            in_flight = queue.in_flight(),
-            "driving the chain's lanes"
-        );
-        self.queue = queue;
-        self.policy_changes = None;
-        self.lanes = lanes;
-        self.uncertain = uncertain;
-        if let Some(membership) = &mut self.membership {
-            membership.lease = Some(lease);
-        }
-    }
-
-    /// Steps down if the lease was lost.
-    pub(super) fn watch_lease(&mut self) {
-        if self.lease().is_some_and(|lease| lease.is_revoked()) {
-            self.step_down();
-        }
-    }
-
-    /// Discards all lane state: the ledger has it, and another instance drives the lanes.
-    fn step_down(&mut self) {
-        let Some(membership) = &mut self.membership else { return };
-        if membership.lease.take().is_none() {
-            return;
-        }
-        membership.withdrawn.clear();
-        for (index, lane) in self.lanes.iter().enumerate() {
-            lane.flights.keys().for_each(|nonce| self.pricing.forget(index, *nonce));
-        }
-        self.lanes.clear();
-        self.settlements.clear();
-        self.queue = Queue::new();
-        self.backlog.clear();
-        self.held.clear();
-        self.undecided.clear();
-        self.suspects.clear();
-        self.uncertain.clear();
-        // Their results would be about lanes that are no longer ours.
-        self.drop_tasks();
-        tracing::warn!(chain_id = self.chain_id(), "not driving the chain's lanes any more");
-    }
-
-    /// Applies other instances' acceptances and withdrawals.
-    pub(super) fn on_news(&mut self, news: News) {
-        if self.lease().is_none_or(|lease| lease.fence().token != news.token) {
-            return;
-        }
-        news.accepted.into_iter().for_each(|entry| self.welcome(entry));
-        for id in news.withdrawn {
-            if self.queue.is_waiting(id) {
-                self.queue.remove(id, false);
-            } else if self.queue.get(id).is_some()
-                && let Some(membership) = &mut self.membership
-            {
-                membership.withdrawn.insert(id);
-            }
-        }
-    }
-
-    /// True if `id` was withdrawn through another instance while a transaction with it was being prepared.
-    pub(super) fn is_withdrawn(&self, id: RequestId) -> bool {
-        self.membership.as_ref().is_some_and(|membership| membership.withdrawn.contains(&id))
-    }
-
-    /// Removes a request that was withdrawn through another instance.
-    pub(super) fn forget_withdrawn(&mut self, id: RequestId) {
-        if let Some(membership) = &mut self.membership {
-            membership.withdrawn.remove(&id);
-        }
-        self.queue.remove(id, false);
-    }
-
-    /// Removes withdrawn requests that are waiting again, for whatever reason.
-    pub(super) fn forget_waiting_withdrawn(&mut self) {
-        let Some(membership) = self.membership.as_mut().filter(|membership| !membership.withdrawn.is_empty()) else {
-            return;
-        };
-        let queue = &mut self.queue;
-        membership.withdrawn.retain(|id| {
-            if queue.is_waiting(*id) {
-                queue.remove(*id, false);
-            }
-            queue.get(*id).is_some()
-        });
     }
 }
 

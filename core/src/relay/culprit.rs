@@ -8,40 +8,25 @@ use alloy_primitives::{Address, U64};
 use serde_json::json;
 
 use super::{
-    admission::ChainShared,
     fees::Header,
     restore::stored,
+    shared::ChainShared,
     simulate::{Question, gas_alone},
 };
 use crate::{
     ledger::Ledger,
     request::{
-        VerifiedRequest,
-        outcome::TxReceipt,
-        settlement::{Culprit, Payer, culprit},
+        settlement::{Culprit, culprit},
         simulation::{Ahead, Environment},
         trace::{self, Trace},
-        vehicle::{VehicleKey, VehicleParams},
     },
+    sender::Case,
 };
 
 /// Most transactions searched at the same time: a trace may be as large as the largest allowed answer.
 pub(super) const MAX_SEARCHES: usize = 1;
 
 const TRACE: &str = "debug_traceTransaction";
-
-/// A final transaction that used more gas than is known of its members.
-#[derive(Debug)]
-pub(super) struct Case {
-    pub(super) key: VehicleKey,
-    /// The contract that the transaction called.
-    pub(super) contract: Address,
-    pub(super) members: Vec<Arc<VerifiedRequest>>,
-    pub(super) payers: Vec<Payer>,
-    pub(super) receipt: TxReceipt,
-    /// Parameters of the lane that sent it.
-    pub(super) params: VehicleParams,
-}
 
 /// The culprit according to a majority of the nodes, with the least excess that any of them reports; `None` without a
 /// majority.

@@ -1,30 +1,29 @@
 //! L1 data fees read from the chain: parameters at each head, and the chain's own estimate for one batch.
 
-use std::{fmt, sync::LazyLock};
+use std::fmt;
 
 use alloy_primitives::{Address, Bytes, U64, U256};
 use alloy_sol_types::SolCall;
 use serde_json::{Value, json};
 use slackwater_contracts::{
-    forwarder, multicall3,
+    multicall3,
     rollup::{
         self, ArbGasInfo, GasPriceOracle as Oracle, L1Block, NodeInterface::gasEstimateL1ComponentCall, ScrollOracle,
     },
 };
 
 use super::{
-    chain_service::ChainService,
     fees::Header,
     rpc::{RpcError, RpcPool},
 };
 use crate::{
     chain::{
         ChainFamily, OpBaseFeeParams, RpcErrorClass,
-        data_fee::{ArbitrumPoster, DataFeeModel, OpFork, OpL1Params, ScrollFork, ScrollL1Params, TxSize, with_margin},
+        data_fee::{ArbitrumPoster, DataFeeModel, OpFork, OpL1Params, ScrollFork, ScrollL1Params, TxSize},
     },
     protection::Protection,
-    provenance::Decision,
     request::vehicle::Payload,
+    sender::DataQuote,
 };
 
 /// Margin of a gas limit on Arbitrum over the padded estimate, percent, as the documentation advises.
@@ -200,21 +199,12 @@ async fn scroll(pool: &RpcPool, multicall3: Option<Address>, block: &Value) -> R
     Ok(DataFeeModel::Scroll(fork.unwrap_or(ScrollFork::PreCurie), params))
 }
 
-/// The chain's own estimate for one payload; `None` fields where the chain family has none or did not answer.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Told {
-    /// Arbitrum: poster gas, padded.
-    pub(super) poster_gas: Option<u64>,
-    /// Scroll: L1 data fee, wei.
-    pub(super) data_fee: Option<U256>,
-}
-
 /// Asks the chain about a payload, at block `head` or the newest that most nodes have; a majority decides (invariant
 /// I15). Without one the model's own arithmetic is used.
-pub(super) async fn ask(pool: &RpcPool, model: &DataFeeModel, payload: &Payload, head: u64) -> Told {
+pub(super) async fn ask(pool: &RpcPool, model: &DataFeeModel, payload: &Payload, head: u64) -> DataQuote {
     let block = json!(U64::from(pool.reference().map_or(head, |common| common.min(head))));
     match model {
-        DataFeeModel::None | DataFeeModel::OpStack(..) => Told::default(),
+        DataFeeModel::None | DataFeeModel::OpStack(..) => DataQuote::default(),
         DataFeeModel::Arbitrum(poster) => {
             let call =
                 gasEstimateL1ComponentCall { to: payload.to, contractCreation: false, data: payload.data.clone() };
@@ -225,84 +215,14 @@ pub(super) async fn ask(pool: &RpcPool, model: &DataFeeModel, payload: &Payload,
                 let padded = poster.pad_l1_component(gas.gasEstimateForL1);
                 padded.saturating_add((padded / 100 + 1).saturating_mul(POSTER_GAS_MARGIN_PERCENT))
             });
-            Told { poster_gas: padded, data_fee: None }
+            DataQuote { poster_gas: padded, data_fee: None }
         }
         DataFeeModel::Scroll(..) => {
             let call = ScrollOracle::getL1FeeCall { data: TxSize::sketch(&payload.data).into() };
             let answer = eth_call(pool, rollup::SCROLL_ORACLE, call.abi_encode(), &block).await;
-            Told { poster_gas: None, data_fee: answer.ok().and_then(|output| word(&output)) }
+            DataQuote { poster_gas: None, data_fee: answer.ok().and_then(|output| word(&output)) }
         }
     }
-}
-
-impl ChainService {
-    /// Stores the newest L1 parameters. If the read failed, the last ones stay, and the first failure of a kind is
-    /// reported.
-    pub(super) fn learn_data_fee(&mut self, read: &Result<DataFeeModel, DataFeeFault>) {
-        let chain_id = self.chain_id();
-        let fault = match read {
-            Ok(model) => {
-                self.data_fee = Some(*model);
-                if self.data_fee_fault.take().is_some() {
-                    tracing::info!(chain_id, "L1 fee parameters can be read again");
-                }
-                return;
-            }
-            Err(fault) => fault,
-        };
-        metrics::counter!("slackwater_l1_fee_reads_failed_total", "chain_id" => chain_id.to_string(), "reason" => fault.code())
-            .increment(1);
-        let was = self.data_fee_fault.replace(fault.clone());
-        if was.is_some_and(|was| was.code() == fault.code()) {
-            return;
-        }
-        if self.data_fee.is_some() {
-            tracing::warn!(chain_id, reason = fault.code(), "{fault}; the last ones are used");
-        } else {
-            tracing::error!(chain_id, reason = fault.code(), "{fault}; nothing is accepted or sent before it is known");
-        }
-        let subject = format!("chain {chain_id}");
-        self.note(
-            Vec::new(),
-            vec![Decision::Alert { code: fault.code().to_owned(), subject, detail: fault.to_string() }],
-        );
-    }
-
-    /// The data fee model in use; `None` while the chain's model is unknown.
-    pub(super) fn data_fee(&self) -> Option<DataFeeModel> {
-        if self.shared.spec.family.has_data_fee() { self.data_fee } else { Some(DataFeeModel::None) }
-    }
-
-    /// Adds the poster gas to the payload's gas limit, and returns the balance needed beyond gas and value, wei.
-    pub(super) fn charge_data(&self, payload: &mut Payload, told: Told) -> U256 {
-        let model = self.data_fee().unwrap_or_default();
-        if model == DataFeeModel::None {
-            return U256::ZERO;
-        }
-        let size = TxSize::of_unsigned(&payload.data);
-        let poster = told.poster_gas.unwrap_or_else(|| model.poster_gas(&size).padded);
-        payload.gas_limit = payload.gas_limit.saturating_add(poster);
-        let margin = self.shared.tuning.fees.l1_fee_margin_percent;
-        beyond_gas(&model, &size, payload.gas_limit, told.data_fee, margin)
-    }
-
-    /// Balance needed for a cancel beyond its gas, wei; `None` while the L1 parameters are unknown.
-    pub(super) fn cancel_extra_wei(&self) -> Option<U256> {
-        let (model, tuning) = (self.data_fee()?, &self.shared.tuning);
-        Some(beyond_gas(&model, &empty_tx(), tuning.lane.cancel_gas, None, tuning.fees.l1_fee_margin_percent))
-    }
-}
-
-/// Upper bound of a transaction's cost beyond gas and value, wei.
-pub(super) fn beyond_gas(
-    model: &DataFeeModel,
-    size: &TxSize,
-    gas_limit: u64,
-    told: Option<U256>,
-    margin_percent: u32,
-) -> U256 {
-    let data = told.unwrap_or_else(|| model.data_fee_bound(size));
-    with_margin(data, margin_percent).saturating_add(model.operator_fee(gas_limit))
 }
 
 /// One return word per call, in order; `None` if the call reverted or returned less. One call through Multicall3 where
@@ -355,44 +275,4 @@ async fn eth_call(pool: &RpcPool, to: Address, input: Vec<u8>, block: &Value) ->
 
 fn word(data: &[u8]) -> Option<U256> {
     Some(U256::from_be_slice(data.get(..32)?))
-}
-
-/// Sizes of a typical forward request in a transaction of its own, for a quote without a request. Measured once, since
-/// every quote uses it.
-pub(super) fn usual_forward() -> TxSize {
-    static SIZE: LazyLock<TxSize> = LazyLock::new(measure_usual_forward);
-    *SIZE
-}
-
-/// Sizes of an empty transaction.
-pub(super) fn empty_tx() -> TxSize {
-    static SIZE: LazyLock<TxSize> = LazyLock::new(|| TxSize::of_unsigned(&[]));
-    *SIZE
-}
-
-fn measure_usual_forward() -> TxSize {
-    let filled = |byte: u8| Address::from(std::array::from_fn(|index| byte.wrapping_mul(index as u8 * 2 + 1)));
-    let request = forwarder::ForwardRequestData {
-        from: filled(0x9D),
-        to: filled(0x6B),
-        gas: U256::from(200_000),
-        deadline: alloy_primitives::aliases::U48::from(1_800_000_000_u64),
-        // A transfer, or anything with two arguments.
-        data: (0..68_u8).map(|index| if (4..16).contains(&index) { 0 } else { index.wrapping_mul(0x35) }).collect(),
-        signature: (0..65_u8).map(|index| index.wrapping_mul(0x67).wrapping_add(0x1F)).collect(),
-        ..Default::default()
-    };
-    let call = forwarder::executeBatchCall { requests: vec![request], refundReceiver: filled(0x2F) };
-    TxSize::of_unsigned(&call.abi_encode())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_usual_forward_has_a_usual_size() {
-        let size = usual_forward();
-        assert!((700..1_200).contains(&size.bytes) && (400..700).contains(&size.flz), "{size:?}");
-    }
 }

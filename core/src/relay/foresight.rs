@@ -7,22 +7,21 @@ use std::{
 };
 
 use alloy_primitives::{B256, Keccak256};
+use serde::{Deserialize, Serialize};
 
-use super::{
-    learned::{Learned, ModelCommand},
-    tuning::ChainTuning,
-};
+use super::models::ModelCommand;
 use crate::{
     chain::ChainSpec,
     forecast::{
-        self, Forecast, ForecastConfig, ForecastError, Forecaster, HorizonForecast, ModelId, ModelRegistry,
-        ModelVersion, Prior, RegistryError, Scores,
+        self, Forecast, ForecastConfig, ForecastError, Forecaster, ForecasterState, HorizonForecast, ModelId,
+        ModelRegistry, ModelVersion, Prior, RegistryError, Scores,
     },
     market::FeePoint,
     schedule::{
         FeeOutlook, less,
-        timing::{self, Timing, TimingConfig, TimingDecision, TimingError, TimingPrior},
+        timing::{self, Timing, TimingConfig, TimingDecision, TimingError, TimingPrior, TimingState},
     },
+    tuning::ChainTuning,
 };
 
 /// Forecast of one chain's base fee, and its consequences for requests that can wait.
@@ -503,6 +502,28 @@ impl FeeOutlook for Outlook {
     fn send_within_saving(&self, saving_permille: u32) -> Duration {
         let above = SAVINGS.partition_point(|saving| *saving <= saving_permille);
         self.0[above.saturating_sub(1)]
+    }
+}
+
+/// Maximum distance, in blocks, of the head behind the newest learned block: a reorg. A larger one means another chain.
+const REORG_BLOCKS: u64 = 64;
+
+/// State learned online.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Learned {
+    /// Newest block it was learned from; `None` before the first.
+    pub(super) newest: Option<u64>,
+    pub(super) forecast: Option<ForecasterState>,
+    pub(super) timing: Option<TimingState>,
+    /// Delays between send and inclusion, oldest first.
+    pub(super) delays_ms: Vec<u64>,
+}
+
+impl Learned {
+    /// True if the chain with newest block `head` can contain the blocks it was learned from.
+    pub(super) fn is_of(&self, head: u64) -> bool {
+        self.newest.is_none_or(|learned_to| learned_to <= head.saturating_add(REORG_BLOCKS))
     }
 }
 

@@ -8,43 +8,43 @@ mod chain_service;
 mod chance;
 mod clock;
 mod cluster;
-mod company;
+mod contracts;
 mod culprit;
 mod data_fee;
-mod dispatch;
 mod error;
 mod fees;
 mod foresight;
 mod health;
+mod host;
 mod journal;
-mod lane_shell;
+mod keys;
 mod learned;
 mod log;
 mod market;
 mod members;
+mod message;
+mod model_store;
+mod models;
+mod notices;
 mod pace;
 mod pause;
-mod pricing;
 mod pruned;
 mod receipts;
-mod replan;
 #[cfg(feature = "fuzzing")]
 mod replies;
 mod restore;
 mod rpc;
-mod settle;
 mod setup;
+mod shared;
 mod signer;
 mod simulate;
 mod spender;
 mod start;
 mod status;
-mod stow;
 mod stranger;
 mod tenants;
-mod tuning;
-mod turns;
 mod watcher;
+mod work;
 
 pub use api::{Relay, WaitFor};
 pub use builder::{ChainSetup, ForwarderSetup, LedgerSetup, RelayBuilder, RelayConfig};
@@ -53,8 +53,8 @@ pub use clock::simulated;
 pub use cluster::ClusterConfig;
 pub use error::{BuildError, CancelError, PolicyError, SubmitError, WaitError};
 pub use foresight::{ForecastView, ModelInfo, WaitQuote};
-pub use learned::ModelError;
 pub use members::{Discord, Told, compare as compare_members};
+pub use models::ModelError;
 pub use pause::PauseError;
 #[cfg(feature = "fuzzing")]
 pub use replies::read_any_reply;
@@ -64,7 +64,8 @@ pub use signer::{IdentityKey, LocalSigner, SignerError};
 pub use status::{
     Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, FeeSource, LaneStatus, Quote, SubmitItem,
 };
-pub use tuning::{
+
+pub use crate::tuning::{
     AdmissionTuning, BatchTuning, ChainTuning, FeeTuning, ForecastTuning, HeadTuning, LaneTuning, MarketTuning,
     RetryTuning, RpcTuning, SimulationTuning, TimingMode, TimingTuning,
 };

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -12,15 +12,7 @@ use alloy_eips::eip2718::Decodable2718;
 use alloy_primitives::{Address, Bytes, U64, U256};
 use serde_json::json;
 
-use super::{
-    admission::ChainShared,
-    clock,
-    data_fee::beyond_gas,
-    lane_shell::{Content, Flight, LaneShell},
-    signer::LocalSigner,
-    stow::{MemberSize, Stowed, without_bytes},
-    tenants::{Tenants, claim},
-};
+use super::{clock, keys::LaneKey, message::Restored, shared::ChainShared, signer::LocalSigner, tenants::Tenants};
 use crate::{
     chain::data_fee::{DataFeeModel, TxSize},
     lane::{AttemptKey, AttemptKind, Lane, LaneConfig, Plan, RestoredSlot},
@@ -28,6 +20,7 @@ use crate::{
         AttemptRecord, BatchMember, BatchRecord, BatchState, Durable, Ledger, LedgerError, MARK_KEY, RequestFilter,
         RequestRecord, UNCERTAIN_KEY, Write,
     },
+    policy::Claim,
     protection::Protection,
     request::{
         LaneId, RequestId, Status, VerifiedRequest,
@@ -35,6 +28,7 @@ use crate::{
         vehicle::{Company, Payload, VehicleKey, VehicleParams},
     },
     schedule::{Queue, QueuedRequest, Refusals},
+    sender::{Content, Flight, MemberSize, Open, SenderLane, Stowed, beyond_gas, without_bytes},
     time::Timestamp,
 };
 
@@ -46,17 +40,6 @@ const LEAST_PATIENCE: Duration = Duration::from_secs(12);
 
 /// Open batches read from the ledger at a time.
 const BATCHES_PAGE: usize = 50;
-
-/// A chain's restored state.
-#[derive(Debug)]
-pub(super) struct Restored {
-    pub(super) queue: Queue,
-    pub(super) lanes: Vec<LaneShell>,
-    /// Sequence number of the newest restored request.
-    pub(super) newest: u64,
-    /// Calls that may have been executed without the ledger's knowledge.
-    pub(super) uncertain: BTreeSet<RequestId>,
-}
 
 /// If the ledger was restored from a backup, records the newest request for which later sends are unknown. Runs before
 /// anything is read back.
@@ -86,7 +69,7 @@ async fn find_uncertain(
     ledger: &Arc<dyn Ledger>,
     chain: &ChainShared,
     senders: &[Address],
-    open: &Open,
+    open: &Unplaced,
 ) -> Result<BTreeSet<RequestId>, LedgerError> {
     let calls: Vec<&QueuedRequest> =
         open.values().map(|opened| &*opened.entry).filter(|entry| entry.request.sequence().is_none()).collect();
@@ -144,7 +127,7 @@ pub(super) async fn restore(
     let mut open = load_open(ledger, chain, tenants).await?;
     let newest = open.values().map(|opened| opened.entry.seq).max().unwrap_or(0);
     for Opened { status, entry, .. } in open.values().filter(|_| !is_counted) {
-        let claim = claim(&entry.tenant, &entry.request, entry.budget_wei());
+        let claim = Claim::of(&entry.tenant, &entry.request, entry.budget_wei());
         tenants.restore_open(claim, *status == Status::Included, entry.accepted_at);
     }
     let senders: Vec<Address> = signers.iter().map(LocalSigner::address).collect();
@@ -163,7 +146,7 @@ pub(super) async fn restore(
              cancelled; add its signer again for that"
         );
     }
-    let mut lanes = Vec::new();
+    let (mut lanes, mut keys) = (Vec::new(), Vec::new());
     let configured = signers.into_iter().map(|signer| (signer.address(), Some(signer)));
     for (sender, signer) in configured.chain(removed.into_iter().map(|sender| (sender, None))) {
         let id = LaneId { chain_id, sender };
@@ -184,11 +167,12 @@ pub(super) async fn restore(
             let size = TxSize::of_unsigned(&payload.data);
             beyond_gas(&model, &size, payload.gas_limit, None, tuning.fees.l1_fee_margin_percent)
         };
-        let mut lane = restore_lane(ledger, chain, lane_config, signer, &mut open, &mut queue, extra).await?;
+        let mut lane = restore_lane(ledger, chain, lane_config, signer.is_some(), &mut open, &mut queue, extra).await?;
         for flight in lane.flights.values_mut() {
             pend(flight, tenants, &chain.params, clock::now());
         }
         lanes.push(lane);
+        keys.push(LaneKey::new(signer));
     }
     let mut rest: Vec<Opened> = open.0.into_iter().filter_map(|(_, opened)| opened).collect();
     rest.sort_by_key(|opened| opened.entry.seq);
@@ -203,7 +187,7 @@ pub(super) async fn restore(
     if waiting > 0 {
         tracing::info!(chain_id, waiting, "requests read back from the ledger");
     }
-    Ok(Restored { queue, lanes, newest, uncertain })
+    Ok(Restored { open: Open { queue, lanes, uncertain }, keys, newest })
 }
 
 /// The queue entry of a stored request.
@@ -247,7 +231,7 @@ pub(super) async fn count_open(ledger: &Arc<dyn Ledger>, tenants: &Tenants, chai
         after = last.seq;
         for record in &page {
             let request = parse(record)?;
-            let claim = claim(&record.tenant.as_str().into(), &request, record.reserved_wei);
+            let claim = Claim::of(&record.tenant.as_str().into(), &request, record.reserved_wei);
             tenants.restore_open(claim, record.status == Status::Included, record.accepted_at);
         }
     }
@@ -264,9 +248,9 @@ struct Opened {
 }
 
 /// Open requests not yet placed, ordered by id. There may be a million, and a map would take twice the memory.
-struct Open(Vec<(RequestId, Option<Opened>)>);
+struct Unplaced(Vec<(RequestId, Option<Opened>)>);
 
-impl Open {
+impl Unplaced {
     fn new(mut requests: Vec<(RequestId, Option<Opened>)>) -> Self {
         // If a second tenant took over a request between two pages, the later acceptance counts.
         let newest_first = |opened: &Option<Opened>| Reverse(opened.as_ref().map(|opened| opened.entry.seq));
@@ -291,14 +275,14 @@ impl Open {
 }
 
 /// All open requests of a chain; included ones as outlines, since their bytes would not fit into memory.
-async fn load_open(ledger: &Arc<dyn Ledger>, chain: &ChainShared, tenants: &Tenants) -> Result<Open, LedgerError> {
+async fn load_open(ledger: &Arc<dyn Ledger>, chain: &ChainShared, tenants: &Tenants) -> Result<Unplaced, LedgerError> {
     let (chain_id, params) = (chain.spec.chain_id, &chain.params);
     let mut open = Vec::new();
     let mut after = 0;
     let mut names: BTreeMap<String, Arc<str>> = BTreeMap::new();
     loop {
         let page = ledger.open_requests(chain_id, after, RESTORE_PAGE).await?;
-        let Some(last) = page.last() else { return Ok(Open::new(open)) };
+        let Some(last) = page.last() else { return Ok(Unplaced::new(open)) };
         after = last.seq;
         for record in page {
             let request = parse(&record)?;
@@ -348,7 +332,7 @@ fn calldata(attempt: &Durable<AttemptRecord>) -> Result<Bytes, LedgerError> {
 }
 
 /// An open request, still unplaced or already in the queue.
-fn known<'a>(open: &'a mut Open, queue: &'a mut Queue, id: RequestId) -> Option<&'a mut QueuedRequest> {
+fn known<'a>(open: &'a mut Unplaced, queue: &'a mut Queue, id: RequestId) -> Option<&'a mut QueuedRequest> {
     match open.slot(id).and_then(Option::as_mut) {
         Some(opened) => Some(&mut opened.entry),
         None => queue.get_mut(id),
@@ -414,11 +398,11 @@ async fn restore_lane(
     ledger: &Arc<dyn Ledger>,
     chain: &ChainShared,
     config: LaneConfig,
-    signer: Option<LocalSigner>,
-    open: &mut Open,
+    has_signer: bool,
+    open: &mut Unplaced,
     queue: &mut Queue,
     extra: impl Fn(&Payload) -> U256,
-) -> Result<LaneShell, LedgerError> {
+) -> Result<SenderLane, LedgerError> {
     let id = config.id;
     let params = VehicleParams { sender: id.sender, ..chain.params };
     let next_nonce = ledger.next_nonce(id).await?;
@@ -440,7 +424,7 @@ async fn restore_lane(
         };
         let refused_plans = u32::try_from(earlier.len()).unwrap_or(u32::MAX);
         let own = Some((record.id.lane.sender, record.id.nonce));
-        let is_in_it = |open: &Open, id: RequestId| open.get(id).is_some_and(|opened| opened.batch == own);
+        let is_in_it = |open: &Unplaced, id: RequestId| open.get(id).is_some_and(|opened| opened.batch == own);
         // Every node refused it, or a reorg removed its block after all members had left.
         let has_left = record.state != BatchState::Included
             && !members.is_empty()
@@ -587,15 +571,5 @@ async fn restore_lane(
     if !slots.is_empty() {
         tracing::info!(lane = %id, batches = slots.len(), "open batches read back; the chain will tell what became of them");
     }
-    Ok(LaneShell {
-        machine: Lane::restore(config, next_nonce, slots),
-        signer,
-        params,
-        flights,
-        signed: HashMap::new(),
-        durable,
-        is_simulating: false,
-        blind_at: None,
-        scans: Arc::default(),
-    })
+    Ok(SenderLane::new(Lane::restore(config, next_nonce, slots), has_signer, params, flights, durable))
 }

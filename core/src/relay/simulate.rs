@@ -20,20 +20,21 @@ use slackwater_contracts::{forwarder, multicall3};
 use tokio::time::Instant;
 
 use super::{
-    admission::ChainShared,
     fees::Header,
     rpc::{RpcError, RpcPool},
+    shared::ChainShared,
 };
 use crate::{
     chain::{RpcErrorClass, is_execution_failure},
     protection::Protection,
     request::{
-        RequestId, VerifiedRequest,
+        VerifiedRequest,
         gate::Word,
         outcome::MemberOutcome,
         simulation::{self, Ahead, Environment, MemberSimulation, SimulatedBlock, Verdict},
         vehicle::{VehicleKey, VehicleParams, forward_data},
     },
+    sender::Simulation,
 };
 
 const SIMULATE: &str = "eth_simulateV1";
@@ -70,26 +71,6 @@ pub(super) struct Question<'a> {
     pub(super) patience: Duration,
     /// True if a yes takes two nodes, too.
     pub(super) is_wary: bool,
-}
-
-/// Combined simulation result of the nodes for a batch.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Simulation {
-    /// Verdict on each member, in order.
-    pub(super) words: Vec<Word>,
-    /// Gas of each member in a transaction alone, simulated by nodes where it executes; the least reported. `None` if
-    /// unknown.
-    pub(super) used: Vec<Option<u64>>,
-    /// Reason if the transaction as a whole would fail, by all answering nodes; else `None`.
-    pub(super) whole: Option<String>,
-    /// Number of nodes that report this.
-    pub(super) whole_words: usize,
-    /// Nodes that reject each member, by place.
-    pub(super) against: Vec<Vec<usize>>,
-    /// Members with contradicting verdicts on the same block: (request, node that says yes, node that says no).
-    pub(super) contradicted: Vec<(RequestId, usize, usize)>,
-    /// The block on whose state it was simulated.
-    pub(super) block: u64,
 }
 
 /// One node's simulation result for a batch.

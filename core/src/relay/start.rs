@@ -14,48 +14,50 @@ use futures_util::{FutureExt as _, future::join_all};
 use serde_json::json;
 use slackwater_contracts::{forwarder, multicall3};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     task::{AbortHandle, JoinHandle, JoinSet},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    admission::{Admission, ChainShared, ChainView, Chains, NONCE_CACHE_LEN},
+    admission::{Admission, Chains, NONCE_CACHE_LEN},
     api::{Inner, Relay},
     builder::{ChainSetup, LedgerSetup, RelayConfig},
-    chain_service::{ChainService, INBOX_LEN, Message, UnderWay},
+    chain_service::{ChainService, INBOX_LEN},
     clock,
-    cluster::{ClusterConfig, Keeper, Membership, count_open},
-    culprit, data_fee,
+    cluster::{ClusterConfig, LeaseKeeper, Membership, count_open},
+    data_fee,
     error::BuildError,
     fees::{Header, prime},
-    foresight::{Foresight, Outlook},
+    foresight::Foresight,
     health,
+    host::ChainFees,
     journal::{Journal, JournalEntry},
     learned::{self, Kept},
     log::{LogKeeper, RefusalSums},
     market::{ChainMarket, Histories},
     members::{self, Told},
+    message::{Message, Restored},
     pace::PaceRule,
     pause::{self, PauseBoard},
-    pricing::{DoorLimits, Pricing},
     restore::{self, restore},
     rpc::{RpcEndpoint, RpcError, RpcPool, standing::Place},
+    shared::{ChainShared, ChainView},
     signer::LocalSigner,
     status::{ChainHealth, ChainStatus, EndpointStatus},
-    stow,
     tenants::Tenants,
-    tuning::TimingMode,
-    turns::SimulationTurns,
     watcher::{HeadUpdate, Watcher},
+    work::Turns,
 };
 use crate::{
     chain::data_fee::DataFeeModel,
     ledger::{GroupCommit, Ledger, LedgerError, SqliteLedger},
     policy::BudgetShares,
     request::{ForwarderDomain, vehicle::VehicleParams},
-    schedule::{PercentileOutlook, Queue},
+    schedule::PercentileOutlook,
+    sender::{ChainFacts, DoorLimits, Open, Pricing, Sender, Surroundings},
+    tuning::TimingMode,
 };
 
 /// Cache time of the finding that a target has no code.
@@ -305,10 +307,10 @@ impl Wiring {
         .await?;
         let (updates, heads) = mpsc::channel::<Arc<HeadUpdate>>(16);
         let mut senders: Vec<Address> = signers.iter().map(LocalSigner::address).collect();
-        let watched = service.lanes.iter().map(|lane| lane.machine.id().sender);
+        let watched = service.sender.lanes.iter().map(|lane| lane.machine.id().sender);
         senders.extend(watched.filter(|sender| !signers.iter().any(|signer| signer.address() == *sender)));
         if let Some(holder) = holder {
-            let keeper = Keeper {
+            let keeper = LeaseKeeper {
                 ledger: self.ledger.clone(),
                 group: self.group.clone(),
                 config: self.cluster.clone(),
@@ -842,20 +844,16 @@ async fn build_service(
         endpoints: pool.status(),
     };
     let contracts_len = tuning.targets.max_records as u64;
+    let facts = Arc::new(ChainFacts { spec, tuning, forwarders, known_forwarders, params, default_within });
     let shared = Arc::new(ChainShared {
-        spec,
-        tuning,
+        facts: facts.clone(),
         pool,
-        forwarders,
-        known_forwarders,
-        params,
         callers,
         inbox: inbox_sender,
         pauses: pauses.clone(),
         nonces: moka::future::Cache::new(NONCE_CACHE_LEN),
         agreed_at: moka::future::Cache::new(NONCE_CACHE_LEN),
         contracts: moka::future::Cache::builder().max_capacity(contracts_len).time_to_live(CODE_KEPT).build(),
-        default_within,
         view: RwLock::new(ChainView {
             door: DoorLimits::default(),
             status,
@@ -870,69 +868,44 @@ async fn build_service(
             backlogs: Arc::default(),
         }),
     });
-    let (queue, lanes, uncertain, membership) = match holder {
-        None => {
-            let restored = restore(ledger, &shared, tenants, signers, data_fee, is_counted).await?;
-            (restored.queue, restored.lanes, restored.uncertain, None)
-        }
-        // The lease holder restores them.
+    let (restored, membership) = match holder {
+        None => (restore(ledger, &shared, tenants, signers, data_fee, is_counted).await?, None),
+        // The holder of the lease reads them back.
         Some(holder) => {
             let senders = signers.iter().map(LocalSigner::address).collect();
-            (Queue::new(), Vec::new(), BTreeSet::new(), Some(Membership::new(holder, senders)))
+            let none = Restored { open: Open::default(), keys: Vec::new(), newest: 0 };
+            (none, Some(Membership::new(holder, senders)))
         }
     };
     let now = clock::now();
-    let polls = Arc::new(Semaphore::new(shared.tuning.rpc.max_receipt_polls.clamp(1, Semaphore::MAX_PERMITS)));
+    let fees = ChainFees::new(shared.tuning.timing.mode, gate, foresight);
+    let around = Surroundings {
+        nodes: shared.pool.len(),
+        head_tolerance: 0,
+        fee_cap_wei: None,
+        may_send: false,
+        is_following: membership.is_some(),
+        pauses: pauses.current(),
+    };
+    let Restored { open, keys, .. } = restored;
     let service = ChainService {
+        sender: Sender::new(now, facts, (tenants.clone(), fees), around, pricing, data_fee, open),
+        keys,
+        turns: Turns::new(shared.tuning.rpc.max_receipt_polls),
         shared: shared.clone(),
         ledger: ledger.clone(),
         tenants: tenants.clone(),
-        policy_changes: None,
         journal,
         backlog: VecDeque::new(),
-        queue,
-        outlook: Outlook::NOW,
-        gate,
         believed: Arc::new(AtomicU64::new(market.book().newest().map_or(0, |point| point.number))),
         market,
-        pricing,
-        foresight,
-        lanes,
-        settlements: BTreeMap::new(),
-        canonical: BTreeMap::new(),
-        undecided: BTreeSet::new(),
-        is_loosened: false,
-        head: None,
-        proposer: None,
-        price: None,
-        forecast: None,
-        data_fee,
         data_fee_fault: None,
-        head_at: now,
         clock_skew_ms: 0,
         final_kept_at: None,
         told_health: ChainHealth::Starting,
         kept_at: now,
         tasks: JoinSet::new(),
-        under_way: UnderWay::default(),
-        polls,
-        reads: Arc::new(Semaphore::new(stow::MAX_READS)),
-        searches: Arc::new(Semaphore::new(culprit::MAX_SEARCHES)),
-        held: Vec::new(),
-        doubts: BTreeMap::new(),
-        contradicted: BTreeMap::new(),
-        turns: SimulationTurns::default(),
-        simulated: 0,
-        wary: 0,
-        suspects: BTreeSet::new(),
-        uncertain,
-        gaps: BTreeMap::new(),
-        dispatch_at: None,
-        paces: BTreeMap::new(),
-        backlogs: Arc::default(),
-        healthy: Duration::ZERO,
-        gaps_after: None,
-        is_stopping: false,
+        waiters: BTreeMap::new(),
         membership,
     };
     Ok((service, shared, inbox))

@@ -17,8 +17,9 @@ use super::{builder::ChainSetup, error::SubmitError, setup::unbound_callers};
 use crate::{
     policy::{BudgetBook, Claim, LineKey, OpenBook, OpenError, OpenLimits, TenantPolicy},
     protection::Protection,
-    request::{RequestId, VerifiedRequest},
+    request::RequestId,
     schedule::Callers,
+    sender::Pending,
     time::Timestamp,
 };
 
@@ -37,15 +38,6 @@ pub(super) struct Tenant {
     lookups: Option<Arc<DefaultDirectRateLimiter>>,
     /// Open requests of all instances that share the ledger.
     open: Arc<AtomicU64>,
-}
-
-/// A pending charge to a tenant's account for an unsettled transaction, which counts as spent.
-#[derive(Debug)]
-pub(super) struct Pending {
-    tenant: Arc<str>,
-    chain_id: u64,
-    period: Timestamp,
-    pub(super) wei: U256,
 }
 
 /// Budget reservations and open requests.
@@ -67,19 +59,6 @@ pub(super) struct Tenants {
     limits: OpenLimits,
     /// True if other instances accept too: the ledger then holds the budgets and the open requests.
     is_shared: bool,
-}
-
-/// The books' entry for a request.
-pub(super) fn claim(tenant: &Arc<str>, request: &VerifiedRequest, wei: U256) -> Claim {
-    Claim {
-        tenant: tenant.clone(),
-        id: request.id(),
-        chain_id: request.chain_id(),
-        sequence: request.sequence(),
-        target: request.target(),
-        bytes: request.data().len() as u64,
-        wei,
-    }
 }
 
 fn limiter(rate: Option<u32>) -> Option<Arc<DefaultDirectRateLimiter>> {

@@ -79,6 +79,13 @@ pub(super) struct Account {
     pub(super) balance: Option<U256>,
 }
 
+impl Account {
+    pub(super) const fn facts(&self) -> crate::sender::Account {
+        let Self { sender, latest_nonce, final_nonce, balance, .. } = *self;
+        crate::sender::Account { sender, latest_nonce, final_nonce, balance }
+    }
+}
+
 /// Follows the head of one chain.
 #[derive(Debug)]
 pub(super) struct Watcher {

@@ -16,10 +16,29 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("policy", &["time", "chain", "request"]),
     ("lane", &["time", "table", "protection", "chain", "request"]),
     ("provenance", &["time", "chain", "request"]),
+    ("tuning", &["chain", "request", "market", "forecast", "schedule"]),
+    ("record", &["time", "chain", "request", "lane", "provenance"]),
+    (
+        "sender",
+        &[
+            "time",
+            "protection",
+            "chain",
+            "request",
+            "market",
+            "forecast",
+            "schedule",
+            "policy",
+            "lane",
+            "provenance",
+            "tuning",
+            "record",
+        ],
+    ),
     ("sim", &["time", "chain", "request", "market", "forecast", "schedule", "policy", "lane", "provenance"]),
     ("client", &["time", "table", "chain", "request", "market", "schedule", "lane", "provenance"]),
     ("client_http", &["time", "private", "client", "request"]),
-    ("ledger", &["time", "protection", "private", "chain", "request", "policy", "lane", "provenance"]),
+    ("ledger", &["time", "protection", "private", "chain", "request", "policy", "lane", "provenance", "record"]),
     (
         "relay",
         &[
@@ -34,6 +53,9 @@ const ROOMS: &[(&str, &[&str])] = &[
             "ledger",
             "market",
             "forecast",
+            "tuning",
+            "record",
+            "sender",
         ],
     ),
 ];
@@ -50,6 +72,9 @@ const PURE: &[&str] = &[
     "policy",
     "lane",
     "provenance",
+    "tuning",
+    "record",
+    "sender",
     "sim",
     "client",
 ];
@@ -178,7 +203,6 @@ fn pure_rooms_touch_no_world() {
         "std::env",
         "rand::",
         "getrandom",
-        "HashSet::iter",
         "tracing",
         "metrics::",
     ];

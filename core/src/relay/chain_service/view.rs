@@ -6,16 +6,16 @@ use alloy_primitives::U256;
 
 use super::{
     super::{
-        admission::ChainView,
         clock,
+        data_fee::DataFeeFault,
         health::{self, Signs},
-        lane_shell::LaneShell,
         rpc::Conditions,
+        shared::ChainView,
         status::{ChainHealth, LaneStatus},
     },
     ChainService,
 };
-use crate::{lane::Blockage, time::Timestamp};
+use crate::{chain::data_fee::DataFeeModel, lane::Blockage, provenance::Decision, sender::SenderLane, time::Timestamp};
 
 impl ChainService {
     /// Refreshes the published view.
@@ -27,6 +27,7 @@ impl ChainService {
         let tuning = &self.shared.tuning;
         let chain_id = self.chain_id();
         let mut lanes: Vec<LaneStatus> = self
+            .sender
             .lanes
             .iter()
             .map(|lane| LaneStatus {
@@ -37,7 +38,7 @@ impl ChainService {
                 unfinal: lane.machine.unfinal(),
                 max_in_flight: tuning.lane.max_in_flight,
                 balance_wei: lane.machine.balance(),
-                paused: if lane.signer.is_none() {
+                paused: if !lane.has_signer {
                     Some("watched only: its signer is not configured".to_owned())
                 } else if self.is_poor(lane) {
                     Some("underfunded".to_owned())
@@ -64,73 +65,116 @@ impl ChainService {
             }));
         }
         let label = chain_id.to_string();
-        metrics::gauge!("slackwater_queued_requests", "chain_id" => label.clone()).set(self.queue.waiting() as f64);
+        metrics::gauge!("slackwater_queued_requests", "chain_id" => label.clone())
+            .set(self.sender.queue.waiting() as f64);
         metrics::gauge!("slackwater_in_flight_requests", "chain_id" => label.clone())
-            .set(self.queue.in_flight() as f64);
+            .set(self.sender.queue.in_flight() as f64);
         let in_flight: usize = lanes.iter().map(|lane| lane.in_flight).sum();
         metrics::gauge!("slackwater_in_flight_transactions", "chain_id" => label).set(in_flight as f64);
+        metrics::gauge!("slackwater_guard_time_seconds", "chain_id" => chain_id.to_string())
+            .set(self.sender.pricing.guard().as_secs_f64());
+        if let Some(price) = self.sender.price {
+            metrics::gauge!("slackwater_tip_wei_per_gas", "chain_id" => chain_id.to_string())
+                .set(price.quote.max_priority_fee_per_gas as f64);
+        }
         let mut view = self.shared.view.write().unwrap_or_else(PoisonError::into_inner);
         let status = &mut view.status;
         status.health = health;
         status.detail = detail;
-        status.head = self.head.map(|head| head.number);
-        status.head_timestamp_s = self.head.map(|head| head.timestamp_s);
-        status.final_block = self.head.and_then(|head| head.final_block);
-        status.next_base_fee_wei_per_gas = self.price.map(|price| price.next_base_fee);
-        status.quote = self.price.map(|price| price.quote);
-        status.guard_time_ms = crate::time::millis(self.pricing.guard());
-        status.inclusions_measured = self.pricing.measured() as u64;
-        status.queued = self.queue.waiting() as u64;
-        status.in_flight = self.queue.in_flight() as u64;
+        status.head = self.sender.head.map(|head| head.number);
+        status.head_timestamp_s = self.sender.head.map(|head| head.timestamp_s);
+        status.final_block = self.sender.head.and_then(|head| head.final_block);
+        status.next_base_fee_wei_per_gas = self.sender.price.map(|price| price.next_base_fee);
+        status.quote = self.sender.price.map(|price| price.quote);
+        status.guard_time_ms = crate::time::millis(self.sender.pricing.guard());
+        status.inclusions_measured = self.sender.pricing.measured() as u64;
+        status.queued = self.sender.queue.waiting() as u64;
+        status.in_flight = self.sender.queue.in_flight() as u64;
         status.finality_stalled_since_ms = conditions.no_majority_since.map(|since| since.0);
         status.endpoints = self.shared.pool.status();
         let status = status.clone();
         *view = ChainView {
-            door: self.pricing.door(&self.shared.tuning, self.shared.pool.fee_cap(self.shared.spec.rpc_tx_fee_cap_wei)),
+            door: self
+                .sender
+                .pricing
+                .door(&self.shared.tuning, self.shared.pool.fee_cap(self.shared.spec.rpc_tx_fee_cap_wei)),
             status,
             lanes,
-            price: self.price,
-            priced_at: self.head_at,
+            price: self.sender.price,
+            priced_at: self.sender.head_at,
             clock_ahead: self.clock_ahead(),
             sources: self.market.sources(),
-            forecast: self.forecast.clone(),
-            data_fee: self.data_fee(),
-            backlogs: self.backlogs.clone(),
+            forecast: self.sender.fees.view(),
+            data_fee: self.sender.data_fee(),
+            backlogs: self.sender.backlogs.clone(),
             data_fee_fault: self.data_fee_fault.as_ref().map(ToString::to_string),
         };
     }
 
     fn signs<'a>(&self, now: Timestamp, conditions: &'a Conditions) -> Signs<'a> {
-        let is_known = self.data_fee().is_some();
+        let is_known = self.sender.data_fee().is_some();
         let fault = || self.data_fee_fault.as_ref().map_or_else(|| "not read yet".to_owned(), ToString::to_string);
         let can_send = self.is_following()
             || self
+                .sender
                 .lanes
                 .iter()
-                .any(|lane| lane.signer.is_some() && lane.machine.next_nonce().is_some() && !self.is_poor(lane));
-        let mut own = self.lanes.iter().filter(|lane| lane.signer.is_some()).peekable();
+                .any(|lane| lane.has_signer && lane.machine.next_nonce().is_some() && !self.is_poor(lane));
+        let mut own = self.sender.lanes.iter().filter(|lane| lane.has_signer).peekable();
         let is_poor = own.peek().is_some() && own.all(|lane| self.is_poor(lane));
         let why = if is_poor { "no lane can send: all are underfunded" } else { "no lane can send" };
         Signs {
             now,
             block: self.shared.spec.block_time(),
-            head_at: self.head.map(|_| self.head_at),
-            started_at: self.head_at,
+            head_at: self.sender.head.map(|_| self.sender.head_at),
+            started_at: self.sender.head_at,
             max_head_age: self.shared.tuning.heads.max_head_age,
             conditions,
             clock_skew_ms: self.clock_skew_ms,
             data_fee_fault: (!is_known).then(fault),
             no_lane: (!can_send).then(|| why.to_owned()).or_else(|| {
-                let blocked = |lane: &LaneShell| Some((lane.machine.id(), lane.machine.blockage()?));
-                let (lane, Blockage { nonce, trouble }) = self.lanes.iter().find_map(blocked)?;
+                let blocked = |lane: &SenderLane| Some((lane.machine.id(), lane.machine.blockage()?));
+                let (lane, Blockage { nonce, trouble }) = self.sender.lanes.iter().find_map(blocked)?;
                 Some(format!("lane {} is blocked at nonce {nonce}: {}", lane.sender, trouble.name()))
             }),
         }
     }
 
+    /// The newest L1 parameters. If the read failed, the last ones stay, and the first failure of a kind is
+    /// reported.
+    pub(super) fn learn_data_fee(&mut self, read: &Result<DataFeeModel, DataFeeFault>) -> Option<DataFeeModel> {
+        let chain_id = self.chain_id();
+        let fault = match read {
+            Ok(model) => {
+                if self.data_fee_fault.take().is_some() {
+                    tracing::info!(chain_id, "L1 fee parameters can be read again");
+                }
+                return Some(*model);
+            }
+            Err(fault) => fault,
+        };
+        metrics::counter!("slackwater_l1_fee_reads_failed_total", "chain_id" => chain_id.to_string(), "reason" => fault.code())
+            .increment(1);
+        let was = self.data_fee_fault.replace(fault.clone());
+        if was.is_some_and(|was| was.code() == fault.code()) {
+            return None;
+        }
+        if self.sender.data_fee.is_some() {
+            tracing::warn!(chain_id, reason = fault.code(), "{fault}; the last ones are used");
+        } else {
+            tracing::error!(chain_id, reason = fault.code(), "{fault}; nothing is accepted or sent before it is known");
+        }
+        let subject = format!("chain {chain_id}");
+        self.note(
+            Vec::new(),
+            vec![Decision::Alert { code: fault.code().to_owned(), subject, detail: fault.to_string() }],
+        );
+        None
+    }
+
     /// True if the lane waits for a top-up, or could not even pay for an empty transaction.
-    fn is_poor(&self, lane: &LaneShell) -> bool {
-        let price = self.price.map_or(0, |price| price.next_base_fee).max(1);
+    fn is_poor(&self, lane: &SenderLane) -> bool {
+        let price = self.sender.price.map_or(0, |price| price.next_base_fee).max(1);
         let least = U256::from(price).saturating_mul(U256::from(self.shared.tuning.lane.cancel_gas));
         lane.machine.is_underfunded() || lane.machine.balance().is_some_and(|balance| balance < least)
     }

@@ -10,28 +10,23 @@ use crate::{
     chain::Fees,
     lane::{Event, HeadInfo},
     ledger::{Durable, NewRequest, RequestChange, SqliteConfig, SqliteLedger, Write, WriteOutcome},
-    policy::{OpenLimits, TenantPolicy},
+    policy::{Claim, OpenLimits, TenantPolicy},
     relay::{
-        chain_service::{Done, UnderWay},
+        chain_service::{ChainService, Done},
         clock,
-        data_fee::Told,
-        dispatch::Candidate,
-        fees::Price,
         journal::JournalEntry,
-        simulate::{
-            Simulation,
-            tests::{FORWARDER, request},
-        },
+        message::PeerUpdates,
+        simulate::tests::{FORWARDER, request},
         start::tests::service,
-        tenants::claim,
     },
     request::{
-        Reason,
+        Reason, RequestId,
         gate::Word,
         simulation::Ahead,
         vehicle::{Company, VehicleKey},
     },
     schedule::{Refusals, Selection, Trigger},
+    sender::{Candidate, DataQuote, Input, Price, Simulation, UnderWay},
 };
 
 struct Scene {
@@ -58,7 +53,7 @@ impl Scene {
     async fn accept(&mut self, tenant: &str, user: u8) {
         let request = request(user, 0, Address::repeat_byte(0xaa));
         let tenant = self.tenants.get(tenant).unwrap();
-        let claim = claim(&tenant.name, &request, U256::from(1));
+        let claim = Claim::of(&tenant.name, &request, U256::from(1));
         self.tenants.reserve(&tenant, &claim, None, clock::now()).unwrap();
         self.tenants.accepted(&tenant, request.id());
         let new = NewRequest {
@@ -176,15 +171,15 @@ impl Owner {
         service.membership = Some(membership);
         let quote = Fees { max_fee_per_gas: 2 * GWEI, max_priority_fee_per_gas: 1 };
         let head = HeadInfo { number: 1_000, timestamp_s: 0, next_base_fee: GWEI, quote, final_block: None };
-        (service.head, service.price) = (Some(head), Some(Price { next_base_fee: GWEI, quote }));
-        let latest = service.lanes[0].machine.next_nonce().unwrap_or_default();
+        (service.sender.head, service.sender.price) = (Some(head), Some(Price { next_base_fee: GWEI, quote }));
+        let latest = service.sender.lanes[0].machine.next_nonce().unwrap_or_default();
         let balance = Event::Balance(U256::from(1_000_000_000 * GWEI));
         for event in [Event::AccountNonce { latest, finalized: None }, balance, Event::Head(head)] {
-            service.lane_event(clock::now(), 0, event);
+            service.act(|sender| sender.lane_event(clock::now(), 0, event));
         }
         let all =
             [(1, 0), (1, 1), (2, 0), (3, 0)].map(|(user, nonce)| request(user, nonce, Address::repeat_byte(0xaa)));
-        let lane = service.lanes[0].machine.id();
+        let lane = service.sender.lanes[0].machine.id();
         for (request, seq) in all.iter().zip(1..) {
             let entry = QueuedRequest {
                 request: request.clone(),
@@ -205,7 +200,7 @@ impl Owner {
                 is_late: false,
                 refusals: Refusals::default(),
             };
-            service.queue.push_in_flight(vec![entry], lane, 0);
+            service.sender.queue.push_in_flight(vec![entry], lane, 0);
         }
         Self { service, journal, all: all.into(), _dir: dir }
     }
@@ -226,22 +221,19 @@ impl Owner {
             valid_until: members[0].valid_until(),
             ceiling_wei_per_gas: 10 * GWEI,
         };
-        let payload = self.service.lanes[0].params.payload(key, &members);
+        let payload = self.service.sender.lanes[0].params.payload(key, &members);
         let used = (0..4).map(|place| Some(100_000 + place)).collect();
         let words = vec![Word::Executes; 4];
-        let (ahead, told) = (Ahead::new(), Told::default());
-        let candidate = Candidate { selection, members, payload, ahead, told, foreseen: None, used: Vec::new() };
+        let (ahead, data_quote) = (Ahead::new(), DataQuote::default());
+        let candidate = Candidate { selection, members, payload, ahead, data_quote, foreseen: None, used: Vec::new() };
         let simulation = Simulation { words, used, ..Simulation::default() };
-        self.service.on_done(Done::Simulated {
-            lane: 0,
-            candidate: Box::new(candidate),
-            simulation,
-            told: Told::default(),
-        });
+        let candidate = Box::new(candidate);
+        self.service.on_done(Done::Input(Input::Simulated { lane: 0, candidate, simulation, data_quote }));
     }
 
     fn withdrawn(&mut self, places: &[usize]) {
-        self.service.on_news(News { token: 1, accepted: Vec::new(), withdrawn: self.ids(places) });
+        let withdrawn = self.ids(places);
+        self.service.on_peer_updates(clock::now(), PeerUpdates { token: 1, accepted: Vec::new(), withdrawn });
     }
 
     /// Members of the plan that waits to be written.
@@ -259,7 +251,7 @@ impl Owner {
     }
 
     fn waiting(&self) -> Vec<RequestId> {
-        self.all.iter().map(|request| request.id()).filter(|id| self.service.queue.is_waiting(*id)).collect()
+        self.all.iter().map(|request| request.id()).filter(|id| self.service.sender.queue.is_waiting(*id)).collect()
     }
 }
 
@@ -270,10 +262,10 @@ async fn who_was_withdrawn_during_the_simulation_keeps_nobody_else() {
     owner.simulated();
     let (members, _) = owner.planned().expect("the others go");
     assert_eq!(members, owner.ids(&[2, 3]));
-    let weights = &owner.service.lanes[0].flights.values().next().unwrap().weights;
+    let weights = &owner.service.sender.lanes[0].flights.values().next().unwrap().weights;
     assert_eq!(weights[1] - weights[0], 1, "as each was simulated");
-    assert!(owner.service.queue.get(owner.all[0].id()).is_none());
-    assert_eq!(owner.service.held, owner.ids(&[1]), "without its predecessor");
+    assert!(owner.service.sender.queue.get(owner.all[0].id()).is_none());
+    assert_eq!(owner.service.sender.held, owner.ids(&[1]), "without its predecessor");
 }
 
 #[tokio::test]
@@ -284,11 +276,11 @@ async fn whom_the_ledger_knows_to_be_withdrawn_keeps_the_others_for_no_block() {
     assert_eq!(members, owner.ids(&[0, 1, 2, 3]));
     owner.refuse(entry, WriteOutcome::MembersEnded(owner.ids(&[2]))).await;
     assert_eq!(owner.waiting(), owner.ids(&[0, 1, 3]));
-    assert!(owner.service.held.is_empty() && owner.service.queue.get(owner.all[2].id()).is_none());
-    assert!(owner.service.lanes[0].machine.ready().is_ok());
+    assert!(owner.service.sender.held.is_empty() && owner.service.sender.queue.get(owner.all[2].id()).is_none());
+    assert!(owner.service.sender.lanes[0].machine.ready().is_ok());
     // A later report of it changes nothing.
     owner.withdrawn(&[2]);
-    assert!(owner.service.membership.as_ref().unwrap().withdrawn.is_empty());
+    assert!(owner.service.sender.withdrawn.is_empty());
 }
 
 #[tokio::test]
@@ -297,7 +289,7 @@ async fn a_plan_that_is_refused_for_another_reason_waits_for_a_block() {
     owner.simulated();
     let (_, entry) = owner.planned().expect("a plan");
     owner.refuse(entry, WriteOutcome::Refused("it exists".to_owned())).await;
-    assert_eq!((owner.waiting(), owner.service.held.clone()), (Vec::new(), owner.ids(&[0, 1, 2, 3])));
+    assert_eq!((owner.waiting(), owner.service.sender.held.clone()), (Vec::new(), owner.ids(&[0, 1, 2, 3])));
 }
 
 /// A withdrawn request is removed however it returned to the queue.
@@ -305,10 +297,10 @@ async fn a_plan_that_is_refused_for_another_reason_waits_for_a_block() {
 async fn who_was_withdrawn_on_the_way_is_not_chosen_again() {
     let mut owner = Owner::new().await;
     owner.withdrawn(&[2, 3]);
-    owner.service.queue.put_back(owner.all[2].id());
-    owner.service.dispatch_now(clock::now());
-    assert!(owner.service.queue.get(owner.all[2].id()).is_none());
-    let withdrawn: Vec<RequestId> = owner.service.membership.as_ref().unwrap().withdrawn.iter().copied().collect();
+    owner.service.sender.queue.put_back(owner.all[2].id());
+    owner.service.act(|sender| sender.dispatch_now(clock::now()));
+    assert!(owner.service.sender.queue.get(owner.all[2].id()).is_none());
+    let withdrawn: Vec<RequestId> = owner.service.sender.withdrawn.iter().copied().collect();
     assert_eq!(withdrawn, owner.ids(&[3]), "still on its way");
 }
 
@@ -317,12 +309,12 @@ async fn who_was_withdrawn_on_the_way_is_not_chosen_again() {
 async fn who_lost_the_lease_looks_again_at_everything() {
     let mut owner = Owner::new().await;
     let service = &mut owner.service;
-    service.ask_tip();
-    assert!(service.under_way.tip);
-    service.under_way = UnderWay { nonces: true, gaps: true, suspects: true, tip: true };
+    service.act(|sender| sender.ask_tip());
+    assert!(service.sender.under_way.tip);
+    service.sender.under_way = UnderWay { nonces: true, gaps: true, suspects: true, tip: true };
     service.lease().unwrap().revoke();
     service.watch_lease();
-    assert_eq!((service.tasks.len(), service.under_way), (0, UnderWay::default()));
-    service.ask_tip();
+    assert_eq!((service.tasks.len(), service.sender.under_way), (0, UnderWay::default()));
+    service.act(|sender| sender.ask_tip());
     assert_eq!(service.tasks.len(), 1);
 }

@@ -18,9 +18,10 @@ use crate::{
         receipts,
         rpc::{RpcEndpoint, RpcPool, RpcReply, RpcTransport},
         spender::{Scans, Spender, find},
-        stranger::{Stranger, Taken, look},
-        tuning::ChainTuning,
+        stranger::look,
     },
+    sender::{Stranger, Taken},
+    tuning::ChainTuning,
 };
 
 const SENDER: Address = Address::repeat_byte(0x5e);

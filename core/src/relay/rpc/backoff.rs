@@ -10,9 +10,6 @@ const LONGEST_TOLD: Duration = Duration::from_secs(600);
 /// Longest pause of our own, as a multiple of the first.
 const LONGEST: u32 = 60;
 
-/// Default first pause.
-pub(in crate::relay) const FIRST_PAUSE: Duration = Duration::from_millis(500);
-
 /// Exponential backoff after `RateLimited`: `first`, doubled with each consecutive refusal, up to 60 times `first`. The
 /// node's own `Retry-After` counts if it is longer, up to ten minutes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +20,7 @@ pub(in crate::relay) struct PauseRule {
 
 impl Default for PauseRule {
     fn default() -> Self {
-        Self { first: FIRST_PAUSE }
+        Self { first: crate::tuning::RATE_LIMIT_PAUSE }
     }
 }
 

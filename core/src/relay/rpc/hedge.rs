@@ -11,12 +11,6 @@ const SHORTEST: Duration = Duration::from_millis(1);
 /// Burst of hedges allowed before the share of calls limits them.
 const BURST: u64 = 10;
 
-/// Default least hedge delay.
-pub(in crate::relay) const FLOOR: Duration = Duration::from_millis(50);
-
-/// Default hedge budget, percent of calls.
-pub(in crate::relay) const BUDGET_PERCENT: u32 = 10;
-
 /// Rule for asking a second node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::relay) struct HedgeRule {
@@ -28,7 +22,7 @@ pub(in crate::relay) struct HedgeRule {
 
 impl HedgeRule {
     /// No hedging.
-    pub(super) const NEVER: Self = Self { floor: FLOOR, budget_percent: 0 };
+    pub(super) const NEVER: Self = Self { floor: crate::tuning::HEDGE_FLOOR, budget_percent: 0 };
 }
 
 /// A node's answer time: a smoothed mean and the mean deviation from it, as TCP measures round trips (RFC 6298).

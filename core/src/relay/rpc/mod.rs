@@ -22,7 +22,6 @@ pub use error::RpcError;
 pub(in crate::relay) use feed::HeadFeed;
 pub(in crate::relay) use pool::Conditions;
 pub use pool::RpcPool;
-pub(in crate::relay) use report::SendReport;
 pub use subscription::SubscriptionError;
 #[cfg(feature = "fuzzing")]
 pub(in crate::relay) use subscription::is_understood;

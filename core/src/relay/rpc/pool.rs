@@ -26,7 +26,7 @@ use super::{
     feed::HeadFeed,
     hedge::{HedgeBudget, HedgeRule, hedge_after, is_read},
     node::Node,
-    report::{SendReport, chain_cap},
+    report::{self, chain_cap},
     standing::{HeadRule, OwnHead, Place},
     subscription::HeadSubscription,
 };
@@ -35,8 +35,10 @@ use crate::{
     lane::SendOutcome,
     ledger::{AttemptRecord, Durable},
     protection::Protection,
-    relay::{clock, status::EndpointStatus, tuning::RpcTuning},
+    relay::{clock, status::EndpointStatus},
+    sender::SendReport,
     time::Timestamp,
+    tuning::RpcTuning,
 };
 
 /// Assumed block time if none is configured.
@@ -572,7 +574,7 @@ impl RpcPool {
                 Ok(answered) if *answered == hash => node.fee_cap().taken(worst_wei),
                 Ok(_) => {}
                 Err(error) => {
-                    report.learn(error, fees);
+                    report::learn(&mut report, error, fees);
                     node.fee_cap().refused(error, worst_wei, now);
                 }
             }

@@ -7,45 +7,29 @@ use tokio::time::Instant;
 use super::RpcError;
 use crate::{
     chain::{Fees, Hint, RpcErrorClass, hint, least_price, refused_fee_cap},
-    lane::SendOutcome,
+    sender::SendReport,
 };
 
 /// Lifetime of a learned fee cap: the node may have been restarted with another.
 const CAP_LASTS: Duration = Duration::from_secs(3_600);
 
-/// Combined outcome of the nodes, and the limits named in their refusals.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::relay) struct SendReport {
-    pub(in crate::relay) outcome: SendOutcome,
-    /// Lowest tip or price demanded by one of them, wei per gas; `None` if none named it.
-    pub(in crate::relay) least_tip: Option<u128>,
-    /// Highest gas limit allowed by one of them; `None` if none named it.
-    pub(in crate::relay) most_gas: Option<u64>,
-}
-
-impl SendReport {
-    pub(in crate::relay) const fn of(outcome: SendOutcome) -> Self {
-        Self { outcome, least_tip: None, most_gas: None }
-    }
-
-    /// Learns the limits named in a refusal of these fees. One accepting node is enough, so the lowest demand counts.
-    pub(super) fn learn(&mut self, error: &RpcError, fees: Fees) {
-        let named = hint(error.class, &error.message, error.data.as_deref());
-        match (error.class, named) {
-            (RpcErrorClass::Underpriced, named) => {
-                let named = match named {
-                    Some(Hint::MinPrice(price)) => Some(price),
-                    _ => None,
-                };
-                let wanted = named.filter(|price| *price > fees.max_priority_fee_per_gas);
-                let wanted = wanted.or_else(|| least_price(&error.message, fees.max_priority_fee_per_gas));
-                self.least_tip = self.least_tip.into_iter().chain(wanted).min();
-            }
-            (RpcErrorClass::GasTooHigh, Some(Hint::MaxGas(gas))) => {
-                self.most_gas = self.most_gas.max(Some(gas));
-            }
-            _ => {}
+/// Learns the limits named in a refusal of these fees. One accepting node is enough, so the lowest demand counts.
+pub(super) fn learn(report: &mut SendReport, error: &RpcError, fees: Fees) {
+    let named = hint(error.class, &error.message, error.data.as_deref());
+    match (error.class, named) {
+        (RpcErrorClass::Underpriced, named) => {
+            let named = match named {
+                Some(Hint::MinPrice(price)) => Some(price),
+                _ => None,
+            };
+            let wanted = named.filter(|price| *price > fees.max_priority_fee_per_gas);
+            let wanted = wanted.or_else(|| least_price(&error.message, fees.max_priority_fee_per_gas));
+            report.least_tip = report.least_tip.into_iter().chain(wanted).min();
         }
+        (RpcErrorClass::GasTooHigh, Some(Hint::MaxGas(gas))) => {
+            report.most_gas = report.most_gas.max(Some(gas));
+        }
+        _ => {}
     }
 }
 

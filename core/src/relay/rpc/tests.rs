@@ -573,7 +573,7 @@ async fn send(pool: &RpcPool, hash: B256) -> (SendOutcome, u64, u64) {
         raw: Bytes::from_static(&[2]),
         created_at: Timestamp(0),
     });
-    let (taken, told) = tokio::sync::oneshot::channel::<super::report::SendReport>();
+    let (taken, told) = tokio::sync::oneshot::channel::<crate::sender::SendReport>();
     let start = Instant::now();
     let first = async { (told.await.unwrap().outcome, start.elapsed()) };
     let ((outcome, waited), ()) = tokio::join!(first, pool.broadcast(&attempt, 21_000, None, taken));

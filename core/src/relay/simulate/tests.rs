@@ -17,16 +17,14 @@ use slackwater_contracts::forwarder::{ExecutedForwardRequest, noncesCall, verify
 use super::{At, Question, Simulation, agreed_nonces, forwarder_nonces, simulate};
 use crate::{
     chain::{ChainSpec, TransportFailure},
-    relay::{
-        rpc::{RpcEndpoint, RpcPool, RpcReply, RpcTransport},
-        tuning::ChainTuning,
-    },
+    relay::rpc::{RpcEndpoint, RpcPool, RpcReply, RpcTransport},
     request::{
         RequestId, VerifiedRequest,
         gate::Word,
         simulation::{Ahead, Environment},
         vehicle::{VehicleKey, VehicleParams},
     },
+    tuning::ChainTuning,
 };
 
 pub(in crate::relay) const FORWARDER: Address = Address::repeat_byte(0xf0);

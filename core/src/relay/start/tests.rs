@@ -30,6 +30,7 @@ use crate::{
         tenants::Tenants,
     },
     request::{Call, Submission, SubmissionKind},
+    sender::Input,
 };
 
 const BLOCK: Duration = Duration::from_millis(50);
@@ -181,9 +182,9 @@ async fn a_task_that_panics_ends_as_if_its_call_had_failed() {
     let dir = tempfile::tempdir().unwrap();
     let tenants = Arc::new(Tenants::new(BTreeMap::new(), OpenLimits::default(), false));
     let (mut service, _journal) = service(&dir.path().join("ledger.db"), &tenants).await;
-    service.start(async { panic!("a task") }, || Done::Suggested(Some(7)));
+    service.ask(async |_| panic!("a task"), || Input::Suggested(Some(7)));
     let done = service.tasks.join_next().await.expect("a task").expect("what it brings back");
-    assert!(matches!(done, Done::Suggested(Some(7))), "{done:?}");
+    assert!(matches!(done, Done::Input(Input::Suggested(Some(7)))), "{done:?}");
 }
 
 #[tokio::test]

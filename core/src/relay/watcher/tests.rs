@@ -20,8 +20,8 @@ use crate::{
         clock,
         pace::PaceRule,
         rpc::{RpcEndpoint, RpcPool, RpcReply, RpcTransport},
-        tuning::ChainTuning,
     },
+    tuning::ChainTuning,
 };
 
 /// Height of the chain at the start.

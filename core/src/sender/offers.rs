@@ -1,15 +1,16 @@
-//! Fees offered by a batch (learned tip, fee cap from the forecast) and the guard time before its deadline.
+//! What a batch offers, what a transaction may hold, and what nodes' answers teach about it.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
-use alloy_primitives::{B256, Bytes, U128, U256};
+use alloy_primitives::U256;
 
 use super::{
-    chain_service::{ChainService, Done},
     data_fee::{empty_tx, usual_forward},
-    fees::{Price, price_at},
-    rpc::SendReport,
-    tuning::ChainTuning,
+    host::{FeeView, Foreseen, Host},
+    input::{Command, SendReport},
+    price::Price,
+    pricing::{SUGGESTION_LASTS_BLOCKS, bump_blocks},
+    state::Sender,
 };
 use crate::{
     chain::{
@@ -18,277 +19,25 @@ use crate::{
     },
     forecast::Forecast,
     lane::{AttemptKey, Event, NodeTerms, SendOutcome},
-    ledger::AttemptRecord,
-    market::{DayFees, FeePoint, Utilisation},
     protection::Protection,
-    schedule::{
-        ComposeLimits, GuardTime, Judged, LeastTip, OfferLog, PaidTips, TipEstimator, fee_cap, tip_bound,
-        urgency_blocks,
-    },
+    schedule::{ComposeLimits, fee_cap, urgency_blocks},
     time::Timestamp,
+    tuning::ChainTuning,
 };
 
-/// The forecast used to compose a batch, as recorded in the decision log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Foreseen {
-    /// Content hash of the models.
-    pub(super) model: B256,
-    /// Content hash of the forecast.
-    pub(super) inputs: B256,
-    /// Reservation price: the batch is sent at or below it, wei per gas.
-    pub(super) threshold: u128,
-}
-
-/// Known limits that every transaction must meet, for admission.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct DoorLimits {
-    /// Gas limit of a transaction, as a share of the block gas limit (`max_block_share_percent`); `None` while no block
-    /// is known.
-    pub(super) block_gas: Option<u64>,
-    /// Limit of gas limit × fee cap above which nodes refuse, wei; `None` if unknown.
-    pub(super) fee_cap_wei: Option<u128>,
-    /// Median base fee of the last day, wei per gas.
-    pub(super) usual_base_fee: Option<u128>,
-}
-
-/// Prices and delays learned from one chain's blocks and our own transactions.
-#[derive(Debug)]
-pub(super) struct Pricing {
-    tips: TipEstimator,
-    paid: PaidTips,
-    offers: OfferLog<usize>,
-    delays: GuardTime,
-    guard: Duration,
-    /// Extra data of the newest header; some chains encode their base fee rule in it.
-    extra_data: Bytes,
-    least_tip: LeastTip,
-    /// Least tip demanded by nodes, as of the newest head, wei per gas.
-    demanded: u128,
-    /// Tip suggested by nodes, wei per gas, and the head number at that time.
-    suggested: Option<(u128, u64)>,
-    day: DayFees,
-    /// Gas limits of the newest blocks; the highest counts, so one outlier bounds nothing.
-    block_gas_limits: VecDeque<u64>,
-    /// Gas limit above which nodes recently refused a transaction, and the time of the refusal.
-    refused_gas: Option<(u64, Timestamp)>,
-    label: String,
-}
-
-/// A tip included after lower ones were left out counts as demanded if it is at least this multiple of the reported
-/// block tips.
-const HIDDEN_TIMES: u128 = 8;
-/// Number of newest blocks with a remembered gas limit.
-const GAS_LIMITS_LEN: usize = 8;
-/// Validity of the nodes' suggested tip, in blocks.
-const SUGGESTION_LASTS_BLOCKS: u64 = 10;
-/// Retention of a gas limit that nodes refused.
-const REFUSED_GAS_LASTS: Duration = Duration::from_secs(3_600);
-
-/// Blocks needed by one bump: to detect the need, and for inclusion.
-const fn bump_blocks(tuning: &ChainTuning) -> u64 {
-    tuning.lane.bump_after_blocks.saturating_add(1)
-}
-
-impl Pricing {
-    pub(super) fn new(spec: &ChainSpec, tuning: &ChainTuning) -> Self {
-        let bump_blocks = u32::try_from(bump_blocks(tuning)).unwrap_or(u32::MAX);
-        let block_time = spec.block_time();
-        // The estimate adds the bump; the configured time includes it.
-        let start = tuning.timing.urgent_within.saturating_sub(block_time.saturating_mul(bump_blocks));
-        let mut pricing = Self {
-            tips: TipEstimator::new(tuning.market.tip_window_blocks),
-            paid: PaidTips::default(),
-            offers: OfferLog::new(tuning.fees.tip_within_blocks),
-            delays: GuardTime::new(start, block_time, bump_blocks),
-            guard: Duration::ZERO,
-            extra_data: Bytes::new(),
-            least_tip: LeastTip::default(),
-            demanded: 0,
-            suggested: None,
-            day: DayFees::default(),
-            block_gas_limits: VecDeque::new(),
-            refused_gas: None,
-            label: spec.chain_id.to_string(),
-        };
-        pricing.refresh_guard(tuning);
-        pricing
-    }
-
-    fn refresh_guard(&mut self, tuning: &ChainTuning) {
-        let ceiling = tuning.timing.guard_time_ceiling.max(tuning.timing.guard_time_floor);
-        self.guard = self.delays.estimate().clamp(tuning.timing.guard_time_floor, ceiling);
-        metrics::gauge!("slackwater_guard_time_seconds", "chain_id" => self.label.clone())
-            .set(self.guard.as_secs_f64());
-    }
-
-    /// Guard time: with less slack than this, nothing waits for a better price.
-    pub(super) const fn guard(&self) -> Duration {
-        self.guard
-    }
-
-    /// Measured inclusion delays, oldest first, ms.
-    pub(super) fn delays_ms(&self) -> Vec<u64> {
-        self.delays.delays().map(crate::time::millis).collect()
-    }
-
-    /// Restores delays measured before the start.
-    pub(super) fn restore(&mut self, tuning: &ChainTuning, delays: impl Iterator<Item = Duration>) {
-        delays.for_each(|delay| self.delays.record(delay));
-        self.refresh_guard(tuning);
-    }
-
-    /// Number of measured delays.
-    pub(super) fn measured(&self) -> usize {
-        self.delays.delays().len()
-    }
-
-    /// Records an accepted block.
-    pub(super) fn block(&mut self, point: &FeePoint) {
-        self.offers.block(point.number, point.base_fee);
-        if let Some(at) = point.timestamp {
-            self.paid.forget(Timestamp::from_secs(at.0));
-            self.day.record(at, point.base_fee);
-        }
-        // An empty block says nothing about the tip it would have required.
-        let is_empty = point.utilisation.and_then(Utilisation::ratio) == Some(0.0);
-        if let Some(tip) = point.tips.min.filter(|_| !is_empty) {
-            self.tips.record_block(tip);
-        }
-    }
-
-    /// Refreshes the least tip demanded, as of `now`.
-    pub(super) fn refresh_tips(&mut self, now: Timestamp) {
-        self.demanded = self.least_tip.demanded(now);
-    }
-
-    /// Records the block gas limit of an accepted header.
-    pub(super) fn block_gas_limit(&mut self, gas: u64) {
-        if self.block_gas_limits.len() == GAS_LIMITS_LEN {
-            self.block_gas_limits.pop_front();
-        }
-        self.block_gas_limits.push_back(gas);
-    }
-
-    /// Gas limit of one transaction by its allowed share of a block; `None` while no block is known.
-    fn block_gas(&self, tuning: &ChainTuning) -> Option<u64> {
-        let most = self.block_gas_limits.iter().copied().max()?;
-        Some(most / 100 * u64::from(tuning.admission.max_block_share_percent.min(100)))
-    }
-
-    /// Limits applied by admission.
-    pub(super) fn door(&self, tuning: &ChainTuning, fee_cap_wei: Option<u128>) -> DoorLimits {
-        DoorLimits { block_gas: self.block_gas(tuning), fee_cap_wei, usual_base_fee: self.day.median() }
-    }
-
-    /// Highest gas limit accepted by nodes and blocks.
-    pub(super) fn most_gas(&self, tuning: &ChainTuning, now: Timestamp) -> u64 {
-        let refused = self.refused_gas.filter(|(_, at)| now.since(*at) < REFUSED_GAS_LASTS).map(|(gas, _)| gas);
-        if !Protection::NodeLimits.is_on() {
-            return u64::MAX;
-        }
-        refused.into_iter().chain(self.block_gas(tuning)).min().unwrap_or(u64::MAX)
-    }
-
-    /// Upper bound of a learned, demanded or tried tip, wei per gas.
-    fn tip_bound(&self, spec: &ChainSpec, tuning: &ChainTuning) -> u128 {
-        let least = spec.min_priority_fee_wei_per_gas;
-        tip_bound(least, tuning.fees.tip_ceiling_wei_per_gas, self.paid.bound(least))
-    }
-
-    /// The smallest tip with the wanted chance of inclusion within `blocks`, wei per gas.
-    fn tip(&self, spec: &ChainSpec, tuning: &ChainTuning, blocks: u32) -> u128 {
-        let wanted = f64::from(tuning.fees.tip_target_permille) / 1_000.0;
-        let learned = self.tips.tip(wanted, blocks).unwrap_or(0);
-        // A node that reports block tips must not set the price.
-        let bound = self.tip_bound(spec, tuning);
-        let demanded = if Protection::DemandedTip.is_on() { self.demanded } else { 0 };
-        let learned = learned.min(tuning.fees.tip_ceiling_wei_per_gas).min(bound);
-        learned.max(demanded.min(bound)).max(spec.min_priority_fee_wei_per_gas).max(1)
-    }
-
-    /// Extra data of the newest accepted header.
-    pub(super) fn extra_data(&self) -> Bytes {
-        self.extra_data.clone()
-    }
-
-    /// Price without regard to a deadline: the usual tip, and a cap by the fixed rule.
-    pub(super) fn quote(
-        &mut self,
-        spec: &ChainSpec,
-        tuning: &ChainTuning,
-        next_base_fee: u128,
-        extra_data: Bytes,
-    ) -> Price {
-        self.extra_data = extra_data;
-        let tip = self.tip(spec, tuning, tuning.fees.tip_within_blocks);
-        metrics::gauge!("slackwater_tip_wei_per_gas", "chain_id" => self.label.clone()).set(tip as f64);
-        price_at(spec, next_base_fee, tip, &self.extra_data)
-    }
-
-    fn judge(&mut self, judged: Option<Judged>) {
-        let Some(Judged { tip, was_included }) = judged else { return };
-        self.tips.record_offer(tip, was_included);
-        let outcome = if was_included { "included" } else { "missed" };
-        metrics::counter!("slackwater_tip_offers_total", "chain_id" => self.label.clone(), "outcome" => outcome)
-            .increment(1);
-    }
-
-    /// Records an attempt on its way out.
-    pub(super) fn sent(&mut self, lane: usize, key: AttemptKey, attempt: &AttemptRecord, head: u64, now: Timestamp) {
-        let judged = self.offers.sent(lane, key.nonce, key.index, attempt.fees, head, now);
-        self.judge(judged);
-    }
-
-    /// Records that every node refused the attempt.
-    pub(super) fn refused(&mut self, lane: usize, key: AttemptKey) {
-        self.offers.refused(lane, key.nonce, key.index);
-    }
-
-    /// Records an attempt's inclusion in block `number`. Only a payload's delay counts; a cancel's differs.
-    #[expect(clippy::too_many_arguments, reason = "facts of one inclusion")]
-    pub(super) fn included(
-        &mut self,
-        tuning: &ChainTuning,
-        lane: usize,
-        key: AttemptKey,
-        number: u64,
-        is_payload: bool,
-        tip: u128,
-        now: Timestamp,
-    ) {
-        self.paid.record(now, tip);
-        let inclusion = self.offers.included(lane, key.nonce, key.index, number, now);
-        self.judge(inclusion.offer);
-        // Fee histories far below this tip did not show the tip that blocks require.
-        let usual = self.tips.tip(0.5, 1).unwrap_or(0);
-        if key.index > 0 && usual < tip / HIDDEN_TIMES {
-            self.least_tip.demand(now, tip);
-        }
-        if let Some(delay) = inclusion.delay.filter(|_| is_payload) {
-            self.delays.record(delay);
-            self.refresh_guard(tuning);
-        }
-    }
-
-    /// Forgets the offers of a settled nonce.
-    pub(super) fn forget(&mut self, lane: usize, nonce: u64) {
-        self.offers.forget(lane, nonce);
-    }
-}
-
-impl ChainService {
+impl<H: Host> Sender<H> {
     /// First offer of a batch with this deadline: the tighter the deadline, the higher the tip. The cap is the base fee
     /// not exceeded until then with the target probability, or follows the fixed rule without a forecast.
-    pub(super) fn offer(&self, now: Timestamp, deadline: Timestamp) -> Option<Fees> {
+    pub(crate) fn offer(&self, now: Timestamp, deadline: Timestamp) -> Option<Fees> {
         let price = self.price?;
-        let (spec, tuning) = (&self.shared.spec, &self.shared.tuning);
+        let (spec, tuning) = (&self.facts.spec, &self.facts.tuning);
         let slack = deadline.since(now);
         let blocks = urgency_blocks(slack, spec.block_time(), bump_blocks(tuning), tuning.fees.tip_within_blocks);
         let tip = self.pricing.tip(spec, tuning, blocks);
         let fixed = price.quote.max_fee_per_gas.saturating_sub(price.quote.max_priority_fee_per_gas);
         // A forecast that lacks the newest head is worse than the fixed rule.
         let head = self.head?.number;
-        let forecast = self.forecast.as_ref().map(|view| &view.forecast).filter(|forecast| forecast.number == head);
+        let forecast = self.fees.forecast().filter(|forecast| forecast.number == head);
         let cap = forecast
             .and_then(|forecast| forecast_cap(spec, tuning, forecast, price, slack, tip, &self.pricing.extra_data))
             .unwrap_or_else(|| fixed.saturating_add(tip));
@@ -298,19 +47,17 @@ impl ChainService {
     }
 
     /// The forecast now in force, applied to a batch with this deadline.
-    pub(super) fn foreseen(&self, now: Timestamp, deadline: Timestamp) -> Option<Foreseen> {
-        let view = self.forecast.as_ref()?;
-        let threshold = view.wait(deadline.since(now))?.reservation;
-        Some(Foreseen { model: view.forecast.model.0, inputs: view.inputs, threshold })
+    pub(crate) fn foreseen(&self, now: Timestamp, deadline: Timestamp) -> Option<Foreseen> {
+        self.fees.foreseen(deadline.since(now))
     }
 
     /// The nodes' terms (fee cap, least tip), as far as their answers show them.
-    pub(super) fn terms(&self, now: Timestamp) -> NodeTerms {
-        let (spec, tuning) = (&self.shared.spec, &self.shared.tuning);
+    pub(crate) fn terms(&self, now: Timestamp) -> NodeTerms {
+        let (spec, tuning) = (&self.facts.spec, &self.facts.tuning);
         let head = self.head.map_or(0, |head| head.number);
         let suggested = self.pricing.suggested.filter(|(_, at)| head.saturating_sub(*at) <= SUGGESTION_LASTS_BLOCKS);
         NodeTerms {
-            fee_cap_wei: self.shared.pool.fee_cap(spec.rpc_tx_fee_cap_wei),
+            fee_cap_wei: self.around.fee_cap_wei,
             least_tip_wei_per_gas: self.pricing.least_tip.demanded(now),
             suggested_tip_wei_per_gas: suggested.map_or(0, |(tip, _)| tip),
             tip_bound_wei_per_gas: if Protection::DemandedTip.is_on() {
@@ -322,7 +69,7 @@ impl ChainService {
     }
 
     /// Handles a broadcast's result: the price and size limits it reveals go to the lane before the result itself.
-    pub(super) fn on_sent(&mut self, now: Timestamp, lane: usize, key: AttemptKey, report: SendReport) {
+    pub(crate) fn on_sent(&mut self, now: Timestamp, lane: usize, key: AttemptKey, report: SendReport) {
         let SendReport { outcome, least_tip, most_gas } = report;
         let shell = self.lanes.get(lane);
         let tip = shell.and_then(|shell| shell.durable.get(&key));
@@ -350,30 +97,23 @@ impl ChainService {
     }
 
     /// Asks nodes for a suggested tip if some transaction waits although its price should suffice.
-    pub(super) fn ask_suggested_tip(&mut self) {
-        let patience = self.shared.tuning.lane.bump_after_blocks.saturating_sub(1).max(1);
+    pub(crate) fn ask_suggested_tip(&mut self) {
+        let patience = self.facts.tuning.lane.bump_after_blocks.saturating_sub(1).max(1);
         if self.lanes.iter().any(|lane| lane.machine.waiting_blocks() >= patience) {
             self.ask_tip();
         }
     }
 
-    pub(super) fn ask_tip(&mut self) {
-        let is_useful = self.shared.spec.replacement.is_supported() || self.shared.spec.has_mempool;
+    pub(crate) fn ask_tip(&mut self) {
+        let is_useful = self.facts.spec.replacement.is_supported() || self.facts.spec.has_mempool;
         if !is_useful || self.under_way.tip || self.is_stopping {
             return;
         }
         self.under_way.tip = true;
-        let pool = self.shared.pool.clone();
-        let work = async move {
-            let told = pool.call_all::<U128>("eth_maxPriorityFeePerGas", serde_json::json!([])).await;
-            let told = told.into_iter().flatten().map(|tip| tip.to::<u128>()).collect();
-            // With several nodes, one alone can't raise the tip.
-            Done::Suggested(pool.reached(told))
-        };
-        self.start(work, || Done::Suggested(None));
+        self.command(Command::SuggestTip);
     }
 
-    pub(super) fn on_suggested_tip(&mut self, now: Timestamp, tip: Option<u128>) {
+    pub(crate) fn on_suggested_tip(&mut self, now: Timestamp, tip: Option<u128>) {
         self.under_way.tip = false;
         let head = self.head.map_or(0, |head| head.number);
         if let Some(tip) = tip {
@@ -386,16 +126,16 @@ impl ChainService {
     }
 
     /// Composition limits of a transaction now; `None` while no price is known.
-    pub(super) fn limits(&self, now: Timestamp) -> Option<ComposeLimits> {
+    pub(crate) fn limits(&self, now: Timestamp) -> Option<ComposeLimits> {
         let price = self.price?;
         let model = self.data_fee()?;
-        let tuning = &self.shared.tuning;
-        let expected = Expected::of(&model, &self.shared.spec, price);
+        let tuning = &self.facts.tuning;
+        let expected = Expected::of(&model, &self.facts.spec, price);
         Some(ComposeLimits {
             max_batch: tuning.batch.max_batch,
             max_gas: tuning.batch.max_batch_gas.min(self.pricing.most_gas(tuning, now)),
-            max_bytes: super::admission::max_payload_bytes(&self.shared.spec),
-            base_gas: self.shared.params.base_gas(),
+            max_bytes: self.facts.max_payload_bytes(),
+            base_gas: self.facts.params.base_gas(),
             setup_wei: expected.setup_wei,
             price_wei_per_gas: expected.wei_per_gas,
             data_wei_per_byte: expected.wei_per_byte,
@@ -403,16 +143,12 @@ impl ChainService {
             linger: tuning.batch.linger,
             // Lingering for further members may follow, and the guard time must remain after it. A linger time beyond
             // one block is a deliberate preference for fuller batches over time.
-            urgent: self.pricing.guard().saturating_add(tuning.batch.linger.min(self.shared.spec.block_time())),
+            urgent: self.pricing.guard().saturating_add(tuning.batch.linger.min(self.facts.spec.block_time())),
             next_base_fee: price.next_base_fee,
             quote_max_fee: price.quote.max_fee_per_gas,
             slots: tuning.lane.max_in_flight,
             next_price: price.next_base_fee.saturating_add(price.quote.max_priority_fee_per_gas),
-            fee_cap_wei: self
-                .shared
-                .pool
-                .fee_cap(self.shared.spec.rpc_tx_fee_cap_wei)
-                .filter(|_| Protection::NodeLimits.is_on()),
+            fee_cap_wei: self.around.fee_cap_wei.filter(|_| Protection::NodeLimits.is_on()),
             available_wei: None,
             block_gas: self.pricing.block_gas(tuning),
         })
@@ -482,10 +218,14 @@ fn forecast_cap(
 
 #[cfg(test)]
 mod tests {
+    use alloy_primitives::{B256, Bytes};
+
     use super::*;
     use crate::{
         forecast::{ForecastConfig, Forecaster},
-        market::Tips,
+        market::{FeePoint, Tips, Utilisation},
+        record::AttemptRecord,
+        sender::{price::price_at, pricing::Pricing},
     };
 
     const GWEI: u128 = 1_000_000_000;

@@ -1,21 +1,17 @@
 //! Requests that end without a transaction: withdrawn, expired, or impossible to execute.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
-
-use tokio::sync::oneshot;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    super::{error::CancelError, lane_shell::Content},
-    ChainService, Done, count_ended,
+    flight::Content,
+    host::{Books, Host},
+    input::{Notice, WriteId},
+    state::{Gap, Sender},
 };
 use crate::{
     lane::Event,
-    ledger::{RequestChange, Tracked, Write},
     protection::Protection,
+    record::{RequestChange, Write},
     request::{Reason, RequestId, Status},
     time::Timestamp,
 };
@@ -23,45 +19,38 @@ use crate::{
 /// Most missed promises, or ended requests, in one write: the ledger loads them together.
 const MAX_AT_ONCE: usize = 1_000;
 
-/// A missing nonce with requests waiting behind it.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::relay) struct Gap {
-    missing: u64,
-    /// Accumulated healthy time of the chain when the gap was noticed.
-    since: Duration,
-    /// True once the forwarder was asked for the nonce since then.
-    pub(super) is_seen: bool,
+/// Reason why a request is not withdrawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CancelRefusal {
+    /// No such request of this tenant.
+    Unknown,
+    /// It is in a transaction already, or has ended.
+    TooLate(Status),
 }
 
-impl ChainService {
-    pub(super) fn cancel(
-        &mut self,
-        now: Timestamp,
-        tenant: &str,
-        id: RequestId,
-        reply: oneshot::Sender<Result<(), CancelError>>,
-    ) {
+impl<H: Host> Sender<H> {
+    /// Ends a waiting request at its tenant's wish, once the returned write is durable. Drain [`Self::poll_command`] afterwards.
+    ///
+    /// # Errors
+    /// [`CancelRefusal`].
+    pub(crate) fn cancel(&mut self, now: Timestamp, tenant: &str, id: RequestId) -> Result<WriteId, CancelRefusal> {
+        self.now = now;
         // The tenant's request may have ended since the lookup, and the same signed request may now be another
         // tenant's.
         if self.queue.get(id).is_some_and(|entry| *entry.tenant != *tenant) {
-            let _ = reply.send(Err(CancelError::Unknown(id)));
-            return;
+            return Err(CancelRefusal::Unknown);
         }
         if !self.queue.is_waiting(id) {
             let status = if self.queue.get(id).is_some() { Status::Batched } else { Status::Finalized };
-            let _ = reply.send(Err(CancelError::TooLate { id, status }));
-            return;
+            return Err(CancelRefusal::TooLate(status));
         }
         if self.is_entangled(id) {
-            let _ = reply.send(Err(CancelError::TooLate { id, status: Status::Broadcast }));
-            return;
+            return Err(CancelRefusal::TooLate(Status::Broadcast));
         }
-        let written = self.end(now, &[(id, Reason::CancelledByOwner)], Status::Cancelled, None);
-        // If the end does not become durable, the reply is dropped and the caller sees a shutdown.
-        self.tasks.spawn(async move { if written.await { Done::Cancelled { id, reply } } else { Done::Noted } });
+        self.end(now, &[(id, Reason::CancelledByOwner)], Status::Cancelled, None).ok_or(CancelRefusal::Unknown)
     }
 
-    pub(in crate::relay) fn expire(&mut self, now: Timestamp) {
+    pub(crate) fn expire(&mut self, now: Timestamp) {
         // Held requests expire at their time, not at the next block, unless their outcome is unknown.
         let is_over = |id: &RequestId| self.queue.get(*id).is_some_and(|entry| entry.request.valid_until() <= now);
         let (mut over, held): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held).into_iter().partition(is_over);
@@ -69,7 +58,7 @@ impl ChainService {
         if std::mem::take(&mut self.is_loosened) {
             for id in std::mem::take(&mut self.undecided) {
                 // Nothing else would release its signer's next requests.
-                match self.is_withdrawn(id) {
+                match self.withdrawn.contains(&id) {
                     true => self.forget_withdrawn(id),
                     false => over.extend(self.queue.get(id).map(|_| id)),
                 }
@@ -78,9 +67,9 @@ impl ChainService {
         for id in self.set_aside_undecided(now, over) {
             self.queue.put_back(id);
         }
-        let missed = self.queue.overdue(now, self.shared.default_within);
+        let missed = self.queue.overdue(now, self.facts.default_within);
         if !missed.is_empty() {
-            metrics::counter!("slackwater_promises_missed_total").increment(missed.len() as u64);
+            self.notice(Notice::PromisesMissed(missed.len()));
         }
         for missed in missed.chunks(MAX_AT_ONCE) {
             self.note(vec![Write::Late { requests: missed.to_vec(), at: now }], Vec::new());
@@ -92,7 +81,7 @@ impl ChainService {
         }
         let limits = self.limits(now);
         let is_too_dear = |id: &RequestId| {
-            let gas = self.queue.get(*id).map_or(0, |entry| entry.gas.saturating_add(self.shared.params.base_gas()));
+            let gas = self.queue.get(*id).map_or(0, |entry| entry.gas.saturating_add(self.facts.params.base_gas()));
             limits.as_ref().is_some_and(|limits| limits.is_too_dear(gas))
         };
         let (dear, late): (Vec<_>, Vec<_>) = expired.into_iter().partition(is_too_dear);
@@ -114,7 +103,7 @@ impl ChainService {
     /// Ends requests that have waited behind a missing nonce for longer than the tenant's gap timeout, for whatever
     /// reason it is missing. Time counts only while heads arrive, and the timeout applies only after the nonce was
     /// looked up again.
-    pub(super) fn end_gapped(&mut self, now: Timestamp) {
+    pub(crate) fn end_gapped(&mut self, now: Timestamp) {
         let mut gaps = BTreeMap::new();
         for (user, missing) in self.queue.gaps() {
             let known = self.gaps.get(&user).copied().filter(|gap| gap.missing == missing);
@@ -128,7 +117,7 @@ impl ChainService {
             let mut behind = self.queue.waiting_from(forwarder, signer, missing);
             behind.retain(|id| {
                 let Some(entry) = self.queue.get(*id) else { return false };
-                let timeout = self.tenants.gap_timeout(&entry.tenant);
+                let timeout = self.books.gap_timeout(&entry.tenant);
                 waited.min(now.since(entry.accepted_at)) >= timeout
             });
             let detail = format!("nonce {missing} is missing (`tenant.gap_timeout_ms`)");
@@ -139,7 +128,7 @@ impl ChainService {
 
     /// Ends waiting requests, and those selected for a transaction that is not planned yet, for a reason; the write is
     /// retried until it is durable.
-    pub(in crate::relay) fn end_waiting(
+    pub(crate) fn end_waiting(
         &mut self,
         now: Timestamp,
         ids: &[RequestId],
@@ -158,11 +147,7 @@ impl ChainService {
         self.use_up(now, &entangled);
         let ended: Vec<_> = free.into_iter().map(|id| (id, reason)).collect();
         for ended in ended.chunks(MAX_AT_ONCE) {
-            let written = self.end(now, ended, to, detail);
-            self.tasks.spawn(async move {
-                written.await;
-                Done::Noted
-            });
+            self.end(now, ended, to, detail);
         }
     }
 
@@ -192,87 +177,18 @@ impl ChainService {
         ended: &[(RequestId, Reason)],
         to: Status,
         detail: Option<&str>,
-    ) -> impl Future<Output = bool> + Send + use<> {
+    ) -> Option<WriteId> {
         let mut changes = Vec::with_capacity(ended.len());
         let mut costs = Vec::with_capacity(ended.len());
         for (id, reason) in ended {
             let Some(entry) = self.queue.remove(*id, false) else { continue };
             let counted_wei = entry.counted_wei(entry.spent_wei);
             costs.push((entry.tenant, *id, counted_wei));
-            count_ended(to, Some(*reason), 1);
+            self.count_ended(to, Some(*reason), 1);
             let mut change = RequestChange::to(*id, to).because(*reason);
             change.detail = detail.map(str::to_owned);
             changes.push(change);
         }
-        let written = self.write(vec![Write::Requests { changes, at: now }], Vec::new());
-        self.settled(written, costs)
-    }
-
-    /// Releases the unspent reservations of ended requests, but only once their end is durable: after a crash in
-    /// between they would be open again.
-    pub(in crate::relay) fn settled(
-        &self,
-        written: oneshot::Receiver<Vec<Tracked>>,
-        costs: Vec<(Arc<str>, RequestId, alloy_primitives::U256)>,
-    ) -> impl Future<Output = bool> + Send + use<> {
-        let tenants = self.tenants.clone();
-        async move {
-            let is_durable = written.await.is_ok();
-            for (tenant, id, counted_wei) in costs.into_iter().filter(|_| is_durable) {
-                tenants.settled(&tenant, id, counted_wei);
-            }
-            is_durable
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use alloy_primitives::{Address, U256};
-
-    use super::*;
-    use crate::{
-        policy::{OpenLimits, TenantPolicy},
-        relay::{clock, simulate::tests::request, start::tests::service, tenants::Tenants},
-        request::vehicle::Company,
-        schedule::{QueuedRequest, Refusals},
-    };
-
-    #[tokio::test]
-    async fn what_has_become_another_tenants_is_not_withdrawn() {
-        let policies = ["shop", "bank"].map(|id| (id.to_owned(), TenantPolicy::new(id)));
-        let tenants = Arc::new(Tenants::new(BTreeMap::from(policies), OpenLimits::default(), false));
-        let ledger = tempfile::tempdir().unwrap();
-        let (mut service, mut journal) = service(&ledger.path().join("ledger.db"), &tenants).await;
-        let request = request(1, 0, Address::repeat_byte(0xaa));
-        let id = request.id();
-        service.queue.push(QueuedRequest {
-            tenant: tenants.get("bank").unwrap().name.clone(),
-            seq: 2,
-            accepted_at: clock::now(),
-            gas: 100_000,
-            bytes: 100,
-            ceiling_wei_per_gas: 1,
-            first_ceiling_wei_per_gas: 1,
-            reserved_wei: U256::ZERO,
-            spent_wei: U256::ZERO,
-            price_percent: 100,
-            company: Company::Named,
-            simulations: 0,
-            batch_failures: 0,
-            due: request.deadline(),
-            is_late: false,
-            refusals: Refusals::default(),
-            request,
-        });
-        let (reply, mut answer) = oneshot::channel();
-        service.cancel(clock::now(), "shop", id, reply);
-        assert!(matches!(answer.try_recv(), Ok(Err(CancelError::Unknown(unknown))) if unknown == id));
-        assert!(service.queue.is_waiting(id) && journal.try_recv().is_err());
-        let (reply, _answer) = oneshot::channel();
-        service.cancel(clock::now(), "bank", id, reply);
-        assert!(!service.queue.is_waiting(id) && journal.try_recv().is_ok());
+        self.write(vec![Write::Requests { changes, at: now }], Vec::new(), costs)
     }
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::rpc::{backoff, hedge};
 use crate::{
     chain::{ChainFamily, ChainSpec},
     forecast::{MAX_HORIZONS, MAX_STEPS},
@@ -10,6 +9,13 @@ use crate::{
     request::Unsimulated,
     schedule::{RecordRule, timing::MAX_SLACK},
 };
+
+/// Least wait for a node's answer before a second node is asked.
+pub(crate) const HEDGE_FLOOR: Duration = Duration::from_millis(50);
+/// Most reads that are asked of a second node, percent of all.
+pub(crate) const HEDGE_BUDGET_PERCENT: u32 = 10;
+/// First pause of a rate-limited node.
+pub(crate) const RATE_LIMIT_PAUSE: Duration = Duration::from_millis(500);
 
 /// When a request goes out, with regard to the price.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -260,9 +266,9 @@ impl ChainTuning {
         Self {
             rpc: RpcTuning {
                 rpc_timeout: Duration::from_secs(10),
-                hedge_floor: hedge::FLOOR,
-                hedge_budget_percent: hedge::BUDGET_PERCENT,
-                rate_limit_pause: backoff::FIRST_PAUSE,
+                hedge_floor: HEDGE_FLOOR,
+                hedge_budget_percent: HEDGE_BUDGET_PERCENT,
+                rate_limit_pause: RATE_LIMIT_PAUSE,
                 max_receipt_polls: 8,
             },
             heads: HeadTuning {
@@ -348,7 +354,7 @@ impl ChainTuning {
     }
 
     /// [`SimulationTuning::simulations_per_head`] for so many lanes.
-    pub(super) fn simulations_at_head(&self, lanes: usize) -> u32 {
+    pub(crate) fn simulations_at_head(&self, lanes: usize) -> u32 {
         let usual = lanes.max(1).saturating_mul(self.lane.max_in_flight).saturating_mul(2);
         self.simulation.simulations_per_head.unwrap_or_else(|| u32::try_from(usual).unwrap_or(u32::MAX))
     }
@@ -368,7 +374,7 @@ impl ChainTuning {
     }
 
     /// Keys that are 0 and must not be.
-    pub(super) fn zeroes(&self) -> Vec<&'static str> {
+    pub(crate) fn zeroes(&self) -> Vec<&'static str> {
         let positive: [(&str, u128); 21] = [
             ("poll_interval_ms", self.heads.poll_interval.as_millis()),
             ("subscribed_poll_interval_ms", self.heads.subscribed_poll_interval.as_millis()),
@@ -494,7 +500,7 @@ impl ChainTuning {
 
 impl HeadTuning {
     /// How long a node gets to learn of a block that others know.
-    pub(super) fn patience(&self, block: Duration) -> Duration {
+    pub(crate) fn patience(&self, block: Duration) -> Duration {
         self.poll_interval.min(quarter(block))
     }
 }
@@ -504,7 +510,7 @@ const LONGEST_BENCH: u32 = 60;
 
 impl MarketTuning {
     /// The rules by which sources are believed.
-    pub(super) fn book(&self) -> BookConfig {
+    pub(crate) fn book(&self) -> BookConfig {
         let defaults = BookConfig::default();
         let longest = self.source_bench.saturating_mul(LONGEST_BENCH);
         BookConfig {

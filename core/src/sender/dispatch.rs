@@ -1,4 +1,4 @@
-//! Dispatch: from the composer's selection, through simulation, to a plan that a lane takes.
+//! From the composer's choice to a plan that a lane takes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,94 +9,82 @@ use std::{
 use alloy_primitives::{Address, U256};
 
 use super::{
-    chain_service::{ChainService, Done},
-    data_fee::{self, Told},
-    lane_shell::Flight,
-    pricing::Foreseen,
-    simulate::{Question, Simulation, simulate},
+    candidate::{Candidate, DataQuote},
+    flight::Flight,
+    host::{Books, FeeView, Host},
+    input::{Command, Notice, Simulation},
+    state::Sender,
 };
 use crate::{
     chain::{BaseFeeRule, data_fee::TxSize},
     lane::{Event, LaneError, Plan},
-    ledger::{BatchRecord, BatchState},
     protection::Protection,
+    record::{BatchRecord, BatchState},
     request::{
         LaneId, Reason, RequestId, Status, VerifiedRequest,
         gate::{self, RejectRule, SECOND_OPINION_EVERY, Unsure, Word},
         outcome::{MemberOutcome, shares},
         settlement::covers_data,
         simulation::{Ahead, Environment},
-        vehicle::{Payload, VehicleKey},
     },
     schedule::{ComposeLimits, Selection, Short},
     time::Timestamp,
 };
 
 /// Number of whole-transaction failures after which a request is given up.
-pub(super) const MAX_BATCH_FAILURES: u32 = 6;
+pub(crate) const MAX_BATCH_FAILURES: u32 = 6;
 
 /// Most batches that a lane skips in one dispatch because no member can be sent, for instance because no reservation
 /// covers the current data fee.
 const MAX_UNCOVERED: usize = 64;
 
-/// A batch on its way through the simulation.
-#[derive(Debug, Clone)]
-pub(super) struct Candidate {
-    pub(super) selection: Selection,
-    pub(super) members: Vec<Arc<VerifiedRequest>>,
-    pub(super) payload: Payload,
-    /// Users with predecessors in flight, with the forwarder nonce they will have after those.
-    pub(super) ahead: Ahead,
-    /// The chain's own estimate of its data cost.
-    pub(super) told: Told,
-    /// The forecast by which it was composed: another one may be active when it is signed.
-    pub(super) foreseen: Option<Foreseen>,
-    /// Gas of each member in a transaction of its own, as simulated; empty before the simulation, or without one.
-    pub(super) used: Vec<Option<u64>>,
-}
+impl<H: Host> Sender<H> {
+    /// Composes what may be sent now; false if nothing changed since the last time. Drain [`Self::poll_command`] after it, and
+    /// call it again until it is false.
+    pub(crate) fn go_on(&mut self) -> bool {
+        let Some(now) = self.dispatch_at.take() else { return false };
+        self.now = self.now.max(now);
+        self.dispatch_now(now);
+        true
+    }
 
-impl ChainService {
-    /// Requests a dispatch at the end of this loop iteration; several requests in one iteration are merged.
-    pub(super) const fn dispatch(&mut self, now: Timestamp) {
+    /// Requests a dispatch at the end of this turn; several requests in one turn are merged.
+    pub(crate) const fn dispatch(&mut self, now: Timestamp) {
         self.dispatch_at = Some(now);
     }
 
     /// Lets every lane that can send select a batch.
-    pub(super) fn dispatch_now(&mut self, now: Timestamp) {
-        if self.is_stopping || !self.may_send() {
+    pub(crate) fn dispatch_now(&mut self, now: Timestamp) {
+        if self.is_stopping || !self.around.may_send {
             return;
         }
         self.forget_waiting_withdrawn();
         self.end_uncertain(now);
-        let pauses = self.shared.pauses.current();
+        let pauses = self.around.pauses.clone();
         if pauses.stops_chain(self.chain_id()) {
             return;
         }
         self.queue.set_paused(&pauses.tenants);
         let Some(limits) = self.limits(now) else { return };
         let head = self.head.map(|head| head.number);
-        if self.shared.tuning.simulation.simulate {
-            let lanes = self.lanes.iter().filter(|lane| lane.signer.is_some()).count();
-            let (tuning, tenants) = (&self.shared.tuning, &self.tenants);
-            let patience = (self.shared.spec.block_time() * 4).max(Duration::from_secs(1));
-            self.turns.at(now, head, patience, tuning.simulations_at_head(lanes), || tenants.weights());
+        if self.facts.tuning.simulation.simulate {
+            let lanes = self.lanes.iter().filter(|lane| lane.has_signer).count();
+            let (tuning, books) = (&self.facts.tuning, &self.books);
+            let patience = (self.facts.spec.block_time() * 4).max(Duration::from_secs(1));
+            self.turns.at(now, head, patience, tuning.simulations_at_head(lanes), || books.weights());
         }
         for index in 0..self.lanes.len() {
             let lane = &self.lanes[index];
-            if lane.is_simulating || lane.signer.is_none() || lane.machine.ready().is_err() {
+            if lane.is_simulating || !lane.has_signer || lane.machine.ready().is_err() {
                 continue;
             }
             // No node could simulate its selection at this head; one may at the next.
             if head.is_some() && self.lanes[index].blind_at == head {
                 continue;
             }
-            if self.shared.tuning.simulation.simulate && self.turns.is_over() {
+            if self.facts.tuning.simulation.simulate && self.turns.is_over() {
                 if self.queue.waiting() > 0 && self.turns.tell() {
-                    tracing::debug!(
-                        ?head,
-                        "no more simulations at this head (`chain.simulations_per_head`): the rest waits"
-                    );
-                    metrics::counter!("slackwater_simulations_put_off_total").increment(1);
+                    self.notice(Notice::SimulationsUsedUp);
                 }
                 return;
             }
@@ -121,7 +109,7 @@ impl ChainService {
                 }
             }
             let Some(candidate) = candidate else { continue };
-            if self.shared.tuning.simulation.simulate {
+            if self.facts.tuning.simulation.simulate {
                 self.simulate(index, candidate);
             } else {
                 self.launch(now, index, candidate);
@@ -137,18 +125,17 @@ impl ChainService {
         limits: &ComposeLimits,
         paused: &BTreeMap<String, T>,
     ) -> Option<Selection> {
-        let tenants = &self.tenants;
-        let mut satisfied = self.turns.satisfied(|tenant| tenants.get(tenant).map_or(1, |tenant| tenant.policy.weight));
+        let mut satisfied = self.turns.satisfied(|tenant| self.books.weight(tenant));
         if !satisfied.is_empty() {
             satisfied.extend(paused.keys().map(|tenant| (tenant.clone(), ())));
             self.queue.set_paused(&satisfied);
-            let found = self.queue.compose(now, lane, limits, &self.outlook);
+            let found = self.queue.compose(now, lane, limits, self.fees.outlook());
             self.queue.set_paused(paused);
             if found.is_some() {
                 return found;
             }
         }
-        self.queue.compose(now, lane, limits, &self.outlook)
+        self.queue.compose(now, lane, limits, self.fees.outlook())
     }
 
     /// Ends calls that may have been executed without the ledger's knowledge as soon as they are not in flight.
@@ -161,7 +148,7 @@ impl ChainService {
         self.uncertain.retain(|id| self.queue.get(*id).is_some());
     }
 
-    pub(super) fn candidate(&self, now: Timestamp, index: usize, selection: Selection) -> Candidate {
+    pub(crate) fn candidate(&self, now: Timestamp, index: usize, selection: Selection) -> Candidate {
         let members: Vec<Arc<VerifiedRequest>> =
             selection.members.iter().filter_map(|id| self.queue.get(*id)).map(|entry| entry.request.clone()).collect();
         let mut ahead = Ahead::new();
@@ -176,7 +163,7 @@ impl ChainService {
         }
         let payload = self.lanes[index].params.payload(selection.key, &members);
         let foreseen = self.foreseen(now, selection.deadline);
-        Candidate { selection, members, payload, ahead, told: Told::default(), foreseen, used: Vec::new() }
+        Candidate { selection, members, payload, ahead, data_quote: DataQuote::default(), foreseen, used: Vec::new() }
     }
 
     fn simulate(&mut self, index: usize, candidate: Candidate) {
@@ -184,41 +171,14 @@ impl ChainService {
         let entries = candidate.members.iter().filter_map(|member| self.queue.get(member.id()));
         let tenants: BTreeSet<Arc<str>> = entries.map(|entry| Arc::clone(&entry.tenant)).collect();
         tenants.iter().for_each(|tenant| self.turns.take(tenant));
-        let shared = self.shared.clone();
-        let params = self.lanes[index].params;
-        let environment = self.environment(super::clock::now(), index, candidate.selection.deadline);
+        let environment = self.environment(self.now, index, candidate.selection.deadline);
         let model = self.data_fee().unwrap_or_default();
         let block = self.head.map_or(0, |head| head.number);
         let is_wary = gate::needs_second_opinion(self.simulated, self.wary);
         self.simulated = self.simulated.wrapping_add(1);
         self.wary = self.wary.saturating_sub(1);
-        let lost = candidate.clone();
-        let work = async move {
-            let is_known_forwarder = match candidate.selection.key {
-                VehicleKey::Forwarder(forwarder) => shared.known_forwarders.contains(&forwarder),
-                _ => true,
-            };
-            let told = data_fee::ask(&shared.pool, &model, &candidate.payload, block);
-            let question = Question {
-                key: candidate.selection.key,
-                members: &candidate.members,
-                ahead: &candidate.ahead,
-                is_known_forwarder,
-                params: &params,
-                environment,
-                multicall3: shared.multicall3(),
-                block,
-                patience: shared.tuning.heads.patience(shared.spec.block_time()),
-                is_wary,
-            };
-            let simulation = simulate(&shared.pool, &question);
-            let (told, simulation) = tokio::join!(told, simulation);
-            Done::Simulated { lane: index, candidate: Box::new(candidate), simulation, told }
-        };
-        self.start(work, move || {
-            let simulation = Simulation { words: vec![Word::Unknown; lost.members.len()], ..Simulation::default() };
-            Done::Simulated { lane: index, candidate: Box::new(lost), simulation, told: Told::default() }
-        });
+        let candidate = Box::new(candidate);
+        self.command(Command::Simulate { lane: index, candidate, environment, model, block, is_wary });
     }
 
     /// The expected block environment of a batch with this deadline, as far as it is known.
@@ -226,7 +186,7 @@ impl ChainService {
         let base_fee_per_gas = self.price.map_or(0, |price| price.next_base_fee);
         let priority_fee_per_gas = self.offer(now, deadline).map_or(0, |offer| offer.max_priority_fee_per_gas);
         let balance_wei = self.lanes[index].machine.balance();
-        let spec = &self.shared.spec;
+        let spec = &self.facts.spec;
         // At least one second later: nodes accept no block whose timestamp is not after its parent's. Arbitrum's
         // contracts see L1's block number.
         let step_s = spec.block_time().as_secs().max(1);
@@ -243,7 +203,7 @@ impl ChainService {
         }
     }
 
-    pub(super) fn on_simulated(&mut self, now: Timestamp, index: usize, candidate: Candidate, found: Simulation) {
+    pub(crate) fn on_simulated(&mut self, now: Timestamp, index: usize, candidate: Candidate, found: Simulation) {
         self.lanes[index].is_simulating = false;
         for (id, yes, no) in &found.contradicted {
             self.contradicted.insert(*id, (*yes, *no));
@@ -251,8 +211,8 @@ impl ChainService {
         match found.whole {
             Some(_) => {
                 // The failing member is not known: the members are retried in smaller batches, down to one.
-                metrics::counter!("slackwater_simulations_failed_total").increment(1);
-                let is_sure = gate::fails_as_a_whole(found.whole_words, self.shared.pool.len());
+                self.notice(Notice::SimulationFailed);
+                let is_sure = gate::fails_as_a_whole(found.whole_words, self.around.nodes);
                 let company = candidate.members.len().div_ceil(2);
                 for member in &candidate.members {
                     let id = member.id();
@@ -278,7 +238,7 @@ impl ChainService {
             self.launch_covered(now, index, candidate);
             return;
         }
-        let Candidate { mut selection, members, ahead, told, foreseen, .. } = candidate;
+        let Candidate { mut selection, members, ahead, data_quote, foreseen, .. } = candidate;
         let mut used = Vec::with_capacity(members.len());
         let mut broken: BTreeSet<(Address, Address)> = BTreeSet::new();
         let mut good = Vec::with_capacity(members.len());
@@ -310,7 +270,7 @@ impl ChainService {
             failed.push((member.id(), sequence, reason, detail, against));
         }
         if !failed.is_empty() {
-            metrics::counter!("slackwater_simulations_failed_total").increment(1);
+            self.notice(Notice::SimulationFailed);
         }
         if good.is_empty() && failed.is_empty() {
             self.lanes[index].blind_at = self.head.map(|head| head.number);
@@ -320,7 +280,7 @@ impl ChainService {
                 && let Some(signer) = sequence
             {
                 // The nonce may have been used elsewhere: read it again before judging.
-                self.recheck(signer);
+                self.command(Command::RecheckNonce(signer));
             }
             self.failed_simulation(now, id, &ahead, reason, detail.as_deref(), &against, found.block);
         }
@@ -336,13 +296,17 @@ impl ChainService {
         selection.members = good.iter().map(|member| member.id()).collect();
         let payload = self.lanes[index].params.payload(selection.key, &good);
         // A data fee quoted for the larger batch covers the smaller one.
-        self.launch_covered(now, index, Candidate { selection, members: good, payload, ahead, told, foreseen, used });
+        self.launch_covered(
+            now,
+            index,
+            Candidate { selection, members: good, payload, ahead, data_quote, foreseen, used },
+        );
     }
 
     /// Handles members that no node could simulate: they wait until no later block can take them, then end or, if so
     /// configured (`chain.unsimulated`), are sent alone. Returns the one to send alone now.
     fn unsimulated(&mut self, now: Timestamp, unsure: Vec<Arc<VerifiedRequest>>) -> Option<Arc<VerifiedRequest>> {
-        let (block, then) = (self.shared.spec.block_time(), self.shared.tuning.simulation.unsimulated);
+        let (block, then) = (self.facts.spec.block_time(), self.facts.tuning.simulation.unsimulated);
         let mut alone = None;
         for member in unsure {
             let id = member.id();
@@ -364,12 +328,12 @@ impl ChainService {
     }
 
     /// Demotes the node whose simulation a final receipt contradicts.
-    pub(super) fn judge_witnesses(&mut self, members: &[Arc<VerifiedRequest>], outcomes: &[MemberOutcome]) {
+    pub(crate) fn judge_witnesses(&mut self, members: &[Arc<VerifiedRequest>], outcomes: &[MemberOutcome]) {
         for (member, outcome) in members.iter().zip(outcomes) {
             let Some((yes, no)) = self.contradicted.remove(&member.id()) else { continue };
             match outcome {
-                MemberOutcome::Executed => self.shared.pool.demote(no),
-                MemberOutcome::Failed => self.shared.pool.demote(yes),
+                MemberOutcome::Executed => self.command(Command::Demote(no)),
+                MemberOutcome::Failed => self.command(Command::Demote(yes)),
                 // Another transaction may have used the nonce first: that says nothing about either node.
                 MemberOutcome::Untouched => {}
             }
@@ -379,27 +343,10 @@ impl ChainService {
     }
 
     /// After a transaction with another outcome than simulated, the next batches are simulated on two nodes.
-    pub(super) fn note_surprise(&mut self, outcomes: &[MemberOutcome]) {
+    pub(crate) fn note_surprise(&mut self, outcomes: &[MemberOutcome]) {
         if outcomes.iter().any(|outcome| *outcome != MemberOutcome::Executed) {
             self.wary = SECOND_OPINION_EVERY;
         }
-    }
-
-    /// Reads a user's forwarder nonce again.
-    fn recheck(&mut self, signer: (Address, Address)) {
-        let shared = self.shared.clone();
-        self.tasks.spawn(async move {
-            let block = serde_json::json!("latest");
-            let nonces = super::simulate::forwarder_nonces(&shared.pool, &[signer], None, &block).await;
-            let found = match nonces.ok().and_then(|nonces| nonces.first().copied().flatten()) {
-                Some(nonce) => {
-                    shared.nonces.insert(signer, nonce).await;
-                    vec![(signer, nonce)]
-                }
-                None => Vec::new(),
-            };
-            Done::Rechecked { found }
-        });
     }
 
     #[expect(clippy::too_many_arguments, reason = "what was asked, and what each node said")]
@@ -413,9 +360,9 @@ impl ChainService {
         against: &[usize],
         block: u64,
     ) {
-        let tuning = &self.shared.tuning;
+        let tuning = &self.facts.tuning;
         let (heads, after) = (tuning.simulation.max_simulations, tuning.simulation.reject_after);
-        let rule = RejectRule { nodes: self.shared.pool.len(), heads, after };
+        let rule = RejectRule { nodes: self.around.nodes, heads, after };
         let Some(entry) = self.queue.get_mut(id) else { return };
         let depends =
             entry.request.sequence().is_some_and(|(forwarder, signer, _)| ahead.contains_key(&(forwarder, signer)));
@@ -448,7 +395,7 @@ impl ChainService {
     /// them. Also holds back members behind these, or behind requests already held or undecided: their predecessor is
     /// in no transaction, so the forwarder would skip them. If any is held back, the others return to the queue for a
     /// new selection.
-    pub(super) fn keep_valid(&mut self, now: Timestamp, candidate: Candidate) -> Option<Candidate> {
+    pub(crate) fn keep_valid(&mut self, now: Timestamp, candidate: Candidate) -> Option<Candidate> {
         let is_over = |member: &VerifiedRequest| member.valid_until() <= now && Protection::Deadline.is_on();
         // The lowest nonce of each signer that is not sent now.
         let mut first: BTreeMap<(Address, Address), u64> = BTreeMap::new();
@@ -479,20 +426,20 @@ impl ChainService {
     /// is posted (see [`covers_data`]).
     fn keep_covered(&mut self, index: usize, candidate: Candidate) -> Option<Candidate> {
         let model = self.data_fee().unwrap_or_default();
-        let told = candidate.told.data_fee;
-        let fee_wei = told.unwrap_or_else(|| model.data_fee_bound(&TxSize::of_unsigned(&candidate.payload.data)));
+        let data_quote = candidate.data_quote.data_fee;
+        let fee_wei = data_quote.unwrap_or_else(|| model.data_fee_bound(&TxSize::of_unsigned(&candidate.payload.data)));
         if fee_wei.is_zero() {
             return Some(candidate);
         }
         let params = &self.lanes[index].params;
-        let margin = self.shared.tuning.fees.l1_fee_margin_percent;
+        let margin = self.facts.tuning.fees.l1_fee_margin_percent;
         let key = candidate.selection.key;
         let sizes: Vec<TxSize> = candidate.members.iter().map(|member| params.size_alone(key, member)).collect();
         let parts = shares(fee_wei, &sizes.iter().map(|size| size.flz).collect::<Vec<_>>());
         let is_covered = |member: &VerifiedRequest, size: &TxSize, part: U256| {
             let Some(entry) = self.queue.get(member.id()) else { return true };
             let poster = model.poster_gas(size).padded;
-            let gas = self.shared.reserved_gas(entry.gas).saturating_add(poster);
+            let gas = self.facts.reserved_gas(entry.gas).saturating_add(poster);
             let gas_wei = U256::from(gas).saturating_mul(U256::from(entry.ceiling_wei_per_gas));
             let left_wei = entry.reserved_wei.saturating_sub(entry.spent_wei);
             covers_data(left_wei, gas_wei, member.value(), part, margin)
@@ -510,8 +457,8 @@ impl ChainService {
         if kept.len() == candidate.members.len() {
             return Some(candidate);
         }
-        metrics::counter!("slackwater_data_fee_waits_total", "chain_id" => self.chain_id().to_string())
-            .increment((candidate.members.len() - kept.len()) as u64);
+        let waits = candidate.members.len() - kept.len();
+        self.notice(Notice::DataFeeWaits(waits as u64));
         self.keep_only(index, candidate, &kept)
     }
 
@@ -519,7 +466,7 @@ impl ChainService {
     /// Members behind them have lost a predecessor and are held.
     fn keep_unwithdrawn(&mut self, index: usize, candidate: Candidate) -> Option<Candidate> {
         let withdrawn: Vec<RequestId> =
-            candidate.selection.members.iter().copied().filter(|id| self.is_withdrawn(*id)).collect();
+            candidate.selection.members.iter().copied().filter(|id| self.withdrawn.contains(id)).collect();
         if withdrawn.is_empty() {
             return Some(candidate);
         }
@@ -539,7 +486,7 @@ impl ChainService {
 
     /// The candidate reduced to the members at the ascending indices `kept`. The others wait for the next block.
     fn keep_only(&mut self, index: usize, candidate: Candidate, kept: &[usize]) -> Option<Candidate> {
-        let Candidate { mut selection, members, ahead, told, foreseen, used, .. } = candidate;
+        let Candidate { mut selection, members, ahead, data_quote, foreseen, used, .. } = candidate;
         let mut good = Vec::with_capacity(kept.len());
         let mut gas = Vec::with_capacity(kept.len());
         for (place, member) in members.into_iter().enumerate() {
@@ -555,7 +502,7 @@ impl ChainService {
         }
         selection.members = good.iter().map(|member| member.id()).collect();
         let payload = self.lanes[index].params.payload(selection.key, &good);
-        Some(Candidate { selection, members: good, payload, ahead, told, foreseen, used: gas })
+        Some(Candidate { selection, members: good, payload, ahead, data_quote, foreseen, used: gas })
     }
 
     /// Like [`Self::launch`], after a check with the chain's own data fee.
@@ -568,7 +515,7 @@ impl ChainService {
     /// Submits the plan to the lane; if the lane refuses it, the members wait for the next block.
     fn launch(&mut self, now: Timestamp, index: usize, candidate: Candidate) {
         let Some(candidate) = self.keep_unwithdrawn(index, candidate) else { return };
-        let pauses = self.shared.pauses.current();
+        let pauses = self.around.pauses.clone();
         let is_paused = |member: &Arc<VerifiedRequest>| {
             self.queue.get(member.id()).is_some_and(|entry| pauses.tenants.contains_key(&*entry.tenant))
         };
@@ -577,11 +524,11 @@ impl ChainService {
             candidate.members.iter().for_each(|member| self.queue.put_back(member.id()));
             return;
         }
-        let Candidate { selection, members, mut payload, told, foreseen, used, .. } = candidate;
+        let Candidate { selection, members, mut payload, data_quote, foreseen, used, .. } = candidate;
         for member in &members {
             self.doubts.remove(&member.id());
         }
-        let extra_wei = self.charge_data(&mut payload, told);
+        let extra_wei = self.charge_data(&mut payload, data_quote);
         let params = &self.lanes[index].params;
         let base_gas = params.schedule.tx_base_gas;
         let weights = members
@@ -603,11 +550,9 @@ impl ChainService {
         let offer = self.offer(now, selection.deadline);
         let tenant = self.tenant_of(&members);
         let lane = &mut self.lanes[index];
-        match lane.machine.submit_offering(now, plan, offer) {
+        let notice = match lane.machine.submit_offering(now, plan, offer) {
             Ok(id) => {
-                metrics::counter!("slackwater_batches_planned_total", "trigger" => selection.trigger.as_str())
-                    .increment(1);
-                metrics::histogram!("slackwater_batch_requests").record(members.len() as f64);
+                let (trigger, count) = (selection.trigger.as_str(), members.len());
                 let record = BatchRecord {
                     id,
                     state: BatchState::Signed,
@@ -628,16 +573,17 @@ impl ChainService {
                 let flight = Flight::new(selection.key, members, weights, record);
                 let flight = Flight { foreseen, left, earlier, tenant, ..flight };
                 lane.flights.insert(id.nonce, flight);
+                Some(Notice::Planned { trigger, members: count })
             }
             Err(error) => {
-                if !matches!(error, LaneError::Full { .. } | LaneError::Busy { .. }) {
-                    tracing::debug!(lane = %lane.machine.id(), %error, "lane does not take the batch");
-                }
-                for member in members {
-                    // Not before the next block: the lane would refuse it again at once.
-                    self.held.push(member.id());
-                }
+                // Not before the next block: a lane that refuses now will refuse at once again.
+                self.held.extend(members.iter().map(|member| member.id()));
+                let is_usual = matches!(error, LaneError::Full { .. } | LaneError::Busy { .. });
+                (!is_usual).then(|| Notice::NotTaken { lane: lane.machine.id(), error: error.to_string() })
             }
+        };
+        if let Some(notice) = notice {
+            self.notice(notice);
         }
         self.drain(index);
     }

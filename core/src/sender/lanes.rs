@@ -1,41 +1,31 @@
-//! Executes a lane's commands.
+//! Carries out what a lane commands.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    ops::RangeInclusive,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
-use alloy_primitives::{B256, U256};
-use tokio::sync::oneshot;
+use alloy_primitives::{B256, Bytes, U256};
 
 use super::{
-    chain_service::{ChainService, Done, batch_hash, count_ended},
-    company::Shown,
-    pricing::Foreseen,
-    pruned, receipts,
-    replan::Mined,
-    rpc::SendReport,
-    settle::Settlement,
-    signer::LocalSigner,
-    spender::{self, Scans, Spender},
-    stow::{MemberSize, Stowed, without_bytes},
-    stranger::{self, Stranger},
-    tenants::{Pending, claim},
+    flight::{Content, Flight, Mined, attempts_of},
+    host::{Books, Host},
+    input::{Command, Notice},
+    settlement::Settlement,
+    state::{Sender, batch_hash},
 };
+#[cfg(feature = "simulation")]
+use crate::protection::Protection;
 use crate::{
     chain::RpcErrorClass,
-    lane::{AttemptKey, AttemptKind, Command, Event, Lane, LaneAlert, PollPurpose, SendOutcome},
-    ledger::{
+    lane::{AttemptKey, AttemptKind, Command as LaneCommand, Event, LaneAlert, TxToSign},
+    policy::Claim,
+    provenance::Decision,
+    record::{
         AttemptRecord, BatchMember, BatchRecord, BatchState, Durable, PlannedBatch, RequestChange, Tracked, Write,
         WriteOutcome,
     },
-    protection::Protection,
-    provenance::Decision,
     request::{
-        BatchId, Reason, RequestId, Status, VerifiedRequest,
-        outcome::{MemberOutcome, TxReceipt, decode},
-        vehicle::{VehicleKey, VehicleParams},
+        Reason, RequestId, Status, VerifiedRequest,
+        outcome::{MemberOutcome, TxReceipt},
+        vehicle::VehicleKey,
     },
     time::Timestamp,
 };
@@ -50,262 +40,27 @@ const fn reason_of(class: RpcErrorClass) -> Option<Reason> {
     }
 }
 
-/// Present content of a nonce, beyond what the lane's state machine needs.
-#[derive(Debug)]
-pub(super) struct Flight {
-    pub(super) key: VehicleKey,
-    pub(super) members: Vec<Arc<VerifiedRequest>>,
-    /// Each member's own gas: as simulated, less the gas of an empty transaction; as declared if it was not simulated.
-    pub(super) weights: Vec<u64>,
-    /// Each member's size, filled before its bytes may leave memory; else empty.
-    pub(super) sizes: Vec<MemberSize>,
-    /// Set while its bytes are in the ledger only; `None` while they are in memory.
-    pub(super) stowed: Option<Stowed>,
-    /// Tenant of all members; `None` if they belong to several tenants, or to none.
-    pub(super) tenant: Option<Arc<str>>,
-    pub(super) record: BatchRecord,
-    /// The forecast by which it was composed.
-    pub(super) foreseen: Option<Foreseen>,
-    /// Evidence about its members' targets from its block.
-    pub(super) shown: Shown,
-    /// True once its content is in the ledger.
-    pub(super) is_planned: bool,
-    /// Members of the nonce's previous content, which every node refused.
-    pub(super) left: Vec<RequestId>,
-    /// Earlier contents of the nonce, oldest first. A node may have kept one although it refused it.
-    pub(super) earlier: Vec<Content>,
-    /// Index in `earlier` of the content for which a filler uses the vacant nonce; `None` if there is no such filler.
-    pub(super) filled_for: Option<usize>,
-    /// Believed content of its block, until that is final; `None` if it is not included.
-    pub(super) mined: Option<Mined>,
-    /// Amount held in its tenant's budget for the part of its cost that no member bears.
-    pub(super) pending: Option<Pending>,
-    /// Members that left before it is final: they wait again, or are in another transaction.
-    pub(super) gone: BTreeSet<RequestId>,
-    /// Amount already drawn for it from the reservation of each member in `gone`, wei.
-    pub(super) drawn: BTreeMap<RequestId, U256>,
-    /// Members that another transaction of ours executed earlier on chain: the operator bears the cost of skipping
-    /// them.
-    pub(super) elsewhere: BTreeSet<RequestId>,
-    /// Members that had ended before this instance read the batch back, with their tenant's price in percent of their
-    /// cost: no budget in memory counts them.
-    pub(super) uncounted: BTreeMap<RequestId, u32>,
-    /// The foreign transaction that took the nonce, as last reported, and the time of the first report.
-    pub(super) stranger: Option<(Stranger, Timestamp)>,
-}
-
-/// Content of a nonce: an earlier one, which every node refused, or a copy of the present one.
-#[derive(Debug, Clone)]
-pub(super) struct Content {
-    /// Index of the first attempt that carries something else.
-    pub(super) until: u32,
-    pub(super) key: VehicleKey,
-    pub(super) members: Vec<Arc<VerifiedRequest>>,
-    pub(super) weights: Vec<u64>,
-    /// As in [`Flight`].
-    pub(super) sizes: Vec<MemberSize>,
-    /// Tenant of all members; `None` if they belong to several tenants, or to none.
-    pub(super) tenant: Option<Arc<str>>,
-    /// As in [`Flight`].
-    pub(super) elsewhere: BTreeSet<RequestId>,
-}
-
-impl Content {
-    pub(super) fn holds(&self, id: RequestId) -> bool {
-        self.members.iter().any(|member| member.id() == id)
-    }
-}
-
-impl Flight {
-    /// A copy of the present content.
-    pub(super) fn content(&self) -> Content {
-        let (members, weights, tenant) = (self.members.clone(), self.weights.clone(), self.tenant.clone());
-        let (sizes, elsewhere) = (self.sizes.clone(), self.elsewhere.clone());
-        Content { until: 0, key: self.key, members, weights, sizes, tenant, elsewhere }
-    }
-
-    /// Sort key by planning time: a request that left one transaction can only be in one planned later.
-    pub(super) const fn order(&self) -> (Timestamp, BatchId) {
-        (self.record.created_at, self.record.id)
-    }
-
-    pub(super) fn holds(&self, id: RequestId) -> bool {
-        self.members.iter().any(|member| member.id() == id)
-    }
-
-    pub(super) fn ids(&self) -> impl Iterator<Item = RequestId> {
-        self.members.iter().map(|member| member.id())
-    }
-
-    /// Requests that are no longer members but that it may have executed, or may yet execute.
-    pub(super) fn bound(&self) -> impl Iterator<Item = RequestId> {
-        let earlier = self.earlier.iter().flat_map(|content| &content.members);
-        self.gone.iter().copied().chain(earlier.map(|member| member.id()))
-    }
-
-    /// Members that the ledger, as read back at a restart, records as executed by this transaction in this block;
-    /// `None` if it does not record the transaction in this block.
-    fn known(&self, receipt: &TxReceipt) -> Option<BTreeSet<RequestId>> {
-        let BatchRecord { state: BatchState::Included, included_hash, block, gas_used: Some(_), .. } = self.record
-        else {
-            return None;
-        };
-        let is_it = included_hash == Some(receipt.hash) && block == Some((receipt.block_number, receipt.block_hash));
-        is_it.then(|| self.members.iter().filter(|member| member.is_outline()).map(|member| member.id()).collect())
-    }
-
-    /// Members that did not leave.
-    fn still_in(&self) -> impl Iterator<Item = &Arc<VerifiedRequest>> {
-        self.members.iter().filter(|member| !self.gone.contains(&member.id()))
-    }
-
-    /// New content of a nonce.
-    pub(super) const fn new(
-        key: VehicleKey,
-        members: Vec<Arc<VerifiedRequest>>,
-        weights: Vec<u64>,
-        record: BatchRecord,
-    ) -> Self {
-        Self {
-            key,
-            members,
-            weights,
-            sizes: Vec::new(),
-            stowed: None,
-            tenant: None,
-            record,
-            foreseen: None,
-            shown: Shown::NOTHING,
-            is_planned: false,
-            left: Vec::new(),
-            earlier: Vec::new(),
-            filled_for: None,
-            mined: None,
-            pending: None,
-            gone: BTreeSet::new(),
-            drawn: BTreeMap::new(),
-            elsewhere: BTreeSet::new(),
-            uncounted: BTreeMap::new(),
-            stranger: None,
-        }
-    }
-
-    /// The same nonce without members.
-    fn vacated(&self) -> Self {
-        let (left, earlier) = (self.left.clone(), self.earlier.clone());
-        let empty = Self::new(self.key, Vec::new(), Vec::new(), self.record.clone());
-        Self { is_planned: true, left, earlier, ..empty }
-    }
-
-    /// Index in `earlier` of the content that the attempt with this index carries; `None` if it carries the present
-    /// one.
-    fn content_before(&self, index: u32) -> Option<usize> {
-        self.earlier.iter().position(|content| index < content.until)
-    }
-}
-
-/// All attempts of a nonce.
-const fn attempts_of(nonce: u64) -> RangeInclusive<AttemptKey> {
-    AttemptKey { nonce, index: 0 }..=AttemptKey { nonce, index: u32::MAX }
-}
-
-/// A lane's state machine with its key, flights and attempts.
-#[derive(Debug)]
-pub(super) struct LaneShell {
-    pub(super) machine: Lane,
-    /// `None` if the key is no longer configured: sent transactions are watched until they are final.
-    pub(super) signer: Option<LocalSigner>,
-    pub(super) params: VehicleParams,
-    pub(super) flights: BTreeMap<u64, Flight>,
-    /// Attempts that are signed but not yet committed.
-    pub(super) signed: HashMap<AttemptKey, AttemptRecord>,
-    /// Committed attempts, which may be broadcast.
-    pub(super) durable: BTreeMap<AttemptKey, Durable<AttemptRecord>>,
-    /// True while a batch is being simulated.
-    pub(super) is_simulating: bool,
-    /// Head at which no node could simulate any member of the lane's selection; `None` if there was none.
-    pub(super) blind_at: Option<u64>,
-    /// Progress of the searches for the transactions that used its nonces.
-    pub(super) scans: Arc<Scans>,
-}
-
-impl LaneShell {
-    /// Outcomes of a mined transaction for the present members of its nonce. Members of an earlier content learn theirs
-    /// when the transaction is final.
-    fn outcomes(&self, nonce: u64, kind: AttemptKind, receipt: &TxReceipt) -> Vec<MemberOutcome> {
-        let Some(flight) = self.flights.get(&nonce) else { return Vec::new() };
-        let mined = self.index_of(nonce, receipt.hash);
-        let is_earlier = mined.is_some_and(|mined| flight.content_before(mined).is_some());
-        match kind {
-            AttemptKind::Payload if !is_earlier => {
-                decode(flight.key, &flight.members, receipt.is_success, &receipt.logs)
-            }
-            AttemptKind::Payload | AttemptKind::Cancel => vec![MemberOutcome::Untouched; flight.members.len()],
-        }
-    }
-
-    pub(super) const fn batch_id(&self, nonce: u64) -> BatchId {
-        BatchId { lane: self.machine.id(), nonce }
-    }
-
-    /// Index of the nonce's attempt with this hash; `None` if no committed attempt has it.
-    fn index_of(&self, nonce: u64, hash: B256) -> Option<u32> {
-        let mut attempts = self.durable.range(attempts_of(nonce));
-        attempts.find(|(_, attempt)| attempt.get().hash == hash).map(|(key, _)| key.index)
-    }
-
-    fn forget(&mut self, nonce: u64) {
-        self.scans.forget(nonce);
-        let keys: Vec<AttemptKey> = self.durable.range(attempts_of(nonce)).map(|(key, _)| *key).collect();
-        keys.iter().for_each(|key| drop(self.durable.remove(key)));
-        self.signed.retain(|key, _| key.nonce != nonce);
-    }
-
-    /// Drops the bytes of a nonce's committed attempts.
-    pub(super) fn reduce_attempts(&mut self, nonce: u64) {
-        let keys: Vec<AttemptKey> = self.durable.range(attempts_of(nonce)).map(|(key, _)| *key).collect();
-        for key in keys {
-            if let Some(attempt) = self.durable.remove(&key) {
-                self.durable.insert(key, without_bytes(attempt));
-            }
-        }
-    }
-}
-
-impl ChainService {
+impl<H: Host> Sender<H> {
     /// Executes the lane's commands until there are none left.
-    pub(super) fn drain(&mut self, index: usize) {
+    pub(crate) fn drain(&mut self, index: usize) {
         while let Some(command) = self.lanes.get_mut(index).and_then(|lane| lane.machine.poll_command()) {
             self.obey(index, command);
         }
     }
 
-    pub(super) fn obey(&mut self, index: usize, command: Command) {
-        let now = super::clock::now();
+    pub(crate) fn obey(&mut self, index: usize, command: LaneCommand) {
+        let now = self.now;
         let Some(command) = self.wait_for_bytes(index, command) else { return };
         match command {
-            Command::Sign { key, tx } => {
-                let lane = &mut self.lanes[index];
-                let Some(signer) = &lane.signer else {
-                    self.is_loosened = true;
-                    lane.machine.handle_event(now, Event::Abandoned { key });
-                    return;
-                };
-                let (hash, raw) = signer.sign_transaction(&tx);
-                let record = AttemptRecord {
-                    batch: lane.batch_id(key.nonce),
-                    index: key.index,
-                    kind: tx.kind,
-                    fees: tx.fees,
-                    hash,
-                    raw,
-                    created_at: now,
-                };
-                lane.signed.insert(key, record);
-                lane.machine.handle_event(now, Event::Signed { key, hash });
+            LaneCommand::Sign { key, tx } => {
+                if self.lanes[index].has_signer {
+                    self.command(Command::Sign { lane: index, key, tx: Box::new(tx) });
+                } else {
+                    self.abandon(now, index, key);
+                }
             }
-            Command::Persist { key } => self.persist(now, index, key),
-            Command::Broadcast { key } => {
+            LaneCommand::Persist { key } => self.persist(now, index, key),
+            LaneCommand::Broadcast { key } => {
                 let Some(attempt) = self.lanes[index].durable.get(&key).cloned() else {
                     unreachable!("the machine broadcasts only what was persisted");
                 };
@@ -313,108 +68,38 @@ impl ChainService {
                     return;
                 }
                 if let Some(head) = self.head {
-                    self.pricing.sent(index, key, attempt.get(), head.number, now);
+                    let judged = self.pricing.sent(index, key, attempt.get(), head.number, now);
+                    judged.into_iter().for_each(|notice| self.notice(notice));
                 }
-                let pool = self.shared.pool.clone();
-                let lease = self.lease();
                 let until = self.lanes[index].flights.get(&key.nonce).map(|flight| flight.record.deadline);
                 let until = until.filter(|_| attempt.get().kind == AttemptKind::Payload);
                 let gas_limit = self.gas_limit(index, key, attempt.get().kind);
-                let (taken, told) = oneshot::channel();
-                self.tasks.spawn(async move {
-                    match lease {
-                        None => pool.broadcast(&attempt, gas_limit, until, taken).await,
-                        Some(lease) => drop(lease.guard(pool.broadcast(&attempt, gas_limit, until, taken)).await),
-                    }
-                    Done::Noted
-                });
-                self.tasks.spawn(async move {
-                    // No report comes if the lease ended: whether another instance sends it now is unknown here.
-                    let unknown = || SendReport::of(SendOutcome::Maybe(RpcErrorClass::NodeUnavailable));
-                    Done::Sent { lane: index, key, report: told.await.unwrap_or_else(|_| unknown()) }
-                });
+                self.command(Command::Broadcast { lane: index, key, attempt, gas_limit, until });
             }
-            Command::Poll { nonce, hashes, purpose } => {
-                let pool = self.shared.pool.clone();
+            LaneCommand::Poll { nonce, hashes, purpose } => {
                 let at_block = self.head.map_or(0, |head| head.number);
-                let sender = self.lanes[index].machine.id().sender;
-                let last = self.head.and_then(|head| head.final_block);
-                let polls = self.polls.clone();
-                let scans = self.lanes[index].scans.clone();
-                let scan_blocks = self.shared.tuning.lane.spender_scan_blocks;
-                let work = async move {
-                    // Many nonces become final at once: a few are polled at a time, in order, to stay within the nodes'
-                    // rate limits. The semaphore is never closed.
-                    let _turn = polls.acquire_owned().await;
-                    let found = receipts::find(&pool, &hashes, purpose, last).await;
-                    let (mut found, mut is_complete, mut purpose) = (found.receipt, found.is_complete, found.purpose);
-                    let mut stranger = None;
-                    if found.is_none()
-                        && is_complete
-                        && purpose == PollPurpose::Finality
-                        && Protection::LostAtFinality.is_on()
-                    {
-                        // I3: a missing receipt proves nothing; only a known foreign transaction does.
-                        let used = match last {
-                            Some(last) => spender::find(&pool, sender, nonce, last, &scans, scan_blocks).await,
-                            None => Spender::Unknown,
-                        };
-                        match used {
-                            // The transaction is ours, but its receipt was pruned.
-                            Spender::Known { hash, block, .. } if hashes.contains(&hash) => {
-                                let last = last.unwrap_or(block);
-                                found = pruned::rebuild(&pool, hash, block, last).await.map(Box::new);
-                                is_complete = found.is_some();
-                                match is_complete {
-                                    true => {
-                                        tracing::warn!(%sender, nonce, %hash, block, "no node has the receipt by its hash: settled by its block's receipts")
-                                    }
-                                    false => {
-                                        tracing::error!(%sender, nonce, %hash, block, "no node has the receipt: an endpoint that keeps it is needed to settle")
-                                    }
-                                }
-                            }
-                            Spender::Known { hash, block, value_wei } => {
-                                let last = last.unwrap_or(block);
-                                stranger = Some(stranger::look(&pool, hash, block, value_wei, last).await);
-                            }
-                            Spender::Nobody => purpose = PollPurpose::Inclusion,
-                            Spender::Unknown => is_complete = false,
-                        }
-                        tracing::debug!(%sender, nonce, ?used, "no node shows a receipt for a nonce that should be final");
-                    }
-                    Done::Receipts { lane: index, nonce, purpose, found, is_complete, at_block, stranger }
-                };
-                let lost = Done::Receipts {
-                    lane: index,
-                    nonce,
-                    purpose,
-                    found: None,
-                    is_complete: false,
-                    at_block,
-                    stranger: None,
-                };
-                self.start(work, move || lost);
+                let final_block = self.head.and_then(|head| head.final_block);
+                self.command(Command::FindReceipts { lane: index, nonce, hashes, purpose, at_block, final_block });
             }
-            Command::ReportBroadcast { nonce } => {
+            LaneCommand::ReportBroadcast { nonce } => {
                 self.report(now, index, nonce, BatchState::Broadcast, Status::Broadcast)
             }
-            Command::ReportUnincluded { nonce } => {
+            LaneCommand::ReportUnincluded { nonce } => {
                 self.unincluded(now, index, nonce);
             }
-            Command::ReportIncluded { nonce, kind, receipt } => {
+            LaneCommand::ReportIncluded { nonce, kind, receipt } => {
                 let outcomes = self.lanes[index].outcomes(nonce, kind, &receipt);
                 if self.lacks_bytes(index, nonce, &outcomes) {
-                    self.hold_back(index, nonce, Command::ReportIncluded { nonce, kind, receipt });
+                    self.hold_back(index, nonce, LaneCommand::ReportIncluded { nonce, kind, receipt });
                 } else {
                     self.included(now, index, nonce, kind, *receipt, outcomes);
                     self.stow(index, nonce);
                 }
             }
-            Command::ReportFinal { nonce, kind, receipt } => {
+            LaneCommand::ReportFinal { nonce, kind, receipt } => {
                 let outcomes = self.lanes[index].outcomes(nonce, kind, &receipt);
                 if self.lacks_bytes(index, nonce, &outcomes) {
-                    self.hold_back(index, nonce, Command::ReportFinal { nonce, kind, receipt });
+                    self.hold_back(index, nonce, LaneCommand::ReportFinal { nonce, kind, receipt });
                     return;
                 }
                 let id = self.lanes[index].batch_id(nonce);
@@ -424,6 +109,7 @@ impl ChainService {
                 let is_present = kind == AttemptKind::Payload && carried.is_none();
                 self.show_final(now, index, nonce, is_present, &receipt, &outcomes);
                 self.lanes[index].forget(nonce);
+                self.command(Command::NonceClosed { lane: index, nonce });
                 self.pricing.forget(index, nonce);
                 if let Some(flight) = self.lanes[index].flights.remove(&nonce) {
                     // A filler in a vacant nonce belongs to the content for which it was sent, else to the last one.
@@ -438,11 +124,12 @@ impl ChainService {
                     self.settle(now, Settlement { id, flight, kind, receipt, outcomes, culprit, earlier });
                 }
             }
-            Command::ReportLost { nonce } => {
+            LaneCommand::ReportLost { nonce } => {
                 let id = self.lanes[index].batch_id(nonce);
-                tracing::error!(batch = %id, "the nonce was consumed by a transaction that is not ours: somebody else uses the lane's key");
+                self.notice(Notice::NonceLost(id));
                 self.take_back(index, nonce);
                 self.lanes[index].forget(nonce);
+                self.command(Command::NonceClosed { lane: index, nonce });
                 self.pricing.forget(index, nonce);
                 if let Some(flight) = self.lanes[index].flights.remove(&nonce) {
                     if let Some((stranger, _)) = &flight.stranger {
@@ -453,9 +140,38 @@ impl ChainService {
                     self.settle(now, Settlement { id, flight, kind, receipt, outcomes, culprit, earlier });
                 }
             }
-            Command::ReportRefused { nonce, class } => self.refused(now, index, nonce, class),
-            Command::Alert(alert) => self.alert(index, &alert),
+            LaneCommand::ReportRefused { nonce, class } => self.refused(now, index, nonce, class),
+            LaneCommand::Alert(alert) => self.alert(index, alert),
         }
+    }
+
+    /// The lane's key signed an attempt, or can't.
+    pub(crate) fn on_signed(
+        &mut self,
+        now: Timestamp,
+        index: usize,
+        key: AttemptKey,
+        tx: TxToSign,
+        signed: Option<(B256, Bytes)>,
+    ) {
+        let Some(lane) = self.lanes.get_mut(index) else { return };
+        let Some((hash, raw)) = signed else { return self.abandon(now, index, key) };
+        let record = AttemptRecord {
+            batch: lane.batch_id(key.nonce),
+            index: key.index,
+            kind: tx.kind,
+            fees: tx.fees,
+            hash,
+            raw,
+            created_at: now,
+        };
+        lane.signed.insert(key, record);
+        self.lane_event(now, index, Event::Signed { key, hash });
+    }
+
+    fn abandon(&mut self, now: Timestamp, index: usize, key: AttemptKey) {
+        self.is_loosened = true;
+        self.lanes[index].machine.handle_event(now, Event::Abandoned { key });
     }
 
     /// Records the evidence of a final transaction, unless its inclusion recorded it before. `is_present`: true if it
@@ -481,7 +197,7 @@ impl ChainService {
         let flight = self.lanes[index].flights.get(&key.nonce);
         match kind {
             AttemptKind::Payload => flight.map_or(0, |flight| flight.record.gas_limit),
-            AttemptKind::Cancel => self.shared.tuning.lane.cancel_gas,
+            AttemptKind::Cancel => self.facts.tuning.lane.cancel_gas,
         }
     }
 
@@ -557,14 +273,14 @@ impl ChainService {
                     Decision::Cancelling { batch: batch_hash(id), attempt: attempt.hash, reason: reason.to_owned() }
                 }
             };
-            metrics::counter!("slackwater_replacements_total").increment(1);
-            tracing::info!(batch = %id, index = key.index, kind = ?attempt.kind, max_fee = attempt.fees.max_fee_per_gas, tip = attempt.fees.max_priority_fee_per_gas, "replacing");
+            self.notice(Notice::replacing(id, &attempt));
             (Write::Attempt(Box::new(attempt)), vec![decision])
         };
         #[cfg(feature = "simulation")]
         self.pretend_persisted(now, index, key);
-        let written = self.write(vec![write], decisions);
-        self.tasks.spawn(async move { Done::Persisted { lane: index, key, outcomes: written.await.ok() } });
+        if let Some(id) = self.write(vec![write], decisions, Vec::new()) {
+            self.committing.insert(id, (index, key));
+        }
     }
 
     /// Without [`Protection::PersistFirst`], treats the attempt as persisted before it is.
@@ -579,7 +295,7 @@ impl ChainService {
         }
     }
 
-    pub(super) fn on_persisted(
+    pub(crate) fn on_persisted(
         &mut self,
         now: Timestamp,
         index: usize,
@@ -598,7 +314,8 @@ impl ChainService {
             Some(WriteOutcome::MembersEnded(ended)) => ended,
             outcome => {
                 if durable.is_none() {
-                    tracing::error!(batch = %self.lanes[index].batch_id(key.nonce), ?outcome, "the ledger refused an attempt");
+                    let batch = self.lanes[index].batch_id(key.nonce);
+                    self.notice(Notice::AttemptRefused { batch, outcome });
                 }
                 Vec::new()
             }
@@ -668,7 +385,7 @@ impl ChainService {
     fn refused(&mut self, now: Timestamp, index: usize, nonce: u64, class: Option<RpcErrorClass>) {
         self.pricing.forget(index, nonce);
         self.is_loosened = true;
-        let max_refusals = self.shared.tuning.retry.max_refusals;
+        let max_refusals = self.facts.tuning.retry.max_refusals;
         let lane = &mut self.lanes[index];
         let id = lane.batch_id(nonce);
         let Some(flight) = lane.flights.get_mut(&nonce) else { return };
@@ -684,8 +401,7 @@ impl ChainService {
         flight.left = members.iter().map(|member| member.id()).collect();
         let (state, company) = (flight.record.state, members.len().div_ceil(2));
         let is_alone = members.len() == 1;
-        tracing::info!(batch = %id, class = class.map_or("not sent", RpcErrorClass::as_str), members = members.len(), "no node took it");
-        metrics::counter!("slackwater_refused_batches_total").increment(1);
+        self.notice(Notice::NobodyTook { batch: id, class, members: members.len() });
         let (mut changes, mut decisions, mut ended, mut orphaned) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for member in members.iter().filter(|member| !gone.contains(&member.id())) {
             let request = member.id();
@@ -721,7 +437,7 @@ impl ChainService {
             let mut change = RequestChange::to(request, status).because(reason);
             change.detail = class.map(|class| format!("nodes answer: {class}"));
             changes.push(change);
-            count_ended(status, Some(reason), 1);
+            self.count_ended(status, Some(reason), 1);
             if status == Status::Rejected {
                 orphaned.extend(self.queue.successors(request));
             }
@@ -741,12 +457,7 @@ impl ChainService {
             changes,
             at: now,
         };
-        let written = self.write(vec![write], decisions);
-        let settled = self.settled(written, ended);
-        self.tasks.spawn(async move {
-            settled.await;
-            Done::Noted
-        });
+        self.write(vec![write], decisions, ended);
         for (request, drawn_wei) in drawn {
             self.draw(request, drawn_wei, U256::ZERO);
         }
@@ -756,12 +467,12 @@ impl ChainService {
     fn unincluded(&mut self, now: Timestamp, index: usize, nonce: u64) {
         let lane = &mut self.lanes[index];
         let id = lane.batch_id(nonce);
-        tracing::warn!(batch = %id, "inclusion was taken back by a reorg");
-        metrics::counter!("slackwater_reorged_batches_total").increment(1);
+        self.notice(Notice::TakenBack(id));
+        let lane = &mut self.lanes[index];
         let mut drawn = BTreeMap::new();
         if let Some(flight) = lane.flights.get_mut(&nonce) {
             flight.mined = None;
-            flight.pending.take().iter().for_each(|pending| self.tenants.unpend(pending));
+            flight.pending.take().iter().for_each(|pending| self.books.unpend(pending));
             flight.ids().for_each(|id| self.queue.note_in_block(id, false));
             drawn = std::mem::take(&mut flight.drawn);
         }
@@ -786,9 +497,9 @@ impl ChainService {
         let members = flight.map_or_else(Vec::new, |flight| flight.still_in().cloned().collect());
         let claims: Vec<_> = members
             .iter()
-            .filter_map(|member| Some(claim(&self.queue.get(member.id())?.tenant, member, U256::ZERO)))
+            .filter_map(|member| Some(Claim::of(&self.queue.get(member.id())?.tenant, member, U256::ZERO)))
             .collect();
-        self.tenants.reopened(claims);
+        self.books.reopened(claims);
         members.iter().for_each(|member| self.queue.taken_back(member.id()));
     }
 
@@ -808,7 +519,7 @@ impl ChainService {
         let attempt = attempts.find(|(_, attempt)| attempt.get().hash == receipt.hash);
         if let Some((key, tip)) = attempt.map(|(key, attempt)| (*key, attempt.get().fees.max_priority_fee_per_gas)) {
             let is_payload = kind == AttemptKind::Payload;
-            self.pricing.included(&self.shared.tuning, index, key, receipt.block_number, is_payload, tip, now);
+            self.pricing.included(&self.facts.tuning, index, key, receipt.block_number, is_payload, tip, now);
         }
         let mined = lane.index_of(nonce, receipt.hash);
         let Some(flight) = lane.flights.get_mut(&nonce) else { return };
@@ -818,17 +529,17 @@ impl ChainService {
         flight.record.included_hash = Some(receipt.hash);
         flight.record.block = Some((receipt.block_number, receipt.block_hash));
         let is_earlier = mined.is_some_and(|mined| flight.content_before(mined).is_some());
-        if is_earlier {
-            tracing::warn!(batch = %id, "a node kept what it said it refused, and it was mined");
-        }
         flight.mined = (!is_earlier).then(|| Mined {
             kind,
             receipt: TxReceipt { logs, ..receipt.clone() },
             outcomes: outcomes.clone(),
             ask_at: Some(
-                receipt.block_number.saturating_add(self.shared.tuning.retry.replan_after_blocks.saturating_sub(1)),
+                receipt.block_number.saturating_add(self.facts.tuning.retry.replan_after_blocks.saturating_sub(1)),
             ),
         });
+        if is_earlier {
+            self.notice(Notice::KeptInSpite(id));
+        }
         self.unpend(index, nonce);
         self.draw_for_gone(now, index, nonce);
         self.pend(now, index, nonce);
@@ -862,7 +573,7 @@ impl ChainService {
         let executed = executed.filter(|(member, _)| !gone.contains(&member.id()));
         let executed: Vec<Arc<VerifiedRequest>> = executed.map(|(member, _)| member.clone()).collect();
         // If a simulation can assume these nonces, the users' next requests need not follow on this lane.
-        if matches!(flight.key, VehicleKey::Forwarder(forwarder) if self.shared.known_forwarders.contains(&forwarder)) {
+        if matches!(flight.key, VehicleKey::Forwarder(forwarder) if self.facts.known_forwarders.contains(&forwarder)) {
             let executed = flight.ids().zip(&outcomes).filter(|(_, outcome)| **outcome != MemberOutcome::Untouched);
             executed.for_each(|(id, _)| self.queue.note_in_block(id, true));
         }
@@ -870,8 +581,7 @@ impl ChainService {
         if kind == AttemptKind::Payload && !is_earlier {
             self.note_surprise(&outcomes);
         }
-        metrics::histogram!("slackwater_inclusion_delay_seconds").record(waited.as_secs_f64());
-        metrics::counter!("slackwater_batches_included_total").increment(1);
+        self.notice(Notice::Included { batch: id, block: receipt.block_number, members: outcomes.len(), waited });
         let decision = Decision::Included {
             batch: batch_hash(id),
             attempt: receipt.hash,
@@ -879,7 +589,6 @@ impl ChainService {
             block_hash: receipt.block_hash,
         };
         let is_new = known.is_none() || !changes.is_empty();
-        tracing::debug!(batch = %id, block = receipt.block_number, members = outcomes.len(), "included");
         let write = Write::Batch {
             id,
             state: BatchState::Included,
@@ -898,7 +607,7 @@ impl ChainService {
         }
         let open =
             executed.iter().filter_map(|member| Some((self.queue.get(member.id())?.tenant.clone(), member.id())));
-        self.tenants.included(open);
+        self.books.included(open.collect());
         executed.iter().for_each(|member| self.queue.landed(member.id()));
         passed_over.iter().for_each(|id| self.queue.passed_over(*id));
         self.remember_nonces(&executed);
@@ -910,8 +619,8 @@ impl ChainService {
     fn part_company(&mut self, index: usize, nonce: u64, blocks: u64) {
         let Some(flight) = self.lanes[index].flights.get(&nonce) else { return };
         if let Some(tenant) = flight.tenant.clone() {
-            let now = super::clock::now();
-            let wait = self.shared.spec.block_time().saturating_mul(u32::try_from(blocks).unwrap_or(u32::MAX));
+            let now = self.now;
+            let wait = self.facts.spec.block_time().saturating_mul(u32::try_from(blocks).unwrap_or(u32::MAX));
             self.queue.go_last(tenant, now, now.saturating_add(wait));
         }
         let ids: Vec<RequestId> = flight.still_in().map(|member| member.id()).collect();
@@ -924,24 +633,19 @@ impl ChainService {
     }
 
     /// True if nodes or blocks have refused the request alone as often as `max_refusals` allows.
-    pub(super) fn is_refused_for_good(&self, id: RequestId) -> bool {
-        let most = self.shared.tuning.retry.max_refusals;
+    pub(crate) fn is_refused_for_good(&self, id: RequestId) -> bool {
+        let most = self.facts.tuning.retry.max_refusals;
         self.queue.get(id).is_some_and(|entry| entry.refusals.alone >= most)
     }
 
-    fn alert(&mut self, index: usize, alert: &LaneAlert) {
+    fn alert(&mut self, index: usize, alert: LaneAlert) {
         let lane = self.lanes[index].machine.id();
-        match alert {
-            LaneAlert::Resumed => tracing::info!(%lane, "lane resumed"),
-            LaneAlert::Ignored { nonce, blocks } => {
-                tracing::warn!(%lane, alert = alert.name(), detail = ?alert, "lane needs attention");
-                self.part_company(index, *nonce, *blocks);
-            }
-            _ => tracing::warn!(%lane, alert = alert.name(), detail = ?alert, "lane needs attention"),
+        if let LaneAlert::Ignored { nonce, blocks } = &alert {
+            self.part_company(index, *nonce, *blocks);
         }
-        metrics::counter!("slackwater_lane_alerts_total", "alert" => alert.name()).increment(1);
         let decision =
             Decision::Alert { code: alert.name().to_owned(), subject: lane.to_string(), detail: format!("{alert:?}") };
+        self.notice(Notice::LaneAlert { lane, alert });
         self.note(Vec::new(), vec![decision]);
     }
 }

@@ -7,69 +7,32 @@
 
 use std::collections::BTreeSet;
 
-use alloy_primitives::{Address, B256, U64};
-use serde_json::json;
+use alloy_primitives::Address;
 
 use super::{
-    chain_service::{ChainService, Done, batch_hash},
-    company::is_surprise,
     dispatch::MAX_BATCH_FAILURES,
-    lane_shell::Flight,
-    receipts::says_the_same,
-    settle::Spent,
-    simulate::{At, agreed_nonces},
-    stow::Stowed,
+    evidence::is_surprise,
+    flight::{Flight, Stowed},
+    host::Host,
+    input::{Command, LeftOut, Notice},
+    state::{Sender, batch_hash},
 };
 use crate::{
     lane::AttemptKind,
-    ledger::{BatchState, RequestChange, Write},
     provenance::Decision,
-    request::{
-        Reason, RequestId, Status,
-        outcome::{MemberOutcome, TxReceipt},
-        receipt::RpcReceipt,
-    },
+    record::{BatchState, RequestChange, Write},
+    request::{Reason, RequestId, Status, outcome::MemberOutcome},
     time::Timestamp,
 };
 
-/// The presumed mined content of a nonce before finality.
-#[derive(Debug, Clone)]
-pub(super) struct Mined {
-    pub(super) kind: AttemptKind,
-    pub(super) receipt: TxReceipt,
-    /// Outcomes of the present members, in their order.
-    pub(super) outcomes: Vec<MemberOutcome>,
-    /// Head number from which the nodes are asked about it; `None` while a query runs and when none is needed.
-    pub(super) ask_at: Option<u64>,
-}
-
-impl Mined {
-    /// Its cost as known before finality.
-    pub(super) fn spent(&self) -> Spent<'_> {
-        Spent { kind: self.kind, receipt: &self.receipt, outcomes: &self.outcomes, culprit: None }
-    }
-}
-
-/// A majority's answer about a transaction before finality.
-#[derive(Debug)]
-pub(super) struct Shown {
-    pub(super) lane: usize,
-    pub(super) nonce: u64,
-    /// Hash of the queried block: after a reorg the same transaction is in another block, less deep.
-    pub(super) block_hash: B256,
-    /// True if a majority has the transaction in that block with the presumed receipt.
-    pub(super) is_shown: bool,
-    /// (forwarder, signer) pairs with an upper bound of their next nonce.
-    pub(super) unused: Vec<((Address, Address), u64)>,
-}
-
-impl ChainService {
+impl<H: Host> Sender<H> {
     /// Queries the nodes about transactions that are deep enough and left members out.
-    pub(super) fn look_at_left_out(&mut self, now: Timestamp) {
+    pub(crate) fn look_at_left_out(&mut self, now: Timestamp) {
         let Some(head) = self.head.map(|head| head.number) else { return };
         if self.is_stopping {
             return;
         }
+        let mut asked = Vec::new();
         for index in 0..self.lanes.len() {
             for (nonce, flight) in &mut self.lanes[index].flights {
                 let Some(mined) = &mut flight.mined else { continue };
@@ -90,36 +53,20 @@ impl ChainService {
                 if users.is_empty() {
                     continue;
                 }
-                let (shared, nonce) = (self.shared.clone(), *nonce);
+                let deep = mined
+                    .receipt
+                    .block_number
+                    .saturating_add(self.facts.tuning.retry.replan_after_blocks.saturating_sub(1));
                 let believed = mined.receipt.clone();
-                let deep =
-                    believed.block_number.saturating_add(shared.tuning.retry.replan_after_blocks.saturating_sub(1));
-                self.tasks.spawn(async move {
-                    let (pool, hash) = (&shared.pool, believed.hash);
-                    // A node below this height may be on an abandoned branch, with the block less deep. Heads are read
-                    // first: in the other order a node could change branches in between.
-                    let heads = pool.call_all::<U64>("eth_blockNumber", json!([])).await;
-                    let told = pool.call_all::<Option<RpcReceipt>>("eth_getTransactionReceipt", json!([hash])).await;
-                    let told = heads
-                        .into_iter()
-                        .zip(told)
-                        .filter(|(head, _)| head.as_ref().is_ok_and(|head| head.to::<u64>() >= deep));
-                    let told = told.filter_map(|(_, told)| told.ok().flatten()).filter_map(RpcReceipt::into_receipt);
-                    // Compare the whole receipt, not only the block: the amount drawn depends on it too (I15).
-                    let shown = told.filter(|told| told.hash == hash && says_the_same(told, &believed));
-                    let is_shown = pool.is_majority(shown.count());
-                    let nonces = agreed_nonces(pool, &users, shared.multicall3(), At::Head).await;
-                    let unused = users.into_iter().zip(nonces).filter_map(|(user, nonce)| Some((user, nonce?.at_most)));
-                    let block_hash = believed.block_hash;
-                    Done::Shown(Shown { lane: index, nonce, block_hash, is_shown, unused: unused.collect() })
-                });
+                asked.push(Command::ShowLeftOut { lane: index, nonce: *nonce, believed, deep, users });
             }
         }
+        asked.into_iter().for_each(|command| self.command(command));
     }
 
     /// Releases the members that a transaction left out; each one's share of the cost is drawn from its reservation.
-    pub(super) fn on_shown(&mut self, now: Timestamp, shown: &Shown) {
-        let Shown { lane: index, nonce, block_hash, is_shown, unused } = shown;
+    pub(crate) fn on_left_out(&mut self, now: Timestamp, left_out: &LeftOut) {
+        let LeftOut { lane: index, nonce, block_hash, is_shown, unused } = left_out;
         let Some(flight) = self.lanes.get_mut(*index).and_then(|lane| lane.flights.get_mut(nonce)) else { return };
         // The lane knows already that the block is gone; only the stowed attempt's bytes are awaited.
         if flight.stowed.as_ref().is_some_and(Stowed::has_commands) {
@@ -220,7 +167,7 @@ impl ChainService {
             }
             self.queue.put_back(request);
         }
-        metrics::counter!("slackwater_replanned_requests_total").increment(changes.len() as u64);
+        self.notice(Notice::Replanned(changes.len()));
         let write = Write::Batch {
             id,
             state: BatchState::Included,
@@ -237,7 +184,7 @@ impl ChainService {
     }
 
     /// Recomputes and draws the shares of members that left a transaction, which may have moved to another block.
-    pub(super) fn draw_for_gone(&mut self, now: Timestamp, index: usize, nonce: u64) {
+    pub(crate) fn draw_for_gone(&mut self, now: Timestamp, index: usize, nonce: u64) {
         let Some(flight) = self.lanes.get(index).and_then(|lane| lane.flights.get(&nonce)) else { return };
         let Some(mined) = flight.mined.clone().filter(|_| !flight.gone.is_empty()) else { return };
         let (content, id, gone) = (flight.content(), flight.record.id, flight.gone.clone());
@@ -257,13 +204,13 @@ impl ChainService {
     /// True if another unsettled transaction of ours may have executed the request, or may yet: one that a node kept
     /// although all refused it, or one that a reorg may bring back. The request's outcome is known when that one is
     /// settled.
-    pub(super) fn is_entangled(&self, id: RequestId) -> bool {
+    pub(crate) fn is_entangled(&self, id: RequestId) -> bool {
         self.unsettled()
             .any(|flight| flight.gone.contains(&id) || flight.earlier.iter().any(|content| content.holds(id)))
     }
 
     /// The subset of `ids` that [is entangled](Self::is_entangled), in one pass over all transactions.
-    pub(super) fn entangled_among(&self, ids: &[RequestId]) -> BTreeSet<RequestId> {
+    pub(crate) fn entangled_among(&self, ids: &[RequestId]) -> BTreeSet<RequestId> {
         if ids.is_empty() {
             return BTreeSet::new();
         }
@@ -277,6 +224,3 @@ impl ChainService {
         self.lanes.iter().flat_map(|lane| lane.flights.values()).chain(settling)
     }
 }
-
-#[cfg(test)]
-mod tests;

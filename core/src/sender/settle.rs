@@ -1,4 +1,4 @@
-//! Settlement: turns a final transaction into an end, or a return to the queue, for each of its members.
+//! What a final transaction means for each of its members.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,72 +9,32 @@ use std::{
 use alloy_primitives::{Address, U256};
 
 use super::{
-    chain_service::{ChainService, Done, batch_hash, count_ended},
-    company::{Shown, contracts_among},
-    culprit::{self, Case},
     dispatch::MAX_BATCH_FAILURES,
-    lane_shell::{Content, Flight},
-    simulate::settled_nonces,
+    flight::{Content, Evidence, Flight, Spent},
+    host::{Books, Host},
+    input::{Command, Inspection, Notice},
+    settlement::{Case, Settlement, Waiting},
+    state::{Sender, batch_hash},
 };
 use crate::{
     lane::AttemptKind,
-    ledger::{AccountEntry, BatchState, Bill, Reach, RequestChange, Write},
     protection::Protection,
     provenance::Decision,
+    record::{AccountEntry, BatchState, Bill, Reach, RequestChange, Write},
     request::{
         BatchId, Reason, RequestId, Status, VerifiedRequest,
         outcome::{MemberOutcome, TxReceipt, decode, shares},
         settlement::{
-            CostAccount, Culprit, Payer, attribute, attribute_cancel, ceiling_left, has_culprit, lone_culprit,
-            value_moved, with_price,
+            CostAccount, Payer, attribute, attribute_cancel, ceiling_left, has_culprit, lone_culprit, value_moved,
+            with_price,
         },
         vehicle::VehicleKey,
     },
     time::Timestamp,
 };
 
-/// A final lane nonce and the transaction it carried.
-#[derive(Debug)]
-pub(super) struct Settlement {
-    pub(super) id: BatchId,
-    pub(super) flight: Flight,
-    /// Kind of the mined attempt; `None` if the transaction was not ours.
-    pub(super) kind: Option<AttemptKind>,
-    pub(super) receipt: Option<Box<TxReceipt>>,
-    /// Outcome for each present member, in order.
-    pub(super) outcomes: Vec<MemberOutcome>,
-    /// The member responsible for cost that no simulation had shown; `None` if there was no search or no result.
-    pub(super) culprit: Option<Culprit>,
-    /// Index of the mined content in the flight's earlier contents; `None` if the present one was mined. An earlier
-    /// content can be mined if every node refused it and one kept it all the same. For an empty transaction in a nonce
-    /// without members: the content for which it was sent, else the last one.
-    pub(super) earlier: Option<usize>,
-}
-
 /// Limit of pending culprit searches per tenant: searches of all tenants run one after another.
 const MAX_SEARCHES_OF_TENANT: usize = 4;
-
-/// A pending [`Settlement`].
-#[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) settlement: Settlement,
-    /// True while the nodes are asked for its users' nonces.
-    pub(super) is_asked: bool,
-    /// True while a culprit is searched for.
-    is_searched: bool,
-    since: Timestamp,
-}
-
-/// Cost-related facts of one of our transactions in a block.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Spent<'a> {
-    pub(super) kind: AttemptKind,
-    pub(super) receipt: &'a TxReceipt,
-    /// Outcome for each member, in order.
-    pub(super) outcomes: &'a [MemberOutcome],
-    /// As in [`Settlement`].
-    pub(super) culprit: Option<Culprit>,
-}
 
 /// Time limit for which a final transaction waits for an earlier one that is final too but has no receipt yet. Each
 /// cost is right in any order, but a request's end reports its whole cost only if it is settled last.
@@ -102,23 +62,23 @@ struct LeftEarly {
     unbooked_wei: U256,
 }
 
-impl ChainService {
+impl<H: Host> Sender<H> {
     /// The tenant of these requests; `None` if there are several tenants or none.
-    pub(super) fn tenant_of(&self, members: &[Arc<VerifiedRequest>]) -> Option<Arc<str>> {
+    pub(crate) fn tenant_of(&self, members: &[Arc<VerifiedRequest>]) -> Option<Arc<str>> {
         let mut tenants = members.iter().filter_map(|member| self.queue.get(member.id())).map(|entry| &entry.tenant);
         let first = tenants.next()?;
         tenants.all(|tenant| tenant == first).then(|| Arc::clone(first))
     }
 
     /// Settles a final transaction, after all transactions planned earlier that hold requests now in this one.
-    pub(super) fn settle(&mut self, now: Timestamp, settlement: Settlement) {
+    pub(crate) fn settle(&mut self, now: Timestamp, settlement: Settlement) {
         let order = settlement.flight.order();
         self.settlements.insert(order, Waiting { settlement, is_asked: false, is_searched: false, since: now });
         self.settle_in_order(now);
     }
 
     /// Settles the pending settlements that wait for nothing more.
-    pub(super) fn settle_in_order(&mut self, now: Timestamp) {
+    pub(crate) fn settle_in_order(&mut self, now: Timestamp) {
         let mut after = None;
         loop {
             let next = self.settlements.iter().find(|(order, waiting)| {
@@ -162,37 +122,20 @@ impl ChainService {
         // cost.
         let case = self.case(order).filter(|_| self.searched_for(order) < MAX_SEARCHES_OF_TENANT);
         if untouched.is_empty() && unproven.is_empty() && case.is_none() {
-            self.on_inspected(now, order, &BTreeMap::new(), &[], None);
+            self.on_inspected(now, order, Inspection::default());
             return;
         }
         if let Some(waiting) = self.settlements.get_mut(&order) {
             (waiting.is_asked, waiting.is_searched) = (true, case.is_some());
         }
-        let (shared, ledger, searches) = (self.shared.clone(), self.ledger.clone(), self.searches.clone());
-        let block = self.head.and_then(|head| head.final_block);
-        let work = async move {
-            let contracts = contracts_among(&shared, &unproven).await;
-            // Without a majority's answer nothing is known about them, so ask until there is one.
-            let nonces = match untouched.is_empty() {
-                true => Vec::new(),
-                false => settled_nonces(&shared, &untouched, block).await,
-            };
-            let nonces = untouched
-                .into_iter()
-                .zip(nonces)
-                .filter_map(|(signer, nonce)| Some((signer, nonce?.at_least)))
-                .collect();
-            let culprit = match &case {
-                Some(case) => {
-                    // The semaphore is never closed.
-                    let _turn = searches.acquire_owned().await;
-                    culprit::find(&shared, &*ledger, case).await
-                }
-                None => None,
-            };
-            Done::Inspected { order, nonces, contracts, culprit }
-        };
-        self.start(work, move || Done::InspectionLost(order));
+        let final_block = self.head.and_then(|head| head.final_block);
+        self.command(Command::Inspect {
+            order,
+            users: untouched,
+            targets: unproven,
+            case: case.map(Box::new),
+            final_block,
+        });
     }
 
     /// Number of other transactions of the same tenant with a pending culprit search.
@@ -210,7 +153,7 @@ impl ChainService {
         let receipt = settlement.receipt.as_deref()?;
         let is_payload = settlement.kind == Some(AttemptKind::Payload) && settlement.earlier.is_none();
         let flight = &settlement.flight;
-        let lacks_contract = flight.key == VehicleKey::Multicall && self.shared.params.multicall3.is_none();
+        let lacks_contract = flight.key == VehicleKey::Multicall && self.facts.params.multicall3.is_none();
         // A lone member is the culprit.
         if !is_payload || settlement.outcomes.len() < 2 || lacks_contract {
             return None;
@@ -223,16 +166,10 @@ impl ChainService {
     }
 
     /// Settles a transaction whose users' nonces are now known, then the transactions that waited for it.
-    pub(super) fn on_inspected(
-        &mut self,
-        now: Timestamp,
-        order: (Timestamp, BatchId),
-        nonces: &BTreeMap<(Address, Address), u64>,
-        contracts: &[Address],
-        culprit: Option<Culprit>,
-    ) {
+    pub(crate) fn on_inspected(&mut self, now: Timestamp, order: (Timestamp, BatchId), found: Inspection) {
         if let Some(waiting) = self.settlements.remove(&order) {
-            self.conclude(now, Settlement { culprit, ..waiting.settlement }, nonces, contracts);
+            let Inspection { nonces, contracts, culprit } = found;
+            self.conclude(now, Settlement { culprit, ..waiting.settlement }, &nonces, &contracts);
             self.settle_in_order(now);
         }
     }
@@ -274,7 +211,7 @@ impl ChainService {
     }
 
     /// Records every member's end (or return to the queue) and updates the queue accordingly.
-    pub(super) fn conclude(
+    pub(crate) fn conclude(
         &mut self,
         now: Timestamp,
         settlement: Settlement,
@@ -282,9 +219,9 @@ impl ChainService {
         contracts: &[Address],
     ) {
         let Settlement { id, mut flight, kind, receipt, outcomes, culprit, earlier } = settlement;
-        flight.pending.take().iter().for_each(|pending| self.tenants.unpend(pending));
+        flight.pending.take().iter().for_each(|pending| self.books.unpend(pending));
         self.is_loosened = true;
-        let shown = std::mem::replace(&mut flight.shown, Shown::NOTHING);
+        let shown = std::mem::replace(&mut flight.shown, Evidence::NOTHING);
         self.show_for_good(now, shown, &flight.members, &outcomes, nonces, contracts);
         let state = match kind {
             Some(AttemptKind::Payload) => BatchState::Finalized,
@@ -344,7 +281,7 @@ impl ChainService {
                 if let Some(percent) = flight.uncounted.get(&member.id())
                     && let Some(tenant) = &flight.tenant
                 {
-                    self.tenants.spend(tenant, id.lane.chain_id, with_price(*part, *percent), now);
+                    self.books.spend(tenant, id.lane.chain_id, with_price(*part, *percent), now);
                 }
             }
         }
@@ -434,7 +371,7 @@ impl ChainService {
             changes.push(change);
         }
         for ((status, reason), count) in ended {
-            count_ended(status, reason, count);
+            self.count_ended(status, reason, count);
         }
         for (request, has_failed) in back {
             if has_failed && let Some(entry) = self.queue.get_mut(request) {
@@ -457,12 +394,7 @@ impl ChainService {
             at: now,
         };
         let writes = std::iter::once(write).chain(self.target_changes()).collect();
-        let written = self.write(writes, decisions);
-        let settled = self.settled(written, costs_wei);
-        self.tasks.spawn(async move {
-            settled.await;
-            Done::Noted
-        });
+        self.write(writes, decisions, costs_wei);
         for ((forwarder, signer), nonce) in nonces {
             self.learn_nonce(*forwarder, *signer, *nonce);
         }
@@ -520,7 +452,7 @@ impl ChainService {
     /// Attributes a transaction's cost: each member's share, and the amounts booked to accounts (invariant I12). A
     /// member that left and has ended pays the amount `drawn` for it, wei. If another transaction of ours had executed
     /// all members before, the operator pays.
-    pub(super) fn attribute(
+    pub(crate) fn attribute(
         &self,
         now: Timestamp,
         id: BatchId,
@@ -535,11 +467,11 @@ impl ChainService {
         let payers = self.payers(flight, drawn, outcomes, receipt);
         let is_for_nothing = flight.members.iter().all(|member| flight.elsewhere.contains(&member.id()));
         let tenant = flight.tenant.as_ref().filter(|_| !is_for_nothing);
-        let free = tenant.map_or(U256::MAX, |tenant| self.tenants.free(tenant, chain_id, now));
+        let free = tenant.map_or(U256::MAX, |tenant| self.books.free(tenant, chain_id, now));
         let (parts, value_wei, account, owner) = match kind {
             AttemptKind::Payload => {
                 let culprit = culprit.or_else(|| lone_culprit(outcomes, receipt.is_success));
-                let base_gas = self.shared.params.schedule.tx_base_gas;
+                let base_gas = self.facts.params.schedule.tx_base_gas;
                 let parts = attribute(receipt, base_gas, &payers, culprit, free);
                 let account = match tenant {
                     Some(_) => CostAccount::Overrun,
@@ -573,11 +505,11 @@ impl ChainService {
         outcomes: &[MemberOutcome],
         receipt: &TxReceipt,
     ) -> Vec<Payer> {
-        let params = &self.shared.params;
+        let params = &self.facts.params;
         let payer = |(index, member): (usize, &Arc<VerifiedRequest>)| {
             let is_data_charged = !receipt.extra_fee_wei.is_zero();
             let size = flight.sizes.get(index).copied();
-            let size = size.unwrap_or_else(|| self.shared.size_of(flight.key, member, is_data_charged));
+            let size = size.unwrap_or_else(|| self.facts.size_of(flight.key, member, is_data_charged));
             Payer {
                 own_gas: flight.weights.get(index).copied().unwrap_or_else(|| params.member_gas(member)),
                 skip_gas: size.skip_gas,
@@ -597,11 +529,11 @@ impl ChainService {
 
     /// Reserves, in the tenant's budget, the cost of a mined transaction that no member bears (invariant I8), so that
     /// nothing else spends it before settlement.
-    pub(super) fn pend(&mut self, now: Timestamp, index: usize, nonce: u64) {
+    pub(crate) fn pend(&mut self, now: Timestamp, index: usize, nonce: u64) {
         let Some(flight) = self.lanes.get(index).and_then(|lane| lane.flights.get(&nonce)) else { return };
         let Some(mined) = &flight.mined else { return };
         let known =
-            flight.weights.iter().fold(self.shared.params.schedule.tx_base_gas, |sum, gas| sum.saturating_add(*gas));
+            flight.weights.iter().fold(self.facts.params.schedule.tx_base_gas, |sum, gas| sum.saturating_add(*gas));
         let is_usual = mined.kind == AttemptKind::Payload
             && mined.receipt.gas_used <= known
             && !mined.outcomes.contains(&MemberOutcome::Untouched);
@@ -613,34 +545,32 @@ impl ChainService {
         let accounts = bill.into_iter().flat_map(|bill| bill.accounts);
         let owed: Vec<_> = accounts.filter_map(|entry| Some((entry.tenant?, entry.wei))).collect();
         // A transaction is booked to at most one account.
-        let pending = owed.first().and_then(|(tenant, wei)| self.tenants.pend(tenant, id.lane.chain_id, *wei, now));
+        let pending = owed.first().and_then(|(tenant, wei)| self.books.pend(tenant, id.lane.chain_id, *wei, now));
         if let Some(flight) = self.lanes[index].flights.get_mut(&nonce) {
             flight.pending = pending;
         }
     }
 
     /// Releases the amount reserved by [`Self::pend`].
-    pub(super) fn unpend(&mut self, index: usize, nonce: u64) {
+    pub(crate) fn unpend(&mut self, index: usize, nonce: u64) {
         let flight = self.lanes.get_mut(index).and_then(|lane| lane.flights.get_mut(&nonce));
-        flight.and_then(|flight| flight.pending.take()).iter().for_each(|pending| self.tenants.unpend(pending));
+        flight.and_then(|flight| flight.pending.take()).iter().for_each(|pending| self.books.unpend(pending));
     }
 
-    /// Deducts the account entries of a final transaction from tenants' budgets; logs and counts them.
-    fn book(&self, now: Timestamp, id: BatchId, bill: &Bill) {
+    /// Deducts the account entries of a final transaction from tenants' budgets.
+    fn book(&mut self, now: Timestamp, id: BatchId, bill: &Bill) {
         for AccountEntry { account, tenant, wei } in &bill.accounts {
             let account = account.as_str();
-            tracing::warn!(batch = %id, account, tenant, %wei, "an account bears a part of a transaction's cost");
-            metrics::counter!("slackwater_account_gwei_total", "account" => account)
-                .increment(u64::try_from(*wei / U256::from(1_000_000_000)).unwrap_or(u64::MAX));
+            self.notice(Notice::AccountBears { batch: id, account, tenant: tenant.clone(), wei: *wei });
             if let Some(tenant) = tenant {
-                self.tenants.spend(tenant, id.lane.chain_id, *wei, now);
+                self.books.spend(tenant, id.lane.chain_id, *wei, now);
             }
         }
     }
 
     /// Draws a transaction's charge from a request's reservation, replacing the `drawn_wei` drawn before. Returns true
     /// if the rest pays for another transaction.
-    pub(super) fn draw(&mut self, id: RequestId, drawn_wei: U256, charged_wei: U256) -> bool {
+    pub(crate) fn draw(&mut self, id: RequestId, drawn_wei: U256, charged_wei: U256) -> bool {
         let price = self.price.map_or(0, |price| price.quote.effective_gas_price(price.next_base_fee));
         let Some(entry) = self.queue.get(id) else { return true };
         if !Protection::SpentReservation.is_on() {
@@ -649,7 +579,7 @@ impl ChainService {
         let mut ceiling = entry.ceiling_wei_per_gas;
         if drawn_wei != charged_wei {
             let spent_wei = entry.spent_wei.saturating_sub(drawn_wei).saturating_add(charged_wei);
-            let gas = self.shared.params.reserved_gas(entry.gas);
+            let gas = self.facts.params.reserved_gas(entry.gas);
             ceiling = ceiling_left(entry.first_ceiling_wei_per_gas, gas, spent_wei);
             self.queue.reprice(id, spent_wei, ceiling);
         }
@@ -657,24 +587,14 @@ impl ChainService {
     }
 
     /// Updates admission's nonce cache.
-    pub(super) fn remember_nonces(&mut self, executed: &[Arc<VerifiedRequest>]) {
+    pub(crate) fn remember_nonces(&mut self, executed: &[Arc<VerifiedRequest>]) {
         let mut newest: BTreeMap<(Address, Address), u64> = BTreeMap::new();
         for (forwarder, signer, nonce) in executed.iter().filter_map(|member| member.sequence()) {
             let next = newest.entry((forwarder, signer)).or_default();
             *next = (*next).max(nonce.saturating_add(1));
         }
-        if newest.is_empty() {
-            return;
+        if !newest.is_empty() {
+            self.command(Command::NoncesRaised(newest));
         }
-        let cache = self.shared.nonces.clone();
-        self.tasks.spawn(async move {
-            for (signer, nonce) in newest {
-                let known = cache.get(&signer).await.unwrap_or(0);
-                if known < nonce {
-                    cache.insert(signer, nonce).await;
-                }
-            }
-            Done::Noted
-        });
     }
 }

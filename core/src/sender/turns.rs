@@ -7,7 +7,7 @@ use crate::time::Timestamp;
 /// Batch simulations at one head: limited by `chain.simulations_per_head`, with a share by weight for each tenant.
 /// Unused shares are redistributed.
 #[derive(Debug, Default)]
-pub(super) struct SimulationTurns {
+pub(crate) struct SimulationTurns {
     head: Option<u64>,
     began: Timestamp,
     limit: u32,
@@ -22,7 +22,7 @@ pub(super) struct SimulationTurns {
 impl SimulationTurns {
     /// Resets at a new head, or after `patience` without one, since a chain with blocks on demand has none while
     /// nothing is sent; takes the current sum of all tenants' weights.
-    pub(super) fn at(
+    pub(crate) fn at(
         &mut self,
         now: Timestamp,
         head: Option<u64>,
@@ -36,23 +36,23 @@ impl SimulationTurns {
     }
 
     /// True if none is left until the next head.
-    pub(super) const fn is_over(&self) -> bool {
+    pub(crate) const fn is_over(&self) -> bool {
         self.sum >= self.limit
     }
 
     /// True if exhaustion is to be reported: once at each head.
-    pub(super) const fn tell(&mut self) -> bool {
+    pub(crate) const fn tell(&mut self) -> bool {
         !std::mem::replace(&mut self.is_told, true)
     }
 
     /// Counts a simulation of this tenant.
-    pub(super) fn take(&mut self, tenant: &Arc<str>) {
+    pub(crate) fn take(&mut self, tenant: &Arc<str>) {
         *self.used.entry(Arc::clone(tenant)).or_default() += 1;
         self.sum = self.sum.saturating_add(1);
     }
 
     /// Tenants that have used up their share by weight: others go first. A share is at least one.
-    pub(super) fn satisfied(&self, weight: impl Fn(&str) -> u32) -> BTreeMap<String, ()> {
+    pub(crate) fn satisfied(&self, weight: impl Fn(&str) -> u32) -> BTreeMap<String, ()> {
         let has_its_share = |tenant: &str, used: u32| {
             let share = u64::from(self.limit).saturating_mul(u64::from(weight(tenant))) / self.weights.max(1);
             u64::from(used) >= share.max(1)

@@ -11,22 +11,18 @@ use alloy_sol_types::SolEvent as _;
 use slackwater_contracts::forwarder::ExecutedForwardRequest;
 use tokio::sync::mpsc;
 
-use super::{Mined, Shown};
 use crate::{
     chain::Fees,
-    lane::{AttemptKind, Command, HeadInfo},
+    lane::{AttemptKind, Command as LaneCommand, HeadInfo},
     ledger::{BatchRecord, BatchState, Bill, Reach, RequestChange, Write},
-    policy::{Budget, OpenLimits, TenantPolicy},
+    policy::{Budget, Claim, OpenLimits, TenantPolicy},
     relay::{
         chain_service::ChainService,
         clock,
-        fees::Price,
         journal::JournalEntry,
-        lane_shell::{Content, Flight},
-        settle::Settlement,
         simulate::tests::{FORWARDER, request},
         start::tests::service,
-        tenants::{Tenants, claim},
+        tenants::Tenants,
     },
     request::{
         BatchId, Reason, RequestId, Status, VerifiedRequest,
@@ -35,6 +31,7 @@ use crate::{
         vehicle::{Company, VehicleKey},
     },
     schedule::{QueuedRequest, Refusals},
+    sender::{Content, FeeView as _, Flight, LeftOut, Mined, Price, Settlement},
 };
 
 const GWEI: u128 = 1_000_000_000;
@@ -87,15 +84,15 @@ impl Scene {
         let ledger = tempfile::tempdir().unwrap();
         let (mut service, journal) = service(&ledger.path().join("ledger.db"), &tenants).await;
         let quote = Fees { max_fee_per_gas: 2 * GWEI, max_priority_fee_per_gas: 0 };
-        service.price = Some(Price { next_base_fee: GWEI, quote });
+        service.sender.price = Some(Price { next_base_fee: GWEI, quote });
         let all: Vec<_> = (1..4).map(|user| request(user, 0, Address::repeat_byte(0xaa))).collect();
         let tenant = tenants.get("shop").unwrap();
-        let lane = service.lanes[0].machine.id();
+        let lane = service.sender.lanes[0].machine.id();
         for (request, seq) in all.iter().zip(1..) {
             let params = service.shared.params;
             let gas = params.member_gas(request);
             let reserved_wei = U256::from(params.reserved_gas(gas)) * U256::from(CEILING);
-            tenants.reserve(&tenant, &claim(&tenant.name, request, reserved_wei), None, clock::now()).unwrap();
+            tenants.reserve(&tenant, &Claim::of(&tenant.name, request, reserved_wei), None, clock::now()).unwrap();
             tenants.accepted(&tenant, request.id());
             let entry = QueuedRequest {
                 request: Arc::clone(request),
@@ -116,7 +113,7 @@ impl Scene {
                 is_late: false,
                 refusals: Refusals::default(),
             };
-            service.queue.push_in_flight(vec![entry], lane, 0);
+            service.sender.queue.push_in_flight(vec![entry], lane, 0);
         }
         Self { service, journal, tenants, all, _ledger: ledger }
     }
@@ -126,7 +123,7 @@ impl Scene {
     }
 
     fn batch(&self, nonce: u64) -> BatchId {
-        BatchId { lane: self.service.lanes[0].machine.id(), nonce }
+        BatchId { lane: self.service.sender.lanes[0].machine.id(), nonce }
     }
 
     /// A receipt in a block that executed `executed`.
@@ -171,15 +168,15 @@ impl Scene {
         let outcomes = decode(key, &members, receipt.is_success, &receipt.logs);
         let mut flight = Flight::new(key, members, weights, record);
         flight.is_planned = true;
-        flight.tenant = self.service.tenant_of(&flight.members);
+        flight.tenant = self.service.sender.tenant_of(&flight.members);
         let (kind, receipt) = (AttemptKind::Payload, receipt.clone());
         flight.mined = Some(Mined { kind, receipt, outcomes, ask_at: None });
-        self.service.lanes[0].flights.insert(nonce, flight);
-        self.service.pend(clock::now(), 0, nonce);
+        self.service.sender.lanes[0].flights.insert(nonce, flight);
+        self.service.act(|sender| sender.pend(clock::now(), 0, nonce));
     }
 
     fn flight(&mut self) -> &mut Flight {
-        self.service.lanes[0].flights.get_mut(&0).unwrap()
+        self.service.sender.lanes[0].flights.get_mut(&0).unwrap()
     }
 
     /// Delivers a majority's confirmation of the first transaction, with these users' nonces unused.
@@ -194,25 +191,27 @@ impl Scene {
     }
 
     fn shown_in(&mut self, block_hash: B256, unused: Vec<((Address, Address), u64)>) -> Option<Told> {
-        self.service.on_shown(clock::now(), &Shown { lane: 0, nonce: 0, block_hash, is_shown: true, unused });
+        self.service.act(|sender| {
+            sender.on_left_out(clock::now(), &LeftOut { lane: 0, nonce: 0, block_hash, is_shown: true, unused })
+        });
         self.told()
     }
 
     /// All members leave the transaction under `nonce`, as after a refusal by every node or a restart that forgot its
     /// block.
     fn vacated(&mut self, nonce: u64) {
-        let flight = self.service.lanes[0].flights.get_mut(&nonce).unwrap();
+        let flight = self.service.sender.lanes[0].flights.get_mut(&nonce).unwrap();
         let content = Content { until: 1, ..flight.content() };
         let record = flight.record.clone();
         *flight = Flight::new(content.key, Vec::new(), Vec::new(), record);
         let left: Vec<RequestId> = content.members.iter().map(|member| member.id()).collect();
         flight.earlier.push(content);
-        left.into_iter().for_each(|id| self.service.queue.put_back(id));
+        left.into_iter().for_each(|id| self.service.sender.queue.put_back(id));
     }
 
     /// Settles a nonce, used by `receipt` or by a foreign transaction. No user's nonce is used.
     fn settled(&mut self, nonce: u64, receipt: Option<TxReceipt>) -> Told {
-        let flight = self.service.lanes[0].flights.remove(&nonce).unwrap();
+        let flight = self.service.sender.lanes[0].flights.remove(&nonce).unwrap();
         let earlier = (!flight.earlier.is_empty()).then_some(0);
         let kind = receipt.as_ref().map(|_| AttemptKind::Payload);
         let nonces = flight.members.iter().filter_map(|member| member.sequence());
@@ -223,7 +222,7 @@ impl Scene {
             None => vec![MemberOutcome::Untouched; flight.members.len()],
         };
         let settlement = Settlement { id: self.batch(nonce), flight, kind, receipt, outcomes, culprit: None, earlier };
-        self.service.conclude(clock::now(), settlement, &nonces, &[]);
+        self.service.act(|sender| sender.conclude(clock::now(), settlement, &nonces, &[]));
         self.told().expect("a write")
     }
 
@@ -249,11 +248,11 @@ impl Scene {
     }
 
     fn spent(&self, user: usize) -> U256 {
-        self.service.queue.get(self.id(user)).unwrap().spent_wei
+        self.service.sender.queue.get(self.id(user)).unwrap().spent_wei
     }
 
     fn ceiling(&self, user: usize) -> u128 {
-        self.service.queue.get(self.id(user)).unwrap().ceiling_wei_per_gas
+        self.service.sender.queue.get(self.id(user)).unwrap().ceiling_wei_per_gas
     }
 
     /// The tenant's free budget beyond reservations, wei.
@@ -267,16 +266,16 @@ impl Scene {
     }
 
     fn head(&mut self, number: u64) {
-        let quote = self.service.price.unwrap().quote;
+        let quote = self.service.sender.price.unwrap().quote;
         let head = HeadInfo { number, timestamp_s: 0, next_base_fee: GWEI, quote, final_block: None };
-        self.service.head = Some(head);
+        self.service.sender.head = Some(head);
     }
 
     /// True if the nodes are queried at this head.
     fn asks(&mut self, number: u64) -> bool {
         self.head(number);
         let before = self.service.tasks.len();
-        self.service.look_at_left_out(clock::now());
+        self.service.act(|sender| sender.look_at_left_out(clock::now()));
         self.service.tasks.len() > before
     }
 }
@@ -285,12 +284,12 @@ impl Scene {
 async fn what_is_held_for_the_next_block_ends_with_its_time() {
     let mut scene = Scene::new().await;
     let (id, until) = (scene.id(0), scene.all[0].valid_until());
-    scene.service.held.push(id);
-    scene.service.expire(until.saturating_sub(std::time::Duration::from_millis(1)));
-    assert_eq!(scene.service.held, [id]);
-    scene.service.expire(until);
+    scene.service.sender.held.push(id);
+    scene.service.act(|sender| sender.expire(until.saturating_sub(std::time::Duration::from_millis(1))));
+    assert_eq!(scene.service.sender.held, [id]);
+    scene.service.act(|sender| sender.expire(until));
     assert_eq!(scene.ended(), [(id, Status::Expired, Some(Reason::DeadlinePassed))]);
-    assert!(scene.service.held.is_empty());
+    assert!(scene.service.sender.held.is_empty());
 }
 
 /// Work is proportional to the changes, not to the number of waiting requests.
@@ -303,19 +302,19 @@ async fn who_waits_to_know_is_looked_at_again_when_a_transaction_is_settled() {
         scene.shown(&[2]).expect("it leaves");
         let (id, until) = (scene.id(2), scene.all[2].valid_until());
         if is_held {
-            scene.service.queue.set_aside(id);
-            scene.service.held.push(id);
+            scene.service.sender.queue.set_aside(id);
+            scene.service.sender.held.push(id);
         }
         for _ in 0..2 {
-            scene.service.expire(until);
-            assert!(scene.service.queue.expired(until).is_empty() && scene.service.held.is_empty());
-            assert_eq!((scene.ended(), scene.service.is_loosened), (Vec::new(), false));
+            scene.service.act(|sender| sender.expire(until));
+            assert!(scene.service.sender.queue.expired(until).is_empty() && scene.service.sender.held.is_empty());
+            assert_eq!((scene.ended(), scene.service.sender.is_loosened), (Vec::new(), false));
         }
         scene.settled(0, Some(receipt));
         assert_eq!(scene.ended(), []);
-        scene.service.expire(until);
+        scene.service.act(|sender| sender.expire(until));
         assert_eq!(scene.ended(), [(id, Status::Expired, Some(Reason::DeadlinePassed))]);
-        assert!(scene.service.undecided.is_empty() && scene.service.queue.get(id).is_none());
+        assert!(scene.service.sender.undecided.is_empty() && scene.service.sender.queue.get(id).is_none());
     }
 }
 
@@ -328,13 +327,13 @@ async fn a_nonce_that_is_left_later_is_used_up_for_those_who_wait_to_know() {
     let content = Content { until: 1, members: vec![Arc::clone(&scene.all[1])], ..scene.flight().content() };
     scene.flight().earlier.push(content);
     let (id, until) = (scene.id(1), scene.all[1].valid_until());
-    scene.service.queue.put_back(id);
-    scene.service.expire(until);
+    scene.service.sender.queue.put_back(id);
+    scene.service.act(|sender| sender.expire(until));
     assert_eq!(scene.flight().filled_for, None, "the present one uses it");
-    scene.service.obey(0, Command::ReportRefused { nonce: 0, class: None });
-    scene.service.expire(until);
+    scene.service.act(|sender| sender.obey(0, LaneCommand::ReportRefused { nonce: 0, class: None }));
+    scene.service.act(|sender| sender.expire(until));
     assert_eq!(scene.flight().filled_for, Some(0));
-    assert!(scene.service.undecided.contains(&id));
+    assert!(scene.service.sender.undecided.contains(&id));
 }
 
 fn wei(gas: u64, price: u128) -> U256 {
@@ -349,8 +348,8 @@ async fn who_can_pay_no_other_try_stays_and_ends_with_its_transaction() {
     scene.included(0, &[0, 1, 2], &receipt);
     let told = scene.shown(&[2]).expect("what was drawn");
     assert_eq!(told.changes, [], "it stays where it is");
-    assert!(!scene.service.queue.is_waiting(scene.id(2)));
-    let reserved = scene.service.queue.get(scene.id(2)).unwrap().reserved_wei;
+    assert!(!scene.service.sender.queue.is_waiting(scene.id(2)));
+    let reserved = scene.service.sender.queue.get(scene.id(2)).unwrap().reserved_wei;
     assert_eq!((scene.spent(2), scene.ceiling(2)), (reserved, 0));
     let id = scene.id(2);
     let told = scene.settled(0, Some(receipt));
@@ -358,7 +357,7 @@ async fn who_can_pay_no_other_try_stays_and_ends_with_its_transaction() {
     assert_eq!((change.to, change.reason), (Status::Rejected, Some(Reason::ReservationSpent)));
     assert_eq!((change.reach, change.charged_wei), (Reach::Batch, reserved), "once");
     assert_eq!(told.charged() + told.borne(), wei(6_000_000, GWEI));
-    assert!(scene.service.queue.get(id).is_none());
+    assert!(scene.service.sender.queue.get(id).is_none());
 }
 
 /// After a reorg a foreign transaction takes the nonce, so the amount drawn was never paid.
@@ -374,7 +373,7 @@ async fn what_was_drawn_is_given_back_where_nothing_was_paid() {
     let told = scene.settled(0, None);
     assert_eq!((told.charged(), told.borne()), (U256::ZERO, U256::ZERO));
     assert_eq!((scene.spent(2), scene.ceiling(2)), (U256::ZERO, CEILING));
-    assert!(scene.service.queue.is_waiting(id));
+    assert!(scene.service.sender.queue.is_waiting(id));
 }
 
 /// The other branch includes it at another price, or executes it: the first price no longer counts.
@@ -400,7 +399,7 @@ async fn what_was_drawn_is_set_anew_by_the_branch_that_stays() {
         } else {
             assert_eq!((change.to, change.reach), (Status::Queued, Reach::Cost));
             assert_eq!(scene.spent(2), change.charged_wei, "not {drawn} too");
-            let reserved = scene.service.queue.get(id).unwrap().reserved_wei;
+            let reserved = scene.service.sender.queue.get(id).unwrap().reserved_wei;
             assert_eq!(scene.free() + reserved + told.charged() - change.charged_wei, U256::from(BUDGET));
             assert!(scene.free() > held);
         }
@@ -430,7 +429,7 @@ async fn who_left_before_it_was_in_a_block_pays_for_its_skip() {
             let change = told.of(*id).unwrap();
             assert_eq!((change.to, change.reach), (Status::Queued, Reach::Cost));
             assert!(change.charged_wei > U256::ZERO);
-            assert_eq!(scene.service.queue.get(*id).unwrap().spent_wei, change.charged_wei);
+            assert_eq!(scene.service.sender.queue.get(*id).unwrap().spent_wei, change.charged_wei);
         }
         let replan =
             told.bill.iter().flat_map(|bill| &bill.accounts).filter(|entry| entry.account == CostAccount::Replan);
@@ -447,14 +446,14 @@ async fn who_is_in_both_contents_of_a_nonce_is_not_forgotten() {
     let skipped = Scene::receipt(0, USUAL, GWEI, &[]);
     scene.included(0, &[0, 1, 2], &skipped);
     scene.vacated(0);
-    let (again, lane) = (Arc::clone(&scene.all[0]), scene.service.lanes[0].machine.id());
+    let (again, lane) = (Arc::clone(&scene.all[0]), scene.service.sender.lanes[0].machine.id());
     let id = again.id();
-    let entry = scene.service.queue.remove(id, false).unwrap();
-    scene.service.queue.push_in_flight(vec![entry], lane, 0);
+    let entry = scene.service.sender.queue.remove(id, false).unwrap();
+    scene.service.sender.queue.push_in_flight(vec![entry], lane, 0);
     let flight = scene.flight();
     (flight.members, flight.weights) = (vec![again], vec![100_000]);
     let told = scene.settled(0, Some(skipped));
-    assert!(scene.service.queue.is_waiting(id));
+    assert!(scene.service.sender.queue.is_waiting(id));
     assert_eq!(told.charged() + told.borne(), wei(USUAL, GWEI));
     let of_it: Vec<_> = told.changes.iter().filter(|change| change.id == id).map(|change| change.to).collect();
     assert_eq!(of_it, [Status::Queued, Status::Queued]);
@@ -539,14 +538,14 @@ async fn who_left_is_not_taken_out_of_where_it_is() {
     scene.included(0, &[0, 1, 2], &receipt);
     scene.shown(&[1]).expect("it leaves");
     let (spent, id) = (scene.spent(1), scene.id(1));
-    assert!(scene.service.queue.is_waiting(id));
-    let entry = scene.service.queue.remove(id, false).unwrap();
-    let lane = scene.service.lanes[0].machine.id();
-    scene.service.queue.push_in_flight(vec![entry], lane, 0);
+    assert!(scene.service.sender.queue.is_waiting(id));
+    let entry = scene.service.sender.queue.remove(id, false).unwrap();
+    let lane = scene.service.sender.lanes[0].machine.id();
+    scene.service.sender.queue.push_in_flight(vec![entry], lane, 0);
     // Its user is in the answer again.
     let told = scene.shown(&[1, 2]).expect("the other one leaves");
     assert_eq!(told.changes.iter().map(|change| change.id).collect::<Vec<_>>(), [scene.id(2)]);
-    assert!(!scene.service.queue.is_waiting(id));
+    assert!(!scene.service.sender.queue.is_waiting(id));
     assert_eq!(scene.spent(1), spent);
 }
 
@@ -557,13 +556,13 @@ async fn surprises_that_overlap_count_once_each() {
     let receipts = [0, 1].map(|nonce| Scene::receipt(nonce, USUAL, GWEI, &[]));
     for (nonce, receipt) in (0_u8..).zip(&receipts) {
         scene.included(nonce.into(), &[nonce.into()], receipt);
-        scene.service.show(clock::now(), 0, nonce.into(), &[MemberOutcome::Untouched], receipt);
+        scene.service.act(|sender| sender.show(clock::now(), 0, nonce.into(), &[MemberOutcome::Untouched], receipt));
     }
     for (nonce, receipt) in (0_u8..).zip(&receipts) {
         let (forwarder, signer, own) = scene.all[usize::from(nonce)].sequence().unwrap();
         let unused = vec![((forwarder, signer), own)];
-        let shown = Shown { lane: 0, nonce: nonce.into(), block_hash: receipt.block_hash, is_shown: true, unused };
-        scene.service.on_shown(clock::now(), &shown);
+        let shown = LeftOut { lane: 0, nonce: nonce.into(), block_hash: receipt.block_hash, is_shown: true, unused };
+        scene.service.act(|sender| sender.on_left_out(clock::now(), &shown));
         scene.told().expect("it leaves");
     }
     for (nonce, receipt) in (0..).zip(receipts) {
@@ -571,7 +570,7 @@ async fn surprises_that_overlap_count_once_each() {
     }
     // Two 64ths of a day, not eight.
     let in_minutes = |minutes: u64| clock::now().saturating_add(std::time::Duration::from_secs(60 * minutes));
-    let is_suspect = |at| scene.service.queue.is_suspect(Address::repeat_byte(0xaa), at);
+    let is_suspect = |at| scene.service.sender.queue.is_suspect(Address::repeat_byte(0xaa), at);
     assert!(is_suspect(in_minutes(44)));
     assert!(!is_suspect(in_minutes(46)));
 }
@@ -593,9 +592,9 @@ async fn the_same_free_budget_pays_for_one_transaction_only() {
     scene.included(1, &[1, 2], &second);
     assert_eq!(scene.free(), U256::ZERO);
     // A reorg releases it, and so does the settlement.
-    scene.service.unpend(0, 1);
+    scene.service.act(|sender| sender.unpend(0, 1));
     assert_eq!(scene.free(), left);
-    scene.service.pend(clock::now(), 0, 1);
+    scene.service.act(|sender| sender.pend(clock::now(), 0, 1));
     let told = scene.settled(0, Some(first));
     assert_eq!(told.charged() + told.borne(), wei(burnt, GWEI));
     assert_eq!(scene.free(), U256::ZERO);
@@ -612,22 +611,23 @@ async fn nobody_is_sent_behind_who_is_held_or_waits_to_know() {
     let next = request(1, 1, Address::repeat_byte(0xaa));
     let (forwarder, signer, nonce) = next.sequence().unwrap();
     assert_eq!(scene.all[0].sequence(), Some((forwarder, signer, nonce - 1)));
-    let entry = scene.service.queue.get(first).unwrap().clone();
-    scene.service.queue.push(QueuedRequest { request: Arc::clone(&next), seq: 9, ..entry });
-    scene.service.queue.set_chain_nonce(forwarder, signer, 0);
+    let entry = scene.service.sender.queue.get(first).unwrap().clone();
+    scene.service.sender.queue.push(QueuedRequest { request: Arc::clone(&next), seq: 9, ..entry });
+    scene.service.sender.queue.set_chain_nonce(forwarder, signer, 0);
     scene.head(100);
-    let lane = scene.service.lanes[0].machine.id();
-    let limits = scene.service.limits(now).unwrap();
+    let lane = scene.service.sender.lanes[0].machine.id();
+    let limits = scene.service.sender.limits(now).unwrap();
     let mut kept = |held: Vec<RequestId>, undecided: BTreeSet<RequestId>| {
         let service = &mut scene.service;
-        (service.held, service.undecided) = (held, undecided);
+        (service.sender.held, service.sender.undecided) = (held, undecided);
         let later = now.saturating_add(std::time::Duration::from_secs(5));
-        let selection = service.queue.compose(later, lane, &limits, &service.outlook).expect("it waits");
+        let selection =
+            service.sender.queue.compose(later, lane, &limits, service.sender.fees.outlook()).expect("it waits");
         assert_eq!(selection.members, [next.id()]);
-        let candidate = service.candidate(now, 0, selection);
-        let is_kept = service.keep_valid(now, candidate).is_none();
-        assert_eq!(service.held.contains(&next.id()), is_kept);
-        service.queue.put_back(next.id());
+        let candidate = service.sender.candidate(now, 0, selection);
+        let is_kept = service.sender.keep_valid(now, candidate).is_none();
+        assert_eq!(service.sender.held.contains(&next.id()), is_kept);
+        service.sender.queue.put_back(next.id());
         is_kept
     };
     assert!(kept(vec![first], BTreeSet::new()));

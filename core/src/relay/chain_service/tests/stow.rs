@@ -15,16 +15,14 @@ use crate::{
     relay::{
         chain_service::{ChainService, Done},
         clock,
-        fees::Price,
         journal::Journal,
-        lane_shell::Flight,
-        replan::Shown,
         restore::queued,
         simulate::tests::{FORWARDER, request},
         start::tests::service,
         tenants::Tenants,
     },
     request::{Status, VerifiedRequest, outcome::TxReceipt, vehicle::VehicleKey},
+    sender::{Flight, Input, LeftOut, Price},
 };
 
 const GWEI: u128 = 1_000_000_000;
@@ -62,15 +60,15 @@ async fn start(directory: &tempfile::TempDir, tenants: &Arc<Tenants>, latest: u6
         }
     });
     let quote = Fees { max_fee_per_gas: 2 * GWEI, max_priority_fee_per_gas: 0 };
-    service.price = Some(Price { next_base_fee: GWEI, quote });
+    service.sender.price = Some(Price { next_base_fee: GWEI, quote });
     let head = HeadInfo { number: BLOCK, timestamp_s: 0, next_base_fee: GWEI, quote, final_block: None };
-    service.head = Some(head);
+    service.sender.head = Some(head);
     for event in [
         Event::AccountNonce { latest, finalized: Some(0) },
         Event::Head(head),
         Event::Balance(U256::from(1_000_000_000_000_000_000_u128)),
     ] {
-        service.lane_event(clock::now(), 0, event);
+        service.act(|sender| sender.lane_event(clock::now(), 0, event));
     }
     service
 }
@@ -82,7 +80,7 @@ impl Scene {
         let mut service = start(&directory, &tenants, 0).await;
         let all: Vec<_> = (1..4).map(|user| request(user, 0, Address::repeat_byte(0xaa))).collect();
         let params = service.shared.params;
-        let lane = service.lanes[0].machine.id();
+        let lane = service.sender.lanes[0].machine.id();
         for request in &all {
             let new = NewRequest {
                 id: request.id(),
@@ -108,7 +106,7 @@ impl Scene {
             service.ledger.commit(vec![Write::Accept(Box::new(new))]).await.unwrap();
             let record = service.ledger.request(request.id()).await.unwrap().unwrap();
             let entry = queued(&params, &tenants, "shop".into(), &record, (**request).clone());
-            service.queue.push_in_flight(vec![entry], lane, 0);
+            service.sender.queue.push_in_flight(vec![entry], lane, 0);
         }
         let key = VehicleKey::Forwarder(FORWARDER);
         let payload = params.payload(key, &all);
@@ -120,7 +118,7 @@ impl Scene {
             is_guarded: true,
             is_alone: false,
         };
-        let id = service.lanes[0].machine.submit(clock::now(), plan).unwrap();
+        let id = service.sender.lanes[0].machine.submit(clock::now(), plan).unwrap();
         let record = BatchRecord {
             id,
             state: BatchState::Signed,
@@ -137,9 +135,9 @@ impl Scene {
             cost_wei: None,
         };
         let mut flight = Flight::new(key, all.clone(), OWN_GAS.to_vec(), record);
-        flight.tenant = service.tenant_of(&all);
-        service.lanes[0].flights.insert(0, flight);
-        service.drain(0);
+        flight.tenant = service.sender.tenant_of(&all);
+        service.sender.lanes[0].flights.insert(0, flight);
+        service.act(|sender| sender.drain(0));
         let mut scene = Self { service, all, tenants, directory, latest: 0 };
         scene.go_on().await;
         assert_eq!(scene.attempt().len(), 1, "it is signed and durable");
@@ -164,11 +162,11 @@ impl Scene {
 
     /// Raw bytes of the attempts.
     fn attempt(&self) -> Vec<Bytes> {
-        self.service.lanes[0].durable.values().map(|attempt| attempt.get().raw.clone()).collect()
+        self.service.sender.lanes[0].durable.values().map(|attempt| attempt.get().raw.clone()).collect()
     }
 
     fn members(&self) -> Vec<Arc<VerifiedRequest>> {
-        self.service.lanes[0].flights[&0].members.clone()
+        self.service.sender.lanes[0].flights[&0].members.clone()
     }
 
     /// A receipt of the transaction in a block that executed `executed`.
@@ -179,7 +177,7 @@ impl Scene {
             Log { address: FORWARDER, data: event.encode_log_data() }
         };
         TxReceipt {
-            hash: self.service.lanes[0].durable[&AttemptKey { nonce: 0, index: 0 }].get().hash,
+            hash: self.service.sender.lanes[0].durable[&AttemptKey { nonce: 0, index: 0 }].get().hash,
             block_number: BLOCK,
             block_hash: B256::repeat_byte(0xb1),
             is_success: true,
@@ -192,17 +190,17 @@ impl Scene {
 
     async fn told(&mut self, purpose: PollPurpose, receipt: TxReceipt) {
         let event = Event::AccountNonce { latest: 1, finalized: None };
-        self.service.lane_event(clock::now(), 0, event);
+        self.service.act(|sender| sender.lane_event(clock::now(), 0, event));
         let (nonce, found) = (0, Some(Box::new(receipt)));
         let event = Event::Receipts { nonce, purpose, found, is_complete: true, at_block: BLOCK };
-        self.service.lane_event(clock::now(), 0, event);
+        self.service.act(|sender| sender.lane_event(clock::now(), 0, event));
     }
 
     /// Asserts that only outlines, and no bytes, are in memory.
     fn assert_stowed(&self) {
         assert!(self.members().iter().all(|member| member.is_outline() && member.data().is_empty()));
         for request in &self.all {
-            assert!(self.service.queue.get(request.id()).unwrap().request.is_outline());
+            assert!(self.service.sender.queue.get(request.id()).unwrap().request.is_outline());
         }
         assert!(self.attempt().iter().all(|raw| raw.is_empty()));
     }
@@ -211,7 +209,7 @@ impl Scene {
     fn assert_whole(&self, raw: &[Bytes]) {
         assert_eq!(self.members(), self.all);
         for request in &self.all {
-            assert_eq!(self.service.queue.get(request.id()).unwrap().request, *request);
+            assert_eq!(self.service.sender.queue.get(request.id()).unwrap().request, *request);
         }
         assert_eq!(self.attempt(), raw);
     }
@@ -226,11 +224,11 @@ async fn what_is_in_a_block_keeps_its_bytes_in_the_ledger_and_a_reorg_brings_the
     scene.assert_stowed();
     scene.go_on().await;
     let event = Event::Canonical { number: BLOCK, hash: B256::repeat_byte(0xb2) };
-    scene.service.lane_event(clock::now(), 0, event);
+    scene.service.act(|sender| sender.lane_event(clock::now(), 0, event));
     scene.assert_stowed();
     // If the ledger can't be read, the next head retries.
-    scene.service.on_fetched(super::Fetched { lane: 0, nonce: 0, found: None });
-    scene.service.fetch_again();
+    scene.service.act(|sender| sender.on_fetched(0, 0, None));
+    scene.service.act(|sender| sender.fetch_again());
     scene.go_on().await;
     scene.assert_whole(&raw);
     let status = scene.service.ledger.request(scene.all[0].id()).await.unwrap().unwrap().status;
@@ -244,11 +242,11 @@ async fn what_is_in_a_block_keeps_its_bytes_in_the_ledger_and_a_reorg_brings_the
 async fn a_receipt_that_does_not_fit_the_chain_is_a_majoritys_matter() {
     let mut scene = Scene::new().await;
     let event = Event::AccountNonce { latest: 1, finalized: None };
-    scene.service.lane_event(clock::now(), 0, event);
+    scene.service.act(|sender| sender.lane_event(clock::now(), 0, event));
     let truth = scene.receipt(&[0, 1, 2]);
     let (lane, nonce, at_block) = (0, 0, BLOCK);
-    scene.service.canonical.insert(BLOCK, truth.block_hash);
-    if let Some(head) = &mut scene.service.head {
+    scene.service.sender.canonical.insert(BLOCK, truth.block_hash);
+    if let Some(head) = &mut scene.service.sender.head {
         head.final_block = Some(BLOCK - 10);
     }
     let other = TxReceipt { block_hash: B256::repeat_byte(0xb2), ..truth.clone() };
@@ -258,14 +256,15 @@ async fn a_receipt_that_does_not_fit_the_chain_is_a_majoritys_matter() {
     for odd in [other.clone(), above, below] {
         let (purpose, found) = (PollPurpose::Inclusion, Some(Box::new(odd)));
         let before = scene.service.tasks.len();
-        let told = Done::Receipts { lane, nonce, purpose, found, is_complete: true, at_block, stranger: None };
+        let told =
+            Done::Input(Input::Receipts { lane, nonce, purpose, found, is_complete: true, at_block, stranger: None });
         scene.service.on_done(told);
-        assert_eq!((scene.service.lanes[0].machine.unfinal(), scene.service.tasks.len()), (0, before + 1));
+        assert_eq!((scene.service.sender.lanes[0].machine.unfinal(), scene.service.tasks.len()), (0, before + 1));
     }
     // A majority is on the abandoned branch.
     for (found, is_believed) in [(other, false), (truth, true)] {
-        scene.service.on_done(Done::Agreed { lane, nonce, at_block, found: Some(Box::new(found)) });
-        assert_eq!(scene.service.lanes[0].machine.unfinal(), usize::from(is_believed));
+        scene.service.on_done(Done::Input(Input::Agreed { lane, nonce, at_block, found: Some(Box::new(found)) }));
+        assert_eq!(scene.service.sender.lanes[0].machine.unfinal(), usize::from(is_believed));
     }
 }
 
@@ -283,7 +282,7 @@ async fn who_was_not_executed_after_all_comes_back_whole() {
     let members = scene.members();
     assert!(members[0].is_outline() && members[1].is_outline(), "the two are in a block again");
     assert_eq!(members[2], scene.all[2]);
-    assert_eq!(scene.service.queue.get(scene.all[2].id()).unwrap().request, scene.all[2]);
+    assert_eq!(scene.service.sender.queue.get(scene.all[2].id()).unwrap().request, scene.all[2]);
 }
 
 #[tokio::test]
@@ -296,9 +295,9 @@ async fn a_restart_reads_outlines_of_what_is_in_a_block_and_sends_the_same_bytes
     scene.restart().await;
     scene.assert_stowed();
     // No node shows it in a block any more, and it has not been sent for a long time.
-    let Some(head) = scene.service.head else { panic!("a head") };
+    let Some(head) = scene.service.sender.head else { panic!("a head") };
     for number in BLOCK + 1..BLOCK + 50 {
-        scene.service.lane_event(clock::now(), 0, Event::Head(HeadInfo { number, ..head }));
+        scene.service.act(|sender| sender.lane_event(clock::now(), 0, Event::Head(HeadInfo { number, ..head })));
     }
     scene.go_on().await;
     scene.assert_whole(&raw);
@@ -312,14 +311,14 @@ async fn a_restart_divides_a_transactions_cost_as_before() {
     let receipt = scene.receipt(&[0, 1, 2]);
     scene.told(PollPurpose::Inclusion, receipt.clone()).await;
     scene.go_on().await;
-    let held = |scene: &Scene| scene.service.lanes[0].flights[&0].pending.as_ref().map(|pending| pending.wei);
+    let held = |scene: &Scene| scene.service.sender.lanes[0].flights[&0].pending.as_ref().map(|pending| pending.wei);
     let (base_gas, before) = (scene.service.shared.params.schedule.tx_base_gas, held(&scene));
     let burnt = receipt.gas_used - base_gas - OWN_GAS.iter().sum::<u64>();
     assert_eq!(before, Some(U256::from(burnt) * U256::from(GWEI)));
     scene.latest = 1;
     scene.restart().await;
-    assert_eq!(scene.service.lanes[0].flights[&0].weights, OWN_GAS);
-    let reserved = scene.all.iter().map(|member| scene.service.queue.get(member.id()).unwrap().reserved_wei);
+    assert_eq!(scene.service.sender.lanes[0].flights[&0].weights, OWN_GAS);
+    let reserved = scene.all.iter().map(|member| scene.service.sender.queue.get(member.id()).unwrap().reserved_wei);
     let left = U256::from(BUDGET) - reserved.fold(U256::ZERO, |sum, wei| sum + wei) - before.unwrap();
     assert_eq!(held(&scene), before, "before a node tells the receipt again");
     assert_eq!(scene.tenants.free("shop", 1, clock::now()), left);
@@ -345,17 +344,19 @@ async fn a_start_remembers_who_had_left_a_block_that_was_taken_back() {
             ((forwarder, signer), nonce)
         };
         let unused = left.iter().map(user).collect();
-        scene.service.on_shown(clock::now(), &Shown { lane: 0, nonce: 0, block_hash, is_shown: true, unused });
+        scene.service.act(|sender| {
+            sender.on_left_out(clock::now(), &LeftOut { lane: 0, nonce: 0, block_hash, is_shown: true, unused })
+        });
         scene.go_on().await;
         let event = Event::Canonical { number: BLOCK, hash: B256::repeat_byte(0xb2) };
-        scene.service.lane_event(clock::now(), 0, event);
+        scene.service.act(|sender| sender.lane_event(clock::now(), 0, event));
         scene.go_on().await;
         scene.restart().await;
         for (user, request) in scene.all.iter().enumerate() {
             let (id, has_left) = (request.id(), left.contains(&user));
-            assert_eq!(scene.service.queue.is_waiting(id), has_left, "{left:?}, {user}");
+            assert_eq!(scene.service.sender.queue.is_waiting(id), has_left, "{left:?}, {user}");
             assert_eq!(
-                scene.service.is_entangled(id),
+                scene.service.sender.is_entangled(id),
                 has_left,
                 "that transaction may still execute it: {left:?}, {user}"
             );

@@ -1,0 +1,36 @@
+//! A batch on its way through the simulation.
+
+use std::sync::Arc;
+
+use alloy_primitives::U256;
+
+use super::host::Foreseen;
+use crate::{
+    request::{VerifiedRequest, simulation::Ahead, vehicle::Payload},
+    schedule::Selection,
+};
+
+/// A batch on its way through the simulation.
+#[derive(Debug, Clone)]
+pub(crate) struct Candidate {
+    pub(crate) selection: Selection,
+    pub(crate) members: Vec<Arc<VerifiedRequest>>,
+    pub(crate) payload: Payload,
+    /// Users with predecessors in flight, with the forwarder nonce they will have after those.
+    pub(crate) ahead: Ahead,
+    /// The chain's own estimate of its data cost.
+    pub(crate) data_quote: DataQuote,
+    /// The forecast by which it was composed: another one may be active when it is signed.
+    pub(crate) foreseen: Option<Foreseen>,
+    /// Gas of each member in a transaction of its own, as simulated; empty before the simulation, or without one.
+    pub(crate) used: Vec<Option<u64>>,
+}
+
+/// The chain's own estimate for one payload; `None` fields where the chain family has none or did not answer.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct DataQuote {
+    /// Arbitrum: poster gas, padded.
+    pub(crate) poster_gas: Option<u64>,
+    /// Scroll: L1 data fee, wei.
+    pub(crate) data_fee: Option<U256>,
+}

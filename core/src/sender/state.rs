@@ -1,0 +1,245 @@
+//! State of the sender, and its way out: commands.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use alloy_primitives::{Address, B256, U256, keccak256};
+
+use super::{
+    facts::ChainFacts,
+    flight::SenderLane,
+    host::{Host, Surroundings},
+    input::{Command, Notice, User, WriteId},
+    price::Price,
+    pricing::Pricing,
+    settlement::Waiting,
+    turns::SimulationTurns,
+};
+use crate::{
+    chain::data_fee::DataFeeModel,
+    lane::{AttemptKey, HeadInfo},
+    provenance::Decision,
+    record::Write,
+    request::{BatchId, Reason, RequestId, Status, gate::Doubt},
+    schedule::{Backlog, Queue, TenantPace},
+    time::Timestamp,
+};
+
+/// Lookups of which one of a kind runs at a time.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UnderWay {
+    pub(crate) nonces: bool,
+    pub(crate) gaps: bool,
+    pub(crate) suspects: bool,
+    pub(crate) tip: bool,
+}
+
+/// A missing nonce with requests behind it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Gap {
+    pub(crate) missing: u64,
+    /// Healthy time of the chain at which it was noticed.
+    pub(crate) since: Duration,
+    /// True once the forwarder was asked for the nonce since.
+    pub(crate) is_seen: bool,
+}
+
+/// All requests of one chain on their way: queue, lanes, candidates and settlements as one machine without I/O.
+///
+/// Inputs: [`Self::handle`](super::machine), `cancel`, `take_over`. Outputs: [`Self::poll_command`], to be drained after every
+/// input. [`Self::go_on`](super::dispatch) at the end of a turn, once all inputs at hand were handled: it composes what may be sent
+/// now; drain again until it has nothing left. Time comes with each input and never goes backwards.
+#[derive(Debug)]
+pub(crate) struct Sender<H: Host> {
+    pub(crate) facts: Arc<ChainFacts>,
+    pub(crate) books: H::Books,
+    pub(crate) fees: H::Fees,
+    pub(crate) around: Surroundings,
+    /// Time of the input that is handled.
+    pub(crate) now: Timestamp,
+    /// Policy change count last applied to the queue; `None` for a new queue.
+    pub(crate) policy_changes: Option<u64>,
+    pub(crate) queue: Queue,
+    /// Fee offers, and the guard time before a deadline.
+    pub(crate) pricing: Pricing,
+    /// Hashes by number of the known canonical blocks that are not final.
+    pub(crate) canonical: BTreeMap<u64, B256>,
+    pub(crate) lanes: Vec<SenderLane>,
+    /// Final transactions not settled yet, in the order in which they were planned.
+    pub(crate) settlements: BTreeMap<(Timestamp, BatchId), Waiting>,
+    pub(crate) head: Option<HeadInfo>,
+    /// Time at which the newest head came.
+    pub(crate) head_at: Timestamp,
+    /// Proposer of the newest agreed block.
+    pub(crate) proposer: Option<Address>,
+    pub(crate) price: Option<Price>,
+    /// L1 fee parameters as last read; `None` before the first successful read.
+    pub(crate) data_fee: Option<DataFeeModel>,
+    pub(crate) under_way: UnderWay,
+    /// Attempts whose commit was not answered yet.
+    pub(crate) committing: BTreeMap<WriteId, (usize, AttemptKey)>,
+    /// Requests that wait for the next block, mostly after a failed simulation.
+    pub(crate) held: Vec<RequestId>,
+    /// Expired requests whose outcome depends on another transaction of ours that is not settled.
+    pub(crate) undecided: BTreeSet<RequestId>,
+    /// True if a transaction was settled, or left its nonce, since `undecided` was last checked.
+    pub(crate) is_loosened: bool,
+    /// Simulation refusals by node, per request, since the request last passed a simulation.
+    pub(crate) doubts: BTreeMap<RequestId, Doubt>,
+    /// Requests on whose simulation two nodes disagree: place of the node that accepts, place of the node that refuses.
+    pub(crate) contradicted: BTreeMap<RequestId, (usize, usize)>,
+    /// Simulations used at this head, by tenant.
+    pub(crate) turns: SimulationTurns,
+    /// Number of batches simulated.
+    pub(crate) simulated: u64,
+    /// Number of further batches to simulate on two nodes, after a surprise.
+    pub(crate) wary: u64,
+    /// Users with waiting requests below their forwarder nonce, until that nonce is final.
+    pub(crate) suspects: BTreeSet<User>,
+    /// Calls that may have been executed without the ledger's knowledge: watched while in flight, never sent (again).
+    pub(crate) uncertain: BTreeSet<RequestId>,
+    /// Requests withdrawn on another instance while they are in a transaction or on the way into one.
+    pub(crate) withdrawn: BTreeSet<RequestId>,
+    /// Last user of the previous gap lookup; the next one continues after it.
+    pub(crate) gaps_after: Option<User>,
+    /// Users with a nonce gap: no request has the nonce that their waiting requests need first.
+    pub(crate) gaps: BTreeMap<User, Gap>,
+    /// Accumulated healthy time of the chain: the time between heads, at most `LATE_BLOCKS` block times per head.
+    pub(crate) healthy: Duration,
+    /// Rate at which each tenant's requests leave the queue.
+    pub(crate) paces: BTreeMap<Arc<str>, TenantPace>,
+    pub(crate) backlogs: Arc<BTreeMap<Arc<str>, Backlog>>,
+    /// Time of the last change that may let something be sent; `None` if there was none since.
+    pub(crate) dispatch_at: Option<Timestamp>,
+    pub(crate) is_stopping: bool,
+    next_write: u64,
+    commands: VecDeque<Command>,
+}
+
+/// Open requests and transactions of a chain, as they were read back.
+#[derive(Debug, Default)]
+pub(crate) struct Open {
+    /// Waiting and in-flight requests.
+    pub(crate) queue: Queue,
+    /// Lanes with their transactions.
+    pub(crate) lanes: Vec<SenderLane>,
+    /// Calls that may have been executed without the ledger's knowledge.
+    pub(crate) uncertain: BTreeSet<RequestId>,
+}
+
+impl<H: Host> Sender<H> {
+    /// A sender of what is open.
+    pub(crate) fn new(
+        now: Timestamp,
+        facts: Arc<ChainFacts>,
+        (books, fees): (H::Books, H::Fees),
+        around: Surroundings,
+        pricing: Pricing,
+        data_fee: Option<DataFeeModel>,
+        open: Open,
+    ) -> Self {
+        let Open { queue, lanes, uncertain } = open;
+        Self {
+            facts,
+            books,
+            fees,
+            around,
+            now,
+            policy_changes: None,
+            queue,
+            pricing,
+            canonical: BTreeMap::new(),
+            lanes,
+            settlements: BTreeMap::new(),
+            head: None,
+            head_at: now,
+            proposer: None,
+            price: None,
+            data_fee,
+            under_way: UnderWay::default(),
+            committing: BTreeMap::new(),
+            held: Vec::new(),
+            undecided: BTreeSet::new(),
+            is_loosened: false,
+            doubts: BTreeMap::new(),
+            contradicted: BTreeMap::new(),
+            turns: SimulationTurns::default(),
+            simulated: 0,
+            wary: 0,
+            suspects: BTreeSet::new(),
+            uncertain,
+            withdrawn: BTreeSet::new(),
+            gaps_after: None,
+            gaps: BTreeMap::new(),
+            healthy: Duration::ZERO,
+            paces: BTreeMap::new(),
+            backlogs: Arc::default(),
+            dispatch_at: None,
+            is_stopping: false,
+            next_write: 0,
+            commands: VecDeque::new(),
+        }
+    }
+
+    /// EIP-155 chain id.
+    pub(crate) fn chain_id(&self) -> u64 {
+        self.facts.chain_id()
+    }
+
+    /// The next thing to be done; `None` if there is nothing.
+    #[must_use = "an undone command stalls a lane"]
+    pub(crate) fn poll_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    pub(crate) fn command(&mut self, command: Command) {
+        self.commands.push_back(command);
+    }
+
+    /// The commands so far; those given until [`Self::resume_commands`] come before them.
+    pub(crate) fn suspend_commands(&mut self) -> VecDeque<Command> {
+        std::mem::take(&mut self.commands)
+    }
+
+    pub(crate) fn resume_commands(&mut self, later: VecDeque<Command>) {
+        self.commands.extend(later);
+    }
+
+    pub(crate) fn notice(&mut self, notice: Notice) {
+        self.commands.push_back(Command::Notice(notice));
+    }
+
+    /// Has something written; `None` while another instance drives the lanes: then it is not ours to write.
+    pub(crate) fn write(
+        &mut self,
+        writes: Vec<Write>,
+        decisions: Vec<Decision>,
+        settled: Vec<(Arc<str>, RequestId, U256)>,
+    ) -> Option<WriteId> {
+        if self.around.is_following {
+            return None;
+        }
+        let id = WriteId(self.next_write);
+        self.next_write += 1;
+        self.command(Command::Commit { id, writes, decisions, settled });
+        Some(id)
+    }
+
+    /// Has something written that nothing waits for.
+    pub(crate) fn note(&mut self, writes: Vec<Write>, decisions: Vec<Decision>) {
+        self.write(writes, decisions, Vec::new());
+    }
+
+    /// Counts ended requests by status and reason.
+    pub(crate) fn count_ended(&mut self, status: Status, reason: Option<Reason>, count: u64) {
+        self.notice(Notice::Ended { status, reason, count });
+    }
+}
+
+/// A batch's name in the decision log.
+pub(crate) fn batch_hash(id: BatchId) -> B256 {
+    keccak256(id.to_string())
+}
