@@ -37,9 +37,9 @@
 //!
 //! # Modules
 //! Pure, without clock, socket or randomness, also for `wasm32-unknown-unknown` (`--no-default-features`): [`chain`],
-//! [`request`], [`market`], [`forecast`], [`schedule`], [`policy`], [`lane`], [`provenance`], [`sim`], [`client`]. With
-//! feature `client-http`: `client_http`. With feature `relay` (the default): `ledger` and `relay`, which perform the
-//! I/O.
+//! [`request`], [`market`], [`forecast`], [`schedule`], [`policy`], [`lane`], [`provenance`], [`sim`],
+//! [`tuning`], [`client`]. With feature `client-http`: `client_http`. With feature `relay` (the default): `ledger` and
+//! `relay`, which do the work.
 
 pub use slackwater_contracts as contracts;
 

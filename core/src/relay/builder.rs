@@ -20,7 +20,7 @@ use crate::{
     chain::ChainSpec,
     ledger::{GroupCommitConfig, SqliteConfig},
     policy::{OpenLimits, TenantPolicy},
-    tuning::ChainTuning,
+    sender::tuning::ChainTuning,
 };
 
 /// One chain to serve.

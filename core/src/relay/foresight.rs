@@ -21,7 +21,7 @@ use crate::{
         FeeOutlook, less,
         timing::{self, Timing, TimingConfig, TimingDecision, TimingError, TimingPrior, TimingState},
     },
-    tuning::ChainTuning,
+    sender::tuning::ChainTuning,
 };
 
 /// Forecast of one chain's base fee, and its consequences for requests that can wait.

@@ -14,9 +14,9 @@ use crate::{
     policy::Claim,
     request::RequestId,
     schedule::PercentileOutlook,
+    sender::tuning::TimingMode,
     sender::{Books, FeeView, Foreseen, Host, Pending, Price},
     time::Timestamp,
-    tuning::TimingMode,
 };
 
 /// A relay.

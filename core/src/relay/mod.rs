@@ -65,7 +65,7 @@ pub use status::{
     Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, FeeSource, LaneStatus, Quote, SubmitItem,
 };
 
-pub use crate::tuning::{
+pub use crate::sender::tuning::{
     AdmissionTuning, BatchTuning, ChainTuning, FeeTuning, ForecastTuning, HeadTuning, LaneTuning, MarketTuning,
     RetryTuning, RpcTuning, SimulationTuning, TimingMode, TimingTuning,
 };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::tuning::HeadTuning;
+use crate::sender::tuning::HeadTuning;
 
 /// Poll intervals of the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

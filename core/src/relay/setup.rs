@@ -5,10 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use alloy_primitives::Address;
 
 use super::builder::ChainSetup;
-use crate::{
-    market::MAX_HISTORY_BLOCKS,
-    policy::{KindName, TenantPolicy},
-};
+use crate::policy::{KindName, TenantPolicy};
 
 /// A fault of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,30 +123,17 @@ impl ChainSetup {
     }
 
     fn tuning_faults(&self) -> Vec<SetupFault> {
-        let mut faults: Vec<SetupFault> = self
-            .tuning
-            .zeroes()
-            .into_iter()
-            .map(|key| SetupFault::new(key, "must be above 0", "name a number above 0, or leave the key out"))
+        let has_heads = self.endpoints.iter().any(super::rpc::RpcEndpoint::has_heads);
+        let pace = self.tuning.pace_problem().filter(|_| has_heads);
+        let pace = pace.map(|detail| ("subscribed_poll_interval_ms", detail));
+        let out_of_range = self.tuning.problems(self.spec.block_time()).into_iter().chain(pace);
+        let mut faults: Vec<SetupFault> = out_of_range
+            .map(|(key, detail)| SetupFault::new(key, detail, "see docs/configuration.md for the range"))
             .collect();
-        let mut range = |key: &str, value: u64, least: u64, most: u64| {
-            if !(least..=most).contains(&value) {
-                let detail = format!("{value} is not between {least} and {most}");
-                faults.push(SetupFault::new(key, detail, "see docs/configuration.md for the range"));
-            }
-        };
-        range("fee_history_blocks", self.tuning.fees.fee_history_blocks, 1, MAX_HISTORY_BLOCKS);
-        range("patience_percentile", self.tuning.timing.patience_percentile.into(), 0, 100);
         let (ceiling, least) = (self.tuning.fees.tip_ceiling_wei_per_gas, self.spec.min_priority_fee_wei_per_gas);
         if ceiling < least.saturating_mul(4) {
             let detail = format!("{ceiling} is below four times the chain's least tip, {least}");
             faults.push(SetupFault::new("tip_ceiling_wei_per_gas", detail, "raise it, or leave it to the preset"));
-        }
-        let has_heads = self.endpoints.iter().any(super::rpc::RpcEndpoint::has_heads);
-        let pace = self.tuning.pace_problem().filter(|_| has_heads);
-        let pace = pace.map(|detail| ("subscribed_poll_interval_ms", detail));
-        for (key, detail) in self.tuning.problems(self.spec.block_time()).into_iter().chain(pace) {
-            faults.push(SetupFault::new(key, detail, "see docs/configuration.md for the range"));
         }
         faults
     }

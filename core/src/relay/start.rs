@@ -56,8 +56,8 @@ use crate::{
     policy::BudgetShares,
     request::{ForwarderDomain, vehicle::VehicleParams},
     schedule::PercentileOutlook,
+    sender::tuning::TimingMode,
     sender::{ChainFacts, DoorLimits, Open, Pricing, Sender, Surroundings},
-    tuning::TimingMode,
 };
 
 /// Cache time of the finding that a target has no code.

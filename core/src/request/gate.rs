@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::outcome::MemberOutcome;
-use crate::{protection::Protection, time::Timestamp};
+use serde::{Deserialize, Serialize};
 
-/// Treatment of a request that no node could simulate by the last block that can include it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+use super::outcome::MemberOutcome;
+use crate::{protection::Protection, time::Timestamp, tuning::choice};
+
+/// What becomes of a request that no node can simulate until the last block that can take it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Unsimulated {
     /// End it as `rejected: not_simulated`.
     #[default]
@@ -15,15 +18,7 @@ pub enum Unsimulated {
     Send,
 }
 
-impl Unsimulated {
-    /// Name in the configuration.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Hold => "hold",
-            Self::Send => "send",
-        }
-    }
-}
+choice!(Unsimulated: Hold "hold", Send "send");
 
 /// Simulation result for one member.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,24 +18,29 @@ use crate::{
     request::{TargetRecord, outcome::MemberOutcome, vehicle::Company},
     table::Table,
     time::Timestamp,
+    tuning::keys,
 };
 
 /// Divisor of the longest suspicion that gives the first one.
 const FIRST_PART: u32 = 64;
 
-/// Duration of suspicion, and number of remembered targets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RecordRule {
-    /// Longest suspicion (`suspect_ms`): the first is a 64th of it, each further one twice as long.
-    pub suspect: Duration,
-    /// Most targets with a record (`max_target_records`). An evicted target counts as new; those that surprised are
-    /// evicted last.
-    pub max_records: usize,
+keys! {
+    /// Suspicion of targets, and their memory.
+    #[derive(Copy)]
+    pub struct RecordRule = usual();
+
+    /// Longest time that a target which `targets` names is suspect, and its requests share transactions with the same signer's
+    /// only: after a request to it alone did on chain what no simulation showed. A 64th of it after the first surprise, twice as
+    /// long after each further one.
+    suspect "suspect_ms": Duration [1..=31_536_000_000] = Duration::from_secs(24 * 3_600);
+    /// Most targets of which is remembered what they showed on chain: clean runs and surprises. One that is forgotten is new
+    /// again; those that surprised are forgotten last.
+    max_records "max_target_records": usize [1..=1_000_000] = 10_000;
 }
 
 impl Default for RecordRule {
     fn default() -> Self {
-        Self { suspect: Duration::from_secs(24 * 3_600), max_records: 10_000 }
+        Self::usual()
     }
 }
 

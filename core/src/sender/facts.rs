@@ -15,7 +15,7 @@ use crate::{
         ForwarderDomain, VerifiedRequest,
         vehicle::{VehicleKey, VehicleParams},
     },
-    tuning::ChainTuning,
+    sender::tuning::ChainTuning,
 };
 
 /// Facts about a chain that do not change while its sender runs.

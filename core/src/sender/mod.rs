@@ -38,6 +38,7 @@ mod settlement;
 mod state;
 mod stow;
 mod strangers;
+pub(crate) mod tuning;
 mod turns;
 mod users;
 

@@ -21,8 +21,8 @@ use crate::{
     lane::{AttemptKey, Event, NodeTerms, SendOutcome},
     protection::Protection,
     schedule::{ComposeLimits, fee_cap, urgency_blocks},
+    sender::tuning::ChainTuning,
     time::Timestamp,
-    tuning::ChainTuning,
 };
 
 impl<H: Host> Sender<H> {

@@ -15,8 +15,8 @@ use crate::{
     protection::Protection,
     record::AttemptRecord,
     schedule::{GuardTime, Judged, LeastTip, OfferLog, PaidTips, TipEstimator, tip_bound},
+    sender::tuning::ChainTuning,
     time::Timestamp,
-    tuning::ChainTuning,
 };
 
 /// Known limits that every transaction must meet, for admission.

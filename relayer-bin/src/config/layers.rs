@@ -83,8 +83,8 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    /// Merges a TOML text over the values so far.
-    pub(super) fn add_toml(&mut self, name: &str, text: &str, errors: &mut Vec<ConfigError>) {
+    /// Lays a TOML text over what is there, with old names of keys replaced by the new ones.
+    pub(super) fn add_toml(&mut self, name: &str, text: &str, schema: &Schema, errors: &mut Vec<ConfigError>) {
         let name: Arc<str> = name.into();
         let document = match toml::de::DeTable::parse(text) {
             Ok(document) => document,
@@ -97,9 +97,18 @@ impl Layers {
         };
         let mut flat = Vec::new();
         let mut reader = Reader { text, name: &name, flat: &mut flat };
-        let table = reader.table(document.into_inner(), "");
+        let mut tree = Value::Table(reader.table(document.into_inner(), ""));
         self.origins.extend(flat);
-        merge(&mut self.tree, table);
+        let mut renamed = Vec::new();
+        schema::rename(&mut tree, schema, "", &mut renamed);
+        for (old, new) in renamed {
+            if let Some(origin) = self.origins.remove(&old) {
+                self.origins.insert(new, origin);
+            }
+        }
+        if let Value::Table(table) = tree {
+            merge(&mut self.tree, table);
+        }
     }
 
     /// Reads the environment. Unknown names with our prefix are errors, unless a reference names them as the place of a

@@ -177,7 +177,7 @@ impl Sources {
         let mut errors = Vec::new();
         let mut layers = layers::Layers::default();
         if let Some((name, text)) = &file {
-            layers.add_toml(name, text, &mut errors);
+            layers.add_toml(name, text, schema, &mut errors);
         }
         layers.add_env(&self.env, schema, &mut errors);
         for (flag, key, text) in &self.flags {

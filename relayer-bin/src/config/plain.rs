@@ -140,7 +140,13 @@ pub(super) fn expectation(message: &str) -> String {
     if let Some((_, expected)) = line.rsplit_once(", expected ") {
         return format!("expected {expected}");
     }
-    for known in ["not a hexadecimal integer", "not a non-negative integer", "above 2^256 - 1"] {
+    for known in [
+        "not a hexadecimal integer",
+        "not a non-negative integer",
+        "not a decimal integer",
+        "too large",
+        "above 2^256 - 1",
+    ] {
         if line.ends_with(known) {
             return format!("is {known}");
         }

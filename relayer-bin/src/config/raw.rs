@@ -7,8 +7,13 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use slackwater::{
+    relay::ChainTuning,
+    tuning::{Key, Kind},
+};
 
-use super::{secret::SecretText, url::UrlText};
+use super::{schema::OLD_NAME, secret::SecretText, url::UrlText};
 use crate::scalar::Uint;
 
 /// Configuration of the Slackwater relayer.
@@ -187,49 +192,6 @@ pub enum RawMetrics {
     Off,
 }
 
-/// What becomes of a request that no node can simulate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub enum RawUnsimulated {
-    /// It ends.
-    Hold,
-    /// It is sent alone.
-    Send,
-}
-
-impl From<RawUnsimulated> for slackwater::request::Unsimulated {
-    fn from(then: RawUnsimulated) -> Self {
-        match then {
-            RawUnsimulated::Hold => Self::Hold,
-            RawUnsimulated::Send => Self::Send,
-        }
-    }
-}
-
-/// When a request that can wait goes out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub enum RawTiming {
-    /// When waiting is not expected to pay any more.
-    Forecast,
-    /// When the price ranks low among the recent ones.
-    Percentile,
-    /// At once.
-    Immediate,
-}
-
-impl From<RawTiming> for slackwater::relay::TimingMode {
-    fn from(timing: RawTiming) -> Self {
-        match timing {
-            RawTiming::Forecast => Self::Forecast,
-            RawTiming::Percentile => Self::Percentile,
-            RawTiming::Immediate => Self::Immediate,
-        }
-    }
-}
-
 /// The database: a file of one relayer, or one that several instances share.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -370,7 +332,8 @@ pub enum RawLogFormat {
 
 /// A chain to serve.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct RawChain {
     /// What is known about the chain: one of the presets (`slackwater config presets`).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -395,273 +358,52 @@ pub struct RawChain {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<BTreeMap<String, serde_json::Value>>")]
     pub spec: Option<toml::Table>,
-    /// How often the head is polled.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 10, max = 600_000), extend("x-default" = "a quarter of the block time, 100 to 2000"))]
-    pub poll_interval_ms: Option<u64>,
-    /// How often the head is polled all the same while a subscription (`rpc.ws_url`) tells heads; at least `poll_interval_ms`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 10, max = 3_600_000), extend("x-default" = "the block time, at least 4 times `poll_interval_ms`"))]
-    pub subscribed_poll_interval_ms: Option<u64>,
-    /// Silence of all subscriptions after which the head is polled every `poll_interval_ms` again. A subscription that is
-    /// silent for 8 times this, and for 30 s, is made anew.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 100, max = 3_600_000), extend("x-default" = "4 block times, at least 1000"))]
-    pub subscription_silence_ms: Option<u64>,
-    /// Longest wait for one RPC answer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 100, max = 600_000), extend("x-default" = "10000"))]
-    pub rpc_timeout_ms: Option<u64>,
-    /// A read that one node has not answered yet is not asked of a second one sooner; later where this node's answers usually
-    /// take longer (mean plus four deviations of what was measured).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 600_000), extend("x-default" = "50"))]
-    pub hedge_floor_ms: Option<u64>,
-    /// Most reads that are asked of a second node too, percent of all, beyond ten at once; 0 is none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 100), extend("x-default" = "10"))]
-    pub hedge_budget_percent: Option<u32>,
-    /// How long a node that says that it is asked too often is left alone at first; twice as long every further time in a row,
-    /// up to 60 times this. If it names a longer time itself (`Retry-After`), that counts, up to ten minutes. Transactions
-    /// are sent to it all the same.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 10, max = 600_000), extend("x-default" = "500"))]
-    pub rate_limit_pause_ms: Option<u64>,
-    /// Age of the newest block from which on the chain is `unavailable` and nothing is accepted (`chain_unavailable`): its
-    /// prices are too old. 0: none, for chains that make blocks on demand only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 86_400_000), extend("x-default" = "10 block times, at least 15000"))]
-    pub max_head_age_ms: Option<u64>,
-    /// Receipts that are asked for at a time: where many transactions become final at once, a node's quota must hold.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1_000), extend("x-default" = "8"))]
-    pub max_receipt_polls: Option<u64>,
-    /// Blocks that are read one by one at each head in search of the transaction that took a nonce, where nodes show no receipt and
-    /// have no state that old. The search goes on where it stopped.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100_000), extend("x-default" = "128"))]
-    pub spender_scan_blocks: Option<u64>,
-    /// Most requests in one transaction.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 10_000), extend("x-default" = "100"))]
-    pub max_batch: Option<u64>,
-    /// Highest gas limit of one transaction.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 21_000), extend("x-default" = "the chain's cap, at most 16777216"))]
-    pub max_batch_gas: Option<u64>,
-    /// Longest time that a request waits for company, from its acceptance.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 3_600_000), extend("x-default" = "the block time, 50 to 2000"))]
-    pub linger_ms: Option<u64>,
-    /// What it costs to wait for company through all of a request's slack, percent of what it would cost alone: a batch goes
-    /// when no further company is worth the wait. 0: waiting costs nothing and lasts `linger_ms`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 100_000), extend("x-default" = "100"))]
-    pub waiting_cost_percent: Option<u32>,
-    /// Most transactions of one lane that are not in a block.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1_024), extend("x-default" = "16"))]
-    pub max_in_flight: Option<u64>,
-    /// Blocks without inclusion after which a transaction is replaced at a higher price.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100_000), extend("x-default" = "3"))]
-    pub bump_after_blocks: Option<u64>,
-    /// Blocks without inclusion after which the same bytes are sent again.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100_000), extend("x-default" = "2"))]
-    pub rebroadcast_after_blocks: Option<u64>,
-    /// Blocks for which a lane's oldest transaction may stay out of blocks although its price would do, while others wait behind it: then
-    /// it is replaced by a cancel, and its requests go on in half the company; at least as many as come in 12 seconds. For as many
-    /// blocks more its tenant goes after all others. A request that was alone in `max_refusals` such transactions ends `rejected`. 0
-    /// for never.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 100_000), extend("x-default" = "12"))]
-    pub abandon_after_blocks: Option<u64>,
-    /// Blocks that a transaction is deep, its own included, before forwards that it skipped, or that a cancel left out, enter
-    /// another one. The chain's usual reorganisations are shorter.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100_000), extend("x-default" = "the preset's: 2 on Ethereum and most rollups, 4 on Polygon and Arbitrum; else 3"))]
-    pub replan_after_blocks: Option<u64>,
-    /// Longest time that a target which `targets` names is suspect, and its requests share transactions with the same signer's
-    /// only: after a request to it alone did on chain what no simulation showed. A 64th of it after the first surprise, twice as
-    /// long after each further one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 31_536_000_000_u64), extend("x-default" = "86400000"))]
-    pub suspect_ms: Option<u64>,
-    /// Most targets of which is remembered what they showed on chain: clean runs and surprises. One that is forgotten is new
-    /// again; those that surprised are forgotten last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1_000_000), extend("x-default" = "10000"))]
-    pub max_target_records: Option<u64>,
-    /// Most signed transactions for one nonce.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 10_000), extend("x-default" = "32"))]
-    pub max_attempts: Option<u32>,
-    /// Most contents of one nonce that every node refused. Each refused one makes way for other requests; after so many the
-    /// nonce is cancelled.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 10_000), extend("x-default" = "32"))]
-    pub max_refused_plans: Option<u32>,
-    /// Times that every node refuses a request's own transaction because of its size before the request ends `rejected`. A
-    /// node may be wrong once.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 10_000), extend("x-default" = "3"))]
-    pub max_refusals: Option<u32>,
-    /// No transaction offers more per gas.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-default" = "the preset's: 3000 gwei on Ethereum, 5000 on Polygon, 200 or 1000 on rollups"))]
-    pub max_fee_ceiling_wei_per_gas: Option<Uint>,
-    /// How far the worst case that is reserved lies above the price at acceptance, percent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 100_000), extend("x-default" = "300"))]
-    pub budget_headroom_percent: Option<u32>,
-    /// How far the L1 data fee that is reserved lies above the current one, percent. It follows L1 until inclusion, and no
-    /// signature caps it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 100_000), extend("x-default" = "300"))]
-    pub l1_fee_margin_percent: Option<u32>,
-    /// Gas of one forward request inside a batch, beyond the gas that the user signed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 10_000_000), extend("x-default" = "45000"))]
-    pub forward_overhead_gas: Option<u64>,
-    /// Blocks of fee history that are read at start, and at most after an outage.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1_024), extend("x-default" = "1024"))]
-    pub fee_history_blocks: Option<u64>,
-    /// Blocks of fees that are kept in memory.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 64, max = 1_000_000), extend("x-default" = "4096"))]
-    pub fee_window_blocks: Option<u64>,
-    /// Blocks that a fee source may be behind the others before it loses trust.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 10_000), extend("x-default" = "3"))]
-    pub source_max_lag_blocks: Option<u64>,
-    /// Difference between a source's base fee and the believed one that is no fault, basis points.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 10_000), extend("x-default" = "1"))]
-    pub source_tolerance_bps: Option<u32>,
-    /// How long a fee source that lost trust is not believed, the first time; every further time is twice as long, up to
-    /// 60 times this.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1_000, max = 86_400_000), extend("x-default" = "60000"))]
-    pub source_bench_ms: Option<u64>,
-    /// When a request that can wait goes out: `forecast` (when waiting is not expected to pay any more), `percentile` (when
-    /// the price ranks low among the recent ones) or `immediate`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-default" = "forecast; immediate on anvil"))]
-    pub timing: Option<RawTiming>,
-    /// Share of recent base fees that must be above the current one to send early, percent; relaxes as time runs out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 100), extend("x-default" = "40"))]
-    pub patience_percentile: Option<u8>,
-    /// Time to the deadline below which price does not matter, until 100 inclusions were measured: from then on the measured
-    /// guard time counts. It is never less than the blocks that one bump needs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 86_400_000), extend("x-default" = "15 block times"))]
-    pub urgent_within_ms: Option<u64>,
-    /// The guard time (time to the deadline below which price does not matter, learned from how long our transactions take
-    /// to be included) never falls below this.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 86_400_000), extend("x-default" = "2 block times"))]
-    pub guard_time_floor_ms: Option<u64>,
-    /// The guard time never rises above this.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 86_400_000), extend("x-default" = "60 block times, at least 60000 and `urgent_within_ms`"))]
-    pub guard_time_ceiling_ms: Option<u64>,
-    /// Wanted chance that the tip is enough for inclusion within `tip_within_blocks`, thousandths. The smallest tip that
-    /// has it is offered, as recent blocks and our own transactions show; a chain's minimum
-    /// (`spec.min_priority_fee_wei_per_gas`) is the floor.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 999), extend("x-default" = "900"))]
-    pub tip_target_permille: Option<u32>,
-    /// Blocks within which the tip should be enough. Fewer, and so a higher tip, where the deadline leaves no time for these
-    /// and a bump.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1_000), extend("x-default" = "3"))]
-    pub tip_within_blocks: Option<u32>,
-    /// Blocks, and transactions of our own, that the tip is learned from.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100_000), extend("x-default" = "200"))]
-    pub tip_window_blocks: Option<u64>,
-    /// No learned tip is higher, nor ten times as high as the median that was paid in the last day. A replacement may need more.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-default" = "the preset's: 20 gwei on Ethereum, 300 on Polygon, 1 on rollups"))]
-    pub tip_ceiling_wei_per_gas: Option<Uint>,
-    /// Wanted chance that the base fee stays below the fee cap until the deadline (or as far as is forecast), thousandths.
-    /// Without a forecast the cap survives six full blocks.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 999), extend("x-default" = "990"))]
-    pub cap_target_permille: Option<u32>,
-    /// Blocks ahead for which the base fee is forecast, each 1 to 1000.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-default" = "[1, 2, 5, 10, 25, 50, 150]"))]
-    pub forecast_blocks: Option<Vec<u32>>,
-    /// Times ahead for which the base fee is forecast, ms. With `forecast_blocks` at most 64 horizons.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-default" = "[60000, 300000, 1800000], where that is not too many blocks"))]
-    pub forecast_times_ms: Option<Vec<u64>>,
-    /// Slacks for which waiting is valued, ascending, ms; a request uses the class at or below its own slack.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-default" = "1, 2, 5, 10, 30 minutes, 2, 12, 24 hours, up to `max_slack_blocks`"))]
-    pub slack_classes_ms: Option<Vec<u64>>,
-    /// Longest slack class, blocks. Memory and time for timing grow with it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 200_000), extend("x-default" = "7200"))]
-    pub max_slack_blocks: Option<u32>,
-    /// How often what was learned about prices is written to the ledger, for the next start.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1_000, max = 86_400_000), extend("x-default" = "300000"))]
-    pub learned_save_ms: Option<u64>,
-    /// Largest text of models, or of what was learned, that is kept in the ledger or imported. What is larger is not kept,
-    /// with a warning.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 65_536, max = 268_435_456), extend("x-default" = "16777216"))]
-    pub learned_max_bytes: Option<u64>,
-    /// How far ahead of the signer's next nonce a request may be.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "65536"))]
-    pub max_nonce_gap: Option<u64>,
-    /// Longest wait for a first look at a new signer's nonce at acceptance; afterwards it is accepted unseen and
-    /// checked before it is sent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 60_000), extend("x-default" = "250"))]
-    pub nonce_lookup_ms: Option<u64>,
-    /// Heads at which a request must fail in simulation before it is rejected. Where there are several endpoints, two of them must
-    /// have said so, or the same one at two heads `reject_after_ms` apart.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1_000), extend("x-default" = "3"))]
-    pub max_simulations: Option<u32>,
-    /// Most batches that are simulated at one head. Each tenant has a share by its weight, and what others do not need goes
-    /// round; what comes beyond waits for the next head.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1_000_000), extend("x-default" = "twice the `max_in_flight` of all lanes"))]
-    pub simulations_per_head: Option<u32>,
-    /// Most of a block's gas that one transaction may have, percent. A request that needs more is refused
-    /// (`gas_out_of_range`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100), extend("x-default" = "75"))]
-    pub max_block_share_percent: Option<u32>,
-    /// Time between two failed simulations at the same node that together reject a request, where no second node can be asked.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 3_600_000), extend("x-default" = "10000"))]
-    pub reject_after_ms: Option<u64>,
-    /// What becomes of a request that no node can simulate. It waits until the next block is the last that can take it; then
-    /// `hold` ends it (`rejected: not_simulated`), and `send` sends it alone, whatever it does being paid for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-default" = "hold"))]
-    pub unsimulated: Option<RawUnsimulated>,
-    /// Shortest deadline that is accepted.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 3_600_000), extend("x-default" = "2 block times + 500"))]
-    pub guard_ms: Option<u64>,
-    /// Simulate every batch before it is sent. Without it, a request that reverts is paid for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-default" = "true"))]
-    pub simulate: Option<bool>,
-    /// Gas of a transfer to oneself, which cancels a transaction.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 21_000, max = 100_000_000), extend("x-default" = "21000, or 1000000 without a mempool"))]
-    pub cancel_gas: Option<u64>,
+    /// Keys of [`ChainTuning`].
+    #[serde(flatten)]
+    #[schemars(with = "TuningKeys")]
+    pub tuning: toml::Table,
+}
+
+/// The schema of [`ChainTuning`]'s keys.
+struct TuningKeys;
+
+impl JsonSchema for TuningKeys {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        Cow::Borrowed("Tuning")
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let properties: serde_json::Map<String, Value> =
+            ChainTuning::keys().into_iter().map(|key| (key.name.to_owned(), key_schema(&key))).collect();
+        schemars::json_schema!({ "type": "object", "properties": properties })
+    }
+}
+
+fn key_schema(key: &Key) -> Value {
+    let mut number = json!({ "type": "integer" });
+    if let Some(range) = key.range {
+        number["minimum"] = range.min.into();
+        if let Some(max) = range.max {
+            number["maximum"] = max.into();
+        }
+    }
+    let mut schema = match key.kind {
+        Kind::Integer => number,
+        Kind::Integers => json!({ "type": "array", "items": number }),
+        Kind::Amount => json!({ "type": ["string", "integer"], "format": "uint128" }),
+        Kind::Flag => json!({ "type": "boolean" }),
+        Kind::Choice(choices) => json!({ "type": "string", "enum": choices }),
+    };
+    schema["description"] = key.text.into();
+    schema["x-default"] = key.default.as_str().into();
+    if let Some(was) = key.was {
+        schema[OLD_NAME] = was.into();
+    }
+    schema
 }
 
 /// A sender account: its key, or a table with the key and the tenants whose calls it makes.

@@ -13,6 +13,9 @@ use super::{
     raw::RawConfig,
 };
 
+/// What a key was called before, in its schema: the old name is still read.
+pub(super) const OLD_NAME: &str = "x-was";
+
 /// Largest edit distance that still makes a suggestion, for a name of this length.
 const fn max_distance(len: usize) -> usize {
     if len <= 4 { 1 } else { 3 }
@@ -77,7 +80,7 @@ pub(super) fn type_name(schema: &Schema) -> String {
     match schema.get("format").and_then(Schema::as_str) {
         Some("secret") => return "secret reference".to_owned(),
         Some("secret-url") => return "URL or reference".to_owned(),
-        Some("uint256") => return "integer, or digits as text".to_owned(),
+        Some("uint256" | "uint128") => return "integer, or digits as text".to_owned(),
         _ => {}
     }
     match types(schema).as_slice() {
@@ -224,15 +227,45 @@ impl Checker<'_> {
             let all = paths(self.root);
             all.into_iter().find(|path| path.rsplit('.').next() == Some(key)).map(|path| path.replace(".0", ""))
         };
-        let fix = match near {
-            Some(near) => Some(format!("did you mean `{near}`?")),
-            None => elsewhere().map(|path| format!("there is a `{path}`")),
+        let now = properties.iter().find(|(_, sub)| sub.get(OLD_NAME).and_then(Schema::as_str) == Some(key));
+        let fix = match (now, near) {
+            (Some((now, _)), _) => Some(format!("`{now}` is there too, its new name")),
+            (None, Some(near)) => Some(format!("did you mean `{near}`?")),
+            (None, None) => elsewhere().map(|path| format!("there is a `{path}`")),
         };
         let fix = fix.or_else(|| {
             let known: Vec<_> = properties.keys().map(String::as_str).collect();
             (!known.is_empty()).then(|| format!("known here: {}", known.join(", ")))
         });
         self.fail(here, None, &Schema::Null, "is not a key".to_owned(), fix);
+    }
+}
+
+/// Calls keys in `value` by their new names; `renamed` gets the old path and the new one.
+pub(super) fn rename(value: &mut Value, schema: &Schema, path: &str, renamed: &mut Vec<(String, String)>) {
+    let schema = unwrap(schema);
+    match value {
+        Value::Table(table) => {
+            for (key, sub) in schema.get("properties").and_then(Schema::as_object).into_iter().flatten() {
+                if let Some(old) = sub.get(OLD_NAME).and_then(Schema::as_str)
+                    && !table.contains_key(key)
+                    && let Some(value) = table.remove(old)
+                {
+                    table.insert(key.clone(), value);
+                    renamed.push((join(path, old), join(path, key)));
+                }
+                if let Some(value) = table.get_mut(key) {
+                    rename(value, sub, &join(path, key), renamed);
+                }
+            }
+        }
+        Value::Array(items) => {
+            let Some(schema) = schema.get("items") else { return };
+            for (index, item) in items.iter_mut().enumerate() {
+                rename(item, schema, &join(path, &index.to_string()), renamed);
+            }
+        }
+        _ => {}
     }
 }
 
@@ -294,7 +327,8 @@ pub(super) fn path_of_variable(schema: &Schema, rest: &str) -> Option<(String, S
     let inner = unwrap(schema);
     if let Some(properties) = inner.get("properties").and_then(Schema::as_object) {
         return properties.iter().find_map(|(key, sub)| {
-            let after = rest.strip_prefix(&key.to_uppercase())?;
+            let old = sub.get(OLD_NAME).and_then(Schema::as_str).filter(|old| rest == old.to_uppercase());
+            let after = rest.strip_prefix(&old.unwrap_or(key).to_uppercase())?;
             if after.is_empty() {
                 let is_leaf = unwrap(sub).get("properties").is_none();
                 return is_leaf.then(|| (key.clone(), sub.clone()));

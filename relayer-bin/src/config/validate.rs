@@ -27,7 +27,7 @@ use super::{
     plain,
     secret::{REFERENCE_FORMS, SecretError, SecretRef, SecretText},
 };
-use crate::{http::HttpLimits, scalar::Uint};
+use crate::http::HttpLimits;
 
 /// Where the API listens unless told otherwise: this machine only.
 const DEFAULT_LISTEN: &str = "127.0.0.1:7700";
@@ -196,15 +196,6 @@ impl Check<'_> {
                 None
             }
         }
-    }
-
-    /// A price or fee of at most 128 bits.
-    fn narrow(&mut self, key: &str, amount: Option<Uint>, default: u128) -> u128 {
-        let Some(Uint(amount)) = amount else { return default };
-        u128::try_from(amount).unwrap_or_else(|_| {
-            self.fail(key, Some(&amount.to_string()), "is above 2^128 - 1", "");
-            default
-        })
     }
 }
 

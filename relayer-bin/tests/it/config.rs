@@ -405,6 +405,54 @@ fn polls_beside_a_subscription_are_not_more_frequent() {
 }
 
 /// Secrets in every form in which they get pasted, each with [`NEEDLE`] in it.
+#[test]
+fn an_old_name_of_a_key_is_still_read() {
+    let slack = |more: &str, env: &[(&str, &str)]| {
+        let config = load(&format!("{MINIMAL}{more}\n"), env, &[]).unwrap();
+        let entry = config.entries.iter().find(|entry| entry.key == "chain.0.min_slack_ms").unwrap();
+        assert_eq!(entry.value, config.chains[0].tuning.admission.min_slack.as_millis().to_string());
+        (entry.value.clone(), entry.origin.to_string())
+    };
+    let told = |value: &str, origin: &str| (value.to_owned(), origin.to_owned());
+    assert_eq!(slack("guard_ms = 7000", &[]), told("7000", "test.toml:8"));
+    assert_eq!(
+        slack("min_slack_ms = 7000", &[("SLACKWATER_CHAIN_0_GUARD_MS", "8000")]),
+        told("8000", "$SLACKWATER_CHAIN_0_GUARD_MS"),
+        "the environment is above the file, by whatever name"
+    );
+    let config = load(MINIMAL, &[], &[("chain.0.guard_ms", "9000")]).unwrap();
+    assert_eq!(config.chains[0].tuning.admission.min_slack, Duration::from_secs(9));
+    refused(
+        &format!("{MINIMAL}guard_ms = 3600001\n"),
+        &[],
+        &["test.toml:8: `chain.0.min_slack_ms` = 3600001: allowed"],
+    );
+    let both = format!("{MINIMAL}guard_ms = 1\nmin_slack_ms = 2\n");
+    refused(&both, &[], &["`chain.0.guard_ms` is not a key; `min_slack_ms` is there too, its new name"]);
+}
+
+#[test]
+fn every_wrong_key_of_a_chain_is_told() {
+    let wrong = "max_fee_ceiling_wei_per_gas = \"twenty\"\n\
+                 tip_ceiling_wei_per_gas = \"340282366920938463463374607431768211456\"\n\
+                 forecast_blocks = [1, 1001]\nmax_batch_gas = 20999\ntip_target_permille = 1000\n\
+                 unsimulated = \"sent\"\nurgent_within_ms = 2000\nguard_time_ceiling_ms = 1000\nguard_time_floor_ms = 0\n";
+    refused(
+        &format!("{MINIMAL}{wrong}"),
+        &[],
+        &[
+            "`chain.0.max_fee_ceiling_wei_per_gas` is not a decimal integer",
+            "`chain.0.tip_ceiling_wei_per_gas` is too large",
+            "`chain.0.forecast_blocks.1` = 1001: allowed is 1 to 1000",
+            "`chain.0.max_batch_gas` = 20999: allowed is from 21000",
+            "`chain.0.tip_target_permille` = 1000: allowed is 1 to 999",
+            "`chain.0.unsimulated` = \"sent\": must be one of hold, send; did you mean \"send\"?",
+            "test.toml:14: `chain.0.urgent_within_ms` 2000 is above guard_time_ceiling_ms = 1000",
+        ],
+    );
+}
+
+/// Secrets in every form in which one pastes them, each with [`NEEDLE`] in it.
 const SECRETS: &[&str] = &[
     "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80",
     "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80",

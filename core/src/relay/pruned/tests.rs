@@ -20,8 +20,8 @@ use crate::{
         spender::{Scans, Spender, find},
         stranger::look,
     },
+    sender::tuning::ChainTuning,
     sender::{Stranger, Taken},
-    tuning::ChainTuning,
 };
 
 const SENDER: Address = Address::repeat_byte(0x5e);

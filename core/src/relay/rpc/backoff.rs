@@ -20,7 +20,7 @@ pub(in crate::relay) struct PauseRule {
 
 impl Default for PauseRule {
     fn default() -> Self {
-        Self { first: crate::tuning::RATE_LIMIT_PAUSE }
+        Self { first: crate::sender::tuning::RATE_LIMIT_PAUSE }
     }
 }
 

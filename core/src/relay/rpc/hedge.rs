@@ -22,7 +22,7 @@ pub(in crate::relay) struct HedgeRule {
 
 impl HedgeRule {
     /// No hedging.
-    pub(super) const NEVER: Self = Self { floor: crate::tuning::HEDGE_FLOOR, budget_percent: 0 };
+    pub(super) const NEVER: Self = Self { floor: crate::sender::tuning::HEDGE_FLOOR, budget_percent: 0 };
 }
 
 /// A node's answer time: a smoothed mean and the mean deviation from it, as TCP measures round trips (RFC 6298).

@@ -37,8 +37,8 @@ use crate::{
     protection::Protection,
     relay::{clock, status::EndpointStatus},
     sender::SendReport,
+    sender::tuning::RpcTuning,
     time::Timestamp,
-    tuning::RpcTuning,
 };
 
 /// Assumed block time if none is configured.

@@ -24,7 +24,7 @@ use crate::{
         simulation::{Ahead, Environment},
         vehicle::{VehicleKey, VehicleParams},
     },
-    tuning::ChainTuning,
+    sender::tuning::ChainTuning,
 };
 
 pub(in crate::relay) const FORWARDER: Address = Address::repeat_byte(0xf0);

@@ -21,7 +21,7 @@ use crate::{
         pace::PaceRule,
         rpc::{RpcEndpoint, RpcPool, RpcReply, RpcTransport},
     },
-    tuning::ChainTuning,
+    sender::tuning::ChainTuning,
 };
 
 /// Height of the chain at the start.

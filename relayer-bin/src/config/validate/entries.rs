@@ -1,6 +1,5 @@
 //! Every value in force, and where it comes from.
 
-use super::chain::tuning_values;
 use crate::{
     config::{
         Config, Entry, Mark, Origin, RawConfig, UrlText,
@@ -43,10 +42,10 @@ pub(super) fn entries(config: &Config, layers: &Layers, presets: &[Option<String
         });
     }
     for (index, chain) in config.chains.iter().enumerate() {
-        for (name, value) in tuning_values(&chain.tuning) {
+        for (name, value) in toml::Table::try_from(&chain.tuning).unwrap_or_default() {
             let key = format!("chain.{index}.{name}");
             if !is_given(&entries, &key) {
-                entries.push(Entry::plain(key, value, Origin::Default));
+                entries.push(Entry::plain(key, value.to_string(), Origin::Default));
             }
         }
         let origin = match presets.get(index) {
