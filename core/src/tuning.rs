@@ -3,7 +3,11 @@
 //! `keys!` makes a group of them: a struct that serde reads and writes, its defaults, its [`Key`]s for a schema or a reference,
 //! and the check of its ranges. The groups that both relays share are here.
 
-use std::{fmt::Debug, ops, time::Duration};
+use std::{
+    fmt::{self, Debug},
+    ops,
+    time::Duration,
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
@@ -66,15 +70,24 @@ impl From<ops::RangeFrom<u64>> for Range {
     }
 }
 
-/// Details of what is wrong, by key.
-pub type Faults = Vec<(&'static str, String)>;
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.max {
+            Some(max) => write!(f, "between {} and {max}", self.min),
+            None => write!(f, "{} or more", self.min),
+        }
+    }
+}
 
-/// Adds what is wrong with a key's value.
-pub(crate) fn check(key: &'static str, value: &impl Value, range: Option<Range>, faults: &mut Faults) {
-    let Some(Range { min, max }) = range else { return };
-    if let Some(n) = value.numbers().into_iter().find(|n| *n < min.into() || max.is_some_and(|max| *n > max.into())) {
-        let allowed = max.map_or_else(|| format!("{min} or more"), |max| format!("between {min} and {max}"));
-        faults.push((key, format!("{n} is not {allowed}")));
+/// Takes the key, the number and the range that it is out of.
+pub type OutOfRange<'a> = dyn FnMut(&'static str, u128, Range) + 'a;
+
+/// Tells the first of a key's numbers that is out of its range.
+pub(crate) fn check(key: &'static str, value: &impl Value, range: Option<Range>, fail: &mut OutOfRange<'_>) {
+    let Some(range) = range else { return };
+    let is_out = |n: &u128| *n < range.min.into() || range.max.is_some_and(|max| *n > max.into());
+    if let Some(n) = value.numbers().into_iter().find(is_out) {
+        fail(key, n, range);
     }
 }
 
@@ -211,13 +224,13 @@ macro_rules! keys {
                 }),+]
             }
 
-            /// Adds what is out of its range.
-            pub fn check(&self, faults: &mut $crate::tuning::Faults) {
+            /// Tells what is out of its range.
+            pub fn check(&self, fail: &mut $crate::tuning::OutOfRange<'_>) {
                 $($crate::tuning::check(
                     $crate::tuning::name!($field $($key)?),
                     &self.$field,
                     [$(Some(($range).into()),)? None][0],
-                    faults,
+                    fail,
                 );)+
             }
         }

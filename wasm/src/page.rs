@@ -132,14 +132,14 @@ impl Chain {
         }
         let ms = |value: Option<u64>| value.map(Duration::from_millis);
         config.l1_fee_oracle = self.l1_fee_oracle.map(|account| account.0);
-        set(&mut config.max_fee_ceiling_wei_per_gas, self.max_fee_per_gas.map(|fee| fee.0));
+        set(&mut config.fees.max_fee_ceiling_wei_per_gas, self.max_fee_per_gas.map(|fee| fee.0));
         set(&mut config.min_priority_fee_wei_per_gas, self.min_priority_fee_per_gas.map(|fee| fee.0));
-        set(&mut config.cancel_gas, self.cancel_gas);
+        set(&mut config.lane.cancel_gas, self.cancel_gas);
         set(&mut config.poll_interval, ms(self.poll_interval_ms));
         set(&mut config.rpc_timeout, ms(self.rpc_timeout_ms));
-        set(&mut config.max_batch, self.max_batch);
-        set(&mut config.linger, ms(self.linger_ms));
-        set(&mut config.bump_after_blocks, self.bump_after_blocks);
+        set(&mut config.batch.max_batch, self.max_batch);
+        set(&mut config.batch.linger, ms(self.linger_ms));
+        set(&mut config.lane.bump_after_blocks, self.bump_after_blocks);
         set(&mut config.max_within, ms(self.max_within_ms));
         set(&mut config.max_open, self.max_open);
         set(&mut config.keep_ended, ms(self.keep_ended_ms));

@@ -11,7 +11,7 @@ use crate::{
     market::{BenchRule, BookConfig},
     request::Unsimulated,
     schedule::{RecordRule, timing::MAX_SLACK},
-    tuning::{Faults, Key, choice, keys},
+    tuning::{Key, choice, keys},
 };
 
 /// Default least wait for a node's answer before a second node is asked.
@@ -305,19 +305,20 @@ impl ChainTuning {
 
     /// Faults of the keys on a chain with this time between blocks: key, and detail.
     pub fn problems(&self, block: Duration) -> Vec<(&'static str, String)> {
-        let mut problems = Faults::new();
-        self.rpc.check(&mut problems);
-        self.heads.check(&mut problems);
-        self.batch.check(&mut problems);
-        self.lane.check(&mut problems);
-        self.retry.check(&mut problems);
-        self.targets.check(&mut problems);
-        self.fees.check(&mut problems);
-        self.market.check(&mut problems);
-        self.timing.check(&mut problems);
-        self.forecast.check(&mut problems);
-        self.admission.check(&mut problems);
-        self.simulation.check(&mut problems);
+        let mut problems = Vec::new();
+        let mut fail = |key, n, range| problems.push((key, format!("{n} is not {range}")));
+        self.rpc.check(&mut fail);
+        self.heads.check(&mut fail);
+        self.batch.check(&mut fail);
+        self.lane.check(&mut fail);
+        self.retry.check(&mut fail);
+        self.targets.check(&mut fail);
+        self.fees.check(&mut fail);
+        self.market.check(&mut fail);
+        self.timing.check(&mut fail);
+        self.forecast.check(&mut fail);
+        self.admission.check(&mut fail);
+        self.simulation.check(&mut fail);
         let mut fail = |key, detail| problems.push((key, detail));
         let ms = |time: &Duration| time.as_millis();
         let (timing, forecast) = (&self.timing, &self.forecast);

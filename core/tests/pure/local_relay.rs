@@ -268,7 +268,8 @@ fn what_is_refused_at_the_door() {
     assert_eq!(code(LocalAsk::Forward { forward: forward.clone(), domain: other }, None, None, 0), "invalid_signature");
     let elsewhere = ForwarderDomain::new("Slackwater", 1, chain::FORWARDER);
     assert_eq!(code(LocalAsk::Forward { forward, domain: elsewhere }, None, None, 0), "wrong_chain");
-    let bad = LocalConfig { max_in_flight: 0, ..config() };
+    let mut bad = config();
+    bad.lane.max_in_flight = 0;
     assert_eq!(LocalRelay::new(bad, SessionKey::from_bytes(&[7; 32]).unwrap()).unwrap_err().key, "max_in_flight");
 }
 

@@ -193,7 +193,7 @@ impl LocalRelay {
     }
 
     pub(super) fn on_data_fee(&mut self, now: Timestamp, id: u64, answer: Option<Bytes>) {
-        let percent = U256::from(u64::from(self.config.l1_fee_margin_percent) + 100);
+        let percent = U256::from(u64::from(self.config.fees.l1_fee_margin_percent) + 100);
         let fee = answer.filter(|data| data.len() == 32).map(|data| U256::from_be_slice(&data));
         let Some(candidate) = self.candidate.as_mut().filter(|candidate| candidate.id == id) else { return };
         let Some(fee) = fee else { return self.hold_candidate() };

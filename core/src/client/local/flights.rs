@@ -185,7 +185,7 @@ impl LocalRelay {
         let filler = Plan {
             payload: tx.payload.clone(),
             deadline: Timestamp(u64::MAX),
-            ceiling_wei_per_gas: self.config.max_fee_ceiling_wei_per_gas,
+            ceiling_wei_per_gas: self.config.fees.max_fee_ceiling_wei_per_gas,
             extra_wei: U256::ZERO,
             is_guarded: false,
             is_alone: true,

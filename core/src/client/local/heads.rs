@@ -156,7 +156,7 @@ impl LocalRelay {
             calls.push((Purpose::Tagged, "eth_getBlockByNumber", json!([tag, false])));
         }
         let missing = self.head.map_or(u64::MAX, |head| number.saturating_sub(head.number).saturating_add(2));
-        let blocks = missing.clamp(4, self.config.fee_history_blocks.max(4));
+        let blocks = missing.clamp(4, self.config.fees.fee_history_blocks.max(4));
         let history = json!([height(blocks), height(number), REWARD_PERCENTILES]);
         calls.push((Purpose::History, "eth_feeHistory", history));
         for (purpose, method, params) in calls {
@@ -247,7 +247,7 @@ impl LocalRelay {
         self.heads.seen.retain(|(seen, _)| *seen >= keep_from);
 
         let (next_base_fee, points) = self.prices(&header, look.history.as_ref());
-        let tip = self.pricing.tip(&self.config, self.config.tip_within_blocks);
+        let tip = self.pricing.tip(&self.config, self.config.fees.tip_within_blocks);
         for point in &points {
             self.pricing.block(point, tip);
         }

@@ -165,7 +165,7 @@ impl LocalRelay {
             // Every call is a transaction of its own here, because no Multicall3 code was checked.
             multicall3: None,
             schedule: *config.fork.gas_schedule(),
-            forward_overhead_gas: config.forward_overhead_gas,
+            forward_overhead_gas: config.batch.forward_overhead_gas,
         };
         let mut queue = Queue::new();
         queue.recall_targets(config.targets, Vec::new());
@@ -512,15 +512,15 @@ impl LocalRelay {
 fn lane_config(config: &LocalConfig, sender: Address) -> LaneConfig {
     LaneConfig {
         id: LaneId { chain_id: config.chain_id, sender },
-        max_in_flight: config.max_in_flight,
+        max_in_flight: config.lane.max_in_flight,
         replacement: config.replacement,
-        bump_after_blocks: config.bump_after_blocks,
-        rebroadcast_after_blocks: config.rebroadcast_after_blocks,
-        // No other tenant waits behind a page's own requests.
+        bump_after_blocks: config.lane.bump_after_blocks,
+        rebroadcast_after_blocks: config.lane.rebroadcast_after_blocks,
+        // Nobody else waits behind a page's own requests.
         abandon_after_blocks: 0,
-        max_attempts: config.max_attempts,
-        max_refused_plans: config.max_refused_plans,
-        max_fee_ceiling_wei_per_gas: config.max_fee_ceiling_wei_per_gas,
-        cancel_gas: config.cancel_gas,
+        max_attempts: config.lane.max_attempts,
+        max_refused_plans: config.lane.max_refused_plans,
+        max_fee_ceiling_wei_per_gas: config.fees.max_fee_ceiling_wei_per_gas,
+        cancel_gas: config.lane.cancel_gas,
     }
 }

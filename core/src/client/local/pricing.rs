@@ -63,15 +63,15 @@ pub(super) struct Pricing {
 
 impl Pricing {
     pub(super) fn new(config: &LocalConfig) -> Self {
-        let window = usize::try_from(config.fee_history_blocks).unwrap_or(usize::MAX);
-        let bump_blocks = u32::try_from(config.bump_after_blocks.saturating_add(1)).unwrap_or(u32::MAX);
-        // The estimate adds the bump; the configured time includes it.
+        let window = usize::try_from(config.fees.fee_history_blocks).unwrap_or(usize::MAX);
+        let bump_blocks = u32::try_from(config.lane.bump_after_blocks.saturating_add(1)).unwrap_or(u32::MAX);
+        // The estimate adds the bump; what is configured is the whole.
         let start = config.urgent_within.saturating_sub(config.block_time.saturating_mul(bump_blocks));
         let gate =
             || PercentileOutlook::new(window, config.patience_percentile, config.urgent_within, PATIENCE_HORIZON);
         Self {
             tips: TipEstimator::new(window),
-            offers: OfferLog::new(config.tip_within_blocks),
+            offers: OfferLog::new(config.fees.tip_within_blocks),
             delays: GuardTime::new(start, config.block_time, bump_blocks),
             least_tip: LeastTip::default(),
             fee_cap_wei: None,
@@ -104,16 +104,15 @@ impl Pricing {
 
     /// The smallest tip with the wanted chance of inclusion within `blocks`, wei per gas.
     pub(super) fn tip(&self, config: &LocalConfig, blocks: u32) -> u128 {
-        let learned = self.tips.tip(config.tip_target, blocks).unwrap_or(0);
-        // Tips come from one node, which must not set the price. On a chain with a minimum tip the bound lies above
-        // that.
-        let ceiling = tip_bound(config.min_priority_fee_wei_per_gas, config.tip_ceiling_wei_per_gas, None);
+        let learned = self.tips.tip(f64::from(config.fees.tip_target_permille) / 1_000.0, blocks).unwrap_or(0);
+        // One node tells the tips: it must not set the price. Where the chain takes no less, there is room above that.
+        let ceiling = tip_bound(config.min_priority_fee_wei_per_gas, config.fees.tip_ceiling_wei_per_gas, None);
         learned.min(ceiling).max(config.min_priority_fee_wei_per_gas).max(1)
     }
 
     /// The usual offer when the next block charges `next_base_fee`, wei per gas.
     pub(super) fn quote(&self, config: &LocalConfig, next_base_fee: u128) -> Fees {
-        self.fees(config, next_base_fee, config.tip_within_blocks)
+        self.fees(config, next_base_fee, config.fees.tip_within_blocks)
     }
 
     fn fees(&self, config: &LocalConfig, next_base_fee: u128, blocks: u32) -> Fees {
@@ -159,14 +158,14 @@ impl LocalRelay {
     pub(super) fn offer(&self, now: Timestamp, deadline: Timestamp) -> Option<Fees> {
         let head = self.head?;
         let config = &self.config;
-        let spare = config.bump_after_blocks.saturating_add(1);
-        let blocks = urgency_blocks(deadline.since(now), config.block_time, spare, config.tip_within_blocks);
+        let spare = config.lane.bump_after_blocks.saturating_add(1);
+        let blocks = urgency_blocks(deadline.since(now), config.block_time, spare, config.fees.tip_within_blocks);
         Some(self.pricing.fees(config, head.next_base_fee, blocks))
     }
 
     /// The node's terms (fee cap, least tip), as far as its answers show them.
     pub(super) fn terms(&self, now: Timestamp) -> NodeTerms {
-        let (least, ceiling) = (self.config.min_priority_fee_wei_per_gas, self.config.tip_ceiling_wei_per_gas);
+        let (least, ceiling) = (self.config.min_priority_fee_wei_per_gas, self.config.fees.tip_ceiling_wei_per_gas);
         NodeTerms {
             fee_cap_wei: self.pricing.fee_cap_wei,
             least_tip_wei_per_gas: self.pricing.least_tip.demanded(now),
@@ -204,18 +203,18 @@ impl LocalRelay {
         let config = &self.config;
         let price = head.next_base_fee.saturating_add(head.quote.max_priority_fee_per_gas);
         Some(ComposeLimits {
-            max_batch: config.max_batch,
-            max_gas: config.max_batch_gas.min(self.pricing.most_gas.unwrap_or(u64::MAX)),
+            max_batch: config.batch.max_batch,
+            max_gas: config.batch.max_batch_gas.min(self.pricing.most_gas.unwrap_or(u64::MAX)),
             max_bytes: config.max_batch_bytes,
             base_gas: self.params.base_gas(),
             setup_wei: price.saturating_mul(u128::from(self.params.schedule.tx_base_gas)),
             price_wei_per_gas: price,
             data_wei_per_byte: 0,
-            waiting_cost_percent: config.waiting_cost_percent,
-            linger: config.linger,
-            urgent: self.guard_time().saturating_add(config.linger.min(config.block_time)),
+            waiting_cost_percent: config.batch.waiting_cost_percent,
+            linger: config.batch.linger,
+            urgent: self.guard_time().saturating_add(config.batch.linger.min(config.block_time)),
             next_base_fee: head.next_base_fee,
-            slots: config.max_in_flight,
+            slots: config.lane.max_in_flight,
             quote_max_fee: head.quote.max_fee_per_gas,
             next_price: price,
             fee_cap_wei: self.pricing.fee_cap_wei,

@@ -15,6 +15,7 @@ use crate::{
         VerifiedRequest, VerifyContext, VerifyError, vehicle::VehicleKey, verify,
     },
     time::Timestamp,
+    tuning::BatchTuning,
 };
 
 /// A request's content.
@@ -210,7 +211,7 @@ impl LocalRelay {
             // In a page a request expires at its deadline.
             default_expiry: config.default_within,
             max_within: config.max_within,
-            guard: config.guard,
+            guard: config.min_slack,
             skew: config.deadline_skew,
         };
         let request = verify(submission, &context, now)?;
@@ -226,7 +227,7 @@ impl LocalRelay {
     }
 
     fn check_size(&self, request: &VerifiedRequest) -> Result<(), LocalError> {
-        let LocalConfig { max_batch_gas, max_batch_bytes, .. } = self.config;
+        let LocalConfig { batch: BatchTuning { max_batch_gas, .. }, max_batch_bytes, .. } = self.config;
         let gas = self.gas_alone(request);
         if gas > max_batch_gas {
             return Err(LocalError::TooLarge { needed: gas, limit: max_batch_gas, unit: "gas" });
@@ -246,7 +247,7 @@ impl LocalRelay {
 
     /// Highest gas price at which a request may be sent, with `extra_wei` beyond gas (I8); rounded down, wei per gas.
     pub(super) fn ceiling(&self, request: &VerifiedRequest, extra_wei: U256) -> u128 {
-        let most = self.config.max_fee_ceiling_wei_per_gas;
+        let most = self.config.fees.max_fee_ceiling_wei_per_gas;
         let Some(max_cost_wei) = request.max_cost_wei() else { return most };
         let fixed = request.value().saturating_add(extra_wei);
         let gas = match VehicleKey::of(request, false) {

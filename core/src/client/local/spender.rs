@@ -90,7 +90,7 @@ impl LocalRelay {
 
     pub(super) fn on_spender_count(&mut self, now: Timestamp, poll: u64, block: u64, count: Option<U64>) {
         let Some(nonce) = self.polls.get(&poll).map(|run| run.nonce) else { return };
-        let scan = self.config.spender_scan_blocks;
+        let scan = self.config.lane.spender_scan_blocks;
         let Some(search) = self.spenders.searches.get_mut(&poll) else { return };
         match count {
             Some(count) if count.to::<u64>() > nonce => search.high = block,

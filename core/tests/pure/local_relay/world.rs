@@ -154,7 +154,7 @@ impl World {
             sender: self.key.address(),
             multicall3: None,
             schedule: *self.config.fork.gas_schedule(),
-            forward_overhead_gas: self.config.forward_overhead_gas,
+            forward_overhead_gas: self.config.batch.forward_overhead_gas,
         }
     }
 
